@@ -1,0 +1,25 @@
+"""The error tree. One type a layer; every message carries names and numbers and fits one line."""
+
+
+class CarbonPluginError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class SpecError(CarbonPluginError, ValueError):
+    """A spec, profile or flag holds a value that cannot be used."""
+
+
+class InfeasibleLayoutError(SpecError):
+    """A parallelism layout breaks a rule of the model, the cluster or the memory."""
+
+
+class FootprintError(CarbonPluginError, ValueError):
+    """A zone, factor or basis for carbon accounting is unknown or does not fit."""
+
+
+class MeterError(CarbonPluginError):
+    """A device could not be read; the message says which, and what the driver answered."""
+
+
+class LedgerError(CarbonPluginError):
+    """A ledger could not be written, read or verified."""

@@ -1,0 +1,137 @@
+"""The records of a ledger, as versioned structs. Joules, seconds and factors; never only carbon.
+
+One line of a ledger file is one record. `LEDGER_VERSION` rises when a field changes meaning; readers keep
+every earlier version. Times are Unix seconds of the node's clock; durations come from a monotonic clock.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from msgspec import Struct
+
+from carbon_plugin.spec.devices import DeviceIdentity, EnergyKind
+
+LEDGER_VERSION = 1
+
+Phase = Literal["startup", "train", "evaluation", "checkpoint", "data_wait", "idle"]
+
+
+class RunIdentity(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """`run.json`: what the ranks and attempts of one run agree on."""
+
+    version: int
+    run_id: str
+    created_unix_s: float
+    name: str
+    programme: str | None = None
+    role: str | None = None
+    parent_run_id: str | None = None
+
+
+class Manifest(Struct, frozen=True, kw_only=True, tag="manifest"):
+    """First record of a file: who measures what, under which spec and assumptions.
+
+    `effective` maps each spec field to `{"value", "source", "planned", "declared", "detected"}`. `forecast` and
+    `prediction` are the documents of `plan` and `predict` as plain data. `factors` are the carbon factors in
+    force: name -> {"value", "low", "high", "unit", "source", ...}. `host_key` is the boot id.
+    """
+
+    version: int
+    run_id: str
+    attempt: int
+    node: int
+    nodes: int
+    host_key: str
+    hostname: str
+    world_size: int
+    started_unix_s: float
+    reserved_since_unix_s: float | None
+    devices: list[DeviceIdentity]
+    effective: dict[str, Any]
+    factors: dict[str, Any]
+    versions: dict[str, str]
+    total_steps: int | None = None
+    tokens_per_step: int | None = None
+    forecast: dict[str, Any] | None = None
+    prediction: dict[str, Any] | None = None
+    assumptions: list[dict[str, str]] = []
+
+
+class DeviceEnergy(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Energy of one device in one window; `energy_j` is None only when `kind` is "absent"."""
+
+    key: str
+    energy_j: float | None
+    kind: EnergyKind
+    low_j: float | None = None
+    high_j: float | None = None
+    note: str | None = None
+
+
+class Window(Struct, frozen=True, kw_only=True, tag="window"):
+    """Energy between two moments of one node, in one phase. Windows of a file do not overlap and leave no gap."""
+
+    index: int
+    phase: Phase
+    start_unix_s: float
+    duration_s: float
+    energies: list[DeviceEnergy]
+    steps: int
+    last_step: int
+    tokens: int
+    intensity_g_per_kwh: float
+    pue: float
+
+
+class Span(Struct, frozen=True, kw_only=True, tag="span"):
+    """A comparison between step boundaries: measured against predicted.
+
+    `boundary_error_s` bounds the queue lag between host and device at the two edges together."""
+
+    first_step: int
+    last_step: int
+    start_unix_s: float
+    duration_s: float
+    step_time_s: float
+    predicted_step_time_s: float | None
+    gpu_energy_per_step_j: float | None
+    predicted_gpu_energy_per_step_j: float | None
+    boundary_error_s: float
+
+
+class Event(Struct, frozen=True, kw_only=True, tag="event"):
+    """Something that a reader of the numbers must know: a difference, a fault, a fallback, a warning."""
+
+    at_unix_s: float
+    kind: str
+    message: str
+    data: dict[str, Any] = {}
+
+
+class Projection(Struct, frozen=True, kw_only=True, tag="projection"):
+    """Spent plus remaining for the full run, over all nodes that were seen."""
+
+    at_unix_s: float
+    step: int
+    total_steps: int | None
+    nodes_seen: int
+    nodes: int
+    spent_energy_j: float
+    spent_carbon_kg: float
+    energy_j: tuple[float, float, float] | None
+    carbon_kg: tuple[float, float, float] | None
+    remaining_s: float | None
+
+
+class Close(Struct, frozen=True, kw_only=True, tag="close"):
+    """Last record of an orderly end. A ledger without one was killed; everything before it still counts."""
+
+    at_unix_s: float
+    reason: str
+    steps: int
+    windows: int
+    energy_j: float
+
+
+Record = Manifest | Window | Span | Event | Projection | Close

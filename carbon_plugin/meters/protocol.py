@@ -1,0 +1,47 @@
+"""What every meter answers, whatever it reads: which devices, how well, and how much energy since it started."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from msgspec import Struct
+
+from carbon_plugin.spec.devices import DeviceIdentity, EnergyKind
+
+
+class Reading(Struct, frozen=True, kw_only=True):
+    """Energy of one device since its meter was opened, at one moment.
+
+    `energy_j` never falls: counter resets and wrap-arounds are absorbed and reported in `fault`. It is None
+    when the device cannot be read and nothing can be said. `kind` is how this stretch was obtained; `low_j` and
+    `high_j` bound `energy_j` where the method has a range. `power_w` is the latest power if the device tells it.
+    `monotonic_s` is the clock at the reading itself. `fault` is a short code ("counter_reset", "lost",
+    "not_supported", "slow", "permission") and `message` its sentence, both None when all is well.
+    """
+
+    key: str
+    monotonic_s: float
+    energy_j: float | None
+    kind: EnergyKind
+    low_j: float | None = None
+    high_j: float | None = None
+    power_w: float | None = None
+    fault: str | None = None
+    message: str | None = None
+
+
+class Meter(Protocol):
+    """Reads a fixed set of devices. `read` may block for a driver call, so only the monitor thread calls it;
+    it never raises for a device that fails, it says so in the `Reading`. `poll_interval_s` is how often `read`
+    must be called for the numbers to be right: None for hardware counters, a second or less for integration."""
+
+    devices: list[DeviceIdentity]
+    poll_interval_s: float | None
+
+    def read(self) -> list[Reading]:
+        """One `Reading` a device, in the order of `devices`."""
+        ...
+
+    def close(self) -> None:
+        """Release the driver. Safe to call twice."""
+        ...

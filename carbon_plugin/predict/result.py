@@ -1,0 +1,56 @@
+"""What a prediction says: time with a breakdown that adds up, memory with its parts, power, and what was assumed."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+from carbon_plugin.spec.figure import Assumption, Figure
+
+AccuracyClass = Literal["calibrated", "sustained_law", "moe", "host_bound", "counted"]
+
+
+class MemoryPrediction(Struct, frozen=True, kw_only=True):
+    """Bytes on the fullest device, by part; `parts_bytes` adds up to `total_bytes`."""
+
+    parts_bytes: dict[str, float]
+    total_bytes: float
+    capacity_bytes: float
+    fits: bool
+
+    @property
+    def largest_part(self) -> str:
+        """The part that takes most."""
+        return max(self.parts_bytes, key=lambda part: self.parts_bytes[part])
+
+
+class StepPrediction(Struct, frozen=True, kw_only=True):
+    """One optimizer step of the whole job.
+
+    `breakdown_s` adds up to `step_time_s.value`. `mfu` counts the model's FLOPs (no recompute) and `hfu` the
+    FLOPs really executed, both over `peak_flops` of `peak_dtype` times devices, with causal attention counted
+    as `attention_convention` says. `gpu_power_w` is the mean draw of one device during the step;
+    `gpu_energy_per_step_j` that of all devices over one step. `low`/`high` of figures are p10/p90;
+    `step_time_95_s` the 95 % interval. `residual_log_sigma` is the spread of log(measured/predicted) of the
+    accuracy class, for sampling.
+    """
+
+    step_time_s: Figure
+    step_time_95_s: tuple[float, float]
+    breakdown_s: dict[str, float]
+    tokens_per_s_per_device: float
+    model_flops_per_step: float
+    hardware_flops_per_step: float
+    mfu: float
+    hfu: float
+    peak_flops: float
+    peak_dtype: str
+    attention_convention: Literal["causal", "full"]
+    micro_batches: int
+    memory: MemoryPrediction
+    gpu_power_w: Figure
+    gpu_energy_per_step_j: Figure
+    accuracy_class: AccuracyClass
+    residual_log_sigma: float
+    assumptions: tuple[Assumption, ...] = ()

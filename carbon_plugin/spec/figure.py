@@ -1,0 +1,69 @@
+"""Numbers that carry where they come from.
+
+`Figure` is a number at an edge (a table, a report, a JSON document): a central value, a p10-p90 range, a
+unit and a source. `Sourced` is a number in a hardware profile, whose unit is in its field name. Not for
+arithmetic: sums and products of uncertain numbers are sampled in `footprint.uncertainty`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+Kind = Literal["measured", "modelled", "assumed", "declared"]
+Confidence = Literal["measured", "read", "read2", "memory", "derived", "fitted", "assumed"]
+
+
+class Figure(Struct, frozen=True, forbid_unknown_fields=True):
+    """A number with its range and provenance.
+
+    `low` and `high` are the 10th and 90th percentile. `kind` says whether the number was measured, follows
+    from a model, was assumed, or was declared by the user. `source` is one readable phrase.
+    """
+
+    value: float
+    low: float
+    high: float
+    unit: str
+    kind: Kind
+    source: str
+
+    def scaled(self, factor: float, unit: str | None = None) -> Figure:
+        """The same figure times a positive constant, for unit conversion at an edge."""
+        return Figure(
+            self.value * factor, self.low * factor, self.high * factor, unit or self.unit, self.kind, self.source
+        )
+
+
+class Sourced(Struct, frozen=True, forbid_unknown_fields=True):
+    """A profile value: the unit is in the field's name, the source a key of the profile's `sources`.
+
+    Confidence: `measured` on a device by us or the user, `read` in a primary text, `read2` in a text that
+    quotes the primary, `memory` unchecked, `derived` by arithmetic on read numbers, `fitted` by calibration,
+    `assumed` by convention.
+    """
+
+    value: float
+    source: str
+    confidence: Confidence
+    low: float | None = None
+    high: float | None = None
+    note: str | None = None
+
+    def figure(self, unit: str) -> Figure:
+        """This value as a `Figure`; without a range of its own the range is the value itself."""
+        low = self.value if self.low is None else self.low
+        high = self.value if self.high is None else self.high
+        kind: Kind = "measured" if self.confidence == "measured" else "assumed"
+        if self.confidence == "fitted":
+            kind = "modelled"
+        return Figure(self.value, low, high, unit, kind, f"{self.source} ({self.confidence})")
+
+
+class Assumption(Struct, frozen=True, forbid_unknown_fields=True):
+    """A value that was used because nobody gave one: what, which value, and why that one."""
+
+    field: str
+    value: str
+    source: str

@@ -1,0 +1,156 @@
+"""What the job runs on: a device, the node around it, the network between nodes, and so many of them.
+
+Every number is a `Sourced`: value, source, confidence, and a range where the source has one. SI units.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+from carbon_plugin.errors import SpecError
+from carbon_plugin.spec.figure import Sourced
+
+
+class ScaleUp(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The fast island (NVLink, Infinity Fabric, PCIe): one-way bytes/s a device, `domain` devices reachable."""
+
+    technology: str
+    bandwidth_bytes_per_s: Sourced
+    domain: int
+
+
+class Die(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One kind of logic die in the package: area in mm2, process name, how many."""
+
+    area_mm2: float
+    process: str
+    count: int = 1
+
+
+class Efficiency(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Constants of the step-time model for one device; an absent one follows the sustained law in `predict`.
+
+    `gemm_share` of peak FLOP/s that large matrix products sustain; `memory_share` of HBM bandwidth that
+    elementwise kernels sustain; `attention_flops` by kernel class, causal-counted FLOP/s of the attention core;
+    `fp8_gemm_share` of the fp8 peak; `fp8_cast_bytes` bytes moved an element cast; `scaleup_share` of link
+    bandwidth; `scaleup_latency_s` a collective and log2 rank; `scaleout_share` of NIC bandwidth;
+    `scaleout_latency_s` a collective and log2 node; `overlap_contention` share of hidden FSDP traffic still paid;
+    `all_to_all_share` of link bandwidth that expert all-to-alls reach; `host_op_time_s` cost of issuing one
+    operation; `kernel_time_s` fixed device time of one kernel.
+    """
+
+    gemm_share: Sourced | None = None
+    memory_share: Sourced | None = None
+    attention_flops: dict[str, Sourced] = {}
+    fp8_gemm_share: Sourced | None = None
+    fp8_cast_bytes: Sourced | None = None
+    scaleup_share: Sourced | None = None
+    scaleup_latency_s: Sourced | None = None
+    scaleout_share: Sourced | None = None
+    scaleout_latency_s: Sourced | None = None
+    overlap_contention: Sourced | None = None
+    all_to_all_share: Sourced | None = None
+    host_op_time_s: Sourced | None = None
+    kernel_time_s: Sourced | None = None
+    sustained_power_w: Sourced | None = None
+
+
+class Accelerator(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One device as its datasheet, its measurements and its calibration describe it.
+
+    `peak_flops` is dense FLOP/s by dtype (tensor units for tf32 and narrower). `idle_power_w` is without a
+    device context, `idle_context_power_w` with one open and no kernel running. `device_names` are what the
+    driver calls it (NVML, or the CPU brand string). `embodied_kg` is cradle-to-gate kgCO2e of the device with
+    its share of the baseboard.
+    """
+
+    name: str
+    full_name: str
+    vendor: str
+    architecture: str
+    kind: Literal["gpu", "cpu", "tpu"] = "gpu"
+    aliases: list[str] = []
+    device_names: list[str] = []
+    released: str | None = None
+    peak_flops: dict[str, Sourced]
+    memory_bytes: Sourced
+    memory_bandwidth_bytes_per_s: Sourced
+    tdp_w: Sourced
+    idle_power_w: Sourced
+    idle_context_power_w: Sourced | None = None
+    scaleup: ScaleUp
+    scaleout_bandwidth_bytes_per_s: Sourced
+    dies: list[Die] = []
+    memory_type: str | None = None
+    embodied_kg: Sourced
+    efficiency: Efficiency = Efficiency()
+    default_node: str | None = None
+    sources: dict[str, str]
+    notes: list[str] = []
+
+
+class Host(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The server around the devices. `base_power_w` is CPUs, DRAM, disks and NICs under a training job;
+    `overhead_fraction` is fans, regulators and supply losses over accelerator power; `embodied_kg` excludes
+    the accelerators."""
+
+    cpu: str
+    sockets: int
+    cpu_tdp_w: Sourced
+    dram_bytes: Sourced
+    ssd_bytes: Sourced
+    nics: int
+    base_power_w: Sourced
+    overhead_fraction: Sourced
+    rated_power_w: Sourced | None = None
+    embodied_kg: Sourced
+
+
+class Network(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Scale-out network: one-way bytes/s of NIC a device, `oversubscription` above the leaf (1 = none), and
+    the network's power and embodied carbon a device (switches and optics)."""
+
+    technology: str
+    bandwidth_bytes_per_s: Sourced
+    oversubscription: float = 1.0
+    power_w_per_device: Sourced
+    embodied_kg_per_device: Sourced
+
+
+class Node(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A server model: so many devices of one kind, a host, and the network that it is usually cabled to."""
+
+    name: str
+    full_name: str
+    accelerator: str
+    accelerators: int
+    cooling: Literal["air", "liquid"] = "air"
+    host: Host
+    network: Network
+    sources: dict[str, str]
+    notes: list[str] = []
+
+
+class Cluster(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`nodes` nodes with `devices_per_node` devices each in use. Raises `SpecError` for impossible counts."""
+
+    accelerator: Accelerator
+    node: Node
+    nodes: int
+    devices_per_node: int
+
+    def __post_init__(self) -> None:
+        if self.nodes < 1:
+            raise SpecError(f"cluster: nodes is {self.nodes}, expected a positive integer")
+        if not 1 <= self.devices_per_node <= self.node.accelerators:
+            raise SpecError(
+                f"cluster: devices_per_node is {self.devices_per_node}, "
+                f"expected 1 to {self.node.accelerators} (node {self.node.name})"
+            )
+
+    @property
+    def devices(self) -> int:
+        """Devices of the job."""
+        return self.nodes * self.devices_per_node

@@ -1,0 +1,78 @@
+"""How a step is laid out over devices: the degrees of each kind of parallelism and the schedule."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+from carbon_plugin.errors import InfeasibleLayoutError
+
+Recompute = Literal["none", "selective", "full"]
+PipelineSchedule = Literal["gpipe", "1f1b", "interleaved", "zero_bubble"]
+ContextParallelKind = Literal["ring", "all_to_all"]
+
+
+class ParallelLayout(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Degrees of parallelism and how a micro-batch runs.
+
+    The world is `tp * cp * pp * dp_replicate * dp_shard`; `ep` divides `dp_replicate * dp_shard * cp * tp` and
+    never multiplies it. `zero_stage` says what `dp_shard` shards: 0 nothing, 1 optimizer states, 2 also
+    gradients, 3 also parameters (FSDP); with `dp_replicate` > 1 beside it that is HSDP.
+    `virtual_stages` is the number of model chunks a pipeline rank holds. `micro_batch_size` is in sequences.
+    """
+
+    tp: int = 1
+    cp: int = 1
+    pp: int = 1
+    dp_replicate: int = 1
+    dp_shard: int = 1
+    ep: int = 1
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    sequence_parallel: bool = False
+    context_parallel_kind: ContextParallelKind = "ring"
+    pipeline_schedule: PipelineSchedule = "1f1b"
+    virtual_stages: int = 1
+    micro_batch_size: int = 1
+    recompute: Recompute = "none"
+    recompute_reentrant: bool = False
+    async_tp: bool = False
+
+    def __post_init__(self) -> None:
+        for field in ("tp", "cp", "pp", "dp_replicate", "dp_shard", "ep", "virtual_stages", "micro_batch_size"):
+            if getattr(self, field) < 1:
+                raise InfeasibleLayoutError(f"layout: {field} is {getattr(self, field)}, expected a positive integer")
+        if self.dp_shard > 1 and self.zero_stage == 0:
+            raise InfeasibleLayoutError(
+                f"layout: dp_shard {self.dp_shard} shards nothing while zero_stage is 0; "
+                f"use dp_replicate for plain data parallelism, or zero_stage 1, 2 or 3"
+            )
+        if self.virtual_stages > 1 and self.pipeline_schedule not in ("interleaved", "zero_bubble"):
+            raise InfeasibleLayoutError(
+                f"layout: virtual_stages {self.virtual_stages} needs pipeline_schedule interleaved or zero_bubble, "
+                f"got {self.pipeline_schedule}"
+            )
+        if (self.dp * self.cp * self.tp) % self.ep:
+            raise InfeasibleLayoutError(
+                f"layout: ep {self.ep} does not divide dp_replicate*dp_shard*cp*tp = {self.dp * self.cp * self.tp}"
+            )
+
+    @property
+    def dp(self) -> int:
+        """Data-parallel degree: replicas times shards."""
+        return self.dp_replicate * self.dp_shard
+
+    @property
+    def world_size(self) -> int:
+        """Ranks that this layout needs."""
+        return self.tp * self.cp * self.pp * self.dp
+
+    def micro_batches(self, global_batch_size: int) -> int:
+        """Micro-batches a step on each data-parallel rank. Raises `InfeasibleLayoutError` if they are not whole."""
+        per_round = self.dp * self.micro_batch_size
+        if global_batch_size % per_round:
+            raise InfeasibleLayoutError(
+                f"layout: global_batch_size {global_batch_size} is not a multiple of "
+                f"dp {self.dp} * micro_batch_size {self.micro_batch_size} = {per_round}"
+            )
+        return global_batch_size // per_round

@@ -1,0 +1,188 @@
+"""What is trained: a transformer by its shape, or any module by what was counted in it.
+
+Parameter counts live here because they are facts of the shape; FLOPs, bytes and time live in `predict`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+from carbon_plugin.errors import SpecError
+
+
+class MultiLatentAttention(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Low-rank attention of DeepSeek-V2/V3 (arXiv 2405.04434 section 2.1). Ranks and head widths in elements."""
+
+    q_lora_rank: int | None
+    kv_lora_rank: int
+    qk_nope_head_dim: int
+    qk_rope_head_dim: int
+    v_head_dim: int
+
+
+class MixtureOfExperts(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Sparse feed-forward layers.
+
+    `experts` routed experts of width `expert_ffn`, `top_k` active a token, `shared_ffn` the summed width of
+    the always-active experts. The first `first_dense_layers` layers are dense; after them every `every`-th
+    layer is sparse. `imbalance` is the load of the fullest expert-parallel rank over the mean (1 = balanced).
+    """
+
+    experts: int
+    top_k: int
+    expert_ffn: int
+    shared_ffn: int = 0
+    every: int = 1
+    first_dense_layers: int = 0
+    imbalance: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.top_k <= self.experts:
+            raise SpecError(f"moe: top_k {self.top_k} must lie between 1 and experts {self.experts}")
+        if self.every < 1:
+            raise SpecError(f"moe: every {self.every} must be at least 1")
+        if self.imbalance < 1:
+            raise SpecError(f"moe: imbalance {self.imbalance} must be at least 1 (the fullest rank over the mean)")
+
+
+class TransformerModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="transformer"):
+    """A decoder-only transformer.
+
+    Widths and counts are in elements. `ffn` is the width of a dense feed-forward layer, `gated` whether it
+    has a gate matrix (SwiGLU, GeGLU). `kv_heads` < `heads` is grouped-query attention. `mla`, when set,
+    replaces the plain projections. `trainable_fraction` < 1 says that the rest of the parameters is frozen.
+    Raises `SpecError` naming the fields when the shape is impossible.
+    """
+
+    name: str
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    ffn: int
+    vocab: int
+    gated: bool = True
+    tied_embeddings: bool = False
+    learned_positions: int = 0
+    qkv_bias: bool = False
+    dropout: float = 0.0
+    sliding_window: int | None = None
+    sliding_window_every: int = 1
+    mla: MultiLatentAttention | None = None
+    moe: MixtureOfExperts | None = None
+    mtp_layers: int = 0
+    trainable_fraction: float = 1.0
+    source: str = "explicit fields"
+
+    def __post_init__(self) -> None:
+        for field in ("layers", "hidden", "heads", "kv_heads", "head_dim", "ffn", "vocab"):
+            if getattr(self, field) < 1:
+                raise SpecError(f"model {self.name}: {field} is {getattr(self, field)}, expected a positive integer")
+        if self.heads % self.kv_heads:
+            raise SpecError(f"model {self.name}: heads {self.heads} is not a multiple of kv_heads {self.kv_heads}")
+        if not 0 < self.trainable_fraction <= 1:
+            raise SpecError(
+                f"model {self.name}: trainable_fraction is {self.trainable_fraction}, expected above 0 and at most 1"
+            )
+
+    @property
+    def moe_layers(self) -> int:
+        """Number of sparse layers."""
+        if self.moe is None:
+            return 0
+        return max(0, self.layers - self.moe.first_dense_layers) // self.moe.every
+
+    @property
+    def qk_head_dim(self) -> int:
+        """Width of a query/key head, elements."""
+        return self.mla.qk_nope_head_dim + self.mla.qk_rope_head_dim if self.mla else self.head_dim
+
+    @property
+    def v_head_dim(self) -> int:
+        """Width of a value head, elements."""
+        return self.mla.v_head_dim if self.mla else self.head_dim
+
+    @property
+    def attention_parameters(self) -> int:
+        """Parameters of the attention projections of one layer."""
+        h = self.hidden
+        if self.mla is None:
+            q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
+            bias = q + 2 * kv if self.qkv_bias else 0
+            return h * (q + 2 * kv) + q * h + bias
+        m = self.mla
+        q_out = self.heads * self.qk_head_dim
+        q = h * m.q_lora_rank + m.q_lora_rank * q_out if m.q_lora_rank else h * q_out
+        kv = h * (m.kv_lora_rank + m.qk_rope_head_dim)
+        kv += m.kv_lora_rank * self.heads * (m.qk_nope_head_dim + m.v_head_dim)
+        return q + kv + self.heads * m.v_head_dim * h
+
+    def ffn_parameters(self, width: int) -> int:
+        """Parameters of one feed-forward block of the given width."""
+        return (3 if self.gated else 2) * self.hidden * width
+
+    @property
+    def expert_parameters(self) -> int:
+        """Parameters of all routed experts of the model."""
+        return self.moe_layers * self.moe.experts * self.ffn_parameters(self.moe.expert_ffn) if self.moe else 0
+
+    @property
+    def embedding_parameters(self) -> int:
+        """Parameters of the input embedding and learned positions."""
+        return (self.vocab + self.learned_positions) * self.hidden
+
+    @property
+    def head_parameters(self) -> int:
+        """Parameters of an untied output head."""
+        return 0 if self.tied_embeddings else self.vocab * self.hidden
+
+    @property
+    def parameters(self) -> int:
+        """All parameters."""
+        dense = self.layers * (self.attention_parameters + 2 * self.hidden)
+        dense += (self.layers - self.moe_layers) * self.ffn_parameters(self.ffn)
+        if self.moe:
+            per_layer = self.ffn_parameters(self.moe.shared_ffn) + self.hidden * self.moe.experts
+            dense += self.moe_layers * per_layer
+        mtp = self.mtp_layers * self._mtp_block_parameters
+        return dense + self.expert_parameters + mtp + self.embedding_parameters + self.head_parameters + self.hidden
+
+    @property
+    def active_parameters(self) -> int:
+        """Parameters that one token passes through (all embeddings counted)."""
+        if self.moe is None:
+            return self.parameters
+        idle = self.moe.experts - self.moe.top_k
+        idle_layers = self.moe_layers + self.mtp_layers
+        return self.parameters - idle_layers * idle * self.ffn_parameters(self.moe.expert_ffn)
+
+    @property
+    def _mtp_block_parameters(self) -> int:
+        """One multi-token-prediction block: a layer like the last one and a 2h -> h projection."""
+        block = self.attention_parameters + 2 * self.hidden + 2 * self.hidden * self.hidden
+        if self.moe is None:
+            return block + self.ffn_parameters(self.ffn)
+        experts = self.moe.experts * self.ffn_parameters(self.moe.expert_ffn)
+        return block + experts + self.ffn_parameters(self.moe.shared_ffn) + self.hidden * self.moe.experts
+
+
+class CountedModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="counted"):
+    """Any module, by what was counted in it: no shape, so no tensor- or pipeline-parallel prediction.
+
+    FLOPs and activation bytes are per sample of one forward pass; `kernels` is the number of operations a
+    forward pass launches.
+    """
+
+    name: str
+    parameters: int
+    trainable_parameters: int
+    forward_flops_per_sample: float
+    activation_bytes_per_sample: float
+    kernels: int
+    source: str
+
+
+Model = TransformerModel | CountedModel

@@ -1,0 +1,72 @@
+"""One run, fully resolved: model, cluster, layout, training, stack and site, with what had to be assumed."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from carbon_plugin.errors import InfeasibleLayoutError
+from carbon_plugin.spec.figure import Assumption
+from carbon_plugin.spec.hardware import Cluster
+from carbon_plugin.spec.layout import ParallelLayout
+from carbon_plugin.spec.model import CountedModel, TransformerModel
+from carbon_plugin.spec.site import Site
+from carbon_plugin.spec.stack import Stack
+from carbon_plugin.spec.training import TrainingPlan
+
+
+class RunSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Everything that a prediction needs. `layout` is None while it is still to be searched ("auto").
+
+    `price_usd_per_device_hour` is optional. `programme` and `role` say which released model the run counts
+    towards and as what (final, ablation, failed, sweep, evaluation, data).
+    """
+
+    name: str
+    model: TransformerModel | CountedModel
+    cluster: Cluster
+    training: TrainingPlan
+    site: Site
+    layout: ParallelLayout | None = None
+    stack: Stack = Stack()
+    price_usd_per_device_hour: float | None = None
+    programme: str | None = None
+    role: str | None = None
+    assumptions: tuple[Assumption, ...] = ()
+
+
+def check_layout(model: TransformerModel | CountedModel, cluster: Cluster, layout: ParallelLayout) -> None:
+    """Raise `InfeasibleLayoutError` naming the rule and the numbers if the layout does not fit model and cluster."""
+    if layout.world_size != cluster.devices:
+        raise InfeasibleLayoutError(
+            f"layout: tp {layout.tp} * cp {layout.cp} * pp {layout.pp} * dp_replicate {layout.dp_replicate} * "
+            f"dp_shard {layout.dp_shard} = {layout.world_size} ranks, but the cluster has {cluster.nodes} nodes * "
+            f"{cluster.devices_per_node} devices = {cluster.devices}"
+        )
+    if isinstance(model, CountedModel):
+        if layout.tp * layout.cp * layout.pp * layout.ep > 1:
+            raise InfeasibleLayoutError(
+                f"layout: {model.name} is known only by its counted FLOPs; tp, cp, pp and ep must be 1, got "
+                f"tp {layout.tp}, cp {layout.cp}, pp {layout.pp}, ep {layout.ep}"
+            )
+        return
+    _check_divides("tp", layout.tp, "heads", model.heads)
+    _check_divides("tp", layout.tp, "ffn", model.ffn)
+    if model.kv_heads % layout.tp and layout.tp % model.kv_heads:
+        raise InfeasibleLayoutError(f"layout: tp {layout.tp} and kv_heads {model.kv_heads} do not divide one another")
+    chunks = layout.pp * layout.virtual_stages
+    if chunks > model.layers:
+        raise InfeasibleLayoutError(
+            f"layout: pp {layout.pp} * virtual_stages {layout.virtual_stages} = {chunks} chunks, "
+            f"but {model.name} has only {model.layers} layers"
+        )
+    if layout.virtual_stages > 1 and layout.pp == 1:
+        raise InfeasibleLayoutError(f"layout: virtual_stages {layout.virtual_stages} needs pp above 1, got pp 1")
+    if layout.ep > 1:
+        if model.moe is None:
+            raise InfeasibleLayoutError(f"layout: ep {layout.ep}, but {model.name} has no experts")
+        _check_divides("ep", layout.ep, "experts", model.moe.experts)
+
+
+def _check_divides(axis: str, degree: int, field: str, value: int) -> None:
+    if value % degree:
+        raise InfeasibleLayoutError(f"layout: {axis} {degree} does not divide the model's {field} {value}")
