@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from carbon_plugin.spec.figure import Assumption, Figure
 
-AccuracyClass = Literal["calibrated", "sustained_law", "moe", "host_bound", "counted"]
+AccuracyClass = Literal["calibrated", "probed", "sustained_law", "moe", "host_bound", "counted"]
 
 
 class MemoryPrediction(Struct, frozen=True, kw_only=True):
@@ -31,9 +31,8 @@ class StepPrediction(Struct, frozen=True, kw_only=True):
     `breakdown_s` adds up to `step_time_s.value`. `mfu` counts the model's FLOPs (no recompute) and `hfu` the
     FLOPs really executed, both over `peak_flops` of `peak_dtype` times devices, with causal attention counted
     as `attention_convention` says. `gpu_power_w` is the mean draw of one device during the step;
-    `gpu_energy_per_step_j` that of all devices over one step. `low`/`high` of figures are p10/p90;
-    `step_time_95_s` the 95 % interval. `residual_log_sigma` is the spread of log(measured/predicted) of the
-    accuracy class, for sampling.
+    `gpu_energy_per_step_j` that of all devices over one step. `low`/`high` of figures are p10/p90,
+    `step_time_95_s` the 95 % interval, both from the residuals of `accuracy_class`.
     """
 
     step_time_s: Figure
@@ -52,5 +51,4 @@ class StepPrediction(Struct, frozen=True, kw_only=True):
     gpu_power_w: Figure
     gpu_energy_per_step_j: Figure
     accuracy_class: AccuracyClass
-    residual_log_sigma: float
     assumptions: tuple[Assumption, ...] = ()

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from carbon_plugin.errors import InfeasibleLayoutError
 
-Recompute = Literal["none", "selective", "full"]
+Recompute = Literal["none", "selective", "operators", "full"]
 PipelineSchedule = Literal["gpipe", "1f1b", "interleaved", "zero_bubble"]
 ContextParallelKind = Literal["ring", "all_to_all"]
 
@@ -19,6 +19,8 @@ class ParallelLayout(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     The world is `tp * cp * pp * dp_replicate * dp_shard`; `ep` divides `dp_replicate * dp_shard * cp * tp` and
     never multiplies it. `zero_stage` says what `dp_shard` shards: 0 nothing, 1 optimizer states, 2 also
     gradients, 3 also parameters (FSDP); with `dp_replicate` > 1 beside it that is HSDP.
+    `recompute` in the backward pass: "selective" the attention core (Megatron), "operators" cheap operations but
+    not matrix products (torchtitan's per-op policy), "full" whole layers.
     `virtual_stages` is the number of model chunks a pipeline rank holds. `micro_batch_size` is in sequences.
     """
 

@@ -5,8 +5,6 @@ Parameter counts live here because they are facts of the shape; FLOPs, bytes and
 
 from __future__ import annotations
 
-from typing import Literal
-
 from msgspec import Struct
 
 from carbon_plugin.errors import SpecError

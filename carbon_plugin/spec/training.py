@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from carbon_plugin.errors import SpecError
 
-Precision = Literal["bf16", "fp16", "fp8", "fp32", "tf32"]
+Precision = Literal["bf16", "fp16", "fp8", "mxfp8", "nvfp4", "fp32", "tf32"]
 Optimizer = Literal["adamw", "adam", "sgd", "adafactor", "muon"]
 
 

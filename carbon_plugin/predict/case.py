@@ -1,0 +1,193 @@
+"""The inputs of the step-time equations as arrays that broadcast against one another.
+
+One layout and a million layouts go through the same code: a field is a scalar where all cases agree and an
+array where they differ, in the model as well as in the layout, so that a search, a validation over many models
+and a single prediction are one call. Not for users: `spec` has the types that they meet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from carbon_plugin.spec.layout import ParallelLayout
+from carbon_plugin.spec.model import TransformerModel
+from carbon_plugin.spec.stack import Stack
+from carbon_plugin.spec.training import TrainingPlan
+
+Values = NDArray[np.float64] | np.float64
+"""A float64 array, or its scalar."""
+Flags = NDArray[np.bool_]
+
+ACTIVATION_BYTES = {"bf16": 2, "fp16": 2, "fp8": 2, "mxfp8": 2, "nvfp4": 2, "fp32": 4, "tf32": 4}
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Model dimensions in elements; counts per model."""
+
+    layers: Values
+    moe_layers: Values
+    hidden: Values
+    heads: Values
+    kv_heads: Values
+    qk_dim: Values
+    v_dim: Values
+    ffn: Values
+    gated: Values
+    vocab: Values
+    tied: Values
+    positions: Values
+    dropout: Values
+    window: Values
+    windowed_share: Values
+    mla: Values
+    q_rank: Values
+    kv_rank: Values
+    rope_dim: Values
+    experts: Values
+    top_k: Values
+    expert_ffn: Values
+    shared_ffn: Values
+    imbalance: Values
+    mtp: Values
+    attention_params: Values
+    trainable: Values
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Degrees and schedule. Flags are 0 or 1; `recompute_*` are one-hot and all 0 for none."""
+
+    tp: Values
+    cp: Values
+    pp: Values
+    dp_replicate: Values
+    dp_shard: Values
+    ep: Values
+    zero_stage: Values
+    sequence_parallel: Values
+    ring: Values
+    zero_bubble: Values
+    virtual_stages: Values
+    micro_batch_size: Values
+    recompute_selective: Values
+    recompute_operators: Values
+    recompute_full: Values
+    reentrant: Values
+    async_tp: Values
+
+    @property
+    def dp(self) -> Values:
+        """Data-parallel degree."""
+        return self.dp_replicate * self.dp_shard
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Work of a step and numeric formats: `seq_len` tokens, `batch` sequences, bytes of an activation element,
+    of a parameter as stored for compute, and of a gradient as reduced."""
+
+    seq_len: Values
+    batch: Values
+    activation_bytes: Values
+    parameter_bytes: Values
+    reduce_bytes: Values
+    optimizer_bytes: Values
+
+
+C = TypeVar("C", Shape, Layout, Work)
+
+
+def values(number: float | bool | Values) -> Values:
+    """A number or array as float64."""
+    return np.asarray(number, dtype=np.float64)
+
+
+def shape_of(model: TransformerModel) -> Shape:
+    """Dimensions of one model."""
+    moe, mla = model.moe, model.mla
+    numbers = {
+        "layers": model.layers,
+        "moe_layers": model.moe_layers,
+        "hidden": model.hidden,
+        "heads": model.heads,
+        "kv_heads": model.kv_heads,
+        "qk_dim": model.qk_head_dim,
+        "v_dim": model.v_head_dim,
+        "ffn": model.ffn,
+        "gated": model.gated,
+        "vocab": model.vocab,
+        "tied": model.tied_embeddings,
+        "positions": model.learned_positions,
+        "dropout": model.dropout > 0,
+        "window": model.sliding_window or np.inf,
+        "windowed_share": 1 / model.sliding_window_every if model.sliding_window else 0.0,
+        "mla": mla is not None,
+        "q_rank": (mla.q_lora_rank or 0) if mla else 0,
+        "kv_rank": mla.kv_lora_rank if mla else 0,
+        "rope_dim": mla.qk_rope_head_dim if mla else 0,
+        "experts": moe.experts if moe else 0,
+        "top_k": moe.top_k if moe else 0,
+        "expert_ffn": moe.expert_ffn if moe else 0,
+        "shared_ffn": moe.shared_ffn if moe else 0,
+        "imbalance": moe.imbalance if moe else 1.0,
+        "mtp": model.mtp_layers,
+        "attention_params": model.attention_parameters,
+        "trainable": model.trainable_fraction,
+    }
+    return Shape(**{name: values(number) for name, number in numbers.items()})
+
+
+def layout_of(layout: ParallelLayout) -> Layout:
+    """One layout."""
+    numbers = {
+        "tp": layout.tp,
+        "cp": layout.cp,
+        "pp": layout.pp,
+        "dp_replicate": layout.dp_replicate,
+        "dp_shard": layout.dp_shard,
+        "ep": layout.ep,
+        "zero_stage": layout.zero_stage,
+        "sequence_parallel": layout.sequence_parallel and layout.tp > 1,
+        "ring": layout.context_parallel_kind == "ring",
+        "zero_bubble": layout.pipeline_schedule == "zero_bubble",
+        "virtual_stages": layout.virtual_stages,
+        "micro_batch_size": layout.micro_batch_size,
+        "recompute_selective": layout.recompute == "selective",
+        "recompute_operators": layout.recompute == "operators",
+        "recompute_full": layout.recompute == "full",
+        "reentrant": layout.recompute_reentrant,
+        "async_tp": layout.async_tp,
+    }
+    return Layout(**{name: values(number) for name, number in numbers.items()})
+
+
+OPTIMIZER_STATE_BYTES = {"adamw": 8.0, "adam": 8.0, "sgd": 4.0, "muon": 4.0, "adafactor": 1.0}
+"""fp32 state an element: two Adam moments, one momentum, or Adafactor's factored second moment (about none)."""
+
+
+def work_of(training: TrainingPlan, stack: Stack) -> Work:
+    """Work and formats of one training plan."""
+    activation = ACTIVATION_BYTES[training.precision]
+    return Work(
+        seq_len=values(training.seq_len),
+        batch=values(training.global_batch_size),
+        activation_bytes=values(activation),
+        parameter_bytes=values(activation),
+        reduce_bytes=values(4 if stack.grad_reduce_dtype == "fp32" else 2),
+        optimizer_bytes=values(OPTIMIZER_STATE_BYTES[training.optimizer]),
+    )
+
+
+def stack_cases(parts: Sequence[C]) -> C:
+    """Many single cases side by side, as one structure of arrays of shape (n,)."""
+    first = parts[0]
+    columns: dict[str, Any] = {
+        field.name: np.array([float(getattr(part, field.name)) for part in parts]) for field in fields(first)
+    }
+    return type(first)(**columns)

@@ -1,0 +1,86 @@
+"""A coarse step for a module of which only FLOPs, parameters and activation bytes were counted.
+
+Roofline on the totals; data parallelism as for any model. The interval of this class is wide.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from carbon_plugin.predict import network
+from carbon_plugin.predict.case import ACTIVATION_BYTES, OPTIMIZER_STATE_BYTES
+from carbon_plugin.predict.layer import overlapped
+from carbon_plugin.predict.memory import CONTEXT_BYTES, FRAGMENTATION_SHARE, MASTER_BYTES
+from carbon_plugin.predict.rates import Rates
+from carbon_plugin.predict.schedule import OPTIMIZER_BYTES_PER_PARAMETER, STEP_FIXED_TIME
+from carbon_plugin.spec.layout import ParallelLayout
+from carbon_plugin.spec.model import CountedModel
+from carbon_plugin.spec.stack import Stack
+from carbon_plugin.spec.training import TrainingPlan
+
+BACKWARD_KERNELS = 2.5
+"""Operations of a backward pass over those of the forward one, as in transformer layers (55 to 22)."""
+
+
+def counted_step_terms(
+    model: CountedModel,
+    layout: ParallelLayout,
+    training: TrainingPlan,
+    stack: Stack,
+    rates: Rates,
+    micro_batches: int,
+) -> dict[str, float]:
+    """Seconds by term; only data parallelism applies (`check_layout` refuses the rest)."""
+    samples = layout.micro_batch_size
+    trained = model.trainable_parameters / max(model.parameters, 1)
+    again = 1.0 if layout.recompute == "full" else 0.0
+    passes = 2 + trained + again
+    matmul = samples * model.forward_flops_per_sample * passes / float(rates.gemm_flops)
+    moved = samples * model.activation_bytes_per_sample * (2 + BACKWARD_KERNELS + again) / float(rates.memory)
+    kernels = model.kernels * (1 + BACKWARD_KERNELS + again)
+    device = matmul + moved + kernels * float(rates.kernel_time)
+    host = kernels * float(rates.host_op_time)
+    busy = (device**4 + host**4) ** 0.25
+    ranks, stride = np.float64(layout.dp_shard), np.float64(1)
+    element = ACTIVATION_BYTES[training.precision]
+    reduce_bytes = 4 if stack.grad_reduce_dtype == "fp32" else 2
+    parameters = np.float64(model.parameters)
+    gather = network.gather_time(parameters * element, ranks, stride, rates)
+    scatter = network.gather_time(parameters * reduce_bytes * trained, ranks, stride, rates)
+    exposed, once = 0.0, 0.0
+    if layout.zero_stage >= 2:
+        traffic = (2 if layout.zero_stage == 3 else 1) * gather + scatter
+        exposed = float(overlapped(np.asarray(busy), np.asarray(traffic), rates)) - busy
+    elif layout.zero_stage == 1:
+        once = float(gather + scatter)
+    replicas, outer = np.float64(layout.dp_replicate), np.float64(layout.dp_shard)
+    size = np.float64(model.trainable_parameters * reduce_bytes / layout.dp_shard)
+    once += float(network.all_reduce_time(size, replicas, outer, rates)) * (1 - float(rates.dp_overlap))
+    shards = layout.dp_shard if layout.zero_stage else 1
+    update_bytes = OPTIMIZER_BYTES_PER_PARAMETER - 16 + 2 * OPTIMIZER_STATE_BYTES[training.optimizer]
+    terms = {
+        "matmul": micro_batches * matmul,
+        "elementwise": micro_batches * (device - matmul),
+        "host": micro_batches * (busy - device),
+        "dp_shard": micro_batches * exposed,
+        "dp": once,
+        "optimizer": update_bytes * model.trainable_parameters / shards / float(rates.memory) + STEP_FIXED_TIME,
+    }
+    terms["framework"] = (float(rates.framework_factor) - 1) * sum(terms.values())
+    return {name: time for name, time in terms.items() if time > 0}
+
+
+def counted_memory_bytes(model: CountedModel, layout: ParallelLayout, training: TrainingPlan) -> dict[str, float]:
+    """Bytes a device by part."""
+    element = ACTIVATION_BYTES[training.precision]
+    shards = layout.dp_shard
+    trainable = model.trainable_parameters
+    states = OPTIMIZER_STATE_BYTES[training.optimizer] + (MASTER_BYTES if element < MASTER_BYTES else 0)
+    parts = {
+        "parameters": model.parameters * element / (shards if layout.zero_stage == 3 else 1),
+        "gradients": trainable * MASTER_BYTES / (shards if layout.zero_stage >= 2 else 1),
+        "optimizer": trainable * states / (shards if layout.zero_stage >= 1 else 1),
+        "activations": layout.micro_batch_size * model.activation_bytes_per_sample,
+    }
+    parts["reserve"] = CONTEXT_BYTES + FRAGMENTATION_SHARE * sum(parts.values())
+    return {name: size for name, size in parts.items() if size > 0}

@@ -1,0 +1,48 @@
+"""FLOPs of one optimizer step: the model's own (for MFU) and those really executed (for HFU).
+
+A multiply-add is 2 FLOPs; the backward pass costs twice the forward one. Attention is counted causal: half of
+the score square, as Megatron-LM's counter does; torchtitan and llm-foundry count the full square.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from carbon_plugin.predict.case import Layout, Shape, Values, Work
+from carbon_plugin.predict.layer import OPERATOR_RECOMPUTE_SHARE
+
+
+def layer_forward_flops(shape: Shape, work: Work) -> tuple[Values, Values]:
+    """FLOPs of all layers for one sequence, forward: (matrix products, causal attention core)."""
+    s = work.seq_len
+    matrices = 2 + shape.gated
+    dense = (shape.layers - shape.moe_layers) * shape.ffn
+    sparse = (shape.moe_layers + shape.mtp * (shape.moe_layers > 0)) * (
+        shape.top_k * shape.expert_ffn + shape.shared_ffn
+    )
+    dense = dense + shape.mtp * (shape.moe_layers == 0) * shape.ffn
+    blocks = shape.layers + shape.mtp
+    router = (shape.moe_layers > 0) * (shape.moe_layers + shape.mtp) * shape.hidden * shape.experts
+    weights = blocks * shape.attention_params + matrices * shape.hidden * (dense + sparse) + router
+    weights = weights + shape.mtp * 2 * shape.hidden**2
+    window = np.minimum(shape.window, s)
+    band = s * window * (1 - window / (2 * s))
+    scores = (1 - shape.windowed_share) * s * s / 2 + shape.windowed_share * band
+    attention = 2 * blocks * shape.heads * scores * (shape.qk_dim + shape.v_dim)
+    return np.asarray(2 * s * weights), np.asarray(attention)
+
+
+def step_flops(shape: Shape, layout: Layout, work: Work) -> tuple[Values, Values]:
+    """FLOPs of one step over all devices: (model, hardware). Hardware adds what recompute repeats."""
+    products, attention = layer_forward_flops(shape, work)
+    head = 2 * work.seq_len * shape.vocab * shape.hidden * (1 + shape.mtp)
+    forward = products + attention
+    # Frozen weights need no gradient of their own: a third of the work of a trained matrix product.
+    backward = products * (1 + shape.trainable) + head * 2 + 2 * attention
+    again = (
+        layout.recompute_full * forward
+        + layout.recompute_operators * OPERATOR_RECOMPUTE_SHARE * forward
+        + layout.recompute_selective * attention
+    )
+    model = work.batch * (forward + head + backward)
+    return np.asarray(model), np.asarray(model + work.batch * again)

@@ -1,0 +1,242 @@
+"""Seconds of one transformer layer for one micro-batch on one device, forward and backward, by term.
+
+Terms add up: `matmul`, `attention`, `elementwise`, `tp`, `cp`, `ep`, `host` (what the host's issue rate adds
+where the device is faster than it), `recompute`, `dp_shard` (exposed FSDP traffic).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from carbon_plugin.predict import network, operators
+from carbon_plugin.predict.case import Layout, Shape, Values, Work
+from carbon_plugin.predict.operators import Cost, linear
+from carbon_plugin.predict.rates import Rates
+
+HOST_OPS_FORWARD = 22
+HOST_OPS_BACKWARD = 55
+HOST_FUSED = 0.8
+OPERATOR_RECOMPUTE_SHARE = 0.35
+"""Share of a forward pass that a per-operation checkpoint policy repeats."""
+
+
+def smooth_max(a: Values, b: Values) -> Values:
+    """(a^4 + b^4)^(1/4): two things that overlap almost fully."""
+    a2, b2 = a * a, b * b
+    return np.sqrt(np.sqrt(a2 * a2 + b2 * b2))
+
+
+@dataclass(frozen=True, slots=True)
+class LayerTime:
+    """Terms of one layer in seconds; `total` is their sum."""
+
+    terms: dict[str, Values]
+
+    @property
+    def total(self) -> Values:
+        """Forward plus backward, everything included."""
+        return np.asarray(sum(self.terms.values()))
+
+
+def layer_time(
+    shape: Shape, layout: Layout, work: Work, rates: Rates, micro_batches: Values, *, sparse: bool
+) -> LayerTime:
+    """One dense (`sparse=False`) or mixture-of-experts layer."""
+    tokens = layout.micro_batch_size * work.seq_len / layout.cp
+    projections = attention_projections(shape, layout, work, tokens, micro_batches, rates)
+    if sparse:
+        up, down, ep, width = _experts(shape, layout, work, tokens, micro_batches, rates)
+    else:
+        up, down = _mlp(shape.ffn, shape, layout, work, tokens, micro_batches, rates)
+        ep, width = Cost(np.float64(0), np.float64(0)), shape.ffn
+    core = operators.attention_core(shape, layout, work, rates)
+    chain = operators.elementwise(shape, layout, work, tokens, width, rates)
+    tp = _tensor_parallel(shape, layout, work, tokens, rates)
+    cp = _context_parallel(shape, layout, work, tokens, rates)
+    matmul = projections + up + down
+    device = matmul + core + chain + tp + cp + ep
+    host = _host_floor(layout, rates, sparse=sparse)
+    forward = smooth_max(device.forward, host.forward)
+    backward = smooth_max(device.backward, host.backward)
+    recompute = _recompute(layout, rates, forward, core.forward, down.forward)
+    exposed = _fsdp_exposed(shape, layout, work, rates, micro_batches, forward, backward + recompute, sparse=sparse)
+    return LayerTime(
+        {
+            "matmul": matmul.forward + matmul.backward,
+            "attention": core.forward + core.backward,
+            "elementwise": chain.forward + chain.backward,
+            "tp": tp.forward + tp.backward,
+            "cp": cp.forward + cp.backward,
+            "ep": ep.forward + ep.backward,
+            "host": forward - device.forward + backward - device.backward,
+            "recompute": recompute,
+            "dp_shard": exposed,
+        }
+    )
+
+
+def attention_projections(
+    shape: Shape, layout: Layout, work: Work, tokens: Values, micro_batches: Values, rates: Rates
+) -> Cost:
+    """QKV and output projections; for multi-latent attention the low-rank chain (arXiv 2405.04434 eq. 9-13)."""
+    h, tp = shape.hidden, layout.tp
+    plain = 1 - shape.mla
+    kv = np.maximum(shape.kv_heads / tp, 1)
+    qkv = (shape.heads * shape.qk_dim / tp + 2 * kv * shape.qk_dim) * plain
+    cost = linear(tokens, qkv, h, work, micro_batches, rates)
+    cost = cost + linear(tokens, h, shape.heads * shape.v_dim / tp, work, micro_batches, rates)
+    if not np.any(shape.mla):
+        return cost
+    query_out = shape.heads * shape.qk_dim / tp * shape.mla
+    low_rank = shape.q_rank > 0
+    cost = cost + linear(tokens, shape.q_rank * shape.mla, h, work, micro_batches, rates)
+    cost = cost + linear(tokens, query_out, np.where(low_rank, shape.q_rank, h), work, micro_batches, rates)
+    cost = cost + linear(tokens, (shape.kv_rank + shape.rope_dim) * shape.mla, h, work, micro_batches, rates)
+    expand = shape.heads * (shape.qk_dim - shape.rope_dim + shape.v_dim) / tp * shape.mla
+    return cost + linear(tokens, expand, shape.kv_rank, work, micro_batches, rates)
+
+
+def _mlp(
+    width: Values, shape: Shape, layout: Layout, work: Work, tokens: Values, micro_batches: Values, rates: Rates
+) -> tuple[Cost, Cost]:
+    local = width / layout.tp
+    up = linear(tokens, local * (1 + shape.gated), shape.hidden, work, micro_batches, rates)
+    return up, linear(tokens, shape.hidden, local, work, micro_batches, rates)
+
+
+def _experts(
+    shape: Shape, layout: Layout, work: Work, tokens: Values, micro_batches: Values, rates: Rates
+) -> tuple[Cost, Cost, Cost, Values]:
+    """Routed and shared experts, dispatch and combine. Expert weights are not split by tp: ep spans those ranks."""
+    split = np.where(layout.tp > 1, layout.tp, 1)
+    local_tokens = tokens / split
+    rows = local_tokens * shape.top_k
+    local_experts = np.maximum(shape.experts / layout.ep, 1)
+    per_expert = rows * shape.imbalance * layout.ep / np.maximum(shape.experts, 1)
+    # Without expert parallelism the experts are split over tp like a dense layer and see all tokens.
+    whole = layout.ep == 1
+    per_expert = np.where(whole, per_expert * split, per_expert)
+    width = np.where(whole, shape.expert_ffn / split, shape.expert_ffn)
+    up = linear(per_expert, width * (1 + shape.gated), shape.hidden, work, micro_batches, rates) * local_experts
+    down = linear(per_expert, shape.hidden, width, work, micro_batches, rates) * local_experts
+    # Grouped products are one kernel: the launch gap is paid once, not once an expert.
+    gap = (local_experts - 1) * rates.kernel_time
+    up, down = up + Cost(-gap, -2 * gap), down + Cost(-gap, -2 * gap)
+    if np.any(shape.shared_ffn):
+        shared_up, shared_down = _mlp(shape.shared_ffn, shape, layout, work, tokens, micro_batches, rates)
+        up, down = up + shared_up, down + shared_down
+    permute = 8 * rows * shape.hidden + 3 * rows * shape.expert_ffn * (1 + shape.gated)
+    permute = (permute + 16 * local_tokens * shape.experts) * work.activation_bytes / 2 / rates.memory
+    up = up + Cost(permute, permute)
+    sent = network.all_to_all_time(
+        rows * shape.imbalance * work.activation_bytes * shape.hidden, shape.top_k, layout.ep, rates
+    )
+    return up, down, Cost(2 * sent, 2 * sent), shape.shared_ffn
+
+
+def _tensor_parallel(shape: Shape, layout: Layout, work: Work, tokens: Values, rates: Rates) -> Cost:
+    """Two all-reduces forward and two backward, or with sequence parallelism the gathers and scatters that they
+    split into, of which the backward pass repeats two gathers at 0.3 of their cost (Korthikanti 2022, section 4.2)."""
+    if not np.any(layout.tp > 1):
+        return Cost(np.float64(0), np.float64(0))
+    one = np.float64(1)
+    size = tokens * shape.hidden * work.activation_bytes
+    reduce = network.all_reduce_time(size, layout.tp, one, rates)
+    gather = network.gather_time(size, layout.tp, one, rates)
+    sequence = layout.sequence_parallel > 0
+    forward = np.where(sequence, 4 * gather, 2 * reduce)
+    backward = np.where(sequence, 4.6 * gather, 2 * reduce)
+    hidden = np.where(layout.async_tp > 0, 0.5, 1.0)
+    return Cost(forward * hidden, backward * hidden)
+
+
+def _context_parallel(shape: Shape, layout: Layout, work: Work, tokens: Values, rates: Rates) -> Cost:
+    """Keys and values around a ring, or an all-to-all of QKVO (Ulysses); once forward, twice backward, half hidden."""
+    if not np.any(layout.cp > 1):
+        return Cost(np.float64(0), np.float64(0))
+    kv = 2 * np.maximum(shape.kv_heads / layout.tp, 1) * shape.qk_dim
+    ring = tokens * kv * work.activation_bytes * (layout.cp - 1)
+    qkvo = (2 * shape.heads / layout.tp + 2 * np.maximum(shape.kv_heads / layout.tp, 1)) * shape.qk_dim
+    exchange = tokens * qkvo * work.activation_bytes * (layout.cp - 1) / layout.cp
+    bandwidth = network.group_bandwidth(layout.cp, layout.tp, rates)
+    time = np.where(layout.ring > 0, ring, exchange) / bandwidth + network.group_latency(layout.cp, layout.tp, rates)
+    time = np.where(layout.cp > 1, 0.5 * time, 0.0)
+    return Cost(time, 2 * time)
+
+
+def _host_floor(layout: Layout, rates: Rates, *, sparse: bool) -> Cost:
+    """Seconds the host needs to issue a layer: operation slots times cost of one."""
+    issue = np.where(rates.fused > 0, HOST_FUSED, 1.0)
+    tp, cp = layout.tp > 1, layout.cp > 1
+    forward = HOST_OPS_FORWARD * issue + 4 * tp + 8 * cp + (14 if sparse else 0)
+    backward = HOST_OPS_BACKWARD * issue + 6 * tp + 8 * cp + (20 if sparse else 0)
+    return Cost(rates.host_op_time * forward, rates.host_op_time * backward)
+
+
+def _recompute(layout: Layout, rates: Rates, forward: Values, core: Values, down: Values) -> Values:
+    """Forward work repeated in the backward pass. Non-reentrant checkpointing stops before the last product."""
+    full = np.where(layout.reentrant > 0, forward, np.maximum(forward - down, 0))
+    return (
+        layout.recompute_full * full
+        + layout.recompute_operators * OPERATOR_RECOMPUTE_SHARE * forward
+        + layout.recompute_selective * core
+    )
+
+
+def layer_parameters(shape: Shape, layout: Layout, *, sparse: bool) -> tuple[Values, Values]:
+    """Parameters of one layer on one device before data-parallel sharding: shared ones and routed experts."""
+    per_width = (2 + shape.gated) * shape.hidden
+    width = shape.shared_ffn if sparse else shape.ffn
+    shared = (shape.attention_params + per_width * width) / layout.tp + 2 * shape.hidden
+    if not sparse:
+        return shared, np.zeros_like(shared)
+    expert_split = np.where(layout.ep > 1, layout.ep, layout.tp)
+    return shared + shape.hidden * shape.experts, per_width * shape.expert_ffn * shape.experts / expert_split
+
+
+def _fsdp_exposed(
+    shape: Shape,
+    layout: Layout,
+    work: Work,
+    rates: Rates,
+    micro_batches: Values,
+    forward: Values,
+    backward: Values,
+    *,
+    sparse: bool,
+) -> Values:
+    """Exposed parameter gathers and gradient scatters of ZeRO-2/3 around one layer.
+
+    Traffic overlaps with compute but takes memory bandwidth and SMs from it: a `contention` share of the hidden
+    part is still paid. Under pipelining parameters stay gathered through the step, so the traffic is spread over
+    the micro-batches.
+    """
+    if not np.any(layout.zero_stage >= 2):
+        return np.zeros_like(forward)
+    shared, routed = layer_parameters(shape, layout, sparse=sparse)
+    ranks = layout.dp_shard * layout.cp
+    expert_ranks = np.maximum(ranks * np.where(layout.ep > 1, layout.tp, 1) / layout.ep, 1)
+    stride = layout.tp
+    expert_stride = np.where(layout.ep > 1, layout.ep, layout.tp)
+
+    def both(element_bytes: Values) -> Values:
+        dense = network.gather_time(shared * element_bytes, ranks, stride, rates)
+        return dense + network.gather_time(routed * element_bytes, expert_ranks, expert_stride, rates)
+
+    gather, scatter = both(work.parameter_bytes), both(work.reduce_bytes)
+    scatter = scatter * (shape.trainable > 0)
+    spread = np.where(layout.pp > 1, micro_batches, 1.0)
+    again = layout.zero_stage >= 3  # ZeRO-2 keeps parameters between forward and backward
+    before = gather / spread
+    after = (np.where(again, gather, 0.0) + scatter) / spread
+    exposed = overlapped(forward, before, rates) - forward + overlapped(backward, after, rates) - backward
+    return np.where(layout.zero_stage >= 2, exposed, 0.0)
+
+
+def overlapped(compute: Values, traffic: Values, rates: Rates) -> Values:
+    """Seconds of compute with traffic beside it: smooth max of the slowed compute and the traffic."""
+    return np.where(
+        traffic > 0, smooth_max(compute + rates.contention * np.minimum(traffic, compute), traffic), compute
+    )

@@ -1,0 +1,65 @@
+"""Collectives on a two-tier network: a fast island (NVLink domain or node) and NICs between islands.
+
+Sources: ring and tree costs as in Thakur, Rabenseifner, Gropp 2005; bandwidth share and latency constants as in
+`rates`. A group whose ranks lie `stride` apart has floor(island / stride) of them in one island, and uses that
+many NICs of the node (NIC sharing: a group with tp 8 inside gets one NIC's share, a group with tp 1 all eight).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from carbon_plugin.predict.case import Values
+from carbon_plugin.predict.rates import Rates
+
+REDUCE_LATENCY_SHARE = 0.6
+"""Latency of an all-gather or reduce-scatter over that of an all-reduce."""
+
+
+def ranks_in_island(ranks: Values, stride: Values, rates: Rates) -> Values:
+    """How many of a group's ranks share an island, at least 1."""
+    return np.clip(np.floor(rates.island / stride), 1, ranks)
+
+
+def group_bandwidth(ranks: Values, stride: Values, rates: Rates) -> Values:
+    """Bytes/s a rank gets in a ring over the group: scale-up inside an island, else the NICs that the group uses."""
+    inside = ranks_in_island(ranks, stride, rates)
+    return np.where(inside >= ranks, rates.scaleup, np.minimum(rates.scaleup, rates.nic * inside))
+
+
+def group_latency(ranks: Values, stride: Values, rates: Rates) -> Values:
+    """Seconds of an all-reduce of nothing: log2 steps inside the island and twice log2 between islands."""
+    inside = ranks_in_island(ranks, stride, rates)
+    return rates.scaleup_latency * np.log2(inside) + 2 * rates.nic_latency * np.log2(ranks / inside)
+
+
+def all_reduce_time(size_bytes: Values, ranks: Values, stride: Values, rates: Rates) -> Values:
+    """Seconds to all-reduce `size_bytes` held by each of `ranks`; 0 for one rank."""
+    wire = 2 * (ranks - 1) / ranks * size_bytes / group_bandwidth(ranks, stride, rates)
+    return np.where(ranks > 1, wire + group_latency(ranks, stride, rates), 0.0)
+
+
+def gather_time(size_bytes: Values, ranks: Values, stride: Values, rates: Rates) -> Values:
+    """Seconds to all-gather to, or reduce-scatter from, `size_bytes` in full; 0 for one rank."""
+    wire = (ranks - 1) / ranks * size_bytes / group_bandwidth(ranks, stride, rates)
+    return np.where(ranks > 1, wire + REDUCE_LATENCY_SHARE * group_latency(ranks, stride, rates), 0.0)
+
+
+def all_to_all_time(size_bytes: Values, top_k: Values, ranks: Values, rates: Rates) -> Values:
+    """Seconds to send `size_bytes` a rank to experts spread over `ranks` contiguous ranks; 0 for one rank.
+
+    Between n islands a token is sent once to each island that holds one of its top-k experts:
+    (n-1)(1-(1-1/n)^k)/k of the rows leave, at most their plain share (DeepSeek-V3, arXiv 2412.19437 section 3.2).
+    """
+    inside = ranks_in_island(ranks, np.float64(1), rates)
+    islands = ranks / inside
+    k = np.maximum(top_k, 1)
+    leaving = np.minimum((ranks - inside) / ranks, (islands - 1) * (1 - (1 - 1 / islands) ** k) / k)
+    near = size_bytes * (inside - 1) / ranks / (rates.scaleup * rates.all_to_all_share)
+    far = size_bytes * leaving / rates.nic
+    return np.where(ranks > 1, np.maximum(near, far) + 3 * rates.scaleup_latency, 0.0)
+
+
+def point_to_point_bandwidth(stride: Values, rates: Rates) -> Values:
+    """Bytes/s between pipeline neighbours `stride` ranks apart."""
+    return np.where(stride < rates.island, rates.scaleup, np.minimum(rates.scaleup, rates.nic))

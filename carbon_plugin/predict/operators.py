@@ -1,0 +1,112 @@
+"""Device time of the operations of a transformer layer: matrix products, attention core, elementwise chains.
+
+Additive roofline (Williams et al. 2009) at constant sustained rates: the validation study found that with HBM
+bytes, host floor and head counted, the efficiency of matrix products is the same from width 768 to 25,600, and
+that tile or wave quantisation explains nothing more.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from carbon_plugin.predict.case import Layout, Shape, Values, Work
+from carbon_plugin.predict.rates import Rates
+
+FLASH_BACKWARD = 2.9
+"""Backward over forward time of a fused attention core (5 products against 2, and recomputed scores)."""
+ELEMENTWISE_BACKWARD = 1.6
+ELEMENTWISE_FUSED = 0.75
+ELEMENTWISE_KERNELS_FORWARD = 9
+ELEMENTWISE_KERNELS_BACKWARD = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Forward and backward seconds of an operation for one micro-batch."""
+
+    forward: Values
+    backward: Values
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.forward + other.forward, self.backward + other.backward)
+
+    def __mul__(self, factor: Values | float) -> Cost:
+        return Cost(self.forward * factor, self.backward * factor)
+
+
+def product_time(m: Values, n: Values, k: Values, flops: Values, element_bytes: Values, rates: Rates) -> Values:
+    """Seconds of one (m,k)x(k,n) product: max(2mnk/P, bytes/W) + one kernel; 0 where a dimension is 0."""
+    busy = np.maximum(2 * m * n * k / flops, element_bytes * (m * k + k * n + m * n) / rates.memory)
+    return np.where(n * k > 0, busy + rates.kernel_time, 0.0)
+
+
+def linear(
+    m: Values, n: Values, k: Values, work: Work, micro_batches: Values, rates: Rates, *, wide: bool = False
+) -> Cost:
+    """A linear layer of m tokens, k inputs and n outputs: one product forward, two backward, weight gradients
+    accumulated in fp32 when there is more than one micro-batch, casts where the format is narrow."""
+    flops = rates.wide_gemm_flops if wide else rates.gemm_flops
+    size = work.activation_bytes
+    forward = product_time(m, n, k, flops, size, rates)
+    backward = product_time(m, k, n, flops, size, rates) + product_time(n, k, m, flops, size, rates)
+    accumulate = 4 * n * k / rates.memory * (micro_batches > 1)
+    if wide or not np.any(rates.cast_bytes):
+        return Cost(forward, backward + accumulate)
+    cast = rates.cast_bytes / rates.memory
+    weights = cast * k * n / micro_batches
+    return Cost(forward + cast * m * k + weights, backward + accumulate + cast * m * n)
+
+
+def attention_core(shape: Shape, layout: Layout, work: Work, rates: Rates) -> Cost:
+    """Softmax(QK)V. Fused kernels at their causal-counted rate; unfused ones as two batched products over the
+    full square plus the traffic of the scores."""
+    heads = layout.micro_batch_size * shape.heads / layout.tp
+    queries, keys = work.seq_len / layout.cp, work.seq_len
+    square = queries * keys
+    window = np.minimum(shape.window, keys)
+    # Scores under the causal mask: half the square, or a band of the window's width.
+    band = queries * window * (1 - window / (2 * keys))
+    scores = (1 - shape.windowed_share) * square / 2 + shape.windowed_share * band
+    fused = heads * 2 * scores * (shape.qk_dim + shape.v_dim) / rates.attention_flops + rates.kernel_time
+    cost = Cost(fused, FLASH_BACKWARD * fused)
+    if not np.any(rates.attention_unfused):
+        return cost
+    flops = 2 * heads * square * (shape.qk_dim + shape.v_dim) / rates.wide_gemm_flops
+    size = work.activation_bytes / 2
+    moved = 2 * heads * size * (2 * square + queries * (shape.qk_dim + shape.v_dim)) / rates.memory
+    products = np.maximum(flops, moved) + 2 * rates.kernel_time
+    traffic = heads * square * size / rates.memory
+    forward = products + (4 + 5 * shape.dropout) * traffic
+    backward = 2 * products + (6 + 5 * shape.dropout) * traffic
+    unfused = rates.attention_unfused > 0
+    return Cost(np.where(unfused, forward, cost.forward), np.where(unfused, backward, cost.backward))
+
+
+def elementwise(shape: Shape, layout: Layout, work: Work, tokens: Values, ffn_width: Values, rates: Rates) -> Cost:
+    """Norms, residuals, dropout, activation function and rotary positions: bytes over sustained bandwidth.
+
+    Per token: 8h norm and 2(6+drop)h residual (divided by tp under sequence parallelism), (4+2 gated)f
+    activation, 4(a+2kv)d rotary, in bytes of 2-byte elements.
+    """
+    split = np.where(layout.sequence_parallel > 0, layout.tp, 1)
+    head_dim = np.maximum(shape.qk_dim, shape.v_dim)
+    per_token = (8 + 2 * (6 + shape.dropout)) * shape.hidden / split
+    per_token = per_token + (4 + 2 * shape.gated) * ffn_width / layout.tp
+    per_token = per_token + 4 * (shape.heads + 2 * shape.kv_heads) * head_dim / layout.tp
+    moved = per_token * tokens * work.activation_bytes / 2 / rates.memory
+    moved = moved * np.where(rates.fused > 0, ELEMENTWISE_FUSED, 1.0)
+    forward = moved + ELEMENTWISE_KERNELS_FORWARD * rates.kernel_time
+    return Cost(forward, ELEMENTWISE_BACKWARD * moved + ELEMENTWISE_KERNELS_BACKWARD * rates.kernel_time)
+
+
+def head(shape: Shape, layout: Layout, work: Work, tokens: Values, micro_batches: Values, rates: Rates) -> Cost:
+    """Output projection, softmax and cross entropy, and the embedding's traffic, on the last stage."""
+    columns = shape.vocab / layout.tp
+    product = linear(tokens, columns, shape.hidden, work, micro_batches, rates, wide=True)
+    entropy = np.where(rates.fused > 0, 20, 40) * tokens * columns
+    traffic = (entropy + 12 * tokens * shape.hidden) * work.activation_bytes / 2 / rates.memory
+    # The traffic is that of both directions; it is booked half and half.
+    host = 10 * rates.host_op_time
+    return Cost(product.forward + traffic / 2 + host / 2, product.backward + traffic / 2 + host / 2)

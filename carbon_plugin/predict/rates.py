@@ -1,0 +1,206 @@
+"""What one device and its links sustain, and what the software costs: the constants of the step-time equations.
+
+A calibrated device brings its own constants in its profile; for any other the sustained law of the validation
+study stands in: power per FLOP bounds the clock of matrix products, and memory faster than an A100's is filled
+less well by elementwise kernels. Attention kernels are software: their rate is a share of peak by kernel class.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from carbon_plugin.errors import SpecError
+from carbon_plugin.predict.case import Values, values
+from carbon_plugin.spec.figure import Assumption, Sourced
+from carbon_plugin.spec.hardware import Accelerator, Cluster
+from carbon_plugin.spec.stack import AttentionKernel, Stack
+from carbon_plugin.spec.training import Precision
+
+# Reference device of the sustained law: A100-SXM, 400 W for 312 TFLOP/s and 2.04 TB/s.
+LAW_SOURCE = "sustained law fitted on published A100, H100 and B200 rows"
+LAW_GEMM_SHARE = 0.771
+LAW_GEMM_EXPONENT = 0.35
+LAW_MEMORY_SHARE = 0.674
+LAW_MEMORY_EXPONENT = 0.68
+REFERENCE_W_PER_FLOPS = 400 / 312e12
+REFERENCE_BANDWIDTH = 2.039e12
+
+ATTENTION_SHARE: dict[AttentionKernel, float] = {"flash": 0.34, "flash2": 0.34, "flash3": 0.45, "cudnn": 0.45}
+"""Causal-counted FLOP/s of the attention core over the bf16 peak, when the device has no measured value."""
+
+PEAK_KEYS: dict[Precision, tuple[str, ...]] = {
+    "bf16": ("bf16", "fp16"),
+    "fp16": ("fp16",),
+    "tf32": ("tf32",),
+    "fp32": ("fp32",),
+    "fp8": ("fp8",),
+    "mxfp8": ("fp8",),
+    "nvfp4": ("fp4",),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Sustained rates and fixed costs, SI units, each broadcastable.
+
+    `gemm_flops` of the layers' matrix products at the training precision, `wide_gemm_flops` of those that stay in
+    16 bit (head, attention), `attention_flops` causal-counted, `attention_unfused` 1 where the scores go through
+    memory; `island` devices reachable at `scaleup` bandwidth; `cast_bytes` moved an element for a low-precision
+    cast (0 in 16 bit).
+    """
+
+    peak_flops: Values
+    gemm_flops: Values
+    wide_gemm_flops: Values
+    memory: Values
+    attention_flops: Values
+    attention_unfused: Values
+    fused: Values
+    cast_bytes: Values
+    kernel_time: Values
+    host_op_time: Values
+    scaleup: Values
+    scaleup_latency: Values
+    nic: Values
+    nic_latency: Values
+    island: Values
+    devices: Values
+    contention: Values
+    all_to_all_share: Values
+    dp_overlap: Values
+    p2p_overlap: Values
+    framework_factor: Values
+
+
+def peak_of(accelerator: Accelerator, precision: Precision) -> tuple[str, Sourced]:
+    """Dense peak for a precision: its dtype and value. Raises `SpecError` when the device has no such units."""
+    for key in PEAK_KEYS[precision]:
+        if key in accelerator.peak_flops:
+            return key, accelerator.peak_flops[key]
+    raise SpecError(
+        f"training: precision {precision} is not supported by {accelerator.name}; it has "
+        f"{', '.join(sorted(accelerator.peak_flops))}"
+    )
+
+
+def is_calibrated(accelerator: Accelerator) -> bool:
+    """Whether the matrix-product share of this device was fitted or measured."""
+    return accelerator.efficiency.gemm_share is not None
+
+
+def gemm_share_law(tdp_w: float, peak_16bit_flops: float) -> float:
+    """Share of peak that large matrix products sustain: the power limit bounds the clock under load."""
+    relative = (tdp_w / peak_16bit_flops) / REFERENCE_W_PER_FLOPS
+    return LAW_GEMM_SHARE * math.pow(min(1.0, relative), LAW_GEMM_EXPONENT)
+
+
+def memory_share_law(bandwidth_bytes_per_s: float) -> float:
+    """Share of memory bandwidth that elementwise kernels sustain."""
+    return LAW_MEMORY_SHARE * math.pow(max(1.0, bandwidth_bytes_per_s / REFERENCE_BANDWIDTH), -LAW_MEMORY_EXPONENT)
+
+
+def default_attention_kernel(accelerator: Accelerator) -> AttentionKernel:
+    """The kernel class that current frameworks use on this architecture."""
+    if accelerator.kind == "cpu" or accelerator.architecture in ("volta", "turing"):
+        return "flash"
+    if accelerator.architecture.startswith("blackwell"):
+        return "cudnn"
+    return "flash2"
+
+
+class _Resolver:
+    """Picks a profile value or a default, and remembers what was assumed."""
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self.accelerator = accelerator
+        self.assumptions: list[Assumption] = []
+
+    def pick(self, field: str, default: float, why: str) -> float:
+        sourced: Sourced | None = getattr(self.accelerator.efficiency, field)
+        if sourced is not None:
+            return sourced.value
+        self.assume(f"{self.accelerator.name}.{field}", f"{default:.4g}", why)
+        return default
+
+    def assume(self, field: str, value: str, why: str) -> None:
+        self.assumptions.append(Assumption(field, value, why))
+
+
+def resolve_rates(cluster: Cluster, stack: Stack, precision: Precision) -> tuple[Rates, tuple[Assumption, ...]]:
+    """Rates of a cluster under a software stack, and what had to be assumed to get them."""
+    device = cluster.accelerator
+    resolver = _Resolver(device)
+    _, peak = peak_of(device, precision)
+    wide_precision: Precision = precision if precision in ("fp32", "tf32") else "bf16"
+    _, wide_peak = peak_of(device, wide_precision)
+    share = resolver.pick("gemm_share", gemm_share_law(device.tdp_w.value, wide_peak.value), LAW_SOURCE)
+    narrow = precision in ("fp8", "mxfp8", "nvfp4")
+    narrow_share = resolver.pick("fp8_gemm_share", 1.0, "same share of peak as in 16 bit") if narrow else 1.0
+    memory = device.memory_bandwidth_bytes_per_s.value
+    memory_share = resolver.pick("memory_share", memory_share_law(memory), LAW_SOURCE)
+    kernel, attention = _attention(resolver, stack, wide_peak.value)
+    network = cluster.node.network
+    rates = {
+        "peak_flops": peak.value,
+        "gemm_flops": peak.value * share * narrow_share,
+        "wide_gemm_flops": wide_peak.value * share,
+        "memory": memory * memory_share,
+        "attention_flops": attention,
+        "attention_unfused": kernel == "unfused",
+        "fused": stack.fused,
+        "cast_bytes": resolver.pick("fp8_cast_bytes", 1.1, "fitted on torchtitan fp8 rows") if narrow else 0.0,
+        "kernel_time": resolver.pick("kernel_time_s", 2e-6, "launch gap of one kernel on current GPUs"),
+        "host_op_time": stack.host_op_time_s
+        or resolver.pick("host_op_time_s", 15e-6, "PyTorch eager on a current server CPU; seen only in small models"),
+        "scaleup": device.scaleup.bandwidth_bytes_per_s.value
+        * resolver.pick("scaleup_share", 0.77, "share of NVLink that NCCL reaches at 1 GB (vTrain's table)"),
+        "scaleup_latency": resolver.pick("scaleup_latency_s", 20e-6, "prior of the validation study, weakly known"),
+        "nic": network.bandwidth_bytes_per_s.value
+        / network.oversubscription
+        * resolver.pick("scaleout_share", 0.93, "share of NIC bandwidth, fitted on A100 rows"),
+        "nic_latency": resolver.pick("scaleout_latency_s", 80e-6, "fitted on A100 rows, weakly known"),
+        "island": island_size(cluster),
+        "devices": cluster.devices,
+        "contention": resolver.pick("overlap_contention", 0.7, "prior between A100 (1.0) and H100 (0.64)"),
+        "all_to_all_share": resolver.pick("all_to_all_share", 0.33, "fitted on B200 expert-parallel rows"),
+        "dp_overlap": stack.dp_overlap if stack.dp_overlap is not None else 0.0,
+        "p2p_overlap": 0.0,
+        "framework_factor": stack.framework_factor,
+    }
+    return Rates(**{name: values(number) for name, number in rates.items()}), tuple(resolver.assumptions)
+
+
+def _attention(resolver: _Resolver, stack: Stack, peak_16bit_flops: float) -> tuple[AttentionKernel, float]:
+    device = resolver.accelerator
+    kernel = stack.attention_kernel
+    if kernel is None:
+        kernel = default_attention_kernel(device)
+        resolver.assume("stack.attention_kernel", kernel, f"usual on {device.architecture}")
+    if kernel == "unfused":
+        return kernel, np.inf
+    known = device.efficiency.attention_flops.get(kernel)
+    if known is not None:
+        return kernel, known.value
+    rate = ATTENTION_SHARE[kernel] * peak_16bit_flops
+    resolver.assume(f"{device.name}.attention_flops.{kernel}", f"{rate:.3g}", "share of peak of this kernel class")
+    return kernel, rate
+
+
+def island_size(cluster: Cluster) -> int:
+    """Devices of the job that reach one another at scale-up bandwidth.
+
+    A rack-scale domain (NVL72) spans nodes; otherwise the island ends at the node. A domain of 1 means that
+    devices talk over the host bus: the whole node, at that bandwidth.
+    """
+    domain = cluster.accelerator.scaleup.domain
+    if domain > cluster.node.accelerators:
+        return min(domain, cluster.devices)
+    return cluster.devices_per_node if domain == 1 else min(domain, cluster.devices_per_node)
+
+
+def stack_rates(parts: list[Rates]) -> Rates:
+    """Many rates side by side."""
+    return Rates(**{f.name: np.array([float(getattr(part, f.name)) for part in parts]) for f in fields(Rates)})

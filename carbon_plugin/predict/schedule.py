@@ -1,0 +1,152 @@
+"""Seconds of one optimizer step: layers into stages, stages into a pipeline, then data parallelism and optimizer.
+
+`step_time` is the array form that search, validation and calibration use; `predict_step` in `step` wraps
+it for one run. The terms of the breakdown add up to the step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from carbon_plugin.predict import network, operators
+from carbon_plugin.predict.case import Layout, Shape, Values, Work
+from carbon_plugin.predict.layer import LayerTime, layer_parameters, layer_time
+from carbon_plugin.predict.rates import Rates
+
+POINT_TO_POINT_LATENCY = 1e-4
+OPTIMIZER_BYTES_PER_PARAMETER = 44
+"""Adam in mixed precision: read gradient, master and two moments, write master, moments and the 16-bit copy."""
+STEP_FIXED_TIME = 1e-3
+JITTER_PER_DOUBLING = 0.004
+"""Share of a step that waiting for the slowest rank adds a doubling of nodes."""
+ZERO_BUBBLE_SHARE = 1 / 3
+"""Bubble of ZB-H1 over 1F1B: weight gradients fill two of three idle slots (Qi et al. 2023, arXiv 2401.10241)."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepTime:
+    """Terms of the step in seconds, adding up to `total`, and the micro-batches a rank runs."""
+
+    terms: dict[str, Values]
+    total: Values
+    micro_batches: Values
+
+
+def step_time(shape: Shape, layout: Layout, work: Work, rates: Rates) -> StepTime:
+    """Seconds of one optimizer step, for arrays that broadcast. Layouts are assumed valid (`spec.run.check_layout`)."""
+    m = work.batch / (layout.dp * layout.micro_batch_size)
+    v = layout.virtual_stages
+    stage_layers = np.ceil(shape.layers / (layout.pp * v)) * v
+    slot = stage_time(shape, layout, work, rates, m, stage_layers)
+    slot_total = np.asarray(sum(slot.values()))
+    output = _output_time(shape, layout, work, rates, m)
+    transfer = _transfer_time(shape, layout, work, rates)
+    # The last stage carries the head; where the layers do not divide evenly it has fewer of them.
+    spare = stage_layers - np.clip(shape.layers - stage_layers * (layout.pp - 1), 0, stage_layers)
+    imbalance = np.maximum(output - spare / stage_layers * slot_total, 0)
+    pipelined = layout.pp > 1
+    bubble_share = np.where(layout.zero_bubble > 0, ZERO_BUBBLE_SHARE, 1.0)
+    terms = {name: m * time for name, time in slot.items()}
+    terms["head"] = m * np.where(pipelined, np.maximum(imbalance - transfer / 2, 0), output)
+    terms["pp_transfer"] = m * transfer
+    terms["pp_bubble"] = (layout.pp - 1) * (slot_total + transfer) / v * bubble_share
+    parameters = device_parameters(shape, layout)
+    terms["dp"] = _gradient_exchange(layout, work, rates, parameters)
+    nodes = np.maximum(rates.devices / rates.island, 1)
+    terms["jitter"] = JITTER_PER_DOUBLING * np.log2(nodes) * np.asarray(sum(terms.values()))
+    terms["optimizer"] = _optimizer_time(shape, layout, work, rates, parameters)
+    total = np.asarray(sum(terms.values()))
+    terms["framework"] = (rates.framework_factor - 1) * total
+    return StepTime(terms, total * rates.framework_factor, m)
+
+
+def stage_time(
+    shape: Shape, layout: Layout, work: Work, rates: Rates, micro_batches: Values, stage_layers: Values
+) -> dict[str, Values]:
+    """Terms of one micro-batch through one pipeline stage, forward and backward."""
+    dense: LayerTime | None = None
+    if np.any(shape.moe_layers < shape.layers):
+        dense = layer_time(shape, layout, work, rates, micro_batches, sparse=False)
+    if not np.any(shape.moe_layers > 0):
+        assert dense is not None  # every model has layers
+        return {name: stage_layers * time for name, time in dense.terms.items()}
+    sparse = layer_time(shape, layout, work, rates, micro_batches, sparse=True)
+    share = shape.moe_layers / shape.layers
+    if dense is None:
+        return {name: stage_layers * time for name, time in sparse.terms.items()}
+    return {
+        name: stage_layers * (share * time + (1 - share) * dense.terms[name]) for name, time in sparse.terms.items()
+    }
+
+
+def _output_time(shape: Shape, layout: Layout, work: Work, rates: Rates, micro_batches: Values) -> Values:
+    """Head and, where the model has them, multi-token-prediction blocks: one more layer and head each."""
+    tokens = layout.micro_batch_size * work.seq_len / layout.cp
+    cost = operators.head(shape, layout, work, tokens, micro_batches, rates)
+    output = cost.forward + cost.backward
+    if np.any(shape.mtp > 0):
+        block = layer_time(shape, layout, work, rates, micro_batches, sparse=bool(np.any(shape.moe_layers > 0)))
+        output = output + shape.mtp * (output + block.total)
+    return np.asarray(output)
+
+
+def _transfer_time(shape: Shape, layout: Layout, work: Work, rates: Rates) -> Values:
+    """Activations to the next stage and gradients back, scattered over tp, a micro-batch and stage."""
+    tokens = layout.micro_batch_size * work.seq_len / layout.cp
+    size = tokens * shape.hidden * work.activation_bytes / layout.tp
+    bandwidth = network.point_to_point_bandwidth(rates.devices / layout.pp, rates)
+    time = 2 * layout.virtual_stages * (size / bandwidth + POINT_TO_POINT_LATENCY)
+    return np.where(layout.pp > 1, time * (1 - rates.p2p_overlap), 0.0)
+
+
+def device_parameters(shape: Shape, layout: Layout) -> tuple[Values, Values]:
+    """Parameters on the fullest device before data-parallel sharding: shared ones and routed experts."""
+    dense_shared, _ = layer_parameters(shape, layout, sparse=False)
+    layers = shape.layers / layout.pp
+    shared, routed = layers * dense_shared, np.zeros_like(layers)
+    if np.any(shape.moe_layers > 0):
+        sparse_shared, sparse_routed = layer_parameters(shape, layout, sparse=True)
+        share = shape.moe_layers / shape.layers
+        shared = layers * (share * sparse_shared + (1 - share) * dense_shared)
+        routed = (layers * share + shape.mtp) * sparse_routed
+    tables = np.where((layout.pp > 1) | (shape.tied > 0), 1, 2)
+    return shared + tables * shape.vocab * shape.hidden / layout.tp, routed
+
+
+def _gradient_exchange(layout: Layout, work: Work, rates: Rates, parameters: tuple[Values, Values]) -> Values:
+    """Once a step: all-reduce of gradients over replicas (DDP, HSDP), scatter and gather for ZeRO-1."""
+    shared, routed = parameters
+    replicas, shards = layout.dp_replicate, layout.dp_shard * layout.cp
+    expert_shards = np.maximum(shards * np.where(layout.ep > 1, layout.tp, 1) / layout.ep, 1)
+    stride = layout.tp
+
+    def exchange(count: Values, group: Values, group_stride: Values) -> Values:
+        outer_stride = group_stride * group
+        reduce = network.all_reduce_time(count * work.reduce_bytes / group, replicas, outer_stride, rates)
+        scatter = network.gather_time(count * work.reduce_bytes, group, group_stride, rates)
+        gather = network.gather_time(count * work.parameter_bytes, group, group_stride, rates)
+        # With stage 0 the context-parallel ranks are replicas too: one all-reduce over all of them.
+        plain = network.all_reduce_time(count * work.reduce_bytes, replicas * group, group_stride, rates)
+        sharded = np.where(layout.zero_stage == 1, scatter + gather + reduce, reduce)
+        return np.where(layout.zero_stage == 0, plain, sharded)
+
+    total = exchange(shared, shards, stride)
+    if np.any(routed > 0):
+        total = total + exchange(routed, expert_shards, np.where(layout.ep > 1, layout.ep, layout.tp))
+    return np.asarray(total * (1 - rates.dp_overlap))
+
+
+def _optimizer_time(
+    shape: Shape, layout: Layout, work: Work, rates: Rates, parameters: tuple[Values, Values]
+) -> Values:
+    """Element-wise update of the local shard of trainable parameters."""
+    shared, routed = parameters
+    sharded = layout.zero_stage > 0
+    shards = layout.dp_shard * layout.cp
+    expert_shards = np.maximum(shards * np.where(layout.ep > 1, layout.tp, 1) / layout.ep, 1)
+    count = shared / np.where(sharded, shards, 1) + routed / np.where(sharded, expert_shards, 1)
+    moved = (OPTIMIZER_BYTES_PER_PARAMETER - 16 + 2 * work.optimizer_bytes) * count * shape.trainable
+    kernels = 30 * rates.kernel_time * np.sqrt(shape.layers / layout.pp)
+    return np.asarray(moved / rates.memory + kernels + STEP_FIXED_TIME)

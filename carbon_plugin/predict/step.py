@@ -1,0 +1,82 @@
+"""The prediction of one optimizer step of one run: the array equations with names, units and an interval."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from carbon_plugin.errors import SpecError
+from carbon_plugin.predict.case import Values, layout_of, shape_of, work_of
+from carbon_plugin.predict.counted import counted_memory_bytes, counted_step_terms
+from carbon_plugin.predict.flops import step_flops
+from carbon_plugin.predict.interval import accuracy_class, step_time_figure
+from carbon_plugin.predict.memory import memory_bytes
+from carbon_plugin.predict.power import power_figure, step_power_w
+from carbon_plugin.predict.rates import Rates, peak_of, resolve_rates
+from carbon_plugin.predict.result import MemoryPrediction, StepPrediction
+from carbon_plugin.predict.schedule import step_time
+from carbon_plugin.spec.layout import ParallelLayout
+from carbon_plugin.spec.model import CountedModel
+from carbon_plugin.spec.run import RunSpec, check_layout
+
+
+def predict_step(spec: RunSpec) -> StepPrediction:
+    """Time, FLOPs, memory and power of one step of `spec`, whose layout must be set.
+
+    Raises `InfeasibleLayoutError` if the layout breaks a rule of the model, the cluster or the batch, `SpecError`
+    if there is none or the device lacks the precision. A layout that does not fit in memory is predicted all the
+    same, with `memory.fits` false.
+    """
+    if spec.layout is None:
+        raise SpecError("layout: auto was not searched yet; predict_step needs one layout")
+    check_layout(spec.model, spec.cluster, spec.layout)
+    micro_batches = spec.layout.micro_batches(spec.training.global_batch_size)
+    device, training = spec.cluster.accelerator, spec.training
+    rates, assumptions = resolve_rates(spec.cluster, spec.stack, training.precision)
+    terms, memory, flops = _evaluate(spec, spec.layout, rates, micro_batches)
+    total = float(sum(terms.values()))
+    peak_dtype, peak = peak_of(device, training.precision)
+    budget = total * peak.value * spec.cluster.devices
+    kind = accuracy_class(spec.model, device, training.precision, terms.get("host", 0.0) / total)
+    figure, interval = step_time_figure(total, kind)
+    arrays: dict[str, Values] = {name: np.float64(time) for name, time in terms.items()}
+    power = power_figure(float(step_power_w(arrays, np.float64(total), device)), device)
+    need = sum(memory.values())
+    capacity = device.memory_bytes.value
+    return StepPrediction(
+        step_time_s=figure,
+        step_time_95_s=interval,
+        breakdown_s=terms,
+        tokens_per_s_per_device=training.tokens_per_step / total / spec.cluster.devices,
+        model_flops_per_step=flops[0],
+        hardware_flops_per_step=flops[1],
+        mfu=flops[0] / budget,
+        hfu=flops[1] / budget,
+        peak_flops=peak.value,
+        peak_dtype=peak_dtype,
+        attention_convention="causal",
+        micro_batches=micro_batches,
+        memory=MemoryPrediction(parts_bytes=memory, total_bytes=need, capacity_bytes=capacity, fits=need <= capacity),
+        gpu_power_w=power,
+        gpu_energy_per_step_j=power.scaled(total * spec.cluster.devices, "J"),
+        accuracy_class=kind,
+        assumptions=assumptions,
+    )
+
+
+def _evaluate(
+    spec: RunSpec, layout: ParallelLayout, rates: Rates, micro_batches: int
+) -> tuple[dict[str, float], dict[str, float], tuple[float, float]]:
+    """Terms in seconds (zero ones left out), memory parts in bytes, and (model, hardware) FLOPs of a step."""
+    if isinstance(spec.model, CountedModel):
+        terms = counted_step_terms(spec.model, layout, spec.training, spec.stack, rates, micro_batches)
+        forward = spec.model.forward_flops_per_sample * spec.training.global_batch_size
+        trained = spec.model.trainable_parameters / max(spec.model.parameters, 1)
+        model_flops = forward * (2 + trained)
+        again = forward if layout.recompute == "full" else 0.0
+        return terms, counted_memory_bytes(spec.model, layout, spec.training), (model_flops, model_flops + again)
+    shape, grid, work = shape_of(spec.model), layout_of(layout), work_of(spec.training, spec.stack)
+    step = step_time(shape, grid, work, rates)
+    terms = {name: float(time) for name, time in step.terms.items() if abs(float(time)) > 0}
+    memory = {name: float(part) for name, part in memory_bytes(shape, grid, work, rates).items() if float(part) > 0}
+    model, hardware = step_flops(shape, grid, work)
+    return terms, memory, (float(model), float(hardware))
