@@ -34,7 +34,11 @@ class Manifest(Struct, frozen=True, kw_only=True, tag="manifest"):
 
     `effective` maps each spec field to `{"value", "source", "planned", "declared", "detected"}`. `forecast` and
     `prediction` are the documents of `plan` and `predict` as plain data. `factors` are the carbon factors in
-    force: name -> {"value", "low", "high", "unit", "source", ...}. `host_key` is the boot id.
+    force: `footprint.account.Factors` as plain data, empty when no site was given. `host_key` is the boot id and
+    `host_share` the part of that host which the job has reserved, 0 to 1.
+
+    A file may hold several manifests, because a layout can be detected only after the first step: each one
+    replaces the one before it, and the file begins with one.
     """
 
     version: int
@@ -56,6 +60,7 @@ class Manifest(Struct, frozen=True, kw_only=True, tag="manifest"):
     forecast: dict[str, Any] | None = None
     prediction: dict[str, Any] | None = None
     assumptions: list[dict[str, str]] = []
+    host_share: float = 1.0
 
 
 class DeviceEnergy(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -70,7 +75,12 @@ class DeviceEnergy(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Window(Struct, frozen=True, kw_only=True, tag="window"):
-    """Energy between two moments of one node, in one phase. Windows of a file do not overlap and leave no gap."""
+    """Energy between two moments of one node, in one phase. Windows of a file do not overlap and leave no gap.
+
+    `steps` optimizer steps ended in the window, the last of them numbered `last_step` in the whole run (also when
+    `steps` is 0), with `tokens` tokens: figures of the whole job, the same on every node, never added over nodes.
+    `intensity_g_per_kwh` and `pue` are the factors in force, None when no site was given.
+    """
 
     index: int
     phase: Phase
@@ -80,14 +90,15 @@ class Window(Struct, frozen=True, kw_only=True, tag="window"):
     steps: int
     last_step: int
     tokens: int
-    intensity_g_per_kwh: float
-    pue: float
+    intensity_g_per_kwh: float | None
+    pue: float | None
 
 
 class Span(Struct, frozen=True, kw_only=True, tag="span"):
     """A comparison between step boundaries: measured against predicted.
 
-    `boundary_error_s` bounds the queue lag between host and device at the two edges together."""
+    The energies are of the GPUs of this node, measured and predicted. `boundary_error_s` bounds the queue lag
+    between host and device at the two edges together."""
 
     first_step: int
     last_step: int
@@ -125,7 +136,9 @@ class Projection(Struct, frozen=True, kw_only=True, tag="projection"):
 
 
 class Close(Struct, frozen=True, kw_only=True, tag="close"):
-    """Last record of an orderly end. A ledger without one was killed; everything before it still counts."""
+    """Last record of an orderly end. A ledger without one was killed; everything before it still counts.
+
+    `steps`, `windows` and `energy_j` (over all devices, absent ones left out) are totals of this file."""
 
     at_unix_s: float
     reason: str
