@@ -86,6 +86,7 @@ def account(
     reservations: Sequence[Reservation],
     factors: Factors,
     *,
+    duration_spread: tuple[float, float] = (1.0, 1.0),
     draws: int = 2000,
     seed: int = 0,
 ) -> Footprint:
@@ -93,6 +94,7 @@ def account(
 
     Central values are exact arithmetic: operational kg = sum(E_it * PUE * I) / 3.6e9 with E in J and I in g/kWh;
     embodied kg = sum(kg * units * time / lifetime). Low and high are the p10 and p90 of seeded sampling, one
-    draw per scope for the whole run.
+    draw per scope for the whole run. `duration_spread` is the p10 and p90 of a factor on the time of the whole run:
+    one draw that multiplies every energy and every reservation (a forecast's step time is uncertain, a past is not).
     """
     raise NotImplementedError

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
 from msgspec import Struct
 
-from carbon_plugin.footprint.account import Factors, Footprint
+import carbon_plugin
+from carbon_plugin.errors import SpecError
+from carbon_plugin.footprint.account import EnergyItem, Factors, Footprint, Reservation, account
+from carbon_plugin.footprint.factors import resolve_factors
+from carbon_plugin.plan.search import describe, search_layout
 from carbon_plugin.predict.result import StepPrediction
-from carbon_plugin.spec.figure import Assumption, Figure
+from carbon_plugin.predict.step import predict_step
+from carbon_plugin.spec.figure import Assumption, Figure, Sourced
+from carbon_plugin.spec.hardware import Cluster
 from carbon_plugin.spec.run import RunSpec
 
 FORECAST_VERSION = 1
+MEMORY_WARNING_SHARE = 0.9
+"""Above this share of device memory, published runs are up to 25 % slower than predicted (allocator retries)."""
 
 
 class Forecast(Struct, frozen=True, kw_only=True):
@@ -34,3 +47,140 @@ class Forecast(Struct, frozen=True, kw_only=True):
     assumptions: tuple[Assumption, ...]
     warnings: tuple[str, ...]
     seed: int
+
+
+def make_forecast(spec: RunSpec, *, seed: int = 0) -> Forecast:
+    """Forecast of a run; an unset layout is searched first.
+
+    Raises `InfeasibleLayoutError`, `SpecError` or `FootprintError` for a spec that cannot run or be accounted for.
+    A stated layout that does not fit in memory is forecast with a warning.
+    """
+    layout_source = "stated in the spec"
+    if spec.layout is None:
+        found = search_layout(spec)
+        layout_source = f"auto: fastest of {found.fitting} that fit, of {found.evaluated} layouts"
+        spec = msgspec.structs.replace(spec, layout=found.layout)
+    prediction = predict_step(spec)
+    steps = spec.training.total_steps
+    run_time = prediction.step_time_s.scaled(steps * (1 + spec.training.overhead_fraction))
+    device_hours = run_time.scaled(spec.cluster.devices / 3600, "h")
+    factors = resolve_factors(spec.site, spec.cluster)
+    step = prediction.step_time_s
+    footprint = account(
+        modelled_energies(spec.cluster, prediction.gpu_power_w, run_time.value),
+        reservations(spec.cluster, run_time.value),
+        factors,
+        duration_spread=(step.low / step.value, step.high / step.value),
+        seed=seed,
+    )
+    price = spec.price_usd_per_device_hour
+    assumptions = (*spec.assumptions, *prediction.assumptions, *factors.assumptions)
+    return Forecast(
+        version=FORECAST_VERSION,
+        created_unix_s=time.time(),
+        plugin_version=carbon_plugin.__version__,
+        spec=spec,
+        prediction=prediction,
+        total_steps=steps,
+        run_time_s=run_time,
+        device_hours=device_hours,
+        footprint=footprint,
+        factors=factors,
+        cost_usd=device_hours.scaled(price, "USD") if price is not None else None,
+        layout_source=layout_source,
+        assumptions=_unique(assumptions),
+        warnings=tuple(_warnings(spec, prediction)),
+        seed=seed,
+    )
+
+
+def modelled_energies(cluster: Cluster, device_power_w: Figure, time_s: float) -> list[EnergyItem]:
+    """Energy of each rung over `time_s`, J, from the predicted device power and the node profile.
+
+    Host: base power of the node plus its overhead share of device power (fans, regulators, supplies). Network:
+    power of switches and optics a device.
+    """
+    host, network = cluster.node.host, cluster.node.network
+    device = [power * cluster.devices * time_s for power in _range(device_power_w)]
+    share = _sourced_range(host.overhead_fraction)
+    base = [power * cluster.nodes * time_s for power in _sourced_range(host.base_power_w)]
+    whole_host = [b + s * device[0] for b, s in zip(base, share, strict=True)]
+    fabric = [power * cluster.devices * time_s for power in _sourced_range(network.power_w_per_device)]
+    return [
+        _item("gpu", f"gpu:{cluster.accelerator.name}", device),
+        _item("host", f"host:{cluster.node.name}", whole_host),
+        _item("network", "network", fabric),
+    ]
+
+
+def reservations(cluster: Cluster, time_s: float) -> list[Reservation]:
+    """What is reserved for `time_s` seconds. A node in part use is charged by its share of devices."""
+    hosts = cluster.devices / cluster.node.accelerators
+    return [
+        Reservation(scope="device", units=cluster.devices, time_s=time_s),
+        Reservation(scope="host", units=hosts, time_s=time_s),
+        Reservation(scope="network", units=cluster.devices, time_s=time_s),
+    ]
+
+
+def save_forecast(forecast: Forecast, path: Path) -> None:
+    """Write a forecast as JSON. Raises `OSError` when the file cannot be written."""
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(forecast), indent=2) + b"\n")
+
+
+def load_forecast(path: Path) -> Forecast:
+    """Read a forecast that `plan -o` wrote. Raises `SpecError` naming the file and what is wrong with it."""
+    try:
+        forecast = msgspec.json.decode(path.read_bytes(), type=Forecast)
+    except OSError as error:
+        raise SpecError(f"{path}: cannot be read: {error.strerror}") from error
+    except msgspec.MsgspecError as error:
+        raise SpecError(f"{path}: not a forecast of carbon-plugin: {error}") from error
+    if forecast.version != FORECAST_VERSION:
+        raise SpecError(f"{path}: version is {forecast.version}, expected {FORECAST_VERSION}")
+    return forecast
+
+
+def _item(rung: str, scope: str, energy: Sequence[float]) -> EnergyItem:
+    central, low, high = energy
+    return msgspec.convert(
+        {"rung": rung, "scope": scope, "energy_j": central, "low_j": low, "high_j": high}, type=EnergyItem
+    )
+
+
+def _range(figure: Figure) -> tuple[float, float, float]:
+    return figure.value, figure.low, figure.high
+
+
+def _sourced_range(value: Sourced) -> tuple[float, float, float]:
+    low = value.value if value.low is None else value.low
+    high = value.value if value.high is None else value.high
+    return value.value, low, high
+
+
+def _unique(assumptions: Sequence[Assumption]) -> tuple[Assumption, ...]:
+    return tuple(dict.fromkeys(assumptions))
+
+
+def _warnings(spec: RunSpec, prediction: StepPrediction) -> list[str]:
+    memory = prediction.memory
+    gib = 2**30
+    used = memory.total_bytes / memory.capacity_bytes
+    found = []
+    if not memory.fits:
+        largest = memory.largest_part
+        found.append(
+            f"does not fit: needs {memory.total_bytes / gib:.1f} GiB of {memory.capacity_bytes / gib:.1f} GiB a "
+            f"device; most of it is {largest} ({memory.parts_bytes[largest] / gib:.1f} GiB)"
+        )
+    elif used > MEMORY_WARNING_SHARE:
+        found.append(f"memory is {used:.0%} full: runs near the limit are up to 25 % slower (allocator retries)")
+    if spec.training.overhead_fraction == 0:
+        found.append("no time for evaluation, checkpoints or failures is included: training.overhead_fraction is 0")
+    return found
+
+
+def layout_phrase(forecast: Forecast) -> str:
+    """The layout of a forecast in one phrase."""
+    assert forecast.spec.layout is not None  # a forecast always has one
+    return describe(forecast.spec.layout)

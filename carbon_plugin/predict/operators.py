@@ -32,8 +32,8 @@ class Cost:
     def __add__(self, other: Cost) -> Cost:
         return Cost(self.forward + other.forward, self.backward + other.backward)
 
-    def __mul__(self, factor: Values | float) -> Cost:
-        return Cost(self.forward * factor, self.backward * factor)
+    def __mul__(self, factor: Values) -> Cost:
+        return Cost(np.asarray(self.forward * factor), np.asarray(self.backward * factor))
 
 
 def product_time(m: Values, n: Values, k: Values, flops: Values, element_bytes: Values, rates: Rates) -> Values:
@@ -70,7 +70,7 @@ def attention_core(shape: Shape, layout: Layout, work: Work, rates: Rates) -> Co
     band = queries * window * (1 - window / (2 * keys))
     scores = (1 - shape.windowed_share) * square / 2 + shape.windowed_share * band
     fused = heads * 2 * scores * (shape.qk_dim + shape.v_dim) / rates.attention_flops + rates.kernel_time
-    cost = Cost(fused, FLASH_BACKWARD * fused)
+    cost = Cost(fused, np.asarray(FLASH_BACKWARD * fused))
     if not np.any(rates.attention_unfused):
         return cost
     flops = 2 * heads * square * (shape.qk_dim + shape.v_dim) / rates.wide_gemm_flops
@@ -98,7 +98,8 @@ def elementwise(shape: Shape, layout: Layout, work: Work, tokens: Values, ffn_wi
     moved = per_token * tokens * work.activation_bytes / 2 / rates.memory
     moved = moved * np.where(rates.fused > 0, ELEMENTWISE_FUSED, 1.0)
     forward = moved + ELEMENTWISE_KERNELS_FORWARD * rates.kernel_time
-    return Cost(forward, ELEMENTWISE_BACKWARD * moved + ELEMENTWISE_KERNELS_BACKWARD * rates.kernel_time)
+    backward = ELEMENTWISE_BACKWARD * moved + ELEMENTWISE_KERNELS_BACKWARD * rates.kernel_time
+    return Cost(forward, backward)
 
 
 def head(shape: Shape, layout: Layout, work: Work, tokens: Values, micro_batches: Values, rates: Rates) -> Cost:

@@ -85,7 +85,7 @@ def _output_time(shape: Shape, layout: Layout, work: Work, rates: Rates, micro_b
     """Head and, where the model has them, multi-token-prediction blocks: one more layer and head each."""
     tokens = layout.micro_batch_size * work.seq_len / layout.cp
     cost = operators.head(shape, layout, work, tokens, micro_batches, rates)
-    output = cost.forward + cost.backward
+    output: Values = cost.forward + cost.backward
     if np.any(shape.mtp > 0):
         block = layer_time(shape, layout, work, rates, micro_batches, sparse=bool(np.any(shape.moe_layers > 0)))
         output = output + shape.mtp * (output + block.total)
@@ -105,7 +105,8 @@ def device_parameters(shape: Shape, layout: Layout) -> tuple[Values, Values]:
     """Parameters on the fullest device before data-parallel sharding: shared ones and routed experts."""
     dense_shared, _ = layer_parameters(shape, layout, sparse=False)
     layers = shape.layers / layout.pp
-    shared, routed = layers * dense_shared, np.zeros_like(layers)
+    shared: Values = layers * dense_shared
+    routed: Values = np.zeros_like(layers)
     if np.any(shape.moe_layers > 0):
         sparse_shared, sparse_routed = layer_parameters(shape, layout, sparse=True)
         share = shape.moe_layers / shape.layers

@@ -1,0 +1,96 @@
+"""`carbon-plugin plan`: the dry run. Prints a table or JSON, writes the forecast that a run can carry."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+LAYOUT_FLAGS = ("tp", "cp", "pp", "ep", "dp_replicate", "dp_shard", "zero_stage", "micro_batch_size", "recompute")
+
+Spec = Annotated[Path | None, typer.Argument(help="Run spec (YAML). Flags override its fields.", show_default=False)]
+
+
+def _flag(help_text: str, *names: str) -> Any:
+    return typer.Option(*names, help=help_text, show_default=False)
+
+
+def plan(  # noqa: PLR0913 - one parameter a flag
+    spec: Spec = None,
+    model: Annotated[str | None, _flag("Preset name, or path to a Hugging Face config.json.")] = None,
+    accelerator: Annotated[str | None, _flag("Accelerator profile, for instance h100-sxm.")] = None,
+    node: Annotated[str | None, _flag("Node profile; the accelerator's usual node if left out.")] = None,
+    nodes: Annotated[int | None, _flag("Number of nodes.")] = None,
+    devices_per_node: Annotated[int | None, _flag("Devices used in each node.")] = None,
+    tokens: Annotated[float | None, _flag("Tokens to train on, for instance 15e12.")] = None,
+    steps: Annotated[int | None, _flag("Optimizer steps, instead of tokens.")] = None,
+    seq_len: Annotated[int | None, _flag("Tokens a sequence.")] = None,
+    global_batch_size: Annotated[int | None, _flag("Sequences an optimizer step.")] = None,
+    precision: Annotated[str | None, _flag("bf16, fp16, fp8, mxfp8, nvfp4, fp32 or tf32.")] = None,
+    zone: Annotated[str | None, _flag("Grid zone: FRA, egrid:SRVC, gcp:us-central1, aws:eu-north-1 ...")] = None,
+    intensity: Annotated[float | None, _flag("Your own grid intensity, g/kWh, instead of the zone's.")] = None,
+    pue: Annotated[float | None, _flag("Facility energy over IT energy.")] = None,
+    tp: Annotated[int | None, _flag("Tensor-parallel degree.")] = None,
+    cp: Annotated[int | None, _flag("Context-parallel degree.")] = None,
+    pp: Annotated[int | None, _flag("Pipeline-parallel degree.")] = None,
+    ep: Annotated[int | None, _flag("Expert-parallel degree.")] = None,
+    dp_replicate: Annotated[int | None, _flag("Data-parallel replicas.")] = None,
+    dp_shard: Annotated[int | None, _flag("Data-parallel shards (FSDP, ZeRO).")] = None,
+    zero_stage: Annotated[int | None, _flag("What shards hold: 1 optimizer, 2 gradients, 3 parameters.")] = None,
+    micro_batch_size: Annotated[int | None, _flag("Sequences a micro-batch.")] = None,
+    recompute: Annotated[str | None, _flag("none, selective, operators or full.")] = None,
+    price: Annotated[float | None, _flag("USD a device-hour.")] = None,
+    profiles: Annotated[list[Path] | None, _flag("Directory with your own hardware profiles.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the interval sampling.")] = 0,
+    output: Annotated[Path | None, _flag("Write the forecast to this file.", "-o", "--output")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
+) -> None:
+    """Predict time, memory, energy and carbon of a run before launch; searches the layout when none is given."""
+    import msgspec
+
+    from carbon_plugin.plan.forecast import make_forecast, save_forecast
+    from carbon_plugin.spec.loading import build_run_spec, load_run_spec
+
+    given = locals()
+    overrides: dict[str, Any] = {
+        "model": model,
+        "cluster": {
+            "accelerator": accelerator,
+            "node": node,
+            "nodes": nodes,
+            "devices_per_node": devices_per_node,
+        },
+        "training": {
+            "tokens": tokens,
+            "steps": steps,
+            "seq_len": seq_len,
+            "global_batch_size": global_batch_size,
+            "precision": precision,
+        },
+        "site": {"zone": zone, "intensity_g_per_kwh": intensity, "pue": pue},
+        "layout": {name: given[name] for name in LAYOUT_FLAGS},
+        "price_usd_per_device_hour": price,
+    }
+    overrides = _without_empty(overrides)
+    directories = tuple(profiles or ())
+    if spec is not None:
+        run = load_run_spec(spec, overrides=overrides, profile_dirs=directories)
+    else:
+        run = build_run_spec(overrides, origin="command line", profile_dirs=directories)
+    forecast = make_forecast(run, seed=seed)
+    if output is not None:
+        save_forecast(forecast, output)
+    if as_json:
+        typer.echo(msgspec.json.format(msgspec.json.encode(forecast), indent=2).decode())
+        return
+    from carbon_plugin.cli.plan_table import print_forecast
+
+    print_forecast(forecast)
+    if output is not None:
+        typer.echo(f"forecast written to {output}")
+
+
+def _without_empty(tree: dict[str, Any]) -> dict[str, Any]:
+    pruned = {key: _without_empty(value) if isinstance(value, dict) else value for key, value in tree.items()}
+    return {key: value for key, value in pruned.items() if value is not None and value != {}}

@@ -1,0 +1,161 @@
+"""The forecast as a table that fits a terminal: the numbers first, then what they rest on."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from carbon_plugin.plan.forecast import Forecast, layout_phrase
+from carbon_plugin.spec.figure import Figure
+from carbon_plugin.spec.model import TransformerModel
+
+TERMS = {
+    "matmul": "matrix products",
+    "attention": "attention core",
+    "elementwise": "elementwise",
+    "recompute": "recompute",
+    "head": "output head",
+    "tp": "tensor parallel",
+    "cp": "context parallel",
+    "ep": "expert parallel",
+    "dp": "gradient exchange",
+    "dp_shard": "FSDP traffic, exposed",
+    "pp_bubble": "pipeline bubble",
+    "pp_transfer": "pipeline transfers",
+    "host": "waiting for the host",
+    "optimizer": "optimizer",
+    "jitter": "waiting for the slowest rank",
+    "framework": "framework factor",
+}
+GIB = 2**30
+
+
+def print_forecast(forecast: Forecast, console: Console | None = None) -> None:
+    """Print a forecast for a person."""
+    out = console or Console()
+    _head(out, forecast)
+    _run(out, forecast)
+    _step(out, forecast)
+    _memory(out, forecast)
+    for warning in forecast.warnings:
+        out.print(f"[yellow]warning:[/] {escape(warning)}")
+    _assumptions(out, forecast)
+
+
+def span(figure: Figure, digits: int = 3) -> str:
+    """Central value with its p10-p90 range."""
+    return f"{number(figure.value, digits)}  ({number(figure.low, digits)} to {number(figure.high, digits)})"
+
+
+def number(value: float, digits: int = 3) -> str:
+    """A number to so many significant digits, with thousands separated and no exponent in everyday sizes."""
+    if value == 0:
+        return "0"
+    text = f"{value:.{digits}g}"
+    if "e" not in text:
+        return text
+    return f"{float(text):,.0f}" if 1 <= abs(value) < 1e15 else text
+
+
+def _grid(*widths: int) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for width in widths:
+        table.add_column(min_width=width)
+    return table
+
+
+def _head(out: Console, forecast: Forecast) -> None:
+    spec, cluster = forecast.spec, forecast.spec.cluster
+    table = _grid(12)
+    name = spec.model.name
+    size = f"{spec.model.parameters / 1e9:.2f} B parameters"
+    if isinstance(spec.model, TransformerModel) and spec.model.moe is not None:
+        size += f", {spec.model.active_parameters / 1e9:.2f} B active"
+    table.add_row("model", f"[bold]{escape(name)}[/]  {size}")
+    table.add_row(
+        "cluster",
+        f"{cluster.nodes} x {cluster.node.name} with {cluster.devices_per_node} {cluster.accelerator.name} "
+        f"({cluster.devices} devices)",
+    )
+    table.add_row("layout", f"{layout_phrase(forecast)}  [dim]({forecast.layout_source})[/]")
+    training = spec.training
+    table.add_row(
+        "training",
+        f"{forecast.total_steps:,} steps of {training.global_batch_size:,} x {training.seq_len:,} tokens, "
+        f"{training.precision}, {training.optimizer}",
+    )
+    factors = forecast.factors
+    table.add_row(
+        "site",
+        f"{escape(factors.intensity.zone_name)}: {number(factors.intensity.figure.value)} gCO2e/kWh, "
+        f"PUE {number(factors.pue.value)}",
+    )
+    out.print(table)
+    out.print()
+
+
+def _run(out: Console, forecast: Forecast) -> None:
+    energy, footprint = forecast.footprint.energy_j, forecast.footprint
+    table = Table(title="the run", title_justify="left", title_style="bold", box=None, padding=(0, 2))
+    for heading, justify in (("", "left"), ("central", "right"), ("p10", "right"), ("p90", "right"), ("", "left")):
+        table.add_column(heading, justify=justify)  # type: ignore[arg-type]  # rich wants the literal type
+
+    def row(name: str, figure: Figure, unit: str, factor: float = 1.0) -> None:
+        values = (figure.value * factor, figure.low * factor, figure.high * factor)
+        table.add_row(name, *(number(value) for value in values), unit)
+
+    row("time", forecast.run_time_s, "days", 1 / 86400)
+    row("device-hours", forecast.device_hours, "h")
+    row("energy, GPUs", energy["gpu"], "MWh", 1 / 3.6e9)
+    row("energy, IT (nodes and network)", energy["it"], "MWh", 1 / 3.6e9)
+    row("energy, facility (with PUE)", energy["facility"], "MWh", 1 / 3.6e9)
+    row("operational carbon", footprint.operational_kg, "kgCO2e")
+    row("embodied carbon", footprint.embodied_kg, "kgCO2e")
+    row("total carbon", footprint.total_kg, "kgCO2e")
+    if forecast.cost_usd is not None:
+        row("cost", forecast.cost_usd, "USD")
+    out.print(table)
+    out.print()
+
+
+def _step(out: Console, forecast: Forecast) -> None:
+    prediction = forecast.prediction
+    total = prediction.step_time_s.value
+    out.print(
+        f"[bold]one step[/]  {span(prediction.step_time_s)} s   "
+        f"MFU {prediction.mfu:.1%}, HFU {prediction.hfu:.1%} [dim]({prediction.attention_convention} attention, "
+        f"{prediction.peak_dtype} peak {prediction.peak_flops / 1e12:.4g} TFLOP/s)[/]   "
+        f"{number(prediction.tokens_per_s_per_device)} tokens/s/device   "
+        f"{number(prediction.gpu_power_w.value)} W/device"
+    )
+    table = _grid(28)
+    table.add_column(justify="right")
+    table.add_column(justify="right")
+    for name, seconds in sorted(prediction.breakdown_s.items(), key=lambda item: -item[1]):
+        table.add_row(f"  {TERMS.get(name, name)}", f"{seconds:.4g} s", f"{seconds / total:.1%}")
+    out.print(table)
+    out.print()
+
+
+def _memory(out: Console, forecast: Forecast) -> None:
+    memory = forecast.prediction.memory
+    verdict = "[green]fits[/]" if memory.fits else "[red]does not fit[/]"
+    parts = ", ".join(
+        f"{name} {size / GIB:.1f}" for name, size in sorted(memory.parts_bytes.items(), key=lambda item: -item[1])
+    )
+    out.print(
+        f"[bold]memory[/]  {memory.total_bytes / GIB:.1f} of {memory.capacity_bytes / GIB:.1f} GiB a device, {verdict}"
+    )
+    out.print(f"  [dim]GiB: {parts}[/]")
+    out.print()
+
+
+def _assumptions(out: Console, forecast: Forecast) -> None:
+    if not forecast.assumptions:
+        return
+    out.print("[bold]assumed, because nothing was given[/]")
+    table = _grid(0)
+    for item in forecast.assumptions:
+        table.add_row(f"  {escape(item.field)}", escape(item.value), f"[dim]{escape(item.source)}[/]")
+    out.print(table)
