@@ -16,7 +16,7 @@ def _flag(help_text: str, *names: str) -> Any:
     return typer.Option(*names, help=help_text, show_default=False)
 
 
-def plan(  # noqa: PLR0913 - one parameter a flag
+def plan(
     spec: Spec = None,
     model: Annotated[str | None, _flag("Preset name, or path to a Hugging Face config.json.")] = None,
     accelerator: Annotated[str | None, _flag("Accelerator profile, for instance h100-sxm.")] = None,

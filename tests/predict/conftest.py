@@ -1,0 +1,64 @@
+"""An A100-like device with every constant set, so that tests of the equations do not depend on calibration."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import pytest
+
+from carbon_plugin.predict.case import values
+from carbon_plugin.predict.rates import Rates
+from carbon_plugin.spec.model import TransformerModel
+
+A100 = {
+    "peak_flops": 312e12,
+    "gemm_flops": 240e12,
+    "wide_gemm_flops": 240e12,
+    "memory": 1.37e12,
+    "attention_flops": 105e12,
+    "attention_unfused": 0.0,
+    "fused": 0.0,
+    "cast_bytes": 0.0,
+    "kernel_time": 2e-6,
+    "host_op_time": 31e-6,
+    "scaleup": 231e9,
+    "scaleup_latency": 20e-6,
+    "nic": 11.6e9,
+    "nic_latency": 80e-6,
+    "island": 8,
+    "devices": 64,
+    "contention": 0.7,
+    "all_to_all_share": 0.33,
+    "dp_overlap": 0.0,
+    "p2p_overlap": 0.0,
+    "framework_factor": 1.0,
+}
+
+
+@pytest.fixture
+def rates() -> Callable[..., Rates]:
+    """Rates of the device with some replaced: `rates(nic=25e9)`."""
+
+    def make(**changes: float) -> Rates:
+        return Rates(**{field.name: values((A100 | changes)[field.name]) for field in dataclasses.fields(Rates)})
+
+    return make
+
+
+@pytest.fixture
+def gpt() -> TransformerModel:
+    """GPT-3 13B shape: the plain multi-head, ungated kind that Korthikanti's formulas describe."""
+    return TransformerModel(
+        name="gpt-13b",
+        layers=40,
+        hidden=5120,
+        heads=40,
+        kv_heads=40,
+        head_dim=128,
+        ffn=20480,
+        vocab=51200,
+        gated=False,
+        tied_embeddings=True,
+        dropout=0.1,
+    )

@@ -1,0 +1,68 @@
+"""FLOP and byte counts against closed forms of the literature."""
+
+from __future__ import annotations
+
+import pytest
+
+from carbon_plugin.predict.case import layout_of, shape_of, work_of
+from carbon_plugin.predict.flops import step_flops
+from carbon_plugin.predict.memory import layer_activation_bytes, memory_bytes
+from carbon_plugin.spec.layout import ParallelLayout
+from carbon_plugin.spec.stack import Stack
+from carbon_plugin.spec.training import TrainingPlan
+
+PLAN = TrainingPlan(seq_len=2048, global_batch_size=64, steps=1)
+
+
+def test_model_flops_are_megatrons_72_bslh2(gpt) -> None:
+    # Narayanan et al. 2021, appendix: 72 B s l h^2 (1 + s/6h + V/12lh) with full attention; causal halves s/6h.
+    model, hardware = step_flops(shape_of(gpt), layout_of(ParallelLayout()), work_of(PLAN, Stack()))
+    b, s, n, h, v = 64, 2048, gpt.layers, gpt.hidden, gpt.vocab
+    assert float(model) == pytest.approx(72 * b * s * n * h**2 * (1 + s / (12 * h) + v / (12 * n * h)), rel=1e-9)
+    assert float(hardware) == float(model)
+
+
+def test_full_recompute_adds_a_third_of_the_layers_flops(gpt) -> None:
+    layout = layout_of(ParallelLayout(recompute="full"))
+    model, hardware = step_flops(shape_of(gpt), layout, work_of(PLAN, Stack()))
+    b, s, n, h = 64, 2048, gpt.layers, gpt.hidden
+    assert float(hardware - model) == pytest.approx(24 * b * s * n * h**2 * (1 + s / (12 * h)), rel=1e-9)
+
+
+def test_activations_are_korthikantis_34_plus_5as_over_h(gpt, rates) -> None:
+    # Korthikanti et al. 2022 (arXiv 2205.05198), table 2: s b h (34 + 5 a s / h) bytes a layer, unfused, with dropout.
+    layout = layout_of(ParallelLayout(micro_batch_size=4))
+    unfused = rates(attention_unfused=1.0)
+    size = layer_activation_bytes(shape_of(gpt), layout, work_of(PLAN, Stack()), unfused, sparse=False)
+    s, b, h, a = 2048, 4, gpt.hidden, gpt.heads
+    assert float(size) == pytest.approx(s * b * h * (34 + 5 * a * s / h), rel=1e-9)
+
+
+def test_tensor_and_sequence_parallelism_divide_activations_as_published(gpt, rates) -> None:
+    # Same table: s b h (10 + 24/t) with tensor parallelism, (34/t) with sequence parallelism, selective recompute.
+    def size(sequence_parallel: bool) -> float:
+        layout = layout_of(ParallelLayout(tp=8, sequence_parallel=sequence_parallel))
+        work = work_of(PLAN, Stack())
+        return float(layer_activation_bytes(shape_of(gpt), layout, work, rates(), sparse=False))
+
+    unit = 2048 * gpt.hidden
+    assert size(False) == pytest.approx(unit * (10 + 24 / 8), rel=1e-9)
+    assert size(True) == pytest.approx(unit * 34 / 8, rel=1e-9)
+
+
+@pytest.mark.parametrize(("zero_stage", "bytes_each"), [(0, 18), (1, 6 + 12 / 8), (3, 16 / 8)])
+def test_states_take_the_published_bytes_a_parameter(gpt, rates, zero_stage, bytes_each) -> None:
+    # Megatron-LM: 18 bytes, or 6 + 12/dp with a distributed optimizer; FSDP shards all 16 (fp32 master, gradient, Adam).
+    layout = ParallelLayout(dp_replicate=1 if zero_stage else 8, dp_shard=8 if zero_stage else 1, zero_stage=zero_stage)
+    parts = memory_bytes(shape_of(gpt), layout_of(layout), work_of(PLAN, Stack()), rates())
+    states = float(parts["parameters"] + parts["gradients"] + parts["optimizer"])
+    gathered = 2 * 2 * (12 * gpt.hidden**2 + 2 * gpt.hidden) if zero_stage == 3 else 0
+    assert states - gathered == pytest.approx(bytes_each * gpt.parameters, rel=0.01)
+
+
+def test_pipelining_keeps_a_micro_batch_in_flight_for_each_later_stage(gpt, rates) -> None:
+    def activations(pp: int) -> float:
+        layout = layout_of(ParallelLayout(pp=pp))
+        return float(memory_bytes(shape_of(gpt), layout, work_of(PLAN, Stack()), rates())["activations"])
+
+    assert activations(4) == pytest.approx(activations(1), rel=1e-9)

@@ -1,0 +1,48 @@
+"""Collectives: closed forms on one tier and placement of groups on two."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from carbon_plugin.predict import network
+
+ONE = np.float64(1)
+
+
+def test_a_ring_all_reduce_moves_two_times_n_minus_1_over_n(rates) -> None:
+    quiet = rates(scaleup_latency=0)
+    size = np.float64(1e9)
+    seconds = float(network.all_reduce_time(size, np.float64(8), ONE, quiet))
+    assert seconds == pytest.approx(2 * 7 / 8 * 1e9 / 231e9)
+    halves = 2 * float(network.gather_time(size, np.float64(8), ONE, quiet))
+    assert halves == pytest.approx(seconds)
+
+
+def test_one_rank_communicates_nothing(rates) -> None:
+    size = np.float64(1e9)
+    assert float(network.all_reduce_time(size, ONE, ONE, rates())) == 0
+    assert float(network.gather_time(size, ONE, ONE, rates())) == 0
+    assert float(network.all_to_all_time(size, np.float64(2), ONE, rates())) == 0
+
+
+@pytest.mark.parametrize(("stride", "nics"), [(1, 8), (2, 4), (8, 1)])
+def test_a_group_across_nodes_uses_the_nics_of_its_ranks_in_a_node(rates, stride, nics) -> None:
+    bandwidth = network.group_bandwidth(np.float64(64 // stride), np.float64(stride), rates())
+    assert float(bandwidth) == pytest.approx(min(231e9, nics * 11.6e9))
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(small=st.floats(1e3, 1e9), ranks=st.sampled_from([2, 4, 8, 16, 64]), stride=st.sampled_from([1, 2, 8]))
+def test_more_bytes_never_take_less_time(rates, small, ranks, stride) -> None:
+    n, d = np.float64(ranks), np.float64(stride)
+    for time in (network.all_reduce_time, network.gather_time):
+        assert float(time(np.float64(2 * small), n, d, rates())) >= float(time(np.float64(small), n, d, rates()))
+
+
+def test_a_token_leaves_its_island_at_most_once_an_island(rates) -> None:
+    # With top-k 8 over 2 islands at most one copy leaves, an eighth of the plain traffic to the other half.
+    many = float(network.all_to_all_time(np.float64(1e9), np.float64(8), np.float64(16), rates(scaleup_latency=0)))
+    assert many == pytest.approx(1e9 * (1 - 0.5**8) / 8 / 11.6e9, rel=0.01)

@@ -1,0 +1,116 @@
+"""The step-time equations: what must hold for any layout, and closed forms where there are any."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from carbon_plugin.predict.case import layout_of, shape_of, stack_cases, work_of
+from carbon_plugin.predict.schedule import step_time
+from carbon_plugin.spec.layout import ParallelLayout
+from carbon_plugin.spec.model import MixtureOfExperts
+from carbon_plugin.spec.stack import Stack
+from carbon_plugin.spec.training import TrainingPlan
+
+PLAN = TrainingPlan(seq_len=2048, global_batch_size=512, steps=10)
+
+
+@st.composite
+def layouts(draw: st.DrawFn) -> ParallelLayout:
+    """Valid layouts of 64 devices for the 40-layer, 40-head model."""
+    tp = draw(st.sampled_from([1, 2, 4, 8]))
+    pp = draw(st.sampled_from([1, 2, 4]))
+    dp = 64 // (tp * pp)
+    zero = draw(st.sampled_from([0, 1, 2, 3]))
+    chunks = draw(st.sampled_from([1, 2, 5])) if pp > 1 else 1
+    return ParallelLayout(
+        tp=tp,
+        pp=pp,
+        dp_replicate=dp if zero == 0 else 1,
+        dp_shard=1 if zero == 0 else dp,
+        zero_stage=zero,
+        sequence_parallel=draw(st.booleans()),
+        pipeline_schedule="interleaved" if chunks > 1 else "1f1b",
+        virtual_stages=chunks,
+        micro_batch_size=draw(st.sampled_from([1, 2, 4])),
+        recompute=draw(st.sampled_from(["none", "selective", "operators", "full"])),
+    )
+
+
+def total(model, layout, rates, plan=PLAN, stack=Stack()):  # noqa: B008
+    return step_time(shape_of(model), layout_of(layout), work_of(plan, stack), rates)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(layout=layouts(), field=st.sampled_from(["memory", "gemm_flops", "attention_flops", "scaleup", "nic"]))
+def test_a_faster_resource_never_makes_the_step_slower(gpt, rates, layout, field) -> None:
+    base = rates()
+    faster = rates(**{field: 2 * float(getattr(base, field))})
+    assert total(gpt, layout, faster).total <= total(gpt, layout, base).total * (1 + 1e-12)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(layout=layouts(), field=st.sampled_from(["kernel_time", "host_op_time", "nic_latency", "scaleup_latency"]))
+def test_a_higher_fixed_cost_never_makes_the_step_faster(gpt, rates, layout, field) -> None:
+    base = rates()
+    costlier = rates(**{field: 2 * float(getattr(base, field))})
+    assert total(gpt, layout, costlier).total >= total(gpt, layout, base).total * (1 - 1e-12)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(layout=layouts())
+def test_the_terms_are_not_negative_and_add_up_to_the_step(gpt, rates, layout) -> None:
+    step = total(gpt, layout, rates())
+    assert all(float(term) >= -1e-12 for term in step.terms.values())
+    assert float(sum(step.terms.values())) == pytest.approx(float(step.total), rel=1e-12)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=20)
+@given(many=st.lists(layouts(), min_size=2, max_size=6))
+def test_many_layouts_at_once_give_what_each_gives_alone(gpt, rates, many) -> None:
+    together = step_time(shape_of(gpt), stack_cases([layout_of(x) for x in many]), work_of(PLAN, Stack()), rates())
+    alone = [float(total(gpt, layout, rates()).total) for layout in many]
+    np.testing.assert_allclose(together.total, alone, rtol=1e-12)
+
+
+def test_the_bubble_of_1f1b_is_p_minus_1_slots_and_interleaving_divides_it(gpt, rates) -> None:
+    # Narayanan et al. 2021 (arXiv 2104.04473), section 2.2: bubble over ideal time is (p-1)/(v*m).
+    quiet = rates(nic=1e15, scaleup=1e15, nic_latency=0, scaleup_latency=0)
+    plain = total(gpt, ParallelLayout(tp=8, pp=4, dp_replicate=2), quiet)
+    slots = float(plain.total - plain.terms["pp_bubble"] - plain.terms["head"] - plain.terms["optimizer"])
+    slots -= float(plain.terms["jitter"] + plain.terms["dp"])
+    m = float(plain.micro_batches)
+    assert float(plain.terms["pp_bubble"]) == pytest.approx(slots * 3 / m, rel=1e-3)
+    chunks = ParallelLayout(tp=8, pp=4, dp_replicate=2, pipeline_schedule="interleaved", virtual_stages=5)
+    interleaved = total(gpt, chunks, quiet)
+    assert float(interleaved.terms["pp_bubble"]) < 0.25 * float(plain.terms["pp_bubble"])
+
+
+def test_full_recompute_repeats_the_forward_pass_and_non_reentrant_stops_early(gpt, rates) -> None:
+    def recompute(**fields) -> float:
+        layout = ParallelLayout(dp_replicate=64, micro_batch_size=4, **fields)
+        return float(total(gpt, layout, rates()).terms.get("recompute", 0.0))
+
+    assert recompute(recompute="none") == 0
+    full = recompute(recompute="full", recompute_reentrant=True)
+    assert 0 < recompute(recompute="full") < full
+    assert recompute(recompute="operators") < full
+
+
+def test_expert_parallelism_pays_all_to_all_and_more_experts_cost_no_more_compute(gpt, rates) -> None:
+    def step(experts: int, ep: int):
+        moe = MixtureOfExperts(experts=experts, top_k=2, expert_ffn=2560)
+        model = type(gpt)(**{**{f: getattr(gpt, f) for f in gpt.__struct_fields__}, "moe": moe})
+        return total(model, ParallelLayout(dp_replicate=64, ep=ep, micro_batch_size=4), rates())
+
+    assert float(step(8, 1).terms["ep"]) == 0
+    assert float(step(8, 8).terms["ep"]) > 0
+    assert float(step(64, 64).terms["matmul"]) == pytest.approx(float(step(8, 8).terms["matmul"]), rel=0.2)
+
+
+def test_the_framework_factor_multiplies_the_whole_step(gpt, rates) -> None:
+    layout = ParallelLayout(tp=8, dp_replicate=8)
+    slow, fast = total(gpt, layout, rates(framework_factor=1.3)), total(gpt, layout, rates())
+    assert float(slow.total) == pytest.approx(1.3 * float(fast.total))
