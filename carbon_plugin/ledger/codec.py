@@ -1,0 +1,55 @@
+"""Records to JSON bytes and back, by ledger version. Every version that was ever released stays readable."""
+
+from __future__ import annotations
+
+import msgspec
+
+from carbon_plugin.errors import LedgerError
+from carbon_plugin.ledger.records import LEDGER_VERSION, Record
+
+_encoder = msgspec.json.Encoder()
+_decoders: dict[int, msgspec.json.Decoder[Record]] = {1: msgspec.json.Decoder(Record)}
+
+
+class Opening(msgspec.Struct, frozen=True, tag="manifest"):
+    """What must be known of a file's first record before the rest can be decoded."""
+
+    version: int
+    run_id: str
+    node: int
+    attempt: int
+    started_unix_s: float
+
+
+_opening_decoder = msgspec.json.Decoder(Opening)
+
+
+def encode_record(record: Record) -> bytes:
+    """Compact JSON of a record. Raises `LedgerError` for one that no reader could decode (a NaN, a wrong type)."""
+    try:
+        payload = _encoder.encode(record)
+        # Structs are not checked where they are made, and JSON has no NaN: a record that cannot be read back must
+        # fail here, where the caller can still say so, and not in an audit months later.
+        _decoders[LEDGER_VERSION].decode(payload)
+    except (msgspec.MsgspecError, TypeError, ValueError, OverflowError) as error:
+        raise LedgerError(f"ledger: a {type(record).__name__} cannot be recorded: {error}") from error
+    return payload
+
+
+def decode_opening(payload: bytes) -> Opening | None:
+    """The opening of a file from its first record; None if that is not a manifest."""
+    try:
+        return _opening_decoder.decode(payload)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+
+
+def decoder_for(version: int, origin: str) -> msgspec.json.Decoder[Record]:
+    """The decoder of a ledger version. Raises `LedgerError` naming `origin` for a version from the future."""
+    try:
+        return _decoders[version]
+    except KeyError:
+        raise LedgerError(
+            f"{origin}: ledger version {version}, but this carbon-plugin reads versions "
+            f"{min(_decoders)} to {max(_decoders)}; upgrade it"
+        ) from None

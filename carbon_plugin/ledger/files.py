@@ -1,0 +1,31 @@
+"""Which files of a run directory are ledgers, and how they are named."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from carbon_plugin.errors import LedgerError
+
+_NAME = re.compile(r"node-(\d+)(?:\.rank-(\d+))?\.attempt-(\d+)\.jsonl")
+
+
+def ledger_name(node: int, attempt: int, rank: int | None = None) -> str:
+    """File name of a ledger. `rank` is given where ranks of one node each meter their own GPU."""
+    part = "" if rank is None else f".rank-{rank}"
+    return f"node-{node}{part}.attempt-{attempt}.jsonl"
+
+
+def ledger_files(run_dir: str | os.PathLike[str]) -> list[Path]:
+    """Ledger files of a run by node, rank and attempt; empty if there is none yet.
+
+    Raises `LedgerError` if the directory cannot be listed."""
+    try:
+        found = [(match, entry) for entry in os.scandir(run_dir) if (match := _NAME.fullmatch(entry.name))]
+    except FileNotFoundError:
+        raise LedgerError(f"{os.fspath(run_dir)}: no such run directory") from None
+    except OSError as error:
+        raise LedgerError(f"{os.fspath(run_dir)}: cannot be listed: {error.strerror or error}") from error
+    found.sort(key=lambda pair: (int(pair[0][1]), int(pair[0][2] or 0), int(pair[0][3])))
+    return [Path(entry.path) for _, entry in found]

@@ -1,0 +1,113 @@
+"""`run.json`: the run id that all ranks, nodes and attempts of one run agree on, without talking to each other.
+
+The first to publish the file wins, everyone reads it. It stays in the directory, so a run that is preempted
+and started again in the same directory continues under its id.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+import uuid
+from pathlib import Path
+
+import msgspec
+
+from carbon_plugin.errors import LedgerError
+from carbon_plugin.ledger.records import LEDGER_VERSION, RunIdentity
+
+IDENTITY_FILE = "run.json"
+_POLL_S = 0.05
+_NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
+
+
+def agree_run(
+    run_dir: str | os.PathLike[str],
+    *,
+    name: str,
+    run_id: str | None = None,
+    programme: str | None = None,
+    role: str | None = None,
+    parent_run_id: str | None = None,
+    wait_s: float = 10.0,
+) -> RunIdentity:
+    """The identity of the run in `run_dir`, which is created if absent.
+
+    An identity that is there already wins over `name`, `programme`, `role` and `parent_run_id`. A `run_id` given
+    here must be the one that is there; without one, a new run gets a random id. `wait_s` bounds the wait for a file
+    that another process is publishing on a file system without hard links. Raises `LedgerError`.
+    """
+    path = Path(run_dir) / IDENTITY_FILE
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            proposal = RunIdentity(
+                version=LEDGER_VERSION,
+                run_id=run_id or uuid.uuid4().hex,
+                created_unix_s=time.time(),
+                name=name,
+                programme=programme,
+                role=role,
+                parent_run_id=parent_run_id,
+            )
+            _publish(path, msgspec.json.format(msgspec.json.encode(proposal)) + b"\n")
+    except OSError as error:
+        raise LedgerError(f"{path}: cannot be written: {error.strerror or error}") from error
+    identity = _await_identity(path, wait_s)
+    if run_id is not None and identity.run_id != run_id:
+        raise LedgerError(f"{path}: holds run_id {identity.run_id}, but this job was given run_id {run_id}")
+    return identity
+
+
+def read_identity(run_dir: str | os.PathLike[str]) -> RunIdentity | None:
+    """The identity of the run in `run_dir`, None without a `run.json`. Raises `LedgerError` if that is unreadable."""
+    path = Path(run_dir) / IDENTITY_FILE
+    try:
+        return _decode(path)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.MsgspecError) as error:
+        raise LedgerError(f"{path}: not a run identity: {error}") from error
+
+
+def _publish(path: Path, content: bytes) -> None:
+    """Create `path` with `content` unless it exists; a reader never sees half of it where hard links work."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        temporary.write_bytes(content)
+        os.link(temporary, path)
+    except FileExistsError:
+        return
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        _create_exclusively(path, content)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _create_exclusively(path: Path, content: bytes) -> None:
+    try:
+        with path.open("xb") as file:
+            file.write(content)
+    except FileExistsError:
+        return
+
+
+def _await_identity(path: Path, wait_s: float) -> RunIdentity:
+    deadline = time.monotonic() + wait_s
+    while True:
+        try:
+            return _decode(path)
+        except (FileNotFoundError, msgspec.MsgspecError) as error:
+            # Half written by another rank, or not yet visible on a network file system.
+            if time.monotonic() >= deadline:
+                raise LedgerError(f"{path}: no run identity after {wait_s:g} s: {error}") from error
+        except OSError as error:
+            raise LedgerError(f"{path}: cannot be read: {error.strerror or error}") from error
+        time.sleep(_POLL_S)
+
+
+def _decode(path: Path) -> RunIdentity:
+    return msgspec.json.decode(path.read_bytes(), type=RunIdentity)

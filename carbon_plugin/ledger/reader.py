@@ -1,0 +1,157 @@
+"""Reads ledger files and checks their chain as it goes. Not for judging what the records say (`ledger.verify`)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from carbon_plugin.errors import LedgerError
+from carbon_plugin.ledger import chain
+from carbon_plugin.ledger.codec import Opening, decode_opening, decoder_for
+from carbon_plugin.ledger.files import ledger_files
+from carbon_plugin.ledger.identity import read_identity
+from carbon_plugin.ledger.records import LEDGER_VERSION, Manifest, Record, RunIdentity
+
+_MAX_PROBLEMS = 20
+
+
+class LedgerFile(Struct, frozen=True, kw_only=True):
+    """A whole ledger file. `intact` means that every complete line follows from the one before it; a torn last line
+    (a writer that was killed) does not break it. `head` is the chain at the last complete line."""
+
+    path: Path
+    records: list[Record]
+    intact: bool
+    problems: list[str]
+    torn_tail: bool
+    head: str
+
+
+class LedgerRun(Struct, frozen=True, kw_only=True):
+    """All ledger files of one run directory. `identity` is None if `run.json` is missing."""
+
+    identity: RunIdentity | None
+    files: list[LedgerFile]
+
+
+class LedgerStream:
+    """One pass over the records of a file, in memory that does not grow with the file.
+
+    Iterate once; `lines`, `head`, `torn_tail`, `problems` and `intact` say what was found so far, and `line` is the
+    number of the record just given. A line that does not follow from the one before is a problem and its record is
+    still given; a line that cannot be decoded is a problem and skipped. `run_id` is what the file should belong to;
+    without it the first record says so. Raises `LedgerError` for a file that cannot be opened or is of an
+    unknown version.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], run_id: str | None = None) -> None:
+        self.path = Path(path)
+        self.lines = 0
+        self.torn_tail = False
+        self.problems: list[str] = []
+        self._run_id = run_id
+        self._chain = b""
+        self._broken_lines = 0
+
+    @property
+    def intact(self) -> bool:
+        """Whether every complete line so far is sound."""
+        return self._broken_lines == 0
+
+    @property
+    def head(self) -> str:
+        """Chain at the last complete line, 32 hex digits; empty before the first."""
+        return self._chain.hex()
+
+    def __iter__(self) -> Iterator[Record]:
+        try:
+            with self.path.open("rb") as file:
+                yield from self._records(file)
+        except OSError as error:
+            raise LedgerError(f"{self.path}: cannot be read: {error.strerror or error}") from error
+        more = self._broken_lines - _MAX_PROBLEMS
+        if more > 0:
+            self.problems.append(f"{more} more broken lines")
+
+    def _records(self, lines: Iterator[bytes]) -> Iterator[Record]:
+        decoder = decoder_for(LEDGER_VERSION, str(self.path))
+        for line in lines:
+            if not line.endswith(b"\n"):
+                self.torn_tail = True
+                return
+            self.lines += 1
+            parts = chain.split_line(line[:-1])
+            if parts is None:
+                self._broken("is not a checksum and a record")
+                continue
+            stated, payload = parts
+            if self.lines == 1:
+                opening = decode_opening(payload)
+                if opening is not None:
+                    decoder = decoder_for(opening.version, str(self.path))
+                self._start_chain(opening)
+            if self._chain and chain.extend(self._chain, payload) != stated:
+                self._broken("does not follow from the line before it: edited, or lines are missing")
+            self._chain = stated  # so that one edited line is one problem and not all that follow it
+            try:
+                record = decoder.decode(payload)
+            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+                self._broken(f"cannot be decoded: {error}")
+                continue
+            yield record
+
+    def _start_chain(self, opening: Opening | None) -> None:
+        if opening is None:
+            self._broken("is not a manifest, the record that a ledger begins with")
+        elif self._run_id is not None and opening.run_id != self._run_id:
+            self._broken(f"belongs to run {opening.run_id}, expected run {self._run_id}")
+            self._chain = chain.seed(opening.run_id)
+            return
+        run_id = self._run_id or (opening.run_id if opening else None)
+        self._chain = chain.seed(run_id) if run_id else b""
+
+    def _broken(self, what: str) -> None:
+        self._broken_lines += 1
+        if self._broken_lines <= _MAX_PROBLEMS:
+            self.problems.append(f"line {self.lines} {what}")
+
+
+def read_ledger(path: str | os.PathLike[str], run_id: str | None = None) -> LedgerFile:
+    """A whole file in memory. For one that may be large, iterate over a `LedgerStream`. Raises `LedgerError`."""
+    stream = LedgerStream(path, run_id)
+    records = list(stream)
+    return LedgerFile(
+        path=stream.path,
+        records=records,
+        intact=stream.intact,
+        problems=stream.problems,
+        torn_tail=stream.torn_tail,
+        head=stream.head,
+    )
+
+
+def read_run(run_dir: str | os.PathLike[str]) -> LedgerRun:
+    """All ledgers of a run in memory, by node and attempt. Raises `LedgerError`."""
+    identity = read_identity(run_dir)
+    run_id = identity.run_id if identity else None
+    return LedgerRun(identity=identity, files=[read_ledger(path, run_id) for path in ledger_files(run_dir)])
+
+
+def read_opening(path: str | os.PathLike[str]) -> Opening | None:
+    """Who wrote a file and when it starts, from its first line; None if that is no manifest. Raises `LedgerError`."""
+    try:
+        with Path(path).open("rb") as file:
+            line = file.readline()
+    except OSError as error:
+        raise LedgerError(f"{os.fspath(path)}: cannot be read: {error.strerror or error}") from error
+    parts = chain.split_line(line.rstrip(b"\n"))
+    return decode_opening(parts[1]) if parts else None
+
+
+def manifest_of(records: list[Record]) -> Manifest | None:
+    """The manifest in force: the last one of the file."""
+    return next((record for record in reversed(records) if isinstance(record, Manifest)), None)

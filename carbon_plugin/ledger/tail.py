@@ -1,0 +1,116 @@
+"""Follows ledgers that others are still writing: each poll gives what is new. Not for judging a finished run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from carbon_plugin.errors import LedgerError
+from carbon_plugin.ledger import chain
+from carbon_plugin.ledger.codec import decode_opening, decoder_for
+from carbon_plugin.ledger.files import ledger_files
+from carbon_plugin.ledger.records import LEDGER_VERSION, Record
+
+
+class LedgerTail:
+    """New records of one file since the last poll. Keeps no file open: a job may have thousands of nodes.
+
+    A line without its newline is left for a later poll. `intact` turns False for good when a line does not follow
+    from the one before it or cannot be decoded; `head` is the chain at the last complete line. `max_bytes` bounds
+    what one poll reads, unless a single line is longer.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, max_bytes: int = 1 << 20) -> None:
+        self.path = Path(path)
+        self.intact = True
+        self._max_bytes = max_bytes
+        self._offset = 0
+        self._chain = b""
+        self._decoder = decoder_for(LEDGER_VERSION, str(self.path))
+
+    @property
+    def head(self) -> str:
+        """Chain at the last complete line, 32 hex digits; empty before the first."""
+        return self._chain.hex()
+
+    def poll(self) -> list[Record]:
+        """Records that were completed since the last poll. Raises `LedgerError` if the file cannot be read."""
+        try:
+            block = self._read_block()
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise LedgerError(f"{self.path}: cannot be read: {error.strerror or error}") from error
+        self._offset += len(block)
+        decoded = [self._decode(line) for line in block.split(b"\n")[:-1]]
+        return [record for record in decoded if record is not None]
+
+    def _read_block(self) -> bytes:
+        """Complete lines from the offset on, ending in a newline, or nothing."""
+        with self.path.open("rb", buffering=0) as file:
+            size = self._max_bytes
+            while True:
+                block = os.pread(file.fileno(), size, self._offset)
+                end = block.rfind(b"\n") + 1
+                if end or len(block) < size:
+                    return block[:end]
+                size *= 2
+
+    def _decode(self, line: bytes) -> Record | None:
+        parts = chain.split_line(line)
+        if parts is None:
+            self.intact = False
+            return None
+        stated, payload = parts
+        if not self._chain:
+            opening = decode_opening(payload)
+            if opening is None:
+                self.intact = False
+            else:
+                self._decoder = decoder_for(opening.version, str(self.path))
+                self._chain = chain.seed(opening.run_id)
+        if self._chain and chain.extend(self._chain, payload) != stated:
+            self.intact = False
+        self._chain = stated
+        try:
+            return self._decoder.decode(payload)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            self.intact = False
+            return None
+
+
+class RunTail:
+    """New records of every ledger of a run since the last poll, also of files that appeared meanwhile.
+
+    `own` is the caller's file, which is left out. `tails` maps file names to their tails, `unreadable` those that the
+    last poll could not read to the reason.
+    """
+
+    def __init__(self, run_dir: str | os.PathLike[str], *, own: Path | None = None) -> None:
+        self.tails: dict[str, LedgerTail] = {}
+        self.unreadable: dict[str, str] = {}
+        self._run_dir = Path(run_dir)
+        self._own = own.name if own else None
+
+    def poll(self) -> dict[str, list[Record]]:
+        """New records by file name; files without any are left out. Raises `LedgerError` for an unlistable run."""
+        for path in ledger_files(self._run_dir):
+            if path.name != self._own and path.name not in self.tails:
+                self.tails[path.name] = LedgerTail(path)
+        self.unreadable = {}
+        polled = {}
+        for name, tail in self.tails.items():
+            try:
+                records = tail.poll()
+            except LedgerError as error:
+                self.unreadable[name] = str(error)
+                continue
+            if records:
+                polled[name] = records
+        return polled
+
+    def heads(self) -> dict[str, str]:
+        """Chain head by file name, as far as read: what one node can write down about the ledgers of all others."""
+        return {name: tail.head for name, tail in self.tails.items() if tail.head}

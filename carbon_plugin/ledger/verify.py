@@ -1,0 +1,318 @@
+"""Can this ledger be believed: the chain, the windows, the totals, and an anchor that was kept elsewhere.
+
+A problem is something that honest software does not do (an edited line, windows that overlap, totals that do not
+add up). A note is something that happens in honest runs and that a reader must know (killed, a gap, no anchor).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from msgspec import Struct
+
+from carbon_plugin.errors import LedgerError
+from carbon_plugin.ledger import chain
+from carbon_plugin.ledger.files import ledger_files
+from carbon_plugin.ledger.identity import read_identity
+from carbon_plugin.ledger.reader import LedgerStream, read_opening
+from carbon_plugin.ledger.records import Close, Event, Manifest, Record, Window
+
+# Event of a node that has read the other nodes' ledgers: data {"heads": {file name: chain}}. One anchor of its own
+# file then stands for all of them, up to that moment.
+HEADS_EVENT = "ledger_heads"
+
+# Start times come from the wall clock, durations from a monotonic one: NTP slews the former by up to 500 ppm.
+_CLOCK_TOLERANCE_S = 0.05
+_CLOCK_TOLERANCE_SHARE = 1e-3
+_MAX_FINDINGS = 20
+
+
+class FileCheck(Struct, frozen=True, kw_only=True):
+    """What was found in one file. `intact` speaks of the chain only; `closed` is the reason of an orderly end, None for
+    a writer that was killed; `head` the chain at the last complete line."""
+
+    file: str
+    node: int | None
+    attempt: int | None
+    records: int
+    intact: bool
+    torn_tail: bool
+    closed: str | None
+    head: str
+    problems: list[str]
+    notes: list[str]
+
+
+class AnchorCheck(Struct, frozen=True, kw_only=True):
+    """Where an anchor was found. It vouches for the lines of `file` up to `line` of `lines`; no file, no match."""
+
+    anchor: str
+    file: str | None
+    line: int | None
+    lines: int | None
+
+
+class RunCheck(Struct, frozen=True, kw_only=True):
+    """Verification of a whole run. `ok` is False with any problem, here or in a file, or an anchor without a match."""
+
+    files: list[FileCheck]
+    anchors: list[AnchorCheck]
+    problems: list[str]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing speaks against these ledgers."""
+        return not self.all_problems
+
+    @property
+    def all_problems(self) -> list[str]:
+        """Every problem as one readable line, with the file in front."""
+        in_files = [f"{check.file}: {problem}" for check in self.files for problem in check.problems]
+        unmatched = [
+            f"anchor {anchor.anchor} is not in any ledger of this run: lines were changed or removed since it was made"
+            for anchor in self.anchors
+            if anchor.file is None
+        ]
+        return in_files + self.problems + unmatched
+
+
+class CheckedLedger:
+    """One pass over a file that gives its records and judges them on the way. `check` is the result after the pass."""
+
+    def __init__(self, path: str | os.PathLike[str], run_id: str | None = None) -> None:
+        self._stream = LedgerStream(path, run_id)
+        self._records = _RecordCheck()
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._stream.path
+
+    @property
+    def heads(self) -> dict[str, tuple[str, int]]:
+        """Latest chain of other files that this one has written down: file name -> (chain, line here)."""
+        return self._records.heads
+
+    def __iter__(self) -> Iterator[Record]:
+        for record in self._stream:
+            self._records.feed(record, self._stream.lines)
+            yield record
+
+    @property
+    def check(self) -> FileCheck:
+        """What was found so far."""
+        stream, records = self._stream, self._records
+        notes = list(records.notes)
+        if stream.torn_tail:
+            notes.append("the last line is incomplete: its writer was killed while writing it; it is left out")
+        if not stream.lines:
+            notes.append("no complete record: the writer was killed before its first one")
+        elif records.closed is None:
+            notes.append("no closing record: the writer was killed, or the run goes on")
+        return FileCheck(
+            file=stream.path.name,
+            node=records.manifest.node if records.manifest else None,
+            attempt=records.manifest.attempt if records.manifest else None,
+            records=stream.lines,
+            intact=stream.intact,
+            torn_tail=stream.torn_tail,
+            closed=records.closed.reason if records.closed else None,
+            head=stream.head,
+            problems=[*stream.problems, *records.problems],
+            notes=notes,
+        )
+
+
+class _RecordCheck:
+    """What the records of one file say about each other."""
+
+    def __init__(self) -> None:
+        self.manifest: Manifest | None = None
+        self.closed: Close | None = None
+        self.heads: dict[str, tuple[str, int]] = {}
+        self.problems: list[str] = []
+        self.notes: list[str] = []
+        self._keys: set[str] = set()
+        self._last: Window | None = None
+        self._windows = 0
+        self._steps = 0
+        self._energies_j: list[float] = []
+
+    def feed(self, record: Record, line: int) -> None:
+        if self.closed is not None:
+            self._problem(f"line {line} comes after the closing record")
+        if isinstance(record, Manifest):
+            self._feed_manifest(record, line)
+        elif isinstance(record, Window):
+            self._feed_window(record, line)
+        elif isinstance(record, Close):
+            self._feed_close(record, line)
+        elif isinstance(record, Event) and record.kind == HEADS_EVENT:
+            heads = record.data.get("heads", {})
+            self.heads.update({str(file): (str(head), line) for file, head in heads.items()})
+
+    def _feed_manifest(self, manifest: Manifest, line: int) -> None:
+        former = self.manifest
+        if former and (manifest.node, manifest.attempt, manifest.run_id) != (
+            former.node,
+            former.attempt,
+            former.run_id,
+        ):
+            self._problem(f"line {line}: a manifest of node {manifest.node} attempt {manifest.attempt} in this file")
+        self.manifest = manifest
+        self._keys |= {device.key for device in manifest.devices}
+
+    def _feed_window(self, window: Window, line: int) -> None:
+        last = self._last
+        expected = 0 if last is None else last.index + 1
+        if window.index != expected:
+            self._problem(f"line {line}: window {window.index} where window {expected} should be")
+        if not (window.duration_s >= 0 and math.isfinite(window.start_unix_s)):
+            self._problem(f"line {line}: window {window.index} lasts {window.duration_s} s")
+        if last is not None:
+            gap_s = window.start_unix_s - (last.start_unix_s + last.duration_s)
+            tolerance_s = _CLOCK_TOLERANCE_S + _CLOCK_TOLERANCE_SHARE * last.duration_s
+            if gap_s < -tolerance_s:
+                self._problem(f"line {line}: window {window.index} begins {-gap_s:.3f} s before the one before it ends")
+            elif gap_s > tolerance_s:
+                self._note(f"no energy is known for {gap_s:.3f} s before window {window.index}")
+            if window.last_step < last.last_step:
+                self._problem(f"line {line}: step {window.last_step} comes after step {last.last_step}")
+        for energy in window.energies:
+            if energy.key not in self._keys:
+                self._problem(f"line {line}: energy of device {energy.key}, which no manifest names")
+            if energy.energy_j is None:
+                if energy.kind != "absent":
+                    self._problem(f"line {line}: device {energy.key} has no energy but kind {energy.kind}")
+            elif energy.energy_j < 0:
+                self._problem(f"line {line}: device {energy.key} has {energy.energy_j} J")
+            else:
+                self._energies_j.append(energy.energy_j)
+        self._energies_j = [math.fsum(self._energies_j)]
+        self._last = window
+        self._windows += 1
+        self._steps += window.steps
+
+    def _feed_close(self, close: Close, line: int) -> None:
+        self.closed = close
+        energy_j = math.fsum(self._energies_j)
+        for name, stated, summed in (
+            ("windows", close.windows, self._windows),
+            ("steps", close.steps, self._steps),
+        ):
+            if stated != summed:
+                self._problem(f"line {line}: closes with {stated} {name}, but the file has {summed}")
+        # Sums of floats in another order differ in the last digits.
+        if not math.isclose(close.energy_j, energy_j, rel_tol=1e-9, abs_tol=1e-6):
+            self._problem(f"line {line}: closes with {close.energy_j} J, but the windows add up to {energy_j} J")
+
+    def _problem(self, text: str) -> None:
+        _add_bounded(self.problems, text, "problems")
+
+    def _note(self, text: str) -> None:
+        _add_bounded(self.notes, text, "notes")
+
+
+def _add_bounded(findings: list[str], text: str, what: str) -> None:
+    if len(findings) < _MAX_FINDINGS:
+        findings.append(text)
+    elif len(findings) == _MAX_FINDINGS:
+        findings.append(f"more {what} of this kind are left out")
+
+
+def files_by_start(run_dir: str | os.PathLike[str]) -> list[Path]:
+    """Ledger files in the order in which they start; those without a readable first line last. Raises `LedgerError`
+    if there is none."""
+    paths = ledger_files(run_dir)
+    if not paths:
+        raise LedgerError(
+            f"{os.fspath(run_dir)}: no ledger here (no file node-*.attempt-*.jsonl){_hint(Path(run_dir))}"
+        )
+    openings = {path: read_opening(path) for path in paths}
+    starts = {path: opening.started_unix_s if opening else math.inf for path, opening in openings.items()}
+    return sorted(paths, key=starts.__getitem__)
+
+
+def _hint(directory: Path) -> str:
+    for ledger in sorted(directory.glob("*/node-*.attempt-*.jsonl")):
+        return f"; did you mean {ledger.parent}?"
+    return ""
+
+
+def verify_run(run_dir: str | os.PathLike[str], anchors: Sequence[str] = ()) -> RunCheck:
+    """Check every ledger of a run, and that each anchor is a chain of one of them.
+
+    An anchor is the head of a ledger at some moment, 32 hex digits, as it was logged outside of the run directory.
+    Raises `LedgerError` if there is no ledger, or an anchor is not 32 hex digits.
+    """
+    wanted = [checked_anchor(anchor) for anchor in anchors]
+    run_id = run_id_of(run_dir)
+    files = []
+    for path in files_by_start(run_dir):
+        ledger = CheckedLedger(path, run_id)
+        for _ in ledger:
+            pass
+        files.append(ledger)
+    return combine_checks(run_dir, files, wanted)
+
+
+def run_id_of(run_dir: str | os.PathLike[str]) -> str | None:
+    """The run id that the ledgers of a directory should carry, None without a `run.json`."""
+    identity = read_identity(run_dir)
+    return identity.run_id if identity else None
+
+
+def combine_checks(
+    run_dir: str | os.PathLike[str], ledgers: Iterable[CheckedLedger], anchors: Sequence[str] = ()
+) -> RunCheck:
+    """The verification of a run from the finished passes over its files."""
+    ledgers = list(ledgers)
+    checks = [ledger.check for ledger in ledgers]
+    present = {check.file for check in checks}
+    problems = []
+    for ledger in ledgers:
+        for file, (head, line) in ledger.heads.items():
+            origin = f"{ledger.path.name} line {line}"
+            if file not in present:
+                problems.append(f"{file}: missing, but {origin} has seen it")
+            elif head not in find_chains(Path(run_dir) / file, {head}):
+                problems.append(f"{file}: does not hold chain {head}, which {origin} has seen in it")
+    return RunCheck(files=checks, anchors=_find_anchors(run_dir, checks, anchors), problems=problems)
+
+
+def checked_anchor(text: str) -> str:
+    """An anchor in lower case. Raises `LedgerError` if it is not 32 hex digits."""
+    anchor = text.strip().lower()
+    if not re.fullmatch(rf"[0-9a-f]{{{chain.HEX_DIGITS}}}", anchor):
+        raise LedgerError(f"anchor {text!r}: expected {chain.HEX_DIGITS} hex digits, the head of a ledger")
+    return anchor
+
+
+def find_chains(path: Path, wanted: set[str]) -> Mapping[str, int]:
+    """Line numbers of the chains that a file states, without checking that they follow (a pass over it did)."""
+    targets = {chain_hex.encode(): chain_hex for chain_hex in wanted}
+    found = {}
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            stated = targets.get(line[: chain.HEX_DIGITS])
+            if stated is not None and line.endswith(b"\n"):
+                found[stated] = number
+    return found
+
+
+def _find_anchors(
+    run_dir: str | os.PathLike[str], checks: list[FileCheck], anchors: Sequence[str]
+) -> list[AnchorCheck]:
+    found = {}
+    missing = set(anchors)
+    for check in checks:
+        if not missing:
+            break
+        for anchor, line in find_chains(Path(run_dir) / check.file, missing).items():
+            found[anchor] = AnchorCheck(anchor=anchor, file=check.file, line=line, lines=check.records)
+            missing.discard(anchor)
+    return [found.get(anchor, AnchorCheck(anchor=anchor, file=None, line=None, lines=None)) for anchor in anchors]
