@@ -100,7 +100,7 @@ class Work:
     optimizer_bytes: Values
 
 
-C = TypeVar("C", Shape, Layout, Work)
+C = TypeVar("C")
 
 
 def values(number: float | bool | Values) -> Values:
@@ -188,6 +188,7 @@ def stack_cases(parts: Sequence[C]) -> C:
     """Many single cases side by side, as one structure of arrays of shape (n,)."""
     first = parts[0]
     columns: dict[str, Any] = {
-        field.name: np.array([float(getattr(part, field.name)) for part in parts]) for field in fields(first)
+        field.name: np.array([float(getattr(part, field.name)) for part in parts])
+        for field in fields(first)  # type: ignore[arg-type]  # C is one of our dataclasses
     }
     return type(first)(**columns)

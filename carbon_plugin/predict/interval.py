@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from carbon_plugin.predict.rates import is_calibrated
+from carbon_plugin.predict.rates import NARROW, is_calibrated
 from carbon_plugin.predict.result import AccuracyClass
 from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.hardware import Accelerator
@@ -37,7 +37,7 @@ def accuracy_class(
     """Which residuals apply. `host_share` is the part of the step in which devices wait for the host."""
     if isinstance(model, CountedModel):
         return "counted"
-    if model.moe is not None or precision in ("fp8", "mxfp8", "nvfp4"):
+    if model.moe is not None or precision in NARROW:
         return "moe"
     if not is_calibrated(accelerator):
         return "sustained_law"

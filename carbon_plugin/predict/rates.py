@@ -8,7 +8,7 @@ less well by elementwise kernels. Attention kernels are software: their rate is 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -28,7 +28,7 @@ LAW_MEMORY_EXPONENT = 0.68
 REFERENCE_W_PER_FLOPS = 400 / 312e12
 REFERENCE_BANDWIDTH = 2.039e12
 
-ATTENTION_SHARE: dict[AttentionKernel, float] = {"flash": 0.34, "flash2": 0.34, "flash3": 0.45, "cudnn": 0.45}
+ATTENTION_SHARE: dict[AttentionKernel, float] = {"flash": 0.34, "flash2": 0.34, "flash3": 0.45, "cudnn": 0.40}
 """Causal-counted FLOP/s of the attention core over the bf16 peak, when the device has no measured value."""
 
 PEAK_KEYS: dict[Precision, tuple[str, ...]] = {
@@ -42,17 +42,60 @@ PEAK_KEYS: dict[Precision, tuple[str, ...]] = {
 }
 
 
+NARROW: frozenset[Precision] = frozenset(("fp8", "mxfp8", "nvfp4"))
+"""Precisions below 16 bit: matrix products of the layers run in them, attention and the head do not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Datasheet:
+    """What is known without calibration, SI units, each broadcastable. Flags are 0 or 1.
+
+    `island` is the number of devices reachable at `scaleup` bandwidth; `narrow` is 1 where matrix products run
+    below 16 bit.
+    """
+
+    peak: Values
+    wide_peak: Values
+    memory: Values
+    scaleup: Values
+    nic: Values
+    island: Values
+    devices: Values
+    narrow: Values
+    attention_unfused: Values
+    fused: Values
+    dp_overlap: Values
+    framework_factor: Values
+
+
+@dataclass(frozen=True, slots=True)
+class Constants:
+    """What calibration fits: shares of the datasheet's rates and fixed costs (`spec.hardware.Efficiency`)."""
+
+    gemm_share: Values
+    fp8_gemm_share: Values
+    memory_share: Values
+    attention_flops: Values
+    fp8_cast_bytes: Values
+    kernel_time_s: Values
+    host_op_time_s: Values
+    scaleup_share: Values
+    scaleup_latency_s: Values
+    scaleout_share: Values
+    scaleout_latency_s: Values
+    overlap_contention: Values
+    all_to_all_share: Values
+
+
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Sustained rates and fixed costs, SI units, each broadcastable.
+    """Sustained rates and fixed costs, SI units, each broadcastable: a datasheet under constants.
 
     `gemm_flops` of the layers' matrix products at the training precision, `wide_gemm_flops` of those that stay in
     16 bit (head, attention), `attention_flops` causal-counted, `attention_unfused` 1 where the scores go through
-    memory; `island` devices reachable at `scaleup` bandwidth; `cast_bytes` moved an element for a low-precision
-    cast (0 in 16 bit).
+    memory; `cast_bytes` moved an element for a low-precision cast (0 in 16 bit).
     """
 
-    peak_flops: Values
     gemm_flops: Values
     wide_gemm_flops: Values
     memory: Values
@@ -71,8 +114,33 @@ class Rates:
     contention: Values
     all_to_all_share: Values
     dp_overlap: Values
-    p2p_overlap: Values
     framework_factor: Values
+
+
+def combine(sheet: Datasheet, constants: Constants) -> Rates:
+    """Rates that a datasheet sustains under constants."""
+    narrow_share = np.where(sheet.narrow > 0, constants.fp8_gemm_share, 1.0)
+    return Rates(
+        gemm_flops=sheet.peak * constants.gemm_share * narrow_share,
+        wide_gemm_flops=sheet.wide_peak * constants.gemm_share,
+        memory=sheet.memory * constants.memory_share,
+        attention_flops=constants.attention_flops,
+        attention_unfused=sheet.attention_unfused,
+        fused=sheet.fused,
+        cast_bytes=constants.fp8_cast_bytes * sheet.narrow,
+        kernel_time=constants.kernel_time_s,
+        host_op_time=constants.host_op_time_s,
+        scaleup=sheet.scaleup * constants.scaleup_share,
+        scaleup_latency=constants.scaleup_latency_s,
+        nic=sheet.nic * constants.scaleout_share,
+        nic_latency=constants.scaleout_latency_s,
+        island=sheet.island,
+        devices=sheet.devices,
+        contention=constants.overlap_contention,
+        all_to_all_share=constants.all_to_all_share,
+        dp_overlap=sheet.dp_overlap,
+        framework_factor=sheet.framework_factor,
+    )
 
 
 def peak_of(accelerator: Accelerator, precision: Precision) -> tuple[str, Sourced]:
@@ -131,62 +199,81 @@ class _Resolver:
 
 def resolve_rates(cluster: Cluster, stack: Stack, precision: Precision) -> tuple[Rates, tuple[Assumption, ...]]:
     """Rates of a cluster under a software stack, and what had to be assumed to get them."""
-    device = cluster.accelerator
-    resolver = _Resolver(device)
-    _, peak = peak_of(device, precision)
-    wide_precision: Precision = precision if precision in ("fp32", "tf32") else "bf16"
-    _, wide_peak = peak_of(device, wide_precision)
-    share = resolver.pick("gemm_share", gemm_share_law(device.tdp_w.value, wide_peak.value), LAW_SOURCE)
-    narrow = precision in ("fp8", "mxfp8", "nvfp4")
-    narrow_share = resolver.pick("fp8_gemm_share", 1.0, "same share of peak as in 16 bit") if narrow else 1.0
-    memory = device.memory_bandwidth_bytes_per_s.value
-    memory_share = resolver.pick("memory_share", memory_share_law(memory), LAW_SOURCE)
-    kernel, attention = _attention(resolver, stack, wide_peak.value)
-    network = cluster.node.network
-    rates = {
-        "peak_flops": peak.value,
-        "gemm_flops": peak.value * share * narrow_share,
-        "wide_gemm_flops": wide_peak.value * share,
-        "memory": memory * memory_share,
-        "attention_flops": attention,
-        "attention_unfused": kernel == "unfused",
-        "fused": stack.fused,
-        "cast_bytes": resolver.pick("fp8_cast_bytes", 1.1, "fitted on torchtitan fp8 rows") if narrow else 0.0,
-        "kernel_time": resolver.pick("kernel_time_s", 2e-6, "launch gap of one kernel on current GPUs"),
-        "host_op_time": stack.host_op_time_s
-        or resolver.pick("host_op_time_s", 15e-6, "PyTorch eager on a current server CPU; seen only in small models"),
-        "scaleup": device.scaleup.bandwidth_bytes_per_s.value
-        * resolver.pick("scaleup_share", 0.77, "share of NVLink that NCCL reaches at 1 GB (vTrain's table)"),
-        "scaleup_latency": resolver.pick("scaleup_latency_s", 20e-6, "prior of the validation study, weakly known"),
-        "nic": network.bandwidth_bytes_per_s.value
-        / network.oversubscription
-        * resolver.pick("scaleout_share", 0.93, "share of NIC bandwidth, fitted on A100 rows"),
-        "nic_latency": resolver.pick("scaleout_latency_s", 80e-6, "fitted on A100 rows, weakly known"),
+    constants, assumptions = resolve_constants(cluster.accelerator, stack, precision)
+    return combine(datasheet(cluster, stack, precision), constants), assumptions
+
+
+def datasheet(cluster: Cluster, stack: Stack, precision: Precision) -> Datasheet:
+    """Peaks, bandwidths and flags of a cluster under a software stack."""
+    device, network = cluster.accelerator, cluster.node.network
+    numbers = {
+        "peak": peak_of(device, precision)[1].value,
+        "wide_peak": peak_of(device, wide_precision(precision))[1].value,
+        "memory": device.memory_bandwidth_bytes_per_s.value,
+        "scaleup": device.scaleup.bandwidth_bytes_per_s.value,
+        "nic": network.bandwidth_bytes_per_s.value / network.oversubscription,
         "island": island_size(cluster),
         "devices": cluster.devices,
-        "contention": resolver.pick("overlap_contention", 0.7, "prior between A100 (1.0) and H100 (0.64)"),
-        "all_to_all_share": resolver.pick("all_to_all_share", 0.33, "fitted on B200 expert-parallel rows"),
-        "dp_overlap": stack.dp_overlap if stack.dp_overlap is not None else 0.0,
-        "p2p_overlap": 0.0,
+        "narrow": precision in NARROW,
+        "attention_unfused": (stack.attention_kernel or default_attention_kernel(device)) == "unfused",
+        "fused": stack.fused,
+        "dp_overlap": stack.dp_overlap,
         "framework_factor": stack.framework_factor,
     }
-    return Rates(**{name: values(number) for name, number in rates.items()}), tuple(resolver.assumptions)
+    return Datasheet(**{name: values(number) for name, number in numbers.items()})
 
 
-def _attention(resolver: _Resolver, stack: Stack, peak_16bit_flops: float) -> tuple[AttentionKernel, float]:
+def wide_precision(precision: Precision) -> Precision:
+    """What attention and the output head run in when the layers run in `precision`."""
+    return "bf16" if precision in NARROW else precision
+
+
+def resolve_constants(
+    device: Accelerator, stack: Stack, precision: Precision
+) -> tuple[Constants, tuple[Assumption, ...]]:
+    """Constants of a device: its profile's where it has them, else the law or a stated prior."""
+    resolver = _Resolver(device)
+    peak_16bit = peak_of(device, wide_precision(precision))[1].value
+    narrow = precision in NARROW
+    numbers = {
+        "gemm_share": resolver.pick("gemm_share", gemm_share_law(device.tdp_w.value, peak_16bit), LAW_SOURCE),
+        "fp8_gemm_share": resolver.pick("fp8_gemm_share", 1.0, "same share of peak as in 16 bit") if narrow else 1.0,
+        "memory_share": resolver.pick(
+            "memory_share", memory_share_law(device.memory_bandwidth_bytes_per_s.value), LAW_SOURCE
+        ),
+        "attention_flops": _attention(resolver, stack, peak_16bit),
+        "fp8_cast_bytes": resolver.pick("fp8_cast_bytes", 1.1, "fitted on torchtitan fp8 rows") if narrow else 0.0,
+        "kernel_time_s": resolver.pick("kernel_time_s", 2e-6, "launch gap of one kernel on current GPUs"),
+        "host_op_time_s": stack.host_op_time_s
+        or resolver.pick("host_op_time_s", 15e-6, "PyTorch eager on a current server CPU; seen only in small models"),
+        "scaleup_share": resolver.pick(
+            "scaleup_share", 0.77, "share of NVLink that NCCL reaches at 1 GB (vTrain's table)"
+        ),
+        "scaleup_latency_s": resolver.pick("scaleup_latency_s", 20e-6, "prior of the validation study, weakly known"),
+        "scaleout_share": resolver.pick("scaleout_share", 0.93, "share of NIC bandwidth, fitted on A100 rows"),
+        "scaleout_latency_s": resolver.pick("scaleout_latency_s", 80e-6, "fitted on A100 rows, weakly known"),
+        "overlap_contention": resolver.pick("overlap_contention", 0.7, "prior between A100 (1.0) and H100 (0.64)"),
+        "all_to_all_share": resolver.pick("all_to_all_share", 0.33, "fitted on B200 expert-parallel rows"),
+    }
+    constants = Constants(**{name: values(number) for name, number in numbers.items()})
+    return constants, tuple(resolver.assumptions)
+
+
+def _attention(resolver: _Resolver, stack: Stack, peak_16bit_flops: float) -> float:
+    """Causal-counted FLOP/s of the attention core; infinite where it is unfused and counted by its products."""
     device = resolver.accelerator
     kernel = stack.attention_kernel
     if kernel is None:
         kernel = default_attention_kernel(device)
         resolver.assume("stack.attention_kernel", kernel, f"usual on {device.architecture}")
     if kernel == "unfused":
-        return kernel, np.inf
+        return np.inf
     known = device.efficiency.attention_flops.get(kernel)
     if known is not None:
-        return kernel, known.value
+        return known.value
     rate = ATTENTION_SHARE[kernel] * peak_16bit_flops
     resolver.assume(f"{device.name}.attention_flops.{kernel}", f"{rate:.3g}", "share of peak of this kernel class")
-    return kernel, rate
+    return rate
 
 
 def island_size(cluster: Cluster) -> int:
@@ -199,8 +286,3 @@ def island_size(cluster: Cluster) -> int:
     if domain > cluster.node.accelerators:
         return min(domain, cluster.devices)
     return cluster.devices_per_node if domain == 1 else min(domain, cluster.devices_per_node)
-
-
-def stack_rates(parts: list[Rates]) -> Rates:
-    """Many rates side by side."""
-    return Rates(**{f.name: np.array([float(getattr(part, f.name)) for part in parts]) for f in fields(Rates)})

@@ -38,7 +38,7 @@ def step_time(shape: Shape, layout: Layout, work: Work, rates: Rates) -> StepTim
     """Seconds of one optimizer step, for arrays that broadcast. Layouts are assumed valid (`spec.run.check_layout`)."""
     m = work.batch / (layout.dp * layout.micro_batch_size)
     v = layout.virtual_stages
-    stage_layers = np.ceil(shape.layers / (layout.pp * v)) * v
+    stage_layers = np.ceil(shape.layers / layout.pp)
     slot = stage_time(shape, layout, work, rates, m, stage_layers)
     slot_total = np.asarray(sum(slot.values()))
     output = _output_time(shape, layout, work, rates, m)
@@ -98,7 +98,7 @@ def _transfer_time(shape: Shape, layout: Layout, work: Work, rates: Rates) -> Va
     size = tokens * shape.hidden * work.activation_bytes / layout.tp
     bandwidth = network.point_to_point_bandwidth(rates.devices / layout.pp, rates)
     time = 2 * layout.virtual_stages * (size / bandwidth + POINT_TO_POINT_LATENCY)
-    return np.where(layout.pp > 1, time * (1 - rates.p2p_overlap), 0.0)
+    return np.where(layout.pp > 1, time, 0.0)
 
 
 def device_parameters(shape: Shape, layout: Layout) -> tuple[Values, Values]:

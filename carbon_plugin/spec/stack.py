@@ -6,21 +6,30 @@ from typing import Literal
 
 from msgspec import Struct
 
+from carbon_plugin.errors import SpecError
+
 AttentionKernel = Literal["unfused", "flash", "flash2", "flash3", "cudnn"]
 
 
 class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Software constants; a field left at None takes the documented default for the device.
 
-    `framework_factor` multiplies the step time (1 = the frameworks that the constants were fitted on).
     `attention_kernel` is the class of the attention core. `fused` says that elementwise chains are fused
-    (compiled or hand-written). `host_op_time_s` is the host's cost of issuing one operation.
-    `dp_overlap` and `tp_overlap` are shares of that communication hidden under compute, 0 to 1.
+    (compiled or hand-written). `host_op_time_s` is the host's cost of issuing one operation. `dp_overlap` is the
+    share of a once-a-step gradient exchange that hides under the backward pass, 0 to 1. `grad_reduce_dtype` is
+    what gradients are reduced in. `framework_factor` multiplies the step time: 1 for the frameworks that the
+    constants were fitted on.
     """
 
     framework_factor: float = 1.0
     attention_kernel: AttentionKernel | None = None
     fused: bool = False
     host_op_time_s: float | None = None
-    dp_overlap: float | None = None
+    dp_overlap: float = 0.0
     grad_reduce_dtype: Literal["fp32", "bf16"] = "fp32"
+
+    def __post_init__(self) -> None:
+        if self.framework_factor <= 0:
+            raise SpecError(f"stack: framework_factor is {self.framework_factor}, expected a positive number")
+        if not 0 <= self.dp_overlap <= 1:
+            raise SpecError(f"stack: dp_overlap is {self.dp_overlap}, expected 0 to 1")

@@ -12,7 +12,6 @@ from carbon_plugin.predict.rates import Rates
 from carbon_plugin.spec.model import TransformerModel
 
 A100 = {
-    "peak_flops": 312e12,
     "gemm_flops": 240e12,
     "wide_gemm_flops": 240e12,
     "memory": 1.37e12,
@@ -31,7 +30,6 @@ A100 = {
     "contention": 0.7,
     "all_to_all_share": 0.33,
     "dp_overlap": 0.0,
-    "p2p_overlap": 0.0,
     "framework_factor": 1.0,
 }
 

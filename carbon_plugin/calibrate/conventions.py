@@ -1,0 +1,151 @@
+"""What a framework does when a published row does not say: its documented defaults, and names of devices."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from carbon_plugin.errors import SpecError
+
+
+class Conventions(Struct, frozen=True, kw_only=True):
+    """Defaults of one framework. `name` is the group that one framework factor is fitted for."""
+
+    name: str
+    attention_kernel: str | None = None
+    fused: bool = False
+    dropout: float = 0.0
+    zero_stage: int = 0
+    sequence_parallel: bool = False
+    async_tp: bool = False
+    dp_overlap: float = 0.0
+    recompute: str = "none"
+    reentrant: bool = False
+    reduce_16bit: bool = False
+    host_op_time_s: float | None = None
+    context_parallel: str = "ring"
+    local_batch_is_split: bool = False
+
+
+# First match wins; the key is the start of the row's framework in lower case.
+FRAMEWORKS: tuple[tuple[str, Conventions], ...] = (
+    (
+        "megatron-deepspeed",
+        Conventions(
+            name="megatron-deepspeed",
+            attention_kernel="unfused",
+            dropout=0.1,
+            reentrant=True,
+            reduce_16bit=True,
+            recompute="full",
+        ),
+    ),
+    (
+        "megatron-lm 20",
+        Conventions(
+            name="megatron-lm-2021",
+            attention_kernel="unfused",
+            dropout=0.1,
+            reentrant=True,
+            recompute="full",
+            reduce_16bit=True,
+        ),
+    ),
+    (
+        "megatron-lm",
+        Conventions(name="megatron-lm", fused=True, zero_stage=1, sequence_parallel=True, reentrant=True),
+    ),
+    (
+        "megatron-core",
+        Conventions(
+            name="megatron-core",
+            attention_kernel="cudnn",
+            fused=True,
+            zero_stage=1,
+            sequence_parallel=True,
+            dp_overlap=0.85,
+            reentrant=True,
+        ),
+    ),
+    (
+        "megatron-bridge",
+        Conventions(
+            name="megatron-bridge",
+            attention_kernel="cudnn",
+            fused=True,
+            zero_stage=1,
+            sequence_parallel=True,
+            async_tp=True,
+            dp_overlap=0.85,
+            reentrant=True,
+        ),
+    ),
+    (
+        "nemo",
+        Conventions(
+            name="nemo",
+            attention_kernel="cudnn",
+            fused=True,
+            zero_stage=1,
+            sequence_parallel=True,
+            async_tp=True,
+            dp_overlap=0.85,
+            reentrant=True,
+        ),
+    ),
+    ("maxtext", Conventions(name="maxtext", attention_kernel="cudnn", fused=True, zero_stage=3, recompute="operators")),
+    ("llm-foundry", Conventions(name="llm-foundry", attention_kernel="flash", zero_stage=3)),
+    (
+        "torchtitan",
+        Conventions(
+            name="torchtitan",
+            attention_kernel="flash2",
+            zero_stage=3,
+            sequence_parallel=True,
+            local_batch_is_split=True,
+        ),
+    ),
+)
+UNKNOWN = Conventions(name="unknown", zero_stage=3)
+
+DEVICES: tuple[tuple[str, str], ...] = (
+    ("A100-80GB-SXM", "a100-sxm-80gb"),
+    ("A100-40GB-SXM", "a100-sxm-40gb"),
+    ("A100", "a100-sxm-80gb"),
+    ("V100", "v100-sxm2-32gb"),
+    ("H100-96GB-HBM2e", "h100-sxm-96gb-hbm2e-500w"),
+    ("H100-80GB-PCIe", "h100-pcie"),
+    ("H100-PCIe", "h100-pcie"),
+    ("H100", "h100-sxm"),
+    ("H200", "h200-sxm"),
+    ("H800", "h800-sxm"),
+    ("H20", "h20-sxm"),
+    ("GB300", "gb300-nvl72"),
+    ("GB200", "gb200-nvl72"),
+    ("B300", "b300-sxm"),
+    ("B200", "b200-sxm"),
+    ("GH200", "gh200"),
+    ("MI300X", "mi300x"),
+    ("MI250X", "mi250x"),
+    ("MI355X", "mi355x"),
+    ("TPUv4", "tpu-v4"),
+    ("TPUv5e", "tpu-v5e"),
+    ("TPUv5p", "tpu-v5p"),
+    ("TPUv6e", "tpu-v6e"),
+)
+
+
+def conventions_of(framework: str, accelerator: str) -> Conventions:
+    """Defaults of a framework by the start of its name; an unknown one gets plain PyTorch FSDP."""
+    text = framework.lower()
+    for start, conventions in FRAMEWORKS:
+        if text.startswith(start):
+            return conventions
+    return UNKNOWN
+
+
+def accelerator_name(gpu: str) -> str:
+    """Profile name of a device as rows write it. Raises `SpecError` for one without a profile."""
+    for start, name in DEVICES:
+        if gpu.startswith(start):
+            return name
+    raise SpecError(f"gpu {gpu!r} has no profile")
