@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from msgspec import Struct
 
@@ -28,6 +28,21 @@ class Reading(Struct, frozen=True, kw_only=True):
     power_w: float | None = None
     fault: str | None = None
     message: str | None = None
+
+
+class Note(NamedTuple):
+    """Something that the ledger must carry about how this host is metered: a kind of event and its sentence."""
+
+    kind: str
+    message: str
+
+
+class Unavailable(Struct, frozen=True, kw_only=True):
+    """Why there is no meter where one was asked for: a short code, a sentence, and what the user could do."""
+
+    kind: str
+    reason: str
+    advice: str | None = None
 
 
 class Meter(Protocol):

@@ -1,0 +1,121 @@
+"""What an NVML meter reads: physical boards with the calls that answer on each, and the devices made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from msgspec import Struct
+
+from carbon_plugin.meters.nvml_driver import Gpu, Inventory, NvmlDriver, NvmlError, Scope, Slice
+from carbon_plugin.meters.track import Traits
+from carbon_plugin.spec.devices import DeviceIdentity, EnergyKind
+from carbon_plugin.spec.hardware import Accelerator
+
+
+class Board(Struct, frozen=True, kw_only=True):
+    """One physical GPU and how it is read: `scope` None is the classic call, `counter` whether it has one."""
+
+    gpu: Gpu
+    scope: Scope | None
+    counter: bool
+    power: bool
+    module: bool
+
+    @property
+    def traits(self) -> Traits:
+        """What its samples mean. A field read by scope is the average of the last second."""
+        averaging = self.gpu.averaging if self.scope is None else "trailing_mean"
+        # A module's limit covers more than its GPU's, so it bounds nothing there.
+        return Traits(averaging=averaging, ceiling_w=None if self.module else self.gpu.power_limit_w)
+
+
+class Target(Struct, frozen=True, kw_only=True):
+    """One metered device: its identity, the GPU that it is or belongs to (None if NVML lists none), and for a MIG
+    slice its share of that GPU."""
+
+    identity: DeviceIdentity
+    board_uuid: str | None
+    share: float | None = None
+
+
+def describe_board(driver: NvmlDriver, gpu: Gpu) -> Board:
+    """Find out which calls answer on a GPU.
+
+    Beside a Grace CPU the GPU's own scope is asked for first: the classic call may cover the whole module there.
+    """
+    own_scope = gpu.has_grace and _answers(driver.energy_j, gpu.uuid, "gpu")
+    scope: Scope | None = "gpu" if own_scope else None
+    return Board(
+        gpu=gpu,
+        scope=scope,
+        counter=_answers(driver.energy_j, gpu.uuid, scope),
+        power=_answers(driver.power_w, gpu.uuid, scope),
+        module=gpu.has_grace and not own_scope,
+    )
+
+
+def _answers(read: Callable[[str, Scope | None], float], uuid: str, scope: Scope | None) -> bool:
+    try:
+        read(uuid, scope)
+    except NvmlError:
+        return False
+    return True
+
+
+def find_device(inventory: Inventory, uuid: str) -> tuple[Gpu | None, Slice | None]:
+    """The GPU with this UUID, or the GPU and its MIG slice; (None, None) if NVML lists neither."""
+    for gpu in inventory.gpus:
+        if gpu.uuid == uuid:
+            return gpu, None
+        for part in gpu.slices:
+            if part.uuid == uuid:
+                return gpu, part
+    return None, None
+
+
+def target_of(board: Board, part: Slice | None, accelerator: Accelerator | None) -> Target:
+    """A board, or one slice of it, as a device of the ledger."""
+    gpu = board.gpu
+    kind: EnergyKind = "counter" if board.counter else "power_integrated" if board.power else "absent"
+    meter = {"counter": "nvml energy counter", "power_integrated": "nvml power, integrated"}.get(kind, "none")
+    notes = []
+    if not board.counter:
+        notes.append("no energy counter: power is integrated" if board.power else "neither counter nor power answers")
+    if board.module:
+        notes.append("readings cover the module, GPU and Grace CPU together: the CPU must not be added again")
+    if part is not None and kind != "absent":
+        kind = "modelled"
+        meter = f"{meter}, MIG slice share"
+        notes.append(f"estimate: {part.share:.3f} of the energy of its GPU {gpu.uuid}, by compute slices")
+    identity = DeviceIdentity(
+        key=part.uuid if part else gpu.uuid,
+        name=part.name if part else gpu.name,
+        rung="gpu",
+        scope="module" if board.module else "gpu",
+        meter=meter,
+        energy_kind=kind,
+        profile=_profile_name(gpu, accelerator),
+        note="; ".join(notes) or None,
+    )
+    return Target(identity=identity, board_uuid=gpu.uuid, share=part.share if part else None)
+
+
+def missing_target(name: str) -> Target:
+    """A device that is reserved but that NVML does not list: it is counted as not measured."""
+    identity = DeviceIdentity(
+        key=name,
+        name=name,
+        rung="gpu",
+        scope="gpu",
+        meter="none",
+        energy_kind="absent",
+        note="reserved, but NVML does not list it",
+    )
+    return Target(identity=identity, board_uuid=None)
+
+
+def _profile_name(gpu: Gpu, accelerator: Accelerator | None) -> str | None:
+    if accelerator is None:
+        return None
+    known = {name.casefold() for name in accelerator.device_names}
+    return accelerator.name if gpu.name.casefold() in known else None

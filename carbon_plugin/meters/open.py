@@ -1,0 +1,242 @@
+"""All meters of one host, opened together: GPUs, host and network, each part of the energy in exactly one of them.
+
+What is measured is not modelled again; what is modelled says so, and every choice is a note for the ledger. Which
+process of a node opens them is the monitor's business.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from msgspec import Struct
+
+from carbon_plugin.meters.cpu_load import job_root_pid, open_cpu_load
+from carbon_plugin.meters.host_model import (
+    Watts,
+    cpu_tdp,
+    dram_power,
+    network_power,
+    node_base_power,
+    overhead_fractions,
+    sourced_power,
+)
+from carbon_plugin.meters.hostinfo import HostInfo, read_host_info
+from carbon_plugin.meters.model_meter import CpuPower, GpuDraw, ModelledPart, ModelMeter, constant, with_overhead
+from carbon_plugin.meters.nvml import NvmlMeter, open_nvml_meter
+from carbon_plugin.meters.protocol import Meter, Note, Reading, Unavailable
+from carbon_plugin.meters.rapl import POWERCAP, RaplMeter, open_rapl_meter
+from carbon_plugin.spec.devices import DeviceIdentity, Rung
+from carbon_plugin.spec.hardware import Accelerator, Node
+
+
+class MeterSet:
+    """The meters of one host behind one `read`. Make it with `open_meters`.
+
+    `notes` are reasons and assumptions for the ledger. `host_share` is the part of the host that is charged to the
+    job; host readings have it applied. `gpus` is the NVML meter, None without NVML. `poll_interval_s` is the
+    shortest of its meters', None if any cadence is right.
+    """
+
+    poll_interval_s: float | None
+
+    def __init__(
+        self,
+        meters: Sequence[Meter],
+        *,
+        host: HostInfo,
+        gpus: NvmlMeter | None,
+        draw: GpuDraw,
+        host_share: float,
+        notes: Sequence[Note],
+    ) -> None:
+        self.devices: list[DeviceIdentity] = [device for meter in meters for device in meter.devices]
+        self.host = host
+        self.gpus = gpus
+        self.host_share = host_share
+        self.notes = list(notes)
+        self._meters = list(meters)
+        self._draw = draw
+        self.poll_interval_s = _shortest(self._meters)
+
+    def read(self) -> list[Reading]:
+        """One reading a device, in the order of `devices`; none after `close` or in a forked child."""
+        readings: list[Reading] = []
+        for meter in self._meters:
+            own = meter.read()
+            if meter is self.gpus:
+                self._draw.observe(own)
+            readings += own
+        self.poll_interval_s = _shortest(self._meters)
+        return readings
+
+    def close(self) -> None:
+        """Release all devices. Safe to call twice."""
+        for meter in self._meters:
+            meter.close()
+
+
+class _Plan(Struct, frozen=True, kw_only=True):
+    """What the parts of a host are decided from."""
+
+    host: HostInfo
+    key: str
+    node: Node | None
+    cpu_tdp: Watts | None
+    share: float
+    gpu_equivalents: float
+    module_scope: bool
+    cpu_measured: bool
+    dram_measured: bool
+
+
+def open_meters(
+    *,
+    reserved: Sequence[str | int] | None = None,
+    node_profile: Node | None = None,
+    accelerator: Accelerator | None = None,
+    gpu_power_model_w: float | None = None,
+    boot_id: str | None = None,
+    host_share: float | None = None,
+    include_host: bool = True,
+    root_pid: int | None = None,
+    environ: Mapping[str, str] = os.environ,
+    powercap: Path = POWERCAP,
+    clock: Callable[[], float] = time.monotonic,
+) -> MeterSet:
+    """Open every meter that this host allows and model the rest. Never raises for a device that fails.
+
+    `reserved` are the job's GPUs (see `select_devices`). `node_profile` models the host where it is not measured;
+    without one, or where `accelerator` is a CPU, the CPU is modelled by TDP and utilisation. `gpu_power_model_w` is
+    the power assumed of a GPU that cannot be read, for the host's overhead only. `host_share` is the job's part of
+    the host; by default it follows the reserved GPUs where others may hold the rest. `include_host` False meters
+    GPUs only, for ranks beside a leader that has the host. `root_pid` is the process whose tree is the job.
+    """
+    host = read_host_info(environ=environ)
+    key = boot_id or host.key
+    notes = [] if boot_id or host.boot_id else [Note("assumption", f"no boot id: the host is known as {key}")]
+    node = None if accelerator is not None and accelerator.kind == "cpu" else node_profile
+    nvml = open_nvml_meter(reserved=reserved, accelerator=accelerator, environ=environ, clock=clock)
+    gpus = nvml if isinstance(nvml, NvmlMeter) else None
+    notes += gpus.notes if gpus else _unavailable(nvml)
+    share, share_notes = (host_share, []) if host_share is not None else _host_share(gpus, node)
+    meters: list[Meter] = [gpus] if gpus else []
+    draw = GpuDraw(_unmetered(gpus, node), gpu_power_model_w)
+    if include_host:
+        notes += share_notes
+        rapl = open_rapl_meter(key, root=powercap, share=share, clock=clock)
+        if isinstance(rapl, RaplMeter):
+            meters.append(rapl)
+        else:
+            notes += _unavailable(rapl)
+        scopes = {device.scope for meter in meters for device in meter.devices}
+        plan = _Plan(
+            host=host,
+            key=key,
+            node=node,
+            cpu_tdp=sourced_power(accelerator.tdp_w) if accelerator and accelerator.kind == "cpu" else None,
+            share=share,
+            gpu_equivalents=gpus.gpu_equivalents if gpus else 0.0,
+            module_scope="module" in scopes,
+            cpu_measured=bool({"package", "module"} & scopes),
+            dram_measured=bool({"dram", "module"} & scopes),
+        )
+        parts = _machine_parts(plan, root_pid, environ, clock) if node is None else _node_parts(plan, node, draw)
+        if parts:
+            meters.append(ModelMeter(parts, clock))
+            draw.observe(gpus.read() if gpus else [])
+            notes += [Note("modelled", f"{part.identity.name}: {part.identity.note}") for part in parts]
+    return MeterSet(meters, host=host, gpus=gpus, draw=draw, host_share=share, notes=notes)
+
+
+def _node_parts(plan: _Plan, node: Node, draw: GpuDraw) -> list[ModelledPart]:
+    """The host and the network of a node with a profile, less what counters measure."""
+    base = node_base_power(node, cpu_measured=plan.cpu_measured, dram_measured=plan.dram_measured).times(plan.share)
+    fractions = overhead_fractions(node)
+    measured = [name for name, known in (("CPU", plan.cpu_measured), ("DRAM", plan.dram_measured)) if known]
+    note = (
+        f"{base.central:.0f} W ({base.low:.0f}-{base.high:.0f}) + {fractions.central:g} of GPU power, "
+        f"from the profile {node.name}" + (f", without the measured {' and '.join(measured)}" if measured else "")
+    )
+    parts = [
+        ModelledPart(
+            _identity(plan, "host", "host", "host", "node profile model", note),
+            with_overhead(base, fractions, draw),
+        )
+    ]
+    network = network_power(node, plan.gpu_equivalents or node.accelerators)
+    if network.high > 0:
+        note = (
+            f"{network.central:.0f} W ({network.low:.0f}-{network.high:.0f}) of switches and optics, "
+            f"from the profile {node.name}"
+        )
+        identity = _identity(plan, "network", "network", "network", "node profile model", note)
+        parts.append(ModelledPart(identity, constant(network)))
+    return parts
+
+
+def _machine_parts(
+    plan: _Plan, root_pid: int | None, environ: Mapping[str, str], clock: Callable[[], float]
+) -> list[ModelledPart]:
+    """CPU and DRAM of a machine without a profile, where no counter measures them."""
+    host = plan.host
+    parts: list[ModelledPart] = []
+    if not plan.cpu_measured:
+        tdp = plan.cpu_tdp or cpu_tdp(host.physical_cores)
+        load = open_cpu_load(job_root_pid(environ) if root_pid is None else root_pid, clock)
+        source = "from the device profile" if plan.cpu_tdp else f"assumed for {host.physical_cores} cores"
+        note = (
+            f"TDP {tdp.central:.0f} W ({tdp.low:.0f}-{tdp.high:.0f}, {source}) times the utilisation by {load.scope}; "
+            "disks, fans and supply losses are not included"
+        )
+        power = CpuPower(load, tdp, host.logical_cores, host.allowed_cores / host.logical_cores)
+        parts.append(ModelledPart(_identity(plan, "cpu", "host", "package", "cpu utilisation model", note), power))
+    if not plan.dram_measured:
+        dram = dram_power(host.usable_memory_bytes)
+        note = f"{host.usable_memory_bytes * 1e-9:.0f} GB at 0.2 W/GB (0.1-0.375)"
+        parts.append(ModelledPart(_identity(plan, "dram", "host", "dram", "dram capacity model", note), constant(dram)))
+    return parts
+
+
+def _identity(plan: _Plan, part: str, rung: Rung, scope: str, meter: str, note: str) -> DeviceIdentity:
+    return DeviceIdentity(
+        key=f"{plan.key}/{part}",
+        name=part,
+        rung=rung,
+        scope=scope,
+        meter=meter,
+        energy_kind="modelled",
+        profile=plan.node.name if plan.node else None,
+        note=note,
+    )
+
+
+def _host_share(gpus: NvmlMeter | None, node: Node | None) -> tuple[float, list[Note]]:
+    """The job's part of the host: its part of the GPUs where somebody else may hold the others, else all of it."""
+    if gpus is None or not gpus.devices:
+        return 1.0, []
+    ours = gpus.gpu_equivalents
+    total = max(node.accelerators if node else 0, len(gpus.inventory.gpus))
+    if ours >= total:
+        return 1.0, []
+    hidden = len(gpus.inventory.gpus) < total
+    if gpus.selection.source == "slurm" or hidden:
+        sentence = f"the host is charged by its GPUs, {ours:g} of {total}: the others may be another job's"
+        return ours / total, [Note("assumption", sentence)]
+    sentence = f"the whole host is charged to this job, although it has reserved {ours:g} of {total} GPUs"
+    return 1.0, [Note("assumption", sentence)]
+
+
+def _unmetered(gpus: NvmlMeter | None, node: Node | None) -> int:
+    """GPUs that draw power on this host without being readable."""
+    return node.accelerators if gpus is None and node is not None else 0
+
+
+def _unavailable(problem: object) -> list[Note]:
+    return [Note(problem.kind, problem.reason)] if isinstance(problem, Unavailable) else []
+
+
+def _shortest(meters: Sequence[Meter]) -> float | None:
+    return min((meter.poll_interval_s for meter in meters if meter.poll_interval_s is not None), default=None)

@@ -1,0 +1,165 @@
+"""Which GPUs of this machine belong to the job: reserved ones, whether a rank uses them or not.
+
+Pure functions from what NVML lists and what the environment says to UUIDs. CUDA's view and NVML's differ: NVML
+ignores CUDA_VISIBLE_DEVICES and lists in PCI order, CUDA by default lists the fastest GPU first.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from msgspec import Struct
+
+from carbon_plugin.meters.nvml_driver import Gpu
+
+SelectionSource = Literal["explicit", "slurm", "gpu_device_ordinal", "cuda_visible_devices", "all"]
+
+
+class DeviceSelection(Struct, frozen=True, kw_only=True):
+    """The GPUs of a job on this node.
+
+    `uuids` are UUIDs of whole GPUs or of MIG devices, in the order of the source (so that `visible_devices` answers
+    in CUDA order). `reason` says how they were found. `missing` was asked for but NVML does not list it.
+    `assumptions` are sentences that the ledger must carry.
+    """
+
+    uuids: tuple[str, ...]
+    source: SelectionSource
+    reason: str
+    missing: tuple[str, ...] = ()
+    assumptions: tuple[str, ...] = ()
+
+
+def select_devices(
+    gpus: Sequence[Gpu], environ: Mapping[str, str], explicit: Sequence[str | int] | None = None
+) -> DeviceSelection:
+    """The reserved GPUs: from the caller, else from SLURM, else from what CUDA may see, else all that NVML shows.
+
+    `explicit` holds UUIDs, unambiguous UUID prefixes or NVML indices.
+    """
+    if explicit is not None:
+        return _resolved(gpus, [str(item) for item in explicit], "explicit", "named by the caller")
+    slurm = _slurm_variable(environ)
+    if slurm is not None:
+        return _from_slurm(gpus, slurm, environ[slurm])
+    if "CUDA_VISIBLE_DEVICES" in environ:
+        return visible_devices(gpus, environ)
+    if "GPU_DEVICE_ORDINAL" in environ:
+        value = environ["GPU_DEVICE_ORDINAL"]
+        return _resolved(gpus, _words(value), "gpu_device_ordinal", f"GPU_DEVICE_ORDINAL={value}")
+    assumption = f"all {len(gpus)} GPUs that NVML shows are taken as reserved: neither SLURM nor CUDA names any"
+    return DeviceSelection(
+        uuids=tuple(gpu.uuid for gpu in gpus),
+        source="all",
+        reason="every GPU that NVML shows",
+        assumptions=(assumption,) if gpus else (),
+    )
+
+
+def visible_devices(gpus: Sequence[Gpu], environ: Mapping[str, str]) -> DeviceSelection:
+    """The devices that CUDA shows this process, in CUDA's order: `uuids[i]` is torch's `cuda:i`.
+
+    Follows the rules of CUDA_VISIBLE_DEVICES: indices, UUIDs or their prefixes; the list ends at the first item that
+    names no device; a device named twice leaves none; empty or -1 hides all.
+    """
+    value = environ.get("CUDA_VISIBLE_DEVICES")
+    listed = [gpu.uuid for gpu in gpus]
+    if value is None:
+        reason = "CUDA_VISIBLE_DEVICES is not set: CUDA shows all"
+        return DeviceSelection(
+            uuids=tuple(listed), source="all", reason=reason, assumptions=_order_caveat(gpus, environ)
+        )
+    by_index = re.match(r"\s*-?\d", value) is not None
+    uuids: list[str] = []
+    for word in value.split(","):
+        uuid = _by_leading_index(gpus, word) if by_index else _by_prefix(gpus, word.strip())
+        if uuid is None:
+            break
+        uuids.append(uuid)
+    if len(set(uuids)) != len(uuids):
+        uuids = []
+    return DeviceSelection(
+        uuids=tuple(uuids),
+        source="cuda_visible_devices",
+        reason=f"CUDA_VISIBLE_DEVICES={value}",
+        assumptions=_order_caveat(gpus, environ) if by_index else (),
+    )
+
+
+def _slurm_variable(environ: Mapping[str, str]) -> str | None:
+    """SLURM_JOB_GPUS is set on the first node only and srun carries it to the others, where its numbers may be wrong;
+    SLURM_STEP_GPUS is each node's own."""
+    several_nodes = environ.get("SLURM_NNODES", environ.get("SLURM_JOB_NUM_NODES", "1")) != "1"
+    order = ("SLURM_STEP_GPUS", "SLURM_JOB_GPUS") if several_nodes else ("SLURM_JOB_GPUS", "SLURM_STEP_GPUS")
+    return next((name for name in order if environ.get(name)), None)
+
+
+def _from_slurm(gpus: Sequence[Gpu], name: str, value: str) -> DeviceSelection:
+    words = _words(value)
+    reason = f"{name}={value}"
+    if len(words) == len(gpus):
+        # Under cgroup device isolation NVML shows exactly the job's GPUs, numbered from 0, and SLURM's numbers differ.
+        return DeviceSelection(
+            uuids=tuple(gpu.uuid for gpu in gpus), source="slurm", reason=f"{reason}, as many as NVML shows"
+        )
+    minors = {str(gpu.minor): gpu.uuid for gpu in gpus if gpu.minor is not None}
+    if len(words) < len(gpus) and all(word in minors for word in words):
+        uuids = tuple(minors[word] for word in words)
+        return DeviceSelection(uuids=uuids, source="slurm", reason=f"{reason}, as numbers of /dev/nvidia files")
+    return _resolved(gpus, words, "slurm", reason)
+
+
+def _resolved(gpus: Sequence[Gpu], words: Sequence[str], source: SelectionSource, reason: str) -> DeviceSelection:
+    """Look up each word; keep every device once, and a slice not beside its whole GPU."""
+    found: list[str] = []
+    missing: list[str] = []
+    for word in words:
+        uuid = _by_index(gpus, int(word)) if word.isdigit() else _by_prefix(gpus, word)
+        (missing if uuid is None else found).append(word if uuid is None else uuid)
+    inside = {part.uuid for gpu in gpus if gpu.uuid in found for part in gpu.slices}
+    uuids = tuple(dict.fromkeys(uuid for uuid in found if uuid not in inside))
+    return DeviceSelection(uuids=uuids, source=source, reason=reason, missing=tuple(missing))
+
+
+def _words(value: str) -> list[str]:
+    """Items of a list such as "0,2-4" or "GPU-8f21,GPU-90aa"."""
+    words: list[str] = []
+    for item in (part.strip() for part in value.split(",")):
+        ends = re.fullmatch(r"(\d+)-(\d+)", item)
+        if ends:
+            words += [str(number) for number in range(int(ends[1]), int(ends[2]) + 1)]
+        elif item:
+            words.append(item)
+    return words
+
+
+def _by_leading_index(gpus: Sequence[Gpu], word: str) -> str | None:
+    """CUDA reads the digits at the start of an item and ignores what follows."""
+    digits = re.match(r"\s*\+?(\d+)", word)
+    return _by_index(gpus, int(digits[1])) if digits else None
+
+
+def _by_index(gpus: Sequence[Gpu], index: int) -> str | None:
+    return next((gpu.uuid for gpu in gpus if gpu.index == index), None)
+
+
+def _by_prefix(gpus: Sequence[Gpu], prefix: str) -> str | None:
+    """The one GPU or MIG device whose UUID starts so; None if none does, or several."""
+    if not prefix.upper().startswith(("GPU-", "MIG-")):
+        return None
+    everything = [gpu.uuid for gpu in gpus] + [part.uuid for gpu in gpus for part in gpu.slices]
+    matches = [uuid for uuid in everything if uuid.lower().startswith(prefix.lower())]
+    return matches[0] if len(matches) == 1 else None
+
+
+def _order_caveat(gpus: Sequence[Gpu], environ: Mapping[str, str]) -> tuple[str, ...]:
+    """On mixed nodes CUDA's numbers are not NVML's unless CUDA_DEVICE_ORDER=PCI_BUS_ID."""
+    names = sorted({gpu.name for gpu in gpus})
+    if len(names) < 2 or environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID":
+        return ()
+    return (
+        f"CUDA indices are taken as NVML indices, but this node mixes {', '.join(names)} and CUDA lists the fastest "
+        "first unless CUDA_DEVICE_ORDER=PCI_BUS_ID",
+    )
