@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct
 
+from carbon_plugin.errors import FootprintError
 from carbon_plugin.spec.devices import Rung
-from carbon_plugin.spec.figure import Assumption, Figure
+from carbon_plugin.spec.figure import Assumption, Figure, Kind
+
+if TYPE_CHECKING:
+    from carbon_plugin.footprint.propagation import Outcome
+    from carbon_plugin.footprint.uncertainty import Floats
+
+# Rungs whose energy is given; that of the facility follows from theirs and the PUE.
+IT_RUNGS: tuple[Rung, ...] = ("gpu", "host", "network")
 
 
 class Basis(Struct, frozen=True, kw_only=True):
@@ -21,7 +29,9 @@ class Basis(Struct, frozen=True, kw_only=True):
 
 
 class Intensity(Struct, frozen=True, kw_only=True):
-    """Grid intensity of a zone, gCO2e/kWh, with vintage, basis, source, licence and the range used for sampling."""
+    """Grid intensity of a zone, gCO2e/kWh, with vintage, basis, source, licence and the range used for sampling.
+
+    `notes` are what a reader must know about it: an old vintage, an area that stands for a cloud region."""
 
     zone: str
     zone_name: str
@@ -30,6 +40,7 @@ class Intensity(Struct, frozen=True, kw_only=True):
     basis: Basis | None
     licence: str
     attribution: str
+    notes: tuple[str, ...] = ()
 
 
 class Factors(Struct, frozen=True, kw_only=True):
@@ -48,9 +59,10 @@ class Factors(Struct, frozen=True, kw_only=True):
 
 
 class EnergyItem(Struct, frozen=True, kw_only=True):
-    """Energy of one rung and uncertainty scope. Items with the same `scope` share one draw (one device model's
+    """Energy of one IT rung and uncertainty scope. Items with the same `scope` share one draw (one device model's
     systematic error does not average away). `intensity_g_per_kwh` overrides the run's intensity for this item
-    (energy-weighted mean of its windows); its relative uncertainty stays that of the run."""
+    (energy-weighted mean of its windows); its relative uncertainty stays that of the run. `kind` says how the energy
+    is known."""
 
     rung: Rung
     scope: str
@@ -58,6 +70,7 @@ class EnergyItem(Struct, frozen=True, kw_only=True):
     low_j: float
     high_j: float
     intensity_g_per_kwh: float | None = None
+    kind: Kind = "modelled"
 
 
 class Reservation(Struct, frozen=True, kw_only=True):
@@ -71,8 +84,8 @@ class Reservation(Struct, frozen=True, kw_only=True):
 class Footprint(Struct, frozen=True, kw_only=True):
     """Energy by rung (J; "gpu", "host", "network", "it" = their sum, "facility" = it times PUE) and carbon (kgCO2e).
 
-    Embodied by scope adds up to `embodied_kg`; operational and embodied add up to `total_kg`, central values
-    exactly, ranges by sampling."""
+    A rung without an energy item is absent, not 0. Embodied by scope adds up to `embodied_kg`; operational and
+    embodied add up to `total_kg`, central values exactly, ranges by sampling."""
 
     energy_j: dict[str, Figure]
     operational_kg: Figure
@@ -96,5 +109,59 @@ def account(
     embodied kg = sum(kg * units * time / lifetime). Low and high are the p10 and p90 of seeded sampling, one
     draw per scope for the whole run. `duration_spread` is the p10 and p90 of a factor on the time of the whole run:
     one draw that multiplies every energy and every reservation (a forecast's step time is uncertain, a past is not).
+
+    The same inputs, `draws` and `seed` give the same ranges, in any order of the items; a scope draws the same
+    numbers in every call, so that differences between two accounts are differences of their inputs. Where the
+    range of a sum lies beside its central value (the medians of skewed parts do not add up to the median of the
+    sum), the range is widened to contain it. Raises `FootprintError` for values that cannot be, naming the scope.
     """
-    raise NotImplementedError
+    if draws < 1 or seed < 0:
+        raise FootprintError(f"draws is {draws} and seed {seed}, expected at least 1 draw and a seed of 0 or more")
+    # numpy is loaded here, so that reading a forecast or a ledger needs none.
+    import numpy as np
+
+    from carbon_plugin.footprint import propagation, uncertainty
+
+    inputs = propagation.gather(energies, reservations, factors, duration_spread)
+    scores = np.zeros((len(inputs.scopes), draws + 1))  # the first column stays 0: the central values
+    for row, scope in zip(scores, inputs.scopes, strict=True):
+        row[1:] = uncertainty.scores(scope, draws, seed)
+    return _footprint(propagation.evaluate(inputs, scores), energies, factors)
+
+
+def _footprint(outcome: Outcome, energies: Sequence[EnergyItem], factors: Factors) -> Footprint:
+    """Outcome with the central values in its first column, samples in the others, as figures."""
+    import numpy as np
+
+    from carbon_plugin.footprint.uncertainty import p10_p90
+
+    energy, parts = outcome.energy_j, outcome.embodied_parts_kg
+    rows = [*energy.values(), *parts.values(), outcome.operational_kg, outcome.embodied_kg, outcome.total_kg]
+    table: Floats = np.stack(rows)
+    low, high = p10_p90(table[:, 1:])
+    central = table[:, 0]
+    ranges = iter(zip(central.tolist(), low.tolist(), high.tolist(), strict=True))
+
+    def figure(unit: str, kind: Kind, source: str) -> Figure:
+        value, p10, p90 = next(ranges)
+        return Figure(value, min(p10, value), max(p90, value), unit, kind, source)
+
+    intensity = factors.intensity
+    return Footprint(
+        energy_j={rung: figure("J", *_energy_provenance(rung, energies, factors)) for rung in energy},
+        embodied_parts_kg={
+            scope: figure("kgCO2e", "modelled", f"{factors.embodied_kg[scope].source}, by reserved time over life")
+            for scope in parts
+        },
+        operational_kg=figure("kgCO2e", "modelled", f"facility energy x intensity of {intensity.zone_name}"),
+        embodied_kg=figure("kgCO2e", "modelled", "sum of the embodied parts"),
+        total_kg=figure("kgCO2e", "modelled", "operational + embodied"),
+    )
+
+
+def _energy_provenance(rung: str, energies: Sequence[EnergyItem], factors: Factors) -> tuple[Kind, str]:
+    if rung == "facility":
+        return "modelled", f"IT energy x PUE {factors.pue.value:g} ({factors.pue.source})"
+    kinds = {item.kind for item in energies if rung in (item.rung, "it")}
+    kind = kinds.pop() if len(kinds) == 1 else "modelled"
+    return kind, "sum of the rungs" if rung == "it" else f"sum of the {rung} energies"

@@ -1,0 +1,48 @@
+"""Which uncertain input moves the total most: the rows of a tornado chart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from msgspec import Struct
+
+from carbon_plugin.footprint.account import EnergyItem, Factors, Reservation
+from carbon_plugin.footprint.propagation import evaluate, gather
+
+
+class Driver(Struct, frozen=True, kw_only=True):
+    """One scope of draws: total kgCO2e with it at its p10 and at its p90, all else central, and its share of the
+    squared swings of all scopes (first-order share of the variance; shares add up to 1)."""
+
+    scope: str
+    at_p10_kg: float
+    at_p90_kg: float
+    share: float
+
+
+def drivers(
+    energies: Sequence[EnergyItem],
+    reservations: Sequence[Reservation],
+    factors: Factors,
+    *,
+    duration_spread: tuple[float, float] = (1.0, 1.0),
+) -> tuple[Driver, ...]:
+    """Scopes that have a range, largest swing first. Arguments and errors as `footprint.account`."""
+    inputs = gather(energies, reservations, factors, duration_spread)
+    scopes = tuple(dict.fromkeys(inputs.scopes))
+    rows = np.array(inputs.scopes)[:, None] == np.array(scopes)
+    totals = evaluate(inputs, np.hstack([-1.0 * rows, 1.0 * rows])).total_kg
+    at_p10, at_p90 = totals[: len(scopes)], totals[len(scopes) :]
+    swings = (at_p90 - at_p10) ** 2
+    order = np.argsort(-swings, kind="stable")
+    return tuple(
+        Driver(
+            scope=scopes[index],
+            at_p10_kg=float(at_p10[index]),
+            at_p90_kg=float(at_p90[index]),
+            share=float(swings[index] / swings.sum()),
+        )
+        for index in order
+        if swings[index] > 0
+    )

@@ -1,0 +1,60 @@
+"""Embodied carbon from hardware profiles, and the calendar life that amortises it.
+
+How the kg of a device came about is the profile's matter; `footprint.bottom_up` models one that nobody published.
+"""
+
+from __future__ import annotations
+
+from carbon_plugin.footprint import tables
+from carbon_plugin.footprint.account import Factors, Reservation, account
+from carbon_plugin.footprint.units import GRAMS_PER_KG, SECONDS_PER_HOUR
+from carbon_plugin.spec.figure import Figure, Sourced
+from carbon_plugin.spec.hardware import Cluster
+from carbon_plugin.spec.site import Site
+
+UNIT = "kgCO2e"
+
+
+def embodied_factors(cluster: Cluster) -> dict[str, Figure]:
+    """Cradle-to-gate kgCO2e of one unit of each embodied scope of a cluster.
+
+    "device": one accelerator with its share of the baseboard; "host": one node without accelerators; "network":
+    the share of switches and optics of one accelerator.
+    """
+    accelerator, node = cluster.accelerator, cluster.node
+    return {
+        "device": _figure(accelerator.embodied_kg, accelerator.name, accelerator.sources),
+        "host": _figure(node.host.embodied_kg, f"{node.name} host", node.sources),
+        "network": _figure(node.network.embodied_kg_per_device, f"{node.name} network share", node.sources),
+    }
+
+
+def lifetime(site: Site) -> Figure:
+    """Calendar life of the hardware in years: the user's, or the shipped assumption with its range."""
+    if site.lifetime_years is not None:
+        years = site.lifetime_years
+        return Figure(years, years, years, "year", "declared", "stated by the user")
+    table = tables.embodied_table().lifetime_years
+    low = table.value if table.low is None else table.low
+    high = table.value if table.high is None else table.high
+    return Figure(table.value, low, high, "year", "assumed", table.source)
+
+
+def per_device_hour_g(factors: Factors, devices_per_node: int) -> Figure:
+    """Embodied gCO2e of one reserved device-hour, with its share of host and network, for display.
+
+    `devices_per_node` share the host. Raises `FootprintError` where `factors` lacks an embodied scope.
+    """
+    reservations = [
+        Reservation(scope="device", units=1, time_s=SECONDS_PER_HOUR),
+        Reservation(scope="host", units=1 / devices_per_node, time_s=SECONDS_PER_HOUR),
+        Reservation(scope="network", units=1, time_s=SECONDS_PER_HOUR),
+    ]
+    return account([], reservations, factors).embodied_kg.scaled(GRAMS_PER_KG, "gCO2e/device-hour")
+
+
+def _figure(value: Sourced, name: str, sources: dict[str, str]) -> Figure:
+    """A profile value as a figure whose source names the part and the text behind the profile's source key."""
+    figure = value.figure(UNIT)
+    source = f"{name}: {sources.get(value.source, value.source)} ({value.confidence})"
+    return Figure(figure.value, figure.low, figure.high, figure.unit, figure.kind, source)

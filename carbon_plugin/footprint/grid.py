@@ -1,0 +1,114 @@
+"""Grid intensity of a site: the user's number, or the annual average of the zone from the shipped tables.
+
+An annual average of a past year stands for the mean intensity during a run. The range around it has two parts,
+combined in quadrature: how much such a number moves from one year to the next, growing with the age of the
+vintage, and how far the weeks of a run lie from the mean of their year.
+"""
+
+from __future__ import annotations
+
+import math
+from datetime import date
+
+from carbon_plugin.errors import FootprintError
+from carbon_plugin.footprint import tables
+from carbon_plugin.footprint.account import Intensity
+from carbon_plugin.footprint.zones import Area, locate
+from carbon_plugin.spec.figure import Figure
+from carbon_plugin.spec.site import Site
+
+UNIT = "gCO2e/kWh"
+
+# 80th percentile of the year-to-year change over the areas of the country table: half-width of the central
+# 80 % for an area whose own last change was smaller, or is not known.
+TYPICAL_DRIFT = 0.065
+# Assumed p10-p90 half-width of the mean over a run's weeks around the mean over its year (season, weather, outages).
+WITHIN_YEAR_SPREAD = 0.15
+# A vintage more than this many years before the run gets a note.
+FRESH_YEARS = 2
+
+_TABLES = {
+    "country": tables.country_intensities,
+    "egrid": tables.egrid_intensities,
+    "gcp": tables.gcp_intensities,
+}
+
+
+def resolve_intensity(site: Site, *, today: date | None = None) -> Intensity:
+    """Intensity in force at a site, gCO2e/kWh, with its range, vintage, basis and licence.
+
+    The user's number wins and is taken as stated, without a range. `today` (default: the system's date) decides how
+    old a vintage is. Raises `FootprintError` for an unknown zone, with the nearest names.
+    """
+    if site.intensity_g_per_kwh is not None:
+        return _declared(site, site.intensity_g_per_kwh)
+    if site.zone is None:
+        raise FootprintError("site: neither zone nor intensity_g_per_kwh is given, expected one of them")
+    return zone_intensity(site.zone, today=today)
+
+
+def zone_intensity(zone: str, *, today: date | None = None) -> Intensity:
+    """Annual average intensity of a zone from the shipped tables. Raises `FootprintError` for an unknown zone."""
+    area = locate(zone)
+    table = _TABLES[area.table]()
+    row = table.areas[area.code]
+    age_years = max(0, (today or date.today()).year - row.year)
+    factor = math.exp(relative_spread(row, age_years))
+    return Intensity(
+        zone=area.code if area.table == "country" else f"{area.table}:{area.code}",
+        zone_name=area.name,
+        figure=Figure(
+            value=row.g_per_kwh,
+            low=row.g_per_kwh / factor,
+            high=row.g_per_kwh * factor,
+            unit=UNIT,
+            kind="assumed",
+            source=f"{table.source.title}, {area.name} {row.year}, annual average {_basis(table.source)}",
+        ),
+        year=row.year,
+        basis=table.source.basis,
+        licence=table.source.licence,
+        attribution=table.source.attribution,
+        notes=_notes(area, row, age_years),
+    )
+
+
+def relative_spread(row: tables.AreaIntensity, age_years: int) -> float:
+    """Half-width of the p10-p90 range of ln(intensity of the run / annual average of the vintage).
+
+    sqrt(drift^2 * max(1, age) + within^2): yearly changes add up as a random walk over the age of the vintage;
+    drift is the area's own last change relative to the larger of the two years, at least `TYPICAL_DRIFT`.
+    """
+    drift = TYPICAL_DRIFT
+    if row.previous is not None and max(row.g_per_kwh, row.previous) > 0:
+        own = abs(row.g_per_kwh - row.previous) / max(row.g_per_kwh, row.previous)
+        drift = max(drift, own)
+    return math.hypot(drift * math.sqrt(max(1, age_years)), WITHIN_YEAR_SPREAD)
+
+
+def _declared(site: Site, value: float) -> Intensity:
+    return Intensity(
+        zone=site.zone or "declared",
+        zone_name=site.zone or "declared",
+        figure=Figure(value, value, value, UNIT, "declared", site.intensity_source),
+        year=None,
+        basis=None,
+        licence="not stated",
+        attribution=site.intensity_source,
+        notes=("the user's number, without a range and without a stated basis",),
+    )
+
+
+def _basis(source: tables.TableSource) -> str:
+    return f"({source.basis.scope}, {source.basis.boundary})"
+
+
+def _notes(area: Area, row: tables.AreaIntensity, age_years: int) -> tuple[str, ...]:
+    notes = []
+    if area.stands_for:
+        notes.append(f"{area.name} stands for {area.stands_for} by place")
+    if age_years > FRESH_YEARS:
+        notes.append(f"the newest value of {area.name} is of {row.year}, {age_years} years old")
+    if row.g_per_kwh == 0:
+        notes.append(f"the published value of {area.name} is 0, rounded by its source")
+    return tuple(notes)

@@ -1,0 +1,131 @@
+"""The equations of carbon accounting over arrays: one column per draw of every uncertain input.
+
+    E_it = duration * sum(E_item)                       E_facility = PUE * E_it
+    operational = PUE * duration * sum(E_item * I_item) * (I / I_central)
+    embodied_scope = kg_scope * unit_years_scope * duration / lifetime
+
+`footprint.account` evaluates them at the medians and at samples, `footprint.drivers` with one input at a time at
+its p10 and p90.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from carbon_plugin.footprint.account import IT_RUNGS, EnergyItem, Factors, Reservation
+from carbon_plugin.footprint.checks import check_inputs
+from carbon_plugin.footprint.uncertainty import Floats, spread
+from carbon_plugin.footprint.units import GRAMS_PER_KG, JOULES_PER_KWH, SECONDS_PER_YEAR
+
+_RUN_SCOPES = ("intensity", "pue", "lifetime", "duration")
+
+
+class Inputs(NamedTuple):
+    """Uncertain inputs, one row each, and how they combine.
+
+    Rows: the energy items ordered by rung; then intensity (relative to its central value), PUE - 1, lifetime and
+    duration factor; then kg of each embodied scope. `scopes` names the draw of each row: rows of one scope share it.
+    """
+
+    scopes: tuple[str, ...]
+    median: Floats
+    low: Floats
+    high: Floats
+    rungs: dict[str, slice]
+    item_g_per_kwh: Floats
+    unit_years: dict[str, float]
+
+
+class Outcome(NamedTuple):
+    """Energy by rung with "it" and "facility" (J) and carbon (kgCO2e), one value per draw."""
+
+    energy_j: dict[str, Floats]
+    operational_kg: Floats
+    embodied_parts_kg: dict[str, Floats]
+    embodied_kg: Floats
+    total_kg: Floats
+
+
+def gather(
+    energies: Sequence[EnergyItem],
+    reservations: Sequence[Reservation],
+    factors: Factors,
+    duration_spread: tuple[float, float],
+) -> Inputs:
+    """The rows of one accounting. Raises `FootprintError` for values that cannot be."""
+    check_inputs(energies, reservations, factors, duration_spread)
+    items = sorted(energies, key=lambda item: IT_RUNGS.index(item.rung))
+    unit_years = _unit_years(reservations)
+    intensity, pue, life = factors.intensity.figure, factors.pue, factors.lifetime_years
+    rows = [(item.energy_j, item.low_j, item.high_j) for item in items]
+    # Relative, so that it also spreads items with an intensity of their own. Zero has no range (checked).
+    rows.append(
+        (1.0, intensity.low / intensity.value, intensity.high / intensity.value) if intensity.value else (1, 1, 1)
+    )
+    # The overhead is what varies: a PUE never falls below 1.
+    rows.append((pue.value - 1, pue.low - 1, pue.high - 1))
+    rows.append((life.value, life.low, life.high))
+    rows.append((1.0, *duration_spread))
+    kilograms = [factors.embodied_kg[scope] for scope in unit_years]
+    rows += [(kg.value, kg.low, kg.high) for kg in kilograms]
+    median, low, high = np.array(rows, dtype=np.float64).T
+    return Inputs(
+        scopes=(
+            *(f"energy {item.scope}" for item in items),
+            *_RUN_SCOPES,
+            *(f"embodied {scope}" for scope in unit_years),
+        ),
+        median=median,
+        low=low,
+        high=high,
+        rungs=_rung_slices(items),
+        item_g_per_kwh=np.array(
+            [intensity.value if item.intensity_g_per_kwh is None else item.intensity_g_per_kwh for item in items]
+        ),
+        unit_years=unit_years,
+    )
+
+
+def evaluate(inputs: Inputs, scores: Floats) -> Outcome:
+    """The equations at given scores, shape (rows of `inputs`, draws); see `uncertainty.spread`."""
+    drawn = spread(inputs.median, inputs.low, inputs.high, scores)
+    items = len(inputs.item_g_per_kwh)
+    relative_intensity, overhead, lifetime_years, duration = drawn[items : items + len(_RUN_SCOPES)]
+    embodied = drawn[items + len(_RUN_SCOPES) :]
+
+    item_j = drawn[:items] * duration
+    energy_j = {rung: item_j[rows].sum(axis=0) for rung, rows in inputs.rungs.items()}
+    it_j = sum(energy_j.values(), np.zeros(scores.shape[1]))
+    facility_factor = 1 + overhead
+    weighted = (inputs.item_g_per_kwh[:, None] * item_j).sum(axis=0) * relative_intensity
+    operational_kg = weighted * facility_factor / (JOULES_PER_KWH * GRAMS_PER_KG)
+
+    parts_kg = {
+        scope: kilograms * years * duration / lifetime_years
+        for kilograms, (scope, years) in zip(embodied, inputs.unit_years.items(), strict=True)
+    }
+    embodied_kg = sum(parts_kg.values(), np.zeros(scores.shape[1]))
+    return Outcome(
+        energy_j=energy_j | {"it": it_j, "facility": it_j * facility_factor},
+        operational_kg=operational_kg,
+        embodied_parts_kg=parts_kg,
+        embodied_kg=embodied_kg,
+        total_kg=operational_kg + embodied_kg,
+    )
+
+
+def _unit_years(reservations: Sequence[Reservation]) -> dict[str, float]:
+    total: dict[str, float] = {}
+    for reservation in reservations:
+        years = reservation.units * reservation.time_s / SECONDS_PER_YEAR
+        total[reservation.scope] = total.get(reservation.scope, 0.0) + years
+    return total
+
+
+def _rung_slices(items: Sequence[EnergyItem]) -> dict[str, slice]:
+    """Rows of each rung that occurs, in items ordered by rung."""
+    rungs = [item.rung for item in items]
+    return {rung: slice(rungs.index(rung), rungs.index(rung) + rungs.count(rung)) for rung in dict.fromkeys(rungs)}

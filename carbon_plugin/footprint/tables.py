@@ -1,0 +1,195 @@
+"""The shipped data tables (data/*.yaml) as typed values. Each file is read when first asked for, once a process."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from carbon_plugin.footprint.account import Basis
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+T = TypeVar("T")
+
+CloudProvider = Literal["aws", "azure"]
+
+_DATA = Path(__file__).parent / "data"
+
+
+class TableSource(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where an intensity table comes from, what it counts, and on which terms it is shipped."""
+
+    title: str
+    url: str
+    licence: str
+    attribution: str
+    basis: Basis
+    retrieved: str
+    note: str
+
+
+class AreaIntensity(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Annual average of one area, gCO2e/kWh, in `year`; `previous` is the value of the year before."""
+
+    g_per_kwh: float
+    year: int
+    previous: float | None = None
+    name: str | None = None
+
+
+class IntensityTable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """All areas of one source."""
+
+    source: TableSource
+    areas: dict[str, AreaIntensity]
+
+
+class Country(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Name, alpha-2 code (aggregates have none) and other common names of an area."""
+
+    name: str
+    alpha2: str | None = None
+    aliases: tuple[str, ...] = ()
+
+
+class CloudRegion(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The area that stands for a cloud region: an alpha-3 code or "egrid:<subregion>"."""
+
+    area: str
+    place: str
+
+
+class Range(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A p10-p90 range as factors or values, by context."""
+
+    low: float
+    high: float
+
+
+class Estimate(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A table value with its p10-p90 range (None: the table's general rule applies) and source."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    source: str
+
+
+class ProviderPue(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """PUE of a cloud provider: its fleet, and its regions where published."""
+
+    name: str
+    fleet: Estimate
+    regions: dict[str, float] = {}
+    regions_source: str = ""
+
+
+class PueTable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """PUE by provider, the value for an unknown facility, and the spread of one site around a published value."""
+
+    site_spread: Range
+    unknown: Estimate
+    providers: dict[str, ProviderPue]
+
+
+class FabProcess(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Wafer fabrication per cm2 of die: electricity in kWh, gases in kgCO2e at 95 % and 99 % abatement."""
+
+    energy_kwh_per_cm2: float
+    gas95_kg_per_cm2: float
+    gas99_kg_per_cm2: float
+
+
+class Fab(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Inputs of carbon per die area; `aliases` map a marketed process to the row that stands for it."""
+
+    source: str
+    grid_kg_per_kwh: float
+    yield_: float = msgspec.field(name="yield")
+    materials_kg_per_cm2: float
+    processes: dict[str, FabProcess]
+    aliases: dict[str, str]
+
+
+class DeviceForm(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What the form of a device adds around its dies, kgCO2e, and which memory it carries."""
+
+    other_ics_kg_per_die: float
+    fixed_kg: float
+    memory: Literal["hbm", "gddr"]
+
+
+class DeviceModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Coefficients of the bottom-up model of an accelerator."""
+
+    source: str
+    assembly_and_transport_factor: float
+    hbm_kg_per_gb: float
+    gddr_kg_per_gb: float
+    thermal_kg_per_w: float
+    forms: dict[str, DeviceForm]
+    relative_uncertainty_2sigma: float
+
+
+class EmbodiedTable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Lifetime and the bottom-up model."""
+
+    lifetime_years: Estimate
+    fab: Fab
+    device: DeviceModel
+
+
+@cache
+def country_intensities() -> IntensityTable:
+    """Countries and aggregates by ISO 3166-1 alpha-3 code."""
+    return _load("grid_countries.yaml", IntensityTable)
+
+
+@cache
+def egrid_intensities() -> IntensityTable:
+    """US eGRID subregions by acronym."""
+    return _load("grid_egrid.yaml", IntensityTable)
+
+
+@cache
+def gcp_intensities() -> IntensityTable:
+    """Google Cloud regions by name."""
+    return _load("grid_gcp.yaml", IntensityTable)
+
+
+@cache
+def countries() -> Mapping[str, Country]:
+    """Codes and names of areas by alpha-3 code."""
+    return _load("countries.yaml", dict[str, Country])
+
+
+@cache
+def cloud_regions() -> Mapping[CloudProvider, Mapping[str, CloudRegion]]:
+    """Areas that stand for AWS and Azure regions."""
+    return _load("cloud_regions.yaml", dict[CloudProvider, dict[str, CloudRegion]])
+
+
+@cache
+def pue_table() -> PueTable:
+    """PUE by provider and region."""
+    return _load("pue.yaml", PueTable)
+
+
+@cache
+def embodied_table() -> EmbodiedTable:
+    """Lifetime and bottom-up constants of embodied carbon."""
+    return _load("embodied.yaml", EmbodiedTable)
+
+
+def _load(name: str, kind: type[T]) -> T:
+    # The C loader reads the largest table (216 areas) in milliseconds; the pure Python one takes ten times that.
+    import yaml
+
+    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    text = (_DATA / name).read_text(encoding="utf-8")
+    return msgspec.convert(yaml.load(text, Loader=loader), kind)

@@ -1,0 +1,64 @@
+"""Sampling of uncertain inputs that are known by their p10, median and p90.
+
+A draw is a score: a standard normal number in units of its p90, so that 0 is the median, -1 the 10th and +1 the
+90th percentile. Scores are Latin hypercube samples (each of `draws` equally likely strata once), which makes the
+percentiles of a single input exact and those of a product steady with few draws. They depend on the scope's name,
+the number of draws and the seed only: the same scope draws the same numbers in every call, whatever else is there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+
+@lru_cache(maxsize=256)
+def scores(scope: str, draws: int, seed: int) -> Floats:
+    """`draws` scores of a scope, shape (draws,), read-only. Cached: a live monitor asks for the same ones each time."""
+    stream = int.from_bytes(hashlib.blake2b(scope.encode(), digest_size=8).digest(), "big")
+    shuffled = np.random.default_rng([seed, stream]).permutation(_strata(draws))
+    shuffled.flags.writeable = False
+    return shuffled
+
+
+def spread(value: Floats, low: Floats, high: Floats, score: Floats) -> Floats:
+    """Inputs at given scores: `value` at 0, `low` at -1, `high` at +1.
+
+    `value`, `low` and `high` have shape (inputs,), `score` and the result (inputs, draws). Between and beyond, the
+    logarithm is linear in the score on either side of the median (a two-piece lognormal: positive, and skewed as
+    the range is). An input whose low is 0 has no logarithm there and is linear instead, cut off at 0.
+    """
+    positive = low > 0
+    median, lower, upper = (np.where(positive, edge, 1.0) for edge in (value, low, high))
+    below = score < 0
+    # In place: a fresh array of this size costs as much in page faults as the arithmetic in it.
+    drawn: Floats = np.where(
+        below, (np.log(median) - np.log(lower))[:, None], (np.log(upper) - np.log(median))[:, None]
+    )
+    drawn *= score
+    np.exp(drawn, out=drawn)
+    drawn *= median[:, None]
+    if not positive.all():
+        rest = ~positive
+        slope = np.where(below[rest], (value - low)[rest, None], (high - value)[rest, None])
+        drawn[rest] = np.maximum(value[rest, None] + slope * score[rest], 0.0)
+    return drawn
+
+
+def p10_p90(samples: Floats) -> tuple[Floats, Floats]:
+    """10th and 90th percentile along the last axis (midpoints of strata, as the scores are)."""
+    low, high = np.quantile(samples, (0.1, 0.9), axis=-1, method="hazen")
+    return low, high
+
+
+@lru_cache(maxsize=8)
+def _strata(draws: int) -> Floats:
+    normal = NormalDist()
+    p90 = normal.inv_cdf(0.9)
+    return np.array([normal.inv_cdf((stratum + 0.5) / draws) / p90 for stratum in range(draws)])

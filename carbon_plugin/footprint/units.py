@@ -1,0 +1,9 @@
+"""Conversion constants of carbon accounting, used where SI meets the units of a table or a report."""
+
+JOULES_PER_KWH = 3.6e6
+GRAMS_PER_KG = 1e3
+# Calendar life is counted in mean (Julian) years, 365.25 days.
+SECONDS_PER_YEAR = 31_557_600.0
+SECONDS_PER_HOUR = 3600.0
+BYTES_PER_GB = 1e9
+MM2_PER_CM2 = 100.0

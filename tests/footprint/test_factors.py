@@ -1,0 +1,54 @@
+"""All factors of a run, each assumed one named with its source, stored and read back unchanged."""
+
+from __future__ import annotations
+
+from datetime import date
+
+import msgspec
+import pytest
+
+from carbon_plugin.errors import FootprintError
+from carbon_plugin.footprint.account import Factors
+from carbon_plugin.footprint.factors import resolve_factors
+from carbon_plugin.spec.hardware import Cluster
+from carbon_plugin.spec.site import Site
+
+TODAY = date(2026, 11, 22)
+
+
+def test_every_number_that_nobody_stated_is_an_assumption_with_a_source(h100_cluster: Cluster) -> None:
+    factors = resolve_factors(Site(zone="aws:us-east-1"), h100_cluster, today=TODAY)
+
+    assert [assumption.field for assumption in factors.assumptions] == [
+        "site.intensity_g_per_kwh",
+        "site.zone",
+        "site.zone",
+        "site.pue",
+        "site.lifetime_years",
+        "embodied.device",
+        "embodied.host",
+        "embodied.network",
+    ]
+    assert all(assumption.source and assumption.value for assumption in factors.assumptions)
+
+
+def test_what_the_user_states_is_no_assumption() -> None:
+    site = Site(intensity_g_per_kwh=50, pue=1.1, lifetime_years=4)
+
+    factors = resolve_factors(site, None, today=TODAY)
+
+    assert [assumption.field for assumption in factors.assumptions] == ["site.zone"]
+    assert "without a stated basis" in factors.assumptions[0].source
+    assert factors.embodied_kg == {}
+
+
+def test_factors_survive_json_and_plain_data(h100_cluster: Cluster) -> None:
+    factors = resolve_factors(Site(zone="FRA"), h100_cluster, today=TODAY)
+
+    assert msgspec.convert(msgspec.to_builtins(factors), Factors) == factors
+    assert msgspec.json.decode(msgspec.json.encode(factors), type=Factors) == factors
+
+
+def test_an_unknown_zone_is_an_error(h100_cluster: Cluster) -> None:
+    with pytest.raises(FootprintError, match=r"nearest: .*Sweden"):
+        resolve_factors(Site(zone="Sweeden"), h100_cluster)

@@ -1,0 +1,111 @@
+"""Intensity of a site: published values, the user's word, and a range that says how little an average knows."""
+
+from __future__ import annotations
+
+from datetime import date
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from carbon_plugin.errors import FootprintError
+from carbon_plugin.footprint import tables
+from carbon_plugin.footprint.grid import relative_spread, resolve_intensity, zone_intensity
+from carbon_plugin.spec.site import Site
+
+TODAY = date(2026, 11, 22)
+
+
+@pytest.mark.parametrize(
+    ("zone", "g_per_kwh", "year"),
+    [
+        # Our World in Data on Ember, release of April 2026.
+        ("FRA", 41.4, 2025),
+        ("USA", 384.4, 2025),
+        ("SWE", 35.3, 2025),
+        ("TWN", 633.2, 2025),
+        ("WORLD", 458.3, 2025),
+        ("EU27", 209.9, 2025),
+        # EPA eGRID2023 revision 2, table 1 (CAMX 429.983 lb/MWh, SRVC 596.326 lb/MWh).
+        ("egrid:CAMX", 195.0, 2023),
+        ("egrid:SRVC", 270.5, 2023),
+        ("egrid:US", 349.7, 2023),
+        # GoogleCloudPlatform/region-carbon-info, 2025.csv.
+        ("gcp:us-central1", 431.95, 2025),
+    ],
+)
+def test_published_values_are_returned_with_their_year(zone: str, g_per_kwh: float, year: int) -> None:
+    intensity = resolve_intensity(Site(zone=zone), today=TODAY)
+
+    assert intensity.figure.value == pytest.approx(g_per_kwh, abs=0.06)
+    assert intensity.figure.unit == "gCO2e/kWh"
+    assert intensity.year == year
+
+
+def test_the_basis_of_each_source_is_part_of_the_intensity() -> None:
+    country, egrid, gcp = (zone_intensity(zone, today=TODAY) for zone in ("USA", "egrid:US", "gcp:us-central1"))
+
+    assert country.basis is not None
+    assert egrid.basis is not None
+    assert gcp.basis is not None
+    assert (country.basis.scope, country.basis.boundary) == ("lifecycle", "generation")
+    assert (egrid.basis.scope, egrid.basis.boundary) == ("direct", "generation")
+    assert (gcp.basis.scope, gcp.basis.boundary) == ("direct", "consumption")
+    assert country.licence == "CC-BY-4.0"
+
+
+def test_the_users_number_wins_and_has_no_range() -> None:
+    site = Site(zone="FRA", intensity_g_per_kwh=12.0, intensity_source="PPA statement 2026")
+
+    intensity = resolve_intensity(site, today=TODAY)
+
+    assert (intensity.figure.low, intensity.figure.value, intensity.figure.high) == (12.0, 12.0, 12.0)
+    assert (intensity.figure.kind, intensity.figure.source) == ("declared", "PPA statement 2026")
+    assert intensity.basis is None
+
+
+def test_a_site_with_a_number_may_name_a_zone_that_no_table_has() -> None:
+    site = Site(zone="our hall 3", intensity_g_per_kwh=12.0)
+
+    assert resolve_intensity(site, today=TODAY).zone == "our hall 3"
+
+
+def test_an_unknown_zone_is_never_replaced_by_the_world() -> None:
+    with pytest.raises(FootprintError, match="Frnace"):
+        resolve_intensity(Site(zone="Frnace"), today=TODAY)
+
+
+def test_a_vintage_more_than_two_years_old_is_noted() -> None:
+    fresh = zone_intensity("egrid:SRVC", today=date(2025, 6, 1))
+    stale = zone_intensity("egrid:SRVC", today=TODAY)
+
+    assert fresh.notes == ()
+    assert stale.notes == ("the newest value of eGRID SERC Virginia/Carolina is of 2023, 3 years old",)
+
+
+def test_a_mapped_cloud_region_is_noted() -> None:
+    assert zone_intensity("aws:eu-north-1", today=TODAY).notes == (
+        "Sweden stands for aws:eu-north-1 (Stockholm) by place",
+    )
+
+
+def test_a_value_rounded_to_zero_by_its_source_is_noted() -> None:
+    intensity = zone_intensity("CAF", today=date(2024, 1, 1))
+
+    assert intensity.figure.high == 0
+    assert intensity.notes == ("the published value of Central African Republic is 0, rounded by its source",)
+
+
+def test_the_range_widens_with_age_and_with_the_areas_own_drift() -> None:
+    steady, drifting = tables.country_intensities().areas["USA"], tables.country_intensities().areas["COL"]
+
+    assert relative_spread(steady, 1) == pytest.approx((0.065**2 + 0.15**2) ** 0.5)
+    assert relative_spread(steady, 4) == pytest.approx((4 * 0.065**2 + 0.15**2) ** 0.5)
+    assert relative_spread(drifting, 1) > 2 * relative_spread(steady, 1)
+
+
+@given(code=st.sampled_from(sorted(tables.country_intensities().areas)), year=st.integers(2000, 2100))
+def test_every_area_has_an_ordered_range_at_any_date(code: str, year: int) -> None:
+    figure = zone_intensity(code, today=date(year, 1, 1)).figure
+
+    assert 0 <= figure.low <= figure.value <= figure.high
