@@ -1,0 +1,96 @@
+"""Facts of a run that follow from its files: attempts and gaps, steps, and what of the job was seen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+from carbon_plugin.audit.collect import FilePass, RunCollector
+from carbon_plugin.audit.reservations import covered_s, union
+from carbon_plugin.audit.result import Attempt, Coverage, Gap, Period, Progress
+from carbon_plugin.ledger.claims import TOLERANCE_S
+from carbon_plugin.ledger.records import Manifest
+
+
+def leading_manifest(files: Sequence[FilePass]) -> Manifest:
+    """The manifest that speaks for the run: of the latest attempt, there of the lowest node."""
+    return max((file.manifest for file in files), key=lambda manifest: (manifest.attempt, -manifest.node))
+
+
+def _by_attempt(files: Sequence[FilePass]) -> Mapping[int, list[FilePass]]:
+    attempts: dict[int, list[FilePass]] = {}
+    for file in files:
+        attempts.setdefault(file.manifest.attempt, []).append(file)
+    return dict(sorted(attempts.items()))
+
+
+def period_of(collected: RunCollector) -> Period:
+    """When the run took place, attempt by attempt."""
+    extents = [(file.manifest.started_unix_s, file.end_unix_s) for file in collected.files]
+    covered = union(extents)
+    start_s, end_s = covered[0][0], covered[-1][1]
+    gaps = [
+        Gap(start_unix_s=before[1], duration_s=after[0] - before[1])
+        for before, after in pairwise(covered)
+        if after[0] - before[1] > TOLERANCE_S
+    ]
+    attempts = [_attempt(number, files) for number, files in _by_attempt(collected.files).items()]
+    return Period(
+        start_unix_s=start_s,
+        end_unix_s=end_s,
+        wall_s=end_s - start_s,
+        active_s=covered_s(extents),
+        attempts=attempts,
+        gaps=gaps,
+    )
+
+
+def _attempt(number: int, files: Sequence[FilePass]) -> Attempt:
+    reasons = sorted({file.closed for file in files if file.closed is not None})
+    return Attempt(
+        attempt=number,
+        start_unix_s=min(file.manifest.started_unix_s for file in files),
+        end_unix_s=max(file.end_unix_s for file in files),
+        nodes=len({file.manifest.node for file in files}),
+        world_size=max(file.manifest.world_size for file in files),
+        # Every node counts the steps of the whole job; the one that saw most of them was there longest.
+        steps=max(file.steps for file in files),
+        last_step=max(file.last_step for file in files),
+        redone_steps=max(file.redone_steps for file in files),
+        ended=", ".join(reasons) if all(file.closed is not None for file in files) else None,
+    )
+
+
+def progress_of(files: Sequence[FilePass], manifest: Manifest) -> Progress:
+    """Steps and tokens of the job; `manifest` says how many steps it was to take."""
+    longest = [max(group, key=lambda file: file.steps) for group in _by_attempt(files).values()]
+    return Progress(
+        steps=sum(file.steps for file in longest),
+        last_step=max(file.last_step for file in files),
+        total_steps=manifest.total_steps,
+        tokens=sum(file.tokens for file in longest),
+    )
+
+
+def coverage_of(collected: RunCollector) -> Coverage:
+    """How many nodes and GPUs there should be, and how many of them the ledgers speak of."""
+    manifests = [file.manifest for file in collected.files]
+    nodes = max(manifest.nodes for manifest in manifests)
+    nodes_seen = min(nodes, len({manifest.node for manifest in manifests}))
+    cells = collected.device_cells()
+    seen = [key for key, device in collected.devices.items() if device.identity.rung == "gpu"]
+    measured = [key for key in seen if any(cell.seconds[0] > 0 for cell in cells.get(key, ()))]
+    # Nodes that are missing have as many GPUs as those that are here; a restart on other hosts brings new ones.
+    at_once = max(
+        sum(device.rung == "gpu" for file in files for device in file.manifest.devices)
+        / len({file.manifest.node for file in files})
+        for files in _by_attempt(collected.files).values()
+    )
+    return Coverage(
+        nodes=nodes,
+        nodes_seen=nodes_seen,
+        gpus=max(len(seen), round(at_once * nodes)),
+        gpus_seen=len(seen),
+        gpus_measured=len(measured),
+        overlaps=collected.claims.overlaps,
+    )

@@ -1,0 +1,71 @@
+"""Which device and host was reserved for how long: the time that embodied carbon is charged for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from carbon_plugin.audit.collect import FilePass
+from carbon_plugin.audit.result import Reserved
+from carbon_plugin.footprint.account import Reservation
+
+Interval = tuple[float, float]
+
+
+def covered_s(intervals: Iterable[Interval]) -> float:
+    """Length of the union of intervals."""
+    return sum(end - start for start, end in union(intervals))
+
+
+def union(intervals: Iterable[Interval]) -> list[Interval]:
+    """Disjoint intervals that cover the same, in order."""
+    merged: list[Interval] = []
+    for start, end in sorted(intervals):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], end))
+        else:
+            merged.append((start, end))
+    return merged
+
+
+def reserved_time(files: Sequence[FilePass]) -> Reserved:
+    """Reserved time of devices and hosts over all files, each device and host once at any moment.
+
+    It starts at the allocation, where the manifest knows it, else at the first record, and ends with the last record. A
+    gap between attempts counts only if the later one's allocation spans it. Where no GPU was seen, every rank stands
+    for one device.
+    """
+    reserved: dict[str, list[Interval]] = {}
+    observed: dict[str, list[Interval]] = {}
+    weights: dict[str, float] = {}
+    hosts: dict[str, list[Interval]] = {}
+    shares: dict[str, float] = {}
+    counted_from = set()
+    for file in files:
+        manifest = file.manifest
+        since = manifest.started_unix_s if manifest.reserved_since_unix_s is None else manifest.reserved_since_unix_s
+        whole = (min(since, manifest.started_unix_s), file.end_unix_s)
+        gpus = [device.key for device in manifest.devices if device.rung == "gpu"]
+        counted_from.add("GPUs that the ledgers name" if gpus else "ranks, because no GPU was seen")
+        for key in gpus or [f"ranks of {manifest.host_key}"]:
+            weights[key] = 1.0 if gpus else manifest.world_size / manifest.nodes
+            reserved.setdefault(key, []).append(whole)
+            observed.setdefault(key, []).append((manifest.started_unix_s, file.end_unix_s))
+        hosts.setdefault(manifest.host_key, []).append(whole)
+        shares[manifest.host_key] = max(shares.get(manifest.host_key, 0.0), manifest.host_share)
+    device_s = sum(weights[key] * covered_s(intervals) for key, intervals in reserved.items())
+    observed_s = sum(weights[key] * covered_s(intervals) for key, intervals in observed.items())
+    return Reserved(
+        device_s=device_s,
+        before_first_record_s=device_s - observed_s,
+        host_s=sum(shares[key] * covered_s(intervals) for key, intervals in hosts.items()),
+        devices_from=" and ".join(sorted(counted_from)),
+    )
+
+
+def reservations_of(reserved: Reserved) -> list[Reservation]:
+    """Reserved time as the accounting takes it: unit-seconds of each embodied scope."""
+    return [
+        Reservation(scope="device", units=1.0, time_s=reserved.device_s),
+        Reservation(scope="host", units=1.0, time_s=reserved.host_s),
+        Reservation(scope="network", units=1.0, time_s=reserved.device_s),
+    ]

@@ -1,0 +1,261 @@
+"""What an audit says, as plain frozen values: the content of `report.json`. Not how it is found (`audit.summary`).
+
+Energies in J, times in s (Unix seconds for moments), carbon in kgCO2e. `energy_j` fields are exact sums of the
+windows; ranges (`low_j`, `high_j`) add up the meters' own p10 and p90, whose errors are systematic.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from msgspec import Struct
+
+from carbon_plugin.footprint.account import Factors, Footprint
+from carbon_plugin.footprint.drivers import Driver
+from carbon_plugin.ledger.claims import Overlap
+from carbon_plugin.ledger.records import Phase
+from carbon_plugin.ledger.verify import AnchorCheck, FileCheck
+from carbon_plugin.spec.devices import DeviceIdentity, Rung
+from carbon_plugin.spec.figure import Assumption, Figure
+
+AUDIT_VERSION = 1
+
+Quality = Literal["measured", "modelled", "mixed", "absent"]
+Cause = Literal["spec drift", "step time", "power", "run length", "coverage", "grid"]
+
+
+class MeterQuality(Struct, frozen=True, kw_only=True):
+    """How an energy is known: shares of device-time, which add up to 1 (all 0 without any time)."""
+
+    measured: float
+    modelled: float
+    absent: float
+
+    @property
+    def quality(self) -> Quality:
+        """The shares in one word."""
+        if self.measured > 0:
+            return "measured" if self.modelled == 0 and self.absent == 0 else "mixed"
+        return "modelled" if self.modelled > 0 else "absent"
+
+
+class Energy(Struct, frozen=True, kw_only=True):
+    """An energy with its range, how it is known, and the operational carbon it caused (None without factors)."""
+
+    energy_j: float
+    low_j: float
+    high_j: float
+    device_s: float
+    meters: MeterQuality
+    operational_kg: float | None
+
+
+class Run(Struct, frozen=True, kw_only=True):
+    """Who ran: identity, size, software, and the effective spec with the source of each field."""
+
+    run_id: str
+    name: str
+    programme: str | None
+    role: str | None
+    parent_run_id: str | None
+    world_size: int
+    versions: dict[str, str]
+    effective: dict[str, Any]
+
+
+class Attempt(Struct, frozen=True, kw_only=True):
+    """One start of the job. `ended` is the reason of an orderly end on every node, None if any was killed."""
+
+    attempt: int
+    start_unix_s: float
+    end_unix_s: float
+    nodes: int
+    world_size: int
+    steps: int
+    last_step: int
+    redone_steps: int
+    ended: str | None
+
+
+class Gap(Struct, frozen=True, kw_only=True):
+    """Time between attempts in which no node recorded anything. Its energy is unknown and not in any total."""
+
+    start_unix_s: float
+    duration_s: float
+
+
+class Period(Struct, frozen=True, kw_only=True):
+    """`wall_s` from the first record to the last; `active_s` of it some node recorded."""
+
+    start_unix_s: float
+    end_unix_s: float
+    wall_s: float
+    active_s: float
+    attempts: list[Attempt]
+    gaps: list[Gap]
+
+
+class Coverage(Struct, frozen=True, kw_only=True):
+    """What of the job the ledgers cover. `gpus` is how many there should be, `gpus_seen` how many a ledger names,
+    `gpus_measured` how many of these have measured energy. `overlaps` are devices that two files metered at once."""
+
+    nodes: int
+    nodes_seen: int
+    gpus: int
+    gpus_seen: int
+    gpus_measured: int
+    overlaps: list[Overlap]
+
+
+class Progress(Struct, frozen=True, kw_only=True):
+    """What the energy was spent on: `steps` and `tokens` executed, redone ones included, and the last step reached."""
+
+    steps: int
+    last_step: int
+    total_steps: int | None
+    tokens: int
+
+
+class Waste(Struct, frozen=True, kw_only=True):
+    """Work done twice: steps (and the evaluations and checkpoints between them) that an attempt repeats because the
+    one before had got further than its last checkpoint; and start-ups after the first. Part of all totals."""
+
+    redone_steps: int
+    redone_energy_j: float
+    redone_operational_kg: float | None
+    restart_energy_j: float
+    restart_operational_kg: float | None
+
+
+class Reserved(Struct, frozen=True, kw_only=True):
+    """Device time that is charged with embodied carbon. `before_first_record_s` of it lies between allocation and
+    our first record, device-seconds that were not observed. `devices_from` says how the devices were counted."""
+
+    device_s: float
+    before_first_record_s: float
+    host_s: float
+    devices_from: str
+
+
+class StepComparison(Struct, frozen=True, kw_only=True):
+    """Measured against predicted on stretches between step boundaries of one node.
+
+    The measured range is the queue lag at the boundaries, the predicted one the model's p10-p90. Energies are of the
+    GPUs of that node, one step."""
+
+    steps: int
+    spans: int
+    node: int
+    measured_step_time_s: Figure
+    predicted_step_time_s: Figure | None
+    measured_gpu_energy_per_step_j: float | None
+    predicted_gpu_energy_per_step_j: float | None
+
+
+class ErrorPart(Struct, frozen=True, kw_only=True):
+    """One cause of the forecast's error: the factor by which it moved operational carbon, and its share in kg."""
+
+    cause: Cause
+    factor: float
+    carbon_kg: float
+    explanation: str
+
+
+class ForecastComparison(Struct, frozen=True, kw_only=True):
+    """Forecast from before launch against what happened.
+
+    `parts` multiply to actual over forecast operational carbon, and their `carbon_kg` with `embodied_kg` add up to
+    actual minus forecast total. They are empty, and `no_parts_reason` says why, where a split is not possible."""
+
+    created_unix_s: float
+    plugin_version: str
+    run_time_s: Figure
+    total_steps: int
+    device_hours: Figure
+    footprint: Footprint
+    step_time_s: Figure
+    parts: list[ErrorPart]
+    embodied_kg: float | None
+    no_parts_reason: str | None
+
+
+class Device(Struct, frozen=True, kw_only=True):
+    """One metered device with its energy over all attempts. `notes` are what its meter had to say."""
+
+    identity: DeviceIdentity
+    hostname: str
+    energy: Energy
+    mean_power_w: float | None
+    notes: list[str]
+
+
+class EventNote(Struct, frozen=True, kw_only=True):
+    """An event of a ledger, with the node and attempt that recorded it."""
+
+    node: int
+    attempt: int
+    at_unix_s: float
+    kind: str
+    message: str
+    data: dict[str, Any]
+
+
+class StepSeries(Struct, frozen=True, kw_only=True):
+    """Step time over the run, downsampled: mean of the steps in each bin. `at_s` is the bin's middle from the start."""
+
+    at_s: list[float]
+    measured_s: list[float]
+    predicted_s: list[float | None]
+
+
+class Series(Struct, frozen=True, kw_only=True):
+    """The run over time, downsampled to equal bins of `width_s` from the start on. Energy in each bin by rung and by
+    GPU (a few of them), J; operational carbon in each bin, kg."""
+
+    width_s: float
+    rung_energy_j: dict[Rung, list[float]]
+    gpu_energy_j: dict[str, list[float]]
+    operational_kg: list[float]
+    steps: StepSeries
+
+
+class Verification(Struct, frozen=True, kw_only=True):
+    """Whether the ledgers can be believed, and every reason for and against."""
+
+    ok: bool
+    problems: list[str]
+    files: list[FileCheck]
+    anchors: list[AnchorCheck]
+
+
+class AuditSummary(Struct, frozen=True, kw_only=True):
+    """Everything that an audit found.
+
+    `energy` is the IT energy: all rungs but the facility, which `footprint` derives by PUE. `footprint` is None without
+    factors, and `no_carbon_reason` says why. `drivers` are the uncertain inputs, the one that moves the total most
+    first."""
+
+    version: int
+    plugin_version: str
+    created_unix_s: float
+    run: Run
+    period: Period
+    coverage: Coverage
+    progress: Progress
+    energy: Energy
+    by_rung: dict[Rung, Energy]
+    by_phase: dict[Phase, Energy]
+    waste: Waste
+    reserved: Reserved
+    footprint: Footprint | None
+    factors: Factors | None
+    drivers: list[Driver]
+    no_carbon_reason: str | None
+    steps: StepComparison | None
+    forecast: ForecastComparison | None
+    devices: list[Device]
+    events: list[EventNote]
+    event_counts: dict[str, int]
+    assumptions: list[Assumption]
+    series: Series
+    verification: Verification

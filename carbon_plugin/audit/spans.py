@@ -1,0 +1,103 @@
+"""Comparison spans of a run, summed up in one pass: measured step time and energy against the prediction."""
+
+from __future__ import annotations
+
+from carbon_plugin.audit.bins import TimeBins
+from carbon_plugin.audit.documents import PredictionDocument
+from carbon_plugin.audit.result import StepComparison, StepSeries
+from carbon_plugin.ledger.records import Span
+from carbon_plugin.spec.figure import Figure
+
+_STEPS, _MEASURED, _PREDICTED_STEPS, _PREDICTED = "steps", "measured", "predicted steps", "predicted"
+
+
+class _Mean:
+    """A mean over steps."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self._sum = 0.0
+
+    def add(self, value: float | None, steps: int) -> None:
+        if value is not None:
+            self.steps += steps
+            self._sum += value * steps
+
+    @property
+    def value(self) -> float | None:
+        return self._sum / self.steps if self.steps else None
+
+
+class SpanSums:
+    """Sums over spans that do not overlap. Every mean is over steps, so that long spans count for more."""
+
+    def __init__(self, origin_unix_s: float) -> None:
+        self.spans = 0
+        self._steps = 0
+        self._node = 0
+        self._boundary_error_s = 0.0
+        self._measured_s, self._predicted_s = _Mean(), _Mean()
+        self._measured_j, self._predicted_j = _Mean(), _Mean()
+        self._bins = TimeBins(origin_unix_s)
+
+    def add(self, span: Span, node: int) -> None:
+        """Take in one span of a node."""
+        steps = span.last_step - span.first_step + 1
+        if steps < 1:
+            return
+        self.spans += 1
+        self._steps += steps
+        self._node = node
+        self._boundary_error_s += span.boundary_error_s
+        self._measured_s.add(span.step_time_s, steps)
+        self._predicted_s.add(span.predicted_step_time_s, steps)
+        self._measured_j.add(span.gpu_energy_per_step_j, steps)
+        self._predicted_j.add(span.predicted_gpu_energy_per_step_j, steps)
+        self._bin(span, _STEPS, steps)
+        self._bin(span, _MEASURED, span.step_time_s * steps)
+        if span.predicted_step_time_s is not None:
+            self._bin(span, _PREDICTED_STEPS, steps)
+            self._bin(span, _PREDICTED, span.predicted_step_time_s * steps)
+
+    def comparison(self, prediction: PredictionDocument | None) -> StepComparison | None:
+        """Means over all spans, None without any. The predicted range is that of `prediction`, in proportion."""
+        measured_s, predicted_s = self._measured_s.value, self._predicted_s.value
+        if measured_s is None:
+            return None
+        lag_s = self._boundary_error_s / self._steps
+        predicted = None
+        if predicted_s is not None:
+            figure = prediction.step_time_s if prediction else None
+            low, high = (figure.low / figure.value, figure.high / figure.value) if figure else (1.0, 1.0)
+            source = figure.source if figure else "the run's own prediction, without its range"
+            predicted = Figure(predicted_s, low * predicted_s, high * predicted_s, "s", "modelled", source)
+        return StepComparison(
+            steps=self._steps,
+            spans=self.spans,
+            node=self._node,
+            measured_step_time_s=Figure(
+                measured_s,
+                max(0.0, measured_s - lag_s),
+                measured_s + lag_s,
+                "s",
+                "measured",
+                f"{self._steps} steps between step boundaries of node {self._node}",
+            ),
+            predicted_step_time_s=predicted,
+            measured_gpu_energy_per_step_j=self._measured_j.value,
+            predicted_gpu_energy_per_step_j=self._predicted_j.value,
+        )
+
+    def series(self) -> StepSeries:
+        """Mean step time in each bin that has steps; the moment is the middle of the bin."""
+        bins = self._bins
+        rows = zip(*(bins.values(group) for group in (_STEPS, _MEASURED, _PREDICTED_STEPS, _PREDICTED)), strict=True)
+        filled = [(index, *row) for index, row in enumerate(rows) if row[0] > 0]
+        return StepSeries(
+            at_s=[(index + 0.5) * bins.width_s for index, *_ in filled],
+            measured_s=[measured / steps for _, steps, measured, _, _ in filled],
+            predicted_s=[predicted / steps if steps else None for _, _, _, steps, predicted in filled],
+        )
+
+    def _bin(self, span: Span, group: str, amount: float) -> None:
+        self._bins.add(group, span.start_unix_s, span.duration_s, amount)

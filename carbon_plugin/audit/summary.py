@@ -1,0 +1,191 @@
+"""Ledgers of a run in, everything that an audit says out."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+import carbon_plugin
+from carbon_plugin.audit.accounting import account_run
+from carbon_plugin.audit.cells import energy_of
+from carbon_plugin.audit.collect import FilePass, RunCollector
+from carbon_plugin.audit.documents import read_factors, read_forecast, read_prediction
+from carbon_plugin.audit.facts import coverage_of, leading_manifest, period_of, progress_of
+from carbon_plugin.audit.forecast_error import Actual, compare_forecast
+from carbon_plugin.audit.reservations import reserved_time
+from carbon_plugin.audit.result import (
+    AUDIT_VERSION,
+    AuditSummary,
+    Device,
+    Run,
+    Series,
+    Verification,
+    Waste,
+)
+from carbon_plugin.errors import LedgerError
+from carbon_plugin.ledger.identity import read_identity
+from carbon_plugin.ledger.reader import read_opening
+from carbon_plugin.ledger.records import Manifest, RunIdentity
+from carbon_plugin.ledger.verify import CheckedLedger, RunCheck, checked_anchor, combine_checks, files_by_start
+from carbon_plugin.spec.figure import Assumption
+
+
+def summarise(run_dir: str | os.PathLike[str], anchors: Sequence[str] = ()) -> AuditSummary:
+    """Audit of all nodes and attempts in a run directory, in one pass over each ledger.
+
+    `anchors` are heads that were logged elsewhere, 32 hex digits each. Ledgers that are torn, killed or tampered with
+    are still summed up; `verification` says so. Raises `LedgerError` if the directory holds no ledger, none that names
+    who wrote it, or one of an unknown version.
+    """
+    wanted = [checked_anchor(anchor) for anchor in anchors]
+    identity = read_identity(run_dir)
+    paths = files_by_start(run_dir)
+    collected = RunCollector(_origin(paths), _span_files(paths))
+    ledgers = []
+    for path in paths:
+        ledger = CheckedLedger(path, identity.run_id if identity else None)
+        collected.add(ledger)
+        ledgers.append(ledger)
+    if not collected.files:
+        raise LedgerError(f"{os.fspath(run_dir)}: no ledger here begins with a manifest, so nothing can be said")
+    return _conclude(collected, identity, combine_checks(run_dir, ledgers, wanted))
+
+
+def _conclude(collected: RunCollector, identity: RunIdentity | None, checks: RunCheck) -> AuditSummary:
+    manifest = leading_manifest(collected.files)
+    reserved = reserved_time(collected.files)
+    it_cells = [cell for cells in collected.phase_cells().values() for cell in cells]
+    energy = energy_of(it_cells)
+    factors = read_factors(manifest.factors)
+    accounted = account_run(collected, reserved, factors) if factors else None
+    prediction = read_prediction(manifest.prediction)
+    steps = collected.spans.comparison(prediction)
+    period, progress, coverage = period_of(collected), progress_of(collected.files, manifest), coverage_of(collected)
+    by_rung = {rung: energy_of(cells) for rung, cells in collected.rung_cells().items()}
+    redone, restarts = energy_of([collected.redone]), energy_of([collected.restarts])
+    return AuditSummary(
+        version=AUDIT_VERSION,
+        plugin_version=carbon_plugin.__version__,
+        created_unix_s=time.time(),
+        run=_run(identity, manifest),
+        period=period,
+        coverage=coverage,
+        progress=progress,
+        energy=energy,
+        by_rung=by_rung,
+        by_phase={phase: energy_of(cells) for phase, cells in collected.phase_cells().items()},
+        waste=Waste(
+            redone_steps=sum(attempt.redone_steps for attempt in period.attempts),
+            redone_energy_j=redone.energy_j,
+            redone_operational_kg=redone.operational_kg,
+            restart_energy_j=restarts.energy_j,
+            restart_operational_kg=restarts.operational_kg,
+        ),
+        reserved=reserved,
+        footprint=accounted.footprint if accounted else None,
+        factors=accounted.factors if accounted else None,
+        drivers=accounted.drivers if accounted else [],
+        no_carbon_reason=None if accounted else _no_carbon_reason(manifest),
+        steps=steps,
+        forecast=compare_forecast(
+            read_forecast(manifest.forecast),
+            prediction,
+            accounted.footprint if accounted else None,
+            Actual(
+                steps=progress.steps,
+                step_time_s=steps.measured_step_time_s.value if steps else None,
+                active_s=period.active_s,
+                energy_j={rung: by_rung[rung].energy_j for rung in by_rung if rung != "facility"},
+                nodes_share=coverage.nodes_seen / coverage.nodes,
+                world_size=manifest.world_size,
+            ),
+        ),
+        devices=_devices(collected),
+        events=sorted(collected.events, key=lambda event: event.at_unix_s),
+        event_counts=dict(sorted(collected.event_counts.items())),
+        assumptions=_assumptions(collected.files),
+        series=Series(
+            width_s=collected.bins.width_s,
+            rung_energy_j=collected.rung_series(),
+            gpu_energy_j=collected.gpu_series(),
+            operational_kg=collected.carbon_series(),
+            steps=collected.spans.series(),
+        ),
+        verification=Verification(
+            ok=checks.ok, problems=checks.all_problems, files=checks.files, anchors=checks.anchors
+        ),
+    )
+
+
+def _origin(paths: Sequence[Path]) -> float:
+    opening = read_opening(paths[0])
+    return opening.started_unix_s if opening else 0.0
+
+
+def _span_files(paths: Sequence[Path]) -> frozenset[str]:
+    """The file of the lowest node of each attempt: nodes wait for each other, one of them stands for all."""
+    first: dict[int, tuple[int, str]] = {}
+    for path in paths:
+        opening = read_opening(path)
+        if opening is not None:
+            candidate = (opening.node, path.name)
+            first[opening.attempt] = min(candidate, first.get(opening.attempt, candidate))
+    return frozenset(name for _, name in first.values())
+
+
+def _run(identity: RunIdentity | None, manifest: Manifest) -> Run:
+    return Run(
+        run_id=manifest.run_id,
+        name=identity.name if identity else manifest.run_id,
+        programme=identity.programme if identity else None,
+        role=identity.role if identity else None,
+        parent_run_id=identity.parent_run_id if identity else None,
+        world_size=manifest.world_size,
+        versions=manifest.versions,
+        effective=manifest.effective,
+    )
+
+
+def _no_carbon_reason(manifest: Manifest) -> str:
+    if manifest.factors:
+        return "the factors in the ledger are incomplete"
+    return "the run was given no site, and a grid intensity is never guessed"
+
+
+def _devices(collected: RunCollector) -> list[Device]:
+    cells = collected.device_cells()
+    devices = []
+    for key, seen in sorted(
+        collected.devices.items(), key=lambda item: (item[1].identity.rung, item[1].hostname, item[0])
+    ):
+        energy = energy_of(cells.get(key, ()))
+        known_s = energy.device_s * (1 - energy.meters.absent)
+        devices.append(
+            Device(
+                identity=seen.identity,
+                hostname=seen.hostname,
+                energy=energy,
+                mean_power_w=energy.energy_j / known_s if known_s > 0 else None,
+                notes=seen.notes,
+            )
+        )
+    return devices
+
+
+def _assumptions(files: Sequence[FilePass]) -> list[Assumption]:
+    """Assumptions of all manifests and their factors, each once, those of the first file first."""
+    found: dict[Assumption, None] = {}
+    for file in files:
+        factors = read_factors(file.manifest.factors)
+        for document in file.manifest.assumptions:
+            try:
+                found[msgspec.convert(document, type=Assumption)] = None
+            except msgspec.ValidationError:
+                found[Assumption(field="?", value=str(document), source="as recorded")] = None
+        for assumption in factors.assumptions if factors else ():
+            found[assumption] = None
+    return list(found)
