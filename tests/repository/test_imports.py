@@ -1,0 +1,146 @@
+"""The table of who may import whom, read from the source of every module.
+
+The table is the design's; a place may also import what the places that it imports may import, since it deals with
+their values. `carbon_plugin.errors` is everybody's.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+MAY_IMPORT = {
+    "spec": set(),
+    "predict": {"spec"},
+    "footprint": {"spec"},
+    "meters": {"spec"},
+    "detect": {"spec"},
+    "ledger": {"spec"},
+    "plan": {"predict", "footprint"},
+    "calibrate": {"predict", "ledger"},
+    "monitor": {"plan", "meters", "detect", "ledger"},
+    "audit": {"plan", "ledger"},
+    "integrations": {"monitor", "detect", "spec"},
+}
+MAY_IMPORT["cli"] = set(MAY_IMPORT)
+
+LAYERED = {"integrations"}
+"""Places that may import only what the table names, not what those may import."""
+
+TORCH = {"detect", "integrations"}
+"""Places that may import torch, besides `calibrate/probe*`; always inside a function, but for `integrations`, which
+a script imports when its framework is there."""
+
+FRAMEWORKS = {"torch", "lightning", "pytorch_lightning", "transformers", "deepspeed", "megatron"}
+HEAVY = {"numpy", "scipy", "pandas", "matplotlib", "jinja2", "rich", "yaml", "psutil", "pynvml"} | FRAMEWORKS
+
+
+def place_of(path: Path) -> str:
+    relative = path.relative_to(ROOT)
+    return relative.parts[1] if relative.parts[0] == "carbon_plugin" else relative.parts[0]
+
+
+def modules() -> list[Path]:
+    package = (path for path in (ROOT / "carbon_plugin").rglob("*.py") if path.parent != ROOT / "carbon_plugin")
+    return sorted([*package, *(ROOT / "integrations").rglob("*.py")])
+
+
+def allowed(place: str) -> set[str]:
+    direct = MAY_IMPORT[place]
+    return direct | {place} | (set() if place in LAYERED else set().union(*(allowed(other) for other in direct)))
+
+
+def imports(tree: ast.AST, *, at_import_only: bool = False) -> Iterator[tuple[str, int]]:
+    """Names of imported modules with their lines; `at_import_only` leaves out functions and TYPE_CHECKING blocks."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: relative imports hide which place is meant"
+            yield node.module or "", node.lineno
+            yield from ((f"{node.module}.{alias.name}", node.lineno) for alias in node.names)
+        elif at_import_only and (_is_function(node) or _is_type_checking(node)):
+            continue
+        else:
+            yield from imports(node, at_import_only=at_import_only)
+
+
+def _is_function(node: ast.AST) -> bool:
+    return isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+
+
+def _is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def test_every_place_is_in_the_table():
+    assert {place_of(path) for path in modules()} == set(MAY_IMPORT)
+
+
+def test_the_table_has_no_cycle():
+    def reachable(place: str) -> set[str]:
+        return MAY_IMPORT[place].union(*(reachable(other) for other in MAY_IMPORT[place]))
+
+    assert not [place for place in MAY_IMPORT if place in reachable(place)]
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_module_imports_only_what_its_place_may(path):
+    place = place_of(path)
+    found = {
+        (name.split(".")[1], line)
+        for name, line in imports(parsed(path))
+        if name.startswith("carbon_plugin.") and name.split(".")[1] in MAY_IMPORT
+    }
+
+    broken = sorted((other, line) for other, line in found if other not in allowed(place))
+
+    assert not broken, f"{place} may import {sorted(allowed(place))}, but imports (place, line) {broken}"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_frameworks_are_imported_only_where_they_belong_and_late(path):
+    place = place_of(path)
+    tree = parsed(path)
+    anywhere = [(name, line) for name, line in imports(tree) if name.split(".")[0] in FRAMEWORKS]
+    early = [(name, line) for name, line in imports(tree, at_import_only=True) if name.split(".")[0] in FRAMEWORKS]
+
+    may = place in TORCH or (place == "calibrate" and path.stem.startswith("probe"))
+
+    assert may or not anywhere, f"{place} imports {anywhere}"
+    assert place == "integrations" or not early, f"imported with the module, not inside a function: {early}"
+
+
+def newly_loaded(statement: str) -> set[str]:
+    """Top-level packages that a fresh interpreter has after one statement and has not without it."""
+    script = f"import sys; before = set(sys.modules); {statement}; print(*(set(sys.modules) - before), sep='\\n')"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd="/")
+    return {name.split(".")[0] for name in done.stdout.split()}
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    assert not newly_loaded("import carbon_plugin") & HEAVY
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["carbon_plugin.cli.main", "carbon_plugin.plan.forecast", "carbon_plugin.spec.loading", "carbon_plugin.monitor",
+     "carbon_plugin.calibrate.probe", "carbon_plugin.audit.summary", "carbon_plugin.ledger.reader"],
+)  # fmt: skip
+def test_importing_a_module_loads_no_framework(module):
+    assert not newly_loaded(f"import {module}") & FRAMEWORKS
+
+
+def test_the_command_line_starts_without_numpy():
+    assert not newly_loaded("import carbon_plugin.cli.main") & {"numpy", "scipy", "matplotlib", "jinja2"}

@@ -1,0 +1,114 @@
+"""What a user installs: every package, profile and template, and nothing that lies around in a checkout."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+MAPPED = {"carbon_plugin.integrations": "integrations", "carbon_plugin.hardware_profiles": "hardware_profiles"}
+DATA_SUFFIXES = {".yaml", ".j2", ".typed", ".csv", ".json"}
+
+
+def shipped_files() -> dict[str, Path]:
+    """Name in the wheel → file in the checkout, for everything that a wheel should hold."""
+    trees = {"carbon_plugin": "carbon_plugin"} | {name.replace(".", "/"): folder for name, folder in MAPPED.items()}
+    return {
+        f"{name}/{path.relative_to(ROOT / folder)}": path
+        for name, folder in trees.items()
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file() and (path.suffix == ".py" or path.suffix in DATA_SUFFIXES) and "__pycache__" not in path.parts
+    }
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """A wheel built from a copy of the sources, so that no old build folder takes part."""
+    source = tmp_path_factory.mktemp("source")
+    for folder in ("carbon_plugin", "integrations", "hardware_profiles"):
+        shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__", "*.so*"))
+    for file in ("pyproject.toml", "README.md", "LICENSE", "NOTICE", "MANIFEST.in"):
+        shutil.copy(ROOT / file, source / file)
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "wheel",
+            "--quiet",
+            "--no-deps",
+            "--wheel-dir",
+            str(source / "dist"),
+            str(source),
+        ],
+        check=True,
+    )
+    (built,) = (source / "dist").glob("*.whl")
+    return built
+
+
+def test_every_package_folder_is_listed_in_pyproject():
+    folders = {"carbon_plugin"}
+    folders |= {f"carbon_plugin.{path.parent.name}" for path in (ROOT / "carbon_plugin").glob("*/__init__.py")}
+    nested = list((ROOT / "carbon_plugin").glob("*/*/__init__.py"))
+
+    assert not nested, f"list nested packages here and in pyproject.toml: {nested}"
+    assert sorted(folders | set(MAPPED)) == sorted(PROJECT["tool"]["setuptools"]["packages"])
+    assert {
+        name: folder for name, folder in PROJECT["tool"]["setuptools"]["package-dir"].items() if name in MAPPED
+    } == MAPPED
+
+
+def test_every_folder_with_code_is_a_package():
+    bare = {path.parent for path in shipped_files().values() if path.suffix == ".py"}
+
+    assert not [folder for folder in bare if not (folder / "__init__.py").is_file()]
+
+
+def test_the_wheel_holds_every_module_profile_and_template_and_nothing_else(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+
+    expected = set(shipped_files())
+    assert sorted(expected - names) == []
+    assert sorted(names - expected) == []
+
+
+def test_the_wheel_carries_its_licence_and_its_command(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        info = [name for name in archive.namelist() if ".dist-info/" in name]
+        (entry_points,) = (name for name in info if name.endswith("entry_points.txt"))
+        commands = archive.read(entry_points).decode()
+
+    assert any(name.endswith("licenses/LICENSE") for name in info)
+    assert any(name.endswith("licenses/NOTICE") for name in info)
+    assert "carbon-plugin = carbon_plugin.cli.main:main" in commands
+
+
+def test_the_installed_wheel_finds_its_profiles_without_the_checkout(wheel, tmp_path):
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path)
+    script = f"""
+import sys
+sys.path.insert(0, {str(tmp_path)!r})
+import carbon_plugin
+from carbon_plugin.spec.profiles import load_accelerator
+assert carbon_plugin.__file__.startswith({str(tmp_path)!r}), carbon_plugin.__file__
+print(load_accelerator("h100").name)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=tmp_path)
+
+    assert done.stdout.strip() == "h100-sxm"
+
+
+def test_torch_is_never_required_by_the_package_itself():
+    required = [requirement.split(">")[0] for requirement in PROJECT["project"]["dependencies"]]
+
+    assert not {"torch", "lightning", "transformers"} & set(required)
