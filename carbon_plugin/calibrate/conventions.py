@@ -5,25 +5,26 @@ from __future__ import annotations
 from msgspec import Struct
 
 from carbon_plugin.errors import SpecError
+from carbon_plugin.spec.stack import STACKS, Stack
 
 
 class Conventions(Struct, frozen=True, kw_only=True):
-    """Defaults of one framework. `name` is the group that one framework factor is fitted for."""
+    """Defaults of one framework. `name` is its shipped stack (`spec.stack.STACKS`), for which one factor is fitted."""
 
     name: str
-    attention_kernel: str | None = None
-    fused: bool = False
     dropout: float = 0.0
     zero_stage: int = 0
     sequence_parallel: bool = False
     async_tp: bool = False
-    dp_overlap: float = 0.0
     recompute: str = "none"
     reentrant: bool = False
-    reduce_16bit: bool = False
-    host_op_time_s: float | None = None
     context_parallel: str = "ring"
     local_batch_is_split: bool = False
+
+    @property
+    def stack(self) -> Stack:
+        """The framework's stack; plain defaults for an unknown one."""
+        return STACKS.get(self.name, Stack())
 
 
 # First match wins; the key is the start of the row's framework in lower case.
@@ -32,10 +33,8 @@ FRAMEWORKS: tuple[tuple[str, Conventions], ...] = (
         "megatron-deepspeed",
         Conventions(
             name="megatron-deepspeed",
-            attention_kernel="unfused",
             dropout=0.1,
             reentrant=True,
-            reduce_16bit=True,
             recompute="full",
         ),
     ),
@@ -43,26 +42,21 @@ FRAMEWORKS: tuple[tuple[str, Conventions], ...] = (
         "megatron-lm 20",
         Conventions(
             name="megatron-lm-2021",
-            attention_kernel="unfused",
             dropout=0.1,
             reentrant=True,
             recompute="full",
-            reduce_16bit=True,
         ),
     ),
     (
         "megatron-lm",
-        Conventions(name="megatron-lm", fused=True, zero_stage=1, sequence_parallel=True, reentrant=True),
+        Conventions(name="megatron-lm", zero_stage=1, sequence_parallel=True, reentrant=True),
     ),
     (
         "megatron-core",
         Conventions(
             name="megatron-core",
-            attention_kernel="cudnn",
-            fused=True,
             zero_stage=1,
             sequence_parallel=True,
-            dp_overlap=0.85,
             reentrant=True,
         ),
     ),
@@ -70,12 +64,9 @@ FRAMEWORKS: tuple[tuple[str, Conventions], ...] = (
         "megatron-bridge",
         Conventions(
             name="megatron-bridge",
-            attention_kernel="cudnn",
-            fused=True,
             zero_stage=1,
             sequence_parallel=True,
             async_tp=True,
-            dp_overlap=0.85,
             reentrant=True,
         ),
     ),
@@ -83,22 +74,18 @@ FRAMEWORKS: tuple[tuple[str, Conventions], ...] = (
         "nemo",
         Conventions(
             name="nemo",
-            attention_kernel="cudnn",
-            fused=True,
             zero_stage=1,
             sequence_parallel=True,
             async_tp=True,
-            dp_overlap=0.85,
             reentrant=True,
         ),
     ),
-    ("maxtext", Conventions(name="maxtext", attention_kernel="cudnn", fused=True, zero_stage=3, recompute="operators")),
-    ("llm-foundry", Conventions(name="llm-foundry", attention_kernel="flash", zero_stage=3)),
+    ("maxtext", Conventions(name="maxtext", zero_stage=3, recompute="operators")),
+    ("llm-foundry", Conventions(name="llm-foundry", zero_stage=3)),
     (
         "torchtitan",
         Conventions(
             name="torchtitan",
-            attention_kernel="flash2",
             zero_stage=3,
             sequence_parallel=True,
             local_batch_is_split=True,

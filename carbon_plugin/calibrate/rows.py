@@ -297,14 +297,11 @@ def _execution(
         precision=precision,  # type: ignore[arg-type]
     )
     pure = "PURE" in str(raw.get("sharding", ""))
-    stack = Stack(
-        framework_factor=1.0,
-        attention_kernel=conventions.attention_kernel,  # type: ignore[arg-type]
-        fused=conventions.fused or "compile" in overlap,
-        host_op_time_s=conventions.host_op_time_s,
-        dp_overlap=conventions.dp_overlap,
-        grad_reduce_dtype="bf16" if pure or conventions.reduce_16bit else "fp32",
-    )
+    stack = conventions.stack
+    changes: dict[str, Any] = {"fused": True} if "compile" in overlap else {}
+    if pure:
+        changes["grad_reduce_dtype"] = "bf16"
+    stack = msgspec.structs.replace(stack, **changes)
     return layout, training, stack
 
 
@@ -472,11 +469,7 @@ def _vtrain_rows(source: str, text: str) -> Iterator[PublishedRow]:
                 training=training,
                 site=NOWHERE,
                 layout=layout,
-                stack=Stack(
-                    attention_kernel="unfused",
-                    host_op_time_s=conventions.host_op_time_s,
-                    grad_reduce_dtype="bf16" if conventions.reduce_16bit else "fp32",
-                ),
+                stack=conventions.stack,
             ),
             measured_step_time_s=row["step_time_ms"] / 1000,
             assumed=("vocab 51200",),

@@ -32,6 +32,7 @@ class Shape:
 
     layers: Values
     moe_layers: Values
+    first_dense: Values
     hidden: Values
     heads: Values
     kv_heads: Values
@@ -114,6 +115,7 @@ def shape_of(model: TransformerModel) -> Shape:
     numbers = {
         "layers": model.layers,
         "moe_layers": model.moe_layers,
+        "first_dense": moe.first_dense_layers if moe else 0,
         "hidden": model.hidden,
         "heads": model.heads,
         "kv_heads": model.kv_heads,

@@ -17,6 +17,9 @@ from carbon_plugin.predict.rates import Rates
 
 HOST_OPS_FORWARD = 22
 HOST_OPS_BACKWARD = 55
+HOST_OPS_EXPERTS = (220, 320)
+"""Extra slots of a sparse layer, forward and backward: routing, permutation and the wait for token counts. Rows of
+one model at micro-batch 1 and 4 (Megatron-Bridge, Qwen3-30B) differ by what this floor explains."""
 HOST_FUSED = 0.8
 OPERATOR_RECOMPUTE_SHARE = 0.35
 """Share of a forward pass that a per-operation checkpoint policy repeats."""
@@ -170,8 +173,8 @@ def _host_floor(layout: Layout, rates: Rates, *, sparse: bool) -> Cost:
     """Seconds the host needs to issue a layer: operation slots times cost of one."""
     issue = np.where(rates.fused > 0, HOST_FUSED, 1.0)
     tp, cp = layout.tp > 1, layout.cp > 1
-    forward = HOST_OPS_FORWARD * issue + 4 * tp + 8 * cp + (14 if sparse else 0)
-    backward = HOST_OPS_BACKWARD * issue + 6 * tp + 8 * cp + (20 if sparse else 0)
+    forward = HOST_OPS_FORWARD * issue + 4 * tp + 8 * cp + (HOST_OPS_EXPERTS[0] if sparse else 0)
+    backward = HOST_OPS_BACKWARD * issue + 6 * tp + 8 * cp + (HOST_OPS_EXPERTS[1] if sparse else 0)
     return Cost(rates.host_op_time * forward, rates.host_op_time * backward)
 
 

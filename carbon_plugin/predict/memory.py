@@ -12,7 +12,7 @@ import numpy as np
 from carbon_plugin.predict.case import Layout, Shape, Values, Work
 from carbon_plugin.predict.layer import layer_parameters
 from carbon_plugin.predict.rates import Rates
-from carbon_plugin.predict.schedule import device_parameters
+from carbon_plugin.predict.schedule import device_parameters, sparse_share
 
 MASTER_BYTES = 4
 CONTEXT_BYTES = 1.2 * 2**30
@@ -20,8 +20,9 @@ CONTEXT_BYTES = 1.2 * 2**30
 FRAGMENTATION_SHARE = 0.04
 OPERATOR_KEPT_SHARE = 0.6
 """Activations that a per-operation checkpoint policy keeps over keeping all."""
-LOGIT_BYTES = 10
-"""Bytes a logit on the last stage: 16-bit value, fp32 copy for the softmax, fp32 gradient."""
+LOGIT_BYTES = 14
+FUSED_LOGIT_BYTES = 10
+"""Bytes a logit on the last stage: 16-bit value, fp32 copy, fp32 gradient; a softmax of its own where not fused."""
 
 
 def memory_bytes(shape: Shape, layout: Layout, work: Work, rates: Rates) -> dict[str, Values]:
@@ -41,14 +42,18 @@ def memory_bytes(shape: Shape, layout: Layout, work: Work, rates: Rates) -> dict
     kept = np.where(stage >= 3, 0.0, work.parameter_bytes * (shared + routed))
     master = np.where(narrow | (stage >= 3), MASTER_BYTES * split(1), 0.0)
     unit_shared, unit_routed = layer_parameters(shape, layout, sparse=bool(np.any(shape.moe_layers > 0)))
-    gathered = np.where(stage >= 3, 2 * work.parameter_bytes * (unit_shared + unit_routed), 0.0)
+    # Under a pipeline FSDP gathers a stage once a step and accumulates its gradients whole.
+    pipelined = layout.pp > 1
+    unit = np.where(pipelined, shared + routed, 2 * (unit_shared + unit_routed))
+    gathered = np.where(stage >= 3, work.parameter_bytes * unit, 0.0)
     grad_bytes = np.where(stage >= 2, MASTER_BYTES, work.reduce_bytes)
+    gradients = np.where(pipelined, split(4), split(2))
     parts = {
         "parameters": kept + gathered,
-        "gradients": grad_bytes * split(2) * trained,
+        "gradients": grad_bytes * gradients * trained,
         "optimizer": (master + work.optimizer_bytes * split(1)) * trained,
         "activations": _stage_activations(shape, layout, work, rates),
-        "logits": _logits(shape, layout, work),
+        "logits": _logits(shape, layout, work, rates),
     }
     # Gathered units are zero-size where nothing is sharded; frozen masters are not kept at all.
     parts["reserve"] = CONTEXT_BYTES + FRAGMENTATION_SHARE * np.asarray(sum(parts.values()))
@@ -78,7 +83,7 @@ def layer_activation_bytes(shape: Shape, layout: Layout, work: Work, rates: Rate
 def _stage_activations(shape: Shape, layout: Layout, work: Work, rates: Rates) -> Values:
     """Activations on the first stage, which holds the most micro-batches in flight."""
     sparse = np.any(shape.moe_layers > 0)
-    share = shape.moe_layers / shape.layers
+    share = sparse_share(shape, layout)
     layer = layer_activation_bytes(shape, layout, work, rates, sparse=False)
     if sparse:
         layer = share * layer_activation_bytes(shape, layout, work, rates, sparse=True) + (1 - share) * layer
@@ -100,9 +105,9 @@ def _stage_activations(shape: Shape, layout: Layout, work: Work, rates: Rates) -
     return np.asarray(kept * layers * in_flight + working)
 
 
-def _logits(shape: Shape, layout: Layout, work: Work) -> Values:
+def _logits(shape: Shape, layout: Layout, work: Work, rates: Rates) -> Values:
     """Logits of one micro-batch. With a pipeline they sit on the last stage, whose activations are fewer than the
     first one's by more than this in all published cases, so they count only without one."""
     tokens = layout.micro_batch_size * work.seq_len / layout.cp
-    size = LOGIT_BYTES * tokens * shape.vocab / layout.tp
+    size = np.where(rates.fused > 0, FUSED_LOGIT_BYTES, LOGIT_BYTES) * tokens * shape.vocab / layout.tp
     return np.where(layout.pp > 1, 0.0, size)

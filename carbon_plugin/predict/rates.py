@@ -31,6 +31,18 @@ REFERENCE_BANDWIDTH = 2.039e12
 ATTENTION_SHARE: dict[AttentionKernel, float] = {"flash": 0.34, "flash2": 0.34, "flash3": 0.45, "cudnn": 0.40}
 """Causal-counted FLOP/s of the attention core over the bf16 peak, when the device has no measured value."""
 
+PRIORS: dict[str, tuple[float, str]] = {
+    "kernel_time_s": (2e-6, "launch gap of one kernel on current GPUs"),
+    "host_op_time_s": (15e-6, "PyTorch eager on a current server CPU; seen only in small models"),
+    "scaleup_share": (0.77, "share of NVLink that NCCL reaches at 1 GB (vTrain's table)"),
+    "scaleup_latency_s": (20e-6, "prior of the validation study, weakly known"),
+    "scaleout_share": (0.93, "share of NIC bandwidth, fitted on A100 rows"),
+    "scaleout_latency_s": (80e-6, "fitted on A100 rows, weakly known"),
+    "overlap_contention": (0.7, "prior between A100 and H100"),
+    "all_to_all_share": (0.33, "prior, fitted on B200 expert-parallel rows"),
+}
+"""Constants that no datasheet gives, with where they come from; a profile's own value goes first."""
+
 PEAK_KEYS: dict[Precision, tuple[str, ...]] = {
     "bf16": ("bf16", "fp16"),
     "fp16": ("fp16",),
@@ -155,8 +167,9 @@ def peak_of(accelerator: Accelerator, precision: Precision) -> tuple[str, Source
 
 
 def is_calibrated(accelerator: Accelerator) -> bool:
-    """Whether the matrix-product share of this device was fitted or measured."""
-    return accelerator.efficiency.gemm_share is not None
+    """Whether the matrix-product share of this very device was fitted or measured, not carried over."""
+    share = accelerator.efficiency.gemm_share
+    return share is not None and share.confidence in ("fitted", "measured")
 
 
 def gemm_share_law(tdp_w: float, peak_16bit_flops: float) -> float:
@@ -193,6 +206,9 @@ class _Resolver:
         self.assume(f"{self.accelerator.name}.{field}", f"{default:.4g}", why)
         return default
 
+    def prior(self, field: str) -> float:
+        return self.pick(field, *PRIORS[field])
+
     def assume(self, field: str, value: str, why: str) -> None:
         self.assumptions.append(Assumption(field, value, why))
 
@@ -228,6 +244,11 @@ def wide_precision(precision: Precision) -> Precision:
     return "bf16" if precision in NARROW else precision
 
 
+def prior_constants() -> dict[str, float]:
+    """Value of every prior by name."""
+    return {name: value for name, (value, _) in PRIORS.items()}
+
+
 def resolve_constants(
     device: Accelerator, stack: Stack, precision: Precision
 ) -> tuple[Constants, tuple[Assumption, ...]]:
@@ -243,17 +264,8 @@ def resolve_constants(
         ),
         "attention_flops": _attention(resolver, stack, peak_16bit),
         "fp8_cast_bytes": resolver.pick("fp8_cast_bytes", 1.1, "fitted on torchtitan fp8 rows") if narrow else 0.0,
-        "kernel_time_s": resolver.pick("kernel_time_s", 2e-6, "launch gap of one kernel on current GPUs"),
-        "host_op_time_s": stack.host_op_time_s
-        or resolver.pick("host_op_time_s", 15e-6, "PyTorch eager on a current server CPU; seen only in small models"),
-        "scaleup_share": resolver.pick(
-            "scaleup_share", 0.77, "share of NVLink that NCCL reaches at 1 GB (vTrain's table)"
-        ),
-        "scaleup_latency_s": resolver.pick("scaleup_latency_s", 20e-6, "prior of the validation study, weakly known"),
-        "scaleout_share": resolver.pick("scaleout_share", 0.93, "share of NIC bandwidth, fitted on A100 rows"),
-        "scaleout_latency_s": resolver.pick("scaleout_latency_s", 80e-6, "fitted on A100 rows, weakly known"),
-        "overlap_contention": resolver.pick("overlap_contention", 0.7, "prior between A100 (1.0) and H100 (0.64)"),
-        "all_to_all_share": resolver.pick("all_to_all_share", 0.33, "fitted on B200 expert-parallel rows"),
+        "host_op_time_s": stack.host_op_time_s or resolver.prior("host_op_time_s"),
+        **{name: resolver.prior(name) for name in PRIORS if name != "host_op_time_s"},
     }
     constants = Constants(**{name: values(number) for name, number in numbers.items()})
     return constants, tuple(resolver.assumptions)

@@ -73,12 +73,18 @@ def stage_time(
         assert dense is not None  # every model has layers
         return {name: stage_layers * time for name, time in dense.terms.items()}
     sparse = layer_time(shape, layout, work, rates, micro_batches, sparse=True)
-    share = shape.moe_layers / shape.layers
+    share = sparse_share(shape, layout)
     if dense is None:
         return {name: stage_layers * time for name, time in sparse.terms.items()}
     return {
         name: stage_layers * (share * time + (1 - share) * dense.terms[name]) for name, time in sparse.terms.items()
     }
+
+
+def sparse_share(shape: Shape, layout: Layout) -> Values:
+    """Share of sparse layers on the stage that has most: leading dense layers all sit on the first of several."""
+    alike = np.where(layout.pp > 1, shape.layers - shape.first_dense, shape.layers)
+    return np.asarray(shape.moe_layers / np.maximum(alike, 1))
 
 
 def _output_time(shape: Shape, layout: Layout, work: Work, rates: Rates, micro_batches: Values) -> Values:
@@ -109,7 +115,7 @@ def device_parameters(shape: Shape, layout: Layout) -> tuple[Values, Values]:
     routed: Values = np.zeros_like(layers)
     if np.any(shape.moe_layers > 0):
         sparse_shared, sparse_routed = layer_parameters(shape, layout, sparse=True)
-        share = shape.moe_layers / shape.layers
+        share = sparse_share(shape, layout)
         shared = layers * (share * sparse_shared + (1 - share) * dense_shared)
         routed = (layers * share + shape.mtp) * sparse_routed
     tables = np.where((layout.pp > 1) | (shape.tied > 0), 1, 2)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib import resources
 from typing import Literal
 
+import msgspec
 from msgspec import Struct
 
 from carbon_plugin.errors import SpecError
@@ -33,3 +37,26 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             raise SpecError(f"stack: framework_factor is {self.framework_factor}, expected a positive number")
         if not 0 <= self.dp_overlap <= 1:
             raise SpecError(f"stack: dp_overlap is {self.dp_overlap}, expected 0 to 1")
+
+
+class _Stacks(Mapping[str, Stack]):
+    """The shipped stacks by name, read on first use."""
+
+    def __getitem__(self, name: str) -> Stack:
+        return _shipped_stacks()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_shipped_stacks())
+
+    def __len__(self) -> int:
+        return len(_shipped_stacks())
+
+
+@cache
+def _shipped_stacks() -> dict[str, Stack]:
+    text = (resources.files("carbon_plugin.spec") / "data" / "stacks.yaml").read_bytes()
+    return msgspec.yaml.decode(text, type=dict[str, Stack])
+
+
+STACKS: Mapping[str, Stack] = _Stacks()
+"""Stacks of known frameworks (`spec/data/stacks.yaml`): kernels, host cost and fitted factor."""

@@ -1,0 +1,124 @@
+"""Maximum-a-posteriori fit of few constants to measured rows, and leave-one-model-out prediction.
+
+Each parameter multiplies one constant of a group of rows by exp(x), with a normal prior on x around the law or
+prior of `predict.rates`. Rows enter with the soft-L1 loss of their log error, so that one odd row does not win;
+data sets are weighted so that a thousand rows of one machine do not either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from carbon_plugin.calibrate.table import Table, predict
+from carbon_plugin.predict.rates import Constants
+
+FACTOR = "framework_factor"
+ROW_SIGMA = 0.05
+"""Row-to-row spread that no constant explains (scatter about a line within one vTrain layout: 4.7 % mean)."""
+SPARSE_ROW_SIGMA = 0.2
+"""The same for mixture-of-experts rows: one configuration moved by up to 77 % between container releases."""
+VENDOR_ROW_SIGMA = 0.1
+WEIGHT_ROWS = 40
+"""A data set weighs as much as this many rows, within the bounds below."""
+WEIGHT_BOUNDS = (0.05, 4.0)
+MAX_EVALUATIONS = 15
+
+Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One fitted number: a constant of a group of rows. `sigma` is the prior's spread of its logarithm."""
+
+    name: str
+    field: str
+    rows: Callable[[Table], Mask]
+    sigma: float
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """Logs of the fitted multipliers, in the order of `parameters`."""
+
+    parameters: tuple[Parameter, ...]
+    logs: Floats
+
+    def multiplier(self, name: str) -> float:
+        """Fitted factor of a parameter on its prior."""
+        names = [parameter.name for parameter in self.parameters]
+        return float(np.exp(self.logs[names.index(name)]))
+
+
+def fit(table: Table, parameters: Sequence[Parameter], keep: Mask | None = None, start: Floats | None = None) -> Fit:
+    """Fit `parameters` to the rows where `keep` is true. Parameters without rows stay at their prior."""
+    from scipy.optimize import least_squares
+
+    used = np.ones(table.measured_s.size, dtype=bool) if keep is None else keep
+    masks = [parameter.rows(table) for parameter in parameters]
+    sigmas = np.array([parameter.sigma for parameter in parameters])
+    weights, spreads = np.sqrt(row_weights(table)), row_sigmas(table)
+
+    def residuals(logs: Floats) -> Floats:
+        error = np.log(_predicted(table, parameters, masks, logs) / table.measured_s) / spreads
+        robust = weights * np.sign(error) * np.sqrt(2 * (np.sqrt(1 + error * error) - 1))
+        return np.concatenate([robust[used], logs / sigmas])
+
+    begin = np.zeros(len(parameters)) if start is None else start
+    solution = least_squares(residuals, begin, method="trf", diff_step=1e-4, max_nfev=MAX_EVALUATIONS)
+    return Fit(tuple(parameters), np.asarray(solution.x))
+
+
+def fitted_constants(table: Table, fitted: Fit) -> tuple[Constants, Floats]:
+    """Constants and framework factors of every row under a fit."""
+    masks = [parameter.rows(table) for parameter in fitted.parameters]
+    return _constants(table, fitted.parameters, masks, fitted.logs)
+
+
+def fitted_step_time_s(table: Table, fitted: Fit) -> Floats:
+    """Step times of every row under a fit."""
+    constants, factor = fitted_constants(table, fitted)
+    return np.asarray(predict(table, constants, factor).total)
+
+
+def leave_one_model_out(table: Table, parameters: Sequence[Parameter], whole: Fit) -> Floats:
+    """Step time of each row from constants that saw no row of its model in any data set."""
+    predicted = np.empty(table.measured_s.size)
+    for key in np.unique(table.model_key):
+        out = table.model_key == key
+        without = fit(table, parameters, keep=~out, start=whole.logs)
+        predicted[out] = fitted_step_time_s(table, without)[out]
+    return predicted
+
+
+def row_weights(table: Table) -> Floats:
+    """Weight of each row: about `WEIGHT_ROWS` over the size of its data set."""
+    _, inverse, counts = np.unique(table.source, return_inverse=True, return_counts=True)
+    return np.clip(WEIGHT_ROWS / counts[inverse], *WEIGHT_BOUNDS)
+
+
+def row_sigmas(table: Table) -> Floats:
+    """Spread of each row's log error that the fit takes for noise."""
+    vendor = table.framework == "megatron-bridge"
+    return np.where(vendor & table.sparse, SPARSE_ROW_SIGMA, np.where(vendor, VENDOR_ROW_SIGMA, ROW_SIGMA))
+
+
+def _predicted(table: Table, parameters: Sequence[Parameter], masks: Sequence[Mask], logs: Floats) -> Floats:
+    constants, factor = _constants(table, parameters, masks, logs)
+    return np.asarray(predict(table, constants, factor).total)
+
+
+def _constants(
+    table: Table, parameters: Sequence[Parameter], masks: Sequence[Mask], logs: Floats
+) -> tuple[Constants, Floats]:
+    columns: dict[str, Any] = {f.name: np.array(getattr(table.prior, f.name)) for f in fields(Constants)}
+    factor = np.ones(table.measured_s.size)
+    for parameter, mask, log in zip(parameters, masks, logs, strict=True):
+        column = factor if parameter.field == FACTOR else columns[parameter.field]
+        column[mask] *= np.exp(log)
+    return replace(table.prior, **columns), factor
