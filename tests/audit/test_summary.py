@@ -1,0 +1,421 @@
+"""The audit's numbers, from ledgers that the real writer wrote."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from carbon_plugin.audit.result import AuditSummary
+from carbon_plugin.audit.summary import summarise
+from carbon_plugin.errors import LedgerError
+from carbon_plugin.footprint.account import Factors
+from carbon_plugin.ledger.reader import read_ledger, read_run
+from carbon_plugin.ledger.records import DeviceEnergy, Manifest, Record, Window
+from carbon_plugin.ledger.writer import LedgerWriter
+from tests.ledger.builder import RUN_START_UNIX_S, Attempt, Job
+
+RUN_ID = "a" * 32
+
+
+def windows_of(run_dir: Path) -> list[Window]:
+    return [record for file in read_run(run_dir).files for record in file.records if isinstance(record, Window)]
+
+
+def energies_of(windows: list[Window]) -> list[float]:
+    return [energy.energy_j for window in windows for energy in window.energies if energy.energy_j is not None]
+
+
+def write(run_dir: Path, records: list[Record], node: int = 0) -> Path:
+    writer = LedgerWriter(run_dir, run_id=RUN_ID, node=node)
+    for record in records:
+        writer.write(record)
+    writer.close()
+    return writer.path
+
+
+@pytest.fixture
+def job(factors: Factors, forecast_document: dict[str, Any], prediction_document: dict[str, Any]) -> Job:
+    plain = msgspec.to_builtins(factors)
+    return Job(
+        factors=plain,
+        forecast=forecast_document,
+        prediction=prediction_document,
+        intensity_g_per_kwh=factors.intensity.figure.value,
+        pue=1.2,
+    )
+
+
+@pytest.fixture
+def run_dir(job: Job, tmp_path: Path) -> Path:
+    job.write(tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_total_is_exactly_the_sum_of_the_windows(run_dir: Path) -> None:
+    summary = summarise(run_dir)
+    assert summary.energy.energy_j == math.fsum(energies_of(windows_of(run_dir)))
+    assert summary.verification.ok
+
+
+def test_every_grouping_adds_up_to_the_total(run_dir: Path) -> None:
+    summary = summarise(run_dir)
+    for parts in (
+        [energy.energy_j for energy in summary.by_rung.values()],
+        [energy.energy_j for energy in summary.by_phase.values()],
+        [device.energy.energy_j for device in summary.devices],
+        [energy for rung in summary.series.rung_energy_j.values() for energy in rung],
+    ):
+        assert math.fsum(parts) == pytest.approx(summary.energy.energy_j, rel=1e-12)
+    assert summary.by_phase["evaluation"].energy_j == math.fsum(
+        energies_of([window for window in windows_of(run_dir) if window.phase == "evaluation"])
+    )
+
+
+def test_carbon_is_computed_from_joules_and_factors(run_dir: Path, factors: Factors) -> None:
+    summary = summarise(run_dir)
+    assert summary.footprint is not None
+    intensity = factors.intensity.figure.value
+    operational_kg = summary.energy.energy_j * 1.2 * intensity / 3.6e9
+    assert summary.footprint.operational_kg.value == pytest.approx(operational_kg, rel=1e-12)
+    assert summary.energy.operational_kg == pytest.approx(operational_kg, rel=1e-12)
+    assert summary.footprint.energy_j["facility"].value == pytest.approx(1.2 * summary.energy.energy_j, rel=1e-12)
+    year_s = 365.25 * 86400 * factors.lifetime_years.value
+    device_kg = 160.0 * summary.reserved.device_s / year_s
+    assert summary.footprint.embodied_parts_kg["device"].value == pytest.approx(device_kg, rel=1e-12)
+    assert sum(summary.series.operational_kg) == pytest.approx(operational_kg, rel=1e-9)
+
+
+phases = st.sampled_from(["startup", "train", "evaluation", "checkpoint", "data_wait", "idle"])
+device_energy = st.one_of(st.none(), st.floats(0, 1e9))
+window_parts = st.tuples(
+    phases,
+    st.floats(0.001, 1e4),
+    st.lists(device_energy, min_size=2, max_size=2),
+    st.floats(0, 1200),
+    st.floats(1, 2.5),
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.lists(window_parts, max_size=12), min_size=1, max_size=3))
+def test_any_ledger_adds_up(factors: Factors, nodes: list[list[Any]]) -> None:
+    """Random phases, durations, energies (also absent ones), intensities and PUEs, on one to three nodes."""
+    job = Job(nodes=len(nodes), gpus=1, factors=msgspec.to_builtins(factors))
+    expected_j, expected_kg = [], []
+    with tempfile.TemporaryDirectory() as directory:
+        for node, parts in enumerate(nodes):
+            records: list[Record] = job.records(RUN_ID, node, 0, Attempt(0, 0), 0.0)[:1]
+            start_s = 0.0
+            for index, (phase, duration_s, energies, intensity, pue) in enumerate(parts):
+                keys = (job.gpu_key(node, 0), job.host_key(node))
+                window = Window(
+                    index=index,
+                    phase=phase,
+                    start_unix_s=start_s,
+                    duration_s=duration_s,
+                    energies=[
+                        DeviceEnergy(key=key, energy_j=energy_j, kind="absent" if energy_j is None else "counter")
+                        for key, energy_j in zip(keys, energies, strict=True)
+                    ],
+                    steps=0,
+                    last_step=0,
+                    tokens=0,
+                    intensity_g_per_kwh=intensity,
+                    pue=pue,
+                )
+                start_s += duration_s
+                records.append(window)
+                expected_j += energies_of([window])
+                expected_kg += [energy_j * pue * intensity / 3.6e9 for energy_j in energies_of([window])]
+            write(Path(directory), records, node)
+        summary = summarise(directory)
+    assert summary.verification.ok, summary.verification.problems
+    assert summary.energy.energy_j == math.fsum(expected_j)
+    assert math.fsum(one.energy_j for one in summary.by_phase.values()) == pytest.approx(
+        math.fsum(expected_j), rel=1e-12
+    )
+    assert summary.footprint is not None
+    assert summary.footprint.operational_kg.value == pytest.approx(math.fsum(expected_kg), rel=1e-9, abs=1e-12)
+
+
+def test_intensity_that_changes_during_the_run_is_weighted_with_energy(job: Job, tmp_path: Path) -> None:
+    records = job.records(RUN_ID, 0, 0, Attempt(0, 6), 0.0)
+    changed = [
+        msgspec.structs.replace(record, intensity_g_per_kwh=100.0 * (record.index % 3), pue=1.0 + 0.1 * record.index)
+        if isinstance(record, Window)
+        else record
+        for record in records
+    ]
+    write(tmp_path, changed)
+    summary = summarise(tmp_path)
+    expected_kg = sum(
+        energy_j * (1.0 + 0.1 * window.index) * 100.0 * (window.index % 3) / 3.6e9
+        for window in windows_of(tmp_path)
+        for energy_j in energies_of([window])
+    )
+    assert summary.footprint is not None
+    assert summary.footprint.operational_kg.value == pytest.approx(expected_kg, rel=1e-9)
+    assert summary.factors is not None
+    assert "mean of the run's windows" in summary.factors.pue.source
+
+
+def test_attempts_gap_and_progress_are_told(run_dir: Path) -> None:
+    period = summarise(run_dir).period
+    first, second = period.attempts
+    assert (first.ended, second.ended) == (None, "finished")
+    assert (first.nodes, first.steps, first.last_step) == (2, 240, 240)
+    assert (second.steps, second.last_step) == (240, 440)
+    (gap,) = period.gaps
+    assert gap.duration_s == pytest.approx(60.0)
+    assert period.active_s == pytest.approx(period.wall_s - 60.0)
+
+
+def test_steps_done_twice_are_waste(run_dir: Path) -> None:
+    """Killed at step 240, resumed after step 200: two windows of 20 steps on each node are done again."""
+    summary = summarise(run_dir)
+    again = [
+        window
+        for file in read_run(run_dir).files
+        if file.path.name.endswith("attempt-1.jsonl")
+        for window in file.records
+        if isinstance(window, Window) and window.steps and window.last_step <= 240
+    ]
+    assert len(again) == 4
+    assert summary.waste.redone_steps == 40
+    assert summary.waste.redone_energy_j == pytest.approx(math.fsum(energies_of(again)), rel=1e-12)
+    assert summary.progress.steps == 480
+    assert summary.progress.last_step == 440
+    assert summary.progress.tokens == 480 * 8192
+    restarts = [
+        window
+        for file in read_run(run_dir).files
+        if file.path.name.endswith("attempt-1.jsonl")
+        for window in file.records
+        if isinstance(window, Window) and window.phase == "startup"
+    ]
+    assert summary.waste.restart_energy_j == pytest.approx(math.fsum(energies_of(restarts)), rel=1e-12)
+
+
+def test_run_without_a_restart_wastes_nothing(job: Job, tmp_path: Path) -> None:
+    job.attempts = [Attempt(0, 10)]
+    job.write(tmp_path)
+    waste = summarise(tmp_path).waste
+    assert (waste.redone_steps, waste.redone_energy_j, waste.restart_energy_j) == (0, 0.0, 0.0)
+
+
+def test_missing_node_makes_the_total_n_of_m(run_dir: Path) -> None:
+    assert summarise(run_dir).coverage.gpus_measured == 4
+    for path in run_dir.glob("node-1.*"):
+        path.unlink()
+    coverage = summarise(run_dir).coverage
+    assert (coverage.nodes_seen, coverage.nodes) == (1, 2)
+    assert (coverage.gpus_measured, coverage.gpus_seen, coverage.gpus) == (2, 2, 4)
+
+
+def test_lost_gpu_is_absent_and_not_zero(job: Job, tmp_path: Path) -> None:
+    job.lost_gpu = (0, 1, 6)
+    job.write(tmp_path)
+    summary = summarise(tmp_path)
+    lost = next(device for device in summary.devices if device.identity.key == job.gpu_key(0, 1))
+    assert 0 < lost.energy.meters.absent < 0.5
+    assert lost.energy.meters.quality == "mixed"
+    assert lost.notes == ["GPU is lost"]
+    assert lost.mean_power_w is not None
+    assert 300.0 < lost.mean_power_w < 400.0  # start-up and evaluation draw less; the lost time is not averaged in
+    assert summary.coverage.gpus_measured == 4
+    assert summary.by_rung["host"].meters.quality == "modelled"
+
+
+def test_gpu_that_two_files_metered_is_counted_once_and_reported(job: Job, tmp_path: Path) -> None:
+    """Two containers on one host that both read the same GPU."""
+    job.nodes, job.gpus, job.attempts = 1, 1, [Attempt(0, 6)]
+    records = job.records(RUN_ID, 0, 0, Attempt(0, 6), 0.0)
+    first = write(tmp_path, records)
+    once_j = summarise(tmp_path).energy.energy_j
+    manifest = records[0]
+    assert isinstance(manifest, Manifest)
+    write(tmp_path, [msgspec.structs.replace(manifest, node=1, nodes=2), *records[1:]], node=1)
+    summary = summarise(tmp_path)
+    assert summary.energy.energy_j == once_j
+    assert {(overlap.file, overlap.counted_in) for overlap in summary.coverage.overlaps} == {
+        ("node-1.attempt-0.jsonl", first.name)
+    }
+    assert summary.reserved.device_s == pytest.approx(summary.period.active_s)
+
+
+def test_reserved_time_starts_at_the_allocation(job: Job, tmp_path: Path) -> None:
+    job.attempts = [Attempt(0, 6, reserved_before_s=600.0)]
+    job.write(tmp_path)
+    summary = summarise(tmp_path)
+    assert summary.reserved.before_first_record_s == pytest.approx(4 * 600.0)
+    assert summary.reserved.device_s == pytest.approx(4 * (summary.period.active_s + 600.0))
+    assert summary.reserved.host_s == pytest.approx(2 * (summary.period.active_s + 600.0))
+
+
+def test_gap_counts_as_reserved_only_when_the_allocation_spans_it(job: Job, tmp_path: Path) -> None:
+    job.write(tmp_path / "released")
+    released = summarise(tmp_path / "released")
+    assert released.reserved.device_s == pytest.approx(4 * released.period.active_s)
+    job.attempts = [Attempt(0, 12, closed=False), Attempt(200, 12, 60.0, reserved_before_s=100.0)]
+    job.write(tmp_path / "held")
+    held = summarise(tmp_path / "held")
+    assert held.reserved.device_s == pytest.approx(4 * held.period.wall_s)
+
+
+def test_part_of_a_host_is_charged_in_part(job: Job, tmp_path: Path) -> None:
+    job.nodes = 1
+    records = job.records(RUN_ID, 0, 0, Attempt(0, 6), 0.0)
+    manifest = records[0]
+    assert isinstance(manifest, Manifest)
+    write(tmp_path, [msgspec.structs.replace(manifest, host_share=0.25), *records[1:]])
+    summary = summarise(tmp_path)
+    assert summary.reserved.host_s == pytest.approx(0.25 * summary.period.active_s)
+
+
+def test_cpu_run_counts_ranks_as_devices(job: Job, tmp_path: Path) -> None:
+    records = job.records(RUN_ID, 0, 0, Attempt(0, 6), 0.0)
+    manifest, host = records[0], job.host_key(0)
+    assert isinstance(manifest, Manifest)
+    cpu_only = [
+        msgspec.structs.replace(record, energies=[energy for energy in record.energies if energy.key == host])
+        for record in records
+        if isinstance(record, Window)
+    ]
+    devices = [device for device in manifest.devices if device.key == host]
+    write(tmp_path, [msgspec.structs.replace(manifest, nodes=1, world_size=2, devices=devices), *cpu_only])
+    summary = summarise(tmp_path)
+    assert summary.coverage.gpus == 0
+    assert summary.reserved.device_s == pytest.approx(2 * summary.period.active_s)
+    assert summary.reserved.devices_from == "ranks, because no GPU was seen"
+    assert summary.forecast is not None
+    assert summary.forecast.parts
+
+
+def test_run_without_a_site_has_energy_and_says_why_it_has_no_carbon(job: Job, tmp_path: Path) -> None:
+    job.factors, job.intensity_g_per_kwh, job.pue = {}, None, None
+    job.write(tmp_path)
+    summary = summarise(tmp_path)
+    assert summary.energy.energy_j > 0
+    assert summary.energy.operational_kg is None
+    assert summary.footprint is None
+    assert summary.no_carbon_reason == "the run was given no site, and a grid intensity is never guessed"
+    assert summary.forecast is not None
+    assert summary.forecast.no_parts_reason == "the run has no carbon to compare with"
+
+
+def test_forecast_error_adds_up_to_the_difference(run_dir: Path) -> None:
+    summary = summarise(run_dir)
+    forecast, footprint = summary.forecast, summary.footprint
+    assert forecast is not None
+    assert footprint is not None
+    assert forecast.embodied_kg is not None
+    operational_kg = sum(part.carbon_kg for part in forecast.parts)
+    difference_kg = footprint.total_kg.value - forecast.footprint.total_kg.value
+    assert operational_kg + forecast.embodied_kg == pytest.approx(difference_kg, rel=1e-9)
+    ratio = footprint.operational_kg.value / forecast.footprint.operational_kg.value
+    assert math.prod(part.factor for part in forecast.parts) == pytest.approx(ratio, rel=1e-9)
+    factors = {part.cause: part.factor for part in forecast.parts}
+    assert factors["spec drift"] == pytest.approx(0.45 / 0.4 * 390 / 380)
+    assert factors["step time"] == pytest.approx(0.5 / 0.45, rel=0.03)
+
+
+def test_measured_steps_are_compared_with_the_prediction_of_one_node(run_dir: Path) -> None:
+    steps = summarise(run_dir).steps
+    assert steps is not None
+    assert (steps.steps, steps.spans, steps.node) == (480, 24, 0)
+    assert steps.measured_step_time_s.value == pytest.approx(0.5, rel=0.03)
+    assert steps.measured_step_time_s.kind == "measured"
+    assert steps.predicted_step_time_s is not None
+    assert steps.predicted_step_time_s.value == pytest.approx(0.45)
+    assert steps.predicted_step_time_s.low == pytest.approx(0.85 * 0.45)
+    assert steps.measured_gpu_energy_per_step_j == pytest.approx(0.5 * 800, rel=0.03)
+
+
+def test_run_without_prediction_shows_measured_steps_only(job: Job, tmp_path: Path) -> None:
+    job.prediction = job.predicted_step_time_s = None
+    job.write(tmp_path)
+    summary = summarise(tmp_path)
+    assert summary.steps is not None
+    assert summary.steps.predicted_step_time_s is None
+    assert set(summary.series.steps.predicted_s) == {None}
+    assert summary.forecast is not None
+    assert next(part for part in summary.forecast.parts if part.cause == "spec drift").factor == 1.0
+
+
+def test_tampered_ledger_is_summed_up_and_not_believed(run_dir: Path) -> None:
+    path = run_dir / "node-0.attempt-0.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'"duration_s":10.0', b'"duration_s":10.5', 1))
+    summary = summarise(run_dir)
+    assert not summary.verification.ok
+    assert summary.verification.problems[0].startswith("node-0.attempt-0.jsonl: line ")
+    assert summary.energy.energy_j == math.fsum(energies_of(windows_of(run_dir)))
+
+
+def test_torn_ledger_loses_only_its_last_record(run_dir: Path) -> None:
+    path = run_dir / "node-0.attempt-0.jsonl"
+    records = read_ledger(path).records
+    path.write_bytes(path.read_bytes()[:-20])
+    summary = summarise(run_dir)
+    assert summary.verification.ok
+    assert read_ledger(path).records == records[:-1]
+    assert summary.energy.energy_j == math.fsum(energies_of(windows_of(run_dir)))
+
+
+def test_attempt_killed_before_its_first_record_changes_nothing(run_dir: Path) -> None:
+    before = summarise(run_dir)
+    (run_dir / "node-0.attempt-2.jsonl").touch()
+    after = summarise(run_dir)
+    assert after.energy == before.energy
+    assert after.verification.ok
+
+
+def test_anchor_is_looked_up(run_dir: Path) -> None:
+    head = read_ledger(run_dir / "node-0.attempt-1.jsonl").head
+    assert summarise(run_dir, [head]).verification.anchors[0].file == "node-0.attempt-1.jsonl"
+    assert not summarise(run_dir, ["0" * 32]).verification.ok
+
+
+def test_manifest_that_came_after_detection_is_the_one_in_force(job: Job, tmp_path: Path) -> None:
+    records = job.records(RUN_ID, 0, 0, Attempt(0, 3), 0.0)
+    early = msgspec.structs.replace(records[0], effective={}, total_steps=None, prediction=None)
+    write(tmp_path, [early, records[1], records[0], *records[2:]])
+    summary = summarise(tmp_path)
+    assert summary.verification.ok
+    assert summary.progress.total_steps == 1000
+    assert summary.run.effective["layout.dp_shard"]["source"] == "FSDP2 device mesh"
+
+
+def test_single_window_is_a_run(job: Job, tmp_path: Path) -> None:
+    write(tmp_path, job.records(RUN_ID, 0, 0, Attempt(0, 0), RUN_START_UNIX_S)[:2])
+    summary = summarise(tmp_path)
+    assert summary.energy.energy_j == math.fsum(energies_of(windows_of(tmp_path)))
+    assert summary.steps is None
+    assert summary.period.wall_s == pytest.approx(15.0)
+
+
+def test_manifest_alone_is_a_run_without_energy(job: Job, tmp_path: Path) -> None:
+    write(tmp_path, job.records(RUN_ID, 0, 0, Attempt(0, 0), RUN_START_UNIX_S)[:1])
+    summary = summarise(tmp_path)
+    assert summary.energy.energy_j == 0
+    assert summary.energy.meters.quality == "absent"
+    assert summary.footprint is not None
+    assert summary.footprint.total_kg.value == 0
+
+
+def test_directory_in_which_no_file_has_a_manifest_is_one_readable_error(tmp_path: Path) -> None:
+    (tmp_path / "node-0.attempt-0.jsonl").write_text("nonsense\n")
+    with pytest.raises(LedgerError, match="no ledger here begins with a manifest"):
+        summarise(tmp_path)
+
+
+def test_summary_survives_json(run_dir: Path) -> None:
+    summary = summarise(run_dir)
+    encoded = msgspec.json.encode(summary)
+    assert msgspec.json.encode(msgspec.json.decode(encoded, type=AuditSummary)) == encoded
