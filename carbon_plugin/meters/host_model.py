@@ -53,15 +53,14 @@ def cpu_tdp(physical_cores: int) -> Watts:
 
 
 def cpu_power(tdp: Watts, utilisation: float, reserved_share: float) -> Watts:
-    """P_cpu = TDP * (idle * reserved + (full - idle) * utilisation).
+    """P_cpu = TDP * (idle * held + (full - idle) * utilisation), held = max(reserved, utilisation).
 
     `utilisation` is busy core time over all core time of the machine, 0 to 1; `reserved_share` the part of the
     machine's cores that the job may use, which it keeps awake also when idle.
     """
     busy = min(1.0, max(0.0, utilisation))
-    shares = [
-        idle * reserved_share + (full - idle) * busy for idle, full in zip(CPU_IDLE_SHARE, CPU_FULL_SHARE, strict=True)
-    ]
+    held = max(reserved_share, busy)
+    shares = [idle * held + (full - idle) * busy for idle, full in zip(CPU_IDLE_SHARE, CPU_FULL_SHARE, strict=True)]
     return Watts(tdp.low * shares[0], tdp.central * shares[1], tdp.high * shares[2])
 
 

@@ -117,5 +117,10 @@ def missing_target(name: str) -> Target:
 def _profile_name(gpu: Gpu, accelerator: Accelerator | None) -> str | None:
     if accelerator is None:
         return None
-    known = {name.casefold() for name in accelerator.device_names}
-    return accelerator.name if gpu.name.casefold() in known else None
+    known = {_driver_name(name) for name in accelerator.device_names}
+    return accelerator.name if _driver_name(gpu.name) in known else None
+
+
+def _driver_name(name: str) -> str:
+    """Older drivers leave out the leading "NVIDIA"."""
+    return name.casefold().removeprefix("nvidia ")

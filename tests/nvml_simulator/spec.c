@@ -249,7 +249,7 @@ static bool setting(struct spec *spec, const char *key, char *value)
         return spec->module_is_default || strcmp(value, "gpu") == 0;
     }
     double amount;
-    if (!number(value, &amount) || amount < 0)
+    if (!number(value, &amount) || (amount < 0 && strcmp(key, "epoch") != 0))
         return false;
     if (strcmp(key, "gpus") == 0 && amount <= MAX_GPUS)
         spec->gpus = (int)amount;

@@ -1,0 +1,40 @@
+"""Fixtures that the tests of several packages share."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+SIMULATOR = Path(__file__).parent / "nvml_simulator"
+
+
+@pytest.fixture(scope="session")
+def nvml_simulator() -> Path:
+    """Folder of the simulated `libnvidia-ml.so.1`, built once and again only when its sources change."""
+    folder = SIMULATOR / "build"
+    built = subprocess.run(["make", "-C", str(SIMULATOR), f"OUT={folder}"], capture_output=True, text=True, check=False)
+    assert built.returncode == 0, f"the NVML simulator does not build:\n{built.stdout}\n{built.stderr}"
+    return folder
+
+
+@pytest.fixture
+def simulated_nvml(nvml_simulator: Path) -> Callable[..., dict[str, str]]:
+    """Environment of a process under a simulated driver: `simulated_nvml("gpus=2;power=300,400", RANK="0")`.
+
+    The epoch is now unless the spec names one. GPU and SLURM variables of this process are not passed on; keyword
+    arguments are added.
+    """
+
+    def environment(spec: str, **variables: str) -> dict[str, str]:
+        hidden = ("CUDA_", "GPU_", "SLURM_", "NVML_SIM")
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
+        libraries = [str(nvml_simulator), *filter(None, [kept.get("LD_LIBRARY_PATH")])]
+        timed = spec if "epoch=" in spec else f"{spec};epoch={time.monotonic()}"
+        return {**kept, "LD_LIBRARY_PATH": os.pathsep.join(libraries), "NVML_SIM": timed, **variables}
+
+    return environment

@@ -1,0 +1,93 @@
+"""Running a meter in a process of its own under the simulated driver."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from carbon_plugin.spec.figure import Sourced
+from carbon_plugin.spec.hardware import Host, Network, Node
+
+PRELUDE = """
+import json, os, sys, time
+import msgspec
+from carbon_plugin.meters.nvml import list_gpus, open_nvml_meter
+from carbon_plugin.meters.open import open_meters
+
+# The fault schedule begins when the meter is ready to open, not when this process was started.
+os.environ["NVML_SIM"] = os.environ.get("NVML_SIM", "") + f";epoch={time.monotonic()}"
+
+def show(value):
+    print(json.dumps(msgspec.to_builtins(value)))
+
+def watch(meter, seconds, every=0.1):
+    rounds = [meter.read()]
+    while rounds[-1][0].monotonic_s < rounds[0][0].monotonic_s + seconds:
+        time.sleep(every)
+        rounds.append(meter.read())
+    return rounds
+"""
+
+
+@pytest.fixture
+def metering(simulated_nvml: Callable[..., dict[str, str]]) -> Callable[..., Any]:
+    """Run a script with `watch` and `show` under a simulator spec; what it shows last is the answer."""
+
+    def run(spec: str, script: str, **variables: str) -> Any:
+        done = subprocess.run(
+            [sys.executable, "-c", PRELUDE + script],
+            env=simulated_nvml(spec, **variables),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1])
+
+    return run
+
+
+@pytest.fixture
+def make_node() -> Callable[..., Node]:
+    """A node like an 8-GPU HGX with the reference values of the host model; keyword arguments replace host fields."""
+
+    def known(value: float, low: float | None = None, high: float | None = None) -> Sourced:
+        return Sourced(value, "test", "assumed", low, high)
+
+    def make(*, accelerators: int = 8, network_power_w: float = 60.0, **host: Any) -> Node:
+        fields: dict[str, Any] = {
+            "cpu": "2 x test",
+            "sockets": 2,
+            "cpu_tdp_w": 350.0,
+            "dram_bytes": 2e12,
+            "ssd_bytes": 30e12,
+            "base_power_w": known(2000.0, 1200.0, 2600.0),
+            "overhead_fraction": known(0.10),
+            "embodied_kg": 3000.0,
+            "nics": 8,
+        } | host
+        numbers = {"cpu_tdp_w", "dram_bytes", "ssd_bytes", "embodied_kg"}
+        sourced = {name: known(value) if name in numbers else value for name, value in fields.items()}
+        low_w, high_w = network_power_w * 25 / 60, network_power_w * 2
+        return Node(
+            name="test-node",
+            full_name="A node for tests",
+            accelerator="h100-sxm",
+            accelerators=accelerators,
+            host=Host(**sourced),
+            network=Network(
+                technology="test",
+                bandwidth_bytes_per_s=known(50e9),
+                power_w_per_device=known(network_power_w, low_w, high_w),
+                embodied_kg_per_device=known(30.0),
+            ),
+            sources={"test": "made for tests"},
+        )
+
+    return make
