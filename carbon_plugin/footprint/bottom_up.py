@@ -1,6 +1,7 @@
 """Bottom-up embodied carbon of an accelerator from its silicon, memory, cooling and assembly.
 
-    E = U * ( sum over dies of CPA(process) * area + ics * dies + k_mem * GB + k_th * TDP + fixed )
+    E = U * ( sum over dies of CPA(process) * area + ics * n + k_mem * GB + k_th * TDP + fixed )
+    n = max(1, round(area of all dies / reticle field))
     CPA = (energy * grid + mean of the gas emissions at 95 % and 99 % abatement + materials) / yield
 
 CPA after ACT (Gupta et al., ISCA 2022); everything else calibrated on NVIDIA's product footprint of the HGX H100
@@ -14,7 +15,7 @@ from collections.abc import Sequence
 
 from carbon_plugin.errors import FootprintError
 from carbon_plugin.footprint import tables
-from carbon_plugin.footprint.units import BYTES_PER_GB, MM2_PER_CM2
+from carbon_plugin.footprint.units import BYTES_PER_MEMORY_GB, MM2_PER_CM2
 from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.hardware import Die
 
@@ -38,19 +39,22 @@ def device_bill_kg(dies: Sequence[Die], memory_bytes: float, tdp_w: float, form:
 
     `form` is "sxm" (module with its share of baseboard and switches), "pcie" (card with HBM) or "gddr_card". Parts:
     "logic dies", "other ICs", "memory", "cooling", "fixed parts", "assembly and transport". Raises `FootprintError`
-    for an unknown form or process.
+    for an unknown form or process, and where no die is given.
     """
     model = tables.embodied_table().device
     shape = model.forms.get(form)
     if shape is None:
         raise FootprintError(f"device form {form!r} is unknown, expected one of {', '.join(model.forms)}")
+    if not dies:
+        raise FootprintError("dies is empty, expected at least one logic die with its area and process")
+    full_size_dies = max(1, round(sum(die.count * die.area_mm2 for die in dies) / model.reticle_mm2))
     memory_kg_per_gb = model.hbm_kg_per_gb if shape.memory == "hbm" else model.gddr_kg_per_gb
     parts = {
         "logic dies": sum(
             die.count * carbon_per_area_kg_per_cm2(die.process) * die.area_mm2 / MM2_PER_CM2 for die in dies
         ),
-        "other ICs": shape.other_ics_kg_per_die * sum(die.count for die in dies),
-        "memory": memory_kg_per_gb * memory_bytes / BYTES_PER_GB,
+        "other ICs": shape.other_ics_kg * full_size_dies,
+        "memory": memory_kg_per_gb * memory_bytes / BYTES_PER_MEMORY_GB,
         "cooling": model.thermal_kg_per_w * tdp_w,
         "fixed parts": shape.fixed_kg,
     }

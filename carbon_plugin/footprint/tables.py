@@ -117,9 +117,9 @@ class Fab(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class DeviceForm(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What the form of a device adds around its dies, kgCO2e, and which memory it carries."""
+    """What the form of a device adds around its dies, kgCO2e (other ICs: a full-size die), and its kind of memory."""
 
-    other_ics_kg_per_die: float
+    other_ics_kg: float
     fixed_kg: float
     memory: Literal["hbm", "gddr"]
 
@@ -133,6 +133,7 @@ class DeviceModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     gddr_kg_per_gb: float
     thermal_kg_per_w: float
     forms: dict[str, DeviceForm]
+    reticle_mm2: float
     relative_uncertainty_2sigma: float
 
 

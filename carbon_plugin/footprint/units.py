@@ -5,5 +5,6 @@ GRAMS_PER_KG = 1e3
 # Calendar life is counted in mean (Julian) years, 365.25 days.
 SECONDS_PER_YEAR = 31_557_600.0
 SECONDS_PER_HOUR = 3600.0
-BYTES_PER_GB = 1e9
+# Device memory is sold in "GB" of 2^30 bytes.
+BYTES_PER_MEMORY_GB = 2**30
 MM2_PER_CM2 = 100.0

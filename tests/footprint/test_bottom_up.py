@@ -10,6 +10,7 @@ from carbon_plugin.errors import FootprintError
 from carbon_plugin.footprint.bottom_up import carbon_per_area_kg_per_cm2, device_bill_kg, modelled_device_kg
 from carbon_plugin.spec.hardware import Die
 
+GB = 2**30  # as memory is sold and drivers report it
 H100_DIE = Die(area_mm2=814, process="tsmc-4n")
 
 
@@ -27,7 +28,7 @@ def test_a_marketed_process_is_its_class() -> None:
 
 def test_h100_meets_the_footprint_that_it_is_calibrated_on() -> None:
     # NVIDIA HGX H100 product carbon footprint, July 2025: 1,312 kg for 8 GPUs, of it memory 546 and ICs 332 kg.
-    bill = device_bill_kg([H100_DIE], 80e9, 700, "sxm")
+    bill = device_bill_kg([H100_DIE], 80 * GB, 700, "sxm")
 
     assert sum(bill.values()) == pytest.approx(164, rel=0.005)
     assert bill["memory"] == pytest.approx(546 / 8, rel=0.005)
@@ -39,9 +40,9 @@ def test_h100_meets_the_footprint_that_it_is_calibrated_on() -> None:
     ("dies", "memory_bytes", "tdp_w", "published_kg"),
     [
         # NVIDIA HGX B200 product carbon footprint, 24 July 2025: 2,274 kg for 8 GPUs.
-        ([Die(area_mm2=800, process="tsmc-4np", count=2)], 180e9, 1000, 284.25),
+        ([Die(area_mm2=800, process="tsmc-4np", count=2)], 180 * GB, 1000, 284.25),
         # Falk et al. 2025, arXiv 2509.00093, A100 SXM 40 GB, cradle to gate.
-        ([Die(area_mm2=826, process="tsmc-n7")], 40e9, 400, 127.6),
+        ([Die(area_mm2=826, process="tsmc-n7")], 40 * GB, 400, 127.6),
     ],
 )
 def test_devices_that_it_is_not_calibrated_on_are_within_20_percent(
@@ -64,16 +65,28 @@ def test_devices_that_it_is_not_calibrated_on_are_within_20_percent(
 def test_more_silicon_and_more_memory_never_cost_less(
     area: float, more_area: float, gigabytes: float, more_gigabytes: float, form: str
 ) -> None:
-    small = modelled_device_kg([Die(area_mm2=area, process="5nm")], gigabytes * 1e9, 300, form)
+    small = modelled_device_kg([Die(area_mm2=area, process="5nm")], gigabytes * GB, 300, form)
     large = modelled_device_kg(
-        [Die(area_mm2=area + more_area, process="5nm")], (gigabytes + more_gigabytes) * 1e9, 300, form
+        [Die(area_mm2=area + more_area, process="5nm")], (gigabytes + more_gigabytes) * GB, 300, form
     )
 
     assert large.value >= small.value
+
+
+def test_chiplets_share_the_other_ics_of_the_full_size_dies_that_they_make_up() -> None:
+    whole = device_bill_kg([Die(area_mm2=800, process="5nm", count=2)], 180 * GB, 1000, "sxm")
+    chiplets = device_bill_kg([Die(area_mm2=100, process="5nm", count=16)], 180 * GB, 1000, "sxm")
+
+    assert chiplets == pytest.approx(whole)
 
 
 def test_an_unknown_process_or_form_is_an_error_that_lists_the_known_ones() -> None:
     with pytest.raises(FootprintError, match=r"die process '2nm' is unknown, expected one of .*3nm"):
         carbon_per_area_kg_per_cm2("2nm")
     with pytest.raises(FootprintError, match="device form 'oam' is unknown, expected one of sxm, pcie, gddr_card"):
-        device_bill_kg([H100_DIE], 80e9, 700, "oam")
+        device_bill_kg([H100_DIE], 80 * GB, 700, "oam")
+
+
+def test_a_device_without_dies_is_refused_because_its_silicon_would_be_missing() -> None:
+    with pytest.raises(FootprintError, match="dies is empty"):
+        modelled_device_kg([], 80 * GB, 700, "sxm")
