@@ -120,12 +120,16 @@ class Network(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Node(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A server model: so many devices of one kind, a host, and the network that it is usually cabled to."""
+    """A server model: so many devices of one kind, a host, and the network that it is usually cabled to.
+
+    `accelerator` is the name of the device's profile, or "*" for a generic node that takes any.
+    """
 
     name: str
     full_name: str
     accelerator: str
     accelerators: int
+    aliases: list[str] = []
     cooling: Literal["air", "liquid"] = "air"
     host: Host
     network: Network

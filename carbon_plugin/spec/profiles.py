@@ -1,0 +1,164 @@
+"""Hardware profiles by name: the shipped ones, and the user's own, which add to them or override them.
+
+A profile directory holds `accelerators/*.yaml` and `nodes/*.yaml`, or the files of both kinds side by side.
+Directories are searched in order: those passed in, those of CARBON_PLUGIN_PROFILES, then the shipped one.
+Only files that contain the name asked for are parsed, so that resolving one device stays in milliseconds.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from importlib.resources import files
+from pathlib import Path
+from typing import TypeVar
+
+from carbon_plugin.errors import SpecError
+from carbon_plugin.spec.decoding import decode
+from carbon_plugin.spec.document import read_document
+from carbon_plugin.spec.hardware import Accelerator, Node
+from carbon_plugin.spec.names import normalized, unknown_name
+
+PROFILES_VARIABLE = "CARBON_PLUGIN_PROFILES"
+GENERIC_NODE = "workstation"
+ANY_ACCELERATOR = "*"
+
+Profile = Accelerator | Node
+Directories = Sequence[str | Path]
+P = TypeVar("P", Accelerator, Node)
+
+
+def load_accelerator(name: str, *, profile_dirs: Directories = ()) -> Accelerator:
+    """The accelerator profile with this name or alias.
+
+    Raises `SpecError` listing the nearest names if there is none, or naming file, line and field of a bad profile.
+    """
+    for directory in _search_path(profile_dirs):
+        if found := _named(name, _accelerators(_parsed(directory, "accelerators", mentioning=name))):
+            return found
+    raise unknown_name("accelerator", name, _names(list_accelerators(profile_dirs=profile_dirs)))
+
+
+def load_node(name: str, *, profile_dirs: Directories = ()) -> Node:
+    """The node profile with this name or alias; errors as for `load_accelerator`."""
+    for directory in _search_path(profile_dirs):
+        if found := _named(name, _nodes(_parsed(directory, "nodes", mentioning=name))):
+            return found
+    raise unknown_name("node", name, _names(list_nodes(profile_dirs=profile_dirs)))
+
+
+def list_accelerators(*, profile_dirs: Directories = ()) -> list[Accelerator]:
+    """Every accelerator profile by name; of two with one name the one found first."""
+    return _distinct(p for d in _search_path(profile_dirs) for p in _accelerators(_parsed(d, "accelerators")))
+
+
+def list_nodes(*, profile_dirs: Directories = ()) -> list[Node]:
+    """Every node profile by name; of two with one name the one found first."""
+    return _distinct(p for d in _search_path(profile_dirs) for p in _nodes(_parsed(d, "nodes")))
+
+
+def match_device_name(device_name: str, *, profile_dirs: Directories = ()) -> Accelerator | None:
+    """The accelerator that a driver calls `device_name` (NVML, AMD SMI, a CPU's brand string), or None.
+
+    The name of a MIG slice matches its parent; a leading "NVIDIA", which older drivers leave out, is ignored.
+    """
+    wanted = _driver_name(device_name)
+    for directory in _search_path(profile_dirs):
+        for accelerator in _accelerators(_parsed(directory, "accelerators", mentioning=wanted)):
+            if wanted in map(_driver_name, accelerator.device_names):
+                return accelerator
+    return None
+
+
+def default_node_for(accelerator: Accelerator, *, profile_dirs: Directories = ()) -> Node:
+    """The node that an accelerator usually sits in.
+
+    The one that its profile names; else one written for it; else a generic workstation with one device.
+    """
+    if accelerator.default_node is not None:
+        return load_node(accelerator.default_node, profile_dirs=profile_dirs)
+    for directory in _search_path(profile_dirs):
+        for node in _nodes(_parsed(directory, "nodes", mentioning=accelerator.name)):
+            if node.accelerator == accelerator.name:
+                return node
+    return load_node(GENERIC_NODE, profile_dirs=profile_dirs)
+
+
+def _search_path(profile_dirs: Directories) -> list[Path]:
+    variable = os.environ.get(PROFILES_VARIABLE, "")
+    stated = [(Path(entry), "profiles") for entry in profile_dirs]
+    stated += [(Path(entry), PROFILES_VARIABLE) for entry in variable.split(os.pathsep) if entry]
+    for directory, where in stated:
+        if not directory.is_dir():
+            raise SpecError(f"{where}: {directory} is not a directory; expected one with profiles (*.yaml)")
+    shipped = Path(str(files("carbon_plugin.hardware_profiles")))
+    return [*(directory for directory, _ in stated), shipped]
+
+
+def _parsed(directory: Path, kind: str, mentioning: str = "") -> Iterator[Profile]:
+    """Profiles of `directory` whose text mentions a name; an exact file name comes first."""
+    paths = [path for folder in (directory / kind, directory) for path in sorted(folder.glob("*.y*ml"))]
+    wanted = normalized(mentioning)
+    paths.sort(key=lambda path: path.stem != wanted)
+    for path in paths:
+        stamp = path.stat().st_mtime_ns
+        if wanted in _searchable(path, stamp):
+            yield _profile(path, stamp)
+
+
+# The time stamp is part of the caches' key: an edited profile is read again.
+
+
+@lru_cache(maxsize=1024)
+def _searchable(path: Path, stamp_ns: int) -> str:
+    try:
+        return normalized(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path}: cannot be read: {error}") from error
+
+
+@lru_cache(maxsize=1024)
+def _profile(path: Path, stamp_ns: int) -> Profile:
+    document = read_document(path)
+    fields = document.value if isinstance(document.value, dict) else {}
+    if "peak_flops" in fields:
+        return decode(document, Accelerator)
+    if "host" in fields:
+        return decode(document, Node)
+    raise SpecError(f"{path}: neither an accelerator profile (peak_flops) nor a node profile (host)")
+
+
+def _accelerators(profiles: Iterable[Profile]) -> Iterator[Accelerator]:
+    return (profile for profile in profiles if isinstance(profile, Accelerator))
+
+
+def _nodes(profiles: Iterable[Profile]) -> Iterator[Node]:
+    return (profile for profile in profiles if isinstance(profile, Node))
+
+
+def _named(name: str, profiles: Iterable[P]) -> P | None:
+    """The profile of this name, else the first with this alias."""
+    wanted, by_alias = normalized(name), None
+    for profile in profiles:
+        if normalized(profile.name) == wanted:
+            return profile
+        if by_alias is None and wanted in map(normalized, profile.aliases):
+            by_alias = profile
+    return by_alias
+
+
+def _names(profiles: Iterable[Profile]) -> dict[str, list[str]]:
+    return {profile.name: profile.aliases for profile in profiles}
+
+
+def _distinct(profiles: Iterable[P]) -> list[P]:
+    found: dict[str, P] = {}
+    for profile in profiles:
+        found.setdefault(normalized(profile.name), profile)
+    return sorted(found.values(), key=lambda profile: profile.name)
+
+
+def _driver_name(name: str) -> str:
+    """A driver's name for comparison: without the vendor's prefix and the slice of a MIG device."""
+    return normalized(name).removeprefix("nvidia-").split("-mig-")[0]
