@@ -35,7 +35,8 @@ from carbon_plugin.spec.hardware import Accelerator, Node
 class MeterSet:
     """The meters of one host behind one `read`. Make it with `open_meters`.
 
-    `notes` are reasons and assumptions for the ledger. `host_share` is the part of the host that is charged to the
+    `notes` are reasons and assumptions for the ledger; `unavailable` are the meters that could not be had (their
+    reasons are notes too). `host_share` is the part of the host that is charged to the
     job; host readings have it applied. `gpus` is the NVML meter, None without NVML. `poll_interval_s` is the
     shortest of its meters', None if any cadence is right.
     """
@@ -51,12 +52,14 @@ class MeterSet:
         draw: GpuDraw,
         host_share: float,
         notes: Sequence[Note],
+        unavailable: Sequence[Unavailable],
     ) -> None:
         self.devices: list[DeviceIdentity] = [device for meter in meters for device in meter.devices]
         self.host = host
         self.gpus = gpus
         self.host_share = host_share
-        self.notes = list(notes)
+        self.notes = [*notes, *(Note(problem.kind, problem.reason) for problem in unavailable)]
+        self.unavailable = list(unavailable)
         self._meters = list(meters)
         self._draw = draw
         self.poll_interval_s = _shortest(self._meters)
@@ -120,7 +123,8 @@ def open_meters(
     node = None if accelerator is not None and accelerator.kind == "cpu" else node_profile
     nvml = open_nvml_meter(reserved=reserved, accelerator=accelerator, environ=environ, clock=clock)
     gpus = nvml if isinstance(nvml, NvmlMeter) else None
-    notes += gpus.notes if gpus else _unavailable(nvml)
+    notes += gpus.notes if gpus else []
+    unavailable = [nvml] if isinstance(nvml, Unavailable) else []
     share, share_notes = (host_share, []) if host_share is not None else _host_share(gpus, node)
     meters: list[Meter] = [gpus] if gpus else []
     draw = GpuDraw(_unmetered(gpus, node), gpu_power_model_w)
@@ -130,7 +134,7 @@ def open_meters(
         if isinstance(rapl, RaplMeter):
             meters.append(rapl)
         else:
-            notes += _unavailable(rapl)
+            unavailable.append(rapl)
         scopes = {device.scope for meter in meters for device in meter.devices}
         plan = _Plan(
             host=host,
@@ -148,7 +152,7 @@ def open_meters(
             meters.append(ModelMeter(parts, clock))
             draw.observe(gpus.read() if gpus else [])
             notes += [Note("modelled", f"{part.identity.name}: {part.identity.note}") for part in parts]
-    return MeterSet(meters, host=host, gpus=gpus, draw=draw, host_share=share, notes=notes)
+    return MeterSet(meters, host=host, gpus=gpus, draw=draw, host_share=share, notes=notes, unavailable=unavailable)
 
 
 def _node_parts(plan: _Plan, node: Node, draw: GpuDraw) -> list[ModelledPart]:
@@ -158,7 +162,9 @@ def _node_parts(plan: _Plan, node: Node, draw: GpuDraw) -> list[ModelledPart]:
     measured = [name for name, known in (("CPU", plan.cpu_measured), ("DRAM", plan.dram_measured)) if known]
     note = (
         f"{base.central:.0f} W ({base.low:.0f}-{base.high:.0f}) + {fractions.central:g} of GPU power, "
-        f"from the profile {node.name}" + (f", without the measured {' and '.join(measured)}" if measured else "")
+        f"from the profile {node.name}"
+        + (f", without the measured {' and '.join(measured)}" if measured else "")
+        + (f", for the job's share {plan.share:.3f} of the host" if plan.share < 1 else "")
     )
     parts = [
         ModelledPart(
@@ -232,10 +238,6 @@ def _host_share(gpus: NvmlMeter | None, node: Node | None) -> tuple[float, list[
 def _unmetered(gpus: NvmlMeter | None, node: Node | None) -> int:
     """GPUs that draw power on this host without being readable."""
     return node.accelerators if gpus is None and node is not None else 0
-
-
-def _unavailable(problem: object) -> list[Note]:
-    return [Note(problem.kind, problem.reason)] if isinstance(problem, Unavailable) else []
 
 
 def _shortest(meters: Sequence[Meter]) -> float | None:
