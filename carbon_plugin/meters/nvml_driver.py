@@ -28,6 +28,23 @@ ErrorCode = Literal[
 ]
 Scope = Literal["gpu", "module"]
 
+# Values of the NVML interface, spelled out because older `pynvml` modules lack some of the names.
+_CODES: dict[int, ErrorCode] = {
+    1: "uninitialized",
+    3: "not_supported",
+    4: "permission",
+    9: "driver_not_loaded",
+    12: "no_library",
+    13: "not_supported",
+    15: "lost",
+    16: "lost",
+    18: "version_mismatch",
+    28: "lost",
+}
+_FIELD_POWER_AVERAGE = 185
+_FIELD_ENERGY = 191
+_SCOPES: dict[Scope, int] = {"gpu": 0, "module": 1}
+
 _GRACE_PARTS = ("GH200", "GB200", "GB300", "GRACE")
 
 
@@ -139,13 +156,13 @@ class NvmlDriver:
         """
         if scope is None:
             return float(self._on(uuid, self._nvml.nvmlDeviceGetTotalEnergyConsumption)) * 1e-3
-        return self._field(uuid, self._nvml.NVML_FI_DEV_ENERGY, scope) * 1e-3
+        return self._field(uuid, _FIELD_ENERGY, scope) * 1e-3
 
     def power_w(self, uuid: str, scope: Scope | None) -> float:
         """Watts now, or as the mean of the last second: `Gpu.averaging` says which. `scope` as for energy."""
         if scope is None:
             return float(self._on(uuid, self._nvml.nvmlDeviceGetPowerUsage)) * 1e-3
-        return self._field(uuid, self._nvml.NVML_FI_DEV_POWER_AVERAGE, scope) * 1e-3
+        return self._field(uuid, _FIELD_POWER_AVERAGE, scope) * 1e-3
 
     def _describe(self, index: int) -> Gpu:
         nvml = self._nvml
@@ -184,7 +201,7 @@ class NvmlDriver:
         return tuple(found)
 
     def _field(self, uuid: str, field: int, scope: Scope) -> float:
-        values = self._on(uuid, self._nvml.nvmlDeviceGetFieldValues, [(field, 1 if scope == "module" else 0)])
+        values = self._on(uuid, self._nvml.nvmlDeviceGetFieldValues, [(field, _SCOPES[scope])])
         value = values[0]
         if value.nvmlReturn != self._nvml.NVML_SUCCESS:
             raise self._error(self._nvml.NVMLError(value.nvmlReturn))
@@ -215,18 +232,6 @@ class NvmlDriver:
                 raise
             return None
 
-    def _error(self, error: Any) -> NvmlError:
-        nvml = self._nvml
-        codes: dict[int, ErrorCode] = {
-            nvml.NVML_ERROR_GPU_IS_LOST: "lost",
-            nvml.NVML_ERROR_GPU_NOT_FOUND: "lost",
-            nvml.NVML_ERROR_RESET_REQUIRED: "lost",
-            nvml.NVML_ERROR_NOT_SUPPORTED: "not_supported",
-            nvml.NVML_ERROR_FUNCTION_NOT_FOUND: "not_supported",
-            nvml.NVML_ERROR_NO_PERMISSION: "permission",
-            nvml.NVML_ERROR_UNINITIALIZED: "uninitialized",
-            nvml.NVML_ERROR_LIBRARY_NOT_FOUND: "no_library",
-            nvml.NVML_ERROR_DRIVER_NOT_LOADED: "driver_not_loaded",
-            nvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH: "version_mismatch",
-        }
-        return NvmlError(f"NVML error {error.value}: {error}", codes.get(error.value, "error"))
+    @staticmethod
+    def _error(error: Any) -> NvmlError:
+        return NvmlError(f"NVML error {error.value}: {error}", _CODES.get(error.value, "error"))

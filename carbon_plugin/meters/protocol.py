@@ -15,8 +15,10 @@ class Reading(Struct, frozen=True, kw_only=True):
     `energy_j` never falls: counter resets and wrap-arounds are absorbed and reported in `fault`. It is None
     when the device cannot be read and nothing can be said. `kind` is how this stretch was obtained; `low_j` and
     `high_j` bound `energy_j` where the method has a range. `power_w` is the latest power if the device tells it.
-    `monotonic_s` is the clock at the reading itself. `fault` is a short code ("counter_reset", "lost",
-    "not_supported", "slow", "permission") and `message` its sentence, both None when all is well.
+    `monotonic_s` is the clock at the reading itself. `fault` is a short code ("counter_reset", "counter_stuck",
+    "lost", "not_supported", "permission", "slow", "error", ...) and `message` its sentence, both None when all is
+    well; a reset is told once, other faults on every reading while they last. An "absent" stretch holds `energy_j`;
+    if the device answers again, its next stretch may cover the absent one.
     """
 
     key: str
