@@ -42,10 +42,13 @@ def llmcarbon(row: PublishedRow) -> float:
 
 
 def constant_mfu(table: Table, fitted: NDArray[np.bool_]) -> Floats:
-    """Seconds of every row from one MFU for all: the median over the rows that the constants were fitted to."""
+    """Seconds of every row from one MFU for all: the mean over fitted sources of each source's median."""
     model = np.asarray(step_flops(table.shape, table.layout, table.work)[0])
     ideal_s = model / (table.sheet.peak * table.sheet.devices)
-    mfu = float(np.median((ideal_s / table.measured_s)[fitted])) if np.any(fitted) else ASSUMED_MFU
+    reached = ideal_s / table.measured_s
+    sources = np.unique(table.source[fitted])
+    medians = [float(np.median(reached[fitted & (table.source == source)])) for source in sources]
+    mfu = float(np.mean(medians)) if medians else ASSUMED_MFU
     return np.asarray(ideal_s / mfu)
 
 

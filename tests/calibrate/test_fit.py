@@ -1,0 +1,60 @@
+"""The fit finds constants that made the rows, resists an odd row, and the shipped constants are its own result."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from carbon_plugin.calibrate.fit import Parameter, fit
+from carbon_plugin.calibrate.shipped import compare, refit
+from carbon_plugin.calibrate.table import predict, select, tabulate
+from carbon_plugin.calibrate.validate import published_rows
+
+
+@pytest.fixture(scope="module")
+def a100_rows():
+    rows = [row for row in published_rows()[0] if row.source in ("sc21", "korthikanti")]
+    table = tabulate(rows)
+    return replace(table, sheet=replace(table.sheet, framework_factor=np.ones(len(rows))))
+
+
+GEMM = Parameter("gemm", "gemm_share", lambda table: table.measured_s > 0, 0.5)
+
+
+def made_with(table, factor: float):
+    constants = replace(table.prior, gemm_share=table.prior.gemm_share * factor)
+    return replace(table, measured_s=np.asarray(predict(table, constants).total))
+
+
+def test_a_known_constant_is_recovered(a100_rows) -> None:
+    fitted = fit(made_with(a100_rows, 0.8), [GEMM])
+    assert fitted.multiplier("gemm") == pytest.approx(0.8, rel=0.01)
+
+
+def test_one_odd_row_does_not_win(a100_rows) -> None:
+    table = made_with(a100_rows, 0.8)
+    odd = table.measured_s.copy()
+    odd[0] *= 5
+    assert fit(replace(table, measured_s=odd), [GEMM]).multiplier("gemm") == pytest.approx(0.8, rel=0.03)
+
+
+def test_a_constant_that_no_row_shows_stays_at_its_prior(a100_rows) -> None:
+    single = select_rows(a100_rows, a100_rows.layout.ep == 1)
+    experts = Parameter("all_to_all", "all_to_all_share", lambda table: table.measured_s > 0, 0.5)
+    assert fit(single, [experts]).multiplier("all_to_all") == pytest.approx(1.0)
+
+
+def select_rows(table, mask):
+    parts = {name: select(getattr(table, name), mask) for name in ("shape", "layout", "work", "sheet", "prior")}
+    return replace(table, **parts, measured_s=table.measured_s[mask], source=table.source[mask])
+
+
+def test_the_shipped_constants_are_the_fit_of_the_shipped_rows() -> None:
+    apart = [
+        constant
+        for constant in compare(*refit())
+        if constant.shipped is None or abs(constant.refitted / constant.shipped - 1) > 5e-4
+    ]
+    assert not apart

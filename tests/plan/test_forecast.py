@@ -1,0 +1,96 @@
+"""The forecast: what must add up, what scales, and that a saved one reads back the same."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from carbon_plugin.errors import SpecError
+from carbon_plugin.plan.forecast import load_forecast, make_forecast, save_forecast
+from carbon_plugin.spec.loading import build_run_spec
+from carbon_plugin.spec.run import RunSpec
+
+
+def spec_of(**changes: object) -> RunSpec:
+    mapping: dict[str, object] = {
+        "model": "llama3-8b",
+        "cluster": {"accelerator": "h100-sxm", "nodes": 2},
+        "layout": {"dp_shard": 16, "zero_stage": 3, "recompute": "operators"},
+        "training": {"seq_len": 8192, "global_batch_size": 64, "tokens": 1e10},
+        "site": {"zone": "FRA", "pue": 1.2},
+        "price_usd_per_device_hour": 2.0,
+    }
+    return build_run_spec({**mapping, **changes}, origin="test")
+
+
+def test_time_energy_carbon_and_cost_follow_from_one_another() -> None:
+    forecast = make_forecast(spec_of())
+    prediction, footprint = forecast.prediction, forecast.footprint
+    steps = -(-1e10 // (8192 * 64))
+    assert forecast.total_steps == steps
+    assert forecast.run_time_s.value == pytest.approx(steps * prediction.step_time_s.value)
+    assert forecast.device_hours.value == pytest.approx(16 * forecast.run_time_s.value / 3600)
+    assert forecast.cost_usd is not None
+    assert forecast.cost_usd.value == pytest.approx(2 * forecast.device_hours.value)
+    energy = footprint.energy_j
+    assert energy["gpu"].value == pytest.approx(steps * prediction.gpu_energy_per_step_j.value)
+    assert energy["it"].value == pytest.approx(energy["gpu"].value + energy["host"].value + energy["network"].value)
+    assert energy["facility"].value == pytest.approx(1.2 * energy["it"].value)
+    intensity = forecast.factors.intensity.figure.value
+    assert footprint.operational_kg.value == pytest.approx(energy["facility"].value / 3.6e6 * intensity / 1000)
+    assert footprint.total_kg.value == pytest.approx(footprint.operational_kg.value + footprint.embodied_kg.value)
+
+
+def test_every_range_holds_its_central_value_and_the_breakdown_adds_up() -> None:
+    forecast = make_forecast(spec_of())
+    figures = [forecast.run_time_s, forecast.device_hours, *forecast.footprint.energy_j.values()]
+    figures += [forecast.footprint.operational_kg, forecast.footprint.embodied_kg, forecast.footprint.total_kg]
+    assert all(figure.low < figure.value < figure.high for figure in figures)
+    step = forecast.prediction
+    assert sum(step.breakdown_s.values()) == pytest.approx(step.step_time_s.value)
+    assert sum(step.memory.parts_bytes.values()) == pytest.approx(step.memory.total_bytes)
+    assert step.step_time_95_s[0] < step.step_time_s.low < step.step_time_s.high < step.step_time_95_s[1]
+
+
+def test_twice_the_tokens_are_twice_the_energy_and_carbon() -> None:
+    once = make_forecast(spec_of(training={"seq_len": 8192, "global_batch_size": 64, "steps": 1000}))
+    twice = make_forecast(spec_of(training={"seq_len": 8192, "global_batch_size": 64, "steps": 2000}))
+    assert twice.footprint.total_kg.value == pytest.approx(2 * once.footprint.total_kg.value)
+
+
+def test_a_dirtier_grid_changes_operational_carbon_only() -> None:
+    clean, dirty = make_forecast(spec_of()), make_forecast(spec_of(site={"zone": "IND", "pue": 1.2}))
+    assert dirty.footprint.operational_kg.value > 10 * clean.footprint.operational_kg.value
+    assert dirty.footprint.embodied_kg.value == pytest.approx(clean.footprint.embodied_kg.value)
+    assert dirty.footprint.energy_j["it"].value == pytest.approx(clean.footprint.energy_j["it"].value)
+
+
+def test_a_saved_forecast_reads_back_equal(tmp_path) -> None:
+    forecast = make_forecast(spec_of())
+    save_forecast(forecast, tmp_path / "forecast.json")
+    assert load_forecast(tmp_path / "forecast.json") == forecast
+
+
+def test_a_broken_or_foreign_forecast_file_is_named(tmp_path) -> None:
+    path = tmp_path / "forecast.json"
+    with pytest.raises(SpecError, match=r"forecast\.json: cannot be read"):
+        load_forecast(path)
+    path.write_text('{"version": 1}')
+    with pytest.raises(SpecError, match=r"forecast\.json: not a forecast"):
+        load_forecast(path)
+    forecast = make_forecast(spec_of())
+    save_forecast(msgspec.structs.replace(forecast, version=99), path)
+    with pytest.raises(SpecError, match="version is 99, expected 1"):
+        load_forecast(path)
+
+
+def test_a_layout_that_does_not_fit_is_forecast_with_a_warning_that_says_by_how_much() -> None:
+    forecast = make_forecast(spec_of(model="llama3-70b", layout={"dp_replicate": 16}))
+    assert not forecast.prediction.memory.fits
+    assert any("does not fit: needs" in warning and "optimizer" in warning for warning in forecast.warnings)
+
+
+def test_what_was_assumed_is_said_once_with_a_source() -> None:
+    assumptions = make_forecast(spec_of()).assumptions
+    assert len(assumptions) == len(set(assumptions))
+    assert all(item.source and item.value for item in assumptions)
