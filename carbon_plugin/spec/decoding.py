@@ -13,7 +13,6 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import msgspec
 
-from carbon_plugin.errors import CarbonPluginError
 from carbon_plugin.spec.document import Document, Keys
 from carbon_plugin.spec.names import nearest
 
@@ -75,10 +74,8 @@ class _Decoder:
             for key, item in value.items()
             if key in fields
         }
-        try:
+        with self.document.located(keys):
             return kind(**given)
-        except CarbonPluginError as error:
-            raise type(error)(f"{self.document.place(keys)}: {error}") from None
 
     def leaf(self, value: Any, kind: Any, keys: Keys) -> Any:
         if isinstance(value, float) and not math.isfinite(value):

@@ -7,14 +7,15 @@ Scalars follow the YAML 1.2 core schema and not PyYAML's 1.1, where `NO` (Norway
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from carbon_plugin.errors import SpecError
+from carbon_plugin.errors import CarbonPluginError, SpecError
 
 Keys = tuple[str | int, ...]
 """Where a value sits in its document: keys and list positions from the root."""
@@ -52,6 +53,15 @@ class Document:
         """A `SpecError` that names place and field."""
         field = dotted(keys)
         return SpecError(f"{self.place(keys)}: {field}: {message}" if field else f"{self.place(keys)}: {message}")
+
+    @contextmanager
+    def located(self, keys: Keys, *, field: bool = False) -> Iterator[None]:
+        """Put the place, and with `field` the field's name, before the message of an error raised inside."""
+        try:
+            yield
+        except CarbonPluginError as error:
+            where = f"{self.place(keys)}: {dotted(keys)}" if field else self.place(keys)
+            raise type(error)(f"{where}: {error}") from None
 
 
 def dotted(keys: Keys) -> str:

@@ -10,22 +10,24 @@ from carbon_plugin.errors import SpecError
 _CLOSE = 0.5
 _MOST_SHOWN = 5
 
+Aliases = Mapping[str, Iterable[str]]
+NO_ALIASES: Aliases = {}
+
 
 def normalized(name: str) -> str:
     """A name for comparison: lower case, with `-` for blanks and underscores."""
     return "-".join(name.strip().lower().replace("_", " ").split())
 
 
-def nearest(name: str, known: Iterable[str] | Mapping[str, Iterable[str]]) -> list[str]:
+def nearest(name: str, known: Iterable[str], aliases: Aliases = NO_ALIASES) -> list[str]:
     """Up to five known names, the most similar first; one that begins with what was typed counts as similar.
 
-    `known` may map names to their aliases: a name is as near as the nearest of them.
+    A name is as near as the nearest of its aliases.
     """
     typed = normalized(name)
-    aliases = known if isinstance(known, Mapping) else dict.fromkeys(known, ())
     scores = {
-        candidate: max(_similarity(typed, normalized(form)) for form in (candidate, *others))
-        for candidate, others in aliases.items()
+        candidate: max(_similarity(typed, normalized(form)) for form in (candidate, *aliases.get(candidate, ())))
+        for candidate in known
     }
     close = sorted((c for c, score in scores.items() if score >= _CLOSE), key=lambda c: (-scores[c], c))
     return close[:_MOST_SHOWN]
@@ -36,11 +38,12 @@ def _similarity(typed: str, candidate: str) -> float:
     return score + 1 if typed and candidate.startswith(typed) else score
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str] | Mapping[str, Iterable[str]]) -> SpecError:
+def unknown_name(kind: str, name: str, known: Iterable[str], aliases: Aliases = NO_ALIASES) -> SpecError:
     """The error for a name that is not known: its nearest names, or every known one if none is near.
 
-    `kind` is the noun that the user knows it by, for instance "accelerator"; `known` is as for `nearest`.
+    `kind` is the noun that the user knows it by, for instance "accelerator".
     """
-    if close := nearest(name, known):
+    known = sorted(known)
+    if close := nearest(name, known, aliases):
         return SpecError(f"unknown {kind} {name!r}; nearest: {', '.join(close)}")
-    return SpecError(f"unknown {kind} {name!r}; known: {', '.join(sorted(known)) or 'none'}")
+    return SpecError(f"unknown {kind} {name!r}; known: {', '.join(known) or 'none'}")

@@ -37,7 +37,7 @@ def load_accelerator(name: str, *, profile_dirs: Directories = ()) -> Accelerato
     for directory in _search_path(profile_dirs):
         if found := _named(name, _accelerators(_parsed(directory, "accelerators", mentioning=name))):
             return found
-    raise unknown_name("accelerator", name, _names(list_accelerators(profile_dirs=profile_dirs)))
+    raise _unknown("accelerator", name, list_accelerators(profile_dirs=profile_dirs))
 
 
 def load_node(name: str, *, profile_dirs: Directories = ()) -> Node:
@@ -45,7 +45,7 @@ def load_node(name: str, *, profile_dirs: Directories = ()) -> Node:
     for directory in _search_path(profile_dirs):
         if found := _named(name, _nodes(_parsed(directory, "nodes", mentioning=name))):
             return found
-    raise unknown_name("node", name, _names(list_nodes(profile_dirs=profile_dirs)))
+    raise _unknown("node", name, list_nodes(profile_dirs=profile_dirs))
 
 
 def list_accelerators(*, profile_dirs: Directories = ()) -> list[Accelerator]:
@@ -148,8 +148,9 @@ def _named(name: str, profiles: Iterable[P]) -> P | None:
     return by_alias
 
 
-def _names(profiles: Iterable[Profile]) -> dict[str, list[str]]:
-    return {profile.name: profile.aliases for profile in profiles}
+def _unknown(kind: str, name: str, profiles: Sequence[Profile]) -> SpecError:
+    aliases = {profile.name: profile.aliases for profile in profiles}
+    return unknown_name(kind, name, aliases, aliases)
 
 
 def _distinct(profiles: Iterable[P]) -> list[P]:

@@ -1,0 +1,201 @@
+"""A run from a YAML file, from command-line flags, or from flags laid over a file: one way in for all three.
+
+What nobody stated and is not implied by the shape is recorded in the run's assumptions.
+The format is described in docs/spec.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+from carbon_plugin.spec.decoding import decode
+from carbon_plugin.spec.document import Document, Keys, overlay, read_document
+from carbon_plugin.spec.figure import Assumption
+from carbon_plugin.spec.hardware import Accelerator, Cluster
+from carbon_plugin.spec.layout import ParallelLayout
+from carbon_plugin.spec.model_choice import choose_model
+from carbon_plugin.spec.names import unknown_name
+from carbon_plugin.spec.profiles import ANY_ACCELERATOR, default_node_for, load_accelerator, load_node
+from carbon_plugin.spec.run import RunSpec, check_layout
+from carbon_plugin.spec.site import Site
+from carbon_plugin.spec.stack import STACKS, Stack
+from carbon_plugin.spec.training import Precision, TrainingPlan
+
+COMMAND_LINE = "command line"
+AUTO = "auto"
+Role = Literal["final", "ablation", "failed", "sweep", "evaluation", "data"]
+Directories = Sequence[str | Path]
+
+SECTIONS = ("cluster", "training", "site")
+"""Sections that every run needs; a missing one is read as empty, so that the error names the missing field."""
+
+SUPERSEDED: dict[tuple[str, str], tuple[str, ...]] = {
+    ("training", "steps"): ("tokens",),
+    ("training", "tokens"): ("steps",),
+    ("cluster", "accelerator"): ("node",),
+    ("site", "zone"): ("intensity_g_per_kwh", "intensity_source"),
+}
+"""A field of a file that a flag makes void: another length, node or place."""
+
+
+class _ClusterFields(Struct, frozen=True, kw_only=True):
+    accelerator: str
+    nodes: int
+    node: str | None = None
+    devices_per_node: int | None = None
+    profiles: list[str] = []
+
+
+class _RunFields(Struct, frozen=True, kw_only=True):
+    name: str | None = None
+    model: str | dict[str, Any]
+    cluster: _ClusterFields
+    layout: str | dict[str, Any] | None = AUTO
+    training: TrainingPlan
+    site: Site
+    stack: str | dict[str, Any] | None = None
+    price_usd_per_device_hour: float | None = None
+    programme: str | None = None
+    role: Role | None = None
+
+
+def load_run_spec(
+    path: str | Path, *, overrides: Mapping[str, Any] | None = None, profile_dirs: Directories = ()
+) -> RunSpec:
+    """Read a run from a YAML file.
+
+    Args: the file; fields that replace those of the file, nested as in it (from command-line flags); directories
+    with hardware profiles of the user, which come before those that the file names. Paths in the file are relative
+    to it. Raises `SpecError` or `InfeasibleLayoutError` with file, line, field, value and what was expected.
+    """
+    path, overrides = Path(path), overrides or {}
+    document = read_document(path)
+    if isinstance(document.value, dict):
+        document = overlay(_without_superseded(document, overrides), overrides, COMMAND_LINE)
+    model_base = Path() if "model" in overrides else path.parent
+    return _build(document, path.stem, path.parent, model_base, profile_dirs)
+
+
+def build_run_spec(
+    mapping: Mapping[str, Any], *, origin: str = COMMAND_LINE, profile_dirs: Directories = ()
+) -> RunSpec:
+    """Build a run from plain mappings of the same form as the file; paths are relative to the working directory.
+
+    `origin` is what errors call it. Raises as `load_run_spec`.
+    """
+    return _build(Document(mapping, origin, {}), "run", Path(), Path(), profile_dirs)
+
+
+def _without_superseded(document: Document, overrides: Mapping[str, Any]) -> Document:
+    value = dict(document.value)
+    for (section, field), void in SUPERSEDED.items():
+        if field in overrides.get(section, {}) and isinstance(value.get(section), dict):
+            value[section] = {key: item for key, item in value[section].items() if key not in void}
+    return Document(value, document.origin, document.places)
+
+
+def _build(document: Document, name: str, base: Path, model_base: Path, profile_dirs: Directories) -> RunSpec:
+    if isinstance(document.value, Mapping):
+        document = Document({key: {} for key in SECTIONS} | dict(document.value), document.origin, document.places)
+    fields = decode(document, _RunFields)
+    directories = [*profile_dirs, *(base / entry for entry in fields.cluster.profiles)]
+    cluster, cluster_assumptions = _cluster(document, fields.cluster, directories)
+    training, training_assumptions = _training(document, fields.training, cluster.accelerator)
+    model = choose_model(document, model_base)
+    layout, layout_assumptions = _layout(document, fields.layout)
+    if layout is not None:
+        with document.located(("layout",)):
+            check_layout(model, cluster, layout)
+            layout.micro_batches(training.global_batch_size)
+    return RunSpec(
+        name=fields.name or name,
+        model=model,
+        cluster=cluster,
+        training=training,
+        site=fields.site,
+        layout=layout,
+        stack=_stack(document, fields.stack),
+        price_usd_per_device_hour=fields.price_usd_per_device_hour,
+        programme=fields.programme,
+        role=fields.role,
+        assumptions=(*cluster_assumptions, *training_assumptions, *layout_assumptions),
+    )
+
+
+def _cluster(document: Document, fields: _ClusterFields, directories: Directories) -> tuple[Cluster, list[Assumption]]:
+    assumptions = []
+    with document.located(("cluster", "accelerator"), field=True):
+        accelerator = load_accelerator(fields.accelerator, profile_dirs=directories)
+    with document.located(("cluster", "node"), field=True):
+        if fields.node is not None:
+            node = load_node(fields.node, profile_dirs=directories)
+        else:
+            node = default_node_for(accelerator, profile_dirs=directories)
+            assumptions.append(Assumption("cluster.node", node.name, f"usual node of {accelerator.name}"))
+    if node.accelerator not in (ANY_ACCELERATOR, accelerator.name):
+        raise document.error(("cluster", "node"), f"{node.name} holds {node.accelerator}, not {accelerator.name}")
+    used = fields.devices_per_node
+    if used is None:
+        used = node.accelerators
+        assumptions.append(Assumption("cluster.devices_per_node", str(used), f"all devices of {node.name}"))
+    with document.located(("cluster",)):
+        return Cluster(accelerator=accelerator, node=node, nodes=fields.nodes, devices_per_node=used), assumptions
+
+
+def _training(
+    document: Document, plan: TrainingPlan, accelerator: Accelerator
+) -> tuple[TrainingPlan, list[Assumption]]:
+    """The plan with a precision that the device has, and what of it was assumed."""
+    stated, assumptions = document.value["training"], []
+    if "precision" not in stated:
+        precision = _usual_precision(accelerator)
+        plan = msgspec.structs.replace(plan, precision=precision)
+        assumptions.append(Assumption("training.precision", precision, f"usual on {accelerator.name}"))
+    if "optimizer" not in stated:
+        assumptions.append(Assumption("training.optimizer", plan.optimizer, "usual for transformers"))
+    if "overhead_fraction" not in stated:
+        reason = "no time lost to evaluation, checkpoints, restarts or repeated work"
+        assumptions.append(Assumption("training.overhead_fraction", f"{plan.overhead_fraction:g}", reason))
+    return plan, assumptions
+
+
+def _usual_precision(accelerator: Accelerator) -> Precision:
+    if "bf16" in accelerator.peak_flops:
+        return "bf16"
+    return "fp16" if "fp16" in accelerator.peak_flops else "fp32"
+
+
+def _layout(document: Document, stated: str | dict[str, Any] | None) -> tuple[ParallelLayout | None, list[Assumption]]:
+    """The layout, or None where it is to be searched."""
+    if stated is None or stated == AUTO:
+        return None, []
+    if isinstance(stated, str):
+        raise document.error(("layout",), f"expected {AUTO} or a mapping, got {stated!r}")
+    layout = decode(document, ParallelLayout, ("layout",))
+    assumed = [field for field in ("micro_batch_size", "recompute") if field not in stated]
+    return layout, [Assumption(f"layout.{field}", str(getattr(layout, field)), "not stated") for field in assumed]
+
+
+def _stack(document: Document, stated: str | dict[str, Any] | None) -> Stack:
+    """The software stack: a preset by name, a mapping with fields, or a preset with fields over it."""
+    if stated is None:
+        return Stack()
+    if isinstance(stated, str):
+        return _named_stack(document, ("stack",), stated)
+    base: dict[str, Any] = {}
+    if "preset" in stated:
+        base = msgspec.to_builtins(_named_stack(document, ("stack", "preset"), stated["preset"]))
+    fields = base | {key: value for key, value in stated.items() if key != "preset"}
+    return decode(Document({"stack": fields}, document.origin, document.places), Stack, ("stack",))
+
+
+def _named_stack(document: Document, keys: Keys, name: Any) -> Stack:
+    if name not in STACKS:
+        with document.located(keys, field=True):
+            raise unknown_name("stack", str(name), STACKS)
+    return STACKS[name]

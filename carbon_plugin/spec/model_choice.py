@@ -1,0 +1,76 @@
+"""Which model a run names: a preset, a Hugging Face config, explicit fields, or fields laid over one of the two."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from carbon_plugin.errors import SpecError
+from carbon_plugin.spec.decoding import decode
+from carbon_plugin.spec.document import Document, Keys, overlay
+from carbon_plugin.spec.hf_config import load_hf_config
+from carbon_plugin.spec.model import CountedModel, TransformerModel
+from carbon_plugin.spec.presets import find_preset, load_preset, with_implied_fields
+
+MODEL: Keys = ("model",)
+BASES = ("preset", "config")
+"""Keys of a model mapping that name what its other fields are laid over."""
+
+
+def choose_model(document: Document, base: Path) -> TransformerModel | CountedModel:
+    """The model that a run document states by name, path or mapping; paths are relative to `base`.
+
+    Raises `SpecError` with the place."""
+    stated = document.value["model"]
+    if isinstance(stated, Mapping):
+        return _from_fields(document, stated, base)
+    with document.located(MODEL, field=True):
+        return _named(stated, base)
+
+
+def _named(name: str, base: Path) -> TransformerModel:
+    """A preset, else the config at a path."""
+    path = base / Path(name).expanduser()
+    if path.exists() and ("/" in name or name.endswith(".json")):
+        return load_hf_config(path)
+    try:
+        return load_preset(name)
+    except SpecError:
+        if path.exists():
+            return load_hf_config(path)
+        if name.endswith(".json") or name.startswith((".", "/", "~")):
+            raise SpecError(f"{path}: no such file, expected a Hugging Face config.json or its directory") from None
+        raise
+
+
+def _from_fields(document: Document, stated: Mapping[str, Any], base: Path) -> TransformerModel | CountedModel:
+    """A model by its fields, over those of a preset or a config if one is named.
+
+    What the shape implies may be left out: `kv_heads` (as many as heads), `head_dim` (hidden over heads).
+    """
+    own = {key: value for key, value in stated.items() if key not in BASES}
+    with document.located(MODEL, field=True):
+        below = _base_fields(stated, base)
+        if below and "source" not in own:
+            below["source"] = f"{below['source']}, with other {', '.join(own)}" if own else below["source"]
+        fields = overlay(Document(below, "", {}), own, "").value
+        counted = fields.get("type") == "counted"
+        fields = fields if counted else with_implied_fields(fields)
+    plain = {"name": "custom", "source": "explicit fields"}
+    complete = Document({"model": plain | fields}, document.origin, document.places)
+    return decode(complete, CountedModel, MODEL) if counted else decode(complete, TransformerModel, MODEL)
+
+
+def _base_fields(stated: Mapping[str, Any], base: Path) -> dict[str, Any]:
+    if all(key in stated for key in BASES):
+        raise SpecError(f"give {' or '.join(BASES)}, not both")
+    if "preset" in stated:
+        name, preset = find_preset(str(stated["preset"]))
+        return preset.model | {"name": name, "source": f"preset {name}: {preset.source}"}
+    if "config" in stated:
+        fields: dict[str, Any] = msgspec.to_builtins(load_hf_config(base / Path(str(stated["config"])).expanduser()))
+        return fields
+    return {}
