@@ -140,7 +140,7 @@ def open_meters(
             host=host,
             key=key,
             node=node,
-            cpu_tdp=sourced_power(accelerator.tdp_w) if accelerator and accelerator.kind == "cpu" else None,
+            cpu_tdp=_stated_cpu_tdp(accelerator, node_profile),
             share=share,
             gpu_equivalents=gpus.gpu_equivalents if gpus else 0.0,
             module_scope="module" in scopes,
@@ -153,6 +153,16 @@ def open_meters(
             draw.observe(gpus.read() if gpus else [])
             notes += [Note("modelled", f"{part.identity.name}: {part.identity.note}") for part in parts]
     return MeterSet(meters, host=host, gpus=gpus, draw=draw, host_share=share, notes=notes, unavailable=unavailable)
+
+
+def _stated_cpu_tdp(accelerator: Accelerator | None, node_profile: Node | None) -> Watts | None:
+    """TDP of all CPUs where the job's device is a CPU: the node profile's, since several ranks may share the
+    packages and the device is then one rank's part; without a node profile the device's own. None for a GPU."""
+    if accelerator is None or accelerator.kind != "cpu":
+        return None
+    if node_profile is not None:
+        return sourced_power(node_profile.host.cpu_tdp_w).times(node_profile.host.sockets)
+    return sourced_power(accelerator.tdp_w)
 
 
 def _node_parts(plan: _Plan, node: Node, draw: GpuDraw) -> list[ModelledPart]:

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from carbon_plugin.meters.open import MeterSet, open_meters
+from carbon_plugin.spec.figure import Sourced
 from carbon_plugin.spec.hardware import Node
+from carbon_plugin.spec.profiles import load_accelerator
 
 MakeNode = Callable[..., Node]
 
@@ -79,6 +82,18 @@ def test_a_node_with_a_profile_is_modelled_by_it(tmp_path: Path, make_node: Make
     meters = opened(tmp_path, node_profile=make_node())
     assert host_devices(meters) == {"boot-1/host": ("host", "modelled"), "boot-1/network": ("network", "modelled")}
     assert {device.profile for device in meters.devices} == {"test-node"}
+
+
+@pytest.mark.parametrize(("with_node", "tdp_w"), [(True, 700), (False, 90)], ids=["node profile", "device alone"])
+def test_cpus_shared_by_ranks_draw_what_the_whole_node_states(
+    tmp_path: Path, make_node: MakeNode, with_node: bool, tdp_w: int
+) -> None:
+    gpu = load_accelerator("h100-sxm")
+    share_of_a_rank = structs.replace(gpu, kind="cpu", tdp_w=Sourced(90.0, "test", "assumed"))
+    meters = opened(tmp_path, accelerator=share_of_a_rank, node_profile=make_node() if with_node else None)
+    (cpu,) = (device for device in meters.devices if device.scope == "package")
+    assert cpu.note is not None
+    assert cpu.note.startswith(f"TDP {tdp_w} W")
 
 
 def test_beside_rapl_the_profile_gives_what_remains(tmp_path: Path, make_node: MakeNode) -> None:
