@@ -19,9 +19,10 @@ from carbon_plugin.spec.hardware import Accelerator, Efficiency, Host, Network, 
 
 SHARE_DTYPES = ("bf16", "fp16", "fp32")
 """Dtypes that the sustained share is told from, first measured one first; on a CPU it is fp32's."""
-CPU_W_PER_CORE = (5.0, 2.0, 10.0)
-"""Package power over cores, W: 3.8 to 6.3 on server parts, 2 on laptops, 10 on desktops. Central, low, high."""
-CPU_IDLE_SHARE = (0.3, 0.1, 0.5)
+CPU_W_PER_CORE = (5.0, 2.5, 10.0)
+"""Package power over cores, W: 3.8 to 6.3 on server parts, less on laptops, 10 on desktops. Central, low, high.
+With the idle share and the watts of DRAM below these are the conventions of the modelled host meter too."""
+CPU_IDLE_SHARE = (0.1, 0.0, 0.3)
 DRAM_W_PER_BYTE = (0.2 / 1e9, 0.1 / 1e9, 0.375 / 1e9)
 OVERHEAD_FRACTION = (0.10, 0.05, 0.25)
 GPU_W = (300.0, 75.0, 750.0)
@@ -35,8 +36,8 @@ BOARD_AND_SUPPLY_KG = (139.0, 70.0, 300.0)
 SOURCES = {
     "firmware": "Power limit that the firmware states (Linux powercap, constraint_0 of each package)",
     "system": "What the operating system reports",
-    "cpu-convention": "Convention: 5 W a core (2 to 10), 30 % of it when idle; no power limit could be read",
-    "idle-convention": "Convention: a CPU package idles at 30 % of its limit (10 to 50 %)",
+    "cpu-convention": "Convention: 5 W a core (2.5 to 10); no power limit could be read",
+    "idle-convention": "Convention: a CPU package idles at 10 % of its limit (0 to 30 %)",
     "driver": "Default power limit that the driver states (NVML)",
     "gpu-convention": "Convention: 300 W (75 to 750); no profile of this GPU is shipped and its driver states no limit",
     "gpu-idle-convention": "Convention: a GPU idles at 12 % of its limit (5 to 25 %)",
@@ -289,7 +290,7 @@ def _node(name: str, machine: Machine, accelerator: Accelerator) -> Node:
     host = Host(
         cpu=machine.cpu,
         sockets=machine.sockets,
-        cpu_tdp_w=cpu_power,
+        cpu_tdp_w=_scaled(cpu_power, 1 / machine.sockets, "one socket"),
         dram_bytes=Sourced(machine.dram_bytes, "system", "read"),
         ssd_bytes=Sourced(machine.disk_bytes, "system", "read", note="the file system of the root directory"),
         nics=0,

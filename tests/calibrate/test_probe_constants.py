@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -24,10 +26,7 @@ def times_on(bandwidth: float, latency: float, ranks: int, noise: float = 0.0) -
         accelerator=load_accelerator("h100-sxm"), node=load_node("dgx-h100"), nodes=1, devices_per_node=ranks
     )
     rates, _ = resolve_rates(cluster, Stack(), "bf16")
-    rates = type(rates)(
-        **{name: getattr(rates, name) for name in rates.__slots__}
-        | {"scaleup": np.float64(bandwidth), "scaleup_latency": np.float64(latency)}
-    )
+    rates = replace(rates, scaleup=np.float64(bandwidth), scaleup_latency=np.float64(latency))
     one, of = np.float64(1), np.float64(ranks)
     found = []
     for kind in KINDS:

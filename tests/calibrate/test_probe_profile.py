@@ -77,7 +77,7 @@ def test_the_source_names_the_date_the_torch_and_the_threads():
 def test_power_and_embodied_carbon_of_a_cpu_are_assumed_with_a_range():
     accelerator, node = build_profiles("here", LAPTOP, measured(*CPU_RATES), None)
 
-    for value in (accelerator.tdp_w, accelerator.idle_power_w, accelerator.embodied_kg, node.host.base_power_w):
+    for value in (accelerator.tdp_w, accelerator.embodied_kg, node.host.base_power_w):
         assert value.confidence == "assumed"
         assert value.low is not None
         assert value.high is not None
@@ -91,11 +91,11 @@ def test_two_ranks_of_one_thread_do_not_get_the_power_of_all_eight_cores():
 
 
 def test_a_power_limit_that_the_firmware_states_is_used():
-    stated = msgspec.structs.replace(LAPTOP, cpu_power_limit_w=120.0, threads=4)
+    stated = msgspec.structs.replace(LAPTOP, cpu_power_limit_w=120.0, threads=4, sockets=2)
 
     accelerator, node = build_profiles("here", stated, measured(*CPU_RATES), None)
 
-    assert node.host.cpu_tdp_w.value == 120.0
+    assert node.host.cpu_tdp_w.value == 60.0
     assert accelerator.tdp_w.value == 60.0
     assert accelerator.tdp_w.source == "firmware"
 
