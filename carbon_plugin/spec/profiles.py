@@ -12,11 +12,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
+
+from msgspec import Struct
 
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.decoding import decode
 from carbon_plugin.spec.document import read_document
+from carbon_plugin.spec.figure import Sourced
 from carbon_plugin.spec.hardware import Accelerator, Node
 from carbon_plugin.spec.names import normalized, unknown_name
 
@@ -34,18 +37,31 @@ def load_accelerator(name: str, *, profile_dirs: Directories = ()) -> Accelerato
 
     Raises `SpecError` listing the nearest names if there is none, or naming file, line and field of a bad profile.
     """
-    for directory in _search_path(profile_dirs):
-        if found := _named(name, _accelerators(_parsed(directory, "accelerators", mentioning=name))):
-            return found
-    raise _unknown("accelerator", name, list_accelerators(profile_dirs=profile_dirs))
+    found = find_accelerator(name, profile_dirs=profile_dirs)
+    if found is None:
+        raise _unknown("accelerator", name, list_accelerators(profile_dirs=profile_dirs))
+    return found
 
 
 def load_node(name: str, *, profile_dirs: Directories = ()) -> Node:
     """The node profile with this name or alias; errors as for `load_accelerator`."""
-    for directory in _search_path(profile_dirs):
-        if found := _named(name, _nodes(_parsed(directory, "nodes", mentioning=name))):
-            return found
-    raise _unknown("node", name, list_nodes(profile_dirs=profile_dirs))
+    found = find_node(name, profile_dirs=profile_dirs)
+    if found is None:
+        raise _unknown("node", name, list_nodes(profile_dirs=profile_dirs))
+    return found
+
+
+def find_accelerator(name: str, *, profile_dirs: Directories = ()) -> Accelerator | None:
+    """As `load_accelerator`, but None if there is none."""
+    searched = _search_path(profile_dirs)
+    found = (_named(name, _accelerators(_parsed(d, "accelerators", mentioning=name))) for d in searched)
+    return next((accelerator for accelerator in found if accelerator is not None), None)
+
+
+def find_node(name: str, *, profile_dirs: Directories = ()) -> Node | None:
+    """As `load_node`, but None if there is none."""
+    found = (_named(name, _nodes(_parsed(d, "nodes", mentioning=name))) for d in _search_path(profile_dirs))
+    return next((node for node in found if node is not None), None)
 
 
 def list_accelerators(*, profile_dirs: Directories = ()) -> list[Accelerator]:
@@ -83,6 +99,18 @@ def default_node_for(accelerator: Accelerator, *, profile_dirs: Directories = ()
             if node.accelerator == accelerator.name:
                 return node
     return load_node(GENERIC_NODE, profile_dirs=profile_dirs)
+
+
+def sourced_values(value: Any, name: str = "") -> Iterator[tuple[str, Sourced]]:
+    """Every sourced value of a profile, by dotted field name, in the order of its fields."""
+    if isinstance(value, Sourced):
+        yield name, value
+    elif isinstance(value, Struct):
+        for field in value.__struct_fields__:
+            yield from sourced_values(getattr(value, field), f"{name}.{field}" if name else field)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from sourced_values(item, f"{name}.{key}")
 
 
 def _search_path(profile_dirs: Directories) -> list[Path]:

@@ -1,0 +1,123 @@
+"""Entry point of `carbon-plugin`: one small module a command, imported only when that command is asked for.
+
+User errors end with one line on standard error and exit code 2, never with a traceback.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from msgspec import Struct
+
+import carbon_plugin
+from carbon_plugin.errors import CarbonPluginError
+
+USER_ERROR = 2
+INTERRUPTED = 130
+
+
+class Command(Struct, frozen=True):
+    """A command: where its function or `typer.Typer` is, and one line of help for the list of commands."""
+
+    target: str
+    help: str
+
+
+COMMANDS = {
+    "plan": Command("carbon_plugin.cli.plan:plan", "Predict time, energy and carbon of a run before launch."),
+    "audit": Command("carbon_plugin.cli.audit:audit", "Turn the ledgers of a run into a report."),
+    "profiles": Command("carbon_plugin.cli.profiles:app", "List and show the hardware profiles."),
+    "probe": Command("carbon_plugin.cli.probe:probe", "Measure this machine and write a profile of it."),
+    "doctor": Command("carbon_plugin.cli.doctor:doctor", "Say what can be measured here and what to do about it."),
+    "validate": Command("carbon_plugin.cli.validate:validate", "Compare predictions with published measured rows."),
+    "calibrate": Command("carbon_plugin.cli.calibrate:calibrate", "Fit the predictor's constants to measured rows."),
+}
+
+
+def main() -> None:
+    """Run the command line and leave with its exit code."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and give its exit code: 0, 2 for a user error, 130 after Ctrl-C, else the command's."""
+    try:
+        application(arguments)(args=list(arguments), prog_name="carbon-plugin")
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except CarbonPluginError as error:
+        code = _refuse(str(error))
+    except BrokenPipeError:
+        code = 1
+    except OSError as error:
+        code = _refuse(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    _flush()
+    return code
+
+
+def application(arguments: Sequence[str]) -> typer.Typer:
+    """The application for one command line: the command that it names is loaded, the others are only listed."""
+    app = typer.Typer(
+        name="carbon-plugin",
+        add_completion=False,
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        help=carbon_plugin.__doc__,
+    )
+    app.callback()(_root)
+    asked = next((argument for argument in arguments if not argument.startswith("-")), None)
+    for name, command in COMMANDS.items():
+        target = _load(name, command) if name == asked else _listed
+        if isinstance(target, typer.Typer):
+            app.add_typer(target, name=name)
+        else:
+            app.command(name, help=None if name == asked else command.help)(target)
+    return app
+
+
+def _load(name: str, command: Command) -> Any:
+    module, _, attribute = command.target.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        raise CarbonPluginError(f"the command {name} needs {error.name}, which is not installed") from error
+
+
+def _listed() -> None:
+    """Stands for a command that was not asked for."""
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(carbon_plugin.__version__)
+        raise typer.Exit
+
+
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    pass
+
+
+def _refuse(message: str) -> int:
+    typer.echo(f"error: {' '.join(message.split())}", err=True)
+    return USER_ERROR
+
+
+def _flush() -> None:
+    """Write out what is buffered now; a reader that went away must not show up as an error at exit."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
