@@ -45,7 +45,7 @@ def describe_machine(device: torch.device, *, ranks: int, backend: str | None) -
         gpu_power_limit_w=_gpu_power_limit_w(device) if gpu else None,
         dram_bytes=dram,
         disk_bytes=float(shutil.disk_usage("/").total),
-        torch_version=torch.__version__,
+        torch_version=str(torch.__version__),
         threads=torch.get_num_threads(),
         ranks=ranks,
         backend=backend,
