@@ -1,0 +1,41 @@
+"""Writes `commands.md`: the help of every command, as the terminal shows it. Run by `make docs`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from carbon_plugin.cli.main import COMMANDS
+
+OUTPUT = Path(__file__).with_name("commands.md")
+HEAD = """# Commands
+
+The help of every command, written by `make docs`. Exit codes: 0 when all went well, 1 when a check that was asked for
+failed, 2 for something in the input, with one line on standard error that says what.
+"""
+
+
+def help_of(*words: str) -> str:
+    """What `carbon-plugin WORDS --help` prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", "from carbon_plugin.cli.main import main; main()", *words, "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"COLUMNS": "80", "TERM": "dumb"},
+    )
+    return "\n".join(line.rstrip() for line in done.stdout.strip().splitlines())
+
+
+def page() -> str:
+    """The whole page."""
+    sections = [f"## carbon-plugin\n\n```\n{help_of()}\n```\n"]
+    sections += [f"## carbon-plugin {name}\n\n```\n{help_of(name)}\n```\n" for name in COMMANDS]
+    return "\n".join([HEAD, *sections])
+
+
+if __name__ == "__main__":
+    OUTPUT.write_text(page(), encoding="utf-8")
+    sys.stdout.write(f"wrote {OUTPUT}\n")
