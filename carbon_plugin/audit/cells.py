@@ -15,14 +15,24 @@ _QUALITY = {"counter": 0, "power_integrated": 0, "modelled": 1, "absent": 2}
 class Cell:
     """Running sums of one device in one phase.
 
-    `facility_j` is the sum of energy times PUE, `weighted_j_g_per_kwh` that times intensity; `without_factors_j` is
-    energy for which either is unknown.
+    `measured_j` is the part of the energy that was measured, `without_factors_j` the part for which intensity or PUE
+    is unknown. `facility_j` is the sum of energy times PUE, `weighted_j_g_per_kwh` that times intensity.
     """
 
-    __slots__ = ("energy_j", "facility_j", "high_j", "low_j", "seconds", "weighted_j_g_per_kwh", "without_factors_j")
+    __slots__ = (
+        "energy_j",
+        "facility_j",
+        "high_j",
+        "low_j",
+        "measured_j",
+        "seconds",
+        "weighted_j_g_per_kwh",
+        "without_factors_j",
+    )
 
     def __init__(self) -> None:
         self.energy_j = ExactSum()
+        self.measured_j = 0.0
         self.low_j = 0.0
         self.high_j = 0.0
         self.facility_j = 0.0
@@ -39,6 +49,8 @@ class Cell:
             return 0.0
         counted_j = energy.energy_j * share
         self.energy_j.add(counted_j)
+        if _QUALITY[energy.kind] == 0:
+            self.measured_j += counted_j
         self.low_j += counted_j if energy.low_j is None else min(counted_j, energy.low_j * share)
         self.high_j += counted_j if energy.high_j is None else max(counted_j, energy.high_j * share)
         if intensity_g_per_kwh is None or pue is None:
@@ -59,6 +71,7 @@ def energy_of(cells: Iterable[Cell]) -> Energy:
     weighted = sum(cell.weighted_j_g_per_kwh for cell in cells)
     return Energy(
         energy_j=energy_j,
+        measured_j=min(energy_j, sum(cell.measured_j for cell in cells)),
         low_j=min(energy_j, sum(cell.low_j for cell in cells)),
         high_j=max(energy_j, sum(cell.high_j for cell in cells)),
         device_s=device_s,

@@ -23,7 +23,7 @@ MAX_EVENTS = 2000
 MAX_NOTES_PER_DEVICE = 8
 MAX_CHARTED_GPUS = 16
 
-_CARBON = "carbon"
+_CARBON, _READ_S = "carbon", "read "
 
 _Key = TypeVar("_Key")
 
@@ -110,9 +110,15 @@ class RunCollector:
         rungs = {seen.identity.rung for seen in self.devices.values()}
         return {rung: self.bins.values(rung) for rung in sorted(rungs)}
 
-    def gpu_series(self) -> dict[str, list[float]]:
-        """Energy of the first few GPUs in each bin, J."""
-        return {key: self.bins.values(key) for key in sorted(self._charted_gpus)}
+    def gpu_series(self) -> dict[str, list[float | None]]:
+        """Mean power of the first few GPUs in each bin while they were read, W."""
+        return {
+            key: [
+                energy_j / read_s if read_s > 0 else None
+                for energy_j, read_s in zip(self.bins.values(key), self.bins.values(_READ_S + key), strict=True)
+            ]
+            for key in sorted(self._charted_gpus)
+        }
 
     def carbon_series(self) -> list[float]:
         """Operational carbon of the IT rungs in each bin, kg."""
@@ -155,8 +161,9 @@ class RunCollector:
                 seen.notes.append(energy.note)
             rung = seen.identity.rung
             by_rung[rung] = by_rung.get(rung, 0.0) + counted_j
-            if counted_j and energy.key in self._charted_gpus:
+            if energy.energy_j is not None and energy.key in self._charted_gpus:
                 self.bins.add(energy.key, start_s, duration_s, counted_j)
+                self.bins.add(_READ_S + energy.key, start_s, duration_s, duration_s * share)
             if wasted is not None and rung != "facility":
                 wasted.add(energy, duration_s, share * wasted_share, intensity, pue)
         for rung, energy_j in by_rung.items():

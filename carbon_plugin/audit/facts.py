@@ -75,7 +75,7 @@ def progress_of(files: Sequence[FilePass], manifest: Manifest) -> Progress:
 def coverage_of(collected: RunCollector) -> Coverage:
     """How many nodes and GPUs there should be, and how many of them the ledgers speak of."""
     manifests = [file.manifest for file in collected.files]
-    nodes = max(manifest.nodes for manifest in manifests)
+    nodes = max(1, *(manifest.nodes for manifest in manifests))
     nodes_seen = min(nodes, len({manifest.node for manifest in manifests}))
     cells = collected.device_cells()
     seen = [key for key, device in collected.devices.items() if device.identity.rung == "gpu"]

@@ -152,9 +152,8 @@ def _comparable(forecast: ForecastDocument, actual_j: Mapping[str, float]) -> tu
 def _power_ratio(forecast: ForecastDocument, prediction: PredictionDocument | None, world_size: int) -> float:
     """Predicted power of the effective spec over the planned one, all devices together."""
     planned_w = forecast.prediction.gpu_power_w.value * forecast.devices
-    if prediction is None or planned_w <= 0 or prediction.gpu_power_w.value <= 0:
-        return 1.0
-    return prediction.gpu_power_w.value * world_size / planned_w
+    expected_w = prediction.gpu_power_w.value * world_size if prediction else planned_w
+    return expected_w / planned_w if planned_w > 0 and expected_w > 0 else 1.0
 
 
 def _coverage_text(actual: Actual, planned_j: Mapping[str, float], actual_j: Mapping[str, float]) -> str:

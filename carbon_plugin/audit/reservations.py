@@ -47,7 +47,7 @@ def reserved_time(files: Sequence[FilePass]) -> Reserved:
         gpus = [device.key for device in manifest.devices if device.rung == "gpu"]
         counted_from.add("GPUs that the ledgers name" if gpus else "ranks, because no GPU was seen")
         for key in gpus or [f"ranks of {manifest.host_key}"]:
-            weights[key] = 1.0 if gpus else manifest.world_size / manifest.nodes
+            weights[key] = 1.0 if gpus else manifest.world_size / max(1, manifest.nodes)
             reserved.setdefault(key, []).append(whole)
             observed.setdefault(key, []).append((manifest.started_unix_s, file.end_unix_s))
         hosts.setdefault(manifest.host_key, []).append(whole)

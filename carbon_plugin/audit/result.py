@@ -40,9 +40,11 @@ class MeterQuality(Struct, frozen=True, kw_only=True):
 
 
 class Energy(Struct, frozen=True, kw_only=True):
-    """An energy with its range, how it is known, and the operational carbon it caused (None without factors)."""
+    """An energy with its range, how much of it was measured, how its meters did over time, and the operational carbon
+    that it caused (None without factors)."""
 
     energy_j: float
+    measured_j: float
     low_j: float
     high_j: float
     device_s: float
@@ -209,12 +211,12 @@ class StepSeries(Struct, frozen=True, kw_only=True):
 
 
 class Series(Struct, frozen=True, kw_only=True):
-    """The run over time, downsampled to equal bins of `width_s` from the start on. Energy in each bin by rung and by
-    GPU (a few of them), J; operational carbon in each bin, kg."""
+    """The run over time, downsampled to equal bins of `width_s` from the start on: energy by rung (J), mean power of a
+    few single GPUs while they were read (W, None where they were not), operational carbon (kg)."""
 
     width_s: float
     rung_energy_j: dict[Rung, list[float]]
-    gpu_energy_j: dict[str, list[float]]
+    gpu_power_w: dict[str, list[float | None]]
     operational_kg: list[float]
     steps: StepSeries
 

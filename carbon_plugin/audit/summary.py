@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 import carbon_plugin
-from carbon_plugin.audit.accounting import account_run
+from carbon_plugin.audit.accounting import Accounted, account_run
 from carbon_plugin.audit.cells import energy_of
 from carbon_plugin.audit.collect import FilePass, RunCollector
 from carbon_plugin.audit.documents import read_factors, read_forecast, read_prediction
@@ -21,12 +21,13 @@ from carbon_plugin.audit.result import (
     AUDIT_VERSION,
     AuditSummary,
     Device,
+    Reserved,
     Run,
     Series,
     Verification,
     Waste,
 )
-from carbon_plugin.errors import LedgerError
+from carbon_plugin.errors import FootprintError, LedgerError
 from carbon_plugin.ledger.identity import read_identity
 from carbon_plugin.ledger.reader import read_opening
 from carbon_plugin.ledger.records import Manifest, RunIdentity
@@ -42,8 +43,8 @@ def summarise(run_dir: str | os.PathLike[str], anchors: Sequence[str] = ()) -> A
     who wrote it, or one of an unknown version.
     """
     wanted = [checked_anchor(anchor) for anchor in anchors]
-    identity = read_identity(run_dir)
     paths = files_by_start(run_dir)
+    identity = read_identity(run_dir)
     collected = RunCollector(_origin(paths), _span_files(paths))
     ledgers = []
     for path in paths:
@@ -60,8 +61,8 @@ def _conclude(collected: RunCollector, identity: RunIdentity | None, checks: Run
     reserved = reserved_time(collected.files)
     it_cells = [cell for cells in collected.phase_cells().values() for cell in cells]
     energy = energy_of(it_cells)
-    factors = read_factors(manifest.factors)
-    accounted = account_run(collected, reserved, factors) if factors else None
+    outcome = _account(collected, reserved, manifest)
+    accounted = None if isinstance(outcome, str) else outcome
     prediction = read_prediction(manifest.prediction)
     steps = collected.spans.comparison(prediction)
     period, progress, coverage = period_of(collected), progress_of(collected.files, manifest), coverage_of(collected)
@@ -89,7 +90,7 @@ def _conclude(collected: RunCollector, identity: RunIdentity | None, checks: Run
         footprint=accounted.footprint if accounted else None,
         factors=accounted.factors if accounted else None,
         drivers=accounted.drivers if accounted else [],
-        no_carbon_reason=None if accounted else _no_carbon_reason(manifest),
+        no_carbon_reason=outcome if isinstance(outcome, str) else None,
         steps=steps,
         forecast=compare_forecast(
             read_forecast(manifest.forecast),
@@ -111,7 +112,7 @@ def _conclude(collected: RunCollector, identity: RunIdentity | None, checks: Run
         series=Series(
             width_s=collected.bins.width_s,
             rung_energy_j=collected.rung_series(),
-            gpu_energy_j=collected.gpu_series(),
+            gpu_power_w=collected.gpu_series(),
             operational_kg=collected.carbon_series(),
             steps=collected.spans.series(),
         ),
@@ -150,10 +151,16 @@ def _run(identity: RunIdentity | None, manifest: Manifest) -> Run:
     )
 
 
-def _no_carbon_reason(manifest: Manifest) -> str:
-    if manifest.factors:
-        return "the factors in the ledger are incomplete"
-    return "the run was given no site, and a grid intensity is never guessed"
+def _account(collected: RunCollector, reserved: Reserved, manifest: Manifest) -> Accounted | str:
+    """The footprint of the run, or why there is none."""
+    factors = read_factors(manifest.factors)
+    if factors is None:
+        incomplete, unsited = "the factors in the ledger are incomplete", "the run was given no site"
+        return incomplete if manifest.factors else f"{unsited}, and a grid intensity is never guessed"
+    try:
+        return account_run(collected, reserved, factors)
+    except FootprintError as error:  # numbers that cannot be; the verification names their lines
+        return f"it cannot be computed: {error}"
 
 
 def _devices(collected: RunCollector) -> list[Device]:

@@ -67,7 +67,9 @@ def read_identity(run_dir: str | os.PathLike[str]) -> RunIdentity | None:
         return _decode(path)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.MsgspecError) as error:
+    except OSError as error:
+        raise LedgerError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except msgspec.MsgspecError as error:
         raise LedgerError(f"{path}: not a run identity: {error}") from error
 
 

@@ -250,20 +250,15 @@ def verify_run(run_dir: str | os.PathLike[str], anchors: Sequence[str] = ()) -> 
     Raises `LedgerError` if there is no ledger, or an anchor is not 32 hex digits.
     """
     wanted = [checked_anchor(anchor) for anchor in anchors]
-    run_id = run_id_of(run_dir)
+    paths = files_by_start(run_dir)
+    identity = read_identity(run_dir)
     files = []
-    for path in files_by_start(run_dir):
-        ledger = CheckedLedger(path, run_id)
+    for path in paths:
+        ledger = CheckedLedger(path, identity.run_id if identity else None)
         for _ in ledger:
             pass
         files.append(ledger)
     return combine_checks(run_dir, files, wanted)
-
-
-def run_id_of(run_dir: str | os.PathLike[str]) -> str | None:
-    """The run id that the ledgers of a directory should carry, None without a `run.json`."""
-    identity = read_identity(run_dir)
-    return identity.run_id if identity else None
 
 
 def combine_checks(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import tempfile
 from pathlib import Path
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.audit.summary import summarise
+from carbon_plugin.audit.text import render_text
 from carbon_plugin.errors import LedgerError
 from carbon_plugin.footprint.account import Factors
 from carbon_plugin.ledger.reader import read_ledger, read_run
@@ -256,7 +258,7 @@ def test_reserved_time_starts_at_the_allocation(job: Job, tmp_path: Path) -> Non
     summary = summarise(tmp_path)
     assert summary.reserved.before_first_record_s == pytest.approx(4 * 600.0)
     assert summary.reserved.device_s == pytest.approx(4 * (summary.period.active_s + 600.0))
-    assert summary.reserved.host_s == pytest.approx(2 * (summary.period.active_s + 600.0))
+    assert summary.reserved.host_s == pytest.approx(2 * 0.25 * (summary.period.active_s + 600.0))
 
 
 def test_gap_counts_as_reserved_only_when_the_allocation_spans_it(job: Job, tmp_path: Path) -> None:
@@ -407,6 +409,40 @@ def test_manifest_alone_is_a_run_without_energy(job: Job, tmp_path: Path) -> Non
     assert summary.energy.meters.quality == "absent"
     assert summary.footprint is not None
     assert summary.footprint.total_kg.value == 0
+
+
+extreme = st.sampled_from([0.0, -1.0, 1e-300, 1e18, 1e300, -1e300])
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy, about numbers beyond the range of floats
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_nonsense_in_a_ledger_is_a_finding_and_never_a_crash(factors: Factors, data: st.DataObject) -> None:
+    """Fields of random records replaced by extreme values, and lines cut or spoilt."""
+    job = Job(nodes=1, gpus=1, factors=msgspec.to_builtins(factors))
+    records = job.records(RUN_ID, 0, 0, Attempt(0, 4), 0.0)
+    for _ in range(data.draw(st.integers(1, 3))):
+        number = data.draw(st.integers(0, len(records) - 1))
+        record = records[number]
+        names = [name for name in record.__struct_fields__ if isinstance(getattr(record, name), int | float)]
+        name = data.draw(st.sampled_from(names)) if names else None
+        if name and name != "version":
+            value = data.draw(extreme)
+            kept: Any = int(value) if isinstance(getattr(record, name), int) and abs(value) < 1e18 else value
+            records[number] = msgspec.structs.replace(record, **{name: kept})
+    with tempfile.TemporaryDirectory() as directory:
+        writer = LedgerWriter(directory, run_id=RUN_ID, node=0)
+        for record in records:
+            try:
+                writer.write(record)
+            except LedgerError:  # a float in a field of integers: the writer refuses it
+                continue
+        content = bytearray(writer.path.read_bytes())
+        for _ in range(data.draw(st.integers(0, 2))):
+            content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+        writer.path.write_bytes(content)
+        with contextlib.suppress(LedgerError):  # nothing readable is left, or a version of the future
+            render_text(summarise(directory))
 
 
 def test_directory_in_which_no_file_has_a_manifest_is_one_readable_error(tmp_path: Path) -> None:

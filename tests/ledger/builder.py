@@ -121,7 +121,7 @@ class Job:
             nodes=self.nodes,
             host_key=f"boot-{node:04d}",
             hostname=f"node{node}",
-            world_size=self.nodes * self.gpus,
+            world_size=self.nodes * max(1, self.gpus),
             started_unix_s=start_s,
             reserved_since_unix_s=None if attempt.reserved_before_s is None else start_s - attempt.reserved_before_s,
             devices=self.devices(node),
@@ -132,7 +132,8 @@ class Job:
             tokens_per_step=self.tokens_per_step,
             forecast=self.forecast,
             prediction=self.prediction,
-            assumptions=[{"field": "site.pue", "value": "1.2", "source": "stated by the user"}],
+            assumptions=[{"field": "training.precision", "value": "bf16", "source": "the default of the test"}],
+            host_share=max(1, self.gpus) / 8,
         )
         records: list[Record] = [manifest]
         now_s, step, index = start_s, attempt.resumes_after_step, 0

@@ -1,0 +1,92 @@
+"""The audit in sentences: what ran, what it used, how the forecast did, and what is missing from the totals."""
+
+from __future__ import annotations
+
+from carbon_plugin.audit import wording
+from carbon_plugin.audit.result import AuditSummary
+from carbon_plugin.audit.view import grid_g_per_kwh, measured_share
+
+
+def subtitle(summary: AuditSummary) -> str:
+    """When the run was, and what it counts towards."""
+    run, period = summary.run, summary.period
+    parts = [f"{wording.moment(period.start_unix_s)} to {wording.moment(period.end_unix_s)}"]
+    parts += [f"programme {run.programme}"] if run.programme else []
+    parts += [f"role {run.role}"] if run.role else []
+    parts += [f"continues run {run.parent_run_id}"] if run.parent_run_id else []
+    return " · ".join(parts)
+
+
+def opening(summary: AuditSummary) -> str:
+    """The run in a few sentences."""
+    return " ".join(filter(None, (_what_ran(summary), _what_it_used(summary), _how_the_forecast_did(summary))))
+
+
+def warnings(summary: AuditSummary) -> list[str]:
+    """What a reader must know before using the totals."""
+    coverage, found = summary.coverage, []
+    if coverage.nodes_seen < coverage.nodes:
+        missing = wording.plural(coverage.nodes - coverage.nodes_seen, "node")
+        found.append(f"Ledgers of {missing} of {coverage.nodes} are missing; their energy is in no total.")
+    if coverage.gpus_measured < coverage.gpus:
+        gpus = wording.plural(coverage.gpus, "GPU")
+        found.append(f"{coverage.gpus - coverage.gpus_measured} of {gpus} were not measured.")
+    gpu = summary.by_rung.get("gpu")
+    if gpu is not None and gpu.meters.absent > 0:
+        found.append(f"GPUs could not be read during {wording.percent(gpu.meters.absent)} of their time.")
+    for rung in ("host", "network"):
+        if rung not in summary.by_rung:
+            found.append(f"The {rung} was not metered and is in no total.")
+    lost_s = sum(gap.duration_s for gap in summary.period.gaps)
+    if lost_s:
+        found.append(
+            f"Nothing was recorded for {wording.duration(lost_s)} between attempts; what was drawn then is unknown."
+        )
+    if coverage.overlaps:
+        keys = {overlap.key for overlap in coverage.overlaps}
+        found.append(f"{wording.plural(len(keys), 'device')} had two meters at the same time and was counted once.")
+    return found
+
+
+def _what_ran(summary: AuditSummary) -> str:
+    coverage, progress, attempts = summary.coverage, summary.progress, len(summary.period.attempts)
+    ranks = wording.plural(summary.run.world_size, "rank")
+    machines = wording.plural(coverage.gpus, "GPU") if coverage.gpus else ranks
+    sentence = (
+        f"The job ran for {wording.duration(summary.period.active_s)} on {machines} of "
+        f"{wording.plural(coverage.nodes, 'node')}{f', in {attempts} attempts,' if attempts > 1 else ''} "
+        f"and executed {wording.plural(progress.steps, 'optimizer step')}"
+    )
+    if summary.waste.redone_steps:
+        sentence += f", {summary.waste.redone_steps:,} of them for a second time"
+    return f"{sentence}."
+
+
+def _what_it_used(summary: AuditSummary) -> str:
+    share = measured_share(summary)
+    known = "all of it measured" if share >= 1 else "all of it modelled" if share <= 0 else ""
+    known = known or f"{wording.percent(share)} of that was measured, the rest modelled"
+    sentence = f"Its machines used {wording.energy(summary.energy.energy_j)}; {known}."
+    footprint, factors = summary.footprint, summary.factors
+    if footprint is None or factors is None:
+        return f"{sentence} No carbon is stated: {summary.no_carbon_reason}."
+    grid = f"{wording.number(grid_g_per_kwh(summary))} g/kWh ({factors.intensity.zone_name})"
+    return (
+        f"{sentence} With PUE {wording.plain(factors.pue.value)} and {grid} that is "
+        f"{wording.carbon(footprint.operational_kg.value)}, and the manufacture of the reserved hardware adds "
+        f"{wording.carbon(footprint.embodied_kg.value)}."
+    )
+
+
+def _how_the_forecast_did(summary: AuditSummary) -> str:
+    forecast, footprint = summary.forecast, summary.footprint
+    if forecast is None or footprint is None or not forecast.parts:
+        return ""
+    planned, actual = forecast.footprint.total_kg, footprint.total_kg.value
+    where = "inside" if planned.low <= actual <= planned.high else "outside"
+    largest = max(forecast.parts, key=lambda part: abs(part.carbon_kg))
+    cause = f"; the largest cause of the difference was {largest.cause}" if abs(largest.factor - 1) > 0.005 else ""
+    return (
+        f"The forecast from before launch was {wording.carbon(planned.value)} ({wording.carbon_range(planned)}); the "
+        f"result lies {where} that range{cause}."
+    )

@@ -1,0 +1,98 @@
+"""The audit in two dozen lines of plain text, for a terminal and a log."""
+
+from __future__ import annotations
+
+from carbon_plugin.audit import narrative, view, wording
+from carbon_plugin.audit.drawing import RUNG_NAMES
+from carbon_plugin.audit.result import AuditSummary, Energy
+
+
+def render_text(summary: AuditSummary) -> str:
+    """Headline numbers with ranges, what is measured, how prediction and forecast did, and what to know."""
+    period = summary.period
+    lines = [
+        f"{summary.run.name}  {wording.moment(period.start_unix_s)} to {wording.moment(period.end_unix_s)}",
+        "",
+        narrative.opening(summary),
+        "",
+        *_table([*_energy_rows(summary), *_carbon_rows(summary)]),
+        *_comparison(summary),
+    ]
+    for warning in narrative.warnings(summary):
+        lines.append(f"note: {warning}")
+    lines.append(_verdict(summary))
+    return "\n".join(lines) + "\n"
+
+
+def _energy_rows(summary: AuditSummary) -> list[tuple[str, str, str, str]]:
+    rows = []
+    for rung, energy in summary.by_rung.items():
+        rows.append(_energy_row(f"energy, {RUNG_NAMES[rung]}", energy))
+    rows.append(_energy_row("energy, machines", summary.energy))
+    if summary.footprint is not None and summary.factors is not None:
+        facility = summary.footprint.energy_j["facility"]
+        rows.append(
+            (
+                "energy, facility",
+                wording.energy(facility.value),
+                wording.energy_range(facility.low, facility.high, facility.value),
+                f"machines x PUE {wording.plain(summary.factors.pue.value)}",
+            )
+        )
+    return rows
+
+
+def _energy_row(name: str, energy: Energy) -> tuple[str, str, str, str]:
+    span = wording.energy_range(energy.low_j, energy.high_j, energy.energy_j)
+    return (name, wording.energy(energy.energy_j), span, view.energy_quality(energy))
+
+
+def _carbon_rows(summary: AuditSummary) -> list[tuple[str, str, str, str]]:
+    if summary.footprint is None:
+        return [("carbon", "not stated", "", summary.no_carbon_reason or "")]
+    footprint = summary.footprint
+    grid = f"{wording.number(view.grid_g_per_kwh(summary))} g/kWh"
+    return [
+        (name, wording.carbon(figure.value), wording.carbon_range(figure), how)
+        for name, figure, how in (
+            ("operational carbon", footprint.operational_kg, grid),
+            ("embodied carbon", footprint.embodied_kg, f"{wording.device_hours(summary.reserved.device_s)} of devices"),
+            ("total carbon", footprint.total_kg, ""),
+        )
+    ]
+
+
+def _comparison(summary: AuditSummary) -> list[str]:
+    lines = []
+    steps = summary.steps
+    if steps is not None:
+        line = f"step time: measured {wording.duration(steps.measured_step_time_s.value)}"
+        if steps.predicted_step_time_s is not None:
+            predicted = steps.predicted_step_time_s
+            ratio = wording.off_by(steps.measured_step_time_s.value / predicted.value)
+            line += f", predicted {wording.duration(predicted.value)} ({wording.duration_range(predicted)}): {ratio}"
+        lines.append(line)
+    if summary.forecast is not None and summary.forecast.parts:
+        causes = ", ".join(f"{part.cause} {wording.off_by(part.factor)}" for part in summary.forecast.parts)
+        lines.append(f"forecast of operational carbon was off by: {causes}")
+    return [*lines, ""] if lines else []
+
+
+def _verdict(summary: AuditSummary) -> str:
+    verification = summary.verification
+    files = wording.plural(len(verification.files), "file")
+    if not verification.ok:
+        more = len(verification.problems) - 1
+        first = verification.problems[0] + (f" (and {more} more)" if more else "")
+        return f"ledger: NOT VERIFIED, {files}: {first}"
+    anchored = [anchor for anchor in verification.anchors if anchor.file is not None]
+    return f"ledger: verified, {files}" + (f", {wording.plural(len(anchored), 'anchor')} matched" if anchored else "")
+
+
+def _table(rows: list[tuple[str, str, str, str]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    lines = [
+        f"{name:<{widths[0]}}  {value:>{widths[1]}}  {span:>{widths[2]}}  {how}".rstrip()
+        for name, value, span, how in rows
+    ]
+    return [*lines, ""]

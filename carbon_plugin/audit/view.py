@@ -1,0 +1,250 @@
+"""Rows of the report's tables, made from the summary. Sentences are in `audit.narrative`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from msgspec import Struct
+
+from carbon_plugin.audit import wording
+from carbon_plugin.audit.drawing import PHASE_NAMES, RUNG_NAMES, SCOPE_NAMES
+from carbon_plugin.audit.result import AuditSummary, Energy, MeterQuality, Quality
+from carbon_plugin.spec.figure import Figure
+
+
+class ProvenanceRow(Struct, frozen=True):
+    """A number that other numbers rest on, and where it comes from."""
+
+    name: str
+    value: str
+    range: str
+    kind: str
+    source: str
+
+
+class CauseRow(Struct, frozen=True):
+    """A cause of the forecast's error."""
+
+    name: str
+    off: str
+    carbon: str
+    explanation: str
+
+
+class ForecastRow(Struct, frozen=True):
+    """A quantity as it was forecast and as it was."""
+
+    name: str
+    planned: str
+    range: str
+    actual: str
+    off: str
+
+
+class EffectiveRow(Struct, frozen=True):
+    """A field of the spec that ran."""
+
+    field: str
+    value: str
+    source: str
+    planned: str
+    declared: str
+    detected: str
+
+
+def meters_phrase(meters: MeterQuality) -> str:
+    """Shares of device time, for instance "measured 98 %, absent 2 %"."""
+    shares = {"measured": meters.measured, "modelled": meters.modelled, "absent": meters.absent}
+    return ", ".join(f"{name} {wording.percent(share)}" for name, share in shares.items() if share > 0) or "no time"
+
+
+def energy_quality(energy: Energy) -> Quality:
+    """How an energy is known, by joules and not by time."""
+    if not energy.energy_j:
+        return energy.meters.quality
+    if energy.measured_j <= 0:
+        return "modelled"
+    return "measured" if energy.measured_j >= energy.energy_j and energy.meters.absent == 0 else "mixed"
+
+
+def measured_share(summary: AuditSummary) -> float:
+    """Part of the IT energy that was measured."""
+    return summary.energy.measured_j / summary.energy.energy_j if summary.energy.energy_j else 0.0
+
+
+def phases(summary: AuditSummary) -> list[tuple[str, Energy]]:
+    """Phases by energy, the largest first."""
+    rows = [(PHASE_NAMES.get(phase, phase), energy) for phase, energy in summary.by_phase.items()]
+    return sorted(rows, key=lambda row: -row[1].energy_j)
+
+
+def rung_notes(summary: AuditSummary) -> dict[str, str]:
+    """How many devices of which kind each rung has."""
+    notes = {}
+    for rung in ("gpu", "host", "network"):
+        names: dict[str, int] = {}
+        for device in summary.devices:
+            if device.identity.rung == rung:
+                names[device.identity.name] = names.get(device.identity.name, 0) + 1
+        notes[rung] = ", ".join(f"{count:,} × {name}" for name, count in list(names.items())[:3])
+    return notes
+
+
+def embodied_how(summary: AuditSummary) -> dict[str, str]:
+    """How the embodied carbon of each scope comes about."""
+    if summary.factors is None:
+        return {}
+    years = wording.plain(summary.factors.lifetime_years.value)
+    times = {"host": summary.reserved.host_s}
+
+    def how(scope: str, figure: Figure) -> str:
+        hours = wording.device_hours(times.get(scope, summary.reserved.device_s))
+        return f"{wording.carbon(figure.value)} each, {hours} reserved of {years} years of life"
+
+    return {scope: how(scope, figure) for scope, figure in summary.factors.embodied_kg.items()}
+
+
+def grid_g_per_kwh(summary: AuditSummary) -> float:
+    """Intensity over the run, gCO2e/kWh, as its windows had it."""
+    if summary.footprint is None or summary.factors is None:
+        return 0.0
+    facility_j = summary.footprint.energy_j["facility"].value
+    if not facility_j:
+        return summary.factors.intensity.figure.value
+    return summary.footprint.operational_kg.value / facility_j * 3.6e9
+
+
+def provenance(summary: AuditSummary) -> list[ProvenanceRow]:
+    """Every factor and meter that the totals rest on."""
+    rows = []
+    meters: dict[tuple[str, str], list[Energy]] = {}
+    for device in summary.devices:
+        meters.setdefault((device.identity.rung, device.identity.meter), []).append(device.energy)
+    for (rung, meter), energies in meters.items():
+        energy_j = sum(energy.energy_j for energy in energies)
+        low_j, high_j = (sum(getattr(energy, edge) for energy in energies) for edge in ("low_j", "high_j"))
+        kinds = {energy_quality(energy) for energy in energies}
+        kind = kinds.pop() if len(kinds) == 1 else "mixed"
+        name = f"energy, {RUNG_NAMES[rung]}"
+        source = f"{meter}, {wording.plural(len(energies), 'device')}"
+        rows.append(
+            ProvenanceRow(name, wording.energy(energy_j), wording.energy_range(low_j, high_j, energy_j), kind, source)
+        )
+    if summary.steps is not None:
+        rows.append(_figure_row("step time, measured", summary.steps.measured_step_time_s, "s"))
+        if summary.steps.predicted_step_time_s is not None:
+            rows.append(_figure_row("step time, predicted", summary.steps.predicted_step_time_s, "s"))
+    factors = summary.factors
+    if factors is not None:
+        intensity = factors.intensity
+        rows.append(_figure_row(f"grid intensity, {intensity.zone_name}", intensity.figure, "g/kWh"))
+        rows.append(_figure_row("PUE", factors.pue, ""))
+        rows.append(_figure_row("lifetime", factors.lifetime_years, "years"))
+        for scope, figure in factors.embodied_kg.items():
+            rows.append(_figure_row(f"embodied, {SCOPE_NAMES.get(scope, scope)}", figure, "kgCO2e each"))
+    return rows
+
+
+def forecast_rows(summary: AuditSummary) -> list[ForecastRow]:
+    """Forecast beside actual."""
+    forecast = summary.forecast
+    if forecast is None:
+        return []
+    rows = []
+    if summary.steps is not None:
+        actual_s = summary.steps.measured_step_time_s.value
+        rows.append(_time_row("step time", forecast.step_time_s, actual_s))
+    rows.append(
+        ForecastRow(
+            "steps",
+            f"{forecast.total_steps:,}",
+            "",
+            f"{summary.progress.steps:,}",
+            wording.off_by(summary.progress.steps / forecast.total_steps),
+        )
+    )
+    rows.append(_time_row("time running", forecast.run_time_s, summary.period.active_s))
+    hours = summary.reserved.device_s / 3600
+    rows.append(
+        ForecastRow(
+            "device-hours",
+            f"{wording.number(forecast.device_hours.value)} h",
+            f"{wording.number(forecast.device_hours.low)} to {wording.number(forecast.device_hours.high)} h",
+            f"{wording.number(hours)} h",
+            _off(hours, forecast.device_hours.value),
+        )
+    )
+    planned = forecast.footprint
+    rows.append(_energy_row("energy of the machines", planned.energy_j["it"], summary.energy.energy_j))
+    if summary.footprint is not None:
+        for name, before, after in (
+            ("operational carbon", planned.operational_kg, summary.footprint.operational_kg),
+            ("embodied carbon", planned.embodied_kg, summary.footprint.embodied_kg),
+            ("total carbon", planned.total_kg, summary.footprint.total_kg),
+        ):
+            actual = wording.carbon(after.value)
+            planned_text, span = wording.carbon(before.value), wording.carbon_range(before)
+            rows.append(ForecastRow(name, planned_text, span, actual, _off(after.value, before.value)))
+    return rows
+
+
+def cause_rows(summary: AuditSummary) -> list[CauseRow]:
+    """Why the forecast was off; the last row is the whole difference. Empty where it cannot be split."""
+    forecast, footprint = summary.forecast, summary.footprint
+    if forecast is None or footprint is None or not forecast.parts or forecast.embodied_kg is None:
+        return []
+    total_kg = footprint.total_kg.value
+    rows = [
+        CauseRow(
+            part.cause,
+            wording.off_by(part.factor),
+            wording.signed_carbon(part.carbon_kg, of_kg=total_kg),
+            part.explanation,
+        )
+        for part in forecast.parts
+    ]
+    hours, planned_hours = summary.reserved.device_s / 3600, forecast.device_hours.value
+    reserved = f"devices were reserved for {wording.number(hours)} h, planned {wording.number(planned_hours)} h"
+    rows.append(CauseRow("embodied", "", wording.signed_carbon(forecast.embodied_kg, of_kg=total_kg), reserved))
+    difference_kg = total_kg - forecast.footprint.total_kg.value
+    rows.append(CauseRow("all", "", wording.signed_carbon(difference_kg, of_kg=total_kg), ""))
+    return rows
+
+
+def effective_rows(summary: AuditSummary) -> list[EffectiveRow]:
+    """The effective spec, one row a field."""
+
+    def text(entry: Mapping[str, Any], name: str) -> str:
+        value = entry.get(name)
+        return "" if value is None else str(value)
+
+    rows = []
+    for field, entry in summary.run.effective.items():
+        known = entry if isinstance(entry, Mapping) else {"value": entry}
+        rows.append(
+            EffectiveRow(field, *(text(known, name) for name in ("value", "source", "planned", "declared", "detected")))
+        )
+    return rows
+
+
+def _figure_row(name: str, figure: Figure, unit: str) -> ProvenanceRow:
+    suffix = f" {unit}" if unit else ""
+    span = "" if figure.low == figure.high else f"{wording.plain(figure.low)} to {wording.plain(figure.high)}"
+    return ProvenanceRow(name, wording.plain(figure.value) + suffix, span, figure.kind, figure.source)
+
+
+def _time_row(name: str, planned: Figure, actual_s: float) -> ForecastRow:
+    texts = (wording.duration(planned.value), wording.duration_range(planned), wording.duration(actual_s))
+    return ForecastRow(name, *texts, _off(actual_s, planned.value))
+
+
+def _energy_row(name: str, planned: Figure, actual_j: float) -> ForecastRow:
+    span = wording.energy_range(planned.low, planned.high, planned.value)
+    return ForecastRow(
+        name, wording.energy(planned.value), span, wording.energy(actual_j), _off(actual_j, planned.value)
+    )
+
+
+def _off(actual: float, planned: float) -> str:
+    return wording.off_by(actual / planned) if planned > 0 else "–"

@@ -1,0 +1,88 @@
+"""`carbon-plugin audit` as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from carbon_plugin.ledger.reader import read_ledger
+from tests.ledger.builder import Job
+
+
+def audit(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from carbon_plugin.cli.main import main; main()", "audit", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    Job().write(tmp_path / "runs" / "demo")
+    return tmp_path / "runs" / "demo"
+
+
+def test_summary_is_printed_and_says_where_the_report_is(run_dir: Path) -> None:
+    done = audit(run_dir)
+    assert done.returncode == 0, done.stderr
+    assert "energy, machines" in done.stdout
+    assert done.stdout.rstrip().endswith(f"report: {run_dir / 'report.html'}")
+    assert (run_dir / "report.html").exists()
+
+
+def test_json_is_one_document_and_nothing_else(run_dir: Path, tmp_path: Path) -> None:
+    done = audit(run_dir, "--json", "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["coverage"]["gpus_measured"] == 4
+    assert (tmp_path / "out" / "report.json").read_text() == done.stdout
+
+
+def test_verified_run_exits_0_and_tampered_run_1(run_dir: Path) -> None:
+    path = run_dir / "node-0.attempt-1.jsonl"
+    head = read_ledger(path).head
+    done = audit(run_dir, "--verify", "--anchor", head)
+    assert done.returncode == 0, done.stderr
+    assert "ledger: verified, 4 files, 1 anchor matched" in done.stdout
+    path.write_bytes(path.read_bytes().replace(b'"steps":20', b'"steps":21', 1))
+    assert audit(run_dir).returncode == 0
+    done = audit(run_dir, "--verify")
+    assert done.returncode == 1
+    assert "not verified: node-0.attempt-1.jsonl: line" in done.stderr
+
+
+def test_anchor_that_does_not_match_exits_1(run_dir: Path) -> None:
+    done = audit(run_dir, "--anchor", "0" * 32)
+    assert done.returncode == 1
+    assert f"not verified: anchor {'0' * 32} is not in any ledger of this run" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("nowhere", "no such run directory"),
+        ("runs", "no ledger here (no file node-*.attempt-*.jsonl); did you mean"),
+        ("runs/demo/node-0.attempt-0.jsonl", "cannot be listed: Not a directory"),
+    ],
+)
+def test_wrong_directory_is_one_line_and_exit_2(run_dir: Path, place: str, message: str) -> None:
+    done = audit(run_dir.parent.parent / place)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert done.stdout == ""
+
+
+def test_anchor_that_is_no_chain_is_one_line_and_exit_2(run_dir: Path) -> None:
+    done = audit(run_dir, "--anchor", "deadbeef")
+    assert done.returncode == 2
+    assert "expected 32 hex digits" in done.stderr
+
+
+def test_killed_run_is_audited_with_a_note(run_dir: Path) -> None:
+    path = run_dir / "node-1.attempt-1.jsonl"
+    path.write_bytes(path.read_bytes()[:-30])
+    done = audit(run_dir, "--verify")
+    assert done.returncode == 0, done.stderr
+    assert "the last line is incomplete" in (run_dir / "report.html").read_text()
