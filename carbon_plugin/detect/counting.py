@@ -1,0 +1,93 @@
+"""FLOPs, activation bytes and operations of any module, counted in one forward pass without data or memory.
+
+A copy of the module on the meta device runs the shapes of a real batch. Nothing of the real module, of its
+hooks or of the random state is touched.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_pre_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+)
+
+
+class Counts(Struct, frozen=True):
+    """One forward pass: FLOPs of matrix operations, bytes of all results, operations that launch a kernel."""
+
+    flops: float
+    activation_bytes: float
+    kernels: int
+
+
+def count_forward(module: nn.Module, call: Callable[[nn.Module], Any], deadline_s: float) -> Counts:
+    """Count what `call(copy)` runs on a meta copy of `module`; `call` must pass meta tensors.
+
+    Args: the plain module; the call; the `time.monotonic` moment at which to give up. Raises `TimeoutError` then, and
+    whatever the module raises on meta tensors (data-dependent control flow, custom kernels).
+    """
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils.flop_counter import FlopCounterMode
+
+    class _Tally(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        kernels = 0
+        result_bytes = 0.0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if time.monotonic() > deadline_s:
+                raise TimeoutError("counting took too long")
+            result = func(*args, **(kwargs or {}))
+            if not func.is_view:
+                self.kernels += 1
+                self.result_bytes += _bytes_of(result)
+            return result
+
+    replica = _meta_copy(module)
+    tally = _Tally()  # type: ignore[no-untyped-call]
+    flops = FlopCounterMode(display=False)
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), flops, tally:
+        call(replica)
+    return Counts(float(flops.get_total_flops()), tally.result_bytes, tally.kernels)
+
+
+def _meta_copy(module: nn.Module) -> nn.Module:
+    """A copy that shares no tensor with the module and has no hooks."""
+    import torch
+
+    # deepcopy takes a tensor's copy from here instead of making one: no real memory is allocated.
+    memo: dict[int, Any] = {}
+    for parameter in module.parameters():
+        memo[id(parameter)] = torch.nn.Parameter(
+            torch.empty_like(parameter, device="meta"), requires_grad=parameter.requires_grad
+        )
+    for buffer in module.buffers():
+        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
+    replica = copy.deepcopy(module, memo)
+    for part in replica.modules():
+        for hooks in _HOOKS:
+            getattr(part, hooks).clear()
+    return replica
+
+
+def _bytes_of(result: Any) -> float:
+    """Bytes of the tensors in an operation's result."""
+    import torch
+
+    results = result if isinstance(result, tuple | list) else (result,)
+    return float(sum(r.numel() * r.element_size() for r in results if isinstance(r, torch.Tensor)))

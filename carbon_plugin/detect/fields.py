@@ -1,0 +1,73 @@
+"""The table of an effective spec: for each field what was planned, declared and detected, which one counts, and why."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from carbon_plugin.detect.observed import Observed
+
+DEFAULT = "default"
+
+
+class FieldTable:
+    """Fields of the effective spec by dotted name. What is observed wins; what was declared comes before the plan.
+
+    `differences` are sentences for every field of which two of the three say different things.
+    """
+
+    def __init__(self) -> None:
+        self.rows: dict[str, dict[str, Any]] = {}
+        self.differences: list[str] = []
+
+    def choose(
+        self,
+        name: str,
+        *,
+        planned: Any = None,
+        declared: Any = None,
+        detected: Observed | None = None,
+        default: Any = None,
+    ) -> Any:
+        """The value that counts, None if nobody knows; None also means "not given"."""
+        if detected is not None:
+            value, source = detected.value, f"detected: {detected.source}"
+        elif declared is not None:
+            value, source = declared, "declared"
+        elif planned is not None:
+            value, source = planned, "planned"
+        else:
+            value, source = default, DEFAULT if default is not None else "unknown"
+        seen = None if detected is None else detected.value
+        self.rows[name] = {
+            "value": _plain(value),
+            "source": source,
+            "planned": _plain(planned),
+            "declared": _plain(declared),
+            "detected": _plain(seen),
+        }
+        told = {"planned": planned, "declared": declared, "detected": seen}
+        known = {who: what for who, what in told.items() if what is not None}
+        if len({msgspec.json.encode(_plain(what)) for what in known.values()}) > 1:
+            said = ", ".join(f"{who} {_short(what)}" for who, what in known.items())
+            self.differences.append(f"{name}: {said}; {source.partition(':')[0]} counts")
+        return value
+
+    def note(self, name: str, value: Any, source: str) -> None:
+        """A field that follows from others."""
+        self.rows[name] = {
+            "value": _plain(value),
+            "source": source,
+            "planned": None,
+            "declared": None,
+            "detected": None,
+        }
+
+
+def _plain(value: Any) -> Any:
+    return msgspec.to_builtins(value)
+
+
+def _short(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(_plain(value))

@@ -1,0 +1,180 @@
+"""The parallel layout of a live model: each axis from the object that holds it.
+
+Data parallelism from its wrapper, tensor parallelism from DTensor placements, what leaves no trace on the module
+(pipeline, context parallel) from the named axes of the mesh that the parameters' meshes were cut from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from carbon_plugin.detect.observed import DEGREES, DetectedLayout, Observed
+from carbon_plugin.detect.wrappers import DataParallel, data_parallel
+
+if TYPE_CHECKING:
+    from torch import nn
+
+AXIS_OF_NAME = {
+    "tp": "tp",
+    "tensor": "tp",
+    "tensor_parallel": "tp",
+    "pp": "pp",
+    "pipe": "pp",
+    "pipeline": "pp",
+    "pipeline_parallel": "pp",
+    "cp": "cp",
+    "context_parallel": "cp",
+    "ep": "ep",
+    "expert_parallel": "ep",
+    "dp_replicate": "dp_replicate",
+    "replicate": "dp_replicate",
+    "data_parallel_replicate": "dp_replicate",
+    "dp": "dp",
+    "data_parallel": "dp",
+}
+"""Names of mesh axes in frameworks today. `dp` alone does not say whether it shards or copies. Names that may stand for
+several axes folded into one (fsdp, dp_shard_cp) are left out: the wrapper over them says what they are."""
+
+_SHARDING_NAMES = ("dp", "data_parallel", "dp_shard", "data_parallel_shard", "fsdp")
+
+
+def detect_layout(model: nn.Module, *, world_size: int, optimizer: Any = None) -> DetectedLayout:
+    """The layout that a model's wrappers and parameters show, after the first optimizer step.
+
+    An axis that nothing shows is left out, unless the others account for all `world_size` ranks: then it is 1.
+    """
+    found = _Findings()
+    wrapper = data_parallel(model)
+    named = _named_axes(model)
+    _see_tensor_parallel(found, model, wrapper, named)
+    for axis in ("pp", "cp", "ep"):
+        if axis in named:
+            found.see(axis, *named[axis])
+    if wrapper is not None:
+        _see_wrapper(found, wrapper, optimizer, world_size)
+    else:
+        _see_data_parallel_by_name(found, model, named)
+    layout = DetectedLayout(axes=found.axes, world_size=world_size, conflicts=tuple(found.conflicts))
+    return _completed(layout)
+
+
+class _Findings:
+    """Values by axis; the first object that shows one wins, a contradiction is kept as a sentence."""
+
+    def __init__(self) -> None:
+        self.axes: dict[str, Observed] = {}
+        self.conflicts: list[str] = []
+
+    def see(self, axis: str, value: Any, source: str) -> None:
+        known = self.axes.setdefault(axis, Observed(value, source))
+        if known.value != value:
+            self.conflicts.append(f"{axis}: {known.value} by {known.source}, but {value} by {source}")
+
+    def degree(self, axis: str) -> int:
+        return int(self.axes[axis].value) if axis in self.axes else 1
+
+
+def _dtensors(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    from torch.distributed.tensor import DTensor
+
+    return ((name, p) for name, p in model.named_parameters() if isinstance(p, DTensor))
+
+
+def _named_axes(model: nn.Module) -> dict[str, tuple[int, str]]:
+    """Degree and source by axis, from the names of the parameters' meshes, then of the meshes they were cut from."""
+    found: dict[str, tuple[int, str]] = {}
+    meshes = list(dict.fromkeys(parameter.device_mesh for _, parameter in _dtensors(model)))
+    # The root of a slice is private; without it only the axes that parameters live on are seen.
+    roots = [mesh._get_root_mesh() for mesh in meshes if hasattr(mesh, "_get_root_mesh")]
+    for what, group in (("mesh", meshes), ("root mesh", [root for root in roots if root not in meshes])):
+        for mesh in group:
+            for dim, name in enumerate(mesh.mesh_dim_names or ()):
+                if name in AXIS_OF_NAME:
+                    found.setdefault(AXIS_OF_NAME[name], (int(mesh.size(dim)), f"axis {name!r} of the {what}"))
+    return found
+
+
+def _see_tensor_parallel(
+    found: _Findings, model: nn.Module, wrapper: DataParallel | None, named: dict[str, tuple[int, str]]
+) -> None:
+    if "tp" in named:
+        found.see("tp", *named["tp"])
+    own = wrapper.meshes if wrapper else ()
+    for name, parameter in _dtensors(model):
+        mesh = parameter.device_mesh
+        # A mesh without names that no data-parallel wrapper made: sharding over it is tensor parallelism.
+        if mesh.mesh_dim_names is None and mesh not in own and any(map(_shards, parameter.placements)):
+            found.see("tp", int(mesh.size()), f"placements of {name} on a mesh without names")
+            break
+    if found.degree("tp") > 1:
+        norm = next((name for name, p in _norm_weights(model) if _on_tensor_axis(p, own)), None)
+        source = f"{norm} is a DTensor on the tp axis" if norm else "no norm weight is on the tp axis"
+        found.see("sequence_parallel", norm is not None, source)
+
+
+def _norm_weights(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    for name, module in model.named_modules():
+        if "norm" in type(module).__name__.lower():
+            yield from ((f"{name}.{part}", p) for part, p in module.named_parameters(recurse=False))
+
+
+def _on_tensor_axis(parameter: Any, own: tuple[Any, ...]) -> bool:
+    from torch.distributed.tensor import DTensor
+
+    if not isinstance(parameter, DTensor):
+        return False
+    names = parameter.device_mesh.mesh_dim_names
+    if names is None:
+        return parameter.device_mesh not in own
+    return any(AXIS_OF_NAME.get(name) == "tp" for name in names)
+
+
+def _shards(placement: Any) -> bool:
+    """Whether a placement divides a tensor; strided shards are a private type, told by their dim."""
+    return hasattr(placement, "dim")
+
+
+def _see_wrapper(found: _Findings, wrapper: DataParallel, optimizer: Any, world_size: int) -> None:
+    found.conflicts += wrapper.conflicts
+    shard, replicate, zero, source = wrapper.shard, wrapper.replicate, wrapper.zero_stage, wrapper.source
+    if zero == 0 and type(optimizer).__name__ == "ZeroRedundancyOptimizer":
+        shard, replicate, zero, source = replicate, 1, 1, "ZeroRedundancyOptimizer over DDP"
+    cp = found.degree("cp")
+    others = found.degree("tp") * found.degree("pp") * replicate
+    folded = shard * others == world_size or wrapper.shard_dim in ("dp_shard_cp", "fsdp")
+    if cp > 1 and shard % cp == 0 and folded and shard * others * cp != world_size:
+        # Sharding usually folds the context-parallel axis in: parameters are the same along it.
+        shard, source = shard // cp, f"{source}, {shard} shards over dp_shard x cp"
+    found.see("dp_shard", shard, source)
+    found.see("dp_replicate", replicate, source)
+    found.see("zero_stage", zero, source)
+
+
+def _see_data_parallel_by_name(found: _Findings, model: nn.Module, named: dict[str, tuple[int, str]]) -> None:
+    """Data parallelism made by hand: a named axis, along which parameters are sharded or not."""
+    for name, parameter in _dtensors(model):
+        mesh = parameter.device_mesh
+        for dim, axis in enumerate(mesh.mesh_dim_names or ()):
+            if axis in _SHARDING_NAMES and _shards(parameter.placements[dim]):
+                source = f"placements of {name} on axis {axis!r}"
+                found.see("dp_shard", int(mesh.size(dim)), source)
+                found.see("zero_stage", 3, source)
+    if "dp_replicate" in named:
+        found.see("dp_replicate", *named["dp_replicate"])
+    elif "dp" in named and "dp_shard" not in found.axes:
+        size, source = named["dp"]
+        found.see("dp_replicate", size, f"{source}, along which nothing is sharded")
+
+
+def _completed(layout: DetectedLayout) -> DetectedLayout:
+    """The layout with every axis, if those found account for all ranks."""
+    if layout.unexplained != 1:
+        return layout
+    alone = layout.world_size == 1
+    source = "the world has one rank" if alone else f"the other axes account for all {layout.world_size} ranks"
+    rest = {axis: Observed(1, source) for axis in DEGREES if axis not in layout.axes}
+    if layout.axes.get("dp_shard", Observed(1, "")).value == 1 and "zero_stage" not in layout.axes:
+        rest["zero_stage"] = Observed(0, "nothing is sharded over data-parallel ranks")
+    axes = {**layout.axes, **rest}
+    return DetectedLayout(axes=axes, world_size=layout.world_size, conflicts=layout.conflicts)

@@ -1,0 +1,132 @@
+"""The shape of a live model: its Hugging Face config, else its structure, else what one forward pass counts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from carbon_plugin.detect.batch import Example
+from carbon_plugin.detect.counting import count_forward
+from carbon_plugin.detect.observed import DetectedModel
+from carbon_plugin.detect.parameters import count_parameters
+from carbon_plugin.detect.structure import read_structure
+from carbon_plugin.detect.wrappers import unwrapped
+from carbon_plugin.errors import SpecError
+from carbon_plugin.spec.hf_config import model_from_hf_config
+from carbon_plugin.spec.model import CountedModel, TransformerModel
+
+if TYPE_CHECKING:
+    from torch import nn
+
+COUNT_TOLERANCE = 0.05
+"""Norms, biases and padding that a shape leaves out: parameters of a shape may differ so much from the counted ones."""
+
+
+def detect_model(
+    model: nn.Module, *, example: Example | None = None, pipeline_stages: int = 1, deadline_s: float = 0.0
+) -> DetectedModel:
+    """The model in `model`'s wrappers.
+
+    `example` are shapes of a real call, for counting. With several pipeline stages only one is here, so neither the
+    number of layers nor a count is believed. `deadline_s` is the `time.monotonic` moment at which counting gives up.
+    """
+    module = unwrapped(model)
+    total, trainable = count_parameters(model)
+    partial = pipeline_stages > 1
+    reasons: list[str] = []
+    for name, fields, assumed, source in _shapes(module, reasons):
+        shape = _built(name, fields)
+        if shape is None:
+            reasons.append(f"{source}: not a possible shape")
+        elif partial or abs(shape.parameters - total) <= COUNT_TOLERANCE * total:
+            known = {key: value for key, value in fields.items() if key not in {a.field.split(".")[1] for a in assumed}}
+            if partial and not source.startswith("config"):
+                known.pop("layers")
+            return DetectedModel(
+                name=name,
+                parameters=total,
+                trainable_parameters=trainable,
+                source=source,
+                fields=known,
+                assumed=assumed,
+                partial=partial,
+            )
+        else:
+            reasons.append(f"{source}: {shape.parameters:,} parameters, but the module has {total:,}")
+    counted = None
+    if example is not None and not partial:
+        counted = _counted(model, module, example, (total, trainable), deadline_s, reasons)
+    return DetectedModel(
+        name=type(module).__name__,
+        parameters=total,
+        trainable_parameters=trainable,
+        source="; ".join(reasons),
+        counted=counted,
+        partial=partial,
+    )
+
+
+def _shapes(module: nn.Module, reasons: list[str]) -> Any:
+    """Candidates (name, fields, assumed, source), the most telling first."""
+    for part in (module, *module.children()):
+        config: Any = getattr(unwrapped(part), "config", None)
+        if not hasattr(config, "to_dict") or not hasattr(config, "model_type"):
+            continue
+        name = str(getattr(config, "_name_or_path", "") or "").rstrip("/").rpartition("/")[2] or type(part).__name__
+        try:
+            shape = model_from_hf_config(config.to_dict(), name, origin=f"config of {type(part).__name__}")
+        except SpecError as error:
+            reasons.append(str(error))
+            continue
+        fields = {key: value for key, value in msgspec.structs.asdict(shape).items() if key not in ("name", "source")}
+        yield name, fields, (), shape.source
+    structure = read_structure(module)
+    if isinstance(structure, str):
+        reasons.append(f"structure of {type(module).__name__}: {structure}")
+    else:
+        yield type(module).__name__, structure.fields, structure.assumed, structure.source
+
+
+def _built(name: str, fields: dict[str, Any]) -> TransformerModel | None:
+    try:
+        return TransformerModel(name=name, **fields)
+    except SpecError:
+        return None
+
+
+def _counted(
+    model: nn.Module,
+    module: nn.Module,
+    example: Example,
+    parameters: tuple[int, int],
+    deadline_s: float,
+    reasons: list[str],
+) -> CountedModel | None:
+    if _is_sharded(model):
+        reasons.append("not counted: the module is sharded and cannot be copied")
+        return None
+    try:
+        counts = count_forward(module, example.call, deadline_s)
+    except Exception as error:  # the user's own forward may raise anything on tensors without data
+        reasons.append(f"not counted: {type(error).__name__}: {error}")
+        return None
+    samples = example.samples
+    return CountedModel(
+        name=type(module).__name__,
+        parameters=parameters[0],
+        trainable_parameters=parameters[1],
+        forward_flops_per_sample=counts.flops / samples,
+        activation_bytes_per_sample=counts.activation_bytes / samples,
+        kernels=counts.kernels,
+        source=f"counted in one forward pass of {samples} samples on the meta device",
+    )
+
+
+def _is_sharded(model: nn.Module) -> bool:
+    from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
+    from torch.distributed.tensor import DTensor
+
+    return any(isinstance(m, FSDPModule | FullyShardedDataParallel) for m in model.modules()) or any(
+        isinstance(parameter, DTensor) for parameter in model.parameters()
+    )

@@ -1,0 +1,76 @@
+"""What detection hands over: values with the object that showed them, as plain data without torch."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+from msgspec import Struct
+
+from carbon_plugin.spec.figure import Assumption
+from carbon_plugin.spec.model import CountedModel
+
+DEGREES = ("tp", "cp", "pp", "dp_replicate", "dp_shard")
+"""Axes that multiply to the world size; `ep` divides it and is not among them."""
+
+
+class Observed(Struct, frozen=True):
+    """A value and the live object that showed it."""
+
+    value: Any
+    source: str
+
+
+class DetectedLayout(Struct, frozen=True, kw_only=True):
+    """Fields of a `ParallelLayout` that live objects show, out of a world of `world_size` ranks.
+
+    `conflicts` are sentences about two objects that contradict one another; the first one counts.
+    """
+
+    axes: dict[str, Observed]
+    world_size: int
+    conflicts: tuple[str, ...] = ()
+
+    @property
+    def explained(self) -> int:
+        """Ranks that the axes found account for."""
+        return prod(int(self.axes[axis].value) for axis in DEGREES if axis in self.axes)
+
+    @property
+    def unexplained(self) -> float:
+        """World size over explained ranks: 1 when the axes found account for every rank."""
+        return self.world_size / self.explained
+
+
+class DetectedModel(Struct, frozen=True, kw_only=True):
+    """The model as its module shows it.
+
+    `fields` are those of a `TransformerModel` that were seen, `assumed` what its structure leaves open. `counted`
+    stands for a module whose structure is not a known one. `parameters` and `trainable_parameters` are of the whole
+    model under any sharding, unless `partial` says that only one pipeline stage is here.
+    """
+
+    name: str
+    parameters: int
+    trainable_parameters: int
+    source: str
+    fields: dict[str, Any] = {}
+    assumed: tuple[Assumption, ...] = ()
+    counted: CountedModel | None = None
+    partial: bool = False
+
+
+class Detected(Struct, frozen=True, kw_only=True):
+    """Everything that one look at a training job showed, on one rank.
+
+    `fields` maps names such as "layout.recompute" or "training.seq_len" to what was seen. `device_kind` is where the
+    parameters live ("cpu", "cuda"). `problems` are (kind, sentence) of what could not be read. `duration_s` is what
+    the look cost the training thread.
+    """
+
+    layout: DetectedLayout | None
+    model: DetectedModel | None
+    fields: dict[str, Observed]
+    device_kind: str | None = None
+    problems: tuple[tuple[str, str], ...] = ()
+    duration_s: float = 0.0

@@ -1,0 +1,40 @@
+"""Full parameter counts under any sharding."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def count_parameters(model: nn.Module) -> tuple[int, int]:
+    """(all, trainable) parameters of the whole model as far as this rank holds it: of its stage under pipelines.
+
+    A DTensor counts globally, a ZeRO-3 placeholder of DeepSpeed by what it stands for, an FSDP1 flat parameter by its
+    size before sharding and padding.
+    """
+    total = trainable = 0
+    flat = _flat_parameters(model)
+    for parameter in model.parameters():
+        size = 0 if id(parameter) in flat else int(getattr(parameter, "ds_numel", parameter.numel()))
+        total += size
+        trainable += size if parameter.requires_grad else 0
+    for size, requires_grad in flat.values():
+        total += size
+        trainable += size if requires_grad else 0
+    return total, trainable
+
+
+def _flat_parameters(model: nn.Module) -> dict[int, tuple[int, bool]]:
+    """Parameters that FSDP1 manages: the flat one by its full size, views of it (use_orig_params) as 0."""
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    found: dict[int, tuple[int, bool]] = {}
+    for module in model.modules():
+        handle: Any = getattr(module, "_handle", None)
+        if isinstance(module, FullyShardedDataParallel) and handle is not None:
+            flat = handle.flat_param
+            found[id(flat)] = (int(flat._unpadded_unsharded_size.numel()), bool(flat.requires_grad))
+            found |= {id(view): (0, False) for view in flat._params or ()}
+    return found

@@ -1,0 +1,194 @@
+"""Planned, declared and detected become one effective spec. What is observed wins; nothing missing is guessed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from carbon_plugin.detect.effective import Declared, Effective, World
+from carbon_plugin.detect.fields import FieldTable
+from carbon_plugin.detect.observed import DEGREES, Detected, Observed
+from carbon_plugin.detect.resolve_cluster import resolve_clusters
+from carbon_plugin.detect.resolve_model import resolve_model
+from carbon_plugin.errors import SpecError
+from carbon_plugin.spec.figure import Assumption
+from carbon_plugin.spec.layout import ParallelLayout
+from carbon_plugin.spec.run import RunSpec
+from carbon_plugin.spec.site import Site
+from carbon_plugin.spec.stack import Stack
+from carbon_plugin.spec.training import TrainingPlan
+
+# A run may be measured and predicted before anybody said where it is; this place has no factors, and asking for
+# them fails by name.
+NOWHERE = Site(zone="(no site was given)")
+
+
+def resolve(planned: RunSpec | None, declared: Declared, detected: Detected | None, world: World) -> Effective:
+    """The effective spec of a job.
+
+    Args: the plan, if the run carries one; what the script declared; what live objects showed (None before the first
+    step); what launcher and drivers say. Never raises for an inconsistent job: it says what is missing.
+    """
+    table = FieldTable()
+    missing: list[str] = []
+    assumptions: list[Assumption] = []
+    table.choose("world_size", planned=planned and planned.cluster.devices, detected=_by_launcher(world.world_size))
+    layout = _layout(table, planned, declared, detected, world, missing)
+    model, assumed = resolve_model(
+        table, planned.model if planned else None, declared.model, detected.model if detected else None, missing
+    )
+    assumptions += assumed
+    clusters = resolve_clusters(table, planned.cluster if planned else None, declared, detected, world, missing)
+    assumptions += clusters.assumptions
+    training = _training(table, planned, declared, detected, layout, missing)
+    stack = table.choose("stack", planned=planned and planned.stack, declared=declared.stack, default=Stack())
+    site = table.choose("site", planned=planned and planned.site, declared=declared.site)
+    if site is None:
+        missing.append("site: not given, so energy is measured but carbon is not computed")
+    spec = None
+    if layout is not None and model is not None and clusters.computing is not None and training is not None:
+        spec = RunSpec(
+            name=planned.name if planned else model.name,
+            model=model,
+            cluster=clusters.computing,
+            layout=layout,
+            training=training,
+            site=site or NOWHERE,
+            stack=stack,
+            assumptions=tuple(assumptions),
+        )
+    total_steps = table.rows["training.steps"]["value"]
+    tokens_per_step = declared.tokens_per_step or (training.tokens_per_step if training else None)
+    return Effective(
+        spec=spec,
+        fields=table.rows,
+        differences=tuple(table.differences),
+        missing=tuple(missing),
+        assumptions=tuple(assumptions),
+        site=site,
+        cluster=clusters.computing,
+        charged=clusters.charged,
+        total_steps=total_steps,
+        tokens_per_step=tokens_per_step,
+    )
+
+
+def _by_launcher(value: int) -> Observed:
+    return Observed(value, "the launcher's environment")
+
+
+def _layout(
+    table: FieldTable,
+    planned: RunSpec | None,
+    declared: Declared,
+    detected: Detected | None,
+    world: World,
+    missing: list[str],
+) -> ParallelLayout | None:
+    plan = _asdict(planned.layout) if planned and planned.layout else {}
+    seen = detected.fields if detected else {}
+    values: dict[str, Any] = {}
+    for field in msgspec.structs.fields(ParallelLayout):
+        values[field.name] = table.choose(
+            f"layout.{field.name}",
+            planned=plan.get(field.name),
+            declared=declared.layout.get(field.name),
+            detected=seen.get(f"layout.{field.name}"),
+            default=field.default,
+        )
+    ranks = 1
+    for axis in DEGREES:
+        ranks *= values[axis]
+    if ranks != world.world_size:
+        degrees = " * ".join(f"{axis} {values[axis]}" for axis in DEGREES)
+        table.note("layout.unexplained", world.world_size / ranks, "world size over the product of the axes")
+        missing.append(
+            f"layout: {degrees} = {ranks} of {world.world_size} ranks; a factor {world.world_size / ranks:g} is "
+            "unexplained, declare it with layout={...}"
+        )
+        return None
+    try:
+        return ParallelLayout(**values)
+    except SpecError as error:
+        missing.append(str(error))
+        return None
+
+
+def _training(
+    table: FieldTable,
+    planned: RunSpec | None,
+    declared: Declared,
+    detected: Detected | None,
+    layout: ParallelLayout | None,
+    missing: list[str],
+) -> TrainingPlan | None:
+    plan: Mapping[str, Any] = _asdict(planned.training) if planned else {}
+    seen = dict(detected.fields) if detected else {}
+    if layout is not None and layout.cp > 1:
+        seen.pop("training.seq_len", None)  # a rank sees its part of the sequence, or all of it: nothing tells which
+    seq_len = table.choose(
+        "training.seq_len",
+        planned=plan.get("seq_len"),
+        declared=declared.training.get("seq_len"),
+        detected=seen.get("training.seq_len"),
+    )
+    batch = table.choose(
+        "training.global_batch_size",
+        planned=plan.get("global_batch_size"),
+        declared=_declared_batch(declared, seq_len),
+        detected=_detected_batch(seen, layout),
+    )
+    others = {
+        name: table.choose(
+            f"training.{name}",
+            planned=plan.get(name),
+            declared=declared.training.get(name),
+            detected=seen.get(f"training.{name}"),
+            default=default,
+        )
+        for name, default in (("precision", None), ("optimizer", "adamw"))
+    }
+    steps = table.choose(
+        "training.steps",
+        planned=planned and planned.training.total_steps,
+        declared=declared.total_steps,
+        detected=seen.get("training.steps"),
+    )
+    absent = [
+        name
+        for name, value in (("seq_len", seq_len), ("global_batch_size", batch), ("precision", others["precision"]))
+        if value is None
+    ]
+    if absent:
+        missing.extend(f"training.{name}: neither seen nor given" for name in absent)
+        return None
+    try:
+        # The length of the run plays no part in a step; where it is unknown, the ledger's field stays empty.
+        return TrainingPlan(seq_len=seq_len, global_batch_size=batch, steps=steps or 1, **others)
+    except SpecError as error:
+        missing.append(str(error))
+        return None
+
+
+def _declared_batch(declared: Declared, seq_len: int | None) -> int | None:
+    """Sequences a step, as said, or from the declared tokens a step where they are whole."""
+    stated: int | None = declared.training.get("global_batch_size")
+    if stated is not None or seq_len is None or declared.tokens_per_step is None:
+        return stated
+    batch, rest = divmod(declared.tokens_per_step, seq_len)
+    return batch if batch > 0 and rest == 0 else None
+
+
+def _detected_batch(seen: Mapping[str, Observed], layout: ParallelLayout | None) -> Observed | None:
+    micro, calls = seen.get("layout.micro_batch_size"), seen.get("training.micro_batches")
+    if layout is None or micro is None or calls is None:
+        return None
+    return Observed(
+        micro.value * calls.value * layout.dp, f"micro-batch {micro.value} x {calls.value} a step x dp {layout.dp}"
+    )
+
+
+def _asdict(struct: msgspec.Struct) -> dict[str, Any]:
+    return msgspec.structs.asdict(struct)

@@ -1,0 +1,159 @@
+"""A transformer's shape from the structure of its module: repeated blocks, embeddings, shapes of weight matrices.
+
+Only shapes are read, never values. The caller compares the parameter count of what is found with the real one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+
+from carbon_plugin.detect.wrappers import unwrapped
+from carbon_plugin.spec.figure import Assumption
+
+if TYPE_CHECKING:
+    from torch import nn
+
+HEAD_COUNTS = ("num_heads", "n_heads", "n_head", "heads", "nhead", "num_attention_heads")
+HEAD_WIDTHS = ("head_dim", "d_head", "head_size", "dim_head")
+_MIN_BLOCKS = 2
+
+
+class Structure(Struct, frozen=True, kw_only=True):
+    """Fields of a `TransformerModel` that the structure shows, and what it leaves open."""
+
+    fields: dict[str, Any]
+    assumed: tuple[Assumption, ...]
+    source: str
+
+
+def read_structure(model: nn.Module) -> Structure | str:
+    """The shape of a decoder-only transformer, or one phrase saying what does not look like one."""
+    from torch import nn
+
+    blocks = repeated_blocks(model)
+    if blocks is None:
+        return "no list of equal blocks"
+    path, block, layers = blocks
+    tables = [tuple(weight.shape) for weight in _embeddings(model)]
+    if not tables:
+        return "no token embedding"
+    vocab, hidden = max(tables)
+    matrices = Counter(_matrices(block))
+    feed_forward = _feed_forward(matrices, hidden)
+    if feed_forward is None:
+        return f"no feed-forward pair of width {hidden} in {path}"
+    attention = _attention(matrices - feed_forward.matrices, hidden)
+    if attention is None:
+        return f"no attention projections of width {hidden} in {path}"
+    queries, keys = attention
+    head_dim, assumed = _head_dim(block, queries)
+    fields: dict[str, Any] = {
+        "layers": layers,
+        "hidden": hidden,
+        "vocab": vocab,
+        "ffn": feed_forward.width,
+        "gated": feed_forward.gated,
+        "heads": queries // head_dim,
+        "kv_heads": keys // head_dim or 1,
+        "head_dim": head_dim,
+        "tied_embeddings": _tied(model, block, vocab, hidden),
+        "learned_positions": sum(rows for rows, width in tables if width == hidden) - vocab,
+    }
+    fields["dropout"] = max((m.p for m in block.modules() if isinstance(m, nn.Dropout)), default=0.0)
+    return Structure(fields=fields, assumed=assumed, source=f"{layers} blocks {type(block).__name__} in {path}")
+
+
+def repeated_blocks(model: nn.Module) -> tuple[str, nn.Module, int] | None:
+    """Name, first block and length of the container whose equal children hold most parameters."""
+    from torch import nn
+
+    best: tuple[str, nn.Module, int] | None = None
+    most = 0
+    for name, container in model.named_modules():
+        if not isinstance(container, nn.ModuleList | nn.Sequential | nn.ModuleDict):
+            continue
+        children = [unwrapped(child) for child in container.children()]
+        if len(children) < _MIN_BLOCKS or len({type(child) for child in children}) != 1:
+            continue
+        size = sum(parameter.numel() for parameter in container.parameters())
+        if size > most:
+            best, most = (name or type(model).__name__, children[0], len(children)), size
+    return best
+
+
+class _FeedForward(Struct, frozen=True):
+    width: int
+    gated: bool
+    matrices: Counter[tuple[int, int]]
+
+
+def _feed_forward(matrices: Counter[tuple[int, int]], hidden: int) -> _FeedForward | None:
+    """The widest up and down pair; gated with two up matrices, or with one of twice the width."""
+    for width in sorted({columns for rows, columns in matrices if rows == hidden and columns != hidden}, reverse=True):
+        up, both, down = (width, hidden), (2 * width, hidden), (hidden, width)
+        if matrices[up] >= 2:
+            return _FeedForward(width, True, Counter({up: 2, down: 1}))
+        if matrices[both]:
+            return _FeedForward(width, True, Counter({both: 1, down: 1}))
+        if matrices[up]:
+            return _FeedForward(width, False, Counter({up: 1, down: 1}))
+    return None
+
+
+def _attention(matrices: Counter[tuple[int, int]], hidden: int) -> tuple[int, int] | None:
+    """(query, key) widths from what the feed-forward leaves: fused or separate projections and the output."""
+    shapes = sorted(matrices.elements(), key=lambda shape: -shape[0])
+    if len(shapes) == 2:
+        (fused, width), (rows, queries) = shapes
+        keys = (fused - queries) // 2
+        return (queries, keys) if width == rows == hidden and keys > 0 else None
+    if len(shapes) == 4:
+        output = next((shape for shape in reversed(shapes) if shape[0] == hidden), None)
+        if output is None:
+            return None
+        shapes.remove(output)
+        queries, keys = output[1], shapes[-1][0]
+        return (queries, keys) if all(shape[1] == hidden for shape in shapes) and shapes[0][0] == queries else None
+    return None
+
+
+def _head_dim(block: nn.Module, queries: int) -> tuple[int, tuple[Assumption, ...]]:
+    """Width of a head from an attribute of the block's modules; else the usual one, as an assumption."""
+    for module in block.modules():
+        for names, is_count in ((HEAD_COUNTS, True), (HEAD_WIDTHS, False)):
+            values = (getattr(module, name, None) for name in names)
+            value = next((value for value in values if type(value) is int and value > 0), None)
+            if value and queries % value == 0:
+                return (queries // value if is_count else value), ()
+    usual = next((width for width in (128, 64) if queries % width == 0 and queries >= 16 * width), 64)
+    width = usual if queries % usual == 0 else queries
+    source = "no attribute of the block tells the number of heads; 128 in wide models and 64 in small ones are usual"
+    return width, (Assumption("model.head_dim", str(width), source),)
+
+
+def _embeddings(model: nn.Module) -> Iterator[Any]:
+    from torch import nn
+
+    tables = (module.weight for module in model.modules() if isinstance(module, nn.Embedding))
+    return (weight for weight in tables if weight.ndim == 2)  # FSDP1 flattens what it shards
+
+
+def _matrices(block: nn.Module) -> Iterator[tuple[int, int]]:
+    """(out, in) of every weight matrix; the shape of a DTensor is the whole one."""
+    for parameter in block.parameters():
+        if parameter.ndim == 2 and min(parameter.shape) > 1:
+            yield int(parameter.shape[0]), int(parameter.shape[1])
+
+
+def _tied(model: nn.Module, block: nn.Module, vocab: int, hidden: int) -> bool:
+    """Whether the head has no matrix of its own beside the embedding; a shared one is listed once."""
+    tables = {id(weight) for weight in _embeddings(model)}
+    own = {id(parameter) for parameter in block.parameters()}
+    return not any(
+        tuple(parameter.shape) == (vocab, hidden) and id(parameter) not in tables | own
+        for parameter in model.parameters()
+    )

@@ -1,0 +1,151 @@
+"""Data-parallel wrappers around a module, by the facts that they hold: DDP, FSDP1, FSDP2. torch is imported late."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Literal
+
+from msgspec import Struct
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_WRAPPED = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+
+
+class DataParallel(Struct, frozen=True, kw_only=True):
+    """How a wrapper spreads the data: `shard` ranks share the states of `zero_stage`, `replicate` hold copies.
+
+    `meshes` are the device meshes of the wrapper's own parameters, `shard_dim` the mesh dim that shards, by name if it
+    has one. `param_dtype` is the dtype of computation if the wrapper casts.
+    """
+
+    shard: int
+    replicate: int
+    zero_stage: Literal[0, 1, 2, 3]
+    source: str
+    meshes: tuple[Any, ...] = ()
+    shard_dim: str | None = None
+    param_dtype: str | None = None
+    conflicts: tuple[str, ...] = ()
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The user's module inside compile, checkpoint, DDP and FSDP1 wrappers (FSDP2 changes a module in place)."""
+    from torch import nn
+
+    while True:
+        inner = next((getattr(module, name) for name in _WRAPPED if name in module._modules), None)
+        if inner is None and isinstance(module, nn.parallel.DistributedDataParallel):
+            inner = module.module
+        if inner is None:
+            return module
+        module = inner
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether calls of this module go through `torch.compile`."""
+    return "_orig_mod" in module._modules or getattr(module, "_compiled_call_impl", None) is not None
+
+
+def data_parallel(model: nn.Module) -> DataParallel | None:
+    """The data-parallel wrapper of a model, None if there is none."""
+    return _fsdp2(model) or _fsdp1(model) or _ddp(model)
+
+
+def dtype_name(dtype: Any) -> str:
+    """torch.bfloat16 as "bfloat16"."""
+    return str(dtype).removeprefix("torch.")
+
+
+def _ddp(model: nn.Module) -> DataParallel | None:
+    from torch import distributed as dist
+    from torch import nn
+
+    for module in model.modules():
+        if isinstance(module, nn.parallel.DistributedDataParallel):
+            size = dist.get_world_size(module.process_group)
+            return DataParallel(shard=1, replicate=size, zero_stage=0, source="process group of DDP")
+    return None
+
+
+def _fsdp1(model: nn.Module) -> DataParallel | None:
+    from torch import distributed as dist
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    for module in model.modules():
+        if isinstance(module, FullyShardedDataParallel):
+            strategy = module.sharding_strategy.name
+            size = dist.get_world_size(module.process_group)
+            between = getattr(module, "_inter_node_pg", None)  # there only when the sharding is hybrid
+            source = f"FSDP1 {strategy}"
+            if strategy == "NO_SHARD":
+                return DataParallel(shard=1, replicate=size, zero_stage=0, source=source)
+            dtype = module.mixed_precision.param_dtype if module.mixed_precision else None
+            return DataParallel(
+                shard=size,
+                replicate=1 if between is None else int(between.size()),
+                zero_stage=2 if strategy in ("SHARD_GRAD_OP", "_HYBRID_SHARD_ZERO2") else 3,
+                source=source,
+                param_dtype=None if dtype is None else dtype_name(dtype),
+            )
+    return None
+
+
+def _fsdp2(model: nn.Module) -> DataParallel | None:
+    groups = list(_fsdp2_groups(model))
+    if not groups:
+        return None
+    sizes: Counter[tuple[int, int]] = Counter()
+    stages: Counter[Literal[0, 2, 3]] = Counter()
+    # A root keeps its parameters after the forward pass whatever the blocks do, so it says nothing about them.
+    telling = [group for group, root in groups if not root] or [group for group, _ in groups]
+    for group, _ in groups:
+        sizes[_mesh_sizes(group)] += _numel(group)
+    for group in telling:
+        resharded = group.post_forward_mesh_info is not None
+        stages[0 if _mesh_sizes(group)[0] == 1 else 3 if resharded else 2] += _numel(group)
+    (shard, replicate), _ = sizes.most_common(1)[0]
+    zero_stage, _ = stages.most_common(1)[0]
+    main = next(group for group, _ in groups if _mesh_sizes(group) == (shard, replicate))
+    info, names = main.mesh_info, main.mesh_info.mesh.mesh_dim_names
+    shard_dim = getattr(info, "shard_mesh_dim", None)
+    dtype = main.mp_policy.param_dtype
+    return DataParallel(
+        shard=shard,
+        replicate=replicate,
+        zero_stage=zero_stage,
+        source=f"FSDP2 {type(info).__name__} of {sum(1 for _ in groups)} parameter groups",
+        meshes=tuple({group.mesh_info.mesh: None for group, _ in groups}),
+        shard_dim=names[shard_dim] if names and shard_dim is not None else None,
+        param_dtype=None if dtype is None else dtype_name(dtype),
+        conflicts=_several("FSDP2 shards x replicas", [f"{s} x {r}" for s, r in sizes])
+        + _several("FSDP2 ZeRO stages", [str(stage) for stage in stages]),
+    )
+
+
+def _fsdp2_groups(model: nn.Module) -> Iterator[tuple[Any, bool]]:
+    """Parameter groups of FSDP2 with whether they are the root's. The state is private: no public way shows it."""
+    from torch.distributed.fsdp import FSDPModule
+
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            state = module._get_fsdp_state()
+            yield from ((group, bool(state._is_root)) for group in state._fsdp_param_groups)
+
+
+def _mesh_sizes(group: Any) -> tuple[int, int]:
+    """(shards, replicas) of a group; a replicating one has no shards."""
+    info = group.mesh_info
+    return int(getattr(info, "shard_mesh_size", 1)), int(getattr(info, "replicate_mesh_size", 1))
+
+
+def _numel(group: Any) -> int:
+    return sum(param.sharded_param.numel() for param in group.fsdp_params)
+
+
+def _several(what: str, values: list[str]) -> tuple[str, ...]:
+    if len(values) < 2:
+        return ()
+    return (f"{what} differ between parameter groups: {', '.join(values)}; the one with most parameters counts",)
