@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 _FINEST_S = 1.0
 
@@ -21,8 +22,8 @@ class TimeBins:
         self.amounts: dict[str, list[float]] = {}
         self._capacity = capacity
 
-    def add(self, group: str, start_unix_s: float, duration_s: float, amount: float) -> None:
-        """Spread an amount of a group over the interval."""
+    def add(self, start_unix_s: float, duration_s: float, amounts: Mapping[str, float]) -> None:
+        """Spread an amount of each group over the interval."""
         start_s = max(0.0, start_unix_s - self.origin_unix_s)
         end_s = max(start_s, start_unix_s + duration_s - self.origin_unix_s)
         while end_s > self._capacity * self.width_s:
@@ -30,17 +31,25 @@ class TimeBins:
         first = min(int(start_s / self.width_s), self._capacity - 1)
         last = max(first, math.ceil(end_s / self.width_s) - 1)
         self.count = max(self.count, last + 1)
-        bins = self.amounts.setdefault(group, [0.0] * self._capacity)
         if first == last:
-            bins[first] += amount
+            for group, amount in amounts.items():
+                self._bins(group)[first] += amount
             return
         for index in range(first, last + 1):
             inside_s = min(end_s, (index + 1) * self.width_s) - max(start_s, index * self.width_s)
-            bins[index] += amount * inside_s / (end_s - start_s)
+            share = inside_s / (end_s - start_s)
+            for group, amount in amounts.items():
+                self._bins(group)[index] += amount * share
 
     def values(self, group: str) -> list[float]:
         """Amount of a group in each bin; zeros if nothing was added."""
         return self.amounts.get(group, [0.0] * self.count)[: self.count]
+
+    def _bins(self, group: str) -> list[float]:
+        bins = self.amounts.get(group)
+        if bins is None:
+            bins = self.amounts[group] = [0.0] * self._capacity
+        return bins
 
     def _halve(self) -> None:
         self.width_s *= 2

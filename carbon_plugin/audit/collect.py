@@ -149,33 +149,39 @@ class RunCollector:
         pue = file.factors[1] if window.pue is None else window.pue
         redone_steps = max(0, min(window.last_step, file.resumed_at_step) - (window.last_step - window.steps))
         wasted, wasted_share = self._waste(file, window, redone_steps)
-        by_rung: dict[Rung, float] = {}
+        binned: dict[str, float] = {}
+        it_j = 0.0
         for energy in window.energies:
-            seen = self.devices.get(energy.key)
+            key = energy.key
+            seen = self.devices.get(key)
             if seen is None:
                 continue  # the verification says that no manifest names this device
-            share = 1.0 if energy.energy_j is None else self.claims.share(energy.key, start_s, duration_s)
-            cell = self.cells.setdefault((energy.key, window.phase), Cell())
-            counted_j = cell.add(energy, duration_s, share, intensity, pue)
+            share = 1.0 if energy.energy_j is None else self.claims.share(key, start_s, duration_s)
+            counted_j = self._cell(key, window.phase).add(energy, duration_s, share, intensity, pue)
             if energy.note and energy.note not in seen.notes and len(seen.notes) < MAX_NOTES_PER_DEVICE:
                 seen.notes.append(energy.note)
             rung = seen.identity.rung
-            by_rung[rung] = by_rung.get(rung, 0.0) + counted_j
-            if energy.energy_j is not None and energy.key in self._charted_gpus:
-                self.bins.add(energy.key, start_s, duration_s, counted_j)
-                self.bins.add(_READ_S + energy.key, start_s, duration_s, duration_s * share)
-            if wasted is not None and rung != "facility":
-                wasted.add(energy, duration_s, share * wasted_share, intensity, pue)
-        for rung, energy_j in by_rung.items():
-            self.bins.add(rung, start_s, duration_s, energy_j)
+            binned[rung] = binned.get(rung, 0.0) + counted_j
+            if energy.energy_j is not None and key in self._charted_gpus:
+                binned[key], binned[_READ_S + key] = counted_j, duration_s * share
+            if rung != "facility":
+                it_j += counted_j
+                if wasted is not None:
+                    wasted.add(energy, duration_s, share * wasted_share, intensity, pue)
         if intensity is not None and pue is not None:
-            it_j = sum(energy_j for rung, energy_j in by_rung.items() if rung != "facility")
-            self.bins.add(_CARBON, start_s, duration_s, it_j * pue * intensity / JOULES_PER_KWH)
+            binned[_CARBON] = it_j * pue * intensity / JOULES_PER_KWH
+        self.bins.add(start_s, duration_s, binned)
         file.steps += window.steps
         file.tokens += window.tokens
         file.last_step = max(file.last_step, window.last_step)
         file.redone_steps += redone_steps
         file.end_unix_s = max(file.end_unix_s, start_s + duration_s)
+
+    def _cell(self, key: str, phase: Phase) -> Cell:
+        cell = self.cells.get((key, phase))
+        if cell is None:
+            cell = self.cells[key, phase] = Cell()
+        return cell
 
     def _waste(self, file: FilePass, window: Window, redone_steps: int) -> tuple[Cell | None, float]:
         """Where the wasted share of a window's energy is added, and that share."""

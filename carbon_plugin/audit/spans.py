@@ -53,11 +53,10 @@ class SpanSums:
         self._predicted_s.add(span.predicted_step_time_s, steps)
         self._measured_j.add(span.gpu_energy_per_step_j, steps)
         self._predicted_j.add(span.predicted_gpu_energy_per_step_j, steps)
-        self._bin(span, _STEPS, steps)
-        self._bin(span, _MEASURED, span.step_time_s * steps)
+        binned = {_STEPS: float(steps), _MEASURED: span.step_time_s * steps}
         if span.predicted_step_time_s is not None:
-            self._bin(span, _PREDICTED_STEPS, steps)
-            self._bin(span, _PREDICTED, span.predicted_step_time_s * steps)
+            binned |= {_PREDICTED_STEPS: float(steps), _PREDICTED: span.predicted_step_time_s * steps}
+        self._bins.add(span.start_unix_s, span.duration_s, binned)
 
     def comparison(self, prediction: PredictionDocument | None) -> StepComparison | None:
         """Means over all spans, None without any. The predicted range is that of `prediction`, in proportion."""
@@ -98,6 +97,3 @@ class SpanSums:
             measured_s=[measured / steps for _, steps, measured, _, _ in filled],
             predicted_s=[predicted / steps if steps else None for _, _, _, steps, predicted in filled],
         )
-
-    def _bin(self, span: Span, group: str, amount: float) -> None:
-        self._bins.add(group, span.start_unix_s, span.duration_s, amount)

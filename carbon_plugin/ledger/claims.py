@@ -44,7 +44,9 @@ class DeviceClaims:
     def share(self, key: str, start_s: float, duration_s: float) -> float:
         """Part of a window of this device, 0 to 1, that no earlier file has metered; claims the window."""
         end_s = start_s + duration_s
-        extent = self._current.setdefault(key, _Extent(start_s, end_s, self._file))
+        extent = self._current.get(key)
+        if extent is None:
+            extent = self._current[key] = _Extent(start_s, end_s, self._file)
         extent.start_s, extent.end_s = min(extent.start_s, start_s), max(extent.end_s, end_s)
         lost_s = 0.0
         for past in self._past.get(key, ()):

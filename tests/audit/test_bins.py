@@ -11,41 +11,41 @@ from carbon_plugin.audit.bins import TimeBins
 
 def test_amount_is_spread_evenly_over_its_interval() -> None:
     bins = TimeBins(100.0)
-    bins.add("a", 100.5, 2.0, 8.0)
+    bins.add(100.5, 2.0, {"a": 8.0})
     assert bins.values("a") == [2.0, 4.0, 2.0]
 
 
 def test_bins_widen_when_the_run_outgrows_them() -> None:
     bins = TimeBins(0.0, capacity=4)
     for second in range(16):
-        bins.add("a", float(second), 1.0, 1.0)
+        bins.add(float(second), 1.0, {"a": 1.0})
     assert bins.width_s == 4.0
     assert bins.values("a") == [4.0, 4.0, 4.0, 4.0]
 
 
 def test_ninety_days_stay_in_a_few_hundred_bins() -> None:
     bins = TimeBins(0.0)
-    bins.add("a", 0.0, 10.0, 1.0)
-    bins.add("a", 90 * 86400.0, 10.0, 1.0)
+    bins.add(0.0, 10.0, {"a": 1.0})
+    bins.add(90 * 86400.0, 10.0, {"a": 1.0})
     assert 240 < bins.count <= 480
     assert sum(bins.values("a")) == 2.0
 
 
 def test_moment_without_duration_goes_to_one_bin() -> None:
     bins = TimeBins(0.0)
-    bins.add("a", 2.0, 0.0, 5.0)
+    bins.add(2.0, 0.0, {"a": 5.0})
     assert bins.values("a")[2] == 5.0
 
 
 def test_clock_that_is_late_goes_to_the_first_bin() -> None:
     bins = TimeBins(100.0)
-    bins.add("a", 95.0, 2.0, 5.0)
+    bins.add(95.0, 2.0, {"a": 5.0})
     assert bins.values("a") == [5.0]
 
 
 def test_group_that_nobody_added_to_is_zero_everywhere() -> None:
     bins = TimeBins(0.0)
-    bins.add("a", 0.0, 3.0, 3.0)
+    bins.add(0.0, 3.0, {"a": 3.0})
     assert bins.values("b") == [0.0, 0.0, 0.0]
 
 
@@ -53,6 +53,6 @@ def test_group_that_nobody_added_to_is_zero_everywhere() -> None:
 def test_nothing_is_lost_or_made(windows: list[tuple[float, float, float]]) -> None:
     bins = TimeBins(0.0, capacity=16)
     for start_s, duration_s, amount in windows:
-        bins.add("a", start_s, duration_s, amount)
+        bins.add(start_s, duration_s, {"a": amount})
     assert bins.count <= 16
     assert sum(bins.values("a")) == pytest.approx(sum(amount for _, _, amount in windows))
