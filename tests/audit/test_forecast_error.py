@@ -172,9 +172,3 @@ def test_run_without_carbon_still_shows_its_forecast(forecast: ForecastDocument)
     assert comparison is not None
     assert comparison.parts == []
     assert comparison.no_parts_reason == "the run has no carbon to compare with"
-
-
-def test_document_that_is_no_forecast_is_no_forecast() -> None:
-    assert read_forecast({"version": 1}) is None
-    assert read_forecast(None) is None
-    assert read_prediction({}) is None

@@ -455,3 +455,11 @@ def test_summary_survives_json(run_dir: Path) -> None:
     summary = summarise(run_dir)
     encoded = msgspec.json.encode(summary)
     assert msgspec.json.encode(msgspec.json.decode(encoded, type=AuditSummary)) == encoded
+
+
+def test_ledger_of_the_first_version_can_be_audited() -> None:
+    golden = Path(__file__).parents[1] / "ledger" / "data" / "version-1"
+    summary = summarise(golden)
+    assert summary.verification.ok
+    assert summary.energy.energy_j == 4500.25
+    assert summary.no_carbon_reason == "the factors in the ledger are incomplete"
