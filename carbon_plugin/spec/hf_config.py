@@ -137,7 +137,8 @@ class _Keys:
         if key is None:
             return None
         value = self.config[key]
-        if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value) or value < 0:
+        whole = value.is_integer() if isinstance(value, float) else type(value) is int
+        if not whole or value < 0:
             raise SpecError(f"{self.origin}: {key}: expected a whole number, got {value!r}")
         return int(value)
 

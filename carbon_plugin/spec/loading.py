@@ -19,7 +19,7 @@ from carbon_plugin.spec.figure import Assumption
 from carbon_plugin.spec.hardware import Accelerator, Cluster
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.model_choice import choose_model
-from carbon_plugin.spec.names import unknown_name
+from carbon_plugin.spec.names import normalized, unknown_name
 from carbon_plugin.spec.profiles import ANY_ACCELERATOR, default_node_for, load_accelerator, load_node
 from carbon_plugin.spec.run import RunSpec, check_layout
 from carbon_plugin.spec.site import Site
@@ -195,7 +195,8 @@ def _stack(document: Document, stated: str | dict[str, Any] | None) -> Stack:
 
 
 def _named_stack(document: Document, keys: Keys, name: Any) -> Stack:
-    if name not in STACKS:
+    wanted = normalized(str(name))
+    if wanted not in STACKS:
         with document.located(keys, field=True):
             raise unknown_name("stack", str(name), STACKS)
-    return STACKS[name]
+    return STACKS[wanted]

@@ -1,0 +1,138 @@
+"""The command line as a whole: exit codes, one-line errors, lazy commands, quiet ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import carbon_plugin
+from carbon_plugin.cli import main as cli
+from carbon_plugin.errors import MeterError
+
+BIN = str(Path(sys.executable).parent / "carbon-plugin")
+
+
+def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([BIN, *arguments], capture_output=True, text=True, check=False, cwd=cwd)
+
+
+def test_help_lists_every_command_without_loading_one():
+    code = "import sys; from carbon_plugin.cli.main import run; run(['--help']); print(sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    for name in cli.COMMANDS:
+        assert f"\n  {name} " in done.stdout
+    loaded = done.stdout.splitlines()[-1]
+    for module in ("carbon_plugin.cli.plan", "carbon_plugin.predict", "numpy", "torch", "rich"):
+        assert f"'{module}'" not in loaded
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_can_be_loaded_and_describes_itself(name, capsys):
+    assert cli.run([name, "--help"]) == 0
+
+    printed = capsys.readouterr().out
+    assert f"carbon-plugin {name} [OPTIONS]" in printed
+    assert "--json" in printed
+
+
+def test_the_version_is_printed(capsys):
+    assert cli.run(["--version"]) == 0
+    assert capsys.readouterr().out == f"{carbon_plugin.__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [["paln"], ["--nope"], ["plan", "--nope"], ["plan", "--nodes", "many"]])
+def test_a_mistyped_command_line_is_refused_with_2(arguments, capsys):
+    assert cli.run(arguments) == 2
+    assert "Error: " in capsys.readouterr().err
+
+
+def test_a_user_error_is_one_line_on_standard_error_and_2(tmp_path: Path):
+    (tmp_path / "run.yaml").write_text("model: llama3-9b\ncluster: {accelerator: h100-sxm, nodes: 1}\n")
+
+    done = run("plan", "run.yaml", "--steps", "1", "--seq-len", "8", "--global-batch-size", "8", "--zone", "FRA",
+               cwd=tmp_path)  # fmt: skip
+
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: run.yaml:1: model: unknown model 'llama3-9b'; nearest: llama3-8b")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (MeterError("GPU 3:\n  lost"), "error: GPU 3: lost\n"),
+        (PermissionError(13, "Permission denied", "/root/run.yaml"), "error: /root/run.yaml: Permission denied\n"),
+        (OSError("disk on fire"), "error: disk on fire\n"),
+    ],
+)
+def test_an_expected_failure_of_a_command_is_one_line_and_2(error, line, monkeypatch, capsys):
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "_load", lambda name, command: fail)
+
+    assert cli.run(["doctor"]) == 2
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", line)
+
+
+def test_an_unexpected_failure_is_not_hidden(monkeypatch):
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(cli, "_load", lambda name, command: fail)
+
+    with pytest.raises(ZeroDivisionError):
+        cli.run(["doctor"])
+
+
+def test_a_command_whose_library_is_missing_says_which(monkeypatch, capsys):
+    missing = cli.Command("carbon_plugin_extra.missing:command", "Needs an extra.")
+    monkeypatch.setitem(cli.COMMANDS, "extra", missing)
+
+    assert cli.run(["extra"]) == 2
+    assert capsys.readouterr().err == ("error: the command extra needs carbon_plugin_extra, which is not installed\n")
+    assert cli.run(["--version"]) == 0
+
+
+def test_ctrl_c_ends_with_130_and_no_traceback(tmp_path: Path):
+    code = (
+        "import sys, time; from carbon_plugin.cli import main\n"
+        "def wait(): print('ready', flush=True); time.sleep(60)\n"
+        "main._load = lambda name, command: wait\n"
+        "sys.exit(main.run(['doctor']))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+
+
+def test_a_reader_that_goes_away_is_not_an_error():
+    read, write = os.pipe()
+    process = subprocess.Popen([BIN, "profiles", "--json"], stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    os.close(read)
+    _, errors = process.communicate(timeout=30)
+
+    assert errors == ""
+
+
+def test_json_is_the_only_thing_on_standard_output():
+    done = run("plan", "--model", "gpt2", "--accelerator", "a100", "--nodes", "1", "--steps", "10", "--seq-len", "1024",
+               "--global-batch-size", "64", "--zone", "NO", "--json")  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["spec"]["site"]["zone"] == "NO"

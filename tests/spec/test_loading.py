@@ -1,0 +1,380 @@
+"""A run from a file, from flags, and from flags over a file: what is derived, assumed and refused."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from carbon_plugin.errors import InfeasibleLayoutError, SpecError
+from carbon_plugin.spec.layout import ParallelLayout
+from carbon_plugin.spec.loading import build_run_spec, load_run_spec
+from carbon_plugin.spec.model import CountedModel, TransformerModel
+from carbon_plugin.spec.profiles import load_node
+from carbon_plugin.spec.stack import STACKS, Stack
+
+DOCS = Path(__file__).parents[2] / "docs" / "spec.md"
+
+RUN = """\
+name: eight-b
+model: llama3-8b
+cluster:
+  accelerator: h100-sxm
+  nodes: 2
+layout:
+  tp: 2
+  dp_shard: 8
+  zero_stage: 3
+training:
+  seq_len: 4096
+  global_batch_size: 64
+  tokens: 15e12
+site: {zone: FRA}
+"""
+
+LEAST: dict[str, Any] = {
+    "model": "llama3-8b",
+    "cluster": {"accelerator": "h100-sxm", "nodes": 2},
+    "training": {"seq_len": 4096, "global_batch_size": 64, "steps": 1000},
+    "site": {"zone": "FRA"},
+}
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Path]:
+    """Write the run above, with one part of its text replaced."""
+
+    def written(old: str = "", new: str = "") -> Path:
+        assert old in RUN
+        path = tmp_path / "run.yaml"
+        path.write_text(RUN.replace(old, new, 1))
+        return path
+
+    return written
+
+
+def with_changes(**changes: Any) -> dict[str, Any]:
+    return LEAST | changes
+
+
+def assumed(run) -> dict[str, str]:
+    return {assumption.field: assumption.value for assumption in run.assumptions}
+
+
+def test_a_file_is_read_in_full(write):
+    run = load_run_spec(write())
+
+    assert (run.name, run.model.name, run.cluster.devices, run.site.zone) == ("eight-b", "llama3-8b", 16, "FRA")
+    assert run.layout == ParallelLayout(tp=2, dp_shard=8, zero_stage=3)
+    assert run.training.total_steps == -(-15e12 // (4096 * 64))
+
+
+def test_the_example_of_the_documentation_is_a_valid_run(tmp_path: Path):
+    (example, *others) = re.findall(r"```yaml\n(.*?)```", DOCS.read_text(), flags=re.DOTALL)
+    (tmp_path / "run.yaml").write_text(example)
+
+    run = load_run_spec(tmp_path / "run.yaml")
+
+    assert run.role == "final"
+    assert run.cluster.devices == 128
+    assert others
+
+
+def test_what_was_not_stated_is_assumed_with_a_reason(write):
+    run = load_run_spec(write())
+
+    assert assumed(run) == {
+        "cluster.node": "dgx-h100",
+        "cluster.devices_per_node": "8",
+        "training.precision": "bf16",
+        "training.optimizer": "adamw",
+        "training.overhead_fraction": "0",
+        "layout.micro_batch_size": "1",
+        "layout.recompute": "none",
+    }
+    assert all(assumption.source for assumption in run.assumptions)
+
+
+def test_what_was_stated_is_not_assumed():
+    run = build_run_spec(
+        with_changes(
+            cluster={"accelerator": "h100-sxm", "nodes": 1, "node": "dgx-h100", "devices_per_node": 4},
+            training=LEAST["training"] | {"precision": "fp8", "optimizer": "sgd", "overhead_fraction": 0.1},
+        )
+    )
+
+    assert run.assumptions == ()
+    assert run.cluster.devices == 4
+
+
+@pytest.mark.parametrize(("accelerator", "precision"), [("h100-sxm", "bf16"), ("v100", "fp16"), ("t4", "fp16")])
+def test_the_assumed_precision_is_one_that_the_device_has(accelerator, precision):
+    run = build_run_spec(with_changes(cluster={"accelerator": accelerator, "nodes": 1}))
+
+    assert run.training.precision == precision
+
+
+@pytest.mark.parametrize("layout", ["auto", None])
+def test_an_automatic_layout_is_left_to_the_search(layout):
+    assert build_run_spec(with_changes(layout=layout)).layout is None
+    assert build_run_spec(LEAST).layout is None
+
+
+def test_norway_is_a_zone(write):
+    assert load_run_spec(write("zone: FRA", "zone: NO")).site.zone == "NO"
+
+
+def test_a_run_without_a_name_is_called_after_its_file(write):
+    assert load_run_spec(write("name: eight-b\n", "")).name == "run"
+
+
+def test_a_model_is_given_by_fields_that_its_shape_completes():
+    model = build_run_spec(
+        with_changes(model={"layers": 2, "hidden": 128, "heads": 4, "ffn": 256, "vocab": 1000})
+    ).model
+
+    assert model == TransformerModel(
+        name="custom", layers=2, hidden=128, heads=4, kv_heads=4, head_dim=32, ffn=256, vocab=1000
+    )
+
+
+def test_fields_are_laid_over_a_preset_and_said():
+    model = build_run_spec(
+        with_changes(model={"preset": "mixtral-8x7b", "moe": {"imbalance": 1.2}, "layers": 16})
+    ).model
+
+    assert isinstance(model, TransformerModel)
+    assert model.moe is not None
+    assert (model.layers, model.moe.experts, model.moe.imbalance) == (16, 8, 1.2)
+    assert model.source.endswith("with other moe, layers")
+
+
+def test_a_counted_model_is_given_by_its_counts():
+    fields = {
+        "type": "counted",
+        "name": "net",
+        "parameters": 10_000_000,
+        "trainable_parameters": 1e7,
+        "forward_flops_per_sample": 2e9,
+        "activation_bytes_per_sample": 1e6,
+        "kernels": 100,
+    }
+
+    model = build_run_spec(with_changes(model=fields)).model
+
+    assert isinstance(model, CountedModel)
+    assert model.trainable_parameters == 10_000_000
+
+
+def test_a_config_is_found_beside_the_file_that_names_it(write, tmp_path: Path):
+    config = {
+        "model_type": "gpt2",
+        "n_embd": 768,
+        "n_head": 12,
+        "n_layer": 12,
+        "n_positions": 1024,
+        "vocab_size": 50257,
+    }
+    (tmp_path / "ours").mkdir()
+    (tmp_path / "ours" / "config.json").write_text(json.dumps(config))
+
+    for stated in ("model: ours", "model: ./ours", "model: ours/config.json", "model: {config: ours}"):
+        assert load_run_spec(write("model: llama3-8b", stated)).model.name == "ours"
+    frozen = load_run_spec(write("model: llama3-8b", "model: {config: ours, trainable_fraction: 0.1}")).model
+    assert isinstance(frozen, TransformerModel)
+    assert (frozen.hidden, frozen.trainable_fraction) == (768, 0.1)
+
+
+def test_a_config_given_by_a_flag_is_found_from_the_working_directory(write, tmp_path: Path, monkeypatch):
+    config = {
+        "model_type": "gpt2",
+        "n_embd": 768,
+        "n_head": 12,
+        "n_layer": 12,
+        "n_positions": 1024,
+        "vocab_size": 50257,
+    }
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "small.json").write_text(json.dumps(config))
+    monkeypatch.chdir(elsewhere)
+
+    assert load_run_spec(write(), overrides={"model": "small.json"}).model.name == "small"
+
+
+def test_a_stack_is_named_or_overridden_or_spelled_out():
+    titan = STACKS["torchtitan"]
+
+    assert build_run_spec(LEAST).stack == Stack()
+    assert build_run_spec(with_changes(stack="torchtitan")).stack == titan
+    fused = build_run_spec(with_changes(stack={"preset": "torchtitan", "fused": True})).stack
+    assert (fused.fused, fused.attention_kernel) == (True, titan.attention_kernel)
+    assert build_run_spec(with_changes(stack={"framework_factor": 1.1})).stack == Stack(framework_factor=1.1)
+
+
+def test_flags_replace_fields_of_the_file(write):
+    run = load_run_spec(write(), overrides={"cluster": {"nodes": 4}, "layout": {"dp_shard": 16}})
+
+    assert (run.cluster.nodes, run.cluster.devices) == (4, 32)
+    assert run.layout == ParallelLayout(tp=2, dp_shard=16, zero_stage=3)
+
+
+def test_a_flag_voids_what_contradicts_it(write):
+    path = write("site: {zone: FRA}", "site: {zone: FRA, intensity_g_per_kwh: 50}")
+
+    steps = load_run_spec(path, overrides={"training": {"steps": 10}})
+    assert (steps.training.steps, steps.training.tokens) == (10, None)
+    moved = load_run_spec(path, overrides={"site": {"zone": "SWE"}})
+    assert (moved.site.zone, moved.site.intensity_g_per_kwh) == ("SWE", None)
+
+
+def test_another_accelerator_brings_its_own_node(write):
+    path = write("  nodes: 2", "  nodes: 2\n  node: dgx-h100")
+
+    assert load_run_spec(path, overrides={"cluster": {"accelerator": "b200"}}).cluster.node.name == "dgx-b200"
+
+
+def test_profiles_named_in_the_file_are_relative_to_it(write, tmp_path: Path):
+    folder = tmp_path / "profiles" / "nodes"
+    folder.mkdir(parents=True)
+    node = msgspec.to_builtins(load_node("dgx-h100")) | {"name": "ours"}
+    (folder / "ours.yaml").write_text(yaml.safe_dump(node))
+
+    path = write("  nodes: 2", "  nodes: 2\n  node: ours\n  profiles: [profiles]")
+
+    assert load_run_spec(path).cluster.node.name == "ours"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("tp: 2", "tp: eight", "run.yaml:7: layout.tp: expected int, got 'eight'"),
+        ("tp: 2", "tpp: 2", "run.yaml:7: layout.tpp: unknown field; nearest: "),
+        ("training:", "trainign:", "run.yaml:10: trainign: unknown field; nearest: training"),
+        ("model: llama3-8b", "model: llama3-9b", "run.yaml:2: model: unknown model 'llama3-9b'; nearest: llama3-8b"),
+        ("model: llama3-8b\n", "", "run.yaml:1: field model is missing, expected text or a mapping"),
+        ("model: llama3-8b", "model: 8", "run.yaml:2: model: expected text or a mapping, got 8"),
+        ("model: llama3-8b", "model: ./no.json", "no.json: no such file, expected a Hugging Face config.json"),
+        ("model: llama3-8b", "model: {preset: gpt2, config: x}", "run.yaml:2: model: give preset or config, not both"),
+        ("model: llama3-8b", "model: {preset: gpt9}", "run.yaml:2: model: unknown model 'gpt9'; nearest: "),
+        ("model: llama3-8b", "model: {layers: 2}", "run.yaml:2: model: field hidden is missing, expected int"),
+        ("model: llama3-8b", "model: {preset: gpt2, layres: 2}", "model.layres: unknown field; nearest: layers"),
+        ("h100-sxm", "h10", "run.yaml:4: cluster.accelerator: unknown accelerator 'h10'; nearest: h100-sxm"),
+        ("nodes: 2", "nodes: 0", "run.yaml:3: cluster: nodes is 0, expected a positive integer"),
+        ("nodes: 2", "nodes: 2\n  node: dgx", "run.yaml:6: cluster.node: unknown node 'dgx'; nearest: dgx-"),
+        ("nodes: 2", "nodes: 2\n  node: dgx-a100", "cluster.node: dgx-a100 holds a100-sxm-80gb, not h100-sxm"),
+        ("nodes: 2", "nodes: 2\n  devices_per_node: 9", "devices_per_node is 9, expected 1 to 8 (node dgx-h100)"),
+        ("nodes: 2", "nodes: 2\n  profiles: [gone]", "gone is not a directory"),
+        ("  nodes: 2\n", "", "run.yaml:3: cluster: field nodes is missing, expected int"),
+        ("layout:\n  tp: 2", "layout: best\nx:\n  tp: 2", "run.yaml:7: x: unknown field"),
+        ("tokens: 15e12", "tokens: '15e12'", "run.yaml:13: training.tokens: expected number, got '15e12'"),
+        ("tokens: 15e12", "tokens: 15e12\n  steps: 3", "training: give steps or tokens, exactly one; got steps=3"),
+        ("  tokens: 15e12\n", "", "run.yaml:10: training: give steps or tokens, exactly one"),
+        ("tokens: 15e12", "tokens: 1e12\n  precision: bf17", "training.precision: expected one of bf16, fp16, fp8"),
+        ("zone: FRA", "pue: 1.1", "run.yaml:14: site: give zone (for instance FRA"),
+        ("zone: FRA", "zone: FRA, pue: 0.5", "run.yaml:14: site: pue is 0.5, expected 1 or more"),
+        ("name: eight-b", "name: a\nname: b", "run.yaml:2: name: given twice, first at "),
+        ("name: eight-b", "role: fnal", "role: expected one of final, ablation, failed, sweep, evaluation, data, got"),
+        ("name: eight-b", "stack: titan", "run.yaml:1: stack: unknown stack 'titan'; nearest: torchtitan"),
+        ("name: eight-b", "stack: {preset: [1]}", "run.yaml:1: stack.preset: unknown stack '[1]'; known: "),
+        ("name: eight-b", "stack: {fused: 2}", "run.yaml:1: stack.fused: expected true or false, got 2"),
+    ],
+)
+def test_a_mistake_is_refused_with_place_field_value_and_expectation(write, old, new, message):
+    with pytest.raises(SpecError) as refused:
+        load_run_spec(write(old, new))
+
+    assert message in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_layout_that_is_neither_auto_nor_a_mapping_is_refused():
+    with pytest.raises(SpecError, match="layout: expected auto or a mapping, got 'best'"):
+        build_run_spec(with_changes(layout="best"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("tp: 2", "tp: 4", "run.yaml:6: layout: tp 4 * cp 1 * pp 1 * dp_replicate 1 * dp_shard 8 = 32 ranks, but the "),
+        ("tp: 2", "pp: 2\n  virtual_stages: 2", "run.yaml:6: layout: virtual_stages 2 needs pipeline_schedule"),
+        ("  zero_stage: 3\n", "", "run.yaml:6: layout: dp_shard 8 shards nothing while zero_stage is 0"),
+        ("batch_size: 64", "batch_size: 60", "layout: global_batch_size 60 is not a multiple of dp 8"),
+        ("tp: 2", "tp: 1\n  ep: 2\n  pp: 2", "layout: ep 2, but llama3-8b has no experts"),
+    ],
+)
+def test_an_impossible_layout_is_refused_with_rule_and_numbers(write, old, new, message):
+    with pytest.raises(InfeasibleLayoutError, match=re.escape(message)):
+        load_run_spec(write(old, new))
+
+
+def test_a_layout_that_does_not_divide_the_heads_is_refused():
+    run = with_changes(model="gpt2", layout={"tp": 8, "dp_replicate": 2})
+
+    with pytest.raises(InfeasibleLayoutError, match="layout: tp 8 does not divide the model's heads 12"):
+        build_run_spec(run)
+
+
+def test_a_mistake_in_a_flag_is_said_to_come_from_the_command_line(write):
+    with pytest.raises(SpecError, match=r"^command line: cluster\.accelerator: unknown accelerator 'h10'"):
+        load_run_spec(write(), overrides={"cluster": {"accelerator": "h10"}})
+
+
+@pytest.mark.parametrize(
+    ("mapping", "message"),
+    [
+        ({}, "command line: field model is missing"),
+        ({"model": "gpt2"}, "command line: cluster: field accelerator is missing, expected text"),
+        (with_changes(site={}), "command line: site: give zone"),
+        (
+            with_changes(training={"steps": 1, "seq_len": 1}),
+            "training: field global_batch_size is missing, expected int",
+        ),
+    ],
+)
+def test_flags_alone_name_the_field_that_is_missing(mapping, message):
+    with pytest.raises(SpecError, match=re.escape(message)):
+        build_run_spec(mapping)
+
+
+@pytest.mark.parametrize("text", ["", "- a\n- b\n", "hello", "42", "~"])
+def test_a_file_that_holds_no_run_is_refused(tmp_path: Path, text):
+    (tmp_path / "run.yaml").write_text(text)
+
+    with pytest.raises(SpecError, match=r"run\.yaml.*(expected a mapping|is missing)"):
+        load_run_spec(tmp_path / "run.yaml", overrides={"cluster": {"nodes": 1}})
+
+
+ANYTHING = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=4), st.just("preset")),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=4), inner, max_size=3)),
+    max_leaves=4,
+)
+FIELDS = [("model",), ("layout",), ("stack",), ("site",), ("cluster",), ("training",), ("role",), ("name",)]
+FIELDS += [("cluster", key) for key in ("accelerator", "nodes", "node", "devices_per_node", "profiles", "other")]
+FIELDS += [("training", key) for key in ("seq_len", "global_batch_size", "steps", "precision", "overhead_fraction")]
+FIELDS += [("layout", key) for key in ("tp", "pp", "ep", "zero_stage", "recompute")] + [("stack", "preset")]
+FIELDS += [("model", key) for key in ("preset", "config", "layers", "hidden", "heads", "moe", "mla", "type")]
+
+
+@given(st.sampled_from(FIELDS), ANYTHING)
+@settings(max_examples=300)
+def test_whatever_is_written_is_a_run_or_a_spec_error(keys, value):
+    run = json.loads(json.dumps(LEAST))
+    section = run
+    for key in keys[:-1]:
+        section[key] = section.get(key) if isinstance(section.get(key), dict) else {}
+        section = section[key]
+    section[keys[-1]] = value
+
+    with suppress(SpecError):
+        build_run_spec(run)

@@ -1,0 +1,34 @@
+"""Names as typed, and what is offered instead of an unknown one."""
+
+from __future__ import annotations
+
+from carbon_plugin.spec.names import nearest, normalized, unknown_name
+
+KNOWN = ["h100-sxm", "h100-pcie", "a100-sxm-80gb", "l4"]
+
+
+def test_case_blanks_and_underscores_do_not_matter():
+    assert normalized("  A100 SXM_80GB ") == "a100-sxm-80gb"
+
+
+def test_a_name_that_begins_with_what_was_typed_comes_first():
+    assert nearest("h10", KNOWN)[:2] == ["h100-sxm", "h100-pcie"]
+
+
+def test_a_misspelt_name_is_found():
+    assert nearest("a100-smx-80gb", KNOWN)[0] == "a100-sxm-80gb"
+
+
+def test_a_name_is_as_near_as_its_aliases():
+    assert nearest("trilium", ["tpu-v6e", "l4"], {"tpu-v6e": ["trillium"]}) == ["tpu-v6e"]
+
+
+def test_unknown_name_lists_the_nearest_names_in_one_line():
+    message = str(unknown_name("accelerator", "h10", KNOWN))
+
+    assert message.startswith("unknown accelerator 'h10'; nearest: h100-sxm, h100-pcie")
+    assert "\n" not in message
+
+
+def test_unknown_name_lists_all_names_when_none_is_near():
+    assert str(unknown_name("node", "zzz", ["dgx-h100", "a"])) == "unknown node 'zzz'; known: a, dgx-h100"
