@@ -7,7 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
+from carbon_plugin.spec.figure import Assumption
+
 LAYOUT_FLAGS = ("tp", "cp", "pp", "ep", "dp_replicate", "dp_shard", "zero_stage", "micro_batch_size", "recompute")
+
+USUAL_SEQ_LEN = 4096
+USUAL_BATCH_TOKENS = 4 * 2**20
 
 Spec = Annotated[Path | None, typer.Argument(help="Run spec (YAML). Flags override its fields.", show_default=False)]
 
@@ -77,7 +82,9 @@ def plan(
     if spec is not None:
         run = load_run_spec(spec, overrides=overrides, profile_dirs=directories)
     else:
+        overrides, assumed = _with_usual_batch(overrides)
         run = build_run_spec(overrides, origin="command line", profile_dirs=directories)
+        run = msgspec.structs.replace(run, assumptions=(*run.assumptions, *assumed))
     forecast = make_forecast(run, seed=seed)
     if output is not None:
         save_forecast(forecast, output)
@@ -89,6 +96,22 @@ def plan(
     print_forecast(forecast)
     if output is not None:
         typer.echo(f"forecast written to {output}")
+
+
+def _with_usual_batch(overrides: dict[str, Any]) -> tuple[dict[str, Any], list[Assumption]]:
+    """Sequence length and batch for a quick question on the command line, stated among the assumptions."""
+    training = dict(overrides.get("training", {}))
+    assumed = []
+    if "seq_len" not in training:
+        training["seq_len"] = USUAL_SEQ_LEN
+        assumed.append(Assumption("training.seq_len", str(USUAL_SEQ_LEN), "usual pre-training length; not stated"))
+    if "global_batch_size" not in training:
+        batch = max(1, USUAL_BATCH_TOKENS // training["seq_len"])
+        training["global_batch_size"] = batch
+        assumed.append(
+            Assumption("training.global_batch_size", str(batch), "about 4 Mi tokens a step, usual for LLMs; not stated")
+        )
+    return {**overrides, "training": training}, assumed
 
 
 def _without_empty(tree: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
 
 from carbon_plugin.plan.forecast import Forecast, layout_phrase
@@ -108,6 +109,7 @@ def _run(out: Console, forecast: Forecast) -> None:
     row("time", forecast.run_time_s, "days", 1 / 86400)
     row("device-hours", forecast.device_hours, "h")
     row("energy, GPUs", energy["gpu"], "MWh", 1 / 3.6e9)
+    row("energy, hosts", energy["host"], "MWh", 1 / 3.6e9)
     row("energy, IT (nodes and network)", energy["it"], "MWh", 1 / 3.6e9)
     row("energy, facility (with PUE)", energy["facility"], "MWh", 1 / 3.6e9)
     row("operational carbon", footprint.operational_kg, "kgCO2e")
@@ -155,7 +157,6 @@ def _assumptions(out: Console, forecast: Forecast) -> None:
     if not forecast.assumptions:
         return
     out.print("[bold]assumed, because nothing was given[/]")
-    table = _grid(0)
     for item in forecast.assumptions:
-        table.add_row(f"  {escape(item.field)}", escape(item.value), f"[dim]{escape(item.source)}[/]")
-    out.print(table)
+        line = Padding(f"{escape(item.field)}: {escape(item.value)}  [dim]{escape(item.source)}[/]", (0, 0, 0, 2))
+        out.print(line)
