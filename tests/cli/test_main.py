@@ -69,7 +69,7 @@ def test_a_user_error_is_one_line_on_standard_error_and_2(tmp_path: Path):
     ("error", "line"),
     [
         (MeterError("GPU 3:\n  lost"), "error: GPU 3: lost\n"),
-        (PermissionError(13, "Permission denied", "/root/run.yaml"), "error: /root/run.yaml: Permission denied\n"),
+        (PermissionError(13, "Permission denied", "/locked/run.yaml"), "error: /locked/run.yaml: Permission denied\n"),
         (OSError("disk on fire"), "error: disk on fire\n"),
     ],
 )
