@@ -35,7 +35,12 @@ def shipped_parameters() -> tuple[Parameter, ...]:
     found += _device("capped", lambda table: table.accelerator == CAPPED_H100)
     for family in FAMILIES[1:]:
         found += [
-            Parameter(f"attention_flops.{family}.{kernel}", "attention_flops", _attention(family, kernel), ATTENTION_SIGMA[kernel])
+            Parameter(
+                f"attention_flops.{family}.{kernel}",
+                "attention_flops",
+                _attention(family, kernel),
+                ATTENTION_SIGMA[kernel],
+            )
             for kernel in KERNELS
         ]
     found += [
