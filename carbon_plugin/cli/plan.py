@@ -36,6 +36,7 @@ def plan(
     zone: Annotated[str | None, _flag("Grid zone: FRA, egrid:SRVC, gcp:us-central1, aws:eu-north-1 ...")] = None,
     intensity: Annotated[float | None, _flag("Your own grid intensity, g/kWh, instead of the zone's.")] = None,
     pue: Annotated[float | None, _flag("Facility energy over IT energy.")] = None,
+    layout: Annotated[str | None, _flag('"auto": search the layout even where the spec states one.')] = None,
     tp: Annotated[int | None, _flag("Tensor-parallel degree.")] = None,
     cp: Annotated[int | None, _flag("Context-parallel degree.")] = None,
     pp: Annotated[int | None, _flag("Pipeline-parallel degree.")] = None,
@@ -74,7 +75,7 @@ def plan(
             "precision": precision,
         },
         "site": {"zone": zone, "intensity_g_per_kwh": intensity, "pue": pue},
-        "layout": {name: given[name] for name in LAYOUT_FLAGS},
+        "layout": layout or {name: given[name] for name in LAYOUT_FLAGS},
         "price_usd_per_device_hour": price,
     }
     overrides = _without_empty(overrides)
