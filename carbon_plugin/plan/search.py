@@ -25,6 +25,7 @@ from carbon_plugin.spec.training import TrainingPlan
 
 RECOMPUTE: tuple[Recompute, ...] = ("none", "selective", "operators", "full")
 MAX_MICRO_BATCH = 16
+MAX_CHUNKS = 12
 LONG_SEQUENCE = 16_384
 """Context parallelism is tried from this sequence length on."""
 CHUNK = 20_000
@@ -33,7 +34,7 @@ CHUNK = 20_000
 
 @dataclass(frozen=True, slots=True)
 class Degrees:
-    """One way to split the world; `shardings` pairs dp_replicate, dp_shard and the ZeRO stage."""
+    """One way to split the world; what the dp ranks shard is a choice of its own (`shardings`)."""
 
     tp: int
     cp: int
@@ -67,7 +68,7 @@ def splits(model: TransformerModel, cluster: Cluster, training: TrainingPlan) ->
     tps = [t for t in tps if model.kv_heads % t == 0 or t % model.kv_heads == 0]
     cps = [c for c in divisors(world) if c == 1 or (training.seq_len >= LONG_SEQUENCE and c <= 64)]
     cps = [c for c in cps if training.seq_len % (2 * c) == 0 or c == 1]
-    pps = [p for p in divisors(world) if p <= model.layers and _stages_even(model.layers, p)]
+    pps = [p for p in divisors(world) if p <= model.layers]
     experts = divisors(model.moe.experts) if model.moe else [1]
     found = []
     for tp, cp, pp in itertools.product(tps, cps, pps):
@@ -76,15 +77,12 @@ def splits(model: TransformerModel, cluster: Cluster, training: TrainingPlan) ->
         dp = world // (tp * cp * pp)
         if training.global_batch_size % dp:
             continue
-        chunks = [1] if pp == 1 else [v for v in divisors(model.layers // pp or 1) if v <= 12]
+        # Uneven stages are allowed: the longest sets the pace.
+        stage = -(-model.layers // pp)
+        chunks = [v for v in divisors(stage) if v <= MAX_CHUNKS and pp * v <= model.layers] if pp > 1 else [1]
         eps = [e for e in experts if (dp * cp * tp) % e == 0]
         found += [Degrees(tp, cp, pp, v, ep, dp) for v, ep in itertools.product(chunks, eps)]
     return found
-
-
-def _stages_even(layers: int, pp: int) -> bool:
-    """Whether stages are equal, counting embedding and head as a layer each where that evens them out."""
-    return layers % pp == 0 or (layers + 2) % pp == 0
 
 
 def shardings(dp: int, island: int) -> list[tuple[int, int, int]]:
