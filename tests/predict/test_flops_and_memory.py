@@ -52,7 +52,7 @@ def test_tensor_and_sequence_parallelism_divide_activations_as_published(gpt, ra
 
 @pytest.mark.parametrize(("zero_stage", "bytes_each"), [(0, 18), (1, 6 + 12 / 8), (3, 16 / 8)])
 def test_states_take_the_published_bytes_a_parameter(gpt, rates, zero_stage, bytes_each) -> None:
-    # Megatron-LM: 18 bytes, or 6 + 12/dp with a distributed optimizer; FSDP shards all 16 (fp32 master, gradient, Adam).
+    # Megatron-LM: 18 bytes, or 6 + 12/dp with a distributed optimizer; FSDP shards 16 (fp32 master, gradient, Adam).
     layout = ParallelLayout(dp_replicate=1 if zero_stage else 8, dp_shard=8 if zero_stage else 1, zero_stage=zero_stage)
     parts = memory_bytes(shape_of(gpt), layout_of(layout), work_of(PLAN, Stack()), rates())
     states = float(parts["parameters"] + parts["gradients"] + parts["optimizer"])

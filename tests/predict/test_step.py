@@ -1,0 +1,112 @@
+"""The prediction of one step: golden measurements, feasibility, units, intervals and what is assumed."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from carbon_plugin.errors import InfeasibleLayoutError, SpecError
+from carbon_plugin.predict.step import predict_step
+from carbon_plugin.spec.loading import build_run_spec
+from carbon_plugin.spec.model import CountedModel
+from carbon_plugin.spec.run import RunSpec
+
+GPT3 = {
+    "model": "gpt3-175b",
+    "cluster": {"accelerator": "a100-sxm-80gb", "nodes": 8},
+    "layout": {
+        "tp": 8,
+        "pp": 8,
+        "virtual_stages": 3,
+        "pipeline_schedule": "interleaved",
+        "recompute": "full",
+        "recompute_reentrant": True,
+    },
+    "training": {"seq_len": 2048, "global_batch_size": 64, "steps": 1, "precision": "fp16"},
+    "stack": "megatron-lm-2021",
+    "site": {"zone": "FRA"},
+}
+
+
+def spec_of(**changes: object) -> RunSpec:
+    return build_run_spec({**GPT3, **changes}, origin="test")
+
+
+def test_gpt3_on_64_a100_takes_what_korthikanti_measured() -> None:
+    # arXiv 2205.05198, table 5: 18.13 s a step with full recompute, 13.75 s with selective and sequence parallel.
+    full = predict_step(spec_of())
+    assert full.step_time_s.value == pytest.approx(18.13, rel=0.06)
+    layout = {**GPT3["layout"], "recompute": "selective", "sequence_parallel": True}
+    selective = predict_step(spec_of(layout=layout))
+    assert selective.step_time_s.value == pytest.approx(13.75, rel=0.08)
+
+
+def test_mfu_is_the_share_of_peak_that_the_models_flops_take() -> None:
+    prediction = predict_step(spec_of())
+    peak = 64 * 312e12
+    assert prediction.mfu == pytest.approx(
+        prediction.model_flops_per_step / prediction.step_time_s.value / peak, rel=1e-12
+    )
+    assert 1.3 < prediction.hfu / prediction.mfu < 1.34  # full recompute repeats a third
+
+
+def test_device_power_lies_between_idle_and_the_limit_and_energy_is_power_times_time() -> None:
+    prediction = predict_step(spec_of())
+    assert 71 < prediction.gpu_power_w.low < prediction.gpu_power_w.value <= prediction.gpu_power_w.high <= 400
+    energy = prediction.gpu_power_w.value * prediction.step_time_s.value * 64
+    assert prediction.gpu_energy_per_step_j.value == pytest.approx(energy)
+
+
+def test_the_class_of_the_prediction_sets_its_interval() -> None:
+    calibrated = predict_step(spec_of())
+    uncalibrated = predict_step(
+        spec_of(cluster={"accelerator": "mi300x", "nodes": 8}, stack={}, layout={"tp": 8, "pp": 8, "recompute": "full"})
+    )
+    assert calibrated.accuracy_class == "calibrated"
+    assert uncalibrated.accuracy_class == "sustained_law"
+
+    def width(prediction) -> float:
+        return (prediction.step_time_s.high - prediction.step_time_s.low) / prediction.step_time_s.value
+
+    assert width(uncalibrated) > width(calibrated)
+    assert any("gemm_share" in item.field for item in uncalibrated.assumptions)
+
+
+@pytest.mark.parametrize(
+    ("layout", "rule"),
+    [
+        ({"tp": 8, "pp": 4}, r"= 32 ranks, but the cluster has 8 nodes \* 8 devices = 64"),
+        ({"tp": 64}, "tp 64 does not divide the model's heads 96"),
+        ({"pp": 64, "virtual_stages": 2, "pipeline_schedule": "interleaved"}, "128 chunks, but gpt3-175b has only 96"),
+        ({"dp_replicate": 64, "ep": 8}, "ep 8, but gpt3-175b has no experts"),
+        ({"tp": 8, "dp_replicate": 8, "micro_batch_size": 3}, "global_batch_size 64 is not a multiple of dp 8"),
+    ],
+)
+def test_an_impossible_layout_names_the_rule_and_the_numbers(layout, rule) -> None:
+    with pytest.raises(InfeasibleLayoutError, match=rule):
+        predict_step(spec_of(layout=layout))
+
+
+def test_a_precision_that_the_device_lacks_is_an_error_that_lists_what_it_has() -> None:
+    training = {**GPT3["training"], "precision": "fp8"}
+    with pytest.raises(SpecError, match="precision fp8 is not supported by a100-sxm-80gb; it has bf16, fp16"):
+        predict_step(spec_of(training=training))
+
+
+def test_a_counted_model_is_predicted_with_a_wide_range_and_refuses_tensor_parallelism() -> None:
+    counted = CountedModel(
+        name="resnet",
+        parameters=25_000_000,
+        trainable_parameters=25_000_000,
+        forward_flops_per_sample=8.2e9,
+        activation_bytes_per_sample=9e7,
+        kernels=320,
+        source="counted",
+    )
+    base = spec_of(layout={"dp_replicate": 64}, stack={})
+    prediction = predict_step(msgspec.structs.replace(base, model=counted))
+    assert prediction.accuracy_class == "counted"
+    assert prediction.step_time_s.high > 2 * prediction.step_time_s.low
+    assert sum(prediction.breakdown_s.values()) == pytest.approx(prediction.step_time_s.value)
+    with pytest.raises(InfeasibleLayoutError, match="known only by its counted FLOPs"):
+        predict_step(msgspec.structs.replace(spec_of(stack={}), model=counted))
