@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from carbon_plugin.errors import InfeasibleLayoutError, SpecError
-from carbon_plugin.predict.case import Layout, Values, shape_of, work_of
+from carbon_plugin.predict.case import Layout, shape_of, work_of
 from carbon_plugin.predict.memory import memory_bytes
 from carbon_plugin.predict.rates import island_size, resolve_rates
 from carbon_plugin.predict.schedule import step_time
@@ -22,6 +23,8 @@ from carbon_plugin.spec.layout import ParallelLayout, Recompute
 from carbon_plugin.spec.model import TransformerModel
 from carbon_plugin.spec.run import RunSpec
 from carbon_plugin.spec.training import TrainingPlan
+
+Floats = NDArray[np.float64]
 
 RECOMPUTE: tuple[Recompute, ...] = ("none", "selective", "operators", "full")
 MAX_MICRO_BATCH = 16
@@ -168,7 +171,7 @@ def layout_at(layout: Layout, index: int) -> ParallelLayout:
     )
 
 
-def evaluate(spec: RunSpec, layouts: Layout) -> tuple[Values, Values]:
+def evaluate(spec: RunSpec, layouts: Layout) -> tuple[Floats, Floats]:
     """Step time (s) and memory need (bytes) of each layout, shape (n,)."""
     if not isinstance(spec.model, TransformerModel):
         raise SpecError(f"layout: {spec.model.name} is known only by its counted FLOPs; give a layout instead of auto")
