@@ -31,6 +31,11 @@ TERMS = {
 }
 GIB = 2**30
 
+# Units by rising size; a row is printed in the largest that its central value reaches.
+TIME_UNITS = ((1.0, "s"), (60.0, "min"), (3600.0, "h"), (86400.0, "days"))
+ENERGY_UNITS = ((3.6e3, "Wh"), (3.6e6, "kWh"), (3.6e9, "MWh"), (3.6e12, "GWh"))
+CARBON_UNITS = ((1e-3, "gCO2e"), (1.0, "kgCO2e"), (1e3, "tCO2e"))
+
 
 def print_forecast(forecast: Forecast, console: Console | None = None) -> None:
     """Print a forecast for a person."""
@@ -59,6 +64,21 @@ def number(value: float, digits: int = 3) -> str:
     return f"{float(text):,.0f}" if 1 <= abs(value) < 1e15 else text
 
 
+Units = tuple[tuple[float, str], ...]
+
+
+def fitting_unit(value: float, units: Units) -> tuple[float, str]:
+    """The largest unit that `value` reaches, else the smallest."""
+    reached = [unit for unit in units if abs(value) >= unit[0]]
+    return reached[-1] if reached else units[0]
+
+
+def count(parameters: float) -> str:
+    """A number of parameters in thousands, millions or billions."""
+    size, unit = fitting_unit(parameters, ((1.0, ""), (1e3, " k"), (1e6, " M"), (1e9, " B")))
+    return f"{parameters / size:.3g}{unit}"
+
+
 def _grid(*widths: int) -> Table:
     table = Table.grid(padding=(0, 2))
     for width in widths:
@@ -70,9 +90,9 @@ def _head(out: Console, forecast: Forecast) -> None:
     spec, cluster = forecast.spec, forecast.spec.cluster
     table = _grid(12)
     name = spec.model.name
-    size = f"{spec.model.parameters / 1e9:.2f} B parameters"
+    size = f"{count(spec.model.parameters)} parameters"
     if isinstance(spec.model, TransformerModel) and spec.model.moe is not None:
-        size += f", {spec.model.active_parameters / 1e9:.2f} B active"
+        size += f", {count(spec.model.active_parameters)} active"
     table.add_row("model", f"[bold]{escape(name)}[/]  {size}")
     table.add_row(
         "cluster",
@@ -102,21 +122,22 @@ def _run(out: Console, forecast: Forecast) -> None:
     for heading, justify in (("", "left"), ("central", "right"), ("p10", "right"), ("p90", "right"), ("", "left")):
         table.add_column(heading, justify=justify)  # type: ignore[arg-type]  # rich wants the literal type
 
-    def row(name: str, figure: Figure, unit: str, factor: float = 1.0) -> None:
-        values = (figure.value * factor, figure.low * factor, figure.high * factor)
-        table.add_row(name, *(number(value) for value in values), unit)
+    def row(name: str, figure: Figure, units: Units) -> None:
+        size, unit = fitting_unit(figure.value, units)
+        table.add_row(name, *(number(value / size) for value in (figure.value, figure.low, figure.high)), unit)
 
-    row("time", forecast.run_time_s, "days", 1 / 86400)
-    row("device-hours", forecast.device_hours, "h")
-    row("energy, GPUs", energy["gpu"], "MWh", 1 / 3.6e9)
-    row("energy, hosts", energy["host"], "MWh", 1 / 3.6e9)
-    row("energy, IT (nodes and network)", energy["it"], "MWh", 1 / 3.6e9)
-    row("energy, facility (with PUE)", energy["facility"], "MWh", 1 / 3.6e9)
-    row("operational carbon", footprint.operational_kg, "kgCO2e")
-    row("embodied carbon", footprint.embodied_kg, "kgCO2e")
-    row("total carbon", footprint.total_kg, "kgCO2e")
+    device = "GPUs" if forecast.spec.cluster.accelerator.kind == "gpu" else "devices"
+    row("time", forecast.run_time_s, TIME_UNITS)
+    row("device-hours", forecast.device_hours, ((1.0, "h"),))
+    row(f"energy, {device}", energy["gpu"], ENERGY_UNITS)
+    row("energy, hosts", energy["host"], ENERGY_UNITS)
+    row("energy, IT (nodes and network)", energy["it"], ENERGY_UNITS)
+    row("energy, facility (with PUE)", energy["facility"], ENERGY_UNITS)
+    row("operational carbon", footprint.operational_kg, CARBON_UNITS)
+    row("embodied carbon", footprint.embodied_kg, CARBON_UNITS)
+    row("total carbon", footprint.total_kg, CARBON_UNITS)
     if forecast.cost_usd is not None:
-        row("cost", forecast.cost_usd, "USD")
+        row("cost", forecast.cost_usd, ((1.0, "USD"),))
     out.print(table)
     out.print()
 
