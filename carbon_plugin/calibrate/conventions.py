@@ -27,72 +27,43 @@ class Conventions(Struct, frozen=True, kw_only=True):
         return STACKS.get(self.name, Stack())
 
 
+MEGATRON_2021 = Conventions(name="megatron-lm-2021", dropout=0.1, reentrant=True, recompute="full")
+MEGATRON_LM = Conventions(name="megatron-lm", zero_stage=1, sequence_parallel=True, reentrant=True)
+MEGATRON_CORE = Conventions(name="megatron-core", zero_stage=1, sequence_parallel=True, reentrant=True)
+MEGATRON_BRIDGE = Conventions(
+    name="megatron-bridge", zero_stage=1, sequence_parallel=True, async_tp=True, reentrant=True
+)
+NEMO = Conventions(name="nemo", zero_stage=1, sequence_parallel=True, async_tp=True, reentrant=True)
+MAXTEXT = Conventions(name="maxtext", zero_stage=3, recompute="operators")
+LLM_FOUNDRY = Conventions(name="llm-foundry", zero_stage=3)
+TORCHTITAN = Conventions(name="torchtitan", zero_stage=3, sequence_parallel=True, local_batch_is_split=True)
+UNKNOWN = Conventions(name="unknown", zero_stage=3)
+
 # First match wins; the key is the start of the row's framework in lower case.
 FRAMEWORKS: tuple[tuple[str, Conventions], ...] = (
     (
         "megatron-deepspeed",
-        Conventions(
-            name="megatron-deepspeed",
-            dropout=0.1,
-            reentrant=True,
-            recompute="full",
-        ),
+        Conventions(name="megatron-deepspeed", dropout=0.1, reentrant=True, recompute="full"),
     ),
-    (
-        "megatron-lm 20",
-        Conventions(
-            name="megatron-lm-2021",
-            dropout=0.1,
-            reentrant=True,
-            recompute="full",
-        ),
-    ),
-    (
-        "megatron-lm",
-        Conventions(name="megatron-lm", zero_stage=1, sequence_parallel=True, reentrant=True),
-    ),
-    (
-        "megatron-core",
-        Conventions(
-            name="megatron-core",
-            zero_stage=1,
-            sequence_parallel=True,
-            reentrant=True,
-        ),
-    ),
-    (
-        "megatron-bridge",
-        Conventions(
-            name="megatron-bridge",
-            zero_stage=1,
-            sequence_parallel=True,
-            async_tp=True,
-            reentrant=True,
-        ),
-    ),
-    (
-        "nemo",
-        Conventions(
-            name="nemo",
-            zero_stage=1,
-            sequence_parallel=True,
-            async_tp=True,
-            reentrant=True,
-        ),
-    ),
-    ("maxtext", Conventions(name="maxtext", zero_stage=3, recompute="operators")),
-    ("llm-foundry", Conventions(name="llm-foundry", zero_stage=3)),
-    (
-        "torchtitan",
-        Conventions(
-            name="torchtitan",
-            zero_stage=3,
-            sequence_parallel=True,
-            local_batch_is_split=True,
-        ),
-    ),
+    ("megatron-lm 2020", MEGATRON_2021),
+    ("megatron-lm 2021", MEGATRON_2021),
+    ("megatron-lm 2022", MEGATRON_2021),
+    ("megatron-lm", MEGATRON_LM),
+    ("megatron-core", MEGATRON_CORE),
+    ("megatron-bridge", MEGATRON_BRIDGE),
+    ("nemo", NEMO),
+    ("maxtext", MAXTEXT),
+    ("llm-foundry", LLM_FOUNDRY),
+    ("torchtitan", TORCHTITAN),
+    # Relatives of the above, of which no row was fitted.
+    ("pai-megatron", MEGATRON_CORE),
+    ("megascale", MEGATRON_CORE),
+    ("vescale", MEGATRON_CORE),
+    ("hai-llm", MEGATRON_CORE),
+    ("gpt-neox", MEGATRON_LM),
+    ("nanotron", MEGATRON_LM),
+    ("olmo-core", TORCHTITAN),
 )
-UNKNOWN = Conventions(name="unknown", zero_stage=3)
 
 DEVICES: tuple[tuple[str, str], ...] = (
     ("A100-80GB-SXM", "a100-sxm-80gb"),
