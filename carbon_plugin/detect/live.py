@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from carbon_plugin.detect.batch import BatchWatch
+from carbon_plugin.detect.devices import computing_gpus
 from carbon_plugin.detect.layout import detect_layout
 from carbon_plugin.detect.model import detect_model
 from carbon_plugin.detect.observed import Detected, Observed
@@ -20,6 +21,28 @@ BUDGET_S = 2.0
 """Longest time that counting an unknown module may take; reading objects takes milliseconds."""
 
 T = TypeVar("T")
+
+
+class FirstStep:
+    """A look at a job that is taken once, after its first optimizer step, when wrappers and lazy state have settled.
+
+    From its creation until then a temporary hook on `called`, the module that gets the batches, sees their shapes.
+    """
+
+    def __init__(self, called: nn.Module) -> None:
+        self._batches = BatchWatch(called)
+
+    def look(
+        self, model: nn.Module, *, world_size: int, optimizer: Any = None, told: dict[str, Observed] | None = None
+    ) -> tuple[Detected, tuple[str, ...]]:
+        """What live objects show, and the UUIDs of the GPUs that hold `model`. Leaves no hook behind."""
+        self.remove()
+        detected = detect(model, world_size=world_size, optimizer=optimizer, batch=self._batches, told=told)
+        return detected, computing_gpus(model)
+
+    def remove(self) -> None:
+        """Take the hook away without a look."""
+        self._batches.remove()
 
 
 def detect(

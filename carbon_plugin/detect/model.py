@@ -11,7 +11,7 @@ from carbon_plugin.detect.counting import count_forward
 from carbon_plugin.detect.observed import DetectedModel
 from carbon_plugin.detect.parameters import count_parameters
 from carbon_plugin.detect.structure import read_structure
-from carbon_plugin.detect.wrappers import unwrapped
+from carbon_plugin.detect.wrappers import class_name, unwrapped
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.hf_config import model_from_hf_config
 from carbon_plugin.spec.model import CountedModel, TransformerModel
@@ -58,7 +58,7 @@ def detect_model(
     if example is not None and not partial:
         counted = _counted(model, module, example, (total, trainable), deadline_s, reasons)
     return DetectedModel(
-        name=type(module).__name__,
+        name=class_name(module),
         parameters=total,
         trainable_parameters=trainable,
         source="; ".join(reasons),
@@ -73,9 +73,9 @@ def _shapes(module: nn.Module, reasons: list[str]) -> Any:
         config: Any = getattr(unwrapped(part), "config", None)
         if not hasattr(config, "to_dict") or not hasattr(config, "model_type"):
             continue
-        name = str(getattr(config, "_name_or_path", "") or "").rstrip("/").rpartition("/")[2] or type(part).__name__
+        name = str(getattr(config, "_name_or_path", "") or "").rstrip("/").rpartition("/")[2] or class_name(part)
         try:
-            shape = model_from_hf_config(config.to_dict(), name, origin=f"config of {type(part).__name__}")
+            shape = model_from_hf_config(config.to_dict(), name, origin=f"config of {class_name(part)}")
         except SpecError as error:
             reasons.append(str(error))
             continue
@@ -83,9 +83,9 @@ def _shapes(module: nn.Module, reasons: list[str]) -> Any:
         yield name, fields, (), shape.source
     structure = read_structure(module)
     if isinstance(structure, str):
-        reasons.append(f"structure of {type(module).__name__}: {structure}")
+        reasons.append(f"structure of {class_name(module)}: {structure}")
     else:
-        yield type(module).__name__, structure.fields, structure.assumed, structure.source
+        yield class_name(module), structure.fields, structure.assumed, structure.source
 
 
 def _built(name: str, fields: dict[str, Any]) -> TransformerModel | None:
@@ -113,7 +113,7 @@ def _counted(
         return None
     samples = example.samples
     return CountedModel(
-        name=type(module).__name__,
+        name=class_name(module),
         parameters=parameters[0],
         trainable_parameters=parameters[1],
         forward_flops_per_sample=counts.flops / samples,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from carbon_plugin.detect.wrappers import unwrapped
+from carbon_plugin.detect.wrappers import class_name, unwrapped
 from carbon_plugin.spec.figure import Assumption
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def read_structure(model: nn.Module) -> Structure | str:
         "learned_positions": sum(rows for rows, width in tables if width == hidden) - vocab,
     }
     fields["dropout"] = max((m.p for m in block.modules() if isinstance(m, nn.Dropout)), default=0.0)
-    return Structure(fields=fields, assumed=assumed, source=f"{layers} blocks {type(block).__name__} in {path}")
+    return Structure(fields=fields, assumed=assumed, source=f"{layers} blocks {class_name(block)} in {path}")
 
 
 def repeated_blocks(model: nn.Module) -> tuple[str, nn.Module, int] | None:
@@ -81,7 +81,7 @@ def repeated_blocks(model: nn.Module) -> tuple[str, nn.Module, int] | None:
             continue
         size = sum(parameter.numel() for parameter in container.parameters())
         if size > most:
-            best, most = (name or type(model).__name__, children[0], len(children)), size
+            best, most = (name or class_name(model), children[0], len(children)), size
     return best
 
 

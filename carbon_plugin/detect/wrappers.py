@@ -44,6 +44,14 @@ def unwrapped(module: nn.Module) -> nn.Module:
         module = inner
 
 
+def class_name(module: nn.Module) -> str:
+    """The name of the user's class: FSDP2 gives a module a class of its own, named after it."""
+    from torch.distributed.fsdp import FSDPModule
+
+    name = type(module).__name__
+    return name.removeprefix("FSDP") if isinstance(module, FSDPModule) else name
+
+
 def is_compiled(module: nn.Module) -> bool:
     """Whether calls of this module go through `torch.compile`."""
     return "_orig_mod" in module._modules or getattr(module, "_compiled_call_impl", None) is not None

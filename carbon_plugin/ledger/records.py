@@ -121,7 +121,9 @@ class Event(Struct, frozen=True, kw_only=True, tag="event"):
 
 
 class Projection(Struct, frozen=True, kw_only=True, tag="projection"):
-    """Spent plus remaining for the full run, over all nodes that were seen."""
+    """Spent plus remaining for the full run, over all nodes that were seen.
+
+    Carbon is operational and embodied together, None where one of them is not known."""
 
     at_unix_s: float
     step: int
@@ -129,7 +131,7 @@ class Projection(Struct, frozen=True, kw_only=True, tag="projection"):
     nodes_seen: int
     nodes: int
     spent_energy_j: float
-    spent_carbon_kg: float
+    spent_carbon_kg: float | None
     energy_j: tuple[float, float, float] | None
     carbon_kg: tuple[float, float, float] | None
     remaining_s: float | None

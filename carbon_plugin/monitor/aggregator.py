@@ -1,0 +1,63 @@
+"""Rank 0's view of all nodes: follows their ledgers in the run directory. A missing node is missing, never a wait."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from carbon_plugin.errors import LedgerError
+from carbon_plugin.ledger.files import ledger_files
+from carbon_plugin.ledger.tail import LedgerTail
+from carbon_plugin.monitor.totals import FileTotals
+
+WORK_S = 0.5e-3
+"""Longest stretch of work before other threads get their turn: the training thread must not wait for this one."""
+PAUSE_S = 0.5e-3
+MAX_BYTES = 1 << 16
+
+
+class Aggregator:
+    """Totals of every ledger of a run by file name. `own` is this process's file, whose totals it already has.
+
+    `poll` reads at most `budget_s` seconds; what is left of a long history is read at later polls.
+    """
+
+    def __init__(self, run_dir: Path, own: tuple[str, FileTotals] | None, *, budget_s: float = 1.0) -> None:
+        self.files: dict[str, FileTotals] = {own[0]: own[1]} if own else {}
+        self._run_dir = run_dir
+        self._own = own[0] if own else None
+        self._budget_s = budget_s
+        self._tails: dict[str, LedgerTail] = {}
+
+    def poll(self) -> None:
+        """Take in what other nodes have written since the last call. Unreadable files are left for later."""
+        for path in ledger_files(self._run_dir):
+            if path.name != self._own and path.name not in self._tails:
+                self._tails[path.name] = LedgerTail(path, max_bytes=MAX_BYTES)
+                self.files[path.name] = FileTotals()
+        deadline_s = time.monotonic() + self._budget_s
+        turn_s = time.monotonic()
+        unread = list(self._tails.items())
+        while unread and time.monotonic() < deadline_s:
+            remaining = []
+            for name, tail in unread:
+                if self._take(name, tail):
+                    remaining.append((name, tail))
+                if time.monotonic() - turn_s > WORK_S:
+                    time.sleep(PAUSE_S)
+                    turn_s = time.monotonic()
+            unread = remaining
+
+    def heads(self) -> dict[str, str]:
+        """Chain heads of the other ledgers, as far as they were read."""
+        return {name: tail.head for name, tail in self._tails.items() if tail.head}
+
+    def _take(self, name: str, tail: LedgerTail) -> bool:
+        """Add the next records of a file; whether there may be more."""
+        try:
+            records = tail.poll()
+        except LedgerError:
+            return False
+        for record in records:
+            self.files[name].add(record)
+        return bool(records)

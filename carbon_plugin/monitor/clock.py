@@ -1,0 +1,83 @@
+"""The training thread's side: it counts steps and notes phases. No lock, no I/O, no device, no allocation that grows.
+
+One tuple is replaced at every step; assignment is atomic under the interpreter's lock, so the monitor thread reads
+a consistent mark at any time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
+
+from carbon_plugin.ledger.records import Phase
+
+_MAX_TRANSITIONS = 65_536
+
+
+class Mark(NamedTuple):
+    """The last step boundary: steps ended since the start of this process, when, and the tokens of the whole job.
+
+    `uncounted` steps came without a number of tokens."""
+
+    steps: int
+    monotonic_s: float
+    tokens: int
+    uncounted: int
+
+
+class Transition(NamedTuple):
+    """The moment a phase began, and the last step boundary before it."""
+
+    monotonic_s: float
+    phase: Phase
+    mark: Mark
+
+
+class TrainingClock:
+    """Counts for one training thread. `wake` is called at a phase change when a window should end."""
+
+    def __init__(
+        self, wake: Callable[[], None], min_window_s: float, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.started_s = now()
+        self.mark = Mark(0, self.started_s, 0, 0)
+        self.phase: Phase = "startup"
+        self.base_step = 0
+        """Optimizer steps of the run before this process."""
+        self.cut_s = self.started_s
+        """When the last window ended; the monitor thread sets it."""
+        self._wake = wake
+        self._min_window_s = min_window_s
+        self._now = now
+        self._transitions: deque[Transition] = deque(maxlen=_MAX_TRANSITIONS)
+
+    def step_end(self, tokens: int | None = None) -> None:
+        """An optimizer step ended; `tokens` of the whole job if the caller knows them."""
+        steps, _, total, uncounted = self.mark
+        if tokens is None:
+            self.mark = Mark(steps + 1, self._now(), total, uncounted + 1)
+        else:
+            self.mark = Mark(steps + 1, self._now(), total + tokens, uncounted)
+        if self.phase == "startup":
+            self.enter("train")
+
+    def enter(self, phase: Phase) -> Phase:
+        """A phase begins; the one before it is returned."""
+        before = self.phase
+        if phase != before:
+            now = self._now()
+            self.phase = phase
+            self._transitions.append(Transition(now, phase, self.mark))
+            # The counter steps every ~100 ms: a window shorter than seconds would be noise, so it is apportioned.
+            if now - self.cut_s >= self._min_window_s:
+                self._wake()
+        return before
+
+    def drain(self, until_s: float) -> list[Transition]:
+        """Transitions up to a moment, for the monitor thread."""
+        drained = []
+        while self._transitions and self._transitions[0].monotonic_s <= until_s:
+            drained.append(self._transitions.popleft())
+        return drained

@@ -1,0 +1,76 @@
+"""What the ledger's manifest states: effective spec, prediction, factors, and what could not be had."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from carbon_plugin.detect.effective import Effective, World
+from carbon_plugin.detect.observed import Detected, Observed
+from carbon_plugin.detect.resolve import resolve
+from carbon_plugin.errors import CarbonPluginError
+from carbon_plugin.footprint.account import Factors
+from carbon_plugin.footprint.factors import resolve_factors
+from carbon_plugin.monitor.ranks import Ranks
+from carbon_plugin.monitor.settings import Settings
+from carbon_plugin.predict.result import StepPrediction
+from carbon_plugin.predict.step import predict_step
+from carbon_plugin.spec.figure import Assumption
+
+Notes = list[tuple[str, str]]
+"""(kind, sentence) pairs that become events."""
+
+
+class Context(Struct, frozen=True, kw_only=True):
+    """The job as it is known now. `notes` are what its ledger must say about it."""
+
+    effective: Effective
+    prediction: StepPrediction | None
+    factors: Factors | None
+    notes: Notes
+
+    @property
+    def assumptions(self) -> tuple[Assumption, ...]:
+        """Every assumption that a number of this run rests on."""
+        found = [*self.effective.assumptions]
+        found += self.prediction.assumptions if self.prediction else ()
+        found += self.factors.assumptions if self.factors else ()
+        return tuple(dict.fromkeys(found))
+
+    @property
+    def predicted_step_time_s(self) -> float | None:
+        """Predicted step time, s."""
+        return self.prediction.step_time_s.value if self.prediction else None
+
+    def document(self, value: Any) -> dict[str, Any] | None:
+        """A struct as the plain data of a manifest."""
+        return None if value is None else msgspec.to_builtins(value)
+
+
+def build_context(settings: Settings, ranks: Ranks, detected: Detected | None, accelerator: Observed | None) -> Context:
+    """The context of a job. `accelerator` is the profile of the GPUs that the driver names, None without any."""
+    world = World(
+        world_size=ranks.world_size,
+        nodes=ranks.nodes,
+        devices_per_node=ranks.local_world_size,
+        accelerator=accelerator,
+    )
+    planned = settings.forecast.spec if settings.forecast else None
+    effective = resolve(planned, settings.declared, detected, world)
+    notes: Notes = []
+    prediction = factors = None
+    if effective.spec is not None:
+        try:
+            prediction = predict_step(effective.spec)
+        except CarbonPluginError as error:
+            notes.append(("no_prediction", str(error)))
+    if effective.site is not None:
+        factors = resolve_factors(effective.site, effective.charged)
+    if detected is not None:
+        notes += [("difference", sentence) for sentence in effective.differences]
+        notes += [("missing", sentence) for sentence in effective.missing]
+        notes += detected.problems
+        notes.append(("detection", f"live objects were read once, in {1000 * detected.duration_s:.1f} ms"))
+    return Context(effective=effective, prediction=prediction, factors=factors, notes=notes)

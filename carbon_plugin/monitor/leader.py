@@ -1,0 +1,128 @@
+"""One meter process a host and run: who it is, and what the other ranks of the host tell it. Files and a lock, no talk.
+
+The directory is local to the host (and to its container: ranks that share no temporary directory each lead their
+own, and meter what they see). The lock is the kernel's, so it is free the moment its holder dies.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+import uuid
+from hashlib import blake2b
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from carbon_plugin.monitor.rundir import scratch_dir
+
+
+class Claim(Struct, frozen=True, kw_only=True):
+    """What a rank tells the leader of its host: which GPUs CUDA shows it, and which ones it computes on."""
+
+    rank: int
+    local_rank: int
+    pid: int
+    cuda_visible_devices: str | None = None
+    uuids: list[str] = []
+
+
+class _Announcement(Struct, frozen=True):
+    pid: int
+    keys: list[str]
+
+
+class Election:
+    """The meeting place of a run's ranks on one host. Not thread-safe: the monitor thread owns it."""
+
+    def __init__(self, run_id: str, host_key: str, scratch: Path | None = None) -> None:
+        name = blake2b(f"{host_key}/{run_id}".encode(), digest_size=10).hexdigest()
+        self._dir = (scratch or scratch_dir()) / name
+        self._dir.mkdir(mode=0o700, exist_ok=True)
+        self._lock_fd = -1
+        self._started_s = time.time()
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process is the leader."""
+        return self._lock_fd >= 0
+
+    def try_lead(self) -> bool:
+        """Become the leader if nobody is. After an orderly end of the leader nobody follows it."""
+        if self.leads:
+            return True
+        fd = os.open(self._dir / "leader.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(fd)
+            return False
+        if self._ended():
+            os.close(fd)
+            return False
+        self._lock_fd = fd
+        return True
+
+    def claim(self, claim: Claim) -> None:
+        """Tell the leader about this rank; a later claim of the rank replaces the one before."""
+        self._publish(f"rank-{claim.rank}.json", msgspec.json.encode(claim))
+
+    def claims(self) -> list[Claim]:
+        """Claims of ranks that are alive, by rank."""
+        found = []
+        for path in self._dir.glob("rank-*.json"):
+            try:
+                claim = msgspec.json.decode(path.read_bytes(), type=Claim)
+            except (OSError, msgspec.MsgspecError):
+                continue  # replaced or written by another version at this moment
+            if _alive(claim.pid):
+                found.append(claim)
+        return sorted(found, key=lambda claim: claim.rank)
+
+    def announce(self, keys: list[str]) -> None:
+        """Tell the other ranks which GPUs the leader meters."""
+        self._publish("metered.json", msgspec.json.encode(_Announcement(os.getpid(), keys)))
+
+    def announced(self) -> list[str] | None:
+        """GPUs that a living leader meters; None if there is no such news yet."""
+        try:
+            news = msgspec.json.decode((self._dir / "metered.json").read_bytes(), type=_Announcement)
+        except (OSError, msgspec.MsgspecError):
+            return None
+        return news.keys if _alive(news.pid) else None
+
+    def end(self) -> None:
+        """Give up leading for good, in an orderly way."""
+        if self.leads:
+            self._publish("ended", b"")
+            self.forget()
+
+    def forget(self) -> None:
+        """Close the lock's file; in a forked child the parent goes on leading."""
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
+            self._lock_fd = -1
+
+    def _ended(self) -> bool:
+        """Whether a leader of this launch ended in an orderly way; older marks are of earlier launches."""
+        try:
+            return (self._dir / "ended").stat().st_mtime > self._started_s
+        except OSError:
+            return False
+
+    def _publish(self, name: str, content: bytes) -> None:
+        temporary = self._dir / f".{name}.{uuid.uuid4().hex}"
+        temporary.write_bytes(content)
+        temporary.replace(self._dir / name)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

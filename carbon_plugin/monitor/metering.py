@@ -1,0 +1,99 @@
+"""Opens the meters of this host for this job: which GPUs are the job's, which profiles describe host and GPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from msgspec import Struct
+
+from carbon_plugin.detect.observed import Observed
+from carbon_plugin.meters.nvml import list_gpus
+from carbon_plugin.meters.nvml_driver import Inventory
+from carbon_plugin.meters.open import MeterSet, open_meters
+from carbon_plugin.meters.selection import select_devices, visible_devices
+from carbon_plugin.monitor.leader import Claim
+from carbon_plugin.monitor.settings import Settings
+from carbon_plugin.spec.devices import DeviceIdentity
+from carbon_plugin.spec.hardware import Accelerator, Node
+from carbon_plugin.spec.profiles import default_node_for, match_device_name
+
+Reserved = Sequence[str | int] | None
+
+
+class Hardware(Struct, frozen=True, kw_only=True):
+    """The GPUs that the job has on this host, and the profile of the first one's model."""
+
+    reserved: Reserved
+    keys: tuple[str, ...]
+    accelerator: Observed | None
+
+
+def look_at_hardware(settings: Settings, claims: Sequence[Claim], environ: Mapping[str, str]) -> Hardware:
+    """The job's GPUs here: named by the user, else all that its ranks may see, else what the environment reserves."""
+    inventory = list_gpus()
+    if not isinstance(inventory, Inventory):
+        return Hardware(reserved=settings.options.reserved_gpus, keys=(), accelerator=None)
+    reserved: Reserved = settings.options.reserved_gpus
+    views = {claim.cuda_visible_devices for claim in claims}
+    if reserved is None and len(views) > 1:
+        # The launcher gave each rank GPUs of its own: the job has them all.
+        seen = [
+            uuid
+            for view in views
+            for uuid in visible_devices(inventory.gpus, {} if view is None else {"CUDA_VISIBLE_DEVICES": view}).uuids
+        ]
+        reserved = tuple(dict.fromkeys(seen))
+    chosen = select_devices(inventory.gpus, environ, reserved)
+    names = [gpu.name for gpu in inventory.gpus if gpu.uuid in chosen.uuids or _holds(gpu.slices, chosen.uuids)]
+    profile = match_device_name(names[0]) if names else None
+    return Hardware(
+        reserved=reserved,
+        keys=(*chosen.uuids, *chosen.missing),
+        accelerator=Observed(profile, f"NVML calls the GPU {names[0]}") if profile else None,
+    )
+
+
+def open_host_meters(
+    settings: Settings, hardware: Hardware, environ: Mapping[str, str], *, only: Sequence[str] | None = None
+) -> MeterSet:
+    """Meters of this host. `only` limits them to some GPUs without the host, beside a leader that has the rest."""
+    accelerator = hardware.accelerator.value if hardware.accelerator else _cpu_profile(settings)
+    return open_meters(
+        reserved=only if only is not None else hardware.reserved,
+        node_profile=_node_profile(settings, accelerator) if hardware.keys or _is_cpu(accelerator) else None,
+        accelerator=accelerator,
+        include_host=only is None,
+        environ=environ,
+    )
+
+
+def with_ranks(devices: Sequence[DeviceIdentity], claims: Sequence[Claim]) -> list[DeviceIdentity]:
+    """Devices with the ranks that compute on them."""
+    from msgspec.structs import replace
+
+    return [
+        replace(device, ranks=[claim.rank for claim in claims if device.key in claim.uuids]) if claims else device
+        for device in devices
+    ]
+
+
+def _holds(slices: Sequence[object], uuids: Sequence[str]) -> bool:
+    return any(getattr(part, "uuid", None) in uuids for part in slices)
+
+
+def _cpu_profile(settings: Settings) -> Accelerator | None:
+    """The profile of this machine's CPU where the user or the plan names one; another kind does not fit here."""
+    planned = settings.forecast.spec.cluster.accelerator if settings.forecast else None
+    return next((a for a in (settings.declared.accelerator, planned) if _is_cpu(a)), None)
+
+
+def _is_cpu(accelerator: Accelerator | None) -> bool:
+    return accelerator is not None and accelerator.kind == "cpu"
+
+
+def _node_profile(settings: Settings, accelerator: Accelerator | None) -> Node | None:
+    planned = settings.forecast.spec.cluster.node if settings.forecast else None
+    for node in (settings.declared.node, planned):
+        if node is not None and accelerator is not None and node.accelerator == accelerator.name:
+            return node
+    return default_node_for(accelerator) if accelerator is not None and accelerator.kind != "cpu" else None

@@ -1,0 +1,253 @@
+"""`CarbonMonitor`: what an adapter holds. A few calls on the training thread; everything else is the monitor thread's.
+
+After construction nothing here raises: a failure of ours is one warning, an event in the ledger, and silence.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import sys
+import threading
+import weakref
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Unpack, get_args
+
+from carbon_plugin.detect.observed import Detected
+from carbon_plugin.ledger.records import Phase
+from carbon_plugin.monitor.clock import TrainingClock
+from carbon_plugin.monitor.guard import Guard
+from carbon_plugin.monitor.ranks import Ranks, ranks_from_environ
+from carbon_plugin.monitor.rundir import choose_run_dir
+from carbon_plugin.monitor.settings import MonitorArguments, Settings, make_settings
+from carbon_plugin.monitor.station import Seen, Station
+from carbon_plugin.monitor.thread import MonitorThread
+
+DISABLED_VARIABLE = "CARBON_PLUGIN_DISABLED"
+CLOSE_TIMEOUT_S = 10.0
+NODES_PER_APPEND_S = 256
+"""Appends a second that a shared file system takes without notice: with more nodes the windows grow."""
+STATE_VERSION = 1
+PHASES: frozenset[str] = frozenset(get_args(Phase))
+
+# Imported before the thread starts: an import that a fork interrupts on another thread stays locked in the child.
+_USED_BY_THE_THREAD = ("numpy", "psutil", "pynvml", "yaml", "carbon_plugin.footprint.propagation")
+
+
+class CarbonMonitor:
+    """Measures, compares and projects one training run; see `MonitorArguments`. One a process; adapters hold it.
+
+    Raises `SpecError` or `FootprintError` for arguments that cannot be used, and nothing afterwards. With
+    CARBON_PLUGIN_DISABLED=1 in the environment nothing is checked and every call does nothing.
+    """
+
+    def __init__(self, **arguments: Unpack[MonitorArguments]) -> None:
+        self.run_dir: Path | None = None
+        self._armed = False
+        self._clock: TrainingClock | None = None
+        self._station: Station | None = None
+        self._thread: MonitorThread | None = None
+        self._guard = Guard(self._note)
+        self._settings: Settings | None = None
+        self._base_step = 0
+        self._shown = 0
+        if os.environ.get(DISABLED_VARIABLE, "") in ("", "0"):
+            self._settings = make_settings(**arguments)
+            self.run_dir = self._settings.run_dir or self._chosen_run_dir(self._settings)
+
+    @property
+    def active(self) -> bool:
+        """Whether calls do anything: started, not closed, not failed, not in a forked child."""
+        return self._armed
+
+    @property
+    def head(self) -> str | None:
+        """Head of this node's ledger, 32 hex digits: the anchor to keep outside of the run directory."""
+        return self._station.live.head if self._station else None
+
+    def start(
+        self, *, ranks: Ranks | None = None, versions: Mapping[str, str] | None = None, start_step: int = 0
+    ) -> None:
+        """Begin to measure. `ranks` where the environment does not tell them, `versions` of the frameworks in use,
+        `start_step` optimizer steps of the run before this process."""
+        if self._settings is None or self._thread is not None or self.run_dir is None:
+            return
+        settings, run_dir = self._settings, self.run_dir
+        self._base_step = max(self._base_step, start_step)
+        self._guard.run("start", lambda: self._start(settings, run_dir, ranks, versions or {}), None)
+
+    def step_end(self, tokens: int | None = None) -> None:
+        """An optimizer step ended, which processed `tokens` over the whole job if the caller knows."""
+        if self._armed and self._clock is not None:
+            try:
+                self._clock.step_end(tokens)
+            except Exception as error:  # the hot path: no closure, no wrapper
+                self._fail("clock", error)
+
+    def enter(self, phase: Phase) -> Phase:
+        """A phase begins; returns the one before."""
+        if not self._armed or self._clock is None:
+            return phase
+        try:
+            if phase not in PHASES:
+                raise ValueError(f"phase is {phase!r}, expected one of {', '.join(sorted(PHASES))}")
+            return self._clock.enter(phase)
+        except Exception as error:  # as above; a misspelt phase must not stop a training either
+            self._fail("phases", error)
+            return phase
+
+    @contextlib.contextmanager
+    def phase(self, name: Phase) -> Iterator[None]:
+        """A block of evaluation, checkpointing or waiting; the phase before it goes on after it."""
+        before = self.enter(name)
+        try:
+            yield
+        finally:
+            self.enter(before)
+
+    def observe(self, detected: Detected, uuids: tuple[str, ...] = ()) -> None:
+        """Hand over what live objects show, and the UUIDs of the GPUs that this rank computes on."""
+        if self._armed and self._station is not None:
+            self._station.submit(Seen(detected, uuids))
+
+    def resume_at(self, step: int) -> None:
+        """Steps of the run that were done before this process, as a checkpoint tells them."""
+        self._base_step = step
+        if self._clock is not None:
+            self._clock.base_step = step
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps of the whole run so far."""
+        return self._base_step + (self._clock.mark.steps if self._clock else 0)
+
+    def metrics(self) -> dict[str, float]:
+        """The latest `carbon/*` figures on rank 0, empty elsewhere and before the first window."""
+        return dict(self._station.live.metrics) if self._station else {}
+
+    def fresh_metrics(self) -> dict[str, float]:
+        """As `metrics`, but empty if nothing is new since the last call."""
+        if not self._armed or self._station is None or self._station.live.version == self._shown:
+            return {}
+        live = self._station.live
+        self._shown = live.version
+        return dict(live.metrics)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain scalars for a checkpoint. The ledger is authoritative: these are never added to it."""
+        return {
+            "version": STATE_VERSION,
+            "step": self.step,
+            "energy_kwh": self.metrics().get("carbon/energy_kwh", 0.0),
+            "run_dir": str(self.run_dir or ""),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a checkpoint."""
+        self._guard.run("state", lambda: self.resume_at(int(state.get("step", 0))), None)
+
+    def fail(self, part: str, error: BaseException) -> None:
+        """An adapter's own part failed: one warning, an event, and that part is off."""
+        self._guard.fail(part, error)
+
+    def close(self, reason: str = "closed") -> None:
+        """Write the last window and the closing record. Safe to call twice; waits at most ten seconds."""
+        if self._armed:
+            self._guard.run("closing", lambda: self._close(reason), None)
+
+    def __enter__(self) -> CarbonMonitor:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close("closed" if kind is None else _reason_of(kind))
+
+    def _start(self, settings: Settings, run_dir: Path, ranks: Ranks | None, versions: Mapping[str, str]) -> None:
+        for name in _USED_BY_THE_THREAD:
+            with contextlib.suppress(ImportError):
+                import_module(name)
+        place = ranks or ranks_from_environ(os.environ)
+        wake = threading.Event()
+        clock = TrainingClock(wake.set, settings.options.min_window_s)
+        clock.base_step = self._base_step
+        station = Station(
+            settings=settings,
+            ranks=place,
+            run_dir=run_dir,
+            clock=clock,
+            guard=self._guard,
+            versions=versions,
+            environ=os.environ,
+        )
+        thread = MonitorThread(
+            station,
+            self._guard,
+            wake,
+            cadence_s=max(settings.window_s, place.nodes / NODES_PER_APPEND_S),
+            least_s=settings.options.min_window_s,
+        )
+        self._clock, self._station, self._thread = clock, station, thread
+        self._armed = True
+        _living.add(self)
+        atexit.register(self._at_exit)
+        thread.start()
+
+    def _close(self, reason: str) -> None:
+        self._armed = False
+        _living.discard(self)
+        atexit.unregister(self._at_exit)
+        if self._thread is not None:
+            self._thread.close(reason, CLOSE_TIMEOUT_S)
+
+    def _at_exit(self) -> None:
+        # The interpreter keeps the exception that ended the program; a handler of ours is not needed.
+        kind = getattr(sys, "last_type", None)
+        self.close("exit" if kind is None else _reason_of(kind))
+
+    def _fail(self, part: str, error: BaseException) -> None:
+        """The training thread's side failed: stop counting, let the monitor thread end in order."""
+        self._guard.fail(part, error)
+        self._armed = False
+        if self._thread is not None:
+            self._thread.close(f"failed: {part}", 0.0)
+
+    def _note(self, part: str, sentence: str) -> None:
+        if self._station is not None:
+            self._station.note("fault", sentence)
+        if part == "monitor":
+            self._armed = False
+
+    def _chosen_run_dir(self, settings: Settings) -> Path | None:
+        ranks = ranks_from_environ(os.environ)
+        try:
+            return choose_run_dir(settings.name, ranks, os.environ).absolute()
+        except OSError as error:  # no temporary directory is no reason not to train
+            self._guard.fail("run directory", error)
+            return None
+
+    def _disarm(self) -> None:
+        self._armed = False
+        self._settings = None
+        if self._thread is not None:
+            self._thread.forget()
+        if self._station is not None:
+            self._station.forget()
+
+
+def _reason_of(kind: type[BaseException]) -> str:
+    return f"exception: {kind.__name__}"
+
+
+def _disarm_all() -> None:
+    for monitor in list(_living):
+        monitor._disarm()
+
+
+_living: weakref.WeakSet[CarbonMonitor] = weakref.WeakSet()
+os.register_at_fork(after_in_child=_disarm_all)

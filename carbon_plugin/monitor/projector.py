@@ -1,0 +1,95 @@
+"""On rank 0: all ledgers of the run, what they project for the whole of it, and the metrics for the logger."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from msgspec import Struct
+
+from carbon_plugin.ledger.records import Projection
+from carbon_plugin.monitor.aggregator import Aggregator
+from carbon_plugin.monitor.context import Context
+from carbon_plugin.monitor.journal import Journal
+from carbon_plugin.monitor.metrics import metrics_of
+from carbon_plugin.monitor.projection import (
+    Outlook,
+    Remaining,
+    has_rates,
+    outlook,
+    remaining_measured,
+    remaining_predicted,
+)
+from carbon_plugin.monitor.totals import FileTotals, RunTotals, run_totals
+
+
+class Projected(Struct, frozen=True, kw_only=True):
+    """A projection as record and as metrics."""
+
+    record: Projection
+    metrics: dict[str, float]
+
+
+class Projector:
+    """Follows the ledgers of a run and projects it. `journal` is this process's own ledger, None if it has none."""
+
+    def __init__(self, run_dir: Path, journal: Journal | None, *, nodes: int) -> None:
+        self._aggregator = Aggregator(run_dir, (journal.file, journal.totals) if journal else None)
+        self._own = journal.totals if journal else None
+        self._nodes = nodes
+        self._started_unix_s = time.time()
+
+    def heads(self) -> dict[str, str]:
+        """Chain heads of the other nodes' ledgers."""
+        return self._aggregator.heads()
+
+    def project(self, context: Context, step: int) -> Projected:
+        """Read what is new and project. `step` is the last optimizer step of the run."""
+        self._aggregator.poll()
+        totals = run_totals(self._aggregator.files, attempt_started_s=self._started_unix_s)
+        own = self._own or next(iter(self._aggregator.files.values()), FileTotals())
+        total_steps = context.effective.total_steps
+        remaining = _remaining(context, totals, own, None if total_steps is None else max(0, total_steps - step))
+        view = outlook(totals, remaining, context.factors)
+        record = Projection(
+            at_unix_s=time.time(),
+            step=step,
+            total_steps=total_steps,
+            nodes_seen=totals.nodes_seen,
+            nodes=self._nodes,
+            spent_energy_j=totals.energy_j,
+            spent_carbon_kg=view.spent.total_kg.value if view.spent and view.spent.embodied_parts_kg else None,
+            energy_j=view.energy_j,
+            carbon_kg=_carbon(view),
+            remaining_s=view.remaining_s,
+        )
+        metrics = metrics_of(
+            totals, view, step_time_s=_step_time_s(own), predicted_step_time_s=context.predicted_step_time_s
+        )
+        return Projected(record=record, metrics=metrics)
+
+
+def _remaining(context: Context, totals: RunTotals, own: FileTotals, steps: int | None) -> Remaining | None:
+    """What remains, by measured rates as soon as there are any, else as predicted; None if nobody can tell."""
+    if steps is None:
+        return None
+    if has_rates(totals):
+        return remaining_measured(totals, steps, own.spans.log_sigma)
+    spec = context.effective.spec
+    if context.prediction is None or spec is None:
+        return None
+    return remaining_predicted(context.prediction, spec.cluster, steps, spec.training.overhead_fraction)
+
+
+def _step_time_s(own: FileTotals) -> float | None:
+    """Measured seconds a step: of the last span, else the mean of the training windows so far."""
+    if own.spans.last is not None:
+        return own.spans.last.step_time_s
+    return own.steady_s / own.steady_steps if own.steady_steps else None
+
+
+def _carbon(view: Outlook) -> tuple[float, float, float] | None:
+    if view.whole is None or not view.whole.embodied_parts_kg:
+        return None
+    total = view.whole.total_kg
+    return total.low, total.value, total.high

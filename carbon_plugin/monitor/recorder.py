@@ -1,0 +1,220 @@
+"""The node leader's work: reads the meters, cuts windows and spans, and writes them to this node's ledger."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+import carbon_plugin
+from carbon_plugin.ledger.records import LEDGER_VERSION, Close, Event, Manifest, Record, RunIdentity, Span, Window
+from carbon_plugin.meters.open import MeterSet
+from carbon_plugin.meters.protocol import Reading
+from carbon_plugin.monitor.clock import Mark, TrainingClock
+from carbon_plugin.monitor.context import Context
+from carbon_plugin.monitor.journal import Journal
+from carbon_plugin.monitor.leader import Claim
+from carbon_plugin.monitor.metering import with_ranks
+from carbon_plugin.monitor.ranks import Ranks
+from carbon_plugin.monitor.settings import Settings
+from carbon_plugin.monitor.spans import Measured, SpanTracker
+from carbon_plugin.monitor.wall import WallClock
+from carbon_plugin.monitor.windows import Piece, Snapshot, cut, energies, merged
+
+
+class NodeRecorder:
+    """Owns the meters and the ledger of one node. All methods are for the monitor thread.
+
+    The first manifest is written at once, so that the energy of start-up is on record before anything is known of
+    the model.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        ranks: Ranks,
+        identity: RunIdentity,
+        context: Context,
+        meters: MeterSet,
+        journal: Journal,
+        clock: TrainingClock,
+        versions: Mapping[str, str],
+        reserved_since_unix_s: float,
+    ) -> None:
+        self._settings = settings
+        self._ranks = ranks
+        self._identity = identity
+        self._context = context
+        self._meters = meters
+        self._journal = journal
+        self._clock = clock
+        self._wall = WallClock()
+        self._versions = {"carbon-plugin": carbon_plugin.__version__, **versions}
+        self._reserved_since_unix_s = reserved_since_unix_s
+        self._faults: dict[str, str] = {}
+        gpus = [device.key for device in meters.devices if device.rung == "gpu"]
+        self._spans = SpanTracker(settings.options.span_rule, gpus)
+        self._gpus = len(gpus)
+        self._index = 0
+        # A leader that takes over, and a reader that starts late, count from where they begin.
+        clock.drain(time.monotonic())
+        self._phase = clock.phase
+        self._before = self._snapshot()
+        self._started_unix_s = self._wall.unix_s(self._before.monotonic_s)
+        self.restate(context, [])
+        for note in meters.notes:
+            self.note(note.kind, note.message)
+
+    @property
+    def poll_interval_s(self) -> float | None:
+        """How often `poll` must be called between windows; None if the meters count by themselves."""
+        return self._meters.poll_interval_s
+
+    def restate(self, context: Context, claims: list[Claim]) -> None:
+        """Write the manifest again with what has become known, and what must be said about it."""
+        self._context = context
+        forecast = self._settings.forecast
+        self.record(
+            Manifest(
+                version=LEDGER_VERSION,
+                run_id=self._identity.run_id,
+                attempt=self._journal.attempt,
+                node=self._ranks.node,
+                nodes=self._ranks.nodes,
+                host_key=self._meters.host.key,
+                hostname=self._meters.host.hostname,
+                world_size=self._ranks.world_size,
+                started_unix_s=self._started_unix_s,
+                reserved_since_unix_s=min(self._reserved_since_unix_s, self._started_unix_s),
+                devices=with_ranks(self._meters.devices, claims),
+                effective=context.effective.fields,
+                factors=context.document(context.factors) or {},
+                versions=self._versions,
+                total_steps=context.effective.total_steps,
+                tokens_per_step=context.effective.tokens_per_step,
+                forecast=context.document(forecast),
+                prediction=context.document(context.prediction),
+                assumptions=[context.document(assumption) or {} for assumption in context.assumptions],
+                host_share=self._meters.host_share,
+            )
+        )
+        for kind, sentence in context.notes:
+            self.note(kind, sentence)
+
+    def record(self, record: Record) -> None:
+        """Append a record."""
+        self._journal.write(record)
+
+    def note(self, kind: str, message: str, data: dict[str, object] | None = None) -> None:
+        """Record an event."""
+        self.record(Event(at_unix_s=time.time(), kind=kind, message=message, data=data or {}))
+
+    def poll(self) -> None:
+        """Read the meters that integrate; nothing is recorded but faults."""
+        self._read()
+
+    def cut(self) -> None:
+        """End the window that began at the last call: read all meters, write windows and spans."""
+        after = self._snapshot()
+        if after.monotonic_s <= self._before.monotonic_s:
+            return
+        before, self._before = self._before, after
+        transitions = self._clock.drain(after.monotonic_s)
+        pieces = cut(before, after, self._phase, transitions)
+        if transitions:
+            self._phase = transitions[-1].phase
+        for span in self._spans.observe(before, after, pieces):
+            self.record(self._span(span))
+        whole_s = after.monotonic_s - before.monotonic_s
+        for piece in merged(pieces):
+            self.record(self._window(piece, before, after, piece.duration_s / whole_s))
+        self._wall.adjust()
+        self._clock.cut_s = after.monotonic_s
+
+    def close(self, reason: str) -> None:
+        """Write the closing record, and release meters and file."""
+        totals = self._journal.totals
+        self.record(
+            Close(
+                at_unix_s=self._wall.unix_s(self._before.monotonic_s),
+                reason=reason,
+                steps=totals.steps,
+                windows=totals.windows,
+                energy_j=totals.energy_j,
+            )
+        )
+        self._journal.close()
+        self._meters.close()
+
+    def _snapshot(self) -> Snapshot:
+        readings = self._read()
+        mark = self._clock.mark
+        moments = sorted(reading.monotonic_s for reading in readings) or [time.monotonic()]
+        # The middle one: a single device that hangs in its driver must not shift the window of all others.
+        return Snapshot(
+            monotonic_s=moments[len(moments) // 2], readings={reading.key: reading for reading in readings}, mark=mark
+        )
+
+    def _read(self) -> list[Reading]:
+        readings = self._meters.read()
+        for reading in readings:
+            known = self._faults.get(reading.key)
+            if reading.fault is not None and reading.fault != known:
+                message = reading.message or f"{reading.key}: {reading.fault}"
+                self.note(f"meter_{reading.fault}", message, {"key": reading.key})
+            elif reading.fault is None and known is not None:
+                self.note("meter_recovered", f"{reading.key} answers again after: {known}", {"key": reading.key})
+            if reading.fault is None:
+                self._faults.pop(reading.key, None)
+            else:
+                self._faults[reading.key] = reading.fault
+        return readings
+
+    def _window(self, piece: Piece, before: Snapshot, after: Snapshot, share: float) -> Window:
+        factors = self._context.factors
+        index, self._index = self._index, self._index + 1
+        return Window(
+            index=index,
+            phase=piece.phase,
+            start_unix_s=self._wall.unix_s(piece.start_s),
+            duration_s=piece.duration_s,
+            energies=energies(before.readings, after.readings, share),
+            steps=piece.end.steps - piece.start.steps,
+            last_step=self._clock.base_step + piece.end.steps,
+            tokens=self._tokens(piece.start, piece.end),
+            intensity_g_per_kwh=factors.intensity.figure.value if factors else None,
+            pue=factors.pue.value if factors else None,
+        )
+
+    def _tokens(self, start: Mark, end: Mark) -> int:
+        each = self._context.effective.tokens_per_step or 0
+        return end.tokens - start.tokens + each * (end.uncounted - start.uncounted)
+
+    def _span(self, span: Measured) -> Span:
+        prediction, spec = self._context.prediction, self._context.effective.spec
+        predicted_j = None
+        if prediction is not None and spec is not None and spec.cluster.accelerator.kind == "gpu":
+            predicted_j = prediction.gpu_energy_per_step_j.value * self._gpus / spec.cluster.devices
+        return Span(
+            first_step=self._clock.base_step + span.first_step,
+            last_step=self._clock.base_step + span.last_step,
+            start_unix_s=self._wall.unix_s(span.start_s),
+            duration_s=span.duration_s,
+            step_time_s=span.duration_s / span.steps,
+            predicted_step_time_s=self._context.predicted_step_time_s,
+            gpu_energy_per_step_j=None if span.gpu_energy_j is None else span.gpu_energy_j / span.steps,
+            predicted_gpu_energy_per_step_j=predicted_j if self._gpus else None,
+            boundary_error_s=span.boundary_error_s,
+        )
+
+
+def reserved_since(environ: Mapping[str, str]) -> float:
+    """When the reservation began, Unix s: SLURM's job start, else the start of the launcher or of this process."""
+    import psutil
+
+    stated = environ.get("SLURM_JOB_START_TIME", "")
+    if stated.isdecimal():
+        return float(stated)
+    own = psutil.Process()
+    launched = own.parent() if "TORCHELASTIC_RUN_ID" in environ else None
+    return float((launched or own).create_time())

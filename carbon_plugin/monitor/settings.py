@@ -1,0 +1,156 @@
+"""What the user asked for, checked once where it is said: a mistake here raises before training, never during it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypedDict
+
+import msgspec
+from msgspec import Struct
+
+from carbon_plugin.detect.effective import Declared
+from carbon_plugin.errors import SpecError
+from carbon_plugin.footprint.factors import resolve_factors
+from carbon_plugin.monitor.spans import SpanRule
+from carbon_plugin.plan.forecast import Forecast, load_forecast
+from carbon_plugin.spec.document import Document
+from carbon_plugin.spec.hardware import Accelerator, Node
+from carbon_plugin.spec.layout import ParallelLayout
+from carbon_plugin.spec.model import CountedModel, TransformerModel
+from carbon_plugin.spec.model_choice import choose_model
+from carbon_plugin.spec.names import unknown_name
+from carbon_plugin.spec.profiles import load_accelerator, load_node
+from carbon_plugin.spec.site import Site
+from carbon_plugin.spec.stack import Stack
+from carbon_plugin.spec.training import TrainingPlan
+
+MIN_WINDOW_S = 5.0
+"""The energy counter steps every ~100 ms and lags: shorter windows are noise (2 % of 5 s)."""
+
+
+class MonitorOptions(Struct, frozen=True, kw_only=True):
+    """What few jobs need to say.
+
+    `training` declares fields of a `TrainingPlan`, `node` and `stack` what the job runs on and with. `reserved_gpus`
+    are the job's GPUs on this node (UUIDs or NVML indices) where the environment does not tell. `run_id` is the id of a
+    run that is known elsewhere, `parent_run_id` the run that this one branched from. `min_window_s` bounds windows
+    from below and is for tests; `span_rule` says when a comparison span is long enough.
+    """
+
+    training: dict[str, Any] = {}
+    node: Node | str | None = None
+    stack: Stack | None = None
+    reserved_gpus: tuple[str | int, ...] | None = None
+    run_id: str | None = None
+    parent_run_id: str | None = None
+    min_window_s: float = MIN_WINDOW_S
+    span_rule: SpanRule = SpanRule()
+
+
+class MonitorArguments(TypedDict, total=False):
+    """Arguments of `CarbonMonitor` and of every adapter, all optional.
+
+    `site`: where the run happens, a `Site` or a zone such as "FRA"; without one energy is measured, carbon is not.
+    `planned`: the forecast that the run carries, or its file. `run_dir`: the directory that all ranks share.
+    `name`: what the run is called. `total_steps`: optimizer steps of the run. `tokens_per_step`: tokens of the whole
+    job a step. `layout`, `model_spec`, `accelerator`: declare what live objects do not show; what is seen wins.
+    `programme`, `role`: which released model the run counts towards, and as what. `window_s`: length of an energy
+    window. `options`: the rest.
+    """
+
+    site: Site | str | None
+    planned: Forecast | str | Path | None
+    run_dir: str | Path | None
+    name: str | None
+    total_steps: int | None
+    tokens_per_step: int | None
+    layout: ParallelLayout | Mapping[str, Any] | None
+    model_spec: TransformerModel | CountedModel | str | None
+    accelerator: Accelerator | str | None
+    programme: str | None
+    role: str | None
+    window_s: float
+    options: MonitorOptions
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """Everything that a monitor needs to know, resolved. `run_dir` is None where the user named none."""
+
+    name: str
+    run_dir: Path | None
+    declared: Declared
+    forecast: Forecast | None
+    programme: str | None
+    role: str | None
+    window_s: float
+    options: MonitorOptions
+
+
+def make_settings(
+    *,
+    site: Site | str | None = None,
+    planned: Forecast | str | Path | None = None,
+    run_dir: str | Path | None = None,
+    name: str | None = None,
+    total_steps: int | None = None,
+    tokens_per_step: int | None = None,
+    layout: ParallelLayout | Mapping[str, Any] | None = None,
+    model_spec: TransformerModel | CountedModel | str | None = None,
+    accelerator: Accelerator | str | None = None,
+    programme: str | None = None,
+    role: str | None = None,
+    window_s: float = 10.0,
+    options: MonitorOptions | None = None,
+) -> Settings:
+    """Check and resolve `MonitorArguments`. Raises `SpecError` or `FootprintError` naming argument and value."""
+    options = options or MonitorOptions()
+    forecast = load_forecast(Path(planned)) if isinstance(planned, str | Path) else planned
+    place = Site(zone=site) if isinstance(site, str) else site
+    if place is not None:
+        resolve_factors(place, None)  # an unknown zone must be said now and not after a week
+    for argument, value in (("total_steps", total_steps), ("tokens_per_step", tokens_per_step)):
+        if value is not None and value < 1:
+            raise SpecError(f"{argument} is {value}, expected a positive integer")
+    if not 0 < options.min_window_s <= window_s:
+        raise SpecError(f"window_s is {window_s}, expected at least {options.min_window_s:g} seconds")
+    fields = msgspec.structs.asdict(layout) if isinstance(layout, ParallelLayout) else dict(layout or {})
+    _check_names("layout field", fields, ParallelLayout)
+    _check_names("training field", options.training, TrainingPlan)
+    if isinstance(model_spec, str):
+        model_spec = choose_model(Document({"model": model_spec}, "model_spec", {}), Path())
+    node = options.node
+    plan = forecast.spec if forecast else None
+    return Settings(
+        name=_file_name(name or (plan.name if plan else Path(sys.argv[0] or "run").stem)),
+        run_dir=None if run_dir is None else Path(run_dir),
+        declared=Declared(
+            layout=fields,
+            training=options.training,
+            model=model_spec,
+            accelerator=load_accelerator(accelerator) if isinstance(accelerator, str) else accelerator,
+            node=load_node(node) if isinstance(node, str) else node,
+            site=place,
+            stack=options.stack,
+            total_steps=total_steps,
+            tokens_per_step=tokens_per_step,
+        ),
+        forecast=forecast,
+        programme=programme or (plan.programme if plan else None),
+        role=role or (plan.role if plan else None),
+        window_s=window_s,
+        options=options,
+    )
+
+
+def _check_names(kind: str, fields: Mapping[str, Any], struct: type[Struct]) -> None:
+    known = struct.__struct_fields__
+    for field in fields:
+        if field not in known:
+            raise unknown_name(kind, field, known)
+
+
+def _file_name(name: str) -> str:
+    """A name that is safe as part of a directory's."""
+    return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name).strip(".-") or "run"

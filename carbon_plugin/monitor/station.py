@@ -1,0 +1,256 @@
+"""What one process does for its host and its run: lead the metering of the host or stand by, and on rank 0 project.
+
+Everything here runs on the monitor thread, but for `submit` and `note`, which only put something into a queue.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+
+from msgspec import Struct
+
+from carbon_plugin.detect.observed import Detected
+from carbon_plugin.ledger.identity import agree_run
+from carbon_plugin.ledger.records import RunIdentity
+from carbon_plugin.ledger.verify import HEADS_EVENT
+from carbon_plugin.ledger.writer import LedgerWriter
+from carbon_plugin.meters.hostinfo import read_host_info
+from carbon_plugin.monitor.clock import TrainingClock
+from carbon_plugin.monitor.context import Context, build_context
+from carbon_plugin.monitor.guard import Guard
+from carbon_plugin.monitor.journal import Journal
+from carbon_plugin.monitor.leader import Claim, Election
+from carbon_plugin.monitor.metering import Hardware, look_at_hardware, open_host_meters
+from carbon_plugin.monitor.projector import Projector
+from carbon_plugin.monitor.ranks import Ranks
+from carbon_plugin.monitor.recorder import NodeRecorder, reserved_since
+from carbon_plugin.monitor.settings import Settings
+
+GRACE_S = 3.0
+"""How long other ranks leave the lead to local rank 0, and how long a leader waits for the claims that it needs."""
+HEADS_EVERY_S = 3600.0
+
+
+class Seen(Struct, frozen=True):
+    """What the training thread's look at live objects showed, and the GPUs that this rank computes on."""
+
+    detected: Detected
+    uuids: tuple[str, ...]
+
+
+class Live(Struct, frozen=True):
+    """The latest figures for the training thread: metrics, the ledger's head, and a number that grows."""
+
+    metrics: dict[str, float]
+    head: str | None
+    version: int
+
+
+class Station:
+    """The work of the monitor thread, as `thread.Body`."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        ranks: Ranks,
+        run_dir: Path,
+        clock: TrainingClock,
+        guard: Guard,
+        versions: Mapping[str, str],
+        environ: Mapping[str, str],
+    ) -> None:
+        self.live = Live({}, None, 0)
+        self._settings = settings
+        self._ranks = ranks
+        self._run_dir = run_dir
+        self._clock = clock
+        self._guard = guard
+        self._versions = dict(versions)
+        self._environ = dict(environ)
+        self._inbox: deque[Seen | tuple[str, str]] = deque(maxlen=1000)
+        self._detected: Detected | None = None
+        self._hardware = Hardware(reserved=None, keys=(), accelerator=None)
+        self._context: Context | None = None
+        self._identity: RunIdentity | None = None
+        self._election: Election | None = None
+        self._journal: Journal | None = None
+        self._recorder: NodeRecorder | None = None
+        self._projector: Projector | None = None
+        self._follow_s = 0.0
+        self._heads_s = 0.0
+
+    def submit(self, seen: Seen) -> None:
+        """Hand over what live objects showed."""
+        self._inbox.append(seen)
+
+    def note(self, kind: str, message: str) -> None:
+        """Record an event at the next occasion."""
+        self._inbox.append((kind, message))
+
+    def forget(self) -> None:
+        """In a forked child: leave to the parent what is the parent's."""
+        if self._election is not None:
+            self._election.forget()
+
+    @property
+    def poll_interval_s(self) -> float | None:
+        """How often the meters must be read."""
+        return self._recorder.poll_interval_s if self._recorder else None
+
+    def open(self) -> None:
+        """Agree on the run, elect the leader of the host, and begin to record if it is this process."""
+        settings, ranks = self._settings, self._ranks
+        self._identity = agree_run(
+            self._run_dir,
+            name=settings.name,
+            run_id=settings.options.run_id,
+            programme=settings.programme,
+            role=settings.role,
+            parent_run_id=settings.options.parent_run_id,
+        )
+        self._follow_s = time.monotonic() + (0.0 if ranks.local_rank == 0 else GRACE_S)
+        self._heads_s = time.monotonic()
+        self._election = Election(self._identity.run_id, read_host_info(environ=self._environ).key)
+        self._election.claim(self._claim(()))
+        self._stand()
+        if self._recorder is None:
+            self._context = self._built()
+        if ranks.rank == 0:
+            self._projector = Projector(self._run_dir, self._journal, nodes=ranks.nodes)
+
+    def tick(self, *, due: bool) -> None:
+        """Read the meters; if a window is due, end it and project."""
+        self._empty_inbox()
+        if self._recorder is None:
+            if due:
+                self._stand()
+        elif due:
+            self._recorder.cut()
+        else:
+            self._recorder.poll()
+        if due:
+            self._guard.run("projection", self._project, None)
+
+    def close(self, reason: str) -> None:
+        """Last window, last projection, closing record."""
+        self._empty_inbox()
+        if self._recorder is not None:
+            self._guard.run("last window", self._recorder.cut, None)
+            self._guard.run("projection", self._project, None)
+            self._guard.run("heads", self._note_heads, None)
+            self._empty_inbox()
+            self._recorder.close(reason)
+            self._show({})
+        if self._election is not None:
+            self._election.end()
+
+    def _stand(self) -> None:
+        """Lead the host if nobody does; else meter what its leader cannot see."""
+        election = self._election
+        if election is None or time.monotonic() < self._follow_s:
+            return
+        if election.try_lead():
+            self._hardware = look_at_hardware(self._settings, self._claims(election), self._environ)
+            election.announce(list(self._hardware.keys))
+            self._record(only=None)
+            return
+        metered = election.announced()
+        if metered is None or len(metered) >= self._ranks.local_world_size:
+            return
+        # Fewer GPUs than ranks: either they share them, or each sees only its own and the leader cannot read this one.
+        self._follow_s = float("inf")
+        self._hardware = look_at_hardware(self._settings, (), self._environ)
+        unseen = tuple(key for key in self._hardware.keys if key not in metered)
+        if unseen:
+            self._record(only=unseen)
+
+    def _claims(self, election: Election) -> list[Claim]:
+        """Claims of the host's ranks; waits for all of them only where a rank's own view of the GPUs is partial."""
+        view = self._environ.get("CUDA_VISIBLE_DEVICES")
+        partial = view is not None and len(view.split(",")) < self._ranks.local_world_size
+        deadline_s = time.monotonic() + GRACE_S
+        claims = election.claims()
+        while partial and len(claims) < self._ranks.local_world_size and time.monotonic() < deadline_s:
+            time.sleep(0.05)
+            claims = election.claims()
+        return claims
+
+    def _record(self, only: tuple[str, ...] | None) -> None:
+        """Open the meters and the ledger. `only` are the GPUs that the host's leader does not see."""
+        assert self._identity is not None  # agreed in `open`, before anything is recorded
+        meters = open_host_meters(self._settings, self._hardware, self._environ, only=only)
+        writer = LedgerWriter(
+            self._run_dir,
+            run_id=self._identity.run_id,
+            node=self._ranks.node,
+            rank=None if only is None else self._ranks.rank,
+        )
+        self._journal = Journal(writer, lambda sentence: self.note("ledger_trouble", sentence))
+        self._context = self._built()
+        self._recorder = NodeRecorder(
+            settings=self._settings,
+            ranks=self._ranks,
+            identity=self._identity,
+            context=self._context,
+            meters=meters,
+            journal=self._journal,
+            clock=self._clock,
+            versions=self._versions,
+            reserved_since_unix_s=reserved_since(self._environ),
+        )
+
+    def _empty_inbox(self) -> None:
+        while self._inbox:
+            item = self._inbox.popleft()
+            if isinstance(item, Seen):
+                self._guard.run("effective spec", lambda seen=item: self._take(seen), None)  # type: ignore[misc]
+            elif self._recorder is not None:
+                self._recorder.note(*item)
+
+    def _take(self, seen: Seen) -> None:
+        """Resolve the effective spec anew and state it."""
+        self._detected = seen.detected
+        self._context = self._built()
+        if self._election is not None:
+            self._election.claim(self._claim(seen.uuids))
+            if self._recorder is not None:
+                self._recorder.restate(self._context, self._election.claims())
+
+    def _built(self) -> Context:
+        return build_context(self._settings, self._ranks, self._detected, self._hardware.accelerator)
+
+    def _claim(self, uuids: tuple[str, ...]) -> Claim:
+        return Claim(
+            rank=self._ranks.rank,
+            local_rank=self._ranks.local_rank,
+            pid=os.getpid(),
+            cuda_visible_devices=self._environ.get("CUDA_VISIBLE_DEVICES"),
+            uuids=list(uuids),
+        )
+
+    def _project(self) -> None:
+        if self._projector is None or self._context is None:
+            self._show({})
+            return
+        projected = self._projector.project(self._context, self._clock.base_step + self._clock.mark.steps)
+        if self._recorder is not None:
+            self._recorder.record(projected.record)
+            if time.monotonic() - self._heads_s > HEADS_EVERY_S:
+                self._note_heads()
+        self._show(projected.metrics)
+
+    def _note_heads(self) -> None:
+        """Write down the heads of the other nodes' ledgers, so that one anchor vouches for all of them."""
+        self._heads_s = time.monotonic()
+        heads = self._projector.heads() if self._projector else {}
+        if heads and self._recorder is not None:
+            self._recorder.note(HEADS_EVENT, f"ledgers of {len(heads)} files as far as read", {"heads": heads})
+
+    def _show(self, metrics: dict[str, float]) -> None:
+        head = self._journal.head if self._journal else None
+        self.live = Live(metrics or self.live.metrics, head, self.live.version + 1)

@@ -1,0 +1,98 @@
+"""The one daemon thread: wakes in time for a window, aligned across nodes, and never outlives its welcome."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from typing import Protocol
+
+from carbon_plugin.monitor.guard import Guard
+
+# Signals are the training's: they are delivered to its thread, not to this one. No handler is touched.
+_QUIET = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM}
+_LEAST_WAIT_S = 0.001
+
+
+class Body(Protocol):
+    """What the thread runs. `poll_interval_s` is the longest wait that the meters allow, None for any."""
+
+    @property
+    def poll_interval_s(self) -> float | None:
+        """Seconds, or None."""
+        ...
+
+    def open(self) -> None:
+        """Start."""
+        ...
+
+    def tick(self, *, due: bool) -> None:
+        """Work; `due` is False when only the meters must be read."""
+        ...
+
+    def close(self, reason: str) -> None:
+        """End in an orderly way."""
+        ...
+
+
+class MonitorThread:
+    """Runs a body until `close`. Windows of `cadence_s` end at multiples of it on the wall clock, so that the
+    disturbance, small as it is, happens on all nodes at once; none is shorter than `least_s`, unless `wake` is set."""
+
+    def __init__(self, body: Body, guard: Guard, wake: threading.Event, *, cadence_s: float, least_s: float) -> None:
+        self._body = body
+        self._guard = guard
+        self._cadence_s = cadence_s
+        self._least_s = least_s
+        self._event = wake
+        self._reason: str | None = None
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread = threading.Thread(target=self._main, name="carbon-plugin", daemon=True)
+        self._thread.start()
+
+    def close(self, reason: str, timeout_s: float) -> bool:
+        """Ask for an orderly end and wait for it, at most `timeout_s` (a driver may hang); whether it came."""
+        if self._reason is None:
+            self._reason = reason
+        self._event.set()
+        thread = self._thread
+        if thread is None or thread is threading.current_thread():
+            return True
+        thread.join(timeout_s)
+        return not thread.is_alive()
+
+    def forget(self) -> None:
+        """In a forked child there is no thread; its locks may be held forever and are not touched."""
+        self._thread = None
+        self._event = threading.Event()
+
+    def _main(self) -> None:
+        if hasattr(signal, "pthread_sigmask"):
+            signal.pthread_sigmask(signal.SIG_BLOCK, _QUIET)
+        self._guard.run("monitor", self._run, None)
+        failure = self._guard.failures.get("monitor")
+        if failure is not None:
+            self._guard.run("closing", lambda: self._body.close(f"failed: {failure}"), None)
+
+    def _run(self) -> None:
+        self._body.open()
+        edge_s = self._next_edge(time.time())
+        while self._reason is None:
+            wait_s = max(edge_s - time.time(), _LEAST_WAIT_S)
+            poll_s = self._body.poll_interval_s
+            woken = self._event.wait(wait_s if poll_s is None else min(wait_s, poll_s))
+            self._event.clear()
+            if self._reason is None:
+                due = woken or time.time() >= edge_s
+                self._body.tick(due=due)
+                if due:
+                    edge_s = self._next_edge(time.time())
+        self._body.close(self._reason)
+
+    def _next_edge(self, now_s: float) -> float:
+        """The next multiple of the cadence that leaves a window of at least `least_s`."""
+        return math.ceil((now_s + self._least_s) / self._cadence_s) * self._cadence_s

@@ -1,0 +1,280 @@
+"""Running sums over ledgers, from the records themselves: the same code for this node's ledger and for the others'.
+
+Memory grows with files and devices, not with time. A device that two files metered at once is counted in one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+from msgspec import Struct
+
+from carbon_plugin.footprint.account import IT_RUNGS, EnergyItem, Reservation
+from carbon_plugin.ledger.records import Manifest, Record, Span, Window
+from carbon_plugin.spec.devices import DeviceIdentity, Rung
+
+OVERLAP_TOLERANCE_S = 1.0
+"""Clocks of two nodes, or of two attempts, may disagree so much without two processes having metered one device."""
+MEASURED = ("counter", "power_integrated")
+STALE_WINDOWS = 3
+"""A ledger without news for so many of its windows no longer counts towards the power of the moment."""
+
+
+class Energy(Struct):
+    """A sum of energies with its range, J."""
+
+    central_j: float = 0.0
+    low_j: float = 0.0
+    high_j: float = 0.0
+
+    def add(self, central_j: float, low_j: float, high_j: float) -> None:
+        """Add one energy; ranges of one device go together, so they add up."""
+        self.central_j += central_j
+        self.low_j += low_j
+        self.high_j += high_j
+
+
+class DeviceTotals(Struct):
+    """One device in one file. `steady` leaves out start-up and idling; power and quality are of the last window."""
+
+    energy: Energy
+    steady: Energy
+    power_w: float = 0.0
+    measured: bool = False
+
+
+class FileTotals:
+    """What one ledger amounts to so far. `steady_s` and `steady_steps` leave out start-up and idling."""
+
+    def __init__(self) -> None:
+        self.manifest: Manifest | None = None
+        self.identities: dict[str, DeviceIdentity] = {}
+        self.devices: dict[str, DeviceTotals] = {}
+        self.started_s = 0.0
+        self.end_s = 0.0
+        self.last_window_s = 0.0
+        self.last_step = 0
+        self.windows = 0
+        self.steps = 0
+        self.steady_s = 0.0
+        self.steady_steps = 0
+        self.spans = SpanTotals()
+
+    @property
+    def energy_j(self) -> float:
+        """Energy of all devices of the file, J."""
+        return math.fsum(device.energy.central_j for device in self.devices.values())
+
+    @property
+    def gpus(self) -> tuple[str, ...]:
+        """Keys of the GPUs that the file meters."""
+        return tuple(sorted(key for key, device in self.identities.items() if device.rung == "gpu"))
+
+    def add(self, record: Record) -> None:
+        """Take in the next record of the file."""
+        if isinstance(record, Manifest):
+            if self.manifest is None:
+                self.started_s = self.end_s = record.started_unix_s
+            self.manifest = record
+            self.identities = {device.key: device for device in record.devices}
+        elif isinstance(record, Window):
+            self._add_window(record)
+        elif isinstance(record, Span):
+            self.spans.add(record)
+
+    def _add_window(self, window: Window) -> None:
+        steady = window.phase not in ("startup", "idle")
+        self.windows += 1
+        self.steps += window.steps
+        self.last_step = max(self.last_step, window.last_step)
+        self.last_window_s = window.duration_s
+        self.end_s = max(self.end_s, window.start_unix_s + window.duration_s)
+        if steady:
+            self.steady_s += window.duration_s
+            self.steady_steps += window.steps
+        for energy in window.energies:
+            device = self.devices.setdefault(energy.key, DeviceTotals(Energy(), Energy()))
+            device.measured = energy.kind in MEASURED
+            if energy.energy_j is None:
+                device.power_w = 0.0
+                continue
+            low = energy.energy_j if energy.low_j is None else energy.low_j
+            high = energy.energy_j if energy.high_j is None else energy.high_j
+            device.energy.add(energy.energy_j, low, high)
+            device.power_w = energy.energy_j / window.duration_s if window.duration_s > 0 else 0.0
+            if steady:
+                device.steady.add(energy.energy_j, low, high)
+
+
+class SpanTotals:
+    """The last comparison span of a file, and how far its spans spread."""
+
+    def __init__(self) -> None:
+        self.last: Span | None = None
+        self.count = 0
+        self._mean = 0.0
+        self._squares = 0.0
+
+    def add(self, span: Span) -> None:
+        """Take in the next span (Welford's running variance of the log step time)."""
+        self.last = span
+        self.count += 1
+        value = math.log(max(span.step_time_s, 1e-9))
+        distance = value - self._mean
+        self._mean += distance / self.count
+        self._squares += distance * (value - self._mean)
+
+    @property
+    def log_sigma(self) -> float | None:
+        """Standard deviation of the log step time between spans, None with fewer than two."""
+        return math.sqrt(self._squares / (self.count - 1)) if self.count > 1 else None
+
+
+class RunTotals(Struct, frozen=True, kw_only=True):
+    """Sums over all ledgers of a run.
+
+    `spent` are energies by rung and kind of device. `steady`, `steady_s` and `steady_steps` are of this attempt's time
+    in training, for rates. `reserved` is the reserved time so far, `reserved_now` the units held at present, each for
+    one second. `power_w` is that of the last windows. `gpus_measured` of `gpus` had a counter or integrated
+    power in their last window.
+    """
+
+    spent: tuple[EnergyItem, ...]
+    steady: tuple[EnergyItem, ...]
+    steady_s: float
+    steady_steps: int
+    reserved: tuple[Reservation, ...]
+    reserved_now: tuple[Reservation, ...]
+    power_w: float
+    gpus: int
+    gpus_measured: int
+    nodes_seen: int
+    last_step: int
+
+    @property
+    def energy_j(self) -> float:
+        """All energy of the IT rungs, J."""
+        return math.fsum(item.energy_j for item in self.spent)
+
+
+def run_totals(files: Mapping[str, FileTotals], *, attempt_started_s: float) -> RunTotals:
+    """Sum up ledgers by file name. Those that ended before `attempt_started_s` (Unix) are of earlier attempts."""
+    opened = {name: file for name, file in files.items() if file.manifest is not None}
+    contested = _contested(opened)
+    newest_s = max((file.end_s for file in opened.values()), default=0.0)
+    spent, steady = _Groups(), _Groups()
+    power_w = 0.0
+    measured: dict[str, bool] = {}
+    current = {name: file for name, file in opened.items() if file.end_s >= attempt_started_s}
+    for name, file in opened.items():
+        fresh = newest_s - file.end_s <= STALE_WINDOWS * max(file.last_window_s, 1.0)
+        for key, totals in file.devices.items():
+            device = file.identities.get(key)
+            if device is None or device.rung not in IT_RUNGS or (name, key) in contested:
+                continue
+            spent.add(device, totals.energy)
+            if name in current:
+                steady.add(device, totals.steady)
+                power_w += totals.power_w if fresh else 0.0
+                if device.rung == "gpu":
+                    measured[key] = totals.measured
+    return RunTotals(
+        spent=spent.items(),
+        steady=steady.items(),
+        steady_s=max((file.steady_s for file in current.values()), default=0.0),
+        steady_steps=max((file.steady_steps for file in current.values()), default=0),
+        reserved=_reserved(opened, contested, None),
+        reserved_now=_reserved(current, contested, 1.0),
+        power_w=power_w,
+        gpus=len(measured),
+        gpus_measured=sum(measured.values()),
+        nodes_seen=len({file.manifest.node for file in current.values() if file.manifest}),
+        last_step=max((file.last_step for file in opened.values()), default=0),
+    )
+
+
+class _Groups:
+    """Energies by rung and kind of device."""
+
+    def __init__(self) -> None:
+        self._sums: dict[tuple[Rung, str], Energy] = {}
+        self._measured: dict[tuple[Rung, str], bool] = {}
+
+    def add(self, device: DeviceIdentity, energy: Energy) -> None:
+        group = (device.rung, f"{device.rung}:{device.name}")
+        self._sums.setdefault(group, Energy()).add(energy.central_j, energy.low_j, energy.high_j)
+        self._measured[group] = self._measured.get(group, True) and device.energy_kind in MEASURED
+
+    def items(self) -> tuple[EnergyItem, ...]:
+        return tuple(
+            EnergyItem(
+                rung=rung,
+                scope=scope,
+                energy_j=energy.central_j,
+                low_j=min(energy.low_j, energy.central_j),
+                high_j=max(energy.high_j, energy.central_j),
+                kind="measured" if self._measured[rung, scope] else "modelled",
+            )
+            for (rung, scope), energy in sorted(self._sums.items())
+        )
+
+
+def _contested(files: Mapping[str, FileTotals]) -> set[tuple[str, str]]:
+    """(file, device) pairs that do not count, because another file that began earlier metered the device too."""
+    holders: dict[str, list[str]] = {}
+    for name, file in files.items():
+        for key in file.identities:
+            holders.setdefault(key, []).append(name)
+    losing = set()
+    for key, names in holders.items():
+        end_s = float("-inf")
+        for name in sorted(names, key=lambda name: (files[name].started_s, name)):
+            if end_s - files[name].started_s > OVERLAP_TOLERANCE_S:
+                losing.add((name, key))
+            else:
+                end_s = max(end_s, files[name].end_s)
+    return losing
+
+
+def _reserved(
+    files: Mapping[str, FileTotals], contested: set[tuple[str, str]], each_s: float | None
+) -> tuple[Reservation, ...]:
+    """Reserved time of devices, hosts and network shares; each device once at any moment, over all attempts.
+
+    With `each_s` every unit counts for so long instead.
+    """
+    devices: dict[tuple[str, ...], list[tuple[float, float]]] = {}
+    weights: dict[tuple[str, ...], float] = {}
+    hosts: dict[str, list[tuple[float, float]]] = {}
+    shares: dict[str, float] = {}
+    for name, file in files.items():
+        manifest = file.manifest
+        if manifest is None:
+            continue
+        since_s = manifest.started_unix_s
+        if manifest.reserved_since_unix_s is not None:
+            since_s = min(since_s, manifest.reserved_since_unix_s)
+        gpus = tuple(key for key in file.gpus if (name, key) not in contested)
+        # Where no GPU is metered, every rank stands for one device.
+        group = (manifest.host_key, *gpus) if file.gpus else (manifest.host_key, "ranks")
+        weights[group] = len(gpus) if file.gpus else manifest.world_size / manifest.nodes
+        devices.setdefault(group, []).append((since_s, file.end_s))
+        hosts.setdefault(manifest.host_key, []).append((since_s, file.end_s))
+        shares[manifest.host_key] = max(shares.get(manifest.host_key, 0.0), manifest.host_share)
+    device_s = sum(weights[group] * (each_s or _covered_s(intervals)) for group, intervals in devices.items())
+    host_s = sum(shares[host] * (each_s or _covered_s(intervals)) for host, intervals in hosts.items())
+    return (
+        Reservation(scope="device", units=1.0, time_s=device_s),
+        Reservation(scope="host", units=1.0, time_s=host_s),
+        Reservation(scope="network", units=1.0, time_s=device_s),
+    )
+
+
+def _covered_s(intervals: Iterable[tuple[float, float]]) -> float:
+    """Length of the union of intervals."""
+    covered, edge = 0.0, float("-inf")
+    for start, end in sorted(intervals):
+        covered += max(0.0, end - max(start, edge))
+        edge = max(edge, end)
+    return covered

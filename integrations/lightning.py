@@ -1,0 +1,197 @@
+"""A callback for Lightning: `Trainer(callbacks=[CarbonCallback(site="FRA")])`, for `lightning` or `pytorch_lightning`.
+
+It counts optimizer steps, looks at the strategy's model once after the first one, marks validation and checkpoints,
+and logs `carbon/*` through the trainer's loggers on rank zero.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast
+
+from carbon_plugin.detect.batch import called_module
+from carbon_plugin.detect.live import FirstStep
+from carbon_plugin.detect.observed import Observed
+from carbon_plugin.monitor.monitor import CarbonMonitor
+from carbon_plugin.monitor.ranks import Ranks
+from carbon_plugin.monitor.settings import MonitorArguments
+
+# The two packages have classes of their own, and a callback must be of the one whose Trainer runs it.
+if TYPE_CHECKING or "lightning.pytorch" in sys.modules or "pytorch_lightning" not in sys.modules:
+    import lightning as framework
+    from lightning.pytorch import Callback, LightningModule, Trainer
+else:
+    import pytorch_lightning as framework
+    from pytorch_lightning import Callback, LightningModule, Trainer
+
+Hook = TypeVar("Hook", bound=Callable[..., None])
+
+_PRECISION = {"bf16": "bf16", "16": "fp16", "transformer": "fp8"}
+_TEXT_LOGGERS = ("CSVLogger", "WandbLogger")
+"""Loggers that take text among metrics, and so the anchor of the ledger."""
+
+
+def _harmless(hook: Hook) -> Hook:
+    """A hook whose failure is a warning of the monitor and never the trainer's."""
+
+    @wraps(hook)
+    def safe(self: CarbonCallback, *args: Any, **kwargs: Any) -> None:
+        try:
+            hook(self, *args, **kwargs)
+        except Exception as error:
+            self.monitor.fail(hook.__name__, error)
+
+    return cast(Hook, safe)
+
+
+class CarbonCallback(Callback):
+    """Measures a `fit`; arguments are those of `MonitorArguments`. docs/monitor.md lists the metrics.
+
+    Raises `SpecError` or `FootprintError` for arguments that cannot be used; nothing during training.
+    """
+
+    def __init__(self, **arguments: Unpack[MonitorArguments]) -> None:
+        super().__init__()
+        self.monitor = CarbonMonitor(**arguments)
+        self._arguments = arguments
+        self._first: FirstStep | None = None
+        self._closed = self._saving = False
+        self._global_step = 0
+
+    @property
+    def state_key(self) -> str:
+        """Where checkpoints keep this state: constant, so that a renamed class finds it again."""
+        return "carbon_plugin"
+
+    @_harmless
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start to measure; until the first step it is start-up. A second `fit` is a second attempt of the run."""
+        if self._closed:
+            self.monitor, self._closed = CarbonMonitor(**self._arguments), False
+        versions = {"python": sys.version.split()[0], "lightning": str(framework.__version__)}
+        self.monitor.start(ranks=_ranks(trainer), versions=versions | {"torch": str(sys.modules["torch"].__version__)})
+
+    @_harmless
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A resumed run knows only now at which step it is."""
+        self._global_step = trainer.global_step
+        self.monitor.resume_at(_log_step(trainer))
+        if self.monitor.active:
+            self._first = FirstStep(called_module(pl_module))
+
+    @_harmless
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """The checkpoint before this batch, if there was one, is written."""
+        self._saved()
+
+    @_harmless
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count a step, unless the batch only accumulated gradients; log what is new."""
+        if trainer.global_step == self._global_step:
+            return
+        self._global_step = trainer.global_step
+        self.monitor.step_end()
+        first, self._first = self._first, None
+        if first is not None:
+            model, optimizer = trainer.strategy.model or pl_module, next(iter(trainer.optimizers), None)
+            seen = first.look(model, world_size=trainer.world_size, optimizer=optimizer, told=_told(trainer))
+            self.monitor.observe(*seen)
+        metrics = self.monitor.fresh_metrics() if trainer.is_global_zero else {}
+        if metrics:
+            _log(trainer, metrics, self.monitor.head)
+
+    @_harmless
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Validation within a fit; the sanity check before it is start-up."""
+        self._saved()
+        if not trainer.sanity_checking:
+            self.monitor.enter("evaluation")
+
+    @_harmless
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Back to training."""
+        if not trainer.sanity_checking:
+            self.monitor.enter("train")
+
+    @_harmless
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """A checkpoint is gathered and then written, until the next hook."""
+        self._saving = True
+        self.monitor.enter("checkpoint")
+
+    @_harmless
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """What follows is no training."""
+        self._saving = False
+        self.monitor.enter("idle")
+
+    @_harmless
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """End in an orderly way, whatever stopped the training."""
+        self._close(f"exception: {type(exception).__name__}")
+
+    @_harmless
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """The end of a fit."""
+        if stage == "fit":
+            self._close("closed")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain scalars for the trainer's checkpoint."""
+        return self.monitor.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a checkpoint."""
+        self.monitor.load_state_dict(state_dict)
+
+    def _saved(self) -> None:
+        if self._saving:
+            self._saving = False
+            self.monitor.enter("train")
+
+    def _close(self, reason: str) -> None:
+        self._closed = True
+        if self._first is not None:
+            self._first.remove()
+        self.monitor.close(reason)
+
+
+def _ranks(trainer: Trainer) -> Ranks:
+    return Ranks(
+        rank=trainer.global_rank,
+        local_rank=trainer.local_rank,
+        world_size=trainer.world_size,
+        local_world_size=trainer.num_devices,
+        node=trainer.node_rank,
+        nodes=trainer.num_nodes,
+    )
+
+
+def _told(trainer: Trainer) -> dict[str, Observed]:
+    """What the trainer itself states."""
+    accumulated = Observed(trainer.accumulate_grad_batches, "trainer.accumulate_grad_batches")
+    told = {"training.micro_batches": accumulated}
+    steps = trainer.estimated_stepping_batches
+    if math.isfinite(steps) and steps > 0:
+        told["training.steps"] = Observed(int(steps), "trainer.estimated_stepping_batches")
+    precision = _PRECISION.get(str(trainer.precision).partition("-")[0])
+    if precision is not None:
+        told["training.precision"] = Observed(precision, f"trainer.precision {trainer.precision}")
+    return told
+
+
+def _log_step(trainer: Trainer) -> int:
+    """The axis of Lightning's own rows, which counts batches that stepped and is private; else the optimizer steps."""
+    return int(getattr(trainer.fit_loop.epoch_loop, "_batches_that_stepped", trainer.global_step))
+
+
+def _log(trainer: Trainer, metrics: dict[str, float], head: str | None) -> None:
+    for logger in trainer.loggers:
+        takes_text = type(logger).__name__ in _TEXT_LOGGERS and head is not None
+        row = {**metrics, "carbon/ledger_head": head} if takes_text else metrics
+        logger.log_metrics(row, step=_log_step(trainer))  # type: ignore[arg-type]

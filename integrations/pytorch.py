@@ -1,0 +1,135 @@
+"""Plain PyTorch loops: a context manager with `step()`, or hands-free by the optimizer's own post-step hook.
+
+    with watch(model, optimizer, site="FRA", total_steps=1000) as carbon:
+        for batch in loader:
+            ...
+            optimizer.step()
+            with carbon.phase("evaluation"): ...
+
+Without an optimizer, call `carbon.step()` after each optimizer step. Metrics: `carbon.metrics()` on rank 0.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Unpack
+
+from carbon_plugin.detect.live import FirstStep
+from carbon_plugin.monitor.monitor import CarbonMonitor
+from carbon_plugin.monitor.ranks import Ranks, ranks_from_environ
+from carbon_plugin.monitor.settings import MonitorArguments
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+__all__ = ["TorchCarbon", "watch"]
+
+
+def watch(
+    model: nn.Module, optimizer: torch.optim.Optimizer | None = None, **arguments: Unpack[MonitorArguments]
+) -> TorchCarbon:
+    """Measure the training of `model`, from now until the block ends or the program does.
+
+    With `optimizer` every `optimizer.step()` is counted; of several optimizers pass the one that steps once an
+    iteration. The other arguments are those of `MonitorArguments`. Raises `SpecError` or `FootprintError` for arguments
+    that cannot be used; nothing afterwards.
+    """
+    return TorchCarbon(model, optimizer, **arguments)
+
+
+class TorchCarbon:
+    """One training loop under measurement. After the first step it looks at model and optimizer once; from then on
+    there is no hook but the optimizer's own, which goes with `close`."""
+
+    def __init__(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer | None = None, **arguments: Unpack[MonitorArguments]
+    ) -> None:
+        self.monitor = CarbonMonitor(**arguments)
+        self._model, self._optimizer = model, optimizer
+        self._ranks = Ranks()
+        self._first: FirstStep | None = None
+        self._handle: Any = None
+        try:
+            self._begin()
+        except Exception as error:  # the training must start whatever happens here
+            self.monitor.fail("adapter", error)
+
+    def step(self, tokens: int | None = None) -> None:
+        """An optimizer step ended; `tokens` of the whole job if they vary and the caller knows them."""
+        self.monitor.step_end(tokens)
+        if self._first is not None:
+            self._look(self._first)
+
+    def phase(self, name: Literal["evaluation", "checkpoint", "data_wait"]) -> AbstractContextManager[None]:
+        """Context manager around evaluation, checkpointing, or waiting for data."""
+        return self.monitor.phase(name)
+
+    def metrics(self) -> dict[str, float]:
+        """The latest `carbon/*` figures; empty on ranks other than 0 and before the first window."""
+        return self.monitor.metrics()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain scalars for a checkpoint."""
+        return self.monitor.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a checkpoint: steps are counted on from there."""
+        self.monitor.load_state_dict(state)
+
+    def close(self, reason: str = "closed") -> None:
+        """End in an orderly way; also done at the end of the block and of the program."""
+        self._unhook()
+        self.monitor.close(reason)
+
+    def __enter__(self) -> TorchCarbon:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._unhook()
+        self.monitor.__exit__(kind, error, trace)
+
+    def _begin(self) -> None:
+        self._ranks = _ranks()
+        self.monitor.start(ranks=self._ranks, versions=_versions())
+        if not self.monitor.active:
+            return
+        self._first = FirstStep(self._model)
+        if self._optimizer is not None:
+            self._handle = self._optimizer.register_step_post_hook(lambda *_: self.step())
+
+    def _look(self, first: FirstStep) -> None:
+        self._first = None
+        try:
+            seen = first.look(self._model, world_size=self._ranks.world_size, optimizer=self._optimizer)
+            self.monitor.observe(*seen)
+        except Exception as error:  # as in `__init__`
+            self.monitor.fail("detection", error)
+
+    def _unhook(self) -> None:
+        for hook in (self._handle, self._first):
+            if hook is not None:
+                hook.remove()
+        self._handle = self._first = None
+
+
+def _ranks() -> Ranks:
+    """Ranks by the environment; by torch.distributed where a script numbered its processes itself."""
+    from torch import distributed as dist
+
+    ranks = ranks_from_environ(os.environ)
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() != ranks.world_size:
+        world, rank = dist.get_world_size(), dist.get_rank()
+        return Ranks(rank=rank, local_rank=rank, world_size=world, local_world_size=world)
+    return ranks
+
+
+def _versions() -> dict[str, str]:
+    import torch
+
+    return {"python": sys.version.split()[0], "torch": str(torch.__version__)}
