@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -38,3 +39,20 @@ def simulated_nvml(nvml_simulator: Path) -> Callable[..., dict[str, str]]:
         return {**kept, "LD_LIBRARY_PATH": os.pathsep.join(libraries), "NVML_SIM": timed, **variables}
 
     return environment
+
+
+@pytest.fixture(scope="session")
+def torchrun() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run a script in several real processes on this host: `torchrun(script, "--flag", processes=2, env=...)`."""
+
+    def run(
+        script: Path, *arguments: str | Path, processes: int, env: dict[str, str] | None = None, check: bool = True
+    ) -> subprocess.CompletedProcess[str]:
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        environment = {**(os.environ if env is None else env), "OMP_NUM_THREADS": "1"}
+        command = [*launcher, str(script), *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=180)
+        assert done.returncode == 0 or not check, f"{script.name} failed:\n{done.stdout}\n{done.stderr}"
+        return done
+
+    return run

@@ -5,6 +5,7 @@ Only shapes are read, never values. The caller compares the parameter count of w
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -50,7 +51,8 @@ def read_structure(model: nn.Module) -> Structure | str:
     if attention is None:
         return f"no attention projections of width {hidden} in {path}"
     queries, keys = attention
-    head_dim, assumed = _head_dim(block, queries)
+    stated = _stated_head_dim(block, queries)
+    head_dim = stated or _usual_head_dim(queries, keys)
     fields: dict[str, Any] = {
         "layers": layers,
         "hidden": hidden,
@@ -64,6 +66,7 @@ def read_structure(model: nn.Module) -> Structure | str:
         "learned_positions": sum(rows for rows, width in tables if width == hidden) - vocab,
     }
     fields["dropout"] = max((m.p for m in block.modules() if isinstance(m, nn.Dropout)), default=0.0)
+    assumed = () if stated else tuple(_assumption(name, fields[name]) for name in ("head_dim", "heads", "kv_heads"))
     return Structure(fields=fields, assumed=assumed, source=f"{layers} blocks {class_name(block)} in {path}")
 
 
@@ -121,18 +124,26 @@ def _attention(matrices: Counter[tuple[int, int]], hidden: int) -> tuple[int, in
     return None
 
 
-def _head_dim(block: nn.Module, queries: int) -> tuple[int, tuple[Assumption, ...]]:
-    """Width of a head from an attribute of the block's modules; else the usual one, as an assumption."""
+def _stated_head_dim(block: nn.Module, queries: int) -> int | None:
+    """Width of a head from an attribute of the block's modules, None if none tells."""
     for module in block.modules():
         for names, is_count in ((HEAD_COUNTS, True), (HEAD_WIDTHS, False)):
             values = (getattr(module, name, None) for name in names)
             value = next((value for value in values if type(value) is int and value > 0), None)
             if value and queries % value == 0:
-                return (queries // value if is_count else value), ()
-    usual = next((width for width in (128, 64) if queries % width == 0 and queries >= 16 * width), 64)
-    width = usual if queries % usual == 0 else queries
-    source = "no attribute of the block tells the number of heads; 128 in wide models and 64 in small ones are usual"
-    return width, (Assumption("model.head_dim", str(width), source),)
+                return queries // value if is_count else value
+    return None
+
+
+def _usual_head_dim(queries: int, keys: int) -> int:
+    """128 in wide models and 64 in others, where that divides both widths; else their greatest common divisor."""
+    both = math.gcd(queries, keys)
+    return next((width for width in (128, 64) if both % width == 0 and queries >= 16 * width), math.gcd(both, 64))
+
+
+def _assumption(name: str, value: int) -> Assumption:
+    source = "no attribute of the block tells its heads; a head is usually 128 wide in wide models and 64 in others"
+    return Assumption(f"model.{name}", str(value), source)
 
 
 def _embeddings(model: nn.Module) -> Iterator[Any]:

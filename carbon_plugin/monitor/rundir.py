@@ -7,6 +7,7 @@ need an id from the scheduler; without one the user must name the directory.
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 import time
 import uuid
@@ -20,6 +21,8 @@ RUN_DIR_VARIABLE = "CARBON_PLUGIN_RUN_DIR"
 INHERITED_VARIABLE = "CARBON_PLUGIN_INHERITED_RUN_DIR"
 """Set by us for processes that this one launches later, as Lightning starts its other ranks: "<pid>:<directory>"."""
 RUNS = Path("runs")
+_RANDOM_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+"""What `torchrun --standalone` makes up for every launch: no name that a user would look for."""
 
 
 def choose_run_dir(name: str, ranks: Ranks, environ: Mapping[str, str]) -> Path:
@@ -36,7 +39,7 @@ def choose_run_dir(name: str, ranks: Ranks, environ: Mapping[str, str]) -> Path:
     if job := environ.get("SLURM_JOB_ID"):
         return RUNS / f"{name}-{job}"
     rendezvous = environ.get("TORCHELASTIC_RUN_ID", "none")
-    if rendezvous != "none":
+    if rendezvous != "none" and not _RANDOM_ID.fullmatch(rendezvous):
         return RUNS / f"{name}-{rendezvous}"
     if ranks.nodes > 1:
         raise SpecError(
