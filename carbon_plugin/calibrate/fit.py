@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carbon_plugin.calibrate.table import Table, predict
+from carbon_plugin.errors import SpecError
 from carbon_plugin.predict.rates import Constants
 
 FACTOR = "framework_factor"
@@ -61,8 +62,10 @@ class Fit:
 
 def fit(table: Table, parameters: Sequence[Parameter], keep: Mask | None = None, start: Floats | None = None) -> Fit:
     """Fit `parameters` to the rows where `keep` is true. Parameters without rows stay at their prior."""
-    from scipy.optimize import least_squares
-
+    try:
+        from scipy.optimize import least_squares
+    except ImportError as error:
+        raise SpecError("calibrate: fitting needs scipy; pip install 'carbon-plugin[calibrate]'") from error
     used = np.ones(table.measured_s.size, dtype=bool) if keep is None else keep
     masks = [parameter.rows(table) for parameter in parameters]
     sigmas = np.array([parameter.sigma for parameter in parameters])
