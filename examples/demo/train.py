@@ -1,7 +1,7 @@
 """Trains the demo's transformer with FSDP2 on the shipped text. Start it with torchrun, as `demo.py` does.
 
 An ordinary training script: a device mesh, sharded blocks, AdamW, evaluation, a checkpoint. What it would not have
-without this project is the import and the two lines that mention `carbon`.
+without this project is the import of `watch`, the block that it opens, and the names of the phases.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch.distributed import checkpoint
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
+from carbon_plugin.integrations.pytorch import watch
 from carbon_plugin.plan.forecast import load_forecast
 from carbon_plugin.spec.run import RunSpec
 
@@ -93,18 +94,21 @@ def main() -> None:
     text = Text(spec.training.seq_len, spec.layout.micro_batch_size, device, mesh.get_rank())
     steps = spec.training.total_steps
 
-    for step in range(1, steps + 1):
-        loss = loss_of(model, text.draw("train"))
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        if main_rank and (step == 1 or step % 10 == 0):
-            print(f"step {step:4d}/{steps}  loss {loss.item():.3f}", flush=True)
-        if step in (steps // 2, steps):
-            held_out = evaluate(model, text)
-            if main_rank:
-                print(f"step {step:4d}/{steps}  held-out loss {held_out:.3f}", flush=True)
-    checkpoint.save(model.state_dict(), checkpoint_id=options.run_dir / "checkpoint")
+    with watch(model, optimizer, planned=options.forecast, run_dir=options.run_dir) as carbon:
+        for step in range(1, steps + 1):
+            loss = loss_of(model, text.draw("train"))
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            if main_rank and (step == 1 or step % 10 == 0):
+                print(f"step {step:4d}/{steps}  loss {loss.item():.3f}", flush=True)
+            if step in (3 * steps // 4, steps):
+                with carbon.phase("evaluation"):
+                    held_out = evaluate(model, text)
+                if main_rank:
+                    print(f"step {step:4d}/{steps}  held-out loss {held_out:.3f}", flush=True)
+        with carbon.phase("checkpoint"):
+            checkpoint.save(model.state_dict(), checkpoint_id=options.run_dir / "checkpoint")
     dist.destroy_process_group()
 
 

@@ -1,0 +1,70 @@
+"""`make demo`, shorter: the whole path on this machine, in real processes, twice into the same place."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory) -> tuple[str, Path]:
+    """What a demo of about 22 s of training printed, and its run directory; a run of yesterday lies beside it."""
+    runs = tmp_path_factory.mktemp("demo")
+    (runs / "20260101-000000").mkdir()
+    command = [sys.executable, ROOT / "examples" / "demo" / "demo.py", "--seconds=22", "--probe-seconds=1"]
+    done = subprocess.run(
+        [*command, f"--runs={runs}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=runs,
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (run_dir,) = (path.parent for path in runs.glob("*/run.json"))
+    return done.stdout, run_dir
+
+
+@pytest.fixture(scope="module")
+def report(demo) -> dict:
+    return json.loads((demo[1] / "report.json").read_text(encoding="utf-8"))
+
+
+def test_it_says_where_the_report_is(demo):
+    printed, run_dir = demo
+
+    assert f"report: {run_dir / 'report.html'}" in printed
+    assert (run_dir / "report.html").stat().st_size > 10_000
+
+
+def test_the_loss_falls(demo):
+    losses = [float(line.split()[-1]) for line in demo[0].splitlines() if "held-out loss" in line]
+
+    assert len(losses) == 2
+    assert losses[1] < losses[0] < 5.5
+
+
+def test_measured_stands_beside_predicted(report):
+    steps = report["steps"]
+
+    assert steps["measured_step_time_s"]["kind"] == "measured"
+    assert steps["measured_step_time_s"]["value"] > 0
+    assert steps["predicted_step_time_s"]["low"] < steps["predicted_step_time_s"]["high"]
+    assert report["forecast"] is not None
+
+
+def test_its_phases_and_its_energy_are_in_the_ledger(report):
+    assert {"startup", "train", "evaluation"} <= set(report["by_phase"])
+    assert report["by_phase"]["train"]["energy_j"] > report["by_phase"]["evaluation"]["energy_j"] > 0
+    assert report["verification"]["ok"]
+
+
+def test_it_leaves_a_checkpoint_of_both_ranks(demo):
+    assert len(list((demo[1] / "checkpoint").glob("*.distcp"))) == 2
