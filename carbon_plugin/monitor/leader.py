@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import time
 import uuid
 from hashlib import blake2b
 from pathlib import Path
@@ -42,7 +41,7 @@ class Election:
         self._dir = (scratch or scratch_dir()) / name
         self._dir.mkdir(mode=0o700, exist_ok=True)
         self._lock_fd = -1
-        self._started_s = time.time()
+        self._old_end = self._end_mark()
 
     @property
     def leads(self) -> bool:
@@ -59,7 +58,7 @@ class Election:
         except OSError:
             os.close(fd)
             return False
-        if self._ended():
+        if self._end_mark() != self._old_end:
             os.close(fd)
             return False
         self._lock_fd = fd
@@ -96,7 +95,7 @@ class Election:
     def end(self) -> None:
         """Give up leading for good, in an orderly way."""
         if self.leads:
-            self._publish("ended", b"")
+            self._publish("ended", uuid.uuid4().bytes)
             self.forget()
 
     def forget(self) -> None:
@@ -105,12 +104,12 @@ class Election:
             os.close(self._lock_fd)
             self._lock_fd = -1
 
-    def _ended(self) -> bool:
-        """Whether a leader of this launch ended in an orderly way; older marks are of earlier launches."""
+    def _end_mark(self) -> bytes | None:
+        """What the last leader left behind at its orderly end; one from before this object is of an earlier launch."""
         try:
-            return (self._dir / "ended").stat().st_mtime > self._started_s
+            return (self._dir / "ended").read_bytes()
         except OSError:
-            return False
+            return None
 
     def _publish(self, name: str, content: bytes) -> None:
         temporary = self._dir / f".{name}.{uuid.uuid4().hex}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from carbon_plugin.ledger.records import DeviceEnergy, Phase
 from carbon_plugin.meters.protocol import Reading
@@ -56,6 +57,8 @@ def cut(before: Snapshot, after: Snapshot, phase: Phase, transitions: Sequence[T
         phase = following
     if after.monotonic_s > start_s:
         pieces.append(Piece(phase=phase, start_s=start_s, end_s=after.monotonic_s, start=start, end=after.mark))
+    elif pieces:
+        pieces[-1] = replace(pieces[-1], end=after.mark)  # steps that ended while the meters were being read
     return pieces
 
 

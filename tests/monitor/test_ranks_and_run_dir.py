@@ -1,0 +1,117 @@
+"""Who this process is, and which directory all processes of a launch agree on."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from carbon_plugin.errors import SpecError
+from carbon_plugin.monitor.ranks import Ranks, ranks_from_environ
+from carbon_plugin.monitor.rundir import INHERITED_VARIABLE, choose_run_dir
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, Ranks()),
+        (
+            {
+                "RANK": "11", "LOCAL_RANK": "3", "WORLD_SIZE": "16", "LOCAL_WORLD_SIZE": "8", "GROUP_RANK": "1",
+                "GROUP_WORLD_SIZE": "2",
+            },
+            Ranks(rank=11, local_rank=3, world_size=16, local_world_size=8, node=1, nodes=2),
+        ),
+        (
+            {
+                "SLURM_STEP_NUM_TASKS": "8", "SLURM_STEP_NUM_NODES": "2", "SLURM_PROCID": "5", "SLURM_LOCALID": "1",
+                "SLURM_NODEID": "1",
+            },
+            Ranks(rank=5, local_rank=1, world_size=8, local_world_size=4, node=1, nodes=2),
+        ),
+        ({"SLURM_NTASKS": "8", "SLURM_PROCID": "0"}, Ranks()),
+        (
+            {
+                "OMPI_COMM_WORLD_RANK": "3", "OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+                "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
+            },
+            Ranks(rank=3, local_rank=1, world_size=4, local_world_size=2, node=1, nodes=2),
+        ),
+        ({"RANK": "1", "WORLD_SIZE": "2"}, Ranks(rank=1, local_rank=1, world_size=2, local_world_size=2)),
+        ({"RANK": "x", "WORLD_SIZE": ""}, Ranks()),
+    ],
+    ids=["alone", "torchrun", "srun", "batch script without srun", "mpirun", "set by hand", "broken"],
+)  # fmt: skip
+def test_ranks_are_read_from_the_launcher(environ, expected):
+    assert ranks_from_environ(environ) == expected
+
+
+TWO = Ranks(world_size=2, local_world_size=2)
+FAR = Ranks(world_size=16, local_world_size=8, nodes=2)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "environ", "expected"),
+    [
+        (FAR, {"CARBON_PLUGIN_RUN_DIR": "/shared/here", "SLURM_JOB_ID": "7"}, "/shared/here"),
+        (FAR, {"SLURM_JOB_ID": "7"}, "runs/train-7"),
+        (FAR, {"TORCHELASTIC_RUN_ID": "job-9"}, "runs/train-job-9"),
+        (TWO, {INHERITED_VARIABLE: f"{os.getppid()}:/a/dir"}, "/a/dir"),
+    ],
+)
+def test_named_directory_is_the_same_on_every_rank(ranks, environ, expected):
+    assert choose_run_dir("train", ranks, environ) == Path(expected)
+
+
+def test_nodes_with_nothing_in_common_must_be_told():
+    with pytest.raises(SpecError, match=r"run_dir: the 2 nodes.*--rdzv-id"):
+        choose_run_dir("train", FAR, {"TORCHELASTIC_RUN_ID": "none"})
+
+
+SIBLING = """
+import os, sys
+from carbon_plugin.monitor.ranks import ranks_from_environ
+from carbon_plugin.monitor.rundir import choose_run_dir
+print(choose_run_dir("train", ranks_from_environ(os.environ), os.environ))
+"""
+
+
+def siblings(folder: Path, **environ: str) -> list[str]:
+    clean = {
+        name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "TORCHELASTIC", "CARBON"))
+    }
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", SIBLING],
+            env=clean | {"RANK": str(rank), "WORLD_SIZE": "3", "TMPDIR": str(folder)} | environ,
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(3)
+    ]
+    return [process.communicate()[0].strip() for process in running]
+
+
+def test_ranks_of_one_launcher_agree_on_a_dated_directory(tmp_path):
+    made_up = "0b1f7f0e-3c5a-4a64-9d0b-6f0d2f3f9a11"
+
+    found = siblings(tmp_path, TORCHELASTIC_RUN_ID=made_up)
+
+    assert len(set(found)) == 1
+    assert Path(found[0]).parent == tmp_path / "runs"
+
+
+def test_second_run_of_a_process_gets_a_directory_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(INHERITED_VARIABLE, raising=False)
+    first = choose_run_dir("train", Ranks(), {})
+    first.mkdir(parents=True)
+
+    second = choose_run_dir("train", Ranks(), dict(os.environ))
+
+    assert second != first
+    assert os.environ[INHERITED_VARIABLE] == f"{os.getpid()}:{second.absolute()}"

@@ -1,0 +1,155 @@
+"""Sums over ledgers: each joule and each reserved second once, over nodes and attempts."""
+
+from __future__ import annotations
+
+import pytest
+
+from carbon_plugin.ledger.records import DeviceEnergy, Manifest, Span, Window
+from carbon_plugin.monitor.totals import FileTotals, run_totals
+from carbon_plugin.spec.devices import DeviceIdentity
+
+
+def gpu(key: str) -> DeviceIdentity:
+    return DeviceIdentity(key=key, name="H100", rung="gpu", scope="gpu", meter="nvml", energy_kind="counter")
+
+
+def host(key: str) -> DeviceIdentity:
+    return DeviceIdentity(key=key, name="host", rung="host", scope="host", meter="model", energy_kind="modelled")
+
+
+def ledger(
+    *devices: DeviceIdentity,
+    start: float = 0.0,
+    windows: int = 3,
+    node: int = 0,
+    host_key: str = "boot",
+    reserved: float | None = None,
+    phase: str = "train",
+    kind: str = "counter",
+) -> FileTotals:
+    """A node's ledger with windows of 10 s in which every device draws 100 W and 5 steps end."""
+    totals = FileTotals()
+    totals.add(
+        Manifest(
+            version=1, run_id="r", attempt=0, node=node, nodes=2, host_key=host_key, hostname="h", world_size=4,
+            started_unix_s=start, reserved_since_unix_s=reserved, devices=list(devices), effective={}, factors={},
+            versions={}, host_share=0.5,
+        )
+    )  # fmt: skip
+    for index in range(windows):
+        energies = [
+            DeviceEnergy(
+                key=d.key, energy_j=None if kind == "absent" else 1000.0, kind=kind, low_j=950.0, high_j=1050.0
+            )
+            for d in devices
+        ]
+        totals.add(
+            Window(
+                index=index, phase=phase, start_unix_s=start + 10 * index, duration_s=10.0, energies=energies, steps=5,
+                last_step=5 * (index + 1), tokens=50, intensity_g_per_kwh=None, pue=None,
+            )
+        )  # fmt: skip
+    return totals
+
+
+def reserved_s(totals, scope: str) -> float:
+    return sum(item.units * item.time_s for item in totals.reserved if item.scope == scope)
+
+
+def test_two_nodes_add_up_and_run_in_parallel():
+    files = {"a": ledger(gpu("1"), host("h1")), "b": ledger(gpu("2"), host("h2"), node=1, host_key="other")}
+
+    totals = run_totals(files, attempt_started_s=0.0)
+
+    assert totals.energy_j == 4 * 3000
+    assert totals.power_w == 400
+    assert (totals.gpus, totals.gpus_measured, totals.nodes_seen) == (2, 2, 2)
+    assert (totals.steady_s, totals.steady_steps) == (30, 15)
+    assert reserved_s(totals, "device") == 60
+    assert reserved_s(totals, "host") == 30
+    assert {item.scope: item.units * item.time_s for item in totals.reserved_now} == {
+        "device": 2.0, "host": 1.0, "network": 2.0,
+    }  # fmt: skip
+
+
+def test_gpu_that_two_files_meter_at_once_counts_in_the_one_that_began_first():
+    files = {"late": ledger(gpu("1"), start=5.0), "early": ledger(gpu("1"))}
+
+    totals = run_totals(files, attempt_started_s=0.0)
+
+    assert totals.energy_j == 3000
+    assert totals.gpus == 1
+    assert reserved_s(totals, "device") == 30
+
+
+def test_gpu_of_two_attempts_counts_in_both_but_only_the_second_gives_rates():
+    files = {"first": ledger(gpu("1")), "second": ledger(gpu("1"), start=100.0, windows=2)}
+
+    totals = run_totals(files, attempt_started_s=90.0)
+
+    assert totals.energy_j == 5000
+    assert (totals.steady_s, totals.steady[0].energy_j) == (20, 2000)
+    assert totals.power_w == 100
+
+
+def test_time_of_one_reservation_over_two_attempts_is_counted_once():
+    files = {
+        "first": ledger(gpu("1"), reserved=-20.0),
+        "second": ledger(gpu("1"), start=100.0, windows=2, reserved=-20.0),
+    }
+
+    assert reserved_s(run_totals(files, attempt_started_s=90.0), "device") == 140
+
+
+def test_start_up_is_spent_but_gives_no_rates():
+    totals = run_totals({"a": ledger(gpu("1"), phase="startup")}, attempt_started_s=0.0)
+
+    assert totals.energy_j == 3000
+    assert (totals.steady_s, totals.steady_steps) == (0, 0)
+
+
+def test_absent_gpu_is_in_the_denominator_of_the_coverage():
+    files = {"a": ledger(gpu("1")), "b": ledger(gpu("2"), kind="absent", node=1, host_key="other")}
+
+    totals = run_totals(files, attempt_started_s=0.0)
+
+    assert (totals.gpus_measured, totals.gpus) == (1, 2)
+    assert totals.energy_j == 3000
+
+
+def test_node_that_fell_silent_no_longer_draws_power_but_its_joules_stay():
+    files = {"a": ledger(gpu("1"), windows=20), "b": ledger(gpu("2"), node=1, host_key="other")}
+
+    totals = run_totals(files, attempt_started_s=0.0)
+
+    assert totals.power_w == 100
+    assert totals.energy_j == 23_000
+
+
+def test_every_rank_stands_for_a_device_where_no_gpu_is_metered():
+    totals = run_totals({"a": ledger(host("h"))}, attempt_started_s=0.0)
+
+    assert reserved_s(totals, "device") == 2 * 30
+
+
+def test_range_and_quality_follow_the_devices():
+    totals = run_totals({"a": ledger(gpu("1"), host("h"))}, attempt_started_s=0.0)
+
+    by_rung = {item.rung: item for item in totals.spent}
+    assert (by_rung["gpu"].low_j, by_rung["gpu"].high_j) == (2850, 3150)
+    assert (by_rung["gpu"].kind, by_rung["host"].kind) == ("measured", "modelled")
+
+
+def test_spread_of_spans_is_their_standard_deviation():
+    totals = FileTotals()
+    for step_time in (1.0, 2.0, 4.0):
+        totals.add(
+            Span(
+                first_step=1, last_step=2, start_unix_s=0, duration_s=2, step_time_s=step_time,
+                predicted_step_time_s=None, gpu_energy_per_step_j=None, predicted_gpu_energy_per_step_j=None,
+                boundary_error_s=0,
+            )
+        )  # fmt: skip
+
+    assert totals.spans.log_sigma == pytest.approx(0.6931472)
+    assert totals.spans.last.step_time_s == 4.0

@@ -1,0 +1,119 @@
+"""Energy windows: every joule in exactly one window, joined without gap, cut where the phase changed."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from carbon_plugin.meters.protocol import Reading
+from carbon_plugin.monitor.clock import Mark, Transition
+from carbon_plugin.monitor.windows import APPORTIONED, MAX_PIECES, Snapshot, cut, energies, merged
+
+PHASES = st.sampled_from(["train", "evaluation", "checkpoint", "data_wait"])
+
+
+def mark(steps: int, at: float = 0.0) -> Mark:
+    return Mark(steps, at, 0, steps)
+
+
+def reading(key: str, energy_j: float | None, **fields: object) -> Reading:
+    kind = "absent" if energy_j is None else "counter"
+    return Reading(**{"key": key, "monotonic_s": 0.0, "energy_j": energy_j, "kind": kind} | fields)
+
+
+def snapshot(at: float, steps: int, *readings: Reading) -> Snapshot:
+    return Snapshot(monotonic_s=at, readings={r.key: r for r in readings}, mark=mark(steps, at))
+
+
+@st.composite
+def stretches(draw):
+    start, length = draw(st.floats(0, 1e6)), draw(st.floats(0.5, 60))
+    moments = sorted(draw(st.lists(st.floats(0, 1), max_size=30)))
+    steps = sorted(draw(st.lists(st.integers(0, 100), min_size=len(moments), max_size=len(moments))))
+    transitions = [
+        Transition(start + share * length, draw(PHASES), mark(step, start + share * length))
+        for share, step in zip(moments, steps, strict=True)
+    ]
+    return snapshot(start, 0), snapshot(start + length, 100), transitions
+
+
+@given(stretches())
+def test_pieces_join_and_cover_everything_between_two_reads(stretch):
+    before, after, transitions = stretch
+
+    for pieces in (cut(before, after, "train", transitions), merged(cut(before, after, "train", transitions))):
+        assert pieces[0].start_s == before.monotonic_s
+        assert pieces[-1].end_s == pytest.approx(after.monotonic_s)
+        assert all(a.end_s == b.start_s for a, b in pairwise(pieces))
+        assert sum(piece.end.steps - piece.start.steps for piece in pieces) == 100
+        assert all(piece.duration_s > 0 for piece in pieces)
+
+
+@given(stretches())
+def test_merging_keeps_the_time_of_each_phase(stretch):
+    before, after, transitions = stretch
+    pieces = cut(before, after, "train", transitions)
+
+    def by_phase(some):
+        sums = {}
+        for piece in some:
+            sums[piece.phase] = sums.get(piece.phase, 0.0) + piece.duration_s
+        return sums
+
+    assert by_phase(merged(pieces)) == pytest.approx(by_phase(pieces))
+    assert len(merged(pieces)) <= MAX_PIECES
+
+
+@given(stretches(), st.floats(0, 1e9), st.floats(0, 1e6))
+def test_shares_of_the_energy_add_up(stretch, energy_j, more_j):
+    before, after, transitions = stretch
+    first, last = {"g": reading("g", energy_j)}, {"g": reading("g", energy_j + more_j)}
+    length = after.monotonic_s - before.monotonic_s
+
+    shares = [energies(first, last, p.duration_s / length)[0] for p in cut(before, after, "train", transitions)]
+
+    assert sum(share.energy_j for share in shares) == pytest.approx(last["g"].energy_j - energy_j)
+
+
+def test_share_of_a_reading_says_so():
+    (whole,), (half,) = (energies({"g": reading("g", 0)}, {"g": reading("g", 10)}, share) for share in (1.0, 0.5))
+
+    assert (whole.energy_j, whole.note) == (10, None)
+    assert (half.energy_j, half.note) == (5, APPORTIONED)
+
+
+def test_absent_device_has_no_energy_and_is_never_zero():
+    lost = reading("g", 7.0, kind="absent", fault="lost", message="g is lost")
+
+    assert energies({"g": reading("g", 7)}, {"g": lost}, 1.0)[0].energy_j is None
+    assert energies({}, {"g": reading("g", 7)}, 1.0)[0].kind == "absent"
+    assert energies({"g": reading("g", None)}, {"g": reading("g", 7)}, 1.0)[0].energy_j is None
+
+
+def test_device_that_answers_again_brings_the_energy_of_the_gap():
+    held = reading("g", 100.0, kind="absent")
+
+    (energy,) = energies({"g": held}, {"g": reading("g", 250)}, 1.0)
+
+    assert (energy.energy_j, energy.kind) == (150, "counter")
+
+
+def test_range_of_a_window_is_that_of_its_own_energy():
+    first = reading("g", 100, low_j=95, high_j=105)
+    last = reading("g", 200, low_j=190, high_j=210)
+
+    (energy,) = energies({"g": first}, {"g": last}, 1.0)
+
+    assert (energy.low_j, energy.energy_j, energy.high_j) == (95, 100, 105)
+
+
+def test_change_that_was_noted_while_reading_belongs_to_the_edge():
+    before, after = snapshot(10.0, 5), snapshot(20.0, 9)
+    late = Transition(20.5, "evaluation", mark(9, 20.4))
+
+    pieces = cut(before, after, "train", [late])
+
+    assert [(piece.phase, piece.end_s) for piece in pieces] == [("train", 20.0)]
