@@ -2,13 +2,13 @@
 
     python examples/demo/lightning_train.py --steps 100
 
-Prints the `carbon/*` metrics that its CSV logger got; `carbon-plugin audit runs/lightning` makes the report.
+The `carbon/*` metrics go to the trainer's logger as the run goes on; the last ones are printed. The report comes from
+`carbon-plugin audit runs/lightning`.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 from pathlib import Path
 
 import lightning
@@ -63,22 +63,19 @@ def main() -> None:
     arguments.add_argument("--run-dir", type=Path, default=Path("runs/lightning"))
     options = arguments.parse_args()
 
-    logger = CSVLogger(options.run_dir, name="metrics")
+    carbon = CarbonCallback(site="FRA", run_dir=options.run_dir)
     trainer = lightning.Trainer(
         max_steps=options.steps,
-        logger=logger,
+        logger=CSVLogger(options.run_dir, name="metrics"),
         log_every_n_steps=10,
         enable_checkpointing=False,
         enable_model_summary=False,
-        callbacks=[CarbonCallback(site="FRA", run_dir=options.run_dir)],
+        callbacks=[carbon],
     )
     trainer.fit(ByteModel(), DataLoader(Windows(), batch_size=8, shuffle=True))
 
-    with (Path(logger.log_dir) / "metrics.csv").open(encoding="utf-8") as file:
-        last = [row for row in csv.DictReader(file) if row.get("carbon/energy_kwh")][-1]
-    for name, value in last.items():
-        if name.startswith("carbon/") and value:
-            print(f"{name:36} {value}")
+    for name, value in carbon.monitor.metrics().items():
+        print(f"{name:36} {value:.4g}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The Lightning example runs and its logger gets the metrics."""
+"""The Lightning example runs and ends with its metrics."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "demo" / "lightning_train.py"
 
 
-def test_the_lightning_example_prints_what_its_logger_got(tmp_path):
+def test_the_lightning_example_prints_its_metrics(tmp_path):
     done = subprocess.run(
         [sys.executable, EXAMPLE, "--steps=20", f"--run-dir={tmp_path}"],
         capture_output=True,
