@@ -12,10 +12,10 @@ HELD := $(VENV)/held.txt
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types bench docs clean
+.PHONY: help demo test lint types bench docs calibrate clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.installed ## plan, train in two processes with the callback, audit: about two minutes
 	$(BIN)/python examples/demo/demo.py
@@ -35,6 +35,9 @@ bench: $(VENV)/.installed-dev ## cost of the monitor in a training loop, to benc
 
 docs: $(VENV)/.installed ## docs/commands.md from the help of every command
 	$(BIN)/python docs/commands.py
+
+calibrate: $(VENV)/.installed-dev ## fit the shipped constants to the published rows and write them into the profiles
+	$(BIN)/python -m carbon_plugin.calibrate.shipped
 
 clean: ## remove .venv, caches and build output; runs/ stays
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
