@@ -78,7 +78,8 @@ class CarbonCallback(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A resumed run knows only now at which step it is."""
         self._global_step = trainer.global_step
-        self.monitor.resume_at(_log_step(trainer))
+        if self.monitor.step == 0:  # else our own state was in the checkpoint
+            self.monitor.resume_at(trainer.global_step // max(1, len(trainer.optimizers)))
         if self.monitor.active:
             self._first = FirstStep(called_module(pl_module))
 
@@ -99,8 +100,11 @@ class CarbonCallback(Callback):
         first, self._first = self._first, None
         if first is not None:
             model, optimizer = trainer.strategy.model or pl_module, next(iter(trainer.optimizers), None)
-            seen = first.look(model, world_size=trainer.world_size, optimizer=optimizer, told=_told(trainer))
-            self.monitor.observe(*seen)
+            try:
+                seen = first.look(model, world_size=trainer.world_size, optimizer=optimizer, told=_told(trainer))
+                self.monitor.observe(*seen)
+            finally:
+                first.remove()
         metrics = self.monitor.fresh_metrics() if trainer.is_global_zero else {}
         if metrics:
             _log(trainer, metrics, self.monitor.head)

@@ -110,6 +110,8 @@ class TorchCarbon:
             self.monitor.observe(*seen)
         except Exception as error:  # as in `__init__`
             self.monitor.fail("detection", error)
+        finally:
+            first.remove()
 
     def _unhook(self) -> None:
         for hook in (self._handle, self._first):

@@ -35,7 +35,16 @@ STATE_VERSION = 1
 PHASES: frozenset[str] = frozenset(get_args(Phase))
 
 # Imported before the thread starts: an import that a fork interrupts on another thread stays locked in the child.
-_USED_BY_THE_THREAD = ("numpy", "psutil", "pynvml", "yaml", "carbon_plugin.footprint.propagation")
+USED_BY_THE_THREAD = (
+    "numpy.ma",
+    "numpy.random",
+    "psutil",
+    "pynvml",
+    "yaml",
+    "importlib.readers",
+    "carbon_plugin.footprint.propagation",
+    "carbon_plugin.hardware_profiles",
+)
 
 
 class CarbonMonitor:
@@ -139,12 +148,7 @@ class CarbonMonitor:
 
     def state_dict(self) -> dict[str, Any]:
         """Plain scalars for a checkpoint. The ledger is authoritative: these are never added to it."""
-        return {
-            "version": STATE_VERSION,
-            "step": self.step,
-            "energy_kwh": self.metrics().get("carbon/energy_kwh", 0.0),
-            "run_dir": str(self.run_dir or ""),
-        }
+        return self._guard.run("state", self._state, {})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a checkpoint."""
@@ -169,7 +173,7 @@ class CarbonMonitor:
         self.close("closed" if kind is None else _reason_of(kind))
 
     def _start(self, settings: Settings, run_dir: Path, ranks: Ranks | None, versions: Mapping[str, str]) -> None:
-        for name in _USED_BY_THE_THREAD:
+        for name in USED_BY_THE_THREAD:
             with contextlib.suppress(ImportError):
                 import_module(name)
         place = ranks or ranks_from_environ(os.environ)
@@ -197,6 +201,14 @@ class CarbonMonitor:
         _living.add(self)
         atexit.register(self._at_exit)
         thread.start()
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "version": STATE_VERSION,
+            "step": self.step,
+            "energy_kwh": self.metrics().get("carbon/energy_kwh", 0.0),
+            "run_dir": str(self.run_dir or ""),
+        }
 
     def _close(self, reason: str) -> None:
         self._armed = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import carbon_plugin
 from carbon_plugin.ledger.records import LEDGER_VERSION, Close, Event, Manifest, Record, RunIdentity, Span, Window
@@ -11,6 +11,7 @@ from carbon_plugin.meters.open import MeterSet
 from carbon_plugin.meters.protocol import Reading
 from carbon_plugin.monitor.clock import Mark, TrainingClock
 from carbon_plugin.monitor.context import Context
+from carbon_plugin.monitor.guard import Guard
 from carbon_plugin.monitor.journal import Journal
 from carbon_plugin.monitor.leader import Claim
 from carbon_plugin.monitor.metering import with_ranks
@@ -38,6 +39,7 @@ class NodeRecorder:
         meters: MeterSet,
         journal: Journal,
         clock: TrainingClock,
+        guard: Guard,
         versions: Mapping[str, str],
         reserved_since_unix_s: float,
     ) -> None:
@@ -48,6 +50,7 @@ class NodeRecorder:
         self._meters = meters
         self._journal = journal
         self._clock = clock
+        self._guard = guard
         self._wall = WallClock()
         self._versions = {"carbon-plugin": carbon_plugin.__version__, **versions}
         self._reserved_since_unix_s = reserved_since_unix_s
@@ -56,6 +59,7 @@ class NodeRecorder:
         self._spans = SpanTracker(settings.options.span_rule, gpus)
         self._gpus = len(gpus)
         self._index = 0
+        self._closed = False
         # A leader that takes over, and a reader that starts late, count from where they begin.
         clock.drain(time.monotonic())
         self._phase = clock.phase
@@ -123,8 +127,7 @@ class NodeRecorder:
         pieces = cut(before, after, self._phase, transitions)
         if transitions:
             self._phase = transitions[-1].phase
-        for span in self._spans.observe(before, after, pieces):
-            self.record(self._span(span))
+        self._guard.run("spans", lambda: self._compare(before, after, pieces), None)
         whole_s = after.monotonic_s - before.monotonic_s
         for piece in merged(pieces):
             self.record(self._window(piece, before, after, piece.duration_s / whole_s))
@@ -132,7 +135,10 @@ class NodeRecorder:
         self._clock.cut_s = after.monotonic_s
 
     def close(self, reason: str) -> None:
-        """Write the closing record, and release meters and file."""
+        """Write the closing record, and release meters and file. Safe to call twice."""
+        if self._closed:
+            return
+        self._closed = True
         totals = self._journal.totals
         self.record(
             Close(
@@ -189,6 +195,10 @@ class NodeRecorder:
     def _tokens(self, start: Mark, end: Mark) -> int:
         each = self._context.effective.tokens_per_step or 0
         return end.tokens - start.tokens + each * (end.uncounted - start.uncounted)
+
+    def _compare(self, before: Snapshot, after: Snapshot, pieces: Sequence[Piece]) -> None:
+        for span in self._spans.observe(before, after, pieces):
+            self.record(self._span(span))
 
     def _span(self, span: Measured) -> Span:
         prediction, spec = self._context.prediction, self._context.effective.spec

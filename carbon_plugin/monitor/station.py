@@ -200,6 +200,7 @@ class Station:
             meters=meters,
             journal=self._journal,
             clock=self._clock,
+            guard=self._guard,
             versions=self._versions,
             reserved_since_unix_s=reserved_since(self._environ),
         )

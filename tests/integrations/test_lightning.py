@@ -1,0 +1,130 @@
+"""Real fits with Lightning: metrics in the logger's file, phases, two ranks, resumption, an exception."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from carbon_plugin.ledger.reader import LedgerFile, manifest_of, read_run
+from carbon_plugin.ledger.records import Close, Window
+from carbon_plugin.ledger.verify import verify_run
+
+JOB = Path(__file__).parent / "jobs" / "lightning_fit.py"
+
+
+def fit(folder: Path, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("CARBON")}
+    done = subprocess.run(
+        [sys.executable, str(JOB), "--root", str(folder), *arguments],
+        env=environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(folder)},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=180,
+    )
+    assert done.returncode == 0 or not check, done.stderr
+    return done
+
+
+def logged(folder: Path, version: int = 0) -> list[dict[str, str]]:
+    with (folder / "lightning_logs" / f"version_{version}" / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def result(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    line = next(line for line in done.stdout.splitlines() if line.startswith("RESULT "))
+    return json.loads(line.removeprefix("RESULT "))
+
+
+def windows(file: LedgerFile) -> list[Window]:
+    return [record for record in file.records if isinstance(record, Window)]
+
+
+@pytest.fixture(scope="module")
+def ddp(tmp_path_factory) -> tuple[Path, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("ddp")
+    return folder, result(fit(folder, "--devices", "2"))
+
+
+@pytest.fixture(scope="module")
+def resumed(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    folder = tmp_path_factory.mktemp("resumed")
+    return folder, fit(folder, "--run-dir", str(folder / "run"), "--resume-and-raise", check=False)
+
+
+def test_metrics_arrive_in_the_loggers_file_on_its_own_axis(ddp):
+    folder, _ = ddp
+    rows = [row for row in logged(folder) if row["carbon/energy_kwh"]]
+
+    assert len(rows) >= 3
+    energies = [float(row["carbon/energy_kwh"]) for row in rows]
+    assert energies == sorted(energies)
+    assert all(len(row["carbon/ledger_head"]) == 32 for row in rows)
+    assert {int(row["step"]) for row in rows} <= {int(row["step"]) for row in logged(folder) if row["loss"]}
+
+
+def test_ranks_that_the_trainer_starts_later_share_one_run_and_one_ledger(ddp):
+    _, outcome = ddp
+    run = read_run(outcome["run_dir"])
+    (file,) = run.files
+    manifest = manifest_of(file.records)
+
+    assert Path(outcome["run_dir"]).parent.name == "runs"
+    assert manifest.world_size == 2
+    assert manifest.effective["layout.dp_replicate"]["source"] == "detected: process group of DDP"
+    assert manifest.effective["training.steps"]["source"] == "detected: trainer.estimated_stepping_batches"
+    assert manifest.effective["training.global_batch_size"]["value"] == 16
+    assert manifest.effective["model.layers"]["value"] == 2
+    assert {"lightning", "torch"} <= manifest.versions.keys()
+
+
+def test_accumulated_batches_are_one_step_and_validation_is_a_phase(ddp):
+    _, outcome = ddp
+    (file,) = read_run(outcome["run_dir"]).files
+    (close,) = [record for record in file.records if isinstance(record, Close)]
+
+    assert (close.reason, close.steps) == ("closed", 16)
+    assert outcome["state"]["step"] == 16
+    phases = {window.phase for window in windows(file)}
+    assert {"startup", "train", "evaluation", "checkpoint"} <= phases
+    evaluation = sum(window.duration_s for window in windows(file) if window.phase == "evaluation")
+    assert evaluation >= 0.4
+
+
+def test_second_fit_goes_on_as_another_attempt_from_the_checkpoints_step(resumed):
+    folder, done = resumed
+    first, second = read_run(folder / "run").files
+
+    assert "the user's own" in done.stderr
+    assert first.path.name.endswith("attempt-0.jsonl")
+    assert windows(first)[-1].last_step == 16
+    stepped = [window for window in windows(second) if window.steps]
+    assert stepped[0].last_step - stepped[0].steps == 15
+    assert verify_run(folder / "run").ok
+
+
+def test_exception_closes_the_ledger_with_its_name(resumed):
+    folder, done = resumed
+    _, second = read_run(folder / "run").files
+
+    closes = [record.reason for record in second.records if isinstance(record, Close)]
+    assert closes == ["exception: RuntimeError"]
+    assert done.returncode == 1
+
+
+def test_checkpoint_holds_plain_scalars_under_a_constant_key(resumed):
+    folder, _ = resumed
+    checkpoint = torch.load(folder / "last.ckpt", weights_only=True)
+
+    state = checkpoint["callbacks"]["carbon_plugin"]
+    assert state["step"] == 20
+    assert {type(value) for value in state.values()} <= {int, float, str}

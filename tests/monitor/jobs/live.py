@@ -1,0 +1,74 @@
+"""A training loop without a framework, measured by the real monitor: `live.py SCENARIO RUN_DIR [SECONDS]`.
+
+The scenario says how it ends. The last line of output says whether torch was ever imported.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from importlib import import_module
+
+from carbon_plugin.monitor.monitor import USED_BY_THE_THREAD, CarbonMonitor
+from carbon_plugin.monitor.settings import MonitorOptions
+from carbon_plugin.monitor.spans import SpanRule
+
+STEP_S = 0.02
+
+
+def steps(monitor: CarbonMonitor, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        time.sleep(STEP_S)
+        monitor.step_end(tokens=100)
+
+
+def forked(monitor: CarbonMonitor) -> None:
+    """What a data-loader worker does: forked, it may call anything, and leaves through the interpreter's exit."""
+    child = os.fork()
+    if child == 0:
+        steps(monitor, 0.5)
+        monitor.close("from the child")
+        sys.exit(0)
+    steps(monitor, 0.7)
+    os.waitpid(child, 0)
+
+
+def main(scenario: str, run_dir: str, seconds: float) -> None:
+    monitor = CarbonMonitor(
+        site="FRA",
+        run_dir=run_dir,
+        total_steps=10_000,
+        window_s=0.5,
+        options=MonitorOptions(min_window_s=0.25, span_rule=SpanRule(min_s=0.3)),
+    )
+    for name in USED_BY_THE_THREAD:
+        import_module(name)
+    known = set(sys.modules)
+    monitor.start()
+    time.sleep(0.3)
+    steps(monitor, seconds)
+    if scenario == "phases":
+        with monitor.phase("evaluation"):
+            time.sleep(0.6)
+        steps(monitor, 0.6)
+    if scenario == "fork":
+        forked(monitor)
+    if scenario in ("phases", "fork", "close"):
+        monitor.close()
+    print("head", monitor.head, "metrics", len(monitor.metrics()), flush=True)
+    print("imported", sorted(set(sys.modules) - known), flush=True)
+    print("torch" if "torch" in sys.modules else "no torch", flush=True)
+    if scenario == "exception":
+        raise RuntimeError("the user's own")
+    if scenario == "exit":
+        sys.exit(3)
+    if scenario in ("SIGINT", "SIGKILL", "SIGTERM"):
+        os.kill(os.getpid(), getattr(signal, scenario))
+        time.sleep(10)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], float(sys.argv[3]) if len(sys.argv) > 3 else 1.2)

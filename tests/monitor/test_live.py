@@ -1,0 +1,201 @@
+"""The whole monitor in real processes under a simulated driver: what is in the ledger, however the job ends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from carbon_plugin.ledger.reader import LedgerFile, manifest_of, read_run
+from carbon_plugin.ledger.records import Close, Event, Projection, Span, Window
+from carbon_plugin.ledger.verify import verify_run
+
+ENDS = {
+    "close": (0, "closed"),
+    "falls through": (0, "exit"),
+    "exit": (3, "exit"),
+    "exception": (1, "exception: RuntimeError"),
+    "SIGINT": (-2, "exception: KeyboardInterrupt"),
+    "SIGKILL": (-9, None),
+    "SIGTERM": (-15, None),
+}
+
+
+def only_file(run_dir: Path) -> LedgerFile:
+    (file,) = read_run(run_dir).files
+    return file
+
+
+def records(file: LedgerFile, kind: type) -> list[Any]:
+    return [record for record in file.records if isinstance(record, kind)]
+
+
+def watts(file: LedgerFile, *, phase: str = "train") -> dict[str, float]:
+    """Mean power of each GPU over the windows of a phase, by the last digit of its UUID."""
+    joules: dict[str, float] = {}
+    seconds = 0.0
+    for window in records(file, Window):
+        if window.phase == phase:
+            seconds += window.duration_s
+            for energy in window.energies:
+                if energy.key.startswith("GPU"):
+                    joules[energy.key[-1]] = joules.get(energy.key[-1], 0.0) + energy.energy_j
+    return {key: energy / seconds for key, energy in joules.items()}
+
+
+def test_ledger_survives_every_end(job, tmp_path):
+    jobs = {scenario: job(scenario, tmp_path / scenario) for scenario in ENDS}
+
+    for scenario, process in jobs.items():
+        output, errors = process.communicate(timeout=60)
+        code, reason = ENDS[scenario]
+        file = only_file(tmp_path / scenario)
+        assert process.returncode == code, errors
+        assert output.strip().endswith("imported []\nno torch")
+        assert file.intact
+        assert not file.torn_tail
+        assert verify_run(tmp_path / scenario).ok
+        closes = records(file, Close)
+        assert [close.reason for close in closes] == ([reason] if reason else [])
+        last = closes[-1].steps if closes else max(window.last_step for window in records(file, Window))
+        assert last > 20
+        assert "carbon_plugin" not in errors or scenario == "exception", errors
+
+
+def test_phases_cut_windows_and_spans_leave_them_out(job, tmp_path):
+    process = job("phases", tmp_path / "run")
+    process.communicate(timeout=60)
+    file = only_file(tmp_path / "run")
+    windows, spans = records(file, Window), records(file, Span)
+
+    assert {window.phase for window in windows} == {"startup", "train", "evaluation"}
+    evaluation = [window for window in windows if window.phase == "evaluation"]
+    assert sum(window.duration_s for window in evaluation) >= 0.6
+    assert sum(window.steps for window in evaluation) <= 1
+    assert spans
+    for span in spans:
+        end = span.start_unix_s + span.duration_s
+        for window in evaluation:
+            assert end <= window.start_unix_s + 0.02 or span.start_unix_s >= window.start_unix_s - 0.02
+        assert span.step_time_s >= 0.02
+        assert span.gpu_energy_per_step_j / span.step_time_s == pytest.approx(700, rel=0.25)
+
+
+def test_windows_hold_the_power_of_each_gpu_once_and_every_step(job, tmp_path):
+    process = job("close", tmp_path / "run", 2.5)
+    output, _ = process.communicate(timeout=60)
+    file = only_file(tmp_path / "run")
+
+    assert watts(file) == pytest.approx({"0": 300, "1": 400}, rel=0.06)
+    (close,) = records(file, Close)
+    windows = records(file, Window)
+    assert close.energy_j == pytest.approx(sum(e.energy_j for window in windows for e in window.energies))
+    assert close.steps == sum(window.steps for window in windows)
+    assert close.steps * 100 == sum(window.tokens for window in windows)
+    assert [window.index for window in windows] == list(range(len(windows)))
+    assert f"head {file.head}" in output
+    assert records(file, Projection)[-1].spent_energy_j == pytest.approx(close.energy_j)
+    manifest = manifest_of(file.records)
+    assert manifest.factors["intensity"]["zone"] == "FRA"
+    assert {device.profile for device in manifest.devices if device.rung == "gpu"} == {"h100-sxm"}
+
+
+def test_ranks_of_a_host_write_one_ledger_and_rank_0_reads_it(job, tmp_path):
+    ranks = [
+        job("close", tmp_path / "run", RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=2, LOCAL_WORLD_SIZE=2) for rank in (1, 0)
+    ]
+    outputs = [process.communicate(timeout=60)[0] for process in ranks]
+    file = only_file(tmp_path / "run")
+
+    assert watts(file) == pytest.approx({"0": 300, "1": 400}, rel=0.15)
+    assert "metrics 0" in outputs[0]
+    assert "metrics 0" not in outputs[1]
+
+
+def test_gpus_that_the_launcher_dealt_out_are_all_metered(job, tmp_path):
+    together = {"WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+    ranks = [
+        job("close", tmp_path / "run", RANK=rank, LOCAL_RANK=rank, CUDA_VISIBLE_DEVICES=rank, **together)
+        for rank in (0, 1)
+    ]
+    for process in ranks:
+        process.communicate(timeout=60)
+
+    assert watts(only_file(tmp_path / "run")) == pytest.approx({"0": 300, "1": 400}, rel=0.15)
+
+
+def test_rank_that_alone_sees_its_gpu_meters_it_in_a_ledger_of_its_own(job, tmp_path):
+    together = {"WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+    ranks = [
+        job(
+            "close", tmp_path / "run", 5.0, spec=f"gpus=1;seed={90 + rank};power={300 + 100 * rank}", RANK=rank,
+            LOCAL_RANK=rank, **together,
+        )
+        for rank in (0, 1)
+    ]  # fmt: skip
+    for process in ranks:
+        process.communicate(timeout=60)
+    files = read_run(tmp_path / "run").files
+
+    assert [file.path.name for file in files] == ["node-0.attempt-0.jsonl", "node-0.rank-1.attempt-0.jsonl"]
+    rungs = [sorted(device.rung for device in manifest_of(file.records).devices) for file in files]
+    assert rungs == [["gpu", "host", "network"], ["gpu"]]
+    assert [round(next(iter(watts(file).values())), -2) for file in files] == [300, 400]
+    assert verify_run(tmp_path / "run").ok
+
+
+def test_another_rank_takes_over_when_the_leader_is_killed(job, tmp_path):
+    together = {"WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+    second = job("close", tmp_path / "run", 5.0, RANK=1, LOCAL_RANK=1, **together)
+    first = job("SIGKILL", tmp_path / "run", 1.5, RANK=0, LOCAL_RANK=0, **together)
+    first.communicate(timeout=60)
+    second.communicate(timeout=60)
+    files = read_run(tmp_path / "run").files
+
+    assert [file.path.name for file in files] == ["node-0.attempt-0.jsonl", "node-0.attempt-1.jsonl"]
+    assert records(files[1], Close)[0].reason == "closed"
+    assert watts(files[1]) == pytest.approx({"0": 300, "1": 400}, rel=0.15)
+
+
+def test_forked_child_does_nothing(job, tmp_path):
+    process = job("fork", tmp_path / "run")
+    _, errors = process.communicate(timeout=60)
+    file = only_file(tmp_path / "run")
+
+    assert process.returncode == 0, errors
+    assert [close.reason for close in records(file, Close)] == ["closed"]
+    assert verify_run(tmp_path / "run").ok
+
+
+def test_lost_gpu_is_an_event_and_absent_and_never_a_zero(job, tmp_path):
+    process = job("close", tmp_path / "run", 2.5, spec="gpus=2;power=300,400;fault=1:lost@1.5")
+    process.communicate(timeout=60)
+    file = only_file(tmp_path / "run")
+    last = records(file, Window)[-1]
+
+    assert [event.data["key"][-1] for event in records(file, Event) if event.kind == "meter_lost"] == ["1"]
+    assert {energy.key[-1]: energy.kind for energy in last.energies if energy.key.startswith("GPU")} == {
+        "0": "counter", "1": "absent",
+    }  # fmt: skip
+    assert all(energy.energy_j is None for energy in last.energies if energy.kind == "absent")
+
+
+def test_disabled_by_the_environment_everything_is_silent(job, tmp_path):
+    process = job("close", tmp_path / "run", 0.2, CARBON_PLUGIN_DISABLED=1)
+    output, errors = process.communicate(timeout=60)
+
+    assert process.returncode == 0, errors
+    assert not (tmp_path / "run").exists()
+    assert "head None metrics 0" in output
+
+
+def test_run_directory_that_cannot_be_written_is_one_warning(job, tmp_path):
+    (tmp_path / "file").write_text("not a directory")
+
+    process = job("close", tmp_path / "file" / "run", 0.5)
+    _, errors = process.communicate(timeout=60)
+
+    assert process.returncode == 0
+    assert len(errors.strip().splitlines()) == 1
+    assert "training goes on" in errors

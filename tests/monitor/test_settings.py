@@ -1,0 +1,77 @@
+"""Mistakes of the user are said where they are made, before training, with names and numbers."""
+
+from __future__ import annotations
+
+import pytest
+
+from carbon_plugin.errors import CarbonPluginError, FootprintError, SpecError
+from carbon_plugin.monitor.monitor import CarbonMonitor
+from carbon_plugin.monitor.settings import MonitorOptions, make_settings
+from carbon_plugin.spec.site import Site
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"site": "FRB"}, "FRB"),
+        ({"total_steps": 0}, "total_steps is 0"),
+        ({"tokens_per_step": -5}, "tokens_per_step is -5"),
+        ({"window_s": 1.0}, "window_s is 1.0, expected at least 5"),
+        ({"layout": {"tensor_parallel": 2}}, "unknown layout field 'tensor_parallel'"),
+        ({"options": MonitorOptions(training={"seqlen": 2})}, "unknown training field 'seqlen'"),
+        ({"accelerator": "h10"}, "h10"),
+        ({"model_spec": "lama3-8b"}, "lama3-8b"),
+        ({"planned": "/nowhere/forecast.json"}, "/nowhere/forecast.json"),
+    ],
+)
+def test_argument_that_cannot_be_used_is_named(arguments, message):
+    with pytest.raises(CarbonPluginError, match=message) as raised:
+        make_settings(**arguments)
+
+    assert isinstance(raised.value, SpecError | FootprintError)
+    assert "\n" not in str(raised.value)
+
+
+def test_misspelt_argument_is_refused():
+    with pytest.raises(TypeError, match="sit"):
+        CarbonMonitor(sit="FRA")
+
+
+def test_without_a_site_nothing_is_guessed():
+    assert make_settings().declared.site is None
+    assert make_settings(site="FRA").declared.site == Site(zone="FRA")
+
+
+def test_name_is_fit_for_a_directory():
+    assert make_settings(name="my run/7: π").name == "my-run-7--π"
+    assert make_settings(name="..").name == "run"
+
+
+def test_disabled_monitor_checks_nothing_and_does_nothing(monkeypatch, tmp_path):
+    monkeypatch.setenv("CARBON_PLUGIN_DISABLED", "1")
+    monitor = CarbonMonitor(site="no such place", run_dir=tmp_path / "run")
+
+    with monitor, monitor.phase("evaluation"):
+        monitor.step_end()
+
+    assert (monitor.active, monitor.metrics(), monitor.head, monitor.step) == (False, {}, None, 0)
+    assert not (tmp_path / "run").exists()
+
+
+def test_calls_before_start_and_after_close_do_nothing(tmp_path):
+    monitor = CarbonMonitor(run_dir=tmp_path / "run")
+
+    monitor.step_end()
+    monitor.enter("train")
+    monitor.close()
+
+    assert not (tmp_path / "run").exists()
+
+
+def test_steps_go_on_from_a_checkpoint():
+    monitor = CarbonMonitor(run_dir="unused")
+
+    monitor.load_state_dict({"step": 120, "energy_kwh": 7.0})
+
+    assert monitor.step == 120
+    assert monitor.state_dict()["step"] == 120

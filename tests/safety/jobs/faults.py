@@ -1,0 +1,147 @@
+"""Trains the same loop once without us and once for every entry point of ours, with an exception injected there.
+
+Prints one JSON line a training: the losses, our warnings, and what the ledger says.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import nn
+
+from carbon_plugin.integrations.pytorch import watch
+from carbon_plugin.ledger.reader import read_run
+from carbon_plugin.ledger.records import Close, Event, Window
+from carbon_plugin.monitor.settings import MonitorOptions
+from carbon_plugin.monitor.spans import SpanRule
+
+STEPS, STEP_S = 12, 0.015
+FAST = {"window_s": 0.1, "options": MonitorOptions(min_window_s=0.05, span_rule=SpanRule(min_s=0.05, min_steps=2))}
+
+FAULTS = (
+    # on the training thread
+    "carbon_plugin.monitor.clock:TrainingClock.step_end",
+    "carbon_plugin.monitor.clock:TrainingClock.enter",
+    "carbon_plugin.monitor.monitor:CarbonMonitor._start",
+    "carbon_plugin.monitor.monitor:CarbonMonitor._close",
+    "carbon_plugin.monitor.station:Station.submit",
+    "carbon_plugin.detect.live:FirstStep.__init__",
+    "carbon_plugin.detect.live:FirstStep.look",
+    "carbon_plugin.detect.live:detect_layout",
+    "carbon_plugin.detect.live:detect_model",
+    "carbon_plugin.detect.batch:BatchWatch._see",
+    "carbon_plugin.integrations.pytorch:_ranks",
+    # on the monitor thread
+    "carbon_plugin.monitor.thread:MonitorThread._next_edge",
+    "carbon_plugin.monitor.station:agree_run",
+    "carbon_plugin.monitor.station:look_at_hardware",
+    "carbon_plugin.monitor.station:open_host_meters",
+    "carbon_plugin.monitor.station:LedgerWriter.__init__",
+    "carbon_plugin.monitor.station:Station._take",
+    "carbon_plugin.monitor.leader:Election.try_lead",
+    "carbon_plugin.monitor.leader:Election.claim",
+    "carbon_plugin.monitor.context:resolve",
+    "carbon_plugin.monitor.context:resolve_factors",
+    "carbon_plugin.monitor.context:predict_step",
+    "carbon_plugin.meters.open:MeterSet.read",
+    "carbon_plugin.meters.open:MeterSet.close",
+    "carbon_plugin.ledger.writer:LedgerWriter.write",
+    "carbon_plugin.ledger.writer:LedgerWriter.close",
+    "carbon_plugin.monitor.recorder:cut",
+    "carbon_plugin.monitor.recorder:energies",
+    "carbon_plugin.monitor.recorder:NodeRecorder.close",
+    "carbon_plugin.monitor.spans:SpanTracker.observe",
+    "carbon_plugin.monitor.totals:FileTotals.add",
+    "carbon_plugin.monitor.aggregator:Aggregator.poll",
+    "carbon_plugin.monitor.projector:run_totals",
+    "carbon_plugin.monitor.projection:account",
+    "carbon_plugin.monitor.projector:metrics_of",
+    "carbon_plugin.monitor.wall:WallClock.adjust",
+)
+
+
+class Warnings(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+
+def train(run_dir: Path | None) -> list[float]:
+    """A loop with dropout and data order drawn from the global random state; exact losses."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(32, 16), nn.Dropout(0.2), nn.Linear(16, 32))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    carbon = None if run_dir is None else watch(model, optimizer, site="FRA", run_dir=run_dir, total_steps=50, **FAST)
+    losses = []
+    for step in range(STEPS):
+        tokens = torch.randint(32, (4, 8))
+        loss = nn.functional.cross_entropy(model(tokens).flatten(0, 1), tokens.flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+        time.sleep(STEP_S)
+        if carbon is not None and step == STEPS // 2:
+            with carbon.phase("evaluation"):
+                time.sleep(STEP_S)
+            carbon.metrics()
+    if carbon is not None:
+        carbon.close()
+    assert not model._forward_pre_hooks
+    assert not optimizer._optimizer_step_post_hooks
+    return losses
+
+
+def boom(*_: Any, **__: Any) -> None:
+    raise RuntimeError("injected")
+
+
+def broken(fault: str) -> Any:
+    module, _, path = fault.partition(":")
+    owner: Any = import_module(module)
+    *outer, name = path.split(".")
+    for part in outer:
+        owner = getattr(owner, part)
+    return patch.object(owner, name, boom)
+
+
+def ledger_of(run_dir: Path) -> dict[str, Any]:
+    files = read_run(run_dir).files if run_dir.is_dir() else []
+    records = [record for file in files for record in file.records]
+    return {
+        "intact": all(file.intact for file in files),
+        "windows": sum(isinstance(record, Window) for record in records),
+        "faults": [r.message for r in records if isinstance(r, Event) and r.kind in ("fault", "not_detected")],
+        "closes": [record.reason for record in records if isinstance(record, Close)],
+    }
+
+
+def main(folder: Path) -> None:
+    warnings = Warnings()
+    logging.getLogger("carbon_plugin").addHandler(warnings)
+    print(json.dumps({"fault": None, "losses": train(None)}))
+    for number, fault in enumerate(("", *FAULTS)):
+        warnings.lines.clear()
+        run_dir = folder / str(number)
+        if fault:
+            with broken(fault):
+                losses = train(run_dir)
+        else:
+            losses = train(run_dir)
+        row = {"fault": fault, "losses": losses, "warnings": list(warnings.lines), **ledger_of(run_dir)}
+        print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
