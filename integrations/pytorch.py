@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
+from carbon_plugin.detect.devices import distributed_place
 from carbon_plugin.detect.live import FirstStep
 from carbon_plugin.monitor.monitor import CarbonMonitor
 from carbon_plugin.monitor.ranks import Ranks, ranks_from_environ
@@ -48,13 +49,13 @@ class TorchCarbon:
     def __init__(
         self, model: nn.Module, optimizer: torch.optim.Optimizer | None = None, **arguments: Unpack[MonitorArguments]
     ) -> None:
-        self.monitor = CarbonMonitor(**arguments)
+        self._ranks, unknown = _ranks()
+        self.monitor = CarbonMonitor(ranks=self._ranks, **arguments)
         self._model, self._optimizer = model, optimizer
-        self._ranks = Ranks()
         self._first: FirstStep | None = None
         self._handle: Any = None
         try:
-            self._begin()
+            self._begin(unknown)
         except Exception as error:  # the training must start whatever happens here
             self.monitor.fail("adapter", error)
 
@@ -94,9 +95,10 @@ class TorchCarbon:
         self._unhook()
         self.monitor.__exit__(kind, error, trace)
 
-    def _begin(self) -> None:
-        self._ranks = _ranks()
-        self.monitor.start(ranks=self._ranks, versions=_versions())
+    def _begin(self, unknown: Exception | None) -> None:
+        if unknown is not None:
+            self.monitor.fail("ranks", unknown)
+        self.monitor.start(versions=_versions())
         if not self.monitor.active:
             return
         self._first = FirstStep(self._model)
@@ -120,15 +122,17 @@ class TorchCarbon:
         self._handle = self._first = None
 
 
-def _ranks() -> Ranks:
-    """Ranks by the environment; by torch.distributed where a script numbered its processes itself."""
-    from torch import distributed as dist
-
+def _ranks() -> tuple[Ranks, Exception | None]:
+    """Ranks by the environment; by torch.distributed where a script numbered its processes itself; and what failed."""
     ranks = ranks_from_environ(os.environ)
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() != ranks.world_size:
-        world, rank = dist.get_world_size(), dist.get_rank()
-        return Ranks(rank=rank, local_rank=rank, world_size=world, local_world_size=world)
-    return ranks
+    try:
+        place = distributed_place()
+    except Exception as error:
+        return ranks, error
+    if place is None or place[0] == ranks.world_size:
+        return ranks, None
+    world, rank = place
+    return Ranks(rank=rank, local_rank=rank, world_size=world, local_world_size=world), None
 
 
 def _versions() -> dict[str, str]:

@@ -41,12 +41,12 @@ class TrainingClock:
     def __init__(
         self, wake: Callable[[], None], min_window_s: float, now: Callable[[], float] = time.monotonic
     ) -> None:
-        self.started_s = now()
-        self.mark = Mark(0, self.started_s, 0, 0)
+        self.start = Mark(0, now(), 0, 0)
+        self.mark = self.start
         self.phase: Phase = "startup"
         self.base_step = 0
         """Optimizer steps of the run before this process."""
-        self.cut_s = self.started_s
+        self.cut_s = self.start.monotonic_s
         """When the last window ended; the monitor thread sets it."""
         self._wake = wake
         self._min_window_s = min_window_s

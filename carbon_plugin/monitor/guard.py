@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import TypeVar
 
-logger = logging.getLogger("carbon_plugin")
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -44,6 +44,6 @@ class Guard:
         first = not self._off
         self._off[part] = sentence
         log = logger.warning if first else logger.debug
-        log("%s is switched off, training goes on; %s", part, sentence)
+        log("carbon_plugin: %s is switched off, training goes on; %s", part, sentence)
         logger.debug("what happened in %s", part, exc_info=error)
         self._report(part, sentence)

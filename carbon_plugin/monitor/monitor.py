@@ -50,11 +50,13 @@ USED_BY_THE_THREAD = (
 class CarbonMonitor:
     """Measures, compares and projects one training run; see `MonitorArguments`. One a process; adapters hold it.
 
+    `ranks` is the place of this process where the environment does not tell it.
     Raises `SpecError` or `FootprintError` for arguments that cannot be used, and nothing afterwards. With
     CARBON_PLUGIN_DISABLED=1 in the environment nothing is checked and every call does nothing.
     """
 
-    def __init__(self, **arguments: Unpack[MonitorArguments]) -> None:
+    def __init__(self, *, ranks: Ranks | None = None, **arguments: Unpack[MonitorArguments]) -> None:
+        self._ranks = ranks or ranks_from_environ(os.environ)
         self.run_dir: Path | None = None
         self._armed = False
         self._clock: TrainingClock | None = None
@@ -81,8 +83,8 @@ class CarbonMonitor:
     def start(
         self, *, ranks: Ranks | None = None, versions: Mapping[str, str] | None = None, start_step: int = 0
     ) -> None:
-        """Begin to measure. `ranks` where the environment does not tell them, `versions` of the frameworks in use,
-        `start_step` optimizer steps of the run before this process."""
+        """Begin to measure. `ranks` where they were not known before, `versions` of the frameworks in use, `start_step`
+        optimizer steps of the run before this process."""
         if self._settings is None or self._thread is not None or self.run_dir is None:
             return
         settings, run_dir = self._settings, self.run_dir
@@ -176,7 +178,7 @@ class CarbonMonitor:
         for name in USED_BY_THE_THREAD:
             with contextlib.suppress(ImportError):
                 import_module(name)
-        place = ranks or ranks_from_environ(os.environ)
+        place = ranks or self._ranks
         wake = threading.Event()
         clock = TrainingClock(wake.set, settings.options.min_window_s)
         clock.base_step = self._base_step
@@ -236,9 +238,8 @@ class CarbonMonitor:
             self._armed = False
 
     def _chosen_run_dir(self, settings: Settings) -> Path | None:
-        ranks = ranks_from_environ(os.environ)
         try:
-            return choose_run_dir(settings.name, ranks, os.environ).absolute()
+            return choose_run_dir(settings.name, self._ranks, os.environ).absolute()
         except OSError as error:  # no temporary directory is no reason not to train
             self._guard.fail("run directory", error)
             return None

@@ -5,8 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
+from msgspec.structs import replace
+
 import carbon_plugin
-from carbon_plugin.ledger.records import LEDGER_VERSION, Close, Event, Manifest, Record, RunIdentity, Span, Window
+from carbon_plugin.ledger.records import (
+    LEDGER_VERSION,
+    Close,
+    Event,
+    Manifest,
+    Phase,
+    Record,
+    RunIdentity,
+    Span,
+    Window,
+)
 from carbon_plugin.meters.open import MeterSet
 from carbon_plugin.meters.protocol import Reading
 from carbon_plugin.monitor.clock import Mark, TrainingClock
@@ -21,12 +33,15 @@ from carbon_plugin.monitor.spans import Measured, SpanTracker
 from carbon_plugin.monitor.wall import WallClock
 from carbon_plugin.monitor.windows import Piece, Snapshot, cut, energies, merged
 
+CLOCK_STEP_S = 1.0
+"""A difference between wall clock and monotonic time that no slewing explains."""
+
 
 class NodeRecorder:
     """Owns the meters and the ledger of one node. All methods are for the monitor thread.
 
     The first manifest is written at once, so that the energy of start-up is on record before anything is known of
-    the model.
+    the model. With `takes_over` the steps so far are another leader's.
     """
 
     def __init__(
@@ -42,6 +57,7 @@ class NodeRecorder:
         guard: Guard,
         versions: Mapping[str, str],
         reserved_since_unix_s: float,
+        takes_over: bool,
     ) -> None:
         self._settings = settings
         self._ranks = ranks
@@ -59,13 +75,18 @@ class NodeRecorder:
         self._spans = SpanTracker(settings.options.span_rule, gpus)
         self._gpus = len(gpus)
         self._index = 0
-        self._closed = False
-        # A leader that takes over, and a reader that starts late, count from where they begin.
-        clock.drain(time.monotonic())
-        self._phase = clock.phase
+        self._closed = self._clock_stepped = False
+        self._phase: Phase = "startup"
         self._before = self._snapshot()
+        if takes_over:
+            # What happened before is in the ledger of the leader that was lost.
+            transitions = clock.drain(self._before.monotonic_s)
+            self._phase = transitions[-1].phase if transitions else "startup"
+        else:
+            # Opening a driver may take seconds; steps that ended meanwhile belong to the first window.
+            self._before = replace(self._before, mark=clock.start)
         self._started_unix_s = self._wall.unix_s(self._before.monotonic_s)
-        self.restate(context, [])
+        self.state(context, [])
         for note in meters.notes:
             self.note(note.kind, note.message)
 
@@ -74,8 +95,8 @@ class NodeRecorder:
         """How often `poll` must be called between windows; None if the meters count by themselves."""
         return self._meters.poll_interval_s
 
-    def restate(self, context: Context, claims: list[Claim]) -> None:
-        """Write the manifest again with what has become known, and what must be said about it."""
+    def state(self, context: Context, claims: list[Claim]) -> None:
+        """Write the manifest with what is known now; it replaces the one before."""
         self._context = context
         forecast = self._settings.forecast
         self.record(
@@ -102,8 +123,6 @@ class NodeRecorder:
                 host_share=self._meters.host_share,
             )
         )
-        for kind, sentence in context.notes:
-            self.note(kind, sentence)
 
     def record(self, record: Record) -> None:
         """Append a record."""
@@ -131,7 +150,9 @@ class NodeRecorder:
         whole_s = after.monotonic_s - before.monotonic_s
         for piece in merged(pieces):
             self.record(self._window(piece, before, after, piece.duration_s / whole_s))
-        self._wall.adjust()
+        if abs(self._wall.adjust()) > CLOCK_STEP_S and not self._clock_stepped:
+            self._clock_stepped = True
+            self.note("clock_stepped", "the wall clock was set during the run; times of windows follow it slowly")
         self._clock.cut_s = after.monotonic_s
 
     def close(self, reason: str) -> None:

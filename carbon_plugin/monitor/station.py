@@ -81,8 +81,10 @@ class Station:
         self._journal: Journal | None = None
         self._recorder: NodeRecorder | None = None
         self._projector: Projector | None = None
+        self._opened = self._compared = False
         self._follow_s = 0.0
         self._heads_s = 0.0
+        self._stated_claims: list[Claim] = []
 
     def submit(self, seen: Seen) -> None:
         """Hand over what live objects showed."""
@@ -118,7 +120,10 @@ class Station:
         self._election = Election(self._identity.run_id, read_host_info(environ=self._environ).key)
         self._election.claim(self._claim(()))
         self._stand()
+        self._opened = True
         if self._recorder is None:
+            if ranks.rank == 0:
+                self._hardware = look_at_hardware(settings, (), self._environ)
             self._context = self._built()
         if ranks.rank == 0:
             self._projector = Projector(self._run_dir, self._journal, nodes=ranks.nodes)
@@ -131,6 +136,7 @@ class Station:
                 self._stand()
         elif due:
             self._recorder.cut()
+            self._guard.run("claims", self._state_late_claims, None)
         else:
             self._recorder.poll()
         if due:
@@ -158,16 +164,18 @@ class Station:
             self._hardware = look_at_hardware(self._settings, self._claims(election), self._environ)
             election.announce(list(self._hardware.keys))
             self._record(only=None)
-            return
-        metered = election.announced()
+        elif not self._compared:
+            self._meter_what_the_leader_misses(election.announced())
+
+    def _meter_what_the_leader_misses(self, metered: list[str] | None) -> None:
+        """Fewer GPUs than ranks: either they share them, or each sees its own and the leader cannot read this one."""
         if metered is None or len(metered) >= self._ranks.local_world_size:
             return
-        # Fewer GPUs than ranks: either they share them, or each sees only its own and the leader cannot read this one.
-        self._follow_s = float("inf")
+        self._compared = True
         self._hardware = look_at_hardware(self._settings, (), self._environ)
-        unseen = tuple(key for key in self._hardware.keys if key not in metered)
-        if unseen:
-            self._record(only=unseen)
+        missed = tuple(key for key in self._hardware.keys if key not in metered)
+        if missed:
+            self._record(only=missed)
 
     def _claims(self, election: Election) -> list[Claim]:
         """Claims of the host's ranks; waits for all of them only where a rank's own view of the GPUs is partial."""
@@ -203,7 +211,9 @@ class Station:
             guard=self._guard,
             versions=self._versions,
             reserved_since_unix_s=reserved_since(self._environ),
+            takes_over=self._opened,
         )
+        self._note_context(self._context)
 
     def _empty_inbox(self) -> None:
         while self._inbox:
@@ -219,8 +229,27 @@ class Station:
         self._context = self._built()
         if self._election is not None:
             self._election.claim(self._claim(seen.uuids))
+        self._state()
+        self._note_context(self._context)
+
+    def _state(self) -> None:
+        """Write the manifest anew, with the ranks on each GPU as far as they have claimed them."""
+        if self._recorder is not None and self._context is not None and self._election is not None:
+            self._stated_claims = self._election.claims()
+            self._recorder.state(self._context, self._stated_claims)
+
+    def _state_late_claims(self) -> None:
+        """Ranks look at their objects at about the same time, and say so at their next window."""
+        claimed = sum(bool(claim.uuids) for claim in self._stated_claims)
+        if self._election is None or not 0 < claimed < self._ranks.local_world_size:
+            return
+        if sum(bool(claim.uuids) for claim in self._election.claims()) > claimed:
+            self._state()
+
+    def _note_context(self, context: Context) -> None:
+        for kind, sentence in context.notes:
             if self._recorder is not None:
-                self._recorder.restate(self._context, self._election.claims())
+                self._recorder.note(kind, sentence)
 
     def _built(self) -> Context:
         return build_context(self._settings, self._ranks, self._detected, self._hardware.accelerator)

@@ -102,15 +102,24 @@ def test_windows_hold_the_power_of_each_gpu_once_and_every_step(job, tmp_path):
 
 
 def test_ranks_of_a_host_write_one_ledger_and_rank_0_reads_it(job, tmp_path):
+    uuid = "GPU-00000051-5133-4d00-8000-00000000000{}"
     ranks = [
-        job("close", tmp_path / "run", RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=2, LOCAL_WORLD_SIZE=2) for rank in (1, 0)
-    ]
+        job(
+            "close", tmp_path / "run", 2.5, RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=2, LOCAL_WORLD_SIZE=2,
+            JOB_GPU=uuid.format(rank),
+        )
+        for rank in (1, 0)
+    ]  # fmt: skip
     outputs = [process.communicate(timeout=60)[0] for process in ranks]
     file = only_file(tmp_path / "run")
 
     assert watts(file) == pytest.approx({"0": 300, "1": 400}, rel=0.15)
     assert "metrics 0" in outputs[0]
     assert "metrics 0" not in outputs[1]
+    devices = manifest_of(file.records).devices
+    assert {device.key: device.ranks for device in devices if device.rung == "gpu"} == {
+        uuid.format(0): [0], uuid.format(1): [1],
+    }  # fmt: skip
 
 
 def test_gpus_that_the_launcher_dealt_out_are_all_metered(job, tmp_path):

@@ -11,6 +11,7 @@ import sys
 import time
 from importlib import import_module
 
+from carbon_plugin.detect.observed import Detected
 from carbon_plugin.monitor.monitor import USED_BY_THE_THREAD, CarbonMonitor
 from carbon_plugin.monitor.settings import MonitorOptions
 from carbon_plugin.monitor.spans import SpanRule
@@ -49,6 +50,8 @@ def main(scenario: str, run_dir: str, seconds: float) -> None:
     known = set(sys.modules)
     monitor.start()
     time.sleep(0.3)
+    if "JOB_GPU" in os.environ:
+        monitor.observe(Detected(layout=None, model=None, fields={}), (os.environ["JOB_GPU"],))
     steps(monitor, seconds)
     if scenario == "phases":
         with monitor.phase("evaluation"):

@@ -38,7 +38,7 @@ FAULTS = (
     "carbon_plugin.detect.live:detect_layout",
     "carbon_plugin.detect.live:detect_model",
     "carbon_plugin.detect.batch:BatchWatch._see",
-    "carbon_plugin.integrations.pytorch:_ranks",
+    "carbon_plugin.integrations.pytorch:distributed_place",
     # on the monitor thread
     "carbon_plugin.monitor.thread:MonitorThread._next_edge",
     "carbon_plugin.monitor.station:agree_run",
