@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
+import time
 import uuid
 from hashlib import blake2b
 from pathlib import Path
@@ -16,6 +18,10 @@ import msgspec
 from msgspec import Struct
 
 from carbon_plugin.monitor.rundir import scratch_dir
+
+
+LOCK = "leader.lock"
+KEPT_S = 7 * 86_400.0
 
 
 class Claim(Struct, frozen=True, kw_only=True):
@@ -38,7 +44,9 @@ class Election:
 
     def __init__(self, run_id: str, host_key: str, scratch: Path | None = None) -> None:
         name = blake2b(f"{host_key}/{run_id}".encode(), digest_size=10).hexdigest()
-        self._dir = (scratch or scratch_dir()) / name
+        folder = scratch or scratch_dir()
+        _forget_old_runs(folder)
+        self._dir = folder / name
         self._dir.mkdir(mode=0o700, exist_ok=True)
         self._lock_fd = -1
         self._old_end = self._end_mark()
@@ -52,11 +60,8 @@ class Election:
         """Become the leader if nobody is. After an orderly end of the leader nobody follows it."""
         if self.leads:
             return True
-        fd = os.open(self._dir / "leader.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(fd)
+        fd = _locked(self._dir / LOCK)
+        if fd is None:
             return False
         if self._end_mark() != self._old_end:
             os.close(fd)
@@ -115,6 +120,31 @@ class Election:
         temporary = self._dir / f".{name}.{uuid.uuid4().hex}"
         temporary.write_bytes(content)
         temporary.replace(self._dir / name)
+
+
+def _locked(path: Path) -> int | None:
+    """A descriptor that holds the lock of a file, None if another process holds it."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        return None
+    return fd
+
+
+def _forget_old_runs(folder: Path) -> None:
+    """Remove meeting places that nobody has touched for a week and nobody leads."""
+    for lock in folder.glob(f"*/{LOCK}"):
+        try:
+            if time.time() - lock.parent.stat().st_mtime < KEPT_S:
+                continue
+            fd = _locked(lock)
+        except OSError:
+            continue  # another process is tidying up as well
+        if fd is not None:
+            shutil.rmtree(lock.parent, ignore_errors=True)
+            os.close(fd)
 
 
 def _alive(pid: int) -> bool:

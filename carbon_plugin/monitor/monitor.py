@@ -103,12 +103,13 @@ class CarbonMonitor:
         """A phase begins; returns the one before."""
         if not self._armed or self._clock is None:
             return phase
+        if phase not in PHASES:  # nor does a misspelt phase stop a training: it is ignored
+            self._guard.fail("phases", ValueError(f"{phase!r} is none of {', '.join(sorted(PHASES))}"))
+            return self._clock.phase
         try:
-            if phase not in PHASES:
-                raise ValueError(f"phase is {phase!r}, expected one of {', '.join(sorted(PHASES))}")
             return self._clock.enter(phase)
-        except Exception as error:  # as above; a misspelt phase must not stop a training either
-            self._fail("phases", error)
+        except Exception as error:
+            self._fail("clock", error)
             return phase
 
     @contextlib.contextmanager

@@ -85,6 +85,22 @@ def test_claims_of_the_living_are_heard(holder, election):
     assert [claim.rank for claim in election.claims()] == [0]
 
 
+def test_meeting_places_that_nobody_uses_any_more_are_removed(holder, tmp_path):
+    abandoned = Election("old run", "boot", tmp_path)
+    abandoned.try_lead()
+    abandoned.end()
+    places = [path for path in tmp_path.iterdir() if path.is_dir()]
+    for place in places:
+        os.utime(place, (0, 0))
+
+    Election("new run", "boot", tmp_path)
+
+    left = [place for place in places if place.exists()]
+    assert len(places) == 2
+    assert len(left) == 1  # that of the living leader
+    assert Election("run", "boot", tmp_path).announced() == ["GPU-0", "GPU-1"]
+
+
 def test_half_written_claim_is_left_out(election, tmp_path):
     (folder,) = [path for path in Path(tmp_path).iterdir() if path.is_dir()]
     (folder / "rank-7.json").write_text("{")

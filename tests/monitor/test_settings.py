@@ -68,6 +68,20 @@ def test_calls_before_start_and_after_close_do_nothing(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_misspelt_phase_is_one_warning_and_the_rest_goes_on(tmp_path, caplog):
+    monitor = CarbonMonitor(run_dir=tmp_path / "run")
+    monitor.start()
+
+    for _ in range(2):
+        with monitor.phase("evalution"):
+            monitor.step_end()
+
+    assert monitor.active
+    assert monitor.step == 2
+    monitor.close()
+    assert [record.levelname for record in caplog.records if record.levelname == "WARNING"] == ["WARNING"]
+
+
 def test_steps_go_on_from_a_checkpoint():
     monitor = CarbonMonitor(run_dir="unused")
 
