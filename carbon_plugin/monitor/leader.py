@@ -19,7 +19,6 @@ from msgspec import Struct
 
 from carbon_plugin.monitor.rundir import scratch_dir
 
-
 LOCK = "leader.lock"
 KEPT_S = 7 * 86_400.0
 
