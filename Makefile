@@ -12,7 +12,7 @@ HELD := $(VENV)/held.txt
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types bench docs calibrate clean
+.PHONY: help demo test fuzz lint types bench docs calibrate clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ demo: $(VENV)/.installed ## plan, train in two processes with the callback, audi
 
 test: $(VENV)/.installed-dev ## all tests, with lint, types and the import table among them
 	$(BIN)/python -m pytest -q
+
+fuzz: $(VENV)/.installed-dev ## the property tests on new random examples, many more of them
+	$(BIN)/python -m pytest -q --hypothesis-profile explore -m hypothesis
 
 lint: $(VENV)/.installed-dev ## ruff: lint and format
 	$(BIN)/ruff check .

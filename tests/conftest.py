@@ -10,6 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# The same examples in every run, so that a red test is the change that was made; `make fuzz` looks for new ones.
+# A deadline an example would be a timed assertion.
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.register_profile("explore", max_examples=2000, deadline=None)
+settings.load_profile("repeatable")
 
 SIMULATOR = Path(__file__).parent / "nvml_simulator"
 

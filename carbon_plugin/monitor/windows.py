@@ -73,9 +73,11 @@ def merged(pieces: Sequence[Piece]) -> list[Piece]:
     result: list[Piece] = []
     edge_s, mark = first.start_s, first.start
     for phase, length_s in sorted(lengths.items(), key=lambda pair: pair[0] != "train"):
-        # All steps go to the training piece, which comes first.
-        result.append(Piece(phase=phase, start_s=edge_s, end_s=edge_s + length_s, start=mark, end=last.end))
-        edge_s, mark = edge_s + length_s, last.end
+        end_s = edge_s + length_s
+        if end_s > edge_s:  # a phase shorter than the clock resolves has no piece
+            # All steps go to the training piece, which comes first.
+            result.append(Piece(phase=phase, start_s=edge_s, end_s=end_s, start=mark, end=last.end))
+            edge_s, mark = end_s, last.end
     return result
 
 

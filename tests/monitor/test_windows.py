@@ -63,7 +63,9 @@ def test_merging_keeps_the_time_of_each_phase(stretch):
             sums[piece.phase] = sums.get(piece.phase, 0.0) + piece.duration_s
         return sums
 
-    assert by_phase(merged(pieces)) == pytest.approx(by_phase(pieces))
+    kept = by_phase(merged(pieces))
+    for phase, length_s in by_phase(pieces).items():
+        assert kept.get(phase, 0.0) == pytest.approx(length_s, abs=1e-9)
     assert len(merged(pieces)) <= MAX_PIECES
 
 
