@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from carbon_plugin.detect.observed import DEGREES, DetectedLayout, Observed
+from carbon_plugin.detect.readers import Job, Reading
 from carbon_plugin.detect.wrappers import DataParallel, data_parallel
 
 if TYPE_CHECKING:
@@ -39,30 +40,28 @@ several axes folded into one (fsdp, dp_shard_cp) are left out: the wrapper over 
 _SHARDING_NAMES = ("dp", "data_parallel", "dp_shard", "data_parallel_shard", "fsdp")
 
 
-def detect_layout(model: nn.Module, *, world_size: int, optimizer: Any = None) -> DetectedLayout:
-    """The layout that a model's wrappers and parameters show, after the first optimizer step.
-
-    An axis that nothing shows is left out, unless the others account for all `world_size` ranks: then it is 1.
-    """
-    found = _Findings()
-    wrapper = data_parallel(model)
-    named = _named_axes(model)
-    _see_tensor_parallel(found, model, wrapper, named)
+def read(job: Job) -> Reading:
+    """The layout that a model's wrappers and parameters show, after the first optimizer step."""
+    found = _Findings(job)
+    wrapper = data_parallel(job.model)
+    named = _named_axes(job.model)
+    _see_tensor_parallel(found, job.model, wrapper, named)
     for axis in ("pp", "cp", "ep"):
         if axis in named:
             found.see(axis, *named[axis])
     if wrapper is not None:
-        _see_wrapper(found, wrapper, optimizer, world_size)
+        _see_wrapper(found, wrapper, job.optimizer, job.world_size)
     else:
-        _see_data_parallel_by_name(found, model, named)
-    layout = DetectedLayout(axes=found.axes, world_size=world_size, conflicts=tuple(found.conflicts))
-    return _completed(layout)
+        _see_data_parallel_by_name(found, job.model, named)
+    problems = tuple(("conflict", sentence) for sentence in found.conflicts)
+    return Reading(fields={f"layout.{axis}": seen for axis, seen in found.axes.items()}, problems=problems)
 
 
 class _Findings:
     """Values by axis; the first object that shows one wins, a contradiction is kept as a sentence."""
 
-    def __init__(self) -> None:
+    def __init__(self, job: Job) -> None:
+        self._job = job
         self.axes: dict[str, Observed] = {}
         self.conflicts: list[str] = []
 
@@ -72,7 +71,7 @@ class _Findings:
             self.conflicts.append(f"{axis}: {known.value} by {known.source}, but {value} by {source}")
 
     def degree(self, axis: str) -> int:
-        return int(self.axes[axis].value) if axis in self.axes else 1
+        return int(self.axes[axis].value) if axis in self.axes else self._job.degree(axis)
 
 
 def _dtensors(model: nn.Module) -> Iterator[tuple[str, Any]]:
@@ -167,14 +166,13 @@ def _see_data_parallel_by_name(found: _Findings, model: nn.Module, named: dict[s
         found.see("dp_replicate", size, f"{source}, along which nothing is sharded")
 
 
-def _completed(layout: DetectedLayout) -> DetectedLayout:
-    """The layout with every axis, if those found account for all ranks."""
+def complete_layout(axes: dict[str, Observed], world_size: int) -> DetectedLayout:
+    """The layout of these axes. An axis that nothing shows is left out, unless the others account for all ranks."""
+    layout = DetectedLayout(axes=axes, world_size=world_size)
     if layout.unexplained != 1:
         return layout
-    alone = layout.world_size == 1
-    source = "the world has one rank" if alone else f"the other axes account for all {layout.world_size} ranks"
-    rest = {axis: Observed(1, source) for axis in DEGREES if axis not in layout.axes}
-    if layout.axes.get("dp_shard", Observed(1, "")).value == 1 and "zero_stage" not in layout.axes:
+    source = "the world has one rank" if world_size == 1 else f"the other axes account for all {world_size} ranks"
+    rest = {axis: Observed(1, source) for axis in DEGREES if axis not in axes}
+    if axes.get("dp_shard", Observed(1, "")).value == 1 and "zero_stage" not in axes:
         rest["zero_stage"] = Observed(0, "nothing is sharded over data-parallel ranks")
-    axes = {**layout.axes, **rest}
-    return DetectedLayout(axes=axes, world_size=layout.world_size, conflicts=layout.conflicts)
+    return DetectedLayout(axes={**axes, **rest}, world_size=world_size)

@@ -13,6 +13,12 @@ from carbon_plugin.spec.model import CountedModel
 DEGREES = ("tp", "cp", "pp", "dp_replicate", "dp_shard")
 """Axes that multiply to the world size; `ep` divides it and is not among them."""
 
+AXES = (
+    *DEGREES, "ep", "zero_stage", "sequence_parallel", "async_tp", "context_parallel_kind", "pipeline_schedule",
+    "virtual_stages",
+)  # fmt: skip
+"""Fields of a layout that say how ranks are arranged."""
+
 
 class Observed(Struct, frozen=True):
     """A value and the live object that showed it."""
@@ -22,14 +28,10 @@ class Observed(Struct, frozen=True):
 
 
 class DetectedLayout(Struct, frozen=True, kw_only=True):
-    """Fields of a `ParallelLayout` that live objects show, out of a world of `world_size` ranks.
-
-    `conflicts` are sentences about two objects that contradict one another; the first one counts.
-    """
+    """Fields of a `ParallelLayout` that live objects show, out of a world of `world_size` ranks."""
 
     axes: dict[str, Observed]
     world_size: int
-    conflicts: tuple[str, ...] = ()
 
     @property
     def explained(self) -> int:
@@ -68,7 +70,7 @@ class Detected(Struct, frozen=True, kw_only=True):
     the look cost the training thread.
     """
 
-    layout: DetectedLayout | None
+    layout: DetectedLayout
     model: DetectedModel | None
     fields: dict[str, Observed]
     device_kind: str | None = None

@@ -6,8 +6,9 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from carbon_plugin.detect.observed import Observed
+from carbon_plugin.detect.readers import Job, Reading
 from carbon_plugin.detect.structure import repeated_blocks
-from carbon_plugin.detect.wrappers import dtype_name
+from carbon_plugin.detect.wrappers import data_parallel, dtype_name
 
 if TYPE_CHECKING:
     from torch import nn
@@ -15,6 +16,24 @@ if TYPE_CHECKING:
 PRECISION_OF_DTYPE = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 _OPTIMIZERS = ("adamw", "adafactor", "muon", "adam", "sgd")
 _FP8_MODULES = ("transformer_engine", "torchao.float8")
+
+
+def read(job: Job) -> Reading:
+    """Precision, recomputation, optimizer, and what the calls of the first step showed."""
+    wrapper = data_parallel(job.model)
+    cast, autocast = wrapper.param_dtype if wrapper else None, job.batch.autocast_dtype if job.batch else None
+    recompute, remark = detect_recompute(job.model)
+    seen = {
+        "training.precision": detect_precision(job.model, cast, autocast),
+        "training.optimizer": None if job.optimizer is None else detect_optimizer(job.optimizer),
+        "layout.recompute": recompute,
+    }
+    fields = {name: value for name, value in seen.items() if value is not None}
+    problems = [("recompute", remark)] if remark else []
+    if job.batch is not None:
+        fields |= job.batch.observed()
+        problems += [("batch_not_seen", job.batch.reason)] if job.batch.reason else []
+    return Reading(fields=fields, problems=tuple(problems))
 
 
 def detect_precision(model: nn.Module, wrapper_dtype: str | None, autocast_dtype: str | None) -> Observed | None:

@@ -70,7 +70,6 @@ EXPECTED = {
 def test_every_axis_comes_from_the_object_that_holds_it(found, name):
     assert found[name]["axes"] == EXPECTED[name]
     assert found[name]["unexplained"] == 1
-    assert found[name]["conflicts"] == []
 
 
 def test_ranks_that_nothing_explains_are_shown_and_not_guessed(found):

@@ -178,7 +178,6 @@ def look(build: Callable[[], nn.Module]) -> dict[str, object]:
     return {
         "axes": {axis: (seen.value, seen.source) for axis, seen in found.layout.axes.items()},
         "unexplained": found.layout.unexplained,
-        "conflicts": found.layout.conflicts,
         "fields": {name: seen.value for name, seen in found.fields.items()},
         "model": found.model and found.model.fields,
         "model_source": found.model and found.model.source,
