@@ -23,3 +23,7 @@ class MeterError(CarbonPluginError):
 
 class LedgerError(CarbonPluginError):
     """A ledger could not be written, read or verified."""
+
+
+class ReportError(CarbonPluginError):
+    """A report or an export cannot be made from what a run recorded; the message says what is missing."""

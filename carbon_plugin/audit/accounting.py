@@ -12,10 +12,13 @@ from carbon_plugin.audit.cells import Cell
 from carbon_plugin.audit.collect import RunCollector
 from carbon_plugin.audit.exact import total
 from carbon_plugin.audit.reservations import reservations_of
-from carbon_plugin.audit.result import Reserved
+from carbon_plugin.audit.result import Reserved, Sampling
 from carbon_plugin.footprint.account import EnergyItem, Factors, Footprint, account
 from carbon_plugin.footprint.drivers import Driver, drivers
 from carbon_plugin.spec.figure import Figure, Kind
+
+
+SAMPLING = Sampling(draws=2000, seed=0)
 
 
 class Accounted(Struct, frozen=True, kw_only=True):
@@ -36,7 +39,7 @@ def account_run(collected: RunCollector, reserved: Reserved, factors: Factors) -
     items = _energy_items(collected, cells, in_force)
     charged = [reservation for reservation in reservations_of(reserved) if reservation.scope in factors.embodied_kg]
     return Accounted(
-        footprint=account(items, charged, in_force),
+        footprint=account(items, charged, in_force, draws=SAMPLING.draws, seed=SAMPLING.seed),
         factors=in_force,
         drivers=list(drivers(items, charged, in_force)),
     )

@@ -27,6 +27,7 @@ class Cell:
         "measured_j",
         "seconds",
         "weighted_j_g_per_kwh",
+        "windows",
         "without_factors_j",
     )
 
@@ -38,6 +39,7 @@ class Cell:
         self.facility_j = 0.0
         self.weighted_j_g_per_kwh = 0.0
         self.without_factors_j = 0.0
+        self.windows = 0
         self.seconds = [0.0, 0.0, 0.0]  # measured, modelled, absent
 
     def add(
@@ -45,6 +47,7 @@ class Cell:
     ) -> float:
         """Add the share of a window's energy that counts; the energy added, J."""
         self.seconds[_QUALITY[energy.kind]] += seconds * share
+        self.windows += 1
         if energy.energy_j is None:
             return 0.0
         counted_j = energy.energy_j * share
@@ -81,4 +84,5 @@ def energy_of(cells: Iterable[Cell]) -> Energy:
             absent=absent / device_s if device_s else 0.0,
         ),
         operational_kg=None if unknown else weighted / (JOULES_PER_KWH * GRAMS_PER_KG),
+        windows=sum(cell.windows for cell in cells),
     )

@@ -17,10 +17,13 @@ _Document = TypeVar("_Document")
 
 
 class PredictionDocument(Struct, frozen=True):
-    """The part of a `StepPrediction` that is compared."""
+    """The part of a `StepPrediction` that is compared, and the FLOPs that it counted."""
 
     step_time_s: Figure
     gpu_power_w: Figure
+    model_flops_per_step: float | None = None
+    hardware_flops_per_step: float | None = None
+    attention_convention: str | None = None
 
 
 class _ClusterDocument(Struct, frozen=True):

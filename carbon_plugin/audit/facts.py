@@ -1,13 +1,15 @@
-"""Facts of a run that follow from its files: attempts and gaps, steps, and what of the job was seen."""
+"""Facts of a run that follow from its files: attempts and gaps, steps, what of the job was seen, what it worked on."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 from carbon_plugin.audit.collect import FilePass, RunCollector
+from carbon_plugin.audit.documents import PredictionDocument
 from carbon_plugin.audit.reservations import covered_s, union
-from carbon_plugin.audit.result import Attempt, Coverage, Gap, Period, Progress
+from carbon_plugin.audit.result import Attempt, Coverage, Gap, Period, Progress, Work
 from carbon_plugin.ledger.claims import TOLERANCE_S
 from carbon_plugin.ledger.records import Manifest
 
@@ -94,3 +96,29 @@ def coverage_of(collected: RunCollector) -> Coverage:
         gpus_measured=len(measured),
         overlaps=collected.claims.overlaps,
     )
+
+
+def work_of(collected: RunCollector, manifest: Manifest, prediction: PredictionDocument | None) -> Work:
+    """What was trained on what: the effective spec, the devices that the ledgers name, the FLOPs of the prediction."""
+    parameters = _effective(manifest, "model.parameters")
+    fraction = _effective(manifest, "model.trainable_fraction")
+    gpus = [seen.identity.name for seen in collected.devices.values() if seen.identity.rung == "gpu"]
+    counted = {name: gpus.count(name) for name in sorted(set(gpus))}
+    hardware = ", ".join(f"{count} x {name}" for name, count in counted.items())
+    accelerator = _effective(manifest, "cluster.accelerator")
+    return Work(
+        model=_effective(manifest, "model.name"),
+        parameters=int(parameters) if isinstance(parameters, int | float) else None,
+        trainable_fraction=float(fraction) if isinstance(fraction, int | float) else None,
+        precision=_effective(manifest, "training.precision"),
+        hardware=hardware or f"{manifest.world_size} x {accelerator or 'CPU rank'}",
+        model_flops_per_step=prediction.model_flops_per_step if prediction else None,
+        hardware_flops_per_step=prediction.hardware_flops_per_step if prediction else None,
+        attention_convention=prediction.attention_convention if prediction else None,
+    )
+
+
+def _effective(manifest: Manifest, field: str) -> Any:
+    """Value of a field of the effective spec, None if nobody knew it."""
+    entry = manifest.effective.get(field)
+    return entry.get("value") if isinstance(entry, Mapping) else entry

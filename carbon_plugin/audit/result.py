@@ -41,7 +41,7 @@ class MeterQuality(Struct, frozen=True, kw_only=True):
 
 class Energy(Struct, frozen=True, kw_only=True):
     """An energy with its range, how much of it was measured, how its meters did over time, and the operational carbon
-    that it caused (None without factors)."""
+    that it caused (None without factors). It is the sum of `windows` readings of one device in one window each."""
 
     energy_j: float
     measured_j: float
@@ -50,6 +50,7 @@ class Energy(Struct, frozen=True, kw_only=True):
     device_s: float
     meters: MeterQuality
     operational_kg: float | None
+    windows: int = 0
 
 
 class Run(Struct, frozen=True, kw_only=True):
@@ -116,6 +117,27 @@ class Progress(Struct, frozen=True, kw_only=True):
     last_step: int
     total_steps: int | None
     tokens: int
+
+
+class Work(Struct, frozen=True, kw_only=True):
+    """What was trained and on what, as far as the run knew: `hardware` in words, FLOPs of one optimizer step of the
+    whole job as its prediction counts them (`model_...` without recompute, `hardware_...` with it)."""
+
+    model: str | None
+    parameters: int | None
+    trainable_fraction: float | None
+    precision: str | None
+    hardware: str
+    model_flops_per_step: float | None
+    hardware_flops_per_step: float | None
+    attention_convention: str | None
+
+
+class Sampling(Struct, frozen=True, kw_only=True):
+    """How the ranges of the footprint were drawn; the same draws and seed give the same ranges."""
+
+    draws: int
+    seed: int
 
 
 class Waste(Struct, frozen=True, kw_only=True):
@@ -261,3 +283,5 @@ class AuditSummary(Struct, frozen=True, kw_only=True):
     assumptions: list[Assumption]
     series: Series
     verification: Verification
+    work: Work | None = None
+    sampling: Sampling | None = None

@@ -10,11 +10,11 @@ from pathlib import Path
 import msgspec
 
 import carbon_plugin
-from carbon_plugin.audit.accounting import Accounted, account_run
+from carbon_plugin.audit.accounting import SAMPLING, Accounted, account_run
 from carbon_plugin.audit.cells import energy_of
 from carbon_plugin.audit.collect import FilePass, RunCollector
 from carbon_plugin.audit.documents import read_factors, read_forecast, read_prediction
-from carbon_plugin.audit.facts import coverage_of, leading_manifest, period_of, progress_of
+from carbon_plugin.audit.facts import coverage_of, leading_manifest, period_of, progress_of, work_of
 from carbon_plugin.audit.forecast_error import Actual, compare_forecast
 from carbon_plugin.audit.reservations import reserved_time
 from carbon_plugin.audit.result import (
@@ -119,6 +119,8 @@ def _conclude(collected: RunCollector, identity: RunIdentity | None, checks: Run
         verification=Verification(
             ok=checks.ok, problems=checks.all_problems, files=checks.files, anchors=checks.anchors
         ),
+        work=work_of(collected, manifest, prediction),
+        sampling=SAMPLING if accounted else None,
     )
 
 
