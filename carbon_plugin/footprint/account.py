@@ -10,6 +10,7 @@ from msgspec import Struct
 from carbon_plugin.errors import FootprintError
 from carbon_plugin.spec.devices import Rung
 from carbon_plugin.spec.figure import Assumption, Figure, Kind
+from carbon_plugin.spec.site import Instrument
 
 if TYPE_CHECKING:
     from carbon_plugin.footprint.propagation import Outcome
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 # Rungs whose energy is given; that of the facility follows from theirs and the PUE.
 IT_RUNGS: tuple[Rung, ...] = ("gpu", "host", "network")
+BUILDING = "building"
 
 
 class Basis(Struct, frozen=True, kw_only=True):
@@ -31,7 +33,8 @@ class Basis(Struct, frozen=True, kw_only=True):
 class Intensity(Struct, frozen=True, kw_only=True):
     """Grid intensity of a zone, gCO2e/kWh, with vintage, basis, source, licence and the range used for sampling.
 
-    `notes` are what a reader must know about it: an old vintage, an area that stands for a cloud region."""
+    `granularity` is how finely it resolves time ("annual", "hourly", ...). `notes` are what a reader must know about
+    it: an old vintage, an area that stands for a cloud region."""
 
     zone: str
     zone_name: str
@@ -40,6 +43,7 @@ class Intensity(Struct, frozen=True, kw_only=True):
     basis: Basis | None
     licence: str
     attribution: str
+    granularity: str = "annual"
     notes: tuple[str, ...] = ()
 
 
@@ -48,7 +52,12 @@ class Factors(Struct, frozen=True, kw_only=True):
 
     `embodied_kg` maps a scope to cradle-to-gate kgCO2e of one unit: "device" (one accelerator), "host" (one node
     without its accelerators), "network" (share of one accelerator). `lifetime_years` amortises them by reserved
-    time over calendar life (ISO/IEC 21031).
+    time over calendar life (ISO/IEC 21031), or over the share of it in which the fleet works where
+    `fleet_utilisation` is given. `building_kg` is kgCO2e of the building a device and reserved year.
+
+    `marginal` is the marginal intensity, for what-if only. `instruments` and `residual` (g/kWh of what they do not
+    cover; None: the location's average) make the market-based line. `water_l_per_kwh` maps "on-site" (a kWh of IT
+    energy) and "off-site" (a kWh of the facility) to liters. `warnings` are for the eyes of the user.
     """
 
     intensity: Intensity
@@ -56,6 +65,21 @@ class Factors(Struct, frozen=True, kw_only=True):
     lifetime_years: Figure
     embodied_kg: dict[str, Figure]
     assumptions: tuple[Assumption, ...] = ()
+    fleet_utilisation: Figure | None = None
+    building_kg: Figure | None = None
+    marginal: Intensity | None = None
+    instruments: tuple[Instrument, ...] = ()
+    residual: Figure | None = None
+    water_l_per_kwh: dict[str, Figure] = {}
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def amortisation(self) -> str:
+        """The rule that charges embodied carbon to the run, in words."""
+        life = f"calendar life of {self.lifetime_years.value:g} years"
+        if self.fleet_utilisation is None:
+            return f"reserved time over {life} (ISO/IEC 21031)"
+        return f"reserved time over the {self.fleet_utilisation.value:.0%} of {life} in which the fleet is in use"
 
 
 class EnergyItem(Struct, frozen=True, kw_only=True):
@@ -81,17 +105,40 @@ class Reservation(Struct, frozen=True, kw_only=True):
     time_s: float
 
 
+class MarketLine(Struct, frozen=True, kw_only=True):
+    """Energy of the facility that one instrument covers, or that none does (`kind` "residual"), and its carbon."""
+
+    kind: str
+    source: str
+    energy_kwh: float
+    g_per_kwh: float
+    carbon_kg: float
+
+
+class MarketBased(Struct, frozen=True, kw_only=True):
+    """Operational carbon by contract (GHG Protocol scope 2, market-based): beside the location-based figure, never
+    in its place. The lines are central values and add up to `operational_kg`."""
+
+    operational_kg: Figure
+    lines: tuple[MarketLine, ...]
+
+
 class Footprint(Struct, frozen=True, kw_only=True):
     """Energy by rung (J; "gpu", "host", "network", "it" = their sum, "facility" = it times PUE) and carbon (kgCO2e).
 
     A rung without an energy item is absent, not 0. Embodied by scope adds up to `embodied_kg`; operational and
-    embodied add up to `total_kg`, central values exactly, ranges by sampling."""
+    embodied add up to `total_kg`, central values exactly, ranges by sampling. `interval_95` holds the 2.5th and 97.5th
+    percentile of "operational_kg", "embodied_kg" and "total_kg". `operational_kg` is location-based; `market` stands
+    beside it where there are instruments. `water_l` is water in liters, "on-site" and "off-site", as far as known."""
 
     energy_j: dict[str, Figure]
     operational_kg: Figure
     embodied_kg: Figure
     embodied_parts_kg: dict[str, Figure]
     total_kg: Figure
+    interval_95: dict[str, tuple[float, float]] = {}
+    market: MarketBased | None = None
+    water_l: dict[str, Figure] = {}
 
 
 def account(
@@ -106,8 +153,9 @@ def account(
     """Carbon of energy and reserved device time under the given factors.
 
     Central values are exact arithmetic: operational kg = sum(E_it * PUE * I) / 3.6e9 with E in J and I in g/kWh;
-    embodied kg = sum(kg * units * time / lifetime). Low and high are the p10 and p90 of seeded sampling, one
-    draw per scope for the whole run. `duration_spread` is the p10 and p90 of a factor on the time of the whole run:
+    embodied kg = sum(kg * units * time / (lifetime * utilisation)), and of the building kg a device-year * device time.
+    Low and high are the p10 and p90 of seeded sampling, one draw per scope for the whole run. `duration_spread` is the
+    p10 and p90 of a factor on the time of the whole run:
     one draw that multiplies every energy and every reservation (a forecast's step time is uncertain, a past is not).
 
     The same inputs, `draws` and `seed` give the same ranges, in any order of the items; a scope draws the same
@@ -133,30 +181,46 @@ def _footprint(outcome: Outcome, energies: Sequence[EnergyItem], factors: Factor
     """Outcome with the central values in its first column, samples in the others, as figures."""
     import numpy as np
 
-    from carbon_plugin.footprint.uncertainty import p10_p90
+    from carbon_plugin.footprint.uncertainty import percentiles
 
-    energy, parts = outcome.energy_j, outcome.embodied_parts_kg
-    rows = [*energy.values(), *parts.values(), outcome.operational_kg, outcome.embodied_kg, outcome.total_kg]
-    table: Floats = np.stack(rows)
-    low, high = p10_p90(table[:, 1:])
-    central = table[:, 0]
-    ranges = iter(zip(central.tolist(), low.tolist(), high.tolist(), strict=True))
+    energy, parts, water = outcome.energy_j, outcome.embodied_parts_kg, outcome.water_l
+    totals = (outcome.operational_kg, outcome.embodied_kg, outcome.total_kg)
+    market = () if outcome.market is None else (outcome.market.operational_kg,)
+    table: Floats = np.stack([*energy.values(), *parts.values(), *totals, *water.values(), *market])
+    central = table[:, 0].tolist()
+    ranges = iter(zip(central, *percentiles(table[:, 1:]).tolist(), strict=True))
+    wide: dict[str, tuple[float, float]] = {}
 
-    def figure(unit: str, kind: Kind, source: str) -> Figure:
-        value, p10, p90 = next(ranges)
+    def figure(unit: str, kind: Kind, source: str, name: str = "") -> Figure:
+        value, p2, p10, p90, p98 = next(ranges)
+        if name:
+            wide[name] = (min(p2, value), max(p98, value))
         return Figure(value, min(p10, value), max(p90, value), unit, kind, source)
 
-    intensity = factors.intensity
+    where = factors.intensity.zone_name
     return Footprint(
         energy_j={rung: figure("J", *_energy_provenance(rung, energies, factors)) for rung in energy},
-        embodied_parts_kg={
-            scope: figure("kgCO2e", "modelled", f"{factors.embodied_kg[scope].source}, by reserved time over life")
-            for scope in parts
+        embodied_parts_kg={scope: figure("kgCO2e", "modelled", _embodied_source(scope, factors)) for scope in parts},
+        operational_kg=figure("kgCO2e", "modelled", f"facility energy x intensity of {where}", "operational_kg"),
+        embodied_kg=figure("kgCO2e", "modelled", "sum of the embodied parts", "embodied_kg"),
+        total_kg=figure("kgCO2e", "modelled", "operational + embodied", "total_kg"),
+        water_l={
+            place: figure("L", "modelled", f"energy x {factors.water_l_per_kwh[place].source}") for place in water
         },
-        operational_kg=figure("kgCO2e", "modelled", f"facility energy x intensity of {intensity.zone_name}"),
-        embodied_kg=figure("kgCO2e", "modelled", "sum of the embodied parts"),
-        total_kg=figure("kgCO2e", "modelled", "operational + embodied"),
+        market=None
+        if outcome.market is None
+        else MarketBased(
+            operational_kg=figure("kgCO2e", "modelled", "facility energy x contractual rates"),
+            lines=outcome.market.lines,
+        ),
+        interval_95=wide,
     )
+
+
+def _embodied_source(scope: str, factors: Factors) -> str:
+    if scope == BUILDING and factors.building_kg is not None:
+        return f"{factors.building_kg.source}, by reserved time"
+    return f"{factors.embodied_kg[scope].source}, {factors.amortisation}"
 
 
 def _energy_provenance(rung: str, energies: Sequence[EnergyItem], factors: Factors) -> tuple[Kind, str]:

@@ -43,12 +43,21 @@ def check_inputs(
 
 def _check_factors(factors: Factors) -> None:
     intensity, pue, life = factors.intensity.figure, factors.pue, factors.lifetime_years
-    for name, figure in (("intensity", intensity), ("pue", pue), ("lifetime", life), *factors.embodied_kg.items()):
+    others = {
+        "building": factors.building_kg,
+        "fleet_utilisation": factors.fleet_utilisation,
+        "residual": factors.residual,
+    }
+    known = {"intensity": intensity, "pue": pue, "lifetime": life, **factors.embodied_kg, **factors.water_l_per_kwh}
+    for name, figure in (known | {name: figure for name, figure in others.items() if figure is not None}).items():
         _check_range(f"factor {name}", figure.unit, figure.value, figure.low, figure.high)
     if intensity.value == 0 < intensity.high:
         raise FootprintError(f"factor intensity: value is 0 with high {intensity.high}, expected no range around 0")
     if pue.low < 1:
         raise FootprintError(f"factor pue: low is {pue.low}, expected 1 or more")
+    used = factors.fleet_utilisation
+    if used is not None and not 0 < used.low <= used.high <= 1:
+        raise FootprintError(f"factor fleet_utilisation: {used.low} to {used.high}, expected within 0 to 1")
     if life.low <= 0:
         raise FootprintError(f"factor lifetime: low is {life.low}, expected more than 0")
 

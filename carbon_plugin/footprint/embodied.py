@@ -34,10 +34,38 @@ def lifetime(site: Site) -> Figure:
     if site.lifetime_years is not None:
         years = site.lifetime_years
         return Figure(years, years, years, "year", "declared", "stated by the user")
-    table = tables.embodied_table().lifetime_years
-    low = table.value if table.low is None else table.low
-    high = table.value if table.high is None else table.high
-    return Figure(table.value, low, high, "year", "assumed", table.source)
+    return _estimate(tables.embodied_table().lifetime_years, "year")
+
+
+def fleet_utilisation(site: Site) -> Figure | None:
+    """Share of the calendar life in which the fleet works, where the site amortises by it; None by reserved time."""
+    if site.amortisation == "reserved_time":
+        return None
+    if site.fleet_utilisation is not None:
+        share = site.fleet_utilisation
+        return Figure(share, share, share, "1", "declared", "stated by the user")
+    return _estimate(tables.embodied_table().fleet_utilisation, "1")
+
+
+def building_kg(cluster: Cluster) -> Figure:
+    """kgCO2e of the building a device and year: its share of the node's rated power and of the network's."""
+    estimate = tables.embodied_table().building_kg_per_kw_year
+    kilowatts = rated_power_w(cluster) / 1e3
+    per_kw = _estimate(estimate, "kgCO2e/(kW year)")
+    figure = per_kw.scaled(kilowatts, "kgCO2e/(device year)")
+    source = f"building of {kilowatts:.3g} kW of IT capacity a device: {estimate.source}"
+    return Figure(figure.value, figure.low, figure.high, figure.unit, figure.kind, source)
+
+
+def rated_power_w(cluster: Cluster) -> float:
+    """IT capacity that a device takes up, W: its share of the node's rating, else of what the node draws at most."""
+    node, host = cluster.node, cluster.node.host
+    if host.rated_power_w is not None:
+        node_w = host.rated_power_w.value
+    else:
+        devices_w = node.accelerators * cluster.accelerator.tdp_w.value
+        node_w = host.base_power_w.value + (1 + host.overhead_fraction.value) * devices_w
+    return node_w / node.accelerators + node.network.power_w_per_device.value
 
 
 def per_device_hour_g(factors: Factors, devices_per_node: int) -> Figure:
@@ -51,6 +79,12 @@ def per_device_hour_g(factors: Factors, devices_per_node: int) -> Figure:
         Reservation(scope="network", units=1, time_s=SECONDS_PER_HOUR),
     ]
     return account([], reservations, factors).embodied_kg.scaled(GRAMS_PER_KG, "gCO2e/device-hour")
+
+
+def _estimate(row: tables.Estimate, unit: str) -> Figure:
+    low = row.value if row.low is None else row.low
+    high = row.value if row.high is None else row.high
+    return Figure(row.value, low, high, unit, "assumed", row.source)
 
 
 def _figure(value: Sourced, name: str, sources: dict[str, str]) -> Figure:

@@ -5,35 +5,60 @@ from __future__ import annotations
 from datetime import date
 
 from carbon_plugin.footprint.account import Factors, Intensity
-from carbon_plugin.footprint.embodied import embodied_factors, lifetime
-from carbon_plugin.footprint.grid import resolve_intensity
+from carbon_plugin.footprint.embodied import building_kg, embodied_factors, fleet_utilisation, lifetime
+from carbon_plugin.footprint.grid import UNIT, stale_warning
 from carbon_plugin.footprint.pue import resolve_pue
+from carbon_plugin.footprint.series import Period
+from carbon_plugin.footprint.site_intensity import average_intensity, marginal_intensity
+from carbon_plugin.footprint.water import resolve_water
+from carbon_plugin.footprint.zones import locate
 from carbon_plugin.spec.figure import Assumption, Figure
 from carbon_plugin.spec.hardware import Cluster
 from carbon_plugin.spec.site import Site
 
 
-def resolve_factors(site: Site, cluster: Cluster | None, *, today: date | None = None) -> Factors:
+def resolve_factors(
+    site: Site, cluster: Cluster | None, *, today: date | None = None, period: Period | None = None
+) -> Factors:
     """Factors in force at a site on a cluster; without a cluster there is no embodied factor.
 
-    `today` decides how old a vintage is (default: the system's date). Raises `FootprintError` for an unknown zone.
+    `today` decides how old a vintage is (default: the system's date). `period` is when the run takes place, for the
+    hours of an intensity series. Raises `FootprintError` for an unknown zone or a series that cannot be used.
     """
-    intensity = resolve_intensity(site, today=today)
-    pue = resolve_pue(site)
-    life = lifetime(site)
+    intensity = average_intensity(site, today=today, period=period)
+    pue, life, utilisation = resolve_pue(site), lifetime(site), fleet_utilisation(site)
     embodied = embodied_factors(cluster) if cluster is not None else {}
+    building = building_kg(cluster) if cluster is not None and site.building else None
+    water = resolve_water(site, locate(site.zone) if site.zone is not None else None)
+    stale = stale_warning(intensity, today=today)
+    optional = {"site.fleet_utilisation": utilisation, "site.building": building}
     return Factors(
         intensity=intensity,
         pue=pue,
         lifetime_years=life,
         embodied_kg=embodied,
+        fleet_utilisation=utilisation,
+        building_kg=building,
+        marginal=marginal_intensity(site, period=period),
+        instruments=site.instruments,
+        residual=_residual(site),
+        water_l_per_kwh=water,
+        warnings=(stale,) if stale else (),
         assumptions=(
             *_of_intensity(intensity),
             *_of("site.pue", pue),
+            *_cooling(cluster),
             *_of("site.lifetime_years", life),
+            *(assumption for name, figure in optional.items() if figure for assumption in _of(name, figure)),
             *(assumption for scope, figure in embodied.items() for assumption in _of(f"embodied.{scope}", figure)),
+            *(assumption for place, figure in water.items() for assumption in _of(f"water.{place}", figure)),
         ),
     )
+
+
+def _residual(site: Site) -> Figure | None:
+    rate = site.residual_g_per_kwh
+    return None if rate is None else Figure(rate, rate, rate, UNIT, "declared", "residual mix stated by the user")
 
 
 def _of(field: str, figure: Figure) -> tuple[Assumption, ...]:
@@ -42,6 +67,17 @@ def _of(field: str, figure: Figure) -> tuple[Assumption, ...]:
         return ()
     value = f"{figure.value:g} ({figure.low:g} to {figure.high:g}) {figure.unit}"
     return (Assumption(field=field, value=value, source=figure.source),)
+
+
+def _cooling(cluster: Cluster | None) -> tuple[Assumption, ...]:
+    """On which side of the PUE the node's fans are: they leave the node with liquid cooling."""
+    if cluster is None:
+        return ()
+    node = cluster.node
+    side = "in the node, so part of IT energy" if node.cooling == "air" else "in the facility, so part of the PUE"
+    return (
+        Assumption(field="node.cooling", value=node.cooling, source=f"{node.name}: power of moving heat is {side}"),
+    )
 
 
 def _of_intensity(intensity: Intensity) -> tuple[Assumption, ...]:

@@ -10,9 +10,11 @@ from __future__ import annotations
 import math
 from datetime import date
 
+import msgspec
+
 from carbon_plugin.errors import FootprintError
 from carbon_plugin.footprint import tables
-from carbon_plugin.footprint.account import Intensity
+from carbon_plugin.footprint.account import Basis, Intensity
 from carbon_plugin.footprint.zones import Area, locate
 from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.site import Site
@@ -26,6 +28,12 @@ TYPICAL_DRIFT = 0.065
 WITHIN_YEAR_SPREAD = 0.15
 # A vintage more than this many years before the run gets a note.
 FRESH_YEARS = 2
+
+BASIS_WORDS = {
+    "scope": ("lifecycle", "direct"),
+    "signal": ("average", "marginal"),
+    "boundary": ("generation", "consumption"),
+}
 
 _TABLES = {
     "country": tables.country_intensities,
@@ -41,7 +49,9 @@ def resolve_intensity(site: Site, *, today: date | None = None) -> Intensity:
     old a vintage is. Raises `FootprintError` for an unknown zone, with the nearest names.
     """
     if site.intensity_g_per_kwh is not None:
-        return _declared(site, site.intensity_g_per_kwh)
+        return declared_intensity(
+            site.intensity_g_per_kwh, zone=site.zone, source=site.intensity_source, basis=site.intensity_basis
+        )
     if site.zone is None:
         raise FootprintError("site: neither zone nor intensity_g_per_kwh is given, expected one of them")
     return zone_intensity(site.zone, today=today)
@@ -63,7 +73,8 @@ def zone_intensity(zone: str, *, today: date | None = None) -> Intensity:
             high=row.g_per_kwh * factor,
             unit=UNIT,
             kind="assumed",
-            source=f"{table.source.title}, {area.name} {row.year}, annual average {_basis(table.source)}",
+            source=f"{table.source.title}, {area.name} {row.year}, annual average "
+            f"({table.source.basis.scope}, {table.source.basis.boundary})",
         ),
         year=row.year,
         basis=table.source.basis,
@@ -86,21 +97,48 @@ def relative_spread(row: tables.AreaIntensity, age_years: int) -> float:
     return math.hypot(drift * math.sqrt(max(1, age_years)), WITHIN_YEAR_SPREAD)
 
 
-def _declared(site: Site, value: float) -> Intensity:
+def declared_intensity(value: float, *, zone: str | None, source: str, basis: str | None = None) -> Intensity:
+    """The user's number as an intensity: as stated, without a range."""
+    counted = parse_basis(basis) if basis else None
     return Intensity(
-        zone=site.zone or "declared",
-        zone_name=site.zone or "declared",
-        figure=Figure(value, value, value, UNIT, "declared", site.intensity_source),
+        zone=zone or "declared",
+        zone_name=zone or "declared",
+        figure=Figure(value, value, value, UNIT, "declared", source),
         year=None,
-        basis=None,
+        basis=counted,
         licence="not stated",
-        attribution=site.intensity_source,
-        notes=("the user's number, without a range and without a stated basis",),
+        attribution=source,
+        granularity="as stated",
+        notes=("the user's number, without a range" + ("" if counted else " and without a stated basis"),),
     )
 
 
-def _basis(source: tables.TableSource) -> str:
-    return f"({source.basis.scope}, {source.basis.boundary})"
+def parse_basis(words: str) -> Basis:
+    """A basis from three words, one of each axis in any order: "lifecycle average consumption".
+
+    Raises `FootprintError` for any other text.
+    """
+    given = words.replace(",", " ").replace("/", " ").lower().split()
+    chosen = {axis: [word for word in given if word in values] for axis, values in BASIS_WORDS.items()}
+    if len(given) != len(chosen) or any(len(found) != 1 for found in chosen.values()):
+        expected = ", ".join(" or ".join(values) for values in BASIS_WORDS.values())
+        raise FootprintError(f"intensity basis is {words!r}, expected three words: {expected}")
+    return msgspec.convert({axis: found[0] for axis, found in chosen.items()}, type=Basis)
+
+
+def describe_basis(basis: Basis | None) -> str:
+    """What an intensity counts, in words."""
+    return "unstated basis" if basis is None else f"{basis.scope}, {basis.signal}, {basis.boundary}"
+
+
+def stale_warning(intensity: Intensity, *, today: date | None = None) -> str | None:
+    """A sentence for the user where the vintage is old, else None."""
+    if intensity.year is None:
+        return None
+    age_years = (today or date.today()).year - intensity.year
+    if age_years <= FRESH_YEARS:
+        return None
+    return f"grid intensity of {intensity.zone_name} is of {intensity.year}, {age_years} years old: state a newer one"
 
 
 def _notes(area: Area, row: tables.AreaIntensity, age_years: int) -> tuple[str, ...]:

@@ -2,7 +2,9 @@
 
     E_it = duration * sum(E_item)                       E_facility = PUE * E_it
     operational = PUE * duration * sum(E_item * I_item) * (I / I_central)
-    embodied_scope = kg_scope * unit_years_scope * duration / lifetime
+    embodied_scope = kg_scope * unit_years_scope * duration / (lifetime * utilisation)
+    building = kg_building * device_years * duration
+    water on site = l_per_kwh * E_it                    water off site = l_per_kwh * E_facility
 
 `footprint.account` evaluates them at the medians and at samples, `footprint.drivers` with one input at a time at
 its p10 and p90.
@@ -15,19 +17,24 @@ from typing import NamedTuple
 
 import numpy as np
 
-from carbon_plugin.footprint.account import IT_RUNGS, EnergyItem, Factors, Reservation
+from carbon_plugin.footprint.account import BUILDING, IT_RUNGS, EnergyItem, Factors, Reservation
 from carbon_plugin.footprint.checks import check_inputs
+from carbon_plugin.footprint.market import Contracts, Market
 from carbon_plugin.footprint.uncertainty import Floats, spread
 from carbon_plugin.footprint.units import GRAMS_PER_KG, JOULES_PER_KWH, SECONDS_PER_YEAR
+from carbon_plugin.footprint.water import OFF_SITE
+from carbon_plugin.spec.figure import Figure
 
-_RUN_SCOPES = ("intensity", "pue", "lifetime", "duration")
+_RUN_SCOPES = ("intensity", "pue", "lifetime", "utilisation", "duration")
+_CERTAIN = (1.0, 1.0, 1.0)
 
 
 class Inputs(NamedTuple):
     """Uncertain inputs, one row each, and how they combine.
 
-    Rows: the energy items ordered by rung; then intensity (relative to its central value), PUE - 1, lifetime and
-    duration factor; then kg of each embodied scope. `scopes` names the draw of each row: rows of one scope share it.
+    Rows: the energy items ordered by rung; then intensity (relative to its central value), PUE - 1, lifetime, fleet
+    utilisation and duration factor; then kg of each embodied scope, kg of the building a device-year where it is
+    charged, and liters a kWh of each kind of water. `scopes` names the draw of each row: rows of one scope share it.
     """
 
     scopes: tuple[str, ...]
@@ -37,6 +44,9 @@ class Inputs(NamedTuple):
     rungs: dict[str, slice]
     item_g_per_kwh: Floats
     unit_years: dict[str, float]
+    amortised: int
+    water: tuple[str, ...]
+    contracts: Contracts | None
 
 
 class Outcome(NamedTuple):
@@ -47,6 +57,8 @@ class Outcome(NamedTuple):
     embodied_parts_kg: dict[str, Floats]
     embodied_kg: Floats
     total_kg: Floats
+    water_l: dict[str, Floats]
+    market: Market | None
 
 
 def gather(
@@ -63,20 +75,27 @@ def gather(
     rows = [(item.energy_j, item.low_j, item.high_j) for item in items]
     # Relative, so that it also spreads items with an intensity of their own. Zero has no range (checked).
     rows.append(
-        (1.0, intensity.low / intensity.value, intensity.high / intensity.value) if intensity.value else (1, 1, 1)
+        (1.0, intensity.low / intensity.value, intensity.high / intensity.value) if intensity.value else _CERTAIN
     )
     # The overhead is what varies: a PUE never falls below 1.
     rows.append((pue.value - 1, pue.low - 1, pue.high - 1))
     rows.append((life.value, life.low, life.high))
+    rows.append(_CERTAIN if factors.fleet_utilisation is None else _range(factors.fleet_utilisation))
     rows.append((1.0, *duration_spread))
-    kilograms = [factors.embodied_kg[scope] for scope in unit_years]
-    rows += [(kg.value, kg.low, kg.high) for kg in kilograms]
+    rows += [_range(factors.embodied_kg[scope]) for scope in unit_years]
+    amortised = len(unit_years)
+    if factors.building_kg is not None and "device" in unit_years:
+        # The building stands around the devices: it is charged with their reserved time.
+        unit_years[BUILDING] = unit_years["device"]
+        rows.append(_range(factors.building_kg))
+    rows += [_range(liters) for liters in factors.water_l_per_kwh.values()]
     median, low, high = np.array(rows, dtype=np.float64).T
     return Inputs(
         scopes=(
             *(f"energy {item.scope}" for item in items),
             *_RUN_SCOPES,
             *(f"embodied {scope}" for scope in unit_years),
+            *(f"water {place}" for place in factors.water_l_per_kwh),
         ),
         median=median,
         low=low,
@@ -86,6 +105,9 @@ def gather(
             [intensity.value if item.intensity_g_per_kwh is None else item.intensity_g_per_kwh for item in items]
         ),
         unit_years=unit_years,
+        amortised=amortised,
+        water=tuple(factors.water_l_per_kwh),
+        contracts=Contracts.of(factors),
     )
 
 
@@ -93,8 +115,8 @@ def evaluate(inputs: Inputs, scores: Floats) -> Outcome:
     """The equations at given scores, shape (rows of `inputs`, draws); see `uncertainty.spread`."""
     drawn = spread(inputs.median, inputs.low, inputs.high, scores)
     items = len(inputs.item_g_per_kwh)
-    relative_intensity, overhead, lifetime_years, duration = drawn[items : items + len(_RUN_SCOPES)]
-    embodied = drawn[items + len(_RUN_SCOPES) :]
+    relative_intensity, overhead, lifetime_years, utilisation, duration = drawn[items : items + len(_RUN_SCOPES)]
+    embodied, liters = np.split(drawn[items + len(_RUN_SCOPES) :], [len(inputs.unit_years)])
 
     item_j = drawn[:items] * duration
     energy_j = {rung: item_j[rows].sum(axis=0) for rung, rows in inputs.rungs.items()}
@@ -103,18 +125,32 @@ def evaluate(inputs: Inputs, scores: Floats) -> Outcome:
     weighted = (inputs.item_g_per_kwh[:, None] * item_j).sum(axis=0) * relative_intensity
     operational_kg = weighted * facility_factor / (JOULES_PER_KWH * GRAMS_PER_KG)
 
+    facility_j = it_j * facility_factor
+
     parts_kg = {
-        scope: kilograms * years * duration / lifetime_years
+        scope: kilograms * years * duration
         for kilograms, (scope, years) in zip(embodied, inputs.unit_years.items(), strict=True)
     }
+    charged_years = lifetime_years * utilisation
+    for scope in list(parts_kg)[: inputs.amortised]:
+        parts_kg[scope] /= charged_years
     embodied_kg = sum(parts_kg.values(), np.zeros(scores.shape[1]))
     return Outcome(
-        energy_j=energy_j | {"it": it_j, "facility": it_j * facility_factor},
+        energy_j=energy_j | {"it": it_j, "facility": facility_j},
         operational_kg=operational_kg,
         embodied_parts_kg=parts_kg,
         embodied_kg=embodied_kg,
         total_kg=operational_kg + embodied_kg,
+        water_l={
+            place: row * (facility_j if place == OFF_SITE else it_j) / JOULES_PER_KWH
+            for place, row in zip(inputs.water, liters, strict=True)
+        },
+        market=inputs.contracts.settle(facility_j, operational_kg) if inputs.contracts else None,
     )
+
+
+def _range(figure: Figure) -> tuple[float, float, float]:
+    return figure.value, figure.low, figure.high
 
 
 def _unit_years(reservations: Sequence[Reservation]) -> dict[str, float]:

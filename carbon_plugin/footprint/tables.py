@@ -97,6 +97,14 @@ class PueTable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     providers: dict[str, ProviderPue]
 
 
+class WaterTable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Liters a kWh: on site by provider, off site by area, and the spread of one site around such an average."""
+
+    site_spread: Range
+    on_site: dict[str, Estimate]
+    off_site: dict[str, Estimate]
+
+
 class FabProcess(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Wafer fabrication per cm2 of die: electricity in kWh, gases in kgCO2e at 95 % and 99 % abatement."""
 
@@ -138,9 +146,11 @@ class DeviceModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
 
 class EmbodiedTable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Lifetime and the bottom-up model."""
+    """Lifetime, what divides it or adds to it, and the bottom-up model."""
 
     lifetime_years: Estimate
+    fleet_utilisation: Estimate
+    building_kg_per_kw_year: Estimate
     fab: Fab
     device: DeviceModel
 
@@ -179,6 +189,12 @@ def cloud_regions() -> Mapping[CloudProvider, Mapping[str, CloudRegion]]:
 def pue_table() -> PueTable:
     """PUE by provider and region."""
     return _load("pue.yaml", PueTable)
+
+
+@cache
+def water_table() -> WaterTable:
+    """Water by provider and area."""
+    return _load("water.yaml", WaterTable)
 
 
 @cache

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+PERCENTILES = (0.025, 0.1, 0.9, 0.975)
 
 
 @lru_cache(maxsize=256)
@@ -51,10 +52,11 @@ def spread(value: Floats, low: Floats, high: Floats, score: Floats) -> Floats:
     return drawn
 
 
-def p10_p90(samples: Floats) -> tuple[Floats, Floats]:
-    """10th and 90th percentile along the last axis (midpoints of strata, as the scores are)."""
-    low, high = np.quantile(samples, (0.1, 0.9), axis=-1, method="hazen")
-    return low, high
+def percentiles(samples: Floats) -> Floats:
+    """2.5th, 10th, 90th and 97.5th percentile along the last axis, shape (4, ...): midpoints of strata, as the scores
+    are."""
+    ends: Floats = np.quantile(samples, PERCENTILES, axis=-1, method="hazen")
+    return ends
 
 
 @lru_cache(maxsize=8)

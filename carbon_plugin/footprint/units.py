@@ -8,3 +8,5 @@ SECONDS_PER_HOUR = 3600.0
 # Device memory is sold in "GB" of 2^30 bytes.
 BYTES_PER_MEMORY_GB = 2**30
 MM2_PER_CM2 = 100.0
+# WattTime and many US sources state pounds a megawatt-hour.
+G_PER_KWH_OF_LB_PER_MWH = 0.45359237

@@ -13,6 +13,7 @@ import carbon_plugin
 from carbon_plugin.errors import SpecError
 from carbon_plugin.footprint.account import EnergyItem, Factors, Footprint, Reservation, account
 from carbon_plugin.footprint.factors import resolve_factors
+from carbon_plugin.footprint.series import Period
 from carbon_plugin.plan.search import describe, search_layout
 from carbon_plugin.predict.result import StepPrediction
 from carbon_plugin.predict.step import predict_step
@@ -64,7 +65,7 @@ def make_forecast(spec: RunSpec, *, seed: int = 0) -> Forecast:
     steps = spec.training.total_steps
     run_time = prediction.step_time_s.scaled(steps * (1 + spec.training.overhead_fraction))
     device_hours = run_time.scaled(spec.cluster.devices / 3600, "h")
-    factors = resolve_factors(spec.site, spec.cluster)
+    factors = resolve_factors(spec.site, spec.cluster, period=Period(spec.start_unix_s, run_time.value))
     step = prediction.step_time_s
     footprint = account(
         modelled_energies(spec.cluster, prediction.gpu_power_w, run_time.value),
@@ -89,7 +90,7 @@ def make_forecast(spec: RunSpec, *, seed: int = 0) -> Forecast:
         cost_usd=device_hours.scaled(price, "USD") if price is not None else None,
         layout_source=layout_source,
         assumptions=_unique(assumptions),
-        warnings=tuple(_warnings(spec, prediction)),
+        warnings=(*_warnings(spec, prediction), *factors.warnings),
         seed=seed,
     )
 

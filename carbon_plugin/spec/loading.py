@@ -22,7 +22,7 @@ from carbon_plugin.spec.model_choice import choose_model
 from carbon_plugin.spec.names import normalized, unknown_name
 from carbon_plugin.spec.profiles import ANY_ACCELERATOR, default_node_for, load_accelerator, load_node
 from carbon_plugin.spec.run import RunSpec, check_layout
-from carbon_plugin.spec.site import Site
+from carbon_plugin.spec.site import Site, relative_to
 from carbon_plugin.spec.stack import STACKS, Stack
 from carbon_plugin.spec.training import Precision, TrainingPlan
 
@@ -38,7 +38,7 @@ SUPERSEDED: dict[tuple[str, str], tuple[str, ...]] = {
     ("training", "steps"): ("tokens",),
     ("training", "tokens"): ("steps",),
     ("cluster", "accelerator"): ("node",),
-    ("site", "zone"): ("intensity_g_per_kwh", "intensity_source"),
+    ("site", "zone"): ("intensity_g_per_kwh", "intensity_source", "intensity_basis", "intensity_series", "live"),
 }
 """A field of a file that a flag makes void: another length, node or place."""
 
@@ -58,6 +58,7 @@ class _RunFields(Struct, frozen=True, kw_only=True):
     layout: str | dict[str, Any] | None = AUTO
     training: TrainingPlan
     site: Site
+    start: str | None = None
     stack: str | dict[str, Any] | None = None
     price_usd_per_device_hour: float | None = None
     programme: str | None = None
@@ -117,7 +118,8 @@ def _build(document: Document, name: str, base: Path, model_base: Path, profile_
         model=model,
         cluster=cluster,
         training=training,
-        site=fields.site,
+        site=relative_to(fields.site, base),
+        start=fields.start,
         layout=layout,
         stack=_stack(document, fields.stack),
         price_usd_per_device_hour=fields.price_usd_per_device_hour,

@@ -9,6 +9,7 @@ from carbon_plugin.spec.figure import Assumption
 from carbon_plugin.spec.hardware import Cluster
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.model import CountedModel, TransformerModel
+from carbon_plugin.spec.moment import unix_s
 from carbon_plugin.spec.site import Site
 from carbon_plugin.spec.stack import Stack
 from carbon_plugin.spec.training import TrainingPlan
@@ -17,7 +18,8 @@ from carbon_plugin.spec.training import TrainingPlan
 class RunSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Everything that a prediction needs. `layout` is None while it is still to be searched ("auto").
 
-    `price_usd_per_device_hour` is optional. `programme` and `role` say which released model the run counts
+    `start` is the planned launch, ISO 8601 with an offset ("2026-01-01T00:00Z"): it picks the hours of an intensity
+    series. `price_usd_per_device_hour` is optional. `programme` and `role` say which released model the run counts
     towards and as what (final, ablation, failed, sweep, evaluation, data).
     """
 
@@ -28,10 +30,20 @@ class RunSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     site: Site
     layout: ParallelLayout | None = None
     stack: Stack = Stack()
+    start: str | None = None
     price_usd_per_device_hour: float | None = None
     programme: str | None = None
     role: str | None = None
     assumptions: tuple[Assumption, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.start is not None:
+            unix_s(self.start, "start")
+
+    @property
+    def start_unix_s(self) -> float | None:
+        """The planned launch in Unix seconds, None where it is not stated."""
+        return None if self.start is None else unix_s(self.start, "start")
 
 
 def check_layout(model: TransformerModel | CountedModel, cluster: Cluster, layout: ParallelLayout) -> None:

@@ -2,9 +2,63 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Literal
+
+import msgspec
 from msgspec import Struct
 
 from carbon_plugin.errors import SpecError
+
+Provider = Literal["electricity-maps", "neso", "watttime"]
+MARGINAL_PROVIDERS: tuple[Provider, ...] = ("watttime",)
+
+
+class SeriesFile(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A CSV or Parquet file of grid intensity over time, g/kWh; its format is described in docs/providers.md.
+
+    `column` names the value column where several could be meant; `timezone` (an IANA name, or UTC) is needed where
+    the timestamps carry no offset; `basis` says what is counted, as `Site.intensity_basis`; `source` is one phrase.
+    """
+
+    path: str
+    column: str | None = None
+    timezone: str | None = None
+    basis: str | None = None
+    source: str | None = None
+
+
+class LiveSource(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A service that is asked for the intensity of the moment; `zone` is its own name of the area, where that does
+    not follow from the site's."""
+
+    provider: Provider
+    zone: str | None = None
+
+
+class Instrument(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A contract that gives electricity an emission rate of its own, for the market-based line only.
+
+    `kind` is ppa (power purchase agreement), certificate (REC, GO, REGO, I-REC) or supplier (a tariff with its own
+    rate). It covers a `share` of the facility's energy, or `energy_kwh` of it, at `g_per_kwh`; `source` names the
+    contract and its vintage.
+    """
+
+    kind: Literal["ppa", "certificate", "supplier"]
+    g_per_kwh: float
+    source: str
+    share: float | None = None
+    energy_kwh: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.g_per_kwh < 0:
+            raise SpecError(f"instrument: g_per_kwh is {self.g_per_kwh}, expected 0 or more")
+        if (self.share is None) == (self.energy_kwh is None):
+            raise SpecError("instrument: give share or energy_kwh, one of them")
+        if self.share is not None and not 0 < self.share <= 1:
+            raise SpecError(f"instrument: share is {self.share}, expected more than 0 and at most 1")
+        if self.energy_kwh is not None and self.energy_kwh <= 0:
+            raise SpecError(f"instrument: energy_kwh is {self.energy_kwh}, expected a positive number")
 
 
 class Site(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -13,21 +67,74 @@ class Site(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     `zone` is an ISO 3166 alpha-2 or alpha-3 code, a country name, an eGRID subregion ("egrid:SRVC") or a cloud
     region ("gcp:us-central1"). There is no default zone. `intensity_g_per_kwh` and `pue` override the tables and
     then need `intensity_source` / `pue_source`, one phrase each (default "stated by the user").
+
+    `intensity_basis` says what the user's number counts, three words such as "lifecycle average consumption".
+    `intensity_series` is a file of intensity over time and comes before the number, `live` a service that is asked
+    during the run; both fall back on what is static. `marginal_...` is the same for marginal intensity, which is
+    shown beside the average and never mixed with it. `instruments` and `residual_g_per_kwh` (what the contracts do
+    not cover) give the market-based line. `wue_l_per_kwh` is water evaporated on site a kWh of IT energy,
+    `water_l_per_kwh` that of generating a kWh. `amortisation` charges embodied carbon by reserved time over calendar
+    life, or over the share of it that the fleet is in use (`fleet_utilisation`). `building` adds the building.
     """
 
     zone: str | None = None
     intensity_g_per_kwh: float | None = None
     intensity_source: str = "stated by the user"
+    intensity_basis: str | None = None
+    intensity_series: str | SeriesFile | None = None
+    live: LiveSource | None = None
+    marginal_g_per_kwh: float | None = None
+    marginal_source: str = "stated by the user"
+    marginal_series: str | SeriesFile | None = None
+    live_marginal: LiveSource | None = None
     pue: float | None = None
     pue_source: str = "stated by the user"
+    wue_l_per_kwh: float | None = None
+    water_l_per_kwh: float | None = None
+    instruments: tuple[Instrument, ...] = ()
+    residual_g_per_kwh: float | None = None
     lifetime_years: float | None = None
+    amortisation: Literal["reserved_time", "active_share"] = "reserved_time"
+    fleet_utilisation: float | None = None
+    building: bool = False
 
     def __post_init__(self) -> None:
-        if self.zone is None and self.intensity_g_per_kwh is None:
-            raise SpecError("site: give zone (for instance FRA, egrid:SRVC, gcp:us-central1) or intensity_g_per_kwh")
-        if self.intensity_g_per_kwh is not None and self.intensity_g_per_kwh < 0:
-            raise SpecError(f"site: intensity_g_per_kwh is {self.intensity_g_per_kwh}, expected 0 or more")
+        if self.zone is None and self.intensity_g_per_kwh is None and self.intensity_series is None:
+            raise SpecError(
+                "site: give zone (for instance FRA, egrid:SRVC, gcp:us-central1), intensity_g_per_kwh or "
+                "intensity_series"
+            )
+        for field in ("intensity_g_per_kwh", "marginal_g_per_kwh", "residual_g_per_kwh", *_WATER):
+            value = getattr(self, field)
+            if value is not None and value < 0:
+                raise SpecError(f"site: {field} is {value}, expected 0 or more")
         if self.pue is not None and self.pue < 1:
             raise SpecError(f"site: pue is {self.pue}, expected 1 or more (facility energy over IT energy)")
         if self.lifetime_years is not None and self.lifetime_years <= 0:
             raise SpecError(f"site: lifetime_years is {self.lifetime_years}, expected a positive number")
+        if self.fleet_utilisation is not None and not 0 < self.fleet_utilisation <= 1:
+            raise SpecError(f"site: fleet_utilisation is {self.fleet_utilisation}, expected more than 0 and at most 1")
+        if self.fleet_utilisation is not None and self.amortisation != "active_share":
+            raise SpecError("site: fleet_utilisation counts only with amortisation: active_share")
+        if self.live is not None and self.live.provider in MARGINAL_PROVIDERS:
+            raise SpecError(f"site: {self.live.provider} gives marginal intensity, expected it as live_marginal")
+        if self.live_marginal is not None and self.live_marginal.provider not in MARGINAL_PROVIDERS:
+            raise SpecError(f"site: {self.live_marginal.provider} gives average intensity, expected it as live")
+
+
+_WATER = ("wue_l_per_kwh", "water_l_per_kwh")
+
+
+def relative_to(site: Site, base: Path) -> Site:
+    """The site with the files that it names taken relative to a directory."""
+    return msgspec.structs.replace(
+        site,
+        intensity_series=_under(base, site.intensity_series),
+        marginal_series=_under(base, site.marginal_series),
+    )
+
+
+def _under(base: Path, file: str | SeriesFile | None) -> str | SeriesFile | None:
+    if isinstance(file, SeriesFile):
+        return msgspec.structs.replace(file, path=str(base / file.path))
+    return None if file is None else str(base / file)

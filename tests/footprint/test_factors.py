@@ -24,10 +24,13 @@ def test_every_number_that_nobody_stated_is_an_assumption_with_a_source(h100_clu
         "site.zone",
         "site.zone",
         "site.pue",
+        "node.cooling",
         "site.lifetime_years",
         "embodied.device",
         "embodied.host",
         "embodied.network",
+        "water.on-site",
+        "water.off-site",
     ]
     assert all(assumption.source and assumption.value for assumption in factors.assumptions)
 
@@ -52,3 +55,22 @@ def test_factors_survive_json_and_plain_data(h100_cluster: Cluster) -> None:
 def test_an_unknown_zone_is_an_error(h100_cluster: Cluster) -> None:
     with pytest.raises(FootprintError, match=r"nearest: .*Sweden"):
         resolve_factors(Site(zone="Sweeden"), h100_cluster)
+
+
+def test_the_node_says_on_which_side_of_the_pue_its_cooling_is(h100_cluster: Cluster) -> None:
+    liquid = msgspec.structs.replace(h100_cluster, node=msgspec.structs.replace(h100_cluster.node, cooling="liquid"))
+
+    air_side, liquid_side = (
+        next(a for a in resolve_factors(Site(zone="FRA"), cluster).assumptions if a.field == "node.cooling")
+        for cluster in (h100_cluster, liquid)
+    )
+
+    assert "part of IT energy" in air_side.source
+    assert "part of the PUE" in liquid_side.source
+
+
+def test_an_old_vintage_is_a_warning_for_the_user() -> None:
+    assert not resolve_factors(Site(zone="FRA"), None, today=TODAY).warnings
+    (warning,) = resolve_factors(Site(zone="UKR"), None, today=TODAY).warnings
+
+    assert warning == "grid intensity of Ukraine is of 2022, 4 years old: state a newer one"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carbon_plugin.footprint.uncertainty import p10_p90, scores, spread
+from carbon_plugin.footprint.uncertainty import percentiles, scores, spread
 
 
 def _row(*values: float) -> np.ndarray:
@@ -43,7 +43,7 @@ def test_samples_have_the_stated_p10_median_and_p90(low: float, down: float, up:
 
     samples = spread(_row(value), _row(low), _row(high), scores("x", draws, 3)[None, :])
 
-    p10, p90 = p10_p90(samples)
+    _, p10, p90, _ = percentiles(samples)
     assert p10[0] == pytest.approx(low, rel=2e-2)
     assert p90[0] == pytest.approx(high, rel=2e-2)
     assert np.median(samples) == pytest.approx(value, rel=2e-2)

@@ -1,0 +1,124 @@
+"""Grid intensity over time: a trace of values, each for a stretch of time, and its mean over any period.
+
+A value holds from its moment to the next one, but never longer than the trace's step: what lies between is a gap,
+over which nothing is known and nothing is interpolated. Reading of files is `footprint.series_file`'s.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+from carbon_plugin.errors import FootprintError
+from carbon_plugin.footprint.account import Basis
+from carbon_plugin.footprint.uncertainty import Floats
+from carbon_plugin.footprint.units import SECONDS_PER_HOUR
+
+# A trace of another year stands for a period by whole weeks, so that hour of the day and day of the week stay.
+SHIFT_S = 52 * 7 * 24 * SECONDS_PER_HOUR
+# Shares of a period that a trace must cover for its mean to stand for the period.
+LEAST_COVERED = 0.5
+
+
+class Period(NamedTuple):
+    """When a run takes place; `start_unix_s` is None where that is not decided."""
+
+    start_unix_s: float | None
+    duration_s: float
+
+
+class Trace(NamedTuple):
+    """Values g/kWh, shape (n,), that begin at `start_unix_s`, ascending, and hold for `step_s` at most."""
+
+    start_unix_s: Floats
+    g_per_kwh: Floats
+    step_s: float
+    source: str
+    basis: Basis | None = None
+
+    @property
+    def end_unix_s(self) -> float:
+        """Where the last value ends."""
+        return float(self.start_unix_s[-1]) + self.step_s
+
+    @property
+    def granularity(self) -> str:
+        """The step in words."""
+        return {SECONDS_PER_HOUR: "hourly", 1800.0: "half-hourly"}.get(self.step_s, f"every {self.step_s / 60:g} min")
+
+    def means(self, start_unix_s: Floats, duration_s: float) -> tuple[Floats, Floats]:
+        """Mean over the known part of each period [start, start + duration], and the share that is known.
+
+        Where nothing is known the mean is nan. Shapes are that of `start_unix_s`.
+        """
+        knots, weighted, known = self._integrals()
+        edges: Floats = np.stack([start_unix_s, start_unix_s + duration_s])
+        amount_from, amount_to = np.interp(edges, knots, weighted)
+        known_from, known_to = np.interp(edges, knots, known)
+        known_s = known_to - known_from
+        # A millisecond of known time is rounding at the edge of a gap.
+        mean = np.where(known_s > 1e-3, (amount_to - amount_from) / np.where(known_s > 0, known_s, 1.0), np.nan)
+        return mean, known_s / duration_s
+
+    def mean(self, start_unix_s: float, duration_s: float) -> tuple[float, float]:
+        """Mean over a period and the share of it that is known; see `means`."""
+        mean, known = self.means(np.array([start_unix_s]), duration_s)
+        return float(mean[0]), float(known[0])
+
+    def aligned(self, start_unix_s: float, duration_s: float) -> float | None:
+        """The start, moved by the fewest multiples of 52 weeks so that the trace covers the period; None if it cannot.
+
+        52 weeks keep the hour of the day and the day of the week, and move the season by a day a year.
+        """
+        first, last = float(self.start_unix_s[0]), self.end_unix_s - duration_s
+        fewest = int((start_unix_s - last) // SHIFT_S), int((start_unix_s - first) // SHIFT_S)
+        shifts = sorted({0, *range(fewest[0], fewest[1] + 2)}, key=abs)
+        for shift in shifts:
+            moved: float = start_unix_s - shift * SHIFT_S
+            if self.mean(moved, duration_s)[1] >= LEAST_COVERED:
+                return moved
+        return None
+
+    def starts(self, duration_s: float) -> Floats:
+        """Moments of the trace at which a period of this length could begin and be covered; empty if there are none."""
+        candidates = self.start_unix_s[self.start_unix_s + duration_s <= self.end_unix_s]
+        _, known = self.means(candidates, duration_s)
+        chosen: Floats = candidates[known >= LEAST_COVERED]
+        return chosen
+
+    def _integrals(self) -> tuple[Floats, Floats, Floats]:
+        """Knots, and up to each of them the integral of the value and the known time."""
+        width = np.minimum(np.diff(self.start_unix_s, append=np.inf), self.step_s)
+        knots = np.stack([self.start_unix_s, self.start_unix_s + width], axis=1).ravel()
+        weighted = np.cumsum(np.stack([np.zeros_like(width), width * self.g_per_kwh], axis=1).ravel())
+        known = np.cumsum(np.stack([np.zeros_like(width), width], axis=1).ravel())
+        return knots, weighted, known
+
+
+def make_trace(moments_unix_s: Floats, g_per_kwh: Floats, *, source: str, basis: Basis | None = None) -> Trace:
+    """A trace from moments and values of the same length, in any order; the step is their most frequent distance.
+
+    Raises `FootprintError` for fewer than two values, a moment given twice, or a value below 0 or not finite.
+    """
+    if len(moments_unix_s) < 2:
+        raise FootprintError(f"{source}: {len(moments_unix_s)} values, expected at least 2")
+    order = np.argsort(moments_unix_s, kind="stable")
+    moments, values = moments_unix_s[order], g_per_kwh[order]
+    distances = np.diff(moments)
+    if (distances <= 0).any():
+        twice = np.datetime64(int(moments[:-1][distances <= 0][0]), "s")
+        raise FootprintError(f"{source}: the moment {twice}Z is given twice")
+    wrong = ~np.isfinite(values) | (values < 0)
+    if wrong.any():
+        moment = np.datetime64(int(moments[wrong][0]), "s")
+        raise FootprintError(f"{source}: intensity at {moment}Z is {values[wrong][0]}, expected 0 or more g/kWh")
+    steps, counts = np.unique(distances, return_counts=True)
+    return Trace(moments, values, float(steps[np.argmax(counts)]), source, basis)
+
+
+def gaps(trace: Trace) -> list[tuple[float, float]]:
+    """Stretches inside the trace of which nothing is known, as (start, end) in Unix seconds."""
+    edges = pairwise(trace.start_unix_s.tolist())
+    return [(start + trace.step_s, end) for start, end in edges if end - start > trace.step_s * (1 + 1e-9)]

@@ -1,0 +1,151 @@
+"""Traces of grid intensity from CSV or Parquet files, as described in docs/providers.md."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Sequence
+from datetime import UTC, datetime, tzinfo
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import numpy as np
+
+from carbon_plugin.errors import FootprintError
+from carbon_plugin.footprint.grid import parse_basis
+from carbon_plugin.footprint.series import Trace, make_trace
+from carbon_plugin.footprint.units import G_PER_KWH_OF_LB_PER_MWH
+from carbon_plugin.spec.site import SeriesFile
+
+_TIME_WORDS = ("datetime", "timestamp", "pointtime", "time", "start", "from", "date")
+_VALUE_WORDS = ("intensity", "gperkwh", "gco2", "moer", "lbpermwh", "lbspermwh")
+
+Columns = dict[str, list[Any]]
+
+
+def load_trace(file: str | SeriesFile) -> Trace:
+    """The trace in a file. Raises `FootprintError` naming file, column or line, and what was expected."""
+    wanted = SeriesFile(path=file) if isinstance(file, str) else file
+    path = Path(wanted.path)
+    try:
+        modified_ns = path.stat().st_mtime_ns
+    except OSError as error:
+        raise FootprintError(f"{path}: cannot be read: {error.strerror}") from error
+    return _load(wanted, modified_ns)
+
+
+@lru_cache(maxsize=8)
+def _load(file: SeriesFile, modified_ns: int) -> Trace:  # the time of change is part of the key
+    path = Path(file.path)
+    columns = _read_parquet(path) if path.suffix.lower() in (".parquet", ".pq") else _read_csv(path)
+    time_column = _one(path, columns, _TIME_WORDS, "time")
+    value_column = file.column or _one(path, columns, _VALUE_WORDS, "intensity")
+    if value_column not in columns:
+        raise FootprintError(f"{path}: no column {value_column!r}, expected one of {', '.join(columns)}")
+    zone = UTC if "utc" in time_column.lower() else _timezone(path, file.timezone)
+    known = [
+        (line, moment, value)
+        for line, (moment, value) in enumerate(zip(columns[time_column], columns[value_column], strict=True), start=2)
+        if value not in (None, "")  # an empty cell is a gap
+    ]
+    unit = G_PER_KWH_OF_LB_PER_MWH if "lb" in value_column.lower() else 1.0
+    values = [unit * _number(path, line, value_column, value) for line, _, value in known]
+    moments = _moments(path, [(line, moment) for line, moment, _ in known], zone)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    source = f"{file.source or path.name}, column {value_column!r}, sha256 {digest}"
+    return make_trace(
+        np.array(moments), np.array(values), source=source, basis=parse_basis(file.basis) if file.basis else None
+    )
+
+
+def _read_csv(path: Path) -> Columns:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as lines:
+            rows = csv.reader(lines)
+            head = next(rows, None)
+            if not head:
+                raise FootprintError(f"{path}: is empty, expected a header line")
+            body = [row for row in rows if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise FootprintError(f"{path}: cannot be read as CSV: {error}") from error
+    for line, row in enumerate(body, start=2):
+        if len(row) != len(head):
+            raise FootprintError(f"{path}:{line}: {len(row)} cells, expected {len(head)} as in the header")
+    return {name.strip(): [row[index].strip() for row in body] for index, name in enumerate(head)}
+
+
+def _read_parquet(path: Path) -> Columns:
+    try:
+        from pyarrow import ArrowException
+        from pyarrow.parquet import read_table
+    except ImportError:
+        raise FootprintError(
+            f"{path}: Parquet needs pyarrow: pip install 'carbon-plugin[parquet]', or use CSV"
+        ) from None
+    try:
+        table = read_table(path)
+    except (OSError, ArrowException) as error:
+        raise FootprintError(f"{path}: cannot be read as Parquet: {' '.join(str(error).split())}") from error
+    columns: Columns = table.to_pydict()
+    return columns
+
+
+def _one(path: Path, columns: Columns, words: Sequence[str], kind: str) -> str:
+    """The one column whose name speaks of a thing; the first of `words` that any name holds decides."""
+    plain = {name: "".join(letter for letter in name.lower() if letter.isalnum()) for name in columns}
+    if kind == "intensity":
+        found = [name for name, key in plain.items() if any(word in key for word in words)]
+    else:
+        found = next((names for word in words if (names := [n for n, key in plain.items() if word in key])), [])
+    if len(found) != 1:
+        several = f"several columns of {kind} ({', '.join(found)})" if found else f"no column of {kind}"
+        advice = "give its name as column" if kind == "intensity" else "expected one named datetime, timestamp or time"
+        raise FootprintError(f"{path}: {several} among {', '.join(columns)}; {advice}")
+    return found[0]
+
+
+def _timezone(path: Path, name: str | None) -> tzinfo | None:
+    if name is None:
+        return None
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError):
+        raise FootprintError(
+            f"{path}: timezone is {name!r}, expected an IANA name such as Europe/Paris, or UTC"
+        ) from None
+
+
+def _number(path: Path, line: int, column: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise FootprintError(f"{path}:{line}: {column} is {value!r}, expected a number") from None
+
+
+def _moments(path: Path, cells: Sequence[tuple[int, Any]], zone: tzinfo | None) -> list[float]:
+    """Unix seconds of every cell; moments without an offset are of `zone`."""
+    moments: list[float] = []
+    for line, cell in cells:
+        moment = _moment(path, line, cell)
+        if moment.tzinfo is None:
+            if zone is None:
+                raise FootprintError(f"{path}:{line}: {cell} has no UTC offset; give timezone, an IANA name or UTC")
+            moment = moment.replace(tzinfo=zone)
+            # The hour that the end of summer time repeats comes twice in a row: the second one is after the change.
+            if moments and moment.timestamp() <= moments[-1]:
+                moment = moment.replace(fold=1)
+        moments.append(moment.timestamp())
+    return moments
+
+
+def _moment(path: Path, line: int, cell: Any) -> datetime:
+    if isinstance(cell, datetime):
+        return cell
+    try:
+        return datetime.fromisoformat(str(cell))
+    except ValueError:
+        raise FootprintError(
+            f"{path}:{line}: {cell!r} is no time, expected ISO 8601 such as 2026-01-01T00:00Z"
+        ) from None
