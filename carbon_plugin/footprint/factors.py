@@ -8,8 +8,7 @@ from carbon_plugin.footprint.account import Factors, Intensity
 from carbon_plugin.footprint.embodied import building_kg, embodied_factors, fleet_utilisation, lifetime
 from carbon_plugin.footprint.grid import UNIT, stale_warning
 from carbon_plugin.footprint.pue import resolve_pue
-from carbon_plugin.footprint.series import Period
-from carbon_plugin.footprint.site_intensity import average_intensity, marginal_intensity
+from carbon_plugin.footprint.site_intensity import Period, average_intensity, marginal_intensity
 from carbon_plugin.footprint.water import resolve_water
 from carbon_plugin.footprint.zones import locate
 from carbon_plugin.spec.figure import Assumption, Figure

@@ -22,13 +22,6 @@ SHIFT_S = 52 * 7 * 24 * SECONDS_PER_HOUR
 LEAST_COVERED = 0.5
 
 
-class Period(NamedTuple):
-    """When a run takes place; `start_unix_s` is None where that is not decided."""
-
-    start_unix_s: float | None
-    duration_s: float
-
-
 class Trace(NamedTuple):
     """Values g/kWh, shape (n,), that begin at `start_unix_s`, ascending, and hold for `step_s` at most."""
 

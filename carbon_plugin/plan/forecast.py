@@ -13,7 +13,7 @@ import carbon_plugin
 from carbon_plugin.errors import SpecError
 from carbon_plugin.footprint.account import EnergyItem, Factors, Footprint, Reservation, account
 from carbon_plugin.footprint.factors import resolve_factors
-from carbon_plugin.footprint.series import Period
+from carbon_plugin.footprint.site_intensity import Period
 from carbon_plugin.plan.search import describe, search_layout
 from carbon_plugin.predict.result import StepPrediction
 from carbon_plugin.predict.step import predict_step

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from carbon_plugin.errors import FootprintError
 from carbon_plugin.footprint.factors import resolve_factors
-from carbon_plugin.footprint.series import Period, Trace, gaps, make_trace
+from carbon_plugin.footprint.series import Trace, gaps, make_trace
 from carbon_plugin.footprint.series_file import load_trace
-from carbon_plugin.footprint.site_intensity import series_intensity
+from carbon_plugin.footprint.series_intensity import series_intensity
+from carbon_plugin.footprint.site_intensity import Period
 from carbon_plugin.spec.moment import unix_s
 from carbon_plugin.spec.site import SeriesFile, Site
 
