@@ -8,6 +8,7 @@ from rich.padding import Padding
 from rich.table import Table
 
 from carbon_plugin.plan.forecast import Forecast, layout_phrase
+from carbon_plugin.plan.goodput import Goodput
 from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.model import TransformerModel
 
@@ -29,12 +30,26 @@ TERMS = {
     "jitter": "waiting for the slowest rank",
     "framework": "framework factor",
 }
+PARTS = {
+    "training": "training steps",
+    "evaluation": "evaluation",
+    "startup": "start-up",
+    "checkpoint": "checkpoints",
+    "redone": "redone work",
+    "restart": "restarts",
+    "overhead": "all other time, as stated",
+}
 GIB = 2**30
 
 # Units by rising size; a row is printed in the largest that its central value reaches.
 TIME_UNITS = ((1.0, "s"), (60.0, "min"), (3600.0, "h"), (86400.0, "days"))
 ENERGY_UNITS = ((3.6e3, "Wh"), (3.6e6, "kWh"), (3.6e9, "MWh"), (3.6e12, "GWh"))
+BYTE_UNITS = ((1e6, "MB"), (1e9, "GB"), (1e12, "TB"))
 CARBON_UNITS = ((1e-3, "gCO2e"), (1.0, "kgCO2e"), (1e3, "tCO2e"))
+
+
+SMALLEST_SHARE = 0.0005
+"""Of the run's time: parts below it are left out of the table."""
 
 
 def print_forecast(forecast: Forecast, console: Console | None = None) -> None:
@@ -42,6 +57,7 @@ def print_forecast(forecast: Forecast, console: Console | None = None) -> None:
     out = console or Console()
     _head(out, forecast)
     _run(out, forecast)
+    _goodput(out, forecast)
     _step(out, forecast)
     _memory(out, forecast)
     for warning in forecast.warnings:
@@ -136,10 +152,42 @@ def _run(out: Console, forecast: Forecast) -> None:
     row("operational carbon", footprint.operational_kg, CARBON_UNITS)
     row("embodied carbon", footprint.embodied_kg, CARBON_UNITS)
     row("total carbon", footprint.total_kg, CARBON_UNITS)
+    if forecast.wasted is not None:
+        row("energy wasted (facility)", forecast.wasted.energy_j["facility"], ENERGY_UNITS)
+        row("carbon wasted", forecast.wasted.total_kg, CARBON_UNITS)
     if forecast.cost_usd is not None:
         row("cost", forecast.cost_usd, ((1.0, "USD"),))
     out.print(table)
     out.print()
+
+
+def _goodput(out: Console, forecast: Forecast) -> None:
+    goodput = forecast.goodput
+    if goodput is None:
+        return
+    parts = [f"{PARTS[part]} {share:.1%}" for part, share in goodput.shares.items() if share >= SMALLEST_SHARE]
+    out.print(f"[bold]goodput[/]  {1 - goodput.wasted_s / goodput.run_time_s:.1%}   [dim]{', '.join(parts)}[/]")
+    if goodput.checkpoint_bytes is not None:
+        out.print(f"  [dim]{_failures(goodput)}; {_checkpoints(goodput, forecast.prediction.step_time_s.value)}[/]")
+    out.print()
+
+
+def _failures(goodput: Goodput) -> str:
+    if goodput.failures < 0.1:
+        return f"a failure is unlikely ({number(goodput.failures, 1)} expected)"
+    size, unit = fitting_unit(goodput.mtbf_s or 0.0, TIME_UNITS)
+    return (
+        f"{number(goodput.failures, 2)} failures expected, one every {number((goodput.mtbf_s or 0.0) / size, 2)} {unit}"
+    )
+
+
+def _checkpoints(goodput: Goodput, step_s: float) -> str:
+    steps = goodput.checkpoint_every_steps or 0.0
+    size, unit = fitting_unit(goodput.checkpoint_bytes or 0.0, BYTE_UNITS)
+    every, time_unit = fitting_unit(steps * step_s, TIME_UNITS)
+    interval = f"{max(1, round(steps)):,} steps ({number(steps * step_s / every, 2)} {time_unit})"
+    written = f"a checkpoint of {number((goodput.checkpoint_bytes or 0.0) / size)} {unit}"
+    return f"{written} every {interval} stops training for {number(goodput.checkpoint_pause_s or 0.0, 2)} s"
 
 
 def _step(out: Console, forecast: Forecast) -> None:

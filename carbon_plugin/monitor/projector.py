@@ -21,6 +21,7 @@ from carbon_plugin.monitor.projection import (
     remaining_predicted,
 )
 from carbon_plugin.monitor.totals import FileTotals, RunTotals, run_totals
+from carbon_plugin.plan.goodput import run_goodput
 
 
 class Projected(Struct, frozen=True, kw_only=True):
@@ -78,7 +79,8 @@ def _remaining(context: Context, totals: RunTotals, own: FileTotals, steps: int 
     spec = context.effective.spec
     if context.prediction is None or spec is None:
         return None
-    return remaining_predicted(context.prediction, spec.cluster, steps, spec.training.overhead_fraction)
+    overhead = run_goodput(spec, context.prediction).running_overhead
+    return remaining_predicted(context.prediction, spec.cluster, steps, overhead)
 
 
 def _step_time_s(own: FileTotals) -> float | None:

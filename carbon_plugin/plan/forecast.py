@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,9 @@ from carbon_plugin.errors import SpecError
 from carbon_plugin.footprint.account import EnergyItem, Factors, Footprint, Reservation, account
 from carbon_plugin.footprint.factors import resolve_factors
 from carbon_plugin.footprint.site_intensity import Period
+from carbon_plugin.plan.goodput import Goodput, run_goodput
 from carbon_plugin.plan.search import describe, search_layout
+from carbon_plugin.predict.power import idle_with_context_w, power_figure
 from carbon_plugin.predict.result import StepPrediction
 from carbon_plugin.predict.step import predict_step
 from carbon_plugin.spec.figure import Assumption, Figure, Sourced
@@ -29,8 +32,9 @@ MEMORY_WARNING_SHARE = 0.9
 class Forecast(Struct, frozen=True, kw_only=True):
     """What `plan` writes and a run carries.
 
-    `run_time_s` covers training steps and the stated overhead; `device_hours` is devices times that.
-    `footprint` has energy by rung, operational and embodied carbon. `seed` reproduces its sampling.
+    `run_time_s` covers training steps and all other time of the run, by part in `goodput`; `device_hours` is devices
+    times that. `footprint` has energy by rung, operational and embodied carbon; `wasted` is the part of it that the
+    time neither trained nor evaluated in takes (None where there is no such time). `seed` reproduces their sampling.
     """
 
     version: int
@@ -48,6 +52,8 @@ class Forecast(Struct, frozen=True, kw_only=True):
     assumptions: tuple[Assumption, ...]
     warnings: tuple[str, ...]
     seed: int
+    goodput: Goodput | None = None
+    wasted: Footprint | None = None
 
 
 def make_forecast(spec: RunSpec, *, seed: int = 0) -> Forecast:
@@ -63,19 +69,22 @@ def make_forecast(spec: RunSpec, *, seed: int = 0) -> Forecast:
         spec = msgspec.structs.replace(spec, layout=found.layout)
     prediction = predict_step(spec)
     steps = spec.training.total_steps
-    run_time = prediction.step_time_s.scaled(steps * (1 + spec.training.overhead_fraction))
+    goodput = run_goodput(spec, prediction)
+    run_time = run_time_figure(prediction, goodput)
     device_hours = run_time.scaled(spec.cluster.devices / 3600, "h")
     factors = resolve_factors(spec.site, spec.cluster, period=Period(spec.start_unix_s, run_time.value))
-    step = prediction.step_time_s
+    stretch = (run_time.low / run_time.value, run_time.high / run_time.value)
+    energies = run_energies(spec.cluster, prediction, goodput)
     footprint = account(
-        modelled_energies(spec.cluster, prediction.gpu_power_w, run_time.value),
-        reservations(spec.cluster, run_time.value),
-        factors,
-        duration_spread=(step.low / step.value, step.high / step.value),
-        seed=seed,
+        energies, reservations(spec.cluster, run_time.value), factors, duration_spread=stretch, seed=seed
     )
+    wasted = None
+    if goodput.wasted_s > 0:
+        lost = wasted_energies(spec.cluster, prediction, goodput)
+        reserved = reservations(spec.cluster, goodput.wasted_s)
+        wasted = account(lost, reserved, factors, duration_spread=stretch, seed=seed)
     price = spec.price_usd_per_device_hour
-    assumptions = (*spec.assumptions, *prediction.assumptions, *factors.assumptions)
+    assumptions = (*spec.assumptions, *prediction.assumptions, *goodput.assumptions, *factors.assumptions)
     return Forecast(
         version=FORECAST_VERSION,
         created_unix_s=time.time(),
@@ -92,7 +101,30 @@ def make_forecast(spec: RunSpec, *, seed: int = 0) -> Forecast:
         assumptions=_unique(assumptions),
         warnings=(*_warnings(spec, prediction), *factors.warnings),
         seed=seed,
+        goodput=goodput,
+        wasted=wasted,
     )
+
+
+def run_time_figure(prediction: StepPrediction, goodput: Goodput) -> Figure:
+    """Time of the whole run, s: the step's range and that of the assumed losses, log widths added in squares."""
+    step, time_s = prediction.step_time_s, goodput.run_time_s
+    low = math.hypot(math.log(step.low / step.value), math.log(goodput.spread[0]))
+    high = math.hypot(math.log(step.high / step.value), math.log(goodput.spread[1]))
+    source = f"{step.source}; all other time of the run"
+    return Figure(time_s, time_s * math.exp(-low), time_s * math.exp(high), "s", "modelled", source)
+
+
+def run_energies(cluster: Cluster, prediction: StepPrediction, goodput: Goodput) -> list[EnergyItem]:
+    """Energy of each rung over the run, J: at the step's power, and while it waits at that of an open context."""
+    busy_s = goodput.run_time_s - goodput.waiting_s
+    return modelled_energies(cluster, prediction.gpu_power_w, busy_s) + _waiting_energies(cluster, goodput.waiting_s)
+
+
+def wasted_energies(cluster: Cluster, prediction: StepPrediction, goodput: Goodput) -> list[EnergyItem]:
+    """The part of `run_energies` that start-up, checkpoints, restarts and redone work take, J."""
+    busy_s = goodput.wasted_s - goodput.waiting_s
+    return modelled_energies(cluster, prediction.gpu_power_w, busy_s) + _waiting_energies(cluster, goodput.waiting_s)
 
 
 def modelled_energies(cluster: Cluster, device_power_w: Figure, time_s: float) -> list[EnergyItem]:
@@ -142,6 +174,13 @@ def load_forecast(path: Path) -> Forecast:
     return forecast
 
 
+def _waiting_energies(cluster: Cluster, time_s: float) -> list[EnergyItem]:
+    if time_s == 0:
+        return []
+    device = cluster.accelerator
+    return modelled_energies(cluster, power_figure(idle_with_context_w(device), device), time_s)
+
+
 def _item(rung: str, scope: str, energy: Sequence[float]) -> EnergyItem:
     central, low, high = energy
     return msgspec.convert(
@@ -176,8 +215,6 @@ def _warnings(spec: RunSpec, prediction: StepPrediction) -> list[str]:
         )
     elif used > MEMORY_WARNING_SHARE:
         found.append(f"memory is {used:.0%} full: runs near the limit are up to 25 % slower (allocator retries)")
-    if spec.training.overhead_fraction == 0:
-        found.append("no time for evaluation, checkpoints or failures is included: training.overhead_fraction is 0")
     return found
 
 

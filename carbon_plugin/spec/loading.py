@@ -160,9 +160,6 @@ def _training(
         assumptions.append(Assumption("training.precision", precision, f"usual on {accelerator.name}"))
     if "optimizer" not in stated:
         assumptions.append(Assumption("training.optimizer", plan.optimizer, "usual for transformers"))
-    if "overhead_fraction" not in stated:
-        reason = "no time lost to evaluation, checkpoints, restarts or repeated work"
-        assumptions.append(Assumption("training.overhead_fraction", f"{plan.overhead_fraction:g}", reason))
     return plan, assumptions
 
 

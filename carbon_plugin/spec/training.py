@@ -12,12 +12,56 @@ Precision = Literal["bf16", "fp16", "fp8", "mxfp8", "nvfp4", "fp32", "tf32"]
 Optimizer = Literal["adamw", "adam", "sgd", "adafactor", "muon"]
 
 
+class Evaluation(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Evaluation while training: `sequences` go through a forward pass after every `every_steps` optimizer steps."""
+
+    every_steps: int
+    sequences: int
+
+    def __post_init__(self) -> None:
+        for field in ("every_steps", "sequences"):
+            if getattr(self, field) < 1:
+                raise SpecError(f"evaluation: {field} is {getattr(self, field)}, expected a positive integer")
+
+
+class Reliability(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a run loses to start-up, checkpoints and failures; what is unset is assumed, with source and range.
+
+    `startup_time_s` passes from allocation to the first steady step. `mtbf_device_hours` are device-hours between two
+    failures that stop the job, `restart_time_s` passes from a failure until training goes on. A checkpoint is written
+    every `checkpoint_every_steps` (unset: the interval that loses least) and stops training for `checkpoint_write_s`;
+    unset, that follows from its size and `storage_bytes_per_s_per_node`, or with `asynchronous_checkpoints` from the
+    copy to host memory.
+    """
+
+    startup_time_s: float | None = None
+    mtbf_device_hours: float | None = None
+    restart_time_s: float | None = None
+    checkpoint_every_steps: int | None = None
+    checkpoint_write_s: float | None = None
+    storage_bytes_per_s_per_node: float | None = None
+    asynchronous_checkpoints: bool = False
+
+    def __post_init__(self) -> None:
+        for field in ("startup_time_s", "restart_time_s", "checkpoint_write_s"):
+            value = getattr(self, field)
+            if value is not None and value < 0:
+                raise SpecError(f"reliability: {field} is {value}, expected 0 or more")
+        for field in ("mtbf_device_hours", "checkpoint_every_steps", "storage_bytes_per_s_per_node"):
+            value = getattr(self, field)
+            if value is not None and value <= 0:
+                raise SpecError(f"reliability: {field} is {value}, expected a positive number")
+        if self.checkpoint_write_s is not None and self.storage_bytes_per_s_per_node is not None:
+            raise SpecError("reliability: give checkpoint_write_s or storage_bytes_per_s_per_node, not both")
+
+
 class TrainingPlan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The work of the run.
 
     `seq_len` tokens a sequence, `global_batch_size` sequences an optimizer step. The length of the run is
-    `steps`, or `tokens` rounded up to whole steps; exactly one is given. `overhead_fraction` is time spent on
-    evaluation, checkpoints, restarts and lost work over time spent in training steps.
+    `steps`, or `tokens` rounded up to whole steps; exactly one is given. `evaluation` and `reliability` say what else
+    takes time; `overhead_fraction`, where it is stated, replaces both: time spent on evaluation, checkpoints, restarts
+    and lost work over time spent in training steps.
     """
 
     seq_len: int
@@ -26,7 +70,9 @@ class TrainingPlan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     tokens: float | None = None
     precision: Precision = "bf16"
     optimizer: Optimizer = "adamw"
-    overhead_fraction: float = 0.0
+    overhead_fraction: float | None = None
+    evaluation: Evaluation | None = None
+    reliability: Reliability = Reliability()
 
     def __post_init__(self) -> None:
         for field in ("seq_len", "global_batch_size"):
@@ -36,8 +82,14 @@ class TrainingPlan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
             raise SpecError(f"training: give steps or tokens, exactly one; got steps={self.steps} tokens={self.tokens}")
         if (self.steps is not None and self.steps < 1) or (self.tokens is not None and self.tokens <= 0):
             raise SpecError(f"training: the run is empty: steps={self.steps} tokens={self.tokens}")
-        if self.overhead_fraction < 0:
-            raise SpecError(f"training: overhead_fraction is {self.overhead_fraction}, expected 0 or more")
+        if self.overhead_fraction is not None:
+            if self.overhead_fraction < 0:
+                raise SpecError(f"training: overhead_fraction is {self.overhead_fraction}, expected 0 or more")
+            if self.evaluation is not None or self.reliability != Reliability():
+                raise SpecError(
+                    f"training: overhead_fraction {self.overhead_fraction:g} stands for all time outside the steps; "
+                    "give it, or evaluation and reliability, not both"
+                )
 
     @property
     def tokens_per_step(self) -> int:

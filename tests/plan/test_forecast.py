@@ -16,7 +16,7 @@ def spec_of(**changes: object) -> RunSpec:
         "model": "llama3-8b",
         "cluster": {"accelerator": "h100-sxm", "nodes": 2},
         "layout": {"dp_shard": 16, "zero_stage": 3, "recompute": "operators"},
-        "training": {"seq_len": 8192, "global_batch_size": 64, "tokens": 1e10},
+        "training": {"seq_len": 8192, "global_batch_size": 64, "tokens": 1e10, "overhead_fraction": 0},
         "site": {"zone": "FRA", "pue": 1.2},
         "price_usd_per_device_hour": 2.0,
     }
@@ -53,8 +53,9 @@ def test_every_range_holds_its_central_value_and_the_breakdown_adds_up() -> None
 
 
 def test_twice_the_tokens_are_twice_the_energy_and_carbon() -> None:
-    once = make_forecast(spec_of(training={"seq_len": 8192, "global_batch_size": 64, "steps": 1000}))
-    twice = make_forecast(spec_of(training={"seq_len": 8192, "global_batch_size": 64, "steps": 2000}))
+    work = {"seq_len": 8192, "global_batch_size": 64, "overhead_fraction": 0.1}
+    once = make_forecast(spec_of(training={**work, "steps": 1000}))
+    twice = make_forecast(spec_of(training={**work, "steps": 2000}))
     assert twice.footprint.total_kg.value == pytest.approx(2 * once.footprint.total_kg.value)
 
 

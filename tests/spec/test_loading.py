@@ -97,7 +97,6 @@ def test_what_was_not_stated_is_assumed_with_a_reason(write):
         "cluster.devices_per_node": "8",
         "training.precision": "bf16",
         "training.optimizer": "adamw",
-        "training.overhead_fraction": "0",
         "layout.micro_batch_size": "1",
         "layout.recompute": "none",
     }

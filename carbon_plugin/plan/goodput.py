@@ -1,0 +1,320 @@
+"""Where the time of a whole run goes: training steps, evaluation, and what start-up, checkpoints and failures take.
+
+Failures are a Poisson process of the whole job. With checkpoints every w seconds that pause training for d seconds,
+mean time M between failures and restart time R, a run of useful work U takes
+
+    U / w * M * exp(R / M) * (exp((w + d) / M) - 1)
+
+(Daly, Future Generation Computer Systems 22 (2006) 303, eq. 20), which is least near w = sqrt(2 d M) - d (ibid. eq. 13;
+Young, CACM 17 (1974) 530 has sqrt(2 d M)). Every input that the spec does not state is assumed, with source and range;
+the range of the run time is that of moving each assumed input to its ends, one at a time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import msgspec
+from msgspec import Struct
+
+from carbon_plugin.errors import SpecError
+from carbon_plugin.predict.case import OPTIMIZER_STATE_BYTES
+from carbon_plugin.predict.result import StepPrediction
+from carbon_plugin.spec.figure import Assumption, Figure
+from carbon_plugin.spec.model import CountedModel
+from carbon_plugin.spec.run import RunSpec
+
+WAITING = ("startup", "checkpoint", "restart")
+"""Parts in which devices hold their memory and compute nothing."""
+WASTED = (*WAITING, "redone", "overhead")
+"""Parts that neither train nor evaluate."""
+WEIGHT_BYTES = 4
+"""A checkpoint holds fp32 weights beside the optimizer's states."""
+HOST_COPY_BYTES_PER_S = 10e9
+"""Device to host memory for an asynchronous checkpoint, a device: well below one PCIe 4 x16 link, our convention."""
+FORWARD_SHARE = 1 / 3
+"""Of the model FLOPs of a training step, those of its forward pass."""
+MOST_FAILURES = 5.0
+"""Expected in one checkpoint interval or one restart: above it a run takes more than 100 times its work."""
+
+
+def _assumed(value: float, low: float, high: float, unit: str, source: str) -> Figure:
+    return Figure(value, low, high, unit, "assumed", source)
+
+
+MTBF = _assumed(
+    50_700,
+    29_500,
+    82_000,
+    "device-hours",
+    "Llama 3 405B: 419 unexpected interruptions in 54 days on 16,384 H100 (arXiv 2407.21783, table 5); range: two "
+    "A100 clusters with 6.5 and 2.34 failures in 1,000 node-days (arXiv 2410.21680)",
+)
+RESTART = _assumed(
+    600,
+    180,
+    1200,
+    "s",
+    "convention, below the 1,000 s that more than 90 % effective time under 466 interruptions leaves for a restart "
+    "with redone work (Llama 3 405B, arXiv 2407.21783, section 3.3.4)",
+)
+STARTUP_ONE_NODE = _assumed(20, 5, 120, "s", "convention: imports, loading, compilation, first batches")
+STARTUP = _assumed(
+    300,
+    30,
+    1050,
+    "s",
+    "convention within MegaScale's 1,047 s on 2,048 GPUs before tuning and under 30 s after (arXiv 2402.15627)",
+)
+STORAGE = _assumed(
+    1e9,
+    0.3e9,
+    3.5e9,
+    "B/s a node",
+    "Llama 3's storage: 2 TB/s sustained and 7 TB/s at peak for 2,048 nodes (arXiv 2407.21783, section 3.3.1)",
+)
+EVALUATION = _assumed(
+    0.0,
+    0.0,
+    0.1,
+    "evaluated sequences a trained one",
+    "none was stated; Megatron-LM's defaults (100 batches every 1,000 steps) would be the upper end",
+)
+
+
+class Goodput(Struct, frozen=True, kw_only=True):
+    """The time of a run by part, seconds, and as shares of it; `parts_s` add up to `run_time_s`.
+
+    Parts: training; evaluation; startup; checkpoint (training pauses for it); redone (work lost to failures and done
+    again); restart; or training and overhead, where the spec states `overhead_fraction`. `failures` and `checkpoints`
+    are expected numbers, `spread` the p10 and p90 factors on the run time that the assumed inputs leave.
+    """
+
+    parts_s: dict[str, float]
+    shares: dict[str, float]
+    spread: tuple[float, float] = (1.0, 1.0)
+    failures: float = 0.0
+    checkpoints: float = 0.0
+    checkpoint_every_steps: float | None = None
+    checkpoint_bytes: float | None = None
+    checkpoint_pause_s: float | None = None
+    mtbf_s: float | None = None
+    assumptions: tuple[Assumption, ...] = ()
+
+    @property
+    def run_time_s(self) -> float:
+        """From allocation to the last checkpoint."""
+        return math.fsum(self.parts_s.values())
+
+    @property
+    def waiting_s(self) -> float:
+        """Time in which devices wait."""
+        return math.fsum(self.parts_s.get(part, 0.0) for part in WAITING)
+
+    @property
+    def wasted_s(self) -> float:
+        """Time that neither trains nor evaluates."""
+        return math.fsum(self.parts_s.get(part, 0.0) for part in WASTED)
+
+    @property
+    def running_overhead(self) -> float:
+        """Time outside training steps over time in them, once the run has started up."""
+        return (self.run_time_s - self.parts_s.get("startup", 0.0)) / self.parts_s["training"] - 1
+
+
+class Losses(Struct, frozen=True):
+    """Inputs of the model of losses, SI. `evaluation` is evaluated sequences a trained one, `pause_s` the pause of
+    one checkpoint, `mtbf_s` that of the whole job."""
+
+    startup_s: float
+    evaluation: float
+    pause_s: float
+    mtbf_s: float
+    restart_s: float
+
+
+def best_interval_s(pause_s: float, mtbf_s: float) -> float:
+    """Work between two checkpoints that loses least (Daly 2006, eq. 13), seconds."""
+    return math.sqrt(2 * pause_s * mtbf_s) - pause_s if pause_s < 2 * mtbf_s else mtbf_s
+
+
+def interruptions(work_s: float, interval_s: float, losses: Losses) -> tuple[dict[str, float], float, float]:
+    """Time for checkpoints, redone work and restarts of `work_s` seconds of work saved every `interval_s`; expected
+    failures and checkpoints.
+
+    The parts add up to Daly's run time less the work: a segment of w + d seconds fails exp((w + d)/M) - 1 times on
+    average and takes M (exp((w + d)/M) - 1) in all tries; each failure costs M (exp(R/M) - 1), restarts that fail
+    among them.
+    """
+    mtbf, segment = losses.mtbf_s, interval_s + losses.pause_s
+    segments = work_s / interval_s
+    tries = math.expm1(segment / mtbf)
+    parts = {
+        "checkpoint": segments * losses.pause_s,
+        "redone": max(0.0, segments * (mtbf * tries - segment)),
+        "restart": segments * tries * mtbf * math.expm1(losses.restart_s / mtbf),
+    }
+    return parts, segments * tries * math.exp(losses.restart_s / mtbf), segments
+
+
+def run_goodput(spec: RunSpec, prediction: StepPrediction) -> Goodput:
+    """Where the time of the run of `spec` goes, from its predicted step.
+
+    Raises `SpecError` if the stated failures leave no progress.
+    """
+    training_s = spec.training.total_steps * prediction.step_time_s.value
+    stated = spec.training.overhead_fraction
+    if stated is not None:
+        said = Assumption(
+            "training.reliability",
+            f"{stated:.1%} of the steps' time",
+            "stated as overhead_fraction, in place of a model",
+        )
+        parts = {"training": training_s, "overhead": stated * training_s}
+        return Goodput(parts_s=parts, shares=_shares(parts), assumptions=(said,))
+    size = checkpoint_bytes(spec)
+    inputs, assumptions = _inputs(spec, size)
+    losses = _losses(spec, inputs, size)
+    _check_progress(spec, prediction, losses)
+    parts, failures, checkpoints, interval = _time(spec, prediction, losses)
+    total = math.fsum(parts.values())
+    step_s = prediction.step_time_s.value
+    return Goodput(
+        parts_s=parts,
+        shares=_shares(parts),
+        spread=_spread(spec, prediction, inputs, size, total),
+        failures=failures,
+        checkpoints=checkpoints,
+        checkpoint_every_steps=interval / step_s,
+        checkpoint_bytes=size,
+        checkpoint_pause_s=losses.pause_s,
+        mtbf_s=losses.mtbf_s,
+        assumptions=(*assumptions, *_interval_assumption(spec, interval, step_s)),
+    )
+
+
+def checkpoint_bytes(spec: RunSpec) -> float:
+    """Bytes of one checkpoint: weights and optimizer states of everything that is trained."""
+    model = spec.model
+    trained = (
+        model.trainable_parameters if isinstance(model, CountedModel) else model.parameters * model.trainable_fraction
+    )
+    return trained * (WEIGHT_BYTES + OPTIMIZER_STATE_BYTES[spec.training.optimizer])
+
+
+def _shares(parts_s: Mapping[str, float]) -> dict[str, float]:
+    total = math.fsum(parts_s.values())
+    return {part: seconds / total for part, seconds in parts_s.items()}
+
+
+def _inputs(spec: RunSpec, size: float) -> tuple[dict[str, Figure], list[Assumption]]:
+    """Every input as stated, else as assumed, and the assumptions in words."""
+    given, evaluation = spec.training.reliability, spec.training.evaluation
+    usual = {
+        "reliability.startup_time_s": STARTUP_ONE_NODE if spec.cluster.nodes == 1 else STARTUP,
+        "reliability.mtbf_device_hours": MTBF,
+        "reliability.restart_time_s": RESTART,
+    }
+    stated = {
+        "reliability.startup_time_s": given.startup_time_s,
+        "reliability.mtbf_device_hours": given.mtbf_device_hours,
+        "reliability.restart_time_s": given.restart_time_s,
+    }
+    if given.checkpoint_write_s is not None:
+        stated["reliability.checkpoint_write_s"] = given.checkpoint_write_s
+    elif not given.asynchronous_checkpoints:
+        stated["reliability.storage_bytes_per_s_per_node"] = given.storage_bytes_per_s_per_node
+        usual["reliability.storage_bytes_per_s_per_node"] = STORAGE
+    share = None
+    if evaluation is not None:
+        share = evaluation.sequences / evaluation.every_steps / spec.training.global_batch_size
+    stated["evaluation"], usual["evaluation"] = share, EVALUATION
+    inputs = {
+        name: Figure(value, value, value, "", "declared", "stated") if value is not None else usual[name]
+        for name, value in stated.items()
+    }
+    assumptions = [
+        Assumption(f"training.{name}", _with_range(inputs[name]), inputs[name].source)
+        for name, value in stated.items()
+        if value is None
+    ]
+    return inputs, assumptions
+
+
+def _with_range(figure: Figure) -> str:
+    value, low, high = (
+        f"{end:,.0f}" if 1e3 <= end < 1e6 else f"{end:.3g}" for end in (figure.value, figure.low, figure.high)
+    )
+    return f"{value} {figure.unit} ({low} to {high})"
+
+
+def _interval_assumption(spec: RunSpec, interval_s: float, step_s: float) -> list[Assumption]:
+    if spec.training.reliability.checkpoint_every_steps is not None:
+        return []
+    steps = max(1, round(interval_s / step_s))
+    return [
+        Assumption(
+            "training.reliability.checkpoint_every_steps",
+            f"{steps:,}",
+            "the interval that loses least (Daly 2006), not more than the run",
+        )
+    ]
+
+
+def _losses(spec: RunSpec, inputs: Mapping[str, Figure], size: float) -> Losses:
+    cluster = spec.cluster
+    value = {name: figure.value for name, figure in inputs.items()}
+    pause = value.get("reliability.checkpoint_write_s")
+    if pause is None:
+        storage = value.get("reliability.storage_bytes_per_s_per_node")
+        pause = size / cluster.devices / HOST_COPY_BYTES_PER_S if storage is None else size / cluster.nodes / storage
+    return Losses(
+        startup_s=value["reliability.startup_time_s"],
+        evaluation=value["evaluation"],
+        pause_s=pause,
+        mtbf_s=value["reliability.mtbf_device_hours"] * 3600 / cluster.devices,
+        restart_s=value["reliability.restart_time_s"],
+    )
+
+
+def _check_progress(spec: RunSpec, prediction: StepPrediction, losses: Losses) -> None:
+    every = spec.training.reliability.checkpoint_every_steps or 1
+    longest_s = max(every * prediction.step_time_s.value + losses.pause_s, losses.restart_s)
+    if longest_s > MOST_FAILURES * losses.mtbf_s:
+        raise SpecError(
+            f"training.reliability: {spec.cluster.devices:,} devices fail every {losses.mtbf_s:.3g} s, which leaves no "
+            f"progress with restarts of {losses.restart_s:.3g} s and at least {every} steps of "
+            f"{prediction.step_time_s.value:.3g} s between checkpoints of {losses.pause_s:.3g} s"
+        )
+
+
+def _time(spec: RunSpec, prediction: StepPrediction, losses: Losses) -> tuple[dict[str, float], float, float, float]:
+    """Parts of the run in seconds, expected failures and checkpoints, and the work between two checkpoints."""
+    step_s = prediction.step_time_s.value
+    training_s = spec.training.total_steps * step_s
+    forward = FORWARD_SHARE * prediction.model_flops_per_step / prediction.hardware_flops_per_step
+    evaluation_s = training_s * losses.evaluation * forward
+    work_s = training_s + evaluation_s
+    every = spec.training.reliability.checkpoint_every_steps
+    wanted_s = best_interval_s(losses.pause_s, losses.mtbf_s) if every is None else every * work_s / training_s * step_s
+    # Never shorter than a step, and one checkpoint at the end however short the run is.
+    interval_s = min(max(wanted_s, step_s), work_s)
+    lost, failures, checkpoints = interruptions(work_s, interval_s, losses)
+    parts = {"training": training_s, "evaluation": evaluation_s, "startup": losses.startup_s, **lost}
+    return parts, failures, checkpoints, interval_s
+
+
+def _spread(
+    spec: RunSpec, prediction: StepPrediction, inputs: Mapping[str, Figure], size: float, total_s: float
+) -> tuple[float, float]:
+    """p10 and p90 factors on the run time: each assumed input at its ends, log effects added in squares."""
+    shorter = longer = 0.0
+    for name, figure in inputs.items():
+        for end in {figure.low, figure.high} - {figure.value}:
+            moved = {**inputs, name: msgspec.structs.replace(figure, value=end)}
+            parts = _time(spec, prediction, _losses(spec, moved, size))[0]
+            effect = math.log(math.fsum(parts.values()) / total_s)
+            shorter += min(effect, 0.0) ** 2
+            longer += max(effect, 0.0) ** 2
+    return math.exp(-math.sqrt(shorter)), math.exp(math.sqrt(longer))
