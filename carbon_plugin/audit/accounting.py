@@ -17,7 +17,6 @@ from carbon_plugin.footprint.account import EnergyItem, Factors, Footprint, acco
 from carbon_plugin.footprint.drivers import Driver, drivers
 from carbon_plugin.spec.figure import Figure, Kind
 
-
 SAMPLING = Sampling(draws=2000, seed=0)
 
 

@@ -1,0 +1,172 @@
+"""What every export carries beside its numbers: which run, how well it is known, on which factors; and what it needs.
+
+An export is made from an `AuditSummary`, which is what `report.json` holds, and from nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from carbon_plugin.audit import narrative, view, wording
+from carbon_plugin.audit.result import AUDIT_VERSION, AuditSummary
+from carbon_plugin.audit.summary import summarise
+from carbon_plugin.errors import ReportError
+from carbon_plugin.footprint.account import Basis, Factors, Footprint
+from carbon_plugin.footprint.units import JOULES_PER_KWH
+from carbon_plugin.spec.figure import Figure
+
+
+class Origin(Struct, frozen=True, kw_only=True):
+    """Where the numbers come from. `ledger_heads` are the ends of the chains that they were added up from; `limits`
+    say what is in no total."""
+
+    run_id: str
+    run_name: str
+    programme: str | None
+    role: str | None
+    start_unix_s: float
+    end_unix_s: float
+    plugin_version: str
+    audited_unix_s: float
+    verified: bool
+    ledger_heads: dict[str, str]
+    measured_share: float
+    limits: list[str]
+
+
+class GridFactor(Struct, frozen=True, kw_only=True):
+    """An emission factor of electricity with all that a reader needs to judge it. `applied_g_per_kwh` is the
+    energy-weighted mean over the run; `granularity_...` say over what time and area the factor is an average."""
+
+    zone: str
+    zone_name: str
+    figure: Figure
+    applied_g_per_kwh: float
+    basis: Basis | None
+    granularity_time: str
+    granularity_area: str
+    year: int | None
+    licence: str
+    attribution: str
+    notes: list[str]
+
+
+def read_summary(path: str | os.PathLike[str]) -> AuditSummary:
+    """The summary of a run directory, added up from its ledgers, or the one in a `report.json`.
+
+    Raises `LedgerError` for ledgers and `ReportError` for a file that cannot be read.
+    """
+    if not Path(path).is_file():
+        return summarise(path)
+    try:
+        summary = msgspec.json.decode(Path(path).read_bytes(), type=AuditSummary)
+    except msgspec.MsgspecError as error:
+        raise ReportError(f"{path}: not a report.json of carbon-plugin audit: {error}") from error
+    if summary.version != AUDIT_VERSION:
+        raise ReportError(f"{path}: version is {summary.version}, expected {AUDIT_VERSION}")
+    return summary
+
+
+def origin_of(summary: AuditSummary) -> Origin:
+    """The origin of every number of a summary."""
+    run = summary.run
+    return Origin(
+        run_id=run.run_id,
+        run_name=run.name,
+        programme=run.programme,
+        role=run.role,
+        start_unix_s=summary.period.start_unix_s,
+        end_unix_s=summary.period.end_unix_s,
+        plugin_version=summary.plugin_version,
+        audited_unix_s=summary.created_unix_s,
+        verified=summary.verification.ok,
+        ledger_heads={check.file: check.head for check in summary.verification.files},
+        measured_share=view.measured_share(summary),
+        limits=narrative.warnings(summary),
+    )
+
+
+def carbon_of(summary: AuditSummary, wanted_by: str) -> tuple[Footprint, Factors]:
+    """Footprint and factors of a run. Raises `ReportError` where there is none, with the reason."""
+    if summary.footprint is None or summary.factors is None:
+        raise ReportError(f"{wanted_by}: run {summary.run.name} has no carbon: {summary.no_carbon_reason}")
+    return summary.footprint, summary.factors
+
+
+def basis_of(factors: Factors, wanted_by: str) -> Basis:
+    """What the run's intensity counts. Raises `ReportError` where nobody said it, or it is by contract."""
+    intensity = factors.intensity
+    if intensity.basis is None:
+        raise ReportError(
+            f"{wanted_by}: what the intensity of {intensity.zone_name} counts is not stated; expected site.zone of a "
+            'shipped table, or site.intensity_basis (for instance "lifecycle average generation") beside the number'
+        )
+    if intensity.basis.method == "market":
+        raise ReportError(
+            f"{wanted_by}: the intensity of {intensity.zone_name} is market-based, expected a location-based one; "
+            "contracts belong into site.instruments"
+        )
+    return intensity.basis
+
+
+def grid_factor(summary: AuditSummary, factors: Factors) -> GridFactor:
+    """The intensity of a run as an export states it."""
+    intensity = factors.intensity
+    applied = view.grid_g_per_kwh(summary)
+    if not math.isclose(applied, intensity.figure.value, rel_tol=1e-9):
+        time = "over time: the mean of the run's windows, weighted with their energy"
+    elif intensity.year is not None:
+        time = f"annual average of {intensity.year}"
+    else:
+        time = "one stated value for the whole run"
+    return GridFactor(
+        zone=intensity.zone,
+        zone_name=intensity.zone_name,
+        figure=intensity.figure,
+        applied_g_per_kwh=applied,
+        basis=intensity.basis,
+        granularity_time=time,
+        granularity_area=f"grid zone {intensity.zone_name}",
+        year=intensity.year,
+        licence=intensity.licence,
+        attribution=intensity.attribution,
+        notes=list(intensity.notes),
+    )
+
+
+def kwh(joules: Figure) -> Figure:
+    """An energy figure in kWh."""
+    return joules.scaled(1 / JOULES_PER_KWH, "kWh")
+
+
+def significant(value: float, digits: int) -> float:
+    """A number rounded to so many significant digits."""
+    return float(f"{value:.{digits}g}")
+
+
+def energy_method(summary: AuditSummary) -> str:
+    """How the energy of the machines is known, in sentences: meters, rungs, shares."""
+    meters: dict[str, set[str]] = {}
+    for device in summary.devices:
+        meters.setdefault(device.identity.rung, set()).add(device.identity.meter)
+    named = "; ".join(f"{rung}: {', '.join(sorted(names))}" for rung, names in sorted(meters.items()))
+    share = view.measured_share(summary)
+    known = "none of it measured" if share <= 0 else f"{wording.percent(share)} of it measured"
+    return f"Energy was read in windows over the whole job and added up ({named}); {known}, the rest modelled."
+
+
+def effective_share(summary: AuditSummary) -> float:
+    """Share of the executed steps that were not repeated after a restart, 0 to 1."""
+    steps = summary.progress.steps
+    return max(0, steps - summary.waste.redone_steps) / steps if steps else 0.0
+
+
+def effective_flops(summary: AuditSummary) -> float | None:
+    """Model FLOPs of a run (no recompute), each step once; None where no prediction counted them."""
+    a_step = summary.work.model_flops_per_step if summary.work else None
+    return None if a_step is None else a_step * summary.progress.steps * effective_share(summary)
