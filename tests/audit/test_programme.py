@@ -1,0 +1,188 @@
+"""A released model is all runs of its programme: each once, by role, with what is missing named."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import msgspec
+import pytest
+
+from carbon_plugin.audit.export_sci_ai import sci_ai_report
+from carbon_plugin.audit.json_schemas import published_schema
+from carbon_plugin.audit.programme import find_runs, read_programme, summaries_of
+from carbon_plugin.errors import LedgerError, ReportError
+from carbon_plugin.footprint.account import Factors
+from carbon_plugin.footprint.factors import resolve_factors
+from carbon_plugin.ledger.identity import agree_run
+from carbon_plugin.ledger.writer import LedgerWriter
+from carbon_plugin.spec.site import Site
+from tests.ledger.builder import Attempt, Job
+
+ROLES = ("final", "ablation", "failed", "sweep", "evaluation", "data")
+PARAMETERS = 8_000_000_000
+
+
+def write_run(
+    directory: Path,
+    factors: Factors | None,
+    *,
+    role: str | None = "final",
+    programme: str | None = "example-8b",
+    windows: int = 6,
+    prediction: dict[str, Any] | None = None,
+) -> Path:
+    """One run of one node with two GPUs, under its own id."""
+    identity = agree_run(directory, name=directory.name, programme=programme, role=role)
+    job = Job(
+        nodes=1,
+        factors=msgspec.to_builtins(factors) if factors else {},
+        intensity_g_per_kwh=factors.intensity.figure.value if factors else None,
+        pue=factors.pue.value if factors else None,
+        prediction=prediction,
+    )
+    records = job.records(identity.run_id, 0, 0, Attempt(0, windows), 1.7e9)
+    manifest = msgspec.structs.replace(records[0], effective={"model.parameters": {"value": PARAMETERS}})
+    writer = LedgerWriter(directory, run_id=identity.run_id, node=0, attempt=0)
+    for record in [manifest, *records[1:]]:
+        writer.write(record)
+    writer.close()
+    return directory
+
+
+@pytest.fixture
+def counted(prediction_document: dict[str, Any]) -> dict[str, Any]:
+    """A prediction that counts 3e15 FLOPs a step."""
+    flops = {"model_flops_per_step": 3e15, "hardware_flops_per_step": 4e15, "attention_convention": "causal"}
+    return {**prediction_document, **flops}
+
+
+@pytest.fixture
+def runs(factors: Factors, counted: dict[str, Any], tmp_path: Path) -> Path:
+    """A final run and four times its length of ablation and failure."""
+    write_run(tmp_path / "runs" / "final", factors, windows=6, prediction=counted)
+    write_run(tmp_path / "runs" / "nested" / "ablation", factors, role="ablation", windows=16)
+    write_run(tmp_path / "runs" / "nested" / "failed", factors, role="failed", windows=8)
+    return tmp_path / "runs"
+
+
+def test_runs_are_found_below_a_directory_each_once(runs: Path) -> None:
+    found = find_runs([runs, runs / "final", runs / "nested"])
+    assert sorted(path.name for path in found) == ["ablation", "failed", "final"]
+    (runs / "empty").mkdir()
+    with pytest.raises(LedgerError, match="no run directory here or below"):
+        find_runs([runs / "empty"])
+
+
+def test_sum_is_that_of_the_runs_and_development_is_what_is_not_final(runs: Path) -> None:
+    programme = read_programme([runs])
+    parts = {path.name: summary for path, summary in summaries_of([runs])}
+    assert programme.name == "example-8b"
+    assert programme.total_kg is not None
+    totals = {name: summary.footprint.total_kg.value for name, summary in parts.items()}  # type: ignore[union-attr]
+    assert programme.total_kg.value == pytest.approx(sum(totals.values()))
+    assert programme.energy_j == pytest.approx(sum(summary.energy.energy_j for summary in parts.values()))
+    assert programme.development_share == pytest.approx(1 - totals["final"] / sum(totals.values()))
+    assert [role.role for role in programme.roles] == ["final", "ablation", "failed"]
+    assert sum(role.share for role in programme.roles) == pytest.approx(1)
+    assert programme.total_kg.low < programme.total_kg.value < programme.total_kg.high
+
+
+def test_missing_roles_are_named(runs: Path) -> None:
+    programme = read_programme([runs])
+    assert programme.missing_roles == ["sweep", "evaluation", "data"]
+    assert programme.warnings[0].startswith("no run of role sweep, evaluation, data")
+
+
+def test_copy_of_a_run_is_counted_once_and_the_fuller_one_counts(runs: Path) -> None:
+    alone = read_programme([runs])
+    shutil.copytree(runs / "final", runs / "backup")
+    ledger = next((runs / "backup").glob("node-*.jsonl"))
+    ledger.write_bytes(b"".join(ledger.read_bytes().splitlines(keepends=True)[:-4]))
+    programme = read_programme([runs])
+    assert programme.energy_j == alone.energy_j
+    assert len(programme.runs) == 3
+    assert any("backup holds run" in warning and "counted once" in warning for warning in programme.warnings)
+
+
+def test_runs_of_other_programmes_stay_out(runs: Path, factors: Factors) -> None:
+    alone = read_programme([runs])
+    write_run(runs / "other", factors, programme="other-1b")
+    with pytest.raises(ReportError, match=r"several programmes \(example-8b, other-1b\), expected one"):
+        read_programme([runs])
+    programme = read_programme([runs], "example-8b")
+    assert programme.energy_j == alone.energy_j
+    assert "1 runs of other programmes, or of none, are left out" in programme.warnings
+    with pytest.raises(ReportError, match="none of the 4 runs belongs to it"):
+        read_programme([runs], "third")
+
+
+def test_runs_without_a_programme_are_no_programme(factors: Factors, tmp_path: Path) -> None:
+    write_run(tmp_path / "run", factors, programme=None, role=None)
+    with pytest.raises(ReportError, match="none of 1 runs states a programme"):
+        read_programme([tmp_path])
+
+
+def test_run_of_unknown_role_is_counted_and_named(runs: Path, factors: Factors) -> None:
+    write_run(runs / "odd", factors, role="warm-up")
+    programme = read_programme([runs])
+    assert programme.roles[-1].role == "warm-up"
+    assert sum(role.share for role in programme.roles) == pytest.approx(1)
+    assert any("warm-up" in warning or "odd" in warning for warning in programme.warnings)
+
+
+def test_carbon_on_different_bases_is_never_added(runs: Path, factors: Factors) -> None:
+    egrid = msgspec.structs.replace(
+        resolve_factors(Site(zone="egrid:SRVC", pue=1.2), None), embodied_kg=factors.embodied_kg
+    )
+    write_run(runs / "elsewhere", egrid, role="sweep")
+    programme = read_programme([runs])
+    assert programme.total_kg is None
+    assert "different bases" in programme.warnings[-1]
+    assert programme.energy_j > 0
+    with pytest.raises(ReportError, match="different bases"):
+        sci_ai_report(summaries_of([runs]), ["all"])
+
+
+def test_run_without_a_site_leaves_the_sum_of_carbon_open(runs: Path) -> None:
+    write_run(runs / "nowhere", None, role="evaluation")
+    programme = read_programme([runs])
+    assert programme.total_kg is None
+    assert "nowhere stated no site" in programme.warnings[-1]
+
+
+def test_score_of_a_model_is_all_carbon_over_the_final_run(runs: Path) -> None:
+    report = sci_ai_report(summaries_of([runs]), ["all"])
+    programme = read_programme([runs])
+    assert programme.total_kg is not None
+    grams, steps = programme.total_kg.value * 1000, 120
+    by_unit = {item.functional_unit: item for item in report.scores}
+    assert by_unit["training token"].score.value == pytest.approx(grams / (steps * 8192))
+    assert by_unit["training FLOP"].score.value == pytest.approx(grams / (steps * 3e15))
+    assert by_unit["billion parameters"].score.value == pytest.approx(grams / 8)
+    assert report.roles_without_runs == ["sweep", "evaluation", "data"]
+    jsonschema.Draft202012Validator(published_schema("sci-ai")).validate(msgspec.to_builtins(report))
+    jsonschema.Draft202012Validator(published_schema("programme")).validate(msgspec.to_builtins(programme))
+
+
+def test_score_of_a_model_needs_the_declaration_that_no_run_is_missing(runs: Path) -> None:
+    audited = summaries_of([runs])
+    with pytest.raises(ReportError, match=r"not declared: final, ablation, .* \(--covers ROLE"):
+        sci_ai_report(audited, [])
+    with pytest.raises(ReportError, match="not declared: sweep, evaluation, data"):
+        sci_ai_report(audited, ["final", "ablation", "failed"])
+    with pytest.raises(ReportError, match="covers: everything, expected of final"):
+        sci_ai_report(audited, ["everything"])
+    assert sci_ai_report(audited, ROLES).declared_roles == list(ROLES)
+
+
+def test_score_of_a_model_needs_flops_and_a_final_run(factors: Factors, runs: Path) -> None:
+    only = [pair for pair in summaries_of([runs]) if pair[0].name != "final"]
+    with pytest.raises(ReportError, match="the programme has no training tokens"):
+        sci_ai_report(only, ["all"])
+    shutil.rmtree(runs / "final")
+    write_run(runs / "final", factors)
+    with pytest.raises(ReportError, match="run final has no FLOPs a step"):
+        sci_ai_report(summaries_of([runs]), ["all"])
