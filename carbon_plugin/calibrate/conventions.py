@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
 from msgspec import Struct
 
 from carbon_plugin.errors import SpecError
+from carbon_plugin.spec.hardware import Accelerator
 from carbon_plugin.spec.stack import STACKS, Stack
 
 
@@ -20,6 +26,8 @@ class Conventions(Struct, frozen=True, kw_only=True):
     reentrant: bool = False
     context_parallel: str = "ring"
     local_batch_is_split: bool = False
+    dualpipe: bool = False
+    reports_reserved_memory: bool = False
 
     @property
     def stack(self) -> Stack:
@@ -36,7 +44,9 @@ MEGATRON_BRIDGE = Conventions(
 NEMO = Conventions(name="nemo", zero_stage=1, sequence_parallel=True, async_tp=True, reentrant=True)
 MAXTEXT = Conventions(name="maxtext", zero_stage=3, recompute="operators")
 LLM_FOUNDRY = Conventions(name="llm-foundry", zero_stage=3)
-TORCHTITAN = Conventions(name="torchtitan", zero_stage=3, sequence_parallel=True, local_batch_is_split=True)
+TORCHTITAN = Conventions(
+    name="torchtitan", zero_stage=3, sequence_parallel=True, local_batch_is_split=True, reports_reserved_memory=True
+)
 UNKNOWN = Conventions(name="unknown", zero_stage=3)
 
 # First match wins; the key is the start of the row's framework in lower case.
@@ -59,7 +69,7 @@ FRAMEWORKS: tuple[tuple[str, Conventions], ...] = (
     ("pai-megatron", MEGATRON_CORE),
     ("megascale", MEGATRON_CORE),
     ("vescale", MEGATRON_CORE),
-    ("hai-llm", MEGATRON_CORE),
+    ("hai-llm", msgspec.structs.replace(MEGATRON_CORE, dualpipe=True)),
     ("gpt-neox", MEGATRON_LM),
     ("nanotron", MEGATRON_LM),
     ("olmo-core", TORCHTITAN),
@@ -99,6 +109,36 @@ def conventions_of(framework: str, accelerator: str) -> Conventions:
         if text.startswith(start):
             return conventions
     return UNKNOWN
+
+
+def stack_of(
+    conventions: Conventions, raw: Mapping[str, Any], *, sparse: bool, device: Accelerator, precision: str
+) -> Stack:
+    """The framework's stack as the row's release has it."""
+    changes: dict[str, Any] = {}
+    compiled = "compile" in str(raw.get("overlap") or "")
+    if compiled:
+        changes["fused"] = True
+    if "PURE" in str(raw.get("sharding") or ""):
+        changes["grad_reduce_dtype"] = "bf16"
+    if conventions.name == "torchtitan" and not (compiled and _compiles_the_loss(str(raw.get("source")))):
+        changes["cross_entropy"] = "eager"
+    if conventions.name == "megatron-bridge" and sparse and precision == "mxfp8":
+        changes["cuda_graphs"] = device.architecture.startswith("blackwell") and _release(raw) >= (26, 6)
+    return msgspec.structs.replace(conventions.stack, **changes)
+
+
+def _compiles_the_loss(source: str) -> bool:
+    """torchtitan compiles the loss with the model since April 2025 (pull request 1033); its files carry a date."""
+    date = re.search(r"_(20\d{4})_", source)
+    return date is not None and date.group(1) >= "202504"
+
+
+def _release(raw: Mapping[str, Any]) -> tuple[int, int]:
+    """Container release of Megatron-Bridge. From 26.06 on, its MXFP8 recipes for experts on Blackwell run the whole
+    iteration as one CUDA graph (pull requests 4249 and 4606)."""
+    found = re.search(r"container (\d+)\.(\d+)", str(raw.get("framework")))
+    return (int(found.group(1)), int(found.group(2))) if found else (0, 0)
 
 
 def accelerator_name(gpu: str) -> str:

@@ -20,7 +20,7 @@ import msgspec
 import yaml
 from msgspec import Struct
 
-from carbon_plugin.calibrate.conventions import Conventions, accelerator_name, conventions_of
+from carbon_plugin.calibrate.conventions import Conventions, accelerator_name, conventions_of, stack_of
 from carbon_plugin.errors import CarbonPluginError, SpecError
 from carbon_plugin.spec.figure import Sourced
 from carbon_plugin.spec.hardware import Cluster
@@ -50,6 +50,7 @@ class PublishedRow(Struct, frozen=True, kw_only=True):
     spec: RunSpec
     measured_step_time_s: float
     measured_memory_bytes: float | None = None
+    memory_is_reserved: bool = False
     assumed: tuple[str, ...] = ()
 
 
@@ -133,6 +134,7 @@ def _row(identity: str, source: str, raw: dict[str, Any], architectures: Mapping
         spec=spec,
         measured_step_time_s=_step_time(raw, model, cluster, training, layout),
         measured_memory_bytes=float(memory) * 2**30 if memory is not None else None,
+        memory_is_reserved=conventions.reports_reserved_memory,
         assumed=tuple(assumed),
     )
 
@@ -151,7 +153,7 @@ def _model(
     if arch is not None and arch not in architectures:
         raise SpecError(f"arch {arch} is not among the file's architectures")
     shape = {**(architectures[arch] if arch else {}), **{k: v for k, v in raw.items() if v is not None}}
-    hidden, heads = int(_need(shape, "hidden")), int(_need(shape, "heads"))
+    layers, hidden, heads = (int(_need(shape, name)) for name in ("layers", "hidden", "heads"))
     vocab = shape.get("vocab")
     if vocab is None:
         vocab = 51200
@@ -163,7 +165,7 @@ def _model(
     window = re.search(r"(\d+)-token sliding", str(shape.get("note", "")))
     return TransformerModel(
         name=str(raw.get("model", arch)),
-        layers=int(_need(shape, "layers")),
+        layers=layers,
         hidden=hidden,
         heads=heads,
         kv_heads=int(shape.get("kv_heads") or heads),
@@ -174,7 +176,7 @@ def _model(
         tied_embeddings=not gated,
         dropout=conventions.dropout,
         sliding_window=int(window.group(1)) if window else None,
-        sliding_window_every=2 if window else 1,
+        sliding_window_layers=layers // 2 if window else None,
         mla=mla,
         moe=moe,
         source=str(shape.get("source", "records file")),
@@ -281,7 +283,11 @@ def _execution(
         ep=ep,
         zero_stage=stage,  # type: ignore[arg-type]
         sequence_parallel=bool(conventions.sequence_parallel if sequence is None else sequence) and tp > 1,
-        pipeline_schedule="interleaved" if chunks > 1 else "1f1b",
+        pipeline_schedule="dualpipe"
+        if conventions.dualpipe and pp % 2 == 0
+        else "interleaved"
+        if chunks > 1
+        else "1f1b",
         virtual_stages=chunks,
         micro_batch_size=size,
         recompute=recompute,  # type: ignore[arg-type]
@@ -296,12 +302,7 @@ def _execution(
         steps=1,
         precision=precision,  # type: ignore[arg-type]
     )
-    pure = "PURE" in str(raw.get("sharding", ""))
-    stack = conventions.stack
-    changes: dict[str, Any] = {"fused": True} if "compile" in overlap else {}
-    if pure:
-        changes["grad_reduce_dtype"] = "bf16"
-    stack = msgspec.structs.replace(stack, **changes)
+    stack = stack_of(conventions, raw, sparse=model.moe is not None, device=cluster.accelerator, precision=precision)
     return layout, training, stack
 
 

@@ -21,7 +21,7 @@ from carbon_plugin.calibrate.parameters import calibration_rows, shipped_paramet
 from carbon_plugin.calibrate.rows import PublishedRow, SkippedRow, read_rows
 from carbon_plugin.calibrate.table import Table, predict, tabulate
 from carbon_plugin.predict.interval import SPREADS, accuracy_class
-from carbon_plugin.predict.memory import memory_bytes
+from carbon_plugin.predict.memory import memory_bytes, peak_bytes
 from carbon_plugin.predict.rates import combine
 
 Floats = NDArray[np.float64]
@@ -127,7 +127,7 @@ def _validated(
     terms = predict(table, table.shipped).terms
     host = np.asarray(terms["host"]) / predicted
     parts = memory_bytes(table.shape, table.layout, table.work, combine(table.sheet, table.shipped))
-    allocated = np.asarray(sum(part for name, part in parts.items() if name != "reserve"))
+    peaks = {reserved: np.asarray(peak_bytes(parts, reserved=reserved)) for reserved in (False, True)}
     found = []
     for i, row in enumerate(table.rows):
         device = row.spec.cluster.accelerator
@@ -154,7 +154,7 @@ def _validated(
                     "6nd_40": baselines.six_nd(row),
                 },
                 measured_memory_bytes=memory,
-                predicted_memory_bytes=float(allocated[i]) if memory is not None else None,
+                predicted_memory_bytes=float(peaks[row.memory_is_reserved][i]) if memory is not None else None,
             )
         )
     return tuple(found)

@@ -131,10 +131,12 @@ def _as_layout(rows: Any) -> Layout:
         dp_replicate=replicate,
         dp_shard=shard,
         ep=ep,
+        expert_tp=none + 1,
         zero_stage=stage,
         sequence_parallel=(tp > 1).astype(np.float64),
         ring=none + 1,
         zero_bubble=none,
+        dualpipe=none,
         virtual_stages=chunks,
         micro_batch_size=size,
         recompute_selective=(kind == 1).astype(np.float64),
@@ -142,6 +144,7 @@ def _as_layout(rows: Any) -> Layout:
         recompute_full=(kind == 3).astype(np.float64),
         reentrant=none,
         async_tp=none,
+        expert_overlap=none,
     )
 
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.model import TransformerModel
-from carbon_plugin.spec.stack import Stack
-from carbon_plugin.spec.training import TrainingPlan
+from carbon_plugin.spec.stack import CrossEntropy, Stack
+from carbon_plugin.spec.training import StateDtype, TrainingPlan
 
 Values = NDArray[np.float64] | np.float64
 """A float64 array, or its scalar."""
@@ -70,10 +70,12 @@ class Layout:
     dp_replicate: Values
     dp_shard: Values
     ep: Values
+    expert_tp: Values
     zero_stage: Values
     sequence_parallel: Values
     ring: Values
     zero_bubble: Values
+    dualpipe: Values
     virtual_stages: Values
     micro_batch_size: Values
     recompute_selective: Values
@@ -81,17 +83,30 @@ class Layout:
     recompute_full: Values
     reentrant: Values
     async_tp: Values
+    expert_overlap: Values
 
     @property
     def dp(self) -> Values:
         """Data-parallel degree."""
         return self.dp_replicate * self.dp_shard
 
+    @property
+    def expert_split(self) -> Values:
+        """Ranks that the routed experts of a layer are split over: ep and their own tp, or plain tp without ep."""
+        return np.where(self.ep > 1, self.ep * self.expert_tp, self.tp)
+
+    @property
+    def expert_shards(self) -> Values:
+        """Data-parallel ranks that shard the states of one routed expert, at least 1."""
+        ranks = self.dp_shard * self.cp * np.where(self.ep > 1, self.tp, 1)
+        return np.maximum(ranks / np.where(self.ep > 1, self.expert_split, 1), 1)
+
 
 @dataclass(frozen=True, slots=True)
 class Work:
     """Work of a step and numeric formats: `seq_len` tokens, `batch` sequences, bytes of an activation element,
-    of a parameter as stored for compute, and of a gradient as reduced."""
+    of a parameter as stored for compute, of a gradient as reduced, of optimizer state a parameter, and of one logit
+    at the peak, whole or split over tensor-parallel ranks."""
 
     seq_len: Values
     batch: Values
@@ -99,6 +114,10 @@ class Work:
     parameter_bytes: Values
     reduce_bytes: Values
     optimizer_bytes: Values
+    muon: Values
+    offload: Values
+    logit_bytes: Values
+    split_logit_bytes: Values
 
 
 C = TypeVar("C")
@@ -128,7 +147,7 @@ def shape_of(model: TransformerModel) -> Shape:
         "positions": model.learned_positions,
         "dropout": model.dropout > 0,
         "window": model.sliding_window or np.inf,
-        "windowed_share": 1 / model.sliding_window_every if model.sliding_window else 0.0,
+        "windowed_share": _windowed_share(model),
         "mla": mla is not None,
         "q_rank": (mla.q_lora_rank or 0) if mla else 0,
         "kv_rank": mla.kv_lora_rank if mla else 0,
@@ -145,6 +164,12 @@ def shape_of(model: TransformerModel) -> Shape:
     return Shape(**{name: values(number) for name, number in numbers.items()})
 
 
+def _windowed_share(model: TransformerModel) -> float:
+    if model.sliding_window is None:
+        return 0.0
+    return 1.0 if model.sliding_window_layers is None else model.sliding_window_layers / model.layers
+
+
 def layout_of(layout: ParallelLayout) -> Layout:
     """One layout."""
     numbers = {
@@ -154,10 +179,12 @@ def layout_of(layout: ParallelLayout) -> Layout:
         "dp_replicate": layout.dp_replicate,
         "dp_shard": layout.dp_shard,
         "ep": layout.ep,
+        "expert_tp": layout.expert_tp,
         "zero_stage": layout.zero_stage,
         "sequence_parallel": layout.sequence_parallel and layout.tp > 1,
         "ring": layout.context_parallel_kind == "ring",
         "zero_bubble": layout.pipeline_schedule == "zero_bubble",
+        "dualpipe": layout.pipeline_schedule == "dualpipe",
         "virtual_stages": layout.virtual_stages,
         "micro_batch_size": layout.micro_batch_size,
         "recompute_selective": layout.recompute == "selective",
@@ -165,6 +192,7 @@ def layout_of(layout: ParallelLayout) -> Layout:
         "recompute_full": layout.recompute == "full",
         "reentrant": layout.recompute_reentrant,
         "async_tp": layout.async_tp,
+        "expert_overlap": layout.expert_overlap or layout.pipeline_schedule == "dualpipe",
     }
     return Layout(**{name: values(number) for name, number in numbers.items()})
 
@@ -173,16 +201,43 @@ OPTIMIZER_STATE_BYTES = {"adamw": 8.0, "adam": 8.0, "sgd": 4.0, "muon": 4.0, "ad
 """fp32 state an element: two Adam moments, one momentum, or Adafactor's factored second moment (about none)."""
 
 
+STATE_BYTES: dict[StateDtype, float] = {"fp32": 4.0, "bf16": 2.0, "fp8": 1.0}
+
+
+def optimizer_state_bytes(training: TrainingPlan) -> float:
+    """Optimizer state a parameter, bytes, without the master weight."""
+    return OPTIMIZER_STATE_BYTES[training.optimizer] * STATE_BYTES[training.optimizer_state_dtype] / 4
+
+
+LOGIT_BYTES: dict[CrossEntropy, tuple[float, float]] = {
+    "eager": (14.0, 22.0),
+    "compiled": (6.0, 6.0),
+    "fused": (10.0, 10.0),
+    "chunked": (1.0, 1.0),
+}
+"""Bytes a logit at the peak, whole and split over tensor-parallel ranks: the 16-bit value and its gradient, and what
+the loss keeps in fp32 (copy, softmax, gradient). The eager values fit torchtitan's reported memory of 2024, before its
+loss was compiled (pull request 1033); a DTensor loss keeps two more fp32 copies."""
+EAGER_LOGIT_BYTES = 3.0
+"""More bytes a logit where elementwise chains are not fused."""
+
+
 def work_of(training: TrainingPlan, stack: Stack) -> Work:
     """Work and formats of one training plan."""
     activation = ACTIVATION_BYTES[training.precision]
+    whole, split = LOGIT_BYTES[stack.cross_entropy]
+    extra = EAGER_LOGIT_BYTES if stack.cross_entropy == "eager" and not stack.fused else 0.0
     return Work(
         seq_len=values(training.seq_len),
         batch=values(training.global_batch_size),
         activation_bytes=values(activation),
         parameter_bytes=values(activation),
         reduce_bytes=values(4 if stack.grad_reduce_dtype == "fp32" else 2),
-        optimizer_bytes=values(OPTIMIZER_STATE_BYTES[training.optimizer]),
+        logit_bytes=values(whole + extra),
+        split_logit_bytes=values(split + extra),
+        optimizer_bytes=values(optimizer_state_bytes(training)),
+        muon=values(training.optimizer == "muon"),
+        offload=values(training.optimizer_offload),
     )
 
 

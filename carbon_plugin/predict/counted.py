@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from carbon_plugin.predict import network
-from carbon_plugin.predict.case import ACTIVATION_BYTES, OPTIMIZER_STATE_BYTES
+from carbon_plugin.predict.case import ACTIVATION_BYTES, optimizer_state_bytes
 from carbon_plugin.predict.layer import overlapped
 from carbon_plugin.predict.memory import CONTEXT_BYTES, FRAGMENTATION_SHARE, MASTER_BYTES
 from carbon_plugin.predict.rates import Rates
@@ -57,7 +57,7 @@ def counted_step_terms(
     size = np.float64(model.trainable_parameters * reduce_bytes / layout.dp_shard)
     once += float(network.all_reduce_time(size, replicas, outer, rates)) * (1 - float(rates.dp_overlap))
     shards = layout.dp_shard if layout.zero_stage else 1
-    update_bytes = OPTIMIZER_BYTES_PER_PARAMETER - 16 + 2 * OPTIMIZER_STATE_BYTES[training.optimizer]
+    update_bytes = OPTIMIZER_BYTES_PER_PARAMETER - 16 + 2 * optimizer_state_bytes(training)
     terms = {
         "matmul": micro_batches * matmul,
         "elementwise": micro_batches * (device - matmul),
@@ -75,7 +75,7 @@ def counted_memory_bytes(model: CountedModel, layout: ParallelLayout, training: 
     element = ACTIVATION_BYTES[training.precision]
     shards = layout.dp_shard
     trainable = model.trainable_parameters
-    states = OPTIMIZER_STATE_BYTES[training.optimizer] + (MASTER_BYTES if element < MASTER_BYTES else 0)
+    states = optimizer_state_bytes(training) + (MASTER_BYTES if element < MASTER_BYTES else 0)
     parts = {
         "parameters": model.parameters * element / (shards if layout.zero_stage == 3 else 1),
         "gradients": trainable * MASTER_BYTES / (shards if layout.zero_stage >= 2 else 1),

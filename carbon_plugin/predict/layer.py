@@ -17,9 +17,13 @@ from carbon_plugin.predict.rates import Rates
 
 HOST_OPS_FORWARD = 22
 HOST_OPS_BACKWARD = 55
-HOST_OPS_EXPERTS = (220, 320)
-"""Extra slots of a sparse layer, forward and backward: routing, permutation and the wait for token counts. Rows of
-one model at micro-batch 1 and 4 (Megatron-Bridge, Qwen3-30B) differ by what this floor explains."""
+HOST_OPS_EXPERTS = (40, 60)
+"""Extra slots of a sparse layer, forward and backward: routing and permutation."""
+HOST_OPS_WAIT = 100
+"""Slots in which device and host wait for each other in either direction of a sparse layer: dropless dispatch sizes
+its buffers by token counts that the host must read back, which drains the queue (Megatron-LM pull request 2368 says
+why). Rows of one model at micro-batch 1, 4 and 8 (Megatron-Bridge, Qwen3 30B) differ by such a constant, and lose it
+where the iteration is one CUDA graph."""
 HOST_FUSED = 0.8
 OPERATOR_RECOMPUTE_SHARE = 0.35
 """Share of a forward pass that a per-operation checkpoint policy repeats."""
@@ -59,10 +63,17 @@ def layer_time(
     tp = _tensor_parallel(shape, layout, work, tokens, rates)
     cp = _context_parallel(shape, layout, work, tokens, rates)
     matmul = projections + up + down
-    device = matmul + core + chain + tp + cp + ep
+    # Frozen weights need no gradient of their own: one of the two products of the backward pass.
+    matmul = Cost(matmul.forward, matmul.backward * (1 + shape.trainable) / 2)
+    device = matmul + core + chain + tp + cp
+    ep = _exposed_experts(ep, device, layout, rates) if sparse else ep
+    device = device + ep
     host = _host_floor(layout, rates, sparse=sparse)
     forward = smooth_max(device.forward, host.forward)
     backward = smooth_max(device.backward, host.backward)
+    if sparse:
+        wait = HOST_OPS_WAIT * rates.host_op_time
+        forward, backward = forward + wait, backward + wait
     recompute = _recompute(layout, rates, forward, core.forward, down.forward)
     exposed = _fsdp_exposed(shape, layout, work, rates, micro_batches, forward, backward + recompute, sparse=sparse)
     return LayerTime(
@@ -113,15 +124,13 @@ def _experts(
     shape: Shape, layout: Layout, work: Work, tokens: Values, micro_batches: Values, rates: Rates
 ) -> tuple[Cost, Cost, Cost, Values]:
     """Routed and shared experts, dispatch and combine. Expert weights are not split by tp: ep spans those ranks."""
-    split = np.where(layout.tp > 1, layout.tp, 1)
-    local_tokens = tokens / split
+    local_tokens = tokens / layout.tp
     rows = local_tokens * shape.top_k
     local_experts = np.maximum(shape.experts / layout.ep, 1)
-    per_expert = rows * shape.imbalance * layout.ep / np.maximum(shape.experts, 1)
-    # Without expert parallelism the experts are split over tp like a dense layer and see all tokens.
-    whole = layout.ep == 1
-    per_expert = np.where(whole, per_expert * split, per_expert)
-    width = np.where(whole, shape.expert_ffn / split, shape.expert_ffn)
+    # The ranks that share an expert gather one another's tokens. Without expert parallelism those are the tp ranks.
+    sharers = layout.expert_split / layout.ep
+    per_expert = rows * shape.imbalance * layout.ep * sharers / np.maximum(shape.experts, 1)
+    width = shape.expert_ffn / sharers
     up = linear(per_expert, width * (1 + shape.gated), shape.hidden, work, micro_batches, rates) * local_experts
     down = linear(per_expert, shape.hidden, width, work, micro_batches, rates) * local_experts
     # Grouped products are one kernel: the launch gap is paid once, not once an expert.
@@ -136,7 +145,22 @@ def _experts(
     sent = network.all_to_all_time(
         rows * shape.imbalance * work.activation_bytes * shape.hidden, shape.top_k, layout.ep, rates
     )
-    return up, down, Cost(2 * sent, 2 * sent), shape.shared_ffn
+    shared: Values = np.float64(0)
+    if np.any(layout.expert_tp > 1):
+        size = rows * shape.imbalance * work.activation_bytes * shape.hidden * layout.expert_tp
+        shared = network.gather_time(size, layout.expert_tp, np.float64(1), rates)
+    both = 2 * (sent + shared)
+    return up, down, Cost(both, both), shape.shared_ffn
+
+
+def _exposed_experts(traffic: Cost, compute: Cost, layout: Layout, rates: Rates) -> Cost:
+    """Expert traffic that the step waits for: all of it, or with overlap what compute beside it does not hide."""
+    if not np.any(layout.expert_overlap):
+        return traffic
+    forward = overlapped(compute.forward, traffic.forward, rates) - compute.forward
+    backward = overlapped(compute.backward, traffic.backward, rates) - compute.backward
+    hidden = layout.expert_overlap > 0
+    return Cost(np.where(hidden, forward, traffic.forward), np.where(hidden, backward, traffic.backward))
 
 
 def _tensor_parallel(shape: Shape, layout: Layout, work: Work, tokens: Values, rates: Rates) -> Cost:
@@ -195,8 +219,7 @@ def layer_parameters(shape: Shape, layout: Layout, *, sparse: bool) -> tuple[Val
     shared = (shape.attention_params + per_width * width) / layout.tp + 2 * shape.hidden
     if not sparse:
         return shared, np.zeros_like(shared)
-    expert_split = np.where(layout.ep > 1, layout.ep, layout.tp)
-    return shared + shape.hidden * shape.experts, per_width * shape.expert_ffn * shape.experts / expert_split
+    return shared + shape.hidden * shape.experts, per_width * shape.expert_ffn * shape.experts / layout.expert_split
 
 
 def _fsdp_exposed(
@@ -220,9 +243,8 @@ def _fsdp_exposed(
         return np.zeros_like(forward)
     shared, routed = layer_parameters(shape, layout, sparse=sparse)
     ranks = layout.dp_shard * layout.cp
-    expert_ranks = np.maximum(ranks * np.where(layout.ep > 1, layout.tp, 1) / layout.ep, 1)
+    expert_ranks, expert_stride = layout.expert_shards, layout.expert_split
     stride = layout.tp
-    expert_stride = np.where(layout.ep > 1, layout.ep, layout.tp)
 
     def both(element_bytes: Values) -> Values:
         dense = network.gather_time(shared * element_bytes, ranks, stride, rates)

@@ -7,6 +7,8 @@ gated feed-forward layers, grouped heads, experts and fused attention.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from carbon_plugin.predict.case import Layout, Shape, Values, Work
@@ -18,42 +20,43 @@ MASTER_BYTES = 4
 CONTEXT_BYTES = 1.2 * 2**30
 """Device context and communicator buffers, outside the allocator."""
 FRAGMENTATION_SHARE = 0.04
-OPERATOR_KEPT_SHARE = 0.6
-"""Activations that a per-operation checkpoint policy keeps over keeping all."""
-LOGIT_BYTES = 14
-FUSED_LOGIT_BYTES = 10
-"""Bytes a logit on the last stage: 16-bit value, fp32 copy, fp32 gradient; a softmax of its own where not fused."""
+GATHER_BUFFERS = 2
+"""Parameter units that FSDP holds gathered at once: the one in use and the one prefetched."""
+SCATTER_BYTES = 6
+"""Bytes a gathered parameter while its gradient is reduced: the 16-bit gradient and its fp32 copy."""
 
 
 def memory_bytes(shape: Shape, layout: Layout, work: Work, rates: Rates) -> dict[str, Values]:
     """Parts in bytes on the fullest device; their sum is the need, `reserve` included."""
     shared, routed = device_parameters(shape, layout)
+    # DualPipe feeds the pipeline from both ends: every device holds the stages of two.
+    copies = np.where(layout.dualpipe > 0, 2, 1)
     shards = layout.dp_shard * layout.cp
-    expert_shards = np.maximum(shards * np.where(layout.ep > 1, layout.tp, 1) / layout.ep, 1)
     narrow = work.parameter_bytes < MASTER_BYTES
     stage = layout.zero_stage
 
     def split(from_stage: int) -> Values:
         """Parameters per device of a state that is sharded from a ZeRO stage on."""
-        return np.where(stage >= from_stage, shared / shards + routed / expert_shards, shared + routed)
+        return np.where(stage >= from_stage, shared / shards + routed / layout.expert_shards, shared + routed)
 
     trained = shape.trainable
     # FSDP keeps one sharded fp32 copy and gathers 16-bit units; other stages keep a 16-bit copy beside the master.
     kept = np.where(stage >= 3, 0.0, work.parameter_bytes * (shared + routed))
     master = np.where(narrow | (stage >= 3), MASTER_BYTES * split(1), 0.0)
-    unit_shared, unit_routed = layer_parameters(shape, layout, sparse=bool(np.any(shape.moe_layers > 0)))
+    unit = _largest_layer(shape, layout)
     # Under a pipeline FSDP gathers a stage once a step and accumulates its gradients whole.
     pipelined = layout.pp > 1
-    unit = np.where(pipelined, shared + routed, 2 * (unit_shared + unit_routed))
-    gathered = np.where(stage >= 3, work.parameter_bytes * unit, 0.0)
+    gathered = np.where(
+        stage >= 3, work.parameter_bytes * np.where(pipelined, shared + routed, GATHER_BUFFERS * unit), 0
+    )
     grad_bytes = np.where(stage >= 2, MASTER_BYTES, work.reduce_bytes)
     gradients = np.where(pipelined, split(4), split(2))
     parts = {
-        "parameters": kept + gathered,
-        "gradients": grad_bytes * gradients * trained,
-        "optimizer": (master + work.optimizer_bytes * split(1)) * trained,
-        "activations": _stage_activations(shape, layout, work, rates),
-        "logits": _logits(shape, layout, work, rates),
+        "parameters": copies * (kept + gathered),
+        "gradients": copies * grad_bytes * gradients * trained,
+        "optimizer": np.where(work.offload > 0, 0.0, master + work.optimizer_bytes * split(1)) * trained,
+        "communication": np.where(stage >= 2, SCATTER_BYTES * unit, 0.0),
+        **_activations(shape, layout, work, rates),
     }
     # Gathered units are zero-size where nothing is sharded; frozen masters are not kept at all.
     parts["reserve"] = CONTEXT_BYTES + FRAGMENTATION_SHARE * np.asarray(sum(parts.values()))
@@ -80,34 +83,67 @@ def layer_activation_bytes(shape: Shape, layout: Layout, work: Work, rates: Rate
     return np.asarray(tokens * (narrow + attention + scores + feed) * work.activation_bytes / 2)
 
 
-def _stage_activations(shape: Shape, layout: Layout, work: Work, rates: Rates) -> Values:
-    """Activations on the first stage, which holds the most micro-batches in flight."""
-    sparse = np.any(shape.moe_layers > 0)
-    share = sparse_share(shape, layout)
-    layer = layer_activation_bytes(shape, layout, work, rates, sparse=False)
-    if sparse:
-        layer = share * layer_activation_bytes(shape, layout, work, rates, sparse=True) + (1 - share) * layer
+def peak_bytes(parts: Mapping[str, Values], *, reserved: bool) -> Values:
+    """What a framework reports of `memory_bytes`: the allocated peak, or with `reserved` what the allocator holds."""
+    allocated = np.asarray(sum(size for name, size in parts.items() if name != "reserve"))
+    return allocated * (1 + FRAGMENTATION_SHARE) if reserved else allocated
+
+
+def _largest_layer(shape: Shape, layout: Layout) -> Values:
+    """Parameters of the largest layer on one device: what FSDP gathers at once."""
+    dense, _ = layer_parameters(shape, layout, sparse=False)
+    if not np.any(shape.moe_layers > 0):
+        return dense
+    shared, routed = layer_parameters(shape, layout, sparse=True)
+    return np.where(shape.moe_layers > 0, shared + routed, dense)
+
+
+def _activations(shape: Shape, layout: Layout, work: Work, rates: Rates) -> dict[str, Values]:
+    """Activations kept on the first stage, which has the most micro-batches in flight, and what comes on top at the
+    peak: the logits before the backward pass, or later a layer's recomputed activations and their gradients."""
     tokens = layout.micro_batch_size * work.seq_len / layout.cp
-    split = np.where((layout.sequence_parallel > 0), layout.tp, 1)
+    split = np.where(layout.sequence_parallel > 0, layout.tp, 1)
+    layer = layer_activation_bytes(shape, layout, work, rates, sparse=False)
+    if np.any(shape.moe_layers > 0):
+        share = sparse_share(shape, layout)
+        layer = share * layer_activation_bytes(shape, layout, work, rates, sparse=True) + (1 - share) * layer
     boundary = tokens * shape.hidden * work.activation_bytes / split
     score_bytes = 5 * shape.heads / layout.tp * work.seq_len * tokens * (rates.attention_unfused > 0)
+    recomputed = layout.recompute_full + layout.recompute_operators
     kept = (
         layout.recompute_full * boundary
-        + layout.recompute_operators * OPERATOR_KEPT_SHARE * layer
+        + layout.recompute_operators * (boundary + _kept_products(shape, layout, work, tokens, split))
         + layout.recompute_selective * (layer - score_bytes * work.activation_bytes / 2)
-        + (1 - layout.recompute_full - layout.recompute_operators - layout.recompute_selective) * layer
+        + (1 - recomputed - layout.recompute_selective) * layer
     )
     m = work.batch / (layout.dp * layout.micro_batch_size)
     layers = np.ceil(shape.layers / layout.pp)
     v = layout.virtual_stages
-    in_flight = np.minimum(m, layout.pp) * np.where(v > 1, 1 + (layout.pp - 1) / (layout.pp * v), 1.0)
-    working = np.where(layout.recompute_full + layout.recompute_operators > 0, layer, 0.0)
-    return np.asarray(kept * layers * in_flight + working)
+    deepest = layout.pp + layout.dualpipe  # DeepSeek-V3 (arXiv 2412.19437) table 2: pp + 1
+    in_flight = np.minimum(m, deepest) * np.where(v > 1, 1 + (layout.pp - 1) / (layout.pp * v), 1.0)
+    # Gradients of the widest intermediates, and whole sequences gathered over tp.
+    gradients = (1 + shape.gated) * shape.ffn / layout.tp + np.where(split > 1, 2, 0) * shape.hidden
+    working = recomputed * (layer + tokens * gradients * work.activation_bytes)
+    logits = _logits(shape, layout, work)
+    return {
+        "activations": np.asarray(kept * layers * in_flight),
+        "working": np.maximum(working - logits, 0.0),
+        "logits": logits,
+    }
 
 
-def _logits(shape: Shape, layout: Layout, work: Work, rates: Rates) -> Values:
+def _kept_products(shape: Shape, layout: Layout, work: Work, tokens: Values, split: Values) -> Values:
+    """What a per-operation checkpoint policy keeps of a layer: the attention core's output and every second matrix
+    product (torchtitan's selective policy)."""
+    heads, kv = shape.heads / layout.tp, np.maximum(shape.kv_heads / layout.tp, 1)
+    products = heads * shape.qk_dim + kv * (shape.qk_dim + shape.v_dim) + 2 * shape.hidden / split
+    products = products + (1 + shape.gated) * shape.ffn / layout.tp
+    return np.asarray(tokens * (heads * shape.v_dim + products / 2) * work.activation_bytes)
+
+
+def _logits(shape: Shape, layout: Layout, work: Work) -> Values:
     """Logits of one micro-batch. With a pipeline they sit on the last stage, whose activations are fewer than the
     first one's by more than this in all published cases, so they count only without one."""
     tokens = layout.micro_batch_size * work.seq_len / layout.cp
-    size = np.where(rates.fused > 0, FUSED_LOGIT_BYTES, LOGIT_BYTES) * tokens * shape.vocab / layout.tp
-    return np.where(layout.pp > 1, 0.0, size)
+    size = np.where(layout.tp > 1, work.split_logit_bytes, work.logit_bytes)
+    return np.where(layout.pp > 1, 0.0, size * tokens * shape.vocab / layout.tp)

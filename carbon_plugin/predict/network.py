@@ -34,8 +34,14 @@ def group_latency(ranks: Values, stride: Values, rates: Rates) -> Values:
 
 
 def all_reduce_time(size_bytes: Values, ranks: Values, stride: Values, rates: Rates) -> Values:
-    """Seconds to all-reduce `size_bytes` held by each of `ranks`; 0 for one rank."""
-    wire = 2 * (ranks - 1) / ranks * size_bytes / group_bandwidth(ranks, stride, rates)
+    """Seconds to all-reduce `size_bytes` held by each of `ranks`; 0 for one rank.
+
+    A ring sends 2 (n-1)/n of the bytes; where the switches between islands reduce, each rank sends and gets them once
+    (SHARP, Graham et al. 2016).
+    """
+    between = ranks_in_island(ranks, stride, rates) < ranks
+    passes = np.where((rates.in_network > 0) & between, 1.0, 2 * (ranks - 1) / ranks)
+    wire = passes * size_bytes / group_bandwidth(ranks, stride, rates)
     return np.where(ranks > 1, wire + group_latency(ranks, stride, rates), 0.0)
 
 

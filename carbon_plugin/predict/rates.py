@@ -73,9 +73,11 @@ class Datasheet:
     nic: Values
     island: Values
     devices: Values
+    in_network: Values
     narrow: Values
     attention_unfused: Values
     fused: Values
+    cuda_graphs: Values
     dp_overlap: Values
     framework_factor: Values
 
@@ -123,6 +125,7 @@ class Rates:
     nic_latency: Values
     island: Values
     devices: Values
+    in_network: Values
     contention: Values
     all_to_all_share: Values
     dp_overlap: Values
@@ -141,13 +144,14 @@ def combine(sheet: Datasheet, constants: Constants) -> Rates:
         fused=sheet.fused,
         cast_bytes=constants.fp8_cast_bytes * sheet.narrow,
         kernel_time=constants.kernel_time_s,
-        host_op_time=constants.host_op_time_s,
+        host_op_time=np.where(sheet.cuda_graphs > 0, 0.0, constants.host_op_time_s),
         scaleup=sheet.scaleup * constants.scaleup_share,
         scaleup_latency=constants.scaleup_latency_s,
         nic=sheet.nic * constants.scaleout_share,
         nic_latency=constants.scaleout_latency_s,
         island=sheet.island,
         devices=sheet.devices,
+        in_network=sheet.in_network,
         contention=constants.overlap_contention,
         all_to_all_share=constants.all_to_all_share,
         dp_overlap=sheet.dp_overlap,
@@ -230,9 +234,11 @@ def datasheet(cluster: Cluster, stack: Stack, precision: Precision) -> Datasheet
         "nic": network.bandwidth_bytes_per_s.value / network.oversubscription,
         "island": island_size(cluster),
         "devices": cluster.devices,
+        "in_network": network.in_network_reduction,
         "narrow": precision in NARROW,
         "attention_unfused": (stack.attention_kernel or default_attention_kernel(device)) == "unfused",
         "fused": stack.fused,
+        "cuda_graphs": stack.cuda_graphs,
         "dp_overlap": stack.dp_overlap,
         "framework_factor": stack.framework_factor,
     }

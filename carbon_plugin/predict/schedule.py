@@ -23,6 +23,12 @@ JITTER_PER_DOUBLING = 0.004
 """Share of a step that waiting for the slowest rank adds a doubling of nodes."""
 ZERO_BUBBLE_SHARE = 1 / 3
 """Bubble of ZB-H1 over 1F1B: weight gradients fill two of three idle slots (Qi et al. 2023, arXiv 2401.10241)."""
+MUON_ITERATIONS = 5
+"""Newton-Schulz iterations of Muon (Jordan et al. 2024)."""
+OFFLOAD_BYTES_PER_S = 25e9
+"""Host memory and PCIe 4.0 x16 bandwidth that one device of eight gets; faster links are not credited."""
+OFFLOAD_LINK_BYTES = 6
+"""Bytes a parameter over the link: the fp32 gradient down, the 16-bit parameter up (ZeRO-Offload, arXiv 2101.06840)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +53,10 @@ def step_time(shape: Shape, layout: Layout, work: Work, rates: Rates) -> StepTim
     spare = stage_layers - np.clip(shape.layers - stage_layers * (layout.pp - 1), 0, stage_layers)
     imbalance = np.maximum(output - spare / stage_layers * slot_total, 0)
     pipelined = layout.pp > 1
-    bubble_share = np.where(layout.zero_bubble > 0, ZERO_BUBBLE_SHARE, 1.0)
     terms = {name: m * time for name, time in slot.items()}
     terms["head"] = m * np.where(pipelined, np.maximum(imbalance - transfer / 2, 0), output)
     terms["pp_transfer"] = m * transfer
-    terms["pp_bubble"] = (layout.pp - 1) * (slot_total + transfer) / v * bubble_share
+    terms["pp_bubble"] = (layout.pp - 1) * (slot_total + transfer) / v * _bubble_share(layout)
     parameters = device_parameters(shape, layout)
     terms["dp"] = _gradient_exchange(layout, work, rates, parameters)
     nodes = np.maximum(rates.devices / rates.island, 1)
@@ -60,6 +65,13 @@ def step_time(shape: Shape, layout: Layout, work: Work, rates: Rates) -> StepTim
     total = np.asarray(sum(terms.values()))
     terms["framework"] = (rates.framework_factor - 1) * total
     return StepTime(terms, total * rates.framework_factor, m)
+
+
+def _bubble_share(layout: Layout) -> Values:
+    """Bubble of a schedule over 1F1B's (pp-1)(F+B): a third for zero bubble, and for DualPipe
+    (pp/2-1)(F&B+B-3W) at F=1, B=2, W=1 (DeepSeek-V3, arXiv 2412.19437 table 2)."""
+    dual = 2 / 3 * (layout.pp / 2 - 1) / np.maximum(layout.pp - 1, 1)
+    return np.where(layout.dualpipe > 0, dual, np.where(layout.zero_bubble > 0, ZERO_BUBBLE_SHARE, 1.0))
 
 
 def stage_time(
@@ -126,7 +138,6 @@ def _gradient_exchange(layout: Layout, work: Work, rates: Rates, parameters: tup
     """Once a step: all-reduce of gradients over replicas (DDP, HSDP), scatter and gather for ZeRO-1."""
     shared, routed = parameters
     replicas, shards = layout.dp_replicate, layout.dp_shard * layout.cp
-    expert_shards = np.maximum(shards * np.where(layout.ep > 1, layout.tp, 1) / layout.ep, 1)
     stride = layout.tp
 
     def exchange(count: Values, group: Values, group_stride: Values) -> Values:
@@ -141,19 +152,31 @@ def _gradient_exchange(layout: Layout, work: Work, rates: Rates, parameters: tup
 
     total = exchange(shared, shards, stride)
     if np.any(routed > 0):
-        total = total + exchange(routed, expert_shards, np.where(layout.ep > 1, layout.ep, layout.tp))
+        total = total + exchange(routed, layout.expert_shards, layout.expert_split)
     return np.asarray(total * (1 - rates.dp_overlap))
 
 
 def _optimizer_time(
     shape: Shape, layout: Layout, work: Work, rates: Rates, parameters: tuple[Values, Values]
 ) -> Values:
-    """Element-wise update of the local shard of trainable parameters."""
+    """Update of the local shard of trainable parameters: element-wise on the device or the host, and for Muon the
+    orthogonalisation of its matrices."""
     shared, routed = parameters
     sharded = layout.zero_stage > 0
-    shards = layout.dp_shard * layout.cp
-    expert_shards = np.maximum(shards * np.where(layout.ep > 1, layout.tp, 1) / layout.ep, 1)
-    count = shared / np.where(sharded, shards, 1) + routed / np.where(sharded, expert_shards, 1)
-    moved = (OPTIMIZER_BYTES_PER_PARAMETER - 16 + 2 * work.optimizer_bytes) * count * shape.trainable
+    count = shared / np.where(sharded, layout.dp_shard * layout.cp, 1)
+    count = (count + routed / np.where(sharded, layout.expert_shards, 1)) * shape.trainable
+    moved = (OPTIMIZER_BYTES_PER_PARAMETER - 16 + 2 * work.optimizer_bytes) * count
     kernels = 30 * rates.kernel_time * np.sqrt(shape.layers / layout.pp)
-    return np.asarray(moved / rates.memory + kernels + STEP_FIXED_TIME)
+    on_device = moved / rates.memory + kernels
+    on_host = (moved + OFFLOAD_LINK_BYTES * count) / OFFLOAD_BYTES_PER_S
+    time = np.where(work.offload > 0, on_host, on_device)
+    if np.any(work.muon > 0):
+        time = time + work.muon * _muon_flops_per_parameter(shape) * count / rates.wide_gemm_flops
+    return np.asarray(time + STEP_FIXED_TIME)
+
+
+def _muon_flops_per_parameter(shape: Shape) -> Values:
+    """4 m^2 n + 2 m^3 a matrix (m <= n) and iteration, for the feed-forward matrices that hold most parameters."""
+    width = np.where(shape.moe_layers > 0, shape.expert_ffn, shape.ffn)
+    m, n = np.minimum(shape.hidden, width), np.maximum(shape.hidden, width)
+    return MUON_ITERATIONS * (4 * m + 2 * m * m / n)

@@ -109,12 +109,13 @@ class Host(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Network(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Scale-out network: one-way bytes/s of NIC a device, `oversubscription` above the leaf (1 = none), and
-    the network's power and embodied carbon a device (switches and optics)."""
+    """Scale-out network: one-way bytes/s of NIC a device, `oversubscription` above the leaf (1 = none), whether its
+    switches reduce (`in_network_reduction`, SHARP), and its power and embodied carbon a device (switches, optics)."""
 
     technology: str
     bandwidth_bytes_per_s: Sourced
     oversubscription: float = 1.0
+    in_network_reduction: bool = False
     power_w_per_device: Sourced
     embodied_kg_per_device: Sourced
 

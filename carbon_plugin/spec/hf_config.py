@@ -226,9 +226,7 @@ def _window(keys: _Keys, family: str) -> tuple[dict[str, Any], list[str]]:
     windowed = _windowed_layers(keys, family, layers)
     if windowed == 0:
         return {}, []
-    if layers % windowed == 0:
-        return {"sliding_window": width, "sliding_window_every": layers // windowed}, []
-    return {}, [f"window of {width} on {windowed} of {layers} layers counted as full attention"]
+    return {"sliding_window": width, "sliding_window_layers": windowed if windowed < layers else None}, []
 
 
 def _windowed_layers(keys: _Keys, family: str, layers: int) -> int:

@@ -9,7 +9,7 @@ from msgspec import Struct
 from carbon_plugin.errors import InfeasibleLayoutError
 
 Recompute = Literal["none", "selective", "operators", "full"]
-PipelineSchedule = Literal["gpipe", "1f1b", "interleaved", "zero_bubble"]
+PipelineSchedule = Literal["gpipe", "1f1b", "interleaved", "zero_bubble", "dualpipe"]
 ContextParallelKind = Literal["ring", "all_to_all"]
 
 
@@ -17,11 +17,14 @@ class ParallelLayout(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Degrees of parallelism and how a micro-batch runs.
 
     The world is `tp * cp * pp * dp_replicate * dp_shard`; `ep` divides `dp_replicate * dp_shard * cp * tp` and
-    never multiplies it. `zero_stage` says what `dp_shard` shards: 0 nothing, 1 optimizer states, 2 also
+    never multiplies it; `expert_tp` splits each expert further and needs `ep` above 1 (with `ep` 1 experts are split
+    over `tp` like any layer). `zero_stage` says what `dp_shard` shards: 0 nothing, 1 optimizer states, 2 also
     gradients, 3 also parameters (FSDP); with `dp_replicate` > 1 beside it that is HSDP.
     `recompute` in the backward pass: "selective" the attention core (Megatron), "operators" cheap operations but
     not matrix products (torchtitan's per-op policy), "full" whole layers.
     `virtual_stages` is the number of model chunks a pipeline rank holds. `micro_batch_size` is in sequences.
+    `expert_overlap` hides the experts' all-to-all under the compute of another micro-batch; the schedule "dualpipe"
+    always does (DeepSeek-V3, arXiv 2412.19437 section 3.2.1). `async_tp` overlaps tensor-parallel traffic.
     """
 
     tp: int = 1
@@ -30,6 +33,7 @@ class ParallelLayout(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     dp_replicate: int = 1
     dp_shard: int = 1
     ep: int = 1
+    expert_tp: int = 1
     zero_stage: Literal[0, 1, 2, 3] = 0
     sequence_parallel: bool = False
     context_parallel_kind: ContextParallelKind = "ring"
@@ -39,9 +43,20 @@ class ParallelLayout(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     recompute: Recompute = "none"
     recompute_reentrant: bool = False
     async_tp: bool = False
+    expert_overlap: bool = False
 
     def __post_init__(self) -> None:
-        for field in ("tp", "cp", "pp", "dp_replicate", "dp_shard", "ep", "virtual_stages", "micro_batch_size"):
+        for field in (
+            "tp",
+            "cp",
+            "pp",
+            "dp_replicate",
+            "dp_shard",
+            "ep",
+            "expert_tp",
+            "virtual_stages",
+            "micro_batch_size",
+        ):
             if getattr(self, field) < 1:
                 raise InfeasibleLayoutError(f"layout: {field} is {getattr(self, field)}, expected a positive integer")
         if self.dp_shard > 1 and self.zero_stage == 0:
@@ -54,10 +69,16 @@ class ParallelLayout(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
                 f"layout: virtual_stages {self.virtual_stages} needs pipeline_schedule interleaved or zero_bubble, "
                 f"got {self.pipeline_schedule}"
             )
-        if (self.dp * self.cp * self.tp) % self.ep:
+        if self.expert_tp > 1 and self.ep == 1:
             raise InfeasibleLayoutError(
-                f"layout: ep {self.ep} does not divide dp_replicate*dp_shard*cp*tp = {self.dp * self.cp * self.tp}"
+                f"layout: expert_tp {self.expert_tp} needs ep above 1; with ep 1 experts are split over tp {self.tp}"
             )
+        if self.pipeline_schedule == "dualpipe" and (self.pp < 2 or self.pp % 2):
+            raise InfeasibleLayoutError(f"layout: pipeline_schedule dualpipe needs an even pp, got pp {self.pp}")
+        ranks, wanted = self.dp * self.cp * self.tp, self.ep * self.expert_tp
+        if ranks % wanted:
+            name = f"ep {self.ep}" if self.expert_tp == 1 else f"ep {self.ep} * expert_tp {self.expert_tp} = {wanted}"
+            raise InfeasibleLayoutError(f"layout: {name} does not divide dp_replicate*dp_shard*cp*tp = {ranks}")
 
     @property
     def dp(self) -> int:

@@ -49,7 +49,8 @@ class TransformerModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """A decoder-only transformer.
 
     Widths and counts are in elements. `ffn` is the width of a dense feed-forward layer, `gated` whether it
-    has a gate matrix (SwiGLU, GeGLU). `kv_heads` < `heads` is grouped-query attention. `mla`, when set,
+    has a gate matrix (SwiGLU, GeGLU). `sliding_window` tokens bound the attention of `sliding_window_layers` layers
+    (None: of all). `kv_heads` < `heads` is grouped-query attention. `mla`, when set,
     replaces the plain projections. `trainable_fraction` < 1 says that the rest of the parameters is frozen.
     Raises `SpecError` naming the fields when the shape is impossible.
     """
@@ -68,7 +69,7 @@ class TransformerModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     qkv_bias: bool = False
     dropout: float = 0.0
     sliding_window: int | None = None
-    sliding_window_every: int = 1
+    sliding_window_layers: int | None = None
     mla: MultiLatentAttention | None = None
     moe: MixtureOfExperts | None = None
     mtp_layers: int = 0
@@ -81,6 +82,11 @@ class TransformerModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
                 raise SpecError(f"model {self.name}: {field} is {getattr(self, field)}, expected a positive integer")
         if self.heads % self.kv_heads:
             raise SpecError(f"model {self.name}: heads {self.heads} is not a multiple of kv_heads {self.kv_heads}")
+        if self.sliding_window_layers is not None and not 0 <= self.sliding_window_layers <= self.layers:
+            raise SpecError(
+                f"model {self.name}: sliding_window_layers is {self.sliding_window_layers}, "
+                f"expected 0 to layers {self.layers}"
+            )
         if not 0 < self.trainable_fraction <= 1:
             raise SpecError(
                 f"model {self.name}: trainable_fraction is {self.trainable_fraction}, expected above 0 and at most 1"

@@ -77,6 +77,7 @@ def check_layout(model: TransformerModel | CountedModel, cluster: Cluster, layou
         if model.moe is None:
             raise InfeasibleLayoutError(f"layout: ep {layout.ep}, but {model.name} has no experts")
         _check_divides("ep", layout.ep, "experts", model.moe.experts)
+        _check_divides("expert_tp", layout.expert_tp, "expert_ffn", model.moe.expert_ffn)
 
 
 def _check_divides(axis: str, degree: int, field: str, value: int) -> None:

@@ -13,6 +13,7 @@ from msgspec import Struct
 from carbon_plugin.errors import SpecError
 
 AttentionKernel = Literal["unfused", "flash", "flash2", "flash3", "cudnn"]
+CrossEntropy = Literal["eager", "compiled", "fused", "chunked"]
 
 
 class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -21,13 +22,17 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     `attention_kernel` is the class of the attention core. `fused` says that elementwise chains are fused
     (compiled or hand-written). `host_op_time_s` is the host's cost of issuing one operation. `dp_overlap` is the
     share of a once-a-step gradient exchange that hides under the backward pass, 0 to 1. `grad_reduce_dtype` is
-    what gradients are reduced in. `framework_factor` multiplies the step time: 1 for the frameworks that the
-    constants were fitted on.
+    what gradients are reduced in. `cuda_graphs` says that whole iterations are captured and replayed: the host then
+    issues nothing a layer and waits for nothing (dropless experts included). `cross_entropy` says what a logit costs
+    in memory: "eager" PyTorch in fp32, "compiled", "fused" in place (Megatron), "chunked" never all at once.
+    `framework_factor` multiplies the step time: 1 for the frameworks that the constants were fitted on.
     """
 
     framework_factor: float = 1.0
     attention_kernel: AttentionKernel | None = None
     fused: bool = False
+    cuda_graphs: bool = False
+    cross_entropy: CrossEntropy = "eager"
     host_op_time_s: float | None = None
     dp_overlap: float = 0.0
     grad_reduce_dtype: Literal["fp32", "bf16"] = "fp32"

@@ -10,6 +10,7 @@ from carbon_plugin.errors import SpecError
 
 Precision = Literal["bf16", "fp16", "fp8", "mxfp8", "nvfp4", "fp32", "tf32"]
 Optimizer = Literal["adamw", "adam", "sgd", "adafactor", "muon"]
+StateDtype = Literal["fp32", "bf16", "fp8"]
 
 
 class Evaluation(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -59,9 +60,10 @@ class TrainingPlan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """The work of the run.
 
     `seq_len` tokens a sequence, `global_batch_size` sequences an optimizer step. The length of the run is
-    `steps`, or `tokens` rounded up to whole steps; exactly one is given. `evaluation` and `reliability` say what else
-    takes time; `overhead_fraction`, where it is stated, replaces both: time spent on evaluation, checkpoints, restarts
-    and lost work over time spent in training steps.
+    `steps`, or `tokens` rounded up to whole steps; exactly one is given. `optimizer_state_dtype` is that of the
+    moments; `optimizer_offload` keeps states and master weights in host memory and updates them there. `evaluation`
+    and `reliability` say what else takes time; `overhead_fraction`, where it is stated, replaces both: time spent on
+    evaluation, checkpoints, restarts and lost work over time spent in training steps.
     """
 
     seq_len: int
@@ -70,6 +72,8 @@ class TrainingPlan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     tokens: float | None = None
     precision: Precision = "bf16"
     optimizer: Optimizer = "adamw"
+    optimizer_state_dtype: StateDtype = "fp32"
+    optimizer_offload: bool = False
     overhead_fraction: float | None = None
     evaluation: Evaluation | None = None
     reliability: Reliability = Reliability()

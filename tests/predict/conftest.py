@@ -27,6 +27,7 @@ A100 = {
     "nic_latency": 80e-6,
     "island": 8,
     "devices": 64,
+    "in_network": 0.0,
     "contention": 0.7,
     "all_to_all_share": 0.33,
     "dp_overlap": 0.0,

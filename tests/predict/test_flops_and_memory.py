@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import msgspec
+import numpy as np
 import pytest
 
-from carbon_plugin.predict.case import layout_of, shape_of, work_of
+from carbon_plugin.predict.case import layout_of, shape_of, stack_cases, work_of
 from carbon_plugin.predict.flops import step_flops
-from carbon_plugin.predict.memory import layer_activation_bytes, memory_bytes
+from carbon_plugin.predict.memory import layer_activation_bytes, memory_bytes, peak_bytes
 from carbon_plugin.spec.layout import ParallelLayout
+from carbon_plugin.spec.model import MixtureOfExperts
 from carbon_plugin.spec.stack import Stack
 from carbon_plugin.spec.training import TrainingPlan
 
@@ -66,3 +69,61 @@ def test_pipelining_keeps_a_micro_batch_in_flight_for_each_later_stage(gpt, rate
         return float(memory_bytes(shape_of(gpt), layout, work_of(PLAN, Stack()), rates())["activations"])
 
     assert activations(4) == pytest.approx(activations(1), rel=1e-9)
+
+
+def memory(gpt, rates, layout=None, stack=None, **plan):
+    training = TrainingPlan(**({"seq_len": 2048, "global_batch_size": 64, "steps": 1} | plan))
+    work = work_of(training, stack or Stack())
+    return {
+        k: float(v)
+        for k, v in memory_bytes(shape_of(gpt), layout_of(layout or ParallelLayout()), work, rates()).items()
+    }
+
+
+def test_narrower_states_and_states_on_the_host_take_less_of_the_device(gpt, rates) -> None:
+    full = memory(gpt, rates)["optimizer"]
+
+    # Adam: 4 bytes of master weight and two moments of 4 bytes, or of 2.
+    assert memory(gpt, rates, optimizer_state_dtype="bf16")["optimizer"] == pytest.approx(full * 8 / 12)
+    assert memory(gpt, rates, optimizer_offload=True)["optimizer"] == 0
+
+
+def test_a_chunked_loss_never_holds_the_logits(gpt, rates) -> None:
+    eager, compiled, chunked = (
+        memory(gpt, rates, stack=Stack(cross_entropy=kind))["logits"] for kind in ("eager", "compiled", "chunked")
+    )
+
+    assert eager > 2 * compiled > 2 * chunked
+
+
+def test_full_recompute_keeps_the_borders_of_layers_and_one_layer_at_work(gpt, rates) -> None:
+    parts = memory(gpt, rates, ParallelLayout(recompute="full", pp=4, micro_batch_size=2))
+
+    assert parts["activations"] == pytest.approx(2 * 2048 * gpt.hidden * 2 * gpt.layers)
+    assert parts["working"] > parts["activations"] / gpt.layers
+
+
+def test_dualpipe_holds_two_copies_of_the_parameters(gpt, rates) -> None:
+    single = memory(gpt, rates, ParallelLayout(pp=4))
+    dual = memory(gpt, rates, ParallelLayout(pp=4, pipeline_schedule="dualpipe"))
+
+    assert dual["parameters"] == pytest.approx(2 * single["parameters"])
+    assert dual["activations"] == pytest.approx(single["activations"] * 5 / 4)
+
+
+def test_a_dense_models_memory_does_not_depend_on_what_is_predicted_beside_it(gpt, rates) -> None:
+    moe = MixtureOfExperts(experts=8, top_k=2, expert_ffn=gpt.ffn)
+    shapes = stack_cases([shape_of(gpt), shape_of(msgspec.structs.replace(gpt, moe=moe))])
+    layout = layout_of(ParallelLayout(dp_shard=8, zero_stage=3))
+    work = work_of(PLAN, Stack())
+
+    together = memory_bytes(shapes, layout, work, rates())
+    alone = memory_bytes(shape_of(gpt), layout, work, rates())
+
+    assert sum(part.flat[0] for part in map(np.asarray, together.values())) == pytest.approx(float(sum(alone.values())))
+
+
+def test_reserved_memory_is_more_than_allocated(gpt, rates) -> None:
+    parts = memory_bytes(shape_of(gpt), layout_of(ParallelLayout()), work_of(PLAN, Stack()), rates())
+
+    assert peak_bytes(parts, reserved=True) > peak_bytes(parts, reserved=False)

@@ -46,3 +46,14 @@ def test_a_token_leaves_its_island_at_most_once_an_island(rates) -> None:
     # With top-k 8 over 2 islands at most one copy leaves, an eighth of the plain traffic to the other half.
     many = float(network.all_to_all_time(np.float64(1e9), np.float64(8), np.float64(16), rates(scaleup_latency=0)))
     assert many == pytest.approx(1e9 * (1 - 0.5**8) / 8 / 11.6e9, rel=0.01)
+
+
+def test_switches_that_reduce_carry_each_byte_once_and_only_between_islands(rates) -> None:
+    quiet = {"scaleup_latency": 0, "nic_latency": 0}
+    size, ranks = np.float64(1e9), np.float64(8)
+
+    def time(stride: int, **changes: float) -> float:
+        return float(network.all_reduce_time(size, ranks, np.float64(stride), rates(**quiet, **changes)))
+
+    assert time(8, in_network=1.0) == pytest.approx(time(8) * 8 / 14)
+    assert time(1, in_network=1.0) == time(1)

@@ -128,22 +128,23 @@ def test_a_window_that_is_switched_off_does_not_count():
 
 
 def test_a_window_on_every_layer_and_on_every_second_one_counts():
-    assert (model("mistral-7b-v0.1").sliding_window, model("mistral-7b-v0.1").sliding_window_every) == (4096, 1)
-    assert (model("gpt-oss-20b").sliding_window, model("gpt-oss-20b").sliding_window_every) == (128, 2)
-    assert model("gpt-oss-20b", layer_types="absent").sliding_window_every == 2
+    mistral, oss = model("mistral-7b-v0.1"), model("gpt-oss-20b")
+
+    assert (mistral.sliding_window, mistral.sliding_window_layers) == (4096, None)
+    assert (oss.sliding_window, oss.sliding_window_layers) == (128, 12)
+    assert model("gpt-oss-20b", layer_types="absent").sliding_window_layers == 12
 
 
 def test_a_window_on_the_upper_layers_counts_by_their_share():
     halves = model("qwen2.5-7b", use_sliding_window=True, max_window_layers=14)
 
-    assert (halves.sliding_window, halves.sliding_window_every) == (131072, 2)
+    assert (halves.sliding_window, halves.sliding_window_layers) == (131072, 14)
 
 
-def test_a_window_pattern_that_cannot_be_stated_is_left_out_and_said():
+def test_a_window_on_five_of_six_layers_counts_them():
     gemma = model("gemma-3-4b")
 
-    assert gemma.sliding_window is None
-    assert "window of 1024 on 29 of 34 layers counted as full attention" in gemma.source
+    assert (gemma.sliding_window, gemma.sliding_window_layers, gemma.layers) == (1024, 29, 34)
 
 
 def test_an_unknown_family_is_read_with_its_assumption_said():
