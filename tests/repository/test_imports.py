@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "detect": {"spec"},
     "ledger": {"spec"},
     "plan": {"predict", "footprint"},
-    "calibrate": {"predict", "ledger"},
+    "calibrate": {"predict", "plan", "ledger"},
     "monitor": {"plan", "meters", "detect", "ledger"},
     "audit": {"plan", "ledger"},
     "integrations": {"monitor", "detect", "spec"},
