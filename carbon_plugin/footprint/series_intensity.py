@@ -1,7 +1,7 @@
 """A series of intensity over time as the intensity of one run.
 
-Where the run's hours are known, their mean is the figure; hours of another year stand for them by whole weeks; and where
-the start is open, the mean over every possible start is the figure and their spread the range.
+Where the run's hours are known, their mean is the figure; hours of another year stand for them by whole weeks; and
+where the start is open, the mean over every possible start is the figure and their spread the range.
 """
 
 from __future__ import annotations

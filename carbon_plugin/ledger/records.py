@@ -79,7 +79,8 @@ class Window(Struct, frozen=True, kw_only=True, tag="window"):
 
     `steps` optimizer steps ended in the window, the last of them numbered `last_step` in the whole run (also when
     `steps` is 0), with `tokens` tokens: figures of the whole job, the same on every node, never added over nodes.
-    `intensity_g_per_kwh` and `pue` are the factors in force, None when no site was given.
+    `intensity_g_per_kwh` and `pue` are the factors in force, None when no site was given; `marginal_g_per_kwh` is what
+    one kWh more would have caused, where somebody says so, and is in no total.
     """
 
     index: int
@@ -92,6 +93,7 @@ class Window(Struct, frozen=True, kw_only=True, tag="window"):
     tokens: int
     intensity_g_per_kwh: float | None
     pue: float | None
+    marginal_g_per_kwh: float | None = None
 
 
 class Span(Struct, frozen=True, kw_only=True, tag="span"):

@@ -24,6 +24,7 @@ from carbon_plugin.meters.protocol import Reading
 from carbon_plugin.monitor.clock import Mark, TrainingClock
 from carbon_plugin.monitor.context import Context
 from carbon_plugin.monitor.guard import Guard
+from carbon_plugin.monitor.intensity import IntensityWatch
 from carbon_plugin.monitor.journal import Journal
 from carbon_plugin.monitor.leader import Claim
 from carbon_plugin.monitor.metering import with_ranks
@@ -52,6 +53,7 @@ class NodeRecorder:
         identity: RunIdentity,
         context: Context,
         meters: MeterSet,
+        intensity: IntensityWatch,
         journal: Journal,
         clock: TrainingClock,
         guard: Guard,
@@ -64,6 +66,7 @@ class NodeRecorder:
         self._identity = identity
         self._context = context
         self._meters = meters
+        self._intensity = intensity
         self._journal = journal
         self._clock = clock
         self._guard = guard
@@ -150,10 +153,20 @@ class NodeRecorder:
         whole_s = after.monotonic_s - before.monotonic_s
         for piece in merged(pieces):
             self.record(self._window(piece, before, after, piece.duration_s / whole_s))
+        self._note_intensity()
         if abs(self._wall.adjust()) > CLOCK_STEP_S and not self._clock_stepped:
             self._clock_stepped = True
             self.note("clock_stepped", "the wall clock was set during the run; times of windows follow it slowly")
         self._clock.cut_s = after.monotonic_s
+
+    def refresh_intensity(self) -> None:
+        """Ask the live services for the intensity of the moment, where it is time; may block for some seconds."""
+        self._intensity.refresh(time.time())
+        self._note_intensity()
+
+    def _note_intensity(self) -> None:
+        for kind, message, data in self._intensity.drain():
+            self.note(kind, message, data)
 
     def close(self, reason: str) -> None:
         """Write the closing record, and release meters and file. Safe to call twice."""
@@ -200,17 +213,22 @@ class NodeRecorder:
     def _window(self, piece: Piece, before: Snapshot, after: Snapshot, share: float) -> Window:
         factors = self._context.factors
         index, self._index = self._index, self._index + 1
+        start_unix_s = self._wall.unix_s(piece.start_s)
+        average, marginal = self._intensity.of_window(
+            start_unix_s, start_unix_s + piece.duration_s, factors.intensity.figure.value if factors else None
+        )
         return Window(
             index=index,
             phase=piece.phase,
-            start_unix_s=self._wall.unix_s(piece.start_s),
+            start_unix_s=start_unix_s,
             duration_s=piece.duration_s,
             energies=energies(before.readings, after.readings, share),
             steps=piece.end.steps - piece.start.steps,
             last_step=self._clock.base_step + piece.end.steps,
             tokens=self._tokens(piece.start, piece.end),
-            intensity_g_per_kwh=factors.intensity.figure.value if factors else None,
+            intensity_g_per_kwh=average,
             pue=factors.pue.value if factors else None,
+            marginal_g_per_kwh=marginal,
         )
 
     def _tokens(self, start: Mark, end: Mark) -> int:

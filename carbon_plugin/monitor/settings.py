@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from msgspec import Struct
 from carbon_plugin.detect.effective import Declared
 from carbon_plugin.errors import SpecError
 from carbon_plugin.footprint.factors import resolve_factors
+from carbon_plugin.monitor.intensity import check_live
 from carbon_plugin.monitor.spans import SpanRule
 from carbon_plugin.plan.forecast import Forecast, load_forecast
 from carbon_plugin.spec.document import Document
@@ -108,8 +110,11 @@ def make_settings(
     options = options or MonitorOptions()
     forecast = load_forecast(Path(planned)) if isinstance(planned, str | Path) else planned
     place = Site(zone=site) if isinstance(site, str) else site
-    if place is not None:
-        resolve_factors(place, None)  # an unknown zone must be said now and not after a week
+    in_force = place or (forecast.spec.site if forecast else None)
+    if in_force is not None:
+        # An unknown zone or a missing token must be said now and not after a week.
+        resolve_factors(in_force, None)
+        check_live(in_force, os.environ)
     for argument, value in (("total_steps", total_steps), ("tokens_per_step", tokens_per_step)):
         if value is not None and value < 1:
             raise SpecError(f"{argument} is {value}, expected a positive integer")

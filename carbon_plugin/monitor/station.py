@@ -22,6 +22,7 @@ from carbon_plugin.meters.hostinfo import read_host_info
 from carbon_plugin.monitor.clock import TrainingClock
 from carbon_plugin.monitor.context import Context, build_context
 from carbon_plugin.monitor.guard import Guard
+from carbon_plugin.monitor.intensity import IntensityWatch
 from carbon_plugin.monitor.journal import Journal
 from carbon_plugin.monitor.leader import Claim, Election
 from carbon_plugin.monitor.metering import Hardware, look_at_hardware, open_host_meters
@@ -141,6 +142,9 @@ class Station:
             self._recorder.poll()
         if due:
             self._guard.run("projection", self._project, None)
+            # Last, because it may wait for an answer: nothing of this tick waits with it.
+            if self._recorder is not None:
+                self._guard.run("live intensity", self._recorder.refresh_intensity, None)
 
     def close(self, reason: str) -> None:
         """Last window, last projection, closing record."""
@@ -206,6 +210,7 @@ class Station:
             identity=self._identity,
             context=self._context,
             meters=meters,
+            intensity=IntensityWatch(self._context.effective.site, self._environ),
             journal=self._journal,
             clock=self._clock,
             guard=self._guard,

@@ -22,17 +22,35 @@ STALE_WINDOWS = 3
 
 
 class Energy(Struct):
-    """A sum of energies with its range, J."""
+    """A sum of energies with its range, J, and of energy times the intensity that its windows state (J g/kWh)."""
 
     central_j: float = 0.0
     low_j: float = 0.0
     high_j: float = 0.0
+    stated_j: float = 0.0
+    weighted_j_g_per_kwh: float = 0.0
 
-    def add(self, central_j: float, low_j: float, high_j: float) -> None:
+    def add(self, central_j: float, low_j: float, high_j: float, intensity_g_per_kwh: float | None) -> None:
         """Add one energy; ranges of one device go together, so they add up."""
         self.central_j += central_j
         self.low_j += low_j
         self.high_j += high_j
+        if intensity_g_per_kwh is not None:
+            self.stated_j += central_j
+            self.weighted_j_g_per_kwh += central_j * intensity_g_per_kwh
+
+    def merge(self, other: Energy) -> None:
+        """Add another sum."""
+        self.central_j += other.central_j
+        self.low_j += other.low_j
+        self.high_j += other.high_j
+        self.stated_j += other.stated_j
+        self.weighted_j_g_per_kwh += other.weighted_j_g_per_kwh
+
+    @property
+    def intensity_g_per_kwh(self) -> float | None:
+        """Energy-weighted mean of the stated intensities; None where no window stated one."""
+        return self.weighted_j_g_per_kwh / self.stated_j if self.stated_j > 0 else None
 
 
 class DeviceTotals(Struct):
@@ -101,10 +119,10 @@ class FileTotals:
                 continue
             low = energy.energy_j if energy.low_j is None else energy.low_j
             high = energy.energy_j if energy.high_j is None else energy.high_j
-            device.energy.add(energy.energy_j, low, high)
+            device.energy.add(energy.energy_j, low, high, window.intensity_g_per_kwh)
             device.power_w = energy.energy_j / window.duration_s if window.duration_s > 0 else 0.0
             if steady:
-                device.steady.add(energy.energy_j, low, high)
+                device.steady.add(energy.energy_j, low, high, None)
 
 
 class SpanTotals:
@@ -203,7 +221,7 @@ class _Groups:
 
     def add(self, device: DeviceIdentity, energy: Energy) -> None:
         group = (device.rung, f"{device.rung}:{device.name}")
-        self._sums.setdefault(group, Energy()).add(energy.central_j, energy.low_j, energy.high_j)
+        self._sums.setdefault(group, Energy()).merge(energy)
         self._measured[group] = self._measured.get(group, True) and device.energy_kind in MEASURED
 
     def items(self) -> tuple[EnergyItem, ...]:
@@ -214,6 +232,7 @@ class _Groups:
                 energy_j=energy.central_j,
                 low_j=min(energy.low_j, energy.central_j),
                 high_j=max(energy.high_j, energy.central_j),
+                intensity_g_per_kwh=energy.intensity_g_per_kwh,
                 kind="measured" if self._measured[rung, scope] else "modelled",
             )
             for (rung, scope), energy in sorted(self._sums.items())

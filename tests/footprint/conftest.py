@@ -1,8 +1,14 @@
-"""A cluster of eight H100 nodes with the embodied numbers of published footprints, and plain factors."""
+"""A cluster of eight H100 nodes with the embodied numbers of published footprints, plain factors, a local service."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -87,3 +93,68 @@ def make_factors() -> Callable[..., Factors]:
 def _figure(value: object, unit: str) -> Figure:
     central, low, high = value if isinstance(value, tuple) else (value, value, value)
     return Figure(central, low, high, unit, "assumed", "test")
+
+
+@dataclass
+class Answer:
+    """What a local service says next. `drip_s` waits so long between the bytes of the body."""
+
+    body: object = b""
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    drip_s: float = 0.0
+
+    def encoded(self) -> bytes:
+        return self.body if isinstance(self.body, bytes) else json.dumps(self.body).encode()
+
+
+class LocalService:
+    """A real HTTP server that answers by path and keeps the requests that it got (path with query, headers)."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, Answer] = {}
+        self.requests: list[tuple[str, dict[str, str]]] = []
+        service = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:  # the name that http.server calls
+                service.requests.append((self.path, {name.lower(): value for name, value in self.headers.items()}))
+                answer = service.answers.get(self.path.partition("?")[0], Answer(status=404))
+                body = answer.encoded()
+                self.send_response(answer.status)
+                for name, value in answer.headers.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                with contextlib.suppress(OSError):  # the client went away
+                    for position in range(0, len(body), 1 if answer.drip_s else len(body)):
+                        self.wfile.write(body[position : position + 1] if answer.drip_s else body)
+                        self.wfile.flush()
+                        time.sleep(answer.drip_s)
+
+            def log_message(self, *arguments: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.server.block_on_close = False
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@pytest.fixture
+def service() -> Iterator[LocalService]:
+    local = LocalService()
+    yield local
+    local.close()
+
+
+@pytest.fixture(scope="session")
+def answer() -> type[Answer]:
+    return Answer

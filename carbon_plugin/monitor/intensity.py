@@ -1,0 +1,117 @@
+"""Which grid intensity is in force in each window, and what the ledger must say when that changes.
+
+It is that of the site's live service, else of its series, else the static one of the factors. Services are asked on the
+monitor thread of the node leader only, between windows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from carbon_plugin.footprint.cache import DiskCache, cache_dir
+from carbon_plugin.footprint.live import LiveFeed, Origin, Reading
+from carbon_plugin.footprint.providers import open_provider
+from carbon_plugin.spec.moment import iso_utc
+from carbon_plugin.spec.site import LiveSource, Site
+
+if TYPE_CHECKING:
+    from carbon_plugin.footprint.series import Trace
+
+EVENT = "grid_intensity"
+Note = tuple[str, str, dict[str, Any]]
+
+
+class IntensityWatch:
+    """Intensities of a site over time. Raises `FootprintError` for a live source or a series that cannot be used."""
+
+    def __init__(self, site: Site | None, environ: Mapping[str, str]) -> None:
+        self._feed = _feed(site, site.live, environ) if site else None
+        self._marginal_feed = _feed(site, site.live_marginal, environ) if site else None
+        self._trace = _trace(site, "intensity_series") if site else None
+        self._marginal_trace = _trace(site, "marginal_series") if site else None
+        self._marginal_static = site.marginal_g_per_kwh if site else None
+        self._origin: Origin = "static"
+        self._troubles: dict[str, str | None] = {}
+        self._notes: list[Note] = []
+
+    def refresh(self, now_unix_s: float) -> None:
+        """Ask the services whose turn it is; blocks for a few seconds at most."""
+        for feed in filter(None, (self._feed, self._marginal_feed)):
+            feed.refresh(now_unix_s)
+            name = feed.provider.name
+            if feed.trouble is not None and feed.trouble != self._troubles.get(name):
+                self._notes.append((f"{EVENT}_trouble", feed.trouble, {"provider": name}))
+            self._troubles[name] = feed.trouble
+
+    def of_window(
+        self, start_unix_s: float, end_unix_s: float, static_g_per_kwh: float | None
+    ) -> tuple[float | None, float | None]:
+        """Average and marginal intensity in force over a window, g/kWh, None where nothing is known."""
+        reading = _reading(self._feed, self._trace, start_unix_s, end_unix_s, static_g_per_kwh)
+        if reading.origin != self._origin:
+            self._notes.append((EVENT, *self._change(reading, end_unix_s)))
+            self._origin = reading.origin
+        marginal = _reading(self._marginal_feed, self._marginal_trace, start_unix_s, end_unix_s, self._marginal_static)
+        return reading.g_per_kwh, marginal.g_per_kwh
+
+    def drain(self) -> list[Note]:
+        """What is new for the ledger, each once: (kind, sentence, data)."""
+        notes, self._notes = self._notes, []
+        return notes
+
+    def _change(self, reading: Reading, now_unix_s: float) -> tuple[str, dict[str, Any]]:
+        value = "unknown" if reading.g_per_kwh is None else f"{reading.g_per_kwh:.4g} g/kWh"
+        data: dict[str, Any] = {"origin": reading.origin, "g_per_kwh": reading.g_per_kwh}
+        sample = self._feed.sample if self._feed else None
+        if sample is None or reading.origin == "series":
+            source = "of the site's series" if reading.origin == "series" else "static, of the factors"
+            return f"intensity is {source} from now on: {value}", data
+        data |= {
+            "provider": sample.provider,
+            "zone": sample.zone,
+            "at_unix_s": sample.at_unix_s,
+            "estimated": sample.estimated,
+            "scope": sample.basis.scope,
+            "boundary": sample.basis.boundary,
+        }
+        age = f"the last value of {sample.provider} for {sample.zone} is of {iso_utc(sample.at_unix_s)}"
+        words: dict[Origin, str] = {
+            "live": f"intensity is live from now on: {age}, {value}",
+            "ageing": f"{age} and ages into the static one: {value}",
+            "static": f"{age} and too old: the static intensity counts, {value}",
+        }
+        return words[reading.origin], data
+
+
+def check_live(site: Site, environ: Mapping[str, str]) -> None:
+    """Raise `FootprintError` for a live source or a series of a site that cannot be used, before training begins."""
+    IntensityWatch(site, environ)
+
+
+def _reading(
+    feed: LiveFeed | None, trace: Trace | None, start_unix_s: float, end_unix_s: float, static: float | None
+) -> Reading:
+    if feed is not None:
+        return feed.at(end_unix_s, static)
+    if trace is not None:
+        mean, known = trace.mean(start_unix_s, max(end_unix_s - start_unix_s, 1.0))
+        if known > 0:
+            return Reading(g_per_kwh=mean, origin="series")
+    return Reading(g_per_kwh=static, origin="static")
+
+
+def _feed(site: Site, source: LiveSource | None, environ: Mapping[str, str]) -> LiveFeed | None:
+    if source is None:
+        return None
+    provider = open_provider(source, site, environ)
+    return LiveFeed(provider, DiskCache(cache_dir(environ), provider.name, provider.zone))
+
+
+def _trace(site: Site, field: str) -> Trace | None:
+    file = getattr(site, field)
+    if file is None:
+        return None
+    from carbon_plugin.footprint.series_file import load_trace
+
+    return load_trace(file)
