@@ -118,12 +118,10 @@ def grid_factor(summary: AuditSummary, factors: Factors) -> GridFactor:
     """The intensity of a run as an export states it."""
     intensity = factors.intensity
     applied = view.grid_g_per_kwh(summary)
+    annual = intensity.granularity == "annual" and intensity.year is not None
+    time = f"annual average of {intensity.year}" if annual else intensity.granularity
     if not math.isclose(applied, intensity.figure.value, rel_tol=1e-9):
-        time = "over time: the mean of the run's windows, weighted with their energy"
-    elif intensity.year is not None:
-        time = f"annual average of {intensity.year}"
-    else:
-        time = "one stated value for the whole run"
+        time += "; over the run the mean of its windows, weighted with their energy"
     return GridFactor(
         zone=intensity.zone,
         zone_name=intensity.zone_name,
@@ -155,9 +153,15 @@ def energy_method(summary: AuditSummary) -> str:
     for device in summary.devices:
         meters.setdefault(device.identity.rung, set()).add(device.identity.meter)
     named = "; ".join(f"{rung}: {', '.join(sorted(names))}" for rung, names in sorted(meters.items()))
+    return f"Energy was read in windows over the whole job and added up ({named}); {how_known(summary)}."
+
+
+def how_known(summary: AuditSummary) -> str:
+    """How much of the machines' energy was measured, in words."""
     share = view.measured_share(summary)
-    known = "none of it measured" if share <= 0 else f"{wording.percent(share)} of it measured"
-    return f"Energy was read in windows over the whole job and added up ({named}); {known}, the rest modelled."
+    if share <= 0:
+        return "all of it modelled"
+    return "all of it measured" if share >= 1 else f"{wording.percent(share)} of it measured, the rest modelled"
 
 
 def effective_share(summary: AuditSummary) -> float:

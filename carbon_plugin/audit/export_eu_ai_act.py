@@ -102,7 +102,7 @@ def _compute(summary: AuditSummary) -> TrainingCompute:
         reason = "the run has no prediction that counts its FLOPs, or no step"
         return TrainingCompute(flop=None, order_of_magnitude=None, methodology=reason)
     flop = work.model_flops_per_step * steps
-    once = wording.number(flop * effective_share(summary))
+    once = f"{flop * effective_share(summary):.2e}"
     methodology = (
         "Counted from the architecture: matrix products and the attention core, forward and backward, of "
         f"{work.model_flops_per_step:.3e} FLOP a step ({work.attention_convention or 'causal'} attention, activations "

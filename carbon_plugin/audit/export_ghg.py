@@ -19,7 +19,7 @@ from typing import Literal
 from msgspec import Struct
 
 from carbon_plugin.audit.evidence import GridFactor, Origin, basis_of, carbon_of, grid_factor, kwh, origin_of
-from carbon_plugin.audit.ghg_factors import ElectricityFactors, GhgInputs, electricity_factors
+from carbon_plugin.audit.ghg_factors import ElectricityFactors, GhgInputs, Rate, electricity_factors
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.errors import ReportError
 from carbon_plugin.footprint.account import Factors, Footprint
@@ -34,7 +34,7 @@ Method = Literal["location-based", "market-based"]
 
 class GhgLine(Struct, frozen=True, kw_only=True):
     """One line: kgCO2e of a scope and, in scope 3, a category. `inventory_year` is the year that it belongs to where
-    that is not the year of the run; `g_per_kwh` the factor of a line of electricity."""
+    that is not the year of the run; `factor` that of a line of electricity."""
 
     scope: Literal[2, 3]
     category: int | None
@@ -42,7 +42,7 @@ class GhgLine(Struct, frozen=True, kw_only=True):
     method: Method | None
     kg: Figure
     energy: Figure | None = None
-    g_per_kwh: float | None = None
+    factor: Rate | None = None
     inventory_year: int | None = None
     note: str
 
@@ -84,7 +84,8 @@ def ghg_report(summary: AuditSummary, inputs: GhgInputs) -> GhgReport:
         raise ReportError(
             f"GHG: the intensity of {factors.intensity.zone_name} is {basis.signal}, expected an average one"
         )
-    electricity = electricity_factors(summary, factors, basis, inputs)
+    location = grid_factor(summary, factors)
+    electricity = electricity_factors(location, basis, inputs)
     outside: list[Allocation] = []
     if inputs.organisational_boundary == "cloud":
         lines = _cloud(footprint, factors, electricity)
@@ -103,7 +104,7 @@ def ghg_report(summary: AuditSummary, inputs: GhgInputs) -> GhgReport:
         years=_years(summary),
         lines=lines,
         outside_inventory=outside,
-        location_factor=grid_factor(summary, factors),
+        location_factor=location,
         rules=_RULES[inputs.organisational_boundary],
         missing=_missing(footprint, electricity, inputs),
         origin=origin_of(summary),
@@ -113,7 +114,7 @@ def ghg_report(summary: AuditSummary, inputs: GhgInputs) -> GhgReport:
 def _tenant_or_owner(
     summary: AuditSummary, footprint: Footprint, factors: Factors, electricity: ElectricityFactors, inputs: GhgInputs
 ) -> list[GhgLine]:
-    if electricity.direct_g_per_kwh is None:
+    if electricity.direct is None:
         zone = factors.intensity.zone_name
         raise ReportError(
             f"GHG: the intensity of {zone} is lifecycle, but scope 2 takes direct (combustion) emissions only; "
@@ -127,33 +128,24 @@ def _tenant_or_owner(
     colo = inputs.organisational_boundary == "colo"
     energy = footprint.energy_j["it" if colo else "facility"]
     lines = [
-        _location(energy, footprint, electricity.direct_g_per_kwh, electricity.direct_source),
-        _market(energy, footprint, factors, electricity.direct_g_per_kwh),
+        _electricity(2, None, "purchased electricity", energy, footprint, electricity.direct, "direct factor"),
+        _market(energy, footprint, factors, electricity.direct),
     ]
     if colo:
-        lines.append(_overhead(footprint, electricity.direct_g_per_kwh, electricity.direct_source))
+        lines.append(_overhead(footprint, electricity.direct))
     lines += _upstream(energy, footprint, electricity)
     lines.append(_capital_goods(summary, factors, inputs.acquisition_year))
     return lines
 
 
 def _cloud(footprint: Footprint, factors: Factors, electricity: ElectricityFactors) -> list[GhgLine]:
-    facility = footprint.energy_j["facility"]
-    if electricity.lifecycle_g_per_kwh is not None:
-        basis, rate, source = "lifecycle", electricity.lifecycle_g_per_kwh, electricity.lifecycle_source
-    else:
-        basis, rate, source = "direct", electricity.direct_g_per_kwh or 0.0, electricity.direct_source
+    rate = electricity.lifecycle or electricity.direct
+    assert rate is not None  # one of the two is the run's own
+    kind = "lifecycle" if electricity.lifecycle else "direct"
+    name = "purchased cloud service: electricity of machines and facility"
+    note = f"{kind} factor; the provider's scope 2 is the customer's scope 3 (category 8 if leased)"
     return [
-        GhgLine(
-            scope=3,
-            category=1,
-            name="purchased cloud service: electricity of machines and facility",
-            method="location-based",
-            kg=_carbon(facility, footprint, rate, source),
-            energy=kwh(facility),
-            g_per_kwh=rate,
-            note=f"{basis} factor: {source}; the provider's scope 2 is the customer's scope 3 (category 8 if leased)",
-        ),
+        _electricity(3, 1, name, footprint.energy_j["facility"], footprint, rate, note),
         GhgLine(
             scope=3,
             category=1,
@@ -165,80 +157,72 @@ def _cloud(footprint: Footprint, factors: Factors, electricity: ElectricityFacto
     ]
 
 
-def _location(energy: Figure, footprint: Footprint, g_per_kwh: float, source: str) -> GhgLine:
-    return GhgLine(
-        scope=2,
-        category=None,
-        name="purchased electricity",
-        method="location-based",
-        kg=_carbon(energy, footprint, g_per_kwh, source),
-        energy=kwh(energy),
-        g_per_kwh=g_per_kwh,
-        note=f"direct factor: {source}",
-    )
+def _electricity(
+    scope: Literal[2, 3],
+    category: int | None,
+    name: str,
+    energy: Figure,
+    footprint: Footprint,
+    rate: Rate,
+    note: str,
+    method: Method = "location-based",
+) -> GhgLine:
+    """A line of electricity: some of the run's energy at a factor.
 
-
-def _market(energy: Figure, footprint: Footprint, factors: Factors, direct_g_per_kwh: float) -> GhgLine:
-    """The market-based line: contracts at their rates, the rest at the residual mix or, where none is known, at the
-    direct factor of the location, which the guidance asks to disclose."""
-    market = footprint.market
-    if market is None:
-        rate, note = direct_g_per_kwh, "no contract was stated and no residual mix is known: the grid average stands in"
-    else:
-        grams = [
-            line.energy_kwh * direct_g_per_kwh
-            if line.kind == "residual" and factors.residual is None
-            else line.carbon_kg * GRAMS_PER_KG
-            for line in market.lines
-        ]
-        rate = sum(grams) / (sum(line.energy_kwh for line in market.lines) or 1.0)
-        note = "; ".join(f"{line.kind}, {line.energy_kwh:.6g} kWh: {line.source}" for line in market.lines)
+    Its relative range is that of the run's operational carbon: the uncertainty of energy and PUE, and of an annual
+    factor in the weeks of a run.
+    """
+    value = kwh(energy).value * rate.g_per_kwh / GRAMS_PER_KG
+    like = footprint.operational_kg if footprint.operational_kg.value > 0 else energy
+    low, high = (like.low / like.value, like.high / like.value) if like.value > 0 else (1.0, 1.0)
     return GhgLine(
-        scope=2,
-        category=None,
-        name="purchased electricity",
-        method="market-based",
-        kg=_carbon(energy, footprint, rate, note),
+        scope=scope,
+        category=category,
+        name=name,
+        method=method,
+        kg=Figure(value, value * low, value * high, "kgCO2e", "modelled", "energy x factor"),
         energy=kwh(energy),
-        g_per_kwh=rate,
+        factor=rate,
         note=note,
     )
 
 
-def _overhead(footprint: Footprint, g_per_kwh: float, source: str) -> GhgLine:
+def _market(energy: Figure, footprint: Footprint, factors: Factors, direct: Rate) -> GhgLine:
+    """The market-based line: contracts at their rates, the rest at the residual mix or, where none is known, at the
+    direct factor of the location, which the guidance asks to disclose."""
+    market = footprint.market
+    if market is None:
+        rate, note = direct, "no contract was stated and no residual mix is known: the grid average stands in"
+    else:
+        grams = [
+            line.energy_kwh * direct.g_per_kwh
+            if line.kind == "residual" and factors.residual is None
+            else line.carbon_kg * GRAMS_PER_KG
+            for line in market.lines
+        ]
+        mean = sum(grams) / (sum(line.energy_kwh for line in market.lines) or 1.0)
+        rate = Rate(g_per_kwh=mean, source="mean of the contracts and the rest", granularity="by contract")
+        note = "; ".join(f"{line.kind}, {line.energy_kwh:.6g} kWh: {line.source}" for line in market.lines)
+    return _electricity(2, None, "purchased electricity", energy, footprint, rate, note, "market-based")
+
+
+def _overhead(footprint: Footprint, rate: Rate) -> GhgLine:
     facility, machines = footprint.energy_j["facility"], footprint.energy_j["it"]
     share = 1 - machines.value / facility.value if facility.value else 0.0
-    energy = facility.scaled(share)
-    return GhgLine(
-        scope=3,
-        category=8,
-        name="leased colocation space: electricity of the facility around the machines",
-        method="location-based",
-        kg=_carbon(energy, footprint, g_per_kwh, source),
-        energy=kwh(energy),
-        g_per_kwh=g_per_kwh,
-        note="facility energy beyond that of the machines (PUE - 1)",
-    )
+    name = "leased colocation space: electricity of the facility around the machines"
+    note = "facility energy beyond that of the machines (PUE - 1)"
+    return _electricity(3, 8, name, facility.scaled(share), footprint, rate, note)
 
 
 def _upstream(energy: Figure, footprint: Footprint, electricity: ElectricityFactors) -> list[GhgLine]:
     parts = (
-        ("fuels of the electricity, upstream", electricity.upstream_g_per_kwh, electricity.upstream_source),
-        ("losses of the grid", electricity.losses_g_per_kwh, electricity.losses_source),
+        ("fuels of the electricity, upstream", electricity.upstream),
+        ("losses of the grid", electricity.losses),
     )
     return [
-        GhgLine(
-            scope=3,
-            category=3,
-            name=name,
-            method="location-based",
-            kg=_carbon(energy, footprint, g_per_kwh, source),
-            energy=kwh(energy),
-            g_per_kwh=g_per_kwh,
-            note=source,
-        )
-        for name, g_per_kwh, source in parts
-        if g_per_kwh is not None
+        _electricity(3, 3, name, energy, footprint, rate, "of the electricity in scope 2")
+        for name, rate in parts
+        if rate is not None
     ]
 
 
@@ -267,15 +251,6 @@ def _capital_goods(summary: AuditSummary, factors: Factors, year: int) -> GhgLin
     )
 
 
-def _carbon(energy: Figure, footprint: Footprint, g_per_kwh: float, source: str) -> Figure:
-    """Carbon of some of the run's electricity at a factor, kgCO2e. Its relative range is that of the run's operational
-    carbon: the uncertainty of energy and PUE, and of an annual factor in the weeks of a run."""
-    value = kwh(energy).value * g_per_kwh / GRAMS_PER_KG
-    like = footprint.operational_kg if footprint.operational_kg.value > 0 else energy
-    low, high = (like.low / like.value, like.high / like.value) if like.value > 0 else (1.0, 1.0)
-    return Figure(value, value * low, value * high, "kgCO2e", "modelled", source)
-
-
 def _years(summary: AuditSummary) -> list[int]:
     first, last = (
         datetime.fromtimestamp(moment, UTC).year for moment in (summary.period.start_unix_s, summary.period.end_unix_s)
@@ -286,12 +261,12 @@ def _years(summary: AuditSummary) -> list[int]:
 def _missing(footprint: Footprint, electricity: ElectricityFactors, inputs: GhgInputs) -> list[str]:
     found = []
     if inputs.organisational_boundary == "cloud":
-        if electricity.lifecycle_g_per_kwh is None:
+        if electricity.lifecycle is None:
             found.append("upstream of fuels: the factor is direct; give --lifecycle-factor for a cradle-to-gate figure")
         return found
-    if electricity.upstream_g_per_kwh is None:
+    if electricity.upstream is None:
         found.append("scope 3 category 3, fuels: give --lifecycle-factor (g/kWh) of the zone")
-    if electricity.losses_g_per_kwh is None:
+    if electricity.losses is None:
         found.append("scope 3 category 3, losses of the grid: give --grid-loss (share of what is fed in)")
     if footprint.market is None:
         found.append("market-based: no instrument (site.instruments) and no residual mix (site.residual_g_per_kwh)")

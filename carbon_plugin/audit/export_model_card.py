@@ -12,8 +12,8 @@ from typing import Any, Literal, get_args
 import msgspec
 from msgspec import Struct
 
-from carbon_plugin.audit import view, wording
-from carbon_plugin.audit.evidence import carbon_of, significant
+from carbon_plugin.audit import wording
+from carbon_plugin.audit.evidence import carbon_of, how_known, significant
 from carbon_plugin.audit.front_matter import write_key
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.errors import ReportError
@@ -46,7 +46,7 @@ def model_card_emissions(summary: AuditSummary, training_type: str | None = None
     basis = "basis not stated" if intensity.basis is None else _words(intensity.basis)
     source = (
         f"carbon-plugin {summary.plugin_version}: operational, {basis}, PUE {wording.plain(factors.pue.value)}, "
-        f"{wording.percent(view.measured_share(summary))} of energy measured, one training run, p10-p90 "
+        f"energy: {how_known(summary)}, one training run, p10-p90 "
         f"{wording.carbon_range(footprint.operational_kg)}; embodied {wording.carbon(footprint.embodied_kg.value)} "
         "not included"
     )

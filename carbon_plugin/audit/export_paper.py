@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from carbon_plugin.audit import view, wording
-from carbon_plugin.audit.evidence import carbon_of, effective_flops, origin_of
+from carbon_plugin.audit.evidence import carbon_of, effective_flops, how_known, origin_of
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.footprint.account import Factors, Footprint
 
@@ -43,12 +43,10 @@ def _what_ran(summary: AuditSummary) -> str:
 
 def _energy(summary: AuditSummary, footprint: Footprint, factors: Factors) -> str:
     machines, facility = footprint.energy_j["it"], footprint.energy_j["facility"]
-    share = view.measured_share(summary)
-    known = "modelled" if share <= 0 else f"{wording.percent(share)} measured, the rest modelled"
     return (
         f"The machines used {wording.energy(machines.value)} "
-        f"({wording.energy_range(machines.low, machines.high, machines.value)}; {known}), with the facility at PUE "
-        f"{wording.plain(factors.pue.value)} {wording.energy(facility.value)}."
+        f"({wording.energy_range(machines.low, machines.high, machines.value)}; {how_known(summary)}), with the "
+        f"facility around them (PUE {wording.plain(factors.pue.value)}) {wording.energy(facility.value)}."
     )
 
 

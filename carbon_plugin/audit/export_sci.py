@@ -94,6 +94,11 @@ def check_sci_basis(summary: AuditSummary, wanted_by: str) -> None:
     _, factors = carbon_of(summary, wanted_by)
     basis_of(factors, wanted_by)
     coverage, name = summary.coverage, summary.run.name
+    if factors.fleet_utilisation is not None:
+        raise ReportError(
+            f"{wanted_by}: run {name} charges embodied carbon by {factors.amortisation}, expected reserved time over "
+            "calendar life (site.amortisation: reserved_time)"
+        )
     if coverage.nodes_seen < coverage.nodes:
         raise ReportError(
             f"{wanted_by}: run {name} has ledgers of {coverage.nodes_seen} of {coverage.nodes} nodes, expected all: E "

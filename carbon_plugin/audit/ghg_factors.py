@@ -12,10 +12,9 @@ from typing import Literal
 
 from msgspec import Struct
 
-from carbon_plugin.audit.result import AuditSummary
-from carbon_plugin.audit.view import grid_g_per_kwh
+from carbon_plugin.audit.evidence import GridFactor
 from carbon_plugin.errors import ReportError
-from carbon_plugin.footprint.account import Basis, Factors
+from carbon_plugin.footprint.account import Basis
 
 
 class GhgInputs(Struct, frozen=True, kw_only=True):
@@ -30,47 +29,68 @@ class GhgInputs(Struct, frozen=True, kw_only=True):
     grid_loss: float | None = None
 
 
+class Rate(Struct, frozen=True, kw_only=True):
+    """An emission factor, g/kWh of electricity used, with its source and over what time and area it is an average."""
+
+    g_per_kwh: float
+    source: str
+    granularity: str
+
+
 class ElectricityFactors(Struct, frozen=True, kw_only=True):
-    """Factors of a place, g/kWh of electricity used, None where neither run nor reporter knows one."""
+    """Factors of a place, None where neither run nor reporter knows one."""
 
-    direct_g_per_kwh: float | None
-    direct_source: str
-    lifecycle_g_per_kwh: float | None
-    lifecycle_source: str
-    upstream_g_per_kwh: float | None
-    upstream_source: str
-    losses_g_per_kwh: float | None
-    losses_source: str
+    direct: Rate | None
+    lifecycle: Rate | None
+    upstream: Rate | None
+    losses: Rate | None
 
 
-def electricity_factors(summary: AuditSummary, factors: Factors, basis: Basis, inputs: GhgInputs) -> ElectricityFactors:
+def electricity_factors(location: GridFactor, basis: Basis, inputs: GhgInputs) -> ElectricityFactors:
     """Factors for an inventory. What the run itself used counts for its basis, what the reporter gave for the other.
 
     Raises `ReportError` for a factor given without source, one that contradicts the run's, or an impossible loss.
     """
     _check(basis, inputs)
-    own, own_source = grid_g_per_kwh(summary), factors.intensity.figure.source
-    given = inputs.factor_source or ""
-    direct, direct_source = (own, own_source) if basis.scope == "direct" else (inputs.direct_g_per_kwh, given)
-    lifecycle, life_source = (own, own_source) if basis.scope == "lifecycle" else (inputs.lifecycle_g_per_kwh, given)
-    upstream = None if direct is None or lifecycle is None else lifecycle - direct
-    if upstream is not None and upstream < 0:
-        raise ReportError(
-            f"GHG: the direct factor is {direct:g} g/kWh, expected at most the lifecycle factor {lifecycle:g}, which "
-            "contains it"
-        )
-    loss, whole = inputs.grid_loss, lifecycle if lifecycle is not None else direct
-    losses = None if loss is None or whole is None else whole * loss / (1 - loss)
-    return ElectricityFactors(
-        direct_g_per_kwh=direct,
-        direct_source=direct_source,
-        lifecycle_g_per_kwh=lifecycle,
-        lifecycle_source=life_source,
-        upstream_g_per_kwh=upstream,
-        upstream_source=f"lifecycle ({life_source}) minus direct ({direct_source})",
-        losses_g_per_kwh=losses,
-        losses_source=f"{loss or 0:.2%} of what is fed in does not arrive, as stated by the reporter",
+    own = Rate(
+        g_per_kwh=location.applied_g_per_kwh,
+        source=location.figure.source,
+        granularity=f"{location.granularity_time}; {location.granularity_area}",
     )
+    direct = own if basis.scope == "direct" else _given(inputs.direct_g_per_kwh, inputs)
+    lifecycle = own if basis.scope == "lifecycle" else _given(inputs.lifecycle_g_per_kwh, inputs)
+    return ElectricityFactors(
+        direct=direct,
+        lifecycle=lifecycle,
+        upstream=None if direct is None or lifecycle is None else _upstream(direct, lifecycle),
+        losses=_losses(lifecycle or own, inputs.grid_loss),
+    )
+
+
+def _given(g_per_kwh: float | None, inputs: GhgInputs) -> Rate | None:
+    if g_per_kwh is None:
+        return None
+    return Rate(g_per_kwh=g_per_kwh, source=inputs.factor_source or "", granularity="as its source states")
+
+
+def _upstream(direct: Rate, lifecycle: Rate) -> Rate:
+    if direct.g_per_kwh > lifecycle.g_per_kwh:
+        raise ReportError(
+            f"GHG: the direct factor is {direct.g_per_kwh:g} g/kWh, expected at most the lifecycle factor "
+            f"{lifecycle.g_per_kwh:g}, which contains it"
+        )
+    return Rate(
+        g_per_kwh=lifecycle.g_per_kwh - direct.g_per_kwh,
+        source=f"lifecycle ({lifecycle.source}) minus direct ({direct.source})",
+        granularity=f"lifecycle: {lifecycle.granularity}; direct: {direct.granularity}",
+    )
+
+
+def _losses(whole: Rate, loss: float | None) -> Rate | None:
+    if loss is None:
+        return None
+    source = f"{loss:.2%} of what is fed in does not arrive, as stated by the reporter, at {whole.source}"
+    return Rate(g_per_kwh=whole.g_per_kwh * loss / (1 - loss), source=source, granularity=whole.granularity)
 
 
 def _check(basis: Basis, inputs: GhgInputs) -> None:

@@ -25,6 +25,7 @@ from carbon_plugin.errors import FootprintError, ReportError
 from carbon_plugin.footprint.account import Factors
 from carbon_plugin.footprint.factors import resolve_factors
 from carbon_plugin.footprint.sci import score
+from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.site import Instrument, Site
 from tests.ledger.builder import Job
 
@@ -134,6 +135,13 @@ def test_score_names_boundary_method_and_granularity(summary: AuditSummary) -> N
     assert any("no market-based instrument" in line for line in report.method)
 
 
+def test_score_charges_hardware_by_reserved_time_only(factors: Factors, tmp_path: Path) -> None:
+    fleet = Figure(0.6, 0.6, 0.6, "share of life", "declared", "stated by the user")
+    shared = msgspec.structs.replace(factors, fleet_utilisation=fleet)
+    with pytest.raises(ReportError, match="expected reserved time over calendar life"):
+        sci_report(audited(job_with(shared), tmp_path / "fleet"))
+
+
 def test_score_is_a_rate() -> None:
     assert score(3.0, 1.0, 8.0) == 0.5
     with pytest.raises(FootprintError, match="expected more than 0: the score is a rate"):
@@ -192,6 +200,7 @@ def test_own_electricity_is_scope_2_with_direct_factors_and_the_rest_is_category
     assert location.kg.value == pytest.approx(facility_kwh * 30.0 / 1000)
     assert market.kg.value == location.kg.value
     assert "no contract" in market.note
+    assert all(line.factor and line.factor.source and line.factor.granularity for line in report.lines if line.energy)
     upstream = by_name[3, 3, "location-based", "fuels of the electricity, upstream"]
     assert location.kg.value + upstream.kg.value == pytest.approx(facility_kwh * lifecycle / 1000)
     losses = by_name[3, 3, "location-based", "losses of the grid"]
