@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -26,6 +27,8 @@ class Service:
     def __init__(self, name: str, base_url: str) -> None:
         self.name = name
         self._base_url = base_url.rstrip("/")
+        # Loaded with the first connection otherwise: an import on another thread stays locked in a forked child.
+        codecs.lookup("idna")
         # Redirects are not followed, so that no token leaves for another host.
         self._client = httpx.Client(follow_redirects=False, headers={"Accept": "application/json"})
 

@@ -15,6 +15,7 @@ from carbon_plugin.detect.observed import Detected
 from carbon_plugin.monitor.monitor import USED_BY_THE_THREAD, CarbonMonitor
 from carbon_plugin.monitor.settings import MonitorOptions
 from carbon_plugin.monitor.spans import SpanRule
+from carbon_plugin.spec.site import LiveSource, Site
 
 STEP_S = 0.02
 
@@ -39,7 +40,7 @@ def forked(monitor: CarbonMonitor) -> None:
 
 def main(scenario: str, run_dir: str, seconds: float) -> None:
     monitor = CarbonMonitor(
-        site="FRA",
+        site=Site(zone="FRA", live=LiveSource(provider="electricity-maps")) if "JOB_LIVE" in os.environ else "FRA",
         run_dir=run_dir,
         total_steps=10_000,
         window_s=0.5,
