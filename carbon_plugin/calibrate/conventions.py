@@ -123,6 +123,8 @@ def stack_of(
         changes["grad_reduce_dtype"] = "bf16"
     if conventions.name == "torchtitan" and not (compiled and _compiles_the_loss(str(raw.get("source")))):
         changes["cross_entropy"] = "eager"
+    if "rowwise" in str(raw.get("precision")):
+        changes["fp8_recipe"] = "rowwise"
     if conventions.name == "megatron-bridge" and sparse and precision == "mxfp8":
         changes["cuda_graphs"] = device.architecture.startswith("blackwell") and _release(raw) >= (26, 6)
     return msgspec.structs.replace(conventions.stack, **changes)

@@ -25,6 +25,7 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     what gradients are reduced in. `cuda_graphs` says that whole iterations are captured and replayed: the host then
     issues nothing a layer and waits for nothing (dropless experts included). `cross_entropy` says what a logit costs
     in memory: "eager" PyTorch in fp32, "compiled", "fused" in place (Megatron), "chunked" never all at once.
+    `fp8_recipe` is the granularity of fp8 scales.
     `framework_factor` multiplies the step time: 1 for the frameworks that the constants were fitted on.
     """
 
@@ -33,6 +34,7 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     fused: bool = False
     cuda_graphs: bool = False
     cross_entropy: CrossEntropy = "eager"
+    fp8_recipe: Literal["tensorwise", "rowwise"] = "tensorwise"
     host_op_time_s: float | None = None
     dp_overlap: float = 0.0
     grad_reduce_dtype: Literal["fp32", "bf16"] = "fp32"
