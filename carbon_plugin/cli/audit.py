@@ -10,6 +10,9 @@ import typer
 
 def audit(
     run_dir: Annotated[Path, typer.Argument(help="Run directory with the ledgers.", show_default=False)],
+    field: Annotated[
+        str | None, typer.Argument(help="With --explain: a field of report.json, or its end.", show_default=False)
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Where to write the report, if not into the run directory.", show_default=False)
     ] = None,
@@ -19,11 +22,20 @@ def audit(
         list[str] | None,
         typer.Option(help="Ledger head that was logged elsewhere; implies --verify. Repeatable.", show_default=False),
     ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Follow the numbers, or the one FIELD, to their sources; write nothing.")
+    ] = False,
 ) -> None:
     """Add up the ledgers of a run, check them, and write report.html, report.json and summary.txt."""
     from carbon_plugin.audit.report import render_json, write_audit
     from carbon_plugin.audit.text import render_text
+    from carbon_plugin.errors import ReportError
 
+    if explain:
+        _explain(run_dir, field, as_json=as_json)
+        return
+    if field is not None:
+        raise ReportError(f"{field}: a field is explained with --explain; only one run directory is audited at a time")
     written = write_audit(run_dir, out, anchors=anchor or ())
     verification = written.summary.verification
     if as_json:
@@ -35,3 +47,21 @@ def audit(
         for problem in verification.problems:
             typer.echo(f"not verified: {problem}", err=True)
         raise typer.Exit(1)
+
+
+def _explain(run_dir: Path, field: str | None, *, as_json: bool) -> None:
+    import msgspec
+
+    from carbon_plugin.audit.evidence import read_summary
+    from carbon_plugin.audit.explain import explain
+
+    found = explain(read_summary(run_dir), field)
+    if as_json:
+        typer.echo(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
+        return
+    for item in found:
+        indent = "  " * item.depth
+        typer.echo(f"{indent}{item.field}{f' = {item.value}' if item.value else ''}")
+        typer.echo(f"{indent}    {item.how}")
+        for source in item.sources:
+            typer.echo(f"{indent}    - {source}")
