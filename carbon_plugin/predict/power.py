@@ -1,42 +1,65 @@
-"""Mean power of a device during a step, from what it is doing: the simple form.
+"""Mean power of a device during a step, from what its parts are doing.
 
-The step's terms are grouped into matrix work, memory-bound work, communication and stall; each draws a share of
-the range between idle with an open context and the sustained limit. Shares are assumptions from published node
-measurements (H100 training nodes draw 76-82 % of rating, arXiv 2412.08602), with a range that says so.
+The step's terms are shared out over four activities: tensor units, memory, links and stalls. Each draws a share of
+the range between idle with an open context and the sustained limit; a cap bounds both that limit and the clock
+(`rates.capped_share`). The shares are assumptions with a range, anchored on published node measurements: H100 nodes
+in training draw 76 % of their rating and at most 82 % (arXiv 2506.14551, 2412.08602), and power swings between 15 %
+and 85 % of the limit within a run (arXiv 2503.05804).
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from carbon_plugin.predict.case import Values
+from carbon_plugin.predict.result import Activity
 from carbon_plugin.spec.figure import Figure
-from carbon_plugin.spec.hardware import Accelerator
+from carbon_plugin.spec.hardware import Accelerator, Cluster
 
-ACTIVITY = {
-    "matmul": 1.0,
-    "attention": 0.95,
-    "recompute": 0.95,
-    "head": 0.9,
-    "elementwise": 0.65,
-    "optimizer": 0.6,
-    "tp": 0.5,
-    "cp": 0.5,
-    "ep": 0.5,
-    "dp": 0.4,
-    "dp_shard": 0.5,
-    "pp_transfer": 0.25,
-    "pp_bubble": 0.15,
-    "host": 0.2,
-    "jitter": 0.15,
-    "framework": 0.5,
+
+class Draw(NamedTuple):
+    """Share of dynamic power that an activity draws: p10, central, p90."""
+
+    low: float
+    central: float
+    high: float
+
+
+DRAWS = {
+    "tensor": Draw(0.90, 1.00, 1.00),
+    "memory": Draw(0.50, 0.65, 0.80),
+    "link": Draw(0.35, 0.50, 0.65),
+    "stall": Draw(0.08, 0.17, 0.30),
 }
-"""Share of dynamic power (sustained minus idle with context) that each term of the step draws."""
+"""Tensor work runs at the limit by the law that bounds its clock. Memory-bound kernels leave the tensor units dark,
+collectives keep few SMs and the links busy, waiting kernels spin."""
+
+ACTIVITIES: dict[str, dict[str, float]] = {
+    "matmul": {"tensor": 1.0},
+    "attention": {"tensor": 0.85, "memory": 0.15},
+    "recompute": {"tensor": 0.85, "memory": 0.15},
+    "head": {"tensor": 0.75, "memory": 0.25},
+    "elementwise": {"memory": 1.0},
+    "optimizer": {"memory": 1.0},
+    "tp": {"link": 1.0},
+    "cp": {"link": 1.0},
+    "ep": {"link": 1.0},
+    "dp": {"link": 1.0},
+    "dp_shard": {"link": 1.0},
+    "pp_transfer": {"link": 0.25, "stall": 0.75},
+    "pp_bubble": {"stall": 1.0},
+    "host": {"stall": 1.0},
+    "jitter": {"stall": 1.0},
+}
+"""What the device does during each term of the step. `framework` is not among them: it stretches all alike."""
 SUSTAINED_SHARE = 0.95
 """Draw of back-to-back matrix products over the power limit, where no measurement is known."""
 CONTEXT_POWER_W = 40.0
 """What an open context adds to idle where only the empty-board figure is known (26-66 W, arXiv 2605.23918)."""
-RELATIVE_SIGMA = 0.10
+IDLE_RELATIVE = 0.12
+"""Half range of idle power between boards of one kind."""
 
 
 def idle_with_context_w(accelerator: Accelerator) -> float:
@@ -47,23 +70,55 @@ def idle_with_context_w(accelerator: Accelerator) -> float:
     return min(idle + CONTEXT_POWER_W, 0.5 * accelerator.tdp_w.value) if accelerator.kind == "gpu" else idle
 
 
-def sustained_w(accelerator: Accelerator) -> float:
-    """Power of back-to-back matrix products, W."""
-    known = accelerator.efficiency.sustained_power_w
-    return known.value if known is not None else SUSTAINED_SHARE * accelerator.tdp_w.value
+def idle_power_figure(cluster: Cluster) -> Figure:
+    """Power of a device that is held and does nothing, with the range between boards."""
+    idle = idle_with_context_w(cluster.accelerator)
+    spread = idle * IDLE_RELATIVE
+    return Figure(idle, idle - spread, idle + spread, "W", "modelled", "idle with an open context")
 
 
-def step_power_w(terms: dict[str, Values], total: Values, accelerator: Accelerator) -> Values:
-    """Mean W of one device over a step whose terms (seconds) add up to `total`."""
-    idle, full = idle_with_context_w(accelerator), sustained_w(accelerator)
-    activity = sum(ACTIVITY[name] * time for name, time in terms.items()) / total
-    return np.asarray(np.clip(idle + (full - idle) * activity, idle, accelerator.tdp_w.value))
+def sustained_w(cluster: Cluster) -> float:
+    """Power of back-to-back matrix products, W: measured where known, else a share of the limit; never above a cap."""
+    known = cluster.accelerator.efficiency.sustained_power_w
+    limit = cluster.power_limit_w
+    return min(known.value, limit) if known is not None else SUSTAINED_SHARE * limit
 
 
-def power_figure(power_w: float, accelerator: Accelerator) -> Figure:
-    """Power with its range, capped by the device's limit."""
-    spread = float(np.exp(1.2816 * RELATIVE_SIGMA))
-    cap = accelerator.tdp_w.value
-    return Figure(
-        power_w, power_w / spread, max(power_w, min(power_w * spread, cap)), "W", "modelled", "activity of the step"
+def step_activity(terms: dict[str, Values]) -> dict[str, Values]:
+    """Share of the step's time that each activity takes, adding up to 1; terms in seconds."""
+    busy = {name: time for name, time in terms.items() if name in ACTIVITIES}
+    total = np.asarray(sum(busy.values()))
+    return {
+        activity: np.asarray(sum(ACTIVITIES[name].get(activity, 0.0) * time for name, time in busy.items())) / total
+        for activity in DRAWS
+    }
+
+
+def step_power_w(terms: dict[str, Values], cluster: Cluster) -> Values:
+    """Mean W of one device over a step with these terms (seconds)."""
+    return _power_w(step_activity(terms), cluster, {name: draw.central for name, draw in DRAWS.items()})
+
+
+def step_power(terms: dict[str, Values], cluster: Cluster) -> tuple[Figure, Activity]:
+    """Mean power of one device over one step with its p10-p90 range, and what the device does in it."""
+    shares = step_activity(terms)
+    low, central, high = (
+        float(_power_w(shares, cluster, {name: draw[index] for name, draw in DRAWS.items()})) for index in range(3)
     )
+    idle = idle_with_context_w(cluster.accelerator) * IDLE_RELATIVE
+    figure = Figure(
+        central,
+        max(low - idle, 0.0),
+        min(high + idle, cluster.power_limit_w),
+        "W",
+        "modelled",
+        "activity of the step: tensor, memory, link, stall",
+    )
+    return figure, Activity(**{name: float(share) for name, share in shares.items()})
+
+
+def _power_w(shares: dict[str, Values], cluster: Cluster, draws: dict[str, float]) -> Values:
+    idle, full = idle_with_context_w(cluster.accelerator), sustained_w(cluster)
+    dynamic = max(full - idle, 0.0)
+    drawn = idle + dynamic * np.asarray(sum(draws[name] * share for name, share in shares.items()))
+    return np.minimum(drawn, cluster.power_limit_w)

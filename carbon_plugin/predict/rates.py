@@ -67,7 +67,7 @@ class Datasheet:
     """What is known without calibration, SI units, each broadcastable. Flags are 0 or 1.
 
     `island` is the number of devices reachable at `scaleup` bandwidth; `narrow` is 1 where matrix products run
-    below 16 bit, `rowwise` where they scale every row.
+    below 16 bit, `rowwise` where they scale every row; `capped_share` is what a power cap leaves of their rate.
     """
 
     peak: Values
@@ -78,6 +78,7 @@ class Datasheet:
     island: Values
     devices: Values
     in_network: Values
+    capped_share: Values
     narrow: Values
     rowwise: Values
     attention_unfused: Values
@@ -142,10 +143,10 @@ def combine(sheet: Datasheet, constants: Constants) -> Rates:
     narrow_share = np.where(sheet.narrow > 0, constants.fp8_gemm_share, 1.0)
     narrow_share = np.where(sheet.rowwise > 0, ROWWISE_SHARE * narrow_share, narrow_share)
     return Rates(
-        gemm_flops=sheet.peak * constants.gemm_share * narrow_share,
-        wide_gemm_flops=sheet.wide_peak * constants.gemm_share,
+        gemm_flops=sheet.peak * constants.gemm_share * narrow_share * sheet.capped_share,
+        wide_gemm_flops=sheet.wide_peak * constants.gemm_share * sheet.capped_share,
         memory=sheet.memory * constants.memory_share,
-        attention_flops=constants.attention_flops,
+        attention_flops=constants.attention_flops * sheet.capped_share,
         attention_unfused=sheet.attention_unfused,
         fused=sheet.fused,
         cast_bytes=constants.fp8_cast_bytes * sheet.narrow,
@@ -186,6 +187,20 @@ def gemm_share_law(tdp_w: float, peak_16bit_flops: float) -> float:
     """Share of peak that large matrix products sustain: the power limit bounds the clock under load."""
     relative = (tdp_w / peak_16bit_flops) / REFERENCE_W_PER_FLOPS
     return LAW_GEMM_SHARE * math.pow(min(1.0, relative), LAW_GEMM_EXPONENT)
+
+
+def capped_share(cluster: Cluster) -> float:
+    """Rate of matrix products under the cluster's power cap over that without: the sustained law's two clocks."""
+    peak = peak_16bit(cluster.accelerator)
+    return gemm_share_law(cluster.power_limit_w, peak) / gemm_share_law(cluster.accelerator.tdp_w.value, peak)
+
+
+def peak_16bit(accelerator: Accelerator) -> float:
+    """Dense FLOP/s of the widest format that the device's matrix units are made for, bf16 where it has it."""
+    for key in ("bf16", "fp16", "fp32"):
+        if key in accelerator.peak_flops:
+            return accelerator.peak_flops[key].value
+    raise SpecError(f"{accelerator.name}: peak_flops has none of bf16, fp16, fp32")
 
 
 def memory_share_law(bandwidth_bytes_per_s: float) -> float:
@@ -241,6 +256,7 @@ def datasheet(cluster: Cluster, stack: Stack, precision: Precision) -> Datasheet
         "island": island_size(cluster),
         "devices": cluster.devices,
         "in_network": network.in_network_reduction,
+        "capped_share": capped_share(cluster),
         "narrow": precision in NARROW,
         "rowwise": precision == "fp8" and stack.fp8_recipe == "rowwise",
         "attention_unfused": (stack.attention_kernel or default_attention_kernel(device)) == "unfused",

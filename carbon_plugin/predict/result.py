@@ -25,6 +25,15 @@ class MemoryPrediction(Struct, frozen=True, kw_only=True):
         return max(self.parts_bytes, key=lambda part: self.parts_bytes[part])
 
 
+class Activity(Struct, frozen=True, kw_only=True):
+    """Shares of the step's time by what the device does; they add up to 1."""
+
+    tensor: float
+    memory: float
+    link: float
+    stall: float
+
+
 class StepPrediction(Struct, frozen=True, kw_only=True):
     """One optimizer step of the whole job.
 
@@ -51,4 +60,5 @@ class StepPrediction(Struct, frozen=True, kw_only=True):
     gpu_power_w: Figure
     gpu_energy_per_step_j: Figure
     accuracy_class: AccuracyClass
+    activity: Activity | None = None
     assumptions: tuple[Assumption, ...] = ()

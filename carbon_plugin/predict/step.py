@@ -10,7 +10,7 @@ from carbon_plugin.predict.counted import counted_memory_bytes, counted_step_ter
 from carbon_plugin.predict.flops import step_flops
 from carbon_plugin.predict.interval import accuracy_class, step_time_figure
 from carbon_plugin.predict.memory import memory_bytes
-from carbon_plugin.predict.power import power_figure, step_power_w
+from carbon_plugin.predict.power import step_power
 from carbon_plugin.predict.rates import Rates, peak_of, resolve_rates
 from carbon_plugin.predict.result import MemoryPrediction, StepPrediction
 from carbon_plugin.predict.schedule import step_time
@@ -39,7 +39,7 @@ def predict_step(spec: RunSpec) -> StepPrediction:
     kind = accuracy_class(spec.model, device, training.precision, terms.get("host", 0.0) / total)
     figure, interval = step_time_figure(total, kind)
     arrays: dict[str, Values] = {name: np.float64(time) for name, time in terms.items()}
-    power = power_figure(float(step_power_w(arrays, np.float64(total), device)), device)
+    power, activity = step_power(arrays, spec.cluster)
     need = sum(memory.values())
     capacity = device.memory_bytes.value
     return StepPrediction(
@@ -59,6 +59,7 @@ def predict_step(spec: RunSpec) -> StepPrediction:
         gpu_power_w=power,
         gpu_energy_per_step_j=power.scaled(total * spec.cluster.devices, "J"),
         accuracy_class=kind,
+        activity=activity,
         assumptions=assumptions,
     )
 

@@ -139,12 +139,14 @@ class Node(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Cluster(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """`nodes` nodes with `devices_per_node` devices each in use. Raises `SpecError` for impossible counts."""
+    """`nodes` nodes with `devices_per_node` devices each in use; `power_cap_w` is a limit set below the devices' own.
+    Raises `SpecError` for impossible numbers."""
 
     accelerator: Accelerator
     node: Node
     nodes: int
     devices_per_node: int
+    power_cap_w: float | None = None
 
     def __post_init__(self) -> None:
         if self.nodes < 1:
@@ -154,6 +156,18 @@ class Cluster(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
                 f"cluster: devices_per_node is {self.devices_per_node}, "
                 f"expected 1 to {self.node.accelerators} (node {self.node.name})"
             )
+
+        limit = self.accelerator.tdp_w.value
+        if self.power_cap_w is not None and not 0 < self.power_cap_w <= limit:
+            raise SpecError(
+                f"cluster: power_cap_w is {self.power_cap_w:g}, expected above 0 and at most {limit:g} "
+                f"(the limit of {self.accelerator.name})"
+            )
+
+    @property
+    def power_limit_w(self) -> float:
+        """What one device may draw, W."""
+        return self.accelerator.tdp_w.value if self.power_cap_w is None else self.power_cap_w
 
     @property
     def devices(self) -> int:

@@ -48,6 +48,7 @@ class _ClusterFields(Struct, frozen=True, kw_only=True):
     nodes: int
     node: str | None = None
     devices_per_node: int | None = None
+    power_cap_w: float | None = None
     profiles: list[str] = []
 
 
@@ -146,7 +147,14 @@ def _cluster(document: Document, fields: _ClusterFields, directories: Directorie
         used = node.accelerators
         assumptions.append(Assumption("cluster.devices_per_node", str(used), f"all devices of {node.name}"))
     with document.located(("cluster",)):
-        return Cluster(accelerator=accelerator, node=node, nodes=fields.nodes, devices_per_node=used), assumptions
+        cluster = Cluster(
+            accelerator=accelerator,
+            node=node,
+            nodes=fields.nodes,
+            devices_per_node=used,
+            power_cap_w=fields.power_cap_w,
+        )
+    return cluster, assumptions
 
 
 def _training(
