@@ -17,7 +17,7 @@ from carbon_plugin.footprint.factors import resolve_factors
 from carbon_plugin.footprint.site_intensity import Period
 from carbon_plugin.plan.goodput import Goodput, run_goodput
 from carbon_plugin.plan.search import describe, search_layout
-from carbon_plugin.predict.power import idle_with_context_w, power_figure
+from carbon_plugin.predict.power import idle_power_figure
 from carbon_plugin.predict.result import StepPrediction
 from carbon_plugin.predict.step import predict_step
 from carbon_plugin.spec.figure import Assumption, Figure, Sourced
@@ -177,8 +177,7 @@ def load_forecast(path: Path) -> Forecast:
 def _waiting_energies(cluster: Cluster, time_s: float) -> list[EnergyItem]:
     if time_s == 0:
         return []
-    device = cluster.accelerator
-    return modelled_energies(cluster, power_figure(idle_with_context_w(device), device), time_s)
+    return modelled_energies(cluster, idle_power_figure(cluster), time_s)
 
 
 def _item(rung: str, scope: str, energy: Sequence[float]) -> EnergyItem:
