@@ -32,6 +32,7 @@ Directories = Annotated[
     list[Path] | None,
     typer.Option("--profiles", help="Directory with your own profiles; repeatable.", show_default=False),
 ]
+Embodied = Annotated[bool, typer.Option("--embodied", help="The bill of embodied carbon, part by part.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 
 
@@ -63,10 +64,26 @@ def profiles(context: typer.Context, directories: Directories = None, as_json: A
 
 
 @app.command()
-def show(context: typer.Context, name: Name, directories: Directories = None, as_json: AsJson = False) -> None:
+def show(
+    context: typer.Context,
+    name: Name,
+    directories: Directories = None,
+    embodied: Embodied = False,
+    as_json: AsJson = False,
+) -> None:
     """Show every value of the accelerator and node of this name, with source and confidence."""
     options: _Options = context.obj
-    found = find_profiles(name, [*(directories or []), *options.directories])
+    searched = [*(directories or []), *options.directories]
+    found = find_profiles(name, searched)
+    if embodied:
+        from carbon_plugin.cli.embodied import bills_of, print_bills
+
+        bills = bills_of(found, searched)
+        if as_json or options.as_json:
+            _print_json(bills)
+        else:
+            print_bills(bills)
+        return
     if as_json or options.as_json:
         _print_json({"accelerator" if isinstance(p, Accelerator) else "node": p for p in found})
         return

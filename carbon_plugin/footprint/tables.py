@@ -12,7 +12,7 @@ from msgspec import Struct
 from carbon_plugin.footprint.account import Basis
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 T = TypeVar("T")
 
@@ -124,6 +124,42 @@ class Fab(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     aliases: dict[str, str]
 
 
+class PartRange(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Range of a part of a device, as factors on its central kg."""
+
+    low: float
+    high: float
+    source: str
+
+
+class HostModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """kgCO2e of the parts of a server (kg a unit, or as the name says) and how many units there are of them."""
+
+    source: str
+    cpu_base: Estimate
+    cpu_kg_per_mm2: Estimate
+    cpu_die_mm2: Estimate
+    dram_kg_per_gb: Estimate
+    ssd_kg_per_gb: Estimate
+    supply: Estimate
+    board: Estimate
+    chassis: Estimate
+    nic: Estimate
+    assembly: Estimate
+    supply_w: float
+    large_accelerators: int
+
+
+class NetworkModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """kgCO2e of switches and transceivers, and how many of them one accelerator needs."""
+
+    switch: Estimate
+    switch_ports: int
+    ports_per_device: Estimate
+    transceiver: Estimate
+    transceivers_per_device: Estimate
+
+
 class DeviceForm(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What the form of a device adds around its dies, kgCO2e (other ICs: a full-size die), and its kind of memory."""
 
@@ -143,6 +179,37 @@ class DeviceModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     forms: dict[str, DeviceForm]
     reticle_mm2: float
     relative_uncertainty_2sigma: float
+    ranges: dict[str, PartRange]
+
+
+class PublishedHost(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The parts of a server whose footprint was published."""
+
+    sockets: int
+    dram_gb: float
+    ssd_gb: float
+    nics: int
+    rated_power_w: float
+
+
+class ChipLife(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A device with its share of host and building over so many years."""
+
+    device: str
+    years: float
+
+
+class PublishedFootprint(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A published footprint, kgCO2e, and what it is of: a device profile, a server, or a chip over its life."""
+
+    name: str
+    published_kg: float
+    source: str
+    device: str = ""
+    host: PublishedHost | None = None
+    chip_life: ChipLife | None = None
+    calibrated: bool = False
+    note: str = ""
 
 
 class EmbodiedTable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -153,6 +220,8 @@ class EmbodiedTable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     building_kg_per_kw_year: Estimate
     fab: Fab
     device: DeviceModel
+    host: HostModel
+    network: NetworkModel
 
 
 @cache
@@ -201,6 +270,12 @@ def water_table() -> WaterTable:
 def embodied_table() -> EmbodiedTable:
     """Lifetime and bottom-up constants of embodied carbon."""
     return _load("embodied.yaml", EmbodiedTable)
+
+
+@cache
+def published_footprints() -> Sequence[PublishedFootprint]:
+    """Published footprints that the bottom-up model is compared with."""
+    return _load("embodied_published.yaml", list[PublishedFootprint])
 
 
 def _load(name: str, kind: type[T]) -> T:

@@ -10,3 +10,5 @@ BYTES_PER_MEMORY_GB = 2**30
 MM2_PER_CM2 = 100.0
 # WattTime and many US sources state pounds a megawatt-hour.
 G_PER_KWH_OF_LB_PER_MWH = 0.45359237
+# Disks are sold in decimal gigabytes.
+BYTES_PER_STORAGE_GB = 1e9

@@ -98,3 +98,20 @@ def test_a_bad_own_profile_is_refused_with_file_and_line(own: Path, capsys):
 
     assert run(["profiles", "show", "ours", "--profiles", str(own)]) == 2
     assert capsys.readouterr().err.endswith("ours.yaml:3: vendor: expected text, got 5\n")
+
+
+def test_the_bill_of_embodied_carbon_has_every_part_with_its_source(capsys):
+    text = printed(capsys, "show", "h100-sxm", "--embodied")
+
+    for word in ("logic dies", "memory", "DRAM", "SSD", "power supplies", "switches", "transceivers", "ISO/IEC 21031"):
+        assert word in text
+    document = json.loads(printed(capsys, "show", "dgx-h100", "--embodied", "--json"))
+    device, host, _ = document["bills"]
+    assert device["name"] == "h100-sxm"
+    assert sum(part["kg"] for part in host["parts"]) == pytest.approx(3200)
+    assert document["per_device_hour_g"]["value"] == pytest.approx(13.4, abs=0.2)
+
+
+def test_a_node_for_any_accelerator_has_no_bill_of_its_own(capsys):
+    assert run(["profiles", "show", "sxm-8", "--embodied"]) == 2
+    assert "ask for the bill of an accelerator" in capsys.readouterr().err
