@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -59,6 +60,6 @@ def test_a_process_that_cannot_be_seen_leaves_the_whole_machine() -> None:
     assert open_cpu_load(os.getpid()).scope == "the job's processes"
 
 
-@pytest.mark.parametrize(("ranks", "root"), [("1", os.getpid()), ("4", os.getppid())])
-def test_under_a_launcher_with_several_ranks_the_job_hangs_from_our_parent(ranks: str, root: int) -> None:
-    assert job_root_pid({"LOCAL_WORLD_SIZE": ranks}) == root
+@pytest.mark.parametrize(("ranks", "root"), [("1", os.getpid), ("4", os.getppid)])
+def test_under_a_launcher_with_several_ranks_the_job_hangs_from_our_parent(ranks: str, root: Callable[[], int]) -> None:
+    assert job_root_pid({"LOCAL_WORLD_SIZE": ranks}) == root()
