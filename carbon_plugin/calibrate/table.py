@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar
+from dataclasses import dataclass, replace
 
 import msgspec
 import numpy as np
@@ -25,8 +24,6 @@ from carbon_plugin.predict.schedule import StepTime, step_time
 from carbon_plugin.spec.hardware import Accelerator, Efficiency
 from carbon_plugin.spec.model import TransformerModel
 from carbon_plugin.spec.stack import Stack
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +84,6 @@ def predict(table: Table, constants: Constants, framework_factor: Values | None 
     """Step times of all rows under constants, with the shipped framework factors unless others are given."""
     sheet = table.sheet if framework_factor is None else replace(table.sheet, framework_factor=framework_factor)
     return step_time(table.shape, table.layout, table.work, combine(sheet, constants))
-
-
-def select(columns: T, index: Any) -> T:
-    """The rows at an index or mask of any structure of (n,) arrays."""
-    picked = {f.name: getattr(columns, f.name)[index] for f in fields(columns)}  # type: ignore[arg-type]
-    return type(columns)(**picked)
 
 
 def family(device: Accelerator) -> str:

@@ -249,3 +249,13 @@ def stack_cases(parts: Sequence[C]) -> C:
         for field in fields(first)  # type: ignore[arg-type]  # C is one of our dataclasses
     }
     return type(first)(**columns)
+
+
+def take(columns: C, index: Any) -> C:
+    """The cases at an index or mask of any structure of arrays; a scalar, which all cases share, stays as it is."""
+    picked: dict[str, Any] = {
+        field.name: column if np.ndim(column) == 0 else column[index]
+        for field in fields(columns)  # type: ignore[arg-type]  # C is one of our dataclasses
+        for column in [getattr(columns, field.name)]
+    }
+    return type(columns)(**picked)

@@ -9,8 +9,9 @@ import pytest
 
 from carbon_plugin.calibrate.fit import Parameter, fit
 from carbon_plugin.calibrate.shipped import compare, refit
-from carbon_plugin.calibrate.table import predict, select, tabulate
+from carbon_plugin.calibrate.table import predict, tabulate
 from carbon_plugin.calibrate.validate import published_rows
+from carbon_plugin.predict.case import take
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def test_a_constant_that_no_row_shows_stays_at_its_prior(a100_rows) -> None:
 
 
 def select_rows(table, mask):
-    parts = {name: select(getattr(table, name), mask) for name in ("shape", "layout", "work", "sheet", "prior")}
+    parts = {name: take(getattr(table, name), mask) for name in ("shape", "layout", "work", "sheet", "prior")}
     return replace(table, **parts, measured_s=table.measured_s[mask], source=table.source[mask])
 
 
