@@ -31,15 +31,19 @@ __all__ = ["TorchCarbon", "watch"]
 
 
 def watch(
-    model: nn.Module, optimizer: torch.optim.Optimizer | None = None, **arguments: Unpack[MonitorArguments]
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | None = None,
+    *,
+    pipeline: Any = None,
+    **arguments: Unpack[MonitorArguments],
 ) -> TorchCarbon:
     """Measure the training of `model`, from now until the block ends or the program does.
 
     With `optimizer` every `optimizer.step()` is counted; of several optimizers pass the one that steps once an
-    iteration. The other arguments are those of `MonitorArguments`. Raises `SpecError` or `FootprintError` for arguments
-    that cannot be used; nothing afterwards.
+    iteration. In a pipeline `model` is a stage's module and `pipeline` the schedule. The other arguments are those of
+    `MonitorArguments`. Raises `SpecError` or `FootprintError` for arguments that cannot be used; nothing afterwards.
     """
-    return TorchCarbon(model, optimizer, **arguments)
+    return TorchCarbon(model, optimizer, pipeline=pipeline, **arguments)
 
 
 class TorchCarbon:
@@ -47,11 +51,16 @@ class TorchCarbon:
     there is no hook but the optimizer's own, which goes with `close`."""
 
     def __init__(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer | None = None, **arguments: Unpack[MonitorArguments]
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer | None = None,
+        *,
+        pipeline: Any = None,
+        **arguments: Unpack[MonitorArguments],
     ) -> None:
         self._ranks, unknown = _ranks()
         self.monitor = CarbonMonitor(ranks=self._ranks, **arguments)
-        self._model, self._optimizer = model, optimizer
+        self._model, self._optimizer, self._pipeline = model, optimizer, pipeline
         self._first: FirstStep | None = None
         self._handle: Any = None
         try:
@@ -101,7 +110,7 @@ class TorchCarbon:
         self.monitor.start(versions=_versions())
         if not self.monitor.active:
             return
-        self._first = FirstStep(self._model)
+        self._first = FirstStep(self._model, self._pipeline)
         if self._optimizer is not None:
             self._handle = self._optimizer.register_step_post_hook(lambda *_: self.step())
 

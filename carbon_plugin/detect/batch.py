@@ -1,51 +1,53 @@
-"""Micro-batch size, sequence length and accumulation, from the calls that a model really gets in its first step."""
+"""The first step's calls of a model: batch, length, accumulation, autocast, and what runs again in backward passes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from msgspec import Struct
-
+from carbon_plugin.detect.context_parallel import ActiveContextParallel, active_context_parallel
+from carbon_plugin.detect.hooks import Hook
 from carbon_plugin.detect.observed import Observed
-from carbon_plugin.detect.wrappers import dtype_name, is_compiled
+from carbon_plugin.detect.recompute import RecomputeWatch
+from carbon_plugin.detect.tensors import Arriving, Example, batch_shape, meta, packed_documents, real_tokens
+from carbon_plugin.detect.wrappers import dtype_name, gradients_sync, is_compiled
 
 if TYPE_CHECKING:
     from torch import nn
 
-_TOKEN_KEYS = ("input_ids", "tokens", "inputs", "idx")
-
-
-class Example(Struct, frozen=True):
-    """A call of a model as shapes only: meta tensors where there were real ones."""
-
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    samples: int
-
-    def call(self, module: Any) -> Any:
-        """Call a module on the meta device in this way."""
-        return module(*self.args, **self.kwargs)
-
 
 class BatchWatch:
-    """Sees a model's calls through one temporary forward hook, until `remove`.
+    """Sees a model's calls through temporary forward hooks, until `remove`.
 
-    It counts calls in training mode and keeps the shapes of the last one, never data. On a compiled model there is no
-    hook, because it would change the graph: `reason` says so.
+    It counts calls in training mode and keeps the shapes of the last one; of the data only two numbers of the first
+    one: tokens that are no padding, and packed documents. On a compiled model there is no hook, because it would change
+    the graph: `reason` says so.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.reason: str | None = None
-        self.calls = 0
         self.example: Example | None = None
         self.autocast_dtype: str | None = None
+        self.context_parallel: ActiveContextParallel | None = None
+        self.recompute: RecomputeWatch | None = None
+        self._begins: list[bool] = []
+        self._syncs: list[bool] = []
         self._shape: tuple[tuple[int, int | None], tuple[int, ...]] | None = None
+        self._real: tuple[str, Arriving] | None = None
+        self._packed: tuple[str, Arriving | int] | None = None
+        self._first_tokens = 0
+        self._leaf: Any = None
         self._handle: Any = None
         if is_compiled(model):
             self.reason = "the model is compiled; a hook on it would change the graph"
         else:
-            self._handle = model.register_forward_pre_hook(self._see_safely, with_kwargs=True)
+            self._handle = model.register_forward_pre_hook(Hook(self._see_safely), with_kwargs=True)
+            self._attempt("recomputation could not be watched", lambda: self._watch_recompute(model))
+
+    @property
+    def calls(self) -> int:
+        """Calls in training mode so far."""
+        return len(self._syncs)
 
     def observed(self) -> dict[str, Observed]:
         """What was seen so far, by field name; nothing before the first call."""
@@ -55,36 +57,91 @@ class BatchWatch:
         source = f"model called with a tensor of shape {shape}"
         found = {
             "layout.micro_batch_size": Observed(micro_batch_size, source),
-            "training.micro_batches": Observed(self.calls, "calls in training mode before the first optimizer step"),
+            "training.micro_batches": self._accumulation(),
         }
         if seq_len is not None:
-            found["training.seq_len"] = Observed(seq_len, source)
-        return found
+            cp = self.context_parallel
+            whole, whose = (1, source) if cp is None else (cp.degree, f"{source}, a part of 1/{cp.degree}: {cp.source}")
+            found["training.seq_len"] = Observed(seq_len * whole, whose)
+        return found | self._counted()
 
     def remove(self) -> None:
-        """Take the hook away. Safe to call twice."""
+        """Take the hooks away. Safe to call twice."""
         if self._handle is not None:
             self._handle.remove()
             self._handle = None
+        if self.recompute is not None:
+            self.recompute.remove()
+
+    def _watch_recompute(self, model: nn.Module) -> None:
+        self.recompute = RecomputeWatch(model)
 
     def _see_safely(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        import torch
+
+        # A function that is compiled around the model must not take our reading into its graph.
+        if not torch.compiler.is_compiling():
+            self._attempt("a batch could not be read", lambda: self._see(module, args, kwargs))
+
+    def _attempt(self, what: str, work: Callable[[], None]) -> None:
         try:
-            self._see(module, args, kwargs)
+            work()
         except Exception as error:  # inside the user's forward pass nothing of ours may surface
-            self.reason = f"a batch could not be read: {type(error).__name__}: {error}"
+            self.reason = f"{what}: {type(error).__name__}: {error}"
 
     def _see(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         import torch
 
         if not (module.training and torch.is_grad_enabled()):
             return
-        self.calls += 1
+        if self._leaf is None:
+            self._leaf = next((p for p in module.parameters() if p.requires_grad), None)
+        # Gradients are gone after `zero_grad`, and not there yet while a wrapper keeps them back for the next calls.
+        fresh = self._leaf is not None and self._leaf.grad is None
+        self._begins.append(fresh and (not self._syncs or self._syncs[-1]))
+        self._syncs.append(gradients_sync(module))
         self._shape = batch_shape((args, kwargs)) or self._shape
         if self._shape is not None:
-            self.example = Example(_meta(args), _meta(kwargs), self._shape[0][0])
+            self.example = Example(meta(args), meta(kwargs), self._shape[0][0])
         kind = next((parameter.device.type for parameter in module.parameters()), "cpu")
         if torch.is_autocast_enabled(kind):
             self.autocast_dtype = dtype_name(torch.get_autocast_dtype(kind))
+        self.context_parallel = self.context_parallel or active_context_parallel()
+        if self.calls == 1 and self._shape is not None:
+            self._first_tokens = self._shape[0][0] * (self._shape[0][1] or 0)
+            self._real, self._packed = real_tokens((args, kwargs)), packed_documents((args, kwargs))
+
+    def _accumulation(self) -> Observed:
+        """Micro-batches of the step. Only a scaler of fp16 gradients skips steps, and then gradients are dropped
+        between calls: those before the last time it happened belong to steps that were not taken."""
+        count, source = self.calls, "calls in training mode before the first optimizer step"
+        held = self.calls - sum(self._syncs)
+        if self.autocast_dtype == "float16":
+            taken = next((i for i in range(self.calls, 0, -1) if self._begins[i - 1]), 1)
+            skipped = taken - 1
+            count -= skipped
+            source += f", {skipped} more in steps that were skipped" if skipped else ""
+        return Observed(count, f"{source}, {held} without gradient synchronisation" if held else source)
+
+    def _counted(self) -> dict[str, Observed]:
+        """Shares that needed data; left out where the device has not sent it yet."""
+        found: dict[str, Observed] = {}
+        if self._real is not None and self._first_tokens:
+            name, arriving = self._real
+            real = arriving.read()
+            if real is not None and 0 < real <= self._first_tokens:
+                found["training.padding_fraction"] = Observed(
+                    1 - real / self._first_tokens, f"{name} of the first call"
+                )
+        if self._packed is not None and self._shape is not None:
+            name, number = self._packed
+            documents = number if isinstance(number, int) else number.read()
+            if documents is not None and documents > self._shape[0][0]:
+                mean = self._first_tokens / documents
+                found["training.mean_document_tokens"] = Observed(
+                    mean, f"{name} of the first call: {documents} documents"
+                )
+        return found
 
 
 def called_module(module: nn.Module) -> nn.Module:
@@ -95,47 +152,3 @@ def called_module(module: nn.Module) -> nn.Module:
     sizes = [(sum(parameter.numel() for parameter in child.parameters()), child) for child in children]
     size, largest = max(sizes, key=lambda pair: pair[0], default=(0, module))
     return largest if 2 * size > sum(parameter.numel() for parameter in module.parameters()) else module
-
-
-def batch_shape(batch: Any) -> tuple[tuple[int, int | None], tuple[int, ...]] | None:
-    """((samples, tokens a sample), shape of the tensor that says so) of a batch, None if it holds no tensor.
-
-    Token ids are integers of (batch, sequence), hidden states floats of (batch, sequence, width); anything else has
-    samples only.
-    """
-    tensors = list(_tensors(batch))
-    ids = next((t for t in tensors if t.ndim == 2 and not t.is_floating_point() and t.dtype.itemsize > 1), None)
-    if ids is not None:
-        return (int(ids.shape[0]), int(ids.shape[1])), tuple(ids.shape)
-    first = next((t for t in tensors if t.ndim >= 2), None)
-    if first is None:
-        return None
-    tokens = int(first.shape[1]) if first.ndim == 3 else None
-    return (int(first.shape[0]), tokens), tuple(first.shape)
-
-
-def _tensors(batch: Any) -> Iterator[Any]:
-    """Tensors in a batch, those under the usual names of token ids first."""
-    import torch
-
-    if isinstance(batch, torch.Tensor):
-        yield batch
-    elif isinstance(batch, Mapping):
-        for key in sorted(batch, key=lambda key: key not in _TOKEN_KEYS):
-            yield from _tensors(batch[key])
-    elif isinstance(batch, tuple | list):
-        for item in batch:
-            yield from _tensors(item)
-
-
-def _meta(value: Any) -> Any:
-    """The same nest with meta tensors; a value that is no tensor and no container stays."""
-    import torch
-
-    if isinstance(value, torch.Tensor):
-        return torch.empty_like(value, device="meta", requires_grad=False)
-    if isinstance(value, Mapping):
-        return {key: _meta(item) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        return type(value)(_meta(item) for item in value) if type(value) in (tuple, list) else value
-    return value

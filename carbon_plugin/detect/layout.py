@@ -6,36 +6,17 @@ Data parallelism from its wrapper, tensor parallelism from DTensor placements, w
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from carbon_plugin.detect.names import AXIS_OF_NAME
 from carbon_plugin.detect.observed import DEGREES, DetectedLayout, Observed
 from carbon_plugin.detect.readers import Job, Reading
-from carbon_plugin.detect.wrappers import DataParallel, data_parallel
+from carbon_plugin.detect.wrappers import DataParallel, data_parallel, is_compiled
 
 if TYPE_CHECKING:
     from torch import nn
-
-AXIS_OF_NAME = {
-    "tp": "tp",
-    "tensor": "tp",
-    "tensor_parallel": "tp",
-    "pp": "pp",
-    "pipe": "pp",
-    "pipeline": "pp",
-    "pipeline_parallel": "pp",
-    "cp": "cp",
-    "context_parallel": "cp",
-    "ep": "ep",
-    "expert_parallel": "ep",
-    "dp_replicate": "dp_replicate",
-    "replicate": "dp_replicate",
-    "data_parallel_replicate": "dp_replicate",
-    "dp": "dp",
-    "data_parallel": "dp",
-}
-"""Names of mesh axes in frameworks today. `dp` alone does not say whether it shards or copies. Names that may stand for
-several axes folded into one (fsdp, dp_shard_cp) are left out: the wrapper over them says what they are."""
 
 _SHARDING_NAMES = ("dp", "data_parallel", "dp_shard", "data_parallel_shard", "fsdp")
 
@@ -45,15 +26,18 @@ def read(job: Job) -> Reading:
     found = _Findings(job)
     wrapper = data_parallel(job.model)
     named = _named_axes(job.model)
-    _see_tensor_parallel(found, job.model, wrapper, named)
+    own = wrapper.meshes if wrapper else ()
+    _see_tensor_parallel(found, job.model, own, named)
     for axis in ("pp", "cp", "ep"):
         if axis in named:
             found.see(axis, *named[axis])
+    _see_experts(found, job.model, own)
     if wrapper is not None:
         _see_wrapper(found, wrapper, job.optimizer, job.world_size)
     else:
         _see_data_parallel_by_name(found, job.model, named)
     problems = tuple(("conflict", sentence) for sentence in found.conflicts)
+    problems += tuple(("layout", remark) for remark in wrapper.remarks) if wrapper else ()
     return Reading(fields={f"layout.{axis}": seen for axis, seen in found.axes.items()}, problems=problems)
 
 
@@ -95,21 +79,45 @@ def _named_axes(model: nn.Module) -> dict[str, tuple[int, str]]:
 
 
 def _see_tensor_parallel(
-    found: _Findings, model: nn.Module, wrapper: DataParallel | None, named: dict[str, tuple[int, str]]
+    found: _Findings, model: nn.Module, own: tuple[Any, ...], named: dict[str, tuple[int, str]]
 ) -> None:
     if "tp" in named:
         found.see("tp", *named["tp"])
-    own = wrapper.meshes if wrapper else ()
-    for name, parameter in _dtensors(model):
-        mesh = parameter.device_mesh
-        # A mesh without names that no data-parallel wrapper made: sharding over it is tensor parallelism.
-        if mesh.mesh_dim_names is None and mesh not in own and any(map(_shards, parameter.placements)):
-            found.see("tp", int(mesh.size()), f"placements of {name} on a mesh without names")
+    for name, parameter in _sharded_without_names(model, own):
+        if not _is_expert(name):
+            found.see("tp", int(parameter.device_mesh.size()), f"placements of {name} on a mesh without names")
             break
     if found.degree("tp") > 1:
         norm = next((name for name, p in _norm_weights(model) if _on_tensor_axis(p, own)), None)
         source = f"{norm} is a DTensor on the tp axis" if norm else "no norm weight is on the tp axis"
         found.see("sequence_parallel", norm is not None, source)
+        if _overlaps_tensor_parallel(model):
+            found.see("async_tp", True, "compiled with inductor's _micro_pipeline_tp")
+
+
+def _see_experts(found: _Findings, model: nn.Module, own: tuple[Any, ...]) -> None:
+    """Expert parallelism over a mesh without names: weights of experts, whole experts to each rank."""
+    for name, parameter in _sharded_without_names(model, own):
+        if _is_expert(name) and getattr(parameter.placements[0], "dim", None) == 0:
+            found.see("ep", int(parameter.device_mesh.size()), f"placements of {name} on a mesh without names")
+            break
+
+
+def _sharded_without_names(model: nn.Module, own: tuple[Any, ...]) -> Iterator[tuple[str, Any]]:
+    """Parameters that are sharded over a mesh without names, which no data-parallel wrapper made."""
+    for name, parameter in _dtensors(model):
+        mesh = parameter.device_mesh
+        if mesh.mesh_dim_names is None and mesh not in own and any(map(_shards, parameter.placements)):
+            yield name, parameter
+
+
+def _is_expert(name: str) -> bool:
+    return "expert" in name.lower()
+
+
+def _overlaps_tensor_parallel(model: nn.Module) -> bool:
+    inductor = sys.modules.get("torch._inductor.config")
+    return bool(getattr(inductor, "_micro_pipeline_tp", False)) and any(map(is_compiled, model.modules()))
 
 
 def _norm_weights(model: nn.Module) -> Iterator[tuple[str, Any]]:
@@ -138,13 +146,15 @@ def _see_wrapper(found: _Findings, wrapper: DataParallel, optimizer: Any, world_
     found.conflicts += wrapper.conflicts
     shard, replicate, zero, source = wrapper.shard, wrapper.replicate, wrapper.zero_stage, wrapper.source
     if zero == 0 and type(optimizer).__name__ == "ZeroRedundancyOptimizer":
-        shard, replicate, zero, source = replicate, 1, 1, "ZeroRedundancyOptimizer over DDP"
-    cp = found.degree("cp")
-    others = found.degree("tp") * found.degree("pp") * replicate
-    folded = shard * others == world_size or wrapper.shard_dim in ("dp_shard_cp", "fsdp")
-    if cp > 1 and shard % cp == 0 and folded and shard * others * cp != world_size:
-        # Sharding usually folds the context-parallel axis in: parameters are the same along it.
-        shard, source = shard // cp, f"{source}, {shard} shards over dp_shard x cp"
+        among = int(optimizer.world_size)
+        shard, replicate, zero, source = among, replicate // among, 1, "ZeroRedundancyOptimizer over DDP"
+    cp, seen = found.degree("cp"), found.degree("tp") * found.degree("pp") * shard * replicate
+    if cp > 1 and seen * cp != world_size and (seen == world_size or wrapper.shard_dim in ("dp_shard_cp", "fsdp")):
+        # Parameters are the same along the context-parallel axis, so that data parallelism usually takes it in.
+        if shard % cp == 0:
+            shard, source = shard // cp, f"{source}, {shard} shards over dp_shard x cp"
+        elif replicate % cp == 0:
+            replicate, source = replicate // cp, f"{source}, {replicate} replicas over dp_replicate x cp"
     found.see("dp_shard", shard, source)
     found.see("dp_replicate", replicate, source)
     found.see("zero_stage", zero, source)

@@ -10,6 +10,7 @@ from carbon_plugin.detect.devices import computing_gpus
 from carbon_plugin.detect.layout import complete_layout
 from carbon_plugin.detect.model import detect_model
 from carbon_plugin.detect.observed import AXES, Detected, Observed
+from carbon_plugin.detect.pipeline import stage_modules
 from carbon_plugin.detect.readers import Job, read_all
 
 if TYPE_CHECKING:
@@ -22,11 +23,13 @@ BUDGET_S = 2.0
 class FirstStep:
     """A look at a job that is taken once, after its first optimizer step, when wrappers and lazy state have settled.
 
-    From its creation until then a temporary hook on `called`, the module that gets the batches, sees their shapes.
+    From its creation until then temporary hooks on `called`, the module that gets the batches, see their shapes; of a
+    pipeline (schedule or stage) that is its first stage on this rank.
     """
 
-    def __init__(self, called: nn.Module) -> None:
-        self._batches = BatchWatch(called)
+    def __init__(self, called: nn.Module, pipeline: Any = None) -> None:
+        self._pipeline = pipeline
+        self._batches = BatchWatch(next(iter(stage_modules(pipeline)), called))
 
     def look(
         self,
@@ -35,7 +38,6 @@ class FirstStep:
         world_size: int,
         optimizer: Any = None,
         told: dict[str, Observed] | None = None,
-        pipeline: Any = None,
         framework: Any = None,
     ) -> tuple[Detected, tuple[str, ...]]:
         """What live objects show, and the UUIDs of the GPUs that hold `model`. Leaves no hook behind."""
@@ -46,7 +48,7 @@ class FirstStep:
             optimizer=optimizer,
             batch=self._batches,
             told=told,
-            pipeline=pipeline,
+            pipeline=self._pipeline,
             framework=framework,
         )
         return detected, computing_gpus(model)
@@ -73,6 +75,7 @@ def detect(
     `framework` are those of a `Job`.
     """
     start_s = time.monotonic()
+    model = _all_stages(model, pipeline)
     job = Job(
         model=model,
         world_size=world_size,
@@ -105,3 +108,16 @@ def detect(
         problems=tuple(problems),
         duration_s=time.monotonic() - start_s,
     )
+
+
+def _all_stages(model: nn.Module, pipeline: Any) -> nn.Module:
+    """The model, or all stages of it that this rank holds where the script's model is one of them."""
+    from torch import nn
+
+    modules = stage_modules(pipeline)
+    if not modules:
+        return model
+    own = {id(parameter) for parameter in model.parameters()}
+    if all(id(parameter) in own for module in modules for parameter in module.parameters()):
+        return model
+    return nn.ModuleList(modules)

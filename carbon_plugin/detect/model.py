@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from carbon_plugin.detect.batch import Example
 from carbon_plugin.detect.counting import count_forward
 from carbon_plugin.detect.observed import DetectedModel
 from carbon_plugin.detect.parameters import count_parameters
 from carbon_plugin.detect.structure import read_structure
+from carbon_plugin.detect.tensors import Example
 from carbon_plugin.detect.wrappers import class_name, unwrapped
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.hf_config import model_from_hf_config
@@ -42,7 +42,8 @@ def detect_model(
         elif partial or abs(shape.parameters - total) <= COUNT_TOLERANCE * total:
             known = {key: value for key, value in fields.items() if key not in {a.field.split(".")[1] for a in assumed}}
             if partial and not source.startswith("config"):
-                known.pop("layers")
+                for unseen in ("layers", "tied_embeddings"):  # the first stage has no head, whoever owns it
+                    known.pop(unseen)
             return DetectedModel(
                 name=name,
                 parameters=total,
@@ -69,6 +70,8 @@ def detect_model(
 
 def _shapes(module: nn.Module, reasons: list[str]) -> Any:
     """Candidates (name, fields, assumed, source), the most telling first."""
+    from torch import nn
+
     for part in (module, *module.children()):
         config: Any = getattr(unwrapped(part), "config", None)
         if not hasattr(config, "to_dict") or not hasattr(config, "model_type"):
@@ -81,7 +84,8 @@ def _shapes(module: nn.Module, reasons: list[str]) -> Any:
             continue
         fields = {key: value for key, value in msgspec.structs.asdict(shape).items() if key not in ("name", "source")}
         yield name, fields, (), shape.source
-    structure = read_structure(module)
+    # Several stages of a pipeline on one rank are a list; the first one is read for all.
+    structure = read_structure(unwrapped(module[0]) if isinstance(module, nn.ModuleList) else module)
     if isinstance(structure, str):
         reasons.append(f"structure of {class_name(module)}: {structure}")
     else:

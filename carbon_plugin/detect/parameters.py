@@ -8,6 +8,11 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+def is_adapter(name: str) -> bool:
+    """Whether a parameter belongs to a low-rank adapter, by the name that peft and torchtune give it."""
+    return "lora_" in name
+
+
 def count_parameters(model: nn.Module) -> tuple[int, int]:
     """(all, trainable) parameters of the whole model as far as this rank holds it: of its stage under pipelines.
 

@@ -69,8 +69,12 @@ class Reader(Struct, frozen=True):
 
 
 READERS = (
+    Reader("torch.distributed.pipelining.schedules", "carbon_plugin.detect.pipeline"),
+    Reader("torch", "carbon_plugin.detect.context_parallel"),
     Reader("torch", "carbon_plugin.detect.layout"),
+    Reader("torch", "carbon_plugin.detect.groups"),
     Reader("torch", "carbon_plugin.detect.step"),
+    Reader("torch", "carbon_plugin.detect.recompute"),
 )
 """In order of precedence: a framework's own objects state what torch objects only show, so that they come first."""
 

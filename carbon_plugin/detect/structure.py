@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
+from carbon_plugin.detect.parameters import is_adapter
 from carbon_plugin.detect.wrappers import class_name, unwrapped
 from carbon_plugin.spec.figure import Assumption
 
@@ -38,7 +39,7 @@ def read_structure(model: nn.Module) -> Structure | str:
     blocks = repeated_blocks(model)
     if blocks is None:
         return "no list of equal blocks"
-    path, block, layers = blocks
+    path, block, layers = blocks.path, blocks.modules[0], len(blocks.modules)
     tables = [tuple(weight.shape) for weight in _embeddings(model)]
     if not tables:
         return "no token embedding"
@@ -70,21 +71,28 @@ def read_structure(model: nn.Module) -> Structure | str:
     return Structure(fields=fields, assumed=assumed, source=f"{layers} blocks {class_name(block)} in {path}")
 
 
-def repeated_blocks(model: nn.Module) -> tuple[str, nn.Module, int] | None:
-    """Name, first block and length of the container whose equal children hold most parameters."""
+class Blocks(Struct, frozen=True):
+    """Equal modules that are run one after the other, out of their wrappers, and the name of their container."""
+
+    path: str
+    modules: tuple[Any, ...]
+
+
+def repeated_blocks(model: nn.Module) -> Blocks | None:
+    """The container whose equal children hold most parameters."""
     from torch import nn
 
-    best: tuple[str, nn.Module, int] | None = None
+    best: Blocks | None = None
     most = 0
     for name, container in model.named_modules():
         if not isinstance(container, nn.ModuleList | nn.Sequential | nn.ModuleDict):
             continue
-        children = [unwrapped(child) for child in container.children()]
+        children = tuple(unwrapped(child) for child in container.children())
         if len(children) < _MIN_BLOCKS or len({type(child) for child in children}) != 1:
             continue
         size = sum(parameter.numel() for parameter in container.parameters())
         if size > most:
-            best, most = (name or class_name(model), children[0], len(children)), size
+            best, most = Blocks(name or class_name(model), children), size
     return best
 
 
@@ -155,8 +163,8 @@ def _embeddings(model: nn.Module) -> Iterator[Any]:
 
 def _matrices(block: nn.Module) -> Iterator[tuple[int, int]]:
     """(out, in) of every weight matrix; the shape of a DTensor is the whole one."""
-    for parameter in block.parameters():
-        if parameter.ndim == 2 and min(parameter.shape) > 1:
+    for name, parameter in block.named_parameters():
+        if parameter.ndim == 2 and min(parameter.shape) > 1 and not is_adapter(name):
             yield int(parameter.shape[0]), int(parameter.shape[1])
 
 

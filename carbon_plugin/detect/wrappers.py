@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec import Struct
 
+from carbon_plugin.detect.names import AXIS_OF_NAME
+
 if TYPE_CHECKING:
     from torch import nn
 
+_FSDP1_OFFLOAD = "FSDP1 keeps parameters and optimizer states in host memory; predicted as on the device"
 _WRAPPED = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 
 
@@ -18,7 +21,8 @@ class DataParallel(Struct, frozen=True, kw_only=True):
     """How a wrapper spreads the data: `shard` ranks share the states of `zero_stage`, `replicate` hold copies.
 
     `meshes` are the device meshes of the wrapper's own parameters, `shard_dim` the mesh dim that shards, by name if it
-    has one. `param_dtype` is the dtype of computation if the wrapper casts.
+    has one. `param_dtype` is the dtype of computation if the wrapper casts, `reduce_dtype` that of exchanged gradients.
+    `conflicts` are contradictions between its parts, `remarks` what a layout has no field for.
     """
 
     shard: int
@@ -28,17 +32,18 @@ class DataParallel(Struct, frozen=True, kw_only=True):
     meshes: tuple[Any, ...] = ()
     shard_dim: str | None = None
     param_dtype: str | None = None
+    reduce_dtype: str | None = None
     conflicts: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
     """The user's module inside compile, checkpoint, DDP and FSDP1 wrappers (FSDP2 changes a module in place)."""
-    from torch import nn
 
     while True:
         inner = next((getattr(module, name) for name in _WRAPPED if name in module._modules), None)
-        if inner is None and isinstance(module, nn.parallel.DistributedDataParallel):
-            inner = module.module
+        if inner is None and list(module._modules) == ["module"] and not module._parameters:
+            inner = module._modules["module"]  # DDP, and the engines and casts of frameworks
         if inner is None:
             return module
         module = inner
@@ -57,6 +62,18 @@ def is_compiled(module: nn.Module) -> bool:
     return "_orig_mod" in module._modules or getattr(module, "_compiled_call_impl", None) is not None
 
 
+def gradients_sync(module: nn.Module) -> bool:
+    """Whether the backward pass of a call of this wrapper exchanges gradients; False inside its `no_sync`."""
+    from torch.distributed.fsdp import FSDPModule
+
+    if isinstance(module, FSDPModule):
+        return all(group.reduce_grads for group in module._get_fsdp_state()._fsdp_param_groups)
+    for flag in ("require_backward_grad_sync", "_sync_gradients"):  # of DDP, of FSDP1
+        if hasattr(module, flag):
+            return bool(getattr(module, flag))
+    return True
+
+
 def data_parallel(model: nn.Module) -> DataParallel | None:
     """The data-parallel wrapper of a model, None if there is none."""
     return _fsdp2(model) or _fsdp1(model) or _ddp(model)
@@ -72,10 +89,24 @@ def _ddp(model: nn.Module) -> DataParallel | None:
     from torch import nn
 
     for module in model.modules():
-        if isinstance(module, nn.parallel.DistributedDataParallel):
-            size = dist.get_world_size(module.process_group)
-            return DataParallel(shard=1, replicate=size, zero_stage=0, source="process group of DDP")
+        plain = isinstance(module, nn.parallel.DistributedDataParallel)
+        engine: Any = module if plain else _composed_ddp(module)
+        if engine is not None:
+            size = dist.get_world_size(engine.process_group)
+            source = "process group of DDP" if plain else "process group of replicate()"
+            return DataParallel(shard=1, replicate=size, zero_stage=0, source=source)
     return None
+
+
+def _composed_ddp(module: nn.Module) -> Any:
+    """The DDP object that the composable `replicate` keeps beside a module, None if there is none."""
+    from torch.distributed._composable.contract import _get_registry
+    from torch.distributed._composable.replicate import replicate
+
+    if "replicate" not in (_get_registry(module) or {}):
+        return None
+    reference = getattr(replicate.state(module), "_ddp_weakref", None)
+    return None if reference is None else reference()
 
 
 def _fsdp1(model: nn.Module) -> DataParallel | None:
@@ -90,19 +121,24 @@ def _fsdp1(model: nn.Module) -> DataParallel | None:
             source = f"FSDP1 {strategy}"
             if strategy == "NO_SHARD":
                 return DataParallel(shard=1, replicate=size, zero_stage=0, source=source)
-            dtype = module.mixed_precision.param_dtype if module.mixed_precision else None
+            policy = module.mixed_precision
+            dtype, reduced = (policy.param_dtype, policy.reduce_dtype) if policy else (None, None)
             return DataParallel(
                 shard=size,
                 replicate=1 if between is None else int(between.size()),
                 zero_stage=2 if strategy in ("SHARD_GRAD_OP", "_HYBRID_SHARD_ZERO2") else 3,
                 source=source,
                 param_dtype=None if dtype is None else dtype_name(dtype),
+                reduce_dtype=None if reduced is None else dtype_name(reduced),
+                remarks=(_FSDP1_OFFLOAD,) if module.cpu_offload and module.cpu_offload.offload_params else (),
             )
     return None
 
 
 def _fsdp2(model: nn.Module) -> DataParallel | None:
-    groups = list(_fsdp2_groups(model))
+    everything = list(_fsdp2_groups(model))
+    # Experts are sharded over a mesh of their own, smaller by the expert-parallel degree; the rest shows the layout.
+    groups = [(group, root) for group, root in everything if not _holds_experts(group)] or everything
     if not groups:
         return None
     sizes: Counter[tuple[int, int]] = Counter()
@@ -124,13 +160,29 @@ def _fsdp2(model: nn.Module) -> DataParallel | None:
         shard=shard,
         replicate=replicate,
         zero_stage=zero_stage,
-        source=f"FSDP2 {type(info).__name__} of {sum(1 for _ in groups)} parameter groups",
-        meshes=tuple({group.mesh_info.mesh: None for group, _ in groups}),
+        source=f"FSDP2 {type(info).__name__} of {len(groups)} parameter groups",
+        meshes=tuple({group.mesh_info.mesh: None for group, _ in everything}),
         shard_dim=names[shard_dim] if names and shard_dim is not None else None,
         param_dtype=None if dtype is None else dtype_name(dtype),
+        reduce_dtype=None if main.mp_policy.reduce_dtype is None else dtype_name(main.mp_policy.reduce_dtype),
         conflicts=_several("FSDP2 shards x replicas", [f"{s} x {r}" for s, r in sizes])
         + _several("FSDP2 ZeRO stages", [str(stage) for stage in stages]),
+        remarks=_remarks(telling, main),
     )
+
+
+def _remarks(telling: list[Any], main: Any) -> tuple[str, ...]:
+    kept = {_after_forward(group) for group in telling} - {None, _mesh_sizes(main)[0]}
+    remarks = [f"FSDP2 reshards after forward to {n} of {_mesh_sizes(main)[0]} ranks; predicted as all" for n in kept]
+    if type(main.offload_policy).__name__ == "CPUOffloadPolicy":
+        remarks.append("FSDP2 keeps parameters and optimizer states in host memory; predicted as on the device")
+    return tuple(remarks)
+
+
+def _after_forward(group: Any) -> int | None:
+    """Shards of the parameters between forward and backward, None if they stay whole."""
+    info = group.post_forward_mesh_info
+    return None if info is None else int(getattr(info, "shard_mesh_size", 1))
 
 
 def _fsdp2_groups(model: nn.Module) -> Iterator[tuple[Any, bool]]:
@@ -141,6 +193,11 @@ def _fsdp2_groups(model: nn.Module) -> Iterator[tuple[Any, bool]]:
         if isinstance(module, FSDPModule):
             state = module._get_fsdp_state()
             yield from ((group, bool(state._is_root)) for group in state._fsdp_param_groups)
+
+
+def _holds_experts(group: Any) -> bool:
+    meshes = (getattr(param.sharded_param, "device_mesh", None) for param in group.fsdp_params)
+    return any(AXIS_OF_NAME.get(name) == "ep" for mesh in meshes if mesh for name in mesh.mesh_dim_names or ())
 
 
 def _mesh_sizes(group: Any) -> tuple[int, int]:

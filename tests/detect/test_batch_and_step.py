@@ -6,9 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from carbon_plugin.detect.batch import BatchWatch, batch_shape, called_module
+from carbon_plugin.detect.batch import BatchWatch, called_module
 from carbon_plugin.detect.live import FirstStep
-from carbon_plugin.detect.step import detect_optimizer, detect_precision, detect_recompute
+from carbon_plugin.detect.step import (
+    detect_adapters,
+    detect_compiled,
+    detect_optimizer,
+    detect_optimizer_state,
+    detect_precision,
+)
+from carbon_plugin.detect.tensors import batch_shape
 
 
 def seen(watch: BatchWatch) -> dict[str, object]:
@@ -48,6 +55,72 @@ def test_batch_without_tensors_has_no_shape():
     assert batch_shape(({"text": "words"}, 3)) is None
 
 
+class Padded(nn.Module):
+    """Takes what a collator hands out beside the token ids."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(10, 4)
+
+    def forward(self, input_ids: torch.Tensor, **_: torch.Tensor) -> torch.Tensor:
+        return self.table(input_ids)
+
+
+def called_with(**tensors: torch.Tensor) -> dict[str, object]:
+    model = Padded()
+    watch = BatchWatch(model)
+    model(input_ids=torch.zeros(2, 8, dtype=torch.long), **tensors)
+    return seen(watch)
+
+
+def test_padding_is_counted_by_its_mask():
+    mask = torch.ones(2, 8, dtype=torch.long)
+    mask[1, 2:] = 0
+
+    found = called_with(attention_mask=mask, position_ids=torch.zeros(2, 8, dtype=torch.long))
+
+    assert found["training.padding_fraction"] == 6 / 16
+    assert "training.mean_document_tokens" not in found  # positions in the padding say nothing
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [
+        {"position_ids": torch.tensor([[0, 1, 2, 0, 1, 2, 3, 0], [0, 1, 2, 3, 4, 5, 6, 7]])},
+        {"cu_seqlens": torch.tensor([0, 3, 7, 8, 16], dtype=torch.int32)},
+    ],
+)
+def test_packed_documents_are_counted_by_their_boundaries(packed):
+    assert called_with(**packed)["training.mean_document_tokens"] == 4
+
+
+def test_sequences_of_one_document_each_are_not_packed():
+    assert "training.mean_document_tokens" not in called_with(position_ids=torch.arange(8).repeat(2, 1))
+
+
+def micro_batches(dtype: torch.dtype, *, accumulate: int, skipped: int) -> tuple[int, str]:
+    model = nn.Linear(4, 4)
+    watch = BatchWatch(model)
+    for _ in range(skipped + 1):
+        model.zero_grad()
+        for _ in range(accumulate):
+            with torch.autocast("cpu", dtype=dtype):
+                model(torch.zeros(2, 4)).sum().backward()
+    found = watch.observed()["training.micro_batches"]
+    return found.value, found.source
+
+
+def test_steps_that_a_gradient_scaler_skipped_are_not_micro_batches():
+    value, source = micro_batches(torch.float16, accumulate=2, skipped=3)
+
+    assert value == 2
+    assert "6 more in steps that were skipped" in source
+
+
+def test_dropped_gradients_are_no_skipped_step_where_no_scaler_can_be():
+    assert micro_batches(torch.bfloat16, accumulate=1, skipped=1)[0] == 2
+
+
 def test_no_hook_is_put_on_a_compiled_model():
     watch = BatchWatch(torch.compile(nn.Linear(2, 2)))
 
@@ -71,22 +144,6 @@ def test_cast_of_a_wrapper_comes_before_autocast_and_stored_dtype():
     assert detect_precision(nn.Linear(2, 2), None, None).source == "dtype of most parameters"
 
 
-def test_checkpointing_is_seen_by_wrapper_and_by_flag():
-    from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
-
-    blocks = [nn.Linear(4, 4) for _ in range(4)]
-    some = nn.Sequential(*(checkpoint_wrapper(b) if i < 2 else b for i, b in enumerate(blocks)))
-    flagged = nn.Sequential(nn.Linear(2, 2))
-    flagged[0].gradient_checkpointing = True
-
-    observed, remark = detect_recompute(nn.Sequential(some))
-
-    assert observed.value == "full"
-    assert "only 2 of" in remark
-    assert detect_recompute(flagged)[0].value == "full"
-    assert detect_recompute(nn.Linear(2, 2)) == (None, None)
-
-
 def test_optimizer_is_known_by_its_class_or_the_class_below():
     class Mine(torch.optim.AdamW):
         pass
@@ -96,6 +153,83 @@ def test_optimizer_is_known_by_its_class_or_the_class_below():
     assert detect_optimizer(Mine(parameters)).value == "adamw"
     assert detect_optimizer(torch.optim.SGD(parameters, lr=1)).value == "sgd"
     assert detect_optimizer(object()) is None
+
+
+def test_adam_that_decays_weights_apart_is_adamw():
+    parameters = [nn.Parameter(torch.zeros(1))]
+
+    assert detect_optimizer(torch.optim.Adam(parameters)).value == "adam"
+    assert detect_optimizer(torch.optim.Adam(parameters, decoupled_weight_decay=True)).value == "adamw"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "seen_as"), [(torch.float32, "fp32"), (torch.bfloat16, "bf16"), (torch.uint8, "8-bit")]
+)
+def test_precision_of_optimizer_states_is_that_of_the_tensors_it_keeps(dtype, seen_as):
+    parameter = nn.Parameter(torch.zeros(4, 4))
+    optimizer = torch.optim.AdamW([parameter])
+    optimizer.state[parameter] = {"step": torch.tensor(1.0), "exp_avg": torch.zeros(4, 4, dtype=dtype)}
+
+    assert detect_optimizer_state(optimizer).value == seen_as
+
+
+def test_optimizer_without_states_has_no_precision_of_them():
+    assert detect_optimizer_state(torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1)) is None
+
+
+def test_optimizer_of_a_framework_is_seen_through():
+    class Wrapper:
+        def __init__(self, optimizer):
+            self.optimizer = optimizer
+
+    inner = torch.optim.Adafactor([nn.Parameter(torch.zeros(1))])
+
+    assert detect_optimizer(Wrapper(Wrapper(inner))).value == "adafactor"
+
+
+def test_low_rank_adapters_are_named_with_their_rank():
+    layer = nn.Linear(16, 16)
+    layer.lora_A, layer.lora_B = nn.Linear(16, 4, bias=False), nn.Linear(4, 16, bias=False)
+
+    assert detect_adapters(nn.Sequential(layer)).value == "LoRA of rank 4"
+    assert detect_adapters(nn.Linear(16, 16)) is None
+
+
+def test_compiler_counts_where_it_fuses_most_of_the_model():
+    small, large = nn.Linear(2, 2), nn.Linear(32, 32)
+    small.compile()
+
+    assert detect_compiled(nn.Sequential(small, large)) is None
+    assert detect_compiled(nn.Sequential(small, torch.compile(large))).value is True
+    assert detect_compiled(torch.compile(large, backend="eager")) is None
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "precision"),
+    [
+        ("torchao.float8.float8_linear", "Float8Linear", "fp8"),
+        ("torchao.prototype.mx_formats.mx_linear", "MXLinear", "mxfp8"),
+        ("torchao.quantization.linear", "Linear", "fp32"),
+        ("transformer_engine.pytorch.module.linear", "Linear", "fp8"),
+    ],
+)
+def test_low_precision_modules_are_known_by_their_class(module, name, precision):
+    kind = type(name, (nn.Linear,), {"__module__": module, "fp8": True})
+
+    assert detect_precision(nn.Sequential(kind(4, 4)), None, None).value == precision
+
+
+def test_transformer_engine_outside_of_its_autocast_runs_in_the_dtype_of_its_parameters():
+    kind = type("Linear", (nn.Linear,), {"__module__": "transformer_engine.pytorch.module.linear", "fp8": False})
+
+    assert detect_precision(kind(4, 4).to(torch.bfloat16), None, None).value == "bf16"
+
+
+def test_recipe_of_transformer_engine_names_the_precision():
+    recipe = type("MXFP8BlockScaling", (), {})()
+    body = {"__module__": "transformer_engine.pytorch.module.linear", "fp8": True, "fp8_meta": {"recipe": recipe}}
+
+    assert detect_precision(type("Linear", (nn.Linear,), body)(4, 4), None, None).value == "mxfp8"
 
 
 def test_module_that_gets_the_batches_is_the_child_with_most_parameters():

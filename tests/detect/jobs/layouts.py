@@ -6,60 +6,26 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from pipelines import MICRO_BATCHES, PIPELINES
+from tiny import LENGTH, VOCAB, Block, Model, SparseBlock, mesh, sharded
 from torch import nn
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed._composable.replicate import replicate
+from torch.distributed._composable.replicate_with_fsdp import replicate as replicate_with_fsdp
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy, fully_shard
-from torch.distributed.tensor import Replicate, Shard
-from torch.distributed.tensor.parallel import (
-    ColwiseParallel,
-    RowwiseParallel,
-    SequenceParallel,
-    parallelize_module,
-)
-from torch.nn import functional as F
+from torch.distributed.optim import ZeroRedundancyOptimizer
+from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+from torch.distributed.tensor.experimental import context_parallel
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, SequenceParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 
-from carbon_plugin.detect.batch import BatchWatch
-from carbon_plugin.detect.live import detect
-
-VOCAB, HIDDEN, FFN, LAYERS, HEADS, LENGTH = 128, 32, 64, 3, 4, 16
-
-
-class Block(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.n_heads = HEADS
-        self.norm = nn.LayerNorm(HIDDEN)
-        self.q, self.k, self.v, self.o = (nn.Linear(HIDDEN, HIDDEN, bias=False) for _ in range(4))
-        self.ffn_norm = nn.LayerNorm(HIDDEN)
-        self.up, self.down = nn.Linear(HIDDEN, FFN), nn.Linear(FFN, HIDDEN)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.norm(x)
-        q, k, v = (p(y).unflatten(-1, (-1, HIDDEN // HEADS)).transpose(1, 2) for p in (self.q, self.k, self.v))
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
-        x = x + self.o(mixed)
-        return x + self.down(F.gelu(self.up(self.ffn_norm(x))))
-
-
-class Model(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(VOCAB, HIDDEN)
-        self.blocks = nn.ModuleList(Block() for _ in range(LAYERS))
-        self.norm = nn.LayerNorm(HIDDEN)
-        self.head = nn.Linear(HIDDEN, VOCAB, bias=False)
-
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        x = self.embedding(tokens)
-        for block in self.blocks:
-            x = block(x)
-        return self.head(self.norm(x)).clone()
-
+from carbon_plugin.detect.live import FirstStep
 
 TENSOR = {name: ColwiseParallel() for name in ("q", "k", "v", "up")} | {
     "o": RowwiseParallel(),
@@ -70,16 +36,6 @@ SEQUENCE = (
     | {name: ColwiseParallel(input_layouts=Shard(1)) for name in ("q", "k", "v", "up")}
     | {name: RowwiseParallel(output_layouts=Shard(1)) for name in ("o", "down")}
 )
-
-
-def mesh(shape: tuple[int, ...], *names: str) -> DeviceMesh:
-    return init_device_mesh("cpu", shape, mesh_dim_names=names)
-
-
-def sharded(model: nn.Module, over: DeviceMesh, **options: object) -> nn.Module:
-    for block in model.blocks:
-        fully_shard(block, mesh=over, **options)
-    return fully_shard(model, mesh=over, **options)
 
 
 def tensor_parallel(model: nn.Module, over: DeviceMesh, plan: dict[str, object] = TENSOR) -> nn.Module:
@@ -97,7 +53,7 @@ def fsdp2() -> nn.Module:
 
 
 def fsdp2_without_names() -> nn.Module:
-    return sharded(Model(), init_device_mesh("cpu", (4,)))
+    return sharded(Model(), mesh((4,)))
 
 
 def fsdp2_zero2() -> nn.Module:
@@ -122,7 +78,7 @@ def tp() -> nn.Module:
 
 
 def tp_without_names() -> nn.Module:
-    return tensor_parallel(Model(), init_device_mesh("cpu", (4,)))
+    return tensor_parallel(Model(), mesh((4,)))
 
 
 def tp_and_fsdp2() -> nn.Module:
@@ -154,47 +110,173 @@ def cp_folded_into_fsdp2() -> nn.Module:
     return sharded(Model(), grid["dp_shard", "cp"]._flatten("dp_shard_cp"))
 
 
+def fsdp2_resharded_to_pairs() -> nn.Module:
+    return sharded(Model(), mesh((4,), "dp_shard"), reshard_after_forward=2)
+
+
+def replicate_of_ddp() -> nn.Module:
+    return replicate(Model(), device_mesh=mesh((4,), "dp_replicate"))
+
+
+def replicate_of_fsdp2() -> nn.Module:
+    return replicate_with_fsdp(Model(), mesh=mesh((4,), "dp_replicate"))
+
+
+def fsdp1_hybrid() -> nn.Module:
+    strategy = ShardingStrategy.HYBRID_SHARD
+    grid = mesh((2, 2), "replicate", "shard")
+    return FullyShardedDataParallel(
+        Model(), device_id=torch.device("cpu"), sharding_strategy=strategy, device_mesh=grid
+    )
+
+
+def zero1() -> nn.Module:
+    return DistributedDataParallel(Model())
+
+
+def context_parallel_ddp() -> nn.Module:
+    return split_sequence(DistributedDataParallel(Model()), mesh((2, 2), "dp", "cp")["cp"])
+
+
+def context_parallel_fsdp2_without_names() -> nn.Module:
+    over = DeviceMesh("cpu", [[0, 1], [2, 3]])
+    return split_sequence(sharded(Model(), mesh((4,))), DeviceMesh.from_group(over.get_group(1), "cpu"))
+
+
+def split_sequence(model: nn.Module, over: DeviceMesh) -> nn.Module:
+    for block in model.modules():
+        if isinstance(block, Block):
+            block.context = over.get_group()
+    model.context_mesh = over
+    return model
+
+
+def experts(over: DeviceMesh) -> nn.Module:
+    """A sparse model whose experts are dealt out over a mesh, as torchtitan does it."""
+    model = Model(SparseBlock)
+    for block in model.blocks:
+        for name in ("up", "down"):
+            whole = getattr(block.experts, name).detach()
+            setattr(block.experts, name, nn.Parameter(distribute_tensor(whole, over, [Shard(0)])))
+    return model
+
+
+def ep_and_fsdp2() -> nn.Module:
+    model = experts(mesh((2, 2), "efsdp", "ep")["ep"])
+    grid = model.blocks[0].experts.up.device_mesh._get_root_mesh()
+    for block in model.blocks:
+        fully_shard(block.experts, mesh=grid["efsdp"])
+    return sharded(model, mesh((4,), "dp_shard"))
+
+
+def ep_without_names() -> nn.Module:
+    model = experts(mesh((4,)))
+    dense = {name for name, parameter in model.named_parameters() if "experts" not in name}
+    names = {name for name, _ in model.named_parameters()} - dense
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, list(names))
+    return DistributedDataParallel(model)
+
+
+def ep_by_process_groups() -> nn.Module:
+    for ranks in ([0, 1], [2, 3]):
+        dist.new_group(ranks, group_desc="EXPERT_MODEL_PARALLEL_GROUP")
+    return DistributedDataParallel(Model(SparseBlock))
+
+
+def tp_and_dp_by_process_groups() -> nn.Module:
+    """Parallelism by hand on plain tensors: only the descriptions of its groups show it."""
+    for ranks in ([0, 1], [2, 3]):
+        dist.new_group(ranks, group_desc="TENSOR_MODEL_PARALLEL_GROUP")
+    for ranks in ([0, 2], [1, 3]):
+        dist.new_group(ranks, group_desc="DATA_PARALLEL_GROUP")
+    return Model()
+
+
 def nothing() -> nn.Module:
     return Model()
 
 
 LAYOUTS = (
-    ddp, fsdp2, fsdp2_without_names, fsdp2_zero2, hsdp, fsdp1, fsdp1_zero2, tp, tp_without_names, tp_and_fsdp2,
-    tp_and_sp, tp_and_hand_made_dp, pp_and_fsdp2, cp_folded_into_fsdp2, nothing,
+    ddp, zero1, replicate_of_ddp, replicate_of_fsdp2, fsdp2, fsdp2_without_names, fsdp2_zero2, fsdp2_resharded_to_pairs,
+    hsdp, fsdp1, fsdp1_zero2, fsdp1_hybrid, tp, tp_without_names, tp_and_fsdp2, tp_and_sp, tp_and_hand_made_dp,
+    pp_and_fsdp2, cp_folded_into_fsdp2, context_parallel_ddp, context_parallel_fsdp2_without_names, ep_and_fsdp2,
+    ep_without_names, ep_by_process_groups, tp_and_dp_by_process_groups, nothing,
 )  # fmt: skip
 
 
-def look(build: Callable[[], nn.Module]) -> dict[str, object]:
-    torch.manual_seed(0)
+def step(build: Callable[[], nn.Module]) -> dict[str, object]:
+    """One step of two micro-batches under a layout, and what is seen of it."""
     model = build()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    hooks = len(model._forward_pre_hooks)
-    watch = BatchWatch(model)
-    for _ in range(2):  # two micro-batches a step
-        model(torch.randint(VOCAB, (2, LENGTH))).sum().backward()
+    adamw = torch.optim.AdamW
+    if build is zero1:
+        optimizer = ZeroRedundancyOptimizer(model.parameters(), adamw, lr=1e-3)
+    else:
+        optimizer = adamw(model.parameters(), lr=1e-3)
+    hooks = count_hooks(model)
+    first = FirstStep(model)
+    for _ in range(2):
+        tokens = torch.randint(VOCAB, (2, LENGTH))
+        over = getattr(model, "context_mesh", None)
+        split = context_parallel(over, buffers=[tokens], buffer_seq_dims=[1]) if over else nullcontext()
+        with split:
+            model(tokens).sum().backward()
     optimizer.step()
-    watch.remove()
-    found = detect(model, world_size=dist.get_world_size(), optimizer=optimizer, batch=watch)
+    return seen(first, model, optimizer) | {"hooks_left": count_hooks(model) - hooks}
+
+
+def pipelined(build: Callable[[], object], *, told: bool) -> dict[str, object]:
+    """One step under a pipeline schedule, which the script hands over or not."""
+    schedule = build()
+    stages = getattr(schedule, "_stages", None) or [schedule._stage]
+    model = stages[0].submod
+    optimizer = torch.optim.AdamW([p for stage in stages for p in stage.submod.parameters()], lr=1e-3)
+    hooks = count_hooks(model)
+    first = FirstStep(model, schedule if told else None)
+    batch = torch.randint(VOCAB, (2 * MICRO_BATCHES, LENGTH))
+    schedule.step(*([batch] if any(stage.is_first for stage in stages) else []), target=batch)
+    optimizer.step()
+    return seen(first, model, optimizer) | {
+        "hooks_left": count_hooks(model) - hooks,
+        "parameters_here": sum(p.numel() for stage in stages for p in stage.submod.parameters()),
+    }
+
+
+def count_hooks(model: nn.Module) -> int:
+    return sum(len(m._forward_pre_hooks) + len(m._forward_hooks) for m in model.modules())
+
+
+def seen(first: FirstStep, model: nn.Module, optimizer: object) -> dict[str, object]:
+    found, _ = first.look(model, world_size=dist.get_world_size(), optimizer=optimizer)
     return {
-        "axes": {axis: (seen.value, seen.source) for axis, seen in found.layout.axes.items()},
+        "axes": {axis: (value.value, value.source) for axis, value in found.layout.axes.items()},
         "unexplained": found.layout.unexplained,
-        "fields": {name: seen.value for name, seen in found.fields.items()},
+        "fields": {name: value.value for name, value in found.fields.items()},
         "model": found.model and found.model.fields,
         "model_source": found.model and found.model.source,
         "parameters": found.model and found.model.parameters,
         "problems": found.problems,
-        "hooks_left": len(model._forward_pre_hooks) - hooks,
     }
 
 
 def main() -> None:
-    dist.init_process_group("gloo")
-    results = {build.__name__: look(build) for build in LAYOUTS}
-    results["parameters"] = sum(p.numel() for p in Model().parameters())
-    if dist.get_rank() == 0:
-        Path(sys.argv[1]).write_text(json.dumps(results))
-    dist.barrier()
-    os._exit(0)  # fifteen layouts leave groups behind that are slow to tear down one by one
+    results: dict[str, object] = {}
+    works = [(build.__name__, partial(step, build)) for build in LAYOUTS]
+    works += [(build.__name__, partial(pipelined, build, told=True)) for build in PIPELINES]
+    works += [("schedule_that_nobody_told", partial(pipelined, PIPELINES[0], told=False))]
+    rank, world_size, out = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), Path(sys.argv[1])
+    for name, work in works:
+        # A job has one layout: each gets a world of its own, or groups of the one before would be seen.
+        store = dist.FileStore(f"{out}.{name}", world_size)
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
+        torch.manual_seed(0)
+        results[name] = work()
+        dist.barrier()
+        dist.destroy_process_group()
+    results["parameters"] = {
+        kind.__name__: sum(p.numel() for p in Model(kind).parameters()) for kind in (Block, SparseBlock)
+    }
+    if rank == 0:
+        out.write_text(json.dumps(results))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,30 @@
+"""Names that frameworks give to the axes of their meshes and to their process groups, and the axis each stands for."""
+
+from __future__ import annotations
+
+AXIS_OF_NAME = {
+    "tp": "tp",
+    "tensor": "tp",
+    "tensor_parallel": "tp",
+    "pp": "pp",
+    "pipe": "pp",
+    "pipeline": "pp",
+    "pipeline_parallel": "pp",
+    "cp": "cp",
+    "context_parallel": "cp",
+    "ep": "ep",
+    "expert_parallel": "ep",
+    "dp_replicate": "dp_replicate",
+    "replicate": "dp_replicate",
+    "data_parallel_replicate": "dp_replicate",
+    "dp": "dp",
+    "data_parallel": "dp",
+}
+"""Names of mesh axes in frameworks today. `dp` alone does not say whether it shards or copies. Names that may stand for
+several axes folded into one (fsdp, dp_shard_cp) are left out: the wrapper over them says what they are."""
+
+
+def axis_of_group(description: str) -> str | None:
+    """The axis of a process group by its description: "mesh_tp" of a mesh, Megatron's "TENSOR_MODEL_PARALLEL_GROUP"."""
+    name = description.lower().removeprefix("mesh_").removesuffix("_group").replace("_model_parallel", "_parallel")
+    return AXIS_OF_NAME.get(name)

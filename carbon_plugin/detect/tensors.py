@@ -1,0 +1,141 @@
+"""What a batch of tensors says: samples, tokens, padding, packed documents. Shapes first; data only where it counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+
+if TYPE_CHECKING:
+    import torch
+
+_TOKEN_KEYS = ("input_ids", "tokens", "inputs", "idx")
+_MASK_KEYS = ("attention_mask", "padding_mask")
+_BOUNDARY_KEYS = ("cu_seqlens", "cu_seq_lens", "cu_seqlens_q", "cu_seq_lens_q")
+
+
+class Example(Struct, frozen=True):
+    """A call of a model as shapes only: meta tensors where there were real ones."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    samples: int
+
+    def call(self, module: Any) -> Any:
+        """Call a module on the meta device in this way."""
+        return module(*self.args, **self.kwargs)
+
+
+class Arriving:
+    """A number on its way from a device. The training thread never waits for it."""
+
+    def __init__(self, value: torch.Tensor) -> None:
+        import torch
+
+        self._event: torch.cuda.Event | None = None
+        self._value = value
+        if value.is_cuda:
+            self._value = torch.empty((), dtype=value.dtype, pin_memory=True)
+            self._value.copy_(value, non_blocking=True)
+            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._event.record()
+
+    def read(self) -> int | None:
+        """The number, None while it is on its way."""
+        if self._event is not None and not self._event.query():  # type: ignore[no-untyped-call]
+            return None
+        return int(self._value)
+
+
+def batch_shape(batch: Any) -> tuple[tuple[int, int | None], tuple[int, ...]] | None:
+    """((samples, tokens a sample), shape of the tensor that says so) of a batch, None if it holds no tensor.
+
+    Token ids are integers of (batch, sequence), hidden states floats of (batch, sequence, width); anything else has
+    samples only.
+    """
+    tensors = list(_tensors(batch))
+    ids = next((t for t in tensors if t.ndim == 2 and not t.is_floating_point() and t.dtype.itemsize > 1), None)
+    if ids is not None:
+        return (int(ids.shape[0]), int(ids.shape[1])), tuple(ids.shape)
+    first = next((t for t in tensors if t.ndim >= 2), None)
+    if first is None:
+        return None
+    tokens = int(first.shape[1]) if first.ndim == 3 else None
+    return (int(first.shape[0]), tokens), tuple(first.shape)
+
+
+def real_tokens(batch: Any) -> tuple[str, Arriving] | None:
+    """Name of the padding mask of a batch and its number of tokens that are no padding; None without a mask."""
+    for name, mask in _named(batch):
+        if name in _MASK_KEYS and mask.ndim == 2 and not mask.is_floating_point() and _readable(mask):
+            return name, Arriving((mask != 0).sum())
+    return None
+
+
+def packed_documents(batch: Any) -> tuple[str, Arriving | int] | None:
+    """Name of the tensor that says where packed documents begin, and their number; None if nothing says it.
+
+    Cumulative lengths tell by their shape. Positions begin again at 0 with each document; beside a padding mask they
+    may be 0 in the padding too, and are not believed.
+    """
+    named = dict(_named(batch))
+    for name in _BOUNDARY_KEYS:
+        if name in named and named[name].ndim == 1:
+            return name, int(named[name].shape[0]) - 1
+    positions = named.get("position_ids")
+    if positions is None or positions.ndim != 2 or named.keys() & set(_MASK_KEYS) or not _readable(positions):
+        return None
+    return "position_ids", Arriving((positions == 0).sum())
+
+
+def meta(value: Any) -> Any:
+    """The same nest with meta tensors; a value that is no tensor and no container stays."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return torch.empty_like(value, device="meta", requires_grad=False)
+    if isinstance(value, Mapping):
+        return {key: meta(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)(meta(item) for item in value) if type(value) in (tuple, list) else value
+    return value
+
+
+def _readable(tensor: torch.Tensor) -> bool:
+    """Whether data can be counted without waiting: real data, in host memory or behind a stream."""
+    import torch
+    from torch.distributed.tensor import DTensor
+
+    if isinstance(tensor, DTensor) or tensor.device.type not in ("cpu", "cuda"):
+        return False
+    return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
+
+
+def _named(batch: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """Tensors of a batch that have a name."""
+    import torch
+
+    if isinstance(batch, Mapping):
+        for name, value in batch.items():
+            if isinstance(value, torch.Tensor):
+                yield str(name), value
+            else:
+                yield from _named(value)
+    elif isinstance(batch, tuple | list):
+        for value in batch:
+            yield from _named(value)
+
+
+def _tensors(batch: Any) -> Iterator[Any]:
+    """Tensors in a batch, those under the usual names of token ids first."""
+    import torch
+
+    if isinstance(batch, torch.Tensor):
+        yield batch
+    elif isinstance(batch, Mapping):
+        for key in sorted(batch, key=lambda key: key not in _TOKEN_KEYS):
+            yield from _tensors(batch[key])
+    elif isinstance(batch, tuple | list):
+        for item in batch:
+            yield from _tensors(item)
