@@ -29,7 +29,7 @@ from carbon_plugin.calibrate.parameters import (
 )
 from carbon_plugin.calibrate.table import Table, family, tabulate
 from carbon_plugin.calibrate.validate import published_rows
-from carbon_plugin.predict.rates import ATTENTION_SHARE, gemm_share_law, memory_share_law, prior_constants
+from carbon_plugin.predict.rates import attention_share, gemm_share_law, memory_share_law, prior_constants
 from carbon_plugin.spec.hardware import Accelerator
 from carbon_plugin.spec.profiles import list_accelerators
 from carbon_plugin.spec.stack import STACKS
@@ -85,7 +85,8 @@ def device_constants(device: Accelerator, fitted: Fit, table: Table) -> dict[str
     for kernel in KERNELS:
         seen = (table.family == family(device)) & (table.kernel == kernel)
         if np.any(seen):
-            share = ATTENTION_SHARE[kernel] * fitted.multiplier(f"attention_flops.{family(device)}.{kernel}")  # type: ignore[index]
+            share = attention_share(kernel, device.architecture)
+            share *= fitted.multiplier(f"attention_flops.{family(device)}.{kernel}")
             numbers[f"attention_flops.{kernel}"] = share * peak
     if "fp8" in device.peak_flops:
         numbers["fp8_gemm_share"] = fitted.multiplier(f"fp8_gemm_share.{family(device)}")

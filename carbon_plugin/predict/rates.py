@@ -30,6 +30,11 @@ REFERENCE_BANDWIDTH = 2.039e12
 
 ATTENTION_SHARE: dict[AttentionKernel, float] = {"flash": 0.34, "flash2": 0.34, "flash3": 0.45, "cudnn": 0.40}
 """Causal-counted FLOP/s of the attention core over the bf16 peak, when the device has no measured value."""
+AMPERE_KERNELS: frozenset[AttentionKernel] = frozenset(("flash", "flash2"))
+LATER_ARCHITECTURE_SHARE = 0.5
+"""What FlashAttention 1 and 2, written for Ampere, keep of their share on the architectures after it: 35 % of peak on
+H100 against 73 % on A100 (arXiv 2407.08608 section 1, arXiv 2307.08691 section 4)."""
+BEFORE_HOPPER = ("volta", "turing", "ampere")
 
 PRIORS: dict[str, tuple[float, str]] = {
     "kernel_time_s": (2e-6, "launch gap of one kernel on current GPUs"),
@@ -208,6 +213,12 @@ def memory_share_law(bandwidth_bytes_per_s: float) -> float:
     return LAW_MEMORY_SHARE * math.pow(max(1.0, bandwidth_bytes_per_s / REFERENCE_BANDWIDTH), -LAW_MEMORY_EXPONENT)
 
 
+def attention_share(kernel: AttentionKernel, architecture: str) -> float:
+    """Prior share of the bf16 peak that an attention kernel reaches on an architecture."""
+    later = kernel in AMPERE_KERNELS and not architecture.startswith(BEFORE_HOPPER)
+    return ATTENTION_SHARE[kernel] * (LATER_ARCHITECTURE_SHARE if later else 1.0)
+
+
 def default_attention_kernel(accelerator: Accelerator) -> AttentionKernel:
     """The kernel class that current frameworks use on this architecture."""
     if accelerator.kind == "cpu" or accelerator.architecture in ("volta", "turing"):
@@ -312,7 +323,7 @@ def _attention(resolver: _Resolver, stack: Stack, peak_16bit_flops: float) -> fl
     known = device.efficiency.attention_flops.get(kernel)
     if known is not None:
         return known.value
-    rate = ATTENTION_SHARE[kernel] * peak_16bit_flops
+    rate = attention_share(kernel, device.architecture) * peak_16bit_flops
     resolver.assume(f"{device.name}.attention_flops.{kernel}", f"{rate:.3g}", "share of peak of this kernel class")
     return rate
 
