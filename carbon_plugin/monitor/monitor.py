@@ -9,6 +9,7 @@ import atexit
 import contextlib
 import os
 import sys
+import tempfile
 import threading
 import weakref
 from collections.abc import Iterator, Mapping
@@ -179,6 +180,7 @@ class CarbonMonitor:
         for name in USED_BY_THE_THREAD:
             with contextlib.suppress(ImportError):
                 import_module(name)
+        tempfile.gettempdir()  # likewise: its first call holds a lock, and a loader's worker needs it too
         place = ranks or self._ranks
         wake = threading.Event()
         clock = TrainingClock(wake.set, settings.options.min_window_s)
