@@ -36,8 +36,9 @@ types: $(VENV)/.installed-dev ## mypy --strict on the package and its integratio
 bench: $(VENV)/.installed-dev ## cost of the monitor in a training loop, to benchmarks/results/
 	$(BIN)/python benchmarks/hook_overhead.py
 
-docs: $(VENV)/.installed ## docs/commands.md from the help of every command
+docs: $(VENV)/.installed ## docs/commands.md from the help of every command, tables of docs/carbon_validation.md
 	$(BIN)/python docs/commands.py
+	$(BIN)/python docs/carbon_validation.py
 
 calibrate: $(VENV)/.installed-dev ## fit the shipped constants to the published rows and write them into the profiles
 	$(BIN)/python -m carbon_plugin.calibrate.shipped

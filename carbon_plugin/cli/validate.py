@@ -7,15 +7,27 @@ from typing import Annotated
 
 import typer
 
+from carbon_plugin.errors import SpecError
+
 
 def validate(
     records: Annotated[
         Path | None,
         typer.Option(help="Rows of your own (YAML in the published schema, or vTrain's CSV).", show_default=False),
     ] = None,
+    carbon: Annotated[
+        bool, typer.Option("--carbon", help="Published energy and carbon instead of step times.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
 ) -> None:
     """Predict every published row and sum up the errors; fitted rows from constants that never saw their model."""
+    if carbon:
+        from carbon_plugin.cli.validate_carbon import validate_carbon
+
+        if records is not None:
+            raise SpecError(f"--records {records}: published carbon has rows of its own, expected no --records")
+        validate_carbon(as_json=as_json)
+        return
     import msgspec
 
     from carbon_plugin.calibrate import validate as validation
