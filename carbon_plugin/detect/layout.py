@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from carbon_plugin.detect.names import AXIS_OF_NAME
-from carbon_plugin.detect.observed import DEGREES, DetectedLayout, Observed
+from carbon_plugin.detect.observed import BY_ELIMINATION, DEGREES, DetectedLayout, Observed
 from carbon_plugin.detect.readers import Job, Reading
 from carbon_plugin.detect.wrappers import DataParallel, data_parallel, is_compiled
 
@@ -181,7 +181,7 @@ def complete_layout(axes: dict[str, Observed], world_size: int) -> DetectedLayou
     layout = DetectedLayout(axes=axes, world_size=world_size)
     if layout.unexplained != 1:
         return layout
-    source = "the world has one rank" if world_size == 1 else f"the other axes account for all {world_size} ranks"
+    source = "the world has one rank" if world_size == 1 else f"{BY_ELIMINATION} {world_size} ranks"
     rest = {axis: Observed(1, source) for axis in DEGREES if axis not in axes}
     if axes.get("dp_shard", Observed(1, "")).value == 1 and "zero_stage" not in axes:
         rest["zero_stage"] = Observed(0, "nothing is sharded over data-parallel ranks")

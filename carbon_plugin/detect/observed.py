@@ -13,6 +13,9 @@ from carbon_plugin.spec.model import CountedModel
 DEGREES = ("tp", "cp", "pp", "dp_replicate", "dp_shard")
 """Axes that multiply to the world size; `ep` divides it and is not among them."""
 
+BY_ELIMINATION = "the other axes account for all"
+"""How the source of an axis begins that no object showed: there is no room for it."""
+
 AXES = (
     *DEGREES, "ep", "zero_stage", "sequence_parallel", "async_tp", "context_parallel_kind", "pipeline_schedule",
     "virtual_stages",

@@ -9,7 +9,7 @@ import msgspec
 
 from carbon_plugin.detect.effective import Declared, Effective, World
 from carbon_plugin.detect.fields import FieldTable
-from carbon_plugin.detect.observed import DEGREES, Detected, Observed
+from carbon_plugin.detect.observed import BY_ELIMINATION, DEGREES, Detected, Observed
 from carbon_plugin.detect.resolve_cluster import resolve_clusters
 from carbon_plugin.detect.resolve_model import resolve_model
 from carbon_plugin.errors import SpecError
@@ -43,7 +43,7 @@ def resolve(planned: RunSpec | None, declared: Declared, detected: Detected | No
     clusters = resolve_clusters(table, planned.cluster if planned else None, declared, detected, world, missing)
     assumptions += clusters.assumptions
     training = _training(table, planned, declared, detected, layout, missing)
-    stack = table.choose("stack", planned=planned and planned.stack, declared=declared.stack, default=Stack())
+    stack = _stack(table, planned, declared, detected)
     site = table.choose("site", planned=planned and planned.site, declared=declared.site)
     if site is None:
         missing.append("site: not given, so energy is measured but carbon is not computed")
@@ -59,6 +59,9 @@ def resolve(planned: RunSpec | None, declared: Declared, detected: Detected | No
             stack=stack,
             assumptions=tuple(assumptions),
         )
+    for name, observed in detected.fields.items() if detected else ():
+        if name not in table.rows:  # what no spec has a field for is part of the record all the same
+            table.note(name, observed.value, f"detected: {observed.source}")
     total_steps = table.rows["training.steps"]["value"]
     tokens_per_step = declared.tokens_per_step or (training.tokens_per_step if training else None)
     return Effective(
@@ -88,7 +91,7 @@ def _layout(
     missing: list[str],
 ) -> ParallelLayout | None:
     plan = _asdict(planned.layout) if planned and planned.layout else {}
-    seen = detected.fields if detected else {}
+    seen = _without_declared_context(detected.fields, declared) if detected else {}
     values: dict[str, Any] = {}
     for field in msgspec.structs.fields(ParallelLayout):
         values[field.name] = table.choose(
@@ -116,6 +119,39 @@ def _layout(
         return None
 
 
+def _is_shown(observed: Observed | None) -> bool:
+    """Whether an object showed an axis; that there is no room for it is no such thing."""
+    return observed is not None and not observed.source.startswith(BY_ELIMINATION)
+
+
+def _without_declared_context(seen: Mapping[str, Observed], declared: Declared) -> Mapping[str, Observed]:
+    """The layout seen, with a declared context-parallel degree taken out of the data parallelism that hides it:
+    parameters are the same along that axis, so that wrappers shard or copy over both."""
+    cp = declared.layout.get("cp", 1)
+    if cp == 1 or "layout.cp" not in seen or _is_shown(seen["layout.cp"]):
+        return seen
+    others = {name: observed for name, observed in seen.items() if name != "layout.cp"}
+    for axis in ("layout.dp_shard", "layout.dp_replicate"):
+        both = seen.get(axis)
+        if both is not None and both.value > 1 and both.value % cp == 0:
+            return {**others, axis: Observed(both.value // cp, f"{both.source}, without the declared cp {cp}")}
+    return seen
+
+
+def _stack(table: FieldTable, planned: RunSpec | None, declared: Declared, detected: Detected | None) -> Stack:
+    """The stated stack, with the fields that were seen in it."""
+    plan = planned.stack if planned and planned.stack != Stack() else None
+    stack: Stack = table.choose("stack", planned=plan, declared=declared.stack, default=Stack())
+    seen = detected.fields if detected else {}
+    for name in ("fused", "grad_reduce_dtype"):
+        if f"stack.{name}" in seen:
+            said = {"planned": plan, "declared": declared.stack}
+            stated = {who: getattr(what, name) for who, what in said.items() if what is not None}
+            value = table.choose(f"stack.{name}", **stated, detected=seen[f"stack.{name}"])
+            stack = msgspec.structs.replace(stack, **{name: value})
+    return stack
+
+
 def _training(
     table: FieldTable,
     planned: RunSpec | None,
@@ -126,7 +162,7 @@ def _training(
 ) -> TrainingPlan | None:
     plan: Mapping[str, Any] = _asdict(planned.training) if planned else {}
     seen = dict(detected.fields) if detected else {}
-    if layout is not None and layout.cp > 1:
+    if layout is not None and layout.cp > 1 and not _is_shown(seen.get("layout.cp")):
         seen.pop("training.seq_len", None)  # a rank sees its part of the sequence, or all of it: nothing tells which
     seq_len = table.choose(
         "training.seq_len",

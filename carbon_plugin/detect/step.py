@@ -42,6 +42,8 @@ def read(job: Job) -> Reading:
     fields |= job.batch.observed()
     if "layout.pipeline_schedule" in job.known:
         fields.pop("training.micro_batches", None)  # a schedule knows its micro-batches; calls of a stage are more
+    if job.degree("cp") > 1 and job.batch.context_parallel is None:
+        fields.pop("training.seq_len", None)  # a rank gets its part of a sequence, or all of it: nothing tells which
     return Reading(fields=fields, problems=problems)
 
 

@@ -18,6 +18,7 @@ from carbon_plugin.spec.model import CountedModel, TransformerModel
 from carbon_plugin.spec.profiles import load_accelerator, load_node
 from carbon_plugin.spec.run import RunSpec
 from carbon_plugin.spec.site import Site
+from carbon_plugin.spec.stack import Stack
 from carbon_plugin.spec.training import TrainingPlan
 
 SHAPE = {
@@ -123,12 +124,46 @@ def test_declared_axis_explains_what_was_left():
     assert value(effective, "training.seq_len") == 512
 
 
-def test_sequence_length_under_context_parallel_is_not_taken_from_one_rank():
-    seen = detected(shaped(), **{**STEP, "layout__dp_shard": 4, "layout__cp": 2})
-
-    effective = resolve(None, Declared(), seen, EIGHT)
+def test_sequence_length_under_declared_context_parallel_is_not_taken_from_one_rank():
+    effective = resolve(None, Declared(layout={"cp": 2}), detected(shaped(), **{**STEP, "layout__dp_shard": 4}), EIGHT)
 
     assert "training.seq_len: neither seen nor given" in effective.missing
+
+
+def test_declared_context_parallel_is_taken_out_of_the_shards_that_hide_it():
+    nobody = Observed(1, "the other axes account for all 8 ranks")
+    seen = detected(shaped(), **{**FSDP, **STEP})
+    seen = msgspec.structs.replace(seen, fields={**seen.fields, "layout.cp": nobody})
+
+    effective = resolve(None, Declared(layout={"cp": 2}, training={"seq_len": 512}), seen, EIGHT)
+
+    assert (effective.spec.layout.cp, effective.spec.layout.dp_shard) == (2, 4)
+    assert effective.fields["layout.dp_shard"]["source"] == "detected: a live object, without the declared cp 2"
+    assert effective.spec.training.seq_len == 512
+
+
+def test_context_parallel_that_an_object_shows_is_not_overruled():
+    effective = resolve(None, Declared(layout={"cp": 2}), detected(shaped(), **FSDP, **STEP), EIGHT)
+
+    assert (effective.spec.layout.cp, effective.spec.layout.dp_shard) == (1, 8)
+    assert any(sentence.startswith("layout.cp: declared 2, detected 1") for sentence in effective.differences)
+
+
+def test_stack_takes_what_was_seen_of_it():
+    seen = detected(shaped(), **FSDP, **STEP, stack__fused=True, stack__grad_reduce_dtype="bf16")
+
+    effective = resolve(planned(), Declared(stack=Stack(attention_kernel="flash3", fused=False)), seen, EIGHT)
+
+    assert effective.spec.stack == Stack(attention_kernel="flash3", fused=True, grad_reduce_dtype="bf16")
+    assert "stack.fused: declared False, detected True; detected counts" in effective.differences
+
+
+def test_what_no_spec_has_a_field_for_is_kept():
+    seen = detected(shaped(), **FSDP, **STEP, training__padding_fraction=0.25)
+
+    row = resolve(None, Declared(), seen, EIGHT).fields["training.padding_fraction"]
+
+    assert (row["value"], row["source"]) == (0.25, "detected: a live object")
 
 
 def test_shape_of_the_module_is_laid_over_the_planned_one():
@@ -202,7 +237,7 @@ def test_other_gpu_than_planned_is_a_difference_and_counts():
 
 @pytest.mark.parametrize("looked", [True, False])
 def test_nothing_known_is_no_error(looked):
-    nothing = Detected(layout=None, model=None, fields={}) if looked else None
+    nothing = Detected(layout=DetectedLayout(axes={}, world_size=4), model=None, fields={}) if looked else None
 
     effective = resolve(None, Declared(), nothing, World(world_size=4, nodes=2, devices_per_node=2))
 

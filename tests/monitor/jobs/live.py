@@ -11,7 +11,7 @@ import sys
 import time
 from importlib import import_module
 
-from carbon_plugin.detect.observed import Detected
+from carbon_plugin.detect.observed import Detected, DetectedLayout
 from carbon_plugin.monitor.monitor import USED_BY_THE_THREAD, CarbonMonitor
 from carbon_plugin.monitor.settings import MonitorOptions
 from carbon_plugin.monitor.spans import SpanRule
@@ -52,7 +52,9 @@ def main(scenario: str, run_dir: str, seconds: float) -> None:
     monitor.start()
     time.sleep(0.3)
     if "JOB_GPU" in os.environ:
-        monitor.observe(Detected(layout=None, model=None, fields={}), (os.environ["JOB_GPU"],))
+        monitor.observe(
+            Detected(layout=DetectedLayout(axes={}, world_size=1), model=None, fields={}), (os.environ["JOB_GPU"],)
+        )
     steps(monitor, seconds)
     if scenario == "phases":
         with monitor.phase("evaluation"):
