@@ -30,10 +30,12 @@ class Command(Struct, frozen=True):
 
 COMMANDS = {
     "plan": Command("carbon_plugin.cli.plan:plan", "Predict time, energy and carbon of a run before launch."),
+    "whatif": Command("carbon_plugin.cli.whatif:whatif", "Put a finished run elsewhere or at other hours."),
     "audit": Command("carbon_plugin.cli.audit:audit", "Turn the ledgers of a run into a report."),
     "export": Command("carbon_plugin.cli.export:export", "Export a run: SCI, model card, EU AI Act, GHG, paper."),
     "programme": Command("carbon_plugin.cli.programme:programme", "Add up all runs of a released model."),
     "profiles": Command("carbon_plugin.cli.profiles:app", "List and show the hardware profiles."),
+    "count": Command("carbon_plugin.cli.count:count", "Count a model that is no transformer, for plan."),
     "probe": Command("carbon_plugin.cli.probe:probe", "Measure this machine and write a profile of it."),
     "doctor": Command("carbon_plugin.cli.doctor:doctor", "Say what can be measured here and what to do about it."),
     "validate": Command("carbon_plugin.cli.validate:validate", "Compare predictions with published measured rows."),
