@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
+from carbon_plugin.calibrate.fields import Fields
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.hardware import Accelerator
+from carbon_plugin.spec.profiles import find_accelerator, match_device_name
 from carbon_plugin.spec.stack import STACKS, Stack
 
 
@@ -75,14 +76,20 @@ FRAMEWORKS: tuple[tuple[str, Conventions], ...] = (
     ("olmo-core", TORCHTITAN),
 )
 
+# How rows write devices, by the start of the phrase; any other name is looked up among the profiles.
+PCIE_DEVICES: tuple[tuple[str, str], ...] = (
+    ("A100-80GB", "a100-pcie-80gb"),
+    ("A100-PCIe", "a100-pcie-80gb"),
+    ("H100", "h100-pcie"),
+)
 DEVICES: tuple[tuple[str, str], ...] = (
     ("A100-80GB-SXM", "a100-sxm-80gb"),
     ("A100-40GB-SXM", "a100-sxm-40gb"),
     ("A100", "a100-sxm-80gb"),
     ("V100", "v100-sxm2-32gb"),
     ("H100-96GB-HBM2e", "h100-sxm-96gb-hbm2e-500w"),
-    ("H100-80GB-PCIe", "h100-pcie"),
-    ("H100-PCIe", "h100-pcie"),
+    ("A800", "a800-sxm-80gb"),
+    ("H100-NVL", "h100-nvl"),
     ("H100", "h100-sxm"),
     ("H200", "h200-sxm"),
     ("H800", "h800-sxm"),
@@ -102,7 +109,7 @@ DEVICES: tuple[tuple[str, str], ...] = (
 )
 
 
-def conventions_of(framework: str, accelerator: str) -> Conventions:
+def conventions_of(framework: str) -> Conventions:
     """Defaults of a framework by the start of its name; an unknown one gets plain PyTorch FSDP."""
     text = framework.lower()
     for start, conventions in FRAMEWORKS:
@@ -111,22 +118,23 @@ def conventions_of(framework: str, accelerator: str) -> Conventions:
     return UNKNOWN
 
 
-def stack_of(
-    conventions: Conventions, raw: Mapping[str, Any], *, sparse: bool, device: Accelerator, precision: str
-) -> Stack:
+def stack_of(conventions: Conventions, row: Fields, *, sparse: bool, device: Accelerator, precision: str) -> Stack:
     """The framework's stack as the row's release has it."""
     changes: dict[str, Any] = {}
-    compiled = "compile" in str(raw.get("overlap") or "")
+    compiled = "compile" in row.text("overlap")
     if compiled:
         changes["fused"] = True
-    if "PURE" in str(raw.get("sharding") or ""):
+    if "PURE" in row.text("sharding"):
         changes["grad_reduce_dtype"] = "bf16"
-    if conventions.name == "torchtitan" and not (compiled and _compiles_the_loss(str(raw.get("source")))):
+    if conventions.name == "torchtitan" and not (compiled and _compiles_the_loss(row.text("source"))):
         changes["cross_entropy"] = "eager"
-    if "rowwise" in str(raw.get("precision")):
+    if "rowwise" in row.text("precision"):
         changes["fp8_recipe"] = "rowwise"
     if conventions.name == "megatron-bridge" and sparse and precision == "mxfp8":
-        changes["cuda_graphs"] = device.architecture.startswith("blackwell") and _release(raw) >= (26, 6)
+        changes["cuda_graphs"] = device.architecture.startswith("blackwell") and _release(row.text("framework")) >= (
+            26,
+            6,
+        )
     return msgspec.structs.replace(conventions.stack, **changes)
 
 
@@ -136,16 +144,21 @@ def _compiles_the_loss(source: str) -> bool:
     return date is not None and date.group(1) >= "202504"
 
 
-def _release(raw: Mapping[str, Any]) -> tuple[int, int]:
+def _release(framework: str) -> tuple[int, int]:
     """Container release of Megatron-Bridge. From 26.06 on, its MXFP8 recipes for experts on Blackwell run the whole
     iteration as one CUDA graph (pull requests 4249 and 4606)."""
-    found = re.search(r"container (\d+)\.(\d+)", str(raw.get("framework")))
+    found = re.search(r"container (\d+)\.(\d+)", framework)
     return (int(found.group(1)), int(found.group(2))) if found else (0, 0)
 
 
 def accelerator_name(gpu: str) -> str:
     """Profile name of a device as rows write it. Raises `SpecError` for one without a profile."""
-    for start, name in DEVICES:
-        if gpu.startswith(start):
-            return name
-    raise SpecError(f"gpu {gpu!r} has no profile")
+    name = re.sub(r"[\s_]+", "-", gpu.strip()).removeprefix("NVIDIA-")
+    known = PCIE_DEVICES if "PCIE" in name.upper() else DEVICES
+    for start, profile in known:
+        if name.upper().startswith(start.upper()):
+            return profile
+    found = find_accelerator(name) or match_device_name(gpu)
+    if found is None:
+        raise SpecError(f"gpu {gpu!r} has no profile")
+    return found.name

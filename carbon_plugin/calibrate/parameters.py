@@ -66,9 +66,10 @@ def shipped_parameters() -> tuple[Parameter, ...]:
 
 
 def calibration_rows(table: Table) -> Mask:
-    """Rows that the shipped constants are fitted to: GPUs only, and no row-wise scaled fp8 (a slower recipe)."""
+    """Rows that the shipped constants are fitted to: GPUs only, all parameters trained, and no row-wise scaled fp8 (a
+    slower recipe)."""
     rowwise = np.array(["rowwise" in row.id for row in table.rows])
-    return np.asarray(np.isin(table.family, FAMILIES) & ~rowwise)
+    return np.asarray(np.isin(table.family, FAMILIES) & ~rowwise & (table.shape.trainable == 1))
 
 
 def _device(name: str, rows: Callable[[Table], Mask]) -> list[Parameter]:

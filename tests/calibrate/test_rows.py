@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from carbon_plugin.calibrate.rows import nic_bytes_per_s, read_rows
+from carbon_plugin.calibrate.row_cluster import nic_bytes_per_s
+from carbon_plugin.calibrate.rows import read_rows
 from carbon_plugin.calibrate.validate import published_rows
 from carbon_plugin.errors import SpecError
 

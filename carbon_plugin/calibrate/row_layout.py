@@ -1,0 +1,158 @@
+"""How a published row ran its model: layout, batch, precision and software stack, with documented defaults."""
+
+from __future__ import annotations
+
+import re
+
+from carbon_plugin.calibrate.conventions import UNKNOWN, Conventions, stack_of
+from carbon_plugin.calibrate.fields import Fields, MissingFieldError
+from carbon_plugin.errors import SpecError
+from carbon_plugin.spec.hardware import Cluster
+from carbon_plugin.spec.layout import ParallelLayout
+from carbon_plugin.spec.model import TransformerModel
+from carbon_plugin.spec.stack import Stack
+from carbon_plugin.spec.training import Precision, TrainingPlan
+
+MAX_UNSPLIT_BATCH = 16
+"""Sequences a rank that are taken for one micro-batch where neither micro-batch nor accumulation is stated."""
+PRECISIONS: dict[str, Precision] = {
+    "bf16": "bf16",
+    "bfloat16": "bf16",
+    "fp16": "fp16",
+    "float16": "fp16",
+    "fp32": "fp32",
+    "float32": "fp32",
+    "tf32": "tf32",
+    "fp8": "fp8",
+    "mxfp8": "mxfp8",
+    "nvfp4": "nvfp4",
+}
+
+
+def row_execution(
+    row: Fields, model: TransformerModel, cluster: Cluster, conventions: Conventions, assumed: list[str]
+) -> tuple[ParallelLayout, TrainingPlan, Stack]:
+    """Layout, training plan and stack of a row; what was assumed is appended to `assumed`.
+
+    Raises `SpecError` naming the field that is missing or odd."""
+    if not row.states("tp", "sharding") and cluster.devices > 1:
+        if conventions.zero_stage != 3 or conventions == UNKNOWN:
+            raise MissingFieldError("tp")
+        # These frameworks shard over all devices unless told otherwise.
+        assumed.append("tp 1")
+    tp, pp, cp, ep = (row.count(axis, 1) for axis in ("tp", "pp", "cp", "ep"))
+    dp = cluster.devices // (tp * pp * cp)
+    if dp * tp * pp * cp != cluster.devices:
+        raise SpecError(f"tp {tp} * pp {pp} * cp {cp} does not divide n_gpus {cluster.devices}")
+    if row.states("dp") and row.count("dp") != dp:
+        assumed.append(f"dp {dp} (stated {row.count('dp')})")
+    stage = _zero_stage(row, conventions, assumed) if dp * cp > 1 else 0
+    batch, size = _batch(row, dp, pp, conventions, assumed)
+    overlap = row.text("overlap")
+    chunks = row.count("vp", 2 if "interleaved" in overlap else 1) if pp > 1 else 1
+    if chunks * pp > model.layers:
+        chunks = max(1, model.layers // pp)
+    shards = _hybrid_shards(row, dp) if stage == 3 else dp
+    sequence = row.flag("sp")
+    dualpipe = conventions.dualpipe and pp % 2 == 0
+    layout = ParallelLayout(
+        tp=tp,
+        cp=cp,
+        pp=pp,
+        dp_replicate=dp if stage == 0 else dp // shards,
+        dp_shard=1 if stage == 0 else shards,
+        ep=ep,
+        expert_tp=row.count("etp", 1) if ep > 1 else 1,
+        zero_stage=stage,  # type: ignore[arg-type]
+        sequence_parallel=(conventions.sequence_parallel if sequence is None else sequence) and tp > 1,
+        pipeline_schedule="dualpipe" if dualpipe else "interleaved" if chunks > 1 else "1f1b",
+        virtual_stages=1 if dualpipe else chunks,
+        micro_batch_size=size,
+        recompute=_recompute(row, conventions, assumed),  # type: ignore[arg-type]
+        recompute_reentrant=conventions.reentrant,
+        async_tp=conventions.async_tp or "async TP" in overlap or "tp-comm-overlap" in overlap,
+        context_parallel_kind=conventions.context_parallel,  # type: ignore[arg-type]
+    )
+    precision = row_precision(row.needed_text("precision"))
+    training = TrainingPlan(seq_len=row.count("seq_len"), global_batch_size=batch, steps=1, precision=precision)
+    device, sparse = cluster.accelerator, model.moe is not None
+    stack = stack_of(conventions, row, sparse=sparse, device=device, precision=precision)
+    return layout, training, stack
+
+
+def row_precision(text: str) -> Precision:
+    """The precision that a phrase such as "bf16 (amp, fp32 master)" or "fp8-mx" begins with."""
+    words = text.lower()
+    if words.startswith("fp8-mx"):
+        return "mxfp8"
+    known = PRECISIONS.get(re.split(r"[\s/,(-]", words, maxsplit=1)[0])
+    if known is None:
+        raise SpecError(f"precision {text!r} is not one that the model knows")
+    return known
+
+
+def _zero_stage(row: Fields, conventions: Conventions, assumed: list[str]) -> int:
+    text = row.text("sharding")
+    lower = text.lower()
+    if match := re.search(r"zero[\s-]?([0123])", lower):
+        return int(match.group(1))
+    for marks, stage in (
+        (("distributed optimizer",), 1),
+        (("fsdp", "hsdp"), 3),
+        (("none", "ddp", "(dp)", "no"), 0),
+    ):
+        if any(mark in lower for mark in marks):
+            return stage
+    assumed.append(f"sharding ZeRO-{conventions.zero_stage}")
+    return conventions.zero_stage
+
+
+def _hybrid_shards(row: Fields, dp: int) -> int:
+    """Shard group of a hybrid layout: MaxText's "DP n" replicas, or Megatron-FSDP "over n"."""
+    text = row.text("sharding")
+    shards = dp
+    if match := re.search(r"DP (\d+)$", text):
+        shards = dp // max(1, int(match.group(1)))
+    elif match := re.search(r"over (\d+)$", text):
+        shards = min(dp, int(match.group(1)))
+    if shards < 1 or dp % shards:
+        raise SpecError(f"sharding {text!r} does not divide the {dp} data-parallel ranks")
+    return shards
+
+
+def _batch(row: Fields, dp: int, stages: int, conventions: Conventions, assumed: list[str]) -> tuple[int, int]:
+    """(global batch, micro-batch) in sequences."""
+    size, batch, rounds = (row.optional_count(name) for name in ("mbs", "gbs", "grad_accum"))
+    if size is not None and stages > 1 and conventions.local_batch_is_split:
+        # The stated size is the batch of a data-parallel rank, run as one micro-batch a stage.
+        assumed.append(f"mbs {max(1, size // stages)}")
+        return batch or size * dp, max(1, size // stages)
+    if batch is None:
+        if size is None:
+            raise MissingFieldError("gbs")
+        assumed.append(f"gbs {size * dp * (rounds or 1)}")
+        return size * dp * (rounds or 1), size
+    if size is None:
+        share = max(1, batch // dp)
+        whole = rounds is None and stages == 1 and share <= MAX_UNSPLIT_BATCH
+        size = share if whole else max(1, share // rounds) if rounds else 1
+        assumed.append(f"mbs {size}")
+    return batch, size
+
+
+def _recompute(row: Fields, conventions: Conventions, assumed: list[str]) -> str:
+    text = row.text("recompute").lower()
+    if not text:
+        assumed.append(f"recompute {conventions.recompute}")
+        return conventions.recompute
+    if "per-op" in text or "selective ac" in text or "operators" in text:
+        return "operators"
+    if text in ("no", "off", "disabled"):
+        return "none"
+    for word in ("none", "full", "selective"):
+        if word in text:
+            return word
+    if text in ("yes", "on", "enabled"):
+        assumed.append("recompute full")
+        return "full"
+    raise SpecError(f"recompute {row.text('recompute')!r} is none of none, selective, operators, full")
