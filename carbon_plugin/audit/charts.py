@@ -296,7 +296,7 @@ def _driver_name(scope: str) -> str:
         return f"energy, {rest.partition(':')[2] or rest}"
     if kind == "embodied":
         return f"embodied, {SCOPE_NAMES.get(rest, rest)}"
-    return {"intensity": "grid intensity", "pue": "PUE"}.get(scope, scope)
+    return {"intensity": "grid intensity", "pue": "PUE", "utilisation": "use of the fleet"}.get(scope, scope)
 
 
 def _edges_s(series: Series) -> list[float]:

@@ -45,6 +45,8 @@ def warnings(summary: AuditSummary) -> list[str]:
     if coverage.overlaps:
         keys = {overlap.key for overlap in coverage.overlaps}
         found.append(f"{wording.plural(len(keys), 'device')} had two meters at the same time and was counted once.")
+    if summary.factors is not None:
+        found += [f"{warning[:1].upper()}{warning[1:].rstrip('.')}." for warning in summary.factors.warnings]
     return found
 
 

@@ -116,6 +116,7 @@ def _context(summary: AuditSummary) -> dict[str, Any]:
         "rung_notes": view.rung_notes(summary),
         "scope_names": SCOPE_NAMES,
         "embodied_how": view.embodied_how(summary),
+        "beside": view.beside_rows(summary),
         "grid_g_per_kwh": view.grid_g_per_kwh(summary),
         "provenance": view.provenance(summary),
         "forecast_rows": view.forecast_rows(summary),

@@ -52,7 +52,7 @@ def _carbon_rows(summary: AuditSummary) -> list[tuple[str, str, str, str]]:
         return [("carbon", "not stated", "", summary.no_carbon_reason or "")]
     footprint = summary.footprint
     grid = f"{wording.number(view.grid_g_per_kwh(summary))} g/kWh"
-    return [
+    rows = [
         (name, wording.carbon(figure.value), wording.carbon_range(figure), how)
         for name, figure, how in (
             ("operational carbon", footprint.operational_kg, grid),
@@ -60,6 +60,11 @@ def _carbon_rows(summary: AuditSummary) -> list[tuple[str, str, str, str]]:
             ("total carbon", footprint.total_kg, ""),
         )
     ]
+    if footprint.market is not None:
+        figure = footprint.market.operational_kg
+        beside = "beside the total, not in it"
+        rows.append(("operational, by contract", wording.carbon(figure.value), wording.carbon_range(figure), beside))
+    return rows
 
 
 def _comparison(summary: AuditSummary) -> list[str]:

@@ -23,6 +23,15 @@ class ProvenanceRow(Struct, frozen=True):
     source: str
 
 
+class BesideRow(Struct, frozen=True):
+    """A figure that stands beside the total carbon."""
+
+    name: str
+    value: str
+    range: str
+    how: str
+
+
 class CauseRow(Struct, frozen=True):
     """A cause of the forecast's error."""
 
@@ -93,16 +102,45 @@ def rung_notes(summary: AuditSummary) -> dict[str, str]:
 
 def embodied_how(summary: AuditSummary) -> dict[str, str]:
     """How the embodied carbon of each scope comes about."""
-    if summary.factors is None:
+    footprint, factors = summary.footprint, summary.factors
+    if footprint is None or factors is None:
         return {}
-    years = wording.plain(summary.factors.lifetime_years.value)
     times = {"host": summary.reserved.host_s}
-
-    def how(scope: str, figure: Figure) -> str:
+    how = {}
+    for scope in footprint.embodied_parts_kg:
         hours = wording.device_hours(times.get(scope, summary.reserved.device_s))
-        return f"{wording.carbon(figure.value)} each, {hours} reserved of {years} years of life"
+        if scope in factors.embodied_kg:
+            each = wording.carbon(factors.embodied_kg[scope].value)
+            how[scope] = f"{each} each, {hours} reserved: {factors.amortisation}"
+        else:
+            how[scope] = f"{hours} of reserved device time, a year of which is charged its share"
+    return how
 
-    return {scope: how(scope, figure) for scope, figure in summary.factors.embodied_kg.items()}
+
+def beside_rows(summary: AuditSummary) -> list[BesideRow]:
+    """Figures that stand beside the total and are no part of it: by contract, wider, in water."""
+    footprint = summary.footprint
+    if footprint is None:
+        return []
+    rows = []
+    if footprint.market is not None:
+        figure = footprint.market.operational_kg
+        how = "; ".join(
+            f"{line.kind} {wording.plain(line.energy_kwh)} kWh: {line.source}" for line in footprint.market.lines
+        )
+        rows.append(
+            BesideRow("operation, market-based", wording.carbon(figure.value), wording.carbon_range(figure), how)
+        )
+    wide = footprint.interval_95.get("total_kg")
+    if wide is not None:
+        total = footprint.total_kg
+        figure = Figure(total.value, *wide, total.unit, total.kind, total.source)
+        span = wording.carbon_range(figure)
+        rows.append(BesideRow("total, 95 % interval", wording.carbon(total.value), span, "2.5th to 97.5th percentile"))
+    for place, water in footprint.water_l.items():
+        span = f"{wording.number(water.low)} to {wording.number(water.high)} L"
+        rows.append(BesideRow(f"water, {place}", f"{wording.number(water.value)} L", span, water.source))
+    return rows
 
 
 def grid_g_per_kwh(summary: AuditSummary) -> float:
