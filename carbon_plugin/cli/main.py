@@ -39,6 +39,7 @@ COMMANDS = {
     "probe": Command("carbon_plugin.cli.probe:probe", "Measure this machine and write a profile of it."),
     "doctor": Command("carbon_plugin.cli.doctor:doctor", "Say what can be measured here and what to do about it."),
     "validate": Command("carbon_plugin.cli.validate:validate", "Compare predictions with published measured rows."),
+    "scale": Command("carbon_plugin.cli.scale:scale", "Carbon of a loss or compute budget by scaling laws."),
     "calibrate": Command("carbon_plugin.cli.calibrate:calibrate", "Fit the predictor's constants to measured rows."),
 }
 

@@ -90,8 +90,8 @@ def fitting_unit(value: float, units: Units) -> tuple[float, str]:
 
 
 def count(parameters: float) -> str:
-    """A number of parameters in thousands, millions or billions."""
-    size, unit = fitting_unit(parameters, ((1.0, ""), (1e3, " k"), (1e6, " M"), (1e9, " B")))
+    """A number of parameters in thousands, millions, billions or trillions."""
+    size, unit = fitting_unit(parameters, ((1.0, ""), (1e3, " k"), (1e6, " M"), (1e9, " B"), (1e12, " T")))
     return f"{parameters / size:.3g}{unit}"
 
 
