@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.figure import Assumption
 
 LAYOUT_FLAGS = ("tp", "cp", "pp", "ep", "dp_replicate", "dp_shard", "zero_stage", "micro_batch_size", "recompute")
@@ -16,6 +17,10 @@ USUAL_BATCH_TOKENS = 4 * 2**20
 
 Spec = Annotated[Path | None, typer.Argument(help="Run spec (YAML). Flags override its fields.", show_default=False)]
 
+More = Annotated[
+    list[str] | None, typer.Argument(help="More axes for --compare.", show_default=False, metavar="[AXES]...")
+]
+
 
 def _flag(help_text: str, *names: str) -> Any:
     return typer.Option(*names, help=help_text, show_default=False)
@@ -23,6 +28,7 @@ def _flag(help_text: str, *names: str) -> Any:
 
 def plan(
     spec: Spec = None,
+    more: More = None,
     model: Annotated[str | None, _flag("Preset name, or path to a Hugging Face config.json.")] = None,
     accelerator: Annotated[str | None, _flag("Accelerator profile, for instance h100-sxm.")] = None,
     node: Annotated[str | None, _flag("Node profile; the accelerator's usual node if left out.")] = None,
@@ -49,7 +55,12 @@ def plan(
     price: Annotated[float | None, _flag("USD a device-hour.")] = None,
     profiles: Annotated[list[Path] | None, _flag("Directory with your own hardware profiles.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the interval sampling.")] = 0,
-    output: Annotated[Path | None, _flag("Write the forecast to this file.", "-o", "--output")] = None,
+    compare: Annotated[
+        list[str] | None, _flag("The same run otherwise: zone=SWE,USA accelerator=b200-sxm start=... pause_above=...")
+    ] = None,
+    output: Annotated[
+        Path | None, _flag("Write the forecast to this file; a comparison as .svg or JSON.", "-o", "--output")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
 ) -> None:
     """Predict time, memory, energy and carbon of a run before launch; searches the layout when none is given."""
@@ -58,6 +69,10 @@ def plan(
     from carbon_plugin.plan.forecast import make_forecast, save_forecast
     from carbon_plugin.spec.loading import build_run_spec, load_run_spec
 
+    if spec is not None and compare and "=" in spec.name and not spec.exists():
+        spec, more = None, [str(spec), *(more or ())]  # without a spec the first axis comes first
+    if more and not compare:
+        raise SpecError(f"plan takes one spec; {' '.join(more)} would be axes for --compare")
     given = locals()
     overrides: dict[str, Any] = {
         "model": model,
@@ -86,6 +101,15 @@ def plan(
         overrides, assumed = _with_usual_batch(overrides)
         run = build_run_spec(overrides, origin="command line", profile_dirs=directories)
         run = msgspec.structs.replace(run, assumptions=(*run.assumptions, *assumed))
+    if compare:
+        from carbon_plugin.cli.comparison import show_comparison
+        from carbon_plugin.plan.axes import parse_axes
+        from carbon_plugin.plan.whatif import PLAN_AXES, compare_plan
+
+        axes = parse_axes([*compare, *(more or ())], PLAN_AXES)
+        comparison = compare_plan(run, axes, profile_dirs=directories, seed=seed)
+        show_comparison(comparison, output=output, as_json=as_json)
+        return
     forecast = make_forecast(run, seed=seed)
     if output is not None:
         save_forecast(forecast, output)

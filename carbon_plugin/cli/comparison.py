@@ -1,0 +1,146 @@
+"""A comparison as a table for a terminal, as JSON, and as a chart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.padding import Padding
+from rich.table import Table
+
+from carbon_plugin.audit.drawing import INK, LINE_COLOURS, canvas_of, legend, shortened
+from carbon_plugin.cli.plan_table import CARBON_UNITS, ENERGY_UNITS, TIME_UNITS, Units, fitting_unit, number
+from carbon_plugin.errors import SpecError
+from carbon_plugin.plan.comparison import Alternative, Comparison
+
+SVG_HEAD = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+MARGINAL_COLOUR = "#D55E00"
+
+
+def show_comparison(comparison: Comparison, *, output: Path | None, as_json: bool) -> None:
+    """Print a comparison, and write it where asked: a chart to a .svg file, JSON to any other.
+
+    Raises `SpecError` where there is nothing to draw, `OSError` where the file cannot be written.
+    """
+    document = msgspec.json.format(msgspec.json.encode(comparison), indent=2).decode()
+    if output is not None:
+        output.write_text(
+            comparison_chart(comparison) if output.suffix == ".svg" else f"{document}\n", encoding="utf-8"
+        )
+    if as_json:
+        typer.echo(document)
+        return
+    print_comparison(comparison)
+    if output is not None:
+        typer.echo(f"comparison written to {output}")
+
+
+def label_of(alternative: Alternative) -> str:
+    """What is changed, in few words."""
+    named = ("start", "pause_above")
+    words = (f"{axis} {value}" if axis in named else value for axis, value in alternative.changes.items())
+    return ", ".join(words) or "as it is"
+
+
+def print_comparison(comparison: Comparison, console: Console | None = None) -> None:
+    """Print every alternative beside the run, then what else to know."""
+    out = console or Console()
+    alternatives = [comparison.base, *comparison.alternatives]
+    footprints = [one.footprint for one in alternatives if one.footprint is not None]
+    carbon = fitting_unit(max((one.total_kg.value for one in footprints), default=0.0), CARBON_UNITS)
+    energy = fitting_unit(max((one.energy_j["facility"].value for one in footprints), default=0.0), ENERGY_UNITS)
+    marginal = any(one.marginal_kg is not None for one in alternatives)
+    table = Table(box=None, padding=(0, 1), title_justify="left", title_style="bold")
+    table.title = f"what if: {escape(comparison.name)}, carbon in {carbon[1]}"
+    headings = ["", "time", energy[1], "g/kWh", "operational", "embodied", "total", "p10 to p90", "change"]
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    for number_of_row, one in enumerate(alternatives):
+        table.add_row(str(number_of_row), *_cells(one, comparison, carbon[0], energy[0]))
+    out.print(table)
+    for number_of_row, one in enumerate(alternatives):
+        said = "; ".join(filter(None, (_extras(one, carbon), one.reason, *one.notes)))
+        rest = f": [dim]{escape(said)}[/]" if said else ""
+        out.print(Padding(f"{number_of_row}  [bold]{escape(label_of(one))}[/]{rest}", (0, 0, 0, 1)))
+    if marginal:
+        out.print("At the margin: what one kWh more or less causes; beside the average, never part of the total.")
+    for warning in comparison.warnings:
+        out.print(f"[yellow]warning:[/] {escape(warning)}")
+
+
+def comparison_chart(comparison: Comparison) -> str:
+    """Operational and embodied carbon of every alternative as a drawing; the marginal figure as a mark beside them.
+
+    Raises `SpecError` where no alternative has numbers.
+    """
+    shown = [one for one in (comparison.base, *comparison.alternatives) if one.footprint is not None]
+    totals = [one.footprint.total_kg for one in shown if one.footprint is not None]
+    if not totals:
+        raise SpecError("comparison: no alternative can be computed, so there is nothing to draw")
+    size, unit = fitting_unit(max(total.value for total in totals), CARBON_UNITS)
+    with canvas_of("comparison", 0.9 + 0.42 * len(shown)) as (axes, finish):
+        rows = range(len(shown))
+        operational = [one.footprint.operational_kg.value / size for one in shown if one.footprint is not None]
+        embodied = [one.footprint.embodied_kg.value / size for one in shown if one.footprint is not None]
+        axes.barh(rows, operational, color=LINE_COLOURS[0], height=0.62, label="operational, average")
+        axes.barh(rows, embodied, left=operational, color=LINE_COLOURS[1], height=0.62, label="embodied")
+        ranges = [
+            [(total.value - total.low) / size for total in totals],
+            [(total.high - total.value) / size for total in totals],
+        ]
+        axes.errorbar(
+            [total.value / size for total in totals],
+            rows,
+            xerr=ranges,
+            fmt="none",
+            ecolor=INK,
+            capsize=2.5,
+            linewidth=1,
+        )
+        marks = [(row, one.marginal_kg / size) for row, one in enumerate(shown) if one.marginal_kg is not None]
+        if marks:
+            places, values = zip(*marks, strict=True)
+            axes.plot(values, places, "D", color=MARGINAL_COLOUR, markersize=5, label="operational, marginal")
+        axes.set_yticks(rows, [shortened(label_of(one)) for one in shown])
+        axes.invert_yaxis()
+        axes.grid(axis="y", visible=False)
+        axes.set_xlim(left=0)
+        axes.set_xlabel(f"{unit}, with p10 to p90 of the total")
+        legend(axes)
+        return str(finish().replace("<svg", SVG_HEAD, 1)) + "\n"
+
+
+def _cells(alternative: Alternative, comparison: Comparison, kg: float, joules: float) -> list[str]:
+    """A row of the table, carbon and energy in units of so many kg and J."""
+    footprint = alternative.footprint
+    if footprint is None:
+        return ["-"]
+    total, relative = footprint.total_kg, comparison.relative(alternative)
+    return [
+        "" if alternative.elapsed_s is None else _amount(alternative.elapsed_s, TIME_UNITS),
+        number(footprint.energy_j["facility"].value / joules),
+        "" if alternative.g_per_kwh is None else number(alternative.g_per_kwh),
+        number(footprint.operational_kg.value / kg),
+        number(footprint.embodied_kg.value / kg),
+        number(total.value / kg),
+        f"{number(total.low / kg)}-{number(total.high / kg)}",
+        "" if alternative is comparison.base or relative is None else f"{relative:+.0%}",
+    ]
+
+
+def _extras(alternative: Alternative, carbon: tuple[float, str]) -> str:
+    """What has no column: marginal carbon and pauses."""
+    found = []
+    if alternative.marginal_kg is not None:
+        found.append(f"operational at the margin {number(alternative.marginal_kg / carbon[0])} {carbon[1]}")
+    if alternative.paused_s:
+        found.append(f"{_amount(alternative.paused_s, TIME_UNITS)} of the time in pauses")
+    return "; ".join(found)
+
+
+def _amount(value: float, units: Units) -> str:
+    size, unit = fitting_unit(value, units)
+    return f"{number(value / size)} {unit}"
