@@ -36,9 +36,10 @@ types: $(VENV)/.installed-dev ## mypy --strict on the package and its integratio
 bench: $(VENV)/.installed-dev ## cost of the monitor in a training loop, to benchmarks/results/
 	$(BIN)/python benchmarks/hook_overhead.py
 
-docs: $(VENV)/.installed ## docs/commands.md from the help of every command, tables of docs/carbon_validation.md
+docs: $(VENV)/.installed ## commands and tables in docs/, JSON Schemas of the reports
 	$(BIN)/python docs/commands.py
 	$(BIN)/python docs/carbon_validation.py
+	$(BIN)/python -m carbon_plugin.audit.json_schemas
 
 calibrate: $(VENV)/.installed-dev ## fit the shipped constants to the published rows and write them into the profiles
 	$(BIN)/python -m carbon_plugin.calibrate.shipped

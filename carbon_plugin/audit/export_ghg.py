@@ -252,9 +252,14 @@ def _capital_goods(summary: AuditSummary, factors: Factors, year: int) -> GhgLin
 
 
 def _years(summary: AuditSummary) -> list[int]:
-    first, last = (
-        datetime.fromtimestamp(moment, UTC).year for moment in (summary.period.start_unix_s, summary.period.end_unix_s)
-    )
+    """Calendar years of the run, UTC. Raises `ReportError` for moments that no calendar has."""
+    period = summary.period
+    try:
+        first, last = (datetime.fromtimestamp(moment, UTC).year for moment in (period.start_unix_s, period.end_unix_s))
+    except (OverflowError, OSError, ValueError):
+        raise ReportError(
+            f"GHG: the run lies between {period.start_unix_s:g} and {period.end_unix_s:g} s, expected Unix seconds"
+        ) from None
     return list(range(first, last + 1))
 
 
