@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -180,3 +181,13 @@ def test_a_stage_is_not_taken_for_the_model(found, name):
 def test_flattened_parameters_of_fsdp1_show_no_structure(found):
     assert found["fsdp1"]["model"] == {}
     assert "structure of Model" in found["fsdp1"]["model_source"]
+
+
+def test_page_on_layouts_names_every_job():
+    page = (Path(__file__).parents[2] / "docs" / "layouts.md").read_text()
+    table = page.partition("## Layouts, verified")[2].partition("\n\n`ep` divides")[0]
+    named = {
+        name for row in table.splitlines() if row.startswith("|") for name in re.findall(r"`(\w+)`", row.split("|")[3])
+    }
+
+    assert named == set(EXPECTED)
