@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from carbon_plugin.calibrate.carbon import CarbonRow, carbon_rows
-from carbon_plugin.cli.validate_carbon import HEADINGS, LLMCARBON, lines_of
+from carbon_plugin.calibrate.carbon import CarbonRow, carbon_rows, node_power_rows
+from carbon_plugin.cli.validate_carbon import HEADINGS, LLMCARBON, NODE_HEADINGS, lines_of, node_lines
 
 PAGE = Path(__file__).with_name("carbon_validation.md")
 
 
-def table(rows: list[CarbonRow], *, circular: bool) -> str:
+def table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """One table in Markdown."""
-    lines = [(*HEADINGS, LLMCARBON), ("---",) * (len(HEADINGS) + 1), *lines_of(rows, circular=circular)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in [headings, ["---"] * len(headings), *lines])
 
 
 def skipped(rows: list[CarbonRow]) -> str:
@@ -25,17 +25,17 @@ def skipped(rows: list[CarbonRow]) -> str:
 
 def assumed(rows: list[CarbonRow]) -> str:
     """What was assumed for each row, and the layout that was found."""
-    return "\n".join(
-        f"- `{row.id}`: {'; '.join(row.assumed) or 'nothing'}. Layout: {row.layout}" for row in rows if not row.skipped
-    )
+    runs = [f"- `{row.id}`: {'; '.join(row.assumed)}. Layout: {row.layout}" for row in rows if not row.skipped]
+    return "\n".join([*runs, *(f"- `{node.id}`: {'; '.join(node.assumed)}" for node in node_power_rows())])
 
 
 def write(page: Path = PAGE) -> None:
     """Replace what stands between the markers of each part."""
     rows = carbon_rows()
     parts = {
-        "measured": table(rows, circular=False),
-        "circular": table(rows, circular=True),
+        "measured": table((*HEADINGS, LLMCARBON), lines_of(rows, circular=False)),
+        "nodes": table(NODE_HEADINGS, node_lines(node_power_rows())),
+        "circular": table((*HEADINGS, LLMCARBON), lines_of(rows, circular=True)),
         "assumed": assumed(rows),
         "skipped": skipped(rows),
     }

@@ -37,6 +37,7 @@ class CarbonSource(Struct, frozen=True, kw_only=True):
     pue: float | None = None
     grid_gco2_per_kwh: float | None = None
     derived: dict[str, float] = {}
+    measured: dict[str, Any] = {}
     notes: str | None = None
 
     @property
@@ -59,6 +60,14 @@ class CarbonSetup(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     llmcarbon_compares_tco2e: float | None = None
 
 
+class NodeSetup(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A node whose power was measured: which of the row's numbers counts (kW), and the job that it is taken to run."""
+
+    measured: str
+    run: dict[str, Any]
+    assumed: tuple[str, ...] = ()
+
+
 def carbon_sources() -> list[CarbonSource]:
     """All published rows."""
     return msgspec.convert(_read("rows.yaml")["rows"], type=list[CarbonSource])
@@ -71,6 +80,11 @@ def carbon_setups() -> dict[str, CarbonSetup]:
         if (setup.run is None) == (setup.skipped is None):
             raise SpecError(f"setups.yaml: {name}: expected run or skipped, one of them")
     return setups
+
+
+def node_setups() -> dict[str, NodeSetup]:
+    """Setup of each measured node by the id of its row."""
+    return msgspec.convert(_read("setups.yaml")["nodes"], type=dict[str, NodeSetup])
 
 
 def _read(name: str) -> dict[str, Any]:

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 import typer
 
 from carbon_plugin.audit import wording
-from carbon_plugin.calibrate.carbon import CarbonRow, Compared, carbon_rows
+from carbon_plugin.calibrate.carbon import CarbonRow, Compared, NodePowerRow, carbon_rows, node_power_rows
 
 HEADINGS = ("run", "counts", "MWh published", "predicted (p10 to p90)", "ratio", "hours", "tCO2e", "predicted", "ratio")
 LLMCARBON = "LLMCarbon"
 MEASURED = "energy measured, or power measured times hours"
+NODES = "power of one node in training"
+NODE_HEADINGS = ("node", "kW published", "predicted (p10 to p90)", "ratio")
 CIRCULAR = "circular: the published energy is hours times a stated power, so only hours and arithmetic are tested"
 
 
@@ -19,21 +21,27 @@ def validate_carbon(*, as_json: bool) -> None:
     """Print both tables, or all rows as JSON."""
     import msgspec
 
-    rows = carbon_rows()
+    rows, nodes = carbon_rows(), node_power_rows()
     if as_json:
-        typer.echo(msgspec.json.format(msgspec.json.encode(rows), indent=2).decode())
+        document = {"runs": rows, "nodes": nodes}
+        typer.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
         return
     from rich.console import Console
     from rich.table import Table
 
     out = Console(highlight=False)
-    for circular, title in ((False, MEASURED), (True, CIRCULAR)):
+
+    def show(title: str, headings: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
         table = Table(title=title, title_justify="left", box=None, padding=(0, 1))
-        for heading in (*HEADINGS, LLMCARBON):
-            table.add_column(heading, justify="left" if heading in ("run", "counts") else "right")
-        for line in lines_of(rows, circular=circular):
+        for heading in headings:
+            table.add_column(heading, justify="left" if heading in ("run", "counts", "node") else "right")
+        for line in lines:
             table.add_row(*line)
         out.print(table)
+
+    show(MEASURED, (*HEADINGS, LLMCARBON), lines_of(rows, circular=False))
+    show(NODES, NODE_HEADINGS, node_lines(nodes))
+    show(CIRCULAR, (*HEADINGS, LLMCARBON), lines_of(rows, circular=True))
     out.print(
         "[dim]ratio: predicted over published. hours: device-hours, predicted over published. Nothing is fitted to "
         "these rows; layouts are searched, and the fastest counts.[/]"
@@ -49,6 +57,14 @@ def lines_of(rows: Sequence[CarbonRow], *, circular: bool) -> list[tuple[str, ..
     one."""
     return [
         _line(row) for row in rows if row.circular == circular and (row.skipped is None or row.llmcarbon_t is not None)
+    ]
+
+
+def node_lines(nodes: Sequence[NodePowerRow]) -> list[tuple[str, ...]]:
+    """Cells of the table of nodes under `NODE_HEADINGS`."""
+    return [
+        (node.id, wording.plain(node.power_kw.published), _with_range(node.power_kw), _ratio(node.power_kw))
+        for node in nodes
     ]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from carbon_plugin.calibrate.carbon import CarbonRow, carbon_rows
+from carbon_plugin.calibrate.carbon import CarbonRow, carbon_rows, node_power_rows
 from carbon_plugin.calibrate.carbon_rows import carbon_setups, carbon_sources
 from carbon_plugin.cli.main import run
 from carbon_plugin.cli.validate_carbon import lines_of
@@ -62,6 +62,14 @@ def test_predictions_are_of_the_published_size_without_any_fit(rows: list[Carbon
     assert all(0.3 < ratio < 2 for ratio in measured)
 
 
+def test_power_of_a_training_node_is_near_the_measured_one() -> None:
+    nodes = {node.id: node.power_kw for node in node_power_rows()}
+    assert set(nodes) == {"power-latif-h100-node", "power-newkirk-h100-node"}
+    for power in nodes.values():
+        assert power.predicted.low < power.predicted.value < power.predicted.high
+        assert 0.75 < power.ratio < 1.25
+
+
 def test_circular_rows_have_a_table_of_their_own(rows: list[CarbonRow]) -> None:
     first, second = (lines_of(rows, circular=circular) for circular in (False, True))
     assert not {line[0] for line in first} & {line[0] for line in second}
@@ -78,9 +86,10 @@ def test_llmcarbon_stands_beside_where_it_has_a_number(rows: list[CarbonRow]) ->
 
 def test_page_has_every_row(rows: list[CarbonRow]) -> None:
     page = PAGE.read_text(encoding="utf-8")
-    assert set(re.findall(r"^\| ([a-z0-9.-]+) \|", page, re.MULTILINE)) - {"run", "---"} == {
-        line[0] for circular in (False, True) for line in lines_of(rows, circular=circular)
-    }, "run `make docs`"
+    predicted = {line[0] for circular in (False, True) for line in lines_of(rows, circular=circular)}
+    predicted |= {node.id for node in node_power_rows()}
+    found = set(re.findall(r"^\| ([a-z0-9.-]+) \|", page, re.MULTILINE))
+    assert found - {"run", "node", "---"} == predicted, "run `make docs`"
     for row in rows:
         assert f"`{row.id}`: " in page, "run `make docs`"
 
