@@ -7,6 +7,7 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
+from carbon_plugin.footprint.boundary import ladder
 from carbon_plugin.plan.forecast import Forecast, layout_phrase
 from carbon_plugin.plan.goodput import Goodput
 from carbon_plugin.spec.figure import Figure
@@ -45,6 +46,7 @@ GIB = 2**30
 TIME_UNITS = ((1.0, "s"), (60.0, "min"), (3600.0, "h"), (86400.0, "days"))
 ENERGY_UNITS = ((3.6e3, "Wh"), (3.6e6, "kWh"), (3.6e9, "MWh"), (3.6e12, "GWh"))
 BYTE_UNITS = ((1e6, "MB"), (1e9, "GB"), (1e12, "TB"))
+WATER_UNITS = ((1.0, "L"), (1e3, "m3"))
 CARBON_UNITS = ((1e-3, "gCO2e"), (1.0, "kgCO2e"), (1e3, "tCO2e"))
 
 
@@ -133,7 +135,7 @@ def _head(out: Console, forecast: Forecast) -> None:
 
 
 def _run(out: Console, forecast: Forecast) -> None:
-    energy, footprint = forecast.footprint.energy_j, forecast.footprint
+    footprint = forecast.footprint
     table = Table(title="the run", title_justify="left", title_style="bold", box=None, padding=(0, 2))
     for heading, justify in (("", "left"), ("central", "right"), ("p10", "right"), ("p90", "right"), ("", "left")):
         table.add_column(heading, justify=justify)  # type: ignore[arg-type]  # rich wants the literal type
@@ -145,19 +147,26 @@ def _run(out: Console, forecast: Forecast) -> None:
     device = "GPUs" if forecast.spec.cluster.accelerator.kind == "gpu" else "devices"
     row("time", forecast.run_time_s, TIME_UNITS)
     row("device-hours", forecast.device_hours, ((1.0, "h"),))
-    row(f"energy, {device}", energy["gpu"], ENERGY_UNITS)
-    row("energy, hosts", energy["host"], ENERGY_UNITS)
-    row("energy, IT (nodes and network)", energy["it"], ENERGY_UNITS)
-    row("energy, facility (with PUE)", energy["facility"], ENERGY_UNITS)
+    names = {"gpu": device, "node": "nodes", "it": "IT (nodes and network)", "facility": "facility (with PUE)"}
+    for total in ladder(footprint.energy_j):
+        row(f"energy, {names[total.rung]}", total.energy, ENERGY_UNITS)
     row("operational carbon", footprint.operational_kg, CARBON_UNITS)
+    if footprint.market is not None:
+        row("  by contract (market-based)", footprint.market.operational_kg, CARBON_UNITS)
     row("embodied carbon", footprint.embodied_kg, CARBON_UNITS)
     row("total carbon", footprint.total_kg, CARBON_UNITS)
+    for place, liters in footprint.water_l.items():
+        row(f"water, {place}", liters, WATER_UNITS)
     if forecast.wasted is not None:
         row("energy wasted (facility)", forecast.wasted.energy_j["facility"], ENERGY_UNITS)
         row("carbon wasted", forecast.wasted.total_kg, CARBON_UNITS)
     if forecast.cost_usd is not None:
         row("cost", forecast.cost_usd, ((1.0, "USD"),))
     out.print(table)
+    wide = footprint.interval_95.get("total_kg")
+    if wide is not None:
+        size, unit = fitting_unit(footprint.total_kg.value, CARBON_UNITS)
+        out.print(f"  95 % interval of total carbon: {number(wide[0] / size)} to {number(wide[1] / size)} {unit}")
     out.print()
 
 

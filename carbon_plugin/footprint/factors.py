@@ -45,6 +45,7 @@ def resolve_factors(
         warnings=(stale,) if stale else (),
         assumptions=(
             *_of_intensity(intensity),
+            *_live(site),
             *_of("site.pue", pue),
             *_cooling(cluster),
             *_of("site.lifetime_years", life),
@@ -77,6 +78,13 @@ def _cooling(cluster: Cluster | None) -> tuple[Assumption, ...]:
     return (
         Assumption(field="node.cooling", value=node.cooling, source=f"{node.name}: power of moving heat is {side}"),
     )
+
+
+def _live(site: Site) -> tuple[Assumption, ...]:
+    if site.live is None:
+        return ()
+    reason = "asked during the run; the static intensity counts in forecasts, before the first value and after the last"
+    return (Assumption(field="site.live", value=site.live.provider, source=reason),)
 
 
 def _of_intensity(intensity: Intensity) -> tuple[Assumption, ...]:
