@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from carbon_plugin.ledger.records import Projection
 from carbon_plugin.monitor.aggregator import Aggregator
+from carbon_plugin.monitor.collector import Collector
 from carbon_plugin.monitor.context import Context
 from carbon_plugin.monitor.journal import Journal
 from carbon_plugin.monitor.metrics import metrics_of
@@ -32,9 +33,13 @@ class Projected(Struct, frozen=True, kw_only=True):
 
 
 class Projector:
-    """Follows the ledgers of a run and projects it. `journal` is this process's own ledger, None if it has none."""
+    """Follows the ledgers of a run and projects it. `journal` is this process's own ledger, None if it has none;
+    `collector` hears nodes whose ledgers are elsewhere."""
 
-    def __init__(self, run_dir: Path, journal: Journal | None, *, nodes: int) -> None:
+    def __init__(
+        self, run_dir: Path, journal: Journal | None, *, nodes: int, collector: Collector | None = None
+    ) -> None:
+        self._collector = collector
         self._aggregator = Aggregator(run_dir, (journal.file, journal.totals) if journal else None)
         self._own = journal.totals if journal else None
         self._nodes = nodes
@@ -47,7 +52,12 @@ class Projector:
     def project(self, context: Context, step: int) -> Projected:
         """Read what is new and project. `step` is the last optimizer step of the run."""
         self._aggregator.poll()
-        totals = run_totals(self._aggregator.files, attempt_started_s=self._started_unix_s)
+        files = self._aggregator.files
+        if self._collector is not None:
+            # A ledger that can be read says more than its report.
+            self._collector.poll()
+            files = {**self._collector.files, **files}
+        totals = run_totals(files, attempt_started_s=self._started_unix_s)
         own = self._own or next(iter(self._aggregator.files.values()), FileTotals())
         total_steps = context.effective.total_steps
         remaining = _remaining(context, totals, own, None if total_steps is None else max(0, total_steps - step))

@@ -20,6 +20,7 @@ from carbon_plugin.ledger.verify import HEADS_EVENT
 from carbon_plugin.ledger.writer import LedgerWriter
 from carbon_plugin.meters.hostinfo import read_host_info
 from carbon_plugin.monitor.clock import TrainingClock
+from carbon_plugin.monitor.collector import COLLECTOR_VARIABLE, RUN_ID_VARIABLE, Collector, Reporter, collector_address
 from carbon_plugin.monitor.context import Context, build_context
 from carbon_plugin.monitor.guard import Guard
 from carbon_plugin.monitor.intensity import IntensityWatch
@@ -82,6 +83,8 @@ class Station:
         self._journal: Journal | None = None
         self._recorder: NodeRecorder | None = None
         self._projector: Projector | None = None
+        self._collector: Collector | None = None
+        self._reporter: Reporter | None = None
         self._opened = self._compared = False
         self._follow_s = 0.0
         self._heads_s = 0.0
@@ -111,7 +114,7 @@ class Station:
         self._identity = agree_run(
             self._run_dir,
             name=settings.name,
-            run_id=settings.options.run_id,
+            run_id=settings.options.run_id or self._environ.get(RUN_ID_VARIABLE),
             programme=settings.programme,
             role=settings.role,
             parent_run_id=settings.options.parent_run_id,
@@ -122,12 +125,13 @@ class Station:
         self._election.claim(self._claim(()))
         self._stand()
         self._opened = True
+        self._guard.run("collector", self._connect, None)
         if self._recorder is None:
             if ranks.rank == 0:
                 self._hardware = look_at_hardware(settings, (), self._environ)
             self._context = self._built()
         if ranks.rank == 0:
-            self._projector = Projector(self._run_dir, self._journal, nodes=ranks.nodes)
+            self._projector = Projector(self._run_dir, self._journal, nodes=ranks.nodes, collector=self._collector)
 
     def tick(self, *, due: bool) -> None:
         """Read the meters; if a window is due, end it and project."""
@@ -141,6 +145,7 @@ class Station:
         else:
             self._recorder.poll()
         if due:
+            self._guard.run("report to the collector", self._report, None)
             self._guard.run("projection", self._project, None)
             # Last, because it may wait for an answer: nothing of this tick waits with it.
             if self._recorder is not None:
@@ -151,6 +156,7 @@ class Station:
         self._empty_inbox()
         if self._recorder is not None:
             self._guard.run("last window", self._recorder.cut, None)
+            self._guard.run("report to the collector", self._report, None)
             self._guard.run("projection", self._project, None)
             self._guard.run("heads", self._note_heads, None)
             self._empty_inbox()
@@ -158,6 +164,26 @@ class Station:
             self._show({})
         if self._election is not None:
             self._election.end()
+        if self._reporter is not None:
+            self._reporter.close()
+        if self._collector is not None:
+            self._collector.close()
+
+    def _connect(self) -> None:
+        """Listen on rank 0, or know where to report, where the nodes share no directory."""
+        address = collector_address(self._environ)
+        if address is None or self._identity is None:
+            return
+        if not (self._settings.options.run_id or self._environ.get(RUN_ID_VARIABLE)):
+            self.note("collector", f"{COLLECTOR_VARIABLE} is not used: all nodes must know {RUN_ID_VARIABLE}")
+        elif self._ranks.rank == 0:
+            self._collector = Collector(address, self._identity.run_id)
+        else:
+            self._reporter = Reporter(address, self._identity.run_id)
+
+    def _report(self) -> None:
+        if self._reporter is not None and self._journal is not None:
+            self._reporter.send(self._journal.file, self._journal.totals)
 
     def _stand(self) -> None:
         """Lead the host if nobody does; else meter what its leader cannot see."""

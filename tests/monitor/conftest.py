@@ -22,7 +22,8 @@ def job(simulated_nvml, tmp_path) -> Callable[..., subprocess.Popen[str]]:
     def start(
         scenario: str, run_dir: Path, seconds: float = 1.2, *, spec: str = TWO_GPUS, **variables: Any
     ) -> subprocess.Popen[str]:
-        environ = simulated_nvml(spec, TMPDIR=str(tmp_path), **{name: str(value) for name, value in variables.items()})
+        own = {"TMPDIR": tmp_path, **variables}
+        environ = simulated_nvml(spec, **{name: str(value) for name, value in own.items()})
         process = subprocess.Popen(
             [sys.executable, str(LIVE), scenario, str(run_dir), str(seconds)],
             env=environ,
