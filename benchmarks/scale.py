@@ -1,0 +1,272 @@
+"""What a run of thousands of nodes costs: real publishers, real files, real datagrams, on this one machine.
+
+    python benchmarks/scale.py                        # 2,048 nodes, about two minutes
+    python benchmarks/scale.py --nodes 256 --audit-windows 200
+
+1. Publishers: one thread a node in several processes, each with its own `LedgerWriter`, append windows of 8 GPUs as
+   fast as they can; the rate is compared with what the cadence of the monitor asks for.
+2. Rank 0: seconds and CPU seconds of one look at all ledgers, each with one new window, by the real `Aggregator`.
+3. Collector: the same by datagrams, sent by one socket a node.
+4. Audit: records a second and peak memory of a whole `summarise`, for the time that 90 days would take.
+
+Writes benchmarks/results/scale.json; docs/scale.md holds the table of one run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import resource
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from carbon_plugin.audit.summary import summarise
+from carbon_plugin.ledger.identity import agree_run
+from carbon_plugin.ledger.records import DeviceEnergy, Manifest, Window
+from carbon_plugin.ledger.writer import LedgerWriter
+from carbon_plugin.monitor.aggregator import Aggregator
+from carbon_plugin.monitor.collector import Address, Collector, Reporter
+from carbon_plugin.monitor.monitor import NODES_PER_APPEND_S
+from carbon_plugin.monitor.totals import FileTotals, run_totals
+from carbon_plugin.spec.devices import DeviceIdentity
+
+GPUS = 8
+PROCESSES = 16
+DAYS = 90
+START_UNIX_S = 1_760_000_000.0
+RESULTS = Path(__file__).parent / "results" / "scale.json"
+
+
+def manifest(node: int, nodes: int) -> Manifest:
+    devices = [
+        DeviceIdentity(
+            key=f"GPU-{node:08x}-0000-0000-0000-{i:012x}",
+            name="NVIDIA H100 80GB HBM3",
+            rung="gpu",
+            scope="gpu",
+            meter="nvml",
+            energy_kind="counter",
+            profile="h100-sxm",
+        )
+        for i in range(GPUS)
+    ]
+    for part in ("host", "network"):
+        key = f"boot-{node}/{part}"
+        devices.append(
+            DeviceIdentity(key=key, name=part, rung=part, scope=part, meter="model", energy_kind="modelled")  # type: ignore[arg-type]
+        )
+    return Manifest(
+        version=1,
+        run_id="scale",
+        attempt=0,
+        node=node,
+        nodes=nodes,
+        host_key=f"boot-{node}",
+        hostname=f"node-{node}",
+        world_size=nodes * GPUS,
+        started_unix_s=START_UNIX_S,
+        reserved_since_unix_s=None,
+        devices=devices,
+        effective={},
+        factors={},
+        versions={},
+    )
+
+
+def window(opening: Manifest, index: int, duration_s: float) -> Window:
+    energies = [
+        DeviceEnergy(
+            key=d.key,
+            energy_j=round(612.34 * duration_s, 3),
+            kind=d.energy_kind,
+            low_j=round(581.7 * duration_s, 3),
+            high_j=round(643.0 * duration_s, 3),
+        )
+        for d in opening.devices
+    ]
+    return Window(
+        index=index,
+        phase="train",
+        start_unix_s=START_UNIX_S + index * duration_s,
+        duration_s=duration_s,
+        energies=energies,
+        steps=10,
+        last_step=10 * (index + 1),
+        tokens=10 << 22,
+        intensity_g_per_kwh=41.4,
+        pue=1.1,
+    )
+
+
+def publish(run_dir: str, nodes: range, total: int, windows: int, duration_s: float, results: Any) -> None:
+    """One process of publishers: a thread a node."""
+    openings = {node: manifest(node, total) for node in nodes}
+    writers = {node: LedgerWriter(run_dir, run_id="scale", node=node) for node in nodes}
+    for node, writer in writers.items():
+        writer.write(openings[node])
+    latencies: list[float] = []
+
+    def work(node: int) -> None:
+        for index in range(windows):
+            record = window(openings[node], index, duration_s)
+            start = time.perf_counter()
+            writers[node].write(record)
+            latencies.append(time.perf_counter() - start)
+
+    threads = [threading.Thread(target=work, args=(node,)) for node in nodes]
+    began = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    results.put((time.perf_counter() - began, sorted(latencies)))
+
+
+def measure_publishers(run_dir: Path, nodes: int, windows: int, duration_s: float) -> dict[str, float]:
+    results: Any = multiprocessing.Queue()
+    step = -(-nodes // PROCESSES)
+    parts = [range(first, min(first + step, nodes)) for first in range(0, nodes, step)]
+    workers = [
+        multiprocessing.Process(target=publish, args=(str(run_dir), part, nodes, windows, duration_s, results))
+        for part in parts
+    ]
+    for worker in workers:
+        worker.start()
+    found = [results.get() for _ in workers]
+    for worker in workers:
+        worker.join()
+    latencies = sorted(value for _, part in found for value in part)
+    size = sum(path.stat().st_size for path in run_dir.glob("node-*.jsonl"))
+    return {
+        "processes": len(parts),
+        "appends_per_s": nodes * windows / max(seconds for seconds, _ in found),
+        "append_median_s": latencies[len(latencies) // 2],
+        "append_p99_s": latencies[int(0.99 * len(latencies))],
+        "append_p999_s": latencies[int(0.999 * len(latencies))],
+        "bytes_per_window": size / nodes / (windows + 1),
+    }
+
+
+def measure_rank_0(run_dir: Path, nodes: int, duration_s: float) -> dict[str, float]:
+    """The first look opens all files; the second finds one new window in each."""
+    aggregator = Aggregator(run_dir, None, budget_s=600.0)
+    first = _timed(aggregator.poll)
+    index = next(iter(aggregator.files.values())).windows
+    for path in sorted(run_dir.glob("node-*.jsonl")):
+        node = int(path.name.split(".")[0].removeprefix("node-"))
+        # A writer of our own would begin another attempt: this node's next file has one manifest and one window.
+        writer = LedgerWriter(run_dir, run_id="scale", node=node, attempt=1)
+        opening = manifest(node, nodes)
+        writer.write(opening)
+        writer.write(window(opening, index, duration_s))
+        writer.close()
+    news = _timed(aggregator.poll)
+    sums = _timed(lambda: run_totals(aggregator.files, attempt_started_s=0.0))
+    quiet = _timed(aggregator.poll)
+    return {
+        "first_look_wall_s": first[0],
+        "look_with_news_wall_s": news[0],
+        "look_with_news_cpu_s": news[1],
+        "look_without_news_wall_s": quiet[0],
+        "sum_up_wall_s": sums[0],
+    }
+
+
+def measure_collector(nodes: int) -> dict[str, float]:
+    collector = Collector(Address(("127.0.0.1", 0)), "scale")
+    port = collector._socket.getsockname()[1]
+    totals = []
+    for node in range(nodes):
+        opening = manifest(node, nodes)
+        file = FileTotals()
+        file.add(opening)
+        file.add(window(opening, 0, 10.0))
+        totals.append(file)
+    reporters = [Reporter(Address(("127.0.0.1", port)), "scale") for _ in range(nodes)]
+    began = time.perf_counter()
+    for node, (reporter, file) in enumerate(zip(reporters, totals, strict=True)):
+        reporter.send(f"node-{node}.attempt-0.jsonl", file)
+    sent_s = (time.perf_counter() - began) / nodes
+    poll = _timed(collector.poll)
+    heard = len(collector.files)
+    for reporter in reporters:
+        reporter.close()
+    collector.close()
+    return {"send_s": sent_s, "look_wall_s": poll[0], "look_cpu_s": poll[1], "heard": heard, "of": nodes}
+
+
+def measure_audit(folder: Path, windows: int, duration_s: float) -> dict[str, float]:
+    """A run of few nodes and many windows: records a second, and memory, which must not grow with them."""
+    agree_run(folder, name="scale", run_id="scale")
+    nodes = 4
+    for node in range(nodes):
+        writer = LedgerWriter(folder, run_id="scale", node=node)
+        opening = manifest(node, nodes)
+        writer.write(opening)
+        for index in range(windows):
+            writer.write(window(opening, index, duration_s))
+        writer.close()
+    results: Any = multiprocessing.Queue()
+    worker = multiprocessing.Process(target=_audit, args=(folder, results))
+    worker.start()
+    wall_s, peak_bytes = results.get()
+    worker.join()
+    return {"records": nodes * windows, "records_per_s": nodes * windows / wall_s, "peak_bytes": peak_bytes}
+
+
+def _audit(folder: Path, results: Any) -> None:
+    wall_s, _ = _timed(lambda: summarise(folder))
+    results.put((wall_s, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
+
+
+def _timed(work: Any) -> tuple[float, float]:
+    wall, cpu = time.perf_counter(), time.process_time()
+    work()
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--nodes", type=int, default=2048)
+    parser.add_argument("--windows", type=int, default=10, help="windows that each publisher appends")
+    parser.add_argument("--audit-windows", type=int, default=15_000, help="windows a node in the audit")
+    arguments = parser.parse_args()
+    nodes = arguments.nodes
+    cadence_s = max(10.0, nodes / NODES_PER_APPEND_S)
+    with tempfile.TemporaryDirectory() as folder:
+        run_dir = Path(folder) / "run"
+        agree_run(run_dir, name="scale", run_id="scale")
+        publishers = measure_publishers(run_dir, nodes, arguments.windows, cadence_s)
+        rank_0 = measure_rank_0(run_dir, nodes, cadence_s)
+        audits = {
+            str(windows): measure_audit(Path(folder) / f"audit-{windows}", windows, cadence_s)
+            for windows in (arguments.audit_windows // 4, arguments.audit_windows)
+        }
+    records = nodes * DAYS * 86400 / cadence_s
+    rate = audits[str(arguments.audit_windows)]["records_per_s"]
+    result = {
+        "machine": {"cores": os.cpu_count(), "python": platform.python_version(), "system": platform.platform()},
+        "nodes": nodes,
+        "window_s": cadence_s,
+        "asked_appends_per_s": nodes / cadence_s,
+        "publishers": publishers,
+        "bytes_per_day": publishers["bytes_per_window"] * nodes * 86400 / cadence_s,
+        "bytes_in_90_days": publishers["bytes_per_window"] * records,
+        "rank_0": rank_0,
+        "collector": measure_collector(nodes),
+        "audit": audits,
+        "audit_of_90_days_s_extrapolated": records / rate,
+    }
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()
