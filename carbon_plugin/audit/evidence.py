@@ -87,8 +87,16 @@ def origin_of(summary: AuditSummary) -> Origin:
         verified=summary.verification.ok,
         ledger_heads={check.file: check.head for check in summary.verification.files},
         measured_share=view.measured_share(summary),
-        limits=narrative.warnings(summary),
+        limits=_limits(summary),
     )
+
+
+def _limits(summary: AuditSummary) -> list[str]:
+    """What a reader must know before using a number, the worst first."""
+    verification = summary.verification
+    if verification.ok:
+        return narrative.warnings(summary)
+    return [f"The ledgers do not verify: {verification.problems[0].rstrip('.')}.", *narrative.warnings(summary)]
 
 
 def carbon_of(summary: AuditSummary, wanted_by: str) -> tuple[Footprint, Factors]:

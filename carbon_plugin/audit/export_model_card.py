@@ -50,6 +50,10 @@ def model_card_emissions(summary: AuditSummary, training_type: str | None = None
         f"{wording.carbon_range(footprint.operational_kg)}; embodied {wording.carbon(footprint.embodied_kg.value)} "
         "not included"
     )
+    if summary.coverage.nodes_seen < summary.coverage.nodes:
+        source += f"; only {summary.coverage.nodes_seen} of {summary.coverage.nodes} nodes"
+    if not summary.verification.ok:
+        source += "; its ledgers do not verify"
     return ModelCardEmissions(
         emissions=significant(footprint.operational_kg.value * GRAMS_PER_KG, _DIGITS),
         source=source,

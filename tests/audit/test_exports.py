@@ -324,3 +324,13 @@ def test_paragraph_holds_the_numbers_and_how_they_are_known(summary: AuditSummar
 def test_paragraph_is_refused_without_carbon(without_site: AuditSummary) -> None:
     with pytest.raises(ReportError, match="paper: run simulated has no carbon"):
         paper_paragraph(without_site)
+
+
+def test_ledgers_that_were_edited_are_named_in_every_export(factors: Factors, tmp_path: Path) -> None:
+    (path, *_) = job_with(factors).write(tmp_path)
+    path.write_bytes(path.read_bytes().replace(b'"steps":20', b'"steps":21', 1))
+    edited = summarise(tmp_path)
+    assert not sci_report(edited).origin.verified
+    assert sci_report(edited).origin.limits[0].startswith("The ledgers do not verify: node-0.attempt-0.jsonl")
+    assert "The ledgers do not verify" in paper_paragraph(edited)
+    assert model_card_emissions(edited, "pre-training").source.endswith("its ledgers do not verify")
