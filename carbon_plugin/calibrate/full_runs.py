@@ -31,7 +31,7 @@ from carbon_plugin.spec.run import RunSpec
 from carbon_plugin.spec.training import TrainingPlan
 
 BATCH_TOKENS = 4 * 2**20
-"""A step of a run whose batch is not stated: usual for models of 7 B parameters and more."""
+"""Most tokens of a step of a run whose batch is not stated: usual for models of 7 B parameters and more."""
 USUAL_DEVICES = 512
 """Devices of a run whose number is not stated; device-hours depend on it only weakly."""
 
@@ -99,8 +99,8 @@ def _spec(raw: Mapping[str, Any], assumed: list[str]) -> RunSpec:
     seq_len = int(raw["seq_len"])
     batch = raw.get("gbs")
     if batch is None:
-        # Whole sequences on every device.
-        batch = max(1, round(BATCH_TOKENS / seq_len / cluster.devices)) * cluster.devices
+        # As many sequences on every device, a power of two of them, as are not more than the usual batch.
+        batch = cluster.devices * 2 ** max(0, math.floor(math.log2(BATCH_TOKENS / seq_len / cluster.devices)))
         assumed.append(f"{batch:,} sequences a step")
     training = TrainingPlan(
         seq_len=seq_len,
