@@ -176,6 +176,11 @@ def _see_data_parallel_by_name(found: _Findings, model: nn.Module, named: dict[s
         found.see("dp_replicate", size, f"{source}, along which nothing is sharded")
 
 
+def holds_all_experts(model: nn.Module) -> bool:
+    """Whether experts are sharded as DTensors, which have the shape of all of them; plain ones are this rank's only."""
+    return any(_is_expert(name) for name, _ in _dtensors(model))
+
+
 def complete_layout(axes: dict[str, Observed], world_size: int) -> DetectedLayout:
     """The layout of these axes. An axis that nothing shows is left out, unless the others account for all ranks."""
     layout = DetectedLayout(axes=axes, world_size=world_size)

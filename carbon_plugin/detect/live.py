@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from carbon_plugin.detect.batch import BatchWatch
 from carbon_plugin.detect.devices import computing_gpus
-from carbon_plugin.detect.layout import complete_layout
-from carbon_plugin.detect.model import detect_model
+from carbon_plugin.detect.layout import complete_layout, holds_all_experts
+from carbon_plugin.detect.model import EXPERTS, STAGE, detect_model
 from carbon_plugin.detect.observed import AXES, Detected, Observed
 from carbon_plugin.detect.pipeline import stage_modules
 from carbon_plugin.detect.readers import Job, read_all
@@ -95,7 +95,8 @@ def detect(
         shape = detect_model(
             model,
             example=batch.example if batch else None,
-            pipeline_stages=axes["pp"].value if "pp" in axes else 1,
+            elsewhere=_elsewhere(model, axes),
+            parameters=seen.parameters,
             deadline_s=job.deadline_s,
         )
     except Exception as error:  # as for the readers
@@ -121,3 +122,10 @@ def _all_stages(model: nn.Module, pipeline: Any) -> nn.Module:
     if all(id(parameter) in own for module in modules for parameter in module.parameters()):
         return model
     return nn.ModuleList(modules)
+
+
+def _elsewhere(model: nn.Module, axes: dict[str, Observed]) -> frozenset[str]:
+    """Fields of the model's shape that this rank's part of it does not show."""
+    several = {axis for axis in ("pp", "ep") if axis in axes and axes[axis].value > 1}
+    local_experts = "ep" in several and not holds_all_experts(model)
+    return (STAGE if "pp" in several else frozenset()) | (EXPERTS if local_experts else frozenset())

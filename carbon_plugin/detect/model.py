@@ -16,6 +16,11 @@ from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.hf_config import model_from_hf_config
 from carbon_plugin.spec.model import CountedModel, TransformerModel
 
+STAGE = frozenset({"layers", "tied_embeddings"})
+"""What one stage of a pipeline does not show: the first one has no head, whoever owns it."""
+EXPERTS = frozenset({"ffn", "moe"})
+"""What the experts of one rank do not show."""
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -24,16 +29,23 @@ COUNT_TOLERANCE = 0.05
 
 
 def detect_model(
-    model: nn.Module, *, example: Example | None = None, pipeline_stages: int = 1, deadline_s: float = 0.0
+    model: nn.Module,
+    *,
+    example: Example | None = None,
+    elsewhere: frozenset[str] = frozenset(),
+    parameters: tuple[int, int] | None = None,
+    deadline_s: float = 0.0,
 ) -> DetectedModel:
     """The model in `model`'s wrappers.
 
-    `example` are shapes of a real call, for counting. With several pipeline stages only one is here, so neither the
-    number of layers nor a count is believed. `deadline_s` is the `time.monotonic` moment at which counting gives up.
+    `example` are shapes of a real call, for counting. `elsewhere` are fields of the shape that depend on what other
+    ranks hold (see `STAGE` and `EXPERTS`): neither they nor a count are believed. `parameters` are (all, trainable) of
+    the whole model where a framework knows better. `deadline_s` is the `time.monotonic` moment at which counting gives
+    up.
     """
     module = unwrapped(model)
-    total, trainable = count_parameters(model)
-    partial = pipeline_stages > 1
+    total, trainable = parameters or count_parameters(model)
+    partial = bool(elsewhere)
     reasons: list[str] = []
     for name, fields, assumed, source in _shapes(module, reasons):
         shape = _built(name, fields)
@@ -41,9 +53,8 @@ def detect_model(
             reasons.append(f"{source}: not a possible shape")
         elif partial or abs(shape.parameters - total) <= COUNT_TOLERANCE * total:
             known = {key: value for key, value in fields.items() if key not in {a.field.split(".")[1] for a in assumed}}
-            if partial and not source.startswith("config"):
-                for unseen in ("layers", "tied_embeddings"):  # the first stage has no head, whoever owns it
-                    known.pop(unseen)
+            if not source.startswith("config"):
+                known = {key: value for key, value in known.items() if key not in elsewhere}
             return DetectedModel(
                 name=name,
                 parameters=total,

@@ -52,7 +52,7 @@ class DetectedModel(Struct, frozen=True, kw_only=True):
 
     `fields` are those of a `TransformerModel` that were seen, `assumed` what its structure leaves open. `counted`
     stands for a module whose structure is not a known one. `parameters` and `trainable_parameters` are of the whole
-    model under any sharding, unless `partial` says that only one pipeline stage is here.
+    model under any sharding, unless `partial` says that only a part is here: a pipeline stage, this rank's experts.
     """
 
     name: str

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from carbon_plugin.detect.parameters import is_adapter
+from carbon_plugin.detect.experts import read_mixture
+from carbon_plugin.detect.matrices import attention_widths, feed_forward, matrices_of
 from carbon_plugin.detect.wrappers import class_name, unwrapped
 from carbon_plugin.spec.figure import Assumption
 
@@ -39,16 +40,25 @@ def read_structure(model: nn.Module) -> Structure | str:
     blocks = repeated_blocks(model)
     if blocks is None:
         return "no list of equal blocks"
-    path, block, layers = blocks.path, blocks.modules[0], len(blocks.modules)
     tables = [tuple(weight.shape) for weight in _embeddings(model)]
     if not tables:
         return "no token embedding"
     vocab, hidden = max(tables)
-    matrices = Counter(_matrices(block))
-    feed_forward = _feed_forward(matrices, hidden)
-    if feed_forward is None:
-        return f"no feed-forward pair of width {hidden} in {path}"
-    attention = _attention(matrices - feed_forward.matrices, hidden)
+    mixture = read_mixture(blocks.modules, hidden)
+    if isinstance(mixture, str):
+        return f"{mixture} in {blocks.path}"
+    path, layers, block = blocks.path, len(blocks.modules), blocks.modules[mixture.block if mixture else 0]
+    matrices = Counter(matrices_of(block))
+    if mixture is not None:
+        matrices -= mixture.matrices
+        width, gated = mixture.dense_width, mixture.gated
+    else:
+        dense = feed_forward(matrices, hidden)
+        if dense is None:
+            return f"no feed-forward pair of width {hidden} in {path}"
+        matrices -= dense.matrices
+        width, gated = dense.width, dense.gated
+    attention = attention_widths(matrices, hidden)
     if attention is None:
         return f"no attention projections of width {hidden} in {path}"
     queries, keys = attention
@@ -58,14 +68,16 @@ def read_structure(model: nn.Module) -> Structure | str:
         "layers": layers,
         "hidden": hidden,
         "vocab": vocab,
-        "ffn": feed_forward.width,
-        "gated": feed_forward.gated,
+        "ffn": width,
+        "gated": gated,
         "heads": queries // head_dim,
         "kv_heads": keys // head_dim or 1,
         "head_dim": head_dim,
         "tied_embeddings": _tied(model, block, vocab, hidden),
         "learned_positions": sum(rows for rows, width in tables if width == hidden) - vocab,
     }
+    if mixture is not None:
+        fields["moe"] = mixture.spec
     fields["dropout"] = max((m.p for m in block.modules() if isinstance(m, nn.Dropout)), default=0.0)
     assumed = () if stated else tuple(_assumption(name, fields[name]) for name in ("head_dim", "heads", "kv_heads"))
     return Structure(fields=fields, assumed=assumed, source=f"{layers} blocks {class_name(block)} in {path}")
@@ -96,42 +108,6 @@ def repeated_blocks(model: nn.Module) -> Blocks | None:
     return best
 
 
-class _FeedForward(Struct, frozen=True):
-    width: int
-    gated: bool
-    matrices: Counter[tuple[int, int]]
-
-
-def _feed_forward(matrices: Counter[tuple[int, int]], hidden: int) -> _FeedForward | None:
-    """The widest up and down pair; gated with two up matrices, or with one of twice the width."""
-    for width in sorted({columns for rows, columns in matrices if rows == hidden and columns != hidden}, reverse=True):
-        up, both, down = (width, hidden), (2 * width, hidden), (hidden, width)
-        if matrices[up] >= 2:
-            return _FeedForward(width, True, Counter({up: 2, down: 1}))
-        if matrices[both]:
-            return _FeedForward(width, True, Counter({both: 1, down: 1}))
-        if matrices[up]:
-            return _FeedForward(width, False, Counter({up: 1, down: 1}))
-    return None
-
-
-def _attention(matrices: Counter[tuple[int, int]], hidden: int) -> tuple[int, int] | None:
-    """(query, key) widths from what the feed-forward leaves: fused or separate projections and the output."""
-    shapes = sorted(matrices.elements(), key=lambda shape: -shape[0])
-    if len(shapes) == 2:
-        (fused, width), (rows, queries) = shapes
-        keys = (fused - queries) // 2
-        return (queries, keys) if width == rows == hidden and keys > 0 else None
-    if len(shapes) == 4:
-        output = next((shape for shape in reversed(shapes) if shape[0] == hidden), None)
-        if output is None:
-            return None
-        shapes.remove(output)
-        queries, keys = output[1], shapes[-1][0]
-        return (queries, keys) if all(shape[1] == hidden for shape in shapes) and shapes[0][0] == queries else None
-    return None
-
-
 def _stated_head_dim(block: nn.Module, queries: int) -> int | None:
     """Width of a head from an attribute of the block's modules, None if none tells."""
     for module in block.modules():
@@ -159,13 +135,6 @@ def _embeddings(model: nn.Module) -> Iterator[Any]:
 
     tables = (module.weight for module in model.modules() if isinstance(module, nn.Embedding))
     return (weight for weight in tables if weight.ndim == 2)  # FSDP1 flattens what it shards
-
-
-def _matrices(block: nn.Module) -> Iterator[tuple[int, int]]:
-    """(out, in) of every weight matrix; the shape of a DTensor is the whole one."""
-    for name, parameter in block.named_parameters():
-        if parameter.ndim == 2 and min(parameter.shape) > 1 and not is_adapter(name):
-            yield int(parameter.shape[0]), int(parameter.shape[1])
 
 
 def _tied(model: nn.Module, block: nn.Module, vocab: int, hidden: int) -> bool:

@@ -172,6 +172,18 @@ def test_shape_is_read_from_the_structure(found, name):
     assert found[name]["model"].items() >= (shape | layers).items()
 
 
+@pytest.mark.parametrize("name", ["ep_and_fsdp2", "ep_without_names"])
+def test_mixture_of_experts_is_read_whole_from_its_shards(found, name):
+    moe = found[name]["model"]["moe"]
+
+    assert (moe["experts"], moe["top_k"], moe["expert_ffn"]) == (4, 2, 64)
+    assert found[name]["model"]["layers"] == 3
+
+
+def test_experts_in_plain_tensors_under_expert_parallelism_may_be_a_part_of_all(found):
+    assert not {"moe", "ffn"} & found["ep_by_process_groups"]["model"].keys()
+
+
 @pytest.mark.parametrize("name", ["pp_and_fsdp2", *PIPELINES])
 def test_a_stage_is_not_taken_for_the_model(found, name):
     assert not {"layers", "tied_embeddings"} & found[name]["model"].keys()

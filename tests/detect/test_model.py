@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from carbon_plugin.detect.batch import BatchWatch
-from carbon_plugin.detect.model import detect_model
+from carbon_plugin.detect.model import EXPERTS, STAGE, detect_model
+from carbon_plugin.spec.model import MixtureOfExperts
 
 
 class Decoder(nn.Module):
@@ -188,9 +189,109 @@ def test_module_that_needs_data_is_confessed_as_unknown():
     assert "not counted" in found.source
 
 
-@pytest.mark.parametrize("stages", [2, 4])
-def test_one_stage_of_a_pipeline_is_marked_as_partial(stages):
-    found = detect_model(Decoder(), pipeline_stages=stages)
+def test_one_stage_of_a_pipeline_is_marked_as_partial():
+    found = detect_model(Decoder(), elsewhere=STAGE)
 
     assert found.partial
     assert "layers" not in found.fields
+
+
+def test_parameters_that_a_framework_knows_come_before_those_counted_here():
+    found = detect_model(Decoder(), parameters=(10**9, 10**6))
+
+    assert (found.parameters, found.trainable_parameters) == (10**9, 10**6)
+    assert "parameters, but the module has 1,000,000,000" in found.source
+
+
+class Mixture(nn.Module):
+    """Experts as tensors of three dimensions, gate and up fused or apart, or as a list of modules."""
+
+    def __init__(self, form: str, *, top_k: int | None = 2, shared: int = 0) -> None:
+        super().__init__()
+        self.router = nn.Linear(64, 8, bias=False)
+        if top_k is not None:
+            self.top_k = top_k
+        if form == "list":
+            self.experts = nn.ModuleList(self.expert(96) for _ in range(8))
+        elif form == "fused":
+            self.gate_up, self.down = nn.Parameter(torch.zeros(8, 64, 192)), nn.Parameter(torch.zeros(8, 96, 64))
+        else:
+            shapes = {"gate": (8, 96, 64), "up": (8, 96, 64), "down": (8, 64, 96)}
+            for name in shapes if form == "gated" else ("up", "down"):
+                self.register_parameter(name, nn.Parameter(torch.zeros(shapes[name])))
+        if shared:
+            self.shared = self.expert(shared)
+
+    @staticmethod
+    def expert(width: int) -> nn.Module:
+        expert = nn.Module()
+        expert.gate, expert.up, expert.down = (
+            nn.Linear(*size, bias=False) for size in [(64, width)] * 2 + [(width, 64)]
+        )
+        return expert
+
+
+def sparse(form: str, *, layers: int = 4, dense: tuple[int, ...] = (), **options: int | None) -> Decoder:
+    model = Decoder(layers=layers)
+    for number, block in enumerate(model.layers):
+        if number not in dense:
+            del block.gate, block.up, block.down
+            block.mixture = Mixture(form, **options)
+    return model
+
+
+@pytest.mark.parametrize("form", ["gated", "plain", "fused", "list"])
+def test_mixture_of_experts_is_read_from_the_structure(form):
+    found = detect_model(sparse(form))
+
+    assert found.fields["moe"] == MixtureOfExperts(experts=8, top_k=2, expert_ffn=96)
+    assert (found.fields["gated"], found.fields["ffn"], found.fields["kv_heads"]) == (form != "plain", 96, 2)
+
+
+def test_dense_layers_before_the_sparse_ones_and_shared_experts_are_read():
+    found = detect_model(sparse("gated", layers=5, dense=(0, 1), shared=32))
+
+    assert found.fields["moe"] == MixtureOfExperts(
+        experts=8, top_k=2, expert_ffn=96, shared_ffn=32, first_dense_layers=2
+    )
+    assert found.fields["ffn"] == 160
+
+
+def test_dense_layers_between_the_sparse_ones_are_read():
+    found = detect_model(sparse("list", layers=6, dense=(0, 2, 4)))
+
+    assert found.fields["moe"] == MixtureOfExperts(experts=8, top_k=2, expert_ffn=96, every=2)
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (sparse("gated", top_k=None), "no attribute that tells how many experts a token takes"),
+        (sparse("gated", layers=6, dense=(0, 3)), "sparse layers without a rule: 1, 2, 4, 5"),
+    ],
+)
+def test_mixture_that_is_not_understood_is_confessed(model, reason):
+    found = detect_model(model)
+
+    assert found.fields == {}
+    assert reason in found.source
+
+
+def test_experts_of_one_rank_are_not_taken_for_all():
+    found = detect_model(sparse("list"), elsewhere=EXPERTS)
+
+    assert found.partial
+    assert not {"moe", "ffn"} & found.fields.keys()
+    assert found.fields["layers"] == 4
+
+
+def test_low_rank_adapters_do_not_hide_the_structure():
+    model = Decoder()
+    for block in model.layers:
+        block.requires_grad_(False)
+        block.q.lora_A, block.q.lora_B = nn.Linear(64, 4, bias=False), nn.Linear(4, 64, bias=False)
+
+    found = detect_model(model)
+
+    assert (found.fields["heads"], found.fields["ffn"]) == (8, 160)
+    assert found.trainable_parameters < found.parameters

@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import torch
 import torch.distributed as dist
 from pipelines import MICRO_BATCHES, PIPELINES
@@ -251,7 +252,7 @@ def seen(first: FirstStep, model: nn.Module, optimizer: object) -> dict[str, obj
         "axes": {axis: (value.value, value.source) for axis, value in found.layout.axes.items()},
         "unexplained": found.layout.unexplained,
         "fields": {name: value.value for name, value in found.fields.items()},
-        "model": found.model and found.model.fields,
+        "model": found.model and msgspec.to_builtins(found.model.fields),
         "model_source": found.model and found.model.source,
         "parameters": found.model and found.model.parameters,
         "problems": found.problems,
