@@ -54,9 +54,15 @@ def spread(value: Floats, low: Floats, high: Floats, score: Floats) -> Floats:
 
 def percentiles(samples: Floats) -> Floats:
     """2.5th, 10th, 90th and 97.5th percentile along the last axis, shape (4, ...): midpoints of strata, as the scores
-    are."""
-    ends: Floats = np.quantile(samples, PERCENTILES, axis=-1, method="hazen")
-    return ends
+    are (Hazen 1914)."""
+    # A full sort takes a sixth of the time of `np.quantile`, which selects.
+    ranked = np.sort(samples, axis=-1)
+    place = np.clip(np.array(PERCENTILES) * samples.shape[-1] - 0.5, 0, samples.shape[-1] - 1)
+    below = place.astype(int)
+    above = np.minimum(below + 1, samples.shape[-1] - 1)
+    share = place - below
+    ends: Floats = ranked[..., below] * (1 - share) + ranked[..., above] * share
+    return np.moveaxis(ends, -1, 0)
 
 
 @lru_cache(maxsize=8)

@@ -129,7 +129,7 @@ class LocalService:
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 with contextlib.suppress(OSError):  # the client went away
-                    for position in range(0, len(body), 1 if answer.drip_s else len(body)):
+                    for position in range(0, len(body), 1 if answer.drip_s else max(1, len(body))):
                         self.wfile.write(body[position : position + 1] if answer.drip_s else body)
                         self.wfile.flush()
                         time.sleep(answer.drip_s)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carbon_plugin.footprint.uncertainty import percentiles, scores, spread
+from carbon_plugin.footprint.uncertainty import PERCENTILES, percentiles, scores, spread
 
 
 def _row(*values: float) -> np.ndarray:
@@ -48,6 +48,13 @@ def test_samples_have_the_stated_p10_median_and_p90(low: float, down: float, up:
     assert p90[0] == pytest.approx(high, rel=2e-2)
     assert np.median(samples) == pytest.approx(value, rel=2e-2)
     assert (samples > 0).all()
+
+
+@given(draws=st.integers(1, 50), seed=st.integers(0, 5))
+def test_percentiles_are_those_of_hazen(draws: int, seed: int) -> None:
+    samples = np.random.default_rng(seed).lognormal(size=(3, draws))
+
+    assert percentiles(samples) == pytest.approx(np.quantile(samples, PERCENTILES, axis=-1, method="hazen"))
 
 
 def test_a_range_that_begins_at_zero_is_linear_and_never_negative() -> None:
