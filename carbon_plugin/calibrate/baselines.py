@@ -41,15 +41,22 @@ def llmcarbon(row: PublishedRow) -> float:
     return _dense_flops(row) / (teraflops * 1e12 * scale * row.spec.cluster.devices)
 
 
-def constant_mfu(table: Table, fitted: NDArray[np.bool_]) -> Floats:
-    """Seconds of every row from one MFU for all: the mean over fitted sources of each source's median."""
-    model = np.asarray(step_flops(table.shape, table.layout, table.work)[0])
-    ideal_s = model / (table.sheet.peak * table.sheet.devices)
-    reached = ideal_s / table.measured_s
+def typical_mfu(table: Table, fitted: NDArray[np.bool_]) -> float:
+    """One MFU for all: the mean over the fitted sources of each source's median."""
+    reached = _ideal_s(table) / table.measured_s
     sources = np.unique(table.source[fitted])
-    medians = [float(np.median(reached[fitted & (table.source == source)])) for source in sources]
-    mfu = float(np.mean(medians)) if medians else ASSUMED_MFU
-    return np.asarray(ideal_s / mfu)
+    return float(np.mean([float(np.median(reached[fitted & (table.source == source)])) for source in sources]))
+
+
+def constant_mfu(table: Table, mfu: float) -> Floats:
+    """Seconds of every row at one MFU."""
+    return np.asarray(_ideal_s(table) / mfu)
+
+
+def _ideal_s(table: Table) -> Floats:
+    """Seconds of every row at the peak."""
+    model = np.asarray(step_flops(table.shape, table.layout, table.work)[0])
+    return np.asarray(model / (table.sheet.peak * table.sheet.devices))
 
 
 def _dense_flops(row: PublishedRow) -> float:

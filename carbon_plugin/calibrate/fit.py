@@ -121,12 +121,13 @@ def fitted_step_time_s(table: Table, fitted: Fit) -> Floats:
     return np.asarray(predict(table, constants, factor).total)
 
 
-def leave_one_model_out(table: Table, parameters: Sequence[Parameter], whole: Fit) -> Floats:
-    """Step time of each row from constants that saw no row of its model in any data set."""
+def leave_one_model_out(table: Table, parameters: Sequence[Parameter], keep: Mask, whole: Fit) -> Floats:
+    """Step time of each row from constants that saw no row of its model in any data set. `whole` is the fit to the
+    rows where `keep` is true."""
     predicted = np.empty(table.measured_s.size)
     for key in np.unique(table.model_key):
         out = table.model_key == key
-        without = fit(table, parameters, keep=~out, start=whole.logs)
+        without = fit(table, parameters, keep=keep & ~out, start=whole.logs)
         predicted[out] = fitted_step_time_s(table, without)[out]
     return predicted
 

@@ -126,7 +126,7 @@ def _row(identity: str, source: str, row: Fields, architectures: Mapping[str, An
     )
     return PublishedRow(
         id=identity,
-        source=source,
+        source=f"{source}-lora" if kind == "lora_benchmark" else source,
         accelerator=cluster.accelerator.name,
         framework=conventions.name,
         model_key=f"{model.hidden}x{model.layers}" + ("moe" if model.moe else ""),

@@ -16,22 +16,31 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from carbon_plugin.calibrate import baselines
+from carbon_plugin.calibrate.error_summary import ErrorSummary, MemorySummary, mean, summarise, summarise_memory
 from carbon_plugin.calibrate.fit import fit, leave_one_model_out
+from carbon_plugin.calibrate.layout_choice import LayoutChoice, LayoutSummary, layout_choices, summarise_choices
 from carbon_plugin.calibrate.parameters import calibration_rows, shipped_parameters
 from carbon_plugin.calibrate.rows import PublishedRow, SkippedRow, read_rows
 from carbon_plugin.calibrate.table import Table, predict, tabulate
+from carbon_plugin.calibrate.unknown_device import unknown_device_step_time_s
 from carbon_plugin.predict.interval import SPREADS, accuracy_class
 from carbon_plugin.predict.memory import memory_bytes, peak_bytes
 from carbon_plugin.predict.rates import combine
 
 Floats = NDArray[np.float64]
 
+NOT_STEP_TIMES = ("architectures.yaml", "full_runs.yaml", "carbon.yaml")
+"""Files among the published ones that hold no step times."""
+CLUSTERED = "vtrain_single_node"
+"""The source whose rows are almost linear in layers x micro-batches: 1,100 rows are about 72 independent points."""
+
 
 class ValidatedRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One row: measured, predicted with its 80 % interval, the baselines, or why it was skipped.
 
-    `left_out_step_time_s` is the prediction of constants that saw no row of this model (fitted rows only).
-    Memory in bytes where the source measured it."""
+    `left_out_step_time_s` is the prediction of constants that saw no row of this model (fitted rows only);
+    `unknown_device_step_time_s` that of constants that saw no row of this device's family, where that was asked.
+    The interval belongs to the left-out prediction where there is one. Memory in bytes where the source measured it."""
 
     id: str
     source: str
@@ -41,6 +50,7 @@ class ValidatedRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
     measured_step_time_s: float | None = None
     predicted_step_time_s: float | None = None
     left_out_step_time_s: float | None = None
+    unknown_device_step_time_s: float | None = None
     low_s: float | None = None
     high_s: float | None = None
     fitted: bool | None = None
@@ -51,38 +61,19 @@ class ValidatedRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
     skipped: str | None = None
 
 
-class ErrorSummary(Struct, frozen=True, kw_only=True):
-    """Errors of one source, percent of the measured value unless said otherwise; `coverage` of the 80 % interval."""
-
-    source: str
-    n: int
-    mape: float
-    median: float
-    p90: float
-    worst: float
-    bias: float
-    abs_log_ratio: float
-    coverage: float
-    left_out: bool
-    baseline_mape: dict[str, float]
-
-
-class MemorySummary(Struct, frozen=True, kw_only=True):
-    """Error of allocated memory a device of one source, percent."""
-
-    source: str
-    n: int
-    mape: float
-    worst: float
-    bias: float
-
-
 class Validation(Struct, frozen=True, kw_only=True):
-    """The whole comparison; `macro_mape` is the mean over sources, each counted once."""
+    """The whole comparison. `macro_*` are means over sources, each counted once, None without rows; `clusters` counts
+    each cluster of rows of one kernel shape (hidden, tp, pp, micro-batch) once; `unknown_device` predicts Hopper and
+    Blackwell as if nobody had calibrated them; `layouts` and `choices` say which layout we would have picked."""
 
     summary: tuple[ErrorSummary, ...]
+    clusters: tuple[ErrorSummary, ...]
+    unknown_device: tuple[ErrorSummary, ...]
     memory: tuple[MemorySummary, ...]
-    macro_mape: float
+    layouts: tuple[LayoutSummary, ...]
+    choices: tuple[LayoutChoice, ...]
+    macro_mape: float | None
+    macro_abs_log_ratio: float | None
     macro_baseline_mape: dict[str, float]
     rows: tuple[ValidatedRow, ...]
 
@@ -94,7 +85,7 @@ def published_rows() -> tuple[list[PublishedRow], list[SkippedRow]]:
     skipped: list[SkippedRow] = []
     with resources.as_file(folder) as path:
         for file in sorted(path.iterdir()):
-            if file.suffix in (".yaml", ".csv") and file.name != "architectures.yaml":
+            if file.suffix in (".yaml", ".csv") and file.name not in NOT_STEP_TIMES:
                 found, missing = read_rows(file)
                 rows += found
                 skipped += missing
@@ -105,34 +96,49 @@ def validate(records: Path | None = None) -> Validation:
     """Validate on the shipped rows, or on a records file with the shipped constants.
 
     Raises `SpecError` for a file that is not in the schema."""
-    rows, skipped = published_rows() if records is None else read_rows(records)
+    published, not_published = published_rows()
+    rows, skipped = (published, not_published) if records is None else read_rows(records)
+    missing = [ValidatedRow(id=row.id, source=row.source, skipped=row.reason) for row in skipped]
     if not rows:
-        return _report((), [_skipped(row) for row in skipped])
+        return _report([], missing, (), ())
     table = tabulate(rows)
     predicted = np.asarray(predict(table, table.shipped).total)
-    fitted = calibration_rows(table) if records is None else np.zeros(len(rows), dtype=bool)
-    left_out = predicted.copy()
-    if records is None:
-        parameters = shipped_parameters()
-        whole = fit(table, parameters, keep=fitted)
-        left_out = np.where(fitted, leave_one_model_out(table, parameters, whole), predicted)
-    validated = _validated(table, predicted, left_out, fitted)
-    return _report(validated, [_skipped(row) for row in skipped])
+    shipped = tabulate(published)
+    seen = calibration_rows(shipped)
+    if records is not None:
+        known = {_identity(row) for row, fitted in zip(published, seen, strict=True) if fitted}
+        fitted = np.array([_identity(row) in known for row in rows])
+        validated = _validated(table, predicted, fitted, baselines.typical_mfu(shipped, seen))
+        return _report(validated, missing, (), layout_choices(rows, predicted))
+    parameters = shipped_parameters()
+    whole = fit(table, parameters, keep=seen)
+    left_out = np.where(seen, leave_one_model_out(table, parameters, seen, whole), predicted)
+    unknown = unknown_device_step_time_s(table, parameters, seen, whole)
+    validated = _validated(table, predicted, seen, baselines.typical_mfu(shipped, seen), left_out, unknown)
+    return _report(validated, missing, _clusters(rows, validated), layout_choices(rows, left_out))
+
+
+def _identity(row: PublishedRow) -> tuple[str, float]:
+    return row.id, row.measured_step_time_s
 
 
 def _validated(
-    table: Table, predicted: Floats, left_out: Floats, fitted: NDArray[np.bool_]
-) -> tuple[ValidatedRow, ...]:
-    constant = baselines.constant_mfu(table, fitted)
-    terms = predict(table, table.shipped).terms
-    host = np.asarray(terms["host"]) / predicted
+    table: Table,
+    predicted: Floats,
+    fitted: NDArray[np.bool_],
+    mfu: float,
+    left_out: Floats | None = None,
+    unknown: Floats | None = None,
+) -> list[ValidatedRow]:
+    constant = baselines.constant_mfu(table, mfu)
+    host = np.asarray(predict(table, table.shipped).terms["host"]) / predicted
     parts = memory_bytes(table.shape, table.layout, table.work, combine(table.sheet, table.shipped))
     peaks = {reserved: np.asarray(peak_bytes(parts, reserved=reserved)) for reserved in (False, True)}
     found = []
     for i, row in enumerate(table.rows):
         device = row.spec.cluster.accelerator
         spread = SPREADS[accuracy_class(row.spec.model, device, row.spec.training.precision, float(host[i]))]
-        central = float(left_out[i])
+        central = float(predicted[i] if left_out is None else left_out[i])
         memory = row.measured_memory_bytes
         found.append(
             ValidatedRow(
@@ -143,7 +149,8 @@ def _validated(
                 moe=bool(table.sparse[i]),
                 measured_step_time_s=row.measured_step_time_s,
                 predicted_step_time_s=float(predicted[i]),
-                left_out_step_time_s=central if fitted[i] else None,
+                left_out_step_time_s=central if left_out is not None and fitted[i] else None,
+                unknown_device_step_time_s=None if unknown is None or np.isnan(unknown[i]) else float(unknown[i]),
                 low_s=central * spread.p10,
                 high_s=central * spread.p90,
                 fitted=bool(fitted[i]),
@@ -157,78 +164,106 @@ def _validated(
                 predicted_memory_bytes=float(peaks[row.memory_is_reserved][i]) if memory is not None else None,
             )
         )
-    return tuple(found)
+    return found
 
 
-def _skipped(row: SkippedRow) -> ValidatedRow:
-    return ValidatedRow(id=row.id, source=row.source, skipped=row.reason)
-
-
-def _report(rows: Sequence[ValidatedRow], skipped: Sequence[ValidatedRow]) -> Validation:
-    sources = dict.fromkeys(_group(row) for row in rows)
-    summary = tuple(_summary(name, [row for row in rows if _group(row) == name]) for name in sources)
+def _report(
+    rows: Sequence[ValidatedRow],
+    skipped: Sequence[ValidatedRow],
+    clusters: tuple[ErrorSummary, ...],
+    choices: tuple[LayoutChoice, ...],
+) -> Validation:
+    summary = tuple(_summary(name, group) for name, group in _by_source(rows).items())
+    unknown = [row for row in rows if row.unknown_device_step_time_s is not None]
     names = summary[0].baseline_mape if summary else {}
     return Validation(
         summary=summary,
+        clusters=clusters,
+        unknown_device=tuple(_unknown_summary(name, group) for name, group in _by_source(unknown).items()),
         memory=tuple(_memory(rows)),
-        macro_mape=_mean([item.mape for item in summary]),
-        macro_baseline_mape={name: _mean([item.baseline_mape[name] for item in summary]) for name in names},
+        layouts=summarise_choices(choices),
+        choices=choices,
+        macro_mape=mean([item.mape for item in summary]),
+        macro_abs_log_ratio=mean([item.abs_log_ratio for item in summary]),
+        macro_baseline_mape={name: mean([item.baseline_mape[name] for item in summary]) or 0.0 for name in names},
         rows=(*rows, *skipped),
     )
 
 
-def _group(row: ValidatedRow) -> str:
-    """Source, split by framework where one source has several, and dense from sparse."""
-    name = row.source if row.source != "dgxc" else f"{row.source}-{row.framework}"
-    return f"{name}-moe" if row.moe else name
+def _by_source(rows: Sequence[ValidatedRow]) -> dict[str, list[ValidatedRow]]:
+    """Rows by source, split by framework where one source has several, and dense from sparse."""
+    groups: dict[str, list[ValidatedRow]] = {}
+    for row in rows:
+        name = row.source if row.source != "dgxc" else f"{row.source}-{row.framework}"
+        groups.setdefault(f"{name}-moe" if row.moe else name, []).append(row)
+    return groups
 
 
 def _summary(name: str, rows: Sequence[ValidatedRow]) -> ErrorSummary:
-    measured = np.array([row.measured_step_time_s for row in rows], dtype=np.float64)
-    used = [row.left_out_step_time_s or row.predicted_step_time_s for row in rows]
-    predicted = np.array(used, dtype=np.float64)
-    error = predicted / measured - 1
-    low = np.array([row.low_s for row in rows], dtype=np.float64)
-    high = np.array([row.high_s for row in rows], dtype=np.float64)
-    return ErrorSummary(
-        source=name,
-        n=len(rows),
-        mape=100 * float(np.mean(np.abs(error))),
-        median=100 * float(np.median(np.abs(error))),
-        p90=100 * float(np.quantile(np.abs(error), 0.9)),
-        worst=100 * float(error[np.argmax(np.abs(error))]),
-        bias=100 * float(np.mean(error)),
-        abs_log_ratio=float(np.mean(np.abs(np.log(predicted / measured)))),
-        coverage=float(np.mean((low <= measured) & (measured <= high))),
-        left_out=all(bool(row.fitted) for row in rows),
-        baseline_mape={
-            key: 100 * float(np.mean(np.abs(np.array([row.baselines[key] for row in rows]) / measured - 1)))
-            for key in rows[0].baselines
-        },
+    return summarise(
+        name,
+        _column([row.measured_step_time_s for row in rows]),
+        _column([row.left_out_step_time_s or row.predicted_step_time_s for row in rows]),
+        (_column([row.low_s for row in rows]), _column([row.high_s for row in rows])),
+        _baselines(rows),
+        left_out=all(row.left_out_step_time_s is not None for row in rows),
+    )
+
+
+def _unknown_summary(name: str, rows: Sequence[ValidatedRow]) -> ErrorSummary:
+    predicted = _column([row.unknown_device_step_time_s for row in rows])
+    spread = SPREADS["moe" if rows[0].moe else "sustained_law"]
+    return summarise(
+        name,
+        _column([row.measured_step_time_s for row in rows]),
+        predicted,
+        (predicted * spread.p10, predicted * spread.p90),
+        _baselines(rows),
+        left_out=True,
+    )
+
+
+def _clusters(rows: Sequence[PublishedRow], validated: Sequence[ValidatedRow]) -> tuple[ErrorSummary, ...]:
+    """One point a cluster: the geometric means of what was measured and predicted."""
+    members: dict[tuple[int, ...], list[ValidatedRow]] = {}
+    for row, result in zip(rows, validated, strict=True):
+        layout, model = row.spec.layout, row.spec.model
+        if row.source == CLUSTERED and layout is not None:
+            key = (getattr(model, "hidden", 0), layout.tp, layout.pp, layout.micro_batch_size)
+            members.setdefault(key, []).append(result)
+    if not members:
+        return ()
+
+    def centres(pick: str) -> Floats:
+        return np.exp([np.mean(np.log([getattr(row, pick) for row in group])) for group in members.values()])
+
+    return (
+        summarise(
+            f"{CLUSTERED}, by cluster",
+            centres("measured_step_time_s"),
+            centres("left_out_step_time_s"),
+            (centres("low_s"), centres("high_s")),
+            {},
+            left_out=True,
+        ),
     )
 
 
 def _memory(rows: Sequence[ValidatedRow]) -> list[MemorySummary]:
     known = [row for row in rows if row.measured_memory_bytes is not None]
-    found = []
-    for source in dict.fromkeys(row.source for row in known):
-        pairs = [
-            (row.predicted_memory_bytes or 0.0, row.measured_memory_bytes or 1.0)
-            for row in known
-            if row.source == source
-        ]
-        error = np.array([predicted / measured - 1 for predicted, measured in pairs])
-        found.append(
-            MemorySummary(
-                source=source,
-                n=error.size,
-                mape=100 * float(np.mean(np.abs(error))),
-                worst=100 * float(error[np.argmax(np.abs(error))]),
-                bias=100 * float(np.mean(error)),
-            )
+    return [
+        summarise_memory(
+            name,
+            _column([row.measured_memory_bytes for row in known if row.source == name]),
+            _column([row.predicted_memory_bytes for row in known if row.source == name]),
         )
-    return found
+        for name in dict.fromkeys(row.source for row in known)
+    ]
 
 
-def _mean(numbers: Sequence[float]) -> float:
-    return float(np.mean(numbers)) if numbers else float("nan")
+def _baselines(rows: Sequence[ValidatedRow]) -> dict[str, Floats]:
+    return {name: _column([row.baselines[name] for row in rows]) for name in rows[0].baselines}
+
+
+def _column(values: Sequence[float | None]) -> Floats:
+    return np.array(values, dtype=np.float64)

@@ -22,10 +22,14 @@ FLOORS = {
     "simumax-moe": 5.5,
     "titan": 12,
     "mbridge": 15,
+    "mbridge-moe": 25,
     "nemo2407": 15,
     "dgxc-nemo": 15,
     "dgxc-nemo-moe": 25,
 }
+
+
+UNKNOWN_FLOORS = {"llmf-h100": 12, "simumax": 20}
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +44,36 @@ def test_step_time_error_is_under_the_floor(result, source) -> None:
     assert found.mape <= FLOORS[source]
 
 
-def test_memory_error_is_under_the_floor_where_peak_allocation_was_measured(result) -> None:
-    simumax = next(item for item in result.memory if item.source == "simumax")
-    assert simumax.mape <= 8
+def test_the_error_by_cluster_of_near_linear_rows_is_under_the_floor(result) -> None:
+    (clusters,) = result.clusters
+    assert clusters.n == 54
+    assert clusters.left_out
+    assert clusters.mape <= 10
+
+
+@pytest.mark.parametrize("source", UNKNOWN_FLOORS)
+def test_a_device_that_nobody_calibrated_is_predicted_under_the_floor(result, source) -> None:
+    rows = [row for row in result.rows if row.source == source]
+    errors = [abs(row.unknown_device_step_time_s / row.measured_step_time_s - 1) for row in rows]
+    assert 100 * sum(errors) / len(errors) <= UNKNOWN_FLOORS[source]
+
+
+def test_no_row_of_the_reference_family_is_predicted_as_unknown(result) -> None:
+    assert all(row.unknown_device_step_time_s is None for row in result.rows if row.source.startswith("vtrain"))
+
+
+def test_memory_error_is_under_the_floor_where_it_was_measured(result) -> None:
+    assert {item.source: item.n for item in result.memory} == {"simumax": 43, "titan": 20}
+    assert all(item.mape <= 8 for item in result.memory)
+
+
+def test_layouts_are_ranked_as_measured_and_the_pick_costs_little(result) -> None:
+    found = {item.source: item for item in result.layouts}
+    assert found["vtrain_multi_node"].regret <= 3
+    assert found["vtrain_multi_node"].spearman >= 0.8
+    assert found["vtrain_single_node"].regret <= 5
+    assert found["vtrain_single_node"].spearman >= 0.9
+    assert all(choice.regret >= 0 for choice in result.choices)
 
 
 def test_the_model_beats_every_baseline_on_the_mean_over_sources(result) -> None:
@@ -64,6 +95,7 @@ def test_a_file_of_the_users_is_predicted_with_the_shipped_constants(tmp_path) -
     result = validate(path)
     row, skipped = result.rows
     assert row.fitted is False
+    assert row.unknown_device_step_time_s is None
     assert row.left_out_step_time_s is None
     assert row.low_s is not None
     assert row.predicted_step_time_s is not None

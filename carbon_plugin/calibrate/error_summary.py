@@ -1,0 +1,89 @@
+"""Errors of predictions against measurements, summed up: what a line of the validation table says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from msgspec import Struct
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+
+class ErrorSummary(Struct, frozen=True, kw_only=True):
+    """Errors of one source, percent of the measured value unless said otherwise.
+
+    `worst` is signed, `abs_log_ratio` the mean of |ln(predicted / measured)|, `coverage` the share of rows inside the
+    80 % interval. `left_out` says that no row was predicted with constants that saw its model."""
+
+    source: str
+    n: int
+    mape: float
+    median: float
+    p90: float
+    worst: float
+    bias: float
+    abs_log_ratio: float
+    coverage: float
+    left_out: bool
+    baseline_mape: dict[str, float]
+
+
+class MemorySummary(Struct, frozen=True, kw_only=True):
+    """Error of allocated memory a device of one source, percent."""
+
+    source: str
+    n: int
+    mape: float
+    worst: float
+    bias: float
+
+
+def summarise(
+    source: str,
+    measured: Floats,
+    predicted: Floats,
+    interval: tuple[Floats, Floats],
+    baselines: Mapping[str, Floats],
+    *,
+    left_out: bool,
+) -> ErrorSummary:
+    """Sum up at least one row: arrays of shape (n,), seconds; `interval` is (p10, p90)."""
+    error = predicted / measured - 1
+    low, high = interval
+    return ErrorSummary(
+        source=source,
+        n=measured.size,
+        mape=percent_error(predicted, measured),
+        median=100 * float(np.median(np.abs(error))),
+        p90=100 * float(np.quantile(np.abs(error), 0.9)),
+        worst=100 * float(error[np.argmax(np.abs(error))]),
+        bias=100 * float(np.mean(error)),
+        abs_log_ratio=float(np.mean(np.abs(np.log(predicted / measured)))),
+        coverage=float(np.mean((low <= measured) & (measured <= high))),
+        left_out=left_out,
+        baseline_mape={name: percent_error(guess, measured) for name, guess in baselines.items()},
+    )
+
+
+def summarise_memory(source: str, measured: Floats, predicted: Floats) -> MemorySummary:
+    """Sum up the memory of at least one row: arrays of shape (n,), bytes."""
+    error = predicted / measured - 1
+    return MemorySummary(
+        source=source,
+        n=measured.size,
+        mape=percent_error(predicted, measured),
+        worst=100 * float(error[np.argmax(np.abs(error))]),
+        bias=100 * float(np.mean(error)),
+    )
+
+
+def percent_error(predicted: Floats, measured: Floats) -> float:
+    """Mean absolute error in percent of the measured value."""
+    return 100 * float(np.mean(np.abs(predicted / measured - 1)))
+
+
+def mean(numbers: Sequence[float]) -> float | None:
+    """The mean, None of nothing."""
+    return float(np.mean(numbers)) if numbers else None

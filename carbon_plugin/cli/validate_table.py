@@ -1,0 +1,103 @@
+"""The tables that `carbon-plugin validate` prints; docs/validation.md explains them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from carbon_plugin.calibrate.error_summary import ErrorSummary
+from carbon_plugin.calibrate.full_runs import FullRunRow
+from carbon_plugin.calibrate.validate import Validation
+
+PIPED_WIDTH = 140
+"""Columns where the output is not a terminal, so that no row of the table is broken."""
+HEADINGS = ("n", "MAPE", "median", "p90", "worst", "bias", "|log|", "80 % covers")
+
+
+BASELINES = ("llmcarbon", "constant_mfu", "6nd_40")
+
+
+def print_validation(result: Validation) -> None:
+    """Errors a source, by cluster and as on an unknown device, then memory, choice of layout, and rows left out."""
+    out = _console()
+    baselines = list(result.macro_baseline_mape)
+    table = _table("step time, error in % of measured", (*HEADINGS, *baselines))
+    for item in (*result.summary, *result.clusters):
+        table.add_row(item.source + ("" if item.left_out else " *"), *_cells(item, baselines))
+    if result.macro_mape is not None:
+        macro = [f"{result.macro_baseline_mape[name]:.0f}" for name in baselines]
+        table.add_section()
+        blanks = [""] * 4
+        log = f"{result.macro_abs_log_ratio:.3f}"
+        table.add_row("mean over sources", "", f"[bold]{result.macro_mape:.1f}[/]", *blanks, log, "", *macro)
+    out.print(table)
+    out.print("[dim]Without *: constants that never saw a row of the model (leave one model out).[/]")
+    out.print("[dim]*: shipped constants as they are; not all of these rows were left out of the fit.[/]")
+    if result.unknown_device:
+        out.print()
+        unknown = _table("the same on a device that nobody calibrated (its family left out)", (*HEADINGS, *baselines))
+        for item in result.unknown_device:
+            unknown.add_row(item.source, *_cells(item, baselines))
+        out.print(unknown)
+    if result.memory or result.layouts:
+        out.print()
+    for memory in result.memory:
+        out.print(
+            f"memory, {memory.source}: n {memory.n}, MAPE {memory.mape:.1f} %, worst {memory.worst:+.0f} %, "
+            f"bias {memory.bias:+.1f} %"
+        )
+    for choice in result.layouts:
+        rank = "" if choice.spearman is None else f"rank correlation {choice.spearman:.2f}, "
+        out.print(
+            f"choice of layout, {choice.source}: {choice.layouts} layouts of {choice.jobs} jobs, {rank}regret "
+            f"{choice.regret:.1f} %, worst {choice.worst_regret:.0f} %"
+        )
+    skipped = sum(row.skipped is not None for row in result.rows)
+    if skipped:
+        out.print(f"{skipped} rows skipped; --json gives the reason of each")
+
+
+def print_full_runs(rows: Sequence[FullRunRow]) -> None:
+    """Device-hours of whole published runs, predicted over published."""
+    out = _console()
+    table = _table("whole runs, device-hours", ("published", "predicted", "ratio", "goodput"))
+    table.add_column("assumed")
+    for row in rows:
+        hours, ratio, goodput = row.predicted_device_hours, row.ratio, row.goodput
+        if hours is None or ratio is None or goodput is None:
+            table.add_row(row.model, "", "", "", "", f"skipped: {row.skipped}")
+            continue
+        published = f"{row.published_device_hours:,.0f}"
+        figures = (f"{hours.value:,.0f}", f"{ratio:.2f}", f"{goodput:.2f}")
+        table.add_row(row.model, published, *figures, "; ".join(row.assumed))
+    out.print()
+    out.print(table)
+
+
+def _console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
+
+
+def _table(title: str, headings: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 1))
+    table.add_column("source", no_wrap=True)
+    for heading in headings:
+        table.add_column(heading, justify="right", style="dim" if heading in BASELINES else None)
+    return table
+
+
+def _cells(item: ErrorSummary, baselines: Sequence[str]) -> list[str]:
+    return [
+        str(item.n),
+        f"[bold]{item.mape:.1f}[/]",
+        f"{item.median:.1f}",
+        f"{item.p90:.1f}",
+        f"{item.worst:+.0f}",
+        f"{item.bias:+.1f}",
+        f"{item.abs_log_ratio:.3f}",
+        f"{item.coverage:.0%}",
+        *(f"{item.baseline_mape[name]:.0f}" if name in item.baseline_mape else "" for name in baselines),
+    ]
