@@ -32,10 +32,11 @@ class RunIdentity(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Manifest(Struct, frozen=True, kw_only=True, tag="manifest"):
     """First record of a file: who measures what, under which spec and assumptions.
 
-    `effective` maps each spec field to `{"value", "source", "planned", "declared", "detected"}`. `forecast` and
-    `prediction` are the documents of `plan` and `predict` as plain data. `factors` are the carbon factors in
-    force: `footprint.account.Factors` as plain data, empty when no site was given. `host_key` is the boot id and
-    `host_share` the part of that host which the job has reserved, 0 to 1.
+    `effective` maps each spec field to `{"value", "source", "planned", "declared", "detected"}`; `spec` is the
+    effective `RunSpec` as plain data, None while too little is known for a prediction. `forecast` and `prediction` are
+    the documents of `plan` and `predict` as plain data. `factors` are the carbon factors in force:
+    `footprint.account.Factors` as plain data, empty when no site was given. `host_key` is the boot id and `host_share`
+    the part of that host which the job has reserved, 0 to 1.
 
     A file may hold several manifests, because a layout can be detected only after the first step: each one
     replaces the one before it, and the file begins with one.
@@ -61,6 +62,7 @@ class Manifest(Struct, frozen=True, kw_only=True, tag="manifest"):
     prediction: dict[str, Any] | None = None
     assumptions: list[dict[str, str]] = []
     host_share: float = 1.0
+    spec: dict[str, Any] | None = None
 
 
 class DeviceEnergy(Struct, frozen=True, kw_only=True, omit_defaults=True):

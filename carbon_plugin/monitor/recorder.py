@@ -124,6 +124,7 @@ class NodeRecorder:
                 prediction=context.document(context.prediction),
                 assumptions=[context.document(assumption) or {} for assumption in context.assumptions],
                 host_share=self._meters.host_share,
+                spec=context.document(context.effective.spec),
             )
         )
 
