@@ -9,7 +9,7 @@ from rich.table import Table
 
 from carbon_plugin.footprint.boundary import ladder
 from carbon_plugin.plan.forecast import Forecast, layout_phrase
-from carbon_plugin.plan.goodput import Goodput
+from carbon_plugin.plan.goodput import Expected
 from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.model import TransformerModel
 
@@ -176,27 +176,26 @@ def _goodput(out: Console, forecast: Forecast) -> None:
         return
     parts = [f"{PARTS[part]} {share:.1%}" for part, share in goodput.shares.items() if share >= SMALLEST_SHARE]
     out.print(f"[bold]goodput[/]  {1 - goodput.wasted_s / goodput.run_time_s:.1%}   [dim]{', '.join(parts)}[/]")
-    if goodput.checkpoint_bytes is not None:
-        out.print(f"  [dim]{_failures(goodput)}; {_checkpoints(goodput, forecast.prediction.step_time_s.value)}[/]")
+    if goodput.expected is not None:
+        checkpoints = _checkpoints(goodput.expected, forecast.prediction.step_time_s.value)
+        out.print(f"  [dim]{_failures(goodput.expected)}; {checkpoints}[/]")
     out.print()
 
 
-def _failures(goodput: Goodput) -> str:
-    if goodput.failures < 0.1:
-        return f"a failure is unlikely ({number(goodput.failures, 1)} expected)"
-    size, unit = fitting_unit(goodput.mtbf_s or 0.0, TIME_UNITS)
-    return (
-        f"{number(goodput.failures, 2)} failures expected, one every {number((goodput.mtbf_s or 0.0) / size, 2)} {unit}"
-    )
+def _failures(expected: Expected) -> str:
+    if expected.failures < 0.1:
+        return f"a failure is unlikely ({number(expected.failures, 1)} expected)"
+    size, unit = fitting_unit(expected.mtbf_s, TIME_UNITS)
+    return f"{number(expected.failures, 2)} failures expected, one every {number(expected.mtbf_s / size, 2)} {unit}"
 
 
-def _checkpoints(goodput: Goodput, step_s: float) -> str:
-    steps = goodput.checkpoint_every_steps or 0.0
-    size, unit = fitting_unit(goodput.checkpoint_bytes or 0.0, BYTE_UNITS)
-    every, time_unit = fitting_unit(steps * step_s, TIME_UNITS)
-    interval = f"{max(1, round(steps)):,} steps ({number(steps * step_s / every, 2)} {time_unit})"
-    written = f"a checkpoint of {number((goodput.checkpoint_bytes or 0.0) / size)} {unit}"
-    return f"{written} every {interval} stops training for {number(goodput.checkpoint_pause_s or 0.0, 2)} s"
+def _checkpoints(expected: Expected, step_s: float) -> str:
+    size, unit = fitting_unit(expected.checkpoint_bytes, BYTE_UNITS)
+    interval_s = expected.checkpoint_every_steps * step_s
+    every, time_unit = fitting_unit(interval_s, TIME_UNITS)
+    written = f"a checkpoint of {number(expected.checkpoint_bytes / size)} {unit}"
+    interval = f"every {expected.checkpoint_every_steps:,} steps ({number(interval_s / every, 2)} {time_unit})"
+    return f"{written} {interval} stops training for {number(expected.checkpoint_pause_s, 2)} s"
 
 
 def _step(out: Console, forecast: Forecast) -> None:

@@ -83,23 +83,30 @@ EVALUATION = _assumed(
 )
 
 
+class Expected(Struct, frozen=True, kw_only=True):
+    """What the model of losses expects of a run: numbers of failures and checkpoints, time between two failures of the
+    job, and size, pause and interval of a checkpoint."""
+
+    failures: float
+    mtbf_s: float
+    checkpoints: float
+    checkpoint_bytes: float
+    checkpoint_pause_s: float
+    checkpoint_every_steps: int
+
+
 class Goodput(Struct, frozen=True, kw_only=True):
     """The time of a run by part, seconds, and as shares of it; `parts_s` add up to `run_time_s`.
 
     Parts: training; evaluation; startup; checkpoint (training pauses for it); redone (work lost to failures and done
-    again); restart; or training and overhead, where the spec states `overhead_fraction`. `failures` and `checkpoints`
-    are expected numbers, `spread` the p10 and p90 factors on the run time that the assumed inputs leave.
+    again); restart; or training and overhead, where the spec states `overhead_fraction` and nothing is `expected`.
+    `spread` is the p10 and p90 factors on the run time that the assumed inputs leave.
     """
 
     parts_s: dict[str, float]
     shares: dict[str, float]
     spread: tuple[float, float] = (1.0, 1.0)
-    failures: float = 0.0
-    checkpoints: float = 0.0
-    checkpoint_every_steps: float | None = None
-    checkpoint_bytes: float | None = None
-    checkpoint_pause_s: float | None = None
-    mtbf_s: float | None = None
+    expected: Expected | None = None
     assumptions: tuple[Assumption, ...] = ()
 
     @property
@@ -177,20 +184,13 @@ def run_goodput(spec: RunSpec, prediction: StepPrediction) -> Goodput:
     inputs, assumptions = _inputs(spec, size)
     losses = _losses(spec, inputs, size)
     _check_progress(spec, prediction, losses)
-    parts, failures, checkpoints, interval = _time(spec, prediction, losses)
-    total = math.fsum(parts.values())
-    step_s = prediction.step_time_s.value
+    parts, expected = _course(spec, prediction, losses, size)
     return Goodput(
         parts_s=parts,
         shares=_shares(parts),
-        spread=_spread(spec, prediction, inputs, size, total),
-        failures=failures,
-        checkpoints=checkpoints,
-        checkpoint_every_steps=interval / step_s,
-        checkpoint_bytes=size,
-        checkpoint_pause_s=losses.pause_s,
-        mtbf_s=losses.mtbf_s,
-        assumptions=(*assumptions, *_interval_assumption(spec, interval, step_s)),
+        spread=_spread(spec, prediction, inputs, size, math.fsum(parts.values())),
+        expected=expected,
+        assumptions=(*assumptions, *_interval_assumption(spec, expected.checkpoint_every_steps)),
     )
 
 
@@ -249,17 +249,11 @@ def _with_range(figure: Figure) -> str:
     return f"{value} {figure.unit} ({low} to {high})"
 
 
-def _interval_assumption(spec: RunSpec, interval_s: float, step_s: float) -> list[Assumption]:
+def _interval_assumption(spec: RunSpec, every: int) -> list[Assumption]:
     if spec.training.reliability.checkpoint_every_steps is not None:
         return []
-    steps = max(1, round(interval_s / step_s))
-    return [
-        Assumption(
-            "training.reliability.checkpoint_every_steps",
-            f"{steps:,}",
-            "the interval that loses least (Daly 2006), not more than the run",
-        )
-    ]
+    source = "the interval that loses least (Daly 2006), not more than the run"
+    return [Assumption("training.reliability.checkpoint_every_steps", f"{every:,}", source)]
 
 
 def _losses(spec: RunSpec, inputs: Mapping[str, Figure], size: float) -> Losses:
@@ -279,30 +273,38 @@ def _losses(spec: RunSpec, inputs: Mapping[str, Figure], size: float) -> Losses:
 
 
 def _check_progress(spec: RunSpec, prediction: StepPrediction, losses: Losses) -> None:
-    every = spec.training.reliability.checkpoint_every_steps or 1
-    longest_s = max(every * prediction.step_time_s.value + losses.pause_s, losses.restart_s)
-    if longest_s > MOST_FAILURES * losses.mtbf_s:
+    every = min(spec.training.reliability.checkpoint_every_steps or 1, spec.training.total_steps)
+    step_s = prediction.step_time_s.value
+    if max(every * step_s + losses.pause_s, losses.restart_s) > MOST_FAILURES * losses.mtbf_s:
         raise SpecError(
             f"training.reliability: {spec.cluster.devices:,} devices fail every {losses.mtbf_s:.3g} s, which leaves no "
-            f"progress with restarts of {losses.restart_s:.3g} s and at least {every} steps of "
-            f"{prediction.step_time_s.value:.3g} s between checkpoints of {losses.pause_s:.3g} s"
+            f"progress with restarts of {losses.restart_s:.3g} s and at least {every} steps of {step_s:.3g} s between "
+            f"checkpoints of {losses.pause_s:.3g} s"
         )
 
 
-def _time(spec: RunSpec, prediction: StepPrediction, losses: Losses) -> tuple[dict[str, float], float, float, float]:
-    """Parts of the run in seconds, expected failures and checkpoints, and the work between two checkpoints."""
-    step_s = prediction.step_time_s.value
-    training_s = spec.training.total_steps * step_s
+def _course(
+    spec: RunSpec, prediction: StepPrediction, losses: Losses, size: float
+) -> tuple[dict[str, float], Expected]:
+    """Parts of the run in seconds, and what is expected of it."""
+    steps = spec.training.total_steps
+    training_s = steps * prediction.step_time_s.value
     forward = FORWARD_SHARE * prediction.model_flops_per_step / prediction.hardware_flops_per_step
     evaluation_s = training_s * losses.evaluation * forward
     work_s = training_s + evaluation_s
-    every = spec.training.reliability.checkpoint_every_steps
-    wanted_s = best_interval_s(losses.pause_s, losses.mtbf_s) if every is None else every * work_s / training_s * step_s
-    # Never shorter than a step, and one checkpoint at the end however short the run is.
-    interval_s = min(max(wanted_s, step_s), work_s)
-    lost, failures, checkpoints = interruptions(work_s, interval_s, losses)
+    best = round(best_interval_s(losses.pause_s, losses.mtbf_s) / work_s * steps)
+    # At least one at the end, however short the run is.
+    every = min(max(1, spec.training.reliability.checkpoint_every_steps or best), steps)
+    lost, failures, checkpoints = interruptions(work_s, every * work_s / steps, losses)
     parts = {"training": training_s, "evaluation": evaluation_s, "startup": losses.startup_s, **lost}
-    return parts, failures, checkpoints, interval_s
+    return parts, Expected(
+        failures=failures,
+        mtbf_s=losses.mtbf_s,
+        checkpoints=checkpoints,
+        checkpoint_bytes=size,
+        checkpoint_pause_s=losses.pause_s,
+        checkpoint_every_steps=every,
+    )
 
 
 def _spread(
@@ -313,7 +315,7 @@ def _spread(
     for name, figure in inputs.items():
         for end in {figure.low, figure.high} - {figure.value}:
             moved = {**inputs, name: msgspec.structs.replace(figure, value=end)}
-            parts = _time(spec, prediction, _losses(spec, moved, size))[0]
+            parts, _ = _course(spec, prediction, _losses(spec, moved, size), size)
             effect = math.log(math.fsum(parts.values()) / total_s)
             shorter += min(effect, 0.0) ** 2
             longer += max(effect, 0.0) ** 2

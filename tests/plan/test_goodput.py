@@ -79,8 +79,9 @@ def test_llama_3_405b_keeps_a_little_more_than_its_published_ninety_percent() ->
     goodput = forecast().goodput
 
     assert goodput is not None
+    assert goodput.expected is not None
     # 419 unexpected interruptions in 54 days on 16,384 GPUs, more than 90 % effective time (arXiv 2407.21783).
-    assert goodput.failures / goodput.run_time_s * 54 * 86400 == pytest.approx(419, rel=0.02)
+    assert goodput.expected.failures / goodput.run_time_s * 54 * 86400 == pytest.approx(419, rel=0.02)
     assert 0.9 < 1 - goodput.wasted_s / goodput.run_time_s < 0.97
 
 
@@ -149,8 +150,9 @@ def test_a_short_run_on_one_device_writes_one_checkpoint_and_expects_no_failure(
     )
 
     assert run.goodput is not None
-    assert run.goodput.checkpoints == 1
-    assert run.goodput.failures < 1e-4
+    assert run.goodput.expected is not None
+    assert run.goodput.expected.checkpoints == 1
+    assert run.goodput.expected.failures < 1e-4
     assert run.goodput.parts_s["redone"] + run.goodput.parts_s["restart"] < 0.01
 
 
