@@ -149,6 +149,12 @@ def test_nothing_is_complained_about_where_everything_is_plain(found, name):
     assert found[name]["problems"] == []
 
 
+@pytest.mark.parametrize("name", ["held_back_by_ddp", "held_back_by_fsdp1", "held_back_by_fsdp2"])
+def test_micro_batches_that_keep_their_gradients_back_are_counted(found, name):
+    assert found[name]["fields"]["training.micro_batches"] == 2
+    assert found[name]["sources"]["training.micro_batches"].endswith(", 1 without gradient synchronisation")
+
+
 def test_resharding_to_a_part_of_the_ranks_is_said(found):
     remark = "FSDP2 reshards after forward to 2 of 4 ranks; predicted as all"
     assert found["fsdp2_resharded_to_pairs"]["problems"] == [["layout", remark]]

@@ -193,6 +193,18 @@ def tp_and_dp_by_process_groups() -> nn.Module:
     return Model()
 
 
+def held_back_by_ddp() -> nn.Module:
+    return DistributedDataParallel(Model())
+
+
+def held_back_by_fsdp1() -> nn.Module:
+    return FullyShardedDataParallel(Model(), device_id=torch.device("cpu"))
+
+
+def held_back_by_fsdp2() -> nn.Module:
+    return sharded(Model(), mesh((4,), "dp_shard"))
+
+
 def nothing() -> nn.Module:
     return Model()
 
@@ -203,6 +215,8 @@ LAYOUTS = (
     pp_and_fsdp2, cp_folded_into_fsdp2, context_parallel_ddp, context_parallel_fsdp2_without_names, ep_and_fsdp2,
     ep_without_names, ep_by_process_groups, tp_and_dp_by_process_groups, nothing,
 )  # fmt: skip
+HELD_BACK = (held_back_by_ddp, held_back_by_fsdp1, held_back_by_fsdp2)
+"""Gradients stay on their rank until the last micro-batch."""
 
 
 def step(build: Callable[[], nn.Module]) -> dict[str, object]:
@@ -215,11 +229,14 @@ def step(build: Callable[[], nn.Module]) -> dict[str, object]:
         optimizer = adamw(model.parameters(), lr=1e-3)
     hooks = count_hooks(model)
     first = FirstStep(model)
-    for _ in range(2):
+    for last in (False, True):
         tokens = torch.randint(VOCAB, (2, LENGTH))
+        if build is held_back_by_fsdp2:
+            model.set_requires_gradient_sync(last)
+        held = model.no_sync() if build in HELD_BACK[:2] and not last else nullcontext()
         over = getattr(model, "context_mesh", None)
         split = context_parallel(over, buffers=[tokens], buffer_seq_dims=[1]) if over else nullcontext()
-        with split:
+        with split, held:
             model(tokens).sum().backward()
     optimizer.step()
     return seen(first, model, optimizer) | {"hooks_left": count_hooks(model) - hooks}
@@ -252,6 +269,7 @@ def seen(first: FirstStep, model: nn.Module, optimizer: object) -> dict[str, obj
         "axes": {axis: (value.value, value.source) for axis, value in found.layout.axes.items()},
         "unexplained": found.layout.unexplained,
         "fields": {name: value.value for name, value in found.fields.items()},
+        "sources": {name: value.source for name, value in found.fields.items()},
         "model": found.model and msgspec.to_builtins(found.model.fields),
         "model_source": found.model and found.model.source,
         "parameters": found.model and found.model.parameters,
@@ -261,7 +279,7 @@ def seen(first: FirstStep, model: nn.Module, optimizer: object) -> dict[str, obj
 
 def main() -> None:
     results: dict[str, object] = {}
-    works = [(build.__name__, partial(step, build)) for build in LAYOUTS]
+    works = [(build.__name__, partial(step, build)) for build in LAYOUTS + HELD_BACK]
     works += [(build.__name__, partial(pipelined, build, told=True)) for build in PIPELINES]
     works += [("schedule_that_nobody_told", partial(pipelined, PIPELINES[0], told=False))]
     rank, world_size, out = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), Path(sys.argv[1])
