@@ -147,7 +147,7 @@ def _run(out: Console, forecast: Forecast) -> None:
     device = "GPUs" if forecast.spec.cluster.accelerator.kind == "gpu" else "devices"
     row("time", forecast.run_time_s, TIME_UNITS)
     row("device-hours", forecast.device_hours, ((1.0, "h"),))
-    names = {"gpu": device, "node": "nodes", "it": "IT (nodes and network)", "facility": "facility (with PUE)"}
+    names = {"gpu": device, "node": "nodes", "it": "IT (and network; no storage)", "facility": "facility (with PUE)"}
     for total in ladder(footprint.energy_j):
         row(f"energy, {names[total.rung]}", total.energy, ENERGY_UNITS)
     row("operational carbon", footprint.operational_kg, CARBON_UNITS)
