@@ -38,12 +38,28 @@ def whatif(
     from carbon_plugin.plan.whatif_run import RUN_AXES, compare_run
 
     axes = parse_axes(changes, RUN_AXES)
-    run = measured_run(summarise(run_dir))
+    run = measured_run(summarise(run_dir), recorded_marginal(run_dir))
     comparison = compare_run(run, axes, marginal=None if marginal is None else str(marginal), seed=seed)
     show_comparison(comparison, output=output, as_json=as_json)
 
 
-def measured_run(summary: AuditSummary) -> MeasuredRun:
+def recorded_marginal(run_dir: Path) -> float | None:
+    """Energy-weighted mean of the marginal intensities in the windows of a run, g/kWh; None where none states one."""
+    from carbon_plugin.ledger.files import ledger_files
+    from carbon_plugin.ledger.reader import LedgerStream
+    from carbon_plugin.ledger.records import Window
+
+    energy_j = weighted = 0.0
+    for path in ledger_files(run_dir):
+        for record in LedgerStream(path):
+            if isinstance(record, Window) and record.marginal_g_per_kwh is not None:
+                joules = sum(energy.energy_j or 0.0 for energy in record.energies)
+                energy_j += joules
+                weighted += joules * record.marginal_g_per_kwh
+    return weighted / energy_j if energy_j else None
+
+
+def measured_run(summary: AuditSummary, marginal_g_per_kwh: float | None = None) -> MeasuredRun:
     """What an audit says of a run, as far as it can be moved. Raises `LedgerError` where the run has no carbon."""
     import msgspec
 
@@ -79,6 +95,7 @@ def measured_run(summary: AuditSummary) -> MeasuredRun:
         factors=summary.factors,
         footprint=summary.footprint,
         idle_j_per_s=_idle(summary),
+        marginal_g_per_kwh=marginal_g_per_kwh,
     )
 
 

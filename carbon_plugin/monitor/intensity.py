@@ -92,13 +92,15 @@ def check_live(site: Site, environ: Mapping[str, str]) -> None:
 def _reading(
     feed: LiveFeed | None, trace: Trace | None, start_unix_s: float, end_unix_s: float, static: float | None
 ) -> Reading:
-    if feed is not None:
-        return feed.at(end_unix_s, static)
+    base = Reading(g_per_kwh=static, origin="static")
     if trace is not None:
         mean, known = trace.mean(start_unix_s, max(end_unix_s - start_unix_s, 1.0))
         if known > 0:
-            return Reading(g_per_kwh=mean, origin="series")
-    return Reading(g_per_kwh=static, origin="static")
+            base = Reading(g_per_kwh=mean, origin="series")
+    if feed is None:
+        return base
+    reading = feed.at(end_unix_s, base.g_per_kwh)
+    return base if reading.origin == "static" else reading
 
 
 def _feed(site: Site, source: LiveSource | None, environ: Mapping[str, str]) -> LiveFeed | None:

@@ -33,7 +33,8 @@ RUN_AXES = ("zone", "series", "start", "pause_above")
 
 class MeasuredRun(Struct, frozen=True, kw_only=True):
     """What a finished run took. `energy_j` is the IT energy in bins of `width_s` from the start on; `energies` the same
-    by rung; `idle_j_per_s` what each rung takes in a second of a pause, None where the devices are not known."""
+    by rung; `idle_j_per_s` what each rung takes in a second of a pause, None where the devices are not known;
+    `marginal_g_per_kwh` the energy-weighted mean of the marginal intensities on record, None without any."""
 
     name: str
     start_unix_s: float
@@ -44,6 +45,7 @@ class MeasuredRun(Struct, frozen=True, kw_only=True):
     factors: Factors
     footprint: Footprint
     idle_j_per_s: tuple[EnergyItem, ...] | None = None
+    marginal_g_per_kwh: float | None = None
 
     @property
     def duration_s(self) -> float:
@@ -64,7 +66,7 @@ def compare_run(run: MeasuredRun, axes: Axes, *, marginal: str | None = None, se
         elapsed_s=run.duration_s,
         intensity=run.factors.intensity,
         g_per_kwh=mean_g_per_kwh(run.footprint),
-        marginal_kg=_marginal(run, trace, run.start_unix_s),
+        marginal_kg=_at_rate(run, run.marginal_g_per_kwh) or _marginal(run, trace, run.start_unix_s),
     )
     return make_comparison(run.name, base, alternatives)
 
@@ -165,10 +167,13 @@ def _weighted(run: MeasuredRun, trace: Trace, start_unix_s: float) -> float:
 
 
 def _marginal(run: MeasuredRun, trace: Trace | None, start_unix_s: float) -> float | None:
-    if trace is None:
+    return None if trace is None else _at_rate(run, _weighted(run, trace, start_unix_s))
+
+
+def _at_rate(run: MeasuredRun, g_per_kwh: float | None) -> float | None:
+    if g_per_kwh is None:
         return None
-    rate = _weighted(run, trace, start_unix_s)
-    return marginal_kg(run.energies, [rate] * len(run.energies), run.factors.pue.value)
+    return marginal_kg(run.energies, [g_per_kwh] * len(run.energies), run.factors.pue.value)
 
 
 def _times(item: EnergyItem, factor: float, g_per_kwh: float) -> EnergyItem:

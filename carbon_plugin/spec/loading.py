@@ -38,7 +38,16 @@ SUPERSEDED: dict[tuple[str, str], tuple[str, ...]] = {
     ("training", "steps"): ("tokens",),
     ("training", "tokens"): ("steps",),
     ("cluster", "accelerator"): ("node",),
-    ("site", "zone"): ("intensity_g_per_kwh", "intensity_source", "intensity_basis", "intensity_series", "live"),
+    ("site", "zone"): (
+        "intensity_g_per_kwh",
+        "intensity_source",
+        "intensity_basis",
+        "intensity_series",
+        "live",
+        "marginal_g_per_kwh",
+        "marginal_series",
+        "live_marginal",
+    ),
 }
 """A field of a file that a flag makes void: another length, node or place."""
 

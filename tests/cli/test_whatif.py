@@ -77,6 +77,18 @@ def test_a_finished_run_at_other_hours_takes_their_intensity(capsys, run_dir, se
     assert morning["marginal_kg"] == pytest.approx(0.1 * facility_kwh)
 
 
+def test_marginal_intensities_on_record_stand_beside_the_average(capsys, run_dir):
+    path = run_dir / "node-0.attempt-0.jsonl"
+    text = path.read_text()
+    path.write_text(text.replace('"marginal_g_per_kwh":null', '"marginal_g_per_kwh":600'))
+
+    base = json.loads(printed(capsys, "whatif", run_dir, "zone=SWE", "--json"))["base"]
+
+    facility_kwh = base["footprint"]["energy_j"]["facility"]["value"] / 3.6e6
+    assert '"marginal_g_per_kwh":600' in path.read_text()
+    assert base["marginal_kg"] == pytest.approx(0.6 * facility_kwh)
+
+
 def test_a_finished_run_that_had_paused_would_have_idled_and_held_its_hardware(capsys, run_dir, series):
     day = datetime.fromtimestamp(RUN_START_UNIX_S, UTC).date()
     arguments = ["whatif", run_dir, f"series={series}", f"start={day}T14:00Z", "pause_above=200", "--json"]

@@ -14,9 +14,11 @@ import pytest
 from carbon_plugin.audit.summary import summarise
 from carbon_plugin.errors import FootprintError
 from carbon_plugin.ledger.reader import read_run
-from carbon_plugin.ledger.records import Event, Window
+from carbon_plugin.ledger.records import DeviceEnergy, Event, Manifest, Window
 from carbon_plugin.monitor.intensity import IntensityWatch
 from carbon_plugin.monitor.settings import make_settings
+from carbon_plugin.monitor.totals import FileTotals, run_totals
+from carbon_plugin.spec.devices import DeviceIdentity
 from carbon_plugin.spec.moment import unix_s
 from carbon_plugin.spec.site import LiveSource, Site
 
@@ -124,3 +126,54 @@ def test_a_series_gives_each_window_its_hours_and_its_end_is_said(tmp_path):
         "intensity is static, of the factors",
     ]
     assert watch.drain() == []
+
+
+def test_a_live_value_falls_back_on_the_series_of_the_site(tmp_path, maps, monkeypatch):
+    monkeypatch.setenv("ELECTRICITY_MAPS_TOKEN", TOKEN)
+    file = tmp_path / "grid.csv"
+    file.write_text("datetime,intensity\n2026-01-01T00:00Z,100\n2026-01-01T01:00Z,200\n", encoding="utf-8")
+    site = Site(zone="FRA", intensity_series=str(file), live=LiveSource(provider="electricity-maps"))
+    watch = IntensityWatch(site, live_environment(maps, tmp_path))
+
+    assert watch.of_window(unix_s("2026-01-01T00:00Z", "t"), unix_s("2026-01-01T01:00Z", "t"), 41.0) == (100, None)
+
+
+def test_the_projection_spends_at_the_intensity_of_the_windows():
+    def window(index: int, intensity: float | None) -> Window:
+        return Window(
+            index=index,
+            phase="train",
+            start_unix_s=10.0 * index,
+            duration_s=10.0,
+            energies=[DeviceEnergy(key="GPU-0", energy_j=1000.0, kind="counter")],
+            steps=20,
+            last_step=20 * index,
+            tokens=0,
+            intensity_g_per_kwh=intensity,
+            pue=1.1,
+        )
+
+    gpu = DeviceIdentity(key="GPU-0", name="H100", rung="gpu", scope="gpu", meter="nvml", energy_kind="counter")
+    manifest = Manifest(
+        version=1,
+        run_id="a" * 32,
+        attempt=0,
+        node=0,
+        nodes=1,
+        host_key="boot",
+        hostname="host",
+        world_size=1,
+        started_unix_s=0.0,
+        reserved_since_unix_s=None,
+        devices=[gpu],
+        effective={},
+        factors={},
+        versions={},
+    )
+    totals = FileTotals()
+    for record in (manifest, window(1, 50.0), window(2, 150.0)):
+        totals.add(record)
+
+    (item,) = run_totals({"node-0.jsonl": totals}, attempt_started_s=0.0).spent
+
+    assert item.intensity_g_per_kwh == pytest.approx(100)
