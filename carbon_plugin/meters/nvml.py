@@ -59,7 +59,8 @@ class NvmlMeter:
 
     `gpu_equivalents` counts its GPUs, a MIG slice as its share of one.
     `poll_interval_s` is None while every GPU that answers has a counter, else the longest interval that integration
-    allows; it changes if a counter goes away or comes back.
+    allows; it changes if a counter goes away or comes back. `whole` are the readings of whole GPUs behind the last
+    `read`: where slices are metered, of the GPUs that they are slices of.
     """
 
     poll_interval_s: float | None
@@ -90,8 +91,7 @@ class NvmlMeter:
         self._lock = threading.Lock()
         self._tracks: dict[str, Track] = {}
         self._integrates: set[str] = set()
-        for board in self._boards:
-            self._read_board(driver, board)
+        self.whole = [self._read_board(driver, board) for board in self._boards]
         self.poll_interval_s = POLL_S if self._integrates else None
 
     def read(self) -> list[Reading]:
@@ -103,6 +103,7 @@ class NvmlMeter:
                 return []
             boards = {board.gpu.uuid: self._read_board(self._driver, board) for board in self._boards}
             self.poll_interval_s = POLL_S if self._integrates else None
+            self.whole = list(boards.values())
         return [self._reading(target, boards) for target in self._targets]
 
     def close(self) -> None:

@@ -7,9 +7,16 @@ from collections.abc import Callable
 from msgspec import Struct
 
 from carbon_plugin.meters.nvml_driver import Gpu, Inventory, NvmlDriver, NvmlError, Scope, Slice
-from carbon_plugin.meters.track import Traits
-from carbon_plugin.spec.devices import DeviceIdentity, EnergyKind
+from carbon_plugin.meters.track import COUNTER_SPREAD, POLL_S, Traits
+from carbon_plugin.spec.devices import Accuracy, DeviceIdentity, EnergyKind
 from carbon_plugin.spec.hardware import Accelerator
+
+COUNTER_AGE_S = 0.1
+"""The energy counter steps about every 100 ms."""
+
+_SAMPLED_SHARE = 0.25
+_SAMPLED_PARTS = ((8, 0), (9, 0))
+_ACCURACY_SOURCE = "arXiv 2312.02741"
 
 
 class Board(Struct, frozen=True, kw_only=True):
@@ -96,6 +103,7 @@ def target_of(board: Board, part: Slice | None, accelerator: Accelerator | None)
         energy_kind=kind,
         profile=_profile_name(gpu, accelerator),
         note="; ".join(notes) or None,
+        accuracy=_accuracy(board) if kind in ("counter", "power_integrated") else None,
     )
     return Target(identity=identity, board_uuid=gpu.uuid, share=part.share if part else None)
 
@@ -112,6 +120,19 @@ def missing_target(name: str) -> Target:
         note="reserved, but NVML does not list it",
     )
     return Target(identity=identity, board_uuid=None)
+
+
+def _accuracy(board: Board) -> Accuracy:
+    """What arXiv 2312.02741 found on over 70 GPUs: an error of about 5 %, proportional; on A100 and H100 the sensor
+    looks for 25 ms in every 100 ms."""
+    sampled = _SAMPLED_SHARE if board.gpu.compute_capability in _SAMPLED_PARTS else None
+    if board.counter:
+        return Accuracy(
+            proportional=COUNTER_SPREAD, source=_ACCURACY_SOURCE, sampled_share=sampled, age_s=COUNTER_AGE_S
+        )
+    return Accuracy(
+        proportional=board.traits.power_spread, source=_ACCURACY_SOURCE, sampled_share=sampled, age_s=POLL_S
+    )
 
 
 def _profile_name(gpu: Gpu, accelerator: Accelerator | None) -> str | None:

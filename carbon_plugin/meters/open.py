@@ -25,9 +25,13 @@ from carbon_plugin.meters.host_model import (
 )
 from carbon_plugin.meters.hostinfo import HostInfo, read_host_info
 from carbon_plugin.meters.model_meter import CpuPower, GpuDraw, ModelledPart, ModelMeter, constant, with_overhead
+from carbon_plugin.meters.node_address import NodeAddress
+from carbon_plugin.meters.node_meter import GpuHistory, NodeMeter, open_node_meter
 from carbon_plugin.meters.nvml import NvmlMeter, open_nvml_meter
 from carbon_plugin.meters.protocol import Meter, Note, Reading, Unavailable
 from carbon_plugin.meters.rapl import POWERCAP, RaplMeter, open_rapl_meter
+from carbon_plugin.meters.selection import DeviceSelection
+from carbon_plugin.meters.share import WHOLE, HostShare, ShareSource, fixed, gpu_share, slurm_share, used_share
 from carbon_plugin.spec.devices import DeviceIdentity, Rung
 from carbon_plugin.spec.hardware import Accelerator, Node
 
@@ -49,7 +53,9 @@ class MeterSet:
         *,
         host: HostInfo,
         gpus: NvmlMeter | None,
+        beside: NvmlMeter | None,
         draw: GpuDraw,
+        history: GpuHistory,
         host_share: float,
         notes: Sequence[Note],
         unavailable: Sequence[Unavailable],
@@ -61,24 +67,35 @@ class MeterSet:
         self.notes = [*notes, *(Note(problem.kind, problem.reason) for problem in unavailable)]
         self.unavailable = list(unavailable)
         self._meters = list(meters)
+        self._beside = beside
         self._draw = draw
-        self.poll_interval_s = _shortest(self._meters)
+        self._history = history
+        self.poll_interval_s = self._shortest_poll_s()
 
     def read(self) -> list[Reading]:
         """One reading a device, in the order of `devices`; none after `close` or in a forked child."""
         readings: list[Reading] = []
-        for meter in self._meters:
+        if self._beside is not None:
+            self._beside.read()
+        for meter in self._meters:  # the GPUs come first: what others draw on their behalf, or contain, follows
             own = meter.read()
             if meter is self.gpus:
                 self._draw.observe(own)
+                self._history.observe([*self.gpus.whole, *(self._beside.whole if self._beside else [])])
             readings += own
-        self.poll_interval_s = _shortest(self._meters)
+        self.poll_interval_s = self._shortest_poll_s()
         return readings
 
     def close(self) -> None:
         """Release all devices. Safe to call twice."""
-        for meter in self._meters:
+        for meter in self._all():
             meter.close()
+
+    def _all(self) -> list[Meter]:
+        return [*self._meters, self._beside] if self._beside else self._meters
+
+    def _shortest_poll_s(self) -> float | None:
+        return min((m.poll_interval_s for m in self._all() if m.poll_interval_s is not None), default=None)
 
 
 class _Plan(Struct, frozen=True, kw_only=True):
@@ -88,9 +105,9 @@ class _Plan(Struct, frozen=True, kw_only=True):
     key: str
     node: Node | None
     cpu_tdp: Watts | None
-    share: float
+    share: HostShare
     gpu_equivalents: float
-    module_scope: bool
+    node_measured: bool
     cpu_measured: bool
     dram_measured: bool
 
@@ -105,6 +122,7 @@ def open_meters(
     host_share: float | None = None,
     include_host: bool = True,
     root_pid: int | None = None,
+    node_address: NodeAddress | None = None,
     environ: Mapping[str, str] = os.environ,
     powercap: Path = POWERCAP,
     clock: Callable[[], float] = time.monotonic,
@@ -116,6 +134,7 @@ def open_meters(
     the power assumed of a GPU that cannot be read, for the host's overhead only. `host_share` is the job's part of
     the host; by default it follows the reserved GPUs where others may hold the rest. `include_host` False meters
     GPUs only, for ranks beside a leader that has the host. `root_pid` is the process whose tree is the job.
+    `node_address` is a meter of the whole node, which then stands for CPU, DRAM and model, or of a facility.
     """
     host = read_host_info(environ=environ)
     key = boot_id or host.key
@@ -125,16 +144,29 @@ def open_meters(
     gpus = nvml if isinstance(nvml, NvmlMeter) else None
     notes += gpus.notes if gpus else []
     unavailable = [nvml] if isinstance(nvml, Unavailable) else []
-    share, share_notes = (host_share, []) if host_share is not None else _host_share(gpus, node)
+    share, share_notes = _host_share(gpus, node, host, environ) if host_share is None else (_stated(host_share), [])
     meters: list[Meter] = [gpus] if gpus else []
-    draw = GpuDraw(_unmetered(gpus, node), gpu_power_model_w)
+    draw, history = GpuDraw(_unmetered(gpus, node), gpu_power_model_w), GpuHistory()
+    beside = None
     if include_host:
         notes += share_notes
-        rapl = open_rapl_meter(key, root=powercap, share=share, clock=clock)
-        if isinstance(rapl, RaplMeter):
-            meters.append(rapl)
-        else:
-            unavailable.append(rapl)
+        measured = None
+        if node_address is not None:
+            beside = _gpus_beside(gpus, clock) if node_address.covers == "node" else None
+            history.observe([*(gpus.whole if gpus else []), *(beside.whole if beside else [])])
+            measured = _open_node(node_address, key, share, gpus, node, history, environ, clock)
+        if isinstance(measured, NodeMeter):
+            meters.append(measured)
+            notes += [Note("node_meter", f"{device.name}: {device.note}") for device in measured.devices]
+        elif measured is not None:
+            unavailable.append(measured)
+        node_measured = isinstance(measured, NodeMeter) and measured.devices[0].rung == "host"
+        if not node_measured:
+            rapl = open_rapl_meter(key, root=powercap, share=_split(share), note=_share_note(share), clock=clock)
+            if isinstance(rapl, RaplMeter):
+                meters.append(rapl)
+            else:
+                unavailable.append(rapl)
         scopes = {device.scope for meter in meters for device in meter.devices}
         plan = _Plan(
             host=host,
@@ -143,16 +175,80 @@ def open_meters(
             cpu_tdp=_stated_cpu_tdp(accelerator, node_profile),
             share=share,
             gpu_equivalents=gpus.gpu_equivalents if gpus else 0.0,
-            module_scope="module" in scopes,
-            cpu_measured=bool({"package", "module"} & scopes),
-            dram_measured=bool({"dram", "module"} & scopes),
+            node_measured=node_measured,
+            cpu_measured=node_measured or bool({"package", "module"} & scopes),
+            dram_measured=node_measured or bool({"dram", "module"} & scopes),
         )
         parts = _machine_parts(plan, root_pid, environ, clock) if node is None else _node_parts(plan, node, draw)
         if parts:
             meters.append(ModelMeter(parts, clock))
             draw.observe(gpus.read() if gpus else [])
             notes += [Note("modelled", f"{part.identity.name}: {part.identity.note}") for part in parts]
-    return MeterSet(meters, host=host, gpus=gpus, draw=draw, host_share=share, notes=notes, unavailable=unavailable)
+    return MeterSet(
+        meters,
+        host=host,
+        gpus=gpus,
+        beside=beside,
+        draw=draw,
+        history=history,
+        host_share=share.value,
+        notes=notes,
+        unavailable=unavailable,
+    )
+
+
+def _open_node(
+    address: NodeAddress,
+    key: str,
+    share: HostShare,
+    gpus: NvmlMeter | None,
+    node: Node | None,
+    history: GpuHistory,
+    environ: Mapping[str, str],
+    clock: Callable[[], float],
+) -> NodeMeter | Unavailable:
+    """The meter of the node or facility; none of a node with GPUs of others that cannot be taken out of it."""
+    listed = len(gpus.inventory.gpus) if gpus else 0
+    if address.covers == "node" and gpus is not None and node is not None and listed < node.accelerators:
+        return Unavailable(
+            kind="node_hidden_gpus",
+            reason=f"the node meter cannot be used: it contains {node.accelerators} GPUs, {listed} of them visible",
+            advice="run where all GPUs of the node are visible, or leave the node meter out",
+        )
+    return open_node_meter(
+        address, key, share=_split(share), note=_share_note(share), gpus=history, environ=environ, clock=clock
+    )
+
+
+def _gpus_beside(gpus: NvmlMeter | None, clock: Callable[[], float]) -> NvmlMeter | None:
+    """GPUs of the node that are not the job's: a node meter contains them; they are taken out and charged to nobody."""
+    if gpus is None:
+        return None
+    ours = {reading.key for reading in gpus.whole}
+    others = tuple(gpu.uuid for gpu in gpus.inventory.gpus if gpu.uuid not in ours)
+    if not others:
+        return None
+    selection = DeviceSelection(uuids=others, source="explicit", reason="GPUs of the node beside the job's")
+    meter = open_nvml_meter(selection, clock=clock)
+    return meter if isinstance(meter, NvmlMeter) else None
+
+
+def _split(share: HostShare) -> ShareSource:
+    """How measured energy of the host is split: by CPU time where the job's can be told, else as it is reserved."""
+    if share.value == 1.0:
+        return fixed(WHOLE)
+    return used_share(share) or fixed(share)
+
+
+def _share_note(share: HostShare) -> str | None:
+    if share.value == 1.0:
+        return None
+    how = "by its CPU time, else " if used_share(share) else ""
+    return f"the job's share of the host {how}{share.value:.3f} ({share.low:.3f}-{share.high:.3f})"
+
+
+def _stated(share: float) -> HostShare:
+    return HostShare(value=share, low=share, high=share, sentence="stated by the caller")
 
 
 def _stated_cpu_tdp(accelerator: Accelerator | None, node_profile: Node | None) -> Watts | None:
@@ -167,30 +263,33 @@ def _stated_cpu_tdp(accelerator: Accelerator | None, node_profile: Node | None) 
 
 def _node_parts(plan: _Plan, node: Node, draw: GpuDraw) -> list[ModelledPart]:
     """The host and the network of a node with a profile, less what counters measure."""
-    base = node_base_power(node, cpu_measured=plan.cpu_measured, dram_measured=plan.dram_measured).times(plan.share)
+    if plan.node_measured:
+        return _network_part(plan, node)
+    whole = node_base_power(node, cpu_measured=plan.cpu_measured, dram_measured=plan.dram_measured)
+    share = plan.share
+    base = Watts(whole.low * share.low, whole.central * share.value, whole.high * share.high)
     fractions = overhead_fractions(node)
     measured = [name for name, known in (("CPU", plan.cpu_measured), ("DRAM", plan.dram_measured)) if known]
     note = (
         f"{base.central:.0f} W ({base.low:.0f}-{base.high:.0f}) + {fractions.central:g} of GPU power, "
         f"from the profile {node.name}"
         + (f", without the measured {' and '.join(measured)}" if measured else "")
-        + (f", for the job's share {plan.share:.3f} of the host" if plan.share < 1 else "")
+        + (f", for the job's share {share.value:.3f} of the host" if share.value < 1 else "")
     )
-    parts = [
-        ModelledPart(
-            _identity(plan, "host", "host", "host", "node profile model", note),
-            with_overhead(base, fractions, draw),
-        )
-    ]
+    identity = _identity(plan, "host", "host", "host", "node profile model", note)
+    return [ModelledPart(identity, with_overhead(base, fractions, draw)), *_network_part(plan, node)]
+
+
+def _network_part(plan: _Plan, node: Node) -> list[ModelledPart]:
     network = network_power(node, plan.gpu_equivalents or node.accelerators)
-    if network.high > 0:
-        note = (
-            f"{network.central:.0f} W ({network.low:.0f}-{network.high:.0f}) of switches and optics, "
-            f"from the profile {node.name}"
-        )
-        identity = _identity(plan, "network", "network", "network", "node profile model", note)
-        parts.append(ModelledPart(identity, constant(network)))
-    return parts
+    if network.high <= 0:
+        return []
+    note = (
+        f"{network.central:.0f} W ({network.low:.0f}-{network.high:.0f}) of switches and optics, "
+        f"from the profile {node.name}"
+    )
+    identity = _identity(plan, "network", "network", "network", "node profile model", note)
+    return [ModelledPart(identity, constant(network))]
 
 
 def _machine_parts(
@@ -229,26 +328,26 @@ def _identity(plan: _Plan, part: str, rung: Rung, scope: str, meter: str, note: 
     )
 
 
-def _host_share(gpus: NvmlMeter | None, node: Node | None) -> tuple[float, list[Note]]:
-    """The job's part of the host: its part of the GPUs where somebody else may hold the others, else all of it."""
+def _host_share(
+    gpus: NvmlMeter | None, node: Node | None, host: HostInfo, environ: Mapping[str, str]
+) -> tuple[HostShare, list[Note]]:
+    """The job's part of the host where somebody else may hold the rest: by the CPUs that SLURM gave it, else by its
+    GPUs; else, and with all GPUs of the node, all of it."""
     if gpus is None or not gpus.devices:
-        return 1.0, []
+        share = slurm_share(environ, host.logical_cores) or WHOLE
+        return share, [] if share.value == 1.0 else [Note("assumption", share.sentence)]
     ours = gpus.gpu_equivalents
     total = max(node.accelerators if node else 0, len(gpus.inventory.gpus))
     if ours >= total:
-        return 1.0, []
+        return WHOLE, []
     hidden = len(gpus.inventory.gpus) < total
     if gpus.selection.source == "slurm" or hidden:
-        sentence = f"the host is charged by its GPUs, {ours:g} of {total}: the others may be another job's"
-        return ours / total, [Note("assumption", sentence)]
+        share = slurm_share(environ, host.logical_cores) or gpu_share(ours, total)
+        return share, [Note("assumption", share.sentence)]
     sentence = f"the whole host is charged to this job, although it has reserved {ours:g} of {total} GPUs"
-    return 1.0, [Note("assumption", sentence)]
+    return WHOLE, [Note("assumption", sentence)]
 
 
 def _unmetered(gpus: NvmlMeter | None, node: Node | None) -> int:
     """GPUs that draw power on this host without being readable."""
     return node.accelerators if gpus is None and node is not None else 0
-
-
-def _shortest(meters: Sequence[Meter]) -> float | None:
-    return min((meter.poll_interval_s for meter in meters if meter.poll_interval_s is not None), default=None)

@@ -15,7 +15,9 @@ from pathlib import Path
 from msgspec import Struct
 
 from carbon_plugin.meters.protocol import Reading, Unavailable
-from carbon_plugin.spec.devices import DeviceIdentity
+from carbon_plugin.meters.share import WHOLE, HostShare, ShareSource, fixed
+from carbon_plugin.meters.track import Energy
+from carbon_plugin.spec.devices import Accuracy, DeviceIdentity
 
 POWERCAP = Path("/sys/class/powercap")
 
@@ -44,20 +46,23 @@ class Domain(Struct, frozen=True, kw_only=True):
 
 
 class _Count(Struct, frozen=True, kw_only=True):
+    """The counter as it stood, and the job's energy up to there."""
+
     raw_j: float
-    energy_j: float
+    energy: Energy
 
 
 class RaplMeter:
     """Meter of a host's packages and DRAM. Make it with `open_rapl_meter`.
 
-    `share` is the part of the host's energy that is the job's. `poll_interval_s` keeps counters from wrapping twice.
+    `share` gives the part of the host's energy that is the job's. `poll_interval_s` keeps counters from wrapping twice.
     """
 
     poll_interval_s: float | None
 
-    def __init__(self, domains: Sequence[Domain], host_key: str, share: float, clock: Callable[[], float]) -> None:
-        note = None if share == 1.0 else f"{share:.3f} of the host's energy, the job's share of the host"
+    def __init__(
+        self, domains: Sequence[Domain], host_key: str, share: ShareSource, note: str | None, clock: Callable[[], float]
+    ) -> None:
         self.devices = [
             DeviceIdentity(
                 key=f"{host_key}/rapl-{domain.label}",
@@ -67,6 +72,7 @@ class RaplMeter:
                 meter="rapl energy counter",
                 energy_kind="counter",
                 note=note,
+                accuracy=Accuracy(proportional=RAPL_SPREAD, age_s=0.001, source="convention of this project"),
             )
             for domain in domains
         ]
@@ -75,53 +81,65 @@ class RaplMeter:
         self._domains = list(domains)
         self._share = share
         self._clock = clock
-        self._counts = [_Count(raw_j=_joules(domain), energy_j=0.0) for domain in domains]
+        self._counts = [_Count(raw_j=_joules(domain), energy=Energy()) for domain in domains]
         self._closed = False
 
     def read(self) -> list[Reading]:
         """One reading a domain; none after `close` or in a forked child."""
         if self._closed or os.getpid() != self._pid:
             return []
-        return [self._read(position) for position in range(len(self._domains))]
+        share = self._share()
+        return [self._read(position, share) for position in range(len(self._domains))]
 
     def close(self) -> None:
         """Stop reading; no file is held open."""
         self._closed = True
 
-    def _read(self, position: int) -> Reading:
+    def _read(self, position: int, share: HostShare) -> Reading:
         domain, last = self._domains[position], self._counts[position]
         key, now_s = self.devices[position].key, self._clock()
         failure: OSError | ValueError | None = None
         try:
             raw_j = _joules(domain)
             # The counter wraps at max_energy_range_uj: the difference modulo that range is what was consumed.
-            self._counts[position] = last = _Count(
-                raw_j=raw_j, energy_j=last.energy_j + (raw_j - last.raw_j) % domain.wrap_j
+            joules = (raw_j - last.raw_j) % domain.wrap_j
+            charged = last.energy.plus(
+                joules * share.value,
+                joules * (1 - RAPL_SPREAD) * share.low,
+                joules * (1 + RAPL_SPREAD) * share.high,
             )
+            self._counts[position] = last = _Count(raw_j=raw_j, energy=charged)
         except (OSError, ValueError) as error:
             failure = error
-        joules = last.energy_j * self._share
         return Reading(
             key=key,
             monotonic_s=now_s,
-            energy_j=joules,
+            energy_j=last.energy.central_j,
             kind="counter" if failure is None else "absent",
-            low_j=joules * (1 - RAPL_SPREAD),
-            high_j=joules * (1 + RAPL_SPREAD),
+            low_j=last.energy.low_j,
+            high_j=last.energy.high_j,
             fault=None if failure is None else "permission" if isinstance(failure, PermissionError) else "lost",
             message=None if failure is None else f"{key} could not be read: {failure}",
         )
 
 
 def open_rapl_meter(
-    host_key: str, *, root: Path = POWERCAP, share: float = 1.0, clock: Callable[[], float] = time.monotonic
+    host_key: str,
+    *,
+    root: Path = POWERCAP,
+    share: ShareSource | None = None,
+    note: str | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> RaplMeter | Unavailable:
-    """Open a meter on every package and dram domain below `root`, or say why there is none."""
+    """Open a meter on every package and dram domain below `root`, or say why there is none.
+
+    `share` is the job's part of the host, all of it by default; `note` says how it was found.
+    """
     domains = find_domains(root)
     if not any(domain.scope == "package" for domain in domains):
         return Unavailable(kind="rapl_absent", reason=f"no RAPL package counter below {root}", advice=_absence())
     try:
-        return RaplMeter(domains, host_key, share, clock)
+        return RaplMeter(domains, host_key, share or fixed(WHOLE), note, clock)
     except PermissionError as error:
         return Unavailable(kind="rapl_permission", reason=f"RAPL counters are not readable: {error}", advice=_ADVICE)
     except (OSError, ValueError) as error:

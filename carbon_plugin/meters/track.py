@@ -47,15 +47,22 @@ class Traits(Struct, frozen=True, kw_only=True):
     """What must be known of a device to read its samples.
 
     `averaging` is what its power reading means. `ceiling_w` is the most that it can draw (its enforced power limit),
-    None if unknown.
+    None if unknown. The others are those of a GPU unless stated: the longest interval that integration is right for,
+    how long a counter may stand still under power, and relative half-ranges.
     """
 
     averaging: Averaging
     ceiling_w: float | None = None
+    poll_s: float = POLL_S
+    stuck_after_s: float = STUCK_AFTER_S
+    counter_spread: float = COUNTER_SPREAD
+    stated_power_spread: float | None = None
 
     @property
     def power_spread(self) -> float:
         """Relative half-range of integrated power."""
+        if self.stated_power_spread is not None:
+            return self.stated_power_spread
         return MEAN_POWER_SPREAD if self.averaging == "trailing_mean" else INSTANT_POWER_SPREAD
 
 
@@ -139,7 +146,7 @@ def _by_counter(track: Track, sample: Sample, counted_j: float, traits: Traits) 
         # The counter did not run while power was integrated: it goes on from here and does not catch up.
         step = _by_power(track, sample, traits)
         return replace(step, track=_anchored(step.track, sample))
-    low_j, high_j = counted_j * (1 - COUNTER_SPREAD), counted_j * (1 + COUNTER_SPREAD)
+    low_j, high_j = counted_j * (1 - traits.counter_spread), counted_j * (1 + traits.counter_spread)
     energy = track.energy.at_least(track.anchor.plus(counted_j, low_j, high_j))
     return Step(track=_moved(track, sample, energy), kind="counter")
 
@@ -147,7 +154,7 @@ def _by_counter(track: Track, sample: Sample, counted_j: float, traits: Traits) 
 def _standing(track: Track, sample: Sample, traits: Traits) -> Step:
     """The counter did not move: normal between two of its steps, a fault if power has been flowing for long."""
     still_s = sample.monotonic_s - track.moved_s
-    if still_s < STUCK_AFTER_S or not sample.power_w:
+    if still_s < traits.stuck_after_s or not sample.power_w:
         return Step(track=replace(track, power_w=_known(sample.power_w, track.power_w)), kind="counter")
     step = _by_power(track, sample, traits)
     message = f"the energy counter has stood still for {still_s:.1f} s at {sample.power_w:.0f} W; power is integrated"
@@ -161,7 +168,7 @@ def _by_power(track: Track, sample: Sample, traits: Traits) -> Step:
         return Step(track=track, kind="absent")
     elapsed_s = sample.monotonic_s - track.accounted_s
     # Up to two polls the samples describe the stretch; beyond that they are only its ends.
-    spread = traits.power_spread if elapsed_s <= 2 * POLL_S else GAP_SPREAD
+    spread = traits.power_spread if elapsed_s <= 2 * traits.poll_s else GAP_SPREAD
     joules = power_w * elapsed_s
     energy = track.energy.plus(joules, joules * (1 - spread), joules * (1 + spread))
     accounted = replace(track, energy=energy, accounted_s=sample.monotonic_s, power_w=sample.power_w)
@@ -180,7 +187,7 @@ def _after_reset(track: Track, sample: Sample, counter_j: float, traits: Traits)
     floor_j = counter_j if counter_j <= ceiling_j < inf else 0.0
     known = power_w is not None or floor_j > 0
     central_j = max(floor_j, (power_w or 0.0) * elapsed_s)
-    low_j = max(floor_j * (1 - COUNTER_SPREAD), central_j * (1 - GAP_SPREAD))
+    low_j = max(floor_j * (1 - traits.counter_spread), central_j * (1 - GAP_SPREAD))
     high_j = max(central_j, min(central_j * (1 + GAP_SPREAD), ceiling_j))
     energy = track.energy.plus(central_j, low_j, high_j)
     how = "by power times time" if power_w is not None else "by what the counter shows since" if known else "not at all"
@@ -205,7 +212,7 @@ def _mean_power_w(track: Track, sample: Sample, traits: Traits) -> float | None:
     if sample.power_w is None:
         return None
     elapsed_s = sample.monotonic_s - track.accounted_s
-    if track.power_w is None or (traits.averaging == "trailing_mean" and elapsed_s <= POLL_S):
+    if track.power_w is None or (traits.averaging == "trailing_mean" and elapsed_s <= traits.poll_s):
         return sample.power_w
     return (track.power_w + sample.power_w) / 2
 

@@ -63,6 +63,7 @@ def open_host_meters(
         node_profile=_node_profile(settings, accelerator) if hardware.keys or _is_cpu(accelerator) else None,
         accelerator=accelerator,
         include_host=only is None,
+        node_address=settings.node_meter,
         environ=environ,
     )
 

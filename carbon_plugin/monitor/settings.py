@@ -14,6 +14,8 @@ from msgspec import Struct
 from carbon_plugin.detect.effective import Declared
 from carbon_plugin.errors import SpecError
 from carbon_plugin.footprint.factors import resolve_factors
+from carbon_plugin.meters.node_address import NodeAddress, chosen_address
+from carbon_plugin.meters.node_source import load_source
 from carbon_plugin.monitor.intensity import check_live
 from carbon_plugin.monitor.spans import SpanRule
 from carbon_plugin.plan.forecast import Forecast, load_forecast
@@ -59,7 +61,8 @@ class MonitorArguments(TypedDict, total=False):
     `name`: what the run is called. `total_steps`: optimizer steps of the run. `tokens_per_step`: tokens of the whole
     job a step. `layout`, `model_spec`, `accelerator`: declare what live objects do not show; what is seen wins.
     `programme`, `role`: which released model the run counts towards, and as what. `window_s`: length of an energy
-    window. `options`: the rest.
+    window. `node_meter`: address of a meter of the whole node, such as "redfish://bmc7" (docs/meters.md); without one,
+    that of CARBON_PLUGIN_NODE_METER. `options`: the rest.
     """
 
     site: Site | str | None
@@ -74,6 +77,7 @@ class MonitorArguments(TypedDict, total=False):
     programme: str | None
     role: str | None
     window_s: float
+    node_meter: str | None
     options: MonitorOptions
 
 
@@ -87,6 +91,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     programme: str | None
     role: str | None
     window_s: float
+    node_meter: NodeAddress | None
     options: MonitorOptions
 
 
@@ -104,6 +109,7 @@ def make_settings(
     programme: str | None = None,
     role: str | None = None,
     window_s: float = 10.0,
+    node_meter: str | None = None,
     options: MonitorOptions | None = None,
 ) -> Settings:
     """Check and resolve `MonitorArguments`. Raises `SpecError` or `FootprintError` naming argument and value."""
@@ -120,6 +126,9 @@ def make_settings(
             raise SpecError(f"{argument} is {value}, expected a positive integer")
     if not 0 < options.min_window_s <= window_s:
         raise SpecError(f"window_s is {window_s}, expected at least {options.min_window_s:g} seconds")
+    address = chosen_address(node_meter, os.environ)
+    if address is not None:
+        load_source(address)
     fields = msgspec.structs.asdict(layout) if isinstance(layout, ParallelLayout) else dict(layout or {})
     _check_names("layout field", fields, ParallelLayout)
     _check_names("training field", options.training, TrainingPlan)
@@ -145,6 +154,7 @@ def make_settings(
         programme=programme or (plan.programme if plan else None),
         role=role or (plan.role if plan else None),
         window_s=window_s,
+        node_meter=address,
         options=options,
     )
 

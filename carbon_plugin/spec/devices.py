@@ -10,13 +10,28 @@ EnergyKind = Literal["counter", "power_integrated", "modelled", "absent"]
 Rung = Literal["gpu", "host", "network", "facility"]
 
 
+class Accuracy(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What is known of how well a meter reads, as facts beside the ranges that follow from them.
+
+    `proportional` is the relative half-range (p10-p90) that its energies carry; `sampled_share` the part of the time
+    that its sensor looks at (None: all of it, or unknown); `age_s` how old the value behind a reading can be. An age
+    moves energy between neighbouring windows and adds none, so it is in no range. `source` says who found it.
+    """
+
+    proportional: float
+    source: str
+    sampled_share: float | None = None
+    age_s: float | None = None
+
+
 class DeviceIdentity(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One thing whose energy is metered, counted once a run.
 
     `key` is the GPU's UUID, or "<boot_id>/<part>" for a part of a host. `rung` is the rung of the boundary that
-    its energy belongs to; `scope` what its reading covers ("gpu", "module", "package", "dram", "host");
-    `meter` names how it is read and `energy_kind` how good that is. `ranks` are the ranks that run on it; a
-    reserved GPU that nobody claimed has none. `profile` is the hardware profile that it was matched to.
+    its energy belongs to; `scope` what its reading covers ("gpu", "module", "package", "dram", "host",
+    "node less GPUs", "facility"); `meter` names how it is read and `energy_kind` how good that is. `ranks` are the
+    ranks that run on it; a reserved GPU that nobody claimed has none. `profile` is the hardware profile that it was matched to. `accuracy` is
+    what is known of its meter, None for what is modelled.
     """
 
     key: str
@@ -28,3 +43,4 @@ class DeviceIdentity(Struct, frozen=True, kw_only=True, omit_defaults=True):
     ranks: list[int] = []
     profile: str | None = None
     note: str | None = None
+    accuracy: Accuracy | None = None

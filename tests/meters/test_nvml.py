@@ -55,6 +55,7 @@ def test_devices_say_who_they_are_and_how_they_are_read(metering: Metering) -> N
         "scope": "gpu",
         "meter": "nvml energy counter",
         "energy_kind": "counter",
+        "accuracy": {"proportional": 0.05, "source": "arXiv 2312.02741", "sampled_share": 0.25, "age_s": 0.1},
     }
     assert devices[1]["key"] == SECOND
     assert ["gpu_selection", "2 GPUs are taken as reserved: every GPU that NVML shows"] in notes

@@ -170,6 +170,91 @@ def test_the_share_of_a_host_follows_its_gpus_where_others_may_hold_the_rest(
     assert [message.startswith(sentence or "") for message in sentences] == ([True] if sentence else [])
 
 
+@pytest.mark.parametrize(
+    ("cpus", "share", "sentence"),
+    [
+        ("half", 0.5, "the host is charged by its CPUs"),
+        ("all", 1.0, "the whole host is charged: all its CPUs"),
+        ("many", 0.25, "the host is charged by its GPUs, 1 of 4"),
+    ],
+)
+def test_the_cpus_that_slurm_gave_decide_before_the_gpus(
+    metering: Callable[..., Any], cpus: str, share: float, sentence: str
+) -> None:
+    script = """
+from carbon_plugin.meters.hostinfo import read_host_info
+logical = read_host_info().logical_cores
+cpus = {"half": logical // 2, "all": logical}.get(os.environ["CPUS"], "many")
+meters = open_meters(node_profile=node, environ={**os.environ, "SLURM_CPUS_ON_NODE": str(cpus)})
+show([meters.host_share, meters.notes])
+"""
+    found, notes = metering("gpus=4", NODE + script, SLURM_JOB_GPUS="0", CPUS=cpus)
+    assert found == pytest.approx(share, abs=0.17)  # half of an odd number of CPUs
+    assert any(kind == "assumption" and message.startswith(sentence) for kind, message in notes)
+
+
+METERED_NODE = """
+from carbon_plugin.meters.node_address import parse_address
+import threading
+folder, start_s = os.environ["COUNTERS"], time.monotonic()
+def write():
+    while True:
+        for name, value, unit in (("power", 3000, "W"), ("energy", 3000 * (time.monotonic() - start_s), "J")):
+            with open(f"{folder}/{name}.new", "w") as file:
+                file.write(f"{value:.0f} {unit} 0 us")
+            os.replace(f"{folder}/{name}.new", f"{folder}/{name}")
+        time.sleep(0.02)
+threading.Thread(target=write, daemon=True).start()
+time.sleep(0.1)
+address = parse_address(f"pm_counters://{folder}" + os.environ.get("OPTIONS", ""))
+"""
+
+
+def test_a_measured_node_replaces_the_modelled_host_and_contains_no_gpu_twice(
+    metering: Callable[..., Any], tmp_path: Path
+) -> None:
+    script = """
+meters = open_meters(node_profile=node, boot_id="boot-1", node_address=address)
+rounds = [meters.read()]
+time.sleep(2.2)
+rounds.append(meters.read())
+show([meters.devices, *rounds, meters.poll_interval_s])
+"""
+    spec = "gpus=4;power=500;counter_step=0.001"
+    devices, first, last, _ = metering(
+        spec, NODE + METERED_NODE + script, CUDA_VISIBLE_DEVICES="0", COUNTERS=str(tmp_path)
+    )
+    # Three of the four GPUs are not the job's: the node meter contains them as well, and nobody here is charged.
+    assert [(d["key"].partition("/")[2], d["rung"], d["energy_kind"]) for d in devices] == [
+        ("", "gpu", "counter"),
+        ("host", "host", "counter"),
+        ("network", "network", "modelled"),
+    ]
+    assert devices[1]["scope"] == "node less GPUs"
+    joules, seconds = (last[1][name] - first[1][name] for name in ("energy_j", "monotonic_s"))
+    assert joules / seconds == pytest.approx(3000 - 4 * 500, rel=0.1)
+
+
+def test_a_node_meter_with_hidden_gpus_of_others_is_not_used(metering: Callable[..., Any], tmp_path: Path) -> None:
+    script = """
+meters = open_meters(node_profile=node, boot_id="boot-1", node_address=address)
+show([[d.key for d in meters.devices], meters.notes])
+"""
+    keys, notes = metering("gpus=2", NODE + METERED_NODE + script, COUNTERS=str(tmp_path))
+    assert keys[2:] == ["boot-1/host", "boot-1/network"]
+    assert ["node_hidden_gpus", "the node meter cannot be used: it contains 4 GPUs, 2 of them visible"] in notes
+
+
+def test_a_facility_meter_stands_beside_the_modelled_host(metering: Callable[..., Any], tmp_path: Path) -> None:
+    script = """
+meters = open_meters(node_profile=node, boot_id="boot-1", node_address=address)
+show([[d.rung, d.energy_kind] for d in meters.devices])
+"""
+    options = "?covers=facility&share=0.5"
+    rungs = metering("gpus=4", NODE + METERED_NODE + script, COUNTERS=str(tmp_path), OPTIONS=options)
+    assert rungs[4:] == [["facility", "counter"], ["host", "modelled"], ["network", "modelled"]]
+
+
 def test_a_module_reading_covers_the_cpu_beside_it(metering: Callable[..., Any]) -> None:
     spec = "name=NVIDIA GH200 480GB;module_power=150;default_scope=module;fault=0:no_field"
     script = "from pathlib import Path; show(open_meters(powercap=Path('/nowhere')).devices)"

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from carbon_plugin.meters.protocol import Unavailable
 from carbon_plugin.meters.rapl import RaplMeter, find_domains, open_rapl_meter
+from carbon_plugin.meters.share import HostShare, fixed
 
 AddDomain = Callable[..., Path]
 WRAP_UJ = 262_143_328_850
@@ -32,7 +33,8 @@ def domain(tmp_path: Path) -> AddDomain:
 
 
 def opened(root: Path, share: float = 1.0) -> RaplMeter:
-    meter = open_rapl_meter("boot-1", root=root, share=share)
+    charged = HostShare(value=share, low=share, high=share, sentence="for the test")
+    meter = open_rapl_meter("boot-1", root=root, share=fixed(charged), note=f"{share} of the host")
     assert isinstance(meter, RaplMeter)
     return meter
 
@@ -107,7 +109,7 @@ def test_a_shared_host_is_charged_by_its_share(domain: AddDomain, tmp_path: Path
     meter = opened(tmp_path, share=0.25)
     (package / "energy_uj").write_text("400000000")
     assert meter.read()[0].energy_j == pytest.approx(100)
-    assert meter.devices[0].note == "0.250 of the host's energy, the job's share of the host"
+    assert meter.devices[0].note == "0.25 of the host"
 
 
 def test_a_folder_without_rapl_is_a_reason(tmp_path: Path) -> None:

@@ -1,0 +1,225 @@
+"""The meter of a whole node or facility, whatever tells its power, and the host as what a node draws beside its GPUs.
+
+A node meter contains the GPUs; what is recorded is the difference, so that no joule is counted twice.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from hashlib import blake2b
+from math import hypot
+
+from carbon_plugin.meters.node_address import VARIABLE, NodeAddress
+from carbon_plugin.meters.node_poller import (
+    FIRST_WAIT_S,
+    NODE_COUNTER_SPREAD,
+    NODE_POWER_SPREAD,
+    NodePoller,
+    NodeState,
+    kind_of,
+)
+from carbon_plugin.meters.node_source import DEADLINE_S, FaultCode, Look, SourceError, open_source
+from carbon_plugin.meters.protocol import Reading, Unavailable
+from carbon_plugin.meters.share import HostShare, ShareSource, fixed
+from carbon_plugin.meters.track import Energy
+from carbon_plugin.spec.devices import Accuracy, DeviceIdentity
+
+_KEPT_GPU_POINTS = 256
+"""More rounds than fit between two answers of the slowest meter at one round a second."""
+
+_ADVICE: dict[FaultCode, str] = {
+    "unreachable": "check from this node that the service answers and that no firewall is between",
+    "refused": f"give user and password, or a token, in {VARIABLE}_USER, _PASSWORD, _TOKEN",
+    "permission": "let this user read it; ipmitool needs /dev/ipmi0",
+    "not_supported": "docs/meters.md says what each kind of node meter needs",
+}
+
+
+class GpuHistory:
+    """Energy of all GPUs of the node at the moments when they were read, to be had at the moments between."""
+
+    def __init__(self) -> None:
+        self._points: deque[tuple[float, Energy]] = deque(maxlen=_KEPT_GPU_POINTS)
+
+    def observe(self, readings: Sequence[Reading]) -> None:
+        """Take in one round of readings of whole GPUs; one that cannot be read holds its energy."""
+        if not readings:
+            return
+        energy = Energy()
+        for reading in readings:
+            if reading.energy_j is not None:
+                low_j = reading.energy_j if reading.low_j is None else reading.low_j
+                high_j = reading.energy_j if reading.high_j is None else reading.high_j
+                energy = energy.plus(reading.energy_j, low_j, high_j)
+        self._points.append((max(reading.monotonic_s for reading in readings), energy))
+
+    def at(self, monotonic_s: float) -> Energy:
+        """Energy at a moment, by a straight line between two rounds; that of the nearest round outside of them."""
+        before: tuple[float, Energy] | None = None
+        for moment_s, energy in self._points:
+            if moment_s >= monotonic_s:
+                if before is None or moment_s <= before[0]:
+                    return energy
+                part = (monotonic_s - before[0]) / (moment_s - before[0])
+                return _between(before[1], energy, part)
+            before = (moment_s, energy)
+        return before[1] if before else Energy()
+
+
+class NodeMeter:
+    """One device: the host as node less GPUs, or a share of a facility. Make it with `open_node_meter`."""
+
+    def __init__(
+        self,
+        poller: NodePoller,
+        identity: DeviceIdentity,
+        *,
+        share: ShareSource,
+        gpus: GpuHistory | None,
+    ) -> None:
+        self.devices = [identity]
+        self.poll_interval_s: float | None = None
+        self._poller = poller
+        self._share = share
+        self._gpus = gpus
+        self._pid = os.getpid()
+        self._closed = False
+        self._start: Energy | None = None
+        self._remainder = self._charged = Energy()
+
+    def read(self) -> list[Reading]:
+        """The state as of the last answer, without asking; none after `close` or in a forked child."""
+        if self._closed or os.getpid() != self._pid:
+            return []
+        state = self._poller.state
+        if state is None:
+            return []
+        charged = self._charge(state)
+        return [
+            Reading(
+                key=self.devices[0].key,
+                monotonic_s=state.monotonic_s,
+                energy_j=charged.central_j,
+                kind=state.kind,
+                low_j=charged.low_j,
+                high_j=charged.high_j,
+                fault=state.fault,
+                message=state.message,
+            )
+        ]
+
+    def close(self) -> None:
+        """Stop asking. Safe to call twice."""
+        self._closed = True
+        if os.getpid() == self._pid:
+            self._poller.close()
+
+    def _charge(self, state: NodeState) -> Energy:
+        """The job's energy so far: each stretch of the remainder times the share of that stretch."""
+        share, before = self._share(), self._remainder
+        # Where a GPU's counter makes up for a gap that the node meter has counted already, the remainder waits until it
+        # is ahead again: energy never falls.
+        now = self._remainder = before.at_least(self._beside_gpus(state))
+        self._charged = self._charged.plus(
+            (now.central_j - before.central_j) * share.value,
+            (now.low_j - before.low_j) * share.low,
+            (now.high_j - before.high_j) * share.high,
+        )
+        return self._charged
+
+    def _beside_gpus(self, state: NodeState) -> Energy:
+        """E_node - E_gpus since the start. Errors of the node's sensor and of the GPUs' counters are independent."""
+        gpus = self._gpus.at(state.monotonic_s) if self._gpus else Energy()
+        if self._start is None:
+            self._start = self._gpus.at(self._poller.started_s) if self._gpus else Energy()
+        start = self._start
+        node = state.energy
+        central_j = node.central_j - (gpus.central_j - start.central_j)
+        gpus_below_j = (gpus.central_j - gpus.low_j) - (start.central_j - start.low_j)
+        gpus_above_j = (gpus.high_j - gpus.central_j) - (start.high_j - start.central_j)
+        below_j = hypot(node.central_j - node.low_j, gpus_above_j)
+        above_j = hypot(node.high_j - node.central_j, gpus_below_j)
+        return Energy(central_j, max(0.0, central_j - below_j), central_j + above_j)
+
+
+def open_node_meter(
+    address: NodeAddress,
+    host_key: str,
+    *,
+    share: ShareSource,
+    note: str | None = None,
+    gpus: GpuHistory,
+    environ: Mapping[str, str] = os.environ,
+    clock: Callable[[], float] = time.monotonic,
+) -> NodeMeter | Unavailable:
+    """Open the meter at an address and wait for its first answer, or say why there is none.
+
+    `share` is the job's part of the host, `note` how it was found; a facility's is in its address. `gpus` is observed
+    with all GPUs that the node contains; the caller makes sure that none is hidden.
+    """
+    try:
+        poller = NodePoller(open_source(address, environ), clock)
+    except SourceError as error:
+        return _unavailable(error)
+    if not isinstance(poller.first, Look):
+        poller.close()
+        silent = SourceError(f"{address.shown} has not answered within {FIRST_WAIT_S:g} s", "unreachable")
+        return _unavailable(poller.first or silent)
+    identity = _identity(address, host_key, poller, poller.first, note)
+    if address.covers == "facility":
+        stated = HostShare(value=address.share, low=address.share, high=address.share, sentence="stated")
+        return NodeMeter(poller, identity, share=fixed(stated), gpus=None)
+    return NodeMeter(poller, identity, share=share, gpus=gpus)
+
+
+def _identity(address: NodeAddress, host_key: str, poller: NodePoller, first: Look, note: str | None) -> DeviceIdentity:
+    kind = kind_of(first)
+    meter = f"{address.kind} energy counter" if kind == "counter" else f"{address.kind} power, integrated"
+    accuracy = Accuracy(
+        proportional=NODE_COUNTER_SPREAD if kind == "counter" else NODE_POWER_SPREAD,
+        age_s=poller.poll_s + DEADLINE_S,
+        source="convention of this project",
+    )
+    if address.covers == "facility":
+        # The same on every node that asks the same meter, so that its energy counts once.
+        digest = blake2b(f"{address.shown} {sorted(address.options.items())}".encode(), digest_size=6).hexdigest()
+        return DeviceIdentity(
+            key=f"facility/{digest}",
+            name="facility",
+            rung="facility",
+            scope="facility",
+            meter=meter,
+            energy_kind=kind,
+            note=f"{address.share:g} of {address.shown}",
+            accuracy=accuracy,
+        )
+    reads = f"what {address.shown} reads beside the GPUs"
+    return DeviceIdentity(
+        key=f"{host_key}/host",
+        name="host",
+        rung="host",
+        scope="node less GPUs",
+        meter=meter,
+        energy_kind=kind,
+        note=f"{reads}; {note}" if note else reads,
+        accuracy=accuracy,
+    )
+
+
+def _unavailable(error: SourceError) -> Unavailable:
+    return Unavailable(
+        kind=f"node_{error.code}",
+        reason=f"the node meter cannot be used: {error}; the host is known without it",
+        advice=_ADVICE.get(error.code),
+    )
+
+
+def _between(before: Energy, after: Energy, part: float) -> Energy:
+    return Energy(
+        before.central_j + part * (after.central_j - before.central_j),
+        before.low_j + part * (after.low_j - before.low_j),
+        before.high_j + part * (after.high_j - before.high_j),
+    )

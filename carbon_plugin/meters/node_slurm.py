@@ -1,0 +1,39 @@
+"""A node's power as Slurm's energy accounting knows it: CurrentWatts and ConsumedJoules of `scontrol show node`.
+
+`sstat` and `sacct` are not asked: their ConsumedEnergy is of a step over all its nodes.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Mapping
+
+from carbon_plugin.meters.node_command import run_command
+from carbon_plugin.meters.node_source import Look, SourceError
+
+
+class SlurmSource:
+    """This node, under the name that Slurm gives it."""
+
+    poll_s = 10.0
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._node = environ.get("SLURMD_NODENAME") or socket.gethostname().partition(".")[0]
+        self._environ = dict(environ)
+
+    def look(self, deadline_s: float) -> Look:
+        """The counter and the power of the node, as far as the accounting plugin tells."""
+        output = run_command(["scontrol", "--oneliner", "show", "node", self._node], deadline_s, self._environ)
+        joules, watts = _number(output, "ConsumedJoules"), _number(output, "CurrentWatts")
+        if joules is None and watts is None:
+            raise SourceError(
+                f"slurm: no energy accounting for {self._node} (AcctGatherEnergyType is not set)", "not_supported"
+            )
+        return Look(joules, watts)
+
+
+def _number(output: str, name: str) -> float | None:
+    """A figure of the node; Slurm writes 0 or "n/s" where no plugin measures it."""
+    found = re.search(rf"\b{name}=(\d+)\b", output)
+    return float(found[1]) or None if found else None

@@ -1,0 +1,136 @@
+"""Which part of a shared host is the job's: by the CPU time that it uses, by what SLURM gave it, by its GPUs.
+
+The part that is *reserved* is fixed and decides embodied carbon and what is modelled; the part that is *used* changes
+and splits what counters measure. Both answer the same question, so they bound each other's range.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from msgspec import Struct
+
+SHARE_SPREAD = 0.5
+"""Relative half-range of a reserved share: a job uses more or less than its part of CPUs or GPUs (our convention)."""
+
+_FIELDS = ("user", "nice", "system", "idle", "iowait", "irq", "softirq")
+_BUSY = frozenset(_FIELDS) - {"idle", "iowait"}
+"""What of /proc/stat is work of this machine; stolen time is not, and guest time lies inside user time."""
+
+
+class HostShare(Struct, frozen=True, kw_only=True):
+    """A part of a host with its range, 0 to 1, and the sentence that the ledger carries."""
+
+    value: float
+    low: float
+    high: float
+    sentence: str
+
+
+WHOLE = HostShare(value=1.0, low=1.0, high=1.0, sentence="the whole host")
+
+ShareSource = Callable[[], HostShare]
+"""The share of the stretch since the last call."""
+
+
+def slurm_share(environ: Mapping[str, str], logical_cores: int) -> HostShare | None:
+    """The job's part of the node's CPUs: SLURM_CPUS_ON_NODE, else SLURM_JOB_CPUS_PER_NODE; None outside of SLURM.
+
+    The second lists nodes as "72(x2),36": it tells this node's only where all are alike.
+    """
+    stated = environ.get("SLURM_CPUS_ON_NODE", "")
+    name = "SLURM_CPUS_ON_NODE"
+    if not stated.isdigit():
+        name = "SLURM_JOB_CPUS_PER_NODE"
+        alike = re.fullmatch(r"(\d+)(\(x\d+\))?", environ.get(name, ""))
+        stated = alike[1] if alike else ""
+    if not stated.isdigit() or int(stated) < 1:
+        return None
+    if int(stated) >= logical_cores:
+        return HostShare(value=1.0, low=1.0, high=1.0, sentence=f"the whole host is charged: all its CPUs ({name})")
+    return _ranged(
+        int(stated) / logical_cores, f"the host is charged by its CPUs, {stated} of {logical_cores} ({name})"
+    )
+
+
+def gpu_share(ours: float, total: int) -> HostShare:
+    """The job's part of the node's GPUs."""
+    return _ranged(
+        ours / total, f"the host is charged by its GPUs, {ours:g} of {total}: the others may be another job's"
+    )
+
+
+def _ranged(share: float, sentence: str) -> HostShare:
+    low, high = share * (1 - SHARE_SPREAD), min(1.0, share * (1 + SHARE_SPREAD))
+    return HostShare(value=share, low=low, high=high, sentence=sentence)
+
+
+class UsedShare:
+    """The job's part of the host's busy CPU time since the last call: cgroup v2 cpu.stat over /proc/stat."""
+
+    def __init__(self, cgroup: Path, root: Path, reserved: HostShare) -> None:
+        self._stat = cgroup / "cpu.stat"
+        self._machine = root / "proc/stat"
+        self._reserved = reserved
+        self._last = self._look()
+
+    def __call__(self) -> HostShare:
+        """Share of the stretch; the reserved one where the files do not answer or nothing ran."""
+        last, now = self._last, self._look()
+        self._last = now or last
+        if last is None or now is None or now[1] <= last[1]:
+            return self._reserved
+        used = min(1.0, max(0.0, (now[0] - last[0]) / (now[1] - last[1])))
+        return HostShare(
+            value=used,
+            low=min(used, self._reserved.low),
+            high=max(used, self._reserved.high),
+            sentence="by CPU time",
+        )
+
+    def _look(self) -> tuple[float, float] | None:
+        """CPU seconds of the job and of the whole machine so far."""
+        try:
+            fields = dict(line.split(maxsplit=1) for line in self._stat.read_text().splitlines())
+            words = self._machine.read_text().split(maxsplit=len(_FIELDS) + 1)[1:]
+            busy = sum(int(word) for name, word in zip(_FIELDS, words, strict=False) if name in _BUSY)
+            return int(fields["usage_usec"]) * 1e-6, busy / os.sysconf("SC_CLK_TCK")
+        except (OSError, KeyError, ValueError):
+            return None
+
+
+def fixed(share: HostShare) -> ShareSource:
+    """The same share at all times."""
+    return lambda: share
+
+
+def used_share(reserved: HostShare, root: Path = Path("/")) -> UsedShare | None:
+    """The job's changing share of a host that it does not have to itself; None where its cgroup cannot be told.
+
+    Under SLURM it is the cgroup of the job, in a container the container's own; the root of a machine, or a login
+    session, is nobody's job.
+    """
+    cgroup = _job_cgroup(root)
+    if cgroup is None or not (cgroup / "cpu.stat").is_file():
+        return None
+    return UsedShare(cgroup, root, reserved)
+
+
+def _job_cgroup(root: Path) -> Path | None:
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return None
+    own = next((line.removeprefix("0::") for line in lines if line.startswith("0::")), None)
+    if own is None:
+        return None
+    base, parts = root / "sys/fs/cgroup", [part for part in own.split("/") if part]
+    for depth, part in enumerate(parts, start=1):
+        if re.fullmatch(r"job_\d+", part):
+            return base.joinpath(*parts[:depth])
+    in_container = (root / ".dockerenv").exists() or (root / "run/.containerenv").exists()
+    in_container = in_container or "kubepods" in own or "KUBERNETES_SERVICE_HOST" in os.environ
+    return base.joinpath(*parts) if in_container else None

@@ -1,0 +1,189 @@
+"""The meter of a node: what is left beside its GPUs, each joule once, whatever the source does."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from carbon_plugin.meters.node_address import parse_address
+from carbon_plugin.meters.node_files import PmCountersSource
+from carbon_plugin.meters.node_meter import GpuHistory, NodeMeter, open_node_meter
+from carbon_plugin.meters.node_poller import NodePoller
+from carbon_plugin.meters.protocol import Reading, Unavailable
+from carbon_plugin.meters.share import WHOLE, HostShare, fixed
+from carbon_plugin.meters.track import Energy
+from carbon_plugin.spec.devices import DeviceIdentity
+
+IDENTITY = DeviceIdentity(key="boot-1/host", name="host", rung="host", scope="", meter="", energy_kind="counter")
+
+
+class Counters:
+    """The folder of a Cray node's counters, and a clock that moves only when told."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.now_s = 0.0
+        self.write(1000.0)
+
+    def write(self, joules: float, watts: float = 1000.0) -> None:
+        for name, value, unit in (("power", watts, "W"), ("energy", joules, "J")):
+            file = self.folder / name
+            file.with_suffix(".new").write_text(f"{value:.0f} {unit} 0 us\n")
+            file.with_suffix(".new").replace(file)
+
+    def clock(self) -> float:
+        return self.now_s
+
+    def meter(self, gpus: GpuHistory | None, share: HostShare = WHOLE) -> NodeMeter:
+        source = PmCountersSource(parse_address(f"pm_counters://{self.folder}"))
+        source.poll_s = 0.01
+        return NodeMeter(NodePoller(source, self.clock), IDENTITY, share=fixed(share), gpus=gpus)
+
+
+@pytest.fixture
+def counters(tmp_path: Path) -> Counters:
+    return Counters(tmp_path)
+
+
+def until(meter: NodeMeter, met: Callable[[Reading], bool]) -> Reading:
+    """The first reading that meets a condition; the asking thread gets a few seconds for it."""
+    deadline_s = time.monotonic() + 5
+    while time.monotonic() < deadline_s:
+        (reading,) = meter.read()
+        if met(reading):
+            return reading
+        time.sleep(0.005)
+    raise AssertionError(f"it stays at {reading}")
+
+
+def gpu(joules: float, at_s: float, key: str = "GPU-1") -> Reading:
+    return Reading(
+        key=key, monotonic_s=at_s, energy_j=joules, kind="counter", low_j=0.95 * joules, high_j=1.05 * joules
+    )
+
+
+def test_the_host_is_what_the_node_draws_beside_its_gpus(counters: Counters) -> None:
+    gpus = GpuHistory()
+    gpus.observe([gpu(0.0, 0.0), gpu(0.0, 0.0, "GPU-2")])
+    meter = counters.meter(gpus)
+    until(meter, lambda reading: reading.energy_j == 0.0)
+    gpus.observe([gpu(300.0, 10.0), gpu(300.0, 10.0, "GPU-2")])
+    counters.now_s = 10.0
+    counters.write(2000.0)
+    reading = until(meter, lambda reading: reading.energy_j != 0.0)
+    assert reading.energy_j == pytest.approx(400.0)
+    assert reading.kind == "counter"
+    assert reading.low_j == pytest.approx(400.0 - (50.0**2 + 30.0**2) ** 0.5)
+    assert reading.high_j == pytest.approx(400.0 + (50.0**2 + 30.0**2) ** 0.5)
+    meter.close()
+
+
+def test_a_share_of_the_host_has_its_own_range(counters: Counters) -> None:
+    meter = counters.meter(None, HostShare(value=0.5, low=0.25, high=1.0, sentence="for the test"))
+    until(meter, lambda reading: reading.energy_j == 0.0)
+    counters.now_s = 10.0
+    counters.write(2000.0)
+    reading = until(meter, lambda reading: reading.energy_j != 0.0)
+    assert (reading.low_j, reading.energy_j, reading.high_j) == pytest.approx((0.25 * 950, 500, 1050))
+    meter.close()
+
+
+def test_a_source_that_fails_is_absent_with_its_reason_and_the_counter_covers_the_gap(counters: Counters) -> None:
+    meter = counters.meter(None)
+    until(meter, lambda reading: reading.kind == "counter")
+    (counters.folder / "energy").unlink()
+    lost = until(meter, lambda reading: reading.kind == "absent")
+    assert (lost.fault, lost.energy_j) == ("not_supported", 0.0)
+    assert lost.message is not None
+    assert "energy cannot be read" in lost.message
+    counters.now_s = 60.0
+    counters.write(61_000.0)
+    again = until(meter, lambda reading: reading.energy_j != 0.0)
+    assert again.fault is None
+    assert again.energy_j == pytest.approx(60_000.0)
+    meter.close()
+
+
+def test_energy_never_falls_when_a_gpu_makes_up_for_a_gap(counters: Counters) -> None:
+    gpus = GpuHistory()
+    gpus.observe([gpu(0.0, 0.0)])
+    meter = counters.meter(gpus)
+    until(meter, lambda reading: reading.energy_j == 0.0)
+    gpus.observe([gpu(0.0, 10.0)])  # lost: it holds its energy
+    counters.now_s = 10.0
+    counters.write(2000.0)
+    held = until(meter, lambda reading: reading.energy_j != 0.0)
+    assert held.energy_j == pytest.approx(1000.0)
+    gpus.observe([gpu(1200.0, 20.0)])  # back: its counter covers the gap, which the host had
+    counters.now_s = 20.0
+    counters.write(3000.0)
+    until(meter, lambda reading: reading.monotonic_s == 20.0)
+    assert meter.read()[0].energy_j == pytest.approx(1000.0)
+    gpus.observe([gpu(1800.0, 30.0)])
+    counters.now_s = 30.0
+    counters.write(4000.0)
+    until(meter, lambda reading: reading.monotonic_s == 30.0)
+    assert meter.read()[0].energy_j == pytest.approx(1200.0)
+    meter.close()
+
+
+def test_energy_of_gpus_between_two_rounds_lies_on_a_line() -> None:
+    gpus = GpuHistory()
+    assert gpus.at(5.0) == Energy()
+    gpus.observe([gpu(0.0, 10.0)])
+    gpus.observe([gpu(100.0, 20.0)])
+    assert [gpus.at(moment_s).central_j for moment_s in (5.0, 10.0, 15.0, 20.0, 25.0)] == [0, 0, 50, 100, 100]
+
+
+def test_a_meter_that_does_not_answer_is_a_reason_with_advice(tmp_path: Path) -> None:
+    opened = open_node_meter(
+        parse_address(f"pm_counters://{tmp_path}"), "boot-1", share=fixed(WHOLE), gpus=GpuHistory(), environ={}
+    )
+    assert isinstance(opened, Unavailable)
+    assert opened.kind == "node_not_supported"
+    assert opened.reason.startswith(f"the node meter cannot be used: {tmp_path}/energy cannot be read")
+    assert opened.advice is not None
+
+
+def test_a_source_that_cannot_be_made_is_a_reason_too() -> None:
+    opened = open_node_meter(parse_address("ipmi://bmc7"), "boot-1", share=fixed(WHOLE), gpus=GpuHistory(), environ={})
+    assert isinstance(opened, Unavailable)
+    assert opened.kind == "node_refused"
+
+
+def test_a_facility_is_a_rung_of_its_own_with_one_key_for_all_nodes(counters: Counters) -> None:
+    gpus = GpuHistory()
+    address = parse_address(f"pm_counters://{counters.folder}?covers=facility&share=0.1")
+    meters = [open_node_meter(address, key, share=fixed(WHOLE), gpus=gpus, environ={}) for key in ("boot-1", "boot-2")]
+    identities = []
+    for meter in meters:
+        assert isinstance(meter, NodeMeter)
+        identities += meter.devices
+        meter.close()
+    assert identities[0] == identities[1]
+    assert (identities[0].rung, identities[0].scope) == ("facility", "facility")
+
+
+def test_a_closed_meter_reads_nothing_and_asks_no_more(counters: Counters) -> None:
+    meter = counters.meter(None)
+    meter.close()
+    meter.close()
+    assert meter.read() == []
+    deadline_s = time.monotonic() + 5
+    while any(thread.name == "carbon-plugin-node" for thread in threading.enumerate()):
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
+
+
+def test_after_a_fork_the_child_reads_nothing(counters: Counters) -> None:
+    meter = counters.meter(None)
+    pid = os.fork()
+    if pid == 0:
+        os._exit(len(meter.read()))
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    meter.close()
