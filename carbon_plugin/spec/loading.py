@@ -19,11 +19,10 @@ from carbon_plugin.spec.figure import Assumption
 from carbon_plugin.spec.hardware import Accelerator, Cluster
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.model_choice import choose_model
-from carbon_plugin.spec.names import normalized, unknown_name
-from carbon_plugin.spec.profiles import ANY_ACCELERATOR, default_node_for, load_accelerator, load_node
+from carbon_plugin.spec.profiles import ANY_ACCELERATOR, default_node_for, load_accelerator, load_node, load_stack
 from carbon_plugin.spec.run import RunSpec, check_layout
 from carbon_plugin.spec.site import Site, relative_to
-from carbon_plugin.spec.stack import STACKS, Stack
+from carbon_plugin.spec.stack import Stack
 from carbon_plugin.spec.training import Precision, TrainingPlan
 
 COMMAND_LINE = "command line"
@@ -131,7 +130,7 @@ def _build(document: Document, name: str, base: Path, model_base: Path, profile_
         site=relative_to(fields.site, base),
         start=fields.start,
         layout=layout,
-        stack=_stack(document, fields.stack),
+        stack=_stack(document, fields.stack, directories),
         price_usd_per_device_hour=fields.price_usd_per_device_hour,
         programme=fields.programme,
         role=fields.role,
@@ -197,22 +196,19 @@ def _layout(document: Document, stated: str | dict[str, Any] | None) -> tuple[Pa
     return layout, [Assumption(f"layout.{field}", str(getattr(layout, field)), "not stated") for field in assumed]
 
 
-def _stack(document: Document, stated: str | dict[str, Any] | None) -> Stack:
+def _stack(document: Document, stated: str | dict[str, Any] | None, directories: Directories) -> Stack:
     """The software stack: a preset by name, a mapping with fields, or a preset with fields over it."""
     if stated is None:
         return Stack()
     if isinstance(stated, str):
-        return _named_stack(document, ("stack",), stated)
+        return _named_stack(document, ("stack",), stated, directories)
     base: dict[str, Any] = {}
     if "preset" in stated:
-        base = msgspec.to_builtins(_named_stack(document, ("stack", "preset"), stated["preset"]))
+        base = msgspec.to_builtins(_named_stack(document, ("stack", "preset"), stated["preset"], directories))
     fields = base | {key: value for key, value in stated.items() if key != "preset"}
     return decode(Document({"stack": fields}, document.origin, document.places), Stack, ("stack",))
 
 
-def _named_stack(document: Document, keys: Keys, name: Any) -> Stack:
-    wanted = normalized(str(name))
-    if wanted not in STACKS:
-        with document.located(keys, field=True):
-            raise unknown_name("stack", str(name), STACKS)
-    return STACKS[wanted]
+def _named_stack(document: Document, keys: Keys, name: Any, directories: Directories) -> Stack:
+    with document.located(keys, field=True):
+        return load_stack(str(name), profile_dirs=directories)

@@ -1,6 +1,7 @@
 """Hardware profiles by name: the shipped ones, and the user's own, which add to them or override them.
 
-A profile directory holds `accelerators/*.yaml` and `nodes/*.yaml`, or the files of both kinds side by side.
+A profile directory holds `accelerators/*.yaml` and `nodes/*.yaml`, or the files of both kinds side by side, and
+software stacks of the user's own in `stacks/NAME.yaml`.
 Directories are searched in order: those passed in, those of CARBON_PLUGIN_PROFILES, then the shipped one.
 Only files that contain the name asked for are parsed, so that resolving one device stays in milliseconds.
 """
@@ -22,6 +23,7 @@ from carbon_plugin.spec.document import read_document
 from carbon_plugin.spec.figure import Sourced
 from carbon_plugin.spec.hardware import Accelerator, Node
 from carbon_plugin.spec.names import normalized, unknown_name
+from carbon_plugin.spec.stack import STACKS, Stack
 
 PROFILES_VARIABLE = "CARBON_PLUGIN_PROFILES"
 GENERIC_NODE = "workstation"
@@ -99,6 +101,20 @@ def default_node_for(accelerator: Accelerator, *, profile_dirs: Directories = ()
             if node.accelerator == accelerator.name:
                 return node
     return load_node(GENERIC_NODE, profile_dirs=profile_dirs)
+
+
+def load_stack(name: str, *, profile_dirs: Directories = ()) -> Stack:
+    """The software stack of this name: the user's own first, then the shipped ones; errors as for accelerators."""
+    wanted = normalized(name)
+    folders = [directory / "stacks" for directory in _search_path(profile_dirs)]
+    for folder in folders:
+        path = folder / f"{wanted}.yaml"
+        if path.is_file():
+            return decode(read_document(path), Stack)
+    if wanted in STACKS:
+        return STACKS[wanted]
+    own = [path.stem for folder in folders for path in folder.glob("*.yaml")]
+    raise unknown_name("stack", name, [*own, *STACKS])
 
 
 def sourced_values(value: Any, name: str = "") -> Iterator[tuple[str, Sourced]]:
