@@ -28,7 +28,8 @@ UNSTATED = "unstated"
 
 
 class ProgrammeRun(Struct, frozen=True, kw_only=True):
-    """One run of a programme. Carbon is None where its run stated no site."""
+    """One run of a programme, or one part of a run that went on in another directory. Carbon is None where it stated no
+    site."""
 
     run_id: str
     name: str
@@ -155,18 +156,27 @@ def _only_programme(summaries: Sequence[AuditSummary]) -> str:
 
 
 def _distinct(members: Sequence[_Audited]) -> tuple[list[_Audited], list[str]]:
-    """Each run once, of copies the one that tells most, and a warning for each copy left out."""
-    best: dict[str, _Audited] = {}
-    for one in members:
-        known = best.get(one.summary.run.run_id)
-        if known is None or _records(one) > _records(known):
-            best[one.summary.run.run_id] = one
-    left_out = [one for one in members if best[one.summary.run.run_id] is not one]
-    return list(best.values()), [
-        f"{one.directory} holds run {one.summary.run.run_id} again, which is counted once, from "
-        f"{best[one.summary.run.run_id].directory}"
-        for one in left_out
-    ]
+    """Each part of each run once, and a warning for each copy left out.
+
+    Directories of one run id that speak of the same time are copies, of which the one that tells most counts; those of
+    different times are parts of a run that went on elsewhere, and all count.
+    """
+    kept: list[_Audited] = []
+    copies: list[str] = []
+    for one in sorted(members, key=_records, reverse=True):
+        same = next((other for other in kept if _is_copy(one, other)), None)
+        if same is None:
+            kept.append(one)
+        else:
+            run_id = one.summary.run.run_id
+            copies.append(f"{one.directory} holds run {run_id} again, which is counted once, from {same.directory}")
+    return sorted(kept, key=lambda one: one.directory), copies
+
+
+def _is_copy(one: _Audited, other: _Audited) -> bool:
+    mine, theirs = one.summary.period, other.summary.period
+    same_time = mine.start_unix_s < theirs.end_unix_s and theirs.start_unix_s < mine.end_unix_s
+    return one.summary.run.run_id == other.summary.run.run_id and same_time
 
 
 def _records(one: _Audited) -> int:

@@ -33,9 +33,11 @@ def write_run(
     programme: str | None = "example-8b",
     windows: int = 6,
     prediction: dict[str, Any] | None = None,
+    run_id: str | None = None,
+    start_unix_s: float = 1.7e9,
 ) -> Path:
     """One run of one node with two GPUs, under its own id."""
-    identity = agree_run(directory, name=directory.name, programme=programme, role=role)
+    identity = agree_run(directory, name=directory.name, run_id=run_id, programme=programme, role=role)
     job = Job(
         nodes=1,
         factors=msgspec.to_builtins(factors) if factors else {},
@@ -43,7 +45,7 @@ def write_run(
         pue=factors.pue.value if factors else None,
         prediction=prediction,
     )
-    records = job.records(identity.run_id, 0, 0, Attempt(0, windows), 1.7e9)
+    records = job.records(identity.run_id, 0, 0, Attempt(0, windows), start_unix_s)
     manifest = msgspec.structs.replace(records[0], effective={"model.parameters": {"value": PARAMETERS}})
     writer = LedgerWriter(directory, run_id=identity.run_id, node=0, attempt=0)
     for record in [manifest, *records[1:]]:
@@ -105,6 +107,15 @@ def test_copy_of_a_run_is_counted_once_and_the_fuller_one_counts(runs: Path) -> 
     assert programme.energy_j == alone.energy_j
     assert len(programme.runs) == 3
     assert any("backup holds run" in warning and "counted once" in warning for warning in programme.warnings)
+
+
+def test_run_that_went_on_in_another_directory_is_counted_whole(factors: Factors, tmp_path: Path) -> None:
+    for name, start_unix_s in (("first", 1.7e9), ("second", 1.7001e9)):
+        write_run(tmp_path / name, factors, run_id="c" * 32, start_unix_s=start_unix_s)
+    programme = read_programme([tmp_path])
+    parts = [summary.energy.energy_j for _, summary in summaries_of([tmp_path])]
+    assert programme.energy_j == pytest.approx(sum(parts))
+    assert not any("counted once" in warning for warning in programme.warnings)
 
 
 def test_runs_of_other_programmes_stay_out(runs: Path, factors: Factors) -> None:
