@@ -1,50 +1,57 @@
-"""The layouts that a job could run with, and the fastest that fits in memory.
+"""The search over the layouts of one cluster: which fit, and which of those no other beats in time and energy.
 
-Candidates are generated as arrays and evaluated by the one set of equations in `predict`; nothing here knows how
-long anything takes.
+Grids come from `space`, all equations from `predict`. Memory is cheap and comes first; steps are timed only where a
+layout fits. What is kept between grids is the front, so that memory does not grow with the number of layouts.
 """
 
 from __future__ import annotations
 
-import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from carbon_plugin.errors import InfeasibleLayoutError, SpecError
-from carbon_plugin.predict.case import Layout, shape_of, work_of
-from carbon_plugin.predict.memory import memory_bytes
-from carbon_plugin.predict.rates import island_size, resolve_rates
+from carbon_plugin.plan.feasibility import Inputs, inputs_of, no_memory, no_split
+from carbon_plugin.plan.pareto import Floats, front
+from carbon_plugin.plan.space import USUAL, Grid, Space, complexity, describe, layout_at
+from carbon_plugin.predict.case import Flags, Layout, take
+from carbon_plugin.predict.power import step_power_w
 from carbon_plugin.predict.schedule import step_time
-from carbon_plugin.spec.hardware import Cluster
-from carbon_plugin.spec.layout import ParallelLayout, Recompute
-from carbon_plugin.spec.model import TransformerModel
+from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.run import RunSpec
-from carbon_plugin.spec.training import TrainingPlan
 
-Floats = NDArray[np.float64]
+__all__ = ["Found", "Front", "Progress", "SearchResult", "describe", "search", "search_layout"]
 
-RECOMPUTE: tuple[Recompute, ...] = ("none", "selective", "operators", "full")
-MAX_MICRO_BATCH = 16
-MAX_CHUNKS = 12
-LONG_SEQUENCE = 16_384
-"""Context parallelism is tried from this sequence length on."""
-CHUNK = 20_000
-"""Layouts evaluated at once: the arrays of a chunk stay in cache."""
+Progress = Callable[[float], None]
+"""Told the share of the search that is done, 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True)
-class Degrees:
-    """One way to split the world; what the dp ranks shard is a choice of its own (`shardings`)."""
+class Front:
+    """Layouts that no other beats in both step time and energy, by rising step time: arrays of shape (k,).
 
-    tp: int
-    cp: int
-    pp: int
-    virtual_stages: int
-    ep: int
-    dp: int
+    `power_w` is the mean power of a device; `complexity` that of `space.complexity`.
+    """
+
+    layouts: Layout
+    step_time_s: Floats
+    power_w: Floats
+    memory_bytes: Floats
+    complexity: Floats
+
+    def layout(self, index: int) -> ParallelLayout:
+        """A member as the spec type."""
+        return layout_at(self.layouts, index)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a search found: its front, how many layouts were considered, and how many of them fit."""
+
+    front: Front
+    considered: int
+    fitting: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,177 +65,65 @@ class SearchResult:
     fitting: int
 
 
-def divisors(number: int) -> list[int]:
-    """All divisors in rising order."""
-    small = [d for d in range(1, int(number**0.5) + 1) if number % d == 0]
-    return sorted({*small, *(number // d for d in small)})
-
-
-def splits(model: TransformerModel, cluster: Cluster, training: TrainingPlan) -> list[Degrees]:
-    """Every split of the world that the model's dimensions and the batch allow."""
-    world, island = cluster.devices, island_size(cluster)
-    tps = [t for t in divisors(world) if t <= island and model.heads % t == 0 and model.ffn % t == 0]
-    tps = [t for t in tps if model.kv_heads % t == 0 or t % model.kv_heads == 0]
-    cps = [c for c in divisors(world) if c == 1 or (training.seq_len >= LONG_SEQUENCE and c <= 64)]
-    cps = [c for c in cps if training.seq_len % (2 * c) == 0 or c == 1]
-    pps = [p for p in divisors(world) if p <= model.layers]
-    experts = divisors(model.moe.experts) if model.moe else [1]
-    found = []
-    for tp, cp, pp in itertools.product(tps, cps, pps):
-        if world % (tp * cp * pp):
-            continue
-        dp = world // (tp * cp * pp)
-        if training.global_batch_size % dp:
-            continue
-        # Uneven stages are allowed: the longest sets the pace.
-        stage = -(-model.layers // pp)
-        chunks = [v for v in divisors(stage) if v <= MAX_CHUNKS and pp * v <= model.layers] if pp > 1 else [1]
-        eps = [e for e in experts if (dp * cp * tp) % e == 0]
-        found += [Degrees(tp, cp, pp, v, ep, dp) for v, ep in itertools.product(chunks, eps)]
-    return found
-
-
-def shardings(dp: int, island: int) -> list[tuple[int, int, int]]:
-    """Ways to use dp ranks: (dp_replicate, dp_shard, zero_stage)."""
-    if dp == 1:
-        return [(1, 1, 0)]
-    ways = [(dp, 1, 0), (1, dp, 1), (1, dp, 2), (1, dp, 3)]
-    if dp > island > 1 and dp % island == 0:
-        ways += [(dp // island, island, 3)]
-    return ways
-
-
-def candidates(model: TransformerModel, cluster: Cluster, training: TrainingPlan) -> Layout:
-    """All candidate layouts as arrays of shape (n,). Raises `InfeasibleLayoutError` if there is none."""
-    island = island_size(cluster)
-    rows = []
-    for degrees in splits(model, cluster, training):
-        share = training.global_batch_size // degrees.dp
-        sizes = [b for b in divisors(share) if b <= MAX_MICRO_BATCH]
-        # Interleaving schedules micro-batches in rounds of pp.
-        if degrees.virtual_stages > 1:
-            sizes = [b for b in sizes if (share // b) % degrees.pp == 0]
-        inner = max(1, island // (degrees.tp * degrees.cp))
-        for (replicate, shard, stage), size in itertools.product(shardings(degrees.dp, inner), sizes):
-            head = (degrees.tp, degrees.cp, degrees.pp, replicate, shard, degrees.ep, stage)
-            rows += [(*head, degrees.virtual_stages, size, kind) for kind in range(len(RECOMPUTE))]
-    if not rows:
-        raise InfeasibleLayoutError(
-            f"layout: no split of {cluster.devices} devices divides {model.name}'s heads {model.heads}, "
-            f"layers {model.layers} and global_batch_size {training.global_batch_size}; "
-            f"a global_batch_size that is a multiple of {cluster.devices} always has one"
-        )
-    return _as_layout(np.array(rows, dtype=np.float64))
-
-
-def _as_layout(rows: Any) -> Layout:
-    tp, cp, pp, replicate, shard, ep, stage, chunks, size, kind = rows.T
-    none = np.zeros_like(tp)
-    return Layout(
-        tp=tp,
-        cp=cp,
-        pp=pp,
-        dp_replicate=replicate,
-        dp_shard=shard,
-        ep=ep,
-        expert_tp=none + 1,
-        zero_stage=stage,
-        sequence_parallel=(tp > 1).astype(np.float64),
-        ring=none + 1,
-        zero_bubble=none,
-        dualpipe=none,
-        virtual_stages=chunks,
-        micro_batch_size=size,
-        recompute_selective=(kind == 1).astype(np.float64),
-        recompute_operators=(kind == 2).astype(np.float64),
-        recompute_full=(kind == 3).astype(np.float64),
-        reentrant=none,
-        async_tp=none,
-        expert_overlap=none,
-    )
-
-
-def take(layout: Layout, index: Any) -> Layout:
-    """The layouts at an index, slice or mask."""
-    return Layout(**{name: getattr(layout, name)[index] for name in Layout.__slots__})
-
-
-def layout_at(layout: Layout, index: int) -> ParallelLayout:
-    """One candidate as the spec type."""
-    one = take(layout, index)
-    kinds = (one.recompute_selective, one.recompute_operators, one.recompute_full)
-    chunks = int(one.virtual_stages)
-    return ParallelLayout(
-        tp=int(one.tp),
-        cp=int(one.cp),
-        pp=int(one.pp),
-        dp_replicate=int(one.dp_replicate),
-        dp_shard=int(one.dp_shard),
-        ep=int(one.ep),
-        zero_stage=int(one.zero_stage),  # type: ignore[arg-type]  # one of 0..3 by construction
-        sequence_parallel=bool(one.sequence_parallel),
-        pipeline_schedule="interleaved" if chunks > 1 else "1f1b",
-        virtual_stages=chunks,
-        micro_batch_size=int(one.micro_batch_size),
-        recompute=RECOMPUTE[1 + kinds.index(1)] if any(kinds) else "none",
-    )
-
-
-def evaluate(spec: RunSpec, layouts: Layout) -> tuple[Floats, Floats]:
-    """Step time (s) and memory need (bytes) of each layout, shape (n,)."""
-    if not isinstance(spec.model, TransformerModel):
-        raise SpecError(f"layout: {spec.model.name} is known only by its counted FLOPs; give a layout instead of auto")
-    rates, _ = resolve_rates(spec.cluster, spec.stack, spec.training.precision)
-    shape, work = shape_of(spec.model), work_of(spec.training, spec.stack)
-    times, needs = [], []
-    for start in range(0, layouts.tp.size, CHUNK):
-        part = take(layouts, slice(start, start + CHUNK))
-        times.append(np.broadcast_to(step_time(shape, part, work, rates).total, part.tp.shape))
-        needs.append(sum(memory_bytes(shape, part, work, rates).values()))
-    return np.concatenate(times), np.concatenate(needs)
-
-
 def search_layout(spec: RunSpec) -> SearchResult:
-    """The fastest layout of `spec` that fits in device memory.
+    """The fastest usual layout of `spec` that fits in device memory, or the simplest of those within 0.1 % of it.
 
-    Raises `InfeasibleLayoutError` when none fits, with the smallest need found and what would make room.
+    Raises as `search`.
     """
-    if not isinstance(spec.model, TransformerModel):
-        raise SpecError(f"layout: {spec.model.name} is known only by its counted FLOPs; give a layout instead of auto")
-    layouts = candidates(spec.model, spec.cluster, spec.training)
-    times, needs = evaluate(spec, layouts)
-    capacity = spec.cluster.accelerator.memory_bytes.value
-    fits = needs <= capacity
-    if not np.any(fits):
-        smallest = int(np.argmin(needs))
-        short = float(needs[smallest]) / capacity
-        raise InfeasibleLayoutError(
-            f"layout: none of {needs.size} layouts of {spec.model.name} fits in {capacity / 2**30:.1f} GiB of "
-            f"{spec.cluster.accelerator.name}; the smallest needs {float(needs[smallest]) / 2**30:.1f} GiB "
-            f"({describe(layout_at(layouts, smallest))}); about {np.ceil(short):.0f} times the devices, or devices "
-            f"with more memory, would make room"
-        )
-    best = int(np.argmin(np.where(fits, times, np.inf)))
+    found = search(spec, USUAL)
+    best = found.front
     return SearchResult(
-        layout_at(layouts, best), float(times[best]), float(needs[best]), int(needs.size), int(fits.sum())
+        best.layout(0), float(best.step_time_s[0]), float(best.memory_bytes[0]), found.considered, found.fitting
     )
 
 
-def describe(layout: ParallelLayout) -> str:
-    """A layout in one short phrase, degrees of 1 left out."""
-    degrees = {
-        "tp": layout.tp,
-        "cp": layout.cp,
-        "pp": layout.pp,
-        "dp_replicate": layout.dp_replicate,
-        "dp_shard": layout.dp_shard,
-        "ep": layout.ep,
-    }
-    parts = [f"{axis} {degree}" for axis, degree in degrees.items() if degree > 1] or ["one device"]
-    if layout.zero_stage:
-        parts.append(f"ZeRO-{layout.zero_stage}")
-    if layout.virtual_stages > 1:
-        parts.append(f"{layout.virtual_stages} virtual stages")
-    parts.append(f"micro-batch {layout.micro_batch_size}")
-    parts.append(f"recompute {layout.recompute}")
-    return ", ".join(parts)
+def search(spec: RunSpec, space: Space, on_progress: Progress | None = None) -> Found:
+    """The layouts of `space` that fit and that no other beats in both step time and energy (`pareto.front`).
+
+    Raises `InfeasibleLayoutError` when no layout exists or none fits, saying what would help, and `SpecError` as
+    `feasibility.inputs_of`.
+    """
+    inputs = inputs_of(spec)
+    best: Front | None = None
+    considered = fitting = 0
+    smallest, tightest = np.inf, None
+    for grid, done in inputs.grids(space):
+        need = inputs.need_bytes(grid)
+        fits = need <= inputs.capacity_bytes
+        considered += int(np.count_nonzero(grid.valid))
+        fitting += int(np.count_nonzero(fits))
+        if fits.any():
+            here = _front_of(inputs, *grid.cropped(fits))
+            best = here if best is None else _merged(best, here)
+        elif need.min() < smallest:
+            smallest, tightest = float(need.min()), layout_at(grid.at([int(np.argmin(need))]), 0)
+        if on_progress is not None:
+            on_progress(done)
+    if best is not None:
+        return Found(best, considered, fitting)
+    raise no_split(inputs, space) if tightest is None else no_memory(inputs, space, considered, smallest, tightest)
+
+
+def _front_of(inputs: Inputs, grid: Grid, fits: Flags) -> Front:
+    """The front of the layouts of a grid that fit."""
+    step = step_time(inputs.shape, grid.layout, inputs.work, inputs.rates)
+    power = step_power_w(step.terms, inputs.spec.cluster)
+    flat = np.flatnonzero(fits)
+
+    def fitting(values: Any) -> Floats:
+        return np.asarray(np.broadcast_to(values, fits.shape).ravel()[flat])
+
+    time_s, power_w, effort = fitting(step.total), fitting(power), fitting(complexity(grid.layout))
+    kept = front(time_s, time_s * power_w, effort)
+    need = fitting(inputs.need_bytes(grid))[kept]
+    return Front(grid.at(flat[kept]), time_s[kept], power_w[kept], need, effort[kept])
+
+
+def _merged(first: Front, second: Front) -> Front:
+    layouts = Layout(
+        **{name: np.append(getattr(first.layouts, name), getattr(second.layouts, name)) for name in Layout.__slots__}
+    )
+    columns = ("step_time_s", "power_w", "memory_bytes", "complexity")
+    joined = {name: np.append(getattr(first, name), getattr(second, name)) for name in columns}
+    kept = front(joined["step_time_s"], joined["step_time_s"] * joined["power_w"], joined["complexity"])
+    return Front(take(layouts, kept), **{name: column[kept] for name, column in joined.items()})

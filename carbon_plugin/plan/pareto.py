@@ -1,0 +1,59 @@
+"""Which of many alternatives are worth a look: those that no other beats in everything.
+
+Fronts of the search are taken over steps of 0.1 %: alternatives in the same step of time and energy count as one, for
+which the simplest stands. That bounds the size of a front, whatever the number of candidates (epsilon-dominance on a
+logarithmic grid: Laumanns, Thiele, Deb, Zitzler, Evolutionary Computation 10 (2002) 263).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Indices = NDArray[np.intp]
+
+STEP = 1e-3
+"""Two times or energies are told apart from this relative difference on; far below what any prediction knows."""
+
+
+def steps_of(values: Floats) -> Floats:
+    """Number of the 0.1 % step that each positive value lies in."""
+    return np.asarray(np.floor(np.log(values) / np.log1p(STEP)))
+
+
+def front(time: Floats, energy: Floats, complexity: Floats) -> Indices:
+    """Indices of the front of time and energy by rising time, arrays of shape (n,).
+
+    Of candidates in the same step of both the one of least complexity is kept, then the fastest, then the first.
+    No member is beaten in both by another, and every candidate is beaten or met in both, to a step, by a member.
+    """
+    near = _not_hopeless(time, energy)
+    times, energies = steps_of(time[near]), steps_of(energy[near])
+    order = np.lexsort((time[near], complexity[near], energies, times))
+    lowest = np.minimum.accumulate(energies[order])
+    first = np.append(True, energies[order][1:] < lowest[:-1])
+    return np.asarray(near[order[first]])
+
+
+def _not_hopeless(time: Floats, energy: Floats) -> Indices:
+    """Candidates that neither the fastest nor the most frugal one beats in both, which leaves few to be sorted."""
+    if not time.size:
+        return np.arange(0)
+    fastest, frugal = int(np.argmin(time)), int(np.argmin(energy))
+    margin = 1 + 2 * STEP
+    return np.flatnonzero((time <= time[frugal] * margin) & (energy <= energy[fastest] * margin))
+
+
+def not_dominated(points: Any) -> Indices:
+    """Indices of the rows of (n, objectives) that no other row beats: nowhere more and somewhere less.
+
+    Of equal rows the first is kept. For few rows: memory grows with the square of n.
+    """
+    rows = np.asarray(points, dtype=np.float64)
+    no_more = (rows[:, None] <= rows[None]).all(axis=2)
+    less = (rows[:, None] < rows[None]).any(axis=2)
+    earlier = np.arange(len(rows))[:, None] < np.arange(len(rows))[None]
+    return np.flatnonzero(~(no_more & (less | earlier)).any(axis=0))
