@@ -41,7 +41,9 @@ def scale(
         list[str] | None,
         typer.Option(help="Grid zone; may be repeated.", show_default="WORLD; of a range WORLD, SWE, FRA, USA, IND"),
     ] = None,
-    deadline_days: Annotated[float, typer.Option(help="Longest time that the run may take.")] = DEADLINE_DAYS,
+    deadline_days: Annotated[
+        float | None, typer.Option(help="Longest time that the run may take.", show_default="90")
+    ] = None,
     points: Annotated[int, typer.Option(help="Points of a range.")] = POINTS,
     pue: Annotated[float | None, typer.Option(help="Facility energy over IT energy.", show_default=False)] = None,
     profiles: Annotated[
@@ -62,6 +64,7 @@ def scale(
     from carbon_plugin.plan.scaling import target_of_compute, target_of_loss
     from carbon_plugin.plan.scaling_laws import law_named
     from carbon_plugin.plan.scaling_table import logarithmic_steps, sweep
+    from carbon_plugin.spec.figure import Assumption
     from carbon_plugin.spec.site import Site
 
     chosen = law_named(law)
@@ -75,10 +78,19 @@ def scale(
     targets = [target_of_loss(chosen, value) if loss else target_of_compute(chosen, value) for value in values]
     devices = tuple(accelerator or (GENERATIONS if ranged else (ACCELERATOR,)))
     sites = [Site(zone=name, pue=pue) for name in zone or (ZONES if ranged else (ZONE,))]
+    days = DEADLINE_DAYS if deadline_days is None else deadline_days
     with _progress(len(targets) * len(devices)) as advance:
-        result = sweep(
-            targets, devices, sites, deadline_days, profile_dirs=tuple(profiles or ()), seed=seed, done=advance
+        result = sweep(targets, devices, sites, days, profile_dirs=tuple(profiles or ()), seed=seed, done=advance)
+    assumed = [
+        Assumption(field, value, "no other was given")
+        for field, value, given in (
+            ("accelerator", ", ".join(devices), accelerator),
+            ("zone", ", ".join(str(site.zone) for site in sites), zone),
+            ("deadline", f"{days:g} days", deadline_days),
         )
+        if given is None
+    ]
+    result = msgspec.structs.replace(result, assumptions=(*assumed, *result.assumptions))
     if not result.points:
         raise SpecError(result.infeasible[0])
     written = _write(result, chosen, output) if ranged else ()
@@ -88,9 +100,9 @@ def scale(
     from carbon_plugin.cli.scale_table import print_points, print_range
 
     if ranged:
-        print_range(result, deadline_days)
+        print_range(result, days)
     else:
-        print_points(result.points, chosen, deadline_days)
+        print_points(result, chosen, days)
     for reason in result.infeasible:
         typer.echo(f"left out: {reason}")
     for path in written:

@@ -2,43 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
 from carbon_plugin.cli.plan_table import CARBON_UNITS, ENERGY_UNITS, TIME_UNITS, count, fitting_unit, number
-from carbon_plugin.plan.scaling import BATCH_SHARES, SEQ_LEN, ScalePoint
-from carbon_plugin.plan.scaling_laws import TOKEN_OVERHEAD, ScalingLaw
+from carbon_plugin.plan.scaling import ScalePoint
+from carbon_plugin.plan.scaling_laws import ScalingLaw
 from carbon_plugin.plan.scaling_table import Sweep
-from carbon_plugin.spec.figure import Assumption
 
 HEADINGS = ("FLOP", "loss", "devices", "days", "MFU", "goodput", "p10", "central", "p90", "ideal")
 
 
-def method(deadline_days: float) -> list[Assumption]:
-    """What every answer assumes, besides the assumptions of its forecast."""
-    shares = ", ".join(f"{share:g}" for share in BATCH_SHARES)
-    return [
-        Assumption("deadline", f"{deadline_days:g} days", "three months unless --deadline-days says otherwise"),
-        Assumption("sequence", f"{SEQ_LEN:,} tokens", "usual pre-training length"),
-        Assumption("shape", "width 128 times depth", "family of Llama 3 (arXiv 2407.21783, table 3)"),
-        Assumption(
-            "batch",
-            f"the best of {shares} times the critical one",
-            f"which costs {TOKEN_OVERHEAD:.0%} more tokens at the critical one (arXiv 2410.21676)",
-        ),
-        Assumption("cluster", "powers of two of devices", "sizes that any layout divides"),
-    ]
-
-
-def print_points(points: Sequence[ScalePoint], law: ScalingLaw, deadline_days: float) -> None:
-    """Print each point in full."""
+def print_points(result: Sweep, law: ScalingLaw, deadline_days: float) -> None:
+    """Print each point in full, then what they rest on."""
     out = Console()
-    for point in points:
+    for point in result.points:
         _point(out, point, law, deadline_days)
+        out.print()
+    out.print("[bold]assumed, because nothing was given[/]")
+    for item in result.assumptions:
+        line = f"{escape(item.field)}: {escape(item.value)}  [dim]{escape(item.source)}[/]"
+        out.print(Padding(line, (0, 0, 0, 2)))
 
 
 def _point(out: Console, point: ScalePoint, law: ScalingLaw, deadline_days: float) -> None:
@@ -79,11 +65,6 @@ def _point(out: Console, point: ScalePoint, law: ScalingLaw, deadline_days: floa
         out.print(f"[yellow]warning:[/] {late}")
     if point.extrapolated:
         out.print(f"[yellow]extrapolated:[/] {'; '.join(point.extrapolated)}")
-    out.print("[bold]assumed, because nothing was given[/]")
-    for item in (*method(deadline_days), *point.assumptions):
-        line = f"{escape(item.field)}: {escape(item.value)}  [dim]{escape(item.source)}[/]"
-        out.print(Padding(line, (0, 0, 0, 2)))
-    out.print()
 
 
 def print_range(result: Sweep, deadline_days: float) -> None:

@@ -8,17 +8,17 @@ least carbon wins.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import msgspec
 from msgspec import Struct
 
-from carbon_plugin.errors import CarbonPluginError, InfeasibleLayoutError, SpecError
-from carbon_plugin.footprint.account import Factors, Footprint, account
+from carbon_plugin.errors import InfeasibleLayoutError, SpecError
+from carbon_plugin.footprint.account import Factors, account
 from carbon_plugin.footprint.factors import resolve_factors
-from carbon_plugin.plan.forecast import modelled_energies, reservations, run_energies, run_time_figure
-from carbon_plugin.plan.goodput import Goodput, run_goodput
+from carbon_plugin.plan.forecast import modelled_energies, reservations, run_time_figure
 from carbon_plugin.plan.scaling_laws import (
+    TOKEN_OVERHEAD,
     ScalingLaw,
     Split,
     best_split,
@@ -26,61 +26,33 @@ from carbon_plugin.plan.scaling_laws import (
     least_compute,
     loss_of,
     loss_range,
-    token_factor,
     tokens_to_reach,
 )
+from carbon_plugin.plan.scaling_options import (
+    BATCH_SHARES,
+    DAY_S,
+    SEQ_LEN,
+    Hardware,
+    Option,
+    Target,
+    best_option,
+    central_kg,
+    footprint_of,
+    hardware_of,
+    layouts_for,
+)
 from carbon_plugin.plan.scaling_shape import model_of
-from carbon_plugin.plan.search import describe, search_layout
+from carbon_plugin.plan.search import describe
 from carbon_plugin.predict.power import sustained_w
-from carbon_plugin.predict.rates import peak_of
-from carbon_plugin.predict.result import StepPrediction
-from carbon_plugin.predict.step import predict_step
 from carbon_plugin.spec.figure import Assumption, Figure
-from carbon_plugin.spec.hardware import Accelerator, Cluster, Node
-from carbon_plugin.spec.model import TransformerModel
-from carbon_plugin.spec.profiles import Directories, default_node_for, load_accelerator
-from carbon_plugin.spec.run import RunSpec
+from carbon_plugin.spec.hardware import Cluster
+from carbon_plugin.spec.profiles import Directories
 from carbon_plugin.spec.site import Site
-from carbon_plugin.spec.training import Precision, TrainingPlan
 
-SEQ_LEN = 4096
-"""Tokens a sequence."""
-BATCH_SHARES = (1.0, 0.5, 0.25)
-"""Batches tried, over the critical one: a smaller one needs fewer tokens and leaves less to spread over devices."""
-BEST_MFU = 0.7
-"""No cluster smaller than one that would meet the deadline at this MFU is tried."""
-DOUBLINGS = 7
-"""How often the cluster is doubled from there."""
-DRAWS = 1
-"""Samples where only the central value is looked at."""
 MEASURED_DEVICES = 6144
 """Devices of the largest published run that the predictor was compared with."""
 MEASURED_PARAMETERS = 1.01e12
 """Parameters of the largest one."""
-DAY_S = 86400.0
-
-
-class Target(Struct, frozen=True, kw_only=True):
-    """What is to be trained: a model shape, the tokens that it needs at a small batch, and the loss that it reaches."""
-
-    law: ScalingLaw
-    model: TransformerModel
-    split: Split
-    loss: float
-
-
-class Option(Struct, frozen=True, kw_only=True):
-    """One way to train the target: a laid-out run with its predicted step and its time."""
-
-    spec: RunSpec
-    prediction: StepPrediction
-    goodput: Goodput
-    batch_share: float
-
-    @property
-    def time_s(self) -> float:
-        """Of the whole run."""
-        return self.goodput.run_time_s
 
 
 class BatchAnswer(Struct, frozen=True, kw_only=True):
@@ -129,12 +101,31 @@ class ScalePoint(Struct, frozen=True, kw_only=True):
     ideal_kg: float
     by_batch_law: dict[str, BatchAnswer]
     extrapolated: tuple[str, ...]
-    assumptions: tuple[Assumption, ...] = ()
 
     @property
     def embodied_share(self) -> float:
         """Embodied carbon over all carbon of the run."""
         return self.embodied_kg.value / self.total_kg.value
+
+
+class Answer(Struct, frozen=True, kw_only=True):
+    """One point a site, and everything that was assumed."""
+
+    points: tuple[ScalePoint, ...]
+    assumptions: tuple[Assumption, ...]
+
+
+METHOD = (
+    Assumption("sequence", f"{SEQ_LEN:,} tokens", "usual pre-training length"),
+    Assumption("model", "width 128 times depth", "family of Llama 3 (arXiv 2407.21783, table 3)"),
+    Assumption(
+        "batch",
+        f"the best of {', '.join(f'{share:g}' for share in BATCH_SHARES)} times the critical one",
+        f"which costs {TOKEN_OVERHEAD:.0%} more tokens at the critical one (arXiv 2410.21676)",
+    ),
+    Assumption("cluster", "whole nodes, powers of two of devices", "sizes that any layout divides"),
+)
+"""What every answer assumes, besides the assumptions of its forecast."""
 
 
 def target_of_compute(law: ScalingLaw, flops: float) -> Target:
@@ -162,7 +153,7 @@ def answer(
     *,
     profile_dirs: Directories = (),
     seed: int = 0,
-) -> list[ScalePoint]:
+) -> Answer:
     """The best cluster of one accelerator for a target, accounted for at each site; the first decides which is best.
 
     Without an option that meets the deadline the fastest one is given. Raises `InfeasibleLayoutError` if the model fits
@@ -172,141 +163,56 @@ def answer(
         raise SpecError(f"deadline_days is {deadline_days:g}, expected a positive number")
     if not sites:
         raise SpecError("zone: give at least one grid zone")
-    device = load_accelerator(accelerator, profile_dirs=profile_dirs)
-    node = default_node_for(device, profile_dirs=profile_dirs)
+    hardware = hardware_of(accelerator, profile_dirs)
+    # Embodied carbon is that of one device, host and network share: no matter how many.
+    factors = [resolve_factors(site, hardware.cluster(1)) for site in sites]
+    laid_out = layouts_for(target, hardware, sites[0])
     critical = critical_batches(target.loss, target.split.tokens)
+    by_law = {
+        law: best_option(target, batch, hardware, laid_out, factors[0], deadline_days)
+        for law, batch in critical.items()
+    }
     middle = sorted(critical, key=lambda law: critical[law])[1]
-    by_law = {law: _best(target, batch, device, node, sites[0], deadline_days) for law, batch in critical.items()}
     best = by_law[middle]
     if best is None:
         raise InfeasibleLayoutError(
             f"scale: {target.model.name} ({target.model.parameters:.3g} parameters) fits on none of the clusters of "
-            f"{device.name} that were tried, with batches of up to {critical[middle]:.3g} tokens"
+            f"{hardware.device.name} that were tried, with batches of up to {critical[middle]:.3g} tokens"
         )
     points = []
-    for site in sites:
-        factors = resolve_factors(site, best.spec.cluster)
+    for site, given in zip(sites, factors, strict=True):
         answers = {
             law: BatchAnswer(
                 critical_batch=critical[law],
                 devices=option.spec.cluster.devices,
                 time_days=option.time_s / DAY_S,
-                meets_deadline=_meets(option, deadline_days),
-                total_kg=_total_kg(option, factors),
+                meets_deadline=option.meets(deadline_days),
+                total_kg=central_kg(option, given),
             )
             for law, option in by_law.items()
             if option is not None
         }
-        points.append(_point(target, best, answers, site, factors, deadline_days, seed))
-    return points
+        points.append(_point(target, best, hardware, answers, site, given, deadline_days, seed))
+    assumed = [*METHOD, *best.prediction.assumptions, *best.goodput.assumptions]
+    assumed += [item for given in factors for item in given.assumptions]
+    return Answer(points=tuple(points), assumptions=tuple(dict.fromkeys(assumed)))
 
 
-def _best(
-    target: Target, critical: float, device: Accelerator, node: Node, site: Site, deadline_days: float
-) -> Option | None:
-    """Of the options that meet the deadline the one with least carbon; else the fastest; None if nothing fits."""
-    options = list(_options(target, critical, device, node, site, deadline_days))
-    in_time = [option for option in options if _meets(option, deadline_days)]
-    if not in_time:
-        return min(options, key=lambda option: option.time_s, default=None)
-    factors = resolve_factors(site, in_time[0].spec.cluster)
-    return min(in_time, key=lambda option: _total_kg(option, factors))
-
-
-def _meets(option: Option, deadline_days: float) -> bool:
-    return option.time_s <= deadline_days * DAY_S
-
-
-def _options(
-    target: Target, critical: float, device: Accelerator, node: Node, site: Site, deadline_days: float
-) -> Iterator[Option]:
-    """Laid-out runs on clusters of rising size, with each batch; ends one doubling after the deadline is met.
-
-    Carbon of a run hardly falls on a larger cluster, so that no larger one is looked at. Where no cluster meets the
-    deadline smaller ones follow: they fail less often.
-    """
-    precision = usual_precision(device)
-    _, peak = peak_of(device, precision)
-    least = target.split.flops / (BEST_MFU * peak.value * deadline_days * DAY_S)
-    one_node = math.floor(math.log2(node.accelerators))
-    smallest = max(one_node, math.floor(math.log2(least)))
-    fewer = range(smallest - 1, max(one_node, smallest - DOUBLINGS) - 1, -1)
-    met = 0
-    for doubling in (*range(smallest, smallest + DOUBLINGS), *fewer):
-        if met > 1 or (met == 1 and doubling < smallest):
-            return
-        tried = (_option(target, critical, share, device, node, site, 2**doubling, precision) for share in BATCH_SHARES)
-        found = [option for option in tried if option is not None]
-        yield from found
-        met += any(_meets(option, deadline_days) for option in found)
-
-
-def _option(
-    target: Target,
-    critical: float,
-    share: float,
-    device: Accelerator,
-    node: Node,
-    site: Site,
-    devices: int,
-    precision: Precision,
-) -> Option | None:
-    """The fastest layout on so many devices, None if there is none."""
-    # Powers of two, which any layout divides.
-    sequences = 2 ** max(0, math.floor(math.log2(share * critical / SEQ_LEN)))
-    tokens = target.split.tokens * token_factor(sequences * SEQ_LEN, critical)
-    per_node = min(devices, 2 ** math.floor(math.log2(node.accelerators)))
-    spec = RunSpec(
-        name=target.model.name,
-        model=target.model,
-        cluster=Cluster(accelerator=device, node=node, nodes=devices // per_node, devices_per_node=per_node),
-        training=TrainingPlan(seq_len=SEQ_LEN, global_batch_size=sequences, tokens=tokens, precision=precision),
-        site=site,
-    )
-    try:
-        spec = msgspec.structs.replace(spec, layout=search_layout(spec).layout)
-        prediction = predict_step(spec)
-        return Option(spec=spec, prediction=prediction, goodput=run_goodput(spec, prediction), batch_share=share)
-    except CarbonPluginError:
-        # No split of so many devices, no room in memory, or failures that leave no progress.
-        return None
-
-
-def usual_precision(device: Accelerator) -> Precision:
-    """What large models are trained in on a device."""
-    return "bf16" if "bf16" in device.peak_flops else "fp16"
-
-
-def _footprint(option: Option, factors: Factors, draws: int, seed: int) -> Footprint:
-    time = run_time_figure(option.prediction, option.goodput)
-    return account(
-        run_energies(option.spec.cluster, option.prediction, option.goodput),
-        reservations(option.spec.cluster, time.value),
-        factors,
-        duration_spread=(time.low / time.value, time.high / time.value),
-        draws=draws,
-        seed=seed,
-    )
-
-
-def _total_kg(option: Option, factors: Factors) -> float:
-    return _footprint(option, factors, DRAWS, 0).total_kg.value
-
-
-def ideal_kg(target: Target, device: Accelerator, node: Node, precision: Precision, factors: Factors) -> float:
+def ideal_kg(flops: float, hardware: Hardware, factors: Factors) -> float:
     """Carbon of the compute at the peak FLOP/s and sustained power of one node, with nothing lost, kgCO2e."""
-    cluster = Cluster(accelerator=device, node=node, nodes=1, devices_per_node=node.accelerators)
-    _, peak = peak_of(device, precision)
-    time_s = target.split.flops / (peak.value * cluster.devices)
+    node = hardware.node
+    cluster = Cluster(accelerator=hardware.device, node=node, nodes=1, devices_per_node=node.accelerators)
+    time_s = flops / (hardware.peak_flops * cluster.devices)
     watts = sustained_w(cluster)
     power = Figure(watts, watts, watts, "W", "modelled", "back-to-back matrix products")
     energies = modelled_energies(cluster, power, time_s)
-    return account(energies, reservations(cluster, time_s), factors, draws=DRAWS).total_kg.value
+    return account(energies, reservations(cluster, time_s), factors, draws=1).total_kg.value
 
 
 def _point(
     target: Target,
     option: Option,
+    hardware: Hardware,
     by_law: dict[str, BatchAnswer],
     site: Site,
     factors: Factors,
@@ -315,7 +221,7 @@ def _point(
 ) -> ScalePoint:
     spec, prediction, model = option.spec, option.prediction, target.model
     cluster, training = spec.cluster, spec.training
-    footprint = _footprint(option, factors, 2000, seed)
+    footprint = footprint_of(option, factors, seed=seed)
     low, high = loss_range(target.law, target.split)
     assert spec.layout is not None  # an option is laid out
     return ScalePoint(
@@ -336,17 +242,16 @@ def _point(
         step_time_s=prediction.step_time_s.value,
         mfu=prediction.mfu,
         goodput=1 - option.goodput.wasted_s / option.time_s,
-        meets_deadline=_meets(option, deadline_days),
+        meets_deadline=option.meets(deadline_days),
         time_s=run_time_figure(prediction, option.goodput),
         device_hours=cluster.devices * option.time_s / 3600,
         facility_energy_j=footprint.energy_j["facility"],
         operational_kg=footprint.operational_kg,
         embodied_kg=footprint.embodied_kg,
         total_kg=_widened(footprint.total_kg, [item.total_kg for item in by_law.values() if item.meets_deadline]),
-        ideal_kg=ideal_kg(target, cluster.accelerator, cluster.node, training.precision, factors),
+        ideal_kg=ideal_kg(target.split.flops, hardware, factors),
         by_batch_law=by_law,
         extrapolated=_extrapolated(target, cluster),
-        assumptions=(*prediction.assumptions, *option.goodput.assumptions, *factors.assumptions),
     )
 
 

@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterable, Sequence
 from msgspec import Struct
 
 from carbon_plugin.errors import InfeasibleLayoutError
-from carbon_plugin.plan.scaling import ScalePoint, Target, answer
+from carbon_plugin.plan.scaling import ScalePoint, answer
 from carbon_plugin.plan.scaling_laws import ScalingLaw
+from carbon_plugin.plan.scaling_options import Target
+from carbon_plugin.spec.figure import Assumption
 from carbon_plugin.spec.profiles import Directories
 from carbon_plugin.spec.site import Site
 
@@ -34,11 +36,12 @@ class Exponents(Struct, frozen=True, kw_only=True):
 
 
 class Sweep(Struct, frozen=True, kw_only=True):
-    """All points, their exponents, and what could not be trained at all, with the reason."""
+    """All points, their exponents, what could not be trained at all, with the reason, and everything assumed."""
 
     points: tuple[ScalePoint, ...]
     exponents: tuple[Exponents, ...]
     infeasible: tuple[str, ...]
+    assumptions: tuple[Assumption, ...]
 
 
 def sweep(
@@ -56,16 +59,24 @@ def sweep(
     Raises as `answer`, but for models that fit nowhere, which are listed.
     """
     points: list[ScalePoint] = []
+    assumed: list[Assumption] = []
     infeasible = []
     for accelerator in accelerators:
         for target in targets:
             try:
-                points += answer(target, accelerator, sites, deadline_days, profile_dirs=profile_dirs, seed=seed)
+                found = answer(target, accelerator, sites, deadline_days, profile_dirs=profile_dirs, seed=seed)
+                points += found.points
+                assumed += found.assumptions
             except InfeasibleLayoutError as error:
                 infeasible.append(str(error))
             done()
     offset = targets[0].law.offset
-    return Sweep(points=tuple(points), exponents=tuple(_exponents(points, offset)), infeasible=tuple(infeasible))
+    return Sweep(
+        points=tuple(points),
+        exponents=tuple(_exponents(points, offset)),
+        infeasible=tuple(infeasible),
+        assumptions=tuple(dict.fromkeys(assumed)),
+    )
 
 
 def _exponents(points: Sequence[ScalePoint], offset: float) -> Iterable[Exponents]:

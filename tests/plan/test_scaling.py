@@ -36,7 +36,7 @@ USA, FRANCE = Site(zone="USA", pue=1.2), Site(zone="FRA", pue=1.2)
 
 
 def point(flops: float, accelerator: str = "h100-sxm", deadline_days: float = 90) -> ScalePoint:
-    return answer(target_of_compute(CHINCHILLA, flops), accelerator, [USA], deadline_days)[0]
+    return answer(target_of_compute(CHINCHILLA, flops), accelerator, [USA], deadline_days).points[0]
 
 
 @given(law=laws, flops=budgets)
@@ -157,7 +157,7 @@ def test_what_cannot_be_done_in_time_is_given_as_the_fastest_and_marked() -> Non
 
 
 def test_a_cleaner_grid_changes_operational_carbon_only_and_raises_the_embodied_share() -> None:
-    usa, france = answer(target_of_compute(CHINCHILLA, 1e22), "h100-sxm", [USA, FRANCE], 90)
+    usa, france = answer(target_of_compute(CHINCHILLA, 1e22), "h100-sxm", [USA, FRANCE], 90).points
 
     assert (usa.zone, france.zone) == ("USA", "FRA")
     assert usa.embodied_kg.value == pytest.approx(france.embodied_kg.value)
