@@ -15,6 +15,7 @@ from msgspec import Struct
 from carbon_plugin.audit import wording
 from carbon_plugin.audit.result import AuditSummary, Device
 from carbon_plugin.errors import CarbonPluginError
+from carbon_plugin.spec.devices import DeviceIdentity
 from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.profiles import find_accelerator, find_node
 
@@ -118,7 +119,13 @@ def _device(summary: AuditSummary, path: Path) -> Reason:
     )
     notes = [note for note in (identity.note, *device.notes) if note]
     profile = [f"profile {identity.profile}"] if identity.profile else []
-    return Reason(how, [*profile, *notes, *_ledgers(summary)])
+    return Reason(how, [*profile, *_accuracy(identity), *notes, *_ledgers(summary)])
+
+
+def _accuracy(identity: DeviceIdentity) -> list[str]:
+    """What is known of how well a meter reads."""
+    known = identity.accuracy
+    return [f"meter: within {known.proportional:.1%} (p10 to p90), {known.source}"] if known else []
 
 
 def _meters(devices: Sequence[Device]) -> list[str]:

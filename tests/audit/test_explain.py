@@ -16,6 +16,7 @@ from carbon_plugin.cli.main import run
 from carbon_plugin.errors import ReportError
 from carbon_plugin.footprint.account import Factors
 from carbon_plugin.footprint.factors import resolve_factors
+from carbon_plugin.spec.devices import Accuracy
 from carbon_plugin.spec.hardware import Cluster
 from carbon_plugin.spec.profiles import load_accelerator, load_node
 from carbon_plugin.spec.site import Instrument, Site
@@ -93,6 +94,15 @@ def test_total_is_followed_to_meters_factors_profiles_and_seed(summary: AuditSum
     assert "hardware_profiles/accelerators/h100-sxm.yaml, field embodied_kg" in device
     host = found["factors.embodied_kg.host"].sources
     assert "hardware_profiles/nodes/dgx-h100.yaml, field host.embodied_kg" in host
+
+
+def test_accuracy_of_a_meter_is_among_the_sources(summary: AuditSummary) -> None:
+    known = Accuracy(proportional=0.05, source="arXiv 2312.02741")
+    device = msgspec.structs.replace(
+        summary.devices[0], identity=msgspec.structs.replace(summary.devices[0].identity, accuracy=known)
+    )
+    told = explain(msgspec.structs.replace(summary, devices=[device]), "devices.0")[0].sources
+    assert "meter: within 5.0% (p10 to p90), arXiv 2312.02741" in told
 
 
 def test_number_of_another_profile_is_not_called_the_shipped_one(factors_of_a_cluster: Factors, tmp_path: Path) -> None:
