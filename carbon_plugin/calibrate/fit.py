@@ -49,10 +49,11 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """Logs of the fitted multipliers, in the order of `parameters`."""
+    """Logs of the fitted multipliers and their posterior spreads (one sigma), in the order of `parameters`."""
 
     parameters: tuple[Parameter, ...]
     logs: Floats
+    spreads: Floats
 
     def multiplier(self, name: str) -> float:
         """Fitted factor of a parameter on its prior."""
@@ -60,8 +61,16 @@ class Fit:
         return float(np.exp(self.logs[names.index(name)]))
 
 
-def fit(table: Table, parameters: Sequence[Parameter], keep: Mask | None = None, start: Floats | None = None) -> Fit:
-    """Fit `parameters` to the rows where `keep` is true. Parameters without rows stay at their prior."""
+def fit(
+    table: Table,
+    parameters: Sequence[Parameter],
+    keep: Mask | None = None,
+    start: Floats | None = None,
+    weights: Floats | None = None,
+) -> Fit:
+    """Fit `parameters` to the rows where `keep` is true. Parameters without rows stay at their prior.
+
+    `weights` of the rows are `row_weights` unless given. Raises `SpecError` without scipy."""
     try:
         from scipy.optimize import least_squares
     except ImportError as error:
@@ -69,11 +78,11 @@ def fit(table: Table, parameters: Sequence[Parameter], keep: Mask | None = None,
     used = np.ones(table.measured_s.size, dtype=bool) if keep is None else keep
     masks = [parameter.rows(table) for parameter in parameters]
     sigmas = np.array([parameter.sigma for parameter in parameters])
-    weights, spreads = np.sqrt(row_weights(table)), row_sigmas(table)
+    roots, spreads = np.sqrt(row_weights(table) if weights is None else weights), row_sigmas(table)
 
     def robust_errors(logs: Floats) -> Floats:
         error = np.log(_predicted(table, parameters, masks, logs) / table.measured_s) / spreads
-        return np.asarray(weights * np.sign(error) * np.sqrt(2 * (np.sqrt(1 + error * error) - 1)))
+        return np.asarray(roots * np.sign(error) * np.sqrt(2 * (np.sqrt(1 + error * error) - 1)))
 
     def residuals(logs: Floats) -> Floats:
         return np.concatenate([robust_errors(logs)[used], logs / sigmas])
@@ -92,7 +101,9 @@ def fit(table: Table, parameters: Sequence[Parameter], keep: Mask | None = None,
     groups = _disjoint_groups(masks)
     begin = np.zeros(len(parameters)) if start is None else start
     solution = least_squares(residuals, begin, jac=jacobian, method="trf", ftol=TOLERANCE, max_nfev=MAX_EVALUATIONS)
-    return Fit(tuple(parameters), np.asarray(solution.x))
+    # Every parameter has a prior row in the Jacobian, so this matrix is never singular.
+    posterior = np.linalg.inv(solution.jac.T @ solution.jac)
+    return Fit(tuple(parameters), np.asarray(solution.x), np.sqrt(np.diag(posterior)))
 
 
 def _disjoint_groups(masks: Sequence[Mask]) -> list[list[int]]:
@@ -153,7 +164,7 @@ def _constants(
     table: Table, parameters: Sequence[Parameter], masks: Sequence[Mask], logs: Floats
 ) -> tuple[Constants, Floats]:
     columns: dict[str, Any] = {f.name: np.array(getattr(table.prior, f.name)) for f in fields(Constants)}
-    factor = np.ones(table.measured_s.size)
+    factor = np.array(table.prior_factor)
     for parameter, mask, log in zip(parameters, masks, logs, strict=True):
         column = factor if parameter.field == FACTOR else columns[parameter.field]
         column[mask] *= np.exp(log)

@@ -29,7 +29,8 @@ from carbon_plugin.spec.stack import Stack
 @dataclass(frozen=True, slots=True)
 class Table:
     """n rows. `shipped` constants are the profiles' and stacks' own, `prior` what the laws and priors say without
-    any calibration; `sheet` carries the shipped framework factors. Labels are string arrays of shape (n,)."""
+    any calibration (framework factors of 1); `sheet` carries the shipped framework factors. Labels are string arrays
+    of shape (n,)."""
 
     rows: tuple[PublishedRow, ...]
     shape: Shape
@@ -38,6 +39,7 @@ class Table:
     sheet: Datasheet
     shipped: Constants
     prior: Constants
+    prior_factor: NDArray[np.float64]
     measured_s: NDArray[np.float64]
     source: NDArray[np.str_]
     accelerator: NDArray[np.str_]
@@ -68,6 +70,7 @@ def tabulate(rows: Sequence[PublishedRow]) -> Table:
                 for spec in specs
             ]
         ),
+        prior_factor=np.ones(len(rows)),
         measured_s=np.array([row.measured_step_time_s for row in rows]),
         source=np.array([row.source for row in rows]),
         accelerator=np.array([device.name for device in devices]),

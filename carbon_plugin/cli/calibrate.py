@@ -1,36 +1,102 @@
-"""`carbon-plugin calibrate`: fit the shipped constants again from the published rows and compare."""
+"""`carbon-plugin calibrate`: constants of the user's device and software from rows or from a run of our own."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from carbon_plugin.errors import SpecError
+
+if TYPE_CHECKING:
+    from carbon_plugin.calibrate.user_fit import Calibration
+
+FIRST_DIGITS = 5e-4
+"""Relative difference below which two constants agree in the first three digits."""
+
 
 def calibrate(
+    measured: Annotated[
+        Path | None,
+        typer.Argument(help="Run directory with ledgers, or rows (YAML, or vTrain's CSV).", show_default=False),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Write the profile to this file.", show_default=False)
+    ] = None,
     reproduce_shipped: Annotated[
         bool, typer.Option("--reproduce-shipped", help="Refit from the published rows and compare to what is shipped.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
 ) -> None:
-    """Fit constants to measured rows; today the shipped ones, from the published rows."""
-    import msgspec
+    """Fit constants to measured step times: those that the rows can tell; each of the others is refused with a reason.
 
+    The profile replaces ours under `plan --profiles FOLDER`; what belongs to the software goes to FOLDER/stacks.
+    """
+    if reproduce_shipped:
+        if measured is not None or output is not None:
+            raise SpecError("calibrate: --reproduce-shipped fits the published rows, expected no rows and no --output")
+        _reproduce(as_json)
+        return
+    if measured is None:
+        raise SpecError("calibrate: expected a run directory or a file of rows, or --reproduce-shipped")
+    from carbon_plugin.calibrate.ledger_rows import ledger_rows
+    from carbon_plugin.calibrate.rows import read_rows
+    from carbon_plugin.calibrate.user_fit import calibrate as fit_rows
+
+    rows, skipped = ledger_rows(measured) if measured.is_dir() else read_rows(measured)
+    calibration = fit_rows(rows, skipped)
+    written = []
+    if output is not None and calibration.fitted:
+        from datetime import UTC, datetime
+
+        from carbon_plugin.calibrate.user_profile import provenance, write_profile
+
+        source = provenance(calibration, measured.name, datetime.now(UTC).date().isoformat())
+        written = write_profile(output, rows, calibration, source)
+    if as_json:
+        _print_json(calibration)
+    else:
+        _print(calibration)
+    for path in written:
+        typer.echo(f"written to {path}", err=as_json)
+    if not calibration.fitted:
+        typer.echo("error: the rows tell no constant; nothing is written", err=True)
+        raise typer.Exit(1)
+
+
+def _reproduce(as_json: bool) -> None:
     from carbon_plugin.calibrate.shipped import compare, refit
-    from carbon_plugin.errors import SpecError
 
-    if not reproduce_shipped:
-        raise SpecError("calibrate: say what to fit; --reproduce-shipped refits the constants that we ship")
     constants = compare(*refit())
     if as_json:
-        typer.echo(msgspec.json.format(msgspec.json.encode(constants), indent=2).decode())
+        _print_json(constants)
         return
     apart = 0
     for constant in constants:
-        same = constant.shipped is not None and abs(constant.refitted / constant.shipped - 1) < 5e-4
+        same = constant.shipped is not None and abs(constant.refitted / constant.shipped - 1) < FIRST_DIGITS
         apart += not same
         shipped = "none" if constant.shipped is None else f"{constant.shipped:.4g}"
         typer.echo(f"{constant.name:56s} refitted {constant.refitted:<10.4g} shipped {shipped}{'' if same else '  <-'}")
     typer.echo(f"{len(constants)} constants, {apart} differ in the first 3 digits")
     if apart:
         raise typer.Exit(1)
+
+
+def _print(calibration: Calibration) -> None:
+    typer.echo(f"{calibration.accelerator}: {len(calibration.rows)} rows, {len(calibration.skipped)} skipped")
+    for row in calibration.skipped:
+        typer.echo(f"  skipped {row.id}: {row.reason}")
+    for constant in calibration.fitted:
+        name = constant.field if constant.kernel is None else f"{constant.field}.{constant.kernel}"
+        name += f" of {constant.stack}" if constant.stack else ""
+        typer.echo(f"  fitted  {name}: {constant.before:.4g} -> {constant.after:.4g} +-{constant.spread:.1%}")
+    for refused in calibration.refused:
+        typer.echo(f"  refused {refused.name}: {refused.reason}")
+    typer.echo(f"mean error {calibration.mape_before:.1f} % before, {calibration.mape_after:.1f} % after")
+
+
+def _print_json(document: Any) -> None:
+    import msgspec
+
+    typer.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())

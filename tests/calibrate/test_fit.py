@@ -49,7 +49,8 @@ def test_a_constant_that_no_row_shows_stays_at_its_prior(a100_rows) -> None:
 
 def select_rows(table, mask):
     parts = {name: take(getattr(table, name), mask) for name in ("shape", "layout", "work", "sheet", "prior")}
-    return replace(table, **parts, measured_s=table.measured_s[mask], source=table.source[mask])
+    names = ("measured_s", "source", "framework", "sparse", "prior_factor")
+    return replace(table, **parts, **{name: getattr(table, name)[mask] for name in names})
 
 
 def test_the_shipped_constants_are_the_fit_of_the_shipped_rows() -> None:

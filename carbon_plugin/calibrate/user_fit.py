@@ -1,0 +1,205 @@
+"""A few rows of the user's to constants of the user's device and software: only those that the rows can tell.
+
+The shipped constants (or the law, for a device that nobody calibrated) are the prior; one that the rows hardly
+narrow is refused, with the reason, and keeps its prior value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from carbon_plugin.calibrate.fit import FACTOR, WEIGHT_ROWS, Fit, Mask, Parameter, fit, fitted_step_time_s
+from carbon_plugin.calibrate.rows import PublishedRow, SkippedRow
+from carbon_plugin.calibrate.table import Table, tabulate
+from carbon_plugin.errors import SpecError
+from carbon_plugin.predict.rates import is_calibrated
+from carbon_plugin.spec.stack import STACKS
+
+# Spread of a constant's logarithm before the rows are seen: (where a fit or a measurement is behind it, otherwise).
+DEVICE_SIGMAS = {
+    "gemm_share": (0.05, 0.15),
+    "memory_share": (0.1, 0.2),
+    "attention_flops": (0.1, 0.3),
+    "fp8_gemm_share": (0.1, 0.15),
+    "overlap_contention": (0.15, 0.25),
+    "scaleup_share": (0.15, 0.15),
+    "scaleup_latency_s": (0.4, 0.4),
+    "scaleout_share": (0.2, 0.2),
+    "scaleout_latency_s": (0.4, 0.4),
+    "all_to_all_share": (0.4, 0.5),
+}
+STACK_SIGMAS = {FACTOR: (0.05, 0.3), "host_op_time_s": (0.2, 0.4)}
+"""The same for a framework that we ship a stack of, and for any other."""
+
+NARROWED = 0.7
+"""Posterior over prior spread above which the rows have told next to nothing about a constant."""
+SEEN = 0.005
+"""Relative change of the step time of the most sensitive row, for a constant 10 % larger, below which no row shows
+the constant: a tenth of the spread from row to row."""
+NUDGE = 0.1
+
+
+class FittedConstant(Struct, frozen=True, kw_only=True):
+    """A constant that the rows tell, in the unit of its field. `spread` is one relative standard deviation.
+
+    `stack` names the software stack that it belongs to, None for the device; `kernel` the attention kernel."""
+
+    field: str
+    stack: str | None
+    kernel: str | None
+    before: float
+    after: float
+    spread: float
+
+
+class RefusedConstant(Struct, frozen=True, kw_only=True):
+    """A constant that the rows cannot tell, and why."""
+
+    name: str
+    reason: str
+
+
+class RowResidual(Struct, frozen=True, kw_only=True):
+    """One row: measured, and predicted before and after the fit, seconds."""
+
+    id: str
+    measured_s: float
+    before_s: float
+    after_s: float
+
+
+class Calibration(Struct, frozen=True, kw_only=True):
+    """What rows on one accelerator taught. Mean absolute errors in percent of the measured time."""
+
+    accelerator: str
+    fitted: tuple[FittedConstant, ...]
+    refused: tuple[RefusedConstant, ...]
+    rows: tuple[RowResidual, ...]
+    skipped: tuple[SkippedRow, ...]
+    mape_before: float
+    mape_after: float
+
+
+def calibrate(rows: Sequence[PublishedRow], skipped: Sequence[SkippedRow] = ()) -> Calibration:
+    """Fit what the rows can tell of their one accelerator and its software.
+
+    Raises `SpecError` without rows, for rows on several accelerators, and without scipy."""
+    if not rows:
+        reasons = f"; {skipped[0].id}: {skipped[0].reason}" if skipped else ""
+        raise SpecError(f"calibrate: none of {len(skipped)} rows can be predicted{reasons}")
+    devices = sorted({row.accelerator for row in rows})
+    if len(devices) > 1:
+        raise SpecError(
+            f"calibrate: rows on {', '.join(devices)}; expected one accelerator, give the rows of each alone"
+        )
+    table = tabulate(rows)
+    table = replace(table, prior=table.shipped, prior_factor=np.asarray(table.sheet.framework_factor))
+    before_s = fitted_step_time_s(table, _unfitted())
+    parameters, refused = _identified(table, _parameters(table))
+    fitted = _fit(table, parameters)
+    after_s = fitted_step_time_s(table, fitted)
+    return Calibration(
+        accelerator=devices[0],
+        fitted=tuple(_constant(table, fitted, index) for index in range(len(parameters))),
+        refused=tuple(refused),
+        rows=tuple(
+            RowResidual(id=row.id, measured_s=row.measured_step_time_s, before_s=float(before), after_s=float(after))
+            for row, before, after in zip(rows, before_s, after_s, strict=True)
+        ),
+        skipped=tuple(skipped),
+        mape_before=100 * float(np.mean(np.abs(before_s / table.measured_s - 1))),
+        mape_after=100 * float(np.mean(np.abs(after_s / table.measured_s - 1))),
+    )
+
+
+def _parameters(table: Table) -> list[Parameter]:
+    """Every constant of the device, of each attention kernel in use, and of each framework."""
+    known = is_calibrated(table.rows[0].spec.cluster.accelerator)
+    found = []
+    for field, sigmas in DEVICE_SIGMAS.items():
+        sigma = sigmas[0] if known else sigmas[1]
+        if field == "attention_flops":
+            found += [
+                Parameter(f"{field}.{kernel}", field, _where("kernel", str(kernel)), sigma)
+                for kernel in np.unique(table.kernel)
+                if kernel != "unfused"
+            ]
+        elif field == "fp8_gemm_share":
+            found.append(Parameter(field, field, lambda table: table.narrow, sigma))
+        else:
+            found.append(Parameter(field, field, lambda table: table.measured_s > 0, sigma))
+    for framework in np.unique(table.framework):
+        for field, (shipped, other) in STACK_SIGMAS.items():
+            sigma = shipped if framework in STACKS else other
+            found.append(Parameter(f"{field} of {framework}", field, _where("framework", str(framework)), sigma))
+    return found
+
+
+def _where(label: str, value: str) -> Callable[[Table], Mask]:
+    return lambda table: np.asarray(getattr(table, label) == value)
+
+
+def _identified(table: Table, parameters: list[Parameter]) -> tuple[list[Parameter], list[RefusedConstant]]:
+    """Those that the rows tell. The one told least is refused first, because the others may then be told better."""
+    refused = []
+    kept = []
+    for parameter in parameters:
+        change = _largest_change(table, parameter)
+        if change < SEEN:
+            reason = "no row shows it" if change < SEEN / 100 else f"10 % more of it moves no row by over {change:.1%}"
+            refused.append(RefusedConstant(name=parameter.name, reason=reason))
+        else:
+            kept.append(parameter)
+    while kept:
+        fitted = _fit(table, kept)
+        narrowed = fitted.spreads / np.array([parameter.sigma for parameter in kept])
+        worst = int(np.argmax(narrowed))
+        if narrowed[worst] <= NARROWED:
+            break
+        reason = (
+            f"its prior of +-{kept[worst].sigma:.0%} narrows only to +-{fitted.spreads[worst]:.0%}: too few rows, or "
+            "rows that other constants explain as well"
+        )
+        refused.append(RefusedConstant(name=kept.pop(worst).name, reason=reason))
+    return kept, refused
+
+
+def _largest_change(table: Table, parameter: Parameter) -> float:
+    """Relative change of the step time of the most sensitive row for a constant 10 % larger."""
+    nudged = Fit((parameter,), np.array([np.log1p(NUDGE)]), np.zeros(1))
+    change = fitted_step_time_s(table, nudged) / fitted_step_time_s(table, _unfitted()) - 1
+    return float(np.max(np.abs(change)))
+
+
+def _fit(table: Table, parameters: Sequence[Parameter]) -> Fit:
+    """Rows count alike, and together as no more than `WEIGHT_ROWS`: a thousand rows of one machine share its bias."""
+    if not parameters:
+        return _unfitted()
+    rows = table.measured_s.size
+    weights: NDArray[np.float64] = np.full(rows, min(1.0, WEIGHT_ROWS / rows))
+    return fit(table, parameters, weights=weights)
+
+
+def _unfitted() -> Fit:
+    return Fit((), np.zeros(0), np.zeros(0))
+
+
+def _constant(table: Table, fitted: Fit, index: int) -> FittedConstant:
+    parameter = fitted.parameters[index]
+    column = table.prior_factor if parameter.field == FACTOR else getattr(table.prior, parameter.field)
+    first = int(np.argmax(parameter.rows(table)))
+    before = float(column[first])
+    on_stack = parameter.field in STACK_SIGMAS
+    return FittedConstant(
+        field=parameter.field,
+        stack=str(table.framework[first]) if on_stack else None,
+        kernel=str(table.kernel[first]) if parameter.field == "attention_flops" else None,
+        before=before,
+        after=before * float(np.exp(fitted.logs[index])),
+        spread=float(fitted.spreads[index]),
+    )

@@ -1,0 +1,94 @@
+"""A calibration as files: the device's profile with the constants that were told, and a stack for the software."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from carbon_plugin.calibrate.rows import PublishedRow
+from carbon_plugin.calibrate.user_fit import Calibration, FittedConstant
+from carbon_plugin.spec.figure import Sourced
+from carbon_plugin.spec.hardware import Accelerator, Efficiency
+from carbon_plugin.spec.stack import Stack
+
+SOURCE = "user-calibration"
+DIGITS = 6
+P90_SIGMAS = 1.2816
+"""Standard deviations from the middle of a normal distribution to its 90th percentile."""
+
+
+def provenance(calibration: Calibration, origin: str, date: str) -> str:
+    """One line: from what, when, from how many rows, how well. `origin` is the file or run directory."""
+    ids = [row.id for row in calibration.rows]
+    named = ids[0] if len(ids) == 1 else f"{ids[0]} to {ids[-1]}"
+    return (
+        f"carbon-plugin calibrate {origin}, {date}: {len(ids)} rows ({named}), mean error "
+        f"{calibration.mape_before:.1f} % before, {calibration.mape_after:.1f} % after"
+    )
+
+
+def user_profile(device: Accelerator, calibration: Calibration, source: str) -> Accelerator:
+    """The profile with the fitted constants in place of its own; it keeps its name, so that it overrides it."""
+    changes: dict[str, Any] = {}
+    attention = dict(device.efficiency.attention_flops)
+    for constant in calibration.fitted:
+        if constant.stack is None and constant.kernel is not None:
+            attention[constant.kernel] = _sourced(constant)
+        elif constant.stack is None:
+            changes[constant.field] = _sourced(constant)
+    efficiency: Efficiency = msgspec.structs.replace(device.efficiency, attention_flops=attention, **changes)
+    return msgspec.structs.replace(device, efficiency=efficiency, sources={**device.sources, SOURCE: source})
+
+
+def user_stacks(rows: Sequence[PublishedRow], fitted: Iterable[FittedConstant]) -> dict[str, Stack]:
+    """Stacks of the frameworks of which something was told, by name: that of their first row with it put in."""
+    changes: dict[str, dict[str, float]] = {}
+    for constant in fitted:
+        if constant.stack is not None:
+            changes.setdefault(constant.stack, {})[constant.field] = _rounded(constant.after)
+    first = {row.framework: row.spec.stack for row in reversed(rows)}
+    return {name: msgspec.structs.replace(first[name], **values) for name, values in changes.items()}
+
+
+def write_profile(path: Path, rows: Sequence[PublishedRow], calibration: Calibration, source: str) -> list[Path]:
+    """Write the device's profile to `path` and each stack to `stacks/NAME.yaml` beside it; gives what was written.
+
+    `source` is the provenance. `carbon-plugin plan --profiles` takes the folder."""
+    profile = user_profile(rows[0].spec.cluster.accelerator, calibration, source)
+    written = [_write(path, profile, source)]
+    for name, stack in user_stacks(rows, calibration.fitted).items():
+        written.append(_write(path.parent / "stacks" / f"{name}.yaml", stack, source))
+    return written
+
+
+def _write(path: Path, value: Accelerator | Stack, source: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    body = msgspec.yaml.encode(_stated(msgspec.to_builtins(value))).decode()
+    path.write_text(f"# {source}\n{body}", encoding="utf-8")
+    return path
+
+
+def _stated(value: Any) -> Any:
+    """Plain data without fields that are None or empty: an absent field means the same and reads better."""
+    if isinstance(value, dict):
+        return {key: _stated(item) for key, item in value.items() if item not in (None, [], {})}
+    return [_stated(item) for item in value] if isinstance(value, list) else value
+
+
+def _sourced(constant: FittedConstant) -> Sourced:
+    spread = P90_SIGMAS * constant.spread
+    return Sourced(
+        value=_rounded(constant.after),
+        source=SOURCE,
+        confidence="fitted",
+        low=_rounded(constant.after / (1 + spread)),
+        high=_rounded(constant.after * (1 + spread)),
+        note=f"was {constant.before:.4g}",
+    )
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.{DIGITS}g}")
