@@ -41,6 +41,8 @@ PARTS = {
     "overhead": "all other time, as stated",
 }
 GIB = 2**30
+LEAST_SHARE = 0.02
+"""Uncertain inputs below this share of the range are not worth a word."""
 
 # Units by rising size; a row is printed in the largest that its central value reaches.
 TIME_UNITS = ((1.0, "s"), (60.0, "min"), (3600.0, "h"), (86400.0, "days"))
@@ -147,7 +149,7 @@ def _run(out: Console, forecast: Forecast) -> None:
     device = "GPUs" if forecast.spec.cluster.accelerator.kind == "gpu" else "devices"
     row("time", forecast.run_time_s, TIME_UNITS)
     row("device-hours", forecast.device_hours, ((1.0, "h"),))
-    names = {"gpu": device, "node": "nodes", "it": "IT (and network; no storage)", "facility": "facility (with PUE)"}
+    names = {"gpu": device, "node": "nodes", "it": "IT, without storage", "facility": "facility (with PUE)"}
     for total in ladder(footprint.energy_j):
         row(f"energy, {names[total.rung]}", total.energy, ENERGY_UNITS)
     row("operational carbon", footprint.operational_kg, CARBON_UNITS)
@@ -167,6 +169,11 @@ def _run(out: Console, forecast: Forecast) -> None:
     if wide is not None:
         size, unit = fitting_unit(footprint.total_kg.value, CARBON_UNITS)
         out.print(f"  95 % interval of total carbon: {number(wide[0] / size)} to {number(wide[1] / size)} {unit}")
+    ranked = [
+        f"{escape(driver.scope)} {driver.share:.0%}" for driver in forecast.drivers if driver.share >= LEAST_SHARE
+    ]
+    if ranked:
+        out.print(f"  what the range comes from: {', '.join(ranked)}")
     out.print()
 
 

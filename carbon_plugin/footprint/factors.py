@@ -10,7 +10,7 @@ from carbon_plugin.footprint.grid import UNIT, stale_warning
 from carbon_plugin.footprint.pue import resolve_pue
 from carbon_plugin.footprint.site_intensity import Period, average_intensity, marginal_intensity
 from carbon_plugin.footprint.water import resolve_water
-from carbon_plugin.footprint.zones import locate
+from carbon_plugin.footprint.zones import find
 from carbon_plugin.spec.figure import Assumption, Figure
 from carbon_plugin.spec.hardware import Cluster
 from carbon_plugin.spec.site import Site
@@ -28,7 +28,7 @@ def resolve_factors(
     pue, life, utilisation = resolve_pue(site), lifetime(site), fleet_utilisation(site)
     embodied = embodied_factors(cluster) if cluster is not None else {}
     building = building_kg(cluster) if cluster is not None and site.building else None
-    water = resolve_water(site, locate(site.zone) if site.zone is not None else None)
+    water = resolve_water(site, find(site.zone))
     stale = stale_warning(intensity, today=today)
     optional = {"site.fleet_utilisation": utilisation, "site.building": building}
     return Factors(

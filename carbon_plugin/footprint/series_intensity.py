@@ -17,7 +17,7 @@ from carbon_plugin.footprint.grid import TYPICAL_DRIFT, UNIT
 from carbon_plugin.footprint.series import SHIFT_S, Trace, gaps
 from carbon_plugin.footprint.series_file import load_trace
 from carbon_plugin.footprint.site_intensity import Period
-from carbon_plugin.footprint.zones import locate
+from carbon_plugin.footprint.zones import find
 from carbon_plugin.spec.figure import Figure, Kind
 from carbon_plugin.spec.moment import iso_utc
 from carbon_plugin.spec.site import SeriesFile
@@ -29,7 +29,7 @@ def series_intensity(file: str | SeriesFile, zone: str | None, period: Period | 
     """Mean of a series over a period (None: over all of it), with what a reader must know about it."""
     trace = load_trace(file)
     figure, notes = _mean(trace, period)
-    missing = gaps(trace)
+    area, missing = find(zone), gaps(trace)
     if missing:
         hours = sum(end - start for start, end in missing) / 3600
         notes.append(f"{len(missing)} gaps of {hours:,.4g} hours in all are in the series and left out of its means")
@@ -37,7 +37,7 @@ def series_intensity(file: str | SeriesFile, zone: str | None, period: Period | 
         notes.append("the series states no basis: give basis, for instance lifecycle average consumption")
     return Intensity(
         zone=zone or "series",
-        zone_name=locate(zone).name if zone else trace.source.split(",")[0],
+        zone_name=area.name if area else zone or trace.source.split(",")[0],
         figure=figure,
         year=datetime.fromtimestamp(trace.end_unix_s - 1, UTC).year,
         basis=trace.basis,

@@ -48,6 +48,14 @@ def locate(zone: str) -> Area:
             raise FootprintError(f"zone {zone!r}: unknown prefix {other!r}, expected egrid, gcp, aws or azure")
 
 
+def find(zone: str | None) -> Area | None:
+    """The area that a zone names, None for a word of the user's for a place whose intensity comes with it."""
+    try:
+        return None if zone is None else locate(zone)
+    except FootprintError:
+        return None
+
+
 def cloud_region(zone: str | None) -> tuple[str, str] | None:
     """Provider and region of a zone with a cloud prefix ("aws:eu-north-1" -> ("aws", "eu-north-1")), else None."""
     provider, separator, region = (zone or "").partition(":")

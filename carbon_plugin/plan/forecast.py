@@ -13,6 +13,7 @@ from msgspec import Struct
 import carbon_plugin
 from carbon_plugin.errors import SpecError
 from carbon_plugin.footprint.account import EnergyItem, Factors, Footprint, Reservation, account
+from carbon_plugin.footprint.drivers import Driver, drivers
 from carbon_plugin.footprint.factors import resolve_factors
 from carbon_plugin.footprint.site_intensity import Period
 from carbon_plugin.plan.goodput import Goodput, run_goodput
@@ -35,6 +36,7 @@ class Forecast(Struct, frozen=True, kw_only=True):
     `run_time_s` covers training steps and all other time of the run, by part in `goodput`; `device_hours` is devices
     times that. `footprint` has energy by rung, operational and embodied carbon; `wasted` is the part of it that the
     time neither trained nor evaluated in takes (None where there is no such time). `seed` reproduces their sampling.
+    `drivers` are the uncertain inputs, the one that moves total carbon most first.
     """
 
     version: int
@@ -54,6 +56,7 @@ class Forecast(Struct, frozen=True, kw_only=True):
     seed: int
     goodput: Goodput | None = None
     wasted: Footprint | None = None
+    drivers: tuple[Driver, ...] = ()
 
 
 def make_forecast(spec: RunSpec, *, seed: int = 0) -> Forecast:
@@ -75,14 +78,14 @@ def make_forecast(spec: RunSpec, *, seed: int = 0) -> Forecast:
     factors = resolve_factors(spec.site, spec.cluster, period=Period(spec.start_unix_s, run_time.value))
     stretch = (run_time.low / run_time.value, run_time.high / run_time.value)
     energies = run_energies(spec.cluster, prediction, goodput)
-    footprint = account(
-        energies, reservations(spec.cluster, run_time.value), factors, duration_spread=stretch, seed=seed
-    )
+    reserved = reservations(spec.cluster, run_time.value)
+    footprint = account(energies, reserved, factors, duration_spread=stretch, seed=seed)
     wasted = None
     if goodput.wasted_s > 0:
         lost = wasted_energies(spec.cluster, prediction, goodput)
-        reserved = reservations(spec.cluster, goodput.wasted_s)
-        wasted = account(lost, reserved, factors, duration_spread=stretch, seed=seed)
+        wasted = account(
+            lost, reservations(spec.cluster, goodput.wasted_s), factors, duration_spread=stretch, seed=seed
+        )
     price = spec.price_usd_per_device_hour
     assumptions = (*spec.assumptions, *prediction.assumptions, *goodput.assumptions, *factors.assumptions)
     return Forecast(
@@ -103,6 +106,7 @@ def make_forecast(spec: RunSpec, *, seed: int = 0) -> Forecast:
         seed=seed,
         goodput=goodput,
         wasted=wasted,
+        drivers=drivers(energies, reserved, factors, duration_spread=stretch),
     )
 
 

@@ -185,8 +185,8 @@ def _paused(
 
 
 def _hours(factors: Factors) -> tuple[str, ...]:
-    """What must be known about the hours of a series; the notes on an annual mean are among the plan's assumptions."""
-    return () if factors.intensity.granularity == "annual" else factors.intensity.notes
+    """What must be known about an intensity; the usual notes on an annual mean are among the plan's assumptions."""
+    return factors.warnings if factors.intensity.granularity == "annual" else factors.intensity.notes
 
 
 def _schedule(spec: RunSpec, work_s: float, threshold: float) -> tuple[Schedule, Factors]:

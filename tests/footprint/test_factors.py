@@ -52,6 +52,13 @@ def test_factors_survive_json_and_plain_data(h100_cluster: Cluster) -> None:
     assert msgspec.json.decode(msgspec.json.encode(factors), type=Factors) == factors
 
 
+def test_with_an_intensity_of_its_own_a_place_may_have_any_name() -> None:
+    factors = resolve_factors(Site(zone="our hall in the woods", intensity_g_per_kwh=50), None, today=TODAY)
+
+    assert factors.intensity.zone_name == "our hall in the woods"
+    assert factors.water_l_per_kwh == {}
+
+
 def test_an_unknown_zone_is_an_error(h100_cluster: Cluster) -> None:
     with pytest.raises(FootprintError, match=r"nearest: .*Sweden"):
         resolve_factors(Site(zone="Sweeden"), h100_cluster)

@@ -13,6 +13,9 @@ import pytest
 
 from carbon_plugin.audit.summary import summarise
 from carbon_plugin.errors import FootprintError
+from carbon_plugin.footprint.account import Basis
+from carbon_plugin.footprint.cache import DiskCache
+from carbon_plugin.footprint.provider import LiveSample
 from carbon_plugin.ledger.reader import read_run
 from carbon_plugin.ledger.records import DeviceEnergy, Event, Manifest, Window
 from carbon_plugin.monitor.intensity import IntensityWatch
@@ -136,6 +139,27 @@ def test_a_live_value_falls_back_on_the_series_of_the_site(tmp_path, maps, monke
     watch = IntensityWatch(site, live_environment(maps, tmp_path))
 
     assert watch.of_window(unix_s("2026-01-01T00:00Z", "t"), unix_s("2026-01-01T01:00Z", "t"), 41.0) == (100, None)
+
+
+def test_the_ledger_is_told_when_a_live_value_ages_and_is_given_up(tmp_path, maps):
+    environ = live_environment(maps, tmp_path)
+    maps.server.shutdown()  # nobody answers any more: only the cache of an earlier process knows a value
+    watch = IntensityWatch(Site(zone="FRA", live=LiveSource(provider="electricity-maps")), environ)
+    basis = Basis(scope="lifecycle", signal="average", boundary="consumption")
+    fetched = LiveSample(provider="electricity-maps", zone="FR", g_per_kwh=100.0, at_unix_s=1e9, basis=basis)
+    cache = DiskCache(tmp_path / "cache", "electricity-maps", "FR")
+    assert cache.claim(int(1e9 // 3600))  # by the earlier process, so that this one does not ask
+    cache.write(fetched)
+    watch.refresh(1e9 + 60)
+
+    values = [watch.of_window(end - 10, end, 40.0)[0] for end in (1e9 + 60, 1e9 + 13.5 * 3600, 1e9 + 90_000)]
+    notes = watch.drain()
+
+    assert values == [100, pytest.approx(70), 40]
+    assert [data["origin"] for _, _, data in notes] == ["live", "ageing", "static"]
+    assert "ages into the static one: 70 g/kWh" in notes[1][1]
+    assert "too old: the static intensity counts, 40 g/kWh" in notes[2][1]
+    assert {kind for kind, _, _ in notes} == {"grid_intensity"}
 
 
 def test_the_projection_spends_at_the_intensity_of_the_windows():
