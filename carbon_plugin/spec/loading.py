@@ -19,6 +19,7 @@ from carbon_plugin.spec.figure import Assumption
 from carbon_plugin.spec.hardware import Accelerator, Cluster
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.model_choice import choose_model
+from carbon_plugin.spec.moment import unix_s
 from carbon_plugin.spec.profiles import ANY_ACCELERATOR, default_node_for, load_accelerator, load_node, load_stack
 from carbon_plugin.spec.run import RunSpec, check_layout
 from carbon_plugin.spec.site import Site, relative_to
@@ -117,6 +118,9 @@ def _build(document: Document, name: str, base: Path, model_base: Path, profile_
     cluster, cluster_assumptions = _cluster(document, fields.cluster, directories)
     training, training_assumptions = _training(document, fields.training, cluster.accelerator)
     model = choose_model(document, model_base)
+    if fields.start is not None:
+        with document.located(("start",)):
+            unix_s(fields.start, "start")
     layout, layout_assumptions = _layout(document, fields.layout)
     if layout is not None:
         with document.located(("layout",)):
