@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from carbon_plugin.errors import InfeasibleLayoutError, SpecError
+from carbon_plugin.errors import SpecError
 from carbon_plugin.plan.scaling import ScalePoint, answer, target_of_compute, target_of_loss
 from carbon_plugin.plan.scaling_laws import (
     CHINCHILLA,
@@ -115,7 +115,7 @@ def test_a_target_keeps_the_compute_or_the_loss_with_the_shape_that_there_is() -
 
 @pytest.fixture(scope="module")
 def frontier() -> ScalePoint:
-    return point(1e25)
+    return point(1e24)
 
 
 def test_the_answer_is_in_time_and_worse_than_the_ideal(frontier) -> None:
@@ -128,7 +128,7 @@ def test_the_answer_is_in_time_and_worse_than_the_ideal(frontier) -> None:
 
 
 def test_less_time_takes_more_devices_and_no_less_carbon(frontier) -> None:
-    hurried = point(1e25, deadline_days=30)
+    hurried = point(1e24, deadline_days=30)
 
     assert hurried.meets_deadline
     assert hurried.devices > frontier.devices
@@ -143,16 +143,16 @@ def test_a_larger_critical_batch_never_costs_more_carbon_at_scale(frontier) -> N
 
 
 def test_newer_hardware_needs_less_carbon_for_the_same_compute(frontier) -> None:
-    older, newer = point(1e25, "a100-sxm-80gb"), point(1e25, "b200-sxm")
+    older, newer = point(1e24, "a100-sxm-80gb"), point(1e24, "b200-sxm")
 
     assert older.total_kg.value > frontier.total_kg.value > newer.total_kg.value
 
 
 def test_what_cannot_be_done_in_time_is_given_as_the_fastest_and_marked() -> None:
-    late = point(1e26, deadline_days=5)
+    late = point(1e25, deadline_days=2)
 
     assert not late.meets_deadline
-    assert late.time_s.value > 5 * 86400
+    assert late.time_s.value > 2 * 86400
     assert any(name.startswith("step time beyond 6,144 devices") for name in late.extrapolated)
 
 
@@ -166,8 +166,8 @@ def test_a_cleaner_grid_changes_operational_carbon_only_and_raises_the_embodied_
 
 
 def test_a_range_gives_the_exponents_of_the_law_and_of_the_real_run() -> None:
-    targets = [target_of_compute(CHINCHILLA, flops) for flops in logarithmic_steps(1e23, 1e25, 3)]
-    result = sweep(targets, ["a100-sxm-80gb"], [USA, FRANCE], 90)
+    targets = [target_of_compute(CHINCHILLA, flops) for flops in logarithmic_steps(1e22, 1e24, 3)]
+    result = sweep(targets, ["v100"], [USA, FRANCE], 90)
 
     assert [(item.zone, item.points) for item in result.exponents] == [("USA", 3), ("FRA", 3)]
     exponents = result.exponents[0]
@@ -181,11 +181,10 @@ def test_a_range_gives_the_exponents_of_the_law_and_of_the_real_run() -> None:
 
 
 def test_a_model_that_fits_nowhere_is_listed_with_the_reason() -> None:
-    targets = [target_of_compute(CHINCHILLA, 1e29)]
+    result = sweep([target_of_compute(CHINCHILLA, 1e27)], ["t4"], [USA], 90)
 
-    assert "fits on none of the clusters of t4" in sweep(targets, ["t4"], [USA], 90).infeasible[0]
-    with pytest.raises(InfeasibleLayoutError):
-        answer(targets[0], "t4", [USA], 90)
+    assert result.points == ()
+    assert "fits on none of the clusters of t4" in result.infeasible[0]
 
 
 @pytest.mark.parametrize(
