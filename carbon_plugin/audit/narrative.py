@@ -42,6 +42,13 @@ def warnings(summary: AuditSummary) -> list[str]:
         found.append(
             f"Nothing was recorded for {wording.duration(lost_s)} between attempts; what was drawn then is unknown."
         )
+    account = summary.reconciliation
+    if account is not None and account.unobserved_device_s > 0:
+        hours = wording.device_hours(account.unobserved_device_s)
+        of = wording.device_hours(account.allocated_device_s)
+        modelled = account.footprint
+        what = f"; modelled as idle they add {wording.carbon(modelled.total_kg.value)}" if modelled else ""
+        found.append(f"{hours} of {of} of allocated device time were observed by no ledger{what}, in no total.")
     if coverage.overlaps:
         keys = {overlap.key for overlap in coverage.overlaps}
         found.append(f"{wording.plural(len(keys), 'device')} had two meters at the same time and was counted once.")

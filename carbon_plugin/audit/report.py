@@ -14,7 +14,9 @@ from msgspec import Struct
 from carbon_plugin.audit import narrative, view, wording
 from carbon_plugin.audit.charts import charts_of
 from carbon_plugin.audit.drawing import SCOPE_NAMES
+from carbon_plugin.audit.reconcile import gpus_by_host, reconcile
 from carbon_plugin.audit.result import AuditSummary
+from carbon_plugin.audit.scheduler import read_kubernetes, read_sacct
 from carbon_plugin.audit.summary import summarise
 from carbon_plugin.audit.text import render_text
 from carbon_plugin.errors import CarbonPluginError
@@ -39,13 +41,16 @@ def write_audit(
     out_dir: str | os.PathLike[str] | None = None,
     *,
     anchors: Sequence[str] = (),
+    sacct: Path | None = None,
+    kubernetes: Path | None = None,
 ) -> WrittenAudit:
     """Audit a run and write the report into `out_dir`, by default the run directory itself.
 
+    `sacct` and `kubernetes` are files with the scheduler's account of the run's jobs (`audit.scheduler`), one at most.
     Existing reports are replaced, each in one step, so that a reader never sees half of one. Raises `LedgerError` for
     a run that cannot be read and `CarbonPluginError` for a place that cannot be written.
     """
-    summary = summarise(run_dir, anchors)
+    summary = _reconciled(summarise(run_dir, anchors), sacct, kubernetes)
     directory = Path(run_dir if out_dir is None else out_dir)
     written = WrittenAudit(
         html=directory / "report.html",
@@ -63,6 +68,19 @@ def write_audit(
             f"{directory}: the report cannot be written: {error.strerror or error}; choose another place with --out"
         ) from error
     return written
+
+
+def _reconciled(summary: AuditSummary, sacct: Path | None, kubernetes: Path | None) -> AuditSummary:
+    """The summary with the scheduler's account, where there is one."""
+    if sacct is not None:
+        allocations, source = read_sacct(sacct), f"sacct, {sacct.name}"
+    elif kubernetes is not None:
+        hosts, until_s = gpus_by_host(summary), summary.period.end_unix_s
+        allocations = read_kubernetes(kubernetes, gpus_by_host=hosts, until_unix_s=until_s)
+        source = f"Kubernetes, {kubernetes.name}"
+    else:
+        return summary
+    return msgspec.structs.replace(summary, reconciliation=reconcile(summary, allocations, source))
 
 
 def render_json(summary: AuditSummary) -> bytes:

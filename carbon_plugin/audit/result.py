@@ -161,6 +161,34 @@ class Reserved(Struct, frozen=True, kw_only=True):
     devices_from: str
 
 
+class Allocation(Struct, frozen=True, kw_only=True):
+    """What the scheduler gave to one job or pod: so many GPUs for so long, and how that ended in its own word."""
+
+    name: str
+    state: str
+    gpus: float
+    duration_s: float
+
+
+class Reconciliation(Struct, frozen=True, kw_only=True):
+    """The scheduler's account beside the ledgers'. Nothing of it is in the totals.
+
+    `unobserved_device_s` is allocated time that no ledger observed. It is charged with idle power (`power_w`, a device
+    with its part of host and network) and, for the `uncharged_device_s` whose manufacture is not in the totals, with
+    embodied carbon. `footprint` is None where it cannot be modelled, and `not_modelled_reason` says why."""
+
+    source: str
+    allocations: list[Allocation]
+    allocated_device_s: float
+    observed_device_s: float
+    unobserved_device_s: float
+    uncharged_device_s: float
+    power_w: Figure | None
+    footprint: Footprint | None
+    not_modelled_reason: str | None
+    assumptions: list[Assumption]
+
+
 class StepComparison(Struct, frozen=True, kw_only=True):
     """Measured against predicted on stretches between step boundaries of one node.
 
@@ -285,3 +313,4 @@ class AuditSummary(Struct, frozen=True, kw_only=True):
     verification: Verification
     work: Work | None = None
     sampling: Sampling | None = None
+    reconciliation: Reconciliation | None = None

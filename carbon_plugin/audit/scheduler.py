@@ -42,7 +42,7 @@ def read_sacct(path: Path) -> list[Allocation]:
             duration_s=_elapsed_s(row, path),
         )
         for row in rows
-        if "." not in row["JobID"]
+        if "." not in (row["JobID"] or ".")
     ]
     return [one for one in found if one.duration_s > 0]
 
@@ -130,8 +130,10 @@ def _gpus_of_pod(pod: Mapping[str, Any]) -> float:
 
 def _scheduled_s(pod: Mapping[str, Any]) -> float | None:
     status = pod.get("status") or {}
-    scheduled = next((one for one in status.get("conditions", []) if one.get("type") == "PodScheduled"), {})
-    return _unix_s(scheduled.get("lastTransitionTime") or status.get("startTime"))
+    moments = [
+        one.get("lastTransitionTime") for one in status.get("conditions", []) if one.get("type") == "PodScheduled"
+    ]
+    return _unix_s(next(iter(moments), None) or status.get("startTime"))
 
 
 def _ended_s(pod: Mapping[str, Any]) -> list[float | None]:

@@ -122,7 +122,7 @@ def beside_rows(summary: AuditSummary) -> list[BesideRow]:
     footprint = summary.footprint
     if footprint is None:
         return []
-    rows = []
+    rows = _unobserved_rows(summary)
     if footprint.market is not None:
         figure = footprint.market.operational_kg
         how = "; ".join(
@@ -141,6 +141,21 @@ def beside_rows(summary: AuditSummary) -> list[BesideRow]:
         span = f"{wording.number(water.low)} to {wording.number(water.high)} L"
         rows.append(BesideRow(f"water, {place}", f"{wording.number(water.value)} L", span, water.source))
     return rows
+
+
+def _unobserved_rows(summary: AuditSummary) -> list[BesideRow]:
+    """Device time that the scheduler allocated and no ledger observed, and its modelled carbon."""
+    account = summary.reconciliation
+    if account is None:
+        return []
+    hours = wording.device_hours(account.unobserved_device_s)
+    of = f"{wording.device_hours(account.allocated_device_s)} allocated ({account.source})"
+    seen = f"{wording.device_hours(account.observed_device_s)} of {of} were observed"
+    if account.footprint is None or account.power_w is None:
+        return [BesideRow("allocated, not observed", hours, "", f"{seen}; {account.not_modelled_reason}")]
+    total, watts = account.footprint.total_kg, wording.power(account.power_w.value)
+    how = f"{seen}; the other {hours} modelled as idle at {watts} a device, up to the mean power of the run"
+    return [BesideRow("allocated, not observed", wording.carbon(total.value), wording.carbon_range(total), how)]
 
 
 def grid_g_per_kwh(summary: AuditSummary) -> float:

@@ -22,6 +22,17 @@ def audit(
         list[str] | None,
         typer.Option(help="Ledger head that was logged elsewhere; implies --verify. Repeatable.", show_default=False),
     ] = None,
+    sacct: Annotated[
+        Path | None,
+        typer.Option(
+            help="Output of sacct -P -o JobID,State,ElapsedRaw,AllocTRES: states allocated time that nobody observed.",
+            show_default=False,
+        ),
+    ] = None,
+    kubernetes: Annotated[
+        Path | None,
+        typer.Option(help="The same from kubectl get pods,events -o json.", show_default=False),
+    ] = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Follow the numbers, or the one FIELD, to their sources; write nothing.")
     ] = False,
@@ -36,7 +47,9 @@ def audit(
         return
     if field is not None:
         raise ReportError(f"{field}: a field is explained with --explain; only one run directory is audited at a time")
-    written = write_audit(run_dir, out, anchors=anchor or ())
+    if sacct is not None and kubernetes is not None:
+        raise ReportError("--sacct and --kubernetes: one scheduler's account at a time")
+    written = write_audit(run_dir, out, anchors=anchor or (), sacct=sacct, kubernetes=kubernetes)
     verification = written.summary.verification
     if as_json:
         typer.echo(render_json(written.summary).decode(), nl=False)
