@@ -10,7 +10,10 @@ import gc
 from typing import TYPE_CHECKING, Any
 
 from carbon_plugin.detect.observed import Observed
+from carbon_plugin.detect.parameters import count_parameters
 from carbon_plugin.detect.readers import Job, Reading
+from carbon_plugin.detect.stages import STAGES, StagePart
+from carbon_plugin.detect.structure import repeated_blocks
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,7 +40,10 @@ def read(job: Job) -> Reading | None:
     if not stages:
         return None
     name = type(schedule).__name__
-    fields = {"layout.pp": Observed(int(stages[0].group_size), f"{name} over {stages[0].num_stages} stages")}
+    fields = {
+        "layout.pp": Observed(int(stages[0].group_size), f"{name} over {stages[0].num_stages} stages"),
+        STAGES: Observed(tuple(map(_part, stages)), f"modules of {name} on this rank"),
+    }
     if hasattr(schedule, "_n_microbatches"):  # else it is a stage alone, which knows of no schedule
         number = int(schedule._n_microbatches)
         fields["layout.virtual_stages"] = Observed(len(stages), f"stages of {name} on this rank")
@@ -63,6 +69,18 @@ def _stages(pipeline: Any) -> list[Any]:
         return list(pipeline._stages)
     stage = getattr(pipeline, "_stage", pipeline)
     return [stage] if hasattr(stage, "submod") and hasattr(stage, "num_stages") else []
+
+
+def _part(stage: Any) -> StagePart:
+    blocks = repeated_blocks(stage.submod)
+    total, trainable = count_parameters(stage.submod)
+    return StagePart(
+        number=int(stage.stage_index),
+        of=int(stage.num_stages),
+        parameters=total,
+        trainable_parameters=trainable,
+        layers=len(blocks.modules) if blocks else 0,
+    )
 
 
 def _found_schedule(model: nn.Module) -> Any:

@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from carbon_plugin.detect.stages import StagePart
 from carbon_plugin.monitor.rundir import scratch_dir
 
 LOCK = "leader.lock"
@@ -24,13 +25,15 @@ KEPT_S = 7 * 86_400.0
 
 
 class Claim(Struct, frozen=True, kw_only=True):
-    """What a rank tells the leader of its host: which GPUs CUDA shows it, and which ones it computes on."""
+    """What a rank tells the leader of its host: which GPUs CUDA shows it, which ones it computes on, and which stages
+    of a pipelined model it holds."""
 
     rank: int
     local_rank: int
     pid: int
     cuda_visible_devices: str | None = None
     uuids: list[str] = []
+    stages: list[StagePart] = []
 
 
 class _Announcement(Struct, frozen=True):

@@ -8,12 +8,13 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from msgspec import Struct
 
 from carbon_plugin.detect.observed import Detected
+from carbon_plugin.detect.stages import own_stages, with_all_stages
 from carbon_plugin.ledger.identity import agree_run
 from carbon_plugin.ledger.records import RunIdentity
 from carbon_plugin.ledger.verify import HEADS_EVENT
@@ -156,6 +157,7 @@ class Station:
         self._empty_inbox()
         if self._recorder is not None:
             self._guard.run("last window", self._recorder.cut, None)
+            self._guard.run("claims", self._state_late_claims, None)
             self._guard.run("report to the collector", self._report, None)
             self._guard.run("projection", self._project, None)
             self._guard.run("heads", self._note_heads, None)
@@ -271,10 +273,12 @@ class Station:
 
     def _state_late_claims(self) -> None:
         """Ranks look at their objects at about the same time, and say so at their next window."""
-        claimed = sum(bool(claim.uuids) for claim in self._stated_claims)
-        if self._election is None or not 0 < claimed < self._ranks.local_world_size:
+        said = _said(self._stated_claims)
+        if self._election is None or not 0 < said < self._ranks.local_world_size:
             return
-        if sum(bool(claim.uuids) for claim in self._election.claims()) > claimed:
+        if _said(self._election.claims()) > said:
+            if any(claim.stages for claim in self._stated_claims):
+                self._context = self._built()  # with more stages of the model than before
             self._state()
 
     def _note_context(self, context: Context) -> None:
@@ -283,7 +287,11 @@ class Station:
                 self._recorder.note(kind, sentence)
 
     def _built(self) -> Context:
-        return build_context(self._settings, self._ranks, self._detected, self._hardware.accelerator)
+        detected = self._detected
+        if detected is not None and self._election is not None and own_stages(detected):
+            parts = [part for claim in self._election.claims() for part in claim.stages]
+            detected = with_all_stages(detected, parts)
+        return build_context(self._settings, self._ranks, detected, self._hardware.accelerator)
 
     def _claim(self, uuids: tuple[str, ...]) -> Claim:
         return Claim(
@@ -292,6 +300,7 @@ class Station:
             pid=os.getpid(),
             cuda_visible_devices=self._environ.get("CUDA_VISIBLE_DEVICES"),
             uuids=list(uuids),
+            stages=list(own_stages(self._detected)) if self._detected else [],
         )
 
     def _project(self) -> None:
@@ -315,3 +324,8 @@ class Station:
     def _show(self, metrics: dict[str, float]) -> None:
         head = self._journal.head if self._journal else None
         self.live = Live(metrics or self.live.metrics, head, self.live.version + 1)
+
+
+def _said(claims: Sequence[Claim]) -> int:
+    """How many ranks have told what they saw in their first step."""
+    return sum(bool(claim.uuids or claim.stages) for claim in claims)

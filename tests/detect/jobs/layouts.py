@@ -268,7 +268,7 @@ def seen(first: FirstStep, model: nn.Module, optimizer: object) -> dict[str, obj
     return {
         "axes": {axis: (value.value, value.source) for axis, value in found.layout.axes.items()},
         "unexplained": found.layout.unexplained,
-        "fields": {name: value.value for name, value in found.fields.items()},
+        "fields": {name: msgspec.to_builtins(value.value) for name, value in found.fields.items()},
         "sources": {name: value.source for name, value in found.fields.items()},
         "model": found.model and msgspec.to_builtins(found.model.fields),
         "model_source": found.model and found.model.source,
