@@ -160,8 +160,11 @@ def _run(out: Console, forecast: Forecast) -> None:
     for place, liters in footprint.water_l.items():
         row(f"water, {place}", liters, WATER_UNITS)
     if forecast.wasted is not None:
-        row("energy wasted (facility)", forecast.wasted.energy_j["facility"], ENERGY_UNITS)
-        row("carbon wasted", forecast.wasted.total_kg, CARBON_UNITS)
+        # A stated overhead may hold evaluation, which is no waste.
+        modelled = forecast.goodput is not None and forecast.goodput.expected is not None
+        lost = "wasted" if modelled else "outside the steps"
+        row(f"energy {lost} (facility)", forecast.wasted.energy_j["facility"], ENERGY_UNITS)
+        row(f"carbon {lost}", forecast.wasted.total_kg, CARBON_UNITS)
     if forecast.cost_usd is not None:
         row("cost", forecast.cost_usd, ((1.0, "USD"),))
     out.print(table)
