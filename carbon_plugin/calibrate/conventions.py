@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -76,7 +77,7 @@ FRAMEWORKS: tuple[tuple[str, Conventions], ...] = (
     ("olmo-core", TORCHTITAN),
 )
 
-# How rows write devices, by the start of the phrase; any other name is looked up among the profiles.
+# How rows write devices that no profile calls so, by the start of the phrase.
 PCIE_DEVICES: tuple[tuple[str, str], ...] = (
     ("A100-80GB", "a100-pcie-80gb"),
     ("A100-PCIe", "a100-pcie-80gb"),
@@ -84,7 +85,9 @@ PCIE_DEVICES: tuple[tuple[str, str], ...] = (
 )
 DEVICES: tuple[tuple[str, str], ...] = (
     ("A100-80GB-SXM", "a100-sxm-80gb"),
-    ("A100-40GB-SXM", "a100-sxm-40gb"),
+    ("A100-40GB", "a100-sxm-40gb"),
+    ("A100-SXM-40GB", "a100-sxm-40gb"),
+    ("A100-SXM4-40GB", "a100-sxm-40gb"),
     ("A100", "a100-sxm-80gb"),
     ("V100", "v100-sxm2-32gb"),
     ("H100-96GB-HBM2e", "h100-sxm-96gb-hbm2e-500w"),
@@ -151,14 +154,15 @@ def _release(framework: str) -> tuple[int, int]:
     return (int(found.group(1)), int(found.group(2))) if found else (0, 0)
 
 
+@cache
 def accelerator_name(gpu: str) -> str:
     """Profile name of a device as rows write it. Raises `SpecError` for one without a profile."""
-    name = re.sub(r"[\s_]+", "-", gpu.strip()).removeprefix("NVIDIA-")
+    name = re.sub(r"^(NVIDIA|AMD|Google)-", "", re.sub(r"[\s_]+", "-", gpu.strip()))
+    found = find_accelerator(name) or match_device_name(gpu)
+    if found is not None:
+        return found.name
     known = PCIE_DEVICES if "PCIE" in name.upper() else DEVICES
     for start, profile in known:
         if name.upper().startswith(start.upper()):
             return profile
-    found = find_accelerator(name) or match_device_name(gpu)
-    if found is None:
-        raise SpecError(f"gpu {gpu!r} has no profile")
-    return found.name
+    raise SpecError(f"gpu {gpu!r} has no profile")

@@ -7,6 +7,7 @@ import re
 from carbon_plugin.calibrate.conventions import UNKNOWN, Conventions, stack_of
 from carbon_plugin.calibrate.fields import Fields, MissingFieldError
 from carbon_plugin.errors import SpecError
+from carbon_plugin.predict.rates import peak_of, wide_precision
 from carbon_plugin.spec.hardware import Cluster
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.model import TransformerModel
@@ -40,16 +41,16 @@ def row_execution(
             raise MissingFieldError("tp")
         # These frameworks shard over all devices unless told otherwise.
         assumed.append("tp 1")
-    tp, pp, cp, ep = (row.count(axis, 1) for axis in ("tp", "pp", "cp", "ep"))
+    tp, pp, cp, ep = (row.optional_count(axis) or 1 for axis in ("tp", "pp", "cp", "ep"))
     dp = cluster.devices // (tp * pp * cp)
     if dp * tp * pp * cp != cluster.devices:
         raise SpecError(f"tp {tp} * pp {pp} * cp {cp} does not divide n_gpus {cluster.devices}")
-    if row.states("dp") and row.count("dp") != dp:
+    if row.optional_count("dp") not in (None, dp):
         assumed.append(f"dp {dp} (stated {row.count('dp')})")
     stage = _zero_stage(row, conventions, assumed) if dp * cp > 1 else 0
     batch, size = _batch(row, dp, pp, conventions, assumed)
     overlap = row.text("overlap")
-    chunks = row.count("vp", 2 if "interleaved" in overlap else 1) if pp > 1 else 1
+    chunks = row.optional_count("vp") or (2 if "interleaved" in overlap else 1) if pp > 1 else 1
     if chunks * pp > model.layers:
         chunks = max(1, model.layers // pp)
     shards = _hybrid_shards(row, dp) if stage == 3 else dp
@@ -62,7 +63,7 @@ def row_execution(
         dp_replicate=dp if stage == 0 else dp // shards,
         dp_shard=1 if stage == 0 else shards,
         ep=ep,
-        expert_tp=row.count("etp", 1) if ep > 1 else 1,
+        expert_tp=row.optional_count("etp") or 1 if ep > 1 else 1,
         zero_stage=stage,  # type: ignore[arg-type]
         sequence_parallel=(conventions.sequence_parallel if sequence is None else sequence) and tp > 1,
         pipeline_schedule="dualpipe" if dualpipe else "interleaved" if chunks > 1 else "1f1b",
@@ -74,6 +75,8 @@ def row_execution(
         context_parallel_kind=conventions.context_parallel,  # type: ignore[arg-type]
     )
     precision = row_precision(row.needed_text("precision"))
+    for needed in (precision, wide_precision(precision)):
+        peak_of(cluster.accelerator, needed)  # refuses what the device has no units for
     training = TrainingPlan(seq_len=row.count("seq_len"), global_batch_size=batch, steps=1, precision=precision)
     device, sparse = cluster.accelerator, model.moe is not None
     stack = stack_of(conventions, row, sparse=sparse, device=device, precision=precision)
