@@ -17,7 +17,7 @@ from carbon_plugin.footprint.provider import ProviderError
 T = TypeVar("T")
 
 MAX_BYTES = 1 << 20
-WAIT_S = 3.0
+WAIT_S = 2.0
 REFUSED = (401, 403)
 
 

@@ -18,7 +18,7 @@ Origin = Literal["live", "ageing", "static", "series"]
 
 FRESH_INTERVALS = 3
 GONE_S = 86400.0
-DEADLINE_S = 5.0
+DEADLINE_S = 3.0
 FIRST_RETRY_S = 60.0
 MOST_RETRY_S = 3600.0
 

@@ -61,18 +61,19 @@ class Trace(NamedTuple):
         return float(mean[0]), float(known[0])
 
     def aligned(self, start_unix_s: float, duration_s: float) -> float | None:
-        """The start, moved by the fewest multiples of 52 weeks so that the trace covers the period; None if it cannot.
+        """The start, moved by as few multiples of 52 weeks as let the trace know most of the period.
+
+        None if no multiple lets it know half.
 
         52 weeks keep the hour of the day and the day of the week, and move the season by a day a year.
         """
         first, last = float(self.start_unix_s[0]), self.end_unix_s - duration_s
-        fewest = int((start_unix_s - last) // SHIFT_S), int((start_unix_s - first) // SHIFT_S)
-        shifts = sorted({0, *range(fewest[0], fewest[1] + 2)}, key=abs)
-        for shift in shifts:
-            moved: float = start_unix_s - shift * SHIFT_S
-            if self.mean(moved, duration_s)[1] >= LEAST_COVERED:
-                return moved
-        return None
+        fewest, most = (int((start_unix_s - edge) // SHIFT_S) for edge in (last, first))
+        shifts = sorted({0, *range(fewest, most + 2)}, key=abs)
+        moved = start_unix_s - SHIFT_S * np.array(shifts, dtype=np.float64)
+        _, known = self.means(moved, duration_s)
+        best = int(np.argmax(np.round(known, 2)))  # the first of equals: a percent is not worth a year
+        return float(moved[best]) if known[best] >= LEAST_COVERED else None
 
     def starts(self, duration_s: float) -> Floats:
         """Moments of the trace at which a period of this length could begin and be covered; empty if there are none."""

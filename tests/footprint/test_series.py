@@ -104,6 +104,28 @@ def test_another_year_stands_for_a_period_by_whole_weeks() -> None:
     assert hourly([1.0] * 48).aligned(START + 100 * HOUR, 10 * HOUR) is None
 
 
+YEAR_OF_WEEKS = hourly([float(hour % 168) for hour in range(168 * 54)])
+
+
+@given(hours=st.integers(-200_000, 200_000), length=st.integers(1, 300))
+def test_any_start_finds_its_hours_in_a_trace_of_a_year(hours: int, length: int) -> None:
+    start = START + hours * HOUR
+
+    moved = YEAR_OF_WEEKS.aligned(start, length * HOUR)
+
+    assert moved is not None
+    assert (start - moved) % (52 * 168 * HOUR) == 0
+    assert YEAR_OF_WEEKS.mean(moved, length * HOUR)[1] == pytest.approx(1)
+    assert YEAR_OF_WEEKS.mean(moved, HOUR)[0] == pytest.approx(hours % 168)
+
+
+def test_hours_that_are_known_come_before_those_that_are_near() -> None:
+    end = YEAR_OF_WEEKS.end_unix_s
+
+    assert YEAR_OF_WEEKS.aligned(end - 8 * HOUR, 10 * HOUR) == end - 8 * HOUR - 52 * 168 * HOUR
+    assert hourly([1.0] * 48).aligned(START + 42 * HOUR, 10 * HOUR) == START + 42 * HOUR
+
+
 def test_a_csv_with_offsets_is_read_with_its_hash(tmp_path: Path) -> None:
     trace = load_trace(str(write_csv(tmp_path / "grid.csv", 48)))
 
