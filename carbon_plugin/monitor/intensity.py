@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from carbon_plugin.errors import FootprintError
 from carbon_plugin.footprint.cache import DiskCache, cache_dir
 from carbon_plugin.footprint.live import LiveFeed, Origin, Reading
 from carbon_plugin.footprint.providers import open_provider
+from carbon_plugin.footprint.site_intensity import Period
 from carbon_plugin.spec.moment import iso_utc
 from carbon_plugin.spec.site import LiveSource, Site
 
@@ -82,6 +84,19 @@ class IntensityWatch:
             "static": f"{age} and too old: the static intensity counts, {value}",
         }
         return words[reading.origin], data
+
+
+def expected_g_per_kwh(site: Site | None, start_unix_s: float, duration_s: float) -> float | None:
+    """Mean of the site's series over hours to come, g/kWh; None where it has none, or none that covers them."""
+    if site is None or site.intensity_series is None or duration_s <= 0:
+        return None
+    from carbon_plugin.footprint.series_intensity import series_intensity
+
+    try:
+        intensity = series_intensity(site.intensity_series, site.zone, Period(start_unix_s, duration_s))
+    except FootprintError:  # the mean of all of it stands for such hours
+        return None
+    return intensity.figure.value
 
 
 def check_live(site: Site, environ: Mapping[str, str]) -> None:

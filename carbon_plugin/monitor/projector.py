@@ -6,11 +6,13 @@ import time
 from pathlib import Path
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from carbon_plugin.ledger.records import Projection
 from carbon_plugin.monitor.aggregator import Aggregator
 from carbon_plugin.monitor.collector import Collector
 from carbon_plugin.monitor.context import Context
+from carbon_plugin.monitor.intensity import expected_g_per_kwh
 from carbon_plugin.monitor.journal import Journal
 from carbon_plugin.monitor.metrics import metrics_of
 from carbon_plugin.monitor.projection import (
@@ -61,7 +63,7 @@ class Projector:
         own = self._own or next(iter(self._aggregator.files.values()), FileTotals())
         total_steps = context.effective.total_steps
         remaining = _remaining(context, totals, own, None if total_steps is None else max(0, total_steps - step))
-        view = outlook(totals, remaining, context.factors)
+        view = outlook(totals, _at_hours_to_come(context, remaining), context.factors)
         record = Projection(
             at_unix_s=time.time(),
             step=step,
@@ -91,6 +93,17 @@ def _remaining(context: Context, totals: RunTotals, own: FileTotals, steps: int 
         return None
     overhead = run_goodput(spec, context.prediction).running_overhead
     return remaining_predicted(context.prediction, spec.cluster, steps, overhead)
+
+
+def _at_hours_to_come(context: Context, remaining: Remaining | None) -> Remaining | None:
+    """What remains, at the intensity of its hours where the site has a series of them."""
+    if remaining is None:
+        return None
+    expected = expected_g_per_kwh(context.effective.site, time.time(), remaining.time_s)
+    if expected is None:
+        return remaining
+    energies = (replace(item, intensity_g_per_kwh=expected) for item in remaining.energies)
+    return replace(remaining, energies=tuple(energies))
 
 
 def _step_time_s(own: FileTotals) -> float | None:

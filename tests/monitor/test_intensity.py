@@ -18,7 +18,7 @@ from carbon_plugin.footprint.cache import DiskCache
 from carbon_plugin.footprint.provider import LiveSample
 from carbon_plugin.ledger.reader import read_run
 from carbon_plugin.ledger.records import DeviceEnergy, Event, Manifest, Window
-from carbon_plugin.monitor.intensity import IntensityWatch
+from carbon_plugin.monitor.intensity import IntensityWatch, expected_g_per_kwh
 from carbon_plugin.monitor.settings import make_settings
 from carbon_plugin.monitor.totals import FileTotals, run_totals
 from carbon_plugin.spec.devices import DeviceIdentity
@@ -139,6 +139,18 @@ def test_a_live_value_falls_back_on_the_series_of_the_site(tmp_path, maps, monke
     watch = IntensityWatch(site, live_environment(maps, tmp_path))
 
     assert watch.of_window(unix_s("2026-01-01T00:00Z", "t"), unix_s("2026-01-01T01:00Z", "t"), 41.0) == (100, None)
+
+
+def test_what_remains_is_expected_at_the_hours_of_the_series(tmp_path):
+    file = tmp_path / "grid.csv"
+    file.write_text("datetime,intensity\n2026-01-01T00:00Z,100\n2026-01-01T01:00Z,200\n", encoding="utf-8")
+    site = Site(zone="FRA", intensity_series=str(file))
+    start = unix_s("2026-01-01T00:00Z", "start")
+
+    assert expected_g_per_kwh(site, start, 3600) == 100
+    assert expected_g_per_kwh(site, start + 86400, 3600) is None
+    assert expected_g_per_kwh(Site(zone="FRA"), start, 3600) is None
+    assert expected_g_per_kwh(None, start, 3600) is None
 
 
 def test_the_ledger_is_told_when_a_live_value_ages_and_is_given_up(tmp_path, maps):
