@@ -310,6 +310,14 @@ RULES: dict[str, Rule] = {
     "event_counts": _from_ledgers("number of events of a kind"),
     "verification": _from_ledgers("every line checked against the chain before it"),
     "work": _work,
+    "ladder": lambda summary, path: Reason(
+        "meters and models of each rung; the facility is metered, or machines x PUE", [], ["energy"]
+    ),
+    "reconciliation": lambda summary, path: Reason(
+        "the scheduler's account less what the ledgers observed, modelled as idle devices",
+        [summary.reconciliation.source] if summary.reconciliation else [],
+        ["reserved.device_s"],
+    ),
     "sampling": _stated("the accounting samples with these; the same give the same ranges"),
     "version": _stated("version of the report's format"),
     "created_unix_s": _stated("when this audit was made"),

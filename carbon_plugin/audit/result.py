@@ -53,6 +53,17 @@ class Energy(Struct, frozen=True, kw_only=True):
     windows: int = 0
 
 
+class BoundaryRung(Struct, frozen=True, kw_only=True):
+    """One rung of the boundary, from the accelerators to the facility: what it contains, how well it is covered, its
+    energy (None where it is absent; that of the facility contains all others), and by which meters or which model."""
+
+    rung: Literal["gpu", "host", "network", "storage", "facility"]
+    contains: str
+    coverage: Quality
+    energy_j: float | None
+    how: str
+
+
 class Run(Struct, frozen=True, kw_only=True):
     """Who ran: identity, size, software, and the effective spec with the source of each field."""
 
@@ -314,3 +325,4 @@ class AuditSummary(Struct, frozen=True, kw_only=True):
     work: Work | None = None
     sampling: Sampling | None = None
     reconciliation: Reconciliation | None = None
+    ladder: list[BoundaryRung] = []

@@ -16,6 +16,7 @@ from carbon_plugin.audit.collect import FilePass, RunCollector
 from carbon_plugin.audit.documents import read_factors, read_forecast, read_prediction
 from carbon_plugin.audit.facts import coverage_of, leading_manifest, period_of, progress_of, work_of
 from carbon_plugin.audit.forecast_error import Actual, compare_forecast
+from carbon_plugin.audit.ladder import boundary_ladder
 from carbon_plugin.audit.reservations import reserved_time
 from carbon_plugin.audit.result import (
     AUDIT_VERSION,
@@ -121,6 +122,11 @@ def _conclude(collected: RunCollector, identity: RunIdentity | None, checks: Run
         ),
         work=work_of(collected, manifest, prediction),
         sampling=SAMPLING if accounted else None,
+        ladder=boundary_ladder(
+            by_rung,
+            [seen.identity for seen in collected.devices.values()],
+            accounted.factors if accounted else None,
+        ),
     )
 
 
