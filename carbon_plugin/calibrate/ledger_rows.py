@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
 
 import msgspec
 import numpy as np
+from msgspec import Struct
 
 from carbon_plugin.calibrate.rows import PublishedRow, SkippedRow
-from carbon_plugin.errors import LedgerError
+from carbon_plugin.errors import LedgerError, SpecError
 from carbon_plugin.ledger.files import ledger_files
 from carbon_plugin.ledger.identity import read_identity
 from carbon_plugin.ledger.reader import LedgerStream
@@ -28,57 +29,67 @@ OWN_STACK = "calibrated"
 """Name of a stack that is none of the shipped ones."""
 
 
+class _Attempt(Struct):
+    """What one file holds: spans by the effective spec that was in force, as JSON."""
+
+    name: str
+    source: str
+    number: int
+    spans: dict[bytes, list[Span]]
+
+
 def ledger_rows(run_dir: str | os.PathLike[str]) -> tuple[list[PublishedRow], list[SkippedRow]]:
     """Rows of a run directory, and attempts without one with the reason.
 
     Raises `LedgerError` for a directory without ledgers or with a file that cannot be read."""
     identity = read_identity(run_dir)
-    files = ledger_files(run_dir)
-    if not files:
+    # Step times are the same on every node: the first file of an attempt that has spans stands for it.
+    attempts: dict[int, _Attempt] = {}
+    for path in ledger_files(run_dir):
+        found = _read(path, identity.run_id if identity else None)
+        if found is not None and (found.number not in attempts or not attempts[found.number].spans):
+            attempts[found.number] = found
+    if not attempts:
         raise LedgerError(f"{os.fspath(run_dir)}: no ledger in this directory")
     rows: list[PublishedRow] = []
     skipped: list[SkippedRow] = []
-    attempts: set[int] = set()
-    for path in files:
-        manifest: Manifest | None = None
-        spans: dict[bytes, list[Span]] = {}
-        specs: dict[bytes, dict[str, Any] | None] = {}
-        for record in LedgerStream(path, identity.run_id if identity else None):
-            if isinstance(record, Manifest):
-                manifest = record
-            elif isinstance(record, Span) and manifest is not None:
-                key = msgspec.json.encode(manifest.spec)
-                specs[key] = manifest.spec
-                spans.setdefault(key, []).append(record)
-        # Step times are the same on every node; the first file of an attempt that has spans stands for it.
-        if manifest is None or manifest.attempt in attempts:
-            continue
-        name = f"{manifest.run_id}-attempt-{manifest.attempt}"
-        if not spans:
-            skipped.append(SkippedRow(id=name, source=manifest.run_id, reason="it ended before a comparison span"))
-            continue
-        attempts.add(manifest.attempt)
-        for number, (key, of_spec) in enumerate(spans.items()):
-            identifier = f"{name}-layout-{number}" if number else name
-            row = _row(identifier, manifest.run_id, specs[key], of_spec)
-            (rows if isinstance(row, PublishedRow) else skipped).append(row)  # type: ignore[arg-type]
-    return rows, [row for row in skipped if row.id not in {f"{row.source}-attempt-{done}" for done in attempts}]
+    for attempt in attempts.values():
+        if not attempt.spans:
+            skipped.append(
+                SkippedRow(id=attempt.name, source=attempt.source, reason="it ended before a comparison span")
+            )
+        for number, (spec, spans) in enumerate(attempt.spans.items()):
+            identifier = f"{attempt.name}-spec-{number}" if number else attempt.name
+            try:
+                rows.append(_row(identifier, attempt.source, spec, spans))
+            except SpecError as error:
+                skipped.append(SkippedRow(id=identifier, source=attempt.source, reason=str(error)))
+    return rows, skipped
 
 
-def _row(
-    identifier: str, source: str, document: dict[str, Any] | None, spans: Sequence[Span]
-) -> PublishedRow | SkippedRow:
-    if document is None:
-        return SkippedRow(id=identifier, source=source, reason="the effective spec is not complete")
+def _read(path: Path, run_id: str | None) -> _Attempt | None:
+    found: _Attempt | None = None
+    spec = b""
+    for record in LedgerStream(path, run_id):
+        if isinstance(record, Manifest):
+            spec = msgspec.json.encode(record.spec)
+            name = f"{record.run_id}-attempt-{record.attempt}"
+            found = found or _Attempt(name, record.run_id, record.attempt, {})
+        elif isinstance(record, Span) and found is not None:
+            found.spans.setdefault(spec, []).append(record)
+    return found
+
+
+def _row(identifier: str, source: str, document: bytes, spans: Sequence[Span]) -> PublishedRow:
     try:
-        spec = msgspec.convert(document, RunSpec)
+        spec = msgspec.json.decode(document, type=RunSpec | None)
     except msgspec.ValidationError as error:
-        return SkippedRow(id=identifier, source=source, reason=f"the effective spec cannot be read: {error}")
+        raise SpecError(f"the effective spec cannot be read: {error}") from error
+    if spec is None or spec.layout is None:
+        raise SpecError("the effective spec is not complete")
     model = spec.model
     if not isinstance(model, TransformerModel):
-        return SkippedRow(
-            id=identifier, source=source, reason=f"{model.name} is known only by its counted FLOPs, not by its layers"
-        )
+        raise SpecError(f"{model.name} is known only by its counted FLOPs, not by its layers")
     return PublishedRow(
         id=identifier,
         source=source,
