@@ -58,6 +58,16 @@ def plan(
     compare: Annotated[
         list[str] | None, _flag("The same run otherwise: zone=SWE,USA accelerator=b200-sxm start=... pause_above=...")
     ] = None,
+    search: Annotated[
+        bool, typer.Option("--search", help="Search all layouts: the front of time, energy and carbon.")
+    ] = False,
+    search_nodes: Annotated[str | None, _flag("Search these numbers of nodes too, for instance 8,16,32.")] = None,
+    search_accelerator: Annotated[str | None, _flag("Search these accelerators, for instance h100-sxm,b200.")] = None,
+    search_zone: Annotated[str | None, _flag("Search these grid zones, for instance FRA,SWE.")] = None,
+    deadline_days: Annotated[float | None, _flag("Search only what ends within so many days.")] = None,
+    write_specs: Annotated[
+        Path | None, _flag("Search, and write the best few as spec files into this directory.")
+    ] = None,
     output: Annotated[
         Path | None, _flag("Write the forecast to this file; a comparison as .svg or JSON.", "-o", "--output")
     ] = None,
@@ -101,6 +111,10 @@ def plan(
         overrides, assumed = _with_usual_batch(overrides)
         run = build_run_spec(overrides, origin="command line", profile_dirs=directories)
         run = msgspec.structs.replace(run, assumptions=(*run.assumptions, *assumed))
+    asked = (search_nodes, search_accelerator, search_zone, deadline_days, write_specs)
+    searching = search or any(flag is not None for flag in asked)
+    if compare and searching:
+        raise SpecError("--compare and --search are two questions: ask one of them")
     if compare:
         from carbon_plugin.cli.comparison import show_comparison
         from carbon_plugin.plan.axes import parse_axes
@@ -109,6 +123,20 @@ def plan(
         axes = parse_axes([*compare, *(more or ())], PLAN_AXES)
         comparison = compare_plan(run, axes, profile_dirs=directories, seed=seed)
         show_comparison(comparison, output=output, as_json=as_json)
+        return
+    if searching:
+        from carbon_plugin.cli.plan_search import parse_question, run_search
+
+        question = parse_question(search_nodes, search_accelerator, search_zone, deadline_days)
+        run_search(
+            run,
+            question,
+            profile_dirs=directories,
+            seed=seed,
+            write_specs=write_specs,
+            output=output,
+            as_json=as_json,
+        )
         return
     forecast = make_forecast(run, seed=seed)
     if output is not None:

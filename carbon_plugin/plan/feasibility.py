@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -95,7 +96,7 @@ def no_memory(
     return InfeasibleLayoutError(
         f"memory: none of {considered:,} layouts of {spec.model.name} on {nodes_phrase(spec)} fits in "
         f"{capacity / GIB:.1f} GiB of {spec.cluster.accelerator.name}; the smallest needs {need_bytes / GIB:.1f} GiB "
-        f"({describe(tightest)}); {' or '.join(_more_room(spec, space, need_bytes))} would make room"
+        f"({describe(tightest)}); to make room: {', or '.join(_more_room(spec, space, need_bytes))}"
     )
 
 
@@ -107,5 +108,5 @@ def _more_room(spec: RunSpec, space: Space, need_bytes: float) -> list[str]:
         found.append(nodes_phrase(enough))
     offloading = msgspec.structs.replace(spec.training, optimizer_offload=True)
     if not spec.training.optimizer_offload and fits_somehow(msgspec.structs.replace(spec, training=offloading), space):
-        found.append("training.optimizer_offload")
-    return [*found, f"devices of {need_bytes / GIB:.0f} GiB"]
+        found.append("training.optimizer_offload: true")
+    return [*found, f"devices of {math.ceil(need_bytes / GIB)} GiB"]

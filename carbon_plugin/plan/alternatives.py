@@ -1,0 +1,304 @@
+"""The search over clusters, places and layouts of one run: what `plan --search` answers.
+
+Every number is that of the forecast which `plan` would make of the same spec. Alternatives that another one beats in
+time, energy and carbon are dropped (`pareto`); the others are the answer, and which of them to take is not ours to say.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+
+from carbon_plugin.errors import InfeasibleLayoutError, SpecError
+from carbon_plugin.plan.feasibility import MORE_NODES, nodes_phrase, with_nodes
+from carbon_plugin.plan.forecast import Forecast, layout_phrase, make_forecast
+from carbon_plugin.plan.pareto import not_dominated, steps_of
+from carbon_plugin.plan.search import Found, Progress, search, search_layout
+from carbon_plugin.plan.space import EVERYTHING
+from carbon_plugin.plan.whatif import relocated
+from carbon_plugin.spec.figure import Figure
+from carbon_plugin.spec.hardware import Cluster
+from carbon_plugin.spec.layout import ParallelLayout
+from carbon_plugin.spec.profiles import default_node_for, load_accelerator
+from carbon_plugin.spec.run import RunSpec
+
+SEARCH_VERSION = 1
+DAY_S = 86400.0
+OBJECTIVES = ("time", "energy", "carbon")
+Directories = Sequence[str | Path]
+
+
+class Question(Struct, frozen=True, kw_only=True):
+    """What is searched beside the layout, each as the spec has it where nothing is named. Accelerators come in their
+    usual nodes, with as many devices as the spec has where `nodes` is empty."""
+
+    nodes: tuple[int, ...] = ()
+    accelerators: tuple[str, ...] = ()
+    zones: tuple[str, ...] = ()
+    deadline_s: float | None = None
+
+    def __post_init__(self) -> None:
+        for count in self.nodes:
+            if count < 1:
+                raise SpecError(f"search: nodes is {count}, expected a positive integer")
+        if self.deadline_s is not None and not self.deadline_s > 0:
+            raise SpecError(f"search: the deadline is {self.deadline_s / DAY_S:g} days, expected a positive number")
+
+
+class Option(Struct, frozen=True, kw_only=True):
+    """One way to run that no other beats in time, energy and carbon.
+
+    `best` names the objectives in which it is the best of all. `energy_j` is that of the facility over the run,
+    `spec_file` where it was written as a spec. `notes` say what does not move along to another zone.
+    """
+
+    accelerator: str
+    node: str
+    nodes: int
+    devices: int
+    zone: str
+    layout: ParallelLayout
+    layout_phrase: str
+    step_time_s: Figure
+    mfu: float
+    memory_bytes: float
+    memory_capacity_bytes: float
+    run_time_s: Figure
+    device_hours: Figure
+    energy_j: Figure
+    operational_kg: Figure
+    embodied_kg: Figure
+    total_kg: Figure
+    cost_usd: Figure | None = None
+    best: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    spec_file: str | None = None
+
+
+class Skipped(Struct, frozen=True, kw_only=True):
+    """A cluster without an option, and why."""
+
+    cluster: str
+    reason: str
+
+
+class SearchReport(Struct, frozen=True, kw_only=True):
+    """The front of time, energy and carbon by rising time. `considered` layouts are those of all clusters, `fitting`
+    those of them that fit in memory and were timed."""
+
+    version: int
+    name: str
+    model: str
+    considered: int
+    fitting: int
+    clusters: int
+    deadline_s: float | None
+    options: tuple[Option, ...]
+    skipped: tuple[Skipped, ...]
+
+
+class SearchAnswer(NamedTuple):
+    """The report, and the spec of each of its options."""
+
+    report: SearchReport
+    specs: tuple[RunSpec, ...]
+
+
+class _Obstacle(NamedTuple):
+    """Why a cluster has no option; `least_time_s` where only the deadline was in the way."""
+
+    variant: RunSpec
+    reason: str
+    least_time_s: float | None = None
+
+
+def search_alternatives(
+    spec: RunSpec,
+    question: Question,
+    *,
+    profile_dirs: Directories = (),
+    seed: int = 0,
+    on_progress: Progress | None = None,
+) -> SearchAnswer:
+    """Every layout on every cluster and in every zone that is asked for.
+
+    A cluster on which nothing runs is left out with the reason. Raises `InfeasibleLayoutError` in one line where
+    nothing is left, naming the constraint that removed the last ones and what would help; `SpecError` or
+    `FootprintError` for unknown accelerators and zones.
+    """
+    variants = list(_on_clusters(spec, question, profile_dirs))
+    found: list[_Candidate] = []
+    obstacles: list[_Obstacle] = []
+    considered = fitting = 0
+    for number, variant in enumerate(variants):
+        try:
+            result = search(variant, EVERYTHING, _part_of(on_progress, number, len(variants)))
+            considered, fitting = considered + result.considered, fitting + result.fitting
+            forecasts = [
+                make_forecast(msgspec.structs.replace(variant, layout=result.front.layout(index)), seed=seed)
+                for index in range(result.front.step_time_s.size)
+            ]
+        except SpecError as error:
+            obstacles.append(_Obstacle(variant, str(error)))
+            continue
+        in_time = [one for one in forecasts if one.run_time_s.value <= (question.deadline_s or math.inf)]
+        found += [candidate for forecast in in_time for candidate in _in_zones(forecast, question, seed)]
+        if not in_time:
+            obstacles.append(_too_late(variant, result, forecasts[0], question))
+    if not found:
+        raise _nothing(question, obstacles, seed)
+    front = _front(found)
+    report = SearchReport(
+        version=SEARCH_VERSION,
+        name=spec.name,
+        model=spec.model.name,
+        considered=considered,
+        fitting=fitting,
+        clusters=len(variants),
+        deadline_s=question.deadline_s,
+        options=tuple(_option(candidate, best) for candidate, best in front),
+        skipped=tuple(Skipped(cluster=_name_of(one.variant.cluster), reason=one.reason) for one in obstacles),
+    )
+    return SearchAnswer(report, tuple(candidate.forecast.spec for candidate, _ in front))
+
+
+class _Candidate(NamedTuple):
+    forecast: Forecast
+    notes: tuple[str, ...]
+
+    @property
+    def objectives(self) -> tuple[float, float, float]:
+        """Values of `OBJECTIVES`."""
+        forecast = self.forecast
+        energy, carbon = forecast.footprint.energy_j["facility"], forecast.footprint.total_kg
+        return forecast.run_time_s.value, energy.value, carbon.value
+
+
+def _on_clusters(spec: RunSpec, question: Question, profile_dirs: Directories) -> Iterator[RunSpec]:
+    """The run on every cluster that is asked for, without a layout."""
+    kinds = [spec.cluster]
+    if question.accelerators:
+        kinds = [_cluster_of(name, spec.cluster, question, profile_dirs) for name in question.accelerators]
+    for kind in kinds:
+        for nodes in question.nodes or (kind.nodes,):
+            yield msgspec.structs.replace(spec, cluster=msgspec.structs.replace(kind, nodes=nodes), layout=None)
+
+
+def _cluster_of(name: str, ours: Cluster, question: Question, profile_dirs: Directories) -> Cluster:
+    """Devices of another kind in their usual nodes: whole nodes where their number is asked for, else as many devices
+    as now, with the most devices a node that leaves none over."""
+    accelerator = load_accelerator(name, profile_dirs=profile_dirs)
+    if accelerator.name == ours.accelerator.name:
+        return ours  # as the spec has it, with a node that may not be the usual one
+    node = default_node_for(accelerator, profile_dirs=profile_dirs)
+    used = node.accelerators
+    while not question.nodes and ours.devices % used:
+        used -= 1
+    return Cluster(accelerator=accelerator, node=node, nodes=max(1, ours.devices // used), devices_per_node=used)
+
+
+def _in_zones(forecast: Forecast, question: Question, seed: int) -> Iterator[_Candidate]:
+    """A forecast in every zone that is asked for, with what does not move there."""
+    spec = forecast.spec
+    for zone in question.zones or (spec.site.zone,):
+        if zone == spec.site.zone or zone is None:
+            yield _Candidate(forecast, ())
+            continue
+        site, notes = relocated(spec.site, zone)
+        yield _Candidate(make_forecast(msgspec.structs.replace(spec, site=site), seed=seed), notes)
+
+
+def _front(found: list[_Candidate]) -> list[tuple[_Candidate, tuple[str, ...]]]:
+    """Candidates that no other beats, to 0.1 %, by rising time, and the objectives in which each is the best."""
+    found = sorted(found, key=lambda candidate: candidate.objectives)
+    values = np.array([candidate.objectives for candidate in found])
+    kept = not_dominated(steps_of(np.maximum(values, np.finfo(float).tiny)))  # carbon can be 0, a step of it cannot
+    least = values[kept].argmin(axis=0)
+    return [
+        (found[index], tuple(name for name, best in zip(OBJECTIVES, least, strict=True) if best == rank))
+        for rank, index in enumerate(kept)
+    ]
+
+
+def _option(candidate: _Candidate, best: tuple[str, ...]) -> Option:
+    forecast = candidate.forecast
+    prediction, footprint, cluster = forecast.prediction, forecast.footprint, forecast.spec.cluster
+    assert forecast.spec.layout is not None  # a forecast always has one
+    return Option(
+        accelerator=cluster.accelerator.name,
+        node=cluster.node.name,
+        nodes=cluster.nodes,
+        devices=cluster.devices,
+        zone=forecast.factors.intensity.zone,
+        layout=forecast.spec.layout,
+        layout_phrase=layout_phrase(forecast),
+        step_time_s=prediction.step_time_s,
+        mfu=prediction.mfu,
+        memory_bytes=prediction.memory.total_bytes,
+        memory_capacity_bytes=prediction.memory.capacity_bytes,
+        run_time_s=forecast.run_time_s,
+        device_hours=forecast.device_hours,
+        energy_j=footprint.energy_j["facility"],
+        operational_kg=footprint.operational_kg,
+        embodied_kg=footprint.embodied_kg,
+        total_kg=footprint.total_kg,
+        cost_usd=forecast.cost_usd,
+        best=best,
+        notes=candidate.notes,
+    )
+
+
+def _name_of(cluster: Cluster) -> str:
+    return f"{cluster.nodes:,} x {cluster.node.name} with {cluster.devices_per_node} {cluster.accelerator.name}"
+
+
+def _part_of(on_progress: Progress | None, number: int, total: int) -> Progress | None:
+    """Progress of one of several searches as that of all of them."""
+    if on_progress is None:
+        return None
+    return lambda share: on_progress((number + share) / total)
+
+
+def _too_late(variant: RunSpec, found: Found, fastest: Forecast, question: Question) -> _Obstacle:
+    least, limit = fastest.run_time_s.value, question.deadline_s or math.inf
+    return _Obstacle(
+        variant,
+        f"deadline: the fastest of {found.fitting:,} layouts of {variant.model.name} that fit on "
+        f"{nodes_phrase(variant)} takes {least / DAY_S:.3g} days ({layout_phrase(fastest)}), "
+        f"more than {limit / DAY_S:.3g}",
+        least,
+    )
+
+
+def _nothing(question: Question, obstacles: list[_Obstacle], seed: int) -> InfeasibleLayoutError:
+    """The error where no cluster is left: what is in the way on the one that comes nearest."""
+    late = [(one.least_time_s, one) for one in obstacles if one.least_time_s is not None]
+    if late:
+        least, nearest = min(late, key=lambda pair: pair[0])
+        message = f"{nearest.reason}; {_sooner(nearest.variant, question, least, seed)}"
+    else:
+        clusters = [one.variant.cluster for one in obstacles]
+        room = [cluster.devices * cluster.accelerator.memory_bytes.value for cluster in clusters]
+        message = obstacles[room.index(max(room))].reason
+    several = f"none of {len(obstacles)} clusters can run it; nearest is: " if len(obstacles) > 1 else ""
+    return InfeasibleLayoutError(f"{several}{message}")
+
+
+def _sooner(variant: RunSpec, question: Question, least_s: float, seed: int) -> str:
+    """What would meet the deadline."""
+    limit, later = question.deadline_s or math.inf, f"a deadline of {math.ceil(least_s / DAY_S * 100) / 100:g} days"
+    for more in (with_nodes(variant, factor) for factor in MORE_NODES):
+        try:
+            forecast = make_forecast(msgspec.structs.replace(more, layout=search_layout(more).layout), seed=seed)
+        except SpecError:
+            continue  # the batch cannot be split over so many devices
+        if forecast.run_time_s.value <= limit:
+            days = forecast.run_time_s.value / DAY_S
+            return f"{nodes_phrase(more)} would take {days:.3g} days, {later} would do too"
+    return f"{later} would do"

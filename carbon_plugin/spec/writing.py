@@ -1,0 +1,105 @@
+"""A run as a file: the YAML that `loading` reads back to the same spec. What is at its default is left out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+from msgspec import Struct
+
+from carbon_plugin.errors import SpecError
+from carbon_plugin.spec.loading import Directories, load_run_spec
+from carbon_plugin.spec.model import CountedModel, TransformerModel
+from carbon_plugin.spec.presets import load_preset
+from carbon_plugin.spec.run import RunSpec
+from carbon_plugin.spec.site import Site, relative_to
+
+
+def write_run_spec(spec: RunSpec, path: Path, *, profile_dirs: Directories = (), note: str = "") -> None:
+    """Write `spec` as a YAML file that `load_run_spec` reads as the same run; `note` becomes its first line.
+
+    What was assumed for `spec` is stated in the file. `profile_dirs` are the user's hardware profiles that it needs.
+    Raises `OSError` if the file cannot be written, `SpecError` if what was written would not be read as `spec`, as
+    when a profile is none of the shipped ones and its directory is not given.
+    """
+    head = "".join(f"# {line}\n" for line in note.splitlines())
+    path.write_text(head + run_document(spec, profile_dirs=profile_dirs), encoding="utf-8")
+    if _facts(load_run_spec(path)) != _facts(spec):
+        raise SpecError(f"{path}: is not read back as the run that was written; its profiles differ from those in use")
+
+
+def run_document(spec: RunSpec, *, profile_dirs: Directories = ()) -> str:
+    """The run as YAML text; files and directories in it are absolute."""
+    cluster = spec.cluster
+    tree: dict[str, Any] = {
+        "name": spec.name,
+        "model": _model(spec.model),
+        "cluster": {
+            "accelerator": cluster.accelerator.name,
+            "node": cluster.node.name,
+            "nodes": cluster.nodes,
+            "devices_per_node": cluster.devices_per_node,
+            **({} if cluster.power_cap_w is None else {"power_cap_w": cluster.power_cap_w}),
+            **({"profiles": [str(Path(directory).absolute()) for directory in profile_dirs]} if profile_dirs else {}),
+        },
+        # A layout states its micro-batch and recompute even where they are the usual ones: neither is then assumed.
+        "layout": "auto"
+        if spec.layout is None
+        else {
+            **_stated(spec.layout),
+            "micro_batch_size": spec.layout.micro_batch_size,
+            "recompute": spec.layout.recompute,
+        },
+        "training": {
+            **_stated(spec.training),
+            "precision": spec.training.precision,
+            "optimizer": spec.training.optimizer,
+        },
+        "site": _stated(_absolute(spec.site)),
+        "stack": _stated(spec.stack) or None,
+        "start": spec.start,
+        "price_usd_per_device_hour": spec.price_usd_per_device_hour,
+        "programme": spec.programme,
+        "role": spec.role,
+    }
+    return yaml.safe_dump(
+        {key: value for key, value in tree.items() if value is not None}, sort_keys=False, width=110, allow_unicode=True
+    )
+
+
+def _facts(spec: RunSpec) -> RunSpec:
+    """The spec without what is said about it."""
+    return msgspec.structs.replace(spec, assumptions=(), site=_absolute(spec.site))
+
+
+def _absolute(site: Site) -> Site:
+    return relative_to(site, Path.cwd())
+
+
+def _model(model: TransformerModel | CountedModel) -> str | dict[str, Any]:
+    """The name of a preset where the model is one, else its fields."""
+    if isinstance(model, CountedModel):
+        return {"type": "counted", **_stated(model)}
+    return model.name if _preset(model.name) == model else _stated(model)
+
+
+def _preset(name: str) -> TransformerModel | None:
+    try:
+        return load_preset(name)
+    except SpecError:
+        return None
+
+
+def _stated(value: Struct) -> dict[str, Any]:
+    """Fields of a struct that are not at their default, as plain values."""
+    defaults = {field.name: field.default for field in msgspec.structs.fields(value)}
+    found = {name: getattr(value, name) for name in defaults if getattr(value, name) != defaults[name]}
+    return {name: _plain(item) for name, item in found.items()}
+
+
+def _plain(item: Any) -> Any:
+    if isinstance(item, Struct):
+        return _stated(item)
+    return [_plain(part) for part in item] if isinstance(item, tuple | list) else item
