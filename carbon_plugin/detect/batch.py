@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from carbon_plugin.detect.context_parallel import ActiveContextParallel, active_context_parallel
-from carbon_plugin.detect.hooks import Hook
+from carbon_plugin.detect.hooks import Hooks
 from carbon_plugin.detect.observed import Observed
 from carbon_plugin.detect.recompute import RecomputeWatch
 from carbon_plugin.detect.tensors import Arriving, Example, batch_shape, meta, packed_documents, real_tokens
@@ -37,11 +37,11 @@ class BatchWatch:
         self._packed: tuple[str, Arriving | int] | None = None
         self._first_tokens = 0
         self._leaf: Any = None
-        self._handle: Any = None
+        self._hooks = Hooks()
         if is_compiled(model):
             self.reason = "the model is compiled; a hook on it would change the graph"
         else:
-            self._handle = model.register_forward_pre_hook(Hook(self._see_safely), with_kwargs=True)
+            self._hooks.put(model, self._see_safely, with_kwargs=True)
             self._attempt("recomputation could not be watched", lambda: self._watch_recompute(model))
 
     @property
@@ -67,9 +67,9 @@ class BatchWatch:
 
     def remove(self) -> None:
         """Take the hooks away. Safe to call twice."""
-        if self._handle is not None:
-            self._handle.remove()
-            self._handle = None
+        if self._hooks.traced:
+            self.reason = "the model runs in a compiled function; what it is called with cannot be seen"
+        self._hooks.remove()
         if self.recompute is not None:
             self.recompute.remove()
 
@@ -77,11 +77,7 @@ class BatchWatch:
         self.recompute = RecomputeWatch(model)
 
     def _see_safely(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        import torch
-
-        # A function that is compiled around the model must not take our reading into its graph.
-        if not torch.compiler.is_compiling():
-            self._attempt("a batch could not be read", lambda: self._see(module, args, kwargs))
+        self._attempt("a batch could not be read", lambda: self._see(module, args, kwargs))
 
     def _attempt(self, what: str, work: Callable[[], None]) -> None:
         try:

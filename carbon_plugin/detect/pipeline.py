@@ -1,12 +1,10 @@
 """PyTorch's pipelining, from its schedule: the stages know their number, the schedule its kind and micro-batches.
 
-The schedule is what the script hands over, `watch(model, pipeline=schedule)`; else the one that runs the model is
-looked for among the objects of the process.
+The schedule is what the script hands over: `watch(model, pipeline=schedule)`.
 """
 
 from __future__ import annotations
 
-import gc
 from typing import TYPE_CHECKING, Any
 
 from carbon_plugin.detect.observed import Observed
@@ -35,7 +33,7 @@ _PREDICTED_AS = {
 
 def read(job: Job) -> Reading | None:
     """Degree, schedule, virtual stages and micro-batches of a pipeline; None without one."""
-    schedule = job.pipeline or _found_schedule(job.model)
+    schedule = job.pipeline
     stages = _stages(schedule)
     if not stages:
         return None
@@ -81,17 +79,3 @@ def _part(stage: Any) -> StagePart:
         trainable_parameters=trainable,
         layers=len(blocks.modules) if blocks else 0,
     )
-
-
-def _found_schedule(model: nn.Module) -> Any:
-    """The schedule whose stages hold parameters of this model; None if there is none."""
-    from torch.distributed.pipelining.schedules import _PipelineSchedule
-
-    own = {id(parameter) for parameter in model.parameters()}
-    for thing in gc.get_objects():
-        # The type, not isinstance: that would ask the proxies among all these objects for their class.
-        if _PipelineSchedule in type(thing).__mro__:
-            modules = stage_modules(thing)
-            if any(id(parameter) in own for module in modules for parameter in module.parameters()):
-                return thing
-    return None

@@ -73,6 +73,7 @@ READERS = (
     Reader("torch", "carbon_plugin.detect.context_parallel"),
     Reader("torch", "carbon_plugin.detect.layout"),
     Reader("torch", "carbon_plugin.detect.groups"),
+    Reader("torch.distributed.pipelining.schedules", "carbon_plugin.detect.pipeline_search"),
     Reader("torch", "carbon_plugin.detect.step"),
     Reader("torch", "carbon_plugin.detect.recompute"),
 )

@@ -10,7 +10,7 @@ from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from carbon_plugin.detect.hooks import Hook
+from carbon_plugin.detect.hooks import Hooks
 from carbon_plugin.detect.observed import Observed
 from carbon_plugin.detect.readers import Job, Reading
 from carbon_plugin.detect.structure import repeated_blocks
@@ -41,19 +41,19 @@ class RecomputeWatch:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        blocks = repeated_blocks(model)
         self._forward: list[set[int]] = []
         self._again: list[set[int]] = []
         self._cached = self._reentrant = False
-        self._handles: list[Any] = []
+        self._hooks = Hooks()
         if any(is_compiled(module) for module in model.modules()):
             return
-        for number, block in enumerate(blocks.modules if blocks else (model,)):
-            self._forward.append(set())
-            self._again.append(set())
-            for leaf in block.modules():
-                if not leaf._modules and len(self._handles) < MAX_HOOKS:
-                    self._handles.append(leaf.register_forward_pre_hook(Hook(partial(self._see_safely, number))))
+        blocks = repeated_blocks(model)
+        try:
+            for number, block in enumerate(blocks.modules if blocks else (model,)):
+                self._watch(number, block)
+        except Exception:  # a scripted module takes no such hook; then there must be none anywhere
+            self.remove()
+            raise
 
     def reading(self) -> Reading | None:
         """What was recomputed in how many blocks; None if no forward pass was seen."""
@@ -74,9 +74,14 @@ class RecomputeWatch:
 
     def remove(self) -> None:
         """Take the hooks away. Safe to call twice."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+        self._hooks.remove()
+
+    def _watch(self, number: int, block: nn.Module) -> None:
+        self._forward.append(set())
+        self._again.append(set())
+        for leaf in block.modules():
+            if not leaf._modules and len(self._hooks) < MAX_HOOKS:
+                self._hooks.put(leaf, partial(self._see_safely, number))
 
     def _see_safely(self, number: int, module: nn.Module, args: tuple[Any, ...]) -> None:
         try:
@@ -88,7 +93,7 @@ class RecomputeWatch:
     def _see(self, number: int, module: nn.Module) -> None:
         import torch
 
-        if torch.compiler.is_compiling() or not module.training:
+        if not module.training:
             return
         if torch._C._current_graph_task_id() == -1:  # private to torch, and what its own checkpointing asks
             self._forward[number].add(id(module))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 
 from carbon_plugin.detect.batch import BatchWatch, called_module
 from carbon_plugin.detect.live import FirstStep
@@ -126,6 +127,36 @@ def test_no_hook_is_put_on_a_compiled_model():
 
     assert "compiled" in watch.reason
     assert watch.observed() == {}
+
+
+def test_function_that_is_compiled_around_a_watched_model_is_not_compiled_again():
+    model, counter = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.ReLU(), nn.Linear(2, 2))), CompileCounter()
+    watch = BatchWatch(model)
+
+    @torch.compile(fullgraph=True, backend=counter)
+    def step(x):
+        return model(x).sum()
+
+    for _ in range(3):
+        step(torch.zeros(3, 2)).backward()
+        watch.remove()
+
+    assert counter.frame_count == 1
+    assert "compiled function" in watch.reason
+    model(torch.zeros(3, 2))
+    assert watch.calls == 0
+
+
+def test_module_that_takes_no_hooks_leaves_none_on_the_others():
+    plain = nn.Linear(2, 2)
+    model = nn.Sequential(plain, torch.jit.script(nn.Linear(2, 2)))
+    watch = BatchWatch(model)
+
+    model(torch.zeros(3, 2)).sum().backward()
+    watch.remove()
+
+    assert seen(watch)["layout.micro_batch_size"] == 3
+    assert not plain._forward_pre_hooks
 
 
 def test_autocast_is_seen_where_it_acts():
