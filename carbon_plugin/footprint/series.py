@@ -6,7 +6,6 @@ over which nothing is known and nothing is interpolated. Reading of files is `fo
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -23,13 +22,20 @@ LEAST_COVERED = 0.5
 
 
 class Trace(NamedTuple):
-    """Values g/kWh, shape (n,), that begin at `start_unix_s`, ascending, and hold for `step_s` at most."""
+    """Values g/kWh, shape (n,), that begin at `start_unix_s`, ascending, and hold for `step_s` at most.
+
+    `knots` are the moments where a value begins or ends, shape (2 n,), `weighted` and `known` the integrals up to them
+    of the value and of the known time: a mean is two differences. Make it with `make_trace`.
+    """
 
     start_unix_s: Floats
     g_per_kwh: Floats
     step_s: float
     source: str
-    basis: Basis | None = None
+    basis: Basis | None
+    knots: Floats
+    weighted: Floats
+    known: Floats
 
     @property
     def end_unix_s(self) -> float:
@@ -46,10 +52,9 @@ class Trace(NamedTuple):
 
         Where nothing is known the mean is nan. Shapes are that of `start_unix_s`.
         """
-        knots, weighted, known = self._integrals()
         edges: Floats = np.stack([start_unix_s, start_unix_s + duration_s])
-        amount_from, amount_to = np.interp(edges, knots, weighted)
-        known_from, known_to = np.interp(edges, knots, known)
+        amount_from, amount_to = np.interp(edges, self.knots, self.weighted)
+        known_from, known_to = np.interp(edges, self.knots, self.known)
         known_s = known_to - known_from
         # A millisecond of known time is rounding at the edge of a gap.
         mean = np.where(known_s > 1e-3, (amount_to - amount_from) / np.where(known_s > 0, known_s, 1.0), np.nan)
@@ -82,14 +87,6 @@ class Trace(NamedTuple):
         chosen: Floats = candidates[known >= LEAST_COVERED]
         return chosen
 
-    def _integrals(self) -> tuple[Floats, Floats, Floats]:
-        """Knots, and up to each of them the integral of the value and the known time."""
-        width = np.minimum(np.diff(self.start_unix_s, append=np.inf), self.step_s)
-        knots = np.stack([self.start_unix_s, self.start_unix_s + width], axis=1).ravel()
-        weighted = np.cumsum(np.stack([np.zeros_like(width), width * self.g_per_kwh], axis=1).ravel())
-        known = np.cumsum(np.stack([np.zeros_like(width), width], axis=1).ravel())
-        return knots, weighted, known
-
 
 def make_trace(moments_unix_s: Floats, g_per_kwh: Floats, *, source: str, basis: Basis | None = None) -> Trace:
     """A trace from moments and values of the same length, in any order; the step is their most frequent distance.
@@ -109,10 +106,23 @@ def make_trace(moments_unix_s: Floats, g_per_kwh: Floats, *, source: str, basis:
         moment = np.datetime64(int(moments[wrong][0]), "s")
         raise FootprintError(f"{source}: intensity at {moment}Z is {values[wrong][0]}, expected 0 or more g/kWh")
     steps, counts = np.unique(distances, return_counts=True)
-    return Trace(moments, values, float(steps[np.argmax(counts)]), source, basis)
+    step_s = float(steps[np.argmax(counts)])
+    width = np.minimum(np.diff(moments, append=np.inf), step_s)
+    nothing = np.zeros_like(width)
+    return Trace(
+        start_unix_s=moments,
+        g_per_kwh=values,
+        step_s=step_s,
+        source=source,
+        basis=basis,
+        knots=np.stack([moments, moments + width], axis=1).ravel(),
+        weighted=np.cumsum(np.stack([nothing, width * values], axis=1).ravel()),
+        known=np.cumsum(np.stack([nothing, width], axis=1).ravel()),
+    )
 
 
 def gaps(trace: Trace) -> list[tuple[float, float]]:
     """Stretches inside the trace of which nothing is known, as (start, end) in Unix seconds."""
-    edges = pairwise(trace.start_unix_s.tolist())
-    return [(start + trace.step_s, end) for start, end in edges if end - start > trace.step_s * (1 + 1e-9)]
+    wide = np.flatnonzero(np.diff(trace.start_unix_s) > trace.step_s * (1 + 1e-9))
+    starts, ends = trace.start_unix_s[wide] + trace.step_s, trace.start_unix_s[wide + 1]
+    return list(zip(starts.tolist(), ends.tolist(), strict=True))

@@ -17,6 +17,7 @@ from carbon_plugin.spec.site import Site
         ("aws:eu-west-3", 1.14),  # not published by region: fleet
         ("gcp:us-central1", 1.09),
         ("azure:westeurope", 1.17),
+        ("azure:japaneast", 1.28),
         ("FRA", 1.54),
         ("egrid:SRVC", 1.54),
     ],
