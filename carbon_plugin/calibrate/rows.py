@@ -8,6 +8,7 @@ unstated, and named in `assumed`.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 import yaml
 from msgspec import Struct
 
-from carbon_plugin.calibrate.conventions import conventions_of
+from carbon_plugin.calibrate.conventions import UNKNOWN, conventions_of
 from carbon_plugin.calibrate.fields import Fields
 from carbon_plugin.calibrate.row_cluster import row_cluster
 from carbon_plugin.calibrate.row_layout import row_execution
@@ -32,7 +33,8 @@ NO_STEP_TIME = {"oom_probe": "did not fit in memory", "full_run": "a whole run"}
 
 
 class PublishedRow(Struct, frozen=True, kw_only=True):
-    """One measured configuration. `model_key` groups rows of one model over all sources (for leaving it out)."""
+    """One measured configuration. `framework` is the name of its stack, `model_key` groups rows of one model over all
+    sources (for leaving it out)."""
 
     id: str
     source: str
@@ -128,7 +130,7 @@ def _row(identity: str, source: str, row: Fields, architectures: Mapping[str, An
         id=identity,
         source=f"{source}-lora" if kind == "lora_benchmark" else source,
         accelerator=cluster.accelerator.name,
-        framework=conventions.name,
+        framework=_own_name(row.text("framework")) if conventions == UNKNOWN else conventions.name,
         model_key=f"{model.hidden}x{model.layers}" + ("moe" if model.moe else ""),
         spec=spec,
         measured_step_time_s=row_step_time_s(row, model, cluster, training, layout, assumed),
@@ -136,3 +138,8 @@ def _row(identity: str, source: str, row: Fields, architectures: Mapping[str, An
         memory_is_reserved=conventions.reports_reserved_memory,
         assumed=tuple(assumed),
     )
+
+
+def _own_name(framework: str) -> str:
+    """A framework that we know nothing of, as a stack is named: letters, digits, dots and dashes."""
+    return re.sub(r"[^a-z0-9.]+", "-", framework.lower()).strip("-.") or UNKNOWN.name

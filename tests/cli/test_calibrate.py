@@ -1,0 +1,83 @@
+"""`carbon-plugin calibrate`: rows in, a profile that `plan` takes out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from carbon_plugin.cli.main import run
+
+ROW = (
+    "- {{id: ours-{n}, kind: benchmark, arch: llama3_8b, seq_len: {seq}, precision: bf16, gpu: H100-80GB-SXM, "
+    "n_gpus: 8, tp: 1, pp: 1, sharding: FSDP, recompute: full, mbs: {mbs}, gbs: {gbs}, framework: ours, "
+    "step_time_s: {time}}}\n"
+)
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    """Four rows of a framework that nobody knows, about 1.4 times as slow as predicted."""
+    path = tmp_path / "rows.yaml"
+    cases = [(1, 4096, 1, 8, 0.91), (2, 4096, 2, 16, 1.76), (3, 8192, 1, 8, 1.86), (4, 8192, 2, 16, 3.65)]
+    path.write_text(
+        "rows:\n" + "".join(ROW.format(n=n, seq=seq, mbs=mbs, gbs=gbs, time=time) for n, seq, mbs, gbs, time in cases)
+    )
+    return path
+
+
+def plan(capsys, spec: Path, *flags: str) -> float:
+    assert run(["plan", str(spec), "--json", *flags]) == 0
+    return json.loads(capsys.readouterr().out)["prediction"]["step_time_s"]["value"]
+
+
+def test_the_profile_makes_plan_predict_the_fitted_step_time(capsys, rows, tmp_path) -> None:
+    folder = tmp_path / "profiles"
+    assert run(["calibrate", str(rows), "-o", str(folder / "h100-sxm.yaml"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["mape_after"] < found["mape_before"]
+
+    spec = tmp_path / "run.yaml"
+    spec.write_text(
+        "model: llama-3-8b\nstack: ours\nsite: {zone: FRA}\ncluster: {accelerator: h100-sxm, nodes: 1}\n"
+        "layout: {dp_shard: 8, zero_stage: 3, micro_batch_size: 1, recompute: full}\n"
+        "training: {seq_len: 4096, global_batch_size: 8, steps: 10, precision: bf16}\n"
+    )
+    fitted = plan(capsys, spec, "--profiles", str(folder))
+    assert fitted == pytest.approx(found["rows"][0]["after_s"], rel=1e-3)
+
+
+def test_what_was_fitted_and_what_was_refused_is_printed(capsys, rows) -> None:
+    assert run(["calibrate", str(rows)]) == 0
+    text = capsys.readouterr().out
+    assert "fitted  framework_factor of ours: 1 -> " in text
+    assert "refused scaleout_latency_s: no row shows it" in text
+    assert "mean error" in text
+
+
+def test_rows_that_tell_nothing_write_nothing(capsys, rows, tmp_path) -> None:
+    known = tmp_path / "one.yaml"
+    known.write_text(rows.read_text().split("- {id: ours-2")[0].replace("framework: ours", "framework: llm-foundry"))
+    target = tmp_path / "profile.yaml"
+    assert run(["calibrate", str(known), "-o", str(target)]) == 1
+    assert "the rows tell no constant" in capsys.readouterr().err
+    assert not target.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "expected a run directory or a file of rows"),
+        (["{rows}", "--reproduce-shipped"], "--reproduce-shipped fits the published rows"),
+        (["{missing}"], "cannot be read"),
+        (["{folder}"], "no ledger in this directory"),
+    ],
+)
+def test_what_cannot_be_calibrated_is_one_line(capsys, rows, tmp_path, arguments, message) -> None:
+    (tmp_path / "empty").mkdir()
+    places = {"rows": rows, "missing": tmp_path / "nowhere.yaml", "folder": tmp_path / "empty"}
+    assert run(["calibrate", *(argument.format(**places) for argument in arguments)]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
