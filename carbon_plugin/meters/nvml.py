@@ -6,6 +6,7 @@ Only the monitor thread reads it. After a fork it answers nothing and never call
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -14,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
+from carbon_plugin.meters.context import GpuContext
 from carbon_plugin.meters.nvml_driver import ErrorCode, Inventory, NvmlDriver, NvmlError
 from carbon_plugin.meters.nvml_targets import Board, Target, describe_board, find_device, missing_target, target_of
 from carbon_plugin.meters.protocol import Note, Reading, Unavailable
@@ -105,6 +107,18 @@ class NvmlMeter:
             self.poll_interval_s = POLL_S if self._integrates else None
             self.whole = list(boards.values())
         return [self._reading(target, boards) for target in self._targets]
+
+    def contexts(self) -> dict[str, GpuContext]:
+        """What holds each device back now, by its key; a device that does not answer is left out."""
+        if os.getpid() != self._pid:
+            return {}
+        found: dict[str, GpuContext] = {}
+        with self._lock:
+            for target in self._targets:
+                if self._driver is not None and target.board_uuid is not None:
+                    with contextlib.suppress(NvmlError):  # the reading of the same moment says what is wrong with it
+                        found[target.identity.key] = self._driver.context(target.board_uuid)
+        return found
 
     def close(self) -> None:
         """Release the driver. A read that hangs in the driver is not waited for longer than a second."""

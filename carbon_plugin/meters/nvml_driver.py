@@ -14,6 +14,7 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from carbon_plugin.errors import MeterError
+from carbon_plugin.meters.context import GpuContext, reasons_of
 from carbon_plugin.meters.track import Averaging
 
 ErrorCode = Literal[
@@ -164,6 +165,20 @@ class NvmlDriver:
             return float(self._on(uuid, self._nvml.nvmlDeviceGetPowerUsage)) * 1e-3
         return self._field(uuid, _FIELD_POWER_AVERAGE, scope) * 1e-3
 
+    def context(self, uuid: str) -> GpuContext:
+        """Power limit, clock and throttle reasons now. Raises only for a GPU that is lost."""
+        nvml = self._nvml
+        handle = self._handle(uuid)
+        limit_mw = self._optional(nvml.nvmlDeviceGetEnforcedPowerLimit, handle)
+        default_mw = self._optional(nvml.nvmlDeviceGetPowerManagementDefaultLimit, handle)
+        bits = self._optional(nvml.nvmlDeviceGetCurrentClocksThrottleReasons, handle)
+        return GpuContext(
+            power_limit_w=None if limit_mw is None else limit_mw * 1e-3,
+            default_power_limit_w=None if default_mw is None else default_mw * 1e-3,
+            sm_clock_mhz=self._optional(nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_SM),
+            held_back_by=reasons_of(bits or 0),
+        )
+
     def _describe(self, index: int) -> Gpu:
         nvml = self._nvml
         handle = self._call(nvml.nvmlDeviceGetHandleByIndex, index)
@@ -213,9 +228,12 @@ class NvmlDriver:
         return float(value.value.ullVal if wide else value.value.uiVal)
 
     def _on(self, uuid: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        return self._call(function, self._handle(uuid), *arguments)
+
+    def _handle(self, uuid: str) -> Any:
         if uuid not in self._handles:
             self._handles[uuid] = self._call(self._nvml.nvmlDeviceGetHandleByUUID, uuid)
-        return self._call(function, self._handles[uuid], *arguments)
+        return self._handles[uuid]
 
     def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         try:
@@ -223,10 +241,10 @@ class NvmlDriver:
         except self._nvml.NVMLError as error:
             raise self._error(error) from error
 
-    def _optional(self, function: Callable[..., Any], handle: Any) -> Any:
+    def _optional(self, function: Callable[..., Any], handle: Any, *arguments: Any) -> Any:
         """The answer, or None where the device cannot give it; a lost device still raises."""
         try:
-            return self._call(function, handle)
+            return self._call(function, handle, *arguments)
         except NvmlError as error:
             if error.code == "lost":
                 raise

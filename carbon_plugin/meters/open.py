@@ -13,6 +13,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from carbon_plugin.meters.context import ContextChange, ContextWatch
 from carbon_plugin.meters.cpu_load import job_root_pid, open_cpu_load
 from carbon_plugin.meters.host_model import (
     Watts,
@@ -70,6 +71,7 @@ class MeterSet:
         self._beside = beside
         self._draw = draw
         self._history = history
+        self._context = ContextWatch()
         self.poll_interval_s = self._shortest_poll_s()
 
     def read(self) -> list[Reading]:
@@ -85,6 +87,10 @@ class MeterSet:
             readings += own
         self.poll_interval_s = self._shortest_poll_s()
         return readings
+
+    def context_changes(self) -> list[ContextChange]:
+        """What is new about power limits, clocks and throttling of the job's GPUs since the last call."""
+        return self._context.news(self.gpus.contexts()) if self.gpus else []
 
     def close(self) -> None:
         """Release all devices. Safe to call twice."""

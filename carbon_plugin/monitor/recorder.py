@@ -155,6 +155,7 @@ class NodeRecorder:
         for piece in merged(pieces):
             self.record(self._window(piece, before, after, piece.duration_s / whole_s))
         self._note_intensity()
+        self._guard.run("GPU context", self._note_context, None)
         if abs(self._wall.adjust()) > CLOCK_STEP_S and not self._clock_stepped:
             self._clock_stepped = True
             self.note("clock_stepped", "the wall clock was set during the run; times of windows follow it slowly")
@@ -164,6 +165,10 @@ class NodeRecorder:
         """Ask the live services for the intensity of the moment, where it is time; may block for some seconds."""
         self._intensity.refresh(time.time())
         self._note_intensity()
+
+    def _note_context(self) -> None:
+        for change in self._meters.context_changes():
+            self.note("gpu_context", change.message, change.data)
 
     def _note_intensity(self) -> None:
         for kind, message, data in self._intensity.drain():

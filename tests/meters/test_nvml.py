@@ -284,6 +284,51 @@ os._exit(0)
     assert metering("speed=10;fault=0:slow@2=600", script) == "closed while the driver hangs"
 
 
+def test_a_denied_reading_is_absent_with_its_reason_and_a_recovered_one_covers_the_gap(metering: Metering) -> None:
+    rounds = metering("power=300;speed=10;fault=0:no_permission@3-6", WATCH)
+    denied = [one_round[0] for one_round in rounds if one_round[0]["kind"] == "absent"]
+    assert {reading["fault"] for reading in denied} == {"permission"}
+    assert denied[0]["message"].endswith("Insufficient Permissions")
+    assert rounds[-1][0]["kind"] == "counter"
+    assert mean_power_w(rounds, 0) == pytest.approx(300, rel=0.1)
+
+
+CONTEXT = "meters = open_meters(); show([meters.context_changes(), (time.sleep(0.4), meters.context_changes())[1]])"
+
+
+def test_what_holds_a_gpu_back_is_told_once(metering: Metering) -> None:
+    spec = "gpus=2;power=300,400;limit=700,400;speed=10"
+    first, second = metering(spec, CONTEXT)
+    assert [change["message"] for change in first] == [
+        f"{FIRST}: power limit 700 W, SM clock 1755 MHz, not held back",
+        f"{SECOND}: power limit 400 W, SM clock 1755 MHz, held back by power cap",
+    ]
+    assert first[1]["data"] == {
+        "key": SECOND,
+        "power_limit_w": 400.0,
+        "default_power_limit_w": 400.0,
+        "sm_clock_mhz": 1755,
+        "held_back_by": ["power cap"],
+    }
+    assert second == []
+
+
+@pytest.mark.parametrize(
+    ("fault", "news"),
+    [
+        ("limit@3=350", "power limit 350 W of 700 W, SM clock 1755 MHz, not held back"),
+        ("throttle@3=96", "held back by temperature (software), temperature (hardware)"),
+        ("throttle@3=1", None),
+        ("lost@3", None),
+    ],
+)
+def test_another_limit_or_another_reason_is_news_and_idling_is_not(
+    metering: Metering, fault: str, news: str | None
+) -> None:
+    _, second = metering(f"power=300;speed=10;fault=0:{fault}", CONTEXT)
+    assert [change["message"].endswith(news or "") for change in second] == ([True] if news else [])
+
+
 def test_gpus_that_match_a_profile_carry_its_name(metering: Metering) -> None:
     script = """
 from carbon_plugin.spec.profiles import load_accelerator

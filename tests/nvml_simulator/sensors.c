@@ -105,9 +105,16 @@ nvmlReturn_t nvmlDeviceGetFieldValues(nvmlDevice_t device, int count, struct fie
     return result;
 }
 
+/* The limit in force: the default one unless a fault lowers it. */
+static double limit_w(nvmlDevice_t device)
+{
+    const struct fault *lowered = world_fault(&spec, device->gpu, FAULT_LIMIT);
+    return lowered ? lowered->argument : spec.gpu[device->gpu].limit_w;
+}
+
 static nvmlReturn_t limit_mw(nvmlDevice_t device, unsigned *limit)
 {
-    *limit = (unsigned)(1e3 * spec.gpu[device->gpu].limit_w);
+    *limit = (unsigned)(1e3 * limit_w(device));
     return NVML_SUCCESS;
 }
 
@@ -126,7 +133,8 @@ nvmlReturn_t nvmlDeviceGetPowerManagementLimit(nvmlDevice_t device, unsigned *li
 nvmlReturn_t nvmlDeviceGetPowerManagementDefaultLimit(nvmlDevice_t device, unsigned *limit)
 {
     ENTER(device);
-    return limit_mw(device, limit);
+    *limit = (unsigned)(1e3 * spec.gpu[device->gpu].limit_w);
+    return NVML_SUCCESS;
 }
 
 struct memory {
@@ -200,8 +208,9 @@ nvmlReturn_t nvmlDeviceGetCurrentClocksThrottleReasons(nvmlDevice_t device, unsi
 {
     enum { SOFTWARE_POWER_CAP = 4 };
     ENTER(device);
-    bool capped = world_power_w(&spec, device->gpu, false) >= spec.gpu[device->gpu].limit_w;
-    *reasons = capped ? SOFTWARE_POWER_CAP : 0;
+    const struct fault *throttled = world_fault(&spec, device->gpu, FAULT_THROTTLE);
+    bool capped = world_power_w(&spec, device->gpu, false) >= limit_w(device);
+    *reasons = (capped ? SOFTWARE_POWER_CAP : 0) | (throttled ? (unsigned long long)throttled->argument : 0);
     return NVML_SUCCESS;
 }
 

@@ -49,6 +49,8 @@ enum fault_kind {
     FAULT_NO_POWER,
     FAULT_NO_FIELD,
     FAULT_NO_PERMISSION,
+    FAULT_LIMIT,
+    FAULT_THROTTLE,
     FAULT_SLOW,
     FAULT_ERROR,
 };

@@ -84,6 +84,8 @@ static const struct {
     {"no_power", FAULT_NO_POWER, 0},
     {"no_field", FAULT_NO_FIELD, 0},
     {"no_permission", FAULT_NO_PERMISSION, NVML_ERROR_NO_PERMISSION},
+    {"limit", FAULT_LIMIT, 300},
+    {"throttle", FAULT_THROTTLE, 64},
     {"slow", FAULT_SLOW, 2},
     {"error", FAULT_ERROR, NVML_ERROR_UNKNOWN},
     {"driver_not_loaded", FAULT_ERROR, NVML_ERROR_DRIVER_NOT_LOADED},

@@ -126,6 +126,15 @@ show({
     }
 
 
+def test_a_lowered_limit_and_throttling_show_in_their_calls_alone(run: Run) -> None:
+    script = """
+show([nv.nvmlDeviceGetEnforcedPowerLimit(gpu[0]), nv.nvmlDeviceGetPowerManagementDefaultLimit(gpu[0]),
+      nv.nvmlDeviceGetCurrentClocksThrottleReasons(gpu[0]), nv.nvmlDeviceGetPowerUsage(gpu[0])])
+"""
+    answer = run(f"power=350;fault=0:limit=300,0:throttle=64;epoch={time.monotonic() - 10}", script)
+    assert answer == [300_000, 700_000, 4 + 64, 350_000]
+
+
 def test_the_processes_on_a_gpu_are_listed(run: Run) -> None:
     script = "show([[p.pid for p in nv.nvmlDeviceGetComputeRunningProcesses(handle)] for handle in gpu])"
     assert run("gpus=2;process=1:4711,1:4712", script) == [[], [4711, 4712]]

@@ -1,0 +1,87 @@
+"""What held a GPU back while it was measured: power limit, clock, throttle reasons. Context for readers of numbers.
+
+Recorded when it is news and not in each window: the first look, another power limit, a reason that was not seen before.
+So a ledger holds a handful of these a GPU, however long the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from msgspec import Struct
+
+_REASONS: dict[int, str] = {
+    0x002: "application clocks",
+    0x004: "power cap",
+    0x008: "hardware slowdown",
+    0x010: "sync boost",
+    0x020: "temperature (software)",
+    0x040: "temperature (hardware)",
+    0x080: "power brake",
+    0x100: "display clocks",
+    0x200: "board limit",
+    0x400: "reliability voltage",
+}
+"""Bits of the NVML clock event reasons. Bit 0 is an idle GPU, which holds nothing back."""
+
+
+class GpuContext(Struct, frozen=True, kw_only=True):
+    """One look at a GPU; None where the driver does not tell. `held_back_by` are words for what lowers its clocks."""
+
+    power_limit_w: float | None
+    default_power_limit_w: float | None
+    sm_clock_mhz: int | None
+    held_back_by: tuple[str, ...]
+
+
+class ContextChange(Struct, frozen=True):
+    """News about a GPU for the ledger: a sentence, and the same as data."""
+
+    message: str
+    data: dict[str, Any]
+
+
+def reasons_of(bits: int) -> tuple[str, ...]:
+    """Names of the clock event reasons in a mask."""
+    return tuple(name for bit, name in _REASONS.items() if bits & bit)
+
+
+class ContextWatch:
+    """Remembers what was told of each GPU."""
+
+    def __init__(self) -> None:
+        self._limits: dict[str, float | None] = {}
+        self._reasons: dict[str, set[str]] = {}
+
+    def news(self, contexts: Mapping[str, GpuContext]) -> list[ContextChange]:
+        """What of these looks, by device key, is not on record yet."""
+        return [_change(key, context) for key, context in contexts.items() if self._is_news(key, context)]
+
+    def _is_news(self, key: str, context: GpuContext) -> bool:
+        seen = self._reasons.setdefault(key, set())
+        same_limit = key in self._limits and self._limits[key] == context.power_limit_w
+        if same_limit and seen.issuperset(context.held_back_by):
+            return False
+        self._limits[key] = context.power_limit_w
+        seen.update(context.held_back_by)
+        return True
+
+
+def _change(key: str, context: GpuContext) -> ContextChange:
+    parts = []
+    if context.power_limit_w is not None:
+        default_w = context.default_power_limit_w
+        lowered = default_w is not None and context.power_limit_w < default_w
+        parts.append(f"power limit {context.power_limit_w:.0f} W" + (f" of {default_w:.0f} W" if lowered else ""))
+    if context.sm_clock_mhz is not None:
+        parts.append(f"SM clock {context.sm_clock_mhz} MHz")
+    parts.append(f"held back by {', '.join(context.held_back_by)}" if context.held_back_by else "not held back")
+    data = {
+        "key": key,
+        "power_limit_w": context.power_limit_w,
+        "default_power_limit_w": context.default_power_limit_w,
+        "sm_clock_mhz": context.sm_clock_mhz,
+        "held_back_by": list(context.held_back_by),
+    }
+    return ContextChange(f"{key}: {', '.join(parts)}", data)
