@@ -48,7 +48,11 @@ class ElectricityMaps:
             "/carbon-intensity/latest",
             _Latest,
             deadline_s=deadline_s,
-            params={"zone": self.zone, "emissionFactorType": self.basis.scope},
+            params={
+                "zone": self.zone,
+                "emissionFactorType": self.basis.scope,
+                "shouldUseFallbackCallerLookup": "false",
+            },
             headers={"auth-token": self._token},
         )
         if latest.zone != self.zone:

@@ -68,7 +68,7 @@ class WattTime:
             "/v3/forecast",
             _Answer,
             deadline_s=max(0.1, end_s - time.monotonic()),
-            params={"region": self.zone, "signal_type": SIGNAL, "horizon_hours": "0"},
+            params={"region": self.zone, "signal_type": SIGNAL, "horizon_hours": "1"},
             headers={"Authorization": f"Bearer {self._token}"},
         )
         meta = answer.meta

@@ -78,7 +78,7 @@ def test_electricity_maps_gives_the_intensity_of_the_zone_asked_for(
     assert (sample.g_per_kwh, sample.zone, sample.estimated) == (41, "FR", True)
     assert (sample.basis.scope, sample.basis.signal, sample.basis.boundary) == ("lifecycle", "average", "consumption")
     (path, headers), *_ = service.requests
-    assert path == f"{MAPS_PATH}?zone=FR&emissionFactorType=lifecycle"
+    assert path == f"{MAPS_PATH}?zone=FR&emissionFactorType=lifecycle&shouldUseFallbackCallerLookup=false"
     assert headers["auth-token"] == SECRET
 
 
