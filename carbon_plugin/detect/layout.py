@@ -10,6 +10,8 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from msgspec import Struct
+
 from carbon_plugin.detect.names import AXIS_OF_NAME
 from carbon_plugin.detect.observed import BY_ELIMINATION, DEGREES, DetectedLayout, Observed
 from carbon_plugin.detect.readers import Job, Reading
@@ -18,7 +20,7 @@ from carbon_plugin.detect.wrappers import DataParallel, data_parallel, is_compil
 if TYPE_CHECKING:
     from torch import nn
 
-_SHARDING_NAMES = ("dp", "data_parallel", "dp_shard", "data_parallel_shard", "fsdp")
+_SHARDING_NAMES = ("dp", "data", "data_parallel", "dp_shard", "data_parallel_shard", "fsdp")
 
 
 def read(job: Job) -> Reading:
@@ -83,12 +85,14 @@ def _see_tensor_parallel(
 ) -> None:
     if "tp" in named:
         found.see("tp", *named["tp"])
-    for name, parameter in _sharded_without_names(model, own):
-        if not _is_expert(name):
-            found.see("tp", int(parameter.device_mesh.size()), f"placements of {name} on a mesh without names")
+    axes = {name for name, axis in AXIS_OF_NAME.items() if axis == "tp"}
+    for shard in _unclaimed_shards(model, own):
+        if not _is_expert(shard.parameter):
+            found.see("tp", shard.degree, f"placements of {shard.parameter} on {shard.where}")
+            axes.add(shard.axis)
             break
     if found.degree("tp") > 1:
-        norm = next((name for name, p in _norm_weights(model) if _on_tensor_axis(p, own)), None)
+        norm = next((name for name, p in _norm_weights(model) if _is_on(p, axes, own)), None)
         source = f"{norm} is a DTensor on the tp axis" if norm else "no norm weight is on the tp axis"
         found.see("sequence_parallel", norm is not None, source)
         if _overlaps_tensor_parallel(model):
@@ -96,19 +100,33 @@ def _see_tensor_parallel(
 
 
 def _see_experts(found: _Findings, model: nn.Module, own: tuple[Any, ...]) -> None:
-    """Expert parallelism over a mesh without names: weights of experts, whole experts to each rank."""
-    for name, parameter in _sharded_without_names(model, own):
-        if _is_expert(name) and getattr(parameter.placements[0], "dim", None) == 0:
-            found.see("ep", int(parameter.device_mesh.size()), f"placements of {name} on a mesh without names")
+    """Expert parallelism over an axis that no name tells: weights of experts, whole experts to each rank."""
+    for shard in _unclaimed_shards(model, own):
+        if _is_expert(shard.parameter) and shard.dim == 0:
+            found.see("ep", shard.degree, f"placements of {shard.parameter} on {shard.where}")
             break
 
 
-def _sharded_without_names(model: nn.Module, own: tuple[Any, ...]) -> Iterator[tuple[str, Any]]:
-    """Parameters that are sharded over a mesh without names, which no data-parallel wrapper made."""
+class _Shard(Struct, frozen=True):
+    """A parameter is divided along `dim` over `degree` ranks of a mesh axis; `axis` is "" without a name."""
+
+    parameter: str
+    dim: int
+    degree: int
+    axis: str
+    where: str
+
+
+def _unclaimed_shards(model: nn.Module, own: tuple[Any, ...]) -> Iterator[_Shard]:
+    """Shardings over mesh axes whose names say nothing, and which no data-parallel wrapper made."""
+    claimed = {name for mesh in own for name in mesh.mesh_dim_names or ()}.union(AXIS_OF_NAME, _SHARDING_NAMES)
     for name, parameter in _dtensors(model):
         mesh = parameter.device_mesh
-        if mesh.mesh_dim_names is None and mesh not in own and any(map(_shards, parameter.placements)):
-            yield name, parameter
+        axes = mesh.mesh_dim_names or ("",) * mesh.ndim
+        for number, (axis, placement) in enumerate(zip(axes, parameter.placements, strict=True)):
+            if _shards(placement) and (axis not in claimed if axis else mesh not in own):
+                where = f"axis {axis!r}" if axis else "a mesh without names"
+                yield _Shard(name, int(placement.dim), int(mesh.size(number)), axis, where)
 
 
 def _is_expert(name: str) -> bool:
@@ -126,15 +144,14 @@ def _norm_weights(model: nn.Module) -> Iterator[tuple[str, Any]]:
             yield from ((f"{name}.{part}", p) for part, p in module.named_parameters(recurse=False))
 
 
-def _on_tensor_axis(parameter: Any, own: tuple[Any, ...]) -> bool:
+def _is_on(parameter: Any, axes: set[str], own: tuple[Any, ...]) -> bool:
+    """Whether a parameter lives on one of these mesh axes; "" stands for a mesh without names."""
     from torch.distributed.tensor import DTensor
 
     if not isinstance(parameter, DTensor):
         return False
-    names = parameter.device_mesh.mesh_dim_names
-    if names is None:
-        return parameter.device_mesh not in own
-    return any(AXIS_OF_NAME.get(name) == "tp" for name in names)
+    mesh = parameter.device_mesh
+    return mesh not in own and not axes.isdisjoint(mesh.mesh_dim_names or ("",))
 
 
 def _shards(placement: Any) -> bool:

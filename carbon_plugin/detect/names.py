@@ -18,6 +18,7 @@ AXIS_OF_NAME = {
     "replicate": "dp_replicate",
     "data_parallel_replicate": "dp_replicate",
     "dp": "dp",
+    "data": "dp",
     "data_parallel": "dp",
 }
 """Names of mesh axes in frameworks today. `dp` alone does not say whether it shards or copies. Names that may stand for

@@ -73,6 +73,9 @@ EXPECTED = {
     "tp": layout(tp=(4, "axis 'tp' of the mesh"), **NO_SP, **plain()),
     "tp_without_names": layout(tp=(4, "placements of blocks.0.q.weight on a mesh without names"), **NO_SP, **plain()),
     "tp_and_fsdp2": layout(tp=(2, "axis 'tp' of the mesh"), **NO_SP, **sharded(2, FSDP2)),
+    "tp_and_fsdp2_under_names_of_their_own": layout(
+        tp=(2, "placements of blocks.0.q.weight on axis 'inner'"), **NO_SP, **sharded(2, FSDP2)
+    ),
     "tp_and_sp": layout(
         tp=(4, "axis 'tp' of the mesh"),
         sequence_parallel=(True, "blocks.0.norm.weight is a DTensor on the tp axis"),

@@ -87,6 +87,11 @@ def tp_and_fsdp2() -> nn.Module:
     return sharded(tensor_parallel(Model(), both["tp"]), both["dp"])
 
 
+def tp_and_fsdp2_under_names_of_their_own() -> nn.Module:
+    both = mesh((2, 2), "outer", "inner")
+    return sharded(tensor_parallel(Model(), both["inner"]), both["outer"])
+
+
 def tp_and_sp() -> nn.Module:
     over = mesh((4,), "tp")
     model = tensor_parallel(Model(), over, SEQUENCE)
@@ -213,7 +218,8 @@ LAYOUTS = (
     ddp, zero1, replicate_of_ddp, replicate_of_fsdp2, fsdp2, fsdp2_without_names, fsdp2_zero2, fsdp2_resharded_to_pairs,
     hsdp, fsdp1, fsdp1_zero2, fsdp1_hybrid, tp, tp_without_names, tp_and_fsdp2, tp_and_sp, tp_and_hand_made_dp,
     pp_and_fsdp2, cp_folded_into_fsdp2, context_parallel_ddp, context_parallel_fsdp2_without_names, ep_and_fsdp2,
-    ep_without_names, ep_by_process_groups, tp_and_dp_by_process_groups, nothing,
+    ep_without_names, ep_by_process_groups, tp_and_dp_by_process_groups,
+    tp_and_fsdp2_under_names_of_their_own, nothing,
 )  # fmt: skip
 HELD_BACK = (held_back_by_ddp, held_back_by_fsdp1, held_back_by_fsdp2)
 """Gradients stay on their rank until the last micro-batch."""
