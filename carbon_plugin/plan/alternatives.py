@@ -2,6 +2,7 @@
 
 Every number is that of the forecast which `plan` would make of the same spec. Alternatives that another one beats in
 time, energy and carbon are dropped (`pareto`); the others are the answer, and which of them to take is not ours to say.
+What fills the memory nearly up beats nothing that leaves room: such runs are slower than predicted.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 from msgspec import Struct
 
 from carbon_plugin.errors import InfeasibleLayoutError, SpecError
-from carbon_plugin.plan.feasibility import MORE_NODES, nodes_phrase, with_nodes
+from carbon_plugin.plan.feasibility import MORE_NODES, NEARLY_FULL, nodes_phrase, with_nodes
 from carbon_plugin.plan.forecast import Forecast, layout_phrase, make_forecast
 from carbon_plugin.plan.pareto import not_dominated, steps_of
 from carbon_plugin.plan.search import Found, Progress, search, search_layout
@@ -52,7 +53,7 @@ class Question(Struct, frozen=True, kw_only=True):
 
 
 class Option(Struct, frozen=True, kw_only=True):
-    """One way to run that no other beats in time, energy and carbon.
+    """One way to run that no other beats in time, energy and carbon, or none that leaves room in memory.
 
     `best` names the objectives in which it is the best of all. `energy_j` is that of the facility over the run,
     `spec_file` where it was written as a spec. `notes` say what does not move along to another zone.
@@ -179,6 +180,12 @@ class _Candidate(NamedTuple):
         energy, carbon = forecast.footprint.energy_j["facility"], forecast.footprint.total_kg
         return forecast.run_time_s.value, energy.value, carbon.value
 
+    @property
+    def tight(self) -> bool:
+        """Whether memory is nearly full."""
+        memory = self.forecast.prediction.memory
+        return memory.total_bytes > NEARLY_FULL * memory.capacity_bytes
+
 
 def _on_clusters(spec: RunSpec, question: Question, profile_dirs: Directories) -> Iterator[RunSpec]:
     """The run on every cluster that is asked for, without a layout."""
@@ -215,10 +222,14 @@ def _in_zones(forecast: Forecast, question: Question, seed: int) -> Iterator[_Ca
 
 
 def _front(found: list[_Candidate]) -> list[tuple[_Candidate, tuple[str, ...]]]:
-    """Candidates that no other beats, to 0.1 %, by rising time, and the objectives in which each is the best."""
+    """Candidates that no other beats, to 0.1 %, by rising time, and the objectives in which each is the best.
+
+    As on one cluster, one that fills its memory nearly up does not beat one that leaves room.
+    """
     found = sorted(found, key=lambda candidate: candidate.objectives)
     values = np.array([candidate.objectives for candidate in found])
-    kept = not_dominated(steps_of(np.maximum(values, np.finfo(float).tiny)))  # carbon can be 0, a step of it cannot
+    steps = steps_of(np.maximum(values, np.finfo(float).tiny))  # carbon can be 0, a step of it cannot
+    kept = not_dominated(np.column_stack([steps, [candidate.tight for candidate in found]]))
     least = values[kept].argmin(axis=0)
     return [
         (found[index], tuple(name for name, best in zip(OBJECTIVES, least, strict=True) if best == rank))

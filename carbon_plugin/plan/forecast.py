@@ -16,6 +16,7 @@ from carbon_plugin.footprint.account import EnergyItem, Factors, Footprint, Rese
 from carbon_plugin.footprint.drivers import Driver, drivers
 from carbon_plugin.footprint.factors import resolve_factors
 from carbon_plugin.footprint.site_intensity import Period
+from carbon_plugin.plan.feasibility import NEARLY_FULL
 from carbon_plugin.plan.goodput import Goodput, run_goodput
 from carbon_plugin.plan.search import describe, search_layout
 from carbon_plugin.predict.power import idle_power_figure
@@ -26,8 +27,6 @@ from carbon_plugin.spec.hardware import Cluster
 from carbon_plugin.spec.run import RunSpec
 
 FORECAST_VERSION = 1
-MEMORY_WARNING_SHARE = 0.9
-"""Above this share of device memory, published runs are up to 25 % slower than predicted (allocator retries)."""
 
 
 class Forecast(Struct, frozen=True, kw_only=True):
@@ -216,7 +215,7 @@ def _warnings(spec: RunSpec, prediction: StepPrediction) -> list[str]:
             f"does not fit: needs {memory.total_bytes / gib:.1f} GiB of {memory.capacity_bytes / gib:.1f} GiB a "
             f"device; most of it is {largest} ({memory.parts_bytes[largest] / gib:.1f} GiB)"
         )
-    elif used > MEMORY_WARNING_SHARE:
+    elif used > NEARLY_FULL:
         found.append(f"memory is {used:.0%} full: runs near the limit are up to 25 % slower (allocator retries)")
     return found
 

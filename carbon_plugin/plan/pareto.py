@@ -13,10 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
 Indices = NDArray[np.intp]
 
 STEP = 1e-3
 """Two times or energies are told apart from this relative difference on; far below what any prediction knows."""
+TIGHT = 1e3
+"""Complexity of being tight: more than that of any layout."""
 
 
 def steps_of(values: Floats) -> Floats:
@@ -30,6 +33,8 @@ def front(time: Floats, energy: Floats, complexity: Floats) -> Indices:
     Of candidates in the same step of both the one of least complexity is kept, then the fastest, then the first.
     No member is beaten in both by another, and every candidate is beaten or met in both, to a step, by a member.
     """
+    if not time.size:
+        return np.arange(0)
     near = _not_hopeless(time, energy)
     times, energies = steps_of(time[near]), steps_of(energy[near])
     order = np.lexsort((time[near], complexity[near], energies, times))
@@ -38,10 +43,19 @@ def front(time: Floats, energy: Floats, complexity: Floats) -> Indices:
     return np.asarray(near[order[first]])
 
 
+def front_with_room(time: Floats, energy: Floats, complexity: Floats, tight: Flags) -> Indices:
+    """The front of all candidates and that of those that are not `tight`, by rising time.
+
+    A tight candidate beats no other by less than a step, and never takes the place of the best that is none.
+    """
+    overall = front(time, energy, complexity + TIGHT * tight)
+    roomy = np.flatnonzero(~tight)
+    kept = np.union1d(overall, roomy[front(time[roomy], energy[roomy], complexity[roomy])])
+    return np.asarray(kept[np.argsort(time[kept], kind="stable")])
+
+
 def _not_hopeless(time: Floats, energy: Floats) -> Indices:
     """Candidates that neither the fastest nor the most frugal one beats in both, which leaves few to be sorted."""
-    if not time.size:
-        return np.arange(0)
     fastest, frugal = int(np.argmin(time)), int(np.argmin(energy))
     margin = 1 + 2 * STEP
     return np.flatnonzero((time <= time[frugal] * margin) & (energy <= energy[fastest] * margin))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from carbon_plugin.plan.feasibility import Inputs, inputs_of, no_memory, no_split
-from carbon_plugin.plan.pareto import Floats, front
+from carbon_plugin.plan.pareto import Floats, Indices, front_with_room
 from carbon_plugin.plan.space import USUAL, Grid, Space, complexity, describe, layout_at
 from carbon_plugin.predict.case import Flags, Layout, take
 from carbon_plugin.predict.power import step_power_w
@@ -31,7 +31,8 @@ Progress = Callable[[float], None]
 class Front:
     """Layouts that no other beats in both step time and energy, by rising step time: arrays of shape (k,).
 
-    `power_w` is the mean power of a device; `complexity` that of `space.complexity`.
+    One that fills the memory nearly up (`feasibility.NEARLY_FULL`) does not beat one that leaves room. `power_w` is
+    the mean power of a device; `complexity` that of `space.complexity`.
     """
 
     layouts: Layout
@@ -66,7 +67,8 @@ class SearchResult:
 
 
 def search_layout(spec: RunSpec) -> SearchResult:
-    """The fastest usual layout of `spec` that fits in device memory, or the simplest of those within 0.1 % of it.
+    """The fastest usual layout of `spec` that fits in device memory; of those within 0.1 % of it the simplest, with
+    room in memory if there is one.
 
     Raises as `search`.
     """
@@ -94,7 +96,7 @@ def search(spec: RunSpec, space: Space, on_progress: Progress | None = None) -> 
         fitting += int(np.count_nonzero(fits))
         if fits.any():
             here = _front_of(inputs, *grid.cropped(fits))
-            best = here if best is None else _merged(best, here)
+            best = here if best is None else _merged(inputs, best, here)
         elif need.min() < smallest:
             smallest, tightest = float(need.min()), layout_at(grid.at([int(np.argmin(need))]), 0)
         if on_progress is not None:
@@ -114,16 +116,20 @@ def _front_of(inputs: Inputs, grid: Grid, fits: Flags) -> Front:
         return np.asarray(np.broadcast_to(values, fits.shape).ravel()[flat])
 
     time_s, power_w, effort = fitting(step.total), fitting(power), fitting(complexity(grid.layout))
-    kept = front(time_s, time_s * power_w, effort)
-    need = fitting(inputs.need_bytes(grid))[kept]
-    return Front(grid.at(flat[kept]), time_s[kept], power_w[kept], need, effort[kept])
+    need = fitting(inputs.need_bytes(grid))
+    kept = _kept(inputs, time_s, power_w, need, effort)
+    return Front(grid.at(flat[kept]), time_s[kept], power_w[kept], need[kept], effort[kept])
 
 
-def _merged(first: Front, second: Front) -> Front:
+def _kept(inputs: Inputs, time_s: Floats, power_w: Floats, need: Floats, effort: Floats) -> Indices:
+    return front_with_room(time_s, time_s * power_w, effort, need > inputs.roomy_bytes)
+
+
+def _merged(inputs: Inputs, first: Front, second: Front) -> Front:
     layouts = Layout(
         **{name: np.append(getattr(first.layouts, name), getattr(second.layouts, name)) for name in Layout.__slots__}
     )
     columns = ("step_time_s", "power_w", "memory_bytes", "complexity")
     joined = {name: np.append(getattr(first, name), getattr(second, name)) for name in columns}
-    kept = front(joined["step_time_s"], joined["step_time_s"] * joined["power_w"], joined["complexity"])
+    kept = _kept(inputs, *joined.values())
     return Front(take(layouts, kept), **{name: column[kept] for name, column in joined.items()})

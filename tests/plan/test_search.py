@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from carbon_plugin.errors import InfeasibleLayoutError
-from carbon_plugin.plan.feasibility import inputs_of
-from carbon_plugin.plan.pareto import STEP, front
+from carbon_plugin.plan.feasibility import NEARLY_FULL, inputs_of
+from carbon_plugin.plan.pareto import STEP, front_with_room
 from carbon_plugin.plan.search import search, search_layout
 from carbon_plugin.plan.space import EVERYTHING, MAX_CHUNKS, MAX_MICRO_BATCH, USUAL, complexity, layout_at
 from carbon_plugin.predict.case import layout_of, stack_cases
@@ -95,7 +95,8 @@ def test_the_search_finds_what_trying_every_layout_alone_finds() -> None:
     time = np.array([alone[index].step_time_s.value for index in fitting])
     power = np.array([alone[index].gpu_power_w.value for index in fitting])
     effort = complexity(stack_cases([layout_of(layouts[index]) for index in fitting]))
-    kept = front(time, time * power, effort)
+    need = np.array([alone[index].memory.total_bytes for index in fitting])
+    kept = front_with_room(time, time * power, effort, need > NEARLY_FULL * 2.2 * 2**30)
 
     found = search(spec, EVERYTHING)
     assert 0 < found.fitting == len(fitting) < found.considered == len(layouts)
