@@ -8,6 +8,7 @@ from rich.padding import Padding
 from rich.table import Table
 
 from carbon_plugin.footprint.boundary import ladder
+from carbon_plugin.footprint.grid import describe_basis
 from carbon_plugin.plan.forecast import Forecast, layout_phrase
 from carbon_plugin.plan.goodput import Expected
 from carbon_plugin.spec.figure import Figure
@@ -129,7 +130,8 @@ def _head(out: Console, forecast: Forecast) -> None:
     factors = forecast.factors
     table.add_row(
         "site",
-        f"{escape(factors.intensity.zone_name)}: {number(factors.intensity.figure.value)} gCO2e/kWh, "
+        f"{escape(factors.intensity.zone_name)}: {number(factors.intensity.figure.value)} gCO2e/kWh "
+        f"[dim]({factors.intensity.granularity}; {describe_basis(factors.intensity.basis)})[/], "
         f"PUE {number(factors.pue.value)}",
     )
     out.print(table)

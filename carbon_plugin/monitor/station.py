@@ -232,13 +232,18 @@ class Station:
         )
         self._journal = Journal(writer, lambda sentence: self.note("ledger_trouble", sentence))
         self._context = self._built()
+        site = self._context.effective.site
         self._recorder = NodeRecorder(
             settings=self._settings,
             ranks=self._ranks,
             identity=self._identity,
             context=self._context,
             meters=meters,
-            intensity=IntensityWatch(self._context.effective.site, self._environ),
+            intensity=self._guard.run(
+                "live intensity",
+                lambda: IntensityWatch(site, self._environ),
+                IntensityWatch(None, self._environ),
+            ),
             journal=self._journal,
             clock=self._clock,
             guard=self._guard,
