@@ -52,7 +52,9 @@ def _mean(trace: Trace, period: Period | None) -> tuple[Figure, list[str]]:
     span_s = trace.end_unix_s - float(trace.start_unix_s[0])
     if period is None or period.duration_s <= 0 or period.duration_s >= span_s:
         mean, _ = trace.mean(float(trace.start_unix_s[0]), span_s)
-        return _figure(trace, mean, 1.0, "declared", "mean of all of it"), []
+        longer = period is not None and period.duration_s > span_s
+        notes = [f"the run is longer than the series, whose {span_s / 3600:,.4g} hours stand for it"] if longer else []
+        return _figure(trace, mean, 1.0, "declared", "mean of all of it"), notes
     if period.start_unix_s is None:
         return _over_all_starts(trace, period.duration_s)
     moved = trace.aligned(period.start_unix_s, period.duration_s)

@@ -231,6 +231,15 @@ def test_an_open_start_gives_the_range_over_all_starts(tmp_path: Path) -> None:
     assert "no start is stated" in figure.source
 
 
+def test_a_run_longer_than_the_series_takes_all_of_it_and_says_so(tmp_path: Path) -> None:
+    file = str(write_csv(tmp_path / "grid.csv", 48))
+
+    intensity = series_intensity(file, "FRA", Period(START, 100 * HOUR))
+
+    assert intensity.figure.value == pytest.approx(125)
+    assert intensity.notes[0] == "the run is longer than the series, whose 48 hours stand for it"
+
+
 def test_a_series_comes_before_number_and_zone_and_stale_hours_get_a_range(tmp_path: Path) -> None:
     site = Site(zone="FRA", intensity_series=str(write_csv(tmp_path / "grid.csv", 24 * 400)))
     two_years_on = START + 2 * 52 * 7 * 24 * HOUR
