@@ -73,9 +73,14 @@ def with_ranks(devices: Sequence[DeviceIdentity], claims: Sequence[Claim]) -> li
     from msgspec.structs import replace
 
     return [
-        replace(device, ranks=[claim.rank for claim in claims if device.key in claim.uuids]) if claims else device
+        replace(device, ranks=[claim.rank for claim in claims if _claimed(device, claim)]) if claims else device
         for device in devices
     ]
+
+
+def _claimed(device: DeviceIdentity, claim: Claim) -> bool:
+    """Whether a rank computes on a device. CUDA knows a MIG device by the same UUID as NVML, without saying "MIG-"."""
+    return device.key.partition("-")[2] in {uuid.partition("-")[2] for uuid in claim.uuids}
 
 
 def _holds(slices: Sequence[object], uuids: Sequence[str]) -> bool:

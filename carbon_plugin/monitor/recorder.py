@@ -80,7 +80,8 @@ class NodeRecorder:
         self._index = 0
         self._closed = self._clock_stepped = False
         self._phase: Phase = "startup"
-        self._before = self._snapshot()
+        first = meters.read()
+        self._before = self._snapshot(first)
         if takes_over:
             # What happened before is in the ledger of the leader that was lost.
             transitions = clock.drain(self._before.monotonic_s)
@@ -92,6 +93,7 @@ class NodeRecorder:
         self.state(context, [])
         for note in meters.notes:
             self.note(note.kind, note.message)
+        self._note_faults(first)  # after the manifest, with which a ledger begins
 
     @property
     def poll_interval_s(self) -> float | None:
@@ -142,7 +144,7 @@ class NodeRecorder:
 
     def cut(self) -> None:
         """End the window that began at the last call: read all meters, write windows and spans."""
-        after = self._snapshot()
+        after = self._snapshot(self._read())
         if after.monotonic_s <= self._before.monotonic_s:
             return
         before, self._before = self._before, after
@@ -192,8 +194,7 @@ class NodeRecorder:
         self._journal.close()
         self._meters.close()
 
-    def _snapshot(self) -> Snapshot:
-        readings = self._read()
+    def _snapshot(self, readings: Sequence[Reading]) -> Snapshot:
         mark = self._clock.mark
         moments = sorted(reading.monotonic_s for reading in readings) or [time.monotonic()]
         # The middle one: a single device that hangs in its driver must not shift the window of all others.
@@ -203,6 +204,10 @@ class NodeRecorder:
 
     def _read(self) -> list[Reading]:
         readings = self._meters.read()
+        self._note_faults(readings)
+        return readings
+
+    def _note_faults(self, readings: Sequence[Reading]) -> None:
         for reading in readings:
             known = self._faults.get(reading.key)
             if reading.fault is not None and reading.fault != known:
@@ -214,7 +219,6 @@ class NodeRecorder:
                 self._faults.pop(reading.key, None)
             else:
                 self._faults[reading.key] = reading.fault
-        return readings
 
     def _window(self, piece: Piece, before: Snapshot, after: Snapshot, share: float) -> Window:
         factors = self._context.factors

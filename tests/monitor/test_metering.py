@@ -1,0 +1,80 @@
+"""Which GPUs are a rank's, and what each fault of a driver leaves in the ledger."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from carbon_plugin.ledger.reader import LedgerFile, manifest_of, read_run
+from carbon_plugin.ledger.records import Event, Window
+from carbon_plugin.ledger.verify import verify_run
+from carbon_plugin.monitor.leader import Claim
+from carbon_plugin.monitor.metering import with_ranks
+from carbon_plugin.spec.devices import DeviceIdentity
+
+FIRST, SECOND, THIRD = (f"GPU-00000051-5133-4d00-8000-00000000000{index}" for index in range(3))
+FAULTY = Path(__file__).parent / "jobs" / "faulty.py"
+PART = "MIG-000000a0-5133-4d00-8000-000000000000"
+
+# Simulator spec, variables, keys of the GPUs, how their energy is known at last, event that says so.
+FAULTS: dict[str, tuple[str, dict[str, str], list[str], str, str | None]] = {
+    "lost": ("fault=0:lost@2", {}, [FIRST], "absent", "meter_lost"),
+    "reset": ("fault=0:reset@2", {}, [FIRST], "counter", "meter_counter_reset"),
+    "no counter": ("fault=0:no_counter", {}, [FIRST], "power_integrated", "device"),
+    "not supported": ("fault=0:no_counter,0:no_power", {}, [FIRST], "absent", "meter_not_supported"),
+    "slow": ("fault=0:slow@2=2", {}, [FIRST], "counter", "meter_slow"),
+    "permission": ("fault=0:no_permission@2", {}, [FIRST], "absent", "meter_permission"),
+    "no driver": ("fault=init:driver_not_loaded", {}, [], "", "nvml_driver_not_loaded"),
+    "MIG": ("mig=0:3/4", {"CUDA_VISIBLE_DEVICES": PART}, [PART], "modelled", "device"),
+    "remapped": ("gpus=3", {"CUDA_VISIBLE_DEVICES": "2,0"}, [THIRD, FIRST], "counter", "gpu_selection"),
+}
+
+
+def records(file: LedgerFile, kind: type) -> list[Any]:
+    return [record for record in file.records if isinstance(record, kind)]
+
+
+def identity(key: str) -> DeviceIdentity:
+    return DeviceIdentity(key=key, name="GPU", rung="gpu", scope="gpu", meter="nvml", energy_kind="counter")
+
+
+def test_each_fault_of_the_driver_has_its_label_in_the_ledger(simulated_nvml, tmp_path):
+    jobs = {
+        name: subprocess.Popen(
+            [sys.executable, FAULTY, tmp_path / name, "4"],
+            env=simulated_nvml(f"power=300;{spec}", TMPDIR=str(tmp_path), **variables),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for name, (spec, variables, *_) in FAULTS.items()
+    }
+    for name, process in jobs.items():
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+        _, _, keys, kind, event = FAULTS[name]
+        (file,) = read_run(tmp_path / name).files
+        manifest = manifest_of(file.records)
+        assert manifest is not None
+        assert [device.key for device in manifest.devices if device.rung == "gpu"] == keys, name
+        energies = [energy for window in records(file, Window) for energy in window.energies if energy.key in keys]
+        assert {energy.kind for energy in energies if energy.key in keys[:1]} >= ({kind} if kind else set()), name
+        assert not any(energy.kind != "absent" and not energy.energy_j for energy in energies), name
+        assert all(energy.energy_j is None for energy in energies if energy.kind == "absent"), name
+        assert event in {one.kind for one in records(file, Event)}, name
+        assert verify_run(tmp_path / name).ok
+
+
+def test_two_ranks_on_one_gpu_are_both_named_and_an_idle_one_has_none():
+    claims = [Claim(rank=rank, local_rank=rank, pid=1, uuids=[FIRST]) for rank in (0, 1)]
+    named = with_ranks([identity(FIRST), identity(SECOND)], claims)
+    assert [device.ranks for device in named] == [[0, 1], []]
+
+
+@pytest.mark.parametrize("seen", [PART, PART.replace("MIG-", "GPU-")])
+def test_a_rank_on_a_mig_device_is_found_by_its_uuid(seen):
+    (named,) = with_ranks([identity(PART)], [Claim(rank=3, local_rank=0, pid=1, uuids=[seen])])
+    assert named.ranks == [3]
