@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from carbon_plugin.calibrate import baselines
 from carbon_plugin.calibrate.error_summary import ErrorSummary, MemorySummary, mean, summarise, summarise_memory
 from carbon_plugin.calibrate.fit import fit, leave_one_model_out
+from carbon_plugin.calibrate.full_runs import FullRunRow, full_run_rows
 from carbon_plugin.calibrate.layout_choice import LayoutChoice, LayoutSummary, layout_choices, summarise_choices
 from carbon_plugin.calibrate.parameters import calibration_rows, shipped_parameters
 from carbon_plugin.calibrate.rows import PublishedRow, SkippedRow, read_rows
@@ -64,7 +66,8 @@ class ValidatedRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Validation(Struct, frozen=True, kw_only=True):
     """The whole comparison. `macro_*` are means over sources, each counted once, None without rows; `clusters` counts
     each cluster of rows of one kernel shape (hidden, tp, pp, micro-batch) once; `unknown_device` predicts Hopper and
-    Blackwell as if nobody had calibrated them; `layouts` and `choices` say which layout we would have picked."""
+    Blackwell as if nobody had calibrated them; `layouts` and `choices` say which layout we would have picked;
+    `full_runs` are device-hours of whole runs (shipped rows only)."""
 
     summary: tuple[ErrorSummary, ...]
     clusters: tuple[ErrorSummary, ...]
@@ -76,6 +79,7 @@ class Validation(Struct, frozen=True, kw_only=True):
     macro_abs_log_ratio: float | None
     macro_baseline_mape: dict[str, float]
     rows: tuple[ValidatedRow, ...]
+    full_runs: tuple[FullRunRow, ...] = ()
 
 
 def published_rows() -> tuple[list[PublishedRow], list[SkippedRow]]:
@@ -115,7 +119,8 @@ def validate(records: Path | None = None) -> Validation:
     left_out = np.where(seen, leave_one_model_out(table, parameters, seen, whole), predicted)
     unknown = unknown_device_step_time_s(table, parameters, seen, whole)
     validated = _validated(table, predicted, seen, baselines.typical_mfu(shipped, seen), left_out, unknown)
-    return _report(validated, missing, _clusters(rows, validated), layout_choices(rows, left_out))
+    report = _report(validated, missing, _clusters(rows, validated), layout_choices(rows, left_out))
+    return msgspec.structs.replace(report, full_runs=full_run_rows())
 
 
 def _identity(row: PublishedRow) -> tuple[str, float]:

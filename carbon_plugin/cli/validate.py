@@ -36,10 +36,6 @@ def validate(
     if as_json:
         typer.echo(msgspec.json.format(msgspec.json.encode(result), indent=2).decode())
         return
-    from carbon_plugin.cli.validate_table import print_full_runs, print_validation
+    from carbon_plugin.cli.validate_table import print_validation
 
     print_validation(result)
-    if records is None:
-        from carbon_plugin.calibrate.full_runs import full_run_rows
-
-        print_full_runs(full_run_rows())

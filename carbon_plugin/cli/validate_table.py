@@ -21,7 +21,8 @@ BASELINES = ("llmcarbon", "constant_mfu", "6nd_40")
 
 
 def print_validation(result: Validation) -> None:
-    """Errors a source, by cluster and as on an unknown device, then memory, choice of layout, and rows left out."""
+    """Errors a source, by cluster and as on an unknown device, then memory, choice of layout, whole runs, and how many
+    rows were skipped."""
     out = _console()
     baselines = list(result.macro_baseline_mape)
     table = _table("step time, error in % of measured", (*HEADINGS, *baselines))
@@ -55,14 +56,16 @@ def print_validation(result: Validation) -> None:
             f"choice of layout, {choice.source}: {choice.layouts} layouts of {choice.jobs} jobs, {rank}regret "
             f"{choice.regret:.1f} %, worst {choice.worst_regret:.0f} %"
         )
+    if result.full_runs:
+        out.print()
+        out.print(_full_runs(result.full_runs))
     skipped = sum(row.skipped is not None for row in result.rows)
     if skipped:
         out.print(f"{skipped} rows skipped; --json gives the reason of each")
 
 
-def print_full_runs(rows: Sequence[FullRunRow]) -> None:
+def _full_runs(rows: Sequence[FullRunRow]) -> Table:
     """Device-hours of whole published runs, predicted over published."""
-    out = _console()
     table = _table("whole runs, device-hours", ("published", "predicted", "ratio", "goodput"))
     table.add_column("assumed")
     for row in rows:
@@ -73,8 +76,7 @@ def print_full_runs(rows: Sequence[FullRunRow]) -> None:
         published = f"{row.published_device_hours:,.0f}"
         figures = (f"{hours.value:,.0f}", f"{ratio:.2f}", f"{goodput:.2f}")
         table.add_row(row.model, published, *figures, "; ".join(row.assumed))
-    out.print()
-    out.print(table)
+    return table
 
 
 def _console() -> Console:

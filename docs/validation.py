@@ -1,0 +1,109 @@
+"""Writes the tables of `validation.md`, between the marks, from `carbon-plugin validate`. Takes about a minute."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from carbon_plugin.calibrate.error_summary import ErrorSummary
+from carbon_plugin.calibrate.validate import Validation, validate
+
+OUTPUT = Path(__file__).with_name("validation.md")
+BEGIN, END = "<!-- tables: begin, written by docs/validation.py -->", "<!-- tables: end -->"
+
+SOURCES = {
+    "vtrain_single_node": ("vTrain, up to 8 A100", "10 / 6"),
+    "vtrain_single_node, by cluster": ("the same, each of 54 clusters once", "10 / 6"),
+    "vtrain_multi_node": ("vTrain, 64–512 A100", "10 / 6"),
+    "sc21": ("Megatron-LM SC21, A100", "5 / 2.5"),
+    "korthikanti": ("Korthikanti 2022, A100", "7 / 4"),
+    "llmf-a80": ("llm-foundry, A100-80", "6 / 3.5"),
+    "llmf-a40": ("llm-foundry, A100-40", "6 / 3.5"),
+    "llmf-h100": ("llm-foundry, H100", "4 / 2.5"),
+    "llmf-fp8": ("llm-foundry, H100 fp8", ""),
+    "simumax": ("SimuMax, B200, dense", "5.5 / 3.5"),
+    "simumax-moe": ("SimuMax, B200, MoE", "5.5 / 3.5"),
+    "titan": ("torchtitan, H100/H200 bf16+fp8", "12 / 7"),
+    "nemo2407": ("NeMo 24.07, H100", "15 / 8"),
+    "nemo": ("NeMo long sequences, H100/B200", "15 / 8"),
+    "dgxc-nemo": ("dgxc NeMo, H100", "15 / 8"),
+    "dgxc-nemo-moe": ("dgxc NeMo Llama 4, H100/GB200", "25 / 12"),
+    "dgxc-maxtext": ("dgxc MaxText, H100", ""),
+    "mbridge": ("Megatron-Bridge, dense", "15 / 8"),
+    "mbridge-lora": ("Megatron-Bridge, adapters", ""),
+    "mbridge-moe": ("Megatron-Bridge, MoE", "25 / 12"),
+    "mlm": ("Megatron-Core, H100", ""),
+    "mlm2020": ("Megatron-LM 2020, V100/A100", ""),
+    "ds": ("DeepSpeed ZeRO-3, A100", ""),
+    "gpurec": ("MaxText, H200/B200", ""),
+    "tpu": ("MaxText, TPU v5p/v6e", ""),
+    "tpu-moe": ("MaxText MoE, TPU v5p/v6e", ""),
+}
+"""Headings and the floor / aim of the project's fidelity target, in the order of the table."""
+UNKNOWN_TARGETS = {"llmf-h100": "12 / 6", "simumax": "20 / 10", "simumax-moe": "20 / 10"}
+
+
+def tables(result: Validation) -> str:
+    """All tables of the page."""
+    parts = [
+        "### Step time\n",
+        *_errors([*result.summary, *result.clusters], {name: target for name, (_, target) in SOURCES.items()}),
+        f"| **mean over sources** | | **{result.macro_mape:.1f}** | | | | | {result.macro_abs_log_ratio:.3f} | | "
+        + " | ".join(f"{value:.0f}" for value in result.macro_baseline_mape.values())
+        + " | |",
+        "\n### On a device that nobody calibrated\n",
+        *_errors(result.unknown_device, UNKNOWN_TARGETS),
+        f"\nAll {_both(result)[0]} SimuMax rows together: {_both(result)[1]:.1f} % (floor 20, aim 10).",
+        "\n### Memory a device, against peak bytes\n",
+        "| source | n | MAPE | worst | bias |\n|---|---|---|---|---|",
+        *(
+            f"| {SOURCES[m.source][0]} | {m.n} | **{m.mape:.1f}** | {m.worst:+.0f} | {m.bias:+.1f} |"
+            for m in result.memory
+        ),
+        "\n### Which layout we would pick\n",
+        "| source | jobs | layouts | rank correlation | regret, % | worst, % |\n|---|---|---|---|---|---|",
+        *(
+            f"| {_heading(c.source)} | {c.jobs} | {c.layouts} | {'' if c.spearman is None else f'{c.spearman:.2f}'} | "
+            f"**{c.regret:.1f}** | {c.worst_regret:.0f} |"
+            for c in result.layouts
+        ),
+        "\n### Rows that cannot be predicted\n",
+        *(f"- `{row.id}`: {row.skipped}" for row in result.rows if row.skipped),
+    ]
+    return "\n".join(parts)
+
+
+def _heading(source: str) -> str:
+    """Heading of a source as a whole, dense and sparse together."""
+    return SOURCES[source][0].removesuffix(", dense")
+
+
+def _errors(summaries: Sequence[ErrorSummary], targets: dict[str, str]) -> Iterator[str]:
+    yield (
+        "| source | n | MAPE | median | p90 | worst | bias | mean abs(log) | 80 % covers | LLMCarbon | one MFU | "
+        "6ND at 40 % | floor / aim |\n" + "|---" * 13 + "|"
+    )
+    order = list(SOURCES)
+    for item in sorted(summaries, key=lambda item: order.index(item.source)):
+        baselines = [f"{value:.0f}" for value in item.baseline_mape.values()] or [""] * 3
+        yield (
+            f"| {SOURCES[item.source][0]}{'' if item.left_out else ' (*)'} | {item.n} | **{item.mape:.1f}** | "
+            f"{item.median:.1f} | {item.p90:.1f} | {item.worst:+.0f} | {item.bias:+.1f} | {item.abs_log_ratio:.3f} | "
+            f"{item.coverage:.0%} | {' | '.join(baselines)} | {targets.get(item.source, '')} |"
+        )
+
+
+def _both(result: Validation) -> tuple[int, float]:
+    """Rows and error of SimuMax, dense and sparse together, on a device that nobody calibrated."""
+    parts = [item for item in result.unknown_device if item.source.startswith("simumax")]
+    counts = [item.n for item in parts]
+    return sum(counts), float(np.average([item.mape for item in parts], weights=counts))
+
+
+if __name__ == "__main__":
+    page = OUTPUT.read_text(encoding="utf-8")
+    text = f"{BEGIN}\n\n{tables(validate())}\n\n{END}"
+    OUTPUT.write_text(re.sub(f"{BEGIN}.*{END}", lambda _: text, page, flags=re.DOTALL), encoding="utf-8")
