@@ -46,7 +46,7 @@ class Space(Struct, frozen=True, kw_only=True):
 USUAL = Space(schedules=frozenset(("1f1b", "interleaved")), context_kinds=("ring",), shortest_context=16_384)
 """What every large framework runs; `layout: auto` takes the fastest of these."""
 EVERYTHING = Space(
-    schedules=frozenset(("1f1b", "interleaved", "zero_bubble")),
+    schedules=frozenset(("1f1b", "interleaved", "zero_bubble", "dualpipe")),
     context_kinds=("ring", "all_to_all"),
     shortest_context=1,
 )
@@ -123,7 +123,8 @@ def schedules(model: TransformerModel, pp: int, space: Space) -> list[Schedule]:
     """Schedules of a pipeline of `pp` stages. Uneven stages are allowed: the longest sets the pace."""
     if pp == 1:
         return [("1f1b", 1)]
-    found: list[Schedule] = [(kind, 1) for kind in ("1f1b", "zero_bubble") if kind in space.schedules]
+    plain: tuple[PipelineSchedule, ...] = ("1f1b", "zero_bubble", *(("dualpipe",) if pp % 2 == 0 else ()))
+    found: list[Schedule] = [(kind, 1) for kind in plain if kind in space.schedules]
     if "interleaved" in space.schedules:
         stage = -(-model.layers // pp)
         chunks = (v for v in divisors(stage) if 1 < v <= MAX_CHUNKS and pp * v <= model.layers)
@@ -189,6 +190,9 @@ def _grid(rows: list[tuple[Split, list[Sharding], list[Schedule]]], experts: Val
     valid = ((dp * cp * tp) % ep == 0) & (share % size == 0)
     # Interleaving schedules micro-batches in rounds of pp (Megatron-LM).
     valid = valid & ((chunks == 1) | (rounds % pp == 0))
+    # DualPipe feeds the pipeline from both ends, each with at least as many micro-batches as it has stages.
+    dualpipe = column([[kind == "dualpipe" for kind, _ in row[2]] for row in rows], (0, 4))
+    valid = valid & ((dualpipe == 0) | ((rounds % 2 == 0) & (rounds >= 2 * pp)))
     shape = (len(rows), experts.size, ways.shape[1], sizes.size, chunks.shape[4], len(RECOMPUTE))
     layout = Layout(
         tp=tp,
@@ -202,7 +206,7 @@ def _grid(rows: list[tuple[Split, list[Sharding], list[Schedule]]], experts: Val
         sequence_parallel=(tp > 1).astype(np.float64),
         ring=ring,
         zero_bubble=column([[kind == "zero_bubble" for kind, _ in row[2]] for row in rows], (0, 4)),
-        dualpipe=none,
+        dualpipe=dualpipe,
         virtual_stages=chunks,
         micro_batch_size=size,
         recompute_selective=kinds[1],
@@ -210,7 +214,7 @@ def _grid(rows: list[tuple[Split, list[Sharding], list[Schedule]]], experts: Val
         recompute_full=kinds[3],
         reentrant=none,
         async_tp=none,
-        expert_overlap=none,
+        expert_overlap=dualpipe,
     )
     return Grid(layout, np.broadcast_to(valid, shape))
 
@@ -222,7 +226,7 @@ def complexity(layout: Layout) -> Values:
     recompute = layout.recompute_selective + layout.recompute_operators + layout.recompute_full
     switches = [*(degree > 1 for degree in parallel), layout.virtual_stages > 1, layout.zero_stage > 0, hybrid]
     used = sum(np.asarray(switch, dtype=np.float64) for switch in switches)
-    used = used + recompute + layout.zero_bubble + (layout.ring == 0) * (layout.cp > 1)
+    used = used + recompute + layout.zero_bubble + layout.dualpipe + (layout.ring == 0) * (layout.cp > 1)
     doublings = sum(np.log2(degree) for degree in (*parallel, layout.virtual_stages)) + layout.zero_stage
     return np.asarray(used + 0.01 * doublings)
 
@@ -232,7 +236,9 @@ def layout_at(layouts: Layout, index: int) -> ParallelLayout:
     one = {name: np.broadcast_to(getattr(layouts, name), layouts.tp.shape)[index] for name in Layout.__slots__}
     kinds = [one["recompute_selective"], one["recompute_operators"], one["recompute_full"]]
     chunks = int(one["virtual_stages"])
-    schedule: PipelineSchedule = "zero_bubble" if one["zero_bubble"] else "interleaved" if chunks > 1 else "1f1b"
+    schedule: PipelineSchedule = "interleaved" if chunks > 1 else "1f1b"
+    if one["zero_bubble"] or one["dualpipe"]:
+        schedule = "zero_bubble" if one["zero_bubble"] else "dualpipe"
     return ParallelLayout(
         tp=int(one["tp"]),
         cp=int(one["cp"]),

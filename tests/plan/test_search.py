@@ -45,7 +45,7 @@ def every_layout(spec: RunSpec) -> Iterator[ParallelLayout]:
     """All layouts of a small cluster that spec's own rules allow, tried one by one."""
     world = spec.cluster.devices
     degrees = [d for d in range(1, world + 1) if world % d == 0]
-    kinds = [("1f1b", 1), ("zero_bubble", 1), *(("interleaved", v) for v in range(2, MAX_CHUNKS + 1))]
+    kinds = [("1f1b", 1), ("zero_bubble", 1), ("dualpipe", 1), *(("interleaved", v) for v in range(2, MAX_CHUNKS + 1))]
     recomputes = ("none", "selective", "operators", "full")
     for tp, cp, pp, replicate, shard in itertools.product(degrees, repeat=5):
         if tp * cp * pp * replicate * shard != world or (replicate > 1 and shard > 1):
@@ -73,7 +73,9 @@ def every_layout(spec: RunSpec) -> Iterator[ParallelLayout]:
                 rounds = layout.micro_batches(spec.training.global_batch_size)
             except InfeasibleLayoutError:
                 continue
-            if chunks == 1 or rounds % pp == 0:
+            in_rounds = chunks == 1 or rounds % pp == 0
+            from_both_ends = schedule != "dualpipe" or (rounds % 2 == 0 and rounds >= 2 * pp)
+            if in_rounds and from_both_ends:
                 yield layout
 
 
