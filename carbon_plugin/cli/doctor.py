@@ -4,27 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from msgspec import Struct
+
+from carbon_plugin.cli.doctor_host import Finding, State, boundary, host, unavailable
 
 if TYPE_CHECKING:
     from carbon_plugin.meters.open import MeterSet
     from carbon_plugin.meters.protocol import Reading
     from carbon_plugin.spec.devices import DeviceIdentity
     from carbon_plugin.spec.hardware import Accelerator, Node
-
-State = Literal["measured", "modelled", "missing", "note"]
-
-
-class Finding(Struct, frozen=True, kw_only=True):
-    """One thing that the user should know: about which area, in which state, and what could be done."""
-
-    area: str
-    state: State
-    text: str
-    advice: str | None = None
 
 
 class Diagnosis(Struct, frozen=True, kw_only=True):
@@ -38,12 +29,16 @@ class Diagnosis(Struct, frozen=True, kw_only=True):
 
 
 def doctor(
+    node_meter: Annotated[
+        str | None,
+        typer.Option(help="Try this meter of the whole node, for instance redfish://bmc7 or ipmi.", show_default=False),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
 ) -> None:
     """Say what can be measured on this machine, what will be modelled, and what to do about it."""
     import msgspec
 
-    diagnosis = diagnose()
+    diagnosis = diagnose(node_meter)
     if as_json:
         typer.echo(msgspec.json.format(msgspec.json.encode(diagnosis), indent=2).decode())
         return
@@ -57,20 +52,24 @@ def doctor(
         typer.echo("")
 
 
-def diagnose(environ: Mapping[str, str] = os.environ) -> Diagnosis:
-    """Open the meters as a run would, look once, and put the answers into words. Takes well under a second."""
+def diagnose(node_meter: str | None = None, environ: Mapping[str, str] = os.environ) -> Diagnosis:
+    """Open the meters as a run would, look once, and put the answers into words. Takes well under a second, and some
+    more where a node meter does not answer. Raises `SpecError` for the address of one that cannot be used."""
     from importlib.metadata import version
 
+    from carbon_plugin.meters.node_address import chosen_address
     from carbon_plugin.meters.open import open_meters
 
     accelerator, node, profile_findings = _profiles()
-    meters = open_meters(accelerator=accelerator, node_profile=node, environ=environ)
+    address = chosen_address(node_meter, environ)
+    meters = open_meters(accelerator=accelerator, node_profile=node, node_address=address, environ=environ)
     try:
         readings = {reading.key: reading for reading in meters.read()}
         findings = [
             *_gpus(meters, readings, environ),
             *profile_findings,
-            *_host(meters),
+            *host(meters, node_metered=address is not None),
+            *boundary(meters.devices),
             *_machine(meters),
             *_software(meters, environ),
             *_location(),
@@ -117,7 +116,7 @@ def _profile_finding(name: str, profile: Accelerator | None) -> Finding:
 
 def _gpus(meters: MeterSet, readings: Mapping[str, Reading], environ: Mapping[str, str]) -> list[Finding]:
     if meters.gpus is None:
-        return _unavailable(meters, "nvml", "GPUs")
+        return unavailable(meters, "nvml", "GPUs")
     driver = meters.gpus.inventory.driver_version
     selection = meters.gpus.selection
     findings = [
@@ -126,6 +125,7 @@ def _gpus(meters: MeterSet, readings: Mapping[str, Reading], environ: Mapping[st
         *(Finding(area="GPUs", state="missing", text=text) for _, text in meters.gpus.inventory.problems),
     ]
     findings += [_gpu(device, readings[device.key]) for device in meters.gpus.devices]
+    findings += [Finding(area="GPUs", state="note", text=change.message) for change in meters.context_changes()]
     others = len(meters.gpus.inventory.gpus) - round(meters.gpus.gpu_equivalents)
     if not meters.gpus.devices and others > 0:
         findings.append(
@@ -139,14 +139,6 @@ def _gpus(meters: MeterSet, readings: Mapping[str, Reading], environ: Mapping[st
     return findings
 
 
-def _unavailable(meters: MeterSet, meter: str, area: str) -> list[Finding]:
-    return [
-        Finding(area=area, state="missing", text=problem.reason, advice=problem.advice)
-        for problem in meters.unavailable
-        if problem.kind.startswith(f"{meter}_")
-    ]
-
-
 def _gpu(device: DeviceIdentity, reading: Reading) -> Finding:
     if device.energy_kind == "absent" or reading.kind == "absent":
         advice = "see 'nvidia-smi -q'; a lost GPU needs a reset or a reboot" if reading.fault == "lost" else None
@@ -156,25 +148,14 @@ def _gpu(device: DeviceIdentity, reading: Reading) -> Finding:
     text = f"{device.name} {device.key}: {how.get(device.energy_kind, device.meter)}"
     if reading.power_w is not None:
         text += f", {reading.power_w:.0f} W now"
+    if device.accuracy is not None:
+        text += f", ±{device.accuracy.proportional:.0%}"
+        share = device.accuracy.sampled_share
+        text += f" (its sensor looks {share:.0%} of the time)" if share is not None else ""
     if device.note:
         text += f" ({device.note})"
     state: State = "modelled" if device.energy_kind == "modelled" else "measured"
     return Finding(area="GPUs", state=state, text=text)
-
-
-def _host(meters: MeterSet) -> list[Finding]:
-    findings = []
-    for device in meters.devices:
-        if device.rung == "gpu":
-            continue
-        state: State = "measured" if device.energy_kind == "counter" else "modelled"
-        text = f"{device.name}: {device.note}" if device.note else f"{device.name}: {device.meter}"
-        findings.append(Finding(area="Host and network", state=state, text=text))
-    findings += _unavailable(meters, "rapl", "Host and network")
-    if meters.host_share < 1:
-        text = f"{meters.host_share:.3f} of the host is charged to a job here, by its share of the GPUs"
-        findings.append(Finding(area="Host and network", state="note", text=text))
-    return findings
 
 
 def _machine(meters: MeterSet) -> list[Finding]:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -48,7 +49,7 @@ def test_json_is_one_document_with_the_devices_of_a_ledger(simulated_nvml: Envir
 def test_plain_words_are_grouped_by_area(simulated_nvml: Environment) -> None:
     text = run(simulated_nvml("gpus=1"))
     areas = [line for line in text.splitlines() if line and not line.startswith(" ")]
-    assert areas == ["GPUs", "Host and network", "Machine", "Software", "Location"]
+    assert areas == ["GPUs", "Host and network", "Boundary", "Machine", "Software", "Location"]
     assert "-> give zone: in the run spec" in text
 
 
@@ -79,6 +80,54 @@ def test_hidden_gpus_come_with_what_to_do(simulated_nvml: Environment) -> None:
     )
     assert hidden["text"].endswith("because CUDA_VISIBLE_DEVICES=-1")
     assert hidden["advice"] == "set CUDA_VISIBLE_DEVICES to the GPUs of the job, or unset it"
+
+
+def test_each_rung_of_the_boundary_has_its_coverage(simulated_nvml: Environment) -> None:
+    lines = about(simulated_nvml("gpus=8"), "Boundary").splitlines()
+    assert lines[0] == "measured: accelerators"
+    assert lines[2:] == [
+        "modelled: network",
+        "missing: shared storage: in no meter and no profile",
+        "modelled: facility: the machines times the PUE of the site",
+    ]
+
+
+def test_accuracy_limits_and_throttling_are_told(simulated_nvml: Environment) -> None:
+    gpus = about(simulated_nvml("power=400;fault=0:limit=400"), "GPUs")
+    assert "400 W now, ±5% (its sensor looks 25% of the time)" in gpus
+    assert "power limit 400 W of 700 W, SM clock 1755 MHz, held back by power cap" in gpus
+
+
+def test_a_node_meter_is_tried(simulated_nvml: Environment, tmp_path: Path) -> None:
+    (tmp_path / "energy").write_text("1000 J 0 us")
+    (tmp_path / "power").write_text("5000 W 0 us")
+    spec, address = "gpus=8", f"pm_counters://{tmp_path}"
+    host = about(simulated_nvml(spec, CARBON_PLUGIN_NODE_METER=address), "Host and network")
+    assert f"measured: host: pm_counters energy counter; what pm_counters {tmp_path} reads beside the GPUs" in host
+    (tmp_path / "energy").unlink()
+    missing = about(simulated_nvml(spec, CARBON_PLUGIN_NODE_METER=address), "Host and network")
+    assert "missing: the node meter cannot be used" in missing
+    assert "modelled: host" in missing
+
+
+def test_without_a_node_meter_there_is_advice(simulated_nvml: Environment) -> None:
+    (found,) = (one for one in findings(simulated_nvml("gpus=1")) if "no meter of the whole node" in one["text"])
+    assert "CARBON_PLUGIN_NODE_METER" in found["advice"]
+
+
+def test_an_address_that_cannot_be_used_is_one_line(simulated_nvml: Environment) -> None:
+    command = [
+        sys.executable,
+        "-c",
+        "from carbon_plugin.cli.main import main; main()",
+        "doctor",
+        "--node-meter",
+        "x://y",
+    ]
+    done = subprocess.run(command, env=simulated_nvml("gpus=1"), capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "unknown node_meter 'x'" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_switched_off_plugin_is_pointed_out(simulated_nvml: Environment) -> None:
