@@ -264,16 +264,16 @@ class Station:
     def _take(self, seen: Seen) -> None:
         """Resolve the effective spec anew and state it."""
         self._detected = seen.detected
-        self._context = self._built()
         if self._election is not None:
             self._election.claim(self._claim(seen.uuids))
+            self._stated_claims = self._election.claims()
+        self._context = self._built()
         self._state()
         self._note_context(self._context)
 
     def _state(self) -> None:
         """Write the manifest anew, with the ranks on each GPU as far as they have claimed them."""
-        if self._recorder is not None and self._context is not None and self._election is not None:
-            self._stated_claims = self._election.claims()
+        if self._recorder is not None and self._context is not None:
             self._recorder.state(self._context, self._stated_claims)
 
     def _state_late_claims(self) -> None:
@@ -281,8 +281,10 @@ class Station:
         said = _said(self._stated_claims)
         if self._election is None or not 0 < said < self._ranks.local_world_size:
             return
-        if _said(self._election.claims()) > said:
-            if any(claim.stages for claim in self._stated_claims):
+        claims = self._election.claims()
+        if _said(claims) > said:
+            self._stated_claims = claims
+            if any(claim.stages for claim in claims):
                 self._context = self._built()  # with more stages of the model than before
             self._state()
 
@@ -293,9 +295,8 @@ class Station:
 
     def _built(self) -> Context:
         detected = self._detected
-        if detected is not None and self._election is not None and own_stages(detected):
-            parts = [part for claim in self._election.claims() for part in claim.stages]
-            detected = with_all_stages(detected, parts)
+        if detected is not None:
+            detected = with_all_stages(detected, [part for claim in self._stated_claims for part in claim.stages])
         return build_context(self._settings, self._ranks, detected, self._hardware.accelerator)
 
     def _claim(self, uuids: tuple[str, ...]) -> Claim:
