@@ -8,7 +8,7 @@ import msgspec
 
 from carbon_plugin.detect.counting import count_forward
 from carbon_plugin.detect.observed import DetectedModel
-from carbon_plugin.detect.parameters import count_parameters
+from carbon_plugin.detect.parameters import count_adapters, count_parameters
 from carbon_plugin.detect.structure import read_structure
 from carbon_plugin.detect.tensors import Example
 from carbon_plugin.detect.wrappers import class_name, unwrapped
@@ -45,13 +45,14 @@ def detect_model(
     """
     module = unwrapped(model)
     total, trainable = parameters or count_parameters(model)
+    own = total - count_adapters(model)  # a shape has no adapters
     partial = bool(elsewhere)
     reasons: list[str] = []
     for name, fields, assumed, source in _shapes(module, reasons):
         shape = _built(name, fields)
         if shape is None:
             reasons.append(f"{source}: not a possible shape")
-        elif partial or abs(shape.parameters - total) <= COUNT_TOLERANCE * total:
+        elif partial or abs(shape.parameters - own) <= COUNT_TOLERANCE * own:
             known = {key: value for key, value in fields.items() if key not in {a.field.split(".")[1] for a in assumed}}
             if not source.startswith("config"):
                 known = {key: value for key, value in known.items() if key not in elsewhere}
@@ -65,7 +66,7 @@ def detect_model(
                 partial=partial,
             )
         else:
-            reasons.append(f"{source}: {shape.parameters:,} parameters, but the module has {total:,}")
+            reasons.append(f"{source}: {shape.parameters:,} parameters, but the module has {own:,}")
     counted = None
     if example is not None and not partial:
         counted = _counted(model, module, example, (total, trainable), deadline_s, reasons)

@@ -13,6 +13,11 @@ def is_adapter(name: str) -> bool:
     return "lora_" in name
 
 
+def count_adapters(model: nn.Module) -> int:
+    """Parameters of the low-rank adapters in a model."""
+    return sum(int(parameter.numel()) for name, parameter in model.named_parameters() if is_adapter(name))
+
+
 def count_parameters(model: nn.Module) -> tuple[int, int]:
     """(all, trainable) parameters of the whole model as far as this rank holds it: of its stage under pipelines.
 

@@ -289,9 +289,10 @@ def test_low_rank_adapters_do_not_hide_the_structure():
     model = Decoder()
     for block in model.layers:
         block.requires_grad_(False)
-        block.q.lora_A, block.q.lora_B = nn.Linear(64, 4, bias=False), nn.Linear(4, 64, bias=False)
+        block.q.lora_A, block.q.lora_B = nn.Linear(64, 48, bias=False), nn.Linear(48, 64, bias=False)
 
     found = detect_model(model)
 
     assert (found.fields["heads"], found.fields["ffn"]) == (8, 160)
+    assert found.parameters == sum(p.numel() for p in model.parameters())
     assert found.trainable_parameters < found.parameters
