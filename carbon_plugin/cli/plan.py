@@ -84,6 +84,13 @@ def plan(
     if more and not compare:
         raise SpecError(f"plan takes one spec; {' '.join(more)} would be axes for --compare")
     given = locals()
+    asked = (search_nodes, search_accelerator, search_zone, deadline_days, write_specs)
+    searching = search or any(flag is not None for flag in asked)
+    if compare and searching:
+        raise SpecError("--compare and --search are two questions: ask one of them")
+    fixed = [f"--{name.replace('_', '-')} {given[name]}" for name in LAYOUT_FLAGS if given[name] is not None]
+    if searching and fixed:
+        raise SpecError(f"--search tries every layout: leave {', '.join(fixed)} out, or plan that layout without it")
     overrides: dict[str, Any] = {
         "model": model,
         "cluster": {
@@ -111,10 +118,6 @@ def plan(
         overrides, assumed = _with_usual_batch(overrides)
         run = build_run_spec(overrides, origin="command line", profile_dirs=directories)
         run = msgspec.structs.replace(run, assumptions=(*run.assumptions, *assumed))
-    asked = (search_nodes, search_accelerator, search_zone, deadline_days, write_specs)
-    searching = search or any(flag is not None for flag in asked)
-    if compare and searching:
-        raise SpecError("--compare and --search are two questions: ask one of them")
     if compare:
         from carbon_plugin.cli.comparison import show_comparison
         from carbon_plugin.plan.axes import parse_axes

@@ -68,6 +68,7 @@ def test_the_table_names_the_front_its_layouts_and_what_was_left_out(spec, tmp_p
         ),
         (["--search", "--model", "llama3-405b", "--nodes", "1"], "memory: none of "),
         (["--search-nodes", "8,x"], "--search-nodes is '8,x', expected"),
+        (["--search", "--tp", "8"], "--search tries every layout: leave --tp 8 out"),
         (["--search", "--compare", "zone=SWE"], "two questions"),
     ],
 )
