@@ -99,27 +99,39 @@ def test_sequences_of_one_document_each_are_not_packed():
     assert "training.mean_document_tokens" not in called_with(position_ids=torch.arange(8).repeat(2, 1))
 
 
-def micro_batches(dtype: torch.dtype, *, accumulate: int, skipped: int) -> tuple[int, str]:
-    model = nn.Linear(4, 4)
-    watch = BatchWatch(model)
-    for _ in range(skipped + 1):
-        model.zero_grad()
-        for _ in range(accumulate):
-            with torch.autocast("cpu", dtype=dtype):
-                model(torch.zeros(2, 4)).sum().backward()
-    found = watch.observed()["training.micro_batches"]
-    return found.value, found.source
-
-
 def test_steps_that_a_gradient_scaler_skipped_are_not_micro_batches():
-    value, source = micro_batches(torch.float16, accumulate=2, skipped=3)
+    model, skipped = nn.Linear(4, 4), 0
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**20)  # too high for fp16: the first steps overflow
+    watch, steps = BatchWatch(model), []
+    optimizer.register_step_post_hook(lambda *_: steps.append(1))
+    while not steps:
+        optimizer.zero_grad()
+        for _ in range(2):
+            with torch.autocast("cpu", dtype=torch.float16):
+                loss = model(torch.ones(2, 4)).sum()
+            scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        skipped += not steps
 
-    assert value == 2
-    assert "6 more in steps that were skipped" in source
+    found = watch.observed()["training.micro_batches"]
+
+    assert skipped > 0
+    assert found.value == 2
+    assert f"{2 * skipped} more in steps that were skipped" in found.source
 
 
 def test_dropped_gradients_are_no_skipped_step_where_no_scaler_can_be():
-    assert micro_batches(torch.bfloat16, accumulate=1, skipped=1)[0] == 2
+    model = nn.Linear(4, 4)
+    watch = BatchWatch(model)
+
+    for _ in range(2):
+        model.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            model(torch.zeros(2, 4)).sum().backward()
+
+    assert seen(watch)["training.micro_batches"] == 2
 
 
 def test_no_hook_is_put_on_a_compiled_model():
