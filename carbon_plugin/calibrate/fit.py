@@ -30,6 +30,9 @@ WEIGHT_BOUNDS = (0.05, 4.0)
 MAX_EVALUATIONS = 100
 TOLERANCE = 1e-9
 """Relative change of the loss at which a fit stops: tight enough that a refit agrees in the first 3 digits."""
+LEFT_OUT_TOLERANCE = 1e-5
+"""The same for fits of which only predictions are taken: they agree with the tight ones within 0.3 %, in half the
+time."""
 DIFFERENCE = 1e-4
 """Step of the finite differences in the logarithm of a constant."""
 
@@ -67,6 +70,7 @@ def fit(
     keep: Mask | None = None,
     start: Floats | None = None,
     weights: Floats | None = None,
+    tolerance: float = TOLERANCE,
 ) -> Fit:
     """Fit `parameters` to the rows where `keep` is true. Parameters without rows stay at their prior.
 
@@ -100,7 +104,7 @@ def fit(
 
     groups = _disjoint_groups(masks)
     begin = np.zeros(len(parameters)) if start is None else start
-    solution = least_squares(residuals, begin, jac=jacobian, method="trf", ftol=TOLERANCE, max_nfev=MAX_EVALUATIONS)
+    solution = least_squares(residuals, begin, jac=jacobian, method="trf", ftol=tolerance, max_nfev=MAX_EVALUATIONS)
     # Every parameter has a prior row in the Jacobian, so this matrix is never singular.
     posterior = np.linalg.inv(solution.jac.T @ solution.jac)
     return Fit(tuple(parameters), np.asarray(solution.x), np.sqrt(np.diag(posterior)))
@@ -138,7 +142,7 @@ def leave_one_model_out(table: Table, parameters: Sequence[Parameter], keep: Mas
     predicted = np.empty(table.measured_s.size)
     for key in np.unique(table.model_key):
         out = table.model_key == key
-        without = fit(table, parameters, keep=keep & ~out, start=whole.logs)
+        without = fit(table, parameters, keep=keep & ~out, start=whole.logs, tolerance=LEFT_OUT_TOLERANCE)
         predicted[out] = fitted_step_time_s(table, without)[out]
     return predicted
 
