@@ -128,13 +128,13 @@ def plan(
         show_comparison(comparison, output=output, as_json=as_json)
         return
     if searching:
-        from carbon_plugin.cli.plan_search import parse_question, run_search
+        from carbon_plugin.cli.plan_search import own_profiles, parse_question, run_search
 
         question = parse_question(search_nodes, search_accelerator, search_zone, deadline_days)
         run_search(
             run,
             question,
-            profile_dirs=directories,
+            profile_dirs=(*directories, *own_profiles(spec)),
             seed=seed,
             write_specs=write_specs,
             output=output,

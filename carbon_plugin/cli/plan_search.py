@@ -27,6 +27,7 @@ from carbon_plugin.plan.alternatives import (
 )
 from carbon_plugin.plan.feasibility import NEARLY_FULL
 from carbon_plugin.plan.search import Progress
+from carbon_plugin.spec.document import read_document
 from carbon_plugin.spec.run import RunSpec
 from carbon_plugin.spec.writing import write_run_spec
 
@@ -53,6 +54,13 @@ def parse_question(
         zones=_words(zones),
         deadline_s=None if deadline_days is None else deadline_days * DAY_S,
     )
+
+
+def own_profiles(spec: Path | None) -> list[Path]:
+    """Directories of hardware profiles that a spec file names: other accelerators and written specs need them too."""
+    if spec is None:
+        return []
+    return [spec.parent / entry for entry in read_document(spec).value["cluster"].get("profiles", [])]
 
 
 def _words(text: str | None) -> tuple[str, ...]:

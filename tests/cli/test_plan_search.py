@@ -46,6 +46,20 @@ def test_written_specs_are_planned_with_the_numbers_of_the_search(spec, tmp_path
         assert forecast["spec"]["layout"] == option["layout"]
 
 
+def test_profiles_that_a_spec_names_are_searched_and_come_along(spec, tmp_path: Path, capsys):
+    shipped = Path(__file__).parents[2] / "hardware_profiles" / "accelerators" / "h100-sxm.yaml"
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "big.yaml").write_text(shipped.read_text().replace("name: h100-sxm", "name: big-h100", 1))
+    path = tmp_path / "own.yaml"
+    path.write_text(SPEC.replace("h100-sxm,", "big-h100, node: sxm-8, profiles: [mine],"))
+    found = tmp_path / "elsewhere" / "found"
+    assert cli.run(["plan", str(path), "--search", "--write-specs", str(found), "--json"]) == 0
+    written = json.loads(capsys.readouterr().out)["options"][0]["spec_file"]
+    assert cli.run(["plan", written, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["spec"]["cluster"]["accelerator"]["name"] == "big-h100"
+
+
 def test_the_table_names_the_front_its_layouts_and_what_was_left_out(spec, tmp_path: Path, capsys):
     found = tmp_path / "found.json"
     flags = ["--search-nodes", "1,4", "--search-zone", "FRA,SWE", "--deadline-days", "5", "-o", str(found)]
