@@ -36,8 +36,11 @@ Directories = Sequence[str | Path]
 
 
 class Question(Struct, frozen=True, kw_only=True):
-    """What is searched beside the layout, each as the spec has it where nothing is named. Accelerators come in their
-    usual nodes, with as many devices as the spec has where `nodes` is empty."""
+    """What is searched beside the layout, each as the spec has it where nothing is named.
+
+    Other accelerators come in their usual nodes and at their own power limit, with as many devices as the spec has
+    where `nodes` is empty.
+    """
 
     nodes: tuple[int, ...] = ()
     accelerators: tuple[str, ...] = ()
