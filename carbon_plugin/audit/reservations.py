@@ -50,8 +50,10 @@ def reserved_time(files: Sequence[FilePass]) -> Reserved:
             weights[key] = 1.0 if gpus else manifest.world_size / max(1, manifest.nodes)
             reserved.setdefault(key, []).append(whole)
             observed.setdefault(key, []).append((manifest.started_unix_s, file.end_unix_s))
-        hosts.setdefault(manifest.host_key, []).append(whole)
-        shares[manifest.host_key] = max(shares.get(manifest.host_key, 0.0), manifest.host_share)
+        # Containers of one job may hold a host in parts, each with GPUs of its own: the parts add up.
+        host = manifest.host_key if manifest.host_share >= 1 else " ".join((manifest.host_key, *sorted(gpus)))
+        hosts.setdefault(host, []).append(whole)
+        shares[host] = max(shares.get(host, 0.0), manifest.host_share)
     device_s = sum(weights[key] * covered_s(intervals) for key, intervals in reserved.items())
     observed_s = sum(weights[key] * covered_s(intervals) for key, intervals in observed.items())
     return Reserved(

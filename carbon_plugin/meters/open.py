@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from hashlib import blake2b
 from pathlib import Path
 
 from msgspec import Struct
@@ -151,6 +152,10 @@ def open_meters(
     notes += gpus.notes if gpus else []
     unavailable = [nvml] if isinstance(nvml, Unavailable) else []
     share, share_notes = _host_share(gpus, node, host, environ) if host_share is None else (_stated(host_share), [])
+    if share.value < 1.0 and gpus is not None:
+        # Another container of this run may charge another part of the same host: each part is a device of its own.
+        names = " ".join(sorted(device.key for device in gpus.devices)).encode()
+        key += f"/part-{blake2b(names, digest_size=4).hexdigest()}"
     meters: list[Meter] = [gpus] if gpus else []
     draw, history = GpuDraw(_unmetered(gpus, node), gpu_power_model_w), GpuHistory()
     beside = None

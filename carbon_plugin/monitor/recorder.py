@@ -36,6 +36,8 @@ from carbon_plugin.monitor.windows import Piece, Snapshot, cut, energies, merged
 
 CLOCK_STEP_S = 1.0
 """A difference between wall clock and monotonic time that no slewing explains."""
+CONTEXT_EVERY_S = 60.0
+"""How often power limits, clocks and throttling are looked at: a few driver calls a GPU, at the end of a window."""
 
 
 class NodeRecorder:
@@ -77,6 +79,7 @@ class NodeRecorder:
         gpus = [device.key for device in meters.devices if device.rung == "gpu"]
         self._spans = SpanTracker(settings.options.span_rule, gpus)
         self._gpus = len(gpus)
+        self._context_due_s = 0.0
         self._index = 0
         self._closed = self._clock_stepped = False
         self._phase: Phase = "startup"
@@ -169,6 +172,10 @@ class NodeRecorder:
         self._note_intensity()
 
     def _note_context(self) -> None:
+        now_s = time.monotonic()
+        if now_s < self._context_due_s:
+            return
+        self._context_due_s = now_s + CONTEXT_EVERY_S
         for change in self._meters.context_changes():
             self.note("gpu_context", change.message, change.data)
 

@@ -279,8 +279,10 @@ def _reserved(
         group = (manifest.host_key, *gpus) if file.gpus else (manifest.host_key, "ranks")
         weights[group] = len(gpus) if file.gpus else manifest.world_size / manifest.nodes
         devices.setdefault(group, []).append((since_s, file.end_s))
-        hosts.setdefault(manifest.host_key, []).append((since_s, file.end_s))
-        shares[manifest.host_key] = max(shares.get(manifest.host_key, 0.0), manifest.host_share)
+        # Containers of one job may hold a host in parts, each with GPUs of its own: the parts add up.
+        host = manifest.host_key if manifest.host_share >= 1 else " ".join((manifest.host_key, *file.gpus))
+        hosts.setdefault(host, []).append((since_s, file.end_s))
+        shares[host] = max(shares.get(host, 0.0), manifest.host_share)
     device_s = sum(weights[group] * (each_s or _covered_s(intervals)) for group, intervals in devices.items())
     host_s = sum(shares[host] * (each_s or _covered_s(intervals)) for host, intervals in hosts.items())
     return (

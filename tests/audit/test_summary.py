@@ -281,6 +281,24 @@ def test_part_of_a_host_is_charged_in_part(job: Job, tmp_path: Path) -> None:
     assert summary.reserved.host_s == pytest.approx(0.25 * summary.period.active_s)
 
 
+def test_containers_of_a_host_add_up_and_gpus_that_two_of_them_read_count_once(job: Job, tmp_path: Path) -> None:
+    gpu_j = []
+    for container, of_node in enumerate((0, 1, 1)):
+        records = job.records(RUN_ID, of_node, 0, Attempt(0, 4), RUN_START_UNIX_S)
+        manifest = records[0]
+        assert isinstance(manifest, Manifest)
+        part = msgspec.structs.replace(manifest, host_key="boot-0", host_share=0.5, node=container, nodes=3)
+        write(tmp_path, [part, *records[1:]], container)
+        summary = summarise(tmp_path)
+        gpu_j.append(summary.by_rung["gpu"].energy_j)
+    assert gpu_j[0] < 0.6 * gpu_j[1]
+    assert gpu_j[2] == gpu_j[1]
+    assert summary.coverage.gpus_seen == 4
+    assert summary.reserved.host_s == pytest.approx(summary.period.wall_s)
+    assert summary.reserved.device_s == pytest.approx(4 * summary.period.wall_s)
+    assert {overlap.key for overlap in summary.coverage.overlaps} >= {job.gpu_key(1, 0), job.gpu_key(1, 1)}
+
+
 def test_cpu_run_counts_ranks_as_devices(job: Job, tmp_path: Path) -> None:
     records = job.records(RUN_ID, 0, 0, Attempt(0, 6), 0.0)
     manifest, host = records[0], job.host_key(0)

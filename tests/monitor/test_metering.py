@@ -60,12 +60,32 @@ def test_each_fault_of_the_driver_has_its_label_in_the_ledger(simulated_nvml, tm
         manifest = manifest_of(file.records)
         assert manifest is not None
         assert [device.key for device in manifest.devices if device.rung == "gpu"] == keys, name
-        energies = [energy for window in records(file, Window) for energy in window.energies if energy.key in keys]
+        # The last window may be shorter than the counter's steps.
+        windows = [window for window in records(file, Window) if window.duration_s > 0.25]
+        energies = [energy for window in windows for energy in window.energies if energy.key in keys]
         assert {energy.kind for energy in energies if energy.key in keys[:1]} >= ({kind} if kind else set()), name
         assert not any(energy.kind != "absent" and not energy.energy_j for energy in energies), name
         assert all(energy.energy_j is None for energy in energies if energy.kind == "absent"), name
         assert event in {one.kind for one in records(file, Event)}, name
         assert verify_run(tmp_path / name).ok
+
+
+def test_a_node_meter_named_in_the_environment_is_in_the_ledger_and_imports_nothing_late(job, tmp_path):
+    for name, content in (("energy", "1000 J 0 us"), ("power", "5000 W 0 us")):
+        (tmp_path / name).write_text(content)
+    process = job("close", tmp_path / "run", spec="gpus=8", CARBON_PLUGIN_NODE_METER=f"pm_counters://{tmp_path}")
+    output, errors = process.communicate(timeout=60)
+    (file,) = read_run(tmp_path / "run").files
+    manifest = manifest_of(file.records)
+
+    assert process.returncode == 0, errors
+    assert output.strip().endswith("imported []\nno torch")
+    assert manifest is not None
+    assert [(device.scope, device.energy_kind) for device in manifest.devices if device.rung == "host"] == [
+        ("node less GPUs", "counter")
+    ]
+    assert "node_meter" in {event.kind for event in records(file, Event)}
+    assert verify_run(tmp_path / "run").ok
 
 
 def test_two_ranks_on_one_gpu_are_both_named_and_an_idle_one_has_none():
