@@ -94,7 +94,8 @@ def _see_tensor_parallel(
     if found.degree("tp") > 1:
         norm = next((name for name, p in _norm_weights(model) if _is_on(p, axes, own)), None)
         source = f"{norm} is a DTensor on the tp axis" if norm else "no norm weight is on the tp axis"
-        found.see("sequence_parallel", norm is not None, source)
+        if next(_dtensors(model), None) is not None:  # plain tensors of a framework show nothing by being plain
+            found.see("sequence_parallel", norm is not None, source)
         if _overlaps_tensor_parallel(model):
             found.see("async_tp", True, "compiled with inductor's _micro_pipeline_tp")
 

@@ -98,6 +98,7 @@ def detect(
             elsewhere=_elsewhere(model, axes),
             parameters=seen.parameters,
             deadline_s=job.deadline_s,
+            stated=seen.shape,
         )
     except Exception as error:  # as for the readers
         problems.append(("not_detected", f"model: {type(error).__name__}: {error}"))

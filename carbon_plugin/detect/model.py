@@ -9,6 +9,7 @@ import msgspec
 from carbon_plugin.detect.counting import count_forward
 from carbon_plugin.detect.observed import DetectedModel
 from carbon_plugin.detect.parameters import count_adapters, count_parameters
+from carbon_plugin.detect.readers import Shape
 from carbon_plugin.detect.structure import read_structure
 from carbon_plugin.detect.tensors import Example
 from carbon_plugin.detect.wrappers import class_name, unwrapped
@@ -34,21 +35,22 @@ def detect_model(
     example: Example | None = None,
     elsewhere: frozenset[str] = frozenset(),
     parameters: tuple[int, int] | None = None,
+    stated: Shape | None = None,
     deadline_s: float = 0.0,
 ) -> DetectedModel:
     """The model in `model`'s wrappers.
 
     `example` are shapes of a real call, for counting. `elsewhere` are fields of the shape that depend on what other
     ranks hold (see `STAGE` and `EXPERTS`): neither they nor a count are believed. `parameters` are (all, trainable) of
-    the whole model where a framework knows better. `deadline_s` is the `time.monotonic` moment at which counting gives
-    up.
+    the whole model where a framework knows better, `stated` its shape as the framework states it. `deadline_s` is the
+    `time.monotonic` moment at which counting gives up.
     """
     module = unwrapped(model)
     total, trainable = parameters or count_parameters(model)
     own = total - count_adapters(model)  # a shape has no adapters
     partial = bool(elsewhere)
     reasons: list[str] = []
-    for name, fields, assumed, source in _shapes(module, reasons):
+    for name, fields, assumed, source in _shapes(module, stated, reasons):
         shape = _built(name, fields)
         if shape is None:
             reasons.append(f"{source}: not a possible shape")
@@ -80,10 +82,12 @@ def detect_model(
     )
 
 
-def _shapes(module: nn.Module, reasons: list[str]) -> Any:
+def _shapes(module: nn.Module, stated: Shape | None, reasons: list[str]) -> Any:
     """Candidates (name, fields, assumed, source), the most telling first."""
     from torch import nn
 
+    if stated is not None:
+        yield stated.name, dict(stated.fields), (), stated.source
     for part in (module, *module.children()):
         config: Any = getattr(unwrapped(part), "config", None)
         if not hasattr(config, "to_dict") or not hasattr(config, "model_type"):

@@ -17,8 +17,8 @@ BY_ELIMINATION = "the other axes account for all"
 """How the source of an axis begins that no object showed: there is no room for it."""
 
 AXES = (
-    *DEGREES, "ep", "zero_stage", "sequence_parallel", "async_tp", "context_parallel_kind", "pipeline_schedule",
-    "virtual_stages",
+    *DEGREES, "ep", "expert_tp", "zero_stage", "sequence_parallel", "async_tp", "context_parallel_kind",
+    "pipeline_schedule", "virtual_stages",
 )  # fmt: skip
 """Fields of a layout that say how ranks are arranged."""
 

@@ -41,17 +41,27 @@ class Job(Struct, frozen=True, kw_only=True):
         return 1 if seen is None else int(seen.value)
 
 
+class Shape(Struct, frozen=True, kw_only=True):
+    """A model's shape as its framework states it: fields of a `TransformerModel`. A source that begins with "config"
+    is of the whole model, whatever part of it this rank holds."""
+
+    name: str
+    fields: Mapping[str, Any]
+    source: str
+
+
 class Reading(Struct, frozen=True, kw_only=True):
     """What one reader saw.
 
     `fields` are named as in the effective spec: "layout.tp", "layout.recompute", "training.micro_batches",
     "training.seq_len". `problems` are (kind, sentence) that the ledger must say. `parameters` are (all, trainable) of
-    the whole model, where the framework knows better than the module's own tensors.
+    the whole model, where the framework knows better than the module's own tensors; `shape` likewise.
     """
 
     fields: Mapping[str, Observed] = {}
     problems: tuple[tuple[str, str], ...] = ()
     parameters: tuple[int, int] | None = None
+    shape: Shape | None = None
 
 
 class Reader(Struct, frozen=True):
@@ -69,6 +79,12 @@ class Reader(Struct, frozen=True):
 
 
 READERS = (
+    Reader("deepspeed.runtime.engine", "carbon_plugin.detect.deepspeed"),
+    Reader("megatron.core.parallel_state", "carbon_plugin.detect.megatron"),
+    Reader("torchtitan.distributed.parallel_dims", "carbon_plugin.detect.torchtitan"),
+    Reader("accelerate.state", "carbon_plugin.detect.accelerate"),
+    Reader("transformers.modeling_utils", "carbon_plugin.detect.transformers"),
+    Reader("torch", "carbon_plugin.detect.lightning"),
     Reader("torch.distributed.pipelining.schedules", "carbon_plugin.detect.pipeline"),
     Reader("torch", "carbon_plugin.detect.context_parallel"),
     Reader("torch", "carbon_plugin.detect.layout"),
@@ -84,7 +100,7 @@ def read_all(job: Job, readers: tuple[Reader, ...] = READERS) -> Reading:
     """The fields of all readers together. A reader that raises is a problem in the result, never an exception."""
     fields = dict(job.known)
     problems: list[tuple[str, str]] = []
-    parameters = None
+    parameters = shape = None
     for reader in readers:
         if time.monotonic() > job.deadline_s:
             problems.append(("not_detected", f"{reader.module}: no time was left for it"))
@@ -97,10 +113,10 @@ def read_all(job: Job, readers: tuple[Reader, ...] = READERS) -> Reading:
         if reading is None:
             continue
         problems += reading.problems
-        parameters = parameters or reading.parameters
+        parameters, shape = parameters or reading.parameters, shape or reading.shape
         for name, seen in reading.fields.items():
             believed = fields.setdefault(name, seen)
             if believed.value != seen.value:
                 sentence = f"{name}: {believed.value} by {believed.source}, but {seen.value} by {seen.source}"
                 problems.append(("conflict", sentence))
-    return Reading(fields=fields, problems=tuple(problems), parameters=parameters)
+    return Reading(fields=fields, problems=tuple(problems), parameters=parameters, shape=shape)

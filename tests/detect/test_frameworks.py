@@ -1,0 +1,242 @@
+"""Layouts of jobs of the frameworks: every axis, and what of theirs states it. One launch of four processes."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+JOB = Path(__file__).parent / "jobs" / "frameworks_all.py"
+NEEDED = {
+    "deepspeed": ("deepspeed",),
+    "megatron": ("megatron",),
+    "meshes": ("accelerate", "transformers", "torchtitan", "spmd_types"),
+}
+"""Packages that the jobs of a framework need, by the name of its module in `jobs`."""
+MISSING = {job: [name for name in names if find_spec(name) is None] for job, names in NEEDED.items()}
+
+REST = "the other axes account for all 4 ranks"
+LLAMA_PARAMETERS = 39136
+"""Of the Llama in `jobs/frameworks_meshes.py`: 2*128*32 embeddings, 3*(4*32*32 + 3*32*64 + 2*32), 32."""
+
+
+@pytest.fixture(scope="module")
+def found(torchrun, tmp_path_factory) -> dict[str, Any]:
+    results = tmp_path_factory.mktemp("frameworks") / "found.json"
+    jobs = [job for job, missing in MISSING.items() if not missing]
+    torchrun(JOB, results, *jobs, processes=4)
+    return json.loads(results.read_text())
+
+
+def seen(**axes: tuple[Any, str]) -> dict[str, list[Any]]:
+    return {axis: list(value) for axis, value in axes.items()}
+
+
+def deepspeed(*, dp: int = 4, stage: int = 0, tp: tuple[int, str] = (1, "engine.mp_world_size"), **others: Any) -> Any:
+    source = f"DeepSpeed engine, ZeRO stage {stage} over {dp} ranks"
+    shard, replicate = (dp, 1) if stage else (1, dp)
+    return seen(
+        **{
+            "tp": tp,
+            "cp": (1, "engine.sequence_parallel_size"),
+            "pp": (1, "class DeepSpeedEngine"),
+            "dp_shard": (shard, source),
+            "dp_replicate": (replicate, source),
+            "zero_stage": (stage, source),
+        }
+        | others
+    )
+
+
+def state(name: str) -> str:
+    return f"parallel_state.get_{name}_world_size"
+
+
+def megatron(*, tp: int = 1, pp: int = 1, cp: int = 1, dp: int = 1, ep: int = 1, **others: Any) -> Any:
+    axes: dict[str, Any] = {
+        "tp": (tp, state("tensor_model_parallel")),
+        "pp": (pp, state("pipeline_model_parallel")),
+        "cp": (cp, state("context_parallel")),
+        "ep": (ep, state("expert_model_parallel")),
+        "dp_replicate": (dp, state("data_parallel")),
+        "dp_shard": (1, state("data_parallel")),
+        "zero_stage": (0, "no distributed optimizer"),
+    }
+    if tp > 1:
+        axes |= {
+            "sequence_parallel": (False, "config.sequence_parallel"),
+            "async_tp": (False, "config.tp_comm_overlap"),
+        }
+    if ep > 1:
+        axes["expert_tp"] = (1, state("expert_tensor_parallel"))
+    return seen(**axes | others)
+
+
+def staged(kind: str, stages: int) -> dict[str, tuple[Any, str]]:
+    source = state("virtual_pipeline_model_parallel")
+    return {"pipeline_schedule": (kind, source), "virtual_stages": (stages, source)}
+
+
+def accelerate(**degrees: int) -> dict[str, tuple[int, str]]:
+    names = {"tp": "tp_size", "cp": "cp_size", "dp_replicate": "dp_replicate_size", "dp_shard": "dp_shard_size"}
+    return {axis: (degrees.get(axis, 1), f"ParallelismConfig.{name}") for axis, name in names.items()} | {
+        "pp": (1, REST)
+    }
+
+
+def titan(**degrees: int) -> dict[str, tuple[int, str]]:
+    axes = ("tp", "cp", "pp", "dp_replicate", "dp_shard", "ep")
+    return {axis: (degrees.get(axis, 1), f"ParallelDims.{axis}") for axis in axes}
+
+
+FSDP2 = "FSDP2 FSDPMeshInfo of 4 parameter groups"
+LLAMA_FSDP2 = "FSDP2 FSDPMeshInfo of 6 parameter groups"
+SP = {"sequence_parallel": (True, "config.sequence_parallel"), "async_tp": (True, "config.tp_comm_overlap")}
+NO_SP = {"sequence_parallel": (False, "no norm weight is on the tp axis")}
+LONE = {"pp": (1, "axis 'pp' of the root mesh")}
+PLAIN = {"zero_stage": (0, "nothing is sharded over data-parallel ranks")}
+EXPECTED = {
+    "deepspeed_zero0": deepspeed(),
+    "deepspeed_zero1": deepspeed(stage=1),
+    "deepspeed_zero2": deepspeed(stage=2),
+    "deepspeed_zero3": deepspeed(stage=3),
+    "deepspeed_offload": deepspeed(stage=3),
+    "deepspeed_pipeline": deepspeed(
+        dp=2,
+        tp=(1, "engine.grid"),
+        pp=(2, "engine.grid"),
+        pipeline_schedule=("1f1b", "TrainSchedule of PipelineEngine"),
+        virtual_stages=(1, "PipelineEngine"),
+    ),
+    "deepspeed_mpu": deepspeed(dp=2, stage=1, tp=(2, "engine.mp_world_size")),
+    "megatron_tp_dp": megatron(tp=2, dp=2),
+    "megatron_tp_sp_sharded": megatron(
+        tp=2,
+        dp_replicate=(1, f"{state('data_parallel')}, instances of the distributed optimizer"),
+        dp_shard=(2, state("data_parallel")),
+        zero_stage=(1, "ddp_config.use_distributed_optimizer is True"),
+        **SP,
+    ),
+    "megatron_tp_pp": megatron(tp=2, pp=2, **staged("1f1b", 1)),
+    "megatron_tp_cp": megatron(tp=2, cp=2, context_parallel_kind=("all_to_all", "config.cp_comm_type a2a")),
+    "megatron_interleaved": megatron(pp=2, dp=2, **staged("interleaved", 2)),
+    "megatron_ep_dp": megatron(ep=2, dp=4),
+    "megatron_tp_ep": megatron(tp=2, ep=2, dp=2, **SP),
+    "accelerate_ddp": seen(
+        dp_replicate=(4, "process group of DDP"),
+        dp_shard=(1, "process group of DDP"),
+        zero_stage=(0, "process group of DDP"),
+        **dict.fromkeys(("tp", "cp", "pp"), (1, REST)),
+    ),
+    "accelerate_hsdp": seen(
+        **accelerate(dp_replicate=2, dp_shard=2), zero_stage=(3, "FSDP2 HSDPMeshInfo of 4 parameter groups")
+    ),
+    "accelerate_tp_fsdp": seen(**accelerate(dp_shard=2, tp=2), zero_stage=(3, FSDP2), **NO_SP),
+    "accelerate_cp_fsdp": seen(
+        **accelerate(dp_shard=2, cp=2),
+        zero_stage=(3, f"{FSDP2}, 4 shards over dp_shard x cp"),
+        context_parallel_kind=("ring", "ParallelismConfig.cp_backend torch"),
+    ),
+    "transformers_tp": seen(
+        tp=(4, "DistributedConfig.tp_size"),
+        dp_replicate=(1, "axis 'dp_replicate' of the root mesh"),
+        **dict.fromkeys(("cp", "dp_shard"), (1, REST)),
+        **LONE,
+        **NO_SP,
+        **PLAIN,
+    ),
+    "transformers_fsdp_tp": seen(
+        tp=(2, "DistributedConfig.tp_size"),
+        dp_shard=(2, "DistributedConfig.fsdp_size"),
+        dp_replicate=(1, LLAMA_FSDP2),
+        zero_stage=(3, LLAMA_FSDP2),
+        cp=(1, REST),
+        **LONE,
+        **NO_SP,
+    ),
+    "torchtitan_tp_fsdp": seen(**titan(tp=2, dp_shard=2), zero_stage=(3, FSDP2), **NO_SP),
+    "torchtitan_hsdp_cp": seen(**titan(dp_replicate=2, cp=2), **PLAIN),
+    "torchtitan_pp_ep": seen(**titan(pp=2, dp_shard=2, ep=2), zero_stage=(3, FSDP2)),
+}
+SAID = {
+    "deepspeed_offload": [["layout", "DeepSpeed keeps parameters in host memory; predicted as on the device"]],
+    # transformers keeps the last block of parameters whole after the forward pass, where the backward pass begins.
+    "transformers_fsdp_tp": [
+        ["conflict", "FSDP2 ZeRO stages differ between parameter groups: 3, 2; the one with most parameters counts"]
+    ],
+}
+
+
+def of_job(found: dict[str, Any], name: str) -> dict[str, Any]:
+    prefix = name.partition("_")[0]
+    missing = MISSING[prefix if prefix in MISSING else "meshes"]
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)}; `make test` installs them")
+    return found[name]
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_every_axis_comes_from_the_object_of_its_framework(found, name):
+    job = of_job(found, name)
+
+    assert job["axes"] == EXPECTED[name]
+    assert job["unexplained"] == 1
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_only_what_a_layout_has_no_field_for_is_said_and_no_hook_stays(found, name):
+    job = of_job(found, name)
+
+    assert job["problems"] == SAID.get(name, [])
+    assert job["hooks_left"] == 0
+
+
+@pytest.mark.parametrize("name", [name for name in EXPECTED if "zero" in name or name.startswith("accelerate")])
+def test_parameters_are_counted_whole_under_any_stage(found, name):
+    assert of_job(found, name)["parameters"] == found["parameters"]
+
+
+@pytest.mark.parametrize("name", ["transformers_tp", "transformers_fsdp_tp"])
+def test_model_that_transformers_sharded_is_read_from_its_config(found, name):
+    job = of_job(found, name)
+
+    assert job["parameters"] == LLAMA_PARAMETERS
+    assert job["model_source"] == "config of LlamaForCausalLM (llama)"
+
+
+@pytest.mark.parametrize("name", [name for name in EXPECTED if name.startswith("megatron")])
+def test_shape_of_a_megatron_decoder_is_that_of_its_config_and_not_of_the_ranks_part(found, name):
+    job = of_job(found, name)
+    layers = 4 if name in ("megatron_tp_pp", "megatron_interleaved") else 3
+
+    assert job["model_source"] == "config of GPTModel, a TransformerConfig"
+    assert job["model"].items() >= {"layers": layers, "hidden": 32, "heads": 4, "ffn": 64, "vocab": 128}.items()
+    assert (job["model"]["moe"] is not None) == ("ep" in name.split("_"))
+
+
+def test_tensor_parallel_parts_and_experts_of_megatron_are_counted_whole(found):
+    dense = of_job(found, "megatron_tp_dp")["parameters"]
+
+    assert of_job(found, "megatron_tp_cp")["parameters"] == dense
+    # Four experts of two matrices for one, and a router of four rows, in each of three layers.
+    assert of_job(found, "megatron_ep_dp")["parameters"] == dense + 3 * (3 * 2 * 32 * 64 + 4 * 32)
+    assert of_job(found, "megatron_tp_ep")["parameters"] == of_job(found, "megatron_ep_dp")["parameters"]
+
+
+@pytest.mark.parametrize("name", [name for name in EXPECTED if name.startswith("deepspeed")])
+def test_deepspeed_states_accumulation_precision_and_offload(found, name):
+    fields = of_job(found, name)["fields"]
+
+    assert (fields["layout.micro_batch_size"], fields["training.micro_batches"]) == (2, 2)
+    assert fields["training.precision"] == ("fp32" if name in ("deepspeed_zero0", "deepspeed_pipeline") else "bf16")
+    assert fields.get("training.optimizer_offload", False) == (name == "deepspeed_offload")
+
+
+def test_megatron_states_batches_recomputation_and_precision(found):
+    fields = of_job(found, "megatron_tp_pp")["fields"]
+
+    assert (fields["layout.micro_batch_size"], fields["training.micro_batches"]) == (2, 2)
+    assert (fields["layout.recompute"], fields["training.precision"]) == ("selective", "bf16")
