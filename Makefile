@@ -43,8 +43,9 @@ docs: $(VENV)/.installed ## commands and tables in docs/, JSON Schemas of the re
 	$(BIN)/python docs/carbon_validation.py
 	$(BIN)/python -m carbon_plugin.audit.json_schemas
 
-calibrate: $(VENV)/.installed-dev ## fit the shipped constants to the published rows and write them into the profiles
+calibrate: $(VENV)/.installed-dev ## fit the shipped constants to the published rows; write profiles and the validation tables
 	$(BIN)/python -m carbon_plugin.calibrate.shipped
+	$(BIN)/python docs/validation.py
 
 clean: ## remove .venv, caches and build output; runs/ stays
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -56,8 +56,8 @@ class ValidatedRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
     low_s: float | None = None
     high_s: float | None = None
     fitted: bool | None = None
-    assumed: tuple[str, ...] = ()
-    baselines: dict[str, float] = {}
+    assumed: tuple[str, ...] | None = None
+    baselines: dict[str, float] | None = None
     measured_memory_bytes: float | None = None
     predicted_memory_bytes: float | None = None
     skipped: str | None = None
@@ -267,7 +267,8 @@ def _memory(rows: Sequence[ValidatedRow]) -> list[MemorySummary]:
 
 
 def _baselines(rows: Sequence[ValidatedRow]) -> dict[str, Floats]:
-    return {name: _column([row.baselines[name] for row in rows]) for name in rows[0].baselines}
+    found = [row.baselines or {} for row in rows]
+    return {name: _column([guesses[name] for guesses in found]) for name in found[0]}
 
 
 def _column(values: Sequence[float | None]) -> Floats:

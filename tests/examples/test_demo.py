@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from carbon_plugin.calibrate.ledger_rows import ledger_rows
+from carbon_plugin.calibrate.user_fit import calibrate
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -68,3 +72,15 @@ def test_its_phases_and_its_energy_are_in_the_ledger(report):
 
 def test_it_leaves_a_checkpoint_of_both_ranks(demo):
     assert len(list((demo[1] / "checkpoint").glob("*.distcp"))) == 2
+
+
+def test_a_calibration_learns_from_the_run(demo):
+    rows, skipped = ledger_rows(demo[1])
+
+    assert not skipped
+    (row,) = rows
+    assert row.accelerator == "this-machine"
+    (residual,) = calibrate(rows).rows
+    assert abs(math.log(residual.after_s / residual.measured_s)) <= abs(
+        math.log(residual.before_s / residual.measured_s)
+    )
