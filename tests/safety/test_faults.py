@@ -13,7 +13,6 @@ import pytest
 JOB = Path(__file__).parent / "jobs" / "faults.py"
 
 QUIET = {
-    "carbon_plugin.detect.live:detect_layout",
     "carbon_plugin.detect.live:detect_model",
     "carbon_plugin.detect.batch:BatchWatch._see",
     "carbon_plugin.monitor.context:predict_step",
