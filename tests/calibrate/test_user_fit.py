@@ -117,3 +117,13 @@ def test_the_written_profile_and_stack_reproduce_the_fitted_step_times(published
         cluster = msgspec.structs.replace(row.spec.cluster, accelerator=device)
         spec = msgspec.structs.replace(row.spec, cluster=cluster, stack=stack)
         assert predict_step(spec).step_time_s.value == pytest.approx(residual.after_s, rel=1e-4)
+
+
+@pytest.mark.parametrize(("count", "kind"), [(4, "sustained_law"), (12, "calibrated")])
+def test_a_few_rows_do_not_narrow_the_interval_of_a_new_device(published, tmp_path, count, kind) -> None:
+    rows = rows_of(published, "tpu", count, slower=1.2)
+    result = calibrate(rows)
+    write_profile(tmp_path / "tpu.yaml", rows, result, provenance(result, "rows.yaml", "2026-01-02"))
+    device = load_accelerator(result.accelerator, profile_dirs=[tmp_path])
+    cluster = msgspec.structs.replace(rows[0].spec.cluster, accelerator=device)
+    assert predict_step(msgspec.structs.replace(rows[0].spec, cluster=cluster)).accuracy_class == kind
