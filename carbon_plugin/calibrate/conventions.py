@@ -75,6 +75,15 @@ FRAMEWORKS: tuple[tuple[str, Conventions], ...] = (
     ("gpt-neox", MEGATRON_LM),
     ("nanotron", MEGATRON_LM),
     ("olmo-core", TORCHTITAN),
+    ("lingua", TORCHTITAN),
+    ("fms-fsdp", TORCHTITAN),
+    ("composer", LLM_FOUNDRY),
+    ("mosaicml", LLM_FOUNDRY),
+    ("internevo", MEGATRON_CORE),
+    ("megatron", MEGATRON_CORE),
+    ("axlearn", MAXTEXT),
+    ("levanter", MAXTEXT),
+    ("paxml", MAXTEXT),
 )
 
 # How rows write devices that no profile calls so, by the start of the phrase.
