@@ -42,9 +42,9 @@ class MeterSet:
     """The meters of one host behind one `read`. Make it with `open_meters`.
 
     `notes` are reasons and assumptions for the ledger; `unavailable` are the meters that could not be had (their
-    reasons are notes too). `host_share` is the part of the host that is charged to the
-    job; host readings have it applied. `gpus` is the NVML meter, None without NVML. `poll_interval_s` is the
-    shortest of its meters', None if any cadence is right.
+    reasons are notes too). `host_share` is the part of the host that is charged to the job here (0 beside a leader
+    that has the host); host readings have it applied. `gpus` is the NVML meter, None without NVML. `poll_interval_s`
+    is the shortest of its meters', None if any cadence is right.
     """
 
     poll_interval_s: float | None
@@ -202,7 +202,7 @@ def open_meters(
         beside=beside,
         draw=draw,
         history=history,
-        host_share=share.value,
+        host_share=share.value if include_host else 0.0,
         notes=notes,
         unavailable=unavailable,
     )
@@ -347,7 +347,7 @@ def _host_share(
     if gpus is None or not gpus.devices:
         share = slurm_share(environ, host.logical_cores) or WHOLE
         return share, [] if share.value == 1.0 else [Note("assumption", share.sentence)]
-    ours = gpus.gpu_equivalents
+    ours = gpus.gpu_equivalents + gpus.selection.hidden
     total = max(node.accelerators if node else 0, len(gpus.inventory.gpus))
     if ours >= total:
         return WHOLE, []

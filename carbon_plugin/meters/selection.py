@@ -14,6 +14,9 @@ from msgspec import Struct
 
 from carbon_plugin.meters.nvml_driver import Gpu
 
+_SLURM_PER_TASK = ("SLURM_GPUS_PER_TASK", "SLURM_TRES_PER_TASK")
+"""Set where SLURM gives each task GPUs of its own, which its cgroup then hides from the others."""
+
 SelectionSource = Literal["explicit", "slurm", "gpu_device_ordinal", "cuda_visible_devices", "all"]
 
 
@@ -21,14 +24,16 @@ class DeviceSelection(Struct, frozen=True, kw_only=True):
     """The GPUs of a job on this node.
 
     `uuids` are UUIDs of whole GPUs or of MIG devices, in the order of the source (so that `visible_devices` answers
-    in CUDA order). `reason` says how they were found. `missing` was asked for but NVML does not list it.
-    `assumptions` are sentences that the ledger must carry.
+    in CUDA order). `reason` says how they were found. `missing` was asked for but NVML does not list it. `hidden` is
+    how many GPUs the job has on this node that other processes see instead. `assumptions` are sentences that the ledger
+    must carry.
     """
 
     uuids: tuple[str, ...]
     source: SelectionSource
     reason: str
     missing: tuple[str, ...] = ()
+    hidden: int = 0
     assumptions: tuple[str, ...] = ()
 
 
@@ -43,7 +48,7 @@ def select_devices(
         return _resolved(gpus, [str(item) for item in explicit], "explicit", "named by the caller")
     slurm = _slurm_variable(environ)
     if slurm is not None:
-        return _from_slurm(gpus, slurm, environ[slurm])
+        return _from_slurm(gpus, slurm, environ)
     if "CUDA_VISIBLE_DEVICES" in environ:
         return visible_devices(gpus, environ)
     if "GPU_DEVICE_ORDINAL" in environ:
@@ -96,13 +101,23 @@ def _slurm_variable(environ: Mapping[str, str]) -> str | None:
     return next((name for name in order if environ.get(name)), None)
 
 
-def _from_slurm(gpus: Sequence[Gpu], name: str, value: str) -> DeviceSelection:
-    words = _words(value)
-    reason = f"{name}={value}"
+def _from_slurm(gpus: Sequence[Gpu], name: str, environ: Mapping[str, str]) -> DeviceSelection:
+    words = _words(environ[name])
+    reason = f"{name}={environ[name]}"
     if len(words) == len(gpus):
         # Under cgroup device isolation NVML shows exactly the job's GPUs, numbered from 0, and SLURM's numbers differ.
         return DeviceSelection(
             uuids=tuple(gpu.uuid for gpu in gpus), source="slurm", reason=f"{reason}, as many as NVML shows"
+        )
+    if 0 < len(gpus) < len(words) and any(variable in environ for variable in _SLURM_PER_TASK):
+        # Each task sees its own GPUs only; the numbers are the node's, so they say nothing about which.
+        hidden = len(words) - len(gpus)
+        return DeviceSelection(
+            uuids=tuple(gpu.uuid for gpu in gpus),
+            source="slurm",
+            reason=f"{reason}, of which this task sees {len(gpus)}",
+            hidden=hidden,
+            assumptions=(f"{hidden} more GPUs of the job on this node are seen, and metered, by its other tasks",),
         )
     minors = {str(gpu.minor): gpu.uuid for gpu in gpus if gpu.minor is not None}
     if len(words) < len(gpus) and all(word in minors for word in words):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from carbon_plugin.meters.node_address import parse_address
-from carbon_plugin.meters.node_files import PmCountersSource
+from carbon_plugin.meters.node_files import CsvSource, PmCountersSource
 from carbon_plugin.meters.node_meter import GpuHistory, NodeMeter, open_node_meter
 from carbon_plugin.meters.node_poller import NodePoller
 from carbon_plugin.meters.protocol import Reading, Unavailable
@@ -106,6 +106,30 @@ def test_a_source_that_fails_is_absent_with_its_reason_and_the_counter_covers_th
     again = until(meter, lambda reading: reading.energy_j != 0.0)
     assert again.fault is None
     assert again.energy_j == pytest.approx(60_000.0)
+    meter.close()
+
+
+def test_power_alone_is_integrated_with_a_wider_range_across_a_gap(tmp_path: Path) -> None:
+    def write(watts: float) -> None:
+        (tmp_path / "new").write_text(f"time,node_w\n{time.time()},{watts}\n")
+        (tmp_path / "new").replace(tmp_path / "power.csv")
+
+    now_s = 0.0
+    write(100.0)
+    source = CsvSource(parse_address(f"csv://{tmp_path}/power.csv?column=node_w"))
+    source.poll_s = 0.01
+    meter = NodeMeter(NodePoller(source, lambda: now_s), IDENTITY, share=fixed(WHOLE), gpus=None)
+    assert until(meter, lambda reading: reading.energy_j == 0.0).kind == "power_integrated"
+    write(300.0)
+    until(meter, lambda reading: reading.energy_j == 0.0)
+    (tmp_path / "power.csv").unlink()
+    assert until(meter, lambda reading: reading.kind == "absent").fault == "not_supported"
+    now_s = 10.0
+    write(300.0)
+    reading = until(meter, lambda reading: reading.energy_j != 0.0)
+    assert reading.energy_j in (pytest.approx(2000.0), pytest.approx(3000.0))  # whether 300 W were seen before the gap
+    assert reading.energy_j is not None
+    assert (reading.low_j, reading.high_j) == pytest.approx((0.7 * reading.energy_j, 1.3 * reading.energy_j))
     meter.close()
 
 

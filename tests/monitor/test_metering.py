@@ -70,6 +70,24 @@ def test_each_fault_of_the_driver_has_its_label_in_the_ledger(simulated_nvml, tm
         assert verify_run(tmp_path / name).ok
 
 
+def test_tasks_that_see_only_their_own_gpu_under_slurm_are_all_metered(job, tmp_path):
+    together = {"WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "SLURM_STEP_GPUS": "0,1", "SLURM_GPUS_PER_TASK": "1"}
+    tasks = [
+        job("close", tmp_path / "run", 5.0, spec=f"seed={seed}", RANK=rank, LOCAL_RANK=rank, **together)
+        for rank, seed in enumerate((1, 2))
+    ]
+    for task in tasks:
+        _, errors = task.communicate(timeout=60)
+        assert task.returncode == 0, errors
+    manifests = [manifest_of(file.records) for file in read_run(tmp_path / "run").files]
+    gpus = [device.key for manifest in manifests for device in manifest.devices if device.rung == "gpu"]
+
+    assert sorted(key[:12] for key in gpus) == ["GPU-00000001", "GPU-00000002"]
+    # The leader charges the job's part of an 8-GPU node, for both tasks.
+    assert [manifest.host_share for manifest in manifests] == [2 / 8, 0.0]
+    assert sum(device.rung == "host" for manifest in manifests for device in manifest.devices) == 1
+
+
 def test_a_node_meter_named_in_the_environment_is_in_the_ledger_and_imports_nothing_late(job, tmp_path):
     for name, content in (("energy", "1000 J 0 us"), ("power", "5000 W 0 us")):
         (tmp_path / name).write_text(content)
