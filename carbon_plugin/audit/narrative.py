@@ -49,8 +49,9 @@ def warnings(summary: AuditSummary) -> list[str]:
         modelled = account.footprint
         what = f"; modelled as idle they add {wording.carbon(modelled.total_kg.value)}" if modelled else ""
         found.append(f"{hours} of {of} of allocated device time were observed by no ledger{what}, in no total.")
-    if coverage.overlaps:
-        keys = {overlap.key for overlap in coverage.overlaps}
+    # Every node that asks a facility's meter names it, so that its energy counts once: nothing to warn of.
+    keys = {overlap.key for overlap in coverage.overlaps if not overlap.key.startswith("facility/")}
+    if keys:
         found.append(f"{wording.plural(len(keys), 'device')} had two meters at the same time and was counted once.")
     if summary.factors is not None:
         found += [f"{warning[:1].upper()}{warning[1:].rstrip('.')}." for warning in summary.factors.warnings]

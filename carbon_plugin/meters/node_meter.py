@@ -151,14 +151,14 @@ def open_node_meter(
     *,
     share: ShareSource,
     note: str | None = None,
-    gpus: GpuHistory,
+    gpus: GpuHistory | None,
     environ: Mapping[str, str] = os.environ,
     clock: Callable[[], float] = time.monotonic,
 ) -> NodeMeter | Unavailable:
     """Open the meter at an address and wait for its first answer, or say why there is none.
 
     `share` is the job's part of the host, `note` how it was found; a facility's is in its address. `gpus` is observed
-    with all GPUs that the node contains; the caller makes sure that none is hidden.
+    with all GPUs that the node contains; the caller makes sure that none is hidden. Without any, the host is the node.
     """
     try:
         poller = NodePoller(open_source(address, environ), clock)
@@ -168,14 +168,18 @@ def open_node_meter(
         poller.close()
         silent = SourceError(f"{address.shown} has not answered within {FIRST_WAIT_S:g} s", "unreachable")
         return _unavailable(poller.first or silent)
-    identity = _identity(address, host_key, poller, poller.first, note)
+    reads = "what {} reads beside the GPUs" if gpus else "all that {} reads; no GPU can be read apart"
+    note = "; ".join(filter(None, (reads.format(address.shown), note)))
+    identity = _identity(address, host_key, poller, poller.first, note, "node less GPUs" if gpus else "node")
     if address.covers == "facility":
         stated = HostShare(value=address.share, low=address.share, high=address.share, sentence="stated")
         return NodeMeter(poller, identity, share=fixed(stated), gpus=None)
     return NodeMeter(poller, identity, share=share, gpus=gpus)
 
 
-def _identity(address: NodeAddress, host_key: str, poller: NodePoller, first: Look, note: str | None) -> DeviceIdentity:
+def _identity(
+    address: NodeAddress, host_key: str, poller: NodePoller, first: Look, note: str, scope: str
+) -> DeviceIdentity:
     kind = kind_of(first)
     meter = f"{address.kind} energy counter" if kind == "counter" else f"{address.kind} power, integrated"
     accuracy = Accuracy(
@@ -196,15 +200,14 @@ def _identity(address: NodeAddress, host_key: str, poller: NodePoller, first: Lo
             note=f"{address.share:g} of {address.shown}",
             accuracy=accuracy,
         )
-    reads = f"what {address.shown} reads beside the GPUs"
     return DeviceIdentity(
         key=f"{host_key}/host",
         name="host",
         rung="host",
-        scope="node less GPUs",
+        scope=scope,
         meter=meter,
         energy_kind=kind,
-        note=f"{reads}; {note}" if note else reads,
+        note=note,
         accuracy=accuracy,
     )
 

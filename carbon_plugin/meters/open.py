@@ -227,7 +227,13 @@ def _open_node(
             advice="run where all GPUs of the node are visible, or leave the node meter out",
         )
     return open_node_meter(
-        address, key, share=_split(share), note=_share_note(share), gpus=history, environ=environ, clock=clock
+        address,
+        key,
+        share=_split(share),
+        note=_share_note(share),
+        gpus=history if gpus else None,
+        environ=environ,
+        clock=clock,
     )
 
 

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from carbon_plugin.meters.node_address import parse_address
 from carbon_plugin.meters.node_files import CsvSource, PmCountersSource
@@ -162,6 +164,18 @@ def test_energy_of_gpus_between_two_rounds_lies_on_a_line() -> None:
     gpus.observe([gpu(0.0, 10.0)])
     gpus.observe([gpu(100.0, 20.0)])
     assert [gpus.at(moment_s).central_j for moment_s in (5.0, 10.0, 15.0, 20.0, 25.0)] == [0, 0, 50, 100, 100]
+
+
+@given(watts=st.lists(st.floats(0, 10_000), min_size=2, max_size=20), share=st.floats(0, 1))
+def test_energy_of_gpus_never_falls_and_meets_every_round(watts: list[float], share: float) -> None:
+    gpus, joules = GpuHistory(), 0.0
+    for second, power_w in enumerate(watts):
+        gpus.observe([gpu(joules, float(second))])
+        assert gpus.at(float(second)).central_j == pytest.approx(joules)
+        joules += power_w
+    moments = [gpus.at(second + share) for second in range(len(watts))]
+    assert moments == sorted(moments, key=lambda energy: energy.central_j)
+    assert all(energy.low_j <= energy.central_j <= energy.high_j for energy in moments)
 
 
 def test_a_meter_that_does_not_answer_is_a_reason_with_advice(tmp_path: Path) -> None:

@@ -246,6 +246,17 @@ show([[d.key for d in meters.devices], meters.notes])
     assert ["node_hidden_gpus", "the node meter cannot be used: it contains 4 GPUs, 2 of them visible"] in notes
 
 
+def test_without_a_readable_gpu_the_host_is_all_of_the_node(metering: Callable[..., Any], tmp_path: Path) -> None:
+    script = """
+meters = open_meters(node_profile=node, boot_id="boot-1", node_address=address)
+show([d for d in meters.devices if d.rung == "host"])
+"""
+    spec = "fault=init:driver_not_loaded"
+    (host,) = metering(spec, NODE + METERED_NODE + script, COUNTERS=str(tmp_path))
+    assert host["scope"] == "node"
+    assert host["note"] == f"all that pm_counters {tmp_path} reads; no GPU can be read apart"
+
+
 def test_a_facility_meter_stands_beside_the_modelled_host(metering: Callable[..., Any], tmp_path: Path) -> None:
     script = """
 meters = open_meters(node_profile=node, boot_id="boot-1", node_address=address)
