@@ -6,7 +6,6 @@ and logs `carbon/*` through the trainer's loggers on rank zero.
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -14,7 +13,6 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast
 
 from carbon_plugin.detect.batch import called_module
 from carbon_plugin.detect.live import FirstStep
-from carbon_plugin.detect.observed import Observed
 from carbon_plugin.monitor.monitor import CarbonMonitor
 from carbon_plugin.monitor.ranks import Ranks
 from carbon_plugin.monitor.settings import MonitorArguments
@@ -29,7 +27,6 @@ else:
 
 Hook = TypeVar("Hook", bound=Callable[..., None])
 
-_PRECISION = {"bf16": "bf16", "16": "fp16", "transformer": "fp8"}
 _TEXT_LOGGERS = ("CSVLogger", "WandbLogger")
 """Loggers that take text among metrics, and so the anchor of the ledger."""
 
@@ -101,7 +98,7 @@ class CarbonCallback(Callback):
         if first is not None:
             model, optimizer = trainer.strategy.model or pl_module, next(iter(trainer.optimizers), None)
             try:
-                seen = first.look(model, world_size=trainer.world_size, optimizer=optimizer, told=_told(trainer))
+                seen = first.look(model, world_size=trainer.world_size, optimizer=optimizer, framework=trainer)
                 self.monitor.observe(*seen)
             finally:
                 first.remove()
@@ -174,19 +171,6 @@ def _ranks(trainer: Trainer) -> Ranks:
         node=trainer.node_rank,
         nodes=trainer.num_nodes,
     )
-
-
-def _told(trainer: Trainer) -> dict[str, Observed]:
-    """What the trainer itself states."""
-    accumulated = Observed(trainer.accumulate_grad_batches, "trainer.accumulate_grad_batches")
-    told = {"training.micro_batches": accumulated}
-    steps = trainer.estimated_stepping_batches
-    if math.isfinite(steps) and steps > 0:
-        told["training.steps"] = Observed(int(steps), "trainer.estimated_stepping_batches")
-    precision = _PRECISION.get(str(trainer.precision).partition("-")[0])
-    if precision is not None:
-        told["training.precision"] = Observed(precision, f"trainer.precision {trainer.precision}")
-    return told
 
 
 def _log_step(trainer: Trainer) -> int:

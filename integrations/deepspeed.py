@@ -1,0 +1,54 @@
+"""DeepSpeed: `with watch(engine, site="FRA") as carbon:` around the loop of an engine, plain or pipelined.
+
+It counts the engine's global steps, marks `save_checkpoint` and a pipeline's `eval_batch`, and writes `carbon/*` to
+the engine's own monitor (TensorBoard, W&B, CSV) where one is configured. `load_checkpoint` sets the step.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Unpack
+
+from carbon_plugin.monitor.settings import MonitorArguments
+from carbon_plugin.monitor.wrapped import WrappedLoop
+
+__all__ = ["DeepSpeedCarbon", "watch"]
+
+
+def watch(engine: Any, **arguments: Unpack[MonitorArguments]) -> DeepSpeedCarbon:
+    """Measure the training of a `DeepSpeedEngine`, from now until the block ends or the program does.
+
+    Arguments are those of `MonitorArguments`. Raises `SpecError` or `FootprintError` for arguments that cannot be
+    used; nothing afterwards.
+    """
+    return DeepSpeedCarbon(engine, **arguments)
+
+
+class DeepSpeedCarbon(WrappedLoop):
+    """An engine under measurement."""
+
+    def __init__(self, engine: Any, **arguments: Unpack[MonitorArguments]) -> None:
+        self._engine, self._global_steps = engine, 0
+        super().__init__(engine, getattr(engine, "optimizer", None), framework=engine, package="deepspeed", **arguments)
+
+    def _attach(self) -> None:
+        self._resume()
+        # The step of a pipeline is its batch; the engine refuses `step` there.
+        self._after(self._engine, "train_batch" if hasattr(self._engine, "train_batch") else "step", self._stepped)
+        self._after(self._engine, "load_checkpoint", self._resume)
+        self._around(self._engine, "save_checkpoint", "checkpoint")
+        self._around(self._engine, "eval_batch", "evaluation")
+
+    def _resume(self) -> None:
+        self._global_steps = int(self._engine.global_steps)
+        self.monitor.resume_at(self._global_steps)
+
+    def _stepped(self) -> None:
+        """`step` is called for every micro-batch; the engine counts where gradients were applied."""
+        if self._engine.global_steps != self._global_steps:
+            self._global_steps = self._engine.global_steps
+            self.step()
+
+    def _log(self, metrics: dict[str, float]) -> None:
+        monitor = getattr(self._engine, "monitor", None)
+        if monitor is not None and monitor.enabled:
+            monitor.write_events([(name, value, self._engine.global_samples) for name, value in metrics.items()])

@@ -1,0 +1,48 @@
+"""Real loops under an adapter in two processes."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from carbon_plugin.ledger.reader import manifest_of, read_run
+from carbon_plugin.ledger.records import Close, Window
+from carbon_plugin.ledger.verify import verify_run
+
+LOOPS = Path(__file__).parent / "jobs" / "loops.py"
+
+
+@pytest.fixture(scope="session")
+def run_loop(torchrun, tmp_path_factory) -> Callable[..., dict[str, Any]]:
+    """Run a script of `jobs` in two processes: what it wrote to `result.json`, and what its ledger says."""
+
+    def run(name: str, *arguments: str, script: Path = LOOPS, check: bool = True) -> dict[str, Any]:
+        folder = tmp_path_factory.mktemp(name)
+        environ = {key: value for key, value in os.environ.items() if not key.startswith("CARBON")}
+        done = torchrun(
+            script,
+            name,
+            folder / "run",
+            *arguments,
+            processes=2,
+            check=check,
+            env=environ | {"TMPDIR": str(folder), "TORCH_EXTENSIONS_DIR": str(folder)},
+        )
+        (file,) = read_run(folder / "run").files
+        windows = [record for record in file.records if isinstance(record, Window)]
+        return json.loads((folder / "result.json").read_text()) | {
+            "stderr": done.stderr,
+            "returncode": done.returncode,
+            "manifest": manifest_of(file.records),
+            "phases": {window.phase for window in windows},
+            "steps": sum(window.steps for window in windows),
+            "closed": [record.reason for record in file.records if isinstance(record, Close)],
+            "verified": verify_run(folder / "run").ok,
+        }
+
+    return run
