@@ -22,12 +22,12 @@ PART = "MIG-000000a0-5133-4d00-8000-000000000000"
 
 # Simulator spec, variables, keys of the GPUs, how their energy is known at last, event that says so.
 FAULTS: dict[str, tuple[str, dict[str, str], list[str], str, str | None]] = {
-    "lost": ("fault=0:lost@2", {}, [FIRST], "absent", "meter_lost"),
-    "reset": ("fault=0:reset@2", {}, [FIRST], "counter", "meter_counter_reset"),
+    "lost": ("fault=0:lost@1.5", {}, [FIRST], "absent", "meter_lost"),
+    "reset": ("fault=0:reset@1.5", {}, [FIRST], "counter", "meter_counter_reset"),
     "no counter": ("fault=0:no_counter", {}, [FIRST], "power_integrated", "device"),
     "not supported": ("fault=0:no_counter,0:no_power", {}, [FIRST], "absent", "meter_not_supported"),
-    "slow": ("fault=0:slow@2=2", {}, [FIRST], "counter", "meter_slow"),
-    "permission": ("fault=0:no_permission@2", {}, [FIRST], "absent", "meter_permission"),
+    "slow": ("fault=0:slow@1.5-2.1=2", {}, [FIRST], "counter", "meter_slow"),
+    "permission": ("fault=0:no_permission@1.5", {}, [FIRST], "absent", "meter_permission"),
     "no driver": ("fault=init:driver_not_loaded", {}, [], "", "nvml_driver_not_loaded"),
     "MIG": ("mig=0:3/4", {"CUDA_VISIBLE_DEVICES": PART}, [PART], "modelled", "device"),
     "remapped": ("gpus=3", {"CUDA_VISIBLE_DEVICES": "2,0"}, [THIRD, FIRST], "counter", "gpu_selection"),
@@ -45,7 +45,7 @@ def identity(key: str) -> DeviceIdentity:
 def test_each_fault_of_the_driver_has_its_label_in_the_ledger(simulated_nvml, tmp_path):
     jobs = {
         name: subprocess.Popen(
-            [sys.executable, FAULTY, tmp_path / name, "4"],
+            [sys.executable, FAULTY, tmp_path / name, "3"],
             env=simulated_nvml(f"power=300;{spec}", TMPDIR=str(tmp_path), **variables),
             stderr=subprocess.PIPE,
             text=True,
