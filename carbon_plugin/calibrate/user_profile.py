@@ -18,8 +18,8 @@ from carbon_plugin.spec.stack import Stack
 SOURCE = "user-calibration"
 DIGITS = 6
 ENOUGH_ROWS = 8
-"""Rows from which a device that nobody had calibrated counts as calibrated, with the narrower interval: with 3 rows the
-study's worst draw was still 12 % off, with 8 rows 8 to 9 %."""
+"""Rows from which a device that nobody had calibrated counts as calibrated, with the narrower interval: the median draw
+is then within 6 % on all other rows (docs/calibration.md)."""
 P90_SIGMAS = 1.2816
 """Standard deviations from the middle of a normal distribution to its 90th percentile."""
 

@@ -9,10 +9,11 @@ import pytest
 from carbon_plugin.calibrate.rows import PublishedRow
 from carbon_plugin.calibrate.table import predict, tabulate
 from carbon_plugin.calibrate.user_fit import Calibration, calibrate
-from carbon_plugin.calibrate.user_profile import provenance, write_profile
+from carbon_plugin.calibrate.user_profile import provenance, user_profile, write_profile
 from carbon_plugin.calibrate.validate import published_rows
 from carbon_plugin.errors import SpecError
 from carbon_plugin.predict.step import predict_step
+from carbon_plugin.spec.hardware import Efficiency
 from carbon_plugin.spec.profiles import load_accelerator, load_stack
 
 
@@ -52,6 +53,26 @@ def test_rows_that_are_slower_throughout_are_put_down_to_software_that_nobody_kn
 def test_a_device_that_nobody_calibrated_gets_its_own_share_of_peak(published) -> None:
     rows = rows_of(published, "tpu", 12, slower=1.15)
     assert "gemm_share" in fitted_names(calibrate(rows))
+
+
+def test_eight_rows_of_a_new_device_predict_the_others(published, tmp_path) -> None:
+    rows = [_on_a_new_device(row) for row in published if row.source == "llmf-h100"]
+    chosen, others = rows[::9], [row for index, row in enumerate(rows) if index % 9]
+    result = calibrate(chosen)
+    device = user_profile(chosen[0].spec.cluster.accelerator, result, "a test")
+    errors = []
+    for row in others:
+        cluster = msgspec.structs.replace(row.spec.cluster, accelerator=device)
+        predicted = predict_step(msgspec.structs.replace(row.spec, cluster=cluster)).step_time_s.value
+        errors.append(abs(predicted / row.measured_step_time_s - 1))
+    assert len(chosen) == 8
+    assert 100 * np.mean(errors) < 4
+
+
+def _on_a_new_device(row: PublishedRow) -> PublishedRow:
+    blank = msgspec.structs.replace(row.spec.cluster.accelerator, efficiency=Efficiency())
+    cluster = msgspec.structs.replace(row.spec.cluster, accelerator=blank)
+    return msgspec.structs.replace(row, spec=msgspec.structs.replace(row.spec, cluster=cluster))
 
 
 def test_one_odd_row_does_not_win(published) -> None:
