@@ -67,10 +67,11 @@ class JsonService:
             connection.close()
 
     def _connection(self, deadline_s: float) -> http.client.HTTPConnection:
+        # Without a port the client looks for one in the host, where an IPv6 address has colons too.
         host, port = self._address.host, self._address.port
         if self._tls is None:
-            return http.client.HTTPConnection(host, port, timeout=deadline_s)
-        return http.client.HTTPSConnection(host, port, timeout=deadline_s, context=self._tls)
+            return http.client.HTTPConnection(host, port or http.client.HTTP_PORT, timeout=deadline_s)
+        return http.client.HTTPSConnection(host, port or http.client.HTTPS_PORT, timeout=deadline_s, context=self._tls)
 
     def _check(self, status: int) -> None:
         if status == http.client.OK:

@@ -119,15 +119,19 @@ class NodeMeter:
 
     def _charge(self, state: NodeState) -> Energy:
         """The job's energy so far: each stretch of the remainder times the share of that stretch."""
-        share, before = self._share(), self._remainder
+        before = self._remainder
         # Where a GPU's counter makes up for a gap that the node meter has counted already, the remainder waits until it
         # is ahead again: energy never falls.
-        now = self._remainder = before.at_least(self._beside_gpus(state))
+        now = before.at_least(self._beside_gpus(state))
+        if now.central_j == before.central_j:
+            return self._charged  # no answer since the last read: the share of this stretch is asked for with the next
+        share = self._share()
         self._charged = self._charged.plus(
             (now.central_j - before.central_j) * share.value,
             (now.low_j - before.low_j) * share.low,
             (now.high_j - before.high_j) * share.high,
         )
+        self._remainder = now
         return self._charged
 
     def _beside_gpus(self, state: NodeState) -> Energy:

@@ -95,6 +95,25 @@ def test_a_share_of_the_host_has_its_own_range(counters: Counters) -> None:
     meter.close()
 
 
+def test_a_share_is_that_of_the_whole_stretch_between_two_answers(counters: Counters) -> None:
+    stretches = iter([0.25, 0.75])
+
+    def share() -> HostShare:
+        value = next(stretches)
+        return HostShare(value=value, low=value, high=value, sentence="for the test")
+
+    source = PmCountersSource(parse_address(f"pm_counters://{counters.folder}"))
+    source.poll_s = 0.01
+    meter = NodeMeter(NodePoller(source, counters.clock), IDENTITY, share=share, gpus=None)
+    for seconds, joules in ((10.0, 250.0), (20.0, 1000.0)):
+        for _ in range(3):
+            meter.read()  # nothing new: no stretch ends
+        counters.now_s = seconds
+        counters.write(1000.0 + 100 * seconds)
+        assert until(meter, lambda r, at_s=seconds: r.monotonic_s == at_s).energy_j == pytest.approx(joules)  # type: ignore[misc]
+    meter.close()
+
+
 def test_a_source_that_fails_is_absent_with_its_reason_and_the_counter_covers_the_gap(counters: Counters) -> None:
     meter = counters.meter(None)
     until(meter, lambda reading: reading.kind == "counter")

@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
+from carbon_plugin.errors import SpecError
 from carbon_plugin.ledger.reader import LedgerFile, manifest_of, read_run
 from carbon_plugin.ledger.records import Event, Window
 from carbon_plugin.ledger.verify import verify_run
 from carbon_plugin.monitor.leader import Claim
 from carbon_plugin.monitor.metering import with_ranks
+from carbon_plugin.monitor.settings import make_settings
 from carbon_plugin.spec.devices import DeviceIdentity
 
 FIRST, SECOND, THIRD = (f"GPU-00000051-5133-4d00-8000-00000000000{index}" for index in range(3))
@@ -104,6 +106,14 @@ def test_a_node_meter_named_in_the_environment_is_in_the_ledger_and_imports_noth
     ]
     assert "node_meter" in {event.kind for event in records(file, Event)}
     assert verify_run(tmp_path / "run").ok
+
+
+def test_an_address_of_a_node_meter_that_cannot_be_used_is_said_before_training(monkeypatch):
+    with pytest.raises(SpecError, match="unknown node_meter 'redfsh'; nearest: redfish"):
+        make_settings(node_meter="redfsh://bmc7")
+    monkeypatch.setenv("CARBON_PLUGIN_NODE_METER", "slurm")
+    by_environment, by_argument = make_settings(), make_settings(node_meter="ipmi")
+    assert [settings.node_meter.kind for settings in (by_environment, by_argument)] == ["slurm", "ipmi"]
 
 
 def test_two_ranks_on_one_gpu_are_both_named_and_an_idle_one_has_none():
