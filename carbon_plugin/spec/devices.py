@@ -29,7 +29,7 @@ class DeviceIdentity(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `key` is the GPU's UUID, or "<boot_id>/<part>" for a part of a host. `rung` is the rung of the boundary that
     its energy belongs to; `scope` what its reading covers ("gpu", "module", "package", "dram", "host", "node",
-    "node less GPUs", "facility"); `meter` names how it is read and `energy_kind` how good that is. `ranks` are the ranks
+    "node less GPUs", "facility"); `meter` names how it is read and `energy_kind` how good that is. `ranks` are those
     that run on it; a reserved GPU that nobody claimed has none. `profile` is the hardware profile that it was matched
     to. `accuracy` is what is known of its meter, None for what is modelled.
     """
