@@ -12,6 +12,7 @@ import pytest
 JOB = Path(__file__).parent / "jobs" / "frameworks_all.py"
 NEEDED = {
     "deepspeed": ("deepspeed",),
+    "lightning": ("lightning",),
     "megatron": ("megatron",),
     "meshes": ("accelerate", "transformers", "torchtitan", "spmd_types"),
 }
@@ -96,6 +97,7 @@ FSDP2 = "FSDP2 FSDPMeshInfo of 4 parameter groups"
 LLAMA_FSDP2 = "FSDP2 FSDPMeshInfo of 6 parameter groups"
 SP = {"sequence_parallel": (True, "config.sequence_parallel"), "async_tp": (True, "config.tp_comm_overlap")}
 NO_SP = {"sequence_parallel": (False, "no norm weight is on the tp axis")}
+STRATEGY = "axis 'tensor_parallel' of the mesh of ModelParallelStrategy"
 LONE = {"pp": (1, "axis 'pp' of the root mesh")}
 PLAIN = {"zero_stage": (0, "nothing is sharded over data-parallel ranks")}
 EXPECTED = {
@@ -139,6 +141,27 @@ EXPECTED = {
         **accelerate(dp_shard=2, cp=2),
         zero_stage=(3, f"{FSDP2}, 4 shards over dp_shard x cp"),
         context_parallel_kind=("ring", "ParallelismConfig.cp_backend torch"),
+    ),
+    "lightning_ddp": seen(
+        dp_replicate=(4, "process group of DDP"),
+        dp_shard=(1, "process group of DDP"),
+        zero_stage=(0, "process group of DDP"),
+        **dict.fromkeys(("tp", "cp", "pp"), (1, REST)),
+    ),
+    "lightning_fsdp2_tp": seen(
+        tp=(2, STRATEGY),
+        dp_shard=(2, FSDP2),
+        dp_replicate=(1, FSDP2),
+        zero_stage=(3, FSDP2),
+        **dict.fromkeys(("cp", "pp"), (1, REST)),
+        **NO_SP,
+    ),
+    "lightning_tp": seen(
+        tp=(4, STRATEGY),
+        dp_replicate=(1, "axis 'data_parallel' of the root mesh, along which nothing is sharded"),
+        **dict.fromkeys(("cp", "pp", "dp_shard"), (1, REST)),
+        **NO_SP,
+        **PLAIN,
     ),
     "transformers_tp": seen(
         tp=(4, "DistributedConfig.tp_size"),
@@ -194,7 +217,9 @@ def test_only_what_a_layout_has_no_field_for_is_said_and_no_hook_stays(found, na
     assert job["hooks_left"] == 0
 
 
-@pytest.mark.parametrize("name", [name for name in EXPECTED if "zero" in name or name.startswith("accelerate")])
+@pytest.mark.parametrize(
+    "name", [name for name in EXPECTED if "zero" in name or name.startswith(("accelerate", "lightning"))]
+)
 def test_parameters_are_counted_whole_under_any_stage(found, name):
     assert of_job(found, name)["parameters"] == found["parameters"]
 

@@ -19,7 +19,8 @@ LOOPS = Path(__file__).parent / "jobs" / "loops.py"
 
 @pytest.fixture(scope="session")
 def run_loop(torchrun, tmp_path_factory) -> Callable[..., dict[str, Any]]:
-    """Run a script of `jobs` in two processes: what it wrote to `result.json`, and what its ledger says."""
+    """Run a script of `jobs` in two processes: what it wrote to `result.json`, and what the ledger says
+    of its first attempt, and how each was closed."""
 
     def run(name: str, *arguments: str, script: Path = LOOPS, check: bool = True) -> dict[str, Any]:
         folder = tmp_path_factory.mktemp(name)
@@ -33,7 +34,7 @@ def run_loop(torchrun, tmp_path_factory) -> Callable[..., dict[str, Any]]:
             check=check,
             env=environ | {"TMPDIR": str(folder), "TORCH_EXTENSIONS_DIR": str(folder)},
         )
-        (file,) = read_run(folder / "run").files
+        file, *later = read_run(folder / "run").files
         windows = [record for record in file.records if isinstance(record, Window)]
         return json.loads((folder / "result.json").read_text()) | {
             "stderr": done.stderr,
@@ -41,7 +42,7 @@ def run_loop(torchrun, tmp_path_factory) -> Callable[..., dict[str, Any]]:
             "manifest": manifest_of(file.records),
             "phases": {window.phase for window in windows},
             "steps": sum(window.steps for window in windows),
-            "closed": [record.reason for record in file.records if isinstance(record, Close)],
+            "closed": [r.reason for attempt in (file, *later) for r in attempt.records if isinstance(r, Close)],
             "verified": verify_run(folder / "run").ok,
         }
 

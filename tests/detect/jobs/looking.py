@@ -12,25 +12,34 @@ from torch import nn
 from carbon_plugin.detect.live import FirstStep
 
 
-def look(
-    model: nn.Module, train: Callable[[], Any], *, framework: Any = None, called: nn.Module | None = None
-) -> dict[str, Any]:
+class Look:
+    """A look that begins before a job's first step and is taken after it."""
+
+    def __init__(self, model: nn.Module, *, called: nn.Module | None = None) -> None:
+        self._model, self._hooks = model, count_hooks(model)
+        self._first = FirstStep(called or model)
+
+    def take(self, optimizer: Any, *, model: nn.Module | None = None, framework: Any = None) -> dict[str, Any]:
+        """What is seen; `model` if the loop wrapped it since."""
+        world = dist.get_world_size()
+        found, _ = self._first.look(model or self._model, world_size=world, optimizer=optimizer, framework=framework)
+        return {
+            "axes": {axis: (value.value, value.source) for axis, value in found.layout.axes.items()},
+            "unexplained": found.layout.unexplained,
+            "fields": {name: msgspec.to_builtins(value.value) for name, value in found.fields.items()},
+            "sources": {name: value.source for name, value in found.fields.items()},
+            "model": found.model and msgspec.to_builtins(found.model.fields),
+            "model_source": found.model and found.model.source,
+            "parameters": found.model and found.model.parameters,
+            "problems": found.problems,
+            "hooks_left": count_hooks(self._model) - self._hooks,
+        }
+
+
+def look(model: nn.Module, train: Callable[[], Any], *, framework: Any = None) -> dict[str, Any]:
     """Watch `train`, which takes one step and returns the optimizer, and look at what it trained."""
-    hooks = count_hooks(model)
-    first = FirstStep(called or model)
-    optimizer = train()
-    found, _ = first.look(model, world_size=dist.get_world_size(), optimizer=optimizer, framework=framework)
-    return {
-        "axes": {axis: (value.value, value.source) for axis, value in found.layout.axes.items()},
-        "unexplained": found.layout.unexplained,
-        "fields": {name: msgspec.to_builtins(value.value) for name, value in found.fields.items()},
-        "sources": {name: value.source for name, value in found.fields.items()},
-        "model": found.model and msgspec.to_builtins(found.model.fields),
-        "model_source": found.model and found.model.source,
-        "parameters": found.model and found.model.parameters,
-        "problems": found.problems,
-        "hooks_left": count_hooks(model) - hooks,
-    }
+    looking = Look(model)
+    return looking.take(train(), framework=framework)
 
 
 def count_hooks(model: nn.Module) -> int:

@@ -1,0 +1,147 @@
+"""A callback for the Hugging Face Trainer: `Trainer(..., callbacks=[CarbonCallback(site="FRA")])`.
+
+It counts optimizer steps, looks at the wrapped model once after the first one, marks evaluation and checkpoints, and
+adds `carbon/*` to the rows that the trainer logs: to its history, and to every reporter, before which it puts itself.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar, Unpack, cast
+
+import transformers
+from transformers import Trainer, TrainerCallback
+
+from carbon_plugin.detect.live import FirstStep
+from carbon_plugin.detect.observed import Observed
+from carbon_plugin.monitor.monitor import CarbonMonitor
+from carbon_plugin.monitor.settings import MonitorArguments
+
+Hook = TypeVar("Hook", bound=Callable[..., None])
+
+
+def _harmless(hook: Hook) -> Hook:
+    """A hook whose failure is a warning of the monitor and never the trainer's."""
+
+    @wraps(hook)
+    def safe(self: CarbonCallback, *args: Any, **kwargs: Any) -> None:
+        try:
+            hook(self, *args, **kwargs)
+        except Exception as error:
+            self.monitor.fail(hook.__name__, error)
+
+    return cast(Hook, safe)
+
+
+class CarbonCallback(TrainerCallback):
+    """Measures `train`; arguments are those of `MonitorArguments`. docs/monitor.md lists the metrics.
+
+    Raises `SpecError` or `FootprintError` for arguments that cannot be used; nothing during training. A second `train`
+    is a second attempt of the run.
+    """
+
+    def __init__(self, **arguments: Unpack[MonitorArguments]) -> None:
+        self.monitor = CarbonMonitor(**arguments)
+        self._arguments = arguments
+        self._first: FirstStep | None = None
+        self._trainer: Any = None
+        self._closed = False
+
+    @_harmless
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Start to measure, from the step that a checkpoint told."""
+        if self._closed:
+            self.monitor, self._closed = CarbonMonitor(**self._arguments), False
+        versions = {"transformers": transformers.__version__, "torch": str(sys.modules["torch"].__version__)}
+        self.monitor.start(versions=versions | {"python": sys.version.split()[0]})
+        self.monitor.resume_at(int(state.global_step))
+        if self.monitor.active:
+            self._first = FirstStep(kwargs["model"])
+            self._trainer = _trainer_of(self)
+            _before_reporters(self, self._trainer)
+
+    @_harmless
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Whatever came before, training goes on."""
+        self.monitor.enter("train")
+
+    @_harmless
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Count a step; the trainer logs, evaluates and saves after it."""
+        self.monitor.step_end()
+        first, self._first = self._first, None
+        if first is not None:
+            self._look(first, args, state, kwargs)
+        self._next_phase(control)
+
+    @_harmless
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Evaluation and checkpoints of an epoch come after it."""
+        self._next_phase(control)
+
+    @_harmless
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """An evaluation is over; a checkpoint may follow."""
+        self.monitor.enter("checkpoint" if control.should_save else "train")
+
+    @_harmless
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """A checkpoint is written."""
+        self.monitor.enter("train")
+
+    @_harmless
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        """Add the figures to a row: to what reporters get, and to the history, which has a copy."""
+        metrics = self.monitor.fresh_metrics()
+        if metrics and logs is not None:
+            logs.update(metrics)
+            if state.log_history:
+                state.log_history[-1].update(metrics)
+
+    @_harmless
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The end of a training. One that an exception ended is closed with the program."""
+        self._closed = True
+        self._trainer = None
+        if self._first is not None:
+            self._first.remove()
+        self.monitor.close()
+
+    def _look(self, first: FirstStep, args: Any, state: Any, kwargs: dict[str, Any]) -> None:
+        trainer = self._trainer  # it has the wrapped model; hooks are given the one inside
+        model, accelerator = (trainer.model_wrapped, trainer.accelerator) if trainer else (kwargs["model"], None)
+        told = {"training.steps": Observed(int(state.max_steps), "state.max_steps")} if state.max_steps > 0 else {}
+        accumulated = Observed(int(args.gradient_accumulation_steps), "args.gradient_accumulation_steps")
+        told["training.micro_batches"] = accumulated
+        try:
+            world, optimizer = int(args.world_size), kwargs.get("optimizer")
+            seen = first.look(model, world_size=world, optimizer=optimizer, told=told, framework=accelerator)
+            self.monitor.observe(*seen)
+        finally:
+            first.remove()
+
+    def _next_phase(self, control: Any) -> None:
+        if control.should_evaluate:
+            self.monitor.enter("evaluation")
+        elif control.should_save:
+            self.monitor.enter("checkpoint")
+
+
+def _trainer_of(callback: CarbonCallback) -> Any:
+    """The trainer that a callback was given to: hooks are not told."""
+    for thing in gc.get_objects():
+        # The type, not isinstance: that would ask the proxies among all these objects for their class.
+        if Trainer in type(thing).__mro__ and callback in thing.callback_handler.callbacks:
+            return thing
+    return None
+
+
+def _before_reporters(callback: CarbonCallback, trainer: Any) -> None:
+    """Right after the trainer's own flow of control, so that rows reach reporters with the figures."""
+    if trainer is not None:
+        callbacks = trainer.callback_handler.callbacks
+        callbacks.remove(callback)
+        callbacks.insert(1, callback)

@@ -1,0 +1,86 @@
+"""Trains a tiny Llama with the Hugging Face Trainer and the callback, then goes on from its checkpoint and fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from loops import ACCUMULATED, ARGUMENTS, FOLDER, STEP_S, STEPS
+from torch.utils.data import Dataset
+from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
+
+from carbon_plugin.integrations.transformers import CarbonCallback
+
+VOCAB, LENGTH = 64, 8
+
+
+class Tokens(Dataset):
+    def __len__(self) -> int:
+        return 4096
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        ids = torch.arange(index, index + LENGTH) % VOCAB
+        return {"input_ids": ids, "labels": ids}
+
+
+class Reporter(TrainerCallback):
+    """Stands before the user's callbacks, as those of `report_to` do."""
+
+    def __init__(self) -> None:
+        self.seen: set[str] = set()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **kwargs: Any) -> None:
+        self.seen |= set(logs)
+
+
+class Slow(TrainerCallback):
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        time.sleep(STEP_S)
+        if state.global_step == STEPS + 2:
+            raise RuntimeError("the user's own")
+
+    def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        time.sleep(0.15)
+
+
+def main() -> None:
+    config = LlamaConfig(
+        vocab_size=VOCAB, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2
+    )
+    arguments = TrainingArguments(
+        output_dir=str(FOLDER / "out"),
+        use_cpu=True,
+        max_steps=STEPS,
+        per_device_train_batch_size=2,
+        per_device_eval_batch_size=4,
+        gradient_accumulation_steps=ACCUMULATED,
+        logging_steps=1,
+        eval_strategy="steps",
+        eval_steps=6,
+        save_steps=8,
+        report_to=[],
+        disable_tqdm=True,
+    )
+    reporter, carbon = Reporter(), CarbonCallback(**ARGUMENTS)
+    trainer = Trainer(
+        model=LlamaForCausalLM(config),
+        args=arguments,
+        train_dataset=Tokens(),
+        eval_dataset=torch.utils.data.Subset(Tokens(), range(16)),
+        callbacks=[reporter, carbon, Slow()],
+    )
+    trainer.train()
+    if os.environ["RANK"] == "0":
+        history = {key for row in trainer.state.log_history for key in row}
+        result = {"step": carbon.monitor.step, "logged": sorted(reporter.seen), "history": sorted(history)}
+        Path(FOLDER, "result.json").write_text(json.dumps(result))
+    arguments.max_steps = 2 * STEPS
+    trainer.train(resume_from_checkpoint=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""A real training with the Hugging Face Trainer in two processes: steps, phases, layout, rows, an exception."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+for _package in ("accelerate", "transformers"):
+    pytest.importorskip(_package, reason="`make test` installs it")
+
+JOB = Path(__file__).parent / "jobs" / "hf_trainer.py"
+
+
+@pytest.fixture(scope="module")
+def trained(run_loop) -> dict[str, Any]:
+    return run_loop("trainer", script=JOB, check=False)
+
+
+def test_optimizer_steps_are_counted_and_not_micro_batches(trained):
+    assert trained["step"] == 16
+    assert trained["steps"] == 16
+
+
+def test_wrapped_model_is_found_without_being_handed_over(trained):
+    fields = trained["manifest"].effective
+
+    assert fields["layout.dp_replicate"] == {
+        "value": 2,
+        "source": "detected: process group of DDP",
+        "planned": None,
+        "declared": None,
+        "detected": 2,
+    }
+    assert fields["training.steps"]["source"] == "detected: state.max_steps"
+    assert fields["training.global_batch_size"]["value"] == 8
+    assert fields["model.layers"]["value"] == 2
+
+
+def test_evaluation_and_checkpoints_are_phases(trained):
+    assert {"startup", "train", "evaluation", "checkpoint"} <= trained["phases"]
+
+
+def test_figures_reach_reporters_before_us_in_the_list_and_the_trainers_history(trained):
+    assert "carbon/energy_kwh" in trained["logged"]
+    assert {"loss", "carbon/energy_kwh"} <= set(trained["history"])
+
+
+def test_a_second_training_is_an_attempt_of_its_own_that_the_users_exception_closes(trained):
+    assert "the user's own" in trained["stderr"]
+    assert trained["closed"] == ["closed", "exception: RuntimeError"]
+    assert trained["verified"]
