@@ -5,6 +5,8 @@
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
+# torchtitan asks for data loaders and trackers that no test needs; these are what its layouts import.
+TORCHTITAN := torchtitan==0.3.0 spmd_types==0.2.3
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -63,4 +65,5 @@ $(VENV)/.installed: pyproject.toml $(HELD)
 
 $(VENV)/.installed-dev: pyproject.toml $(HELD)
 	$(PIP) install --quiet --constraint $(HELD) --editable ".[dev]"
+	$(PIP) install --quiet --no-deps $(TORCHTITAN)
 	touch $@ $(VENV)/.installed
