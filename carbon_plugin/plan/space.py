@@ -215,6 +215,7 @@ def _grid(rows: list[tuple[Split, list[Sharding], list[Schedule]]], experts: Val
         reentrant=none,
         async_tp=none,
         expert_overlap=dualpipe,
+        balanced_stages=none,
     )
     return Grid(layout, np.broadcast_to(valid, shape))
 

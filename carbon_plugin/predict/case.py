@@ -84,6 +84,7 @@ class Layout:
     reentrant: Values
     async_tp: Values
     expert_overlap: Values
+    balanced_stages: Values
 
     @property
     def dp(self) -> Values:
@@ -192,6 +193,7 @@ def layout_of(layout: ParallelLayout) -> Layout:
         "recompute_full": layout.recompute == "full",
         "reentrant": layout.recompute_reentrant,
         "async_tp": layout.async_tp,
+        "balanced_stages": layout.balanced_stages,
         "expert_overlap": layout.expert_overlap or layout.pipeline_schedule == "dualpipe",
     }
     return Layout(**{name: values(number) for name, number in numbers.items()})

@@ -44,19 +44,21 @@ def step_time(shape: Shape, layout: Layout, work: Work, rates: Rates) -> StepTim
     """Seconds of one optimizer step, for arrays that broadcast. Layouts are assumed valid (`spec.run.check_layout`)."""
     m = work.batch / (layout.dp * layout.micro_batch_size)
     v = layout.virtual_stages
-    stage_layers = np.ceil(shape.layers / layout.pp)
+    balanced = layout.balanced_stages > 0
+    stage_layers = np.where(balanced, shape.layers / layout.pp, np.ceil(shape.layers / layout.pp))
     slot = stage_time(shape, layout, work, rates, m, stage_layers)
     slot_total = np.asarray(sum(slot.values()))
     output = _output_time(shape, layout, work, rates, m)
     transfer = _transfer_time(shape, layout, work, rates)
     # The last stage carries the head; where the layers do not divide evenly it has fewer of them.
     spare = stage_layers - np.clip(shape.layers - stage_layers * (layout.pp - 1), 0, stage_layers)
-    imbalance = np.maximum(output - spare / stage_layers * slot_total, 0)
+    late = np.maximum(output - spare / stage_layers * slot_total - transfer / 2, 0)
     pipelined = layout.pp > 1
+    shared_out = np.where(balanced & pipelined, output / layout.pp, 0.0)
     terms = {name: m * time for name, time in slot.items()}
-    terms["head"] = m * np.where(pipelined, np.maximum(imbalance - transfer / 2, 0), output)
+    terms["head"] = m * np.where(pipelined, np.where(balanced, shared_out, late), output)
     terms["pp_transfer"] = m * transfer
-    terms["pp_bubble"] = (layout.pp - 1) * (slot_total + transfer) / v * _bubble_share(layout)
+    terms["pp_bubble"] = (layout.pp - 1) * (slot_total + shared_out + transfer) / v * _bubble_share(layout)
     parameters = device_parameters(shape, layout)
     terms["dp"] = _gradient_exchange(layout, work, rates, parameters)
     nodes = np.maximum(rates.devices / rates.island, 1)

@@ -25,6 +25,8 @@ class ParallelLayout(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     `virtual_stages` is the number of model chunks a pipeline rank holds. `micro_batch_size` is in sequences.
     `expert_overlap` hides the experts' all-to-all under the compute of another micro-batch; the schedule "dualpipe"
     always does (DeepSeek-V3, arXiv 2412.19437 section 3.2.1). `async_tp` overlaps tensor-parallel traffic.
+    `balanced_stages` says that pipeline stages were cut so that embedding and head count as work of their stage
+    (Megatron's account_for_loss_in_pipeline_split); else layers are dealt out evenly and the head comes on top.
     """
 
     tp: int = 1
@@ -44,6 +46,7 @@ class ParallelLayout(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     recompute_reentrant: bool = False
     async_tp: bool = False
     expert_overlap: bool = False
+    balanced_stages: bool = False
 
     def __post_init__(self) -> None:
         for field in (

@@ -114,3 +114,14 @@ def test_the_framework_factor_multiplies_the_whole_step(gpt, rates) -> None:
     layout = ParallelLayout(tp=8, dp_replicate=8)
     slow, fast = total(gpt, layout, rates(framework_factor=1.3)), total(gpt, layout, rates())
     assert float(slow.total) == pytest.approx(1.3 * float(fast.total))
+
+
+def test_balanced_stages_share_out_the_head_and_the_odd_layers(gpt, rates) -> None:
+    layout = {"tp": 8, "pp": 8, "micro_batch_size": 1}
+
+    dealt, balanced = (total(gpt, ParallelLayout(**layout, balanced_stages=flag), rates()) for flag in (False, True))
+    alone = total(gpt, ParallelLayout(tp=8), rates())
+
+    assert float(balanced.total) < float(dealt.total)
+    per_micro_batch = float(alone.terms["head"] / alone.micro_batches)
+    assert float(balanced.terms["head"] / balanced.micro_batches) == pytest.approx(per_micro_batch / 8)
