@@ -1,0 +1,31 @@
+"""The example for the Hugging Face Trainer runs and ends with its metrics."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+for _package in ("accelerate", "transformers"):
+    pytest.importorskip(_package, reason="`make test` installs it")
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "transformers" / "train.py"
+
+
+def test_the_transformers_example_prints_its_metrics(tmp_path):
+    done = subprocess.run(
+        [sys.executable, EXAMPLE, "--steps=20", f"--run-dir={tmp_path}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
+    )
+
+    assert done.returncode == 0, done.stderr
+    metrics = dict(line.split() for line in done.stdout.splitlines() if line.startswith("carbon/"))
+    assert float(metrics["carbon/energy_kwh"]) > 0
+    assert float(metrics["carbon/operational_kg"]) > 0
+    assert list(tmp_path.glob("node-0.attempt-0.jsonl"))
