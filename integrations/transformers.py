@@ -134,7 +134,8 @@ def _trainer_of(callback: CarbonCallback) -> Any:
     """The trainer that a callback was given to: hooks are not told."""
     for thing in gc.get_objects():
         # The type, not isinstance: that would ask the proxies among all these objects for their class.
-        if Trainer in type(thing).__mro__ and callback in thing.callback_handler.callbacks:
+        handler = getattr(thing, "callback_handler", None) if Trainer in type(thing).__mro__ else None
+        if handler is not None and callback in handler.callbacks:
             return thing
     return None
 

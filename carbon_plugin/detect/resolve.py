@@ -184,7 +184,7 @@ def _training(
             detected=seen.get(f"training.{name}"),
             default=default,
         )
-        for name, default in (("precision", None), ("optimizer", "adamw"))
+        for name, default in (("precision", None), ("optimizer", "adamw"), ("optimizer_offload", False))
     }
     steps = table.choose(
         "training.steps",

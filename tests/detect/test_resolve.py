@@ -244,3 +244,13 @@ def test_nothing_known_is_no_error(looked):
     assert effective.spec is None
     assert effective.missing
     assert msgspec.json.encode(effective.fields)
+
+
+def test_offload_of_optimizer_states_is_predicted_where_an_engine_shows_it():
+    seen = detected(shaped(), **FSDP, **STEP, training__optimizer_offload=True)
+
+    effective = resolve(planned(), Declared(), seen, EIGHT)
+
+    assert effective.spec is not None
+    assert effective.spec.training.optimizer_offload
+    assert effective.fields["training.optimizer_offload"]["source"] == "detected: a live object"
