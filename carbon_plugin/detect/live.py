@@ -95,7 +95,7 @@ def detect(
         shape = detect_model(
             model,
             example=batch.example if batch else None,
-            elsewhere=_elsewhere(model, axes),
+            elsewhere=_elsewhere(model, axes, counted=seen.parameters is not None),
             parameters=seen.parameters,
             deadline_s=job.deadline_s,
             stated=seen.shape,
@@ -125,8 +125,9 @@ def _all_stages(model: nn.Module, pipeline: Any) -> nn.Module:
     return nn.ModuleList(modules)
 
 
-def _elsewhere(model: nn.Module, axes: dict[str, Observed]) -> frozenset[str]:
-    """Fields of the model's shape that this rank's part of it does not show."""
+def _elsewhere(model: nn.Module, axes: dict[str, Observed], *, counted: bool) -> frozenset[str]:
+    """Fields of the model's shape that this rank's part of it does not show; `counted` if a framework counted all
+    experts."""
     several = {axis for axis in ("pp", "ep") if axis in axes and axes[axis].value > 1}
-    local_experts = "ep" in several and not holds_all_experts(model)
+    local_experts = "ep" in several and not counted and not holds_all_experts(model)
     return (STAGE if "pp" in several else frozenset()) | (EXPERTS if local_experts else frozenset())

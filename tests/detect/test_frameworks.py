@@ -240,6 +240,7 @@ def test_shape_of_a_megatron_decoder_is_that_of_its_config_and_not_of_the_ranks_
     assert job["model_source"] == "config of GPTModel, a TransformerConfig"
     assert job["model"].items() >= {"layers": layers, "hidden": 32, "heads": 4, "ffn": 64, "vocab": 128}.items()
     assert (job["model"]["moe"] is not None) == ("ep" in name.split("_"))
+    assert job["partial"] == (name in ("megatron_tp_pp", "megatron_interleaved")), "only stages are not the whole model"
 
 
 def test_tensor_parallel_parts_and_experts_of_megatron_are_counted_whole(found):

@@ -31,6 +31,7 @@ class Look:
             "model": found.model and msgspec.to_builtins(found.model.fields),
             "model_source": found.model and found.model.source,
             "parameters": found.model and found.model.parameters,
+            "partial": found.model and found.model.partial,
             "problems": found.problems,
             "hooks_left": count_hooks(self._model) - self._hooks,
         }
