@@ -39,7 +39,7 @@ FAULTS = (
     "carbon_plugin.detect.live:complete_layout",
     "carbon_plugin.detect.live:detect_model",
     "carbon_plugin.detect.batch:BatchWatch._see",
-    "carbon_plugin.integrations.pytorch:distributed_place",
+    "carbon_plugin.monitor.loop:distributed_place",
     # on the monitor thread
     "carbon_plugin.monitor.thread:MonitorThread._next_edge",
     "carbon_plugin.monitor.station:agree_run",
