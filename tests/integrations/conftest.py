@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,10 @@ def run_loop(torchrun, tmp_path_factory) -> Callable[..., dict[str, Any]]:
     """Run a script of `jobs` in two processes: what it wrote to `result.json`, and what the ledger says
     of its first attempt, and how each was closed."""
 
-    def run(name: str, *arguments: str, script: Path = LOOPS, check: bool = True) -> dict[str, Any]:
+    def run(name: str, *arguments: str, needs: tuple[str, ...], script: Path = LOOPS) -> dict[str, Any]:
+        missing = [package for package in needs if find_spec(package) is None]
+        if missing:
+            pytest.skip(f"not installed: {', '.join(missing)}; `make test` installs them")
         folder = tmp_path_factory.mktemp(name)
         environ = {key: value for key, value in os.environ.items() if not key.startswith("CARBON")}
         done = torchrun(
@@ -31,7 +35,7 @@ def run_loop(torchrun, tmp_path_factory) -> Callable[..., dict[str, Any]]:
             folder / "run",
             *arguments,
             processes=2,
-            check=check,
+            check=False,
             env=environ | {"TMPDIR": str(folder), "TORCH_EXTENSIONS_DIR": str(folder)},
         )
         file, *later = read_run(folder / "run").files

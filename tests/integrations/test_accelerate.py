@@ -6,13 +6,10 @@ from typing import Any
 
 import pytest
 
-for _package in ("accelerate",):
-    pytest.importorskip(_package, reason="`make test` installs it")
-
 
 @pytest.fixture(scope="module")
 def loop(run_loop) -> dict[str, Any]:
-    return run_loop("accelerate", "raise", check=False)
+    return run_loop("accelerate", "raise", needs=("accelerate",))
 
 
 def test_optimizer_steps_are_counted_and_not_micro_batches(loop):

@@ -6,13 +6,10 @@ from typing import Any
 
 import pytest
 
-for _package in ("deepspeed",):
-    pytest.importorskip(_package, reason="`make test` installs it")
-
 
 @pytest.fixture(scope="module")
 def loop(run_loop) -> dict[str, Any]:
-    return run_loop("deepspeed", "raise", check=False)
+    return run_loop("deepspeed", "raise", needs=("deepspeed",))
 
 
 def test_optimizer_steps_are_counted_and_not_micro_batches(loop):

@@ -6,16 +6,10 @@ from typing import Any
 
 import pytest
 
-for _package in (
-    "torchtitan",
-    "spmd_types",
-):
-    pytest.importorskip(_package, reason="`make test` installs it")
-
 
 @pytest.fixture(scope="module")
 def loop(run_loop) -> dict[str, Any]:
-    return run_loop("torchtitan", "raise", check=False)
+    return run_loop("torchtitan", "raise", needs=("torchtitan", "spmd_types"))
 
 
 def test_optimizer_steps_are_counted_and_not_micro_batches(loop):

@@ -7,15 +7,12 @@ from typing import Any
 
 import pytest
 
-for _package in ("accelerate", "transformers"):
-    pytest.importorskip(_package, reason="`make test` installs it")
-
 JOB = Path(__file__).parent / "jobs" / "hf_trainer.py"
 
 
 @pytest.fixture(scope="module")
 def trained(run_loop) -> dict[str, Any]:
-    return run_loop("trainer", script=JOB, check=False)
+    return run_loop("trainer", script=JOB, needs=("accelerate", "transformers"))
 
 
 def test_optimizer_steps_are_counted_and_not_micro_batches(trained):
