@@ -1,4 +1,4 @@
-"""Writes the tables of `validation.md`, between the marks, from `carbon-plugin validate`. Takes about twenty seconds."""
+"""Writes the tables of `validation.md`, between the marks, from `carbon-plugin validate`: some twenty seconds."""
 
 from __future__ import annotations
 

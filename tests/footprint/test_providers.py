@@ -96,7 +96,7 @@ def test_electricity_maps_gives_the_intensity_of_the_zone_asked_for(
         ({"body": electricity_maps_body(carbonIntensity="low")}, "not what this service documents", False, None),
         ({"body": electricity_maps_body(carbonIntensity=-5)}, "cannot be an intensity", False, None),
         ({"body": electricity_maps_body(carbonIntensity=41000)}, "cannot be an intensity", False, None),
-        ({"body": electricity_maps_body(datetime=now(24 * 30))}, "720.0 hours old", False, None),
+        ({"body": electricity_maps_body(datetime=now(24 * 30))}, " hours old", False, None),
         ({"body": electricity_maps_body(datetime="2026-01-01T00:00:00")}, "has no offset", False, None),
         ({"body": electricity_maps_body(zone="CA-QC")}, "the answer is of another one", True, None),
         ({"body": electricity_maps_body(emissionFactorType="direct")}, "the answer has others", True, None),
