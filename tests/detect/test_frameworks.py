@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -266,3 +268,27 @@ def test_megatron_states_batches_recomputation_and_precision(found):
 
     assert (fields["layout.micro_batch_size"], fields["training.micro_batches"]) == (2, 2)
     assert (fields["layout.recompute"], fields["training.precision"]) == ("selective", "bf16")
+
+
+@pytest.mark.skipif(bool(MISSING["megatron"]), reason="megatron-core is not installed")
+def test_all_axes_of_megatron_at_once(tmp_path) -> None:
+    out = tmp_path / "found.json"
+    job = JOB.with_name("megatron_all_axes.py")
+
+    done = subprocess.run([sys.executable, job, out], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
+    found = json.loads(out.read_text())
+    expected = megatron(
+        tp=2,
+        pp=2,
+        cp=2,
+        dp=2,
+        ep=2,
+        expert_tp=(2, state("expert_tensor_parallel")),
+        sequence_parallel=(True, "config.sequence_parallel"),
+        context_parallel_kind=("ring", "config.cp_comm_type p2p"),
+        **staged("1f1b", 1),
+    )
+    assert found["axes"] == expected
+    assert found["unexplained"] == 1
