@@ -29,7 +29,8 @@ SIMULATOR = Path(__file__).parent / "nvml_simulator"
 @pytest.fixture(scope="session")
 def nvml_simulator() -> Path:
     """Folder of the simulated `libnvidia-ml.so.1`, built once and again only when its sources change."""
-    folder = SIMULATOR / "build"
+    # A folder a worker, so that none loads what another one is still writing.
+    folder = SIMULATOR / "build" / os.environ.get("PYTEST_XDIST_WORKER", "")
     built = subprocess.run(["make", "-C", str(SIMULATOR), f"OUT={folder}"], capture_output=True, text=True, check=False)
     assert built.returncode == 0, f"the NVML simulator does not build:\n{built.stdout}\n{built.stderr}"
     return folder
