@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import struct
+import time
 from typing import get_args
 
 from carbon_plugin.ledger.records import LEDGER_VERSION, Manifest
@@ -108,6 +109,7 @@ def unpack_report(record: bytes, run_id: str) -> tuple[str, FileTotals] | None:
         )
     )
     totals.devices = devices
+    totals.heard_s = time.monotonic()
     totals.end_s, totals.last_window_s, totals.steady_s = end_s, last_window_s, steady_s
     totals.last_step, totals.steady_steps = int(last_step), int(steady_steps)
     return _text(file), totals

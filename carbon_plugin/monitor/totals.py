@@ -6,6 +6,7 @@ Memory grows with files and devices, not with time. A device that two files mete
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterable, Mapping
 
 from msgspec import Struct
@@ -71,6 +72,7 @@ class FileTotals:
         self.devices: dict[str, DeviceTotals] = {}
         self.started_s = 0.0
         self.end_s = 0.0
+        self.heard_s = 0.0  # when its last window was taken in, by this process's own monotonic clock
         self.last_window_s = 0.0
         self.last_step = 0
         self.windows = 0
@@ -108,6 +110,7 @@ class FileTotals:
         self.last_step = max(self.last_step, window.last_step)
         self.last_window_s = window.duration_s
         self.end_s = max(self.end_s, window.start_unix_s + window.duration_s)
+        self.heard_s = time.monotonic()
         if steady:
             self.steady_s += window.duration_s
             self.steady_steps += window.steps
@@ -180,13 +183,14 @@ def run_totals(files: Mapping[str, FileTotals], *, attempt_started_s: float) -> 
     """Sum up ledgers by file name. Those that ended before `attempt_started_s` (Unix) are of earlier attempts."""
     opened = {name: file for name, file in files.items() if file.manifest is not None}
     contested = _contested(opened)
-    newest_s = max((file.end_s for file in opened.values()), default=0.0)
+    # By when it was heard of, not by its own clock: clocks of nodes disagree.
+    newest_s = max((file.heard_s for file in opened.values()), default=0.0)
     spent, steady = _Groups(), _Groups()
     power_w = 0.0
     measured: dict[str, bool] = {}
     current = {name: file for name, file in opened.items() if file.end_s >= attempt_started_s}
     for name, file in opened.items():
-        fresh = newest_s - file.end_s <= STALE_WINDOWS * max(file.last_window_s, 1.0)
+        fresh = newest_s - file.heard_s <= STALE_WINDOWS * max(file.last_window_s, 1.0)
         for key, totals in file.devices.items():
             device = file.identities.get(key)
             if device is None or device.rung not in IT_RUNGS or (name, key) in contested:

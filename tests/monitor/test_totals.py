@@ -119,11 +119,45 @@ def test_absent_gpu_is_in_the_denominator_of_the_coverage():
 
 def test_node_that_fell_silent_no_longer_draws_power_but_its_joules_stay():
     files = {"a": ledger(gpu("1"), windows=20), "b": ledger(gpu("2"), node=1, host_key="other")}
+    files["b"].heard_s -= 31.0  # more than three of its windows
 
     totals = run_totals(files, attempt_started_s=0.0)
 
     assert totals.power_w == 100
     assert totals.energy_j == 23_000
+
+
+@pytest.mark.parametrize("skew_s", [-120.0, 120.0])
+def test_a_clock_that_is_two_minutes_off_changes_no_total(skew_s):
+    right, wrong = ledger(gpu("1"), start=1000.0), ledger(gpu("2"), start=1000.0 + skew_s, node=1, host_key="other")
+
+    totals = run_totals({"a": right, "b": wrong}, attempt_started_s=0.0)
+
+    assert (totals.energy_j, totals.power_w, totals.nodes_seen) == (6000, 200, 2)
+    assert reserved_s(totals, "device") == 60
+
+
+def test_a_node_that_joins_late_counts_from_when_it_joined():
+    files = {"a": ledger(gpu("1"), windows=20), "late": ledger(gpu("2"), start=150.0, node=1, host_key="other")}
+
+    totals = run_totals(files, attempt_started_s=0.0)
+
+    assert (totals.energy_j, totals.nodes_seen) == (23_000, 2)
+    assert reserved_s(totals, "device") == 230
+
+
+def test_a_world_that_shrinks_keeps_what_was_spent_and_holds_what_is_left():
+    before = {
+        "node-0.attempt-0": ledger(gpu("1")),
+        "node-1.attempt-0": ledger(gpu("2"), node=1, host_key="other"),
+    }
+    files = before | {"node-0.attempt-1": ledger(gpu("1"), start=100.0, windows=2)}
+
+    totals = run_totals(files, attempt_started_s=90.0)
+
+    assert totals.energy_j == 3000 + 3000 + 2000
+    assert totals.nodes_seen == 1
+    assert sum(item.units * item.time_s for item in totals.reserved_now if item.scope == "device") == 1
 
 
 def test_every_rank_stands_for_a_device_where_no_gpu_is_metered():
