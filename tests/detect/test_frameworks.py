@@ -150,6 +150,18 @@ EXPECTED = {
         zero_stage=(0, "process group of DDP"),
         **dict.fromkeys(("tp", "cp", "pp"), (1, REST)),
     ),
+    **{
+        name: seen(
+            dp_shard=(4, f"FSDP1 {kind}"),
+            dp_replicate=(1, f"FSDP1 {kind}"),
+            zero_stage=(stage, f"FSDP1 {kind}"),
+            **dict.fromkeys(("tp", "cp", "pp"), (1, REST)),
+        )
+        for name, kind, stage in (
+            ("lightning_fsdp1", "FULL_SHARD", 3),
+            ("lightning_fsdp1_grad_op", "SHARD_GRAD_OP", 2),
+        )
+    },
     "lightning_fsdp2_tp": seen(
         tp=(2, STRATEGY),
         dp_shard=(2, FSDP2),

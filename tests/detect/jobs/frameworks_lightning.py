@@ -7,10 +7,11 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
+from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy, Strategy
 from looking import Look
 from tiny import LENGTH, VOCAB, Model, sharded
 from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.utils.data import DataLoader
 
@@ -21,6 +22,10 @@ class Module(lightning.LightningModule):
         self.net: nn.Module = Model()
 
     def configure_model(self) -> None:
+        strategy = self.trainer.strategy
+        if isinstance(strategy, FSDPStrategy):
+            self.net = wrapped(self.net, strategy)
+            return
         mesh = self.device_mesh
         if mesh is None:
             return
@@ -34,6 +39,21 @@ class Module(lightning.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.AdamW(self.parameters(), lr=1e-3)
+
+
+class FSDPOnCPU(FSDPStrategy):
+    """Lightning's strategy, which refuses devices other than GPUs by its exact class, with a barrier of gloo's."""
+
+    def barrier(self, name: str | None = None) -> None:
+        torch.distributed.barrier()
+
+
+def wrapped(model: Model, strategy: FSDPStrategy) -> nn.Module:
+    """Wrapped by hand as Lightning documents it, because it would ask FSDP for a GPU."""
+    options = {"device_id": torch.device("cpu"), "sharding_strategy": strategy.sharding_strategy, **strategy.kwargs}
+    for index, block in enumerate(model.blocks):
+        model.blocks[index] = FullyShardedDataParallel(block, **options)
+    return FullyShardedDataParallel(model, **options)
 
 
 class Looking(lightning.Callback):
@@ -69,4 +89,6 @@ def fitted(strategy: Strategy) -> dict[str, Any]:
 def jobs() -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     yield "lightning_ddp", lambda: fitted(DDPStrategy())
     yield "lightning_fsdp2_tp", lambda: fitted(ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=2))
+    yield "lightning_fsdp1", lambda: fitted(FSDPOnCPU())
+    yield "lightning_fsdp1_grad_op", lambda: fitted(FSDPOnCPU(sharding_strategy="SHARD_GRAD_OP"))
     yield "lightning_tp", lambda: fitted(ModelParallelStrategy(data_parallel_size=1, tensor_parallel_size=4))
