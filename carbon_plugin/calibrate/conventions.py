@@ -86,6 +86,30 @@ FRAMEWORKS: tuple[tuple[str, Conventions], ...] = (
     ("paxml", MAXTEXT),
 )
 
+
+class Recipe(Struct, frozen=True, kw_only=True):
+    """What a vendor's recipe for mixtures of experts sets from a container release on, and rows leave out."""
+
+    said: str
+    since: tuple[int, int]
+    stack: dict[str, Any]
+    expert_overlap: bool = False
+
+
+RACK = 72
+SCOPED_GRAPHS = Recipe(said="scoped CUDA graphs", since=(25, 11), stack={"cuda_graphs": "scoped"})
+"""Megatron-Bridge's recipes for rack-scale devices capture attention and routing
+(scripts/performance/configs/{deepseek,qwen}/*_workload_base_configs.py at 0426418 and 01b2977). Not followed here:
+GPT-OSS on GB200 captures nothing, and some recipes for 8-GPU nodes capture too."""
+WHOLE_ITERATIONS = Recipe(
+    said="CUDA graphs of whole iterations, fused experts, attention in fp8, expert exchange overlapped",
+    since=(26, 6),
+    stack={"cuda_graphs": "iteration", "fused_experts": True, "attention_kernel": "cudnn_fp8"},
+    expert_overlap=True,
+)
+"""Its MXFP8 recipes for Blackwell (issue 2885, pull requests 3983, 4226, 4249 and 4606, and
+src/megatron/bridge/perf_recipes/{qwen,gpt_oss}/common.py at 134e903 and 3564acf)."""
+
 # How rows write devices that no profile calls so, by the start of the phrase.
 PCIE_DEVICES: tuple[tuple[str, str], ...] = (
     ("A100-80GB", "a100-pcie-80gb"),
@@ -130,8 +154,8 @@ def conventions_of(framework: str) -> Conventions:
     return UNKNOWN
 
 
-def stack_of(conventions: Conventions, row: Fields, *, sparse: bool, device: Accelerator, precision: str) -> Stack:
-    """The framework's stack as the row's release has it."""
+def stack_of(conventions: Conventions, row: Fields, recipe: Recipe | None) -> Stack:
+    """The framework's stack as the row's release and recipe have it."""
     changes: dict[str, Any] = {}
     compiled = "compile" in row.text("overlap")
     if compiled:
@@ -142,11 +166,8 @@ def stack_of(conventions: Conventions, row: Fields, *, sparse: bool, device: Acc
         changes["cross_entropy"] = "eager"
     if "rowwise" in row.text("precision"):
         changes["fp8_recipe"] = "rowwise"
-    if conventions.name == "megatron-bridge" and sparse and precision == "mxfp8":
-        changes["cuda_graphs"] = device.architecture.startswith("blackwell") and _release(row.text("framework")) >= (
-            26,
-            6,
-        )
+    if recipe is not None:
+        changes |= recipe.stack
     return msgspec.structs.replace(conventions.stack, **changes)
 
 
@@ -156,10 +177,18 @@ def _compiles_the_loss(source: str) -> bool:
     return date is not None and date.group(1) >= "202504"
 
 
-def _release(framework: str) -> tuple[int, int]:
-    """Container release of Megatron-Bridge. From 26.06 on, its MXFP8 recipes for experts on Blackwell run the whole
-    iteration as one CUDA graph (pull requests 4249 and 4606)."""
-    found = re.search(r"container (\d+)\.(\d+)", framework)
+def expert_recipe(conventions: Conventions, row: Fields, device: Accelerator, precision: str) -> Recipe | None:
+    """How the row's release of Megatron-Bridge runs mixtures of experts on this device, where the row cannot say."""
+    if conventions.name != "megatron-bridge" or not device.architecture.startswith("blackwell"):
+        return None
+    if precision == "mxfp8" and _release(row) >= WHOLE_ITERATIONS.since:
+        return WHOLE_ITERATIONS
+    return SCOPED_GRAPHS if device.scaleup.domain >= RACK and _release(row) >= SCOPED_GRAPHS.since else None
+
+
+def _release(row: Fields) -> tuple[int, int]:
+    """Container release that the row's framework names; (0, 0) if none."""
+    found = re.search(r"container (\d+)\.(\d+)", row.text("framework"))
     return (int(found.group(1)), int(found.group(2))) if found else (0, 0)
 
 

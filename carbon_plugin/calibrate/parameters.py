@@ -12,7 +12,7 @@ from carbon_plugin.spec.stack import AttentionKernel
 
 FAMILIES = ("volta", "ampere", "hopper", "blackwell")
 CAPPED_H100 = "h100-sxm-96gb-hbm2e-500w"
-ATTENTION_SIGMA: dict[AttentionKernel, float] = {"flash": 0.3, "flash2": 0.3, "cudnn": 0.12}
+ATTENTION_SIGMA: dict[AttentionKernel, float] = {"flash": 0.3, "flash2": 0.3, "cudnn": 0.12, "cudnn_fp8": 0.12}
 """Prior spread of the attention rate by kernel class: early flash kernels vary with the architecture they were
 written for; current ones reach about the same share of peak everywhere."""
 KERNELS = tuple(ATTENTION_SIGMA)

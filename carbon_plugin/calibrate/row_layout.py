@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from carbon_plugin.calibrate.conventions import UNKNOWN, Conventions, stack_of
+from carbon_plugin.calibrate.conventions import UNKNOWN, Conventions, expert_recipe, stack_of
 from carbon_plugin.calibrate.fields import Fields, MissingFieldError
 from carbon_plugin.errors import SpecError
 from carbon_plugin.predict.rates import peak_of, wide_precision
@@ -56,6 +56,12 @@ def row_execution(
     shards = _hybrid_shards(row, dp) if stage == 3 else dp
     sequence = row.flag("sp")
     dualpipe = conventions.dualpipe and pp % 2 == 0
+    precision = row_precision(row.needed_text("precision"))
+    for needed in (precision, wide_precision(precision)):
+        peak_of(cluster.accelerator, needed)  # refuses what the device has no units for
+    recipe = expert_recipe(conventions, row, cluster.accelerator, precision) if model.moe is not None else None
+    if recipe is not None:
+        assumed.append(recipe.said)
     layout = ParallelLayout(
         tp=tp,
         cp=cp,
@@ -73,14 +79,10 @@ def row_execution(
         recompute_reentrant=conventions.reentrant,
         async_tp=conventions.async_tp or "async TP" in overlap or "tp-comm-overlap" in overlap,
         context_parallel_kind=conventions.context_parallel,  # type: ignore[arg-type]
+        expert_overlap=recipe is not None and recipe.expert_overlap and ep > 1,
     )
-    precision = row_precision(row.needed_text("precision"))
-    for needed in (precision, wide_precision(precision)):
-        peak_of(cluster.accelerator, needed)  # refuses what the device has no units for
     training = TrainingPlan(seq_len=row.count("seq_len"), global_batch_size=batch, steps=1, precision=precision)
-    device, sparse = cluster.accelerator, model.moe is not None
-    stack = stack_of(conventions, row, sparse=sparse, device=device, precision=precision)
-    return layout, training, stack
+    return layout, training, stack_of(conventions, row, recipe)
 
 
 def row_precision(text: str) -> Precision:

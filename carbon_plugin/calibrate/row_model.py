@@ -12,6 +12,8 @@ from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.model import MixtureOfExperts, MultiLatentAttention, TransformerModel
 
 USUAL_VOCAB = 51200
+BIASED_EXPERTS = "gpt_oss"
+"""Architectures whose experts add biases (openai/gpt-oss, `MLPBlock`)."""
 GATED_MARKS = ("swiglu", "geglu", "gated")
 LATENT_RANKS = ("kv_lora", "qk_nope", "qk_rope", "v")
 ADAPTER_FRACTION = 0.005
@@ -81,6 +83,7 @@ def _experts(shape: Fields) -> MixtureOfExperts | None:
         shared_ffn=(shape.optional_count("shared_experts") or 0) * width,
         every=shape.count("moe_every", 1),
         first_dense_layers=_dense_layers(shape),
+        bias=shape.text("arch").startswith(BIASED_EXPERTS),
     )
 
 

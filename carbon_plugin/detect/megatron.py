@@ -96,6 +96,7 @@ def _configured(config: Any, axes: dict[str, Observed]) -> dict[str, Observed]:
     if axes["ep"].value > 1:
         overlap = bool(getattr(config, "overlap_moe_expert_parallel_comm", False))
         fields["layout.expert_overlap"] = Observed(overlap, "config.overlap_moe_expert_parallel_comm")
+    fields |= _kernels(config)
     granularity = getattr(config, "recompute_granularity", None)
     source = f"config.recompute_granularity is {granularity}"
     fields["layout.recompute"] = Observed(granularity or "none", source)
@@ -105,6 +106,20 @@ def _configured(config: Any, axes: dict[str, Observed]) -> dict[str, Observed]:
             fields["training.precision"] = Observed("mxfp8" if mx else precision, f"config.{name}")
             break
     return fields | _batches()
+
+
+def _kernels(config: Any) -> dict[str, Observed]:
+    """What is replayed as CUDA graphs, and whether the experts' products are fused."""
+    implementation, scope = getattr(config, "cuda_graph_impl", None), getattr(config, "cuda_graph_scope", None)
+    fields = {}
+    if implementation is not None:
+        whole = "full_iteration" in f"{implementation} {scope}"
+        kind = "none" if implementation == "none" else "iteration" if whole else "scoped"
+        fields["stack.cuda_graphs"] = Observed(kind, f"config.cuda_graph_impl {implementation}, scope {scope}")
+    if getattr(config, "num_moe_experts", None):
+        fused = bool(getattr(config, "use_transformer_engine_op_fuser", False))
+        fields["stack.fused_experts"] = Observed(fused, "config.use_transformer_engine_op_fuser")
+    return fields
 
 
 def _batches() -> dict[str, Observed]:

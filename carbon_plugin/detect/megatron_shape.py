@@ -56,4 +56,5 @@ def _mixture(config: Any) -> MixtureOfExperts | None:
         shared_ffn=int(config.moe_shared_expert_intermediate_size or 0),
         every=every,
         first_dense_layers=first,
+        bias=bool(config.add_bias_linear),
     )

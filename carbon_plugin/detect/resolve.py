@@ -143,7 +143,7 @@ def _stack(table: FieldTable, planned: RunSpec | None, declared: Declared, detec
     plan = planned.stack if planned and planned.stack != Stack() else None
     stack: Stack = table.choose("stack", planned=plan, declared=declared.stack, default=Stack())
     seen = detected.fields if detected else {}
-    for name in ("fused", "grad_reduce_dtype"):
+    for name in ("fused", "grad_reduce_dtype", "cuda_graphs", "fused_experts"):
         if f"stack.{name}" in seen:
             said = {"planned": plan, "declared": declared.stack}
             stated = {who: getattr(what, name) for who, what in said.items() if what is not None}

@@ -55,6 +55,7 @@ class Shape:
     expert_ffn: Values
     shared_ffn: Values
     imbalance: Values
+    expert_bias: Values
     mtp: Values
     attention_params: Values
     trainable: Values
@@ -158,6 +159,7 @@ def shape_of(model: TransformerModel) -> Shape:
         "expert_ffn": moe.expert_ffn if moe else 0,
         "shared_ffn": moe.shared_ffn if moe else 0,
         "imbalance": moe.imbalance if moe else 1.0,
+        "expert_bias": moe.bias if moe else False,
         "mtp": model.mtp_layers,
         "attention_params": model.attention_parameters,
         "trainable": model.trainable_fraction,

@@ -24,6 +24,13 @@ HOST_OPS_WAIT = 100
 its buffers by token counts that the host must read back, which drains the queue (Megatron-LM pull request 2368 says
 why). Rows of one model at micro-batch 1, 4 and 8 (Megatron-Bridge, Qwen3 30B) differ by such a constant, and lose it
 where the iteration is one CUDA graph."""
+HOST_SCOPED_GRAPHS = 0.5
+"""Of the extra slots and of the wait of a sparse layer, what stays where graphs hold attention and routing: exchange
+and products are still issued one by one, and the queue fills again from a graph. A round number, chosen in sight of the
+rows of Megatron-Bridge."""
+EXPERT_BIAS_BYTES = (28, 40)
+"""Bytes a routed element that unfused expert biases move, forward and backward: bias times probability, sum and
+concatenation in fp32, cast; and their gradients (`TEGroupedMLP._apply_bias` of Megatron-core)."""
 HOST_FUSED = 0.8
 OPERATOR_RECOMPUTE_SHARE = 0.35
 """Share of a forward pass that a per-operation checkpoint policy repeats."""
@@ -72,7 +79,7 @@ def layer_time(
     forward = smooth_max(device.forward, host.forward)
     backward = smooth_max(device.backward, host.backward)
     if sparse:
-        wait = HOST_OPS_WAIT * rates.host_op_time
+        wait = HOST_OPS_WAIT * rates.host_op_time * np.where(rates.scoped_graphs > 0, HOST_SCOPED_GRAPHS, 1.0)
         forward, backward = forward + wait, backward + wait
     recompute = _recompute(layout, rates, forward, core.forward, down.forward)
     exposed = _fsdp_exposed(shape, layout, work, rates, micro_batches, forward, backward + recompute, sparse=sparse)
@@ -139,8 +146,8 @@ def _experts(
     if np.any(shape.shared_ffn):
         shared_up, shared_down = _mlp(shape.shared_ffn, shape, layout, work, tokens, micro_batches, rates)
         up, down = up + shared_up, down + shared_down
-    permute = 8 * rows * shape.hidden + 3 * rows * shape.expert_ffn * (1 + shape.gated)
-    permute = (permute + 16 * local_tokens * shape.experts) * work.activation_bytes / 2 / rates.memory
+    up = up + _between_products(rows, shape, work, rates)
+    permute = (8 * rows * shape.hidden + 16 * local_tokens * shape.experts) * work.activation_bytes / 2 / rates.memory
     up = up + Cost(permute, permute)
     sent = network.all_to_all_time(
         rows * shape.imbalance * work.activation_bytes * shape.hidden, shape.top_k, layout.ep, rates
@@ -151,6 +158,19 @@ def _experts(
         shared = network.gather_time(size, layout.expert_tp, np.float64(1), rates)
     both = 2 * (sent + shared)
     return up, down, Cost(both, both), shape.shared_ffn
+
+
+def _between_products(rows: Values, shape: Shape, work: Work, rates: Rates) -> Cost:
+    """Activation and biases of `rows` routed rows. Fused into the products they cost nothing, and the casts of what
+    passes between the products, which `linear` counts, are saved."""
+    inner, wide = rows * shape.expert_ffn, rows * shape.expert_ffn * (1 + shape.gated)
+    activation = 3 * wide * work.activation_bytes / 2 / rates.memory
+    forward, backward = (size * shape.expert_bias * rows * shape.hidden / rates.memory for size in EXPERT_BIAS_BYTES)
+    saved = rates.cast_bytes / rates.memory
+    fused = rates.fused_experts > 0
+    return Cost(
+        np.where(fused, -saved * inner, activation + forward), np.where(fused, -saved * wide, activation + backward)
+    )
 
 
 def _exposed_experts(traffic: Cost, compute: Cost, layout: Layout, rates: Rates) -> Cost:
@@ -199,6 +219,10 @@ def _host_floor(layout: Layout, rates: Rates, *, sparse: bool) -> Cost:
     tp, cp = layout.tp > 1, layout.cp > 1
     forward = HOST_OPS_FORWARD * issue + 4 * tp + 8 * cp + (HOST_OPS_EXPERTS[0] if sparse else 0)
     backward = HOST_OPS_BACKWARD * issue + 6 * tp + 8 * cp + (HOST_OPS_EXPERTS[1] if sparse else 0)
+    if sparse:
+        replayed = rates.scoped_graphs > 0
+        forward = np.where(replayed, HOST_SCOPED_GRAPHS * HOST_OPS_EXPERTS[0], forward)
+        backward = np.where(replayed, HOST_SCOPED_GRAPHS * HOST_OPS_EXPERTS[1], backward)
     return Cost(rates.host_op_time * forward, rates.host_op_time * backward)
 
 

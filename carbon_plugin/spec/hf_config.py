@@ -253,6 +253,7 @@ def _experts(keys: _Keys, family: str) -> dict[str, Any] | None:
         "shared_ffn": _shared_width(keys, family, width),
         "first_dense_layers": keys.optional(*FIRST_DENSE) or len(keys.names("mlp_only_layers")),
         "every": keys.optional(*EVERY) or 1,
+        "bias": family == "gpt_oss",
     }
 
 

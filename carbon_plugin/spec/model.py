@@ -26,6 +26,8 @@ class MixtureOfExperts(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     `experts` routed experts of width `expert_ffn`, `top_k` active a token, `shared_ffn` the summed width of
     the always-active experts. The first `first_dense_layers` layers are dense; after them every `every`-th
     layer is sparse. `imbalance` is the load of the fullest expert-parallel rank over the mean (1 = balanced).
+    `bias` says that the routed experts' products add one, as GPT-OSS's do; biases are left out of parameter counts
+    (0.03 % there).
     """
 
     experts: int
@@ -35,6 +37,7 @@ class MixtureOfExperts(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     every: int = 1
     first_dense_layers: int = 0
     imbalance: float = 1.0
+    bias: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.top_k <= self.experts:

@@ -12,7 +12,8 @@ from msgspec import Struct
 
 from carbon_plugin.errors import SpecError
 
-AttentionKernel = Literal["unfused", "flash", "flash2", "flash3", "cudnn"]
+AttentionKernel = Literal["unfused", "flash", "flash2", "flash3", "cudnn", "cudnn_fp8"]
+CudaGraphs = Literal["none", "scoped", "iteration"]
 CrossEntropy = Literal["eager", "compiled", "fused", "chunked"]
 
 
@@ -22,9 +23,11 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     `attention_kernel` is the class of the attention core. `fused` says that elementwise chains are fused
     (compiled or hand-written). `host_op_time_s` is the host's cost of issuing one operation. `dp_overlap` is the
     share of a once-a-step gradient exchange that hides under the backward pass, 0 to 1. `grad_reduce_dtype` is
-    what gradients are reduced in. `cuda_graphs` says that whole iterations are captured and replayed: the host then
-    issues nothing a layer and waits for nothing (dropless experts included). `cross_entropy` says what a logit costs
-    in memory: "eager" PyTorch in fp32, "compiled", "fused" in place (Megatron), "chunked" never all at once.
+    what gradients are reduced in. `cuda_graphs` says what is captured and replayed: "scoped" attention and routing of
+    a layer with experts, whose exchange and products the host still issues; "iteration" the whole iteration, in which
+    the host issues nothing a layer and waits for nothing (dropless experts included). `fused_experts` says that the
+    experts' products take activation, bias and narrow casts into their own kernels. `cross_entropy` says what a logit
+    costs in memory: "eager" PyTorch in fp32, "compiled", "fused" in place (Megatron), "chunked" never all at once.
     `fp8_recipe` is the granularity of fp8 scales.
     `framework_factor` multiplies the step time: 1 for the frameworks that the constants were fitted on.
     """
@@ -32,7 +35,8 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     framework_factor: float = 1.0
     attention_kernel: AttentionKernel | None = None
     fused: bool = False
-    cuda_graphs: bool = False
+    cuda_graphs: CudaGraphs = "none"
+    fused_experts: bool = False
     cross_entropy: CrossEntropy = "eager"
     fp8_recipe: Literal["tensorwise", "rowwise"] = "tensorwise"
     host_op_time_s: float | None = None

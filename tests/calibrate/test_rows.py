@@ -189,6 +189,37 @@ def test_expert_tensor_parallelism_and_adapters_are_read() -> None:
     assert "trainable_fraction 0.005" in adapters.assumed
 
 
+@pytest.mark.parametrize(
+    ("release", "gpu", "precision", "graphs", "overlapped"),
+    [
+        ("25.09", "GB200", "fp8", "none", False),
+        ("25.11", "GB200", "bf16", "scoped", False),
+        ("26.06", "GB200", "mxfp8", "iteration", True),
+        ("26.06", "GB200", "bf16", "scoped", False),
+        ("26.06", "B300", "mxfp8", "iteration", True),
+        ("26.04", "B200", "mxfp8", "none", False),
+        ("26.06", "H100", "fp8", "none", False),
+    ],
+)
+def test_recipes_for_experts_follow_the_release_and_are_named(release, gpu, precision, graphs, overlapped) -> None:
+    row = parsed(
+        arch="mixtral_8x7b",
+        framework=f"Megatron-Bridge, NeMo container {release}",
+        gpu=gpu,
+        precision=precision,
+        gpus_per_node=4 if gpu.startswith("GB") else 8,
+        tp=1,
+        ep=8,
+        pp=1,
+        sharding=None,
+    )
+    stack = row.spec.stack
+
+    assert (stack.cuda_graphs, row.spec.layout.expert_overlap) == (graphs, overlapped)
+    assert (stack.fused_experts, stack.attention_kernel == "cudnn_fp8") == (overlapped, overlapped)
+    assert any("CUDA graphs" in line for line in row.assumed) == (graphs != "none")
+
+
 def test_a_framework_that_shards_by_default_needs_no_degrees_and_others_do() -> None:
     unstated = {"tp": None, "pp": None, "sharding": None}
     assert "tp 1" in parsed(**unstated, framework="MaxText").assumed

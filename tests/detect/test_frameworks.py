@@ -282,6 +282,15 @@ def test_megatron_states_batches_recomputation_and_precision(found):
     assert (fields["layout.recompute"], fields["training.precision"]) == ("selective", "bf16")
 
 
+@pytest.mark.parametrize(
+    ("name", "graphs", "fused"), [("megatron_ep_dp", "none", False), ("megatron_tp_ep", "scoped", True)]
+)
+def test_megatron_states_what_is_captured_and_whether_experts_are_fused(found, name, graphs, fused):
+    fields = of_job(found, name)["fields"]
+
+    assert (fields["stack.cuda_graphs"], fields["stack.fused_experts"]) == (graphs, fused)
+
+
 @pytest.mark.skipif(bool(MISSING["megatron"]), reason="megatron-core is not installed")
 def test_all_axes_of_megatron_at_once(tmp_path) -> None:
     out = tmp_path / "found.json"

@@ -18,6 +18,8 @@ A100 = {
     "attention_flops": 105e12,
     "attention_unfused": 0.0,
     "fused": 0.0,
+    "scoped_graphs": 0.0,
+    "fused_experts": 0.0,
     "cast_bytes": 0.0,
     "kernel_time": 2e-6,
     "host_op_time": 31e-6,

@@ -7,7 +7,7 @@ import pytest
 
 from carbon_plugin.errors import InfeasibleLayoutError
 from carbon_plugin.predict.case import layout_of, shape_of, work_of
-from carbon_plugin.predict.layer import HOST_OPS_WAIT
+from carbon_plugin.predict.layer import EXPERT_BIAS_BYTES, HOST_OPS_WAIT
 from carbon_plugin.predict.schedule import StepTime, device_parameters, step_time
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.model import MixtureOfExperts, TransformerModel
@@ -34,6 +34,47 @@ def test_device_and_host_wait_for_each_other_in_every_sparse_layer(sparse, rates
 
     waits = 2 * HOST_OPS_WAIT * 31e-6 * sparse.layers * 256 / 64 / 4
     assert lost > waits
+
+
+def test_graphs_of_attention_and_routing_take_part_of_the_hosts_time_and_whole_iterations_all_of_it(
+    sparse, rates
+) -> None:
+    layout = {"dp_shard": 64, "zero_stage": 1, "ep": 8}
+    eager, scoped = (step(sparse, rates(scoped_graphs=flag), **layout).terms["host"] for flag in (0.0, 1.0))
+    whole = step(sparse, rates(host_op_time=0.0), **layout).terms["host"]
+
+    assert 0 == float(whole) < float(scoped) < float(eager)
+
+
+def test_graphs_of_sparse_layers_leave_dense_layers_as_they_are(gpt, rates) -> None:
+    eager, scoped = (step(gpt, rates(scoped_graphs=flag), dp_shard=64, zero_stage=1) for flag in (0.0, 1.0))
+
+    assert float(eager.total) == float(scoped.total)
+
+
+def test_biases_of_experts_are_bytes_of_the_routed_rows_and_free_where_they_are_fused(sparse, rates) -> None:
+    biased = msgspec.structs.replace(sparse, moe=msgspec.structs.replace(sparse.moe, bias=True))
+    layout = {"dp_shard": 64, "zero_stage": 1, "ep": 8}
+
+    unfused, fused = (
+        [float(step(model, rates(fused_experts=flag), **layout).terms["matmul"]) for model in (sparse, biased)]
+        for flag in (0.0, 1.0)
+    )
+
+    rows = sparse.layers * (256 / 64) * 4096 * sparse.moe.top_k
+    assert unfused[1] - unfused[0] == pytest.approx(sum(EXPERT_BIAS_BYTES) * rows * sparse.hidden / 1.37e12)
+    assert fused[0] == fused[1] < unfused[0]
+
+
+def test_fused_experts_save_the_casts_between_their_products(sparse, rates) -> None:
+    layout = {"dp_shard": 64, "zero_stage": 1, "ep": 8}
+
+    wide, narrow = (
+        [step(sparse, rates(fused_experts=flag, cast_bytes=size), **layout).terms["matmul"] for flag in (0.0, 1.0)]
+        for size in (0.0, 1.1)
+    )
+
+    assert float(narrow[0] - narrow[1]) > float(wide[0] - wide[1]) > 0
 
 
 def test_overlap_hides_expert_traffic_but_never_makes_it_free(sparse, rates) -> None:

@@ -93,4 +93,10 @@ def jobs() -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     yield "megatron_tp_cp", lambda: parallel(**tp, **cp, cp_comm_type="a2a")
     yield "megatron_interleaved", lambda: parallel(**pp, virtual=2, num_layers=4)
     yield "megatron_ep_dp", lambda: parallel(**ep, experts=True)
-    yield "megatron_tp_ep", lambda: parallel(**tp, **ep, experts=True, told=overlapped, expert_tensor_parallel_size=1)
+    captured = {
+        "cuda_graph_impl": "transformer_engine",
+        "cuda_graph_scope": "attn",
+        "use_transformer_engine_op_fuser": True,
+    }
+    told = overlapped | captured
+    yield "megatron_tp_ep", lambda: parallel(**tp, **ep, experts=True, told=told, expert_tensor_parallel_size=1)
