@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
+
+import numpy as np
+
+from carbon_plugin.audit.blocks import Floats
 
 _FINEST_S = 1.0
 
@@ -19,41 +22,55 @@ class TimeBins:
         self.origin_unix_s = origin_unix_s
         self.width_s = _FINEST_S
         self.count = 0
-        self.amounts: dict[str, list[float]] = {}
+        self.amounts: dict[str, Floats] = {}
         self._capacity = capacity
 
-    def add(self, start_unix_s: float, duration_s: float, amounts: Mapping[str, float]) -> None:
-        """Spread an amount of each group over the interval."""
-        start_s = max(0.0, start_unix_s - self.origin_unix_s)
-        end_s = max(start_s, start_unix_s + duration_s - self.origin_unix_s)
-        while end_s > self._capacity * self.width_s:
+    def add(self, start_unix_s: Floats, duration_s: Floats, amounts: Mapping[str, Floats]) -> None:
+        """Spread an amount of each group over each of the intervals."""
+        starts_s = np.maximum(0.0, start_unix_s - self.origin_unix_s)
+        ends_s = np.maximum(starts_s, start_unix_s + duration_s - self.origin_unix_s)
+        self._widen_to(float(ends_s.max()))
+        first = np.minimum((starts_s / self.width_s).astype(int), self._capacity - 1)
+        last = np.maximum(first, np.ceil(ends_s / self.width_s).astype(int) - 1)
+        self.count = max(self.count, int(last.max()) + 1)
+        inside = first == last
+        for group, values in amounts.items():
+            self._bins(group)[:] += np.bincount(first[inside], weights=values[inside], minlength=self._capacity)
+        for row in np.flatnonzero(~inside).tolist():
+            edges_s = np.arange(first[row], last[row] + 2) * self.width_s
+            inside_s = np.minimum(ends_s[row], edges_s[1:]) - np.maximum(starts_s[row], edges_s[:-1])
+            shares = inside_s / (ends_s[row] - starts_s[row])
+            for group, values in amounts.items():
+                self._bins(group)[first[row] : last[row] + 1] += values[row] * shares
+
+    def merge(self, other: TimeBins) -> None:
+        """Add the amounts of other bins with the same origin and capacity."""
+        while self.width_s < other.width_s:
             self._halve()
-        first = min(int(start_s / self.width_s), self._capacity - 1)
-        last = max(first, math.ceil(end_s / self.width_s) - 1)
-        self.count = max(self.count, last + 1)
-        if first == last:
-            for group, amount in amounts.items():
-                self._bins(group)[first] += amount
-            return
-        for index in range(first, last + 1):
-            inside_s = min(end_s, (index + 1) * self.width_s) - max(start_s, index * self.width_s)
-            share = inside_s / (end_s - start_s)
-            for group, amount in amounts.items():
-                self._bins(group)[index] += amount * share
+        while other.width_s < self.width_s:
+            other._halve()
+        self.count = max(self.count, other.count)
+        for group, bins in other.amounts.items():
+            self._bins(group)[:] += bins
 
     def values(self, group: str) -> list[float]:
         """Amount of a group in each bin; zeros if nothing was added."""
-        return self.amounts.get(group, [0.0] * self.count)[: self.count]
+        bins: list[float] = self._bins(group)[: self.count].tolist()
+        return bins
 
-    def _bins(self, group: str) -> list[float]:
+    def _bins(self, group: str) -> Floats:
         bins = self.amounts.get(group)
         if bins is None:
-            bins = self.amounts[group] = [0.0] * self._capacity
+            bins = self.amounts[group] = np.zeros(self._capacity)
         return bins
+
+    def _widen_to(self, end_s: float) -> None:
+        while end_s > self._capacity * self.width_s:
+            self._halve()
 
     def _halve(self) -> None:
         self.width_s *= 2
         self.count = (self.count + 1) // 2
-        empty = [0.0] * (self._capacity // 2)
+        empty = np.zeros(self._capacity // 2)
         for group, bins in self.amounts.items():
-            self.amounts[group] = [a + b for a, b in zip(bins[::2], bins[1::2], strict=True)] + empty
+            self.amounts[group] = np.concatenate([bins[::2] + bins[1::2], empty])

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
+
+from carbon_plugin.audit.blocks import Rows
 from carbon_plugin.audit.exact import ExactSum, total
 from carbon_plugin.audit.result import Energy, MeterQuality
 from carbon_plugin.footprint.units import GRAMS_PER_KG, JOULES_PER_KWH
-from carbon_plugin.ledger.records import DeviceEnergy
 
 _QUALITY = {"counter": 0, "power_integrated": 0, "modelled": 1, "absent": 2}
 
@@ -42,26 +44,24 @@ class Cell:
         self.windows = 0
         self.seconds = [0.0, 0.0, 0.0]  # measured, modelled, absent
 
-    def add(
-        self, energy: DeviceEnergy, seconds: float, share: float, intensity_g_per_kwh: float | None, pue: float | None
-    ) -> float:
-        """Add the share of a window's energy that counts; the energy added, J."""
-        self.seconds[_QUALITY[energy.kind]] += seconds * share
-        self.windows += 1
-        if energy.energy_j is None:
-            return 0.0
-        counted_j = energy.energy_j * share
-        self.energy_j.add(counted_j)
-        if _QUALITY[energy.kind] == 0:
-            self.measured_j += counted_j
-        self.low_j += counted_j if energy.low_j is None else min(counted_j, energy.low_j * share)
-        self.high_j += counted_j if energy.high_j is None else max(counted_j, energy.high_j * share)
-        if intensity_g_per_kwh is None or pue is None:
-            self.without_factors_j += counted_j
-        else:
-            self.facility_j += counted_j * pue
-            self.weighted_j_g_per_kwh += counted_j * pue * intensity_g_per_kwh
-        return counted_j
+    def add(self, rows: Rows) -> None:
+        """Add some windows of the device."""
+        energy_j = float(rows.energy_j.sum())
+        self.energy_j.add(rows.energy_j.tolist())
+        self.seconds[_QUALITY[rows.kind]] += float(rows.seconds.sum())
+        self.windows += len(rows.seconds)
+        if _QUALITY[rows.kind] == 0:
+            self.measured_j += energy_j
+        self.low_j += float(rows.low_j.sum())
+        self.high_j += float(rows.high_j.sum())
+        facility_j = rows.energy_j * rows.pue
+        weighted = facility_j * rows.intensity_g_per_kwh
+        without = np.isnan(rows.pue + rows.intensity_g_per_kwh)
+        if without.any():
+            self.without_factors_j += float(rows.energy_j[without].sum())
+            facility_j, weighted = facility_j[~without], weighted[~without]
+        self.facility_j += float(facility_j.sum())
+        self.weighted_j_g_per_kwh += float(weighted.sum())
 
 
 def energy_of(cells: Iterable[Cell]) -> Energy:

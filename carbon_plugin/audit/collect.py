@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from typing import TypeVar
 
+import numpy as np
 from msgspec import Struct
 
 from carbon_plugin.audit.bins import TimeBins
+from carbon_plugin.audit.blocks import MAX_WINDOWS, Block, Floats, blocks_of
 from carbon_plugin.audit.cells import Cell
 from carbon_plugin.audit.documents import read_factors
 from carbon_plugin.audit.result import EventNote
+from carbon_plugin.audit.rework import rework_of
 from carbon_plugin.audit.spans import SpanSums
 from carbon_plugin.footprint.units import GRAMS_PER_KG, JOULES_PER_KWH
-from carbon_plugin.ledger.claims import TOLERANCE_S, DeviceClaims
+from carbon_plugin.ledger.claims import DeviceClaims
 from carbon_plugin.ledger.records import Close, Event, Manifest, Phase, Span, Window
 from carbon_plugin.ledger.verify import HEADS_EVENT, CheckedLedger
 from carbon_plugin.spec.devices import DeviceIdentity, Rung
@@ -25,73 +28,146 @@ MAX_CHARTED_GPUS = 16
 
 _CARBON, _READ_S = "carbon", "read "
 
-_Key = TypeVar("_Key")
+_Key = TypeVar("_Key", bound=Hashable)
+
+
+class FileContext(Struct, frozen=True, kw_only=True):
+    """What must be known of the other files before one is added up.
+
+    `order` is its place among the files of the run by their start. `resumed_at_step` is how far earlier attempts had
+    got when this one began, `clock_offset_s` by how much the clock of its node was ahead of that of rank 0. `spans`
+    says whether its comparison spans stand for the run.
+    """
+
+    order: int
+    resumed_at_step: int = 0
+    clock_offset_s: float = 0.0
+    spans: bool = False
 
 
 class FilePass(Struct):
-    """What one file amounts to. `resumed_at_step` is how far earlier attempts had got when this one began; `factors`
-    are intensity (g/kWh) and PUE for windows that state none."""
+    """What one file amounts to. `factors` are intensity (g/kWh) and PUE for windows that state none."""
 
     file: str
     manifest: Manifest
+    context: FileContext
     end_unix_s: float
-    resumed_at_step: int
     factors: tuple[float | None, float | None] = (None, None)
     steps: int = 0
     tokens: int = 0
     last_step: int = 0
     redone_steps: int = 0
     closed: str | None = None
+    spans: SpanSums | None = None
+
+    @property
+    def extent(self) -> tuple[float, float]:
+        """Start and end of the file by the clock of rank 0, Unix s."""
+        offset_s = self.context.clock_offset_s
+        return self.manifest.started_unix_s - offset_s, self.end_unix_s - offset_s
 
 
 class SeenDevice(Struct):
-    """A device as its manifest describes it, with the host that it was last seen on and what its meter noted."""
+    """A device as its manifest describes it, with the host that it was last seen on and what its meter noted.
+
+    `order` is that of the file that named it first."""
 
     identity: DeviceIdentity
     hostname: str
+    order: int
     notes: list[str]
 
 
 class RunCollector:
-    """Sums over the files of a run. Feed them one after the other, the one that starts first first.
-
-    `span_files` are the names of the files whose comparison spans stand for the run.
+    """Sums over files of a run. Feed them one after the other, the one that starts first first; files that name the
+    same device go to the same collector, and collectors of different files merge.
     """
 
-    def __init__(self, origin_unix_s: float, span_files: frozenset[str]) -> None:
+    def __init__(self, origin_unix_s: float) -> None:
         self.cells: dict[tuple[str, Phase], Cell] = {}
-        self.redone = Cell()
-        self.restarts = Cell()
+        self.redone: dict[str, Cell] = {}
+        self.restarts: dict[str, Cell] = {}
         self.devices: dict[str, SeenDevice] = {}
         self.files: list[FilePass] = []
         self.claims = DeviceClaims()
         self.bins = TimeBins(origin_unix_s)
-        self.spans = SpanSums(origin_unix_s)
-        self.events: list[EventNote] = []
         self.event_counts: dict[str, int] = {}
-        self._span_files = span_files
-        self._charted_gpus: set[str] = set()
+        self._origin_unix_s = origin_unix_s
+        self._events: list[tuple[int, EventNote]] = []
+        self._charted: list[str] = []
 
-    def add(self, ledger: CheckedLedger) -> None:
+    def add(self, ledger: CheckedLedger, context: FileContext) -> None:
         """Take in every record of a file."""
         file: FilePass | None = None
+        windows: list[Window] = []
+        spans: list[Span] = []
         self.claims.begin(ledger.path.name)
         for record in ledger:
-            if isinstance(record, Manifest):
-                file = self._add_manifest(file, ledger.path.name, record)
+            if isinstance(record, Window):
+                windows.append(record)
+                if len(windows) == MAX_WINDOWS:
+                    self._add_windows(file, windows)
+            elif isinstance(record, Manifest):
+                self._add_windows(file, windows)  # before the devices and factors that it names
+                file = self._add_manifest(file, ledger.path.name, record, context)
             elif file is None:
                 continue  # the verification says that this file does not begin with a manifest
-            elif isinstance(record, Window):
-                self._add_window(file, record)
             elif isinstance(record, Span):
-                if file.file in self._span_files:
-                    self.spans.add(record, file.manifest.node)
+                if context.spans:
+                    spans.append(record)
+                    if len(spans) == MAX_WINDOWS:
+                        self._add_spans(file, spans)
             elif isinstance(record, Event):
                 self._add_event(file, record)
             elif isinstance(record, Close):
                 file.closed = record.reason
                 file.end_unix_s = max(file.end_unix_s, record.at_unix_s)
+        self._add_windows(file, windows)
+        self._add_spans(file, spans)
         self.claims.end()
+
+    def merge(self, other: RunCollector) -> None:
+        """Add the sums over other files. Raises `ValueError` if both have metered the same device."""
+        both = self.devices.keys() & other.devices.keys()
+        if both:
+            raise ValueError(f"device {min(both)} was added up in two parts")
+        self.cells |= other.cells
+        self.redone |= other.redone
+        self.restarts |= other.restarts
+        self.devices |= other.devices
+        self.files += other.files
+        self.claims.overlaps += other.claims.overlaps
+        self.bins.merge(other.bins)
+        for kind, count in other.event_counts.items():
+            self.event_counts[kind] = self.event_counts.get(kind, 0) + count
+        self._events += other._events
+        self._charted += other._charted
+
+    def finish(self) -> None:
+        """Bring everything into the order of the files, so that it is the same in however many parts it was done."""
+        self.files.sort(key=lambda file: file.context.order)
+        order = {file.file: file.context.order for file in self.files}
+        self.devices = dict(sorted(self.devices.items(), key=lambda item: item[1].order))
+        self.cells = dict(sorted(self.cells.items()))
+        self.redone = dict(sorted(self.redone.items()))
+        self.restarts = dict(sorted(self.restarts.items()))
+        self.claims.overlaps.sort(key=lambda overlap: order.get(overlap.file, 0))
+        self._events = sorted(self._events, key=lambda pair: pair[0])[:MAX_EVENTS]
+        self._charted = sorted(self._charted, key=lambda key: self.devices[key].order)[:MAX_CHARTED_GPUS]
+
+    @property
+    def events(self) -> list[EventNote]:
+        """The first events, file by file."""
+        return [event for _, event in self._events]
+
+    @property
+    def spans(self) -> SpanSums:
+        """Comparison spans of all files that stand for the run."""
+        spans = SpanSums(self._origin_unix_s)
+        for file in self.files:
+            if file.spans is not None:
+                spans.merge(file.spans)
+        return spans
 
     def phase_cells(self) -> Mapping[Phase, list[Cell]]:
         """Cells of the IT rungs by phase."""
@@ -117,7 +193,7 @@ class RunCollector:
                 energy_j / read_s if read_s > 0 else None
                 for energy_j, read_s in zip(self.bins.values(key), self.bins.values(_READ_S + key), strict=True)
             ]
-            for key in sorted(self._charted_gpus)
+            for key in sorted(self._charted)
         }
 
     def carbon_series(self) -> list[float]:
@@ -128,92 +204,109 @@ class RunCollector:
         """Whether a device belongs to the IT rungs: energy of the facility contains that of all others."""
         return self.devices[key].identity.rung != "facility"
 
-    def _add_manifest(self, file: FilePass | None, name: str, manifest: Manifest) -> FilePass:
+    def _add_manifest(self, file: FilePass | None, name: str, manifest: Manifest, context: FileContext) -> FilePass:
         for device in manifest.devices:
-            seen = self.devices.setdefault(device.key, SeenDevice(device, manifest.hostname, []))
-            seen.identity, seen.hostname = device, manifest.hostname
-            if device.rung == "gpu" and len(self._charted_gpus) < MAX_CHARTED_GPUS:
-                self._charted_gpus.add(device.key)
+            seen = self.devices.get(device.key)
+            if seen is None:
+                self.devices[device.key] = SeenDevice(device, manifest.hostname, context.order, [])
+                if device.rung == "gpu" and len(self._charted) < MAX_CHARTED_GPUS:
+                    self._charted.append(device.key)
+            else:
+                seen.identity, seen.hostname = device, manifest.hostname
         if file is None:
-            resumed_at = max((other.last_step for other in self.files if _comes_before(other, manifest)), default=0)
-            file = FilePass(name, manifest, manifest.started_unix_s, resumed_at)
+            file = FilePass(name, manifest, context, manifest.started_unix_s)
             self.files.append(file)
         factors = read_factors(manifest.factors)
         file.factors = (factors.intensity.figure.value, factors.pue.value) if factors else (None, None)
         file.manifest = manifest
         return file
 
-    def _add_window(self, file: FilePass, window: Window) -> None:
-        start_s, duration_s = window.start_unix_s, window.duration_s
-        intensity = file.factors[0] if window.intensity_g_per_kwh is None else window.intensity_g_per_kwh
-        pue = file.factors[1] if window.pue is None else window.pue
-        redone_steps = max(0, min(window.last_step, file.resumed_at_step) - (window.last_step - window.steps))
-        wasted, wasted_share = self._waste(file, window, redone_steps)
-        binned: dict[str, float] = {}
-        it_j = 0.0
-        for energy in window.energies:
-            key = energy.key
+    def _add_windows(self, file: FilePass | None, windows: list[Window]) -> None:
+        """Add windows that were kept back, and forget them; without a manifest they belong to nothing."""
+        if file is not None:
+            for block in blocks_of(windows, file.factors):
+                # Numbers beyond the range of floats are for the verification to complain of.
+                with np.errstate(over="ignore", invalid="ignore"):
+                    self._add_block(file, block)
+        windows.clear()
+
+    def _add_spans(self, file: FilePass | None, spans: list[Span]) -> None:
+        if file is not None and spans:
+            file.spans = file.spans or SpanSums(self._origin_unix_s, file.manifest.node)
+            file.spans.add(spans, file.context.clock_offset_s)
+        spans.clear()
+
+    def _add_block(self, file: FilePass, block: Block) -> None:
+        windows = block.windows
+        resumed_at_step = file.context.resumed_at_step
+        restarted = bool(resumed_at_step or file.manifest.attempt)
+        rework = rework_of(windows, resumed_at_step=resumed_at_step, restarted=restarted)
+        phases = block.phases()
+        binned: dict[str, Floats] = {}
+        it_j = np.zeros(len(windows))
+        for index, key in enumerate(block.keys):
             seen = self.devices.get(key)
             if seen is None:
                 continue  # the verification says that no manifest names this device
-            share = 1.0 if energy.energy_j is None else self.claims.share(key, start_s, duration_s)
-            counted_j = self._cell(key, window.phase).add(energy, duration_s, share, intensity, pue)
-            if energy.note and energy.note not in seen.notes and len(seen.notes) < MAX_NOTES_PER_DEVICE:
-                seen.notes.append(energy.note)
+            rows = block.rows(index, self._shares(block, index))
+            for phase, chosen in phases.items():
+                _cell(self.cells, (key, phase)).add(rows if chosen is None else rows.weighted(chosen))
             rung = seen.identity.rung
-            binned[rung] = binned.get(rung, 0.0) + counted_j
-            if energy.energy_j is not None and key in self._charted_gpus:
-                binned[key], binned[_READ_S + key] = counted_j, duration_s * share
+            binned[rung] = binned[rung] + rows.energy_j if rung in binned else rows.energy_j
+            if key in self._charted:
+                binned[key], binned[_READ_S + key] = rows.energy_j, rows.seconds * rows.known
             if rung != "facility":
-                it_j += counted_j
-                if wasted is not None:
-                    wasted.add(energy, duration_s, share * wasted_share, intensity, pue)
-        if intensity is not None and pue is not None:
-            binned[_CARBON] = it_j * pue * intensity / JOULES_PER_KWH
-        self.bins.add(start_s, duration_s, binned)
-        file.steps += window.steps
-        file.tokens += window.tokens
-        file.last_step = max(file.last_step, window.last_step)
-        file.redone_steps += redone_steps
-        file.end_unix_s = max(file.end_unix_s, start_s + duration_s)
+                it_j += rows.energy_j
+                for cells, weights in ((self.redone, rework.redone), (self.restarts, rework.restart)):
+                    if weights is not None:
+                        _cell(cells, key).add(rows.weighted(weights))
+        for key, note in block.notes:
+            seen = self.devices.get(key)
+            if seen is not None and note not in seen.notes and len(seen.notes) < MAX_NOTES_PER_DEVICE:
+                seen.notes.append(note)
+        binned[_CARBON] = np.nan_to_num(it_j * block.pue * block.intensity_g_per_kwh / JOULES_PER_KWH)
+        self.bins.add(block.start_unix_s - file.context.clock_offset_s, block.duration_s, binned)
+        file.steps += sum(window.steps for window in windows)
+        file.tokens += sum(window.tokens for window in windows)
+        file.last_step = max(file.last_step, *(window.last_step for window in windows))
+        file.redone_steps += rework.steps
+        file.end_unix_s = max(file.end_unix_s, float((block.start_unix_s + block.duration_s).max()))
 
-    def _cell(self, key: str, phase: Phase) -> Cell:
-        cell = self.cells.get((key, phase))
-        if cell is None:
-            cell = self.cells[key, phase] = Cell()
-        return cell
-
-    def _waste(self, file: FilePass, window: Window, redone_steps: int) -> tuple[Cell | None, float]:
-        """Where the wasted share of a window's energy is added, and that share."""
-        if window.phase == "startup":
-            return (self.restarts, 1.0) if file.resumed_at_step or file.manifest.attempt else (None, 0.0)
-        if window.steps:
-            return (self.redone, redone_steps / window.steps) if redone_steps else (None, 0.0)
-        return (self.redone, 1.0) if window.last_step < file.resumed_at_step else (None, 0.0)
+    def _shares(self, block: Block, index: int) -> Floats | None:
+        """Part of each window of a device that no earlier file has metered; None for all of each."""
+        key, known = block.keys[index], block.known[index]
+        if not known.any():
+            return None
+        starts_s, durations_s = block.start_unix_s[known], block.duration_s[known]
+        if not self.claims.claim(key, float(starts_s.min()), float((starts_s + durations_s).max())):
+            return None
+        shares = np.ones(len(known))
+        pairs = zip(starts_s.tolist(), durations_s.tolist(), strict=True)
+        shares[known] = [self.claims.share(key, start_s, duration_s) for start_s, duration_s in pairs]
+        return shares
 
     def _add_event(self, file: FilePass, event: Event) -> None:
         file.end_unix_s = max(file.end_unix_s, event.at_unix_s)
         if event.kind == HEADS_EVENT:
             return
         self.event_counts[event.kind] = self.event_counts.get(event.kind, 0) + 1
-        if len(self.events) < MAX_EVENTS:
-            self.events.append(
-                EventNote(
-                    node=file.manifest.node,
-                    attempt=file.manifest.attempt,
-                    at_unix_s=event.at_unix_s,
-                    kind=event.kind,
-                    message=event.message,
-                    data=event.data,
-                )
+        if len(self._events) < MAX_EVENTS:
+            note = EventNote(
+                node=file.manifest.node,
+                attempt=file.manifest.attempt,
+                at_unix_s=event.at_unix_s,
+                kind=event.kind,
+                message=event.message,
+                data=event.data,
             )
+            self._events.append((file.context.order, note))
 
 
-def _comes_before(file: FilePass, manifest: Manifest) -> bool:
-    """Whether a file is of an earlier attempt: on the same node by its number, on others by the clock."""
-    if file.manifest.node == manifest.node:
-        return file.manifest.attempt < manifest.attempt
-    return file.end_unix_s <= manifest.started_unix_s + TOLERANCE_S
+def _cell(cells: dict[_Key, Cell], key: _Key) -> Cell:
+    cell = cells.get(key)
+    if cell is None:
+        cell = cells[key] = Cell()
+    return cell
 
 
 def _grouped(pairs: Iterable[tuple[_Key, Cell]]) -> dict[_Key, list[Cell]]:

@@ -8,7 +8,7 @@ from itertools import chain
 
 
 class ExactSum:
-    """A running sum kept as floats that do not overlap (Shewchuk 1997, the algorithm behind `math.fsum`).
+    """A running sum kept as a few floats whose exact sum it is (Shewchuk 1997, the algorithm behind `math.fsum`).
 
     Memory stays at a few floats however many terms are added.
     """
@@ -18,18 +18,17 @@ class ExactSum:
     def __init__(self) -> None:
         self._parts: list[float] = []
 
-    def add(self, term: float) -> None:
-        """Add a finite number."""
-        parts = self._parts
-        kept = 0
-        for part in parts:
-            big, small = (term, part) if abs(term) >= abs(part) else (part, term)
-            term = big + small
-            lost = small - (term - big)
-            if lost:
-                parts[kept] = lost
-                kept += 1
-        parts[kept:] = [term]
+    def add(self, terms: Iterable[float]) -> None:
+        """Add finite numbers. A sum beyond the range of floats is infinite."""
+        rest = [*self._parts, *terms]
+        self._parts = []
+        try:
+            # Each pass gives the rounded rest of the exact sum; two or three, and nothing is left.
+            while part := math.fsum(rest):
+                self._parts.append(part)
+                rest.append(-part)
+        except (OverflowError, ValueError):  # out of range now, or already infinite before
+            self._parts = [math.inf]
 
     @property
     def value(self) -> float:

@@ -28,7 +28,7 @@ def _by_attempt(files: Sequence[FilePass]) -> Mapping[int, list[FilePass]]:
 
 def period_of(collected: RunCollector) -> Period:
     """When the run took place, attempt by attempt."""
-    extents = [(file.manifest.started_unix_s, file.end_unix_s) for file in collected.files]
+    extents = [file.extent for file in collected.files]
     covered = union(extents)
     start_s, end_s = covered[0][0], covered[-1][1]
     gaps = [
@@ -51,8 +51,8 @@ def _attempt(number: int, files: Sequence[FilePass]) -> Attempt:
     reasons = sorted({file.closed for file in files if file.closed is not None})
     return Attempt(
         attempt=number,
-        start_unix_s=min(file.manifest.started_unix_s for file in files),
-        end_unix_s=max(file.end_unix_s for file in files),
+        start_unix_s=min(file.extent[0] for file in files),
+        end_unix_s=max(file.extent[1] for file in files),
         nodes=len({file.manifest.node for file in files}),
         world_size=max(file.manifest.world_size for file in files),
         # Every node counts the steps of the whole job; the one that saw most of them was there longest.

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
+
 from carbon_plugin.audit.bins import TimeBins
 from carbon_plugin.audit.documents import PredictionDocument
 from carbon_plugin.audit.result import StepComparison, StepSeries
@@ -9,6 +13,10 @@ from carbon_plugin.ledger.records import Span
 from carbon_plugin.spec.figure import Figure
 
 _STEPS, _MEASURED, _PREDICTED_STEPS, _PREDICTED = "steps", "measured", "predicted steps", "predicted"
+
+
+def _steps(span: Span) -> int:
+    return span.last_step - span.first_step + 1
 
 
 class _Mean:
@@ -23,6 +31,10 @@ class _Mean:
             self.steps += steps
             self._sum += value * steps
 
+    def merge(self, other: _Mean) -> None:
+        self.steps += other.steps
+        self._sum += other._sum
+
     @property
     def value(self) -> float | None:
         return self._sum / self.steps if self.steps else None
@@ -31,32 +43,53 @@ class _Mean:
 class SpanSums:
     """Sums over spans that do not overlap. Every mean is over steps, so that long spans count for more."""
 
-    def __init__(self, origin_unix_s: float) -> None:
+    def __init__(self, origin_unix_s: float, node: int = 0) -> None:
         self.spans = 0
         self._steps = 0
-        self._node = 0
+        self._node = node
         self._boundary_error_s = 0.0
         self._measured_s, self._predicted_s = _Mean(), _Mean()
         self._measured_j, self._predicted_j = _Mean(), _Mean()
         self._bins = TimeBins(origin_unix_s)
 
-    def add(self, span: Span, node: int) -> None:
-        """Take in one span of a node."""
-        steps = span.last_step - span.first_step + 1
-        if steps < 1:
-            return
-        self.spans += 1
-        self._steps += steps
-        self._node = node
-        self._boundary_error_s += span.boundary_error_s
-        self._measured_s.add(span.step_time_s, steps)
-        self._predicted_s.add(span.predicted_step_time_s, steps)
-        self._measured_j.add(span.gpu_energy_per_step_j, steps)
-        self._predicted_j.add(span.predicted_gpu_energy_per_step_j, steps)
-        binned = {_STEPS: float(steps), _MEASURED: span.step_time_s * steps}
-        if span.predicted_step_time_s is not None:
-            binned |= {_PREDICTED_STEPS: float(steps), _PREDICTED: span.predicted_step_time_s * steps}
-        self._bins.add(span.start_unix_s, span.duration_s, binned)
+    def add(self, spans: Sequence[Span], clock_offset_s: float = 0.0) -> None:
+        """Take in spans of the node; its clock is ahead by `clock_offset_s`."""
+        whole = [span for span in spans if span.last_step >= span.first_step]
+        for span in whole:
+            steps = _steps(span)
+            self.spans += 1
+            self._steps += steps
+            self._boundary_error_s += span.boundary_error_s
+            self._measured_s.add(span.step_time_s, steps)
+            self._predicted_s.add(span.predicted_step_time_s, steps)
+            self._measured_j.add(span.gpu_energy_per_step_j, steps)
+            self._predicted_j.add(span.predicted_gpu_energy_per_step_j, steps)
+        if whole:
+            self._add_to_bins(whole, clock_offset_s)
+
+    def merge(self, other: SpanSums) -> None:
+        """Add spans of another attempt; the node that stands for the last one is named."""
+        self.spans += other.spans
+        self._steps += other._steps
+        self._node = other._node
+        self._boundary_error_s += other._boundary_error_s
+        self._measured_s.merge(other._measured_s)
+        self._predicted_s.merge(other._predicted_s)
+        self._measured_j.merge(other._measured_j)
+        self._predicted_j.merge(other._predicted_j)
+        self._bins.merge(other._bins)
+
+    def _add_to_bins(self, spans: Sequence[Span], clock_offset_s: float) -> None:
+        steps = np.array([float(_steps(span)) for span in spans])
+        predicted = np.array([span.predicted_step_time_s for span in spans], dtype=float)
+        amounts = {
+            _STEPS: steps,
+            _MEASURED: np.array([span.step_time_s for span in spans]) * steps,
+            _PREDICTED_STEPS: np.where(np.isnan(predicted), 0.0, steps),
+            _PREDICTED: np.nan_to_num(predicted * steps),
+        }
+        starts = np.array([span.start_unix_s for span in spans]) - clock_offset_s
+        self._bins.add(starts, np.array([span.duration_s for span in spans]), amounts)
 
     def comparison(self, prediction: PredictionDocument | None) -> StepComparison | None:
         """Means over all spans, None without any. The predicted range is that of `prediction`, in proportion."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import msgspec
 
@@ -17,6 +16,7 @@ from carbon_plugin.audit.documents import read_factors, read_forecast, read_pred
 from carbon_plugin.audit.facts import coverage_of, leading_manifest, period_of, progress_of, work_of
 from carbon_plugin.audit.forecast_error import Actual, compare_forecast
 from carbon_plugin.audit.ladder import boundary_ladder
+from carbon_plugin.audit.parts import pass_over
 from carbon_plugin.audit.reservations import reserved_time
 from carbon_plugin.audit.result import (
     AUDIT_VERSION,
@@ -30,31 +30,26 @@ from carbon_plugin.audit.result import (
 )
 from carbon_plugin.errors import FootprintError, LedgerError
 from carbon_plugin.ledger.identity import read_identity
-from carbon_plugin.ledger.reader import read_opening
 from carbon_plugin.ledger.records import Manifest, RunIdentity
-from carbon_plugin.ledger.verify import CheckedLedger, RunCheck, checked_anchor, combine_checks, files_by_start
+from carbon_plugin.ledger.verify import RunCheck, checked_anchor, combine_checks
 from carbon_plugin.spec.figure import Assumption
 
 
-def summarise(run_dir: str | os.PathLike[str], anchors: Sequence[str] = ()) -> AuditSummary:
+def summarise(
+    run_dir: str | os.PathLike[str], anchors: Sequence[str] = (), processes: int | None = None
+) -> AuditSummary:
     """Audit of all nodes and attempts in a run directory, in one pass over each ledger.
 
-    `anchors` are heads that were logged elsewhere, 32 hex digits each. Ledgers that are torn, killed or tampered with
-    are still summed up; `verification` says so. Raises `LedgerError` if the directory holds no ledger, none that names
-    who wrote it, or one of an unknown version.
+    `anchors` are heads that were logged elsewhere, 32 hex digits each. `processes` share the work, by default as many
+    as it is worth. Ledgers that are torn, killed or tampered with are still summed up; `verification` says so. Raises
+    `LedgerError` if the directory holds no ledger, none that names who wrote it, or one of an unknown version.
     """
     wanted = [checked_anchor(anchor) for anchor in anchors]
-    paths = files_by_start(run_dir)
     identity = read_identity(run_dir)
-    collected = RunCollector(_origin(paths), _span_files(paths))
-    ledgers = []
-    for path in paths:
-        ledger = CheckedLedger(path, identity.run_id if identity else None)
-        collected.add(ledger)
-        ledgers.append(ledger)
-    if not collected.files:
+    passed = pass_over(run_dir, identity.run_id if identity else None, wanted, processes)
+    if not passed.collected.files:
         raise LedgerError(f"{os.fspath(run_dir)}: no ledger here begins with a manifest, so nothing can be said")
-    return _conclude(collected, identity, combine_checks(run_dir, ledgers, wanted))
+    return _conclude(passed.collected, identity, combine_checks(run_dir, passed.ledgers, wanted))
 
 
 def _conclude(collected: RunCollector, identity: RunIdentity | None, checks: RunCheck) -> AuditSummary:
@@ -65,10 +60,11 @@ def _conclude(collected: RunCollector, identity: RunIdentity | None, checks: Run
     outcome = _account(collected, reserved, manifest)
     accounted = None if isinstance(outcome, str) else outcome
     prediction = read_prediction(manifest.prediction)
-    steps = collected.spans.comparison(prediction)
+    spans = collected.spans
+    steps = spans.comparison(prediction)
     period, progress, coverage = period_of(collected), progress_of(collected.files, manifest), coverage_of(collected)
     by_rung = {rung: energy_of(cells) for rung, cells in collected.rung_cells().items()}
-    redone, restarts = energy_of([collected.redone]), energy_of([collected.restarts])
+    redone, restarts = energy_of(collected.redone.values()), energy_of(collected.restarts.values())
     return AuditSummary(
         version=AUDIT_VERSION,
         plugin_version=carbon_plugin.__version__,
@@ -115,7 +111,7 @@ def _conclude(collected: RunCollector, identity: RunIdentity | None, checks: Run
             rung_energy_j=collected.rung_series(),
             gpu_power_w=collected.gpu_series(),
             operational_kg=collected.carbon_series(),
-            steps=collected.spans.series(),
+            steps=spans.series(),
         ),
         verification=Verification(
             ok=checks.ok, problems=checks.all_problems, files=checks.files, anchors=checks.anchors
@@ -128,22 +124,6 @@ def _conclude(collected: RunCollector, identity: RunIdentity | None, checks: Run
             accounted.factors if accounted else None,
         ),
     )
-
-
-def _origin(paths: Sequence[Path]) -> float:
-    opening = read_opening(paths[0])
-    return opening.started_unix_s if opening else 0.0
-
-
-def _span_files(paths: Sequence[Path]) -> frozenset[str]:
-    """The file of the lowest node of each attempt: nodes wait for each other, one of them stands for all."""
-    first: dict[int, tuple[int, str]] = {}
-    for path in paths:
-        opening = read_opening(path)
-        if opening is not None:
-            candidate = (opening.node, path.name)
-            first[opening.attempt] = min(candidate, first.get(opening.attempt, candidate))
-    return frozenset(name for _, name in first.values())
 
 
 def _run(identity: RunIdentity | None, manifest: Manifest) -> Run:

@@ -41,17 +41,21 @@ class DeviceClaims:
         """Start with a file; what it claims counts against the files that follow."""
         self._file = file
 
-    def share(self, key: str, start_s: float, duration_s: float) -> float:
-        """Part of a window of this device, 0 to 1, that no earlier file has metered; claims the window."""
-        end_s = start_s + duration_s
+    def claim(self, key: str, start_s: float, end_s: float) -> bool:
+        """Claim a stretch of a device; whether an earlier file has metered any of it, so that `share` must be asked."""
         extent = self._current.get(key)
         if extent is None:
             extent = self._current[key] = _Extent(start_s, end_s, self._file)
         extent.start_s, extent.end_s = min(extent.start_s, start_s), max(extent.end_s, end_s)
+        return any(past.end_s > start_s and past.start_s < end_s for past in self._past.get(key, ()))
+
+    def share(self, key: str, start_s: float, duration_s: float) -> float:
+        """Part of a window of this device, 0 to 1, that no earlier file has metered; the window was claimed."""
+        end_s = start_s + duration_s
         lost_s = 0.0
         for past in self._past.get(key, ()):
             shared_s = min(end_s, past.end_s) - max(start_s, past.start_s)
-            if shared_s > 0 and past.end_s - extent.start_s > TOLERANCE_S:
+            if shared_s > 0 and past.end_s - self._current[key].start_s > TOLERANCE_S:
                 lost_s += shared_s
                 pair = (key, past.file)
                 self._lost_s[pair] = self._lost_s.get(pair, 0.0) + shared_s

@@ -63,8 +63,13 @@ class LedgerStream:
         return self._broken_lines == 0
 
     @property
+    def chain(self) -> bytes:
+        """Chain at the last complete line; empty before the first."""
+        return self._chain
+
+    @property
     def head(self) -> str:
-        """Chain at the last complete line, 32 hex digits; empty before the first."""
+        """The same as 32 hex digits."""
         return self._chain.hex()
 
     def __iter__(self) -> Iterator[Record]:

@@ -18,12 +18,15 @@ from carbon_plugin.errors import LedgerError
 from carbon_plugin.ledger import chain
 from carbon_plugin.ledger.files import ledger_files
 from carbon_plugin.ledger.identity import read_identity
+from carbon_plugin.ledger.outline import RANK_0_FILES, find_events
 from carbon_plugin.ledger.reader import LedgerStream, read_opening
 from carbon_plugin.ledger.records import Close, Event, Manifest, Record, Window
 
 # Event of a node that has read the other nodes' ledgers: data {"heads": {file name: chain}}. One anchor of its own
 # file then stands for all of them, up to that moment.
 HEADS_EVENT = "ledger_heads"
+
+_CHAIN = re.compile(rf"[0-9a-f]{{{chain.HEX_DIGITS}}}")
 
 # Start times come from the wall clock, durations from a monotonic one: NTP slews the former by up to 500 ppm.
 _CLOCK_TOLERANCE_S = 0.05
@@ -80,27 +83,49 @@ class RunCheck(Struct, frozen=True, kw_only=True):
         return in_files + self.problems + unmatched
 
 
-class CheckedLedger:
-    """One pass over a file that gives its records and judges them on the way. `check` is the result after the pass."""
+class PassedLedger(Struct, frozen=True, kw_only=True):
+    """What a whole pass over a file has found.
 
-    def __init__(self, path: str | os.PathLike[str], run_id: str | None = None) -> None:
+    `heads` are the latest chains of other files that it has written down: file name -> (chain, line here). `chains` are
+    those of the wanted chains that it states itself, with their lines.
+    """
+
+    check: FileCheck
+    heads: dict[str, tuple[str, int]]
+    chains: dict[str, int]
+
+
+class CheckedLedger:
+    """One pass over a file that gives its records and judges them on the way; `passed` is the result after the pass.
+
+    `wanted` are chains, 32 hex digits each, to look for on the way.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], run_id: str | None = None, wanted: frozenset[str] = frozenset()
+    ) -> None:
         self._stream = LedgerStream(path, run_id)
         self._records = _RecordCheck()
+        self._wanted = {bytes.fromhex(chain_hex) for chain_hex in wanted}
+        self._chains: dict[str, int] = {}
 
     @property
     def path(self) -> Path:
         """The file."""
         return self._stream.path
 
-    @property
-    def heads(self) -> dict[str, tuple[str, int]]:
-        """Latest chain of other files that this one has written down: file name -> (chain, line here)."""
-        return self._records.heads
-
     def __iter__(self) -> Iterator[Record]:
-        for record in self._stream:
-            self._records.feed(record, self._stream.lines)
+        stream, records, wanted = self._stream, self._records, self._wanted
+        for record in stream:
+            records.feed(record, stream.lines)
+            if wanted and stream.chain in wanted:
+                self._chains[stream.head] = stream.lines
             yield record
+
+    @property
+    def passed(self) -> PassedLedger:
+        """What was found."""
+        return PassedLedger(check=self.check, heads=self._records.heads, chains=self._chains)
 
     @property
     def check(self) -> FileCheck:
@@ -125,6 +150,12 @@ class CheckedLedger:
             problems=[*stream.problems, *records.problems],
             notes=notes,
         )
+
+
+def heads_in(event: Event) -> dict[str, str]:
+    """Chains by file name that a node has written down about the ledgers of others."""
+    heads = event.data.get("heads", {})
+    return {str(file): str(head) for file, head in heads.items()} if isinstance(heads, Mapping) else {}
 
 
 class _RecordCheck:
@@ -152,8 +183,7 @@ class _RecordCheck:
         elif isinstance(record, Close):
             self._feed_close(record, line)
         elif isinstance(record, Event) and record.kind == HEADS_EVENT:
-            heads = record.data.get("heads", {})
-            self.heads.update({str(file): (str(head), line) for file, head in heads.items()})
+            self.heads.update({file: (head, line) for file, head in heads_in(record).items()})
 
     def _feed_manifest(self, manifest: Manifest, line: int) -> None:
         former = self.manifest
@@ -249,40 +279,54 @@ def verify_run(run_dir: str | os.PathLike[str], anchors: Sequence[str] = ()) -> 
     An anchor is the head of a ledger at some moment, 32 hex digits, as it was logged outside of the run directory.
     Raises `LedgerError` if there is no ledger, or an anchor is not 32 hex digits.
     """
-    wanted = [checked_anchor(anchor) for anchor in anchors]
+    anchors = [checked_anchor(anchor) for anchor in anchors]
     paths = files_by_start(run_dir)
     identity = read_identity(run_dir)
-    files = []
+    wanted = wanted_chains(paths, anchors)
+    passed = []
     for path in paths:
-        ledger = CheckedLedger(path, identity.run_id if identity else None)
+        ledger = CheckedLedger(path, identity.run_id if identity else None, wanted)
         for _ in ledger:
             pass
-        files.append(ledger)
-    return combine_checks(run_dir, files, wanted)
+        passed.append(ledger.passed)
+    return combine_checks(run_dir, passed, anchors)
+
+
+def wanted_chains(paths: Iterable[Path], anchors: Sequence[str] = ()) -> frozenset[str]:
+    """Chains to look for during the pass, so that no file is read twice: anchors, and what rank 0 has written down."""
+    wanted = set(anchors)
+    for path in paths:
+        if path.name.startswith(RANK_0_FILES):
+            heads: dict[str, str] = {}
+            for event in find_events(path, HEADS_EVENT):
+                heads |= heads_in(event)
+            wanted |= {head for head in heads.values() if _CHAIN.fullmatch(head)}
+    return frozenset(wanted)
 
 
 def combine_checks(
-    run_dir: str | os.PathLike[str], ledgers: Iterable[CheckedLedger], anchors: Sequence[str] = ()
+    run_dir: str | os.PathLike[str], ledgers: Sequence[PassedLedger], anchors: Sequence[str] = ()
 ) -> RunCheck:
     """The verification of a run from the finished passes over its files."""
-    ledgers = list(ledgers)
-    checks = [ledger.check for ledger in ledgers]
-    present = {check.file for check in checks}
+    by_file = {ledger.check.file: ledger for ledger in ledgers}
     problems = []
-    for ledger in ledgers:
+    for origin, ledger in by_file.items():
         for file, (head, line) in ledger.heads.items():
-            origin = f"{ledger.path.name} line {line}"
-            if file not in present:
-                problems.append(f"{file}: missing, but {origin} has seen it")
-            elif head not in find_chains(Path(run_dir) / file, {head}):
-                problems.append(f"{file}: does not hold chain {head}, which {origin} has seen in it")
-    return RunCheck(files=checks, anchors=_find_anchors(run_dir, checks, anchors), problems=problems)
+            if file not in by_file:
+                problems.append(f"{file}: missing, but {origin} line {line} has seen it")
+            elif head not in by_file[file].chains and head not in find_chains(Path(run_dir) / file, {head}):
+                problems.append(f"{file}: does not hold chain {head}, which {origin} line {line} has seen in it")
+    return RunCheck(
+        files=[ledger.check for ledger in ledgers],
+        anchors=[_find_anchor(run_dir, ledgers, anchor) for anchor in anchors],
+        problems=problems,
+    )
 
 
 def checked_anchor(text: str) -> str:
     """An anchor in lower case. Raises `LedgerError` if it is not 32 hex digits."""
     anchor = text.strip().lower()
-    if not re.fullmatch(rf"[0-9a-f]{{{chain.HEX_DIGITS}}}", anchor):
+    if not _CHAIN.fullmatch(anchor):
         raise LedgerError(f"anchor {text!r}: expected {chain.HEX_DIGITS} hex digits, the head of a ledger")
     return anchor
 
@@ -299,15 +343,12 @@ def find_chains(path: Path, wanted: set[str]) -> Mapping[str, int]:
     return found
 
 
-def _find_anchors(
-    run_dir: str | os.PathLike[str], checks: list[FileCheck], anchors: Sequence[str]
-) -> list[AnchorCheck]:
-    found = {}
-    missing = set(anchors)
-    for check in checks:
-        if not missing:
-            break
-        for anchor, line in find_chains(Path(run_dir) / check.file, missing).items():
-            found[anchor] = AnchorCheck(anchor=anchor, file=check.file, line=line, lines=check.records)
-            missing.discard(anchor)
-    return [found.get(anchor, AnchorCheck(anchor=anchor, file=None, line=None, lines=None)) for anchor in anchors]
+def _find_anchor(run_dir: str | os.PathLike[str], ledgers: Sequence[PassedLedger], anchor: str) -> AnchorCheck:
+    for ledger in ledgers:
+        check = ledger.check
+        line = ledger.chains.get(anchor)
+        if line is None and not check.intact:  # the pass may have stumbled over the very line
+            line = find_chains(Path(run_dir) / check.file, {anchor}).get(anchor)
+        if line is not None:
+            return AnchorCheck(anchor=anchor, file=check.file, line=line, lines=check.records)
+    return AnchorCheck(anchor=anchor, file=None, line=None, lines=None)

@@ -11,8 +11,11 @@ from carbon_plugin.ledger.claims import DeviceClaims
 
 def shares(claims: DeviceClaims, file: str, windows: list[tuple[float, float]], key: str = "GPU-a") -> list[float]:
     claims.begin(file)
-    counted = [claims.share(key, start_s, duration_s) for start_s, duration_s in windows]
+    start_s, end_s = min(start for start, _ in windows), max(start + length for start, length in windows)
+    contested = claims.claim(key, start_s, end_s)
+    counted = [claims.share(key, *window) for window in windows]
     claims.end()
+    assert contested or counted == [1.0] * len(windows)
     return counted
 
 

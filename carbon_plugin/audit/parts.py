@@ -1,0 +1,206 @@
+"""The pass over all ledgers of a run, in as many processes as it is worth. What it amounts to is `audit.summary`'s.
+
+Files that name the same device stay together, because each joule counts once; everything else is added up apart and
+merged. A part whose process fails is done here instead.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from msgspec import Struct
+
+from carbon_plugin.audit.collect import FileContext, RunCollector
+from carbon_plugin.ledger.outline import Outline, clock_offsets, earlier_steps, outline_of
+from carbon_plugin.ledger.verify import CheckedLedger, PassedLedger, files_by_start, wanted_chains
+
+SPLIT_BYTES = 128 << 20
+"""Ledgers from which a second process pays: a process takes half a second to start, and reads 100 MB in one."""
+MAX_PROCESSES = 8
+"""However many processors there are: an audit is often made on a machine that others work on."""
+
+_log = logging.getLogger(__name__)
+
+_Process = subprocess.Popen[bytes]
+
+
+class Part(Struct, frozen=True, kw_only=True):
+    """Files to add up in one go, in the order of their start. `wanted` are chains to look for on the way."""
+
+    files: list[tuple[Path, FileContext]]
+    run_id: str | None
+    origin_unix_s: float
+    wanted: frozenset[str]
+
+
+class Passed(Struct, frozen=True):
+    """Sums over some files, and what the pass has found in each of them."""
+
+    collected: RunCollector
+    ledgers: list[PassedLedger]
+
+
+def pass_over(
+    run_dir: str | os.PathLike[str], run_id: str | None, anchors: Sequence[str] = (), processes: int | None = None
+) -> Passed:
+    """Sums over all ledgers of a run. `anchors` are chains to look for on the way, `processes` how many take part;
+    by default as many as the ledgers are worth.
+
+    Raises `LedgerError` if there is no ledger, or one cannot be read or is of an unknown version.
+    """
+    paths = files_by_start(run_dir)
+    outlines = {path: outline for path in paths if (outline := outline_of(path)) is not None}
+    contexts = _contexts(paths, list(outlines.values()))
+    first = outlines.get(paths[0])
+
+    def part(chosen: Sequence[Path]) -> Part:
+        return Part(
+            files=[(path, contexts[path]) for path in chosen],
+            run_id=run_id,
+            origin_unix_s=first.started_unix_s if first else 0.0,
+            wanted=wanted,
+        )
+
+    wanted = wanted_chains(paths, anchors)
+    count = _processes(sum(outline.size_bytes for outline in outlines.values())) if processes is None else processes
+    parts = [part(chosen) for chosen in _split(paths, outlines, count)]
+    passed = _merged([add_up(parts[0])] if len(parts) == 1 else _side_by_side(parts)) or add_up(part(paths))
+    passed.collected.finish()
+    order = {path.name: number for number, path in enumerate(paths)}
+    return Passed(passed.collected, sorted(passed.ledgers, key=lambda ledger: order[ledger.check.file]))
+
+
+def add_up(part: Part) -> Passed:
+    """Sums over the files of a part, in this process."""
+    collected = RunCollector(part.origin_unix_s)
+    ledgers = []
+    for path, context in part.files:
+        ledger = CheckedLedger(path, part.run_id, part.wanted)
+        collected.add(ledger, context)
+        ledgers.append(ledger.passed)
+    return Passed(collected, ledgers)
+
+
+def _contexts(paths: Sequence[Path], outlines: Sequence[Outline]) -> dict[Path, FileContext]:
+    offsets_s = clock_offsets(paths)
+    steps = earlier_steps(outlines, offsets_s)
+    # Nodes wait for each other, so the lowest node of each attempt stands for all.
+    lowest: dict[int, Outline] = {}
+    for outline in outlines:
+        best = lowest.get(outline.attempt, outline)
+        lowest[outline.attempt] = min(best, outline, key=lambda one: (one.node, one.path.name))
+    standing = {outline.path for outline in lowest.values()}
+    return {
+        path: FileContext(
+            order=order,
+            resumed_at_step=steps.get(path.name, 0),
+            clock_offset_s=offsets_s.get(path.name, 0.0),
+            spans=path in standing,
+        )
+        for order, path in enumerate(paths)
+    }
+
+
+def _processes(size_bytes: int) -> int:
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(here, MAX_PROCESSES, size_bytes // SPLIT_BYTES))
+
+
+def _split(paths: Sequence[Path], outlines: Mapping[Path, Outline], count: int) -> list[list[Path]]:
+    """At most `count` lists of about the same size, each in the order of the files; a device is in one of them."""
+    if count < 2:
+        return [list(paths)]
+    groups = _groups(paths, outlines)
+    sizes = [0] * count
+    parts: list[list[Path]] = [[] for _ in range(count)]
+
+    def size(group: list[Path]) -> int:
+        return sum(outlines[path].size_bytes for path in group if path in outlines)
+
+    for group in sorted(groups, key=size, reverse=True):
+        smallest = sizes.index(min(sizes))
+        parts[smallest] += group
+        sizes[smallest] += size(group)
+    order = {path: number for number, path in enumerate(paths)}
+    return [sorted(part, key=order.__getitem__) for part in parts if part]
+
+
+def _groups(paths: Sequence[Path], outlines: Mapping[Path, Outline]) -> list[list[Path]]:
+    """Files that name a common device, directly or through others."""
+    parent: dict[str, str] = {}
+
+    def root(key: str) -> str:
+        while parent.setdefault(key, key) != key:
+            parent[key] = parent[parent[key]]
+            key = parent[key]
+        return key
+
+    devices = {path: outlines[path].devices if path in outlines else () for path in paths}
+    for keys in devices.values():
+        for key in keys:
+            parent[root(key)] = root(keys[0])
+    groups: dict[str, list[Path]] = {}
+    for path, keys in devices.items():
+        groups.setdefault(root(keys[0]) if keys else path.name, []).append(path)
+    return list(groups.values())
+
+
+def _side_by_side(parts: Sequence[Part]) -> list[Passed]:
+    """The first part here, each other one in a process of its own."""
+    workers = [_start(part) for part in parts[1:]]
+    try:
+        own = add_up(parts[0])
+        return [own, *(_result(worker) or add_up(part) for worker, part in zip(workers, parts[1:], strict=True))]
+    finally:
+        for worker in filter(None, workers):
+            with worker:
+                worker.kill()
+
+
+def _start(part: Part) -> _Process | None:
+    """A process that adds up a part; None where there can be none.
+
+    A plain process and no pool of `multiprocessing`, which would run the caller's script again.
+    """
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-m", "carbon_plugin.audit.worker"]
+    try:
+        with tempfile.TemporaryFile() as task:
+            pickle.dump(part, task)
+            task.seek(0)
+            return subprocess.Popen(command, stdin=task, stdout=subprocess.PIPE, env=environ)
+    except OSError as error:
+        _log.warning("audit: there is no second process (%s), so it takes longer", error)
+        return None
+
+
+def _result(worker: _Process | None) -> Passed | None:
+    if worker is None:
+        return None
+    output, _ = worker.communicate()
+    if worker.returncode:
+        _log.warning("audit: a process ended with status %d; its part is done again here", worker.returncode)
+        return None
+    passed: Passed = pickle.loads(output)
+    return passed
+
+
+def _merged(parts: Sequence[Passed]) -> Passed | None:
+    """Everything as one; None if two parts have added up the same device, of which their first lines did not know."""
+    first, *others = parts
+    ledgers = list(first.ledgers)
+    for other in others:
+        try:
+            first.collected.merge(other.collected)
+        except ValueError as error:
+            _log.warning("audit: %s; all is added up again in one process", error)
+            return None
+        ledgers += other.ledgers
+    return Passed(first.collected, ledgers)
