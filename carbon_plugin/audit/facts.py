@@ -95,6 +95,9 @@ def coverage_of(collected: RunCollector) -> Coverage:
         gpus_seen=len(seen),
         gpus_measured=len(measured),
         overlaps=collected.claims.overlaps,
+        clock_offsets_s={
+            file.file: file.context.clock_offset_s for file in collected.files if file.context.clock_offset_s
+        },
     )
 
 

@@ -53,6 +53,12 @@ def warnings(summary: AuditSummary) -> list[str]:
     keys = {overlap.key for overlap in coverage.overlaps if not overlap.key.startswith("facility/")}
     if keys:
         found.append(f"{wording.plural(len(keys), 'device')} had two meters at the same time and was counted once.")
+    if coverage.clock_offsets_s:
+        furthest_s = max(map(abs, coverage.clock_offsets_s.values()))
+        found.append(
+            f"Clocks of nodes were up to {wording.duration(furthest_s)} apart. Sums do not depend on it; times are "
+            f"given by the clock of rank 0."
+        )
     if summary.factors is not None:
         found += [f"{warning[:1].upper()}{warning[1:].rstrip('.')}." for warning in summary.factors.warnings]
     return found

@@ -89,7 +89,7 @@ def add_up(part: Part) -> Passed:
 
 
 def _contexts(paths: Sequence[Path], outlines: Sequence[Outline]) -> dict[Path, FileContext]:
-    offsets_s = clock_offsets(paths)
+    offsets_s = clock_offsets(outlines)
     steps = earlier_steps(outlines, offsets_s)
     # Nodes wait for each other, so the lowest node of each attempt stands for all.
     lowest: dict[int, Outline] = {}

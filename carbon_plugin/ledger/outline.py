@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import BinaryIO
@@ -23,8 +23,8 @@ RANK_0_FILES = "node-0."
 """How the names of files begin that the node of rank 0 has written."""
 
 SKEW_EVENT = "clock_skew"
-"""Event of rank 0 when a node's clock disagrees with its own: data {"file", "offset_s"}, positive where that one is
-ahead."""
+"""Event of rank 0 when clocks of other nodes disagree with its own: data {"offsets_s": {file name: seconds}}, positive
+where the other one is ahead, 0 when they agree again."""
 
 _TAIL_BYTES = 1 << 16
 """Some forty windows of eight GPUs; read further back where they hold no window."""
@@ -39,8 +39,14 @@ class Outline(Struct, frozen=True, kw_only=True):
     attempt: int
     started_unix_s: float
     ended_unix_s: float
+    host_key: str
     last_step: int
     devices: tuple[str, ...]
+
+    @property
+    def place(self) -> tuple[str, int]:
+        """Whose clock the file was written by: a host, and a node on it."""
+        return self.host_key, self.node
 
 
 def outline_of(path: Path) -> Outline | None:
@@ -69,6 +75,7 @@ def outline_of(path: Path) -> Outline | None:
         attempt=manifest.attempt,
         started_unix_s=manifest.started_unix_s,
         ended_unix_s=max([manifest.started_unix_s, *map(_end_of, tail)]),
+        host_key=manifest.host_key,
         last_step=max((record.last_step for record in tail if isinstance(record, Window)), default=0),
         devices=tuple(device.key for device in manifest.devices),
     )
@@ -91,17 +98,18 @@ def find_events(path: Path, kind: str) -> Iterator[Event]:
         raise LedgerError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
-def clock_offsets(paths: Iterable[Path]) -> dict[str, float]:
-    """By how much the clock that a file was written by was ahead of that of rank 0, s, where rank 0 has noticed it; by
-    file name."""
-    offsets_s = {}
-    for path in paths:
-        if path.name.startswith(RANK_0_FILES):
-            for event in find_events(path, SKEW_EVENT):
-                stated = event.data.get("offset_s")
-                if isinstance(stated, int | float):
-                    offsets_s[str(event.data.get("file"))] = float(stated)
-    return offsets_s
+def clock_offsets(outlines: Sequence[Outline]) -> dict[str, float]:
+    """By how much the clock that each file was written by was ahead of that of rank 0, s, by file name; 0 where rank 0
+    has noticed nothing. What it noticed of one attempt of a node on a host goes for the others too."""
+    noticed: dict[str, float] = {}
+    for outline in outlines:
+        if outline.path.name.startswith(RANK_0_FILES):
+            for event in find_events(outline.path, SKEW_EVENT):
+                stated = event.data.get("offsets_s")
+                if isinstance(stated, Mapping):
+                    noticed |= {str(file): float(s) for file, s in stated.items() if isinstance(s, int | float)}
+    of_place = {outline.place: noticed[outline.path.name] for outline in outlines if outline.path.name in noticed}
+    return {outline.path.name: noticed.get(outline.path.name, of_place.get(outline.place, 0.0)) for outline in outlines}
 
 
 def earlier_steps(outlines: Sequence[Outline], offsets_s: Mapping[str, float]) -> dict[str, int]:
@@ -112,7 +120,7 @@ def earlier_steps(outlines: Sequence[Outline], offsets_s: Mapping[str, float]) -
     """
 
     def by_common_clock(outline: Outline, moment_unix_s: float) -> float:
-        return moment_unix_s - offsets_s.get(outline.path.name, 0.0)
+        return moment_unix_s - offsets_s[outline.path.name]
 
     ended = sorted((by_common_clock(outline, outline.ended_unix_s), outline.last_step) for outline in outlines)
     moments = [moment for moment, _ in ended]

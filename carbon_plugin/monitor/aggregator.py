@@ -18,12 +18,14 @@ MAX_BYTES = 1 << 16
 
 class Aggregator:
     """Totals of every ledger of a run by file name. `own` is this process's file, whose totals it already has.
+    `caught_up` says whether the last look got to the end of all of them.
 
     `poll` reads at most `budget_s` seconds; what is left of a long history is read at later polls.
     """
 
     def __init__(self, run_dir: Path, own: tuple[str, FileTotals] | None, *, budget_s: float = 1.0) -> None:
         self.files: dict[str, FileTotals] = {own[0]: own[1]} if own else {}
+        self.caught_up = False
         self._run_dir = run_dir
         self._own = own[0] if own else None
         self._budget_s = budget_s
@@ -47,6 +49,7 @@ class Aggregator:
                     time.sleep(PAUSE_S)
                     turn_s = time.monotonic()
             unread = remaining
+        self.caught_up = not unread
 
     def heads(self) -> dict[str, str]:
         """Chain heads of the other ledgers, as far as they were read."""

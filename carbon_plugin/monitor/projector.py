@@ -23,15 +23,17 @@ from carbon_plugin.monitor.projection import (
     remaining_measured,
     remaining_predicted,
 )
+from carbon_plugin.monitor.skew import SkewWatch
 from carbon_plugin.monitor.totals import FileTotals, RunTotals, run_totals
 from carbon_plugin.plan.goodput import run_goodput
 
 
 class Projected(Struct, frozen=True, kw_only=True):
-    """A projection as record and as metrics."""
+    """A projection as record and as metrics. `skews_s` are news of clocks, by file name."""
 
     record: Projection
     metrics: dict[str, float]
+    skews_s: dict[str, float]
 
 
 class Projector:
@@ -45,6 +47,7 @@ class Projector:
         self._aggregator = Aggregator(run_dir, (journal.file, journal.totals) if journal else None)
         self._own = journal.totals if journal else None
         self._nodes = nodes
+        self._clocks = SkewWatch()
         self._started_unix_s = time.time()
 
     def heads(self) -> dict[str, str]:
@@ -59,7 +62,8 @@ class Projector:
             # A ledger that can be read says more than its report.
             self._collector.poll()
             files = {**self._collector.files, **files}
-        totals = run_totals(files, attempt_started_s=self._started_unix_s)
+        skews_s = self._clocks.look(self._own, files) if self._own and self._aggregator.caught_up else {}
+        totals = run_totals(files, attempt_started_s=self._started_unix_s, offsets_s=self._clocks.offsets_s)
         own = self._own or next(iter(self._aggregator.files.values()), FileTotals())
         total_steps = context.effective.total_steps
         remaining = _remaining(context, totals, own, None if total_steps is None else max(0, total_steps - step))
@@ -79,7 +83,7 @@ class Projector:
         metrics = metrics_of(
             totals, view, step_time_s=_step_time_s(own), predicted_step_time_s=context.predicted_step_time_s
         )
-        return Projected(record=record, metrics=metrics)
+        return Projected(record=record, metrics=metrics, skews_s=skews_s)
 
 
 def _remaining(context: Context, totals: RunTotals, own: FileTotals, steps: int | None) -> Remaining | None:

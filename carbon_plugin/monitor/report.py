@@ -12,18 +12,19 @@ import struct
 import time
 from typing import get_args
 
-from carbon_plugin.ledger.records import LEDGER_VERSION, Manifest
+from carbon_plugin.ledger.records import LEDGER_VERSION, Manifest, Span
 from carbon_plugin.monitor.totals import DeviceTotals, Energy, FileTotals
 from carbon_plugin.spec.devices import DeviceIdentity, Rung
 
-MAGIC = b"CPR1"
+MAGIC = b"CPR2"
 DIGEST_BYTES = 16
 NAME_BYTES = 48
 RUNGS: tuple[Rung, ...] = get_args(Rung)
 FILE_BYTES = 64
-_HEAD = struct.Struct(f"<4s 16s {FILE_BYTES}s {NAME_BYTES}s 6I 8d")
+_HEAD = struct.Struct(f"<4s 16s {FILE_BYTES}s {NAME_BYTES}s 6I 12d")
 """magic, host digest, file name, GPU name; node, nodes, attempt, world size, GPUs, GPUs measured; started, reserved
-since (NaN if unknown), end, last window, steady seconds, host share, steps so far, steady steps."""
+since (NaN if unknown), end, last window, steady seconds, host share, steps so far, steady steps, and the last
+comparison span: first and last step (0 if there is none), start, duration."""
 _RUNG = struct.Struct("<10d")
 """Energy (central, low, high, stated, weighted), steady energy (central, low, high), power, devices."""
 REPORT_BYTES = _HEAD.size + len(RUNGS) * _RUNG.size + DIGEST_BYTES
@@ -38,6 +39,7 @@ def pack_report(file: str, totals: FileTotals, run_id: str) -> bytes | None:
     name = totals.identities[gpus[0]].name if gpus else ""
     measured = sum(totals.devices[key].measured for key in gpus if key in totals.devices)
     reserved = manifest.reserved_since_unix_s
+    span = totals.spans.last
     head = _HEAD.pack(
         MAGIC,
         hashlib.blake2b(manifest.host_key.encode(), digest_size=16).digest(),
@@ -57,6 +59,7 @@ def pack_report(file: str, totals: FileTotals, run_id: str) -> bytes | None:
         manifest.host_share,
         float(totals.last_step),
         float(totals.steady_steps),
+        *((span.first_step, span.last_step, span.start_unix_s, span.duration_s) if span else (0.0, 0.0, 0.0, 0.0)),
     )
     body = head + b"".join(_RUNG.pack(*_sums(totals, rung)) for rung in RUNGS)
     return body + _digest(body, run_id)
@@ -68,7 +71,7 @@ def unpack_report(record: bytes, run_id: str) -> tuple[str, FileTotals] | None:
     if len(record) != REPORT_BYTES or not body.startswith(MAGIC) or digest != _digest(body, run_id):
         return None
     (_, host, file, name, node, nodes, attempt, world, _, measured, *numbers) = _HEAD.unpack(body[: _HEAD.size])
-    started_s, reserved_s, end_s, last_window_s, steady_s, host_share, last_step, steady_steps = numbers
+    started_s, reserved_s, end_s, last_window_s, steady_s, host_share, last_step, steady_steps, *span = numbers
     totals = FileTotals()
     identities, devices = [], {}
     for index, rung in enumerate(RUNGS):
@@ -112,6 +115,22 @@ def unpack_report(record: bytes, run_id: str) -> tuple[str, FileTotals] | None:
     totals.heard_s = time.monotonic()
     totals.end_s, totals.last_window_s, totals.steady_s = end_s, last_window_s, steady_s
     totals.last_step, totals.steady_steps = int(last_step), int(steady_steps)
+    first_of_span, last_of_span, span_start_s, span_s = span
+    if last_of_span:
+        steps = last_of_span - first_of_span + 1
+        totals.spans.add(
+            Span(
+                first_step=int(first_of_span),
+                last_step=int(last_of_span),
+                start_unix_s=span_start_s,
+                duration_s=span_s,
+                step_time_s=span_s / steps,
+                predicted_step_time_s=None,
+                gpu_energy_per_step_j=None,
+                predicted_gpu_energy_per_step_j=None,
+                boundary_error_s=0.0,
+            )
+        )
     return _text(file), totals
 
 

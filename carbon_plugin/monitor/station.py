@@ -16,6 +16,7 @@ from msgspec import Struct
 from carbon_plugin.detect.observed import Detected
 from carbon_plugin.detect.stages import own_stages, with_all_stages
 from carbon_plugin.ledger.identity import agree_run
+from carbon_plugin.ledger.outline import SKEW_EVENT
 from carbon_plugin.ledger.records import RunIdentity
 from carbon_plugin.ledger.verify import HEADS_EVENT
 from carbon_plugin.ledger.writer import LedgerWriter
@@ -32,6 +33,7 @@ from carbon_plugin.monitor.projector import Projector
 from carbon_plugin.monitor.ranks import Ranks
 from carbon_plugin.monitor.recorder import NodeRecorder, reserved_since
 from carbon_plugin.monitor.settings import Settings
+from carbon_plugin.monitor.skew import skew_message
 
 GRACE_S = 3.0
 """How long other ranks leave the lead to local rank 0, and how long a leader waits for the claims that it needs."""
@@ -316,6 +318,8 @@ class Station:
         projected = self._projector.project(self._context, self._clock.base_step + self._clock.mark.steps)
         if self._recorder is not None:
             self._recorder.record(projected.record)
+            if projected.skews_s:
+                self._recorder.note(SKEW_EVENT, skew_message(projected.skews_s), {"offsets_s": projected.skews_s})
             if time.monotonic() - self._heads_s > HEADS_EVERY_S:
                 self._note_heads()
         self._show(projected.metrics)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Iterable, Mapping
 
 from msgspec import Struct
@@ -18,8 +19,13 @@ from carbon_plugin.spec.devices import DeviceIdentity, Rung
 OVERLAP_TOLERANCE_S = 1.0
 """Clocks of two nodes, or of two attempts, may disagree so much without two processes having metered one device."""
 MEASURED = ("counter", "power_integrated")
+RECENT_SPANS = 4
+"""Another node may have written the steps of the last one or two windows later, or earlier, than this one."""
 STALE_WINDOWS = 3
 """A ledger without news for so many of its windows no longer counts towards the power of the moment."""
+
+Place = tuple[str, int]
+"""A host's key and the number of a node on it."""
 
 
 class Energy(Struct):
@@ -87,6 +93,11 @@ class FileTotals:
         return math.fsum(device.energy.central_j for device in self.devices.values())
 
     @property
+    def place(self) -> Place:
+        """Whose clock the file was written by."""
+        return (self.manifest.host_key, self.manifest.node) if self.manifest else ("", 0)
+
+    @property
     def gpus(self) -> tuple[str, ...]:
         """Keys of the GPUs that the file meters."""
         return tuple(sorted(key for key, device in self.identities.items() if device.rung == "gpu"))
@@ -129,22 +140,27 @@ class FileTotals:
 
 
 class SpanTotals:
-    """The last comparison span of a file, and how far its spans spread."""
+    """The last comparison spans of a file, and how far all of them spread."""
 
     def __init__(self) -> None:
-        self.last: Span | None = None
+        self.recent: deque[Span] = deque(maxlen=RECENT_SPANS)
         self.count = 0
         self._mean = 0.0
         self._squares = 0.0
 
     def add(self, span: Span) -> None:
         """Take in the next span (Welford's running variance of the log step time)."""
-        self.last = span
+        self.recent.append(span)
         self.count += 1
         value = math.log(max(span.step_time_s, 1e-9))
         distance = value - self._mean
         self._mean += distance / self.count
         self._squares += distance * (value - self._mean)
+
+    @property
+    def last(self) -> Span | None:
+        """The last span."""
+        return self.recent[-1] if self.recent else None
 
     @property
     def log_sigma(self) -> float | None:
@@ -179,8 +195,11 @@ class RunTotals(Struct, frozen=True, kw_only=True):
         return math.fsum(item.energy_j for item in self.spent)
 
 
-def run_totals(files: Mapping[str, FileTotals], *, attempt_started_s: float) -> RunTotals:
-    """Sum up ledgers by file name. Those that ended before `attempt_started_s` (Unix) are of earlier attempts."""
+def run_totals(
+    files: Mapping[str, FileTotals], *, attempt_started_s: float, offsets_s: Mapping[Place, float] | None = None
+) -> RunTotals:
+    """Sum up ledgers by file name. Those that ended before `attempt_started_s` (Unix) are of earlier attempts;
+    `offsets_s` says by how much clocks are ahead."""
     opened = {name: file for name, file in files.items() if file.manifest is not None}
     contested = _contested(opened)
     # By when it was heard of, not by its own clock: clocks of nodes disagree.
@@ -188,7 +207,11 @@ def run_totals(files: Mapping[str, FileTotals], *, attempt_started_s: float) -> 
     spent, steady = _Groups(), _Groups()
     power_w = 0.0
     measured: dict[str, bool] = {}
-    current = {name: file for name, file in opened.items() if file.end_s >= attempt_started_s}
+    current = {
+        name: file
+        for name, file in opened.items()
+        if file.end_s - (offsets_s or {}).get(file.place, 0.0) >= attempt_started_s
+    }
     for name, file in opened.items():
         fresh = newest_s - file.heard_s <= STALE_WINDOWS * max(file.last_window_s, 1.0)
         for key, totals in file.devices.items():
