@@ -16,7 +16,7 @@ from carbon_plugin.predict.result import MemoryPrediction, StepPrediction
 from carbon_plugin.predict.schedule import step_time
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.model import CountedModel
-from carbon_plugin.spec.run import RunSpec, check_layout
+from carbon_plugin.spec.run import RunSpec, check_layout, check_work
 
 
 def predict_step(spec: RunSpec) -> StepPrediction:
@@ -29,7 +29,7 @@ def predict_step(spec: RunSpec) -> StepPrediction:
     if spec.layout is None:
         raise SpecError("layout: auto was not searched yet; predict_step needs one layout")
     check_layout(spec.model, spec.cluster, spec.layout)
-    micro_batches = spec.layout.micro_batches(spec.training.global_batch_size)
+    micro_batches = check_work(spec.layout, spec.training)
     device, training = spec.cluster.accelerator, spec.training
     rates, assumptions = resolve_rates(spec.cluster, spec.stack, training.precision)
     terms, memory, flops = _evaluate(spec, spec.layout, rates, micro_batches)

@@ -17,6 +17,8 @@ from carbon_plugin.spec.document import Document, Keys
 from carbon_plugin.spec.names import nearest
 
 S = TypeVar("S", bound=msgspec.Struct)
+LARGEST_INT = 10**15
+"""A larger count is a slip of the hand, and is no longer exact as a float."""
 
 
 def decode(document: Document, kind: type[S], keys: Keys = ()) -> S:
@@ -82,6 +84,8 @@ class _Decoder:
             raise self.document.error(keys, f"expected {describe(kind)}, got {value}")
         if isinstance(value, float) and value.is_integer() and _takes_int(kind):
             value = int(value)
+        if kind is int and isinstance(value, int) and abs(value) > LARGEST_INT:
+            raise self.document.error(keys, f"expected int up to {LARGEST_INT:.0e}, got {value}")
         try:
             return msgspec.convert(value, kind)
         except msgspec.ValidationError:

@@ -77,7 +77,8 @@ def read_document(path: Path) -> Document:
     except FileNotFoundError:
         raise SpecError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path}: cannot be read: {error}") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise SpecError(f"{path}: cannot be read: {reason}") from error
     return parse_document(text, str(path))
 
 

@@ -156,12 +156,11 @@ class Cluster(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
                 f"cluster: devices_per_node is {self.devices_per_node}, "
                 f"expected 1 to {self.node.accelerators} (node {self.node.name})"
             )
-
-        limit = self.accelerator.tdp_w.value
-        if self.power_cap_w is not None and not 0 < self.power_cap_w <= limit:
+        idle, limit = self.accelerator.idle_power_w.value, self.accelerator.tdp_w.value
+        if self.power_cap_w is not None and not idle < self.power_cap_w <= limit:
             raise SpecError(
-                f"cluster: power_cap_w is {self.power_cap_w:g}, expected above 0 and at most {limit:g} "
-                f"(the limit of {self.accelerator.name})"
+                f"cluster: power_cap_w is {self.power_cap_w:g}, expected above {idle:g} and at most {limit:g} "
+                f"(idle power and limit of {self.accelerator.name})"
             )
 
     @property

@@ -21,7 +21,7 @@ from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.model_choice import choose_model
 from carbon_plugin.spec.moment import unix_s
 from carbon_plugin.spec.profiles import ANY_ACCELERATOR, default_node_for, load_accelerator, load_node, load_stack
-from carbon_plugin.spec.run import RunSpec, check_layout
+from carbon_plugin.spec.run import RunSpec, check_layout, check_work
 from carbon_plugin.spec.site import Site, relative_to
 from carbon_plugin.spec.stack import Stack
 from carbon_plugin.spec.training import Precision, TrainingPlan
@@ -125,7 +125,12 @@ def _build(document: Document, name: str, base: Path, model_base: Path, profile_
     if layout is not None:
         with document.located(("layout",)):
             check_layout(model, cluster, layout)
-            layout.micro_batches(training.global_batch_size)
+            check_work(layout, training)
+    if fields.price_usd_per_device_hour is not None and fields.price_usd_per_device_hour < 0:
+        raise document.error(
+            ("price_usd_per_device_hour",), f"expected 0 or more, got {fields.price_usd_per_device_hour:g}"
+        )
+    stack, stack_assumptions = _stack(document, fields.stack, directories)
     return RunSpec(
         name=fields.name or name,
         model=model,
@@ -134,11 +139,11 @@ def _build(document: Document, name: str, base: Path, model_base: Path, profile_
         site=relative_to(fields.site, base),
         start=fields.start,
         layout=layout,
-        stack=_stack(document, fields.stack, directories),
+        stack=stack,
         price_usd_per_device_hour=fields.price_usd_per_device_hour,
         programme=fields.programme,
         role=fields.role,
-        assumptions=(*cluster_assumptions, *training_assumptions, *layout_assumptions),
+        assumptions=(*cluster_assumptions, *training_assumptions, *layout_assumptions, *stack_assumptions),
     )
 
 
@@ -200,17 +205,21 @@ def _layout(document: Document, stated: str | dict[str, Any] | None) -> tuple[Pa
     return layout, [Assumption(f"layout.{field}", str(getattr(layout, field)), "not stated") for field in assumed]
 
 
-def _stack(document: Document, stated: str | dict[str, Any] | None, directories: Directories) -> Stack:
-    """The software stack: a preset by name, a mapping with fields, or a preset with fields over it."""
+def _stack(
+    document: Document, stated: str | dict[str, Any] | None, directories: Directories
+) -> tuple[Stack, list[Assumption]]:
+    """The software stack: a preset by name, a mapping with fields, or a preset with fields over it; else plain PyTorch,
+    which is then an assumption."""
     if stated is None:
-        return Stack()
+        said = "no stack was named: elementwise chains not fused, eager loss, gradients reduced in fp32 after the step"
+        return Stack(), [Assumption("stack", "plain PyTorch, framework_factor 1", said)]
     if isinstance(stated, str):
-        return _named_stack(document, ("stack",), stated, directories)
+        return _named_stack(document, ("stack",), stated, directories), []
     base: dict[str, Any] = {}
     if "preset" in stated:
         base = msgspec.to_builtins(_named_stack(document, ("stack", "preset"), stated["preset"], directories))
     fields = base | {key: value for key, value in stated.items() if key != "preset"}
-    return decode(Document({"stack": fields}, document.origin, document.places), Stack, ("stack",))
+    return decode(Document({"stack": fields}, document.origin, document.places), Stack, ("stack",)), []
 
 
 def _named_stack(document: Document, keys: Keys, name: Any, directories: Directories) -> Stack:

@@ -18,6 +18,7 @@ from carbon_plugin.spec.presets import find_preset, load_preset, with_implied_fi
 MODEL: Keys = ("model",)
 BASES = ("preset", "config")
 """Keys of a model mapping that name what its other fields are laid over."""
+KINDS = ("transformer", "counted")
 
 
 def choose_model(document: Document, base: Path) -> TransformerModel | CountedModel:
@@ -52,12 +53,15 @@ def _from_fields(document: Document, stated: Mapping[str, Any], base: Path) -> T
     What the shape implies may be left out: `kv_heads` (as many as heads), `head_dim` (hidden over heads).
     """
     own = {key: value for key, value in stated.items() if key not in BASES}
+    kind = own.get("type", "transformer")
+    if kind not in KINDS:
+        raise document.error((*MODEL, "type"), f"expected one of {', '.join(KINDS)}, got {kind!r}")
     with document.located(MODEL, field=True):
         below = _base_fields(stated, base)
         if below and "source" not in own:
             below["source"] = f"{below['source']}, with other {', '.join(own)}" if own else below["source"]
         fields = overlay(Document(below, "", {}), own, "").value
-        counted = fields.get("type") == "counted"
+        counted = kind == "counted"
         fields = fields if counted else with_implied_fields(fields)
     plain = {"name": "custom", "source": "explicit fields"}
     complete = Document({"model": plain | fields}, document.origin, document.places)

@@ -62,6 +62,9 @@ def check_layout(model: TransformerModel | CountedModel, cluster: Cluster, layou
             )
         return
     _check_divides("tp", layout.tp, "heads", model.heads)
+    if layout.cp > 1 and layout.context_parallel_kind == "all_to_all":
+        # Each rank gets whole heads (Ulysses, arXiv 2309.14509).
+        _check_divides("tp * cp =", layout.tp * layout.cp, "heads", model.heads)
     _check_divides("tp", layout.tp, "ffn", model.ffn)
     if model.kv_heads % layout.tp and layout.tp % model.kv_heads:
         raise InfeasibleLayoutError(f"layout: tp {layout.tp} and kv_heads {model.kv_heads} do not divide one another")
@@ -78,6 +81,24 @@ def check_layout(model: TransformerModel | CountedModel, cluster: Cluster, layou
             raise InfeasibleLayoutError(f"layout: ep {layout.ep}, but {model.name} has no experts")
         _check_divides("ep", layout.ep, "experts", model.moe.experts)
         _check_divides("expert_tp", layout.expert_tp, "expert_ffn", model.moe.expert_ffn)
+
+
+def check_work(layout: ParallelLayout, training: TrainingPlan) -> int:
+    """Micro-batches a step on each data-parallel rank.
+
+    Raises `InfeasibleLayoutError` if batch or sequence cannot be shared out as the layout says.
+    """
+    micro_batches = layout.micro_batches(training.global_batch_size)
+    if training.seq_len % layout.cp:
+        raise InfeasibleLayoutError(f"layout: cp {layout.cp} does not divide seq_len {training.seq_len}")
+    if layout.pipeline_schedule == "dualpipe" and (micro_batches % 2 or micro_batches < 2 * layout.pp):
+        # It feeds the pipeline from both ends, each with at least as many micro-batches as there are stages.
+        raise InfeasibleLayoutError(
+            f"layout: pipeline_schedule dualpipe needs an even number of micro-batches, at least 2 * pp = "
+            f"{2 * layout.pp}, got {micro_batches} (global_batch_size {training.global_batch_size} over dp {layout.dp} "
+            f"* micro_batch_size {layout.micro_batch_size})"
+        )
+    return micro_batches
 
 
 def _check_divides(axis: str, degree: int, field: str, value: int) -> None:

@@ -12,6 +12,8 @@ from carbon_plugin.errors import SpecError
 
 Provider = Literal["electricity-maps", "neso", "watttime"]
 MARGINAL_PROVIDERS: tuple[Provider, ...] = ("watttime",)
+MOST_PUE = 10.0
+"""No facility comes near it; 12 for 1.2 does not pass."""
 
 
 class SeriesFile(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -108,8 +110,8 @@ class Site(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             value = getattr(self, field)
             if value is not None and value < 0:
                 raise SpecError(f"site: {field} is {value}, expected 0 or more")
-        if self.pue is not None and self.pue < 1:
-            raise SpecError(f"site: pue is {self.pue}, expected 1 or more (facility energy over IT energy)")
+        if self.pue is not None and not 1 <= self.pue <= MOST_PUE:
+            raise SpecError(f"site: pue is {self.pue:g}, expected 1 to {MOST_PUE:g} (facility energy over IT energy)")
         if self.lifetime_years is not None and self.lifetime_years <= 0:
             raise SpecError(f"site: lifetime_years is {self.lifetime_years}, expected a positive number")
         if self.fleet_utilisation is not None and not 0 < self.fleet_utilisation <= 1:

@@ -48,6 +48,8 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             raise SpecError(f"stack: framework_factor is {self.framework_factor}, expected a positive number")
         if not 0 <= self.dp_overlap <= 1:
             raise SpecError(f"stack: dp_overlap is {self.dp_overlap}, expected 0 to 1")
+        if self.host_op_time_s is not None and self.host_op_time_s < 0:
+            raise SpecError(f"stack: host_op_time_s is {self.host_op_time_s}, expected 0 or more")
 
 
 class _Stacks(Mapping[str, Stack]):

@@ -11,6 +11,10 @@ from carbon_plugin.errors import SpecError
 Precision = Literal["bf16", "fp16", "fp8", "mxfp8", "nvfp4", "fp32", "tf32"]
 Optimizer = Literal["adamw", "adam", "sgd", "adafactor", "muon"]
 StateDtype = Literal["fp32", "bf16", "fp8"]
+MOST_TOKENS = 1e18
+"""Ten thousand times the tokens of the largest run that a scaling law was ever asked about: more is a slip."""
+MOST_OVERHEAD = 100.0
+"""Of the time in steps: a run that loses more makes no progress."""
 
 
 class Evaluation(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -84,11 +88,16 @@ class TrainingPlan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
                 raise SpecError(f"training: {field} is {getattr(self, field)}, expected a positive integer")
         if (self.steps is None) == (self.tokens is None):
             raise SpecError(f"training: give steps or tokens, exactly one; got steps={self.steps} tokens={self.tokens}")
-        if (self.steps is not None and self.steps < 1) or (self.tokens is not None and self.tokens <= 0):
-            raise SpecError(f"training: the run is empty: steps={self.steps} tokens={self.tokens}")
+        for field in ("steps", "tokens"):
+            if getattr(self, field) is not None and getattr(self, field) <= 0:
+                raise SpecError(f"training: {field} is {getattr(self, field)}, expected a positive number")
+        if self.tokens is not None and self.tokens > MOST_TOKENS:
+            raise SpecError(f"training: tokens is {self.tokens:g}, expected at most {MOST_TOKENS:g}")
         if self.overhead_fraction is not None:
-            if self.overhead_fraction < 0:
-                raise SpecError(f"training: overhead_fraction is {self.overhead_fraction}, expected 0 or more")
+            if not 0 <= self.overhead_fraction <= MOST_OVERHEAD:
+                raise SpecError(
+                    f"training: overhead_fraction is {self.overhead_fraction:g}, expected 0 to {MOST_OVERHEAD:g}"
+                )
             if self.evaluation is not None or self.reliability != Reliability():
                 raise SpecError(
                     f"training: overhead_fraction {self.overhead_fraction:g} stands for all time outside the steps; "

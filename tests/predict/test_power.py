@@ -64,7 +64,7 @@ def test_a_cap_lowers_power_slows_matrix_work_and_saves_energy() -> None:
 
 
 def test_a_cap_outside_what_the_device_takes_is_refused() -> None:
-    with pytest.raises(SpecError, match="power_cap_w is 900, expected above 0 and at most 700"):
+    with pytest.raises(SpecError, match="power_cap_w is 900, expected above 70 and at most 700"):
         llama(power_cap_w=900)
 
 

@@ -99,6 +99,7 @@ def test_what_was_not_stated_is_assumed_with_a_reason(write):
         "training.optimizer": "adamw",
         "layout.micro_batch_size": "1",
         "layout.recompute": "none",
+        "stack": "plain PyTorch, framework_factor 1",
     }
     assert all(assumption.source for assumption in run.assumptions)
 
@@ -108,6 +109,7 @@ def test_what_was_stated_is_not_assumed():
         with_changes(
             cluster={"accelerator": "h100-sxm", "nodes": 1, "node": "dgx-h100", "devices_per_node": 4},
             training=LEAST["training"] | {"precision": "fp8", "optimizer": "sgd", "overhead_fraction": 0.1},
+            stack="torchtitan",
         )
     )
 
@@ -280,12 +282,23 @@ def test_profiles_named_in_the_file_are_relative_to_it(write, tmp_path: Path):
         ("  tokens: 15e12\n", "", "run.yaml:10: training: give steps or tokens, exactly one"),
         ("tokens: 15e12", "tokens: 1e12\n  precision: bf17", "training.precision: expected one of bf16, fp16, fp8"),
         ("zone: FRA", "pue: 1.1", "run.yaml:14: site: give zone (for instance FRA"),
-        ("zone: FRA", "zone: FRA, pue: 0.5", "run.yaml:14: site: pue is 0.5, expected 1 or more"),
+        ("zone: FRA", "zone: FRA, pue: 0.5", "run.yaml:14: site: pue is 0.5, expected 1 to 10"),
+        ("zone: FRA", "zone: FRA, pue: 12", "run.yaml:14: site: pue is 12, expected 1 to 10"),
+        ("tokens: 15e12", "tokens: .nan", "run.yaml:13: training.tokens: expected number, got '.nan'"),
+        ("tokens: 15e12", "tokens: 1e400", "run.yaml:13: training.tokens: expected number, got inf"),
+        ("tokens: 15e12", "tokens: 1e30", "run.yaml:10: training: tokens is 1e+30, expected at most 1e+18"),
+        ("tokens: 15e12", "tokens: -1", "run.yaml:10: training: tokens is -1.0, expected a positive number"),
+        ("tokens: 15e12", "steps: 0", "run.yaml:10: training: steps is 0, expected a positive number"),
+        ("seq_len: 4096", "seq_len: 1e20", "run.yaml:11: training.seq_len: expected int up to 1e+15, got 1000"),
+        ("tokens: 15e12", "steps: 9\n  overhead_fraction: 1e3", "overhead_fraction is 1000, expected 0 to 100"),
+        ("nodes: 2", "nodes: 2\n  power_cap_w: 60", "power_cap_w is 60, expected above 70 and at most 700"),
+        ("name: eight-b", "price_usd_per_device_hour: -2", "run.yaml:1: price_usd_per_device_hour: expected 0 or more"),
         ("name: eight-b", "name: a\nname: b", "run.yaml:2: name: given twice, first at "),
         ("name: eight-b", "role: fnal", "role: expected one of final, ablation, failed, sweep, evaluation, data, got"),
         ("name: eight-b", "stack: titan", "run.yaml:1: stack: unknown stack 'titan'; nearest: torchtitan"),
         ("name: eight-b", "stack: {preset: [1]}", "run.yaml:1: stack.preset: unknown stack '[1]'; known: "),
         ("name: eight-b", "stack: {fused: 2}", "run.yaml:1: stack.fused: expected true or false, got 2"),
+        ("name: eight-b", "stack: {host_op_time_s: -1}", "stack: host_op_time_s is -1.0, expected 0 or more"),
     ],
 )
 def test_a_mistake_is_refused_with_place_field_value_and_expectation(write, old, new, message):
@@ -294,6 +307,49 @@ def test_a_mistake_is_refused_with_place_field_value_and_expectation(write, old,
 
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"sliding_window": 0}, "sliding_window is 0, expected a positive integer"),
+        ({"sliding_window_layers": 4}, "sliding_window_layers is 4, expected sliding_window beside it"),
+        ({"sliding_window": 9, "sliding_window_layers": 99}, "sliding_window_layers is 99, expected 0 to layers 32"),
+        ({"mtp_layers": -1}, "mtp_layers is -1, expected 0 or more"),
+        ({"learned_positions": -1}, "learned_positions is -1, expected 0 or more"),
+        ({"dropout": 1.0}, "dropout is 1.0, expected 0 or more and below 1"),
+        ({"moe": {"experts": 8, "top_k": 2, "expert_ffn": -5}}, "moe: expert_ffn is -5, expected a positive integer"),
+        ({"moe": {"experts": 8, "top_k": 2, "expert_ffn": 5, "shared_ffn": -1}}, "moe: shared_ffn is -1, expected 0"),
+        (
+            {"moe": {"experts": 8, "top_k": 2, "expert_ffn": 5, "first_dense_layers": 32}},
+            "moe has no sparse layer: first_dense_layers 32 and every 1 of layers 32",
+        ),
+        ({"preset": "deepseek-v3", "mla": {"kv_lora_rank": 0}}, "mla: kv_lora_rank is 0, expected a positive integer"),
+        ({"type": "countd"}, "model.type: expected one of transformer, counted, got 'countd'"),
+    ],
+)
+def test_a_model_of_impossible_numbers_is_refused(fields, message):
+    with pytest.raises(SpecError, match=re.escape(message)):
+        build_run_spec(with_changes(model={"preset": "llama3-8b"} | fields))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"parameters": -1}, "trainable_parameters is 9, expected at most parameters -1"),
+        ({"trainable_parameters": 11}, "trainable_parameters is 11, expected at most parameters 10"),
+        ({"forward_flops_per_sample": -1e9}, "forward_flops_per_sample is -1000000000.0, expected 0 or more"),
+        ({"kernels": -1}, "kernels is -1, expected 0 or more"),
+    ],
+)
+def test_a_count_that_cannot_be_is_refused(changed, message):
+    counted = {
+        "type": "counted", "parameters": 10, "trainable_parameters": 9, "forward_flops_per_sample": 1e9,
+        "activation_bytes_per_sample": 1e6, "kernels": 5,
+    }  # fmt: skip
+
+    with pytest.raises(SpecError, match=re.escape(message)):
+        build_run_spec(with_changes(model=counted | changed))
 
 
 def test_a_layout_that_is_neither_auto_nor_a_mapping_is_refused():
@@ -314,6 +370,21 @@ def test_a_layout_that_is_neither_auto_nor_a_mapping_is_refused():
 def test_an_impossible_layout_is_refused_with_rule_and_numbers(write, old, new, message):
     with pytest.raises(InfeasibleLayoutError, match=re.escape(message)):
         load_run_spec(write(old, new))
+
+
+@pytest.mark.parametrize(
+    ("model", "layout", "message"),
+    [
+        ("gpt2", {"cp": 16}, "layout: cp 16 does not divide seq_len 4104"),
+        ("gpt2", {"cp": 8, "dp_replicate": 2, "context_parallel_kind": "all_to_all"}, "tp * cp = 8 does not divide"),
+        ("gpt2", {"pp": 4, "dp_replicate": 4, "pipeline_schedule": "dualpipe"}, "at least 2 * pp = 8, got 3"),
+    ],
+)
+def test_work_that_a_layout_cannot_share_out_is_refused(model, layout, message):
+    training = {"seq_len": 4104, "global_batch_size": 12, "steps": 10}
+
+    with pytest.raises(InfeasibleLayoutError, match=re.escape(message)):
+        build_run_spec(with_changes(model=model, training=training, layout=layout))
 
 
 def test_a_layout_that_does_not_divide_the_heads_is_refused():
