@@ -17,6 +17,8 @@ from carbon_plugin.predict.rates import Rates
 
 HOST_OPS_FORWARD = 22
 HOST_OPS_BACKWARD = 55
+HOST_OPS_SOFTMAX = (6, 15)
+"""Extra slots, forward and backward, where the softmax runs as separate operations."""
 HOST_OPS_EXPERTS = (40, 60)
 """Extra slots of a sparse layer, forward and backward: routing and permutation."""
 HOST_OPS_WAIT = 100
@@ -75,7 +77,7 @@ def layer_time(
     device = matmul + core + chain + tp + cp
     ep = _exposed_experts(ep, device, layout, rates) if sparse else ep
     device = device + ep
-    host = _host_floor(layout, rates, sparse=sparse)
+    host = _host_floor(shape, layout, work, rates, sparse=sparse)
     forward = smooth_max(device.forward, host.forward)
     backward = smooth_max(device.backward, host.backward)
     if sparse:
@@ -213,12 +215,15 @@ def _context_parallel(shape: Shape, layout: Layout, work: Work, tokens: Values, 
     return Cost(time, 2 * time)
 
 
-def _host_floor(layout: Layout, rates: Rates, *, sparse: bool) -> Cost:
+def _host_floor(shape: Shape, layout: Layout, work: Work, rates: Rates, *, sparse: bool) -> Cost:
     """Seconds the host needs to issue a layer: operation slots times cost of one."""
     issue = np.where(rates.fused > 0, HOST_FUSED, 1.0)
     tp, cp = layout.tp > 1, layout.cp > 1
     forward = HOST_OPS_FORWARD * issue + 4 * tp + 8 * cp + (HOST_OPS_EXPERTS[0] if sparse else 0)
     backward = HOST_OPS_BACKWARD * issue + 6 * tp + 8 * cp + (HOST_OPS_EXPERTS[1] if sparse else 0)
+    separate = operators.separate_softmax(shape, layout, work, rates)
+    forward = forward + HOST_OPS_SOFTMAX[0] * separate
+    backward = backward + HOST_OPS_SOFTMAX[1] * separate
     if sparse:
         replayed = rates.scoped_graphs > 0
         forward = np.where(replayed, HOST_SCOPED_GRAPHS * HOST_OPS_EXPERTS[0], forward)

@@ -11,11 +11,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from carbon_plugin.predict.case import Layout, Shape, Values, Work
+from carbon_plugin.predict.case import Flags, Layout, Shape, Values, Work
 from carbon_plugin.predict.rates import Rates
 
 FLASH_BACKWARD = 2.9
 """Backward over forward time of a fused attention core (5 products against 2, and recomputed scores)."""
+SOFTMAX_GROUP, SOFTMAX_KEYS = 4, 4096
+"""The fused softmax of unfused attention takes rows of at most `SOFTMAX_KEYS` and whole groups of micro-batch x local
+heads (`FusedScaleMaskSoftmax.is_kernel_available` of Megatron-core); otherwise casts, scale, mask and softmax run one
+by one in fp32."""
+SOFTMAX_BYTES = ((4, 37), (6, 40))
+"""Bytes a score, forward and backward: fused, and one by one."""
 ELEMENTWISE_BACKWARD = 1.6
 ELEMENTWISE_FUSED = 0.75
 ELEMENTWISE_KERNELS_FORWARD = 9
@@ -69,8 +75,8 @@ def attention_core(shape: Shape, layout: Layout, work: Work, rates: Rates) -> Co
     # Scores under the causal mask: half the square, or a band of the window's width.
     band = queries * window * (1 - window / (2 * keys))
     scores = (1 - shape.windowed_share) * square / 2 + shape.windowed_share * band
-    fused = heads * 2 * scores * (shape.qk_dim + shape.v_dim) / rates.attention_flops + rates.kernel_time
-    cost = Cost(fused, np.asarray(FLASH_BACKWARD * fused))
+    core = heads * 2 * scores * (shape.qk_dim + shape.v_dim) / rates.attention_flops + rates.kernel_time
+    cost = Cost(core, np.asarray(FLASH_BACKWARD * core))
     if not np.any(rates.attention_unfused):
         return cost
     flops = 2 * heads * square * (shape.qk_dim + shape.v_dim) / rates.wide_gemm_flops
@@ -78,10 +84,21 @@ def attention_core(shape: Shape, layout: Layout, work: Work, rates: Rates) -> Co
     moved = 2 * heads * size * (2 * square + queries * (shape.qk_dim + shape.v_dim)) / rates.memory
     products = np.maximum(flops, moved) + 2 * rates.kernel_time
     traffic = heads * square * size / rates.memory
-    forward = products + (4 + 5 * shape.dropout) * traffic
-    backward = 2 * products + (6 + 5 * shape.dropout) * traffic
+    separate = separate_softmax(shape, layout, work, rates)
+    forward_bytes, backward_bytes = (np.where(separate, apart, fused) for fused, apart in SOFTMAX_BYTES)
+    forward = products + (forward_bytes + 5 * shape.dropout) * traffic
+    backward = 2 * products + (backward_bytes + 5 * shape.dropout) * traffic
     unfused = rates.attention_unfused > 0
     return Cost(np.where(unfused, forward, cost.forward), np.where(unfused, backward, cost.backward))
+
+
+def separate_softmax(shape: Shape, layout: Layout, work: Work, rates: Rates) -> Flags:
+    """Where unfused attention cannot use the fused softmax."""
+    if not np.any(rates.attention_unfused):
+        return np.asarray(False)
+    batches = layout.micro_batch_size * shape.heads / layout.tp
+    fits = (np.mod(batches, SOFTMAX_GROUP) == 0) & (work.seq_len <= SOFTMAX_KEYS)
+    return np.asarray((rates.attention_unfused > 0) & ~fits)
 
 
 def elementwise(shape: Shape, layout: Layout, work: Work, tokens: Values, ffn_width: Values, rates: Rates) -> Cost:

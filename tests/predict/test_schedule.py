@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -125,3 +126,15 @@ def test_balanced_stages_share_out_the_head_and_the_odd_layers(gpt, rates) -> No
     assert float(balanced.total) < float(dealt.total)
     per_micro_batch = float(alone.terms["head"] / alone.micro_batches)
     assert float(balanced.terms["head"] / balanced.micro_batches) == pytest.approx(per_micro_batch / 8)
+
+
+def test_unfused_attention_pays_for_a_softmax_that_megatrons_kernel_cannot_take(gpt, rates) -> None:
+    # 40 heads over tp 4 are 10: not a multiple of 4 with one sequence, and one with two (`is_kernel_available`).
+    def core(micro_batch_size: int, seq_len: int = 2048) -> float:
+        layout = ParallelLayout(tp=4, dp_replicate=16, micro_batch_size=micro_batch_size)
+        plan = msgspec.structs.replace(PLAN, seq_len=seq_len)
+        return float(total(gpt, layout, rates(attention_unfused=1.0), plan).terms["attention"])
+
+    assert core(1) > 1.5 * core(2)
+    # Beyond 4,096 keys the kernel does not exist: a score costs as much more there.
+    assert core(2, 8192) > 1.5 * 16 * core(2)
