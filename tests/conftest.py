@@ -36,7 +36,7 @@ def nvml_simulator() -> Path:
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def simulated_nvml(nvml_simulator: Path) -> Callable[..., dict[str, str]]:
     """Environment of a process under a simulated driver: `simulated_nvml("gpus=2;power=300,400", RANK="0")`.
 

@@ -34,12 +34,14 @@ _Key = TypeVar("_Key", bound=Hashable)
 class FileContext(Struct, frozen=True, kw_only=True):
     """What must be known of the other files before one is added up.
 
-    `order` is its place among the files of the run by their start. `resumed_at_step` is how far earlier attempts had
-    got when this one began, `clock_offset_s` by how much the clock of its node was ahead of that of rank 0. `spans`
-    says whether its comparison spans stand for the run.
+    `order` is its place among the files of the run by their start, `launch` the number of the launch of the whole job
+    that it belongs to. `resumed_at_step` is how far earlier launches had got when this one began, `clock_offset_s` by
+    how much the clock of its node was ahead of that of rank 0. `spans` says whether its comparison spans stand for the
+    run.
     """
 
     order: int
+    launch: int = 0
     resumed_at_step: int = 0
     clock_offset_s: float = 0.0
     spans: bool = False
@@ -238,9 +240,8 @@ class RunCollector:
 
     def _add_block(self, file: FilePass, block: Block) -> None:
         windows = block.windows
-        resumed_at_step = file.context.resumed_at_step
-        restarted = bool(resumed_at_step or file.manifest.attempt)
-        rework = rework_of(windows, resumed_at_step=resumed_at_step, restarted=restarted)
+        context = file.context
+        rework = rework_of(windows, resumed_at_step=context.resumed_at_step, restarted=context.launch > 0)
         phases = block.phases()
         binned: dict[str, Floats] = {}
         it_j = np.zeros(len(windows))
@@ -265,7 +266,7 @@ class RunCollector:
             if seen is not None and note not in seen.notes and len(seen.notes) < MAX_NOTES_PER_DEVICE:
                 seen.notes.append(note)
         binned[_CARBON] = np.nan_to_num(it_j * block.pue * block.intensity_g_per_kwh / JOULES_PER_KWH)
-        self.bins.add(block.start_unix_s - file.context.clock_offset_s, block.duration_s, binned)
+        self.bins.add(block.start_unix_s - context.clock_offset_s, block.duration_s, binned)
         file.steps += sum(window.steps for window in windows)
         file.tokens += sum(window.tokens for window in windows)
         file.last_step = max(file.last_step, *(window.last_step for window in windows))

@@ -15,15 +15,27 @@ from carbon_plugin.ledger.records import Manifest
 
 
 def leading_manifest(files: Sequence[FilePass]) -> Manifest:
-    """The manifest that speaks for the run: of the latest attempt, there of the lowest node."""
-    return max((file.manifest for file in files), key=lambda manifest: (manifest.attempt, -manifest.node))
+    """The manifest that speaks for the run: of the latest launch, there of the lowest node, and of its last leader."""
+    latest = max(file.context.launch for file in files)
+    manifests = [file.manifest for file in files if file.context.launch == latest]
+    return max(manifests, key=lambda manifest: (-manifest.node, manifest.attempt))
 
 
-def _by_attempt(files: Sequence[FilePass]) -> Mapping[int, list[FilePass]]:
-    attempts: dict[int, list[FilePass]] = {}
+def _by_launch(files: Sequence[FilePass]) -> Mapping[int, list[FilePass]]:
+    """Files by launch of the job: attempts, which each node counts for itself, differ where nodes come and go."""
+    launches: dict[int, list[FilePass]] = {}
     for file in files:
-        attempts.setdefault(file.manifest.attempt, []).append(file)
-    return dict(sorted(attempts.items()))
+        launches.setdefault(file.context.launch, []).append(file)
+    return dict(sorted(launches.items()))
+
+
+def _longest(files: Sequence[FilePass]) -> list[FilePass]:
+    """The files of the node that was there longest: every node counts the steps of the whole job. A node has several
+    files where one leader followed another."""
+    leaders: dict[tuple[int, str], list[FilePass]] = {}
+    for file in files:
+        leaders.setdefault((file.manifest.node, file.file.partition(".attempt-")[0]), []).append(file)
+    return max(leaders.values(), key=lambda group: sum(file.steps for file in group))
 
 
 def period_of(collected: RunCollector) -> Period:
@@ -36,7 +48,7 @@ def period_of(collected: RunCollector) -> Period:
         for before, after in pairwise(covered)
         if after[0] - before[1] > TOLERANCE_S
     ]
-    attempts = [_attempt(number, files) for number, files in _by_attempt(collected.files).items()]
+    attempts = [_attempt(number, files) for number, files in _by_launch(collected.files).items()]
     return Period(
         start_unix_s=start_s,
         end_unix_s=end_s,
@@ -48,6 +60,7 @@ def period_of(collected: RunCollector) -> Period:
 
 
 def _attempt(number: int, files: Sequence[FilePass]) -> Attempt:
+    longest = _longest(files)
     reasons = sorted({file.closed for file in files if file.closed is not None})
     return Attempt(
         attempt=number,
@@ -55,17 +68,16 @@ def _attempt(number: int, files: Sequence[FilePass]) -> Attempt:
         end_unix_s=max(file.extent[1] for file in files),
         nodes=len({file.manifest.node for file in files}),
         world_size=max(file.manifest.world_size for file in files),
-        # Every node counts the steps of the whole job; the one that saw most of them was there longest.
-        steps=max(file.steps for file in files),
+        steps=sum(file.steps for file in longest),
         last_step=max(file.last_step for file in files),
-        redone_steps=max(file.redone_steps for file in files),
+        redone_steps=sum(file.redone_steps for file in longest),
         ended=", ".join(reasons) if all(file.closed is not None for file in files) else None,
     )
 
 
 def progress_of(files: Sequence[FilePass], manifest: Manifest) -> Progress:
     """Steps and tokens of the job; `manifest` says how many steps it was to take."""
-    longest = [max(group, key=lambda file: file.steps) for group in _by_attempt(files).values()]
+    longest = [file for group in _by_launch(files).values() for file in _longest(group)]
     return Progress(
         steps=sum(file.steps for file in longest),
         last_step=max(file.last_step for file in files),
@@ -84,9 +96,9 @@ def coverage_of(collected: RunCollector) -> Coverage:
     measured = [key for key in seen if any(cell.seconds[0] > 0 for cell in cells.get(key, ()))]
     # Nodes that are missing have as many GPUs as those that are here; a restart on other hosts brings new ones.
     at_once = max(
-        sum(device.rung == "gpu" for file in files for device in file.manifest.devices)
+        len({device.key for file in files for device in file.manifest.devices if device.rung == "gpu"})
         / len({file.manifest.node for file in files})
-        for files in _by_attempt(collected.files).values()
+        for files in _by_launch(collected.files).values()
     )
     return Coverage(
         nodes=nodes,

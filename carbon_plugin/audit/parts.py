@@ -18,7 +18,8 @@ from pathlib import Path
 from msgspec import Struct
 
 from carbon_plugin.audit.collect import FileContext, RunCollector
-from carbon_plugin.ledger.outline import Outline, clock_offsets, earlier_steps, outline_of
+from carbon_plugin.ledger.launches import clock_offsets, earlier_steps, launches_of
+from carbon_plugin.ledger.outline import Outline, outline_of
 from carbon_plugin.ledger.verify import CheckedLedger, PassedLedger, files_by_start, wanted_chains
 
 SPLIT_BYTES = 128 << 20
@@ -90,19 +91,21 @@ def add_up(part: Part) -> Passed:
 
 def _contexts(paths: Sequence[Path], outlines: Sequence[Outline]) -> dict[Path, FileContext]:
     offsets_s = clock_offsets(outlines)
-    steps = earlier_steps(outlines, offsets_s)
-    # Nodes wait for each other, so the lowest node of each attempt stands for all.
-    lowest: dict[int, Outline] = {}
+    launches = launches_of(outlines, offsets_s)
+    steps = earlier_steps(outlines, launches)
+    # Nodes wait for each other, so the leader of the lowest node stands for all of a launch, or leaders one by one.
+    standing: dict[int, tuple[int, str]] = {}
     for outline in outlines:
-        best = lowest.get(outline.attempt, outline)
-        lowest[outline.attempt] = min(best, outline, key=lambda one: (one.node, one.path.name))
-    standing = {outline.path for outline in lowest.values()}
+        launch = launches[outline.path.name]
+        standing[launch] = min(standing.get(launch, outline.series), outline.series)
+    spans = {outline.path for outline in outlines if standing[launches[outline.path.name]] == outline.series}
     return {
         path: FileContext(
             order=order,
             resumed_at_step=steps.get(path.name, 0),
             clock_offset_s=offsets_s.get(path.name, 0.0),
-            spans=path in standing,
+            launch=launches.get(path.name, 0),
+            spans=path in spans,
         )
         for order, path in enumerate(paths)
     }

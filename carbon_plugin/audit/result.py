@@ -78,7 +78,8 @@ class Run(Struct, frozen=True, kw_only=True):
 
 
 class Attempt(Struct, frozen=True, kw_only=True):
-    """One start of the job. `ended` is the reason of an orderly end on every node, None if any was killed."""
+    """One start of the job on all nodes, numbered from 0. `ended` is the reason of an orderly end on every node, None
+    if any was killed."""
 
     attempt: int
     start_unix_s: float

@@ -12,7 +12,7 @@ from carbon_plugin.ledger.records import Window
 
 
 class Rework(Struct, frozen=True, kw_only=True):
-    """Shares of each window, 0 to 1, for steps that an earlier attempt had done and for starting up again; None where
+    """Shares of each window, 0 to 1, for steps that an earlier launch had done and for starting up again; None where
     no window has any. `steps` were redone."""
 
     steps: int
@@ -21,7 +21,7 @@ class Rework(Struct, frozen=True, kw_only=True):
 
 
 def rework_of(windows: Sequence[Window], *, resumed_at_step: int, restarted: bool) -> Rework:
-    """Rework in windows of an attempt; earlier ones had got to `resumed_at_step`."""
+    """Rework in windows of a launch; earlier ones, if it was `restarted`, had got to `resumed_at_step`."""
     restart = _shares([float(window.phase == "startup") for window in windows]) if restarted else None
     if resumed_at_step <= min(window.last_step - window.steps for window in windows):
         return Rework(steps=0, redone=None, restart=restart)

@@ -18,7 +18,8 @@ from carbon_plugin.errors import LedgerError
 from carbon_plugin.ledger import chain
 from carbon_plugin.ledger.files import ledger_files
 from carbon_plugin.ledger.identity import read_identity
-from carbon_plugin.ledger.outline import RANK_0_FILES, find_events
+from carbon_plugin.ledger.launches import RANK_0_FILES
+from carbon_plugin.ledger.outline import find_events
 from carbon_plugin.ledger.reader import LedgerStream, read_opening
 from carbon_plugin.ledger.records import Close, Event, Manifest, Record, Window
 

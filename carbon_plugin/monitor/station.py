@@ -16,7 +16,7 @@ from msgspec import Struct
 from carbon_plugin.detect.observed import Detected
 from carbon_plugin.detect.stages import own_stages, with_all_stages
 from carbon_plugin.ledger.identity import agree_run
-from carbon_plugin.ledger.outline import SKEW_EVENT
+from carbon_plugin.ledger.launches import SKEW_EVENT
 from carbon_plugin.ledger.records import RunIdentity
 from carbon_plugin.ledger.verify import HEADS_EVENT
 from carbon_plugin.ledger.writer import LedgerWriter

@@ -2,40 +2,53 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-LIVE = Path(__file__).parent / "jobs" / "live.py"
+JOBS = Path(__file__).parent / "jobs"
 TWO_GPUS = "gpus=2;power=300,400"
 
 
-@pytest.fixture
-def job(simulated_nvml, tmp_path) -> Callable[..., subprocess.Popen[str]]:
-    """Start `jobs/live.py`: `job("close", run_dir, spec=..., RANK="1")`. Ended if the test leaves it running."""
-    started: list[subprocess.Popen[str]] = []
+@contextlib.contextmanager
+def started(simulated_nvml: Callable[..., dict[str, str]], scratch: Path) -> Iterator[Callable[..., Any]]:
+    """Start scripts of `jobs/`, one process each, which end with the block. Another TMPDIR is another host, or another
+    container, to the election of leaders."""
+    processes: list[subprocess.Popen[str]] = []
 
-    def start(
-        scenario: str, run_dir: Path, seconds: float = 1.2, *, spec: str = TWO_GPUS, **variables: Any
-    ) -> subprocess.Popen[str]:
-        own = {"TMPDIR": tmp_path, **variables}
-        environ = simulated_nvml(spec, **{name: str(value) for name, value in own.items()})
+    def start(script: str, *arguments: object, spec: str = TWO_GPUS, **variables: Any) -> subprocess.Popen[str]:
+        own = {"TMPDIR": scratch, **variables}
         process = subprocess.Popen(
-            [sys.executable, str(LIVE), scenario, str(run_dir), str(seconds)],
-            env=environ,
+            [sys.executable, str(JOBS / script), *map(str, arguments)],
+            env=simulated_nvml(spec, **{name: str(value) for name, value in own.items()}),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
-        started.append(process)
+        processes.append(process)
         return process
 
     yield start
-    for process in started:
+    for process in processes:
         if process.poll() is None:
             process.kill()
         process.communicate()
+
+
+@pytest.fixture
+def job(simulated_nvml, tmp_path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start `jobs/live.py`: `job("close", run_dir, 1.2, spec=..., RANK="1")`. Ended if the test leaves it running."""
+    with started(simulated_nvml, tmp_path) as start:
+        yield lambda scenario, run_dir, seconds=1.2, **kwargs: start("live.py", scenario, run_dir, seconds, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def node(simulated_nvml, tmp_path_factory) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start `jobs/node.py`: `node(run_dir, 3.0, JOB_EPOCH=...)`. Ended with the tests of the file."""
+    with started(simulated_nvml, tmp_path_factory.mktemp("host")) as start:
+        yield lambda *arguments, **kwargs: start("node.py", *arguments, **kwargs)

@@ -1,0 +1,66 @@
+"""Which files of a run were written side by side, and which launch of the job followed which, in spite of clocks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from carbon_plugin.ledger.outline import Outline, find_events
+
+RANK_0_FILES = "node-0."
+"""How the names of files begin that the node of rank 0 has written."""
+
+SKEW_EVENT = "clock_skew"
+"""Event of rank 0 when clocks of other nodes disagree with its own: data {"offsets_s": {file name: seconds}}, positive
+where the other one is ahead, 0 when they agree again."""
+
+
+def clock_offsets(outlines: Sequence[Outline]) -> dict[str, float]:
+    """By how much the clock that each file was written by was ahead of that of rank 0, s, by file name; 0 where rank 0
+    has noticed nothing. What it noticed of one attempt of a node on a host goes for the others too."""
+    noticed: dict[str, float] = {}
+    for outline in outlines:
+        if outline.path.name.startswith(RANK_0_FILES):
+            for event in find_events(outline.path, SKEW_EVENT):
+                stated = event.data.get("offsets_s")
+                if isinstance(stated, Mapping):
+                    noticed |= {str(file): float(s) for file, s in stated.items() if isinstance(s, int | float)}
+    of_place = {outline.place: noticed[outline.path.name] for outline in outlines if outline.path.name in noticed}
+    return {outline.path.name: noticed.get(outline.path.name, of_place.get(outline.place, 0.0)) for outline in outlines}
+
+
+def launches_of(outlines: Sequence[Outline], offsets_s: Mapping[str, float]) -> dict[str, int]:
+    """Number of the launch of the job that each file belongs to, from 0 on, by file name.
+
+    Attempts are counted by each node for itself, and a node may be new. Files are of one launch when they trained at
+    the same time for at least half as long as the shorter of them: a process that outlives its launch for a while, and
+    clocks that are a little apart, join no two launches.
+    """
+
+    def extent(outline: Outline) -> tuple[float, float]:
+        offset_s = offsets_s[outline.path.name]
+        return outline.started_unix_s - offset_s, outline.trained_until_unix_s - offset_s
+
+    launches: dict[str, int] = {}
+    number, start_s, end_s = -1, 0.0, 0.0
+    for outline in sorted(outlines, key=extent):
+        began_s, until_s = extent(outline)
+        together_s = min(until_s, end_s) - began_s  # the launch began before it
+        if number >= 0 and together_s >= 0 and together_s >= min(until_s - began_s, end_s - start_s) / 2:
+            end_s = max(end_s, until_s)
+        else:
+            number, start_s, end_s = number + 1, began_s, until_s
+        launches[outline.path.name] = number
+    return launches
+
+
+def earlier_steps(outlines: Sequence[Outline], launches: Mapping[str, int]) -> dict[str, int]:
+    """How many optimizer steps earlier launches had done when that of each file began, by file name."""
+    reached: dict[int, int] = {}
+    for outline in outlines:
+        number = launches[outline.path.name]
+        reached[number] = max(reached.get(number, 0), outline.last_step)
+    before, furthest = {}, 0
+    for number in sorted(reached):
+        before[number] = furthest
+        furthest = max(furthest, reached[number])
+    return {name: before[number] for name, number in launches.items()}

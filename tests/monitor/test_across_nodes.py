@@ -1,0 +1,231 @@
+"""Jobs of several nodes when something is not as it should be: every node a real process, one run directory."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from carbon_plugin.audit.narrative import warnings
+from carbon_plugin.audit.result import AuditSummary
+from carbon_plugin.audit.summary import summarise
+from carbon_plugin.ledger.launches import SKEW_EVENT
+from carbon_plugin.ledger.reader import LedgerFile, manifest_of, read_run
+from carbon_plugin.ledger.records import Close, Event, Projection, Window
+from carbon_plugin.ledger.verify import verify_run
+
+BUSY, SPARE = (f"GPU-00000051-5133-4d00-8000-00000000000{index}" for index in range(2))
+READY_S = 2.5
+"""Time for all processes of a launch to start."""
+
+
+def of_node(number: int, of: int, folder: Path, **variables: Any) -> dict[str, Any]:
+    """Variables of a launcher for the only rank of a node, on a host of its own with one GPU."""
+    scratch = folder / f"host-{number}"
+    scratch.mkdir(parents=True, exist_ok=True)
+    return {
+        "RANK": number, "WORLD_SIZE": of, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1, "GROUP_RANK": number,
+        "GROUP_WORLD_SIZE": of, "TMPDIR": scratch, "spec": f"gpus=1;seed={50 + number};power=300", **variables,
+    }  # fmt: skip
+
+
+def records(file: LedgerFile, kind: type) -> list[Any]:
+    return [record for record in file.records if isinstance(record, kind)]
+
+
+def files_of(run_dir: Path) -> dict[str, LedgerFile]:
+    return {file.path.name.removesuffix(".jsonl"): file for file in read_run(run_dir).files}
+
+
+def gpu_j(file: LedgerFile) -> float:
+    windows = records(file, Window)
+    return sum(e.energy_j for w in windows for e in w.energies if e.key.startswith("GPU") and e.energy_j is not None)
+
+
+def last_projection(file: LedgerFile) -> Projection:
+    projection: Projection = records(file, Projection)[-1]
+    return projection
+
+
+@pytest.fixture(scope="module")
+def runs(node: Callable[..., subprocess.Popen[str]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All jobs of this file, side by side; each has its folder."""
+    top = tmp_path_factory.mktemp("runs")
+    epoch_s = time.monotonic() + READY_S
+    common = {"JOB_EPOCH": epoch_s}
+    one_host = {"JOB_EPOCH": epoch_s, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "spec": "gpus=2;power=300,60"}
+
+    first = node(top / "regrown", 1.0, **of_node(0, 1, top / "a", **common))
+    started = [
+        node(top / "skewed", 5.0, **of_node(0, 3, top / "b", **common)),
+        node(top / "skewed", 5.0, **of_node(1, 3, top / "b", CLOCK_AHEAD_S=120, **common)),
+        node(top / "one GPU", 2.0, RANK=0, LOCAL_RANK=0, JOB_GPU=BUSY, **one_host),
+        node(top / "one GPU", 2.0, RANK=1, LOCAL_RANK=1, JOB_GPU=BUSY, **one_host),
+        node(top / "apart", 2.0, **of_node(0, 2, top / "c", **common)),
+        node(top / "apart", 2.0, **of_node(1, 2, top / "c", **common)),
+        node(top / "shared", 2.0, **of_node(0, 2, top / "d", **common, spec="gpus=1;power=300")),
+        node(top / "shared", 2.0, **of_node(1, 2, top / "d", **common, spec="gpus=1;power=300")),
+    ]
+    filled = node(top / "full", 4.0, **of_node(0, 3, top / "e", **common))
+    full_for_good = node(top / "full for good", 2.0, **of_node(0, 1, top / "f", **common))
+
+    # Two nodes in the place of one, from a checkpoint, and one of them new, with a clock that is behind.
+    first.wait(timeout=60)
+    again = {"JOB_EPOCH": time.monotonic() + READY_S, "JOB_STEP": 20}
+    started += [
+        node(top / "regrown", 3.0, **of_node(0, 2, top / "a", **again)),
+        node(top / "regrown", 3.0, **of_node(1, 2, top / "a", CLOCK_AHEAD_S=-120, **again)),
+        # The third of three, half-way, and its clock is behind.
+        node(top / "skewed", 5.0, **of_node(2, 3, top / "b", CLOCK_AHEAD_S=-120, **common)),
+    ]
+    fill(full_for_good, top / "full for good")
+    fill(filled, top / "full")
+    time.sleep(1.2)
+    with contextlib.suppress(ProcessLookupError):
+        limit_files(filled, resource.RLIM_INFINITY)
+    for process in [*started, filled, full_for_good]:
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 0, errors
+    return top
+
+
+def fill(process: subprocess.Popen[str], run_dir: Path) -> None:
+    """Leave room for half a record, as a disk does that is full."""
+    while process.poll() is None:
+        written = [path for path in run_dir.glob("node-*") if path.read_bytes().count(b'"window"') >= 2]
+        if written:
+            limit_files(process, written[0].stat().st_size + 100)
+            return
+        time.sleep(0.02)
+
+
+def limit_files(process: subprocess.Popen[str], size_bytes: int) -> None:
+    _, hard = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size_bytes, hard))
+
+
+@pytest.fixture(scope="module")
+def audits(runs: Path) -> dict[str, AuditSummary]:
+    return {folder.name: summarise(folder) for folder in runs.iterdir() if (folder / "run.json").exists()}
+
+
+def test_clocks_two_minutes_apart_are_an_event_and_change_no_total(runs, audits):
+    files, summary = files_of(runs / "skewed"), audits["skewed"]
+    events = [event for event in records(files["node-0.attempt-0"], Event) if event.kind == SKEW_EVENT]
+    noticed = {name: offset_s for event in events for name, offset_s in event.data["offsets_s"].items()}
+
+    assert noticed == pytest.approx({"node-1.attempt-0.jsonl": 120, "node-2.attempt-0.jsonl": -120}, abs=2)
+    assert "other ledgers are up to 1" in events[0].message
+    assert summary.verification.ok
+    assert summary.coverage.clock_offsets_s == pytest.approx(noticed)
+    assert any(warning.startswith("Clocks of nodes were up to ") for warning in warnings(summary))
+    assert summary.by_rung["gpu"].energy_j == pytest.approx(sum(map(gpu_j, files.values())))
+    assert summary.period.wall_s < 60
+    assert (summary.waste.redone_steps, summary.coverage.overlaps) == (0, [])
+
+
+def test_a_node_that_joins_late_counts_from_when_it_joined(runs, audits):
+    files = files_of(runs / "skewed")
+    first, late = (records(files[f"node-{number}.attempt-0"], Window) for number in (0, 2))
+    projections = records(files["node-0.attempt-0"], Projection)
+
+    assert late[-1].last_step == pytest.approx(first[-1].last_step, abs=2)
+    assert sum(window.steps for window in late) < 0.8 * sum(window.steps for window in first)
+    assert [projection.nodes_seen for projection in projections][-1] == 3
+    assert min(projection.nodes_seen for projection in projections) < 3
+    assert audits["skewed"].coverage.nodes_seen == 3
+    closes = [records(file, Close)[0].energy_j for file in files.values()]
+    assert projections[-1].spent_energy_j == pytest.approx(sum(closes), rel=0.15)
+
+
+def test_an_attempt_with_another_number_of_nodes_continues_the_run(runs, audits):
+    files, summary = files_of(runs / "regrown"), audits["regrown"]
+
+    assert sorted(files) == ["node-0.attempt-0", "node-0.attempt-1", "node-1.attempt-0"]
+    assert summary.verification.ok
+    assert summary.by_rung["gpu"].energy_j == pytest.approx(sum(map(gpu_j, files.values())))
+    assert summary.coverage.gpus_measured == 2
+    assert last_projection(files["node-0.attempt-1"]).nodes_seen == 2
+    assert last_projection(files["node-0.attempt-1"]).spent_energy_j > 1.1 * gpu_j(files["node-0.attempt-1"])
+
+
+def test_steps_done_again_are_waste_also_on_a_new_node_whose_clock_is_behind(runs, audits):
+    files, waste = files_of(runs / "regrown"), audits["regrown"].waste
+    done = records(files["node-0.attempt-0"], Window)[-1].last_step
+    again = [files["node-0.attempt-1"], files["node-1.attempt-0"]]
+
+    assert waste.redone_steps == done - 20
+    startups = [w for file in again for w in records(file, Window) if w.phase == "startup"]
+    assert waste.restart_energy_j == pytest.approx(sum(e.energy_j or 0 for w in startups for e in w.energies))
+    assert waste.redone_energy_j > 0
+
+
+def test_a_node_that_never_appears_makes_it_n_of_m(runs, audits):
+    projection = last_projection(files_of(runs / "full")["node-0.attempt-0"])
+
+    assert (projection.nodes_seen, projection.nodes) == (1, 3)
+    assert (audits["full"].coverage.nodes_seen, audits["full"].coverage.nodes) == (1, 3)
+    assert warnings(audits["full"])[0] == "Ledgers of 2 nodes of 3 are missing; their energy is in no total."
+
+
+def test_records_of_a_full_disk_are_written_when_there_is_room_again(runs):
+    (file,) = files_of(runs / "full").values()
+    windows = records(file, Window)
+
+    assert [window.index for window in windows] == list(range(len(windows)))
+    assert len([event for event in records(file, Event) if event.kind == "ledger_trouble"]) == 1
+    assert records(file, Close)[0].windows == len(windows)
+    assert verify_run(runs / "full").ok
+
+
+def test_a_disk_that_stays_full_keeps_what_was_written(runs):
+    (file,) = files_of(runs / "full for good").values()
+
+    assert file.intact
+    assert len(records(file, Window)) >= 2
+    assert not records(file, Close)
+    assert verify_run(runs / "full for good").ok
+
+
+def test_containers_of_a_host_with_gpus_of_their_own_add_up(runs, audits):
+    files, summary = files_of(runs / "apart"), audits["apart"]
+
+    assert len({manifest_of(file.records).host_key for file in files.values()}) == 1
+    assert summary.by_rung["gpu"].energy_j == pytest.approx(sum(map(gpu_j, files.values())))
+    assert (summary.coverage.gpus_measured, summary.reserved.host_s) == (
+        2, pytest.approx(summary.reserved.device_s / 8),
+    )  # fmt: skip
+    assert [overlap.key for overlap in summary.coverage.overlaps if overlap.key.startswith("GPU")] == []
+
+
+def test_a_gpu_that_two_containers_see_is_counted_once(runs, audits):
+    files, summary = files_of(runs / "shared"), audits["shared"]
+    joules = sorted(map(gpu_j, files.values()))
+    live_j = last_projection(files["node-0.attempt-0"]).spent_energy_j
+
+    assert summary.coverage.gpus_measured == summary.coverage.gpus_seen == 1
+    assert joules[1] <= summary.by_rung["gpu"].energy_j < 0.75 * sum(joules)
+    assert BUSY in {overlap.key for overlap in summary.coverage.overlaps}
+    assert live_j == pytest.approx(summary.energy.energy_j, rel=0.2)
+
+
+def test_two_ranks_on_one_gpu_count_it_once_and_the_idle_one_is_charged(runs, audits):
+    (file,) = files_of(runs / "one GPU").values()
+    summary = audits["one GPU"]
+    manifest = manifest_of(file.records)
+    seconds = sum(window.duration_s for window in records(file, Window))
+    by_key = {device.identity.key: device for device in summary.devices}
+
+    assert {device.key: device.ranks for device in manifest.devices if device.rung == "gpu"} == {
+        BUSY: [0, 1],
+        SPARE: [],
+    }
+    assert by_key[BUSY].energy.energy_j == pytest.approx(300 * seconds, rel=0.1)
+    assert by_key[SPARE].energy.energy_j == pytest.approx(60 * seconds, rel=0.1)
+    assert summary.reserved.device_s >= 2 * seconds * 0.99
