@@ -29,6 +29,7 @@ TERMS = {
     "pp_transfer": "pipeline transfers",
     "host": "waiting for the host",
     "optimizer": "optimizer",
+    "offload": "optimizer on the host",
     "jitter": "waiting for the slowest rank",
     "framework": "framework factor",
 }

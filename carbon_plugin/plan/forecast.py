@@ -16,7 +16,7 @@ from carbon_plugin.footprint.account import EnergyItem, Factors, Footprint, Rese
 from carbon_plugin.footprint.drivers import Driver, drivers
 from carbon_plugin.footprint.factors import resolve_factors
 from carbon_plugin.footprint.site_intensity import Period
-from carbon_plugin.plan.feasibility import NEARLY_FULL
+from carbon_plugin.plan.feasibility import GIB, NEARLY_FULL
 from carbon_plugin.plan.goodput import Goodput, run_goodput
 from carbon_plugin.plan.search import describe, search_layout
 from carbon_plugin.predict.power import idle_power_figure
@@ -209,17 +209,18 @@ def _unique(assumptions: Sequence[Assumption]) -> tuple[Assumption, ...]:
 
 def _warnings(spec: RunSpec, prediction: StepPrediction, device_hours: float) -> list[str]:
     memory = prediction.memory
-    gib = 2**30
     used = memory.total_bytes / memory.capacity_bytes
     found = []
     if not memory.fits:
         largest = memory.largest_part
         found.append(
-            f"does not fit: needs {memory.total_bytes / gib:.1f} GiB of {memory.capacity_bytes / gib:.1f} GiB a "
-            f"device; most of it is {largest} ({memory.parts_bytes[largest] / gib:.1f} GiB)"
+            f"does not fit: needs {memory.total_bytes / GIB:.1f} GiB of {memory.capacity_bytes / GIB:.1f} GiB a "
+            f"device; most of it is {largest} ({memory.parts_bytes[largest] / GIB:.1f} GiB)"
         )
     elif used > NEARLY_FULL:
         found.append(f"memory is {used:.0%} full: runs near the limit are up to 25 % slower (allocator retries)")
+    if spec.training.optimizer_offload:
+        found += _host_memory_warning(spec)
     if device_hours > LARGE_RUN_DEVICE_HOURS:
         low, high = PUBLISHED_OVER_PREDICTED
         found.append(
@@ -227,6 +228,17 @@ def _warnings(spec: RunSpec, prediction: StepPrediction, device_hours: float) ->
             "what runs lose beyond failures and checkpoints is not in this forecast"
         )
     return found
+
+
+def _host_memory_warning(spec: RunSpec) -> list[str]:
+    """Whether the optimizer states that leave the devices have room in their host."""
+    kept = msgspec.structs.replace(spec.training, optimizer_offload=False)
+    parts = predict_step(msgspec.structs.replace(spec, training=kept)).memory.parts_bytes
+    need, node = parts.get("optimizer", 0.0) * spec.cluster.devices_per_node, spec.cluster.node
+    room = node.host.dram_bytes.value
+    if need <= room:
+        return []
+    return [f"offloaded optimizer states need {need / GIB:,.0f} GiB of {room / GIB:,.0f} GiB of {node.name}'s memory"]
 
 
 def layout_phrase(forecast: Forecast) -> str:

@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Struct
 
 from carbon_plugin.errors import SpecError
-from carbon_plugin.predict.case import OPTIMIZER_STATE_BYTES
+from carbon_plugin.predict.case import optimizer_state_bytes
 from carbon_plugin.predict.result import StepPrediction
 from carbon_plugin.spec.figure import Assumption, Figure
 from carbon_plugin.spec.model import CountedModel
@@ -200,7 +200,7 @@ def checkpoint_bytes(spec: RunSpec) -> float:
     trained = (
         model.trainable_parameters if isinstance(model, CountedModel) else model.parameters * model.trainable_fraction
     )
-    return trained * (WEIGHT_BYTES + OPTIMIZER_STATE_BYTES[spec.training.optimizer])
+    return trained * (WEIGHT_BYTES + optimizer_state_bytes(spec.training))
 
 
 def _shares(parts_s: Mapping[str, float]) -> dict[str, float]:
@@ -239,7 +239,15 @@ def _inputs(spec: RunSpec, size: float) -> tuple[dict[str, Figure], list[Assumpt
         for name, value in stated.items()
         if value is None
     ]
+    if given.checkpoint_write_s is None and given.asynchronous_checkpoints:
+        said = f"{HOST_COPY_BYTES_PER_S / 1e9:g} GB/s from a device to host memory, our convention"
+        pause = f"{_host_copy_s(spec, size):.3g} s"
+        assumptions.append(Assumption("training.reliability.checkpoint_write_s", pause, said))
     return inputs, assumptions
+
+
+def _host_copy_s(spec: RunSpec, size: float) -> float:
+    return size / spec.cluster.devices / HOST_COPY_BYTES_PER_S
 
 
 def _with_range(figure: Figure) -> str:
@@ -262,7 +270,7 @@ def _losses(spec: RunSpec, inputs: Mapping[str, Figure], size: float) -> Losses:
     pause = value.get("reliability.checkpoint_write_s")
     if pause is None:
         storage = value.get("reliability.storage_bytes_per_s_per_node")
-        pause = size / cluster.devices / HOST_COPY_BYTES_PER_S if storage is None else size / cluster.nodes / storage
+        pause = _host_copy_s(spec, size) if storage is None else size / cluster.nodes / storage
     return Losses(
         startup_s=value["reliability.startup_time_s"],
         evaluation=value["evaluation"],

@@ -207,6 +207,7 @@ def _grid(rows: list[tuple[Split, list[Sharding], list[Schedule]]], experts: Val
         ring=ring,
         zero_bubble=column([[kind == "zero_bubble" for kind, _ in row[2]] for row in rows], (0, 4)),
         dualpipe=dualpipe,
+        gpipe=none,
         virtual_stages=chunks,
         micro_batch_size=size,
         recompute_selective=kinds[1],

@@ -77,6 +77,7 @@ class Layout:
     ring: Values
     zero_bubble: Values
     dualpipe: Values
+    gpipe: Values
     virtual_stages: Values
     micro_batch_size: Values
     recompute_selective: Values
@@ -188,6 +189,7 @@ def layout_of(layout: ParallelLayout) -> Layout:
         "ring": layout.context_parallel_kind == "ring",
         "zero_bubble": layout.pipeline_schedule == "zero_bubble",
         "dualpipe": layout.pipeline_schedule == "dualpipe",
+        "gpipe": layout.pipeline_schedule == "gpipe",
         "virtual_stages": layout.virtual_stages,
         "micro_batch_size": layout.micro_batch_size,
         "recompute_selective": layout.recompute == "selective",

@@ -12,7 +12,7 @@ from carbon_plugin.predict.case import ACTIVATION_BYTES, optimizer_state_bytes
 from carbon_plugin.predict.layer import overlapped
 from carbon_plugin.predict.memory import CONTEXT_BYTES, FRAGMENTATION_SHARE, MASTER_BYTES
 from carbon_plugin.predict.rates import Rates
-from carbon_plugin.predict.schedule import OPTIMIZER_BYTES_PER_PARAMETER, STEP_FIXED_TIME
+from carbon_plugin.predict.schedule import STEP_FIXED_TIME, offload_time, update_bytes
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.model import CountedModel
 from carbon_plugin.spec.stack import Stack
@@ -56,15 +56,17 @@ def counted_step_terms(
     replicas, outer = np.float64(layout.dp_replicate), np.float64(layout.dp_shard)
     size = np.float64(model.trainable_parameters * reduce_bytes / layout.dp_shard)
     once += float(network.all_reduce_time(size, replicas, outer, rates)) * (1 - float(rates.dp_overlap))
-    shards = layout.dp_shard if layout.zero_stage else 1
-    update_bytes = OPTIMIZER_BYTES_PER_PARAMETER - 16 + 2 * optimizer_state_bytes(training)
+    updated = np.float64(model.trainable_parameters / (layout.dp_shard if layout.zero_stage else 1))
+    state_bytes = np.float64(optimizer_state_bytes(training))
+    on_device = 0.0 if training.optimizer_offload else float(update_bytes(state_bytes) * updated / rates.memory)
     terms = {
         "matmul": micro_batches * matmul,
         "elementwise": micro_batches * (device - matmul),
         "host": micro_batches * (busy - device),
         "dp_shard": micro_batches * exposed,
         "dp": once,
-        "optimizer": update_bytes * model.trainable_parameters / shards / float(rates.memory) + STEP_FIXED_TIME,
+        "optimizer": on_device + STEP_FIXED_TIME,
+        "offload": float(offload_time(updated, state_bytes)) if training.optimizer_offload else 0.0,
     }
     terms["framework"] = (float(rates.framework_factor) - 1) * sum(terms.values())
     return {name: time for name, time in terms.items() if time > 0}
@@ -76,10 +78,11 @@ def counted_memory_bytes(model: CountedModel, layout: ParallelLayout, training: 
     shards = layout.dp_shard
     trainable = model.trainable_parameters
     states = optimizer_state_bytes(training) + (MASTER_BYTES if element < MASTER_BYTES else 0)
+    kept = 0 if training.optimizer_offload else trainable
     parts = {
         "parameters": model.parameters * element / (shards if layout.zero_stage == 3 else 1),
         "gradients": trainable * MASTER_BYTES / (shards if layout.zero_stage >= 2 else 1),
-        "optimizer": trainable * states / (shards if layout.zero_stage >= 1 else 1),
+        "optimizer": kept * states / (shards if layout.zero_stage >= 1 else 1),
         "activations": layout.micro_batch_size * model.activation_bytes_per_sample,
     }
     parts["reserve"] = CONTEXT_BYTES + FRAGMENTATION_SHARE * sum(parts.values())

@@ -72,7 +72,7 @@ def layer_activation_bytes(shape: Shape, layout: Layout, work: Work, rates: Rate
     heads = shape.heads / layout.tp
     attention = 2 * (heads * shape.qk_dim + kv * (shape.qk_dim + shape.v_dim)) + 2 * heads * shape.v_dim
     attention = attention + 2 * shape.mla * (shape.q_rank + shape.kv_rank + shape.rope_dim)
-    scores = 5 * heads * work.seq_len / 1.0 * (rates.attention_unfused > 0)
+    scores = 5 * heads * work.seq_len * (rates.attention_unfused > 0)
     per_width = 4 + 2 * shape.gated
     if sparse:
         routed = shape.top_k * (per_width * shape.expert_ffn + 2 * 2 * shape.hidden) * shape.imbalance
@@ -120,7 +120,9 @@ def _activations(shape: Shape, layout: Layout, work: Work, rates: Rates) -> dict
     layers = np.ceil(shape.layers / layout.pp)
     v = layout.virtual_stages
     deepest = layout.pp + layout.dualpipe  # DeepSeek-V3 (arXiv 2412.19437) table 2: pp + 1
-    in_flight = np.minimum(m, deepest) * np.where(v > 1, 1 + (layout.pp - 1) / (layout.pp * v), 1.0)
+    # GPipe runs all forward passes before the first backward one (Huang et al. 2019, arXiv 1811.06965).
+    in_flight = np.where(layout.gpipe > 0, m, np.minimum(m, deepest))
+    in_flight = in_flight * np.where(v > 1, 1 + (layout.pp - 1) / (layout.pp * v), 1.0)
     # Gradients of the widest intermediates, and whole sequences gathered over tp.
     gradients = (1 + shape.gated) * shape.ffn / layout.tp + np.where(split > 1, 2, 0) * shape.hidden
     working = recomputed * (layer + tokens * gradients * work.activation_bytes)

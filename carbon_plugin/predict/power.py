@@ -15,7 +15,7 @@ import numpy as np
 
 from carbon_plugin.predict.case import Values
 from carbon_plugin.predict.result import Activity
-from carbon_plugin.spec.figure import Figure
+from carbon_plugin.spec.figure import Assumption, Figure
 from carbon_plugin.spec.hardware import Accelerator, Cluster
 
 
@@ -51,6 +51,7 @@ ACTIVITIES: dict[str, dict[str, float]] = {
     "pp_transfer": {"link": 0.25, "stall": 0.75},
     "pp_bubble": {"stall": 1.0},
     "host": {"stall": 1.0},
+    "offload": {"stall": 1.0},
     "jitter": {"stall": 1.0},
 }
 """What the device does during each term of the step. `framework` is not among them: it stretches all alike."""
@@ -75,6 +76,18 @@ def idle_power_figure(cluster: Cluster) -> Figure:
     idle = idle_with_context_w(cluster.accelerator)
     spread = idle * IDLE_RELATIVE
     return Figure(idle, idle - spread, idle + spread, "W", "modelled", "idle with an open context")
+
+
+def power_assumptions(cluster: Cluster) -> list[Assumption]:
+    """What of the device's power nobody measured."""
+    device, found = cluster.accelerator, []
+    if device.efficiency.sustained_power_w is None:
+        said = f"{SUSTAINED_SHARE:.0%} of the limit under back-to-back matrix products; none is measured"
+        found.append(Assumption(f"{device.name}.sustained_power_w", f"{sustained_w(cluster):.4g}", said))
+    if device.idle_context_power_w is None and device.kind == "gpu":
+        said = f"idle power and at most {CONTEXT_POWER_W:g} W for an open context (arXiv 2605.23918); none is measured"
+        found.append(Assumption(f"{device.name}.idle_context_power_w", f"{idle_with_context_w(device):.4g}", said))
+    return found
 
 
 def sustained_w(cluster: Cluster) -> float:

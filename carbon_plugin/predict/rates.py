@@ -320,7 +320,7 @@ def resolve_constants(
         ),
         "attention_flops": _attention(resolver, stack, peak_16bit),
         "fp8_cast_bytes": resolver.pick("fp8_cast_bytes", 1.1, "fitted on torchtitan fp8 rows") if narrow else 0.0,
-        "host_op_time_s": stack.host_op_time_s or resolver.prior("host_op_time_s"),
+        "host_op_time_s": (resolver.prior("host_op_time_s") if stack.host_op_time_s is None else stack.host_op_time_s),
         **{name: resolver.prior(name) for name in PRIORS if name != "host_op_time_s"},
     }
     constants = Constants(**{name: values(number) for name, number in numbers.items()})

@@ -63,7 +63,9 @@ def step_time(shape: Shape, layout: Layout, work: Work, rates: Rates) -> StepTim
     terms["dp"] = _gradient_exchange(layout, work, rates, parameters)
     nodes = np.maximum(rates.devices / rates.island, 1)
     terms["jitter"] = JITTER_PER_DOUBLING * np.log2(nodes) * np.asarray(sum(terms.values()))
-    terms["optimizer"] = _optimizer_time(shape, layout, work, rates, parameters)
+    terms["optimizer"], offloaded = _optimizer_time(shape, layout, work, rates, parameters)
+    if np.any(work.offload > 0):
+        terms["offload"] = offloaded
     total = np.asarray(sum(terms.values()))
     terms["framework"] = (rates.framework_factor - 1) * total
     return StepTime(terms, total * rates.framework_factor, m)
@@ -160,21 +162,29 @@ def _gradient_exchange(layout: Layout, work: Work, rates: Rates, parameters: tup
 
 def _optimizer_time(
     shape: Shape, layout: Layout, work: Work, rates: Rates, parameters: tuple[Values, Values]
-) -> Values:
-    """Update of the local shard of trainable parameters: element-wise on the device or the host, and for Muon the
-    orthogonalisation of its matrices."""
+) -> tuple[Values, Values]:
+    """Update of the local shard of trainable parameters, element-wise, (on the device, on the host); on the device for
+    Muon the orthogonalisation of its matrices too."""
     shared, routed = parameters
     sharded = layout.zero_stage > 0
     count = shared / np.where(sharded, layout.dp_shard * layout.cp, 1)
     count = (count + routed / np.where(sharded, layout.expert_shards, 1)) * shape.trainable
-    moved = (OPTIMIZER_BYTES_PER_PARAMETER - 16 + 2 * work.optimizer_bytes) * count
     kernels = 30 * rates.kernel_time * np.sqrt(shape.layers / layout.pp)
-    on_device = moved / rates.memory + kernels
-    on_host = (moved + OFFLOAD_LINK_BYTES * count) / OFFLOAD_BYTES_PER_S
-    time = np.where(work.offload > 0, on_host, on_device)
+    element_wise = update_bytes(work.optimizer_bytes) * count / rates.memory + kernels
+    on_device = np.where(work.offload > 0, 0.0, element_wise)
     if np.any(work.muon > 0):
-        time = time + work.muon * _muon_flops_per_parameter(shape) * count / rates.wide_gemm_flops
-    return np.asarray(time + STEP_FIXED_TIME)
+        on_device = on_device + work.muon * _muon_flops_per_parameter(shape) * count / rates.wide_gemm_flops
+    return np.asarray(on_device + STEP_FIXED_TIME), work.offload * offload_time(count, work.optimizer_bytes)
+
+
+def update_bytes(state_bytes: Values) -> Values:
+    """Bytes that an element-wise update moves a parameter, with so many bytes of optimizer state."""
+    return OPTIMIZER_BYTES_PER_PARAMETER - 16 + 2 * state_bytes
+
+
+def offload_time(parameters: Values, state_bytes: Values) -> Values:
+    """Seconds in which the host updates parameters and the link takes their gradients down and their new values up."""
+    return (update_bytes(state_bytes) + OFFLOAD_LINK_BYTES) * parameters / OFFLOAD_BYTES_PER_S
 
 
 def _muon_flops_per_parameter(shape: Shape) -> Values:

@@ -156,7 +156,8 @@ class Cluster(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
                 f"cluster: devices_per_node is {self.devices_per_node}, "
                 f"expected 1 to {self.node.accelerators} (node {self.node.name})"
             )
-        idle, limit = self.accelerator.idle_power_w.value, self.accelerator.tdp_w.value
+        idle = (self.accelerator.idle_context_power_w or self.accelerator.idle_power_w).value
+        limit = self.accelerator.tdp_w.value
         if self.power_cap_w is not None and not idle < self.power_cap_w <= limit:
             raise SpecError(
                 f"cluster: power_cap_w is {self.power_cap_w:g}, expected above {idle:g} and at most {limit:g} "

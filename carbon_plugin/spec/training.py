@@ -58,6 +58,11 @@ class Reliability(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
                 raise SpecError(f"reliability: {field} is {value}, expected a positive number")
         if self.checkpoint_write_s is not None and self.storage_bytes_per_s_per_node is not None:
             raise SpecError("reliability: give checkpoint_write_s or storage_bytes_per_s_per_node, not both")
+        if self.asynchronous_checkpoints and self.storage_bytes_per_s_per_node is not None:
+            raise SpecError(
+                "reliability: storage_bytes_per_s_per_node counts only without asynchronous_checkpoints, which stop "
+                "training for the copy to host memory"
+            )
 
 
 class TrainingPlan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

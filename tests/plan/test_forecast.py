@@ -91,6 +91,18 @@ def test_a_layout_that_does_not_fit_is_forecast_with_a_warning_that_says_by_how_
     assert any("does not fit: needs" in warning and "optimizer" in warning for warning in forecast.warnings)
 
 
+def test_states_that_do_not_fit_in_the_host_either_are_a_warning() -> None:
+    training = {"seq_len": 4096, "global_batch_size": 1, "steps": 10, "optimizer_offload": True}
+    home = {"accelerator": "rtx4090", "node": "workstation", "nodes": 1, "devices_per_node": 1}
+    small, large = (
+        make_forecast(spec_of(model=model, cluster=home, layout={}, training=training)).warnings
+        for model in ("gpt2", "llama2-13b")
+    )
+    assert not any("offloaded" in warning for warning in small)
+    # 12 bytes a parameter: fp32 weight and two moments.
+    assert any("offloaded optimizer states need 145 GiB of 128 GiB" in warning for warning in large)
+
+
 def test_what_was_assumed_is_said_once_with_a_source() -> None:
     assumptions = make_forecast(spec_of()).assumptions
     assert len(assumptions) == len(set(assumptions))

@@ -176,3 +176,22 @@ def test_what_cannot_be_is_said_in_one_line(training, message) -> None:
 def test_the_best_interval_never_exceeds_the_time_between_failures_when_checkpoints_take_longer() -> None:
     assert best_interval_s(pause_s=300, mtbf_s=100) == 100
     assert best_interval_s(pause_s=2, mtbf_s=10_000) == pytest.approx(math.sqrt(40_000) - 2)
+
+
+def test_narrower_states_make_a_smaller_checkpoint() -> None:
+    whole, narrow = (
+        forecast(training=TRAINING | {"optimizer_state_dtype": dtype}).goodput.expected.checkpoint_bytes
+        for dtype in ("fp32", "bf16")
+    )
+
+    # A parameter's weight in fp32 and two moments: 12 bytes, or 8.
+    assert narrow == pytest.approx(whole * 8 / 12)
+
+
+def test_the_copy_to_host_memory_that_asynchronous_checkpoints_wait_for_is_assumed() -> None:
+    found = forecast(training=reliable(asynchronous_checkpoints=True))
+
+    said = {item.field: item.source for item in found.assumptions}
+    assert "10 GB/s from a device to host memory" in said["training.reliability.checkpoint_write_s"]
+    with pytest.raises(SpecError, match="storage_bytes_per_s_per_node counts only without asynchronous_checkpoints"):
+        forecast(training=reliable(asynchronous_checkpoints=True, storage_bytes_per_s_per_node=1e9))

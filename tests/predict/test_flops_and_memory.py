@@ -71,6 +71,15 @@ def test_pipelining_keeps_a_micro_batch_in_flight_for_each_later_stage(gpt, rate
     assert activations(4) == pytest.approx(activations(1), rel=1e-9)
 
 
+def test_gpipe_keeps_every_micro_batch_in_flight(gpt, rates) -> None:
+    one_by_one, all_forward_first = (
+        memory(gpt, rates, ParallelLayout(pp=4, pipeline_schedule=kind))["activations"] for kind in ("1f1b", "gpipe")
+    )
+
+    # 64 micro-batches, of which 1F1B holds as many as there are stages.
+    assert all_forward_first == pytest.approx(64 / 4 * one_by_one)
+
+
 def memory(gpt, rates, layout=None, stack=None, **plan):
     training = TrainingPlan(**({"seq_len": 2048, "global_batch_size": 64, "steps": 1} | plan))
     work = work_of(training, stack or Stack())

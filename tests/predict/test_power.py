@@ -63,8 +63,18 @@ def test_a_cap_lowers_power_slows_matrix_work_and_saves_energy() -> None:
     assert capped.gpu_energy_per_step_j.value < free.gpu_energy_per_step_j.value
 
 
+def test_a_device_waits_while_the_host_updates_its_parameters() -> None:
+    spec = llama()
+    training = msgspec.structs.replace(spec.training, optimizer_offload=True)
+    here, on_host = predict_step(spec), predict_step(msgspec.structs.replace(spec, training=training))
+
+    waited = on_host.breakdown_s["offload"] / on_host.step_time_s.value
+    assert on_host.activity.stall == pytest.approx(here.activity.stall * (1 - waited) + waited, rel=0.05)
+    assert on_host.gpu_power_w.value < here.gpu_power_w.value
+
+
 def test_a_cap_outside_what_the_device_takes_is_refused() -> None:
-    with pytest.raises(SpecError, match="power_cap_w is 900, expected above 70 and at most 700"):
+    with pytest.raises(SpecError, match="power_cap_w is 900, expected above 122 and at most 700"):
         llama(power_cap_w=900)
 
 

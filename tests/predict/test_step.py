@@ -28,6 +28,16 @@ GPT3 = {
 }
 
 
+COUNTED = {
+    "type": "counted",
+    "parameters": 25_000_000,
+    "trainable_parameters": 25_000_000,
+    "forward_flops_per_sample": 8.2e9,
+    "activation_bytes_per_sample": 9e7,
+    "kernels": 320,
+}
+
+
 def spec_of(**changes: object) -> RunSpec:
     return build_run_spec({**GPT3, **changes}, origin="test")
 
@@ -91,6 +101,39 @@ def test_a_precision_that_the_device_lacks_is_an_error_that_lists_what_it_has() 
     training = {**GPT3["training"], "precision": "fp8"}
     with pytest.raises(SpecError, match="precision fp8 is not supported by a100-sxm-80gb; it has bf16, fp16"):
         predict_step(spec_of(training=training))
+
+
+@pytest.mark.parametrize(
+    ("section", "changes", "field", "value"),
+    [
+        ("training", {"optimizer_offload": True}, "training.optimizer_offload", "25 GB/s a device"),
+        ("training", {"optimizer": "muon"}, "training.optimizer", "5 Newton-Schulz iterations"),
+        ("cluster", {"power_cap_w": 300}, "cluster.power_cap_w", "90%"),
+        ("cluster", {}, "a100-sxm-80gb.sustained_power_w", "380"),
+    ],
+)
+def test_a_number_that_no_field_gives_is_among_the_assumptions(section, changes, field, value) -> None:
+    found = predict_step(spec_of(**{section: {**GPT3[section], **changes}})).assumptions
+
+    assert (field, value) in {(item.field, item.value) for item in found}
+
+
+def test_a_counted_model_with_states_on_the_host_waits_for_it() -> None:
+    here, on_host = (
+        predict_step(
+            spec_of(
+                model=COUNTED,
+                layout={"dp_replicate": 64},
+                training={**GPT3["training"], "optimizer_offload": offload},
+            )
+        )
+        for offload in (False, True)
+    )
+
+    # Adam in fp32: 44 bytes a parameter through host memory and 6 over the link, at 25 GB/s.
+    assert on_host.breakdown_s["offload"] == pytest.approx(50 * 25e6 / 25e9)
+    assert "offload" not in here.breakdown_s
+    assert "optimizer" not in on_host.memory.parts_bytes
 
 
 def test_a_counted_model_is_predicted_with_a_wide_range_and_refuses_tensor_parallelism() -> None:
