@@ -22,8 +22,8 @@ from carbon_plugin.ledger.launches import clock_offsets, earlier_steps, launches
 from carbon_plugin.ledger.outline import Outline, outline_of
 from carbon_plugin.ledger.verify import CheckedLedger, PassedLedger, files_by_start, wanted_chains
 
-SPLIT_BYTES = 128 << 20
-"""Ledgers from which a second process pays: a process takes half a second to start, and reads 100 MB in one."""
+PROCESS_BYTES = 64 << 20
+"""Ledgers that a process is worth: it takes about as long to start, a third of a second, as to read half of them."""
 MAX_PROCESSES = 8
 """However many processors there are: an audit is often made on a machine that others work on."""
 
@@ -113,7 +113,7 @@ def _contexts(paths: Sequence[Path], outlines: Sequence[Outline]) -> dict[Path, 
 
 def _processes(size_bytes: int) -> int:
     here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(here, MAX_PROCESSES, size_bytes // SPLIT_BYTES))
+    return max(1, min(here, MAX_PROCESSES, size_bytes // PROCESS_BYTES))
 
 
 def _split(paths: Sequence[Path], outlines: Mapping[Path, Outline], count: int) -> list[list[Path]]:

@@ -72,8 +72,10 @@ def runs(node: Callable[..., subprocess.Popen[str]], tmp_path_factory: pytest.Te
         node(top / "shared", 2.0, **of_node(0, 2, top / "d", **common, spec="gpus=1;power=300")),
         node(top / "shared", 2.0, **of_node(1, 2, top / "d", **common, spec="gpus=1;power=300")),
     ]
-    filled = node(top / "full", 4.0, **of_node(0, 3, top / "e", **common))
+    filled = node(top / "full", 6.0, **of_node(0, 3, top / "e", **common))
     full_for_good = node(top / "full for good", 2.0, **of_node(0, 1, top / "f", **common))
+    fill(full_for_good, top / "full for good")
+    fill(filled, top / "full")
 
     # Two nodes in the place of one, from a checkpoint, and one of them new, with a clock that is behind.
     first.wait(timeout=60)
@@ -84,8 +86,6 @@ def runs(node: Callable[..., subprocess.Popen[str]], tmp_path_factory: pytest.Te
         # The third of three, half-way, and its clock is behind.
         node(top / "skewed", 5.0, **of_node(2, 3, top / "b", CLOCK_AHEAD_S=-120, **common)),
     ]
-    fill(full_for_good, top / "full for good")
-    fill(filled, top / "full")
     time.sleep(1.2)
     with contextlib.suppress(ProcessLookupError):
         limit_files(filled, resource.RLIM_INFINITY)
