@@ -23,8 +23,12 @@ MARGINAL_COLOUR = "#D55E00"
 def show_comparison(comparison: Comparison, *, output: Path | None, as_json: bool) -> None:
     """Print a comparison, and write it where asked: a chart to a .svg file, JSON to any other.
 
-    Raises `SpecError` where there is nothing to draw, `OSError` where the file cannot be written.
+    Raises `SpecError` where no alternative has numbers or there is nothing to draw, `OSError` where the file cannot be
+    written.
     """
+    if all(one.footprint is None for one in comparison.alternatives):
+        first = comparison.alternatives[0]
+        raise SpecError(f"compare: {label_of(first)}: {first.reason}")
     document = msgspec.json.format(msgspec.json.encode(comparison), indent=2).decode()
     if output is not None:
         output.write_text(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from carbon_plugin.errors import SpecError
+from carbon_plugin.errors import CarbonPluginError, SpecError
 from carbon_plugin.spec.figure import Assumption
 
 LAYOUT_FLAGS = ("tp", "cp", "pp", "ep", "dp_replicate", "dp_shard", "zero_stage", "micro_batch_size", "recompute")
@@ -91,6 +93,8 @@ def plan(
     fixed = [f"--{name.replace('_', '-')} {given[name]}" for name in LAYOUT_FLAGS if given[name] is not None]
     if searching and fixed:
         raise SpecError(f"--search tries every layout: leave {', '.join(fixed)} out, or plan that layout without it")
+    if layout is not None and fixed:
+        raise SpecError(f"--layout {layout} stands for the whole layout: leave {', '.join(fixed)} out")
     overrides: dict[str, Any] = {
         "model": model,
         "cluster": {
@@ -141,7 +145,8 @@ def plan(
             as_json=as_json,
         )
         return
-    forecast = make_forecast(run, seed=seed)
+    with _naming(spec):
+        forecast = make_forecast(run, seed=seed)
     if output is not None:
         save_forecast(forecast, output)
     if as_json:
@@ -154,6 +159,17 @@ def plan(
         typer.echo(f"forecast written to {output}")
 
 
+@contextmanager
+def _naming(spec: Path | None) -> Iterator[None]:
+    """Put the file before the message of an error in what it says."""
+    try:
+        yield
+    except CarbonPluginError as error:
+        if spec is None:
+            raise
+        raise type(error)(f"{spec}: {error}") from None
+
+
 def _with_usual_batch(overrides: dict[str, Any]) -> tuple[dict[str, Any], list[Assumption]]:
     """Sequence length and batch for a quick question on the command line, stated among the assumptions."""
     training = dict(overrides.get("training", {}))
@@ -162,7 +178,7 @@ def _with_usual_batch(overrides: dict[str, Any]) -> tuple[dict[str, Any], list[A
         training["seq_len"] = USUAL_SEQ_LEN
         assumed.append(Assumption("training.seq_len", str(USUAL_SEQ_LEN), "usual pre-training length; not stated"))
     if "global_batch_size" not in training:
-        batch = max(1, USUAL_BATCH_TOKENS // training["seq_len"])
+        batch = max(1, USUAL_BATCH_TOKENS // max(1, training["seq_len"]))
         training["global_batch_size"] = batch
         assumed.append(
             Assumption("training.global_batch_size", str(batch), "about 4 Mi tokens a step, usual for LLMs; not stated")

@@ -13,6 +13,7 @@ from carbon_plugin.plan.forecast import Forecast, layout_phrase
 from carbon_plugin.plan.goodput import Expected
 from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.model import TransformerModel
+from carbon_plugin.spec.training import TrainingPlan
 
 TERMS = {
     "matmul": "matrix products",
@@ -116,17 +117,18 @@ def _head(out: Console, forecast: Forecast) -> None:
     if isinstance(spec.model, TransformerModel) and spec.model.moe is not None:
         size += f", {count(spec.model.active_parameters)} active"
     table.add_row("model", f"[bold]{escape(name)}[/]  {size}")
+    capped = f", each capped at {cluster.power_cap_w:g} W" if cluster.power_cap_w is not None else ""
     table.add_row(
         "cluster",
         f"{cluster.nodes} x {cluster.node.name} with {cluster.devices_per_node} {cluster.accelerator.name} "
-        f"({cluster.devices} devices)",
+        f"({cluster.devices} device{'s' if cluster.devices > 1 else ''}{capped})",
     )
     table.add_row("layout", f"{layout_phrase(forecast)}  [dim]({forecast.layout_source})[/]")
     training = spec.training
     table.add_row(
         "training",
         f"{forecast.total_steps:,} steps of {training.global_batch_size:,} x {training.seq_len:,} tokens, "
-        f"{training.precision}, {training.optimizer}",
+        f"{training.precision}, {_optimizer(training)}",
     )
     factors = forecast.factors
     table.add_row(
@@ -137,6 +139,12 @@ def _head(out: Console, forecast: Forecast) -> None:
     )
     out.print(table)
     out.print()
+
+
+def _optimizer(training: TrainingPlan) -> str:
+    """The optimizer, with what of its states is unusual."""
+    narrow = f" with {training.optimizer_state_dtype} states" if training.optimizer_state_dtype != "fp32" else ""
+    return f"{training.optimizer}{narrow}{' on the host' if training.optimizer_offload else ''}"
 
 
 def _run(out: Console, forecast: Forecast) -> None:

@@ -17,8 +17,8 @@ Axes = Mapping[str, tuple[str, ...]]
 def parse_axes(words: Iterable[str], known: Iterable[str]) -> Axes:
     """Axes and their values from words of the form name=value,value; a word may hold several, with blanks between.
 
-    Raises `SpecError` for another form, an unknown axis, an axis given twice, a start or threshold that is none, or
-    more than `MOST_ALTERNATIVES` combinations.
+    Raises `SpecError` for another form, no axis, an unknown axis, an axis given twice, a start or threshold that is
+    none, or more than `MOST_ALTERNATIVES` combinations.
     """
     axes: dict[str, tuple[str, ...]] = {}
     for word in " ".join(words).split():
@@ -31,6 +31,8 @@ def parse_axes(words: Iterable[str], known: Iterable[str]) -> Axes:
         if name in axes:
             raise SpecError(f"compare: {name} is given twice; write {name}=A,B")
         axes[name] = chosen
+    if not axes:
+        raise SpecError(f"compare: names no axis, expected for instance zone=SWE,USA; known: {', '.join(known)}")
     for start in axes.get("start", ()):
         unix_s(start, "compare: start")
     for threshold in axes.get("pause_above", ()):

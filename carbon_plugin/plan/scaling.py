@@ -48,11 +48,16 @@ from carbon_plugin.spec.figure import Assumption, Figure
 from carbon_plugin.spec.hardware import Cluster
 from carbon_plugin.spec.profiles import Directories
 from carbon_plugin.spec.site import Site
+from carbon_plugin.spec.stack import PLAIN_STACK
 
 MEASURED_DEVICES = 6144
 """Devices of the largest published run that the predictor was compared with."""
 MEASURED_PARAMETERS = 1.01e12
 """Parameters of the largest one."""
+
+
+COMPUTE = (1e15, 1e32)
+"""FLOP that an answer is given for: below it no step is full, above it no cluster is large enough."""
 
 
 class BatchAnswer(Struct, frozen=True, kw_only=True):
@@ -124,14 +129,17 @@ METHOD = (
         f"which costs {TOKEN_OVERHEAD:.0%} more tokens at the critical one (arXiv 2410.21676)",
     ),
     Assumption("cluster", "whole nodes, powers of two of devices", "sizes that any layout divides"),
+    Assumption("training", "bf16, fp16 where the device has none; adamw", "usual for transformers"),
+    PLAIN_STACK,
 )
 """What every answer assumes, besides the assumptions of its forecast."""
 
 
 def target_of_compute(law: ScalingLaw, flops: float) -> Target:
-    """The model and tokens that reach the lowest loss with so much compute. Raises `SpecError` for no compute."""
-    if not (math.isfinite(flops) and flops >= 1e15):
-        raise SpecError(f"compute: {flops:g} FLOP, expected at least 1e15")
+    """The model and tokens that reach the lowest loss with so much compute. Raises `SpecError` beyond `COMPUTE`."""
+    least, most = COMPUTE
+    if not least <= flops <= most:
+        raise SpecError(f"compute: {flops:g} FLOP, expected {least:g} to {most:g}")
     model = model_of(best_split(law, flops).parameters, sparse=law.sparse)
     active = float(model.active_parameters)
     split = Split(active, flops / (6 * active))
@@ -140,7 +148,12 @@ def target_of_compute(law: ScalingLaw, flops: float) -> Target:
 
 def target_of_loss(law: ScalingLaw, loss: float) -> Target:
     """The model and tokens that reach a loss with least compute. Raises `SpecError` for a loss out of reach."""
-    model = model_of(least_compute(law, loss).parameters, sparse=law.sparse)
+    cheapest = least_compute(law, loss)
+    if cheapest.flops > COMPUTE[1]:
+        raise SpecError(
+            f"loss: {loss:g} takes {cheapest.flops:.2g} FLOP by {law.name}, expected {COMPUTE[1]:g} at most"
+        )
+    model = model_of(cheapest.parameters, sparse=law.sparse)
     active = float(model.active_parameters)
     return Target(law=law, model=model, split=Split(active, tokens_to_reach(law, loss, active)), loss=loss)
 

@@ -267,16 +267,19 @@ def describe(layout: ParallelLayout) -> str:
         "dp_replicate": layout.dp_replicate,
         "dp_shard": layout.dp_shard,
         "ep": layout.ep,
+        "expert_tp": layout.expert_tp,
     }
     parts = [f"{axis} {degree}" for axis, degree in degrees.items() if degree > 1] or ["one device"]
     if layout.cp > 1 and layout.context_parallel_kind == "all_to_all":
         parts.append("all-to-all cp")
     if layout.zero_stage:
         parts.append(f"ZeRO-{layout.zero_stage}")
-    if layout.pipeline_schedule in ("zero_bubble", "dualpipe"):
+    if layout.pipeline_schedule in ("gpipe", "zero_bubble", "dualpipe"):
         parts.append(layout.pipeline_schedule.replace("_", " "))
     if layout.virtual_stages > 1:
         parts.append(f"{layout.virtual_stages} virtual stages")
+    switches = {"async tp": layout.async_tp, "experts overlapped": layout.expert_overlap}
+    parts += [name for name, on in (switches | {"balanced stages": layout.balanced_stages}).items() if on]
     parts.append(f"micro-batch {layout.micro_batch_size}")
     parts.append(f"recompute {layout.recompute}")
     return ", ".join(parts)

@@ -23,7 +23,7 @@ from carbon_plugin.spec.moment import unix_s
 from carbon_plugin.spec.profiles import ANY_ACCELERATOR, default_node_for, load_accelerator, load_node, load_stack
 from carbon_plugin.spec.run import RunSpec, check_layout, check_work
 from carbon_plugin.spec.site import Site, relative_to
-from carbon_plugin.spec.stack import Stack
+from carbon_plugin.spec.stack import PLAIN_STACK, Stack
 from carbon_plugin.spec.training import Precision, TrainingPlan
 
 COMMAND_LINE = "command line"
@@ -211,8 +211,7 @@ def _stack(
     """The software stack: a preset by name, a mapping with fields, or a preset with fields over it; else plain PyTorch,
     which is then an assumption."""
     if stated is None:
-        said = "no stack was named: elementwise chains not fused, eager loss, gradients reduced in fp32 after the step"
-        return Stack(), [Assumption("stack", "plain PyTorch, framework_factor 1", said)]
+        return Stack(), [PLAIN_STACK]
     if isinstance(stated, str):
         return _named_stack(document, ("stack",), stated, directories), []
     base: dict[str, Any] = {}

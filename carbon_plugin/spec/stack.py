@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from carbon_plugin.errors import SpecError
+from carbon_plugin.spec.figure import Assumption
 
 AttentionKernel = Literal["unfused", "flash", "flash2", "flash3", "cudnn", "cudnn_fp8"]
 CudaGraphs = Literal["none", "scoped", "iteration"]
@@ -50,6 +51,14 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             raise SpecError(f"stack: dp_overlap is {self.dp_overlap}, expected 0 to 1")
         if self.host_op_time_s is not None and self.host_op_time_s < 0:
             raise SpecError(f"stack: host_op_time_s is {self.host_op_time_s}, expected 0 or more")
+
+
+PLAIN_STACK = Assumption(
+    "stack",
+    "plain PyTorch, framework_factor 1",
+    "no stack was named: elementwise chains not fused, eager loss, gradients reduced in fp32 after the step",
+)
+"""What `Stack()` stands for, where nobody chose it."""
 
 
 class _Stacks(Mapping[str, Stack]):

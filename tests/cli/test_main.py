@@ -134,6 +134,40 @@ def test_a_reader_that_goes_away_is_not_an_error():
     assert errors == ""
 
 
+QUESTION = (
+    "plan", "--model", "llama3-8b", "--accelerator", "h100-sxm", "--nodes", "1", "--tokens", "1e9", "--zone", "FRA",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--seq-len", "0"), "error: command line: training: seq_len is 0, expected a positive integer"),
+        (("--layout", "auto", "--tp", "2"), "error: --layout auto stands for the whole layout: leave --tp 2 out"),
+        (("--price", "-1"), "error: command line: price_usd_per_device_hour: expected 0 or more, got -1"),
+        (("--pue", "nan"), "error: command line: site.pue: expected number, got nan"),
+        (("--compare", ""), "error: compare: names no axis, expected for instance zone=SWE,USA"),
+    ],
+)
+def test_a_flag_that_cannot_be_is_one_line_that_names_it(flags, message, capsys):
+    assert cli.run([*QUESTION, *flags]) == 2
+
+    said = capsys.readouterr().err
+    assert said.startswith(message)
+    assert said.count("\n") == 1
+
+
+def test_an_error_past_the_reading_of_a_spec_names_its_file_too(tmp_path: Path, capsys):
+    spec = tmp_path / "run.yaml"
+    spec.write_text(
+        "model: llama3-8b\ncluster: {accelerator: h100-sxm, nodes: 1}\nsite: {zone: Farnce}\n"
+        "training: {seq_len: 8192, global_batch_size: 8, steps: 10}\nlayout: {dp_replicate: 8}\n"
+    )
+
+    assert cli.run(["plan", str(spec)]) == 2
+    assert f"error: {spec}: zone 'Farnce' is unknown; nearest: France" in capsys.readouterr().err
+
+
 def test_json_is_the_only_thing_on_standard_output():
     done = run("plan", "--model", "gpt2", "--accelerator", "a100", "--nodes", "1", "--steps", "10", "--seq-len", "1024",
                "--global-batch-size", "64", "--zone", "NO", "--json")  # fmt: skip

@@ -53,6 +53,8 @@ def test_a_range_writes_table_document_and_charts(capsys, tmp_path):
         (["--compute", "much"], "compute is 'much', expected a positive number or a range first:last"),
         (["--compute", "1e23:1e23"], "expected a range with different ends"),
         (["--loss", "1.5"], "is not above 1.8172"),
+        (["--loss", "1.8173"], "expected 1e+32 at most"),
+        (["--compute", "1e40"], "compute: 1e+40 FLOP, expected 1e+15 to 1e+32"),
         (["--compute", "1e23", "--law", "chinchila"], "unknown law 'chinchila'"),
         (["--compute", "1e23", "--zone", "Atlantis"], "zone 'Atlantis' is unknown"),
         (["--compute", "1e23:1e24", "--points", "1"], "points is 1, expected at least 2"),

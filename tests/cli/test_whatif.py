@@ -108,10 +108,19 @@ def test_a_finished_run_that_had_paused_would_have_idled_and_held_its_hardware(c
         ("start=2026-01-01T00:00Z", "start and pause_above need series=FILE"),
     ],
 )
-def test_what_cannot_be_computed_says_why(capsys, run_dir, change, problem):
-    text = " ".join(printed(capsys, "whatif", run_dir, change).split())
+def test_a_question_without_any_answer_is_one_line_and_2(capsys, run_dir, change, problem):
+    assert run(["whatif", str(run_dir), change]) == 2
 
-    assert problem in text
+    said = capsys.readouterr().err
+    assert problem in said
+    assert said.count("\n") == 1
+
+
+def test_an_alternative_that_cannot_be_computed_says_why_beside_the_others(capsys, run_dir):
+    text = " ".join(printed(capsys, "whatif", run_dir, "zone=SWE,Sweeden").split())
+
+    assert "zone 'Sweeden' is unknown" in text
+    assert "1 SWE" in text
 
 
 def test_a_run_without_a_site_and_a_wrong_axis_are_one_line_errors(capsys, tmp_path):
