@@ -7,7 +7,8 @@
    fast as they can; the rate is compared with what the cadence of the monitor asks for.
 2. Rank 0: seconds and CPU seconds of one look at all ledgers, each with one new window, by the real `Aggregator`.
 3. Collector: the same by datagrams, sent by one socket a node.
-4. Audit: records a second and peak memory of a whole `summarise`, for the time that 90 days would take.
+4. Audit: records a second and peak memory of a whole `summarise`, in one process and in as many as it takes by
+   itself, for the time that 90 days would take.
 
 Writes benchmarks/results/scale.json; docs/scale.md holds the table of one run.
 """
@@ -202,9 +203,10 @@ def measure_collector(nodes: int) -> dict[str, float]:
 
 
 def measure_audit(folder: Path, windows: int, duration_s: float) -> dict[str, float]:
-    """A run of few nodes and many windows: records a second, and memory, which must not grow with them."""
+    """A run of few nodes and many windows: records a second, in one process and in as many as an audit takes by itself,
+    and memory, which must not grow with them."""
     agree_run(folder, name="scale", run_id="scale")
-    nodes = 4
+    nodes = 8
     for node in range(nodes):
         writer = LedgerWriter(folder, run_id="scale", node=node)
         opening = manifest(node, nodes)
@@ -212,17 +214,33 @@ def measure_audit(folder: Path, windows: int, duration_s: float) -> dict[str, fl
         for index in range(windows):
             writer.write(window(opening, index, duration_s))
         writer.close()
-    results: Any = multiprocessing.Queue()
-    worker = multiprocessing.Process(target=_audit, args=(folder, results))
+    records = nodes * windows
+    alone_s, alone_bytes = _in_a_process(folder, 1)
+    wall_s, peak_bytes = _in_a_process(folder, None)
+    return {
+        "records": records,
+        "records_per_s_one_process": records / alone_s,
+        "records_per_s": records / wall_s,
+        "peak_bytes_one_process": alone_bytes,
+        "peak_bytes_largest_process": peak_bytes,
+    }
+
+
+def _in_a_process(folder: Path, processes: int | None) -> tuple[float, int]:
+    """Seconds and peak memory of an audit in a process that has done nothing else before."""
+    context = multiprocessing.get_context("spawn")
+    results: Any = context.Queue()
+    worker = context.Process(target=_audit, args=(folder, processes, results))
     worker.start()
-    wall_s, peak_bytes = results.get()
+    found: tuple[float, int] = results.get()
     worker.join()
-    return {"records": nodes * windows, "records_per_s": nodes * windows / wall_s, "peak_bytes": peak_bytes}
+    return found
 
 
-def _audit(folder: Path, results: Any) -> None:
-    wall_s, _ = _timed(lambda: summarise(folder))
-    results.put((wall_s, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
+def _audit(folder: Path, processes: int | None, results: Any) -> None:
+    wall_s, _ = _timed(lambda: summarise(folder, processes=processes))
+    peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    results.put((wall_s, max(peaks) * 1024))
 
 
 def _timed(work: Any) -> tuple[float, float]:
