@@ -102,7 +102,6 @@ def render_html(summary: AuditSummary) -> str:
     environment.filters |= {
         "plain": wording.plain,
         "energy": wording.energy,
-        "energy_span": lambda one: wording.energy_range(one.low_j, one.high_j, one.energy_j),
         "figure_energy_span": lambda figure: wording.energy_range(figure.low, figure.high, figure.value),
         "carbon": wording.carbon,
         "carbon_range": wording.carbon_range,
@@ -124,6 +123,7 @@ def _context(summary: AuditSummary) -> dict[str, Any]:
     charts = dict.fromkeys(("power", "gpus", "steps", "cumulative", "phases", "forecast", "drivers"), "")
     return {
         "s": summary,
+        "energy_span": view.energy_span,
         "charts": charts | charts_of(summary),
         "subtitle": narrative.subtitle(summary),
         "opening": narrative.opening(summary),

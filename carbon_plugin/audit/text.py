@@ -27,8 +27,8 @@ def render_text(summary: AuditSummary) -> str:
 def _energy_rows(summary: AuditSummary) -> list[tuple[str, str, str, str]]:
     rows = []
     for rung, energy in summary.by_rung.items():
-        rows.append(_energy_row(f"energy, {RUNG_NAMES[rung]}", energy))
-    rows.append(_energy_row("energy, machines", summary.energy))
+        rows.append(_energy_row(summary, f"energy, {RUNG_NAMES[rung]}", energy, rung))
+    rows.append(_energy_row(summary, "energy, machines", summary.energy, "it"))
     if summary.footprint is not None and summary.factors is not None:
         facility = summary.footprint.energy_j["facility"]
         rows.append(
@@ -42,8 +42,8 @@ def _energy_rows(summary: AuditSummary) -> list[tuple[str, str, str, str]]:
     return rows
 
 
-def _energy_row(name: str, energy: Energy) -> tuple[str, str, str, str]:
-    span = wording.energy_range(energy.low_j, energy.high_j, energy.energy_j)
+def _energy_row(summary: AuditSummary, name: str, energy: Energy, rung: str) -> tuple[str, str, str, str]:
+    span = view.energy_span(summary, energy, rung)
     return (name, wording.energy(energy.energy_j), span, view.energy_quality(energy))
 
 

@@ -77,6 +77,16 @@ def energy_quality(energy: Energy) -> Quality:
     return "measured" if energy.measured_j >= energy.energy_j and energy.meters.absent == 0 else "mixed"
 
 
+def energy_span(summary: AuditSummary, energy: Energy, rung: str | None) -> str:
+    """p10 to p90 of an energy at `rung` ("it" for all machines) or a phase of it: the rung's sampled range, in which
+    meters err apart from one another. Without one, the sum of the meters' own, as if all erred alike."""
+    sampled = summary.footprint.energy_j.get(rung) if summary.footprint and rung else None
+    if sampled is None or not sampled.value:
+        return wording.energy_range(energy.low_j, energy.high_j, energy.energy_j)
+    share = energy.energy_j / sampled.value
+    return wording.energy_range(sampled.low * share, sampled.high * share, energy.energy_j)
+
+
 def measured_share(summary: AuditSummary) -> float:
     """Part of the IT energy that was measured."""
     return summary.energy.measured_j / summary.energy.energy_j if summary.energy.energy_j else 0.0

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from carbon_plugin.audit import view, wording
 from carbon_plugin.audit.charts import charts_of
 from carbon_plugin.audit.report import render_html, write_audit
 from carbon_plugin.audit.result import AuditSummary
@@ -267,6 +268,18 @@ def test_text_summary_says_the_same_in_few_lines(summary: AuditSummary) -> None:
     assert "step time: measured" in text
     assert "forecast of operational carbon was off by: spec drift" in text
     assert text.rstrip().endswith("ledger: verified, 4 files")
+
+
+def test_ranges_of_rungs_and_of_their_sum_are_of_one_sampling(summary: AuditSummary) -> None:
+    sampled = summary.footprint.energy_j["it"]
+    shown = view.energy_span(summary, summary.energy, "it")
+    half = msgspec.structs.replace(summary.energy, energy_j=summary.energy.energy_j / 2)
+
+    assert shown == wording.energy_range(sampled.low, sampled.high, sampled.value)
+    assert view.energy_span(summary, half, "it") == wording.energy_range(
+        sampled.low / 2, sampled.high / 2, sampled.value / 2
+    )
+    assert shown in render_text(summary)
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium here to render the page with")
