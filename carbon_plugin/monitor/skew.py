@@ -62,8 +62,8 @@ def skew_message(offsets_s: Mapping[str, float]) -> str:
     """The news in a sentence."""
     furthest_s = max(offsets_s.values(), key=abs)
     if furthest_s == 0:
-        return f"the clocks of {len(offsets_s)} other ledgers agree with that of rank 0 again"
+        return "clocks of other nodes agree with that of rank 0 again"
     return (
-        f"the clocks of {len(offsets_s)} other ledgers are up to {abs(furthest_s):.1f} s "
-        f"{'ahead of' if furthest_s > 0 else 'behind'} that of rank 0; energies and durations do not depend on it"
+        f"clocks of other nodes are up to {abs(furthest_s):.1f} s {'ahead of' if furthest_s > 0 else 'behind'} that of "
+        "rank 0; energies and durations do not depend on it"
     )
