@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import logging
 import os
 import sys
 import tempfile
@@ -30,6 +31,7 @@ from carbon_plugin.monitor.thread import MonitorThread
 
 DISABLED_VARIABLE = "CARBON_PLUGIN_DISABLED"
 CLOSE_TIMEOUT_S = 10.0
+logger = logging.getLogger(__name__)
 NODES_PER_APPEND_S = 4
 """Appends a second over all nodes: with more than 40 nodes the windows grow, to 8.5 minutes at 2,048, so that the
 ledgers of a 90-day run stay in tens of GB (docs/scale.md)."""
@@ -178,6 +180,8 @@ class CarbonMonitor:
         self.close("closed" if kind is None else _reason_of(kind))
 
     def _start(self, settings: Settings, run_dir: Path, ranks: Ranks | None, versions: Mapping[str, str]) -> None:
+        if (ranks or self._ranks).rank == 0 and settings.declared.site is None and settings.forecast is None:
+            logger.warning("carbon_plugin: no site was given: energy is recorded, carbon is not (site=...)")
         for name in USED_BY_THE_THREAD:
             with contextlib.suppress(ImportError):
                 import_module(name)

@@ -19,6 +19,7 @@ from carbon_plugin.meters.node_source import load_source
 from carbon_plugin.monitor.intensity import check_live
 from carbon_plugin.monitor.spans import SpanRule
 from carbon_plugin.plan.forecast import Forecast, load_forecast
+from carbon_plugin.spec.decoding import decode
 from carbon_plugin.spec.document import Document
 from carbon_plugin.spec.hardware import Accelerator, Node
 from carbon_plugin.spec.layout import ParallelLayout
@@ -56,7 +57,7 @@ class MonitorOptions(Struct, frozen=True, kw_only=True):
 class MonitorArguments(TypedDict, total=False):
     """Arguments of `CarbonMonitor` and of every adapter, all optional.
 
-    `site`: where the run happens, a `Site` or a zone such as "FRA"; without one energy is measured, carbon is not.
+    `site`: where the run happens, a `Site`, its fields, or a zone such as "FRA"; without one carbon is not stated.
     `planned`: the forecast that the run carries, or its file. `run_dir`: the directory that all ranks share.
     `name`: what the run is called. `total_steps`: optimizer steps of the run. `tokens_per_step`: tokens of the whole
     job a step. `layout`, `model_spec`, `accelerator`: declare what live objects do not show; what is seen wins.
@@ -65,7 +66,7 @@ class MonitorArguments(TypedDict, total=False):
     that of CARBON_PLUGIN_NODE_METER. `options`: the rest.
     """
 
-    site: Site | str | None
+    site: Site | Mapping[str, Any] | str | None
     planned: Forecast | str | Path | None
     run_dir: str | Path | None
     name: str | None
@@ -97,7 +98,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
 def make_settings(
     *,
-    site: Site | str | None = None,
+    site: Site | Mapping[str, Any] | str | None = None,
     planned: Forecast | str | Path | None = None,
     run_dir: str | Path | None = None,
     name: str | None = None,
@@ -115,7 +116,7 @@ def make_settings(
     """Check and resolve `MonitorArguments`. Raises `SpecError` or `FootprintError` naming argument and value."""
     options = options or MonitorOptions()
     forecast = load_forecast(Path(planned)) if isinstance(planned, str | Path) else planned
-    place = Site(zone=site) if isinstance(site, str) else site
+    place = _site(site)
     in_force = place or (forecast.spec.site if forecast else None)
     if in_force is not None:
         # An unknown zone or a missing token must be said now and not after a week.
@@ -157,6 +158,16 @@ def make_settings(
         node_meter=address,
         options=options,
     )
+
+
+def _site(site: Site | Mapping[str, Any] | str | None) -> Site | None:
+    """The site itself, or one by its zone, or by the fields that a spec file's `site:` has."""
+    if site is None or isinstance(site, Site):
+        return site
+    fields = {"zone": site} if isinstance(site, str) else site
+    if not isinstance(fields, Mapping):
+        raise SpecError(f"site is {site!r}, expected a zone, a Site or a mapping of its fields")
+    return decode(Document({"site": dict(fields)}, "arguments", {}), Site, ("site",))
 
 
 def _check_names(kind: str, fields: Mapping[str, Any], struct: type[Struct]) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from carbon_plugin.errors import CarbonPluginError, FootprintError, SpecError
 from carbon_plugin.monitor.monitor import CarbonMonitor
+from carbon_plugin.monitor.ranks import Ranks
 from carbon_plugin.monitor.settings import MonitorOptions, make_settings
 from carbon_plugin.spec.site import Site
 
@@ -14,6 +15,9 @@ from carbon_plugin.spec.site import Site
     ("arguments", "message"),
     [
         ({"site": "FRB"}, "FRB"),
+        ({"site": 3}, "site is 3, expected a zone"),
+        ({"site": {"zone": "FRA", "pu": 1.2}}, r"arguments: site.pu: unknown field; nearest: pue"),
+        ({"site": {"zone": "FRA", "pue": 0.5}}, "pue is 0.5"),
         ({"total_steps": 0}, "total_steps is 0"),
         ({"tokens_per_step": -5}, "tokens_per_step is -5"),
         ({"window_s": 1.0}, "window_s is 1.0, expected at least 5"),
@@ -30,6 +34,24 @@ def test_argument_that_cannot_be_used_is_named(arguments, message):
 
     assert isinstance(raised.value, SpecError | FootprintError)
     assert "\n" not in str(raised.value)
+
+
+def test_site_is_given_by_zone_by_fields_or_whole():
+    whole = Site(zone="FRA", pue=1.2)
+
+    assert make_settings(site={"zone": "FRA", "pue": 1.2}).declared.site == whole
+    assert make_settings(site=whole).declared.site == whole
+    assert make_settings(site="FRA").declared.site == Site(zone="FRA")
+
+
+def test_job_without_a_site_says_once_that_no_carbon_comes_out(tmp_path, caplog):
+    with CarbonMonitor(run_dir=tmp_path / "run"):
+        pass
+    with CarbonMonitor(run_dir=tmp_path / "run", ranks=Ranks(rank=1, local_rank=1, world_size=2, local_world_size=2)):
+        pass
+
+    (warning,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert "no site was given" in warning
 
 
 def test_misspelt_argument_is_refused():
@@ -69,7 +91,7 @@ def test_calls_before_start_and_after_close_do_nothing(tmp_path):
 
 
 def test_misspelt_phase_is_one_warning_and_the_rest_goes_on(tmp_path, caplog):
-    monitor = CarbonMonitor(run_dir=tmp_path / "run")
+    monitor = CarbonMonitor(run_dir=tmp_path / "run", site="FRA")
     monitor.start()
 
     for _ in range(2):
