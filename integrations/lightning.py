@@ -7,12 +7,11 @@ and logs `carbon/*` through the trainer's loggers on rank zero.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from functools import wraps
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, Any, Unpack
 
 from carbon_plugin.detect.batch import called_module
 from carbon_plugin.detect.live import FirstStep
+from carbon_plugin.monitor.guard import harmless
 from carbon_plugin.monitor.monitor import CarbonMonitor
 from carbon_plugin.monitor.ranks import Ranks
 from carbon_plugin.monitor.settings import MonitorArguments
@@ -25,23 +24,8 @@ else:
     import pytorch_lightning as framework
     from pytorch_lightning import Callback, LightningModule, Trainer
 
-Hook = TypeVar("Hook", bound=Callable[..., None])
-
 _TEXT_LOGGERS = ("CSVLogger", "WandbLogger")
 """Loggers that take text among metrics, and so the anchor of the ledger."""
-
-
-def _harmless(hook: Hook) -> Hook:
-    """A hook whose failure is a warning of the monitor and never the trainer's."""
-
-    @wraps(hook)
-    def safe(self: CarbonCallback, *args: Any, **kwargs: Any) -> None:
-        try:
-            hook(self, *args, **kwargs)
-        except Exception as error:
-            self.monitor.fail(hook.__name__, error)
-
-    return cast(Hook, safe)
 
 
 class CarbonCallback(Callback):
@@ -63,7 +47,7 @@ class CarbonCallback(Callback):
         """Where checkpoints keep this state: constant, so that a renamed class finds it again."""
         return "carbon_plugin"
 
-    @_harmless
+    @harmless
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start to measure; until the first step it is start-up. A second `fit` is a second attempt of the run."""
         if self._closed:
@@ -71,7 +55,7 @@ class CarbonCallback(Callback):
         versions = {"python": sys.version.split()[0], "lightning": str(framework.__version__)}
         self.monitor.start(ranks=_ranks(trainer), versions=versions | {"torch": str(sys.modules["torch"].__version__)})
 
-    @_harmless
+    @harmless
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A resumed run knows only now at which step it is."""
         self._global_step = trainer.global_step
@@ -80,12 +64,12 @@ class CarbonCallback(Callback):
         if self.monitor.active:
             self._first = FirstStep(called_module(pl_module))
 
-    @_harmless
+    @harmless
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """The checkpoint before this batch, if there was one, is written."""
         self._saved()
 
-    @_harmless
+    @harmless
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -106,37 +90,37 @@ class CarbonCallback(Callback):
         if metrics:
             _log(trainer, metrics, self.monitor.head)
 
-    @_harmless
+    @harmless
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validation within a fit; the sanity check before it is start-up."""
         self._saved()
         if not trainer.sanity_checking:
             self.monitor.enter("evaluation")
 
-    @_harmless
+    @harmless
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Back to training."""
         if not trainer.sanity_checking:
             self.monitor.enter("train")
 
-    @_harmless
+    @harmless
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """A checkpoint is gathered and then written, until the next hook."""
         self._saving = True
         self.monitor.enter("checkpoint")
 
-    @_harmless
+    @harmless
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """What follows is no training."""
         self._saving = False
         self.monitor.enter("idle")
 
-    @_harmless
+    @harmless
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """End in an orderly way, whatever stopped the training."""
         self._close(f"exception: {type(exception).__name__}")
 
-    @_harmless
+    @harmless
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """The end of a fit."""
         if stage == "fit":

@@ -8,32 +8,16 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Callable
-from functools import wraps
-from typing import Any, TypeVar, Unpack, cast
+from typing import Any, Unpack
 
 import transformers
 from transformers import Trainer, TrainerCallback
 
 from carbon_plugin.detect.live import FirstStep
 from carbon_plugin.detect.observed import Observed
+from carbon_plugin.monitor.guard import harmless
 from carbon_plugin.monitor.monitor import CarbonMonitor
 from carbon_plugin.monitor.settings import MonitorArguments
-
-Hook = TypeVar("Hook", bound=Callable[..., None])
-
-
-def _harmless(hook: Hook) -> Hook:
-    """A hook whose failure is a warning of the monitor and never the trainer's."""
-
-    @wraps(hook)
-    def safe(self: CarbonCallback, *args: Any, **kwargs: Any) -> None:
-        try:
-            hook(self, *args, **kwargs)
-        except Exception as error:
-            self.monitor.fail(hook.__name__, error)
-
-    return cast(Hook, safe)
 
 
 class CarbonCallback(TrainerCallback):
@@ -50,7 +34,7 @@ class CarbonCallback(TrainerCallback):
         self._trainer: Any = None
         self._closed = False
 
-    @_harmless
+    @harmless
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Start to measure, from the step that a checkpoint told."""
         if self._closed:
@@ -63,12 +47,12 @@ class CarbonCallback(TrainerCallback):
             self._trainer = _trainer_of(self)
             _before_reporters(self, self._trainer)
 
-    @_harmless
+    @harmless
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Whatever came before, training goes on."""
         self.monitor.enter("train")
 
-    @_harmless
+    @harmless
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Count a step; the trainer logs, evaluates and saves after it."""
         self.monitor.step_end()
@@ -77,22 +61,22 @@ class CarbonCallback(TrainerCallback):
             self._look(first, args, state, kwargs)
         self._next_phase(control)
 
-    @_harmless
+    @harmless
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Evaluation and checkpoints of an epoch come after it."""
         self._next_phase(control)
 
-    @_harmless
+    @harmless
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """An evaluation is over; a checkpoint may follow."""
         self.monitor.enter("checkpoint" if control.should_save else "train")
 
-    @_harmless
+    @harmless
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """A checkpoint is written."""
         self.monitor.enter("train")
 
-    @_harmless
+    @harmless
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """Add the figures to a row: to what reporters get, and to the history, which has a copy."""
         metrics = self.monitor.fresh_metrics()
@@ -101,7 +85,7 @@ class CarbonCallback(TrainerCallback):
             if state.log_history:
                 state.log_history[-1].update(metrics)
 
-    @_harmless
+    @harmless
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The end of a training. One that an exception ended is closed with the program."""
         self._closed = True

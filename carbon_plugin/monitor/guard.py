@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import TypeVar
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+Hook = TypeVar("Hook", bound=Callable[..., None])
 
 
 class Guard:
@@ -47,3 +49,17 @@ class Guard:
         log("carbon_plugin: %s is switched off, training goes on; %s", part, sentence)
         logger.debug("what happened in %s", part, exc_info=error)
         self._report(part, sentence)
+
+
+def harmless(hook: Hook) -> Hook:
+    """A hook of a callback that holds a `CarbonMonitor` as `monitor`: its failure is a warning of that monitor and
+    never the trainer's."""
+
+    @wraps(hook)
+    def safe(self: Any, *args: Any, **kwargs: Any) -> None:
+        try:
+            hook(self, *args, **kwargs)
+        except Exception as error:
+            self.monitor.fail(hook.__name__, error)
+
+    return cast(Hook, safe)
