@@ -11,6 +11,8 @@ from typing import Literal
 
 from msgspec import Struct
 
+from carbon_plugin.errors import SpecError
+
 Kind = Literal["measured", "modelled", "assumed", "declared"]
 Confidence = Literal["measured", "read", "read2", "memory", "derived", "fitted", "assumed"]
 
@@ -50,6 +52,11 @@ class Sourced(Struct, frozen=True, forbid_unknown_fields=True):
     low: float | None = None
     high: float | None = None
     note: str | None = None
+
+    def __post_init__(self) -> None:
+        low, high = self.value if self.low is None else self.low, self.value if self.high is None else self.high
+        if not low <= self.value <= high:
+            raise SpecError(f"low {low:g}, value {self.value:g}, high {high:g}: expected low <= value <= high")
 
     def figure(self, unit: str) -> Figure:
         """This value as a `Figure`; without a range of its own the range is the value itself."""

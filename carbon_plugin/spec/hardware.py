@@ -11,6 +11,26 @@ from msgspec import Struct
 
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.figure import Sourced
+from carbon_plugin.spec.limits import check_not_negative, check_positive
+
+MOST_SHARE = 1.5
+"""Of a datasheet's rate: a clock above the rated one may pass 1."""
+_SHARES = (
+    "gemm_share",
+    "fp8_gemm_share",
+    "memory_share",
+    "scaleup_share",
+    "scaleout_share",
+    "all_to_all_share",
+)
+_COSTS = (
+    "fp8_cast_bytes",
+    "scaleup_latency_s",
+    "scaleout_latency_s",
+    "overlap_contention",
+    "host_op_time_s",
+    "kernel_time_s",
+)
 
 
 class ScaleUp(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -20,6 +40,9 @@ class ScaleUp(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     bandwidth_bytes_per_s: Sourced
     domain: int
 
+    def __post_init__(self) -> None:
+        check_positive(self, "bandwidth_bytes_per_s", "domain")
+
 
 class Die(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One kind of logic die in the package: area in mm2, process name, how many."""
@@ -27,6 +50,9 @@ class Die(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     area_mm2: float
     process: str
     count: int = 1
+
+    def __post_init__(self) -> None:
+        check_positive(self, "area_mm2", "count")
 
 
 class Efficiency(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -55,6 +81,19 @@ class Efficiency(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     host_op_time_s: Sourced | None = None
     kernel_time_s: Sourced | None = None
     sustained_power_w: Sourced | None = None
+
+    def __post_init__(self) -> None:
+        check_positive(self, *_SHARES, "sustained_power_w")
+        check_not_negative(self, *_COSTS)
+        for kernel, rate in self.attention_flops.items():
+            if rate.value <= 0:
+                raise SpecError(f"attention_flops.{kernel} is {rate.value:g}, expected a positive number")
+        for field in _SHARES:
+            share = getattr(self, field)
+            if share is not None and share.value > MOST_SHARE:
+                raise SpecError(
+                    f"{field} is {share.value:g}, expected at most {MOST_SHARE:g} (a share of the datasheet)"
+                )
 
 
 class Accelerator(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -90,6 +129,18 @@ class Accelerator(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     sources: dict[str, str]
     notes: list[str] = []
 
+    def __post_init__(self) -> None:
+        check_positive(self, "memory_bytes", "memory_bandwidth_bytes_per_s", "tdp_w")
+        check_positive(self, "scaleout_bandwidth_bytes_per_s")
+        check_not_negative(self, "idle_power_w", "idle_context_power_w", "embodied_kg")
+        for dtype, rate in self.peak_flops.items():
+            if rate.value <= 0:
+                raise SpecError(f"peak_flops.{dtype} is {rate.value:g}, expected a positive number")
+        for field in ("idle_power_w", "idle_context_power_w"):
+            idle = getattr(self, field)
+            if idle is not None and idle.value >= self.tdp_w.value:
+                raise SpecError(f"{field} is {idle.value:g}, expected below tdp_w {self.tdp_w.value:g}")
+
 
 class Host(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The server around the devices. `base_power_w` is CPUs, DRAM, disks and NICs under a training job;
@@ -107,6 +158,10 @@ class Host(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     rated_power_w: Sourced | None = None
     embodied_kg: Sourced
 
+    def __post_init__(self) -> None:
+        check_not_negative(self, "sockets", "cpu_tdp_w", "dram_bytes", "ssd_bytes", "nics")
+        check_not_negative(self, "base_power_w", "overhead_fraction", "rated_power_w", "embodied_kg")
+
 
 class Network(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Scale-out network: one-way bytes/s of NIC a device, `oversubscription` above the leaf (1 = none), whether its
@@ -118,6 +173,12 @@ class Network(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     in_network_reduction: bool = False
     power_w_per_device: Sourced
     embodied_kg_per_device: Sourced
+
+    def __post_init__(self) -> None:
+        check_positive(self, "bandwidth_bytes_per_s")
+        check_not_negative(self, "power_w_per_device", "embodied_kg_per_device")
+        if self.oversubscription < 1:
+            raise SpecError(f"oversubscription is {self.oversubscription:g}, expected 1 or more (1 = none)")
 
 
 class Node(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -137,6 +198,9 @@ class Node(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     sources: dict[str, str]
     notes: list[str] = []
 
+    def __post_init__(self) -> None:
+        check_positive(self, "accelerators")
+
 
 class Cluster(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """`nodes` nodes with `devices_per_node` devices each in use; `power_cap_w` is a limit set below the devices' own.
@@ -149,8 +213,7 @@ class Cluster(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     power_cap_w: float | None = None
 
     def __post_init__(self) -> None:
-        if self.nodes < 1:
-            raise SpecError(f"cluster: nodes is {self.nodes}, expected a positive integer")
+        check_positive(self, "nodes", owner="cluster: ")
         if not 1 <= self.devices_per_node <= self.node.accelerators:
             raise SpecError(
                 f"cluster: devices_per_node is {self.devices_per_node}, "

@@ -5,11 +5,10 @@ Parameter counts live here because they are facts of the shape; FLOPs, bytes and
 
 from __future__ import annotations
 
-from typing import Literal
-
 from msgspec import Struct
 
 from carbon_plugin.errors import SpecError
+from carbon_plugin.spec.limits import check_not_negative, check_positive
 
 
 class MultiLatentAttention(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -22,8 +21,8 @@ class MultiLatentAttention(Struct, frozen=True, forbid_unknown_fields=True, kw_o
     v_head_dim: int
 
     def __post_init__(self) -> None:
-        _check_least("mla", self, 1, "q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "v_head_dim")
-        _check_least("mla", self, 0, "qk_rope_head_dim")
+        check_positive(self, "q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "v_head_dim", owner="mla: ")
+        check_not_negative(self, "qk_rope_head_dim", owner="mla: ")
 
 
 class MixtureOfExperts(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -48,8 +47,8 @@ class MixtureOfExperts(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     def __post_init__(self) -> None:
         if not 1 <= self.top_k <= self.experts:
             raise SpecError(f"moe: top_k {self.top_k} must lie between 1 and experts {self.experts}")
-        _check_least("moe", self, 1, "expert_ffn", "every")
-        _check_least("moe", self, 0, "shared_ffn", "first_dense_layers")
+        check_positive(self, "expert_ffn", "every", owner="moe: ")
+        check_not_negative(self, "shared_ffn", "first_dense_layers", owner="moe: ")
         if self.imbalance < 1:
             raise SpecError(f"moe: imbalance {self.imbalance} must be at least 1 (the fullest rank over the mean)")
 
@@ -86,26 +85,26 @@ class TransformerModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     source: str = "explicit fields"
 
     def __post_init__(self) -> None:
-        owner = f"model {self.name}"
-        _check_least(owner, self, 1, "layers", "hidden", "heads", "kv_heads", "head_dim", "ffn", "vocab")
-        _check_least(owner, self, 1, "sliding_window")
-        _check_least(owner, self, 0, "learned_positions", "mtp_layers")
+        owner = f"model {self.name}: "
+        check_positive(self, "layers", "hidden", "heads", "kv_heads", "head_dim", "ffn", "vocab", owner=owner)
+        check_positive(self, "sliding_window", owner=owner)
+        check_not_negative(self, "learned_positions", "mtp_layers", owner=owner)
         if not 0 <= self.dropout < 1:
-            raise SpecError(f"{owner}: dropout is {self.dropout}, expected 0 or more and below 1")
+            raise SpecError(f"{owner}dropout is {self.dropout}, expected 0 or more and below 1")
         if self.heads % self.kv_heads:
-            raise SpecError(f"{owner}: heads {self.heads} is not a multiple of kv_heads {self.kv_heads}")
+            raise SpecError(f"{owner}heads {self.heads} is not a multiple of kv_heads {self.kv_heads}")
         windowed = self.sliding_window_layers
         if windowed is not None and not 0 <= windowed <= self.layers:
-            raise SpecError(f"{owner}: sliding_window_layers is {windowed}, expected 0 to layers {self.layers}")
+            raise SpecError(f"{owner}sliding_window_layers is {windowed}, expected 0 to layers {self.layers}")
         if windowed and self.sliding_window is None:
-            raise SpecError(f"{owner}: sliding_window_layers is {windowed}, expected sliding_window beside it")
+            raise SpecError(f"{owner}sliding_window_layers is {windowed}, expected sliding_window beside it")
         if self.moe is not None and self.moe_layers < 1:
             raise SpecError(
-                f"{owner}: moe has no sparse layer: first_dense_layers {self.moe.first_dense_layers} and every "
+                f"{owner}moe has no sparse layer: first_dense_layers {self.moe.first_dense_layers} and every "
                 f"{self.moe.every} of layers {self.layers}"
             )
         if not 0 < self.trainable_fraction <= 1:
-            raise SpecError(f"{owner}: trainable_fraction is {self.trainable_fraction}, expected above 0 and at most 1")
+            raise SpecError(f"{owner}trainable_fraction is {self.trainable_fraction}, expected above 0 and at most 1")
 
     @property
     def moe_layers(self) -> int:
@@ -204,23 +203,14 @@ class CountedModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     source: str
 
     def __post_init__(self) -> None:
-        owner = f"model {self.name}"
-        _check_least(owner, self, 0, "trainable_parameters", "forward_flops_per_sample")
-        _check_least(owner, self, 0, "activation_bytes_per_sample", "kernels")
+        owner = f"model {self.name}: "
+        check_not_negative(self, "trainable_parameters", "forward_flops_per_sample", owner=owner)
+        check_not_negative(self, "activation_bytes_per_sample", "kernels", owner=owner)
         if self.trainable_parameters > self.parameters:
             raise SpecError(
-                f"{owner}: trainable_parameters is {self.trainable_parameters}, "
+                f"{owner}trainable_parameters is {self.trainable_parameters}, "
                 f"expected at most parameters {self.parameters}"
             )
-
-
-def _check_least(owner: str, value: Struct, least: Literal[0, 1], *fields: str) -> None:
-    """Raise `SpecError` naming the first of the fields that is below `least`; None passes."""
-    for field in fields:
-        number = getattr(value, field)
-        if number is not None and number < least:
-            expected = "a positive integer" if least else "0 or more"
-            raise SpecError(f"{owner}: {field} is {number}, expected {expected}")
 
 
 Model = TransformerModel | CountedModel

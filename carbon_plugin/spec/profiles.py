@@ -166,11 +166,14 @@ def _searchable(path: Path, stamp_ns: int) -> str:
 def _profile(path: Path, stamp_ns: int) -> Profile:
     document = read_document(path)
     fields = document.value if isinstance(document.value, dict) else {}
-    if "peak_flops" in fields:
-        return decode(document, Accelerator)
-    if "host" in fields:
-        return decode(document, Node)
-    raise SpecError(f"{path}: neither an accelerator profile (peak_flops) nor a node profile (host)")
+    if "peak_flops" not in fields and "host" not in fields:
+        raise SpecError(f"{path}: neither an accelerator profile (peak_flops) nor a node profile (host)")
+    profile = decode(document, Accelerator) if "peak_flops" in fields else decode(document, Node)
+    for field, value in sourced_values(profile):
+        if value.source not in profile.sources:
+            known = ", ".join(profile.sources)
+            raise SpecError(f"{path}: {field}: source is {value.source!r}, expected a key of sources: {known}")
+    return profile
 
 
 def _accelerators(profiles: Iterable[Profile]) -> Iterator[Accelerator]:

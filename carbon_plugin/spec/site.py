@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from carbon_plugin.errors import SpecError
+from carbon_plugin.spec.limits import check_not_negative, check_positive
 
 Provider = Literal["electricity-maps", "neso", "watttime"]
 MARGINAL_PROVIDERS: tuple[Provider, ...] = ("watttime",)
@@ -53,14 +54,12 @@ class Instrument(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     energy_kwh: float | None = None
 
     def __post_init__(self) -> None:
-        if self.g_per_kwh < 0:
-            raise SpecError(f"instrument: g_per_kwh is {self.g_per_kwh}, expected 0 or more")
+        check_not_negative(self, "g_per_kwh", owner="instrument: ")
         if (self.share is None) == (self.energy_kwh is None):
             raise SpecError("instrument: give share or energy_kwh, one of them")
         if self.share is not None and not 0 < self.share <= 1:
             raise SpecError(f"instrument: share is {self.share}, expected more than 0 and at most 1")
-        if self.energy_kwh is not None and self.energy_kwh <= 0:
-            raise SpecError(f"instrument: energy_kwh is {self.energy_kwh}, expected a positive number")
+        check_positive(self, "energy_kwh", owner="instrument: ")
 
 
 class Site(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -106,14 +105,11 @@ class Site(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
                 "site: give zone (for instance FRA, egrid:SRVC, gcp:us-central1), intensity_g_per_kwh or "
                 "intensity_series"
             )
-        for field in ("intensity_g_per_kwh", "marginal_g_per_kwh", "residual_g_per_kwh", *_WATER):
-            value = getattr(self, field)
-            if value is not None and value < 0:
-                raise SpecError(f"site: {field} is {value}, expected 0 or more")
+        check_not_negative(self, "intensity_g_per_kwh", "marginal_g_per_kwh", "residual_g_per_kwh", owner="site: ")
+        check_not_negative(self, "wue_l_per_kwh", "water_l_per_kwh", owner="site: ")
         if self.pue is not None and not 1 <= self.pue <= MOST_PUE:
             raise SpecError(f"site: pue is {self.pue:g}, expected 1 to {MOST_PUE:g} (facility energy over IT energy)")
-        if self.lifetime_years is not None and self.lifetime_years <= 0:
-            raise SpecError(f"site: lifetime_years is {self.lifetime_years}, expected a positive number")
+        check_positive(self, "lifetime_years", owner="site: ")
         if self.fleet_utilisation is not None and not 0 < self.fleet_utilisation <= 1:
             raise SpecError(f"site: fleet_utilisation is {self.fleet_utilisation}, expected more than 0 and at most 1")
         if self.fleet_utilisation is not None and self.amortisation != "active_share":
@@ -122,9 +118,6 @@ class Site(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             raise SpecError(f"site: {self.live.provider} gives marginal intensity, expected it as live_marginal")
         if self.live_marginal is not None and self.live_marginal.provider not in MARGINAL_PROVIDERS:
             raise SpecError(f"site: {self.live_marginal.provider} gives average intensity, expected it as live")
-
-
-_WATER = ("wue_l_per_kwh", "water_l_per_kwh")
 
 
 def relative_to(site: Site, base: Path) -> Site:

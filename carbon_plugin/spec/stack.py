@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.figure import Assumption
+from carbon_plugin.spec.limits import check_not_negative, check_positive
 
 AttentionKernel = Literal["unfused", "flash", "flash2", "flash3", "cudnn", "cudnn_fp8"]
 CudaGraphs = Literal["none", "scoped", "iteration"]
@@ -45,12 +46,10 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     grad_reduce_dtype: Literal["fp32", "bf16"] = "fp32"
 
     def __post_init__(self) -> None:
-        if self.framework_factor <= 0:
-            raise SpecError(f"stack: framework_factor is {self.framework_factor}, expected a positive number")
+        check_positive(self, "framework_factor", owner="stack: ")
+        check_not_negative(self, "host_op_time_s", owner="stack: ")
         if not 0 <= self.dp_overlap <= 1:
             raise SpecError(f"stack: dp_overlap is {self.dp_overlap}, expected 0 to 1")
-        if self.host_op_time_s is not None and self.host_op_time_s < 0:
-            raise SpecError(f"stack: host_op_time_s is {self.host_op_time_s}, expected 0 or more")
 
 
 PLAIN_STACK = Assumption(

@@ -7,6 +7,7 @@ from typing import Literal
 from msgspec import Struct
 
 from carbon_plugin.errors import SpecError
+from carbon_plugin.spec.limits import check_not_negative, check_positive
 
 Precision = Literal["bf16", "fp16", "fp8", "mxfp8", "nvfp4", "fp32", "tf32"]
 Optimizer = Literal["adamw", "adam", "sgd", "adafactor", "muon"]
@@ -24,9 +25,7 @@ class Evaluation(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     sequences: int
 
     def __post_init__(self) -> None:
-        for field in ("every_steps", "sequences"):
-            if getattr(self, field) < 1:
-                raise SpecError(f"evaluation: {field} is {getattr(self, field)}, expected a positive integer")
+        check_positive(self, "every_steps", "sequences", owner="evaluation: ")
 
 
 class Reliability(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -48,14 +47,9 @@ class Reliability(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     asynchronous_checkpoints: bool = False
 
     def __post_init__(self) -> None:
-        for field in ("startup_time_s", "restart_time_s", "checkpoint_write_s"):
-            value = getattr(self, field)
-            if value is not None and value < 0:
-                raise SpecError(f"reliability: {field} is {value}, expected 0 or more")
-        for field in ("mtbf_device_hours", "checkpoint_every_steps", "storage_bytes_per_s_per_node"):
-            value = getattr(self, field)
-            if value is not None and value <= 0:
-                raise SpecError(f"reliability: {field} is {value}, expected a positive number")
+        check_not_negative(self, "startup_time_s", "restart_time_s", "checkpoint_write_s", owner="reliability: ")
+        check_positive(self, "mtbf_device_hours", "checkpoint_every_steps", owner="reliability: ")
+        check_positive(self, "storage_bytes_per_s_per_node", owner="reliability: ")
         if self.checkpoint_write_s is not None and self.storage_bytes_per_s_per_node is not None:
             raise SpecError("reliability: give checkpoint_write_s or storage_bytes_per_s_per_node, not both")
         if self.asynchronous_checkpoints and self.storage_bytes_per_s_per_node is not None:
@@ -88,14 +82,9 @@ class TrainingPlan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     reliability: Reliability = Reliability()
 
     def __post_init__(self) -> None:
-        for field in ("seq_len", "global_batch_size"):
-            if getattr(self, field) < 1:
-                raise SpecError(f"training: {field} is {getattr(self, field)}, expected a positive integer")
+        check_positive(self, "seq_len", "global_batch_size", "steps", "tokens", owner="training: ")
         if (self.steps is None) == (self.tokens is None):
             raise SpecError(f"training: give steps or tokens, exactly one; got steps={self.steps} tokens={self.tokens}")
-        for field in ("steps", "tokens"):
-            if getattr(self, field) is not None and getattr(self, field) <= 0:
-                raise SpecError(f"training: {field} is {getattr(self, field)}, expected a positive number")
         if self.tokens is not None and self.tokens > MOST_TOKENS:
             raise SpecError(f"training: tokens is {self.tokens:g}, expected at most {MOST_TOKENS:g}")
         if self.overhead_fraction is not None:

@@ -234,6 +234,13 @@ def test_a_directory_that_is_not_there_is_named(tmp_path: Path, monkeypatch):
         ("value: 700", "value: hot", r"bad\.yaml:\d+: tdp_w\.value: expected number, got 'hot'$"),
         ("tdp_w:", "tpd_w:", r"bad\.yaml:\d+: tpd_w: unknown field; nearest: tdp_w"),
         ("confidence: read", "confidence: sure", r"confidence: expected one of measured, read, .*, got 'sure'$"),
+        ("value: 700,", "value: -700,", r"bad\.yaml:\d+: tdp_w is -700, expected a positive number$"),
+        ("value: 70,", "value: 970,", r"low 68, value 970, high 74: expected low <= value <= high$"),
+        ("value: 70, low: 68, high: 74", "value: 970", r"idle_power_w is 970, expected below tdp_w 700$"),
+        ("value: 989.4e12", "value: 0", r"peak_flops\.bf16 is 0, expected a positive number$"),
+        ("domain: 8", "domain: 0", r"bad\.yaml:\d+: domain is 0, expected a positive integer$"),
+        ("  gemm_share: {value: 0.", "  gemm_share: {value: 8.", r"gemm_share is 8\.\d+, expected at most 1\.5"),
+        ("source: epoch", "source: a-friend", r"bad\.yaml: .*: source is 'a-friend', expected a key of sources: "),
         ("peak_flops:", "peaks:", r"bad\.yaml: neither an accelerator profile \(peak_flops\) nor a node profile"),
     ],
 )

@@ -75,7 +75,7 @@ start: 2026-03-01T06:00Z
             r"run.yaml:\d+: instrument: give share or energy_kwh",
         ),
         ("site: {zone: FRA, fleet_utilisation: 0.5}\n", "counts only with amortisation: active_share"),
-        ("site: {zone: FRA, water_l_per_kwh: -1}\n", "water_l_per_kwh is -1.0, expected 0 or more"),
+        ("site: {zone: FRA, water_l_per_kwh: -1}\n", "water_l_per_kwh is -1, expected 0 or more"),
         ("site: {pue: 1.2}\n", "give zone .*, intensity_g_per_kwh or intensity_series"),
     ],
 )
