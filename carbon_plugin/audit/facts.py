@@ -11,6 +11,7 @@ from carbon_plugin.audit.documents import PredictionDocument
 from carbon_plugin.audit.reservations import covered_s, union
 from carbon_plugin.audit.result import Attempt, Coverage, Gap, Period, Progress, Work
 from carbon_plugin.ledger.claims import TOLERANCE_S
+from carbon_plugin.ledger.files import writer_name
 from carbon_plugin.ledger.records import Manifest
 
 
@@ -32,10 +33,10 @@ def _by_launch(files: Sequence[FilePass]) -> Mapping[int, list[FilePass]]:
 def _longest(files: Sequence[FilePass]) -> list[FilePass]:
     """The files of the node that was there longest: every node counts the steps of the whole job. A node has several
     files where one leader followed another."""
-    leaders: dict[tuple[int, str], list[FilePass]] = {}
+    writers: dict[str, list[FilePass]] = {}
     for file in files:
-        leaders.setdefault((file.manifest.node, file.file.partition(".attempt-")[0]), []).append(file)
-    return max(leaders.values(), key=lambda group: sum(file.steps for file in group))
+        writers.setdefault(writer_name(file.file), []).append(file)
+    return max(writers.values(), key=lambda group: sum(file.steps for file in group))
 
 
 def period_of(collected: RunCollector) -> Period:

@@ -59,6 +59,7 @@ def pass_over(
     paths = files_by_start(run_dir)
     outlines = {path: outline for path in paths if (outline := outline_of(path)) is not None}
     contexts = _contexts(paths, list(outlines.values()))
+    wanted = wanted_chains(paths, anchors)
     first = outlines.get(paths[0])
 
     def part(chosen: Sequence[Path]) -> Part:
@@ -69,10 +70,10 @@ def pass_over(
             wanted=wanted,
         )
 
-    wanted = wanted_chains(paths, anchors)
-    count = _processes(sum(outline.size_bytes for outline in outlines.values())) if processes is None else processes
-    parts = [part(chosen) for chosen in _split(paths, outlines, count)]
-    passed = _merged([add_up(parts[0])] if len(parts) == 1 else _side_by_side(parts)) or add_up(part(paths))
+    if processes is None:
+        processes = _processes(sum(outline.size_bytes for outline in outlines.values()))
+    parts = [part(chosen) for chosen in _split(paths, outlines, processes)]
+    passed = (len(parts) > 1 and _merged(_side_by_side(parts))) or add_up(part(paths))
     passed.collected.finish()
     order = {path.name: number for number, path in enumerate(paths)}
     return Passed(passed.collected, sorted(passed.ledgers, key=lambda ledger: order[ledger.check.file]))
@@ -188,10 +189,12 @@ def _result(worker: _Process | None) -> Passed | None:
     if worker is None:
         return None
     output, _ = worker.communicate()
-    if worker.returncode:
-        _log.warning("audit: a process ended with status %d; its part is done again here", worker.returncode)
+    try:
+        passed: Passed = pickle.loads(output)
+    except (pickle.UnpicklingError, EOFError) as error:
+        status = worker.returncode
+        _log.warning("audit: a process ended with status %d (%s); its part is done again here", status, error)
         return None
-    passed: Passed = pickle.loads(output)
     return passed
 
 

@@ -17,6 +17,11 @@ def ledger_name(node: int, attempt: int, rank: int | None = None) -> str:
     return f"node-{node}{part}.attempt-{attempt}.jsonl"
 
 
+def writer_name(file_name: str) -> str:
+    """What the names of ledgers have in common whose writers follow each other: all but the attempt."""
+    return file_name.partition(".attempt-")[0]
+
+
 def ledger_files(run_dir: str | os.PathLike[str]) -> list[Path]:
     """Ledger files of a run by node, rank and attempt; empty if there is none yet.
 

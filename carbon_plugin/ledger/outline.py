@@ -13,6 +13,7 @@ from msgspec import Struct
 from carbon_plugin.errors import LedgerError
 from carbon_plugin.ledger import chain
 from carbon_plugin.ledger.codec import decode_opening, decoder_for
+from carbon_plugin.ledger.files import writer_name
 from carbon_plugin.ledger.records import LEDGER_VERSION, Event, Manifest, Record, Window
 
 _TAIL_BYTES = 1 << 16
@@ -29,7 +30,6 @@ class Outline(Struct, frozen=True, kw_only=True):
     path: Path
     size_bytes: int
     node: int
-    attempt: int
     started_unix_s: float
     trained_until_unix_s: float
     host_key: str
@@ -38,8 +38,8 @@ class Outline(Struct, frozen=True, kw_only=True):
 
     @property
     def series(self) -> tuple[int, str]:
-        """What files have in common whose writers follow each other: a node, and the name without the attempt."""
-        return self.node, self.path.name.partition(".attempt-")[0]
+        """What files have in common whose writers follow each other; by node, its leader's first."""
+        return self.node, writer_name(self.path.name)
 
     @property
     def place(self) -> tuple[str, int]:
@@ -72,7 +72,6 @@ def outline_of(path: Path) -> Outline | None:
         path=path,
         size_bytes=size,
         node=manifest.node,
-        attempt=manifest.attempt,
         started_unix_s=manifest.started_unix_s,
         trained_until_unix_s=max([manifest.started_unix_s, *(w.start_unix_s + w.duration_s for w in trained)]),
         host_key=manifest.host_key,

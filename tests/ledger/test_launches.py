@@ -19,7 +19,6 @@ def outline(name: str, start_s: float, trained_until_s: float, last_step: int = 
         path=Path(f"node-{node}.attempt-{attempt}.jsonl"),
         size_bytes=1,
         node=int(node),
-        attempt=int(attempt),
         started_unix_s=start_s,
         trained_until_unix_s=trained_until_s,
         host_key=f"boot-{node}",
@@ -93,7 +92,7 @@ def test_an_outline_says_what_the_whole_file_says(tmp_path: Path) -> None:
     found = outline_of(writer.path)
 
     assert found is not None
-    assert (found.node, found.attempt, found.last_step) == (0, 0, 100)
+    assert (found.node, found.last_step) == (0, 100)
     assert found.trained_until_unix_s == pytest.approx(RUN_START_UNIX_S + 15 + 30)
     assert found.devices == (job.gpu_key(0, 0), job.gpu_key(0, 1), job.host_key(0))
 
