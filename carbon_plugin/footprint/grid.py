@@ -28,6 +28,8 @@ TYPICAL_DRIFT = 0.065
 WITHIN_YEAR_SPREAD = 0.15
 # A vintage more than this many years before the run gets a note.
 FRESH_YEARS = 2
+# A stated intensity below it is asked about: the lowest countries of the table have 20, lifecycle.
+LEAST_G_PER_KWH = 2.0
 
 BASIS_WORDS = {
     "scope": ("lifecycle", "direct"),
@@ -139,6 +141,16 @@ def stale_warning(intensity: Intensity, *, today: date | None = None) -> str | N
     if age_years <= FRESH_YEARS:
         return None
     return f"grid intensity of {intensity.zone_name} is of {intensity.year}, {age_years} years old: state a newer one"
+
+
+def low_warning(intensity: Intensity) -> str | None:
+    """A sentence for the user where the number is lower than a grid can be, else None. A stated 0 is taken as it is."""
+    value, declared = intensity.figure.value, intensity.figure.kind == "declared"
+    if declared and 0 < value < LEAST_G_PER_KWH:
+        return f"the stated intensity of {value:g} g/kWh is below that of any grid: was {value:g} kg/kWh meant?"
+    if not declared and value == 0:
+        return f"the published intensity of {intensity.zone_name} is 0 g/kWh, which no grid has: state one of your own"
+    return None
 
 
 def _notes(area: Area, row: tables.AreaIntensity, age_years: int) -> tuple[str, ...]:

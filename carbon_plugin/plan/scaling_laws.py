@@ -35,11 +35,6 @@ class ScalingLaw(Struct, frozen=True, kw_only=True):
     source: str
     sparse: bool = False
 
-    @property
-    def compute_exponent(self) -> float:
-        """How fast the reducible loss falls with compute, when parameters and tokens are split best."""
-        return self.alpha * self.beta / (self.alpha + self.beta)
-
 
 class Split(Struct, frozen=True):
     """A compute budget as active parameters and tokens."""

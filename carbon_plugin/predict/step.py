@@ -5,23 +5,16 @@ from __future__ import annotations
 import numpy as np
 
 from carbon_plugin.errors import SpecError
+from carbon_plugin.predict.assumed import step_assumptions
 from carbon_plugin.predict.case import Values, layout_of, shape_of, work_of
 from carbon_plugin.predict.counted import counted_memory_bytes, counted_step_terms
 from carbon_plugin.predict.flops import step_flops
 from carbon_plugin.predict.interval import accuracy_class, step_time_figure
 from carbon_plugin.predict.memory import memory_bytes
 from carbon_plugin.predict.power import power_assumptions, step_power
-from carbon_plugin.predict.rates import (
-    LAW_GEMM_EXPONENT,
-    ROWWISE_SHARE,
-    Rates,
-    capped_share,
-    peak_of,
-    resolve_rates,
-)
+from carbon_plugin.predict.rates import Rates, peak_of, resolve_rates
 from carbon_plugin.predict.result import MemoryPrediction, StepPrediction
-from carbon_plugin.predict.schedule import MUON_ITERATIONS, OFFLOAD_BYTES_PER_S, step_time
-from carbon_plugin.spec.figure import Assumption
+from carbon_plugin.predict.schedule import step_time
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.model import CountedModel
 from carbon_plugin.spec.run import RunSpec, check_layout, check_work
@@ -68,29 +61,8 @@ def predict_step(spec: RunSpec) -> StepPrediction:
         gpu_energy_per_step_j=power.scaled(total * spec.cluster.devices, "J"),
         accuracy_class=kind,
         activity=activity,
-        assumptions=(*assumptions, *_assumed(spec), *power_assumptions(spec.cluster)),
+        assumptions=(*assumptions, *step_assumptions(spec), *power_assumptions(spec.cluster)),
     )
-
-
-def _assumed(spec: RunSpec) -> list[Assumption]:
-    """Numbers that what the spec asks for brings with it, and that it has no field for."""
-    training, stack, cluster = spec.training, spec.stack, spec.cluster
-    found = []
-    if training.optimizer_offload:
-        said = "host memory and PCIe 4 x16 that one device of eight gets; faster links are not credited"
-        found.append(Assumption("training.optimizer_offload", f"{OFFLOAD_BYTES_PER_S / 1e9:g} GB/s a device", said))
-    if training.optimizer == "muon":
-        counted = isinstance(spec.model, CountedModel)
-        value = "no time to orthogonalise" if counted else f"{MUON_ITERATIONS} Newton-Schulz iterations"
-        said = "shapes of its matrices are not known" if counted else "Jordan et al. 2024; shared out like the states"
-        found.append(Assumption("training.optimizer", value, said))
-    if cluster.power_cap_w is not None:
-        said = f"of the matrix rate, by the sustained law: power to the {LAW_GEMM_EXPONENT:g}"
-        found.append(Assumption("cluster.power_cap_w", f"{capped_share(cluster):.0%}", said))
-    if training.precision == "fp8" and stack.fp8_recipe == "rowwise":
-        said = "of the tensor-wise fp8 rate: torchtitan's rows on H100 gain nothing over bf16"
-        found.append(Assumption("stack.fp8_recipe", f"{ROWWISE_SHARE:.0%}", said))
-    return found
 
 
 def _evaluate(

@@ -77,9 +77,13 @@ def read_document(path: Path) -> Document:
     except FileNotFoundError:
         raise SpecError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise SpecError(f"{path}: cannot be read: {reason}") from error
+        raise SpecError(f"{path}: cannot be read: {reason_of(error)}") from error
     return parse_document(text, str(path))
+
+
+def reason_of(error: OSError | UnicodeDecodeError) -> str:
+    """Why a text file could not be read, without the number of the error and the path."""
+    return str(error.strerror) if isinstance(error, OSError) else f"not UTF-8 ({error.reason} at byte {error.start})"
 
 
 def parse_document(text: str, origin: str) -> Document:

@@ -15,7 +15,7 @@ import msgspec
 
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.decoding import decode
-from carbon_plugin.spec.document import Document
+from carbon_plugin.spec.document import Document, reason_of
 from carbon_plugin.spec.model import TransformerModel
 
 NESTED = ("text_config", "llm_config", "language_config")
@@ -77,7 +77,7 @@ def load_hf_config(path: Path, name: str | None = None) -> TransformerModel:
     except FileNotFoundError:
         raise SpecError(f"{file}: no such file, expected a Hugging Face config.json") from None
     except OSError as error:
-        raise SpecError(f"{file}: cannot be read: {error}") from error
+        raise SpecError(f"{file}: cannot be read: {reason_of(error)}") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise SpecError(f"{file}: not valid JSON: {error}") from error
     if not isinstance(config, dict):

@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.decoding import decode
-from carbon_plugin.spec.document import read_document
+from carbon_plugin.spec.document import read_document, reason_of
 from carbon_plugin.spec.figure import Sourced
 from carbon_plugin.spec.hardware import Accelerator, Node
 from carbon_plugin.spec.names import normalized, unknown_name
@@ -159,7 +159,7 @@ def _searchable(path: Path, stamp_ns: int) -> str:
     try:
         return normalized(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path}: cannot be read: {error}") from error
+        raise SpecError(f"{path}: cannot be read: {reason_of(error)}") from error
 
 
 @lru_cache(maxsize=1024)

@@ -54,6 +54,8 @@ def check_layout(model: TransformerModel | CountedModel, cluster: Cluster, layou
             f"dp_shard {layout.dp_shard} = {layout.world_size} ranks, but the cluster has {cluster.nodes} nodes * "
             f"{cluster.devices_per_node} devices = {cluster.devices}"
         )
+    if layout.virtual_stages > 1 and layout.pp == 1:
+        raise InfeasibleLayoutError(f"layout: virtual_stages {layout.virtual_stages} needs pp above 1, got pp 1")
     if isinstance(model, CountedModel):
         if layout.tp * layout.cp * layout.pp * layout.ep > 1:
             raise InfeasibleLayoutError(
@@ -74,8 +76,6 @@ def check_layout(model: TransformerModel | CountedModel, cluster: Cluster, layou
             f"layout: pp {layout.pp} * virtual_stages {layout.virtual_stages} = {chunks} chunks, "
             f"but {model.name} has only {model.layers} layers"
         )
-    if layout.virtual_stages > 1 and layout.pp == 1:
-        raise InfeasibleLayoutError(f"layout: virtual_stages {layout.virtual_stages} needs pp above 1, got pp 1")
     if layout.ep > 1:
         if model.moe is None:
             raise InfeasibleLayoutError(f"layout: ep {layout.ep}, but {model.name} has no experts")

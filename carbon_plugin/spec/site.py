@@ -13,6 +13,8 @@ from carbon_plugin.spec.limits import check_not_negative, check_positive
 
 Provider = Literal["electricity-maps", "neso", "watttime"]
 MARGINAL_PROVIDERS: tuple[Provider, ...] = ("watttime",)
+MOST_G_PER_KWH = 3000.0
+"""Twice what the worst coal plant emits; more was meant a MWh."""
 MOST_PUE = 10.0
 """No facility comes near it; 12 for 1.2 does not pass."""
 
@@ -106,6 +108,9 @@ class Site(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
                 "intensity_series"
             )
         check_not_negative(self, "intensity_g_per_kwh", "marginal_g_per_kwh", "residual_g_per_kwh", owner="site: ")
+        stated = self.intensity_g_per_kwh
+        if stated is not None and stated > MOST_G_PER_KWH:
+            raise SpecError(f"site: intensity_g_per_kwh is {stated:g}, expected at most {MOST_G_PER_KWH:g} (gCO2e/kWh)")
         check_not_negative(self, "wue_l_per_kwh", "water_l_per_kwh", owner="site: ")
         if self.pue is not None and not 1 <= self.pue <= MOST_PUE:
             raise SpecError(f"site: pue is {self.pue:g}, expected 1 to {MOST_PUE:g} (facility energy over IT energy)")

@@ -7,7 +7,7 @@ from datetime import date
 import msgspec
 import pytest
 
-from carbon_plugin.errors import FootprintError
+from carbon_plugin.errors import FootprintError, SpecError
 from carbon_plugin.footprint.account import Factors
 from carbon_plugin.footprint.factors import resolve_factors
 from carbon_plugin.spec.hardware import Cluster
@@ -81,3 +81,20 @@ def test_an_old_vintage_is_a_warning_for_the_user() -> None:
     (warning,) = resolve_factors(Site(zone="UKR"), None, today=TODAY).warnings
 
     assert warning == "grid intensity of Ukraine is of 2022, 4 years old: state a newer one"
+
+
+@pytest.mark.parametrize(("stated", "warned"), [(0.4, True), (0.0, False), (12.0, False)])
+def test_an_intensity_in_kilograms_is_asked_about(stated: float, warned: bool) -> None:
+    factors = resolve_factors(Site(intensity_g_per_kwh=stated), None)
+
+    assert [f"was {stated:g} kg/kWh meant?" in warning for warning in factors.warnings] == [True] * warned
+
+
+def test_a_published_zero_is_not_taken_for_a_clean_grid() -> None:
+    # Our World in Data has 0 g/kWh, lifecycle, for the hydropower of the Central African Republic.
+    assert any("is 0 g/kWh, which no grid has" in text for text in resolve_factors(Site(zone="CAF"), None).warnings)
+
+
+def test_an_intensity_a_megawatt_hour_is_refused() -> None:
+    with pytest.raises(SpecError, match=r"intensity_g_per_kwh is 41400, expected at most 3000 \(gCO2e/kWh\)"):
+        Site(intensity_g_per_kwh=41_400)

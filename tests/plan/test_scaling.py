@@ -172,7 +172,7 @@ def test_a_range_gives_the_exponents_of_the_law_and_of_the_real_run() -> None:
     assert [(item.zone, item.points) for item in result.exponents] == [("USA", 3), ("FRA", 3)]
     exponents = result.exponents[0]
     # Carbon ~ C and reducible loss ~ C^-(alpha beta / (alpha + beta)).
-    assert exponents.ideal_loss == pytest.approx(1 / CHINCHILLA.compute_exponent, rel=0.01)
+    assert exponents.ideal_loss == pytest.approx(1 / CHINCHILLA.alpha + 1 / CHINCHILLA.beta, rel=0.01)
     assert exponents.real_loss > exponents.ideal_loss
     assert exponents.last_compute > exponents.real_compute > 1
     rows = list(csv.DictReader(io.StringIO(csv_text(rows_of(result.points, CHINCHILLA)))))

@@ -88,6 +88,7 @@ def test_the_class_of_the_prediction_sets_its_interval() -> None:
         ({"tp": 8, "pp": 4}, r"= 32 ranks, but the cluster has 8 nodes \* 8 devices = 64"),
         ({"tp": 64}, "tp 64 does not divide the model's heads 96"),
         ({"pp": 64, "virtual_stages": 2, "pipeline_schedule": "interleaved"}, "128 chunks, but gpt3-175b has only 96"),
+        ({"dp_replicate": 64, "virtual_stages": 2, "pipeline_schedule": "interleaved"}, "2 needs pp above 1, got pp 1"),
         ({"dp_replicate": 64, "ep": 8}, "ep 8, but gpt3-175b has no experts"),
         ({"tp": 8, "dp_replicate": 8, "micro_batch_size": 3}, "global_batch_size 64 is not a multiple of dp 8"),
     ],
@@ -134,6 +135,20 @@ def test_a_counted_model_with_states_on_the_host_waits_for_it() -> None:
     assert on_host.breakdown_s["offload"] == pytest.approx(50 * 25e6 / 25e9)
     assert "offload" not in here.breakdown_s
     assert "optimizer" not in on_host.memory.parts_bytes
+
+
+@pytest.mark.parametrize(
+    ("section", "changes", "field", "value"),
+    [
+        ("training", {**GPT3["training"], "optimizer": "muon"}, "training.optimizer", "no time to orthogonalise"),
+        ("layout", {"dp_replicate": 64, "recompute": "operators"}, "layout.recompute", "nothing is repeated"),
+    ],
+)
+def test_what_a_counted_model_cannot_tell_is_said(section, changes, field, value) -> None:
+    base = {"model": COUNTED, "layout": {"dp_replicate": 64}, "stack": {}}
+    found = predict_step(spec_of(**{**base, section: changes})).assumptions
+
+    assert (field, value) in {(item.field, item.value) for item in found}
 
 
 def test_a_counted_model_is_predicted_with_a_wide_range_and_refuses_tensor_parallelism() -> None:

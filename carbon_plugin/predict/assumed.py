@@ -1,0 +1,40 @@
+"""What a prediction takes for granted beyond the constants of its device: numbers that no field of a spec gives."""
+
+from __future__ import annotations
+
+from carbon_plugin.predict.rates import LAW_GEMM_EXPONENT, ROWWISE_SHARE, capped_share
+from carbon_plugin.predict.schedule import MUON_ITERATIONS, OFFLOAD_BYTES_PER_S
+from carbon_plugin.spec.figure import Assumption
+from carbon_plugin.spec.model import CountedModel
+from carbon_plugin.spec.run import RunSpec
+
+
+def step_assumptions(spec: RunSpec) -> list[Assumption]:
+    """Numbers that what the spec asks for brings with it, and that it has no field for."""
+    training, stack, cluster = spec.training, spec.stack, spec.cluster
+    found = _not_counted(spec) if isinstance(spec.model, CountedModel) else []
+    if training.optimizer_offload:
+        said = "host memory and PCIe 4 x16 that one device of eight gets; faster links are not credited"
+        found.append(Assumption("training.optimizer_offload", f"{OFFLOAD_BYTES_PER_S / 1e9:g} GB/s a device", said))
+    if training.optimizer == "muon" and not isinstance(spec.model, CountedModel):
+        said = "Jordan et al. 2024; shared out like the states"
+        found.append(Assumption("training.optimizer", f"{MUON_ITERATIONS} Newton-Schulz iterations", said))
+    if cluster.power_cap_w is not None:
+        said = f"of the matrix rate, by the sustained law: power to the {LAW_GEMM_EXPONENT:g}"
+        found.append(Assumption("cluster.power_cap_w", f"{capped_share(cluster):.0%}", said))
+    if training.precision == "fp8" and stack.fp8_recipe == "rowwise":
+        said = "of the tensor-wise fp8 rate: torchtitan's rows on H100 gain nothing over bf16"
+        found.append(Assumption("stack.fp8_recipe", f"{ROWWISE_SHARE:.0%}", said))
+    return found
+
+
+def _not_counted(spec: RunSpec) -> list[Assumption]:
+    """What of the spec takes no time because a counted model says nothing of it."""
+    found = []
+    if spec.training.optimizer == "muon":
+        said = "shapes of the model's matrices are not known"
+        found.append(Assumption("training.optimizer", "no time to orthogonalise", said))
+    if spec.layout is not None and spec.layout.recompute in ("selective", "operators"):
+        said = f"which of the model's operations {spec.layout.recompute} takes is not known"
+        found.append(Assumption("layout.recompute", "nothing is repeated", said))
+    return found
