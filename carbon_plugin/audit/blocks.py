@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import groupby
 
 import numpy as np
 from msgspec import Struct
@@ -93,19 +92,32 @@ class Block(Struct, frozen=True, kw_only=True):
 
 def blocks_of(windows: Sequence[Window], factors: tuple[float | None, float | None]) -> Iterator[Block]:
     """Windows in their order as blocks. `factors` are intensity (g/kWh) and PUE where a window states none."""
-    for signature, alike in groupby(windows, key=_signature):
-        yield _block(list(alike), [key for key, _ in signature], [kind for _, kind in signature], factors)
-
-
-def _signature(window: Window) -> list[tuple[str, EnergyKind]]:
-    return [(energy.key, energy.kind) for energy in window.energies]
+    if not windows:
+        return
+    energies = [energy for window in windows for energy in window.energies]
+    count = len(windows[0].energies)
+    keys, kinds = [energy.key for energy in energies], [energy.kind for energy in energies]
+    alike = (
+        keys == keys[:count] * len(windows)
+        and kinds == kinds[:count] * len(windows)
+        and all(len(window.energies) == count for window in windows)
+    )
+    if alike:
+        yield _block(list(windows), energies, keys[:count], kinds[:count], factors)
+    else:  # a GPU was lost, or is back: rare, so that parts of parts do not matter
+        half = len(windows) // 2
+        yield from blocks_of(windows[:half], factors)
+        yield from blocks_of(windows[half:], factors)
 
 
 def _block(
-    windows: list[Window], keys: list[str], kinds: list[EnergyKind], factors: tuple[float | None, float | None]
+    windows: list[Window],
+    energies: Sequence[DeviceEnergy],
+    keys: list[str],
+    kinds: list[EnergyKind],
+    factors: tuple[float | None, float | None],
 ) -> Block:
     shape = (len(windows), len(keys))
-    energies = [energy for window in windows for energy in window.energies]
     energy_j = _devices([energy.energy_j for energy in energies], shape)
     low_j = _devices([energy.low_j for energy in energies], shape)
     high_j = _devices([energy.high_j for energy in energies], shape)
