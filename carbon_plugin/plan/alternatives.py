@@ -22,7 +22,7 @@ from carbon_plugin.plan.forecast import Forecast, layout_phrase, make_forecast
 from carbon_plugin.plan.pareto import not_dominated, steps_of
 from carbon_plugin.plan.search import Found, Progress, search, search_layout
 from carbon_plugin.plan.space import EVERYTHING
-from carbon_plugin.plan.whatif import relocated
+from carbon_plugin.plan.whatif import lost_cap, relocated
 from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.hardware import Cluster
 from carbon_plugin.spec.layout import ParallelLayout
@@ -59,7 +59,7 @@ class Option(Struct, frozen=True, kw_only=True):
     """One way to run that no other beats in time, energy and carbon, or none that leaves room in memory.
 
     `best` names the objectives in which it is the best of all. `energy_j` is that of the facility over the run,
-    `spec_file` where it was written as a spec. `notes` say what does not move along to another zone.
+    `spec_file` where it was written as a spec. `notes` say what does not move along to another zone or device.
     """
 
     accelerator: str
@@ -152,7 +152,8 @@ def search_alternatives(
             obstacles.append(_Obstacle(variant, str(error)))
             continue
         in_time = [one for one in forecasts if one.run_time_s.value <= (question.deadline_s or math.inf)]
-        found += [candidate for forecast in in_time for candidate in _in_zones(forecast, question, seed)]
+        uncapped = lost_cap(spec.cluster, variant.cluster)
+        found += [candidate for forecast in in_time for candidate in _in_zones(forecast, question, uncapped, seed)]
         if not in_time:
             obstacles.append(_too_late(variant, result, forecasts[0], question))
     if not found:
@@ -213,15 +214,15 @@ def _cluster_of(name: str, ours: Cluster, question: Question, profile_dirs: Dire
     return Cluster(accelerator=accelerator, node=node, nodes=max(1, ours.devices // used), devices_per_node=used)
 
 
-def _in_zones(forecast: Forecast, question: Question, seed: int) -> Iterator[_Candidate]:
-    """A forecast in every zone that is asked for, with what does not move there."""
+def _in_zones(forecast: Forecast, question: Question, notes: tuple[str, ...], seed: int) -> Iterator[_Candidate]:
+    """A forecast in every zone that is asked for, with what does not move there beside `notes`."""
     spec = forecast.spec
     for zone in question.zones or (spec.site.zone,):
         if zone == spec.site.zone or zone is None:
-            yield _Candidate(forecast, ())
+            yield _Candidate(forecast, notes)
             continue
-        site, notes = relocated(spec.site, zone)
-        yield _Candidate(make_forecast(msgspec.structs.replace(spec, site=site), seed=seed), notes)
+        site, left = relocated(spec.site, zone)
+        yield _Candidate(make_forecast(msgspec.structs.replace(spec, site=site), seed=seed), (*notes, *left))
 
 
 def _front(found: list[_Candidate]) -> list[tuple[_Candidate, tuple[str, ...]]]:

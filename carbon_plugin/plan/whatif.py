@@ -76,6 +76,13 @@ def relocated(site: Site, zone: str) -> tuple[Site, tuple[str, ...]]:
     return fresh, tuple(notes)
 
 
+def lost_cap(ours: Cluster, other: Cluster) -> tuple[str, ...]:
+    """What to say where devices of another kind come without the power cap of the run's own."""
+    if ours.power_cap_w is None or other.power_cap_w is not None:
+        return ()
+    return (f"without the power cap of {ours.power_cap_w:g} W",)
+
+
 def marginal_kg(energies: Sequence[EnergyItem], g_per_kwh: Sequence[float], pue: float) -> float:
     """Carbon of energies at a marginal intensity for each, kgCO2e."""
     weighted = sum(item.energy_j * marginal for item, marginal in zip(energies, g_per_kwh, strict=True))
@@ -114,6 +121,7 @@ def _changed(spec: RunSpec, changes: Mapping[str, str], profile_dirs: Directorie
             cluster = spec.cluster
         else:
             notes.append(f"{cluster.nodes} x {cluster.node.name} with {cluster.devices_per_node} devices")
+            notes += lost_cap(spec.cluster, cluster)
     start = changes.get("start", spec.start)
     if "start" in changes and site.intensity_series is None:
         notes.append("the start does not matter without a series of intensity")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import msgspec
+import msgspec
 import numpy as np
 import pytest
 
@@ -69,6 +70,17 @@ def test_other_accelerators_come_in_their_usual_nodes_and_as_many(spec: RunSpec)
     assert (cluster.node.name, cluster.nodes, cluster.devices_per_node) == ("gb200-nvl72", 8, 4)
     named = search_alternatives(spec, Question(accelerators=("gb200-nvl72",), nodes=(3,))).specs[0].cluster
     assert (named.nodes, named.devices_per_node) == (3, 4)
+
+
+def test_a_power_cap_that_another_accelerator_comes_without_is_said(spec: RunSpec) -> None:
+    capped = msgspec.structs.replace(spec, cluster=msgspec.structs.replace(spec.cluster, power_cap_w=500))
+
+    found = search_alternatives(capped, Question(accelerators=("h100-sxm", "b200-sxm")))
+
+    for option, run in zip(found.report.options, found.specs, strict=True):
+        lost = run.cluster.power_cap_w is None
+        assert option.notes == (("without the power cap of 500 W",) if lost else ())
+    assert {run.cluster.accelerator.name for run in found.specs} >= {"b200-sxm"}
 
 
 def test_a_deadline_leaves_out_what_ends_later(spec: RunSpec) -> None:
