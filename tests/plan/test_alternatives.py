@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 
 import msgspec
-import msgspec
 import numpy as np
 import pytest
 
