@@ -106,6 +106,15 @@ def carbon_of(summary: AuditSummary, wanted_by: str) -> tuple[Footprint, Factors
     return summary.footprint, summary.factors
 
 
+def check_embodied(summary: AuditSummary, wanted_by: str) -> None:
+    """Raise `ReportError` where reserved hardware has no embodied carbon, which is unknown and not zero."""
+    if unknown := view.unknown_embodied(summary):
+        raise ReportError(
+            f"{wanted_by}: run {summary.run.name} has no embodied carbon of {' and '.join(unknown)}, expected an "
+            "estimate for all reserved hardware; name it (cluster.accelerator, cluster.node)"
+        )
+
+
 def basis_of(factors: Factors, wanted_by: str) -> Basis:
     """What the run's intensity counts. Raises `ReportError` where nobody said it, or it is by contract."""
     intensity = factors.intensity

@@ -18,7 +18,16 @@ from typing import Literal
 
 from msgspec import Struct
 
-from carbon_plugin.audit.evidence import GridFactor, Origin, basis_of, carbon_of, grid_factor, kwh, origin_of
+from carbon_plugin.audit.evidence import (
+    GridFactor,
+    Origin,
+    basis_of,
+    carbon_of,
+    check_embodied,
+    grid_factor,
+    kwh,
+    origin_of,
+)
 from carbon_plugin.audit.ghg_factors import ElectricityFactors, GhgInputs, Rate, electricity_factors
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.errors import ReportError
@@ -79,6 +88,7 @@ def ghg_report(summary: AuditSummary, inputs: GhgInputs) -> GhgReport:
             "whose electricity and hardware this is decides the scope"
         )
     footprint, factors = carbon_of(summary, "GHG")
+    check_embodied(summary, "GHG")
     basis = basis_of(factors, "GHG")
     if basis.signal != "average":
         raise ReportError(

@@ -44,11 +44,11 @@ def model_card_emissions(summary: AuditSummary, training_type: str | None = None
     footprint, factors = carbon_of(summary, "model card")
     intensity = factors.intensity
     basis = "basis not stated" if intensity.basis is None else _words(intensity.basis)
+    embodied = wording.carbon(footprint.embodied_kg.value) if footprint.embodied_parts_kg else "unknown and"
     source = (
         f"carbon-plugin {summary.plugin_version}: operational, {basis}, PUE {wording.plain(factors.pue.value)}, "
         f"energy: {how_known(summary)}, one training run, p10-p90 "
-        f"{wording.carbon_range(footprint.operational_kg)}; embodied {wording.carbon(footprint.embodied_kg.value)} "
-        "not included"
+        f"{wording.carbon_range(footprint.operational_kg)}; embodied {embodied} not included"
     )
     if summary.coverage.nodes_seen < summary.coverage.nodes:
         source += f"; only {summary.coverage.nodes_seen} of {summary.coverage.nodes} nodes"

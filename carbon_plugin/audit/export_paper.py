@@ -54,12 +54,16 @@ def _carbon(summary: AuditSummary, footprint: Footprint, factors: Factors) -> st
     intensity = factors.intensity
     basis = intensity.basis
     counts = f"{basis.method}-based, {basis.scope}, {basis.signal}" if basis else "basis not stated"
+    adds = (
+        f"the manufacture of the hardware adds {wording.carbon(footprint.embodied_kg.value)} "
+        f"({wording.carbon_range(footprint.embodied_kg)}), {wording.carbon(footprint.total_kg.value)} in total."
+        if footprint.embodied_parts_kg
+        else "the manufacture of the hardware is not known and not included."
+    )
     sentence = (
         f"At {wording.number(view.grid_g_per_kwh(summary))} gCO2e/kWh ({intensity.figure.source}; {counts}) this is "
         f"{wording.carbon(footprint.operational_kg.value)} of operational emissions "
-        f"({wording.carbon_range(footprint.operational_kg)}); the manufacture of the hardware adds "
-        f"{wording.carbon(footprint.embodied_kg.value)} ({wording.carbon_range(footprint.embodied_kg)}), "
-        f"{wording.carbon(footprint.total_kg.value)} in total."
+        f"({wording.carbon_range(footprint.operational_kg)}); {adds}"
     )
     if footprint.market is not None:
         sentence += f" The market-based figure is {wording.carbon(footprint.market.operational_kg.value)}."

@@ -12,6 +12,7 @@ from carbon_plugin.audit.evidence import (
     Origin,
     basis_of,
     carbon_of,
+    check_embodied,
     effective_share,
     energy_method,
     grid_factor,
@@ -26,7 +27,6 @@ from carbon_plugin.footprint.units import GRAMS_PER_KG
 from carbon_plugin.spec.figure import Figure
 
 STANDARD = "ISO/IEC 21031:2024, Software Carbon Intensity: SCI = (O + M) per R"
-NEEDED_EMBODIED = ("device", "host")
 
 
 class SciReport(Struct, frozen=True, kw_only=True):
@@ -106,12 +106,7 @@ def check_sci_basis(summary: AuditSummary, wanted_by: str) -> None:
         )
     if "host" not in summary.by_rung:
         raise ReportError(f"{wanted_by}: run {name} has no energy of its hosts, expected that of all reserved hardware")
-    missing = [scope for scope in NEEDED_EMBODIED if scope not in factors.embodied_kg]
-    if missing:
-        raise ReportError(
-            f"{wanted_by}: run {name} has no embodied carbon of {', '.join(missing)}, expected an estimate for every "
-            "device in the boundary; name the hardware (cluster.accelerator, cluster.node)"
-        )
+    check_embodied(summary, wanted_by)
 
 
 def sci_boundary(summary: AuditSummary) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from carbon_plugin.audit import wording
 from carbon_plugin.audit.result import AuditSummary
-from carbon_plugin.audit.view import grid_g_per_kwh, measured_share
+from carbon_plugin.audit.view import grid_g_per_kwh, measured_share, unknown_embodied
 
 
 def subtitle(summary: AuditSummary) -> str:
@@ -59,6 +59,11 @@ def warnings(summary: AuditSummary) -> list[str]:
             f"Clocks of nodes were up to {wording.duration(furthest_s)} apart. Sums do not depend on it; times are "
             f"given by the clock of rank 0."
         )
+    if unknown := unknown_embodied(summary):
+        found.append(
+            f"The manufacture of {' and '.join(unknown)} is in no total: no profile of the hardware was named or "
+            "recognised (cluster.accelerator, cluster.node)."
+        )
     if summary.factors is not None:
         found += [f"{warning[:1].upper()}{warning[1:].rstrip('.')}." for warning in summary.factors.warnings]
     return found
@@ -87,11 +92,12 @@ def _what_it_used(summary: AuditSummary) -> str:
     if footprint is None or factors is None:
         return f"{sentence} No carbon is stated: {summary.no_carbon_reason}."
     grid = f"{wording.number(grid_g_per_kwh(summary))} g/kWh ({factors.intensity.zone_name})"
-    return (
-        f"{sentence} With PUE {wording.plain(factors.pue.value)} and {grid} that is "
-        f"{wording.carbon(footprint.operational_kg.value)}, and the manufacture of the reserved hardware adds "
-        f"{wording.carbon(footprint.embodied_kg.value)}."
-    )
+    if footprint.embodied_parts_kg:
+        adds = f", and the manufacture of the reserved hardware adds {wording.carbon(footprint.embodied_kg.value)}"
+    else:
+        adds = "; what the manufacture of the hardware adds is unknown"
+    operational = wording.carbon(footprint.operational_kg.value)
+    return f"{sentence} With PUE {wording.plain(factors.pue.value)} and {grid} that is {operational}{adds}."
 
 
 def _how_the_forecast_did(summary: AuditSummary) -> str:

@@ -195,7 +195,7 @@ def _run(one: _Audited) -> ProgrammeRun:
         device_s=summary.reserved.device_s,
         energy_j=summary.energy.energy_j,
         operational_kg=footprint.operational_kg.value if footprint else None,
-        embodied_kg=footprint.embodied_kg.value if footprint else None,
+        embodied_kg=footprint.embodied_kg.value if footprint and footprint.embodied_parts_kg else None,
         total_kg=footprint.total_kg.value if footprint else None,
         basis=summary.factors.intensity.basis if summary.factors else None,
         verified=summary.verification.ok,
@@ -265,6 +265,9 @@ def _warnings(runs: Sequence[ProgrammeRun], missing: Sequence[str], others: int)
     unknown = [run.name for run in runs if run.role not in ROLES]
     if unknown:
         found.append(f"runs without a role, or with one that is none of {', '.join(ROLES)}: {', '.join(unknown)}")
+    without = [run.name for run in runs if run.total_kg is not None and run.embodied_kg is None]
+    if without:
+        found.append(f"the manufacture of their hardware is unknown and in no sum: {', '.join(without)}")
     unverified = [run.name for run in runs if not run.verified]
     if unverified:
         found.append(f"ledgers that do not verify: {', '.join(unverified)}")

@@ -60,6 +60,8 @@ def _carbon_rows(summary: AuditSummary) -> list[tuple[str, str, str, str]]:
             ("total carbon", footprint.total_kg, ""),
         )
     ]
+    if not footprint.embodied_parts_kg:
+        rows[1:] = [("embodied carbon", "unknown", "", "no profile of the hardware: in no total")]
     if footprint.market is not None:
         figure = footprint.market.operational_kg
         beside = "beside the total, not in it"

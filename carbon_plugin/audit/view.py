@@ -110,6 +110,13 @@ def rung_notes(summary: AuditSummary) -> dict[str, str]:
     return notes
 
 
+def unknown_embodied(summary: AuditSummary) -> list[str]:
+    """Reserved hardware, in words, that no profile gives embodied carbon for: it is unknown and not zero."""
+    if summary.factors is None:
+        return []
+    return [SCOPE_NAMES[scope] for scope in ("device", "host") if scope not in summary.factors.embodied_kg]
+
+
 def embodied_how(summary: AuditSummary) -> dict[str, str]:
     """How the embodied carbon of each scope comes about."""
     footprint, factors = summary.footprint, summary.factors

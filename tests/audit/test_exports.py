@@ -163,7 +163,9 @@ def test_score_is_refused_without_embodied_carbon_tokens_or_site(
     factors: Factors, without_site: AuditSummary, tmp_path: Path
 ) -> None:
     bare = msgspec.structs.replace(factors, embodied_kg={"device": factors.embodied_kg["device"]})
-    with pytest.raises(ReportError, match="no embodied carbon of host, expected an estimate for every device"):
+    with pytest.raises(
+        ReportError, match="no embodied carbon of hosts, expected an estimate for all reserved hardware"
+    ):
         sci_report(audited(job_with(bare), tmp_path / "bare"))
     with pytest.raises(ReportError, match="recorded no training tokens"):
         sci_report(audited(job_with(factors, tokens_per_step=0), tmp_path / "tokens"))

@@ -14,6 +14,9 @@ import pytest
 
 from carbon_plugin.audit import view, wording
 from carbon_plugin.audit.charts import charts_of
+from carbon_plugin.audit.export_ghg import ghg_report
+from carbon_plugin.audit.export_paper import paper_paragraph
+from carbon_plugin.audit.ghg_factors import GhgInputs
 from carbon_plugin.audit.report import render_html, write_audit
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.audit.summary import summarise
@@ -268,6 +271,21 @@ def test_text_summary_says_the_same_in_few_lines(summary: AuditSummary) -> None:
     assert "step time: measured" in text
     assert "forecast of operational carbon was off by: spec drift" in text
     assert text.rstrip().endswith("ledger: verified, 4 files")
+
+
+def test_hardware_that_nobody_knows_has_unknown_embodied_carbon_and_not_zero(factors: Factors, tmp_path: Path) -> None:
+    bare = msgspec.structs.replace(factors, embodied_kg={})
+    Job(factors=msgspec.to_builtins(bare), intensity_g_per_kwh=41.4, pue=1.2).write(tmp_path / "run")
+    summary = summarise(tmp_path / "run")
+    text, page = render_text(summary), Page(render_html(summary)).text
+
+    assert re.search(r"embodied carbon +unknown", text)
+    assert "The manufacture of accelerators and hosts is in no total" in text
+    assert "what the manufacture of the hardware adds is unknown" in page
+    assert "adds 0" not in page
+    assert "the manufacture of the hardware is not known and not included" in paper_paragraph(summary)
+    with pytest.raises(CarbonPluginError, match="GHG: run simulated has no embodied carbon of accelerators and hosts"):
+        ghg_report(summary, GhgInputs(organisational_boundary="cloud"))
 
 
 def test_ranges_of_rungs_and_of_their_sum_are_of_one_sampling(summary: AuditSummary) -> None:
