@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from carbon_plugin.ledger.outline import Outline, find_events
+from carbon_plugin.ledger.records import Event
 
 RANK_0_FILES = "node-0."
 """How the names of files begin that the node of rank 0 has written."""
@@ -21,11 +22,17 @@ def clock_offsets(outlines: Sequence[Outline]) -> dict[str, float]:
     for outline in outlines:
         if outline.path.name.startswith(RANK_0_FILES):
             for event in find_events(outline.path, SKEW_EVENT):
-                stated = event.data.get("offsets_s")
-                if isinstance(stated, Mapping):
-                    noticed |= {str(file): float(s) for file, s in stated.items() if isinstance(s, int | float)}
+                noticed |= offsets_in(event)
     of_place = {outline.place: noticed[outline.path.name] for outline in outlines if outline.path.name in noticed}
     return {outline.path.name: noticed.get(outline.path.name, of_place.get(outline.place, 0.0)) for outline in outlines}
+
+
+def offsets_in(event: Event) -> dict[str, float]:
+    """What an event of rank 0 says of clocks: seconds that they are ahead, by file name; empty for any other event."""
+    stated = event.data.get("offsets_s") if event.kind == SKEW_EVENT else None
+    if not isinstance(stated, Mapping):
+        return {}
+    return {str(file): float(ahead_s) for file, ahead_s in stated.items() if isinstance(ahead_s, int | float)}
 
 
 def launches_of(outlines: Sequence[Outline], offsets_s: Mapping[str, float]) -> dict[str, int]:

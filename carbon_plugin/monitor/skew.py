@@ -40,8 +40,13 @@ class SkewWatch:
         """Offsets by file name where they are not what was last said; 0 where clocks agree again.
 
         Only files that have grown since the last look count: steps of an earlier attempt may have the same numbers, but
-        nobody writes them any more. To be called when all that there was has been read.
+        nobody writes them any more. What an earlier attempt noticed of a place goes until it is measured. To be called
+        when all that there was has been read.
         """
+        for file in files.values():
+            for name, ahead_s in file.clock_offsets_s.items():
+                if name in files:
+                    self.offsets_s.setdefault(files[name].place, ahead_s)
         news = {}
         for name, file in files.items():
             span, known = file.spans.last, name in self._last

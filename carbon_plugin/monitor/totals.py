@@ -13,7 +13,8 @@ from collections.abc import Iterable, Mapping
 from msgspec import Struct
 
 from carbon_plugin.footprint.account import IT_RUNGS, EnergyItem, Reservation
-from carbon_plugin.ledger.records import Manifest, Record, Span, Window
+from carbon_plugin.ledger.launches import offsets_in
+from carbon_plugin.ledger.records import Event, Manifest, Record, Span, Window
 from carbon_plugin.spec.devices import DeviceIdentity, Rung
 
 OVERLAP_TOLERANCE_S = 1.0
@@ -86,6 +87,7 @@ class FileTotals:
         self.steady_s = 0.0
         self.steady_steps = 0
         self.spans = SpanTotals()
+        self.clock_offsets_s: dict[str, float] = {}  # what its writer noticed of the clocks of other files
 
     @property
     def energy_j(self) -> float:
@@ -113,6 +115,8 @@ class FileTotals:
             self._add_window(record)
         elif isinstance(record, Span):
             self.spans.add(record)
+        elif isinstance(record, Event):
+            self.clock_offsets_s |= offsets_in(record)
 
     def _add_window(self, window: Window) -> None:
         steady = window.phase not in ("startup", "idle")

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carbon_plugin.ledger.records import Manifest, Span, Window
+from carbon_plugin.ledger.launches import SKEW_EVENT
+from carbon_plugin.ledger.records import Event, Manifest, Span, Window
 from carbon_plugin.monitor.report import pack_report, unpack_report
 from carbon_plugin.monitor.skew import SkewWatch, clock_offset_s, skew_message
 from carbon_plugin.monitor.totals import FileTotals, run_totals
@@ -91,6 +92,17 @@ def test_the_earlier_attempt_of_a_clock_that_is_ahead_is_not_of_this_one() -> No
     files = {"earlier": earlier, "own": ledger(0, started_s=960.0)}
     assert run_totals(files, attempt_started_s=960.0).nodes_seen == 2
     assert run_totals(files, attempt_started_s=960.0, offsets_s={earlier.place: 120.0}).nodes_seen == 1
+
+
+def test_what_an_earlier_attempt_of_rank_0_noticed_goes_until_it_is_measured() -> None:
+    before, other, own = ledger(0), ledger(1), ledger(0, span(1, 20), attempt=1)
+    before.add(Event(at_unix_s=0.0, kind=SKEW_EVENT, message="", data={"offsets_s": {"other": 120.0, "gone": 1.0}}))
+    files = {"before": before, "own": own, "other": other}
+    watch = SkewWatch()
+    assert watch.look(own, files) == {}
+    assert watch.offsets_s == {other.place: 120.0}
+    other.add(span(1, 20))
+    assert watch.look(own, files) == {"other": 0.0}
 
 
 @pytest.mark.parametrize(
