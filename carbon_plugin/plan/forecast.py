@@ -89,7 +89,13 @@ def make_forecast(spec: RunSpec, *, seed: int = 0) -> Forecast:
             lost, reservations(spec.cluster, goodput.wasted_s), factors, duration_spread=stretch, seed=seed
         )
     price = spec.price_usd_per_device_hour
-    assumptions = (*spec.assumptions, *prediction.assumptions, *goodput.assumptions, *factors.assumptions)
+    assumptions = (
+        *spec.assumptions,
+        *_shared_hosts(spec.cluster),
+        *prediction.assumptions,
+        *goodput.assumptions,
+        *factors.assumptions,
+    )
     return Forecast(
         version=FORECAST_VERSION,
         created_unix_s=time.time(),
@@ -136,13 +142,13 @@ def wasted_energies(cluster: Cluster, prediction: StepPrediction, goodput: Goodp
 def modelled_energies(cluster: Cluster, device_power_w: Figure, time_s: float) -> list[EnergyItem]:
     """Energy of each rung over `time_s`, J, from the predicted device power and the node profile.
 
-    Host: base power of the node plus its overhead share of device power (fans, regulators, supplies). Network:
-    power of switches and optics a device.
+    Host: base power of the node, in part use by its share of devices as in `reservations`, plus its overhead share of
+    device power (fans, regulators, supplies). Network: power of switches and optics a device.
     """
     host, network = cluster.node.host, cluster.node.network
     device = [power * cluster.devices * time_s for power in _range(device_power_w)]
     share = _sourced_range(host.overhead_fraction)
-    base = [power * cluster.nodes * time_s for power in _sourced_range(host.base_power_w)]
+    base = [power * _hosts(cluster) * time_s for power in _sourced_range(host.base_power_w)]
     whole_host = [b + s * device[0] for b, s in zip(base, share, strict=True)]
     fabric = [power * cluster.devices * time_s for power in _sourced_range(network.power_w_per_device)]
     return [
@@ -154,12 +160,24 @@ def modelled_energies(cluster: Cluster, device_power_w: Figure, time_s: float) -
 
 def reservations(cluster: Cluster, time_s: float) -> list[Reservation]:
     """What is reserved for `time_s` seconds. A node in part use is charged by its share of devices."""
-    hosts = cluster.devices / cluster.node.accelerators
     return [
         Reservation(scope="device", units=cluster.devices, time_s=time_s),
-        Reservation(scope="host", units=hosts, time_s=time_s),
+        Reservation(scope="host", units=_hosts(cluster), time_s=time_s),
         Reservation(scope="network", units=cluster.devices, time_s=time_s),
     ]
+
+
+def _hosts(cluster: Cluster) -> float:
+    """Nodes that the run is charged for."""
+    return cluster.devices / cluster.node.accelerators
+
+
+def _shared_hosts(cluster: Cluster) -> list[Assumption]:
+    if cluster.devices_per_node == cluster.node.accelerators:
+        return []
+    share = f"{cluster.devices_per_node} of {cluster.node.accelerators} of a {cluster.node.name}"
+    said = "others use the rest of its devices and are charged their share of its power and of its embodied carbon"
+    return [Assumption("cluster.devices_per_node", share, said)]
 
 
 def save_forecast(forecast: Forecast, path: Path) -> None:

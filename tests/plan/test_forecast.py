@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from carbon_plugin.errors import SpecError
-from carbon_plugin.plan.forecast import load_forecast, make_forecast, save_forecast
+from carbon_plugin.plan.forecast import Forecast, load_forecast, make_forecast, save_forecast
 from carbon_plugin.spec.loading import build_run_spec
 from carbon_plugin.spec.run import RunSpec
 
@@ -101,6 +101,31 @@ def test_states_that_do_not_fit_in_the_host_either_are_a_warning() -> None:
     assert not any("offloaded" in warning for warning in small)
     # 12 bytes a parameter: fp32 weight and two moments.
     assert any("offloaded optimizer states need 145 GiB of 128 GiB" in warning for warning in large)
+
+
+def test_a_node_in_part_use_is_charged_by_its_share_of_devices() -> None:
+    whole, half = (
+        make_forecast(
+            spec_of(
+                cluster={"accelerator": "h100-sxm", "nodes": 1, "devices_per_node": count},
+                layout={"dp_replicate": count, "recompute": "full"},
+                training={"seq_len": 2048, "global_batch_size": 64, "steps": 10},
+            )
+        )
+        for count in (8, 4)
+    )
+
+    def a_device_second(forecast: Forecast, amount: float) -> float:
+        return amount / forecast.device_hours.value
+
+    for scope in ("device", "host", "network"):
+        parts = (a_device_second(one, one.footprint.embodied_parts_kg[scope].value) for one in (whole, half))
+        assert next(parts) == pytest.approx(next(parts))
+    # Fans and supplies follow the power of the devices, which is nearly that of the full node.
+    hosts = (a_device_second(one, one.footprint.energy_j["host"].value) for one in (whole, half))
+    assert next(hosts) == pytest.approx(next(hosts), rel=0.05)
+    assert "4 of 8 of a dgx-h100" in {item.value for item in half.assumptions}
+    assert not any("of a dgx-h100" in item.value for item in whole.assumptions)
 
 
 def test_what_was_assumed_is_said_once_with_a_source() -> None:
