@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from carbon_plugin.footprint import tables
 from carbon_plugin.footprint.bottom_up import device_bill_kg
-from carbon_plugin.footprint.embodied import UNIT
+from carbon_plugin.footprint.embodied import UNIT, node_rating_w
 from carbon_plugin.footprint.tables import Estimate
 from carbon_plugin.footprint.units import BYTES_PER_MEMORY_GB, BYTES_PER_STORAGE_GB
 from carbon_plugin.spec.figure import Figure, Sourced
@@ -53,14 +53,8 @@ def device_bill(accelerator: Accelerator) -> Bill:
 
 def host_bill(node: Node, device_tdp_w: float) -> Bill:
     """The bill of one server without its accelerators, whose power limit decides how many supplies it has."""
-    host = node.host
-    if host.rated_power_w is not None:
-        rated_w = host.rated_power_w.value
-    else:
-        devices_w = node.accelerators * device_tdp_w
-        rated_w = host.base_power_w.value + (1 + host.overhead_fraction.value) * devices_w
-    parts = host_parts(host, rated_w, node.accelerators)
-    return _bill(node.name, "one node without accelerators", parts, _total(host.embodied_kg, node.sources))
+    parts = host_parts(node.host, node_rating_w(node, device_tdp_w), node.accelerators)
+    return _bill(node.name, "one node without accelerators", parts, _total(node.host.embodied_kg, node.sources))
 
 
 def network_bill(node: Node) -> Bill:

@@ -9,7 +9,7 @@ from carbon_plugin.footprint import tables
 from carbon_plugin.footprint.account import Factors, Reservation, account
 from carbon_plugin.footprint.units import GRAMS_PER_KG, SECONDS_PER_HOUR
 from carbon_plugin.spec.figure import Figure, Sourced
-from carbon_plugin.spec.hardware import Cluster
+from carbon_plugin.spec.hardware import Cluster, Node
 from carbon_plugin.spec.site import Site
 
 UNIT = "kgCO2e"
@@ -58,14 +58,18 @@ def building_kg(cluster: Cluster) -> Figure:
 
 
 def rated_power_w(cluster: Cluster) -> float:
-    """IT capacity that a device takes up, W: its share of the node's rating, else of what the node draws at most."""
-    node, host = cluster.node, cluster.node.host
-    if host.rated_power_w is not None:
-        node_w = host.rated_power_w.value
-    else:
-        devices_w = node.accelerators * cluster.accelerator.tdp_w.value
-        node_w = host.base_power_w.value + (1 + host.overhead_fraction.value) * devices_w
+    """IT capacity that a device takes up, W: its share of the node's rating, and that of the network."""
+    node = cluster.node
+    node_w = node_rating_w(node, cluster.accelerator.tdp_w.value)
     return node_w / node.accelerators + node.network.power_w_per_device.value
+
+
+def node_rating_w(node: Node, device_tdp_w: float) -> float:
+    """What a node is rated for, W, else what it draws at most with devices of this power limit."""
+    if node.host.rated_power_w is not None:
+        return node.host.rated_power_w.value
+    devices_w = node.accelerators * device_tdp_w
+    return node.host.base_power_w.value + (1 + node.host.overhead_fraction.value) * devices_w
 
 
 def per_device_hour_g(factors: Factors, devices_per_node: int) -> Figure:
