@@ -14,6 +14,7 @@ from carbon_plugin.audit.cells import Cell
 from carbon_plugin.audit.documents import read_factors
 from carbon_plugin.audit.result import EventNote
 from carbon_plugin.audit.rework import rework_of
+from carbon_plugin.audit.sharing import SharedDocuments
 from carbon_plugin.audit.spans import SpanSums
 from carbon_plugin.footprint.units import GRAMS_PER_KG, JOULES_PER_KWH
 from carbon_plugin.ledger.claims import DeviceClaims
@@ -97,6 +98,7 @@ class RunCollector:
         self._origin_unix_s = origin_unix_s
         self._events: list[tuple[int, EventNote]] = []
         self._charted: list[str] = []
+        self._documents = SharedDocuments()
 
     def add(self, ledger: CheckedLedger, context: FileContext) -> None:
         """Take in every record of a file."""
@@ -111,7 +113,8 @@ class RunCollector:
                     self._add_windows(file, windows)
             elif isinstance(record, Manifest):
                 self._add_windows(file, windows)  # before the devices and factors that it names
-                file = self._add_manifest(file, ledger.path.name, record, context)
+                manifest = self._documents.manifest(record)
+                file = self._add_manifest(file, ledger.path.name, manifest, context)
             elif file is None:
                 continue  # the verification says that this file does not begin with a manifest
             elif isinstance(record, Span):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -14,10 +14,28 @@ from carbon_plugin.errors import LedgerError
 from carbon_plugin.ledger import chain
 from carbon_plugin.ledger.codec import decode_opening, decoder_for
 from carbon_plugin.ledger.files import writer_name
-from carbon_plugin.ledger.records import LEDGER_VERSION, Event, Manifest, Record, Window
+from carbon_plugin.ledger.records import LEDGER_VERSION, Event, Record, Window
+
+_Decoded = TypeVar("_Decoded")
 
 _TAIL_BYTES = 1 << 16
 """Some forty windows of eight GPUs; read further back where no step ended in them."""
+
+
+class _Device(Struct, frozen=True):
+    key: str
+
+
+class _Manifest(Struct, frozen=True, tag="manifest"):
+    """The few fields that are of use here: documents of tens of kB are not worth reading twice."""
+
+    node: int
+    host_key: str
+    started_unix_s: float
+    devices: list[_Device]
+
+
+_manifest_decoder = msgspec.json.Decoder(_Manifest)
 
 
 class Outline(Struct, frozen=True, kw_only=True):
@@ -59,12 +77,11 @@ def outline_of(path: Path) -> Outline | None:
             opening = decode_opening(parts[1]) if parts else None
             if parts is None or opening is None:
                 return None
-            decoder = decoder_for(opening.version, str(path))
-            manifest = _decoded(parts[1], decoder)
-            tail = _tail(file, size, decoder)
+            manifest = _decoded(parts[1], _manifest_decoder)
+            tail = _tail(file, size, decoder_for(opening.version, str(path)))
     except OSError as error:
         raise LedgerError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if not isinstance(manifest, Manifest):
+    if manifest is None:
         return None
     windows = [record for record in tail if isinstance(record, Window)]
     trained = [window for window in windows if window.steps] or windows
@@ -112,7 +129,7 @@ def _tail(file: BinaryIO, size: int, decoder: msgspec.json.Decoder[Record]) -> l
         back *= 4
 
 
-def _decoded(payload: bytes, decoder: msgspec.json.Decoder[Record]) -> Record | None:
+def _decoded(payload: bytes, decoder: msgspec.json.Decoder[_Decoded]) -> _Decoded | None:
     try:
         return decoder.decode(payload)
     except (msgspec.MsgspecError, UnicodeDecodeError):

@@ -125,3 +125,16 @@ def test_memory_does_not_grow_with_windows(tmp_path: Path) -> None:
         assert passed.collected.files[0].steps == 20 * windows
         assert len(ledger_files(run_dir)) == 1
     assert peaks[1] < 1.1 * peaks[0]
+
+
+def test_memory_for_the_documents_of_manifests_does_not_grow_with_files(tmp_path: Path) -> None:
+    forecast = {"rows": [[float(number), str(number)] for number in range(2000)]}
+    peaks = []
+    for nodes in (2, 32):
+        run_dir = tmp_path / str(nodes)
+        Job(nodes=nodes, gpus=1, attempts=[Attempt(0, 1)], forecast=forecast).write(run_dir)
+        tracemalloc.start()
+        pass_over(run_dir, RUN_ID)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 2 * peaks[0]
