@@ -13,6 +13,8 @@ from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.figure import Sourced
 from carbon_plugin.spec.limits import check_not_negative, check_positive
 
+MOST_NODES = 10**12
+"""More than a scaling question ever asks for: a slip, whose layouts nobody could wait for."""
 MOST_SHARE = 1.5
 """Of a datasheet's rate: a clock above the rated one may pass 1."""
 _SHARES = (
@@ -214,6 +216,8 @@ class Cluster(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     def __post_init__(self) -> None:
         check_positive(self, "nodes", owner="cluster: ")
+        if self.nodes > MOST_NODES:
+            raise SpecError(f"cluster: nodes is {self.nodes}, expected at most {MOST_NODES:.0e}")
         if not 1 <= self.devices_per_node <= self.node.accelerators:
             raise SpecError(
                 f"cluster: devices_per_node is {self.devices_per_node}, "

@@ -291,6 +291,7 @@ def test_profiles_named_in_the_file_are_relative_to_it(write, tmp_path: Path):
         ("tokens: 15e12", "steps: 0", "run.yaml:10: training: steps is 0, expected a positive integer"),
         ("seq_len: 4096", "seq_len: 1e20", "run.yaml:11: training.seq_len: expected int up to 1e+15, got 1000"),
         ("tokens: 15e12", "steps: 9\n  overhead_fraction: 1e3", "overhead_fraction is 1000, expected 0 to 100"),
+        ("nodes: 2", "nodes: 2e12", "run.yaml:3: cluster: nodes is 2000000000000, expected at most 1e+12"),
         ("nodes: 2", "nodes: 2\n  power_cap_w: 60", "power_cap_w is 60, expected above 122 and at most 700"),
         ("name: eight-b", "price_usd_per_device_hour: -2", "run.yaml:1: price_usd_per_device_hour: expected 0 or more"),
         ("name: eight-b", "name: a\nname: b", "run.yaml:2: name: given twice, first at "),
