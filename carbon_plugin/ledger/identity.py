@@ -65,7 +65,7 @@ def read_identity(run_dir: str | os.PathLike[str]) -> RunIdentity | None:
     path = Path(run_dir) / IDENTITY_FILE
     try:
         return _decode(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise LedgerError(f"{path}: cannot be read: {error.strerror or error}") from error
