@@ -20,7 +20,7 @@ from msgspec import Struct
 from carbon_plugin.audit.collect import FileContext, RunCollector
 from carbon_plugin.ledger.launches import clock_offsets, earlier_steps, launches_of
 from carbon_plugin.ledger.outline import Outline, outline_of
-from carbon_plugin.ledger.verify import CheckedLedger, PassedLedger, files_by_start, wanted_chains
+from carbon_plugin.ledger.verify import CheckedLedger, PassedLedger, wanted_chains
 
 PROCESS_BYTES = 64 << 20
 """Ledgers that a process is worth: it takes about as long to start, a third of a second, as to read half of them."""
@@ -49,14 +49,13 @@ class Passed(Struct, frozen=True):
 
 
 def pass_over(
-    run_dir: str | os.PathLike[str], run_id: str | None, anchors: Sequence[str] = (), processes: int | None = None
+    paths: Sequence[Path], run_id: str | None, anchors: Sequence[str] = (), processes: int | None = None
 ) -> Passed:
-    """Sums over all ledgers of a run. `anchors` are chains to look for on the way, `processes` how many take part;
-    by default as many as the ledgers are worth.
+    """Sums over the ledgers of a run, at least one, in the order of their start. `anchors` are chains to look for on
+    the way, `processes` how many take part; by default as many as the ledgers are worth.
 
-    Raises `LedgerError` if there is no ledger, or one cannot be read or is of an unknown version.
+    Raises `LedgerError` if one cannot be read or is of an unknown version.
     """
-    paths = files_by_start(run_dir)
     outlines = {path: outline for path in paths if (outline := outline_of(path)) is not None}
     contexts = _contexts(paths, list(outlines.values()))
     wanted = wanted_chains(paths, anchors)

@@ -31,7 +31,7 @@ from carbon_plugin.audit.result import (
 from carbon_plugin.errors import FootprintError, LedgerError
 from carbon_plugin.ledger.identity import read_identity
 from carbon_plugin.ledger.records import Manifest, RunIdentity
-from carbon_plugin.ledger.verify import RunCheck, checked_anchor, combine_checks
+from carbon_plugin.ledger.verify import RunCheck, checked_anchor, combine_checks, files_by_start
 from carbon_plugin.spec.figure import Assumption
 
 
@@ -45,8 +45,9 @@ def summarise(
     `LedgerError` if the directory holds no ledger, none that names who wrote it, or one of an unknown version.
     """
     wanted = [checked_anchor(anchor) for anchor in anchors]
+    paths = files_by_start(run_dir)
     identity = read_identity(run_dir)
-    passed = pass_over(run_dir, identity.run_id if identity else None, wanted, processes)
+    passed = pass_over(paths, identity.run_id if identity else None, wanted, processes)
     if not passed.collected.files:
         raise LedgerError(f"{os.fspath(run_dir)}: no ledger here begins with a manifest, so nothing can be said")
     return _conclude(passed.collected, identity, combine_checks(run_dir, passed.ledgers, wanted))
