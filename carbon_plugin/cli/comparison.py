@@ -12,7 +12,15 @@ from rich.padding import Padding
 from rich.table import Table
 
 from carbon_plugin.audit.drawing import INK, LINE_COLOURS, canvas_of, legend, shortened
-from carbon_plugin.cli.plan_table import CARBON_UNITS, ENERGY_UNITS, TIME_UNITS, Units, fitting_unit, number
+from carbon_plugin.cli.plan_table import (
+    CARBON_UNITS,
+    ENERGY_UNITS,
+    TIME_UNITS,
+    Units,
+    fitting_unit,
+    number,
+    print_numbers,
+)
 from carbon_plugin.errors import SpecError
 from carbon_plugin.plan.comparison import Alternative, Comparison
 
@@ -64,7 +72,7 @@ def print_comparison(comparison: Comparison, console: Console | None = None) -> 
         table.add_column(heading, justify="right")
     for number_of_row, one in enumerate(alternatives):
         table.add_row(str(number_of_row), *_cells(one, comparison, carbon[0], energy[0]))
-    out.print(table)
+    print_numbers(out, table)
     for number_of_row, one in enumerate(alternatives):
         said = "; ".join(filter(None, (_extras(one, carbon), one.reason, *one.notes)))
         rest = f": [dim]{escape(said)}[/]" if said else ""

@@ -14,7 +14,15 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
-from carbon_plugin.cli.plan_table import CARBON_UNITS, ENERGY_UNITS, TIME_UNITS, Units, fitting_unit, number
+from carbon_plugin.cli.plan_table import (
+    CARBON_UNITS,
+    ENERGY_UNITS,
+    TIME_UNITS,
+    Units,
+    fitting_unit,
+    number,
+    print_numbers,
+)
 from carbon_plugin.errors import SpecError
 from carbon_plugin.plan.alternatives import (
     DAY_S,
@@ -139,7 +147,7 @@ def print_search(report: SearchReport, console: Console | None = None) -> None:
     )
     out.print()
     shown = report.options[:MOST_ROWS]
-    out.print(_table(shown))
+    print_numbers(out, _table(shown))
     for rank, option in enumerate(shown, start=1):
         out.print(Padding(f"{rank}  {escape(_line(option))}", (0, 0, 0, 1)))
     if len(report.options) > len(shown):

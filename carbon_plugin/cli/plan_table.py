@@ -54,7 +54,8 @@ BYTE_UNITS = ((1e6, "MB"), (1e9, "GB"), (1e12, "TB"))
 WATER_UNITS = ((1.0, "L"), (1e3, "m3"))
 CARBON_UNITS = ((1e-3, "gCO2e"), (1.0, "kgCO2e"), (1e3, "tCO2e"))
 
-
+WIDEST = 200
+"""Columns that a table may take."""
 SMALLEST_SHARE = 0.0005
 """Of the run's time: parts below it are left out of the table."""
 
@@ -85,6 +86,16 @@ def number(value: float, digits: int = 3) -> str:
     if "e" not in text:
         return text
     return f"{float(text):,.0f}" if 1 <= abs(value) < 1e15 else text
+
+
+def print_numbers(out: Console, table: Table) -> None:
+    """Print a table of numbers whole: a narrow terminal may wrap its lines, but a number cut short is another one."""
+    terminal = out.width
+    out.width = max(terminal, out.measure(table, options=out.options.update(max_width=WIDEST)).maximum)
+    try:
+        out.print(table)
+    finally:
+        out.width = terminal
 
 
 Units = tuple[tuple[float, str], ...]
@@ -178,7 +189,7 @@ def _run(out: Console, forecast: Forecast) -> None:
         row(f"carbon {lost}", forecast.wasted.total_kg, CARBON_UNITS)
     if forecast.cost_usd is not None:
         row("cost", forecast.cost_usd, ((1.0, "USD"),))
-    out.print(table)
+    print_numbers(out, table)
     wide = footprint.interval_95.get("total_kg")
     if wide is not None:
         size, unit = fitting_unit(footprint.total_kg.value, CARBON_UNITS)

@@ -7,7 +7,15 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
-from carbon_plugin.cli.plan_table import CARBON_UNITS, ENERGY_UNITS, TIME_UNITS, count, fitting_unit, number
+from carbon_plugin.cli.plan_table import (
+    CARBON_UNITS,
+    ENERGY_UNITS,
+    TIME_UNITS,
+    count,
+    fitting_unit,
+    number,
+    print_numbers,
+)
 from carbon_plugin.plan.scaling import ScalePoint
 from carbon_plugin.plan.scaling_laws import ScalingLaw
 from carbon_plugin.plan.scaling_table import Sweep
@@ -91,7 +99,7 @@ def print_range(result: Sweep, deadline_days: float) -> None:
             *(count(kg / 1e3) for kg in kilograms),
         )
     for table in tables.values():
-        out.print(table)
+        print_numbers(out, table)
     out.print(f"[dim]*: extrapolated, beyond what was ever measured. !: misses {deadline_days:g} days.[/]")
     for item in result.exponents:
         if item.zone == first_zone:

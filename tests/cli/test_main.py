@@ -168,6 +168,16 @@ def test_an_error_past_the_reading_of_a_spec_names_its_file_too(tmp_path: Path, 
     assert f"error: {spec}: zone 'Farnce' is unknown; nearest: France" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "flags", [(), ("--compare", "zone=SWE,USA"), ("--search", "--search-accelerator", "h100-sxm,b200-sxm")]
+)
+def test_a_narrow_terminal_cuts_no_number_short(flags, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "45")
+
+    assert cli.run([*QUESTION, *flags]) == 0
+    assert "…" not in capsys.readouterr().out
+
+
 def test_json_is_the_only_thing_on_standard_output():
     done = run("plan", "--model", "gpt2", "--accelerator", "a100", "--nodes", "1", "--steps", "10", "--seq-len", "1024",
                "--global-batch-size", "64", "--zone", "NO", "--json")  # fmt: skip
