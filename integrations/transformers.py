@@ -24,7 +24,7 @@ class CarbonCallback(TrainerCallback):
     """Measures `train`; arguments are those of `MonitorArguments`. docs/monitor.md lists the metrics.
 
     Raises `SpecError` or `FootprintError` for arguments that cannot be used; nothing during training. A second `train`
-    is a second attempt of the run.
+    is a second attempt of the run, also after one that an exception ended (`auto_find_batch_size` tries again).
     """
 
     def __init__(self, **arguments: Unpack[MonitorArguments]) -> None:
@@ -32,13 +32,15 @@ class CarbonCallback(TrainerCallback):
         self._arguments = arguments
         self._first: FirstStep | None = None
         self._trainer: Any = None
-        self._closed = False
+        self._begun = False
 
     @harmless
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Start to measure, from the step that a checkpoint told."""
-        if self._closed:
-            self.monitor, self._closed = CarbonMonitor(**self._arguments), False
+        if self._begun:
+            self._close("another training began")
+            self.monitor = CarbonMonitor(**self._arguments)
+        self._begun = True
         versions = {"transformers": transformers.__version__, "torch": str(sys.modules["torch"].__version__)}
         self.monitor.start(versions=versions | {"python": sys.version.split()[0]})
         self.monitor.resume_at(int(state.global_step))
@@ -87,12 +89,14 @@ class CarbonCallback(TrainerCallback):
 
     @harmless
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """The end of a training. One that an exception ended is closed with the program."""
-        self._closed = True
+        """The end of a training. One that an exception ended is closed with the program, or before another one."""
+        self._close("closed")
+
+    def _close(self, reason: str) -> None:
         self._trainer = None
         if self._first is not None:
             self._first.remove()
-        self.monitor.close()
+        self.monitor.close(reason)
 
     def _look(self, first: FirstStep, args: Any, state: Any, kwargs: dict[str, Any]) -> None:
         trainer = self._trainer  # it has the wrapped model; hooks are given the one inside

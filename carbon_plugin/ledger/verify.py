@@ -27,6 +27,9 @@ from carbon_plugin.ledger.records import Close, Event, Manifest, Record, Window
 # file then stands for all of them, up to that moment.
 HEADS_EVENT = "ledger_heads"
 
+RESUMED_EVENT = "resumed"
+"""Event of a node whose job has loaded a checkpoint while training: its steps may go back, once."""
+
 _CHAIN = re.compile(rf"[0-9a-f]{{{chain.HEX_DIGITS}}}")
 
 # Start times come from the wall clock, durations from a monotonic one: NTP slews the former by up to 500 ppm.
@@ -170,6 +173,7 @@ class _RecordCheck:
         self.notes: list[str] = []
         self._keys: set[str] = set()
         self._last: Window | None = None
+        self._resumed = False
         self._windows = 0
         self._steps = 0
         self._energies_j: list[float] = []
@@ -185,6 +189,8 @@ class _RecordCheck:
             self._feed_close(record, line)
         elif isinstance(record, Event) and record.kind == HEADS_EVENT:
             self.heads.update({file: (head, line) for file, head in heads_in(record).items()})
+        elif isinstance(record, Event) and record.kind == RESUMED_EVENT:
+            self._resumed = True
 
     def _feed_manifest(self, manifest: Manifest, line: int) -> None:
         former = self.manifest
@@ -211,8 +217,10 @@ class _RecordCheck:
                 self._problem(f"line {line}: window {window.index} begins {-gap_s:.3f} s before the one before it ends")
             elif gap_s > tolerance_s:
                 self._note(f"no energy is known for {gap_s:.3f} s before window {window.index}")
-            if window.last_step < last.last_step:
+            back = window.last_step < last.last_step
+            if back and not self._resumed:
                 self._problem(f"line {line}: step {window.last_step} comes after step {last.last_step}")
+            self._resumed &= not back
         for energy in window.energies:
             if energy.key not in self._keys:
                 self._problem(f"line {line}: energy of device {energy.key}, which no manifest names")

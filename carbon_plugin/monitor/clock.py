@@ -45,7 +45,7 @@ class TrainingClock:
         self.mark = self.start
         self.phase: Phase = "startup"
         self.base_step = 0
-        """Optimizer steps of the run before this process."""
+        """What the steps of this process are counted on from: those of the run before it, less those undone since."""
         self.cut_s = self.start.monotonic_s
         """When the last window ended; the monitor thread sets it."""
         self._wake = wake

@@ -21,6 +21,7 @@ from typing import Any, Unpack, get_args
 
 from carbon_plugin.detect.observed import Detected
 from carbon_plugin.ledger.records import Phase
+from carbon_plugin.ledger.verify import RESUMED_EVENT
 from carbon_plugin.monitor.clock import TrainingClock
 from carbon_plugin.monitor.guard import Guard
 from carbon_plugin.monitor.ranks import Ranks, ranks_from_environ
@@ -84,15 +85,11 @@ class CarbonMonitor:
         """Head of this node's ledger, 32 hex digits: the anchor to keep outside of the run directory."""
         return self._station.live.head if self._station else None
 
-    def start(
-        self, *, ranks: Ranks | None = None, versions: Mapping[str, str] | None = None, start_step: int = 0
-    ) -> None:
-        """Begin to measure. `ranks` where they were not known before, `versions` of the frameworks in use, `start_step`
-        optimizer steps of the run before this process."""
+    def start(self, *, ranks: Ranks | None = None, versions: Mapping[str, str] | None = None) -> None:
+        """Begin to measure. `ranks` where they were not known before, `versions` of the frameworks in use."""
         if self._settings is None or self._thread is not None or self.run_dir is None:
             return
         settings, run_dir = self._settings, self.run_dir
-        self._base_step = max(self._base_step, start_step)
         self._guard.run("start", lambda: self._start(settings, run_dir, ranks, versions or {}), None)
 
     def step_end(self, tokens: int | None = None) -> None:
@@ -131,10 +128,13 @@ class CarbonMonitor:
             self._station.submit(Seen(detected, uuids))
 
     def resume_at(self, step: int) -> None:
-        """Steps of the run that were done before this process, as a checkpoint tells them."""
-        self._base_step = step
+        """A checkpoint was loaded: the run is at this step, whatever this process has counted until now."""
+        counted = self._clock.mark.steps if self._clock else 0
+        if counted and self._station is not None:  # said before any window shows it
+            self._station.note(RESUMED_EVENT, f"a checkpoint of step {step} was loaded while training")
+        self._base_step = step - counted
         if self._clock is not None:
-            self._clock.base_step = step
+            self._clock.base_step = self._base_step
 
     @property
     def step(self) -> int:

@@ -19,10 +19,11 @@ from carbon_plugin.meters.node_source import load_source
 from carbon_plugin.monitor.intensity import check_live
 from carbon_plugin.monitor.spans import SpanRule
 from carbon_plugin.plan.forecast import Forecast, load_forecast
-from carbon_plugin.spec.decoding import decode
+from carbon_plugin.spec.decoding import decode, describe
 from carbon_plugin.spec.document import Document
 from carbon_plugin.spec.hardware import Accelerator, Node
 from carbon_plugin.spec.layout import ParallelLayout
+from carbon_plugin.spec.loading import Role
 from carbon_plugin.spec.model import CountedModel, TransformerModel
 from carbon_plugin.spec.model_choice import choose_model
 from carbon_plugin.spec.names import unknown_name
@@ -114,6 +115,23 @@ def make_settings(
     options: MonitorOptions | None = None,
 ) -> Settings:
     """Check and resolve `MonitorArguments`. Raises `SpecError` or `FootprintError` naming argument and value."""
+    for argument, given, kinds in (
+        ("planned", planned, (Forecast, str, Path)),
+        ("run_dir", run_dir, (str, Path)),
+        ("name", name, (str,)),
+        ("total_steps", total_steps, (int,)),
+        ("tokens_per_step", tokens_per_step, (int,)),
+        ("layout", layout, (ParallelLayout, Mapping)),
+        ("model_spec", model_spec, (TransformerModel, CountedModel, str)),
+        ("accelerator", accelerator, (Accelerator, str)),
+        ("programme", programme, (str,)),
+        ("window_s", window_s, (float, int)),
+        ("node_meter", node_meter, (str,)),
+        ("options", options, (MonitorOptions,)),
+    ):
+        if given is not None and not isinstance(given, kinds):
+            raise SpecError(f"{argument} is {given!r}, expected {' or '.join(kind.__name__ for kind in kinds)}")
+    _check_value("role", role, Role | None)
     options = options or MonitorOptions()
     forecast = load_forecast(Path(planned)) if isinstance(planned, str | Path) else planned
     place = _site(site)
@@ -131,8 +149,8 @@ def make_settings(
     if address is not None:
         load_source(address)
     fields = msgspec.structs.asdict(layout) if isinstance(layout, ParallelLayout) else dict(layout or {})
-    _check_names("layout field", fields, ParallelLayout)
-    _check_names("training field", options.training, TrainingPlan)
+    _check_fields("layout", fields, ParallelLayout)
+    _check_fields("training", options.training, TrainingPlan)
     if isinstance(model_spec, str):
         model_spec = choose_model(Document({"model": model_spec}, "model_spec", {}), Path())
     node = options.node
@@ -170,11 +188,19 @@ def _site(site: Site | Mapping[str, Any] | str | None) -> Site | None:
     return decode(Document({"site": dict(fields)}, "arguments", {}), Site, ("site",))
 
 
-def _check_names(kind: str, fields: Mapping[str, Any], struct: type[Struct]) -> None:
-    known = struct.__struct_fields__
-    for field in fields:
-        if field not in known:
-            raise unknown_name(kind, field, known)
+def _check_fields(section: str, fields: Mapping[str, Any], struct: type[Struct]) -> None:
+    kinds = {field.name: field.type for field in msgspec.structs.fields(struct)}
+    for name, value in fields.items():
+        if name not in kinds:
+            raise unknown_name(f"{section} field", name, kinds)
+        _check_value(f"{section}.{name}", value, kinds[name])
+
+
+def _check_value(name: str, value: Any, kind: Any) -> None:
+    try:
+        msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise SpecError(f"{name} is {value!r}, expected {describe(kind)}") from error
 
 
 def _file_name(name: str) -> str:

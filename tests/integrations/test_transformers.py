@@ -44,7 +44,8 @@ def test_figures_reach_reporters_before_us_in_the_list_and_the_trainers_history(
     assert {"loss", "carbon/energy_kwh"} <= set(trained["history"])
 
 
-def test_a_second_training_is_an_attempt_of_its_own_that_the_users_exception_closes(trained):
+def test_each_training_is_an_attempt_of_its_own_whether_or_not_an_exception_ended_the_one_before(trained):
     assert "the user's own" in trained["stderr"]
-    assert trained["closed"] == ["closed", "exception: RuntimeError"]
+    assert trained["closed"] == ["closed", "another training began", "exception: RuntimeError"]
+    assert trained["reached"] == [16, 18, 18]
     assert trained["verified"]

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from carbon_plugin.errors import CarbonPluginError, FootprintError, SpecError
+from carbon_plugin.ledger.reader import read_run
+from carbon_plugin.ledger.records import Event, Window
+from carbon_plugin.ledger.verify import verify_run
 from carbon_plugin.monitor.monitor import CarbonMonitor
 from carbon_plugin.monitor.ranks import Ranks
 from carbon_plugin.monitor.settings import MonitorOptions, make_settings
@@ -21,6 +26,15 @@ from carbon_plugin.spec.site import Site
         ({"total_steps": 0}, "total_steps is 0"),
         ({"tokens_per_step": -5}, "tokens_per_step is -5"),
         ({"window_s": 1.0}, "window_s is 1.0, expected at least 5"),
+        ({"total_steps": "many"}, "total_steps is 'many', expected int"),
+        ({"tokens_per_step": 4e6}, "tokens_per_step is 4000000.0, expected int"),
+        ({"window_s": "10"}, "window_s is '10', expected float or int"),
+        ({"role": "finale"}, "role is 'finale', expected .*final"),
+        ({"layout": 8}, "layout is 8, expected ParallelLayout or Mapping"),
+        ({"layout": {"tp": "two"}}, "layout.tp is 'two', expected"),
+        ({"layout": {"zero_stage": 9}}, "layout.zero_stage is 9, expected"),
+        ({"options": {"run_id": "a"}}, "options is .*, expected MonitorOptions"),
+        ({"options": MonitorOptions(training={"seq_len": "long"})}, "training.seq_len is 'long', expected"),
         ({"layout": {"tensor_parallel": 2}}, "unknown layout field 'tensor_parallel'"),
         ({"options": MonitorOptions(training={"seqlen": 2})}, "unknown training field 'seqlen'"),
         ({"accelerator": "h10"}, "h10"),
@@ -111,3 +125,25 @@ def test_steps_go_on_from_a_checkpoint():
 
     assert monitor.step == 120
     assert monitor.state_dict()["step"] == 120
+
+
+def test_checkpoint_that_is_loaded_while_training_takes_the_run_back_to_its_step(tmp_path):
+    def last_steps() -> list[int]:
+        return [r.last_step for file in read_run(tmp_path).files for r in file.records if isinstance(r, Window)]
+
+    with CarbonMonitor(run_dir=tmp_path, window_s=0.3, options=MonitorOptions(min_window_s=0.1)) as monitor:
+        for _ in range(30):
+            monitor.step_end()
+        deadline_s = time.monotonic() + 30
+        while not last_steps() and time.monotonic() < deadline_s:
+            time.sleep(0.05)
+        monitor.load_state_dict({"step": 10})
+        for _ in range(5):
+            monitor.step_end()
+
+        assert monitor.step == 15
+
+    assert last_steps()[0] == 30
+    assert last_steps()[-1] == 15
+    assert [r.kind for r in read_run(tmp_path).files[0].records if isinstance(r, Event)].count("resumed") == 1
+    assert verify_run(tmp_path).all_problems == []

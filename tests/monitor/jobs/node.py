@@ -40,7 +40,8 @@ def main(run_dir: str, launch: Path) -> None:
     options = MonitorOptions(min_window_s=0.25, span_rule=SpanRule(min_s=0.3))
     monitor = CarbonMonitor(site="FRA", run_dir=run_dir, total_steps=10_000, window_s=0.5, options=options)
     done = steps_by_now(launch)
-    monitor.start(start_step=int(os.environ.get("JOB_STEP", "0")) + done)
+    monitor.resume_at(int(os.environ.get("JOB_STEP", "0")) + done)
+    monitor.start()
     if "JOB_GPU" in os.environ:
         layout = DetectedLayout(axes={}, world_size=1)
         monitor.observe(Detected(layout=layout, model=None, fields={}), (os.environ["JOB_GPU"],))
