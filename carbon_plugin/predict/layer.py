@@ -280,7 +280,7 @@ def _fsdp_exposed(
         return dense + network.gather_time(routed * element_bytes, expert_ranks, expert_stride, rates)
 
     gather, scatter = both(work.parameter_bytes), both(work.reduce_bytes)
-    scatter = scatter * (shape.trainable > 0)
+    scatter = scatter * shape.trainable  # frozen parameters have no gradient
     spread = np.where(layout.pp > 1, micro_batches, 1.0)
     again = layout.zero_stage >= 3  # ZeRO-2 keeps parameters between forward and backward
     before = gather / spread

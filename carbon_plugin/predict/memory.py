@@ -40,8 +40,10 @@ def memory_bytes(shape: Shape, layout: Layout, work: Work, rates: Rates) -> dict
         return np.where(stage >= from_stage, shared / shards + routed / layout.expert_shards, shared + routed)
 
     trained = shape.trainable
-    # FSDP keeps one sharded fp32 copy and gathers 16-bit units; other stages keep a 16-bit copy beside the master.
-    kept = np.where(stage >= 3, 0.0, work.parameter_bytes * (shared + routed))
+    # FSDP keeps one sharded copy and gathers 16-bit units: the master of what is trained, 16 bit of what is frozen or
+    # has its master on the host. Other stages keep a 16-bit copy beside the master.
+    narrow_share = np.where(work.offload > 0, 1.0, 1 - trained)
+    kept = work.parameter_bytes * np.where(stage >= 3, narrow_share * split(3), shared + routed)
     master = np.where(narrow | (stage >= 3), MASTER_BYTES * split(1), 0.0)
     unit = _largest_layer(shape, layout)
     # Under a pipeline FSDP gathers a stage once a step and accumulates its gradients whole.
@@ -55,7 +57,7 @@ def memory_bytes(shape: Shape, layout: Layout, work: Work, rates: Rates) -> dict
         "parameters": copies * (kept + gathered),
         "gradients": copies * grad_bytes * gradients * trained,
         "optimizer": np.where(work.offload > 0, 0.0, master + work.optimizer_bytes * split(1)) * trained,
-        "communication": np.where(stage >= 2, SCATTER_BYTES * unit, 0.0),
+        "communication": np.where(stage >= 2, SCATTER_BYTES * unit * trained, 0.0),
         **_activations(shape, layout, work, rates),
     }
     # Gathered units are zero-size where nothing is sharded; frozen masters are not kept at all.

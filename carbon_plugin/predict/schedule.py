@@ -60,7 +60,7 @@ def step_time(shape: Shape, layout: Layout, work: Work, rates: Rates) -> StepTim
     terms["pp_transfer"] = m * transfer
     terms["pp_bubble"] = (layout.pp - 1) * (slot_total + shared_out + transfer) / v * _bubble_share(layout)
     parameters = device_parameters(shape, layout)
-    terms["dp"] = _gradient_exchange(layout, work, rates, parameters)
+    terms["dp"] = _gradient_exchange(shape, layout, work, rates, parameters)
     nodes = np.maximum(rates.devices / rates.island, 1)
     terms["jitter"] = JITTER_PER_DOUBLING * np.log2(nodes) * np.asarray(sum(terms.values()))
     terms["optimizer"], offloaded = _optimizer_time(shape, layout, work, rates, parameters)
@@ -138,9 +138,12 @@ def device_parameters(shape: Shape, layout: Layout) -> tuple[Values, Values]:
     return shared + tables * shape.vocab * shape.hidden / layout.tp, routed
 
 
-def _gradient_exchange(layout: Layout, work: Work, rates: Rates, parameters: tuple[Values, Values]) -> Values:
-    """Once a step: all-reduce of gradients over replicas (DDP, HSDP), scatter and gather for ZeRO-1."""
-    shared, routed = parameters
+def _gradient_exchange(
+    shape: Shape, layout: Layout, work: Work, rates: Rates, parameters: tuple[Values, Values]
+) -> Values:
+    """Once a step: all-reduce of gradients over replicas (DDP, HSDP), scatter and gather for ZeRO-1. Frozen parameters
+    have no gradient to send and no new value to fetch."""
+    shared, routed = (count * shape.trainable for count in parameters)
     replicas, shards = layout.dp_replicate, layout.dp_shard * layout.cp
     stride = layout.tp
 

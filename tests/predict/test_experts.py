@@ -128,6 +128,16 @@ def test_frozen_weights_need_no_gradient_of_their_own(gpt, rates) -> None:
     assert dgrad == pytest.approx(whole * 2 / 3, rel=0.03)
 
 
+@pytest.mark.parametrize("layout", [{"dp_replicate": 64}, {"dp_shard": 64, "zero_stage": 1}])
+def test_frozen_weights_send_no_gradients(gpt, rates, layout) -> None:
+    frozen = msgspec.structs.replace(gpt, trainable_fraction=1e-6)
+
+    whole, little = (float(step(model, rates(), **layout).terms["dp"]) for model in (gpt, frozen))
+
+    # What is left are latencies.
+    assert little < 0.05 * whole
+
+
 def test_muon_and_offload_take_longer_than_adam_on_the_device(gpt, rates) -> None:
     def optimizer(**plan) -> float:
         work = work_of(TrainingPlan(seq_len=2048, global_batch_size=64, steps=1, **plan), Stack())

@@ -89,6 +89,18 @@ def memory(gpt, rates, layout=None, stack=None, **plan):
     }
 
 
+def test_frozen_weights_are_kept_in_16_bit_also_where_they_are_sharded(gpt, rates) -> None:
+    frozen = msgspec.structs.replace(gpt, trainable_fraction=1e-6)
+    gathered = 2 * 2 * (12 * gpt.hidden**2 + 2 * gpt.hidden)
+
+    whole = memory(frozen, rates)
+    sharded = memory(frozen, rates, ParallelLayout(dp_shard=8, zero_stage=3))
+
+    assert whole["parameters"] == pytest.approx(2 * gpt.parameters, rel=0.01)
+    assert sharded["parameters"] - gathered == pytest.approx(2 * gpt.parameters / 8, rel=0.01)
+    assert sharded["optimizer"] + sharded["gradients"] + sharded["communication"] < 1e6
+
+
 def test_narrower_states_and_states_on_the_host_take_less_of_the_device(gpt, rates) -> None:
     full = memory(gpt, rates)["optimizer"]
 
