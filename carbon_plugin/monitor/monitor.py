@@ -11,9 +11,9 @@ import logging
 import os
 import sys
 import tempfile
-import threading
 import weakref
 from collections.abc import Iterator, Mapping
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import TracebackType
@@ -28,7 +28,7 @@ from carbon_plugin.monitor.ranks import Ranks, ranks_from_environ
 from carbon_plugin.monitor.rundir import choose_run_dir
 from carbon_plugin.monitor.settings import MonitorArguments, Settings, make_settings
 from carbon_plugin.monitor.station import Seen, Station
-from carbon_plugin.monitor.thread import MonitorThread
+from carbon_plugin.monitor.thread import MonitorThread, Wake
 
 DISABLED_VARIABLE = "CARBON_PLUGIN_DISABLED"
 CLOSE_TIMEOUT_S = 10.0
@@ -187,8 +187,8 @@ class CarbonMonitor:
                 import_module(name)
         tempfile.gettempdir()  # likewise: its first call holds a lock, and a loader's worker needs it too
         place = ranks or self._ranks
-        wake = threading.Event()
-        clock = TrainingClock(wake.set, settings.options.min_window_s)
+        wake = Wake()
+        clock = TrainingClock(partial(wake.put, None), settings.options.min_window_s)
         clock.base_step = self._base_step
         station = Station(
             settings=settings,

@@ -6,9 +6,14 @@ import math
 import signal
 import threading
 import time
+from queue import Empty, SimpleQueue
 from typing import Protocol
 
 from carbon_plugin.monitor.guard import Guard
+
+Wake = SimpleQueue[None]
+"""Something in it wakes the thread. Unlike an event it has no lock that a signal handler of the training, which may
+change the phase in the middle of a change of phase, could wait for without end."""
 
 # Signals are the training's: they are delivered to its thread, not to this one. No handler is touched.
 _QUIET = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM}
@@ -38,14 +43,14 @@ class Body(Protocol):
 
 class MonitorThread:
     """Runs a body until `close`. Windows of `cadence_s` end at multiples of it on the wall clock, so that the
-    disturbance, small as it is, happens on all nodes at once; none is shorter than `least_s`, unless `wake` is set."""
+    disturbance, small as it is, happens on all nodes at once; none is shorter than `least_s`, unless `wake` says so."""
 
-    def __init__(self, body: Body, guard: Guard, wake: threading.Event, *, cadence_s: float, least_s: float) -> None:
+    def __init__(self, body: Body, guard: Guard, wake: Wake, *, cadence_s: float, least_s: float) -> None:
         self._body = body
         self._guard = guard
         self._cadence_s = cadence_s
         self._least_s = least_s
-        self._event = wake
+        self._wake = wake
         self._reason: str | None = None
         self._thread: threading.Thread | None = None
 
@@ -58,7 +63,7 @@ class MonitorThread:
         """Ask for an orderly end and wait for it, at most `timeout_s` (a driver may hang); whether it came."""
         if self._reason is None:
             self._reason = reason
-        self._event.set()
+        self._wake.put(None)
         thread = self._thread
         if thread is None or thread is threading.current_thread():
             return True
@@ -68,7 +73,7 @@ class MonitorThread:
     def forget(self) -> None:
         """In a forked child there is no thread; its locks may be held forever and are not touched."""
         self._thread = None
-        self._event = threading.Event()
+        self._wake = SimpleQueue()
 
     def _main(self) -> None:
         if hasattr(signal, "pthread_sigmask"):
@@ -84,14 +89,22 @@ class MonitorThread:
         while self._reason is None:
             wait_s = max(edge_s - time.time(), _LEAST_WAIT_S)
             poll_s = self._body.poll_interval_s
-            woken = self._event.wait(wait_s if poll_s is None else min(wait_s, poll_s))
-            self._event.clear()
+            woken = self._woken(wait_s if poll_s is None else min(wait_s, poll_s))
             if self._reason is None:
                 due = woken or time.time() >= edge_s
                 self._body.tick(due=due)
                 if due:
                     edge_s = self._next_edge(time.time())
         self._body.close(self._reason)
+
+    def _woken(self, within_s: float) -> bool:
+        try:
+            self._wake.get(timeout=within_s)
+        except Empty:
+            return False
+        while not self._wake.empty():  # several wishes are one; nobody else takes
+            self._wake.get()
+        return True
 
     def _next_edge(self, now_s: float) -> float:
         """The next multiple of the cadence that leaves a window of at least `least_s`."""

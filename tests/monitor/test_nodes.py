@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import threading
+import signal
 import time
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -14,9 +15,10 @@ from carbon_plugin.ledger.reader import read_ledger
 from carbon_plugin.ledger.records import DeviceEnergy, Manifest, Window
 from carbon_plugin.ledger.writer import LedgerWriter
 from carbon_plugin.monitor.aggregator import Aggregator
+from carbon_plugin.monitor.clock import TrainingClock
 from carbon_plugin.monitor.guard import Guard
 from carbon_plugin.monitor.journal import Journal
-from carbon_plugin.monitor.thread import MonitorThread
+from carbon_plugin.monitor.thread import MonitorThread, Wake
 from carbon_plugin.monitor.totals import run_totals
 from carbon_plugin.spec.devices import DeviceIdentity
 
@@ -122,8 +124,8 @@ class Body:
         self.closed.append(reason)
 
 
-def thread_of(body: Body) -> MonitorThread:
-    return MonitorThread(body, Guard(lambda *_: None), threading.Event(), cadence_s=0.25, least_s=0.05)
+def thread_of(body: Body, wake: Wake | None = None) -> MonitorThread:
+    return MonitorThread(body, Guard(lambda *_: None), wake or Wake(), cadence_s=0.25, least_s=0.05)
 
 
 @given(st.floats(1.6e9, 2e9))
@@ -146,6 +148,30 @@ def test_thread_ticks_reads_integrating_meters_in_between_and_closes():
 
     assert body.polls > 1
     assert body.closed == ["done"]
+
+
+def test_phase_that_a_signal_handler_changes_in_the_middle_of_a_change_holds_nobody_up():
+    woken: list[int] = []
+    wake = Wake()
+    clock = TrainingClock(partial(wake.put, None), min_window_s=0.0)
+    thread = thread_of(Body(), wake)
+    thread.start()
+
+    def handler(*_: object) -> None:
+        woken.append(1)
+        clock.enter("checkpoint")
+
+    former = signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+    try:
+        while len(woken) < 200:
+            clock.enter("evaluation")
+            clock.enter("train")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, former)
+
+    assert thread.close("done", 10.0)
 
 
 def test_failure_of_a_part_is_said_once_and_switches_it_off(caplog):
