@@ -132,7 +132,7 @@ def _head(out: Console, forecast: Forecast) -> None:
     table.add_row(
         "cluster",
         f"{cluster.nodes} x {cluster.node.name} with {cluster.devices_per_node} {cluster.accelerator.name} "
-        f"({cluster.devices} device{'s' if cluster.devices > 1 else ''}{capped})",
+        f"({cluster.devices} device{'s' * (cluster.devices > 1)}{capped})",
     )
     table.add_row("layout", f"{layout_phrase(forecast)}  [dim]({forecast.layout_source})[/]")
     training = spec.training

@@ -73,7 +73,8 @@ def with_nodes(spec: RunSpec, factor: int) -> RunSpec:
 
 def nodes_phrase(spec: RunSpec) -> str:
     """Nodes and devices of a run in words."""
-    return f"{spec.cluster.nodes:,} nodes ({spec.cluster.devices:,} devices)"
+    nodes, devices = spec.cluster.nodes, spec.cluster.devices
+    return f"{nodes:,} node{'s' * (nodes > 1)} ({devices:,} device{'s' * (devices > 1)})"
 
 
 def fits_somehow(spec: RunSpec, space: Space) -> bool:

@@ -187,7 +187,9 @@ def combine(sheet: Datasheet, constants: Constants) -> Rates:
 
 def peak_of(accelerator: Accelerator, precision: Precision) -> tuple[str, Sourced]:
     """Dense peak for a precision: its dtype and value. Raises `SpecError` when the device has no such units."""
-    for key in PEAK_KEYS[precision]:
+    # Units that scale blocks (OCP MX) came with those for 4 bit, in Blackwell and CDNA 4.
+    missing = precision == "mxfp8" and "fp4" not in accelerator.peak_flops
+    for key in () if missing else PEAK_KEYS[precision]:
         if key in accelerator.peak_flops:
             return key, accelerator.peak_flops[key]
     raise SpecError(

@@ -98,6 +98,16 @@ def test_an_impossible_layout_names_the_rule_and_the_numbers(layout, rule) -> No
         predict_step(spec_of(layout=layout))
 
 
+def test_block_scaled_precision_needs_units_that_scale_blocks() -> None:
+    training = {"seq_len": 2048, "global_batch_size": 64, "steps": 1, "precision": "mxfp8"}
+    run = {"model": "gpt3-5b", "training": training, "layout": {"dp_shard": 8, "zero_stage": 3}, "stack": {}}
+    hopper, blackwell = (spec_of(**run, cluster={"accelerator": name, "nodes": 1}) for name in ("h100-sxm", "b200-sxm"))
+
+    assert predict_step(blackwell).peak_dtype == "fp8"
+    with pytest.raises(SpecError, match="precision mxfp8 is not supported by h100-sxm"):
+        predict_step(hopper)
+
+
 def test_a_precision_that_the_device_lacks_is_an_error_that_lists_what_it_has() -> None:
     training = {**GPT3["training"], "precision": "fp8"}
     with pytest.raises(SpecError, match="precision fp8 is not supported by a100-sxm-80gb; it has bf16, fp16"):
