@@ -7,7 +7,7 @@ Data parallelism from its wrapper, tensor parallelism from DTensor placements, w
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
@@ -20,6 +20,9 @@ from carbon_plugin.detect.wrappers import DataParallel, data_parallel, is_compil
 if TYPE_CHECKING:
     from torch import nn
 
+Sharded = Sequence[tuple[str, Any]]
+"""Parameters that are DTensors, by name. A model may have tens of thousands, so that they are looked for once."""
+
 _SHARDING_NAMES = ("dp", "data", "data_parallel", "dp_shard", "data_parallel_shard", "fsdp")
 
 
@@ -27,17 +30,18 @@ def read(job: Job) -> Reading:
     """The layout that a model's wrappers and parameters show, after the first optimizer step."""
     found = _Findings(job)
     wrapper = data_parallel(job.model)
-    named = _named_axes(job.model)
+    sharded = _dtensors(job.model)
+    named = _named_axes(sharded)
     own = wrapper.meshes if wrapper else ()
-    _see_tensor_parallel(found, job.model, own, named)
+    _see_tensor_parallel(found, job.model, sharded, own, named)
     for axis in ("pp", "cp", "ep"):
         if axis in named:
             found.see(axis, *named[axis])
-    _see_experts(found, job.model, own)
+    _see_experts(found, sharded, own)
     if wrapper is not None:
         _see_wrapper(found, wrapper, job.optimizer, job.world_size)
     else:
-        _see_data_parallel_by_name(found, job.model, named)
+        _see_data_parallel_by_name(found, sharded, named)
     problems = tuple(("conflict", sentence) for sentence in found.conflicts)
     problems += tuple(("layout", remark) for remark in wrapper.remarks) if wrapper else ()
     return Reading(fields={f"layout.{axis}": seen for axis, seen in found.axes.items()}, problems=problems)
@@ -60,16 +64,16 @@ class _Findings:
         return int(self.axes[axis].value) if axis in self.axes else self._job.degree(axis)
 
 
-def _dtensors(model: nn.Module) -> Iterator[tuple[str, Any]]:
+def _dtensors(model: nn.Module) -> Sharded:
     from torch.distributed.tensor import DTensor
 
-    return ((name, p) for name, p in model.named_parameters() if isinstance(p, DTensor))
+    return [(name, p) for name, p in model.named_parameters() if isinstance(p, DTensor)]
 
 
-def _named_axes(model: nn.Module) -> dict[str, tuple[int, str]]:
+def _named_axes(sharded: Sharded) -> dict[str, tuple[int, str]]:
     """Degree and source by axis, from the names of the parameters' meshes, then of the meshes they were cut from."""
     found: dict[str, tuple[int, str]] = {}
-    meshes = list(dict.fromkeys(parameter.device_mesh for _, parameter in _dtensors(model)))
+    meshes = list(dict.fromkeys(parameter.device_mesh for _, parameter in sharded))
     # The root of a slice is private; without it only the axes that parameters live on are seen.
     roots = [mesh._get_root_mesh() for mesh in meshes if hasattr(mesh, "_get_root_mesh")]
     for what, group in (("mesh", meshes), ("root mesh", [root for root in roots if root not in meshes])):
@@ -81,12 +85,16 @@ def _named_axes(model: nn.Module) -> dict[str, tuple[int, str]]:
 
 
 def _see_tensor_parallel(
-    found: _Findings, model: nn.Module, own: tuple[Any, ...], named: dict[str, tuple[int, str]]
+    found: _Findings,
+    model: nn.Module,
+    sharded: Sharded,
+    own: tuple[Any, ...],
+    named: dict[str, tuple[int, str]],
 ) -> None:
     if "tp" in named:
         found.see("tp", *named["tp"])
     axes = {name for name, axis in AXIS_OF_NAME.items() if axis == "tp"}
-    for shard in _unclaimed_shards(model, own):
+    for shard in _unclaimed_shards(sharded, own):
         if not _is_expert(shard.parameter):
             found.see("tp", shard.degree, f"placements of {shard.parameter} on {shard.where}")
             axes.add(shard.axis)
@@ -94,15 +102,15 @@ def _see_tensor_parallel(
     if found.degree("tp") > 1:
         norm = next((name for name, p in _norm_weights(model) if _is_on(p, axes, own)), None)
         source = f"{norm} is a DTensor on the tp axis" if norm else "no norm weight is on the tp axis"
-        if next(_dtensors(model), None) is not None:  # plain tensors of a framework show nothing by being plain
+        if sharded:  # plain tensors of a framework show nothing by being plain
             found.see("sequence_parallel", norm is not None, source)
         if _overlaps_tensor_parallel(model):
             found.see("async_tp", True, "compiled with inductor's _micro_pipeline_tp")
 
 
-def _see_experts(found: _Findings, model: nn.Module, own: tuple[Any, ...]) -> None:
+def _see_experts(found: _Findings, sharded: Sharded, own: tuple[Any, ...]) -> None:
     """Expert parallelism over an axis that no name tells: weights of experts, whole experts to each rank."""
-    for shard in _unclaimed_shards(model, own):
+    for shard in _unclaimed_shards(sharded, own):
         if _is_expert(shard.parameter) and shard.dim == 0:
             found.see("ep", shard.degree, f"placements of {shard.parameter} on {shard.where}")
             break
@@ -118,10 +126,10 @@ class _Shard(Struct, frozen=True):
     where: str
 
 
-def _unclaimed_shards(model: nn.Module, own: tuple[Any, ...]) -> Iterator[_Shard]:
+def _unclaimed_shards(sharded: Sharded, own: tuple[Any, ...]) -> Iterator[_Shard]:
     """Shardings over mesh axes whose names say nothing, and which no data-parallel wrapper made."""
     claimed = {name for mesh in own for name in mesh.mesh_dim_names or ()}.union(AXIS_OF_NAME, _SHARDING_NAMES)
-    for name, parameter in _dtensors(model):
+    for name, parameter in sharded:
         mesh = parameter.device_mesh
         axes = mesh.mesh_dim_names or ("",) * mesh.ndim
         for number, (axis, placement) in enumerate(zip(axes, parameter.placements, strict=True)):
@@ -178,9 +186,9 @@ def _see_wrapper(found: _Findings, wrapper: DataParallel, optimizer: Any, world_
     found.see("zero_stage", zero, source)
 
 
-def _see_data_parallel_by_name(found: _Findings, model: nn.Module, named: dict[str, tuple[int, str]]) -> None:
+def _see_data_parallel_by_name(found: _Findings, sharded: Sharded, named: dict[str, tuple[int, str]]) -> None:
     """Data parallelism made by hand: a named axis, along which parameters are sharded or not."""
-    for name, parameter in _dtensors(model):
+    for name, parameter in sharded:
         mesh = parameter.device_mesh
         for dim, axis in enumerate(mesh.mesh_dim_names or ()):
             if axis in _SHARDING_NAMES and _shards(parameter.placements[dim]):

@@ -55,18 +55,18 @@ def detect_precision(model: nn.Module, wrapper_dtype: str | None, autocast_dtype
         precision = _low_precision(module)
         if precision is not None:
             return Observed(precision, f"{type(module).__name__} of {type(module).__module__}")
-    sizes: Counter[str] = Counter()
+    sizes: Counter[torch.dtype] = Counter()
     for parameter in model.parameters():
-        sizes[dtype_name(parameter.dtype)] += parameter.numel()
-    stored = sizes.most_common(1)[0][0] if sizes else None
+        sizes[parameter.dtype] += parameter.numel()
+    stored = dtype_name(sizes.most_common(1)[0][0]) if sizes else None
     for dtype, source in (
         (wrapper_dtype, "mixed precision of FSDP"),
         (autocast_dtype, "autocast in the forward pass"),
         (stored, "dtype of most parameters"),
     ):
         if dtype in PRECISION_OF_DTYPE:
-            on_gpu = any(parameter.is_cuda for parameter in model.parameters())
-            if dtype == "float32" and on_gpu and torch.get_float32_matmul_precision() != "highest":
+            on_gpu = dtype == "float32" and any(parameter.is_cuda for parameter in model.parameters())
+            if on_gpu and torch.get_float32_matmul_precision() != "highest":
                 return Observed("tf32", f"{source}, with float32 matmul precision below highest")
             return Observed(PRECISION_OF_DTYPE[str(dtype)], source)
     return None
@@ -98,15 +98,11 @@ def detect_optimizer_state(optimizer: Any) -> Observed | None:
 
 def detect_adapters(model: nn.Module) -> Observed | None:
     """Low-rank adapters beside frozen weights, as a phrase with their rank; None without any."""
-    ranks = {
-        int(min(parameter.shape))
-        for name, parameter in model.named_parameters()
-        if is_adapter(name) and parameter.ndim == 2
-    }
+    adapters = [parameter for name, parameter in model.named_parameters() if is_adapter(name)]
+    ranks = {int(min(parameter.shape)) for parameter in adapters if parameter.ndim == 2}
     if not ranks:
         return None
-    total = sum(1 for name, _ in model.named_parameters() if is_adapter(name))
-    return Observed(f"LoRA of rank {', '.join(map(str, sorted(ranks)))}", f"{total} parameters named lora_*")
+    return Observed(f"LoRA of rank {', '.join(map(str, sorted(ranks)))}", f"{len(adapters)} parameters named lora_*")
 
 
 def detect_compiled(model: nn.Module) -> Observed | None:
@@ -120,9 +116,11 @@ def detect_compiled(model: nn.Module) -> Observed | None:
         if is_compiled(module) and _fuses(module):
             names.add("torch.compile(module)" if "_orig_mod" in module._modules else "module.compile()")
             compiled |= {id(parameter) for parameter in module.parameters()}
+    if not names:
+        return None
     inside = sum(parameter.numel() for parameter in model.parameters() if id(parameter) in compiled)
     total = sum(parameter.numel() for parameter in model.parameters())
-    if not names or 2 * inside < total:
+    if 2 * inside < total:
         return None
     return Observed(True, f"{' and '.join(sorted(names))} with inductor around {inside / total:.0%} of the parameters")
 

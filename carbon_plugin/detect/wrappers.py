@@ -87,10 +87,13 @@ def dtype_name(dtype: Any) -> str:
 def _ddp(model: nn.Module) -> DataParallel | None:
     from torch import distributed as dist
     from torch import nn
+    from torch.distributed._composable.contract import _get_registry
 
     for module in model.modules():
         plain = isinstance(module, nn.parallel.DistributedDataParallel)
-        engine: Any = module if plain else _composed_ddp(module)
+        engine: Any = module if plain else None
+        if not plain and "replicate" in (_get_registry(module) or {}):
+            engine = _composed_ddp(module)
         if engine is not None:
             size = dist.get_world_size(engine.process_group)
             source = "process group of DDP" if plain else "process group of replicate()"
@@ -99,12 +102,9 @@ def _ddp(model: nn.Module) -> DataParallel | None:
 
 
 def _composed_ddp(module: nn.Module) -> Any:
-    """The DDP object that the composable `replicate` keeps beside a module, None if there is none."""
-    from torch.distributed._composable.contract import _get_registry
+    """The DDP object that the composable `replicate` keeps beside a module, None if it is gone."""
     from torch.distributed._composable.replicate import replicate
 
-    if "replicate" not in (_get_registry(module) or {}):
-        return None
     reference = getattr(replicate.state(module), "_ddp_weakref", None)
     return None if reference is None else reference()
 
