@@ -76,9 +76,10 @@ def check_layout(model: TransformerModel | CountedModel, cluster: Cluster, layou
             f"layout: pp {layout.pp} * virtual_stages {layout.virtual_stages} = {chunks} chunks, "
             f"but {model.name} has only {model.layers} layers"
         )
-    if layout.ep > 1:
-        if model.moe is None:
-            raise InfeasibleLayoutError(f"layout: ep {layout.ep}, but {model.name} has no experts")
+    if model.moe is None and (layout.ep > 1 or layout.expert_overlap):
+        asked = f"ep {layout.ep}" if layout.ep > 1 else "expert_overlap"
+        raise InfeasibleLayoutError(f"layout: {asked}, but {model.name} has no experts")
+    if model.moe is not None and layout.ep > 1:
         _check_divides("ep", layout.ep, "experts", model.moe.experts)
         _check_divides("expert_tp", layout.expert_tp, "expert_ffn", model.moe.expert_ffn)
 
