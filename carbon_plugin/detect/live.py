@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from carbon_plugin.detect.batch import BatchWatch
 from carbon_plugin.detect.devices import computing_gpus
 from carbon_plugin.detect.layout import complete_layout, holds_all_experts
@@ -51,7 +53,11 @@ class FirstStep:
             pipeline=self._pipeline,
             framework=framework,
         )
-        return detected, computing_gpus(model)
+        try:
+            return detected, computing_gpus(model)
+        except Exception as error:  # a build of torch that knows no UUIDs; all else was seen
+            unknown = ("not_detected", f"GPUs of this rank: {type(error).__name__}: {error}")
+            return msgspec.structs.replace(detected, problems=(*detected.problems, unknown)), ()
 
     def remove(self) -> None:
         """Take the hook away without a look."""

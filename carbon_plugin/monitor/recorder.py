@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 
@@ -282,5 +283,8 @@ def reserved_since(environ: Mapping[str, str]) -> float:
     if stated.isdecimal():
         return float(stated)
     own = psutil.Process()
-    launched = own.parent() if "TORCHELASTIC_RUN_ID" in environ else None
-    return float((launched or own).create_time())
+    with contextlib.suppress(psutil.Error):  # the launcher may be another user's, and hidden
+        launcher = own.parent() if "TORCHELASTIC_RUN_ID" in environ else None
+        if launcher is not None:
+            return float(launcher.create_time())
+    return float(own.create_time())

@@ -14,6 +14,7 @@ JOB = Path(__file__).parent / "jobs" / "faults.py"
 
 QUIET = {
     "carbon_plugin.detect.live:detect_model",
+    "carbon_plugin.detect.live:computing_gpus",
     "carbon_plugin.detect.batch:BatchWatch._see",
     "carbon_plugin.monitor.context:predict_step",
 }

@@ -38,6 +38,7 @@ FAULTS = (
     "carbon_plugin.detect.live:read_all",
     "carbon_plugin.detect.live:complete_layout",
     "carbon_plugin.detect.live:detect_model",
+    "carbon_plugin.detect.live:computing_gpus",
     "carbon_plugin.detect.batch:BatchWatch._see",
     "carbon_plugin.monitor.loop:distributed_place",
     # on the monitor thread
