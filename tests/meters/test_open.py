@@ -89,7 +89,8 @@ def test_cpus_shared_by_ranks_draw_what_the_whole_node_states(
     tmp_path: Path, make_node: MakeNode, with_node: bool, tdp_w: int
 ) -> None:
     gpu = load_accelerator("h100-sxm")
-    share_of_a_rank = structs.replace(gpu, kind="cpu", tdp_w=Sourced(90.0, "test", "assumed"))
+    tdp, idle = Sourced(90.0, "test", "assumed"), Sourced(20.0, "test", "assumed")
+    share_of_a_rank = structs.replace(gpu, kind="cpu", tdp_w=tdp, idle_power_w=idle, idle_context_power_w=None)
     meters = opened(tmp_path, accelerator=share_of_a_rank, node_profile=make_node() if with_node else None)
     (cpu,) = (device for device in meters.devices if device.scope == "package")
     assert cpu.note is not None
