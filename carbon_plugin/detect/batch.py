@@ -41,8 +41,8 @@ class BatchWatch:
         if is_compiled(model):
             self.reason = "the model is compiled; a hook on it would change the graph"
         else:
-            self._hooks.put(model, self._see_safely, with_kwargs=True)
             self._attempt("recomputation could not be watched", lambda: self._watch_recompute(model))
+            self._attempt("batches could not be watched", lambda: self._watch(model))
 
     @property
     def calls(self) -> int:
@@ -72,6 +72,9 @@ class BatchWatch:
         self._hooks.remove()
         if self.recompute is not None:
             self.recompute.remove()
+
+    def _watch(self, model: nn.Module) -> None:
+        self._hooks.put(model, self._see_safely, with_kwargs=True)
 
     def _watch_recompute(self, model: nn.Module) -> None:
         self.recompute = RecomputeWatch(model)

@@ -87,8 +87,8 @@ class TrainingLoop:
         self.monitor.start(versions=_versions(self._package))
         if not self.monitor.active:
             return
+        self._attach()  # first: what cannot be looked at can still be counted
         self._first = FirstStep(self._model, self._pipeline)
-        self._attach()
 
     def _attach(self) -> None:
         """Hook into what tells of steps, keeping the handle of such a hook; nothing if the script calls `step`."""

@@ -17,6 +17,7 @@ from carbon_plugin.detect.step import (
     detect_precision,
 )
 from carbon_plugin.detect.tensors import batch_shape
+from carbon_plugin.integrations import pytorch
 
 
 def seen(watch: BatchWatch) -> dict[str, object]:
@@ -169,6 +170,19 @@ def test_module_that_takes_no_hooks_leaves_none_on_the_others():
 
     assert seen(watch)["layout.micro_batch_size"] == 3
     assert not plain._forward_pre_hooks
+
+
+def test_scripted_model_is_counted_without_a_look_at_its_batches(tmp_path, caplog):
+    model = torch.jit.script(nn.Linear(2, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    with pytorch.watch(model, optimizer, site="FRA", run_dir=tmp_path) as carbon:
+        model(torch.zeros(3, 2)).sum().backward()
+        optimizer.step()
+
+    assert carbon.monitor.step == 1
+    assert "switched off" not in caplog.text
+    assert "batches could not be watched" in (tmp_path / "node-0.attempt-0.jsonl").read_text()
 
 
 def test_autocast_is_seen_where_it_acts():
