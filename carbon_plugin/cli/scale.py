@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 DEADLINE_DAYS = 90.0
 ACCELERATOR = "h100-sxm"
 GENERATIONS = ("v100-sxm2-32gb", "a100-sxm-80gb", "h100-sxm", "b200-sxm")
-ZONE = "WORLD"
 ZONES = ("WORLD", "SWE", "FRA", "USA", "IND")
 POINTS = 6
 
@@ -39,7 +38,7 @@ def scale(
     ] = None,
     zone: Annotated[
         list[str] | None,
-        typer.Option(help="Grid zone; may be repeated.", show_default="WORLD; of a range WORLD, SWE, FRA, USA, IND"),
+        typer.Option(help="Grid zone; may be repeated.", show_default="of a range WORLD, SWE, FRA, USA, IND"),
     ] = None,
     deadline_days: Annotated[
         float | None, typer.Option(help="Longest time that the run may take.", show_default="90")
@@ -77,7 +76,9 @@ def scale(
     values = [first] if last is None else logarithmic_steps(first, last, points)
     targets = [target_of_loss(chosen, value) if loss else target_of_compute(chosen, value) for value in values]
     devices = tuple(accelerator or (GENERATIONS if ranged else (ACCELERATOR,)))
-    sites = [Site(zone=name, pue=pue) for name in zone or (ZONES if ranged else (ZONE,))]
+    if not zone and not ranged:
+        raise SpecError("zone is not given, expected --zone with one, or WORLD for the mean of all grids")
+    sites = [Site(zone=name, pue=pue) for name in zone or ZONES]
     days = DEADLINE_DAYS if deadline_days is None else deadline_days
     with _progress(len(targets) * len(devices)) as advance:
         result = sweep(targets, devices, sites, days, profile_dirs=tuple(profiles or ()), seed=seed, done=advance)

@@ -211,6 +211,3 @@ class CountedModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
                 f"{owner}trainable_parameters is {self.trainable_parameters}, "
                 f"expected at most parameters {self.parameters}"
             )
-
-
-Model = TransformerModel | CountedModel

@@ -20,7 +20,7 @@ def test_a_compute_budget_is_answered_with_model_cluster_time_and_carbon(capsys)
 
 
 def test_a_loss_is_answered_in_json(capsys):
-    assert run(["scale", "--loss", "2.2", "--law", "moe", "--accelerator", "b200", "--json"]) == 0
+    assert run(["scale", "--loss", "2.2", "--law", "moe", "--accelerator", "b200", "--zone", "WORLD", "--json"]) == 0
 
     document = json.loads(capsys.readouterr().out)
     (point,) = document["points"]
@@ -58,7 +58,8 @@ def test_a_range_writes_table_document_and_charts(capsys, tmp_path):
         (["--compute", "1e23", "--law", "chinchila"], "unknown law 'chinchila'"),
         (["--compute", "1e23", "--zone", "Atlantis"], "zone 'Atlantis' is unknown"),
         (["--compute", "1e23:1e24", "--points", "1"], "points is 1, expected at least 2"),
-        (["--compute", "1e26", "--accelerator", "t4"], "fits on none of the clusters of t4"),
+        (["--compute", "1e23"], "zone is not given, expected --zone with one, or WORLD"),
+        (["--compute", "1e26", "--accelerator", "t4", "--zone", "SWE"], "fits on none of the clusters of t4"),
     ],
 )
 def test_a_bad_question_ends_with_one_line(arguments, message, capsys):
