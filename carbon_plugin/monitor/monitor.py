@@ -170,6 +170,10 @@ class CarbonMonitor:
         if self._armed:
             self._guard.run("closing", lambda: self._close(reason), None)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy, in a worker or of a trainer, has not started: thread, clock and ledger stay with this one."""
+        return vars(self) | {"_armed": False, "_clock": None, "_station": None, "_thread": None}
+
     def __enter__(self) -> CarbonMonitor:
         self.start()
         return self

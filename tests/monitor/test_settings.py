@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import time
 
 import pytest
@@ -102,6 +104,19 @@ def test_calls_before_start_and_after_close_do_nothing(tmp_path):
     monitor.close()
 
     assert not (tmp_path / "run").exists()
+
+
+def test_copy_of_a_running_monitor_is_one_that_has_not_started(tmp_path):
+    with CarbonMonitor(run_dir=tmp_path / "run") as monitor:
+        for other in (copy.deepcopy(monitor), pickle.loads(pickle.dumps(monitor))):
+            other.step_end()
+            other.close()
+
+            assert not other.active
+            assert other.run_dir == monitor.run_dir
+
+        assert monitor.active
+        assert monitor.step == 0
 
 
 def test_misspelt_phase_is_one_warning_and_the_rest_goes_on(tmp_path, caplog):
