@@ -67,7 +67,8 @@ def _operational(summary: AuditSummary, path: Path) -> Reason:
 
 def _embodied(summary: AuditSummary, path: Path) -> Reason:
     parts = summary.footprint.embodied_parts_kg if summary.footprint else {}
-    return Reason("sum of the embodied parts", [], _below(summary, "footprint.embodied_parts_kg", parts))
+    how = "sum of the embodied parts" if parts else "unknown: no profile of the hardware, so that no part is in the sum"
+    return Reason(how, [], _below(summary, "footprint.embodied_parts_kg", parts))
 
 
 def _embodied_part(summary: AuditSummary, path: Path) -> Reason:

@@ -14,6 +14,7 @@ import pytest
 
 from carbon_plugin.audit import view, wording
 from carbon_plugin.audit.charts import charts_of
+from carbon_plugin.audit.explain import reason_of
 from carbon_plugin.audit.export_ghg import ghg_report
 from carbon_plugin.audit.export_paper import paper_paragraph
 from carbon_plugin.audit.ghg_factors import GhgInputs
@@ -284,6 +285,7 @@ def test_hardware_that_nobody_knows_has_unknown_embodied_carbon_and_not_zero(fac
     assert "what the manufacture of the hardware adds is unknown" in page
     assert "adds 0" not in page
     assert "the manufacture of the hardware is not known and not included" in paper_paragraph(summary)
+    assert reason_of(summary, "footprint.embodied_kg").how.startswith("unknown")
     with pytest.raises(CarbonPluginError, match="GHG: run simulated has no embodied carbon of accelerators and hosts"):
         ghg_report(summary, GhgInputs(organisational_boundary="cloud"))
 
