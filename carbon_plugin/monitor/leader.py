@@ -21,6 +21,7 @@ from carbon_plugin.detect.stages import StagePart
 from carbon_plugin.monitor.rundir import scratch_dir
 
 LOCK = "leader.lock"
+LEAD, END, METERED = "leads", "ended", "metered.json"
 KEPT_S = 7 * 86_400.0
 
 
@@ -51,7 +52,10 @@ class Election:
         self._dir = folder / name
         self._dir.mkdir(mode=0o700, exist_ok=True)
         self._lock_fd = -1
-        self._old_end = self._end_mark()
+        self._old_end, self._old_lead = self._mark(END), self._mark(LEAD)
+        self._met_a_leader = self.announced() is not None
+        self.follows = False
+        """Whether this leader follows another of the same launch, whose ledger has what was before."""
 
     @property
     def leads(self) -> bool:
@@ -65,11 +69,19 @@ class Election:
         fd = _locked(self._dir / LOCK)
         if fd is None:
             return False
-        if self._end_mark() != self._old_end:
+        if self._mark(END) != self._old_end:
             os.close(fd)
             return False
         self._lock_fd = fd
+        self.follows = self.had_a_leader()
+        self._publish(LEAD, uuid.uuid4().bytes)
         return True
+
+    def had_a_leader(self) -> bool:
+        """Whether another process has led in this launch."""
+        if not self._met_a_leader:  # one that led before this object was made is known when it says what it meters
+            self._met_a_leader = self._mark(LEAD) != self._old_lead or self.announced() is not None
+        return self._met_a_leader
 
     def claim(self, claim: Claim) -> None:
         """Tell the leader about this rank; a later claim of the rank replaces the one before."""
@@ -89,12 +101,12 @@ class Election:
 
     def announce(self, keys: list[str]) -> None:
         """Tell the other ranks which GPUs the leader meters."""
-        self._publish("metered.json", msgspec.json.encode(_Announcement(os.getpid(), keys)))
+        self._publish(METERED, msgspec.json.encode(_Announcement(os.getpid(), keys)))
 
     def announced(self) -> list[str] | None:
         """GPUs that a living leader meters; None if there is no such news yet."""
         try:
-            news = msgspec.json.decode((self._dir / "metered.json").read_bytes(), type=_Announcement)
+            news = msgspec.json.decode((self._dir / METERED).read_bytes(), type=_Announcement)
         except (OSError, msgspec.MsgspecError):
             return None
         return news.keys if _alive(news.pid) else None
@@ -102,7 +114,8 @@ class Election:
     def end(self) -> None:
         """Give up leading for good, in an orderly way."""
         if self.leads:
-            self._publish("ended", uuid.uuid4().bytes)
+            self._publish(END, uuid.uuid4().bytes)
+            (self._dir / METERED).unlink(missing_ok=True)  # its process may live on, and measure another training
             self.forget()
 
     def forget(self) -> None:
@@ -111,10 +124,11 @@ class Election:
             os.close(self._lock_fd)
             self._lock_fd = -1
 
-    def _end_mark(self) -> bytes | None:
-        """What the last leader left behind at its orderly end; one from before this object is of an earlier launch."""
+    def _mark(self, name: str) -> bytes | None:
+        """What the last leader left behind when it began to lead, or at its orderly end; a mark from before this object
+        is of an earlier launch, unless its leader was met alive."""
         try:
-            return (self._dir / "ended").read_bytes()
+            return (self._dir / name).read_bytes()
         except OSError:
             return None
 

@@ -36,7 +36,10 @@ from carbon_plugin.monitor.settings import Settings
 from carbon_plugin.monitor.skew import skew_message
 
 GRACE_S = 3.0
-"""How long other ranks leave the lead to local rank 0, and how long a leader waits for the claims that it needs."""
+"""How long a leader waits for the claims that it needs."""
+FIRST_LEAD_S = 10.0
+"""How long other ranks leave the first lead to local rank 0, which may be slower to start. What another rank would not
+see until then is lost, but for the steps."""
 HEADS_EVERY_S = 3600.0
 
 
@@ -122,7 +125,7 @@ class Station:
             role=settings.role,
             parent_run_id=settings.options.parent_run_id,
         )
-        self._follow_s = time.monotonic() + (0.0 if ranks.local_rank == 0 else GRACE_S)
+        self._follow_s = time.monotonic() + (0.0 if ranks.local_rank == 0 else FIRST_LEAD_S)
         self._heads_s = time.monotonic()
         self._election = Election(self._identity.run_id, read_host_info(environ=self._environ).key)
         self._election.claim(self._claim(()))
@@ -192,7 +195,7 @@ class Station:
     def _stand(self) -> None:
         """Lead the host if nobody does; else meter what its leader cannot see."""
         election = self._election
-        if election is None or time.monotonic() < self._follow_s:
+        if election is None or (time.monotonic() < self._follow_s and not election.had_a_leader()):
             return
         if election.try_lead():
             self._hardware = look_at_hardware(self._settings, self._claims(election), self._environ)
@@ -225,6 +228,7 @@ class Station:
     def _record(self, only: tuple[str, ...] | None) -> None:
         """Open the meters and the ledger. `only` are the GPUs that the host's leader does not see."""
         assert self._identity is not None  # agreed in `open`, before anything is recorded
+        follows = self._election is not None and self._election.follows
         meters = open_host_meters(self._settings, self._hardware, self._environ, only=only)
         writer = LedgerWriter(
             self._run_dir,
@@ -251,7 +255,7 @@ class Station:
             guard=self._guard,
             versions=self._versions,
             reserved_since_unix_s=reserved_since(self._environ),
-            takes_over=self._opened,
+            takes_over=self._opened if only is not None else follows,
         )
         self._note_context(self._context)
 

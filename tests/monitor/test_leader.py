@@ -58,7 +58,44 @@ def test_lead_passes_on_when_the_leader_is_killed(holder, election):
     holder.wait()
 
     assert election.try_lead()
+    assert election.follows, "what was before is in the ledger of the leader that was lost"
     assert election.announced() is None
+
+
+def test_first_leader_of_a_launch_follows_nobody(tmp_path):
+    first = Election("run", "boot", tmp_path)
+    first.try_lead()
+    first.forget()
+
+    again = Election("run", "boot", tmp_path)
+
+    assert not first.follows
+    assert again.try_lead()
+    assert not again.follows, "the leader before was of an earlier launch"
+
+
+def test_leader_that_was_never_met_alive_is_known_by_its_mark(tmp_path):
+    waiting, leading = (Election("run", "boot", tmp_path) for _ in range(2))
+    assert not waiting.had_a_leader()
+    leading.try_lead()
+    leading.forget()
+
+    assert waiting.had_a_leader()
+    assert waiting.try_lead()
+    assert waiting.follows
+
+
+def test_next_monitor_of_a_process_follows_nobody(tmp_path):
+    first = Election("run", "boot", tmp_path)
+    first.try_lead()
+    first.announce(["GPU-0"])
+    first.end()
+
+    second = Election("run", "boot", tmp_path)
+
+    assert second.announced() is None
+    assert second.try_lead()
+    assert not second.follows
 
 
 def test_nobody_follows_a_leader_that_ended_in_order(holder, election):

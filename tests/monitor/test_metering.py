@@ -73,7 +73,13 @@ def test_each_fault_of_the_driver_has_its_label_in_the_ledger(simulated_nvml, tm
 
 
 def test_tasks_that_see_only_their_own_gpu_under_slurm_are_all_metered(job, tmp_path):
-    together = {"WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "SLURM_STEP_GPUS": "0,1", "SLURM_GPUS_PER_TASK": "1"}
+    together = {
+        "JOB_TOGETHER": 2,
+        "WORLD_SIZE": 2,
+        "LOCAL_WORLD_SIZE": 2,
+        "SLURM_STEP_GPUS": "0,1",
+        "SLURM_GPUS_PER_TASK": "1",
+    }
     tasks = [
         job("close", tmp_path / "run", 5.0, spec=f"seed={seed}", RANK=rank, LOCAL_RANK=rank, **together)
         for rank, seed in enumerate((1, 2))

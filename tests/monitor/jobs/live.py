@@ -8,8 +8,10 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import tempfile
 import time
 from importlib import import_module
+from pathlib import Path
 
 from carbon_plugin.detect.observed import Detected, DetectedLayout
 from carbon_plugin.monitor.monitor import USED_BY_THE_THREAD, CarbonMonitor
@@ -25,6 +27,18 @@ def steps(monitor: CarbonMonitor, seconds: float) -> None:
     while time.monotonic() < end:
         time.sleep(STEP_S)
         monitor.step_end(tokens=100)
+
+
+def await_others() -> None:
+    """Begin with the other ranks of the host, however long each took to start."""
+    ranks = int(os.environ.get("JOB_TOGETHER", "1"))
+    if ranks == 1:
+        return
+    folder = Path(tempfile.gettempdir())
+    (folder / f"ready-{os.environ['RANK']}").touch()
+    deadline_s = time.monotonic() + 30
+    while len(list(folder.glob("ready-*"))) < ranks and time.monotonic() < deadline_s:
+        time.sleep(0.01)
 
 
 def forked(monitor: CarbonMonitor) -> None:
@@ -49,6 +63,7 @@ def main(scenario: str, run_dir: str, seconds: float) -> None:
     for name in USED_BY_THE_THREAD:
         import_module(name)
     known = set(sys.modules)
+    await_others()
     monitor.start()
     time.sleep(0.3)
     if "JOB_GPU" in os.environ:
