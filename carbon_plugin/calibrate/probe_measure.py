@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -31,21 +31,26 @@ GRAPH_KERNELS = 200
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """Times work on one device. `wait` returns when the device is idle, `meet` when all ranks have arrived."""
+    """Times work on one device. `wait` returns when the device is idle, `meet` when all ranks have arrived.
+
+    `running_shares` collects, for each measurement, the share of its time in which this thread had a core.
+    """
 
     device: torch.device
     wait: Callable[[], None]
     meet: Callable[[], None]
+    running_shares: list[float] = field(default_factory=list)
 
     def seconds(self, work: layer.Work, budget_s: float) -> float:
         """Median seconds of one call, over batches of calls that fill about `budget_s`, at least three of them."""
         work()
         self.meet()
         calls = max(1, int(budget_s / BATCHES / max(self._batch(work, 1), 1e-7)))
-        end = time.perf_counter() + budget_s
+        start, ran = time.perf_counter(), time.thread_time()
         batches = [self._batch(work, calls) for _ in range(3)]
-        while time.perf_counter() < end:
+        while time.perf_counter() < start + budget_s:
             batches.append(self._batch(work, calls))
+        self.running_shares.append((time.thread_time() - ran) / (time.perf_counter() - start))
         return median(batches)
 
     def _batch(self, work: layer.Work, calls: int) -> float:
@@ -127,6 +132,7 @@ def measure_device(bench: Bench, seconds: float) -> Measurements:
         attention_flops=attention,
         kernel_time_s=kernel_time,
         host_op_time_s=host_op_time,
+        running_share=None if gpu else median(bench.running_shares),
         notes=tuple(notes),
     )
 

@@ -12,7 +12,7 @@ from statistics import median
 import msgspec
 
 from carbon_plugin.calibrate.probe_collectives import Link, all_reduce_bandwidth, fit_link
-from carbon_plugin.calibrate.probe_result import Machine, Measurements
+from carbon_plugin.calibrate.probe_result import Machine, Measurements, contention
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.figure import Confidence, Sourced
 from carbon_plugin.spec.hardware import Accelerator, Efficiency, Host, Network, Node, ScaleUp
@@ -273,7 +273,8 @@ def _notes(machine: Machine, measurements: Measurements) -> list[str]:
     if measurements.collectives:
         rate = all_reduce_bandwidth(measurements.collectives, machine.ranks)
         notes.append(f"bandwidth is that of sharded training; large all-reduces alone reach {rate / 1e9:.3g} GB/s")
-    return [*notes, *measurements.notes]
+    busy = contention(measurements)
+    return [*([busy] if busy else []), *notes, *measurements.notes]
 
 
 def _node(name: str, machine: Machine, accelerator: Accelerator) -> Node:

@@ -13,6 +13,9 @@ from msgspec import Struct
 
 from carbon_plugin.spec.hardware import Accelerator, Node
 
+QUIET_SHARE = 0.9
+"""Share of the time with a core below which a CPU's rates are not its own. A quiet 2-core machine gave 0.995 to 1."""
+
 
 class Machine(Struct, frozen=True, kw_only=True):
     """The machine and the software that measured it.
@@ -65,7 +68,8 @@ class Measurements(Struct, frozen=True, kw_only=True):
 
     `elementwise_bytes_per_s` is the rate of a transformer layer's chain of small operations, with bytes counted as
     `predict` counts them; `attention_flops` is causal-counted, by kernel class; `kernel_time_s` and
-    `host_op_time_s` are None where they could not be told apart from the rest. `notes` say what was left out.
+    `host_op_time_s` are None where they could not be told apart from the rest. `running_share` is the share of the
+    time in which a measuring CPU process had a core, None on a GPU. `notes` say what was left out.
     """
 
     gemms: tuple[GemmRate, ...]
@@ -74,6 +78,7 @@ class Measurements(Struct, frozen=True, kw_only=True):
     attention_flops: dict[str, float]
     kernel_time_s: float | None
     host_op_time_s: float | None
+    running_share: float | None = None
     collectives: tuple[CollectiveTime, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -113,7 +118,22 @@ def combine(ranks: Sequence[Measurements]) -> Measurements:
                 strict=True,
             )
         ),
+        running_share=_median_known([rank.running_share for rank in ranks]),
         notes=tuple(dict.fromkeys(note for rank in ranks for note in rank.notes)),
+    )
+
+
+def contention(measurements: Measurements) -> str | None:
+    """What to tell of a probe that had to share its cores, so that its rates are not the machine's; None if it did not.
+
+    Steady contention slows every batch alike, so no spread of times can show it.
+    """
+    share = measurements.running_share
+    if share is None or share >= QUIET_SHARE:
+        return None
+    return (
+        f"measured on a busy machine: a process had its core for only {100 * share:.0f} % of the time; the rates are "
+        "what was left by other processes or a CPU limit, measure again when training will have the cores for itself"
     )
 
 

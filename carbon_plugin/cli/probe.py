@@ -26,11 +26,14 @@ def probe(
     """
     from carbon_plugin.calibrate.probe import is_rank_zero, write_profiles
     from carbon_plugin.calibrate.probe import probe as measure
+    from carbon_plugin.calibrate.probe_result import contention
 
     result = measure(name=name, seconds=seconds)
     if not is_rank_zero():
         return
     paths = write_profiles(result, output)
+    if busy := contention(result.measurements):
+        typer.echo(f"warning: {busy}", err=True)
     if as_json:
         import msgspec
 

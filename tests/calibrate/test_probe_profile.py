@@ -52,6 +52,14 @@ def measured(*gemms: GemmRate, collectives: tuple[CollectiveTime, ...] = ()) -> 
     )
 
 
+@pytest.mark.parametrize(("share", "busy"), [(None, False), (0.97, False), (0.4, True)])
+def test_rates_of_a_busy_machine_are_called_so_in_the_profile(share, busy):
+    rates = msgspec.structs.replace(measured(*CPU_RATES), running_share=share)
+    accelerator, _ = build_profiles("here", LAPTOP, combine([rates, rates]), None)
+
+    assert accelerator.notes[0].startswith("measured on a busy machine: a process had its core for only 40 %") == busy
+
+
 CPU_RATES = (gemm("fp32", 256, 90e9), gemm("fp32", 512, 95e9), gemm("fp32", 1024, 100e9))
 
 
