@@ -52,8 +52,8 @@ def main() -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run one command line and give its exit code: 0, 2 for a user error, 130 after Ctrl-C, else the command's."""
     try:
-        application(arguments)(args=list(arguments), prog_name="carbon-plugin")
-        code = 0
+        asked = list(arguments) or ["--help"]
+        code = application(asked)(args=asked, prog_name="carbon-plugin", standalone_mode=False) or 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except KeyboardInterrupt:
@@ -64,6 +64,11 @@ def run(arguments: Sequence[str]) -> int:
         code = 1
     except OSError as error:
         code = _refuse(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except Exception as error:
+        # What typer refuses is of click's classes or of its own, by its version; both have this method.
+        if not hasattr(error, "format_message"):
+            raise
+        code = _refuse(_usage(error, arguments))
     _flush()
     return code
 
@@ -73,7 +78,6 @@ def application(arguments: Sequence[str]) -> typer.Typer:
     app = typer.Typer(
         name="carbon-plugin",
         add_completion=False,
-        no_args_is_help=True,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         help=carbon_plugin.__doc__,
@@ -113,6 +117,17 @@ def _root(
     ] = False,
 ) -> None:
     pass
+
+
+def _usage(error: Any, arguments: Sequence[str]) -> str:
+    """One line for a command line that typer refuses: command, option, value, and where to read on."""
+    command = error.ctx.command_path if getattr(error, "ctx", None) else "carbon-plugin"
+    message = f"{command.removeprefix('carbon-plugin ')}: {error.format_message().rstrip('.')}"
+    for option in getattr(getattr(error, "param", None), "opts", ()):
+        for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+            if argument == option or argument.startswith(f"{option}="):
+                message += f", it is {argument.partition('=')[2] or following!r}"
+    return f"{message}; see {command} --help"
 
 
 def _refuse(message: str) -> int:

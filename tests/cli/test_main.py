@@ -51,10 +51,31 @@ def test_the_version_is_printed(capsys):
     assert capsys.readouterr().out == f"{carbon_plugin.__version__}\n"
 
 
-@pytest.mark.parametrize("arguments", [["paln"], ["--nope"], ["plan", "--nope"], ["plan", "--nodes", "many"]])
-def test_a_mistyped_command_line_is_refused_with_2(arguments, capsys):
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["paln"], ["paln", "see carbon-plugin --help"]),
+        (["--nope"], ["--nope"]),
+        (["plan", "--nope"], ["plan: ", "--nope", "see carbon-plugin plan --help"]),
+        (["plan", "--nodes", "many"], ["plan: ", "'--nodes'", "valid integer", "it is 'many'"]),
+        (["plan", "--nodes=many"], ["'--nodes'", "it is 'many'"]),
+        (["profiles", "show"], ["profiles show: ", "'name'"]),
+        (["scale", "--zone"], ["'--zone'", "argument"]),
+    ],
+)
+def test_a_mistyped_command_line_is_one_line_that_says_what_and_where(arguments, words, capsys):
     assert cli.run(arguments) == 2
-    assert "Error: " in capsys.readouterr().err
+
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+    assert [word for word in words if word not in captured.err] == []
+
+
+def test_no_words_at_all_show_the_help(capsys):
+    assert cli.run([]) == 0
+    assert "Commands:" in capsys.readouterr().out
 
 
 def test_a_user_error_is_one_line_on_standard_error_and_2(tmp_path: Path):
