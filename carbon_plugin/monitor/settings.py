@@ -194,6 +194,11 @@ def _check_fields(section: str, fields: Mapping[str, Any], struct: type[Struct])
         if name not in kinds:
             raise unknown_name(f"{section} field", name, kinds)
         _check_value(f"{section}.{name}", value, kinds[name])
+        # What fields say together is checked with what will be seen; one below its least is wrong whatever that is.
+        count = kinds[name] in (int, int | None)
+        if type(value) in (int, float) and not value >= (1 if count else 0):
+            expected = "a positive integer" if count else "a number of at least 0"
+            raise SpecError(f"{section}.{name} is {value}, expected {expected}")
 
 
 def _check_value(name: str, value: Any, kind: Any) -> None:
