@@ -29,7 +29,7 @@ def step_assumptions(spec: RunSpec) -> list[Assumption]:
 
 
 def _not_counted(spec: RunSpec) -> list[Assumption]:
-    """What of the spec takes no time because a counted model says nothing of it."""
+    """What of the spec changes neither time nor memory because a counted model says nothing of it."""
     found = []
     if spec.training.optimizer == "muon":
         said = "shapes of the model's matrices are not known"
@@ -37,4 +37,7 @@ def _not_counted(spec: RunSpec) -> list[Assumption]:
     if spec.layout is not None and spec.layout.recompute in ("selective", "operators"):
         said = f"which of the model's operations {spec.layout.recompute} takes is not known"
         found.append(Assumption("layout.recompute", "nothing is repeated", said))
+    if spec.layout is not None and spec.layout.recompute == "full":
+        said = "what its recomputed parts keep is not known: the memory is an upper bound"
+        found.append(Assumption("layout.recompute", "all activations are kept", said))
     return found

@@ -153,6 +153,7 @@ def test_a_counted_model_with_states_on_the_host_waits_for_it() -> None:
     [
         ("training", {**GPT3["training"], "optimizer": "muon"}, "training.optimizer", "no time to orthogonalise"),
         ("layout", {"dp_replicate": 64, "recompute": "operators"}, "layout.recompute", "nothing is repeated"),
+        ("layout", {"dp_replicate": 64, "recompute": "full"}, "layout.recompute", "all activations are kept"),
     ],
 )
 def test_what_a_counted_model_cannot_tell_is_said(section, changes, field, value) -> None:
