@@ -244,7 +244,8 @@ class RunCollector:
     def _add_block(self, file: FilePass, block: Block) -> None:
         windows = block.windows
         context = file.context
-        rework = rework_of(windows, resumed_at_step=context.resumed_at_step, restarted=context.launch > 0)
+        reached_step = max(context.resumed_at_step, file.last_step)
+        rework = rework_of(windows, reached_step=reached_step, restarted=context.launch > 0)
         phases = block.phases()
         binned: dict[str, Floats] = {}
         it_j = np.zeros(len(windows))

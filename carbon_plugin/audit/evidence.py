@@ -182,7 +182,7 @@ def how_known(summary: AuditSummary) -> str:
 
 
 def effective_share(summary: AuditSummary) -> float:
-    """Share of the executed steps that were not repeated after a restart, 0 to 1."""
+    """Share of the executed steps that were done for the first time, 0 to 1."""
     steps = summary.progress.steps
     return max(0, steps - summary.waste.redone_steps) / steps if steps else 0.0
 

@@ -37,7 +37,7 @@ def _what_ran(summary: AuditSummary) -> str:
     if flops:
         sentence += f", {flops:.2e} FLOP counted from the architecture"
     if summary.waste.redone_steps:
-        sentence += f"; {summary.waste.redone_steps:,} of the steps were repeated after restarts and are included"
+        sentence += f"; {summary.waste.redone_steps:,} of the steps were done twice and are included"
     return f"{sentence})."
 
 

@@ -155,8 +155,8 @@ class Sampling(Struct, frozen=True, kw_only=True):
 
 
 class Waste(Struct, frozen=True, kw_only=True):
-    """Work done twice: steps (and the evaluations and checkpoints between them) that an attempt repeats because the
-    one before had got further than its last checkpoint; and start-ups after the first. Part of all totals."""
+    """Work done twice: steps (and the evaluations and checkpoints between them) that are repeated because the run had
+    got further than the checkpoint that was loaded, and start-ups after the first. Part of all totals."""
 
     redone_steps: int
     redone_energy_j: float

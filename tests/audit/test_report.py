@@ -148,7 +148,7 @@ def test_page_shows_what_a_stranger_asks_for(summary: AuditSummary) -> None:
         "GPU is lost",
         "planned tp 2, detected tp 1",
         "Uptime" if summary.factors is None else summary.factors.pue.source,
-        "40 steps that a restart repeated",
+        "40 steps that had been done before",
         "spec drift",
         "no closing record: the writer was killed, or the run goes on",
         "Yes, as far as it can be checked.",

@@ -205,6 +205,33 @@ def test_steps_done_twice_are_waste(run_dir: Path) -> None:
     assert summary.waste.restart_energy_j == pytest.approx(math.fsum(energies_of(restarts)), rel=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("loaded_at", "done_before", "redone"),
+    [(70, 0, 50), (60, 5, 65), (110, 20, 30)],
+    ids=["between windows", "in the middle of a window", "a whole window before"],
+)
+def test_steps_after_a_checkpoint_was_loaded_while_training_are_done_twice(
+    job: Job, tmp_path: Path, loaded_at: int, done_before: int, redone: int
+) -> None:
+    """After six windows of 20 steps each, `done_before` more ones, and then the run goes on after `loaded_at`."""
+    job.nodes = 1
+    records = job.records(RUN_ID, 0, 0, Attempt(0, 18), RUN_START_UNIX_S)
+    back = 120 + done_before - loaded_at
+    again = [
+        msgspec.structs.replace(record, last_step=record.last_step - back)
+        if isinstance(record, Window) and record.last_step > 120
+        else record
+        for record in records
+    ]
+    write(tmp_path, again)
+
+    summary = summarise(tmp_path)
+
+    assert summary.waste.redone_steps == redone == back
+    per_step_j = summary.by_phase["train"].energy_j / (18 * 20)
+    assert summary.waste.redone_energy_j == pytest.approx(redone * per_step_j, rel=0.02)
+
+
 def test_run_without_a_restart_wastes_nothing(job: Job, tmp_path: Path) -> None:
     job.attempts = [Attempt(0, 10)]
     job.write(tmp_path)
