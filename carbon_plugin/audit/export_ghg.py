@@ -4,7 +4,7 @@
 |---|---|---|---|
 | own | scope 2, direct, location and market | scope 2, with the machines | scope 3 cat. 2, year of acquisition |
 | colo | scope 2, direct, location and market | scope 3 cat. 8 | scope 3 cat. 2, year of acquisition |
-| cloud | scope 3 cat. 1 | scope 3 cat. 1, with the machines | scope 3 cat. 1, allocated by the provider's hardware |
+| cloud | scope 3 cat. 1, location and market | scope 3 cat. 1, with the machines | scope 3 cat. 1, allocated |
 
 Upstream of fuels and losses of the grid are scope 3 category 3, never scope 2. Capital goods are booked cradle-to-gate
 as they are bought; the share that accounting by lifetime charges to the run stands outside the inventory. The split of
@@ -32,6 +32,7 @@ from carbon_plugin.audit.ghg_factors import ElectricityFactors, GhgInputs, Rate,
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.errors import ReportError
 from carbon_plugin.footprint.account import Factors, Footprint
+from carbon_plugin.footprint.market import RESIDUAL
 from carbon_plugin.footprint.units import GRAMS_PER_KG
 from carbon_plugin.spec.figure import Figure
 
@@ -65,8 +66,8 @@ class Allocation(Struct, frozen=True, kw_only=True):
 
 
 class GhgReport(Struct, frozen=True, kw_only=True):
-    """Lines that add up by scope and method (the two methods of scope 2 are alternatives, never added), and what
-    stands outside. `missing` names what an inventory asks for and this run cannot say."""
+    """Lines that add up by scope and method (the two methods of a line of electricity are alternatives, never added),
+    and what stands outside. `missing` names what an inventory asks for and this run cannot say."""
 
     standard: str
     organisational_boundary: Literal["own", "colo", "cloud"]
@@ -137,10 +138,8 @@ def _tenant_or_owner(
         )
     colo = inputs.organisational_boundary == "colo"
     energy = footprint.energy_j["it" if colo else "facility"]
-    lines = [
-        _electricity(2, None, "purchased electricity", energy, footprint, electricity.direct, "direct factor"),
-        _market(energy, footprint, factors, electricity.direct),
-    ]
+    location = _electricity(2, None, "purchased electricity", energy, footprint, electricity.direct, "direct factor")
+    lines = [location, _market(location, energy, footprint, factors, electricity.direct, "direct")]
     if colo:
         lines.append(_overhead(footprint, electricity.direct))
     lines += _upstream(energy, footprint, electricity)
@@ -154,8 +153,12 @@ def _cloud(footprint: Footprint, factors: Factors, electricity: ElectricityFacto
     kind = "lifecycle" if electricity.lifecycle else "direct"
     name = "purchased cloud service: electricity of machines and facility"
     note = f"{kind} factor; the provider's scope 2 is the customer's scope 3 (category 8 if leased)"
+    energy = footprint.energy_j["facility"]
+    location = _electricity(3, 1, name, energy, footprint, rate, note)
+    by_contract = [_market(location, energy, footprint, factors, rate, kind)] if footprint.market is not None else []
     return [
-        _electricity(3, 1, name, footprint.energy_j["facility"], footprint, rate, note),
+        location,
+        *by_contract,
         GhgLine(
             scope=3,
             category=1,
@@ -197,23 +200,33 @@ def _electricity(
     )
 
 
-def _market(energy: Figure, footprint: Footprint, factors: Factors, direct: Rate) -> GhgLine:
-    """The market-based line: contracts at their rates, the rest at the residual mix or, where none is known, at the
-    direct factor of the location, which the guidance asks to disclose."""
+def _market(
+    location: GhgLine, energy: Figure, footprint: Footprint, factors: Factors, grid: Rate, kind: str
+) -> GhgLine:
+    """The market-based line beside a location-based one of the same energy: contracts at their rates, the rest at the
+    residual mix or, where none is known, at the grid average of the location, which the guidance asks to disclose.
+
+    `kind` says what `grid`, that average, counts. Contracts are of the whole facility; a line of the machines has its
+    share of each.
+    """
     market = footprint.market
     if market is None:
-        rate, note = direct, "no contract was stated and no residual mix is known: the grid average stands in"
+        rate, note = grid, "no contract was stated and no residual mix is known: the grid average stands in"
     else:
-        grams = [
-            line.energy_kwh * direct.g_per_kwh
-            if line.kind == "residual" and factors.residual is None
-            else line.carbon_kg * GRAMS_PER_KG
-            for line in market.lines
-        ]
-        mean = sum(grams) / (sum(line.energy_kwh for line in market.lines) or 1.0)
+        contracted_kwh = sum(line.energy_kwh for line in market.lines)
+        share = kwh(energy).value / contracted_kwh if contracted_kwh else 0.0
+        grams, notes = 0.0, []
+        for line in market.lines:
+            g_per_kwh, source = line.g_per_kwh, line.source
+            if line.kind == RESIDUAL and factors.residual is None:
+                average = f"the {kind} grid average of {grid.g_per_kwh:.4g} g/kWh ({grid.source})"
+                g_per_kwh, source = grid.g_per_kwh, f"no residual mix was given: {average}"
+            grams += line.energy_kwh * g_per_kwh
+            notes.append(f"{line.kind}, {line.energy_kwh * share:.6g} kWh: {source}")
+        mean = grams / (contracted_kwh or 1.0)
         rate = Rate(g_per_kwh=mean, source="mean of the contracts and the rest", granularity="by contract")
-        note = "; ".join(f"{line.kind}, {line.energy_kwh:.6g} kWh: {line.source}" for line in market.lines)
-    return _electricity(2, None, "purchased electricity", energy, footprint, rate, note, "market-based")
+        note = "; ".join(notes)
+    return _electricity(location.scope, location.category, location.name, energy, footprint, rate, note, "market-based")
 
 
 def _overhead(footprint: Footprint, rate: Rate) -> GhgLine:
@@ -289,7 +302,7 @@ def _missing(footprint: Footprint, electricity: ElectricityFactors, inputs: GhgI
 
 
 _SHARED = [
-    "the two methods of scope 2 are reported side by side and never netted",
+    "location- and market-based lines of the same electricity stand side by side and are never added or netted",
     "offsets are in no line",
     "each factor states year, zone and granularity, as the coming revision of scope 2 asks",
 ]
@@ -300,5 +313,5 @@ _OWNED = [
 _RULES = {
     "own": [*_OWNED, *_SHARED],
     "colo": [*_OWNED, "facility energy beyond the machines is the landlord's: scope 3 category 8", *_SHARED],
-    "cloud": ["electricity and hardware of a purchased service are scope 3 category 1 (8 if leased)", *_SHARED[1:]],
+    "cloud": ["electricity and hardware of a purchased service are scope 3 category 1 (8 if leased)", *_SHARED],
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -261,6 +262,38 @@ def test_lifecycle_factor_is_refused_for_scope_2(summary: AuditSummary) -> None:
 def test_direct_zone_needs_no_factor_and_says_that_upstream_is_missing(factors: Factors, tmp_path: Path) -> None:
     egrid = with_zone(factors, Site(zone="egrid:SRVC", pue=1.2))
     run = audited(job_with(egrid), tmp_path / "egrid")
+    half_kwh = market.energy.value / 2  # type: ignore[union-attr]
+    assert (
+        f"residual, {half_kwh:.6g} kWh: no residual mix was given: the direct grid average of 30 g/kWh" in market.note
+    )
+
+
+def test_contracts_of_machines_in_a_colocation_are_noted_with_the_energy_of_the_line(
+    factors: Factors, tmp_path: Path
+) -> None:
+    contract = Instrument(kind="ppa", g_per_kwh=11.0, share=0.5, source="wind farm 2025")
+    site = with_zone(factors, Site(zone="FRA", pue=1.2, instruments=(contract,), residual_g_per_kwh=50.0))
+    colo = GhgInputs(organisational_boundary="colo", acquisition_year=2024, **DIRECT)
+    _, market, *_ = ghg_report(audited(job_with(site), tmp_path / "colo"), colo).lines
+    noted = [float(kwh) for kwh in re.findall(r"([\d.e-]+) kWh:", market.note)]
+    assert market.factor is not None
+    assert market.energy is not None
+    assert market.factor.g_per_kwh == pytest.approx(0.5 * 11 + 0.5 * 50)
+    assert sum(noted) == pytest.approx(market.energy.value, rel=1e-5)
+
+
+def test_contracts_stand_beside_the_location_in_a_cloud_too(factors: Factors, tmp_path: Path) -> None:
+    contract = Instrument(kind="ppa", g_per_kwh=11.0, share=0.5, source="wind farm 2025")
+    site = with_zone(factors, Site(zone="FRA", pue=1.2, instruments=(contract,)))
+    run = audited(job_with(site), tmp_path / "cloud")
+    report = ghg_report(run, GhgInputs(organisational_boundary="cloud"))
+    location, market, hardware = report.lines
+    lifecycle = report.location_factor.applied_g_per_kwh
+    assert [(line.scope, line.category) for line in report.lines] == [(3, 1)] * 3
+    assert (location.method, market.method, hardware.method) == ("location-based", "market-based", None)
+    assert market.kg.value == pytest.approx(location.kg.value / lifecycle * (0.5 * 11 + 0.5 * lifecycle))
+    assert "the lifecycle grid average of 41.44 g/kWh" in market.note
+    assert any("side by side" in rule for rule in report.rules)
     inputs = GhgInputs(organisational_boundary="own", acquisition_year=2024)
     report = ghg_report(run, inputs)
     assert report.lines[0].kg.value == pytest.approx(run.footprint.operational_kg.value)  # type: ignore[union-attr]
