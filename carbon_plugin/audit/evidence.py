@@ -93,10 +93,17 @@ def origin_of(summary: AuditSummary) -> Origin:
 
 def _limits(summary: AuditSummary) -> list[str]:
     """What a reader must know before using a number, the worst first."""
-    verification = summary.verification
-    if verification.ok:
-        return narrative.warnings(summary)
-    return [f"The ledgers do not verify: {verification.problems[0].rstrip('.')}.", *narrative.warnings(summary)]
+    return [*_unverified(summary), *narrative.warnings(summary)]
+
+
+def limits_of_energy(summary: AuditSummary) -> list[str]:
+    """What a reader must know before using an energy: all but what is said of factors, which are in none."""
+    return [*_unverified(summary), *narrative.left_out(summary), *narrative.ways_of_counting(summary)]
+
+
+def _unverified(summary: AuditSummary) -> list[str]:
+    problems = summary.verification.problems
+    return [] if summary.verification.ok else [f"The ledgers do not verify: {problems[0].rstrip('.')}."]
 
 
 def carbon_of(summary: AuditSummary, wanted_by: str) -> tuple[Footprint, Factors]:

@@ -12,7 +12,14 @@ import math
 from msgspec import Struct
 
 from carbon_plugin.audit import wording
-from carbon_plugin.audit.evidence import Origin, effective_share, energy_method, origin_of, significant
+from carbon_plugin.audit.evidence import (
+    Origin,
+    effective_share,
+    energy_method,
+    limits_of_energy,
+    origin_of,
+    significant,
+)
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.errors import ReportError
 from carbon_plugin.footprint.units import JOULES_PER_KWH
@@ -128,7 +135,7 @@ def _energy(summary: AuditSummary) -> TrainingEnergy:
         f"{energy_method(summary)} Boundary: {boundary}; parts of the machines in the number: {rungs}. The whole job "
         "counts: start-up, evaluation, checkpoints and steps that a restart repeated. Earlier experiments, data "
         "preparation, manufacture of hardware and inference do not. The range is p10 to p90 of the meters' and the "
-        f"facility's uncertainty. {' '.join(origin_of(summary).limits)}"
+        f"facility's uncertainty. {' '.join(limits_of_energy(summary))}"
     ).strip()
     low_mwh, mwh, high_mwh = (joules / JOULES_PER_KWH / KWH_PER_MWH for joules in (low, value, high))
     return TrainingEnergy(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from carbon_plugin.audit import narrative
 from carbon_plugin.audit.evidence import (
     GridFactor,
     Origin,
@@ -118,13 +119,13 @@ def sci_boundary(summary: AuditSummary) -> list[str]:
         f"inside, energy: {rungs}; the facility around them by PUE",
         f"inside, embodied: {', '.join(summary.factors.embodied_kg) if summary.factors else 'nothing'}",
         "outside: storage and preparation of data, people, inference, end of life",
-        *(f"outside: {limit}" for limit in summary_limits(summary)),
+        *(f"outside: {lack}" for lack in outside_totals(summary)),
     ]
 
 
-def summary_limits(summary: AuditSummary) -> list[str]:
+def outside_totals(summary: AuditSummary) -> list[str]:
     """What the totals of a run lack, in lines that follow a colon."""
-    return [limit.rstrip(".") for limit in origin_of(summary).limits]
+    return [lack.rstrip(".") for lack in narrative.left_out(summary)]
 
 
 def sci_method(summary: AuditSummary, factors: Factors) -> list[str]:

@@ -20,7 +20,7 @@ from carbon_plugin.audit.evidence import (
     grid_factor,
     origin_of,
 )
-from carbon_plugin.audit.export_sci import check_sci_basis, sci_method, summary_limits
+from carbon_plugin.audit.export_sci import check_sci_basis, outside_totals, sci_method
 from carbon_plugin.audit.programme import FINAL, ROLES, Programme, RoleTotal, add_up
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.errors import ReportError
@@ -106,7 +106,7 @@ def sci_ai_report(audited: Sequence[tuple[Path, AuditSummary]], covers: Collecti
             f"inside: {len(summaries)} runs of programme {programme.name}, declared to be all of "
             f"role {', '.join(declared)}",
             "outside: inception, deployment and retirement of the model; storage and networks beyond the metered nodes",
-            *(f"outside, run {one.run.name}: {limit}" for one in summaries for limit in summary_limits(one)),
+            *(f"outside, run {one.run.name}: {lack}" for one in summaries for lack in outside_totals(one)),
         ],
         method=sci_method(final[0], carbon_of(final[0], "SCI for AI")[1]),
     )

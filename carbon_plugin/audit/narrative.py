@@ -23,14 +23,16 @@ def opening(summary: AuditSummary) -> str:
 
 
 def warnings(summary: AuditSummary) -> list[str]:
-    """What a reader must know before using the totals."""
+    """What a reader must know before using the totals, the worst first."""
+    return [*left_out(summary), *ways_of_counting(summary), *_of_factors(summary)]
+
+
+def left_out(summary: AuditSummary) -> list[str]:
+    """What belongs to the run and is in no total."""
     coverage, found = summary.coverage, []
     if coverage.nodes_seen < coverage.nodes:
         missing = wording.plural(coverage.nodes - coverage.nodes_seen, "node")
         found.append(f"Ledgers of {missing} of {coverage.nodes} are missing; their energy is in no total.")
-    if coverage.gpus_measured < coverage.gpus:
-        gpus = wording.plural(coverage.gpus, "GPU")
-        found.append(f"{coverage.gpus - coverage.gpus_measured} of {gpus} were not measured.")
     gpu = summary.by_rung.get("gpu")
     if gpu is not None and gpu.meters.absent > 0:
         found.append(f"GPUs could not be read during {wording.percent(gpu.meters.absent)} of their time.")
@@ -49,6 +51,20 @@ def warnings(summary: AuditSummary) -> list[str]:
         modelled = account.footprint
         what = f"; modelled as idle they add {wording.carbon(modelled.total_kg.value)}" if modelled else ""
         found.append(f"{hours} of {of} of allocated device time were observed by no ledger{what}, in no total.")
+    if unknown := unknown_embodied(summary):
+        found.append(
+            f"The manufacture of {' and '.join(unknown)} is in no total: no profile of the hardware was named or "
+            "recognised (cluster.accelerator, cluster.node)."
+        )
+    return found
+
+
+def ways_of_counting(summary: AuditSummary) -> list[str]:
+    """How the energy in the totals was counted where that is not as usual."""
+    coverage, found = summary.coverage, []
+    if coverage.gpus_measured < coverage.gpus:
+        gpus = wording.plural(coverage.gpus, "GPU")
+        found.append(f"{coverage.gpus - coverage.gpus_measured} of {gpus} were not measured.")
     # Every node that asks a facility's meter names it, so that its energy counts once: nothing to warn of.
     keys = {overlap.key for overlap in coverage.overlaps if not overlap.key.startswith("facility/")}
     if keys:
@@ -59,14 +75,14 @@ def warnings(summary: AuditSummary) -> list[str]:
             f"Clocks of nodes were up to {wording.duration(furthest_s)} apart. Sums do not depend on it; times are "
             f"given by the clock of rank 0."
         )
-    if unknown := unknown_embodied(summary):
-        found.append(
-            f"The manufacture of {' and '.join(unknown)} is in no total: no profile of the hardware was named or "
-            "recognised (cluster.accelerator, cluster.node)."
-        )
-    if summary.factors is not None:
-        found += [f"{warning[:1].upper()}{warning[1:].rstrip('.')}." for warning in summary.factors.warnings]
     return found
+
+
+def _of_factors(summary: AuditSummary) -> list[str]:
+    """What is to be known of the factors that the carbon was computed with."""
+    if summary.factors is None:
+        return []
+    return [f"{warning[:1].upper()}{warning[1:].rstrip('.')}." for warning in summary.factors.warnings]
 
 
 def _what_ran(summary: AuditSummary) -> str:

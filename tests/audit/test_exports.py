@@ -180,6 +180,17 @@ def test_number_of_the_user_without_a_basis_is_refused(factors: Factors, tmp_pat
         sci_report(audited(job_with(declared), tmp_path / "declared"))
 
 
+def test_an_old_vintage_is_said_of_the_factor_and_is_not_outside_the_boundary(factors: Factors, tmp_path: Path) -> None:
+    stale = msgspec.structs.replace(factors, warnings=("grid intensity of France is of 2019, 7 years old",))
+    run = audited(job_with(stale), tmp_path / "stale")
+    report = sci_report(run)
+    assert any("is of 2019" in limit for limit in report.origin.limits)
+    assert [line for line in report.boundary if line.startswith("outside: The network was not metered")]
+    assert not [line for line in report.boundary if "2019" in line]
+    assert "2019" not in eu_ai_act_report(run).training_energy.methodology
+    assert "network was not metered" in eu_ai_act_report(run).training_energy.methodology
+
+
 # GHG Protocol
 
 
@@ -251,17 +262,6 @@ def test_market_based_line_uses_contracts_and_leaves_the_location_alone(
     assert (location.method, market.method) == ("location-based", "market-based")
     assert market.kg.value == pytest.approx(location.kg.value / 2)
     assert "wind farm 2025" in market.note
-
-
-def test_lifecycle_factor_is_refused_for_scope_2(summary: AuditSummary) -> None:
-    inputs = GhgInputs(organisational_boundary="own", acquisition_year=2024)
-    with pytest.raises(ReportError, match=r"France is lifecycle, but scope 2 takes direct .* expected --direct-factor"):
-        ghg_report(summary, inputs)
-
-
-def test_direct_zone_needs_no_factor_and_says_that_upstream_is_missing(factors: Factors, tmp_path: Path) -> None:
-    egrid = with_zone(factors, Site(zone="egrid:SRVC", pue=1.2))
-    run = audited(job_with(egrid), tmp_path / "egrid")
     half_kwh = market.energy.value / 2  # type: ignore[union-attr]
     assert (
         f"residual, {half_kwh:.6g} kWh: no residual mix was given: the direct grid average of 30 g/kWh" in market.note
@@ -294,6 +294,17 @@ def test_contracts_stand_beside_the_location_in_a_cloud_too(factors: Factors, tm
     assert market.kg.value == pytest.approx(location.kg.value / lifecycle * (0.5 * 11 + 0.5 * lifecycle))
     assert "the lifecycle grid average of 41.44 g/kWh" in market.note
     assert any("side by side" in rule for rule in report.rules)
+
+
+def test_lifecycle_factor_is_refused_for_scope_2(summary: AuditSummary) -> None:
+    inputs = GhgInputs(organisational_boundary="own", acquisition_year=2024)
+    with pytest.raises(ReportError, match=r"France is lifecycle, but scope 2 takes direct .* expected --direct-factor"):
+        ghg_report(summary, inputs)
+
+
+def test_direct_zone_needs_no_factor_and_says_that_upstream_is_missing(factors: Factors, tmp_path: Path) -> None:
+    egrid = with_zone(factors, Site(zone="egrid:SRVC", pue=1.2))
+    run = audited(job_with(egrid), tmp_path / "egrid")
     inputs = GhgInputs(organisational_boundary="own", acquisition_year=2024)
     report = ghg_report(run, inputs)
     assert report.lines[0].kg.value == pytest.approx(run.footprint.operational_kg.value)  # type: ignore[union-attr]
