@@ -8,6 +8,7 @@ from typing import Literal
 from carbon_plugin.errors import FootprintError
 from carbon_plugin.footprint import tables
 from carbon_plugin.footprint.provider import IntensityProvider
+from carbon_plugin.footprint.site_intensity import average_intensity
 from carbon_plugin.footprint.zones import Area, locate
 from carbon_plugin.spec.site import LiveSource, Site
 
@@ -39,10 +40,9 @@ def open_provider(source: LiveSource, site: Site, environ: Mapping[str, str]) ->
     match source.provider:
         case "electricity-maps":
             token = _variable(environ, TOKEN_VARIABLE, source)
-            # The same basis as the static value that a stale live one ages into.
-            scope: Literal["lifecycle", "direct"] = (
-                "direct" if area is not None and area.table == "egrid" else "lifecycle"
-            )
+            # The scope of the static value that a stale live one ages into.
+            static = average_intensity(site).basis
+            scope: Literal["lifecycle", "direct"] = static.scope if static is not None else "lifecycle"
             zone = source.zone or _alpha2(area, source)
             return electricity_maps.ElectricityMaps(zone, token, scope=scope, base_url=url or electricity_maps.BASE_URL)
         case "neso":

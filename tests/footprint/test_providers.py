@@ -230,6 +230,18 @@ def test_the_zone_of_electricity_maps_follows_from_a_country() -> None:
     assert (provider.zone, provider.basis.scope) == ("US-CAL-CISO", "direct")
 
 
+def test_electricity_maps_is_asked_for_the_scope_of_the_static_value() -> None:
+    environ = {"ELECTRICITY_MAPS_TOKEN": SECRET}
+    source = LiveSource(provider="electricity-maps", zone="FR")
+    stated = Site(zone="FRA", intensity_g_per_kwh=30, intensity_basis="direct average consumption")
+    unstated = Site(zone="FRA", intensity_g_per_kwh=30)
+
+    sites = {"lifecycle": (Site(zone="FRA"), unstated), "direct": (Site(zone="gcp:europe-west9"), stated)}
+
+    for scope, asked in sites.items():
+        assert {open_provider(source, site, environ).basis.scope for site in asked} == {scope}
+
+
 @pytest.mark.parametrize(
     ("provider", "zone", "problem"),
     [
