@@ -11,6 +11,7 @@ from msgspec import Struct
 from carbon_plugin.audit.cells import Cell
 from carbon_plugin.audit.collect import RunCollector
 from carbon_plugin.audit.exact import total
+from carbon_plugin.audit.in_force import in_force
 from carbon_plugin.audit.reservations import reservations_of
 from carbon_plugin.audit.result import Reserved, Sampling
 from carbon_plugin.footprint.account import EnergyItem, Factors, Footprint, account
@@ -30,17 +31,19 @@ class Accounted(Struct, frozen=True, kw_only=True):
 
 def account_run(collected: RunCollector, reserved: Reserved, factors: Factors) -> Accounted:
     """Footprint of a run. `factors` give ranges, embodied carbon and lifetime; intensity and PUE are those of the
-    windows, which may have changed during the run (energy-weighted means, so that the carbon is the windows' own).
+    windows, which may have changed during the run (energy-weighted means, so that the carbon is the windows' own), and
+    the factors that come back say so.
     """
     cells = {key: cells for key, cells in collected.device_cells().items() if collected.is_it(key)}
     pue = _weighted_pue([cell for group in cells.values() for cell in group], factors.pue)
-    in_force = msgspec.structs.replace(factors, pue=pue)
-    items = _energy_items(collected, cells, in_force)
+    intensity = in_force((file.grid for file in collected.files), factors.intensity)
+    factors = msgspec.structs.replace(factors, pue=pue, intensity=intensity)
+    items = _energy_items(collected, cells, factors)
     charged = [reservation for reservation in reservations_of(reserved) if reservation.scope in factors.embodied_kg]
     return Accounted(
-        footprint=account(items, charged, in_force, draws=SAMPLING.draws, seed=SAMPLING.seed),
-        factors=in_force,
-        drivers=list(drivers(items, charged, in_force)),
+        footprint=account(items, charged, factors, draws=SAMPLING.draws, seed=SAMPLING.seed),
+        factors=factors,
+        drivers=list(drivers(items, charged, factors)),
     )
 
 

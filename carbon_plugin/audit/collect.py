@@ -12,10 +12,12 @@ from carbon_plugin.audit.bins import TimeBins
 from carbon_plugin.audit.blocks import MAX_WINDOWS, Block, Floats, blocks_of
 from carbon_plugin.audit.cells import Cell
 from carbon_plugin.audit.documents import read_factors
+from carbon_plugin.audit.in_force import Tally
 from carbon_plugin.audit.result import EventNote
 from carbon_plugin.audit.rework import rework_of
 from carbon_plugin.audit.sharing import SharedDocuments
 from carbon_plugin.audit.spans import SpanSums
+from carbon_plugin.footprint.account import Factors
 from carbon_plugin.footprint.units import GRAMS_PER_KG, JOULES_PER_KWH
 from carbon_plugin.ledger.claims import DeviceClaims
 from carbon_plugin.ledger.records import Close, Event, Manifest, Phase, Span, Window
@@ -49,13 +51,14 @@ class FileContext(Struct, frozen=True, kw_only=True):
 
 
 class FilePass(Struct):
-    """What one file amounts to. `factors` are intensity (g/kWh) and PUE for windows that state none."""
+    """What one file amounts to. `factors` are those of its manifest, for windows that state none."""
 
     file: str
     manifest: Manifest
     context: FileContext
     end_unix_s: float
-    factors: tuple[float | None, float | None] = (None, None)
+    grid: Tally
+    factors: Factors | None = None
     steps: int = 0
     tokens: int = 0
     last_step: int = 0
@@ -219,17 +222,18 @@ class RunCollector:
             else:
                 seen.identity, seen.hostname = device, manifest.hostname
         if file is None:
-            file = FilePass(name, manifest, context, manifest.started_unix_s)
+            file = FilePass(name, manifest, context, manifest.started_unix_s, Tally())
             self.files.append(file)
-        factors = read_factors(manifest.factors)
-        file.factors = (factors.intensity.figure.value, factors.pue.value) if factors else (None, None)
+        file.factors = read_factors(manifest.factors)
         file.manifest = manifest
         return file
 
     def _add_windows(self, file: FilePass | None, windows: list[Window]) -> None:
         """Add windows that were kept back, and forget them; without a manifest they belong to nothing."""
         if file is not None:
-            for block in blocks_of(windows, file.factors):
+            factors = file.factors
+            stated = (factors.intensity.figure.value, factors.pue.value) if factors else (None, None)
+            for block in blocks_of(windows, stated):
                 # Numbers beyond the range of floats are for the verification to complain of.
                 with np.errstate(over="ignore", invalid="ignore"):
                     self._add_block(file, block)
@@ -269,7 +273,10 @@ class RunCollector:
             seen = self.devices.get(key)
             if seen is not None and note not in seen.notes and len(seen.notes) < MAX_NOTES_PER_DEVICE:
                 seen.notes.append(note)
-        binned[_CARBON] = np.nan_to_num(it_j * block.pue * block.intensity_g_per_kwh / JOULES_PER_KWH)
+        facility_j = it_j * block.pue
+        binned[_CARBON] = np.nan_to_num(facility_j * block.intensity_g_per_kwh / JOULES_PER_KWH)
+        if file.factors is not None:
+            file.grid.add(file.factors.intensity, windows, facility_j, block.intensity_g_per_kwh)
         self.bins.add(block.start_unix_s - context.clock_offset_s, block.duration_s, binned)
         file.steps += sum(window.steps for window in windows)
         file.tokens += sum(window.tokens for window in windows)
@@ -294,6 +301,7 @@ class RunCollector:
         file.end_unix_s = max(file.end_unix_s, event.at_unix_s)
         if event.kind == HEADS_EVENT:
             return
+        file.grid.note(event)
         self.event_counts[event.kind] = self.event_counts.get(event.kind, 0) + 1
         if len(self._events) < MAX_EVENTS:
             note = EventNote(

@@ -5,7 +5,6 @@ An export is made from an `AuditSummary`, which is what `report.json` holds, and
 
 from __future__ import annotations
 
-import math
 import os
 from pathlib import Path
 
@@ -16,7 +15,8 @@ from carbon_plugin.audit import narrative, view, wording
 from carbon_plugin.audit.result import AUDIT_VERSION, AuditSummary
 from carbon_plugin.audit.summary import summarise
 from carbon_plugin.errors import ReportError
-from carbon_plugin.footprint.account import Basis, Factors, Footprint
+from carbon_plugin.footprint.account import Basis, Factors, Footprint, Intensity, IntensityPart
+from carbon_plugin.footprint.grid import describe_basis
 from carbon_plugin.footprint.units import JOULES_PER_KWH
 from carbon_plugin.spec.figure import Figure
 
@@ -123,8 +123,15 @@ def check_embodied(summary: AuditSummary, wanted_by: str) -> None:
 
 
 def basis_of(factors: Factors, wanted_by: str) -> Basis:
-    """What the run's intensity counts. Raises `ReportError` where nobody said it, or it is by contract."""
+    """What the run's intensity counts. Raises `ReportError` where nobody said it, it is not one thing, or it is by
+    contract."""
     intensity = factors.intensity
+    if len(intensity.bases) > 1:
+        raise ReportError(
+            f"{wanted_by}: the intensity of {intensity.zone_name} counts different things during the run, expected one "
+            f"basis: {'; '.join(map(part_words, intensity.parts))}. What a live service falls back on counts the same "
+            "where site.intensity_g_per_kwh is given with its site.intensity_basis"
+        )
     if intensity.basis is None:
         raise ReportError(
             f"{wanted_by}: what the intensity of {intensity.zone_name} counts is not stated; expected site.zone of a "
@@ -138,13 +145,29 @@ def basis_of(factors: Factors, wanted_by: str) -> Basis:
     return intensity.basis
 
 
+def basis_words(intensity: Intensity) -> str:
+    """What an intensity counts, in a phrase: "location-based, lifecycle, average, generation"."""
+    if len(intensity.bases) > 1:
+        return f"mixed bases ({' and '.join(map(describe_basis, intensity.bases))})"
+    basis = intensity.basis
+    if basis is None:
+        return "basis not stated"
+    return f"{basis.method}-based, {describe_basis(basis)}"
+
+
+def part_words(part: IntensityPart) -> str:
+    """A source of a mean intensity: share of the energy, mean, name and basis."""
+    mean = f"{wording.percent(part.share)} of the energy at {wording.number(part.g_per_kwh)} g/kWh"
+    return f"{mean} is {describe_basis(part.basis)} ({part.source})"
+
+
 def grid_factor(summary: AuditSummary, factors: Factors) -> GridFactor:
     """The intensity of a run as an export states it."""
     intensity = factors.intensity
     applied = view.grid_g_per_kwh(summary)
     annual = intensity.granularity == "annual" and intensity.year is not None
     time = f"annual average of {intensity.year}" if annual else intensity.granularity
-    if not math.isclose(applied, intensity.figure.value, rel_tol=1e-9):
+    if intensity.parts:
         time += "; over the run the mean of its windows, weighted with their energy"
     return GridFactor(
         zone=intensity.zone,

@@ -13,6 +13,7 @@ from typing import Any
 from msgspec import Struct
 
 from carbon_plugin.audit import wording
+from carbon_plugin.audit.evidence import basis_words, part_words
 from carbon_plugin.audit.result import AuditSummary, Device
 from carbon_plugin.errors import CarbonPluginError
 from carbon_plugin.spec.devices import DeviceIdentity
@@ -61,7 +62,7 @@ def _total(summary: AuditSummary, path: Path) -> Reason:
 
 
 def _operational(summary: AuditSummary, path: Path) -> Reason:
-    how = f"facility energy x intensity in force in each window / 3.6e9; {_sampled(summary)}"
+    how = f"facility energy x mean intensity in force in its windows / 3.6e9; {_sampled(summary)}"
     return Reason(how, [], ["footprint.energy_j.facility", "factors.intensity"])
 
 
@@ -140,12 +141,11 @@ def _meters(devices: Sequence[Device]) -> list[str]:
 def _intensity(summary: AuditSummary, path: Path) -> Reason:
     assert summary.factors is not None  # the field is there
     intensity = summary.factors.intensity
-    basis = intensity.basis
-    counts = f"{basis.scope}, {basis.signal}, {basis.boundary}, {basis.method}-based" if basis else "not stated"
     return Reason(
-        f"intensity of {intensity.zone_name} ({intensity.zone}), {intensity.figure.kind}, basis: {counts}",
+        f"intensity of {intensity.zone_name} ({intensity.zone}), {intensity.figure.kind}, {basis_words(intensity)}",
         [
             intensity.figure.source,
+            *map(part_words, intensity.parts),
             f"year {intensity.year or 'not stated'}, granularity {intensity.granularity}",
             f"licence {intensity.licence}; {intensity.attribution}",
             *intensity.notes,

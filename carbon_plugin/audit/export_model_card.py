@@ -13,11 +13,10 @@ import msgspec
 from msgspec import Struct
 
 from carbon_plugin.audit import wording
-from carbon_plugin.audit.evidence import carbon_of, how_known, significant
+from carbon_plugin.audit.evidence import basis_words, carbon_of, how_known, significant
 from carbon_plugin.audit.front_matter import write_key
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.errors import ReportError
-from carbon_plugin.footprint.account import Basis
 from carbon_plugin.footprint.units import GRAMS_PER_KG
 
 KEY = "co2_eq_emissions"
@@ -43,11 +42,10 @@ def model_card_emissions(summary: AuditSummary, training_type: str | None = None
     """
     footprint, factors = carbon_of(summary, "model card")
     intensity = factors.intensity
-    basis = "basis not stated" if intensity.basis is None else _words(intensity.basis)
     embodied = wording.carbon(footprint.embodied_kg.value) if footprint.embodied_parts_kg else "unknown and"
     source = (
-        f"carbon-plugin {summary.plugin_version}: operational, {basis}, PUE {wording.plain(factors.pue.value)}, "
-        f"energy: {how_known(summary)}, one training run, p10-p90 "
+        f"carbon-plugin {summary.plugin_version}: operational ({basis_words(intensity)}), "
+        f"PUE {wording.plain(factors.pue.value)}, energy: {how_known(summary)}, one training run, p10-p90 "
         f"{wording.carbon_range(footprint.operational_kg)}; embodied {embodied} not included"
     )
     if summary.coverage.nodes_seen < summary.coverage.nodes:
@@ -99,10 +97,6 @@ def _training_type(summary: AuditSummary, stated: str | None) -> TrainingType:
         f"model card: training_type is not known of run {summary.run.name}, expected --training-type "
         f"{' or '.join(expected)}"
     )
-
-
-def _words(basis: Basis) -> str:
-    return f"{basis.method}-based, {basis.scope} {basis.signal} intensity of {basis.boundary}"
 
 
 def _place(name: str, zone: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from carbon_plugin.audit import view, wording
-from carbon_plugin.audit.evidence import carbon_of, effective_flops, how_known, origin_of
+from carbon_plugin.audit.evidence import basis_words, carbon_of, effective_flops, how_known, origin_of
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.footprint.account import Factors, Footprint
 
@@ -52,8 +52,6 @@ def _energy(summary: AuditSummary, footprint: Footprint, factors: Factors) -> st
 
 def _carbon(summary: AuditSummary, footprint: Footprint, factors: Factors) -> str:
     intensity = factors.intensity
-    basis = intensity.basis
-    counts = f"{basis.method}-based, {basis.scope}, {basis.signal}" if basis else "basis not stated"
     adds = (
         f"the manufacture of the hardware adds {wording.carbon(footprint.embodied_kg.value)} "
         f"({wording.carbon_range(footprint.embodied_kg)}), {wording.carbon(footprint.total_kg.value)} in total."
@@ -61,7 +59,8 @@ def _carbon(summary: AuditSummary, footprint: Footprint, factors: Factors) -> st
         else "the manufacture of the hardware is not known and not included."
     )
     sentence = (
-        f"At {wording.number(view.grid_g_per_kwh(summary))} gCO2e/kWh ({intensity.figure.source}; {counts}) this is "
+        f"At {wording.number(view.grid_g_per_kwh(summary))} gCO2e/kWh "
+        f"({intensity.figure.source}; {basis_words(intensity)}) this is "
         f"{wording.carbon(footprint.operational_kg.value)} of operational emissions "
         f"({wording.carbon_range(footprint.operational_kg)}); {adds}"
     )

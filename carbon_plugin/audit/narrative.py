@@ -5,6 +5,7 @@ from __future__ import annotations
 from carbon_plugin.audit import wording
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.audit.view import grid_g_per_kwh, measured_share, unknown_embodied
+from carbon_plugin.footprint.grid import describe_basis
 
 
 def subtitle(summary: AuditSummary) -> str:
@@ -82,7 +83,12 @@ def _of_factors(summary: AuditSummary) -> list[str]:
     """What is to be known of the factors that the carbon was computed with."""
     if summary.factors is None:
         return []
-    return [f"{warning[:1].upper()}{warning[1:].rstrip('.')}." for warning in summary.factors.warnings]
+    found = [f"{warning[:1].upper()}{warning[1:].rstrip('.')}." for warning in summary.factors.warnings]
+    if len(bases := summary.factors.intensity.bases) > 1:
+        found.append(
+            f"The intensity of the windows counts different things: {' and '.join(map(describe_basis, bases))}."
+        )
+    return found
 
 
 def _what_ran(summary: AuditSummary) -> str:

@@ -30,11 +30,21 @@ class Basis(Struct, frozen=True, kw_only=True):
     method: Literal["location", "market"] = "location"
 
 
+class IntensityPart(Struct, frozen=True, kw_only=True):
+    """One source of a mean intensity: what it counts, its own mean in g/kWh, and the share of the energy, 0 to 1."""
+
+    source: str
+    basis: Basis | None
+    g_per_kwh: float
+    share: float
+
+
 class Intensity(Struct, frozen=True, kw_only=True):
     """Grid intensity of a zone, gCO2e/kWh, with vintage, basis, source, licence and the range used for sampling.
 
     `granularity` is how finely it resolves time ("annual", "hourly", ...). `notes` are what a reader must know about
-    it: an old vintage, an area that stands for a cloud region."""
+    it: an old vintage, an area that stands for a cloud region. `parts` are the sources of the mean over the windows of
+    a run, empty for an intensity that was looked up or stated; parts that count different things leave no `basis`."""
 
     zone: str
     zone_name: str
@@ -45,6 +55,12 @@ class Intensity(Struct, frozen=True, kw_only=True):
     attribution: str
     granularity: str = "annual"
     notes: tuple[str, ...] = ()
+    parts: tuple[IntensityPart, ...] = ()
+
+    @property
+    def bases(self) -> tuple[Basis | None, ...]:
+        """Everything that it counts, each once; more than one where its parts count different things."""
+        return tuple(dict.fromkeys(part.basis for part in self.parts)) or (self.basis,)
 
 
 class Factors(Struct, frozen=True, kw_only=True):

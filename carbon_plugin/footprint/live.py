@@ -48,13 +48,7 @@ class LiveFeed:
         """Take over what others fetched; ask if this process has claimed the interval. Failures are in `trouble`."""
         provider = self.provider
         slot = int(now_unix_s // provider.interval_s)
-        cached = self._cache.read()
-        if (
-            cached is not None
-            and self._fits(cached)
-            and (self.sample is None or cached.at_unix_s > self.sample.at_unix_s)
-        ):
-            self.sample, self.trouble = cached, None
+        self.take_over()
         if slot != self._slot:
             self._slot, self._mine = slot, not self._refused and self._cache.claim(slot)
         if not self._mine or now_unix_s < self._next_s:
@@ -71,6 +65,16 @@ class LiveFeed:
         else:
             self._failures, self.trouble, self._mine = 0, None, False
             self._cache.write(self.sample)
+
+    def take_over(self) -> None:
+        """The newest value that any process has fetched, where it is newer than the own; nobody is asked."""
+        cached = self._cache.read()
+        if (
+            cached is not None
+            and self._fits(cached)
+            and (self.sample is None or cached.at_unix_s > self.sample.at_unix_s)
+        ):
+            self.sample, self.trouble = cached, None
 
     def at(self, now_unix_s: float, static_g_per_kwh: float | None) -> Reading:
         """The intensity in force; without a static value a stale one is none."""

@@ -15,6 +15,7 @@ from carbon_plugin.spec.devices import DeviceIdentity, EnergyKind
 LEDGER_VERSION = 1
 
 Phase = Literal["startup", "train", "evaluation", "checkpoint", "data_wait", "idle"]
+IntensityOrigin = Literal["live", "ageing", "static", "series"]
 
 
 class RunIdentity(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -81,8 +82,10 @@ class Window(Struct, frozen=True, kw_only=True, tag="window"):
 
     `steps` optimizer steps ended in the window, the last of them numbered `last_step` in the whole run (also when
     `steps` is 0), with `tokens` tokens: figures of the whole job, the same on every node, never added over nodes.
-    `intensity_g_per_kwh` and `pue` are the factors in force, None when no site was given; `marginal_g_per_kwh` is what
-    one kWh more would have caused, where somebody says so, and is in no total.
+    `intensity_g_per_kwh` and `pue` are the factors in force, None when no site was given; `intensity_origin` is where
+    the intensity is from: "static" is that of the manifest's factors, "live" that of the service which an event
+    `grid_intensity` names, "ageing" lies between the two (None in ledgers that did not say yet). `marginal_g_per_kwh`
+    is what one kWh more would have caused, where somebody says so, and is in no total.
     """
 
     index: int
@@ -96,6 +99,7 @@ class Window(Struct, frozen=True, kw_only=True, tag="window"):
     intensity_g_per_kwh: float | None
     pue: float | None
     marginal_g_per_kwh: float | None = None
+    intensity_origin: IntensityOrigin | None = None
 
 
 class Span(Struct, frozen=True, kw_only=True, tag="span"):

@@ -7,7 +7,7 @@ monitor thread of the node leader only, between windows.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from carbon_plugin.errors import FootprintError
 from carbon_plugin.footprint.cache import DiskCache, cache_dir
@@ -22,6 +22,14 @@ if TYPE_CHECKING:
 
 EVENT = "grid_intensity"
 Note = tuple[str, str, dict[str, Any]]
+
+
+class InForce(NamedTuple):
+    """Average intensity of a window with its origin, and marginal intensity, g/kWh; None where nothing is known."""
+
+    g_per_kwh: float | None
+    origin: Origin | None
+    marginal_g_per_kwh: float | None
 
 
 class IntensityWatch:
@@ -46,16 +54,18 @@ class IntensityWatch:
                 self._notes.append((f"{EVENT}_trouble", feed.trouble, {"provider": name}))
             self._troubles[name] = feed.trouble
 
-    def of_window(
-        self, start_unix_s: float, end_unix_s: float, static_g_per_kwh: float | None
-    ) -> tuple[float | None, float | None]:
-        """Average and marginal intensity in force over a window, g/kWh, None where nothing is known."""
+    def of_window(self, start_unix_s: float, end_unix_s: float, static_g_per_kwh: float | None) -> InForce:
+        """Average and marginal intensity in force over a window."""
+        for feed in filter(None, (self._feed, self._marginal_feed)):
+            if feed.sample is None:  # the process that asks for this node too may have its first answer by now
+                feed.take_over()
         reading = _reading(self._feed, self._trace, start_unix_s, end_unix_s, static_g_per_kwh)
         if reading.origin != self._origin:
             self._notes.append((EVENT, *self._change(reading, end_unix_s)))
             self._origin = reading.origin
         marginal = _reading(self._marginal_feed, self._marginal_trace, start_unix_s, end_unix_s, self._marginal_static)
-        return reading.g_per_kwh, marginal.g_per_kwh
+        origin = None if reading.g_per_kwh is None else reading.origin
+        return InForce(reading.g_per_kwh, origin, marginal.g_per_kwh)
 
     def drain(self) -> list[Note]:
         """What is new for the ledger, each once: (kind, sentence, data)."""
@@ -65,8 +75,9 @@ class IntensityWatch:
     def _change(self, reading: Reading, now_unix_s: float) -> tuple[str, dict[str, Any]]:
         value = "unknown" if reading.g_per_kwh is None else f"{reading.g_per_kwh:.4g} g/kWh"
         data: dict[str, Any] = {"origin": reading.origin, "g_per_kwh": reading.g_per_kwh}
-        sample = self._feed.sample if self._feed else None
-        if sample is None or reading.origin == "series":
+        feed = self._feed
+        sample = feed.sample if feed else None
+        if feed is None or sample is None or reading.origin == "series":
             source = "of the site's series" if reading.origin == "series" else "static, of the factors"
             return f"intensity is {source} from now on: {value}", data
         data |= {
@@ -76,6 +87,8 @@ class IntensityWatch:
             "estimated": sample.estimated,
             "scope": sample.basis.scope,
             "boundary": sample.basis.boundary,
+            "interval_s": feed.provider.interval_s,
+            "licence": feed.provider.licence,
         }
         age = f"the last value of {sample.provider} for {sample.zone} is of {iso_utc(sample.at_unix_s)}"
         words: dict[Origin, str] = {
@@ -122,7 +135,9 @@ def _feed(site: Site, source: LiveSource | None, environ: Mapping[str, str]) -> 
     if source is None:
         return None
     provider = open_provider(source, site, environ)
-    return LiveFeed(provider, DiskCache(cache_dir(environ), provider.name, provider.zone))
+    # A job with factors of the other scope asks for itself: the value of this one is of no use to it.
+    cache = DiskCache(cache_dir(environ), provider.name, f"{provider.zone}-{provider.basis.scope}")
+    return LiveFeed(provider, cache)
 
 
 def _trace(site: Site, field: str) -> Trace | None:

@@ -158,9 +158,10 @@ class NodeRecorder:
             self._phase = transitions[-1].phase
         self._guard.run("spans", lambda: self._compare(before, after, pieces), None)
         whole_s = after.monotonic_s - before.monotonic_s
-        for piece in merged(pieces):
-            self.record(self._window(piece, before, after, piece.duration_s / whole_s))
-        self._note_intensity()
+        windows = [self._window(piece, before, after, piece.duration_s / whole_s) for piece in merged(pieces)]
+        self._note_intensity()  # before the windows that it speaks of: a kill between them loses no source
+        for window in windows:
+            self.record(window)
         self._guard.run("GPU context", self._note_context, None)
         if abs(self._wall.adjust()) > CLOCK_STEP_S and not self._clock_stepped:
             self._clock_stepped = True
@@ -232,7 +233,7 @@ class NodeRecorder:
         factors = self._context.factors
         index, self._index = self._index, self._index + 1
         start_unix_s = self._wall.unix_s(piece.start_s)
-        average, marginal = self._intensity.of_window(
+        intensity = self._intensity.of_window(
             start_unix_s, start_unix_s + piece.duration_s, factors.intensity.figure.value if factors else None
         )
         return Window(
@@ -244,9 +245,10 @@ class NodeRecorder:
             steps=piece.end.steps - piece.start.steps,
             last_step=self._clock.base_step + piece.end.steps,
             tokens=self._tokens(piece.start, piece.end),
-            intensity_g_per_kwh=average,
+            intensity_g_per_kwh=intensity.g_per_kwh,
             pue=factors.pue.value if factors else None,
-            marginal_g_per_kwh=marginal,
+            marginal_g_per_kwh=intensity.marginal_g_per_kwh,
+            intensity_origin=intensity.origin,
         )
 
     def _tokens(self, start: Mark, end: Mark) -> int:

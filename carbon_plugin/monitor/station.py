@@ -138,6 +138,9 @@ class Station:
             self._context = self._built()
         if ranks.rank == 0:
             self._projector = Projector(self._run_dir, self._journal, nodes=ranks.nodes, collector=self._collector)
+        if self._recorder is not None:
+            # So that the first window has a live value too, and all of the run counts the same.
+            self._guard.run("live intensity", self._recorder.refresh_intensity, None)
 
     def tick(self, *, due: bool) -> None:
         """Read the meters; if a window is due, end it and project."""

@@ -65,7 +65,8 @@ def basis_warnings(alternatives: Sequence[Alternative]) -> tuple[str, ...]:
     bases: dict[str, list[str]] = {}
     for alternative in alternatives:
         if alternative.intensity is not None:
-            zones = bases.setdefault(describe_basis(alternative.intensity.basis), [])
+            counted = " and ".join(map(describe_basis, alternative.intensity.bases))
+            zones = bases.setdefault(counted, [])
             if alternative.intensity.zone_name not in zones:
                 zones.append(alternative.intensity.zone_name)
     if len(bases) < 2:

@@ -87,7 +87,7 @@ def test_total_is_followed_to_meters_factors_profiles_and_seed(summary: AuditSum
     assert "windows" in found["devices.0"].how
     assert any("node-0.attempt-0.jsonl: " in source for source in found["devices.0"].sources)
     intensity = found["factors.intensity"]
-    assert "lifecycle, average, generation, location-based" in intensity.how
+    assert "location-based, lifecycle, average, generation" in intensity.how
     assert any(source.startswith("year 20") for source in intensity.sources)
     assert any(source.startswith("licence CC-BY-4.0") for source in intensity.sources)
     device = found["factors.embodied_kg.device"].sources

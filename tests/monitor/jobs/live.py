@@ -13,11 +13,13 @@ import time
 from importlib import import_module
 from pathlib import Path
 
+import msgspec
+
 from carbon_plugin.detect.observed import Detected, DetectedLayout
 from carbon_plugin.monitor.monitor import USED_BY_THE_THREAD, CarbonMonitor
 from carbon_plugin.monitor.settings import MonitorOptions
 from carbon_plugin.monitor.spans import SpanRule
-from carbon_plugin.spec.site import LiveSource, Site
+from carbon_plugin.spec.site import Site
 
 STEP_S = 0.02
 
@@ -54,7 +56,7 @@ def forked(monitor: CarbonMonitor) -> None:
 
 def main(scenario: str, run_dir: str, seconds: float) -> None:
     monitor = CarbonMonitor(
-        site=Site(zone="FRA", live=LiveSource(provider="electricity-maps")) if "JOB_LIVE" in os.environ else "FRA",
+        site=msgspec.json.decode(os.environ.get("JOB_SITE", '{"zone": "FRA"}'), type=Site),
         run_dir=run_dir,
         total_steps=10_000,
         window_s=0.5,
