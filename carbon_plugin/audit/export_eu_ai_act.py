@@ -110,9 +110,10 @@ def _compute(summary: AuditSummary) -> TrainingCompute:
         return TrainingCompute(flop=None, order_of_magnitude=None, methodology=reason)
     flop = work.model_flops_per_step * steps
     once = f"{flop * effective_share(summary):.2e}"
+    convention = work.attention_convention or "unstated"
     methodology = (
         "Counted from the architecture: matrix products and the attention core, forward and backward, of "
-        f"{work.model_flops_per_step:.3e} FLOP a step ({work.attention_convention or 'causal'} attention, activations "
+        f"{work.model_flops_per_step:.3e} FLOP a step ({convention} attention, activations "
         f"computed again not counted; with them {work.hardware_flops_per_step * steps:.2e}), times {steps:,} executed "
         f"steps, repeated ones included ({once} without). Optimizer, normalisation and evaluation are not counted."
     )

@@ -35,6 +35,10 @@ def set_key(card: str, key: str, value: Any) -> str:
     if found is None:
         return _after_mark(card, f"---{newline}{entry}---{newline}")
     block = found[3]
+    if any(
+        fence.rstrip("\r\n").endswith((" ", "\t")) for fence in (found[1], found[0][found.end(3) - found.start() :])
+    ):
+        raise ReportError("front matter: a --- line ends with spaces, and huggingface_hub then reads none of it")
     start, end = _extent(block, key)
     before = block[:start]
     if before and not before.endswith(("\r", "\n")):

@@ -8,6 +8,7 @@ lifecycle factor the losses are counted at the direct one.
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from msgspec import Struct
@@ -98,7 +99,7 @@ def _check(basis: Basis, inputs: GhgInputs) -> None:
     for scope, value in given.items():
         if value is None:
             continue
-        if value < 0:
+        if not (math.isfinite(value) and value >= 0):
             raise ReportError(f"GHG: {scope}_factor is {value:g} g/kWh, expected 0 or more")
         if not inputs.factor_source:
             raise ReportError(f"GHG: {scope}_factor has no source, expected --factor-source: publisher, year and zone")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 DEFAULT_NAME = "this-machine"
 DEFAULT_SECONDS = 10.0
+MOST_SECONDS = 3600.0
 COLLECTIVE_SHARE = 0.25
 """Share of the time given to collectives where there are several ranks."""
 
@@ -48,8 +50,10 @@ def probe(*, name: str = DEFAULT_NAME, seconds: float = DEFAULT_SECONDS) -> Prob
     from carbon_plugin.calibrate.probe_collectives import measure_collectives
     from carbon_plugin.calibrate.probe_measure import Bench, measure_device
 
-    if seconds <= 0:
-        raise SpecError(f"probe: seconds is {seconds}, expected a positive number")
+    if not 0 < seconds <= MOST_SECONDS:
+        raise SpecError(f"probe: seconds is {seconds:g}, expected a positive number up to {MOST_SECONDS:g}")
+    if not re.fullmatch(r"\w[\w.+-]*", name):
+        raise SpecError(f"probe: name is {name!r}, expected letters, digits, and . + - _ behind them: it names files")
     device, ranks = _device(), _local_ranks()
     start = time.monotonic()
     with _process_group(device, ranks) as backend:

@@ -34,7 +34,9 @@ def validate_carbon(*, as_json: bool) -> None:
     def show(title: str, headings: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
         table = Table(title=title, title_justify="left", box=None, padding=(0, 1))
         for heading in headings:
-            table.add_column(heading, justify="left" if heading in ("run", "counts", "node") else "right")
+            # Folded, not cut: of names cut short, two look alike.
+            left = heading in ("run", "counts", "node")
+            table.add_column(heading, justify="left" if left else "right", overflow="fold")
         for line in lines:
             table.add_row(*line)
         out.print(table)

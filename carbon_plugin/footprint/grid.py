@@ -144,11 +144,12 @@ def stale_warning(intensity: Intensity, *, today: date | None = None) -> str | N
 
 
 def low_warning(intensity: Intensity) -> str | None:
-    """A sentence for the user where the number is lower than a grid can be, else None. A stated 0 is taken as it is."""
-    value, declared = intensity.figure.value, intensity.figure.kind == "declared"
-    if declared and 0 < value < LEAST_G_PER_KWH:
-        return f"the stated intensity of {value:g} g/kWh is below that of any grid: was {value:g} kg/kWh meant?"
-    if not declared and value == 0:
+    """A sentence for the user where a number, or the mean of a series, is lower than a grid can be, else None. A stated
+    0 is taken as it is."""
+    value, published = intensity.figure.value, intensity.granularity == "annual"
+    if not published and 0 < value < LEAST_G_PER_KWH:
+        return f"the stated intensity of {value:.3g} g/kWh is below that of any grid: was {value:.3g} kg/kWh meant?"
+    if published and value == 0:
         return f"the published intensity of {intensity.zone_name} is 0 g/kWh, which no grid has: state one of your own"
     return None
 

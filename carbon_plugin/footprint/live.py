@@ -21,6 +21,7 @@ GONE_S = 86400.0
 DEADLINE_S = 3.0
 FIRST_RETRY_S = 60.0
 MOST_RETRY_S = 3600.0
+MOST_PATIENCE_S = 86400.0
 
 
 class Reading(Struct, frozen=True, kw_only=True):
@@ -61,7 +62,8 @@ class LiveFeed:
             self._mine = not error.permanent
             self.trouble = str(error)
             wait_s = min(FIRST_RETRY_S * 2 ** (self._failures - 1), MOST_RETRY_S)
-            self._next_s = now_unix_s + max(wait_s, error.retry_after_s or 0.0)
+            # A service may ask for patience, not for silence until the run is over.
+            self._next_s = now_unix_s + max(wait_s, min(error.retry_after_s or 0.0, MOST_PATIENCE_S))
         else:
             self._failures, self.trouble, self._mine = 0, None, False
             self._cache.write(self.sample)

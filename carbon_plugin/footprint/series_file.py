@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, tzinfo
 from functools import lru_cache
@@ -14,13 +15,19 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import numpy as np
 
 from carbon_plugin.errors import FootprintError
-from carbon_plugin.footprint.grid import parse_basis
+from carbon_plugin.footprint.grid import LEAST_G_PER_KWH, parse_basis
 from carbon_plugin.footprint.series import Trace, make_trace
-from carbon_plugin.footprint.units import G_PER_KWH_OF_LB_PER_MWH
-from carbon_plugin.spec.site import SeriesFile
+from carbon_plugin.footprint.units import G_PER_KWH_OF_LB_PER_MWH, GRAMS_PER_KG
+from carbon_plugin.spec.site import MOST_G_PER_KWH, SeriesFile
 
 _TIME_WORDS = ("datetime", "timestamp", "pointtime", "time", "start", "from", "date")
 _VALUE_WORDS = ("intensity", "gperkwh", "gco2", "moer", "lbpermwh", "lbspermwh")
+_POUND_G = 1000 * G_PER_KWH_OF_LB_PER_MWH
+_GRAMS = {"g": 1.0, "kg": GRAMS_PER_KG, "t": 1e6, "tonne": 1e6, "lb": _POUND_G, "pound": _POUND_G}
+_KWH = {"kwh": 1.0, "mwh": 1e3, "gwh": 1e6}
+_MASS = r"(?<![a-z])(kg|g|tonne|t|lb|pound)s?"
+_UNIT = re.compile(_MASS + r" *(?:co2? *(?:e|eq)?(?![a-z]))? *(?:per|/)? *(kwh|mwh|gwh)")
+_HALF_A_UNIT = re.compile(r"(?<![a-z])(kg|tonne|t|lb|pound)s?( |$| ?co2)|kwh|mwh|gwh")
 
 Columns = dict[str, list[Any]]
 
@@ -50,11 +57,13 @@ def _load(file: SeriesFile, modified_ns: int) -> Trace:  # the time of change is
         for line, (moment, value) in enumerate(zip(columns[time_column], columns[value_column], strict=True), start=2)
         if value not in (None, "")  # an empty cell is a gap
     ]
-    unit = G_PER_KWH_OF_LB_PER_MWH if "lb" in value_column.lower() else 1.0
-    values = [unit * _number(path, line, value_column, value) for line, _, value in known]
+    unit = _unit(path, value_column)
+    values = [(unit or 1.0) * _number(path, line, value_column, value) for line, _, value in known]
+    _check_size(path, value_column, values, [line for line, _, _ in known], stated=unit is not None)
     moments = _moments(path, [(line, moment) for line, moment, _ in known], zone)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-    source = f"{file.source or path.name}, column {value_column!r}, sha256 {digest}"
+    taken = "" if unit else " taken as g/kWh"
+    source = f"{file.source or path.name}, column {value_column!r}{taken}, sha256 {digest}"
     return make_trace(
         np.array(moments), np.array(values), source=source, basis=parse_basis(file.basis) if file.basis else None
     )
@@ -106,6 +115,32 @@ def _one(path: Path, columns: Columns, words: Sequence[str], kind: str) -> str:
     return found[0]
 
 
+def _unit(path: Path, column: str) -> float | None:
+    """g/kWh of one of the unit that a column's name states; None where it states none."""
+    words = re.sub(r"[^a-z0-9/]+", " ", column.lower().replace("\u2082", "2"))
+    if stated := _UNIT.search(words):
+        return _GRAMS[stated[1]] / _KWH[stated[2]]
+    if _HALF_A_UNIT.search(words):
+        raise FootprintError(
+            f"{path}: column {column!r} states a unit that is not understood, expected g/kWh, kg/kWh, "
+            "kg/MWh, t/MWh, t/GWh, lb/kWh or lb/MWh in its name"
+        )
+    return None
+
+
+def _check_size(path: Path, column: str, values: Sequence[float], lines: Sequence[int], *, stated: bool) -> None:
+    """Refuse what no grid has: more than the worst coal plant, or next to nothing in a unit that nobody `stated`."""
+    for line, value in zip(lines, values, strict=True):
+        if value > MOST_G_PER_KWH:
+            raise FootprintError(f"{path}:{line}: {column} is {value:g} g/kWh, expected at most {MOST_G_PER_KWH:g}")
+    mean = sum(values) / len(values) if values else 0.0
+    if 0 < mean < LEAST_G_PER_KWH and not stated:
+        raise FootprintError(
+            f"{path}: column {column!r} has a mean of {mean:.3g}, in g/kWh less than any grid: expected its unit in "
+            "its name, such as intensity_kg_per_kwh"
+        )
+
+
 def _timezone(path: Path, name: str | None) -> tzinfo | None:
     if name is None:
         return None
@@ -126,9 +161,11 @@ def _number(path: Path, line: int, column: str, value: Any) -> float:
 
 def _moments(path: Path, cells: Sequence[tuple[int, Any]], zone: tzinfo | None) -> list[float]:
     """Unix seconds of every cell; moments without an offset are of `zone`."""
+    read = [(line, cell, _moment(path, line, cell)) for line, cell in cells]
+    newest_first = len(read) > 1 and _naive(read[0][2]) > _naive(read[-1][2])
     moments: list[float] = []
-    for line, cell in cells:
-        moment = _moment(path, line, cell)
+    for line, cell, found in reversed(read) if newest_first else read:
+        moment = found
         if moment.tzinfo is None:
             if zone is None:
                 raise FootprintError(f"{path}:{line}: {cell} has no UTC offset; give timezone, an IANA name or UTC")
@@ -137,7 +174,11 @@ def _moments(path: Path, cells: Sequence[tuple[int, Any]], zone: tzinfo | None) 
             if moments and moment.timestamp() <= moments[-1]:
                 moment = moment.replace(fold=1)
         moments.append(moment.timestamp())
-    return moments
+    return moments[::-1] if newest_first else moments
+
+
+def _naive(moment: datetime) -> datetime:
+    return moment.replace(tzinfo=None)
 
 
 def _moment(path: Path, line: int, cell: Any) -> datetime:

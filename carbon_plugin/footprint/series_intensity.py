@@ -1,7 +1,8 @@
 """A series of intensity over time as the intensity of one run.
 
-Where the run's hours are known, their mean is the figure; hours of another year stand for them by whole weeks; and
-where the start is open, the mean over every possible start is the figure and their spread the range.
+Where the run's hours are known, their mean is the figure; hours of another year stand for them by whole weeks; all of a
+series stands for a run that is longer than it, with a range for the hours that it does not know; and where the start is
+open, the mean over every possible start is the figure and their spread the range.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 
 from carbon_plugin.errors import FootprintError
 from carbon_plugin.footprint.account import Intensity
-from carbon_plugin.footprint.grid import TYPICAL_DRIFT, UNIT
+from carbon_plugin.footprint.grid import TYPICAL_DRIFT, UNIT, WITHIN_YEAR_SPREAD
 from carbon_plugin.footprint.series import SHIFT_S, Trace, gaps
 from carbon_plugin.footprint.series_file import load_trace
 from carbon_plugin.footprint.site_intensity import Period
@@ -49,12 +50,17 @@ def series_intensity(file: str | SeriesFile, zone: str | None, period: Period | 
 
 
 def _mean(trace: Trace, period: Period | None) -> tuple[Figure, list[str]]:
-    span_s = trace.end_unix_s - float(trace.start_unix_s[0])
+    first_s = float(trace.start_unix_s[0])
+    span_s = trace.end_unix_s - first_s
     if period is None or period.duration_s <= 0 or period.duration_s >= span_s:
-        mean, _ = trace.mean(float(trace.start_unix_s[0]), span_s)
-        longer = period is not None and period.duration_s > span_s
-        notes = [f"the run is longer than the series, whose {span_s / 3600:,.4g} hours stand for it"] if longer else []
-        return _figure(trace, mean, 1.0, "declared", "mean of all of it"), notes
+        mean, _ = trace.mean(first_s, span_s)
+        if period is None or period.duration_s <= span_s:
+            return _figure(trace, mean, 1.0, "declared", "mean of all of it"), []
+        years = 0.0 if period.start_unix_s is None else abs(period.start_unix_s - first_s) / SHIFT_S
+        unknown = 1 - span_s / period.duration_s
+        factor = math.exp(math.hypot(TYPICAL_DRIFT * math.sqrt(years), WITHIN_YEAR_SPREAD * unknown))
+        said = f"the run is longer than the series, whose {span_s / 3600:,.4g} hours stand for it"
+        return _figure(trace, mean, factor, "assumed", "mean of all of it"), [said]
     if period.start_unix_s is None:
         return _over_all_starts(trace, period.duration_s)
     moved = trace.aligned(period.start_unix_s, period.duration_s)

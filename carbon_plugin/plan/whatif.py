@@ -112,7 +112,8 @@ def _changed(spec: RunSpec, changes: Mapping[str, str], profile_dirs: Directorie
         site, lost = relocated(site, changes["zone"])
         notes += lost
     if "series" in changes:
-        site = msgspec.structs.replace(site, intensity_series=_like(site.intensity_series, changes["series"]))
+        series = _like(site.intensity_series, changes["series"])
+        site = msgspec.structs.replace(site, intensity_g_per_kwh=None, intensity_basis=None, intensity_series=series)
     if "accelerator" in changes:
         accelerator = load_accelerator(changes["accelerator"], profile_dirs=profile_dirs)
         cluster = _cluster_of(accelerator, spec.cluster.devices, profile_dirs)
@@ -200,7 +201,10 @@ def _hours(factors: Factors) -> tuple[str, ...]:
 def _schedule(spec: RunSpec, work_s: float, threshold: float) -> tuple[Schedule, Factors]:
     """When the run trains, and the factors over all of its time."""
     if spec.site.intensity_series is None or spec.start_unix_s is None:
-        raise SpecError("pause_above needs site.intensity_series, and a start in the spec or in the comparison")
+        raise SpecError(
+            "pause_above needs site.intensity_series, and a start in the spec or in the comparison; a series does not "
+            "move with the zone: add series=FILE"
+        )
     marginal = None if spec.site.marginal_series is None else _trace(spec.site.marginal_series)
     plan = schedule(
         _trace(spec.site.intensity_series), spec.start_unix_s, work_s, pause_above=threshold, marginal=marginal

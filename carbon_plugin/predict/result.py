@@ -38,10 +38,10 @@ class StepPrediction(Struct, frozen=True, kw_only=True):
     """One optimizer step of the whole job.
 
     `breakdown_s` adds up to `step_time_s.value`. `mfu` counts the model's FLOPs (no recompute) and `hfu` the
-    FLOPs really executed, both over `peak_flops` of `peak_dtype` times devices, with causal attention counted
-    as `attention_convention` says. `gpu_power_w` is the mean draw of one device during the step;
-    `gpu_energy_per_step_j` that of all devices over one step. `low`/`high` of figures are p10/p90,
-    `step_time_95_s` the 95 % interval, both from the residuals of `accuracy_class`.
+    FLOPs really executed, both over `peak_flops` of `peak_dtype` times devices, with attention counted as
+    `attention_convention` says ("module's own": as the operations of a counted model compute it). `gpu_power_w` is the
+    mean draw of one device during the step; `gpu_energy_per_step_j` that of all devices over one step. `low`/`high` of
+    figures are p10/p90, `step_time_95_s` the 95 % interval, both from the residuals of `accuracy_class`.
     """
 
     step_time_s: Figure
@@ -54,7 +54,7 @@ class StepPrediction(Struct, frozen=True, kw_only=True):
     hfu: float
     peak_flops: float
     peak_dtype: str
-    attention_convention: Literal["causal", "full"]
+    attention_convention: Literal["causal", "full", "module's own"]
     micro_batches: int
     memory: MemoryPrediction
     gpu_power_w: Figure

@@ -54,7 +54,7 @@ def predict_step(spec: RunSpec) -> StepPrediction:
         hfu=flops[1] / budget,
         peak_flops=peak.value,
         peak_dtype=peak_dtype,
-        attention_convention="causal",
+        attention_convention="module's own" if isinstance(spec.model, CountedModel) else "causal",
         micro_batches=micro_batches,
         memory=MemoryPrediction(parts_bytes=memory, total_bytes=need, capacity_bytes=capacity, fits=need <= capacity),
         gpu_power_w=power,

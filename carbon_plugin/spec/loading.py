@@ -48,6 +48,7 @@ SUPERSEDED: dict[tuple[str, str], tuple[str, ...]] = {
         "marginal_series",
         "live_marginal",
     ),
+    ("site", "intensity_g_per_kwh"): ("intensity_source", "intensity_basis", "intensity_series"),
 }
 """A field of a file that a flag makes void: another length, node or place."""
 

@@ -72,8 +72,8 @@ class Site(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     then need `intensity_source` / `pue_source`, one phrase each (default "stated by the user").
 
     `intensity_basis` says what the user's number counts, three words such as "lifecycle average consumption".
-    `intensity_series` is a file of intensity over time and comes before the number, `live` a service that is asked
-    during the run; both fall back on what is static. `marginal_...` is the same for marginal intensity, which is
+    `intensity_series` is a file of intensity over time, in place of the number; `live` a service that is asked during
+    the run. Both fall back on what is static. `marginal_...` is the same for marginal intensity, which is
     shown beside the average and never mixed with it. `instruments` and `residual_g_per_kwh` (what the contracts do
     not cover) give the market-based line. `wue_l_per_kwh` is water evaporated on site a kWh of IT energy,
     `water_l_per_kwh` that of generating a kWh. `amortisation` charges embodied carbon by reserved time over calendar
@@ -106,6 +106,13 @@ class Site(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             raise SpecError(
                 "site: give zone (for instance FRA, egrid:SRVC, gcp:us-central1), intensity_g_per_kwh or "
                 "intensity_series"
+            )
+        if self.intensity_g_per_kwh is not None and self.intensity_series is not None:
+            raise SpecError("site: give intensity_g_per_kwh or intensity_series, not both")
+        if self.intensity_basis is not None and self.intensity_g_per_kwh is None:
+            raise SpecError(
+                f"site: intensity_basis {self.intensity_basis!r} counts only with intensity_g_per_kwh; that of a file "
+                "stands in intensity_series: {path, basis}"
             )
         check_not_negative(self, "intensity_g_per_kwh", "marginal_g_per_kwh", "residual_g_per_kwh", owner="site: ")
         stated = self.intensity_g_per_kwh

@@ -113,6 +113,8 @@ def test_setting_twice_changes_nothing_more() -> None:
         ("---\n- a\n- b\n---\n", "expected a mapping with one key a line"),
         ("---\nlicense: [mit\n---\n", "not YAML"),
         ("---\nco2_eq_emissions: 1\nco2_eq_emissions: 2\n---\n", "is there 2 times"),
+        ("---  \nlicense: mit\n---\n", "a --- line ends with spaces"),
+        ("---\nlicense: mit\n---\t\n", "a --- line ends with spaces"),
         ("---\nco2_eq_emissions: &one {a: 1}\nother: *one\n---\n", "cannot be set in it"),
     ],
 )

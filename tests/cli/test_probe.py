@@ -110,8 +110,19 @@ def test_without_torch_it_says_what_to_install():
     assert done.stderr.strip() == "error: probe: measuring needs PyTorch; install it first (pip install torch)"
 
 
-def test_no_time_is_refused(tmp_path):
-    done = run(str(BIN / "carbon-plugin"), "probe", "-o", str(tmp_path), "--seconds", "0")
+@pytest.mark.parametrize(
+    ("flags", "problem"),
+    [
+        (("--seconds", "0"), "seconds is 0, expected a positive number"),
+        (("--seconds", "nan"), "seconds is nan, expected a positive number"),
+        (("--seconds", "inf"), "seconds is inf, expected a positive number"),
+        (("--name", "../elsewhere"), "name is '../elsewhere', expected letters"),
+    ],
+)
+def test_what_cannot_be_probed_is_refused_before_it_is_measured(tmp_path, flags, problem):
+    done = run(str(BIN / "carbon-plugin"), "probe", "-o", str(tmp_path), *flags)
 
     assert done.returncode == 2
-    assert "seconds is 0.0, expected a positive number" in done.stderr
+    assert problem in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []

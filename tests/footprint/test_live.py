@@ -97,6 +97,14 @@ def test_failures_are_retried_ever_more_slowly_and_a_service_may_say_when(folder
     assert live.sample is not None
 
 
+def test_a_service_cannot_ask_for_silence_until_the_run_is_over(folder: Path) -> None:
+    live = feed(Scripted(ProviderError("scripted: answers with status 429", retry_after_s=1e12), 40), folder)
+    live.refresh(T0)
+    live.refresh(T0 + 25 * HOUR)
+
+    assert live.sample is not None
+
+
 def test_a_refusal_is_not_repeated(folder: Path) -> None:
     provider = Scripted(ProviderError("scripted: refuses the credentials", permanent=True), 40)
     live = feed(provider, folder)

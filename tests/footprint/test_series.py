@@ -145,11 +145,66 @@ def test_local_time_needs_its_zone_and_the_repeated_hour_of_autumn_counts_twice(
 
     assert np.diff(trace.start_unix_s).tolist() == [HOUR, HOUR, HOUR]
 
+    rows = [f"{hour},{value}\n" for value, hour in enumerate(hours, start=100)]
+    local.write_text("time,intensity\n" + "".join(reversed(rows)), encoding="utf-8")
+    newest_first = load_trace(SeriesFile(path=str(local), timezone="Europe/Paris"))
+
+    assert newest_first.start_unix_s.tolist() == trace.start_unix_s.tolist()
+    assert newest_first.g_per_kwh.tolist() == [100, 101, 102, 103]
+
 
 def test_a_column_that_says_utc_needs_no_offset_and_pounds_are_converted(tmp_path: Path) -> None:
     file = write_csv(tmp_path / "moer.csv", 24, header="Datetime (UTC),MOER lb/MWh", offset="")
 
     assert load_trace(str(file)).g_per_kwh[0] == pytest.approx(45.359237)
+
+
+@pytest.mark.parametrize(
+    ("column", "g_per_kwh"),
+    [
+        ("intensity_g_per_kwh", 100),
+        ("Carbon intensity gCO\u2082eq/kWh (Life cycle)", 100),
+        ("carbon intensity kgCO2e/MWh", 100),
+        ("intensity_lb_per_mwh", 45.359237),
+        ("alberta_gco2_per_kwh", 100),
+        ("Melbourne carbon intensity", 100),
+    ],
+)
+def test_the_unit_is_the_one_that_the_name_states(tmp_path: Path, column: str, g_per_kwh: float) -> None:
+    trace = load_trace(str(write_csv(tmp_path / "grid.csv", 24, header=f"time,{column}")))
+
+    assert trace.g_per_kwh[0] == pytest.approx(g_per_kwh)
+    assert ("taken as g/kWh" in trace.source) == (column == "Melbourne carbon intensity")
+
+
+@pytest.mark.parametrize(
+    ("column", "g_per_kwh"),
+    [("intensity_kg_per_kwh", 300), ("intensity tCO2/MWh", 300), ("lb/kWh intensity", 136.077711)],
+)
+def test_numbers_below_one_are_read_in_the_unit_of_their_column(tmp_path: Path, column: str, g_per_kwh: float) -> None:
+    file = tmp_path / "grid.csv"
+    file.write_text(f"time,{column}\n2025-01-01T00:00Z,0.3\n2025-01-01T01:00Z,0.3\n", encoding="utf-8")
+
+    assert load_trace(str(file)).g_per_kwh == pytest.approx([g_per_kwh, g_per_kwh])
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "problem"),
+    [
+        ("carbon_intensity", 0.3, r"grid.csv: column 'carbon_intensity' has a mean of 0.3, .*expected its unit"),
+        ("carbon_intensity", 99999, r"grid.csv:2: carbon_intensity is 99999 g/kWh, expected at most 3000"),
+        ("intensity_kg_per_kwh", 41, r"grid.csv:2: intensity_kg_per_kwh is 41000 g/kWh, expected at most 3000"),
+        ("intensity_kg", 300, r"column 'intensity_kg' states a unit that is not understood, expected g/kWh"),
+    ],
+)
+def test_a_file_in_a_unit_that_cannot_be_told_is_refused(
+    tmp_path: Path, column: str, value: float, problem: str
+) -> None:
+    file = tmp_path / "grid.csv"
+    file.write_text(f"time,{column}\n2025-01-01T00:00Z,{value}\n2025-01-01T01:00Z,{value}\n", encoding="utf-8")
+
+    with pytest.raises(FootprintError, match=problem):
+        load_trace(str(file))
 
 
 def test_two_columns_of_intensity_must_be_told_apart(tmp_path: Path) -> None:
@@ -235,8 +290,12 @@ def test_a_run_longer_than_the_series_takes_all_of_it_and_says_so(tmp_path: Path
     file = str(write_csv(tmp_path / "grid.csv", 48))
 
     intensity = series_intensity(file, "FRA", Period(START, 100 * HOUR))
+    years_on = series_intensity(file, "FRA", Period(START + 10 * 365 * 24 * HOUR, 100 * HOUR))
 
-    assert intensity.figure.value == pytest.approx(125)
+    assert intensity.figure.value == years_on.figure.value == pytest.approx(125)
+    assert years_on.figure.low < intensity.figure.low < 120
+    assert 130 < intensity.figure.high < years_on.figure.high
+    assert intensity.figure.kind == "assumed"
     assert intensity.notes[0] == "the run is longer than the series, whose 48 hours stand for it"
 
 

@@ -176,6 +176,7 @@ def test_a_counted_model_is_predicted_with_a_wide_range_and_refuses_tensor_paral
     base = spec_of(layout={"dp_replicate": 64}, stack={})
     prediction = predict_step(msgspec.structs.replace(base, model=counted))
     assert prediction.accuracy_class == "counted"
+    assert prediction.attention_convention == "module's own"
     assert prediction.step_time_s.high > 2 * prediction.step_time_s.low
     assert sum(prediction.breakdown_s.values()) == pytest.approx(prediction.step_time_s.value)
     with pytest.raises(InfeasibleLayoutError, match="known only by its counted FLOPs"):

@@ -76,6 +76,8 @@ start: 2026-03-01T06:00Z
         ),
         ("site: {zone: FRA, fleet_utilisation: 0.5}\n", "counts only with amortisation: active_share"),
         ("site: {zone: FRA, water_l_per_kwh: -1}\n", "water_l_per_kwh is -1, expected 0 or more"),
+        ("site: {intensity_series: grid.csv, intensity_g_per_kwh: 5}\n", "give .* or intensity_series, not both"),
+        ("site: {zone: FRA, intensity_basis: direct}\n", "counts only with intensity_g_per_kwh"),
         ("site: {pue: 1.2}\n", "give zone .*, intensity_g_per_kwh or intensity_series"),
     ],
 )
@@ -88,3 +90,14 @@ def test_another_zone_on_the_command_line_voids_what_was_of_the_old_one(tmp_path
     path = write(tmp_path, "site: {zone: FRA, intensity_series: grid.csv, marginal_g_per_kwh: 500, pue: 1.1}\n")
 
     assert load_run_spec(path, overrides={"site": {"zone": "SWE"}}).site == Site(zone="SWE", pue=1.1)
+
+
+def test_a_number_on_the_command_line_voids_the_series_and_the_source_of_the_files_number(tmp_path: Path) -> None:
+    series = write(tmp_path, "site: {zone: FRA, intensity_series: grid.csv}\n")
+    assert load_run_spec(series, overrides={"site": {"intensity_g_per_kwh": 5.0}}).site == Site(
+        zone="FRA", intensity_g_per_kwh=5.0
+    )
+    contract = write(tmp_path, "site: {zone: FRA, intensity_g_per_kwh: 30, intensity_source: our utility}\n")
+    assert load_run_spec(contract, overrides={"site": {"intensity_g_per_kwh": 5.0}}).site == Site(
+        zone="FRA", intensity_g_per_kwh=5.0
+    )
