@@ -9,6 +9,7 @@ from carbon_plugin.detect.context_parallel import ActiveContextParallel, active_
 from carbon_plugin.detect.hooks import Hooks
 from carbon_plugin.detect.observed import Observed
 from carbon_plugin.detect.recompute import RecomputeWatch
+from carbon_plugin.detect.structure import repeated_blocks
 from carbon_plugin.detect.tensors import Arriving, Example, batch_shape, meta, packed_documents, real_tokens
 from carbon_plugin.detect.wrappers import dtype_name, gradients_sync, is_compiled
 
@@ -75,12 +76,27 @@ class BatchWatch:
 
     def _watch(self, model: nn.Module) -> None:
         self._hooks.put(model, self._see_safely, with_kwargs=True)
+        product = largest_product(model)
+        if product is not None and not is_compiled(product):
+            self._hooks.put(product, self._see_product)
 
     def _watch_recompute(self, model: nn.Module) -> None:
         self.recompute = RecomputeWatch(model)
 
     def _see_safely(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._attempt("a batch could not be read", lambda: self._see(module, args, kwargs))
+
+    def _see_product(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """Autocast as it is where it acts: Accelerate, and many a model, enter it only inside of the forward pass."""
+        if module.training:
+            self._attempt("autocast could not be read", lambda: self._see_autocast(args))
+
+    def _see_autocast(self, args: tuple[Any, ...]) -> None:
+        import torch
+
+        kind = next((value.device.type for value in args if isinstance(value, torch.Tensor)), "cpu")
+        on = torch.is_autocast_enabled(kind)
+        self.autocast_dtype = dtype_name(torch.get_autocast_dtype(kind)) if on else None
 
     def _attempt(self, what: str, work: Callable[[], None]) -> None:
         try:
@@ -141,6 +157,22 @@ class BatchWatch:
                     mean, f"{name} of the first call: {documents} documents"
                 )
         return found
+
+
+def largest_product(model: nn.Module) -> nn.Module | None:
+    """The layer of the repeated blocks, else of the whole model, that multiplies by the largest matrix."""
+    from torch import nn
+
+    blocks = repeated_blocks(model)
+    inside = blocks.modules[0] if blocks else model
+    sizes = [
+        (max(parameter.numel() for parameter in matrices), number, module)
+        for number, module in enumerate(inside.modules())
+        if not module._modules and not isinstance(module, nn.Embedding)
+        if (matrices := [parameter for parameter in module.parameters(recurse=False) if parameter.ndim > 1])
+    ]
+    linear = next((module for module in inside.modules() if isinstance(module, nn.Linear)), None)
+    return max(sizes)[2] if sizes else linear  # FSDP1 keeps matrices as pieces of one flat parameter
 
 
 def called_module(module: nn.Module) -> nn.Module:

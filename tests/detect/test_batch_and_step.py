@@ -9,6 +9,7 @@ from torch._dynamo.testing import CompileCounter
 
 from carbon_plugin.detect.batch import BatchWatch, called_module
 from carbon_plugin.detect.live import FirstStep
+from carbon_plugin.detect.readers import Job, read_all
 from carbon_plugin.detect.step import (
     detect_adapters,
     detect_compiled,
@@ -193,6 +194,65 @@ def test_autocast_is_seen_where_it_acts():
         model(torch.zeros(2, 4))
 
     assert detect_precision(model, None, watch.autocast_dtype).value == "bf16"
+
+
+class CastsInside(nn.Module):
+    """As Accelerate patches a forward pass, and as many a model is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return self.inner(x)
+
+
+def test_autocast_that_begins_inside_of_the_forward_pass_is_seen():
+    model = CastsInside()
+    watch = BatchWatch(model)
+    model(torch.randn(2, 4)).sum().backward()
+    watch.remove()
+
+    assert detect_precision(model, None, watch.autocast_dtype).value == "bf16"
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_autocast_that_is_off_where_the_products_are_does_not_count():
+    class CastsNothing(CastsInside):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            with torch.autocast("cpu", enabled=False):
+                return self.inner(x)
+
+    model = CastsNothing()
+    watch = BatchWatch(model)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        model(torch.randn(2, 4)).sum().backward()
+    watch.remove()
+
+    assert detect_precision(model, None, watch.autocast_dtype).value == "fp32"
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_mixed_precision_of_accelerate_is_read_also_where_no_hook_may_be(compiled):
+    state = pytest.importorskip("accelerate.state")
+    from accelerate import Accelerator
+
+    state.AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        model = Accelerator(cpu=True, mixed_precision="bf16").prepare(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)))
+        if compiled:
+            model.compile(backend="eager")
+        watch = BatchWatch(model)
+        model(torch.randn(2, 4)).sum().backward()
+        watch.remove()
+        seen = read_all(Job(model=model, world_size=1, batch=watch))
+        other = read_all(Job(model=nn.Linear(4, 4), world_size=1))
+    finally:
+        state.AcceleratorState._reset_state(reset_partial_state=True)
+
+    assert seen.fields["training.precision"].value == "bf16"
+    assert other.fields["training.precision"].value == "fp32"
 
 
 def test_cast_of_a_wrapper_comes_before_autocast_and_stored_dtype():

@@ -25,6 +25,10 @@ def test_layout_is_read_from_the_framework(loop):
     assert loop["manifest"].effective["training.micro_batches"]["value"] == 2
 
 
+def test_mixed_precision_is_that_of_the_forward_pass_and_not_of_the_stored_weights(loop):
+    assert loop["manifest"].effective["training.precision"]["value"] == "bf16"
+
+
 def test_phases_are_marked(loop):
     assert {"train", "checkpoint"} <= loop["phases"]
 

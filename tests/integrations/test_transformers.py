@@ -33,6 +33,7 @@ def test_wrapped_model_is_found_without_being_handed_over(trained):
     assert fields["training.steps"]["source"] == "detected: state.max_steps"
     assert fields["training.global_batch_size"]["value"] == 8
     assert fields["model.layers"]["value"] == 2
+    assert fields["training.precision"]["value"] == "bf16"
 
 
 def test_evaluation_and_checkpoints_are_phases(trained):

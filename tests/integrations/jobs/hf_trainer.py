@@ -55,6 +55,7 @@ def main() -> None:
     arguments = TrainingArguments(
         output_dir=str(FOLDER / "out"),
         use_cpu=True,
+        bf16=True,
         max_steps=STEPS,
         per_device_train_batch_size=2,
         per_device_eval_batch_size=4,

@@ -58,7 +58,9 @@ def accelerate() -> None:
             logged.extend(values)
 
     logged: list[str] = []
-    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=ACCUMULATED, log_with=Rows())
+    accelerator = Accelerator(
+        cpu=True, mixed_precision="bf16", gradient_accumulation_steps=ACCUMULATED, log_with=Rows()
+    )
     accelerator.init_trackers("tiny")
     model = net()
     model, optimizer = accelerator.prepare(model, torch.optim.AdamW(model.parameters(), lr=1e-3))
