@@ -33,6 +33,8 @@ class CarbonCallback(TrainerCallback):
         self._first: FirstStep | None = None
         self._trainer: Any = None
         self._begun = False
+        self._counts_tokens = False
+        self._tokens_seen = 0
 
     @harmless
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -44,6 +46,8 @@ class CarbonCallback(TrainerCallback):
         versions = {"transformers": transformers.__version__, "torch": str(sys.modules["torch"].__version__)}
         self.monitor.start(versions=versions | {"python": sys.version.split()[0]})
         self.monitor.resume_at(int(state.global_step))
+        self._counts_tokens = _counts_tokens(args, kwargs["model"])
+        self._tokens_seen = int(state.num_input_tokens_seen)
         if self.monitor.active:
             self._first = FirstStep(kwargs["model"])
             self._trainer = _trainer_of(self)
@@ -57,7 +61,8 @@ class CarbonCallback(TrainerCallback):
     @harmless
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Count a step; the trainer logs, evaluates and saves after it."""
-        self.monitor.step_end()
+        before, self._tokens_seen = self._tokens_seen, int(state.num_input_tokens_seen)
+        self.monitor.step_end(self._tokens_seen - before if self._counts_tokens else None)
         first, self._first = self._first, None
         if first is not None:
             self._look(first, args, state, kwargs)
@@ -116,6 +121,13 @@ class CarbonCallback(TrainerCallback):
             self.monitor.enter("evaluation")
         elif control.should_save:
             self.monitor.enter("checkpoint")
+
+
+def _counts_tokens(args: Any, model: Any) -> bool:
+    """Whether the trainer counts its tokens (`include_num_input_tokens_seen`) and each of them once: it adds up all
+    ranks, and those that share a batch count it several times."""
+    alone = getattr(args, "parallelism_config", None) is None and (getattr(model, "_tp_size", None) or 1) == 1
+    return alone and args.include_num_input_tokens_seen not in (False, "no")
 
 
 def _trainer_of(callback: CarbonCallback) -> Any:

@@ -84,7 +84,24 @@ def progress_of(files: Sequence[FilePass], manifest: Manifest) -> Progress:
         last_step=max(file.last_step for file in files),
         total_steps=manifest.total_steps,
         tokens=sum(file.tokens for file in longest),
+        tokens_source=_tokens_source(longest),
     )
+
+
+def _tokens_source(files: Sequence[FilePass]) -> str:
+    """How tokens were counted: by the script at each step, or as steps times a number that stands for all of them."""
+    if not any(file.tokens for file in files):
+        return "not recorded"
+    if any(file.tokens != file.steps * (file.manifest.tokens_per_step or 0) for file in files):
+        return "counted step by step"
+    said = {_tokens_of_a_step(file.manifest) for file in files if file.tokens}
+    return "; ".join(f"steps times {words}" for words in sorted(said))
+
+
+def _tokens_of_a_step(manifest: Manifest) -> str:
+    entry = manifest.effective.get("tokens_per_step")
+    source = entry.get("source") if isinstance(entry, Mapping) else None
+    return f"{manifest.tokens_per_step:,}" + (f" ({source})" if source else "")
 
 
 def coverage_of(collected: RunCollector) -> Coverage:

@@ -125,12 +125,14 @@ class Coverage(Struct, frozen=True, kw_only=True):
 
 
 class Progress(Struct, frozen=True, kw_only=True):
-    """What the energy was spent on: `steps` and `tokens` executed, redone ones included, and the last step reached."""
+    """What the energy was spent on: `steps` and `tokens` executed, redone ones included, and the last step reached.
+    `tokens_source` says how the tokens were counted."""
 
     steps: int
     last_step: int
     total_steps: int | None
     tokens: int
+    tokens_source: str = "not recorded"
 
 
 class Work(Struct, frozen=True, kw_only=True):

@@ -64,6 +64,8 @@ def resolve(planned: RunSpec | None, declared: Declared, detected: Detected | No
             table.note(name, observed.value, f"detected: {observed.source}")
     total_steps = table.rows["training.steps"]["value"]
     tokens_per_step = declared.tokens_per_step or (training.tokens_per_step if training else None)
+    if tokens_per_step is not None:
+        table.note("tokens_per_step", tokens_per_step, _tokens_source(table, declared))
     return Effective(
         spec=spec,
         fields=table.rows,
@@ -76,6 +78,16 @@ def resolve(planned: RunSpec | None, declared: Declared, detected: Detected | No
         total_steps=total_steps,
         tokens_per_step=tokens_per_step,
     )
+
+
+def _tokens_source(table: FieldTable, declared: Declared) -> str:
+    """Where the tokens of a step come from: of batches that differ, only the first was seen."""
+    if declared.tokens_per_step:
+        return "declared: tokens_per_step"
+    sources = [str(table.rows[f"training.{name}"]["source"]) for name in ("seq_len", "global_batch_size")]
+    if any(source.startswith("detected") for source in sources):
+        return "the first step's batch stands for that of every step, padding included"
+    return "; ".join(dict.fromkeys(sources))
 
 
 def _by_launcher(value: int) -> Observed:

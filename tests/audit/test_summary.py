@@ -239,6 +239,24 @@ def test_run_without_a_restart_wastes_nothing(job: Job, tmp_path: Path) -> None:
     assert (waste.redone_steps, waste.redone_energy_j, waste.restart_energy_j) == (0, 0.0, 0.0)
 
 
+def test_tokens_say_how_they_were_counted(job: Job, tmp_path: Path) -> None:
+    job.write(tmp_path / "by-steps")
+    said = summarise(tmp_path / "by-steps").progress
+    records = job.records(RUN_ID, 0, 0, Attempt(0, 4), RUN_START_UNIX_S)
+    write(
+        tmp_path / "counted",
+        [
+            msgspec.structs.replace(record, tokens=record.tokens + record.index)
+            if isinstance(record, Window)
+            else record
+            for record in records
+        ],
+    )
+
+    assert said.tokens_source == "steps times 8,192"
+    assert summarise(tmp_path / "counted").progress.tokens_source == "counted step by step"
+
+
 def test_missing_node_makes_the_total_n_of_m(run_dir: Path) -> None:
     assert summarise(run_dir).coverage.gpus_measured == 4
     for path in run_dir.glob("node-1.*"):

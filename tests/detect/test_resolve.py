@@ -92,6 +92,7 @@ def test_batch_follows_from_micro_batch_calls_and_ranks():
 
     assert value(effective, "training.global_batch_size") == 2 * 3 * 8
     assert effective.tokens_per_step == 2 * 3 * 8 * 256
+    assert "first step's batch stands for that of every step" in effective.fields["tokens_per_step"]["source"]
     assert effective.total_steps == 1000
 
 

@@ -46,6 +46,7 @@ def run_loop(torchrun, tmp_path_factory) -> Callable[..., dict[str, Any]]:
             "manifest": manifest_of(file.records),
             "phases": {window.phase for window in windows},
             "steps": sum(window.steps for window in windows),
+            "tokens": sum(window.tokens for window in windows),
             "closed": [r.reason for attempt in (file, *later) for r in attempt.records if isinstance(r, Close)],
             "reached": [
                 max(r.last_step for r in attempt.records if isinstance(r, Window)) for attempt in (file, *later)

@@ -36,6 +36,11 @@ def test_wrapped_model_is_found_without_being_handed_over(trained):
     assert fields["training.precision"]["value"] == "bf16"
 
 
+def test_tokens_are_those_that_the_trainer_counted(trained):
+    assert trained["tokens"] == trained["tokens_seen"] > 0
+    assert trained["tokens"] != 16 * trained["manifest"].tokens_per_step  # batches differ in length
+
+
 def test_evaluation_and_checkpoints_are_phases(trained):
     assert {"startup", "train", "evaluation", "checkpoint"} <= trained["phases"]
 

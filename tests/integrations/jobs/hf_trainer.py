@@ -28,6 +28,12 @@ class Tokens(Dataset):
         return {"input_ids": ids, "labels": ids}
 
 
+def of_one_length(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """A batch as dynamic padding makes it: of another length each time."""
+    length = 4 + int(rows[0]["input_ids"][0]) % (LENGTH - 3)
+    return {name: torch.stack([row[name][:length] for row in rows]) for name in rows[0]}
+
+
 class Reporter(TrainerCallback):
     """Stands before the user's callbacks, as those of `report_to` do."""
 
@@ -56,6 +62,7 @@ def main() -> None:
         output_dir=str(FOLDER / "out"),
         use_cpu=True,
         bf16=True,
+        include_num_input_tokens_seen="all",
         max_steps=STEPS,
         per_device_train_batch_size=2,
         per_device_eval_batch_size=4,
@@ -72,13 +79,16 @@ def main() -> None:
         model=LlamaForCausalLM(config),
         args=arguments,
         train_dataset=Tokens(),
+        data_collator=of_one_length,
         eval_dataset=torch.utils.data.Subset(Tokens(), range(16)),
         callbacks=[reporter, carbon, Slow()],
     )
     trainer.train()
     if os.environ["RANK"] == "0":
         history = {key for row in trainer.state.log_history for key in row}
+        tokens = trainer.state.num_input_tokens_seen
         result = {"step": carbon.monitor.step, "logged": sorted(reporter.seen), "history": sorted(history)}
+        result["tokens_seen"] = tokens
         Path(FOLDER, "result.json").write_text(json.dumps(result))
     arguments.max_steps = 2 * STEPS
     with contextlib.suppress(RuntimeError):  # as `auto_find_batch_size` does, before it tries again
