@@ -17,6 +17,7 @@ from carbon_plugin.audit.result import EventNote
 from carbon_plugin.audit.rework import rework_of
 from carbon_plugin.audit.sharing import SharedDocuments
 from carbon_plugin.audit.spans import SpanSums
+from carbon_plugin.audit.stalls import Stalls
 from carbon_plugin.footprint.account import Factors
 from carbon_plugin.footprint.units import GRAMS_PER_KG, JOULES_PER_KWH
 from carbon_plugin.ledger.claims import DeviceClaims
@@ -58,6 +59,7 @@ class FilePass(Struct):
     context: FileContext
     end_unix_s: float
     grid: Tally
+    stalls: Stalls
     factors: Factors | None = None
     steps: int = 0
     tokens: int = 0
@@ -222,7 +224,7 @@ class RunCollector:
             else:
                 seen.identity, seen.hostname = device, manifest.hostname
         if file is None:
-            file = FilePass(name, manifest, context, manifest.started_unix_s, Tally())
+            file = FilePass(name, manifest, context, manifest.started_unix_s, Tally(), Stalls())
             self.files.append(file)
         file.factors = read_factors(manifest.factors)
         file.manifest = manifest
@@ -278,6 +280,7 @@ class RunCollector:
         if file.factors is not None:
             file.grid.add(file.factors.intensity, windows, facility_j, block.intensity_g_per_kwh)
         self.bins.add(block.start_unix_s - context.clock_offset_s, block.duration_s, binned)
+        file.stalls.add(windows)
         file.steps += sum(window.steps for window in windows)
         file.tokens += sum(window.tokens for window in windows)
         file.last_step = max(file.last_step, *(window.last_step for window in windows))

@@ -32,7 +32,7 @@ def _what_ran(summary: AuditSummary) -> str:
         f"{wording.plural(progress.steps, 'optimizer step')}"
     )
     if progress.tokens:
-        sentence += f", {wording.number(progress.tokens)} tokens"
+        sentence += f", {wording.number(progress.tokens)} tokens, {progress.tokens_source}"
     flops = effective_flops(summary)
     if flops:
         sentence += f", {flops:.2e} FLOP counted from the architecture"

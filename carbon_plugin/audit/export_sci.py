@@ -73,7 +73,7 @@ def sci_report(summary: AuditSummary) -> SciReport:
             "modelled",
             "(O + M) / R; range of O + M by sampling",
         ),
-        functional_unit="training token (effective: repeated steps count once)",
+        functional_unit=f"training token (effective: repeated steps count once; {summary.progress.tokens_source})",
         functional_units=tokens,
         operational=operational,
         embodied=embodied,

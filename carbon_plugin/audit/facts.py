@@ -57,6 +57,9 @@ def period_of(collected: RunCollector) -> Period:
         active_s=covered_s(extents),
         attempts=attempts,
         gaps=gaps,
+        stalled_s=sum(
+            file.stalls.total_s for files in _by_launch(collected.files).values() for file in _longest(files)
+        ),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from carbon_plugin.audit import wording
-from carbon_plugin.audit.result import AuditSummary
+from carbon_plugin.audit.result import AuditSummary, Energy
 from carbon_plugin.audit.view import grid_g_per_kwh, measured_share, unknown_embodied
 from carbon_plugin.footprint.grid import describe_basis
 
@@ -36,7 +36,7 @@ def left_out(summary: AuditSummary) -> list[str]:
         found.append(f"Ledgers of {missing} of {coverage.nodes} are missing; their energy is in no total.")
     gpu = summary.by_rung.get("gpu")
     if gpu is not None and gpu.meters.absent > 0:
-        found.append(f"GPUs could not be read during {wording.percent(gpu.meters.absent)} of their time.")
+        found.append(_unread(gpu))
     for rung in ("host", "network"):
         if rung not in summary.by_rung:
             found.append(f"The {rung} was not metered and is in no total.")
@@ -66,6 +66,11 @@ def ways_of_counting(summary: AuditSummary) -> list[str]:
     if coverage.gpus_measured < coverage.gpus:
         gpus = wording.plural(coverage.gpus, "GPU")
         found.append(f"{coverage.gpus - coverage.gpus_measured} of {gpus} were not measured.")
+    if summary.period.stalled_s:
+        found.append(
+            f"For {wording.duration(summary.period.stalled_s)} of the training no step ended (a hang, a pause, or an "
+            "interrupted training in a process that went on); it counts as training."
+        )
     # Every node that asks a facility's meter names it, so that its energy counts once: nothing to warn of.
     keys = {overlap.key for overlap in coverage.overlaps if not overlap.key.startswith("facility/")}
     if keys:
@@ -77,6 +82,19 @@ def ways_of_counting(summary: AuditSummary) -> list[str]:
             f"given by the clock of rank 0."
         )
     return found
+
+
+def _unread(gpu: Energy) -> str:
+    """What GPUs drew while they could not be read, estimated by what they drew while they could."""
+    share = wording.percent(gpu.meters.absent)
+    read = 1 - gpu.meters.absent
+    if not read:
+        return "No GPU could be read; their energy is in no total."
+    drawn = wording.energy(gpu.energy_j * gpu.meters.absent / read)
+    return (
+        f"GPUs could not be read during {share} of their time. What they drew then, about {drawn} if it was as in the "
+        "rest, is in no total."
+    )
 
 
 def _of_factors(summary: AuditSummary) -> list[str]:
@@ -109,6 +127,9 @@ def _what_it_used(summary: AuditSummary) -> str:
     share = measured_share(summary)
     known = "all of it measured" if share >= 1 else "all of it modelled" if share <= 0 else ""
     known = known or f"{wording.percent(share)} of that was measured, the rest modelled"
+    gpu = summary.by_rung.get("gpu")
+    if gpu is not None and gpu.meters.absent > 0:
+        known += f", and {wording.percent(gpu.meters.absent)} of the GPUs' time, which could not be read, is missing"
     sentence = f"Its machines used {wording.energy(summary.energy.energy_j)}; {known}."
     footprint, factors = summary.footprint, summary.factors
     if footprint is None or factors is None:

@@ -100,7 +100,8 @@ class Gap(Struct, frozen=True, kw_only=True):
 
 
 class Period(Struct, frozen=True, kw_only=True):
-    """`wall_s` from the first record to the last; `active_s` of it some node recorded."""
+    """`wall_s` from the first record to the last; `active_s` of it some node recorded. In `stalled_s` of the training
+    no step ended, although many should have."""
 
     start_unix_s: float
     end_unix_s: float
@@ -108,6 +109,7 @@ class Period(Struct, frozen=True, kw_only=True):
     active_s: float
     attempts: list[Attempt]
     gaps: list[Gap]
+    stalled_s: float = 0.0
 
 
 class Coverage(Struct, frozen=True, kw_only=True):

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from carbon_plugin.audit.narrative import warnings
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.audit.summary import summarise
 from carbon_plugin.audit.text import render_text
@@ -237,6 +238,26 @@ def test_run_without_a_restart_wastes_nothing(job: Job, tmp_path: Path) -> None:
     job.write(tmp_path)
     waste = summarise(tmp_path).waste
     assert (waste.redone_steps, waste.redone_energy_j, waste.restart_energy_j) == (0, 0.0, 0.0)
+
+
+def test_training_in_which_no_step_ends_is_told(job: Job, tmp_path: Path) -> None:
+    """Four windows of 20 steps each and then none any more, as after an interrupt in a notebook."""
+    records = job.records(RUN_ID, 0, 0, Attempt(0, 12), RUN_START_UNIX_S)
+    last = [record for record in records if isinstance(record, Window) and record.phase == "train"][3]
+    stalled = [
+        msgspec.structs.replace(record, phase="train", steps=0, last_step=last.last_step)
+        if isinstance(record, Window) and record.index > last.index
+        else record
+        for record in records
+    ]
+    write(tmp_path / "stalled", stalled)
+    write(tmp_path / "usual", records)
+
+    after = [record for record in stalled if isinstance(record, Window) and record.index > last.index]
+    summary = summarise(tmp_path / "stalled")
+    assert summary.period.stalled_s == pytest.approx(sum(window.duration_s for window in after))
+    assert any("no step ended" in warning for warning in warnings(summary))
+    assert summarise(tmp_path / "usual").period.stalled_s == 0
 
 
 def test_tokens_say_how_they_were_counted(job: Job, tmp_path: Path) -> None:
