@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Mapping, Sequence
 
@@ -275,18 +274,3 @@ class NodeRecorder:
             predicted_gpu_energy_per_step_j=predicted_j if self._gpus else None,
             boundary_error_s=span.boundary_error_s,
         )
-
-
-def reserved_since(environ: Mapping[str, str]) -> float:
-    """When the reservation began, Unix s: SLURM's job start, else the start of the launcher or of this process."""
-    import psutil
-
-    stated = environ.get("SLURM_JOB_START_TIME", "")
-    if stated.isdecimal():
-        return float(stated)
-    own = psutil.Process()
-    with contextlib.suppress(psutil.Error):  # the launcher may be another user's, and hidden
-        launcher = own.parent() if "TORCHELASTIC_RUN_ID" in environ else None
-        if launcher is not None:
-            return float(launcher.create_time())
-    return float(own.create_time())

@@ -31,7 +31,8 @@ from carbon_plugin.monitor.leader import Claim, Election
 from carbon_plugin.monitor.metering import Hardware, look_at_hardware, open_host_meters
 from carbon_plugin.monitor.projector import Projector
 from carbon_plugin.monitor.ranks import Ranks
-from carbon_plugin.monitor.recorder import NodeRecorder, reserved_since
+from carbon_plugin.monitor.recorder import NodeRecorder
+from carbon_plugin.monitor.reserved import RESERVED_TIME
 from carbon_plugin.monitor.settings import Settings
 from carbon_plugin.monitor.skew import skew_message
 
@@ -92,6 +93,7 @@ class Station:
         self._collector: Collector | None = None
         self._reporter: Reporter | None = None
         self._opened = self._compared = False
+        self._reserved_since_unix_s = 0.0
         self._follow_s = 0.0
         self._heads_s = 0.0
         self._stated_claims: list[Claim] = []
@@ -117,6 +119,7 @@ class Station:
     def open(self) -> None:
         """Agree on the run, elect the leader of the host, and begin to record if it is this process."""
         settings, ranks = self._settings, self._ranks
+        self._reserved_since_unix_s = RESERVED_TIME.begin(self, self._environ)
         self._identity = agree_run(
             self._run_dir,
             name=settings.name,
@@ -162,6 +165,12 @@ class Station:
 
     def close(self, reason: str) -> None:
         """Last window, last projection, closing record."""
+        try:
+            self._close(reason)
+        finally:
+            RESERVED_TIME.end(self)
+
+    def _close(self, reason: str) -> None:
         self._empty_inbox()
         if self._recorder is not None:
             self._guard.run("last window", self._recorder.cut, None)
@@ -257,7 +266,7 @@ class Station:
             clock=self._clock,
             guard=self._guard,
             versions=self._versions,
-            reserved_since_unix_s=reserved_since(self._environ),
+            reserved_since_unix_s=self._reserved_since_unix_s,
             takes_over=self._opened if only is not None else follows,
         )
         self._note_context(self._context)
