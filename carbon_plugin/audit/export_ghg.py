@@ -251,11 +251,12 @@ def _upstream(energy: Figure, footprint: Footprint, electricity: ElectricityFact
 
 def _capital_goods(summary: AuditSummary, factors: Factors, year: int) -> GhgLine:
     """Cradle-to-gate carbon of the whole units that the run used, once, in the year of acquisition."""
-    devices = summary.coverage.gpus or summary.run.world_size
+    devices = summary.coverage.whole_gpus or summary.run.world_size
     hosts = devices * summary.reserved.host_s / summary.reserved.device_s if summary.reserved.device_s else 0.0
     units = {"device": float(devices), "host": hosts, "network": float(devices)}
     parts = {scope: figure.scaled(units.get(scope, 0.0)) for scope, figure in factors.embodied_kg.items()}
     counted = ", ".join(f"{units.get(scope, 0.0):.4g} x {scope}" for scope in parts)
+    whole = "a MIG slice as its share of a GPU" if summary.coverage.gpu_slices else "whole units"
     return GhgLine(
         scope=3,
         category=2,
@@ -270,7 +271,7 @@ def _capital_goods(summary: AuditSummary, factors: Factors, year: int) -> GhgLin
             "; ".join(figure.source for figure in factors.embodied_kg.values()),
         ),
         inventory_year=year,
-        note=f"{counted}; whole units, not amortised: book once, in {year}, whoever else uses them later",
+        note=f"{counted}; {whole}, not amortised: book once, in {year}, whoever else uses them later",
     )
 
 

@@ -113,7 +113,8 @@ def coverage_of(collected: RunCollector) -> Coverage:
     nodes = max(1, *(manifest.nodes for manifest in manifests))
     nodes_seen = min(nodes, len({manifest.node for manifest in manifests}))
     cells = collected.device_cells()
-    seen = [key for key, device in collected.devices.items() if device.identity.rung == "gpu"]
+    units = {key: device.identity.units for key, device in collected.devices.items() if device.identity.rung == "gpu"}
+    seen = list(units)
     measured = [key for key in seen if any(cell.seconds[0] > 0 for cell in cells.get(key, ()))]
     # Nodes that are missing have as many GPUs as those that are here; a restart on other hosts brings new ones.
     at_once = max(
@@ -121,12 +122,15 @@ def coverage_of(collected: RunCollector) -> Coverage:
         / len({file.manifest.node for file in files})
         for files in _by_launch(collected.files).values()
     )
+    gpus = max(len(seen), round(at_once * nodes))
     return Coverage(
         nodes=nodes,
         nodes_seen=nodes_seen,
-        gpus=max(len(seen), round(at_once * nodes)),
+        gpus=gpus,
         gpus_seen=len(seen),
         gpus_measured=len(measured),
+        gpu_slices=sum(unit < 1 for unit in units.values()),
+        whole_gpus=gpus * sum(units.values()) / len(units) if units else 0.0,
         overlaps=collected.claims.overlaps,
         clock_offsets_s={
             file.file: file.context.clock_offset_s for file in collected.files if file.context.clock_offset_s

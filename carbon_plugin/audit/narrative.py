@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from carbon_plugin.audit import wording
 from carbon_plugin.audit.result import AuditSummary, Energy
-from carbon_plugin.audit.view import grid_g_per_kwh, measured_share, unknown_embodied
+from carbon_plugin.audit.view import gpus_phrase, grid_g_per_kwh, measured_share, unknown_embodied
 from carbon_plugin.footprint.grid import describe_basis
 
 
@@ -64,8 +64,7 @@ def ways_of_counting(summary: AuditSummary) -> list[str]:
     """How the energy in the totals was counted where that is not as usual."""
     coverage, found = summary.coverage, []
     if coverage.gpus_measured < coverage.gpus:
-        gpus = wording.plural(coverage.gpus, "GPU")
-        found.append(f"{coverage.gpus - coverage.gpus_measured} of {gpus} were not measured.")
+        found.append(f"{coverage.gpus - coverage.gpus_measured} of {gpus_phrase(coverage)} were not measured.")
     if summary.period.stalled_s:
         found.append(
             f"For {wording.duration(summary.period.stalled_s)} of the training no step ended (a hang, a pause, or an "
@@ -112,7 +111,7 @@ def _of_factors(summary: AuditSummary) -> list[str]:
 def _what_ran(summary: AuditSummary) -> str:
     coverage, progress, attempts = summary.coverage, summary.progress, len(summary.period.attempts)
     ranks = wording.plural(summary.run.world_size, "rank")
-    machines = wording.plural(coverage.gpus, "GPU") if coverage.gpus else ranks
+    machines = gpus_phrase(coverage) if coverage.gpus else ranks
     sentence = (
         f"The job ran for {wording.duration(summary.period.active_s)} on {machines} of "
         f"{wording.plural(coverage.nodes, 'node')}{f', in {attempts} attempts,' if attempts > 1 else ''} "

@@ -34,9 +34,10 @@ def gpus_by_host(summary: AuditSummary) -> dict[str, int]:
 def reconcile(summary: AuditSummary, allocations: Sequence[Allocation], source: str) -> Reconciliation:
     """Compare what a scheduler allocated with what the ledgers of a run observed.
 
-    unobserved = max(0, sum(gpus * duration) - observed device time). Raises `ReportError` if no allocation has GPUs.
+    unobserved = max(0, sum(gpus * duration) - observed device time). Where the run's devices are MIG slices, so are the
+    scheduler's GPUs, and all device time is of whole GPUs. Raises `ReportError` if no allocation has GPUs.
     """
-    allocated_s = sum(one.gpus * one.duration_s for one in allocations)
+    allocated_s = _share(summary) * sum(one.gpus * one.duration_s for one in allocations)
     if allocated_s <= 0:
         raise ReportError(f"{source}: no job with GPUs was ever started, so there is nothing to reconcile")
     observed_s = summary.reserved.device_s - summary.reserved.before_first_record_s
@@ -60,6 +61,11 @@ def reconcile(summary: AuditSummary, allocations: Sequence[Allocation], source: 
         not_modelled_reason=None if footprint else reason,
         assumptions=_assumptions(summary, allocated_s, observed_s, power),
     )
+
+
+def _share(summary: AuditSummary) -> float:
+    """Mean part of a GPU that a device of the run is."""
+    return summary.coverage.whole_gpus / summary.coverage.gpus if summary.coverage.gpus else 1.0
 
 
 def _footprint(idle: _Idle, unobserved_s: float, uncharged_s: float, factors: Factors) -> Footprint:
@@ -94,7 +100,7 @@ def _idle_power(summary: AuditSummary) -> _Idle | None:
     node = default_node_for(accelerator)
     idle = accelerator.idle_power_w.figure("W")
     gpu = summary.by_rung.get("gpu")
-    observed_s = gpu.device_s * (1 - gpu.meters.absent) if gpu else 0.0
+    observed_s = _share(summary) * gpu.device_s * (1 - gpu.meters.absent) if gpu else 0.0
     busy_w = gpu.energy_j / observed_s if gpu and observed_s > 0 else idle.high
     device = _with_high(idle, max(idle.high, busy_w), f"idle to mean power of the run, profile {accelerator.name}")
     by_rung: dict[Rung, Figure] = {"gpu": device, "host": _host_power(node, device)}
@@ -134,6 +140,9 @@ def _assumptions(
     if not any(device.identity.rung == "gpu" for device in summary.devices):
         ranks = f"{summary.run.world_size} ranks"
         found.append(Assumption("observed devices", ranks, "no ledger names a GPU: a rank stands for one"))
+    if summary.coverage.gpu_slices:
+        share = f"{_share(summary):.3g} of a GPU each"
+        found.append(Assumption("GPUs of the scheduler", share, "MIG slices, as the run's devices are"))
     if power is not None:
         watts = f"{power.value:.0f} W ({power.low:.0f}-{power.high:.0f}) a device"
         found.append(Assumption("power of unobserved devices", watts, "nobody observed them; modelled as idle"))

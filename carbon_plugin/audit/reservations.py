@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from carbon_plugin.audit.collect import FilePass
 from carbon_plugin.audit.result import Reserved
@@ -31,8 +31,8 @@ def reserved_time(files: Sequence[FilePass]) -> Reserved:
     """Reserved time of devices and hosts over all files, each device and host once at any moment.
 
     It starts at the allocation, where the manifest knows it, else at the first record, and ends with the last record. A
-    gap between attempts counts only if the later one's allocation spans it. Where no GPU was seen, every rank stands
-    for one device.
+    gap between attempts counts only if the later one's allocation spans it. A MIG slice counts as its share of a GPU.
+    Where no GPU was seen, every rank stands for one device.
     """
     reserved: dict[str, list[Interval]] = {}
     observed: dict[str, list[Interval]] = {}
@@ -44,10 +44,11 @@ def reserved_time(files: Sequence[FilePass]) -> Reserved:
         manifest = file.manifest
         since = manifest.started_unix_s if manifest.reserved_since_unix_s is None else manifest.reserved_since_unix_s
         whole = (min(since, manifest.started_unix_s), file.end_unix_s)
-        gpus = [device.key for device in manifest.devices if device.rung == "gpu"]
-        counted_from.add("GPUs that the ledgers name" if gpus else "ranks, because no GPU was seen")
-        for key in gpus or [f"ranks of {manifest.host_key}"]:
-            weights[key] = 1.0 if gpus else manifest.world_size / max(1, manifest.nodes)
+        gpus = {device.key: device.units for device in manifest.devices if device.rung == "gpu"}
+        counted_from.add(_counted_from(gpus.values()))
+        ranks = {f"ranks of {manifest.host_key}": manifest.world_size / max(1, manifest.nodes)}
+        for key, weight in (gpus or ranks).items():
+            weights[key] = weight
             reserved.setdefault(key, []).append(whole)
             observed.setdefault(key, []).append((manifest.started_unix_s, file.end_unix_s))
         # Containers of one job may hold a host in parts, each with GPUs of its own: the parts add up.
@@ -62,6 +63,13 @@ def reserved_time(files: Sequence[FilePass]) -> Reserved:
         host_s=sum(shares[key] * covered_s(intervals) for key, intervals in hosts.items()),
         devices_from=" and ".join(sorted(counted_from)),
     )
+
+
+def _counted_from(units: Collection[float]) -> str:
+    if not units:
+        return "ranks, because no GPU was seen"
+    slices = ", a MIG slice as its share of a GPU" if min(units) < 1 else ""
+    return f"GPUs that the ledgers name{slices}"
 
 
 def reservations_of(reserved: Reserved) -> list[Reservation]:

@@ -114,7 +114,8 @@ class Period(Struct, frozen=True, kw_only=True):
 
 class Coverage(Struct, frozen=True, kw_only=True):
     """What of the job the ledgers cover. `gpus` is how many there should be, `gpus_seen` how many a ledger names,
-    `gpus_measured` how many of these have measured energy. `overlaps` are devices that two files metered at once,
+    `gpus_measured` how many of these have measured energy, `gpu_slices` how many of these are MIG slices. `whole_gpus`
+    is what all `gpus` amount to, a slice as its share. `overlaps` are devices that two files metered at once,
     `clock_offsets_s` by how much the clock of a ledger was ahead of that of rank 0, where rank 0 has noticed it."""
 
     nodes: int
@@ -122,6 +123,8 @@ class Coverage(Struct, frozen=True, kw_only=True):
     gpus: int
     gpus_seen: int
     gpus_measured: int
+    gpu_slices: int
+    whole_gpus: float
     overlaps: list[Overlap]
     clock_offsets_s: dict[str, float] = {}
 

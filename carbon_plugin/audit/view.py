@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from carbon_plugin.audit import wording
 from carbon_plugin.audit.drawing import PHASE_NAMES, RUNG_NAMES, SCOPE_NAMES
-from carbon_plugin.audit.result import AuditSummary, Energy, MeterQuality, Quality
+from carbon_plugin.audit.result import AuditSummary, Coverage, Energy, MeterQuality, Quality
 from carbon_plugin.spec.figure import Figure
 
 
@@ -96,6 +96,15 @@ def phases(summary: AuditSummary) -> list[tuple[str, Energy]]:
     """Phases by energy, the largest first."""
     rows = [(PHASE_NAMES.get(phase, phase), energy) for phase, energy in summary.by_phase.items()]
     return sorted(rows, key=lambda row: -row[1].energy_j)
+
+
+def gpus_phrase(coverage: Coverage) -> str:
+    """How many GPUs, or MIG slices of GPUs, there should be."""
+    if not coverage.gpu_slices:
+        return wording.plural(coverage.gpus, "GPU")
+    if coverage.gpu_slices == coverage.gpus_seen:
+        return wording.plural(coverage.gpus, "MIG slice")
+    return f"{coverage.gpus:,} GPUs and MIG slices"
 
 
 def rung_notes(summary: AuditSummary) -> dict[str, str]:

@@ -104,6 +104,7 @@ def target_of(board: Board, part: Slice | None, accelerator: Accelerator | None)
         profile=_profile_name(gpu, accelerator),
         note="; ".join(notes) or None,
         accuracy=_accuracy(board) if kind in ("counter", "power_integrated") else None,
+        share=part.share if part else None,
     )
     return Target(identity=identity, board_uuid=gpu.uuid, share=part.share if part else None)
 

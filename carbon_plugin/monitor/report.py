@@ -16,15 +16,15 @@ from carbon_plugin.ledger.records import LEDGER_VERSION, Manifest, Span
 from carbon_plugin.monitor.totals import DeviceTotals, Energy, FileTotals
 from carbon_plugin.spec.devices import DeviceIdentity, Rung
 
-MAGIC = b"CPR2"
+MAGIC = b"CPR3"
 DIGEST_BYTES = 16
 NAME_BYTES = 48
 RUNGS: tuple[Rung, ...] = get_args(Rung)
 FILE_BYTES = 64
-_HEAD = struct.Struct(f"<4s 16s {FILE_BYTES}s {NAME_BYTES}s 6I 12d")
+_HEAD = struct.Struct(f"<4s 16s {FILE_BYTES}s {NAME_BYTES}s 6I 13d")
 """magic, host digest, file name, GPU name; node, nodes, attempt, world size, GPUs, GPUs measured; started, reserved
-since (NaN if unknown), end, last window, steady seconds, host share, steps so far, steady steps, and the last
-comparison span: first and last step (0 if there is none), start, duration."""
+since (NaN if unknown), end, last window, steady seconds, host share, whole GPUs (a MIG slice is a part), steps so far,
+steady steps, and the last comparison span: first and last step (0 if there is none), start, duration."""
 _RUNG = struct.Struct("<10d")
 """Energy (central, low, high, stated, weighted), steady energy (central, low, high), power, devices."""
 REPORT_BYTES = _HEAD.size + len(RUNGS) * _RUNG.size + DIGEST_BYTES
@@ -57,6 +57,7 @@ def pack_report(file: str, totals: FileTotals, run_id: str) -> bytes | None:
         totals.last_window_s,
         totals.steady_s,
         manifest.host_share,
+        sum(totals.identities[key].units for key in gpus),
         float(totals.last_step),
         float(totals.steady_steps),
         *((span.first_step, span.last_step, span.start_unix_s, span.duration_s) if span else (0.0, 0.0, 0.0, 0.0)),
@@ -70,8 +71,9 @@ def unpack_report(record: bytes, run_id: str) -> tuple[str, FileTotals] | None:
     body, digest = record[:-DIGEST_BYTES], record[-DIGEST_BYTES:]
     if len(record) != REPORT_BYTES or not body.startswith(MAGIC) or digest != _digest(body, run_id):
         return None
-    (_, host, file, name, node, nodes, attempt, world, _, measured, *numbers) = _HEAD.unpack(body[: _HEAD.size])
-    started_s, reserved_s, end_s, last_window_s, steady_s, host_share, last_step, steady_steps, *span = numbers
+    (_, host, file, name, node, nodes, attempt, world, gpus, measured, *numbers) = _HEAD.unpack(body[: _HEAD.size])
+    started_s, reserved_s, end_s, last_window_s, steady_s, host_share, whole_gpus, *numbers = numbers
+    last_step, steady_steps, *span = numbers
     totals = FileTotals()
     identities, devices = [], {}
     for index, rung in enumerate(RUNGS):
@@ -88,6 +90,7 @@ def unpack_report(record: bytes, run_id: str) -> tuple[str, FileTotals] | None:
                 scope=rung,
                 meter="reported by its node",
                 energy_kind="counter" if rung == "gpu" and seen else "modelled",
+                share=whole_gpus / gpus if rung == "gpu" and whole_gpus < gpus else None,
             )
             identities.append(identity)
             shares = [value / count for value in sums]

@@ -308,7 +308,8 @@ def _reserved(
         gpus = tuple(key for key in file.gpus if (name, key) not in contested)
         # Where no GPU is metered, every rank stands for one device.
         group = (manifest.host_key, *gpus) if file.gpus else (manifest.host_key, "ranks")
-        weights[group] = len(gpus) if file.gpus else manifest.world_size / manifest.nodes
+        units = sum(file.identities[key].units for key in gpus)
+        weights[group] = units if file.gpus else manifest.world_size / manifest.nodes
         devices.setdefault(group, []).append((since_s, file.end_s))
         # Containers of one job may hold a host in parts, each with GPUs of its own: the parts add up.
         host = manifest.host_key if manifest.host_share >= 1 else " ".join((manifest.host_key, *file.gpus))

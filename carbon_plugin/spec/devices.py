@@ -31,7 +31,8 @@ class DeviceIdentity(Struct, frozen=True, kw_only=True, omit_defaults=True):
     its energy belongs to; `scope` what its reading covers ("gpu", "module", "package", "dram", "host", "node",
     "node less GPUs", "facility"); `meter` names how it is read and `energy_kind` how good that is. `ranks` are those
     that run on it; a reserved GPU that nobody claimed has none. `profile` is the hardware profile that it was matched
-    to. `accuracy` is what is known of its meter, None for what is modelled.
+    to. `accuracy` is what is known of its meter, None for what is modelled. `share` is a MIG slice's part of its GPU,
+    by compute slices, None for a whole device.
     """
 
     key: str
@@ -44,3 +45,9 @@ class DeviceIdentity(Struct, frozen=True, kw_only=True, omit_defaults=True):
     profile: str | None = None
     note: str | None = None
     accuracy: Accuracy | None = None
+    share: float | None = None
+
+    @property
+    def units(self) -> float:
+        """How many whole devices it is: what of one's manufacture is charged to it."""
+        return 1.0 if self.share is None else self.share

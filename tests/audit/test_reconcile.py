@@ -38,15 +38,18 @@ def stamp(after_s: float) -> str:
     return datetime.fromtimestamp(RUN_START_UNIX_S + after_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-@pytest.fixture(scope="module")
-def run_dir(factors: Factors, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    job = Job(
+def job_of(factors: Factors) -> Job:
+    return Job(
         factors=msgspec.to_builtins(factors),
         intensity_g_per_kwh=factors.intensity.figure.value,
         attempts=[Attempt(0, 12, reserved_before_s=60.0)],
     )
+
+
+@pytest.fixture(scope="module")
+def run_dir(factors: Factors, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("reconciled") / "run"
-    job.write(folder)
+    job_of(factors).write(folder)
     return folder
 
 
@@ -81,6 +84,21 @@ def test_100_allocated_and_90_observed_gpu_hours_are_10_reported_and_modelled_as
         3000.0 * years / load_node("hgx-h100").accelerators, rel=1e-3
     )
     assert [assumption.field for assumption in account.assumptions] == ["power of unobserved devices"]
+
+
+def test_slices_that_the_scheduler_counts_as_gpus_are_parts_of_gpus(factors: Factors, tmp_path: Path) -> None:
+    job = job_of(factors)
+    job.gpu_share = 0.25
+    job.write(tmp_path)
+    summary = summarise(tmp_path)
+    whole_s = summary.reserved.device_s / 0.25
+    held = [Allocation(name="job 1", state="COMPLETED", gpus=4.0, duration_s=whole_s / 4 + 100.0)]
+
+    account = reconcile(summary, held, "sacct")
+
+    assert account.uncharged_device_s == pytest.approx(0.25 * 400.0)
+    first = account.assumptions[0]
+    assert (first.field, first.value) == ("GPUs of the scheduler", "0.25 of a GPU each")
 
 
 def test_what_was_observed_beyond_the_allocation_is_an_assumption_and_nothing_negative(summary: AuditSummary) -> None:

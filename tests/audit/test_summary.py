@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from carbon_plugin.audit.narrative import warnings
+from carbon_plugin.audit.narrative import opening, warnings
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.audit.summary import summarise
 from carbon_plugin.audit.text import render_text
@@ -325,6 +325,17 @@ def test_reserved_time_starts_at_the_allocation(job: Job, tmp_path: Path) -> Non
     assert summary.reserved.before_first_record_s == pytest.approx(4 * 600.0)
     assert summary.reserved.device_s == pytest.approx(4 * (summary.period.active_s + 600.0))
     assert summary.reserved.host_s == pytest.approx(2 * 0.25 * (summary.period.active_s + 600.0))
+
+
+def test_slices_of_gpus_are_charged_as_parts_of_them(job: Job, tmp_path: Path) -> None:
+    job.attempts, job.gpu_share = [Attempt(0, 6)], 0.25
+    job.write(tmp_path)
+    summary = summarise(tmp_path)
+    coverage = summary.coverage
+    assert (coverage.gpus, coverage.gpu_slices, coverage.whole_gpus) == (4, 4, 1.0)
+    assert summary.reserved.device_s == pytest.approx(1.0 * summary.period.active_s)
+    assert summary.reserved.devices_from == "GPUs that the ledgers name, a MIG slice as its share of a GPU"
+    assert "on 4 MIG slices of 2 nodes" in opening(summary)
 
 
 def test_gap_counts_as_reserved_only_when_the_allocation_spans_it(job: Job, tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ class Job:
 
     nodes: int = 2
     gpus: int = 2
+    gpu_share: float | None = None  # of MIG slices
     attempts: list[Attempt] = field(default_factory=lambda: [Attempt(0, 12, closed=False), Attempt(200, 12, 60.0)])
     gpu_power_w: float = 400.0
     host_power_w: float | None = 150.0
@@ -76,6 +77,7 @@ class Job:
                 energy_kind="counter",
                 ranks=[node * self.gpus + gpu],
                 profile="h100-sxm",
+                share=self.gpu_share,
             )
             for gpu in range(self.gpus)
         ]

@@ -211,7 +211,7 @@ show([part, meter.devices, watch(meter, 0.5), meter.gpu_equivalents])
     assert device["key"] == part
     assert device["energy_kind"] == "modelled"
     assert device["note"] == f"estimate: 0.429 of the energy of its GPU {FIRST}, by compute slices"
-    assert gpu_equivalents == pytest.approx(3 / 7)
+    assert device["share"] == gpu_equivalents == pytest.approx(3 / 7)
     assert mean_power_w(rounds, 0) == pytest.approx(150, rel=0.15)
     last = rounds[-1][0]
     assert last["kind"] == "modelled"

@@ -18,9 +18,13 @@ from carbon_plugin.monitor.totals import FileTotals, run_totals
 from carbon_plugin.spec.devices import DeviceIdentity
 
 
-def node(number: int, *, gpus: int = 4, windows: int = 3, joules: float = 100.0) -> FileTotals:
+def node(
+    number: int, *, gpus: int = 4, windows: int = 3, joules: float = 100.0, share: float | None = None
+) -> FileTotals:
     devices = [
-        DeviceIdentity(key=f"GPU-{number}-{i}", name="H100", rung="gpu", scope="gpu", meter="m", energy_kind="counter")
+        DeviceIdentity(
+            key=f"GPU-{number}-{i}", name="H100", rung="gpu", scope="gpu", meter="m", energy_kind="counter", share=share
+        )
         for i in range(gpus)
     ]
     devices.append(
@@ -62,8 +66,9 @@ def collector(address: Address) -> Iterator[Collector]:
     collector.close()
 
 
-def test_a_report_says_of_a_node_what_its_ledger_says() -> None:
-    own, other = node(0), node(1)
+@pytest.mark.parametrize("share", [None, 2 / 7])
+def test_a_report_says_of_a_node_what_its_ledger_says(share: float | None) -> None:
+    own, other = node(0), node(1, share=share)
     record = pack_report("node-1.attempt-0.jsonl", other, "run")
     assert record is not None
     assert len(record) == REPORT_BYTES < 1400  # one datagram, unfragmented

@@ -9,8 +9,10 @@ from carbon_plugin.monitor.totals import FileTotals, run_totals
 from carbon_plugin.spec.devices import DeviceIdentity
 
 
-def gpu(key: str) -> DeviceIdentity:
-    return DeviceIdentity(key=key, name="H100", rung="gpu", scope="gpu", meter="nvml", energy_kind="counter")
+def gpu(key: str, share: float | None = None) -> DeviceIdentity:
+    return DeviceIdentity(
+        key=key, name="H100", rung="gpu", scope="gpu", meter="nvml", energy_kind="counter", share=share
+    )
 
 
 def host(key: str) -> DeviceIdentity:
@@ -99,6 +101,13 @@ def test_time_of_one_reservation_over_two_attempts_is_counted_once():
     }
 
     assert reserved_s(run_totals(files, attempt_started_s=90.0), "device") == 140
+
+
+def test_slices_of_a_gpu_are_charged_as_parts_of_it():
+    totals = run_totals({"a": ledger(gpu("1", 0.25), gpu("2", 0.5))}, attempt_started_s=0.0)
+
+    assert reserved_s(totals, "device") == reserved_s(totals, "network") == 0.75 * 30
+    assert totals.gpus == 2
 
 
 def test_start_up_is_spent_but_gives_no_rates():
