@@ -150,26 +150,27 @@ class NvmlMeter:
         return _read(board, look, step, self._slow_call_s)
 
     def _look(self, driver: NvmlDriver, board: Board) -> _Look:
-        """Read counter and power; either alone is enough. The sample's time is the middle of the call behind it."""
-        counter_j, counter_error, start_s, counted_s = self._timed(driver.energy_j, board)
-        power_w, power_error, powered_s, end_s = self._timed(driver.power_w, board)
-        middle_s = (powered_s + end_s) / 2 if counter_j is None else (start_s + counted_s) / 2
+        """Read counter and power; either alone is enough. The sample's time is the end of the call behind it: one that
+        hangs waits for the driver first."""
+        start_s = self._clock()
+        counter_j, counter_error, counted_s = self._timed(driver.energy_j, board)
+        power_w, power_error, end_s = self._timed(driver.power_w, board)
+        sample_s = end_s if counter_j is None else counted_s
         return _Look(
-            sample=Sample(monotonic_s=middle_s, counter_j=counter_j, power_w=power_w),
+            sample=Sample(monotonic_s=sample_s, counter_j=counter_j, power_w=power_w),
             took_s=end_s - start_s,
             counter_error=counter_error,
             power_error=power_error,
         )
 
-    def _timed(self, read: Callable[..., float], board: Board) -> tuple[float | None, NvmlError | None, float, float]:
+    def _timed(self, read: Callable[..., float], board: Board) -> tuple[float | None, NvmlError | None, float]:
         value: float | None = None
         failure: NvmlError | None = None
-        start_s = self._clock()
         try:
             value = read(board.gpu.uuid, board.scope)
         except NvmlError as error:
             failure = error
-        return value, failure, start_s, self._clock()
+        return value, failure, self._clock()
 
     def _reading(self, target: Target, boards: Mapping[str, Reading]) -> Reading:
         key = target.identity.key
@@ -287,8 +288,10 @@ def _read(board: Board, look: _Look, step: Step, slow_call_s: float) -> Reading:
     fault, message = step.fault, step.message
     if fault is None and board.counter and look.counter_error is not None:
         fault, message = look.counter_error.code, f"the energy counter fails: {look.counter_error}"
+    unsure_j = 0.0
     if fault is None and look.took_s > slow_call_s:
         fault, message = "slow", f"one read took {look.took_s:.1f} s in the driver"
+        unsure_j = look.took_s * (look.sample.power_w or 0.0)  # if the value is of the beginning of the call
     energy = step.track.energy
     return Reading(
         key=uuid,
@@ -296,7 +299,7 @@ def _read(board: Board, look: _Look, step: Step, slow_call_s: float) -> Reading:
         energy_j=energy.central_j,
         kind=step.kind,
         low_j=energy.low_j,
-        high_j=energy.high_j,
+        high_j=energy.high_j + unsure_j,
         power_w=look.sample.power_w,
         fault=fault,
         message=None if message is None else f"{uuid}: {message}",

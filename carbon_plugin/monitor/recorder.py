@@ -32,7 +32,7 @@ from carbon_plugin.monitor.ranks import Ranks
 from carbon_plugin.monitor.settings import Settings
 from carbon_plugin.monitor.spans import Measured, SpanTracker
 from carbon_plugin.monitor.wall import WallClock
-from carbon_plugin.monitor.windows import Piece, Snapshot, cut, energies, merged
+from carbon_plugin.monitor.windows import Piece, Snapshot, aligned, cut, energies, merged, moment_of
 
 CLOCK_STEP_S = 1.0
 """A difference between wall clock and monotonic time that no slewing explains."""
@@ -76,9 +76,8 @@ class NodeRecorder:
         self._versions = {"carbon-plugin": carbon_plugin.__version__, **versions}
         self._reserved_since_unix_s = reserved_since_unix_s
         self._faults: dict[str, str] = {}
-        gpus = [device.key for device in meters.devices if device.rung == "gpu"]
-        self._spans = SpanTracker(settings.options.span_rule, gpus)
-        self._gpus = len(gpus)
+        self._gpus = [device.key for device in meters.devices if device.rung == "gpu"]
+        self._spans = SpanTracker(settings.options.span_rule, self._gpus)
         self._context_due_s = 0.0
         self._index = 0
         self._closed = self._clock_stepped = False
@@ -147,7 +146,7 @@ class NodeRecorder:
 
     def cut(self) -> None:
         """End the window that began at the last call: read all meters, write windows and spans."""
-        after = self._snapshot(self._read())
+        after = aligned(self._before, self._snapshot(self._read()))
         if after.monotonic_s <= self._before.monotonic_s:
             return
         before, self._before = self._before, after
@@ -204,10 +203,11 @@ class NodeRecorder:
 
     def _snapshot(self, readings: Sequence[Reading]) -> Snapshot:
         mark = self._clock.mark
-        moments = sorted(reading.monotonic_s for reading in readings) or [time.monotonic()]
-        # The middle one: a single device that hangs in its driver must not shift the window of all others.
+        moment_s = moment_of(readings, self._gpus)
         return Snapshot(
-            monotonic_s=moments[len(moments) // 2], readings={reading.key: reading for reading in readings}, mark=mark
+            monotonic_s=time.monotonic() if moment_s is None else moment_s,
+            readings={reading.key: reading for reading in readings},
+            mark=mark,
         )
 
     def _read(self) -> list[Reading]:
@@ -262,7 +262,7 @@ class NodeRecorder:
         prediction, spec = self._context.prediction, self._context.effective.spec
         predicted_j = None
         if prediction is not None and spec is not None and spec.cluster.accelerator.kind == "gpu":
-            predicted_j = prediction.gpu_energy_per_step_j.value * self._gpus / spec.cluster.devices
+            predicted_j = prediction.gpu_energy_per_step_j.value * len(self._gpus) / spec.cluster.devices
         return Span(
             first_step=self._clock.base_step + span.first_step,
             last_step=self._clock.base_step + span.last_step,

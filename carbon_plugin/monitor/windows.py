@@ -6,7 +6,7 @@ without gap or overlap.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -19,6 +19,8 @@ MAX_PIECES = 8
 """More phases than this between two reads are summed up by phase, so that a loop that changes phase every step
 does not write a record for each."""
 APPORTIONED = "apportioned by time within a longer reading"
+SAME_MOMENT_S = 0.1
+"""Devices read within so much of each other were read at once: the counters of GPUs step no faster."""
 
 
 class Snapshot(Struct, frozen=True, kw_only=True):
@@ -79,6 +81,38 @@ def merged(pieces: Sequence[Piece]) -> list[Piece]:
             result.append(Piece(phase=phase, start_s=edge_s, end_s=end_s, start=mark, end=last.end))
             edge_s, mark = end_s, last.end
     return result
+
+
+def moment_of(readings: Sequence[Reading], gpus: Collection[str]) -> float | None:
+    """When a round of reading took place: at its first GPU, else its first device, because a GPU that hangs in its
+    driver delays whatever is read after it. Samples of a meter that asks by itself are older, and GPUs have none."""
+    of_gpus = [reading.monotonic_s for reading in readings if reading.key in gpus]
+    return min(of_gpus or [reading.monotonic_s for reading in readings], default=None)
+
+
+def aligned(before: Snapshot, after: Snapshot) -> Snapshot:
+    """The second of two reads, with what a hang delayed brought back to its moment."""
+    moment_s = after.monotonic_s
+    readings = {
+        key: _at(moment_s, before.readings.get(key), reading)
+        if reading.monotonic_s - moment_s > SAME_MOMENT_S
+        else reading
+        for key, reading in after.readings.items()
+    }
+    return replace(after, readings=readings)
+
+
+def _at(moment_s: float, before: Reading | None, reading: Reading) -> Reading:
+    """A reading as it was at a moment since the one before, at the mean power between the two."""
+    if before is None or before.energy_j is None or reading.energy_j is None or before.monotonic_s >= moment_s:
+        return reading
+    share = (moment_s - before.monotonic_s) / (reading.monotonic_s - before.monotonic_s)
+    low_j, high_j = (
+        None if first is None or last is None else first + share * (last - first)
+        for first, last in ((before.low_j, reading.low_j), (before.high_j, reading.high_j))
+    )
+    energy_j = before.energy_j + share * (reading.energy_j - before.energy_j)
+    return replace(reading, monotonic_s=moment_s, energy_j=energy_j, low_j=low_j, high_j=high_j)
 
 
 def energies(before: Mapping[str, Reading], after: Mapping[str, Reading], share: float) -> list[DeviceEnergy]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from carbon_plugin.meters.protocol import Reading
 from carbon_plugin.monitor.clock import Mark, Transition
-from carbon_plugin.monitor.windows import APPORTIONED, MAX_PIECES, Snapshot, cut, energies, merged
+from carbon_plugin.monitor.windows import APPORTIONED, MAX_PIECES, Snapshot, aligned, cut, energies, merged, moment_of
 
 PHASES = st.sampled_from(["train", "evaluation", "checkpoint", "data_wait"])
 
@@ -119,3 +119,50 @@ def test_change_that_was_noted_while_reading_belongs_to_the_edge():
     pieces = cut(before, after, "train", [late])
 
     assert [(piece.phase, piece.end_s) for piece in pieces] == [("train", 20.0)]
+
+
+WATTS = {"a": 300.0, "b": 400.0, "host": 100.0}
+"""Two GPUs and a host."""
+
+
+def hung(slow: str | None) -> tuple[Snapshot, Snapshot]:
+    """All devices read at 0 s, and again one after the other from 10 s on, when reading one may take 2 s."""
+    clock_s, readings = 10.0, []
+    for key, power_w in WATTS.items():
+        clock_s += 2.0 if key == slow else 0.0
+        energy_j = power_w * clock_s
+        readings.append(reading(key, energy_j, monotonic_s=clock_s, low_j=0.9 * energy_j, high_j=1.2 * energy_j))
+    moment_s = moment_of(readings, ["a", "b"])
+    assert moment_s is not None
+    before = snapshot(0.0, 0, *(reading(key, 0.0, low_j=0.0, high_j=0.0) for key in WATTS))
+    return before, aligned(before, snapshot(moment_s, 10, *readings))
+
+
+@pytest.mark.parametrize(("slow", "moment_s"), [(None, 10.0), ("a", 12.0), ("b", 10.0)])
+def test_devices_of_a_window_are_set_against_the_same_time_when_a_gpu_hangs(slow, moment_s):
+    before, after = hung(slow)
+
+    assert after.monotonic_s == moment_s
+    for energy in energies(before.readings, after.readings, 1.0):
+        expected_j = WATTS[energy.key] * moment_s
+        assert (energy.energy_j, energy.low_j, energy.high_j) == pytest.approx(
+            (expected_j, 0.9 * expected_j, 1.2 * expected_j)
+        )
+
+
+def test_what_a_hang_delayed_is_in_the_next_window():
+    before, after = hung("b")
+    later = snapshot(20.0, 20, *(reading(key, watts * 20.0) for key, watts in WATTS.items()))
+
+    for first, second in zip(
+        energies(before.readings, after.readings, 1.0), energies(after.readings, later.readings, 1.0), strict=True
+    ):
+        assert first.energy_j + second.energy_j == pytest.approx(WATTS[first.key] * 20.0)
+
+
+def test_sample_of_a_meter_that_asks_by_itself_keeps_its_moment():
+    before = snapshot(0.0, 0, reading("a", 0.0), reading("node", 0.0))
+    readings = [reading("a", 3000.0, monotonic_s=10.0), reading("node", 500.0, monotonic_s=5.0)]
+
+    assert moment_of(readings, ["a"]) == 10.0
+    assert aligned(before, snapshot(10.0, 10, *readings)) == snapshot(10.0, 10, *readings)
