@@ -8,9 +8,8 @@ from collections.abc import Sequence
 import msgspec
 from msgspec import Struct
 
-from carbon_plugin.audit.cells import Cell
+from carbon_plugin.audit.cells import Cell, sum_j
 from carbon_plugin.audit.collect import RunCollector
-from carbon_plugin.audit.exact import total
 from carbon_plugin.audit.in_force import in_force
 from carbon_plugin.audit.reservations import reservations_of
 from carbon_plugin.audit.result import Reserved, Sampling
@@ -57,7 +56,7 @@ def _energy_items(collected: RunCollector, cells: dict[str, list[Cell]], factors
 
 
 def _energy_item(rung: str, scope: str, cells: Sequence[Cell], factors: Factors) -> EnergyItem:
-    energy_j = total(cell.energy_j for cell in cells)
+    energy_j = sum_j(cells)
     facility_j = sum(cell.facility_j for cell in cells)
     weighted = sum(cell.weighted_j_g_per_kwh for cell in cells)
     central = factors.intensity.figure.value
@@ -84,7 +83,7 @@ def _kind(cells: Sequence[Cell]) -> Kind:
 
 def _weighted_pue(cells: Sequence[Cell], stated: Figure) -> Figure:
     """PUE over the run, weighted with energy; the stated range moves with it."""
-    energy_j = total(cell.energy_j for cell in cells)
+    energy_j = sum_j(cells)
     mean = sum(cell.facility_j for cell in cells) / energy_j if energy_j else stated.value
     if math.isclose(mean, stated.value, rel_tol=1e-12):
         return stated

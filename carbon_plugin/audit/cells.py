@@ -17,16 +17,16 @@ _QUALITY = {"counter": 0, "power_integrated": 0, "modelled": 1, "absent": 2}
 class Cell:
     """Running sums of one device in one phase.
 
-    `measured_j` is the part of the energy that was measured, `without_factors_j` the part for which intensity or PUE
-    is unknown. `facility_j` is the sum of energy times PUE, `weighted_j_g_per_kwh` that times intensity.
+    The energy is `measured_j` and `other_j`, `without_factors_j` the part of it for which intensity or PUE is unknown.
+    `facility_j` is the sum of energy times PUE, `weighted_j_g_per_kwh` that times intensity.
     """
 
     __slots__ = (
-        "energy_j",
         "facility_j",
         "high_j",
         "low_j",
         "measured_j",
+        "other_j",
         "seconds",
         "weighted_j_g_per_kwh",
         "windows",
@@ -34,8 +34,8 @@ class Cell:
     )
 
     def __init__(self) -> None:
-        self.energy_j = ExactSum()
-        self.measured_j = 0.0
+        self.measured_j = ExactSum()
+        self.other_j = ExactSum()
         self.low_j = 0.0
         self.high_j = 0.0
         self.facility_j = 0.0
@@ -46,12 +46,10 @@ class Cell:
 
     def add(self, rows: Rows) -> None:
         """Add some windows of the device."""
-        energy_j = float(rows.energy_j.sum())
-        self.energy_j.add(rows.energy_j.tolist())
-        self.seconds[_QUALITY[rows.kind]] += float(rows.seconds.sum())
+        quality = _QUALITY[rows.kind]
+        (self.other_j if quality else self.measured_j).add(rows.energy_j.tolist())
+        self.seconds[quality] += float(rows.seconds.sum())
         self.windows += len(rows.seconds)
-        if _QUALITY[rows.kind] == 0:
-            self.measured_j += energy_j
         self.low_j += float(rows.low_j.sum())
         self.high_j += float(rows.high_j.sum())
         facility_j = rows.energy_j * rows.pue
@@ -64,17 +62,23 @@ class Cell:
         self.weighted_j_g_per_kwh += float(weighted.sum())
 
 
+def sum_j(cells: Iterable[Cell]) -> float:
+    """Energy of some cells together, J: the correctly rounded sum of all their windows."""
+    return total(part for cell in cells for part in (cell.measured_j, cell.other_j))
+
+
 def energy_of(cells: Iterable[Cell]) -> Energy:
-    """The energy of some cells together. Its central value is the correctly rounded sum of all their windows."""
+    """The energy of some cells together. What was measured of it is as exact as the whole, so that they are equal where
+    all was measured."""
     cells = list(cells)
-    energy_j = total(cell.energy_j for cell in cells)
+    energy_j = sum_j(cells)
     measured, modelled, absent = (sum(cell.seconds[index] for cell in cells) for index in range(3))
     device_s = measured + modelled + absent
     unknown = any(cell.without_factors_j for cell in cells)
     weighted = sum(cell.weighted_j_g_per_kwh for cell in cells)
     return Energy(
         energy_j=energy_j,
-        measured_j=min(energy_j, sum(cell.measured_j for cell in cells)),
+        measured_j=min(energy_j, total(cell.measured_j for cell in cells)),
         low_j=min(energy_j, sum(cell.low_j for cell in cells)),
         high_j=max(energy_j, sum(cell.high_j for cell in cells)),
         device_s=device_s,

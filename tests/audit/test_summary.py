@@ -17,6 +17,7 @@ from carbon_plugin.audit.narrative import opening, warnings
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.audit.summary import summarise
 from carbon_plugin.audit.text import render_text
+from carbon_plugin.audit.view import energy_quality
 from carbon_plugin.errors import LedgerError
 from carbon_plugin.footprint.account import Factors
 from carbon_plugin.ledger.reader import read_ledger, read_run
@@ -65,6 +66,16 @@ def test_total_is_exactly_the_sum_of_the_windows(run_dir: Path) -> None:
     summary = summarise(run_dir)
     assert summary.energy.energy_j == math.fsum(energies_of(windows_of(run_dir)))
     assert summary.verification.ok
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_energy_that_was_all_measured_is_called_so_however_it_rounds(job: Job, tmp_path: Path, seed: int) -> None:
+    job.host_power_w, job.seed = None, seed
+    job.write(tmp_path)
+    summary = summarise(tmp_path)
+    for energy in (summary.energy, *summary.by_phase.values(), *(device.energy for device in summary.devices)):
+        assert energy.measured_j == energy.energy_j
+        assert energy_quality(energy) == "measured"
 
 
 def test_every_grouping_adds_up_to_the_total(run_dir: Path) -> None:
