@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from carbon_plugin.errors import CarbonPluginError, SpecError
 from carbon_plugin.spec.figure import Assumption
+
+if TYPE_CHECKING:
+    from carbon_plugin.spec.run import RunSpec
 
 LAYOUT_FLAGS = ("tp", "cp", "pp", "ep", "dp_replicate", "dp_shard", "zero_stage", "micro_batch_size", "recompute")
 
@@ -122,6 +125,7 @@ def plan(
         overrides, assumed = _with_usual_batch(overrides)
         run = build_run_spec(overrides, origin="command line", profile_dirs=directories)
         run = msgspec.structs.replace(run, assumptions=(*run.assumptions, *assumed))
+    run = _counted_at_its_length(run)
     if compare:
         from carbon_plugin.cli.comparison import show_comparison
         from carbon_plugin.plan.axes import parse_axes
@@ -157,6 +161,19 @@ def plan(
     print_forecast(forecast)
     if output is not None:
         typer.echo(f"forecast written to {output}")
+
+
+def _counted_at_its_length(run: RunSpec) -> RunSpec:
+    """The run, with a counted model counted anew if the plan has another sequence length."""
+    import msgspec
+
+    from carbon_plugin.spec.model import CountedModel
+
+    if not isinstance(run.model, CountedModel):
+        return run
+    from carbon_plugin.detect.factory import counted_at
+
+    return msgspec.structs.replace(run, model=counted_at(run.model, run.training.seq_len))
 
 
 @contextmanager

@@ -11,18 +11,21 @@ from collections.abc import Sequence
 from typing import Any
 
 from carbon_plugin.detect.counting import count_forward
+from carbon_plugin.detect.tensors import batch_shape
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.model import CountedModel
+from carbon_plugin.spec.run import inputs_at
 
 DEADLINE_S = 300.0
 
 
-def count_target(target: str, inputs: Sequence[str]) -> CountedModel:
+def count_target(target: str, inputs: Sequence[str], *, seq_len: int | None = None) -> CountedModel:
     """Count the module that `target` builds on inputs of these shapes.
 
     Args: "package.module:function" of a function or class without required arguments that gives an `nn.Module`; one
-    "sizes" or "sizes:dtype" an input of its forward pass, as in "8,3,224,224" or "4,2048:int64", samples first.
-    Raises `SpecError` naming what is wrong; errors of the user's own code are quoted.
+    "sizes" or "sizes:dtype" an input of its forward pass, as in "8,3,224,224" or "4,2048:int64", samples first; tokens
+    of a sample where the shapes do not tell them (`batch_shape` says when they do). Raises `SpecError` naming what is
+    wrong; errors of the user's own code are quoted.
     """
     import torch
 
@@ -44,6 +47,7 @@ def count_target(target: str, inputs: Sequence[str]) -> CountedModel:
             f"{target}: its forward pass cannot be traced on {', '.join(inputs)}: {type(error).__name__}: {error}"
         ) from error
     trainable = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    seen = batch_shape(tensors)
     return CountedModel(
         name=target.rpartition(":")[2],
         parameters=sum(p.numel() for p in module.parameters()),
@@ -52,7 +56,24 @@ def count_target(target: str, inputs: Sequence[str]) -> CountedModel:
         activation_bytes_per_sample=counts.activation_bytes / samples,
         kernels=counts.kernels,
         source=f"counted in one forward pass of {target} on {', '.join(inputs)} on the meta device",
+        seq_len=seq_len or (seen[0][1] if seen else None),
+        samples=samples,
+        target=target,
+        inputs=tuple(inputs),
     )
+
+
+def counted_at(model: CountedModel, seq_len: int) -> CountedModel:
+    """The model as it is at `seq_len` tokens a sample: itself where it was counted so, or where its count states no
+    length; else counted anew from the code that it names, where that is at hand. A model whose code is not at hand
+    stays as it is, and the prediction refuses it (`spec.run.check_input`)."""
+    if model.seq_len in (None, seq_len) or model.target is None or not model.inputs:
+        return model
+    try:
+        again = count_target(model.target, inputs_at(model, seq_len), seq_len=seq_len)
+    except (SpecError, ImportError):
+        return model
+    return again if again.parameters == model.parameters else model
 
 
 def _resolve(target: str) -> Any:

@@ -11,7 +11,7 @@ from carbon_plugin.detect.observed import DetectedModel
 from carbon_plugin.detect.parameters import count_adapters, count_parameters
 from carbon_plugin.detect.readers import Shape
 from carbon_plugin.detect.structure import read_structure
-from carbon_plugin.detect.tensors import Example
+from carbon_plugin.detect.tensors import Example, batch_shape
 from carbon_plugin.detect.wrappers import class_name, unwrapped
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.hf_config import model_from_hf_config
@@ -132,6 +132,7 @@ def _counted(
         reasons.append(f"not counted: {type(error).__name__}: {error}")
         return None
     samples = example.samples
+    seen = batch_shape((example.args, example.kwargs))
     return CountedModel(
         name=class_name(module),
         parameters=parameters[0],
@@ -140,6 +141,8 @@ def _counted(
         activation_bytes_per_sample=counts.activation_bytes / samples,
         kernels=counts.kernels,
         source=f"counted in one forward pass of {samples} samples on the meta device",
+        seq_len=seen[0][1] if seen else None,
+        samples=samples,
     )
 
 

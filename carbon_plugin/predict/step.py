@@ -17,19 +17,20 @@ from carbon_plugin.predict.result import MemoryPrediction, StepPrediction
 from carbon_plugin.predict.schedule import step_time
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.model import CountedModel
-from carbon_plugin.spec.run import RunSpec, check_layout, check_work
+from carbon_plugin.spec.run import RunSpec, check_input, check_layout, check_work
 
 
 def predict_step(spec: RunSpec) -> StepPrediction:
     """Time, FLOPs, memory and power of one step of `spec`, whose layout must be set.
 
     Raises `InfeasibleLayoutError` if the layout breaks a rule of the model, the cluster or the batch, `SpecError`
-    if there is none or the device lacks the precision. A layout that does not fit in memory is predicted all the
-    same, with `memory.fits` false.
+    if there is none, the device lacks the precision or the model was counted at another sequence length. A layout
+    that does not fit in memory is predicted all the same, with `memory.fits` false.
     """
     if spec.layout is None:
         raise SpecError("layout: auto was not searched yet; predict_step needs one layout")
     check_layout(spec.model, spec.cluster, spec.layout)
+    check_input(spec.model, spec.training)
     micro_batches = check_work(spec.layout, spec.training)
     device, training = spec.cluster.accelerator, spec.training
     rates, assumptions = resolve_rates(spec.cluster, spec.stack, training.precision)

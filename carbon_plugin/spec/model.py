@@ -191,7 +191,10 @@ class CountedModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """Any module, by what was counted in it: no shape, so no tensor- or pipeline-parallel prediction.
 
     FLOPs and activation bytes are per sample of one forward pass; `kernels` is the number of operations a
-    forward pass launches. Raises `SpecError` naming the field when a count is impossible.
+    forward pass launches. They hold for the input that was counted: `samples` samples of `seq_len` tokens each (None
+    where the input has no sequence, or where an older count does not state it). `target` and `inputs` are what
+    `carbon-plugin count` was given, so that another length can be counted anew. Raises `SpecError` naming the field
+    when a count is impossible.
     """
 
     name: str
@@ -201,9 +204,14 @@ class CountedModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     activation_bytes_per_sample: float
     kernels: int
     source: str
+    seq_len: int | None = None
+    samples: int | None = None
+    target: str | None = None
+    inputs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         owner = f"model {self.name}: "
+        check_positive(self, "seq_len", "samples", owner=owner)
         check_not_negative(self, "trainable_parameters", "forward_flops_per_sample", owner=owner)
         check_not_negative(self, "activation_bytes_per_sample", "kernels", owner=owner)
         if self.trainable_parameters > self.parameters:

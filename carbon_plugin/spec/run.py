@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from carbon_plugin.errors import InfeasibleLayoutError
+from carbon_plugin.errors import InfeasibleLayoutError, SpecError
 from carbon_plugin.spec.figure import Assumption
 from carbon_plugin.spec.hardware import Cluster
 from carbon_plugin.spec.layout import ParallelLayout
@@ -82,6 +82,36 @@ def check_layout(model: TransformerModel | CountedModel, cluster: Cluster, layou
     if model.moe is not None and layout.ep > 1:
         _check_divides("ep", layout.ep, "experts", model.moe.experts)
         _check_divides("expert_tp", layout.expert_tp, "expert_ffn", model.moe.expert_ffn)
+
+
+def check_input(model: TransformerModel | CountedModel, training: TrainingPlan) -> None:
+    """Raise `SpecError` if a model was counted at another sequence length than it is to be trained at.
+
+    FLOPs and activations of a sample grow with its length, and not in proportion: nothing short of another count tells.
+    """
+    if not isinstance(model, CountedModel) or model.seq_len in (None, training.seq_len):
+        return
+    raise SpecError(
+        f"model {model.name}: counted at {model.seq_len} tokens a sample, but training.seq_len is {training.seq_len}; "
+        f"count it at that length ({_count_command(model, training.seq_len)}), or plan with seq_len {model.seq_len}"
+    )
+
+
+def _count_command(model: CountedModel, seq_len: int) -> str:
+    inputs = " ".join(f"--input {text}" for text in inputs_at(model, seq_len)) or f"--input SAMPLES,{seq_len}:int64"
+    return f"carbon-plugin count {model.target or 'PACKAGE.MODULE:FUNCTION'} {inputs}"
+
+
+def inputs_at(model: CountedModel, seq_len: int) -> list[str]:
+    """The inputs of a count with another sequence length: the second size where it is the length that was counted."""
+    found = []
+    for text in model.inputs:
+        sizes, colon, dtype = text.partition(":")
+        parts = sizes.split(",")
+        if len(parts) > 1 and parts[1] == str(model.seq_len):
+            parts[1] = str(seq_len)
+        found.append(",".join(parts) + colon + dtype)
+    return found
 
 
 def check_work(layout: ParallelLayout, training: TrainingPlan) -> int:

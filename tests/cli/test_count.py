@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,14 @@ from torch import nn
 
 def convnet():
     return nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 32 * 32, 10))
+
+class TokenMixer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.block = nn.Embedding(100, 64), nn.TransformerEncoderLayer(64, 4, 128, batch_first=True)
+
+    def forward(self, ids):
+        return self.block(self.embed(ids))
 
 def broken():
     raise RuntimeError("no weights here")
@@ -54,6 +63,60 @@ def test_a_users_model_is_counted_and_planned(tmp_path: Path) -> None:
         origin="test",
     )
     assert predict_step(spec).accuracy_class == "counted"
+
+
+def planned(block: dict, seq_len: int) -> dict:
+    return {
+        **block,
+        "cluster": {"accelerator": "a100-sxm-80gb", "nodes": 1},
+        "training": {"seq_len": seq_len, "global_batch_size": 4096, "tokens": 1e12},
+        "layout": {"dp_replicate": 8, "micro_batch_size": 8},
+        "site": {"zone": "FRA"},
+    }
+
+
+def test_a_plan_of_another_length_counts_the_model_anew(tmp_path: Path) -> None:
+    done = run(tmp_path, "nets:TokenMixer", "--input", "4,512:int64")
+    assert done.returncode == 0, done.stderr
+    block = yaml.safe_load(done.stdout)
+    model = block["model"]
+    assert (model["seq_len"], model["samples"], model["target"]) == (512, 4, "nets:TokenMixer")
+    times = {}
+    for seq_len in (512, 8192):
+        (tmp_path / "run.yaml").write_text(yaml.safe_dump(planned(block, seq_len)))
+        command = [Path(sys.executable).parent / "carbon-plugin", "plan", "run.yaml", "--json"]
+        plan = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert plan.returncode == 0, plan.stderr
+        forecast = json.loads(plan.stdout)
+        times[seq_len] = forecast["run_time_s"]["value"]
+        flops = forecast["spec"]["model"]["forward_flops_per_sample"]
+        assert flops >= seq_len * model["forward_flops_per_sample"] / 512
+
+    assert times[8192] > times[512]  # the same tokens, in longer sequences: attention costs more, nothing costs less
+
+
+def test_a_count_at_another_length_without_its_code_is_refused_with_the_command_that_helps(tmp_path: Path) -> None:
+    (tmp_path / "nets.py").write_text(CODE)
+    done = run(tmp_path, "nets:TokenMixer", "--input", "4,512:int64")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "run.yaml").write_text(yaml.safe_dump(planned(yaml.safe_load(done.stdout), 8192)))
+    command = [Path(sys.executable).parent / "carbon-plugin", "plan", "elsewhere/run.yaml"]
+    (tmp_path / "nets.py").unlink()
+
+    plan = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    assert plan.returncode == 2
+    assert "counted at 512 tokens a sample, but training.seq_len is 8192" in plan.stderr
+    assert "carbon-plugin count nets:TokenMixer --input 4,8192:int64" in plan.stderr
+
+
+def test_a_count_that_states_no_length_is_planned_with_that_among_the_assumptions() -> None:
+    counts = {"parameters": 10, "trainable_parameters": 10, "forward_flops_per_sample": 1e9, "kernels": 5}
+    block = {"model": {"type": "counted", **counts, "activation_bytes_per_sample": 1e6, "source": "an older count"}}
+
+    assumptions = predict_step(build_run_spec(planned(block, 512), origin="test")).assumptions
+
+    assert ("model.seq_len", "512") in {(item.field, item.value) for item in assumptions}
 
 
 @pytest.mark.parametrize(
