@@ -67,7 +67,13 @@ class Manifest(Struct, frozen=True, kw_only=True, tag="manifest"):
 
 
 class DeviceEnergy(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Energy of one device in one window; `energy_j` is None only when `kind` is "absent"."""
+    """Energy of one device in one window; `energy_j` is None only when `kind` is "absent".
+
+    `estimated_j` is the part of `energy_j` that its meter could not tell and that stands for a GPU that was lost, a
+    driver that hung or a figure that is physically impossible; None means none of it. It is below zero in the window in
+    which a meter answers again and its measurement replaces what earlier windows had estimated. So for any set of
+    windows the sum of `energy_j` less the sum of `estimated_j` is what was measured.
+    """
 
     key: str
     energy_j: float | None
@@ -75,6 +81,7 @@ class DeviceEnergy(Struct, frozen=True, kw_only=True, omit_defaults=True):
     low_j: float | None = None
     high_j: float | None = None
     note: str | None = None
+    estimated_j: float | None = None
 
 
 class Window(Struct, frozen=True, kw_only=True, tag="window"):

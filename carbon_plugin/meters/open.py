@@ -30,7 +30,8 @@ from carbon_plugin.meters.model_meter import CpuPower, GpuDraw, ModelledPart, Mo
 from carbon_plugin.meters.node_address import NodeAddress
 from carbon_plugin.meters.node_meter import GpuHistory, NodeMeter, open_node_meter
 from carbon_plugin.meters.nvml import NvmlMeter, open_nvml_meter
-from carbon_plugin.meters.protocol import Meter, Note, Reading, Unavailable
+from carbon_plugin.meters.presence import unread_gpus
+from carbon_plugin.meters.protocol import Meter, Note, Reading, Unavailable, UnreadGpus
 from carbon_plugin.meters.rapl import POWERCAP, RaplMeter, open_rapl_meter
 from carbon_plugin.meters.selection import DeviceSelection
 from carbon_plugin.meters.share import WHOLE, HostShare, ShareSource, fixed, gpu_share, slurm_share, used_share
@@ -43,8 +44,9 @@ class MeterSet:
 
     `notes` are reasons and assumptions for the ledger; `unavailable` are the meters that could not be had (their
     reasons are notes too). `host_share` is the part of the host that is charged to the job here (0 beside a leader
-    that has the host); host readings have it applied. `gpus` is the NVML meter, None without NVML. `poll_interval_s`
-    is the shortest of its meters', None if any cadence is right.
+    that has the host); host readings have it applied. `gpus` is the NVML meter, None without NVML; `unread` are then
+    the GPUs that there are all the same, None where nothing shows any. `poll_interval_s` is the shortest of its
+    meters', None if any cadence is right.
     """
 
     poll_interval_s: float | None
@@ -61,6 +63,7 @@ class MeterSet:
         host_share: float,
         notes: Sequence[Note],
         unavailable: Sequence[Unavailable],
+        unread: UnreadGpus | None,
     ) -> None:
         self.devices: list[DeviceIdentity] = [device for meter in meters for device in meter.devices]
         self.host = host
@@ -68,6 +71,7 @@ class MeterSet:
         self.host_share = host_share
         self.notes = [*notes, *(Note(problem.kind, problem.reason) for problem in unavailable)]
         self.unavailable = list(unavailable)
+        self.unread = unread
         self._meters = list(meters)
         self._beside = beside
         self._draw = draw
@@ -151,6 +155,8 @@ def open_meters(
     gpus = nvml if isinstance(nvml, NvmlMeter) else None
     notes += gpus.notes if gpus else []
     unavailable = [nvml] if isinstance(nvml, Unavailable) else []
+    in_container = host.container is not None
+    unread = unread_gpus(nvml, environ, container=in_container) if isinstance(nvml, Unavailable) else None
     share, share_notes = _host_share(gpus, node, host, environ) if host_share is None else (_stated(host_share), [])
     if share.value < 1.0 and gpus is not None:
         # Another container of this run may charge another part of the same host: each part is a device of its own.
@@ -205,6 +211,7 @@ def open_meters(
         host_share=share.value if include_host else 0.0,
         notes=notes,
         unavailable=unavailable,
+        unread=unread,
     )
 
 

@@ -17,8 +17,12 @@ class Reading(Struct, frozen=True, kw_only=True):
     `high_j` bound `energy_j` where the method has a range. `power_w` is the latest power if the device tells it.
     `monotonic_s` is the clock at the reading itself. `fault` is a short code ("counter_reset", "counter_stuck",
     "lost", "not_supported", "permission", "slow", "error", ...) and `message` its sentence, both None when all is
-    well; a reset is told once, other faults on every reading while they last. An "absent" stretch holds `energy_j`;
-    if the device answers again, its next stretch may cover the absent one.
+    well; a reset is told once, other faults on every reading while they last.
+
+    A meter that cannot read holds `energy_j`, calls the stretch "absent" and says in `covered_s` for how many seconds
+    since it was opened `energy_j` stands; None means for all of them. If the device answers again, its energy may cover
+    the stretch after all. The gate (`meters.gate`) fills what is not covered with a labelled estimate: `estimated_j` is
+    that part of `energy_j`, and the stretch is then "modelled".
     """
 
     key: str
@@ -30,6 +34,8 @@ class Reading(Struct, frozen=True, kw_only=True):
     power_w: float | None = None
     fault: str | None = None
     message: str | None = None
+    covered_s: float | None = None
+    estimated_j: float = 0.0
 
 
 class Note(NamedTuple):
@@ -45,6 +51,30 @@ class Unavailable(Struct, frozen=True, kw_only=True):
     kind: str
     reason: str
     advice: str | None = None
+
+
+UNREAD_EVENT = "gpus_not_metered"
+"""Kind of the event that says which GPUs no meter reads; its data are those of `UnreadGpus.data`."""
+
+
+class UnreadGpus(Struct, frozen=True, kw_only=True):
+    """GPUs that this machine or this job has and that no meter reads: how many, what shows it, and the problem."""
+
+    count: int
+    evidence: str
+    problem: Unavailable
+
+    @property
+    def sentence(self) -> str:
+        """One line that a headline or a warning can carry as it is."""
+        many = "1 GPU is" if self.count == 1 else f"{self.count} GPUs are"
+        return f"{many} not metered ({self.evidence}): {self.problem.reason}"
+
+    @property
+    def data(self) -> dict[str, object]:
+        """The same for the ledger."""
+        problem = self.problem
+        return {"count": self.count, "evidence": self.evidence, "kind": problem.kind, "advice": problem.advice}
 
 
 class Meter(Protocol):

@@ -7,9 +7,12 @@ from collections.abc import Mapping, Sequence
 from msgspec import Struct
 
 from carbon_plugin.detect.observed import Observed
+from carbon_plugin.meters.hostinfo import read_host_info
 from carbon_plugin.meters.nvml import list_gpus
 from carbon_plugin.meters.nvml_driver import Inventory
 from carbon_plugin.meters.open import MeterSet, open_meters
+from carbon_plugin.meters.presence import unread_gpus
+from carbon_plugin.meters.protocol import UnreadGpus
 from carbon_plugin.meters.selection import select_devices, visible_devices
 from carbon_plugin.monitor.leader import Claim
 from carbon_plugin.monitor.settings import Settings
@@ -21,18 +24,22 @@ Reserved = Sequence[str | int] | None
 
 
 class Hardware(Struct, frozen=True, kw_only=True):
-    """The GPUs that the job has on this host, and the profile of the first one's model."""
+    """The GPUs that the job has on this host, and the profile of the first one's model. `unread` are GPUs that there
+    are although no driver answers for them."""
 
     reserved: Reserved
     keys: tuple[str, ...]
     accelerator: Observed | None
+    unread: UnreadGpus | None = None
 
 
 def look_at_hardware(settings: Settings, claims: Sequence[Claim], environ: Mapping[str, str]) -> Hardware:
     """The job's GPUs here: named by the user, else all that its ranks may see, else what the environment reserves."""
     inventory = list_gpus()
     if not isinstance(inventory, Inventory):
-        return Hardware(reserved=settings.options.reserved_gpus, keys=(), accelerator=None)
+        in_container = read_host_info(environ=environ).container is not None
+        unread = unread_gpus(inventory, environ, container=in_container)
+        return Hardware(reserved=settings.options.reserved_gpus, keys=(), accelerator=None, unread=unread)
     reserved: Reserved = settings.options.reserved_gpus
     views = {claim.cuda_visible_devices for claim in claims}
     if reserved is None and len(views) > 1:

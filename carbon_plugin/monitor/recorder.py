@@ -20,7 +20,7 @@ from carbon_plugin.ledger.records import (
     Window,
 )
 from carbon_plugin.meters.open import MeterSet
-from carbon_plugin.meters.protocol import Reading
+from carbon_plugin.meters.protocol import UNREAD_EVENT, Reading
 from carbon_plugin.monitor.clock import Mark, TrainingClock
 from carbon_plugin.monitor.context import Context
 from carbon_plugin.monitor.guard import Guard
@@ -95,6 +95,8 @@ class NodeRecorder:
         self.state(context, [])
         for note in meters.notes:
             self.note(note.kind, note.message)
+        if meters.unread is not None:
+            self.note(UNREAD_EVENT, meters.unread.sentence, meters.unread.data)
         self._note_faults(first)  # after the manifest, with which a ledger begins
 
     @property

@@ -112,7 +112,10 @@ def _at(moment_s: float, before: Reading | None, reading: Reading) -> Reading:
         for first, last in ((before.low_j, reading.low_j), (before.high_j, reading.high_j))
     )
     energy_j = before.energy_j + share * (reading.energy_j - before.energy_j)
-    return replace(reading, monotonic_s=moment_s, energy_j=energy_j, low_j=low_j, high_j=high_j)
+    estimated_j = before.estimated_j + share * (reading.estimated_j - before.estimated_j)
+    return replace(
+        reading, monotonic_s=moment_s, energy_j=energy_j, low_j=low_j, high_j=high_j, estimated_j=estimated_j
+    )
 
 
 def energies(before: Mapping[str, Reading], after: Mapping[str, Reading], share: float) -> list[DeviceEnergy]:
@@ -125,9 +128,11 @@ def energies(before: Mapping[str, Reading], after: Mapping[str, Reading], share:
 
 def _energy(before: Reading | None, after: Reading, share: float) -> DeviceEnergy:
     note = after.message if share == 1 else "; ".join(filter(None, (APPORTIONED, after.message)))
-    if after.kind == "absent" or after.energy_j is None or before is None or before.energy_j is None:
+    if after.kind == "absent" or after.energy_j is None or before is None:
         return DeviceEnergy(key=after.key, energy_j=None, kind="absent", note=note)
-    central = after.energy_j - before.energy_j
+    # A meter that had nothing to say yet had counted nothing: its energy is that since it was opened.
+    central = after.energy_j - (before.energy_j or 0.0)
+    estimated = after.estimated_j - before.estimated_j
     low = _difference(before.low_j, after.low_j, central)
     high = _difference(before.high_j, after.high_j, central)
     return DeviceEnergy(
@@ -137,6 +142,7 @@ def _energy(before: Reading | None, after: Reading, share: float) -> DeviceEnerg
         low_j=min(low, central) * share,
         high_j=max(high, central) * share,
         note=note,
+        estimated_j=estimated * share or None,
     )
 
 

@@ -92,7 +92,18 @@ def test_absent_device_has_no_energy_and_is_never_zero():
 
     assert energies({"g": reading("g", 7)}, {"g": lost}, 1.0)[0].energy_j is None
     assert energies({}, {"g": reading("g", 7)}, 1.0)[0].kind == "absent"
-    assert energies({"g": reading("g", None)}, {"g": reading("g", 7)}, 1.0)[0].energy_j is None
+
+
+def test_a_device_that_had_nothing_to_say_yet_has_counted_nothing():
+    assert energies({"g": reading("g", None)}, {"g": reading("g", 7)}, 1.0)[0].energy_j == 7
+
+
+def test_what_is_estimated_is_named_and_taken_back_when_it_is_measured():
+    steps = [reading("g", joules, estimated_j=part) for joules, part in ((0, 0), (100, 100), (120, 0), (150, 0))]
+    found = [energies({"g": first}, {"g": last}, 0.5)[0] for first, last in pairwise(steps)]
+
+    assert [one.energy_j for one in found] == [50, 10, 15]
+    assert [one.estimated_j for one in found] == [50, -50, None]
 
 
 def test_device_that_answers_again_brings_the_energy_of_the_gap():

@@ -1,0 +1,53 @@
+"""Whether this machine or this job has GPUs, seen without any driver: for GPUs that nothing can meter."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from carbon_plugin.meters.protocol import Unavailable, UnreadGpus
+
+_VARIABLES = ("SLURM_STEP_GPUS", "SLURM_JOB_GPUS", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
+_NVIDIA_VENDOR = "0x10de"
+_DISPLAY_CLASSES = ("0x0300", "0x0302")
+"""PCI classes of a VGA and of a 3D controller; the audio part of a card has another one."""
+
+
+def unread_gpus(
+    problem: Unavailable, environ: Mapping[str, str], *, container: bool, root: Path = Path("/")
+) -> UnreadGpus | None:
+    """The GPUs that `problem` keeps from being metered; None where nothing shows any.
+
+    What was given to the job comes first: a variable of the scheduler or of CUDA, then the device files. The PCI bus is
+    asked last and not in a container, which sees the bus of its host whether or not it was given the GPUs.
+    """
+    for name in _VARIABLES:
+        words = _listed(environ.get(name))
+        if words is not None:
+            return _unread(problem, len(words), f"{name} lists {len(words)}")
+    files = [path.name for path in (root / "dev").glob("nvidia*") if re.fullmatch(r"nvidia\d+", path.name)]
+    if files:
+        return _unread(problem, len(files), f"there are {len(files)} device files /dev/nvidiaN")
+    cards = 0 if container else sum(map(_is_gpu, (root / "sys/bus/pci/devices").glob("*")))
+    return _unread(problem, cards, f"the PCI bus lists {cards} from NVIDIA") if cards else None
+
+
+def _unread(problem: Unavailable, count: int, evidence: str) -> UnreadGpus | None:
+    return UnreadGpus(count=count, evidence=evidence, problem=problem) if count else None
+
+
+def _listed(value: str | None) -> list[str] | None:
+    """The items of a list of GPUs; None where the variable does not tell which they are."""
+    if value is None or value.strip() == "all":
+        return None
+    words = [word.strip() for word in value.split(",")]
+    return [] if words[0] in ("", "-1", "void", "none", "NoDevFiles") else words
+
+
+def _is_gpu(device: Path) -> bool:
+    try:
+        vendor, kind = (device / "vendor").read_text().strip(), (device / "class").read_text().strip()
+    except OSError:
+        return False
+    return vendor == _NVIDIA_VENDOR and kind.startswith(_DISPLAY_CLASSES)
