@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from typing import Literal
 
 from carbon_plugin.errors import FootprintError
-from carbon_plugin.footprint import tables
 from carbon_plugin.footprint.provider import IntensityProvider
 from carbon_plugin.footprint.site_intensity import average_intensity
-from carbon_plugin.footprint.zones import Area, locate
+from carbon_plugin.footprint.zones import Area, electricity_maps_zone, locate
 from carbon_plugin.spec.site import LiveSource, Site
 
 TOKEN_VARIABLE = "ELECTRICITY_MAPS_TOKEN"
@@ -43,7 +42,7 @@ def open_provider(source: LiveSource, site: Site, environ: Mapping[str, str]) ->
             # The scope of the static value that a stale live one ages into.
             static = average_intensity(site).basis
             scope: Literal["lifecycle", "direct"] = static.scope if static is not None else "lifecycle"
-            zone = source.zone or _alpha2(area, source)
+            zone = source.zone or _electricity_maps(area, source)
             return electricity_maps.ElectricityMaps(zone, token, scope=scope, base_url=url or electricity_maps.BASE_URL)
         case "neso":
             if area is None or area.code != "GBR":
@@ -63,8 +62,8 @@ def _variable(environ: Mapping[str, str], name: str, source: LiveSource) -> str:
     return value
 
 
-def _alpha2(area: Area | None, source: LiveSource) -> str:
-    code = tables.countries()[area.code].alpha2 if area is not None and area.table == "country" else None
+def _electricity_maps(area: Area | None, source: LiveSource) -> str:
+    code = None if area is None else electricity_maps_zone(area)
     if code is None:
         raise FootprintError(
             f"live intensity of {source.provider}: give zone, its name of the area, such as US-CAL-CISO"

@@ -57,8 +57,18 @@ class Country(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     aliases: tuple[str, ...] = ()
 
 
+class Place(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A part of a country: its names, the area whose value counts for it (an alpha-3 code, or "gcp:us-central1" with
+    the name of the table), and other areas that serve part of it."""
+
+    name: str
+    area: str
+    aliases: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
+
+
 class CloudRegion(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The area that stands for a cloud region: an alpha-3 code or "egrid:<subregion>"."""
+    """The area that stands for a cloud region, as in `Place`, or the code of a place."""
 
     area: str
     place: str
@@ -240,6 +250,30 @@ def egrid_intensities() -> IntensityTable:
 def gcp_intensities() -> IntensityTable:
     """Google Cloud regions by name."""
     return _load("grid_gcp.yaml", IntensityTable)
+
+
+@cache
+def canada_intensities() -> IntensityTable:
+    """Canadian provinces and territories by ISO 3166-2 code."""
+    return _load("grid_canada.yaml", IntensityTable)
+
+
+@cache
+def australia_intensities() -> IntensityTable:
+    """Australian states by ISO 3166-2 code."""
+    return _load("grid_australia.yaml", IntensityTable)
+
+
+@cache
+def china_intensities() -> IntensityTable:
+    """Chinese provinces by ISO 3166-2 code."""
+    return _load("grid_china.yaml", IntensityTable)
+
+
+@cache
+def places() -> Mapping[str, Place]:
+    """Parts of countries by their code in ISO 3166-2 or at Electricity Maps."""
+    return _load("places.yaml", dict[str, Place])
 
 
 @cache

@@ -21,7 +21,7 @@ def resolve_water(site: Site, area: Area | None) -> dict[str, Figure]:
     """
     table = tables.water_table()
     cloud = cloud_region(site.zone)
-    generation = None if area is None else table.off_site.get(area.code if area.table == "country" else area.table)
+    generation = None if area is None else table.off_site.get(area.country or "")
     found = {
         ON_SITE: _choose(site.wue_l_per_kwh, table.on_site.get(cloud[0]) if cloud else None, table.site_spread),
         OFF_SITE: _choose(site.water_l_per_kwh, generation, table.site_spread),

@@ -1,12 +1,12 @@
-"""From the words of a user ("FRA", "France", "egrid:SRVC", "aws:eu-north-1") to one area of one intensity table.
+"""From the words of a user ("FRA", "Quebec", "egrid:SRVC", "aws:eu-north-1") to one area of one intensity table.
 
 There is no default area: a zone that is not known is an error that lists the nearest names.
 """
 
 from __future__ import annotations
 
-import difflib
 import unicodedata
+from collections.abc import Callable
 from functools import cache
 from typing import Literal
 
@@ -14,22 +14,43 @@ from msgspec import Struct
 
 from carbon_plugin.errors import FootprintError
 from carbon_plugin.footprint import tables
+from carbon_plugin.spec.names import nearest
 
-AreaTable = Literal["country", "egrid", "gcp"]
+AreaTable = Literal["country", "egrid", "gcp", "canada", "australia", "china"]
 
-FORMS = "an ISO code (FRA, FR), a country name, egrid:SRVC, gcp:us-central1, aws:eu-north-1 or azure:westeurope"
+FORMS = (
+    "an ISO code (FRA, FR), a country, a state or province (Texas, US-TX, CA-QC), egrid:SRVC, gcp:us-central1, "
+    "aws:eu-north-1 or azure:westeurope"
+)
+AMBIGUOUS = {"georgia": "GEO for the country, US-GA for the state"}
+"""Names that a country and a part of another one share."""
+_MOST_SHOWN = 4
 
 
 class Area(Struct, frozen=True, kw_only=True):
-    """A row of an intensity table: which table, its key there, and a readable name.
+    """A row of an intensity table: which table and its key there, with readable names of the place and of the row.
 
-    `stands_for` is the cloud region that the row stands for by place, None where the user named the row itself.
+    `stands_for` is what the row stands for by place (a cloud region, a part of a country), None where the user named
+    the row itself. `larger` says that the row is of a larger area, of which that place is one part; `also` are other
+    rows ("egrid:SRTV") that serve part of the place. `place` is its code in places.yaml, `country` its alpha-3 code
+    where that is known.
     """
 
     table: AreaTable
     code: str
     name: str
+    row_name: str
     stands_for: str | None = None
+    larger: bool = False
+    also: tuple[str, ...] = ()
+    place: str | None = None
+    country: str | None = None
+
+    @property
+    def zone(self) -> str:
+        """How a user would name the place, else the row."""
+        row = f"{self.table}:{self.code}" if self.table in ("egrid", "gcp") else self.code
+        return self.place or row
 
 
 def locate(zone: str) -> Area:
@@ -63,48 +84,109 @@ def cloud_region(zone: str | None) -> tuple[str, str] | None:
     return (provider, region.strip().lower()) if separator and provider in ("gcp", "aws", "azure") else None
 
 
+def electricity_maps_zone(area: Area) -> str | None:
+    """What Electricity Maps calls an area, None where that does not follow from it."""
+    if area.place is None:
+        return tables.countries()[area.code].alpha2 if area.table == "country" else None
+    parts = area.place.split("-")
+    # Its zones in the USA are balancing authorities and not states, and China is one zone.
+    return None if (parts[0] == "US" and len(parts) < 3) or parts[0] == "CN" else area.place
+
+
+def parts_of(country: str) -> tuple[str, ...]:
+    """Rows that are published of parts of a country, as "gcp:us-central1"; empty where none is.
+
+    Rows of the country itself, which stand for parts that nobody published, are none of them.
+    """
+    if country == "USA":
+        return tuple(f"egrid:{code}" for code in tables.egrid_intensities().areas if code != "US")
+    return tuple(dict.fromkeys(p.area for c, p in tables.places().items() if ":" in p.area and _within(c, country)))
+
+
+def _within(place: str, country: str) -> bool:
+    return place.partition("-")[0] == tables.countries()[country].alpha2
+
+
 def _locate_bare(zone: str) -> Area:
-    code = _country_index().get(_key(zone))
+    word = _key(zone)
+    if word in AMBIGUOUS:
+        raise FootprintError(f"zone {zone!r} is two places: write {AMBIGUOUS[word]}")
+    code = _country_index().get(word)
     if code is not None:
         return _country(code)
     if zone.upper() in tables.egrid_intensities().areas:
         return _egrid(zone, zone)
+    place = _place_index().get(word)
+    if place is not None:
+        return _place(place)
     providers = _providers_of(zone.lower())
     if providers:
         forms = " or ".join(f"{provider}:{zone.lower()}" for provider in providers)
         raise FootprintError(f"zone {zone!r} is a cloud region without its provider: write {forms}")
-    raise _unknown(zone, _all_names())
+    raise _unknown(zone, _names_like(zone))
 
 
-def _country(code: str, stands_for: str | None = None) -> Area:
-    return Area(table="country", code=code, name=tables.countries()[code].name, stands_for=stands_for)
+def _country(code: str) -> Area:
+    name = tables.countries()[code].name
+    return Area(table="country", code=code, name=name, row_name=name, country=code)
 
 
-def _egrid(zone: str, code: str, stands_for: str | None = None) -> Area:
+def _egrid(zone: str, code: str) -> Area:
     areas = tables.egrid_intensities().areas
     row = areas.get(code.upper())
     if row is None:
-        raise _unknown(zone, {_key(name): f"egrid:{name}" for name in areas}, code)
-    return Area(table="egrid", code=code.upper(), name=f"eGRID {row.name}", stands_for=stands_for)
+        raise _unknown(zone, {f"egrid:{name}": (name, row.name or "") for name, row in areas.items()}, code)
+    name = f"eGRID {row.name}"
+    return Area(table="egrid", code=code.upper(), name=name, row_name=name, country="USA")
 
 
 def _gcp(zone: str, region: str) -> Area:
     areas = tables.gcp_intensities().areas
-    row = areas.get(region.lower())
+    region = region.lower()
+    row = areas.get(region)
     if row is None:
-        raise _unknown(zone, {_key(name): f"gcp:{name}" for name in areas}, region)
-    place = f" ({row.name})" if row.name else ""
-    return Area(table="gcp", code=region.lower(), name=f"Google {region.lower()}{place}")
+        raise _unknown(zone, {f"gcp:{name}": (name, row.name or "") for name, row in areas.items()}, region)
+    name = f"Google {region}{f' ({row.name})' if row.name else ''}"
+    country = "USA" if region.startswith("us-") else None
+    return Area(table="gcp", code=region, name=name, row_name=name, country=country)
+
+
+def _place(code: str) -> Area:
+    """The row that counts for a part of a country."""
+    place = tables.places()[code]
+    row = row_of(place.area)
+    if row.table in ("canada", "australia", "china"):
+        return _replace(row, place=code)
+    larger, called = row.table == "country", f"{place.name} ({code})"
+    return _replace(row, name=place.name, stands_for=called, larger=larger, also=place.also, place=code)
+
+
+def row_of(reference: str) -> Area:
+    """A row of a table by its reference in places.yaml and cloud_regions.yaml: "JPN", "egrid:ERCT", "canada:CA-AB"."""
+    table, separator, code = reference.partition(":")
+    if not separator:
+        return _country(reference)
+    if table == "egrid":
+        return _egrid(reference, code)
+    if table == "gcp":
+        return _gcp(reference, code)
+    kind: AreaTable = "canada" if table == "canada" else "australia" if table == "australia" else "china"
+    country = {"canada": "CAN", "australia": "AUS", "china": "CHN"}[kind]
+    name = tables.places()[code].name
+    return Area(table=kind, code=code, name=name, row_name=name, country=country)
 
 
 def _mapped(zone: str, provider: tables.CloudProvider, region: str) -> Area:
     regions = tables.cloud_regions()[provider]
     row = regions.get(region.lower())
     if row is None:
-        raise _unknown(zone, {_key(name): f"{provider}:{name}" for name in regions}, region)
-    stands_for = f"{provider}:{region.lower()} ({row.place})"
-    table, separator, code = row.area.partition(":")
-    return _egrid(zone, code, stands_for) if separator else _country(table, stands_for)
+        raise _unknown(zone, {f"{provider}:{name}": (name, row.place) for name, row in regions.items()}, region)
+    area = _place(row.area) if row.area in tables.places() else row_of(row.area)
+    return _replace(area, stands_for=f"{provider}:{region.lower()} ({row.place})")
+
+
+def _replace(area: Area, **changes: object) -> Area:
+    return Area(**{**{field: getattr(area, field) for field in area.__struct_fields__}, **changes})
 
 
 def _providers_of(region: str) -> list[str]:
@@ -112,15 +194,44 @@ def _providers_of(region: str) -> list[str]:
     return [*found, "gcp"] if region in tables.gcp_intensities().areas else found
 
 
-def _unknown(zone: str, names: dict[str, str], asked: str | None = None) -> FootprintError:
-    """The error for a zone that is not known, with the nearest of `names` (search key -> how to write it)."""
+Names = dict[str, tuple[str, ...]]
+"""How to write a zone -> the names that it goes by."""
+
+
+def _unknown(zone: str, names: Names, asked: str | None = None) -> FootprintError:
+    """The error for a zone that is not known, with the nearest of names of its own kind."""
     word = _key(asked or zone)
-    inside = [key for key in names if len(word) >= 4 and word in key]
-    like = difflib.get_close_matches(word, names, n=4, cutoff=0.6)
-    # Something is always nearest: a far guess still shows what names look like.
-    near = [*inside, *like] or difflib.get_close_matches(word, names, n=3, cutoff=0.0)
-    nearest = list(dict.fromkeys(names[key] for key in near))[:4]
-    return FootprintError(f"zone {zone!r} is unknown; nearest: {', '.join(nearest)}; expected {FORMS}")
+    keys = {how: tuple(map(_key, forms)) for how, forms in names.items()}
+    shown = nearest(word, keys, keys)[:_MOST_SHOWN]
+    near = f"nearest: {', '.join(shown)}; " if shown else ""
+    return FootprintError(f"zone {zone!r} is unknown; {near}expected {FORMS}")
+
+
+def _names_like(zone: str) -> Names:
+    """Names of the kind that a word looks like: codes of parts of one country, cloud regions, or names of places."""
+    country, hyphen, _ = zone.strip().upper().partition("-")
+    parts: Names = {code: (code,) for code in tables.places() if hyphen and code.startswith(f"{country}-")}
+    if parts or any(letter.isdigit() for letter in zone):
+        return parts | _cloud_names(lambda region, place: region)
+    names: Names = {
+        f"{country.name} ({code})": (code, country.name, *country.aliases)
+        for code, country in tables.countries().items()
+    }
+    names |= {f"{place.name} ({code})": (place.name, *place.aliases) for code, place in tables.places().items()}
+    for code, row in tables.egrid_intensities().areas.items():
+        names[f"egrid:{code} ({row.name})"] = (code, row.name or code)
+    return names | _cloud_names(lambda region, place: place)
+
+
+def _cloud_names(name_of: Callable[[str, str], str]) -> Names:
+    """Every cloud region by a name that is made of the region and its place."""
+    found: Names = {
+        f"gcp:{region}": (name_of(region, row.name or region),)
+        for region, row in tables.gcp_intensities().areas.items()
+    }
+    for provider, regions in tables.cloud_regions().items():
+        found |= {f"{provider}:{region}": (name_of(region, row.place),) for region, row in regions.items()}
+    return found
 
 
 @cache
@@ -135,15 +246,13 @@ def _country_index() -> dict[str, str]:
 
 
 @cache
-def _all_names() -> dict[str, str]:
-    names = {_key(country.name): f"{country.name} ({code})" for code, country in tables.countries().items()}
-    names |= {_key(code): f"{country.name} ({code})" for code, country in tables.countries().items()}
-    for code, row in tables.egrid_intensities().areas.items():
-        names |= dict.fromkeys((_key(code), _key(row.name or code)), f"egrid:{code} ({row.name})")
-    names |= {_key(region): f"gcp:{region}" for region in tables.gcp_intensities().areas}
-    for provider, regions in tables.cloud_regions().items():
-        names |= {_key(region): f"{provider}:{region}" for region in regions}
-    return names
+def _place_index() -> dict[str, str]:
+    """Every code and name of a part of a country, normalised, to its code; of two with one name the first counts."""
+    index: dict[str, str] = {}
+    for code, place in tables.places().items():
+        for word in (code, place.name, *place.aliases):
+            index.setdefault(_key(word), code)
+    return index
 
 
 def _key(word: str) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from difflib import SequenceMatcher
 
 from carbon_plugin.errors import SpecError
 
-_CLOSE = 0.5
+_CLOSE = 0.6
 _MOST_SHOWN = 5
+_SHORTEST_PART = 4
+"""Letters from which on a word that holds what was typed counts as near."""
 
 Aliases = Mapping[str, Iterable[str]]
 NO_ALIASES: Aliases = {}
@@ -20,7 +21,7 @@ def normalized(name: str) -> str:
 
 
 def nearest(name: str, known: Iterable[str], aliases: Aliases = NO_ALIASES) -> list[str]:
-    """Up to five known names, the most similar first; one that begins with what was typed counts as similar.
+    """Up to five known names, the fewest edits away first; one that holds what was typed counts as near.
 
     A name is as near as the nearest of its aliases.
     """
@@ -33,9 +34,27 @@ def nearest(name: str, known: Iterable[str], aliases: Aliases = NO_ALIASES) -> l
     return close[:_MOST_SHOWN]
 
 
+def edits(first: str, second: str) -> int:
+    """Letters to insert, leave out, replace or swap with their neighbour that turn one word into the other."""
+    before: list[int] = []
+    row = list(range(len(second) + 1))
+    for i, letter in enumerate(first, start=1):
+        before, last, row = row, before, [i]
+        for j, other in enumerate(second, start=1):
+            least = min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (letter != other))
+            if i > 1 and j > 1 and letter == second[j - 2] and first[i - 2] == other:
+                least = min(least, last[j - 2] + 1)
+            row.append(least)
+    return row[-1]
+
+
 def _similarity(typed: str, candidate: str) -> float:
-    score = SequenceMatcher(None, typed, candidate, autojunk=False).ratio()
-    return score + 1 if typed and candidate.startswith(typed) else score
+    """Share of the longer word that need not be edited, and 1 more for one that begins with what was typed. A word
+    that holds it elsewhere is as near as can just be offered."""
+    score = 1 - edits(typed, candidate) / max(len(typed), len(candidate), 1)
+    if typed and candidate.startswith(typed):
+        return score + 1
+    return max(score, _CLOSE + score / 10) if len(typed) >= _SHORTEST_PART and typed in candidate else score
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str], aliases: Aliases = NO_ALIASES) -> SpecError:

@@ -67,9 +67,10 @@ class Instrument(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 class Site(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Location and facility.
 
-    `zone` is an ISO 3166 alpha-2 or alpha-3 code, a country name, an eGRID subregion ("egrid:SRVC") or a cloud
-    region ("gcp:us-central1"). There is no default zone. `intensity_g_per_kwh` and `pue` override the tables and
-    then need `intensity_source` / `pue_source`, one phrase each (default "stated by the user").
+    `zone` is an ISO 3166 alpha-2 or alpha-3 code, a country, a part of one by name or code ("Texas", "US-TX", "CA-QC",
+    a zone of Electricity Maps), an eGRID subregion ("egrid:SRVC") or a cloud region ("gcp:us-central1").
+    There is no default zone. `intensity_g_per_kwh` and `pue` override the tables and then need
+    `intensity_source` / `pue_source`, one phrase each (default "stated by the user").
 
     `intensity_basis` says what the user's number counts, three words such as "lifecycle average consumption".
     `intensity_series` is a file of intensity over time, in place of the number; `live` a service that is asked during
@@ -104,8 +105,7 @@ class Site(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.zone is None and self.intensity_g_per_kwh is None and self.intensity_series is None:
             raise SpecError(
-                "site: give zone (for instance FRA, egrid:SRVC, gcp:us-central1), intensity_g_per_kwh or "
-                "intensity_series"
+                "site: give zone (for instance FRA, Texas, aws:eu-north-1), intensity_g_per_kwh or intensity_series"
             )
         if self.intensity_g_per_kwh is not None and self.intensity_series is not None:
             raise SpecError("site: give intensity_g_per_kwh or intensity_series, not both")

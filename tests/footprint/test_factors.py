@@ -22,7 +22,6 @@ def test_every_number_that_nobody_stated_is_an_assumption_with_a_source(h100_clu
     assert [assumption.field for assumption in factors.assumptions] == [
         "site.intensity_g_per_kwh",
         "site.zone",
-        "site.zone",
         "site.pue",
         "node.cooling",
         "site.lifetime_years",

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from datetime import date
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from carbon_plugin.errors import FootprintError
 from carbon_plugin.footprint import tables
-from carbon_plugin.footprint.grid import relative_spread, resolve_intensity, zone_intensity
+from carbon_plugin.footprint.grid import (
+    PART_SPREAD,
+    relative_spread,
+    resolve_intensity,
+    stand_in_warning,
+    zone_intensity,
+)
 from carbon_plugin.spec.site import Site
 
 TODAY = date(2026, 11, 22)
@@ -84,9 +92,71 @@ def test_a_vintage_more_than_two_years_old_is_noted() -> None:
 
 
 def test_a_mapped_cloud_region_is_noted() -> None:
-    assert zone_intensity("aws:eu-north-1", today=TODAY).notes == (
-        "Sweden stands for aws:eu-north-1 (Stockholm) by place",
-    )
+    assert zone_intensity("aws:eu-west-3", today=TODAY).notes == ("France stands for aws:eu-west-3 (Paris) by place",)
+
+
+def test_a_part_of_a_country_takes_the_value_of_its_own_grid_and_not_that_of_the_country() -> None:
+    quebec, canada = zone_intensity("Quebec", today=TODAY), zone_intensity("CAN", today=TODAY)
+
+    assert (quebec.zone, quebec.zone_name, quebec.figure.value) == ("CA-QC", "Quebec", 11.36)
+    assert quebec.notes == ("Google northamerica-northeast1 (Montréal) stands for Quebec (CA-QC) by place",)
+    assert "Google northamerica-northeast1 (Montréal) 2025" in quebec.figure.source
+    assert canada.figure.value == pytest.approx(190.7, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("zone", "whole", "parts"),
+    [
+        ("JP-HKD", 477.26, (298.92, 449.23)),
+        ("azure:southindia", 670.13, (472.55, 598.45)),
+        ("SE1", 35.26, (19.39,)),
+        ("azure:norwayeast", 28.11, ()),
+        ("Oregon", 288.2, (97.85,)),
+        ("aws:us-west-1", 195.0, (149.91,)),
+        ("New York", 110.1, (392.7, 539.5)),
+    ],
+)
+def test_where_a_larger_area_stands_for_a_place_its_range_covers_the_published_parts(
+    zone: str, whole: float, parts: tuple[float, ...]
+) -> None:
+    figure, site = zone_intensity(zone, today=TODAY).figure, Site(zone=zone)
+
+    assert figure.value == pytest.approx(whole, abs=0.05)
+    assert figure.low <= min((whole, *parts))
+    assert figure.high >= max((whole, *parts))
+    said = stand_in_warning(site, zone_intensity(zone, today=TODAY))
+    assert said is not None
+    assert f"its range covers {figure.low:.3g} to {figure.high:.3g} g/kWh" in said
+
+
+@pytest.mark.parametrize("zone", ["JP-HKD", "NO1", "IT-SIC", "DK1"])
+def test_a_part_that_nobody_published_may_differ_from_its_country_as_published_parts_do(zone: str) -> None:
+    figure = zone_intensity(zone, today=TODAY).figure
+
+    assert figure.high / figure.value >= math.exp(PART_SPREAD)
+    assert figure.value / figure.low >= math.exp(PART_SPREAD)
+
+
+def test_the_spread_of_parts_is_the_80th_percentile_over_the_countries_whose_parts_are_published() -> None:
+    wholes = {
+        tables.canada_intensities: tables.country_intensities().areas["CAN"],
+        tables.australia_intensities: tables.country_intensities().areas["AUS"],
+        tables.china_intensities: tables.country_intensities().areas["CHN"],
+        tables.egrid_intensities: tables.egrid_intensities().areas["US"],
+    }
+    apart = [
+        abs(math.log(row.g_per_kwh / whole.g_per_kwh))
+        for table, whole in wholes.items()
+        for code, row in table().areas.items()
+        if code != "US"
+    ]
+
+    assert np.percentile(apart, 80) == pytest.approx(PART_SPREAD, abs=0.005)
+
+
+@pytest.mark.parametrize("zone", ["FRA", "JPN", "Florida", "aws:eu-west-3", "CA-AB", "gcp:us-west1"])
+def test_a_place_with_a_value_of_its_own_needs_no_warning(zone: str) -> None:
+    assert stand_in_warning(Site(zone=zone), zone_intensity(zone, today=TODAY)) is None
 
 
 def test_a_value_rounded_to_zero_by_its_source_is_noted() -> None:

@@ -218,11 +218,16 @@ def test_a_refused_login_gives_no_password_away(service: Service, answer: MakeAn
 # Which provider a site gets -----------------------------------------------------------------------------------------
 
 
-def test_the_zone_of_electricity_maps_follows_from_a_country() -> None:
+def test_the_zone_of_electricity_maps_follows_from_a_country_or_a_part_of_one() -> None:
     source, environ = LiveSource(provider="electricity-maps"), {"ELECTRICITY_MAPS_TOKEN": SECRET}
 
     assert open_provider(source, Site(zone="France"), environ).zone == "FR"
-    assert open_provider(source, Site(zone="aws:eu-north-1"), environ).zone == "SE"
+    assert open_provider(source, Site(zone="aws:eu-west-3"), environ).zone == "FR"
+    assert open_provider(source, Site(zone="aws:eu-north-1"), environ).zone == "SE-SE3"
+    assert open_provider(source, Site(zone="Quebec"), environ).zone == "CA-QC"
+    assert open_provider(source, Site(zone="azure:northcentralus"), environ).zone == "US-MIDA-PJM"
+    with pytest.raises(FootprintError, match="give zone, its name of the area"):
+        open_provider(source, Site(zone="Texas"), environ)
     with pytest.raises(FootprintError, match="give zone, its name of the area"):
         open_provider(source, Site(zone="egrid:CAMX"), environ)
     stated = LiveSource(provider="electricity-maps", zone="US-CAL-CISO")

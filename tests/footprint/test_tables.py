@@ -11,7 +11,14 @@ from carbon_plugin.footprint import tables
 from carbon_plugin.footprint.grid import TYPICAL_DRIFT
 from carbon_plugin.footprint.zones import locate
 
-INTENSITY_TABLES = [tables.country_intensities, tables.egrid_intensities, tables.gcp_intensities]
+INTENSITY_TABLES = [
+    tables.country_intensities,
+    tables.egrid_intensities,
+    tables.gcp_intensities,
+    tables.canada_intensities,
+    tables.australia_intensities,
+    tables.china_intensities,
+]
 
 
 def test_every_area_with_an_intensity_has_a_name_and_codes_are_those_of_the_standard() -> None:

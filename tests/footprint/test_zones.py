@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from carbon_plugin.errors import FootprintError
-from carbon_plugin.footprint.zones import cloud_region, locate
+from carbon_plugin.footprint import tables
+from carbon_plugin.footprint.grid import zone_intensity
+from carbon_plugin.footprint.zones import AMBIGUOUS, cloud_region, locate, row_of
 
 
 @pytest.mark.parametrize(
@@ -29,10 +31,31 @@ from carbon_plugin.footprint.zones import cloud_region, locate
         ("US", "country", "USA"),
         ("gcp:us-central1", "gcp", "us-central1"),
         ("GCP:US-Central1", "gcp", "us-central1"),
-        ("aws:eu-north-1", "country", "SWE"),
-        ("aws:us-east-1", "egrid", "SRVC"),
+        ("aws:eu-west-3", "country", "FRA"),
+        ("aws:eu-north-1", "gcp", "europe-north2"),
+        ("aws:us-east-1", "gcp", "us-east4"),
         ("azure:westeurope", "country", "NLD"),
-        ("azure:southcentralus", "egrid", "ERCT"),
+        ("azure:southcentralus", "gcp", "us-south1"),
+        ("Texas", "egrid", "ERCT"),
+        ("US-TX", "egrid", "ERCT"),
+        ("US-TEX-ERCO", "gcp", "us-south1"),
+        ("us-cal-ciso", "egrid", "CAMX"),
+        ("California", "egrid", "CAMX"),
+        ("Virginia", "egrid", "SRVC"),
+        ("Québec", "gcp", "northamerica-northeast1"),
+        ("CA-QC", "gcp", "northamerica-northeast1"),
+        ("CA-AB", "canada", "CA-AB"),
+        ("new south wales", "gcp", "australia-southeast1"),
+        ("AU-TAS", "australia", "AU-TAS"),
+        ("Inner Mongolia", "china", "CN-NM"),
+        ("JP-TK", "gcp", "asia-northeast1"),
+        ("JP-HKD", "country", "JPN"),
+        ("IN-WE", "gcp", "asia-south1"),
+        ("BR-CS", "gcp", "southamerica-east1"),
+        ("SE3", "gcp", "europe-north2"),
+        ("NO-NO2", "country", "NOR"),
+        ("DK1", "country", "DNK"),
+        ("IT-SIC", "country", "ITA"),
     ],
 )
 def test_a_zone_is_found_by_each_of_its_forms(zone: str, table: str, code: str) -> None:
@@ -46,6 +69,84 @@ def test_a_mapped_region_says_which_region_it_stands_for() -> None:
     assert locate("SWE").stands_for is None
 
 
+# Regions of more than one provider in one city or in one grid zone, by the place that all of them name.
+ONE_CITY = {
+    "Montreal": ("gcp:northamerica-northeast1", "aws:ca-central-1", "azure:canadaeast", "CA-QC"),
+    "Toronto": ("gcp:northamerica-northeast2", "azure:canadacentral", "CA-ON"),
+    "Virginia": ("gcp:us-east4", "aws:us-east-1", "azure:eastus", "azure:eastus2", "azure:northcentralus"),
+    "Ohio": ("gcp:us-east5", "aws:us-east-2", "aws:us-gov-east-1"),
+    "Oregon": ("gcp:us-west1", "aws:us-west-2", "aws:us-gov-west-1"),
+    "Iowa": ("gcp:us-central1", "azure:centralus"),
+    "Texas grid": ("gcp:us-south1", "azure:southcentralus", "US-TEX-ERCO"),
+    "San Francisco": ("aws:us-west-1", "azure:westus", "US-CAL-CISO"),
+    "São Paulo": ("gcp:southamerica-east1", "aws:sa-east-1", "azure:brazilsouth", "BR-CS"),
+    "Tokyo": ("gcp:asia-northeast1", "aws:ap-northeast-1", "azure:japaneast", "JP-TK"),
+    "Osaka": ("gcp:asia-northeast2", "aws:ap-northeast-3", "azure:japanwest", "JP-KN"),
+    "Mumbai": ("gcp:asia-south1", "aws:ap-south-1", "azure:centralindia", "IN-WE"),
+    "Sydney": ("gcp:australia-southeast1", "aws:ap-southeast-2", "azure:australiaeast", "AU-NSW"),
+    "Melbourne": ("gcp:australia-southeast2", "aws:ap-southeast-4", "azure:australiasoutheast", "AU-VIC"),
+    "Milan": ("gcp:europe-west8", "aws:eu-south-1", "azure:italynorth", "IT-NO"),
+    "Stockholm": ("gcp:europe-north2", "aws:eu-north-1", "azure:swedencentral", "SE3"),
+    "Beijing": ("aws:cn-north-1", "azure:chinanorth", "CN-BJ"),
+}
+
+
+@pytest.mark.parametrize("city", ONE_CITY)
+def test_regions_of_one_city_have_one_intensity_whoever_runs_them(city: str) -> None:
+    values = {zone: zone_intensity(zone).figure.value for zone in ONE_CITY[city]}
+
+    assert max(values.values()) <= 1.001 * min(values.values()), values
+
+
+ONE_ZONE_COUNTRIES = {
+    "FRA": ("gcp:europe-west9", "aws:eu-west-3", "azure:francecentral"),
+    "DEU": ("gcp:europe-west3", "aws:eu-central-1", "azure:germanywestcentral"),
+    "GBR": ("gcp:europe-west2", "aws:eu-west-2", "azure:uksouth"),
+    "CHE": ("gcp:europe-west6", "aws:eu-central-2", "azure:switzerlandnorth"),
+    "NLD": ("gcp:europe-west4", "azure:westeurope"),
+    "ESP": ("gcp:europe-southwest1", "azure:spaincentral"),
+    "POL": ("gcp:europe-central2", "azure:polandcentral"),
+    "KOR": ("gcp:asia-northeast3", "aws:ap-northeast-2", "azure:koreacentral"),
+    "SGP": ("gcp:asia-southeast1", "aws:ap-southeast-1", "azure:southeastasia"),
+    "HKG": ("gcp:asia-east2", "aws:ap-east-1", "azure:eastasia"),
+    "IDN": ("gcp:asia-southeast2", "aws:ap-southeast-3", "azure:indonesiacentral"),
+    "ISR": ("gcp:me-west1", "aws:il-central-1", "azure:israelcentral"),
+    "ZAF": ("gcp:africa-south1", "aws:af-south-1", "azure:southafricanorth"),
+    "THA": ("gcp:asia-southeast3", "aws:ap-southeast-7"),
+    "QAT": ("gcp:me-central1", "azure:qatarcentral"),
+}
+
+
+@pytest.mark.parametrize("country", ONE_ZONE_COUNTRIES)
+def test_in_a_country_of_one_grid_zone_regions_differ_by_what_their_source_counts_and_by_no_more(country: str) -> None:
+    google, *others = (zone_intensity(zone) for zone in ONE_ZONE_COUNTRIES[country])
+    assert google.basis is not None
+
+    for other in others:
+        assert other.zone == country
+        assert other.basis is not None
+        # Direct emissions of what is used, against the lifecycle of what is generated: upstream methane, dams, mines.
+        assert (google.basis.scope, other.basis.scope) == ("direct", "lifecycle")
+        assert 0.3 < google.figure.value / other.figure.value < 1.1
+
+
+def test_a_name_of_a_country_and_of_a_part_of_another_is_asked_about() -> None:
+    countries = {name for country in tables.countries().values() for name in (country.name, *country.aliases)}
+    places = {name for place in tables.places().values() for name in (place.name, *place.aliases)}
+
+    assert {name.casefold() for name in countries & places} == set(AMBIGUOUS)
+    with pytest.raises(FootprintError, match="two places: write GEO for the country, US-GA for the state"):
+        locate("Georgia")
+
+
+def test_every_place_leads_to_a_published_value_and_its_code_names_its_country() -> None:
+    alpha2 = {country.alpha2 for country in tables.countries().values()}
+    for code, place in tables.places().items():
+        assert code.partition("-")[0] in alpha2
+        assert zone_intensity(code).figure.value > 0
+        assert [row_of(reference).zone for reference in place.also] == list(place.also)
+
+
 @pytest.mark.parametrize(
     ("zone", "nearest"),
     [
@@ -56,9 +157,12 @@ def test_a_mapped_region_says_which_region_it_stands_for() -> None:
         ("aws:eu-north1", "aws:eu-north-1"),
         ("azure:westeurop", "azure:westeurope"),
         ("us-central11", "gcp:us-central1"),
-        ("Texas", "nearest: "),
-        ("California", "egrid:CAMX (WECC California)"),
-        ("Virginia", "egrid:SRVC (SERC Virginia/Carolina)"),
+        ("Texsa", "Texas (US-TX)"),
+        ("Carolina", "North Carolina (US-NC), South Carolina (US-SC)"),
+        ("US-CAL", "US-CAL-CISO"),
+        ("CA-QB", "CA-QC"),
+        ("Tazmania", "Tasmania (AU-TAS)"),
+        ("Sydney", "aws:ap-southeast-2"),
     ],
 )
 def test_an_unknown_zone_is_an_error_that_lists_the_nearest_names(zone: str, nearest: str) -> None:
@@ -67,6 +171,17 @@ def test_an_unknown_zone_is_an_error_that_lists_the_nearest_names(zone: str, nea
 
     assert nearest in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("zone", "kind"), [("US-TXX", "US-"), ("CA-QB", "CA-"), ("NO-NO9", "NO-"), ("egrid:ERC", "egrid:")]
+)
+def test_nearest_names_are_of_the_kind_that_was_typed(zone: str, kind: str) -> None:
+    with pytest.raises(FootprintError) as error:
+        locate(zone)
+
+    shown = str(error.value).split("nearest: ")[1].split(";")[0].split(", ")
+    assert [name for name in shown if not name.startswith(kind)] == []
 
 
 @pytest.mark.parametrize("zone", ["", "   ", ":", "qqqqqqqq", "aws:", "egrid:"])

@@ -69,7 +69,7 @@ def test_a_whole_float_is_taken_for_an_int_and_an_int_for_a_float():
         ("inner: {count: 1}\non: yes", "x.yaml:2: on: expected true or false, got 'yes'"),
         ("word: a", "x.yaml:1: field inner is missing, expected a mapping"),
         ("inner: {}", "x.yaml:1: inner: field count is missing, expected int"),
-        ("inner: {count: 1}\nnaned: {}", "x.yaml:2: naned: unknown field; nearest: named, inner"),
+        ("inner: {count: 1}\nnaned: {}", "x.yaml:2: naned: unknown field; nearest: named"),
         ("inner: {count: 1, zz: 1}", "x.yaml:1: inner.zz: unknown field; known: count, share"),
         ("[1]", "x.yaml:1: expected a mapping, got [1]"),
     ],

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from carbon_plugin.spec.names import nearest, normalized, unknown_name
+import pytest
+
+from carbon_plugin.spec.names import edits, nearest, normalized, unknown_name
 
 KNOWN = ["h100-sxm", "h100-pcie", "a100-sxm-80gb", "l4"]
 
@@ -17,6 +19,22 @@ def test_a_name_that_begins_with_what_was_typed_comes_first():
 
 def test_a_misspelt_name_is_found():
     assert nearest("a100-smx-80gb", KNOWN)[0] == "a100-sxm-80gb"
+
+
+def test_a_name_that_holds_what_was_typed_is_offered():
+    assert nearest("titan", ["torchtitan", "nemo"]) == ["torchtitan"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "count"),
+    [("texas", "texas", 0), ("texsa", "texas", 1), ("texa", "texas", 1), ("tanzania", "texas", 6), ("", "ab", 2)],
+)
+def test_edits_count_letters_inserted_left_out_replaced_and_swapped(first, second, count):
+    assert edits(first, second) == edits(second, first) == count
+
+
+def test_a_word_of_another_shape_is_not_offered_for_sharing_letters():
+    assert nearest("Texsa", ["Tanzania", "Texas", "Tajikistan"]) == ["Texas"]
 
 
 def test_a_name_is_as_near_as_its_aliases():
