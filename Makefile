@@ -1,29 +1,64 @@
 # Everything runs in .venv. Stamp files in it make the second call fast; `make clean` starts over.
 #
-# torch is installed first and held, so that no other requirement pulls another build. To choose a build:
+# The locks in requirements/ name every package with the hashes of its files, so that a new release of a dependency
+# changes nothing here. torch is not in them: install the build of your choice with
 #   make demo TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
-# torchtitan asks for data loaders and trackers that no test needs; these are what its layouts import.
-TORCHTITAN := torchtitan==0.3.0 spmd_types==0.2.3
+UV ?= uv==0.13.9
 
 VENV := .venv
 BIN := $(VENV)/bin
-HELD := $(VENV)/held.txt
-PIP := $(BIN)/python -m pip --disable-pip-version-check
+PYTEST := python -m pytest -q --numprocesses logical --maxprocesses 4 --dist loadfile
+
+# A venv at $(1): the packages of the lock files $(2), then torch, then this package as it lies here. Nothing that is
+# installed from a lock may pull its own requirements, so that none can bring another build of torch.
+define install
+	test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
+	$(1)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --require-hashes $(foreach lock,$(2),-r requirements/$(lock).lock)
+	$(1)/bin/python -c "import torch" 2>/dev/null || $(1)/bin/python -m pip --disable-pip-version-check install --quiet $(TORCH)
+	$(1)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation --editable .
+endef
+
+LOCK := .venv-lock/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+	--no-emit-package torch --override requirements/without_torch.txt --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz lint types bench docs calibrate clean
+.PHONY: help demo test test-all test-newest test-lowest lock fuzz lint types bench docs calibrate clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.installed ## plan, train in two processes with the callback, audit: about two minutes
 	$(BIN)/python examples/demo/demo.py
 
-test: $(VENV)/.installed-dev ## all tests, with lint, types and the import table among them: six minutes on two cores
-	$(BIN)/python -m pytest -q --numprocesses logical --maxprocesses 4 --dist loadfile
+test: $(VENV)/.installed-dev ## the tests, with lint, types and the import table among them: six minutes on two cores
+	$(BIN)/$(PYTEST)
+
+test-all: test ## the tests, then the exhaustive ones that `make test` leaves out
+	$(BIN)/$(PYTEST) -m exhaustive
+
+test-newest: ## the tests in .venv-newest with the newest releases of everything but torch
+	test -x .venv-newest/bin/python || $(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/python -c "import torch" 2>/dev/null || .venv-newest/bin/python -m pip --disable-pip-version-check install --quiet $(TORCH)
+	.venv-newest/bin/python -c "from importlib.metadata import version; print('torch==' + version('torch'))" > .venv-newest/torch.txt
+	.venv-newest/bin/python -m pip --disable-pip-version-check install --quiet --upgrade --upgrade-strategy eager --constraint .venv-newest/torch.txt --editable ".[dev]"
+	.venv-newest/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --require-hashes -r requirements/layouts.lock
+	.venv-newest/bin/$(PYTEST)
+
+test-lowest: ## the tests in .venv-lowest with the lowest direct releases that pyproject.toml allows
+	$(call install,.venv-lowest,lowest layouts)
+	.venv-lowest/bin/$(PYTEST)
+
+lock: ## write requirements/*.lock anew from pyproject.toml with the newest releases
+	test -x .venv-lock/bin/python || $(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip --disable-pip-version-check install --quiet "$(UV)"
+	$(LOCK) pyproject.toml requirements/torch.in --extra dev -o requirements/dev.lock
+	$(LOCK) pyproject.toml requirements/torch.in --constraint requirements/dev.lock -o requirements/core.lock
+	$(LOCK) requirements/layouts.in --no-deps -o requirements/layouts.lock
+	$(LOCK) requirements/tools.in --constraint requirements/dev.lock -o .venv-lock/tools.txt
+	$(LOCK) pyproject.toml --extra dev --constraint .venv-lock/tools.txt --resolution lowest-direct -o requirements/lowest.lock
 
 fuzz: $(VENV)/.installed-dev ## the property tests on new random examples, many more of them
 	$(BIN)/python -m pytest -q --hypothesis-profile explore -m hypothesis
@@ -50,20 +85,13 @@ calibrate: $(VENV)/.installed-dev ## fit the shipped constants to the published 
 	$(BIN)/python docs/validation.py
 
 clean: ## remove .venv, caches and build output; runs/ stays
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-newest .venv-lowest .venv-lock build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(HELD):
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -c "import torch" 2>/dev/null || $(PIP) install --quiet $(TORCH)
-	$(BIN)/python -c "from importlib.metadata import version; print('torch==' + version('torch'))" > $@.partial
-	mv $@.partial $@
-
-$(VENV)/.installed: pyproject.toml $(HELD)
-	$(PIP) install --quiet --constraint $(HELD) --editable .
+$(VENV)/.installed: pyproject.toml requirements/core.lock
+	$(call install,$(VENV),core)
 	touch $@
 
-$(VENV)/.installed-dev: pyproject.toml $(HELD)
-	$(PIP) install --quiet --constraint $(HELD) --editable ".[dev]"
-	$(PIP) install --quiet --no-deps $(TORCHTITAN)
+$(VENV)/.installed-dev: pyproject.toml requirements/dev.lock requirements/layouts.lock
+	$(call install,$(VENV),dev layouts)
 	touch $@ $(VENV)/.installed
