@@ -53,6 +53,7 @@ def select_rows(table, mask):
     return replace(table, **parts, **{name: getattr(table, name)[mask] for name in names})
 
 
+@pytest.mark.exhaustive
 def test_the_shipped_constants_are_the_fit_of_the_shipped_rows() -> None:
     apart = [
         constant

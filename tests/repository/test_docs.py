@@ -35,4 +35,4 @@ def test_every_target_of_the_makefile_is_explained():
     phony = re.search(r"^\.PHONY: (.*)$", makefile, flags=re.MULTILINE)
 
     assert phony
-    assert set(re.findall(r"^([a-z]+):.*## ", makefile, flags=re.MULTILINE)) == set(phony[1].split())
+    assert set(re.findall(r"^([a-z-]+):.*## ", makefile, flags=re.MULTILINE)) == set(phony[1].split())
