@@ -18,6 +18,8 @@ from carbon_plugin.spec.figure import Assumption, Figure, Sourced
 from carbon_plugin.spec.hardware import Accelerator, Node
 from carbon_plugin.spec.profiles import default_node_for, find_accelerator
 
+_LISTED_NOTES = 8
+
 
 class _Idle(Struct, frozen=True):
     """Power of a device that nobody uses, by rung, W, and the devices of a node."""
@@ -37,7 +39,8 @@ def reconcile(summary: AuditSummary, allocations: Sequence[Allocation], source: 
     unobserved = max(0, sum(gpus * duration) - observed device time). Where the run's devices are MIG slices, so are the
     scheduler's GPUs, and all device time is of whole GPUs. Raises `ReportError` if no allocation has GPUs.
     """
-    allocated_s = _share(summary) * sum(one.gpus * one.duration_s for one in allocations)
+    share = _share(summary)
+    allocated_s = sum((1.0 if one.sized else share) * one.gpus * one.duration_s for one in allocations)
     if allocated_s <= 0:
         raise ReportError(f"{source}: no job with GPUs was ever started, so there is nothing to reconcile")
     observed_s = summary.reserved.device_s - summary.reserved.before_first_record_s
@@ -59,7 +62,7 @@ def reconcile(summary: AuditSummary, allocations: Sequence[Allocation], source: 
         power_w=power,
         footprint=footprint,
         not_modelled_reason=None if footprint else reason,
-        assumptions=_assumptions(summary, allocated_s, observed_s, power),
+        assumptions=_assumptions(summary, allocations, allocated_s, observed_s, power),
     )
 
 
@@ -131,7 +134,11 @@ def _accelerator(summary: AuditSummary) -> Accelerator | None:
 
 
 def _assumptions(
-    summary: AuditSummary, allocated_s: float, observed_s: float, power: Figure | None
+    summary: AuditSummary,
+    allocations: Sequence[Allocation],
+    allocated_s: float,
+    observed_s: float,
+    power: Figure | None,
 ) -> list[Assumption]:
     found = []
     if observed_s > allocated_s:
@@ -140,7 +147,9 @@ def _assumptions(
     if not any(device.identity.rung == "gpu" for device in summary.devices):
         ranks = f"{summary.run.world_size} ranks"
         found.append(Assumption("observed devices", ranks, "no ledger names a GPU: a rank stands for one"))
-    if summary.coverage.gpu_slices:
+    for note in list(dict.fromkeys(note for one in allocations for note in one.notes))[:_LISTED_NOTES]:
+        found.append(Assumption("GPUs of the scheduler", note, "the names of its resources"))
+    if summary.coverage.gpu_slices and not all(one.sized for one in allocations):
         share = f"{_share(summary):.3g} of a GPU each"
         found.append(Assumption("GPUs of the scheduler", share, "MIG slices, as the run's devices are"))
     if power is not None:

@@ -14,9 +14,10 @@ from msgspec import Struct
 from carbon_plugin.audit import narrative, view, wording
 from carbon_plugin.audit.charts import charts_of
 from carbon_plugin.audit.drawing import SCOPE_NAMES
+from carbon_plugin.audit.kubernetes import read_kubernetes
 from carbon_plugin.audit.reconcile import gpus_by_host, reconcile
 from carbon_plugin.audit.result import AuditSummary
-from carbon_plugin.audit.scheduler import read_kubernetes, read_sacct
+from carbon_plugin.audit.scheduler import read_sacct
 from carbon_plugin.audit.summary import summarise
 from carbon_plugin.audit.text import render_text
 from carbon_plugin.errors import CarbonPluginError

@@ -183,12 +183,17 @@ class Reserved(Struct, frozen=True, kw_only=True):
 
 
 class Allocation(Struct, frozen=True, kw_only=True):
-    """What the scheduler gave to one job or pod: so many GPUs for so long, and how that ended in its own word."""
+    """What the scheduler gave to one job or pod: so many GPUs for so long, and how that ended in its own word.
+
+    With `sized` a slice of a GPU counts as its share; else a GPU is what the scheduler calls one. `notes` say what is
+    not a whole GPU of its own."""
 
     name: str
     state: str
     gpus: float
     duration_s: float
+    sized: bool = False
+    notes: list[str] = []
 
 
 class Reconciliation(Struct, frozen=True, kw_only=True):

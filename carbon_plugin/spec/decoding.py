@@ -13,8 +13,9 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import msgspec
 
-from carbon_plugin.spec.document import Document, Keys
+from carbon_plugin.spec.document import Document
 from carbon_plugin.spec.names import nearest
+from carbon_plugin.spec.reading import Keys, shown
 
 S = TypeVar("S", bound=msgspec.Struct)
 LARGEST_INT = 10**15
@@ -56,7 +57,7 @@ class _Decoder:
 
     def expect(self, value: Any, shape: Any, kind: Any, keys: Keys) -> Any:
         if not isinstance(value, shape):
-            raise self.document.error(keys, f"expected {describe(kind)}, got {value!r}")
+            raise self.document.error(keys, f"expected {describe(kind)}, got {shown(value)}")
         return value
 
     def struct(self, value: Any, kind: type[S], keys: Keys) -> S:
@@ -85,11 +86,11 @@ class _Decoder:
         if isinstance(value, float) and value.is_integer() and _takes_int(kind):
             value = int(value)
         if kind is int and isinstance(value, int) and abs(value) > LARGEST_INT:
-            raise self.document.error(keys, f"expected int up to {LARGEST_INT:.0e}, got {value}")
+            raise self.document.error(keys, f"expected int up to {LARGEST_INT:.0e}, got {shown(value)}")
         try:
             return msgspec.convert(value, kind)
         except msgspec.ValidationError:
-            raise self.document.error(keys, f"expected {describe(kind)}, got {value!r}") from None
+            raise self.document.error(keys, f"expected {describe(kind)}, got {shown(value)}") from None
 
 
 @cache

@@ -16,9 +16,7 @@ from typing import Any
 import yaml
 
 from carbon_plugin.errors import CarbonPluginError, SpecError
-
-Keys = tuple[str | int, ...]
-"""Where a value sits in its document: keys and list positions from the root."""
+from carbon_plugin.spec.reading import DEEPEST, Keys, dotted, in_one_sentence, read_text
 
 _INTEGER = re.compile(r"[-+]?[0-9][0-9_]*")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9_]*)?)([eE][-+]?[0-9]+)?")
@@ -28,7 +26,9 @@ _WORDS: dict[str, bool | None] = {
     **dict.fromkeys(("false", "False", "FALSE"), False),
 }
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_DEEPEST = 100
+_MOST_DIGITS = 400
+"""Of an integer; one that is longer is no number but text, which no field that wants a number takes."""
+_BRACKET = re.compile(r"[\[\]{}]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,35 +64,21 @@ class Document:
             raise type(error)(f"{where}: {error}") from None
 
 
-def dotted(keys: Keys) -> str:
-    """`layout.tp` for ("layout", "tp"), `dies[0].count` for ("dies", 0, "count")."""
-    text = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys)
-    return text.removeprefix(".")
-
-
 def read_document(path: Path) -> Document:
     """Read one YAML file. Raises `SpecError` if it is missing, unreadable or not YAML."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise SpecError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path}: cannot be read: {reason_of(error)}") from error
-    return parse_document(text, str(path))
-
-
-def reason_of(error: OSError | UnicodeDecodeError) -> str:
-    """Why a text file could not be read, without the number of the error and the path."""
-    return str(error.strerror) if isinstance(error, OSError) else f"not UTF-8 ({error.reason} at byte {error.start})"
+    if not path.exists():
+        raise SpecError(f"{path}: no such file")
+    return parse_document(read_text(path, SpecError), str(path))
 
 
 def parse_document(text: str, origin: str) -> Document:
     """A document from YAML text. Raises `SpecError` with the line for bad syntax and duplicate keys."""
     places: dict[Keys, str] = {}
     try:
-        _refuse_deep_nesting(text, origin)
-        node = yaml.compose(text, Loader=_LOADER)
-        value = {} if node is None else _Builder(origin, places).build(node, ())
+        with in_one_sentence(origin, "not valid YAML", SpecError):
+            _refuse_deep_nesting(text, origin)
+            node = yaml.compose(text, Loader=_LOADER)
+            value = {} if node is None else _Builder(origin, places).build(node, ())
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"{origin}:{mark.line + 1}" if mark else origin
@@ -103,12 +89,25 @@ def parse_document(text: str, origin: str) -> Document:
 
 
 def _refuse_deep_nesting(text: str, origin: str) -> None:
-    """libyaml composes by recursion in C and would end the process; its events come without recursion."""
-    depth = 0
-    for event in yaml.parse(text, Loader=_LOADER):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > _DEEPEST:
-            raise SpecError(f"{origin}: nested deeper than {_DEEPEST} levels")
+    """A parser composes by recursion in C and would end the process, or refuses in words of its own.
+
+    Brackets come first, because a scanner looks far ahead of the events that it gives. Those come without recursion,
+    and tell what nests by lines.
+    """
+    depth = deepest = 0
+    if text.count("[") + text.count("{") > DEEPEST:
+        for bracket in _BRACKET.findall(text):
+            depth = max(0, depth + (1 if bracket in "[{" else -1))
+            deepest = max(deepest, depth)
+    if deepest <= DEEPEST:
+        depth = deepest = 0
+        for event in yaml.parse(text, Loader=_LOADER):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            deepest = max(deepest, depth)
+            if deepest > DEEPEST:
+                break
+    if deepest > DEEPEST:
+        raise SpecError(f"{origin}: nested deeper than {DEEPEST} levels")
 
 
 class _Builder:
@@ -156,7 +155,7 @@ def _scalar(node: yaml.ScalarNode) -> Any:
         return text
     if text in _WORDS:
         return _WORDS[text]
-    if _INTEGER.fullmatch(text):
+    if _INTEGER.fullmatch(text) and len(text) <= _MOST_DIGITS:
         return int(text.replace("_", ""))
     if _FLOAT.fullmatch(text):
         return float(text.replace("_", ""))

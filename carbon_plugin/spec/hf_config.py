@@ -15,8 +15,9 @@ import msgspec
 
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.decoding import decode
-from carbon_plugin.spec.document import Document, reason_of
+from carbon_plugin.spec.document import Document
 from carbon_plugin.spec.model import TransformerModel
+from carbon_plugin.spec.reading import UNREADABLE, reason_of
 
 NESTED = ("text_config", "llm_config", "language_config")
 """Where multimodal configs keep their language model."""
@@ -78,8 +79,8 @@ def load_hf_config(path: Path, name: str | None = None) -> TransformerModel:
         raise SpecError(f"{file}: no such file, expected a Hugging Face config.json") from None
     except OSError as error:
         raise SpecError(f"{file}: cannot be read: {reason_of(error)}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise SpecError(f"{file}: not valid JSON: {error}") from error
+    except UNREADABLE as error:
+        raise SpecError(f"{file}: not valid JSON: {reason_of(error)}") from error
     if not isinstance(config, dict):
         raise SpecError(f"{file}: expected a mapping, got {type(config).__name__}")
     stated = str(config.get("_name_or_path") or "").rstrip("/").rpartition("/")[2]

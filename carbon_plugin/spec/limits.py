@@ -9,6 +9,9 @@ from msgspec import Struct
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.figure import Sourced
 
+MOST_RUN_S = 20 * 365.25 * 86_400.0
+"""Longer than any hardware is in use: a job that lasts for longer is a slip or a broken record."""
+
 
 def check_positive(value: Struct, *fields: str, owner: str = "") -> None:
     """Raise `SpecError` naming the first of the fields that is not above 0; None passes. `owner` is put before it."""

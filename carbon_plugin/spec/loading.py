@@ -14,13 +14,14 @@ import msgspec
 from msgspec import Struct
 
 from carbon_plugin.spec.decoding import decode
-from carbon_plugin.spec.document import Document, Keys, overlay, read_document
+from carbon_plugin.spec.document import Document, overlay, read_document
 from carbon_plugin.spec.figure import Assumption
 from carbon_plugin.spec.hardware import Accelerator, Cluster
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.model_choice import choose_model
 from carbon_plugin.spec.moment import unix_s
 from carbon_plugin.spec.profiles import ANY_ACCELERATOR, default_node_for, load_accelerator, load_node, load_stack
+from carbon_plugin.spec.reading import Keys
 from carbon_plugin.spec.run import RunSpec, check_layout, check_work
 from carbon_plugin.spec.site import Site, relative_to
 from carbon_plugin.spec.stack import PLAIN_STACK, Stack

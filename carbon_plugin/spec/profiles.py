@@ -19,10 +19,11 @@ from msgspec import Struct
 
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.decoding import decode
-from carbon_plugin.spec.document import read_document, reason_of
+from carbon_plugin.spec.document import read_document
 from carbon_plugin.spec.figure import Sourced
 from carbon_plugin.spec.hardware import Accelerator, Node
 from carbon_plugin.spec.names import normalized, unknown_name
+from carbon_plugin.spec.reading import read_text
 from carbon_plugin.spec.stack import STACKS, Stack
 
 PROFILES_VARIABLE = "CARBON_PLUGIN_PROFILES"
@@ -156,10 +157,7 @@ def _parsed(directory: Path, kind: str, mentioning: str = "") -> Iterator[Profil
 
 @lru_cache(maxsize=1024)
 def _searchable(path: Path, stamp_ns: int) -> str:
-    try:
-        return normalized(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path}: cannot be read: {reason_of(error)}") from error
+    return normalized(read_text(path, SpecError))
 
 
 @lru_cache(maxsize=1024)

@@ -12,10 +12,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from carbon_plugin.audit.kubernetes import read_kubernetes
 from carbon_plugin.audit.reconcile import reconcile
 from carbon_plugin.audit.report import write_audit
 from carbon_plugin.audit.result import Allocation, AuditSummary, Reserved
-from carbon_plugin.audit.scheduler import read_kubernetes, read_sacct
+from carbon_plugin.audit.scheduler import read_sacct
 from carbon_plugin.audit.summary import summarise
 from carbon_plugin.errors import ReportError
 from carbon_plugin.footprint.account import Factors
