@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from carbon_plugin.calibrate.error_summary import ErrorSummary
+from carbon_plugin.calibrate.headlines import Headline
 from carbon_plugin.calibrate.validate import Validation, validate
 
 OUTPUT = Path(__file__).with_name("validation.md")
@@ -41,17 +42,49 @@ SOURCES = {
     "gpurec": ("MaxText, H200/B200", ""),
     "tpu": ("MaxText, TPU v5p/v6e", ""),
     "tpu-moe": ("MaxText MoE, TPU v5p/v6e", ""),
+    "mlpgpt": ("MLPerf GPT-3, H100/B200", ""),
+    "mlpgaudi": ("MLPerf GPT-3, Gaudi 2", ""),
+    "mlp8b": ("MLPerf Llama 3.1 8B", ""),
+    "mlptpu": ("MLPerf GPT-3, TPU v5p/v6e, int8", ""),
+    "nanotron": ("nanotron 1B, H100", ""),
+    "internevo": ("InternEvo 7B, A100/A800", ""),
+    "flagperf": ("FlagPerf, A100/A800/H100", ""),
+    "aurora": ("Megatron-DeepSpeed, Max-1550 tiles", ""),
+    "dlperf": ("DLPerf 2021, V100-16", ""),
+    "nemo2303": ("NeMo 23.03, A100", ""),
+    "automodel": ("NeMo Automodel, H100", ""),
+    "torchao": ("torchao fp8 recipes", ""),
+    "torchtune": ("torchtune", ""),
+    "llmc": ("llm.c", ""),
+    "modnanogpt": ("modded-nanogpt, H100", ""),
+    "dlebert": ("BERT-large, NVIDIA examples", ""),
+    "primus": ("Primus, AMD", ""),
+    "primusproj": ("Primus projection, MI325X/MI355X", ""),
+    "trn1": ("Neuron, Trainium 1", ""),
+    "qwenft": ("Qwen fine-tuning, A100", ""),
+    "lambdadtg": ("405B with CPU offload, H100", ""),
+    "lightningthunder": ("lightning-thunder, H100", ""),
+    "openlm": ("OpenLM, A100", ""),
+    "msswift": ("ms-swift, A800", ""),
+    "maxtextv5e": ("MaxText, TPU v5e", ""),
+    "milabench": ("milabench BERT, one device", ""),
+    "bionemo": ("BioNeMo, H100", ""),
 }
 """Headings and the floor / aim of the project's fidelity target, in the order of the table."""
+PARTS = {"moe": "mixtures", "lora": "adapters", "lora-moe": "adapters, mixtures"}
 UNKNOWN_TARGETS = {"llmf-h100": "12 / 6", "simumax": "20 / 10", "simumax-moe": "20 / 10"}
 
 
 def tables(result: Validation) -> str:
     """All tables of the page."""
     parts = [
-        "### Step time\n",
+        "### Every source counted once\n",
+        "| collection | rows | sources | source left out | model left out | bias | 80 % covers | LLMCarbon | one MFU | "
+        "6ND at 40 % |\n" + "|---" * 10 + "|",
+        *(_headline(item) for item in result.headlines),
+        "\n### Step time\n",
         *_errors([*result.summary, *result.clusters], {name: target for name, (_, target) in SOURCES.items()}),
-        f"| **mean over sources** | | **{result.macro_mape:.1f}** | | | | | {result.macro_abs_log_ratio:.3f} | | "
+        f"| **mean over sources** | | **{result.macro_mape:.1f}** | | | | | {result.macro_abs_log_ratio:.3f} | | | "
         + " | ".join(f"{value:.0f}" for value in result.macro_baseline_mape.values())
         + " | |",
         "\n### On a device that nobody calibrated\n",
@@ -59,10 +92,7 @@ def tables(result: Validation) -> str:
         f"\nAll {_both(result)[0]} SimuMax rows together: {_both(result)[1]:.1f} % (floor 20, aim 10).",
         "\n### Memory a device, against peak bytes\n",
         "| source | n | MAPE | worst | bias |\n|---|---|---|---|---|",
-        *(
-            f"| {SOURCES[m.source][0]} | {m.n} | **{m.mape:.1f}** | {m.worst:+.0f} | {m.bias:+.1f} |"
-            for m in result.memory
-        ),
+        *(f"| {_name(m.source)} | {m.n} | **{m.mape:.1f}** | {m.worst:+.0f} | {m.bias:+.1f} |" for m in result.memory),
         "\n### Which layout we would pick\n",
         "| source | jobs | layouts | rank correlation | regret, % | worst, % |\n|---|---|---|---|---|---|",
         *(
@@ -76,23 +106,46 @@ def tables(result: Validation) -> str:
     return "\n".join(parts)
 
 
+def _headline(item: Headline) -> str:
+    model = "" if item.model_left_out is None else f"{item.model_left_out:.1f}"
+    return (
+        f"| {item.collection}, {item.kind} | {item.rows} | {item.sources} | **{item.source_left_out:.1f}** | {model} | "
+        f"{item.bias:+.1f} | {item.coverage:.0%} | "
+        + " | ".join(f"{value:.0f}" for value in item.baseline_mape.values())
+        + " |"
+    )
+
+
+def _name(source: str) -> str:
+    """Heading of a source: its own, or that of the whole with what it is a part of."""
+    if source in SOURCES:
+        return SOURCES[source][0]
+    whole, _, part = source.partition("-")
+    return f"{SOURCES[whole][0]}, {PARTS[part]}"
+
+
 def _heading(source: str) -> str:
     """Heading of a source as a whole, dense and sparse together."""
-    return SOURCES[source][0].removesuffix(", dense")
+    return _name(source).removesuffix(", dense")
 
 
 def _errors(summaries: Sequence[ErrorSummary], targets: dict[str, str]) -> Iterator[str]:
     yield (
-        "| source | n | MAPE | median | p90 | worst | bias | mean abs(log) | 80 % covers | LLMCarbon | one MFU | "
-        "6ND at 40 % | floor / aim |\n" + "|---" * 13 + "|"
+        "| source | n | MAPE | median | p90 | worst | bias | mean abs(log) | 80 % covers | model left out | "
+        "LLMCarbon | one MFU | 6ND at 40 % | floor / aim |\n" + "|---" * 14 + "|"
     )
     order = list(SOURCES)
-    for item in sorted(summaries, key=lambda item: order.index(item.source)):
+    place = {
+        name: order.index(name) if name in order else order.index(name.partition("-")[0])
+        for name in (item.source for item in summaries)
+    }
+    for item in sorted(summaries, key=lambda item: place[item.source]):
         baselines = [f"{value:.0f}" for value in item.baseline_mape.values()] or [""] * 3
+        model = "" if item.model_left_out_mape is None else f"{item.model_left_out_mape:.1f}"
         yield (
-            f"| {SOURCES[item.source][0]}{'' if item.left_out else ' (*)'} | {item.n} | **{item.mape:.1f}** | "
+            f"| {_name(item.source)}{'' if item.left_out else ' (*)'} | {item.n} | **{item.mape:.1f}** | "
             f"{item.median:.1f} | {item.p90:.1f} | {item.worst:+.0f} | {item.bias:+.1f} | {item.abs_log_ratio:.3f} | "
-            f"{item.coverage:.0%} | {' | '.join(baselines)} | {targets.get(item.source, '')} |"
+            f"{item.coverage:.0%} | {model} | {' | '.join(baselines)} | {targets.get(item.source, '')} |"
         )
 
 

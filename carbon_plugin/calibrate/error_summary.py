@@ -15,7 +15,8 @@ class ErrorSummary(Struct, frozen=True, kw_only=True):
     """Errors of one source, percent of the measured value unless said otherwise.
 
     `worst` is signed, `abs_log_ratio` the mean of |ln(predicted / measured)|, `coverage` the share of rows inside the
-    80 % interval. `left_out` says that no row was predicted with constants that saw its model."""
+    80 % interval. `left_out` says that the constants saw no row of the source. `model_left_out_mape` is the error of
+    constants that saw other models of the same source, None where the source was not fitted."""
 
     source: str
     n: int
@@ -28,6 +29,7 @@ class ErrorSummary(Struct, frozen=True, kw_only=True):
     coverage: float
     left_out: bool
     baseline_mape: dict[str, float]
+    model_left_out_mape: float | None = None
 
 
 class MemorySummary(Struct, frozen=True, kw_only=True):
@@ -48,6 +50,7 @@ def summarise(
     baselines: Mapping[str, Floats],
     *,
     left_out: bool,
+    model_left_out: Floats | None = None,
 ) -> ErrorSummary:
     """Sum up at least one row: arrays of shape (n,), seconds; `interval` is (p10, p90)."""
     error = predicted / measured - 1
@@ -64,6 +67,7 @@ def summarise(
         coverage=float(np.mean((low <= measured) & (measured <= high))),
         left_out=left_out,
         baseline_mape={name: percent_error(guess, measured) for name, guess in baselines.items()},
+        model_left_out_mape=None if model_left_out is None else percent_error(model_left_out, measured),
     )
 
 

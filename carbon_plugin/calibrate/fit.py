@@ -1,4 +1,4 @@
-"""Maximum-a-posteriori fit of few constants to measured rows, and leave-one-model-out prediction.
+"""Maximum-a-posteriori fit of few constants to measured rows, and prediction with a group of rows left out.
 
 Each parameter multiplies one constant of a group of rows by exp(x), with a normal prior on x around the law or
 prior of `predict.rates`. Rows enter with the soft-L1 loss of their log error, so that one odd row does not win;
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from carbon_plugin.calibrate.table import Table, predict
+from carbon_plugin.calibrate.table import Table, predict, select
 from carbon_plugin.errors import SpecError
 from carbon_plugin.predict.rates import Constants
 
@@ -27,6 +27,11 @@ VENDOR_ROW_SIGMA = 0.1
 WEIGHT_ROWS = 40
 """A data set weighs as much as this many rows, within the bounds below."""
 WEIGHT_BOUNDS = (0.05, 4.0)
+MOST_ROWS, STRIDE = 400, 7
+"""Of a data set with more rows than this only every seventh goes into a fit: such a table (vTrain on one node) is
+almost linear in layers and micro-batches, and its thousand rows are some fifty independent points."""
+MODEL_FOLDS = 12
+"""Groups that the models are left out in. Each costs a fit."""
 MAX_EVALUATIONS = 100
 TOLERANCE = 1e-9
 """Relative change of the loss at which a fit stops: tight enough that a refit agrees in the first 3 digits."""
@@ -79,17 +84,19 @@ def fit(
         from scipy.optimize import least_squares
     except ImportError as error:
         raise SpecError("calibrate: fitting needs scipy; pip install 'carbon-plugin[calibrate]'") from error
-    used = np.ones(table.measured_s.size, dtype=bool) if keep is None else keep
-    masks = [parameter.rows(table) for parameter in parameters]
+    used = (np.ones(table.measured_s.size, dtype=bool) if keep is None else keep) & thinned(table)
+    rows = select(table, used)
+    masks = [parameter.rows(rows) for parameter in parameters]
     sigmas = np.array([parameter.sigma for parameter in parameters])
-    roots, spreads = np.sqrt(row_weights(table) if weights is None else weights), row_sigmas(table)
+    roots = np.sqrt((row_weights(table) if weights is None else weights)[used])
+    spreads = row_sigmas(rows)
 
     def robust_errors(logs: Floats) -> Floats:
-        error = np.log(_predicted(table, parameters, masks, logs) / table.measured_s) / spreads
+        error = np.log(_predicted(rows, parameters, masks, logs) / rows.measured_s) / spreads
         return np.asarray(roots * np.sign(error) * np.sqrt(2 * (np.sqrt(1 + error * error) - 1)))
 
     def residuals(logs: Floats) -> Floats:
-        return np.concatenate([robust_errors(logs)[used], logs / sigmas])
+        return np.concatenate([robust_errors(logs), logs / sigmas])
 
     def jacobian(logs: Floats) -> Floats:
         here = robust_errors(logs)
@@ -100,7 +107,7 @@ def fit(
             slope = (robust_errors(moved) - here) / DIFFERENCE
             for index in group:
                 columns[masks[index], index] = slope[masks[index]]
-        return np.concatenate([columns[used], np.diag(1 / sigmas)])
+        return np.concatenate([columns, np.diag(1 / sigmas)])
 
     groups = _disjoint_groups(masks)
     begin = np.zeros(len(parameters)) if start is None else start
@@ -136,20 +143,47 @@ def fitted_step_time_s(table: Table, fitted: Fit) -> Floats:
     return np.asarray(predict(table, constants, factor).total)
 
 
-def leave_one_model_out(table: Table, parameters: Sequence[Parameter], keep: Mask, whole: Fit) -> Floats:
-    """Step time of each row from constants that saw no row of its model in any data set. `whole` is the fit to the
-    rows where `keep` is true."""
-    predicted = np.empty(table.measured_s.size)
-    for key in np.unique(table.model_key):
-        out = table.model_key == key
+def leave_out(
+    table: Table, parameters: Sequence[Parameter], keep: Mask, whole: Fit, groups: NDArray[np.str_]
+) -> Floats:
+    """Step time of each row from constants that saw no row of its group (`groups`: a label of each row). `whole` is the
+    fit to the rows where `keep` is true, and predicts the groups that it saw nothing of."""
+    predicted = fitted_step_time_s(table, whole)
+    for name in np.unique(groups[keep]):
+        out = groups == name
         without = fit(table, parameters, keep=keep & ~out, start=whole.logs, tolerance=LEFT_OUT_TOLERANCE)
         predicted[out] = fitted_step_time_s(table, without)[out]
     return predicted
 
 
+def model_folds(table: Table, keep: Mask) -> NDArray[np.str_]:
+    """A label of each row by which its model is left out, of `MODEL_FOLDS` labels: all rows of a model in any data set
+    share one, and the labels hold about as many kept rows each."""
+    names, counts = np.unique(table.model_key[keep], return_counts=True)
+    filled = np.zeros(MODEL_FOLDS)
+    fold: dict[str, int] = {}
+    for index in np.argsort(-counts, kind="stable"):
+        fold[str(names[index])] = emptiest = int(np.argmin(filled))
+        filled[emptiest] += counts[index]
+    return np.array([str(fold.get(str(key), "")) for key in table.model_key])
+
+
+def thinned(table: Table) -> Mask:
+    """Rows that go into a fit: all of a data set of ordinary size, every `STRIDE`-th of a larger one."""
+    kept = np.ones(table.measured_s.size, dtype=bool)
+    for name, count in zip(*np.unique(table.source, return_counts=True), strict=True):
+        if count > MOST_ROWS:
+            members = np.flatnonzero(table.source == name)
+            kept[members] = False
+            kept[members[::STRIDE]] = True
+    return kept
+
+
 def row_weights(table: Table) -> Floats:
-    """Weight of each row: about `WEIGHT_ROWS` over the size of its data set."""
-    _, inverse, counts = np.unique(table.source, return_inverse=True, return_counts=True)
+    """Weight of each row: about `WEIGHT_ROWS` over the rows of its data set that go into a fit."""
+    kept = thinned(table)
+    names, inverse = np.unique(table.source, return_inverse=True)
+    counts = np.array([np.sum(kept & (table.source == name)) for name in names])
     return np.clip(WEIGHT_ROWS / counts[inverse], *WEIGHT_BOUNDS)
 
 

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from carbon_plugin.calibrate.rows import PublishedRow, SkippedRow
+from carbon_plugin.calibrate.rows import FIRST_COLLECTION, PublishedRow, SkippedRow
 from carbon_plugin.errors import LedgerError, SpecError
 from carbon_plugin.ledger.files import ledger_files
 from carbon_plugin.ledger.identity import read_identity
@@ -93,6 +93,8 @@ def _row(identifier: str, source: str, document: bytes, spans: Sequence[Span]) -
     return PublishedRow(
         id=identifier,
         source=source,
+        origin=source,
+        collection=FIRST_COLLECTION,
         accelerator=spec.cluster.accelerator.name,
         framework=stack_name(spec.stack),
         model_key=f"{model.hidden}x{model.layers}",

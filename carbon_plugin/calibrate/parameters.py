@@ -19,6 +19,8 @@ KERNELS = tuple(ATTENTION_SIGMA)
 ANCHOR_FRAMEWORKS = ("megatron-deepspeed", "megatron-lm-2021", "megatron-lm", "llm-foundry", "torchtitan")
 """Frameworks whose factor is 1: the devices' constants are fitted on them."""
 FACTOR_FRAMEWORKS = ("nemo", "megatron-bridge", "megatron-core", "maxtext")
+BLIND_COLLECTIONS = ("second",)
+"""Collections that nothing is fitted to."""
 HOST_GROUPS = {
     "2021": ("megatron-deepspeed", "megatron-lm-2021"),
     "llm-foundry": ("llm-foundry",),
@@ -67,10 +69,11 @@ def shipped_parameters() -> tuple[Parameter, ...]:
 
 
 def calibration_rows(table: Table) -> Mask:
-    """Rows that the shipped constants are fitted to: GPUs only, all parameters trained, and no row-wise scaled fp8 (a
-    slower recipe)."""
+    """Rows that the shipped constants are fitted to: GPUs only, all parameters trained, no row-wise scaled fp8 (a
+    slower recipe), and none of a collection that is kept for blind prediction."""
     rowwise = np.array(["rowwise" in row.id for row in table.rows])
-    return np.asarray(np.isin(table.family, FAMILIES) & ~rowwise & (table.shape.trainable == 1))
+    blind = np.isin(table.collection, BLIND_COLLECTIONS)
+    return np.asarray(np.isin(table.family, FAMILIES) & ~rowwise & ~blind & (table.shape.trainable == 1))
 
 
 def _device(name: str, rows: Callable[[Table], Mask]) -> list[Parameter]:

@@ -29,15 +29,20 @@ from carbon_plugin.spec.run import RunSpec, check_layout
 from carbon_plugin.spec.site import Site
 
 NOWHERE = Site(zone=None, intensity_g_per_kwh=0.0, intensity_source="a published step time has no site")
+FIRST_COLLECTION = "first"
+"""The set of sources of a file that names none."""
 NO_STEP_TIME = {"oom_probe": "did not fit in memory", "full_run": "a whole run"}
 
 
 class PublishedRow(Struct, frozen=True, kw_only=True):
-    """One measured configuration. `framework` is the name of its stack, `model_key` groups rows of one model over all
-    sources (for leaving it out)."""
+    """One measured configuration. `source` is the group that it is reported under, `origin` who published it: what is
+    left out with it. `framework` is the name of its stack, `model_key` groups rows of one model over all sources (for
+    leaving it out). `collection` names the set of sources that it was gathered with."""
 
     id: str
     source: str
+    origin: str
+    collection: str
     accelerator: str
     framework: str
     model_key: str
@@ -78,11 +83,11 @@ def read_rows(path: Path) -> tuple[list[PublishedRow], list[SkippedRow]]:
     for number, raw in enumerate(document["rows"]):
         if not isinstance(raw, dict):
             raise SpecError(f"{path}: rows[{number}] is {raw!r}, expected a mapping")
-    return parse_rows(document["rows"], architectures)
+    return parse_rows(document["rows"], architectures, collection=str(document.get("collection") or FIRST_COLLECTION))
 
 
 def parse_rows(
-    records: Sequence[Mapping[str, Any]], architectures: Mapping[str, Any]
+    records: Sequence[Mapping[str, Any]], architectures: Mapping[str, Any], *, collection: str = FIRST_COLLECTION
 ) -> tuple[list[PublishedRow], list[SkippedRow]]:
     """Rows of the schema, predictable ones and skipped ones; `architectures` go before the shipped ones."""
     known = {**shipped_architectures(), **architectures}
@@ -92,7 +97,7 @@ def parse_rows(
         identity = str(record.get("id") or f"unnamed-{number}")
         source = short_source(identity)
         try:
-            rows.append(_row(identity, source, Fields(record), known))
+            rows.append(_row(identity, source, Fields(record), known, collection))
         except (CarbonPluginError, OverflowError) as error:
             skipped.append(SkippedRow(id=identity, source=source, reason=" ".join(str(error).split())))
     return rows, skipped
@@ -112,7 +117,13 @@ def short_source(identity: str) -> str:
     return "-".join(words[:2]) if words[0] == "llmf" else words[0]
 
 
-def _row(identity: str, source: str, row: Fields, architectures: Mapping[str, Any]) -> PublishedRow:
+def origin_of(identity: str) -> str:
+    """Who published a row: the first word of its id, before any dash or underscore. Data sets of one laboratory and
+    code on several devices are one origin, because an offset of the one is an offset of the other."""
+    return re.split(r"[-_]", identity, maxsplit=1)[0]
+
+
+def _row(identity: str, source: str, row: Fields, architectures: Mapping[str, Any], collection: str) -> PublishedRow:
     kind = row.text("kind")
     if kind in NO_STEP_TIME or row.flag("oom"):
         raise SpecError(f"kind {kind or 'oom_probe'}: {NO_STEP_TIME.get(kind, 'did not fit in memory')}, no step time")
@@ -129,6 +140,8 @@ def _row(identity: str, source: str, row: Fields, architectures: Mapping[str, An
     return PublishedRow(
         id=identity,
         source=f"{source}-lora" if kind == "lora_benchmark" else source,
+        origin=origin_of(identity),
+        collection=collection,
         accelerator=cluster.accelerator.name,
         framework=_own_name(row.text("framework")) if conventions == UNKNOWN else conventions.name,
         model_key=f"{model.hidden}x{model.layers}" + ("moe" if model.moe else ""),

@@ -83,7 +83,7 @@ def device_constants(device: Accelerator, fitted: Fit, table: Table) -> dict[str
         * fitted.multiplier(f"memory_share.{group}"),
     }
     for kernel in KERNELS:
-        seen = (table.family == family(device)) & (table.kernel == kernel)
+        seen = (table.family == family(device)) & (table.kernel == kernel) & calibration_rows(table)
         if np.any(seen):
             share = attention_share(kernel, device.architecture)
             share *= fitted.multiplier(f"attention_flops.{family(device)}.{kernel}")

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from carbon_plugin.calibrate.rows import PublishedRow
-from carbon_plugin.predict.case import Layout, Shape, Values, Work, layout_of, shape_of, stack_cases, work_of
+from carbon_plugin.predict.case import Layout, Shape, Values, Work, layout_of, shape_of, stack_cases, take, work_of
 from carbon_plugin.predict.rates import (
     NARROW,
     Constants,
@@ -42,6 +43,8 @@ class Table:
     prior_factor: NDArray[np.float64]
     measured_s: NDArray[np.float64]
     source: NDArray[np.str_]
+    origin: NDArray[np.str_]
+    collection: NDArray[np.str_]
     accelerator: NDArray[np.str_]
     family: NDArray[np.str_]
     framework: NDArray[np.str_]
@@ -73,6 +76,8 @@ def tabulate(rows: Sequence[PublishedRow]) -> Table:
         prior_factor=np.ones(len(rows)),
         measured_s=np.array([row.measured_step_time_s for row in rows]),
         source=np.array([row.source for row in rows]),
+        origin=np.array([row.origin for row in rows]),
+        collection=np.array([row.collection for row in rows]),
         accelerator=np.array([device.name for device in devices]),
         family=np.array([family(device) for device in devices]),
         framework=np.array([row.framework for row in rows]),
@@ -81,6 +86,18 @@ def tabulate(rows: Sequence[PublishedRow]) -> Table:
         narrow=np.array([spec.training.precision in NARROW for spec in specs]),
         sparse=np.array([_transformer(row).moe is not None for row in rows]),
     )
+
+
+def select(table: Table, mask: NDArray[np.bool_]) -> Table:
+    """The rows where `mask`, of shape (n,), is true."""
+    picked: dict[str, Any] = {}
+    for field in fields(table):
+        column = getattr(table, field.name)
+        if field.name == "rows":
+            picked["rows"] = tuple(row for row, kept in zip(column, mask, strict=True) if kept)
+        else:
+            picked[field.name] = take(column, mask) if is_dataclass(column) else column[mask]
+    return Table(**picked)
 
 
 def predict(table: Table, constants: Constants, framework_factor: Values | None = None) -> StepTime:

@@ -1,8 +1,9 @@
 """How good is the model? Every published row predicted, beside the baselines, with the error summed up a source.
 
 Rows that the shipped constants were fitted to are marked, and for them the headline is the prediction of constants
-that never saw the row's model (leave one model out). Rows of a file of the user's are predicted with the shipped
-constants as they are.
+that never saw a row of the same source (leave one source out): what a prediction is worth on a cluster that nobody
+here measured. Constants that never saw the row's model stand beside it. Rows of a file of the user's are predicted with
+the shipped constants as they are.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -17,9 +19,16 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from carbon_plugin.calibrate import baselines
-from carbon_plugin.calibrate.error_summary import ErrorSummary, MemorySummary, mean, summarise, summarise_memory
-from carbon_plugin.calibrate.fit import fit, leave_one_model_out
+from carbon_plugin.calibrate.error_summary import (
+    ErrorSummary,
+    MemorySummary,
+    mean,
+    summarise,
+    summarise_memory,
+)
+from carbon_plugin.calibrate.fit import fit, leave_out, model_folds
 from carbon_plugin.calibrate.full_runs import FullRunRow, full_run_rows
+from carbon_plugin.calibrate.headlines import Headline, headlines
 from carbon_plugin.calibrate.layout_choice import LayoutChoice, LayoutSummary, layout_choices, summarise_choices
 from carbon_plugin.calibrate.parameters import calibration_rows, shipped_parameters
 from carbon_plugin.calibrate.rows import PublishedRow, SkippedRow, read_rows
@@ -40,18 +49,22 @@ CLUSTERED = "vtrain_single_node"
 class ValidatedRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One row: measured, predicted with its 80 % interval, the baselines, or why it was skipped.
 
-    `left_out_step_time_s` is the prediction of constants that saw no row of this model (fitted rows only);
-    `unknown_device_step_time_s` that of constants that saw no row of this device's family, where that was asked.
-    The interval belongs to the left-out prediction where there is one. Memory in bytes where the source measured it."""
+    `left_out_step_time_s` is the prediction of constants that saw no row of this source, `model_left_out_step_time_s`
+    of those that saw no row of this model (both fitted rows only); `unknown_device_step_time_s` that of constants that
+    saw no row of this device's family, where that was asked. The interval belongs to the prediction without the source
+    where there is one. Memory in bytes where the source measured it."""
 
     id: str
     source: str
+    origin: str | None = None
+    collection: str | None = None
     accelerator: str | None = None
     framework: str | None = None
     moe: bool | None = None
     measured_step_time_s: float | None = None
     predicted_step_time_s: float | None = None
     left_out_step_time_s: float | None = None
+    model_left_out_step_time_s: float | None = None
     unknown_device_step_time_s: float | None = None
     low_s: float | None = None
     high_s: float | None = None
@@ -64,11 +77,13 @@ class ValidatedRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Validation(Struct, frozen=True, kw_only=True):
-    """The whole comparison. `macro_*` are means over sources, each counted once, None without rows; `clusters` counts
+    """The whole comparison. `headlines` sum up each collection, dense models and mixtures, every source counted once;
+    `macro_*` are means over the lines of `summary`, each counted once, None without rows; `clusters` counts
     each cluster of rows of one kernel shape (hidden, tp, pp, micro-batch) once; `unknown_device` predicts Hopper and
     Blackwell as if nobody had calibrated them; `layouts` and `choices` say which layout we would have picked;
     `full_runs` are device-hours of whole runs (shipped rows only)."""
 
+    headlines: tuple[Headline, ...]
     summary: tuple[ErrorSummary, ...]
     clusters: tuple[ErrorSummary, ...]
     unknown_device: tuple[ErrorSummary, ...]
@@ -116,11 +131,23 @@ def validate(records: Path | None = None) -> Validation:
         return _report(validated, missing, (), layout_choices(rows, predicted))
     parameters = shipped_parameters()
     whole = fit(table, parameters, keep=seen)
-    left_out = np.where(seen, leave_one_model_out(table, parameters, seen, whole), predicted)
-    unknown = unknown_device_step_time_s(table, parameters, seen, whole)
-    validated = _validated(table, predicted, seen, baselines.typical_mfu(shipped, seen), left_out, unknown)
-    report = _report(validated, missing, _clusters(rows, validated), layout_choices(rows, left_out))
+    left_out = LeftOut(
+        source=np.where(seen, leave_out(table, parameters, seen, whole, table.origin), predicted),
+        model=np.where(seen, leave_out(table, parameters, seen, whole, model_folds(table, seen)), predicted),
+        family=unknown_device_step_time_s(table, parameters, seen, whole),
+    )
+    validated = _validated(table, predicted, seen, baselines.typical_mfu(shipped, seen), left_out)
+    report = _report(validated, missing, _clusters(rows, validated), layout_choices(rows, left_out.model))
     return msgspec.structs.replace(report, full_runs=full_run_rows())
+
+
+class LeftOut(NamedTuple):
+    """Step times, shape (rows,), s, from constants that saw no row of the same source, model or family (nan for rows of
+    a family that is not predicted so)."""
+
+    source: Floats
+    model: Floats
+    family: Floats
 
 
 def _identity(row: PublishedRow) -> tuple[str, float]:
@@ -132,8 +159,7 @@ def _validated(
     predicted: Floats,
     fitted: NDArray[np.bool_],
     mfu: float,
-    left_out: Floats | None = None,
-    unknown: Floats | None = None,
+    left_out: LeftOut | None = None,
 ) -> list[ValidatedRow]:
     constant = baselines.constant_mfu(table, mfu)
     host = np.asarray(predict(table, table.shipped).terms["host"]) / predicted
@@ -143,19 +169,23 @@ def _validated(
     for i, row in enumerate(table.rows):
         device = row.spec.cluster.accelerator
         spread = SPREADS[accuracy_class(row.spec.model, device, row.spec.training.precision, float(host[i]))]
-        central = float(predicted[i] if left_out is None else left_out[i])
+        central = float(predicted[i] if left_out is None else left_out.source[i])
+        unknown = np.nan if left_out is None else float(left_out.family[i])
         memory = row.measured_memory_bytes
         found.append(
             ValidatedRow(
                 id=row.id,
                 source=row.source,
+                origin=row.origin,
+                collection=row.collection,
                 accelerator=row.accelerator,
                 framework=row.framework,
                 moe=bool(table.sparse[i]),
                 measured_step_time_s=row.measured_step_time_s,
                 predicted_step_time_s=float(predicted[i]),
                 left_out_step_time_s=central if left_out is not None and fitted[i] else None,
-                unknown_device_step_time_s=None if unknown is None or np.isnan(unknown[i]) else float(unknown[i]),
+                model_left_out_step_time_s=float(left_out.model[i]) if left_out is not None and fitted[i] else None,
+                unknown_device_step_time_s=None if np.isnan(unknown) else unknown,
                 low_s=central * spread.p10,
                 high_s=central * spread.p90,
                 fitted=bool(fitted[i]),
@@ -182,6 +212,7 @@ def _report(
     unknown = [row for row in rows if row.unknown_device_step_time_s is not None]
     names = summary[0].baseline_mape if summary else {}
     return Validation(
+        headlines=headlines(rows),
         summary=summary,
         clusters=clusters,
         unknown_device=tuple(_unknown_summary(name, group) for name, group in _by_source(unknown).items()),
@@ -205,13 +236,15 @@ def _by_source(rows: Sequence[ValidatedRow]) -> dict[str, list[ValidatedRow]]:
 
 
 def _summary(name: str, rows: Sequence[ValidatedRow]) -> ErrorSummary:
+    fitted = all(row.left_out_step_time_s is not None for row in rows)
     return summarise(
         name,
         _column([row.measured_step_time_s for row in rows]),
         _column([row.left_out_step_time_s or row.predicted_step_time_s for row in rows]),
         (_column([row.low_s for row in rows]), _column([row.high_s for row in rows])),
         _baselines(rows),
-        left_out=all(row.left_out_step_time_s is not None for row in rows),
+        left_out=all(row.left_out_step_time_s is not None or not row.fitted for row in rows),
+        model_left_out=_column([row.model_left_out_step_time_s for row in rows]) if fitted else None,
     )
 
 
@@ -250,6 +283,7 @@ def _clusters(rows: Sequence[PublishedRow], validated: Sequence[ValidatedRow]) -
             (centres("low_s"), centres("high_s")),
             {},
             left_out=True,
+            model_left_out=centres("model_left_out_step_time_s"),
         ),
     )
 

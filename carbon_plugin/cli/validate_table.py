@@ -10,12 +10,12 @@ from rich.table import Table
 
 from carbon_plugin.calibrate.error_summary import ErrorSummary
 from carbon_plugin.calibrate.full_runs import FullRunRow
+from carbon_plugin.calibrate.headlines import Headline
 from carbon_plugin.calibrate.validate import Validation
 
 PIPED_WIDTH = 140
 """Columns where the output is not a terminal, so that no row of the table is broken."""
-HEADINGS = ("n", "MAPE", "median", "p90", "worst", "bias", "|log|", "80 % covers")
-
+HEADINGS = ("n", "MAPE", "median", "p90", "worst", "bias", "|log|", "80 % covers", "model left out")
 
 BASELINES = ("llmcarbon", "constant_mfu", "6nd_40")
 
@@ -24,6 +24,9 @@ def print_validation(result: Validation) -> None:
     """Errors a source, by cluster and as on an unknown device, then memory, choice of layout, whole runs, and how many
     rows were skipped."""
     out = _console()
+    out.print(_headlines(result.headlines))
+    out.print("[dim]Every source counts once. A source is left out with all its rows before its rows are predicted.[/]")
+    out.print()
     baselines = list(result.macro_baseline_mape)
     table = _table("step time, error in % of measured", (*HEADINGS, *baselines))
     for item in (*result.summary, *result.clusters):
@@ -33,10 +36,12 @@ def print_validation(result: Validation) -> None:
         table.add_section()
         blanks = [""] * 4
         log = f"{result.macro_abs_log_ratio:.3f}"
-        table.add_row("mean over sources", "", f"[bold]{result.macro_mape:.1f}[/]", *blanks, log, "", *macro)
+        table.add_row("mean over sources", "", f"[bold]{result.macro_mape:.1f}[/]", *blanks, log, "", "", *macro)
     out.print(table)
-    out.print("[dim]Without *: constants that never saw a row of the model (leave one model out).[/]")
-    out.print("[dim]*: shipped constants as they are; not all of these rows were left out of the fit.[/]")
+    out.print(
+        "[dim]Constants that never saw a row of the source; under 'model left out', of the model. *: shipped constants "
+        "as they are, which saw some of these rows.[/]"
+    )
     if result.unknown_device:
         out.print()
         unknown = _table("the same on a device that nobody calibrated (its family left out)", (*HEADINGS, *baselines))
@@ -62,6 +67,25 @@ def print_validation(result: Validation) -> None:
     skipped = sum(row.skipped is not None for row in result.rows)
     if skipped:
         out.print(f"{skipped} rows skipped; --json gives the reason of each")
+
+
+def _headlines(items: Sequence[Headline]) -> Table:
+    table = _table(
+        "step time, mean over sources, error in % of measured",
+        ("rows", "sources", "source left out", "model left out", "bias", "80 % covers", *BASELINES),
+    )
+    for item in items:
+        table.add_row(
+            f"{item.collection} collection, {item.kind}",
+            str(item.rows),
+            str(item.sources),
+            f"[bold]{item.source_left_out:.1f}[/]",
+            "" if item.model_left_out is None else f"{item.model_left_out:.1f}",
+            f"{item.bias:+.1f}",
+            f"{item.coverage:.0%}",
+            *(f"{item.baseline_mape[name]:.0f}" for name in BASELINES),
+        )
+    return table
 
 
 def _full_runs(rows: Sequence[FullRunRow]) -> Table:
@@ -101,5 +125,6 @@ def _cells(item: ErrorSummary, baselines: Sequence[str]) -> list[str]:
         f"{item.bias:+.1f}",
         f"{item.abs_log_ratio:.3f}",
         f"{item.coverage:.0%}",
+        "" if item.model_left_out_mape is None else f"{item.model_left_out_mape:.1f}",
         *(f"{item.baseline_mape[name]:.0f}" if name in item.baseline_mape else "" for name in baselines),
     ]

@@ -9,9 +9,8 @@ import pytest
 
 from carbon_plugin.calibrate.fit import Parameter, fit
 from carbon_plugin.calibrate.shipped import compare, refit
-from carbon_plugin.calibrate.table import predict, tabulate
+from carbon_plugin.calibrate.table import predict, select, tabulate
 from carbon_plugin.calibrate.validate import published_rows
-from carbon_plugin.predict.case import take
 
 
 @pytest.fixture(scope="module")
@@ -42,15 +41,9 @@ def test_one_odd_row_does_not_win(a100_rows) -> None:
 
 
 def test_a_constant_that_no_row_shows_stays_at_its_prior(a100_rows) -> None:
-    single = select_rows(a100_rows, a100_rows.layout.ep == 1)
+    single = select(a100_rows, a100_rows.layout.ep == 1)
     experts = Parameter("all_to_all", "all_to_all_share", lambda table: table.measured_s > 0, 0.5)
     assert fit(single, [experts]).multiplier("all_to_all") == pytest.approx(1.0)
-
-
-def select_rows(table, mask):
-    parts = {name: take(getattr(table, name), mask) for name in ("shape", "layout", "work", "sheet", "prior")}
-    names = ("measured_s", "source", "framework", "sparse", "prior_factor")
-    return replace(table, **parts, **{name: getattr(table, name)[mask] for name in names})
 
 
 @pytest.mark.exhaustive

@@ -107,8 +107,10 @@ def test_a_file_of_another_kind_is_refused_in_one_line(tmp_path, text) -> None:
 
 def test_nearly_all_shipped_rows_can_be_predicted() -> None:
     rows, skipped = published_rows()
-    assert len(rows) >= 1756
-    assert len(skipped) <= 18
+    first = [row for row in rows if row.collection == "first"]
+    assert len(first) >= 1756
+    assert len(rows) - len(first) >= 284
+    assert len([row for row in skipped if row.source in {row.source for row in first}]) <= 18
     assert all(row.reason for row in skipped)
     assert len({row.id for row in rows}) == len(rows)
 

@@ -1,6 +1,7 @@
-"""The gate: errors on published rows of models that the constants never saw stay at or under the floors.
+"""The gate: errors on published rows that the constants never saw stay at or under the floors.
 
-Floors are those of the project's fidelity target; the figures reached are in docs/validation.md.
+`FLOORS` hold for constants that saw other models of the same source, `HEADLINE_FLOORS` for those that saw nothing of
+the source. The figures reached are in docs/validation.md.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from carbon_plugin.calibrate.validate import Validation, validate
+from carbon_plugin.calibrate.validate import ValidatedRow, Validation, validate
 
 FLOORS = {
     "vtrain_multi_node": 10,
@@ -29,6 +30,7 @@ FLOORS = {
 }
 
 
+HEADLINE_FLOORS = {("first", "dense"): 10, ("first", "mixtures"): 18}
 UNKNOWN_FLOORS = {"llmf-h100": 12, "simumax": 20}
 
 
@@ -40,15 +42,54 @@ def result() -> Validation:
 @pytest.mark.parametrize("source", FLOORS)
 def test_step_time_error_is_under_the_floor(result, source) -> None:
     found = next(item for item in result.summary if item.source == source)
-    assert found.left_out or source == "titan"
-    assert found.mape <= FLOORS[source]
+    seen = [abs(row.model_left_out_step_time_s / row.measured_step_time_s - 1) for row in fitted_rows(result, source)]
+    assert 100 * sum(seen) / len(seen) <= FLOORS[source]
+    assert found.left_out
+
+
+def fitted_rows(result: Validation, source: str) -> list[ValidatedRow]:
+    dense = source.removesuffix("-moe")
+    group = dense.removesuffix("-nemo")
+    return [
+        row
+        for row in result.rows
+        if row.source == group
+        and row.model_left_out_step_time_s is not None
+        and row.moe == (dense != source)
+        and (group == dense or row.framework == "nemo")
+    ]
+
+
+@pytest.mark.parametrize(("collection", "kind"), HEADLINE_FLOORS)
+def test_error_without_the_source_is_under_the_floor(result, collection, kind) -> None:
+    found = next(item for item in result.headlines if (item.collection, item.kind) == (collection, kind))
+    assert found.source_left_out <= HEADLINE_FLOORS[collection, kind]
+
+
+def test_a_source_weighs_the_same_however_many_rows_it_has(result) -> None:
+    dense = next(item for item in result.headlines if (item.collection, item.kind) == ("first", "dense"))
+    rows = [row for row in result.rows if row.collection == "first" and row.moe is False]
+    errors: dict[str, list[float]] = {}
+    for row in rows:
+        predicted = row.left_out_step_time_s or row.predicted_step_time_s
+        errors.setdefault(row.origin, []).append(abs(predicted / row.measured_step_time_s - 1))
+    assert dense.sources == len(errors)
+    assert dense.rows == len(rows)
+    assert dense.source_left_out == pytest.approx(100 * sum(sum(e) / len(e) for e in errors.values()) / len(errors))
+
+
+def test_tables_of_one_laboratory_are_left_out_together(result) -> None:
+    origins = {row.source: row.origin for row in result.rows if row.origin is not None}
+    assert origins["vtrain_single_node"] == origins["vtrain_multi_node"] == "vtrain"
+    assert origins["llmf-a80"] == origins["llmf-h100"] == "llmf"
+    assert origins["mlm"] != origins["mlm2020"]
 
 
 def test_the_error_by_cluster_of_near_linear_rows_is_under_the_floor(result) -> None:
     (clusters,) = result.clusters
     assert clusters.n == 54
     assert clusters.left_out
-    assert clusters.mape <= 10
+    assert clusters.model_left_out_mape <= 10
 
 
 @pytest.mark.parametrize("source", UNKNOWN_FLOORS)
@@ -63,8 +104,9 @@ def test_no_row_of_the_reference_family_is_predicted_as_unknown(result) -> None:
 
 
 def test_memory_error_is_under_the_floor_where_it_was_measured(result) -> None:
-    assert {item.source: item.n for item in result.memory} == {"simumax": 43, "titan": 20}
-    assert all(item.mape <= 8 for item in result.memory)
+    fitted = [item for item in result.memory if item.source in ("simumax", "titan")]
+    assert {item.source: item.n for item in fitted} == {"simumax": 43, "titan": 20}
+    assert all(item.mape <= 8 for item in fitted)
 
 
 def test_layouts_are_ranked_as_measured_and_the_pick_costs_little(result) -> None:
@@ -77,12 +119,8 @@ def test_layouts_are_ranked_as_measured_and_the_pick_costs_little(result) -> Non
 
 
 def test_the_model_beats_every_baseline_on_the_mean_over_sources(result) -> None:
-    assert result.macro_mape < 0.5 * min(result.macro_baseline_mape.values())
-
-
-def test_the_eighty_percent_interval_covers_most_rows(result) -> None:
-    covered = [item.coverage for item in result.summary if item.n >= 10]
-    assert sum(covered) / len(covered) >= 0.8
+    dense = next(item for item in result.headlines if (item.collection, item.kind) == ("first", "dense"))
+    assert dense.source_left_out < 0.5 * min(dense.baseline_mape.values())
 
 
 def test_a_file_of_the_users_is_predicted_with_the_shipped_constants(tmp_path) -> None:
