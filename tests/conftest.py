@@ -23,17 +23,30 @@ settings.load_profile("repeatable")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-SIMULATOR = Path(__file__).parent / "nvml_simulator"
+TESTS = Path(__file__).parent
+
+
+def simulator(name: str) -> Path:
+    """Folder of a library of `tests/`, built once and again only when its sources change."""
+    # A folder a worker, so that none loads what another one is still writing.
+    folder = TESTS / name / "build" / os.environ.get("PYTEST_XDIST_WORKER", "")
+    command = ["make", "-C", str(TESTS / name), f"OUT={folder}"]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, f"{name} does not build:\n{built.stdout}\n{built.stderr}"
+    return folder
 
 
 @pytest.fixture(scope="session")
 def nvml_simulator() -> Path:
-    """Folder of the simulated `libnvidia-ml.so.1`, built once and again only when its sources change."""
-    # A folder a worker, so that none loads what another one is still writing.
-    folder = SIMULATOR / "build" / os.environ.get("PYTEST_XDIST_WORKER", "")
-    built = subprocess.run(["make", "-C", str(SIMULATOR), f"OUT={folder}"], capture_output=True, text=True, check=False)
-    assert built.returncode == 0, f"the NVML simulator does not build:\n{built.stdout}\n{built.stderr}"
-    return folder
+    """Folder of the simulated `libnvidia-ml.so.1`."""
+    return simulator("nvml_simulator")
+
+
+@pytest.fixture(scope="session")
+def settable_clock() -> Callable[[Path], dict[str, str]]:
+    """Variables of a process whose wall clock is ahead by the seconds in a file, from when that file is written on."""
+    library = simulator("clock_simulator") / "libclock.so"
+    return lambda file: {"LD_PRELOAD": str(library), "CLOCK_STEP_FILE": str(file)}
 
 
 @pytest.fixture(scope="session")

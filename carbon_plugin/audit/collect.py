@@ -259,7 +259,7 @@ class RunCollector:
             seen = self.devices.get(key)
             if seen is None:
                 continue  # the verification says that no manifest names this device
-            rows = block.rows(index, self._shares(block, index))
+            rows = block.rows(index, self._shares(block, index, context.clock_offset_s))
             for phase, chosen in phases.items():
                 _cell(self.cells, (key, phase)).add(rows if chosen is None else rows.weighted(chosen))
             rung = seen.identity.rung
@@ -287,12 +287,12 @@ class RunCollector:
         file.redone_steps += rework.steps
         file.end_unix_s = max(file.end_unix_s, float((block.start_unix_s + block.duration_s).max()))
 
-    def _shares(self, block: Block, index: int) -> Floats | None:
+    def _shares(self, block: Block, index: int, clock_offset_s: float) -> Floats | None:
         """Part of each window of a device that no earlier file has metered; None for all of each."""
         key, known = block.keys[index], block.known[index]
         if not known.any():
             return None
-        starts_s, durations_s = block.start_unix_s[known], block.duration_s[known]
+        starts_s, durations_s = block.start_unix_s[known] - clock_offset_s, block.duration_s[known]
         if not self.claims.claim(key, float(starts_s.min()), float((starts_s + durations_s).max())):
             return None
         shares = np.ones(len(known))
@@ -301,7 +301,6 @@ class RunCollector:
         return shares
 
     def _add_event(self, file: FilePass, event: Event) -> None:
-        file.end_unix_s = max(file.end_unix_s, event.at_unix_s)
         if event.kind == HEADS_EVENT:
             return
         file.grid.note(event)

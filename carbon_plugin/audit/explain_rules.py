@@ -302,7 +302,9 @@ RULES: dict[str, Rule] = {
     "progress": _from_ledgers("steps and tokens of the windows, of the node that saw most of each attempt"),
     "period": _from_ledgers(_PERIOD),
     "coverage": _from_ledgers("nodes and GPUs that the manifests promise, beside those whose ledgers are here"),
-    "coverage.clock_offsets_s": _from_ledgers("what rank 0 saw of steps that all nodes end together, by their clocks"),
+    "coverage.clock_offsets_s": _from_ledgers(
+        "steps that all nodes end together, and the time since the boot of each host, by their clocks"
+    ),
     "waste": _from_ledgers("windows of steps that an earlier attempt had reached already, and of later start-ups"),
     "drivers": lambda summary, path: Reason(
         "total with one input at its p10 or p90, all others central", [], ["footprint.total_kg"]

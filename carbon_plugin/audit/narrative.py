@@ -6,6 +6,7 @@ from carbon_plugin.audit import wording
 from carbon_plugin.audit.result import AuditSummary, Energy
 from carbon_plugin.audit.view import gpus_phrase, grid_g_per_kwh, measured_share, unknown_embodied
 from carbon_plugin.footprint.grid import describe_basis
+from carbon_plugin.ledger.clocks import CLOCK_STEP_EVENT
 
 
 def subtitle(summary: AuditSummary) -> str:
@@ -77,8 +78,13 @@ def ways_of_counting(summary: AuditSummary) -> list[str]:
     if coverage.clock_offsets_s:
         furthest_s = max(map(abs, coverage.clock_offsets_s.values()))
         found.append(
-            f"Clocks of nodes were up to {wording.duration(furthest_s)} apart. Sums do not depend on it; times are "
-            f"given by the clock of rank 0."
+            f"Clocks of ledgers were up to {wording.duration(furthest_s)} apart. Sums do not depend on it; times are "
+            "given by the clock of rank 0, as it was set for most of the run."
+        )
+    if summary.event_counts.get(CLOCK_STEP_EVENT):
+        found.append(
+            "The wall clock of a host was set while the job ran. Times of its ledger go on from before that; energies "
+            "and durations do not depend on it."
         )
     return found
 

@@ -7,6 +7,7 @@ merged. A part whose process fails is done here instead.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import pickle
 import subprocess
@@ -57,7 +58,9 @@ def pass_over(
     Raises `LedgerError` if one cannot be read or is of an unknown version.
     """
     outlines = {path: outline for path in paths if (outline := outline_of(path)) is not None}
-    contexts = _contexts(paths, list(outlines.values()))
+    offsets_s = clock_offsets(list(outlines.values()))
+    paths = sorted(paths, key=lambda path: _started_s(outlines.get(path), offsets_s))
+    contexts = _contexts(paths, list(outlines.values()), offsets_s)
     wanted = wanted_chains(paths, anchors)
     first = outlines.get(paths[0])
 
@@ -65,7 +68,7 @@ def pass_over(
         return Part(
             files=[(path, contexts[path]) for path in chosen],
             run_id=run_id,
-            origin_unix_s=first.started_unix_s if first else 0.0,
+            origin_unix_s=_started_s(first, offsets_s) if first else 0.0,
             wanted=wanted,
         )
 
@@ -89,8 +92,13 @@ def add_up(part: Part) -> Passed:
     return Passed(collected, ledgers)
 
 
-def _contexts(paths: Sequence[Path], outlines: Sequence[Outline]) -> dict[Path, FileContext]:
-    offsets_s = clock_offsets(outlines)
+def _started_s(outline: Outline | None, offsets_s: Mapping[str, float]) -> float:
+    return math.inf if outline is None else outline.started_unix_s - offsets_s[outline.path.name]
+
+
+def _contexts(
+    paths: Sequence[Path], outlines: Sequence[Outline], offsets_s: Mapping[str, float]
+) -> dict[Path, FileContext]:
     launches = launches_of(outlines, offsets_s)
     steps = earlier_steps(outlines, launches)
     # Nodes wait for each other, so the leader of the lowest node stands for all of a launch, or leaders one by one.

@@ -42,15 +42,16 @@ def reserved_time(files: Sequence[FilePass]) -> Reserved:
     counted_from = set()
     for file in files:
         manifest = file.manifest
-        since = manifest.started_unix_s if manifest.reserved_since_unix_s is None else manifest.reserved_since_unix_s
-        whole = (min(since, manifest.started_unix_s), file.end_unix_s)
+        start_s, end_s = file.extent
+        before_s = max(0.0, manifest.started_unix_s - (manifest.reserved_since_unix_s or manifest.started_unix_s))
+        whole = (start_s - before_s, end_s)
         gpus = {device.key: device.units for device in manifest.devices if device.rung == "gpu"}
         counted_from.add(_counted_from(gpus.values()))
         ranks = {f"ranks of {manifest.host_key}": manifest.world_size / max(1, manifest.nodes)}
         for key, weight in (gpus or ranks).items():
             weights[key] = weight
             reserved.setdefault(key, []).append(whole)
-            observed.setdefault(key, []).append((manifest.started_unix_s, file.end_unix_s))
+            observed.setdefault(key, []).append((start_s, end_s))
         # Containers of one job may hold a host in parts, each with GPUs of its own: the parts add up.
         host = manifest.host_key if manifest.host_share >= 1 else " ".join((manifest.host_key, *sorted(gpus)))
         hosts.setdefault(host, []).append(whole)

@@ -116,7 +116,8 @@ class Coverage(Struct, frozen=True, kw_only=True):
     """What of the job the ledgers cover. `gpus` is how many there should be, `gpus_seen` how many a ledger names,
     `gpus_measured` how many of these have measured energy, `gpu_slices` how many of these are MIG slices. `whole_gpus`
     is what all `gpus` amount to, a slice as its share. `overlaps` are devices that two files metered at once,
-    `clock_offsets_s` by how much the clock of a ledger was ahead of that of rank 0, where rank 0 has noticed it."""
+    `clock_offsets_s` by how much the times of a ledger are ahead of those of the run, because clocks of nodes disagree
+    or the clock of a host was set between two of its ledgers."""
 
     nodes: int
     nodes_seen: int

@@ -22,6 +22,12 @@ def writer_name(file_name: str) -> str:
     return file_name.partition(".attempt-")[0]
 
 
+def attempt_number(file_name: str) -> int:
+    """The number of the attempt in the name of a ledger; 0 for any other name."""
+    match = _NAME.fullmatch(file_name)
+    return int(match[3]) if match else 0
+
+
 def ledger_files(run_dir: str | os.PathLike[str]) -> list[Path]:
     """Ledger files of a run by node, rank and attempt; empty if there is none yet.
 

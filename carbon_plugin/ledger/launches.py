@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from carbon_plugin.ledger.clocks import file_offsets
 from carbon_plugin.ledger.outline import Outline, find_events
 from carbon_plugin.ledger.records import Event
 
@@ -16,15 +17,18 @@ where the other one is ahead, 0 when they agree again."""
 
 
 def clock_offsets(outlines: Sequence[Outline]) -> dict[str, float]:
-    """By how much the clock that each file was written by was ahead of that of rank 0, s, by file name; 0 where rank 0
-    has noticed nothing. What it noticed of one attempt of a node on a host goes for the others too."""
-    noticed: dict[str, float] = {}
-    for outline in outlines:
-        if outline.path.name.startswith(RANK_0_FILES):
-            for event in find_events(outline.path, SKEW_EVENT):
-                noticed |= offsets_in(event)
-    of_place = {outline.place: noticed[outline.path.name] for outline in outlines if outline.path.name in noticed}
-    return {outline.path.name: noticed.get(outline.path.name, of_place.get(outline.place, 0.0)) for outline in outlines}
+    """By how much the times of each file are ahead of those of the run, s, by file name.
+
+    The times of the run are those of the clock of rank 0, as it was set for most of the time. A file may differ because
+    the clock of its host was set between two files, or because rank 0 has noticed that clocks of nodes disagree.
+    """
+    noticed = [
+        (outline.path.name, offsets_in(event))
+        for outline in outlines
+        if outline.path.name.startswith(RANK_0_FILES)
+        for event in find_events(outline.path, SKEW_EVENT)
+    ]
+    return file_offsets([outline.timed for outline in outlines], noticed)
 
 
 def offsets_in(event: Event) -> dict[str, float]:

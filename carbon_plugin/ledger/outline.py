@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from carbon_plugin.errors import LedgerError
 from carbon_plugin.ledger import chain
+from carbon_plugin.ledger.clocks import TimedFile
 from carbon_plugin.ledger.codec import decode_opening, decoder_for
 from carbon_plugin.ledger.files import writer_name
 from carbon_plugin.ledger.records import LEDGER_VERSION, Event, Record, Window
@@ -33,6 +34,7 @@ class _Manifest(Struct, frozen=True, tag="manifest"):
     host_key: str
     started_unix_s: float
     devices: list[_Device]
+    started_boot_s: float | None = None
 
 
 _manifest_decoder = msgspec.json.Decoder(_Manifest)
@@ -53,6 +55,19 @@ class Outline(Struct, frozen=True, kw_only=True):
     host_key: str
     last_step: int
     devices: tuple[str, ...]
+    started_boot_s: float | None = None
+
+    @property
+    def timed(self) -> TimedFile:
+        """What of it tells about clocks."""
+        return TimedFile(
+            name=self.path.name,
+            host_key=self.host_key,
+            node=self.node,
+            started_unix_s=self.started_unix_s,
+            end_unix_s=self.trained_until_unix_s,
+            started_boot_s=self.started_boot_s,
+        )
 
     @property
     def series(self) -> tuple[int, str]:
@@ -94,6 +109,7 @@ def outline_of(path: Path) -> Outline | None:
         host_key=manifest.host_key,
         last_step=max((window.last_step for window in windows), default=0),
         devices=tuple(device.key for device in manifest.devices),
+        started_boot_s=manifest.started_boot_s,
     )
 
 

@@ -37,7 +37,8 @@ class Manifest(Struct, frozen=True, kw_only=True, tag="manifest"):
     effective `RunSpec` as plain data, None while too little is known for a prediction. `forecast` and `prediction` are
     the documents of `plan` and `predict` as plain data. `factors` are the carbon factors in force:
     `footprint.account.Factors` as plain data, empty when no site was given. `host_key` is the boot id and `host_share`
-    the part of that host which the job has reserved, 0 to 1.
+    the part of that host which the job has reserved, 0 to 1. `started_boot_s` is the moment of `started_unix_s` in
+    seconds since that boot, by which files of one boot can be set in order whatever was done to the wall clock.
 
     A file may hold several manifests, because a layout can be detected only after the first step: each one
     replaces the one before it, and the file begins with one.
@@ -64,6 +65,7 @@ class Manifest(Struct, frozen=True, kw_only=True, tag="manifest"):
     assumptions: list[dict[str, str]] = []
     host_share: float = 1.0
     spec: dict[str, Any] | None = None
+    started_boot_s: float | None = None
 
 
 class DeviceEnergy(Struct, frozen=True, kw_only=True, omit_defaults=True):

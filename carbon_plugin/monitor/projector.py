@@ -25,6 +25,7 @@ from carbon_plugin.monitor.projection import (
 )
 from carbon_plugin.monitor.skew import SkewWatch
 from carbon_plugin.monitor.totals import FileTotals, RunTotals, run_totals
+from carbon_plugin.monitor.wall import WallClock
 from carbon_plugin.plan.goodput import run_goodput
 
 
@@ -41,14 +42,22 @@ class Projector:
     `collector` hears nodes whose ledgers are elsewhere."""
 
     def __init__(
-        self, run_dir: Path, journal: Journal | None, *, nodes: int, collector: Collector | None = None
+        self,
+        run_dir: Path,
+        journal: Journal | None,
+        *,
+        nodes: int,
+        wall: WallClock,
+        collector: Collector | None = None,
     ) -> None:
         self._collector = collector
         self._aggregator = Aggregator(run_dir, (journal.file, journal.totals) if journal else None)
         self._own = journal.totals if journal else None
+        self._own_file = journal.file if journal else None
+        self._wall = wall
         self._nodes = nodes
         self._clocks = SkewWatch()
-        self._started_unix_s = time.time()
+        self._started_unix_s = wall.now_unix_s()
 
     def heads(self) -> dict[str, str]:
         """Chain heads of the other nodes' ledgers."""
@@ -63,13 +72,18 @@ class Projector:
             self._collector.poll()
             files = {**self._collector.files, **files}
         skews_s = self._clocks.look(self._own, files) if self._own and self._aggregator.caught_up else {}
-        totals = run_totals(files, attempt_started_s=self._started_unix_s, offsets_s=self._clocks.offsets_s)
+        totals = run_totals(
+            files,
+            attempt_started_s=self._started_unix_s,
+            offsets_s=self._clocks.offsets_s,
+            own=self._own_file,
+        )
         own = self._own or next(iter(self._aggregator.files.values()), FileTotals())
         total_steps = context.effective.total_steps
         remaining = _remaining(context, totals, own, None if total_steps is None else max(0, total_steps - step))
         view = outlook(totals, _at_hours_to_come(context, remaining), context.factors)
         record = Projection(
-            at_unix_s=time.time(),
+            at_unix_s=self._wall.now_unix_s(),
             step=step,
             total_steps=total_steps,
             nodes_seen=totals.nodes_seen,

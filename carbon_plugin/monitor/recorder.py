@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from msgspec.structs import replace
 
 import carbon_plugin
+from carbon_plugin.ledger.clocks import CLOCK_STEP_EVENT, CLOCK_STEP_S, clock_step_message
 from carbon_plugin.ledger.records import (
     LEDGER_VERSION,
     Close,
@@ -34,8 +35,6 @@ from carbon_plugin.monitor.spans import Measured, SpanTracker
 from carbon_plugin.monitor.wall import WallClock
 from carbon_plugin.monitor.windows import Piece, Snapshot, aligned, cut, energies, merged, moment_of
 
-CLOCK_STEP_S = 1.0
-"""A difference between wall clock and monotonic time that no slewing explains."""
 CONTEXT_EVERY_S = 60.0
 """How often power limits, clocks and throttling are looked at: a few driver calls a GPU, at the end of a window."""
 
@@ -58,6 +57,7 @@ class NodeRecorder:
         intensity: IntensityWatch,
         journal: Journal,
         clock: TrainingClock,
+        wall: WallClock,
         guard: Guard,
         versions: Mapping[str, str],
         reserved_since_unix_s: float,
@@ -72,7 +72,7 @@ class NodeRecorder:
         self._journal = journal
         self._clock = clock
         self._guard = guard
-        self._wall = WallClock()
+        self._wall = wall
         self._versions = {"carbon-plugin": carbon_plugin.__version__, **versions}
         self._reserved_since_unix_s = reserved_since_unix_s
         self._faults: dict[str, str] = {}
@@ -80,7 +80,8 @@ class NodeRecorder:
         self._spans = SpanTracker(settings.options.span_rule, self._gpus)
         self._context_due_s = 0.0
         self._index = 0
-        self._closed = self._clock_stepped = False
+        self._closed = False
+        self._said_ahead_s = 0.0
         self._phase: Phase = "startup"
         first = meters.read()
         self._before = self._snapshot(first)
@@ -92,6 +93,7 @@ class NodeRecorder:
             # Opening a driver may take seconds; steps that ended meanwhile belong to the first window.
             self._before = replace(self._before, mark=clock.start)
         self._started_unix_s = self._wall.unix_s(self._before.monotonic_s)
+        self._started_boot_s = self._wall.boot_s(self._before.monotonic_s)
         self.state(context, [])
         for note in meters.notes:
             self.note(note.kind, note.message)
@@ -119,6 +121,7 @@ class NodeRecorder:
                 hostname=self._meters.host.hostname,
                 world_size=self._ranks.world_size,
                 started_unix_s=self._started_unix_s,
+                started_boot_s=self._started_boot_s,
                 reserved_since_unix_s=min(self._reserved_since_unix_s, self._started_unix_s),
                 devices=with_ranks(self._meters.devices, claims),
                 effective=context.effective.fields,
@@ -140,7 +143,7 @@ class NodeRecorder:
 
     def note(self, kind: str, message: str, data: dict[str, object] | None = None) -> None:
         """Record an event."""
-        self.record(Event(at_unix_s=time.time(), kind=kind, message=message, data=data or {}))
+        self.record(Event(at_unix_s=self._wall.now_unix_s(), kind=kind, message=message, data=data or {}))
 
     def poll(self) -> None:
         """Read the meters that integrate; nothing is recorded but faults."""
@@ -163,15 +166,21 @@ class NodeRecorder:
         for window in windows:
             self.record(window)
         self._guard.run("GPU context", self._note_context, None)
-        if abs(self._wall.adjust()) > CLOCK_STEP_S and not self._clock_stepped:
-            self._clock_stepped = True
-            self.note("clock_stepped", "the wall clock was set during the run; times of windows follow it slowly")
+        self._note_clock(self._wall.adjust())
         self._clock.cut_s = after.monotonic_s
 
     def refresh_intensity(self) -> None:
         """Ask the live services for the intensity of the moment, where it is time; may block for some seconds."""
         self._intensity.refresh(time.time())
         self._note_intensity()
+
+    def _note_clock(self, slept_s: float) -> None:
+        if slept_s > CLOCK_STEP_S:
+            self.note("suspended", f"the machine slept for {slept_s:.1f} s", {"duration_s": slept_s})
+        ahead_s = self._wall.ahead_s
+        if abs(ahead_s - self._said_ahead_s) > CLOCK_STEP_S:
+            self._said_ahead_s = ahead_s
+            self.note(CLOCK_STEP_EVENT, clock_step_message(ahead_s), {"ahead_s": ahead_s})
 
     def _note_context(self) -> None:
         now_s = time.monotonic()
@@ -234,8 +243,10 @@ class NodeRecorder:
         factors = self._context.factors
         index, self._index = self._index, self._index + 1
         start_unix_s = self._wall.unix_s(piece.start_s)
+        # Services and series are asked by the wall clock as it is now, in case somebody has put it right.
+        at_s = start_unix_s + self._wall.ahead_s
         intensity = self._intensity.of_window(
-            start_unix_s, start_unix_s + piece.duration_s, factors.intensity.figure.value if factors else None
+            at_s, at_s + piece.duration_s, factors.intensity.figure.value if factors else None
         )
         return Window(
             index=index,

@@ -1,4 +1,7 @@
-"""From when on a training is charged for the reservation that it runs in: several may follow one another in one."""
+"""From when on a training is charged for the reservation that it runs in: several may follow one another in one.
+
+All times are ages by the clock that counts since the machine was started, so that setting the wall clock moves nothing.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,20 @@ import contextlib
 import os
 import time
 from collections.abc import Mapping
+from pathlib import Path
+
+from msgspec import Struct
+
+from carbon_plugin.monitor.wall import boot_clock_s
+
+_CLOCKS_AGREE_S = 60.0
+
+
+class Charged(Struct, frozen=True):
+    """How much time before its beginning a training is charged for, s, and what is to be said about it."""
+
+    before_s: float
+    note: str | None = None
 
 
 class ReservedTime:
@@ -18,40 +35,71 @@ class ReservedTime:
 
     def __init__(self) -> None:
         self._running: set[object] = set()
-        self._charged_until_unix_s = 0.0
+        self._charged_until_s: float | None = None
 
-    def begin(self, training: object, environ: Mapping[str, str]) -> float:
-        """A training begins; returns since when it is charged, Unix s."""
-        since_s = time.time() if self._running else max(reserved_since(environ), self._charged_until_unix_s)
+    def begin(self, training: object, environ: Mapping[str, str]) -> Charged:
+        """A training begins; returns for how long before this moment it is charged."""
+        if self._running:
+            charged = Charged(0.0)
+        else:
+            charged = reserved_before(environ)
+            if self._charged_until_s is not None:
+                charged = Charged(min(charged.before_s, boot_clock_s() - self._charged_until_s), charged.note)
         self._running.add(training)
-        return since_s
+        return charged
 
     def end(self, training: object) -> None:
         """A training ended, however. Safe to call twice."""
         if training in self._running:
             self._running.remove(training)
-            self._charged_until_unix_s = time.time()
+            self._charged_until_s = boot_clock_s()
 
     def forget(self) -> None:
         """In a forked child: the parent's trainings are not this process's."""
         self._running.clear()
 
 
-def reserved_since(environ: Mapping[str, str]) -> float:
-    """When the reservation began, Unix s: SLURM's job start, else the start of the launcher or of this process."""
+def reserved_before(environ: Mapping[str, str]) -> Charged:
+    """For how long the reservation has been running: since SLURM's job start, else since the start of the launcher or
+    of this process. A job start that lies in the future or before the machine was started is not believed: the clock
+    of this host, or of the scheduler, is wrong."""
+    stated = environ.get("SLURM_JOB_START_TIME", "")
+    if not stated.isdecimal():
+        return Charged(_launched_before_s(environ))
+    before_s = time.time() - float(stated)
+    if -_CLOCKS_AGREE_S <= before_s <= boot_clock_s() + _CLOCKS_AGREE_S:
+        return Charged(max(0.0, before_s))
+    where = "in the future" if before_s < 0 else "before this host was started"
+    return Charged(
+        _launched_before_s(environ),
+        f"SLURM_JOB_START_TIME is {where} by the clock of this host, so the reservation is counted from the start of "
+        "the process",
+    )
+
+
+def _launched_before_s(environ: Mapping[str, str]) -> float:
+    """How long ago the launcher was started, where there is one that can be seen, else this process."""
+    if "TORCHELASTIC_RUN_ID" in environ:
+        launcher_s = _age_s(os.getppid())
+        if launcher_s is not None:
+            return launcher_s
+    return _age_s(os.getpid()) or 0.0
+
+
+def _age_s(pid: int) -> float | None:
+    """How long ago a process was started, s; None if that is hidden."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        ticks = int(stat.rpartition(")")[2].split()[19])  # since the machine was started, whatever the wall clock says
+        return max(0.0, boot_clock_s() - ticks / os.sysconf("SC_CLK_TCK"))
     import psutil
 
-    stated = environ.get("SLURM_JOB_START_TIME", "")
-    if stated.isdecimal():
-        return float(stated)
-    own = psutil.Process()
-    with contextlib.suppress(psutil.Error):  # the launcher may be another user's, and hidden
-        launcher = own.parent() if "TORCHELASTIC_RUN_ID" in environ else None
-        if launcher is not None:
-            return float(launcher.create_time())
-    return float(own.create_time())
+    with contextlib.suppress(psutil.Error):
+        return max(0.0, time.time() - float(psutil.Process(pid).create_time()))
+    return None
 
 
 RESERVED_TIME = ReservedTime()
 """That of this process."""
-os.register_at_fork(after_in_child=RESERVED_TIME.forget)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=RESERVED_TIME.forget)

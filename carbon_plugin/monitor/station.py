@@ -35,6 +35,7 @@ from carbon_plugin.monitor.recorder import NodeRecorder
 from carbon_plugin.monitor.reserved import RESERVED_TIME
 from carbon_plugin.monitor.settings import Settings
 from carbon_plugin.monitor.skew import skew_message
+from carbon_plugin.monitor.wall import WallClock
 
 GRACE_S = 3.0
 """How long a leader waits for the claims that it needs."""
@@ -78,6 +79,7 @@ class Station:
         self._ranks = ranks
         self._run_dir = run_dir
         self._clock = clock
+        self._wall = WallClock()
         self._guard = guard
         self._versions = dict(versions)
         self._environ = dict(environ)
@@ -119,7 +121,10 @@ class Station:
     def open(self) -> None:
         """Agree on the run, elect the leader of the host, and begin to record if it is this process."""
         settings, ranks = self._settings, self._ranks
-        self._reserved_since_unix_s = RESERVED_TIME.begin(self, self._environ)
+        charged = RESERVED_TIME.begin(self, self._environ)
+        self._reserved_since_unix_s = self._wall.now_unix_s() - charged.before_s
+        if charged.note is not None:
+            self.note("reserved_time", charged.note)
         self._identity = agree_run(
             self._run_dir,
             name=settings.name,
@@ -140,7 +145,9 @@ class Station:
                 self._hardware = look_at_hardware(settings, (), self._environ)
             self._context = self._built()
         if ranks.rank == 0:
-            self._projector = Projector(self._run_dir, self._journal, nodes=ranks.nodes, collector=self._collector)
+            self._projector = Projector(
+                self._run_dir, self._journal, nodes=ranks.nodes, wall=self._wall, collector=self._collector
+            )
         if self._recorder is not None:
             # So that the first window has a live value too, and all of the run counts the same.
             self._guard.run("live intensity", self._recorder.refresh_intensity, None)
@@ -264,6 +271,7 @@ class Station:
             ),
             journal=self._journal,
             clock=self._clock,
+            wall=self._wall,
             guard=self._guard,
             versions=self._versions,
             reserved_since_unix_s=self._reserved_since_unix_s,

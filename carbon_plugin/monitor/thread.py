@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import signal
 import threading
 import time
@@ -42,8 +41,8 @@ class Body(Protocol):
 
 
 class MonitorThread:
-    """Runs a body until `close`. Windows of `cadence_s` end at multiples of it on the wall clock, so that the
-    disturbance, small as it is, happens on all nodes at once; none is shorter than `least_s`, unless `wake` says so."""
+    """Runs a body until `close`. It waits by the monotonic clock, whatever is done to the wall clock. A window lasts
+    about `cadence_s`, as `wait_s` says, and at least `least_s`, unless `wake` ends it."""
 
     def __init__(self, body: Body, guard: Guard, wake: Wake, *, cadence_s: float, least_s: float) -> None:
         self._body = body
@@ -85,16 +84,16 @@ class MonitorThread:
 
     def _run(self) -> None:
         self._body.open()
-        edge_s = self._next_edge(time.time())
+        edge_s = self._next_edge_s()
         while self._reason is None:
-            wait_s = max(edge_s - time.time(), _LEAST_WAIT_S)
+            left_s = max(edge_s - time.monotonic(), _LEAST_WAIT_S)
             poll_s = self._body.poll_interval_s
-            woken = self._woken(wait_s if poll_s is None else min(wait_s, poll_s))
+            woken = self._woken(left_s if poll_s is None else min(left_s, poll_s))
             if self._reason is None:
-                due = woken or time.time() >= edge_s
+                due = woken or time.monotonic() >= edge_s
                 self._body.tick(due=due)
                 if due:
-                    edge_s = self._next_edge(time.time())
+                    edge_s = self._next_edge_s()
         self._body.close(self._reason)
 
     def _woken(self, within_s: float) -> bool:
@@ -106,6 +105,17 @@ class MonitorThread:
             self._wake.get()
         return True
 
-    def _next_edge(self, now_s: float) -> float:
-        """The next multiple of the cadence that leaves a window of at least `least_s`."""
-        return math.ceil((now_s + self._least_s) / self._cadence_s) * self._cadence_s
+    def _next_edge_s(self) -> float:
+        """When the next window ends, by the monotonic clock."""
+        return time.monotonic() + wait_s(time.time(), cadence_s=self._cadence_s, least_s=self._least_s)
+
+
+def wait_s(now_unix_s: float, *, cadence_s: float, least_s: float) -> float:
+    """How long the window that begins now is to last, s.
+
+    It ends at a multiple of the cadence on the wall clock, so that the disturbance, small as it is, happens on all
+    nodes at once. It lasts at least `least_s`, or half a cadence where that is less: a window that begins a little late
+    because of the reading before it must not miss its edge and last twice as long.
+    """
+    left_s = -now_unix_s % cadence_s
+    return left_s if left_s >= min(least_s, cadence_s / 2) else left_s + cadence_s

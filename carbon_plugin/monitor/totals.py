@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from msgspec import Struct
 
 from carbon_plugin.footprint.account import IT_RUNGS, EnergyItem, Reservation
+from carbon_plugin.ledger.clocks import TimedFile, file_offsets
 from carbon_plugin.ledger.launches import offsets_in
 from carbon_plugin.ledger.records import Event, Manifest, Record, Span, Window
 from carbon_plugin.spec.devices import DeviceIdentity, Rung
@@ -25,6 +26,8 @@ RECENT_SPANS = 4
 STALE_WINDOWS = 3
 """A ledger without news for so many of its windows no longer counts towards the power of the moment."""
 
+Extent = tuple[float, float]
+"""Start and end of a file, Unix s."""
 Place = tuple[str, int]
 """A host's key and the number of a node on it."""
 
@@ -98,6 +101,18 @@ class FileTotals:
     def place(self) -> Place:
         """Whose clock the file was written by."""
         return (self.manifest.host_key, self.manifest.node) if self.manifest else ("", 0)
+
+    def timed(self, name: str) -> TimedFile:
+        """What the file of that name tells about clocks."""
+        manifest = self.manifest
+        return TimedFile(
+            name=name,
+            host_key=self.place[0],
+            node=self.place[1],
+            started_unix_s=self.started_s,
+            end_unix_s=self.end_s,
+            started_boot_s=manifest.started_boot_s if manifest else None,
+        )
 
     @property
     def gpus(self) -> tuple[str, ...]:
@@ -200,22 +215,25 @@ class RunTotals(Struct, frozen=True, kw_only=True):
 
 
 def run_totals(
-    files: Mapping[str, FileTotals], *, attempt_started_s: float, offsets_s: Mapping[Place, float] | None = None
+    files: Mapping[str, FileTotals],
+    *,
+    attempt_started_s: float,
+    offsets_s: Mapping[Place, float] | None = None,
+    own: str | None = None,
 ) -> RunTotals:
-    """Sum up ledgers by file name. Those that ended before `attempt_started_s` (Unix) are of earlier attempts;
-    `offsets_s` says by how much clocks are ahead."""
+    """Sum up ledgers by file name. Those that ended before `attempt_started_s` (Unix, by the clock of the file `own`)
+    are of earlier attempts; `offsets_s` says by how much clocks are ahead of that of `own` now."""
     opened = {name: file for name, file in files.items() if file.manifest is not None}
-    contested = _contested(opened)
+    ahead_s = _ahead(opened, offsets_s or {}, own)
+    extents = {name: (file.started_s - ahead_s[name], file.end_s - ahead_s[name]) for name, file in opened.items()}
+    attempt_started_s -= ahead_s.get(own or "", 0.0)
+    contested = _contested(opened, extents)
     # By when it was heard of, not by its own clock: clocks of nodes disagree.
     newest_s = max((file.heard_s for file in opened.values()), default=0.0)
     spent, steady = _Groups(), _Groups()
     power_w = 0.0
     measured: dict[str, bool] = {}
-    current = {
-        name: file
-        for name, file in opened.items()
-        if file.end_s - (offsets_s or {}).get(file.place, 0.0) >= attempt_started_s
-    }
+    current = {name: file for name, file in opened.items() if extents[name][1] >= attempt_started_s}
     for name, file in opened.items():
         fresh = newest_s - file.heard_s <= STALE_WINDOWS * max(file.last_window_s, 1.0)
         for key, totals in file.devices.items():
@@ -233,8 +251,8 @@ def run_totals(
         steady=steady.items(),
         steady_s=max((file.steady_s for file in current.values()), default=0.0),
         steady_steps=max((file.steady_steps for file in current.values()), default=0),
-        reserved=_reserved(opened, contested, None),
-        reserved_now=_reserved(current, contested, 1.0),
+        reserved=_reserved(opened, extents, contested, None),
+        reserved_now=_reserved(current, extents, contested, 1.0),
         power_w=power_w,
         gpus=len(measured),
         gpus_measured=sum(measured.values()),
@@ -270,7 +288,14 @@ class _Groups:
         )
 
 
-def _contested(files: Mapping[str, FileTotals]) -> set[tuple[str, str]]:
+def _ahead(files: Mapping[str, FileTotals], offsets_s: Mapping[Place, float], own: str | None) -> dict[str, float]:
+    """By how much the times of each file are ahead of those of the run, s."""
+    latest = {file.place: name for name, file in sorted(files.items(), key=lambda item: item[1].heard_s)}
+    noticed = {latest[place]: offset_s for place, offset_s in offsets_s.items() if place in latest}
+    return file_offsets([file.timed(name) for name, file in files.items()], [(own or "", noticed)])
+
+
+def _contested(files: Mapping[str, FileTotals], extents: Mapping[str, Extent]) -> set[tuple[str, str]]:
     """(file, device) pairs that do not count, because another file that began earlier metered the device too."""
     holders: dict[str, list[str]] = {}
     for name, file in files.items():
@@ -279,16 +304,19 @@ def _contested(files: Mapping[str, FileTotals]) -> set[tuple[str, str]]:
     losing = set()
     for key, names in holders.items():
         end_s = float("-inf")
-        for name in sorted(names, key=lambda name: (files[name].started_s, name)):
-            if end_s - files[name].started_s > OVERLAP_TOLERANCE_S:
+        for name in sorted(names, key=lambda name: (extents[name][0], name)):
+            if end_s - extents[name][0] > OVERLAP_TOLERANCE_S:
                 losing.add((name, key))
             else:
-                end_s = max(end_s, files[name].end_s)
+                end_s = max(end_s, extents[name][1])
     return losing
 
 
 def _reserved(
-    files: Mapping[str, FileTotals], contested: set[tuple[str, str]], each_s: float | None
+    files: Mapping[str, FileTotals],
+    extents: Mapping[str, Extent],
+    contested: set[tuple[str, str]],
+    each_s: float | None,
 ) -> tuple[Reservation, ...]:
     """Reserved time of devices, hosts and network shares; each device once at any moment, over all attempts.
 
@@ -302,18 +330,18 @@ def _reserved(
         manifest = file.manifest
         if manifest is None:
             continue
-        since_s = manifest.started_unix_s
+        since_s, end_s = extents[name]
         if manifest.reserved_since_unix_s is not None:
-            since_s = min(since_s, manifest.reserved_since_unix_s)
+            since_s -= max(0.0, manifest.started_unix_s - manifest.reserved_since_unix_s)
         gpus = tuple(key for key in file.gpus if (name, key) not in contested)
         # Where no GPU is metered, every rank stands for one device.
         group = (manifest.host_key, *gpus) if file.gpus else (manifest.host_key, "ranks")
         units = sum(file.identities[key].units for key in gpus)
         weights[group] = units if file.gpus else manifest.world_size / manifest.nodes
-        devices.setdefault(group, []).append((since_s, file.end_s))
+        devices.setdefault(group, []).append((since_s, end_s))
         # Containers of one job may hold a host in parts, each with GPUs of its own: the parts add up.
         host = manifest.host_key if manifest.host_share >= 1 else " ".join((manifest.host_key, *file.gpus))
-        hosts.setdefault(host, []).append((since_s, file.end_s))
+        hosts.setdefault(host, []).append((since_s, end_s))
         shares[host] = max(shares.get(host, 0.0), manifest.host_share)
     device_s = sum(weights[group] * (each_s or _covered_s(intervals)) for group, intervals in devices.items())
     host_s = sum(shares[host] * (each_s or _covered_s(intervals)) for host, intervals in hosts.items())

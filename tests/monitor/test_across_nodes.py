@@ -5,7 +5,6 @@ from __future__ import annotations
 import resource
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,62 +18,10 @@ from carbon_plugin.ledger.outline import find_events, outline_of
 from carbon_plugin.ledger.reader import LedgerFile, manifest_of, read_run
 from carbon_plugin.ledger.records import Close, Event, Projection, Window
 from carbon_plugin.ledger.verify import verify_run
+from tests.monitor.launching import Launch, Start, wait_until
 
 BUSY, SPARE = (f"GPU-00000051-5133-4d00-8000-00000000000{index}" for index in range(2))
 REDONE = 20
-Start = Callable[..., subprocess.Popen[str]]
-
-
-class Launch:
-    """One launch of a job: nodes that begin together, or later, and end together."""
-
-    def __init__(self, start: Start, run_dir: Path, **common: Any) -> None:
-        self._start, self._run_dir, self._common = start, run_dir, common
-        self._folder = run_dir.with_name(f"{run_dir.name} {len(list(run_dir.parent.glob('*')))}")
-        self._folder.mkdir()
-        self.processes: list[subprocess.Popen[str]] = []
-
-    def node(self, number: int, of: int, **variables: Any) -> Launch:
-        """Start the only rank of a node, on a host of its own with one GPU."""
-        scratch = self._folder / f"host-{number}"
-        scratch.mkdir()
-        of_node = {
-            "RANK": number, "WORLD_SIZE": of, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1, "GROUP_RANK": number,
-            "GROUP_WORLD_SIZE": of, "TMPDIR": scratch, "spec": f"gpus=1;seed={50 + number};power=300",
-        }  # fmt: skip
-        return self.rank(**{**of_node, **variables})
-
-    def rank(self, **variables: Any) -> Launch:
-        """Start a rank, of the test's own host."""
-        self.processes.append(self._start(self._run_dir, self._folder, **self._common, **variables))
-        return self
-
-    def await_ready(self) -> None:
-        """Wait until every process has started; one that ended is the test's failure, later."""
-        wait_until(
-            lambda: (
-                len(list(self._folder.glob("ready-*"))) >= len(self.processes)
-                or any(process.poll() is not None for process in self.processes)
-            )
-        )
-
-    def begin(self) -> None:
-        """Let the steps begin."""
-        (self._folder / "written").write_text(str(time.monotonic()))
-        (self._folder / "written").rename(self._folder / "epoch")
-
-    def end(self) -> None:
-        """Let all nodes end, and wait for them."""
-        (self._folder / "stop").touch()
-        for process in self.processes:
-            _, errors = process.communicate(timeout=60)
-            assert process.returncode == 0, errors
-
-
-def wait_until(true: Callable[[], bool], at_most_s: float = 60.0) -> None:
-    end_s = time.monotonic() + at_most_s
-    while not true() and time.monotonic() < end_s:
-        time.sleep(0.02)
 
 
 def records(file: LedgerFile, kind: type) -> list[Any]:
@@ -175,7 +122,7 @@ def test_clocks_two_minutes_apart_are_an_event_and_change_no_total(runs, audits)
     assert events[0].message.startswith("clocks of other nodes are up to 1")
     assert summary.verification.ok
     assert summary.coverage.clock_offsets_s == pytest.approx(said)
-    assert any(warning.startswith("Clocks of nodes were up to ") for warning in warnings(summary))
+    assert any(warning.startswith("Clocks of ledgers were up to ") for warning in warnings(summary))
     assert summary.by_rung["gpu"].energy_j == pytest.approx(sum(map(gpu_j, files.values())))
     assert summary.period.wall_s < 60
     assert (summary.waste.redone_steps, summary.coverage.overlaps) == (0, [])

@@ -9,14 +9,19 @@ from carbon_plugin.monitor.wall import MAX_SLEW, WallClock
 
 
 class Time:
-    """Two clocks that a test moves."""
+    """Clocks that a test moves."""
 
     def __init__(self) -> None:
-        self.monotonic_s, self.unix_s = 100.0, 1_700_000_000.0
+        self.monotonic_s, self.unix_s, self.boot_s = 100.0, 1_700_000_000.0, 5000.0
 
     def pass_(self, seconds: float) -> None:
         self.monotonic_s += seconds
+        self.sleep_(seconds)
+
+    def sleep_(self, seconds: float) -> None:
+        """The machine sleeps: its monotonic clock stands still."""
         self.unix_s += seconds
+        self.boot_s += seconds
 
 
 @pytest.fixture
@@ -78,13 +83,40 @@ def test_drain_leaves_what_came_later(clock, time):
     assert [t.phase for t in clock.drain(200.0)] == ["train"]
 
 
-def test_wall_clock_follows_a_slewed_clock_and_joins_windows_over_a_step(time):
-    wall = WallClock(now=lambda: time.monotonic_s, unix=lambda: time.unix_s)
-    time.pass_(10)
-    time.unix_s += 3600  # somebody set the clock
+@pytest.fixture
+def wall(time) -> WallClock:
+    return WallClock(now=lambda: time.monotonic_s, unix=lambda: time.unix_s, boot=lambda: time.boot_s)
+
+
+def test_wall_clock_that_is_slewed_is_followed_slowly(time, wall):
+    time.pass_(1000)
+    time.unix_s += 0.7
     before = wall.unix_s(time.monotonic_s)
 
-    remaining = wall.adjust()
+    assert wall.adjust() == 0
 
-    assert wall.unix_s(time.monotonic_s) - before == pytest.approx(10 * MAX_SLEW, abs=1e-5)
-    assert remaining == pytest.approx(3600 - 10 * MAX_SLEW, abs=1e-5)
+    assert wall.unix_s(time.monotonic_s) - before == pytest.approx(1000 * MAX_SLEW, abs=1e-5)
+    assert wall.ahead_s == pytest.approx(0.7 - 1000 * MAX_SLEW, abs=1e-5)
+
+
+@pytest.mark.parametrize("step_s", [-3600.0, 3600.0, 365 * 86400.0])
+def test_wall_clock_that_is_set_is_not_followed_and_what_it_is_ahead_is_known(time, wall, step_s):
+    before = wall.unix_s(time.monotonic_s)
+    time.unix_s += step_s
+    for _ in range(100):
+        time.pass_(10)
+        wall.adjust()
+
+    assert wall.unix_s(time.monotonic_s) - before == pytest.approx(1000)
+    assert wall.ahead_s == pytest.approx(step_s, abs=1e-5)
+
+
+def test_sleep_of_the_machine_is_a_gap_and_no_set_clock(time, wall):
+    before = wall.unix_s(time.monotonic_s)
+    time.sleep_(600)
+
+    assert wall.adjust() == 600
+
+    assert wall.unix_s(time.monotonic_s) - before == 600
+    assert wall.ahead_s == 0
+    assert wall.boot_s(time.monotonic_s) == time.boot_s

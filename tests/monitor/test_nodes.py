@@ -18,7 +18,7 @@ from carbon_plugin.monitor.aggregator import Aggregator
 from carbon_plugin.monitor.clock import TrainingClock
 from carbon_plugin.monitor.guard import Guard
 from carbon_plugin.monitor.journal import Journal
-from carbon_plugin.monitor.thread import MonitorThread, Wake
+from carbon_plugin.monitor.thread import MonitorThread, Wake, wait_s
 from carbon_plugin.monitor.totals import run_totals
 from carbon_plugin.spec.devices import DeviceIdentity
 
@@ -128,12 +128,20 @@ def thread_of(body: Body, wake: Wake | None = None) -> MonitorThread:
     return MonitorThread(body, Guard(lambda *_: None), wake or Wake(), cadence_s=0.25, least_s=0.05)
 
 
-@given(st.floats(1.6e9, 2e9))
-def test_windows_end_at_multiples_of_the_cadence_and_are_not_too_short(now_s):
-    edge_s = thread_of(Body())._next_edge(now_s)
+@given(st.floats(1.6e9, 2e9), st.sampled_from([(10.0, 5.0), (5.0, 5.0), (512.0, 5.0), (0.25, 0.05)]))
+def test_windows_end_at_multiples_of_the_cadence_and_are_neither_too_short_nor_too_long(now_unix_s, rule):
+    cadence_s, least_s = rule
 
-    assert edge_s / 0.25 == round(edge_s / 0.25)
-    assert 0.05 <= edge_s - now_s <= 0.30
+    left_s = wait_s(now_unix_s, cadence_s=cadence_s, least_s=least_s)
+
+    edge = (now_unix_s + left_s) / cadence_s
+    assert edge == pytest.approx(round(edge), abs=1e-5)
+    assert min(least_s, cadence_s / 2) <= left_s <= cadence_s + min(least_s, cadence_s / 2)
+
+
+@given(st.integers(320_000_000, 400_000_000), st.floats(1e-6, 2.4))
+def test_windows_of_the_least_length_do_not_miss_an_edge_because_a_reading_took_its_time(edge, late_s):
+    assert wait_s(5.0 * edge + late_s, cadence_s=5.0, least_s=5.0) == pytest.approx(5.0 - late_s, abs=1e-5)
 
 
 def test_thread_ticks_reads_integrating_meters_in_between_and_closes():

@@ -1,0 +1,63 @@
+"""Launches of jobs of several processes, which begin together and end together."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Start = Callable[..., subprocess.Popen[str]]
+
+
+class Launch:
+    """One launch of a job: nodes that begin together, or later, and end together."""
+
+    def __init__(self, start: Start, run_dir: Path, **common: Any) -> None:
+        self._start, self._run_dir, self._common = start, run_dir, common
+        self._folder = run_dir.with_name(f"{run_dir.name} {len(list(run_dir.parent.glob('*')))}")
+        self._folder.mkdir()
+        self.processes: list[subprocess.Popen[str]] = []
+
+    def node(self, number: int, of: int, **variables: Any) -> Launch:
+        """Start the only rank of a node, on a host of its own with one GPU."""
+        scratch = self._folder / f"host-{number}"
+        scratch.mkdir()
+        of_node = {
+            "RANK": number, "WORLD_SIZE": of, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1, "GROUP_RANK": number,
+            "GROUP_WORLD_SIZE": of, "TMPDIR": scratch, "spec": f"gpus=1;seed={50 + number};power=300",
+        }  # fmt: skip
+        return self.rank(**{**of_node, **variables})
+
+    def rank(self, **variables: Any) -> Launch:
+        """Start a rank, of the test's own host."""
+        self.processes.append(self._start(self._run_dir, self._folder, **self._common, **variables))
+        return self
+
+    def await_ready(self) -> None:
+        """Wait until every process has started; one that ended is the test's failure, later."""
+        wait_until(
+            lambda: (
+                len(list(self._folder.glob("ready-*"))) >= len(self.processes)
+                or any(process.poll() is not None for process in self.processes)
+            )
+        )
+
+    def begin(self) -> None:
+        """Let the steps begin."""
+        (self._folder / "written").write_text(str(time.monotonic()))
+        (self._folder / "written").rename(self._folder / "epoch")
+
+    def end(self) -> None:
+        """Let all nodes end, and wait for them."""
+        (self._folder / "stop").touch()
+        for process in self.processes:
+            _, errors = process.communicate(timeout=60)
+            assert process.returncode == 0, errors
+
+
+def wait_until(true: Callable[[], bool], at_most_s: float = 60.0) -> None:
+    end_s = time.monotonic() + at_most_s
+    while not true() and time.monotonic() < end_s:
+        time.sleep(0.02)
