@@ -42,7 +42,7 @@ FAULTS = (
     "carbon_plugin.detect.batch:BatchWatch._see",
     "carbon_plugin.monitor.loop:distributed_place",
     # on the monitor thread
-    "carbon_plugin.monitor.thread:MonitorThread._next_edge",
+    "carbon_plugin.monitor.thread:MonitorThread._next_edge_s",
     "carbon_plugin.monitor.station:agree_run",
     "carbon_plugin.monitor.station:look_at_hardware",
     "carbon_plugin.monitor.station:open_host_meters",
