@@ -39,6 +39,8 @@ class Manifest(Struct, frozen=True, kw_only=True, tag="manifest"):
     `footprint.account.Factors` as plain data, empty when no site was given. `host_key` is the boot id and `host_share`
     the part of that host which the job has reserved, 0 to 1. `started_boot_s` is the moment of `started_unix_s` in
     seconds since that boot, by which files of one boot can be set in order whatever was done to the wall clock.
+    `seen_gpus` are the GPUs that the processes of the job on this host see, whoever meters them, and
+    `ranks_without_gpu` the ranks that compute on a CPU.
 
     A file may hold several manifests, because a layout can be detected only after the first step: each one
     replaces the one before it, and the file begins with one.
@@ -66,6 +68,8 @@ class Manifest(Struct, frozen=True, kw_only=True, tag="manifest"):
     host_share: float = 1.0
     spec: dict[str, Any] | None = None
     started_boot_s: float | None = None
+    seen_gpus: list[str] = []
+    ranks_without_gpu: list[int] = []
 
 
 class DeviceEnergy(Struct, frozen=True, kw_only=True, omit_defaults=True):

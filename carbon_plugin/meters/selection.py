@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from carbon_plugin.meters.nvml_driver import Gpu
 
-_SLURM_PER_TASK = ("SLURM_GPUS_PER_TASK", "SLURM_TRES_PER_TASK")
+_SLURM_PER_TASK = ("SLURM_GPUS_PER_TASK", "SLURM_TRES_PER_TASK", "SLURM_GPU_BIND", "SLURM_NTASKS_PER_GPU")
 """Set where SLURM gives each task GPUs of its own, which its cgroup then hides from the others."""
 
 SelectionSource = Literal["explicit", "slurm", "gpu_device_ordinal", "cuda_visible_devices", "all"]

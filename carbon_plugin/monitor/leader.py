@@ -1,173 +1,227 @@
-"""One meter process a host and run: who it is, and what the other ranks of the host tell it. Files and a lock, no talk.
+"""Who meters what on a host: each GPU, and the host itself, is metered by the one process that holds its lock.
 
-The directory is local to the host (and to its container: ranks that share no temporary directory each lead their
-own, and meter what they see). The lock is the kernel's, so it is free the moment its holder dies.
+The processes of a launch meet in a folder of the host's temporary directory. A process meters what it sees and nobody
+else holds; local rank 0 takes what it sees at once, and the others leave that to it for a while. The locks are the
+kernel's, so they are free the moment their holder dies. Where processes cannot meet (no common temporary directory,
+no locks), each one meters what it sees, and the audit counts it once.
 """
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
 import os
-import shutil
 import time
 import uuid
+from collections.abc import Iterable
 from hashlib import blake2b
-from pathlib import Path
+from typing import Literal, TypeVar
 
 import msgspec
 from msgspec import Struct
 
 from carbon_plugin.detect.stages import StagePart
-from carbon_plugin.monitor.rundir import scratch_dir
+from carbon_plugin.monitor.scratch import Folder
 
-LOCK = "leader.lock"
-LEAD, END, METERED = "leads", "ended", "metered.json"
-KEPT_S = 7 * 86_400.0
+HOST = "host"
+"""What a process takes, beside GPUs, that meters CPU, memory and network of the host. Its holder is the leader."""
+MEETINGS = "meetings"
+KEPT_S = 86_400.0
+_ALIVE, _CLAIM, _HOLD = ".alive", ".claim", "hold-"
+
+_RETRY_S = 0.002
+"""A process that only looks whether a lock is held holds it for some microseconds."""
+
+State = Literal["held", "ended"]
+T = TypeVar("T")
 
 
 class Claim(Struct, frozen=True, kw_only=True):
-    """What a rank tells the leader of its host: which GPUs CUDA shows it, which ones it computes on, and which stages
-    of a pipelined model it holds."""
+    """What a process tells the others of its host: which GPUs it sees and since when, which ones CUDA shows it and
+    which it computes on, and which stages of a pipelined model it holds. `since_s` is the host's monotonic clock;
+    `settled` says that it has taken what it meters, `looked` that it has seen its first step."""
 
     rank: int
     local_rank: int
-    pid: int
+    since_s: float = 0.0
     cuda_visible_devices: str | None = None
+    sees: list[str] = []
     uuids: list[str] = []
     stages: list[StagePart] = []
+    settled: bool = False
+    looked: bool = False
 
 
-class _Announcement(Struct, frozen=True):
-    pid: int
-    keys: list[str]
+class Hold(Struct, frozen=True, kw_only=True):
+    """What is written in the lock of a device: since when its holder meters it, by the host's monotonic clock, and
+    whether it has ended in an orderly way."""
+
+    state: State
+    since_s: float
+    rank: int
 
 
 class Election:
-    """The meeting place of a run's ranks on one host. Not thread-safe: the monitor thread owns it."""
+    """The meeting place of a launch's processes on one host. Not thread-safe: the monitor thread owns it.
 
-    def __init__(self, run_id: str, host_key: str, scratch: Path | None = None) -> None:
-        name = blake2b(f"{host_key}/{run_id}".encode(), digest_size=10).hexdigest()
-        folder = scratch or scratch_dir()
-        _forget_old_runs(folder)
-        self._dir = folder / name
-        self._dir.mkdir(mode=0o700, exist_ok=True)
-        self._lock_fd = -1
-        self._old_end, self._old_lead = self._mark(END), self._mark(LEAD)
-        self._met_a_leader = self.announced() is not None
+    `meeting` names the launch: the run, the host, the node's number and what tells launches apart. Without a `scratch`
+    folder, or where it cannot be used, this process is alone and takes whatever it asks for.
+    """
+
+    def __init__(self, meeting: str, scratch: Folder | None) -> None:
+        self._id = uuid.uuid4().hex
+        self._name = blake2b(meeting.encode(), digest_size=10).hexdigest()
+        self._top: Folder | None = None
+        self._folder: Folder | None = None
+        self._alive_fd = -1
+        self._held: dict[str, int] = {}
+        self._own: Claim | None = None
         self.follows = False
-        """Whether this leader follows another of the same launch, whose ledger has what was before."""
+        """Whether it took something from a process of this launch that was lost: what was before is in its ledger."""
+        if scratch is not None:
+            with contextlib.suppress(OSError):
+                self._join(scratch)
 
     @property
-    def leads(self) -> bool:
-        """Whether this process is the leader."""
-        return self._lock_fd >= 0
+    def alone(self) -> bool:
+        """Whether there is no meeting place."""
+        return self._folder is None
 
-    def try_lead(self) -> bool:
-        """Become the leader if nobody is. After an orderly end of the leader nobody follows it."""
-        if self.leads:
-            return True
-        fd = _locked(self._dir / LOCK)
-        if fd is None:
-            return False
-        if self._mark(END) != self._old_end:
-            os.close(fd)
-            return False
-        self._lock_fd = fd
-        self.follows = self.had_a_leader()
-        self._publish(LEAD, uuid.uuid4().bytes)
-        return True
-
-    def had_a_leader(self) -> bool:
-        """Whether another process has led in this launch."""
-        if not self._met_a_leader:  # one that led before this object was made is known when it says what it meters
-            self._met_a_leader = self._mark(LEAD) != self._old_lead or self.announced() is not None
-        return self._met_a_leader
+    @property
+    def held(self) -> tuple[str, ...]:
+        """What this process meters."""
+        return tuple(self._held)
 
     def claim(self, claim: Claim) -> None:
-        """Tell the leader about this rank; a later claim of the rank replaces the one before."""
-        self._publish(f"rank-{claim.rank}.json", msgspec.json.encode(claim))
+        """Tell the others about this process; a later claim replaces the one before."""
+        self._own = claim
+        if self._folder is not None:
+            with contextlib.suppress(OSError):
+                self._folder.publish(self._id + _CLAIM, msgspec.json.encode(claim))
 
     def claims(self) -> list[Claim]:
-        """Claims of ranks that are alive, by rank."""
-        found = []
-        for path in self._dir.glob("rank-*.json"):
+        """Claims of the processes that are alive, this one's too, by rank."""
+        found = {} if self._own is None else {self._id: self._own}
+        folder = self._folder
+        if folder is not None:
+            with contextlib.suppress(OSError):
+                for name in folder.names():
+                    member = name.removesuffix(_CLAIM)
+                    if member == name or member in found or not folder.locked(member + _ALIVE):
+                        continue
+                    claim = _decoded(folder.read(name), Claim)
+                    if claim is not None:
+                        found[member] = claim
+        return sorted(found.values(), key=lambda claim: claim.rank)
+
+    def take(self, keys: Iterable[str], since_s: float) -> tuple[str, ...]:
+        """Take what nobody holds; what was taken. What a process has given up in an orderly way stays as it is."""
+        taken = []
+        for key in keys:
+            if key in self._held:
+                continue
             try:
-                claim = msgspec.json.decode(path.read_bytes(), type=Claim)
-            except (OSError, msgspec.MsgspecError):
-                continue  # replaced or written by another version at this moment
-            if _alive(claim.pid):
-                found.append(claim)
-        return sorted(found, key=lambda claim: claim.rank)
+                fd = self._locked(key)
+            except OSError:
+                fd = -1  # locks do not work here: better metered twice than not at all
+            if fd is not None:
+                self._held[key] = fd
+                self._write(key, "held", since_s)
+                taken.append(key)
+        return tuple(taken)
 
-    def announce(self, keys: list[str]) -> None:
-        """Tell the other ranks which GPUs the leader meters."""
-        self._publish(METERED, msgspec.json.encode(_Announcement(os.getpid(), keys)))
-
-    def announced(self) -> list[str] | None:
-        """GPUs that a living leader meters; None if there is no such news yet."""
-        try:
-            news = msgspec.json.decode((self._dir / METERED).read_bytes(), type=_Announcement)
-        except (OSError, msgspec.MsgspecError):
-            return None
-        return news.keys if _alive(news.pid) else None
+    def held_since(self, keys: Iterable[str]) -> dict[str, float]:
+        """Which of these devices another living process meters, and since when by the host's monotonic clock."""
+        others = {}
+        folder = self._folder
+        for key in keys:
+            if folder is None or key in self._held or not folder.locked(_lock_of(key)):
+                continue
+            hold = _decoded(folder.read(_lock_of(key)), Hold)
+            if hold is not None and hold.state == "held":
+                others[key] = hold.since_s
+        return others
 
     def end(self) -> None:
-        """Give up leading for good, in an orderly way."""
-        if self.leads:
-            self._publish(END, uuid.uuid4().bytes)
-            (self._dir / METERED).unlink(missing_ok=True)  # its process may live on, and measure another training
-            self.forget()
+        """Give up everything for good, in an orderly way; the last one removes the meeting place."""
+        for key in self._held:
+            self._write(key, "ended", time.monotonic())
+        folder, top = self._folder, self._top
+        if folder is not None and top is not None:
+            with contextlib.suppress(OSError):
+                for suffix in (_CLAIM, _ALIVE):
+                    folder.remove(self._id + suffix)
+                if not any(name.endswith(_ALIVE) and folder.locked(name) for name in folder.names()):
+                    top.remove(self._name)
+        self.forget()
 
     def forget(self) -> None:
-        """Close the lock's file; in a forked child the parent goes on leading."""
-        if self._lock_fd >= 0:
-            os.close(self._lock_fd)
-            self._lock_fd = -1
+        """Close all files; in a forked child the parent goes on holding what it holds."""
+        for fd in (*self._held.values(), self._alive_fd):
+            if fd >= 0:
+                os.close(fd)
+        self._held, self._alive_fd = {}, -1
+        for folder in (self._folder, self._top):
+            if folder is not None:
+                folder.close()
+        self._folder = self._top = None
 
-    def _mark(self, name: str) -> bytes | None:
-        """What the last leader left behind when it began to lead, or at its orderly end; a mark from before this object
-        is of an earlier launch, unless its leader was met alive."""
-        try:
-            return (self._dir / name).read_bytes()
-        except OSError:
+    def _join(self, scratch: Folder) -> None:
+        top = self._top = scratch.sub(MEETINGS)
+        _forget_old_meetings(top)
+        for _ in range(3):  # the last process of a launch may remove the folder at this moment
+            folder = top.sub(self._name)
+            fd = folder.lock(self._id + _ALIVE)
+            if fd is not None and folder.same_as(self._name, top):
+                self._folder, self._alive_fd = folder, fd
+                return
+            if fd is not None:
+                os.close(fd)
+            folder.close()
+
+    def _locked(self, key: str) -> int | None:
+        """A descriptor that holds the lock of a device; -1 without a meeting place, None if it is not to be had."""
+        if self._folder is None:
+            return -1
+        fd = self._folder.lock(_lock_of(key))
+        if fd is None:
+            time.sleep(_RETRY_S)
+            fd = self._folder.lock(_lock_of(key))
+        if fd is None:
             return None
-
-    def _publish(self, name: str, content: bytes) -> None:
-        temporary = self._dir / f".{name}.{uuid.uuid4().hex}"
-        temporary.write_bytes(content)
-        temporary.replace(self._dir / name)
-
-
-def _locked(path: Path) -> int | None:
-    """A descriptor that holds the lock of a file, None if another process holds it."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(fd)
-        return None
-    return fd
-
-
-def _forget_old_runs(folder: Path) -> None:
-    """Remove meeting places that nobody has touched for a week and nobody leads."""
-    for lock in folder.glob(f"*/{LOCK}"):
-        try:
-            if time.time() - lock.parent.stat().st_mtime < KEPT_S:
-                continue
-            fd = _locked(lock)
-        except OSError:
-            continue  # another process is tidying up as well
-        if fd is not None:
-            shutil.rmtree(lock.parent, ignore_errors=True)
+        before = _decoded(os.pread(fd, 4096, 0), Hold)
+        if before is not None and before.state == "ended":
             os.close(fd)
+            return None
+        self.follows |= before is not None
+        return fd
+
+    def _write(self, key: str, state: State, since_s: float) -> None:
+        fd = self._held[key]
+        if fd >= 0:
+            content = msgspec.json.encode(Hold(state=state, since_s=since_s, rank=self._own.rank if self._own else 0))
+            with contextlib.suppress(OSError):  # a full disk: the lock itself says who meters the device
+                os.pwrite(fd, content.ljust(128), 0)
 
 
-def _alive(pid: int) -> bool:
+def _lock_of(key: str) -> str:
+    return _HOLD + blake2b(key.encode(), digest_size=10).hexdigest()
+
+
+def _decoded(content: bytes | None, kind: type[T]) -> T | None:
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        return msgspec.json.decode(content, type=kind) if content else None
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None  # written at this moment, or by another version
+
+
+def _forget_old_meetings(top: Folder) -> None:
+    """Remove meeting places untouched for a day in which nobody lives: all their processes were killed."""
+    now_s = time.time()
+    for name in top.names():
+        with contextlib.suppress(OSError):  # another process is tidying up as well
+            if top.age_s(name, now_s) > KEPT_S:
+                folder = top.sub(name)
+                lived_in = any(folder.locked(file) for file in folder.names() if file.endswith(_ALIVE))
+                folder.close()
+                if not lived_in:
+                    top.remove(name)

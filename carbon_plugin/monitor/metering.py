@@ -8,12 +8,11 @@ from msgspec import Struct
 
 from carbon_plugin.detect.observed import Observed
 from carbon_plugin.meters.hostinfo import read_host_info
-from carbon_plugin.meters.nvml import list_gpus
 from carbon_plugin.meters.nvml_driver import Inventory
 from carbon_plugin.meters.open import MeterSet, open_meters
 from carbon_plugin.meters.presence import unread_gpus
-from carbon_plugin.meters.protocol import UnreadGpus
-from carbon_plugin.meters.selection import select_devices, visible_devices
+from carbon_plugin.meters.protocol import Unavailable, UnreadGpus
+from carbon_plugin.meters.selection import select_devices
 from carbon_plugin.monitor.leader import Claim
 from carbon_plugin.monitor.settings import Settings
 from carbon_plugin.spec.devices import DeviceIdentity
@@ -33,25 +32,16 @@ class Hardware(Struct, frozen=True, kw_only=True):
     unread: UnreadGpus | None = None
 
 
-def look_at_hardware(settings: Settings, claims: Sequence[Claim], environ: Mapping[str, str]) -> Hardware:
-    """The job's GPUs here: named by the user, else all that its ranks may see, else what the environment reserves."""
-    inventory = list_gpus()
-    if not isinstance(inventory, Inventory):
+def look_at_hardware(settings: Settings, shown: Inventory | Unavailable, environ: Mapping[str, str]) -> Hardware:
+    """The job's GPUs as far as this process can tell: named by the user, else by its environment. `shown` is what the
+    driver lists."""
+    reserved = settings.options.reserved_gpus
+    if not isinstance(shown, Inventory):
         in_container = read_host_info(environ=environ).container is not None
-        unread = unread_gpus(inventory, environ, container=in_container)
-        return Hardware(reserved=settings.options.reserved_gpus, keys=(), accelerator=None, unread=unread)
-    reserved: Reserved = settings.options.reserved_gpus
-    views = {claim.cuda_visible_devices for claim in claims}
-    if reserved is None and len(views) > 1:
-        # The launcher gave each rank GPUs of its own: the job has them all.
-        seen = [
-            uuid
-            for view in views
-            for uuid in visible_devices(inventory.gpus, {} if view is None else {"CUDA_VISIBLE_DEVICES": view}).uuids
-        ]
-        reserved = tuple(dict.fromkeys(seen))
-    chosen = select_devices(inventory.gpus, environ, reserved)
-    names = [gpu.name for gpu in inventory.gpus if gpu.uuid in chosen.uuids or _holds(gpu.slices, chosen.uuids)]
+        unread = unread_gpus(shown, environ, container=in_container)
+        return Hardware(reserved=reserved, keys=(), accelerator=None, unread=unread)
+    chosen = select_devices(shown.gpus, environ, reserved)
+    names = [gpu.name for gpu in shown.gpus if gpu.uuid in chosen.uuids or _holds(gpu.slices, chosen.uuids)]
     profile = match_device_name(names[0]) if names else None
     return Hardware(
         reserved=reserved,
@@ -61,15 +51,15 @@ def look_at_hardware(settings: Settings, claims: Sequence[Claim], environ: Mappi
 
 
 def open_host_meters(
-    settings: Settings, hardware: Hardware, environ: Mapping[str, str], *, only: Sequence[str] | None = None
+    settings: Settings, hardware: Hardware, environ: Mapping[str, str], *, gpus: Sequence[str] | None, host: bool
 ) -> MeterSet:
-    """Meters of this host. `only` limits them to some GPUs without the host, beside a leader that has the rest."""
+    """Meters of this host: of these GPUs, or of all that the environment reserves, and of the host if it is to be."""
     accelerator = hardware.accelerator.value if hardware.accelerator else _cpu_profile(settings)
     return open_meters(
-        reserved=only if only is not None else hardware.reserved,
+        reserved=gpus if gpus is not None else hardware.reserved,
         node_profile=_node_profile(settings, accelerator) if hardware.keys or _is_cpu(accelerator) else None,
         accelerator=accelerator,
-        include_host=only is None,
+        include_host=host,
         node_address=settings.node_meter,
         environ=environ,
     )

@@ -24,6 +24,7 @@ from carbon_plugin.ledger.records import Phase
 from carbon_plugin.ledger.verify import RESUMED_EVENT
 from carbon_plugin.monitor.clock import TrainingClock
 from carbon_plugin.monitor.guard import Guard
+from carbon_plugin.monitor.launch import hand_down
 from carbon_plugin.monitor.ranks import Ranks, ranks_from_environ
 from carbon_plugin.monitor.rundir import choose_run_dir
 from carbon_plugin.monitor.settings import MonitorArguments, Settings, make_settings
@@ -73,6 +74,7 @@ class CarbonMonitor:
         self._shown = 0
         if os.environ.get(DISABLED_VARIABLE, "") in ("", "0"):
             self._settings = make_settings(**arguments)
+            hand_down(os.environ, alone=self._ranks.world_size == 1)
             self.run_dir = self._settings.run_dir or self._chosen_run_dir(self._settings)
 
     @property

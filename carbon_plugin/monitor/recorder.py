@@ -22,6 +22,7 @@ from carbon_plugin.ledger.records import (
 )
 from carbon_plugin.meters.open import MeterSet
 from carbon_plugin.meters.protocol import UNREAD_EVENT, Reading
+from carbon_plugin.monitor.baseline import Baseline
 from carbon_plugin.monitor.clock import Mark, TrainingClock
 from carbon_plugin.monitor.context import Context
 from carbon_plugin.monitor.guard import Guard
@@ -43,7 +44,8 @@ class NodeRecorder:
     """Owns the meters and the ledger of one node. All methods are for the monitor thread.
 
     The first manifest is written at once, so that the energy of start-up is on record before anything is known of
-    the model. With `takes_over` the steps so far are another leader's.
+    the model. With `takes_over` the steps so far are another leader's. With a `baseline` the first window begins where
+    that does.
     """
 
     def __init__(
@@ -62,6 +64,8 @@ class NodeRecorder:
         versions: Mapping[str, str],
         reserved_since_unix_s: float,
         takes_over: bool,
+        claims: list[Claim],
+        baseline: Baseline | None = None,
     ) -> None:
         self._settings = settings
         self._ranks = ranks
@@ -83,7 +87,7 @@ class NodeRecorder:
         self._closed = False
         self._said_ahead_s = 0.0
         self._phase: Phase = "startup"
-        first = meters.read()
+        first = meters.read() if baseline is None else baseline.from_start(meters.read())
         self._before = self._snapshot(first)
         if takes_over:
             # What happened before is in the ledger of the leader that was lost.
@@ -94,7 +98,7 @@ class NodeRecorder:
             self._before = replace(self._before, mark=clock.start)
         self._started_unix_s = self._wall.unix_s(self._before.monotonic_s)
         self._started_boot_s = self._wall.boot_s(self._before.monotonic_s)
-        self.state(context, [])
+        self.state(context, claims)
         for note in meters.notes:
             self.note(note.kind, note.message)
         if meters.unread is not None:
@@ -134,6 +138,8 @@ class NodeRecorder:
                 assumptions=[context.document(assumption) or {} for assumption in context.assumptions],
                 host_share=self._meters.host_share,
                 spec=context.document(context.effective.spec),
+                seen_gpus=sorted({key for claim in claims for key in claim.sees}),
+                ranks_without_gpu=[claim.rank for claim in claims if claim.looked and not claim.uuids],
             )
         )
 
@@ -149,9 +155,11 @@ class NodeRecorder:
         """Read the meters that integrate; nothing is recorded but faults."""
         self._read()
 
-    def cut(self) -> None:
-        """End the window that began at the last call: read all meters, write windows and spans."""
-        after = aligned(self._before, self._snapshot(self._read()))
+    def cut(self, until_s: float | None = None) -> None:
+        """End the window that began at the last call: read all meters, write windows and spans. It ends now, or at a
+        monotonic moment before, with what the meters had counted by then at the mean power."""
+        now = self._snapshot(self._read())
+        after = aligned(self._before, now if until_s is None else replace(now, monotonic_s=until_s))
         if after.monotonic_s <= self._before.monotonic_s:
             return
         before, self._before = self._before, after

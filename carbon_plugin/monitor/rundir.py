@@ -6,21 +6,26 @@ need an id from the scheduler; without one the user must name the directory.
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import errno
 import os
 import re
-import tempfile
 import time
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
 from carbon_plugin.errors import SpecError
+from carbon_plugin.monitor.launch import launcher_pid, process_mark
 from carbon_plugin.monitor.ranks import Ranks
+from carbon_plugin.monitor.scratch import Folder, open_scratch
 
 RUN_DIR_VARIABLE = "CARBON_PLUGIN_RUN_DIR"
 INHERITED_VARIABLE = "CARBON_PLUGIN_INHERITED_RUN_DIR"
 """Set by us for processes that this one launches later, as Lightning starts its other ranks: "<pid>:<directory>"."""
 RUNS = Path("runs")
+KEPT_S = 3600.0
+_LAUNCH = "launch-"
 _RANDOM_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 """What `torchrun --standalone` makes up for every launch: no name that a user would look for."""
 
@@ -47,33 +52,57 @@ def choose_run_dir(name: str, ranks: Ranks, environ: Mapping[str, str]) -> Path:
             f"set {RUN_DIR_VARIABLE}, or launch with torchrun --rdzv-id"
         )
     if ranks.world_size > 1:
-        return _agreed(name, os.getppid())
+        return _agreed(name, environ)
     chosen = _fresh(name)
     os.environ[INHERITED_VARIABLE] = f"{os.getpid()}:{chosen.absolute()}"
     return chosen
 
 
-def _agreed(name: str, launcher: int) -> Path:
-    """The directory that the first of a launcher's processes proposed."""
-    meeting = scratch_dir() / f"launch-{launcher}-{_start_ticks(launcher)}-{name}"
-    for _ in range(2):
-        try:
-            return Path(meeting.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            _propose(meeting, str(_fresh(name).absolute()))
-    return Path(meeting.read_text(encoding="utf-8"))
-
-
-def _propose(meeting: Path, content: str) -> None:
-    """Publish whole content under a name, unless somebody was faster."""
-    temporary = meeting.with_name(f".{meeting.name}.{uuid.uuid4().hex}")
-    temporary.write_text(content, encoding="utf-8")
+def _agreed(name: str, environ: Mapping[str, str]) -> Path:
+    """The directory that the first of a launcher's processes proposed; it stays the same while the launcher lives."""
+    scratch, launcher = open_scratch(), process_mark(launcher_pid(environ))
+    if scratch is None:  # no date, then, but a name that is never used twice
+        return RUNS / f"{name}-{launcher}"
+    meeting = f"{_LAUNCH}{launcher}-{name}"
     try:
-        os.link(temporary, meeting)
-    except FileExistsError:
-        return
+        _forget_dead_launchers(scratch)
+        if scratch.read(meeting) is None:
+            scratch.propose(meeting, os.fsencode(_fresh(name).absolute()))
+            _remove_at_exit(meeting)
+        agreed = scratch.read(meeting)
     finally:
-        temporary.unlink()
+        scratch.close()
+    if agreed is None:
+        raise OSError(errno.EEXIST, f"{meeting} in our temporary directory cannot be read")
+    return Path(os.fsdecode(agreed))
+
+
+def _remove_at_exit(meeting: str) -> None:
+    """Remove what was proposed when this process ends; by then every process of the launch has read it."""
+    pid = os.getpid()
+
+    def remove() -> None:
+        scratch = open_scratch() if os.getpid() == pid else None
+        if scratch is not None:
+            with contextlib.suppress(OSError):
+                scratch.remove(meeting)
+            scratch.close()
+
+    atexit.register(remove)
+
+
+def _forget_dead_launchers(scratch: Folder) -> None:
+    """Remove what launches have left behind whose processes were killed. In another container, with the same temporary
+    directory, a launcher may live that is not seen from here: what is young is kept."""
+    now_s = time.time()
+    for name in scratch.names():
+        pid, _, started = name.removeprefix(_LAUNCH).partition("-")
+        if not (name.startswith(_LAUNCH) and pid.isdecimal()):
+            continue
+        dead = not started.startswith(process_mark(int(pid)).partition("-")[2] + "-")
+        with contextlib.suppress(OSError):
+            if dead and scratch.age_s(name, now_s) > KEPT_S:
+                scratch.remove(name)
 
 
 def _fresh(name: str) -> Path:
@@ -81,19 +110,3 @@ def _fresh(name: str) -> Path:
     stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     candidates = (RUNS / (stem if number == 1 else f"{stem}-{number}") for number in range(1, 1000))
     return next(path for path in candidates if not path.exists())
-
-
-def scratch_dir() -> Path:
-    """Our directory in the host's temporary one, for this user only; local to a host and gone with it."""
-    path = Path(tempfile.gettempdir()) / f"carbon-plugin-{os.getuid()}"
-    path.mkdir(mode=0o700, exist_ok=True)
-    return path
-
-
-def _start_ticks(pid: int) -> str:
-    """When a process started, in clock ticks since boot: with its number a name that is never used twice."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return "0"
-    return stat.rpartition(")")[2].split()[19]

@@ -5,44 +5,48 @@ Everything here runs on the monitor thread, but for `submit` and `note`, which o
 
 from __future__ import annotations
 
-import os
+import logging
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from msgspec import Struct
 
 from carbon_plugin.detect.observed import Detected
 from carbon_plugin.detect.stages import own_stages, with_all_stages
+from carbon_plugin.ledger.expected import LEFT, UNMETERED_EVENT
 from carbon_plugin.ledger.identity import agree_run
 from carbon_plugin.ledger.launches import SKEW_EVENT
 from carbon_plugin.ledger.records import RunIdentity
 from carbon_plugin.ledger.verify import HEADS_EVENT
 from carbon_plugin.ledger.writer import LedgerWriter
 from carbon_plugin.meters.hostinfo import read_host_info
+from carbon_plugin.monitor.baseline import Baseline
 from carbon_plugin.monitor.clock import TrainingClock
 from carbon_plugin.monitor.collector import COLLECTOR_VARIABLE, RUN_ID_VARIABLE, Collector, Reporter, collector_address
 from carbon_plugin.monitor.context import Context, build_context
+from carbon_plugin.monitor.duty import LOOK_S, Duty, Task
 from carbon_plugin.monitor.guard import Guard
 from carbon_plugin.monitor.intensity import IntensityWatch
 from carbon_plugin.monitor.journal import Journal
+from carbon_plugin.monitor.launch import launch_of, next_training
 from carbon_plugin.monitor.leader import Claim, Election
-from carbon_plugin.monitor.metering import Hardware, look_at_hardware, open_host_meters
+from carbon_plugin.monitor.metering import Hardware, open_host_meters
 from carbon_plugin.monitor.projector import Projector
 from carbon_plugin.monitor.ranks import Ranks
 from carbon_plugin.monitor.recorder import NodeRecorder
 from carbon_plugin.monitor.reserved import RESERVED_TIME
+from carbon_plugin.monitor.scratch import open_scratch
 from carbon_plugin.monitor.settings import Settings
 from carbon_plugin.monitor.skew import skew_message
 from carbon_plugin.monitor.wall import WallClock
 
-GRACE_S = 3.0
-"""How long a leader waits for the claims that it needs."""
-FIRST_LEAD_S = 10.0
-"""How long other ranks leave the first lead to local rank 0, which may be slower to start. What another rank would not
-see until then is lost, but for the steps."""
+logger = logging.getLogger(__name__)
 HEADS_EVERY_S = 3600.0
+LOOK_AROUND_S = 60.0
+"""How often the leader looks whether a process of its host sees a GPU that nobody meters."""
 
 
 class Seen(Struct, frozen=True):
@@ -88,17 +92,18 @@ class Station:
         self._hardware = Hardware(reserved=None, keys=(), accelerator=None)
         self._context: Context | None = None
         self._identity: RunIdentity | None = None
+        self._duty: Duty | None = None
         self._election: Election | None = None
         self._journal: Journal | None = None
         self._recorder: NodeRecorder | None = None
         self._projector: Projector | None = None
         self._collector: Collector | None = None
         self._reporter: Reporter | None = None
-        self._opened = self._compared = False
         self._reserved_since_unix_s = 0.0
-        self._follow_s = 0.0
+        self._looked_around_s = 0.0
         self._heads_s = 0.0
         self._stated_claims: list[Claim] = []
+        self._missed: set[str] = set()
 
     def submit(self, seen: Seen) -> None:
         """Hand over what live objects showed."""
@@ -115,12 +120,15 @@ class Station:
 
     @property
     def poll_interval_s(self) -> float | None:
-        """How often the meters must be read."""
+        """How often the meters must be read, or the others looked at while it is not clear who meters what."""
+        if self._duty is not None and not self._duty.decided:
+            return LOOK_S
         return self._recorder.poll_interval_s if self._recorder else None
 
     def open(self) -> None:
         """Agree on the run, elect the leader of the host, and begin to record if it is this process."""
         settings, ranks = self._settings, self._ranks
+        baseline = Baseline()  # before anything else that takes time: what is used from here on is recorded
         charged = RESERVED_TIME.begin(self, self._environ)
         self._reserved_since_unix_s = self._wall.now_unix_s() - charged.before_s
         if charged.note is not None:
@@ -133,21 +141,16 @@ class Station:
             role=settings.role,
             parent_run_id=settings.options.parent_run_id,
         )
-        self._follow_s = time.monotonic() + (0.0 if ranks.local_rank == 0 else FIRST_LEAD_S)
-        self._heads_s = time.monotonic()
-        self._election = Election(self._identity.run_id, read_host_info(environ=self._environ).key)
-        self._election.claim(self._claim(()))
+        self._heads_s = self._looked_around_s = time.monotonic()
+        self._election = Election(self._meeting(self._identity.run_id), open_scratch())
+        self._duty = Duty(settings, ranks, self._environ, self._election, baseline)
+        self._hardware = self._duty.hardware
         self._stand()
-        self._opened = True
         self._guard.run("collector", self._connect, None)
         if self._recorder is None:
-            if ranks.rank == 0:
-                self._hardware = look_at_hardware(settings, (), self._environ)
             self._context = self._built()
         if ranks.rank == 0:
-            self._projector = Projector(
-                self._run_dir, self._journal, nodes=ranks.nodes, wall=self._wall, collector=self._collector
-            )
+            self._projector = self._opened_projector()
         if self._recorder is not None:
             # So that the first window has a live value too, and all of the run counts the same.
             self._guard.run("live intensity", self._recorder.refresh_intensity, None)
@@ -156,11 +159,12 @@ class Station:
         """Read the meters; if a window is due, end it and project."""
         self._empty_inbox()
         if self._recorder is None:
-            if due:
+            if due or (self._duty is not None and not self._duty.decided):
                 self._stand()
         elif due:
             self._recorder.cut()
             self._guard.run("claims", self._state_late_claims, None)
+            self._guard.run("claims", self._look_around, None)
         else:
             self._recorder.poll()
         if due:
@@ -178,6 +182,8 @@ class Station:
             RESERVED_TIME.end(self)
 
     def _close(self, reason: str) -> None:
+        if self._duty is not None and not self._duty.decided:
+            self._guard.run("metering", lambda: self._stand(now=True), None)
         self._empty_inbox()
         if self._recorder is not None:
             self._guard.run("last window", self._recorder.cut, None)
@@ -195,6 +201,11 @@ class Station:
         if self._collector is not None:
             self._collector.close()
 
+    def _opened_projector(self) -> Projector:
+        return Projector(
+            self._run_dir, self._journal, nodes=self._ranks.nodes, wall=self._wall, collector=self._collector
+        )
+
     def _connect(self) -> None:
         """Listen on rank 0, or know where to report, where the nodes share no directory."""
         address = collector_address(self._environ)
@@ -211,54 +222,49 @@ class Station:
         if self._reporter is not None and self._journal is not None:
             self._reporter.send(self._journal.file, self._journal.totals)
 
-    def _stand(self) -> None:
-        """Lead the host if nobody does; else meter what its leader cannot see."""
-        election = self._election
-        if election is None or (time.monotonic() < self._follow_s and not election.had_a_leader()):
-            return
-        if election.try_lead():
-            self._hardware = look_at_hardware(self._settings, self._claims(election), self._environ)
-            election.announce(list(self._hardware.keys))
-            self._record(only=None)
-        elif not self._compared:
-            self._meter_what_the_leader_misses(election.announced())
+    def _meeting(self, run_id: str) -> str:
+        """What this process has in common with those of its launch on its host."""
+        launch = launch_of(self._environ, alone=self._ranks.world_size == 1)
+        number = next_training(run_id)
+        return f"{read_host_info(environ=self._environ).key}/{run_id}/{launch}/{self._ranks.node}/{number}"
 
-    def _meter_what_the_leader_misses(self, metered: list[str] | None) -> None:
-        """Fewer GPUs than ranks: either they share them, or each sees its own and the leader cannot read this one."""
-        if metered is None or len(metered) >= self._ranks.local_world_size:
-            return
-        self._compared = True
-        self._hardware = look_at_hardware(self._settings, (), self._environ)
-        missed = tuple(key for key in self._hardware.keys if key not in metered)
-        if missed:
-            self._record(only=missed)
+    def _stand(self, *, now: bool = False) -> None:
+        """Record what nobody else of the host meters, as soon as that is clear."""
+        assert self._duty is not None  # made in `open`
+        if self._duty.baseline is not None:
+            self._duty.baseline.poll()
+        for task in self._duty.decide(now=now):
+            if task.until_s is None:
+                self._recorder = self._record(task)
+                if self._context is not None:
+                    self._note_context(self._context)
+                if self._projector is not None:
+                    self._projector = self._opened_projector()
+            else:
+                self._guard.run("what was before local rank 0", partial(self._record_until, task, task.until_s), None)
+        if self._duty.decided:
+            self._duty.release()
 
-    def _claims(self, election: Election) -> list[Claim]:
-        """Claims of the host's ranks; waits for all of them only where a rank's own view of the GPUs is partial."""
-        view = self._environ.get("CUDA_VISIBLE_DEVICES")
-        partial = view is not None and len(view.split(",")) < self._ranks.local_world_size
-        deadline_s = time.monotonic() + GRACE_S
-        claims = election.claims()
-        while partial and len(claims) < self._ranks.local_world_size and time.monotonic() < deadline_s:
-            time.sleep(0.05)
-            claims = election.claims()
-        return claims
-
-    def _record(self, only: tuple[str, ...] | None) -> None:
-        """Open the meters and the ledger. `only` are the GPUs that the host's leader does not see."""
+    def _record(self, task: Task) -> NodeRecorder:
+        """Open the meters and the ledger."""
         assert self._identity is not None  # agreed in `open`, before anything is recorded
-        follows = self._election is not None and self._election.follows
-        meters = open_host_meters(self._settings, self._hardware, self._environ, only=only)
+        assert self._duty is not None
+        meters = open_host_meters(self._settings, self._hardware, self._environ, gpus=task.gpus, host=task.host)
+        # Local rank 0, or who follows it, writes the node's ledger; what others see alone is in ledgers of their own.
+        of_node = task.until_s is None and (self._ranks.local_rank == 0 or task.follows)
         writer = LedgerWriter(
             self._run_dir,
             run_id=self._identity.run_id,
             node=self._ranks.node,
-            rank=None if only is None else self._ranks.rank,
+            rank=None if of_node else self._ranks.rank,
         )
-        self._journal = Journal(writer, lambda sentence: self.note("ledger_trouble", sentence))
+        journal = Journal(writer, lambda sentence: self.note("ledger_trouble", sentence))
+        if task.until_s is None:
+            self._journal = journal
+        self._stated_claims = self._election.claims() if self._election is not None else []
         self._context = self._built()
         site = self._context.effective.site
-        self._recorder = NodeRecorder(
+        return NodeRecorder(
             settings=self._settings,
             ranks=self._ranks,
             identity=self._identity,
@@ -269,15 +275,35 @@ class Station:
                 lambda: IntensityWatch(site, self._environ),
                 IntensityWatch(None, self._environ),
             ),
-            journal=self._journal,
+            journal=journal,
             clock=self._clock,
             wall=self._wall,
             guard=self._guard,
             versions=self._versions,
             reserved_since_unix_s=self._reserved_since_unix_s,
-            takes_over=self._opened if only is not None else follows,
+            takes_over=task.follows,
+            claims=self._stated_claims,
+            baseline=self._duty.baseline,
         )
-        self._note_context(self._context)
+
+    def _record_until(self, task: Task, moment_s: float) -> None:
+        """Record what this process saw of GPUs before the one began that meters them."""
+        recorder = self._record(task)
+        recorder.cut(moment_s)
+        recorder.close(LEFT)
+
+    def _look_around(self) -> None:
+        """Say once if a process of this host sees a GPU that nobody meters."""
+        now_s = time.monotonic()
+        if self._duty is None or self._recorder is None or now_s - self._looked_around_s < LOOK_AROUND_S:
+            return
+        self._looked_around_s = now_s
+        missed = [key for key in self._duty.unmetered() if key not in self._missed]
+        if missed:
+            self._missed.update(missed)
+            sentence = f"{', '.join(missed)}: seen by the job on this host and metered by none of its processes"
+            self._recorder.note(UNMETERED_EVENT, sentence, {"gpus": missed})
+            logger.warning("carbon_plugin: %s", sentence)
 
     def _empty_inbox(self) -> None:
         while self._inbox:
@@ -290,8 +316,8 @@ class Station:
     def _take(self, seen: Seen) -> None:
         """Resolve the effective spec anew and state it."""
         self._detected = seen.detected
-        if self._election is not None:
-            self._election.claim(self._claim(seen.uuids))
+        if self._election is not None and self._duty is not None:
+            self._duty.tell(uuids=list(seen.uuids), stages=list(own_stages(seen.detected)), looked=True)
             self._stated_claims = self._election.claims()
         self._context = self._built()
         self._state()
@@ -303,12 +329,11 @@ class Station:
             self._recorder.state(self._context, self._stated_claims)
 
     def _state_late_claims(self) -> None:
-        """Ranks look at their objects at about the same time, and say so at their next window."""
-        said = _said(self._stated_claims)
-        if self._election is None or not 0 < said < self._ranks.local_world_size:
+        """Ranks look at their objects at about the same time, and say so at their next window; some begin later."""
+        if self._election is None or _said(self._stated_claims) >= self._ranks.local_world_size:
             return
         claims = self._election.claims()
-        if _said(claims) > said:
+        if _said(claims) > _said(self._stated_claims) or _seen_by(claims) > _seen_by(self._stated_claims):
             self._stated_claims = claims
             if any(claim.stages for claim in claims):
                 self._context = self._built()  # with more stages of the model than before
@@ -324,16 +349,6 @@ class Station:
         if detected is not None:
             detected = with_all_stages(detected, [part for claim in self._stated_claims for part in claim.stages])
         return build_context(self._settings, self._ranks, detected, self._hardware.accelerator)
-
-    def _claim(self, uuids: tuple[str, ...]) -> Claim:
-        return Claim(
-            rank=self._ranks.rank,
-            local_rank=self._ranks.local_rank,
-            pid=os.getpid(),
-            cuda_visible_devices=self._environ.get("CUDA_VISIBLE_DEVICES"),
-            uuids=list(uuids),
-            stages=list(own_stages(self._detected)) if self._detected else [],
-        )
 
     def _project(self) -> None:
         if self._projector is None or self._context is None:
@@ -362,4 +377,8 @@ class Station:
 
 def _said(claims: Sequence[Claim]) -> int:
     """How many ranks have told what they saw in their first step."""
-    return sum(bool(claim.uuids or claim.stages) for claim in claims)
+    return sum(claim.looked for claim in claims)
+
+
+def _seen_by(claims: Sequence[Claim]) -> set[str]:
+    return {key for claim in claims for key in claim.sees}

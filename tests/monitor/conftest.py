@@ -52,3 +52,10 @@ def node(simulated_nvml, tmp_path_factory) -> Iterator[Callable[..., subprocess.
     """Start `jobs/node.py`: `node(run_dir, 3.0, JOB_EPOCH=...)`. Ended with the tests of the file."""
     with started(simulated_nvml, tmp_path_factory.mktemp("host")) as start:
         yield lambda *arguments, **kwargs: start("node.py", *arguments, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def seer(simulated_nvml, tmp_path_factory) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start `jobs/seer.py`: `seer(run_dir, launch_dir, 4.0, RANK=0)`. Ended with the tests of the file."""
+    with started(simulated_nvml, tmp_path_factory.mktemp("host")) as start:
+        yield lambda *arguments, **kwargs: start("seer.py", *arguments, **kwargs)

@@ -123,12 +123,12 @@ def test_an_address_of_a_node_meter_that_cannot_be_used_is_said_before_training(
 
 
 def test_two_ranks_on_one_gpu_are_both_named_and_an_idle_one_has_none():
-    claims = [Claim(rank=rank, local_rank=rank, pid=1, uuids=[FIRST]) for rank in (0, 1)]
+    claims = [Claim(rank=rank, local_rank=rank, uuids=[FIRST]) for rank in (0, 1)]
     named = with_ranks([identity(FIRST), identity(SECOND)], claims)
     assert [device.ranks for device in named] == [[0, 1], []]
 
 
 @pytest.mark.parametrize("seen", [PART, PART.replace("MIG-", "GPU-")])
 def test_a_rank_on_a_mig_device_is_found_by_its_uuid(seen):
-    (named,) = with_ranks([identity(PART)], [Claim(rank=3, local_rank=0, pid=1, uuids=[seen])])
+    (named,) = with_ranks([identity(PART)], [Claim(rank=3, local_rank=0, uuids=[seen])])
     assert named.ranks == [3]

@@ -1,0 +1,61 @@
+"""One rank of a job whose ranks may see different GPUs: `seer.py RUN_DIR LAUNCH_DIR SECONDS`.
+
+It says in the second folder that it is ready, waits there for the file `epoch`, a moment of the host's monotonic clock,
+and trains from JOB_LATE_S after it until SECONDS after it. The last line of output is when it began and ended. A run
+directory "-" leaves the choice to the product; JOB_BOOT_ID is what the kernel says of the boot, "" if it hides that.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from carbon_plugin.detect.observed import Detected, DetectedLayout
+from carbon_plugin.monitor import duty, station
+from carbon_plugin.monitor.monitor import USED_BY_THE_THREAD, CarbonMonitor
+from carbon_plugin.monitor.settings import MonitorOptions
+
+STEP_S = 0.05
+
+
+def main(run_dir: str, launch: Path, seconds: float) -> None:
+    for name in USED_BY_THE_THREAD:
+        __import__(name)
+    if "JOB_BOOT_ID" in os.environ:
+        host_info = station.read_host_info
+        station.read_host_info = lambda **given: replace(
+            host_info(**given), boot_id=os.environ["JOB_BOOT_ID"] or None, hostname=os.environ["JOB_HOSTNAME"]
+        )
+    duty.FIRST_LEAD_S = float(os.environ.get("JOB_FIRST_LEAD_S", "10"))
+    duty.GRACE_S = 1.0
+    monitor = CarbonMonitor(
+        site="FRA",
+        run_dir=None if run_dir == "-" else run_dir,
+        window_s=0.5,
+        options=MonitorOptions(min_window_s=0.25),
+    )
+    (launch / f"ready-{os.getpid()}").touch()
+    while not (launch / "epoch").exists():
+        time.sleep(0.01)
+    epoch_s = float((launch / "epoch").read_text())
+    time.sleep(max(0.0, epoch_s + float(os.environ.get("JOB_LATE_S", "0")) - time.monotonic()))
+    began_s = time.monotonic()
+    monitor.start()
+    if "JOB_GPUS" in os.environ:
+        uuids = tuple(filter(None, os.environ["JOB_GPUS"].split(",")))
+        monitor.observe(Detected(layout=DetectedLayout(axes={}, world_size=1), model=None, fields={}), uuids)
+    while time.monotonic() < epoch_s + seconds:
+        time.sleep(STEP_S)
+        monitor.step_end(tokens=100)
+    ended_s = time.monotonic()
+    monitor.close()
+    print(json.dumps([began_s, ended_s, str(monitor.run_dir)]), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), float(sys.argv[3]))
