@@ -47,6 +47,7 @@ USED_BY_THE_THREAD = (
     "psutil",
     "pynvml",
     "yaml",
+    "encodings.utf_8_sig",
     "importlib.readers",
     "carbon_plugin.footprint.propagation",
     "carbon_plugin.hardware_profiles",

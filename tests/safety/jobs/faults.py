@@ -47,7 +47,6 @@ FAULTS = (
     "carbon_plugin.monitor.duty:look_at_hardware",
     "carbon_plugin.monitor.baseline:Baseline.from_start",
     "carbon_plugin.monitor.duty:Duty.decide",
-    "carbon_plugin.monitor.duty:Duty.unmetered",
     "carbon_plugin.monitor.station:open_host_meters",
     "carbon_plugin.monitor.station:LedgerWriter.__init__",
     "carbon_plugin.monitor.station:Station._take",
