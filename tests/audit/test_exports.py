@@ -83,10 +83,18 @@ def check(name: str, document: Any) -> None:
     jsonschema.Draft202012Validator(published_schema(name)).validate(plain(document))
 
 
+def unordered(schema: Any) -> Any:
+    """A schema in which the alternatives of a value have no order: releases of msgspec list them differently."""
+    if isinstance(schema, dict):
+        return {key: unordered(value) for key, value in schema.items()}
+    return sorted(map(unordered, schema), key=repr) if isinstance(schema, list) else schema
+
+
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_published_schema_is_that_of_the_struct(name: str) -> None:
     jsonschema.Draft202012Validator.check_schema(published_schema(name))
-    assert published_schema(name) == plain(schema_of(name)), "run python -m carbon_plugin.audit.json_schemas"
+    published, made = unordered(published_schema(name)), unordered(plain(schema_of(name)))
+    assert published == made, "run python -m carbon_plugin.audit.json_schemas"
 
 
 def test_every_export_is_valid_under_its_published_schema(summary: AuditSummary, own: GhgInputs) -> None:
