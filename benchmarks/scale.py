@@ -180,7 +180,7 @@ def measure_rank_0(run_dir: Path, nodes: int, duration_s: float) -> dict[str, fl
 
 
 def measure_collector(nodes: int) -> dict[str, float]:
-    collector = Collector(Address(("127.0.0.1", 0)), "scale")
+    collector = Collector(Address(("127.0.0.1", 0)), b"scale", nodes)
     port = collector._socket.getsockname()[1]
     totals = []
     for node in range(nodes):
@@ -189,7 +189,7 @@ def measure_collector(nodes: int) -> dict[str, float]:
         file.add(opening)
         file.add(window(opening, 0, 10.0))
         totals.append(file)
-    reporters = [Reporter(Address(("127.0.0.1", port)), "scale") for _ in range(nodes)]
+    reporters = [Reporter(Address(("127.0.0.1", port)), b"scale") for _ in range(nodes)]
     began = time.perf_counter()
     for node, (reporter, file) in enumerate(zip(reporters, totals, strict=True)):
         reporter.send(f"node-{node}.attempt-0.jsonl", file)

@@ -2,12 +2,14 @@
 
 No connections, so 2,048 nodes cost rank 0 one socket; nothing waits for anything, on either side. A node that is not
 heard of is missing from "n of m", never a hang. Off unless CARBON_PLUGIN_COLLECTOR says "host:port", the same on all
-nodes, and CARBON_PLUGIN_RUN_ID the id of the run, since nothing else makes the nodes agree on one.
+nodes, and CARBON_PLUGIN_RUN_ID the id of the run, since nothing else makes the nodes agree on one. A report counts only
+with the run's key (`monitor.run_key`).
 """
 
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import os
 import socket
 import time
@@ -45,8 +47,8 @@ def collector_address(environ: Mapping[str, str] = os.environ) -> Address | None
 class Reporter:
     """Sends the totals of this node's ledger; never waits, and a report that cannot be sent is dropped."""
 
-    def __init__(self, address: Address, run_id: str) -> None:
-        self._run_id = run_id
+    def __init__(self, address: Address, key: bytes) -> None:
+        self._key = key
         family, kind, _, _, target = socket.getaddrinfo(*address, type=socket.SOCK_DGRAM)[0]
         self._target = target
         self._socket = socket.socket(family, kind)
@@ -54,7 +56,7 @@ class Reporter:
 
     def send(self, file: str, totals: FileTotals) -> None:
         """Send what the ledger amounts to by now."""
-        record = pack_report(file, totals, self._run_id)
+        record = pack_report(file, totals, self._key)
         if record is not None:
             with contextlib.suppress(OSError):  # a full buffer or a network that is away: the next report says it all
                 self._socket.sendto(record, self._target)
@@ -65,20 +67,32 @@ class Reporter:
 
 
 class Collector:
-    """Rank 0's ear. `files` maps the ledgers of other nodes to their totals, as of their last report.
+    """Rank 0's ear, on the named address and no other. `files` maps the ledgers of other nodes to their totals, as of
+    their last report; there are never more than `most` of them. `dropped` counts what was no report of this run.
 
-    Raises `OSError` when the port cannot be bound.
+    `host` is the address that it listens on. Raises `OSError` when that cannot be bound.
     """
 
-    def __init__(self, address: Address, run_id: str) -> None:
+    def __init__(self, address: Address, key: bytes, most: int) -> None:
         self.files: dict[str, FileTotals] = {}
         self.dropped = 0
-        self._run_id = run_id
-        family = socket.getaddrinfo(*address, type=socket.SOCK_DGRAM)[0][0]
-        self._socket = socket.socket(family, socket.SOCK_DGRAM)
+        self._key = key
+        self._most = most
+        family, kind, _, _, own = socket.getaddrinfo(*address, type=socket.SOCK_DGRAM)[0]
+        self.host = str(own[0])
+        self._socket = socket.socket(family, kind)
         self._socket.setblocking(False)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
-        self._socket.bind(("", address[1]))
+        try:
+            self._socket.bind(own)
+        except OSError:
+            self._socket.close()
+            raise
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether no other host can reach it."""
+        return ipaddress.ip_address(self.host.partition("%")[0]).is_loopback
 
     def poll(self) -> None:
         """Take in the reports that have arrived; newer ones replace older ones of the same ledger."""
@@ -97,8 +111,8 @@ class Collector:
         self._socket.close()
 
     def _take(self, record: bytes) -> None:
-        report = unpack_report(record, self._run_id)
-        if report is None:
+        report = unpack_report(record, self._key)
+        if report is None or (report[0] not in self.files and len(self.files) >= self._most):
             self.dropped += 1
             return
         file, totals = report

@@ -1,22 +1,27 @@
 """What one node's ledger amounts to, as one fixed binary record that fits a datagram.
 
 The sums are cumulative: a record that is lost or comes twice changes nothing, the next one says it all again. A record
-carries a keyed digest of the run's id, so that another run's records, or noise, are recognised and dropped.
+carries a digest keyed by the run's secret, so that nobody else's records count, and what it says is held against what
+is possible: one record can take neither much time nor much memory, nor add energy that its devices could not have used.
 """
 
 from __future__ import annotations
 
 import hashlib
+import hmac
 import math
 import struct
 import time
+from collections.abc import Sequence
 from typing import get_args
+
+from msgspec import Struct
 
 from carbon_plugin.ledger.records import LEDGER_VERSION, Manifest, Span
 from carbon_plugin.monitor.totals import DeviceTotals, Energy, FileTotals
 from carbon_plugin.spec.devices import DeviceIdentity, Rung
 
-MAGIC = b"CPR3"
+MAGIC = b"CPR4"
 DIGEST_BYTES = 16
 NAME_BYTES = 48
 RUNGS: tuple[Rung, ...] = get_args(Rung)
@@ -27,10 +32,19 @@ since (NaN if unknown), end, last window, steady seconds, host share, whole GPUs
 steady steps, and the last comparison span: first and last step (0 if there is none), start, duration."""
 _RUNG = struct.Struct("<10d")
 """Energy (central, low, high, stated, weighted), steady energy (central, low, high), power, devices."""
+MOST_DEVICES: dict[Rung, int] = {"gpu": 1024, "host": 64, "network": 64, "facility": 64}
+"""More of a rung than any node has."""
+MOST_W: dict[Rung, float] = {"gpu": 5e3, "host": 2e5, "network": 1e5, "facility": 1e9}
+"""More than any device of a rung draws: a GPU up to 1.4 kW, a whole rack 150 kW."""
+MOST_S = 10 * 365 * 86_400.0
+MOST_G_PER_KWH = 1e5
+MOST_STEPS = 1e12
+SLACK_S = 60.0
+"""A window that has begun counts, and clocks are slewed."""
 REPORT_BYTES = _HEAD.size + len(RUNGS) * _RUNG.size + DIGEST_BYTES
 
 
-def pack_report(file: str, totals: FileTotals, run_id: str) -> bytes | None:
+def pack_report(file: str, totals: FileTotals, key: bytes) -> bytes | None:
     """The record of one ledger, `REPORT_BYTES` long; None before its manifest is written."""
     manifest = totals.manifest
     if manifest is None:
@@ -63,78 +77,146 @@ def pack_report(file: str, totals: FileTotals, run_id: str) -> bytes | None:
         *((span.first_step, span.last_step, span.start_unix_s, span.duration_s) if span else (0.0, 0.0, 0.0, 0.0)),
     )
     body = head + b"".join(_RUNG.pack(*_sums(totals, rung)) for rung in RUNGS)
-    return body + _digest(body, run_id)
+    return body + _digest(body, key)
 
 
-def unpack_report(record: bytes, run_id: str) -> tuple[str, FileTotals] | None:
-    """The ledger's file name and totals, the devices of a rung alike; None for anything but a record of the run."""
+class _Head(Struct, frozen=True, kw_only=True):
+    """The numbers at the beginning of a record, in its order."""
+
+    node: int
+    nodes: int
+    attempt: int
+    world_size: int
+    gpus: int
+    measured: int
+    started_s: float
+    reserved_s: float
+    end_s: float
+    last_window_s: float
+    steady_s: float
+    host_share: float
+    whole_gpus: float
+    last_step: float
+    steady_steps: float
+    first_of_span: float
+    last_of_span: float
+    span_start_s: float
+    span_s: float
+
+    @property
+    def time_s(self) -> float:
+        """How long the ledger has been written."""
+        return self.end_s - self.started_s
+
+    @property
+    def possible(self) -> bool:
+        """Whether a node can say so."""
+        times = (self.started_s, self.end_s, self.span_start_s)
+        lengths = (self.last_window_s, self.steady_s, self.span_s)
+        steps = (self.last_step, self.steady_steps, self.first_of_span, self.last_of_span)
+        return (
+            self.node < self.nodes
+            and self.world_size > 0
+            and self.measured <= self.gpus <= MOST_DEVICES["gpu"]
+            and all(0 <= moment_s < 1e11 for moment_s in times)
+            and (math.isnan(self.reserved_s) or 0 <= self.reserved_s <= self.started_s + SLACK_S)
+            and 0 <= self.time_s <= MOST_S
+            and all(0 <= length_s <= self.time_s + SLACK_S for length_s in lengths)
+            and all(0 <= count <= MOST_STEPS for count in steps)
+            and 0 <= self.host_share <= 1
+            and 0 <= self.whole_gpus <= self.gpus
+        )
+
+
+def unpack_report(record: bytes, key: bytes) -> tuple[str, FileTotals] | None:
+    """The ledger's file name and totals, the devices of a rung alike; None for anything but a record of the run that
+    says what is possible. Never raises."""
     body, digest = record[:-DIGEST_BYTES], record[-DIGEST_BYTES:]
-    if len(record) != REPORT_BYTES or not body.startswith(MAGIC) or digest != _digest(body, run_id):
+    if len(record) != REPORT_BYTES or not hmac.compare_digest(digest, _digest(body, key)):
         return None
-    (_, host, file, name, node, nodes, attempt, world, gpus, measured, *numbers) = _HEAD.unpack(body[: _HEAD.size])
-    started_s, reserved_s, end_s, last_window_s, steady_s, host_share, whole_gpus, *numbers = numbers
-    last_step, steady_steps, *span = numbers
+    magic, host, file, name, *numbers = _HEAD.unpack(body[: _HEAD.size])
+    head = _Head(**dict(zip(_Head.__struct_fields__, numbers, strict=True)))
+    file_name = _text(file)
+    named = file_name.startswith(f"node-{head.node}.") and file_name.endswith(f".attempt-{head.attempt}.jsonl")
+    if magic != MAGIC or not head.possible or not named:
+        return None
+    sums = {rung: _RUNG.unpack_from(body, _HEAD.size + index * _RUNG.size) for index, rung in enumerate(RUNGS)}
+    if not all(_is_possible(rung, numbers, head) for rung, numbers in sums.items()):
+        return None
+    return file_name, _totals(head, host.hex(), _text(name), sums)
+
+
+def _is_possible(rung: Rung, numbers: Sequence[float], head: _Head) -> bool:
+    """Whether so many devices can have used so much in the time."""
+    *energies_j, weighted, steady_j, steady_low_j, steady_high_j, power_w, count = numbers
+    most_w = count * MOST_W[rung]
+    most_j = most_w * (head.time_s + SLACK_S)
+    return (
+        0 <= count <= MOST_DEVICES[rung]
+        and count == int(count)
+        and (rung != "gpu" or count == head.gpus)
+        and all(0 <= energy_j <= most_j for energy_j in (*energies_j, steady_j, steady_low_j, steady_high_j))
+        and 0 <= weighted <= most_j * MOST_G_PER_KWH
+        and 0 <= power_w <= most_w
+    )
+
+
+def _totals(head: _Head, host: str, gpu_name: str, sums: dict[Rung, tuple[float, ...]]) -> FileTotals:
     totals = FileTotals()
     identities, devices = [], {}
-    for index, rung in enumerate(RUNGS):
-        offset = _HEAD.size + index * _RUNG.size
-        *sums, power_w, count = _RUNG.unpack(body[offset : offset + _RUNG.size])
-        kind = _text(name) if rung == "gpu" else rung
+    for rung, (*shared, power_w, count) in sums.items():
         for number in range(int(count)):
-            key = f"{host.hex()}/{rung}{number}"
-            seen = rung != "gpu" or number < measured
+            seen = rung != "gpu" or number < head.measured
             identity = DeviceIdentity(
-                key=key,
-                name=kind,
+                key=f"{host}/{rung}{number}",
+                name=gpu_name if rung == "gpu" else rung,
                 rung=rung,
                 scope=rung,
                 meter="reported by its node",
                 energy_kind="counter" if rung == "gpu" and seen else "modelled",
-                share=whole_gpus / gpus if rung == "gpu" and whole_gpus < gpus else None,
+                share=head.whole_gpus / head.gpus if rung == "gpu" and head.whole_gpus < head.gpus else None,
             )
             identities.append(identity)
-            shares = [value / count for value in sums]
-            devices[key] = DeviceTotals(Energy(*shares[:5]), Energy(*shares[5:]), power_w / count, seen)
+            shares = [value / count for value in shared]
+            devices[identity.key] = DeviceTotals(Energy(*shares[:5]), Energy(*shares[5:]), power_w / count, seen)
     totals.add(
         Manifest(
             version=LEDGER_VERSION,
-            run_id=run_id,
-            attempt=attempt,
-            node=node,
-            nodes=nodes,
-            host_key=host.hex(),
+            run_id="",
+            attempt=head.attempt,
+            node=head.node,
+            nodes=head.nodes,
+            host_key=host,
             hostname="",
-            world_size=world,
-            started_unix_s=started_s,
-            reserved_since_unix_s=None if math.isnan(reserved_s) else reserved_s,
+            world_size=head.world_size,
+            started_unix_s=head.started_s,
+            reserved_since_unix_s=None if math.isnan(head.reserved_s) else head.reserved_s,
             devices=identities,
             effective={},
             factors={},
             versions={},
-            host_share=host_share,
+            host_share=head.host_share,
         )
     )
     totals.devices = devices
     totals.heard_s = time.monotonic()
-    totals.end_s, totals.last_window_s, totals.steady_s = end_s, last_window_s, steady_s
-    totals.last_step, totals.steady_steps = int(last_step), int(steady_steps)
-    first_of_span, last_of_span, span_start_s, span_s = span
-    if last_of_span:
-        steps = last_of_span - first_of_span + 1
+    totals.end_s, totals.last_window_s, totals.steady_s = head.end_s, head.last_window_s, head.steady_s
+    totals.last_step, totals.steady_steps = int(head.last_step), int(head.steady_steps)
+    if 0 < head.first_of_span <= head.last_of_span and head.span_s > 0:
         totals.spans.add(
             Span(
-                first_step=int(first_of_span),
-                last_step=int(last_of_span),
-                start_unix_s=span_start_s,
-                duration_s=span_s,
-                step_time_s=span_s / steps,
+                first_step=int(head.first_of_span),
+                last_step=int(head.last_of_span),
+                start_unix_s=head.span_start_s,
+                duration_s=head.span_s,
+                step_time_s=head.span_s / (head.last_of_span - head.first_of_span + 1),
                 predicted_step_time_s=None,
                 gpu_energy_per_step_j=None,
                 predicted_gpu_energy_per_step_j=None,
                 boundary_error_s=0.0,
             )
         )
-    return _text(file), totals
+    return totals
 
 
 def _sums(totals: FileTotals, rung: Rung) -> tuple[float, ...]:
@@ -163,8 +245,8 @@ def _sums(totals: FileTotals, rung: Rung) -> tuple[float, ...]:
     )
 
 
-def _digest(body: bytes, run_id: str) -> bytes:
-    return hashlib.blake2b(body, digest_size=DIGEST_BYTES, key=run_id.encode()[:64]).digest()
+def _digest(body: bytes, key: bytes) -> bytes:
+    return hashlib.blake2b(body, digest_size=DIGEST_BYTES, key=key).digest()
 
 
 def _text(field: bytes) -> str:

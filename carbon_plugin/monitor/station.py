@@ -25,9 +25,10 @@ from carbon_plugin.ledger.writer import LedgerWriter
 from carbon_plugin.meters.hostinfo import read_host_info
 from carbon_plugin.monitor.baseline import Baseline
 from carbon_plugin.monitor.clock import TrainingClock
-from carbon_plugin.monitor.collector import COLLECTOR_VARIABLE, RUN_ID_VARIABLE, Collector, Reporter, collector_address
+from carbon_plugin.monitor.collector import RUN_ID_VARIABLE
 from carbon_plugin.monitor.context import Context, build_context
 from carbon_plugin.monitor.duty import LOOK_S, Duty, Task
+from carbon_plugin.monitor.exchange import Exchange
 from carbon_plugin.monitor.guard import Guard
 from carbon_plugin.monitor.intensity import IntensityWatch
 from carbon_plugin.monitor.journal import Journal
@@ -97,8 +98,7 @@ class Station:
         self._journal: Journal | None = None
         self._recorder: NodeRecorder | None = None
         self._projector: Projector | None = None
-        self._collector: Collector | None = None
-        self._reporter: Reporter | None = None
+        self._exchange: Exchange | None = None
         self._reserved_since_unix_s = 0.0
         self._looked_around_s = 0.0
         self._heads_s = 0.0
@@ -146,7 +146,7 @@ class Station:
         self._duty = Duty(settings, ranks, self._environ, self._election, baseline)
         self._hardware = self._duty.hardware
         self._stand()
-        self._guard.run("collector", self._connect, None)
+        self._exchange = self._guard.run("collector", self._connected, None)
         if self._recorder is None:
             self._context = self._built()
         if ranks.rank == 0:
@@ -196,31 +196,29 @@ class Station:
             self._show({})
         if self._election is not None:
             self._election.end()
-        if self._reporter is not None:
-            self._reporter.close()
-        if self._collector is not None:
-            self._collector.close()
+        if self._exchange is not None:
+            self._exchange.close()
 
     def _opened_projector(self) -> Projector:
-        return Projector(
-            self._run_dir, self._journal, nodes=self._ranks.nodes, wall=self._wall, collector=self._collector
+        collector = self._exchange.collector if self._exchange else None
+        return Projector(self._run_dir, self._journal, nodes=self._ranks.nodes, wall=self._wall, collector=collector)
+
+    def _connected(self) -> Exchange:
+        """Listen on rank 0, or know where to report, where the nodes share no directory."""
+        assert self._identity is not None  # agreed in `open`
+        return Exchange(
+            self._run_dir,
+            self._identity.run_id,
+            self._ranks,
+            self._environ,
+            stated=bool(self._settings.options.run_id or self._environ.get(RUN_ID_VARIABLE)),
+            note=partial(self.note, "collector"),
         )
 
-    def _connect(self) -> None:
-        """Listen on rank 0, or know where to report, where the nodes share no directory."""
-        address = collector_address(self._environ)
-        if address is None or self._identity is None:
-            return
-        if not (self._settings.options.run_id or self._environ.get(RUN_ID_VARIABLE)):
-            self.note("collector", f"{COLLECTOR_VARIABLE} is not used: all nodes must know {RUN_ID_VARIABLE}")
-        elif self._ranks.rank == 0:
-            self._collector = Collector(address, self._identity.run_id)
-        else:
-            self._reporter = Reporter(address, self._identity.run_id)
-
     def _report(self) -> None:
-        if self._reporter is not None and self._journal is not None:
-            self._reporter.send(self._journal.file, self._journal.totals)
+        if self._exchange is not None and self._journal is not None:
+            self._exchange.report(self._journal)
+            self._exchange.look()
 
     def _meeting(self, run_id: str) -> str:
         """What this process has in common with those of its launch on its host."""

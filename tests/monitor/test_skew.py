@@ -73,12 +73,12 @@ def test_nodes_that_send_reports_are_compared_as_well() -> None:
     watch = SkewWatch()
     for steps in ((1, 20), (21, 40)):
         other.add(span(*steps, -90.0))
-        packed = pack_report("other", other, "run")
+        packed = pack_report("node-1.attempt-0.jsonl", other, b"secret")
         assert packed is not None
-        report = unpack_report(packed, "run")
+        report = unpack_report(packed, b"secret")
         assert report is not None
         said = watch.look(own, {"own": own, report[0]: report[1]})
-    assert said == pytest.approx({"other": -90.0})
+    assert said == pytest.approx({"node-1.attempt-0.jsonl": -90.0})
 
 
 def test_the_earlier_attempt_of_a_clock_that_is_ahead_is_not_of_this_one() -> None:
