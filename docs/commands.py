@@ -7,13 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-from carbon_plugin.cli.main import COMMANDS
+from carbon_plugin.cli.main import COMMANDS, EXIT_CODES
 
 OUTPUT = Path(__file__).with_name("commands.md")
 HEAD = """# Commands
 
-The help of every command, written by `make docs`. Exit codes: 0 when all went well, 1 when a check that was asked for
-failed, 2 for something in the input, with one line on standard error that says what.
+The help of every command, written by `make docs`.
+
+| exit code | meaning |
+|---|---|
 """
 
 
@@ -33,7 +35,8 @@ def page() -> str:
     """The whole page."""
     sections = [f"## carbon-plugin\n\n```\n{help_of()}\n```\n"]
     sections += [f"## carbon-plugin {name}\n\n```\n{help_of(name)}\n```\n" for name in COMMANDS]
-    return "\n".join([HEAD, *sections])
+    codes = "".join(f"| {code} | {meaning} |\n" for code, meaning in EXIT_CODES.items())
+    return "\n".join([HEAD + codes, *sections])
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Entry point of `carbon-plugin`: one small module a command, imported only when that command is asked for.
 
-User errors end with one line on standard error and exit code 2, never with a traceback.
+User errors end with one line on standard error and an exit code of `EXIT_CODES`, never with a traceback.
 """
 
 from __future__ import annotations
@@ -15,10 +15,23 @@ import typer
 from msgspec import Struct
 
 import carbon_plugin
-from carbon_plugin.errors import CarbonPluginError
+from carbon_plugin.errors import CarbonPluginError, InfeasibleLayoutError
 
 USER_ERROR = 2
+INFEASIBLE = 3
 INTERRUPTED = 130
+READER_GONE = 141
+
+EXIT_CODES = {
+    0: "all went well",
+    1: "a check that was asked for failed (`audit --verify`, `validate`, `calibrate`), or the program itself did",
+    USER_ERROR: "the command line, a file or a run cannot be used as it is; one line says what is wrong and what to do",
+    INFEASIBLE: "what was asked for is understood and cannot run: no layout fits in memory, divides the batch or meets "
+    "the deadline, or the stated one breaks a rule; one line says which and what would help",
+    INTERRUPTED: "interrupted with Ctrl-C",
+    READER_GONE: "the reader of the output went away (`carbon-plugin ... | head`)",
+}
+"""What each exit code means, for every command."""
 
 
 class Command(Struct, frozen=True):
@@ -50,7 +63,7 @@ def main() -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command line and give its exit code: 0, 2 for a user error, 130 after Ctrl-C, else the command's."""
+    """Run one command line and give its exit code, one of `EXIT_CODES`."""
     try:
         asked = list(arguments) or ["--help"]
         code = application(asked)(args=asked, prog_name="carbon-plugin", standalone_mode=False) or 0
@@ -58,10 +71,12 @@ def run(arguments: Sequence[str]) -> int:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except KeyboardInterrupt:
         code = INTERRUPTED
+    except InfeasibleLayoutError as error:
+        code = _refuse(str(error), INFEASIBLE)
     except CarbonPluginError as error:
         code = _refuse(str(error))
     except BrokenPipeError:
-        code = 1
+        code = READER_GONE
     except OSError as error:
         code = _refuse(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except Exception as error:
@@ -130,9 +145,9 @@ def _usage(error: Any, arguments: Sequence[str]) -> str:
     return f"{message}; see {command} --help"
 
 
-def _refuse(message: str) -> int:
+def _refuse(message: str, code: int = USER_ERROR) -> int:
     typer.echo(f"error: {' '.join(message.split())}", err=True)
-    return USER_ERROR
+    return code
 
 
 def _flush() -> None:

@@ -13,10 +13,16 @@ from carbon_plugin.errors import CarbonPluginError, SpecError
 from carbon_plugin.spec.figure import Assumption
 
 if TYPE_CHECKING:
+    from carbon_plugin.plan.forecast import Forecast
     from carbon_plugin.spec.run import RunSpec
 
 LAYOUT_FLAGS = ("tp", "cp", "pp", "ep", "dp_replicate", "dp_shard", "zero_stage", "micro_batch_size", "recompute")
 
+SECTIONS = {
+    "cluster": ("accelerator", "node", "nodes", "devices_per_node"),
+    "training": ("tokens", "steps", "seq_len", "global_batch_size", "precision"),
+}
+"""Flags that are named as the field of a spec."""
 USUAL_SEQ_LEN = 4096
 USUAL_BATCH_TOKENS = 4 * 2**20
 
@@ -57,6 +63,7 @@ def plan(
     zero_stage: Annotated[int | None, _flag("What shards hold: 1 optimizer, 2 gradients, 3 parameters.")] = None,
     micro_batch_size: Annotated[int | None, _flag("Sequences a micro-batch.")] = None,
     recompute: Annotated[str | None, _flag("none, selective, operators or full.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Plan a layout that does not fit in memory too.")] = False,
     price: Annotated[float | None, _flag("USD a device-hour.")] = None,
     profiles: Annotated[list[Path] | None, _flag("Directory with your own hardware profiles.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the interval sampling.")] = 0,
@@ -76,14 +83,12 @@ def plan(
     output: Annotated[
         Path | None, _flag("Write the forecast to this file; a comparison as .svg or JSON.", "-o", "--output")
     ] = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Also the range's causes, the step term by term, every assumption.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
 ) -> None:
-    """Predict time, memory, energy and carbon of a run before launch; searches the layout when none is given."""
-    import msgspec
-
-    from carbon_plugin.plan.forecast import make_forecast, save_forecast
-    from carbon_plugin.spec.loading import build_run_spec, load_run_spec
-
+    """Predict time, memory, energy and carbon of a run before launch; searches what is not stated of the layout."""
     if spec is not None and compare and "=" in spec.name and not spec.exists():
         spec, more = None, [str(spec), *(more or ())]  # without a spec the first axis comes first
     if more and not compare:
@@ -93,46 +98,15 @@ def plan(
     searching = search or any(flag is not None for flag in asked)
     if compare and searching:
         raise SpecError("--compare and --search are two questions: ask one of them")
-    fixed = [f"--{name.replace('_', '-')} {given[name]}" for name in LAYOUT_FLAGS if given[name] is not None]
-    if searching and fixed:
-        raise SpecError(f"--search tries every layout: leave {', '.join(fixed)} out, or plan that layout without it")
-    if layout is not None and fixed:
-        raise SpecError(f"--layout {layout} stands for the whole layout: leave {', '.join(fixed)} out")
-    overrides: dict[str, Any] = {
-        "model": model,
-        "cluster": {
-            "accelerator": accelerator,
-            "node": node,
-            "nodes": nodes,
-            "devices_per_node": devices_per_node,
-        },
-        "training": {
-            "tokens": tokens,
-            "steps": steps,
-            "seq_len": seq_len,
-            "global_batch_size": global_batch_size,
-            "precision": precision,
-        },
-        "site": {"zone": zone, "intensity_g_per_kwh": intensity, "pue": pue},
-        "layout": layout or {name: given[name] for name in LAYOUT_FLAGS},
-        "price_usd_per_device_hour": price,
-    }
-    overrides = _without_empty(overrides)
     directories = tuple(profiles or ())
-    if spec is not None:
-        run = load_run_spec(spec, overrides=overrides, profile_dirs=directories)
-    else:
-        overrides, assumed = _with_usual_batch(overrides)
-        run = build_run_spec(overrides, origin="command line", profile_dirs=directories)
-        run = msgspec.structs.replace(run, assumptions=(*run.assumptions, *assumed))
-    run = _counted_at_its_length(run)
+    run = _run_of(spec, given, directories, searching=searching)
     if compare:
         from carbon_plugin.cli.comparison import show_comparison
         from carbon_plugin.plan.axes import parse_axes
         from carbon_plugin.plan.whatif import PLAN_AXES, compare_plan
 
         axes = parse_axes([*compare, *(more or ())], PLAN_AXES)
-        comparison = compare_plan(run, axes, profile_dirs=directories, seed=seed)
+        comparison = compare_plan(run, axes, profile_dirs=directories, seed=seed, force=force)
         show_comparison(comparison, output=output, as_json=as_json)
         return
     if searching:
@@ -149,8 +123,21 @@ def plan(
             as_json=as_json,
         )
         return
+    from carbon_plugin.plan.forecast import make_forecast, require_fit
+
     with _naming(spec):
         forecast = make_forecast(run, seed=seed)
+        if not force:
+            require_fit(forecast)
+    _show(forecast, output, as_json=as_json, verbose=verbose)
+
+
+def _show(forecast: Forecast, output: Path | None, *, as_json: bool, verbose: bool) -> None:
+    """Write the forecast where asked, and print it."""
+    import msgspec
+
+    from carbon_plugin.plan.forecast import save_forecast
+
     if output is not None:
         save_forecast(forecast, output)
     if as_json:
@@ -158,9 +145,50 @@ def plan(
         return
     from carbon_plugin.cli.plan_table import print_forecast
 
-    print_forecast(forecast)
+    print_forecast(forecast, verbose=verbose)
     if output is not None:
         typer.echo(f"forecast written to {output}")
+
+
+def _run_of(spec: Path | None, given: dict[str, Any], directories: tuple[Path, ...], *, searching: bool) -> RunSpec:
+    """The run that a spec and the flags describe; a search has to keep to what the flags state of the layout."""
+    import msgspec
+
+    from carbon_plugin.spec.loading import build_run_spec, load_run_spec
+
+    stated = {name: given[name] for name in LAYOUT_FLAGS if given[name] is not None}
+    if given["layout"] is not None and stated:
+        fixed = [f"--{name.replace('_', '-')} {value}" for name, value in stated.items()]
+        raise SpecError(f"--layout {given['layout']} stands for the whole layout: leave {', '.join(fixed)} out")
+    sections = {section: {field: given[field] for field in fields} for section, fields in SECTIONS.items()}
+    site = {"zone": given["zone"], "intensity_g_per_kwh": given["intensity"], "pue": given["pue"]}
+    overrides = _without_empty(
+        {
+            "model": given["model"],
+            **sections,
+            "site": site,
+            "layout": given["layout"] or ("auto" if searching and stated else stated),
+            "price_usd_per_device_hour": given["price"],
+        }
+    )
+    if spec is not None:
+        run = load_run_spec(spec, overrides=overrides, profile_dirs=directories)
+    else:
+        overrides, assumed = _with_usual_batch(overrides)
+        run = build_run_spec(overrides, origin="command line", profile_dirs=directories)
+        run = msgspec.structs.replace(run, assumptions=(*run.assumptions, *assumed))
+    if searching and stated:
+        run = msgspec.structs.replace(run, layout_held=_held(stated))
+    return _counted_at_its_length(run)
+
+
+def _held(stated: dict[str, Any]) -> dict[str, int | str | bool]:
+    """What the flags state of a layout, checked."""
+    from carbon_plugin.spec.decoding import decode
+    from carbon_plugin.spec.document import Document
+    from carbon_plugin.spec.layout import StatedLayout
+
+    return decode(Document({"layout": stated}, "command line", {}), StatedLayout, ("layout",)).held
 
 
 def _counted_at_its_length(run: RunSpec) -> RunSpec:

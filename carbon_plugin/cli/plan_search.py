@@ -33,7 +33,7 @@ from carbon_plugin.plan.alternatives import (
     SearchReport,
     search_alternatives,
 )
-from carbon_plugin.plan.feasibility import NEARLY_FULL
+from carbon_plugin.plan.fullness import NEARLY_FULL, SLOWDOWN_AT_LIMIT
 from carbon_plugin.plan.search import Progress
 from carbon_plugin.spec.document import read_document
 from carbon_plugin.spec.run import RunSpec
@@ -42,7 +42,8 @@ from carbon_plugin.spec.writing import write_run_spec
 MOST_ROWS = 20
 FOOTNOTE = (
     "No other layout beats one of these in time, energy and carbon; differences under 0.1 % do not count. Runs with "
-    f"more than {NEARLY_FULL:.0%} of memory in use are up to 25 % slower, so they do not beat one that leaves room."
+    f"more than {NEARLY_FULL:.0%} of memory in use are up to {SLOWDOWN_AT_LIMIT:.0%} slower than predicted; they are "
+    "ranked with that."
 )
 FEW = 5
 """Options that are written as specs, at most."""

@@ -60,7 +60,7 @@ SMALLEST_SHARE = 0.0005
 """Of the run's time: parts below it are left out of the table."""
 
 
-def print_forecast(forecast: Forecast, console: Console | None = None) -> None:
+def print_forecast(forecast: Forecast, console: Console | None = None, *, verbose: bool = False) -> None:
     """Print a forecast for a person."""
     out = console or Console()
     _head(out, forecast)

@@ -2,7 +2,7 @@
 
 Every number is that of the forecast which `plan` would make of the same spec. Alternatives that another one beats in
 time, energy and carbon are dropped (`pareto`); the others are the answer, and which of them to take is not ours to say.
-What fills the memory nearly up beats nothing that leaves room: such runs are slower than predicted.
+What fills the memory nearly up counts with the time and energy that such runs are expected to take (`fullness`).
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import numpy as np
 from msgspec import Struct
 
 from carbon_plugin.errors import InfeasibleLayoutError, SpecError
-from carbon_plugin.plan.feasibility import MORE_NODES, NEARLY_FULL, nodes_phrase, with_nodes
+from carbon_plugin.plan.feasibility import MORE_NODES, nodes_phrase, with_held, with_nodes
 from carbon_plugin.plan.forecast import Forecast, layout_phrase, make_forecast
+from carbon_plugin.plan.fullness import expected_slowdown
 from carbon_plugin.plan.pareto import not_dominated, steps_of
 from carbon_plugin.plan.search import Found, Progress, search, search_layout
 from carbon_plugin.plan.space import EVERYTHING
@@ -27,7 +28,7 @@ from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.hardware import Cluster
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.profiles import default_node_for, load_accelerator
-from carbon_plugin.spec.run import RunSpec
+from carbon_plugin.spec.run import RunSpec, with_layout
 
 SEARCH_VERSION = 1
 DAY_S = 86400.0
@@ -56,7 +57,7 @@ class Question(Struct, frozen=True, kw_only=True):
 
 
 class Option(Struct, frozen=True, kw_only=True):
-    """One way to run that no other beats in time, energy and carbon, or none that leaves room in memory.
+    """One way to run that no other beats in expected time, energy and carbon.
 
     `best` names the objectives in which it is the best of all. `energy_j` is that of the facility over the run,
     `spec_file` where it was written as a spec. `notes` say what does not move along to another zone or device.
@@ -145,7 +146,7 @@ def search_alternatives(
             result = search(variant, EVERYTHING, _part_of(on_progress, number, len(variants)))
             considered, fitting = considered + result.considered, fitting + result.fitting
             forecasts = [
-                make_forecast(msgspec.structs.replace(variant, layout=result.front.layout(index)), seed=seed)
+                make_forecast(with_layout(variant, result.front.layout(index)), seed=seed)
                 for index in range(result.front.step_time_s.size)
             ]
         except SpecError as error:
@@ -178,17 +179,12 @@ class _Candidate(NamedTuple):
     notes: tuple[str, ...]
 
     @property
-    def objectives(self) -> tuple[float, float, float]:
-        """Values of `OBJECTIVES`."""
+    def objectives(self) -> tuple[float, ...]:
+        """Expected values of `OBJECTIVES`: those of the forecast times what filling the memory costs."""
         forecast = self.forecast
-        energy, carbon = forecast.footprint.energy_j["facility"], forecast.footprint.total_kg
-        return forecast.run_time_s.value, energy.value, carbon.value
-
-    @property
-    def tight(self) -> bool:
-        """Whether memory is nearly full."""
-        memory = self.forecast.prediction.memory
-        return memory.total_bytes > NEARLY_FULL * memory.capacity_bytes
+        memory, energy = forecast.prediction.memory, forecast.footprint.energy_j["facility"]
+        slower = float(expected_slowdown(memory.total_bytes / memory.capacity_bytes))
+        return tuple(slower * figure.value for figure in (forecast.run_time_s, energy, forecast.footprint.total_kg))
 
 
 def _on_clusters(spec: RunSpec, question: Question, profile_dirs: Directories) -> Iterator[RunSpec]:
@@ -226,14 +222,12 @@ def _in_zones(forecast: Forecast, question: Question, notes: tuple[str, ...], se
 
 
 def _front(found: list[_Candidate]) -> list[tuple[_Candidate, tuple[str, ...]]]:
-    """Candidates that no other beats, to 0.1 %, by rising time, and the objectives in which each is the best.
-
-    As on one cluster, one that fills its memory nearly up does not beat one that leaves room.
-    """
+    """Candidates that no other beats, to 0.1 %, by rising expected time, and the objectives in which each is the
+    best."""
     found = sorted(found, key=lambda candidate: candidate.objectives)
     values = np.array([candidate.objectives for candidate in found])
     steps = steps_of(np.maximum(values, np.finfo(float).tiny))  # carbon can be 0, a step of it cannot
-    kept = not_dominated(np.column_stack([steps, [candidate.tight for candidate in found]]))
+    kept = not_dominated(steps)
     least = values[kept].argmin(axis=0)
     return [
         (found[index], tuple(name for name, best in zip(OBJECTIVES, least, strict=True) if best == rank))
@@ -284,7 +278,7 @@ def _too_late(variant: RunSpec, found: Found, fastest: Forecast, question: Quest
     least, limit = fastest.run_time_s.value, question.deadline_s or math.inf
     return _Obstacle(
         variant,
-        f"deadline: the fastest of {found.fitting:,} layouts of {variant.model.name} that fit on "
+        f"deadline: the fastest of {found.fitting:,} layouts of {variant.model.name}{with_held(variant)} that fit on "
         f"{nodes_phrase(variant)} takes {least / DAY_S:.3g} days ({layout_phrase(fastest)}), "
         f"more than {limit / DAY_S:.3g}",
         least,
@@ -310,7 +304,7 @@ def _sooner(variant: RunSpec, question: Question, least_s: float, seed: int) -> 
     limit, later = question.deadline_s or math.inf, f"a deadline of {math.ceil(least_s / DAY_S * 100) / 100:g} days"
     for more in (with_nodes(variant, factor) for factor in MORE_NODES):
         try:
-            forecast = make_forecast(msgspec.structs.replace(more, layout=search_layout(more).layout), seed=seed)
+            forecast = make_forecast(with_layout(more, search_layout(more).layout), seed=seed)
         except SpecError:
             continue  # the batch cannot be split over so many devices
         if forecast.run_time_s.value <= limit:

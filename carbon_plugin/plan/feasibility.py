@@ -11,17 +11,15 @@ import numpy as np
 
 from carbon_plugin.errors import InfeasibleLayoutError, SpecError
 from carbon_plugin.plan.pareto import Floats
-from carbon_plugin.plan.space import Grid, Space, describe, grids, splits
+from carbon_plugin.plan.space import Grid, Space, describe, grids, held_phrase, splits
 from carbon_plugin.predict.case import Shape, Work, shape_of, work_of
 from carbon_plugin.predict.memory import memory_bytes
 from carbon_plugin.predict.rates import Rates, resolve_rates
-from carbon_plugin.spec.layout import ParallelLayout
+from carbon_plugin.spec.layout import AXES, ParallelLayout
 from carbon_plugin.spec.model import TransformerModel
-from carbon_plugin.spec.run import RunSpec
+from carbon_plugin.spec.run import RunSpec, check_layout, check_work
 
 GIB = 2**30
-NEARLY_FULL = 0.9
-"""Above this share of device memory, published runs are up to 25 % slower than predicted (allocator retries)."""
 MORE_NODES = (2, 4, 8, 16, 32, 64)
 """Factors on the number of nodes that are tried to find what would help."""
 
@@ -41,14 +39,9 @@ class Inputs:
         """Memory of one device."""
         return self.spec.cluster.accelerator.memory_bytes.value
 
-    @property
-    def roomy_bytes(self) -> float:
-        """What a layout may need without filling the memory of a device nearly up."""
-        return NEARLY_FULL * self.capacity_bytes
-
     def grids(self, space: Space) -> Iterator[tuple[Grid, float]]:
-        """Every layout, as `space.grids`."""
-        return grids(self.model, self.spec.cluster, self.spec.training, space)
+        """Every layout that keeps to what the spec holds, as `space.grids`."""
+        return grids(self.model, self.spec.cluster, self.spec.training, space, self.spec.layout_held)
 
     def need_bytes(self, grid: Grid) -> Floats:
         """Memory need of every layout of a grid, infinite where it is none."""
@@ -77,15 +70,23 @@ def nodes_phrase(spec: RunSpec) -> str:
     return f"{nodes:,} node{'s' * (nodes > 1)} ({devices:,} device{'s' * (devices > 1)})"
 
 
+def with_held(spec: RunSpec) -> str:
+    """ " with tp 8" where the search has to keep to it, else nothing."""
+    return f" with {held_phrase(spec.layout_held)}" if spec.layout_held else ""
+
+
 def fits_somehow(spec: RunSpec, space: Space) -> bool:
     """Whether any layout fits in memory."""
     inputs = inputs_of(spec)
     return any(bool((inputs.need_bytes(grid) <= inputs.capacity_bytes).any()) for grid, _ in inputs.grids(space))
 
 
-def no_split(inputs: Inputs, space: Space) -> InfeasibleLayoutError:
-    """The error for a batch that no data-parallel degree divides, with the next larger batch that one does."""
+def no_layout(inputs: Inputs, space: Space) -> InfeasibleLayoutError:
+    """The error where there is no layout at all: what is held breaks a rule, or no data-parallel degree divides the
+    batch, with the next larger batch that one does."""
     spec, model = inputs.spec, inputs.model
+    if spec.layout_held:
+        return _no_layout_held(spec)
     batch = spec.training.global_batch_size
     degrees = sorted({split.dp for split in splits(model, spec.cluster, spec.training, space)})
     enough = min(-(-batch // dp) * dp for dp in degrees)
@@ -96,13 +97,37 @@ def no_split(inputs: Inputs, space: Space) -> InfeasibleLayoutError:
     )
 
 
+def _no_layout_held(spec: RunSpec) -> InfeasibleLayoutError:
+    """Which rule what is held breaks, found by the rules for a whole layout with data parallelism for the rest."""
+    held, devices = spec.layout_held, spec.cluster.devices
+    known = {axis: int(held[axis]) for axis in AXES if axis in held}
+    product = math.prod(known.values())
+    if devices % product:
+        said = " * ".join(f"{axis} {degree}" for axis, degree in known.items())
+        total = f" = {product}" if len(known) > 1 else ""
+        return InfeasibleLayoutError(f"layout: {said}{total} does not divide the {devices} devices of the cluster")
+    rest = next((axis for axis in ("dp_replicate", "dp_shard", "tp", "pp", "cp") if axis not in held), "cp")
+    fields = {rest: devices // product, **({} if known.get("dp_shard", 1) == 1 else {"zero_stage": 1}), **held}
+    try:
+        layout = msgspec.convert(fields, ParallelLayout)
+        check_layout(spec.model, spec.cluster, layout)
+        check_work(layout, spec.training)
+    except InfeasibleLayoutError as error:
+        return error
+    except msgspec.ValidationError as error:
+        return InfeasibleLayoutError(f"layout: {error}")
+    return InfeasibleLayoutError(
+        f"layout: nothing that the search knows keeps to {held_phrase(held)} on {devices} devices; state every degree"
+    )
+
+
 def no_memory(
     inputs: Inputs, space: Space, considered: int, need_bytes: float, tightest: ParallelLayout
 ) -> InfeasibleLayoutError:
     """The error for layouts of which even the one that needs least, `tightest`, does not fit."""
     spec, capacity = inputs.spec, inputs.capacity_bytes
     return InfeasibleLayoutError(
-        f"memory: none of {considered:,} layouts of {spec.model.name} on {nodes_phrase(spec)} fits in "
+        f"memory: none of {considered:,} layouts of {spec.model.name}{with_held(spec)} on {nodes_phrase(spec)} fits in "
         f"{capacity / GIB:.1f} GiB of {spec.cluster.accelerator.name}; the smallest needs {need_bytes / GIB:.1f} GiB "
         f"({describe(tightest)}); to make room: {', or '.join(_more_room(spec, space, need_bytes))}"
     )

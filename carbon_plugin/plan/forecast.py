@@ -11,20 +11,22 @@ import msgspec
 from msgspec import Struct
 
 import carbon_plugin
-from carbon_plugin.errors import SpecError
+from carbon_plugin.errors import InfeasibleLayoutError, SpecError
 from carbon_plugin.footprint.account import EnergyItem, Factors, Footprint, Reservation, account
 from carbon_plugin.footprint.drivers import Driver, drivers
 from carbon_plugin.footprint.factors import resolve_factors
 from carbon_plugin.footprint.site_intensity import Period
-from carbon_plugin.plan.feasibility import GIB, NEARLY_FULL
+from carbon_plugin.plan.feasibility import GIB, with_held
+from carbon_plugin.plan.fullness import NEARLY_FULL, SLOWDOWN_AT_LIMIT, expected_slowdown, fit_probability
 from carbon_plugin.plan.goodput import Goodput, run_goodput
 from carbon_plugin.plan.search import describe, search_layout
 from carbon_plugin.predict.power import idle_power_figure
-from carbon_plugin.predict.result import StepPrediction
+from carbon_plugin.predict.result import MemoryPrediction, StepPrediction
 from carbon_plugin.predict.step import predict_step
 from carbon_plugin.spec.figure import Assumption, Figure, Sourced
 from carbon_plugin.spec.hardware import Cluster
-from carbon_plugin.spec.run import RunSpec
+from carbon_plugin.spec.layout import ParallelLayout
+from carbon_plugin.spec.run import RunSpec, with_layout
 
 LARGE_RUN_DEVICE_HOURS = 50_000
 PUBLISHED_OVER_PREDICTED = (1.0, 1.6)
@@ -65,13 +67,15 @@ def make_forecast(spec: RunSpec, *, seed: int = 0) -> Forecast:
     """Forecast of a run; an unset layout is searched first.
 
     Raises `InfeasibleLayoutError`, `SpecError` or `FootprintError` for a spec that cannot run or be accounted for.
-    A stated layout that does not fit in memory is forecast with a warning.
+    A stated layout that does not fit in memory is forecast with a warning; `require_fit` refuses it.
     """
     layout_source = "stated in the spec"
     if spec.layout is None:
         found = search_layout(spec)
-        layout_source = f"auto: fastest of {found.fitting} that fit, of {found.evaluated} layouts"
-        spec = msgspec.structs.replace(spec, layout=found.layout)
+        held = with_held(spec)
+        layout_source = f"auto{held}: fastest of {found.fitting:,} that fit, of {found.evaluated:,} layouts"
+        chosen = _chosen(spec, found.layout)
+        spec = msgspec.structs.replace(with_layout(spec, found.layout), assumptions=(*spec.assumptions, *chosen))
     prediction = predict_step(spec)
     steps = spec.training.total_steps
     goodput = run_goodput(spec, prediction)
@@ -115,6 +119,33 @@ def make_forecast(spec: RunSpec, *, seed: int = 0) -> Forecast:
         goodput=goodput,
         wasted=wasted,
         drivers=drivers(energies, reserved, factors, duration_spread=stretch),
+    )
+
+
+def _chosen(spec: RunSpec, layout: ParallelLayout) -> list[Assumption]:
+    """What the search sets and does not choose."""
+    if layout.tp == 1 or "sequence_parallel" in spec.layout_held:
+        return []
+    why = "the search runs it with every tensor parallelism, as large frameworks do"
+    return [Assumption("layout.sequence_parallel", "true", why)]
+
+
+def require_fit(forecast: Forecast) -> None:
+    """Raise `InfeasibleLayoutError` where the layout of a forecast does not fit in memory."""
+    if not forecast.prediction.memory.fits:
+        assert forecast.spec.layout is not None  # a forecast always has one
+        raise InfeasibleLayoutError(
+            f"layout: {describe(forecast.spec.layout)} {_misfit(forecast.prediction.memory)}; leave the layout out and "
+            "it is searched, or plan it all the same with --force"
+        )
+
+
+def _misfit(memory: MemoryPrediction) -> str:
+    """By how much memory is too small, and what takes most of it."""
+    largest = memory.largest_part
+    return (
+        f"does not fit: needs {memory.total_bytes / GIB:.1f} GiB of {memory.capacity_bytes / GIB:.1f} GiB a "
+        f"device; most of it is {largest} ({memory.parts_bytes[largest] / GIB:.1f} GiB)"
     )
 
 
@@ -230,13 +261,13 @@ def _warnings(spec: RunSpec, prediction: StepPrediction, device_hours: float) ->
     used = memory.total_bytes / memory.capacity_bytes
     found = []
     if not memory.fits:
-        largest = memory.largest_part
-        found.append(
-            f"does not fit: needs {memory.total_bytes / GIB:.1f} GiB of {memory.capacity_bytes / GIB:.1f} GiB a "
-            f"device; most of it is {largest} ({memory.parts_bytes[largest] / GIB:.1f} GiB)"
-        )
+        found.append(_misfit(memory))
     elif used > NEARLY_FULL:
-        found.append(f"memory is {used:.0%} full: runs near the limit are up to 25 % slower (allocator retries)")
+        slower = float(expected_slowdown(used)) - 1
+        found.append(
+            f"memory is {used:.0%} full: expect {slower:.0%} more time than predicted here (allocator retries, up to "
+            f"{SLOWDOWN_AT_LIMIT:.0%}), and not to fit at all with a probability of {1 - fit_probability(used):.0%}"
+        )
     if spec.training.optimizer_offload:
         found += _host_memory_warning(spec)
     if device_hours > LARGE_RUN_DEVICE_HOURS:

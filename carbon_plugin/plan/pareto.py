@@ -13,13 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-Flags = NDArray[np.bool_]
 Indices = NDArray[np.intp]
 
 STEP = 1e-3
 """Two times or energies are told apart from this relative difference on; far below what any prediction knows."""
-TIGHT = 1e3
-"""Complexity of being tight: more than that of any layout."""
 
 
 def steps_of(values: Floats) -> Floats:
@@ -41,17 +38,6 @@ def front(time: Floats, energy: Floats, complexity: Floats) -> Indices:
     lowest = np.minimum.accumulate(energies[order])
     first = np.append(True, energies[order][1:] < lowest[:-1])
     return np.asarray(near[order[first]])
-
-
-def front_with_room(time: Floats, energy: Floats, complexity: Floats, tight: Flags) -> Indices:
-    """The front of all candidates and that of those that are not `tight`, by rising time.
-
-    A tight candidate beats no other by less than a step, and never takes the place of the best that is none.
-    """
-    overall = front(time, energy, complexity + TIGHT * tight)
-    roomy = np.flatnonzero(~tight)
-    kept = np.union1d(overall, roomy[front(time[roomy], energy[roomy], complexity[roomy])])
-    return np.asarray(kept[np.argsort(time[kept], kind="stable")])
 
 
 def _not_hopeless(time: Floats, energy: Floats) -> Indices:

@@ -2,6 +2,9 @@
 
 Grids come from `space`, all equations from `predict`. Memory is cheap and comes first; steps are timed only where a
 layout fits. What is kept between grids is the front, so that memory does not grow with the number of layouts.
+
+Layouts are compared by the time that they are expected to take: what fills the memory nearly up runs slower than the
+equations say, or not at all (`fullness`).
 """
 
 from __future__ import annotations
@@ -12,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from carbon_plugin.plan.feasibility import Inputs, inputs_of, no_memory, no_split
-from carbon_plugin.plan.pareto import Floats, Indices, front_with_room
+from carbon_plugin.plan.feasibility import Inputs, inputs_of, no_layout, no_memory
+from carbon_plugin.plan.fullness import expected_slowdown
+from carbon_plugin.plan.pareto import Floats, Indices, front
 from carbon_plugin.plan.space import USUAL, Grid, Space, complexity, describe, layout_at
 from carbon_plugin.predict.case import Flags, Layout, take
 from carbon_plugin.predict.power import step_power_w
@@ -29,14 +33,15 @@ Progress = Callable[[float], None]
 
 @dataclass(frozen=True, slots=True)
 class Front:
-    """Layouts that no other beats in both step time and energy, by rising step time: arrays of shape (k,).
+    """Layouts that no other beats in both expected step time and energy, by rising expected time: arrays of shape (k,).
 
-    One that fills the memory nearly up (`feasibility.NEARLY_FULL`) does not beat one that leaves room. `power_w` is
-    the mean power of a device; `complexity` that of `space.complexity`.
+    `step_time_s` is the predicted time, `expected_time_s` that times `fullness.expected_slowdown`. `power_w` is the
+    mean power of a device; `complexity` that of `space.complexity`.
     """
 
     layouts: Layout
     step_time_s: Floats
+    expected_time_s: Floats
     power_w: Floats
     memory_bytes: Floats
     complexity: Floats
@@ -57,30 +62,37 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """The fastest layout that fits, and how many were looked at."""
+    """The layout of the least expected time, and how many were looked at."""
 
     layout: ParallelLayout
     step_time_s: float
+    expected_time_s: float
     memory_bytes: float
     evaluated: int
     fitting: int
 
 
 def search_layout(spec: RunSpec) -> SearchResult:
-    """The fastest usual layout of `spec` that fits in device memory; of those within 0.1 % of it the simplest, with
-    room in memory if there is one.
+    """The usual layout of `spec` that fits in device memory and is expected to be the fastest; of those within 0.1 %
+    of it the simplest.
 
     Raises as `search`.
     """
     found = search(spec, USUAL)
     best = found.front
     return SearchResult(
-        best.layout(0), float(best.step_time_s[0]), float(best.memory_bytes[0]), found.considered, found.fitting
+        layout=best.layout(0),
+        step_time_s=float(best.step_time_s[0]),
+        expected_time_s=float(best.expected_time_s[0]),
+        memory_bytes=float(best.memory_bytes[0]),
+        evaluated=found.considered,
+        fitting=found.fitting,
     )
 
 
 def search(spec: RunSpec, space: Space, on_progress: Progress | None = None) -> Found:
-    """The layouts of `space` that fit and that no other beats in both step time and energy (`pareto.front`).
+    """The layouts of `space` that fit, keep to what the spec holds, and that no other beats in both expected step time
+    and energy (`pareto.front`).
 
     Raises `InfeasibleLayoutError` when no layout exists or none fits, saying what would help, and `SpecError` as
     `feasibility.inputs_of`.
@@ -96,14 +108,14 @@ def search(spec: RunSpec, space: Space, on_progress: Progress | None = None) -> 
         fitting += int(np.count_nonzero(fits))
         if fits.any():
             here = _front_of(inputs, *grid.cropped(fits))
-            best = here if best is None else _merged(inputs, best, here)
+            best = here if best is None else _merged(best, here)
         elif need.min() < smallest:
             smallest, tightest = float(need.min()), layout_at(grid.at([int(np.argmin(need))]), 0)
         if on_progress is not None:
             on_progress(done)
     if best is not None:
         return Found(best, considered, fitting)
-    raise no_split(inputs, space) if tightest is None else no_memory(inputs, space, considered, smallest, tightest)
+    raise no_layout(inputs, space) if tightest is None else no_memory(inputs, space, considered, smallest, tightest)
 
 
 def _front_of(inputs: Inputs, grid: Grid, fits: Flags) -> Front:
@@ -117,19 +129,20 @@ def _front_of(inputs: Inputs, grid: Grid, fits: Flags) -> Front:
 
     time_s, power_w, effort = fitting(step.total), fitting(power), fitting(complexity(grid.layout))
     need = fitting(inputs.need_bytes(grid))
-    kept = _kept(inputs, time_s, power_w, need, effort)
-    return Front(grid.at(flat[kept]), time_s[kept], power_w[kept], need[kept], effort[kept])
+    expected_s = time_s * expected_slowdown(need / inputs.capacity_bytes)
+    kept = _kept(expected_s, power_w, effort)
+    return Front(grid.at(flat[kept]), time_s[kept], expected_s[kept], power_w[kept], need[kept], effort[kept])
 
 
-def _kept(inputs: Inputs, time_s: Floats, power_w: Floats, need: Floats, effort: Floats) -> Indices:
-    return front_with_room(time_s, time_s * power_w, effort, need > inputs.roomy_bytes)
+def _kept(expected_s: Floats, power_w: Floats, effort: Floats) -> Indices:
+    return front(expected_s, expected_s * power_w, effort)
 
 
-def _merged(inputs: Inputs, first: Front, second: Front) -> Front:
+def _merged(first: Front, second: Front) -> Front:
     layouts = Layout(
         **{name: np.append(getattr(first.layouts, name), getattr(second.layouts, name)) for name in Layout.__slots__}
     )
-    columns = ("step_time_s", "power_w", "memory_bytes", "complexity")
+    columns = ("step_time_s", "expected_time_s", "power_w", "memory_bytes", "complexity")
     joined = {name: np.append(getattr(first, name), getattr(second, name)) for name in columns}
-    kept = _kept(inputs, *joined.values())
+    kept = _kept(joined["expected_time_s"], joined["power_w"], joined["complexity"])
     return Front(take(layouts, kept), **{name: column[kept] for name, column in joined.items()})

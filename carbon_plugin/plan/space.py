@@ -3,12 +3,14 @@
 A grid has one axis a choice: split of the world, expert parallelism, what the data-parallel ranks shard, micro-batch,
 schedule, recompute. Nothing of it is ever written out a layout at a time, so that equations which depend on few of the
 choices are computed once for all of the others. Nothing here knows how long anything takes or whether it fits.
+
+What a user states of a layout (`Held`) narrows each choice to it, also to values that are not tried otherwise.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +19,7 @@ from msgspec import Struct
 from carbon_plugin.predict.case import Flags, Layout, Values
 from carbon_plugin.predict.rates import island_size
 from carbon_plugin.spec.hardware import Cluster
-from carbon_plugin.spec.layout import ContextParallelKind, ParallelLayout, PipelineSchedule, Recompute
+from carbon_plugin.spec.layout import AXES, ContextParallelKind, ParallelLayout, PipelineSchedule, Recompute
 from carbon_plugin.spec.model import TransformerModel
 from carbon_plugin.spec.training import TrainingPlan
 
@@ -33,6 +35,9 @@ Schedule = tuple[PipelineSchedule, int]
 """A schedule and its virtual stages."""
 Sharding = tuple[int, int, int]
 """dp_replicate, dp_shard, zero_stage."""
+Held = Mapping[str, Any]
+"""Fields of `ParallelLayout` that every layout has to have with these values."""
+NOTHING: Held = {}
 
 
 class Space(Struct, frozen=True, kw_only=True):
@@ -97,18 +102,28 @@ def divisors(number: int) -> list[int]:
     return sorted({*small, *(number // d for d in small)})
 
 
-def splits(model: TransformerModel, cluster: Cluster, training: TrainingPlan, space: Space) -> list[Split]:
+def splits(
+    model: TransformerModel, cluster: Cluster, training: TrainingPlan, space: Space, held: Held = NOTHING
+) -> list[Split]:
     """Every split of the world that the model's dimensions allow, whatever the batch."""
     world = cluster.devices
-    tps = [t for t in divisors(world) if t <= island_size(cluster) and model.ffn % t == 0 and _splits_heads(model, t)]
+    widest = world if "tp" in held else island_size(cluster)
+    tps = [t for t in divisors(world) if t <= widest and model.ffn % t == 0 and _splits_heads(model, t)]
     longest = MAX_CONTEXT if training.seq_len >= space.shortest_context else 1
     cps = [c for c in divisors(world) if c == 1 or (c <= longest and training.seq_len % (2 * c) == 0)]
+    if "cp" in held:
+        cps = [c for c in divisors(world) if training.seq_len % c == 0]
     pps = [p for p in divisors(world) if p <= model.layers]
+    tps, cps, pps = (
+        [degree for degree in degrees if held.get(axis, degree) == degree]
+        for axis, degrees in (("tp", tps), ("cp", cps), ("pp", pps))
+    )
+    kinds = (held["context_parallel_kind"],) if "context_parallel_kind" in held else space.context_kinds
     return [
         Split(tp, cp, kind == "ring", pp, world // (tp * cp * pp))
         for tp, cp, pp in itertools.product(tps, cps, pps)
         if world % (tp * cp * pp) == 0
-        for kind in (space.context_kinds if cp > 1 else ("ring",))
+        for kind in (kinds if cp > 1 else ("ring",))
         # An all-to-all hands each rank whole heads (Ulysses, arXiv 2309.14509).
         if kind == "ring" or _splits_heads(model, tp * cp)
     ]
@@ -119,49 +134,63 @@ def _splits_heads(model: TransformerModel, ranks: int) -> bool:
     return model.heads % ranks == 0 and shared
 
 
-def schedules(model: TransformerModel, pp: int, space: Space) -> list[Schedule]:
+def schedules(model: TransformerModel, pp: int, space: Space, held: Held = NOTHING) -> list[Schedule]:
     """Schedules of a pipeline of `pp` stages. Uneven stages are allowed: the longest sets the pace."""
+    wanted, chunks = held.get("pipeline_schedule"), held.get("virtual_stages")
     if pp == 1:
-        return [("1f1b", 1)]
-    plain: tuple[PipelineSchedule, ...] = ("1f1b", "zero_bubble", *(("dualpipe",) if pp % 2 == 0 else ()))
-    found: list[Schedule] = [(kind, 1) for kind in plain if kind in space.schedules]
-    if "interleaved" in space.schedules:
-        stage = -(-model.layers // pp)
-        chunks = (v for v in divisors(stage) if 1 < v <= MAX_CHUNKS and pp * v <= model.layers)
-        found += [("interleaved", v) for v in chunks]
-    return found
+        return [("1f1b", 1)] if wanted in (None, "1f1b", "gpipe") and chunks in (None, 1) else []
+    kinds = space.schedules | {"interleaved"} if (chunks or 1) > 1 else space.schedules
+    kinds = kinds if wanted is None else frozenset((wanted,))
+    plain: tuple[PipelineSchedule, ...] = ("1f1b", "zero_bubble", "gpipe", *(("dualpipe",) if pp % 2 == 0 else ()))
+    found: list[Schedule] = [(kind, 1) for kind in plain if kind in kinds]
+    stage = -(-model.layers // pp)
+    most = MAX_CHUNKS if chunks is None else chunks
+    several = [v for v in divisors(stage) if 1 < v <= most and pp * v <= model.layers]
+    found += [("interleaved", v) for v in several if "interleaved" in kinds]
+    found += [("zero_bubble", v) for v in several if wanted == "zero_bubble"]
+    return [one for one in found if chunks in (None, one[1])]
 
 
-def shardings(dp: int, inner: int) -> list[Sharding]:
+def shardings(dp: int, inner: int, held: Held = NOTHING) -> list[Sharding]:
     """Ways to use dp ranks of which `inner` share an island: replicas, ZeRO over all of them, and hybrid sharding over
     any whole number of islands."""
-    if dp == 1:
-        return [(1, 1, 0)]
-    hybrid = [(dp // shard, shard, 3) for shard in divisors(dp) if 1 < shard < dp and shard % inner == 0]
-    return [(dp, 1, 0), (1, dp, 1), (1, dp, 2), (1, dp, 3), *hybrid]
+    if held.get("dp_replicate", 1) > 1 or "dp_shard" in held:
+        every = [(dp // shard, shard, stage) for shard in divisors(dp) for stage in ((1, 2, 3) if shard > 1 else (0,))]
+    elif dp == 1:
+        every = [(1, 1, held.get("zero_stage", 0))]
+    else:
+        hybrid = [(dp // shard, shard, 3) for shard in divisors(dp) if 1 < shard < dp and shard % inner == 0]
+        every = [(dp, 1, 0), (1, dp, 1), (1, dp, 2), (1, dp, 3), *hybrid]
+    names = ("dp_replicate", "dp_shard", "zero_stage")
+    return [ways for ways in every if all(held.get(name, way) == way for name, way in zip(names, ways, strict=True))]
 
 
 def grids(
-    model: TransformerModel, cluster: Cluster, training: TrainingPlan, space: Space
+    model: TransformerModel, cluster: Cluster, training: TrainingPlan, space: Space, held: Held = NOTHING
 ) -> Iterator[tuple[Grid, float]]:
-    """Every layout of the space in grids, each with the share of the space that is done after it.
+    """Every layout of the space that keeps to `held` in grids, each with the share of the space that is done after it.
 
-    Empty where no data-parallel degree divides the batch.
+    Empty where no data-parallel degree divides the batch, or nothing keeps to what is held.
     """
     batch = training.global_batch_size
     island = island_size(cluster)
     rows = []
-    for split in splits(model, cluster, training, space):
+    for split in splits(model, cluster, training, space, held):
         if batch % split.dp == 0:
             inner = max(1, island // (split.tp * split.cp))
-            rows.append((split, shardings(split.dp, inner), schedules(model, split.pp, space)))
+            row = (split, shardings(split.dp, inner, held), schedules(model, split.pp, space, held))
+            if row[1] and row[2]:
+                rows.append(row)
 
     # Splits with as many ways to shard and to schedule share a grid, so that no axis has to be filled up.
     def width(row: tuple[Split, list[Sharding], list[Schedule]]) -> tuple[int, int]:
         return len(row[1]), len(row[2])
 
-    experts = np.array(divisors(model.moe.experts) if model.moe else [1], dtype=np.float64)
-    sizes = np.array([size for size in divisors(batch) if size <= MAX_MICRO_BATCH], dtype=np.float64)
+    most = max(MAX_MICRO_BATCH, held.get("micro_batch_size", 1))
+    experts = _choice(divisors(model.moe.experts) if model.moe else [1], held.get("ep"))
+    sizes = _choice([size for size in divisors(batch) if size <= most], held.get("micro_batch_size"))
+    if not (experts.size and sizes.size):
+        return
     done = 0
     for (ways, plans), group in itertools.groupby(sorted(rows, key=width), key=width):
         alike = list(group)
@@ -169,10 +198,16 @@ def grids(
         for start in range(0, len(alike), most):
             part = alike[start : start + most]
             done += len(part)
-            yield _grid(part, experts, sizes, batch), done / len(rows)
+            yield _grid(part, experts, sizes, batch, held), done / len(rows)
 
 
-def _grid(rows: list[tuple[Split, list[Sharding], list[Schedule]]], experts: Values, sizes: Values, batch: int) -> Grid:
+def _choice(values: list[int], held: int | None) -> Values:
+    return np.array([value for value in values if held in (None, value)], dtype=np.float64)
+
+
+def _grid(
+    rows: list[tuple[Split, list[Sharding], list[Schedule]]], experts: Values, sizes: Values, batch: int, held: Held
+) -> Grid:
     def column(values: Any, axes: Shape) -> Any:
         """An array whose dimensions are those axes of the grid, with dimensions of 1 for the others."""
         array = np.asarray(values, dtype=np.float64)
@@ -183,17 +218,25 @@ def _grid(rows: list[tuple[Split, list[Sharding], list[Schedule]]], experts: Val
     replicate, shard, stage = (column(ways[..., part], (0, 2)) for part in range(3))
     chunks = column([[v for _, v in row[2]] for row in rows], (0, 4))
     ep, size = column(experts, (1,)), column(sizes, (3,))
-    kinds = [column([kind == name for name in RECOMPUTE], (5,)) for kind in RECOMPUTE]
-    none = np.float64(0)
+    tried = (held["recompute"],) if "recompute" in held else RECOMPUTE
+    kinds = [column([kind == name for name in tried], (5,)) for kind in RECOMPUTE]
+
+    def scheduled(name: PipelineSchedule) -> Any:
+        return column([[kind == name for kind, _ in row[2]] for row in rows], (0, 4))
+
+    def switch(name: str) -> Values:
+        return np.float64(held.get(name, False))
+
+    expert_tp = np.float64(held.get("expert_tp", 1))
     share = batch / dp
     rounds = share / size
-    valid = ((dp * cp * tp) % ep == 0) & (share % size == 0)
+    valid = ((dp * cp * tp) % (ep * expert_tp) == 0) & (share % size == 0) & ((expert_tp == 1) | (ep > 1))
     # Interleaving schedules micro-batches in rounds of pp (Megatron-LM).
     valid = valid & ((chunks == 1) | (rounds % pp == 0))
     # DualPipe feeds the pipeline from both ends, each with at least as many micro-batches as it has stages.
-    dualpipe = column([[kind == "dualpipe" for kind, _ in row[2]] for row in rows], (0, 4))
+    dualpipe = scheduled("dualpipe")
     valid = valid & ((dualpipe == 0) | ((rounds % 2 == 0) & (rounds >= 2 * pp)))
-    shape = (len(rows), experts.size, ways.shape[1], sizes.size, chunks.shape[4], len(RECOMPUTE))
+    shape = (len(rows), experts.size, ways.shape[1], sizes.size, chunks.shape[4], len(tried))
     layout = Layout(
         tp=tp,
         cp=cp,
@@ -201,22 +244,22 @@ def _grid(rows: list[tuple[Split, list[Sharding], list[Schedule]]], experts: Val
         dp_replicate=replicate,
         dp_shard=shard,
         ep=ep,
-        expert_tp=np.float64(1),
+        expert_tp=expert_tp,
         zero_stage=stage,
-        sequence_parallel=(tp > 1).astype(np.float64),
+        sequence_parallel=((tp > 1) & held.get("sequence_parallel", True)).astype(np.float64),
         ring=ring,
-        zero_bubble=column([[kind == "zero_bubble" for kind, _ in row[2]] for row in rows], (0, 4)),
+        zero_bubble=scheduled("zero_bubble"),
         dualpipe=dualpipe,
-        gpipe=none,
+        gpipe=scheduled("gpipe"),
         virtual_stages=chunks,
         micro_batch_size=size,
         recompute_selective=kinds[1],
         recompute_operators=kinds[2],
         recompute_full=kinds[3],
-        reentrant=none,
-        async_tp=none,
-        expert_overlap=dualpipe,
-        balanced_stages=none,
+        reentrant=switch("recompute_reentrant"),
+        async_tp=switch("async_tp"),
+        expert_overlap=np.maximum(dualpipe, switch("expert_overlap")),
+        balanced_stages=switch("balanced_stages"),
     )
     return Grid(layout, np.broadcast_to(valid, shape))
 
@@ -239,8 +282,9 @@ def layout_at(layouts: Layout, index: int) -> ParallelLayout:
     kinds = [one["recompute_selective"], one["recompute_operators"], one["recompute_full"]]
     chunks = int(one["virtual_stages"])
     schedule: PipelineSchedule = "interleaved" if chunks > 1 else "1f1b"
-    if one["zero_bubble"] or one["dualpipe"]:
-        schedule = "zero_bubble" if one["zero_bubble"] else "dualpipe"
+    for kind in ("zero_bubble", "dualpipe", "gpipe"):
+        if one[kind]:
+            schedule = kind
     return ParallelLayout(
         tp=int(one["tp"]),
         cp=int(one["cp"]),
@@ -248,6 +292,7 @@ def layout_at(layouts: Layout, index: int) -> ParallelLayout:
         dp_replicate=int(one["dp_replicate"]),
         dp_shard=int(one["dp_shard"]),
         ep=int(one["ep"]),
+        expert_tp=int(one["expert_tp"]),
         zero_stage=int(one["zero_stage"]),  # type: ignore[arg-type]  # one of 0..3 by construction
         sequence_parallel=bool(one["sequence_parallel"]),
         context_parallel_kind="ring" if one["ring"] else "all_to_all",
@@ -255,6 +300,20 @@ def layout_at(layouts: Layout, index: int) -> ParallelLayout:
         virtual_stages=chunks,
         micro_batch_size=int(one["micro_batch_size"]),
         recompute=RECOMPUTE[1 + kinds.index(1)] if any(kinds) else "none",
+        recompute_reentrant=bool(one["reentrant"]),
+        async_tp=bool(one["async_tp"]),
+        expert_overlap=bool(one["expert_overlap"]) and not one["dualpipe"],
+        balanced_stages=bool(one["balanced_stages"]),
+    )
+
+
+def held_phrase(held: Held) -> str:
+    """What is held in words: "tp 8, recompute full"."""
+    words = {True: "true", False: "false"}
+    return ", ".join(
+        f"{name.replace('micro_batch_size', 'micro-batch').replace('_', ' ') if name not in AXES else name} "
+        f"{words[value] if isinstance(value, bool) else value}"
+        for name, value in held.items()
     )
 
 

@@ -25,6 +25,7 @@ from carbon_plugin.plan.forecast import (
     layout_phrase,
     make_forecast,
     modelled_energies,
+    require_fit,
     reservations,
     run_energies,
 )
@@ -32,7 +33,7 @@ from carbon_plugin.plan.pausing import Schedule, schedule
 from carbon_plugin.predict.power import idle_power_figure
 from carbon_plugin.spec.hardware import Accelerator, Cluster
 from carbon_plugin.spec.profiles import default_node_for, load_accelerator
-from carbon_plugin.spec.run import RunSpec, check_layout
+from carbon_plugin.spec.run import RunSpec, check_layout, with_layout
 from carbon_plugin.spec.site import SeriesFile, Site
 
 if TYPE_CHECKING:
@@ -42,12 +43,17 @@ PLAN_AXES = ("zone", "series", "accelerator", "start", "pause_above")
 Directories = Sequence[str | Path]
 
 
-def compare_plan(spec: RunSpec, axes: Axes, *, profile_dirs: Directories = (), seed: int = 0) -> Comparison:
+def compare_plan(
+    spec: RunSpec, axes: Axes, *, profile_dirs: Directories = (), seed: int = 0, force: bool = False
+) -> Comparison:
     """The run and every combination of the axes' values.
 
-    An alternative that cannot be done holds the reason. Raises as `make_forecast` where the run itself cannot.
+    An alternative that cannot be done holds the reason. Raises as `make_forecast` where the run itself cannot, and as
+    `require_fit` where its layout does not fit, unless by `force`.
     """
     base = make_forecast(spec, seed=seed)
+    if not force:
+        require_fit(base)
     alternatives = [_try(spec, base, changes, profile_dirs, seed) for changes in combinations_of(axes)]
     return make_comparison(spec.name, _as_forecast({}, base, ()), alternatives)
 
@@ -132,7 +138,7 @@ def _changed(spec: RunSpec, changes: Mapping[str, str], profile_dirs: Directorie
 def _forecast(spec: RunSpec, base: Forecast, seed: int) -> Forecast:
     """Forecast with the stated layout, or with that of the run where only the place changed; else the fastest one."""
     if spec.cluster == base.spec.cluster:
-        return make_forecast(msgspec.structs.replace(spec, layout=base.spec.layout), seed=seed)
+        return make_forecast(with_layout(spec, base.spec.layout), seed=seed)
     if spec.layout is not None:
         try:
             check_layout(spec.model, spec.cluster, spec.layout)

@@ -2,15 +2,62 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from msgspec import Struct
 
-from carbon_plugin.errors import InfeasibleLayoutError
+from carbon_plugin.errors import InfeasibleLayoutError, SpecError
 
 Recompute = Literal["none", "selective", "operators", "full"]
 PipelineSchedule = Literal["gpipe", "1f1b", "interleaved", "zero_bubble", "dualpipe"]
 ContextParallelKind = Literal["ring", "all_to_all"]
+AXES = ("tp", "cp", "pp", "dp_replicate", "dp_shard")
+"""Degrees that multiply to the number of devices."""
+COUNTS = (*AXES, "ep", "expert_tp", "virtual_stages", "micro_batch_size")
+
+
+class StatedLayout(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a user states of a layout: any of the fields of `ParallelLayout`, None where nothing is stated.
+
+    It is a whole layout where its degrees multiply to the devices of the cluster; else the rest is searched.
+    """
+
+    tp: int | None = None
+    cp: int | None = None
+    pp: int | None = None
+    dp_replicate: int | None = None
+    dp_shard: int | None = None
+    ep: int | None = None
+    expert_tp: int | None = None
+    zero_stage: Literal[0, 1, 2, 3] | None = None
+    sequence_parallel: bool | None = None
+    context_parallel_kind: ContextParallelKind | None = None
+    pipeline_schedule: PipelineSchedule | None = None
+    virtual_stages: int | None = None
+    micro_batch_size: int | None = None
+    recompute: Recompute | None = None
+    recompute_reentrant: bool | None = None
+    async_tp: bool | None = None
+    expert_overlap: bool | None = None
+    balanced_stages: bool | None = None
+
+    def __post_init__(self) -> None:
+        _check_positive(self)
+
+    @property
+    def held(self) -> dict[str, int | str | bool]:
+        """The fields that are stated."""
+        values = {field: getattr(self, field) for field in self.__struct_fields__}
+        return {field: value for field, value in values.items() if value is not None}
+
+    def is_whole(self, devices: int) -> bool:
+        """Whether nothing is left to be searched: the stated degrees use all devices, or no others could."""
+        degrees = [getattr(self, axis) for axis in AXES]
+        product = math.prod(degree or 1 for degree in degrees)
+        if None not in degrees or devices % product:
+            return True
+        return product == devices and ((self.dp_shard or 1) == 1 or self.zero_stage is not None)
 
 
 class ParallelLayout(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -49,19 +96,7 @@ class ParallelLayout(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     balanced_stages: bool = False
 
     def __post_init__(self) -> None:
-        for field in (
-            "tp",
-            "cp",
-            "pp",
-            "dp_replicate",
-            "dp_shard",
-            "ep",
-            "expert_tp",
-            "virtual_stages",
-            "micro_batch_size",
-        ):
-            if getattr(self, field) < 1:
-                raise InfeasibleLayoutError(f"layout: {field} is {getattr(self, field)}, expected a positive integer")
+        _check_positive(self)
         if self.dp_shard > 1 and self.zero_stage == 0:
             raise InfeasibleLayoutError(
                 f"layout: dp_shard {self.dp_shard} shards nothing while zero_stage is 0; "
@@ -102,3 +137,10 @@ class ParallelLayout(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
                 f"dp {self.dp} * micro_batch_size {self.micro_batch_size} = {per_round}"
             )
         return global_batch_size // per_round
+
+
+def _check_positive(layout: StatedLayout | ParallelLayout) -> None:
+    for field in COUNTS:
+        value = getattr(layout, field)
+        if value is not None and value < 1:
+            raise SpecError(f"layout: {field} is {value}, expected a positive integer")

@@ -16,11 +16,19 @@ from msgspec import Struct
 from carbon_plugin.spec.decoding import decode
 from carbon_plugin.spec.document import Document, overlay, read_document
 from carbon_plugin.spec.figure import Assumption
-from carbon_plugin.spec.hardware import Accelerator, Cluster
-from carbon_plugin.spec.layout import ParallelLayout
+from carbon_plugin.spec.hardware import Accelerator, Cluster, Node
+from carbon_plugin.spec.layout import ParallelLayout, StatedLayout
 from carbon_plugin.spec.model_choice import choose_model
 from carbon_plugin.spec.moment import unix_s
-from carbon_plugin.spec.profiles import ANY_ACCELERATOR, default_node_for, load_accelerator, load_node, load_stack
+from carbon_plugin.spec.profiles import (
+    ANY_ACCELERATOR,
+    GENERIC_SERVER,
+    load_accelerator,
+    load_node,
+    load_stack,
+    nodes_with_room,
+    usual_node,
+)
 from carbon_plugin.spec.reading import Keys
 from carbon_plugin.spec.run import RunSpec, check_layout, check_work
 from carbon_plugin.spec.site import Site, relative_to
@@ -123,7 +131,7 @@ def _build(document: Document, name: str, base: Path, model_base: Path, profile_
     if fields.start is not None:
         with document.located(("start",)):
             unix_s(fields.start, "start")
-    layout, layout_assumptions = _layout(document, fields.layout)
+    layout, held, layout_assumptions = _layout(document, fields.layout, cluster)
     if layout is not None:
         with document.located(("layout",)):
             check_layout(model, cluster, layout)
@@ -141,6 +149,7 @@ def _build(document: Document, name: str, base: Path, model_base: Path, profile_
         site=relative_to(fields.site, base),
         start=fields.start,
         layout=layout,
+        layout_held=held,
         stack=stack,
         price_usd_per_device_hour=fields.price_usd_per_device_hour,
         programme=fields.programme,
@@ -157,14 +166,17 @@ def _cluster(document: Document, fields: _ClusterFields, directories: Directorie
         if fields.node is not None:
             node = load_node(fields.node, profile_dirs=directories)
         else:
-            node = default_node_for(accelerator, profile_dirs=directories)
-            assumptions.append(Assumption("cluster.node", node.name, f"usual node of {accelerator.name}"))
+            node = usual_node(accelerator, fields.devices_per_node, profile_dirs=directories)
+            several = f", with {fields.devices_per_node} of them" if node.name == GENERIC_SERVER else ""
+            assumptions.append(Assumption("cluster.node", node.name, f"usual node of {accelerator.name}{several}"))
     if node.accelerator not in (ANY_ACCELERATOR, accelerator.name):
         raise document.error(("cluster", "node"), f"{node.name} holds {node.accelerator}, not {accelerator.name}")
     used = fields.devices_per_node
     if used is None:
         used = node.accelerators
         assumptions.append(Assumption("cluster.devices_per_node", str(used), f"all devices of {node.name}"))
+    if used > node.accelerators:
+        raise document.error(("cluster", "devices_per_node"), _no_room(accelerator, node, used, directories))
     with document.located(("cluster",)):
         cluster = Cluster(
             accelerator=accelerator,
@@ -174,6 +186,17 @@ def _cluster(document: Document, fields: _ClusterFields, directories: Directorie
             power_cap_w=fields.power_cap_w,
         )
     return cluster, assumptions
+
+
+def _no_room(accelerator: Accelerator, node: Node, devices: int, directories: Directories) -> str:
+    """That a node holds too few devices, and which ones would do."""
+    others = nodes_with_room(accelerator, devices, profile_dirs=directories)
+    would_do = (
+        f"name one that holds more with --node (cluster.node): {', '.join(others)}"
+        if others
+        else ("no known node holds more; spread the devices over more nodes, or give a node profile of your own")
+    )
+    return f"expected 1 to {node.accelerators}, which {node.name} holds, got {devices}; {would_do}"
 
 
 def _training(
@@ -196,15 +219,26 @@ def _usual_precision(accelerator: Accelerator) -> Precision:
     return "fp16" if "fp16" in accelerator.peak_flops else "fp32"
 
 
-def _layout(document: Document, stated: str | dict[str, Any] | None) -> tuple[ParallelLayout | None, list[Assumption]]:
-    """The layout, or None where it is to be searched."""
+def _layout(
+    document: Document, stated: str | dict[str, Any] | None, cluster: Cluster
+) -> tuple[ParallelLayout | None, dict[str, int | str | bool], list[Assumption]]:
+    """The layout, or None where it is to be searched, with what the search has to keep to."""
     if stated is None or stated == AUTO:
-        return None, []
+        return None, {}, []
     if isinstance(stated, str):
         raise document.error(("layout",), f"expected {AUTO} or a mapping, got {stated!r}")
+    given = decode(document, StatedLayout, ("layout",))
+    if not given.is_whole(cluster.devices):
+        return None, given.held, []
     layout = decode(document, ParallelLayout, ("layout",))
-    assumed = [field for field in ("micro_batch_size", "recompute") if field not in stated]
-    return layout, [Assumption(f"layout.{field}", str(getattr(layout, field)), "not stated") for field in assumed]
+    fields = ["micro_batch_size", "recompute", *(["sequence_parallel"] if layout.tp > 1 else [])]
+    assumed = [field for field in fields if field not in stated]
+    return layout, {}, [Assumption(f"layout.{field}", _word(getattr(layout, field)), "not stated") for field in assumed]
+
+
+def _word(value: Any) -> str:
+    """A value as the file has it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _stack(

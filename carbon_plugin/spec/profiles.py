@@ -28,6 +28,8 @@ from carbon_plugin.spec.stack import STACKS, Stack
 
 PROFILES_VARIABLE = "CARBON_PLUGIN_PROFILES"
 GENERIC_NODE = "workstation"
+GENERIC_SERVER = "pcie-8"
+"""Where several of the cards are that usually sit in a workstation each."""
 ANY_ACCELERATOR = "*"
 
 Profile = Accelerator | Node
@@ -102,6 +104,25 @@ def default_node_for(accelerator: Accelerator, *, profile_dirs: Directories = ()
             if node.accelerator == accelerator.name:
                 return node
     return load_node(GENERIC_NODE, profile_dirs=profile_dirs)
+
+
+def usual_node(accelerator: Accelerator, devices: int | None, *, profile_dirs: Directories = ()) -> Node:
+    """The node that an accelerator usually sits in with so many of its kind: the default, or a generic server for
+    several cards that usually sit in a workstation each."""
+    node = default_node_for(accelerator, profile_dirs=profile_dirs)
+    if devices is None or devices <= node.accelerators or node.name != GENERIC_NODE or accelerator.kind != "gpu":
+        return node
+    server = load_node(GENERIC_SERVER, profile_dirs=profile_dirs)
+    return server if devices <= server.accelerators else node
+
+
+def nodes_with_room(accelerator: Accelerator, devices: int, *, profile_dirs: Directories = ()) -> list[str]:
+    """Names of the nodes that hold at least so many of an accelerator, those made for it first."""
+    nodes = [node for node in list_nodes(profile_dirs=profile_dirs) if node.accelerators >= devices]
+    own = [node.name for node in nodes if node.accelerator == accelerator.name]
+    # Hosts of TPUs are generic too, but hold no GPUs.
+    generic = [node.name for node in nodes if node.accelerator == ANY_ACCELERATOR]
+    return own + [name for name in generic if name.startswith("tpu-") == (accelerator.kind == "tpu")]
 
 
 def load_stack(name: str, *, profile_dirs: Directories = ()) -> Stack:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 from msgspec import Struct
 
 from carbon_plugin.errors import InfeasibleLayoutError, SpecError
@@ -18,6 +19,8 @@ from carbon_plugin.spec.training import TrainingPlan
 class RunSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Everything that a prediction needs. `layout` is None while it is still to be searched ("auto").
 
+    `layout_held` are the fields that a searched layout has to keep to, by their names in `ParallelLayout`.
+
     `start` is the planned launch, ISO 8601 with an offset ("2026-01-01T00:00Z"): it picks the hours of an intensity
     series. `price_usd_per_device_hour` is optional. `programme` and `role` say which released model the run counts
     towards and as what (final, ablation, failed, sweep, evaluation, data).
@@ -29,6 +32,7 @@ class RunSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     training: TrainingPlan
     site: Site
     layout: ParallelLayout | None = None
+    layout_held: dict[str, int | str | bool] = {}
     stack: Stack = Stack()
     start: str | None = None
     price_usd_per_device_hour: float | None = None
@@ -44,6 +48,11 @@ class RunSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     def start_unix_s(self) -> float | None:
         """The planned launch in Unix seconds, None where it is not stated."""
         return None if self.start is None else unix_s(self.start, "start")
+
+
+def with_layout(spec: RunSpec, layout: ParallelLayout | None) -> RunSpec:
+    """The run with this layout and nothing left to be searched."""
+    return msgspec.structs.replace(spec, layout=layout, layout_held={})
 
 
 def check_layout(model: TransformerModel | CountedModel, cluster: Cluster, layout: ParallelLayout) -> None:

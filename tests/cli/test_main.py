@@ -178,6 +178,66 @@ def test_a_flag_that_cannot_be_is_one_line_that_names_it(flags, message, capsys)
     assert said.count("\n") == 1
 
 
+FITS_NOT = ("--dp-replicate", "8", "--micro-batch-size", "16", "--global-batch-size", "1024", "--seq-len", "8192")
+
+
+@pytest.mark.parametrize(
+    ("code", "arguments"),
+    [
+        (0, QUESTION),
+        (0, (*QUESTION, *FITS_NOT, "--force")),
+        (0, ("--help",)),
+        (2, ("plan", "--model", "llama3-8b")),
+        (2, ("plan", "--nodes", "many")),
+        (2, ("paln",)),
+        (2, ("plan", "missing.yaml")),
+        (2, (*QUESTION, "--zone", "Atlantis")),
+        (2, ("audit", "missing")),
+        (3, (*QUESTION, *FITS_NOT)),
+        (3, (*QUESTION, "--tp", "3")),
+        (3, (*QUESTION, "--tp", "2", "--ep", "4")),
+        (3, (*QUESTION, "--model", "llama3-405b")),
+        (3, (*QUESTION, "--deadline-days", "0.001")),
+        (3, (*QUESTION, *FITS_NOT, "--compare", "zone=SWE")),
+    ],
+)
+def test_the_real_command_line_ends_with_the_documented_code(code, arguments, tmp_path: Path):
+    done = run(*arguments, cwd=tmp_path)
+
+    assert done.returncode == code, done.stderr
+    assert code in cli.EXIT_CODES
+    assert (done.stderr.count("\n"), done.stdout == "") == ((0, False) if code == 0 else (1, True))
+
+
+def test_the_page_of_commands_has_every_exit_code():
+    page = (Path(__file__).parents[2] / "docs" / "commands.md").read_text(encoding="utf-8")
+
+    assert [code for code, meaning in cli.EXIT_CODES.items() if f"| {code} | {meaning} |" not in page] == []
+
+
+def test_a_layout_that_does_not_fit_writes_no_forecast_unless_it_is_forced(tmp_path: Path, capsys):
+    forecast = tmp_path / "forecast.json"
+
+    assert cli.run([*QUESTION, *FITS_NOT, "-o", str(forecast)]) == 3
+    assert not forecast.exists()
+    said = capsys.readouterr().err
+    assert "does not fit: needs" in said
+    assert "--force" in said
+
+    assert cli.run([*QUESTION, *FITS_NOT, "-o", str(forecast), "--force"]) == 0
+    assert "does not fit" in capsys.readouterr().out
+    assert not json.loads(forecast.read_text())["prediction"]["memory"]["fits"]
+
+
+def test_a_part_of_a_layout_is_kept_and_the_rest_is_searched_and_what_follows_from_nothing_is_assumed(capsys):
+    assert cli.run([*QUESTION, "--tp", "4", "--json"]) == 0
+    forecast = json.loads(capsys.readouterr().out)
+
+    assert forecast["spec"]["layout"]["tp"] == 4
+    assert forecast["layout_source"].startswith("auto with tp 4: fastest of ")
+    assert "layout.sequence_parallel" in {assumption["field"] for assumption in forecast["assumptions"]}
+
+
 def test_an_error_past_the_reading_of_a_spec_names_its_file_too(tmp_path: Path, capsys):
     spec = tmp_path / "run.yaml"
     spec.write_text(

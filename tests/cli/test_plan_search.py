@@ -73,25 +73,32 @@ def test_the_table_names_the_front_its_layouts_and_what_was_left_out(spec, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "said", "code"),
     [
-        (["--deadline-days", "0.01"], "deadline: the fastest of "),
+        (["--deadline-days", "0.01"], "deadline: the fastest of ", 3),
         (
             ["--search", "--global-batch-size", "1", "--nodes", "64", "--seq-len", "1001"],
             "batch: global_batch_size 1 is not a multiple",
+            3,
         ),
-        (["--search", "--model", "llama3-405b", "--nodes", "1"], "memory: none of "),
-        (["--search-nodes", "8,x"], "--search-nodes is '8,x', expected"),
-        (["--search", "--tp", "8"], "--search tries every layout: leave --tp 8 out"),
-        (["--search", "--compare", "zone=SWE"], "two questions"),
+        (["--search", "--model", "llama3-405b", "--nodes", "1"], "memory: none of ", 3),
+        (["--search", "--tp", "3"], "layout: tp 3 does not divide the 32 devices", 3),
+        (["--search-nodes", "8,x"], "--search-nodes is '8,x', expected", 2),
+        (["--search", "--compare", "zone=SWE"], "two questions", 2),
     ],
 )
-def test_a_search_without_an_answer_is_one_line_and_2(spec, flags, said, capsys):
-    assert cli.run(["plan", spec, *flags]) == 2
+def test_a_search_without_an_answer_is_one_line_and_says_by_its_code_why(spec, flags, said, code, capsys):
+    assert cli.run(["plan", spec, *flags]) == code
     captured = capsys.readouterr()
     assert captured.out == ""
     assert said in captured.err
     assert captured.err.count("\n") == 1
+
+
+def test_a_search_keeps_to_the_degrees_that_are_stated(spec, capsys):
+    assert cli.run(["plan", spec, "--search", "--tp", "8", "--recompute", "full", "--json"]) == 0
+    options = json.loads(capsys.readouterr().out)["options"]
+    assert {(option["layout"]["tp"], option["layout"]["recompute"]) for option in options} == {(8, "full")}
 
 
 def test_progress_is_shown_on_a_terminal_and_not_in_the_document(spec):

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carbon_plugin.plan.pareto import STEP, front, front_with_room, not_dominated, steps_of
+from carbon_plugin.plan.pareto import STEP, front, not_dominated
 
 amounts = st.floats(0.1, 10.0)
 candidates = st.lists(st.tuples(amounts, amounts, st.integers(0, 3).map(float)), min_size=1, max_size=40)
@@ -37,17 +37,6 @@ def test_the_front_of_fronts_is_the_front_of_all(rows: list[tuple[float, float, 
 def test_of_candidates_within_a_step_the_simplest_stands_for_all() -> None:
     time, energy = np.array([1.0, 1.0001, 1.0002]), np.array([5.0, 5.0001, 5.0001])
     assert front(time, energy, np.array([3.0, 1.0, 2.0])).tolist() == [1]
-
-
-@given(candidates)
-def test_what_is_tight_beats_nothing_that_leaves_room(rows: list[tuple[float, float, float]]) -> None:
-    time, energy, complexity = np.array(rows).T
-    tight = complexity > 1
-    members = front_with_room(time, energy, complexity, tight)
-    assert (np.diff(time[members]) >= 0).all()
-    roomy = np.flatnonzero(~tight)
-    assert set(roomy[front(time[roomy], energy[roomy], complexity[roomy])]) <= set(members)
-    assert steps_of(time[members]).min() == steps_of(time).min()
 
 
 @given(st.lists(st.tuples(*[st.integers(0, 4)] * 3), min_size=1, max_size=30))

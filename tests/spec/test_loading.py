@@ -99,9 +99,64 @@ def test_what_was_not_stated_is_assumed_with_a_reason(write):
         "training.optimizer": "adamw",
         "layout.micro_batch_size": "1",
         "layout.recompute": "none",
+        "layout.sequence_parallel": "false",
         "stack": "plain PyTorch, framework_factor 1",
     }
     assert all(assumption.source for assumption in run.assumptions)
+
+
+@pytest.mark.parametrize(
+    ("stated", "held"),
+    [
+        ("  tp: 2\n", {"tp": 2}),
+        ("  tp: 2\n  recompute: full\n", {"tp": 2, "recompute": "full"}),
+        ("  dp_shard: 16\n", {"dp_shard": 16}),
+        ("  dp_shard: 8\n  zero_stage: 3\n", {"dp_shard": 8, "zero_stage": 3}),
+        ("  micro_batch_size: 2\n", {"micro_batch_size": 2}),
+    ],
+)
+def test_a_layout_that_leaves_devices_over_is_held_and_the_rest_is_searched(write, stated, held):
+    run = load_run_spec(write("  tp: 2\n  dp_shard: 8\n  zero_stage: 3\n", stated))
+
+    assert run.layout is None
+    assert run.layout_held == held
+
+
+def test_degrees_that_use_all_devices_are_the_whole_layout(write):
+    run = load_run_spec(write("  tp: 2\n  dp_shard: 8\n  zero_stage: 3\n", "  tp: 8\n  pp: 2\n"))
+
+    assert run.layout == ParallelLayout(tp=8, pp=2)
+    assert run.layout_held == {}
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "devices", "node"),
+    [("l40s", 4, "pcie-8"), ("rtx4090", 2, "pcie-8"), ("rtx4090", 1, "workstation"), ("a10", 8, "pcie-8"),
+     ("h100-sxm", 4, "dgx-h100"), ("h100-pcie", 2, "h100-pcie-8")],
+)  # fmt: skip
+def test_several_cards_of_a_workstation_sit_in_a_server_that_holds_them(accelerator, devices, node):
+    run = build_run_spec(
+        with_changes(cluster={"accelerator": accelerator, "nodes": 1, "devices_per_node": devices}, layout="auto")
+    )
+
+    assert (run.cluster.node.name, run.cluster.devices) == (node, devices)
+    assert assumed(run)["cluster.node"] == node
+
+
+@pytest.mark.parametrize(
+    ("cluster", "words"),
+    [
+        ({"accelerator": "gh200", "devices_per_node": 4}, "expected 1 to 1, which gh200-1 holds, got 4; name one"),
+        ({"accelerator": "l40s", "devices_per_node": 4, "node": "workstation"}, "--node (cluster.node): pcie-8, "),
+        ({"accelerator": "h100-pcie", "devices_per_node": 4, "node": "workstation"}, "h100-pcie-8, pcie-8, sxm-8"),
+        ({"accelerator": "h100-sxm", "devices_per_node": 16}, "no known node holds more; spread the devices"),
+    ],
+)  # fmt: skip
+def test_a_node_that_holds_too_few_devices_names_those_that_would_do(cluster, words):
+    with pytest.raises(SpecError, match=r"cluster\.devices_per_node: ") as error:
+        build_run_spec(with_changes(cluster={"nodes": 1} | cluster))
+
+    assert words in str(error.value)
 
 
 def test_what_was_stated_is_not_assumed():
@@ -273,7 +328,11 @@ def test_profiles_named_in_the_file_are_relative_to_it(write, tmp_path: Path):
         ("nodes: 2", "nodes: 0", "run.yaml:3: cluster: nodes is 0, expected a positive integer"),
         ("nodes: 2", "nodes: 2\n  node: dgx", "run.yaml:6: cluster.node: unknown node 'dgx'; nearest: dgx-"),
         ("nodes: 2", "nodes: 2\n  node: dgx-a100", "cluster.node: dgx-a100 holds a100-sxm-80gb, not h100-sxm"),
-        ("nodes: 2", "nodes: 2\n  devices_per_node: 9", "devices_per_node is 9, expected 1 to 8 (node dgx-h100)"),
+        (
+            "nodes: 2",
+            "nodes: 2\n  devices_per_node: 9",
+            "cluster.devices_per_node: expected 1 to 8, which dgx-h100 holds, got 9",
+        ),
         ("nodes: 2", "nodes: 2\n  profiles: [gone]", "gone is not a directory"),
         ("  nodes: 2\n", "", "run.yaml:3: cluster: field nodes is missing, expected int"),
         ("layout:\n  tp: 2", "layout: best\nx:\n  tp: 2", "run.yaml:7: x: unknown field"),
@@ -363,7 +422,11 @@ def test_a_layout_that_is_neither_auto_nor_a_mapping_is_refused():
     [
         ("tp: 2", "tp: 4", "run.yaml:6: layout: tp 4 * cp 1 * pp 1 * dp_replicate 1 * dp_shard 8 = 32 ranks, but the "),
         ("tp: 2", "pp: 2\n  virtual_stages: 2", "run.yaml:6: layout: virtual_stages 2 needs pipeline_schedule"),
-        ("  zero_stage: 3\n", "", "run.yaml:6: layout: dp_shard 8 shards nothing while zero_stage is 0"),
+        (
+            "  zero_stage: 3\n",
+            "  zero_stage: 0\n",
+            "run.yaml:6: layout: dp_shard 8 shards nothing while zero_stage is 0",
+        ),
         ("batch_size: 64", "batch_size: 60", "layout: global_batch_size 60 is not a multiple of dp 8"),
         ("tp: 2", "tp: 1\n  ep: 2\n  pp: 2", "layout: ep 2, but llama3-8b has no experts"),
     ],
