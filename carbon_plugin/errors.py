@@ -25,5 +25,9 @@ class LedgerError(CarbonPluginError):
     """A ledger could not be written, read or verified."""
 
 
+class StorageError(LedgerError):
+    """The file system refuses: it is full, read-only, over a quota or gone. A later try may succeed."""
+
+
 class ReportError(CarbonPluginError):
     """A report or an export cannot be made from what a run recorded; the message says what is missing."""

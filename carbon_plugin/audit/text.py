@@ -93,7 +93,8 @@ def _verdict(summary: AuditSummary) -> str:
         first = verification.problems[0] + (f" (and {more} more)" if more else "")
         return f"ledger: NOT VERIFIED, {files}: {first}"
     anchored = [anchor for anchor in verification.anchors if anchor.file is not None]
-    return f"ledger: verified, {files}" + (f", {wording.plural(len(anchored), 'anchor')} matched" if anchored else "")
+    matched = f", {wording.plural(len(anchored), 'anchor')} matched" if anchored else ""
+    return f"ledger: verified, {files}{matched}" + "".join(f"; {gap}" for gap in view.gaps(summary))
 
 
 def _table(rows: list[tuple[str, str, str, str]]) -> list[str]:

@@ -11,6 +11,10 @@ _encoder = msgspec.json.Encoder()
 _decoders: dict[int, msgspec.json.Decoder[Record]] = {1: msgspec.json.Decoder(Record)}
 
 
+class RecordError(LedgerError):
+    """A record holds what no reader could decode; the file is not to blame."""
+
+
 class Opening(msgspec.Struct, frozen=True, tag="manifest"):
     """What must be known of a file's first record before the rest can be decoded."""
 
@@ -25,14 +29,14 @@ _opening_decoder = msgspec.json.Decoder(Opening)
 
 
 def encode_record(record: Record) -> bytes:
-    """Compact JSON of a record. Raises `LedgerError` for one that no reader could decode (a NaN, a wrong type)."""
+    """Compact JSON of a record. Raises `RecordError` for one that no reader could decode (a NaN, a wrong type)."""
     try:
         payload = _encoder.encode(record)
         # Structs are not checked where they are made, and JSON has no NaN: a record that cannot be read back must
         # fail here, where the caller can still say so, and not in an audit months later.
         _decoders[LEDGER_VERSION].decode(payload)
     except (msgspec.MsgspecError, TypeError, ValueError, OverflowError) as error:
-        raise LedgerError(f"ledger: a {type(record).__name__} cannot be recorded: {error}") from error
+        raise RecordError(f"ledger: a {type(record).__name__} cannot be recorded: {error}") from error
     return payload
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from carbon_plugin.errors import LedgerError
+from carbon_plugin.errors import LedgerError, StorageError
 from carbon_plugin.ledger.records import LEDGER_VERSION, RunIdentity
 
 IDENTITY_FILE = "run.json"
@@ -36,7 +36,8 @@ def agree_run(
 
     An identity that is there already wins over `name`, `programme`, `role` and `parent_run_id`. A `run_id` given
     here must be the one that is there; without one, a new run gets a random id. `wait_s` bounds the wait for a file
-    that another process is publishing on a file system without hard links. Raises `LedgerError`.
+    that another process is publishing on a file system without hard links. Raises `LedgerError`, and its kind
+    `StorageError` where a later try may succeed.
     """
     path = Path(run_dir) / IDENTITY_FILE
     try:
@@ -53,7 +54,7 @@ def agree_run(
             )
             _publish(path, msgspec.json.format(msgspec.json.encode(proposal)) + b"\n")
     except OSError as error:
-        raise LedgerError(f"{path}: cannot be written: {error.strerror or error}") from error
+        raise StorageError(f"{path}: cannot be written: {error.strerror or error}") from error
     identity = _await_identity(path, wait_s)
     if run_id is not None and identity.run_id != run_id:
         raise LedgerError(f"{path}: holds run_id {identity.run_id}, but this job was given run_id {run_id}")
@@ -105,9 +106,9 @@ def _await_identity(path: Path, wait_s: float) -> RunIdentity:
         except (FileNotFoundError, msgspec.MsgspecError) as error:
             # Half written by another rank, or not yet visible on a network file system.
             if time.monotonic() >= deadline:
-                raise LedgerError(f"{path}: no run identity after {wait_s:g} s: {error}") from error
+                raise StorageError(f"{path}: no run identity after {wait_s:g} s: {error}") from error
         except OSError as error:
-            raise LedgerError(f"{path}: cannot be read: {error.strerror or error}") from error
+            raise StorageError(f"{path}: cannot be read: {error.strerror or error}") from error
         time.sleep(_POLL_S)
 
 

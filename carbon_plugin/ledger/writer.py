@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import time
 from pathlib import Path
 from threading import Lock
@@ -23,7 +24,8 @@ class LedgerWriter:
 
     Each record is one `write` call on a file opened for appending, so it reaches the kernel whole or not at all: a
     process killed at any moment loses at most the record that it was writing. Only a machine that loses power
-    can lose more, up to `sync_interval_s` seconds, because the file is not synced to disk at every record.
+    can lose more, up to `sync_interval_s` seconds, because the file is not synced to disk at every record. A file that
+    somebody removes is put back with all that it held, where the system lets a removed file be read (Linux).
 
     `attempt` is the first number that is free, counted from `attempt`. `rank` distinguishes the files of
     ranks of one node that each meter their own GPU. Thread-safe. In a forked child every method does nothing.
@@ -41,6 +43,7 @@ class LedgerWriter:
         attempt: int = 0,
         sync_interval_s: float = 60.0,
     ) -> None:
+        self.run_id = run_id
         self._lock = Lock()
         self._pid = os.getpid()
         self._sync_interval_s = sync_interval_s
@@ -86,6 +89,8 @@ class LedgerWriter:
                 self._fd = -1
 
     def _append(self, payload: bytes) -> None:
+        if os.fstat(self._fd).st_nlink == 0:
+            self._put_back()
         previous, size = self._end
         if self._torn:
             os.ftruncate(self._fd, size)
@@ -99,6 +104,24 @@ class LedgerWriter:
         self._end = (following, size + written)
         self._torn = False
         self.records += 1
+
+    def _put_back(self) -> None:
+        """Write what a removed file holds to a new one of the same name, and go on there."""
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(f"/proc/self/fd/{self._fd}", "rb") as removed, temporary.open("xb") as copy:
+                shutil.copyfileobj(removed, copy)
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+            try:
+                os.link(temporary, self.path)
+            except OSError:
+                os.close(descriptor)
+                raise
+        finally:
+            temporary.unlink(missing_ok=True)
+        os.close(self._fd)
+        self._fd = descriptor
 
     def _sync(self) -> None:
         self._synced_s = time.monotonic()

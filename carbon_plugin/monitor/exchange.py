@@ -48,7 +48,9 @@ class Exchange:
             self._address = address
 
     def report(self, journal: Journal) -> None:
-        """Send what this node's ledger amounts to by now."""
+        """Send what this node's ledger amounts to by now; a node whose file cannot be created yet waits."""
+        if journal.file is None:
+            return
         if self._address is not None and self._reporter is None:
             key = run_key(self._run_dir, self._run_id, self._environ, make=False)
             if key is not None:

@@ -1,59 +1,101 @@
-"""Writes records to the ledger of this node; keeps them while the file cannot be written."""
+"""Writes records to the ledger of this node; keeps them while the file cannot be created or written."""
 
 from __future__ import annotations
 
-from collections import deque
+import logging
 from collections.abc import Callable
 
+from msgspec.structs import replace
+
 from carbon_plugin.errors import LedgerError
-from carbon_plugin.ledger.records import Record
+from carbon_plugin.ledger.codec import RecordError
+from carbon_plugin.ledger.records import Manifest, Record
 from carbon_plugin.ledger.writer import LedgerWriter
+from carbon_plugin.monitor.backlog import Backlog
 from carbon_plugin.monitor.totals import FileTotals
 
-MAX_WAITING = 20_000
-"""Records kept in memory while the file system refuses them: two days of windows, some 20 MB."""
+logger = logging.getLogger(__name__)
 
 
 class Journal:
-    """The ledger of this node and its running totals. `on_trouble` is called once each time that writing fails."""
+    """The ledger of this node and its running totals.
 
-    def __init__(self, writer: LedgerWriter, on_trouble: Callable[[str], None]) -> None:
+    `open_writer` makes the file; it raises `LedgerError` while that is not possible and is asked again at every record.
+    `on_trouble` is told each time that records begin to wait, and the user is warned the first time.
+    """
+
+    def __init__(self, open_writer: Callable[[], LedgerWriter], on_trouble: Callable[[str], None]) -> None:
         self.totals = FileTotals()
-        self._writer = writer
+        self._open_writer = open_writer
         self._on_trouble = on_trouble
-        self._waiting: deque[Record] = deque(maxlen=MAX_WAITING)
-        self._in_trouble = False
+        self._writer: LedgerWriter | None = None
+        self._waiting = Backlog()
+        self._in_trouble = self._warned = self._closed = False
+        self._write_waiting()
 
     @property
-    def file(self) -> str:
-        """Name of the ledger's file."""
-        return self._writer.path.name
+    def file(self) -> str | None:
+        """Name of the ledger's file, None as long as there is none."""
+        return self._writer.path.name if self._writer else None
 
     @property
-    def attempt(self) -> int:
-        """Number of this attempt on this node."""
-        return self._writer.attempt
-
-    @property
-    def head(self) -> str:
-        """Head of the ledger's chain."""
-        return self._writer.head
+    def head(self) -> str | None:
+        """Head of the ledger's chain, None as long as there is no file."""
+        return self._writer.head if self._writer else None
 
     def write(self, record: Record) -> None:
-        """Append a record, after those that still wait."""
+        """Append a record, after those that still wait; none after `close`. A manifest is written with the run and
+        attempt of the file."""
+        if self._closed:
+            return
         self.totals.add(record)
-        self._waiting.append(record)
+        self._waiting.add(record)
+        self._write_waiting()
+
+    def close(self) -> None:
+        """Write what still waits, if it can be, and close the file. Safe to call twice."""
+        if self._closed:
+            return
+        self._closed = True
+        self._write_waiting()
+        if self._waiting:
+            logger.warning(
+                "carbon_plugin: the last %.0f s of this run are not in its ledger, which could not be written to the "
+                "end; its record has no closing record",
+                self._waiting.seconds,
+            )
+        if self._writer is not None:
+            try:
+                self._writer.close()
+            except LedgerError as error:
+                self._begin_trouble(str(error))
+
+    def _write_waiting(self) -> None:
         try:
+            writer = self._writer = self._writer or self._open_writer()
             while self._waiting:
-                self._writer.write(self._waiting[0])
-                self._waiting.popleft()
+                record = self._waiting.first()
+                if isinstance(record, Manifest):
+                    record = replace(record, run_id=writer.run_id, attempt=writer.attempt)
+                try:
+                    writer.write(record)
+                    self._waiting.done()
+                except RecordError as error:  # it would hold up all that wait behind it
+                    self._waiting.drop()
+                    self._on_trouble(f"{error}; it is left out")
         except LedgerError as error:
-            if not self._in_trouble:
-                self._on_trouble(f"{error}; records are kept and written later")
-            self._in_trouble = True
+            self._begin_trouble(str(error))
         else:
             self._in_trouble = False
 
-    def close(self) -> None:
-        """Sync and close the file."""
-        self._writer.close()
+    def _begin_trouble(self, sentence: str) -> None:
+        if not self._in_trouble:
+            self._in_trouble = True
+            self._on_trouble(f"{sentence}; records are kept and written later")
+        if not self._warned:
+            self._warned = True
+            logger.warning(
+                "carbon_plugin: %s. Training and metering go on; what is measured is kept in memory and written as "
+                "soon as that is possible, and is lost if the process ends before",
+                sentence,
+            )

@@ -192,7 +192,8 @@ class CarbonMonitor:
         for name in USED_BY_THE_THREAD:
             with contextlib.suppress(ImportError):
                 import_module(name)
-        tempfile.gettempdir()  # likewise: its first call holds a lock, and a loader's worker needs it too
+        with contextlib.suppress(OSError):  # a full disk has none that can be used
+            tempfile.gettempdir()  # likewise: its first call holds a lock, and a loader's worker needs it too
         place = ranks or self._ranks
         wake = Wake()
         clock = TrainingClock(partial(wake.put, None), settings.options.min_window_s)

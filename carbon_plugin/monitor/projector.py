@@ -9,7 +9,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from carbon_plugin.ledger.records import Projection
-from carbon_plugin.monitor.aggregator import Aggregator
+from carbon_plugin.monitor.aggregator import UNNAMED, Aggregator
 from carbon_plugin.monitor.collector import Collector
 from carbon_plugin.monitor.context import Context
 from carbon_plugin.monitor.intensity import expected_g_per_kwh
@@ -51,9 +51,9 @@ class Projector:
         collector: Collector | None = None,
     ) -> None:
         self._collector = collector
-        self._aggregator = Aggregator(run_dir, (journal.file, journal.totals) if journal else None)
+        self._aggregator = Aggregator(run_dir, journal)
         self._own = journal.totals if journal else None
-        self._own_file = journal.file if journal else None
+        self._journal = journal
         self._wall = wall
         self._nodes = nodes
         self._clocks = SkewWatch()
@@ -76,7 +76,7 @@ class Projector:
             files,
             attempt_started_s=self._started_unix_s,
             offsets_s=self._clocks.offsets_s,
-            own=self._own_file,
+            own=(self._journal.file or UNNAMED) if self._journal else None,
         )
         own = self._own or next(iter(self._aggregator.files.values()), FileTotals())
         total_steps = context.effective.total_steps

@@ -118,7 +118,7 @@ class NodeRecorder:
             Manifest(
                 version=LEDGER_VERSION,
                 run_id=self._identity.run_id,
-                attempt=self._journal.attempt,
+                attempt=0,  # the journal knows once it has a file
                 node=self._ranks.node,
                 nodes=self._ranks.nodes,
                 host_key=self._meters.host.key,

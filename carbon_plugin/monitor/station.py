@@ -17,11 +17,9 @@ from msgspec import Struct
 from carbon_plugin.detect.observed import Detected
 from carbon_plugin.detect.stages import own_stages, with_all_stages
 from carbon_plugin.ledger.expected import LEFT, UNMETERED_EVENT
-from carbon_plugin.ledger.identity import agree_run
 from carbon_plugin.ledger.launches import SKEW_EVENT
 from carbon_plugin.ledger.records import RunIdentity
 from carbon_plugin.ledger.verify import HEADS_EVENT
-from carbon_plugin.ledger.writer import LedgerWriter
 from carbon_plugin.meters.hostinfo import read_host_info
 from carbon_plugin.monitor.baseline import Baseline
 from carbon_plugin.monitor.clock import TrainingClock
@@ -39,6 +37,7 @@ from carbon_plugin.monitor.projector import Projector
 from carbon_plugin.monitor.ranks import Ranks
 from carbon_plugin.monitor.recorder import NodeRecorder
 from carbon_plugin.monitor.reserved import RESERVED_TIME
+from carbon_plugin.monitor.run_place import RunPlace
 from carbon_plugin.monitor.scratch import open_scratch
 from carbon_plugin.monitor.settings import Settings
 from carbon_plugin.monitor.skew import skew_message
@@ -92,6 +91,7 @@ class Station:
         self._detected: Detected | None = None
         self._hardware = Hardware(reserved=None, keys=(), accelerator=None)
         self._context: Context | None = None
+        self._place: RunPlace | None = None
         self._identity: RunIdentity | None = None
         self._duty: Duty | None = None
         self._election: Election | None = None
@@ -133,14 +133,8 @@ class Station:
         self._reserved_since_unix_s = self._wall.now_unix_s() - charged.before_s
         if charged.note is not None:
             self.note("reserved_time", charged.note)
-        self._identity = agree_run(
-            self._run_dir,
-            name=settings.name,
-            run_id=settings.options.run_id or self._environ.get(RUN_ID_VARIABLE),
-            programme=settings.programme,
-            role=settings.role,
-            parent_run_id=settings.options.parent_run_id,
-        )
+        self._place = RunPlace(self._run_dir, settings, self._environ)
+        self._identity = self._place.identity
         self._heads_s = self._looked_around_s = time.monotonic()
         self._election = Election(self._meeting(self._identity.run_id), open_scratch())
         self._duty = Duty(settings, ranks, self._environ, self._election, baseline)
@@ -168,6 +162,8 @@ class Station:
         else:
             self._recorder.poll()
         if due:
+            if self._place is not None:
+                self._place.keep()
             self._guard.run("report to the collector", self._report, None)
             self._guard.run("projection", self._project, None)
             # Last, because it may wait for an answer: nothing of this tick waits with it.
@@ -245,18 +241,17 @@ class Station:
 
     def _record(self, task: Task) -> NodeRecorder:
         """Open the meters and the ledger."""
-        assert self._identity is not None  # agreed in `open`, before anything is recorded
+        place = self._place
+        assert place is not None  # made in `open`, before anything is recorded
         assert self._duty is not None
         meters = open_host_meters(self._settings, self._hardware, self._environ, gpus=task.gpus, host=task.host)
         # Local rank 0, or who follows it, writes the node's ledger; what others see alone is in ledgers of their own.
         of_node = task.until_s is None and (self._ranks.local_rank == 0 or task.follows)
-        writer = LedgerWriter(
-            self._run_dir,
-            run_id=self._identity.run_id,
-            node=self._ranks.node,
-            rank=None if of_node else self._ranks.rank,
+        rank = None if of_node else self._ranks.rank
+        journal = Journal(
+            lambda: place.open_writer(self._ranks.node, rank),
+            lambda sentence: self.note("ledger_trouble", sentence),
         )
-        journal = Journal(writer, lambda sentence: self.note("ledger_trouble", sentence))
         if task.until_s is None:
             self._journal = journal
         self._stated_claims = self._election.claims() if self._election is not None else []
@@ -265,7 +260,7 @@ class Station:
         return NodeRecorder(
             settings=self._settings,
             ranks=self._ranks,
-            identity=self._identity,
+            identity=place.identity,
             context=self._context,
             meters=meters,
             intensity=self._guard.run(

@@ -49,9 +49,13 @@ class Launch:
         (self._folder / "written").write_text(str(time.monotonic()))
         (self._folder / "written").rename(self._folder / "epoch")
 
+    def stop(self) -> None:
+        """Let all nodes end."""
+        (self._folder / "stop").touch()
+
     def end(self) -> None:
         """Let all nodes end, and wait for them."""
-        (self._folder / "stop").touch()
+        self.stop()
         for process in self.processes:
             _, errors = process.communicate(timeout=60)
             assert process.returncode == 0, errors

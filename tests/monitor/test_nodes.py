@@ -40,8 +40,8 @@ def window(node: int, index: int) -> Window:
 
 def test_other_nodes_are_read_as_they_write_and_a_missing_one_is_no_wait(tmp_path):
     writers = [LedgerWriter(tmp_path, run_id="run", node=node) for node in (0, 1)]
-    journal = Journal(writers[0], on_trouble=pytest.fail)
-    rank0 = Aggregator(tmp_path, (journal.file, journal.totals))
+    journal = Journal(lambda: writers[0], on_trouble=pytest.fail)
+    rank0 = Aggregator(tmp_path, journal)
     for node, writer in enumerate(writers):
         writer.write(manifest(node)) if node else journal.write(manifest(node))
 
@@ -76,7 +76,7 @@ class Reluctant:
 
     def __init__(self, writer: LedgerWriter) -> None:
         self.writer, self.refuses = writer, False
-        self.path, self.attempt = writer.path, writer.attempt
+        self.path, self.attempt, self.run_id = writer.path, writer.attempt, writer.run_id
 
     def write(self, record: object) -> None:
         if self.refuses:
@@ -87,7 +87,7 @@ class Reluctant:
 def test_records_wait_for_a_full_disk_in_order(tmp_path):
     troubles: list[str] = []
     files = Reluctant(LedgerWriter(tmp_path, run_id="run", node=1))
-    journal = Journal(files, troubles.append)
+    journal = Journal(lambda: files, troubles.append)
     journal.write(manifest(1))
 
     files.refuses = True

@@ -1,0 +1,144 @@
+"""Records that wait for a file that cannot be written: in order, in bounded memory, and without losing a joule."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from msgspec.structs import replace
+
+from carbon_plugin.ledger.records import Close, DeviceEnergy, Event, Manifest, Projection, Record, Span, Window
+
+MAX_WAITING = 20_000
+"""Records kept in memory: two days of windows of 10 s, some 20 MB. Beyond these, neighbouring windows are joined."""
+MAX_EVENTS = 1000
+JOIN_S = 0.1
+"""Windows further apart do not follow each other: the machine slept between them."""
+GROUP = 8
+"""Windows that are joined by phase: a loop that changes its phase at every window has two to four phases."""
+
+
+class Backlog:
+    """Waiting records. `windows` is the number of windows that were taken out, by which the next one is numbered: a
+    ledger numbers its windows without a gap, also where waiting ones were joined."""
+
+    def __init__(self, most: int = MAX_WAITING) -> None:
+        self.windows = 0
+        self._most = self._limit = most
+        self._records: deque[Record] = deque()
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    @property
+    def seconds(self) -> float:
+        """Time that the waiting windows cover, s."""
+        return sum(record.duration_s for record in self._records if isinstance(record, Window))
+
+    def add(self, record: Record) -> None:
+        """Let a record wait behind the others."""
+        self._records.append(record)
+        if len(self._records) > self._limit:
+            self._records = deque(thinned(self._records))
+            self._limit = max(self._most, 2 * len(self._records))  # what cannot be joined must not cost a pass each
+
+    def first(self) -> Record:
+        """The record that is next, numbered as it is to be written."""
+        record = self._records[0]
+        if isinstance(record, Window):
+            return replace(record, index=self.windows)
+        return replace(record, windows=self.windows) if isinstance(record, Close) else record
+
+    def drop(self) -> None:
+        """The record that is next is left out."""
+        self._records.popleft()
+
+    def done(self) -> None:
+        """The record that is next was written."""
+        if isinstance(self._records.popleft(), Window):
+            self.windows += 1
+
+
+def thinned(records: Iterable[Record]) -> list[Record]:
+    """Fewer records that say the same of energy, time and steps: neighbouring windows are joined by phase, the last
+    manifest and projection stand for those before them, and only the first events and last spans are kept."""
+    records = list(records)
+    last = {type(record): position for position, record in enumerate(records)}
+    events, spans = 0, sum(isinstance(record, Span) for record in records)
+    kept: list[Record] = []
+    group: list[Window] = []
+    for position, record in enumerate(records):
+        if isinstance(record, Window):
+            if len(group) == GROUP or (group and _apart(group[-1], record)):
+                kept += by_phase(group)
+                group = []
+            group.append(record)
+        elif isinstance(record, Manifest):
+            if position in (0, last[Manifest]):
+                kept += [*by_phase(group), record]  # what a window says is said under the manifest before it
+                group = []
+        elif isinstance(record, Event):
+            events += 1
+            kept += [record] if events <= MAX_EVENTS else []
+        elif isinstance(record, Span):
+            spans -= 1
+            kept += [record] if spans < MAX_EVENTS else []
+        elif not isinstance(record, Projection) or position == last[Projection]:
+            kept += [*by_phase(group), record]
+            group = []
+    return kept + by_phase(group)
+
+
+def by_phase(windows: Sequence[Window]) -> list[Window]:
+    """Windows in a row as one for each phase, laid one after the other. What differs in more than what adds up, such as
+    the intensity in force, stays apart."""
+    sums: dict[Any, Window] = {}
+    for window in windows:
+        kinds = tuple((energy.key, energy.kind) for energy in window.energies)
+        alike = (window.phase, window.pue, window.intensity_g_per_kwh, window.intensity_origin, kinds)
+        sums[alike] = _joined(sums[alike], window) if alike in sums else window
+    result: list[Window] = []
+    for window in sums.values():
+        before = result[-1] if result else None
+        start_s = before.start_unix_s + before.duration_s if before else window.start_unix_s
+        step = max(before.last_step, window.last_step) if before else window.last_step
+        result.append(replace(window, start_unix_s=start_s, last_step=step))
+    return result
+
+
+def _apart(first: Window, second: Window) -> bool:
+    """Whether the machine slept between two windows."""
+    return abs(second.start_unix_s - first.start_unix_s - first.duration_s) > JOIN_S
+
+
+def _joined(first: Window, second: Window) -> Window:
+    return replace(
+        first,
+        duration_s=first.duration_s + second.duration_s,
+        energies=[_sum(one, two) for one, two in zip(first.energies, second.energies, strict=True)],
+        steps=first.steps + second.steps,
+        last_step=second.last_step,
+        tokens=first.tokens + second.tokens,
+    )
+
+
+def _sum(one: DeviceEnergy, two: DeviceEnergy) -> DeviceEnergy:
+    def added(name: str) -> float | None:
+        values = getattr(one, name), getattr(two, name)
+        return None if values == (None, None) else (values[0] or 0.0) + (values[1] or 0.0)
+
+    return replace(
+        one,
+        energy_j=added("energy_j"),
+        low_j=_bound(one, one.low_j, two, two.low_j),
+        high_j=_bound(one, one.high_j, two, two.high_j),
+        note=one.note or two.note,
+        estimated_j=added("estimated_j"),
+    )
+
+
+def _bound(one: DeviceEnergy, bound: float | None, two: DeviceEnergy, other: float | None) -> float | None:
+    """Sum of two bounds; an energy without a bound is its own."""
+    first, second = (one.energy_j if bound is None else bound), (two.energy_j if other is None else other)
+    return None if first is None or second is None else first + second
