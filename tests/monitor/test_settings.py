@@ -154,7 +154,7 @@ def test_checkpoint_that_is_loaded_while_training_takes_the_run_back_to_its_step
         for _ in range(30):
             monitor.step_end()
         deadline_s = time.monotonic() + 30
-        while not last_steps() and time.monotonic() < deadline_s:
+        while 30 not in last_steps() and time.monotonic() < deadline_s:
             time.sleep(0.05)
         monitor.load_state_dict({"step": 10})
         for _ in range(5):
@@ -162,7 +162,7 @@ def test_checkpoint_that_is_loaded_while_training_takes_the_run_back_to_its_step
 
         assert monitor.step == 15
 
-    assert last_steps()[0] == 30
+    assert max(last_steps()) == 30
     assert last_steps()[-1] == 15
     assert [r.kind for r in read_run(tmp_path).files[0].records if isinstance(r, Event)].count("resumed") == 1
     assert verify_run(tmp_path).all_problems == []
