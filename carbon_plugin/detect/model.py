@@ -19,6 +19,8 @@ from carbon_plugin.spec.model import CountedModel, TransformerModel
 
 STAGE = frozenset({"layers", "tied_embeddings"})
 """What one stage of a pipeline does not show: the first one has no head, whoever owns it."""
+NOT_OBSERVED = ("name", "source", "notes")
+"""Fields of a model that say something of it and are no shape."""
 EXPERTS = frozenset({"ffn", "moe"})
 """What the experts of one rank do not show."""
 
@@ -54,7 +56,7 @@ def detect_model(
         shape = _built(name, fields)
         if shape is None:
             reasons.append(f"{source}: not a possible shape")
-        elif partial or abs(shape.parameters - own) <= COUNT_TOLERANCE * own:
+        elif partial or _same_size(shape, own):
             known = {key: value for key, value in fields.items() if key not in {a.field.split(".")[1] for a in assumed}}
             if not source.startswith("config"):
                 known = {key: value for key, value in known.items() if key not in elsewhere}
@@ -98,7 +100,7 @@ def _shapes(module: nn.Module, stated: Shape | None, reasons: list[str]) -> Any:
         except SpecError as error:
             reasons.append(str(error))
             continue
-        fields = {key: value for key, value in msgspec.structs.asdict(shape).items() if key not in ("name", "source")}
+        fields = {key: value for key, value in msgspec.structs.asdict(shape).items() if key not in NOT_OBSERVED}
         yield name, fields, (), shape.source
     # Several stages of a pipeline on one rank are a list; the first one is read for all.
     structure = read_structure(unwrapped(module[0]) if isinstance(module, nn.ModuleList) else module)
@@ -106,6 +108,12 @@ def _shapes(module: nn.Module, stated: Shape | None, reasons: list[str]) -> Any:
         reasons.append(f"structure of {class_name(module)}: {structure}")
     else:
         yield class_name(module), structure.fields, structure.assumed, structure.source
+
+
+def _same_size(shape: TransformerModel, parameters: int) -> bool:
+    """Whether a shape holds as many parameters as a module, with or without layers that only predict further tokens."""
+    sizes = (shape.parameters, shape.parameters + shape.mtp_parameters)
+    return any(abs(size - parameters) <= COUNT_TOLERANCE * parameters for size in sizes)
 
 
 def _built(name: str, fields: dict[str, Any]) -> TransformerModel | None:

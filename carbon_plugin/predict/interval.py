@@ -32,6 +32,7 @@ SPREADS: dict[AccuracyClass, Spread] = {
     # Not validated on published rows: stated, wide.
     "probed": Spread(0.85, 1.20, 0.70, 1.50),
     "counted": Spread(0.60, 1.70, 0.40, 2.50),
+    "unvalidated": Spread(0.60, 1.70, 0.40, 2.50),
 }
 
 
@@ -39,8 +40,8 @@ def accuracy_class(
     model: TransformerModel | CountedModel, accelerator: Accelerator, precision: Precision, host_share: float
 ) -> AccuracyClass:
     """Which residuals apply. `host_share` is the part of the step in which devices wait for the host."""
-    if isinstance(model, CountedModel):
-        return "counted"
+    if isinstance(model, CountedModel) or not model.is_validated_kind:
+        return "counted" if isinstance(model, CountedModel) else "unvalidated"
     if model.moe is not None:
         return "moe"
     if not is_calibrated(accelerator):

@@ -8,7 +8,9 @@ from msgspec import Struct
 
 from carbon_plugin.spec.figure import Assumption, Figure
 
-AccuracyClass = Literal["calibrated", "probed", "sustained_law", "low_precision", "moe", "host_bound", "counted"]
+AccuracyClass = Literal[
+    "calibrated", "probed", "sustained_law", "low_precision", "moe", "host_bound", "counted", "unvalidated"
+]
 
 
 class MemoryPrediction(Struct, frozen=True, kw_only=True):

@@ -1,268 +1,192 @@
 """The shape of a model from a Hugging Face `config.json`, without transformers.
 
-A saved config leaves out what equals the default of its class, and one key means different things in different
-families; both are resolved here, once. What had to be assumed is said in the model's `source`.
+One key means different things in different families, and much of a model stands in the code of its family alone: what
+that code says is in `families`, what each layer is in `config_layers`, its parts in `config_mixers`, `config_feeds` and
+`config_parts`. Here the layers are read one by one and put together. A part that cannot be counted is refused by name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from carbon_plugin.errors import SpecError
+from carbon_plugin.spec.blocks import Block
+from carbon_plugin.spec.config_equivalent import equivalent_fields, hybrid_note, is_hybrid
+from carbon_plugin.spec.config_feeds import feed_at
+from carbon_plugin.spec.config_json import read_config
+from carbon_plugin.spec.config_keys import HIDDEN, Keys
+from carbon_plugin.spec.config_layers import feeds_of, mixers_of
+from carbon_plugin.spec.config_mixers import is_biased, mixers_at
+from carbon_plugin.spec.config_nas import nas_blocks
+from carbon_plugin.spec.config_parts import parts_note, parts_of
 from carbon_plugin.spec.decoding import decode
 from carbon_plugin.spec.document import Document
+from carbon_plugin.spec.families import Family, family_of, nested_defaults
 from carbon_plugin.spec.model import TransformerModel
-from carbon_plugin.spec.reading import UNREADABLE, reason_of
 
 NESTED = ("text_config", "llm_config", "language_config")
 """Where multimodal configs keep their language model."""
-
-LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
-HIDDEN = ("hidden_size", "n_embd", "d_model")
-HEADS = ("num_attention_heads", "n_head", "n_heads")
-FFN = ("intermediate_size_mlp", "intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size")
-EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
-TOP_K = ("num_experts_per_tok", "num_experts_per_token", "moe_top_k", "top_k_experts", "moe_k")
-FIRST_DENSE = ("first_k_dense_replace", "moe_layer_start_index")
-EVERY = ("interleave_moe_layer_step", "decoder_sparse_step", "moe_layer_interval", "moe_layer_freq")
+LOOPS = ("n_recurrent_loops", "loop_num_passes", "H_cycles")
+"""Keys of models that run the same layers more than once."""
+PLAIN_TOLERANCE = 0.002
+"""Layers count as alike where the plain fields give all parameters but this share: biases, and norms of the heads."""
 
 
-def _families(names: str) -> frozenset[str]:
-    return frozenset(names.split())
+def load_hf_config(path: Path, name: str | None = None, *, stated: Mapping[str, Any] | None = None) -> TransformerModel:
+    """The model of a `config.json`, or of the directory that holds one. Raises `SpecError` naming file and key.
 
-
-UNGATED = _families("bloom falcon gpt2 gpt_bigcode gpt_neox gptj mpt nemotron opt phi starcoder2")
-"""Families whose feed-forward layer has two matrices."""
-
-GATED = _families(
-    "cohere cohere2 deepseek_v2 deepseek_v3 ernie4_5 ernie4_5_moe gemma gemma2 gemma3 gemma3_text glm glm4 glm4_moe "
-    "gpt_oss granite granitemoe llama llama4 llama4_text mistral mistral3 mixtral olmo olmo2 olmo3 olmoe phi3 phimoe "
-    "qwen2 qwen2_moe qwen3 qwen3_moe smollm3 stablelm"
-)
-"""Families whose feed-forward layer has a gate; for any other the gate is assumed and said in `source`."""
-
-TIED = _families(
-    "bloom cohere cohere2 ernie4_5 ernie4_5_moe falcon gemma gemma2 gemma3 gemma3_text gpt2 gpt_bigcode mpt opt "
-    "smollm3 starcoder2"
-)
-"""Families that share input and output embedding unless the config says otherwise (defaults of transformers)."""
-
-BIASED = _families("bloom glm gpt2 gpt_bigcode gpt_neox gpt_oss opt phi qwen2 qwen2_moe starcoder2")
-"""Families with biased query, key and value projections unless the config says otherwise."""
-
-POSITIONS = {"gpt2": (1024, 0), "gpt_bigcode": (1024, 0), "opt": (2048, 2)}
-"""Families with learned positions: default length of their table, and rows beyond the length."""
-
-ALTERNATING = {"gemma2": 2, "gpt_oss": 2}
-"""Families of whose layers every second has a sliding window, where the config does not list its layers."""
-
-MIXERS = frozenset({"full_attention", "sliding_attention", "chunked_attention", "attention"})
-"""Layer types that are modelled; chunked attention counts as sliding."""
-
-NOT_DECODERS = _families("albert bert deberta deberta-v2 distilbert electra modernbert roberta vit xlm-roberta")
-
-OTHER_MIXERS = ("mamba_d_state", "ssm_state_size", "state_size", "linear_num_key_heads", "lru_width", "rescale_every")
-"""Keys that only configs with state-space or linear-attention layers have."""
-
-
-def load_hf_config(path: Path, name: str | None = None) -> TransformerModel:
-    """The model of a `config.json`, or of the directory that holds one. Raises `SpecError` naming file and key."""
+    `stated` are fields of the model that the user gives beside it.
+    """
     file = path / "config.json" if path.is_dir() else path
-    try:
-        config = msgspec.json.decode(file.read_bytes())
-    except FileNotFoundError:
-        raise SpecError(f"{file}: no such file, expected a Hugging Face config.json") from None
-    except OSError as error:
-        raise SpecError(f"{file}: cannot be read: {reason_of(error)}") from error
-    except UNREADABLE as error:
-        raise SpecError(f"{file}: not valid JSON: {reason_of(error)}") from error
-    if not isinstance(config, dict):
-        raise SpecError(f"{file}: expected a mapping, got {type(config).__name__}")
-    stated = str(config.get("_name_or_path") or "").rstrip("/").rpartition("/")[2]
+    config = read_config(file)
+    named = str(config.get("_name_or_path") or "").rstrip("/").rpartition("/")[2]
     fallback = file.resolve().parent.name if file.name == "config.json" else file.stem
-    return model_from_hf_config(config, name or stated or fallback, origin=str(file))
+    return model_from_hf_config(config, name or named or fallback, origin=str(file), stated=stated)
 
 
-def model_from_hf_config(config: Mapping[str, Any], name: str, *, origin: str = "config.json") -> TransformerModel:
+def model_from_hf_config(
+    config: Mapping[str, Any],
+    name: str,
+    *,
+    origin: str = "config.json",
+    stated: Mapping[str, Any] | None = None,
+) -> TransformerModel:
     """The shape that a config describes.
 
-    Args: the parsed config, the model's name, and what errors call the config. Raises `SpecError` naming the key
-    if one is missing or holds what this package does not model (encoders, state-space and linear-attention layers).
+    Args: the parsed config, the model's name, what errors call the config, and fields of the model that the user gives
+    beside it (`gated` for a family that is not known here). Raises `SpecError` naming the key if one is missing, and
+    naming the part if the config has one that is not counted here.
     """
-    text = _language_model(config)
-    keys = _Keys({**config, **text}, origin)
-    family = str(text.get("model_type") or config.get("model_type") or "unknown")
-    _refuse_other_kinds(keys, family)
-    window, notes = _window(keys, family)
-    if family not in GATED | UNGATED:
-        notes.append("gated feed-forward assumed")
-    mtp = keys.optional("num_nextn_predict_layers") or 0
-    if mtp:
-        notes.append("with its multi-token-prediction layers, which transformers does not train")
+    if not config.get("model_type"):
+        raise SpecError(f"{origin}: key model_type is missing, which says what the layers of a model hold")
+    text = next((config[key] for key in NESTED if isinstance(config.get(key), Mapping)), config)
+    family = family_of(str(text.get("model_type") or config["model_type"]))
+    defaults = nested_defaults(family.name) if text is not config else {}
+    keys = Keys({**defaults, **config, **text}, origin)
+    gated = _gate(keys, family, str(config["model_type"]), stated or {})
+    notes: list[str] = []
+    if left_out := [key for key in defaults if key[0] != "_" and key not in config and key not in text]:
+        notes.append(f"class defaults of {family.name} for {', '.join(left_out)}, which the config leaves out")
+    if family.encoder and not keys.flag("is_decoder", default=False):
+        notes.append("an encoder: its attention sees the whole sequence, and its step time is not validated")
+    window = _window(keys, family)
+    blocks = nas_blocks(keys) or _blocks(keys, family, window, gated)
+    parts = parts_of(Keys(config, origin), keys, family, gated)
+    if any(keys.optional(key) for key in LOOPS):
+        notes.append("its layers run several times for each token, which the price of its step leaves out")
     fields: dict[str, Any] = {
         "name": name,
-        "layers": keys.integer(*LAYERS),
         "hidden": keys.integer(*HIDDEN),
-        "heads": keys.integer(*HEADS),
-        "kv_heads": _kv_heads(keys, family),
         "vocab": keys.integer("vocab_size"),
-        "ffn": _ffn(keys, family),
-        "gated": family not in UNGATED,
-        "tied_embeddings": keys.flag("tie_word_embeddings", default=family in TIED),
+        "gated": gated,
+        "tied_embeddings": _tied(config, keys, family),
         "learned_positions": _positions(keys, family),
-        "qkv_bias": keys.flag("attention_bias", "qkv_bias", "enable_bias", "use_bias", default=family in BIASED),
-        "mtp_layers": mtp,
-        "source": f"{origin} ({'; '.join([family, *notes])})",
+        "qkv_bias": is_biased(keys, family),
+        "mtp_layers": keys.optional("num_nextn_predict_layers") or 0,
+        "embedding_width": keys.optional("word_embed_proj_dim", "embedding_size", "input_embedding_size"),
+        "causal": not family.encoder or keys.flag("is_decoder", default=False),
+        "parts": parts,
     }
-    fields |= _attention(keys) | window
-    if moe := _experts(keys, family):
-        fields["moe"] = moe
-    return decode(Document(fields, origin, {}), TransformerModel)
+    if fields["embedding_width"] == fields["hidden"]:
+        fields["embedding_width"] = None
+    return _assembled(fields, blocks, keys, family, notes)
 
 
-@dataclass(frozen=True, slots=True)
-class _Keys:
-    """Typed reads of a config; the first of several keys that is there and not null counts."""
-
-    config: Mapping[str, Any]
-    origin: str
-
-    def optional(self, *keys: str) -> int | None:
-        """A count or width, 0 or more."""
-        key = next((key for key in keys if self.config.get(key) is not None), None)
-        if key is None:
-            return None
-        value = self.config[key]
-        whole = value.is_integer() if isinstance(value, float) else type(value) is int
-        if not whole or value < 0:
-            raise SpecError(f"{self.origin}: {key}: expected a whole number, got {value!r}")
-        return int(value)
-
-    def integer(self, *keys: str) -> int:
-        """As `optional`, and it must be there and above 0."""
-        value = self.optional(*keys)
-        if value is None:
-            others = f" (also looked for {', '.join(keys[1:])})" if len(keys) > 1 else ""
-            raise SpecError(f"{self.origin}: key {keys[0]} is missing{others}")
-        if value == 0:
-            raise SpecError(f"{self.origin}: {keys[0]} is 0, expected a positive integer")
-        return value
-
-    def flag(self, *keys: str, default: bool) -> bool:
-        """True or false."""
-        return next((bool(self.config[key]) for key in keys if self.config.get(key) is not None), default)
-
-    def names(self, key: str) -> list[str]:
-        """A list of words; empty where there is none."""
-        value = self.config.get(key)
-        return [str(item) for item in value] if isinstance(value, list) else []
-
-
-def _language_model(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    return next((config[key] for key in NESTED if isinstance(config.get(key), dict)), config)
-
-
-def _refuse_other_kinds(keys: _Keys, family: str) -> None:
-    if keys.flag("is_encoder_decoder", default=False) or family in NOT_DECODERS:
-        raise SpecError(
-            f"{keys.origin}: model_type {family} is not a decoder-only transformer, which is what is modelled"
+def _assembled(
+    fields: dict[str, Any], blocks: tuple[Block, ...], keys: Keys, family: Family, notes: list[str]
+) -> TransformerModel:
+    """The model: by its plain fields alone where they give what its layers hold, else with its blocks."""
+    plain = fields | equivalent_fields(blocks, keys)
+    source = {"source": f"{keys.origin} ({family.name})"}
+    model = decode(Document(plain | source, keys.origin, {}), TransformerModel)
+    held = sum(block.layers * block.parameters for block in blocks)
+    alike = not is_hybrid(blocks) and abs(model.layer_parameters - held) <= PLAIN_TOLERANCE * held
+    if not alike:
+        model = msgspec.structs.replace(model, blocks=blocks)
+        if is_hybrid(blocks):
+            notes.append(hybrid_note(blocks))
+    if said := parts_note(model.parts, model.parameters):
+        notes.append(said)
+    if model.mtp_layers:
+        notes.append(
+            f"{model.mtp_parameters / 1e9:.3g} B more in {model.mtp_layers} layer(s) that only predict further tokens: "
+            "priced in the step, in no parameter count"
         )
-    others = sorted(set(keys.names("layer_types")) - MIXERS)
-    others += [key for key in OTHER_MIXERS if keys.config.get(key) is not None]
-    if others:
-        raise SpecError(f"{keys.origin}: model_type {family} has layers that are not modelled: {', '.join(others)}")
+    if not notes:
+        return model
+    return msgspec.structs.replace(
+        model, notes=tuple(notes), source=f"{keys.origin} ({'; '.join([family.name, *notes])})"
+    )
 
 
-def _kv_heads(keys: _Keys, family: str) -> int:
-    grouped = keys.flag("new_decoder_architecture", default=False)
-    if family in ("falcon", "gpt_bigcode") and keys.flag("multi_query", default=True) and not grouped:
-        return 1
-    nested = keys.config.get("attn_config")
-    if isinstance(nested, dict):
-        keys = _Keys({**keys.config, **nested}, keys.origin)
-    return keys.optional("kv_n_heads", "num_key_value_heads", "num_kv_heads") or keys.integer(*HEADS)
+def _gate(keys: Keys, family: Family, whole: str, stated: Mapping[str, Any]) -> bool:
+    """Whether the feed-forward layer has a gate; refuses what is no model of one stack of layers, or not known."""
+    reason = family.refused or family_of(whole).refused
+    if reason is None and keys.flag("is_encoder_decoder", default=False):
+        reason = "is an encoder with a decoder"
+    if reason:
+        raise SpecError(
+            f"{keys.origin}: model_type {whole or family.name} {reason}, which is not modelled; count it from the code "
+            "that builds it (`carbon-plugin count`)"
+        )
+    if family.gated is not None:
+        return family.gated
+    if isinstance(stated.get("gated"), bool):
+        return bool(stated["gated"])
+    own = " (its code comes with the weights: auto_map)" if "auto_map" in keys.config else ""
+    raise SpecError(
+        f"{keys.origin}: model_type {family.name}{own} is not known here, and a config does not say what its layers "
+        "hold; if they are those of a plain transformer, state whether the feed-forward layer has a gate "
+        "(model: {config: FILE, gated: true}), else count the model (`carbon-plugin count`)"
+    )
 
 
-def _ffn(keys: _Keys, family: str) -> int:
-    if family in UNGATED:
-        return keys.optional(*FFN) or (keys.optional("expansion_ratio") or 4) * keys.integer(*HIDDEN)
-    return keys.integer(*FFN)
+def _blocks(keys: Keys, family: Family, window: int | None, gated: bool) -> tuple[Block, ...]:
+    """The layers, those alike together, in the order of their first."""
+    norms = 2 * keys.integer(*HIDDEN)
+    layers = []
+    places = zip(mixers_of(keys, family, window), feeds_of(keys, family), strict=True)
+    for layer, (mixer, feed) in enumerate(places):
+        own = keys.at(layer)
+        layers.append(
+            Block(
+                layers=1,
+                mixers=mixers_at(own, family, layer, mixer, window),
+                feed_forward=feed_at(own, family, feed, gated),
+                other_parameters=norms,
+            )
+        )
+    found: dict[Block, int] = {}
+    for block, same in groupby(layers):
+        found[block] = found.get(block, 0) + len(list(same))
+    return tuple(msgspec.structs.replace(block, layers=count) for block, count in found.items())
 
 
-def _positions(keys: _Keys, family: str) -> int:
-    if family not in POSITIONS:
+def _tied(whole: Mapping[str, Any], keys: Keys, family: Family) -> bool:
+    """Whether input and output share one embedding; what the whole config says comes before what its parts say."""
+    if family.never_tied:
+        return False
+    if whole.get("tie_word_embeddings") is not None:
+        return bool(whole["tie_word_embeddings"])
+    return keys.flag("tie_word_embeddings", default=family.tied)
+
+
+def _positions(keys: Keys, family: Family) -> int:
+    if family.positions is None:
         return 0
-    default, extra = POSITIONS[family]
+    default, extra = family.positions
     return (keys.optional("n_positions", "max_position_embeddings") or default) + extra
 
 
-def _attention(keys: _Keys) -> dict[str, Any]:
-    """Head width, or low-rank attention; there `head_dim` of the config is only the rotary part."""
-    if keys.optional("kv_lora_rank"):
-        widths = ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
-        mla: dict[str, int | None] = {key: keys.integer(key) for key in widths}
-        mla["q_lora_rank"] = keys.optional("q_lora_rank")
-        return {"mla": mla, "head_dim": keys.integer("qk_nope_head_dim") + keys.integer("qk_rope_head_dim")}
-    stated, hidden, heads = keys.optional("head_dim"), keys.integer(*HIDDEN), keys.integer(*HEADS)
-    if stated:
-        return {"head_dim": stated}
-    if hidden % heads:
-        raise SpecError(
-            f"{keys.origin}: {HIDDEN[0]} {hidden} is not a multiple of {HEADS[0]} {heads}, and head_dim is missing"
-        )
-    return {"head_dim": hidden // heads}
-
-
-def _window(keys: _Keys, family: str) -> tuple[dict[str, Any], list[str]]:
-    """Sliding window where it is switched on, and what had to be left out."""
-    width = keys.optional("sliding_window") or keys.optional("attention_chunk_size")
-    if not width or not keys.flag("use_sliding_window", default=not family.startswith("qwen")):
-        return {}, []
-    layers = keys.integer(*LAYERS)
-    windowed = _windowed_layers(keys, family, layers)
-    if windowed == 0:
-        return {}, []
-    return {"sliding_window": width, "sliding_window_layers": windowed if windowed < layers else None}, []
-
-
-def _windowed_layers(keys: _Keys, family: str, layers: int) -> int:
-    if kinds := keys.names("layer_types"):
-        return sum(kind in ("sliding_attention", "chunked_attention") for kind in kinds)
-    if family.startswith("llama4"):
-        return layers - layers // 4
-    if pattern := keys.optional("sliding_window_pattern"):  # the last layer of each group is full
-        return layers - layers // pattern
-    if full := keys.optional("max_window_layers"):
-        return max(0, layers - full)
-    return layers // ALTERNATING.get(family, 1)
-
-
-def _experts(keys: _Keys, family: str) -> dict[str, Any] | None:
-    experts = keys.optional(*EXPERTS) or 0
-    if experts <= 1:
+def _window(keys: Keys, family: Family) -> int | None:
+    """Sliding window where it is switched on."""
+    width = keys.optional("sliding_window", "attention_chunk_size", "sliding_window_size", "attention_window_size")
+    width = width or keys.optional("window_size")
+    if not width or not keys.flag("use_sliding_window", default=not family.name.startswith("qwen")):
         return None
-    width = keys.integer("moe_intermediate_size", "intermediate_size")
-    return {
-        "experts": experts,
-        "top_k": keys.integer(*TOP_K),
-        "expert_ffn": width,
-        "shared_ffn": _shared_width(keys, family, width),
-        "first_dense_layers": keys.optional(*FIRST_DENSE) or len(keys.names("mlp_only_layers")),
-        "every": keys.optional(*EVERY) or 1,
-        "bias": family == "gpt_oss",
-    }
-
-
-def _shared_width(keys: _Keys, family: str, expert_width: int) -> int:
-    """Summed width of the experts that every token passes."""
-    if family.startswith("llama4"):
-        return expert_width
-    summed = keys.optional("shared_expert_intermediate_size", "shared_intermediate_size")
-    if summed is not None:
-        return summed
-    return (keys.optional("n_shared_experts", "num_shared_experts", "moe_num_shared_experts") or 0) * expert_width
+    return width

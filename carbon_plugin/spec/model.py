@@ -8,7 +8,11 @@ from __future__ import annotations
 from msgspec import Struct
 
 from carbon_plugin.errors import SpecError
+from carbon_plugin.spec.blocks import Block, Part
 from carbon_plugin.spec.limits import check_not_negative, check_positive
+
+LITTLE_BESIDE = 0.05
+"""Share of the parameters that may lie beside the layers of a model whose step is priced by its layers alone."""
 
 
 class MultiLatentAttention(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -54,12 +58,18 @@ class MixtureOfExperts(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 class TransformerModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="transformer"):
-    """A decoder-only transformer.
+    """A transformer: a decoder, or with `causal` false an encoder of the same kind of layers.
 
     Widths and counts are in elements. `ffn` is the width of a dense feed-forward layer, `gated` whether it
     has a gate matrix (SwiGLU, GeGLU). `sliding_window` tokens bound the attention of `sliding_window_layers` layers
     (None: of all). `kv_heads` < `heads` is grouped-query attention. `mla`, when set,
     replaces the plain projections. `trainable_fraction` < 1 says that the rest of the parameters is frozen.
+
+    `blocks`, when set, are the layers where they are not alike, each with its own parameters; the plain fields then
+    describe equal layers that together hold the same widths, and `layers` is the number of those. `parts` hold what
+    lies beside the layers (vision towers, per-layer embeddings). `embedding_width` is the width of the token embedding
+    where it is not `hidden`. Layers that only predict further tokens (`mtp_layers`) are trained and priced, but are in
+    no parameter count: `mtp_parameters` has theirs. `notes` say what a reader of the counts should know.
     Raises `SpecError` naming the fields when the shape is impossible.
     """
 
@@ -83,11 +93,16 @@ class TransformerModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     mtp_layers: int = 0
     trainable_fraction: float = 1.0
     source: str = "explicit fields"
+    blocks: tuple[Block, ...] = ()
+    parts: tuple[Part, ...] = ()
+    embedding_width: int | None = None
+    causal: bool = True
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         owner = f"model {self.name}: "
         check_positive(self, "layers", "hidden", "heads", "kv_heads", "head_dim", "ffn", "vocab", owner=owner)
-        check_positive(self, "sliding_window", owner=owner)
+        check_positive(self, "sliding_window", "embedding_width", owner=owner)
         check_not_negative(self, "learned_positions", "mtp_layers", owner=owner)
         if not 0 <= self.dropout < 1:
             raise SpecError(f"{owner}dropout is {self.dropout}, expected 0 or more and below 1")
@@ -105,6 +120,12 @@ class TransformerModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             )
         if not 0 < self.trainable_fraction <= 1:
             raise SpecError(f"{owner}trainable_fraction is {self.trainable_fraction}, expected above 0 and at most 1")
+
+    @property
+    def is_validated_kind(self) -> bool:
+        """Whether measured steps of its kind exist: equal layers of causal attention, and little beside them."""
+        beside = sum(part.parameters for part in self.parts)
+        return self.causal and not self.blocks and beside <= LITTLE_BESIDE * self.parameters
 
     @property
     def moe_layers(self) -> int:
@@ -125,7 +146,10 @@ class TransformerModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     @property
     def attention_parameters(self) -> int:
-        """Parameters of the attention projections of one layer."""
+        """Parameters of the attention projections of one layer; where layers differ, the mean of what mixes tokens."""
+        if self.blocks:
+            mixing = sum(block.layers * sum(mixer.parameters for mixer in block.mixers) for block in self.blocks)
+            return mixing // self.layers
         h = self.hidden
         if self.mla is None:
             q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
@@ -150,37 +174,54 @@ class TransformerModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     @property
     def embedding_parameters(self) -> int:
         """Parameters of the input embedding and learned positions."""
-        return (self.vocab + self.learned_positions) * self.hidden
+        return self.vocab * (self.embedding_width or self.hidden) + self.learned_positions * self.hidden
 
     @property
     def head_parameters(self) -> int:
         """Parameters of an untied output head."""
-        return 0 if self.tied_embeddings else self.vocab * self.hidden
+        return 0 if self.tied_embeddings else self.vocab * (self.embedding_width or self.hidden)
 
     @property
-    def parameters(self) -> int:
-        """All parameters."""
+    def layer_parameters(self) -> int:
+        """Parameters of all layers."""
+        if self.blocks:
+            return sum(block.layers * block.parameters for block in self.blocks)
         dense = self.layers * (self.attention_parameters + 2 * self.hidden)
         dense += (self.layers - self.moe_layers) * self.ffn_parameters(self.ffn)
         if self.moe:
             per_layer = self.ffn_parameters(self.moe.shared_ffn) + self.hidden * self.moe.experts
             dense += self.moe_layers * per_layer
-        mtp = self.mtp_layers * self._mtp_block_parameters
-        return dense + self.expert_parameters + mtp + self.embedding_parameters + self.head_parameters + self.hidden
+        return dense + self.expert_parameters
+
+    @property
+    def parameters(self) -> int:
+        """All parameters, without those of layers that only predict further tokens."""
+        around = self.embedding_parameters + self.head_parameters + self.hidden
+        return self.layer_parameters + around + sum(part.parameters for part in self.parts)
 
     @property
     def active_parameters(self) -> int:
-        """Parameters that one token passes through (all embeddings counted)."""
+        """Parameters that one token passes through (all embeddings and parts counted)."""
+        if self.blocks:
+            idle = sum(block.layers * (block.parameters - block.active_parameters) for block in self.blocks)
+            return self.parameters - idle
         if self.moe is None:
             return self.parameters
         idle = self.moe.experts - self.moe.top_k
-        idle_layers = self.moe_layers + self.mtp_layers
-        return self.parameters - idle_layers * idle * self.ffn_parameters(self.moe.expert_ffn)
+        return self.parameters - self.moe_layers * idle * self.ffn_parameters(self.moe.expert_ffn)
+
+    @property
+    def mtp_parameters(self) -> int:
+        """Parameters of the layers that only predict further tokens."""
+        return self.mtp_layers * self._mtp_block_parameters
 
     @property
     def _mtp_block_parameters(self) -> int:
         """One multi-token-prediction block: a layer like the last one and a 2h -> h projection."""
-        block = self.attention_parameters + 2 * self.hidden + 2 * self.hidden * self.hidden
+        around = 2 * self.hidden * self.hidden
+        if self.blocks:
+            return self.blocks[-1].parameters + around
+        block = self.attention_parameters + 2 * self.hidden + around
         if self.moe is None:
             return block + self.ffn_parameters(self.ffn)
         experts = self.moe.experts * self.ffn_parameters(self.moe.expert_ffn)

@@ -76,6 +76,8 @@ def _base_fields(stated: Mapping[str, Any], base: Path) -> dict[str, Any]:
         name, preset = find_preset(str(stated["preset"]))
         return preset.model | {"name": name, "source": f"preset {name}: {preset.source}"}
     if "config" in stated:
-        fields: dict[str, Any] = msgspec.to_builtins(load_hf_config(base / Path(str(stated["config"])).expanduser()))
+        fields: dict[str, Any] = msgspec.to_builtins(
+            load_hf_config(base / Path(str(stated["config"])).expanduser(), stated=stated)
+        )
         return fields
     return {}

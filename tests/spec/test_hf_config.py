@@ -37,16 +37,13 @@ def model(name: str, **changes: Any):
         ("qwen2.5-7b", 7_615_616_512),
         ("qwen3-30b-a3b", 30_532_122_624),
         ("gpt-oss-20b", 20_914_757_184),
-        ("gemma-3-4b", 3_880_099_328),  # the language model of the 4.3 B
-        ("llama-4-scout", 107_769_861_120),  # the language model of the 109 B
+        ("gemma-3-4b", 4_300_079_472),  # with its vision tower
+        ("llama-4-scout", 108_641_793_536),  # with its vision tower
+        ("deepseek-v3", 671_026_419_200),  # without its prediction layer
     ],
 )
 def test_a_config_gives_the_parameters_of_its_checkpoint(name, parameters):
     assert model(name).parameters == pytest.approx(parameters, rel=2e-3)
-
-
-def test_deepseek_v3_without_its_prediction_layer_has_671_billion_parameters():
-    assert model("deepseek-v3", num_nextn_predict_layers=0).parameters == pytest.approx(671.03e9, rel=1e-3)
 
 
 def test_the_rotary_part_is_not_taken_for_the_head_of_latent_attention():
@@ -58,9 +55,14 @@ def test_the_rotary_part_is_not_taken_for_the_head_of_latent_attention():
     assert (deepseek.head_dim, deepseek.qk_head_dim, deepseek.v_head_dim) == (192, 192, 128)
 
 
-def test_the_prediction_layer_is_counted_and_said():
-    assert model("deepseek-v3").mtp_layers == 1
-    assert "multi-token-prediction" in model("deepseek-v3").source
+def test_a_prediction_layer_is_priced_and_named_and_in_no_parameter_count():
+    with_it, without = model("deepseek-v3"), model("deepseek-v3", num_nextn_predict_layers=0)
+
+    assert (with_it.mtp_layers, without.mtp_layers) == (1, 0)
+    assert with_it.parameters == without.parameters
+    assert with_it.active_parameters == without.active_parameters
+    assert with_it.mtp_parameters == pytest.approx(11.6e9, rel=0.01)
+    assert any("11.6 B more in 1 layer(s) that only predict further tokens" in note for note in with_it.notes)
 
 
 def test_shared_experts_and_leading_dense_layers_are_read():
@@ -147,18 +149,34 @@ def test_a_window_on_five_of_six_layers_counts_them():
     assert (gemma.sliding_window, gemma.sliding_window_layers, gemma.layers) == (1024, 29, 34)
 
 
-def test_an_unknown_family_is_read_with_its_assumption_said():
-    assert "gated feed-forward assumed" in model("llama-3.1-8b", model_type="brandnew").source
+def test_an_unknown_family_is_refused_until_its_feed_forward_layer_is_stated():
+    foreign = config("llama-3.1-8b", model_type="brandnew", auto_map={"AutoConfig": "configuration_brandnew.Config"})
+    with pytest.raises(
+        SpecError, match=r"model_type brandnew \(its code comes with the weights: auto_map\) is not known"
+    ):
+        model_from_hf_config(foreign, "any")
+
+    gated = model_from_hf_config(foreign, "any", stated={"gated": True})
+    plain = model_from_hf_config(foreign, "any", stated={"gated": False})
+
+    assert gated.parameters == pytest.approx(8_030_261_248, rel=2e-3)
+    assert gated.parameters - plain.parameters == 32 * 4096 * 14336
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "bert"}, "model_type bert is not a decoder-only transformer"),
-        ({"is_encoder_decoder": True}, "is not a decoder-only transformer"),
+        ({"model_type": "absent"}, "key model_type is missing"),
+        ({"model_type": "t5"}, "model_type t5 is an encoder with a decoder"),
+        ({"model_type": "zamba2"}, "model_type zamba2 shares transformer blocks among several layers"),
+        ({"is_encoder_decoder": True}, "is an encoder with a decoder, which is not modelled; count it"),
+        (
+            {"vision_config": {"model_type": "brandnew_vision"}},
+            "vision tower of model_type brandnew_vision is not known",
+        ),
+        ({"depth_config": {"hidden_size": 8}}, "depth_config describes a part that is not known here"),
         ({"layer_types": ["linear_attention", "full_attention"]}, "layers that are not modelled: linear_attention"),
-        ({"mamba_d_state": 16}, "layers that are not modelled: mamba_d_state"),
-        ({"hidden_size": "absent"}, r"key hidden_size is missing \(also looked for n_embd, d_model\)"),
+        ({"hidden_size": "absent"}, r"key hidden_size is missing \(also looked for n_embd, d_model"),
         ({"vocab_size": None}, "key vocab_size is missing$"),
         ({"hidden_size": "4096"}, "hidden_size: expected a whole number, got '4096'"),
         ({"num_attention_heads": 0}, "num_attention_heads is 0, expected a positive integer"),
@@ -214,7 +232,7 @@ def test_a_model_is_named_after_what_its_file_says(tmp_path: Path):
         (b"{", "not valid JSON"),
         (b"[1]", "expected a mapping, got list"),
         (b"\xff", "not valid JSON"),
-        (b"{}", "key num_hidden_layers is missing"),
+        (b"{}", "key model_type is missing"),
     ],
 )
 def test_a_file_that_is_no_config_is_refused_with_its_name(tmp_path: Path, content, message):
@@ -222,6 +240,127 @@ def test_a_file_that_is_no_config_is_refused_with_its_name(tmp_path: Path, conte
 
     with pytest.raises(SpecError, match=rf"config\.json: {message}"):
         load_hf_config(tmp_path)
+
+
+CASES = DATA / "hf_configs"
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("qwen-7b", 7.72e9),
+        ("qwen", 1.84e9),
+        ("moonshotai--Kimi-K3_config", 2.78e12),
+        ("Qwen--Qwen3-VL-2B-Instruct_config", 2.13e9),
+        ("google--gemma-4-26B-A4B_config", 25.8e9),
+        ("phi-3_5-vision", 4.15e9),
+        ("opt-350m", 0.331e9),
+        ("doge", 0.403e9),
+        ("kimi-linear-48b", 49.1e9),
+        ("apertus", 6.98e9),
+        ("nanochat", 0.2566e9),
+        ("biogpt", 0.347e9),
+        ("camembert", 0.110e9),
+        ("nvidia--Nemotron-H-56B-Base-8K_config", 56.3e9),
+        ("nvidia--Llama-3_3-Nemotron-Super-49B-v1_config", 49.9e9),
+    ],
+)
+def test_a_published_config_gives_the_parameters_of_its_model(name, parameters):
+    assert load_hf_config(CASES / f"{name}.json").parameters == pytest.approx(parameters, rel=0.006)
+
+
+def test_a_vision_tower_of_a_flat_config_is_counted():
+    """Qwen2.5-VL-7B: 7.62 B of language model and 0.67 B of tower and merger."""
+    vision = {
+        "depth": 32,
+        "hidden_size": 1280,
+        "in_chans": 3,
+        "intermediate_size": 3420,
+        "num_heads": 16,
+        "out_hidden_size": 3584,
+        "patch_size": 14,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+    }
+    qwen = model("qwen2.5-7b", model_type="qwen2_5_vl", vision_config=vision)
+
+    assert qwen.parameters == pytest.approx(8.292e9, rel=1e-3)
+    assert [part.name for part in qwen.parts] == ["vision tower", "projector"]
+    assert any("vision tower 0.63 B" in note and "leave them out" in note for note in qwen.notes)
+
+
+def test_what_a_nested_config_leaves_out_is_the_default_of_its_class_and_said():
+    """llava-1.5-7b as it is published: its language model states nothing but what is not LLaMA's own."""
+    vision = {
+        "hidden_size": 1024,
+        "image_size": 336,
+        "intermediate_size": 4096,
+        "model_type": "clip_vision_model",
+        "num_hidden_layers": 24,
+        "patch_size": 14,
+    }
+    llava = model_from_hf_config(
+        {
+            "model_type": "llava",
+            "text_config": {"model_type": "llama", "vocab_size": 32064},
+            "tie_word_embeddings": False,
+            "vision_config": vision,
+        },
+        "llava",
+    )
+
+    assert llava.parameters == pytest.approx(7.063e9, rel=1e-3)
+    assert any("class defaults of llama for hidden_size" in note for note in llava.notes)
+
+
+def test_linear_attention_is_not_taken_for_attention():
+    kimi = load_hf_config(CASES / "kimi-linear-48b.json")
+    mixing = {mixer.name: 0 for block in kimi.blocks for mixer in block.mixers}
+    for block in kimi.blocks:
+        for mixer in block.mixers:
+            mixing[mixer.name] += block.layers
+
+    assert mixing == {"kimi_delta": 20, "latent attention": 7}
+    assert kimi.sliding_window_layers == 20
+    assert any("20 kimi_delta, 7 latent attention" in note and "no measurement" in note for note in kimi.notes)
+
+
+def test_layers_of_a_pattern_are_read_one_by_one():
+    nemotron = load_hf_config(CASES / "nvidia--Nemotron-H-56B-Base-8K_config.json")
+
+    assert {(*(mixer.name for mixer in b.mixers), b.feed_forward is not None): b.layers for b in nemotron.blocks} == {
+        ("mamba2", False): 54,
+        (True,): 54,
+        ("attention", False): 10,
+    }
+    assert nemotron.gated is False
+
+
+def test_layers_that_a_search_shaped_have_their_own_widths():
+    searched = load_hf_config(CASES / "nvidia--Llama-3_3-Nemotron-Super-49B-v1_config.json")
+
+    assert sum(block.layers for block in searched.blocks) == 80
+    assert sum(block.layers for block in searched.blocks if block.mixers) == 49
+    assert len({block.feed_forward.width for block in searched.blocks if block.feed_forward}) > 3
+
+
+def test_experts_in_a_narrower_space_are_counted_there():
+    kimi = load_hf_config(CASES / "moonshotai--Kimi-K3_config.json")
+    sparse = next(block.feed_forward for block in kimi.blocks if block.feed_forward and block.feed_forward.experts)
+
+    assert sparse.parameters == 896 * 3 * 3584 * 3072 + 3 * 7168 * 6144 + 7168 * 896 + 2 * 7168 * 3584
+
+
+def test_experts_that_are_switched_off_are_not_there():
+    assert load_hf_config(CASES / "doge.json").moe is None
+
+
+def test_an_encoder_says_that_it_is_one():
+    camembert = load_hf_config(CASES / "camembert.json")
+
+    assert not camembert.causal
+    assert not camembert.gated
+    assert any(note.startswith("an encoder") for note in camembert.notes)
 
 
 def test_a_missing_file_is_named(tmp_path: Path):

@@ -231,6 +231,26 @@ def test_a_counted_model_is_given_by_its_counts():
     assert model.trainable_parameters == 10_000_000
 
 
+def test_a_model_whose_family_is_not_known_is_planned_once_its_feed_forward_layer_is_stated(write, tmp_path: Path):
+    config = {
+        "model_type": "brandnew",
+        "auto_map": {"AutoConfig": "configuration_brandnew.Config"},
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_attention_heads": 16,
+        "num_hidden_layers": 12,
+        "vocab_size": 32000,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+
+    with pytest.raises(SpecError, match=r"model_type brandnew .* is not known here"):
+        load_run_spec(write("model: llama3-8b", "model: {config: config.json}"))
+    model = load_run_spec(write("model: llama3-8b", "model: {config: config.json, gated: false}")).model
+
+    assert isinstance(model, TransformerModel)
+    assert (model.gated, model.ffn_parameters(model.ffn)) == (False, 2 * 1024 * 4096)
+
+
 def test_a_config_is_found_beside_the_file_that_names_it(write, tmp_path: Path):
     config = {
         "model_type": "gpt2",
