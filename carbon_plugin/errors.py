@@ -17,6 +17,10 @@ class FootprintError(CarbonPluginError, ValueError):
     """A zone, factor or basis for carbon accounting is unknown or does not fit."""
 
 
+class WatchError(CarbonPluginError, TypeError):
+    """What a script hands over to be watched is no model, optimizer or scheduler; the message says what is expected."""
+
+
 class MeterError(CarbonPluginError):
     """A device could not be read; the message says which, and what the driver answered."""
 

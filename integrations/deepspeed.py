@@ -17,7 +17,7 @@ __all__ = ["DeepSpeedCarbon", "watch"]
 def watch(engine: Any, **arguments: Unpack[MonitorArguments]) -> DeepSpeedCarbon:
     """Measure the training of a `DeepSpeedEngine`, from now until the block ends or the program does.
 
-    Arguments are those of `MonitorArguments`. Raises `SpecError` or `FootprintError` for arguments that cannot be
+    Arguments are those of `MonitorArguments`. Raises `CarbonPluginError` for arguments that cannot be
     used; nothing afterwards.
     """
     return DeepSpeedCarbon(engine, **arguments)
@@ -31,16 +31,20 @@ class DeepSpeedCarbon(WrappedLoop):
         super().__init__(engine, getattr(engine, "optimizer", None), framework=engine, package="deepspeed", **arguments)
 
     def _attach(self) -> None:
-        self._resume()
+        self._checkpoint_loaded()
         # The step of a pipeline is its batch; the engine refuses `step` there.
         self._after(self._engine, "train_batch" if hasattr(self._engine, "train_batch") else "step", self._stepped)
-        self._after(self._engine, "load_checkpoint", self._resume)
+        self._after(self._engine, "load_checkpoint", self._checkpoint_loaded)
         self._around(self._engine, "save_checkpoint", "checkpoint")
         self._around(self._engine, "eval_batch", "evaluation")
 
-    def _resume(self) -> None:
+    def _find_step(self, scheduled: int | None) -> None:
+        """The engine knows, and tells in `_attach`."""
+
+    def _checkpoint_loaded(self) -> None:
         self._global_steps = int(self._engine.global_steps)
-        self.monitor.resume_at(self._global_steps)
+        if self.monitor.counted or not self.monitor.step_is_stated:
+            self.monitor.resume_at(self._global_steps)
 
     def _stepped(self) -> None:
         """`step` is called for every micro-batch; the engine counts where gradients were applied."""

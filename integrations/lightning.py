@@ -31,7 +31,7 @@ _TEXT_LOGGERS = ("CSVLogger", "WandbLogger")
 class CarbonCallback(Callback):
     """Measures a `fit`; arguments are those of `MonitorArguments`. docs/monitor.md lists the metrics.
 
-    Raises `SpecError` or `FootprintError` for arguments that cannot be used; nothing during training.
+    Raises `CarbonPluginError` for arguments that cannot be used; nothing during training.
     """
 
     def __init__(self, **arguments: Unpack[MonitorArguments]) -> None:

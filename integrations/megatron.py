@@ -1,8 +1,8 @@
 """Megatron-core loops: `with watch(model, optimizer, site="FRA") as carbon:` once model chunks and optimizer are made.
 
-It counts the calls of `optimizer.step`, one an iteration. Megatron has no hooks for evaluation and checkpoints: say
-`with carbon.phase("evaluation")`. Megatron-LM's own writers live on the last rank and the figures on rank 0, so that
-`writer` is one of yours with `add_scalar`; `carbon.metrics()` has the same figures.
+It counts the steps of the optimizer, one an iteration, without those that the loss scaler skips. Megatron has no hooks
+for evaluation and checkpoints: say `with carbon.phase("evaluation")`. Megatron-LM's own writers live on the last rank
+and the figures on rank 0, so that `writer` is one of yours with `add_scalar`; `carbon.metrics()` has the same figures.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def watch(
     does.
 
     `optimizer` is the one that the loop steps, Megatron's or torch's. The other arguments are those of
-    `MonitorArguments`. Raises `SpecError` or `FootprintError` for arguments that cannot be used; nothing afterwards.
+    `MonitorArguments`. Raises `CarbonPluginError` for arguments that cannot be used; nothing afterwards.
     """
     return MegatronCarbon(model, optimizer, writer=writer, **arguments)
 
@@ -47,20 +47,9 @@ class MegatronCarbon(WrappedLoop):
         **arguments: Unpack[MonitorArguments],
     ) -> None:
         self._writer = writer
-        super().__init__(_one_module(model), optimizer, package="megatron.core", **arguments)
-
-    def _attach(self) -> None:
-        self._after(self._optimizer, "step", self.step)
+        super().__init__(model, optimizer, package="megatron.core", **arguments)
 
     def _log(self, metrics: dict[str, float]) -> None:
         if self._writer is not None:
             for name, value in metrics.items():
                 self._writer.add_scalar(name, value, self.monitor.step)
-
-
-def _one_module(model: Any) -> nn.Module:
-    from torch import nn
-
-    if isinstance(model, nn.Module):
-        return model
-    return model[0] if len(model) == 1 else nn.ModuleList(model)

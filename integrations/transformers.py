@@ -23,7 +23,7 @@ from carbon_plugin.monitor.settings import MonitorArguments
 class CarbonCallback(TrainerCallback):
     """Measures `train`; arguments are those of `MonitorArguments`. docs/monitor.md lists the metrics.
 
-    Raises `SpecError` or `FootprintError` for arguments that cannot be used; nothing during training. A second `train`
+    Raises `CarbonPluginError` for arguments that cannot be used; nothing during training. A second `train`
     is a second attempt of the run, also after one that an exception ended (`auto_find_batch_size` tries again).
     """
 

@@ -13,6 +13,7 @@ from carbon_plugin.audit.drawing import (
     LESS,
     LINE_COLOURS,
     MORE,
+    OWN_PHASE_COLOUR,
     PHASE_COLOURS,
     PHASE_NAMES,
     RUNG_COLOURS,
@@ -192,7 +193,7 @@ def phase_chart(summary: AuditSummary) -> str | None:
         if rung != "facility"
     ]
     by_phase = [
-        (PHASE_NAMES.get(phase, phase), energy.energy_j / total_j, PHASE_COLOURS[phase])
+        (PHASE_NAMES.get(phase, phase), energy.energy_j / total_j, PHASE_COLOURS.get(phase, OWN_PHASE_COLOUR))
         for phase, energy in summary.by_phase.items()
     ]
     wasted = (summary.waste.redone_energy_j + summary.waste.restart_energy_j) / total_j

@@ -23,6 +23,8 @@ PHASE_COLOURS = {
 RUNG_NAMES = {"gpu": "GPUs", "host": "hosts", "network": "network", "facility": "facility"}
 LINE_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#4a5560", "#b8a400")
 SCOPE_NAMES = {"device": "accelerators", "host": "hosts", "network": "network", "building": "building"}
+OWN_PHASE_COLOUR = "#D55E00"
+"""Of phases that a training named itself."""
 PHASE_NAMES = {"data_wait": "waiting for data", "startup": "start-up"}
 MORE, LESS = "#D55E00", "#009E73"
 INK, FAINT, BAND = "#1f2933", "#d9dee3", "#56B4E9"

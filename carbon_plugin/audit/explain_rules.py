@@ -102,7 +102,7 @@ def _energy_of_rung(summary: AuditSummary, path: Path) -> Reason:
 
 
 def _energy_of_phase(summary: AuditSummary, path: Path) -> Reason:
-    energy = summary.by_phase[path[1]]  # type: ignore[index]
+    energy = summary.by_phase[path[1]]
     how = f"sum of {energy.windows:,} readings of a device in a window of phase {path[1]}; the facility left out"
     return Reason(how, _meters(summary.devices) + _ledgers(summary))
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class BatchWatch:
-    """Sees a model's calls through temporary forward hooks, until `remove`.
+    """Sees a model being called, until `remove`, with nothing on the model itself.
 
     It counts calls in training mode and keeps the shapes of the last one; of the data only two numbers of the first
     one: tokens that are no padding, and packed documents. On a compiled model there is no hook, because it would change
@@ -40,7 +40,7 @@ class BatchWatch:
         self._leaf: Any = None
         self._hooks = Hooks()
         if is_compiled(model):
-            self.reason = "the model is compiled; a hook on it would change the graph"
+            self.reason = "the model is compiled; what it is called with cannot be seen"
         else:
             self._attempt("recomputation could not be watched", lambda: self._watch_recompute(model))
             self._attempt("batches could not be watched", lambda: self._watch(model))
@@ -67,17 +67,19 @@ class BatchWatch:
         return found | self._counted()
 
     def remove(self) -> None:
-        """Take the hooks away. Safe to call twice."""
-        if self._hooks.traced:
+        """Watch no more. Safe to call twice."""
+        if self._hooks.compiled_meanwhile and not self.calls:
             self.reason = "the model runs in a compiled function; what it is called with cannot be seen"
         self._hooks.remove()
         if self.recompute is not None:
             self.recompute.remove()
 
     def _watch(self, model: nn.Module) -> None:
-        self._hooks.put(model, self._see_safely, with_kwargs=True)
+        self._hooks.put(model, self._see_safely)
+        if any(is_compiled(module) for module in model.modules()):
+            return  # what the products run in shows only inside of compiled code
         product = largest_product(model)
-        if product is not None and not is_compiled(product):
+        if product is not None:
             self._hooks.put(product, self._see_product)
 
     def _watch_recompute(self, model: nn.Module) -> None:
@@ -86,7 +88,7 @@ class BatchWatch:
     def _see_safely(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._attempt("a batch could not be read", lambda: self._see(module, args, kwargs))
 
-    def _see_product(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+    def _see_product(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Autocast as it is where it acts: Accelerate, and many a model, enter it only inside of the forward pass."""
         if module.training:
             self._attempt("autocast could not be read", lambda: self._see_autocast(args))

@@ -1,66 +1,125 @@
-"""Temporary forward pre-hooks that cost the job nothing: not in a copy of the model, and not under a compiler."""
+"""Seeing modules being called, for one step, with nothing on the modules themselves.
+
+A hook on a module goes wherever the module goes: into `deepcopy`, `torch.save`, an average of weights, a quantised or
+fused copy, where it stays for good and cannot be loaded without this package. A hook that torch keeps for all modules
+stops `torch.export`. So it is the `__call__` of a module's class that tells, and modules are known by identity.
+"""
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
+from carbon_plugin.detect.compiling import around_compiling, opaque, transparent
 
 if TYPE_CHECKING:
     from torch import nn
 
-
-class Hook:
-    """Calls `see(module, args)`; in a copy of its module, or in another process, it does nothing.
-
-    Where a compiler traces it, it only notes that: the note is the one thing that reaches the compiled code.
-    """
-
-    def __init__(self, see: Callable[..., None] | None) -> None:
-        self.traced = False
-        self._see = see
-
-    def __call__(self, *args: Any) -> None:
-        import torch
-
-        if torch.compiler.is_compiling():
-            self.traced = True
-        elif self._see is not None:
-            self._see(*args)
-
-    def __reduce__(self) -> tuple[type[Hook], tuple[None]]:
-        return Hook, (None,)
-
-    def rest(self) -> None:
-        """See nothing any more."""
-        self._see = None
+See = Callable[["nn.Module", tuple[Any, ...], dict[str, Any]], None]
 
 
 class Hooks:
-    """The hooks of one watcher, put on modules and taken away together."""
+    """Calls `see(module, args, kwargs)` before each call of some modules, until `remove`.
+
+    While something is compiled the classes are as their author wrote them, so that compiled code contains nothing of
+    this, and is not compiled again. `compiled_meanwhile` says whether that happened: calls inside of such code are not
+    seen.
+    """
 
     def __init__(self) -> None:
-        self._set: list[tuple[Hook, Any]] = []
+        self.compiled_meanwhile = False
+        self._put: list[tuple[weakref.ref[nn.Module], _PatchedClass]] = []
 
     def __len__(self) -> int:
-        return len(self._set)
+        return len(self._put)
 
-    @property
-    def traced(self) -> bool:
-        """Whether a function that is compiled around the model called one of them."""
-        return any(hook.traced for hook, _ in self._set)
+    def __reduce__(self) -> tuple[type[Hooks], tuple[()]]:
+        return Hooks, ()  # a copy watches nothing
 
-    def put(self, module: nn.Module, see: Callable[..., None], *, with_kwargs: bool = False) -> None:
+    def put(self, module: nn.Module, see: See) -> None:
         """Call `see` before each call of a module."""
-        hook = Hook(see)
-        self._set.append((hook, module.register_forward_pre_hook(hook, with_kwargs=with_kwargs)))
+        patched = _PATCHED.get(type(module)) or _PatchedClass(type(module))
+        patched.watched.setdefault(id(module), []).append((self, weakref.ref(module), see))
+        self._put.append((weakref.ref(module), patched))
 
     def remove(self) -> None:
-        """Take all of them away. Safe to call twice.
+        """Watch no more. Safe to call twice."""
+        for patched in {patched: None for _, patched in self._put}:
+            patched.forget(self)
+        self._put.clear()
 
-        One that is part of compiled code stays, at rest: the code is compiled again when the number of hooks changes,
-        which can take minutes.
-        """
-        for hook, handle in self._set:
-            hook.rest()
-            if not hook.traced:
-                handle.remove()
+
+class _PatchedClass:
+    """The `__call__` of a class while modules of it are watched."""
+
+    def __init__(self, kind: type[nn.Module]) -> None:
+        self.watched = _Watched()
+        self._kind = kind
+        self._own = vars(kind).get("__call__")
+        self._call = _call(kind, self._own, self.watched)
+        self._forget_compiler = around_compiling(self._suspend, self._install)
+        self._install()
+        _PATCHED[kind] = self
+
+    def forget(self, hooks: Hooks) -> None:
+        """Take away what some hooks watched, and with the last of them the patch."""
+        for number, entries in tuple(self.watched.items()):
+            entries[:] = [entry for entry in entries if entry[0] is not hooks]
+            if not entries:
+                del self.watched[number]
+        if not self.watched:
+            self._forget_compiler()
+            self._restore()
+            _PATCHED.pop(self._kind, None)
+
+    def _install(self) -> None:
+        self._kind.__call__ = self._call  # type: ignore[method-assign]
+
+    def _suspend(self) -> None:
+        for entries in self.watched.values():
+            for hooks, _, _ in entries:
+                hooks.compiled_meanwhile = True
+        self._restore()
+
+    def _restore(self) -> None:
+        if vars(self._kind).get("__call__") is not self._call:
+            return  # somebody has patched it since, and ours passes calls on
+        if self._own is None:
+            del self._kind.__call__
+        else:
+            self._kind.__call__ = self._own  # type: ignore[method-assign]
+
+
+class _Watched(dict[int, list[tuple[Hooks, "weakref.ref[nn.Module]", See]]]):
+    """What is watched, by the identity of modules; empty in a copy of a class that is pickled by value."""
+
+    def tell(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """A watched module is called."""
+        for _, reference, see in tuple(self[id(module)]):
+            if reference() is module:
+                see(module, args, kwargs)
+
+    def __reduce__(self) -> tuple[type[dict[int, Any]], tuple[()]]:
+        return dict, ()
+
+
+def _call(kind: type[nn.Module], own: Any, watched: _Watched) -> Callable[..., Any]:
+    """A `__call__` that tells of calls. It uses nothing of ours by name, and a compiler can trace it."""
+    import torch
+
+    def __call__(module: nn.Module, *args: Any, **kwargs: Any) -> Any:  # noqa: N807
+        # A compiler or `torch.jit.trace` that looks on makes no calls of the training.
+        looks_on = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+        if not looks_on and id(module) in watched:
+            watched.tell(module, args, kwargs)
+        if own is not None:
+            return own.__get__(module, kind)(*args, **kwargs)
+        return super(kind, module).__call__(*args, **kwargs)  # type: ignore[misc]
+
+    transparent(__call__)
+    opaque(_Watched.tell)
+    return __call__
+
+
+_PATCHED: dict[type, _PatchedClass] = {}

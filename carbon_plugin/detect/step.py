@@ -8,6 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from carbon_plugin.detect.observed import Observed
+from carbon_plugin.detect.optimizers import innermost
 from carbon_plugin.detect.parameters import is_adapter
 from carbon_plugin.detect.readers import Job, Reading
 from carbon_plugin.detect.wrappers import DataParallel, data_parallel, dtype_name, is_compiled
@@ -74,7 +75,7 @@ def detect_precision(model: nn.Module, wrapper_dtype: str | None, autocast_dtype
 
 def detect_optimizer(optimizer: Any) -> Observed | None:
     """Kind of an optimizer by its class or the classes below it."""
-    inner = _inner(optimizer)
+    inner = innermost(optimizer)
     source = f"class {type(inner).__name__}"
     for kind in type(inner).__mro__:
         for name in _OPTIMIZERS:
@@ -88,12 +89,12 @@ def detect_optimizer(optimizer: Any) -> Observed | None:
 def detect_optimizer_state(optimizer: Any) -> Observed | None:
     """Dtype in which the optimizer keeps its states, "8-bit" where they are quantised; None if it has none of size."""
     sizes: Counter[str] = Counter()
-    for state in islice(_states(_inner(optimizer)), _STATES_LOOKED_AT):
+    for state in islice(_states(innermost(optimizer)), _STATES_LOOKED_AT):
         quantised = state.dtype.itemsize == 1 or "8bit" in type(state).__name__.lower()
         sizes["8-bit" if quantised else PRECISION_OF_DTYPE.get(dtype_name(state.dtype), dtype_name(state.dtype))] += (
             state.numel()
         )
-    return Observed(sizes.most_common(1)[0][0], f"states of {type(_inner(optimizer)).__name__}") if sizes else None
+    return Observed(sizes.most_common(1)[0][0], f"states of {type(innermost(optimizer)).__name__}") if sizes else None
 
 
 def detect_adapters(model: nn.Module) -> Observed | None:
@@ -140,16 +141,6 @@ def _reduced_in(wrapper: DataParallel | None) -> Observed | None:
     dtype = None if wrapper is None else wrapper.reduce_dtype or wrapper.param_dtype
     precision = PRECISION_OF_DTYPE.get(dtype or "")
     return Observed(precision, "mixed precision of FSDP") if precision in ("fp32", "bf16") else None
-
-
-def _inner(optimizer: Any) -> Any:
-    """The optimizer that steps, inside those of ZeRO, Accelerate and DeepSpeed."""
-    for _ in range(4):
-        inner = getattr(optimizer, "optim", None) or getattr(optimizer, "optimizer", None)
-        if inner is None:
-            break
-        optimizer = inner
-    return optimizer
 
 
 def _decays_weights_apart(optimizer: Any) -> bool:

@@ -42,7 +42,7 @@ def unwrapped(module: nn.Module) -> nn.Module:
 
     while True:
         inner = next((getattr(module, name) for name in _WRAPPED if name in module._modules), None)
-        if inner is None and list(module._modules) == ["module"] and not module._parameters:
+        if inner is None and list(module._modules.keys()) == ["module"] and not module._parameters:
             inner = module._modules["module"]  # DDP, and the engines and casts of frameworks
         if inner is None:
             return module

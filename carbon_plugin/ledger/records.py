@@ -14,7 +14,10 @@ from carbon_plugin.spec.devices import DeviceIdentity, EnergyKind
 
 LEDGER_VERSION = 1
 
-Phase = Literal["startup", "train", "evaluation", "checkpoint", "data_wait", "idle"]
+Phase = str
+"""What a job does: one of `KNOWN_PHASES`, or a name of its own such as "rollout"."""
+KNOWN_PHASES = ("startup", "train", "evaluation", "checkpoint", "data_wait", "idle")
+OTHER_PHASE = "other"
 IntensityOrigin = Literal["live", "ageing", "static", "series"]
 
 

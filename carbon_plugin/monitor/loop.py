@@ -7,28 +7,38 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Any, Literal, Self, Unpack
+from typing import Any, Self, Unpack
 
+from carbon_plugin.detect.compiling import opaque
 from carbon_plugin.detect.devices import distributed_place
 from carbon_plugin.detect.live import FirstStep
+from carbon_plugin.detect.modules import Watched, watched
+from carbon_plugin.detect.optimizers import prepares_states, steps_done, steps_scheduled
+from carbon_plugin.detect.tensors import Arriving
+from carbon_plugin.monitor.methods import Methods
 from carbon_plugin.monitor.monitor import CarbonMonitor
 from carbon_plugin.monitor.ranks import Ranks, ranks_from_environ
 from carbon_plugin.monitor.settings import MonitorArguments
 
 
 class TrainingLoop:
-    """One training loop. An adapter says in `_attach` what tells of steps and calls `step`; after the first one there
-    is no hook on the model. `model` is what the loop calls, `framework` the object in which a framework keeps its
-    layout, `package` its name. Arguments are those of `MonitorArguments`, which raise if they cannot be used; nothing
-    raises afterwards."""
+    """One training loop. An adapter says in `_attach` what tells of steps and calls `step`; after the first one nothing
+    of ours sees the model. `model` is what the loop calls, or a list of such; `optimizer` likewise, of which the first
+    one steps once a step of the run. `scheduler` steps as often. `framework` is the object in which a framework keeps
+    its layout, `package` its name. Other arguments are those of `MonitorArguments`.
+
+    Raises `CarbonPluginError` for arguments that cannot be used; nothing raises afterwards.
+    """
 
     def __init__(
         self,
         model: Any,
         optimizer: Any = None,
         *,
+        scheduler: Any = None,
         pipeline: Any = None,
         framework: Any = None,
         package: str = "torch",
@@ -36,23 +46,31 @@ class TrainingLoop:
     ) -> None:
         self._ranks, unknown = _ranks()
         self.monitor = CarbonMonitor(ranks=self._ranks, **arguments)
-        self._model, self._optimizer, self._pipeline = model, optimizer, pipeline
-        self._framework, self._package = framework, package
+        self._pipeline, self._framework, self._package = pipeline, framework, package
         self._first: FirstStep | None = None
-        self._handle: Any = None
-        try:
-            self._begin(unknown)
-        except Exception as error:  # the training must start whatever happens here
-            self.monitor.fail("adapter", error)
+        self._arriving: tuple[Arriving, int] | None = None
+        self._handles: list[Any] = []
+        self._methods = Methods()
+        self._seen = Watched(model=None, called=None, optimizers=())
+        if not self.monitor.enabled:
+            return
+        self._seen = watched(model, optimizer)
+        scheduled = None if scheduler is None else steps_scheduled(scheduler)
+        self._begin(unknown, scheduled)
 
     def step(self, tokens: int | None = None) -> None:
         """An optimizer step ended; `tokens` of the whole job if they vary and the caller knows them."""
+        if self._first is not None and prepares_states():
+            return
         self.monitor.step_end(tokens)
         if self._first is not None:
             self._look(self._first)
+        if self._arriving is not None:
+            self._arrive(*self._arriving)
 
-    def phase(self, name: Literal["evaluation", "checkpoint", "data_wait"]) -> AbstractContextManager[None]:
-        """Context manager around evaluation, checkpointing, or waiting for data."""
+    def phase(self, name: str) -> AbstractContextManager[None]:
+        """Context manager around what is not training: "evaluation", "checkpoint", "data_wait", or a phase of your own
+        such as "rollout"."""
         return self.monitor.phase(name)
 
     def metrics(self) -> dict[str, float]:
@@ -65,6 +83,7 @@ class TrainingLoop:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a checkpoint: steps are counted on from there."""
+        self._arriving = None
         self.monitor.load_state_dict(state)
 
     def close(self, reason: str = "closed") -> None:
@@ -78,37 +97,105 @@ class TrainingLoop:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._unhook()
-        self.monitor.__exit__(kind, error, trace)
+        self.close("closed" if kind is None else f"exception: {kind.__name__}")
 
-    def _begin(self, unknown: Exception | None) -> None:
-        if unknown is not None:
-            self.monitor.fail("ranks", unknown)
-        self.monitor.start(versions=_versions(self._package))
-        if not self.monitor.active:
-            return
-        self._attach()  # first: what cannot be looked at can still be counted
-        self._first = FirstStep(self._model, self._pipeline)
+    def _begin(self, unknown: Exception | None, scheduled: int | None) -> None:
+        try:
+            if unknown is not None:
+                self.monitor.fail("ranks", unknown)
+            self.monitor.start(versions=_versions(self._package), watched=self._seen.identities, superseded=self.close)
+            if not self.monitor.active:
+                return
+            for function in (type(self).step, type(self).phase, type(self).metrics):
+                opaque(function)
+            self._attach()  # first: what cannot be looked at can still be counted
+            self._find_step(scheduled)
+            self._first = FirstStep(self._seen.called, self._pipeline)
+        except Exception as error:  # the training must start whatever happens here
+            self.monitor.fail("adapter", error)
 
     def _attach(self) -> None:
-        """Hook into what tells of steps, keeping the handle of such a hook; nothing if the script calls `step`."""
+        """Hook into what tells of steps: the optimizer that was handed over; the script, if none was."""
+        stepping = self._seen.stepping
+        if stepping is None:
+            return
+
+        def stepped(*_: Any) -> None:
+            self.step()
+
+        def called(_: Any) -> None:
+            if stepping.skipped is None or not getattr(stepping.owner, stepping.skipped, False):
+                self._safely(self.step)
+
+        opaque(stepped)
+        opaque(called)
+        if stepping.hooked:
+            self._handles.append(stepping.owner.register_step_post_hook(stepped))
+        else:
+            self._methods.after(stepping.owner, "step", called)
+
+    def _safely(self, then: Callable[[], None]) -> None:
+        try:
+            then()
+        except Exception as error:  # as in `_begin`
+            self.monitor.fail("adapter", error)
+
+    def _find_step(self, scheduled: int | None) -> None:
+        """At which step the run is: as the user said, as the scheduler counts, or as the states of the optimizer do,
+        now and whenever they are loaded."""
+        if not self._seen.optimizers:
+            if scheduled and not self.monitor.step_is_stated:
+                self.monitor.resume_at(scheduled)
+            return
+        stepping = self._seen.stepping
+        if stepping is not None and stepping.hooked:
+            self._handles.append(stepping.owner.register_load_state_dict_post_hook(lambda _: self._loaded()))
+        if self.monitor.step_is_stated:
+            return
+        if scheduled is not None:
+            self.monitor.resume_at(scheduled)
+        else:
+            self._resume(steps_done(self._seen.optimizers[0]))
+
+    def _loaded(self) -> None:
+        """The optimizer was given other states."""
+        try:
+            if self.monitor.counted or not self.monitor.step_is_stated:
+                self._resume(steps_done(self._seen.optimizers[0]))
+        except Exception as error:  # as in `_begin`
+            self.monitor.fail("resume", error)
+
+    def _resume(self, done: int | Arriving | None) -> None:
+        self._arriving = None
+        if isinstance(done, Arriving):
+            self._arriving = (done, self.monitor.counted)
+        elif done is not None and done != self.monitor.step:
+            self.monitor.resume_at(done)
+
+    def _arrive(self, done: Arriving, counted: int) -> None:
+        """The step lay on a GPU; steps that were taken while it was on its way come on top."""
+        number = done.read()
+        if number is not None:
+            self._arriving = None
+            self.monitor.resume_at(int(number) + self.monitor.counted - counted)
 
     def _look(self, first: FirstStep) -> None:
         self._first = None
         try:
-            world, optimizer = self._ranks.world_size, self._optimizer
-            seen = first.look(self._model, world_size=world, optimizer=optimizer, framework=self._framework)
+            world, optimizer = self._ranks.world_size, next(iter(self._seen.optimizers), None)
+            seen = first.look(self._seen.model, world_size=world, optimizer=optimizer, framework=self._framework)
             self.monitor.observe(*seen)
-        except Exception as error:  # as in `__init__`
+        except Exception as error:  # as in `_begin`
             self.monitor.fail("detection", error)
         finally:
             first.remove()
 
     def _unhook(self) -> None:
-        for hook in (self._handle, self._first):
+        for hook in (*self._handles, self._first):
             if hook is not None:
                 hook.remove()
-        self._handle = self._first = None
+        self._methods.remove()
+        self._handles, self._first, self._arriving = [], None, None
 
 
 def _ranks() -> tuple[Ranks, Exception | None]:

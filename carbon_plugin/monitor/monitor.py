@@ -12,12 +12,12 @@ import os
 import sys
 import tempfile
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Unpack, get_args
+from typing import Any, Unpack
 
 from carbon_plugin.detect.observed import Detected
 from carbon_plugin.ledger.records import Phase
@@ -25,6 +25,7 @@ from carbon_plugin.ledger.verify import RESUMED_EVENT
 from carbon_plugin.monitor.clock import TrainingClock
 from carbon_plugin.monitor.guard import Guard
 from carbon_plugin.monitor.launch import hand_down
+from carbon_plugin.monitor.phases import PhaseNames
 from carbon_plugin.monitor.ranks import Ranks, ranks_from_environ
 from carbon_plugin.monitor.rundir import choose_run_dir
 from carbon_plugin.monitor.settings import MonitorArguments, Settings, make_settings
@@ -38,7 +39,6 @@ NODES_PER_APPEND_S = 4
 """Appends a second over all nodes: with more than 40 nodes the windows grow, to 8.5 minutes at 2,048, so that the
 ledgers of a 90-day run stay in tens of GB (docs/scale.md)."""
 STATE_VERSION = 1
-PHASES: frozenset[str] = frozenset(get_args(Phase))
 
 # Imported before the thread starts: an import that a fork interrupts on another thread stays locked in the child.
 USED_BY_THE_THREAD = (
@@ -58,7 +58,7 @@ class CarbonMonitor:
     """Measures, compares and projects one training run; see `MonitorArguments`. One a process; adapters hold it.
 
     `ranks` is the place of this process where the environment does not tell it.
-    Raises `SpecError` or `FootprintError` for arguments that cannot be used, and nothing afterwards. With
+    Raises `CarbonPluginError` for arguments that cannot be used, and nothing afterwards. With
     CARBON_PLUGIN_DISABLED=1 in the environment nothing is checked and every call does nothing.
     """
 
@@ -73,10 +73,19 @@ class CarbonMonitor:
         self._settings: Settings | None = None
         self._base_step = 0
         self._shown = 0
+        self._watched: tuple[Any, ...] = ()
+        self._superseded: Callable[[str], None] | None = None
+        self._phase_names = PhaseNames()
         if os.environ.get(DISABLED_VARIABLE, "") in ("", "0"):
             self._settings = make_settings(**arguments)
             hand_down(os.environ, alone=self._ranks.world_size == 1)
             self.run_dir = self._settings.run_dir or self._chosen_run_dir(self._settings)
+            self._base_step = self._settings.step or 0
+
+    @property
+    def enabled(self) -> bool:
+        """Whether this process measures at all: not with CARBON_PLUGIN_DISABLED=1."""
+        return self._settings is not None
 
     @property
     def active(self) -> bool:
@@ -88,11 +97,28 @@ class CarbonMonitor:
         """Head of this node's ledger, 32 hex digits: the anchor to keep outside of the run directory."""
         return self._station.live.head if self._station else None
 
-    def start(self, *, ranks: Ranks | None = None, versions: Mapping[str, str] | None = None) -> None:
-        """Begin to measure. `ranks` where they were not known before, `versions` of the frameworks in use."""
+    def start(
+        self,
+        *,
+        ranks: Ranks | None = None,
+        versions: Mapping[str, str] | None = None,
+        watched: tuple[Any, ...] = (),
+        superseded: Callable[[str], None] | None = None,
+    ) -> None:
+        """Begin to measure. `ranks` where they were not known before, `versions` of the frameworks in use.
+
+        `watched` are the objects that are trained. An earlier training of this process that has one of them, or the
+        run directory, ends now: a cell of a notebook was run again. `superseded` ends this one in its turn; by default
+        `close`.
+        """
         if self._settings is None or self._thread is not None or self.run_dir is None:
             return
         settings, run_dir = self._settings, self.run_dir
+        self._watched, self._superseded = watched, superseded
+        for other in list(_living):
+            if other.run_dir == run_dir or any(mine is its for mine in watched for its in other._watched):
+                end = other._superseded or other.close
+                end("another training began with its model, its optimizer or its run directory")
         self._guard.run("start", lambda: self._start(settings, run_dir, ranks, versions or {}), None)
 
     def step_end(self, tokens: int | None = None) -> None:
@@ -107,10 +133,8 @@ class CarbonMonitor:
         """A phase begins; returns the one before."""
         if not self._armed or self._clock is None:
             return phase
-        if phase not in PHASES:  # nor does a misspelt phase stop a training: it is ignored
-            self._guard.fail("phases", ValueError(f"{phase!r} is none of {', '.join(sorted(PHASES))}"))
-            return self._clock.phase
         try:
+            phase = self._phase_names.named(phase)
             return self._clock.enter(phase)
         except Exception as error:
             self._fail("clock", error)
@@ -118,7 +142,7 @@ class CarbonMonitor:
 
     @contextlib.contextmanager
     def phase(self, name: Phase) -> Iterator[None]:
-        """A block of evaluation, checkpointing or waiting; the phase before it goes on after it."""
+        """A block of evaluation, checkpointing, waiting or something else; the phase before it goes on after it."""
         before = self.enter(name)
         try:
             yield
@@ -132,7 +156,7 @@ class CarbonMonitor:
 
     def resume_at(self, step: int) -> None:
         """A checkpoint was loaded: the run is at this step, whatever this process has counted until now."""
-        counted = self._clock.mark.steps if self._clock else 0
+        counted = self.counted
         if counted and self._station is not None:  # said before any window shows it
             self._station.note(RESUMED_EVENT, f"a checkpoint of step {step} was loaded while training")
         self._base_step = step - counted
@@ -140,9 +164,19 @@ class CarbonMonitor:
             self._clock.base_step = self._base_step
 
     @property
+    def counted(self) -> int:
+        """Optimizer steps that this process has counted."""
+        return self._clock.mark.steps if self._clock else 0
+
+    @property
     def step(self) -> int:
         """Optimizer steps of the whole run so far."""
-        return self._base_step + (self._clock.mark.steps if self._clock else 0)
+        return self._base_step + self.counted
+
+    @property
+    def step_is_stated(self) -> bool:
+        """Whether the user said at which step the run is."""
+        return self._settings is not None and self._settings.step is not None
 
     def metrics(self) -> dict[str, float]:
         """The latest `carbon/*` figures on rank 0, empty elsewhere and before the first window."""
@@ -150,7 +184,7 @@ class CarbonMonitor:
 
     def fresh_metrics(self) -> dict[str, float]:
         """As `metrics`, but empty if nothing is new since the last call."""
-        if not self._armed or self._station is None or self._station.live.version == self._shown:
+        if self._station is None or self._station.live.version == self._shown:
             return {}
         live = self._station.live
         self._shown = live.version
@@ -175,7 +209,8 @@ class CarbonMonitor:
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy, in a worker or of a trainer, has not started: thread, clock and ledger stay with this one."""
-        return vars(self) | {"_armed": False, "_clock": None, "_station": None, "_thread": None}
+        left = {"_armed": False, "_clock": None, "_station": None, "_thread": None}
+        return vars(self) | left | {"_watched": (), "_superseded": None}
 
     def __enter__(self) -> CarbonMonitor:
         self.start()
@@ -231,6 +266,7 @@ class CarbonMonitor:
     def _close(self, reason: str) -> None:
         self._armed = False
         _living.discard(self)
+        self._watched = ()
         atexit.unregister(self._at_exit)
         if self._thread is not None:
             self._thread.close(reason, CLOSE_TIMEOUT_S)

@@ -60,11 +60,12 @@ class MonitorArguments(TypedDict, total=False):
 
     `site`: where the run happens, a `Site`, its fields, or a zone such as "FRA"; without one carbon is not stated.
     `planned`: the forecast that the run carries, or its file. `run_dir`: the directory that all ranks share.
-    `name`: what the run is called. `total_steps`: optimizer steps of the run. `tokens_per_step`: tokens of the whole
-    job a step. `layout`, `model_spec`, `accelerator`: declare what live objects do not show; what is seen wins.
-    `programme`, `role`: which released model the run counts towards, and as what. `window_s`: length of an energy
-    window. `node_meter`: address of a meter of the whole node, such as "redfish://bmc7" (docs/meters.md); without one,
-    that of CARBON_PLUGIN_NODE_METER. `options`: the rest.
+    `name`: what the run is called. `total_steps`: optimizer steps of the run. `step`: those of them that were done
+    before, where a resumed script knows better than the states of its optimizer (docs/resume.md). `tokens_per_step`:
+    tokens of the whole job a step. `layout`, `model_spec`, `accelerator`: declare what live objects do not show; what
+    is seen wins. `programme`, `role`: which released model the run counts towards, and as what. `window_s`: length of
+    an energy window. `node_meter`: address of a meter of the whole node, such as "redfish://bmc7" (docs/meters.md);
+    without one, that of CARBON_PLUGIN_NODE_METER. `quiet`: say nothing at the start and the end. `options`: the rest.
     """
 
     site: Site | Mapping[str, Any] | str | None
@@ -72,6 +73,7 @@ class MonitorArguments(TypedDict, total=False):
     run_dir: str | Path | None
     name: str | None
     total_steps: int | None
+    step: int | None
     tokens_per_step: int | None
     layout: ParallelLayout | Mapping[str, Any] | None
     model_spec: TransformerModel | CountedModel | str | None
@@ -80,6 +82,7 @@ class MonitorArguments(TypedDict, total=False):
     role: str | None
     window_s: float
     node_meter: str | None
+    quiet: bool
     options: MonitorOptions
 
 
@@ -95,6 +98,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     window_s: float
     node_meter: NodeAddress | None
     options: MonitorOptions
+    step: int | None = None
+    quiet: bool = False
 
 
 def make_settings(
@@ -104,6 +109,7 @@ def make_settings(
     run_dir: str | Path | None = None,
     name: str | None = None,
     total_steps: int | None = None,
+    step: int | None = None,
     tokens_per_step: int | None = None,
     layout: ParallelLayout | Mapping[str, Any] | None = None,
     model_spec: TransformerModel | CountedModel | str | None = None,
@@ -112,6 +118,7 @@ def make_settings(
     role: str | None = None,
     window_s: float = 10.0,
     node_meter: str | None = None,
+    quiet: bool = False,
     options: MonitorOptions | None = None,
 ) -> Settings:
     """Check and resolve `MonitorArguments`. Raises `SpecError` or `FootprintError` naming argument and value."""
@@ -120,6 +127,7 @@ def make_settings(
         ("run_dir", run_dir, (str, Path)),
         ("name", name, (str,)),
         ("total_steps", total_steps, (int,)),
+        ("step", step, (int,)),
         ("tokens_per_step", tokens_per_step, (int,)),
         ("layout", layout, (ParallelLayout, Mapping)),
         ("model_spec", model_spec, (TransformerModel, CountedModel, str)),
@@ -127,6 +135,7 @@ def make_settings(
         ("programme", programme, (str,)),
         ("window_s", window_s, (float, int)),
         ("node_meter", node_meter, (str,)),
+        ("quiet", quiet, (bool,)),
         ("options", options, (MonitorOptions,)),
     ):
         if given is not None and not isinstance(given, kinds):
@@ -143,6 +152,8 @@ def make_settings(
     for argument, value in (("total_steps", total_steps), ("tokens_per_step", tokens_per_step)):
         if value is not None and value < 1:
             raise SpecError(f"{argument} is {value}, expected a positive integer")
+    if step is not None and step < 0:
+        raise SpecError(f"step is {step}, expected the optimizer steps that were done before, 0 or more")
     if not 0 < options.min_window_s <= window_s:
         raise SpecError(f"window_s is {window_s}, expected at least {options.min_window_s:g} seconds")
     address = chosen_address(node_meter, os.environ)
@@ -175,6 +186,8 @@ def make_settings(
         window_s=window_s,
         node_meter=address,
         options=options,
+        step=step,
+        quiet=quiet,
     )
 
 

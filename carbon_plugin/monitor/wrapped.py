@@ -6,21 +6,29 @@ The adapters of Accelerate, DeepSpeed, Megatron and torchtitan are this class wi
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import wraps
-from typing import Any, Literal
+from typing import Any
 
+from carbon_plugin.detect.compiling import opaque
 from carbon_plugin.monitor.loop import TrainingLoop
 
 
 class WrappedLoop(TrainingLoop):
-    """A loop under measurement whose framework logs `carbon/*` on rank 0, at the step after a window ended."""
+    """A loop under measurement whose framework logs `carbon/*` on rank 0: at the step after a window ended, and once
+    more at the end, with the totals."""
 
-    _wrapped: tuple[tuple[Any, str, Callable[..., Any]], ...] = ()
     _logs = True
 
     def step(self, tokens: int | None = None) -> None:
         """An optimizer step ended; the adapter calls it. What is new goes to the framework's own logger."""
         super().step(tokens)
+        self._log_fresh()
+
+    def close(self, reason: str = "closed") -> None:
+        """End in an orderly way, with a last row for the framework's logger."""
+        super().close(reason)
+        self._log_fresh()
+
+    def _log_fresh(self) -> None:
         metrics = self.monitor.fresh_metrics() if self._logs else {}
         if not metrics:
             return
@@ -37,47 +45,12 @@ class WrappedLoop(TrainingLoop):
     def _after(self, owner: Any, name: str, then: Callable[[], None]) -> None:
         """Call `then` after each call of a method that returned."""
 
-        def make(method: Callable[..., Any]) -> Callable[..., Any]:
-            @wraps(method)
-            def called(*args: Any, **kwargs: Any) -> Any:
-                result = method(*args, **kwargs)
-                self._safely(then)
-                return result
+        def after(_: Any) -> None:
+            self._safely(then)
 
-            return called
+        opaque(after)
+        self._methods.after(owner, name, after)
 
-        self._wrap(owner, name, make)
-
-    def _around(self, owner: Any, name: str, phase: Literal["evaluation", "checkpoint"]) -> None:
+    def _around(self, owner: Any, name: str, phase: str) -> None:
         """Count the calls of a method as a phase; the phase before goes on after them."""
-
-        def make(method: Callable[..., Any]) -> Callable[..., Any]:
-            @wraps(method)
-            def called(*args: Any, **kwargs: Any) -> Any:
-                with self.monitor.phase(phase):
-                    return method(*args, **kwargs)
-
-            return called
-
-        self._wrap(owner, name, make)
-
-    def _wrap(self, owner: Any, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
-        method = getattr(owner, name, None)
-        if method is None:  # this release of the framework has no such method, so that nobody calls it
-            return
-        called = make(method)
-        setattr(owner, name, called)
-        self._wrapped = (*self._wrapped, (owner, name, called))
-
-    def _safely(self, then: Callable[[], None]) -> None:
-        try:
-            then()
-        except Exception as error:  # as in `step`
-            self.monitor.fail("adapter", error)
-
-    def _unhook(self) -> None:
-        super()._unhook()
-        for owner, name, called in reversed(self._wrapped):
-            if vars(owner).get(name) is called:  # else somebody wrapped it again, and ours passes calls on
-                delattr(owner, name)
-        self._wrapped = ()
+        self._methods.within(owner, name, lambda: self.monitor.phase(phase))

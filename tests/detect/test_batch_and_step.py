@@ -19,6 +19,7 @@ from carbon_plugin.detect.step import (
 )
 from carbon_plugin.detect.tensors import batch_shape
 from carbon_plugin.integrations import pytorch
+from carbon_plugin.ledger.reader import manifest_of, read_run
 
 
 def seen(watch: BatchWatch) -> dict[str, object]:
@@ -173,7 +174,7 @@ def test_module_that_takes_no_hooks_leaves_none_on_the_others():
     assert not plain._forward_pre_hooks
 
 
-def test_scripted_model_is_counted_without_a_look_at_its_batches(tmp_path, caplog):
+def test_scripted_model_is_seen_as_any_other(tmp_path, caplog):
     model = torch.jit.script(nn.Linear(2, 2))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 
@@ -183,7 +184,7 @@ def test_scripted_model_is_counted_without_a_look_at_its_batches(tmp_path, caplo
 
     assert carbon.monitor.step == 1
     assert "switched off" not in caplog.text
-    assert "batches could not be watched" in (tmp_path / "node-0.attempt-0.jsonl").read_text()
+    assert manifest_of(read_run(tmp_path).files[0].records).effective["layout.micro_batch_size"]["value"] == 3
 
 
 def test_autocast_is_seen_where_it_acts():

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from carbon_plugin.audit.summary import summarise
 from carbon_plugin.ledger.reader import manifest_of, read_run
 from carbon_plugin.ledger.records import Close, Window
 from carbon_plugin.ledger.verify import verify_run
@@ -40,6 +41,7 @@ def run_loop(torchrun, tmp_path_factory) -> Callable[..., dict[str, Any]]:
         )
         file, *later = read_run(folder / "run").files
         windows = [record for record in file.records if isinstance(record, Window)]
+        rows = folder / "rows.jsonl"
         return json.loads((folder / "result.json").read_text()) | {
             "stderr": done.stderr,
             "returncode": done.returncode,
@@ -52,6 +54,8 @@ def run_loop(torchrun, tmp_path_factory) -> Callable[..., dict[str, Any]]:
                 max(r.last_step for r in attempt.records if isinstance(r, Window)) for attempt in (file, *later)
             ],
             "verified": verify_run(folder / "run").ok,
+            "energy_kwh": summarise(folder / "run").energy.energy_j / 3.6e6,
+            "rows": [json.loads(line) for line in rows.read_text().splitlines()] if rows.exists() else [],
         }
 
     return run

@@ -33,8 +33,18 @@ def test_phases_are_marked(loop):
     assert {"train", "checkpoint"} <= loop["phases"]
 
 
-def test_figures_reach_the_logger_of_the_framework(loop):
-    assert any("carbon" in name and "energy_kwh" in name for name in loop["logged"])
+def test_figures_are_in_rows_of_the_script_on_its_axis(loop):
+    with_figures = [step for step, row in loop["rows"] if "loss" in row and "carbon/energy_kwh" in row]
+
+    assert len(with_figures) >= 2
+    steps = [step for step, _ in loop["rows"]]
+    assert steps == sorted(steps), "a tracker with one axis drops rows that are behind the one before"
+
+
+def test_last_row_has_the_totals(loop):
+    _, last = loop["rows"][-1]
+
+    assert last["carbon/energy_kwh"] == pytest.approx(loop["energy_kwh"])
 
 
 def test_exception_of_the_user_passes_and_closes_the_ledger(loop):

@@ -8,11 +8,14 @@ import time
 
 import pytest
 
+from carbon_plugin.audit.charts import charts_of
+from carbon_plugin.audit.summary import summarise
 from carbon_plugin.errors import CarbonPluginError, FootprintError, SpecError
 from carbon_plugin.ledger.reader import read_run
-from carbon_plugin.ledger.records import Event, Window
+from carbon_plugin.ledger.records import KNOWN_PHASES, Event, Window
 from carbon_plugin.ledger.verify import verify_run
 from carbon_plugin.monitor.monitor import CarbonMonitor
+from carbon_plugin.monitor.phases import MAX_OWN
 from carbon_plugin.monitor.ranks import Ranks
 from carbon_plugin.monitor.settings import MonitorOptions, make_settings
 from carbon_plugin.spec.site import Site
@@ -123,18 +126,27 @@ def test_copy_of_a_running_monitor_is_one_that_has_not_started(tmp_path):
         assert monitor.step == 0
 
 
-def test_misspelt_phase_is_one_warning_and_the_rest_goes_on(tmp_path, caplog):
+def test_any_name_is_a_phase_and_too_many_of_them_are_one(tmp_path, caplog):
     monitor = CarbonMonitor(run_dir=tmp_path / "run", site="FRA")
     monitor.start()
+    while monitor.head is None:  # what is before the first reading of the meters is in no window
+        time.sleep(0.01)
 
-    for _ in range(2):
-        with monitor.phase("evalution"):
+    for name in ["rollout", "generation", "", 7, *(f"step {number}" for number in range(100))]:
+        with monitor.phase(name):
+            time.sleep(0.001)
             monitor.step_end()
-
-    assert monitor.active
-    assert monitor.step == 2
     monitor.close()
-    assert [record.levelname for record in caplog.records if record.levelname == "WARNING"] == ["WARNING"]
+
+    assert monitor.step == 104
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+    windows = [record for record in read_run(tmp_path / "run").files[0].records if isinstance(record, Window)]
+    phases = {window.phase for window in windows}
+    assert {"rollout", "generation", "7", "other", "step 0"} <= phases
+    assert len(phases - set(KNOWN_PHASES)) <= MAX_OWN + 1
+    summary = summarise(tmp_path / "run")
+    assert summary.by_phase["rollout"].energy_j > 0
+    assert "rollout" in charts_of(summary)["phases"]
 
 
 def test_steps_go_on_from_a_checkpoint():

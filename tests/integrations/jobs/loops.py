@@ -56,6 +56,8 @@ def accelerate() -> None:
 
         def log(self, values: dict[str, Any], step: int | None = None, **_: Any) -> None:
             logged.extend(values)
+            with Path(FOLDER, "rows.jsonl").open("a") as file:
+                print(json.dumps([step, values]), file=file)
 
     logged: list[str] = []
     accelerator = Accelerator(
@@ -71,6 +73,7 @@ def accelerate() -> None:
                 accelerator.backward(model(torch.randn(2, WIDTH)).sum())
                 optimizer.step()
                 optimizer.zero_grad()
+            accelerator.log({"loss": 1.0}, step=number)  # on an axis of its own, as scripts do
             time.sleep(STEP_S / ACCUMULATED)
             if number == STEPS:
                 accelerator.save_state(str(FOLDER / "checkpoint"))

@@ -1,0 +1,61 @@
+"""What a script hands over to be watched, checked where it is handed over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+
+from carbon_plugin.detect.optimizers import Stepping, innermost, optimizers_in, stepping
+from carbon_plugin.detect.wrappers import unwrapped
+from carbon_plugin.errors import WatchError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class Watched(Struct, frozen=True, kw_only=True):
+    """`model` is what is trained, in one module; `called` the part of it that gets the batches. The first of the
+    `optimizers` steps once a step of the run."""
+
+    model: Any
+    called: Any
+    optimizers: tuple[Any, ...]
+
+    @property
+    def stepping(self) -> Stepping | None:
+        """How steps of the run are noticed; None where the script says them."""
+        return stepping(self.optimizers[0]) if self.optimizers else None
+
+    @property
+    def identities(self) -> tuple[Any, ...]:
+        """The objects that only one training has at a time, without wrappers."""
+        return (unwrapped(self.called), *(innermost(optimizer) for optimizer in self.optimizers))
+
+
+def watched(model: Any, optimizer: Any = None) -> Watched:
+    """What is to be watched. Raises `WatchError` where it is no model and no optimizer."""
+    modules = _modules(model)
+    optimizers = optimizers_in(optimizer)
+    called = max(modules, key=lambda module: sum(p.numel() for p in module.parameters()))
+    return Watched(model=one_module(modules), called=called, optimizers=optimizers)
+
+
+def one_module(modules: list[nn.Module]) -> nn.Module:
+    """Several modules as one."""
+    from torch import nn
+
+    return modules[0] if len(modules) == 1 else nn.ModuleList(modules)
+
+
+def _modules(model: Any) -> list[nn.Module]:
+    from torch import nn
+
+    several = list(model.values()) if isinstance(model, Mapping) else model
+    modules = list(several) if isinstance(several, list | tuple | nn.ModuleList) else [several]
+    wrong = [module for module in modules if not isinstance(module, nn.Module)]
+    if wrong or not modules:
+        found = f"a {type(wrong[0]).__name__}" if wrong else "an empty list"
+        raise WatchError(f"model is {found}, expected a torch.nn.Module or a list of such; the optimizer comes second")
+    return modules

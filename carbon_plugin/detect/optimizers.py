@@ -1,0 +1,161 @@
+"""What a script steps: the optimizers inside of lists and wrappers, how their steps are noticed, and how many are done.
+
+Nothing here waits for a device: a count that lies on one is on its way, and is read when it has arrived.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+from msgspec import Struct
+
+from carbon_plugin.detect.tensors import Arriving
+from carbon_plugin.errors import WatchError
+
+_INNER = ("optimizer", "optim", "_optimizer", "base_optimizer")
+"""Where wrappers keep the optimizer that they step: Accelerate, Apex, DeepSpeed, Megatron, and most others."""
+_SEVERAL = ("optimizers", "chained_optimizers")
+_DEPTH = 6
+_STATES_LOOKED_AT = 4096
+
+
+class Stepping(Struct, frozen=True, kw_only=True):
+    """The object whose `step` is a step of the run. `hooked` says that it is an optimizer of torch with hooks of its
+    own; otherwise its method is watched, and a step that `skipped` names as an attribute was none."""
+
+    owner: Any
+    hooked: bool
+    skipped: str | None = None
+
+
+def optimizers_in(given: Any) -> tuple[Any, ...]:
+    """The optimizers of an argument: one, or several in a list, a tuple, a mapping or a container; none of None.
+
+    Raises `WatchError` for anything that has no `step`.
+    """
+    if given is None:
+        return ()
+    several = list(given.values()) if isinstance(given, Mapping) else given
+    if not isinstance(several, list | tuple):
+        held = next((getattr(given, name) for name in _SEVERAL if isinstance(getattr(given, name, None), list)), None)
+        several = held if held and not _has_hooks(given) else [given]
+    if not several:
+        raise WatchError(
+            "optimizer is an empty list, expected an optimizer, or None and a call of step() after each step"
+        )
+    for optimizer in several:
+        if isinstance(optimizer, type) or not callable(getattr(optimizer, "step", None)):
+            raise WatchError(
+                f"optimizer is a {_kind(optimizer)}, expected something with a method `step`, a list of such, or None "
+                "and a call of step() after each step"
+            )
+    return tuple(several)
+
+
+def stepping(optimizer: Any) -> Stepping:
+    """How the steps of an optimizer are noticed: by the outermost optimizer of torch in it that has hooks, else by its
+    own method."""
+    if type(optimizer).__module__.partition(".")[0] == "deepspeed":  # it steps the one inside once a parameter group
+        return Stepping(owner=optimizer, hooked=False, skipped="overflow")
+    for layer in _layers(optimizer):
+        if _has_hooks(layer):
+            return Stepping(owner=layer, hooked=True)
+    return Stepping(owner=optimizer, hooked=False)
+
+
+def innermost(optimizer: Any) -> Any:
+    """The optimizer that changes the parameters, inside of those of ZeRO, Accelerate and others."""
+    return list(_layers(optimizer))[-1]
+
+
+def steps_done(optimizer: Any) -> int | Arriving | None:
+    """Optimizer steps that its state has counted; None if it counts none, as SGD does.
+
+    The highest count of all parameters: some may have been added, or frozen, later. On the way where it lies on a GPU.
+    """
+    highest, elsewhere = None, None
+    for layer in _layers(optimizer):
+        for value in _counts(layer):
+            number, arriving = _number(value)
+            if number is not None and (highest is None or number > highest):
+                highest = number
+            elsewhere = elsewhere or arriving
+    if highest is None and elsewhere is not None:
+        return Arriving(elsewhere)
+    return highest
+
+
+def steps_scheduled(scheduler: Any) -> int:
+    """Optimizer steps that a learning-rate scheduler has followed. Raises `WatchError` for anything else."""
+    inner = getattr(scheduler, "scheduler", scheduler)
+    done = getattr(inner, "last_epoch", None)
+    if not isinstance(done, int):
+        raise WatchError(f"scheduler is a {_kind(scheduler)}, expected a learning-rate scheduler with `last_epoch`")
+    if inner is not scheduler and not getattr(scheduler, "split_batches", False):
+        done //= _processes()  # Accelerate steps its schedulers once a process
+    return max(0, done)
+
+
+def prepares_states() -> bool:
+    """Whether the step that is being taken only makes torch's distributed checkpoints a place to load states into."""
+    frame: Any = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == "_init_optim_state":
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _layers(optimizer: Any) -> Iterator[Any]:
+    """An optimizer and those inside of it, from the outside in."""
+    for _ in range(_DEPTH):
+        yield optimizer
+        inner = next((getattr(optimizer, name) for name in _INNER if getattr(optimizer, name, None) is not None), None)
+        if inner is None:
+            return
+        optimizer = inner
+
+
+def _has_hooks(optimizer: Any) -> bool:
+    """Whether it was made as an optimizer of torch: some wrappers only inherit from it, and never call its hooks."""
+    return "_optimizer_step_post_hooks" in getattr(optimizer, "__dict__", {})
+
+
+def _counts(optimizer: Any) -> Iterator[Any]:
+    states = getattr(optimizer, "state", None)
+    for state in islice(states.values(), _STATES_LOOKED_AT) if isinstance(states, Mapping) else ():
+        if isinstance(state, Mapping) and "step" in state:
+            yield state["step"]
+    for group in getattr(optimizer, "param_groups", None) or ():
+        if isinstance(group, Mapping) and "step" in group:  # fused optimizers of Apex and Transformer Engine
+            yield group["step"]
+
+
+def _number(value: Any) -> tuple[int | None, Any]:
+    """(a count, None), or (None, a tensor of a GPU that holds one)."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        if type(value) not in (torch.Tensor, torch.nn.Parameter) or value.numel() != 1:
+            return None, None
+        if value.is_cuda:
+            return None, value.detach().reshape(())
+        if value.device.type != "cpu":
+            return None, None
+        value = value.item()
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value) or value < 0:
+        return None, None
+    return int(value), None
+
+
+def _processes() -> int:
+    state = sys.modules.get("accelerate.state")
+    return int(state.PartialState().num_processes) if state is not None else 1
+
+
+def _kind(value: Any) -> str:
+    return value.__name__ + " (a class)" if isinstance(value, type) else type(value).__name__

@@ -1,0 +1,79 @@
+"""Methods of live objects that tell of steps and phases when they are called, until `remove`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+
+class Methods:
+    """Watches methods of objects, on these objects only.
+
+    Copies and pickles of an object have its own method: what is put on it reduces to that.
+    """
+
+    def __init__(self) -> None:
+        self._put: list[_Method] = []
+
+    def after(self, owner: Any, name: str, then: Callable[[Any], None]) -> None:
+        """Call `then(result)` after each call of a method that returned."""
+
+        def call(method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            result = method(*args, **kwargs)
+            then(result)
+            return result
+
+        self.instead(owner, name, call)
+
+    def within(self, owner: Any, name: str, block: Callable[[], AbstractContextManager[Any]]) -> None:
+        """Call a method within a block of its own each time."""
+
+        def call(method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            with block():
+                return method(*args, **kwargs)
+
+        self.instead(owner, name, call)
+
+    def instead(self, owner: Any, name: str, call: Callable[[Callable[..., Any], Any, Any], Any]) -> None:
+        """Call `call(method, args, kwargs)` instead of a method; nothing if this release of a framework has no such
+        method, so that nobody calls it. Raises what an object raises that takes no attributes."""
+        method = getattr(owner, name, None)
+        if method is None:
+            return
+        put = _Method(owner, name, method, call)
+        setattr(owner, name, put)
+        self._put.append(put)
+
+    def remove(self) -> None:
+        """Give the objects their methods back. Safe to call twice."""
+        for put in reversed(self._put):
+            put.remove()
+        self._put.clear()
+
+
+class _Method:
+    """A method in its watched form. Attributes of the method are those of the method below."""
+
+    def __init__(self, owner: Any, name: str, method: Any, call: Callable[[Callable[..., Any], Any, Any], Any]) -> None:
+        self._owner, self._name, self.__wrapped__, self._call = owner, name, method, call
+        self._before = vars(owner).get(name, self)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._call(self.__wrapped__, args, kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or "__wrapped__" not in self.__dict__:
+            raise AttributeError(name)
+        return getattr(self.__wrapped__, name)
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Callable[..., Any], tuple[Any, str]]:
+        return getattr, (self._owner, self._name)
+
+    def remove(self) -> None:
+        if vars(self._owner).get(self._name) is not self:
+            return  # somebody wrapped it again, and ours passes calls on
+        if self._before is self:
+            delattr(self._owner, self._name)
+        else:
+            setattr(self._owner, self._name, self._before)
