@@ -12,17 +12,11 @@ from rich.padding import Padding
 from rich.table import Table
 
 from carbon_plugin.audit.drawing import INK, LINE_COLOURS, canvas_of, legend, shortened
-from carbon_plugin.cli.plan_table import (
-    CARBON_UNITS,
-    ENERGY_UNITS,
-    TIME_UNITS,
-    Units,
-    fitting_unit,
-    number,
-    print_numbers,
-)
+from carbon_plugin.cli.plan_table import CARBON_UNITS, ENERGY_UNITS, TIME_UNITS
+from carbon_plugin.cli.printing import print_numbers
 from carbon_plugin.errors import SpecError
 from carbon_plugin.plan.comparison import Alternative, Comparison
+from carbon_plugin.spec.amounts import Units, fitting_unit, number
 
 SVG_HEAD = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
 MARGINAL_COLOUR = "#D55E00"

@@ -174,8 +174,12 @@ def _run_of(spec: Path | None, given: dict[str, Any], directories: tuple[Path, .
     if spec is not None:
         run = load_run_spec(spec, overrides=overrides, profile_dirs=directories)
     else:
-        overrides, assumed = _with_usual_batch(overrides)
-        run = build_run_spec(overrides, origin="command line", profile_dirs=directories)
+        usual, assumed = _with_usual_batch(overrides, USUAL_SEQ_LEN)
+        run = build_run_spec(usual, origin="command line", profile_dirs=directories)
+        longest = getattr(run.model, "learned_positions", 0)
+        if 0 < longest < USUAL_SEQ_LEN and given["seq_len"] is None:
+            usual, assumed = _with_usual_batch(overrides, longest)
+            run = build_run_spec(usual, origin="command line", profile_dirs=directories)
         run = msgspec.structs.replace(run, assumptions=(*run.assumptions, *assumed))
     if searching and stated:
         run = msgspec.structs.replace(run, layout_held=_held(stated))
@@ -215,13 +219,14 @@ def _naming(spec: Path | None) -> Iterator[None]:
         raise type(error)(f"{spec}: {error}") from None
 
 
-def _with_usual_batch(overrides: dict[str, Any]) -> tuple[dict[str, Any], list[Assumption]]:
+def _with_usual_batch(overrides: dict[str, Any], seq_len: int) -> tuple[dict[str, Any], list[Assumption]]:
     """Sequence length and batch for a quick question on the command line, stated among the assumptions."""
     training = dict(overrides.get("training", {}))
     assumed = []
     if "seq_len" not in training:
-        training["seq_len"] = USUAL_SEQ_LEN
-        assumed.append(Assumption("training.seq_len", str(USUAL_SEQ_LEN), "usual pre-training length; not stated"))
+        training["seq_len"] = seq_len
+        why = "usual pre-training length" if seq_len == USUAL_SEQ_LEN else "as long as the model's position table"
+        assumed.append(Assumption("training.seq_len", str(seq_len), f"{why}; not stated"))
     if "global_batch_size" not in training:
         batch = max(1, USUAL_BATCH_TOKENS // max(1, training["seq_len"]))
         training["global_batch_size"] = batch

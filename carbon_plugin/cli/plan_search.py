@@ -14,15 +14,8 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
-from carbon_plugin.cli.plan_table import (
-    CARBON_UNITS,
-    ENERGY_UNITS,
-    TIME_UNITS,
-    Units,
-    fitting_unit,
-    number,
-    print_numbers,
-)
+from carbon_plugin.cli.plan_table import CARBON_UNITS, ENERGY_UNITS, TIME_UNITS
+from carbon_plugin.cli.printing import print_numbers
 from carbon_plugin.errors import SpecError
 from carbon_plugin.plan.alternatives import (
     DAY_S,
@@ -35,6 +28,7 @@ from carbon_plugin.plan.alternatives import (
 )
 from carbon_plugin.plan.fullness import NEARLY_FULL, SLOWDOWN_AT_LIMIT
 from carbon_plugin.plan.search import Progress
+from carbon_plugin.spec.amounts import Units, fitting_unit, number
 from carbon_plugin.spec.document import read_document
 from carbon_plugin.spec.run import RunSpec
 from carbon_plugin.spec.writing import write_run_spec

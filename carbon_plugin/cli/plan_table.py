@@ -1,18 +1,26 @@
-"""The forecast as a table that fits a terminal: the numbers first, then what they rest on."""
+"""The forecast as a table that fits one screen: the numbers first, then what they rest on.
+
+What is behind them (the step term by term, the ladder of energies, every assumption) is printed with `verbose`.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 
 from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
+from carbon_plugin.cli.printing import print_line, print_numbers
+from carbon_plugin.footprint.account import Intensity
 from carbon_plugin.footprint.boundary import ladder
 from carbon_plugin.footprint.grid import describe_basis
 from carbon_plugin.plan.forecast import Forecast, layout_phrase
 from carbon_plugin.plan.goodput import Expected
-from carbon_plugin.spec.figure import Figure
-from carbon_plugin.spec.model import TransformerModel
+from carbon_plugin.spec.amounts import Units, count, fitting_unit, number
+from carbon_plugin.spec.figure import Assumption, Figure
+from carbon_plugin.spec.model import CountedModel, TransformerModel
 from carbon_plugin.spec.training import TrainingPlan
 
 TERMS = {
@@ -48,69 +56,52 @@ LEAST_SHARE = 0.02
 """Uncertain inputs below this share of the range are not worth a word."""
 
 # Units by rising size; a row is printed in the largest that its central value reaches.
+STEP_UNITS = ((1e-3, "ms"), (1.0, "s"), (60.0, "min"))
 TIME_UNITS = ((1.0, "s"), (60.0, "min"), (3600.0, "h"), (86400.0, "days"))
 ENERGY_UNITS = ((3.6e3, "Wh"), (3.6e6, "kWh"), (3.6e9, "MWh"), (3.6e12, "GWh"))
 BYTE_UNITS = ((1e6, "MB"), (1e9, "GB"), (1e12, "TB"))
 WATER_UNITS = ((1.0, "L"), (1e3, "m3"))
 CARBON_UNITS = ((1e-3, "gCO2e"), (1.0, "kgCO2e"), (1e3, "tCO2e"))
 
-WIDEST = 200
-"""Columns that a table may take."""
 SMALLEST_SHARE = 0.0005
 """Of the run's time: parts below it are left out of the table."""
+FEW_TERMS, LEAST_TERM = 5, 0.01
+"""Terms of the step that are named without `verbose`, and the share of the step below which one is not worth a word."""
+FEW_DRIVERS = 3
+LEAST_FAILURES, LIKELY_FAILURES = 0.001, 0.1
+"""Below the first nobody counts them, from the second on their interval says more."""
+OPEN_CHOICES = (
+    "cluster.",
+    "training.seq_len",
+    "training.global_batch_size",
+    "training.precision",
+    "training.optimizer",
+    "layout.",
+    "stack",
+    "site.pue",
+)
+"""Assumptions that a user can best replace by a fact, by the beginning of their field: named without `verbose`."""
 
 
 def print_forecast(forecast: Forecast, console: Console | None = None, *, verbose: bool = False) -> None:
-    """Print a forecast for a person."""
+    """Print a forecast for a person; `verbose` adds what is behind the numbers."""
     out = console or Console()
-    _head(out, forecast)
-    _run(out, forecast)
-    _goodput(out, forecast)
-    _step(out, forecast)
-    _memory(out, forecast)
+    _head(out, forecast, verbose)
+    _run(out, forecast, verbose)
+    _goodput(out, forecast, verbose)
+    _step(out, forecast, verbose)
+    _memory(out, forecast, verbose)
     for warning in forecast.warnings:
         out.print(f"[yellow]warning:[/] {escape(warning)}")
-    _assumptions(out, forecast)
+    if verbose:
+        _assumptions(out, forecast)
+    else:
+        _choices(out, forecast.assumptions)
 
 
 def span(figure: Figure, digits: int = 3) -> str:
     """Central value with its p10-p90 range."""
-    return f"{number(figure.value, digits)}  ({number(figure.low, digits)} to {number(figure.high, digits)})"
-
-
-def number(value: float, digits: int = 3) -> str:
-    """A number to so many significant digits, with thousands separated and no exponent in everyday sizes."""
-    if value == 0:
-        return "0"
-    text = f"{value:.{digits}g}"
-    if "e" not in text:
-        return text
-    return f"{float(text):,.0f}" if 1 <= abs(value) < 1e15 else text
-
-
-def print_numbers(out: Console, table: Table) -> None:
-    """Print a table of numbers whole: a narrow terminal may wrap its lines, but a number cut short is another one."""
-    terminal = out.width
-    out.width = max(terminal, out.measure(table, options=out.options.update(max_width=WIDEST)).maximum)
-    try:
-        out.print(table)
-    finally:
-        out.width = terminal
-
-
-Units = tuple[tuple[float, str], ...]
-
-
-def fitting_unit(value: float, units: Units) -> tuple[float, str]:
-    """The largest unit that `value` reaches, else the smallest."""
-    reached = [unit for unit in units if abs(value) >= unit[0]]
-    return reached[-1] if reached else units[0]
-
-
-def count(parameters: float) -> str:
-    """A number of parameters in thousands, millions, billions or trillions."""
-    size, unit = fitting_unit(parameters, ((1.0, ""), (1e3, " k"), (1e6, " M"), (1e9, " B"), (1e12, " T")))
-    return f"{parameters / size:.3g}{unit}"
+    return f"{number(figure.value, digits)} ({number(figure.low, digits)} to {number(figure.high, digits)})"
 
 
 def _grid(*widths: int) -> Table:
@@ -120,36 +111,61 @@ def _grid(*widths: int) -> Table:
     return table
 
 
-def _head(out: Console, forecast: Forecast) -> None:
+def _head(out: Console, forecast: Forecast, verbose: bool) -> None:
     spec, cluster = forecast.spec, forecast.spec.cluster
-    table = _grid(12)
-    name = spec.model.name
     size = f"{count(spec.model.parameters)} parameters"
     if isinstance(spec.model, TransformerModel) and spec.model.moe is not None:
         size += f", {count(spec.model.active_parameters)} active"
-    table.add_row("model", f"[bold]{escape(name)}[/]  {size}")
+    print_line(out, "model", f"{escape(spec.model.name)}, {size}{_notes(spec.model.source, verbose)}")
     capped = f", each capped at {cluster.power_cap_w:g} W" if cluster.power_cap_w is not None else ""
-    table.add_row(
+    print_line(
+        out,
         "cluster",
-        f"{cluster.nodes} x {cluster.node.name} with {cluster.devices_per_node} {cluster.accelerator.name} "
-        f"({cluster.devices} device{'s' * (cluster.devices > 1)}{capped})",
+        f"{cluster.nodes:,} x {cluster.node.name} with {cluster.devices_per_node} {cluster.accelerator.name} "
+        f"({cluster.devices:,} device{'s' * (cluster.devices > 1)}{capped})",
     )
-    table.add_row("layout", f"{layout_phrase(forecast)}  [dim]({forecast.layout_source})[/]")
+    print_line(out, "layout", f"{layout_phrase(forecast)} [dim]({escape(forecast.layout_source)})[/]")
     training = spec.training
-    table.add_row(
+    steps = f"{forecast.total_steps:,} step{'s' * (forecast.total_steps > 1)}"
+    print_line(
+        out,
         "training",
-        f"{forecast.total_steps:,} steps of {training.global_batch_size:,} x {training.seq_len:,} tokens, "
-        f"{training.precision}, {_optimizer(training)}",
+        f"{steps} of {_batch(forecast)}, {training.precision}, {_optimizer(training)}",
     )
-    factors = forecast.factors
-    table.add_row(
-        "site",
-        f"{escape(factors.intensity.zone_name)}: {number(factors.intensity.figure.value)} gCO2e/kWh "
-        f"[dim]({factors.intensity.granularity}; {describe_basis(factors.intensity.basis)})[/], "
-        f"PUE {number(factors.pue.value)}",
-    )
-    out.print(table)
+    pue = f"PUE {number(forecast.factors.pue.value)}"
+    print_line(out, "site", f"{_place(forecast.factors.intensity, verbose)}, {pue}")
     out.print()
+
+
+def _batch(forecast: Forecast) -> str:
+    training = forecast.spec.training
+    if _samples(forecast) == "samples":
+        return f"{training.global_batch_size:,} samples"
+    return f"{training.global_batch_size:,} x {training.seq_len:,} tokens"
+
+
+def _samples(forecast: Forecast) -> str:
+    """What the model is trained on: a sample of a counted model that has no length is no token."""
+    counted = isinstance(forecast.spec.model, CountedModel) and forecast.spec.training.seq_len == 1
+    return "samples" if counted else "tokens"
+
+
+def _notes(source: str, verbose: bool) -> str:
+    """What was assumed of a model that was read from a file, or left out of it; with `verbose` its whole source."""
+    _, separator, notes = source.partition("; ")
+    read = separator and not source.startswith("preset")
+    said = source if verbose else notes.removesuffix(")")
+    return f" [dim]({escape(said)})[/]" if verbose or read else ""
+
+
+def _place(intensity: Intensity, verbose: bool) -> str:
+    """The intensity in force with its range, its year and what it counts."""
+    figure, basis = intensity.figure, intensity.basis
+    year = f" {intensity.year}" if intensity.year is not None else ""
+    ends = f"{number(figure.low)} to {number(figure.high)}; " if figure.low < figure.high else ""
+    counted = describe_basis(basis) if verbose or basis is None else basis.scope
+    value = f"{number(figure.value)} gCO2e/kWh [dim]({ends}{intensity.granularity}{year}, {counted})[/]"
+    return f"{escape(intensity.zone_name)} {value}"
 
 
 def _optimizer(training: TrainingPlan) -> str:
@@ -158,108 +174,160 @@ def _optimizer(training: TrainingPlan) -> str:
     return f"{training.optimizer}{narrow}{' on the host' if training.optimizer_offload else ''}"
 
 
-def _run(out: Console, forecast: Forecast) -> None:
+def _run(out: Console, forecast: Forecast, verbose: bool) -> None:
     footprint = forecast.footprint
-    table = Table(title="the run", title_justify="left", title_style="bold", box=None, padding=(0, 2))
-    for heading, justify in (("", "left"), ("central", "right"), ("p10", "right"), ("p90", "right"), ("", "left")):
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for heading, justify in (
+        ("the run", "left"),
+        ("central", "right"),
+        ("p10", "right"),
+        ("p90", "right"),
+        ("", "left"),
+    ):
         table.add_column(heading, justify=justify)  # type: ignore[arg-type]  # rich wants the literal type
 
     def row(name: str, figure: Figure, units: Units) -> None:
         size, unit = fitting_unit(figure.value, units)
-        table.add_row(name, *(number(value / size) for value in (figure.value, figure.low, figure.high)), unit)
+        table.add_row(f"  {name}", *(number(value / size) for value in (figure.value, figure.low, figure.high)), unit)
 
     device = "GPUs" if forecast.spec.cluster.accelerator.kind == "gpu" else "devices"
     row("time", forecast.run_time_s, TIME_UNITS)
     row("device-hours", forecast.device_hours, ((1.0, "h"),))
     names = {"gpu": device, "node": "nodes", "it": "IT, without storage", "facility": "facility (with PUE)"}
     for total in ladder(footprint.energy_j):
-        row(f"energy, {names[total.rung]}", total.energy, ENERGY_UNITS)
+        if verbose or total.rung in ("gpu", "facility"):
+            row(f"energy, {names[total.rung]}", total.energy, ENERGY_UNITS)
     row("operational carbon", footprint.operational_kg, CARBON_UNITS)
     if footprint.market is not None:
         row("  by contract (market-based)", footprint.market.operational_kg, CARBON_UNITS)
     row("embodied carbon", footprint.embodied_kg, CARBON_UNITS)
     row("total carbon", footprint.total_kg, CARBON_UNITS)
-    for place, liters in footprint.water_l.items():
-        row(f"water, {place}", liters, WATER_UNITS)
-    if forecast.wasted is not None:
-        # A stated overhead may hold evaluation, which is no waste.
-        modelled = forecast.goodput is not None and forecast.goodput.expected is not None
-        lost = "wasted" if modelled else "outside the steps"
-        row(f"energy {lost} (facility)", forecast.wasted.energy_j["facility"], ENERGY_UNITS)
-        row(f"carbon {lost}", forecast.wasted.total_kg, CARBON_UNITS)
     if forecast.cost_usd is not None:
         row("cost", forecast.cost_usd, ((1.0, "USD"),))
+    if verbose:
+        for place, liters in footprint.water_l.items():
+            row(f"water, {place}", liters, WATER_UNITS)
+        _wasted(forecast, row)
     print_numbers(out, table)
     wide = footprint.interval_95.get("total_kg")
-    if wide is not None:
+    if verbose and wide is not None:
         size, unit = fitting_unit(footprint.total_kg.value, CARBON_UNITS)
         out.print(f"  95 % interval of total carbon: {number(wide[0] / size)} to {number(wide[1] / size)} {unit}")
-    ranked = [
-        f"{escape(driver.scope)} {driver.share:.0%}" for driver in forecast.drivers if driver.share >= LEAST_SHARE
-    ]
+    ranked = [f"{driver.scope} {driver.share:.0%}" for driver in forecast.drivers if driver.share >= LEAST_SHARE]
     if ranked:
-        out.print(f"  what the range comes from: {', '.join(ranked)}")
+        said = "what the range comes from" if verbose else "the range of total carbon comes most from"
+        out.print(f"  {said}: {escape(', '.join(ranked if verbose else ranked[:FEW_DRIVERS]))}")
     out.print()
 
 
-def _goodput(out: Console, forecast: Forecast) -> None:
+def _wasted(forecast: Forecast, row: Callable[[str, Figure, Units], None]) -> None:
+    if forecast.wasted is None:
+        return
+    # A stated overhead may hold evaluation, which is no waste.
+    modelled = forecast.goodput is not None and forecast.goodput.expected is not None
+    lost = "wasted" if modelled else "outside the steps"
+    row(f"energy {lost} (facility)", forecast.wasted.energy_j["facility"], ENERGY_UNITS)
+    row(f"carbon {lost}", forecast.wasted.total_kg, CARBON_UNITS)
+
+
+def _goodput(out: Console, forecast: Forecast, verbose: bool) -> None:
     goodput = forecast.goodput
     if goodput is None:
         return
     parts = [f"{PARTS[part]} {share:.1%}" for part, share in goodput.shares.items() if share >= SMALLEST_SHARE]
-    out.print(f"[bold]goodput[/]  {1 - goodput.wasted_s / goodput.run_time_s:.1%}   [dim]{', '.join(parts)}[/]")
+    said = [f"{1 - goodput.wasted_s / goodput.run_time_s:.1%}", *([", ".join(parts)] if verbose else [])]
     if goodput.expected is not None:
-        checkpoints = _checkpoints(goodput.expected, forecast.prediction.step_time_s.value)
-        out.print(f"  [dim]{_failures(goodput.expected)}; {checkpoints}[/]")
-    out.print()
+        said.append(_failures(goodput.expected))
+        said.append(_checkpoints(goodput.expected, forecast.prediction.step_time_s.value, verbose))
+    print_line(out, "goodput", "; ".join(said))
 
 
 def _failures(expected: Expected) -> str:
-    if expected.failures < 0.1:
+    if expected.failures < LEAST_FAILURES:
+        return "a failure is unlikely"
+    if expected.failures < LIKELY_FAILURES:
         return f"a failure is unlikely ({number(expected.failures, 1)} expected)"
-    size, unit = fitting_unit(expected.mtbf_s, TIME_UNITS)
-    return f"{number(expected.failures, 2)} failures expected, one every {number(expected.mtbf_s / size, 2)} {unit}"
+    return f"{number(expected.failures, 2)} failures expected, one every {_time(expected.mtbf_s)}"
 
 
-def _checkpoints(expected: Expected, step_s: float) -> str:
+def _time(seconds: float) -> str:
+    """A time to two digits: 17 days, 1 day, 3.1 h."""
+    size, unit = fitting_unit(seconds, TIME_UNITS, 2)
+    text = number(seconds / size, 2)
+    return f"{text} {unit.removesuffix('s') if text == '1' and unit == 'days' else unit}"
+
+
+def _checkpoints(expected: Expected, step_s: float, verbose: bool) -> str:
     size, unit = fitting_unit(expected.checkpoint_bytes, BYTE_UNITS)
-    interval_s = expected.checkpoint_every_steps * step_s
-    every, time_unit = fitting_unit(interval_s, TIME_UNITS)
     written = f"a checkpoint of {number(expected.checkpoint_bytes / size)} {unit}"
-    interval = f"every {expected.checkpoint_every_steps:,} steps ({number(interval_s / every, 2)} {time_unit})"
-    return f"{written} {interval} stops training for {number(expected.checkpoint_pause_s, 2)} s"
+    interval = f"every {_time(expected.checkpoint_every_steps * step_s)}"
+    if not verbose:
+        return f"{written} {interval}"
+    steps = f"({expected.checkpoint_every_steps:,} steps)"
+    return f"{written} {interval} {steps} stops training for {number(expected.checkpoint_pause_s, 2)} s"
 
 
-def _step(out: Console, forecast: Forecast) -> None:
+def _step(out: Console, forecast: Forecast, verbose: bool) -> None:
     prediction = forecast.prediction
-    total = prediction.step_time_s.value
-    out.print(
-        f"[bold]one step[/]  {span(prediction.step_time_s)} s   "
-        f"MFU {prediction.mfu:.1%}, HFU {prediction.hfu:.1%} [dim]({prediction.attention_convention} attention, "
-        f"{prediction.peak_dtype} peak {prediction.peak_flops / 1e12:.4g} TFLOP/s)[/]   "
-        f"{number(prediction.tokens_per_s_per_device)} tokens/s/device   "
-        f"{number(prediction.gpu_power_w.value)} W/device"
+    total, kind = prediction.step_time_s.value, forecast.spec.cluster.accelerator.kind
+    size, unit = fitting_unit(total, STEP_UNITS)
+    device = kind.upper() if kind != "gpu" else "GPU"
+    counted = f"{prediction.attention_convention} attention, " if verbose else ""
+    peak = f"{counted}{prediction.peak_dtype} peak {number(prediction.peak_flops / 1e12, 4)} TFLOP/s"
+    rate, power = number(prediction.tokens_per_s_per_device), number(prediction.gpu_power_w.value)
+    again = f", HFU {prediction.hfu:.1%}" if verbose or prediction.hfu > prediction.mfu else ""
+    print_line(
+        out,
+        "one step",
+        f"{span(prediction.step_time_s.scaled(1 / size))} {unit}; MFU {prediction.mfu:.1%}{again} [dim]({peak})[/]; "
+        f"{rate} {_samples(forecast)}/s and {power} W a {device}",
     )
+    ranked = sorted(prediction.breakdown_s.items(), key=lambda item: -item[1])
+    if not verbose:
+        named = [f"{TERMS.get(name, name)} {s / total:.0%}" for name, s in ranked if s >= LEAST_TERM * total]
+        print_line(out, "", f"[dim]{', '.join(named[:FEW_TERMS])}[/]")
+        return
     table = _grid(28)
     table.add_column(justify="right")
     table.add_column(justify="right")
-    for name, seconds in sorted(prediction.breakdown_s.items(), key=lambda item: -item[1]):
-        table.add_row(f"  {TERMS.get(name, name)}", f"{seconds:.4g} s", f"{seconds / total:.1%}")
+    for name, seconds in ranked:
+        table.add_row(f"  {TERMS.get(name, name)}", f"{number(seconds / size, 4)} {unit}", f"{seconds / total:.1%}")
     out.print(table)
     out.print()
 
 
-def _memory(out: Console, forecast: Forecast) -> None:
+def _memory(out: Console, forecast: Forecast, verbose: bool) -> None:
     memory = forecast.prediction.memory
+    fill = memory.total_bytes / memory.capacity_bytes
     verdict = "[green]fits[/]" if memory.fits else "[red]does not fit[/]"
-    parts = ", ".join(
-        f"{name} {size / GIB:.1f}" for name, size in sorted(memory.parts_bytes.items(), key=lambda item: -item[1])
-    )
-    out.print(
-        f"[bold]memory[/]  {memory.total_bytes / GIB:.1f} of {memory.capacity_bytes / GIB:.1f} GiB a device, {verdict}"
-    )
-    out.print(f"  [dim]GiB: {parts}[/]")
+    largest = sorted(memory.parts_bytes.items(), key=lambda item: -item[1])
+    parts = ", ".join(f"{name} {size / GIB:.1f}" for name, size in largest[: None if verbose else FEW_TERMS])
+    used = f"{memory.total_bytes / GIB:.1f} of {memory.capacity_bytes / GIB:.1f} GiB ({fill:.0%})"
+    print_line(out, "memory", f"{used} a device, {verdict}; [dim]{parts}[/]")
     out.print()
+
+
+def _choices(out: Console, assumptions: Sequence[Assumption]) -> None:
+    """The assumptions that a user can best replace, in a word each, and how many there are."""
+    if not assumptions:
+        return
+    named = [one for one in assumptions if one.field.startswith(OPEN_CHOICES)]
+    words = list(dict.fromkeys(f"{_field(one.field)} {_short(one.value)}" for one in named))
+    others = len(assumptions) - len(named)
+    more = [f"{others} other value{'s' * (others > 1)}"] if others else []
+    said = " and ".join(filter(None, (", ".join(words), *more)))
+    out.print(f"assumed, because nothing was given: {escape(said)} [dim](-v lists all with their sources)[/]")
+
+
+def _field(field: str) -> str:
+    """The last part of a field in words."""
+    word = field.rpartition(".")[2]
+    return "PUE" if word == "pue" else word.replace("_", " ")
+
+
+def _short(value: str) -> str:
+    """A value without its range and what is said beside it."""
+    return value.partition(" (")[0].partition(",")[0] if not value[:1].isdigit() else value.partition(" (")[0]
 
 
 def _assumptions(out: Console, forecast: Forecast) -> None:

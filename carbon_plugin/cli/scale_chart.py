@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from carbon_plugin.audit.drawing import LINE_COLOURS, canvas_of, legend
-from carbon_plugin.cli.plan_table import count
 from carbon_plugin.plan.scaling import ScalePoint
 from carbon_plugin.plan.scaling_laws import ScalingLaw
+from carbon_plugin.spec.amounts import count
 
 HEIGHT_IN = 4.6
 NAMESPACES = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'

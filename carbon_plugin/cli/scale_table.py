@@ -7,18 +7,12 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
-from carbon_plugin.cli.plan_table import (
-    CARBON_UNITS,
-    ENERGY_UNITS,
-    TIME_UNITS,
-    count,
-    fitting_unit,
-    number,
-    print_numbers,
-)
+from carbon_plugin.cli.plan_table import CARBON_UNITS, ENERGY_UNITS, TIME_UNITS
+from carbon_plugin.cli.printing import print_numbers
 from carbon_plugin.plan.scaling import ScalePoint
 from carbon_plugin.plan.scaling_laws import ScalingLaw
 from carbon_plugin.plan.scaling_table import Sweep
+from carbon_plugin.spec.amounts import count, fitting_unit, number
 
 HEADINGS = ("FLOP", "loss", "devices", "days", "MFU", "goodput", "p10", "central", "p90", "ideal")
 
@@ -44,11 +38,11 @@ def _point(out: Console, point: ScalePoint, law: ScalingLaw, deadline_days: floa
     )
     active = f", {count(point.active_parameters)} active" if point.active_parameters != point.parameters else ""
     table.add_row("model", f"[bold]{count(point.parameters)}[/] parameters{active}, width x depth {point.model}")
-    critical = sorted(item.critical_batch / 1e6 for item in point.by_batch_law.values())
+    critical = sorted(item.critical_batch for item in point.by_batch_law.values())
     table.add_row(
         "tokens",
-        f"{point.tokens:.3g}, {point.batch / 1e6:.3g} M a step; critical batch {critical[0]:.3g} to "
-        f"{critical[-1]:.3g} M by {', '.join(point.by_batch_law)}",
+        f"{count(point.tokens)}, {count(point.batch)} a step; critical batch {count(critical[0])} to "
+        f"{count(critical[-1])} by {', '.join(point.by_batch_law)}",
     )
     table.add_row("cluster", f"{point.devices:,} {point.accelerator}")
     table.add_row("layout", point.layout)

@@ -11,6 +11,7 @@ from carbon_plugin.footprint.pue import resolve_pue
 from carbon_plugin.footprint.site_intensity import Period, average_intensity, marginal_intensity
 from carbon_plugin.footprint.water import resolve_water
 from carbon_plugin.footprint.zones import find
+from carbon_plugin.spec.amounts import number
 from carbon_plugin.spec.figure import Assumption, Figure
 from carbon_plugin.spec.hardware import Cluster
 from carbon_plugin.spec.site import Site
@@ -65,7 +66,7 @@ def _of(field: str, figure: Figure) -> tuple[Assumption, ...]:
     """The assumption behind a figure that was neither declared nor measured."""
     if figure.kind in ("declared", "measured"):
         return ()
-    value = f"{figure.value:g} ({figure.low:g} to {figure.high:g}) {figure.unit}"
+    value = f"{number(figure.value, 4)} ({number(figure.low)} to {number(figure.high)}) {figure.unit}"
     return (Assumption(field=field, value=value, source=figure.source),)
 
 

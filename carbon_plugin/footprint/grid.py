@@ -17,6 +17,7 @@ from carbon_plugin.errors import FootprintError
 from carbon_plugin.footprint import tables
 from carbon_plugin.footprint.account import Basis, Intensity
 from carbon_plugin.footprint.zones import Area, find, locate, parts_of, row_of
+from carbon_plugin.spec.amounts import number
 from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.site import Site
 
@@ -172,13 +173,13 @@ def stand_in_warning(site: Site, intensity: Intensity) -> str | None:
     """A sentence for the user where the value of one area stands for a place that others serve too, or of which it is
     larger, else None."""
     area = find(site.zone) if intensity.granularity == "annual" else None
-    if area is None or not (area.larger or area.also):
+    if area is None or not (area.larger or {intensity.figure.low, intensity.figure.high} & set(_parts(area))):
         return None
-    low, high = intensity.figure.low, intensity.figure.high
+    low, high = number(intensity.figure.low), number(intensity.figure.high)
     why = "is of a larger area" if area.larger else "is not of that place alone"
     return (
-        f"the grid intensity of {area.stands_for} {why}: its range covers {low:.3g} to {high:.3g} g/kWh; a number of "
-        "your own narrows it (--intensity)"
+        f"the grid intensity of {area.stands_for} {why}: its range covers {low} to {high} g/kWh; "
+        "state intensity_g_per_kwh where you know it"
     )
 
 

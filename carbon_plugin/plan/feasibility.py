@@ -53,7 +53,10 @@ def inputs_of(spec: RunSpec) -> Inputs:
     """The arrays of a spec. Raises `SpecError` for a model whose shape is not known, or a precision that the device
     lacks."""
     if not isinstance(spec.model, TransformerModel):
-        raise SpecError(f"layout: {spec.model.name} is known only by its counted FLOPs; give a layout instead of auto")
+        raise SpecError(
+            f"layout: {spec.model.name} is known only by its counted FLOPs and can only be data-parallel: plan it "
+            "without --search"
+        )
     rates, _ = resolve_rates(spec.cluster, spec.stack, spec.training.precision)
     return Inputs(spec.model, spec, shape_of(spec.model), work_of(spec.training, spec.stack), rates)
 

@@ -44,6 +44,7 @@ from carbon_plugin.plan.scaling_options import (
 from carbon_plugin.plan.scaling_shape import model_of
 from carbon_plugin.plan.search import describe
 from carbon_plugin.predict.power import sustained_w
+from carbon_plugin.spec.amounts import count
 from carbon_plugin.spec.figure import Assumption, Figure
 from carbon_plugin.spec.hardware import Cluster
 from carbon_plugin.spec.profiles import Directories
@@ -189,8 +190,8 @@ def answer(
     best = by_law[middle]
     if best is None:
         raise InfeasibleLayoutError(
-            f"scale: {target.model.name} ({target.model.parameters:.3g} parameters) fits on none of the clusters of "
-            f"{hardware.device.name} that were tried, with batches of up to {critical[middle]:.3g} tokens"
+            f"scale: {target.model.name} ({count(target.model.parameters)} parameters) fits on none of the clusters of "
+            f"{hardware.device.name} that were tried, with batches of up to {count(critical[middle])} tokens"
         )
     points = []
     for site, given in zip(sites, factors, strict=True):
@@ -281,6 +282,6 @@ def _extrapolated(target: Target, cluster: Cluster) -> tuple[str, ...]:
     beyond = {
         f"loss law beyond {target.law.measured_flops:.0e} FLOP": target.split.flops > target.law.measured_flops,
         f"step time beyond {MEASURED_DEVICES:,} devices": cluster.devices > MEASURED_DEVICES,
-        f"step time beyond {MEASURED_PARAMETERS:.3g} parameters": target.model.parameters > MEASURED_PARAMETERS,
+        f"step time beyond {count(MEASURED_PARAMETERS)} parameters": target.model.parameters > MEASURED_PARAMETERS,
     }
     return tuple(what for what, true in beyond.items() if true)

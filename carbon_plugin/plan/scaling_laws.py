@@ -11,6 +11,7 @@ import math
 from msgspec import Struct
 
 from carbon_plugin.errors import SpecError
+from carbon_plugin.spec.amounts import count
 from carbon_plugin.spec.names import unknown_name
 
 FLOPS_PER_PARAMETER_TOKEN = 6
@@ -132,7 +133,7 @@ def tokens_to_reach(law: ScalingLaw, loss: float, parameters: float) -> float:
     """Tokens with which a model of so many parameters reaches a loss. Raises `SpecError` if it never does."""
     left = loss - law.offset - law.a / parameters**law.alpha
     if left <= 0:
-        raise SpecError(f"loss: {loss:g} is out of reach of {parameters:.3g} parameters under the law {law.name}")
+        raise SpecError(f"loss: {loss:g} is out of reach of {count(parameters)} parameters under the law {law.name}")
     return float((law.b / left) ** (1 / law.beta))
 
 

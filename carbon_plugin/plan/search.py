@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from carbon_plugin.plan.data_parallel import data_parallel_layouts
 from carbon_plugin.plan.feasibility import Inputs, inputs_of, no_layout, no_memory
 from carbon_plugin.plan.fullness import expected_slowdown
 from carbon_plugin.plan.pareto import Floats, Indices, front
@@ -23,6 +24,7 @@ from carbon_plugin.predict.case import Flags, Layout, take
 from carbon_plugin.predict.power import step_power_w
 from carbon_plugin.predict.schedule import step_time
 from carbon_plugin.spec.layout import ParallelLayout
+from carbon_plugin.spec.model import CountedModel
 from carbon_plugin.spec.run import RunSpec
 
 __all__ = ["Found", "Front", "Progress", "SearchResult", "describe", "search", "search_layout"]
@@ -74,10 +76,21 @@ class SearchResult:
 
 def search_layout(spec: RunSpec) -> SearchResult:
     """The usual layout of `spec` that fits in device memory and is expected to be the fastest; of those within 0.1 %
-    of it the simplest.
+    of it the simplest. A model that is known only by what was counted in it is data-parallel.
 
     Raises as `search`.
     """
+    if isinstance(spec.model, CountedModel):
+        candidates = data_parallel_layouts(spec)
+        first, fitting = candidates[0], sum(one.fits for one in candidates)
+        return SearchResult(
+            layout=first.layout,
+            step_time_s=first.step_time_s,
+            expected_time_s=first.expected_time_s,
+            memory_bytes=first.memory_bytes,
+            evaluated=len(candidates),
+            fitting=fitting,
+        )
     found = search(spec, USUAL)
     best = found.front
     return SearchResult(

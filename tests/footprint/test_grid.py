@@ -19,6 +19,7 @@ from carbon_plugin.footprint.grid import (
     stand_in_warning,
     zone_intensity,
 )
+from carbon_plugin.spec.amounts import number
 from carbon_plugin.spec.site import Site
 
 TODAY = date(2026, 11, 22)
@@ -126,7 +127,7 @@ def test_where_a_larger_area_stands_for_a_place_its_range_covers_the_published_p
     assert figure.high >= max((whole, *parts))
     said = stand_in_warning(site, zone_intensity(zone, today=TODAY))
     assert said is not None
-    assert f"its range covers {figure.low:.3g} to {figure.high:.3g} g/kWh" in said
+    assert f"its range covers {number(figure.low)} to {number(figure.high)} g/kWh" in said
 
 
 @pytest.mark.parametrize("zone", ["JP-HKD", "NO1", "IT-SIC", "DK1"])

@@ -192,7 +192,7 @@ def test_a_model_that_fits_nowhere_is_listed_with_the_reason() -> None:
     [
         (lambda: target_of_loss(CHINCHILLA, 1.8), r"loss: 1\.8 is not above 1\.8172"),
         (lambda: target_of_compute(CHINCHILLA, math.inf), "compute: inf FLOP"),
-        (lambda: tokens_to_reach(CHINCHILLA, 2.0, 1e6), "out of reach of 1e"),
+        (lambda: tokens_to_reach(CHINCHILLA, 2.0, 1e6), "out of reach of 1 M parameters"),
         (lambda: point(1e22, deadline_days=-1), "deadline_days is -1"),
         (lambda: answer(target_of_compute(CHINCHILLA, 1e22), "h100-sxm", [], 90), "zone: give at least one"),
     ],

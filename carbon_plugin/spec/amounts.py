@@ -1,0 +1,31 @@
+"""Numbers for a person: significant digits, thousands separated, and how many there are of something."""
+
+from __future__ import annotations
+
+MOST_WRITTEN_OUT = 1e15
+COUNT_UNITS = ((1.0, ""), (1e3, " k"), (1e6, " M"), (1e9, " B"), (1e12, " T"))
+
+Units = tuple[tuple[float, str], ...]
+
+
+def number(value: float, digits: int = 3) -> str:
+    """A number to so many significant digits, with thousands separated and no exponent in everyday sizes."""
+    if value == 0:
+        return "0"
+    text = f"{value:.{digits}g}"
+    if "e" not in text:
+        return text
+    return f"{float(text):,.0f}" if 1 <= abs(value) < MOST_WRITTEN_OUT else text
+
+
+def fitting_unit(value: float, units: Units, digits: int = 3) -> tuple[float, str]:
+    """The largest unit of a rising row that `value` reaches, once rounded to so many digits; else the smallest."""
+    rounded = abs(float(f"{value:.{digits}g}"))
+    reached = [unit for unit in units if rounded >= unit[0]]
+    return reached[-1] if reached else units[0]
+
+
+def count(amount: float, digits: int = 3) -> str:
+    """How many, in thousands, millions, billions or trillions: 8.03 B."""
+    size, unit = fitting_unit(amount, COUNT_UNITS, digits)
+    return f"{number(amount / size, digits)}{unit}"

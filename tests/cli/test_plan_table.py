@@ -1,0 +1,135 @@
+"""The printed plan: one screen for very different runs, everything else behind -v, and no number written badly."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from carbon_plugin.cli import main as cli
+
+LENGTH = ("--tokens", "1e12")
+MOE = (
+    "model: {layers: 61, hidden: 7168, heads: 128, head_dim: 128, kv_heads: 8, ffn: 18432, vocab: 129280, "
+    "moe: {experts: 256, top_k: 8, expert_ffn: 2048, first_dense_layers: 3}}"
+)
+COUNTED = (
+    "model: {type: counted, name: resnet, parameters: 999999999, trainable_parameters: 999999999, "
+    "forward_flops_per_sample: 8.2e9, activation_bytes_per_sample: 9e7, kernels: 160}"
+)
+SPECS = {
+    "counted": f"{COUNTED}\ncluster: {{accelerator: a100, nodes: 1}}\nlayout: {{dp_replicate: 8}}\n"
+    "training: {seq_len: 1, global_batch_size: 1024, steps: 90000}\nsite: {zone: DEU}\n",
+    "moe": f"{MOE}\ncluster: {{accelerator: h100-sxm, nodes: 2048}}\nprice_usd_per_device_hour: 2\n"
+    "training: {seq_len: 4096, global_batch_size: 16384, tokens: 15e12}\nsite: {zone: aws:us-east-1}\n",
+    "market": "model: llama3-8b\ncluster: {accelerator: h100-sxm, nodes: 4}\n"
+    "training: {seq_len: 8192, global_batch_size: 512, tokens: 1e12}\n"
+    "site: {zone: Oregon, instruments: [{kind: ppa, share: 1, g_per_kwh: 11, source: wind}]}\n",
+}
+RUNS = {
+    "16 x 8 H100": (
+        "--model", "llama3-8b", "--accelerator", "h100-sxm", "--nodes", "16",
+        "--zone", "FRA", "--price", "2",
+    ),
+    "2 x 4090": (
+        "--model", "gpt2", "--accelerator", "rtx4090", "--nodes", "1",
+        "--devices-per-node", "2", "--zone", "US-TX",
+    ),
+    "4 x L40S": (
+        "--model", "gpt2", "--accelerator", "l40s", "--nodes", "1",
+        "--devices-per-node", "4", "--zone", "JP-HKD",
+    ),
+    "2,048 H100": (
+        "--model", "llama3-405b", "--accelerator", "h100-sxm",
+        "--nodes", "256", "--zone", "aws:ca-central-1",
+    ),
+    "TPU": ("--model", "llama3-8b", "--accelerator", "tpu-v5p", "--nodes", "16", "--zone", "gcp:us-central1"),
+    "MI300X": ("--model", "llama3-70b", "--accelerator", "mi300x", "--nodes", "8", "--zone", "NO1"),
+    "B200": ("--model", "mixtral-8x7b", "--accelerator", "b200", "--nodes", "8", "--zone", "Quebec"),
+    "counted": ("counted.yaml",),
+    "16,384 H100": ("moe.yaml",),
+    "contracts": ("market.yaml",),
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def specs(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, text in SPECS.items():
+        (tmp_path / f"{name}.yaml").write_text(text)
+
+
+def printed(capsys, *arguments: str) -> str:
+    length = () if arguments[0].endswith(".yaml") else LENGTH
+    assert cli.run(["plan", *arguments, *length]) == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("columns", [80, 100])
+@pytest.mark.parametrize("run", RUNS)
+def test_a_plan_fits_one_screen(run, columns, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+
+    lines = printed(capsys, *RUNS[run]).splitlines()
+
+    assert len(lines) <= 41, "\n".join(lines)
+    assert max(map(len, lines)) <= columns
+    assert [line for line in lines if re.search(r"\de[+-]?\d\d", line)] == []  # no exponents
+    heads = ["model", "cluster", "layout", "training", "site", "goodput", "one step", "memory", "assumed"]
+    assert [head for head in heads if not any(line.startswith(head) for line in lines)] == []
+
+
+@pytest.mark.parametrize("run", ["16 x 8 H100", "counted", "contracts"])
+def test_verbose_has_every_assumption_and_every_term_and_the_short_form_says_how_many_are_left_out(
+    run, capsys, monkeypatch
+):
+    monkeypatch.setenv("COLUMNS", "200")
+    short, long = (" ".join(printed(capsys, *RUNS[run], *flags).split()) for flags in ((), ("-v",)))
+
+    assumed = long.split("assumed, because nothing was given")[1]
+    for field in ("site.pue", "site.lifetime_years", "embodied.device"):
+        assert f"{field}: " in assumed
+    assert "site.lifetime_years" not in short
+    assert re.search(r"and \d+ other values? \(-v lists all with their sources\)", short)
+    assert "95 % interval of total carbon" in long
+    assert "energy, nodes" in long
+    assert "energy, nodes" not in short
+
+
+def test_what_a_user_can_best_state_is_named_among_the_assumptions(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+
+    said = " ".join(printed(capsys, *RUNS["2 x 4090"]).split()).split("assumed, because nothing was given: ")[1]
+
+    for choice in ("node pcie-8", "seq len 1024", "global batch size 4096", "precision bf16", "PUE 1.54"):
+        assert choice in said
+
+
+def test_the_plan_says_the_range_of_its_grid_and_that_a_larger_area_stands_in(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+
+    said = " ".join(printed(capsys, *RUNS["4 x L40S"]).split())
+
+    assert "site Hokkaido 477 gCO2e/kWh (211 to 1,080; annual 2025, lifecycle), PUE 1.54" in said
+    assert "warning: the grid intensity of Hokkaido (JP-HKD) is of a larger area: its range covers 211 to" in said
+
+
+def test_parameters_are_never_written_with_an_exponent(capsys):
+    assert "resnet, 1 B parameters" in printed(capsys, *RUNS["counted"])
+
+
+def test_samples_of_a_counted_model_without_a_length_are_not_called_tokens(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+
+    said = printed(capsys, *RUNS["counted"])
+
+    assert "90,000 steps of 1,024 samples, bf16" in said
+    assert " samples/s and " in said
+    assert "tokens" not in said
+
+
+def test_a_sequence_that_nobody_stated_is_not_longer_than_the_models_position_table(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+
+    assert "4,096 x 1,024 tokens" in printed(capsys, *RUNS["2 x 4090"])

@@ -1,0 +1,43 @@
+"""Numbers for a person: no exponent in everyday sizes, and counts whose unit fits what is written."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from carbon_plugin.spec.amounts import count, fitting_unit, number
+
+
+@pytest.mark.parametrize(
+    ("amount", "text"),
+    [
+        (0, "0"), (1, "1"), (999, "999"), (1000, "1 k"), (124_439_808, "124 M"), (999_400_000, "999 M"),
+        (999_600_000, "1 B"), (999_999_999, "1 B"), (8_030_261_248, "8.03 B"), (9.996e11, "1 T"), (2.78e12, "2.78 T"),
+        (1.234e15, "1,230 T"), (15e12, "15 T"),
+    ],
+)  # fmt: skip
+def test_a_count_is_written_in_the_unit_that_fits_it_once_rounded(amount, text):
+    assert count(amount) == text
+
+
+@given(st.floats(1, 9e14))
+def test_no_count_has_an_exponent_or_more_than_three_digits_before_its_unit(amount):
+    digits, _, unit = count(amount).partition(" ")
+
+    assert "e" not in digits
+    assert float(digits) < 1000
+    scale = {"": 1, "k": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}[unit]
+    assert float(digits) * scale == pytest.approx(amount, rel=0.006)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0, "0"), (41.44, "41.4"), (999.7, "1,000"), (1_430_000, "1,430,000"), (0.00333, "0.00333")]
+)
+def test_a_number_has_three_digits_and_separated_thousands(value, text):
+    assert number(value) == text
+
+
+def test_a_unit_is_reached_by_the_rounded_value():
+    assert fitting_unit(0.9996, ((1e-3, "g"), (1.0, "kg"))) == (1.0, "kg")
+    assert fitting_unit(0.9994, ((1e-3, "g"), (1.0, "kg"))) == (1e-3, "g")
