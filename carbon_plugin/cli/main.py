@@ -47,6 +47,7 @@ COMMANDS = {
     "audit": Command("carbon_plugin.cli.audit:audit", "Turn the ledgers of a run into a report."),
     "export": Command("carbon_plugin.cli.export:export", "Export a run: SCI, model card, EU AI Act, GHG, paper."),
     "programme": Command("carbon_plugin.cli.programme:programme", "Add up all runs of a released model."),
+    "list": Command("carbon_plugin.cli.list:list_names", "List known models, accelerators, nodes, zones, stacks."),
     "profiles": Command("carbon_plugin.cli.profiles:app", "List and show the hardware profiles."),
     "count": Command("carbon_plugin.cli.count:count", "Count a model that is no transformer, for plan."),
     "probe": Command("carbon_plugin.cli.probe:probe", "Measure this machine and write a profile of it."),

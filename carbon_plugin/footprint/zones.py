@@ -6,7 +6,7 @@ There is no default area: a zone that is not known is an error that lists the ne
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Literal
 
@@ -82,6 +82,21 @@ def cloud_region(zone: str | None) -> tuple[str, str] | None:
     provider, separator, region = (zone or "").partition(":")
     provider = provider.strip().lower()
     return (provider, region.strip().lower()) if separator and provider in ("gcp", "aws", "azure") else None
+
+
+def every_zone() -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Every zone as a user may write it, with its other names: countries, parts of them, subregions, cloud regions."""
+    for code, country in sorted(tables.countries().items(), key=lambda item: item[1].name):
+        yield code, tuple(filter(None, (country.name, country.alpha2, *country.aliases)))
+    for code, place in tables.places().items():
+        yield code, (place.name, *place.aliases)
+    for code, row in tables.egrid_intensities().areas.items():
+        yield f"egrid:{code}", (row.name or code,)
+    for region, row in tables.gcp_intensities().areas.items():
+        yield f"gcp:{region}", (row.name,) if row.name else ()
+    for provider, regions in tables.cloud_regions().items():
+        for region, mapped in regions.items():
+            yield f"{provider}:{region}", (mapped.place,)
 
 
 def electricity_maps_zone(area: Area) -> str | None:
@@ -204,7 +219,7 @@ def _unknown(zone: str, names: Names, asked: str | None = None) -> FootprintErro
     keys = {how: tuple(map(_key, forms)) for how, forms in names.items()}
     shown = nearest(word, keys, keys)[:_MOST_SHOWN]
     near = f"nearest: {', '.join(shown)}; " if shown else ""
-    return FootprintError(f"zone {zone!r} is unknown; {near}expected {FORMS}")
+    return FootprintError(f"zone {zone!r} is unknown; {near}expected {FORMS}; `carbon-plugin list zones` has all")
 
 
 def _names_like(zone: str) -> Names:

@@ -139,6 +139,12 @@ def load_stack(name: str, *, profile_dirs: Directories = ()) -> Stack:
     raise unknown_name("stack", name, [*own, *STACKS])
 
 
+def list_stacks(*, profile_dirs: Directories = ()) -> dict[str, Stack]:
+    """Every software stack by name; of two with one name the one found first."""
+    own = [path.stem for directory in _search_path(profile_dirs) for path in (directory / "stacks").glob("*.yaml")]
+    return {name: load_stack(name, profile_dirs=profile_dirs) for name in sorted({*own, *STACKS})}
+
+
 def sourced_values(value: Any, name: str = "") -> Iterator[tuple[str, Sourced]]:
     """Every sourced value of a profile, by dotted field name, in the order of its fields."""
     if isinstance(value, Sourced):
