@@ -21,8 +21,8 @@ from carbon_plugin.audit.stalls import Stalls
 from carbon_plugin.footprint.account import Factors
 from carbon_plugin.footprint.units import GRAMS_PER_KG, JOULES_PER_KWH
 from carbon_plugin.ledger.claims import DeviceClaims
-from carbon_plugin.ledger.records import Close, Event, Manifest, Phase, Span, Window
-from carbon_plugin.ledger.verify import HEADS_EVENT, CheckedLedger
+from carbon_plugin.ledger.file_check import CheckedLedger
+from carbon_plugin.ledger.records import HEADS_EVENT, Close, Event, Manifest, Phase, Span, Window
 from carbon_plugin.spec.devices import DeviceIdentity, Rung
 
 # Bounds on what a report lists one by one; counts and sums always cover everything.

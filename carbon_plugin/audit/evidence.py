@@ -14,16 +14,19 @@ from msgspec import Struct
 from carbon_plugin.audit import narrative, view, wording
 from carbon_plugin.audit.result import AUDIT_VERSION, AuditSummary
 from carbon_plugin.audit.summary import summarise
+from carbon_plugin.audit.verdict import verdict_reason
 from carbon_plugin.errors import ReportError
 from carbon_plugin.footprint.account import Basis, Factors, Footprint, Intensity, IntensityPart
 from carbon_plugin.footprint.grid import describe_basis
 from carbon_plugin.footprint.units import JOULES_PER_KWH
+from carbon_plugin.ledger.verify import State
 from carbon_plugin.spec.figure import Figure
 
 
 class Origin(Struct, frozen=True, kw_only=True):
-    """Where the numbers come from. `ledger_heads` are the ends of the chains that they were added up from; `limits`
-    say what is in no total."""
+    """Where the numbers come from. `ledger_heads` are the ends of the chains that they were added up from, and
+    `ledger_state` how far these can be believed (`verified`: an anchor vouches for all of them); `limits` say what is
+    in no total."""
 
     run_id: str
     run_name: str
@@ -34,6 +37,7 @@ class Origin(Struct, frozen=True, kw_only=True):
     plugin_version: str
     audited_unix_s: float
     verified: bool
+    ledger_state: State
     ledger_heads: dict[str, str]
     measured_share: float
     limits: list[str]
@@ -84,7 +88,8 @@ def origin_of(summary: AuditSummary) -> Origin:
         end_unix_s=summary.period.end_unix_s,
         plugin_version=summary.plugin_version,
         audited_unix_s=summary.created_unix_s,
-        verified=summary.verification.ok,
+        verified=summary.verification.state == "verified",
+        ledger_state=summary.verification.state,
         ledger_heads={check.file: check.head for check in summary.verification.files},
         measured_share=view.measured_share(summary),
         limits=_limits(summary),
@@ -102,8 +107,9 @@ def limits_of_energy(summary: AuditSummary) -> list[str]:
 
 
 def _unverified(summary: AuditSummary) -> list[str]:
-    problems = summary.verification.problems
-    return [] if summary.verification.ok else [f"The ledgers do not verify: {problems[0].rstrip('.')}."]
+    state = summary.verification.state
+    words = {"contradicted": "The ledgers do not verify", "incomplete": "The ledgers are not complete"}.get(state)
+    return [f"{words}: {verdict_reason(summary.verification).rstrip('.')}."] if words else []
 
 
 def carbon_of(summary: AuditSummary, wanted_by: str) -> tuple[Footprint, Factors]:

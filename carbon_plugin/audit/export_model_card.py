@@ -52,6 +52,8 @@ def model_card_emissions(summary: AuditSummary, training_type: str | None = None
         source += f"; only {summary.coverage.nodes_seen} of {summary.coverage.nodes} nodes"
     if not summary.verification.ok:
         source += "; its ledgers do not verify"
+    elif summary.verification.state == "incomplete":
+        source += "; its ledgers are not complete"
     return ModelCardEmissions(
         emissions=significant(footprint.operational_kg.value * GRAMS_PER_KG, _DIGITS),
         source=source,

@@ -19,9 +19,10 @@ from pathlib import Path
 from msgspec import Struct
 
 from carbon_plugin.audit.collect import FileContext, RunCollector
+from carbon_plugin.ledger.file_check import CheckedLedger, PassedLedger
 from carbon_plugin.ledger.launches import clock_offsets, earlier_steps, launches_of
 from carbon_plugin.ledger.outline import Outline, outline_of
-from carbon_plugin.ledger.verify import CheckedLedger, PassedLedger, wanted_chains
+from carbon_plugin.ledger.verify import wanted_chains
 
 PROCESS_BYTES = 64 << 20
 """Ledgers that a process is worth: it takes about as long to start, a third of a second, as to read half of them."""

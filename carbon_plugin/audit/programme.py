@@ -19,6 +19,7 @@ from carbon_plugin.audit.summary import summarise
 from carbon_plugin.errors import LedgerError, ReportError
 from carbon_plugin.footprint.account import Basis
 from carbon_plugin.ledger.files import ledger_files
+from carbon_plugin.ledger.verify import State
 from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.loading import Role
 
@@ -43,7 +44,7 @@ class ProgrammeRun(Struct, frozen=True, kw_only=True):
     embodied_kg: float | None
     total_kg: float | None
     basis: Basis | None
-    verified: bool
+    ledger_state: State
 
 
 class RoleTotal(Struct, frozen=True, kw_only=True):
@@ -198,7 +199,7 @@ def _run(one: _Audited) -> ProgrammeRun:
         embodied_kg=footprint.embodied_kg.value if footprint and footprint.embodied_parts_kg else None,
         total_kg=footprint.total_kg.value if footprint else None,
         basis=summary.factors.intensity.basis if summary.factors else None,
-        verified=summary.verification.ok,
+        ledger_state=summary.verification.state,
     )
 
 
@@ -268,9 +269,9 @@ def _warnings(runs: Sequence[ProgrammeRun], missing: Sequence[str], others: int)
     without = [run.name for run in runs if run.total_kg is not None and run.embodied_kg is None]
     if without:
         found.append(f"the manufacture of their hardware is unknown and in no sum: {', '.join(without)}")
-    unverified = [run.name for run in runs if not run.verified]
-    if unverified:
-        found.append(f"ledgers that do not verify: {', '.join(unverified)}")
+    for state, words in (("contradicted", "ledgers that do not verify"), ("incomplete", "ledgers that are incomplete")):
+        if names := [run.name for run in runs if run.ledger_state == state]:
+            found.append(f"{words}: {', '.join(names)}")
     if others:
         found.append(f"{others} runs of other programmes, or of none, are left out")
     return found

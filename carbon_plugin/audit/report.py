@@ -20,6 +20,7 @@ from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.audit.scheduler import read_sacct
 from carbon_plugin.audit.summary import summarise
 from carbon_plugin.audit.text import render_text
+from carbon_plugin.audit.verdict import verdict_word
 from carbon_plugin.errors import CarbonPluginError
 
 _TEMPLATE = "report.html.j2"
@@ -126,6 +127,7 @@ def _context(summary: AuditSummary) -> dict[str, Any]:
     return {
         "s": summary,
         "energy_span": view.energy_span,
+        "verdict": verdict_word(summary.verification).lower(),
         "charts": charts | charts_of(summary),
         "subtitle": narrative.subtitle(summary),
         "opening": narrative.opening(summary),

@@ -13,8 +13,9 @@ from msgspec import Struct
 from carbon_plugin.footprint.account import Factors, Footprint
 from carbon_plugin.footprint.drivers import Driver
 from carbon_plugin.ledger.claims import Overlap
+from carbon_plugin.ledger.file_check import FileCheck
 from carbon_plugin.ledger.records import Phase
-from carbon_plugin.ledger.verify import AnchorCheck, FileCheck
+from carbon_plugin.ledger.verify import AnchorCheck, State
 from carbon_plugin.spec.devices import DeviceIdentity, Rung
 from carbon_plugin.spec.figure import Assumption, Figure
 
@@ -299,12 +300,17 @@ class Series(Struct, frozen=True, kw_only=True):
 
 
 class Verification(Struct, frozen=True, kw_only=True):
-    """Whether the ledgers can be believed, and every reason for and against."""
+    """Whether the ledgers can be believed, and every reason for and against.
+
+    `state` says how far: `ok` means only that nothing contradicts them. `missing` are ends, files and nodes that should
+    be there; honest runs that were killed lack them too."""
 
     ok: bool
     problems: list[str]
     files: list[FileCheck]
     anchors: list[AnchorCheck]
+    state: State = "unsealed"
+    missing: list[str] = []
 
 
 class AuditSummary(Struct, frozen=True, kw_only=True):

@@ -115,7 +115,12 @@ def _conclude(collected: RunCollector, identity: RunIdentity | None, checks: Run
             steps=spans.series(),
         ),
         verification=Verification(
-            ok=checks.ok, problems=checks.all_problems, files=checks.files, anchors=checks.anchors
+            ok=checks.ok,
+            problems=checks.all_problems,
+            files=checks.files,
+            anchors=checks.anchors,
+            state=checks.state,
+            missing=checks.missing,
         ),
         work=work_of(collected, manifest, prediction),
         sampling=SAMPLING if accounted else None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from carbon_plugin.audit import narrative, view, wording
 from carbon_plugin.audit.drawing import RUNG_NAMES
 from carbon_plugin.audit.result import AuditSummary, Energy
+from carbon_plugin.audit.verdict import verdict_line
 
 
 def render_text(summary: AuditSummary) -> str:
@@ -20,7 +21,7 @@ def render_text(summary: AuditSummary) -> str:
     ]
     for warning in narrative.warnings(summary):
         lines.append(f"note: {warning}")
-    lines.append(_verdict(summary))
+    lines.append(verdict_line(summary.verification))
     return "\n".join(lines) + "\n"
 
 
@@ -83,18 +84,6 @@ def _comparison(summary: AuditSummary) -> list[str]:
         causes = ", ".join(f"{part.cause} {wording.off_by(part.factor)}" for part in summary.forecast.parts)
         lines.append(f"forecast of operational carbon was off by: {causes}")
     return [*lines, ""] if lines else []
-
-
-def _verdict(summary: AuditSummary) -> str:
-    verification = summary.verification
-    files = wording.plural(len(verification.files), "file")
-    if not verification.ok:
-        more = len(verification.problems) - 1
-        first = verification.problems[0] + (f" (and {more} more)" if more else "")
-        return f"ledger: NOT VERIFIED, {files}: {first}"
-    anchored = [anchor for anchor in verification.anchors if anchor.file is not None]
-    matched = f", {wording.plural(len(anchored), 'anchor')} matched" if anchored else ""
-    return f"ledger: verified, {files}{matched}" + "".join(f"; {gap}" for gap in view.gaps(summary))
 
 
 def _table(rows: list[tuple[str, str, str, str]]) -> list[str]:

@@ -92,20 +92,6 @@ def measured_share(summary: AuditSummary) -> float:
     return summary.energy.measured_j / summary.energy.energy_j if summary.energy.energy_j else 0.0
 
 
-def gaps(summary: AuditSummary) -> list[str]:
-    """What the record of a run lacks although nothing in it is wrong: a verdict must not be given without it."""
-    found = []
-    files = summary.verification.files
-    unclosed = sum(check.closed is None for check in files)
-    if unclosed:
-        which = "" if len(files) == 1 else f" of {unclosed} of them"
-        found.append(
-            f"no closing record{which}: the process was killed, it still runs, or its disk was full, so up to a window "
-            "or more at the end is missing"
-        )
-    return found
-
-
 def phases(summary: AuditSummary) -> list[tuple[str, Energy]]:
     """Phases by energy, the largest first."""
     rows = [(PHASE_NAMES.get(phase, phase), energy) for phase, energy in summary.by_phase.items()]

@@ -7,6 +7,9 @@ from typing import Annotated
 
 import typer
 
+INCOMPLETE = 3
+"""Exit code of --verify where nothing is wrong with the ledgers that are there."""
+
 
 def audit(
     run_dir: Annotated[Path, typer.Argument(help="Run directory with the ledgers.", show_default=False)],
@@ -17,7 +20,10 @@ def audit(
         Path | None, typer.Option(help="Where to write the report, if not into the run directory.", show_default=False)
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
-    verify: Annotated[bool, typer.Option("--verify", help="Exit with 1 if the ledgers cannot be believed.")] = False,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Exit with 1 if the ledgers contradict themselves, with 3 if some are missing."),
+    ] = False,
     anchor: Annotated[
         list[str] | None,
         typer.Option(help="Ledger head that was logged elsewhere; implies --verify. Repeatable.", show_default=False),
@@ -56,10 +62,15 @@ def audit(
     else:
         typer.echo(render_text(written.summary))
         typer.echo(f"report: {written.html}")
-    if (verify or anchor) and not verification.ok:
+    if verify or anchor:
         for problem in verification.problems:
             typer.echo(f"not verified: {problem}", err=True)
-        raise typer.Exit(1)
+        for missing in verification.missing:
+            typer.echo(f"incomplete: {missing}", err=True)
+        if not verification.ok:
+            raise typer.Exit(1)
+        if verification.missing:
+            raise typer.Exit(INCOMPLETE)
 
 
 def _explain(run_dir: Path, field: str | None, *, as_json: bool) -> None:

@@ -6,6 +6,7 @@ import msgspec
 
 from carbon_plugin.errors import LedgerError
 from carbon_plugin.ledger.records import LEDGER_VERSION, Record
+from carbon_plugin.spec.reading import DEEPEST, UNREADABLE, reason_of, too_deep
 
 _encoder = msgspec.json.Encoder()
 _decoders: dict[int, msgspec.json.Decoder[Record]] = {1: msgspec.json.Decoder(Record)}
@@ -23,6 +24,7 @@ class Opening(msgspec.Struct, frozen=True, tag="manifest"):
     node: int
     attempt: int
     started_unix_s: float
+    file: str = ""
 
 
 _opening_decoder = msgspec.json.Decoder(Opening)
@@ -43,9 +45,19 @@ def encode_record(record: Record) -> bytes:
 def decode_opening(payload: bytes) -> Opening | None:
     """The opening of a file from its first record; None if that is not a manifest."""
     try:
-        return _opening_decoder.decode(payload)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None if too_deep(payload) else _opening_decoder.decode(payload)
+    except UNREADABLE:
         return None
+
+
+def decode_record(payload: bytes, decoder: msgspec.json.Decoder[Record]) -> Record:
+    """A record from its JSON. Raises `LedgerError` with the reason for one that cannot be read."""
+    if too_deep(payload):
+        raise LedgerError(f"is nested deeper than {DEEPEST} levels")
+    try:
+        return decoder.decode(payload)
+    except UNREADABLE as error:
+        raise LedgerError(f"cannot be decoded: {reason_of(error)}") from None
 
 
 def decoder_for(version: int, origin: str) -> msgspec.json.Decoder[Record]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from carbon_plugin.errors import LedgerError
 
-_NAME = re.compile(r"node-(\d+)(?:\.rank-(\d+))?\.attempt-(\d+)\.jsonl")
+_NAME = re.compile(r"node-(0|[1-9][0-9]{0,8})(?:\.rank-(0|[1-9][0-9]{0,8}))?\.attempt-(0|[1-9][0-9]{0,8})\.jsonl")
 
 
 def ledger_name(node: int, attempt: int, rank: int | None = None) -> str:
@@ -26,6 +26,21 @@ def attempt_number(file_name: str) -> int:
     """The number of the attempt in the name of a ledger; 0 for any other name."""
     match = _NAME.fullmatch(file_name)
     return int(match[3]) if match else 0
+
+
+def node_of(file_name: str) -> int | None:
+    """Number of the node that wrote a ledger; None for another file."""
+    found = _NAME.fullmatch(file_name)
+    return int(found[1]) if found else None
+
+
+def is_own_name(file_name: str, *, stated: str, node: int, attempt: int) -> bool:
+    """Whether a file has the name that its writer gave it: the `stated` one of its manifest, else one of its node and
+    attempt, for manifests that did not state it yet."""
+    if stated:
+        return file_name == stated
+    found = _NAME.fullmatch(file_name)
+    return found is None or (int(found[1]), int(found[3])) == (node, attempt)
 
 
 def ledger_files(run_dir: str | os.PathLike[str]) -> list[Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO
 
 import msgspec
 from msgspec import Struct
@@ -13,11 +13,11 @@ from msgspec import Struct
 from carbon_plugin.errors import LedgerError
 from carbon_plugin.ledger import chain
 from carbon_plugin.ledger.clocks import TimedFile
-from carbon_plugin.ledger.codec import decode_opening, decoder_for
-from carbon_plugin.ledger.files import writer_name
+from carbon_plugin.ledger.codec import decode_opening, decode_record, decoder_for
+from carbon_plugin.ledger.files import is_own_name, writer_name
+from carbon_plugin.ledger.possible import Gate
 from carbon_plugin.ledger.records import LEDGER_VERSION, Event, Record, Window
-
-_Decoded = TypeVar("_Decoded")
+from carbon_plugin.spec.reading import LATEST_UNIX_S, UNREADABLE, too_deep
 
 _TAIL_BYTES = 1 << 16
 """Some forty windows of eight GPUs; read further back where no step ended in them."""
@@ -31,10 +31,12 @@ class _Manifest(Struct, frozen=True, tag="manifest"):
     """The few fields that are of use here: documents of tens of kB are not worth reading twice."""
 
     node: int
+    attempt: int
     host_key: str
     started_unix_s: float
     devices: list[_Device]
     started_boot_s: float | None = None
+    file: str = ""
 
 
 _manifest_decoder = msgspec.json.Decoder(_Manifest)
@@ -81,7 +83,7 @@ class Outline(Struct, frozen=True, kw_only=True):
 
 
 def outline_of(path: Path) -> Outline | None:
-    """The outline of a file; None if it does not begin with a manifest that can be read.
+    """The outline of a file; None if it does not begin with a manifest that can be read, or is a copy of another one.
 
     Raises `LedgerError` for a file that cannot be opened or is of an unknown version.
     """
@@ -92,11 +94,13 @@ def outline_of(path: Path) -> Outline | None:
             opening = decode_opening(parts[1]) if parts else None
             if parts is None or opening is None:
                 return None
-            manifest = _decoded(parts[1], _manifest_decoder)
+            manifest = _manifest(parts[1])
             tail = _tail(file, size, decoder_for(opening.version, str(path)))
     except OSError as error:
         raise LedgerError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if manifest is None:
+    if manifest is None or not 0 <= manifest.started_unix_s <= LATEST_UNIX_S:
+        return None
+    if not is_own_name(path.name, stated=manifest.file, node=manifest.node, attempt=manifest.attempt):
         return None
     windows = [record for record in tail if isinstance(record, Window)]
     trained = [window for window in windows if window.steps] or windows
@@ -113,15 +117,16 @@ def outline_of(path: Path) -> Outline | None:
     )
 
 
-def find_events(path: Path, kind: str) -> Iterator[Event]:
-    """Events of a kind, found by how the line of an event begins, so that hardly any other line is decoded.
+def find_events(path: Path, kind: str, *, edge_bytes: int | None = None) -> Iterator[Event]:
+    """Events of a kind, found by how the line of an event begins, so that hardly any other line is decoded; with
+    `edge_bytes` only those in so many bytes at the beginning and at the end.
 
     Raises `LedgerError` for a file that cannot be read.
     """
     decoder = decoder_for(LEDGER_VERSION, str(path))
     try:
         with path.open("rb") as file:
-            for line in file:
+            for line in file if edge_bytes is None else _edges(file, edge_bytes):
                 if line.startswith(b'{"type":"event"', chain.HEX_DIGITS + 1):
                     record = _decoded(line[chain.HEX_DIGITS + 1 :], decoder)
                     if isinstance(record, Event) and record.kind == kind:
@@ -130,9 +135,20 @@ def find_events(path: Path, kind: str) -> Iterator[Event]:
         raise LedgerError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
+def _edges(file: BinaryIO, size_bytes: int) -> Iterator[bytes]:
+    """Lines at the beginning of a file, and then those at its end that were not among them."""
+    while file.tell() < size_bytes and (line := file.readline()):
+        yield line
+    end = file.seek(0, os.SEEK_END)
+    if end > size_bytes:
+        file.seek(max(size_bytes, end - size_bytes))
+        file.readline()  # part of a line, or one that came already
+        yield from file
+
+
 def _tail(file: BinaryIO, size: int, decoder: msgspec.json.Decoder[Record]) -> list[Record]:
     """The last records, back to a window with a step; all of them where there is none."""
-    back = _TAIL_BYTES
+    back, gate = _TAIL_BYTES, Gate()
     while True:
         start = max(0, size - back)
         file.seek(start)
@@ -140,13 +156,21 @@ def _tail(file: BinaryIO, size: int, decoder: msgspec.json.Decoder[Record]) -> l
         lines = file.read(size - start).split(b"\n")[1 if start else 0 : -1]
         parts = (chain.split_line(line) for line in lines)
         records = [record for part in parts if part and (record := _decoded(part[1], decoder))]
+        records = [record for record in records if (verdict := gate.judge(record)) is None or not verdict.impossible]
         if start == 0 or any(isinstance(record, Window) and record.steps for record in records):
             return records
         back *= 4
 
 
-def _decoded(payload: bytes, decoder: msgspec.json.Decoder[_Decoded]) -> _Decoded | None:
+def _manifest(payload: bytes) -> _Manifest | None:
     try:
-        return decoder.decode(payload)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None if too_deep(payload) else _manifest_decoder.decode(payload)
+    except UNREADABLE:
+        return None  # the verification names it
+
+
+def _decoded(payload: bytes, decoder: msgspec.json.Decoder[Record]) -> Record | None:
+    try:
+        return decode_record(payload, decoder)
+    except LedgerError:
         return None  # the verification names it

@@ -6,14 +6,14 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
 from msgspec import Struct
 
 from carbon_plugin.errors import LedgerError
 from carbon_plugin.ledger import chain
-from carbon_plugin.ledger.codec import Opening, decode_opening, decoder_for
-from carbon_plugin.ledger.files import ledger_files
+from carbon_plugin.ledger.codec import Opening, decode_opening, decode_record, decoder_for
+from carbon_plugin.ledger.files import is_own_name, ledger_files, ledger_name
 from carbon_plugin.ledger.identity import read_identity
+from carbon_plugin.ledger.possible import Gate
 from carbon_plugin.ledger.records import LEDGER_VERSION, Manifest, Record, RunIdentity
 
 _MAX_PROBLEMS = 20
@@ -43,7 +43,8 @@ class LedgerStream:
 
     Iterate once; `lines`, `head`, `torn_tail`, `problems` and `intact` say what was found so far, and `line` is the
     number of the record just given. A line that does not follow from the one before is a problem and its record is
-    still given; a line that cannot be decoded is a problem and skipped. `run_id` is what the file should belong to;
+    still given; a line that cannot be decoded, or says what cannot be, is a problem and skipped. A file that is a copy
+    of another one gives no record, so that nothing counts twice. `run_id` is what the file should belong to;
     without it the first record says so. Raises `LedgerError` for a file that cannot be opened or is of an
     unknown version.
     """
@@ -55,7 +56,9 @@ class LedgerStream:
         self.problems: list[str] = []
         self._run_id = run_id
         self._chain = b""
-        self._broken_lines = 0
+        self._broken_lines = self._all_problems = 0
+        self._copied = False
+        self._gate = Gate()
 
     @property
     def intact(self) -> bool:
@@ -78,9 +81,9 @@ class LedgerStream:
                 yield from self._records(file)
         except OSError as error:
             raise LedgerError(f"{self.path}: cannot be read: {error.strerror or error}") from error
-        more = self._broken_lines - _MAX_PROBLEMS
+        more = self._all_problems - _MAX_PROBLEMS
         if more > 0:
-            self.problems.append(f"{more} more broken lines")
+            self.problems.append(f"{more} more problems of lines")
 
     def _records(self, lines: Iterator[bytes]) -> Iterator[Record]:
         decoder = decoder_for(LEDGER_VERSION, str(self.path))
@@ -103,13 +106,24 @@ class LedgerStream:
                 self._broken("does not follow from the line before it: edited, or lines are missing")
             self._chain = stated  # so that one edited line is one problem and not all that follow it
             try:
-                record = decoder.decode(payload)
-            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-                self._broken(f"cannot be decoded: {error}")
+                record = decode_record(payload, decoder)
+            except LedgerError as error:
+                self._broken(str(error))
                 continue
-            yield record
+            verdict = self._gate.judge(record)
+            if verdict is not None:
+                for what in (*verdict.impossible, *verdict.strange):
+                    self._problem(f"line {self.lines}: {what}")
+                if verdict.impossible:
+                    continue
+            if not self._copied:
+                yield record
 
     def _start_chain(self, opening: Opening | None) -> None:
+        if opening and not is_own_name(self.path.name, stated=opening.file, node=opening.node, attempt=opening.attempt):
+            self._copied = True
+            name = opening.file or ledger_name(opening.node, opening.attempt)
+            self._problem(f"line 1 says that this is {name}: a copy under another name, which counts for nothing")
         if opening is None:
             self._broken("is not a manifest, the record that a ledger begins with")
         elif self._run_id is not None and opening.run_id != self._run_id:
@@ -121,8 +135,12 @@ class LedgerStream:
 
     def _broken(self, what: str) -> None:
         self._broken_lines += 1
-        if self._broken_lines <= _MAX_PROBLEMS:
-            self.problems.append(f"line {self.lines} {what}")
+        self._problem(f"line {self.lines} {what}")
+
+    def _problem(self, text: str) -> None:
+        self._all_problems += 1
+        if self._all_problems <= _MAX_PROBLEMS:
+            self.problems.append(text)
 
 
 def read_ledger(path: str | os.PathLike[str], run_id: str | None = None) -> LedgerFile:

@@ -18,6 +18,14 @@ Phase = str
 """What a job does: one of `KNOWN_PHASES`, or a name of its own such as "rollout"."""
 KNOWN_PHASES = ("startup", "train", "evaluation", "checkpoint", "data_wait", "idle")
 OTHER_PHASE = "other"
+
+HEADS_EVENT = "ledger_heads"
+"""Event of a node that has looked at other ledgers: data {"heads": {file name: chain}}. One anchor of its own file then
+stands for all of them, up to that moment. With "complete": true these were all lines that there were."""
+
+RESUMED_EVENT = "resumed"
+"""Event of a node whose job has loaded a checkpoint while training: its steps may go back, once."""
+
 IntensityOrigin = Literal["live", "ageing", "static", "series"]
 
 
@@ -43,7 +51,8 @@ class Manifest(Struct, frozen=True, kw_only=True, tag="manifest"):
     the part of that host which the job has reserved, 0 to 1. `started_boot_s` is the moment of `started_unix_s` in
     seconds since that boot, by which files of one boot can be set in order whatever was done to the wall clock.
     `seen_gpus` are the GPUs that the processes of the job on this host see, whoever meters them, and
-    `ranks_without_gpu` the ranks that compute on a CPU.
+    `ranks_without_gpu` the ranks that compute on a CPU. `file` is the name that the file was given, empty in
+    ledgers that did not say yet: a copy under another name is no second ledger.
 
     A file may hold several manifests, because a layout can be detected only after the first step: each one
     replaces the one before it, and the file begins with one.
@@ -73,6 +82,7 @@ class Manifest(Struct, frozen=True, kw_only=True, tag="manifest"):
     started_boot_s: float | None = None
     seen_gpus: list[str] = []
     ranks_without_gpu: list[int] = []
+    file: str = ""
 
 
 class DeviceEnergy(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -161,16 +171,30 @@ class Projection(Struct, frozen=True, kw_only=True, tag="projection"):
     remaining_s: float | None
 
 
+class Sums(Struct, frozen=True, kw_only=True):
+    """Totals of a file beside its energy, so that no single figure of a window can be changed alone: `emitting` is the
+    sum of energy times PUE times intensity, J g/kWh, where a window states both."""
+
+    tokens: int
+    duration_s: float
+    low_j: float
+    high_j: float
+    estimated_j: float
+    emitting: float
+
+
 class Close(Struct, frozen=True, kw_only=True, tag="close"):
     """Last record of an orderly end. A ledger without one was killed; everything before it still counts.
 
-    `steps`, `windows` and `energy_j` (over all devices, absent ones left out) are totals of this file."""
+    `steps`, `windows` and `energy_j` (over all devices, absent ones left out) are totals of this file, and so are its
+    `sums` (None in ledgers that did not state them yet)."""
 
     at_unix_s: float
     reason: str
     steps: int
     windows: int
     energy_j: float
+    sums: Sums | None = None
 
 
 Record = Manifest | Window | Span | Event | Projection | Close

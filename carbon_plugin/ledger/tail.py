@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import msgspec
-
 from carbon_plugin.errors import LedgerError
 from carbon_plugin.ledger import chain
-from carbon_plugin.ledger.codec import decode_opening, decoder_for
-from carbon_plugin.ledger.files import ledger_files
+from carbon_plugin.ledger.codec import decode_opening, decode_record, decoder_for
+from carbon_plugin.ledger.files import is_own_name, ledger_files
+from carbon_plugin.ledger.possible import Gate
 from carbon_plugin.ledger.records import LEDGER_VERSION, Record
 
 
@@ -18,8 +17,8 @@ class LedgerTail:
     """New records of one file since the last poll. Keeps no file open: a job may have thousands of nodes.
 
     A line without its newline is left for a later poll. `intact` turns False for good when a line does not follow
-    from the one before it or cannot be decoded; `head` is the chain at the last complete line. `max_bytes` bounds
-    what one poll reads, unless a single line is longer.
+    from the one before it, cannot be decoded or says what cannot be; a copy of another file gives no record. `head` is
+    the chain at the last complete line. `max_bytes` bounds what one poll reads, unless a single line is longer.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, max_bytes: int = 1 << 20) -> None:
@@ -28,6 +27,8 @@ class LedgerTail:
         self._max_bytes = max_bytes
         self._offset = 0
         self._chain = b""
+        self._copied = False
+        self._gate = Gate()
         self._decoder = decoder_for(LEDGER_VERSION, str(self.path))
 
     @property
@@ -71,14 +72,21 @@ class LedgerTail:
             else:
                 self._decoder = decoder_for(opening.version, str(self.path))
                 self._chain = chain.seed(opening.run_id)
+                self._copied = not is_own_name(
+                    self.path.name, stated=opening.file, node=opening.node, attempt=opening.attempt
+                )
         if self._chain and chain.extend(self._chain, payload) != stated:
             self.intact = False
         self._chain = stated
         try:
-            return self._decoder.decode(payload)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+            record = decode_record(payload, self._decoder)
+        except LedgerError:
             self.intact = False
             return None
+        verdict = self._gate.judge(record)
+        if verdict is not None:
+            self.intact = False
+        return None if self._copied or (verdict and verdict.impossible) else record
 
 
 class RunTail:

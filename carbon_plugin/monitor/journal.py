@@ -9,7 +9,8 @@ from msgspec.structs import replace
 
 from carbon_plugin.errors import LedgerError
 from carbon_plugin.ledger.codec import RecordError
-from carbon_plugin.ledger.records import Manifest, Record
+from carbon_plugin.ledger.records import Close, Manifest, Record, Window
+from carbon_plugin.ledger.sums import RunningSums
 from carbon_plugin.ledger.writer import LedgerWriter
 from carbon_plugin.monitor.backlog import Backlog
 from carbon_plugin.monitor.totals import FileTotals
@@ -18,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 class Journal:
-    """The ledger of this node and its running totals.
+    """The ledger of this node and its running totals, as rank 0 adds up those of all ledgers.
 
     `open_writer` makes the file; it raises `LedgerError` while that is not possible and is asked again at every record.
     `on_trouble` is told each time that records begin to wait, and the user is warned the first time.
@@ -26,6 +27,7 @@ class Journal:
 
     def __init__(self, open_writer: Callable[[], LedgerWriter], on_trouble: Callable[[str], None]) -> None:
         self.totals = FileTotals()
+        self._written = RunningSums()
         self._open_writer = open_writer
         self._on_trouble = on_trouble
         self._writer: LedgerWriter | None = None
@@ -44,8 +46,8 @@ class Journal:
         return self._writer.head if self._writer else None
 
     def write(self, record: Record) -> None:
-        """Append a record, after those that still wait; none after `close`. A manifest is written with the run and
-        attempt of the file."""
+        """Append a record, after those that still wait; none after `close`. A manifest is written with the run,
+        attempt and name of the file, a closing record with the totals of the file."""
         if self._closed:
             return
         self.totals.add(record)
@@ -76,10 +78,14 @@ class Journal:
             while self._waiting:
                 record = self._waiting.first()
                 if isinstance(record, Manifest):
-                    record = replace(record, run_id=writer.run_id, attempt=writer.attempt)
+                    record = replace(record, run_id=writer.run_id, attempt=writer.attempt, file=writer.path.name)
+                elif isinstance(record, Close):
+                    record = self._closing(record)
                 try:
                     writer.write(record)
                     self._waiting.done()
+                    if isinstance(record, Window):
+                        self._written.add(record)
                 except RecordError as error:  # it would hold up all that wait behind it
                     self._waiting.drop()
                     self._on_trouble(f"{error}; it is left out")
@@ -87,6 +93,13 @@ class Journal:
             self._begin_trouble(str(error))
         else:
             self._in_trouble = False
+
+    def _closing(self, close: Close) -> Close:
+        """The closing record with the totals of what is in the file, whatever was lost on the way there."""
+        written = self._written
+        return replace(
+            close, steps=written.steps, windows=written.windows, energy_j=written.energy_j, sums=written.sums
+        )
 
     def _begin_trouble(self, sentence: str) -> None:
         if not self._in_trouble:

@@ -20,8 +20,7 @@ from types import TracebackType
 from typing import Any, Unpack
 
 from carbon_plugin.detect.observed import Detected
-from carbon_plugin.ledger.records import Phase
-from carbon_plugin.ledger.verify import RESUMED_EVENT
+from carbon_plugin.ledger.records import RESUMED_EVENT, Phase
 from carbon_plugin.monitor.clock import TrainingClock
 from carbon_plugin.monitor.guard import Guard
 from carbon_plugin.monitor.launch import hand_down

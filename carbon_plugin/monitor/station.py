@@ -19,7 +19,6 @@ from carbon_plugin.detect.stages import own_stages, with_all_stages
 from carbon_plugin.ledger.expected import LEFT, UNMETERED_EVENT
 from carbon_plugin.ledger.launches import SKEW_EVENT
 from carbon_plugin.ledger.records import RunIdentity
-from carbon_plugin.ledger.verify import HEADS_EVENT
 from carbon_plugin.meters.hostinfo import read_host_info
 from carbon_plugin.monitor.baseline import Baseline
 from carbon_plugin.monitor.clock import TrainingClock
@@ -42,9 +41,9 @@ from carbon_plugin.monitor.scratch import open_scratch
 from carbon_plugin.monitor.settings import Settings
 from carbon_plugin.monitor.skew import skew_message
 from carbon_plugin.monitor.wall import WallClock
+from carbon_plugin.monitor.witness import Witness
 
 logger = logging.getLogger(__name__)
-HEADS_EVERY_S = 3600.0
 LOOK_AROUND_S = 60.0
 """How often the leader looks whether a process of its host sees a GPU that nobody meters."""
 
@@ -101,7 +100,7 @@ class Station:
         self._exchange: Exchange | None = None
         self._reserved_since_unix_s = 0.0
         self._looked_around_s = 0.0
-        self._heads_s = 0.0
+        self._witness = Witness(run_dir, ranks.node, ranks.nodes)
         self._stated_claims: list[Claim] = []
         self._missed: set[str] = set()
 
@@ -135,7 +134,7 @@ class Station:
             self.note("reserved_time", charged.note)
         self._place = RunPlace(self._run_dir, settings, self._environ)
         self._identity = self._place.identity
-        self._heads_s = self._looked_around_s = time.monotonic()
+        self._looked_around_s = time.monotonic()
         self._election = Election(self._meeting(self._identity.run_id), open_scratch())
         self._duty = Duty(settings, ranks, self._environ, self._election, baseline)
         self._hardware = self._duty.hardware
@@ -166,6 +165,8 @@ class Station:
                 self._place.keep()
             self._guard.run("report to the collector", self._report, None)
             self._guard.run("projection", self._project, None)
+            if self._recorder is not None and self._witness.is_due:
+                self._guard.run("heads", self._note_heads, None)
             # Last, because it may wait for an answer: nothing of this tick waits with it.
             if self._recorder is not None:
                 self._guard.run("live intensity", self._recorder.refresh_intensity, None)
@@ -257,7 +258,7 @@ class Station:
         self._stated_claims = self._election.claims() if self._election is not None else []
         self._context = self._built()
         site = self._context.effective.site
-        return NodeRecorder(
+        recorder = NodeRecorder(
             settings=self._settings,
             ranks=self._ranks,
             identity=place.identity,
@@ -278,6 +279,8 @@ class Station:
             claims=self._stated_claims,
             baseline=self._duty.baseline,
         )
+        self._guard.run("heads", lambda: self._witness.look(recorder, journal.file, complete=True), None)
+        return recorder
 
     def _record_until(self, task: Task, moment_s: float) -> None:
         """Record what this process saw of GPUs before the one began that meters them."""
@@ -352,16 +355,16 @@ class Station:
             self._recorder.record(projected.record)
             if projected.skews_s:
                 self._recorder.note(SKEW_EVENT, skew_message(projected.skews_s), {"offsets_s": projected.skews_s})
-            if time.monotonic() - self._heads_s > HEADS_EVERY_S:
-                self._note_heads()
         self._show(projected.metrics)
 
     def _note_heads(self) -> None:
-        """Write down the heads of the other nodes' ledgers, so that one anchor vouches for all of them."""
-        self._heads_s = time.monotonic()
-        heads = self._projector.heads() if self._projector else {}
-        if heads and self._recorder is not None:
-            self._recorder.note(HEADS_EVENT, f"ledgers of {len(heads)} files as far as read", {"heads": heads})
+        """Write down the heads of other ledgers: rank 0 of all of them, as far as it has read."""
+        if self._recorder is None or self._journal is None:
+            return
+        if self._projector is None:
+            self._witness.look(self._recorder, self._journal.file)
+        else:
+            self._witness.note(self._recorder, self._projector.heads())
 
     def _show(self, metrics: dict[str, float]) -> None:
         head = self._journal.head if self._journal else None

@@ -150,8 +150,8 @@ def test_page_shows_what_a_stranger_asks_for(summary: AuditSummary) -> None:
         "Uptime" if summary.factors is None else summary.factors.pue.source,
         "40 steps that had been done before",
         "spec drift",
-        "no closing record: the writer was killed, or the run goes on",
-        "Yes, as far as it can be checked.",
+        "no closing record: the writer was killed, the end was cut off, or the run goes on",
+        "As far as it can be checked.",
         "FSDP2 device mesh",
     ):
         assert expected in text, expected
@@ -271,7 +271,7 @@ def test_text_summary_says_the_same_in_few_lines(summary: AuditSummary) -> None:
     assert len(text.splitlines()) < 30
     assert "step time: measured" in text
     assert "forecast of operational carbon was off by: spec drift" in text
-    assert "\nledger: verified, 4 files; no closing record of 2 of them: " in text
+    assert "ledger: unsealed, 4 files: complete and of one mind" in text
 
 
 def test_hardware_that_nobody_knows_has_unknown_embodied_carbon_and_not_zero(factors: Factors, tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_a_gpu_that_two_files_metered_is_counted_once_in_however_many_processes(
     records = read_ledger(tmp_path / "node-2.attempt-0.jsonl").records
     manifest = records[0]
     assert isinstance(manifest, Manifest)
-    copy(tmp_path, [msgspec.structs.replace(manifest, node=7), *records[1:]], node=7)
+    copy(tmp_path, [msgspec.structs.replace(manifest, node=7, file=""), *records[1:]], node=7)
 
     summary = summarise(tmp_path, processes=3)
 

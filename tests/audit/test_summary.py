@@ -107,7 +107,7 @@ def test_carbon_is_computed_from_joules_and_factors(run_dir: Path, factors: Fact
 
 
 phases = st.sampled_from(["startup", "train", "evaluation", "checkpoint", "data_wait", "idle"])
-device_energy = st.one_of(st.none(), st.floats(0, 1e9))
+device_energy = st.one_of(st.none(), st.floats(0, 1e5))
 window_parts = st.tuples(
     phases,
     st.floats(0.001, 1e4),
@@ -467,11 +467,11 @@ def test_tampered_ledger_is_summed_up_and_not_believed(run_dir: Path) -> None:
 
 
 def test_torn_ledger_loses_only_its_last_record(run_dir: Path) -> None:
-    path = run_dir / "node-0.attempt-0.jsonl"
+    path = run_dir / "node-1.attempt-1.jsonl"
     records = read_ledger(path).records
     path.write_bytes(path.read_bytes()[:-20])
     summary = summarise(run_dir)
-    assert summary.verification.ok
+    assert summary.verification.state == "incomplete"
     assert read_ledger(path).records == records[:-1]
     assert summary.energy.energy_j == math.fsum(energies_of(windows_of(run_dir)))
 

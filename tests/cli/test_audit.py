@@ -41,10 +41,14 @@ def test_json_is_one_document_and_nothing_else(run_dir: Path, tmp_path: Path) ->
 
 def test_verified_run_exits_0_and_tampered_run_1(run_dir: Path) -> None:
     path = run_dir / "node-0.attempt-1.jsonl"
-    head = read_ledger(path).head
+    done = audit(run_dir, "--verify")
+    assert done.returncode == 0, done.stderr
+    assert "ledger: unsealed, 4 files: complete and of one mind, but no anchor" in done.stdout
+    # Node 1 has seen the ends of all other files, so that its head vouches for them too.
+    head = read_ledger(run_dir / "node-1.attempt-1.jsonl").head
     done = audit(run_dir, "--verify", "--anchor", head)
     assert done.returncode == 0, done.stderr
-    assert "ledger: verified, 4 files, 1 anchor matched" in done.stdout
+    assert "ledger: verified, 4 files: 1 anchor matched" in done.stdout
     path.write_bytes(path.read_bytes().replace(b'"steps":20', b'"steps":21', 1))
     assert audit(run_dir).returncode == 0
     done = audit(run_dir, "--verify")
@@ -80,9 +84,14 @@ def test_anchor_that_is_no_chain_is_one_line_and_exit_2(run_dir: Path) -> None:
     assert "expected 32 hex digits" in done.stderr
 
 
-def test_killed_run_is_audited_with_a_note(run_dir: Path) -> None:
+def test_run_that_was_killed_is_audited_and_called_incomplete(run_dir: Path) -> None:
     path = run_dir / "node-1.attempt-1.jsonl"
     path.write_bytes(path.read_bytes()[:-30])
+    assert audit(run_dir).returncode == 0
     done = audit(run_dir, "--verify")
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 3
+    assert f"ledger: INCOMPLETE, 4 files: {path.name}: no closing record" in done.stdout
+    assert (
+        f"incomplete: {path.name}: no closing record: killed, cut off, on a full disk, or still running" in done.stderr
+    )
     assert "the last line is incomplete" in (run_dir / "report.html").read_text()

@@ -7,8 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from carbon_plugin.ledger.heads import witnessed_by
 from carbon_plugin.ledger.identity import agree_run
 from carbon_plugin.ledger.records import (
+    HEADS_EVENT,
     LEDGER_VERSION,
     Close,
     DeviceEnergy,
@@ -105,8 +109,13 @@ class Job:
                 clock_s += attempt.starts_after_s
                 writer = LedgerWriter(run_dir, run_id=identity.run_id, node=node, attempt=number)
                 records = self.records(identity.run_id, node, number, attempt, clock_s)
+                seen = witnessed_by(run_dir, writer.path.name, node, self.nodes)
+                if number:
+                    data = {"heads": seen, "complete": True}
+                    records.insert(1, Event(at_unix_s=clock_s, kind=HEADS_EVENT, message="ledgers", data=data))
                 for record in records:
-                    writer.write(record)
+                    named = isinstance(record, Manifest)
+                    writer.write(msgspec.structs.replace(record, file=writer.path.name) if named else record)
                 writer.close()
                 clock_s = max(r.start_unix_s + r.duration_s for r in records if isinstance(r, Window))
                 paths.append(writer.path)

@@ -53,7 +53,8 @@ def test_edited_digit_is_found_and_only_that_line_is_blamed(run_dir: Path) -> No
     path.write_bytes(b"".join(lines))
     ledger = read_ledger(path)
     assert not ledger.intact
-    assert ledger.problems == ["line 5 does not follow from the line before it: edited, or lines are missing"]
+    assert ledger.problems[0] == "line 5 does not follow from the line before it: edited, or lines are missing"
+    assert {problem[:7] for problem in ledger.problems} == {"line 5 ", "line 5:"}
     assert len(ledger.records) == len(lines)
 
 
@@ -91,7 +92,7 @@ def test_every_line_broken_is_said_in_few_words(run_dir: Path) -> None:
     path.write_bytes(b"x\n" * 500)
     ledger = read_ledger(path)
     assert len(ledger.problems) == 21
-    assert ledger.problems[-1] == "480 more broken lines"
+    assert ledger.problems[-1] == "480 more problems of lines"
 
 
 def test_empty_file_is_intact_and_holds_nothing(tmp_path: Path) -> None:

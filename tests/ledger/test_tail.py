@@ -38,7 +38,8 @@ def test_half_a_line_is_left_for_the_next_poll(tmp_path: Path) -> None:
     for record in records():
         writer.write(record)
     content = writer.path.read_bytes()
-    growing = tmp_path / "node-1.attempt-0.jsonl"
+    growing = tmp_path / "elsewhere" / writer.path.name
+    growing.parent.mkdir()
     growing.touch()
     tail = LedgerTail(growing)
     seen: list[Record] = []
@@ -95,7 +96,7 @@ def test_run_tail_finds_nodes_that_come_late_and_leaves_its_own_file_out(tmp_pat
 def test_node_whose_file_cannot_be_read_does_not_hide_the_others(tmp_path: Path) -> None:
     (tmp_path / "node-1.attempt-0.jsonl").mkdir()
     other = LedgerWriter(tmp_path, run_id=RUN_ID, node=2)
-    other.write(records()[0])
+    other.write(records(2)[0])
     tail = RunTail(tmp_path)
     assert list(tail.poll()) == [other.path.name]
     assert list(tail.unreadable) == ["node-1.attempt-0.jsonl"]

@@ -11,9 +11,11 @@ import pytest
 
 from carbon_plugin.errors import LedgerError
 from carbon_plugin.ledger import chain
+from carbon_plugin.ledger.codec import encode_record
 from carbon_plugin.ledger.reader import read_ledger
-from carbon_plugin.ledger.records import Close, DeviceEnergy, Event, Manifest, Record, Window
-from carbon_plugin.ledger.verify import HEADS_EVENT, verify_run
+from carbon_plugin.ledger.records import HEADS_EVENT, Close, DeviceEnergy, Event, Manifest, Record, Window
+from carbon_plugin.ledger.sums import RunningSums
+from carbon_plugin.ledger.verify import verify_run
 from carbon_plugin.ledger.writer import LedgerWriter
 from tests.ledger.builder import Attempt, Job
 
@@ -62,14 +64,17 @@ def test_honest_run_passes_and_its_killed_attempt_is_only_a_note(run_dir: Path) 
     by_file = {file.file: file for file in check.files}
     assert by_file["node-1.attempt-1.jsonl"].closed == "finished"
     assert by_file["node-1.attempt-0.jsonl"].closed is None
-    assert by_file["node-1.attempt-0.jsonl"].notes == ["no closing record: the writer was killed, or the run goes on"]
+    assert by_file["node-1.attempt-0.jsonl"].notes == [
+        "no closing record: the writer was killed, the end was cut off, or the run goes on"
+    ]
 
 
 def test_torn_tail_is_a_note(run_dir: Path) -> None:
-    path = run_dir / "node-0.attempt-0.jsonl"
+    path = run_dir / "node-1.attempt-1.jsonl"
     path.write_bytes(path.read_bytes()[:-10])
     check = verify_run(run_dir)
     assert check.ok
+    assert check.missing == [f"{path.name}: no closing record: killed, cut off, on a full disk, or still running"]
     assert any("last line is incomplete" in note for file in check.files for note in file.notes)
 
 
@@ -83,33 +88,160 @@ def test_file_without_a_record_is_a_note(run_dir: Path) -> None:
 def test_edited_digit_fails_and_names_file_and_line(run_dir: Path) -> None:
     path = run_dir / "node-1.attempt-1.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
-    lines[2] = lines[2].replace(b'"duration_s":10.0', b'"duration_s":11.0')
+    lines[3] = lines[3].replace(b'"duration_s":10.0', b'"duration_s":11.0')
     path.write_bytes(b"".join(lines))
     check = verify_run(run_dir)
     assert not check.ok
-    assert "node-1.attempt-1.jsonl: line 3 does not follow" in check.all_problems[0]
+    assert "node-1.attempt-1.jsonl: line 4 does not follow" in check.all_problems[0]
 
 
-def test_rechained_forgery_passes_alone_and_fails_with_the_anchor(run_dir: Path) -> None:
-    path = run_dir / "node-0.attempt-1.jsonl"
-    anchor = read_ledger(path).head
-    assert verify_run(run_dir, [anchor]).ok
+def forge(path: Path) -> None:
+    """Change a record and compute the chain anew, so that the file is of one mind with itself."""
     path.write_bytes(path.read_bytes().replace(b'"kind":"layout_difference"', b'"kind":"nothing_to_see"'))
     rechain(path)
-    assert verify_run(run_dir).ok
-    check = verify_run(run_dir, [anchor])
-    assert not check.ok
+
+
+def test_forgery_that_was_chained_again_needs_an_anchor_where_nobody_else_has_seen_the_ledger(tmp_path: Path) -> None:
+    Job(nodes=1, attempts=[Attempt(0, 6)]).write(tmp_path)
+    path = tmp_path / "node-0.attempt-0.jsonl"
+    anchor = read_ledger(path).head
+    assert verify_run(tmp_path, [anchor]).state == "verified"
+    forge(path)
+    assert verify_run(tmp_path).state == "unsealed"
+    check = verify_run(tmp_path, [anchor])
+    assert check.state == "contradicted"
     assert check.all_problems == [
         f"anchor {anchor} is not in any ledger of this run: lines were changed or removed since it was made"
     ]
 
 
-def test_cut_off_end_passes_alone_and_fails_with_the_anchor(run_dir: Path) -> None:
-    path = run_dir / "node-0.attempt-1.jsonl"
+def test_forgery_that_was_chained_again_is_found_by_the_ledger_of_another_node(run_dir: Path) -> None:
+    assert verify_run(run_dir).state == "unsealed"
+    forge(run_dir / "node-0.attempt-1.jsonl")
+    (problem,) = verify_run(run_dir).all_problems
+    assert problem.startswith("node-0.attempt-1.jsonl: does not hold chain")
+    assert problem.endswith("which node-1.attempt-1.jsonl line 2 has seen in it")
+
+
+def test_end_that_was_cut_off_is_missing_and_fails_with_the_anchor(tmp_path: Path) -> None:
+    Job(nodes=1, attempts=[Attempt(0, 6)]).write(tmp_path)
+    path = tmp_path / "node-0.attempt-0.jsonl"
     anchor = read_ledger(path).head
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-3]))
-    assert verify_run(run_dir).ok
-    assert not verify_run(run_dir, [anchor]).ok
+    check = verify_run(tmp_path)
+    assert check.state == "incomplete"
+    assert check.missing == [f"{path.name}: no closing record: killed, cut off, on a full disk, or still running"]
+    assert verify_run(tmp_path, [anchor]).state == "contradicted"
+
+
+def test_killed_attempt_is_complete_where_the_next_one_has_seen_its_end(run_dir: Path) -> None:
+    killed = run_dir / "node-1.attempt-0.jsonl"
+    assert not isinstance(read_ledger(killed).records[-1], Close)
+    assert verify_run(run_dir).missing == []
+    killed.write_bytes(b"".join(killed.read_bytes().splitlines(keepends=True)[:-1]))
+    (problem,) = verify_run(run_dir).all_problems
+    assert problem.startswith("node-1.attempt-0.jsonl: does not hold chain")
+
+
+def test_file_that_is_gone_is_named_by_those_that_are_there(run_dir: Path) -> None:
+    (run_dir / "node-1.attempt-0.jsonl").unlink()
+    check = verify_run(run_dir)
+    assert check.all_problems == ["node-1.attempt-0.jsonl: missing, but node-1.attempt-1.jsonl line 2 has seen it"]
+    assert check.missing == [
+        "node 1: no ledger beside node-0.attempt-0.jsonl",
+        "node-1.attempt-0.jsonl: no such file, but one of a later attempt",
+    ]
+
+
+def test_node_that_is_gone_is_named(run_dir: Path) -> None:
+    for path in run_dir.glob("node-1.*"):
+        path.unlink()
+    check = verify_run(run_dir)
+    assert (check.state, check.missing) == ("incomplete", ["node 1: no ledger, of 2 nodes"])
+
+
+def test_copy_under_another_name_is_found_and_counts_for_nothing(run_dir: Path) -> None:
+    source = run_dir / "node-0.attempt-1.jsonl"
+    (run_dir / "node-0.attempt-2.jsonl").write_bytes(source.read_bytes())
+    assert verify_run(run_dir).all_problems == [
+        "node-0.attempt-2.jsonl: line 1 says that this is node-0.attempt-1.jsonl: a copy under another name, which "
+        "counts for nothing"
+    ]
+    assert read_ledger(run_dir / "node-0.attempt-2.jsonl").records == []
+
+
+def test_copy_that_was_given_a_manifest_of_its_own_is_found_by_its_first_window(run_dir: Path) -> None:
+    copy = run_dir / "node-0.attempt-2.jsonl"
+    copy.write_bytes(
+        (run_dir / "node-0.attempt-1.jsonl")
+        .read_bytes()
+        .replace(b'"attempt":1', b'"attempt":2')
+        .replace(b"node-0.attempt-1", copy.name.removesuffix(".jsonl").encode())
+    )
+    rechain(copy)
+    assert verify_run(run_dir).all_problems == [
+        f"{copy.name}: begins with the window that node-0.attempt-1.jsonl begins with: a copy"
+    ]
+
+
+def test_window_and_close_that_were_put_behind_a_killed_attempt_are_found_by_the_next_one(run_dir: Path) -> None:
+    path = run_dir / "node-1.attempt-0.jsonl"
+    ledger = read_ledger(path)
+    last = [record for record in ledger.records if isinstance(record, Window)][-1]
+    later = run_dir / "node-1.attempt-1.jsonl"
+    later.write_bytes(later.read_bytes().replace(b'"at_unix_s":1', b'"at_unix_s":2'))  # long after the forged window
+    rechain(later)
+    more = msgspec.structs.replace(last, index=last.index + 1, start_unix_s=last.start_unix_s + last.duration_s)
+    value = bytes.fromhex(ledger.head)
+    with path.open("ab") as file:
+        payload = encode_record(more)
+        file.write(chain.join_line(chain.extend(value, payload), payload))
+    found = verify_run(run_dir).missing
+    assert any("came after node-1.attempt-1.jsonl had seen its end" in sentence for sentence in found)
+
+
+def test_closing_record_of_the_monitor_holds_every_figure_of_a_window(tmp_path: Path) -> None:
+    *records, close = one_attempt()
+    assert isinstance(close, Close)
+    summed = RunningSums()
+    for record in records:
+        if isinstance(record, Window):
+            summed.add(record)
+    closed = msgspec.structs.replace(close, sums=summed.sums)
+    assert verify_run(written(tmp_path / "honest", [*records, closed]).parent).state == "incomplete"  # one node of two
+    for field, value in {"tokens": 1, "pue": 1.1, "intensity_g_per_kwh": 49.0, "duration_s": 9.99}.items():
+        changed = [
+            msgspec.structs.replace(record, **{field: value})
+            if isinstance(record, Window) and record.index == 3
+            else record
+            for record in records
+        ]
+        check = verify_run(written(tmp_path / field, [*changed, closed]).parent)
+        assert any("closes with" in problem for problem in check.all_problems), field
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"duration_s": 1e308}, "window 3 lasts 1e+308"),
+        ({"duration_s": -1.0}, "window 3 lasts -1"),
+        ({"start_unix_s": 1e308}, "window 3 starts at 1e+308"),
+        ({"intensity_g_per_kwh": 1e308}, "window 3 has an intensity of 1e+308"),
+        ({"pue": 0.0}, "window 3 has a PUE of 0"),
+        ({"tokens": -5}, "window 3 has a number of tokens of -5"),
+        ({"steps": 10**17}, "window 3 has a number of steps of 1e+17"),
+        ({"energies": [DeviceEnergy(key="GPU-0000-0000", energy_j=1e308, kind="counter")]}, "has 1e+308 J, expected"),
+        ({"energies": [DeviceEnergy(key="GPU-0000-0000", energy_j=1e6, kind="counter")]}, "has 1000000.0 J, expected"),
+    ],
+)
+def test_figure_that_cannot_be_is_named_and_in_no_sum(tmp_path: Path, change: dict[str, Any], words: str) -> None:
+    def spoil(index: int, window: Window) -> Window:
+        return msgspec.structs.replace(window, **change) if index == 3 else window
+
+    path = written(tmp_path, windows_changed(spoil))
+    assert any(words in problem for problem in verify_run(tmp_path).all_problems)
+    kept = [record.index for record in read_ledger(path).records if isinstance(record, Window)]
+    assert kept == [0, 1, 2, 4, 5, 6, 7, 8]
 
 
 def test_anchor_taken_during_the_run_vouches_for_the_lines_before_it(run_dir: Path) -> None:

@@ -1,0 +1,73 @@
+"""Ledgers that witness each other: the heads that one file has written down of others, and how they are found.
+
+A head is the chain at the last complete line of a file. Whoever cuts, removes or writes anew a ledger whose head stands
+in another one must change that one too.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from carbon_plugin.errors import LedgerError
+from carbon_plugin.ledger import chain
+from carbon_plugin.ledger.files import ledger_files, node_of
+from carbon_plugin.ledger.records import Event
+
+MOST_FILES = 20_000
+"""Heads in one event: 2,048 nodes in ten attempts, a line of a few MB."""
+_TAIL_BYTES = 1 << 14
+
+
+def heads_in(event: Event) -> dict[str, str]:
+    """Chains by file name that a node has written down about the ledgers of others."""
+    heads = event.data.get("heads", {})
+    return {str(file): str(head) for file, head in heads.items()} if isinstance(heads, Mapping) else {}
+
+
+def is_complete(event: Event) -> bool:
+    """Whether the heads are the ends that the files had, and not how far somebody had read."""
+    return event.data.get("complete") is True
+
+
+def head_of(path: Path) -> str | None:
+    """Chain at the last complete line of a file, 32 hex digits; None without one. Raises `LedgerError`."""
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            back = _TAIL_BYTES
+            while True:
+                start = max(0, size - back)
+                file.seek(start)
+                lines = file.read(size - start).split(b"\n")
+                # The last piece was never completed; the first one may lack its beginning.
+                whole = lines[:-1] if start == 0 else lines[1:-1]
+                if whole or start == 0:
+                    parts = chain.split_line(whole[-1]) if whole else None
+                    return parts[0].hex() if parts else None
+                back *= 4
+    except OSError as error:
+        raise LedgerError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def witnessed_by(run_dir: Path, own: str, node: int, nodes: int) -> dict[str, str]:
+    """Heads that a node writes down: of its own earlier files, of node 0 and of the node after it; node 0 of all.
+
+    So each ledger stands in at least two others, and what all nodes write down together grows with their number and not
+    with its square. Raises `LedgerError` for a directory that cannot be listed; a file that cannot be read is left out.
+    """
+    wanted = None if node == 0 else {0, node, (node + 1) % max(1, nodes)}
+    heads: dict[str, str] = {}
+    for path in ledger_files(run_dir):
+        if path.name == own or (wanted is not None and node_of(path.name) not in wanted):
+            continue
+        try:
+            head = head_of(path)
+        except LedgerError:
+            continue
+        if head is not None:
+            heads[path.name] = head
+        if len(heads) >= MOST_FILES:
+            break
+    return heads

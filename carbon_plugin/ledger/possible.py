@@ -1,0 +1,185 @@
+"""What a record can say at all: bounds that no honest run comes near, checked before a figure enters any sum.
+
+A window beyond them is a broken record and not a figure. What records say about each other is `ledger.file_check`'s.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import Struct
+
+from carbon_plugin.ledger.records import Close, DeviceEnergy, Event, Manifest, Projection, Record, Span, Window
+from carbon_plugin.spec.devices import Rung
+from carbon_plugin.spec.limits import MOST_RUN_S
+from carbon_plugin.spec.reading import LATEST_UNIX_S
+from carbon_plugin.spec.site import MOST_G_PER_KWH, MOST_PUE
+
+MOST_W: dict[Rung, float] = {"gpu": 2e4, "host": 1e6, "network": 1e6, "facility": 5e9}
+"""Ten times what the largest of its kind draws: an accelerator module, a rack that is one node, a data centre."""
+
+MOST_COUNT = 10**15
+"""Steps of a run; a larger count is no longer exact as a float."""
+MOST_TOKENS = 10**19
+MOST_RANKS = 10**8
+
+_LAG_S = 10.0
+"""A counter may book what was drawn before its window: a slow driver, a meter that is renewed every few seconds."""
+_ROUNDING = 1 + 1e-9
+
+
+class Verdict(Struct, frozen=True):
+    """What is wrong with a record. With `impossible` it must not enter a sum; `strange` is only said."""
+
+    impossible: list[str]
+    strange: list[str]
+
+
+class Gate:
+    """Judges the records of one file, which are fed in their order: manifests say which devices there are."""
+
+    def __init__(self) -> None:
+        self._most_w: dict[str, float] = {}
+        self._knows_devices = False
+
+    def judge(self, record: Record) -> Verdict | None:
+        """What is wrong with the next record; None where nothing is."""
+        if isinstance(record, Window):
+            return self._window(record)
+        if isinstance(record, Manifest):
+            faults = _manifest(record)
+            self._knows_devices = True
+            self._most_w.update((device.key, MOST_W[device.rung]) for device in record.devices)
+        elif isinstance(record, Span):
+            faults = _outside(
+                ("starts at", record.start_unix_s, LATEST_UNIX_S),
+                ("lasts", record.duration_s, MOST_RUN_S),
+                ("has a step time of", record.step_time_s, MOST_RUN_S),
+                ("has an error of", record.boundary_error_s, MOST_RUN_S),
+                ("begins with step", record.first_step, MOST_COUNT),
+                ("ends with step", record.last_step, MOST_COUNT),
+                ("has a predicted step time of", record.predicted_step_time_s, MOST_RUN_S),
+                ("has an energy a step of", record.gpu_energy_per_step_j, MOST_W["facility"] * MOST_RUN_S),
+                ("has a predicted energy of", record.predicted_gpu_energy_per_step_j, MOST_W["facility"] * MOST_RUN_S),
+            )
+        elif isinstance(record, Event):
+            faults = _outside(("is of", record.at_unix_s, LATEST_UNIX_S))
+        elif isinstance(record, Projection):
+            faults = _outside(("is of", record.at_unix_s, LATEST_UNIX_S), ("is at step", record.step, MOST_COUNT))
+        else:
+            faults = _close(record)
+        return Verdict([f"the {_name(record)} {fault}" for fault in faults], []) if faults else None
+
+    def _window(self, window: Window) -> Verdict | None:
+        impossible, strange = [], []
+        duration_s, pue, intensity = window.duration_s, window.pue, window.intensity_g_per_kwh
+        if not (
+            0.0 <= duration_s <= MOST_RUN_S
+            and 0.0 <= window.start_unix_s <= LATEST_UNIX_S
+            and 0 <= window.steps <= MOST_COUNT
+            and 0 <= window.last_step <= MOST_COUNT
+            and 0 <= window.tokens <= MOST_TOKENS
+            and (pue is None or 1.0 <= pue <= MOST_PUE)
+            and (intensity is None or 0.0 <= intensity <= MOST_G_PER_KWH)
+        ):
+            impossible += _window_faults(window)
+        span_s, limits = duration_s + _LAG_S, self._most_w
+        for energy in window.energies:
+            most_w = limits.get(energy.key)
+            if most_w is None:
+                most_w = MOST_W["facility"]
+                if self._knows_devices:
+                    strange.append(f"energy of device {energy.key}, which no manifest names")
+            energy_j, low_j, high_j = energy.energy_j, energy.low_j, energy.high_j
+            if energy_j is None:
+                if energy.kind != "absent":
+                    strange.append(f"device {energy.key} has no energy but kind {energy.kind}")
+            elif not (
+                0.0 <= energy_j <= most_w * span_s
+                and (low_j is None or 0.0 <= low_j <= energy_j * _ROUNDING)
+                and (high_j is None or energy_j <= high_j * _ROUNDING <= most_w * span_s)
+                and (energy.estimated_j is None or 0.0 <= energy.estimated_j <= energy_j * _ROUNDING)
+            ):
+                impossible += _energy_faults(energy, most_w, span_s)
+                strange += _range_faults(energy)
+        return Verdict(impossible, strange) if impossible or strange else None
+
+
+def _name(record: Record) -> str:
+    return type(record).__name__.lower()
+
+
+def _outside(*values: tuple[str, float | None, float]) -> list[str]:
+    """Words for those of the values that are below 0 or above their limit."""
+    return [f"{words} {value:g}" for words, value, most in values if value is not None and not 0 <= value <= most]
+
+
+def _window_faults(window: Window) -> list[str]:
+    found = _outside(
+        ("lasts", window.duration_s, MOST_RUN_S),
+        ("starts at", window.start_unix_s, LATEST_UNIX_S),
+        ("has a number of steps of", window.steps, MOST_COUNT),
+        ("ends with step", window.last_step, MOST_COUNT),
+        ("has a number of tokens of", window.tokens, MOST_TOKENS),
+        ("has an intensity of", window.intensity_g_per_kwh, MOST_G_PER_KWH),
+    )
+    if window.pue is not None and not 1 <= window.pue <= MOST_PUE:
+        found.append(f"has a PUE of {window.pue:g}")
+    return [f"window {window.index} {fault}" for fault in found]
+
+
+def _energy_faults(energy: DeviceEnergy, most_w: float, span_s: float) -> list[str]:
+    most_j = most_w * span_s
+    parts = {
+        "": energy.energy_j,
+        " at least": energy.low_j,
+        " at most": energy.high_j,
+        " estimated": energy.estimated_j,
+    }
+    return [
+        f"device {energy.key} has{name} {joules} J, expected 0 to {most_j:.3g} J"
+        for name, joules in parts.items()
+        if joules is not None and not 0 <= joules <= most_j
+    ]
+
+
+def _range_faults(energy: DeviceEnergy) -> list[str]:
+    """A range that does not hold its value, or a part that is larger than all: neither is in a way of the sums."""
+    joules, low_j, high_j = energy.energy_j or 0.0, energy.low_j, energy.high_j
+    outside = (low_j is not None and low_j > joules * _ROUNDING) or (high_j is not None and high_j * _ROUNDING < joules)
+    found = [f"device {energy.key} has {joules} J outside of its range {low_j} to {high_j} J"] if outside else []
+    if (energy.estimated_j or 0.0) > joules * _ROUNDING:
+        found.append(f"device {energy.key} has {joules} J, of which {energy.estimated_j} J are estimated")
+    return found
+
+
+def _manifest(manifest: Manifest) -> list[str]:
+    found = _outside(
+        ("is of attempt", manifest.attempt, MOST_RANKS),
+        ("is of node", manifest.node, MOST_RANKS),
+        ("counts nodes to", manifest.nodes, MOST_RANKS),
+        ("has a world size of", manifest.world_size, MOST_RANKS),
+        ("starts at", manifest.started_unix_s, LATEST_UNIX_S),
+        ("has a host share of", manifest.host_share, 1.0),
+        ("has total steps of", manifest.total_steps, MOST_COUNT),
+        ("has tokens a step of", manifest.tokens_per_step, MOST_TOKENS),
+    )
+    since_s = manifest.reserved_since_unix_s
+    if since_s is not None and not manifest.started_unix_s - MOST_RUN_S <= since_s <= manifest.started_unix_s + 1:
+        found.append(f"starts at {manifest.started_unix_s:g} and is reserved since {since_s:g}")
+    if manifest.nodes < 1 or manifest.world_size < 1:
+        found.append(f"has {manifest.nodes} nodes and {manifest.world_size} ranks")
+    for device in manifest.devices:
+        share: Any = device.share
+        if share is not None and not 0 < share <= 1:
+            found.append(f"names device {device.key} as {share:g} of one")
+    return found
+
+
+def _close(close: Close) -> list[str]:
+    return _outside(
+        ("is of", close.at_unix_s, LATEST_UNIX_S),
+        ("counts windows to", close.windows, MOST_COUNT),
+        ("counts steps to", close.steps, MOST_COUNT),
+        ("has an energy of", close.energy_j, MOST_W["facility"] * MOST_RUN_S),
+    )

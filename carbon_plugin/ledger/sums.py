@@ -1,0 +1,50 @@
+"""Running totals of one ledger file: what its closing record states, and what verification adds up again."""
+
+from __future__ import annotations
+
+from carbon_plugin.ledger.records import Sums, Window
+
+
+class RunningSums:
+    """Totals over the windows of a file, fed in their order. Ranges are those of the meters; an energy without one
+    counts as its own."""
+
+    def __init__(self) -> None:
+        self.windows = 0
+        self.steps = 0
+        self.energy_j = 0.0
+        self._tokens = 0
+        self._duration_s = self._low_j = self._high_j = self._estimated_j = self._emitting = 0.0
+
+    def add(self, window: Window) -> None:
+        """Take in the next window."""
+        energy_j = low_j = high_j = estimated_j = 0.0
+        for energy in window.energies:
+            central_j = energy.energy_j
+            if central_j is not None:
+                energy_j += central_j
+                low_j += central_j if energy.low_j is None else energy.low_j
+                high_j += central_j if energy.high_j is None else energy.high_j
+                estimated_j += energy.estimated_j or 0.0
+        self.windows += 1
+        self.steps += window.steps
+        self.energy_j += energy_j
+        self._tokens += window.tokens
+        self._duration_s += window.duration_s
+        self._low_j += low_j
+        self._high_j += high_j
+        self._estimated_j += estimated_j
+        if window.pue is not None and window.intensity_g_per_kwh is not None:
+            self._emitting += energy_j * window.pue * window.intensity_g_per_kwh
+
+    @property
+    def sums(self) -> Sums:
+        """The totals beside the energy."""
+        return Sums(
+            tokens=self._tokens,
+            duration_s=self._duration_s,
+            low_j=self._low_j,
+            high_j=self._high_j,
+            estimated_j=self._estimated_j,
+            emitting=self._emitting,
+        )
