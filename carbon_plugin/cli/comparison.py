@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -67,14 +68,27 @@ def print_comparison(comparison: Comparison, console: Console | None = None) -> 
     for number_of_row, one in enumerate(alternatives):
         table.add_row(str(number_of_row), *_cells(one, comparison, carbon[0], energy[0]))
     print_numbers(out, table)
+    rows_of = _shared_notes(alternatives)
     for number_of_row, one in enumerate(alternatives):
-        said = "; ".join(filter(None, (_extras(one, carbon), one.reason, *one.notes)))
+        own = (note for note in one.notes if note not in rows_of)
+        said = "; ".join(filter(None, (_extras(one, carbon), one.reason, *own)))
         rest = f": [dim]{escape(said)}[/]" if said else ""
         out.print(Padding(f"{number_of_row}  [bold]{escape(label_of(one))}[/]{rest}", (0, 0, 0, 1)))
+    for note, rows in rows_of.items():
+        out.print(Padding(f"[dim]{', '.join(map(str, rows))}: {escape(note)}[/]", (0, 0, 0, 1)))
     if marginal:
         out.print("At the margin: what one kWh more or less causes; beside the average, never part of the total.")
     for warning in comparison.warnings:
         out.print(f"[yellow]warning:[/] {escape(warning)}")
+
+
+def _shared_notes(alternatives: Sequence[Alternative]) -> dict[str, list[int]]:
+    """Notes that more than one row has, each with its rows: they are printed once."""
+    rows: dict[str, list[int]] = {}
+    for number_of_row, one in enumerate(alternatives):
+        for note in dict.fromkeys(one.notes):
+            rows.setdefault(note, []).append(number_of_row)
+    return {note: of_note for note, of_note in rows.items() if len(of_note) > 1}
 
 
 def comparison_chart(comparison: Comparison) -> str:

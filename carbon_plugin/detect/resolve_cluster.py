@@ -10,7 +10,7 @@ from carbon_plugin.detect.observed import Detected, Observed
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.figure import Assumption
 from carbon_plugin.spec.hardware import Accelerator, Cluster, Node
-from carbon_plugin.spec.profiles import ANY_ACCELERATOR, default_node_for
+from carbon_plugin.spec.profiles import ANY_ACCELERATOR, usual_node
 
 
 class Clusters(Struct, frozen=True, kw_only=True):
@@ -69,7 +69,7 @@ def _cluster(
     planned_node = planned.node if planned and _fits(planned.node, accelerator) else None
     declared_node = declared.node if declared.node and _fits(declared.node, accelerator) else None
     try:
-        node = declared_node or planned_node or default_node_for(accelerator)
+        node = declared_node or planned_node or usual_node(accelerator, world.devices_per_node)
     except SpecError as error:
         missing.append(f"cluster.node: {error}")
         return None

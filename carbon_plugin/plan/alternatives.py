@@ -23,7 +23,7 @@ from carbon_plugin.plan.fullness import expected_slowdown
 from carbon_plugin.plan.pareto import not_dominated, steps_of
 from carbon_plugin.plan.search import Found, Progress, search, search_layout
 from carbon_plugin.plan.space import EVERYTHING
-from carbon_plugin.plan.whatif import lost_cap, relocated
+from carbon_plugin.plan.whatif import as_many_devices, lost_cap, relocated
 from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.hardware import Cluster
 from carbon_plugin.spec.layout import ParallelLayout
@@ -203,11 +203,10 @@ def _cluster_of(name: str, ours: Cluster, question: Question, profile_dirs: Dire
     accelerator = load_accelerator(name, profile_dirs=profile_dirs)
     if accelerator.name == ours.accelerator.name:
         return ours  # as the spec has it, with a node that may not be the usual one
+    if not question.nodes:
+        return as_many_devices(accelerator, ours.devices, profile_dirs)
     node = default_node_for(accelerator, profile_dirs=profile_dirs)
-    used = node.accelerators
-    while not question.nodes and ours.devices % used:
-        used -= 1
-    return Cluster(accelerator=accelerator, node=node, nodes=max(1, ours.devices // used), devices_per_node=used)
+    return Cluster(accelerator=accelerator, node=node, nodes=1, devices_per_node=node.accelerators)
 
 
 def _in_zones(forecast: Forecast, question: Question, notes: tuple[str, ...], seed: int) -> Iterator[_Candidate]:

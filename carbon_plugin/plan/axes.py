@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from itertools import product
 
@@ -10,20 +11,23 @@ from carbon_plugin.spec.moment import unix_s
 from carbon_plugin.spec.names import unknown_name
 
 MOST_ALTERNATIVES = 200
+_PARTS = re.compile(r"\s+(?=[^\s=,]+=)")
+"""Blanks before a word that begins another axis."""
 
 Axes = Mapping[str, tuple[str, ...]]
 
 
 def parse_axes(words: Iterable[str], known: Iterable[str]) -> Axes:
-    """Axes and their values from words of the form name=value,value; a word may hold several, with blanks between.
+    """Axes and their values from words of the form name=value,value; a word may hold several, with blanks between,
+    and so may a value (zone=New York,Texas).
 
     Raises `SpecError` for another form, no axis, an unknown axis, an axis given twice, a start or threshold that is
     none, or more than `MOST_ALTERNATIVES` combinations.
     """
     axes: dict[str, tuple[str, ...]] = {}
-    for word in " ".join(words).split():
+    for word in _PARTS.split(" ".join(words).strip()):
         name, separator, values = word.partition("=")
-        chosen = tuple(value for value in values.split(",") if value)
+        chosen = tuple(value.strip() for value in values.split(",") if value.strip())
         if not separator or not chosen:
             raise SpecError(f"compare: {word!r} is not of the form zone=SWE,USA")
         if name not in tuple(known):

@@ -21,6 +21,7 @@ from msgspec import Struct
 from carbon_plugin.errors import SpecError
 from carbon_plugin.predict.case import optimizer_state_bytes
 from carbon_plugin.predict.result import StepPrediction
+from carbon_plugin.spec.amounts import number
 from carbon_plugin.spec.figure import Assumption, Figure
 from carbon_plugin.spec.model import CountedModel
 from carbon_plugin.spec.run import RunSpec
@@ -251,10 +252,9 @@ def _host_copy_s(spec: RunSpec, size: float) -> float:
 
 
 def _with_range(figure: Figure) -> str:
-    value, low, high = (
-        f"{end:,.0f}" if 1e3 <= end < 1e6 else f"{end:.3g}" for end in (figure.value, figure.low, figure.high)
-    )
-    return f"{value} {figure.unit} ({low} to {high})"
+    shown = figure.scaled(1e-9, f"G{figure.unit}") if figure.unit.startswith("B/s") else figure
+    value, low, high = (number(end) for end in (shown.value, shown.low, shown.high))
+    return f"{value} {shown.unit} ({low} to {high})"
 
 
 def _interval_assumption(spec: RunSpec, every: int) -> list[Assumption]:

@@ -32,7 +32,7 @@ from carbon_plugin.plan.forecast import (
 from carbon_plugin.plan.pausing import Schedule, schedule
 from carbon_plugin.predict.power import idle_power_figure
 from carbon_plugin.spec.hardware import Accelerator, Cluster
-from carbon_plugin.spec.profiles import default_node_for, load_accelerator
+from carbon_plugin.spec.profiles import load_accelerator, usual_node
 from carbon_plugin.spec.run import RunSpec, check_layout, with_layout
 from carbon_plugin.spec.site import SeriesFile, Site
 
@@ -122,12 +122,13 @@ def _changed(spec: RunSpec, changes: Mapping[str, str], profile_dirs: Directorie
         site = msgspec.structs.replace(site, intensity_g_per_kwh=None, intensity_basis=None, intensity_series=series)
     if "accelerator" in changes:
         accelerator = load_accelerator(changes["accelerator"], profile_dirs=profile_dirs)
-        cluster = _cluster_of(accelerator, spec.cluster.devices, profile_dirs)
+        cluster = as_many_devices(accelerator, spec.cluster.devices, profile_dirs)
         # The run's own hardware stays as the spec has it, with a node that may not be the usual one.
         if accelerator.name == spec.cluster.accelerator.name:
             cluster = spec.cluster
         else:
-            notes.append(f"{cluster.nodes} x {cluster.node.name} with {cluster.devices_per_node} devices")
+            each = cluster.devices_per_node
+            notes.append(f"{cluster.nodes} x {cluster.node.name} with {each} device{'s' * (each > 1)}")
             notes += lost_cap(spec.cluster, cluster)
     start = changes.get("start", spec.start)
     if "start" in changes and site.intensity_series is None:
@@ -218,9 +219,9 @@ def _schedule(spec: RunSpec, work_s: float, threshold: float) -> tuple[Schedule,
     return plan, resolve_factors(spec.site, spec.cluster, period=Period(spec.start_unix_s, plan.elapsed_s))
 
 
-def _cluster_of(accelerator: Accelerator, devices: int, profile_dirs: Directories) -> Cluster:
+def as_many_devices(accelerator: Accelerator, devices: int, profile_dirs: Directories) -> Cluster:
     """So many devices of another kind, in their usual nodes, with the most devices a node that leaves none over."""
-    node = default_node_for(accelerator, profile_dirs=profile_dirs)
+    node = usual_node(accelerator, devices, profile_dirs=profile_dirs)
     used = next(count for count in range(min(node.accelerators, devices), 0, -1) if devices % count == 0)
     return Cluster(accelerator=accelerator, node=node, nodes=devices // used, devices_per_node=used)
 

@@ -13,9 +13,10 @@ def number(value: float, digits: int = 3) -> str:
     if value == 0:
         return "0"
     text = f"{value:.{digits}g}"
-    if "e" not in text:
+    if not 1 <= abs(value) < MOST_WRITTEN_OUT:
         return text
-    return f"{float(text):,.0f}" if 1 <= abs(value) < MOST_WRITTEN_OUT else text
+    _, point, decimals = text.partition(".")
+    return f"{float(text):,.{len(decimals) if point and 'e' not in text else 0}f}"
 
 
 def fitting_unit(value: float, units: Units, digits: int = 3) -> tuple[float, str]:

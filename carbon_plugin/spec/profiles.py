@@ -112,8 +112,7 @@ def usual_node(accelerator: Accelerator, devices: int | None, *, profile_dirs: D
     node = default_node_for(accelerator, profile_dirs=profile_dirs)
     if devices is None or devices <= node.accelerators or node.name != GENERIC_NODE or accelerator.kind != "gpu":
         return node
-    server = load_node(GENERIC_SERVER, profile_dirs=profile_dirs)
-    return server if devices <= server.accelerators else node
+    return load_node(GENERIC_SERVER, profile_dirs=profile_dirs)
 
 
 def nodes_with_room(accelerator: Accelerator, devices: int, *, profile_dirs: Directories = ()) -> list[str]:

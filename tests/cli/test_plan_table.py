@@ -133,3 +133,13 @@ def test_a_sequence_that_nobody_stated_is_not_longer_than_the_models_position_ta
     monkeypatch.setenv("COLUMNS", "200")
 
     assert "4,096 x 1,024 tokens" in printed(capsys, *RUNS["2 x 4090"])
+
+
+def test_what_several_rows_of_a_comparison_have_in_common_is_said_once(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+
+    said = printed(capsys, *RUNS["16 x 8 H100"], "--compare", "zone=New York,Texas", "accelerator=a100,h200-sxm")
+
+    shared = "1, 2: grid intensity of New York is of 2023"
+    assert said.count("grid intensity of New York is of 2023") == said.count(shared) == 1
+    assert "3, 4: grid intensity of Texas is of 2023" in said

@@ -236,6 +236,16 @@ def test_other_gpu_than_planned_is_a_difference_and_counts():
     assert any(assumption.field == "cluster.node" for assumption in effective.assumptions)
 
 
+def test_several_cards_that_usually_sit_in_a_workstation_each_are_predicted_in_a_server_that_holds_them():
+    card = Observed(load_accelerator("l40s"), "NVML")
+    world = World(world_size=8, nodes=2, devices_per_node=4, accelerator=card)
+
+    effective = resolve(None, Declared(site=Site(zone="FRA")), detected(shaped(), **FSDP, **STEP), world)
+
+    assert (effective.cluster.node.name, effective.cluster.devices) == ("pcie-8", 8)
+    assert effective.missing == ()
+
+
 @pytest.mark.parametrize("looked", [True, False])
 def test_nothing_known_is_no_error(looked):
     nothing = Detected(layout=DetectedLayout(axes={}, world_size=4), model=None, fields={}) if looked else None

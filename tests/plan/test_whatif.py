@@ -19,9 +19,10 @@ from carbon_plugin.plan.axes import MOST_ALTERNATIVES, combinations_of, parse_ax
 from carbon_plugin.plan.comparison import Alternative, Comparison
 from carbon_plugin.plan.forecast import make_forecast
 from carbon_plugin.plan.pausing import schedule
-from carbon_plugin.plan.whatif import PLAN_AXES, compare_plan
+from carbon_plugin.plan.whatif import PLAN_AXES, as_many_devices, compare_plan
 from carbon_plugin.spec.loading import build_run_spec
 from carbon_plugin.spec.moment import unix_s
+from carbon_plugin.spec.profiles import load_accelerator
 from carbon_plugin.spec.run import RunSpec
 
 HOUR = 3600.0
@@ -81,6 +82,25 @@ def test_axes_are_words_with_values_and_every_combination_of_them() -> None:
         {"zone": zone, "accelerator": "h100-sxm", "start": "2026-01-01T00:00Z"} for zone in ("SWE", "USA")
     ]
     assert combinations_of({}) == []
+
+
+def test_a_value_may_hold_blanks() -> None:
+    axes = parse_axes(["zone=New York,Texas", "accelerator=h100-sxm", "start=2026-01-01T00:00Z"], PLAN_AXES)
+
+    assert axes["zone"] == ("New York", "Texas")
+    assert axes["accelerator"] == ("h100-sxm",)
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "cluster"),
+    [("l40s", ("pcie-8", 2, 8)), ("rtx4090", ("pcie-8", 2, 8)), ("gb200-nvl72", ("gb200-nvl72", 4, 4))],
+)
+def test_as_many_devices_of_another_kind_come_in_nodes_that_hold_several(
+    accelerator: str, cluster: tuple[str, int, int]
+) -> None:
+    found = as_many_devices(load_accelerator(accelerator), 16, ())
+
+    assert (found.node.name, found.nodes, found.devices_per_node) == cluster
 
 
 @pytest.mark.parametrize(

@@ -32,10 +32,25 @@ def test_no_count_has_an_exponent_or_more_than_three_digits_before_its_unit(amou
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0, "0"), (41.44, "41.4"), (999.7, "1,000"), (1_430_000, "1,430,000"), (0.00333, "0.00333")]
+    ("value", "text"),
+    [
+        (0, "0"),
+        (41.44, "41.4"),
+        (999.7, "1,000"),
+        (3200, "3,200"),
+        (1e9, "1,000,000,000"),
+        (1_430_000, "1,430,000"),
+        (0.00333, "0.00333"),
+    ],
 )
 def test_a_number_has_three_digits_and_separated_thousands(value, text):
     assert number(value) == text
+
+
+def test_fewer_digits_than_a_number_has_are_no_reason_for_an_exponent():
+    assert number(113, 2) == "110"
+    assert number(1234.5, 5) == "1,234.5"
+    assert number(0.96, 1) == "1"
 
 
 def test_a_unit_is_reached_by_the_rounded_value():
