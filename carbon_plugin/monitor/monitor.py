@@ -115,7 +115,10 @@ class CarbonMonitor:
         settings, run_dir = self._settings, self.run_dir
         self._watched, self._superseded = watched, superseded
         for other in list(_living):
-            if other.run_dir == run_dir or any(mine is its for mine in watched for its in other._watched):
+            same = any(mine is its for mine in watched for its in other._watched)
+            if other.run_dir == run_dir and not same:
+                logger.warning("carbon_plugin: trainings at a time need a run_dir each; the first in %s ends", run_dir)
+            if other.run_dir == run_dir or same:
                 end = other._superseded or other.close
                 end("another training began with its model, its optimizer or its run directory")
         self._guard.run("start", lambda: self._start(settings, run_dir, ranks, versions or {}), None)
@@ -221,8 +224,6 @@ class CarbonMonitor:
         self.close("closed" if kind is None else _reason_of(kind))
 
     def _start(self, settings: Settings, run_dir: Path, ranks: Ranks | None, versions: Mapping[str, str]) -> None:
-        if (ranks or self._ranks).rank == 0 and settings.declared.site is None and settings.forecast is None:
-            logger.warning("carbon_plugin: no site was given: energy is recorded, carbon is not (site=...)")
         for name in USED_BY_THE_THREAD:
             with contextlib.suppress(ImportError):
                 import_module(name)

@@ -8,6 +8,7 @@ from pathlib import Path
 from msgspec import Struct
 from msgspec.structs import replace
 
+from carbon_plugin.footprint.account import Footprint
 from carbon_plugin.ledger.records import Projection
 from carbon_plugin.monitor.aggregator import UNNAMED, Aggregator
 from carbon_plugin.monitor.collector import Collector
@@ -28,13 +29,19 @@ from carbon_plugin.monitor.totals import FileTotals, RunTotals, run_totals
 from carbon_plugin.monitor.wall import WallClock
 from carbon_plugin.plan.goodput import run_goodput
 
+RESTARTED_EVENT = "restarted_at_0"
+BEYOND_EVENT = "beyond_total_steps"
+
 
 class Projected(Struct, frozen=True, kw_only=True):
-    """A projection as record and as metrics. `skews_s` are news of clocks, by file name."""
+    """A projection as record and as metrics. `skews_s` are news of clocks, by file name. `spent` is the footprint so
+    far, None without factors; `reached_before` the last step of attempts that had ended when this one began."""
 
     record: Projection
     metrics: dict[str, float]
     skews_s: dict[str, float]
+    spent: Footprint | None = None
+    reached_before: int = 0
 
 
 class Projector:
@@ -72,11 +79,12 @@ class Projector:
             self._collector.poll()
             files = {**self._collector.files, **files}
         skews_s = self._clocks.look(self._own, files) if self._own and self._aggregator.caught_up else {}
+        own_name = (self._journal.file or UNNAMED) if self._journal else None
         totals = run_totals(
             files,
             attempt_started_s=self._started_unix_s,
             offsets_s=self._clocks.offsets_s,
-            own=(self._journal.file or UNNAMED) if self._journal else None,
+            own=own_name,
         )
         own = self._own or next(iter(self._aggregator.files.values()), FileTotals())
         total_steps = context.effective.total_steps
@@ -97,7 +105,36 @@ class Projector:
         metrics = metrics_of(
             totals, view, step_time_s=_step_time_s(own), predicted_step_time_s=context.predicted_step_time_s
         )
-        return Projected(record=record, metrics=metrics, skews_s=skews_s)
+        before = [
+            file.last_step
+            for name, file in files.items()
+            if name != own_name and file.end_s - self._clocks.offsets_s.get(file.place, 0.0) < self._started_unix_s
+        ]
+        return Projected(
+            record=record,
+            metrics=metrics,
+            skews_s=skews_s,
+            spent=view.spent,
+            reached_before=max(before, default=0),
+        )
+
+
+def doubts(projection: Projection, *, steps: int, reached_before: int) -> list[tuple[str, str]]:
+    """(kind, sentence) of what makes the steps of a run doubtful. `steps` are those that this process has counted."""
+    found = []
+    if steps and projection.step == steps and reached_before > 0:
+        sentence = (
+            f"this attempt counts its steps from 0 although its run has reached step {reached_before:,}: they count as "
+            "done again; load the states of the optimizer, pass step=, or name another run_dir (docs/resume.md)"
+        )
+        found.append((RESTARTED_EVENT, sentence))
+    if projection.total_steps is not None and projection.step > projection.total_steps:
+        sentence = (
+            f"step {projection.step:,} is past the {projection.total_steps:,} steps that the run was to have, so that "
+            "nothing is projected beyond what is spent; total_steps= is the length of the whole run"
+        )
+        found.append((BEYOND_EVENT, sentence))
+    return found
 
 
 def _remaining(context: Context, totals: RunTotals, own: FileTotals, steps: int | None) -> Remaining | None:

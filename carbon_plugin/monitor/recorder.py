@@ -32,9 +32,11 @@ from carbon_plugin.monitor.leader import Claim
 from carbon_plugin.monitor.metering import with_ranks
 from carbon_plugin.monitor.ranks import Ranks
 from carbon_plugin.monitor.settings import Settings
+from carbon_plugin.monitor.sharing import SHARED_MACHINE, shared
 from carbon_plugin.monitor.spans import Measured, SpanTracker
 from carbon_plugin.monitor.wall import WallClock
 from carbon_plugin.monitor.windows import Piece, Snapshot, aligned, cut, energies, merged, moment_of
+from carbon_plugin.spec.devices import DeviceIdentity
 
 CONTEXT_EVERY_S = 60.0
 """How often power limits, clocks and throttling are looked at: a few driver calls a GPU, at the end of a window."""
@@ -109,6 +111,11 @@ class NodeRecorder:
     def poll_interval_s(self) -> float | None:
         """How often `poll` must be called between windows; None if the meters count by themselves."""
         return self._meters.poll_interval_s
+
+    @property
+    def devices(self) -> list[DeviceIdentity]:
+        """What is metered."""
+        return list(self._meters.devices)
 
     def state(self, context: Context, claims: list[Claim]) -> None:
         """Write the manifest with what is known now; it replaces the one before."""
@@ -261,7 +268,9 @@ class NodeRecorder:
             phase=piece.phase,
             start_unix_s=start_unix_s,
             duration_s=piece.duration_s,
-            energies=energies(before.readings, after.readings, share),
+            energies=shared(
+                energies(before.readings, after.readings, share), SHARED_MACHINE.part_of(piece.start_s, piece.end_s)
+            ),
             steps=piece.end.steps - piece.start.steps,
             last_step=self._clock.base_step + piece.end.steps,
             tokens=self._tokens(piece.start, piece.end),
@@ -281,6 +290,7 @@ class NodeRecorder:
 
     def _span(self, span: Measured) -> Span:
         prediction, spec = self._context.prediction, self._context.effective.spec
+        part = SHARED_MACHINE.part_of(span.start_s, span.start_s + span.duration_s)
         predicted_j = None
         if prediction is not None and spec is not None and spec.cluster.accelerator.kind == "gpu":
             predicted_j = prediction.gpu_energy_per_step_j.value * len(self._gpus) / spec.cluster.devices
@@ -291,7 +301,7 @@ class NodeRecorder:
             duration_s=span.duration_s,
             step_time_s=span.duration_s / span.steps,
             predicted_step_time_s=self._context.predicted_step_time_s,
-            gpu_energy_per_step_j=None if span.gpu_energy_j is None else span.gpu_energy_j / span.steps,
+            gpu_energy_per_step_j=None if span.gpu_energy_j is None else part * span.gpu_energy_j / span.steps,
             predicted_gpu_energy_per_step_j=predicted_j if self._gpus else None,
             boundary_error_s=span.boundary_error_s,
         )

@@ -28,6 +28,8 @@ KEPT_S = 3600.0
 _LAUNCH = "launch-"
 _RANDOM_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 """What `torchrun --standalone` makes up for every launch: no name that a user would look for."""
+_TAKEN: set[Path] = set()
+"""What `_fresh` has given: a directory is made only when its ledger is."""
 
 
 def choose_run_dir(name: str, ranks: Ranks, environ: Mapping[str, str]) -> Path:
@@ -106,7 +108,9 @@ def _forget_dead_launchers(scratch: Folder) -> None:
 
 
 def _fresh(name: str) -> Path:
-    """A directory named by the date, that nobody has yet."""
+    """A directory named by the date, that nobody has yet, nor another training of this process."""
     stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     candidates = (RUNS / (stem if number == 1 else f"{stem}-{number}") for number in range(1, 1000))
-    return next(path for path in candidates if not path.exists())
+    free = next(path for path in candidates if path.absolute() not in _TAKEN and not path.exists())
+    _TAKEN.add(free.absolute())
+    return free

@@ -32,14 +32,16 @@ from carbon_plugin.monitor.journal import Journal
 from carbon_plugin.monitor.launch import launch_of, next_training
 from carbon_plugin.monitor.leader import Claim, Election
 from carbon_plugin.monitor.metering import Hardware, open_host_meters
-from carbon_plugin.monitor.projector import Projector
+from carbon_plugin.monitor.projector import Projected, Projector, doubts
 from carbon_plugin.monitor.ranks import Ranks
 from carbon_plugin.monitor.recorder import NodeRecorder
 from carbon_plugin.monitor.reserved import RESERVED_TIME
 from carbon_plugin.monitor.run_place import RunPlace
 from carbon_plugin.monitor.scratch import open_scratch
 from carbon_plugin.monitor.settings import Settings
+from carbon_plugin.monitor.sharing import SHARED_MACHINE
 from carbon_plugin.monitor.skew import skew_message
+from carbon_plugin.monitor.voice import closing, opening, say
 from carbon_plugin.monitor.wall import WallClock
 from carbon_plugin.monitor.witness import Witness
 
@@ -103,6 +105,9 @@ class Station:
         self._witness = Witness(run_dir, ranks.node, ranks.nodes)
         self._stated_claims: list[Claim] = []
         self._missed: set[str] = set()
+        self._projected: Projected | None = None
+        self._said_opening = False
+        self._doubted: set[str] = set()
 
     def submit(self, seen: Seen) -> None:
         """Hand over what live objects showed."""
@@ -129,6 +134,7 @@ class Station:
         settings, ranks = self._settings, self._ranks
         baseline = Baseline()  # before anything else that takes time: what is used from here on is recorded
         charged = RESERVED_TIME.begin(self, self._environ)
+        SHARED_MACHINE.begin(self)
         self._reserved_since_unix_s = self._wall.now_unix_s() - charged.before_s
         if charged.note is not None:
             self.note("reserved_time", charged.note)
@@ -144,6 +150,7 @@ class Station:
             self._context = self._built()
         if ranks.rank == 0:
             self._projector = self._opened_projector()
+        self._guard.run("opening line", self._say_opening, None)
         if self._recorder is not None:
             # So that the first window has a live value too, and all of the run counts the same.
             self._guard.run("live intensity", self._recorder.refresh_intensity, None)
@@ -160,6 +167,7 @@ class Station:
             self._guard.run("claims", self._look_around, None)
         else:
             self._recorder.poll()
+        self._guard.run("opening line", self._say_opening, None)
         if due:
             if self._place is not None:
                 self._place.keep()
@@ -177,6 +185,7 @@ class Station:
             self._close(reason)
         finally:
             RESERVED_TIME.end(self)
+            SHARED_MACHINE.end(self)
 
     def _close(self, reason: str) -> None:
         if self._duty is not None and not self._duty.decided:
@@ -191,6 +200,7 @@ class Station:
             self._empty_inbox()
             self._recorder.close(reason)
             self._show({})
+        self._guard.run("closing line", self._say_closing, None)
         if self._election is not None:
             self._election.end()
         if self._exchange is not None:
@@ -350,12 +360,54 @@ class Station:
         if self._projector is None or self._context is None:
             self._show({})
             return
-        projected = self._projector.project(self._context, self._clock.base_step + self._clock.mark.steps)
+        steps = self._clock.mark.steps
+        projected = self._projector.project(self._context, self._clock.base_step + steps)
+        self._projected = projected
+        self._warn_once(projected, steps)
         if self._recorder is not None:
             self._recorder.record(projected.record)
             if projected.skews_s:
                 self._recorder.note(SKEW_EVENT, skew_message(projected.skews_s), {"offsets_s": projected.skews_s})
         self._show(projected.metrics)
+
+    def _say_opening(self) -> None:
+        """On rank 0, as soon as it is clear who meters what."""
+        if self._ranks.rank != 0 or self._said_opening or self._context is None:
+            return
+        if self._recorder is None and (self._duty is None or not self._duty.decided):
+            return
+        self._said_opening = True
+        if not self._settings.quiet:
+            devices = self._recorder.devices if self._recorder is not None else None
+            has_site = self._context.effective.site is not None
+            say(opening(devices, self._run_dir, nodes=self._ranks.nodes, has_site=has_site))
+
+    def _say_closing(self) -> None:
+        projected = self._projected
+        if projected is None or self._settings.quiet:
+            return
+        record = projected.record
+        say(
+            closing(
+                step=record.step,
+                energy_j=record.spent_energy_j,
+                spent=projected.spent,
+                nodes_seen=record.nodes_seen,
+                nodes=record.nodes,
+                run_dir=self._run_dir,
+            )
+        )
+
+    def _warn_once(self, projected: Projected, steps: int) -> None:
+        """Say what makes the numbers of steps doubtful, when it shows."""
+        stated = self._settings.step is not None
+        for kind, sentence in doubts(
+            projected.record, steps=steps, reached_before=0 if stated else projected.reached_before
+        ):
+            if kind not in self._doubted:
+                self._doubted.add(kind)
+                self.note(kind, sentence)
+                logger.warning("carbon_plugin: %s", sentence)
 
     def _note_heads(self) -> None:
         """Write down the heads of other ledgers: rank 0 of all of them, as far as it has read."""

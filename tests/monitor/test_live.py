@@ -60,7 +60,8 @@ def test_ledger_survives_every_end(job, tmp_path):
         assert [close.reason for close in closes] == ([reason] if reason else [])
         last = closes[-1].steps if closes else max(window.last_step for window in records(file, Window))
         assert last > 20
-        assert "carbon_plugin" not in errors or scenario == "exception", errors
+        said = [line for line in errors.splitlines() if line.startswith("carbon_plugin:")]
+        assert len(said) == (2 if reason else 1), errors  # a line at the start, and one at an orderly end
 
 
 def test_phases_cut_windows_and_spans_leave_them_out(job, tmp_path):
@@ -208,6 +209,8 @@ def test_run_directory_that_cannot_be_written_is_a_warning_at_either_end(job, tm
     _, errors = process.communicate(timeout=60)
 
     assert process.returncode == 0
-    begins, ends = errors.strip().splitlines()
+    begins, ends = (
+        line for line in errors.strip().splitlines() if "metering 2 GPUs" not in line and "report:" not in line
+    )
     assert "Training and metering go on" in begins
     assert "are not in its ledger" in ends

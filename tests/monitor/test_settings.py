@@ -16,7 +16,6 @@ from carbon_plugin.ledger.records import KNOWN_PHASES, Event, Window
 from carbon_plugin.ledger.verify import verify_run
 from carbon_plugin.monitor.monitor import CarbonMonitor
 from carbon_plugin.monitor.phases import MAX_OWN
-from carbon_plugin.monitor.ranks import Ranks
 from carbon_plugin.monitor.settings import MonitorOptions, make_settings
 from carbon_plugin.spec.site import Site
 
@@ -67,14 +66,32 @@ def test_site_is_given_by_zone_by_fields_or_whole():
     assert make_settings(site="FRA").declared.site == Site(zone="FRA")
 
 
-def test_job_without_a_site_says_once_that_no_carbon_comes_out(tmp_path, caplog):
-    with CarbonMonitor(run_dir=tmp_path / "run"):
-        pass
-    with CarbonMonitor(run_dir=tmp_path / "run", ranks=Ranks(rank=1, local_rank=1, world_size=2, local_world_size=2)):
-        pass
+def test_attempt_that_begins_at_0_after_another_is_warned_of_and_told_what_to_do(tmp_path, caplog):
+    def attempt(steps: int, **arguments: int) -> list[str]:
+        caplog.clear()
+        with CarbonMonitor(run_dir=tmp_path, site="FRA", **arguments) as monitor:
+            for _ in range(steps):
+                monitor.step_end()
+        return [record.message for record in caplog.records if record.levelname == "WARNING"]
+
+    assert attempt(5) == []
+    (warning,) = attempt(2)
+    assert "has reached step 5" in warning
+    assert "pass step=" in warning
+    assert attempt(0) == []  # an evaluation
+    assert attempt(2, step=5) == []
+    assert attempt(2, step=0) == []  # said on purpose
+    kinds = [r.kind for file in read_run(tmp_path).files for r in file.records if isinstance(r, Event)]
+    assert kinds.count("restarted_at_0") == 1
+
+
+def test_more_steps_than_the_run_was_to_have_are_said(tmp_path, caplog):
+    with CarbonMonitor(run_dir=tmp_path, site="FRA", total_steps=3) as monitor:
+        for _ in range(4):
+            monitor.step_end()
 
     (warning,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
-    assert "no site was given" in warning
+    assert "step 4 is past the 3 steps" in warning
 
 
 def test_misspelt_argument_is_refused():

@@ -1,0 +1,86 @@
+"""What is said of a run on rank 0: a line at its start, a line at its end, and what its user must know meanwhile.
+
+Through `logging`, at INFO. Where nobody has configured logging, a handler of ours shows the line and is gone again.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from carbon_plugin.footprint.account import Footprint
+from carbon_plugin.spec.devices import DeviceIdentity
+
+logger = logging.getLogger(__name__)
+PACKAGE = logging.getLogger("carbon_plugin")
+_LOCK = threading.Lock()
+_KINDS = {"counter": "by energy counter", "power_integrated": "by power", "modelled": "modelled", "absent": "not read"}
+_ENERGY_UNITS = ((3.6e9, "MWh"), (3.6e6, "kWh"), (3.6e3, "Wh"), (1.0, "J"))
+_CARBON_UNITS = ((1e3, "tCO2e"), (1.0, "kgCO2e"), (1e-3, "gCO2e"), (1e-6, "mgCO2e"))
+
+
+def say(sentence: str) -> None:
+    """Say one line, visible also where logging is as Python ships it; the levels that a user set are kept."""
+    with _LOCK:
+        alone = not PACKAGE.hasHandlers() and logging.lastResort is not None
+        level = PACKAGE.level
+        handler = logging.StreamHandler(sys.stderr)
+        if alone:
+            PACKAGE.addHandler(handler)
+            PACKAGE.setLevel(level or logging.INFO)
+        try:
+            logger.info("carbon_plugin: %s", sentence)
+        finally:
+            if alone:
+                PACKAGE.removeHandler(handler)
+                PACKAGE.setLevel(level)
+
+
+def opening(devices: Sequence[DeviceIdentity] | None, run_dir: Path, *, nodes: int, has_site: bool) -> str:
+    """What is metered on this node (None if another process of it does), where the record goes, what is missing."""
+    metered = "another process of this node meters" if devices is None else f"metering {_metered(devices)}"
+    where = f"on the first of {nodes} nodes" if nodes > 1 else "on this machine"
+    missing = "" if has_site else "; carbon is missing, because no site was given (site=...)"
+    return f"{metered} {where}; the record is in {run_dir}{missing}"
+
+
+def closing(*, step: int, energy_j: float, spent: Footprint | None, nodes_seen: int, nodes: int, run_dir: Path) -> str:
+    """Energy and carbon of the run so far, with the command for its report."""
+    carbon = ""
+    if spent is not None:
+        whole = bool(spent.embodied_parts_kg)
+        figure = spent.total_kg if whole else spent.operational_kg
+        unit = _unit(figure.value, _CARBON_UNITS)
+        low, high = (_number(value / unit[0]) for value in (figure.low, figure.high))
+        carbon = f" and {_number(figure.value / unit[0])} {unit[1]} ({low} to {high})"
+        carbon += "" if whole else " in operation"
+    scale, name = _unit(energy_j, _ENERGY_UNITS)
+    seen = f", as far as {nodes_seen} of {nodes} nodes are known" if nodes_seen < nodes else ""
+    return (
+        f"the run is at step {step:,} and has used {_number(energy_j / scale)} {name}{carbon}{seen}; "
+        f"report: carbon-plugin audit {run_dir}"
+    )
+
+
+def _metered(devices: Sequence[DeviceIdentity]) -> str:
+    counts = Counter((device.rung, device.energy_kind) for device in devices)
+    parts = []
+    for (rung, kind), number in counts.items():
+        what = f"{number} GPU{'s' if number > 1 else ''}" if rung == "gpu" else f"the {rung}"
+        parts.append(f"{what} ({_KINDS.get(kind, kind)})")
+    return ", ".join(parts) or "nothing"
+
+
+def _unit(value: float, units: Sequence[tuple[float, str]]) -> tuple[float, str]:
+    return next((unit for unit in units if abs(value) >= unit[0]), units[-1])
+
+
+def _number(value: float) -> str:
+    """Three figures, without an exponent."""
+    if abs(value) < 1e-3:
+        return "0"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
