@@ -9,6 +9,7 @@ a part of it, the range covers the published parts too.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from datetime import date
 
 import msgspec
@@ -16,7 +17,7 @@ import msgspec
 from carbon_plugin.errors import FootprintError
 from carbon_plugin.footprint import tables
 from carbon_plugin.footprint.account import Basis, Intensity
-from carbon_plugin.footprint.zones import Area, find, locate, parts_of, row_of
+from carbon_plugin.footprint.zones import PARTED, Area, find, locate, parts_of, row_of
 from carbon_plugin.spec.amounts import number
 from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.site import Site
@@ -120,7 +121,11 @@ def _range(area: Area, row: tables.AreaIntensity, age_years: int) -> tuple[float
 
 def _parts(area: Area) -> list[float]:
     """Published values that the range of a place has to cover beside that of its row, g/kWh."""
-    references = (*area.also, *(parts_of(area.country) if area.larger and area.country else ()))
+    return _values((*area.also, *(parts_of(area.country) if area.larger and area.country else ())))
+
+
+def _values(references: Iterable[str]) -> list[float]:
+    """Published values of rows, g/kWh."""
     rows = [row_of(reference) for reference in references]
     return [_TABLES[row.table]().areas[row.code].g_per_kwh for row in rows]
 
@@ -170,9 +175,15 @@ def stale_warning(intensity: Intensity, *, today: date | None = None) -> str | N
 
 
 def stand_in_warning(site: Site, intensity: Intensity) -> str | None:
-    """A sentence for the user where the value of one area stands for a place that others serve too, or of which it is
-    larger, else None."""
+    """A sentence for the user where the value of one area stands for a place that others serve too, or that is a part
+    of it, or for a country whose parts differ; else None."""
     area = find(site.zone) if intensity.granularity == "annual" else None
+    if area is not None and area.stands_for is None and area.table == "country" and area.code in PARTED:
+        parts = _values(parts_of(area.code))
+        return (
+            f"a run is in one part of {area.name}, whose published parts have {number(min(parts))} to "
+            f"{number(max(parts))} g/kWh: name the part, the grid zone or the cloud region"
+        )
     if area is None or not (area.larger or {intensity.figure.low, intensity.figure.high} & set(_parts(area))):
         return None
     low, high = number(intensity.figure.low), number(intensity.figure.high)

@@ -24,6 +24,8 @@ FORMS = (
 )
 AMBIGUOUS = {"georgia": "GEO for the country, US-GA for the state"}
 """Names that a country and a part of another one share."""
+PARTED = frozenset(("AUS", "BRA", "CAN", "CHN", "IND", "ITA", "JPN", "SWE", "USA"))
+"""Countries of several grid zones of which some are published; their tables are read only for these."""
 _MOST_SHOWN = 4
 
 

@@ -130,6 +130,22 @@ def test_where_a_larger_area_stands_for_a_place_its_range_covers_the_published_p
     assert f"its range covers {number(figure.low)} to {number(figure.high)} g/kWh" in said
 
 
+@pytest.mark.parametrize(
+    ("zone", "parts"), [("USA", "110 to 702"), ("Canada", "4 to 1,030"), ("CHN", "107 to 725"), ("AU", "150 to 710")]
+)
+def test_a_country_whose_parts_differ_is_asked_which_part(zone: str, parts: str) -> None:
+    intensity = zone_intensity(zone, today=TODAY)
+
+    said = stand_in_warning(Site(zone=zone), intensity)
+
+    assert said is not None
+    assert f"whose published parts have {parts} g/kWh: name the part" in said
+    assert (
+        stand_in_warning(Site(zone=zone, intensity_g_per_kwh=50), resolve_intensity(Site(intensity_g_per_kwh=50)))
+        is None
+    )
+
+
 @pytest.mark.parametrize("zone", ["JP-HKD", "NO1", "IT-SIC", "DK1"])
 def test_a_part_that_nobody_published_may_differ_from_its_country_as_published_parts_do(zone: str) -> None:
     figure = zone_intensity(zone, today=TODAY).figure
@@ -155,7 +171,7 @@ def test_the_spread_of_parts_is_the_80th_percentile_over_the_countries_whose_par
     assert np.percentile(apart, 80) == pytest.approx(PART_SPREAD, abs=0.005)
 
 
-@pytest.mark.parametrize("zone", ["FRA", "JPN", "Florida", "aws:eu-west-3", "CA-AB", "gcp:us-west1"])
+@pytest.mark.parametrize("zone", ["FRA", "NOR", "EU27", "Florida", "aws:eu-west-3", "CA-AB", "gcp:us-west1"])
 def test_a_place_with_a_value_of_its_own_needs_no_warning(zone: str) -> None:
     assert stand_in_warning(Site(zone=zone), zone_intensity(zone, today=TODAY)) is None
 

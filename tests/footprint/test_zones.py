@@ -7,7 +7,7 @@ import pytest
 from carbon_plugin.errors import FootprintError
 from carbon_plugin.footprint import tables
 from carbon_plugin.footprint.grid import zone_intensity
-from carbon_plugin.footprint.zones import AMBIGUOUS, cloud_region, locate, row_of
+from carbon_plugin.footprint.zones import AMBIGUOUS, PARTED, cloud_region, locate, parts_of, row_of
 
 
 @pytest.mark.parametrize(
@@ -137,6 +137,10 @@ def test_a_name_of_a_country_and_of_a_part_of_another_is_asked_about() -> None:
     assert {name.casefold() for name in countries & places} == set(AMBIGUOUS)
     with pytest.raises(FootprintError, match="two places: write GEO for the country, US-GA for the state"):
         locate("Georgia")
+
+
+def test_the_countries_whose_parts_are_published_are_named_in_one_place() -> None:
+    assert {code for code in tables.countries() if parts_of(code)} == PARTED
 
 
 def test_every_place_leads_to_a_published_value_and_its_code_names_its_country() -> None:
