@@ -11,6 +11,7 @@ from carbon_plugin.audit.documents import PredictionDocument
 from carbon_plugin.audit.reservations import covered_s, union
 from carbon_plugin.audit.result import Attempt, Coverage, Gap, Period, Progress, Work
 from carbon_plugin.ledger.claims import TOLERANCE_S
+from carbon_plugin.ledger.expected import expected_gpus
 from carbon_plugin.ledger.files import writer_name
 from carbon_plugin.ledger.records import Manifest
 
@@ -116,13 +117,15 @@ def coverage_of(collected: RunCollector) -> Coverage:
     units = {key: device.identity.units for key, device in collected.devices.items() if device.identity.rung == "gpu"}
     seen = list(units)
     measured = [key for key in seen if any(cell.seconds[0] > 0 for cell in cells.get(key, ()))]
+    launches = [[file.manifest for file in files] for files in _by_launch(collected.files).values()]
+    expected = [expected_gpus(manifests) for manifests in launches]
+    most_missing = max(expected, key=lambda launch: launch.missing)
     # Nodes that are missing have as many GPUs as those that are here; a restart on other hosts brings new ones.
     at_once = max(
-        len({device.key for file in files for device in file.manifest.devices if device.rung == "gpu"})
-        / len({file.manifest.node for file in files})
-        for files in _by_launch(collected.files).values()
+        launch.gpus / len({manifest.node for manifest in manifests})
+        for launch, manifests in zip(expected, launches, strict=True)
     )
-    gpus = max(len(seen), round(at_once * nodes))
+    gpus = max(len(seen) + most_missing.missing, round(at_once * nodes))
     return Coverage(
         nodes=nodes,
         nodes_seen=nodes_seen,
@@ -131,6 +134,8 @@ def coverage_of(collected: RunCollector) -> Coverage:
         gpus_measured=len(measured),
         gpu_slices=sum(unit < 1 for unit in units.values()),
         whole_gpus=gpus * sum(units.values()) / len(units) if units else 0.0,
+        gpus_missing=most_missing.missing,
+        missing=[launch.sentence for launch in expected if launch.sentence is not None],
         overlaps=collected.claims.overlaps,
         clock_offsets_s={
             file.file: file.context.clock_offset_s for file in collected.files if file.context.clock_offset_s

@@ -42,9 +42,7 @@ class MeterQuality(Struct, frozen=True, kw_only=True):
 
 class Energy(Struct, frozen=True, kw_only=True):
     """An energy with its range, how much of it was measured, how its meters did over time, and the operational carbon
-    that it caused (None without factors). It is the sum of `windows` readings of one device in one window each.
-    `estimated_j` of it stands for what a device with a meter drew while that could not tell, such as a GPU that was
-    lost; the rest that was not measured is modelled because there is no meter."""
+    that it caused (None without factors). It is the sum of `windows` readings of one device in one window each."""
 
     energy_j: float
     measured_j: float
@@ -54,7 +52,6 @@ class Energy(Struct, frozen=True, kw_only=True):
     meters: MeterQuality
     operational_kg: float | None
     windows: int = 0
-    estimated_j: float = 0.0
 
 
 class BoundaryRung(Struct, frozen=True, kw_only=True):
@@ -119,9 +116,10 @@ class Period(Struct, frozen=True, kw_only=True):
 class Coverage(Struct, frozen=True, kw_only=True):
     """What of the job the ledgers cover. `gpus` is how many there should be, `gpus_seen` how many a ledger names,
     `gpus_measured` how many of these have measured energy, `gpu_slices` how many of these are MIG slices. `whole_gpus`
-    is what all `gpus` amount to, a slice as its share. `overlaps` are devices that two files metered at once,
-    `clock_offsets_s` by how much the times of a ledger are ahead of those of the run, because clocks of nodes disagree
-    or the clock of a host was set between two of its ledgers."""
+    is what all `gpus` amount to, a slice as its share. `gpus_missing` must have been used by nodes whose ledgers are
+    here and are in none of them; `missing` says how that is known, a sentence a launch. `overlaps` are devices that two
+    files metered at once, `clock_offsets_s` by how much the times of a ledger are ahead of those of the run, because
+    clocks of nodes disagree or the clock of a host was set between two of its ledgers."""
 
     nodes: int
     nodes_seen: int
@@ -132,6 +130,8 @@ class Coverage(Struct, frozen=True, kw_only=True):
     whole_gpus: float
     overlaps: list[Overlap]
     clock_offsets_s: dict[str, float] = {}
+    gpus_missing: int = 0
+    missing: list[str] = []
 
 
 class Progress(Struct, frozen=True, kw_only=True):

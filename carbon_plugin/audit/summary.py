@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 
 import msgspec
+from msgspec.structs import replace
 
 import carbon_plugin
 from carbon_plugin.audit.accounting import SAMPLING, Accounted, account_run
@@ -64,6 +65,7 @@ def _conclude(collected: RunCollector, identity: RunIdentity | None, checks: Run
     spans = collected.spans
     steps = spans.comparison(prediction)
     period, progress, coverage = period_of(collected), progress_of(collected.files, manifest), coverage_of(collected)
+    checks = replace(checks, missing=[*coverage.missing, *checks.missing])  # no verdict without the GPUs
     by_rung = {rung: energy_of(cells) for rung, cells in collected.rung_cells().items()}
     redone, restarts = energy_of(collected.redone.values()), energy_of(collected.restarts.values())
     return AuditSummary(

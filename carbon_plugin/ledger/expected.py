@@ -16,17 +16,22 @@ from carbon_plugin.ledger.records import Manifest
 UNMETERED_EVENT = "gpus_unmetered"
 """Event of a node's leader when a process of its host sees GPUs that nobody meters: data {"gpus": [UUID]}."""
 
+MAX_NAMED = 3
+"""UUIDs in a sentence; how many there are is said anyway."""
+
 LEFT = "left to local rank 0"
 """Reason of a closing record of a process that metered GPUs until local rank 0 of its node did."""
 
 
 class Expected(Struct, frozen=True, kw_only=True):
     """GPUs of one launch. `metered` are named by ledgers, `unseen` are those that processes see and no ledger names,
-    `unplaced_ranks` is how many ranks must compute on a GPU beyond those."""
+    `unplaced_ranks` is how many ranks must compute on a GPU beyond those. `told` says whether any rank has said what it
+    computes on; without that, each is taken to have a GPU of its own."""
 
     metered: int
     unseen: tuple[str, ...] = ()
     unplaced_ranks: int = 0
+    told: bool = True
 
     @property
     def gpus(self) -> int:
@@ -34,17 +39,29 @@ class Expected(Struct, frozen=True, kw_only=True):
         return self.metered + len(self.unseen) + self.unplaced_ranks
 
     @property
+    def missing(self) -> int:
+        """How many of them are in no ledger."""
+        return self.gpus - self.metered
+
+    @property
+    def missing_for_sure(self) -> int:
+        """How many of them even if ranks that have said nothing share what is metered, as they may while it begins."""
+        return self.missing if self.told else len(self.unseen)
+
+    @property
     def sentence(self) -> str | None:
         """What is missing, in a sentence; None if nothing is."""
-        missing = self.gpus - self.metered
+        missing = self.missing
         if missing == 0:
             return None
         why = []
         if self.unseen:
-            why.append(f"{', '.join(self.unseen)} {'is' if len(self.unseen) == 1 else 'are'} seen by its processes")
-        if self.unplaced_ranks:
+            why.append(f"{_named(self.unseen)} {'is' if len(self.unseen) == 1 else 'are'} seen by its processes")
+        if self.unplaced_ranks and self.told:
             ranks = "1 rank computes" if self.unplaced_ranks == 1 else f"{self.unplaced_ranks} ranks compute"
             why.append(f"{ranks} on none of the metered GPUs")
+        elif self.unplaced_ranks:
+            why.append("there are more ranks than that, and none has said that it shares a GPU")
         energy = "its energy is" if missing == 1 else "their energy is"
         return (
             f"{missing} of the {self.gpus} GPUs that the job must have used {'is' if missing == 1 else 'are'} in no "
@@ -69,7 +86,13 @@ def expected_gpus(manifests: Iterable[Manifest]) -> Expected:
     nodes = max(1, *(manifest.nodes for manifest in found))
     here = round(world * min(1.0, len({manifest.node for manifest in found}) / nodes))
     unplaced = here - len(on_gpu) - len(on_none) - (len(gpus) - len(placed_keys)) - len(unseen)
-    return Expected(metered=len(gpus), unseen=unseen, unplaced_ranks=max(0, unplaced))
+    return Expected(metered=len(gpus), unseen=unseen, unplaced_ranks=max(0, unplaced), told=bool(on_gpu or on_none))
+
+
+def _named(keys: tuple[str, ...]) -> str:
+    """Some of them, for a sentence."""
+    more = len(keys) - MAX_NAMED
+    return ", ".join(keys[:MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _bare(key: str) -> str:

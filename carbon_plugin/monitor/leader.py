@@ -26,7 +26,9 @@ HOST = "host"
 """What a process takes, beside GPUs, that meters CPU, memory and network of the host. Its holder is the leader."""
 MEETINGS = "meetings"
 KEPT_S = 86_400.0
-_ALIVE, _CLAIM, _HOLD = ".alive", ".claim", "hold-"
+MOST_LAUNCHES = 64
+"""Launches of one shell or script in one run, beside each other or killed within a day."""
+_ALIVE, _CLAIM, _HOLD, _SEAT = ".alive", ".claim", "hold-", "rank-"
 
 _RETRY_S = 0.002
 """A process that only looks whether a lock is held holds it for some microseconds."""
@@ -63,13 +65,15 @@ class Hold(Struct, frozen=True, kw_only=True):
 class Election:
     """The meeting place of a launch's processes on one host. Not thread-safe: the monitor thread owns it.
 
-    `meeting` names the launch: the run, the host, the node's number and what tells launches apart. Without a `scratch`
-    folder, or where it cannot be used, this process is alone and takes whatever it asks for.
+    `meeting` names the launch: the run, the host, the node's number and what tells launches apart. In a launch there is
+    one process of each `rank`: a second one is of another launch, started by the same shell or script, and goes to the
+    next folder. Without a `scratch` folder, or where it cannot be used, this process is alone and takes whatever it
+    asks for.
     """
 
-    def __init__(self, meeting: str, scratch: Folder | None) -> None:
+    def __init__(self, meeting: str, scratch: Folder | None, rank: int) -> None:
         self._id = uuid.uuid4().hex
-        self._name = blake2b(meeting.encode(), digest_size=10).hexdigest()
+        self._name = ""
         self._top: Folder | None = None
         self._folder: Folder | None = None
         self._alive_fd = -1
@@ -79,7 +83,7 @@ class Election:
         """Whether it took something from a process of this launch that was lost: what was before is in its ledger."""
         if scratch is not None:
             with contextlib.suppress(OSError):
-                self._join(scratch)
+                self._join(scratch, meeting, rank)
 
     @property
     def alone(self) -> bool:
@@ -165,14 +169,16 @@ class Election:
                 folder.close()
         self._folder = self._top = None
 
-    def _join(self, scratch: Folder) -> None:
+    def _join(self, scratch: Folder, meeting: str, rank: int) -> None:
         top = self._top = scratch.sub(MEETINGS)
         _forget_old_meetings(top)
-        for _ in range(3):  # the last process of a launch may remove the folder at this moment
-            folder = top.sub(self._name)
-            fd = folder.lock(self._id + _ALIVE)
-            if fd is not None and folder.same_as(self._name, top):
-                self._folder, self._alive_fd = folder, fd
+        for number in range(MOST_LAUNCHES):
+            name = blake2b(f"{meeting} {number}".encode(), digest_size=10).hexdigest()
+            folder = top.sub(name)
+            fd = folder.lock(self._id + _ALIVE) if folder.create(f"{_SEAT}{rank}") else None
+            # The last process of a launch may remove the folder at this moment.
+            if fd is not None and folder.same_as(name, top):
+                self._name, self._folder, self._alive_fd = name, folder, fd
                 return
             if fd is not None:
                 os.close(fd)

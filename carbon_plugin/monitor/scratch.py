@@ -69,6 +69,14 @@ class Folder:
         with self._written(content) as temporary, contextlib.suppress(FileExistsError):
             os.link(temporary, name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
 
+    def create(self, name: str) -> bool:
+        """Make an empty file; whether there was none."""
+        try:
+            os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _CAREFUL, 0o600, dir_fd=self._fd))
+        except FileExistsError:
+            return False
+        return True
+
     def lock(self, name: str) -> int | None:
         """A descriptor that holds the lock of a file, None if another process holds it. The kernel frees the lock when
         the descriptor is closed, and so the moment its holder dies."""

@@ -37,6 +37,8 @@ from carbon_plugin.monitor.ranks import Ranks
 from carbon_plugin.monitor.recorder import NodeRecorder
 from carbon_plugin.monitor.reserved import RESERVED_TIME
 from carbon_plugin.monitor.run_place import RunPlace
+from carbon_plugin.monitor.same_writer import EVENT as ANOTHER_JOB_EVENT
+from carbon_plugin.monitor.same_writer import SameWriter
 from carbon_plugin.monitor.scratch import open_scratch
 from carbon_plugin.monitor.settings import Settings
 from carbon_plugin.monitor.sharing import SHARED_MACHINE
@@ -108,6 +110,7 @@ class Station:
         self._projected: Projected | None = None
         self._said_opening = False
         self._doubted: set[str] = set()
+        self._same: SameWriter | None = None
 
     def submit(self, seen: Seen) -> None:
         """Hand over what live objects showed."""
@@ -141,7 +144,7 @@ class Station:
         self._place = RunPlace(self._run_dir, settings, self._environ)
         self._identity = self._place.identity
         self._looked_around_s = time.monotonic()
-        self._election = Election(self._meeting(self._identity.run_id), open_scratch())
+        self._election = Election(self._meeting(self._identity.run_id), open_scratch(), ranks.rank)
         self._duty = Duty(settings, ranks, self._environ, self._election, baseline)
         self._hardware = self._duty.hardware
         self._stand()
@@ -299,17 +302,27 @@ class Station:
         recorder.close(LEFT)
 
     def _look_around(self) -> None:
-        """Say once if a process of this host sees a GPU that nobody meters."""
+        """Say once if another job writes here, or if a process of this host sees a GPU that nobody meters."""
+        file = self._journal.file if self._journal is not None else None
+        if self._same is None and file is not None:
+            self._same = SameWriter(self._run_dir, file)
+        elif self._same is not None and (said := self._same.look()) is not None:
+            self._warn(ANOTHER_JOB_EVENT, said)
         now_s = time.monotonic()
-        if self._duty is None or self._recorder is None or now_s - self._looked_around_s < LOOK_AROUND_S:
+        if self._duty is None or now_s - self._looked_around_s < LOOK_AROUND_S:
             return
         self._looked_around_s = now_s
         missed = [key for key in self._duty.unmetered() if key not in self._missed]
         if missed:
             self._missed.update(missed)
             sentence = f"{', '.join(missed)}: seen by the job on this host and metered by none of its processes"
-            self._recorder.note(UNMETERED_EVENT, sentence, {"gpus": missed})
-            logger.warning("carbon_plugin: %s", sentence)
+            self._warn(UNMETERED_EVENT, sentence, {"gpus": missed})
+
+    def _warn(self, kind: str, sentence: str, data: dict[str, object] | None = None) -> None:
+        """Record an event that the user must know of now."""
+        if self._recorder is not None:
+            self._recorder.note(kind, sentence, data)
+        logger.warning("carbon_plugin: %s", sentence)
 
     def _empty_inbox(self) -> None:
         while self._inbox:

@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 from carbon_plugin.monitor.leader import HOST, Claim, Election
 from carbon_plugin.monitor.scratch import open_scratch
-election = Election("launch", open_scratch(Path(sys.argv[1])))
+election = Election("launch", open_scratch(Path(sys.argv[1])), 1)
 election.claim(Claim(rank=1, local_rank=1, sees=["GPU-1"]))
 print(*election.take([HOST, "GPU-0", "GPU-1"], 7.0), flush=True)
 if sys.stdin.readline().strip() == "end":
@@ -41,9 +41,9 @@ def holder(tmp_path):
     process.communicate()
 
 
-def joined(tmp_path: Path, launch: str = "launch") -> Election:
-    election = Election(launch, open_scratch(tmp_path))
-    election.claim(Claim(rank=0, local_rank=0))
+def joined(tmp_path: Path, launch: str = "launch", rank: int = 0) -> Election:
+    election = Election(launch, open_scratch(tmp_path), rank)
+    election.claim(Claim(rank=rank, local_rank=rank))
     return election
 
 
@@ -68,6 +68,15 @@ def test_what_a_living_process_meters_nobody_else_takes(holder, tmp_path):
 
 def test_another_launch_takes_the_same_gpus(holder, tmp_path):
     assert joined(tmp_path, "restart").take([HOST, "GPU-0"], 8.0) == (HOST, "GPU-0")
+
+
+def test_second_process_of_a_rank_is_of_another_launch(holder, tmp_path):
+    restarted = joined(tmp_path, rank=1)
+
+    assert restarted.take([HOST, "GPU-0"], 8.0) == (HOST, "GPU-0")
+    assert [claim.rank for claim in joined(tmp_path, rank=0).claims()] == [0, 1]
+    assert [claim.rank for claim in joined(tmp_path, rank=0).claims()] == [0, 1]
+    assert [claim.rank for claim in joined(tmp_path, rank=0).claims()] == [0]
 
 
 def test_what_a_killed_process_has_metered_is_taken_over(holder, tmp_path):
@@ -134,7 +143,7 @@ def test_claim_that_is_no_claim_is_left_out(tmp_path):
 
 
 def test_alone_a_process_takes_whatever_it_sees():
-    election = Election("launch", None)
+    election = Election("launch", None, 3)
     election.claim(Claim(rank=3, local_rank=3, sees=["GPU-0"]))
 
     assert election.alone
@@ -168,7 +177,7 @@ def test_what_others_put_under_our_name_is_neither_followed_nor_in_the_way(tmp_p
         pytest.skip("only root can give a directory away")
     valuable = planted(tmp_path, kind)
 
-    first, second = joined(tmp_path), joined(tmp_path)
+    first, second = joined(tmp_path), joined(tmp_path, rank=1)
 
     assert not first.alone
     assert first.take([HOST], 8.0) == (HOST,)
@@ -267,7 +276,7 @@ def test_lock_is_free_the_moment_that_its_holder_dies_although_children_live(tmp
     child = subprocess.Popen(["sleep", "30"])
     try:
         election.forget()
-        assert joined(tmp_path).take(["GPU-0"], time.monotonic()) == ("GPU-0",)
+        assert joined(tmp_path, rank=1).take(["GPU-0"], time.monotonic()) == ("GPU-0",)
     finally:
         child.kill()
         child.wait()

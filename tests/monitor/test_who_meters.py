@@ -4,6 +4,7 @@ simulated driver that shows it what its container, its cgroup or its task may se
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -13,8 +14,13 @@ from typing import Any
 import pytest
 from msgspec import Struct
 
+from carbon_plugin.audit.narrative import warnings
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.audit.summary import summarise
+from carbon_plugin.audit.text import render_text
+from carbon_plugin.ledger.reader import read_run
+from carbon_plugin.ledger.records import Window
+from carbon_plugin.monitor.totals import FileTotals, run_totals
 
 SECONDS = 4.0
 EXACT = "counter_step=0.01;"
@@ -33,10 +39,14 @@ class Rank(Struct, frozen=True, kw_only=True):
     environ: dict[str, Any] = {}
 
     @property
+    def shown(self) -> list[str]:
+        """What its driver shows it."""
+        return [f"GPU-{self.seed:08x}-5133-4d00-8000-{index:012x}" for index in range(self.gpus)]
+
+    @property
     def uuids(self) -> list[str]:
-        """What it sees and may use."""
-        shown = range(self.gpus) if self.visible is None else map(int, self.visible.split(","))
-        return [f"GPU-{self.seed:08x}-5133-4d00-8000-{index:012x}" for index in shown]
+        """What it may use."""
+        return self.shown if self.visible is None else [self.shown[int(index)] for index in self.visible.split(",")]
 
 
 def watts(uuid: str) -> float:
@@ -88,6 +98,20 @@ SITUATIONS: dict[str, list[Rank]] = {
     "one GPU of two in common": [Rank(gpus=1), Rank(gpus=2)],
 }  # fmt: skip
 
+UNMETERED = [
+    Rank(
+        seed=seed,
+        environ={"JOB_GPUS": f"GPU-{seed:08x}-5133-4d00-8000-000000000000", "WORLD_SIZE": 4, "LOCAL_WORLD_SIZE": 4},
+    )
+    for seed in (1, 2)
+]
+"""Half of a job: the other two ranks run without the plugin."""
+PLACED = [Rank(environ={"JOB_GPUS": f"GPU-{81:08x}-5133-4d00-8000-000000000000"}) for _ in range(2)] + [
+    Rank(environ={"JOB_GPUS": ""})
+]
+"""Two ranks on one GPU, and one on the CPU."""
+SITUATIONS |= {"half of the job": UNMETERED, "two ranks on one GPU, one on none": PLACED}
+
 
 class Job:
     """A launch of some ranks in one run directory. `seconds` are counted from the moment that all of them are ready."""
@@ -97,11 +121,11 @@ class Job:
         self._folder = top / f"launch {len(list(top.glob('launch *')))}"
         self._folder.mkdir(parents=True)
         self.processes = []
+        self.errors = ""
         for number, rank in enumerate(ranks):
             scratch = top / rank.scratch
             scratch.mkdir(exist_ok=True)
-            shown = [f"GPU-{rank.seed:08x}-5133-4d00-8000-{index:012x}" for index in range(rank.gpus)]
-            spec = f"{EXACT}gpus={rank.gpus};seed={rank.seed};power={','.join(str(watts(uuid)) for uuid in shown)}"
+            spec = f"{EXACT}gpus={rank.gpus};seed={rank.seed};power={','.join(str(watts(uuid)) for uuid in rank.shown)}"
             variables = {
                 "RANK": number, "WORLD_SIZE": len(ranks), "LOCAL_RANK": number, "LOCAL_WORLD_SIZE": len(ranks),
                 "JOB_LATE_S": rank.late_s, "TMPDIR": scratch, "spec": spec, **rank.environ,
@@ -116,34 +140,34 @@ class Job:
         (self._folder / "written").write_text(str(time.monotonic() + 0.1))
         (self._folder / "written").rename(self._folder / "epoch")
 
-    def end(self) -> list[tuple[float, float, str]]:
-        """When each rank began and ended to train, and its run directory."""
-        ended = []
-        for process in self.processes:
+    def end(self) -> dict[str, tuple[float, float]]:
+        """The least and the most energy that each GPU has used for the job, J: while a process trained that may use it,
+        and from the first to the last moment of all processes whose driver shows it."""
+        least: dict[str, list[tuple[float, float]]] = {}
+        most: dict[str, list[tuple[float, float]]] = {}
+        for rank, process in zip(self.ranks, self.processes, strict=True):
             output, errors = process.communicate(timeout=90)
             assert process.returncode == 0, errors
-            self.errors = errors
-            ended.append(tuple(json.loads(output.splitlines()[-1])))
-        return ended
+            self.errors += errors
+            began_s, closing_s, closed_s = json.loads(output.splitlines()[-1])
+            for uuid in rank.uuids:
+                least.setdefault(uuid, []).append((began_s, closing_s))
+            for uuid in rank.shown:
+                most.setdefault(uuid, []).append((began_s, closed_s))
+        return {uuid: (watts(uuid) * extent_s(least[uuid]), watts(uuid) * extent_s(most[uuid])) for uuid in least}
 
     def _failed(self) -> bool:
         return any(process.poll() is not None for process in self.processes)
+
+
+def extent_s(times: list[tuple[float, float]]) -> float:
+    return max(end for _, end in times) - min(start for start, _ in times)
 
 
 def wait_until(true: Callable[[], bool], at_most_s: float = 60.0) -> None:
     end_s = time.monotonic() + at_most_s
     while not true() and time.monotonic() < end_s:
         time.sleep(0.02)
-
-
-def true_energy_j(job: Job, times: list[tuple[float, float, str]]) -> dict[str, float]:
-    """Energy of each GPU from the first moment that a process trained which sees it, to the last."""
-    extents: dict[str, tuple[float, float]] = {}
-    for rank, (began_s, ended_s, _) in zip(job.ranks, times, strict=True):
-        for uuid in rank.uuids:
-            first_s, last_s = extents.get(uuid, (began_s, ended_s))
-            extents[uuid] = (min(first_s, began_s), max(last_s, ended_s))
-    return {uuid: watts(uuid) * (last_s - first_s) for uuid, (first_s, last_s) in extents.items()}
 
 
 def recorded_j(summary: AuditSummary) -> dict[str, float]:
@@ -155,32 +179,143 @@ class Ended(Struct, frozen=True):
 
     run_dir: Path
     summary: AuditSummary
-    true_j: dict[str, float]
+    true_j: dict[str, tuple[float, float]]
+
+
+class Restart(Struct, frozen=True):
+    """A job beside another one in the same run directory, and what the GPUs of each have used."""
+
+    run_dir: Path
+    summary: AuditSummary
+    errors: str
+    first_j: dict[str, tuple[float, float]]
+    second_j: dict[str, tuple[float, float]]
+
+
+SAME = [Rank(gpus=2), Rank(gpus=2)]
+PAIRS = {"stopped": (SAME, SAME), "going on": (SAME, SAME), "together": ([Rank(seed=1)], [Rank(seed=2)])}
 
 
 @pytest.fixture(scope="module")
-def ended(seer: Start, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ended]:
-    """All situations, side by side."""
+def everything(seer: Start, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Ended], dict[str, Restart]]:
+    """All jobs of this file, side by side. Of a pair, the first is stopped in the middle of its work, goes on, or
+    begins together with the second one in its run directory."""
     top = tmp_path_factory.mktemp("situations")
-    jobs = {}
-    for number, (name, ranks) in enumerate(SITUATIONS.items()):
-        folder = top / str(number)
-        jobs[name] = folder / "run", Job(seer, folder, folder / "run", ranks, SECONDS)
-    for _, job in jobs.values():
+    folders = {name: top / str(number) for number, name in enumerate([*SITUATIONS, *PAIRS])}
+    jobs = {name: Job(seer, folders[name], folders[name] / "run", ranks, SECONDS) for name, ranks in SITUATIONS.items()}
+    pairs = {
+        name: (
+            Job(seer, folders[name], folders[name] / "run", first, SECONDS + 4),
+            Job(seer, folders[name], folders[name] / "run", second, SECONDS),
+        )
+        for name, (first, second) in PAIRS.items()
+    }
+    for job in [*(first for first, _ in pairs.values()), pairs["together"][1], *jobs.values()]:
         job.begin()
-    result = {}
-    for name, (run_dir, job) in jobs.items():
-        true_j = true_energy_j(job, job.end())
-        result[name] = Ended(run_dir, summarise(run_dir), true_j)
-    return result
+    for name in ("stopped", "going on"):
+        ledger = folders[name] / "run" / "node-0.attempt-0.jsonl"
+        wait_until(lambda ledger=ledger: ledger.exists() and b'"window"' in ledger.read_bytes())
+    for process in pairs["stopped"][0].processes:
+        process.send_signal(signal.SIGSTOP)
+    for name in ("stopped", "going on"):
+        pairs[name][1].begin()
+    ended = {}
+    for name, job in jobs.items():
+        true_j = job.end()
+        ended[name] = Ended(folders[name] / "run", summarise(folders[name] / "run"), true_j)
+    restarts = {}
+    for name, (first, second) in pairs.items():
+        second_j = second.end()
+        for process in first.processes if name == "stopped" else ():
+            process.kill()
+            process.wait()
+        first_j = {} if name == "stopped" else first.end()
+        run_dir = folders[name] / "run"
+        restarts[name] = Restart(run_dir, summarise(run_dir), first.errors + second.errors, first_j, second_j)
+    return ended, restarts
+
+
+@pytest.fixture(scope="module")
+def ended(everything: tuple[dict[str, Ended], dict[str, Restart]]) -> dict[str, Ended]:
+    return everything[0]
+
+
+@pytest.fixture(scope="module")
+def beside(everything: tuple[dict[str, Ended], dict[str, Restart]]) -> dict[str, Restart]:
+    return everything[1]
+
+
+def assert_recorded(recorded: dict[str, float], true_j: dict[str, tuple[float, float]]) -> None:
+    """Every GPU, within 5 %."""
+    assert recorded.keys() == true_j.keys()
+    for uuid, (least_j, most_j) in true_j.items():
+        assert 0.95 * least_j <= recorded[uuid] <= 1.05 * most_j, uuid
 
 
 @pytest.mark.parametrize("name", SITUATIONS)
 def test_every_gpu_that_a_process_sees_is_recorded_once_from_its_first_second(ended, name):
     job = ended[name]
-    recorded = recorded_j(job.summary)
 
-    assert recorded.keys() == job.true_j.keys()
-    for uuid, true_j in job.true_j.items():
-        assert recorded[uuid] / true_j == pytest.approx(1.0, abs=0.05), uuid
+    assert_recorded(recorded_j(job.summary), job.true_j)
     assert job.summary.verification.ok
+    assert bool(job.summary.coverage.missing) == (name == "half of the job")
+
+
+def windows_of(run_dir: Path, name: str) -> list[Window]:
+    (file,) = [file for file in read_run(run_dir).files if file.path.name == name]
+    return [record for record in file.records if isinstance(record, Window)]
+
+
+def test_restart_beside_a_hung_launch_is_metered_from_its_first_second(beside):
+    job = beside["stopped"]
+    recorded: dict[str, float] = {}
+    for window in windows_of(job.run_dir, "node-0.attempt-1.jsonl"):
+        for energy in window.energies:
+            if energy.key.startswith("GPU"):
+                recorded[energy.key] = recorded.get(energy.key, 0.0) + energy.energy_j
+
+    assert_recorded(recorded, job.second_j)
+
+
+def test_two_jobs_in_one_run_directory_keep_all_gpus_and_steps_and_it_is_said(beside):
+    job = beside["together"]
+    steps = [sum(w.steps for w in windows_of(job.run_dir, f"node-0.attempt-{attempt}.jsonl")) for attempt in (0, 1)]
+
+    assert_recorded(recorded_j(job.summary), job.first_j | job.second_j)
+    assert job.summary.progress.steps == sum(steps)
+    assert min(steps) > 0
+    assert job.summary.event_counts["another_job"] >= 1
+    assert "is being written in this run directory by another process" in job.errors
+
+
+def test_launch_that_goes_on_beside_its_restart_counts_each_gpu_once_and_it_is_said(beside):
+    job = beside["going on"]
+
+    assert_recorded(recorded_j(job.summary), job.first_j)
+    assert job.summary.event_counts["another_job"] >= 1
+
+
+def test_gpus_that_no_process_meters_are_in_the_headline(ended):
+    whole, half = ended["two ranks on one GPU, one on none"].summary, ended["half of the job"].summary
+
+    assert (whole.coverage.gpus, whole.coverage.gpus_missing) == (1, 0)
+    assert (half.coverage.gpus, half.coverage.gpus_missing) == (4, 2)
+    assert warnings(half)[0].startswith("2 of the 4 GPUs that the job must have used are in no ledger")
+    text = render_text(half)
+    assert "on 4 GPUs, 2 of which are in no ledger, of 1 node" in text
+    assert half.verification.state == "incomplete"
+    assert text.splitlines()[-1].startswith("ledger: INCOMPLETE, 2 files: 2 of the 4 GPUs that the job must have used")
+    assert "in no ledger" not in render_text(whole)
+
+
+def test_live_coverage_counts_gpus_that_nobody_meters(ended):
+    (file,) = [
+        file for file in read_run(ended["half of the job"].run_dir).files if file.path.name.startswith("node-0.att")
+    ]
+    totals = FileTotals()
+    for record in file.records:
+        totals.add(record)
+
+    run = run_totals({file.path.name: totals}, attempt_started_s=0.0)
+
+    assert (run.gpus_measured, run.gpus) == (1, 4)

@@ -1,8 +1,8 @@
 """One rank of a job whose ranks may see different GPUs: `seer.py RUN_DIR LAUNCH_DIR SECONDS`.
 
 It says in the second folder that it is ready, waits there for the file `epoch`, a moment of the host's monotonic clock,
-and trains from JOB_LATE_S after it until SECONDS after it. The last line of output is when it began and ended. A run
-directory "-" leaves the choice to the product; JOB_BOOT_ID is what the kernel says of the boot, "" if it hides that.
+and trains from JOB_LATE_S after it until SECONDS after it. The last line of output is when it first looked at the GPUs,
+when it ended to train, and when it had closed. JOB_BOOT_ID is what the kernel says of the boot, "" if it hides that.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from carbon_plugin.detect.observed import Detected, DetectedLayout
 from carbon_plugin.monitor import duty, station
+from carbon_plugin.monitor.baseline import Baseline
 from carbon_plugin.monitor.monitor import USED_BY_THE_THREAD, CarbonMonitor
 from carbon_plugin.monitor.settings import MonitorOptions
 
@@ -31,11 +32,19 @@ def main(run_dir: str, launch: Path, seconds: float) -> None:
         station.read_host_info = lambda **given: replace(
             host_info(**given), boot_id=os.environ["JOB_BOOT_ID"] or None, hostname=os.environ["JOB_HOSTNAME"]
         )
+    looked: dict[str, float] = {}
+
+    def observed() -> Baseline:
+        """The first thing that the monitor does with GPUs."""
+        looked["at_s"] = time.monotonic()
+        return Baseline()
+
+    station.Baseline = observed
     duty.FIRST_LEAD_S = float(os.environ.get("JOB_FIRST_LEAD_S", "10"))
     duty.GRACE_S = 1.0
     monitor = CarbonMonitor(
         site="FRA",
-        run_dir=None if run_dir == "-" else run_dir,
+        run_dir=run_dir,
         window_s=0.5,
         options=MonitorOptions(min_window_s=0.25),
     )
@@ -44,7 +53,6 @@ def main(run_dir: str, launch: Path, seconds: float) -> None:
         time.sleep(0.01)
     epoch_s = float((launch / "epoch").read_text())
     time.sleep(max(0.0, epoch_s + float(os.environ.get("JOB_LATE_S", "0")) - time.monotonic()))
-    began_s = time.monotonic()
     monitor.start()
     if "JOB_GPUS" in os.environ:
         uuids = tuple(filter(None, os.environ["JOB_GPUS"].split(",")))
@@ -52,9 +60,9 @@ def main(run_dir: str, launch: Path, seconds: float) -> None:
     while time.monotonic() < epoch_s + seconds:
         time.sleep(STEP_S)
         monitor.step_end(tokens=100)
-    ended_s = time.monotonic()
+    began_s, closing_s = looked["at_s"], time.monotonic()
     monitor.close()
-    print(json.dumps([began_s, ended_s, str(monitor.run_dir)]), flush=True)
+    print(json.dumps([began_s, closing_s, time.monotonic()]), flush=True)
 
 
 if __name__ == "__main__":
