@@ -15,6 +15,8 @@ from carbon_plugin.ledger.codec import encode_record
 from carbon_plugin.ledger.files import ledger_name
 from carbon_plugin.ledger.records import Record
 
+# Not inherited by what the training starts, and bytes as they are: Windows would write another line break.
+_PLAIN: int = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOINHERIT", 0) | getattr(os, "O_BINARY", 0)
 _MAX_ATTEMPTS = 100_000
 _SYNC_NOT_SUPPORTED = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EROFS})
 
@@ -112,7 +114,7 @@ class LedgerWriter:
         try:
             with open(f"/proc/self/fd/{self._fd}", "rb") as removed, temporary.open("xb") as copy:
                 shutil.copyfileobj(removed, copy)
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_APPEND | _PLAIN)
             try:
                 os.link(temporary, self.path)
             except OSError:
@@ -133,7 +135,7 @@ class LedgerWriter:
 
 
 def _create_file(run_dir: Path, node: int, rank: int | None, attempt: int) -> tuple[Path, int, int]:
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | _PLAIN
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         for number in range(attempt, attempt + _MAX_ATTEMPTS):

@@ -16,6 +16,10 @@ _REFRESH_S = 60.0
 """Listing all processes of a machine costs milliseconds, so new members of the tree are looked for this seldom."""
 
 
+_BUSY_KINDS = ("user", "nice", "system", "irq", "softirq")
+"""Windows tells the first and the third, which contains its interrupts."""
+
+
 class CpuLoad(Protocol):
     """Core-seconds spent so far; `scope` says by whom."""
 
@@ -32,9 +36,9 @@ class MachineLoad:
     scope = "the whole machine"
 
     def busy_s(self) -> float:
-        """All time but idle and waiting for disks."""
+        """All time but idle and waiting for disks, of the kinds of time that this system tells."""
         times = psutil.cpu_times()
-        return float(times.user + times.nice + times.system + times.irq + times.softirq)
+        return sum(float(getattr(times, kind, 0.0)) for kind in _BUSY_KINDS)
 
 
 class ProcessTreeLoad:

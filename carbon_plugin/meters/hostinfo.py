@@ -94,7 +94,9 @@ def _memory_bytes(root: Path) -> int:
         name, _, value = line.partition(":")
         if name == "MemTotal":
             return int(value.split()[0]) * 1024
-    return 0
+    import psutil
+
+    return int(psutil.virtual_memory().total)
 
 
 def _cgroup_folders(root: Path) -> list[Path]:

@@ -315,4 +315,5 @@ def _disarm_all() -> None:
 
 
 _living: weakref.WeakSet[CarbonMonitor] = weakref.WeakSet()
-os.register_at_fork(after_in_child=_disarm_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_disarm_all)

@@ -54,7 +54,9 @@ def _from_file(path: Path, *, make: bool) -> str | None:
         return None
     with os.fdopen(fd, "rb") as file:
         state = os.fstat(fd)
-        if not stat.S_ISREG(state.st_mode) or state.st_uid != os.geteuid() or state.st_mode & 0o077:
+        # Where files have no owner and no mode, nothing can be said about who has made them.
+        others = hasattr(os, "geteuid") and (state.st_uid != os.geteuid() or state.st_mode & 0o077)
+        if not stat.S_ISREG(state.st_mode) or others:
             raise SpecError(
                 f"{path}: others may read or have made this key; remove the file, or give all nodes a key in "
                 f"{KEY_VARIABLE}"

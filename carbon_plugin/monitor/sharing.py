@@ -75,4 +75,5 @@ def shared(energies: Sequence[DeviceEnergy], part: float) -> list[DeviceEnergy]:
 
 SHARED_MACHINE = SharedMachine()
 """That of this process."""
-os.register_at_fork(after_in_child=SHARED_MACHINE.forget)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=SHARED_MACHINE.forget)

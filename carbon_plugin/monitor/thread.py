@@ -15,7 +15,9 @@ Wake = SimpleQueue[None]
 change the phase in the middle of a change of phase, could wait for without end."""
 
 # Signals are the training's: they are delivered to its thread, not to this one. No handler is touched.
-_QUIET = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM}
+# Not every system has all of them.
+_QUIET_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGALRM")
+_QUIET = {getattr(signal, name) for name in _QUIET_NAMES if hasattr(signal, name)}
 _LEAST_WAIT_S = 0.001
 
 
