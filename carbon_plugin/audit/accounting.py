@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import msgspec
 from msgspec import Struct
 
-from carbon_plugin.audit.cells import Cell, sum_j
+from carbon_plugin.audit.cells import Cell, energy_of, sum_j
 from carbon_plugin.audit.collect import RunCollector
 from carbon_plugin.audit.in_force import in_force
 from carbon_plugin.audit.reservations import reservations_of
@@ -17,6 +17,8 @@ from carbon_plugin.footprint.account import EnergyItem, Factors, Footprint, acco
 from carbon_plugin.footprint.drivers import Driver, drivers
 from carbon_plugin.spec.figure import Figure, Kind
 
+MEASURED_SHARE = 0.99
+"""An energy counts as measured when at least so much of it was."""
 SAMPLING = Sampling(draws=2000, seed=0)
 
 
@@ -77,8 +79,9 @@ def _energy_item(rung: str, scope: str, cells: Sequence[Cell], factors: Factors)
 
 
 def _kind(cells: Sequence[Cell]) -> Kind:
-    measured, modelled, _ = (sum(cell.seconds[index] for cell in cells) for index in range(3))
-    return "measured" if measured > 0 and modelled == 0 else "modelled"
+    """How an energy is known; the estimate for a short outage does not make a model of what was measured."""
+    energy = energy_of(cells)
+    return "measured" if energy.measured_j > 0 and energy.measured_j >= MEASURED_SHARE * energy.energy_j else "modelled"
 
 
 def _weighted_pue(cells: Sequence[Cell], stated: Figure) -> Figure:

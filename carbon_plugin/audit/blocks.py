@@ -21,8 +21,9 @@ MAX_WINDOWS = 512
 class Rows(Struct, frozen=True, kw_only=True):
     """One device in several windows, one value a window.
 
-    `energy_j`, `low_j` and `high_j` are 0 where the window does not know the energy (`known`). `pue` and
-    `intensity_g_per_kwh` are the factors in force, NaN where there are none.
+    `energy_j`, `low_j` and `high_j` are 0 where the window does not know the energy (`known`), `estimated_j` is the
+    part of it that stands for what its meter could not tell, 0 for none. `pue` and `intensity_g_per_kwh` are the
+    factors in force, NaN where there are none.
     """
 
     kind: EnergyKind
@@ -31,6 +32,7 @@ class Rows(Struct, frozen=True, kw_only=True):
     energy_j: Floats
     low_j: Floats
     high_j: Floats
+    estimated_j: Floats
     pue: Floats
     intensity_g_per_kwh: Floats
 
@@ -45,6 +47,7 @@ class Rows(Struct, frozen=True, kw_only=True):
             energy_j=self.energy_j[chosen] * weights,
             low_j=self.low_j[chosen] * weights,
             high_j=self.high_j[chosen] * weights,
+            estimated_j=self.estimated_j[chosen] * weights,
             pue=self.pue[chosen],
             intensity_g_per_kwh=self.intensity_g_per_kwh[chosen],
         )
@@ -64,6 +67,7 @@ class Block(Struct, frozen=True, kw_only=True):
     energy_j: Floats
     low_j: Floats
     high_j: Floats
+    estimated_j: Floats
     pue: Floats
     intensity_g_per_kwh: Floats
 
@@ -77,6 +81,7 @@ class Block(Struct, frozen=True, kw_only=True):
             energy_j=self.energy_j[device] * one,
             low_j=self.low_j[device] * one,
             high_j=self.high_j[device] * one,
+            estimated_j=self.estimated_j[device] * one,
             pue=self.pue,
             intensity_g_per_kwh=self.intensity_g_per_kwh,
         )
@@ -138,6 +143,7 @@ def _block(
         # A bound that is not stated is the energy itself, and none is on its wrong side: fmin and fmax skip NaN.
         low_j=np.where(known, np.fmin(energy_j, low_j), 0.0),
         high_j=np.where(known, np.fmax(energy_j, high_j), 0.0),
+        estimated_j=np.nan_to_num(_devices([energy.estimated_j for energy in energies], shape)),
         pue=np.where(np.isnan(own_pue), pue, own_pue),
         intensity_g_per_kwh=np.where(np.isnan(own_intensity), intensity, own_intensity),
     )

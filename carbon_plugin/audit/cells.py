@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from carbon_plugin.audit.blocks import Rows
-from carbon_plugin.audit.exact import ExactSum, total
+from carbon_plugin.audit.exact import ROUNDING, ExactSum, total
 from carbon_plugin.audit.result import Energy, MeterQuality
 from carbon_plugin.footprint.units import GRAMS_PER_KG, JOULES_PER_KWH
 
@@ -17,25 +17,29 @@ _QUALITY = {"counter": 0, "power_integrated": 0, "modelled": 1, "absent": 2}
 class Cell:
     """Running sums of one device in one phase.
 
-    The energy is `measured_j` and `other_j`, `without_factors_j` the part of it for which intensity or PUE is unknown.
+    The energy is that of `told_j`, windows that a meter told or that say which part of them is an estimate, and of
+    `modelled_j`. `estimated_j` is the estimated part, so that `told_j` less it was measured. `without_factors_j` is the
+    part of the energy for which intensity or PUE is unknown.
     `facility_j` is the sum of energy times PUE, `weighted_j_g_per_kwh` that times intensity.
     """
 
     __slots__ = (
+        "estimated_j",
         "facility_j",
         "high_j",
         "low_j",
-        "measured_j",
-        "other_j",
+        "modelled_j",
         "seconds",
+        "told_j",
         "weighted_j_g_per_kwh",
         "windows",
         "without_factors_j",
     )
 
     def __init__(self) -> None:
-        self.measured_j = ExactSum()
-        self.other_j = ExactSum()
+        self.told_j = ExactSum()
+        self.modelled_j = ExactSum()
+        self.estimated_j = ExactSum()
         self.low_j = 0.0
         self.high_j = 0.0
         self.facility_j = 0.0
@@ -47,7 +51,18 @@ class Cell:
     def add(self, rows: Rows) -> None:
         """Add some windows of the device."""
         quality = _QUALITY[rows.kind]
-        (self.other_j if quality else self.measured_j).add(rows.energy_j.tolist())
+        if not quality:
+            self.told_j.add(rows.energy_j.tolist())
+            if rows.estimated_j.any():  # a measurement that replaces what was estimated before
+                self.estimated_j.add(rows.estimated_j.tolist())
+        elif rows.estimated_j.any():
+            # What of a modelled window is no estimate was told by its meter.
+            estimated = rows.estimated_j != 0
+            self.told_j.add(rows.energy_j[estimated].tolist())
+            self.estimated_j.add(rows.estimated_j[estimated].tolist())
+            self.modelled_j.add(rows.energy_j[~estimated].tolist())
+        else:
+            self.modelled_j.add(rows.energy_j.tolist())
         self.seconds[quality] += float(rows.seconds.sum())
         self.windows += len(rows.seconds)
         self.low_j += float(rows.low_j.sum())
@@ -64,7 +79,7 @@ class Cell:
 
 def sum_j(cells: Iterable[Cell]) -> float:
     """Energy of some cells together, J: the correctly rounded sum of all their windows."""
-    return total(part for cell in cells for part in (cell.measured_j, cell.other_j))
+    return total(part for cell in cells for part in (cell.told_j, cell.modelled_j))
 
 
 def energy_of(cells: Iterable[Cell]) -> Energy:
@@ -72,13 +87,17 @@ def energy_of(cells: Iterable[Cell]) -> Energy:
     all was measured."""
     cells = list(cells)
     energy_j = sum_j(cells)
+    estimated_j = total(cell.estimated_j for cell in cells)
+    if estimated_j <= ROUNDING * energy_j:  # all of it was measured after all
+        estimated_j = 0.0
     measured, modelled, absent = (sum(cell.seconds[index] for cell in cells) for index in range(3))
     device_s = measured + modelled + absent
     unknown = any(cell.without_factors_j for cell in cells)
     weighted = sum(cell.weighted_j_g_per_kwh for cell in cells)
     return Energy(
         energy_j=energy_j,
-        measured_j=min(energy_j, total(cell.measured_j for cell in cells)),
+        measured_j=max(0.0, min(energy_j, total(cell.told_j for cell in cells) - estimated_j)),
+        estimated_j=min(energy_j, estimated_j),
         low_j=min(energy_j, sum(cell.low_j for cell in cells)),
         high_j=max(energy_j, sum(cell.high_j for cell in cells)),
         device_s=device_s,

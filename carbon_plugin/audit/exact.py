@@ -6,6 +6,9 @@ import math
 from collections.abc import Iterable
 from itertools import chain
 
+ROUNDING = 1e-9
+"""Parts of a sum that are smaller in proportion are the rounding of terms that cancel each other."""
+
 
 class ExactSum:
     """A running sum kept as a few floats whose exact sum it is (Shewchuk 1997, the algorithm behind `math.fsum`).

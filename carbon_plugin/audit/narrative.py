@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 from carbon_plugin.audit import wording
+from carbon_plugin.audit.exact import ROUNDING
 from carbon_plugin.audit.result import AuditSummary, Energy
-from carbon_plugin.audit.view import gpus_phrase, grid_g_per_kwh, measured_share, unknown_embodied
+from carbon_plugin.audit.view import estimated_gpus, gpus_phrase, grid_g_per_kwh, measured_share, unknown_embodied
 from carbon_plugin.footprint.grid import describe_basis
 from carbon_plugin.ledger.clocks import CLOCK_STEP_EVENT
+
+NAMED = 3
+"""Devices that a sentence names one by one."""
 
 
 def subtitle(summary: AuditSummary) -> str:
@@ -68,6 +74,7 @@ def ways_of_counting(summary: AuditSummary) -> list[str]:
     unmeasured = coverage.gpus - coverage.gpus_measured - coverage.gpus_missing
     if unmeasured > 0:
         found.append(f"{unmeasured} of {gpus_phrase(coverage)} were not measured.")
+    found += _estimates(summary)
     if summary.period.stalled_s:
         found.append(
             f"For {wording.duration(summary.period.stalled_s)} of the training no step ended (a hang, a pause, or an "
@@ -89,6 +96,26 @@ def ways_of_counting(summary: AuditSummary) -> list[str]:
             "and durations do not depend on it."
         )
     return found
+
+
+def _estimates(summary: AuditSummary) -> list[str]:
+    """Energy in the totals that stands for what GPUs drew while nothing could read them."""
+    devices = estimated_gpus(summary)
+    if not devices:
+        return []
+    energy = [device.energy for device in devices]
+    estimated_j, measured_j = (
+        math.fsum(getattr(one, name) for one in energy) for name in ("estimated_j", "measured_j")
+    )
+    named = ", ".join(device.identity.key for device in devices[:NAMED])
+    more = f" and {len(devices) - NAMED} more" if len(devices) > NAMED else ""
+    beside = f" beside {wording.energy(measured_j)} that were measured of them" if measured_j > 0 else ""
+    reasons = list(dict.fromkeys(note for device in devices for note in (device.identity.note, *device.notes) if note))
+    why = f" ({reasons[0].rstrip('.')})" if reasons else ""
+    return [
+        f"{wording.energy(estimated_j)} in the totals are an estimate for {wording.plural(len(devices), 'GPU')} that "
+        f"could not be read{why}: {named}{more}{beside}."
+    ]
 
 
 def _unread(gpu: Energy) -> str:
@@ -134,8 +161,11 @@ def _what_ran(summary: AuditSummary) -> str:
 
 def _what_it_used(summary: AuditSummary) -> str:
     share = measured_share(summary)
-    known = "all of it measured" if share >= 1 else "all of it modelled" if share <= 0 else ""
-    known = known or f"{wording.percent(share)} of that was measured, the rest modelled"
+    estimated = summary.energy.estimated_j / summary.energy.energy_j if summary.energy.energy_j else 0.0
+    known = "all of it measured" if share >= 1 else "all of it modelled" if share <= 0 and not estimated else ""
+    guessed = f", {wording.percent(estimated)} estimated for GPUs that could not be read" if estimated else ""
+    rest = ", the rest modelled" if share + estimated < 1 - ROUNDING else ""
+    known = known or f"{wording.percent(share)} of that was measured{guessed}{rest}"
     gpu = summary.by_rung.get("gpu")
     if gpu is not None and gpu.meters.absent > 0:
         known += f", and {wording.percent(gpu.meters.absent)} of the GPUs' time, which could not be read, is missing"

@@ -116,6 +116,7 @@ def render_html(summary: AuditSummary) -> str:
         "moment": wording.moment,
         "plural": wording.plural,
         "meters": view.meters_phrase,
+        "energy_how": view.energy_how,
         "gpus": view.gpus_phrase,
     }
     return environment.get_template(_TEMPLATE).render(_context(summary))

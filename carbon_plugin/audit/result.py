@@ -42,7 +42,9 @@ class MeterQuality(Struct, frozen=True, kw_only=True):
 
 class Energy(Struct, frozen=True, kw_only=True):
     """An energy with its range, how much of it was measured, how its meters did over time, and the operational carbon
-    that it caused (None without factors). It is the sum of `windows` readings of one device in one window each."""
+    that it caused (None without factors). It is the sum of `windows` readings of one device in one window each.
+    `estimated_j` of it stands for what a device with a meter drew while that could not tell, such as a GPU that was
+    lost; the rest that was not measured is modelled because there is no meter."""
 
     energy_j: float
     measured_j: float
@@ -52,6 +54,7 @@ class Energy(Struct, frozen=True, kw_only=True):
     meters: MeterQuality
     operational_kg: float | None
     windows: int = 0
+    estimated_j: float = 0.0
 
 
 class BoundaryRung(Struct, frozen=True, kw_only=True):

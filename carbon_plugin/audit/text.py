@@ -21,7 +21,7 @@ def render_text(summary: AuditSummary) -> str:
     ]
     for warning in narrative.warnings(summary):
         lines.append(f"note: {warning}")
-    lines.append(verdict_line(summary.verification))
+    lines.append("; ".join([verdict_line(summary.verification), *view.gaps(summary)]))
     return "\n".join(lines) + "\n"
 
 
@@ -45,7 +45,7 @@ def _energy_rows(summary: AuditSummary) -> list[tuple[str, str, str, str]]:
 
 def _energy_row(summary: AuditSummary, name: str, energy: Energy, rung: str) -> tuple[str, str, str, str]:
     span = view.energy_span(summary, energy, rung)
-    return (name, wording.energy(energy.energy_j), span, view.energy_quality(energy))
+    return (name, wording.energy(energy.energy_j), span, view.energy_how(energy))
 
 
 def _carbon_rows(summary: AuditSummary) -> list[tuple[str, str, str, str]]:

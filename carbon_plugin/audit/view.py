@@ -9,7 +9,8 @@ from msgspec import Struct
 
 from carbon_plugin.audit import wording
 from carbon_plugin.audit.drawing import PHASE_NAMES, RUNG_NAMES, SCOPE_NAMES
-from carbon_plugin.audit.result import AuditSummary, Coverage, Energy, MeterQuality, Quality
+from carbon_plugin.audit.exact import ROUNDING
+from carbon_plugin.audit.result import AuditSummary, Coverage, Device, Energy, MeterQuality, Quality
 from carbon_plugin.spec.figure import Figure
 
 
@@ -77,6 +78,24 @@ def energy_quality(energy: Energy) -> Quality:
     return "measured" if energy.measured_j >= energy.energy_j and energy.meters.absent == 0 else "mixed"
 
 
+def energy_how(energy: Energy) -> str:
+    """How an energy is known, in words; where a part is estimated, with what was measured beside it."""
+    if not energy.estimated_j:
+        return energy_quality(energy)
+    parts = {
+        "measured": energy.measured_j,
+        "estimated": energy.estimated_j,
+        "modelled": energy.energy_j - energy.measured_j - energy.estimated_j,
+    }
+    told = {name: joules for name, joules in parts.items() if joules > ROUNDING * energy.energy_j}
+    return ", ".join(f"{name} {wording.energy(joules)}" for name, joules in told.items())
+
+
+def estimated_gpus(summary: AuditSummary) -> list[Device]:
+    """GPUs of which a part of the energy, or all of it, is an estimate."""
+    return [device for device in summary.devices if device.identity.rung == "gpu" and device.energy.estimated_j > 0]
+
+
 def energy_span(summary: AuditSummary, energy: Energy, rung: str | None) -> str:
     """p10 to p90 of an energy at `rung` ("it" for all machines) or a phase of it: the rung's sampled range, in which
     meters err apart from one another. Without one, the sum of the meters' own, as if all erred alike."""
@@ -90,6 +109,16 @@ def energy_span(summary: AuditSummary, energy: Energy, rung: str | None) -> str:
 def measured_share(summary: AuditSummary) -> float:
     """Part of the IT energy that was measured."""
     return summary.energy.measured_j / summary.energy.energy_j if summary.energy.energy_j else 0.0
+
+
+def gaps(summary: AuditSummary) -> list[str]:
+    """What the totals of a run do not rest on a measurement for, however well its ledgers can be believed: a verdict
+    must not be given without it."""
+    estimated = estimated_gpus(summary)
+    if not estimated:
+        return []
+    some = "" if all(device.energy.measured_j <= 0 for device in estimated) else "partly "
+    return [f"energy of {len(estimated)} of {gpus_phrase(summary.coverage)} is {some}an estimate"]
 
 
 def phases(summary: AuditSummary) -> list[tuple[str, Energy]]:

@@ -53,7 +53,9 @@ def plan(
     zone: Annotated[str | None, _flag("Grid zone: FRA, egrid:SRVC, gcp:us-central1, aws:eu-north-1 ...")] = None,
     intensity: Annotated[float | None, _flag("Your own grid intensity, g/kWh, instead of the zone's.")] = None,
     pue: Annotated[float | None, _flag("Facility energy over IT energy.")] = None,
-    layout: Annotated[str | None, _flag('"auto": search the layout even where the spec states one.')] = None,
+    layout: Annotated[
+        str | None, _flag('"auto": search the layout, not the one of the spec; degrees given beside it are kept.')
+    ] = None,
     tp: Annotated[int | None, _flag("Tensor-parallel degree.")] = None,
     cp: Annotated[int | None, _flag("Context-parallel degree.")] = None,
     pp: Annotated[int | None, _flag("Pipeline-parallel degree.")] = None,
@@ -157,9 +159,8 @@ def _run_of(spec: Path | None, given: dict[str, Any], directories: tuple[Path, .
     from carbon_plugin.spec.loading import build_run_spec, load_run_spec
 
     stated = {name: given[name] for name in LAYOUT_FLAGS if given[name] is not None}
-    if given["layout"] is not None and stated:
-        fixed = [f"--{name.replace('_', '-')} {value}" for name, value in stated.items()]
-        raise SpecError(f"--layout {given['layout']} stands for the whole layout: leave {', '.join(fixed)} out")
+    # Flags beside a search replace the layout of the file; alone they are laid over it.
+    held = _held(stated) if stated and (searching or given["layout"] is not None) else {}
     sections = {section: {field: given[field] for field in fields} for section, fields in SECTIONS.items()}
     site = {"zone": given["zone"], "intensity_g_per_kwh": given["intensity"], "pue": given["pue"]}
     overrides = _without_empty(
@@ -167,7 +168,7 @@ def _run_of(spec: Path | None, given: dict[str, Any], directories: tuple[Path, .
             "model": given["model"],
             **sections,
             "site": site,
-            "layout": given["layout"] or ("auto" if searching and stated else stated),
+            "layout": given["layout"] or ("auto" if held else stated),
             "price_usd_per_device_hour": given["price"],
         }
     )
@@ -181,8 +182,8 @@ def _run_of(spec: Path | None, given: dict[str, Any], directories: tuple[Path, .
             usual, assumed = _with_usual_batch(overrides, longest)
             run = build_run_spec(usual, origin="command line", profile_dirs=directories)
         run = msgspec.structs.replace(run, assumptions=(*run.assumptions, *assumed))
-    if searching and stated:
-        run = msgspec.structs.replace(run, layout_held=_held(stated))
+    if held:
+        run = msgspec.structs.replace(run, layout_held=held)
     return _counted_at_its_length(run)
 
 

@@ -133,7 +133,7 @@ def _head(out: Console, forecast: Forecast, verbose: bool) -> None:
         f"{steps} of {_batch(forecast)}, {training.precision}, {_optimizer(training)}",
     )
     pue = f"PUE {number(forecast.factors.pue.value)}"
-    print_line(out, "site", f"{_place(forecast.factors.intensity, verbose)}, {pue}")
+    print_line(out, "site", f"{_asked(forecast)}{_place(forecast.factors.intensity, verbose)}, {pue}")
     out.print()
 
 
@@ -156,6 +156,13 @@ def _notes(source: str, verbose: bool) -> str:
     read = separator and not source.startswith("preset")
     said = source if verbose else notes.removesuffix(")")
     return f" [dim]({escape(said)})[/]" if verbose or read else ""
+
+
+def _asked(forecast: Forecast) -> str:
+    """The cloud region that was asked for, where the intensity is published under another name."""
+    zone, found = forecast.spec.site.zone or "", forecast.factors.intensity
+    other = ":" in zone and found.granularity == "annual" and found.zone.casefold() != zone.casefold()
+    return f"{escape(zone)}, by " if other else ""
 
 
 def _place(intensity: Intensity, verbose: bool) -> str:

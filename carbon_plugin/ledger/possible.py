@@ -26,6 +26,9 @@ MOST_RANKS = 10**8
 _LAG_S = 10.0
 """A counter may book what was drawn before its window: a slow driver, a meter that is renewed every few seconds."""
 _ROUNDING = 1 + 1e-9
+_MADE_UP = 100.0
+"""A meter that answers again may tell so many times what was estimated while it could not: of a device that was taken
+to be idle, for as long as it was lost."""
 
 
 class Verdict(Struct, frozen=True):
@@ -90,17 +93,18 @@ class Gate:
                 most_w = MOST_W["facility"]
                 if self._knows_devices:
                     strange.append(f"energy of device {energy.key}, which no manifest names")
+            most_j = most_w * span_s - _MADE_UP * min(0.0, energy.estimated_j or 0.0)
             energy_j, low_j, high_j = energy.energy_j, energy.low_j, energy.high_j
             if energy_j is None:
                 if energy.kind != "absent":
                     strange.append(f"device {energy.key} has no energy but kind {energy.kind}")
             elif not (
-                0.0 <= energy_j <= most_w * span_s
+                0.0 <= energy_j <= most_j
                 and (low_j is None or 0.0 <= low_j <= energy_j * _ROUNDING)
-                and (high_j is None or energy_j <= high_j * _ROUNDING <= most_w * span_s)
-                and (energy.estimated_j is None or 0.0 <= energy.estimated_j <= energy_j * _ROUNDING)
+                and (high_j is None or energy_j <= high_j * _ROUNDING <= most_j)
+                and (energy.estimated_j is None or -most_w * MOST_RUN_S <= energy.estimated_j <= energy_j * _ROUNDING)
             ):
-                impossible += _energy_faults(energy, most_w, span_s)
+                impossible += _energy_faults(energy, most_j, most_w * MOST_RUN_S)
                 strange += _range_faults(energy)
         return Verdict(impossible, strange) if impossible or strange else None
 
@@ -128,18 +132,18 @@ def _window_faults(window: Window) -> list[str]:
     return [f"window {window.index} {fault}" for fault in found]
 
 
-def _energy_faults(energy: DeviceEnergy, most_w: float, span_s: float) -> list[str]:
-    most_j = most_w * span_s
+def _energy_faults(energy: DeviceEnergy, most_j: float, most_replaced_j: float) -> list[str]:
+    """`most_replaced_j` is the most that a measurement can take back of what was estimated before."""
     parts = {
-        "": energy.energy_j,
-        " at least": energy.low_j,
-        " at most": energy.high_j,
-        " estimated": energy.estimated_j,
+        "": (energy.energy_j, 0.0),
+        " at least": (energy.low_j, 0.0),
+        " at most": (energy.high_j, 0.0),
+        " estimated": (energy.estimated_j, -most_replaced_j),
     }
     return [
-        f"device {energy.key} has{name} {joules} J, expected 0 to {most_j:.3g} J"
-        for name, joules in parts.items()
-        if joules is not None and not 0 <= joules <= most_j
+        f"device {energy.key} has{name} {joules} J, expected {least_j:.3g} to {most_j:.3g} J"
+        for name, (joules, least_j) in parts.items()
+        if joules is not None and not least_j <= joules <= most_j
     ]
 
 

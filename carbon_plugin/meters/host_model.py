@@ -6,6 +6,8 @@ memory's size. All results are (low, central, high), low and high as p10 and p90
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from msgspec import Struct
 
 from carbon_plugin.spec.figure import Sourced
@@ -45,6 +47,10 @@ class Watts(Struct, frozen=True):
     def less(self, known_w: float) -> Watts:
         """What remains when a part is measured elsewhere, never below zero."""
         return Watts(max(0.0, self.low - known_w), max(0.0, self.central - known_w), max(0.0, self.high - known_w))
+
+
+PowerSource = Callable[[float], Watts]
+"""Mean power of the stretch that ends now and took so many seconds."""
 
 
 def cpu_tdp(physical_cores: int) -> Watts:

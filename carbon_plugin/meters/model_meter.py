@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
+from carbon_plugin.meters.bounds import Bounds
 from carbon_plugin.meters.cpu_load import CpuLoad
-from carbon_plugin.meters.host_model import Watts, cpu_power
+from carbon_plugin.meters.host_model import PowerSource, Watts, cpu_power
 from carbon_plugin.meters.protocol import Reading
 from carbon_plugin.spec.devices import DeviceIdentity
 
-PowerSource = Callable[[float], Watts]
-"""Mean power of the stretch that ends now and took so many seconds."""
+ANY_NODE = Bounds(ceiling_w=100e3, limit_w=None, source="the most of any node")
 
 
 class ModelledPart(Struct, frozen=True):
@@ -29,6 +29,7 @@ class ModelMeter:
 
     def __init__(self, parts: Sequence[ModelledPart], clock: Callable[[], float] = time.monotonic) -> None:
         self.devices = [part.identity for part in parts]
+        self.bounds = {part.identity.key: ANY_NODE for part in parts}
         self.poll_interval_s: float | None = None
         self._pid = os.getpid()
         self._parts = list(parts)
@@ -133,6 +134,18 @@ class GpuDraw:
             )
         ]
         return Watts(*deltas)
+
+
+def summed(powers: Sequence[PowerSource]) -> PowerSource:
+    """Several parts as one, whose errors go together."""
+
+    def power(elapsed_s: float) -> Watts:
+        total = Watts(0.0, 0.0, 0.0)
+        for one in powers:
+            total = total.plus(one(elapsed_s))
+        return total
+
+    return power
 
 
 def with_overhead(base: Watts, fractions: Watts, draw: GpuDraw) -> PowerSource:

@@ -1,6 +1,7 @@
 """One question over HTTP with a deadline, and every way in which it can fail as one `SourceError`.
 
-`http.client` and not a client library: it follows no redirect and asks no proxy, so credentials go to this host only.
+`http.client` and not a client library: it asks no proxy and follows no redirect to another host, so credentials go to
+this host only. Within the host it follows one, because some services name each path with a slash at its end.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import http.client
 import ssl
 import time
 from typing import TypeVar
+from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 
@@ -18,6 +20,8 @@ from carbon_plugin.meters.node_address import NodeAddress
 from carbon_plugin.meters.node_source import Credentials, SourceError
 
 T = TypeVar("T")
+
+_REDIRECTS = (301, 302, 307, 308)
 
 MAX_BYTES = 1 << 20
 _CHUNK = 1 << 16
@@ -49,10 +53,21 @@ class JsonService:
 
     def _body(self, path: str, deadline_s: float) -> bytes:
         end_s = time.monotonic() + deadline_s
+        found = self._fetched(path, end_s, deadline_s)
+        if isinstance(found, str):
+            found = self._fetched(found, end_s, deadline_s)
+        if isinstance(found, str):
+            raise SourceError(f"{self._address.shown} redirects from {path} on and on", "error")
+        return found
+
+    def _fetched(self, path: str, end_s: float, deadline_s: float) -> bytes | str:
+        """The body, or the path on this host that the answer names instead."""
         connection = self._connection(deadline_s)
         try:
             connection.request("GET", path, headers=self._headers)
             response = connection.getresponse()
+            if response.status in _REDIRECTS:
+                return self._elsewhere(response.getheader("Location", ""))
             self._check(response.status)
             body = bytearray()
             # The timeout holds for each read; a server that drips bytes would keep us for hours.
@@ -65,6 +80,16 @@ class JsonService:
             return bytes(body)
         finally:
             connection.close()
+
+    def _elsewhere(self, location: str) -> str:
+        """The path of a redirect. Raises `SourceError` for another host, which must not see the credentials."""
+        parts = urlsplit(location)
+        own = (self._address.host, self._address.port or _default_port(self._address))
+        if parts.netloc and (parts.hostname, parts.port or _default_port(self._address)) != own:
+            raise SourceError(f"{self._address.shown} redirects to another host, which is not followed", "error")
+        if not parts.path.startswith("/"):
+            raise SourceError(f"{self._address.shown} redirects to no path", "error")
+        return urlunsplit(("", "", parts.path, parts.query, ""))
 
     def _connection(self, deadline_s: float) -> http.client.HTTPConnection:
         # Without a port the client looks for one in the host, where an IPv6 address has colons too.
@@ -81,6 +106,10 @@ class JsonService:
         if status in (http.client.NOT_FOUND, http.client.METHOD_NOT_ALLOWED):
             raise SourceError(f"{self._address.shown} has no such resource (status {status})", "not_supported")
         raise SourceError(f"{self._address.shown} answers with status {status}", "error")
+
+
+def _default_port(address: NodeAddress) -> int:
+    return http.client.HTTPS_PORT if address.secure else http.client.HTTP_PORT
 
 
 def _authorization(credentials: Credentials, token_header: str) -> dict[str, str]:

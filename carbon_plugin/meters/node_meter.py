@@ -12,6 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from math import hypot
 
+from msgspec import Struct
+from msgspec.structs import replace
+
+from carbon_plugin.meters.bounds import Bounds
+from carbon_plugin.meters.energy import Energy
 from carbon_plugin.meters.node_address import VARIABLE, NodeAddress
 from carbon_plugin.meters.node_poller import (
     FIRST_WAIT_S,
@@ -24,11 +29,15 @@ from carbon_plugin.meters.node_poller import (
 from carbon_plugin.meters.node_source import DEADLINE_S, FaultCode, Look, SourceError, open_source
 from carbon_plugin.meters.protocol import Reading, Unavailable
 from carbon_plugin.meters.share import HostShare, ShareSource, fixed
-from carbon_plugin.meters.track import Energy
 from carbon_plugin.spec.devices import Accuracy, DeviceIdentity
 
 _KEPT_GPU_POINTS = 256
 """More rounds than fit between two answers of the slowest meter at one round a second."""
+
+BELOW_FOR_S = 5.0
+"""A node meter that is behind its GPUs by what they draw in so many seconds is not just slow (our convention)."""
+
+FACILITY = Bounds(ceiling_w=2e9, limit_w=None, source="the most of any data centre")
 
 _ADVICE: dict[FaultCode, str] = {
     "unreachable": "check from this node that the service answers and that no firewall is between",
@@ -69,6 +78,32 @@ class GpuHistory:
         return before[1] if before else Energy()
 
 
+class _Below(Struct, frozen=True, kw_only=True):
+    """How the node stands against the GPUs that it contains. `at_s` is the moment up to which the remainder is known;
+    `waits` is whether the GPUs are ahead since, and `fault` says that they cannot be. `given_up_j` and `forfeited_s`
+    are what was given up of the remainder, which is below zero, and for how long."""
+
+    at_s: float
+    waits: bool = False
+    fault: str | None = None
+    given_up_j: float = 0.0
+    forfeited_s: float = 0.0
+
+    def behind(self, lead_j: float, gpus_j: float, monotonic_s: float) -> _Below:
+        """The GPUs are ahead by `lead_j` and have drawn `gpus_j` since `at_s`."""
+        elapsed_s = monotonic_s - self.at_s
+        if self.fault is None and lead_j <= gpus_j / elapsed_s * BELOW_FOR_S:
+            return replace(self, waits=True)
+        node_w, gpus_w = (gpus_j - lead_j) / elapsed_s, gpus_j / elapsed_s
+        return _Below(
+            at_s=monotonic_s,
+            waits=True,
+            fault=f"the node meter tells {max(0.0, node_w):.0f} W while the GPUs inside the node draw {gpus_w:.0f} W",
+            given_up_j=self.given_up_j - lead_j,
+            forfeited_s=self.forfeited_s + elapsed_s,
+        )
+
+
 class NodeMeter:
     """One device: the host as node less GPUs, or a share of a facility. Make it with `open_node_meter`."""
 
@@ -77,18 +112,23 @@ class NodeMeter:
         poller: NodePoller,
         identity: DeviceIdentity,
         *,
+        bounds: Bounds,
         share: ShareSource,
         gpus: GpuHistory | None,
+        clock: Callable[[], float],
     ) -> None:
         self.devices = [identity]
+        self.bounds = {identity.key: bounds}
         self.poll_interval_s: float | None = None
         self._poller = poller
         self._share = share
         self._gpus = gpus
+        self._clock = clock
         self._pid = os.getpid()
         self._closed = False
         self._start: Energy | None = None
         self._remainder = self._charged = Energy()
+        self._below = _Below(at_s=poller.started_s)
 
     def read(self) -> list[Reading]:
         """The state as of the last answer, without asking; none after `close` or in a forked child."""
@@ -97,17 +137,25 @@ class NodeMeter:
         state = self._poller.state
         if state is None:
             return []
-        charged = self._charge(state)
+        self._charge(state)
+        key, below, charged = self.devices[0].key, self._below, self._charged
+        kind = "absent" if below.waits else state.kind
+        news = self._poller.news.pop() if self._poller.news else (None, None)
+        fault, message = (state.fault, state.message) if state.fault is not None else news
+        if fault is None and below.fault is not None:
+            fault, message = "below_gpus", below.fault
         return [
             Reading(
-                key=self.devices[0].key,
-                monotonic_s=state.monotonic_s,
+                key=key,
+                # An answer is of its own moment; where there is none, nothing is known of now.
+                monotonic_s=self._clock() if kind == "absent" else state.monotonic_s,
                 energy_j=charged.central_j,
-                kind=state.kind,
+                kind=kind,
                 low_j=charged.low_j,
                 high_j=charged.high_j,
-                fault=state.fault,
-                message=state.message,
+                fault=fault,
+                message=None if message is None else f"{key}: {message}",
+                covered_s=min(state.covered_s, below.at_s - self._poller.started_s) - below.forfeited_s,
             )
         ]
 
@@ -117,14 +165,25 @@ class NodeMeter:
         if os.getpid() == self._pid:
             self._poller.close()
 
-    def _charge(self, state: NodeState) -> Energy:
-        """The job's energy so far: each stretch of the remainder times the share of that stretch."""
-        before = self._remainder
-        # Where a GPU's counter makes up for a gap that the node meter has counted already, the remainder waits until it
-        # is ahead again: energy never falls.
-        now = before.at_least(self._beside_gpus(state))
-        if now.central_j == before.central_j:
-            return self._charged  # no answer since the last read: the share of this stretch is asked for with the next
+    def _charge(self, state: NodeState) -> None:
+        """The job's energy so far: each stretch of the remainder times the share of that stretch.
+
+        Where the GPUs are ahead of the node that contains them, the remainder waits: a service processor averages over
+        seconds, and a GPU's counter may make up for a gap. A lead that no delay explains is a fault of the node meter:
+        the stretch is given up, and counting goes on from here.
+        """
+        elapsed_s = state.monotonic_s - self._below.at_s
+        if elapsed_s <= 0 or state.kind == "absent":
+            return  # no answer since the last read: the share of this stretch is asked for with the next
+        before, raw = self._remainder, self._beside_gpus(state)
+        given_up_j = self._below.given_up_j
+        ahead_j = raw.central_j - given_up_j - before.central_j
+        if ahead_j <= 0 and self._gpus is not None:
+            gpus_j = self._gpus.at(state.monotonic_s).central_j - self._gpus.at(self._below.at_s).central_j
+            self._below = self._below.behind(-ahead_j, gpus_j, state.monotonic_s)
+            return
+        self._below = replace(self._below, at_s=state.monotonic_s, waits=False, fault=None)
+        now = before.at_least(raw.plus(-given_up_j, -given_up_j, -given_up_j))
         share = self._share()
         self._charged = self._charged.plus(
             (now.central_j - before.central_j) * share.value,
@@ -132,7 +191,6 @@ class NodeMeter:
             (now.high_j - before.high_j) * share.high,
         )
         self._remainder = now
-        return self._charged
 
     def _beside_gpus(self, state: NodeState) -> Energy:
         """E_node - E_gpus since the start. Errors of the node's sensor and of the GPUs' counters are independent."""
@@ -153,6 +211,7 @@ def open_node_meter(
     address: NodeAddress,
     host_key: str,
     *,
+    bounds: Bounds,
     share: ShareSource,
     note: str | None = None,
     gpus: GpuHistory | None,
@@ -161,11 +220,13 @@ def open_node_meter(
 ) -> NodeMeter | Unavailable:
     """Open the meter at an address and wait for its first answer, or say why there is none.
 
-    `share` is the job's part of the host, `note` how it was found; a facility's is in its address. `gpus` is observed
+    `bounds` are what the node can draw with all that is in it. `share` is the job's part of the host, `note` how it was
+    found; a facility's is in its address. `gpus` is observed
     with all GPUs that the node contains; the caller makes sure that none is hidden. Without any, the host is the node.
     """
     try:
-        poller = NodePoller(open_source(address, environ), clock)
+        bounds = bounds if address.covers == "node" else FACILITY
+        poller = NodePoller(open_source(address, environ), bounds, clock)
     except SourceError as error:
         return _unavailable(error)
     if not isinstance(poller.first, Look):
@@ -177,8 +238,8 @@ def open_node_meter(
     identity = _identity(address, host_key, poller, poller.first, note, "node less GPUs" if gpus else "node")
     if address.covers == "facility":
         stated = HostShare(value=address.share, low=address.share, high=address.share, sentence="stated")
-        return NodeMeter(poller, identity, share=fixed(stated), gpus=None)
-    return NodeMeter(poller, identity, share=share, gpus=gpus)
+        return NodeMeter(poller, identity, bounds=bounds, share=fixed(stated), gpus=None, clock=clock)
+    return NodeMeter(poller, identity, bounds=bounds, share=share, gpus=gpus, clock=clock)
 
 
 def _identity(

@@ -6,12 +6,15 @@ A service processor that hangs delays this thread alone: neither the GPUs' windo
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
 
 from msgspec import Struct
 
+from carbon_plugin.meters.bounds import Bounds, possible_power
+from carbon_plugin.meters.energy import Energy
 from carbon_plugin.meters.node_source import DEADLINE_S, Look, Source, SourceError
-from carbon_plugin.meters.track import Energy, Sample, Track, Traits, advance, start_track
+from carbon_plugin.meters.track import Sample, Track, Traits, advance, start_track
 from carbon_plugin.spec.devices import EnergyKind
 
 NODE_COUNTER_SPREAD = 0.05
@@ -35,22 +38,26 @@ class NodeState(Struct, frozen=True, kw_only=True):
     power_w: float | None
     fault: str | None = None
     message: str | None = None
+    covered_s: float = 0.0
 
 
 class NodePoller:
-    """Asks until it is closed. `first` is the first outcome, `started_s` the moment that energy is counted from.
+    """Asks until it is closed. `first` is the first outcome, `started_s` the moment that energy is counted from. `news`
+    are faults that were over with the next answer, until somebody takes them.
 
     What it shows is replaced in one step each, so that no lock is needed."""
 
-    def __init__(self, source: Source, clock: Callable[[], float]) -> None:
+    def __init__(self, source: Source, bounds: Bounds, clock: Callable[[], float]) -> None:
         self.first: Look | SourceError | None = None
         self.state: NodeState | None = None
         self.started_s = clock()
         self.poll_s = source.poll_s
+        self.news: deque[tuple[str, str | None]] = deque(maxlen=1)
         self._source = source
         self._clock = clock
         self._track: Track | None = None
         self._traits = Traits(
+            bounds=bounds,
             averaging="instant",
             poll_s=source.poll_s,
             stuck_after_s=NODE_STUCK_AFTER_S,
@@ -82,6 +89,7 @@ class NodePoller:
                     power_w=None,
                     fault=outcome.code,
                     message=str(outcome),
+                    covered_s=held.covered_s,
                 )
             self.first = self.first or outcome
             self._answered.set()
@@ -98,24 +106,32 @@ class NodePoller:
             return SourceError("the answer holds neither energy nor power", "malformed")
         if (look.counter_j or 0.0) < 0 or (look.power_w or 0.0) < 0:
             return SourceError(f"the answer is negative: {look.counter_j} J, {look.power_w} W", "malformed")
+        bounds = self._traits.bounds
+        if look.counter_j is None and look.power_w is not None and not possible_power(look.power_w, bounds):
+            told = f"the answer is {look.power_w:.4g} W, which is not possible with {bounds.most}"
+            return SourceError(told, "implausible")
         return look
 
     def _take(self, monotonic_s: float, look: Look) -> None:
         sample = Sample(monotonic_s=monotonic_s, counter_j=look.counter_j, power_w=look.power_w)
         kind, fault, message = kind_of(look), None, None
         if self._track is None:
-            self._track, self.started_s = start_track(sample), monotonic_s
+            self._track, self.started_s = start_track(sample, self._traits.bounds), monotonic_s
+            energy = self._track.energy
         else:
             step = advance(self._track, sample, self._traits)
-            self._track, kind, fault, message = step.track, step.kind, step.fault, step.message
+            self._track, energy, kind, fault, message = step.track, step.energy, step.kind, step.fault, step.message
+        if fault is not None:
+            self.news.append((fault, message))
         # A counter that is renewed seldom says nothing yet about the time since it moved.
         self.state = NodeState(
             monotonic_s=self._track.accounted_s,
-            energy=self._track.energy,
+            energy=energy,
             kind=kind,
             power_w=look.power_w,
             fault=fault,
             message=message,
+            covered_s=self._track.covered_s,
         )
 
 

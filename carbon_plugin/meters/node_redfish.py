@@ -5,6 +5,8 @@ Its energy in kWh is not read: it steps by 0.001 to 1 kWh, which is far more tha
 
 from __future__ import annotations
 
+import re
+
 from msgspec import Struct, field
 
 from carbon_plugin.meters.node_address import NodeAddress
@@ -13,6 +15,10 @@ from carbon_plugin.meters.node_source import Credentials, Look, SourceError
 
 _CHASSIS = "/redfish/v1/Chassis"
 _MOST_CHASSIS = 16
+
+_PART = re.compile(r"sub-?\s?system|cpu|proc|mem|dimm|gpu|accel|fan|stor|drive|pcie|board|tray|riser", re.IGNORECASE)
+_WHOLE = re.compile(r"system|server|chassis|node|total|input", re.IGNORECASE)
+"""Words in the name of a power control that make it a part, or the whole, of a chassis."""
 
 
 class _Sensor(Struct):
@@ -26,6 +32,7 @@ class _Environment(Struct):
 
 class _PowerControl(Struct):
     consumed_w: float | None = field(default=None, name="PowerConsumedWatts")
+    name: str | None = field(default=None, name="Name")
 
 
 class _Power(Struct):
@@ -61,13 +68,18 @@ class RedfishSource:
 
     def _find_chassis(self, deadline_s: float) -> str:
         members = self._service.ask(_CHASSIS, _Collection, deadline_s).members[:_MOST_CHASSIS]
-        telling = [link.path for link in members if self._ask(link.path, deadline_s) is not None]
+        telling, refused = [], []
+        for path in (link.path.rstrip("/") for link in members):
+            try:
+                telling += [path] if self._ask(path, deadline_s) is not None else []
+            except SourceError as error:
+                if error.code != "not_supported":
+                    raise
+                refused.append(str(error))
         if len(telling) != 1:
             names = ", ".join(telling) or "none"
-            raise SourceError(
-                f"{self._shown}: {len(telling)} chassis tell their power ({names}); name one in the address",
-                "not_supported",
-            )
+            told = f"{self._shown}: {len(telling)} chassis tell their power ({names}); name one in the address"
+            raise SourceError("; ".join([told, *refused]), "not_supported")
         return telling[0]
 
     def _ask(self, chassis: str, deadline_s: float) -> Look | None:
@@ -86,6 +98,20 @@ class RedfishSource:
             if error.code != "not_supported":
                 raise
             return None
-        # The first control is the chassis; further ones are parts of it (boards, trays).
-        power_w = next((control.consumed_w for control in controls if control.consumed_w is not None), None)
-        return None if power_w is None else Look(None, power_w)
+        return self._whole(chassis, controls)
+
+    def _whole(self, chassis: str, controls: list[_PowerControl]) -> Look | None:
+        """The power of the control that stands for the whole chassis: the first one, or another that is called so.
+        Further ones are parts of it (processors, memory, boards), which must not be taken for the node."""
+        if not controls:
+            return None
+        for position, control in enumerate(controls):
+            name = control.name or ""
+            whole = not _PART.search(name) and (position == 0 or _WHOLE.search(name))
+            if whole and control.consumed_w is not None:
+                return Look(None, control.consumed_w)
+        names = ", ".join(control.name or f"number {position}" for position, control in enumerate(controls))
+        raise SourceError(
+            f"{self._shown}: no power control of {chassis} tells the power of the whole node (there are {names})",
+            "not_supported",
+        )

@@ -12,6 +12,9 @@ from collections.abc import Mapping
 from carbon_plugin.meters.node_command import run_command
 from carbon_plugin.meters.node_source import Look, SourceError
 
+_NO_VALUE = {0, *(2**bits - less for bits in (32, 64) for less in (1, 2))}
+"""What Slurm prints for "infinite" and "no value", in 32 and 64 bits, and what it prints without a plugin."""
+
 
 class SlurmSource:
     """This node, under the name that Slurm gives it."""
@@ -34,6 +37,6 @@ class SlurmSource:
 
 
 def _number(output: str, name: str) -> float | None:
-    """A figure of the node; Slurm writes 0 or "n/s" where no plugin measures it."""
+    """A figure of the node; Slurm writes 0, "n/s", or its largest numbers where no plugin measures it."""
     found = re.search(rf"\b{name}=(\d+)\b", output)
-    return float(found[1]) or None if found else None
+    return float(found[1]) if found and int(found[1]) not in _NO_VALUE else None

@@ -17,7 +17,9 @@ from carbon_plugin.meters.node_address import VARIABLE, NodeAddress
 DEADLINE_S = 3.0
 """Longest time for one answer: service processors answer within one to two seconds."""
 
-FaultCode = Literal["unreachable", "refused", "not_supported", "permission", "malformed", "stale", "error"]
+FaultCode = Literal[
+    "unreachable", "refused", "not_supported", "permission", "malformed", "implausible", "stale", "error"
+]
 
 
 class SourceError(MeterError):

@@ -1,35 +1,56 @@
 """The NVML meter: energy of the job's GPUs, each physical GPU read once, whatever CUDA calls them.
 
-Counter first; where there is none, power is integrated and says so; where neither answers, the reading is absent.
-Only the monitor thread reads it. After a fork it answers nothing and never calls the driver.
+Counter first; where there is none, power is integrated and says so; where neither answers, the stretch is estimated.
+The driver is called on its own thread, since it may hang: `read` waits for a second, and what has not answered by then
+is estimated from its last power until it does. After a fork it answers nothing and never calls the driver.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from msgspec import Struct
 from msgspec.structs import replace
 
+from carbon_plugin.meters.bounds import Bounds
 from carbon_plugin.meters.context import GpuContext
-from carbon_plugin.meters.nvml_driver import ErrorCode, Inventory, NvmlDriver, NvmlError
-from carbon_plugin.meters.nvml_targets import Board, Target, describe_board, find_device, missing_target, target_of
+from carbon_plugin.meters.driver_thread import Answer, DriverBusyError, driver_thread
+from carbon_plugin.meters.gate import Gate
+from carbon_plugin.meters.nvml_driver import ErrorCode, Gpu, Inventory, NvmlDriver, NvmlError
+from carbon_plugin.meters.nvml_look import BoardReader
+from carbon_plugin.meters.nvml_targets import (
+    Board,
+    Target,
+    assumed_board,
+    describe_board,
+    find_device,
+    missing_target,
+    target_of,
+)
 from carbon_plugin.meters.protocol import Note, Reading, Unavailable
 from carbon_plugin.meters.selection import DeviceSelection, select_devices
-from carbon_plugin.meters.track import POLL_S, Sample, Step, Track, advance, start_track
+from carbon_plugin.meters.track import POLL_S
 from carbon_plugin.spec.hardware import Accelerator
 
 SLOW_CALL_S = 1.0
 """A read that takes longer is reported; usual calls take milliseconds (one board: 2.4 ms median, 6.6 ms worst)."""
 
+READ_WAIT_S = 1.0
+"""How long `read` waits for the driver."""
+
+OPEN_WAIT_S = 5.0
+"""How long to wait for the driver to initialise: without the persistence daemon that takes seconds on a large node."""
+
+DESCRIBE_WAIT_S = 1.0
+CONTEXT_WAIT_S = 0.3
+CLOSE_WAIT_S = 0.3
+
 MIG_SPREAD = 0.5
 """Half-range of a slice's share of its GPU: neighbours may idle or work harder than it (our convention)."""
 
-_CLOSE_WAIT_S = 1.0
+NO_DEVICE = Bounds(ceiling_w=0.0, limit_w=None, source="a device that NVML does not list")
 
 _ADVICE: dict[ErrorCode, str] = {
     "no_library": "normal without NVIDIA GPUs; in a container, start it with the driver's utility capability "
@@ -40,29 +61,13 @@ _ADVICE: dict[ErrorCode, str] = {
 }
 
 
-class _Look(Struct, frozen=True, kw_only=True):
-    """One read of a board: the sample, how long it took, and what failed."""
-
-    sample: Sample
-    took_s: float
-    counter_error: NvmlError | None = None
-    power_error: NvmlError | None = None
-
-    @property
-    def error(self) -> NvmlError | None:
-        """The error that says most, where the board gave nothing at all."""
-        if self.counter_error is None or self.power_error is None:
-            return None
-        return self.power_error if self.counter_error.code == "not_supported" else self.counter_error
-
-
 class NvmlMeter:
     """Meter of the selected GPUs. Make it with `open_nvml_meter`.
 
     `gpu_equivalents` counts its GPUs, a MIG slice as its share of one.
     `poll_interval_s` is None while every GPU that answers has a counter, else the longest interval that integration
     allows; it changes if a counter goes away or comes back. `whole` are the readings of whole GPUs behind the last
-    `read`: where slices are metered, of the GPUs that they are slices of.
+    `read`: where slices are metered, of the GPUs that they are slices of. `bounds` are what each device can draw.
     """
 
     poll_interval_s: float | None
@@ -86,91 +91,55 @@ class NvmlMeter:
         self.notes = list(notes)
         self._pid = os.getpid()
         self._driver: NvmlDriver | None = driver
-        self._boards = list(boards)
+        self._reader = BoardReader(driver, boards, clock, slow_call_s)
         self._targets = list(targets)
         self._clock = clock
-        self._slow_call_s = slow_call_s
-        self._lock = threading.Lock()
-        self._tracks: dict[str, Track] = {}
-        self._integrates: set[str] = set()
-        self.whole = [self._read_board(driver, board) for board in self._boards]
-        self.poll_interval_s = POLL_S if self._integrates else None
+        self._round: Answer[None] | None = None
+        of_boards = {board.gpu.uuid: board.bounds for board in boards}
+        self.bounds = {target.identity.key: _bounds(target, of_boards) for target in targets}
+        self._gate = Gate(of_boards, peers={board.gpu.uuid: board.gpu.name for board in boards})
+        self.whole: list[Reading] = []
+        self._read_boards()
+        self.poll_interval_s = POLL_S if self._reader.integrates else None
 
     def read(self) -> list[Reading]:
         """One reading a device, in the order of `devices`; none after `close` or in a forked child."""
-        if os.getpid() != self._pid:
+        if os.getpid() != self._pid or self._driver is None:
             return []
-        with self._lock:
-            if self._driver is None:
-                return []
-            boards = {board.gpu.uuid: self._read_board(self._driver, board) for board in self._boards}
-            self.poll_interval_s = POLL_S if self._integrates else None
-            self.whole = list(boards.values())
+        self._read_boards()
+        self.poll_interval_s = POLL_S if self._reader.integrates else None
+        boards = {reading.key: reading for reading in self.whole}
         return [self._reading(target, boards) for target in self._targets]
 
     def contexts(self) -> dict[str, GpuContext]:
         """What holds each device back now, by its key; a device that does not answer is left out."""
-        if os.getpid() != self._pid:
+        driver = self._driver
+        if os.getpid() != self._pid or driver is None:
             return {}
-        found: dict[str, GpuContext] = {}
-        with self._lock:
-            for target in self._targets:
-                if self._driver is not None and target.board_uuid is not None:
-                    with contextlib.suppress(NvmlError):  # the reading of the same moment says what is wrong with it
-                        found[target.identity.key] = self._driver.context(target.board_uuid)
-        return found
+        places = {t.identity.key: t.board_uuid for t in self._targets if t.board_uuid is not None}
+        try:
+            return driver_thread().call(lambda: _contexts(driver, places), CONTEXT_WAIT_S)
+        except DriverBusyError:
+            return {}
 
     def close(self) -> None:
-        """Release the driver. A read that hangs in the driver is not waited for longer than a second."""
-        if os.getpid() != self._pid or not self._lock.acquire(timeout=_CLOSE_WAIT_S):
-            return
-        try:
-            if self._driver is not None:
-                self._driver.close()
-                self._driver = None
-        finally:
-            self._lock.release()
+        """Release the driver. A call that hangs is not waited for."""
+        driver, self._driver = self._driver, None
+        if driver is not None and os.getpid() == self._pid:
+            driver_thread().submit(driver.close).wait(CLOSE_WAIT_S)
 
-    def _read_board(self, driver: NvmlDriver, board: Board) -> Reading:
-        """Advance the board's track by one look at it, and say it as a reading of the whole GPU."""
-        uuid = board.gpu.uuid
-        look = self._look(driver, board)
-        if look.error is not None and look.error.code == "uninitialized" and _reopened(driver):
-            look = self._look(driver, board)
-        track = self._tracks.get(uuid)
-        if look.error is not None:
-            return _unread(uuid, look, track)
-        (self._integrates.discard if look.counter_error is None else self._integrates.add)(uuid)
-        if track is None:
-            # First answer of this GPU: what it drew before is unknown, so this is a start, not a stretch.
-            step = Step(track=start_track(look.sample), kind="absent")
-        else:
-            step = advance(track, look.sample, board.traits)
-        self._tracks[uuid] = step.track
-        return _read(board, look, step, self._slow_call_s)
-
-    def _look(self, driver: NvmlDriver, board: Board) -> _Look:
-        """Read counter and power; either alone is enough. The sample's time is the end of the call behind it: one that
-        hangs waits for the driver first."""
-        start_s = self._clock()
-        counter_j, counter_error, counted_s = self._timed(driver.energy_j, board)
-        power_w, power_error, end_s = self._timed(driver.power_w, board)
-        sample_s = end_s if counter_j is None else counted_s
-        return _Look(
-            sample=Sample(monotonic_s=sample_s, counter_j=counter_j, power_w=power_w),
-            took_s=end_s - start_s,
-            counter_error=counter_error,
-            power_error=power_error,
-        )
-
-    def _timed(self, read: Callable[..., float], board: Board) -> tuple[float | None, NvmlError | None, float]:
-        value: float | None = None
-        failure: NvmlError | None = None
-        try:
-            value = read(board.gpu.uuid, board.scope)
-        except NvmlError as error:
-            failure = error
-        return value, failure, self._clock()
+    def _read_boards(self) -> None:
+        """Look at all boards, wait a while for the answers, and let them through the gate into `whole`."""
+        if self._round is None or self._round.done:
+            self._round = driver_thread().submit(self._reader.look_at_all)
+        self._round.wait(READ_WAIT_S)
+        if self._round.done:
+            self._round.result()
+        fresh, now = self._reader.readings(self._clock(), driver_thread().busy_s)
+        if fresh:
+            # Samples that are older than this moment are taken in first, so that what follows starts from them.
+            self._gate.admit(fresh)
+        self.whole = self._gate.admit(now)
 
     def _reading(self, target: Target, boards: Mapping[str, Reading]) -> Reading:
         key = target.identity.key
@@ -206,15 +175,13 @@ def open_nvml_meter(
         return opened
     driver, inventory = opened
     chosen = selection or select_devices(inventory.gpus, environ, reserved)
-    boards: dict[str, Board] = {}
+    boards = _boards(driver, [gpu for uuid in chosen.uuids if (gpu := find_device(inventory, uuid)[0])])
     targets: list[Target] = []
     for uuid in chosen.uuids:
         gpu, part = find_device(inventory, uuid)
         if gpu is None:
             targets.append(missing_target(uuid))
             continue
-        if gpu.uuid not in boards:
-            boards[gpu.uuid] = describe_board(driver, gpu)
         targets.append(target_of(boards[gpu.uuid], part, accelerator))
     targets += [missing_target(name) for name in chosen.missing]
     notes = [Note("gpu_selection", f"{len(targets)} GPUs are taken as reserved: {chosen.reason}")]
@@ -239,71 +206,61 @@ def list_gpus() -> Inventory | Unavailable:
     if isinstance(opened, Unavailable):
         return opened
     driver, inventory = opened
-    driver.close()
+    driver_thread().submit(driver.close)
     return inventory
 
 
 def _open_driver() -> tuple[NvmlDriver, Inventory] | Unavailable:
-    driver: NvmlDriver | None = None
     try:
-        driver = NvmlDriver()
-        return driver, driver.inventory()
+        return driver_thread().call(_opened, OPEN_WAIT_S, late=lambda opened: opened[0].close())
     except NvmlError as error:
-        if driver is not None:
-            driver.close()
         return Unavailable(
             kind=f"nvml_{error.code}",
             reason=f"NVIDIA GPUs cannot be metered: {error}",
             advice=_ADVICE.get(error.code),
         )
+    except DriverBusyError as error:
+        return Unavailable(
+            kind="nvml_hangs",
+            reason=f"NVIDIA GPUs cannot be metered: {error}",
+            advice="see whether nvidia-smi answers; a driver that hangs needs a reset of the GPU or a reboot",
+        )
 
 
-def _reopened(driver: NvmlDriver) -> bool:
-    """Initialise NVML again after somebody else in this process shut it down."""
+def _opened() -> tuple[NvmlDriver, Inventory]:
+    driver = NvmlDriver()
     try:
-        driver.reopen()
+        return driver, driver.inventory()
     except NvmlError:
-        return False
-    return True
+        driver.close()
+        raise
 
 
-def _unread(uuid: str, look: _Look, track: Track | None) -> Reading:
-    """Neither counter nor power answered: energy is held, and the stretch is absent, never a zero."""
-    code = look.error.code if look.error else "error"
-    energy = track.energy if track else None
-    return Reading(
-        key=uuid,
-        monotonic_s=look.sample.monotonic_s,
-        energy_j=energy.central_j if energy else None,
-        kind="absent",
-        low_j=energy.low_j if energy else None,
-        high_j=energy.high_j if energy else None,
-        fault=code,
-        message=f"{uuid} could not be read: {look.error}",
-    )
+def _boards(driver: NvmlDriver, gpus: Sequence[Gpu]) -> dict[str, Board]:
+    """The boards of some GPUs with the calls that answer on each, by UUID; assumed where the driver takes its time."""
+    once = {gpu.uuid: gpu for gpu in gpus}
+    try:
+        described = driver_thread().call(
+            lambda: [describe_board(driver, gpu) for gpu in once.values()], DESCRIBE_WAIT_S
+        )
+    except DriverBusyError:
+        described = [assumed_board(gpu) for gpu in once.values()]
+    return {board.gpu.uuid: board for board in described}
 
 
-def _read(board: Board, look: _Look, step: Step, slow_call_s: float) -> Reading:
-    uuid = board.gpu.uuid
-    fault, message = step.fault, step.message
-    if fault is None and board.counter and look.counter_error is not None:
-        fault, message = look.counter_error.code, f"the energy counter fails: {look.counter_error}"
-    unsure_j = 0.0
-    if fault is None and look.took_s > slow_call_s:
-        fault, message = "slow", f"one read took {look.took_s:.1f} s in the driver"
-        unsure_j = look.took_s * (look.sample.power_w or 0.0)  # if the value is of the beginning of the call
-    energy = step.track.energy
-    return Reading(
-        key=uuid,
-        monotonic_s=look.sample.monotonic_s,
-        energy_j=energy.central_j,
-        kind=step.kind,
-        low_j=energy.low_j,
-        high_j=energy.high_j + unsure_j,
-        power_w=look.sample.power_w,
-        fault=fault,
-        message=None if message is None else f"{uuid}: {message}",
-    )
+def _contexts(driver: NvmlDriver, places: Mapping[str, str]) -> dict[str, GpuContext]:
+    found: dict[str, GpuContext] = {}
+    for key, uuid in places.items():
+        with contextlib.suppress(NvmlError):  # the reading of the same moment says what is wrong with it
+            found[key] = driver.context(uuid)
+    return found
+
+
+def _bounds(target: Target, of_boards: Mapping[str, Bounds]) -> Bounds:
+    if target.board_uuid is None:
+        return NO_DEVICE
+    bounds = of_boards[target.board_uuid]
+    return bounds if target.share is None else bounds.scaled(target.share)
 
 
 def _share(whole: Reading, key: str, share: float) -> Reading:
@@ -318,4 +275,5 @@ def _share(whole: Reading, key: str, share: float) -> Reading:
         high_j=whole.high_j * min(1.0, share * (1 + MIG_SPREAD)),
         kind="absent" if whole.kind == "absent" else "modelled",
         power_w=None if whole.power_w is None else whole.power_w * share,
+        estimated_j=whole.estimated_j * share,
     )

@@ -58,7 +58,8 @@ class NvmlError(MeterError):
 
 
 class Slice(Struct, frozen=True):
-    """A MIG device: its UUID, name, and its share of the whole GPU's compute slices."""
+    """A MIG device: its UUID, name, and its share of the whole GPU's compute slices. One GPU instance may hold several
+    compute instances, each a MIG device of its own."""
 
     uuid: str
     name: str
@@ -69,7 +70,8 @@ class Gpu(Struct, frozen=True, kw_only=True):
     """One physical GPU as NVML lists it.
 
     `index` is NVML's (PCI order), `minor` the number of its /dev/nvidia file. `compute_capability` is None where the
-    driver does not tell; `slices` are its MIG devices, empty where MIG is off.
+    driver does not tell; `slices` are its MIG devices, empty where MIG is off. `power_limit_w` is the limit in force,
+    `most_power_w` the highest that can be set or is usual.
     """
 
     index: int
@@ -79,6 +81,7 @@ class Gpu(Struct, frozen=True, kw_only=True):
     compute_capability: tuple[int, int] | None
     power_limit_w: float | None
     memory_bytes: int | None
+    most_power_w: float | None = None
     mig_enabled: bool = False
     slices: tuple[Slice, ...] = ()
 
@@ -185,6 +188,11 @@ class NvmlDriver:
         uuid = self._call(nvml.nvmlDeviceGetUUID, handle)
         self._handles[uuid] = handle
         limit_mw = self._optional(nvml.nvmlDeviceGetEnforcedPowerLimit, handle)
+        limits_mw = [
+            limit_mw,
+            self._optional(nvml.nvmlDeviceGetPowerManagementDefaultLimit, handle),
+            *(self._optional(nvml.nvmlDeviceGetPowerManagementLimitConstraints, handle) or ()),
+        ]
         memory = self._optional(nvml.nvmlDeviceGetMemoryInfo, handle)
         mode = self._optional(nvml.nvmlDeviceGetMigMode, handle)
         mig_enabled = mode is not None and mode[0] == nvml.NVML_DEVICE_MIG_ENABLE
@@ -196,6 +204,7 @@ class NvmlDriver:
             compute_capability=self._optional(nvml.nvmlDeviceGetCudaComputeCapability, handle),
             power_limit_w=None if limit_mw is None else limit_mw * 1e-3,
             memory_bytes=None if memory is None else int(memory.total),
+            most_power_w=max((limit * 1e-3 for limit in limits_mw if limit), default=None),
             mig_enabled=mig_enabled,
             slices=self._slices(handle) if mig_enabled else (),
         )
@@ -208,7 +217,8 @@ class NvmlDriver:
             try:
                 handle = self._call(nvml.nvmlDeviceGetMigDeviceHandleByIndex, parent, position)
                 # A GPU divides into as many compute slices as it can have MIG devices (7 on A100 and H100, 4 on A30).
-                share = self._call(nvml.nvmlDeviceGetAttributes, handle).gpuInstanceSliceCount / most
+                attributes = self._call(nvml.nvmlDeviceGetAttributes, handle)
+                share = (attributes.computeInstanceSliceCount or attributes.gpuInstanceSliceCount) / most
                 uuid = self._call(nvml.nvmlDeviceGetUUID, handle)
                 found.append(Slice(uuid, self._call(nvml.nvmlDeviceGetName, handle), share))
             except NvmlError:
@@ -240,6 +250,9 @@ class NvmlDriver:
             return function(*arguments)
         except self._nvml.NVMLError as error:
             raise self._error(error) from error
+        except UnicodeDecodeError as error:
+            # A text that is no UTF-8, such as the name of a board with a broken memory, is no reason to meter nothing.
+            return error.object.decode(errors="replace")
 
     def _optional(self, function: Callable[..., Any], handle: Any, *arguments: Any) -> Any:
         """The answer, or None where the device cannot give it; a lost device still raises."""
@@ -252,4 +265,8 @@ class NvmlDriver:
 
     @staticmethod
     def _error(error: Any) -> NvmlError:
-        return NvmlError(f"NVML error {error.value}: {error}", _CODES.get(error.value, "error"))
+        try:
+            words = str(error)
+        except UnicodeDecodeError as broken:
+            words = broken.object.decode(errors="replace")
+        return NvmlError(f"NVML error {error.value}: {words}", _CODES.get(error.value, "error"))

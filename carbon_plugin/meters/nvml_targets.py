@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
+from carbon_plugin.meters.bounds import Bounds
 from carbon_plugin.meters.nvml_driver import Gpu, Inventory, NvmlDriver, NvmlError, Scope, Slice
 from carbon_plugin.meters.track import COUNTER_SPREAD, POLL_S, Traits
 from carbon_plugin.spec.devices import Accuracy, DeviceIdentity, EnergyKind
@@ -17,6 +18,20 @@ COUNTER_AGE_S = 0.1
 _SAMPLED_SHARE = 0.25
 _SAMPLED_PARTS = ((8, 0), (9, 0))
 _ACCURACY_SOURCE = "arXiv 2312.02741"
+
+
+IDLE_SHARE = 0.1
+"""Part of its power limit that an idle GPU draws, for the low end of an estimate (our convention)."""
+
+HEADROOM = 1.2
+"""Mean power over seconds stays below the limit but for a few percent; what exceeds it by more is no power (our
+convention)."""
+
+GRACE_W = 1000.0
+"""What a module may draw beside its GPU (our convention)."""
+
+ANY_GPU_W = 3000.0
+"""No accelerator draws more; for one whose limit nobody tells (our convention)."""
 
 
 class Board(Struct, frozen=True, kw_only=True):
@@ -32,8 +47,23 @@ class Board(Struct, frozen=True, kw_only=True):
     def traits(self) -> Traits:
         """What its samples mean. A field read by scope is the average of the last second."""
         averaging = self.gpu.averaging if self.scope is None else "trailing_mean"
-        # A module's limit covers more than its GPU's, so it bounds nothing there.
-        return Traits(averaging=averaging, ceiling_w=None if self.module else self.gpu.power_limit_w)
+        return Traits(bounds=self.bounds, averaging=averaging)
+
+    @property
+    def bounds(self) -> Bounds:
+        """What it can draw: up to the limit in force, and never more than the highest that can be set."""
+        gpu = self.gpu
+        limit_w = gpu.power_limit_w or gpu.most_power_w
+        if limit_w is None:
+            return Bounds(ceiling_w=ANY_GPU_W, limit_w=None, source="the most of any accelerator")
+        beside_w = GRACE_W if self.module else 0.0
+        most_w = max(limit_w, gpu.most_power_w or 0.0)
+        return Bounds(
+            ceiling_w=HEADROOM * most_w + beside_w,
+            limit_w=limit_w + beside_w,
+            idle_w=IDLE_SHARE * limit_w,
+            source=f"its power limit of {most_w:.0f} W" + (", and what is beside it on the module" if beside_w else ""),
+        )
 
 
 class Target(Struct, frozen=True, kw_only=True):
@@ -59,6 +89,11 @@ def describe_board(driver: NvmlDriver, gpu: Gpu) -> Board:
         power=_answers(driver.power_w, gpu.uuid, scope),
         module=gpu.has_grace and not own_scope,
     )
+
+
+def assumed_board(gpu: Gpu) -> Board:
+    """A GPU whose driver has not answered yet: read by the classic calls, which nearly all have."""
+    return Board(gpu=gpu, scope=None, counter=True, power=True, module=gpu.has_grace)
 
 
 def _answers(read: Callable[[str, Scope | None], float], uuid: str, scope: Scope | None) -> bool:

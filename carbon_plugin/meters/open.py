@@ -12,11 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
+from carbon_plugin.meters.bounds import Bounds
 from carbon_plugin.meters.context import ContextChange, ContextWatch
 from carbon_plugin.meters.cpu_load import job_root_pid, open_cpu_load
+from carbon_plugin.meters.gate import Gate
 from carbon_plugin.meters.host_model import (
+    PowerSource,
     Watts,
     cpu_tdp,
     dram_power,
@@ -26,17 +29,42 @@ from carbon_plugin.meters.host_model import (
     sourced_power,
 )
 from carbon_plugin.meters.hostinfo import HostInfo, read_host_info
-from carbon_plugin.meters.model_meter import CpuPower, GpuDraw, ModelledPart, ModelMeter, constant, with_overhead
+from carbon_plugin.meters.model_meter import (
+    CpuPower,
+    GpuDraw,
+    ModelledPart,
+    ModelMeter,
+    constant,
+    summed,
+    with_overhead,
+)
 from carbon_plugin.meters.node_address import NodeAddress
 from carbon_plugin.meters.node_meter import GpuHistory, NodeMeter, open_node_meter
 from carbon_plugin.meters.nvml import NvmlMeter, open_nvml_meter
+from carbon_plugin.meters.nvml_targets import ANY_GPU_W
 from carbon_plugin.meters.presence import unread_gpus
 from carbon_plugin.meters.protocol import Meter, Note, Reading, Unavailable, UnreadGpus
-from carbon_plugin.meters.rapl import POWERCAP, RaplMeter, open_rapl_meter
+from carbon_plugin.meters.rapl import Platform, open_rapl_meter
+from carbon_plugin.meters.rapl_domains import POWERCAP
 from carbon_plugin.meters.selection import DeviceSelection
 from carbon_plugin.meters.share import WHOLE, HostShare, ShareSource, fixed, gpu_share, slurm_share, used_share
 from carbon_plugin.spec.devices import DeviceIdentity, Rung
 from carbon_plugin.spec.hardware import Accelerator, Node
+
+NODE_HEADROOM = 1.5
+"""A node may exceed the sum of its parts by the losses of its supplies and by what no list names (our convention)."""
+
+OTHER_W = 500.0
+"""Disks, fans and network cards of a machine that nothing is known of (our convention)."""
+
+UNKNOWN_NODE_W = 20e3
+"""No node with eight accelerators draws more (our convention)."""
+
+NODE_LAG_S = 30.0
+"""The counters of nodes are renewed every 30 s by default under Slurm, so a value can be as old."""
+
+_ALIKE = ("package", "dram")
+"""Scopes of devices that work alike on one machine, so that one tells what another one may draw."""
 
 
 class MeterSet:
@@ -64,6 +92,7 @@ class MeterSet:
         notes: Sequence[Note],
         unavailable: Sequence[Unavailable],
         unread: UnreadGpus | None,
+        models: Mapping[str, PowerSource],
     ) -> None:
         self.devices: list[DeviceIdentity] = [device for meter in meters for device in meter.devices]
         self.host = host
@@ -77,15 +106,19 @@ class MeterSet:
         self._draw = draw
         self._history = history
         self._context = ContextWatch()
+        bounds = {key: bound for meter in meters for key, bound in meter.bounds.items()}
+        peers = {device.key: device.scope for device in self.devices if device.scope in _ALIKE}
+        self._gate = Gate(bounds, peers=peers, models=models)
         self.poll_interval_s = self._shortest_poll_s()
 
     def read(self) -> list[Reading]:
-        """One reading a device, in the order of `devices`; none after `close` or in a forked child."""
+        """One reading a device, in the order of `devices`, as the gate lets them through; none after `close` or in a
+        forked child."""
         readings: list[Reading] = []
         if self._beside is not None:
             self._beside.read()
         for meter in self._meters:  # the GPUs come first: what others draw on their behalf, or contain, follows
-            own = meter.read()
+            own = self._gate.admit(meter.read())
             if meter is self.gpus:
                 self._draw.observe(own)
                 self._history.observe([*self.gpus.whole, *(self._beside.whole if self._beside else [])])
@@ -165,13 +198,15 @@ def open_meters(
     meters: list[Meter] = [gpus] if gpus else []
     draw, history = GpuDraw(_unmetered(gpus, node), gpu_power_model_w), GpuHistory()
     beside = None
+    models: dict[str, PowerSource] = {}
     if include_host:
         notes += share_notes
         measured = None
         if node_address is not None:
             beside = _gpus_beside(gpus, clock) if node_address.covers == "node" else None
             history.observe([*(gpus.whole if gpus else []), *(beside.whole if beside else [])])
-            measured = _open_node(node_address, key, share, gpus, node, history, environ, clock)
+            bounds = _node_bounds(host, node_profile, accelerator, gpus, unread)
+            measured = _open_node(node_address, key, bounds, share, gpus, node, history, environ, clock)
         if isinstance(measured, NodeMeter):
             meters.append(measured)
             notes += [Note("node_meter", f"{device.name}: {device.note}") for device in measured.devices]
@@ -179,11 +214,16 @@ def open_meters(
             unavailable.append(measured)
         node_measured = isinstance(measured, NodeMeter) and measured.devices[0].rung == "host"
         if not node_measured:
-            rapl = open_rapl_meter(key, root=powercap, share=_split(share), note=_share_note(share), clock=clock)
-            if isinstance(rapl, RaplMeter):
-                meters.append(rapl)
-            else:
-                unavailable.append(rapl)
+            rapl, problems = open_rapl_meter(
+                key,
+                root=powercap,
+                platform=_platform(host, node_profile),
+                share=_split(share),
+                note=_share_note(share),
+                clock=clock,
+            )
+            meters += [rapl] if rapl is not None else []
+            unavailable += problems
         scopes = {device.scope for meter in meters for device in meter.devices}
         plan = _Plan(
             host=host,
@@ -196,7 +236,12 @@ def open_meters(
             cpu_measured=node_measured or bool({"package", "module"} & scopes),
             dram_measured=node_measured or bool({"dram", "module"} & scopes),
         )
-        parts = _machine_parts(plan, root_pid, environ, clock) if node is None else _node_parts(plan, node, draw)
+        parts = _parts(plan, draw, root_pid, environ, clock)
+        if isinstance(measured, NodeMeter) and node_measured:
+            # What stands in for the node meter where it tells nothing, or nothing possible.
+            alone = structs.replace(plan, node_measured=False, cpu_measured=False, dram_measured=False)
+            hosts = [p.power for p in _parts(alone, draw, root_pid, environ, clock) if p.identity.rung == "host"]
+            models[measured.devices[0].key] = summed(hosts)
         if parts:
             meters.append(ModelMeter(parts, clock))
             draw.observe(gpus.read() if gpus else [])
@@ -212,12 +257,14 @@ def open_meters(
         notes=notes,
         unavailable=unavailable,
         unread=unread,
+        models=models,
     )
 
 
 def _open_node(
     address: NodeAddress,
     key: str,
+    bounds: Bounds,
     share: HostShare,
     gpus: NvmlMeter | None,
     node: Node | None,
@@ -236,6 +283,7 @@ def _open_node(
     return open_node_meter(
         address,
         key,
+        bounds=bounds,
         share=_split(share),
         note=_share_note(share),
         gpus=history if gpus else None,
@@ -283,6 +331,47 @@ def _stated_cpu_tdp(accelerator: Accelerator | None, node_profile: Node | None) 
     if node_profile is not None:
         return sourced_power(node_profile.host.cpu_tdp_w).times(node_profile.host.sockets)
     return sourced_power(accelerator.tdp_w)
+
+
+def _parts(
+    plan: _Plan, draw: GpuDraw, root_pid: int | None, environ: Mapping[str, str], clock: Callable[[], float]
+) -> list[ModelledPart]:
+    """What of the host and the network no meter tells: by the node's profile, else by what this machine is."""
+    if plan.node is None:
+        return _machine_parts(plan, root_pid, environ, clock)
+    return _node_parts(plan, plan.node, draw)
+
+
+def _platform(host: HostInfo, node_profile: Node | None) -> Platform:
+    """What the CPUs and the memory of this machine can draw, for the plausibility of RAPL."""
+    dram = dram_power(host.memory_bytes) if host.memory_bytes else None
+    if node_profile is None:
+        return Platform(cpu_tdp=cpu_tdp(host.physical_cores), dram=dram)
+    return Platform(cpu_tdp=sourced_power(node_profile.host.cpu_tdp_w).times(node_profile.host.sockets), dram=dram)
+
+
+def _node_bounds(
+    host: HostInfo,
+    node_profile: Node | None,
+    accelerator: Accelerator | None,
+    gpus: NvmlMeter | None,
+    unread: UnreadGpus | None,
+) -> Bounds:
+    """What this node can draw with all that is in it; where its accelerators are not known, the most of any node."""
+    if gpus is None and unread is None and node_profile is None:
+        return Bounds(ceiling_w=UNKNOWN_NODE_W, limit_w=None, source="the most of any node", lag_s=NODE_LAG_S)
+    gpus_w = sum(gpu.most_power_w or ANY_GPU_W for gpu in gpus.inventory.gpus) if gpus else 0.0
+    if gpus is None and unread is not None:
+        gpus_w = unread.count * ANY_GPU_W
+    machine_w = cpu_tdp(host.physical_cores).high + dram_power(host.memory_bytes).high + OTHER_W
+    source = f"GPUs of {gpus_w:.0f} W and a machine of {machine_w:.0f} W"
+    if node_profile is not None:
+        each_w = accelerator.tdp_w.value if accelerator is not None and accelerator.kind == "gpu" else 0.0
+        gpus_w = max(gpus_w, node_profile.accelerators * each_w)
+        beside_w = sourced_power(node_profile.host.base_power_w).high + overhead_fractions(node_profile).high * gpus_w
+        machine_w = max(machine_w, beside_w)
+        source = f"the profile {node_profile.name} with GPUs of {gpus_w:.0f} W"
+    return Bounds(ceiling_w=NODE_HEADROOM * (gpus_w + machine_w), limit_w=None, source=source, lag_s=NODE_LAG_S)
 
 
 def _node_parts(plan: _Plan, node: Node, draw: GpuDraw) -> list[ModelledPart]:

@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol
 
 from msgspec import Struct
 
+from carbon_plugin.meters.bounds import Bounds
 from carbon_plugin.spec.devices import DeviceIdentity, EnergyKind
 
 
@@ -80,9 +81,11 @@ class UnreadGpus(Struct, frozen=True, kw_only=True):
 class Meter(Protocol):
     """Reads a fixed set of devices. `read` may block for a driver call, so only the monitor thread calls it;
     it never raises for a device that fails, it says so in the `Reading`. `poll_interval_s` is how often `read`
-    must be called for the numbers to be right: None for hardware counters, a second or less for integration."""
+    must be called for the numbers to be right: None for hardware counters, a second or less for integration. `bounds`
+    are what each device can draw, by key: without them no reading passes the gate."""
 
     devices: list[DeviceIdentity]
+    bounds: dict[str, Bounds]
     poll_interval_s: float | None
 
     def read(self) -> list[Reading]:

@@ -1,17 +1,21 @@
 """Energy of one device since it was first read, from samples of its counter and its power.
 
-Pure functions on frozen values. A counter may go back, stand still, disappear and come back; energy never falls,
-and each stretch says how it was obtained. Which calls produce a sample is the business of each meter.
+Pure functions on frozen values. A counter may go back, jump, stand still, disappear and come back, and a power may be
+nonsense; energy never falls, and each stretch says how it was obtained. What is possible is the gate's to say
+(`meters.gate`), and which calls produce a sample the business of each meter.
 """
 
 from __future__ import annotations
 
-from math import inf
+from math import isfinite
 from typing import Literal
 
 from msgspec import Struct
 from msgspec.structs import replace
 
+from carbon_plugin.meters.agreement import Agreement
+from carbon_plugin.meters.bounds import Bounds, possible_energy, possible_power
+from carbon_plugin.meters.energy import Energy
 from carbon_plugin.spec.devices import EnergyKind
 
 COUNTER_SPREAD = 0.05
@@ -32,6 +36,10 @@ POLL_S = 1.0
 STUCK_AFTER_S = 2.0
 """A counter that steps every ~100 ms and stands still for this long while power flows does not count."""
 
+CATCHES_UP = 0.5
+"""A counter that goes on after standing still shows at least this part of the energy that was integrated meanwhile, if
+it counted on while nobody could see it (our convention)."""
+
 Averaging = Literal["instant", "trailing_mean"]
 
 
@@ -46,17 +54,19 @@ class Sample(Struct, frozen=True, kw_only=True):
 class Traits(Struct, frozen=True, kw_only=True):
     """What must be known of a device to read its samples.
 
-    `averaging` is what its power reading means. `ceiling_w` is the most that it can draw (its enforced power limit),
-    None if unknown. The others are those of a GPU unless stated: the longest interval that integration is right for,
-    how long a counter may stand still under power, and relative half-ranges.
+    `bounds` are what it can draw, `averaging` what its power reading means. The others are those of a GPU unless
+    stated: the longest interval that integration is right for, how long a counter may stand still under power, and
+    relative half-ranges. `always_draws` is for a device that cannot draw nothing: its counter may not stand still even
+    where no power is told.
     """
 
+    bounds: Bounds
     averaging: Averaging
-    ceiling_w: float | None = None
     poll_s: float = POLL_S
     stuck_after_s: float = STUCK_AFTER_S
     counter_spread: float = COUNTER_SPREAD
     stated_power_spread: float | None = None
+    always_draws: bool = False
 
     @property
     def power_spread(self) -> float:
@@ -66,59 +76,65 @@ class Traits(Struct, frozen=True, kw_only=True):
         return MEAN_POWER_SPREAD if self.averaging == "trailing_mean" else INSTANT_POWER_SPREAD
 
 
-class Energy(Struct, frozen=True):
-    """Joules with their p10-p90 range."""
+class Moving(Struct, frozen=True):
+    """Where the stretch began in which the counter moved last: when, at which energy, and at which power."""
 
-    central_j: float = 0.0
-    low_j: float = 0.0
-    high_j: float = 0.0
-
-    def plus(self, central_j: float, low_j: float, high_j: float) -> Energy:
-        """This energy and one more stretch."""
-        return Energy(self.central_j + central_j, self.low_j + low_j, self.high_j + high_j)
-
-    def at_least(self, other: Energy) -> Energy:
-        """The larger of two in each part, so that energy never falls."""
-        return Energy(
-            max(self.central_j, other.central_j), max(self.low_j, other.low_j), max(self.high_j, other.high_j)
-        )
+    from_s: float
+    energy: Energy
+    power_w: float | None
 
 
 class Track(Struct, frozen=True, kw_only=True):
     """Everything remembered of a device between two samples.
 
-    `accounted_s` is the moment up to which `energy` is complete. `anchor_j` is the counter value that stood where
-    `anchor` was the energy; `counter_j` is the last counter value, `moved_s` when it last moved.
+    `accounted_s` is the moment up to which `energy` is complete, but for `forfeited_s` seconds of which nothing is
+    known and which no counter will cover. `counter_j` is the last counter value, `moved_s` when it last moved,
+    `counted` the energy that stands for it. `agreement` sets the counter against the power.
     """
 
     energy: Energy
+    started_s: float
     accounted_s: float
     power_w: float | None
     counter_j: float | None
-    anchor_j: float | None
-    anchor: Energy
+    counted: Energy
     moved_s: float
+    moving: Moving | None = None
+    forfeited_s: float = 0.0
+    agreement: Agreement = Agreement()
+
+    @property
+    def covered_s(self) -> float:
+        """For how many seconds since the first sample `energy` stands."""
+        return self.accounted_s - self.started_s - self.forfeited_s
+
+    def covered_at(self, monotonic_s: float, kind: EnergyKind) -> float:
+        """The same at a moment, where a counter that has not stepped since still stands for all of it."""
+        return self.covered_s if kind == "absent" else monotonic_s - self.started_s - self.forfeited_s
 
 
 class Step(Struct, frozen=True, kw_only=True):
-    """A track after one more sample: how the stretch was obtained, and a fault code with its sentence if any."""
+    """A track after one more sample: its energy as it may be stated, how the stretch was obtained, and a fault code
+    with its sentence if any."""
 
     track: Track
+    energy: Energy
     kind: EnergyKind
     fault: str | None = None
     message: str | None = None
 
 
-def start_track(sample: Sample) -> Track:
+def start_track(sample: Sample, bounds: Bounds) -> Track:
     """Begin at zero energy with the first sample of a device."""
+    clean = _possible(sample, bounds)
     return Track(
         energy=Energy(),
-        accounted_s=sample.monotonic_s,
-        power_w=sample.power_w,
-        counter_j=sample.counter_j,
-        anchor_j=sample.counter_j,
-        anchor=Energy(),
-        moved_s=sample.monotonic_s,
+        started_s=clean.monotonic_s,
+        accounted_s=clean.monotonic_s,
+        power_w=clean.power_w,
+        counter_j=clean.counter_j,
+        counted=Energy(),
+        moved_s=clean.monotonic_s,
     )
 
 
@@ -128,79 +144,155 @@ def advance(track: Track, sample: Sample, traits: Traits) -> Step:
     A stretch that no sample explains keeps the energy as it is with kind "absent"; a counter that answers again
     later covers it.
     """
+    clean = _possible(sample, traits.bounds)
+    step = _advance(track, clean, traits)
+    if step.fault is None and sample.power_w is not None and clean.power_w is None:
+        message = f"a power of {sample.power_w:.4g} W is not possible with {traits.bounds.most}"
+        step = replace(step, fault="power_implausible", message=message)
+    return _compared(track, step, clean, traits)
+
+
+def _advance(track: Track, sample: Sample, traits: Traits) -> Step:
     if sample.counter_j is None:
         return _by_power(track, sample, traits)
-    if track.counter_j is None or track.anchor_j is None:
+    if track.counter_j is None:
         step = _by_power(track, sample, traits)
-        return replace(step, track=_anchored(step.track, sample))
-    if sample.counter_j < track.counter_j:
-        return _after_reset(track, sample, sample.counter_j, traits)
-    if sample.counter_j == track.counter_j:
+        return replace(step, track=_counting_from(step.track, sample))
+    moved_j, elapsed_s = sample.counter_j - track.counter_j, sample.monotonic_s - track.moved_s
+    if moved_j == 0:
         return _standing(track, sample, traits)
-    return _by_counter(track, sample, sample.counter_j - track.anchor_j, traits)
+    if moved_j < 0:
+        return _back(track, sample, -moved_j, traits)
+    if not possible_energy(moved_j, elapsed_s, traits.bounds):
+        message = f"the energy counter jumped by {moved_j:.4g} J, which is not possible with "
+        return _refused(track, sample, traits, "counter_jump", message + traits.bounds.most)
+    return _by_counter(track, sample, moved_j, traits)
 
 
-def _by_counter(track: Track, sample: Sample, counted_j: float, traits: Traits) -> Step:
-    """Energy = anchor + counter difference, so that stretches estimated in between are corrected, not added twice."""
-    if counted_j < 0.5 * (track.energy.central_j - track.anchor.central_j):
+def _by_counter(track: Track, sample: Sample, moved_j: float, traits: Traits) -> Step:
+    """The counter moved: what it counted stands for all of the time since it moved last, so that stretches estimated in
+    between are corrected, not added twice."""
+    if moved_j < CATCHES_UP * (track.energy.central_j - track.counted.central_j):
         # The counter did not run while power was integrated: it goes on from here and does not catch up.
         step = _by_power(track, sample, traits)
-        return replace(step, track=_anchored(step.track, sample))
-    low_j, high_j = counted_j * (1 - traits.counter_spread), counted_j * (1 + traits.counter_spread)
-    energy = track.energy.at_least(track.anchor.plus(counted_j, low_j, high_j))
-    return Step(track=_moved(track, sample, energy), kind="counter")
+        return replace(step, track=_counting_from(step.track, sample))
+    spread = traits.counter_spread
+    counted = track.counted.plus(moved_j, moved_j * (1 - spread), moved_j * (1 + spread))
+    energy = track.energy.at_least(counted)
+    moved = replace(
+        track,
+        energy=energy,
+        accounted_s=sample.monotonic_s,
+        power_w=_known(sample.power_w, track.power_w),
+        counter_j=sample.counter_j,
+        counted=counted,
+        moved_s=sample.monotonic_s,
+        moving=Moving(track.accounted_s, track.energy, track.power_w),
+    )
+    return Step(track=moved, energy=energy, kind="counter")
 
 
 def _standing(track: Track, sample: Sample, traits: Traits) -> Step:
     """The counter did not move: normal between two of its steps, a fault if power has been flowing for long."""
     still_s = sample.monotonic_s - track.moved_s
-    if still_s < traits.stuck_after_s or not sample.power_w:
-        return Step(track=replace(track, power_w=_known(sample.power_w, track.power_w)), kind="counter")
-    step = _by_power(track, sample, traits)
-    message = f"the energy counter has stood still for {still_s:.1f} s at {sample.power_w:.0f} W; power is integrated"
+    draws = traits.always_draws if sample.power_w is None else sample.power_w > 0
+    if still_s < traits.stuck_after_s or not draws:
+        kept = replace(track, power_w=_known(sample.power_w, track.power_w))
+        return Step(track=kept, energy=kept.energy, kind="counter")
+    step = _by_power(_with_missing(track), sample, traits)
+    told = "" if sample.power_w is None else f" at {sample.power_w:.0f} W"
+    then = "nothing tells what was drawn" if step.kind == "absent" else "power is integrated"
+    message = f"the energy counter has stood still for {still_s:.1f} s{told}; {then}"
     return replace(step, fault="counter_stuck", message=message)
+
+
+def _with_missing(track: Track) -> Track:
+    """A counter that stands still stopped within the stretch in which it was seen to move last: what power says of that
+    stretch and the counter does not is added."""
+    moving = track.moving
+    if moving is None or moving.power_w is None or track.power_w is None:
+        return replace(track, moving=None)
+    counted_j = track.energy.central_j - moving.energy.central_j
+    missing_j = (moving.power_w + track.power_w) / 2 * (track.moved_s - moving.from_s) - counted_j
+    if missing_j < COUNTER_SPREAD * counted_j:
+        return replace(track, moving=None)
+    energy = track.energy.plus(missing_j, 0.0, missing_j * (1 + GAP_SPREAD))
+    return replace(track, energy=energy, moving=None)
 
 
 def _by_power(track: Track, sample: Sample, traits: Traits) -> Step:
     """Integrate power over the stretch that is not accounted yet; without power there is nothing to say."""
     power_w = _mean_power_w(track, sample, traits)
     if power_w is None:
-        return Step(track=track, kind="absent")
+        return Step(track=track, energy=track.energy, kind="absent")
     elapsed_s = sample.monotonic_s - track.accounted_s
     # Up to two polls the samples describe the stretch; beyond that they are only its ends.
     spread = traits.power_spread if elapsed_s <= 2 * traits.poll_s else GAP_SPREAD
     joules = power_w * elapsed_s
     energy = track.energy.plus(joules, joules * (1 - spread), joules * (1 + spread))
     accounted = replace(track, energy=energy, accounted_s=sample.monotonic_s, power_w=sample.power_w)
-    return Step(track=accounted, kind="power_integrated")
+    return Step(track=accounted, energy=energy, kind="power_integrated")
 
 
-def _after_reset(track: Track, sample: Sample, counter_j: float, traits: Traits) -> Step:
-    """The counter went back: count again from here and estimate the gap as power times time.
+def _back(track: Track, sample: Sample, back_j: float, traits: Traits) -> Step:
+    """The counter went back: by a trifle it is an old value once more, else it started again."""
+    bounds = traits.bounds
+    still_s = sample.monotonic_s - track.moved_s
+    if back_j <= bounds.ceiling_w * bounds.lag_s and still_s < traits.stuck_after_s:
+        kept = replace(track, power_w=_known(sample.power_w, track.power_w))
+        message = f"the energy counter went back by {back_j:.4g} J; what it shows next is counted from where it was"
+        return Step(track=kept, energy=kept.energy, kind="counter", fault="counter_back", message=message)
+    message = f"the energy counter went back from {track.counter_j:.0f} J to {sample.counter_j:.0f} J"
+    return _refused(track, sample, traits, "counter_reset", message)
 
-    What stands on the counter was consumed since the reset, so it bounds the gap from below where it is physically
-    possible, as the power limit does from above.
+
+def _refused(track: Track, sample: Sample, traits: Traits, fault: str, message: str) -> Step:
+    """What the counter shows is not what was drawn: count on from here, and estimate the stretch as power times time.
+
+    After a reset, what stands on the counter was consumed since, so that it bounds the range from above where it is
+    possible at all. Without a power nothing is known of the stretch, and nothing will be.
     """
     elapsed_s = sample.monotonic_s - track.accounted_s
     power_w = _mean_power_w(track, sample, traits)
-    ceiling_j = inf if traits.ceiling_w is None else traits.ceiling_w * elapsed_s
-    floor_j = counter_j if counter_j <= ceiling_j < inf else 0.0
-    known = power_w is not None or floor_j > 0
-    central_j = max(floor_j, (power_w or 0.0) * elapsed_s)
-    low_j = max(floor_j * (1 - traits.counter_spread), central_j * (1 - GAP_SPREAD))
-    high_j = max(central_j, min(central_j * (1 + GAP_SPREAD), ceiling_j))
-    energy = track.energy.plus(central_j, low_j, high_j)
-    how = "by power times time" if power_w is not None else "by what the counter shows since" if known else "not at all"
+    if power_w is None:
+        lost = replace(track, accounted_s=sample.monotonic_s, forfeited_s=track.forfeited_s + elapsed_s)
+        lost = _counting_from(lost, sample)
+        told = f"{message}; nothing tells what was drawn in the {elapsed_s:.1f} s between"
+        return Step(track=lost, energy=lost.energy, kind="absent", fault=fault, message=told)
+    joules = power_w * elapsed_s
+    since_j = sample.counter_j if fault == "counter_reset" and sample.counter_j is not None else 0.0
+    seen_j = since_j if possible_energy(since_j, elapsed_s, traits.bounds) else 0.0
+    most_j = min(joules * (1 + GAP_SPREAD), traits.bounds.ceiling_w * elapsed_s)
+    high_j = max(most_j, joules, seen_j * (1 + traits.counter_spread))
+    energy = track.energy.plus(joules, joules * (1 - GAP_SPREAD), high_j)
+    told = f"{message}; the {elapsed_s:.1f} s between are estimated by power times time: {joules:.0f} J"
+    moved = replace(track, energy=energy, accounted_s=sample.monotonic_s, power_w=sample.power_w)
+    return Step(track=_counting_from(moved, sample), energy=energy, kind="power_integrated", fault=fault, message=told)
+
+
+def _compared(before: Track, step: Step, sample: Sample, traits: Traits) -> Step:
+    """Set what was counted against power times time; where the two contradict each other for good, the range covers
+    both and says so."""
+    if step.kind == "counter" and step.fault is None and step.track.moved_s == sample.monotonic_s:
+        elapsed_s = sample.monotonic_s - before.moved_s
+        counted_j = step.track.counted.central_j - before.counted.central_j
+        mean_w = _mean_power_w(replace(before, accounted_s=before.moved_s), sample, traits)
+        agreement = before.agreement.observe(elapsed_s, counted_j, mean_w, sample.power_w)
+        step = replace(step, track=replace(step.track, agreement=agreement))
+    agreement = step.track.agreement
+    if not agreement.contradicts:
+        return step
+    counted_j, power_j = agreement.counted_j, agreement.power_j
+    below_j = max(0.0, counted_j * (1 - traits.counter_spread) - power_j * (1 - traits.power_spread))
+    above_j = max(0.0, power_j * (1 + traits.power_spread) - counted_j * (1 + traits.counter_spread))
+    energy = step.track.energy.plus(0.0, -below_j, above_j)
+    if step.fault is not None:
+        return replace(step, energy=energy)
     message = (
-        f"the energy counter went back from {track.counter_j:.0f} J to {counter_j:.0f} J; "
-        f"the {elapsed_s:.1f} s between are estimated {how}: {central_j:.0f} J"
+        f"the energy counter says {counted_j:.0f} J and power times time {power_j:.0f} J for the same "
+        f"{agreement.seconds:.0f} s; the counter is used, and the range covers both"
     )
-    return Step(
-        track=_anchored(_moved(track, sample, energy), sample),
-        kind="power_integrated" if known else "absent",
-        fault="counter_reset",
-        message=message,
-    )
+    return replace(step, energy=energy, fault="counter_disagrees", message=message)
 
 
 def _mean_power_w(track: Track, sample: Sample, traits: Traits) -> float | None:
@@ -217,26 +309,19 @@ def _mean_power_w(track: Track, sample: Sample, traits: Traits) -> float | None:
     return (track.power_w + sample.power_w) / 2
 
 
-def _moved(track: Track, sample: Sample, energy: Energy) -> Track:
-    return replace(
-        track,
-        energy=energy,
-        accounted_s=sample.monotonic_s,
-        power_w=_known(sample.power_w, track.power_w),
-        counter_j=sample.counter_j,
-        moved_s=sample.monotonic_s,
-    )
+def _possible(sample: Sample, bounds: Bounds) -> Sample:
+    """The sample without what no device of these bounds can tell."""
+    power_w, counter_j = sample.power_w, sample.counter_j
+    if power_w is not None and not possible_power(power_w, bounds):
+        power_w = None
+    if counter_j is not None and not (isfinite(counter_j) and counter_j >= 0):
+        counter_j = None
+    return replace(sample, counter_j=counter_j, power_w=power_w)
 
 
-def _anchored(track: Track, sample: Sample) -> Track:
+def _counting_from(track: Track, sample: Sample) -> Track:
     """Count on from this sample, whatever the counter said before."""
-    return replace(
-        track,
-        counter_j=sample.counter_j,
-        anchor_j=sample.counter_j,
-        anchor=track.energy,
-        moved_s=sample.monotonic_s,
-    )
+    return replace(track, counter_j=sample.counter_j, counted=track.energy, moved_s=sample.monotonic_s, moving=None)
 
 
 def _known(new_w: float | None, old_w: float | None) -> float | None:

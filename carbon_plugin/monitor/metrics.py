@@ -16,6 +16,7 @@ def metrics_of(
     """Flat metrics; what is unknown has no key, so that no zero looks real."""
     values: dict[str, float | None] = {
         "energy_kwh": totals.energy_j / JOULES_PER_KWH,
+        "estimated_energy_kwh": totals.estimated_j / JOULES_PER_KWH if totals.estimated_j else None,
         "power_w": totals.power_w,
         "step_time_s": step_time_s,
         "predicted_step_time_s": predicted_step_time_s,

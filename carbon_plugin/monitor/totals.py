@@ -34,13 +34,15 @@ Place = tuple[str, int]
 
 
 class Energy(Struct):
-    """A sum of energies with its range, J, and of energy times the intensity that its windows state (J g/kWh)."""
+    """A sum of energies with its range, J, and of energy times the intensity that its windows state (J g/kWh).
+    `estimated_j` of it stands for what a meter could not tell."""
 
     central_j: float = 0.0
     low_j: float = 0.0
     high_j: float = 0.0
     stated_j: float = 0.0
     weighted_j_g_per_kwh: float = 0.0
+    estimated_j: float = 0.0
 
     def add(self, central_j: float, low_j: float, high_j: float, intensity_g_per_kwh: float | None) -> None:
         """Add one energy; ranges of one device go together, so they add up."""
@@ -58,6 +60,7 @@ class Energy(Struct):
         self.high_j += other.high_j
         self.stated_j += other.stated_j
         self.weighted_j_g_per_kwh += other.weighted_j_g_per_kwh
+        self.estimated_j += other.estimated_j
 
     @property
     def intensity_g_per_kwh(self) -> float | None:
@@ -154,6 +157,7 @@ class FileTotals:
             low = energy.energy_j if energy.low_j is None else energy.low_j
             high = energy.energy_j if energy.high_j is None else energy.high_j
             device.energy.add(energy.energy_j, low, high, window.intensity_g_per_kwh)
+            device.energy.estimated_j += energy.estimated_j or 0.0
             device.power_w = energy.energy_j / window.duration_s if window.duration_s > 0 else 0.0
             if steady:
                 device.steady.add(energy.energy_j, low, high, None)
@@ -191,10 +195,11 @@ class SpanTotals:
 class RunTotals(Struct, frozen=True, kw_only=True):
     """Sums over all ledgers of a run.
 
-    `spent` are energies by rung and kind of device. `steady`, `steady_s` and `steady_steps` are of this attempt's time
-    in training, for rates. `reserved` is the reserved time so far, `reserved_now` the units held at present, each for
-    one second. `power_w` is that of the last windows. `gpus_measured` of `gpus` had a counter or integrated
-    power in their last window.
+    `spent` are energies by rung and kind of device; `estimated_j` of it stands for what meters could not tell.
+    `steady`, `steady_s` and `steady_steps` are of this attempt's time in training, for rates. `reserved` is the
+    reserved time so far, `reserved_now` the units held at present, each for one second. `power_w` is that of the last
+    windows.
+    `gpus_measured` of `gpus` had a counter or integrated power in their last window.
     """
 
     spent: tuple[EnergyItem, ...]
@@ -208,6 +213,7 @@ class RunTotals(Struct, frozen=True, kw_only=True):
     gpus_measured: int
     nodes_seen: int
     last_step: int
+    estimated_j: float = 0.0
 
     @property
     def energy_j(self) -> float:
@@ -232,7 +238,7 @@ def run_totals(
     # By when it was heard of, not by its own clock: clocks of nodes disagree.
     newest_s = max((file.heard_s for file in opened.values()), default=0.0)
     spent, steady = _Groups(), _Groups()
-    power_w = 0.0
+    power_w = estimated_j = 0.0
     measured: dict[str, bool] = {}
     current = {name: file for name, file in opened.items() if extents[name][1] >= attempt_started_s}
     for name, file in opened.items():
@@ -242,6 +248,7 @@ def run_totals(
             if device is None or device.rung not in IT_RUNGS or (name, key) in contested:
                 continue
             spent.add(device, totals.energy)
+            estimated_j += totals.energy.estimated_j
             if name in current:
                 steady.add(device, totals.steady)
                 power_w += totals.power_w if fresh else 0.0
@@ -256,6 +263,7 @@ def run_totals(
         reserved=_reserved(opened, extents, contested, None),
         reserved_now=_reserved(current, extents, contested, 1.0),
         power_w=power_w,
+        estimated_j=max(0.0, estimated_j),
         gpus=len(measured) + expected.missing_for_sure,
         gpus_measured=sum(measured.values()),
         nodes_seen=len({file.manifest.node for file in current.values() if file.manifest}),

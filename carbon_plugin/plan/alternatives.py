@@ -243,7 +243,7 @@ def _option(candidate: _Candidate, best: tuple[str, ...]) -> Option:
         node=cluster.node.name,
         nodes=cluster.nodes,
         devices=cluster.devices,
-        zone=forecast.factors.intensity.zone,
+        zone=forecast.spec.site.zone or forecast.factors.intensity.zone,
         layout=forecast.spec.layout,
         layout_phrase=layout_phrase(forecast),
         step_time_s=prediction.step_time_s,

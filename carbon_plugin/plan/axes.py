@@ -25,7 +25,7 @@ def parse_axes(words: Iterable[str], known: Iterable[str]) -> Axes:
     none, or more than `MOST_ALTERNATIVES` combinations.
     """
     axes: dict[str, tuple[str, ...]] = {}
-    for word in _PARTS.split(" ".join(words).strip()):
+    for word in filter(None, _PARTS.split(" ".join(words).strip())):
         name, separator, values = word.partition("=")
         chosen = tuple(value.strip() for value in values.split(",") if value.strip())
         if not separator or not chosen:

@@ -221,7 +221,8 @@ def _named(name: str, profiles: Iterable[P]) -> P | None:
 
 def _unknown(kind: str, name: str, profiles: Sequence[Profile]) -> SpecError:
     aliases = {profile.name: profile.aliases for profile in profiles}
-    return unknown_name(kind, name, aliases, aliases)
+    own = "; carbon-plugin probe writes one of this machine" if kind == "accelerator" else ""
+    return SpecError(f"{unknown_name(kind, name, aliases, aliases)}{own}")
 
 
 def _distinct(profiles: Iterable[P]) -> list[P]:

@@ -164,7 +164,8 @@ QUESTION = (
     ("flags", "message"),
     [
         (("--seq-len", "0"), "error: command line: training: seq_len is 0, expected a positive integer"),
-        (("--layout", "auto", "--tp", "2"), "error: --layout auto stands for the whole layout: leave --tp 2 out"),
+        (("--layout", "fast"), "error: command line: layout: expected auto or a mapping, got 'fast'"),
+        (("--layout", "auto", "--tp", "0"), "error: command line: layout: tp is 0, expected a positive integer"),
         (("--price", "-1"), "error: command line: price_usd_per_device_hour: expected 0 or more, got -1"),
         (("--pue", "nan"), "error: command line: site.pue: expected number, got nan"),
         (("--compare", ""), "error: compare: names no axis, expected for instance zone=SWE,USA"),
@@ -184,21 +185,10 @@ FITS_NOT = ("--dp-replicate", "8", "--micro-batch-size", "16", "--global-batch-s
 @pytest.mark.parametrize(
     ("code", "arguments"),
     [
-        (0, QUESTION),
         (0, (*QUESTION, *FITS_NOT, "--force")),
-        (0, ("--help",)),
         (2, ("plan", "--model", "llama3-8b")),
-        (2, ("plan", "--nodes", "many")),
-        (2, ("paln",)),
-        (2, ("plan", "missing.yaml")),
-        (2, (*QUESTION, "--zone", "Atlantis")),
-        (2, ("audit", "missing")),
         (3, (*QUESTION, *FITS_NOT)),
-        (3, (*QUESTION, "--tp", "3")),
-        (3, (*QUESTION, "--tp", "2", "--ep", "4")),
         (3, (*QUESTION, "--model", "llama3-405b")),
-        (3, (*QUESTION, "--deadline-days", "0.001")),
-        (3, (*QUESTION, *FITS_NOT, "--compare", "zone=SWE")),
     ],
 )
 def test_the_real_command_line_ends_with_the_documented_code(code, arguments, tmp_path: Path):
@@ -207,6 +197,43 @@ def test_the_real_command_line_ends_with_the_documented_code(code, arguments, tm
     assert done.returncode == code, done.stderr
     assert code in cli.EXIT_CODES
     assert (done.stderr.count("\n"), done.stdout == "") == ((0, False) if code == 0 else (1, True))
+
+
+@pytest.mark.parametrize(
+    ("code", "arguments"),
+    [
+        (2, ("plan", "--nodes", "many")),
+        (2, ("paln",)),
+        (2, ("plan", "missing.yaml")),
+        (2, (*QUESTION, "--zone", "Atlantis")),
+        (2, (*QUESTION, "--tp", "0")),
+        (2, ("audit", "missing")),
+        (3, (*QUESTION, "--tp", "3")),
+        (3, (*QUESTION, "--tp", "2", "--ep", "4")),
+        (3, (*QUESTION, "--nodes", "64", "--global-batch-size", "7")),
+        (3, (*QUESTION, "--deadline-days", "0.001")),
+        (3, (*QUESTION, *FITS_NOT, "--compare", "zone=SWE")),
+    ],
+)
+def test_every_kind_of_refusal_has_its_code(code, arguments, tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    assert cli.run(arguments) == code
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err.count("\n")) == ("", 1)
+
+
+def test_degrees_beside_layout_auto_replace_the_layout_of_the_file(tmp_path: Path, capsys):
+    spec = tmp_path / "run.yaml"
+    spec.write_text(
+        "model: llama3-8b\ncluster: {accelerator: h100-sxm, nodes: 2}\nsite: {zone: FRA}\n"
+        "training: {seq_len: 4096, global_batch_size: 64, steps: 10}\nlayout: {tp: 2, dp_shard: 8, zero_stage: 3}\n"
+    )
+
+    assert cli.run(["plan", str(spec), "--layout", "auto", "--tp", "4", "--json"]) == 0
+    forecast = json.loads(capsys.readouterr().out)
+    assert forecast["spec"]["layout"]["tp"] == 4
+    assert forecast["layout_source"].startswith("auto with tp 4: fastest of ")
 
 
 def test_the_page_of_commands_has_every_exit_code():

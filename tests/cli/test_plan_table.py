@@ -66,8 +66,7 @@ def printed(capsys, *arguments: str) -> str:
     return capsys.readouterr().out
 
 
-@pytest.mark.parametrize("columns", [80, 100])
-@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize(("run", "columns"), [*((run, 80) for run in RUNS), ("contracts", 100), ("MI300X", 120)])
 def test_a_plan_fits_one_screen(run, columns, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", str(columns))
 
@@ -143,3 +142,11 @@ def test_what_several_rows_of_a_comparison_have_in_common_is_said_once(capsys, m
     shared = "1, 2: grid intensity of New York is of 2023"
     assert said.count("grid intensity of New York is of 2023") == said.count(shared) == 1
     assert "3, 4: grid intensity of Texas is of 2023" in said
+
+
+def test_a_cloud_region_is_named_beside_the_area_whose_value_counts(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+
+    said = " ".join(printed(capsys, *RUNS["2 x 4090"], "--zone", "aws:us-east-1").split())
+
+    assert "site aws:us-east-1, by Google us-east4 (Northern Virginia) 343 gCO2e/kWh" in said

@@ -35,8 +35,14 @@ def watch(meter, seconds, every=0.1):
 
 
 @pytest.fixture
-def metering(simulated_nvml: Callable[..., dict[str, str]]) -> Callable[..., Any]:
+def metering(metering_module: Callable[..., Any]) -> Callable[..., Any]:
     """Run a script with `watch` and `show` under a simulator spec; what it shows last is the answer."""
+    return metering_module
+
+
+@pytest.fixture(scope="session")
+def metering_module(simulated_nvml: Callable[..., dict[str, str]]) -> Callable[..., Any]:
+    """The same for a job that the tests of a module share."""
 
     def run(spec: str, script: str, **variables: str) -> Any:
         done = subprocess.run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -12,15 +13,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from carbon_plugin.meters.bounds import Bounds
+from carbon_plugin.meters.energy import Energy
+from carbon_plugin.meters.gate import Gate
+from carbon_plugin.meters.host_model import Watts
 from carbon_plugin.meters.node_address import parse_address
 from carbon_plugin.meters.node_files import CsvSource, PmCountersSource
 from carbon_plugin.meters.node_meter import GpuHistory, NodeMeter, open_node_meter
 from carbon_plugin.meters.node_poller import NodePoller
+from carbon_plugin.meters.node_source import Look, Source, open_source
 from carbon_plugin.meters.protocol import Reading, Unavailable
-from carbon_plugin.meters.share import WHOLE, HostShare, fixed
-from carbon_plugin.meters.track import Energy
+from carbon_plugin.meters.share import WHOLE, HostShare, ShareSource, fixed
 from carbon_plugin.spec.devices import DeviceIdentity
 
+BOUNDS = Bounds(ceiling_w=6000.0, limit_w=None, source="a node for the test", lag_s=30.0)
 IDENTITY = DeviceIdentity(key="boot-1/host", name="host", rung="host", scope="", meter="", energy_kind="counter")
 
 
@@ -44,7 +50,11 @@ class Counters:
     def meter(self, gpus: GpuHistory | None, share: HostShare = WHOLE) -> NodeMeter:
         source = PmCountersSource(parse_address(f"pm_counters://{self.folder}"))
         source.poll_s = 0.01
-        return NodeMeter(NodePoller(source, self.clock), IDENTITY, share=fixed(share), gpus=gpus)
+        return self.of(source, gpus, fixed(share))
+
+    def of(self, source: Source, gpus: GpuHistory | None, share: ShareSource) -> NodeMeter:
+        poller = NodePoller(source, BOUNDS, self.clock)
+        return NodeMeter(poller, IDENTITY, bounds=BOUNDS, share=share, gpus=gpus, clock=self.clock)
 
 
 @pytest.fixture
@@ -104,7 +114,7 @@ def test_a_share_is_that_of_the_whole_stretch_between_two_answers(counters: Coun
 
     source = PmCountersSource(parse_address(f"pm_counters://{counters.folder}"))
     source.poll_s = 0.01
-    meter = NodeMeter(NodePoller(source, counters.clock), IDENTITY, share=share, gpus=None)
+    meter = counters.of(source, None, share)
     for seconds, joules in ((10.0, 250.0), (20.0, 1000.0)):
         for _ in range(3):
             meter.read()  # nothing new: no stretch ends
@@ -139,7 +149,8 @@ def test_power_alone_is_integrated_with_a_wider_range_across_a_gap(tmp_path: Pat
     write(100.0)
     source = CsvSource(parse_address(f"csv://{tmp_path}/power.csv?column=node_w"))
     source.poll_s = 0.01
-    meter = NodeMeter(NodePoller(source, lambda: now_s), IDENTITY, share=fixed(WHOLE), gpus=None)
+    poller = NodePoller(source, BOUNDS, lambda: now_s)
+    meter = NodeMeter(poller, IDENTITY, bounds=BOUNDS, share=fixed(WHOLE), gpus=None, clock=lambda: now_s)
     assert until(meter, lambda reading: reading.energy_j == 0.0).kind == "power_integrated"
     write(300.0)
     until(meter, lambda reading: reading.energy_j == 0.0)
@@ -172,9 +183,110 @@ def test_energy_never_falls_when_a_gpu_makes_up_for_a_gap(counters: Counters) ->
     gpus.observe([gpu(1800.0, 30.0)])
     counters.now_s = 30.0
     counters.write(4000.0)
-    until(meter, lambda reading: reading.monotonic_s == 30.0)
-    assert meter.read()[0].energy_j == pytest.approx(1200.0)
+    assert until(meter, lambda reading: reading.energy_j != 1000.0).energy_j == pytest.approx(1200.0)
     meter.close()
+
+
+class Told:
+    """A source that tells what it is told to."""
+
+    poll_s = 0.01
+
+    def __init__(self, look: Look) -> None:
+        self.next = look
+        self.asked = 0
+
+    def look(self, deadline_s: float) -> Look:
+        del deadline_s
+        self.asked += 1
+        return self.next
+
+    def tell(self, look: Look) -> None:
+        """Tell another answer, and come back when it has been taken in."""
+        self.next, asked, deadline_s = look, self.asked, time.monotonic() + 5
+        # One question may have begun before, the second is answered with it, and the third is asked after that.
+        while self.asked < asked + 3:
+            assert time.monotonic() < deadline_s
+            time.sleep(0.002)
+
+
+class Node:
+    """A node with GPUs of 2,400 W whose meter tells one thing or another, read every five seconds of its own clock
+    through the gate. Its host is modelled at 800 W."""
+
+    def __init__(self, look: Look) -> None:
+        self.now_s = 100.0
+        self.joules = 0.0
+        self.source = Told(look)
+        self.gpus = GpuHistory()
+        self.gpus.observe([gpu(0.0, self.now_s)])
+        poller = NodePoller(self.source, BOUNDS, lambda: self.now_s)
+        self.meter = NodeMeter(
+            poller, IDENTITY, bounds=BOUNDS, share=fixed(WHOLE), gpus=self.gpus, clock=lambda: self.now_s
+        )
+        self.gate = Gate({IDENTITY.key: BOUNDS}, models={IDENTITY.key: lambda _s: Watts(600.0, 800.0, 1000.0)})
+        self.read()
+
+    def read(self) -> Reading:
+        return self.gate.admit(self.meter.read())[0]
+
+    def follow(self, look: Look, seconds: int) -> list[Reading]:
+        """Readings while the meter tells one answer."""
+        readings = []
+        for _ in range(0, seconds, 5):
+            self.joules += 5 * 2400.0
+            self.gpus.observe([gpu(self.joules, self.now_s + 5)])
+            self.now_s += 5
+            self.source.tell(look)
+            readings.append(self.read())
+        return readings
+
+
+@pytest.mark.parametrize("file", ["low", "zero"])
+def test_a_node_meter_below_its_own_gpus_is_a_fault_and_the_host_is_modelled(file: str, tmp_path: Path) -> None:
+    shown = (Path(__file__).parent / f"data/node_below_gpus/{file}.txt").read_text()
+    (tmp_path / "ipmitool").write_text(f"#!/bin/sh\ncat <<'END'\n{shown}END\n")
+    (tmp_path / "ipmitool").chmod(0o755)
+    look = open_source(parse_address("ipmi"), {"PATH": f"{tmp_path}:{os.environ['PATH']}"}).look(3.0)
+    node = Node(look)
+    last = node.follow(look, 40)[-1]
+    assert (last.kind, last.fault) == ("modelled", "below_gpus")
+    assert last.message is not None
+    assert "while the GPUs inside the node draw 2400 W" in last.message
+    assert (last.low_j, last.energy_j, last.high_j) == pytest.approx((40 * 600, 40 * 800, 40 * 1000))
+    assert last.estimated_j == last.energy_j
+    node.meter.close()
+
+
+def test_a_node_meter_that_comes_to_its_senses_is_used_from_then_on() -> None:
+    node = Node(Look(None, 155.0))
+    node.follow(Look(None, 155.0), 20)
+    last = node.follow(Look(None, 3000.0), 20)[-1]
+    assert (last.kind, last.fault) == ("power_integrated", None)
+    assert last.energy_j == pytest.approx(20 * 800 + 20 * 600, rel=0.2)
+    node.meter.close()
+
+
+@pytest.mark.parametrize(
+    "absurd", [Look(None, 4294967294.0), Look(4.2e18), Look(None, math.nan), Look(None, math.inf), Look(math.inf, 1.0)]
+)
+def test_what_no_node_can_draw_is_a_fault_and_the_host_is_modelled(absurd: Look) -> None:
+    node = Node(Look(None, 3000.0) if absurd.counter_j is None else Look(1000.0))
+    readings = node.follow(absurd, 20)
+    assert readings[-1].kind == "modelled"
+    assert {reading.fault for reading in readings} & {"implausible", "counter_jump", "below_gpus"}
+    assert readings[-1].energy_j == pytest.approx(20 * 800)
+    node.meter.close()
+
+
+def test_a_meter_that_is_a_few_seconds_behind_its_gpus_loses_nothing() -> None:
+    node = Node(Look(0.0))
+    for joules in (11_000.0, 29_000.0, 45_000.0, 60_000.0):  # 3,000 W, shown late at first
+        reading = node.follow(Look(joules), 5)[-1]
+    assert (reading.kind, reading.fault) == ("counter", None)
+    assert reading.energy_j == pytest.approx(60_000 - 20 * 2400)
+    assert reading.estimated_j == 0
+    node.meter.close()
 
 
 def test_energy_of_gpus_between_two_rounds_lies_on_a_line() -> None:
@@ -199,7 +311,12 @@ def test_energy_of_gpus_never_falls_and_meets_every_round(watts: list[float], sh
 
 def test_a_meter_that_does_not_answer_is_a_reason_with_advice(tmp_path: Path) -> None:
     opened = open_node_meter(
-        parse_address(f"pm_counters://{tmp_path}"), "boot-1", share=fixed(WHOLE), gpus=GpuHistory(), environ={}
+        parse_address(f"pm_counters://{tmp_path}"),
+        "boot-1",
+        bounds=BOUNDS,
+        share=fixed(WHOLE),
+        gpus=GpuHistory(),
+        environ={},
     )
     assert isinstance(opened, Unavailable)
     assert opened.kind == "node_not_supported"
@@ -208,7 +325,9 @@ def test_a_meter_that_does_not_answer_is_a_reason_with_advice(tmp_path: Path) ->
 
 
 def test_a_source_that_cannot_be_made_is_a_reason_too() -> None:
-    opened = open_node_meter(parse_address("ipmi://bmc7"), "boot-1", share=fixed(WHOLE), gpus=GpuHistory(), environ={})
+    opened = open_node_meter(
+        parse_address("ipmi://bmc7"), "boot-1", bounds=BOUNDS, share=fixed(WHOLE), gpus=GpuHistory(), environ={}
+    )
     assert isinstance(opened, Unavailable)
     assert opened.kind == "node_refused"
 
@@ -216,7 +335,10 @@ def test_a_source_that_cannot_be_made_is_a_reason_too() -> None:
 def test_a_facility_is_a_rung_of_its_own_with_one_key_for_all_nodes(counters: Counters) -> None:
     gpus = GpuHistory()
     address = parse_address(f"pm_counters://{counters.folder}?covers=facility&share=0.1")
-    meters = [open_node_meter(address, key, share=fixed(WHOLE), gpus=gpus, environ={}) for key in ("boot-1", "boot-2")]
+    meters = [
+        open_node_meter(address, key, bounds=BOUNDS, share=fixed(WHOLE), gpus=gpus, environ={})
+        for key in ("boot-1", "boot-2")
+    ]
     identities = []
     for meter in meters:
         assert isinstance(meter, NodeMeter)

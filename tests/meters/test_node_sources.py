@@ -32,6 +32,7 @@ class Site:
         self.answers: dict[str, Any] = {}
         self.status = 200
         self.drip = False
+        self.redirects: dict[str, str] = {}
         self.headers: list[dict[str, str]] = []
         self.queries: list[str] = []
         site = self
@@ -41,6 +42,11 @@ class Site:
                 parts = urlsplit(self.path)
                 site.headers.append(dict(self.headers))
                 site.queries += parse_qs(parts.query).get("query", [])
+                if parts.path in site.redirects:
+                    self.send_response(308)
+                    self.send_header("Location", site.redirects[parts.path])
+                    self.end_headers()
+                    return
                 known = parts.path in site.answers
                 self.send_response(site.status if known else 404)
                 self.end_headers()
@@ -118,6 +124,56 @@ def test_several_chassis_that_tell_their_power_are_not_guessed_between(site: Sit
     error = failure(source(f"redfish+http://{site.place}"))
     assert error.code == "not_supported"
     assert f"2 chassis tell their power ({CHASSIS}/A, {CHASSIS}/B)" in str(error)
+
+
+CPU_ONLY = [{"Name": "System Power Control"}, {"Name": "CPU Sub-system Power", "PowerConsumedWatts": 93}]
+
+
+@pytest.mark.parametrize(
+    ("controls", "watts"),
+    [
+        ([{"Name": "System Power Control", "PowerConsumedWatts": 700}, {"PowerConsumedWatts": 80}], 700),
+        ([{"Name": "Chassis 1", "PowerConsumedWatts": None}, {"Name": "Server", "PowerConsumedWatts": 610}], 610),
+        (CPU_ONLY, None),
+        ([{"PowerConsumedWatts": None}, {"PowerConsumedWatts": 80}], None),
+        ([{"Name": "CPU Power", "PowerConsumedWatts": 93}, {"Name": "Memory Power", "PowerConsumedWatts": 20}], None),
+    ],
+)
+def test_a_part_of_a_chassis_is_never_taken_for_the_node(
+    site: Site, controls: list[dict[str, Any]], watts: float | None
+) -> None:
+    site.answers[f"{CHASSIS}/1/Power"] = {"PowerControl": controls}
+    asked = source(f"redfish+http://{site.place}{CHASSIS}/1")
+    if watts is not None:
+        assert asked.look(3.0) == Look(None, watts)
+    else:
+        assert failure(asked).code == "not_supported"
+
+
+def test_a_control_without_value_is_named_also_where_the_chassis_is_searched(site: Site) -> None:
+    site.answers[CHASSIS] = {"Members": [{"@odata.id": f"{CHASSIS}/1"}]}
+    site.answers[f"{CHASSIS}/1/Power"] = {"PowerControl": CPU_ONLY}
+    assert "(there are System Power Control, CPU Sub-system Power)" in str(
+        failure(source(f"redfish+http://{site.place}"))
+    )
+
+
+def test_a_service_whose_paths_all_end_in_a_slash_is_followed(site: Site) -> None:
+    site.answers[f"{CHASSIS}/"] = {"Members": [{"@odata.id": f"{CHASSIS}/1/"}]}
+    site.answers[f"{CHASSIS}/1/Power/"] = {"PowerControl": [{"PowerConsumedWatts": 93}]}
+    for path in (CHASSIS, f"{CHASSIS}/1/Power", f"{CHASSIS}/1/EnvironmentMetrics"):
+        site.redirects[path] = f"{path}/"
+    assert source(f"redfish+http://{site.place}", **CREDENTIALS).look(3.0) == Look(None, 93.0)
+    site.redirects[f"{CHASSIS}/1/Power"] = f"http://{site.place}{CHASSIS}/1/Power/"
+    assert source(f"redfish+http://{site.place}{CHASSIS}/1/", **CREDENTIALS).look(3.0) == Look(None, 93.0)
+
+
+@pytest.mark.parametrize("elsewhere", ["http://127.0.0.1:9/redfish", "https://other.example/", "//other.example/"])
+def test_a_redirect_to_another_host_is_not_followed_with_our_credentials(site: Site, elsewhere: str) -> None:
+    site.redirects[f"{CHASSIS}/1/EnvironmentMetrics"] = elsewhere
+    error = failure(source(f"redfish+http://{site.place}{CHASSIS}/1", **CREDENTIALS))
+    assert error.code == "error"
+    assert "redirects to another host" in str(error)
 
 
 @pytest.mark.parametrize(("status", "code"), [(401, "refused"), (403, "refused"), (503, "error")])

@@ -34,7 +34,7 @@ def logged() -> set[str]:
     reserved = (Reservation(scope="device", units=8.0, time_s=100.0),)
     totals = RunTotals(
         spent=(item,), steady=(item,), steady_s=100.0, steady_steps=100, reserved=reserved, reserved_now=reserved,
-        power_w=1.0, gpus=1, gpus_measured=1, nodes_seen=1, last_step=100,
+        power_w=1.0, gpus=1, gpus_measured=1, nodes_seen=1, last_step=100, estimated_j=1.0,
     )  # fmt: skip
     cluster = Cluster(accelerator=load_accelerator("h100-sxm"), node=load_node("dgx-h100"), nodes=1, devices_per_node=8)
     view = outlook(totals, remaining_measured(totals, 10, None), resolve_factors(Site(zone="FRA"), cluster))

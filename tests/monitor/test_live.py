@@ -180,7 +180,7 @@ def test_forked_child_does_nothing(job, tmp_path):
     assert verify_run(tmp_path / "run").ok
 
 
-def test_lost_gpu_is_an_event_and_absent_and_never_a_zero(job, tmp_path):
+def test_lost_gpu_is_an_event_and_an_estimate_of_its_own_and_never_a_zero(job, tmp_path):
     process = job("close", tmp_path / "run", 2.5, spec="gpus=2;power=300,400;fault=1:lost@1.5")
     process.communicate(timeout=60)
     file = only_file(tmp_path / "run")
@@ -188,9 +188,11 @@ def test_lost_gpu_is_an_event_and_absent_and_never_a_zero(job, tmp_path):
 
     assert [event.data["key"][-1] for event in records(file, Event) if event.kind == "meter_lost"] == ["1"]
     assert {energy.key[-1]: energy.kind for energy in last.energies if energy.key.startswith("GPU")} == {
-        "0": "counter", "1": "absent",
+        "0": "counter", "1": "modelled",
     }  # fmt: skip
-    assert all(energy.energy_j is None for energy in last.energies if energy.kind == "absent")
+    lost = next(energy for energy in last.energies if energy.key.endswith("1") and energy.key.startswith("GPU"))
+    assert lost.estimated_j == lost.energy_j == pytest.approx(400 * last.duration_s, rel=0.1)
+    assert "its energy is estimated at 400 W" in lost.note
 
 
 def test_disabled_by_the_environment_everything_is_silent(job, tmp_path):

@@ -11,7 +11,7 @@ import pytest
 
 from carbon_plugin.errors import SpecError
 from carbon_plugin.ledger.reader import LedgerFile, manifest_of, read_run
-from carbon_plugin.ledger.records import Event, Window
+from carbon_plugin.ledger.records import Close, Event, Window
 from carbon_plugin.ledger.verify import verify_run
 from carbon_plugin.monitor.leader import Claim
 from carbon_plugin.monitor.metering import with_ranks
@@ -24,12 +24,15 @@ PART = "MIG-000000a0-5133-4d00-8000-000000000000"
 
 # Simulator spec, variables, keys of the GPUs, how their energy is known at last, event that says so.
 FAULTS: dict[str, tuple[str, dict[str, str], list[str], str, str | None]] = {
-    "lost": ("fault=0:lost@1.5", {}, [FIRST], "absent", "meter_lost"),
+    "lost": ("fault=0:lost@1.5", {}, [FIRST], "modelled", "meter_lost"),
     "reset": ("fault=0:reset@1.5", {}, [FIRST], "counter", "meter_counter_reset"),
     "no counter": ("fault=0:no_counter", {}, [FIRST], "power_integrated", "device"),
-    "not supported": ("fault=0:no_counter,0:no_power", {}, [FIRST], "absent", "meter_not_supported"),
+    "not supported": ("fault=0:no_counter,0:no_power", {}, [FIRST], "modelled", "meter_not_supported"),
     "slow": ("fault=0:slow@1.5-2.1=2", {}, [FIRST], "counter", "meter_slow"),
-    "permission": ("fault=0:no_permission@1.5", {}, [FIRST], "absent", "meter_permission"),
+    "permission": ("fault=0:no_permission@1.5", {}, [FIRST], "modelled", "meter_permission"),
+    "hangs at the end": ("fault=0:slow@2=30", {}, [FIRST], "modelled", "meter_slow"),
+    "hangs at the start": ("fault=init:slow=30", {"CUDA_VISIBLE_DEVICES": "0"}, [], "", "gpus_not_metered"),
+    "name": ("name=NVIDIA H100 \udcff", {}, [FIRST], "counter", "gpu_selection"),
     "no driver": ("fault=init:driver_not_loaded", {}, [], "", "nvml_driver_not_loaded"),
     "MIG": ("mig=0:3/4", {"CUDA_VISIBLE_DEVICES": PART}, [PART], "modelled", "device"),
     "remapped": ("gpus=3", {"CUDA_VISIBLE_DEVICES": "2,0"}, [THIRD, FIRST], "counter", "gpu_selection"),
@@ -70,6 +73,7 @@ def test_each_fault_of_the_driver_has_its_label_in_the_ledger(simulated_nvml, tm
         assert all(energy.energy_j is None for energy in energies if energy.kind == "absent"), name
         assert event in {one.kind for one in records(file, Event)}, name
         assert verify_run(tmp_path / name).ok
+        assert [close.reason for close in records(file, Close)] == ["closed"], name
 
 
 def test_tasks_that_see_only_their_own_gpu_under_slurm_are_all_metered(job, tmp_path):

@@ -193,7 +193,11 @@ nvmlReturn_t nvmlDeviceGetName(nvmlDevice_t device, char *name, unsigned length)
     char profile[32];
     if (device->slice >= 0) {
         int size = spec.gpu[device->gpu].slice_size[device->slice];
-        snprintf(profile, sizeof profile, " MIG %dg.%dgb", size, 10 * size);
+        int compute = spec.gpu[device->gpu].compute_size[device->slice];
+        if (compute == size)
+            snprintf(profile, sizeof profile, " MIG %dg.%dgb", size, 10 * size);
+        else
+            snprintf(profile, sizeof profile, " MIG %dc.%dg.%dgb", compute, size, 10 * size);
         suffix = profile;
     }
     snprintf(text, sizeof text, "%s%s", spec.gpu[device->gpu].name, suffix);

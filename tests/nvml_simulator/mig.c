@@ -93,9 +93,11 @@ nvmlReturn_t nvmlDeviceGetAttributes_v2(nvmlDevice_t device, struct attributes *
     if (device->slice < 0)
         return NVML_ERROR_NOT_SUPPORTED;
     unsigned size = (unsigned)spec.gpu[device->gpu].slice_size[device->slice];
+    unsigned compute = (unsigned)spec.gpu[device->gpu].compute_size[device->slice];
     memset(out, 0, sizeof *out);
-    out->multiprocessors = 16 * size;
-    out->gpu_slices = out->compute_slices = size;
+    out->multiprocessors = 16 * compute;
+    out->gpu_slices = size;
+    out->compute_slices = compute;
     out->memory_mib = (unsigned long long)(spec.gpu[device->gpu].memory_gib * 1024 * size / 8);
     return NVML_SUCCESS;
 }

@@ -33,7 +33,7 @@ nvmlReturn_t nvmlDeviceGetTotalEnergyConsumption(nvmlDevice_t device, unsigned l
     if (result == NVML_SUCCESS && world_fault(&spec, device->gpu, FAULT_NO_COUNTER))
         result = NVML_ERROR_NOT_SUPPORTED;
     if (result == NVML_SUCCESS)
-        *energy_mj = (unsigned long long)(1e3 * world_energy_j(&spec, device->gpu, spec.module_is_default));
+        *energy_mj = world_counter_mj(&spec, device->gpu, spec.module_is_default);
     return result;
 }
 
@@ -48,7 +48,7 @@ nvmlReturn_t nvmlDeviceGetPowerUsage(nvmlDevice_t device, unsigned *power_mw)
     bool module = spec.module_is_default;
     double power_w = power_is_mean(device->gpu) ? world_mean_power_w(&spec, device->gpu, module)
                                                 : world_power_w(&spec, device->gpu, module);
-    *power_mw = (unsigned)(1e3 * power_w + 0.5);
+    *power_mw = world_power_mw(&spec, device->gpu, power_w);
     return NVML_SUCCESS;
 }
 
@@ -86,12 +86,12 @@ static nvmlReturn_t field(nvmlDevice_t device, struct field_value *out)
         return NVML_ERROR_NOT_SUPPORTED;
     if (energy) {
         out->value_type = TYPE_UNSIGNED_LONG_LONG;
-        out->value.ull = (unsigned long long)(1e3 * world_energy_j(&spec, gpu, module));
+        out->value.ull = world_counter_mj(&spec, gpu, module);
     } else {
         out->value_type = TYPE_UNSIGNED_INT;
         double power_w = out->field_id == FIELD_POWER_AVERAGE ? world_mean_power_w(&spec, gpu, module)
                                                               : world_power_w(&spec, gpu, module);
-        out->value.ui = (unsigned)(1e3 * power_w + 0.5);
+        out->value.ui = world_power_mw(&spec, gpu, power_w);
     }
     return NVML_SUCCESS;
 }
@@ -134,6 +134,14 @@ nvmlReturn_t nvmlDeviceGetPowerManagementDefaultLimit(nvmlDevice_t device, unsig
 {
     ENTER(device);
     *limit = (unsigned)(1e3 * spec.gpu[device->gpu].limit_w);
+    return NVML_SUCCESS;
+}
+
+nvmlReturn_t nvmlDeviceGetPowerManagementLimitConstraints(nvmlDevice_t device, unsigned *least, unsigned *most)
+{
+    ENTER(device);
+    *least = (unsigned)(500 * spec.gpu[device->gpu].limit_w);
+    *most = (unsigned)(1e3 * spec.gpu[device->gpu].limit_w);
     return NVML_SUCCESS;
 }
 

@@ -45,6 +45,9 @@ enum fault_kind {
     FAULT_LOST,
     FAULT_RESET,
     FAULT_STUCK,
+    FAULT_OFFSET,
+    FAULT_COUNTER_READS,
+    FAULT_POWER_READS,
     FAULT_NO_COUNTER,
     FAULT_NO_POWER,
     FAULT_NO_FIELD,
@@ -68,7 +71,7 @@ struct gpu {
     struct curve power;
     double module_power_w, limit_w, memory_gib, counter_start_j;
     int slices;
-    int slice_size[MAX_SLICES];
+    int slice_size[MAX_SLICES], compute_size[MAX_SLICES];
 };
 
 struct process {
@@ -95,6 +98,8 @@ const struct fault *world_fault(const struct spec *spec, int target, enum fault_
 double world_power_w(const struct spec *spec, int gpu, bool module);
 double world_mean_power_w(const struct spec *spec, int gpu, bool module);
 double world_energy_j(const struct spec *spec, int gpu, bool module);
+unsigned long long world_counter_mj(const struct spec *spec, int gpu, bool module);
+unsigned world_power_mw(const struct spec *spec, int gpu, double power_w);
 void world_sleep(double seconds);
 
 #endif

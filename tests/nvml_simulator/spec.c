@@ -80,6 +80,9 @@ static const struct {
     {"lost", FAULT_LOST, 0},
     {"reset", FAULT_RESET, 0},
     {"stuck", FAULT_STUCK, 0},
+    {"offset", FAULT_OFFSET, 0},
+    {"counter_reads", FAULT_COUNTER_READS, 0},
+    {"power_reads", FAULT_POWER_READS, 0},
     {"no_counter", FAULT_NO_COUNTER, 0},
     {"no_power", FAULT_NO_POWER, 0},
     {"no_field", FAULT_NO_FIELD, 0},
@@ -137,7 +140,24 @@ static bool fault_parse(struct spec *spec, char *text)
     return false;
 }
 
-/* One GPU in MIG mode: gpu:slices/slices/..., each slice in sevenths of the GPU. */
+/* One slice: "3", sevenths of the GPU, or "1c.3g", a compute instance with one of the three sevenths of its GPU instance. */
+static bool slice_parse(struct gpu *gpu, const char *item)
+{
+    int compute = 0, size = 0, length = 0;
+    if (sscanf(item, "%dc.%dg%n", &compute, &size, &length) != 2 || item[length] != '\0') {
+        double value;
+        if (!number(item, &value))
+            return false;
+        compute = size = (int)value;
+    }
+    if (size < 1 || size > 7 || compute < 1 || compute > size || gpu->slices == MAX_SLICES)
+        return false;
+    gpu->compute_size[gpu->slices] = compute;
+    gpu->slice_size[gpu->slices++] = size;
+    return true;
+}
+
+/* One GPU in MIG mode: gpu:slice/slice/... */
 static bool mig_parse(struct spec *spec, char *text)
 {
     char *slices = strchr(text, ':');
@@ -149,11 +169,9 @@ static bool mig_parse(struct spec *spec, char *text)
         return false;
     struct gpu *gpu = &spec->gpu[(int)value];
     char *save = NULL;
-    for (char *item = strtok_r(slices, "/", &save); item; item = strtok_r(NULL, "/", &save)) {
-        if (!number(item, &value) || value < 1 || value > 7 || gpu->slices == MAX_SLICES)
+    for (char *item = strtok_r(slices, "/", &save); item; item = strtok_r(NULL, "/", &save))
+        if (!slice_parse(gpu, item))
             return false;
-        gpu->slice_size[gpu->slices++] = (int)value;
-    }
     return gpu->slices > 0;
 }
 

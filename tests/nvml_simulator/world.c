@@ -125,3 +125,27 @@ double world_energy_j(const struct spec *spec, int gpu, bool module)
         return start_j;
     return start_j + (work(spec, gpu, module, stepped_s) - work(spec, gpu, module, from_s)) / spec->speed;
 }
+
+/* What the counter shows: the joules on it, moved by all offsets in force, or a figure that has nothing to do with them. */
+unsigned long long world_counter_mj(const struct spec *spec, int gpu, bool module)
+{
+    const double MOST = 18446744073709551615.0;
+    double now_s = world_now_s(spec), energy_j = world_energy_j(spec, gpu, module);
+    for (int i = 0; i < spec->faults; i++) {
+        const struct fault *fault = &spec->fault[i];
+        bool aimed = fault->target == gpu || fault->target == TARGET_ALL;
+        if (aimed && fault->kind == FAULT_OFFSET && now_s >= fault->start_s && now_s < fault->end_s)
+            energy_j += fault->argument;
+    }
+    const struct fault *reads = world_fault(spec, gpu, FAULT_COUNTER_READS);
+    double energy_mj = fmax(0, 1e3 * (reads ? reads->argument : energy_j));
+    return energy_mj >= MOST ? ~0ull : (unsigned long long)energy_mj;
+}
+
+/* What the power call shows of a power. */
+unsigned world_power_mw(const struct spec *spec, int gpu, double power_w)
+{
+    const struct fault *reads = world_fault(spec, gpu, FAULT_POWER_READS);
+    double power_mw = 1e3 * (reads ? reads->argument : power_w) + 0.5;
+    return power_mw >= 4294967295.0 ? ~0u : (unsigned)power_mw;
+}

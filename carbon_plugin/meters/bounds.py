@@ -1,0 +1,54 @@
+"""What a device can physically draw, and the one rule by which a power or an energy is possible or not."""
+
+from __future__ import annotations
+
+from math import isfinite
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+LAG_S = 1.0
+"""A reading may hold what was drawn up to so long before its stretch began: counters step and sensors average."""
+
+SPIKE = 1.5
+"""A power reading may exceed the mean that a device can sustain by this factor (our convention)."""
+
+
+class Bounds(Struct, frozen=True, kw_only=True):
+    """What a device can draw.
+
+    `ceiling_w` is the most that its mean power over a stretch can be; `idle_w` and `limit_w` are the low and the high
+    end of what it draws in use, between which an estimate lies (`limit_w` None: nobody knows). `source` says in a few
+    words where they are from. `lag_s` is how old the value of a counter can be.
+    """
+
+    ceiling_w: float
+    limit_w: float | None
+    source: str
+    idle_w: float = 0.0
+    lag_s: float = LAG_S
+
+    @property
+    def most(self) -> str:
+        """The ceiling in words."""
+        return f"at most {self.ceiling_w:.0f} W ({self.source})"
+
+    def scaled(self, share: float) -> Bounds:
+        """The bounds of a part of the device."""
+        return replace(
+            self,
+            ceiling_w=self.ceiling_w * share,
+            limit_w=None if self.limit_w is None else self.limit_w * share,
+            idle_w=self.idle_w * share,
+            source=f"{share:.3f} of {self.source}",
+        )
+
+
+def possible_power(power_w: float, bounds: Bounds) -> bool:
+    """Whether a device can have drawn this power at a moment."""
+    return isfinite(power_w) and 0 <= power_w <= bounds.ceiling_w * SPIKE
+
+
+def possible_energy(energy_j: float, elapsed_s: float, bounds: Bounds) -> bool:
+    """Whether a device can have drawn this energy in a stretch."""
+    return isfinite(energy_j) and 0 <= energy_j <= bounds.ceiling_w * (max(0.0, elapsed_s) + bounds.lag_s)

@@ -1,0 +1,123 @@
+"""Calls into a GPU driver, one after the other on a thread of their own, because any of them may hang.
+
+Whoever asks waits for a stated time and no longer. What is asked while a call hangs waits behind it, and is told at
+once that the driver is busy if the hang is already longer than the time that it would wait.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Generic, TypeVar
+
+from carbon_plugin.errors import MeterError
+
+T = TypeVar("T")
+
+
+class DriverBusyError(MeterError):
+    """The driver has not answered in time."""
+
+
+class Answer(Generic[T]):
+    """What a piece of work will give. `abandon` says what to do with an answer that nobody waits for any more."""
+
+    def __init__(self, work: Callable[[], T]) -> None:
+        self._work = work
+        self._done = threading.Event()
+        self._lock = threading.Lock()
+        self._abandoned: Callable[[T], None] | None = None
+        self._value: T | None = None
+        self._error: BaseException | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether the work has ended."""
+        return self._done.is_set()
+
+    def wait(self, within_s: float) -> bool:
+        """Wait for the end of the work, at most so long; whether it came."""
+        return self._done.wait(within_s)
+
+    def result(self) -> T:
+        """What the work gave, or the exception that it raised."""
+        if self._error is not None:
+            raise self._error
+        return self._value  # type: ignore[return-value]
+
+    def abandon(self, otherwise: Callable[[T], None]) -> None:
+        """Nobody will ask for the result: hand it to `otherwise` on the driver's thread, now or when it is there."""
+        with self._lock:
+            self._abandoned = otherwise
+            late = self.done and self._error is None
+        if late:
+            otherwise(self.result())
+
+    def run(self) -> None:
+        """Do the work; for the driver's thread."""
+        try:
+            self._value = self._work()
+        except BaseException as error:  # raised again where the result is asked for
+            self._error = error
+        with self._lock:
+            self._done.set()
+            abandoned = self._abandoned
+        if abandoned is not None and self._error is None:
+            abandoned(self.result())
+
+
+class DriverThread:
+    """The thread of one process. It starts with the first call and never ends; it is a daemon."""
+
+    def __init__(self) -> None:
+        self._queue: SimpleQueue[Answer[object]] = SimpleQueue()
+        self._busy_since_s: float | None = None
+        threading.Thread(target=self._run, name="carbon-plugin-driver", daemon=True).start()
+
+    @property
+    def busy_s(self) -> float:
+        """For how long the present call has been running."""
+        since_s = self._busy_since_s
+        return 0.0 if since_s is None else time.monotonic() - since_s
+
+    def submit(self, work: Callable[[], T]) -> Answer[T]:
+        """Queue a piece of work."""
+        answer = Answer(work)
+        self._queue.put(answer)  # type: ignore[arg-type]
+        return answer
+
+    def call(self, work: Callable[[], T], within_s: float, late: Callable[[T], None] | None = None) -> T:
+        """The result of a piece of work. Raises `DriverBusyError` where it does not come in time; one that comes later
+        is given to `late`."""
+        if self.busy_s > within_s:
+            raise DriverBusyError(f"the driver has not answered for {self.busy_s:.0f} s")
+        answer = self.submit(work)
+        if not answer.wait(within_s):
+            answer.abandon(late or _ignore)
+            raise DriverBusyError(f"the driver has not answered for {max(self.busy_s, within_s):.0f} s")
+        return answer.result()
+
+    def _run(self) -> None:
+        while True:
+            answer = self._queue.get()
+            self._busy_since_s = time.monotonic()
+            answer.run()
+            self._busy_since_s = None
+
+
+_THREADS: dict[int, DriverThread] = {}
+
+
+def driver_thread() -> DriverThread:
+    """The driver's thread of this process; a forked child has none of its parent's and starts its own if it asks."""
+    pid = os.getpid()
+    if pid not in _THREADS:
+        _THREADS[pid] = DriverThread()
+    return _THREADS[pid]
+
+
+def _ignore(_result: object) -> None:
+    """For an answer that needs no clearing up."""

@@ -1,0 +1,238 @@
+"""The plausibility gate: every joule of every meter passes it before it may become a figure.
+
+Each meter says by its `bounds` what its devices can draw. A stretch that exceeds them, or that no meter covers, becomes
+an estimate with a range, which is replaced if the meter covers it after all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import isfinite
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from carbon_plugin.meters.bounds import LAG_S, Bounds, possible_energy, possible_power
+from carbon_plugin.meters.energy import Energy
+from carbon_plugin.meters.host_model import PowerSource, Watts
+from carbon_plugin.meters.protocol import Reading
+
+SAME_S = 0.05
+"""Stretches shorter than this are no stretches: two clocks were read one after the other."""
+
+_NOTHING = Energy()
+
+
+class _Standing(Struct, frozen=True, kw_only=True):
+    """What is remembered of a device between two readings.
+
+    `raw` is the energy that its meter told last, good for `covered_s` seconds; `measured` is what of it was admitted.
+    `pending` is the estimate for the `pending_s` seconds that the meter may still cover, `filled` that for stretches
+    that were refused. `shown_j` is what was told of it all. `power_w` is its last power, `peers_w` the mean power of
+    its peers at that moment. `told` is whether its meter ever told an energy.
+    """
+
+    opened_s: float
+    raw: Energy = _NOTHING
+    covered_s: float = 0.0
+    measured: Energy = _NOTHING
+    pending_s: float = 0.0
+    pending: Energy = _NOTHING
+    filled: Energy = _NOTHING
+    shown_j: float = 0.0
+    inner_j: float = 0.0
+    told: bool = False
+    power_w: float | None = None
+    peers_w: float | None = None
+
+
+class Gate:
+    """Admits readings of devices whose `bounds` it knows by key. `peers` names a group of devices that work alike, and
+    `models` the power of a device that something else than its past tells. Not thread-safe."""
+
+    def __init__(
+        self,
+        bounds: Mapping[str, Bounds],
+        *,
+        peers: Mapping[str, str] | None = None,
+        models: Mapping[str, PowerSource] | None = None,
+    ) -> None:
+        self._bounds = bounds
+        self._peers = peers or {}
+        self._models = models or {}
+        self._standing: dict[str, _Standing] = {}
+        self._modelled_until: dict[str, tuple[float, Watts]] = {}
+
+    def admit(self, readings: Sequence[Reading]) -> list[Reading]:
+        """The readings as they may be recorded, in the same order."""
+        powers = {reading.key: self._power_w(reading) for reading in readings}
+        return [self._admit(reading, powers) for reading in readings]
+
+    def _admit(self, reading: Reading, powers: Mapping[str, float | None]) -> Reading:
+        key, bounds = reading.key, self._bounds[reading.key]
+        known, fault = self._known(reading, powers)
+        model = self._modelled(reading)
+        raw, covered_s = _raw(reading, known.raw), _covered_s(reading, known.opened_s)
+        stretch, stretch_s = raw.less(known.raw), max(0.0, covered_s - known.covered_s)
+        # Where a measurement has replaced an estimate of its meter, it is of all the time that was estimated.
+        of_s = stretch_s if reading.estimated_j == known.inner_j else reading.monotonic_s - known.opened_s
+        refused_s = 0.0
+        if not possible_energy(stretch.central_j, of_s, bounds) or not _finite(reading):
+            fault = _implausible(stretch, of_s, bounds)
+            refused_s, stretch = stretch_s, _NOTHING
+        pending_s = max(0.0, reading.monotonic_s - known.opened_s - covered_s)
+        pending_s = pending_s if pending_s > SAME_S else 0.0
+        missed_s = max(0.0, pending_s - known.pending_s)
+        told = known.told or reading.energy_j is not None
+        if told and not known.told and known.power_w is not None:
+            # The first answer tells more of the time before it than what was thought until now.
+            known, missed_s = replace(known, pending=_NOTHING, pending_s=0.0), pending_s
+        watts = model or self._estimate(key, known, powers) if refused_s + missed_s > 0 else None
+        pending = known.pending.times(min(1.0, pending_s / known.pending_s) if known.pending_s else 0.0)
+        pending, filled = pending.add(_joules(watts, missed_s)), known.filled.add(_joules(watts, refused_s))
+        measured = known.measured.add(stretch)
+        whole = measured.add(pending).add(filled)
+        # What was shown is not taken back: where less is measured than was estimated, the figure waits until it is
+        # ahead again, and only its low end falls.
+        shown_j = max(whole.central_j, known.shown_j)
+        self._standing[key] = replace(
+            known,
+            raw=raw,
+            covered_s=covered_s,
+            measured=measured,
+            pending_s=pending_s,
+            pending=pending,
+            filled=filled,
+            shown_j=shown_j,
+            inner_j=reading.estimated_j,
+            told=told,
+        )
+        says_something = told or shown_j > 0
+        unmeasured = watts is not None or (reading.kind == "absent" and says_something)
+        return replace(
+            reading,
+            energy_j=shown_j if says_something else None,
+            low_j=min(whole.low_j, shown_j) if says_something else None,
+            high_j=max(whole.high_j, shown_j) if says_something else None,
+            kind="modelled" if unmeasured else reading.kind,
+            power_w=reading.power_w if powers[key] is not None else None,
+            fault=fault[0] if fault else None,
+            message=_sentence(key, fault[1] if fault else None, watts),
+            covered_s=None,
+            estimated_j=shown_j - measured.central_j + reading.estimated_j,
+        )
+
+    def _known(
+        self, reading: Reading, powers: Mapping[str, float | None]
+    ) -> tuple[_Standing, tuple[str, str | None] | None]:
+        """The device as it stood, with its power of now if that is known, and what its meter says is wrong."""
+        known = self._standing.get(reading.key)
+        if known is None:
+            # A first reading says where counting begins, and nothing about a stretch.
+            start = _raw(reading, _NOTHING)
+            covered_s = _covered_s(reading, reading.monotonic_s)
+            known = _Standing(
+                opened_s=reading.monotonic_s,
+                raw=start,
+                covered_s=covered_s,
+                measured=start,
+                shown_j=start.central_j,
+                inner_j=reading.estimated_j,
+            )
+        power_w = powers[reading.key]
+        if power_w is not None:
+            known = replace(known, power_w=power_w, peers_w=self._peers_w(reading.key, powers))
+        return known, (reading.fault, reading.message) if reading.fault is not None else None
+
+    def _power_w(self, reading: Reading) -> float | None:
+        """The power of a device that is being measured at this moment: what it tells, else its mean since the last."""
+        if reading.kind == "absent" or reading.energy_j is None:
+            return None
+        bounds, known = self._bounds[reading.key], self._standing.get(reading.key)
+        if reading.power_w is not None:
+            return reading.power_w if possible_power(reading.power_w, bounds) else None
+        if known is None:
+            return None
+        stretch_s = _covered_s(reading, known.opened_s) - known.covered_s
+        joules = reading.energy_j - known.raw.central_j
+        if stretch_s < LAG_S or joules <= 0 or not possible_energy(joules, stretch_s, bounds):
+            return None  # a counter that has not moved yet says nothing
+        return joules / stretch_s
+
+    def _peers_w(self, key: str, powers: Mapping[str, float | None]) -> float | None:
+        """Mean power at this moment of the others in the device's group that are being measured."""
+        group = self._peers.get(key)
+        others = [
+            power_w
+            for other, power_w in powers.items()
+            if other != key and power_w is not None and group is not None and self._peers.get(other) == group
+        ]
+        return sum(others) / len(others) if others else None
+
+    def _modelled(self, reading: Reading) -> Watts | None:
+        """What the device's model says of the time since the last reading. It is asked every time, used or not, because
+        a model may tell the mean since it was asked last."""
+        model, key = self._models.get(reading.key), reading.key
+        if model is None:
+            return None
+        last_s, watts = self._modelled_until.get(key, (reading.monotonic_s, Watts(0.0, 0.0, 0.0)))
+        if reading.monotonic_s > last_s or key not in self._modelled_until:
+            watts = model(reading.monotonic_s - last_s)
+            self._modelled_until[key] = (reading.monotonic_s, watts)
+        return watts
+
+    def _estimate(self, key: str, known: _Standing, powers: Mapping[str, float | None]) -> Watts | None:
+        """Power of a stretch that nothing measured and no model tells: its last power, as its peers have changed since;
+        else that of its peers; else the middle of what it can draw. Never above its limit."""
+        bounds, peers_w = self._bounds[key], self._peers_w(key, powers)
+        if known.power_w is not None:
+            since = peers_w / known.peers_w if peers_w is not None and known.peers_w else 1.0
+            central_w = known.power_w * since
+        elif peers_w is not None:
+            central_w = peers_w
+        elif bounds.limit_w is not None:
+            central_w = (bounds.idle_w + bounds.limit_w) / 2
+        else:
+            return None
+        limit_w = 2 * central_w if bounds.limit_w is None else bounds.limit_w
+        central_w = min(central_w, limit_w)
+        return Watts(min(bounds.idle_w, central_w), central_w, limit_w)
+
+
+def _raw(reading: Reading, otherwise: Energy) -> Energy:
+    """What a meter tells, with its range; `otherwise` where that is nothing, or no number."""
+    if reading.energy_j is None or not _finite(reading):
+        return otherwise
+    low_j = reading.energy_j if reading.low_j is None else reading.low_j
+    high_j = reading.energy_j if reading.high_j is None else reading.high_j
+    return Energy(reading.energy_j, low_j, high_j)
+
+
+def _finite(reading: Reading) -> bool:
+    return all(value is None or isfinite(value) for value in (reading.energy_j, reading.low_j, reading.high_j))
+
+
+def _covered_s(reading: Reading, opened_s: float) -> float:
+    if reading.covered_s is not None:
+        return reading.covered_s
+    return 0.0 if reading.energy_j is None else reading.monotonic_s - opened_s
+
+
+def _joules(watts: Watts | None, seconds: float) -> Energy:
+    return _NOTHING if watts is None else Energy(watts.central * seconds, watts.low * seconds, watts.high * seconds)
+
+
+def _implausible(stretch: Energy, elapsed_s: float, bounds: Bounds) -> tuple[str, str]:
+    return (
+        "implausible",
+        f"the meter tells {stretch.central_j:.4g} J in {elapsed_s:.1f} s, which is not possible with {bounds.most}",
+    )
+
+
+def _sentence(key: str, message: str | None, watts: Watts | None) -> str | None:
+    if watts is None:
+        return message
+    estimate = f"its energy is estimated at {watts.central:.0f} W ({watts.low:.0f} to {watts.high:.0f} W)"
+    if message is None:
+        return f"{key} was not measured for a while; {estimate}"
+    return f"{message if key in message else f'{key}: {message}'}; {estimate}"
