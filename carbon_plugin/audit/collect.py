@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Mapping
 from typing import TypeVar
 
+import msgspec
 import numpy as np
 from msgspec import Struct
 
@@ -21,6 +22,7 @@ from carbon_plugin.audit.stalls import Stalls
 from carbon_plugin.footprint.account import Factors
 from carbon_plugin.footprint.units import GRAMS_PER_KG, JOULES_PER_KWH
 from carbon_plugin.ledger.claims import DeviceClaims
+from carbon_plugin.ledger.counted_steps import CountedSteps
 from carbon_plugin.ledger.file_check import CheckedLedger
 from carbon_plugin.ledger.records import HEADS_EVENT, Close, Event, Manifest, Phase, Span, Window
 from carbon_plugin.spec.devices import DeviceIdentity, Rung
@@ -67,6 +69,8 @@ class FilePass(Struct):
     redone_steps: int = 0
     closed: str | None = None
     spans: SpanSums | None = None
+    short_spans: SpanSums | None = None
+    counted: CountedSteps = msgspec.field(default_factory=CountedSteps)
 
     @property
     def extent(self) -> tuple[float, float]:
@@ -172,12 +176,26 @@ class RunCollector:
 
     @property
     def spans(self) -> SpanSums:
-        """Comparison spans of all files that stand for the run."""
-        spans = SpanSums(self._origin_unix_s)
+        """Comparison spans of all files that stand for the run; short ones where there are no others."""
+        return self._merged_spans(short=False) or self._merged_spans(short=True) or SpanSums(self._origin_unix_s)
+
+    @property
+    def counted(self) -> CountedSteps:
+        """Steps and time in the training windows of the files that stand for the run."""
+        counted = CountedSteps()
         for file in self.files:
-            if file.spans is not None:
-                spans.merge(file.spans)
-        return spans
+            if file.context.spans:
+                counted.merge(file.counted)
+        return counted
+
+    def _merged_spans(self, *, short: bool) -> SpanSums | None:
+        found = [spans for file in self.files if (spans := file.short_spans if short else file.spans) is not None]
+        if not found:
+            return None
+        merged = SpanSums(self._origin_unix_s, short=short)
+        for spans in found:
+            merged.merge(spans)
+        return merged
 
     def phase_cells(self) -> Mapping[Phase, list[Cell]]:
         """Cells of the IT rungs by phase."""
@@ -243,8 +261,14 @@ class RunCollector:
 
     def _add_spans(self, file: FilePass | None, spans: list[Span]) -> None:
         if file is not None and spans:
-            file.spans = file.spans or SpanSums(self._origin_unix_s, file.manifest.node)
-            file.spans.add(spans, file.context.clock_offset_s)
+            node, offset_s = file.manifest.node, file.context.clock_offset_s
+            whole, short = ([span for span in spans if span.short == wanted] for wanted in (False, True))
+            if whole:
+                file.spans = file.spans or SpanSums(self._origin_unix_s, node)
+                file.spans.add(whole, offset_s)
+            if short:
+                file.short_spans = file.short_spans or SpanSums(self._origin_unix_s, node, short=True)
+                file.short_spans.add(short, offset_s)
         spans.clear()
 
     def _add_block(self, file: FilePass, block: Block) -> None:
@@ -281,6 +305,8 @@ class RunCollector:
             file.grid.add(file.factors.intensity, windows, facility_j, block.intensity_g_per_kwh)
         self.bins.add(block.start_unix_s - context.clock_offset_s, block.duration_s, binned)
         file.stalls.add(windows)
+        for window in windows:
+            file.counted.add(window)
         file.steps += sum(window.steps for window in windows)
         file.tokens += sum(window.tokens for window in windows)
         file.last_step = max(file.last_step, *(window.last_step for window in windows))

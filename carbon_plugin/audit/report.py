@@ -134,6 +134,7 @@ def _context(summary: AuditSummary) -> dict[str, Any]:
         "opening": narrative.opening(summary),
         "warnings": narrative.warnings(summary),
         "measured_share": view.measured_share(summary),
+        "steps_basis": view.steps_basis(summary.steps) if summary.steps else "",
         "energy_badge": view.energy_quality(summary.energy),
         "phases": view.phases(summary),
         "rung_notes": view.rung_notes(summary),

@@ -226,8 +226,9 @@ class Reconciliation(Struct, frozen=True, kw_only=True):
 class StepComparison(Struct, frozen=True, kw_only=True):
     """Measured against predicted on stretches between step boundaries of one node.
 
-    The measured range is the queue lag at the boundaries, the predicted one the model's p10-p90. Energies are of the
-    GPUs of that node, one step."""
+    The measured range is the error at the boundaries, the predicted one the model's p10-p90. Energies are of the GPUs
+    of that node, one step. `basis` says what it rests on: spans that are long enough; short ones where a run has no
+    other; or training windows, which do not end at step boundaries (`spans` is then 0). Its error is then wider."""
 
     steps: int
     spans: int
@@ -236,6 +237,7 @@ class StepComparison(Struct, frozen=True, kw_only=True):
     predicted_step_time_s: Figure | None
     measured_gpu_energy_per_step_j: float | None
     predicted_gpu_energy_per_step_j: float | None
+    basis: Literal["spans", "short spans", "windows"] = "spans"
 
 
 class ErrorPart(Struct, frozen=True, kw_only=True):

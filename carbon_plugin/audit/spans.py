@@ -9,6 +9,7 @@ import numpy as np
 from carbon_plugin.audit.bins import TimeBins
 from carbon_plugin.audit.documents import PredictionDocument
 from carbon_plugin.audit.result import StepComparison, StepSeries
+from carbon_plugin.ledger.counted_steps import CountedSteps
 from carbon_plugin.ledger.records import Span
 from carbon_plugin.spec.figure import Figure
 
@@ -43,8 +44,9 @@ class _Mean:
 class SpanSums:
     """Sums over spans that do not overlap. Every mean is over steps, so that long spans count for more."""
 
-    def __init__(self, origin_unix_s: float, node: int = 0) -> None:
+    def __init__(self, origin_unix_s: float, node: int = 0, *, short: bool = False) -> None:
         self.spans = 0
+        self._short = short
         self._steps = 0
         self._node = node
         self._boundary_error_s = 0.0
@@ -96,13 +98,8 @@ class SpanSums:
         measured_s, predicted_s = self._measured_s.value, self._predicted_s.value
         if measured_s is None:
             return None
+        # The error of each step is that of its span's edges over the steps in between.
         lag_s = self._boundary_error_s / self._steps
-        predicted = None
-        if predicted_s is not None:
-            figure = prediction.step_time_s if prediction else None
-            low, high = (figure.low / figure.value, figure.high / figure.value) if figure else (1.0, 1.0)
-            source = figure.source if figure else "the run's own prediction, without its range"
-            predicted = Figure(predicted_s, low * predicted_s, high * predicted_s, "s", "modelled", source)
         return StepComparison(
             steps=self._steps,
             spans=self.spans,
@@ -113,11 +110,13 @@ class SpanSums:
                 measured_s + lag_s,
                 "s",
                 "measured",
-                f"{self._steps} steps between step boundaries of node {self._node}",
+                f"{self._steps} steps between step boundaries of node {self._node}"
+                f"{', fewer than a comparison should have' if self._short else ''}",
             ),
-            predicted_step_time_s=predicted,
+            predicted_step_time_s=_predicted(predicted_s, prediction),
             measured_gpu_energy_per_step_j=self._measured_j.value,
             predicted_gpu_energy_per_step_j=self._predicted_j.value,
+            basis="short spans" if self._short else "spans",
         )
 
     def series(self) -> StepSeries:
@@ -130,3 +129,32 @@ class SpanSums:
             measured_s=[measured / steps for _, steps, measured, _, _ in filled],
             predicted_s=[predicted / steps if steps else None for _, _, _, steps, predicted in filled],
         )
+
+
+def comparison_of_windows(
+    counted: CountedSteps, node: int, prediction: PredictionDocument | None
+) -> StepComparison | None:
+    """The comparison of a run without any span, by the training windows of a node; None without a step in them."""
+    measured_s = counted.step_time_s
+    if measured_s is None:
+        return None
+    return StepComparison(
+        steps=counted.steps,
+        spans=0,
+        node=node,
+        measured_step_time_s=measured_s,
+        predicted_step_time_s=_predicted(prediction.step_time_s.value if prediction else None, prediction),
+        measured_gpu_energy_per_step_j=None,
+        predicted_gpu_energy_per_step_j=None,
+        basis="windows",
+    )
+
+
+def _predicted(predicted_s: float | None, prediction: PredictionDocument | None) -> Figure | None:
+    """A predicted step time with the range of the prediction, in proportion."""
+    if predicted_s is None:
+        return None
+    figure = prediction.step_time_s if prediction else None
+    low, high = (figure.low / figure.value, figure.high / figure.value) if figure else (1.0, 1.0)
+    source = figure.source if figure else "the run's own prediction, without its range"
+    return Figure(predicted_s, low * predicted_s, high * predicted_s, "s", "modelled", source)

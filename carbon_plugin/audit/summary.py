@@ -29,6 +29,7 @@ from carbon_plugin.audit.result import (
     Verification,
     Waste,
 )
+from carbon_plugin.audit.spans import comparison_of_windows
 from carbon_plugin.errors import FootprintError, LedgerError
 from carbon_plugin.ledger.identity import read_identity
 from carbon_plugin.ledger.records import Manifest, RunIdentity
@@ -63,7 +64,7 @@ def _conclude(collected: RunCollector, identity: RunIdentity | None, checks: Run
     accounted = None if isinstance(outcome, str) else outcome
     prediction = read_prediction(manifest.prediction)
     spans = collected.spans
-    steps = spans.comparison(prediction)
+    steps = spans.comparison(prediction) or comparison_of_windows(collected.counted, manifest.node, prediction)
     period, progress, coverage = period_of(collected), progress_of(collected.files, manifest), coverage_of(collected)
     checks = replace(checks, missing=[*coverage.missing, *checks.missing])  # no verdict without the GPUs
     by_rung = {rung: energy_of(cells) for rung, cells in collected.rung_cells().items()}

@@ -75,6 +75,8 @@ def _comparison(summary: AuditSummary) -> list[str]:
     steps = summary.steps
     if steps is not None:
         line = f"step time: measured {wording.duration(steps.measured_step_time_s.value)}"
+        if steps.basis != "spans":
+            line += f" ({wording.duration_range(steps.measured_step_time_s)}, {view.steps_basis(steps)})"
         if steps.predicted_step_time_s is not None:
             predicted = steps.predicted_step_time_s
             ratio = wording.off_by(steps.measured_step_time_s.value / predicted.value)

@@ -10,7 +10,7 @@ from msgspec import Struct
 from carbon_plugin.audit import wording
 from carbon_plugin.audit.drawing import PHASE_NAMES, RUNG_NAMES, SCOPE_NAMES
 from carbon_plugin.audit.exact import ROUNDING
-from carbon_plugin.audit.result import AuditSummary, Coverage, Device, Energy, MeterQuality, Quality
+from carbon_plugin.audit.result import AuditSummary, Coverage, Device, Energy, MeterQuality, Quality, StepComparison
 from carbon_plugin.spec.figure import Figure
 
 
@@ -119,6 +119,15 @@ def gaps(summary: AuditSummary) -> list[str]:
         return []
     some = "" if all(device.energy.measured_j <= 0 for device in estimated) else "partly "
     return [f"energy of {len(estimated)} of {gpus_phrase(summary.coverage)} is {some}an estimate"]
+
+
+def steps_basis(steps: StepComparison) -> str:
+    """What the error of a measured step time comes from."""
+    if steps.basis == "spans":
+        return "queue lag at the boundaries"
+    if steps.basis == "short spans":
+        return f"only {wording.plural(steps.steps, 'step')} in a row"
+    return f"{wording.plural(steps.steps, 'step')} in windows that do not end at step boundaries"
 
 
 def phases(summary: AuditSummary) -> list[tuple[str, Energy]]:

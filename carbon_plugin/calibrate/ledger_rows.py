@@ -1,8 +1,8 @@
 """A measured run of our own as rows: the comparison spans of its ledgers against the effective spec.
 
 One row for each attempt and effective spec: the median step time of its spans, weighted by steps, which neither a
-slow start nor a hiccup moves. Spans exist from a few steps after the start on, and leave out
-evaluation and checkpoints.
+slow start nor a hiccup moves. Spans exist from a few steps after the start on, and leave out evaluation and
+checkpoints. An attempt that was too short or too slow for them has short spans, or the mean over its training windows.
 """
 
 from __future__ import annotations
@@ -17,25 +17,59 @@ from msgspec import Struct
 
 from carbon_plugin.calibrate.rows import FIRST_COLLECTION, PublishedRow, SkippedRow
 from carbon_plugin.errors import LedgerError, SpecError
+from carbon_plugin.ledger.counted_steps import CountedSteps
 from carbon_plugin.ledger.files import ledger_files
 from carbon_plugin.ledger.identity import read_identity
 from carbon_plugin.ledger.reader import LedgerStream
-from carbon_plugin.ledger.records import Manifest, Span
+from carbon_plugin.ledger.records import Manifest, Span, Window
 from carbon_plugin.spec.model import TransformerModel
 from carbon_plugin.spec.run import RunSpec
 from carbon_plugin.spec.stack import STACKS, Stack
 
+_NO_SPEC = b"null"
 OWN_STACK = "calibrated"
 """Name of a stack that is none of the shipped ones."""
 
 
+class _Steps(Struct):
+    """What was measured of steps under one effective spec."""
+
+    spans: list[Span] = msgspec.field(default_factory=list)
+    short: list[Span] = msgspec.field(default_factory=list)
+    counted: CountedSteps = msgspec.field(default_factory=CountedSteps)
+
+    @property
+    def step_time_s(self) -> float | None:
+        """Seconds a step; None where no step was measured."""
+        if self.spans or self.short:
+            return _median(self.spans or self.short)
+        mean = self.counted.step_time_s
+        return None if mean is None else mean.value
+
+
 class _Attempt(Struct):
-    """What one file holds: spans by the effective spec that was in force, as JSON."""
+    """What one file holds: steps by the effective spec that was in force, as JSON."""
 
     name: str
     source: str
     number: int
-    spans: dict[bytes, list[Span]]
+    specs: dict[bytes, _Steps]
+
+    @property
+    def spans(self) -> int:
+        """How many spans are long enough."""
+        return sum(len(steps.spans) for steps in self.specs.values())
+
+    @property
+    def measured(self) -> list[tuple[bytes, float]]:
+        """Step times by spec, from spans that are long enough where there are any. A spec that was not complete yet
+        counts only where no other was measured."""
+        found = [
+            (spec, time_s)
+            for spec, steps in self.specs.items()
+            if (time_s := steps.step_time_s) is not None and (steps.spans or not self.spans)
+        ]
+        return [pair for pair in found if pair[0] != _NO_SPEC] or found
 
 
 def ledger_rows(run_dir: str | os.PathLike[str]) -> tuple[list[PublishedRow], list[SkippedRow]]:
@@ -54,14 +88,12 @@ def ledger_rows(run_dir: str | os.PathLike[str]) -> tuple[list[PublishedRow], li
     rows: list[PublishedRow] = []
     skipped: list[SkippedRow] = []
     for attempt in attempts.values():
-        if not attempt.spans:
-            skipped.append(
-                SkippedRow(id=attempt.name, source=attempt.source, reason="it ended before a comparison span")
-            )
-        for number, (spec, spans) in enumerate(attempt.spans.items()):
+        if not attempt.measured:
+            skipped.append(SkippedRow(id=attempt.name, source=attempt.source, reason="it ended before its first step"))
+        for number, (spec, step_time_s) in enumerate(attempt.measured):
             identifier = f"{attempt.name}-spec-{number}" if number else attempt.name
             try:
-                rows.append(_row(identifier, attempt.source, spec, spans))
+                rows.append(_row(identifier, attempt.source, spec, step_time_s))
             except SpecError as error:
                 skipped.append(SkippedRow(id=identifier, source=attempt.source, reason=str(error)))
     return rows, skipped
@@ -75,12 +107,16 @@ def _read(path: Path, run_id: str | None) -> _Attempt | None:
             spec = msgspec.json.encode(record.spec)
             name = f"{record.run_id}-attempt-{record.attempt}"
             found = found or _Attempt(name, record.run_id, record.attempt, {})
-        elif isinstance(record, Span) and found is not None:
-            found.spans.setdefault(spec, []).append(record)
+        elif isinstance(record, Span | Window) and found is not None:
+            steps = found.specs.setdefault(spec, _Steps())
+            if isinstance(record, Window):
+                steps.counted.add(record)
+            else:
+                (steps.short if record.short else steps.spans).append(record)
     return found
 
 
-def _row(identifier: str, source: str, document: bytes, spans: Sequence[Span]) -> PublishedRow:
+def _row(identifier: str, source: str, document: bytes, step_time_s: float) -> PublishedRow:
     try:
         spec = msgspec.json.decode(document, type=RunSpec | None)
     except msgspec.ValidationError as error:
@@ -99,7 +135,7 @@ def _row(identifier: str, source: str, document: bytes, spans: Sequence[Span]) -
         framework=stack_name(spec.stack),
         model_key=f"{model.hidden}x{model.layers}",
         spec=spec,
-        measured_step_time_s=_median(spans),
+        measured_step_time_s=step_time_s,
     )
 
 

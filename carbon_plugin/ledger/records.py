@@ -129,7 +129,8 @@ class Window(Struct, frozen=True, kw_only=True, tag="window"):
 
 
 class Span(Struct, frozen=True, kw_only=True, tag="span"):
-    """A comparison between step boundaries: measured against predicted.
+    """A comparison between step boundaries: measured against predicted. A `short` one has fewer steps or less time than
+    a comparison should have and stands in for one where a run, or each of its stretches of training, ended before.
 
     The energies are of the GPUs of this node, measured and predicted. `boundary_error_s` bounds the queue lag
     between host and device at the two edges together."""
@@ -143,6 +144,7 @@ class Span(Struct, frozen=True, kw_only=True, tag="span"):
     gpu_energy_per_step_j: float | None
     predicted_gpu_energy_per_step_j: float | None
     boundary_error_s: float
+    short: bool = False
 
 
 class Event(Struct, frozen=True, kw_only=True, tag="event"):

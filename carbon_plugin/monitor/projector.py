@@ -165,7 +165,8 @@ def _step_time_s(own: FileTotals) -> float | None:
     """Measured seconds a step: of the last span, else the mean of the training windows so far."""
     if own.spans.last is not None:
         return own.spans.last.step_time_s
-    return own.steady_s / own.steady_steps if own.steady_steps else None
+    counted = own.counted.step_time_s
+    return None if counted is None else counted.value
 
 
 def _carbon(view: Outlook) -> tuple[float, float, float] | None:

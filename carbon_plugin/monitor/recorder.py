@@ -214,6 +214,7 @@ class NodeRecorder:
         if self._closed:
             return
         self._closed = True
+        self._guard.run("spans", self._close_spans, None)
         totals = self._journal.totals
         self.record(
             Close(
@@ -288,6 +289,10 @@ class NodeRecorder:
         for span in self._spans.observe(before, after, pieces):
             self.record(self._span(span))
 
+    def _close_spans(self) -> None:
+        for span in self._spans.finish():
+            self.record(self._span(span))
+
     def _span(self, span: Measured) -> Span:
         prediction, spec = self._context.prediction, self._context.effective.spec
         part = SHARED_MACHINE.part_of(span.start_s, span.start_s + span.duration_s)
@@ -304,4 +309,5 @@ class NodeRecorder:
             gpu_energy_per_step_j=None if span.gpu_energy_j is None else part * span.gpu_energy_j / span.steps,
             predicted_gpu_energy_per_step_j=predicted_j if self._gpus else None,
             boundary_error_s=span.boundary_error_s,
+            short=span.short,
         )

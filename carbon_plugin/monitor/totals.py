@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from carbon_plugin.footprint.account import IT_RUNGS, EnergyItem, Reservation
 from carbon_plugin.ledger.clocks import TimedFile, file_offsets
+from carbon_plugin.ledger.counted_steps import CountedSteps
 from carbon_plugin.ledger.expected import expected_gpus
 from carbon_plugin.ledger.launches import offsets_in
 from carbon_plugin.ledger.records import Event, Manifest, Record, Span, Window
@@ -94,6 +95,7 @@ class FileTotals:
         self.steady_s = 0.0
         self.steady_steps = 0
         self.spans = SpanTotals()
+        self.counted = CountedSteps()
         self.clock_offsets_s: dict[str, float] = {}  # what its writer noticed of the clocks of other files
 
     @property
@@ -145,6 +147,7 @@ class FileTotals:
         self.last_window_s = window.duration_s
         self.end_s = max(self.end_s, window.start_unix_s + window.duration_s)
         self.heard_s = time.monotonic()
+        self.counted.add(window)
         if steady:
             self.steady_s += window.duration_s
             self.steady_steps += window.steps
@@ -173,8 +176,10 @@ class SpanTotals:
         self._squares = 0.0
 
     def add(self, span: Span) -> None:
-        """Take in the next span (Welford's running variance of the log step time)."""
+        """Take in the next span (Welford's running variance of the log step time, in which short ones have no say)."""
         self.recent.append(span)
+        if span.short:
+            return
         self.count += 1
         value = math.log(max(span.step_time_s, 1e-9))
         distance = value - self._mean

@@ -20,8 +20,9 @@ from carbon_plugin.audit.text import render_text
 from carbon_plugin.audit.view import energy_quality
 from carbon_plugin.errors import LedgerError
 from carbon_plugin.footprint.account import Factors
+from carbon_plugin.ledger.identity import agree_run
 from carbon_plugin.ledger.reader import read_ledger, read_run
-from carbon_plugin.ledger.records import DeviceEnergy, Manifest, Record, Window
+from carbon_plugin.ledger.records import DeviceEnergy, Manifest, Record, Span, Window
 from carbon_plugin.ledger.writer import LedgerWriter
 from tests.ledger.builder import RUN_START_UNIX_S, Attempt, Job
 
@@ -569,3 +570,35 @@ def test_ledger_of_the_first_version_can_be_audited() -> None:
     assert summary.verification.ok
     assert summary.energy.energy_j == 4500.25
     assert summary.no_carbon_reason == "the factors in the ledger are incomplete"
+
+
+def without_spans(run_dir: Path, *, short: bool) -> AuditSummary:
+    """The audit of a run without spans that are long enough; with short ones instead, if wanted."""
+    job = Job(nodes=1, attempts=[Attempt(0, 3)])
+    identity = agree_run(run_dir, name="run", run_id="c" * 32)
+    writer = LedgerWriter(run_dir, run_id=identity.run_id, node=0)
+    for record in job.records(identity.run_id, 0, 0, job.attempts[0], RUN_START_UNIX_S):
+        if isinstance(record, Span):
+            if not short:
+                continue
+            record = msgspec.structs.replace(record, short=True, boundary_error_s=record.step_time_s)  # noqa: PLW2901
+        writer.write(record)
+    writer.close()
+    return summarise(run_dir)
+
+
+@pytest.mark.parametrize(("short", "basis"), [(True, "short spans"), (False, "windows")])
+def test_a_run_without_a_span_has_a_measured_step_time_with_a_wider_error(tmp_path, short, basis):
+    summary = without_spans(tmp_path / "run", short=short)
+    job = Job().write(tmp_path / "usual") and summarise(tmp_path / "usual")
+    steps, usual = summary.steps, job.steps
+
+    assert (steps.basis, usual.basis) == (basis, "spans")
+    assert steps.measured_step_time_s.kind == "measured"
+    assert steps.measured_step_time_s.value == pytest.approx(0.5, rel=0.05)
+    relative, of_usual = (
+        (figure.high - figure.low) / figure.value for figure in (steps.measured_step_time_s, usual.measured_step_time_s)
+    )
+    assert relative > of_usual
+    line = next(line for line in render_text(summary).splitlines() if line.startswith("step time: measured"))
+    assert "step" in line.partition("(")[2]

@@ -10,7 +10,7 @@ import pytest
 from carbon_plugin.calibrate.ledger_rows import ledger_rows
 from carbon_plugin.errors import LedgerError
 from carbon_plugin.ledger.identity import agree_run
-from carbon_plugin.ledger.records import LEDGER_VERSION, Manifest, Record, Span
+from carbon_plugin.ledger.records import LEDGER_VERSION, Manifest, Record, Span, Window
 from carbon_plugin.ledger.writer import LedgerWriter
 from carbon_plugin.spec.loading import build_run_spec
 from carbon_plugin.spec.model import CountedModel
@@ -120,7 +120,7 @@ def test_what_cannot_be_compared_is_skipped_with_the_reason(spec, tmp_path) -> N
     assert not rows
     assert [row.reason for row in skipped] == [
         "the effective spec is not complete",
-        "it ended before a comparison span",
+        "it ended before its first step",
         "ResNet is known only by its counted FLOPs, not by its layers",
     ]
 
@@ -128,3 +128,19 @@ def test_what_cannot_be_compared_is_skipped_with_the_reason(spec, tmp_path) -> N
 def test_a_directory_without_ledgers_is_refused(tmp_path) -> None:
     with pytest.raises(LedgerError, match="no ledger"):
         ledger_rows(tmp_path)
+
+
+def window(steps: int, duration_s: float) -> Window:
+    return Window(
+        index=0, phase="train", start_unix_s=0.0, duration_s=duration_s, energies=[], steps=steps, last_step=steps,
+        tokens=0, intensity_g_per_kwh=None, pue=None,
+    )  # fmt: skip
+
+
+def test_a_run_too_short_for_a_span_is_a_row_by_its_short_spans_else_by_its_windows(spec, tmp_path) -> None:
+    short = msgspec.structs.replace(span(4, 6, 0.5), short=True)
+    write(tmp_path, manifest(None), window(1, 9.0), manifest(spec), window(6, 4.2), short)
+    write(tmp_path, manifest(spec, attempt=1), window(6, 4.2), attempt=1)
+    rows, skipped = ledger_rows(tmp_path)
+    assert not skipped
+    assert [row.measured_step_time_s for row in rows] == [0.5, pytest.approx(0.7)]

@@ -121,3 +121,40 @@ def test_cpu_has_neither_gpu_energy_nor_a_queue():
     (span,) = loop.read(25.1)
 
     assert (span.gpu_energy_j, span.boundary_error_s) == (None, 0.0)
+
+
+def test_run_that_ends_before_a_span_is_long_enough_has_a_short_one_with_a_wider_error():
+    loop = Loop(2.0)
+    assert [span for at in (10.1, 16.1) for span in loop.read(at)] == []
+
+    (span,) = loop.tracker.finish()
+
+    assert span.short
+    assert (span.first_step, span.last_step) == (6, 8)
+    assert span.duration_s / span.steps == pytest.approx(2.0)
+    assert span.gpu_energy_j / span.steps == pytest.approx(600)
+    assert span.boundary_error_s == pytest.approx(2.0 + 2.0)
+    assert loop.tracker.finish() == []
+
+
+def test_stretches_that_an_evaluation_ends_are_short_spans_until_there_is_a_long_one():
+    loop = Loop(1.0)
+    loop.read(10.1)
+
+    def evaluated(at: float):
+        mark = Mark(int(at), float(int(at)), 0, 0)
+        return Transition(at, "evaluation", mark), Transition(at + 0.5, "train", mark)
+
+    (short,) = loop.read(20.1, *evaluated(15.2))
+    (long,) = loop.read(30.1)
+
+    assert (short.short, short.first_step, short.last_step) == (True, 11, 15)
+    assert not long.short
+    assert loop.read(40.1, *evaluated(35.2)) == []
+
+
+def test_run_of_its_warm_up_only_has_no_span():
+    loop = Loop(5.0)
+    loop.read(10.1)
+
+    assert loop.tracker.finish() == []

@@ -1,0 +1,51 @@
+"""Step time from windows, for runs in which no stretch between step boundaries was long enough for a span.
+
+Windows do not end at step boundaries, so that each stretch of training may be a step too long or too short.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from carbon_plugin.ledger.records import Window
+from carbon_plugin.spec.figure import Figure
+
+IN_TRAINING = ("train", "data_wait")
+"""Phases whose time is part of a step."""
+
+
+class CountedSteps(Struct):
+    """Steps that ended in training windows, and the time of these windows. Feed the windows of a file in their order.
+    `stretches` counts the stretches of training between start-up, evaluations and checkpoints."""
+
+    steps: int = 0
+    time_s: float = 0.0
+    stretches: int = 0
+    _training: bool = False
+
+    def add(self, window: Window) -> None:
+        """Take in the next window."""
+        if window.phase not in IN_TRAINING:
+            self._training = False
+            return
+        if not self._training:
+            self._training = True
+            self.stretches += 1
+        self.steps += window.steps
+        self.time_s += window.duration_s
+
+    def merge(self, other: CountedSteps) -> None:
+        """Add the steps of another file."""
+        self.steps += other.steps
+        self.time_s += other.time_s
+        self.stretches += other.stretches
+
+    @property
+    def step_time_s(self) -> Figure | None:
+        """Mean step time, s, with the step that each stretch may be off by; None without a step."""
+        if not self.steps or self.time_s <= 0:
+            return None
+        mean_s = self.time_s / self.steps
+        off = self.stretches / self.steps
+        source = f"{self.steps} steps in {self.time_s:.3g} s of training windows, which do not end at step boundaries"
+        return Figure(mean_s, mean_s / (1 + off), mean_s * (1 + off), "s", "measured", source)
