@@ -159,8 +159,10 @@ def _run_of(spec: Path | None, given: dict[str, Any], directories: tuple[Path, .
     from carbon_plugin.spec.loading import build_run_spec, load_run_spec
 
     stated = {name: given[name] for name in LAYOUT_FLAGS if given[name] is not None}
-    # Flags beside a search replace the layout of the file; alone they are laid over it.
-    held = _held(stated) if stated and (searching or given["layout"] is not None) else {}
+    # Flags beside a search replace the layout of the file; alone they are laid over it. Where there is no file they are
+    # kept, and the rest is searched down to micro-batch and recompute.
+    open_ends = spec is None and not given["force"] and not {"micro_batch_size", "recompute"} <= stated.keys()
+    held = _held(stated) if stated and (searching or given["layout"] is not None or open_ends) else {}
     sections = {section: {field: given[field] for field in fields} for section, fields in SECTIONS.items()}
     site = {"zone": given["zone"], "intensity_g_per_kwh": given["intensity"], "pue": given["pue"]}
     overrides = _without_empty(

@@ -32,6 +32,8 @@ WITHIN_YEAR_SPREAD = 0.15
 # A part of a country about which nothing is published: 80 % of the 77 published parts of Canada, Australia, China and
 # the USA lie within this factor of their whole (80th percentile of |ln(part / whole)|, tables of this package).
 PART_SPREAD = 0.8
+# Parts of a country whose values differ by less are not asked about.
+UNLIKE_PARTS = 1.5
 # A vintage more than this many years before the run gets a note.
 FRESH_YEARS = 2
 # A stated intensity below it is asked about: the lowest countries of the table have 20, lifecycle.
@@ -179,11 +181,7 @@ def stand_in_warning(site: Site, intensity: Intensity) -> str | None:
     of it, or for a country whose parts differ; else None."""
     area = find(site.zone) if intensity.granularity == "annual" else None
     if area is not None and area.stands_for is None and area.table == "country" and area.code in PARTED:
-        parts = _values(parts_of(area.code))
-        return (
-            f"a run is in one part of {area.name}, whose published parts have {number(min(parts))} to "
-            f"{number(max(parts))} g/kWh: name the part, the grid zone or the cloud region"
-        )
+        return _parts_warning(area)
     if area is None or not (area.larger or {intensity.figure.low, intensity.figure.high} & set(_parts(area))):
         return None
     low, high = number(intensity.figure.low), number(intensity.figure.high)
@@ -191,6 +189,17 @@ def stand_in_warning(site: Site, intensity: Intensity) -> str | None:
     return (
         f"the grid intensity of {area.stands_for} {why}: its range covers {low} to {high} g/kWh; "
         "state intensity_g_per_kwh where you know it"
+    )
+
+
+def _parts_warning(area: Area) -> str | None:
+    """A sentence for the user who names a country whose published parts differ, else None."""
+    parts = _values(parts_of(area.code))
+    if max(parts) < UNLIKE_PARTS * min(parts):
+        return None
+    return (
+        f"{area.name}: a run is in one part of it, and its published parts have {number(min(parts))} to "
+        f"{number(max(parts))} g/kWh; name the part, the grid zone or the cloud region"
     )
 
 

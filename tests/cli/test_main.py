@@ -179,7 +179,10 @@ def test_a_flag_that_cannot_be_is_one_line_that_names_it(flags, message, capsys)
     assert said.count("\n") == 1
 
 
-FITS_NOT = ("--dp-replicate", "8", "--micro-batch-size", "16", "--global-batch-size", "1024", "--seq-len", "8192")
+FITS_NOT = (
+    "--dp-replicate", "8", "--micro-batch-size", "16", "--recompute", "none", "--global-batch-size", "1024",
+    "--seq-len", "8192",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -262,6 +265,10 @@ def test_a_part_of_a_layout_is_kept_and_the_rest_is_searched_and_what_follows_fr
 
     assert forecast["spec"]["layout"]["tp"] == 4
     assert forecast["layout_source"].startswith("auto with tp 4: fastest of ")
+    assert (
+        cli.run([*QUESTION, "--tp", "8", "--json"]) == 0
+    )  # all devices of the node: micro-batch and recompute are open
+    assert json.loads(capsys.readouterr().out)["layout_source"].startswith("auto with tp 8: fastest of ")
     assert "layout.sequence_parallel" in {assumption["field"] for assumption in forecast["assumptions"]}
 
 
