@@ -1,7 +1,8 @@
 """A callback for Lightning: `Trainer(callbacks=[CarbonCallback(site="FRA")])`, for `lightning` or `pytorch_lightning`.
 
 It counts optimizer steps, looks at the strategy's model once after the first one, marks validation and checkpoints,
-and logs `carbon/*` through the trainer's loggers on rank zero.
+and logs `carbon/*` through the trainer's loggers on rank zero, at the end with the totals. `validate`, `test` and
+`predict` alone have a record too.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ _TEXT_LOGGERS = ("CSVLogger", "WandbLogger")
 
 
 class CarbonCallback(Callback):
-    """Measures a `fit`; arguments are those of `MonitorArguments`. docs/monitor.md lists the metrics.
+    """Measures a `fit`, `validate`, `test` or `predict`; arguments are those of `MonitorArguments`. docs/monitor.md
+    lists the metrics.
 
     Raises `CarbonPluginError` for arguments that cannot be used; nothing during training.
     """
@@ -40,7 +42,7 @@ class CarbonCallback(Callback):
         self._arguments = arguments
         self._first: FirstStep | None = None
         self._closed = self._saving = False
-        self._global_step = 0
+        self._global_step = self._row_step = 0
 
     @property
     def state_key(self) -> str:
@@ -50,10 +52,7 @@ class CarbonCallback(Callback):
     @harmless
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start to measure; until the first step it is start-up. A second `fit` is a second attempt of the run."""
-        if self._closed:
-            self.monitor, self._closed = CarbonMonitor(**self._arguments), False
-        versions = {"python": sys.version.split()[0], "lightning": str(framework.__version__)}
-        self.monitor.start(ranks=_ranks(trainer), versions=versions | {"torch": str(sys.modules["torch"].__version__)})
+        self._start(trainer, pl_module)
 
     @harmless
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -86,22 +85,31 @@ class CarbonCallback(Callback):
                 self.monitor.observe(*seen)
             finally:
                 first.remove()
-        metrics = self.monitor.fresh_metrics() if trainer.is_global_zero else {}
-        if metrics:
-            _log(trainer, metrics, self.monitor.head)
+        self._row_step = _log_step(trainer)
+        self._log_fresh(trainer)
 
     @harmless
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Validation within a fit; the sanity check before it is start-up."""
+        """Validation, within a fit or alone; the sanity check before a fit is start-up."""
         self._saved()
         if not trainer.sanity_checking:
-            self.monitor.enter("evaluation")
+            self._evaluate(trainer, pl_module)
 
     @harmless
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Back to training."""
+        """Back to training, if there is one."""
         if not trainer.sanity_checking:
-            self.monitor.enter("train")
+            self.monitor.enter("train" if _fits(trainer) else "idle")
+
+    @harmless
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A test is an evaluation."""
+        self._evaluate(trainer, pl_module)
+
+    @harmless
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """So is a prediction."""
+        self._evaluate(trainer, pl_module)
 
     @harmless
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -118,13 +126,12 @@ class CarbonCallback(Callback):
     @harmless
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """End in an orderly way, whatever stopped the training."""
-        self._close(f"exception: {type(exception).__name__}")
+        self._close(f"exception: {type(exception).__name__}", trainer)
 
     @harmless
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """The end of a fit."""
-        if stage == "fit":
-            self._close("closed")
+        """The end of a fit or of an evaluation; loggers are finished after it."""
+        self._close("closed", trainer)
 
     def state_dict(self) -> dict[str, Any]:
         """Plain scalars for the trainer's checkpoint."""
@@ -139,11 +146,38 @@ class CarbonCallback(Callback):
             self._saving = False
             self.monitor.enter("train")
 
-    def _close(self, reason: str) -> None:
+    def _start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._closed:
+            self.monitor, self._closed = CarbonMonitor(**self._arguments), False
+        versions = {"python": sys.version.split()[0], "lightning": str(framework.__version__)}
+        self.monitor.start(
+            ranks=_ranks(trainer),
+            versions=versions | {"torch": str(sys.modules["torch"].__version__)},
+            watched=(pl_module,),
+            superseded=self._close,
+        )
+
+    def _evaluate(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not _fits(trainer):
+            self._start(trainer, pl_module)
+        self.monitor.enter("evaluation")
+
+    def _close(self, reason: str, trainer: Trainer | None = None) -> None:
         self._closed = True
         if self._first is not None:
             self._first.remove()
         self.monitor.close(reason)
+        if trainer is not None:
+            self._log_fresh(trainer)
+
+    def _log_fresh(self, trainer: Trainer) -> None:
+        metrics = self.monitor.fresh_metrics() if trainer.is_global_zero else {}
+        if metrics:
+            _log(trainer, metrics, self.monitor.head, self._row_step)
+
+
+def _fits(trainer: Trainer) -> bool:
+    return str(getattr(trainer.state.fn, "value", trainer.state.fn)) == "fit"
 
 
 def _ranks(trainer: Trainer) -> Ranks:
@@ -162,8 +196,8 @@ def _log_step(trainer: Trainer) -> int:
     return int(getattr(trainer.fit_loop.epoch_loop, "_batches_that_stepped", trainer.global_step))
 
 
-def _log(trainer: Trainer, metrics: dict[str, float], head: str | None) -> None:
+def _log(trainer: Trainer, metrics: dict[str, float], head: str | None, step: int) -> None:
     for logger in trainer.loggers:
         takes_text = type(logger).__name__ in _TEXT_LOGGERS and head is not None
         row = {**metrics, "carbon/ledger_head": head} if takes_text else metrics
-        logger.log_metrics(row, step=_log_step(trainer))  # type: ignore[arg-type]
+        logger.log_metrics(row, step=step)  # type: ignore[arg-type]

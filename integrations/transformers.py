@@ -2,6 +2,7 @@
 
 It counts optimizer steps, looks at the wrapped model once after the first one, marks evaluation and checkpoints, and
 adds `carbon/*` to the rows that the trainer logs: to its history, and to every reporter, before which it puts itself.
+Tokens are those that the trainer counts, TRL's trainers among them. An evaluation alone has a record too.
 """
 
 from __future__ import annotations
@@ -15,16 +16,24 @@ from transformers import Trainer, TrainerCallback
 
 from carbon_plugin.detect.live import FirstStep
 from carbon_plugin.detect.observed import Observed
+from carbon_plugin.detect.trainer_tokens import TrainerTokens
+from carbon_plugin.detect.wrappers import unwrapped
 from carbon_plugin.monitor.guard import harmless
+from carbon_plugin.monitor.methods import Methods
 from carbon_plugin.monitor.monitor import CarbonMonitor
 from carbon_plugin.monitor.settings import MonitorArguments
 
+_LAST_ROW = {"train_runtime", "train_loss"}
+"""Keys of the trainer's own last row; the rows before it have a "loss"."""
+
 
 class CarbonCallback(TrainerCallback):
-    """Measures `train`; arguments are those of `MonitorArguments`. docs/monitor.md lists the metrics.
+    """Measures `train`, `evaluate` and `predict`; arguments are those of `MonitorArguments`. docs/monitor.md lists the
+    metrics.
 
-    Raises `CarbonPluginError` for arguments that cannot be used; nothing during training. A second `train`
-    is a second attempt of the run, also after one that an exception ended (`auto_find_batch_size` tries again).
+    Raises `CarbonPluginError` for arguments that cannot be used; nothing during training. Each `train` is an attempt of
+    the run, also after one that an exception ended (`auto_find_batch_size` tries again), and so is each evaluation
+    outside of it.
     """
 
     def __init__(self, **arguments: Unpack[MonitorArguments]) -> None:
@@ -32,26 +41,22 @@ class CarbonCallback(TrainerCallback):
         self._arguments = arguments
         self._first: FirstStep | None = None
         self._trainer: Any = None
-        self._begun = False
-        self._counts_tokens = False
-        self._tokens_seen = 0
+        self._tokens: TrainerTokens | None = None
+        self._methods = Methods()
+        self._begun = self._training = self._evaluating = False
 
     @harmless
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Start to measure, from the step that a checkpoint told."""
-        if self._begun:
-            self._close("another training began")
-            self.monitor = CarbonMonitor(**self._arguments)
-        self._begun = True
-        versions = {"transformers": transformers.__version__, "torch": str(sys.modules["torch"].__version__)}
-        self.monitor.start(versions=versions | {"python": sys.version.split()[0]})
-        self.monitor.resume_at(int(state.global_step))
-        self._counts_tokens = _counts_tokens(args, kwargs["model"])
-        self._tokens_seen = int(state.num_input_tokens_seen)
+        self._start(state, kwargs["model"])
+        self._training = True
         if self.monitor.active:
             self._first = FirstStep(kwargs["model"])
             self._trainer = _trainer_of(self)
-            _before_reporters(self, self._trainer)
+            self._tokens = TrainerTokens(state, once=_counts_once(args, kwargs["model"]), ranks=int(args.world_size))
+            if self._trainer is not None:
+                _before_reporters(self, self._trainer)
+                self._methods.after(self._trainer, "get_batch_samples", self._batches)
 
     @harmless
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -61,8 +66,7 @@ class CarbonCallback(TrainerCallback):
     @harmless
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Count a step; the trainer logs, evaluates and saves after it."""
-        before, self._tokens_seen = self._tokens_seen, int(state.num_input_tokens_seen)
-        self.monitor.step_end(self._tokens_seen - before if self._counts_tokens else None)
+        self.monitor.step_end(self._tokens.of_step(state, self._trainer) if self._tokens is not None else None)
         first, self._first = self._first, None
         if first is not None:
             self._look(first, args, state, kwargs)
@@ -74,9 +78,26 @@ class CarbonCallback(TrainerCallback):
         self._next_phase(control)
 
     @harmless
+    def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """A batch of an evaluation, or of a prediction; outside of a training it begins a record."""
+        if not self._training and not self._evaluating:
+            self._start(state, kwargs.get("model"))
+            self._evaluating = True
+        self.monitor.enter("evaluation")
+
+    @harmless
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """An evaluation is over; a checkpoint may follow."""
-        self.monitor.enter("checkpoint" if control.should_save else "train")
+        if self._training:
+            self.monitor.enter("checkpoint" if control.should_save else "train")
+        else:
+            self._close("closed")
+
+    @harmless
+    def on_predict(self, args: Any, state: Any, control: Any, metrics: Any, **kwargs: Any) -> None:
+        """A prediction is over."""
+        if not self._training:
+            self._close("closed")
 
     @harmless
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -85,7 +106,10 @@ class CarbonCallback(TrainerCallback):
 
     @harmless
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        """Add the figures to a row: to what reporters get, and to the history, which has a copy."""
+        """Add the figures to a row: to what reporters get, and to the history, which has a copy. The trainer's own last
+        row is the end of the training, so that it has the totals."""
+        if self._training and logs is not None and logs.keys() >= _LAST_ROW:
+            self._close("closed")
         metrics = self.monitor.fresh_metrics()
         if metrics and logs is not None:
             logs.update(metrics)
@@ -97,11 +121,36 @@ class CarbonCallback(TrainerCallback):
         """The end of a training. One that an exception ended is closed with the program, or before another one."""
         self._close("closed")
 
+    def _start(self, state: Any, model: Any) -> None:
+        if self._begun:
+            self._close("another training began")
+            self.monitor = CarbonMonitor(**self._arguments)
+        self._begun = True
+        self.monitor.start(
+            versions={
+                "transformers": transformers.__version__,
+                "torch": str(sys.modules["torch"].__version__),
+                "python": sys.version.split()[0],
+            },
+            watched=() if model is None else (unwrapped(model),),
+            superseded=self._close,
+        )
+        self.monitor.resume_at(int(state.global_step))
+
     def _close(self, reason: str) -> None:
-        self._trainer = None
+        self._trainer = self._tokens = None
+        self._training = self._evaluating = False
+        self._methods.remove()
         if self._first is not None:
             self._first.remove()
         self.monitor.close(reason)
+
+    def _batches(self, result: Any) -> None:
+        try:
+            if self._tokens is not None:
+                self._tokens.see(result[0])
+        except Exception as error:  # as in the hooks
+            self.monitor.fail("tokens", error)
 
     def _look(self, first: FirstStep, args: Any, state: Any, kwargs: dict[str, Any]) -> None:
         trainer = self._trainer  # it has the wrapped model; hooks are given the one inside
@@ -109,6 +158,8 @@ class CarbonCallback(TrainerCallback):
         told = {"training.steps": Observed(int(state.max_steps), "state.max_steps")} if state.max_steps > 0 else {}
         accumulated = Observed(int(args.gradient_accumulation_steps), "args.gradient_accumulation_steps")
         told["training.micro_batches"] = accumulated
+        if self._tokens is not None and self._tokens.source is not None:
+            told["tokens"] = Observed("step by step", self._tokens.source)
         try:
             world, optimizer = int(args.world_size), kwargs.get("optimizer")
             seen = first.look(model, world_size=world, optimizer=optimizer, told=told, framework=accelerator)
@@ -123,11 +174,9 @@ class CarbonCallback(TrainerCallback):
             self.monitor.enter("checkpoint")
 
 
-def _counts_tokens(args: Any, model: Any) -> bool:
-    """Whether the trainer counts its tokens (`include_num_input_tokens_seen`) and each of them once: it adds up all
-    ranks, and those that share a batch count it several times."""
-    alone = getattr(args, "parallelism_config", None) is None and (getattr(model, "_tp_size", None) or 1) == 1
-    return alone and args.include_num_input_tokens_seen not in (False, "no")
+def _counts_once(args: Any, model: Any) -> bool:
+    """Whether the Trainer counts each of its tokens once: it adds up all ranks, and some may share a batch."""
+    return getattr(args, "parallelism_config", None) is None and (getattr(model, "_tp_size", None) or 1) == 1
 
 
 def _trainer_of(callback: CarbonCallback) -> Any:
@@ -142,7 +191,6 @@ def _trainer_of(callback: CarbonCallback) -> Any:
 
 def _before_reporters(callback: CarbonCallback, trainer: Any) -> None:
     """Right after the trainer's own flow of control, so that rows reach reporters with the figures."""
-    if trainer is not None:
-        callbacks = trainer.callback_handler.callbacks
-        callbacks.remove(callback)
-        callbacks.insert(1, callback)
+    callbacks = trainer.callback_handler.callbacks
+    callbacks.remove(callback)
+    callbacks.insert(1, callback)

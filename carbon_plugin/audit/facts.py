@@ -97,9 +97,16 @@ def _tokens_source(files: Sequence[FilePass]) -> str:
     if not any(file.tokens for file in files):
         return "not recorded"
     if any(file.tokens != file.steps * (file.manifest.tokens_per_step or 0) for file in files):
-        return "counted step by step"
+        said = {words for file in files if (words := _counted_by(file.manifest)) is not None}
+        return "; ".join(["counted step by step", *sorted(said)])
     said = {_tokens_of_a_step(file.manifest) for file in files if file.tokens}
     return "; ".join(f"steps times {words}" for words in sorted(said))
+
+
+def _counted_by(manifest: Manifest) -> str | None:
+    entry = manifest.effective.get("tokens")
+    source = entry.get("source") if isinstance(entry, Mapping) else None
+    return None if source is None else str(source).removeprefix("detected: ")
 
 
 def _tokens_of_a_step(manifest: Manifest) -> str:

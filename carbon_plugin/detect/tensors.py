@@ -73,6 +73,27 @@ def real_tokens(batch: Any) -> tuple[str, Arriving] | None:
     return None
 
 
+def tokens_in_host_memory(batch: Any) -> int | None:
+    """Tokens of a batch that are no padding; None where that is not known without a device, or there are none.
+
+    A batch says by a mask which tokens are padding, or by positions or boundaries that it is packed and has none.
+    Without either it may be padded, unless its sequences are labelled throughout.
+    """
+    shape = batch_shape(batch)
+    if shape is None or shape[0][1] is None:
+        return None
+    named = dict(_named(batch))
+    mask = next((named[name] for name in _MASK_KEYS if name in named and named[name].ndim == 2), None)
+    if mask is not None:
+        return int((mask != 0).sum()) if _readable(mask) and mask.device.type == "cpu" else None
+    if named.keys() & {"position_ids", *_BOUNDARY_KEYS}:
+        return shape[0][0] * shape[0][1]
+    labels = named.get("labels")
+    if labels is None or labels.device.type != "cpu" or labels.ndim != 2 or not _readable(labels):
+        return None
+    return shape[0][0] * shape[0][1] if bool((labels >= 0).all()) else None
+
+
 def packed_documents(batch: Any) -> tuple[str, Arriving | int] | None:
     """Name of the tensor that says where packed documents begin, and their number; None if nothing says it.
 

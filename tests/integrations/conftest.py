@@ -55,6 +55,10 @@ def run_loop(torchrun, tmp_path_factory) -> Callable[..., dict[str, Any]]:
             ],
             "verified": verify_run(folder / "run").ok,
             "energy_kwh": summarise(folder / "run").energy.energy_j / 3.6e6,
+            "first_energy_kwh": sum(r.energy_j for r in file.records if isinstance(r, Close)) / 3.6e6,
+            "attempt_phases": [
+                {record.phase for record in attempt.records if isinstance(record, Window)} for attempt in (file, *later)
+            ],
             "rows": [json.loads(line) for line in rows.read_text().splitlines()] if rows.exists() else [],
         }
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from carbon_plugin.audit.summary import summarise
 from carbon_plugin.ledger.reader import LedgerFile, manifest_of, read_run
 from carbon_plugin.ledger.records import Close, Window
 from carbon_plugin.ledger.verify import verify_run
@@ -128,3 +129,24 @@ def test_checkpoint_holds_plain_scalars_under_a_constant_key(resumed):
     state = checkpoint["callbacks"]["carbon_plugin"]
     assert state["step"] == 20
     assert {type(value) for value in state.values()} <= {int, float, str}
+
+
+def test_last_row_has_the_totals_of_the_run(ddp):
+    folder, outcome = ddp
+    rows = [row for row in logged(folder) if row["carbon/energy_kwh"]]
+
+    energy_j = summarise(outcome["run_dir"]).energy.energy_j
+    assert float(rows[-1]["carbon/energy_kwh"]) == pytest.approx(energy_j / 3.6e6)
+
+
+def test_validation_alone_leaves_a_record_of_an_evaluation(tmp_path):
+    fit(tmp_path, "--run-dir", str(tmp_path / "run"), "--only-validate")
+
+    (file,) = read_run(tmp_path / "run").files
+    assert [record.reason for record in file.records if isinstance(record, Close)] == ["closed"]
+    evaluation = [window for window in windows(file) if window.phase == "evaluation"]
+    assert sum(window.duration_s for window in evaluation) >= 0.4
+    assert sum(window.steps for window in windows(file)) == 0
+    summary = summarise(tmp_path / "run")
+    assert summary.by_phase["evaluation"].energy_j > 0
+    assert verify_run(tmp_path / "run").ok

@@ -52,6 +52,16 @@ def test_figures_reach_reporters_before_us_in_the_list_and_the_trainers_history(
 
 def test_each_training_is_an_attempt_of_its_own_whether_or_not_an_exception_ended_the_one_before(trained):
     assert "the user's own" in trained["stderr"]
-    assert trained["closed"] == ["closed", "another training began", "exception: RuntimeError"]
-    assert trained["reached"] == [16, 18, 18]
+    assert trained["closed"] == ["closed", "closed", "another training began", "exception: RuntimeError"]
+    assert trained["reached"] == [16, 16, 18, 18]
     assert trained["verified"]
+
+
+def test_evaluation_outside_of_a_training_has_a_record_of_its_own(trained):
+    assert "evaluation" in trained["attempt_phases"][1]
+    assert "train" not in trained["attempt_phases"][1]
+
+
+def test_trainers_own_last_row_has_the_totals(trained):
+    assert {"train_runtime", "train_loss"} <= trained["last_row"].keys()
+    assert trained["last_row"]["carbon/energy_kwh"] == pytest.approx(trained["first_energy_kwh"])

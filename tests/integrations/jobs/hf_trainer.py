@@ -89,7 +89,9 @@ def main() -> None:
         tokens = trainer.state.num_input_tokens_seen
         result = {"step": carbon.monitor.step, "logged": sorted(reporter.seen), "history": sorted(history)}
         result["tokens_seen"] = tokens
+        result["last_row"] = trainer.state.log_history[-1]
         Path(FOLDER, "result.json").write_text(json.dumps(result))
+    trainer.evaluate()  # outside of a training
     arguments.max_steps = 2 * STEPS
     with contextlib.suppress(RuntimeError):  # as `auto_find_batch_size` does, before it tries again
         trainer.train(resume_from_checkpoint=True)

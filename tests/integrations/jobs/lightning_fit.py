@@ -71,6 +71,7 @@ def main() -> None:
     parser.add_argument("--run-dir")
     parser.add_argument("--devices", type=int, default=1)
     parser.add_argument("--resume-and-raise", action="store_true")
+    parser.add_argument("--only-validate", action="store_true")
     options = parser.parse_args()
 
     torch.manual_seed(0)
@@ -84,6 +85,9 @@ def main() -> None:
         options=MonitorOptions(min_window_s=0.25, span_rule=SpanRule(min_s=0.3, min_steps=3)),
     )
     fit = trainer(options.root, options.devices, 2, carbon)
+    if options.only_validate:
+        fit.validate(Model(0.05), validation)
+        return
     fit.fit(Model(0.05), data, validation)
     if fit.is_global_zero:
         print("RESULT", json.dumps({"state": carbon.state_dict(), "run_dir": str(carbon.monitor.run_dir)}))

@@ -1,0 +1,51 @@
+"""Tokens as a Hugging Face Trainer counts them itself, else as its batches show them; nothing waits for a device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from carbon_plugin.detect.tensors import tokens_in_host_memory
+
+_COUNTERS = {"num_input_tokens_seen": "num_input_tokens_seen", "_total_train_tokens": "num_tokens"}
+"""What counts, and what it is called in the trainer's rows: of the Trainer's state, and of the trainers of TRL. Both
+add up all ranks."""
+
+
+class TrainerTokens:
+    """Counts the tokens of a training. `once` says that the trainer's own count has each token once: ranks that share
+    a batch count it several times, but for TRL's. `ranks` are those that have batches of their own.
+
+    `source` says how the tokens of the last step were counted.
+    """
+
+    def __init__(self, state: Any, *, once: bool, ranks: int) -> None:
+        self.source: str | None = None
+        self._once, self._ranks = once, ranks
+        self._counted: dict[str, int] = {"num_input_tokens_seen": int(state.num_input_tokens_seen)}
+        self._in_batches: int | None = 0
+
+    def see(self, batches: Iterable[Any]) -> None:
+        """The batches of the next step on this rank."""
+        for batch in batches:
+            tokens = tokens_in_host_memory(batch)
+            if tokens is None or self._in_batches is None:
+                self._in_batches = None
+                return
+            self._in_batches += tokens
+
+    def of_step(self, state: Any, trainer: Any) -> int | None:
+        """Tokens of the step that ended, over all ranks; None where nothing counts them."""
+        in_batches, self._in_batches = self._in_batches, 0
+        for (name, shown), owner in zip(_COUNTERS.items(), (state, trainer), strict=True):
+            now = getattr(owner, name, None)
+            if not isinstance(now, int | float) or isinstance(now, bool):
+                continue
+            before, self._counted[name] = self._counted.get(name, 0), int(now)
+            if now > before and (self._once or owner is trainer):
+                self.source = f"{shown} of the trainer"
+                return int(now) - before
+        if in_batches:
+            self.source = "batches of rank 0, without padding" + (f", times {self._ranks} ranks" * (self._ranks > 1))
+            return in_batches * self._ranks
+        return None
