@@ -159,10 +159,10 @@ def _notes(source: str, verbose: bool) -> str:
 
 
 def _asked(forecast: Forecast) -> str:
-    """The cloud region that was asked for, where the intensity is published under another name."""
+    """The cloud region that was asked for, before the name of its place."""
     zone, found = forecast.spec.site.zone or "", forecast.factors.intensity
     other = ":" in zone and found.granularity == "annual" and found.zone.casefold() != zone.casefold()
-    return f"{escape(zone)}, by " if other else ""
+    return f"{escape(zone)}, " if other else ""
 
 
 def _place(intensity: Intensity, verbose: bool) -> str:

@@ -199,7 +199,9 @@ def _mapped(zone: str, provider: tables.CloudProvider, region: str) -> Area:
     if row is None:
         raise _unknown(zone, {f"{provider}:{name}": (name, row.place) for name, row in regions.items()}, region)
     area = _place(row.area) if row.area in tables.places() else row_of(row.area)
-    return _replace(area, stands_for=f"{provider}:{region.lower()} ({row.place})")
+    # A region of another provider is not called by the name of Google's.
+    name = row.place if area.table in ("gcp", "egrid") and area.place is None else area.name
+    return _replace(area, name=name, stands_for=f"{provider}:{region.lower()} ({row.place})")
 
 
 def _replace(area: Area, **changes: object) -> Area:

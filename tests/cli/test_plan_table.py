@@ -144,9 +144,9 @@ def test_what_several_rows_of_a_comparison_have_in_common_is_said_once(capsys, m
     assert "3, 4: grid intensity of Texas is of 2023" in said
 
 
-def test_a_cloud_region_is_named_beside_the_area_whose_value_counts(capsys, monkeypatch):
+def test_a_cloud_region_is_named_before_its_place(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
 
     said = " ".join(printed(capsys, *RUNS["2 x 4090"], "--zone", "aws:us-east-1").split())
 
-    assert "site aws:us-east-1, by Google us-east4 (Northern Virginia) 343 gCO2e/kWh" in said
+    assert "site aws:us-east-1, Northern Virginia 343 gCO2e/kWh" in said

@@ -69,6 +69,23 @@ def test_a_mapped_region_says_which_region_it_stands_for() -> None:
     assert locate("SWE").stands_for is None
 
 
+@pytest.mark.parametrize(
+    ("zone", "name", "row"),
+    [
+        ("aws:us-east-1", "Northern Virginia", "Google us-east4 (Northern Virginia)"),
+        ("azure:westcentralus", "Wyoming", "eGRID WECC Rockies"),
+        ("aws:ca-central-1", "Quebec", "Google northamerica-northeast1 (Montréal)"),
+        ("aws:eu-west-3", "France", "France"),
+    ],
+)
+def test_a_region_is_called_by_its_place_and_its_source_by_the_row(zone: str, name: str, row: str) -> None:
+    intensity = zone_intensity(zone)
+
+    assert intensity.zone_name == name
+    assert f"{row} {intensity.year}" in intensity.figure.source
+    assert intensity.notes[0].startswith(f"{row} stands for {zone}")
+
+
 # Regions of more than one provider in one city or in one grid zone, by the place that all of them name.
 ONE_CITY = {
     "Montreal": ("gcp:northamerica-northeast1", "aws:ca-central-1", "azure:canadaeast", "CA-QC"),
