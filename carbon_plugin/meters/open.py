@@ -12,56 +12,32 @@ from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 
-from msgspec import Struct, structs
+from msgspec import structs
 
 from carbon_plugin.meters.bounds import Bounds
 from carbon_plugin.meters.context import ContextChange, ContextWatch
-from carbon_plugin.meters.cpu_load import job_root_pid, open_cpu_load
 from carbon_plugin.meters.gate import Gate
 from carbon_plugin.meters.host_model import (
     PowerSource,
-    Watts,
-    cpu_tdp,
-    dram_power,
-    network_power,
-    node_base_power,
-    overhead_fractions,
-    sourced_power,
 )
+from carbon_plugin.meters.host_parts import HostPlan, host_parts, node_bounds, platform_of, stated_cpu_tdp
 from carbon_plugin.meters.hostinfo import HostInfo, read_host_info
 from carbon_plugin.meters.model_meter import (
-    CpuPower,
     GpuDraw,
-    ModelledPart,
     ModelMeter,
-    constant,
     summed,
-    with_overhead,
 )
 from carbon_plugin.meters.node_address import NodeAddress
 from carbon_plugin.meters.node_meter import GpuHistory, NodeMeter, open_node_meter
 from carbon_plugin.meters.nvml import NvmlMeter, open_nvml_meter
-from carbon_plugin.meters.nvml_targets import ANY_GPU_W
 from carbon_plugin.meters.presence import unread_gpus
 from carbon_plugin.meters.protocol import Meter, Note, Reading, Unavailable, UnreadGpus
-from carbon_plugin.meters.rapl import Platform, open_rapl_meter
+from carbon_plugin.meters.rapl import open_rapl_meter
 from carbon_plugin.meters.rapl_domains import POWERCAP
 from carbon_plugin.meters.selection import DeviceSelection
 from carbon_plugin.meters.share import WHOLE, HostShare, ShareSource, fixed, gpu_share, slurm_share, used_share
-from carbon_plugin.spec.devices import DeviceIdentity, Rung
+from carbon_plugin.spec.devices import DeviceIdentity
 from carbon_plugin.spec.hardware import Accelerator, Node
-
-NODE_HEADROOM = 1.5
-"""A node may exceed the sum of its parts by the losses of its supplies and by what no list names (our convention)."""
-
-OTHER_W = 500.0
-"""Disks, fans and network cards of a machine that nothing is known of (our convention)."""
-
-UNKNOWN_NODE_W = 20e3
-"""No node with eight accelerators draws more (our convention)."""
-
-NODE_LAG_S = 30.0
-"""The counters of nodes are renewed every 30 s by default under Slurm, so a value can be as old."""
 
 _ALIKE = ("package", "dram")
 """Scopes of devices that work alike on one machine, so that one tells what another one may draw."""
@@ -142,20 +118,6 @@ class MeterSet:
         return min((m.poll_interval_s for m in self._all() if m.poll_interval_s is not None), default=None)
 
 
-class _Plan(Struct, frozen=True, kw_only=True):
-    """What the parts of a host are decided from."""
-
-    host: HostInfo
-    key: str
-    node: Node | None
-    cpu_tdp: Watts | None
-    share: HostShare
-    gpu_equivalents: float
-    node_measured: bool
-    cpu_measured: bool
-    dram_measured: bool
-
-
 def open_meters(
     *,
     reserved: Sequence[str | int] | None = None,
@@ -205,7 +167,7 @@ def open_meters(
         if node_address is not None:
             beside = _gpus_beside(gpus, clock) if node_address.covers == "node" else None
             history.observe([*(gpus.whole if gpus else []), *(beside.whole if beside else [])])
-            bounds = _node_bounds(host, node_profile, accelerator, gpus, unread)
+            bounds = node_bounds(host, node_profile, accelerator, gpus, unread)
             measured = _open_node(node_address, key, bounds, share, gpus, node, history, environ, clock)
         if isinstance(measured, NodeMeter):
             meters.append(measured)
@@ -217,7 +179,7 @@ def open_meters(
             rapl, problems = open_rapl_meter(
                 key,
                 root=powercap,
-                platform=_platform(host, node_profile),
+                platform=platform_of(host, node_profile),
                 share=_split(share),
                 note=_share_note(share),
                 clock=clock,
@@ -225,22 +187,22 @@ def open_meters(
             meters += [rapl] if rapl is not None else []
             unavailable += problems
         scopes = {device.scope for meter in meters for device in meter.devices}
-        plan = _Plan(
+        plan = HostPlan(
             host=host,
             key=key,
             node=node,
-            cpu_tdp=_stated_cpu_tdp(accelerator, node_profile),
+            cpu_tdp=stated_cpu_tdp(accelerator, node_profile),
             share=share,
             gpu_equivalents=gpus.gpu_equivalents if gpus else 0.0,
             node_measured=node_measured,
             cpu_measured=node_measured or bool({"package", "module"} & scopes),
             dram_measured=node_measured or bool({"dram", "module"} & scopes),
         )
-        parts = _parts(plan, draw, root_pid, environ, clock)
+        parts = host_parts(plan, draw, root_pid, environ, clock)
         if isinstance(measured, NodeMeter) and node_measured:
             # What stands in for the node meter where it tells nothing, or nothing possible.
             alone = structs.replace(plan, node_measured=False, cpu_measured=False, dram_measured=False)
-            hosts = [p.power for p in _parts(alone, draw, root_pid, environ, clock) if p.identity.rung == "host"]
+            hosts = [p.power for p in host_parts(alone, draw, root_pid, environ, clock) if p.identity.rung == "host"]
             models[measured.devices[0].key] = summed(hosts)
         if parts:
             meters.append(ModelMeter(parts, clock))
@@ -321,124 +283,6 @@ def _share_note(share: HostShare) -> str | None:
 
 def _stated(share: float) -> HostShare:
     return HostShare(value=share, low=share, high=share, sentence="stated by the caller")
-
-
-def _stated_cpu_tdp(accelerator: Accelerator | None, node_profile: Node | None) -> Watts | None:
-    """TDP of all CPUs where the job's device is a CPU: the node profile's, since several ranks may share the
-    packages and the device is then one rank's part; without a node profile the device's own. None for a GPU."""
-    if accelerator is None or accelerator.kind != "cpu":
-        return None
-    if node_profile is not None:
-        return sourced_power(node_profile.host.cpu_tdp_w).times(node_profile.host.sockets)
-    return sourced_power(accelerator.tdp_w)
-
-
-def _parts(
-    plan: _Plan, draw: GpuDraw, root_pid: int | None, environ: Mapping[str, str], clock: Callable[[], float]
-) -> list[ModelledPart]:
-    """What of the host and the network no meter tells: by the node's profile, else by what this machine is."""
-    if plan.node is None:
-        return _machine_parts(plan, root_pid, environ, clock)
-    return _node_parts(plan, plan.node, draw)
-
-
-def _platform(host: HostInfo, node_profile: Node | None) -> Platform:
-    """What the CPUs and the memory of this machine can draw, for the plausibility of RAPL."""
-    dram = dram_power(host.memory_bytes) if host.memory_bytes else None
-    if node_profile is None:
-        return Platform(cpu_tdp=cpu_tdp(host.physical_cores), dram=dram)
-    return Platform(cpu_tdp=sourced_power(node_profile.host.cpu_tdp_w).times(node_profile.host.sockets), dram=dram)
-
-
-def _node_bounds(
-    host: HostInfo,
-    node_profile: Node | None,
-    accelerator: Accelerator | None,
-    gpus: NvmlMeter | None,
-    unread: UnreadGpus | None,
-) -> Bounds:
-    """What this node can draw with all that is in it; where its accelerators are not known, the most of any node."""
-    if gpus is None and unread is None and node_profile is None:
-        return Bounds(ceiling_w=UNKNOWN_NODE_W, limit_w=None, source="the most of any node", lag_s=NODE_LAG_S)
-    gpus_w = sum(gpu.most_power_w or ANY_GPU_W for gpu in gpus.inventory.gpus) if gpus else 0.0
-    if gpus is None and unread is not None:
-        gpus_w = unread.count * ANY_GPU_W
-    machine_w = cpu_tdp(host.physical_cores).high + dram_power(host.memory_bytes).high + OTHER_W
-    source = f"GPUs of {gpus_w:.0f} W and a machine of {machine_w:.0f} W"
-    if node_profile is not None:
-        each_w = accelerator.tdp_w.value if accelerator is not None and accelerator.kind == "gpu" else 0.0
-        gpus_w = max(gpus_w, node_profile.accelerators * each_w)
-        beside_w = sourced_power(node_profile.host.base_power_w).high + overhead_fractions(node_profile).high * gpus_w
-        machine_w = max(machine_w, beside_w)
-        source = f"the profile {node_profile.name} with GPUs of {gpus_w:.0f} W"
-    return Bounds(ceiling_w=NODE_HEADROOM * (gpus_w + machine_w), limit_w=None, source=source, lag_s=NODE_LAG_S)
-
-
-def _node_parts(plan: _Plan, node: Node, draw: GpuDraw) -> list[ModelledPart]:
-    """The host and the network of a node with a profile, less what counters measure."""
-    if plan.node_measured:
-        return _network_part(plan, node)
-    whole = node_base_power(node, cpu_measured=plan.cpu_measured, dram_measured=plan.dram_measured)
-    share = plan.share
-    base = Watts(whole.low * share.low, whole.central * share.value, whole.high * share.high)
-    fractions = overhead_fractions(node)
-    measured = [name for name, known in (("CPU", plan.cpu_measured), ("DRAM", plan.dram_measured)) if known]
-    note = (
-        f"{base.central:.0f} W ({base.low:.0f}-{base.high:.0f}) + {fractions.central:g} of GPU power, "
-        f"from the profile {node.name}"
-        + (f", without the measured {' and '.join(measured)}" if measured else "")
-        + (f", for the job's share {share.value:.3f} of the host" if share.value < 1 else "")
-    )
-    identity = _identity(plan, "host", "host", "host", "node profile model", note)
-    return [ModelledPart(identity, with_overhead(base, fractions, draw)), *_network_part(plan, node)]
-
-
-def _network_part(plan: _Plan, node: Node) -> list[ModelledPart]:
-    network = network_power(node, plan.gpu_equivalents or node.accelerators)
-    if network.high <= 0:
-        return []
-    note = (
-        f"{network.central:.0f} W ({network.low:.0f}-{network.high:.0f}) of switches and optics, "
-        f"from the profile {node.name}"
-    )
-    identity = _identity(plan, "network", "network", "network", "node profile model", note)
-    return [ModelledPart(identity, constant(network))]
-
-
-def _machine_parts(
-    plan: _Plan, root_pid: int | None, environ: Mapping[str, str], clock: Callable[[], float]
-) -> list[ModelledPart]:
-    """CPU and DRAM of a machine without a profile, where no counter measures them."""
-    host = plan.host
-    parts: list[ModelledPart] = []
-    if not plan.cpu_measured:
-        tdp = plan.cpu_tdp or cpu_tdp(host.physical_cores)
-        load = open_cpu_load(job_root_pid(environ) if root_pid is None else root_pid, clock)
-        source = "from the device profile" if plan.cpu_tdp else f"assumed for {host.physical_cores} cores"
-        note = (
-            f"TDP {tdp.central:.0f} W ({tdp.low:.0f}-{tdp.high:.0f}, {source}) times the utilisation by {load.scope}; "
-            "disks, fans and supply losses are not included"
-        )
-        power = CpuPower(load, tdp, host.logical_cores, host.allowed_cores / host.logical_cores)
-        parts.append(ModelledPart(_identity(plan, "cpu", "host", "package", "cpu utilisation model", note), power))
-    if not plan.dram_measured:
-        dram = dram_power(host.usable_memory_bytes)
-        note = f"{host.usable_memory_bytes * 1e-9:.0f} GB at 0.2 W/GB (0.1-0.375)"
-        parts.append(ModelledPart(_identity(plan, "dram", "host", "dram", "dram capacity model", note), constant(dram)))
-    return parts
-
-
-def _identity(plan: _Plan, part: str, rung: Rung, scope: str, meter: str, note: str) -> DeviceIdentity:
-    return DeviceIdentity(
-        key=f"{plan.key}/{part}",
-        name=part,
-        rung=rung,
-        scope=scope,
-        meter=meter,
-        energy_kind="modelled",
-        profile=plan.node.name if plan.node else None,
-        note=note,
-    )
 
 
 def _host_share(
