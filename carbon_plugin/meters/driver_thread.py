@@ -23,13 +23,11 @@ class DriverBusyError(MeterError):
 
 
 class Answer(Generic[T]):
-    """What a piece of work will give. `abandon` says what to do with an answer that nobody waits for any more."""
+    """What a piece of work will give."""
 
     def __init__(self, work: Callable[[], T]) -> None:
         self._work = work
         self._done = threading.Event()
-        self._lock = threading.Lock()
-        self._abandoned: Callable[[T], None] | None = None
         self._value: T | None = None
         self._error: BaseException | None = None
 
@@ -48,25 +46,13 @@ class Answer(Generic[T]):
             raise self._error
         return self._value  # type: ignore[return-value]
 
-    def abandon(self, otherwise: Callable[[T], None]) -> None:
-        """Nobody will ask for the result: hand it to `otherwise` on the driver's thread, now or when it is there."""
-        with self._lock:
-            self._abandoned = otherwise
-            late = self.done and self._error is None
-        if late:
-            otherwise(self.result())
-
     def run(self) -> None:
         """Do the work; for the driver's thread."""
         try:
             self._value = self._work()
         except BaseException as error:  # raised again where the result is asked for
             self._error = error
-        with self._lock:
-            self._done.set()
-            abandoned = self._abandoned
-        if abandoned is not None and self._error is None:
-            abandoned(self.result())
+        self._done.set()
 
 
 class DriverThread:
@@ -89,16 +75,18 @@ class DriverThread:
         self._queue.put(answer)  # type: ignore[arg-type]
         return answer
 
-    def call(self, work: Callable[[], T], within_s: float, late: Callable[[T], None] | None = None) -> T:
-        """The result of a piece of work. Raises `DriverBusyError` where it does not come in time; one that comes later
-        is given to `late`."""
+    def call(self, work: Callable[[], T], within_s: float) -> T:
+        """The result of a piece of work. Raises `DriverBusyError` where it does not come in time."""
         if self.busy_s > within_s:
-            raise DriverBusyError(f"the driver has not answered for {self.busy_s:.0f} s")
+            raise self.busy()
         answer = self.submit(work)
         if not answer.wait(within_s):
-            answer.abandon(late or _ignore)
-            raise DriverBusyError(f"the driver has not answered for {max(self.busy_s, within_s):.0f} s")
+            raise self.busy(within_s)
         return answer.result()
+
+    def busy(self, waited_s: float = 0.0) -> DriverBusyError:
+        """What to say of a driver that does not answer, after a wait."""
+        return DriverBusyError(f"the driver has not answered for {max(self.busy_s, waited_s):.0f} s")
 
     def _run(self) -> None:
         while True:
@@ -117,7 +105,3 @@ def driver_thread() -> DriverThread:
     if pid not in _THREADS:
         _THREADS[pid] = DriverThread()
     return _THREADS[pid]
-
-
-def _ignore(_result: object) -> None:
-    """For an answer that needs no clearing up."""

@@ -41,7 +41,11 @@ READ_WAIT_S = 1.0
 """How long `read` waits for the driver."""
 
 OPEN_WAIT_S = 5.0
-"""How long to wait for the driver to initialise: without the persistence daemon that takes seconds on a large node."""
+"""How long to wait for the driver to initialise. Without the persistence daemon it can take longer on a large node; its
+GPUs are then metered from the moment on that it answers."""
+
+HANGS = "nvml_hangs"
+"""Kind of the reason that says that the driver has not answered yet."""
 
 DESCRIBE_WAIT_S = 1.0
 CONTEXT_WAIT_S = 0.3
@@ -210,9 +214,26 @@ def list_gpus() -> Inventory | Unavailable:
     return inventory
 
 
+def late_driver() -> bool:
+    """Whether a driver that was waited for in vain has answered since, so that a meter can be opened now."""
+    opening = _OPENING.get(os.getpid())
+    return opening is not None and opening.done
+
+
+_OPENING: dict[int, Answer[tuple[NvmlDriver, Inventory]]] = {}
+"""An initialisation that takes too long to be waited for, by process: who asks next has its result."""
+
+
 def _open_driver() -> tuple[NvmlDriver, Inventory] | Unavailable:
+    thread = driver_thread()
     try:
-        return driver_thread().call(_opened, OPEN_WAIT_S, late=lambda opened: opened[0].close())
+        opening = _OPENING.pop(os.getpid(), None)
+        waited_s = OPEN_WAIT_S if opening is None else 0.0
+        opening = opening or thread.submit(_opened)
+        if not opening.wait(waited_s):
+            _OPENING[os.getpid()] = opening
+            raise thread.busy(waited_s)
+        return opening.result()
     except NvmlError as error:
         return Unavailable(
             kind=f"nvml_{error.code}",
@@ -221,7 +242,7 @@ def _open_driver() -> tuple[NvmlDriver, Inventory] | Unavailable:
         )
     except DriverBusyError as error:
         return Unavailable(
-            kind="nvml_hangs",
+            kind=HANGS,
             reason=f"NVIDIA GPUs cannot be metered: {error}",
             advice="see whether nvidia-smi answers; a driver that hangs needs a reset of the GPU or a reboot",
         )

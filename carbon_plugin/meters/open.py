@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from carbon_plugin.meters.model_meter import (
 )
 from carbon_plugin.meters.node_address import NodeAddress
 from carbon_plugin.meters.node_meter import GpuHistory, NodeMeter, open_node_meter
-from carbon_plugin.meters.nvml import NvmlMeter, open_nvml_meter
+from carbon_plugin.meters.nvml import HANGS, NvmlMeter, late_driver, open_nvml_meter
 from carbon_plugin.meters.presence import unread_gpus
 from carbon_plugin.meters.protocol import Meter, Note, Reading, Unavailable, UnreadGpus
 from carbon_plugin.meters.rapl import open_rapl_meter
@@ -49,7 +50,8 @@ class MeterSet:
     `notes` are reasons and assumptions for the ledger; `unavailable` are the meters that could not be had (their
     reasons are notes too). `host_share` is the part of the host that is charged to the job here (0 beside a leader
     that has the host); host readings have it applied. `gpus` is the NVML meter, None without NVML; `unread` are then
-    the GPUs that there are all the same, None where nothing shows any. `poll_interval_s` is the shortest of its
+    the GPUs that there are all the same, None where nothing shows any. GPUs of a driver that hung when this was
+    opened are among `devices` from the first `read` on after it has answered. `poll_interval_s` is the shortest of its
     meters', None if any cadence is right.
     """
 
@@ -69,6 +71,7 @@ class MeterSet:
         unavailable: Sequence[Unavailable],
         unread: UnreadGpus | None,
         models: Mapping[str, PowerSource],
+        late: Callable[[], NvmlMeter | Unavailable] | None,
     ) -> None:
         self.devices: list[DeviceIdentity] = [device for meter in meters for device in meter.devices]
         self.host = host
@@ -82,15 +85,17 @@ class MeterSet:
         self._draw = draw
         self._history = history
         self._context = ContextWatch()
-        bounds = {key: bound for meter in meters for key, bound in meter.bounds.items()}
+        self._late = late
+        self._bounds = {key: bound for meter in meters for key, bound in meter.bounds.items()}
         peers = {device.key: device.scope for device in self.devices if device.scope in _ALIKE}
-        self._gate = Gate(bounds, peers=peers, models=models)
+        self._gate = Gate(self._bounds, peers=peers, models=models)
         self.poll_interval_s = self._shortest_poll_s()
 
     def read(self) -> list[Reading]:
         """One reading a device, in the order of `devices`, as the gate lets them through; none after `close` or in a
         forked child."""
         readings: list[Reading] = []
+        self._take_late_gpus()
         if self._beside is not None:
             self._beside.read()
         for meter in self._meters:  # the GPUs come first: what others draw on their behalf, or contain, follows
@@ -101,6 +106,19 @@ class MeterSet:
             readings += own
         self.poll_interval_s = self._shortest_poll_s()
         return readings
+
+    def _take_late_gpus(self) -> None:
+        """Meter the GPUs of a driver that has answered at last; `devices`, `gpus`, `notes` and `unread` change then."""
+        if self._late is None or not late_driver():
+            return
+        opened, self._late = self._late(), None
+        if isinstance(opened, Unavailable):
+            return
+        self.gpus, self.unread = opened, None
+        self.devices = [*opened.devices, *self.devices]
+        self.notes = [Note("gpus_late", "the driver has answered: its GPUs are metered from now on"), *opened.notes]
+        self._meters.insert(0, opened)
+        self._bounds.update(opened.bounds)
 
     def context_changes(self) -> list[ContextChange]:
         """What is new about power limits, clocks and throttling of the job's GPUs since the last call."""
@@ -146,7 +164,8 @@ def open_meters(
     key = boot_id or host.key
     notes = [] if boot_id or host.boot_id else [Note("assumption", f"no boot id: the host is known as {key}")]
     node = None if accelerator is not None and accelerator.kind == "cpu" else node_profile
-    nvml = open_nvml_meter(reserved=reserved, accelerator=accelerator, environ=environ, clock=clock)
+    open_gpus = partial(open_nvml_meter, reserved=reserved, accelerator=accelerator, environ=environ, clock=clock)
+    nvml = open_gpus()
     gpus = nvml if isinstance(nvml, NvmlMeter) else None
     notes += gpus.notes if gpus else []
     unavailable = [nvml] if isinstance(nvml, Unavailable) else []
@@ -220,6 +239,7 @@ def open_meters(
         unavailable=unavailable,
         unread=unread,
         models=models,
+        late=open_gpus if isinstance(nvml, Unavailable) and nvml.kind == HANGS else None,
     )
 
 

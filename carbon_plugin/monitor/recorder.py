@@ -119,7 +119,7 @@ class NodeRecorder:
 
     def state(self, context: Context, claims: list[Claim]) -> None:
         """Write the manifest with what is known now; it replaces the one before."""
-        self._context = context
+        self._context, self._claims = context, claims
         forecast = self._settings.forecast
         self.record(
             Manifest(
@@ -238,7 +238,13 @@ class NodeRecorder:
         )
 
     def _read(self) -> list[Reading]:
+        known = len(self._meters.devices)
         readings = self._meters.read()
+        if len(self._meters.devices) != known:  # a driver that hung has answered
+            self._gpus = [device.key for device in self._meters.devices if device.rung == "gpu"]
+            self.state(self._context, self._claims)
+            for note in self._meters.notes:
+                self.note(note.kind, note.message)
         self._note_faults(readings)
         return readings
 

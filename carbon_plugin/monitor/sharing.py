@@ -67,6 +67,7 @@ def shared(energies: Sequence[DeviceEnergy], part: float) -> list[DeviceEnergy]:
             energy_j=part * energy.energy_j,
             low_j=None if energy.low_j is None else part * energy.low_j,
             high_j=None if energy.high_j is None else part * energy.high_j,
+            estimated_j=None if energy.estimated_j is None else part * energy.estimated_j,
             note="; ".join(filter(None, (energy.note, note))),
         )
         for energy in energies

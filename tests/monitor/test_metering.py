@@ -24,14 +24,15 @@ PART = "MIG-000000a0-5133-4d00-8000-000000000000"
 
 # Simulator spec, variables, keys of the GPUs, how their energy is known at last, event that says so.
 FAULTS: dict[str, tuple[str, dict[str, str], list[str], str, str | None]] = {
-    "lost": ("fault=0:lost@1.5", {}, [FIRST], "modelled", "meter_lost"),
-    "reset": ("fault=0:reset@1.5", {}, [FIRST], "counter", "meter_counter_reset"),
+    "lost": ("fault=0:lost@0.7", {}, [FIRST], "modelled", "meter_lost"),
+    "reset": ("fault=0:reset@0.7", {}, [FIRST], "counter", "meter_counter_reset"),
     "no counter": ("fault=0:no_counter", {}, [FIRST], "power_integrated", "device"),
     "not supported": ("fault=0:no_counter,0:no_power", {}, [FIRST], "modelled", "meter_not_supported"),
-    "slow": ("fault=0:slow@1.5-2.1=2", {}, [FIRST], "counter", "meter_slow"),
-    "permission": ("fault=0:no_permission@1.5", {}, [FIRST], "modelled", "meter_permission"),
-    "hangs at the end": ("fault=0:slow@2=30", {}, [FIRST], "modelled", "meter_slow"),
+    "slow": ("fault=0:slow@0.7-1.3=2", {}, [FIRST], "counter", "meter_slow"),
+    "permission": ("fault=0:no_permission@0.7", {}, [FIRST], "modelled", "meter_permission"),
+    "hangs at the end": ("fault=0:slow@0.7=30", {}, [FIRST], "modelled", "meter_slow"),
     "hangs at the start": ("fault=init:slow=30", {"CUDA_VISIBLE_DEVICES": "0"}, [], "", "gpus_not_metered"),
+    "late": ("fault=init:slow=7", {}, [FIRST], "counter", "gpus_late"),
     "name": ("name=NVIDIA H100 \udcff", {}, [FIRST], "counter", "gpu_selection"),
     "no driver": ("fault=init:driver_not_loaded", {}, [], "", "nvml_driver_not_loaded"),
     "MIG": ("mig=0:3/4", {"CUDA_VISIBLE_DEVICES": PART}, [PART], "modelled", "device"),
@@ -50,7 +51,7 @@ def identity(key: str) -> DeviceIdentity:
 def test_each_fault_of_the_driver_has_its_label_in_the_ledger(simulated_nvml, tmp_path):
     jobs = {
         name: subprocess.Popen(
-            [sys.executable, FAULTY, tmp_path / name, "3"],
+            [sys.executable, FAULTY, tmp_path / name, "6" if name == "late" else "3"],
             env=simulated_nvml(f"power=300;{spec}", TMPDIR=str(tmp_path), **variables),
             stderr=subprocess.PIPE,
             text=True,

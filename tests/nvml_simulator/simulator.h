@@ -86,7 +86,7 @@ struct spec {
     struct process process[MAX_PROCESSES];
     double epoch_s, speed, counter_step_s;
     bool module_is_default;
-    char log[4096];
+    char log[4096], armed[4096];
 };
 
 /* spec.c: fills `spec` from the text (or the file that it names); false and a line on stderr if it cannot. */

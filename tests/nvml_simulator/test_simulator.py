@@ -153,3 +153,21 @@ def test_a_spec_with_a_typo_fails_to_initialise_and_says_where(simulated_nvml: C
     )
     assert "cannot read gpu=2" in done.stderr
     assert "Invalid Argument" in done.stderr
+
+
+def test_faults_wait_for_the_job_where_it_says_when_it_is_ready(run: Run, tmp_path: Path) -> None:
+    script = f"""
+from pathlib import Path
+seen = [nv.nvmlDeviceGetPowerUsage(gpu[0])]
+Path("{tmp_path}/ready").touch()
+seen += [nv.nvmlDeviceGetPowerUsage(gpu[0]) for _ in range(2)]
+show(seen)
+"""
+    faults = f"fault=0:power_reads@0=111;armed={tmp_path}/ready"
+    assert run(f"power=300;epoch={time.monotonic() - 100};{faults}", script) == [300_000, 111_000, 111_000]
+
+
+def test_a_counter_may_show_what_has_nothing_to_do_with_the_energy(run: Run) -> None:
+    script = "show([nv.nvmlDeviceGetTotalEnergyConsumption(handle) for handle in gpu])"
+    spec = f"gpus=3;counter_start=100;counter_step=1e6;fault=0:offset=-50,1:counter_reads=1e30;epoch={time.monotonic()}"
+    assert run(spec, script) == [50_000, 2**64 - 1, 100_000]

@@ -8,6 +8,7 @@
 
 #include <math.h>
 #include <time.h>
+#include <unistd.h>
 
 static const double PI = 3.14159265358979323846;
 
@@ -26,13 +27,35 @@ void world_sleep(double seconds)
         ;
 }
 
+/* When the times of faults count from: the moment at which the file `armed` was first seen, else the epoch. */
+static double armed_s(const struct spec *spec)
+{
+    static double seen_s = -1;
+    if (!spec->armed[0])
+        return 0;
+    if (seen_s < 0 && access(spec->armed, F_OK) == 0)
+        seen_s = world_now_s(spec);
+    return seen_s < 0 ? INFINITY : seen_s;
+}
+
+/* A fault without a time is always in force. */
+static double start_s(const struct spec *spec, const struct fault *fault)
+{
+    return fault->start_s < 0 ? fault->start_s : fault->start_s + armed_s(spec);
+}
+
+static double end_s(const struct spec *spec, const struct fault *fault)
+{
+    return fault->start_s < 0 ? fault->end_s : fault->end_s + armed_s(spec);
+}
+
 const struct fault *world_fault(const struct spec *spec, int target, enum fault_kind kind)
 {
     double now_s = world_now_s(spec);
     for (int i = spec->faults - 1; i >= 0; i--) {
         const struct fault *fault = &spec->fault[i];
         bool aimed = fault->target == target || (fault->target == TARGET_ALL && target >= 0);
-        if (aimed && fault->kind == kind && now_s >= fault->start_s && now_s < fault->end_s)
+        if (aimed && fault->kind == kind && now_s >= start_s(spec, fault) && now_s < end_s(spec, fault))
             return fault;
     }
     return NULL;
@@ -111,12 +134,12 @@ double world_energy_j(const struct spec *spec, int gpu, bool module)
     double from_s = 0, start_j = spec->gpu[gpu].counter_start_j;
     const struct fault *stuck = world_fault(spec, gpu, FAULT_STUCK);
     if (stuck)
-        now_s = fmax(stuck->start_s, 0);
+        now_s = fmax(start_s(spec, stuck), 0);
     for (int i = 0; i < spec->faults; i++) {
         const struct fault *fault = &spec->fault[i];
         bool aimed = fault->target == gpu || fault->target == TARGET_ALL;
-        if (aimed && fault->kind == FAULT_RESET && now_s >= fault->start_s && fault->start_s >= from_s) {
-            from_s = fault->start_s;
+        if (aimed && fault->kind == FAULT_RESET && now_s >= start_s(spec, fault) && start_s(spec, fault) >= from_s) {
+            from_s = start_s(spec, fault);
             start_j = fault->argument;
         }
     }
@@ -134,7 +157,7 @@ unsigned long long world_counter_mj(const struct spec *spec, int gpu, bool modul
     for (int i = 0; i < spec->faults; i++) {
         const struct fault *fault = &spec->fault[i];
         bool aimed = fault->target == gpu || fault->target == TARGET_ALL;
-        if (aimed && fault->kind == FAULT_OFFSET && now_s >= fault->start_s && now_s < fault->end_s)
+        if (aimed && fault->kind == FAULT_OFFSET && now_s >= start_s(spec, fault) && now_s < end_s(spec, fault))
             energy_j += fault->argument;
     }
     const struct fault *reads = world_fault(spec, gpu, FAULT_COUNTER_READS);

@@ -1,25 +1,30 @@
-"""A short loop under a driver that fails on schedule, from when it is ready: `faulty.py RUN_DIR SECONDS`."""
+"""A short loop under a driver that fails on schedule, from the first window on: `faulty.py RUN_DIR SECONDS`."""
 
 from __future__ import annotations
 
 import os
 import sys
 import time
+from pathlib import Path
 
 from carbon_plugin.monitor.monitor import CarbonMonitor
 from carbon_plugin.monitor.settings import MonitorOptions
 
 
-def main(run_dir: str, seconds: float) -> None:
+def main(run_dir: Path, seconds: float) -> None:
+    armed = run_dir.with_suffix(".armed")
+    os.environ["NVML_SIM"] += f";armed={armed}"
     monitor = CarbonMonitor(run_dir=run_dir, window_s=0.5, options=MonitorOptions(min_window_s=0.25))
-    os.environ["NVML_SIM"] += f";epoch={time.monotonic()}"
     monitor.start()
-    end_s = time.monotonic() + seconds
+    end_s, waiting = time.monotonic() + 60, True
     while time.monotonic() < end_s:
         time.sleep(0.05)
         monitor.step_end(tokens=100)
+        if waiting and any(b'"type":"window"' in file.read_bytes() for file in run_dir.glob("*.jsonl")):
+            armed.touch()
+            end_s, waiting = time.monotonic() + seconds, False
     monitor.close()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], float(sys.argv[2]))
+    main(Path(sys.argv[1]), float(sys.argv[2]))
