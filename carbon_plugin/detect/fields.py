@@ -54,8 +54,8 @@ class FieldTable:
             self.differences.append(f"{name}: {said}; {source.partition(':')[0]} counts")
         return value
 
-    def note(self, name: str, value: Any, source: str) -> None:
-        """A field that follows from others."""
+    def note(self, name: str, value: Any, source: str, *, between: tuple[Any, Any] | None = None) -> None:
+        """A field that follows from others, with its range where it has one."""
         self.rows[name] = {
             "value": _plain(value),
             "source": source,
@@ -63,6 +63,8 @@ class FieldTable:
             "declared": None,
             "detected": None,
         }
+        if between is not None:
+            self.rows[name] |= {"low": between[0], "high": between[1]}
 
 
 def _plain(value: Any) -> Any:

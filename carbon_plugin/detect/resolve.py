@@ -12,6 +12,7 @@ from carbon_plugin.detect.fields import FieldTable
 from carbon_plugin.detect.observed import BY_ELIMINATION, DEGREES, Detected, Observed
 from carbon_plugin.detect.resolve_cluster import resolve_clusters
 from carbon_plugin.detect.resolve_model import resolve_model
+from carbon_plugin.detect.resolve_tokens import note_tokens
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.figure import Assumption
 from carbon_plugin.spec.layout import ParallelLayout
@@ -63,9 +64,7 @@ def resolve(planned: RunSpec | None, declared: Declared, detected: Detected | No
         if name not in table.rows:  # what no spec has a field for is part of the record all the same
             table.note(name, observed.value, f"detected: {observed.source}")
     total_steps = table.rows["training.steps"]["value"]
-    tokens_per_step = declared.tokens_per_step or (training.tokens_per_step if training else None)
-    if tokens_per_step is not None:
-        table.note("tokens_per_step", tokens_per_step, _tokens_source(table, declared))
+    tokens_per_step = note_tokens(table, declared.tokens_per_step, training.tokens_per_step if training else None)
     return Effective(
         spec=spec,
         fields=table.rows,
@@ -78,16 +77,6 @@ def resolve(planned: RunSpec | None, declared: Declared, detected: Detected | No
         total_steps=total_steps,
         tokens_per_step=tokens_per_step,
     )
-
-
-def _tokens_source(table: FieldTable, declared: Declared) -> str:
-    """Where the tokens of a step come from: of batches that differ, only the first was seen."""
-    if declared.tokens_per_step:
-        return "declared: tokens_per_step"
-    sources = [str(table.rows[f"training.{name}"]["source"]) for name in ("seq_len", "global_batch_size")]
-    if any(source.startswith("detected") for source in sources):
-        return "the first step's batch stands for that of every step, padding included"
-    return "; ".join(dict.fromkeys(sources))
 
 
 def _by_launcher(value: int) -> Observed:

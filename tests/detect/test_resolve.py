@@ -265,3 +265,30 @@ def test_offload_of_optimizer_states_is_predicted_where_an_engine_shows_it():
     assert effective.spec is not None
     assert effective.spec.training.optimizer_offload
     assert effective.fields["training.optimizer_offload"]["source"] == "detected: a live object"
+
+
+def test_tokens_of_the_first_batch_alone_have_a_range_and_its_padding_is_left_out():
+    effective = resolve(None, Declared(), detected(shaped(), **FSDP, **STEP, training__padding_fraction=0.25), EIGHT)
+    places = 2 * 3 * 8 * 256
+
+    row = effective.fields["tokens_per_step"]
+    assert effective.tokens_per_step == row["value"] == 0.75 * places
+    assert (row["low"], row["high"]) == (0.375 * places, 1.5 * places)
+    assert "25% padding left out: 4,608 to 18,432" in row["source"]
+
+
+def test_tokens_of_a_step_that_were_said_have_no_range():
+    plan = planned()
+    seen = {
+        **STEP,
+        "training__seq_len": plan.training.seq_len,
+        "layout__micro_batch_size": plan.training.global_batch_size // 8,
+        "training__micro_batches": 1,
+    }
+    agreed = resolve(plan, Declared(), detected(shaped(), **FSDP, **seen), EIGHT)
+    declared = resolve(None, Declared(tokens_per_step=77), detected(shaped(), **FSDP, **STEP), EIGHT)
+
+    assert agreed.fields["tokens_per_step"]["source"] == "as was said before, and as the first step's batch shows"
+    assert agreed.tokens_per_step == plan.training.tokens_per_step
+    assert "low" not in agreed.fields["tokens_per_step"]
+    assert (declared.tokens_per_step, declared.fields["tokens_per_step"]["source"]) == (77, "declared: tokens_per_step")
