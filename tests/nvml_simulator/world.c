@@ -30,11 +30,13 @@ void world_sleep(double seconds)
 /* When the times of faults count from: the moment at which the file `armed` was first seen, else the epoch. */
 static double armed_s(const struct spec *spec)
 {
-    static double seen_s = -1;
+    static double seen_s = -1, asked_s = 0;
     if (!spec->armed[0])
         return 0;
+    double last_s = asked_s;
+    asked_s = world_now_s(spec);
     if (seen_s < 0 && access(spec->armed, F_OK) == 0)
-        seen_s = world_now_s(spec);
+        seen_s = last_s; /* it appeared since the last look, so that the call which sees it first is after it */
     return seen_s < 0 ? INFINITY : seen_s;
 }
 
