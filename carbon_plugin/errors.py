@@ -1,8 +1,15 @@
 """The error tree. One type a layer; every message carries names and numbers and fits one line."""
 
+from __future__ import annotations
+
+from carbon_plugin.printable import one_line
+
 
 class CarbonPluginError(Exception):
-    """Base of every error that this package raises on purpose."""
+    """Base of every error that this package raises on purpose. Its message is one line, whatever was put into it."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(one_line(message))
 
 
 class SpecError(CarbonPluginError, ValueError):

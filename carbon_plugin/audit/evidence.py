@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import msgspec
 from msgspec import Struct
 
 from carbon_plugin.audit import narrative, view, wording
@@ -21,6 +20,7 @@ from carbon_plugin.footprint.grid import describe_basis
 from carbon_plugin.footprint.units import JOULES_PER_KWH
 from carbon_plugin.ledger.verify import State
 from carbon_plugin.spec.figure import Figure
+from carbon_plugin.spec.reading import parse_json, read_bytes
 
 
 class Origin(Struct, frozen=True, kw_only=True):
@@ -67,10 +67,8 @@ def read_summary(path: str | os.PathLike[str]) -> AuditSummary:
     """
     if not Path(path).is_file():
         return summarise(path)
-    try:
-        summary = msgspec.json.decode(Path(path).read_bytes(), type=AuditSummary)
-    except msgspec.MsgspecError as error:
-        raise ReportError(f"{path}: not a report.json of carbon-plugin audit: {error}") from error
+    content = read_bytes(Path(path), ReportError)
+    summary = parse_json(content, path, "not a report.json of carbon-plugin audit", ReportError, AuditSummary)
     if summary.version != AUDIT_VERSION:
         raise ReportError(f"{path}: version is {summary.version}, expected {AUDIT_VERSION}")
     return summary

@@ -12,10 +12,11 @@ import os
 import re
 import shutil
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from carbon_plugin.errors import ReportError
+from carbon_plugin.errors import ReportError, SpecError
 
 # The delimiters that huggingface_hub recognises; an empty block is one too.
 _BLOCK = re.compile(r"\A(\ufeff?\s*---[ \t]*(\r\n|\r|\n))((?:|[\S\s]*?(?:\r\n|\r|\n)))---[ \t]*(?=\r|\n|\Z)")
@@ -56,7 +57,7 @@ def write_key(path: Path, key: str, value: Any) -> None:
     target = path.resolve()  # so that a link stays a link
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
-        card = target.read_bytes().decode() if target.exists() else ""
+        card = target.read_bytes().decode() if target.exists() else ""  # a byte order mark is other people's too
         content = set_key(card, key, value).encode()
         temporary.write_bytes(content)
         if target.exists():
@@ -87,10 +88,8 @@ def _extent(block: str, key: str) -> tuple[int, int]:
     """Where the lines of a key begin and end in a block of YAML; both at its end where the key is not there."""
     import yaml
 
-    try:
+    with _readable(block, "front matter"):
         root = yaml.compose(block, Loader=yaml.SafeLoader)
-    except yaml.YAMLError as error:
-        raise ReportError(f"front matter: not YAML: {' '.join(str(error).split())}") from error
     if root is None:
         return len(block), len(block)
     if not isinstance(root, yaml.MappingNode) or root.flow_style:
@@ -102,6 +101,17 @@ def _extent(block: str, key: str) -> tuple[int, int]:
         return len(block), len(block)
     (name, value) = pairs[0]
     return name.start_mark.index, _line_end(block, _content_end(value))
+
+
+@contextlib.contextmanager
+def _readable(block: str, origin: str) -> Iterator[None]:
+    from carbon_plugin.spec.document import valid_yaml
+
+    try:
+        with valid_yaml(block, origin):
+            yield
+    except SpecError as error:
+        raise ReportError(str(error)) from None
 
 
 def _content_end(node: Any) -> int:
@@ -126,10 +136,8 @@ def _line_end(block: str, index: int) -> int:
 def _check_kept(before: str, after: str, key: str, value: Any) -> None:
     import yaml
 
-    try:
+    with _readable(before, f"front matter: {key} cannot be set in it"):
         old, new = yaml.safe_load(before) or {}, yaml.safe_load(after)
-    except yaml.YAMLError as error:
-        raise ReportError(f"front matter: {key} cannot be set in it: {' '.join(str(error).split())}") from error
     kept = {name: item for name, item in old.items() if name != key}
     if not isinstance(new, dict) or new != {**kept, key: value}:
         raise ReportError(f"front matter: {key} cannot be set without changing other fields; set it by hand")

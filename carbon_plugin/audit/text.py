@@ -6,6 +6,7 @@ from carbon_plugin.audit import narrative, view, wording
 from carbon_plugin.audit.drawing import RUNG_NAMES
 from carbon_plugin.audit.result import AuditSummary, Energy
 from carbon_plugin.audit.verdict import verdict_line
+from carbon_plugin.printable import printable
 
 
 def render_text(summary: AuditSummary) -> str:
@@ -22,7 +23,7 @@ def render_text(summary: AuditSummary) -> str:
     for warning in narrative.warnings(summary):
         lines.append(f"note: {warning}")
     lines.append("; ".join([verdict_line(summary.verification), *view.gaps(summary)]))
-    return "\n".join(lines) + "\n"
+    return printable("\n".join(lines)) + "\n"
 
 
 def _energy_rows(summary: AuditSummary) -> list[tuple[str, str, str, str]]:

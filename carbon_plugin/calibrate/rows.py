@@ -25,6 +25,8 @@ from carbon_plugin.calibrate.row_model import row_model
 from carbon_plugin.calibrate.row_time import row_step_time_s
 from carbon_plugin.calibrate.vtrain import vtrain_records
 from carbon_plugin.errors import CarbonPluginError, SpecError
+from carbon_plugin.spec.document import load_yaml
+from carbon_plugin.spec.reading import in_one_sentence, read_text
 from carbon_plugin.spec.run import RunSpec, check_layout
 from carbon_plugin.spec.site import Site
 
@@ -63,18 +65,11 @@ class SkippedRow(Struct, frozen=True, kw_only=True):
 
 def read_rows(path: Path) -> tuple[list[PublishedRow], list[SkippedRow]]:
     """All rows of a records file. Raises `SpecError` naming the file if it is neither of the two formats."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise SpecError(f"{path}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise SpecError(f"{path}: not UTF-8 text") from error
+    text = read_text(path, SpecError)
     if path.suffix.lower() == ".csv":
-        return parse_rows(list(vtrain_records(path.stem, text)), {})
-    try:
-        document = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise SpecError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+        with in_one_sentence(path, "not valid CSV", SpecError):
+            return parse_rows(list(vtrain_records(path.stem, text)), {})
+    document = load_yaml(text, str(path))
     if not isinstance(document, dict) or not isinstance(document.get("rows"), list):
         raise SpecError(f"{path}: expected a mapping with a list `rows`")
     architectures = document.get("architectures") or {}

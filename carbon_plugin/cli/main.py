@@ -15,6 +15,7 @@ import typer
 from msgspec import Struct
 
 import carbon_plugin
+from carbon_plugin.cli.terminal import safe_output
 from carbon_plugin.errors import CarbonPluginError, InfeasibleLayoutError
 
 USER_ERROR = 2
@@ -27,7 +28,8 @@ EXIT_CODES = {
     1: "a check that was asked for failed (`audit --verify`, `validate`, `calibrate`), or the program itself did",
     USER_ERROR: "the command line, a file or a run cannot be used as it is; one line says what is wrong and what to do",
     INFEASIBLE: "what was asked for is understood and cannot run: no layout fits in memory, divides the batch or meets "
-    "the deadline, or the stated one breaks a rule; one line says which and what would help",
+    "the deadline, or the stated one breaks a rule; one line says which and what would help. After `audit --verify`: "
+    "nothing is wrong with the ledgers that are there, and an end, a file or a node is missing",
     INTERRUPTED: "interrupted with Ctrl-C",
     READER_GONE: "the reader of the output went away (`carbon-plugin ... | head`)",
 }
@@ -65,6 +67,11 @@ def main() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line and give its exit code, one of `EXIT_CODES`."""
+    with safe_output():
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str]) -> int:
     try:
         asked = list(arguments) or ["--help"]
         code = application(asked)(args=asked, prog_name="carbon-plugin", standalone_mode=False) or 0

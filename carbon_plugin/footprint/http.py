@@ -13,6 +13,7 @@ import httpx
 import msgspec
 
 from carbon_plugin.footprint.provider import ProviderError
+from carbon_plugin.spec.reading import UNREADABLE
 
 T = TypeVar("T")
 
@@ -55,7 +56,7 @@ class Service:
             raise ProviderError(f"{self.name}: cannot be reached ({type(error).__name__})") from None
         try:
             return msgspec.json.decode(body, type=answer)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except UNREADABLE:
             raise ProviderError(f"{self.name}: the answer is not what this service documents") from None
 
     def _body(self, path: str, deadline_s: float, **request: Any) -> bytes:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, tzinfo
 from functools import lru_cache
 from pathlib import Path
@@ -18,16 +19,23 @@ from carbon_plugin.errors import FootprintError
 from carbon_plugin.footprint.grid import LEAST_G_PER_KWH, parse_basis
 from carbon_plugin.footprint.series import Trace, make_trace
 from carbon_plugin.footprint.units import G_PER_KWH_OF_LB_PER_MWH, GRAMS_PER_KG
+from carbon_plugin.spec.reading import UNREADABLE, in_one_sentence, read_bytes, read_text, reason_of, shown
 from carbon_plugin.spec.site import MOST_G_PER_KWH, SeriesFile
 
 _TIME_WORDS = ("datetime", "timestamp", "pointtime", "time", "start", "from", "date")
-_VALUE_WORDS = ("intensity", "gperkwh", "gco2", "moer", "lbpermwh", "lbspermwh")
+_VALUE_WORDS = ("intensity", "gperkwh", "gco2", "moer", "aoer", "lbpermwh", "lbspermwh")
+_POUNDS_A_MWH = ("moer", "aoer")
+"""Marginal and average operating emission rates: WattTime's names and files, which state no unit and are in lb/MWh."""
 _POUND_G = 1000 * G_PER_KWH_OF_LB_PER_MWH
 _GRAMS = {"g": 1.0, "kg": GRAMS_PER_KG, "t": 1e6, "tonne": 1e6, "lb": _POUND_G, "pound": _POUND_G}
 _KWH = {"kwh": 1.0, "mwh": 1e3, "gwh": 1e6}
 _MASS = r"(?<![a-z])(kg|g|tonne|t|lb|pound)s?"
 _UNIT = re.compile(_MASS + r" *(?:co2? *(?:e|eq)?(?![a-z]))? *(?:per|/)? *(kwh|mwh|gwh)")
 _HALF_A_UNIT = re.compile(r"(?<![a-z])(kg|tonne|t|lb|pound)s?( |$| ?co2)|kwh|mwh|gwh")
+
+_FIRST_YEAR, _LAST_YEAR = 1990, 2100
+"""Years of which a grid has been recorded, or foretold."""
+_LISTED, _LISTED_LETTERS = 12, 60
 
 Columns = dict[str, list[Any]]
 
@@ -50,19 +58,19 @@ def _load(file: SeriesFile, modified_ns: int) -> Trace:  # the time of change is
     time_column = _one(path, columns, _TIME_WORDS, "time")
     value_column = file.column or _one(path, columns, _VALUE_WORDS, "intensity")
     if value_column not in columns:
-        raise FootprintError(f"{path}: no column {value_column!r}, expected one of {', '.join(columns)}")
+        raise FootprintError(f"{path}: no column {shown(value_column)}, expected one of {_listed(columns)}")
     zone = UTC if "utc" in time_column.lower() else _timezone(path, file.timezone)
     known = [
         (line, moment, value)
         for line, (moment, value) in enumerate(zip(columns[time_column], columns[value_column], strict=True), start=2)
         if value not in (None, "")  # an empty cell is a gap
     ]
-    unit = _unit(path, value_column)
-    values = [(unit or 1.0) * _number(path, line, value_column, value) for line, _, value in known]
-    _check_size(path, value_column, values, [line for line, _, _ in known], stated=unit is not None)
+    stated = _unit(path, value_column)
+    unit, taken = (stated, "") if stated else _usual_unit(value_column)
+    values = [unit * _number(path, line, value_column, value) for line, _, value in known]
+    _check_size(path, value_column, values, [line for line, _, _ in known], stated=stated is not None)
     moments = _moments(path, [(line, moment) for line, moment, _ in known], zone)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-    taken = "" if unit else " taken as g/kWh"
+    digest = hashlib.sha256(read_bytes(path, FootprintError)).hexdigest()[:12]
     source = f"{file.source or path.name}, column {value_column!r}{taken}, sha256 {digest}"
     return make_trace(
         np.array(moments), np.array(values), source=source, basis=parse_basis(file.basis) if file.basis else None
@@ -70,15 +78,12 @@ def _load(file: SeriesFile, modified_ns: int) -> Trace:  # the time of change is
 
 
 def _read_csv(path: Path) -> Columns:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as lines:
-            rows = csv.reader(lines)
-            head = next(rows, None)
-            if not head:
-                raise FootprintError(f"{path}: is empty, expected a header line")
-            body = [row for row in rows if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise FootprintError(f"{path}: cannot be read as CSV: {error}") from error
+    with in_one_sentence(path, "cannot be read as CSV", FootprintError):
+        rows = csv.reader(io.StringIO(read_text(path, FootprintError), newline=""))
+        head = next(rows, None)
+        if not head:
+            raise FootprintError(f"{path}: is empty, expected a header line")
+        body = [row for row in rows if row]
     for line, row in enumerate(body, start=2):
         if len(row) != len(head):
             raise FootprintError(f"{path}:{line}: {len(row)} cells, expected {len(head)} as in the header")
@@ -95,9 +100,9 @@ def _read_parquet(path: Path) -> Columns:
         ) from None
     try:
         table = read_table(path)
-    except (OSError, ArrowException) as error:
-        raise FootprintError(f"{path}: cannot be read as Parquet: {' '.join(str(error).split())}") from error
-    columns: Columns = table.to_pydict()
+        columns: Columns = table.to_pydict()
+    except (OSError, ArrowException, *UNREADABLE) as error:  # pyarrow reads files by itself
+        raise FootprintError(f"{path}: cannot be read as Parquet: {reason_of(error)}") from None
     return columns
 
 
@@ -105,13 +110,13 @@ def _one(path: Path, columns: Columns, words: Sequence[str], kind: str) -> str:
     """The one column whose name speaks of a thing; the first of `words` that any name holds decides."""
     plain = {name: "".join(letter for letter in name.lower() if letter.isalnum()) for name in columns}
     if kind == "intensity":
-        found = [name for name, key in plain.items() if any(word in key for word in words)]
+        found = [name for name, key in plain.items() if any(w in key for w in words) and "version" not in key]
     else:
         found = next((names for word in words if (names := [n for n, key in plain.items() if word in key])), [])
     if len(found) != 1:
-        several = f"several columns of {kind} ({', '.join(found)})" if found else f"no column of {kind}"
+        several = f"several columns of {kind} ({_listed(found)})" if found else f"no column of {kind}"
         advice = "give its name as column" if kind == "intensity" else "expected one named datetime, timestamp or time"
-        raise FootprintError(f"{path}: {several} among {', '.join(columns)}; {advice}")
+        raise FootprintError(f"{path}: {several} among {_listed(columns)}; {advice}")
     return found[0]
 
 
@@ -122,10 +127,27 @@ def _unit(path: Path, column: str) -> float | None:
         return _GRAMS[stated[1]] / _KWH[stated[2]]
     if _HALF_A_UNIT.search(words):
         raise FootprintError(
-            f"{path}: column {column!r} states a unit that is not understood, expected g/kWh, kg/kWh, "
+            f"{path}: column {shown(column)} states a unit that is not understood, expected g/kWh, kg/kWh, "
             "kg/MWh, t/MWh, t/GWh, lb/kWh or lb/MWh in its name"
         )
     return None
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Names of columns for an error: the first of them, each in short."""
+    found = list(names)
+    more = f" and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
+    return (
+        ", ".join(name if len(name) <= _LISTED_LETTERS else f"{name[:_LISTED_LETTERS]}..." for name in found[:_LISTED])
+        + more
+    )
+
+
+def _usual_unit(column: str) -> tuple[float, str]:
+    """The unit that a column without one is in, in g/kWh, and words for the source."""
+    if any(word in column.lower() for word in _POUNDS_A_MWH):
+        return G_PER_KWH_OF_LB_PER_MWH, " taken as lb/MWh, WattTime's unit"
+    return 1.0, " taken as g/kWh"
 
 
 def _check_size(path: Path, column: str, values: Sequence[float], lines: Sequence[int], *, stated: bool) -> None:
@@ -136,8 +158,8 @@ def _check_size(path: Path, column: str, values: Sequence[float], lines: Sequenc
     mean = sum(values) / len(values) if values else 0.0
     if 0 < mean < LEAST_G_PER_KWH and not stated:
         raise FootprintError(
-            f"{path}: column {column!r} has a mean of {mean:.3g}, in g/kWh less than any grid: expected its unit in "
-            "its name, such as intensity_kg_per_kwh"
+            f"{path}: column {shown(column)} has a mean of {mean:.3g}, in g/kWh less than any grid: expected its unit "
+            "in its name, such as intensity_kg_per_kwh"
         )
 
 
@@ -156,7 +178,7 @@ def _number(path: Path, line: int, column: str, value: Any) -> float:
     try:
         return float(value)
     except (TypeError, ValueError):
-        raise FootprintError(f"{path}:{line}: {column} is {value!r}, expected a number") from None
+        raise FootprintError(f"{path}:{line}: {column} is {shown(value)}, expected a number") from None
 
 
 def _moments(path: Path, cells: Sequence[tuple[int, Any]], zone: tzinfo | None) -> list[float]:
@@ -168,7 +190,9 @@ def _moments(path: Path, cells: Sequence[tuple[int, Any]], zone: tzinfo | None) 
         moment = found
         if moment.tzinfo is None:
             if zone is None:
-                raise FootprintError(f"{path}:{line}: {cell} has no UTC offset; give timezone, an IANA name or UTC")
+                raise FootprintError(
+                    f"{path}:{line}: {shown(cell)} has no UTC offset; give timezone, an IANA name or UTC"
+                )
             moment = moment.replace(tzinfo=zone)
             # The hour that the end of summer time repeats comes twice in a row: the second one is after the change.
             if moments and moment.timestamp() <= moments[-1]:
@@ -182,11 +206,12 @@ def _naive(moment: datetime) -> datetime:
 
 
 def _moment(path: Path, line: int, cell: Any) -> datetime:
-    if isinstance(cell, datetime):
-        return cell
     try:
-        return datetime.fromisoformat(str(cell))
+        moment = cell if isinstance(cell, datetime) else datetime.fromisoformat(str(cell))
     except ValueError:
         raise FootprintError(
-            f"{path}:{line}: {cell!r} is no time, expected ISO 8601 such as 2026-01-01T00:00Z"
+            f"{path}:{line}: {shown(cell)} is no time, expected ISO 8601 such as 2026-01-01T00:00Z"
         ) from None
+    if not _FIRST_YEAR <= moment.year <= _LAST_YEAR:
+        raise FootprintError(f"{path}:{line}: {moment} is expected in the years {_FIRST_YEAR} to {_LAST_YEAR}")
+    return moment

@@ -16,6 +16,7 @@ import msgspec
 
 from carbon_plugin.errors import LedgerError, StorageError
 from carbon_plugin.ledger.records import LEDGER_VERSION, RunIdentity
+from carbon_plugin.spec.reading import parse_json
 
 IDENTITY_FILE = "run.json"
 _POLL_S = 0.05
@@ -70,8 +71,6 @@ def read_identity(run_dir: str | os.PathLike[str]) -> RunIdentity | None:
         return None
     except OSError as error:
         raise LedgerError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except msgspec.MsgspecError as error:
-        raise LedgerError(f"{path}: not a run identity: {error}") from error
 
 
 def _publish(path: Path, content: bytes) -> None:
@@ -103,7 +102,7 @@ def _await_identity(path: Path, wait_s: float) -> RunIdentity:
     while True:
         try:
             return _decode(path)
-        except (FileNotFoundError, msgspec.MsgspecError) as error:
+        except (FileNotFoundError, LedgerError) as error:
             # Half written by another rank, or not yet visible on a network file system.
             if time.monotonic() >= deadline:
                 raise StorageError(f"{path}: no run identity after {wait_s:g} s: {error}") from error
@@ -113,4 +112,4 @@ def _await_identity(path: Path, wait_s: float) -> RunIdentity:
 
 
 def _decode(path: Path) -> RunIdentity:
-    return msgspec.json.decode(path.read_bytes(), type=RunIdentity)
+    return parse_json(path.read_bytes(), path, "not a run identity", LedgerError, RunIdentity)

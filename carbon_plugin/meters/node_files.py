@@ -9,6 +9,7 @@ from pathlib import Path
 
 from carbon_plugin.meters.node_address import NodeAddress
 from carbon_plugin.meters.node_source import FaultCode, Look, SourceError
+from carbon_plugin.spec.reading import finite_number
 
 PM_COUNTERS = Path("/sys/cray/pm_counters")
 
@@ -51,12 +52,13 @@ class CsvSource:
         """The value of the last complete row."""
         del deadline_s
         row = self._last_row()
-        try:
-            value, age_s = float(row[self._column]), time.time() - _unix_s(row[self._time])
-        except KeyError as error:
-            raise SourceError(f"{self._file}: there is no column {error}", "malformed") from None
-        except (TypeError, ValueError):
-            raise SourceError(f"{self._file}: the last row holds no number and moment", "malformed") from None
+        missing = [column for column in (self._column, self._time) if column not in row]
+        if missing:
+            raise SourceError(f"{self._file}: there is no column {missing[0]!r}", "malformed")
+        value, moment_s = finite_number(row[self._column]), _unix_s(row[self._time])
+        if value is None or moment_s is None:
+            raise SourceError(f"{self._file}: the last row holds no number and moment", "malformed")
+        age_s = time.time() - moment_s
         if age_s > STALE_S:
             raise SourceError(f"{self._file}: the last row is {age_s:.0f} s old", "stale")
         return Look(value, None) if self._counts else Look(None, value)
@@ -74,7 +76,13 @@ class CsvSource:
             raise _file_error(self._file, error) from None
         if not lines:
             raise SourceError(f"{self._file}: there is no row yet", "stale")
-        names, values = csv.reader([header.decode(errors="replace"), lines[-1].decode(errors="replace")])
+        try:
+            rows = list(csv.reader([header.decode(errors="replace"), lines[-1].decode(errors="replace")]))
+        except csv.Error as error:
+            raise SourceError(f"{self._file}: the last row cannot be read: {error}", "malformed") from None
+        if len(rows) != 2:  # a quote that is not closed makes one row of both
+            raise SourceError(f"{self._file}: expected a header and a row", "malformed")
+        names, values = rows
         return dict(zip((name.strip() for name in names), values, strict=False))
 
 
@@ -95,8 +103,12 @@ def _file_error(path: Path, error: OSError | UnicodeDecodeError) -> SourceError:
     return SourceError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}", code)
 
 
-def _unix_s(text: str) -> float:
+def _unix_s(text: str) -> float | None:
+    """Unix seconds of a number or of ISO 8601; None for anything else."""
+    number = finite_number(text)
+    if number is not None:
+        return number
     try:
-        return float(text)
-    except ValueError:
         return datetime.fromisoformat(text).timestamp()
+    except (TypeError, ValueError, OverflowError):
+        return None

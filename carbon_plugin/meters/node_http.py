@@ -18,6 +18,7 @@ import msgspec
 
 from carbon_plugin.meters.node_address import NodeAddress
 from carbon_plugin.meters.node_source import Credentials, SourceError
+from carbon_plugin.spec.reading import UNREADABLE
 
 T = TypeVar("T")
 
@@ -48,7 +49,7 @@ class JsonService:
             raise SourceError(f"{self._address.shown} does not answer ({kind})", "unreachable") from None
         try:
             return msgspec.json.decode(body, type=answer)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except UNREADABLE:
             raise SourceError(f"{self._address.shown} answers something else than documented", "malformed") from None
 
     def _body(self, path: str, deadline_s: float) -> bytes:

@@ -26,6 +26,7 @@ from carbon_plugin.predict.step import predict_step
 from carbon_plugin.spec.figure import Assumption, Figure, Sourced
 from carbon_plugin.spec.hardware import Cluster
 from carbon_plugin.spec.layout import ParallelLayout
+from carbon_plugin.spec.reading import parse_json, read_bytes
 from carbon_plugin.spec.run import RunSpec, with_layout
 
 LARGE_RUN_DEVICE_HOURS = 50_000
@@ -218,12 +219,8 @@ def save_forecast(forecast: Forecast, path: Path) -> None:
 
 def load_forecast(path: Path) -> Forecast:
     """Read a forecast that `plan -o` wrote. Raises `SpecError` naming the file and what is wrong with it."""
-    try:
-        forecast = msgspec.json.decode(path.read_bytes(), type=Forecast)
-    except OSError as error:
-        raise SpecError(f"{path}: cannot be read: {error.strerror}") from error
-    except msgspec.MsgspecError as error:
-        raise SpecError(f"{path}: not a forecast of carbon-plugin: {error}") from error
+    content = read_bytes(path, SpecError)
+    forecast = parse_json(content, path, "not a forecast of carbon-plugin", SpecError, Forecast)
     if forecast.version != FORECAST_VERSION:
         raise SpecError(f"{path}: version is {forecast.version}, expected {FORECAST_VERSION}")
     return forecast

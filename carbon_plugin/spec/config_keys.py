@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from carbon_plugin.errors import SpecError
+from carbon_plugin.spec.limits import MOST_WIDTH
+from carbon_plugin.spec.reading import shown
 
 LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "layers")
 HIDDEN = ("hidden_size", "n_embd", "d_model", "emb_dim", "embed_dim")
@@ -45,7 +47,9 @@ class Keys:
             value = value[0]  # height and width of a square
         whole = value.is_integer() if isinstance(value, float) else type(value) is int
         if not whole or value < 0:
-            raise SpecError(f"{self.origin}: {key}: expected a whole number, got {value!r}")
+            raise SpecError(f"{self.origin}: {key}: expected a whole number, got {shown(value)}")
+        if value > MOST_WIDTH:
+            raise SpecError(f"{self.origin}: {key}: expected at most {MOST_WIDTH:,}, got {shown(value)}")
         return int(value)
 
     def integer(self, *keys: str) -> int:
@@ -64,7 +68,7 @@ class Keys:
         if value is None:
             return default
         if type(value) not in (int, float) or not 0 <= value < 1e15:
-            raise SpecError(f"{self.origin}: {key}: expected a number, got {value!r}")
+            raise SpecError(f"{self.origin}: {key}: expected a number, got {shown(value)}")
         return float(value)
 
     def flag(self, *keys: str, default: bool) -> bool:

@@ -12,6 +12,7 @@ from typing import Literal
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.config_keys import LAYERS, Keys
 from carbon_plugin.spec.families import Family
+from carbon_plugin.spec.limits import MOST_LAYERS
 
 MixerPlace = Literal["full", "sliding", "other", "both", "none"]
 """Attention over the whole sequence or a window, the family's other module, that beside attention, or nothing."""
@@ -61,9 +62,11 @@ def layer_count(keys: Keys) -> int:
     """Number of layers: stated, or the length of what lists them."""
     if not any(keys.config.get(key) is not None for key in LAYERS) and (listed := layer_names(keys)):
         return len(listed)
-    if stack := keys.optional("num_layers_per_stack"):  # HRM: two stacks that take turns
-        return 2 * stack
-    return keys.integer(*LAYERS)
+    stack = keys.optional("num_layers_per_stack")  # HRM: two stacks that take turns
+    layers = 2 * stack if stack else keys.integer(*LAYERS)
+    if layers > MOST_LAYERS:
+        raise SpecError(f"{keys.origin}: {layers:,} layers, expected at most {MOST_LAYERS:,}")
+    return layers
 
 
 def layer_names(keys: Keys) -> list[str]:

@@ -74,18 +74,31 @@ def read_document(path: Path) -> Document:
 def parse_document(text: str, origin: str) -> Document:
     """A document from YAML text. Raises `SpecError` with the line for bad syntax and duplicate keys."""
     places: dict[Keys, str] = {}
+    with valid_yaml(text, origin):
+        node = yaml.compose(text, Loader=_LOADER)
+        value = {} if node is None else _Builder(origin, places).build(node, ())
+    return Document(value, origin, places)
+
+
+def load_yaml(text: str, origin: str) -> Any:
+    """The plain value of YAML whose places nobody asks for. Raises `SpecError` as `parse_document`."""
+    with valid_yaml(text, origin):
+        return yaml.load(text, Loader=_LOADER)
+
+
+@contextmanager
+def valid_yaml(text: str, origin: str) -> Iterator[None]:
+    """Where YAML is parsed: nesting is bounded before, and whatever is wrong is one `SpecError` with the line."""
     try:
         with in_one_sentence(origin, "not valid YAML", SpecError):
             _refuse_deep_nesting(text, origin)
-            node = yaml.compose(text, Loader=_LOADER)
-            value = {} if node is None else _Builder(origin, places).build(node, ())
+            yield
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"{origin}:{mark.line + 1}" if mark else origin
-        raise SpecError(f"{place}: not valid YAML: {error.problem or error.context}") from error
+        raise SpecError(f"{place}: not valid YAML: {error.problem or error.context}") from None
     except yaml.YAMLError as error:
-        raise SpecError(f"{origin}: not valid YAML: {' '.join(str(error).split())}") from error
-    return Document(value, origin, places)
+        raise SpecError(f"{origin}: not valid YAML: {' '.join(str(error).split())}") from None
 
 
 def _refuse_deep_nesting(text: str, origin: str) -> None:

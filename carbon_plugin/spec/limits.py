@@ -9,6 +9,11 @@ from msgspec import Struct
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.figure import Sourced
 
+MOST_LAYERS = 100_000
+MOST_WIDTH = 10**9
+"""Layers, and widths, lengths and batches, of a model beyond any that is thought of."""
+MOST_COUNT = 10**12
+"""Steps of a run, or sequences of an evaluation."""
 MOST_RUN_S = 20 * 365.25 * 86_400.0
 """Longer than any hardware is in use: a job that lasts for longer is a slip or a broken record."""
 
@@ -26,6 +31,13 @@ def check_not_negative(value: Struct, *fields: str, owner: str = "") -> None:
     for field, number in _numbers(value, fields):
         if number < 0:
             raise SpecError(f"{owner}{field} is {number:g}, expected 0 or more")
+
+
+def check_at_most(value: Struct, most: float, *fields: str, owner: str = "") -> None:
+    """As `check_positive`, for numbers above `most`, which are slips and would only make absurd figures."""
+    for field, number in _numbers(value, fields):
+        if number > most:
+            raise SpecError(f"{owner}{field} is {number:g}, expected at most {most:g}")
 
 
 def _numbers(value: Struct, fields: Iterable[str]) -> Iterator[tuple[str, float]]:

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.blocks import Block, Part
-from carbon_plugin.spec.limits import check_not_negative, check_positive
+from carbon_plugin.spec.limits import MOST_LAYERS, MOST_WIDTH, check_at_most, check_not_negative, check_positive
 
 LITTLE_BESIDE = 0.05
 """Share of the parameters that may lie beside the layers of a model whose step is priced by its layers alone."""
@@ -103,6 +103,8 @@ class TransformerModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         owner = f"model {self.name}: "
         check_positive(self, "layers", "hidden", "heads", "kv_heads", "head_dim", "ffn", "vocab", owner=owner)
         check_positive(self, "sliding_window", "embedding_width", owner=owner)
+        check_at_most(self, MOST_LAYERS, "layers", "mtp_layers", owner=owner)
+        check_at_most(self, MOST_WIDTH, "hidden", "heads", "kv_heads", "head_dim", "ffn", "vocab", owner=owner)
         check_not_negative(self, "learned_positions", "mtp_layers", owner=owner)
         if not 0 <= self.dropout < 1:
             raise SpecError(f"{owner}dropout is {self.dropout}, expected 0 or more and below 1")

@@ -20,6 +20,8 @@ import msgspec
 
 from carbon_plugin.errors import CarbonPluginError
 
+LARGEST = 1e30
+"""Beyond any quantity of a run in any unit: all training so far took about 1e27 FLOPs."""
 DEEPEST = 100
 """Levels of nesting that a document may have: more is none that a person or a tool of ours has written."""
 
@@ -108,11 +110,30 @@ def parse_json(data: bytes, origin: object, what: str, error: Error, kind: type[
 
 
 def parse_json(data: bytes, origin: object, what: str, error: Error, kind: Any = Any) -> Any:
-    """JSON as a value of type `kind`. Raises `error` where it is something else: "origin: what: reason"."""
+    """JSON as a value of type `kind`, all of whose numbers are possible; without `kind` these are not looked at.
+
+    Raises `error` where it is something else: "origin: what: reason".
+    """
     if too_deep(data):
         raise error(f"{origin}: {what}: it is nested deeper than {DEEPEST} levels")
     with in_one_sentence(origin, what, error):
-        return msgspec.json.decode(data, type=kind)
+        found = msgspec.json.decode(data, type=kind)
+    if kind is not Any:
+        check_numbers(found, origin, error)
+    return found
+
+
+def check_numbers(value: Any, origin: object, error: Error) -> None:
+    """Raise `error` naming the first number in a value that is not finite or beyond any quantity that there is."""
+    todo: list[tuple[Keys, Any]] = [((), msgspec.to_builtins(value))]
+    while todo:
+        keys, one = todo.pop()
+        if isinstance(one, dict):
+            todo += [((*keys, str(key)), inner) for key, inner in one.items()]
+        elif isinstance(one, list | tuple):
+            todo += [((*keys, index), inner) for index, inner in enumerate(one)]
+        elif isinstance(one, int | float) and not abs(one) <= LARGEST:
+            raise error(f"{origin}: {dotted(keys)} is {shown(one)}, expected a number up to {LARGEST:g}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import Literal
 from msgspec import Struct
 
 from carbon_plugin.errors import SpecError
-from carbon_plugin.spec.limits import check_not_negative, check_positive
+from carbon_plugin.spec.limits import MOST_COUNT, MOST_WIDTH, check_at_most, check_not_negative, check_positive
 
 Precision = Literal["bf16", "fp16", "fp8", "mxfp8", "nvfp4", "fp32", "tf32"]
 Optimizer = Literal["adamw", "adam", "sgd", "adafactor", "muon"]
@@ -26,6 +26,7 @@ class Evaluation(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     def __post_init__(self) -> None:
         check_positive(self, "every_steps", "sequences", owner="evaluation: ")
+        check_at_most(self, MOST_COUNT, "every_steps", "sequences", owner="evaluation: ")
 
 
 class Reliability(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -83,6 +84,8 @@ class TrainingPlan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     def __post_init__(self) -> None:
         check_positive(self, "seq_len", "global_batch_size", "steps", "tokens", owner="training: ")
+        check_at_most(self, MOST_WIDTH, "seq_len", "global_batch_size", owner="training: ")
+        check_at_most(self, MOST_COUNT, "steps", owner="training: ")
         if (self.steps is None) == (self.tokens is None):
             raise SpecError(f"training: give steps or tokens, exactly one; got steps={self.steps} tokens={self.tokens}")
         if self.tokens is not None and self.tokens > MOST_TOKENS:

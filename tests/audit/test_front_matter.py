@@ -111,7 +111,7 @@ def test_setting_twice_changes_nothing_more() -> None:
     [
         ("---\n{license: mit}\n---\n", "expected a mapping with one key a line"),
         ("---\n- a\n- b\n---\n", "expected a mapping with one key a line"),
-        ("---\nlicense: [mit\n---\n", "not YAML"),
+        ("---\nlicense: [mit\n---\n", "not valid YAML"),
         ("---\nco2_eq_emissions: 1\nco2_eq_emissions: 2\n---\n", "is there 2 times"),
         ("---  \nlicense: mit\n---\n", "a --- line ends with spaces"),
         ("---\nlicense: mit\n---\t\n", "a --- line ends with spaces"),

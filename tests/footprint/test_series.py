@@ -139,7 +139,7 @@ def test_local_time_needs_its_zone_and_the_repeated_hour_of_autumn_counts_twice(
     hours = ["2025-10-26 01:00", "2025-10-26 02:00", "2025-10-26 02:00", "2025-10-26 03:00"]
     local.write_text("time,intensity\n" + "".join(f"{hour},100\n" for hour in hours), encoding="utf-8")
 
-    with pytest.raises(FootprintError, match=r"local.csv:2: 2025-10-26 01:00 has no UTC offset; give timezone"):
+    with pytest.raises(FootprintError, match=r"local.csv:2: '2025-10-26 01:00' has no UTC offset; give timezone"):
         load_trace(str(local))
     trace = load_trace(SeriesFile(path=str(local), timezone="Europe/Paris"))
 
@@ -168,6 +168,8 @@ def test_a_column_that_says_utc_needs_no_offset_and_pounds_are_converted(tmp_pat
         ("intensity_lb_per_mwh", 45.359237),
         ("alberta_gco2_per_kwh", 100),
         ("Melbourne carbon intensity", 100),
+        ("MOER", 45.359237),
+        ("co2_aoer", 45.359237),
     ],
 )
 def test_the_unit_is_the_one_that_the_name_states(tmp_path: Path, column: str, g_per_kwh: float) -> None:
@@ -175,6 +177,17 @@ def test_the_unit_is_the_one_that_the_name_states(tmp_path: Path, column: str, g
 
     assert trace.g_per_kwh[0] == pytest.approx(g_per_kwh)
     assert ("taken as g/kWh" in trace.source) == (column == "Melbourne carbon intensity")
+    assert ("taken as lb/MWh, WattTime's unit" in trace.source) == (column in ("MOER", "co2_aoer"))
+
+
+def test_a_file_of_marginal_intensity_as_watttime_writes_it_is_in_pounds_a_mwh(tmp_path: Path) -> None:
+    file = tmp_path / "CAISO_NORTH_2025-01_MOER.csv"
+    file.write_text(
+        "timestamp,MOER,MOER version,frequency\n"
+        "2025-01-01T00:00:00+00:00,1000,3.2,300\n2025-01-01T00:05:00+00:00,900,3.2,300\n"
+    )
+
+    assert load_trace(str(file)).g_per_kwh == pytest.approx([453.59237, 408.233133])
 
 
 @pytest.mark.parametrize(
@@ -242,7 +255,7 @@ def test_a_broken_file_is_an_error_with_file_and_line(tmp_path: Path, text: str,
 
     with pytest.raises(FootprintError, match=problem):
         load_trace(str(tmp_path / "grid.csv"))
-    with pytest.raises(FootprintError, match="No such file"):
+    with pytest.raises(FootprintError, match="cannot be read"):
         load_trace(str(tmp_path / "absent.csv"))
 
 

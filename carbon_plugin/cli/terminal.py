@@ -1,0 +1,39 @@
+"""The one way from a command to the terminal: whatever a name in a ledger or a file holds, it cannot steer it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from carbon_plugin.printable import printable
+
+
+class _Safe:
+    """A text stream that makes what is written to it printable; everything else is the stream's own."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._stream.write(printable(text))
+        return len(text)
+
+    def writelines(self, lines: Any) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def safe_output() -> Iterator[None]:
+    """Make standard output and standard error safe while a command runs."""
+    streams = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = _Safe(sys.stdout), _Safe(sys.stderr)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = streams

@@ -1,0 +1,24 @@
+"""Text of others (names of runs, devices and files) made safe to print: no control character reaches a terminal."""
+
+from __future__ import annotations
+
+import re
+
+_COLOUR = r"\x1b\[[0-9;]{0,20}m"
+"""What tables of ours are coloured with; harmless in anybody's text."""
+_CONTROL = re.compile(
+    f"({_COLOUR})|([\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u2028\\u2029\\u202a-\\u202e\\u2066-\\u2069\\ud800-\\udfff])"
+)
+_BREAK = re.compile(r"[\t\n\r\x0b\x0c\x85\u2028\u2029]+")
+_LONGEST = 1500
+
+
+def printable(text: str) -> str:
+    r"""The text with control characters as escapes such as \x07; line breaks, tabs and colours stay."""
+    return _CONTROL.sub(lambda found: found[1] or found[2].encode("unicode_escape").decode(), text)
+
+
+def one_line(text: str) -> str:
+    """The same in one line of a bearable length, for an error."""
+    line = printable(_BREAK.sub(" ", text))
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"
