@@ -12,7 +12,7 @@ from msgspec import Struct
 from carbon_plugin.ledger.records import Close, DeviceEnergy, Event, Manifest, Projection, Record, Span, Window
 from carbon_plugin.spec.devices import Rung
 from carbon_plugin.spec.limits import MOST_RUN_S
-from carbon_plugin.spec.reading import LATEST_UNIX_S
+from carbon_plugin.spec.reading import LATEST_UNIX_S, shown
 from carbon_plugin.spec.site import MOST_G_PER_KWH, MOST_PUE
 
 MOST_W: dict[Rung, float] = {"gpu": 2e4, "host": 1e6, "network": 1e6, "facility": 5e9}
@@ -113,9 +113,16 @@ def _name(record: Record) -> str:
     return type(record).__name__.lower()
 
 
+def _short(value: float) -> str:
+    try:
+        return f"{value:g}"
+    except OverflowError:  # an integer beyond all floats
+        return shown(value)
+
+
 def _outside(*values: tuple[str, float | None, float]) -> list[str]:
     """Words for those of the values that are below 0 or above their limit."""
-    return [f"{words} {value:g}" for words, value, most in values if value is not None and not 0 <= value <= most]
+    return [f"{words} {_short(value)}" for words, value, most in values if value is not None and not 0 <= value <= most]
 
 
 def _window_faults(window: Window) -> list[str]:

@@ -23,6 +23,7 @@ from carbon_plugin.ledger.records import (
     Span,
     Window,
 )
+from carbon_plugin.ledger.sums import RunningSums
 from carbon_plugin.ledger.writer import LedgerWriter
 from carbon_plugin.spec.devices import DeviceIdentity
 
@@ -234,6 +235,9 @@ class Job:
             )
         if attempt.closed:
             windows = [record for record in records if isinstance(record, Window)]
+            summed = RunningSums()
+            for one in windows:
+                summed.add(one)
             records.append(
                 Close(
                     at_unix_s=now_s,
@@ -241,6 +245,7 @@ class Job:
                     steps=sum(w.steps for w in windows),
                     windows=len(windows),
                     energy_j=sum(e.energy_j or 0.0 for w in windows for e in w.energies),
+                    sums=summed.sums,
                 )
             )
         return records
