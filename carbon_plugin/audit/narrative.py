@@ -10,6 +10,7 @@ from carbon_plugin.audit.result import AuditSummary, Energy
 from carbon_plugin.audit.view import estimated_gpus, gpus_phrase, grid_g_per_kwh, measured_share, unknown_embodied
 from carbon_plugin.footprint.grid import describe_basis
 from carbon_plugin.ledger.clocks import CLOCK_STEP_EVENT
+from carbon_plugin.ledger.expected import NOT_SEEN_EVENT
 
 NAMED = 3
 """Devices that a sentence names one by one."""
@@ -48,6 +49,11 @@ def left_out(summary: AuditSummary) -> list[str]:
     for rung in ("host", "network"):
         if rung not in summary.by_rung:
             found.append(f"The {rung} was not metered and is in no total.")
+    if NOT_SEEN_EVENT in summary.event_counts:
+        found.append(
+            "The plan names GPUs, and nothing on a machine of this run shows one: if it had any, their energy is in no "
+            "total."
+        )
     lost_s = sum(gap.duration_s for gap in summary.period.gaps)
     if lost_s:
         found.append(

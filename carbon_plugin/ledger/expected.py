@@ -19,6 +19,9 @@ UNMETERED_EVENT = "gpus_unmetered"
 MAX_NAMED = 3
 """UUIDs in a sentence; how many there are is said anyway."""
 
+NOT_SEEN_EVENT = "planned_gpus_not_seen"
+"""Event of a node on which nothing shows a GPU although the plan, or the user, names one."""
+
 LEFT = "left to local rank 0"
 """Reason of a closing record of a process that metered GPUs until local rank 0 of its node did."""
 

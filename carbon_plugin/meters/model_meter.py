@@ -18,10 +18,11 @@ ANY_NODE = Bounds(ceiling_w=100e3, limit_w=None, source="the most of any node")
 
 
 class ModelledPart(Struct, frozen=True):
-    """A device without a meter, and its power."""
+    """A device without a meter, and its power. An `estimate` stands for a device that should have been measured."""
 
     identity: DeviceIdentity
     power: PowerSource
+    estimate: bool = False
 
 
 class ModelMeter:
@@ -58,6 +59,7 @@ class ModelMeter:
                     low_j=joules.low,
                     high_j=joules.high,
                     power_w=power.central,
+                    estimated_j=joules.central if part.estimate else 0.0,
                 )
             )
         return readings

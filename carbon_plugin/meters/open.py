@@ -37,7 +37,9 @@ from carbon_plugin.meters.rapl import open_rapl_meter
 from carbon_plugin.meters.rapl_domains import POWERCAP
 from carbon_plugin.meters.selection import DeviceSelection
 from carbon_plugin.meters.share import WHOLE, HostShare, ShareSource, fixed, gpu_share, slurm_share, used_share
+from carbon_plugin.meters.unread import unread_meters
 from carbon_plugin.spec.devices import DeviceIdentity
+from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.hardware import Accelerator, Node
 
 _ALIKE = ("package", "dram")
@@ -141,7 +143,7 @@ def open_meters(
     reserved: Sequence[str | int] | None = None,
     node_profile: Node | None = None,
     accelerator: Accelerator | None = None,
-    gpu_power_model_w: float | None = None,
+    gpu_power_w: Figure | None = None,
     boot_id: str | None = None,
     host_share: float | None = None,
     include_host: bool = True,
@@ -154,10 +156,10 @@ def open_meters(
     """Open every meter that this host allows and model the rest. Never raises for a device that fails.
 
     `reserved` are the job's GPUs (see `select_devices`). `node_profile` models the host where it is not measured;
-    without one, or where `accelerator` is a CPU, the CPU is modelled by TDP and utilisation. `gpu_power_model_w` is
-    the power assumed of a GPU that cannot be read, for the host's overhead only. `host_share` is the job's part of
-    the host; by default it follows the reserved GPUs where others may hold the rest. `include_host` False meters
-    GPUs only, for ranks beside a leader that has the host. `root_pid` is the process whose tree is the job.
+    without one, or where `accelerator` is a CPU, the CPU is modelled by TDP and utilisation. `gpu_power_w` is the power
+    assumed of a GPU that is there and that no driver tells of; without it such GPUs have no energy. `host_share` is the
+    job's part of the host; by default it follows the reserved GPUs where others may hold the rest. `include_host` False
+    meters GPUs only, for ranks beside a leader that has the host. `root_pid` is the process whose tree is the job.
     `node_address` is a meter of the whole node, which then stands for CPU, DRAM and model, or of a facility.
     """
     host = read_host_info(environ=environ)
@@ -177,7 +179,7 @@ def open_meters(
         names = " ".join(sorted(device.key for device in gpus.devices)).encode()
         key += f"/part-{blake2b(names, digest_size=4).hexdigest()}"
     meters: list[Meter] = [gpus] if gpus else []
-    draw, history = GpuDraw(_unmetered(gpus, node), gpu_power_model_w), GpuHistory()
+    draw, history = GpuDraw(_unmetered(gpus, node, unread), gpu_power_w.value if gpu_power_w else None), GpuHistory()
     beside = None
     models: dict[str, PowerSource] = {}
     if include_host:
@@ -212,11 +214,12 @@ def open_meters(
             node=node,
             cpu_tdp=stated_cpu_tdp(accelerator, node_profile),
             share=share,
-            gpu_equivalents=gpus.gpu_equivalents if gpus else 0.0,
+            gpu_equivalents=gpus.gpu_equivalents if gpus else float(unread.count if unread else 0),
             node_measured=node_measured,
             cpu_measured=node_measured or bool({"package", "module"} & scopes),
             dram_measured=node_measured or bool({"dram", "module"} & scopes),
         )
+        meters += unread_meters(unread, key, accelerator, gpu_power_w, clock)
         parts = host_parts(plan, draw, root_pid, environ, clock)
         if isinstance(measured, NodeMeter) and node_measured:
             # What stands in for the node meter where it tells nothing, or nothing possible.
@@ -325,6 +328,8 @@ def _host_share(
     return WHOLE, [Note("assumption", sentence)]
 
 
-def _unmetered(gpus: NvmlMeter | None, node: Node | None) -> int:
+def _unmetered(gpus: NvmlMeter | None, node: Node | None, unread: UnreadGpus | None) -> int:
     """GPUs that draw power on this host without being readable."""
-    return node.accelerators if gpus is None and node is not None else 0
+    if gpus is not None:
+        return 0
+    return unread.count if unread is not None else node.accelerators if node is not None else 0

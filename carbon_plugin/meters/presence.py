@@ -30,11 +30,11 @@ def unread_gpus(
     if files:
         return _unread(problem, len(files), f"there are {len(files)} device files /dev/nvidiaN")
     cards = 0 if container else sum(map(_is_gpu, (root / "sys/bus/pci/devices").glob("*")))
-    return _unread(problem, cards, f"the PCI bus lists {cards} from NVIDIA") if cards else None
+    return _unread(problem, cards, f"the PCI bus lists {cards} from NVIDIA", usable=False)
 
 
-def _unread(problem: Unavailable, count: int, evidence: str) -> UnreadGpus | None:
-    return UnreadGpus(count=count, evidence=evidence, problem=problem) if count else None
+def _unread(problem: Unavailable, count: int, evidence: str, *, usable: bool = True) -> UnreadGpus | None:
+    return UnreadGpus(count=count, evidence=evidence, problem=problem, usable=usable) if count else None
 
 
 def _listed(value: str | None) -> list[str] | None:

@@ -59,11 +59,13 @@ UNREAD_EVENT = "gpus_not_metered"
 
 
 class UnreadGpus(Struct, frozen=True, kw_only=True):
-    """GPUs that this machine or this job has and that no meter reads: how many, what shows it, and the problem."""
+    """GPUs that this machine or this job has and that no meter reads: how many, what shows it, and the problem. They
+    are `usable` unless only the bus shows them: without a device file nobody computes on one."""
 
     count: int
     evidence: str
     problem: Unavailable
+    usable: bool = True
 
     @property
     def sentence(self) -> str:

@@ -53,7 +53,8 @@ class Baseline:
         if reading.energy_j is None:
             return replace(reading, monotonic_s=self.start_s)
         if now is None or first is None:
-            used_j = low_j = high_j = (reading.power_w or 0.0) * max(0.0, reading.monotonic_s - self.start_s)
+            used_j = (reading.power_w or 0.0) * max(0.0, reading.monotonic_s - self.start_s)
+            low_j, high_j = (used_j * _ratio(bound, reading.energy_j) for bound in (reading.low_j, reading.high_j))
         else:
             used_j, low_j, high_j = (
                 max(0.0, (after or 0.0) - (before or 0.0))
@@ -69,7 +70,13 @@ class Baseline:
             energy_j=reading.energy_j - used_j,
             low_j=None if reading.low_j is None else reading.low_j - low_j,
             high_j=None if reading.high_j is None else reading.high_j - high_j,
+            estimated_j=reading.estimated_j - used_j * min(1.0, _ratio(reading.estimated_j, reading.energy_j, 0.0)),
         )
+
+
+def _ratio(part_j: float | None, whole_j: float, unknown: float = 1.0) -> float:
+    """A bound or a part of an energy over the energy, as long as that is not zero."""
+    return unknown if part_j is None or whole_j <= 0 else part_j / whole_j
 
 
 def _open() -> NvmlMeter | Unavailable:

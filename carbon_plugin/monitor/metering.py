@@ -14,6 +14,7 @@ from carbon_plugin.meters.presence import unread_gpus
 from carbon_plugin.meters.protocol import Unavailable, UnreadGpus
 from carbon_plugin.meters.selection import select_devices
 from carbon_plugin.monitor.leader import Claim
+from carbon_plugin.monitor.missing_gpus import named_gpu, unread_power
 from carbon_plugin.monitor.settings import Settings
 from carbon_plugin.spec.devices import DeviceIdentity
 from carbon_plugin.spec.hardware import Accelerator, Node
@@ -55,10 +56,15 @@ def open_host_meters(
 ) -> MeterSet:
     """Meters of this host: of these GPUs, or of all that the environment reserves, and of the host if it is to be."""
     accelerator = hardware.accelerator.value if hardware.accelerator else _cpu_profile(settings)
+    unread = hardware.unread
+    if unread is not None and accelerator is None:
+        accelerator = named_gpu(settings)
+    known = hardware.keys or unread is not None or _is_cpu(accelerator)
     return open_meters(
         reserved=gpus if gpus is not None else hardware.reserved,
-        node_profile=_node_profile(settings, accelerator) if hardware.keys or _is_cpu(accelerator) else None,
+        node_profile=_node_profile(settings, accelerator) if known else None,
         accelerator=accelerator,
+        gpu_power_w=None if unread is None else unread_power(settings, accelerator, usable=unread.usable),
         include_host=host,
         node_address=settings.node_meter,
         environ=environ,

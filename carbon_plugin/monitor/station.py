@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from carbon_plugin.detect.observed import Detected
 from carbon_plugin.detect.stages import own_stages, with_all_stages
-from carbon_plugin.ledger.expected import LEFT, UNMETERED_EVENT
+from carbon_plugin.ledger.expected import LEFT, NOT_SEEN_EVENT, UNMETERED_EVENT
 from carbon_plugin.ledger.launches import SKEW_EVENT
 from carbon_plugin.ledger.records import RunIdentity
 from carbon_plugin.meters.hostinfo import read_host_info
@@ -32,6 +32,7 @@ from carbon_plugin.monitor.journal import Journal
 from carbon_plugin.monitor.launch import launch_of, next_training
 from carbon_plugin.monitor.leader import Claim, Election
 from carbon_plugin.monitor.metering import Hardware, open_host_meters
+from carbon_plugin.monitor.missing_gpus import warning_of
 from carbon_plugin.monitor.projector import Projected, Projector, doubts
 from carbon_plugin.monitor.ranks import Ranks
 from carbon_plugin.monitor.recorder import NodeRecorder
@@ -259,6 +260,11 @@ class Station:
         assert place is not None  # made in `open`, before anything is recorded
         assert self._duty is not None
         meters = open_host_meters(self._settings, self._hardware, self._environ, gpus=task.gpus, host=task.host)
+        warning = warning_of(meters, self._settings) if task.host else None
+        if warning is not None:
+            logger.warning("carbon_plugin: %s", warning)
+            if meters.unread is None:
+                self.note(NOT_SEEN_EVENT, warning)
         # Local rank 0, or who follows it, writes the node's ledger; what others see alone is in ledgers of their own.
         of_node = task.until_s is None and (self._ranks.local_rank == 0 or task.follows)
         rank = None if of_node else self._ranks.rank

@@ -57,6 +57,11 @@ ACTIVITIES: dict[str, dict[str, float]] = {
 """What the device does during each term of the step. `framework` is not among them: it stretches all alike."""
 SUSTAINED_SHARE = 0.95
 """Draw of back-to-back matrix products over the power limit, where no measurement is known."""
+TRAINING_SHARE = 0.7
+"""Mean draw in training over the limit, of a job that nothing is known of: nodes in training draw 76 % of their rating
+(arXiv 2412.08602), jobs that wait for data or for each other less (our convention)."""
+UNREAD_IDLE_RELATIVE = 0.5
+"""Half range of the power of a device without a driver, whose power management may be off (our convention)."""
 CONTEXT_POWER_W = 40.0
 """What an open context adds to idle where only the empty-board figure is known (26-66 W, arXiv 2605.23918)."""
 IDLE_RELATIVE = 0.12
@@ -69,6 +74,21 @@ def idle_with_context_w(accelerator: Accelerator) -> float:
         return accelerator.idle_context_power_w.value
     idle = accelerator.idle_power_w.value
     return min(idle + CONTEXT_POWER_W, 0.5 * accelerator.tdp_w.value) if accelerator.kind == "gpu" else idle
+
+
+def unread_power_figure(accelerator: Accelerator, *, usable: bool) -> Figure:
+    """Mean power of a device that nobody can read, W: in a training of which nothing else is known, or idle where no
+    process can compute on it (not `usable`)."""
+    if not usable:
+        idle = accelerator.idle_power_w.value
+        source = f"idle power of {accelerator.name}, on which nothing can compute"
+        return Figure(
+            idle, (1 - UNREAD_IDLE_RELATIVE) * idle, (1 + UNREAD_IDLE_RELATIVE) * idle, "W", "modelled", source
+        )
+    limit, idle = accelerator.tdp_w.value, idle_with_context_w(accelerator)
+    central = max(idle, TRAINING_SHARE * limit)
+    source = f"{TRAINING_SHARE:.0%} of the limit of {accelerator.name}, from idle up to all of it"
+    return Figure(central, min(idle, central), max(limit, central), "W", "modelled", source)
 
 
 def idle_power_figure(cluster: Cluster) -> Figure:

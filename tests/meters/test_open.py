@@ -10,7 +10,7 @@ import pytest
 from msgspec import structs
 
 from carbon_plugin.meters.open import MeterSet, open_meters
-from carbon_plugin.spec.figure import Sourced
+from carbon_plugin.spec.figure import Figure, Sourced
 from carbon_plugin.spec.hardware import Node
 from carbon_plugin.spec.profiles import load_accelerator
 
@@ -120,7 +120,7 @@ def test_gpus_without_a_meter_still_load_the_host_with_their_modelled_power(
     meters = opened(
         tmp_path,
         node_profile=make_node(),
-        gpu_power_model_w=500.0,
+        gpu_power_w=Figure(500.0, 100.0, 700.0, "W", "assumed", "test"),
         environ={"CUDA_VISIBLE_DEVICES": ""},
         clock=lambda: next(seconds, 100.0),
     )

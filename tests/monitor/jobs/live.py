@@ -57,6 +57,7 @@ def forked(monitor: CarbonMonitor) -> None:
 def main(scenario: str, run_dir: str, seconds: float) -> None:
     monitor = CarbonMonitor(
         site=msgspec.json.decode(os.environ.get("JOB_SITE", '{"zone": "FRA"}'), type=Site),
+        planned=os.environ.get("JOB_PLAN"),
         run_dir=run_dir,
         total_steps=10_000,
         window_s=0.5,

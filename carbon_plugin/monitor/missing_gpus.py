@@ -1,0 +1,48 @@
+"""GPUs that a job should have and that nothing can read: what they are taken to draw, and what the user is told."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from carbon_plugin.meters.open import MeterSet
+from carbon_plugin.monitor.settings import Settings
+from carbon_plugin.predict.power import unread_power_figure
+from carbon_plugin.spec.figure import Figure
+from carbon_plugin.spec.hardware import Accelerator
+from carbon_plugin.spec.profiles import list_accelerators
+
+
+def named_gpu(settings: Settings) -> Accelerator | None:
+    """The GPU that the user or the plan says the job runs on; None for a job on CPUs, or where nobody says so."""
+    planned = settings.forecast.spec.cluster.accelerator if settings.forecast else None
+    return next((a for a in (settings.declared.accelerator, planned) if a is not None and a.kind == "gpu"), None)
+
+
+def unread_power(settings: Settings, accelerator: Accelerator | None, *, usable: bool) -> Figure:
+    """What a GPU draws that no driver tells of, W: as the plan predicts it, else by the profile of its model, else
+    anywhere in between what the GPUs draw that there are profiles of. A job on CPUs leaves it idle."""
+    if accelerator is not None and accelerator.kind == "gpu":
+        plan = settings.forecast
+        if usable and plan is not None and plan.spec.cluster.accelerator == accelerator:
+            return replace(plan.prediction.gpu_power_w, source="as the plan predicts it")
+        return unread_power_figure(accelerator, usable=usable)
+    usable = usable and accelerator is None
+    known = [unread_power_figure(a, usable=usable) for a in list_accelerators() if a.kind == "gpu"]
+    known.sort(key=lambda figure: figure.value)
+    low, high = min(figure.low for figure in known), max(figure.high for figure in known)
+    source = f"any of the {len(known)} GPUs that there are profiles of, because its model is not known"
+    return Figure(known[len(known) // 2].value, low, high, "W", "assumed", source)
+
+
+def warning_of(meters: MeterSet, settings: Settings) -> str | None:
+    """What the user must know at the start about GPUs that are not metered; None where all are, or there are none."""
+    unread, named = meters.unread, named_gpu(settings)
+    if unread is not None:
+        advice = f" ({unread.problem.advice})" if unread.problem.advice else ""
+        return f"{unread.sentence}{advice}. Their energy is in the totals as an estimate, with a range"
+    if meters.gpus is None and named is not None:
+        return (
+            f"the job is said to run on {named.name}, and nothing on this machine shows a GPU: only the machine itself "
+            "is metered, and what GPUs draw is in no total"
+        )
+    return None
