@@ -6,7 +6,6 @@ once that the driver is busy if the hang is already longer than the time that it
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -56,10 +55,10 @@ class Answer(Generic[T]):
 
 
 class DriverThread:
-    """The thread of one process. It starts with the first call and never ends; it is a daemon."""
+    """The thread that calls one opened driver. It is a daemon, and ends when it is told to."""
 
     def __init__(self) -> None:
-        self._queue: SimpleQueue[Answer[object]] = SimpleQueue()
+        self._queue: SimpleQueue[Answer[object] | None] = SimpleQueue()
         self._busy_since_s: float | None = None
         threading.Thread(target=self._run, name="carbon-plugin-driver", daemon=True).start()
 
@@ -88,20 +87,12 @@ class DriverThread:
         """What to say of a driver that does not answer, after a wait."""
         return DriverBusyError(f"the driver has not answered for {max(self.busy_s, waited_s):.0f} s")
 
+    def end(self) -> None:
+        """No more work will come: the thread ends after what it has."""
+        self._queue.put(None)
+
     def _run(self) -> None:
-        while True:
-            answer = self._queue.get()
+        while (answer := self._queue.get()) is not None:
             self._busy_since_s = time.monotonic()
             answer.run()
             self._busy_since_s = None
-
-
-_THREADS: dict[int, DriverThread] = {}
-
-
-def driver_thread() -> DriverThread:
-    """The driver's thread of this process; a forked child has none of its parent's and starts its own if it asks."""
-    pid = os.getpid()
-    if pid not in _THREADS:
-        _THREADS[pid] = DriverThread()
-    return _THREADS[pid]

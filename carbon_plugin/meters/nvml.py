@@ -11,12 +11,14 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from threading import Event
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from carbon_plugin.meters.bounds import Bounds
 from carbon_plugin.meters.context import GpuContext
-from carbon_plugin.meters.driver_thread import Answer, DriverBusyError, driver_thread
+from carbon_plugin.meters.driver_thread import Answer, DriverBusyError, DriverThread
 from carbon_plugin.meters.gate import Gate
 from carbon_plugin.meters.nvml_driver import ErrorCode, Gpu, Inventory, NvmlDriver, NvmlError
 from carbon_plugin.meters.nvml_look import BoardReader
@@ -79,6 +81,7 @@ class NvmlMeter:
     def __init__(
         self,
         driver: NvmlDriver,
+        thread: DriverThread,
         boards: Sequence[Board],
         targets: Sequence[Target],
         *,
@@ -95,6 +98,7 @@ class NvmlMeter:
         self.notes = list(notes)
         self._pid = os.getpid()
         self._driver: NvmlDriver | None = driver
+        self._thread = thread
         self._reader = BoardReader(driver, boards, clock, slow_call_s)
         self._targets = list(targets)
         self._clock = clock
@@ -122,7 +126,7 @@ class NvmlMeter:
             return {}
         places = {t.identity.key: t.board_uuid for t in self._targets if t.board_uuid is not None}
         try:
-            return driver_thread().call(lambda: _contexts(driver, places), CONTEXT_WAIT_S)
+            return self._thread.call(lambda: _contexts(driver, places), CONTEXT_WAIT_S)
         except DriverBusyError:
             return {}
 
@@ -130,16 +134,17 @@ class NvmlMeter:
         """Release the driver. A call that hangs is not waited for."""
         driver, self._driver = self._driver, None
         if driver is not None and os.getpid() == self._pid:
-            driver_thread().submit(driver.close).wait(CLOSE_WAIT_S)
+            self._thread.submit(driver.close).wait(CLOSE_WAIT_S)
+            self._thread.end()
 
     def _read_boards(self) -> None:
         """Look at all boards, wait a while for the answers, and let them through the gate into `whole`."""
         if self._round is None or self._round.done:
-            self._round = driver_thread().submit(self._reader.look_at_all)
+            self._round = self._thread.submit(self._reader.look_at_all)
         self._round.wait(READ_WAIT_S)
         if self._round.done:
             self._round.result()
-        fresh, now = self._reader.readings(self._clock(), driver_thread().busy_s)
+        fresh, now = self._reader.readings(self._clock(), self._thread.busy_s)
         if fresh:
             # Samples that are older than this moment are taken in first, so that what follows starts from them.
             self._gate.admit(fresh)
@@ -177,9 +182,9 @@ def open_nvml_meter(
     opened = _open_driver()
     if isinstance(opened, Unavailable):
         return opened
-    driver, inventory = opened
+    driver, inventory = opened.driver, opened.inventory
     chosen = selection or select_devices(inventory.gpus, environ, reserved)
-    boards = _boards(driver, [gpu for uuid in chosen.uuids if (gpu := find_device(inventory, uuid)[0])])
+    boards = _boards(opened, [gpu for uuid in chosen.uuids if (gpu := find_device(inventory, uuid)[0])])
     targets: list[Target] = []
     for uuid in chosen.uuids:
         gpu, part = find_device(inventory, uuid)
@@ -194,6 +199,7 @@ def open_nvml_meter(
     notes += [Note("device", f"{t.identity.key}: {t.identity.note}") for t in targets if t.identity.note]
     return NvmlMeter(
         driver,
+        opened.thread,
         list(boards.values()),
         targets,
         inventory=inventory,
@@ -209,32 +215,42 @@ def list_gpus() -> Inventory | Unavailable:
     opened = _open_driver()
     if isinstance(opened, Unavailable):
         return opened
-    driver, inventory = opened
-    driver_thread().submit(driver.close)
-    return inventory
+    opened.thread.submit(opened.driver.close)
+    opened.thread.end()
+    return opened.inventory
 
 
 def late_driver() -> bool:
     """Whether a driver that was waited for in vain has answered since, so that a meter can be opened now."""
     opening = _OPENING.get(os.getpid())
-    return opening is not None and opening.done
+    return opening is not None and opening[1].done
 
 
-_OPENING: dict[int, Answer[tuple[NvmlDriver, Inventory]]] = {}
+_OPENING: dict[int, tuple[DriverThread, Answer[tuple[NvmlDriver, Inventory]]]] = {}
 """An initialisation that takes too long to be waited for, by process: who asks next has its result."""
 
 
-def _open_driver() -> tuple[NvmlDriver, Inventory] | Unavailable:
-    thread = driver_thread()
+class _Opened(Struct, frozen=True):
+    """An initialised driver, the thread that calls it, and what it lists."""
+
+    driver: NvmlDriver
+    thread: DriverThread
+    inventory: Inventory
+
+
+def _open_driver() -> _Opened | Unavailable:
+    begun = _OPENING.pop(os.getpid(), None)
+    thread = DriverThread() if begun is None else begun[0]
+    answer = thread.submit(_opened) if begun is None else begun[1]
+    waited_s = OPEN_WAIT_S if begun is None else 0.0
     try:
-        opening = _OPENING.pop(os.getpid(), None)
-        waited_s = OPEN_WAIT_S if opening is None else 0.0
-        opening = opening or thread.submit(_opened)
-        if not opening.wait(waited_s):
-            _OPENING[os.getpid()] = opening
+        if not answer.wait(waited_s):
+            _OPENING[os.getpid()] = (thread, answer)
             raise thread.busy(waited_s)
-        return opening.result()
+        driver, inventory = answer.result()
+        return _Opened(driver, thread, inventory)
     except NvmlError as error:
+        thread.end()
         return Unavailable(
             kind=f"nvml_{error.code}",
             reason=f"NVIDIA GPUs cannot be metered: {error}",
@@ -257,14 +273,16 @@ def _opened() -> tuple[NvmlDriver, Inventory]:
         raise
 
 
-def _boards(driver: NvmlDriver, gpus: Sequence[Gpu]) -> dict[str, Board]:
+def _boards(opened: _Opened, gpus: Sequence[Gpu]) -> dict[str, Board]:
     """The boards of some GPUs with the calls that answer on each, by UUID; assumed where the driver takes its time."""
     once = {gpu.uuid: gpu for gpu in gpus}
+    late = Event()
     try:
-        described = driver_thread().call(
-            lambda: [describe_board(driver, gpu) for gpu in once.values()], DESCRIBE_WAIT_S
+        described = opened.thread.call(
+            lambda: [describe_board(opened.driver, gpu, late) for gpu in once.values()], DESCRIBE_WAIT_S
         )
     except DriverBusyError:
+        late.set()
         described = [assumed_board(gpu) for gpu in once.values()]
     return {board.gpu.uuid: board for board in described}
 

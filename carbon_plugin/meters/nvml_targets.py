@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from threading import Event
 
 from msgspec import Struct
 
@@ -75,18 +76,18 @@ class Target(Struct, frozen=True, kw_only=True):
     share: float | None = None
 
 
-def describe_board(driver: NvmlDriver, gpu: Gpu) -> Board:
-    """Find out which calls answer on a GPU.
+def describe_board(driver: NvmlDriver, gpu: Gpu, late: Event) -> Board:
+    """Find out which calls answer on a GPU. When `late` is set nobody waits for it any more, and no call is made.
 
     Beside a Grace CPU the GPU's own scope is asked for first: the classic call may cover the whole module there.
     """
-    own_scope = gpu.has_grace and _answers(driver.energy_j, gpu.uuid, "gpu")
+    own_scope = gpu.has_grace and _answers(driver.energy_j, gpu.uuid, "gpu", late)
     scope: Scope | None = "gpu" if own_scope else None
     return Board(
         gpu=gpu,
         scope=scope,
-        counter=_answers(driver.energy_j, gpu.uuid, scope),
-        power=_answers(driver.power_w, gpu.uuid, scope),
+        counter=_answers(driver.energy_j, gpu.uuid, scope, late),
+        power=_answers(driver.power_w, gpu.uuid, scope, late),
         module=gpu.has_grace and not own_scope,
     )
 
@@ -96,7 +97,9 @@ def assumed_board(gpu: Gpu) -> Board:
     return Board(gpu=gpu, scope=None, counter=True, power=True, module=gpu.has_grace)
 
 
-def _answers(read: Callable[[str, Scope | None], float], uuid: str, scope: Scope | None) -> bool:
+def _answers(read: Callable[[str, Scope | None], float], uuid: str, scope: Scope | None, late: Event) -> bool:
+    if late.is_set():
+        return False
     try:
         read(uuid, scope)
     except NvmlError:
