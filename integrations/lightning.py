@@ -154,7 +154,7 @@ class CarbonCallback(Callback):
             ranks=_ranks(trainer),
             versions=versions | {"torch": str(sys.modules["torch"].__version__)},
             watched=(pl_module,),
-            superseded=self._close,
+            end=self._close,
         )
 
     def _evaluate(self, trainer: Trainer, pl_module: LightningModule) -> None:

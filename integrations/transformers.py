@@ -133,7 +133,7 @@ class CarbonCallback(TrainerCallback):
                 "python": sys.version.split()[0],
             },
             watched=() if model is None else (unwrapped(model),),
-            superseded=self._close,
+            end=self._close,
         )
         self.monitor.resume_at(int(state.global_step))
 

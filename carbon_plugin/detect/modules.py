@@ -38,7 +38,7 @@ def watched(model: Any, optimizer: Any = None) -> Watched:
     """What is to be watched. Raises `WatchError` where it is no model and no optimizer."""
     modules = _modules(model)
     optimizers = optimizers_in(optimizer)
-    called = max(modules, key=lambda module: sum(p.numel() for p in module.parameters()))
+    called = max(modules, key=_size) if len(modules) > 1 else modules[0]
     return Watched(model=one_module(modules), called=called, optimizers=optimizers)
 
 
@@ -47,6 +47,12 @@ def one_module(modules: list[nn.Module]) -> nn.Module:
     from torch import nn
 
     return modules[0] if len(modules) == 1 else nn.ModuleList(modules)
+
+
+def _size(module: nn.Module) -> int:
+    from torch.nn.parameter import is_lazy
+
+    return sum(parameter.numel() for parameter in module.parameters() if not is_lazy(parameter))
 
 
 def _modules(model: Any) -> list[nn.Module]:

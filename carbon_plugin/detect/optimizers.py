@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -19,21 +19,27 @@ from carbon_plugin.errors import WatchError
 _INNER = ("optimizer", "optim", "_optimizer", "base_optimizer")
 """Where wrappers keep the optimizer that they step: Accelerate, Apex, DeepSpeed, Megatron, and most others."""
 _SEVERAL = ("optimizers", "chained_optimizers")
+"""Where containers keep theirs: torchtitan, Megatron."""
 _DEPTH = 6
 _STATES_LOOKED_AT = 4096
 
 
 class Stepping(Struct, frozen=True, kw_only=True):
     """The object whose `step` is a step of the run. `hooked` says that it is an optimizer of torch with hooks of its
-    own; otherwise its method is watched, and a step that `skipped` names as an attribute was none."""
+    own; otherwise its method is watched."""
 
     owner: Any
     hooked: bool
-    skipped: str | None = None
+
+    def skipped(self, result: Any) -> bool:
+        """Whether a call of the method that gave `result` changed nothing, because gradients overflowed: DeepSpeed says
+        so in an attribute, Megatron in its result."""
+        told = isinstance(result, tuple) and len(result) > 0 and result[0] is False
+        return told or getattr(self.owner, "overflow", False) is True
 
 
 def optimizers_in(given: Any) -> tuple[Any, ...]:
-    """The optimizers of an argument: one, or several in a list, a tuple, a mapping or a container; none of None.
+    """The optimizers of an argument: one, or several in a list, a tuple or a mapping; none of None.
 
     Raises `WatchError` for anything that has no `step`.
     """
@@ -41,8 +47,7 @@ def optimizers_in(given: Any) -> tuple[Any, ...]:
         return ()
     several = list(given.values()) if isinstance(given, Mapping) else given
     if not isinstance(several, list | tuple):
-        held = next((getattr(given, name) for name in _SEVERAL if isinstance(getattr(given, name, None), list)), None)
-        several = held if held and not _has_hooks(given) else [given]
+        several = [given]
     if not several:
         raise WatchError(
             "optimizer is an empty list, expected an optimizer, or None and a call of step() after each step"
@@ -60,7 +65,7 @@ def stepping(optimizer: Any) -> Stepping:
     """How the steps of an optimizer are noticed: by the outermost optimizer of torch in it that has hooks, else by its
     own method."""
     if type(optimizer).__module__.partition(".")[0] == "deepspeed":  # it steps the one inside once a parameter group
-        return Stepping(owner=optimizer, hooked=False, skipped="overflow")
+        return Stepping(owner=optimizer, hooked=False)
     for layer in _layers(optimizer):
         if _has_hooks(layer):
             return Stepping(owner=layer, hooked=True)
@@ -72,18 +77,23 @@ def innermost(optimizer: Any) -> Any:
     return list(_layers(optimizer))[-1]
 
 
-def steps_done(optimizer: Any) -> int | Arriving | None:
-    """Optimizer steps that its state has counted; None if it counts none, as SGD does.
+def steps_done(optimizers: Sequence[Any]) -> int | Arriving | None:
+    """Optimizer steps that the states of the first optimizer have counted, or those of the next ones where it counts
+    none, as SGD and Muon do; None if nobody does.
 
     The highest count of all parameters: some may have been added, or frozen, later. On the way where it lies on a GPU.
     """
+    return next((done for done in map(_steps_done, optimizers) if done is not None), None)
+
+
+def _steps_done(optimizer: Any) -> int | Arriving | None:
     highest, elsewhere = None, None
-    for layer in _layers(optimizer):
-        for value in _counts(layer):
+    for part in _parts(optimizer):
+        for value in _counts(part):
             number, arriving = _number(value)
             if number is not None and (highest is None or number > highest):
                 highest = number
-            elsewhere = elsewhere or arriving
+            elsewhere = arriving if elsewhere is None else elsewhere
     if highest is None and elsewhere is not None:
         return Arriving(elsewhere)
     return highest
@@ -111,13 +121,32 @@ def prepares_states() -> bool:
 
 
 def _layers(optimizer: Any) -> Iterator[Any]:
-    """An optimizer and those inside of it, from the outside in."""
+    """An optimizer and those inside of it, from the outside in; of several the first."""
     for _ in range(_DEPTH):
         yield optimizer
-        inner = next((getattr(optimizer, name) for name in _INNER if getattr(optimizer, name, None) is not None), None)
-        if inner is None:
+        inside = _inside(optimizer)
+        if not inside:
             return
-        optimizer = inner
+        optimizer = inside[0]
+
+
+def _parts(optimizer: Any, depth: int = _DEPTH) -> Iterator[Any]:
+    """An optimizer and all those inside of it."""
+    yield optimizer
+    for inner in _inside(optimizer) if depth else ():
+        yield from _parts(inner, depth - 1)
+
+
+def _inside(optimizer: Any) -> Sequence[Any]:
+    for name in _INNER:
+        inner = getattr(optimizer, name, None)
+        if inner is not None:
+            return [inner]
+    for name in _SEVERAL:
+        several = getattr(optimizer, name, None)
+        if isinstance(several, list | tuple):
+            return several
+    return ()
 
 
 def _has_hooks(optimizer: Any) -> bool:

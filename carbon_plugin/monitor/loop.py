@@ -103,7 +103,7 @@ class TrainingLoop:
         try:
             if unknown is not None:
                 self.monitor.fail("ranks", unknown)
-            self.monitor.start(versions=_versions(self._package), watched=self._seen.identities, superseded=self.close)
+            self.monitor.start(versions=_versions(self._package), watched=self._seen.identities, end=self.close)
             if not self.monitor.active:
                 return
             for function in (type(self).step, type(self).phase, type(self).metrics):
@@ -123,8 +123,8 @@ class TrainingLoop:
         def stepped(*_: Any) -> None:
             self.step()
 
-        def called(_: Any) -> None:
-            if stepping.skipped is None or not getattr(stepping.owner, stepping.skipped, False):
+        def called(result: Any) -> None:
+            if not stepping.skipped(result):
                 self._safely(self.step)
 
         opaque(stepped)
@@ -155,13 +155,13 @@ class TrainingLoop:
         if scheduled is not None:
             self.monitor.resume_at(scheduled)
         else:
-            self._resume(steps_done(self._seen.optimizers[0]))
+            self._resume(steps_done(self._seen.optimizers))
 
     def _loaded(self) -> None:
         """The optimizer was given other states."""
         try:
             if self.monitor.counted or not self.monitor.step_is_stated:
-                self._resume(steps_done(self._seen.optimizers[0]))
+                self._resume(steps_done(self._seen.optimizers))
         except Exception as error:  # as in `_begin`
             self.monitor.fail("resume", error)
 

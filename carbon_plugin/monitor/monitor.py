@@ -73,7 +73,7 @@ class CarbonMonitor:
         self._base_step = 0
         self._shown = 0
         self._watched: tuple[Any, ...] = ()
-        self._superseded: Callable[[str], None] | None = None
+        self._ended_by: Callable[[str], None] | None = None
         self._phase_names = PhaseNames()
         if os.environ.get(DISABLED_VARIABLE, "") in ("", "0"):
             self._settings = make_settings(**arguments)
@@ -102,25 +102,26 @@ class CarbonMonitor:
         ranks: Ranks | None = None,
         versions: Mapping[str, str] | None = None,
         watched: tuple[Any, ...] = (),
-        superseded: Callable[[str], None] | None = None,
+        end: Callable[[str], None] | None = None,
     ) -> None:
         """Begin to measure. `ranks` where they were not known before, `versions` of the frameworks in use.
 
         `watched` are the objects that are trained. An earlier training of this process that has one of them, or the
-        run directory, ends now: a cell of a notebook was run again. `superseded` ends this one in its turn; by default
-        `close`.
+        run directory, ends now: a cell of a notebook was run again. `end` ends this one in its turn, and with the
+        program; by default `close`.
         """
         if self._settings is None or self._thread is not None or self.run_dir is None:
             return
         settings, run_dir = self._settings, self.run_dir
-        self._watched, self._superseded = watched, superseded
+        self._watched, self._ended_by = watched, end
         for other in list(_living):
             same = any(mine is its for mine in watched for its in other._watched)
             if other.run_dir == run_dir and not same:
                 logger.warning("carbon_plugin: trainings at a time need a run_dir each; the first in %s ends", run_dir)
             if other.run_dir == run_dir or same:
-                end = other._superseded or other.close
-                end("another training began with its model, its optimizer or its run directory")
+                (other._ended_by or other.close)(
+                    "another training began with its model, its optimizer or its run directory"
+                )
         self._guard.run("start", lambda: self._start(settings, run_dir, ranks, versions or {}), None)
 
     def step_end(self, tokens: int | None = None) -> None:
@@ -212,7 +213,7 @@ class CarbonMonitor:
     def __getstate__(self) -> dict[str, Any]:
         """A copy, in a worker or of a trainer, has not started: thread, clock and ledger stay with this one."""
         left = {"_armed": False, "_clock": None, "_station": None, "_thread": None}
-        return vars(self) | left | {"_watched": (), "_superseded": None}
+        return vars(self) | left | {"_watched": (), "_ended_by": None}
 
     def __enter__(self) -> CarbonMonitor:
         self.start()
@@ -274,7 +275,7 @@ class CarbonMonitor:
     def _at_exit(self) -> None:
         # The interpreter keeps the exception that ended the program; a handler of ours is not needed.
         kind = getattr(sys, "last_type", None)
-        self.close("exit" if kind is None else _reason_of(kind))
+        (self._ended_by or self.close)("exit" if kind is None else _reason_of(kind))
 
     def _fail(self, part: str, error: BaseException) -> None:
         """The training thread's side failed: stop counting, let the monitor thread end in order."""

@@ -111,6 +111,39 @@ def test_of_several_optimizers_the_first_one_says_what_a_step_is(tmp_path):
     assert carbon.monitor.step == 3
 
 
+class Chained:
+    """As Megatron's: it steps those inside by other methods than `step`, and says whether gradients were finite."""
+
+    def __init__(self, *inside: Any) -> None:
+        self.chained_optimizers = list(inside)
+        self.finite = True
+
+    def step(self) -> tuple[bool, float]:
+        return self.finite, 1.0
+
+
+def test_container_of_optimizers_is_watched_by_its_own_step_and_what_it_says(tmp_path):
+    model = net()
+    chained = Chained(Bare(), Bare())
+
+    with watch(model, chained, run_dir=tmp_path / "run") as carbon:
+        for finite in (True, False, True):
+            chained.finite = finite
+            chained.step()
+
+    assert carbon.monitor.step == 2
+
+
+def test_module_whose_parameters_are_made_by_its_first_call_can_be_watched(tmp_path):
+    lazy = nn.LazyLinear(2)
+
+    with watch([lazy, net()], run_dir=tmp_path / "run") as carbon:
+        lazy(torch.ones(1, 3))
+        carbon.step()
+
+    assert carbon.monitor.step == 1
+
+
 @pytest.mark.parametrize("optimizer", [[], {}, [1], "adam", 3, object(), torch.optim.SGD, net(), (p for p in [])])
 def test_optimizer_that_is_none_raises_before_training(optimizer, tmp_path):
     with pytest.raises(WatchError, match="optimizer is"):

@@ -161,6 +161,14 @@ def test_what_the_script_says_wins_over_states_that_come_from_another_run(tmp_pa
     assert resumed_with(tmp_path, optimizer, step=0).monitor.step == 0
 
 
+def test_of_a_list_the_first_optimizer_that_counts_says_the_step(tmp_path):
+    model, adam = model_and_optimizer()
+    trained(model, adam, 7)
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1)  # as Muon, it counts nothing
+
+    assert resumed_with(tmp_path, [sgd, adam]).monitor.step == 7
+
+
 class Fused:
     """As fused optimizers keep it: one count a parameter group, in a tensor or as a number."""
 

@@ -1,0 +1,52 @@
+"""What an adapter of a framework logs at last is the total of the run, however the script ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from carbon_plugin.audit.summary import summarise
+
+JOB = """
+import json, sys
+from torch import nn
+from carbon_plugin.monitor.settings import MonitorOptions
+from carbon_plugin.monitor.wrapped import WrappedLoop
+
+class Rows(WrappedLoop):
+    def _log(self, metrics):
+        print(json.dumps(metrics), flush=True)
+
+loop = Rows(nn.Linear(2, 2), run_dir=sys.argv[1], site="FRA", window_s=0.5, options=MonitorOptions(min_window_s=0.2))
+for _ in range(3):
+    loop.step()
+if sys.argv[2] == "closed":
+    loop.close()
+elif sys.argv[2] == "block":
+    with loop:
+        pass
+elif sys.argv[2] == "exception":
+    raise RuntimeError("the user's own")
+"""
+
+
+@pytest.mark.parametrize("end", ["closed", "block", "falls through", "exception"])
+def test_last_row_has_the_totals(end, tmp_path: Path):
+    done = subprocess.run(
+        [sys.executable, "-c", JOB, str(tmp_path / "run"), end],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+    last = json.loads(done.stdout.splitlines()[-1])
+
+    assert last["carbon/energy_kwh"] == pytest.approx(summarise(tmp_path / "run").energy.energy_j / 3.6e6)
+    assert (done.returncode == 0) == (end != "exception"), done.stderr
