@@ -12,6 +12,7 @@ from carbon_plugin.ledger.clocks import CLOCK_STEP_EVENT, CLOCK_STEP_S, clock_st
 from carbon_plugin.ledger.records import (
     LEDGER_VERSION,
     Close,
+    DeviceEnergy,
     Event,
     Manifest,
     Phase,
@@ -30,6 +31,7 @@ from carbon_plugin.monitor.intensity import IntensityWatch
 from carbon_plugin.monitor.journal import Journal
 from carbon_plugin.monitor.leader import Claim
 from carbon_plugin.monitor.metering import with_ranks
+from carbon_plugin.monitor.neighbours import Neighbours
 from carbon_plugin.monitor.ranks import Ranks
 from carbon_plugin.monitor.settings import Settings
 from carbon_plugin.monitor.sharing import SHARED_MACHINE, shared
@@ -68,7 +70,9 @@ class NodeRecorder:
         takes_over: bool,
         claims: list[Claim],
         baseline: Baseline | None = None,
+        neighbours: Neighbours | None = None,
     ) -> None:
+        self._neighbours = neighbours
         self._settings = settings
         self._ranks = ranks
         self._identity = identity
@@ -165,6 +169,8 @@ class NodeRecorder:
     def cut(self, until_s: float | None = None) -> None:
         """End the window that began at the last call: read all meters, write windows and spans. It ends now, or at a
         monotonic moment before, with what the meters had counted by then at the mean power."""
+        if self._neighbours is not None:
+            self._guard.run("neighbours", self._neighbours.look, None)
         now = self._snapshot(self._read())
         after = aligned(self._before, now if until_s is None else replace(now, monotonic_s=until_s))
         if after.monotonic_s <= self._before.monotonic_s:
@@ -227,6 +233,8 @@ class NodeRecorder:
         )
         self._journal.close()
         self._meters.close()
+        if self._neighbours is not None:
+            self._neighbours.end(self._before.monotonic_s)
 
     def _snapshot(self, readings: Sequence[Reading]) -> Snapshot:
         mark = self._clock.mark
@@ -275,9 +283,7 @@ class NodeRecorder:
             phase=piece.phase,
             start_unix_s=start_unix_s,
             duration_s=piece.duration_s,
-            energies=shared(
-                energies(before.readings, after.readings, share), SHARED_MACHINE.part_of(piece.start_s, piece.end_s)
-            ),
+            energies=self._charged(energies(before.readings, after.readings, share), piece),
             steps=piece.end.steps - piece.start.steps,
             last_step=self._clock.base_step + piece.end.steps,
             tokens=self._tokens(piece.start, piece.end),
@@ -299,9 +305,18 @@ class NodeRecorder:
         for span in self._spans.finish():
             self.record(self._span(span))
 
+    def _charged(self, used: list[DeviceEnergy], piece: Piece) -> list[DeviceEnergy]:
+        """What of the energies of a window is this training's."""
+        own = shared(used, SHARED_MACHINE.part_of(piece.start_s, piece.end_s))
+        return self._neighbours.charged(own, piece.start_s, piece.end_s) if self._neighbours else own
+
     def _span(self, span: Measured) -> Span:
         prediction, spec = self._context.prediction, self._context.effective.spec
-        part = SHARED_MACHINE.part_of(span.start_s, span.start_s + span.duration_s)
+        end_s = span.start_s + span.duration_s
+        part = SHARED_MACHINE.part_of(span.start_s, end_s)
+        if self._neighbours and self._gpus:
+            parts = [self._neighbours.part_of(key, span.start_s, end_s) for key in self._gpus]
+            part *= sum(parts) / len(parts)
         predicted_j = None
         if prediction is not None and spec is not None and spec.cluster.accelerator.kind == "gpu":
             predicted_j = prediction.gpu_energy_per_step_j.value * len(self._gpus) / spec.cluster.devices

@@ -33,6 +33,8 @@ from carbon_plugin.monitor.launch import launch_of, next_training
 from carbon_plugin.monitor.leader import Claim, Election
 from carbon_plugin.monitor.metering import Hardware, open_host_meters
 from carbon_plugin.monitor.missing_gpus import warning_of
+from carbon_plugin.monitor.neighbours import EVENT as SHARED_EVENT
+from carbon_plugin.monitor.neighbours import Neighbours
 from carbon_plugin.monitor.projector import Projected, Projector, doubts
 from carbon_plugin.monitor.ranks import Ranks
 from carbon_plugin.monitor.recorder import NodeRecorder
@@ -112,6 +114,7 @@ class Station:
         self._said_opening = False
         self._doubted: set[str] = set()
         self._same: SameWriter | None = None
+        self._neighbours: Neighbours | None = None
 
     def submit(self, seen: Seen) -> None:
         """Hand over what live objects showed."""
@@ -123,8 +126,9 @@ class Station:
 
     def forget(self) -> None:
         """In a forked child: leave to the parent what is the parent's."""
-        if self._election is not None:
-            self._election.forget()
+        for held in (self._election, self._neighbours):
+            if held is not None:
+                held.forget()
 
     @property
     def poll_interval_s(self) -> float | None:
@@ -268,6 +272,12 @@ class Station:
         # Local rank 0, or who follows it, writes the node's ledger; what others see alone is in ledgers of their own.
         of_node = task.until_s is None and (self._ranks.local_rank == 0 or task.follows)
         rank = None if of_node else self._ranks.rank
+        gpus = [device.key for device in meters.devices if device.rung == "gpu"]
+        neighbours = None
+        if task.until_s is None:
+            since_s = self._duty.baseline.start_s if self._duty.baseline is not None else time.monotonic()
+            neighbours = Neighbours(open_scratch(), place.identity.run_id, self._settings.name, gpus, since_s)
+            self._neighbours = neighbours
         journal = Journal(
             lambda: place.open_writer(self._ranks.node, rank),
             lambda sentence: self.note("ledger_trouble", sentence),
@@ -297,6 +307,7 @@ class Station:
             takes_over=task.follows,
             claims=self._stated_claims,
             baseline=self._duty.baseline,
+            neighbours=neighbours,
         )
         self._guard.run("heads", lambda: self._witness.look(recorder, journal.file, complete=True), None)
         return recorder
@@ -314,6 +325,8 @@ class Station:
             self._same = SameWriter(self._run_dir, file)
         elif self._same is not None and (said := self._same.look()) is not None:
             self._warn(ANOTHER_JOB_EVENT, said)
+        if self._neighbours is not None and (news := self._neighbours.news()) is not None:
+            self._warn(SHARED_EVENT, news)
         now_s = time.monotonic()
         if self._duty is None or now_s - self._looked_around_s < LOOK_AROUND_S:
             return

@@ -183,17 +183,24 @@ class Ended(Struct, frozen=True):
 
 
 class Restart(Struct, frozen=True):
-    """A job beside another one in the same run directory, and what the GPUs of each have used."""
+    """A job beside another one, and what the GPUs of each have used. `summary` is that of the second one's directory,
+    `first_summary` that of the first one's."""
 
     run_dir: Path
     summary: AuditSummary
+    first_summary: AuditSummary
     errors: str
     first_j: dict[str, tuple[float, float]]
     second_j: dict[str, tuple[float, float]]
 
 
 SAME = [Rank(gpus=2), Rank(gpus=2)]
-PAIRS = {"stopped": (SAME, SAME), "going on": (SAME, SAME), "together": ([Rank(seed=1)], [Rank(seed=2)])}
+PAIRS = {
+    "stopped": (SAME, SAME),
+    "going on": (SAME, SAME),
+    "together": ([Rank(seed=1)], [Rank(seed=2)]),
+    "two runs": ([Rank(gpus=2)], [Rank(gpus=2, visible="1")]),
+}
 
 
 @pytest.fixture(scope="module")
@@ -206,18 +213,18 @@ def everything(seer: Start, tmp_path_factory: pytest.TempPathFactory) -> tuple[d
     pairs = {
         name: (
             Job(seer, folders[name], folders[name] / "run", first, SECONDS + 4),
-            Job(seer, folders[name], folders[name] / "run", second, SECONDS),
+            Job(seer, folders[name], folders[name] / ("other" if name == "two runs" else "run"), second, SECONDS),
         )
         for name, (first, second) in PAIRS.items()
     }
     for job in [*(first for first, _ in pairs.values()), pairs["together"][1], *jobs.values()]:
         job.begin()
-    for name in ("stopped", "going on"):
+    for name in ("stopped", "going on", "two runs"):
         ledger = folders[name] / "run" / "node-0.attempt-0.jsonl"
         wait_until(lambda ledger=ledger: ledger.exists() and b'"window"' in ledger.read_bytes())
     for process in pairs["stopped"][0].processes:
         process.send_signal(signal.SIGSTOP)
-    for name in ("stopped", "going on"):
+    for name in ("stopped", "going on", "two runs"):
         pairs[name][1].begin()
     ended = {}
     for name, job in jobs.items():
@@ -230,8 +237,10 @@ def everything(seer: Start, tmp_path_factory: pytest.TempPathFactory) -> tuple[d
             process.kill()
             process.wait()
         first_j = {} if name == "stopped" else first.end()
-        run_dir = folders[name] / "run"
-        restarts[name] = Restart(run_dir, summarise(run_dir), first.errors + second.errors, first_j, second_j)
+        first_dir, run_dir = folders[name] / "run", folders[name] / ("other" if name == "two runs" else "run")
+        restarts[name] = Restart(
+            run_dir, summarise(run_dir), summarise(first_dir), first.errors + second.errors, first_j, second_j
+        )
     return ended, restarts
 
 
@@ -319,3 +328,17 @@ def test_live_coverage_counts_gpus_that_nobody_meters(ended):
     run = run_totals({file.path.name: totals}, attempt_started_s=0.0)
 
     assert (run.gpus_measured, run.gpus) == (1, 4)
+
+
+def test_two_runs_on_one_gpu_share_its_energy_and_it_is_said(beside):
+    job = beside["two runs"]
+    alone, common = SAME[0].uuids
+    first, second = recorded_j(job.first_summary), recorded_j(job.summary)
+    least_j, most_j = job.second_j[common]
+
+    assert_recorded({alone: first[alone], common: first[common] + second[common]}, job.first_j)
+    assert 0.95 * least_j / 2 <= second[common] <= 1.05 * most_j / 2
+    assert "other runs on this host use the same GPUs" in job.errors
+    (device,) = [device for device in job.summary.devices if device.identity.key == common]
+    assert any("other runs use this GPU too" in note for note in device.notes)
+    assert device.energy.low_j < 0.6 * device.energy.energy_j

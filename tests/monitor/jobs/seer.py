@@ -36,12 +36,13 @@ def main(run_dir: str, launch: Path, seconds: float) -> None:
 
     def observed() -> Baseline:
         """The first thing that the monitor does with GPUs."""
-        looked["at_s"] = time.monotonic()
-        return Baseline()
+        made = Baseline()
+        looked["at_s"] = made.start_s
+        return made
 
     station.Baseline = observed
     duty.FIRST_LEAD_S = float(os.environ.get("JOB_FIRST_LEAD_S", "10"))
-    duty.GRACE_S = 1.0
+    duty.GRACE_S, duty.STRETCH_S = 1.0, 0.05
     monitor = CarbonMonitor(
         site="FRA",
         run_dir=run_dir,
