@@ -44,7 +44,14 @@ def started(simulated_nvml: Callable[..., dict[str, str]], scratch: Path) -> Ite
 def job(simulated_nvml, tmp_path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Start `jobs/live.py`: `job("close", run_dir, 1.2, spec=..., RANK="1")`. Ended if the test leaves it running."""
     with started(simulated_nvml, tmp_path) as start:
-        yield lambda scenario, run_dir, seconds=1.2, **kwargs: start("live.py", scenario, run_dir, seconds, **kwargs)
+
+        def one(scenario: str, run_dir: Path, seconds: float = 1.2, **kwargs: Any) -> subprocess.Popen[str]:
+            # Ranks of a run meet; runs do not, which would share the energy of the GPUs that all of them name alike.
+            host = tmp_path / f"host of {run_dir.name}"
+            host.mkdir(exist_ok=True)
+            return start("live.py", scenario, run_dir, seconds, **{"TMPDIR": host, **kwargs})
+
+        yield one
 
 
 @pytest.fixture(scope="module")

@@ -49,10 +49,12 @@ def identity(key: str) -> DeviceIdentity:
 
 
 def test_each_fault_of_the_driver_has_its_label_in_the_ledger(simulated_nvml, tmp_path):
+    for name in FAULTS:
+        (tmp_path / f"host of {name}").mkdir()
     jobs = {
         name: subprocess.Popen(
             [sys.executable, FAULTY, tmp_path / name, "6" if name == "late" else "3"],
-            env=simulated_nvml(f"power=300;{spec}", TMPDIR=str(tmp_path), **variables),
+            env=simulated_nvml(f"power=300;{spec}", TMPDIR=str(tmp_path / f"host of {name}"), **variables),
             stderr=subprocess.PIPE,
             text=True,
         )
