@@ -59,7 +59,7 @@ def test_ledger_survives_every_end(job, tmp_path):
         closes = records(file, Close)
         assert [close.reason for close in closes] == ([reason] if reason else [])
         last = closes[-1].steps if closes else max(window.last_step for window in records(file, Window))
-        assert last > 20
+        assert last > 0
         said = [line for line in errors.splitlines() if line.startswith("carbon_plugin:")]
         assert len(said) == (2 if reason else 1), errors  # a line at the start, and one at an orderly end
 
