@@ -84,6 +84,20 @@ def test_anchor_that_is_no_chain_is_one_line_and_exit_2(run_dir: Path) -> None:
     assert "expected 32 hex digits" in done.stderr
 
 
+def test_names_in_a_ledger_cannot_steer_the_terminal(run_dir: Path) -> None:
+    identity = run_dir / "run.json"
+    hostile = r"demo\u0007\u0000\u001b]0;owned\u0007\u001b[2J\u202e"
+    identity.write_text(identity.read_text().replace('"simulated"', f'"{hostile}"'))
+    path = run_dir / "node-0.attempt-0.jsonl"
+    path.write_bytes(path.read_bytes().replace(b"GPU-0000-0000", rb"GPU-\u0007\u0000\u001b[2J"))
+    done = audit(run_dir, "--verify")
+    for text in (done.stdout, done.stderr, (run_dir / "summary.txt").read_text()):
+        assert not [letter for letter in text if letter != "\n" and not letter.isprintable()]
+    assert r"demo\x07\x00\x1b]0;owned\x07\x1b[2J\u202e" in done.stdout
+    explained = audit(run_dir, "--explain").stdout
+    assert not [letter for letter in explained if letter != "\n" and not letter.isprintable()]
+
+
 def test_run_that_was_killed_is_audited_and_called_incomplete(run_dir: Path) -> None:
     path = run_dir / "node-1.attempt-1.jsonl"
     path.write_bytes(path.read_bytes()[:-30])

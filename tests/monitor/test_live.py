@@ -154,7 +154,14 @@ def test_rank_that_alone_sees_its_gpu_meters_it_in_a_ledger_of_its_own(job, tmp_
     rungs = [sorted(device.rung for device in manifest_of(file.records).devices) for file in files]
     assert rungs == [["gpu", "host", "network"], ["gpu"]]
     assert [round(next(iter(watts(file).values())), -2) for file in files] == [300, 400]
-    assert verify_run(tmp_path / "run").ok
+    check = verify_run(tmp_path / "run")
+    assert (check.state, check.missing) == ("unsealed", [])
+    files[1].path.unlink()
+    assert (
+        verify_run(tmp_path / "run")
+        .all_problems[0]
+        .startswith("node-0.rank-1.attempt-0.jsonl: missing, but node-0.attempt-0.jsonl line")
+    )
 
 
 def test_another_rank_takes_over_when_the_leader_is_killed(job, tmp_path):
@@ -168,6 +175,9 @@ def test_another_rank_takes_over_when_the_leader_is_killed(job, tmp_path):
     assert [file.path.name for file in files] == ["node-0.attempt-0.jsonl", "node-0.attempt-1.jsonl"]
     assert records(files[1], Close)[0].reason == "closed"
     assert watts(files[1]) == pytest.approx({"0": 300, "1": 400}, rel=0.15)
+    # The leader that follows has seen the end of the one that was killed, so that nothing is missing.
+    assert verify_run(tmp_path / "run").missing == []
+    assert verify_run(tmp_path / "run", [files[1].head]).state == "verified"
 
 
 def test_forked_child_does_nothing(job, tmp_path):
