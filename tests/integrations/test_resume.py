@@ -208,3 +208,28 @@ def test_states_that_torch_makes_room_for_are_no_step(tmp_path):
 def test_wrong_step_is_said_before_training(wrong, tmp_path):
     with pytest.raises(CarbonPluginError, match=next(iter(wrong))):
         resumed_with(tmp_path, **wrong)
+
+
+def test_accelerate_says_the_step_by_the_optimizer_that_it_loads(tmp_path):
+    state = pytest.importorskip("accelerate.state")
+    from accelerate import Accelerator
+
+    from carbon_plugin.integrations import accelerate
+
+    def begun() -> tuple[Any, nn.Module, Any]:
+        accelerator = Accelerator(cpu=True)
+        return accelerator, *accelerator.prepare(*model_and_optimizer())
+
+    state.AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        accelerator, model, optimizer = begun()
+        trained(model, optimizer, 7)
+        accelerator.save_state(str(tmp_path / "checkpoint"))
+        accelerator, model, optimizer = begun()
+        with accelerate.watch(accelerator, model, optimizer, run_dir=tmp_path / "run") as carbon:
+            accelerator.load_state(str(tmp_path / "checkpoint"))
+            trained(model, optimizer, 3)
+    finally:
+        state.AcceleratorState._reset_state(reset_partial_state=True)
+
+    assert (carbon.monitor.step, carbon.monitor.counted) == (10, 3)

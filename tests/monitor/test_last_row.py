@@ -27,15 +27,12 @@ for _ in range(3):
     loop.step()
 if sys.argv[2] == "closed":
     loop.close()
-elif sys.argv[2] == "block":
-    with loop:
-        pass
 elif sys.argv[2] == "exception":
     raise RuntimeError("the user's own")
 """
 
 
-@pytest.mark.parametrize("end", ["closed", "block", "falls through", "exception"])
+@pytest.mark.parametrize("end", ["closed", "falls through", "exception"])
 def test_last_row_has_the_totals(end, tmp_path: Path):
     done = subprocess.run(
         [sys.executable, "-c", JOB, str(tmp_path / "run"), end],
