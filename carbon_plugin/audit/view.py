@@ -11,6 +11,7 @@ from carbon_plugin.audit import wording
 from carbon_plugin.audit.drawing import PHASE_NAMES, RUNG_NAMES, SCOPE_NAMES
 from carbon_plugin.audit.exact import ROUNDING
 from carbon_plugin.audit.result import AuditSummary, Coverage, Device, Energy, MeterQuality, Quality, StepComparison
+from carbon_plugin.ledger.expected import NOT_SEEN_EVENT
 from carbon_plugin.spec.figure import Figure
 
 
@@ -114,11 +115,17 @@ def measured_share(summary: AuditSummary) -> float:
 def gaps(summary: AuditSummary) -> list[str]:
     """What the totals of a run do not rest on a measurement for, however well its ledgers can be believed: a verdict
     must not be given without it."""
+    coverage, found = summary.coverage, []
     estimated = estimated_gpus(summary)
-    if not estimated:
-        return []
-    some = "" if all(device.energy.measured_j <= 0 for device in estimated) else "partly "
-    return [f"energy of {len(estimated)} of {gpus_phrase(summary.coverage)} is {some}an estimate"]
+    if estimated:
+        some = "" if all(device.energy.measured_j <= 0 for device in estimated) else "partly "
+        found.append(f"energy of {len(estimated)} of {gpus_phrase(coverage)} is {some}an estimate")
+    unread = sum(device.identity.rung == "gpu" and device.energy.meters.absent > 0 for device in summary.devices)
+    if unread:
+        found.append(f"{unread} of {gpus_phrase(coverage)} could not be read all the time")
+    if NOT_SEEN_EVENT in summary.event_counts:
+        found.append("no GPU of the plan was seen on a machine of the run")
+    return found
 
 
 def steps_basis(steps: StepComparison) -> str:

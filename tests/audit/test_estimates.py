@@ -91,6 +91,12 @@ def test_an_estimate_that_a_measurement_replaced_is_said_nowhere(tmp_path):
     assert not gaps(summary)
 
 
+def test_a_gpu_that_nothing_tells_of_is_in_the_verdict(tmp_path):
+    summary, _ = ledger(tmp_path, MEASURED, DeviceEnergy(key=LOST, energy_j=None, kind="absent"))
+
+    assert gaps(summary) == ["1 of 2 GPUs could not be read all the time"]
+
+
 def test_parts_of_a_window_share_its_estimate(tmp_path):
     half = DeviceEnergy(key=LOST, energy_j=100.0, kind="modelled", estimated_j=40.0)
     summary, _ = ledger(tmp_path, MEASURED, half)

@@ -138,4 +138,6 @@ def test_planned_gpus_of_which_nothing_shows_one_are_said(job, plan, tmp_path):
 
     assert process.returncode == 0, errors
     assert "nothing on this machine shows a GPU" in errors
-    assert any(warning.startswith("The plan names GPUs") for warning in warnings(summarise(tmp_path / "run")))
+    summary = summarise(tmp_path / "run")
+    assert any(warning.startswith("The plan names GPUs") for warning in warnings(summary))
+    assert "no GPU of the plan was seen" in render_text(summary).splitlines()[-1]
