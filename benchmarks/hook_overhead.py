@@ -103,8 +103,9 @@ def run_block(loop: Loop, arm: Arm, carbon: TorchCarbon | None, seconds: float) 
 
 
 def monitor_cpu_s() -> float:
-    """Seconds on a core of the monitor thread so far, from the scheduler; 0 where there is none."""
-    threads = [thread for thread in threading.enumerate() if thread.name == MONITOR_THREAD]
+    """Seconds on a core of the monitor's threads so far (its own, and that of the driver), from the scheduler; 0 where
+    there are none."""
+    threads = [thread for thread in threading.enumerate() if thread.name.startswith(MONITOR_THREAD)]
     stats = (Path(f"/proc/self/task/{thread.native_id}/schedstat").read_text() for thread in threads)
     return sum(int(stat.split()[0]) for stat in stats) / 1e9
 

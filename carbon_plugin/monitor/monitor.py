@@ -13,7 +13,6 @@ import sys
 import tempfile
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import TracebackType
@@ -232,7 +231,7 @@ class CarbonMonitor:
             tempfile.gettempdir()  # likewise: its first call holds a lock, and a loader's worker needs it too
         place = ranks or self._ranks
         wake = Wake()
-        clock = TrainingClock(partial(wake.put, None), settings.options.min_window_s)
+        clock = TrainingClock(wake.put, settings.options.min_window_s)
         clock.base_step = self._base_step
         station = Station(
             settings=settings,

@@ -2,23 +2,60 @@
 
 from __future__ import annotations
 
+import contextlib
+import select
 import signal
+import socket
 import threading
 import time
-from queue import Empty, SimpleQueue
 from typing import Protocol
 
 from carbon_plugin.monitor.guard import Guard
-
-Wake = SimpleQueue[None]
-"""Something in it wakes the thread. Unlike an event it has no lock that a signal handler of the training, which may
-change the phase in the middle of a change of phase, could wait for without end."""
 
 # Signals are the training's: they are delivered to its thread, not to this one. No handler is touched.
 # Not every system has all of them.
 _QUIET_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGALRM")
 _QUIET = {getattr(signal, name) for name in _QUIET_NAMES if hasattr(signal, name)}
 _LEAST_WAIT_S = 0.001
+
+
+class Wake:
+    """Wakes a waiting thread. Unlike an event it has no lock that a signal handler of the training, which may change
+    the phase in the middle of a change of phase, could wait for without end. Unlike a queue or a lock it waits by the
+    monotonic clock on every build of Python: where `sem_clockwait` is missing, those wait until a moment of the wall
+    clock, for an hour more if that is set back by one."""
+
+    def __init__(self) -> None:
+        self._reader, self._writer = socket.socketpair()
+        self._reader.setblocking(False)
+        self._writer.setblocking(False)
+
+    def put(self) -> None:
+        """Wake the thread, now or when it waits next."""
+        with contextlib.suppress(OSError):  # full: it is woken already; closed: there is no thread any more
+            self._writer.send(b"\0")
+
+    def wait(self, within_s: float) -> bool:
+        """Wait for at most so long; whether it was woken. Several wishes are one."""
+        if not _readable(self._reader, within_s):
+            return False
+        with contextlib.suppress(OSError):
+            while self._reader.recv(4096):
+                pass
+        return True
+
+    def close(self) -> None:
+        """Release both ends."""
+        self._reader.close()
+        self._writer.close()
+
+
+def _readable(reader: socket.socket, within_s: float) -> bool:
+    if not hasattr(select, "poll"):  # Windows
+        return bool(select.select([reader], [], [], within_s)[0])
+    poll = select.poll()  # knows no limit of file descriptors
+    poll.register(reader, select.POLLIN)
+    return bool(poll.poll(1000 * within_s))
 
 
 class Body(Protocol):
@@ -64,7 +101,7 @@ class MonitorThread:
         """Ask for an orderly end and wait for it, at most `timeout_s` (a driver may hang); whether it came."""
         if self._reason is None:
             self._reason = reason
-        self._wake.put(None)
+        self._wake.put()
         thread = self._thread
         if thread is None or thread is threading.current_thread():
             return True
@@ -74,15 +111,17 @@ class MonitorThread:
     def forget(self) -> None:
         """In a forked child there is no thread; its locks may be held forever and are not touched."""
         self._thread = None
-        self._wake = SimpleQueue()
+        self._wake = Wake()
 
     def _main(self) -> None:
         if hasattr(signal, "pthread_sigmask"):
             signal.pthread_sigmask(signal.SIG_BLOCK, _QUIET)
+        wake = self._wake
         self._guard.run("monitor", self._run, None)
         failure = self._guard.failures.get("monitor")
         if failure is not None:
             self._guard.run("closing", lambda: self._body.close(f"failed: {failure}"), None)
+        wake.close()
 
     def _run(self) -> None:
         self._body.open()
@@ -90,22 +129,13 @@ class MonitorThread:
         while self._reason is None:
             left_s = max(edge_s - time.monotonic(), _LEAST_WAIT_S)
             poll_s = self._body.poll_interval_s
-            woken = self._woken(left_s if poll_s is None else min(left_s, poll_s))
+            woken = self._wake.wait(left_s if poll_s is None else min(left_s, poll_s))
             if self._reason is None:
                 due = woken or time.monotonic() >= edge_s
                 self._body.tick(due=due)
                 if due:
                     edge_s = self._next_edge_s()
         self._body.close(self._reason)
-
-    def _woken(self, within_s: float) -> bool:
-        try:
-            self._wake.get(timeout=within_s)
-        except Empty:
-            return False
-        while not self._wake.empty():  # several wishes are one; nobody else takes
-            self._wake.get()
-        return True
 
     def _next_edge_s(self) -> float:
         """When the next window ends, by the monotonic clock."""

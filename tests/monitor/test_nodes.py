@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import time
-from functools import partial
 
 import pytest
 from hypothesis import given
@@ -158,10 +157,21 @@ def test_thread_ticks_reads_integrating_meters_in_between_and_closes():
     assert body.closed == ["done"]
 
 
+def test_several_wishes_to_wake_are_one_and_none_is_lost_before_the_wait():
+    wake = Wake()
+    for _ in range(100_000):  # more than fit: the training never waits for the monitor
+        wake.put()
+
+    assert wake.wait(10.0)
+    assert not wake.wait(0.001)
+    wake.close()
+    wake.put()
+
+
 def test_phase_that_a_signal_handler_changes_in_the_middle_of_a_change_holds_nobody_up():
     woken: list[int] = []
     wake = Wake()
-    clock = TrainingClock(partial(wake.put, None), min_window_s=0.0)
+    clock = TrainingClock(wake.put, min_window_s=0.0)
     thread = thread_of(Body(), wake)
     thread.start()
 
