@@ -72,7 +72,9 @@ class Gate:
         key, bounds = reading.key, self._bounds[reading.key]
         known, fault = self._known(reading, powers)
         model = self._modelled(reading)
-        raw, covered_s = _raw(reading, known.raw), _covered_s(reading, known.opened_s)
+        raw = _raw(reading, known.raw)
+        # What is no number at all says nothing; the next answer may cover its time.
+        covered_s = _covered_s(reading, known.opened_s) if _finite(reading) else known.covered_s
         stretch, stretch_s = raw.less(known.raw), max(0.0, covered_s - known.covered_s)
         # Where a measurement has replaced an estimate of its meter, it is of all the time that was estimated.
         of_s = stretch_s if reading.estimated_j == known.inner_j else reading.monotonic_s - known.opened_s

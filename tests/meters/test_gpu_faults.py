@@ -1,7 +1,8 @@
 """Faults of GPUs, all in one job on a simulated machine with a GPU for each: what is recorded against what was drawn.
 
-The meters are read every two seconds, as windows do every ten, and every fault begins between two reads. Recorded
-energy is right within five percent, or the truth lies in the stated range; and whatever is not measured says so.
+The meters are read every two seconds, as windows do every ten, and the times of faults count from the second read on, so
+that each begins between two reads. Recorded energy is right within five percent, or the truth lies in the stated range;
+and whatever is not measured says so.
 """
 
 from __future__ import annotations
@@ -21,30 +22,36 @@ class Fault(NamedTuple):
 
 
 FAULTS = {
-    "jumps by 100 kJ": Fault("offset@3=1e5", "counter_jump"),
-    "jumps by 1 GJ": Fault("offset@3=1e9", "counter_jump"),
-    "reads 2^64-1 for 6 s": Fault("counter_reads@3-9=1e30", "counter_jump"),
-    "reads 0 for 6 s": Fault("counter_reads@3-9=0", "counter_reset"),
-    "goes back for 6 s and returns": Fault("offset@3-9=-5e5", "counter_reset"),
-    "goes back by 2 kJ": Fault("offset@3=-2000", "counter_reset"),
-    "goes back by less than a window": Fault("offset@3=-500,{gpu}:offset@7=-500", "counter_disagrees", in_range=True),
-    "resets three times in a window": Fault("reset@4.4,{gpu}:reset@5,{gpu}:reset@5.6", "counter_reset"),
-    "sticks within a window": Fault("stuck@3", "counter_stuck"),
+    "jumps by 100 kJ": Fault("offset@0.7=1e5", "counter_jump"),
+    "jumps by 1 GJ": Fault("offset@0.7=1e9", "counter_jump"),
+    "reads 2^64-1 for 6 s": Fault("counter_reads@0.7-6.7=1e30", "counter_jump"),
+    "reads 0 for 6 s": Fault("counter_reads@0.7-6.7=0", "counter_reset"),
+    "goes back for 6 s and returns": Fault("offset@0.7-6.7=-5e5", "counter_reset"),
+    "goes back by 2 kJ": Fault("offset@0.7=-2000", "counter_reset"),
+    "goes back by less than a window": Fault(
+        "offset@0.7=-500,{gpu}:offset@4.7=-500", "counter_disagrees", in_range=True
+    ),
+    "resets three times in a window": Fault("reset@0.4,{gpu}:reset@0.8,{gpu}:reset@1.2", "counter_reset"),
+    "sticks within a window": Fault("stuck@0.7", "counter_stuck"),
     "disagrees with the power all run": Fault("power_reads=520", "counter_disagrees", in_range=True),
-    "no counter, power garbage for 1.2 s": Fault("no_counter,{gpu}:power_reads@4.5-5.7=3.7e6", "power_implausible"),
+    "no counter, power garbage for 1.2 s": Fault("no_counter,{gpu}:power_reads@1.2-3.2=3.7e6", "power_implausible"),
     "no counter, power garbage always": Fault("no_counter,{gpu}:power_reads=4e6", "power_implausible", in_range=True),
-    "power garbage and a counter reset": Fault("power_reads@3-9=4e6,{gpu}:reset@5", "counter_reset", in_range=True),
-    "lost for 6 s": Fault("lost@3-9", "lost"),
-    "lost for good": Fault("lost@3", "lost", in_range=True),
+    "power garbage and a counter reset": Fault(
+        "power_reads@0.7-6.7=4e6,{gpu}:reset@2.7", "counter_reset", in_range=True
+    ),
+    "lost for 6 s": Fault("lost@0.7-6.7", "lost"),
+    "lost for good": Fault("lost@0.7", "lost", in_range=True),
     "no fault": Fault("throttle=1", ""),
 }
 
 SCRIPT = """
+from pathlib import Path
 meters = open_meters(boot_id="boot-1", include_host=False)
-rounds = []
-for second in range(0, 15, 2):
-    time.sleep(max(0.0, start_s + 1 + second - time.monotonic()))
+rounds = [meters.read()]
+for number in range(6):
+    time.sleep(2)
     rounds.append(meters.read())
+    Path(os.environ["ARMED"]).touch()
 show(rounds)
 """
 
@@ -60,11 +67,12 @@ class Metered(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def metered(metering_module: Callable[..., Any]) -> dict[str, Metered]:
+def metered(metering_module: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Metered]:
     watts = [300 if gpu % 2 == 0 else 400 for gpu in range(len(FAULTS))]
     faults = ",".join(f"{gpu}:{fault.spec.format(gpu=gpu)}" for gpu, fault in enumerate(FAULTS.values()))
     spec = f"gpus={len(FAULTS)};power={','.join(map(str, watts))};fault={faults}"
-    rounds = metering_module(spec, "start_s = time.monotonic()\n" + SCRIPT)
+    armed = tmp_path_factory.mktemp("faults") / "armed"
+    rounds = metering_module(f"{spec};armed={armed}", SCRIPT, ARMED=str(armed))
     found = {}
     for gpu, name in enumerate(FAULTS):
         readings = [one[gpu] for one in rounds]
