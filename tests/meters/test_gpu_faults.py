@@ -1,8 +1,8 @@
 """Faults of GPUs, all in one job on a simulated machine with a GPU for each: what is recorded against what was drawn.
 
-The meters are read every two seconds, as windows do every ten, and the times of faults count from the second read on, so
-that each begins between two reads. Recorded energy is right within five percent, or the truth lies in the stated range;
-and whatever is not measured says so.
+The meters are read every two seconds, as windows do every ten, and the times of faults count from the second read on,
+so that each begins between two reads. Recorded energy is right within five percent, or the truth lies in the stated
+range; and whatever is not measured says so.
 """
 
 from __future__ import annotations
