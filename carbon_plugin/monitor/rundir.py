@@ -11,6 +11,7 @@ import contextlib
 import errno
 import os
 import re
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,7 +26,7 @@ INHERITED_VARIABLE = "CARBON_PLUGIN_INHERITED_RUN_DIR"
 """Set by us for processes that this one launches later, as Lightning starts its other ranks: "<pid>:<directory>"."""
 RUNS = Path("runs")
 KEPT_S = 3600.0
-_LAUNCH = "launch-"
+_LAUNCH, _READ = "launch-", ".read-"
 _RANDOM_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 """What `torchrun --standalone` makes up for every launch: no name that a user would look for."""
 _TAKEN: set[Path] = set()
@@ -54,14 +55,15 @@ def choose_run_dir(name: str, ranks: Ranks, environ: Mapping[str, str]) -> Path:
             f"set {RUN_DIR_VARIABLE}, or launch with torchrun --rdzv-id"
         )
     if ranks.world_size > 1:
-        return _agreed(name, environ)
+        return _agreed(name, ranks, environ)
     chosen = _fresh(name)
     os.environ[INHERITED_VARIABLE] = f"{os.getpid()}:{chosen.absolute()}"
     return chosen
 
 
-def _agreed(name: str, environ: Mapping[str, str]) -> Path:
-    """The directory that the first of a launcher's processes proposed; it stays the same while the launcher lives."""
+def _agreed(name: str, ranks: Ranks, environ: Mapping[str, str]) -> Path:
+    """The directory that the first of a launcher's processes proposed; it stays the same while the launcher may start
+    them again."""
     scratch, launcher = open_scratch(), process_mark(launcher_pid(environ))
     if scratch is None:  # no date, then, but a name that is never used twice
         return RUNS / f"{name}-{launcher}"
@@ -70,25 +72,33 @@ def _agreed(name: str, environ: Mapping[str, str]) -> Path:
         _forget_dead_launchers(scratch)
         if scratch.read(meeting) is None:
             scratch.propose(meeting, os.fsencode(_fresh(name).absolute()))
-            _remove_at_exit(meeting)
         agreed = scratch.read(meeting)
+        scratch.create(f"{meeting}{_READ}{ranks.rank}")
     finally:
         scratch.close()
     if agreed is None:
         raise OSError(errno.EEXIST, f"{meeting} in our temporary directory cannot be read")
+    if environ.get("TORCHELASTIC_MAX_RESTARTS", "0") == "0":
+        _remove_at_exit(meeting, ranks.local_world_size)
     return Path(os.fsdecode(agreed))
 
 
-def _remove_at_exit(meeting: str) -> None:
-    """Remove what was proposed when this process ends; by then every process of the launch has read it."""
+def _remove_at_exit(meeting: str, readers: int) -> None:
+    """Remove what was agreed on when this process ends in order, if every process of the launch has read it. What is
+    left, by processes that were killed, the next launch removes."""
     pid = os.getpid()
 
     def remove() -> None:
-        scratch = open_scratch() if os.getpid() == pid else None
-        if scratch is not None:
-            with contextlib.suppress(OSError):
-                scratch.remove(meeting)
-            scratch.close()
+        if os.getpid() != pid or getattr(sys, "last_type", None) is not None:
+            return
+        scratch = open_scratch()
+        if scratch is None:
+            return
+        with contextlib.suppress(OSError):
+            marks = [name for name in scratch.names() if name.startswith(meeting + _READ)]
+            for name in [*marks, meeting] if len(marks) >= readers else []:
+                scratch.remove(name)
+        scratch.close()
 
     atexit.register(remove)
 

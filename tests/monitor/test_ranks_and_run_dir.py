@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from carbon_plugin.errors import SpecError
+from carbon_plugin.monitor.launch import process_mark
 from carbon_plugin.monitor.ranks import Ranks, ranks_from_environ
 from carbon_plugin.monitor.rundir import INHERITED_VARIABLE, choose_run_dir
 
@@ -103,6 +104,59 @@ def test_ranks_of_one_launcher_agree_on_a_dated_directory(tmp_path):
 
     assert len(set(found)) == 1
     assert Path(found[0]).parent == tmp_path / "runs"
+
+
+def launch_files(folder: Path) -> list[str]:
+    return [path.name for path in folder.glob("carbon-plugin-*/launch-*")]
+
+
+def test_what_a_launch_agreed_on_is_removed_at_its_end(tmp_path):
+    found = siblings(tmp_path)
+
+    assert len(set(found)) == 1
+    assert launch_files(tmp_path) == []
+
+
+def test_launcher_that_may_start_its_ranks_again_finds_the_same_directory(tmp_path):
+    again = [siblings(tmp_path, TORCHELASTIC_MAX_RESTARTS="3") for _ in range(2)]
+
+    assert len({path for found in again for path in found}) == 1
+
+
+def test_planted_launch_file_sends_the_ledger_nowhere(tmp_path):
+    planted = tmp_path / "planted"
+    planted.mkdir()
+    (planted / f"launch-{process_mark(os.getpid())}-train").write_text(str(tmp_path / "chosen"))
+    (tmp_path / f"carbon-plugin-{os.geteuid()}").symlink_to(planted)
+
+    found = siblings(tmp_path)
+
+    assert len(set(found)) == 1
+    assert Path(found[0]).parent == tmp_path / "runs"
+
+
+def test_ranks_without_any_directory_of_their_own_still_agree(tmp_path):
+    for number in range(8):
+        (tmp_path / (f"carbon-plugin-{os.geteuid()}" + (f"-{number}" if number else ""))).write_text("another user's")
+
+    found = siblings(tmp_path)
+
+    assert set(found) == {f"runs/train-{process_mark(os.getpid())}"}
+
+
+def test_what_killed_launches_left_behind_is_removed_later(tmp_path):
+    siblings(tmp_path)
+    (scratch,) = tmp_path.glob("carbon-plugin-*")
+    old, young = scratch / "launch-999999999-1-train", scratch / "launch-999999998-1-train"
+    living = scratch / f"launch-{process_mark(os.getpid())}-other"
+    for file in (old, young, living):
+        file.write_text("/a/dir")
+    for file in (old, living):
+        os.utime(file, (0, 0))
+
+    siblings(tmp_path)
+
+    assert (old.exists(), young.exists(), living.exists()) == (False, True, True)
 
 
 def test_second_run_of_a_process_gets_a_directory_of_its_own(tmp_path, monkeypatch):
