@@ -67,6 +67,9 @@ def plan(
     recompute: Annotated[str | None, _flag("none, selective, operators or full.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Plan a layout that does not fit in memory too.")] = False,
     price: Annotated[float | None, _flag("USD a device-hour.")] = None,
+    check_model: Annotated[
+        bool, typer.Option("--check-model", help="Compare the parameters of a config.json with its transformers class.")
+    ] = False,
     profiles: Annotated[list[Path] | None, _flag("Directory with your own hardware profiles.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the interval sampling.")] = 0,
     compare: Annotated[
@@ -186,7 +189,7 @@ def _run_of(spec: Path | None, given: dict[str, Any], directories: tuple[Path, .
         run = msgspec.structs.replace(run, assumptions=(*run.assumptions, *assumed))
     if held:
         run = msgspec.structs.replace(run, layout_held=held)
-    return _counted_at_its_length(run)
+    return _checked_by_class(run) if given["check_model"] else _counted_at_its_length(run)
 
 
 def _held(stated: dict[str, Any]) -> dict[str, int | str | bool]:
@@ -209,6 +212,19 @@ def _counted_at_its_length(run: RunSpec) -> RunSpec:
     from carbon_plugin.detect.factory import counted_at
 
     return msgspec.structs.replace(run, model=counted_at(run.model, run.training.seq_len))
+
+
+def _checked_by_class(run: RunSpec) -> RunSpec:
+    """The run, with a note of its model that says whether transformers finds as many parameters."""
+    import msgspec
+
+    from carbon_plugin.detect.meta_class import checked_by_class
+    from carbon_plugin.spec.model import TransformerModel
+
+    config = Path(run.model.source.partition(" (")[0])
+    if not isinstance(run.model, TransformerModel) or not config.exists():
+        raise SpecError(f"--check-model needs a model that is read from a config.json, and {run.model.name} is not")
+    return msgspec.structs.replace(run, model=checked_by_class(run.model, config))
 
 
 @contextmanager

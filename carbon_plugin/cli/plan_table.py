@@ -116,7 +116,7 @@ def _head(out: Console, forecast: Forecast, verbose: bool) -> None:
     size = f"{count(spec.model.parameters)} parameters"
     if isinstance(spec.model, TransformerModel) and spec.model.moe is not None:
         size += f", {count(spec.model.active_parameters)} active"
-    print_line(out, "model", f"{escape(spec.model.name)}, {size}{_notes(spec.model.source, verbose)}")
+    print_line(out, "model", f"{escape(spec.model.name)}, {size}{_notes(spec.model, verbose)}")
     capped = f", each capped at {cluster.power_cap_w:g} W" if cluster.power_cap_w is not None else ""
     print_line(
         out,
@@ -150,12 +150,13 @@ def _samples(forecast: Forecast) -> str:
     return "samples" if counted else "tokens"
 
 
-def _notes(source: str, verbose: bool) -> str:
-    """What was assumed of a model that was read from a file, or left out of it; with `verbose` its whole source."""
-    _, separator, notes = source.partition("; ")
-    read = separator and not source.startswith("preset")
-    said = source if verbose else notes.removesuffix(")")
-    return f" [dim]({escape(said)})[/]" if verbose or read else ""
+def _notes(model: TransformerModel | CountedModel, verbose: bool) -> str:
+    """What a reader of the model's counts should know; with `verbose` also where the model comes from."""
+    remarks = model.remarks if isinstance(model, TransformerModel) else ()
+    said = "; ".join(
+        [model.source, *(remark for remark in remarks if remark not in model.source)] if verbose else remarks
+    )
+    return f" [dim]({escape(said)})[/]" if said else ""
 
 
 def _asked(forecast: Forecast) -> str:

@@ -112,11 +112,6 @@ def _assembled(
             notes.append(hybrid_note(blocks))
     if said := parts_note(model.parts, model.parameters):
         notes.append(said)
-    if model.mtp_layers:
-        notes.append(
-            f"{model.mtp_parameters / 1e9:.3g} B more in {model.mtp_layers} layer(s) that only predict further tokens: "
-            "priced in the step, in no parameter count"
-        )
     if not notes:
         return model
     return msgspec.structs.replace(

@@ -62,7 +62,7 @@ def test_a_prediction_layer_is_priced_and_named_and_in_no_parameter_count():
     assert with_it.parameters == without.parameters
     assert with_it.active_parameters == without.active_parameters
     assert with_it.mtp_parameters == pytest.approx(11.6e9, rel=0.01)
-    assert any("11.6 B more in 1 layer(s) that only predict further tokens" in note for note in with_it.notes)
+    assert any("11.6 B parameters more in 1 layer that only predict" in remark for remark in with_it.remarks)
 
 
 def test_shared_experts_and_leading_dense_layers_are_read():
