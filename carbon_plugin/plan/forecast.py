@@ -26,6 +26,7 @@ from carbon_plugin.predict.step import predict_step
 from carbon_plugin.spec.figure import Assumption, Figure, Sourced
 from carbon_plugin.spec.hardware import Cluster
 from carbon_plugin.spec.layout import ParallelLayout
+from carbon_plugin.spec.limits import check_possible_run
 from carbon_plugin.spec.reading import parse_json, read_bytes
 from carbon_plugin.spec.run import RunSpec, with_layout
 
@@ -82,6 +83,7 @@ def make_forecast(spec: RunSpec, *, seed: int = 0) -> Forecast:
     goodput = run_goodput(spec, prediction)
     run_time = run_time_figure(prediction, goodput)
     device_hours = run_time.scaled(spec.cluster.devices / 3600, "h")
+    check_possible_run(run_time.value, device_hours.value)
     factors = resolve_factors(spec.site, spec.cluster, period=Period(spec.start_unix_s, run_time.value))
     stretch = (run_time.low / run_time.value, run_time.high / run_time.value)
     energies = run_energies(spec.cluster, prediction, goodput)

@@ -40,6 +40,10 @@ MOST_FAILURES = 5.0
 """Expected in one checkpoint interval or one restart: above it a run takes more than 100 times its work."""
 
 
+_HOPELESS = 100.0
+"""Mean times between failures: one try in e to this power would get through."""
+
+
 def _assumed(value: float, low: float, high: float, unit: str, source: str) -> Figure:
     return Figure(value, low, high, unit, "assumed", source)
 
@@ -157,6 +161,12 @@ def interruptions(work_s: float, interval_s: float, losses: Losses) -> tuple[dic
     """
     mtbf, segment = losses.mtbf_s, interval_s + losses.pause_s
     segments = work_s / interval_s
+    longest_s = max(segment, losses.restart_s)
+    if longest_s > _HOPELESS * mtbf:
+        raise SpecError(
+            f"reliability: a failure every {mtbf:.3g} s lets no stretch of {longest_s:.3g} s pass, of work between two "
+            "checkpoints or of a restart; expected a longer mtbf_device_hours, or a shorter evaluation or restart"
+        )
     tries = math.expm1(segment / mtbf)
     parts = {
         "checkpoint": segments * losses.pause_s,

@@ -14,7 +14,10 @@ MOST_WIDTH = 10**9
 """Layers, and widths, lengths and batches, of a model beyond any that is thought of."""
 MOST_COUNT = 10**12
 """Steps of a run, or sequences of an evaluation."""
-MOST_RUN_S = 20 * 365.25 * 86_400.0
+YEAR_S = 365.25 * 86_400.0
+MOST_PLANNED_S, MOST_DEVICE_HOURS = 1e5 * YEAR_S, 1e13
+"""A large model on a laptop, and a thousand times all accelerators that were made for a year."""
+MOST_RUN_S = 20 * YEAR_S
 """Longer than any hardware is in use: a job that lasts for longer is a slip or a broken record."""
 
 
@@ -38,6 +41,16 @@ def check_at_most(value: Struct, most: float, *fields: str, owner: str = "") -> 
     for field, number in _numbers(value, fields):
         if number > most:
             raise SpecError(f"{owner}{field} is {number:g}, expected at most {most:g}")
+
+
+def check_possible_run(run_time_s: float, device_hours: float) -> None:
+    """Raise `SpecError` for a run that no plan is about: figures of it would be absurd, whatever was meant."""
+    if not run_time_s <= MOST_PLANNED_S or not device_hours <= MOST_DEVICE_HOURS:
+        raise SpecError(
+            f"the run would take {run_time_s / YEAR_S:.3g} years and {device_hours:.3g} device-hours, expected at most "
+            f"{MOST_PLANNED_S / YEAR_S:,.0f} years and {MOST_DEVICE_HOURS:,.0f} device-hours; check seq_len, "
+            "global_batch_size, steps or tokens, evaluation and cluster.nodes"
+        )
 
 
 def _numbers(value: Struct, fields: Iterable[str]) -> Iterator[tuple[str, float]]:
