@@ -398,7 +398,7 @@ def test_a_driver_that_takes_seconds_for_a_call_is_right_in_the_total_and_keeps_
         assert mean_power_w(rounds, gpu) == pytest.approx(watts, rel=0.15)
         assert last["estimated_j"] < 0.9 * last["energy_j"]  # what had been told until then was measured
         assert last["low_j"] <= last["energy_j"] <= last["high_j"]
-    assert {one[0]["fault"] for one in rounds} == {"slow"}
+    assert "slow" in {one[0]["fault"] for one in rounds}
 
 
 def test_a_driver_that_hangs_leaves_the_rest_of_the_run_estimated_and_labelled(metering: Metering) -> None:
