@@ -40,10 +40,6 @@ MOST_FAILURES = 5.0
 """Expected in one checkpoint interval or one restart: above it a run takes more than 100 times its work."""
 
 
-_HOPELESS = 100.0
-"""Mean times between failures: one try in e to this power would get through."""
-
-
 def _assumed(value: float, low: float, high: float, unit: str, source: str) -> Figure:
     return Figure(value, low, high, unit, "assumed", source)
 
@@ -161,12 +157,6 @@ def interruptions(work_s: float, interval_s: float, losses: Losses) -> tuple[dic
     """
     mtbf, segment = losses.mtbf_s, interval_s + losses.pause_s
     segments = work_s / interval_s
-    longest_s = max(segment, losses.restart_s)
-    if longest_s > _HOPELESS * mtbf:
-        raise SpecError(
-            f"reliability: a failure every {mtbf:.3g} s lets no stretch of {longest_s:.3g} s pass, of work between two "
-            "checkpoints or of a restart; expected a longer mtbf_device_hours, or a shorter evaluation or restart"
-        )
     tries = math.expm1(segment / mtbf)
     parts = {
         "checkpoint": segments * losses.pause_s,
@@ -292,13 +282,19 @@ def _losses(spec: RunSpec, inputs: Mapping[str, Figure], size: float) -> Losses:
 
 def _check_progress(spec: RunSpec, prediction: StepPrediction, losses: Losses) -> None:
     every = min(spec.training.reliability.checkpoint_every_steps or 1, spec.training.total_steps)
-    step_s = prediction.step_time_s.value
+    step_s = prediction.step_time_s.value * (1 + _evaluation_share(prediction, losses))
     if max(every * step_s + losses.pause_s, losses.restart_s) > MOST_FAILURES * losses.mtbf_s:
         raise SpecError(
             f"training.reliability: {spec.cluster.devices:,} devices fail every {losses.mtbf_s:.3g} s, which leaves no "
-            f"progress with restarts of {losses.restart_s:.3g} s and at least {every} steps of {step_s:.3g} s between "
-            f"checkpoints of {losses.pause_s:.3g} s"
+            f"progress with restarts of {losses.restart_s:.3g} s and at least {every} steps of {step_s:.3g} s (with "
+            f"evaluation) between checkpoints of {losses.pause_s:.3g} s"
         )
+
+
+def _evaluation_share(prediction: StepPrediction, losses: Losses) -> float:
+    """Time of evaluation over that of training steps."""
+    forward = FORWARD_SHARE * prediction.model_flops_per_step / prediction.hardware_flops_per_step
+    return losses.evaluation * forward
 
 
 def _course(
@@ -307,8 +303,7 @@ def _course(
     """Parts of the run in seconds, and what is expected of it."""
     steps = spec.training.total_steps
     training_s = steps * prediction.step_time_s.value
-    forward = FORWARD_SHARE * prediction.model_flops_per_step / prediction.hardware_flops_per_step
-    evaluation_s = training_s * losses.evaluation * forward
+    evaluation_s = training_s * _evaluation_share(prediction, losses)
     work_s = training_s + evaluation_s
     best = round(best_interval_s(losses.pause_s, losses.mtbf_s) / work_s * steps)
     # At least one at the end, however short the run is.

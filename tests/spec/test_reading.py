@@ -117,7 +117,7 @@ def test_printable_text_has_no_control_character_and_an_error_has_one_line(text:
         ),
         (
             "evaluation: {every_steps: 1, sequences: 1000000000000}",
-            "reliability: a failure every .* s lets no stretch of .* s pass",
+            "devices fail every .* s, which leaves no progress",
         ),
         ("evaluation: {every_steps: 1, sequences: 1e300}", "training.evaluation.sequences: expected int up to 1e\\+15"),
     ],
