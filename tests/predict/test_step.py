@@ -85,7 +85,10 @@ def test_the_class_of_the_prediction_sets_its_interval() -> None:
 @pytest.mark.parametrize(
     ("layout", "rule"),
     [
-        ({"tp": 8, "pp": 4}, r"= 32 ranks, but the cluster has 8 nodes \* 8 devices = 64"),
+        (
+            {"tp": 8, "cp": 1, "pp": 4, "dp_replicate": 1, "dp_shard": 1},
+            r"= 32 ranks, but the cluster has 8 nodes \* 8 devices = 64",
+        ),
         ({"tp": 64}, "tp 64 does not divide the model's heads 96"),
         ({"pp": 64, "virtual_stages": 2, "pipeline_schedule": "interleaved"}, "128 chunks, but gpt3-175b has only 96"),
         ({"dp_replicate": 64, "virtual_stages": 2, "pipeline_schedule": "interleaved"}, "2 needs pp above 1, got pp 1"),
