@@ -7,7 +7,6 @@ figure that cannot be. What a value means is the reader's; YAML with its lines i
 from __future__ import annotations
 
 import csv
-import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -223,11 +222,11 @@ def whole_number(text: str) -> int | None:
 
 
 def finite_number(text: object) -> float | None:
-    """The finite number that a text or a number states; None for anything else."""
+    """The finite number, possible as a quantity, that a text or a number states; None for anything else."""
     if isinstance(text, bool) or not isinstance(text, str | int | float):
         return None
     try:
         number = float(text)
     except (ValueError, OverflowError):
         return None
-    return number if math.isfinite(number) else None
+    return number if abs(number) <= LARGEST else None

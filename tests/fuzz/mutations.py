@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import random
@@ -103,9 +104,9 @@ def misshapen(document: Any, rng: random.Random) -> Any:
             with suppress(OverflowError):
                 holder[key] = holder[key] * rng.choice((-1, 1e3, 1e9, 1e-9, 1e30))
         elif kind == 4 and isinstance(holder, dict):
-            holder[str(rng.choice(WORDS))[:200]] = rng.choice(VALUES)
+            holder[str(rng.choice(WORDS))[:200]] = copy.deepcopy(rng.choice(VALUES))
         else:
-            holder[key] = rng.choice(VALUES)
+            holder[key] = copy.deepcopy(rng.choice(VALUES))
     return document
 
 
