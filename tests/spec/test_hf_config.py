@@ -245,6 +245,18 @@ def test_a_file_that_is_no_config_is_refused_with_its_name(tmp_path: Path, conte
 CASES = DATA / "hf_configs"
 
 
+@given(st.data())
+@settings(max_examples=200)
+def test_any_value_in_the_config_of_a_tower_or_a_hybrid_gives_a_model_or_a_spec_error(data):
+    stated = json.loads(data.draw(st.sampled_from(sorted(CASES.glob("*.json")))).read_text())
+    inner = [key for key, value in stated.items() if isinstance(value, dict) and value]
+    part = stated[data.draw(st.sampled_from(inner))] if inner else stated
+    part[data.draw(st.sampled_from(sorted(part)))] = data.draw(VALUES)
+
+    with suppress(SpecError):
+        model_from_hf_config(stated, "any")
+
+
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [
