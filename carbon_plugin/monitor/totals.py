@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from msgspec import Struct
 
 from carbon_plugin.footprint.account import IT_RUNGS, EnergyItem, Reservation
+from carbon_plugin.ledger.claims import DeviceClaims
 from carbon_plugin.ledger.clocks import TimedFile, file_offsets
 from carbon_plugin.ledger.counted_steps import CountedSteps
 from carbon_plugin.ledger.expected import expected_gpus
@@ -20,8 +21,6 @@ from carbon_plugin.ledger.launches import offsets_in
 from carbon_plugin.ledger.records import Event, Manifest, Record, Span, Window
 from carbon_plugin.spec.devices import DeviceIdentity, Rung
 
-OVERLAP_TOLERANCE_S = 1.0
-"""Clocks of two nodes, or of two attempts, may disagree so much without two processes having metered one device."""
 MEASURED = ("counter", "power_integrated")
 RECENT_SPANS = 4
 """Another node may have written the steps of the last one or two windows later, or earlier, than this one."""
@@ -54,14 +53,14 @@ class Energy(Struct):
             self.stated_j += central_j
             self.weighted_j_g_per_kwh += central_j * intensity_g_per_kwh
 
-    def merge(self, other: Energy) -> None:
-        """Add another sum."""
-        self.central_j += other.central_j
-        self.low_j += other.low_j
-        self.high_j += other.high_j
-        self.stated_j += other.stated_j
-        self.weighted_j_g_per_kwh += other.weighted_j_g_per_kwh
-        self.estimated_j += other.estimated_j
+    def merge(self, other: Energy, share: float = 1.0) -> None:
+        """Add a share of another sum."""
+        self.central_j += share * other.central_j
+        self.low_j += share * other.low_j
+        self.high_j += share * other.high_j
+        self.stated_j += share * other.stated_j
+        self.weighted_j_g_per_kwh += share * other.weighted_j_g_per_kwh
+        self.estimated_j += share * other.estimated_j
 
     @property
     def intensity_g_per_kwh(self) -> float | None:
@@ -123,7 +122,8 @@ class FileTotals:
     @property
     def gpus(self) -> tuple[str, ...]:
         """Keys of the GPUs that the file meters."""
-        return tuple(sorted(key for key, device in self.identities.items() if device.rung == "gpu"))
+        devices = self.manifest.devices if self.manifest else []
+        return tuple(sorted(device.key for device in devices if device.rung == "gpu"))
 
     def add(self, record: Record) -> None:
         """Take in the next record of the file."""
@@ -131,7 +131,7 @@ class FileTotals:
             if self.manifest is None:
                 self.started_s = self.end_s = record.started_unix_s
             self.manifest = record
-            self.identities = {device.key: device for device in record.devices}
+            self.identities |= {device.key: device for device in record.devices}  # one that is gone has drawn energy
         elif isinstance(record, Window):
             self._add_window(record)
         elif isinstance(record, Span):
@@ -239,34 +239,38 @@ def run_totals(
     ahead_s = _ahead(opened, offsets_s or {}, own)
     extents = {name: (file.started_s - ahead_s[name], file.end_s - ahead_s[name]) for name, file in opened.items()}
     attempt_started_s -= ahead_s.get(own or "", 0.0)
-    contested = _contested(opened, extents)
+    shares = _shares(opened, extents)
     # By when it was heard of, not by its own clock: clocks of nodes disagree.
     newest_s = max((file.heard_s for file in opened.values()), default=0.0)
     spent, steady = _Groups(), _Groups()
     power_w = estimated_j = 0.0
     measured: dict[str, bool] = {}
+    powered: set[str] = set()
     current = {name: file for name, file in opened.items() if extents[name][1] >= attempt_started_s}
-    for name, file in opened.items():
+    for name, file in sorted(opened.items(), key=lambda item: (extents[item[0]][0], item[0])):
         fresh = newest_s - file.heard_s <= STALE_WINDOWS * max(file.last_window_s, 1.0)
         for key, totals in file.devices.items():
             device = file.identities.get(key)
-            if device is None or device.rung not in IT_RUNGS or (name, key) in contested:
+            if device is None or device.rung not in IT_RUNGS:
                 continue
-            spent.add(device, totals.energy)
-            estimated_j += totals.energy.estimated_j
+            share = shares.get((name, key), 1.0)
+            spent.add(device, totals.energy, share)
+            estimated_j += share * totals.energy.estimated_j
             if name in current:
-                steady.add(device, totals.steady)
-                power_w += totals.power_w if fresh else 0.0
+                steady.add(device, totals.steady, share)
+                if fresh and key not in powered:  # of two meters of one device, the first has its power
+                    powered.add(key)
+                    power_w += totals.power_w
                 if device.rung == "gpu":
-                    measured[key] = totals.measured
+                    measured[key] = totals.measured or (share < 1 and measured.get(key, False))
     expected = expected_gpus(file.manifest for file in current.values() if file.manifest is not None)
     return RunTotals(
         spent=spent.items(),
         steady=steady.items(),
         steady_s=max((file.steady_s for file in current.values()), default=0.0),
         steady_steps=max((file.steady_steps for file in current.values()), default=0),
-        reserved=_reserved(opened, extents, contested, None),
-        reserved_now=_reserved(current, extents, contested, 1.0),
+        reserved=_reserved(opened, extents, None),
+        reserved_now=_reserved(current, extents, 1.0),
         power_w=power_w,
         estimated_j=max(0.0, estimated_j),
         gpus=len(measured) + expected.missing_for_sure,
@@ -283,9 +287,9 @@ class _Groups:
         self._sums: dict[tuple[Rung, str], Energy] = {}
         self._measured: dict[tuple[Rung, str], bool] = {}
 
-    def add(self, device: DeviceIdentity, energy: Energy) -> None:
+    def add(self, device: DeviceIdentity, energy: Energy, share: float) -> None:
         group = (device.rung, f"{device.rung}:{device.name}")
-        self._sums.setdefault(group, Energy()).merge(energy)
+        self._sums.setdefault(group, Energy()).merge(energy, share)
         self._measured[group] = self._measured.get(group, True) and device.energy_kind in MEASURED
 
     def items(self) -> tuple[EnergyItem, ...]:
@@ -310,55 +314,59 @@ def _ahead(files: Mapping[str, FileTotals], offsets_s: Mapping[Place, float], ow
     return file_offsets([file.timed(name) for name, file in files.items()], [(own or "", noticed)])
 
 
-def _contested(files: Mapping[str, FileTotals], extents: Mapping[str, Extent]) -> set[tuple[str, str]]:
-    """(file, device) pairs that do not count, because another file that began earlier metered the device too."""
-    holders: dict[str, list[str]] = {}
-    for name, file in files.items():
+def _shares(files: Mapping[str, FileTotals], extents: Mapping[str, Extent]) -> dict[tuple[str, str], float]:
+    """Part of a device's energy in a file that no file that began before has metered, where that is not all of it. The
+    rule is that of the audit, for a file as a whole."""
+    holders: dict[str, int] = {}
+    for file in files.values():
         for key in file.identities:
-            holders.setdefault(key, []).append(name)
-    losing = set()
-    for key, names in holders.items():
-        end_s = float("-inf")
-        for name in sorted(names, key=lambda name: (extents[name][0], name)):
-            if end_s - extents[name][0] > OVERLAP_TOLERANCE_S:
-                losing.add((name, key))
-            else:
-                end_s = max(end_s, extents[name][1])
-    return losing
+            holders[key] = holders.get(key, 0) + 1
+    claims = DeviceClaims()
+    shares = {}
+    for name in sorted(files, key=lambda name: (extents[name][0], name)):
+        start_s, end_s = extents[name]
+        claims.begin(name)
+        for key in files[name].identities:
+            if holders[key] > 1 and end_s > start_s and claims.claim(key, start_s, end_s):
+                shares[name, key] = claims.share(key, start_s, end_s - start_s)
+        claims.end()
+    return shares
 
 
 def _reserved(
-    files: Mapping[str, FileTotals],
-    extents: Mapping[str, Extent],
-    contested: set[tuple[str, str]],
-    each_s: float | None,
+    files: Mapping[str, FileTotals], extents: Mapping[str, Extent], each_s: float | None
 ) -> tuple[Reservation, ...]:
     """Reserved time of devices, hosts and network shares; each device once at any moment, over all attempts.
 
     With `each_s` every unit counts for so long instead.
     """
-    devices: dict[tuple[str, ...], list[tuple[float, float]]] = {}
-    weights: dict[tuple[str, ...], float] = {}
-    hosts: dict[str, list[tuple[float, float]]] = {}
+    whole: dict[str, Extent] = {}
+    named_by: dict[str, list[str]] = {}
+    units: dict[str, float] = {}
+    hosts: dict[str, list[Extent]] = {}
     shares: dict[str, float] = {}
-    for name, file in files.items():
+    for name, file in sorted(files.items(), key=lambda item: (extents[item[0]][0], item[0])):
         manifest = file.manifest
         if manifest is None:
             continue
         since_s, end_s = extents[name]
         if manifest.reserved_since_unix_s is not None:
             since_s -= max(0.0, manifest.started_unix_s - manifest.reserved_since_unix_s)
-        gpus = tuple(key for key in file.gpus if (name, key) not in contested)
+        whole[name] = since_s, end_s
         # Where no GPU is metered, every rank stands for one device.
-        group = (manifest.host_key, *gpus) if file.gpus else (manifest.host_key, "ranks")
-        units = sum(file.identities[key].units for key in gpus)
-        weights[group] = units if file.gpus else manifest.world_size / manifest.nodes
-        devices.setdefault(group, []).append((since_s, end_s))
+        ranks = {f"ranks of {manifest.host_key}": manifest.world_size / max(1, manifest.nodes)}
+        for key, weight in ({key: file.identities[key].units for key in file.gpus} or ranks).items():
+            named_by.setdefault(key, []).append(name)
+            units[key] = weight
         # Containers of one job may hold a host in parts, each with GPUs of its own: the parts add up.
         host = manifest.host_key if manifest.host_share >= 1 else " ".join((manifest.host_key, *file.gpus))
-        hosts.setdefault(host, []).append((since_s, end_s))
+        hosts.setdefault(host, []).append(whole[name])
         shares[host] = max(shares.get(host, 0.0), manifest.host_share)
-    device_s = sum(weights[group] * (each_s or _covered_s(intervals)) for group, intervals in devices.items())
+    # Devices that the same files name were reserved together: thousands of them have as many intervals as one.
+    together: dict[tuple[str, ...], float] = {}
+    for key, names in named_by.items():
+        together[tuple(names)] = together.get(tuple(names), 0.0) + units[key]
+    device_s = sum(weight * (each_s or _covered_s(whole[name] for name in names)) for names, weight in together.items())
     host_s = sum(shares[host] * (each_s or _covered_s(intervals)) for host, intervals in hosts.items())
     return (
         Reservation(scope="device", units=1.0, time_s=device_s),
