@@ -8,6 +8,7 @@ from carbon_plugin.errors import SpecError
 
 _CLOSE = 0.6
 _MOST_SHOWN = 5
+_LONGEST = 100
 _SHORTEST_PART = 4
 """Letters from which on a word that holds what was typed counts as near."""
 
@@ -25,6 +26,8 @@ def nearest(name: str, known: Iterable[str], aliases: Aliases = NO_ALIASES) -> l
 
     A name is as near as the nearest of its aliases.
     """
+    if len(name) > _LONGEST:  # no slip of the hand, and a comparison takes the square of its length
+        return []
     typed = normalized(name)
     scores = {
         candidate: max(_similarity(typed, normalized(form)) for form in (candidate, *aliases.get(candidate, ())))
