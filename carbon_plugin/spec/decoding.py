@@ -15,7 +15,7 @@ import msgspec
 
 from carbon_plugin.spec.document import Document
 from carbon_plugin.spec.names import nearest
-from carbon_plugin.spec.reading import Keys, shown
+from carbon_plugin.spec.reading import LARGEST, Keys, shown
 
 S = TypeVar("S", bound=msgspec.Struct)
 LARGEST_INT = 10**15
@@ -83,6 +83,8 @@ class _Decoder:
     def leaf(self, value: Any, kind: Any, keys: Keys) -> Any:
         if isinstance(value, float) and not math.isfinite(value):
             raise self.document.error(keys, f"expected {describe(kind)}, got {value}")
+        if isinstance(value, float) and abs(value) > LARGEST:
+            raise self.document.error(keys, f"expected {describe(kind)} up to {LARGEST:g}, got {value:g}")
         if isinstance(value, float) and value.is_integer() and _takes_int(kind):
             value = int(value)
         if kind is int and isinstance(value, int) and abs(value) > LARGEST_INT:
