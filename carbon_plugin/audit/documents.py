@@ -10,8 +10,10 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import Struct
 
+from carbon_plugin.errors import LedgerError
 from carbon_plugin.footprint.account import Factors, Footprint
 from carbon_plugin.spec.figure import Figure
+from carbon_plugin.spec.reading import check_numbers
 
 _Document = TypeVar("_Document")
 
@@ -72,6 +74,9 @@ def _read(document: dict[str, Any] | None, kind: type[_Document]) -> _Document |
     if not document:
         return None
     try:
+        check_numbers(document, "a manifest", LedgerError)
         return msgspec.convert(document, type=kind)
+    except LedgerError:  # a number that cannot be: nothing is computed from it
+        return None
     except msgspec.ValidationError:
         return None
