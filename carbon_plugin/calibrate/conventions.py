@@ -17,7 +17,8 @@ from carbon_plugin.spec.stack import STACKS, Stack
 
 
 class Conventions(Struct, frozen=True, kw_only=True):
-    """Defaults of one framework. `name` is its shipped stack (`spec.stack.STACKS`), for which one factor is fitted."""
+    """Defaults of one framework. `interleaves` says that its pipelines interleave where the row does not say. `name` is
+    its shipped stack (`spec.stack.STACKS`), for which one factor is fitted."""
 
     name: str
     dropout: float = 0.0
@@ -30,6 +31,7 @@ class Conventions(Struct, frozen=True, kw_only=True):
     local_batch_is_split: bool = False
     dualpipe: bool = False
     reports_reserved_memory: bool = False
+    interleaves: bool = False
 
     @property
     def stack(self) -> Stack:
@@ -38,31 +40,46 @@ class Conventions(Struct, frozen=True, kw_only=True):
 
 
 MEGATRON_2021 = Conventions(name="megatron-lm-2021", dropout=0.1, reentrant=True, recompute="full")
-MEGATRON_LM = Conventions(name="megatron-lm", zero_stage=1, sequence_parallel=True, reentrant=True)
-MEGATRON_CORE = Conventions(name="megatron-core", zero_stage=1, sequence_parallel=True, reentrant=True)
-MEGATRON_BRIDGE = Conventions(
-    name="megatron-bridge", zero_stage=1, sequence_parallel=True, async_tp=True, reentrant=True
+MEGATRON_LM = Conventions(name="megatron-lm", zero_stage=1, sequence_parallel=True, reentrant=True, interleaves=True)
+MEGATRON_CORE = Conventions(
+    name="megatron-core", zero_stage=1, sequence_parallel=True, reentrant=True, interleaves=True
 )
-NEMO = Conventions(name="nemo", zero_stage=1, sequence_parallel=True, async_tp=True, reentrant=True)
+MEGATRON_BRIDGE = Conventions(
+    name="megatron-bridge", zero_stage=1, sequence_parallel=True, async_tp=True, reentrant=True, interleaves=True
+)
+NEMO = Conventions(name="nemo", zero_stage=1, sequence_parallel=True, async_tp=True, reentrant=True, interleaves=True)
+NEMO_BEFORE_FLASH = Conventions(
+    name="nemo-2023", zero_stage=1, sequence_parallel=True, reentrant=True, interleaves=True, recompute="selective"
+)
+"""NeMo took FlashAttention into its GPT models in release 1.20, container 23.08; before, the softmax was fused and the
+scores went through memory. MLPerf's submissions ran kernels of their own."""
 MAXTEXT = Conventions(name="maxtext", zero_stage=3, recompute="operators")
 LLM_FOUNDRY = Conventions(name="llm-foundry", zero_stage=3)
 TORCHTITAN = Conventions(
     name="torchtitan", zero_stage=3, sequence_parallel=True, local_batch_is_split=True, reports_reserved_memory=True
 )
+DEEPSPEED = Conventions(name="deepspeed", zero_stage=3)
+PYTORCH = Conventions(name="ordinary", zero_stage=3)
+TRANSFORMER_ENGINE = Conventions(name="transformer-engine", zero_stage=3)
+COMPILED = Conventions(name="compiled", zero_stage=3)
+ORDINARY_MEGATRON = Conventions(name="ordinary-megatron", zero_stage=1, reentrant=True)
 UNKNOWN = Conventions(name="unknown", zero_stage=3)
 
 # First match wins; the key is the start of the row's framework in lower case.
 FRAMEWORKS: tuple[tuple[str, Conventions], ...] = (
     (
-        "megatron-deepspeed",
+        "megatron-deepspeed vtrain",
         Conventions(name="megatron-deepspeed", dropout=0.1, reentrant=True, recompute="full"),
     ),
-    ("megatron-lm 2020", MEGATRON_2021),
-    ("megatron-lm 2021", MEGATRON_2021),
-    ("megatron-lm 2022", MEGATRON_2021),
+    (
+        "megatron-deepspeed 0.6",
+        Conventions(name="megatron-deepspeed", dropout=0.1, reentrant=True, recompute="full"),
+    ),
+    ("megatron-deepspeed", ORDINARY_MEGATRON),
     ("megatron-lm", MEGATRON_LM),
     ("megatron-core", MEGATRON_CORE),
     ("megatron-bridge", MEGATRON_BRIDGE),
+    ("nemo automodel", TRANSFORMER_ENGINE),
     ("nemo", NEMO),
     ("maxtext", MAXTEXT),
     ("llm-foundry", LLM_FOUNDRY),
@@ -71,20 +88,44 @@ FRAMEWORKS: tuple[tuple[str, Conventions], ...] = (
     ("pai-megatron", MEGATRON_CORE),
     ("megascale", MEGATRON_CORE),
     ("vescale", MEGATRON_CORE),
+    ("primus", MEGATRON_CORE),
+    ("flagscale", MEGATRON_CORE),
     ("hai-llm", msgspec.structs.replace(MEGATRON_CORE, dualpipe=True)),
     ("gpt-neox", MEGATRON_LM),
-    ("nanotron", MEGATRON_LM),
+    ("nanotron", ORDINARY_MEGATRON),
+    ("internevo", ORDINARY_MEGATRON),
+    ("oneflow", MEGATRON_2021),
     ("olmo-core", TORCHTITAN),
     ("lingua", TORCHTITAN),
     ("fms-fsdp", TORCHTITAN),
     ("composer", LLM_FOUNDRY),
     ("mosaicml", LLM_FOUNDRY),
-    ("internevo", MEGATRON_CORE),
     ("megatron", MEGATRON_CORE),
     ("axlearn", MAXTEXT),
     ("levanter", MAXTEXT),
     ("paxml", MAXTEXT),
+    ("deepspeed", DEEPSPEED),
+    ("hf trainer + deepspeed", DEEPSPEED),
+    ("ms-swift + deepspeed", DEEPSPEED),
+    ("hf trainer", PYTORCH),
+    ("hugging face", PYTORCH),
+    ("torchtune (compile", COMPILED),
+    ("torchtune", PYTORCH),
+    ("litgpt", PYTORCH),
+    ("openlm", PYTORCH),
+    ("pytorch fsdp + transformer engine", TRANSFORMER_ENGINE),
+    ("pytorch torch.compile", COMPILED),
+    ("pytorch", PYTORCH),
+    ("native pytorch + transformer engine", TRANSFORMER_ENGINE),
+    ("native pytorch", PYTORCH),
+    ("lightning-thunder", COMPILED),
+    ("lightning", PYTORCH),
+    ("llm.c", Conventions(name="llm.c", zero_stage=1)),
 )
+FLASH_SINCE = (23, 8)
+HOPPER_KERNELS_SINCE = (25, 1)
+"""Containers since then have attention kernels for Hopper of the third generation (cuDNN 9, FlashAttention 3)."""
+OLD_MEGATRON = re.compile(r"megatron-lm.*\b20(19|2[0-2])\b")
 
 
 class Recipe(Struct, frozen=True, kw_only=True):
@@ -148,15 +189,28 @@ DEVICES: tuple[tuple[str, str], ...] = (
 def conventions_of(framework: str) -> Conventions:
     """Defaults of a framework by the start of its name; an unknown one gets plain PyTorch FSDP."""
     text = framework.lower()
+    if OLD_MEGATRON.match(text):
+        return MEGATRON_2021
+    if re.match(r"nemo 2[0-3]\.", text) and "mlperf" not in text and _release_of(text) < FLASH_SINCE:
+        return NEMO_BEFORE_FLASH
     for start, conventions in FRAMEWORKS:
         if text.startswith(start):
             return conventions
     return UNKNOWN
 
 
-def stack_of(conventions: Conventions, row: Fields, recipe: Recipe | None) -> Stack:
+def _release_of(text: str) -> tuple[int, int]:
+    found = re.search(r"(\d\d)\.(\d\d)", text)
+    return (int(found.group(1)), int(found.group(2))) if found else (0, 0)
+
+
+def stack_of(conventions: Conventions, row: Fields, recipe: Recipe | None, device: Accelerator) -> Stack:
     """The framework's stack as the row's release and recipe have it."""
     changes: dict[str, Any] = {}
+    on_hopper = conventions.stack.attention_kernel == "cudnn" and device.architecture.startswith("hopper")
+    recent = conventions.name == "transformer-engine" or _release_of(row.text("framework")) >= HOPPER_KERNELS_SINCE
+    if on_hopper and recent:
+        changes["attention_kernel"] = "flash3"
     compiled = "compile" in row.text("overlap")
     if compiled:
         changes["fused"] = True

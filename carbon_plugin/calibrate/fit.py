@@ -24,6 +24,11 @@ ROW_SIGMA = 0.05
 SPARSE_ROW_SIGMA = 0.2
 """The same for mixture-of-experts rows: one configuration moved by up to 77 % between container releases."""
 VENDOR_ROW_SIGMA = 0.1
+ORDINARY_ROW_SIGMA = 0.12
+"""The same for rows of ordinary software, whose host and settings are known least."""
+WAIT_SIGMA_S = 0.008
+"""Seconds a step and doubling of nodes by which waiting for one another varies: what makes a short step on many nodes
+say little about constants."""
 WEIGHT_ROWS = 40
 """A data set weighs as much as this many rows, within the bounds below."""
 WEIGHT_BOUNDS = (0.05, 4.0)
@@ -47,12 +52,15 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One fitted number: a constant of a group of rows. `sigma` is the prior's spread of its logarithm."""
+    """One fitted number: a constant of a group of rows. `sigma` is the prior's spread of its logarithm about `centre`;
+    `ceiling` is the largest value of the constant itself, for a share of what is physically there."""
 
     name: str
     field: str
     rows: Callable[[Table], Mask]
     sigma: float
+    centre: float = 0.0
+    ceiling: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +72,9 @@ class Fit:
     spreads: Floats
 
     def multiplier(self, name: str) -> float:
-        """Fitted factor of a parameter on its prior."""
+        """Fitted factor of a parameter on its prior, 1 for a constant that is no parameter."""
         names = [parameter.name for parameter in self.parameters]
-        return float(np.exp(self.logs[names.index(name)]))
+        return float(np.exp(self.logs[names.index(name)])) if name in names else 1.0
 
 
 def fit(
@@ -88,6 +96,8 @@ def fit(
     rows = select(table, used)
     masks = [parameter.rows(rows) for parameter in parameters]
     sigmas = np.array([parameter.sigma for parameter in parameters])
+    centres = np.array([parameter.centre for parameter in parameters])
+    most = np.array([_most(rows, parameter, mask) for parameter, mask in zip(parameters, masks, strict=True)])
     roots = np.sqrt((row_weights(table) if weights is None else weights)[used])
     spreads = row_sigmas(rows)
 
@@ -96,7 +106,7 @@ def fit(
         return np.asarray(roots * np.sign(error) * np.sqrt(2 * (np.sqrt(1 + error * error) - 1)))
 
     def residuals(logs: Floats) -> Floats:
-        return np.concatenate([robust_errors(logs), logs / sigmas])
+        return np.concatenate([robust_errors(logs), (logs - centres) / sigmas])
 
     def jacobian(logs: Floats) -> Floats:
         here = robust_errors(logs)
@@ -110,11 +120,20 @@ def fit(
         return np.concatenate([columns, np.diag(1 / sigmas)])
 
     groups = _disjoint_groups(masks)
-    begin = np.zeros(len(parameters)) if start is None else start
-    solution = least_squares(residuals, begin, jac=jacobian, method="trf", ftol=tolerance, max_nfev=MAX_EVALUATIONS)
+    begin = np.minimum(centres if start is None else start, most - DIFFERENCE)
+    solution = least_squares(
+        residuals, begin, jac=jacobian, bounds=(-np.inf, most), ftol=tolerance, max_nfev=MAX_EVALUATIONS
+    )
     # Every parameter has a prior row in the Jacobian, so this matrix is never singular.
     posterior = np.linalg.inv(solution.jac.T @ solution.jac)
     return Fit(tuple(parameters), np.asarray(solution.x), np.sqrt(np.diag(posterior)))
+
+
+def _most(rows: Table, parameter: Parameter, mask: Mask) -> float:
+    """Upper bound of the logarithm of a parameter."""
+    if parameter.ceiling is None or not np.any(mask):
+        return np.inf
+    return float(np.log(parameter.ceiling / np.max(getattr(rows.prior, parameter.field)[mask])))
 
 
 def _disjoint_groups(masks: Sequence[Mask]) -> list[list[int]]:
@@ -143,6 +162,37 @@ def fitted_step_time_s(table: Table, fitted: Fit) -> Floats:
     return np.asarray(predict(table, constants, factor).total)
 
 
+def fit_populations(
+    table: Table, parameters: Sequence[Parameter], keep: Mask, start: Floats | None = None, tolerance: float = TOLERANCE
+) -> Fit:
+    """Fit in two steps: what devices, links and frameworks sustain to tuned software alone, then what ordinary software
+    costs to its own rows under those constants.
+
+    The spread between ordinary programs is larger than what any constant of a device does, so that their rows would
+    bend it. The parameters of the second step are those that touch ordinary rows only."""
+    second = [_only_ordinary(parameter, table) for parameter in parameters]
+    logs = np.array([parameter.centre for parameter in parameters])
+    spreads = np.array([parameter.sigma for parameter in parameters])
+    for step in (False, True):
+        chosen = [index for index, own in enumerate(second) if own == step]
+        rows = keep & (table.ordinary == step)
+        if not chosen or not np.any(rows):
+            continue
+        known = Fit(tuple(parameters), np.where(np.isin(np.arange(logs.size), chosen), 0.0, logs), spreads)
+        constants, factor = fitted_constants(table, known)
+        under = replace(table, prior=constants, prior_factor=factor)
+        begin = None if start is None else start[chosen]
+        found = fit(under, [parameters[index] for index in chosen], rows, begin, row_weights(table), tolerance)
+        logs, spreads = logs.copy(), spreads.copy()
+        logs[chosen], spreads[chosen] = found.logs, found.spreads
+    return Fit(tuple(parameters), logs, spreads)
+
+
+def _only_ordinary(parameter: Parameter, table: Table) -> bool:
+    rows = parameter.rows(table)
+    return bool(np.any(rows)) and bool(np.all(table.ordinary[rows]))
+
+
 def leave_out(
     table: Table, parameters: Sequence[Parameter], keep: Mask, whole: Fit, groups: NDArray[np.str_]
 ) -> Floats:
@@ -151,7 +201,7 @@ def leave_out(
     predicted = fitted_step_time_s(table, whole)
     for name in np.unique(groups[keep]):
         out = groups == name
-        without = fit(table, parameters, keep=keep & ~out, start=whole.logs, tolerance=LEFT_OUT_TOLERANCE)
+        without = fit_populations(table, parameters, keep & ~out, whole.logs, LEFT_OUT_TOLERANCE)
         predicted[out] = fitted_step_time_s(table, without)[out]
     return predicted
 
@@ -190,7 +240,12 @@ def row_weights(table: Table) -> Floats:
 def row_sigmas(table: Table) -> Floats:
     """Spread of each row's log error that the fit takes for noise."""
     vendor = table.framework == "megatron-bridge"
-    return np.where(vendor & table.sparse, SPARSE_ROW_SIGMA, np.where(vendor, VENDOR_ROW_SIGMA, ROW_SIGMA))
+    usual = np.where(table.ordinary, ORDINARY_ROW_SIGMA, ROW_SIGMA)
+    nodes = np.maximum(np.asarray(table.sheet.devices / table.sheet.island), 1)
+    waits = WAIT_SIGMA_S * np.log2(nodes) / table.measured_s
+    spread = np.where(vendor, VENDOR_ROW_SIGMA, usual)
+    spread = np.where(table.sparse & (vendor | table.ordinary), SPARSE_ROW_SIGMA, spread)
+    return np.asarray(np.sqrt(spread**2 + waits**2))
 
 
 def _predicted(table: Table, parameters: Sequence[Parameter], masks: Sequence[Mask], logs: Floats) -> Floats:

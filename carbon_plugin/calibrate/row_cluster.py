@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import re
-
 import msgspec
 
 from carbon_plugin.calibrate.conventions import accelerator_name
 from carbon_plugin.calibrate.fields import Fields
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.figure import Sourced
-from carbon_plugin.spec.hardware import Cluster, Node
+from carbon_plugin.spec.hardware import Accelerator, Cluster, Node
+from carbon_plugin.spec.links import nic_bytes_per_s, scaleup_bytes_per_s
 from carbon_plugin.spec.profiles import default_node_for, load_accelerator
 
 USUAL_CHASSIS = 8
 GIGABIT = 1.25e8
 """Bytes/s in a Gb/s."""
-RATE = r"(\d+(?:\.\d+)?)\s*([GT])(?:b/?p?s?|\b)"
 
 
 def row_cluster(row: Fields, assumed: list[str]) -> Cluster:
@@ -43,6 +41,7 @@ def row_cluster(row: Fields, assumed: list[str]) -> Cluster:
         node = msgspec.structs.replace(node, network=network)
     elif devices > per_node:
         assumed.append(f"network {node.network.bandwidth_bytes_per_s.value / GIGABIT:.0f} Gb/s a device")
+    device = _with_links(device, row)
     if row.states("gpu_power_cap_w") and row.number("gpu_power_cap_w") < device.tdp_w.value:
         cap = Sourced(row.number("gpu_power_cap_w"), "the row's power cap", "read")
         device = msgspec.structs.replace(device, tdp_w=cap)
@@ -54,15 +53,12 @@ def _chassis(node: Node) -> int:
     return node.accelerators if node.accelerators > 1 else USUAL_CHASSIS
 
 
-def nic_bytes_per_s(text: str, per_node: int) -> float | None:
-    """One-way bytes/s of NIC a device from a phrase such as "1600 Gb/s RoCE per node" or "8x NDR400 IB"; None where it
-    names no rate, or does not say per what."""
-    if match := re.search(r"(\d+)\s*x\s*(?:HDR|NDR|XDR|EDR)?\s*(\d+)\s*G?", text):
-        return int(match.group(1)) * int(match.group(2)) * GIGABIT / per_node
-    match = re.search(RATE, text)
-    if match is None:
-        return None
-    rate = float(match.group(1)) * (1000 if match.group(2) == "T" else 1) * GIGABIT
-    if "per node" in text or "/node" in text:
-        return rate / per_node
-    return rate if re.search(r"per GPU|per chip|per device|/GPU", text) else None
+def _with_links(device: Accelerator, row: Fields) -> Accelerator:
+    """The device with the scale-up links that the row states of its node."""
+    rate = scaleup_bytes_per_s(row.text("intra_node"))
+    if rate is None:
+        return device
+    stated = Sourced(rate, "the row's intra_node", "read")
+    return msgspec.structs.replace(
+        device, scaleup=msgspec.structs.replace(device.scaleup, bandwidth_bytes_per_s=stated)
+    )

@@ -8,6 +8,7 @@ from carbon_plugin.calibrate.conventions import UNKNOWN, Conventions, expert_rec
 from carbon_plugin.calibrate.fields import Fields, MissingFieldError
 from carbon_plugin.errors import SpecError
 from carbon_plugin.predict.rates import peak_of, wide_precision
+from carbon_plugin.spec.defaults import interleaved_chunks
 from carbon_plugin.spec.hardware import Cluster
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.model import TransformerModel
@@ -30,6 +31,21 @@ PRECISIONS: dict[str, Precision] = {
 }
 
 
+PURE_BYTES, STATE_BYTES = 4, 12
+"""Bytes a parameter of 16-bit values and gradients, and of Adam's fp32 states with the master weight."""
+RECOMPUTED_PARTS = {
+    "layernorm": "none",
+    "norm": "none",
+    "act": "none",
+    "moe_act": "none",
+    "mla_up_proj": "none",
+    "moe": "operators",
+    "mlp": "operators",
+}
+"""Parts that Megatron's list of recomputed modules names. Norms and activation functions are element-wise and cost next
+to nothing; whole feed-forward blocks come near the per-operation policy; none repeats the attention core."""
+
+
 def row_execution(
     row: Fields, model: TransformerModel, cluster: Cluster, conventions: Conventions, assumed: list[str]
 ) -> tuple[ParallelLayout, TrainingPlan, Stack]:
@@ -47,16 +63,20 @@ def row_execution(
         raise SpecError(f"tp {tp} * pp {pp} * cp {cp} does not divide n_gpus {cluster.devices}")
     if row.optional_count("dp") not in (None, dp):
         assumed.append(f"dp {dp} (stated {row.count('dp')})")
-    stage = _zero_stage(row, conventions, assumed) if dp * cp > 1 else 0
+    stage = _zero_stage(row, pp, conventions, assumed) if dp * cp > 1 else 0
     batch, size = _batch(row, dp, pp, conventions, assumed)
     overlap = row.text("overlap")
-    chunks = row.optional_count("vp") or (2 if "interleaved" in overlap else 1) if pp > 1 else 1
-    if chunks * pp > model.layers:
-        chunks = max(1, model.layers // pp)
-    shards = _hybrid_shards(row, dp) if stage == 3 else dp
+    chunks = _chunks(row, model, pp, batch // (dp * size), conventions, assumed)
+    shards = _hybrid_shards(row, dp, cluster) if stage in (1, 3) else dp
     sequence = row.flag("sp")
     dualpipe = conventions.dualpipe and pp % 2 == 0
-    precision = row_precision(row.needed_text("precision"))
+    if not row.states("precision"):
+        assumed.append("precision bf16")
+    precision = row_precision(row.text("precision") or "bf16")
+    if precision == "fp32" and conventions.reentrant and "tf32" in cluster.accelerator.peak_flops:
+        # Megatron runs in NVIDIA's containers, whose PyTorch takes tf32 for fp32 products by default.
+        assumed.append("precision tf32 for fp32 products")
+        precision = "tf32"
     for needed in (precision, wide_precision(precision)):
         peak_of(cluster.accelerator, needed)  # refuses what the device has no units for
     recipe = expert_recipe(conventions, row, cluster.accelerator, precision) if model.moe is not None else None
@@ -81,8 +101,37 @@ def row_execution(
         context_parallel_kind=conventions.context_parallel,  # type: ignore[arg-type]
         expert_overlap=recipe is not None and recipe.expert_overlap and ep > 1,
     )
-    training = TrainingPlan(seq_len=row.count("seq_len"), global_batch_size=batch, steps=1, precision=precision)
-    return layout, training, stack_of(conventions, row, recipe)
+    pure = _pure(row, model, layout, cluster, assumed)
+    eight_bit = re.search(r"8[- ]?bit", row.text("optimizer"), re.IGNORECASE) is not None
+    training = TrainingPlan(
+        seq_len=row.count("seq_len"),
+        global_batch_size=batch,
+        steps=1,
+        precision=precision,
+        master_weights=not pure,
+        optimizer_state_dtype="fp8" if eight_bit else "bf16" if pure else "fp32",
+        optimizer_in_backward="in backward" in row.text("optimizer"),
+        optimizer_offload="CPU offload" in row.text("sharding"),
+    )
+    return layout, training, stack_of(conventions, row, recipe, cluster.accelerator)
+
+
+def _pure(row: Fields, model: TransformerModel, layout: ParallelLayout, cluster: Cluster, assumed: list[str]) -> bool:
+    """Whether parameters, gradients and states are all 16-bit values: said so, or no other way into the device."""
+    if "true" in row.text("precision") or row.text("framework").startswith("torchtune"):
+        return True
+    if model.trainable_fraction < 1 or "offload" in row.text("sharding").lower() or row.flag("oom"):
+        return False
+    shards = layout.dp_shard * layout.cp if layout.zero_stage >= 1 else 1
+    held = layout.tp * layout.pp * (shards if layout.zero_stage == 3 else 1)
+    split = layout.tp * layout.pp * shards * (layout.ep if model.moe is not None and layout.zero_stage == 0 else 1)
+    if model.moe is not None and layout.ep > 1:
+        held *= layout.ep
+    need = model.parameters * (PURE_BYTES / held + STATE_BYTES / split)
+    if need <= cluster.accelerator.memory_bytes.value:
+        return False
+    assumed.append("pure 16-bit states: fp32 ones do not fit in the device")
+    return True
 
 
 def row_precision(text: str) -> Precision:
@@ -96,11 +145,16 @@ def row_precision(text: str) -> Precision:
     return known
 
 
-def _zero_stage(row: Fields, conventions: Conventions, assumed: list[str]) -> int:
+def _zero_stage(row: Fields, pp: int, conventions: Conventions, assumed: list[str]) -> int:
     text = row.text("sharding")
     lower = text.lower()
     if match := re.search(r"zero[\s-]?([0123])", lower):
-        return int(match.group(1))
+        named = int(match.group(1))
+        if named == 2 and pp > 1 and conventions.reentrant:
+            # Megatron-DeepSpeed accumulates whole gradients over a pipeline's micro-batches and exchanges them once.
+            assumed.append("gradients exchanged once a step")
+            return 1
+        return named
     for marks, stage in (
         (("distributed optimizer",), 1),
         (("fsdp", "hsdp"), 3),
@@ -112,14 +166,36 @@ def _zero_stage(row: Fields, conventions: Conventions, assumed: list[str]) -> in
     return conventions.zero_stage
 
 
-def _hybrid_shards(row: Fields, dp: int) -> int:
-    """Shard group of a hybrid layout: MaxText's "DP n" replicas, or Megatron-FSDP "over n"."""
+def _chunks(
+    row: Fields, model: TransformerModel, pp: int, micro_batches: int, conventions: Conventions, assumed: list[str]
+) -> int:
+    """Model chunks a pipeline rank holds: stated as a field or in words, else the default of such frameworks."""
+    if pp == 1:
+        return 1
+    words = re.search(r"\b(?:VP|vpp|v) ?= ?(\d+)|virtual pipeline (?:size )?(\d+)", row.text("notes"))
+    stated = row.optional_count("vp") or (int(words.group(1) or words.group(2)) if words else None)
+    overlap = row.text("overlap")
+    if stated is not None or "interleaved" in overlap:
+        return min(stated or 2, max(1, model.layers // pp))
+    plain = re.search(r"\b1F1B\b|one-forward-one-backward|gpipe", f"{overlap} {row.text('framework')}", re.IGNORECASE)
+    if plain or row.states("vp") or not conventions.interleaves:
+        return 1
+    taken = interleaved_chunks(pp, model.layers, micro_batches)
+    assumed.append(f"virtual_stages {taken.value}: {taken.why}")
+    return taken.value
+
+
+def _hybrid_shards(row: Fields, dp: int, cluster: Cluster) -> int:
+    """Shard group of a hybrid layout: MaxText's "DP n" replicas, a group that is stated ("over n", "within groups of
+    n"), or the island of HSDP and of "inside a pod"."""
     text = row.text("sharding")
     shards = dp
     if match := re.search(r"DP (\d+)$", text):
         shards = dp // max(1, int(match.group(1)))
-    elif match := re.search(r"over (\d+)$", text):
-        shards = min(dp, int(match.group(1)))
+    elif match := re.search(r"over (\d+)$|within groups of (\d+)", text):
+        shards = min(dp, int(match.group(1) or match.group(2)))
+    elif "HSDP" in text or "inside a pod" in text:
+        shards = min(dp, cluster.devices_per_node)
     if shards < 1 or dp % shards:
         raise SpecError(f"sharding {text!r} does not divide the {dp} data-parallel ranks")
     return shards
@@ -150,6 +226,10 @@ def _recompute(row: Fields, conventions: Conventions, assumed: list[str]) -> str
     if not text:
         assumed.append(f"recompute {conventions.recompute}")
         return conventions.recompute
+    if parts := {word for word in re.split(r"[\s,+/]+", text) if word in RECOMPUTED_PARTS}:
+        kinds = {RECOMPUTED_PARTS[part] for part in parts}
+        assumed.append(f"recompute {'operators' if 'operators' in kinds else 'none'} for {', '.join(sorted(parts))}")
+        return "operators" if "operators" in kinds else "none"
     if "per-op" in text or "selective ac" in text or "operators" in text:
         return "operators"
     if text in ("no", "off", "disabled"):

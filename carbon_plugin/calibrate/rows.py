@@ -122,6 +122,8 @@ def _row(identity: str, source: str, row: Fields, architectures: Mapping[str, An
     kind = row.text("kind")
     if kind in NO_STEP_TIME or row.flag("oom"):
         raise SpecError(f"kind {kind or 'oom_probe'}: {NO_STEP_TIME.get(kind, 'did not fit in memory')}, no step time")
+    if row.flag("padded"):
+        raise SpecError("padded: sequences are shorter than seq_len, and their lengths are not stated")
     conventions = conventions_of(row.text("framework"))
     assumed: list[str] = []
     cluster = row_cluster(row, assumed)

@@ -16,7 +16,7 @@ import numpy as np
 import yaml
 from msgspec import Struct
 
-from carbon_plugin.calibrate.fit import Fit, fit
+from carbon_plugin.calibrate.fit import FACTOR, Fit, fit_populations
 from carbon_plugin.calibrate.parameters import (
     ANCHOR_FRAMEWORKS,
     CAPPED_H100,
@@ -24,12 +24,15 @@ from carbon_plugin.calibrate.parameters import (
     FAMILIES,
     HOST_GROUPS,
     KERNELS,
+    ORDINARY_FRAMEWORKS,
+    VENDOR_FRAMEWORKS,
     calibration_rows,
+    cluster_offsets,
     shipped_parameters,
 )
 from carbon_plugin.calibrate.table import Table, family, tabulate
 from carbon_plugin.calibrate.validate import published_rows
-from carbon_plugin.predict.rates import attention_share, gemm_share_law, memory_share_law, prior_constants
+from carbon_plugin.predict.rates import attention_share, gemm_share_law, memory_share_law, peak_16bit, prior_constants
 from carbon_plugin.spec.hardware import Accelerator
 from carbon_plugin.spec.profiles import list_accelerators
 from carbon_plugin.spec.stack import STACKS
@@ -51,7 +54,7 @@ class ShippedConstant(Struct, frozen=True, kw_only=True):
 def refit() -> tuple[Table, Fit]:
     """The shipped calibration, done again."""
     table = tabulate(published_rows()[0])
-    return table, fit(table, shipped_parameters(), keep=calibration_rows(table))
+    return table, fit_populations(table, (*shipped_parameters(), *cluster_offsets(table)), calibration_rows(table))
 
 
 def compare(table: Table, fitted: Fit) -> list[ShippedConstant]:
@@ -73,12 +76,17 @@ def device_constants(device: Accelerator, fitted: Fit, table: Table) -> dict[str
     """Constants of one device, keyed as in `Efficiency` ("attention_flops.<kernel>" for kernels); empty outside the
     calibrated families. Siblings of measured devices take their family's multipliers on the law."""
     group = "capped" if device.name == CAPPED_H100 else family(device)
-    if family(device) not in FAMILIES or "fp16" not in device.peak_flops or device.architecture == "ampere-ga102":
+    if (
+        family(device) not in FAMILIES
+        or not {"fp16", "bf16"} & set(device.peak_flops)
+        or device.architecture == "ampere-ga102"
+    ):
         return {}
-    peak = device.peak_flops.get("bf16", device.peak_flops["fp16"]).value
+    peak = peak_16bit(device)
     prior = prior_constants()
     numbers = {
-        "gemm_share": gemm_share_law(device.tdp_w.value, peak) * fitted.multiplier(f"gemm_share.{group}"),
+        "gemm_share": gemm_share_law(device.tdp_w.value, peak, device.architecture)
+        * fitted.multiplier(f"gemm_share.{group}"),
         "memory_share": memory_share_law(device.memory_bandwidth_bytes_per_s.value)
         * fitted.multiplier(f"memory_share.{group}"),
     }
@@ -90,11 +98,7 @@ def device_constants(device: Accelerator, fitted: Fit, table: Table) -> dict[str
             numbers[f"attention_flops.{kernel}"] = share * peak
     if "fp8" in device.peak_flops:
         numbers["fp8_gemm_share"] = fitted.multiplier(f"fp8_gemm_share.{family(device)}")
-    if family(device) in ("ampere", "hopper"):
-        numbers["overlap_contention"] = prior["overlap_contention"] * fitted.multiplier(
-            f"overlap_contention.{family(device)}"
-        )
-    for name in ("scaleup_latency_s", "scaleout_latency_s", "scaleout_share", "all_to_all_share"):
+    for name in ("overlap_contention", "scaleup_latency_s", "scaleout_latency_s", "scaleout_share", "all_to_all_share"):
         numbers[name] = prior[name] * fitted.multiplier(name)
     return {name: float(f"{value:.{DIGITS}g}") for name, value in numbers.items()}
 
@@ -103,15 +107,17 @@ def stack_constants(fitted: Fit) -> dict[str, dict[str, float]]:
     """Host cost and factor of each framework."""
     host = prior_constants()["host_op_time_s"]
     found: dict[str, dict[str, float]] = {}
-    for group, members in HOST_GROUPS.items():
+    for group, members in (*HOST_GROUPS.items(), ("ordinary", ORDINARY_FRAMEWORKS)):
         for framework in members:
             value = host * fitted.multiplier(f"host_op_time_s.{group}")
             found[framework] = {"host_op_time_s": float(f"{value:.{DIGITS}g}")}
-    for framework in FACTOR_FRAMEWORKS:
-        value = fitted.multiplier(f"framework_factor.{framework}")
+    factors = dict.fromkeys(ANCHOR_FRAMEWORKS, 1.0)
+    factors |= dict.fromkeys(ORDINARY_FRAMEWORKS, fitted.multiplier(f"{FACTOR}.ordinary"))
+    vendor = fitted.multiplier(f"{FACTOR}.vendor")
+    factors |= dict.fromkeys(VENDOR_FRAMEWORKS, vendor)
+    factors |= {name: vendor * fitted.multiplier(f"{FACTOR}.{name}") for name in FACTOR_FRAMEWORKS}
+    for framework, value in factors.items():
         found[framework]["framework_factor"] = float(f"{value:.{DIGITS}g}")
-    for framework in ANCHOR_FRAMEWORKS:
-        found[framework]["framework_factor"] = 1.0
     return found
 
 

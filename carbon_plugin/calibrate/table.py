@@ -22,9 +22,13 @@ from carbon_plugin.predict.rates import (
     resolve_constants,
 )
 from carbon_plugin.predict.schedule import StepTime, step_time
+from carbon_plugin.spec.figure import Sourced
 from carbon_plugin.spec.hardware import Accelerator, Efficiency
 from carbon_plugin.spec.model import TransformerModel
-from carbon_plugin.spec.stack import Stack
+from carbon_plugin.spec.stack import ORDINARY, TUNED, Stack
+
+CALIBRATION = "calibration"
+"""Source of the constants that the fit writes into profiles."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,7 @@ class Table:
     model_key: NDArray[np.str_]
     narrow: NDArray[np.bool_]
     sparse: NDArray[np.bool_]
+    ordinary: NDArray[np.bool_]
 
 
 def tabulate(rows: Sequence[PublishedRow]) -> Table:
@@ -85,6 +90,7 @@ def tabulate(rows: Sequence[PublishedRow]) -> Table:
         model_key=np.array([row.model_key for row in rows]),
         narrow=np.array([spec.training.precision in NARROW for spec in specs]),
         sparse=np.array([_transformer(row).moe is not None for row in rows]),
+        ordinary=np.array([spec.stack.population == ORDINARY for spec in specs]),
     )
 
 
@@ -112,11 +118,17 @@ def family(device: Accelerator) -> str:
 
 
 def _blank(device: Accelerator) -> Accelerator:
-    return msgspec.structs.replace(device, efficiency=Efficiency())
+    """The device without what the fit gave it: what others measured of it stays."""
+    known: dict[str, Any] = {
+        field: value
+        for field, value in msgspec.structs.asdict(device.efficiency).items()
+        if isinstance(value, Sourced) and value.source != CALIBRATION
+    }
+    return msgspec.structs.replace(device, efficiency=Efficiency(**known))
 
 
 def _bare(stack: Stack) -> Stack:
-    return msgspec.structs.replace(stack, host_op_time_s=None, framework_factor=1.0)
+    return msgspec.structs.replace(stack, host_op_time_s=None, framework_factor=1.0, population=TUNED)
 
 
 def _transformer(row: PublishedRow) -> TransformerModel:

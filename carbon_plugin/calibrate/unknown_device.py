@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from carbon_plugin.calibrate.fit import Fit, Mask, Parameter, fit, fitted_step_time_s
+from carbon_plugin.calibrate.fit import Fit, Mask, Parameter, fit_populations, fitted_step_time_s
 from carbon_plugin.calibrate.table import Table
 
 FAMILIES = ("hopper", "blackwell")
@@ -26,7 +26,7 @@ def unknown_device_step_time_s(
     predicted = np.full(table.measured_s.size, np.nan)
     for family in FAMILIES:
         out = table.family == family
-        without = fit(table, parameters, keep=fitted & ~out, start=_without(whole, parameters, table, out))
+        without = fit_populations(table, parameters, fitted & ~out, _without(whole, parameters, table, out))
         predicted[out] = fitted_step_time_s(table, without)[out]
     return predicted
 
@@ -34,4 +34,4 @@ def unknown_device_step_time_s(
 def _without(whole: Fit, parameters: Sequence[Parameter], table: Table, out: Mask) -> NDArray[np.float64]:
     """Start of a fit: the whole one's, with what only the rows left out can tell back at its prior."""
     seen = [bool(np.any(parameter.rows(table) & ~out)) for parameter in parameters]
-    return np.where(seen, whole.logs, 0.0)
+    return np.where(seen, whole.logs, [parameter.centre for parameter in parameters])

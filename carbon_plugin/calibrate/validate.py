@@ -26,17 +26,18 @@ from carbon_plugin.calibrate.error_summary import (
     summarise,
     summarise_memory,
 )
-from carbon_plugin.calibrate.fit import fit, leave_out, model_folds
+from carbon_plugin.calibrate.fit import fit_populations, leave_out, model_folds
 from carbon_plugin.calibrate.full_runs import FullRunRow, full_run_rows
 from carbon_plugin.calibrate.headlines import Headline, headlines
 from carbon_plugin.calibrate.layout_choice import LayoutChoice, LayoutSummary, layout_choices, summarise_choices
-from carbon_plugin.calibrate.parameters import calibration_rows, shipped_parameters
+from carbon_plugin.calibrate.parameters import calibration_rows, cluster_offsets, shipped_parameters
 from carbon_plugin.calibrate.rows import PublishedRow, SkippedRow, read_rows
 from carbon_plugin.calibrate.table import Table, predict, tabulate
 from carbon_plugin.calibrate.unknown_device import unknown_device_step_time_s
-from carbon_plugin.predict.interval import SPREADS, accuracy_class
+from carbon_plugin.predict.interval import accuracy_class, spread_of
 from carbon_plugin.predict.memory import memory_bytes, peak_bytes
 from carbon_plugin.predict.rates import combine
+from carbon_plugin.predict.result import AccuracyClass
 
 Floats = NDArray[np.float64]
 
@@ -63,6 +64,7 @@ class ValidatedRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
     moe: bool | None = None
     measured_step_time_s: float | None = None
     predicted_step_time_s: float | None = None
+    accuracy_class: AccuracyClass | None = None
     left_out_step_time_s: float | None = None
     model_left_out_step_time_s: float | None = None
     unknown_device_step_time_s: float | None = None
@@ -129,8 +131,8 @@ def validate(records: Path | None = None) -> Validation:
         fitted = np.array([_identity(row) in known for row in rows])
         validated = _validated(table, predicted, fitted, baselines.typical_mfu(shipped, seen))
         return _report(validated, missing, (), layout_choices(rows, predicted))
-    parameters = shipped_parameters()
-    whole = fit(table, parameters, keep=seen)
+    parameters = (*shipped_parameters(), *cluster_offsets(table))
+    whole = fit_populations(table, parameters, seen)
     left_out = LeftOut(
         source=np.where(seen, leave_out(table, parameters, seen, whole, table.origin), predicted),
         model=np.where(seen, leave_out(table, parameters, seen, whole, model_folds(table, seen)), predicted),
@@ -168,7 +170,9 @@ def _validated(
     found = []
     for i, row in enumerate(table.rows):
         device = row.spec.cluster.accelerator
-        spread = SPREADS[accuracy_class(row.spec.model, device, row.spec.training.precision, float(host[i]))]
+        spec = row.spec
+        kind = accuracy_class(spec.model, device, spec.training.precision, spec.stack, float(host[i]))
+        spread = spread_of(kind)
         central = float(predicted[i] if left_out is None else left_out.source[i])
         unknown = np.nan if left_out is None else float(left_out.family[i])
         memory = row.measured_memory_bytes
@@ -183,6 +187,7 @@ def _validated(
                 moe=bool(table.sparse[i]),
                 measured_step_time_s=row.measured_step_time_s,
                 predicted_step_time_s=float(predicted[i]),
+                accuracy_class=kind,
                 left_out_step_time_s=central if left_out is not None and fitted[i] else None,
                 model_left_out_step_time_s=float(left_out.model[i]) if left_out is not None and fitted[i] else None,
                 unknown_device_step_time_s=None if np.isnan(unknown) else unknown,
@@ -250,7 +255,7 @@ def _summary(name: str, rows: Sequence[ValidatedRow]) -> ErrorSummary:
 
 def _unknown_summary(name: str, rows: Sequence[ValidatedRow]) -> ErrorSummary:
     predicted = _column([row.unknown_device_step_time_s for row in rows])
-    spread = SPREADS["moe" if rows[0].moe else "sustained_law"]
+    spread = spread_of("moe" if rows[0].moe else "sustained_law")
     return summarise(
         name,
         _column([row.measured_step_time_s for row in rows]),

@@ -117,8 +117,10 @@ class Work:
     parameter_bytes: Values
     reduce_bytes: Values
     optimizer_bytes: Values
+    master: Values
     muon: Values
     offload: Values
+    entropy_bytes: Values
     logit_bytes: Values
     split_logit_bytes: Values
 
@@ -220,10 +222,15 @@ LOGIT_BYTES: dict[CrossEntropy, tuple[float, float]] = {
     "compiled": (6.0, 6.0),
     "fused": (10.0, 10.0),
     "chunked": (1.0, 1.0),
+    "in_place": (2.0, 2.0),
 }
 """Bytes a logit at the peak, whole and split over tensor-parallel ranks: the 16-bit value and its gradient, and what
 the loss keeps in fp32 (copy, softmax, gradient). The eager values fit torchtitan's reported memory of 2024, before its
 loss was compiled (pull request 1033); a DTensor loss keeps two more fp32 copies."""
+ENTROPY_BYTES: dict[CrossEntropy, float] = {"in_place": 8.0, "compiled": 14.0}
+"""Bytes a logit that the loss moves, forward and backward, where it is known: in place the logit is read twice and its
+gradient written over it; compiled the 16-bit logit is written, read for maximum and sum and again for the gradient,
+which is written and read by two products. Else 20 fused, 40 by single operations."""
 EAGER_LOGIT_BYTES = 3.0
 """More bytes a logit where elementwise chains are not fused."""
 
@@ -238,10 +245,12 @@ def work_of(training: TrainingPlan, stack: Stack) -> Work:
         batch=values(training.global_batch_size),
         activation_bytes=values(activation),
         parameter_bytes=values(activation),
-        reduce_bytes=values(4 if stack.grad_reduce_dtype == "fp32" else 2),
+        reduce_bytes=values(4 if stack.grad_reduce_dtype == "fp32" and training.master_weights else activation),
+        entropy_bytes=values(ENTROPY_BYTES.get(stack.cross_entropy, 20.0 if stack.fused else 40.0)),
         logit_bytes=values(whole + extra),
         split_logit_bytes=values(split + extra),
         optimizer_bytes=values(optimizer_state_bytes(training)),
+        master=values(training.master_weights),
         muon=values(training.optimizer == "muon"),
         offload=values(training.optimizer_offload),
     )

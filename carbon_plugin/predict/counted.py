@@ -50,15 +50,17 @@ def counted_step_terms(
     exposed, once = 0.0, 0.0
     if layout.zero_stage >= 2:
         traffic = (2 if layout.zero_stage == 3 else 1) * gather + scatter
-        exposed = float(overlapped(np.asarray(busy), np.asarray(traffic), rates)) - busy
+        bytes_moved = parameters * (element * (2 if layout.zero_stage == 3 else 1) + reduce_bytes * trained)
+        near = network.near_time(bytes_moved, ranks, rates)
+        exposed = float(overlapped(np.asarray(busy), np.asarray(traffic), near, rates)) - busy
     elif layout.zero_stage == 1:
         once = float(gather + scatter)
     replicas, outer = np.float64(layout.dp_replicate), np.float64(layout.dp_shard)
     size = np.float64(model.trainable_parameters * reduce_bytes / layout.dp_shard)
     once += float(network.all_reduce_time(size, replicas, outer, rates)) * (1 - float(rates.dp_overlap))
     updated = np.float64(model.trainable_parameters / (layout.dp_shard if layout.zero_stage else 1))
-    state_bytes = np.float64(optimizer_state_bytes(training))
-    on_device = 0.0 if training.optimizer_offload else float(update_bytes(state_bytes) * updated / rates.memory)
+    state_bytes, master = np.float64(optimizer_state_bytes(training)), np.float64(training.master_weights)
+    on_device = 0.0 if training.optimizer_offload else float(update_bytes(state_bytes, master) * updated / rates.memory)
     terms = {
         "matmul": micro_batches * matmul,
         "elementwise": micro_batches * (device - matmul),
@@ -66,7 +68,7 @@ def counted_step_terms(
         "dp_shard": micro_batches * exposed,
         "dp": once,
         "optimizer": on_device + STEP_FIXED_TIME,
-        "offload": float(offload_time(updated, state_bytes)) if training.optimizer_offload else 0.0,
+        "offload": float(offload_time(updated, state_bytes, master)) if training.optimizer_offload else 0.0,
     }
     terms["framework"] = (float(rates.framework_factor) - 1) * sum(terms.values())
     return {name: time for name, time in terms.items() if time > 0}

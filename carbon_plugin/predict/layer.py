@@ -19,6 +19,10 @@ HOST_OPS_FORWARD = 22
 HOST_OPS_BACKWARD = 55
 HOST_OPS_SOFTMAX = (6, 15)
 """Extra slots, forward and backward, where the softmax runs as separate operations."""
+ADAPTER_FRACTION = 0.1
+HOST_OPS_ADAPTERS = (35, 50)
+"""Extra slots of a layer with low-rank adapters on its seven matrices: dropout, two products, scale and sum each. A
+smaller trained share than `ADAPTER_FRACTION` is taken for adapters."""
 HOST_OPS_EXPERTS = (40, 60)
 """Extra slots of a sparse layer, forward and backward: routing and permutation."""
 HOST_OPS_WAIT = 100
@@ -179,8 +183,8 @@ def _exposed_experts(traffic: Cost, compute: Cost, layout: Layout, rates: Rates)
     """Expert traffic that the step waits for: all of it, or with overlap what compute beside it does not hide."""
     if not np.any(layout.expert_overlap):
         return traffic
-    forward = overlapped(compute.forward, traffic.forward, rates) - compute.forward
-    backward = overlapped(compute.backward, traffic.backward, rates) - compute.backward
+    forward = overlapped(compute.forward, traffic.forward, traffic.forward, rates) - compute.forward
+    backward = overlapped(compute.backward, traffic.backward, traffic.backward, rates) - compute.backward
     hidden = layout.expert_overlap > 0
     return Cost(np.where(hidden, forward, traffic.forward), np.where(hidden, backward, traffic.backward))
 
@@ -221,6 +225,9 @@ def _host_floor(shape: Shape, layout: Layout, work: Work, rates: Rates, *, spars
     tp, cp = layout.tp > 1, layout.cp > 1
     forward = HOST_OPS_FORWARD * issue + 4 * tp + 8 * cp + (HOST_OPS_EXPERTS[0] if sparse else 0)
     backward = HOST_OPS_BACKWARD * issue + 6 * tp + 8 * cp + (HOST_OPS_EXPERTS[1] if sparse else 0)
+    adapters = (shape.trainable < ADAPTER_FRACTION) & (shape.trainable > 0)
+    forward = forward + rates.shard_host_ops + HOST_OPS_ADAPTERS[0] * adapters
+    backward = backward + rates.shard_host_ops + HOST_OPS_ADAPTERS[1] * adapters
     separate = operators.separate_softmax(shape, layout, work, rates)
     forward = forward + HOST_OPS_SOFTMAX[0] * separate
     backward = backward + HOST_OPS_SOFTMAX[1] * separate
@@ -264,9 +271,9 @@ def _fsdp_exposed(
 ) -> Values:
     """Exposed parameter gathers and gradient scatters of ZeRO-2/3 around one layer.
 
-    Traffic overlaps with compute but takes memory bandwidth and SMs from it: a `contention` share of the hidden
-    part is still paid. Under pipelining parameters stay gathered through the step, so the traffic is spread over
-    the micro-batches.
+    Traffic overlaps with compute but takes memory bandwidth and SMs from it, by the bytes that it moves: a
+    `contention` share of the time that they take at scale-up speed is still paid, and waiting for a network costs no
+    memory. Under a pipeline parameters are gathered and gradients scattered once a step, beside one micro-batch.
     """
     if not np.any(layout.zero_stage >= 2):
         return np.zeros_like(forward)
@@ -275,22 +282,28 @@ def _fsdp_exposed(
     expert_ranks, expert_stride = layout.expert_shards, layout.expert_split
     stride = layout.tp
 
-    def both(element_bytes: Values) -> Values:
-        dense = network.gather_time(shared * element_bytes, ranks, stride, rates)
-        return dense + network.gather_time(routed * element_bytes, expert_ranks, expert_stride, rates)
+    def both(element_bytes: Values) -> tuple[Values, Values]:
+        """Seconds of the traffic, and of its bytes at scale-up speed."""
+        dense, expert = shared * element_bytes, routed * element_bytes
+        time = network.gather_time(dense, ranks, stride, rates)
+        near = network.near_time(dense, ranks, rates)
+        if not sparse:
+            return time, near
+        time = time + network.gather_time(expert, expert_ranks, expert_stride, rates)
+        return time, near + network.near_time(expert, expert_ranks, rates)
 
-    gather, scatter = both(work.parameter_bytes), both(work.reduce_bytes)
-    scatter = scatter * shape.trainable  # frozen parameters have no gradient
-    spread = np.where(layout.pp > 1, micro_batches, 1.0)
+    gather, near_gather = both(work.parameter_bytes)
+    scatter, near_scatter = (time * shape.trainable for time in both(work.reduce_bytes))  # frozen ones have no gradient
     again = layout.zero_stage >= 3  # ZeRO-2 keeps parameters between forward and backward
-    before = gather / spread
-    after = (np.where(again, gather, 0.0) + scatter) / spread
-    exposed = overlapped(forward, before, rates) - forward + overlapped(backward, after, rates) - backward
+    after, near_after = np.where(again, gather, 0.0) + scatter, np.where(again, near_gather, 0.0) + near_scatter
+    exposed = overlapped(forward, gather, near_gather, rates) - forward
+    exposed = exposed + overlapped(backward, after, near_after, rates) - backward
+    exposed = exposed / np.where(layout.pp > 1, micro_batches, 1.0)
     return np.where(layout.zero_stage >= 2, exposed, 0.0)
 
 
-def overlapped(compute: Values, traffic: Values, rates: Rates) -> Values:
-    """Seconds of compute with traffic beside it: smooth max of the slowed compute and the traffic."""
-    return np.where(
-        traffic > 0, smooth_max(compute + rates.contention * np.minimum(traffic, compute), traffic), compute
-    )
+def overlapped(compute: Values, traffic: Values, near: Values, rates: Rates) -> Values:
+    """Seconds of compute with traffic beside it: smooth max of the slowed compute and the traffic. `near` are the
+    seconds of the traffic's bytes at scale-up speed."""
+    slowed = compute + rates.contention * np.minimum(near, compute)
+    return np.where(traffic > 0, smooth_max(slowed, traffic), compute)

@@ -12,6 +12,8 @@ import numpy as np
 from carbon_plugin.predict.case import Values
 from carbon_plugin.predict.rates import Rates
 
+HOP_INSIDE_S, HOP_BETWEEN_S = 3.4e-6, 14e-6
+"""Seconds of one step of a ring over NVLink and over a network, simple protocol (NCCL src/graph/tuning.cc, hwLat)."""
 REDUCE_LATENCY_SHARE = 0.6
 """Latency of an all-gather or reduce-scatter over that of an all-reduce."""
 
@@ -48,7 +50,21 @@ def all_reduce_time(size_bytes: Values, ranks: Values, stride: Values, rates: Ra
 def gather_time(size_bytes: Values, ranks: Values, stride: Values, rates: Rates) -> Values:
     """Seconds to all-gather to, or reduce-scatter from, `size_bytes` in full; 0 for one rank."""
     wire = (ranks - 1) / ranks * size_bytes / group_bandwidth(ranks, stride, rates)
-    return np.where(ranks > 1, wire + REDUCE_LATENCY_SHARE * group_latency(ranks, stride, rates), 0.0)
+    latency = REDUCE_LATENCY_SHARE * group_latency(ranks, stride, rates) + ring_latency(ranks, stride, rates)
+    return np.where(ranks > 1, wire + latency, 0.0)
+
+
+def ring_latency(ranks: Values, stride: Values, rates: Rates) -> Values:
+    """Seconds in which an empty message passes all ranks of a ring that leaves the island, one after the other: gathers
+    and scatters have no tree, so that their latency grows with the ranks and not with their logarithm."""
+    islands = ranks / ranks_in_island(ranks, stride, rates)
+    return np.where(islands > 1, (islands - 1) * HOP_BETWEEN_S + (ranks - islands) * HOP_INSIDE_S, 0.0)
+
+
+def near_time(size_bytes: Values, ranks: Values, rates: Rates) -> Values:
+    """Seconds that the bytes of a gather or scatter take at scale-up speed: what they cost the memory of a device,
+    however long a slow network makes them wait."""
+    return (ranks - 1) / ranks * size_bytes / rates.scaleup
 
 
 def all_to_all_time(size_bytes: Values, top_k: Values, ranks: Values, rates: Rates) -> Values:

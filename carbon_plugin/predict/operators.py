@@ -12,10 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from carbon_plugin.predict.case import Flags, Layout, Shape, Values, Work
-from carbon_plugin.predict.rates import Rates
+from carbon_plugin.predict.rates import LENGTH_REFERENCE, LENGTH_SCALE, Rates
 
 FLASH_BACKWARD = 2.9
 """Backward over forward time of a fused attention core (5 products against 2, and recomputed scores)."""
+ALIGNED_HEAD, UNALIGNED_SHARE = 8, 0.045
+"""16-bit products whose inner width is no multiple of 8 run without tensor cores: about 11 TFLOP/s on an A100 (NVIDIA's
+matrix-multiplication guide for the rule; one published group for the rate)."""
 SOFTMAX_GROUP, SOFTMAX_KEYS = 4, 4096
 """The fused softmax of unfused attention takes rows of at most `SOFTMAX_KEYS` and whole groups of micro-batch x local
 heads (`FusedScaleMaskSoftmax.is_kernel_available` of Megatron-core); otherwise casts, scale, mask and softmax run one
@@ -75,11 +78,14 @@ def attention_core(shape: Shape, layout: Layout, work: Work, rates: Rates) -> Co
     # Scores under the causal mask: half the square, or a band of the window's width.
     band = queries * window * (1 - window / (2 * keys))
     scores = (1 - shape.windowed_share) * square / 2 + shape.windowed_share * band
-    core = heads * 2 * scores * (shape.qk_dim + shape.v_dim) / rates.attention_flops + rates.kernel_time
+    fill = (1 + LENGTH_SCALE / LENGTH_REFERENCE) / (1 + LENGTH_SCALE / np.minimum(keys, window))
+    rate = rates.attention_flops * np.where(rates.attention_length > 0, fill, 1.0)
+    core = heads * 2 * scores * (shape.qk_dim + shape.v_dim) / rate + rates.kernel_time
     cost = Cost(core, np.asarray(FLASH_BACKWARD * core))
     if not np.any(rates.attention_unfused):
         return cost
-    flops = 2 * heads * square * (shape.qk_dim + shape.v_dim) / rates.wide_gemm_flops
+    aligned = np.where(np.mod(shape.qk_dim, ALIGNED_HEAD) == 0, 1.0, UNALIGNED_SHARE)
+    flops = 2 * heads * square * (shape.qk_dim + shape.v_dim) / (rates.wide_gemm_flops * aligned)
     size = work.activation_bytes / 2
     moved = 2 * heads * size * (2 * square + queries * (shape.qk_dim + shape.v_dim)) / rates.memory
     products = np.maximum(flops, moved) + 2 * rates.kernel_time
@@ -123,7 +129,7 @@ def head(shape: Shape, layout: Layout, work: Work, tokens: Values, micro_batches
     """Output projection, softmax and cross entropy, and the embedding's traffic, on the last stage."""
     columns = shape.vocab / layout.tp
     product = linear(tokens, columns, shape.hidden, work, micro_batches, rates, wide=True)
-    entropy = np.where(rates.fused > 0, 20, 40) * tokens * columns
+    entropy = work.entropy_bytes * tokens * columns
     traffic = (entropy + 12 * tokens * shape.hidden) * work.activation_bytes / 2 / rates.memory
     # The traffic is that of both directions; it is booked half and half.
     host = 10 * rates.host_op_time

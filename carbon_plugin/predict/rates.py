@@ -8,6 +8,7 @@ less well by elementwise kernels. Attention kernels are software: their rate is 
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,13 +17,25 @@ from carbon_plugin.errors import SpecError
 from carbon_plugin.predict.case import Values, values
 from carbon_plugin.spec.figure import Assumption, Sourced
 from carbon_plugin.spec.hardware import Accelerator, Cluster
-from carbon_plugin.spec.stack import AttentionKernel, Stack
+from carbon_plugin.spec.stack import AttentionKernel, Stack, factor_of, host_op_time_of
 from carbon_plugin.spec.training import Precision
 
 # Reference device of the sustained law: A100-SXM, 400 W for 312 TFLOP/s and 2.04 TB/s.
 LAW_SOURCE = "sustained law fitted on published A100, H100 and B200 rows"
 LAW_GEMM_SHARE = 0.771
 LAW_GEMM_EXPONENT = 0.35
+WITHIN_EXPONENT = 0.65
+"""Exponent of power within one architecture. The H100 that is capped at 500 W says 0.65 to 1.0; single devices under a
+falling cap (Zeus, NSDI 2023: V100, A40, RTX 6000) 0.35 near their limit and 0.9 far below it."""
+USUAL_W_PER_FLOPS = {
+    "volta": 300 / 125e12,
+    "ampere": 400 / 312e12,
+    "hopper": 700 / 989.4e12,
+    "blackwell": 1000 / 2250e12,
+    "cdna3": 750 / 1307e12,
+    "cdna4": 1400 / 2516e12,
+}
+"""W a FLOP/s in 16 bit of the part of each architecture that its constants are fitted on."""
 LAW_MEMORY_SHARE = 0.674
 LAW_MEMORY_EXPONENT = 0.68
 REFERENCE_W_PER_FLOPS = 400 / 312e12
@@ -30,18 +43,26 @@ REFERENCE_BANDWIDTH = 2.039e12
 
 ATTENTION_SHARE: dict[AttentionKernel, float] = {
     "flash": 0.34,
-    "flash2": 0.34,
+    "flash2": 0.58,
     "flash3": 0.45,
     "cudnn": 0.40,
     "cudnn_fp8": 0.52,
 }
-"""Causal-counted FLOP/s of the attention core over the bf16 peak, when the device has no measured value. Of the fp8
+"""Causal-counted FLOP/s of the attention core over the bf16 peak, when the device has no measured value; of the kernels
+of `LENGTH_KERNELS` at `LENGTH_REFERENCE` tokens. FlashAttention 2 reaches 0.58 on an A100 where version 1 reaches 0.34
+(arXiv 2307.08691, forward and backward, causal). Of the fp8
 kernel only the products are twice as fast, not the softmax: 1.3 times the 16-bit one is a guess that rows correct."""
 AMPERE_KERNELS: frozenset[AttentionKernel] = frozenset(("flash", "flash2"))
-LATER_ARCHITECTURE_SHARE = 0.5
-"""What FlashAttention 1 and 2, written for Ampere, keep of their share on the architectures after it: 35 % of peak on
-H100 against 73 % on A100 (arXiv 2407.08608 section 1, arXiv 2307.08691 section 4)."""
-BEFORE_HOPPER = ("volta", "turing", "ampere")
+LENGTH_KERNELS: frozenset[AttentionKernel] = frozenset(("flash3", "cudnn", "cudnn_fp8"))
+LENGTH_REFERENCE, LENGTH_SCALE = 4096, 2048
+"""Kernels that pipeline loads under products fill only with length: rate(s) = rate(4096) (1 + s0/4096) / (1 + s0/s)
+with s0 of 2,048 tokens (rows from 2k to 1M tokens; leave one source out 10.0 -> 9.1 % in the study)."""
+ULTRA_ATTENTION = 1.5
+"""Blackwell Ultra doubles the exponential units, which bound the softmax of an attention core."""
+LATER_SHARES: dict[str, float] = {"hopper": 0.45, "blackwell": 0.2}
+"""What FlashAttention 1 and 2, written for Ampere, keep of their share where products have new instructions that they
+do not use: 35 % of peak on H100 against 73 % on A100 (arXiv 2407.08608 section 1, arXiv 2307.08691 section 4); on
+Blackwell they run at about the speed of an H100, whose peak is 0.44 of its own."""
 
 PRIORS: dict[str, tuple[float, str]] = {
     "kernel_time_s": (2e-6, "launch gap of one kernel on current GPUs"),
@@ -50,7 +71,7 @@ PRIORS: dict[str, tuple[float, str]] = {
     "scaleup_latency_s": (20e-6, "prior of the validation study, weakly known"),
     "scaleout_share": (0.93, "share of NIC bandwidth, fitted on A100 rows"),
     "scaleout_latency_s": (80e-6, "fitted on A100 rows, weakly known"),
-    "overlap_contention": (0.7, "prior between A100 and H100"),
+    "overlap_contention": (0.65, "share of hidden traffic that compute pays in memory bandwidth and SMs"),
     "all_to_all_share": (0.33, "prior, fitted on B200 expert-parallel rows"),
 }
 """Constants that no datasheet gives, with where they come from; a profile's own value goes first."""
@@ -94,10 +115,12 @@ class Datasheet:
     narrow: Values
     rowwise: Values
     attention_unfused: Values
+    attention_length: Values
     fused: Values
     scoped_graphs: Values
     iteration_graphs: Values
     fused_experts: Values
+    shard_host_ops: Values
     dp_overlap: Values
     framework_factor: Values
 
@@ -136,9 +159,11 @@ class Rates:
     memory: Values
     attention_flops: Values
     attention_unfused: Values
+    attention_length: Values
     fused: Values
     scoped_graphs: Values
     fused_experts: Values
+    shard_host_ops: Values
     cast_bytes: Values
     kernel_time: Values
     host_op_time: Values
@@ -165,6 +190,8 @@ def combine(sheet: Datasheet, constants: Constants) -> Rates:
         memory=sheet.memory * constants.memory_share,
         attention_flops=constants.attention_flops * sheet.capped_share,
         attention_unfused=sheet.attention_unfused,
+        attention_length=sheet.attention_length,
+        shard_host_ops=sheet.shard_host_ops,
         fused=sheet.fused,
         scoped_graphs=sheet.scoped_graphs,
         fused_experts=sheet.fused_experts,
@@ -204,16 +231,24 @@ def is_calibrated(accelerator: Accelerator) -> bool:
     return share is not None and share.confidence in ("fitted", "measured")
 
 
-def gemm_share_law(tdp_w: float, peak_16bit_flops: float) -> float:
-    """Share of peak that large matrix products sustain: the power limit bounds the clock under load."""
+def gemm_share_law(tdp_w: float, peak_16bit_flops: float, architecture: str = "") -> float:
+    """Share of peak that large matrix products sustain: the power limit bounds the clock under load.
+
+    From one architecture to the next power per FLOP enters with the exponent of the study. Parts of one architecture
+    are the same silicon at another limit: below its reference part's power the clock follows power more closely."""
     relative = (tdp_w / peak_16bit_flops) / REFERENCE_W_PER_FLOPS
-    return LAW_GEMM_SHARE * math.pow(min(1.0, relative), LAW_GEMM_EXPONENT)
+    usual = USUAL_W_PER_FLOPS.get(architecture.split("-", maxsplit=1)[0].split("+", maxsplit=1)[0])
+    below = 1.0 if usual is None else min(1.0, tdp_w / peak_16bit_flops / usual)
+    across = min(1.0, relative / below)
+    return LAW_GEMM_SHARE * math.pow(across, LAW_GEMM_EXPONENT) * math.pow(min(1.0, below), WITHIN_EXPONENT)
 
 
 def capped_share(cluster: Cluster) -> float:
     """Rate of matrix products under the cluster's power cap over that without: the sustained law's two clocks."""
     peak = peak_16bit(cluster.accelerator)
-    return gemm_share_law(cluster.power_limit_w, peak) / gemm_share_law(cluster.accelerator.tdp_w.value, peak)
+    kind = cluster.accelerator.architecture
+    limit = cluster.accelerator.tdp_w.value
+    return gemm_share_law(cluster.power_limit_w, peak, kind) / gemm_share_law(limit, peak, kind)
 
 
 def peak_16bit(accelerator: Accelerator) -> float:
@@ -231,8 +266,9 @@ def memory_share_law(bandwidth_bytes_per_s: float) -> float:
 
 def attention_share(kernel: AttentionKernel, architecture: str) -> float:
     """Prior share of the bf16 peak that an attention kernel reaches on an architecture."""
-    later = kernel in AMPERE_KERNELS and not architecture.startswith(BEFORE_HOPPER)
-    return ATTENTION_SHARE[kernel] * (LATER_ARCHITECTURE_SHARE if later else 1.0)
+    later = LATER_SHARES.get(re.split(r"[-+]", architecture)[0], 1.0) if kernel in AMPERE_KERNELS else 1.0
+    ultra = ULTRA_ATTENTION if architecture == "blackwell-ultra" else 1.0
+    return ATTENTION_SHARE[kernel] * ultra * later
 
 
 def default_attention_kernel(accelerator: Accelerator) -> AttentionKernel:
@@ -287,12 +323,14 @@ def datasheet(cluster: Cluster, stack: Stack, precision: Precision) -> Datasheet
         "narrow": precision in NARROW,
         "rowwise": precision == "fp8" and stack.fp8_recipe == "rowwise",
         "attention_unfused": (stack.attention_kernel or default_attention_kernel(device)) == "unfused",
+        "attention_length": (stack.attention_kernel or default_attention_kernel(device)) in LENGTH_KERNELS,
+        "shard_host_ops": stack.shard_host_ops,
         "fused": stack.fused,
         "scoped_graphs": stack.cuda_graphs == "scoped",
         "iteration_graphs": stack.cuda_graphs == "iteration",
         "fused_experts": stack.fused_experts,
         "dp_overlap": stack.dp_overlap,
-        "framework_factor": stack.framework_factor,
+        "framework_factor": factor_of(stack),
     }
     return Datasheet(**{name: values(number) for name, number in numbers.items()})
 
@@ -313,16 +351,18 @@ def resolve_constants(
     """Constants of a device: its profile's where it has them, else the law or a stated prior."""
     resolver = _Resolver(device)
     peak_16bit = peak_of(device, wide_precision(precision))[1].value
-    narrow = precision in NARROW
+    narrow, host = precision in NARROW, host_op_time_of(stack)
     numbers = {
-        "gemm_share": resolver.pick("gemm_share", gemm_share_law(device.tdp_w.value, peak_16bit), LAW_SOURCE),
+        "gemm_share": resolver.pick(
+            "gemm_share", gemm_share_law(device.tdp_w.value, peak_16bit, device.architecture), LAW_SOURCE
+        ),
         "fp8_gemm_share": resolver.pick("fp8_gemm_share", 1.0, "same share of peak as in 16 bit") if narrow else 1.0,
         "memory_share": resolver.pick(
             "memory_share", memory_share_law(device.memory_bandwidth_bytes_per_s.value), LAW_SOURCE
         ),
         "attention_flops": _attention(resolver, stack, peak_16bit),
         "fp8_cast_bytes": resolver.pick("fp8_cast_bytes", 1.1, "fitted on torchtitan fp8 rows") if narrow else 0.0,
-        "host_op_time_s": (resolver.prior("host_op_time_s") if stack.host_op_time_s is None else stack.host_op_time_s),
+        "host_op_time_s": resolver.prior("host_op_time_s") if host is None else host,
         **{name: resolver.prior(name) for name in PRIORS if name != "host_op_time_s"},
     }
     constants = Constants(**{name: values(number) for name, number in numbers.items()})

@@ -9,7 +9,7 @@ from msgspec import Struct
 from carbon_plugin.spec.figure import Assumption, Figure
 
 AccuracyClass = Literal[
-    "calibrated", "probed", "sustained_law", "low_precision", "moe", "host_bound", "counted", "unvalidated"
+    "calibrated", "probed", "sustained_law", "low_precision", "moe", "host_bound", "ordinary", "counted", "unvalidated"
 ]
 
 

@@ -18,9 +18,13 @@ from carbon_plugin.predict.rates import Rates
 POINT_TO_POINT_LATENCY = 1e-4
 OPTIMIZER_BYTES_PER_PARAMETER = 44
 """Adam in mixed precision: read gradient, master and two moments, write master, moments and the 16-bit copy."""
+PURE_UPDATE_BYTES = 6
+"""The same without a master weight and moments: 16-bit gradient and parameter read, parameter written."""
 STEP_FIXED_TIME = 1e-3
 JITTER_PER_DOUBLING = 0.004
 """Share of a step that waiting for the slowest rank adds a doubling of nodes."""
+HYBRID_OVERLAP = 0.85
+"""Share of a hybrid layout's all-reduce over replicas that hides under the backward pass; that of other overlaps."""
 ZERO_BUBBLE_SHARE = 1 / 3
 """Bubble of ZB-H1 over 1F1B: weight gradients fill two of three idle slots (Qi et al. 2023, arXiv 2401.10241)."""
 MUON_ITERATIONS = 5
@@ -160,7 +164,9 @@ def _gradient_exchange(
     total = exchange(shared, shards, stride)
     if np.any(routed > 0):
         total = total + exchange(routed, layout.expert_shards, layout.expert_split)
-    return np.asarray(total * (1 - rates.dp_overlap))
+    # Hybrid sharding reduces over replicas layer by layer under the backward pass, as its scatters do.
+    hidden = np.where(layout.zero_stage >= 2, np.maximum(rates.dp_overlap, HYBRID_OVERLAP), rates.dp_overlap)
+    return np.asarray(total * (1 - hidden))
 
 
 def _optimizer_time(
@@ -173,21 +179,24 @@ def _optimizer_time(
     count = shared / np.where(sharded, layout.dp_shard * layout.cp, 1)
     count = (count + routed / np.where(sharded, layout.expert_shards, 1)) * shape.trainable
     kernels = 30 * rates.kernel_time * np.sqrt(shape.layers / layout.pp)
-    element_wise = update_bytes(work.optimizer_bytes) * count / rates.memory + kernels
+    element_wise = update_bytes(work.optimizer_bytes, work.master) * count / rates.memory + kernels
     on_device = np.where(work.offload > 0, 0.0, element_wise)
     if np.any(work.muon > 0):
         on_device = on_device + work.muon * _muon_flops_per_parameter(shape) * count / rates.wide_gemm_flops
-    return np.asarray(on_device + STEP_FIXED_TIME), work.offload * offload_time(count, work.optimizer_bytes)
+    return np.asarray(on_device + STEP_FIXED_TIME), work.offload * offload_time(
+        count, work.optimizer_bytes, work.master
+    )
 
 
-def update_bytes(state_bytes: Values) -> Values:
-    """Bytes that an element-wise update moves a parameter, with so many bytes of optimizer state."""
-    return OPTIMIZER_BYTES_PER_PARAMETER - 16 + 2 * state_bytes
+def update_bytes(state_bytes: Values, master: Values) -> Values:
+    """Bytes that an element-wise update moves a parameter, with so many bytes of optimizer state. Without a master
+    weight gradient and parameter are 16-bit values, read and written once."""
+    return np.where(master > 0, OPTIMIZER_BYTES_PER_PARAMETER - 16, PURE_UPDATE_BYTES) + 2 * state_bytes
 
 
-def offload_time(parameters: Values, state_bytes: Values) -> Values:
+def offload_time(parameters: Values, state_bytes: Values, master: Values) -> Values:
     """Seconds in which the host updates parameters and the link takes their gradients down and their new values up."""
-    return (update_bytes(state_bytes) + OFFLOAD_LINK_BYTES) * parameters / OFFLOAD_BYTES_PER_S
+    return (update_bytes(state_bytes, master) + OFFLOAD_LINK_BYTES) * parameters / OFFLOAD_BYTES_PER_S
 
 
 def _muon_flops_per_parameter(shape: Shape) -> Values:

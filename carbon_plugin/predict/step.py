@@ -19,6 +19,12 @@ from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.model import CountedModel
 from carbon_plugin.spec.run import RunSpec, check_input, check_layout, check_work
 
+FILLED_FIELDS = (
+    "layout.micro_batch_size", "layout.recompute", "layout.virtual_stages", "training.precision",
+    "training.global_batch_size",
+)  # fmt: skip
+"""Fields whose value moves the step by much, so that one that was filled by a rule widens the interval."""
+
 
 def predict_step(spec: RunSpec) -> StepPrediction:
     """Time, FLOPs, memory and power of one step of `spec`, whose layout must be set.
@@ -38,8 +44,9 @@ def predict_step(spec: RunSpec) -> StepPrediction:
     total = float(sum(terms.values()))
     peak_dtype, peak = peak_of(device, training.precision)
     budget = total * peak.value * spec.cluster.devices
-    kind = accuracy_class(spec.model, device, training.precision, terms.get("host", 0.0) / total)
-    figure, interval = step_time_figure(total, kind)
+    kind = accuracy_class(spec.model, device, training.precision, spec.stack, terms.get("host", 0.0) / total)
+    assumed = any(item.field in FILLED_FIELDS for item in spec.assumptions)
+    figure, interval = step_time_figure(total, kind, assumed=assumed)
     arrays: dict[str, Values] = {name: np.float64(time) for name, time in terms.items()}
     power, activity = step_power(arrays, spec.cluster)
     need = sum(memory.values())

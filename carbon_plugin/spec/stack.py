@@ -15,8 +15,9 @@ from carbon_plugin.spec.figure import Assumption
 from carbon_plugin.spec.limits import check_not_negative, check_positive
 
 AttentionKernel = Literal["unfused", "flash", "flash2", "flash3", "cudnn", "cudnn_fp8"]
+Population = Literal["ordinary", "tuned"]
 CudaGraphs = Literal["none", "scoped", "iteration"]
-CrossEntropy = Literal["eager", "compiled", "fused", "chunked"]
+CrossEntropy = Literal["eager", "compiled", "fused", "chunked", "in_place"]
 
 
 class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -29,12 +30,17 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     a layer with experts, whose exchange and products the host still issues; "iteration" the whole iteration, in which
     the host issues nothing a layer and waits for nothing (dropless experts included). `fused_experts` says that the
     experts' products take activation, bias and narrow casts into their own kernels. `cross_entropy` says what a logit
-    costs in memory: "eager" PyTorch in fp32, "compiled", "fused" in place (Megatron), "chunked" never all at once.
-    `fp8_recipe` is the granularity of fp8 scales.
-    `framework_factor` multiplies the step time: 1 for the frameworks that the constants were fitted on.
+    costs in memory: "eager" PyTorch in fp32, "compiled", "fused" in fp32 (Megatron), "chunked" never all at once,
+    "in_place" the gradient over the 16-bit logit. `fp8_recipe` is the granularity of fp8 scales. `shard_host_ops` are
+    operation slots that hooks of parameter sharding add to every pass through a layer.
+    `population` says whether people tuned this stack for its hardware (recipes of vendors and benchmarks) or whether it
+    is ordinary software. `framework_factor` multiplies the step time; unset it is that of ordinary software, as fitted
+    over its frameworks, or 1 for a tuned stack.
     """
 
-    framework_factor: float = 1.0
+    population: Population = "ordinary"
+    framework_factor: float | None = None
+    shard_host_ops: float = 0.0
     attention_kernel: AttentionKernel | None = None
     fused: bool = False
     cuda_graphs: CudaGraphs = "none"
@@ -47,15 +53,34 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     def __post_init__(self) -> None:
         check_positive(self, "framework_factor", owner="stack: ")
-        check_not_negative(self, "host_op_time_s", owner="stack: ")
+        check_not_negative(self, "host_op_time_s", "shard_host_ops", owner="stack: ")
         if not 0 <= self.dp_overlap <= 1:
             raise SpecError(f"stack: dp_overlap is {self.dp_overlap}, expected 0 to 1")
 
 
+ORDINARY, TUNED = "ordinary", "tuned"
+"""Names of the shipped stacks that stand for software of which nothing else is known."""
+
+
+def factor_of(stack: Stack) -> float:
+    """What multiplies the step time: stated, or that of the stack's population."""
+    if stack.framework_factor is not None:
+        return stack.framework_factor
+    return (STACKS[stack.population].framework_factor if stack.population == ORDINARY else None) or 1.0
+
+
+def host_op_time_of(stack: Stack) -> float | None:
+    """Seconds in which the host issues an operation: stated, or that of ordinary software; None where unknown."""
+    if stack.host_op_time_s is not None or stack.population != ORDINARY:
+        return stack.host_op_time_s
+    return STACKS[ORDINARY].host_op_time_s
+
+
 PLAIN_STACK = Assumption(
     "stack",
-    "plain PyTorch, framework_factor 1",
-    "no stack was named: elementwise chains not fused, eager loss, gradients reduced in fp32 after the step",
+    "ordinary software, plain PyTorch",
+    "no stack was named: elementwise chains not fused, eager loss, gradients reduced in fp32 after the step; state "
+    "`stack: {preset: tuned}` for a recipe that was tuned for its hardware",
 )
 """What `Stack()` stands for, where nobody chose it."""
 

@@ -65,7 +65,9 @@ class TrainingPlan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     `seq_len` tokens a sequence, `global_batch_size` sequences an optimizer step. The length of the run is
     `steps`, or `tokens` rounded up to whole steps; exactly one is given. `optimizer_state_dtype` is that of the
-    moments; `optimizer_offload` keeps states and master weights in host memory and updates them there. `evaluation`
+    moments. Without `master_weights` parameters, gradients and update stay in the training precision ("pure bf16").
+    `optimizer_in_backward` updates a layer as soon as its gradient is there, so that gradients are never all kept.
+    `optimizer_offload` keeps states and master weights in host memory and updates them there. `evaluation`
     and `reliability` say what else takes time; `overhead_fraction`, where it is stated, replaces both: time spent on
     evaluation, checkpoints, restarts and lost work over time spent in training steps.
     """
@@ -77,6 +79,8 @@ class TrainingPlan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     precision: Precision = "bf16"
     optimizer: Optimizer = "adamw"
     optimizer_state_dtype: StateDtype = "fp32"
+    master_weights: bool = True
+    optimizer_in_backward: bool = False
     optimizer_offload: bool = False
     overhead_fraction: float | None = None
     evaluation: Evaluation | None = None

@@ -17,6 +17,8 @@ A100 = {
     "memory": 1.37e12,
     "attention_flops": 105e12,
     "attention_unfused": 0.0,
+    "attention_length": 0.0,
+    "shard_host_ops": 0.0,
     "fused": 0.0,
     "scoped_graphs": 0.0,
     "fused_experts": 0.0,

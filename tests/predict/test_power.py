@@ -59,7 +59,7 @@ def test_a_cap_lowers_power_slows_matrix_work_and_saves_energy() -> None:
     free, capped = predict_step(llama()), predict_step(llama(power_cap_w=400))
 
     assert capped.gpu_power_w.high <= 400 < free.gpu_power_w.value
-    assert free.step_time_s.value < capped.step_time_s.value < 1.3 * free.step_time_s.value
+    assert free.step_time_s.value < capped.step_time_s.value < 1.5 * free.step_time_s.value
     assert capped.gpu_energy_per_step_j.value < free.gpu_energy_per_step_j.value
 
 
@@ -68,7 +68,8 @@ def test_a_device_waits_while_the_host_updates_its_parameters() -> None:
     training = msgspec.structs.replace(spec.training, optimizer_offload=True)
     here, on_host = predict_step(spec), predict_step(msgspec.structs.replace(spec, training=training))
 
-    waited = on_host.breakdown_s["offload"] / on_host.step_time_s.value
+    busy = {name: time for name, time in on_host.breakdown_s.items() if name != "framework"}
+    waited = busy["offload"] / sum(busy.values())
     assert on_host.activity.stall == pytest.approx(here.activity.stall * (1 - waited) + waited, rel=0.05)
     assert on_host.gpu_power_w.value < here.gpu_power_w.value
 
