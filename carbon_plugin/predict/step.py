@@ -19,10 +19,7 @@ from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.model import CountedModel
 from carbon_plugin.spec.run import RunSpec, check_input, check_layout, check_work
 
-FILLED_FIELDS = (
-    "layout.micro_batch_size", "layout.recompute", "layout.virtual_stages", "training.precision",
-    "training.global_batch_size",
-)  # fmt: skip
+FILLED_FIELDS = ("layout.micro_batch_size", "layout.recompute", "layout.virtual_stages")
 """Fields whose value moves the step by much, so that one that was filled by a rule widens the interval."""
 
 
