@@ -51,7 +51,7 @@ def test_the_profile_makes_plan_predict_the_fitted_step_time(capsys, rows, tmp_p
 def test_what_was_fitted_and_what_was_refused_is_printed(capsys, rows) -> None:
     assert run(["calibrate", str(rows)]) == 0
     text = capsys.readouterr().out
-    assert "fitted  framework_factor of ours: 1.1" in text
+    assert "fitted  framework_factor of ours: " in text
     assert "refused scaleout_latency_s: no row shows it" in text
     assert "mean error" in text
 

@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from carbon_plugin.predict import network
+from carbon_plugin.predict.case import values
 
 ONE = np.float64(1)
 
@@ -57,3 +58,20 @@ def test_switches_that_reduce_carry_each_byte_once_and_only_between_islands(rate
 
     assert time(8, in_network=1.0) == pytest.approx(time(8) * 8 / 14)
     assert time(1, in_network=1.0) == time(1)
+
+
+def test_the_latency_of_a_gather_grows_with_the_ranks_of_its_ring(rates) -> None:
+    small, large = (
+        float(network.gather_time(values(1.0), values(n), values(1), rates(devices=n))) for n in (128, 2048)
+    )
+    # 255 hops between nodes and 1,792 inside them, as NCCL's own table has them.
+    assert large - small > 5e-3
+    assert float(network.ring_latency(values(8), values(1), rates())) == 0
+
+
+def test_waiting_for_a_slow_network_costs_no_memory_bandwidth(rates) -> None:
+    slow, fast = rates(nic=1e9), rates(nic=50e9)
+    assert network.near_time(values(1e9), values(64), slow) == network.near_time(values(1e9), values(64), fast)
+    assert network.gather_time(values(1e9), values(64), values(1), slow) > network.gather_time(
+        values(1e9), values(64), values(1), fast
+    )
