@@ -22,6 +22,7 @@ FIRST, SECOND, THIRD = (f"GPU-00000051-5133-4d00-8000-00000000000{index}" for in
 FAULTY = Path(__file__).parent / "jobs" / "faulty.py"
 PART = "MIG-000000a0-5133-4d00-8000-000000000000"
 
+ONE_OF_THEM = {"CUDA_VISIBLE_DEVICES": "0"}
 UNREAD = "/unread-gpu-0"
 """End of the key of a GPU that no driver told of, behind its host's."""
 
@@ -34,7 +35,7 @@ FAULTS: dict[str, tuple[str, dict[str, str], list[str], str, str | None]] = {
     "slow": ("fault=0:slow@0.7-1.3=2", {}, [FIRST], "counter", "meter_slow"),
     "permission": ("fault=0:no_permission@0.7", {}, [FIRST], "modelled", "meter_permission"),
     "hangs at the end": ("fault=0:slow@0.7=30", {}, [FIRST], "modelled", "meter_slow"),
-    "hangs at the start": ("fault=init:slow=30", {"CUDA_VISIBLE_DEVICES": "0"}, [UNREAD], "modelled", "gpus_not_metered"),
+    "hangs at the start": ("fault=init:slow=30", ONE_OF_THEM, [UNREAD], "modelled", "gpus_not_metered"),
     "late": ("fault=init:slow=7", {}, [FIRST], "counter", "gpus_late"),
     "name": ("name=NVIDIA H100 \udcff", {}, [FIRST], "counter", "gpu_selection"),
     "no driver": ("fault=init:driver_not_loaded", {}, [], "", "nvml_driver_not_loaded"),

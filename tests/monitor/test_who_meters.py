@@ -7,7 +7,7 @@ import json
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from carbon_plugin.ledger.records import Window
 from carbon_plugin.monitor.totals import FileTotals, run_totals
 
 SECONDS = 4.0
+AT_ONCE = 6
 EXACT = "counter_step=0.01;"
 Start = Callable[..., subprocess.Popen[str]]
 
@@ -204,12 +205,27 @@ PAIRS = {
 
 
 @pytest.fixture(scope="module")
-def everything(seer: Start, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Ended], dict[str, Restart]]:
-    """All jobs of this file, side by side. Of a pair, the first is stopped in the middle of its work, goes on, or
-    begins together with the second one in its run directory."""
+def ended(seer: Start, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ended]:
+    """The jobs of all situations, a few side by side: more at once would measure how busy this machine is."""
     top = tmp_path_factory.mktemp("situations")
-    folders = {name: top / str(number) for number, name in enumerate([*SITUATIONS, *PAIRS])}
-    jobs = {name: Job(seer, folders[name], folders[name] / "run", ranks, SECONDS) for name, ranks in SITUATIONS.items()}
+    folders = {name: top / str(number) for number, name in enumerate(SITUATIONS)}
+    found = {}
+    for names in batched(SITUATIONS, AT_ONCE):
+        jobs = {name: Job(seer, folders[name], folders[name] / "run", SITUATIONS[name], SECONDS) for name in names}
+        for job in jobs.values():
+            job.begin()
+        for name, job in jobs.items():
+            true_j = job.end()
+            found[name] = Ended(folders[name] / "run", summarise(folders[name] / "run"), true_j)
+    return found
+
+
+@pytest.fixture(scope="module")
+def beside(seer: Start, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Restart]:
+    """The jobs of all pairs, side by side. The first of a pair is stopped in the middle of its work, goes on, or begins
+    together with the second one in its run directory."""
+    top = tmp_path_factory.mktemp("pairs")
+    folders = {name: top / str(number) for number, name in enumerate(PAIRS)}
     pairs = {
         name: (
             Job(seer, folders[name], folders[name] / "run", first, SECONDS + 4),
@@ -217,7 +233,7 @@ def everything(seer: Start, tmp_path_factory: pytest.TempPathFactory) -> tuple[d
         )
         for name, (first, second) in PAIRS.items()
     }
-    for job in [*(first for first, _ in pairs.values()), pairs["together"][1], *jobs.values()]:
+    for job in [*(first for first, _ in pairs.values()), pairs["together"][1]]:
         job.begin()
     for name in ("stopped", "going on", "two runs"):
         ledger = folders[name] / "run" / "node-0.attempt-0.jsonl"
@@ -226,10 +242,6 @@ def everything(seer: Start, tmp_path_factory: pytest.TempPathFactory) -> tuple[d
         process.send_signal(signal.SIGSTOP)
     for name in ("stopped", "going on", "two runs"):
         pairs[name][1].begin()
-    ended = {}
-    for name, job in jobs.items():
-        true_j = job.end()
-        ended[name] = Ended(folders[name] / "run", summarise(folders[name] / "run"), true_j)
     restarts = {}
     for name, (first, second) in pairs.items():
         second_j = second.end()
@@ -241,17 +253,14 @@ def everything(seer: Start, tmp_path_factory: pytest.TempPathFactory) -> tuple[d
         restarts[name] = Restart(
             run_dir, summarise(run_dir), summarise(first_dir), first.errors + second.errors, first_j, second_j
         )
-    return ended, restarts
+    return restarts
 
 
-@pytest.fixture(scope="module")
-def ended(everything: tuple[dict[str, Ended], dict[str, Restart]]) -> dict[str, Ended]:
-    return everything[0]
-
-
-@pytest.fixture(scope="module")
-def beside(everything: tuple[dict[str, Ended], dict[str, Restart]]) -> dict[str, Restart]:
-    return everything[1]
+def batched(names: Iterable[str], size: int) -> Iterator[list[str]]:
+    remaining = list(names)
+    while remaining:
+        yield remaining[:size]
+        del remaining[:size]
 
 
 def assert_recorded(recorded: dict[str, float], true_j: dict[str, tuple[float, float]]) -> None:
