@@ -118,6 +118,7 @@ class Work:
     reduce_bytes: Values
     optimizer_bytes: Values
     master: Values
+    gradients_kept: Values
     muon: Values
     offload: Values
     entropy_bytes: Values
@@ -223,6 +224,7 @@ LOGIT_BYTES: dict[CrossEntropy, tuple[float, float]] = {
     "fused": (10.0, 10.0),
     "chunked": (1.0, 1.0),
     "in_place": (2.0, 2.0),
+    "half": (6.0, 6.0),
 }
 """Bytes a logit at the peak, whole and split over tensor-parallel ranks: the 16-bit value and its gradient, and what
 the loss keeps in fp32 (copy, softmax, gradient). The eager values fit torchtitan's reported memory of 2024, before its
@@ -251,6 +253,7 @@ def work_of(training: TrainingPlan, stack: Stack) -> Work:
         split_logit_bytes=values(split + extra),
         optimizer_bytes=values(optimizer_state_bytes(training)),
         master=values(training.master_weights),
+        gradients_kept=values(not training.optimizer_in_backward),
         muon=values(training.optimizer == "muon"),
         offload=values(training.optimizer_offload),
     )

@@ -42,16 +42,16 @@ def memory_bytes(shape: Shape, layout: Layout, work: Work, rates: Rates) -> dict
     trained = shape.trainable
     # FSDP keeps one sharded copy and gathers 16-bit units: the master of what is trained, 16 bit of what is frozen or
     # has its master on the host. Other stages keep a 16-bit copy beside the master.
-    narrow_share = np.where(work.offload > 0, 1.0, 1 - trained)
+    narrow_share = np.where((work.offload > 0) | (work.master == 0), 1.0, 1 - trained)
     kept = work.parameter_bytes * np.where(stage >= 3, narrow_share * split(3), shared + routed)
-    master = np.where(narrow | (stage >= 3), MASTER_BYTES * split(1), 0.0)
+    master = np.where((narrow | (stage >= 3)) & (work.master > 0), MASTER_BYTES * split(1), 0.0)
     unit = _largest_layer(shape, layout)
     # Under a pipeline FSDP gathers a stage once a step and accumulates its gradients whole.
     pipelined = layout.pp > 1
     gathered = np.where(
         stage >= 3, work.parameter_bytes * np.where(pipelined, shared + routed, GATHER_BUFFERS * unit), 0
     )
-    grad_bytes = np.where(stage >= 2, MASTER_BYTES, work.reduce_bytes)
+    grad_bytes = np.where((stage >= 2) & (work.master > 0), MASTER_BYTES, work.reduce_bytes) * work.gradients_kept
     gradients = np.where(pipelined, split(4), split(2))
     parts = {
         "parameters": copies * (kept + gathered),

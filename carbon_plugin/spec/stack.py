@@ -17,7 +17,7 @@ from carbon_plugin.spec.limits import check_not_negative, check_positive
 AttentionKernel = Literal["unfused", "flash", "flash2", "flash3", "cudnn", "cudnn_fp8"]
 Population = Literal["ordinary", "tuned"]
 CudaGraphs = Literal["none", "scoped", "iteration"]
-CrossEntropy = Literal["eager", "compiled", "fused", "chunked", "in_place"]
+CrossEntropy = Literal["eager", "compiled", "fused", "chunked", "in_place", "half"]
 
 
 class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -31,8 +31,9 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     the host issues nothing a layer and waits for nothing (dropless experts included). `fused_experts` says that the
     experts' products take activation, bias and narrow casts into their own kernels. `cross_entropy` says what a logit
     costs in memory: "eager" PyTorch in fp32, "compiled", "fused" in fp32 (Megatron), "chunked" never all at once,
-    "in_place" the gradient over the 16-bit logit. `fp8_recipe` is the granularity of fp8 scales. `shard_host_ops` are
-    operation slots that hooks of parameter sharding add to every pass through a layer.
+    "in_place" the gradient over the 16-bit logit, "half" single operations that keep no fp32 copy. `fp8_recipe` is the
+    granularity of fp8 scales. `shard_host_ops` are operation slots that hooks of parameter sharding add to every
+    pass through a layer.
     `population` says whether people tuned this stack for its hardware (recipes of vendors and benchmarks) or whether it
     is ordinary software. `framework_factor` multiplies the step time; unset it is that of ordinary software, as fitted
     over its frameworks, or 1 for a tuned stack.
