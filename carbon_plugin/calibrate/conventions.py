@@ -253,6 +253,9 @@ def accelerator_name(gpu: str) -> str:
     found = find_accelerator(name) or match_device_name(gpu)
     if found is not None:
         return found.name
+    if re.search(r"\b(gcd|tile|die|neuroncore)\b", gpu, re.IGNORECASE):
+        # The profile of the module is twice such a device: half of it is not what the row ran on as a whole.
+        raise SpecError(f"gpu {gpu!r} counts parts of a module, which have no profile of their own")
     known = PCIE_DEVICES if "PCIE" in name.upper() else DEVICES
     for start, profile in known:
         if name.upper().startswith(start.upper()):

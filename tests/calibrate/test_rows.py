@@ -120,6 +120,8 @@ def test_no_odd_value_stops_the_reader(changes) -> None:
         ({"precision": "int8?"}, "precision 'int8?' is not one that the model knows"),
         ({"gpu": "A100-80GB-SXM", "precision": "fp8"}, "precision fp8 is not supported by a100-sxm-80gb"),
         ({"gpu": "Abacus 9"}, "gpu 'Abacus 9' has no profile"),
+        ({"gpu": "MI250X (GCD)"}, "gpu 'MI250X (GCD)' counts parts of a module"),
+        ({"padded": True}, "padded: sequences are shorter than seq_len"),
         ({"arch": "llama9"}, "arch llama9 is not among the file's architectures"),
         ({"arch": "deepseek_v3", "attention": "MLA q_lora 1"}, "kv_lora of attention 'MLA q_lora 1' is not stated"),
         ({"kind": "oom_probe", "oom": True}, "did not fit in memory, no step time"),
@@ -256,3 +258,30 @@ def test_vtrain_rows_and_the_schema_are_one_reader(tmp_path) -> None:
 def test_a_row_survives_its_own_encoding() -> None:
     row = parsed()
     assert msgspec.json.decode(msgspec.json.encode(row.spec), type=type(row.spec)) == row.spec
+
+
+def test_open_inputs_of_a_row_are_filled_by_the_same_rules_and_named() -> None:
+    deep = {"arch": "gpt3_175b", "framework": "NeMo 24.07", "seq_len": 2048, "n_gpus": 64, "tp": 8, "pp": 8, "gbs": 64}
+    row = parsed(**deep, sharding=None, precision=None)
+    assert row.spec.layout.virtual_stages == 6
+    assert row.spec.training.precision == "bf16"
+    assert {"precision bf16", "virtual_stages 6: interleaved as far as the layers allow"} <= set(row.assumed)
+    plain = parsed(**deep, sharding=None, overlap="1F1B")
+    assert plain.spec.layout.virtual_stages == 1
+
+
+def test_hybrid_groups_and_lists_of_recomputed_parts_are_read() -> None:
+    groups = parsed(sharding="ZeRO-1 within groups of 2 GPUs", tp=1, pp=1)
+    assert (groups.spec.layout.dp_shard, groups.spec.layout.dp_replicate) == (2, 8)
+    hybrid = parsed(sharding="HSDP", tp=1, pp=1)
+    assert (hybrid.spec.layout.dp_shard, hybrid.spec.layout.dp_replicate) == (8, 2)
+    assert parsed(recompute="layernorm, moe_act").spec.layout.recompute == "none"
+    assert parsed(recompute="layernorm, mlp").spec.layout.recompute == "operators"
+
+
+def test_a_year_and_a_release_choose_the_kernels_of_their_time() -> None:
+    kernel = {
+        framework: parsed(framework=framework, sharding=None).spec.stack.attention_kernel
+        for framework in ("Megatron-LM @8aa4619f (2021)", "NeMo 23.03", "NeMo 24.07", "NeMo 25.09")
+    }
+    assert list(kernel.values()) == ["unfused", "unfused", "cudnn", "flash3"]
