@@ -73,8 +73,10 @@ class Gate:
         known, fault = self._known(reading, powers)
         model = self._modelled(reading)
         raw = _raw(reading, known.raw)
-        # What is no number at all says nothing; the next answer may cover its time.
-        covered_s = _covered_s(reading, known.opened_s) if _finite(reading) else known.covered_s
+        # What is no number at all says nothing; the next answer may cover its time. A meter that falls silent does not
+        # take back what it has measured, or that time would be estimated on top of it.
+        says_nothing = reading.energy_j is None or not _finite(reading)
+        covered_s = known.covered_s if says_nothing else _covered_s(reading, known.opened_s)
         stretch, stretch_s = raw.less(known.raw), max(0.0, covered_s - known.covered_s)
         # Where a measurement has replaced an estimate of its meter, it is of all the time that was estimated.
         of_s = stretch_s if reading.estimated_j == known.inner_j else reading.monotonic_s - known.opened_s

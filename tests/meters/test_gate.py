@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from carbon_plugin.meters.agreement import Agreement
@@ -71,6 +71,11 @@ def test_time_before_the_first_answer_has_the_power_of_the_first_answer() -> Non
     assert (first.energy_j, first.estimated_j) == pytest.approx((2_400, 2_400))
 
 
+def test_a_meter_that_falls_silent_keeps_what_it_has_measured() -> None:
+    silent = follow([reading(0.0, 0.0), reading(6.0, 1_800.0), reading(7.0, None, covered_s=0.0)])[-1]
+    assert (silent.energy_j, silent.estimated_j) == pytest.approx((2_100, 300))
+
+
 def test_a_model_stands_in_where_there_is_one() -> None:
     gate = Gate({"h": BOUNDS}, models={"h": lambda _seconds: Watts(100.0, 200.0, 400.0)})
     gate.admit([reading(0.0, 0.0, "h")])
@@ -87,6 +92,7 @@ def test_a_device_of_which_nothing_is_known_stays_absent() -> None:
 anything = st.one_of(st.none(), st.floats(allow_nan=True, allow_infinity=True), st.floats(0, 1e6))
 
 
+@example([(1.0, None, None), (1.0, None, None), (4.0, 5181.0, None), (1.0, None, None)])
 @given(st.lists(st.tuples(st.floats(0.1, 60), anything, anything), min_size=1, max_size=30))
 def test_whatever_a_meter_tells_energy_is_finite_possible_and_never_falls(
     rows: list[tuple[float, float | None, float | None]],

@@ -247,7 +247,7 @@ def test_tasks_of_a_slurm_step_share_its_name_in_whatever_container():
 
 def test_shell_around_each_rank_is_not_the_launcher(tmp_path):
     script = "import os; from carbon_plugin.monitor.launch import launch_of; print(launch_of(os.environ, alone=False))"
-    environ = os.environ | RANKED
+    environ = {name: value for name, value in os.environ.items() if name != LAUNCH_VARIABLE} | RANKED
     plain = [sys.executable, "-c", script]
     wrapped = ["bash", "-c", 'export CUDA_VISIBLE_DEVICES=1; "$@"; exit $?', "bash", *plain]
 
