@@ -6,7 +6,7 @@ from datetime import date
 
 from carbon_plugin.footprint.account import Factors, Intensity
 from carbon_plugin.footprint.embodied import building_kg, embodied_factors, fleet_utilisation, lifetime
-from carbon_plugin.footprint.grid import UNIT, low_warning, stale_warning, stand_in_warning
+from carbon_plugin.footprint.grid import UNIT, direct_warning, low_warning, stale_warning, stand_in_warning
 from carbon_plugin.footprint.pue import resolve_pue
 from carbon_plugin.footprint.site_intensity import Period, average_intensity, marginal_intensity
 from carbon_plugin.footprint.water import resolve_water
@@ -30,7 +30,12 @@ def resolve_factors(
     embodied = embodied_factors(cluster) if cluster is not None else {}
     building = building_kg(cluster) if cluster is not None and site.building else None
     water = resolve_water(site, find(site.zone))
-    warnings = (stale_warning(intensity, today=today), low_warning(intensity), stand_in_warning(site, intensity))
+    warnings = (
+        stale_warning(intensity, today=today),
+        low_warning(intensity),
+        direct_warning(intensity),
+        stand_in_warning(site, intensity),
+    )
     optional = {"site.fleet_utilisation": utilisation, "site.building": building}
     return Factors(
         intensity=intensity,

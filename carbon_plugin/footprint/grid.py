@@ -17,7 +17,7 @@ import msgspec
 from carbon_plugin.errors import FootprintError
 from carbon_plugin.footprint import tables
 from carbon_plugin.footprint.account import Basis, Intensity
-from carbon_plugin.footprint.zones import PARTED, Area, find, locate, parts_of, row_of
+from carbon_plugin.footprint.zones import PARTED, TABLES, Area, find, locate, parts_of, row_of
 from carbon_plugin.spec.amounts import number
 from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.site import Site
@@ -39,19 +39,14 @@ FRESH_YEARS = 2
 # A stated intensity below it is asked about: the lowest countries of the table have 20, lifecycle.
 LEAST_G_PER_KWH = 2.0
 
+# Direct emissions alone of a grid below it say little about its lifecycle: building its plants and supplying their fuel
+# comes to 11 (wind) to 45 (solar) g/kWh (IPCC AR5 WG III, annex III, medians).
+DIRECT_ALONE_G_PER_KWH = 100.0
+
 BASIS_WORDS = {
     "scope": ("lifecycle", "direct"),
     "signal": ("average", "marginal"),
     "boundary": ("generation", "consumption"),
-}
-
-_TABLES = {
-    "country": tables.country_intensities,
-    "egrid": tables.egrid_intensities,
-    "gcp": tables.gcp_intensities,
-    "canada": tables.canada_intensities,
-    "australia": tables.australia_intensities,
-    "china": tables.china_intensities,
 }
 
 
@@ -73,7 +68,7 @@ def resolve_intensity(site: Site, *, today: date | None = None) -> Intensity:
 def zone_intensity(zone: str, *, today: date | None = None) -> Intensity:
     """Annual average intensity of a zone from the shipped tables. Raises `FootprintError` for an unknown zone."""
     area = locate(zone)
-    table = _TABLES[area.table]()
+    table = TABLES[area.table]()
     row = table.areas[area.code]
     age_years = max(0, (today or date.today()).year - row.year)
     low, high = _range(area, row, age_years)
@@ -129,7 +124,7 @@ def _parts(area: Area) -> list[float]:
 def _values(references: Iterable[str]) -> list[float]:
     """Published values of rows, g/kWh."""
     rows = [row_of(reference) for reference in references]
-    return [_TABLES[row.table]().areas[row.code].g_per_kwh for row in rows]
+    return [TABLES[row.table]().areas[row.code].g_per_kwh for row in rows]
 
 
 def declared_intensity(value: float, *, zone: str | None, source: str, basis: str | None = None) -> Intensity:
@@ -192,6 +187,18 @@ def stand_in_warning(site: Site, intensity: Intensity) -> str | None:
     )
 
 
+def direct_warning(intensity: Intensity) -> str | None:
+    """A sentence for the user where a low published value counts direct emissions only, else None: what it leaves out
+    is a good part of the lifecycle, which the values of countries count."""
+    low, basis = intensity.figure.value < DIRECT_ALONE_G_PER_KWH, intensity.basis
+    if intensity.granularity != "annual" or basis is None or basis.scope != "direct" or not low:
+        return None
+    return (
+        f"the {number(intensity.figure.value)} g/kWh of {intensity.zone_name} are direct emissions only: building "
+        "plants and supplying their fuel add 11 to 45 g/kWh, which the lifecycle values of countries include"
+    )
+
+
 def _parts_warning(area: Area) -> str | None:
     """A sentence for the user who names a country whose published parts differ, else None."""
     parts = _values(parts_of(area.code))
@@ -199,8 +206,15 @@ def _parts_warning(area: Area) -> str | None:
         return None
     return (
         f"{area.name}: a run is in one part of it, and its published parts have {number(min(parts))} to "
-        f"{number(max(parts))} g/kWh; name the part, the grid zone or the cloud region"
+        f"{number(max(parts))} g/kWh; name the part, the grid zone or the cloud region{_unlike_scope(area)}"
     )
+
+
+def _unlike_scope(country: Area) -> str:
+    """Words for published parts of a country that do not count what its own value counts."""
+    scopes = {TABLES[row_of(part).table]().source.basis.scope for part in parts_of(country.code)}
+    own = TABLES[country.table]().source.basis.scope
+    return "" if scopes <= {own} else f" ({' or '.join(sorted(scopes))}; the country's own value is {own})"
 
 
 def low_warning(intensity: Intensity) -> str | None:

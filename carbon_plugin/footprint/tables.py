@@ -59,10 +59,11 @@ class Country(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 class Place(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A part of a country: its names, the area whose value counts for it (an alpha-3 code, or "gcp:us-central1" with
-    the name of the table), and other areas that serve part of it."""
+    the name of the table), other rows of it, of which the newest counts, and areas that serve part of it."""
 
     name: str
     area: str
+    rivals: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     also: tuple[str, ...] = ()
 

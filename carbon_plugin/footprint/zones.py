@@ -14,9 +14,20 @@ from msgspec import Struct
 
 from carbon_plugin.errors import FootprintError
 from carbon_plugin.footprint import tables
+from carbon_plugin.footprint.account import Basis
 from carbon_plugin.spec.names import nearest
 
 AreaTable = Literal["country", "egrid", "gcp", "canada", "australia", "china"]
+
+TABLES: dict[AreaTable, Callable[[], tables.IntensityTable]] = {
+    "country": tables.country_intensities,
+    "egrid": tables.egrid_intensities,
+    "gcp": tables.gcp_intensities,
+    "canada": tables.canada_intensities,
+    "australia": tables.australia_intensities,
+    "china": tables.china_intensities,
+}
+"""Every intensity table by its name in an area."""
 
 FORMS = (
     "an ISO code (FRA, FR), a country, a state or province (Texas, US-TX, CA-QC), egrid:SRVC, gcp:us-central1, "
@@ -171,11 +182,29 @@ def _gcp(zone: str, region: str) -> Area:
 def _place(code: str) -> Area:
     """The row that counts for a part of a country."""
     place = tables.places()[code]
-    row = row_of(place.area)
+    counted = newest_of(place.area, *place.rivals)
+    row = row_of(counted)
+    also = (*(one for one in (place.area, *place.rivals) if one != counted), *place.also)
     if row.table in ("canada", "australia", "china"):
         return _replace(row, place=code)
     larger, called = row.table == "country", f"{place.name} ({code})"
-    return _replace(row, name=place.name, stands_for=called, larger=larger, also=place.also, place=code)
+    return _replace(row, name=place.name, stands_for=called, larger=larger, also=also, place=code)
+
+
+def newest_of(first: str, *rivals: str) -> str:
+    """Of rows that are published of one place, the newest that counts what the first one counts: the same scope and
+    signal. Of rows of one year the first stated wins."""
+    basis = _table_of(first).source.basis
+    alike = [row for row in (first, *rivals) if _alike(_table_of(row).source.basis, basis)]
+    return max(alike, key=lambda row: _table_of(row).areas[row.rpartition(":")[2]].year)
+
+
+def _alike(one: Basis, other: Basis) -> bool:
+    return (one.scope, one.signal) == (other.scope, other.signal)
+
+
+def _table_of(reference: str) -> tables.IntensityTable:
+    return TABLES[row_of(reference).table]()
 
 
 def row_of(reference: str) -> Area:

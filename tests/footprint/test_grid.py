@@ -14,6 +14,7 @@ from carbon_plugin.errors import FootprintError
 from carbon_plugin.footprint import tables
 from carbon_plugin.footprint.grid import (
     PART_SPREAD,
+    direct_warning,
     relative_spread,
     resolve_intensity,
     stand_in_warning,
@@ -112,8 +113,8 @@ def test_a_part_of_a_country_takes_the_value_of_its_own_grid_and_not_that_of_the
         ("azure:southindia", 670.13, (472.55, 598.45)),
         ("SE1", 35.26, (19.39,)),
         ("azure:norwayeast", 28.11, ()),
-        ("Oregon", 288.2, (97.85,)),
-        ("aws:us-west-1", 195.0, (149.91,)),
+        ("Oregon", 97.85, (288.2,)),
+        ("South Carolina", 270.5, (579.44,)),
         ("New York", 110.1, (392.7, 539.5)),
     ],
 )
@@ -140,6 +141,7 @@ def test_a_country_whose_parts_differ_is_asked_which_part(zone: str, parts: str)
 
     assert said is not None
     assert f"its published parts have {parts} g/kWh; name the part" in said
+    assert said.endswith("; the country's own value is lifecycle)")
     assert (
         stand_in_warning(Site(zone=zone, intensity_g_per_kwh=50), resolve_intensity(Site(intensity_g_per_kwh=50)))
         is None
@@ -198,3 +200,17 @@ def test_every_area_has_an_ordered_range_at_any_date(code: str, year: int) -> No
     figure = zone_intensity(code, today=date(year, 1, 1)).figure
 
     assert 0 <= figure.low <= figure.value <= figure.high
+
+
+@pytest.mark.parametrize(("zone", "value"), [("aws:eu-north-1", 19.39), ("Quebec", 11.36), ("gcp:us-west1", 97.85)])
+def test_a_low_value_that_counts_direct_emissions_only_says_so(zone: str, value: float) -> None:
+    said = direct_warning(zone_intensity(zone, today=TODAY))
+
+    assert said is not None
+    assert said.startswith(f"the {number(value)} g/kWh of ")
+    assert "are direct emissions only" in said
+
+
+@pytest.mark.parametrize("zone", ["SWE", "FRA", "Texas", "egrid:CAMX", "CA-BC"])
+def test_a_lifecycle_value_or_that_of_a_fossil_grid_needs_no_word_about_its_scope(zone: str) -> None:
+    assert direct_warning(zone_intensity(zone, today=TODAY)) is None

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from datetime import date
+
 import pytest
 
 from carbon_plugin.errors import FootprintError
 from carbon_plugin.footprint import tables
 from carbon_plugin.footprint.grid import zone_intensity
-from carbon_plugin.footprint.zones import AMBIGUOUS, PARTED, cloud_region, locate, parts_of, row_of
+from carbon_plugin.footprint.zones import (
+    AMBIGUOUS,
+    PARTED,
+    TABLES,
+    cloud_region,
+    locate,
+    newest_of,
+    parts_of,
+    row_of,
+)
 
 
 @pytest.mark.parametrize(
@@ -36,12 +47,12 @@ from carbon_plugin.footprint.zones import AMBIGUOUS, PARTED, cloud_region, locat
         ("aws:us-east-1", "gcp", "us-east4"),
         ("azure:westeurope", "country", "NLD"),
         ("azure:southcentralus", "gcp", "us-south1"),
-        ("Texas", "egrid", "ERCT"),
-        ("US-TX", "egrid", "ERCT"),
+        ("Texas", "gcp", "us-south1"),
+        ("US-TX", "gcp", "us-south1"),
         ("US-TEX-ERCO", "gcp", "us-south1"),
-        ("us-cal-ciso", "egrid", "CAMX"),
-        ("California", "egrid", "CAMX"),
-        ("Virginia", "egrid", "SRVC"),
+        ("us-cal-ciso", "gcp", "us-west2"),
+        ("California", "gcp", "us-west2"),
+        ("Virginia", "gcp", "us-east4"),
         ("Québec", "gcp", "northamerica-northeast1"),
         ("CA-QC", "gcp", "northamerica-northeast1"),
         ("CA-AB", "canada", "CA-AB"),
@@ -90,12 +101,21 @@ def test_a_region_is_called_by_its_place_and_its_source_by_the_row(zone: str, na
 ONE_CITY = {
     "Montreal": ("gcp:northamerica-northeast1", "aws:ca-central-1", "azure:canadaeast", "CA-QC"),
     "Toronto": ("gcp:northamerica-northeast2", "azure:canadacentral", "CA-ON"),
-    "Virginia": ("gcp:us-east4", "aws:us-east-1", "azure:eastus", "azure:eastus2", "azure:northcentralus"),
-    "Ohio": ("gcp:us-east5", "aws:us-east-2", "aws:us-gov-east-1"),
-    "Oregon": ("gcp:us-west1", "aws:us-west-2", "aws:us-gov-west-1"),
-    "Iowa": ("gcp:us-central1", "azure:centralus"),
-    "Texas grid": ("gcp:us-south1", "azure:southcentralus", "US-TEX-ERCO"),
-    "San Francisco": ("aws:us-west-1", "azure:westus", "US-CAL-CISO"),
+    "Virginia": (
+        "gcp:us-east4",
+        "aws:us-east-1",
+        "azure:eastus",
+        "azure:eastus2",
+        "Virginia",
+        "PJM",
+        "Illinois",
+        "azure:northcentralus",
+    ),
+    "Ohio": ("gcp:us-east5", "aws:us-east-2", "aws:us-gov-east-1", "Ohio"),
+    "Oregon": ("gcp:us-west1", "aws:us-west-2", "aws:us-gov-west-1", "Oregon"),
+    "Iowa": ("gcp:us-central1", "azure:centralus", "Iowa"),
+    "Texas grid": ("gcp:us-south1", "azure:southcentralus", "US-TEX-ERCO", "Texas"),
+    "San Francisco": ("aws:us-west-1", "azure:westus", "US-CAL-CISO", "California"),
     "São Paulo": ("gcp:southamerica-east1", "aws:sa-east-1", "azure:brazilsouth", "BR-CS"),
     "Tokyo": ("gcp:asia-northeast1", "aws:ap-northeast-1", "azure:japaneast", "JP-TK"),
     "Osaka": ("gcp:asia-northeast2", "aws:ap-northeast-3", "azure:japanwest", "JP-KN"),
@@ -113,6 +133,31 @@ def test_regions_of_one_city_have_one_intensity_whoever_runs_them(city: str) -> 
     values = {zone: zone_intensity(zone).figure.value for zone in ONE_CITY[city]}
 
     assert max(values.values()) <= 1.001 * min(values.values()), values
+
+
+def test_a_place_has_the_newest_of_the_values_that_count_the_same() -> None:
+    texas = zone_intensity("Texas", today=date(2026, 11, 28))
+
+    assert (texas.figure.value, texas.year, texas.zone) == (299.13, 2025, "US-TX")
+    assert newest_of("egrid:ERCT", "gcp:us-south1") == "gcp:us-south1"
+    assert newest_of("gcp:us-south1", "egrid:ERCT") == "gcp:us-south1"
+
+
+def test_a_value_of_another_basis_takes_no_place_however_new() -> None:
+    # Lifecycle of 2021 beside direct emissions of 2025, and the two of one year.
+    assert newest_of("canada:CA-QC", "gcp:northamerica-northeast1") == "canada:CA-QC"
+    assert newest_of("SWE", "gcp:europe-north2") == "SWE"
+
+
+def test_no_place_has_an_older_value_than_a_rival_of_the_same_basis() -> None:
+    for code, place in tables.places().items():
+        counted = zone_intensity(code)
+        assert counted.basis is not None
+        for row in map(row_of, place.rivals):
+            table = TABLES[row.table]()
+            if table.source.basis.scope == counted.basis.scope:
+                assert counted.year is not None
+                assert table.areas[row.code].year <= counted.year, code
 
 
 ONE_ZONE_COUNTRIES = {
