@@ -10,12 +10,13 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, tzinfo
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import numpy as np
 
 from carbon_plugin.errors import FootprintError
+from carbon_plugin.footprint.account import Basis
 from carbon_plugin.footprint.grid import LEAST_G_PER_KWH, parse_basis
 from carbon_plugin.footprint.series import Trace, make_trace
 from carbon_plugin.footprint.units import G_PER_KWH_OF_LB_PER_MWH, GRAMS_PER_KG
@@ -26,6 +27,9 @@ _TIME_WORDS = ("datetime", "timestamp", "pointtime", "time", "start", "from", "d
 _VALUE_WORDS = ("intensity", "gperkwh", "gco2", "moer", "aoer", "lbpermwh", "lbspermwh")
 _POUNDS_A_MWH = ("moer", "aoer")
 """Marginal and average operating emission rates: WattTime's names and files, which state no unit and are in lb/MWh."""
+_MARGINAL = ("marginal", "moer", "lrmer", "srmer")
+"""What names of marginal rates hold: of WattTime, and the long-run and short-run ones of NREL's Cambium."""
+_AVERAGE = ("average", "aoer")
 _POUND_G = 1000 * G_PER_KWH_OF_LB_PER_MWH
 _GRAMS = {"g": 1.0, "kg": GRAMS_PER_KG, "t": 1e6, "tonne": 1e6, "lb": _POUND_G, "pound": _POUND_G}
 _KWH = {"kwh": 1.0, "mwh": 1e3, "gwh": 1e6}
@@ -38,27 +42,34 @@ _FIRST_YEAR, _LAST_YEAR = 1990, 2100
 _LISTED, _LISTED_LETTERS = 12, 60
 
 Columns = dict[str, list[Any]]
+Signal = Literal["average", "marginal"]
 
 
-def load_trace(file: str | SeriesFile) -> Trace:
-    """The trace in a file. Raises `FootprintError` naming file, column or line, and what was expected."""
+def load_trace(file: str | SeriesFile, signal: Signal = "average") -> Trace:
+    """The trace in a file, of what a kWh causes on average or at the margin.
+
+    Raises `FootprintError` naming file, column or line, and what was expected; also where the name of the column or the
+    stated basis is that of the other signal, because a marginal rate gives no location-based total.
+    """
     wanted = SeriesFile(path=file) if isinstance(file, str) else file
     path = Path(wanted.path)
     try:
         modified_ns = path.stat().st_mtime_ns
     except OSError as error:
         raise FootprintError(f"{path}: cannot be read: {error.strerror}") from error
-    return _load(wanted, modified_ns)
+    return _load(wanted, modified_ns, signal)
 
 
 @lru_cache(maxsize=8)
-def _load(file: SeriesFile, modified_ns: int) -> Trace:  # the time of change is part of the key
+def _load(file: SeriesFile, modified_ns: int, signal: Signal) -> Trace:  # the time of change is part of the key
     path = Path(file.path)
     columns = _read_parquet(path) if path.suffix.lower() in (".parquet", ".pq") else _read_csv(path)
     time_column = _one(path, columns, _TIME_WORDS, "time")
     value_column = file.column or _one(path, columns, _VALUE_WORDS, "intensity")
     if value_column not in columns:
         raise FootprintError(f"{path}: no column {shown(value_column)}, expected one of {_listed(columns)}")
+    basis = parse_basis(file.basis) if file.basis else None
+    _check_signal(path, value_column, basis, signal)
     zone = UTC if "utc" in time_column.lower() else _timezone(path, file.timezone)
     known = [
         (line, moment, value)
@@ -72,8 +83,25 @@ def _load(file: SeriesFile, modified_ns: int) -> Trace:  # the time of change is
     moments = _moments(path, [(line, moment) for line, moment, _ in known], zone)
     digest = hashlib.sha256(read_bytes(path, FootprintError)).hexdigest()[:12]
     source = f"{file.source or path.name}, column {value_column!r}{taken}, sha256 {digest}"
-    return make_trace(
-        np.array(moments), np.array(values), source=source, basis=parse_basis(file.basis) if file.basis else None
+    return make_trace(np.array(moments), np.array(values), source=source, basis=basis)
+
+
+def _check_signal(path: Path, column: str, basis: Basis | None, signal: Signal) -> None:
+    """Refuse a marginal rate for the total of a run, and an average one for what is shown beside it."""
+    other: Signal = "average" if signal == "marginal" else "marginal"
+    by_name = any(word in column.lower() for word in (_MARGINAL if other == "marginal" else _AVERAGE))
+    stated = basis.signal if basis is not None else None
+    if stated == signal or not (by_name or stated == other):
+        return
+    says = f"basis {stated!r}" if stated else f"column {shown(column)}"
+    use = (
+        "which is never the total of a run: give it as site.marginal_series or --marginal, and an average one here"
+        if other == "marginal"
+        else "which says nothing about one kWh more or less: give it as site.intensity_series"
+    )
+    raise FootprintError(
+        f"{path}: {says} is of {other} intensity, {use}; where the name misleads, state basis, for instance "
+        f"lifecycle {signal} consumption"
     )
 
 

@@ -16,7 +16,7 @@ from carbon_plugin.errors import FootprintError
 from carbon_plugin.footprint.account import Intensity
 from carbon_plugin.footprint.grid import TYPICAL_DRIFT, UNIT, WITHIN_YEAR_SPREAD
 from carbon_plugin.footprint.series import SHIFT_S, Trace, gaps
-from carbon_plugin.footprint.series_file import load_trace
+from carbon_plugin.footprint.series_file import Signal, load_trace
 from carbon_plugin.footprint.site_intensity import Period
 from carbon_plugin.footprint.zones import find
 from carbon_plugin.spec.figure import Figure, Kind
@@ -26,9 +26,11 @@ from carbon_plugin.spec.site import SeriesFile
 LICENCE = "the user's file: its own terms hold"
 
 
-def series_intensity(file: str | SeriesFile, zone: str | None, period: Period | None) -> Intensity:
+def series_intensity(
+    file: str | SeriesFile, zone: str | None, period: Period | None, signal: Signal = "average"
+) -> Intensity:
     """Mean of a series over a period (None: over all of it), with what a reader must know about it."""
-    trace = load_trace(file)
+    trace = load_trace(file, signal)
     figure, notes = _mean(trace, period)
     area, missing = find(zone), gaps(trace)
     if missing:

@@ -32,7 +32,7 @@ def marginal_intensity(site: Site, *, period: Period | None = None) -> Intensity
     if site.marginal_series is not None:
         from carbon_plugin.footprint.series_intensity import series_intensity
 
-        return series_intensity(site.marginal_series, site.zone, period)
+        return series_intensity(site.marginal_series, site.zone, period, "marginal")
     if site.marginal_g_per_kwh is None:
         return None
     return declared_intensity(site.marginal_g_per_kwh, zone=site.zone, source=site.marginal_source)

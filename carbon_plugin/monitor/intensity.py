@@ -146,4 +146,4 @@ def _trace(site: Site, field: str) -> Trace | None:
         return None
     from carbon_plugin.footprint.series_file import load_trace
 
-    return load_trace(file)
+    return load_trace(file, "marginal" if field == "marginal_series" else "average")

@@ -38,6 +38,7 @@ from carbon_plugin.spec.site import SeriesFile, Site
 
 if TYPE_CHECKING:
     from carbon_plugin.footprint.series import Trace
+    from carbon_plugin.footprint.series_file import Signal
 
 PLAN_AXES = ("zone", "series", "accelerator", "start", "pause_above")
 Directories = Sequence[str | Path]
@@ -212,7 +213,7 @@ def _schedule(spec: RunSpec, work_s: float, threshold: float) -> tuple[Schedule,
             "pause_above needs site.intensity_series, and a start in the spec or in the comparison; a series does not "
             "move with the zone: add series=FILE"
         )
-    marginal = None if spec.site.marginal_series is None else _trace(spec.site.marginal_series)
+    marginal = None if spec.site.marginal_series is None else _trace(spec.site.marginal_series, "marginal")
     plan = schedule(
         _trace(spec.site.intensity_series), spec.start_unix_s, work_s, pause_above=threshold, marginal=marginal
     )
@@ -231,8 +232,8 @@ def _like(known: str | SeriesFile | None, path: str) -> str | SeriesFile:
     return msgspec.structs.replace(known, path=path) if isinstance(known, SeriesFile) else path
 
 
-def _trace(file: str | SeriesFile) -> Trace:
+def _trace(file: str | SeriesFile, signal: Signal = "average") -> Trace:
     # Arrays and file formats are loaded only where a series is used.
     from carbon_plugin.footprint.series_file import load_trace
 
-    return load_trace(file)
+    return load_trace(file, signal)

@@ -58,7 +58,7 @@ def compare_run(run: MeasuredRun, axes: Axes, *, marginal: str | None = None, se
 
     An alternative that cannot be computed holds the reason. Raises `FootprintError` for a file that cannot be read.
     """
-    trace = load_trace(marginal) if marginal is not None else None
+    trace = load_trace(marginal, "marginal") if marginal is not None else None
     alternatives = [_try(run, changes, trace, seed) for changes in combinations_of(axes)]
     base = Alternative(
         changes={},

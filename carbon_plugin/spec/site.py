@@ -114,6 +114,11 @@ class Site(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
                 f"site: intensity_basis {self.intensity_basis!r} counts only with intensity_g_per_kwh; that of a file "
                 "stands in intensity_series: {path, basis}"
             )
+        if self.intensity_basis is not None and "marginal" in self.intensity_basis.lower():
+            raise SpecError(
+                f"site: intensity_basis is {self.intensity_basis!r}, and a marginal rate is never the total of a run: "
+                "give the number as marginal_g_per_kwh, and an average one as intensity_g_per_kwh"
+            )
         check_not_negative(self, "intensity_g_per_kwh", "marginal_g_per_kwh", "residual_g_per_kwh", owner="site: ")
         stated = self.intensity_g_per_kwh
         if stated is not None and stated > MOST_G_PER_KWH:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carbon_plugin.errors import FootprintError
+from carbon_plugin.errors import FootprintError, SpecError
 from carbon_plugin.footprint.factors import resolve_factors
 from carbon_plugin.footprint.series import Trace, gaps, make_trace
 from carbon_plugin.footprint.series_file import load_trace
@@ -156,7 +156,7 @@ def test_local_time_needs_its_zone_and_the_repeated_hour_of_autumn_counts_twice(
 def test_a_column_that_says_utc_needs_no_offset_and_pounds_are_converted(tmp_path: Path) -> None:
     file = write_csv(tmp_path / "moer.csv", 24, header="Datetime (UTC),MOER lb/MWh", offset="")
 
-    assert load_trace(str(file)).g_per_kwh[0] == pytest.approx(45.359237)
+    assert load_trace(str(file), "marginal").g_per_kwh[0] == pytest.approx(45.359237)
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,8 @@ def test_a_column_that_says_utc_needs_no_offset_and_pounds_are_converted(tmp_pat
     ],
 )
 def test_the_unit_is_the_one_that_the_name_states(tmp_path: Path, column: str, g_per_kwh: float) -> None:
-    trace = load_trace(str(write_csv(tmp_path / "grid.csv", 24, header=f"time,{column}")))
+    file = write_csv(tmp_path / "grid.csv", 24, header=f"time,{column}")
+    trace = load_trace(str(file), "marginal" if column == "MOER" else "average")
 
     assert trace.g_per_kwh[0] == pytest.approx(g_per_kwh)
     assert ("taken as g/kWh" in trace.source) == (column == "Melbourne carbon intensity")
@@ -187,7 +188,51 @@ def test_a_file_of_marginal_intensity_as_watttime_writes_it_is_in_pounds_a_mwh(t
         "2025-01-01T00:00:00+00:00,1000,3.2,300\n2025-01-01T00:05:00+00:00,900,3.2,300\n"
     )
 
-    assert load_trace(str(file)).g_per_kwh == pytest.approx([453.59237, 408.233133])
+    assert load_trace(str(file), "marginal").g_per_kwh == pytest.approx([453.59237, 408.233133])
+
+
+MARGINAL = [
+    "MOER",
+    "co2_moer",
+    "marginal intensity g/kWh",
+    "Marginal carbon intensity (gCO2/kWh)",
+    "srmer_co2 intensity",
+]
+
+
+@pytest.mark.parametrize("column", MARGINAL)
+def test_a_marginal_column_is_never_the_total_of_a_run(tmp_path: Path, column: str) -> None:
+    file = str(write_csv(tmp_path / "wt2.csv", 24, header=f"time,{column}"))
+
+    with pytest.raises(FootprintError) as caught:
+        resolve_factors(Site(zone="FRA", intensity_series=file), None)
+
+    said = str(caught.value)
+    assert said.startswith(f"{file}: column {column!r} is of marginal intensity, which is never the total of a run")
+    assert "give it as site.marginal_series" in said
+    beside = resolve_factors(Site(zone="FRA", marginal_series=file), None)
+    assert beside.intensity.figure.value == pytest.approx(41.44)
+    assert beside.marginal is not None
+
+
+@pytest.mark.parametrize(("column", "basis"), [("rate intensity", "direct marginal generation")])
+def test_a_basis_that_says_marginal_is_refused_as_a_name_that_does(tmp_path: Path, column: str, basis: str) -> None:
+    file = SeriesFile(path=str(write_csv(tmp_path / "grid.csv", 24, header=f"time,{column}")), basis=basis)
+
+    with pytest.raises(FootprintError, match="basis 'marginal' is of marginal intensity"):
+        load_trace(file)
+    assert load_trace(file, "marginal").basis is not None
+    with pytest.raises(SpecError, match="give the number as marginal_g_per_kwh"):
+        Site(intensity_g_per_kwh=500, intensity_basis=basis)
+
+
+def test_a_stated_basis_overrules_a_name_and_an_average_rate_is_not_shown_as_marginal(tmp_path: Path) -> None:
+    path = str(write_csv(tmp_path / "grid.csv", 24, header="time,intensity without marginal plants"))
+
+    assert load_trace(SeriesFile(path=path, basis="direct average generation")).g_per_kwh[0] == 100
+    average = str(write_csv(tmp_path / "aoer.csv", 24, header="time,co2_aoer"))
+    with pytest.raises(FootprintError, match=r"give it as site\.intensity_series"):
+        load_trace(average, "marginal")
 
 
 @pytest.mark.parametrize(
