@@ -24,6 +24,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TESTS = Path(__file__).parent
+LONGEST_FIRST = (
+    "examples", "repository/test_quality.py", "integrations", "monitor/test_who_meters.py", "detect", "safety",
+    "monitor", "meters", "cli", "calibrate",
+)  # fmt: skip
+"""Folders and files of tests in the order in which workers take them, so that none is left alone with a long one."""
 
 
 def simulator(name: str) -> Path:
@@ -34,6 +39,16 @@ def simulator(name: str) -> Path:
     built = subprocess.run(command, capture_output=True, text=True, check=False)
     assert built.returncode == 0, f"{name} does not build:\n{built.stdout}\n{built.stderr}"
     return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the tests that take longest; the order within a file stays."""
+
+    def position(item: pytest.Item) -> int:
+        place = item.path.relative_to(TESTS).as_posix()
+        return next((number for number, name in enumerate(LONGEST_FIRST) if place.startswith(name)), len(LONGEST_FIRST))
+
+    items.sort(key=position)
 
 
 @pytest.fixture(scope="session")

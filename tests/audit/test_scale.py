@@ -112,6 +112,7 @@ def test_the_part_of_a_process_that_fails_is_done_here(
     assert "there is no second process" in caplog.text
 
 
+@pytest.mark.exhaustive
 def test_memory_does_not_grow_with_windows(tmp_path: Path) -> None:
     peaks = []
     for windows in (1200, 4800):
@@ -127,6 +128,7 @@ def test_memory_does_not_grow_with_windows(tmp_path: Path) -> None:
     assert peaks[1] < 1.1 * peaks[0]
 
 
+@pytest.mark.exhaustive
 def test_memory_for_the_documents_of_manifests_does_not_grow_with_files(tmp_path: Path) -> None:
     forecast = {"rows": [[float(number), str(number)] for number in range(2000)]}
     peaks = []

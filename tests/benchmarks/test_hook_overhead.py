@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 BENCHMARK = Path(__file__).resolve().parents[2] / "benchmarks" / "hook_overhead.py"
 
 
+@pytest.mark.exhaustive
 def test_both_sides_are_measured_and_compared_in_pairs(tmp_path):
     output = tmp_path / "results" / "overhead.json"
     command = [sys.executable, BENCHMARK, "--pairs=1", "--block-seconds=1", "--gpus=2", f"--output={output}"]

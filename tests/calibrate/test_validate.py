@@ -34,6 +34,9 @@ HEADLINE_FLOORS = {("first", "dense"): 8, ("first", "mixtures"): 15, ("second", 
 UNKNOWN_FLOORS = {"llmf-h100": 12, "simumax": 20}
 
 
+pytestmark = pytest.mark.exhaustive
+
+
 @pytest.fixture(scope="module")
 def result() -> Validation:
     return validate()

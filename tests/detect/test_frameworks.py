@@ -292,6 +292,7 @@ def test_megatron_states_what_is_captured_and_whether_experts_are_fused(found, n
 
 
 @pytest.mark.skipif(bool(MISSING["megatron"]), reason="megatron-core is not installed")
+@pytest.mark.exhaustive
 def test_all_axes_of_megatron_at_once(tmp_path) -> None:
     out = tmp_path / "found.json"
     job = JOB.with_name("megatron_all_axes.py")

@@ -19,10 +19,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory) -> tuple[str, Path]:
-    """What a demo of about 32 s of training printed, and its run directory; a run of yesterday lies beside it."""
+    """What a demo of about 16 s of training printed, and its run directory; a run of yesterday lies beside it."""
     runs = tmp_path_factory.mktemp("demo")
     (runs / "20260101-000000").mkdir()
-    command = [sys.executable, ROOT / "examples" / "demo" / "demo.py", "--seconds=32", "--probe-seconds=1"]
+    command = [sys.executable, ROOT / "examples" / "demo" / "demo.py", "--seconds=16", "--probe-seconds=1"]
     done = subprocess.run(
         [*command, f"--runs={runs}"],
         capture_output=True,
