@@ -16,11 +16,14 @@ from carbon_plugin.audit.drawing import INK, LINE_COLOURS, canvas_of, legend, sh
 from carbon_plugin.cli.plan_table import CARBON_UNITS, ENERGY_UNITS, TIME_UNITS
 from carbon_plugin.cli.printing import print_numbers
 from carbon_plugin.errors import SpecError
+from carbon_plugin.footprint.account import Footprint
 from carbon_plugin.plan.comparison import Alternative, Comparison
 from carbon_plugin.spec.amounts import Units, fitting_unit, number
 
 SVG_HEAD = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
 MARGINAL_COLOUR = "#D55E00"
+SAME_PUE = 1.001
+"""Largest ratio of two PUE that are the same; others get a column of their own."""
 
 
 def show_comparison(comparison: Comparison, *, output: Path | None, as_json: bool) -> None:
@@ -62,11 +65,16 @@ def print_comparison(comparison: Comparison, console: Console | None = None) -> 
     marginal = any(one.marginal_kg is not None for one in alternatives)
     table = Table(box=None, padding=(0, 1), title_justify="left", title_style="bold")
     table.title = f"what if: {escape(comparison.name)}, carbon in {carbon[1]}"
-    headings = ["", "time", energy[1], "g/kWh", "operational", "embodied", "total", "p10 to p90", "change"]
+    ratios = [
+        one.energy_j["facility"].value / one.energy_j["it"].value for one in footprints if one.energy_j["it"].value
+    ]
+    with_pue = max(ratios, default=1.0) > SAME_PUE * min(ratios, default=1.0)
+    pue = ["PUE"] if with_pue else []
+    headings = ["", "time", energy[1], *pue, "g/kWh", "operational", "embodied", "total", "p10 to p90", "change"]
     for heading in headings:
         table.add_column(heading, justify="right")
     for number_of_row, one in enumerate(alternatives):
-        table.add_row(str(number_of_row), *_cells(one, comparison, carbon[0], energy[0]))
+        table.add_row(str(number_of_row), *_cells(one, comparison, carbon[0], energy[0], with_pue=with_pue))
     print_numbers(out, table)
     rows_of = _shared_notes(alternatives)
     for number_of_row, one in enumerate(alternatives):
@@ -133,7 +141,7 @@ def comparison_chart(comparison: Comparison) -> str:
         return str(finish().replace("<svg", SVG_HEAD, 1)) + "\n"
 
 
-def _cells(alternative: Alternative, comparison: Comparison, kg: float, joules: float) -> list[str]:
+def _cells(alternative: Alternative, comparison: Comparison, kg: float, joules: float, *, with_pue: bool) -> list[str]:
     """A row of the table, carbon and energy in units of so many kg and J."""
     footprint = alternative.footprint
     if footprint is None:
@@ -142,6 +150,7 @@ def _cells(alternative: Alternative, comparison: Comparison, kg: float, joules: 
     return [
         "" if alternative.elapsed_s is None else _amount(alternative.elapsed_s, TIME_UNITS),
         number(footprint.energy_j["facility"].value / joules),
+        *([_pue(footprint)] if with_pue else []),
         "" if alternative.g_per_kwh is None else number(alternative.g_per_kwh),
         number(footprint.operational_kg.value / kg),
         number(footprint.embodied_kg.value / kg),
@@ -149,6 +158,12 @@ def _cells(alternative: Alternative, comparison: Comparison, kg: float, joules: 
         f"{number(total.low / kg)}-{number(total.high / kg)}",
         "" if alternative is comparison.base or relative is None else f"{relative:+.0%}",
     ]
+
+
+def _pue(footprint: Footprint) -> str:
+    """Facility energy over IT energy."""
+    it_j = footprint.energy_j["it"].value
+    return number(footprint.energy_j["facility"].value / it_j) if it_j else ""
 
 
 def _extras(alternative: Alternative, carbon: tuple[float, str]) -> str:

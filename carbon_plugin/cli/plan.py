@@ -99,10 +99,13 @@ def plan(
     if more and not compare:
         raise SpecError(f"plan takes one spec; {' '.join(more)} would be axes for --compare")
     given = locals()
+    from carbon_plugin.cli.output import check_format
+
     asked = (search_nodes, search_accelerator, search_zone, deadline_days, write_specs)
     searching = search or any(flag is not None for flag in asked)
     if compare and searching:
         raise SpecError("--compare and --search are two questions: ask one of them")
+    check_format(output, "a comparison" if compare else "a plan", chart=bool(compare))
     directories = tuple(profiles or ())
     run = _run_of(spec, given, directories, searching=searching)
     if compare:

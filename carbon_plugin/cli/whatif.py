@@ -34,9 +34,11 @@ def whatif(
     """The same run elsewhere or at other hours: every combination of the changes beside the run as it was."""
     from carbon_plugin.audit.summary import summarise
     from carbon_plugin.cli.comparison import show_comparison
+    from carbon_plugin.cli.output import check_format
     from carbon_plugin.plan.axes import parse_axes
     from carbon_plugin.plan.whatif_run import RUN_AXES, compare_run
 
+    check_format(output, "a comparison", chart=True)
     axes = parse_axes(changes, RUN_AXES)
     run = measured_run(summarise(run_dir), recorded_marginal(run_dir))
     comparison = compare_run(run, axes, marginal=None if marginal is None else str(marginal), seed=seed)

@@ -147,6 +147,36 @@ def test_plan_compares_in_a_table_with_its_warnings(capsys):
         assert word in text
 
 
+def test_a_pue_that_changes_with_the_place_has_a_column_and_one_that_does_not_has_none(capsys):
+    elsewhere = printed(capsys, *PLAN, *STATED, "--compare", "zone=gcp:us-central1")
+    same = printed(capsys, *PLAN, *STATED, "--compare", "zone=SWE")
+
+    rows = elsewhere.splitlines()
+    place = rows[1].split().index("PUE") + 2  # every row has its number first, and its time is two words
+    assert (rows[2].split()[place], rows[3].split()[place]) == ("1.54", "1.09")
+    assert "PUE" not in same
+
+
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [
+        ("x.png", ["--compare", "zone=SWE"]),
+        ("x.PDF", ["--compare", "zone=SWE"]),
+        ("x.svg", []),
+        ("x.csv", ["--search"]),
+    ],
+)
+def test_a_file_whose_suffix_promises_another_format_is_refused_by_name(capsys, tmp_path, name, flags):
+    file = tmp_path / name
+
+    assert run([*PLAN, *STATED, *flags, "-o", str(file)]) == 2
+
+    said = capsys.readouterr().err
+    assert f"{file}: a {'comparison' if '--compare' in flags else 'plan'} is written as " in said
+    assert f"not as {file.suffix}" in said
+    assert not file.exists()
+
+
 def test_axes_may_stand_one_after_the_other_with_and_without_a_spec(capsys, tmp_path):
     axes = ["--compare", "zone=SWE,USA", "accelerator=h100-sxm,b200-sxm", "--json"]
     spec = tmp_path / "run.yaml"

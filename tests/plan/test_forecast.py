@@ -91,6 +91,77 @@ def test_a_layout_that_does_not_fit_is_forecast_with_a_warning_that_says_by_how_
     assert any("does not fit: needs" in warning and "optimizer" in warning for warning in forecast.warnings)
 
 
+def _published(forecast: Forecast) -> list[str]:
+    return [said for said in forecast.warnings if "published" in said and "device-hours predicted" in said]
+
+
+@pytest.mark.parametrize(
+    ("model", "stack", "words"),
+    [
+        ("llama3-8b", {}, ("dense models", "took 0.96 to 1.6 times", "`stack: {preset: tuned}`")),
+        ("llama3-8b", {"preset": "tuned"}, ("dense models", "took 0.96 to 1.6 times")),
+        ("mixtral-8x7b", {}, ("DeepSeek-V3", "took 0.5 times", "with ordinary software", "`stack: {preset: tuned}`")),
+        ("mixtral-8x7b", {"preset": "tuned"}, ("DeepSeek-V3", "took 0.7 times", "with tuned software")),
+    ],
+)
+def test_a_large_plan_says_how_published_runs_of_its_class_compare(
+    model: str, stack: dict[str, str], words: tuple[str, ...]
+) -> None:
+    forecast = make_forecast(
+        build_run_spec(
+            {
+                "model": model,
+                "cluster": {"accelerator": "h100-sxm", "nodes": 16},
+                "training": {"seq_len": 4096, "global_batch_size": 1024, "tokens": 15e12},
+                "layout": {"tp": 8, "dp_shard": 16, "zero_stage": 3, "recompute": "full"},
+                "stack": stack,
+                "site": {"zone": "FRA"},
+            }
+        )
+    )
+
+    (said,) = _published(forecast)
+    assert all(word in said for word in words)
+    assert ("tuned for its hardware" in said) == (not stack)
+
+
+@pytest.mark.parametrize(
+    ("stack", "took", "layout"),
+    [
+        (
+            {},
+            0.5,
+            {
+                "tp": 2,
+                "pp": 8,
+                "dp_shard": 128,
+                "ep": 16,
+                "virtual_stages": 4,
+                "pipeline_schedule": "interleaved",
+                "micro_batch_size": 5,
+            },
+        ),
+        ({"preset": "tuned"}, 0.7, {"tp": 2, "dp_shard": 1024, "ep": 16, "zero_stage": 3, "micro_batch_size": 15}),
+    ],
+)
+def test_the_factor_of_mixtures_is_that_of_deepseek_v3(stack: dict[str, str], took: float, layout: dict) -> None:
+    forecast = make_forecast(
+        build_run_spec(
+            {
+                "model": "deepseek-v3",
+                "cluster": {"accelerator": "h800-sxm", "nodes": 256},
+                "training": {"seq_len": 4096, "global_batch_size": 15360, "tokens": 14.8e12, "precision": "fp8"},
+                "layout": {"zero_stage": 1, "recompute": "full", **layout},
+                "stack": stack,
+                "site": {"zone": "CHN"},
+            }
+        )
+    )
+
+    # DeepSeek-V3 technical report, table 1: 2,664,000 H800 hours of pre-training.
+    assert 2_664_000 / forecast.device_hours.value == pytest.approx(took, abs=0.05)
+
+
 def test_states_that_do_not_fit_in_the_host_either_are_a_warning() -> None:
     training = {"seq_len": 4096, "global_batch_size": 1, "steps": 10, "optimizer_offload": True}
     home = {"accelerator": "rtx4090", "node": "workstation", "nodes": 1, "devices_per_node": 1}
