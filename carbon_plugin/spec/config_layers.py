@@ -26,10 +26,14 @@ EXPERTS = (
 )
 SWITCHES = ("is_moe", "use_moe", "enable_moe_block")
 """Keys that switch the experts off although they are listed."""
+ONE_EXPERT = frozenset({"hunyuan_v1_moe"})
 FIRST_DENSE = ("first_k_dense_replace", "moe_layer_start_index", "num_dense_layers", "n_dense_layers")
 EVERY = ("interleave_moe_layer_step", "decoder_sparse_step", "moe_layer_interval", "moe_layer_freq")
 
 LISTS = ("layer_types", "layers_block_type", "layer_block_types", "attention_layers")
+MIXER_INDICES = ("attn_layer_indices", "full_attn_idxs")
+NULL_IS_NONE = frozenset({"attn_layer_indices"})
+"""Lists of layers that have attention; null under these means that none has."""
 PLACES: dict[str, MixerPlace] = {
     "full_attention": "full",
     "attention": "full",
@@ -91,6 +95,12 @@ def mixers_of(keys: Keys, family: Family, window: int | None) -> list[MixerPlace
     others = _other_layers(keys, layers)
     if others is not None:
         return ["other" if layer in others else "full" for layer in range(layers)]
+    if family.linear:
+        raise SpecError(
+            f"{keys.origin}: key {LISTS[0]} is missing (also looked for {', '.join((*LISTS[1:], *MIXER_INDICES))}, "
+            f"attn_layer_period, full_attention_interval), which says where {family.name} has attention; add it, or "
+            "count the model with `carbon-plugin count`"
+        )
     windowed = windowed_layers(keys, family, layers) if window else 0
     return ["sliding" if layer < windowed else "full" for layer in range(layers)]
 
@@ -120,9 +130,10 @@ def _other_layers(keys: Keys, layers: int) -> set[int] | None:
     linear = keys.inner("linear_attn_config")
     if linear and (listed := linear.indices("kda_layers")) is not None:  # counted from 1
         return {layer - 1 for layer in listed}
-    for key in ("attn_layer_indices", "full_attn_idxs"):
-        if key in keys.config:
-            return set(range(layers)) - set(keys.indices(key) or [])
+    for key in MIXER_INDICES:
+        attending = keys.indices(key)
+        if attending is not None or (key in keys.config and key in NULL_IS_NONE):
+            return set(range(layers)) - set(attending or [])
     if kinds := keys.indices("attn_type_list"):
         return {layer for layer, kind in enumerate(kinds) if kind == 0}
     return _periodic_others(keys, layers)
@@ -149,15 +160,16 @@ def windowed_layers(keys: Keys, family: Family, layers: int) -> int:
     return layers // ALTERNATING.get(family.name, 1)
 
 
-def has_experts(keys: Keys) -> bool:
-    """Whether any layer is sparse."""
-    return all(keys.flag(key, default=True) for key in SWITCHES) and (keys.optional(*EXPERTS) or 0) > 1
+def has_experts(keys: Keys, family: Family) -> bool:
+    """Whether any layer is sparse. A single expert counts as a dense layer unless the family routes to it too."""
+    least = 1 if family.name in ONE_EXPERT else 2
+    return all(keys.flag(key, default=True) for key in SWITCHES) and (keys.optional(*EXPERTS) or 0) >= least
 
 
 def feeds_of(keys: Keys, family: Family) -> list[FeedPlace]:
     """Whether the feed-forward part of each layer is dense, sparse or missing."""
     layers, names = layer_count(keys), layer_names(keys)
-    sparse = _sparse_layers(keys, layers) if has_experts(keys) else set()
+    sparse = _sparse_layers(keys, layers) if has_experts(keys, family) else set()
     if family.name == "nemotron_h":
         return [_own_layer(name) for name in names]
     if "mlp" in names:  # such layers have nothing else, and the others have no feed-forward part

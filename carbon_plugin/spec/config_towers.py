@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.blocks import Part
+from carbon_plugin.spec.class_defaults import left_out
 from carbon_plugin.spec.config_keys import HIDDEN, Keys
-from carbon_plugin.spec.families import has_position_table, nested_defaults, tower_of
+from carbon_plugin.spec.families import has_position_table, tower_of
 
 DEPTH = ("num_hidden_layers", "depth", "num_layers", "layers", "encoder_layers", "num_blocks", "vt_num_hidden_layers")
 WIDTH = ("embed_dim", "hidden_size", "width", "d_model", "vt_hidden_size")
@@ -28,7 +29,7 @@ def with_defaults(keys: Keys, whole: str) -> Keys:
     if tower_of(kind) is None or kind == whole:  # older configs name the whole model here, or nothing
         kind = f"{whole}_vision" if tower_of(f"{whole}_vision") else kind
     own = {key: value for key, value in keys.config.items() if value is not None}
-    return Keys({**nested_defaults(kind), **own, "model_type": kind}, keys.origin)
+    return Keys({**left_out(kind, own, nested=True), **own, "model_type": kind}, keys.origin)
 
 
 def tower(keys: Keys, name: str) -> Part:

@@ -56,9 +56,9 @@ def family_of(name: str) -> Family:
     )
 
 
-def nested_defaults(name: str) -> dict[str, Any]:
-    """What a config of this `model_type` leaves out when it is nested in another one and equals its class's default."""
-    found: dict[str, Any] = _table()["defaults"]["families"].get(name, {})
+def derived_defaults(name: str) -> dict[str, Any]:
+    """What the class of a `model_type` puts where its config lacks a key, and no class attribute says."""
+    found: dict[str, Any] = _table()["derived_defaults"]["families"].get(name, {})
     return found
 
 

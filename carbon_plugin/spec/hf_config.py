@@ -16,6 +16,7 @@ import msgspec
 
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.blocks import Block
+from carbon_plugin.spec.class_defaults import check_complete, defaults_note, left_out
 from carbon_plugin.spec.config_equivalent import equivalent_fields, hybrid_note, is_hybrid
 from carbon_plugin.spec.config_feeds import feed_at
 from carbon_plugin.spec.config_json import read_config
@@ -26,7 +27,7 @@ from carbon_plugin.spec.config_nas import nas_blocks
 from carbon_plugin.spec.config_parts import parts_note, parts_of
 from carbon_plugin.spec.decoding import decode
 from carbon_plugin.spec.document import Document
-from carbon_plugin.spec.families import Family, family_of, nested_defaults
+from carbon_plugin.spec.families import Family, family_of
 from carbon_plugin.spec.model import TransformerModel
 
 NESTED = ("text_config", "llm_config", "language_config")
@@ -66,12 +67,13 @@ def model_from_hf_config(
         raise SpecError(f"{origin}: key model_type is missing, which says what the layers of a model hold")
     text = next((config[key] for key in NESTED if isinstance(config.get(key), Mapping)), config)
     family = family_of(str(text.get("model_type") or config["model_type"]))
-    defaults = nested_defaults(family.name) if text is not config else {}
-    keys = Keys({**defaults, **config, **text}, origin)
+    filled = left_out(family.name, {**config, **text}, nested=text is not config)
+    keys = Keys({**filled, **config, **text}, origin)
     gated = _gate(keys, family, str(config["model_type"]), stated or {})
+    check_complete(keys, family, filled)
     notes: list[str] = []
-    if left_out := [key for key in defaults if key[0] != "_" and key not in config and key not in text]:
-        notes.append(f"class defaults of {family.name} for {', '.join(left_out)}, which the config leaves out")
+    if said := defaults_note(family, filled):
+        notes.append(said)
     if family.encoder and not keys.flag("is_decoder", default=False):
         notes.append("an encoder: its attention sees the whole sequence, and its step time is not validated")
     window = _window(keys, family)

@@ -55,6 +55,11 @@ def classes() -> Iterator[tuple[str, str]]:
 
 def build(table: str, model_type: str, changes: dict[str, Any] | None = None) -> Built | None:
     """The class built from its defaults, None where its defaults or missing packages do not let it be built."""
+    return build_from(table, model_type, {**OVERRIDES.get(model_type, {}), **(changes or {})})
+
+
+def build_from(table: str, model_type: str, stated: dict[str, Any]) -> Built | None:
+    """The class built from a config, None where that or missing packages do not let it be built."""
     from transformers.models.auto import modeling_auto
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -65,7 +70,7 @@ def build(table: str, model_type: str, changes: dict[str, Any] | None = None) ->
     found = names[model_type]
     try:
         kind = getattr(transformers, found if isinstance(found, str) else found[0])
-        config = CONFIG_MAPPING[model_type](**OVERRIDES.get(model_type, {}), **(changes or {}))
+        config = CONFIG_MAPPING[model_type](**stated)
         wanted = getattr(kind, "config_class", None)
         if wanted is not None and not isinstance(config, wanted):
             inner = (getattr(config, key, None) for key in ("text_config", "decoder"))
@@ -77,6 +82,17 @@ def build(table: str, model_type: str, changes: dict[str, Any] | None = None) ->
         return None
     parameters = sum({id(parameter): parameter.numel() for parameter in model.parameters()}.values())
     return Built(_plain(json.loads(config.to_json_string(use_diff=True))), parameters)
+
+
+def whole_config(model_type: str, changes: dict[str, Any] | None = None) -> dict[str, Any] | None:
+    """Every key of a class, with these changes of its defaults; None where the class cannot be built from its own."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    stated = {**OVERRIDES.get(model_type, {}), **(changes or {})}
+    built = build_from(CAUSAL, model_type, stated)
+    if built is None or built.config.get("model_type") != model_type:
+        return None
+    return _plain(json.loads(CONFIG_MAPPING[model_type](**stated).to_json_string(use_diff=False)))
 
 
 def shrunk(model_type: str) -> dict[str, Any]:
