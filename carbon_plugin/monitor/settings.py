@@ -138,7 +138,8 @@ def make_settings(
         ("quiet", quiet, (bool,)),
         ("options", options, (MonitorOptions,)),
     ):
-        if given is not None and not isinstance(given, kinds):
+        mistaken = isinstance(given, bool) and bool not in kinds  # Python counts True as the number 1
+        if given is not None and (mistaken or not isinstance(given, kinds)):
             raise SpecError(f"{argument} is {given!r}, expected {' or '.join(kind.__name__ for kind in kinds)}")
     _check_value("role", role, Role | None)
     options = options or MonitorOptions()

@@ -32,6 +32,7 @@ from carbon_plugin.spec.site import Site
         ({"window_s": 1.0}, "window_s is 1.0, expected at least 5"),
         ({"total_steps": "many"}, "total_steps is 'many', expected int"),
         ({"tokens_per_step": 4e6}, "tokens_per_step is 4000000.0, expected int"),
+        ({"step": True}, "step is True, expected int"),
         ({"window_s": "10"}, "window_s is '10', expected float or int"),
         ({"role": "finale"}, "role is 'finale', expected .*final"),
         ({"layout": 8}, "layout is 8, expected ParallelLayout or Mapping"),
