@@ -278,6 +278,12 @@ def places() -> Mapping[str, Place]:
 
 
 @cache
+def unpublished_parts() -> Mapping[str, Sequence[str]]:
+    """Names of parts that no table has a value of, by the alpha-3 code of their country."""
+    return _load("unpublished_parts.yaml", dict[str, tuple[str, ...]])
+
+
+@cache
 def countries() -> Mapping[str, Country]:
     """Codes and names of areas by alpha-3 code."""
     return _load("countries.yaml", dict[str, Country])

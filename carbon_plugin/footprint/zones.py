@@ -30,8 +30,8 @@ TABLES: dict[AreaTable, Callable[[], tables.IntensityTable]] = {
 """Every intensity table by its name in an area."""
 
 FORMS = (
-    "an ISO code (FRA, FR), a country, a state or province (Texas, US-TX, CA-QC), egrid:SRVC, gcp:us-central1, "
-    "aws:eu-north-1 or azure:westeurope"
+    "an ISO code (FRA, FR), a country, a part of AU, BR, CA, CN, DK, IN, IT, JP, NO, SE or US (Texas, US-TX, CA-QC), "
+    "egrid:SRVC, gcp:us-central1, aws:eu-north-1 or azure:westeurope"
 )
 AMBIGUOUS = {"georgia": "GEO for the country, US-GA for the state"}
 """Names that a country and a part of another one share."""
@@ -151,7 +151,21 @@ def _locate_bare(zone: str) -> Area:
     if providers:
         forms = " or ".join(f"{provider}:{zone.lower()}" for provider in providers)
         raise FootprintError(f"zone {zone!r} is a cloud region without its provider: write {forms}")
+    whole = _unpublished_index().get(word) or _whole_of(zone)
+    if whole is not None:
+        name = tables.countries()[whole].name
+        raise FootprintError(
+            f"zone {zone!r}: no value of a part of {name} is in the tables; write {whole} for the country"
+        )
     raise _unknown(zone, _names_like(zone))
+
+
+def _whole_of(zone: str) -> str | None:
+    """The country of a code of ISO 3166-2 (DE-BY) whose parts are in no table, else None."""
+    country, hyphen, part = zone.strip().upper().partition("-")
+    code = _country_index().get(_key(country)) if hyphen and len(country) == 2 and 0 < len(part) <= 3 else None
+    published = any(place.startswith(f"{country}-") for place in tables.places())
+    return None if published else code
 
 
 def _country(code: str) -> Area:
@@ -291,6 +305,12 @@ def _country_index() -> dict[str, str]:
             if word:
                 index[_key(word)] = code
     return index
+
+
+@cache
+def _unpublished_index() -> dict[str, str]:
+    """Every name of a part of a country that has no value of its own, normalised, to the country's alpha-3 code."""
+    return {_key(name): country for country, names in tables.unpublished_parts().items() for name in names}
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Mapping
 
 from carbon_plugin.errors import SpecError
@@ -17,8 +18,9 @@ NO_ALIASES: Aliases = {}
 
 
 def normalized(name: str) -> str:
-    """A name for comparison: lower case, with `-` for blanks and underscores."""
-    return "-".join(name.strip().lower().replace("_", " ").split())
+    """A name for comparison: lower case without accents, with `-` for blanks and underscores."""
+    letters = (letter for letter in unicodedata.normalize("NFKD", name) if not unicodedata.combining(letter))
+    return "-".join("".join(letters).strip().lower().replace("_", " ").split())
 
 
 def nearest(name: str, known: Iterable[str], aliases: Aliases = NO_ALIASES) -> list[str]:

@@ -56,6 +56,9 @@ def test_every_framework_is_a_module_that_is_there(capsys):
     [
         ("zones", "texas", ["US-TX", "azure:southcentralus"]),
         ("zones", "QUEBEC", ["CA-QC", "azure:canadaeast"]),
+        ("zones", "québec", ["CA-QC", "azure:canadaeast"]),
+        ("zones", "montreal", ["gcp:northamerica-northeast1", "aws:ca-central-1"]),
+        ("zones", "sao paulo", ["BR-CS", "gcp:southamerica-east1", "aws:sa-east-1", "azure:brazilsouth"]),
         ("accelerators", "h200", ["gh200", "h200-sxm"]),
         ("models", "openai/gpt-oss", ["gpt-oss-120b", "gpt-oss-20b"]),
         ("nodes", "nvl72", ["gb200-nvl72", "gb300-nvl72"]),

@@ -240,6 +240,44 @@ def test_an_unknown_zone_is_an_error_that_lists_the_nearest_names(zone: str, nea
 
 
 @pytest.mark.parametrize(
+    ("zone", "country"),
+    [
+        ("Bavaria", "DEU"),
+        ("England", "GBR"),
+        ("wales", "GBR"),
+        ("Catalonia", "ESP"),
+        ("Ile de France", "FRA"),
+        ("Baden-Wuerttemberg", "DEU"),
+        ("DE-BY", "DEU"),
+        ("gb-eng", "GBR"),
+        ("FR-IDF", "FRA"),
+    ],
+)
+def test_a_part_of_a_country_without_published_parts_names_the_country(zone: str, country: str) -> None:
+    with pytest.raises(FootprintError) as error:
+        locate(zone)
+
+    assert f"write {country} for the country" in str(error.value)
+    assert "nearest" not in str(error.value)
+
+
+def test_a_name_without_a_value_is_no_zone_and_its_country_is_one() -> None:
+    for country, names in tables.unpublished_parts().items():
+        assert parts_of(country) == ()
+        for name in names:
+            with pytest.raises(FootprintError, match=f"write {country} for the country"):
+                locate(name)
+
+
+def test_the_countries_of_which_parts_are_known_are_named_where_a_zone_is_not() -> None:
+    with pytest.raises(FootprintError) as error:
+        locate("qqqqqqqq")
+
+    countries = sorted({code.partition("-")[0] for code in tables.places()})
+    assert f"a part of {', '.join(countries[:-1])} or {countries[-1]} " in str(error.value)
+
+
+@pytest.mark.parametrize(
     ("zone", "kind"), [("US-TXX", "US-"), ("CA-QB", "CA-"), ("NO-NO9", "NO-"), ("egrid:ERC", "egrid:")]
 )
 def test_nearest_names_are_of_the_kind_that_was_typed(zone: str, kind: str) -> None:
