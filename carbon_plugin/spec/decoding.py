@@ -14,9 +14,14 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 import msgspec
 
 from carbon_plugin.spec.document import Document
+from carbon_plugin.spec.links import is_counted, rate_bytes_per_s
 from carbon_plugin.spec.names import nearest
 from carbon_plugin.spec.reading import LARGEST, Keys, shown
 
+RATE_MARK = "bytes_per_s"
+"""In the name of every field that holds bytes/s."""
+SHARE_OF_ONE = "scaleout_bandwidth_bytes_per_s"
+"""A field of one device beside which people count the NICs of a node: which of both a count means cannot be told."""
 S = TypeVar("S", bound=msgspec.Struct)
 LARGEST_INT = 10**15
 """A larger count is a slip of the hand, and is no longer exact as a float."""
@@ -53,7 +58,17 @@ class _Decoder:
         if container in (list, tuple):
             items = enumerate(self.expect(value, (list, tuple), kind, keys))
             return container(self.value(item, inner[0], (*keys, index)) for index, item in items)
+        if isinstance(value, str) and kind is float and _counts_bytes_per_s(keys):
+            value = self.rate(value, keys)
         return self.leaf(value, kind, keys)
+
+    def rate(self, text: str, keys: Keys) -> float:
+        """A rate that is written with its unit."""
+        with self.document.located(keys, field=True):
+            rate = rate_bytes_per_s(text)
+        if SHARE_OF_ONE in keys and is_counted(text):
+            raise self.document.error(keys, f"expected the share of one device, such as 400 Gb/s, got {shown(text)}")
+        return rate
 
     def expect(self, value: Any, shape: Any, kind: Any, keys: Keys) -> Any:
         if not isinstance(value, shape):
@@ -93,6 +108,11 @@ class _Decoder:
             return msgspec.convert(value, kind)
         except msgspec.ValidationError:
             raise self.document.error(keys, f"expected {describe(kind)}, got {shown(value)}") from None
+
+
+def _counts_bytes_per_s(keys: Keys) -> bool:
+    """Whether a field, or the sourced value that it holds, is a rate in bytes/s by its name."""
+    return any(RATE_MARK in str(key) for key in keys[-2:])
 
 
 @cache

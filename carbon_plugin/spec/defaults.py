@@ -11,8 +11,6 @@ MOST_CHUNKS = 8
 """Model chunks a pipeline rank holds at most: more cost more transfers than the bubble gives back."""
 SPARE_LAYERS = 2
 """Layers that embedding and loss may stand for where stages are dealt out (Llama 3 405B: 126 of 128)."""
-INTERLEAVED_SINCE = 2021
-"""Year of the interleaved schedule (Narayanan et al. 2021, arXiv 2104.04473)."""
 
 
 class Taken(NamedTuple):
@@ -24,8 +22,8 @@ class Taken(NamedTuple):
 
 def interleaved_chunks(pp: int, layers: int, micro_batches: int) -> Taken:
     """Model chunks a pipeline rank holds where a Megatron-like schedule leaves them open: the largest number up to
-    `MOST_CHUNKS` that deals out the layers, with one or two more for embedding and loss. The schedule needs the
-    micro-batches to be a multiple of the stages."""
+    `MOST_CHUNKS` that deals out the layers, with one or two more for embedding and loss. The schedule (Narayanan
+    et al. 2021, arXiv 2104.04473) needs the micro-batches to be a multiple of the stages."""
     if pp == 1:
         return Taken(1, "no pipeline")
     if micro_batches % pp:
@@ -34,10 +32,3 @@ def interleaved_chunks(pp: int, layers: int, micro_batches: int) -> Taken:
         if chunks * pp <= layers and any((layers + spare) % (pp * chunks) == 0 for spare in range(SPARE_LAYERS + 1)):
             return Taken(chunks, "interleaved as far as the layers allow")
     return Taken(1, "the layers do not divide")
-
-
-def gated_by_count(layers: int, hidden: int, ffn: int, other: float, total: float) -> bool:
-    """Whether a feed-forward block has three matrices rather than two: whichever comes closer to the stated `total`
-    parameters, with `other` outside of these blocks."""
-    two, three = (other + layers * matrices * hidden * ffn for matrices in (2, 3))
-    return abs(three - total) < abs(two - total)

@@ -9,8 +9,11 @@ from __future__ import annotations
 import re
 
 from carbon_plugin.errors import SpecError
+from carbon_plugin.spec.reading import shown
 
 BITS = 8
+LONGEST = 60
+"""Characters of a rate that a person writes."""
 PREFIXES = {"k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 PORTS = {
     "fdr": 56e9,
@@ -43,11 +46,19 @@ _PER_DEVICE = re.compile(r"(?:per|a|/)\s*(?:GPU|chip|device|accelerator|tile|cor
 def rate_bytes_per_s(text: str) -> float:
     """Bytes/s of a rate such as "400 Gb/s", "400Gb", "3.2 Tb/s", "50 GB/s", "4x 200G" or "NDR400".
 
-    Raises `SpecError` naming the text where it is no rate, or none that is above 0."""
-    found = _found_rate(text)
+    Raises `SpecError` naming the text where it is anything more or less than a rate above 0: words such as "per node"
+    would change what the number counts."""
+    plain = text.strip()
+    whole = len(plain) <= LONGEST and (_RATE.fullmatch(plain) or _NAMED.fullmatch(plain) or plain.lower() in PORTS)
+    found = _found_rate(plain) if whole else None
     if found is None or found <= 0:
-        raise SpecError(f"{text!r} is not a rate; expected a number with its unit, such as 400 Gb/s or 50 GB/s")
+        raise SpecError(f"{shown(text)} is not a rate; expected a number with its unit, such as 400 Gb/s or 50 GB/s")
     return found
+
+
+def is_counted(text: str) -> bool:
+    """Whether a rate has a count before it, as in "8x 400 Gb/s"."""
+    return re.match(r"\s*\d+\s*[x\u00d7*]", text) is not None
 
 
 def nic_bytes_per_s(text: str, devices_per_node: int) -> float | None:

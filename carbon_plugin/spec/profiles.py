@@ -9,7 +9,7 @@ Only files that contain the name asked for are parsed, so that resolving one dev
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
@@ -19,9 +19,10 @@ from msgspec import Struct
 
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.decoding import decode
-from carbon_plugin.spec.document import read_document
+from carbon_plugin.spec.document import Document, read_document
 from carbon_plugin.spec.figure import Sourced
 from carbon_plugin.spec.hardware import Accelerator, Node
+from carbon_plugin.spec.links import is_counted, rate_bytes_per_s
 from carbon_plugin.spec.names import normalized, unknown_name
 from carbon_plugin.spec.reading import read_text
 from carbon_plugin.spec.stack import STACKS, Stack
@@ -31,6 +32,8 @@ GENERIC_NODE = "workstation"
 GENERIC_SERVER = "pcie-8"
 """Where several of the cards are that usually sit in a workstation each."""
 ANY_ACCELERATOR = "*"
+
+NIC_RATE = "bandwidth_bytes_per_s"
 
 Profile = Accelerator | Node
 Directories = Sequence[str | Path]
@@ -192,7 +195,10 @@ def _profile(path: Path, stamp_ns: int) -> Profile:
     fields = document.value if isinstance(document.value, dict) else {}
     if "peak_flops" not in fields and "host" not in fields:
         raise SpecError(f"{path}: neither an accelerator profile (peak_flops) nor a node profile (host)")
-    profile = decode(document, Accelerator) if "peak_flops" in fields else decode(document, Node)
+    if "peak_flops" in fields:
+        profile: Profile = decode(document, Accelerator)
+    else:
+        profile = decode(_with_shares_of_nics(document), Node)
     for field, value in sourced_values(profile):
         if value.source not in profile.sources:
             known = ", ".join(profile.sources)
@@ -235,3 +241,18 @@ def _distinct(profiles: Iterable[P]) -> list[P]:
 def _driver_name(name: str) -> str:
     """A driver's name for comparison: without the vendor's prefix and the slice of a MIG device."""
     return normalized(name).removeprefix("nvidia-").split("-mig-")[0]
+
+
+def _with_shares_of_nics(document: Document) -> Document:
+    """A node's document with counted NICs ("8x 400 Gb/s") as the bytes/s that one of its devices has of them."""
+    node = document.value
+    network, devices = node.get("network"), node.get("accelerators")
+    stated = network.get(NIC_RATE) if isinstance(network, Mapping) else None
+    if not isinstance(stated, Mapping) or not isinstance(devices, int) or devices < 1:
+        return document
+    shares = dict(stated)
+    for key, text in stated.items():
+        if key in ("value", "low", "high") and isinstance(text, str) and is_counted(text):
+            with document.located(("network", NIC_RATE, key), field=True):
+                shares[key] = rate_bytes_per_s(text) / devices
+    return Document(node | {"network": {**network, NIC_RATE: shares}}, document.origin, document.places)

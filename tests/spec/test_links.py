@@ -68,6 +68,24 @@ def test_network_phrases_of_the_sources_are_understood(text, expected) -> None:
     assert found == (None if expected is None else pytest.approx(expected))
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "3.2 Tb/s per node",
+        "about 400 Gb/s",
+        "400 GiB/s",
+        "400 GB/s, 200 Gb/s",
+        "0 Gb/s",
+        "-50 GB/s",
+        "8x",
+        "9" * 400 + "G",
+    ],
+)
+def test_a_rate_with_other_words_around_it_is_refused(text) -> None:
+    with pytest.raises(SpecError, match="is not a rate"):
+        rate_bytes_per_s(text)
+
+
 @pytest.mark.parametrize("text", ["100", "fast, 100 per second", "4 furlongs"])
 def test_a_number_that_is_no_rate_is_refused_by_its_words(text) -> None:
     with pytest.raises(SpecError, match=text):
