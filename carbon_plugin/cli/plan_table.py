@@ -146,7 +146,7 @@ def _batch(forecast: Forecast) -> str:
 
 def _samples(forecast: Forecast) -> str:
     """What the model is trained on: a sample of a counted model that has no length is no token."""
-    counted = isinstance(forecast.spec.model, CountedModel) and forecast.spec.training.seq_len == 1
+    counted = isinstance(forecast.spec.model, CountedModel) and forecast.spec.model.seq_len is None
     return "samples" if counted else "tokens"
 
 

@@ -32,9 +32,6 @@ def _not_counted(spec: RunSpec) -> list[Assumption]:
     """What of the spec changes neither time nor memory because a counted model says nothing of it."""
     found = []
     assert isinstance(spec.model, CountedModel)
-    if spec.model.seq_len is None and spec.training.seq_len > 1:
-        said = "the count states no sequence length; FLOPs and activations of a sample grow with it"
-        found.append(Assumption("model.seq_len", str(spec.training.seq_len), said))
     if spec.training.optimizer == "muon":
         said = "shapes of the model's matrices are not known"
         found.append(Assumption("training.optimizer", "no time to orthogonalise", said))

@@ -123,6 +123,7 @@ def _without_superseded(document: Document, overrides: Mapping[str, Any]) -> Doc
 def _build(document: Document, name: str, base: Path, model_base: Path, profile_dirs: Directories) -> RunSpec:
     if isinstance(document.value, Mapping):
         document = Document({key: {} for key in SECTIONS} | dict(document.value), document.origin, document.places)
+    document, length_assumptions = _with_sample_length(document)
     fields = decode(document, _RunFields)
     directories = [*profile_dirs, *(base / entry for entry in fields.cluster.profiles)]
     cluster, cluster_assumptions = _cluster(document, fields.cluster, directories)
@@ -154,8 +155,27 @@ def _build(document: Document, name: str, base: Path, model_base: Path, profile_
         price_usd_per_device_hour=fields.price_usd_per_device_hour,
         programme=fields.programme,
         role=fields.role,
-        assumptions=(*cluster_assumptions, *training_assumptions, *layout_assumptions, *stack_assumptions),
+        assumptions=(
+            *cluster_assumptions,
+            *length_assumptions,
+            *training_assumptions,
+            *layout_assumptions,
+            *stack_assumptions,
+        ),
     )
+
+
+def _with_sample_length(document: Document) -> tuple[Document, list[Assumption]]:
+    """A plan that states no length for a model that was counted without one: its samples have no tokens."""
+    stated = document.value if isinstance(document.value, Mapping) else {}
+    model, training = stated.get("model"), stated.get("training")
+    if not isinstance(model, Mapping) or not isinstance(training, Mapping) or "seq_len" in training:
+        return document, []
+    if model.get("type") != "counted" or model.get("seq_len") is not None:
+        return document, []
+    value = {**stated, "training": {**training, "seq_len": 1}}
+    why = "the model was counted without a sequence length: a sample has no tokens"
+    return Document(value, document.origin, document.places), [Assumption("training.seq_len", "1", why)]
 
 
 def _cluster(document: Document, fields: _ClusterFields, directories: Directories) -> tuple[Cluster, list[Assumption]]:

@@ -97,9 +97,16 @@ def check_input(model: TransformerModel | CountedModel, training: TrainingPlan) 
     """Raise `SpecError` if a model was counted at another sequence length than it is to be trained at.
 
     FLOPs and activations of a sample grow with its length, and not in proportion: nothing short of another count tells.
+    A count that states no length holds for samples without tokens, which are planned with a length of 1.
     """
-    if not isinstance(model, CountedModel) or model.seq_len in (None, training.seq_len):
+    if not isinstance(model, CountedModel) or training.seq_len == (model.seq_len or 1):
         return
+    if model.seq_len is None:
+        raise SpecError(
+            f"model {model.name}: counted without a sequence length, so that a sample has no tokens, but "
+            f"training.seq_len is {training.seq_len}; plan with seq_len 1, where training.tokens is the number of "
+            "samples; if its samples do have tokens, state their number at the count as seq_len of the model"
+        )
     raise SpecError(
         f"model {model.name}: counted at {model.seq_len} tokens a sample, but training.seq_len is {training.seq_len}; "
         f"count it at that length ({_count_command(model, training.seq_len)}), or plan with seq_len {model.seq_len}"

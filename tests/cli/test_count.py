@@ -110,13 +110,24 @@ def test_a_count_at_another_length_without_its_code_is_refused_with_the_command_
     assert "carbon-plugin count nets:TokenMixer --input 4,8192:int64" in plan.stderr
 
 
-def test_a_count_that_states_no_length_is_planned_with_that_among_the_assumptions() -> None:
+def without_length() -> dict:
     counts = {"parameters": 10, "trainable_parameters": 10, "forward_flops_per_sample": 1e9, "kernels": 5}
-    block = {"model": {"type": "counted", **counts, "activation_bytes_per_sample": 1e6, "source": "an older count"}}
+    return {"model": {"type": "counted", **counts, "activation_bytes_per_sample": 1e6, "source": "images"}}
 
-    assumptions = predict_step(build_run_spec(planned(block, 512), origin="test")).assumptions
 
-    assert ("model.seq_len", "512") in {(item.field, item.value) for item in assumptions}
+def test_a_sample_of_a_model_that_was_counted_without_a_length_has_no_tokens() -> None:
+    with pytest.raises(SpecError, match=r"a sample has no tokens, but training.seq_len is 512; plan with seq_len 1"):
+        predict_step(build_run_spec(planned(without_length(), 512), origin="test"))
+
+    one = build_run_spec(planned(without_length(), 1), origin="test")
+    unstated = planned(without_length(), 1)
+    del unstated["training"]["seq_len"]
+    taken = build_run_spec(unstated, origin="test")
+
+    assert taken.training == one.training
+    assert ("training.seq_len", "1") in {(item.field, item.value) for item in taken.assumptions}
+    assert "training.seq_len" not in {item.field for item in one.assumptions}
+    assert predict_step(taken).step_time_s == predict_step(one).step_time_s
 
 
 @pytest.mark.parametrize(

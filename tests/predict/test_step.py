@@ -34,6 +34,7 @@ COUNTED = {
     "trainable_parameters": 25_000_000,
     "forward_flops_per_sample": 8.2e9,
     "activation_bytes_per_sample": 9e7,
+    "seq_len": 2048,
     "kernels": 320,
 }
 
@@ -177,6 +178,7 @@ def test_a_counted_model_is_predicted_with_a_wide_range_and_refuses_tensor_paral
         activation_bytes_per_sample=9e7,
         kernels=320,
         source="counted",
+        seq_len=2048,
     )
     base = spec_of(layout={"dp_replicate": 64}, stack={})
     prediction = predict_step(msgspec.structs.replace(base, model=counted))
