@@ -146,10 +146,14 @@ def _usage(error: Any, arguments: Sequence[str]) -> str:
     """One line for a command line that typer refuses: command, option, value, and where to read on."""
     command = error.ctx.command_path if getattr(error, "ctx", None) else "carbon-plugin"
     message = f"{command.removeprefix('carbon-plugin ')}: {error.format_message().rstrip('.')}"
-    for option in getattr(getattr(error, "param", None), "opts", ()):
-        for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
-            if argument == option or argument.startswith(f"{option}="):
-                message += f", it is {argument.partition('=')[2] or following!r}"
+    message = message.replace("Value error, ", "")  # a word of the library that checks values
+    given = [
+        argument.partition("=")[2] if "=" in argument else following
+        for argument, following in zip(arguments, [*arguments[1:], ""], strict=True)
+        if argument.partition("=")[0] in getattr(getattr(error, "param", None), "opts", ())
+    ]
+    if given:  # of an option that is given more than once the last one counts
+        message += f", it is {given[-1]!r}"
     return f"{message}; see {command} --help"
 
 

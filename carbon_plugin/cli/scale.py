@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from carbon_plugin.errors import SpecError
+from carbon_plugin.spec.amounts import days_phrase
 
 if TYPE_CHECKING:
     from carbon_plugin.plan.scaling_laws import ScalingLaw
@@ -87,7 +88,7 @@ def scale(
         for field, value, given in (
             ("accelerator", ", ".join(devices), accelerator),
             ("zone", ", ".join(str(site.zone) for site in sites), zone),
-            ("deadline", f"{days:g} days", deadline_days),
+            ("deadline", days_phrase(days), deadline_days),
         )
         if given is None
     ]

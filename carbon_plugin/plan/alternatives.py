@@ -24,6 +24,7 @@ from carbon_plugin.plan.pareto import not_dominated, steps_of
 from carbon_plugin.plan.search import Found, Progress, search, search_layout
 from carbon_plugin.plan.space import EVERYTHING
 from carbon_plugin.plan.whatif import as_many_devices, lost_cap, relocated
+from carbon_plugin.spec.amounts import days_phrase
 from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.hardware import Cluster
 from carbon_plugin.spec.layout import ParallelLayout
@@ -53,7 +54,8 @@ class Question(Struct, frozen=True, kw_only=True):
             if count < 1:
                 raise SpecError(f"search: nodes is {count}, expected a positive integer")
         if self.deadline_s is not None and not self.deadline_s > 0:
-            raise SpecError(f"search: the deadline is {self.deadline_s / DAY_S:g} days, expected a positive number")
+            stated = self.deadline_s / DAY_S
+            raise SpecError(f"search: the deadline (--deadline-days) is {stated:g}, expected a positive number of days")
 
 
 class Option(Struct, frozen=True, kw_only=True):
@@ -278,8 +280,8 @@ def _too_late(variant: RunSpec, found: Found, fastest: Forecast, question: Quest
     return _Obstacle(
         variant,
         f"deadline: the fastest of {found.fitting:,} layouts of {variant.model.name}{with_held(variant)} that fit on "
-        f"{nodes_phrase(variant)} takes {least / DAY_S:.3g} days ({layout_phrase(fastest)}), "
-        f"more than {limit / DAY_S:.3g}",
+        f"{nodes_phrase(variant)} takes {days_phrase(least / DAY_S)} ({layout_phrase(fastest)}), "
+        f"more than the deadline of {days_phrase(limit / DAY_S)}",
         least,
     )
 
@@ -300,7 +302,10 @@ def _nothing(question: Question, obstacles: list[_Obstacle], seed: int) -> Infea
 
 def _sooner(variant: RunSpec, question: Question, least_s: float, seed: int) -> str:
     """What would meet the deadline."""
-    limit, later = question.deadline_s or math.inf, f"a deadline of {math.ceil(least_s / DAY_S * 100) / 100:g} days"
+    limit, later = (
+        question.deadline_s or math.inf,
+        f"a deadline of {days_phrase(math.ceil(least_s / DAY_S * 100) / 100, 8)}",
+    )
     for more in (with_nodes(variant, factor) for factor in MORE_NODES):
         try:
             forecast = make_forecast(with_layout(more, search_layout(more).layout), seed=seed)

@@ -21,6 +21,10 @@ from carbon_plugin.spec.run import RunSpec, check_layout, check_work
 
 GIB = 2**30
 MORE_NODES = (2, 4, 8, 16, 32, 64)
+MORE_DEVICES = (2, 4, 8)
+"""Devices that a server holds of what is sold as a card."""
+ADAPTERS = 0.01
+"""Usual share of parameters that adapters train (LoRA of rank 16 to 64)."""
 """Factors on the number of nodes that are tried to find what would help."""
 
 
@@ -64,6 +68,13 @@ def inputs_of(spec: RunSpec) -> Inputs:
 def with_nodes(spec: RunSpec, factor: int) -> RunSpec:
     """The same run on so many times the nodes."""
     cluster = msgspec.structs.replace(spec.cluster, nodes=spec.cluster.nodes * factor)
+    return msgspec.structs.replace(spec, cluster=cluster)
+
+
+def _with_devices(spec: RunSpec, count: int) -> RunSpec:
+    """The same run with so many devices in each node; what else such a node has does not matter to memory."""
+    node = msgspec.structs.replace(spec.cluster.node, accelerators=max(count, spec.cluster.node.accelerators))
+    cluster = msgspec.structs.replace(spec.cluster, node=node, devices_per_node=count)
     return msgspec.structs.replace(spec, cluster=cluster)
 
 
@@ -142,7 +153,15 @@ def _more_room(spec: RunSpec, space: Space, need_bytes: float) -> list[str]:
     enough = next((more for more in (with_nodes(spec, f) for f in MORE_NODES) if fits_somehow(more, space)), None)
     if enough is not None:
         found.append(nodes_phrase(enough))
+    if spec.cluster.devices_per_node == 1:
+        count = next((more for more in MORE_DEVICES if fits_somehow(_with_devices(spec, more), space)), None)
+        if count is not None:
+            found.append(f"--devices-per-node {count}")
     offloading = msgspec.structs.replace(spec.training, optimizer_offload=True)
     if not spec.training.optimizer_offload and fits_somehow(msgspec.structs.replace(spec, training=offloading), space):
         found.append("training.optimizer_offload: true")
+    if isinstance(spec.model, TransformerModel) and spec.model.trainable_fraction == 1:
+        adapters = msgspec.structs.replace(spec.model, trainable_fraction=ADAPTERS)
+        if fits_somehow(msgspec.structs.replace(spec, model=adapters), space):
+            found.append(f"model.trainable_fraction: {ADAPTERS:g}, as of LoRA adapters")
     return [*found, f"devices of {math.ceil(need_bytes / GIB)} GiB"]

@@ -33,6 +33,8 @@ from carbon_plugin.spec.run import RunSpec, with_layout
 from carbon_plugin.spec.stack import ORDINARY
 
 LARGE_RUN_DEVICE_HOURS = 50_000
+MUCH_MORE = 1.1
+"""Tokens of whole steps over those asked for from which on the rounding is said."""
 PUBLISHED_OVER_PREDICTED = (0.96, 1.6)
 """Device-hours that whole runs of dense models took over those predicted for them: the rows of docs/goodput.md."""
 PUBLISHED_OVER_PREDICTED_MIXTURE = {"tuned": 0.7, "ordinary": 0.5}
@@ -271,6 +273,13 @@ def _warnings(spec: RunSpec, prediction: StepPrediction, device_hours: float) ->
         found.append(
             f"memory is {used:.0%} full: expect {slower:.0%} more time than predicted here (allocator retries, up to "
             f"{SLOWDOWN_AT_LIMIT:.0%}), and not to fit at all with a probability of {1 - fit_probability(used):.0%}"
+        )
+    training = spec.training
+    if training.tokens is not None and training.total_steps * training.tokens_per_step > MUCH_MORE * training.tokens:
+        found.append(
+            f"{training.tokens:,.0f} tokens are rounded up to {training.total_steps:,} whole "
+            f"step{'s' * (training.total_steps > 1)} of {training.tokens_per_step:,} tokens: give a smaller "
+            "global_batch_size, or steps"
         )
     if spec.training.optimizer_offload:
         found += _host_memory_warning(spec)

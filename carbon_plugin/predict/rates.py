@@ -375,7 +375,10 @@ def _attention(resolver: _Resolver, stack: Stack, peak_16bit_flops: float) -> fl
     kernel = stack.attention_kernel
     if kernel is None:
         kernel = default_attention_kernel(device)
-        resolver.assume("stack.attention_kernel", kernel, f"usual on {device.architecture}")
+        if device.kind == "tpu":  # FlashAttention is CUDA code: XLA and Pallas have kernels of their own
+            resolver.assume("stack.attention_kernel", f"fused, priced as {kernel}", "no class of TPU kernels is known")
+        else:
+            resolver.assume("stack.attention_kernel", kernel, f"usual on {device.architecture}")
     if kernel == "unfused":
         return np.inf
     if kernel == "cudnn_fp8":

@@ -19,6 +19,12 @@ def number(value: float, digits: int = 3) -> str:
     return f"{float(text):,.{len(decimals) if point and 'e' not in text else 0}f}"
 
 
+def days_phrase(days: float, digits: int = 3) -> str:
+    """A time in days: 1 day, 1.5 days."""
+    text = number(days, digits)
+    return f"{text} day{'s' * (text != '1')}"
+
+
 def fitting_unit(value: float, units: Units, digits: int = 3) -> tuple[float, str]:
     """The largest unit of a rising row that `value` reaches, once rounded to so many digits; else the smallest."""
     rounded = abs(float(f"{value:.{digits}g}"))

@@ -78,6 +78,8 @@ class Keys:
     def names(self, key: str) -> list[str]:
         """A list of words; empty where there is none."""
         value = self.config.get(key)
+        if isinstance(value, str):
+            raise SpecError(f"{self.origin}: {key}: expected a list with a word a layer, got {value!r}")
         return [str(item) for item in value] if isinstance(value, list) else []
 
     def indices(self, key: str) -> list[int] | None:

@@ -182,6 +182,10 @@ def _cluster(document: Document, fields: _ClusterFields, directories: Directorie
     assumptions = []
     with document.located(("cluster", "accelerator"), field=True):
         accelerator = load_accelerator(fields.accelerator, profile_dirs=directories)
+    used = fields.devices_per_node
+    if used is not None and used < 1:
+        expected = "at least 1; leave it out for all devices of the node"
+        raise document.error(("cluster", "devices_per_node"), f"expected {expected}, got {used}")
     with document.located(("cluster", "node"), field=True):
         if fields.node is not None:
             node = load_node(fields.node, profile_dirs=directories)
@@ -191,7 +195,6 @@ def _cluster(document: Document, fields: _ClusterFields, directories: Directorie
             assumptions.append(Assumption("cluster.node", node.name, f"usual node of {accelerator.name}{several}"))
     if node.accelerator not in (ANY_ACCELERATOR, accelerator.name):
         raise document.error(("cluster", "node"), f"{node.name} holds {node.accelerator}, not {accelerator.name}")
-    used = fields.devices_per_node
     if used is None:
         used = node.accelerators
         assumptions.append(Assumption("cluster.devices_per_node", str(used), f"all devices of {node.name}"))

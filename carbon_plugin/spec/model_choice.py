@@ -36,6 +36,11 @@ def choose_model(document: Document, base: Path) -> TransformerModel | CountedMo
 def _named(name: str, base: Path) -> TransformerModel:
     """A preset, else the config at a path."""
     path = base / Path(name).expanduser()
+    if path.suffix.lower() in (".yaml", ".yml") and path.is_file():
+        raise SpecError(
+            f"{path}: is a spec (YAML), and a model is a preset or a Hugging Face config.json: give the spec as the "
+            f"argument, carbon-plugin plan {name} --accelerator ... (`count -o` writes such files)"
+        )
     if path.exists() and ("/" in name or name.endswith(".json")):
         return load_hf_config(path)
     try:

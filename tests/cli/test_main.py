@@ -14,6 +14,7 @@ import pytest
 import carbon_plugin
 from carbon_plugin.cli import main as cli
 from carbon_plugin.errors import MeterError
+from carbon_plugin.spec.amounts import days_phrase
 
 BIN = str(Path(sys.executable).parent / "carbon-plugin")
 
@@ -59,6 +60,8 @@ def test_the_version_is_printed(capsys):
         (["plan", "--nope"], ["plan: ", "--nope", "see carbon-plugin plan --help"]),
         (["plan", "--nodes", "many"], ["plan: ", "'--nodes'", "it is 'many'"]),
         (["plan", "--nodes=many"], ["'--nodes'", "it is 'many'"]),
+        (["plan", "--nodes", "1", "--nodes", "1.5"], ["'--nodes'", ", it is '1.5'; see"]),
+        (["plan", "--tokens=", "--seq-len", "100"], ["'--tokens'", "it is ''"]),
         (["profiles", "show"], ["profiles show: ", "name"]),
         (["scale", "--zone"], ["'--zone'", "argument"]),
     ],
@@ -71,6 +74,89 @@ def test_a_mistyped_command_line_is_one_line_that_says_what_and_where(arguments,
     assert captured.err.startswith("error: ")
     assert captured.err.count("\n") == 1
     assert [word for word in words if word.lower() not in captured.err.lower()] == []
+
+
+def test_a_value_of_an_option_given_twice_is_named_once_and_no_word_of_a_library_is_printed(capsys):
+    assert cli.run(["plan", "--nodes", "1", "--nodes", "1.5"]) == 2
+    assert capsys.readouterr().err.count("it is") == 1
+    assert cli.run(["list", "foo"]) == 2
+    assert "Value error" not in capsys.readouterr().err
+
+
+ONE_CARD = ["plan", "--model", "llama3-8b", "--zone", "FRA", "--nodes", "1", "--accelerator"]
+
+
+def test_devices_per_node_below_one_do_not_name_the_room_of_a_node_that_more_would_change(capsys):
+    for accelerator in ("rtx-4090", "h100-sxm"):
+        assert cli.run([*ONE_CARD, accelerator, "--tokens", "1e9", "--devices-per-node", "0"]) == 2
+        said = capsys.readouterr().err
+        assert "cluster.devices_per_node: expected at least 1" in said
+        assert "got 0" in said
+        assert "expected 1 to" not in said
+
+
+def test_a_full_fine_tune_that_does_not_fit_on_one_card_is_told_of_more_cards_and_of_adapters(capsys):
+    small = ["--tokens", "1e7", "--seq-len", "1024", "--global-batch-size", "8"]
+
+    assert cli.run([*ONE_CARD, "rtx-4090", "--devices-per-node", "1", *small]) == 3
+
+    said = capsys.readouterr().err
+    assert "to make room: 8 nodes (8 devices), or --devices-per-node 8, " in said
+    assert "model.trainable_fraction: 0.01, as of LoRA adapters" in said
+
+
+def test_tokens_that_are_far_below_a_whole_step_are_said_to_be_rounded(capsys):
+    asked = [*ONE_CARD, "h100-sxm", "--dp-shard", "8", "--zero-stage", "3", "--recompute", "full"]
+
+    assert cli.run([*asked, "--tokens", "100", "--global-batch-size", "8", "--micro-batch-size", "1"]) == 0
+    assert "100 tokens are rounded up to 1 whole step of 32,768 tokens" in " ".join(capsys.readouterr().out.split())
+    assert cli.run([*asked, "--tokens", "1e9", "--global-batch-size", "8", "--micro-batch-size", "1"]) == 0
+    assert "rounded up" not in capsys.readouterr().out
+
+
+def test_a_deadline_is_in_days_and_one_that_is_no_number_is_refused_by_its_flag(capsys):
+    asked = [*ONE_CARD, "h100-sxm", "--tokens", "1e12", "--deadline-days"]
+
+    assert cli.run([*asked, "nan"]) == 2
+    assert "the deadline (--deadline-days) is nan, expected a positive number of days" in capsys.readouterr().err
+    assert [days_phrase(days) for days in (1, 0.5, 2, 189.21)] == ["1 day", "0.5 days", "2 days", "189 days"]
+
+
+def test_a_spec_in_place_of_a_model_is_told_how_it_is_used(capsys, tmp_path):
+    spec = tmp_path / "resnet.yaml"
+    spec.write_text("model: {type: counted, name: resnet}\n", encoding="utf-8")
+
+    assert (
+        cli.run(
+            [
+                "plan",
+                "--model",
+                str(spec),
+                "--accelerator",
+                "h100-sxm",
+                "--zone",
+                "FRA",
+                "--steps",
+                "10",
+                "--nodes",
+                "1",
+            ]
+        )
+        == 2
+    )
+
+    said = capsys.readouterr().err
+    assert f"{spec}: is a spec (YAML)" in said
+    assert f"carbon-plugin plan {spec} --accelerator" in said
+
+
+def test_the_kernel_of_a_tpu_has_no_name_of_a_cuda_kernel(capsys):
+    asked = ["plan", "--model", "llama3-8b", "--accelerator", "tpu-v5p", "--nodes", "16", "--tokens", "1e9"]
+    layout = ["--dp-shard", "64", "--zero-stage", "3", "--recompute", "full", "--micro-batch-size", "1"]
+
+    assert cli.run([*asked, *layout, "--zone", "FRA"]) == 0
+
+    assert "attention kernel fused," in " ".join(capsys.readouterr().out.split())
 
 
 def test_no_words_at_all_show_the_help(capsys):

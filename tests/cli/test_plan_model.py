@@ -47,6 +47,14 @@ def test_a_hybrid_says_that_its_step_is_not_validated(capsys: pytest.CaptureFixt
     assert "which no measurement has validated" in shown
 
 
+def test_kinds_of_layers_that_are_one_word_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = smaller(tmp_path, layer_types="full")
+
+    assert cli.run(["plan", *PLACE, "--model", str(path)]) == 2
+
+    assert "layer_types: expected a list with a word a layer, got 'full'" in capsys.readouterr().err
+
+
 def test_the_class_of_transformers_agrees(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("transformers")
 
