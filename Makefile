@@ -81,8 +81,9 @@ docs: $(VENV)/.installed ## commands and tables in docs/, JSON Schemas of the re
 	$(BIN)/python docs/carbon_validation.py
 	$(BIN)/python -m carbon_plugin.audit.json_schemas
 
-calibrate: $(VENV)/.installed-dev ## fit the shipped constants to the published rows; write profiles and the validation tables
+calibrate: $(VENV)/.installed-dev ## fit the shipped constants to the published rows; write profiles, spreads and the validation tables
 	$(BIN)/python -m carbon_plugin.calibrate.shipped
+	$(BIN)/python -m carbon_plugin.calibrate.spreads
 	$(BIN)/python docs/validation.py
 
 clean: ## remove .venv, caches and build output; runs/ stays

@@ -10,7 +10,9 @@ import numpy as np
 
 from carbon_plugin.calibrate.error_summary import ErrorSummary
 from carbon_plugin.calibrate.headlines import Headline
+from carbon_plugin.calibrate.spreads import ClassSpread, class_spreads
 from carbon_plugin.calibrate.validate import Validation, validate
+from carbon_plugin.predict.interval import spread_of
 
 OUTPUT = Path(__file__).with_name("validation.md")
 BEGIN, END = "<!-- tables: begin, written by docs/validation.py -->", "<!-- tables: end -->"
@@ -82,6 +84,10 @@ def tables(result: Validation) -> str:
         "| collection | rows | sources | source left out | model left out | bias | 80 % covers | LLMCarbon | one MFU | "
         "6ND at 40 % |\n" + "|---" * 10 + "|",
         *(_headline(item) for item in result.headlines),
+        "\n### Intervals by class\n",
+        "| class | rows | sources | spread between | within | from sources | p10–p90 | 80 % covers | spread without "
+        "the source |\n" + "|---" * 9 + "|",
+        *(_spread(item) for item in class_spreads(result.rows)),
         "\n### Step time\n",
         *_errors([*result.summary, *result.clusters], {name: target for name, (_, target) in SOURCES.items()}),
         f"| **mean over sources** | | **{result.macro_mape:.1f}** | | | | | {result.macro_abs_log_ratio:.3f} | | | "
@@ -113,6 +119,16 @@ def _headline(item: Headline) -> str:
         f"{item.bias:+.1f} | {item.coverage:.0%} | "
         + " | ".join(f"{value:.0f}" for value in item.baseline_mape.values())
         + " |"
+    )
+
+
+def _spread(item: ClassSpread) -> str:
+    between, within, sources = item.effects
+    factors = spread_of(item.kind)
+    blind = "" if item.blind_coverage is None else f"{item.blind_coverage:.0%}"
+    return (
+        f"| {item.kind} | {item.rows} | {item.sources} | {between:.3f} | {within:.3f} | {sources} | "
+        f"× {factors.p10:.2f}–{factors.p90:.2f} | **{item.coverage:.0%}** | {blind} |"
     )
 
 

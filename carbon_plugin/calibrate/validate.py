@@ -51,7 +51,7 @@ class ValidatedRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One row: measured, predicted with its 80 % interval, the baselines, or why it was skipped.
 
     `left_out_step_time_s` is the prediction of constants that saw no row of this source, `model_left_out_step_time_s`
-    of those that saw no row of this model (both fitted rows only); `unknown_device_step_time_s` that of constants that
+    of those that saw no row of this model (fitted rows only); `unknown_device_step_time_s` that of constants that
     saw no row of this device's family, where that was asked. The interval belongs to the prediction without the source
     where there is one. Memory in bytes where the source measured it."""
 
@@ -133,8 +133,11 @@ def validate(records: Path | None = None) -> Validation:
         return _report(validated, missing, (), layout_choices(rows, predicted))
     parameters = (*shipped_parameters(), *cluster_offsets(table))
     whole = fit_populations(table, parameters, seen)
+    # Also rows that told the fit nothing are predicted without the rest of their source.
+    held = np.isin(table.origin, table.origin[seen])
     left_out = LeftOut(
-        source=np.where(seen, leave_out(table, parameters, seen, whole, table.origin), predicted),
+        held=held,
+        source=np.where(held, leave_out(table, parameters, seen, whole, table.origin), predicted),
         model=np.where(seen, leave_out(table, parameters, seen, whole, model_folds(table, seen)), predicted),
         family=unknown_device_step_time_s(table, parameters, seen, whole),
     )
@@ -145,8 +148,10 @@ def validate(records: Path | None = None) -> Validation:
 
 class LeftOut(NamedTuple):
     """Step times, shape (rows,), s, from constants that saw no row of the same source, model or family (nan for rows of
-    a family that is not predicted so)."""
+    a family that is not predicted so). `held` are the rows whose source was left out: of the others the constants saw
+    nothing anyway."""
 
+    held: NDArray[np.bool_]
     source: Floats
     model: Floats
     family: Floats
@@ -174,6 +179,7 @@ def _validated(
         kind = accuracy_class(spec.model, device, spec.training.precision, spec.stack, float(host[i]))
         spread = spread_of(kind)
         central = float(predicted[i] if left_out is None else left_out.source[i])
+        held = left_out is not None and bool(left_out.held[i])
         unknown = np.nan if left_out is None else float(left_out.family[i])
         memory = row.measured_memory_bytes
         found.append(
@@ -188,7 +194,7 @@ def _validated(
                 measured_step_time_s=row.measured_step_time_s,
                 predicted_step_time_s=float(predicted[i]),
                 accuracy_class=kind,
-                left_out_step_time_s=central if left_out is not None and fitted[i] else None,
+                left_out_step_time_s=central if held else None,
                 model_left_out_step_time_s=float(left_out.model[i]) if left_out is not None and fitted[i] else None,
                 unknown_device_step_time_s=None if np.isnan(unknown) else unknown,
                 low_s=central * spread.p10,
@@ -241,7 +247,7 @@ def _by_source(rows: Sequence[ValidatedRow]) -> dict[str, list[ValidatedRow]]:
 
 
 def _summary(name: str, rows: Sequence[ValidatedRow]) -> ErrorSummary:
-    fitted = all(row.left_out_step_time_s is not None for row in rows)
+    fitted = all(row.model_left_out_step_time_s is not None for row in rows)
     return summarise(
         name,
         _column([row.measured_step_time_s for row in rows]),

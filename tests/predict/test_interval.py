@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import get_args
+
 import numpy as np
 import pytest
 
 from carbon_plugin.calibrate.random_effects import random_effects
-from carbon_plugin.predict.interval import EFFECTS, spread_of
+from carbon_plugin.calibrate.spreads import FEWEST_SOURCES, class_spreads, rewrite_effects
+from carbon_plugin.calibrate.validate import ValidatedRow
+from carbon_plugin.predict import interval
+from carbon_plugin.predict.interval import EFFECTS, NOT_VALIDATED, spread_of
+from carbon_plugin.predict.result import AccuracyClass
 
 
 def test_both_spreads_are_found_again() -> None:
@@ -34,3 +41,59 @@ def test_intervals_hold_the_prediction_and_grow_with_what_is_not_known(kind) -> 
 
 def test_ordinary_software_is_less_certain_than_tuned() -> None:
     assert spread_of("ordinary").p90 > spread_of("calibrated").p90
+
+
+def test_every_class_has_a_spread_that_gives_a_finite_range() -> None:
+    assert set(EFFECTS) == set(get_args(AccuracyClass))
+    assert set(NOT_VALIDATED) < set(EFFECTS)
+    for effects in EFFECTS.values():
+        assert 0 < effects.between < 1
+        assert 0 < effects.within < 1
+        assert effects.sources >= FEWEST_SOURCES
+
+
+def rows(kind: AccuracyClass, errors: dict[str, list[float]]) -> list[ValidatedRow]:
+    """Rows that were measured exp(error) times as long as they were predicted without their source."""
+    return [
+        ValidatedRow(
+            id=f"{source}-{index}",
+            source=source,
+            origin=source,
+            accuracy_class=kind,
+            measured_step_time_s=2 * float(np.exp(error)),
+            left_out_step_time_s=2.0,
+            predicted_step_time_s=1.0,
+        )
+        for source, many in errors.items()
+        for index, error in enumerate(many)
+    ]
+
+
+def test_spreads_of_a_class_come_from_the_residuals_without_the_source() -> None:
+    errors = {str(index): [offset - 0.05, offset + 0.05] for index, offset in enumerate((0.1, -0.2, 0.15, -0.1, 0.2))}
+    (found,) = class_spreads(rows("moe", errors))
+    all_errors = np.array([error for many in errors.values() for error in many])
+    expected = random_effects(all_errors, np.repeat(list(errors), 2))
+    assert found.effects == pytest.approx(expected, abs=5e-4)
+    assert (found.rows, found.sources) == (10, 5)
+
+
+def test_coverage_counts_every_source_once_however_many_rows_it_has() -> None:
+    (found,) = class_spreads(rows("moe", {"a": [0.0] * 30, "b": [0.01], "c": [-0.01], "odd": [3.0, 3.0]}))
+    assert found.coverage == pytest.approx(0.75)
+
+
+def test_a_class_of_one_source_takes_how_sources_differ_from_the_related_class() -> None:
+    calibrated = rows(
+        "calibrated", {name: [offset] for name, offset in zip("abcd", (0.1, -0.1, 0.2, -0.2), strict=True)}
+    )
+    _, found = class_spreads([*calibrated, *rows("host_bound", {"e": [0.3, 0.32]})])
+    assert (found.kind, found.sources, found.effects.sources) == ("host_bound", 1, 5)
+
+
+def test_the_spreads_are_written_into_their_own_lines_only() -> None:
+    text = Path(interval.__file__).read_text("utf-8")
+    changed = rewrite_effects(text, class_spreads(rows("moe", {"a": [0.1], "b": [0.2], "c": [-0.1]})))
+    different = [new for old, new in zip(text.splitlines(), changed.splitlines(), strict=True) if old != new]
+    assert len(different) == 1
+    assert different[0].strip().startswith('"moe": Effects(')
