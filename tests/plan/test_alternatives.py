@@ -123,7 +123,7 @@ def test_a_cluster_that_lacks_the_precision_is_left_out_with_the_reason(spec: Ru
 def test_what_is_asked_for_wrongly_is_refused(spec: RunSpec) -> None:
     with pytest.raises(SpecError, match="nodes is 0"):
         Question(nodes=(0,))
-    with pytest.raises(SpecError, match="deadline is -1 days"):
+    with pytest.raises(SpecError, match="is -1, expected a positive number of days"):
         Question(deadline_s=-DAY_S)
     with pytest.raises(SpecError, match="unknown accelerator"):
         search_alternatives(spec, Question(accelerators=("h101",)))
