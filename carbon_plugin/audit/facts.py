@@ -15,6 +15,10 @@ from carbon_plugin.ledger.expected import expected_gpus
 from carbon_plugin.ledger.files import writer_name
 from carbon_plugin.ledger.records import Manifest
 
+TOGETHER_S = 1.0
+"""Two ledgers of a host that overlap for longer were written side by side: a new leader begins when the one before is
+lost."""
+
 
 def leading_manifest(files: Sequence[FilePass]) -> Manifest:
     """The manifest that speaks for the run: of the latest launch, there of the lowest node, and of its last leader."""
@@ -147,7 +151,31 @@ def coverage_of(collected: RunCollector) -> Coverage:
         clock_offsets_s={
             file.file: file.context.clock_offset_s for file in collected.files if file.context.clock_offset_s
         },
+        side_by_side=_side_by_side(collected.files),
     )
+
+
+def _side_by_side(files: Sequence[FilePass]) -> list[str]:
+    """Ledgers of one place in a job that were written at the same time: by two jobs, or by two launches of one.
+
+    Clocks of two hosts may be apart, so that a restart on another one seems to begin before the end of what it follows.
+    """
+    found: dict[str, None] = {}
+    writers: dict[str, list[FilePass]] = {}
+    for file in files:
+        writers.setdefault(writer_name(file.file), []).append(file)
+    for group in writers.values():
+        longest: FilePass | None = None  # of those before, the one that ends last
+        for file in sorted(group, key=lambda file: file.extent):
+            if longest is not None:
+                (start_s, end_s), (began_s, until_s) = longest.extent, file.extent
+                together_s = min(end_s, until_s) - began_s
+                same_host = longest.manifest.host_key == file.manifest.host_key
+                if together_s > (TOGETHER_S if same_host else min(end_s - start_s, until_s - began_s) / 2):
+                    found |= {longest.file: None, file.file: None}
+            if longest is None or file.extent[1] > longest.extent[1]:
+                longest = file
+    return list(found)
 
 
 def work_of(collected: RunCollector, manifest: Manifest, prediction: PredictionDocument | None) -> Work:

@@ -11,6 +11,7 @@ from carbon_plugin.audit.view import estimated_gpus, gpus_phrase, grid_g_per_kwh
 from carbon_plugin.footprint.grid import describe_basis
 from carbon_plugin.ledger.clocks import CLOCK_STEP_EVENT
 from carbon_plugin.ledger.expected import NOT_SEEN_EVENT
+from carbon_plugin.ledger.launches import ANOTHER_JOB_EVENT
 
 NAMED = 3
 """Devices that a sentence names one by one."""
@@ -90,6 +91,14 @@ def ways_of_counting(summary: AuditSummary) -> list[str]:
     keys = {overlap.key for overlap in coverage.overlaps if not overlap.key.startswith("facility/")}
     if keys:
         found.append(f"{wording.plural(len(keys), 'device')} had two meters at the same time and was counted once.")
+    if coverage.side_by_side or ANOTHER_JOB_EVENT in summary.event_counts:
+        files = coverage.side_by_side
+        more = f" and {len(files) - NAMED} more" if len(files) > NAMED else ""
+        named = f" ({', '.join(files[:NAMED])}{more})" if files else ""
+        found.append(
+            f"Two jobs, or two launches of one, wrote into this run directory at the same time{named}. "
+            "The totals are those of both; give each job a directory of its own."
+        )
     if coverage.clock_offsets_s:
         furthest_s = max(map(abs, coverage.clock_offsets_s.values()))
         found.append(

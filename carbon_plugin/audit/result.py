@@ -122,7 +122,8 @@ class Coverage(Struct, frozen=True, kw_only=True):
     is what all `gpus` amount to, a slice as its share. `gpus_missing` must have been used by nodes whose ledgers are
     here and are in none of them; `missing` says how that is known, a sentence a launch. `overlaps` are devices that two
     files metered at once, `clock_offsets_s` by how much the times of a ledger are ahead of those of the run, because
-    clocks of nodes disagree or the clock of a host was set between two of its ledgers."""
+    clocks of nodes disagree or the clock of a host was set between two of its ledgers. `side_by_side` are names of
+    ledgers that two jobs wrote at the same time, each from the same place in its job."""
 
     nodes: int
     nodes_seen: int
@@ -135,6 +136,7 @@ class Coverage(Struct, frozen=True, kw_only=True):
     clock_offsets_s: dict[str, float] = {}
     gpus_missing: int = 0
     missing: list[str] = []
+    side_by_side: list[str] = []
 
 
 class Progress(Struct, frozen=True, kw_only=True):

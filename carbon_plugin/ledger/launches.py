@@ -15,6 +15,9 @@ SKEW_EVENT = "clock_skew"
 """Event of rank 0 when clocks of other nodes disagree with its own: data {"offsets_s": {file name: seconds}}, positive
 where the other one is ahead, 0 when they agree again."""
 
+ANOTHER_JOB_EVENT = "another_job"
+"""Event of a process that has noticed that another job writes into its run directory at the same time."""
+
 
 def clock_offsets(outlines: Sequence[Outline]) -> dict[str, float]:
     """By how much the times of each file are ahead of those of the run, s, by file name.

@@ -17,7 +17,7 @@ from msgspec import Struct
 from carbon_plugin.detect.observed import Detected
 from carbon_plugin.detect.stages import own_stages, with_all_stages
 from carbon_plugin.ledger.expected import LEFT, NOT_SEEN_EVENT, UNMETERED_EVENT
-from carbon_plugin.ledger.launches import SKEW_EVENT
+from carbon_plugin.ledger.launches import ANOTHER_JOB_EVENT, SKEW_EVENT
 from carbon_plugin.ledger.records import RunIdentity
 from carbon_plugin.meters.hostinfo import read_host_info
 from carbon_plugin.monitor.baseline import Baseline
@@ -40,7 +40,6 @@ from carbon_plugin.monitor.ranks import Ranks
 from carbon_plugin.monitor.recorder import NodeRecorder
 from carbon_plugin.monitor.reserved import RESERVED_TIME
 from carbon_plugin.monitor.run_place import RunPlace
-from carbon_plugin.monitor.same_writer import EVENT as ANOTHER_JOB_EVENT
 from carbon_plugin.monitor.same_writer import SameWriter
 from carbon_plugin.monitor.scratch import open_scratch
 from carbon_plugin.monitor.settings import Settings
@@ -205,6 +204,7 @@ class Station:
             self._guard.run("report to the collector", self._report, None)
             self._guard.run("projection", self._project, None)
             self._guard.run("heads", self._note_heads, None)
+            self._guard.run("another job", partial(self._look_for_another_job, last=True), None)
             self._empty_inbox()
             self._recorder.close(reason)
             self._show({})
@@ -284,6 +284,8 @@ class Station:
         )
         if task.until_s is None:
             self._journal = journal
+            if journal.file is not None:
+                self._same = SameWriter(self._run_dir, journal.file)
         self._stated_claims = self._election.claims() if self._election is not None else []
         self._context = self._built()
         site = self._context.effective.site
@@ -323,8 +325,7 @@ class Station:
         file = self._journal.file if self._journal is not None else None
         if self._same is None and file is not None:
             self._same = SameWriter(self._run_dir, file)
-        elif self._same is not None and (said := self._same.look()) is not None:
-            self._warn(ANOTHER_JOB_EVENT, said)
+        self._look_for_another_job()
         if self._neighbours is not None and (news := self._neighbours.news()) is not None:
             self._warn(SHARED_EVENT, news)
         now_s = time.monotonic()
@@ -336,6 +337,10 @@ class Station:
             self._missed.update(missed)
             sentence = f"{', '.join(missed)}: seen by the job on this host and metered by none of its processes"
             self._warn(UNMETERED_EVENT, sentence, {"gpus": missed})
+
+    def _look_for_another_job(self, *, last: bool = False) -> None:
+        if self._same is not None and (said := self._same.look(last=last)) is not None:
+            self._warn(ANOTHER_JOB_EVENT, said)
 
     def _warn(self, kind: str, sentence: str, data: dict[str, object] | None = None) -> None:
         """Record an event that the user must know of now."""

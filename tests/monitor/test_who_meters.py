@@ -200,6 +200,7 @@ PAIRS = {
     "stopped": (SAME, SAME),
     "going on": (SAME, SAME),
     "together": ([Rank(seed=1)], [Rank(seed=2)]),
+    "no window before the end": tuple([Rank(seed=seed, environ={"JOB_WINDOW_S": 60})] for seed in (1, 2)),
     "two runs": ([Rank(gpus=2)], [Rank(gpus=2, visible="1")]),
 }
 
@@ -233,7 +234,8 @@ def beside(seer: Start, tmp_path_factory: pytest.TempPathFactory) -> dict[str, R
         )
         for name, (first, second) in PAIRS.items()
     }
-    for job in [*(first for first, _ in pairs.values()), pairs["together"][1]]:
+    at_once = [pairs[name][1] for name in ("together", "no window before the end")]
+    for job in [*(first for first, _ in pairs.values()), *at_once]:
         job.begin()
     for name in ("stopped", "going on", "two runs"):
         ledger = folders[name] / "run" / "node-0.attempt-0.jsonl"
@@ -276,6 +278,8 @@ def test_every_gpu_that_a_process_sees_is_recorded_once_from_its_first_second(en
 
     assert_recorded(recorded_j(job.summary), job.true_j)
     assert job.summary.verification.ok
+    assert not job.summary.coverage.side_by_side
+    assert "another_job" not in job.summary.event_counts
     assert bool(job.summary.coverage.missing) == (name == "half of the job")
 
 
@@ -295,22 +299,26 @@ def test_restart_beside_a_hung_launch_is_metered_from_its_first_second(beside):
     assert_recorded(recorded, job.second_j)
 
 
-def test_two_jobs_in_one_run_directory_keep_all_gpus_and_steps_and_it_is_said(beside):
-    job = beside["together"]
+@pytest.mark.parametrize("name", ["together", "no window before the end"])
+def test_two_jobs_in_one_run_directory_keep_all_gpus_and_steps_and_it_is_said_once(beside, name):
+    job = beside[name]
     steps = [sum(w.steps for w in windows_of(job.run_dir, f"node-0.attempt-{attempt}.jsonl")) for attempt in (0, 1)]
 
     assert_recorded(recorded_j(job.summary), job.first_j | job.second_j)
     assert job.summary.progress.steps == sum(steps)
     assert min(steps) > 0
-    assert job.summary.event_counts["another_job"] >= 1
-    assert "is being written in this run directory by another process" in job.errors
+    assert job.summary.event_counts["another_job"] == 1
+    assert job.errors.count("is being written in this run directory by another process") == 1
+    assert job.summary.coverage.side_by_side == ["node-0.attempt-0.jsonl", "node-0.attempt-1.jsonl"]
+    assert "wrote into this run directory at the same time (node-0.attempt-0.jsonl, node" in render_text(job.summary)
 
 
 def test_launch_that_goes_on_beside_its_restart_counts_each_gpu_once_and_it_is_said(beside):
     job = beside["going on"]
 
     assert_recorded(recorded_j(job.summary), job.first_j)
-    assert job.summary.event_counts["another_job"] >= 1
+    assert job.summary.event_counts["another_job"] == 1
+    assert job.summary.coverage.side_by_side
 
 
 def test_gpus_that_no_process_meters_are_in_the_headline(ended):

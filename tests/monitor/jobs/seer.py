@@ -46,7 +46,7 @@ def main(run_dir: str, launch: Path, seconds: float) -> None:
     monitor = CarbonMonitor(
         site="FRA",
         run_dir=run_dir,
-        window_s=0.5,
+        window_s=float(os.environ.get("JOB_WINDOW_S", "0.5")),
         options=MonitorOptions(min_window_s=0.25),
     )
     (launch / f"ready-{os.getpid()}").touch()
