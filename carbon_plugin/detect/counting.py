@@ -28,11 +28,14 @@ _HOOKS = (
 
 
 class Counts(Struct, frozen=True):
-    """One forward pass: FLOPs of matrix operations, bytes of all results, operations that launch a kernel."""
+    """One forward pass: FLOPs of matrix operations, bytes of all results, operations that launch a kernel, and bytes
+    that autograd keeps for the backward pass (None where the module cannot be run with gradients on the meta device).
+    """
 
     flops: float
     activation_bytes: float
     kernels: int
+    saved_bytes: float | None
 
 
 def count_forward(module: nn.Module, call: Callable[[nn.Module], Any], deadline_s: float) -> Counts:
@@ -63,7 +66,33 @@ def count_forward(module: nn.Module, call: Callable[[nn.Module], Any], deadline_
     flops = FlopCounterMode(display=False)
     with torch.random.fork_rng(devices=[]), torch.no_grad(), flops, tally:
         call(replica)
-    return Counts(float(flops.get_total_flops()), tally.result_bytes, tally.kernels)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            saved: float | None = _saved_bytes(replica, call, deadline_s)
+    except Exception:  # what was counted without gradients stands
+        saved = None
+    return Counts(float(flops.get_total_flops()), tally.result_bytes, tally.kernels, saved)
+
+
+def _saved_bytes(replica: nn.Module, call: Callable[[nn.Module], Any], deadline_s: float) -> float:
+    """Bytes that autograd keeps of one forward pass, each storage once; parameters and buffers are there anyway."""
+    import torch
+
+    own = {tensor.untyped_storage()._cdata for tensor in (*replica.parameters(), *replica.buffers())}
+    # The storages are held, so that none is freed and its address given to another one.
+    held: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if time.monotonic() > deadline_s:
+            raise TimeoutError("counting took too long")
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            held[storage._cdata] = storage
+        return tensor.detach()  # an output that its own node held would never be freed
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        call(replica)
+    return float(sum(storage.nbytes() for storage in held.values()))
 
 
 def _meta_copy(module: nn.Module) -> nn.Module:

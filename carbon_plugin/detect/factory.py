@@ -54,6 +54,7 @@ def count_target(target: str, inputs: Sequence[str], *, seq_len: int | None = No
         trainable_parameters=trainable,
         forward_flops_per_sample=counts.flops / samples,
         activation_bytes_per_sample=counts.activation_bytes / samples,
+        saved_bytes_per_sample=None if counts.saved_bytes is None else counts.saved_bytes / samples,
         kernels=counts.kernels,
         source=f"counted in one forward pass of {target} on {', '.join(inputs)} on the meta device",
         seq_len=seq_len or (seen[0][1] if seen else None),

@@ -147,6 +147,7 @@ def _counted(
         trainable_parameters=parameters[1],
         forward_flops_per_sample=counts.flops / samples,
         activation_bytes_per_sample=counts.activation_bytes / samples,
+        saved_bytes_per_sample=None if counts.saved_bytes is None else counts.saved_bytes / samples,
         kernels=counts.kernels,
         source=f"counted in one forward pass of {samples} samples on the meta device",
         seq_len=seen[0][1] if seen else None,

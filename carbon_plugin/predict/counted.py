@@ -85,7 +85,13 @@ def counted_memory_bytes(model: CountedModel, layout: ParallelLayout, training: 
         "parameters": model.parameters * element / (shards if layout.zero_stage == 3 else 1),
         "gradients": trainable * MASTER_BYTES / (shards if layout.zero_stage >= 2 else 1),
         "optimizer": kept * states / (shards if layout.zero_stage >= 1 else 1),
-        "activations": layout.micro_batch_size * model.activation_bytes_per_sample,
+        "activations": layout.micro_batch_size * _kept_bytes(model),
     }
     parts["reserve"] = CONTEXT_BYTES + FRAGMENTATION_SHARE * sum(parts.values())
     return {name: size for name, size in parts.items() if size > 0}
+
+
+def _kept_bytes(model: CountedModel) -> float:
+    """Bytes a sample that wait for the backward pass; all results where an older count does not say."""
+    saved = model.saved_bytes_per_sample
+    return model.activation_bytes_per_sample if saved is None else saved

@@ -242,10 +242,11 @@ class TransformerModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 class CountedModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="counted"):
     """Any module, by what was counted in it: no shape, so no tensor- or pipeline-parallel prediction.
 
-    FLOPs and activation bytes are per sample of one forward pass; `kernels` is the number of operations a
-    forward pass launches. They hold for the input that was counted: `samples` samples of `seq_len` tokens each (None
-    where the input has no sequence, or where an older count does not state it). `target` and `inputs` are what
-    `carbon-plugin count` was given, so that another length can be counted anew. Raises `SpecError` naming the field
+    FLOPs and bytes are per sample of one forward pass: `activation_bytes_per_sample` those of all results, which are
+    moved, `saved_bytes_per_sample` those that autograd keeps for the backward pass (None in older counts). `kernels` is
+    the number of operations a forward pass launches. They hold for the input that was counted: `samples` samples of
+    `seq_len` tokens each (None where the input has no sequence). `target` and `inputs` are what `carbon-plugin count`
+    was given, so that another length can be counted anew. Raises `SpecError` naming the field
     when a count is impossible.
     """
 
@@ -260,12 +261,13 @@ class CountedModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     samples: int | None = None
     target: str | None = None
     inputs: tuple[str, ...] = ()
+    saved_bytes_per_sample: float | None = None
 
     def __post_init__(self) -> None:
         owner = f"model {self.name}: "
         check_positive(self, "seq_len", "samples", owner=owner)
         check_not_negative(self, "trainable_parameters", "forward_flops_per_sample", owner=owner)
-        check_not_negative(self, "activation_bytes_per_sample", "kernels", owner=owner)
+        check_not_negative(self, "activation_bytes_per_sample", "saved_bytes_per_sample", "kernels", owner=owner)
         if self.trainable_parameters > self.parameters:
             raise SpecError(
                 f"{owner}trainable_parameters is {self.trainable_parameters}, "

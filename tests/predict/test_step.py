@@ -154,6 +154,20 @@ def test_a_counted_model_with_states_on_the_host_waits_for_it() -> None:
     assert "optimizer" not in on_host.memory.parts_bytes
 
 
+def test_the_memory_of_a_counted_model_is_what_is_kept_and_its_time_what_is_moved() -> None:
+    old, new = (
+        predict_step(spec_of(model={**COUNTED, **more}, layout={"dp_replicate": 64}, stack={}))
+        for more in ({}, {"saved_bytes_per_sample": 4e7})
+    )
+
+    assert old.memory.parts_bytes["activations"] == 9e7
+    assert new.memory.parts_bytes["activations"] == 4e7
+    assert old.breakdown_s == new.breakdown_s
+    said = [{(item.field, item.value) for item in prediction.assumptions} for prediction in (old, new)]
+    assert ("model.saved_bytes_per_sample", "all results") in said[0]
+    assert ("model.saved_bytes_per_sample", "as counted") in said[1]
+
+
 @pytest.mark.parametrize(
     ("section", "changes", "field", "value"),
     [
