@@ -215,11 +215,15 @@ def of_job(found: dict[str, Any], name: str) -> dict[str, Any]:
     return found[name]
 
 
+OLDER = {"transformers_tp": {"dp_replicate": [1, REST]}}
+"""Axes as releases of transformers before 5.24 show them: their root mesh has no axis of that name."""
+
+
 @pytest.mark.parametrize("name", EXPECTED)
 def test_every_axis_comes_from_the_object_of_its_framework(found, name):
     job = of_job(found, name)
 
-    assert job["axes"] == EXPECTED[name]
+    assert job["axes"] in (EXPECTED[name], EXPECTED[name] | OLDER.get(name, {}))
     assert job["unexplained"] == 1
 
 
