@@ -67,7 +67,7 @@ def layer_count(keys: Keys) -> int:
     if not any(keys.config.get(key) is not None for key in LAYERS) and (listed := layer_names(keys)):
         return len(listed)
     stack = keys.optional("num_layers_per_stack")  # HRM: two stacks that take turns
-    layers = 2 * stack if stack else keys.integer(*LAYERS)
+    layers = 2 * stack if stack else keys.integer(*LAYERS, *LISTS)
     if layers > MOST_LAYERS:
         raise SpecError(f"{keys.origin}: {layers:,} layers, expected at most {MOST_LAYERS:,}")
     return layers
