@@ -34,6 +34,12 @@ def node_of(file_name: str) -> int | None:
     return int(found[1]) if found else None
 
 
+def rank_of(file_name: str) -> int | None:
+    """The rank that wrote a ledger of its own; None for a node's ledger and for another file."""
+    found = _NAME.fullmatch(file_name)
+    return int(found[2]) if found and found[2] else None
+
+
 def is_own_name(file_name: str, *, stated: str, node: int, attempt: int) -> bool:
     """Whether a file has the name that its writer gave it: the `stated` one of its manifest, else one of its node and
     attempt, for manifests that did not state it yet."""

@@ -9,6 +9,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from carbon_plugin.footprint.account import Footprint
+from carbon_plugin.ledger.files import node_of, rank_of
 from carbon_plugin.ledger.records import Projection
 from carbon_plugin.monitor.aggregator import UNNAMED, Aggregator
 from carbon_plugin.monitor.collector import Collector
@@ -31,6 +32,11 @@ from carbon_plugin.plan.goodput import run_goodput
 
 RESTARTED_EVENT = "restarted_at_0"
 BEYOND_EVENT = "beyond_total_steps"
+SETTLE_S = 1.5
+"""How long the end of a run waits for the ends of its other ledgers, beside one look at them."""
+LOOK_S = 0.05
+START_S = 10.0
+"""A ledger without a window that began so long before this process may be of its launch."""
 
 
 class Projected(Struct, frozen=True, kw_only=True):
@@ -69,6 +75,33 @@ class Projector:
     def heads(self) -> dict[str, str]:
         """Chain heads of the other nodes' ledgers."""
         return self._aggregator.heads()
+
+    def settle(self, heard: set[int], node: int, local_world_size: int) -> tuple[int, int, int]:
+        """Wait a little until the other ledgers of this launch have ended: how many have not, of how many, and how many
+        ranks of this host are neither `heard` of nor have a ledger.
+
+        Ranks end together, and the last window of each says what it has used since the one before."""
+        deadline_s = time.monotonic() + SETTLE_S
+        while True:
+            self._aggregator.poll()
+            launch = {name: file for name, file in self._aggregator.files.items() if self._is_of_launch(file)}
+            being_written = sum(not file.closed for file in launch.values())
+            writing = {rank for name in launch if node_of(name) == node and (rank := rank_of(name)) is not None}
+            unheard = max(0, local_world_size - len(heard | writing))
+            if not (being_written or unheard) or time.monotonic() > deadline_s:
+                return being_written, len(launch), unheard
+            time.sleep(LOOK_S)
+
+    def _is_of_launch(self, file: FileTotals) -> bool:
+        """Whether a ledger is the own one, or one that was written since this process began."""
+        if file is self._own:
+            return True
+        if file.manifest is None:
+            return False
+        began_s = self._own.started_s if self._own else self._started_unix_s
+        end_s = file.end_s - self._clocks.offsets_s.get(file.place, 0.0)
+        # Ranks of a launch begin at about the same time, and their first window comes later.
+        return end_s >= began_s - (0.0 if file.windows else START_S)
 
     def project(self, context: Context, step: int) -> Projected:
         """Read what is new and project. `step` is the last optimizer step of the run."""

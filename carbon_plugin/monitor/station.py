@@ -109,7 +109,6 @@ class Station:
         self._witness = Witness(run_dir, ranks.node, ranks.nodes)
         self._stated_claims: list[Claim] = []
         self._missed: set[str] = set()
-        self._projected: Projected | None = None
         self._said_opening = False
         self._doubted: set[str] = set()
         self._same: SameWriter | None = None
@@ -208,9 +207,11 @@ class Station:
             self._empty_inbox()
             self._recorder.close(reason)
             self._show({})
-        self._guard.run("closing line", self._say_closing, None)
+        heard = {self._ranks.rank, *(claim.rank for claim in self._stated_claims)}
         if self._election is not None:
+            heard |= {claim.rank for claim in self._election.claims()}
             self._election.end()
+        self._guard.run("closing line", lambda: self._say_closing(heard), None)
         if self._exchange is not None:
             self._exchange.close()
 
@@ -399,7 +400,6 @@ class Station:
             return
         steps = self._clock.mark.steps
         projected = self._projector.project(self._context, self._clock.base_step + steps)
-        self._projected = projected
         self._warn_once(projected, steps)
         if self._recorder is not None:
             self._recorder.record(projected.record)
@@ -419,9 +419,15 @@ class Station:
             has_site = self._context.effective.site is not None
             say(opening(devices, self._run_dir, nodes=self._ranks.nodes, has_site=has_site))
 
-    def _say_closing(self) -> None:
-        projected = self._projected
-        if projected is None or self._settings.quiet:
+    def _say_closing(self, heard: set[int]) -> None:
+        """On rank 0, when the other ledgers of its launch have ended, or have had a while to."""
+        projector, context = self._projector, self._context
+        if projector is None or context is None:
+            return
+        being_written, ledgers, unheard = projector.settle(heard, self._ranks.node, self._ranks.local_world_size)
+        projected = projector.project(context, self._clock.base_step + self._clock.mark.steps)
+        self._show(projected.metrics)
+        if self._settings.quiet:
             return
         record = projected.record
         say(
@@ -432,6 +438,9 @@ class Station:
                 nodes_seen=record.nodes_seen,
                 nodes=record.nodes,
                 run_dir=self._run_dir,
+                being_written=being_written,
+                ledgers=ledgers,
+                unheard=unheard,
             )
         )
 

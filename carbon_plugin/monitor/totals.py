@@ -18,7 +18,7 @@ from carbon_plugin.ledger.clocks import TimedFile, file_offsets
 from carbon_plugin.ledger.counted_steps import CountedSteps
 from carbon_plugin.ledger.expected import expected_gpus
 from carbon_plugin.ledger.launches import offsets_in
-from carbon_plugin.ledger.records import Event, Manifest, Record, Span, Window
+from carbon_plugin.ledger.records import Close, Event, Manifest, Record, Span, Window
 from carbon_plugin.spec.devices import DeviceIdentity, Rung
 
 MEASURED = ("counter", "power_integrated")
@@ -89,6 +89,7 @@ class FileTotals:
         self.heard_s = 0.0  # when its last window was taken in, by this process's own monotonic clock
         self.last_window_s = 0.0
         self.last_step = 0
+        self.closed = False
         self.windows = 0
         self.steps = 0
         self.steady_s = 0.0
@@ -138,6 +139,8 @@ class FileTotals:
             self.spans.add(record)
         elif isinstance(record, Event):
             self.clock_offsets_s |= offsets_in(record)
+        elif isinstance(record, Close):
+            self.closed = True
 
     def _add_window(self, window: Window) -> None:
         steady = window.phase not in ("startup", "idle")

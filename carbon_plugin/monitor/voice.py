@@ -48,8 +48,21 @@ def opening(devices: Sequence[DeviceIdentity] | None, run_dir: Path, *, nodes: i
     return f"{metered} {where}; the record is in {run_dir}{missing}"
 
 
-def closing(*, step: int, energy_j: float, spent: Footprint | None, nodes_seen: int, nodes: int, run_dir: Path) -> str:
-    """Energy and carbon of the run so far, with the command for its report."""
+def closing(
+    *,
+    step: int,
+    energy_j: float,
+    spent: Footprint | None,
+    nodes_seen: int,
+    nodes: int,
+    run_dir: Path,
+    being_written: int = 0,
+    ledgers: int = 1,
+    unheard: int = 0,
+) -> str:
+    """Energy and carbon of the run so far, what may be missing from them, and the command for its report.
+
+    `being_written` of the `ledgers` of the launch have not ended; `unheard` ranks of this host have told nothing."""
     carbon = ""
     if spent is not None:
         whole = bool(spent.embodied_parts_kg)
@@ -60,6 +73,12 @@ def closing(*, step: int, energy_j: float, spent: Footprint | None, nodes_seen: 
         carbon += "" if whole else " in operation"
     scale, name = _unit(energy_j, _ENERGY_UNITS)
     seen = f", as far as {nodes_seen} of {nodes} nodes are known" if nodes_seen < nodes else ""
+    if being_written:
+        verb = "was" if being_written == 1 else "were"
+        seen += f"; {being_written} of {ledgers} ledgers {verb} still being written: the audit has the whole"
+    elif unheard:
+        ranks = "1 other rank" if unheard == 1 else f"{unheard} other ranks"
+        seen += f", without {ranks} of this host, not heard of yet: the audit has what they record"
     return (
         f"the run is at step {step:,} and has used {_number(energy_j / scale)} {name}{carbon}{seen}; "
         f"report: carbon-plugin audit {run_dir}"

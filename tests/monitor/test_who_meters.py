@@ -96,6 +96,7 @@ SITUATIONS: dict[str, list[Rank]] = {
     "own GPUs, the second rank late": [Rank(seed=seed, late_s=late_s) for seed, late_s in ((1, 0.0), (2, 2.0))],
     "own GPUs, the first rank late": [Rank(seed=seed, late_s=late_s) for seed, late_s in ((1, 2.0), (2, 0.0))],
     "the same GPUs, the first rank late": [Rank(gpus=2, late_s=late_s) for late_s in (2.0, 0.0)],
+    "the second rank ends late": [Rank(seed=1), Rank(seed=2, environ={"JOB_LONGER_S": 5})],
     "one GPU of two in common": [Rank(gpus=1), Rank(gpus=2)],
 }  # fmt: skip
 
@@ -181,6 +182,7 @@ class Ended(Struct, frozen=True):
     run_dir: Path
     summary: AuditSummary
     true_j: dict[str, tuple[float, float]]
+    errors: str
 
 
 class Restart(Struct, frozen=True):
@@ -217,7 +219,7 @@ def ended(seer: Start, tmp_path_factory: pytest.TempPathFactory) -> dict[str, En
             job.begin()
         for name, job in jobs.items():
             true_j = job.end()
-            found[name] = Ended(folders[name] / "run", summarise(folders[name] / "run"), true_j)
+            found[name] = Ended(folders[name] / "run", summarise(folders[name] / "run"), true_j, job.errors)
     return found
 
 
@@ -281,6 +283,20 @@ def test_every_gpu_that_a_process_sees_is_recorded_once_from_its_first_second(en
     assert not job.summary.coverage.side_by_side
     assert "another_job" not in job.summary.event_counts
     assert bool(job.summary.coverage.missing) == (name == "half of the job")
+
+
+@pytest.mark.parametrize("name", SITUATIONS)
+def test_closing_line_has_the_energy_of_the_audit_or_says_what_it_lacks(ended, name):
+    job = ended[name]
+    (line,) = [line for line in job.errors.splitlines() if "and has used" in line]
+    said, unit = line.partition("and has used ")[2].split()[:2]
+    said_j = float(said.replace(",", "")) * {"J": 1.0, "Wh": 3.6e3, "kWh": 3.6e6}[unit]
+
+    if name == "the second rank ends late":
+        assert "1 of 2 ledgers was still being written: the audit has the whole" in line
+    elif "still being written" not in line and "not heard of" not in line:
+        assert said_j == pytest.approx(job.summary.energy.energy_j, rel=0.01)
+    assert "without 2 other ranks of this host" in line or name != "half of the job"
 
 
 def windows_of(run_dir: Path, name: str) -> list[Window]:

@@ -58,7 +58,8 @@ def main(run_dir: str, launch: Path, seconds: float) -> None:
     if "JOB_GPUS" in os.environ:
         uuids = tuple(filter(None, os.environ["JOB_GPUS"].split(",")))
         monitor.observe(Detected(layout=DetectedLayout(axes={}, world_size=1), model=None, fields={}), uuids)
-    while time.monotonic() < epoch_s + seconds:
+    end_s = epoch_s + seconds + float(os.environ.get("JOB_LONGER_S", "0"))
+    while time.monotonic() < end_s:
         time.sleep(STEP_S)
         monitor.step_end(tokens=100)
     began_s, closing_s = looked["at_s"], time.monotonic()
