@@ -43,7 +43,7 @@ class FileContext(Struct, frozen=True, kw_only=True):
     `order` is its place among the files of the run by their start, `launch` the number of the launch of the whole job
     that it belongs to. `resumed_at_step` is how far earlier launches had got when this one began, `clock_offset_s` by
     how much the clock of its node was ahead of that of rank 0. `spans` says whether its comparison spans stand for the
-    run.
+    run, `copied` that the file is a copy of another one, whose records enter no sum.
     """
 
     order: int
@@ -51,6 +51,7 @@ class FileContext(Struct, frozen=True, kw_only=True):
     resumed_at_step: int = 0
     clock_offset_s: float = 0.0
     spans: bool = False
+    copied: bool = False
 
 
 class FilePass(Struct):
@@ -116,6 +117,8 @@ class RunCollector:
         spans: list[Span] = []
         self.claims.begin(ledger.path.name)
         for record in ledger:
+            if context.copied:
+                continue  # the pass goes on, because the verification judges copies too
             if isinstance(record, Window):
                 windows.append(record)
                 if len(windows) == MAX_WINDOWS:

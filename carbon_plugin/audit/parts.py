@@ -13,12 +13,13 @@ import pickle
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from msgspec import Struct
 
 from carbon_plugin.audit.collect import FileContext, RunCollector
+from carbon_plugin.ledger.copies import copies_among
 from carbon_plugin.ledger.file_check import CheckedLedger, PassedLedger
 from carbon_plugin.ledger.launches import clock_offsets, earlier_steps, launches_of
 from carbon_plugin.ledger.outline import Outline, outline_of
@@ -61,7 +62,11 @@ def pass_over(
     outlines = {path: outline for path in paths if (outline := outline_of(path)) is not None}
     offsets_s = clock_offsets(list(outlines.values()))
     paths = sorted(paths, key=lambda path: _started_s(outlines.get(path), offsets_s))
-    contexts = _contexts(paths, list(outlines.values()), offsets_s)
+    copies = copies_among((path.name, outlines[path].fingerprint) for path in paths if path in outlines)
+    if copies:
+        outlines = {path: outline for path, outline in outlines.items() if path.name not in copies}
+        offsets_s = clock_offsets(list(outlines.values()))
+    contexts = _contexts(paths, list(outlines.values()), offsets_s, copies)
     wanted = wanted_chains(paths, anchors)
     first = outlines.get(paths[0])
 
@@ -98,7 +103,7 @@ def _started_s(outline: Outline | None, offsets_s: Mapping[str, float]) -> float
 
 
 def _contexts(
-    paths: Sequence[Path], outlines: Sequence[Outline], offsets_s: Mapping[str, float]
+    paths: Sequence[Path], outlines: Sequence[Outline], offsets_s: Mapping[str, float], copies: Collection[str]
 ) -> dict[Path, FileContext]:
     launches = launches_of(outlines, offsets_s)
     steps = earlier_steps(outlines, launches)
@@ -115,6 +120,7 @@ def _contexts(
             clock_offset_s=offsets_s.get(path.name, 0.0),
             launch=launches.get(path.name, 0),
             spans=path in spans,
+            copied=path.name in copies,
         )
         for order, path in enumerate(paths)
     }

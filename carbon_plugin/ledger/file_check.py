@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
-from hashlib import blake2b
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
+from carbon_plugin.ledger.copies import fingerprint_of
 from carbon_plugin.ledger.heads import heads_in, is_complete
 from carbon_plugin.ledger.launches import offsets_in
 from carbon_plugin.ledger.reader import LedgerStream
@@ -226,8 +226,8 @@ class _RecordCheck:
             if back and not self._resumed:
                 self._problem(f"line {line}: step {window.last_step} comes after step {last.last_step}")
             self._resumed &= not back
-        elif window.energies:
-            self.fingerprint = _fingerprint(window)
+        else:
+            self.fingerprint = fingerprint_of(window)
         pue, intensity = self._factors
         if pue is not None and window.pue is not None and not math.isclose(window.pue, pue, rel_tol=1e-9):
             self._problem(f"line {line}: window {window.index} has PUE {window.pue:g}, its manifest {pue:g}")
@@ -283,12 +283,6 @@ def _number_at(document: object, *keys: str) -> float | None:
     for key in keys:
         document = document.get(key) if isinstance(document, dict) else None
     return float(document) if isinstance(document, int | float) and abs(document) < 1e300 else None
-
-
-def _fingerprint(window: Window) -> str:
-    """Digest of what a window has measured, which no other window of the run has too."""
-    read = [(energy.key, energy.energy_j) for energy in window.energies]
-    return blake2b(msgspec.json.encode((window.start_unix_s, window.duration_s, read)), digest_size=16).hexdigest()
 
 
 def _add_bounded(findings: list[str], text: str, what: str) -> None:

@@ -14,8 +14,10 @@ from carbon_plugin.errors import LedgerError
 from carbon_plugin.ledger import chain
 from carbon_plugin.ledger.clocks import TimedFile
 from carbon_plugin.ledger.codec import decode_opening, decode_record, decoder_for
+from carbon_plugin.ledger.copies import fingerprint_of
 from carbon_plugin.ledger.files import is_own_name, writer_name
 from carbon_plugin.ledger.possible import Gate
+from carbon_plugin.ledger.reader import LedgerStream
 from carbon_plugin.ledger.records import LEDGER_VERSION, Event, Record, Window
 from carbon_plugin.spec.reading import LATEST_UNIX_S, UNREADABLE, too_deep
 
@@ -45,8 +47,8 @@ _manifest_decoder = msgspec.json.Decoder(_Manifest)
 class Outline(Struct, frozen=True, kw_only=True):
     """A file as its first line and its last windows tell it.
 
-    `devices` are those of the first manifest; `trained_until_unix_s` is the end of the last window with a step, or of
-    the file where there is none.
+    `devices` are those of the first manifest, `fingerprint` is that of the first window;
+    `trained_until_unix_s` is the end of the last window with a step, or of the file where there is none.
     """
 
     path: Path
@@ -57,6 +59,7 @@ class Outline(Struct, frozen=True, kw_only=True):
     host_key: str
     last_step: int
     devices: tuple[str, ...]
+    fingerprint: str | None = None
     started_boot_s: float | None = None
 
     @property
@@ -113,8 +116,14 @@ def outline_of(path: Path) -> Outline | None:
         host_key=manifest.host_key,
         last_step=max((window.last_step for window in windows), default=0),
         devices=tuple(device.key for device in manifest.devices),
+        fingerprint=_fingerprint(path),
         started_boot_s=manifest.started_boot_s,
     )
+
+
+def _fingerprint(path: Path) -> str | None:
+    first = next((record for record in LedgerStream(path) if isinstance(record, Window)), None)
+    return None if first is None else fingerprint_of(first)
 
 
 def find_events(path: Path, kind: str, *, edge_bytes: int | None = None) -> Iterator[Event]:

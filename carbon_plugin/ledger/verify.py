@@ -20,6 +20,7 @@ from msgspec import Struct
 from carbon_plugin.errors import LedgerError
 from carbon_plugin.ledger import chain
 from carbon_plugin.ledger.completeness import missing_of
+from carbon_plugin.ledger.copies import copies_among
 from carbon_plugin.ledger.file_check import CheckedLedger, FileCheck, Mark, PassedLedger
 from carbon_plugin.ledger.files import ledger_files
 from carbon_plugin.ledger.heads import heads_in
@@ -194,15 +195,12 @@ def _witnessed_problems(ledgers: Sequence[PassedLedger], marks: Mapping[str, Map
 
 
 def _copies(ledgers: Sequence[PassedLedger]) -> list[str]:
-    """Files whose first window is that of another one: no two writers measure the same at the same moment."""
-    first: dict[str, str] = {}
-    found = []
-    for ledger in ledgers:
-        if ledger.fingerprint is not None:
-            other = first.setdefault(ledger.fingerprint, ledger.check.file)
-            if other != ledger.check.file:
-                found.append(f"{ledger.check.file}: begins with the window that {other} begins with: a copy")
-    return found
+    """Files whose first window is that of another one."""
+    copies = copies_among((ledger.check.file, ledger.fingerprint) for ledger in ledgers)
+    return [
+        f"{copy}: begins with the window that {original} begins with: a copy, which counts for nothing"
+        for copy, original in copies.items()
+    ]
 
 
 def _sealed_windows(

@@ -26,7 +26,7 @@ from carbon_plugin.monitor.projection import (
     remaining_predicted,
 )
 from carbon_plugin.monitor.skew import SkewWatch
-from carbon_plugin.monitor.totals import FileTotals, RunTotals, run_totals
+from carbon_plugin.monitor.totals import FileTotals, RunTotals, run_totals, without_copies
 from carbon_plugin.monitor.wall import WallClock
 from carbon_plugin.plan.goodput import run_goodput
 
@@ -111,8 +111,9 @@ class Projector:
             # A ledger that can be read says more than its report.
             self._collector.poll()
             files = {**self._collector.files, **files}
-        skews_s = self._clocks.look(self._own, files) if self._own and self._aggregator.caught_up else {}
         own_name = (self._journal.file or UNNAMED) if self._journal else None
+        files = without_copies(files, own_name)
+        skews_s = self._clocks.look(self._own, files) if self._own and self._aggregator.caught_up else {}
         totals = run_totals(
             files,
             attempt_started_s=self._started_unix_s,

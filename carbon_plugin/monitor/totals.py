@@ -15,6 +15,7 @@ from msgspec import Struct
 from carbon_plugin.footprint.account import IT_RUNGS, EnergyItem, Reservation
 from carbon_plugin.ledger.claims import DeviceClaims
 from carbon_plugin.ledger.clocks import TimedFile, file_offsets
+from carbon_plugin.ledger.copies import copies_among, fingerprint_of
 from carbon_plugin.ledger.counted_steps import CountedSteps
 from carbon_plugin.ledger.expected import expected_gpus
 from carbon_plugin.ledger.launches import offsets_in
@@ -91,6 +92,7 @@ class FileTotals:
         self.last_step = 0
         self.closed = False
         self.windows = 0
+        self.fingerprint: str | None = None  # of its first window
         self.steps = 0
         self.steady_s = 0.0
         self.steady_steps = 0
@@ -144,6 +146,8 @@ class FileTotals:
 
     def _add_window(self, window: Window) -> None:
         steady = window.phase not in ("startup", "idle")
+        if self.windows == 0:
+            self.fingerprint = fingerprint_of(window)
         self.windows += 1
         self.steps += window.steps
         self.last_step = max(self.last_step, window.last_step)
@@ -227,6 +231,13 @@ class RunTotals(Struct, frozen=True, kw_only=True):
     def energy_j(self) -> float:
         """All energy of the IT rungs, J."""
         return math.fsum(item.energy_j for item in self.spent)
+
+
+def without_copies(files: Mapping[str, FileTotals], own: str | None = None) -> dict[str, FileTotals]:
+    """Ledgers by file name, but for copies of others; of the same windows, those of the file `own` stay."""
+    names = sorted(files, key=lambda name: (name != own, files[name].started_s, name))
+    copies = copies_among((name, files[name].fingerprint) for name in names)
+    return {name: file for name, file in files.items() if name not in copies}
 
 
 def run_totals(

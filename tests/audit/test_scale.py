@@ -67,7 +67,7 @@ def test_a_gpu_that_two_files_metered_is_counted_once_in_however_many_processes(
     records = read_ledger(tmp_path / "node-2.attempt-0.jsonl").records
     manifest = records[0]
     assert isinstance(manifest, Manifest)
-    copy(tmp_path, [msgspec.structs.replace(manifest, node=7, file=""), *records[1:]], node=7)
+    metered_again(tmp_path, [msgspec.structs.replace(manifest, node=7, file=""), *records[1:]], node=7)
 
     summary = summarise(tmp_path, processes=3)
 
@@ -83,15 +83,38 @@ def test_a_device_that_only_later_manifests_have_in_common_is_counted_once(job: 
     manifest = records[0]
     assert isinstance(manifest, Manifest)
     whole = msgspec.structs.replace(manifest, node=7)
-    copy(tmp_path, [msgspec.structs.replace(whole, devices=[]), whole, *records[1:]], node=7)
+    metered_again(tmp_path, [msgspec.structs.replace(whole, devices=[]), whole, *records[1:]], node=7)
 
     check_same(summarise(tmp_path, processes=5), summarise(tmp_path, processes=1))
 
 
-def copy(run_dir: Path, records: list[Any], node: int) -> None:
+def test_a_copy_with_a_manifest_of_its_own_enters_no_sum_in_however_many_processes(job: Job, tmp_path: Path) -> None:
+    job.write(tmp_path)
+    known = numbers(summarise(tmp_path, processes=1))
+    manifest, *rest = read_ledger(tmp_path / "node-2.attempt-0.jsonl").records
+    assert isinstance(manifest, Manifest)
+    for node in (2, 7):  # as a later attempt of the same node, and as a node of its own
+        writer = LedgerWriter(tmp_path, run_id=RUN_ID, node=node)
+        stated = msgspec.structs.replace(manifest, node=node, attempt=writer.attempt, file=writer.path.name)
+        for record in (stated, *rest):
+            writer.write(record)
+        writer.close()
+
+    summary = summarise(tmp_path, processes=1)
+
+    check_same(summarise(tmp_path, processes=3), summary)
+    found = numbers(summary)
+    differ = {name for name in known if found[name] != known[name]}
+    assert differ <= {"verification"}, differ
+    assert sum("a copy, which counts for nothing" in text for text in summary.verification.problems) == 2
+
+
+def metered_again(run_dir: Path, records: list[Any], node: int) -> None:
+    """A ledger of the same devices at nearly the same time, as a second meter would write it."""
     writer = LedgerWriter(run_dir, run_id=RUN_ID, node=node)
     for record in records:
-        writer.write(record)
+        later = isinstance(record, Window)
+        writer.write(msgspec.structs.replace(record, start_unix_s=record.start_unix_s + 1.0) if later else record)
     writer.close()
 
 

@@ -183,7 +183,7 @@ def test_copy_that_was_given_a_manifest_of_its_own_is_found_by_its_first_window(
     )
     rechain(copy)
     assert verify_run(run_dir).all_problems == [
-        f"{copy.name}: begins with the window that node-0.attempt-1.jsonl begins with: a copy"
+        f"{copy.name}: begins with the window that node-0.attempt-1.jsonl begins with: a copy, which counts for nothing"
     ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from carbon_plugin.ledger.records import DeviceEnergy, Manifest, Span, Window
-from carbon_plugin.monitor.totals import FileTotals, run_totals
+from carbon_plugin.monitor.totals import FileTotals, run_totals, without_copies
 from carbon_plugin.spec.devices import DeviceIdentity
 
 
@@ -83,6 +83,16 @@ def test_gpu_that_two_files_meter_at_once_counts_in_the_one_that_began_first():
     assert totals.power_w == 100
     assert totals.gpus == 1
     assert reserved_s(totals, "device") == 35
+
+
+def test_copies_of_a_ledger_are_left_out_of_the_totals_and_the_own_ledger_never_is():
+    own, earlier = ledger(gpu("1"), start=100.0), ledger(gpu("1"), start=0.0)
+    copies = {"a": ledger(gpu("1"), start=100.0, node=1), "b": ledger(gpu("1"), start=0.0, node=5)}
+    kept = without_copies(
+        {"a": copies["a"], "early": earlier, "b": copies["b"], "own": own, "new": FileTotals()}, "own"
+    )
+    assert set(kept) == {"own", "b", "new"}
+    assert run_totals(kept, attempt_started_s=0.0).nodes_seen == 2
 
 
 def test_gpu_of_two_attempts_counts_in_both_but_only_the_second_gives_rates():
