@@ -10,7 +10,7 @@ from carbon_plugin.audit.result import AuditSummary, Energy
 from carbon_plugin.audit.view import estimated_gpus, gpus_phrase, grid_g_per_kwh, measured_share, unknown_embodied
 from carbon_plugin.footprint.grid import describe_basis
 from carbon_plugin.ledger.clocks import CLOCK_STEP_EVENT
-from carbon_plugin.ledger.expected import NOT_SEEN_EVENT
+from carbon_plugin.ledger.expected import NOT_SEEN_EVENT, SILENT_EVENT
 from carbon_plugin.ledger.launches import ANOTHER_JOB_EVENT
 
 NAMED = 3
@@ -54,6 +54,11 @@ def left_out(summary: AuditSummary) -> list[str]:
         found.append(
             "The plan names GPUs, and nothing on a machine of this run shows one: if it had any, their energy is in no "
             "total."
+        )
+    if SILENT_EVENT in summary.event_counts:
+        found.append(
+            "A GPU driver on a machine of this run did not answer: if the machine has GPUs, their energy before the "
+            "driver answered is in no total."
         )
     lost_s = sum(gap.duration_s for gap in summary.period.gaps)
     if lost_s:

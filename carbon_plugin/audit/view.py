@@ -11,7 +11,7 @@ from carbon_plugin.audit import wording
 from carbon_plugin.audit.drawing import PHASE_NAMES, RUNG_NAMES, SCOPE_NAMES
 from carbon_plugin.audit.exact import ROUNDING
 from carbon_plugin.audit.result import AuditSummary, Coverage, Device, Energy, MeterQuality, Quality, StepComparison
-from carbon_plugin.ledger.expected import NOT_SEEN_EVENT
+from carbon_plugin.ledger.expected import NOT_SEEN_EVENT, SILENT_EVENT
 from carbon_plugin.spec.figure import Figure
 
 
@@ -125,6 +125,8 @@ def gaps(summary: AuditSummary) -> list[str]:
         found.append(f"{unread} of {gpus_phrase(coverage)} could not be read all the time")
     if NOT_SEEN_EVENT in summary.event_counts:
         found.append("no GPU of the plan was seen on a machine of the run")
+    if SILENT_EVENT in summary.event_counts:
+        found.append("GPUs of a driver that did not answer may be in no total")
     return found
 
 

@@ -22,6 +22,9 @@ MAX_NAMED = 3
 NOT_SEEN_EVENT = "planned_gpus_not_seen"
 """Event of a node on which nothing shows a GPU although the plan, or the user, names one."""
 
+SILENT_EVENT = "gpus_may_not_be_metered"
+"""Event of a node with a driver that does not answer, on which nothing tells whether there are GPUs."""
+
 LEFT = "left to local rank 0"
 """Reason of a closing record of a process that metered GPUs until local rank 0 of its node did."""
 

@@ -92,8 +92,8 @@ def node_bounds(
     if gpus is None and unread is None and node_profile is None:
         return Bounds(ceiling_w=UNKNOWN_NODE_W, limit_w=None, source="the most of any node", lag_s=NODE_LAG_S)
     gpus_w = sum(gpu.most_power_w or ANY_GPU_W for gpu in gpus.inventory.gpus) if gpus else 0.0
-    if gpus is None and unread is not None:
-        gpus_w = unread.count * ANY_GPU_W
+    if unread is not None:
+        gpus_w += unread.count * ANY_GPU_W
     machine_w = cpu_tdp(host.physical_cores).high + dram_power(host.memory_bytes).high + OTHER_W
     source = f"GPUs of {gpus_w:.0f} W and a machine of {machine_w:.0f} W"
     if node_profile is not None:

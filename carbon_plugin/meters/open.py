@@ -18,20 +18,14 @@ from msgspec import structs
 from carbon_plugin.meters.bounds import Bounds
 from carbon_plugin.meters.context import ContextChange, ContextWatch
 from carbon_plugin.meters.gate import Gate
-from carbon_plugin.meters.host_model import (
-    PowerSource,
-)
+from carbon_plugin.meters.host_model import PowerSource
 from carbon_plugin.meters.host_parts import HostPlan, host_parts, node_bounds, platform_of, stated_cpu_tdp
 from carbon_plugin.meters.hostinfo import HostInfo, read_host_info
-from carbon_plugin.meters.model_meter import (
-    GpuDraw,
-    ModelMeter,
-    summed,
-)
+from carbon_plugin.meters.model_meter import GpuDraw, ModelMeter, summed
 from carbon_plugin.meters.node_address import NodeAddress
 from carbon_plugin.meters.node_meter import GpuHistory, NodeMeter, open_node_meter
 from carbon_plugin.meters.nvml import HANGS, NvmlMeter, late_driver, open_nvml_meter
-from carbon_plugin.meters.presence import unread_gpus
+from carbon_plugin.meters.presence import shows_driver, unread_gpus
 from carbon_plugin.meters.protocol import Meter, Note, Reading, Unavailable, UnreadGpus
 from carbon_plugin.meters.rapl import open_rapl_meter
 from carbon_plugin.meters.rapl_domains import POWERCAP
@@ -51,8 +45,9 @@ class MeterSet:
 
     `notes` are reasons and assumptions for the ledger; `unavailable` are the meters that could not be had (their
     reasons are notes too). `host_share` is the part of the host that is charged to the job here (0 beside a leader
-    that has the host); host readings have it applied. `gpus` is the NVML meter, None without NVML; `unread` are then
-    the GPUs that there are all the same, None where nothing shows any. GPUs of a driver that hung when this was
+    that has the host); host readings have it applied. `gpus` is the NVML meter, None without NVML; `unread` are the
+    GPUs that there are all the same, None where nothing shows any. `silent` is the problem of a driver that is there
+    and does not tell whether it has GPUs, where nothing else does. GPUs of a driver that hung when this was
     opened are among `devices` from the first `read` on after it has answered. `poll_interval_s` is the shortest of its
     meters', None if any cadence is right.
     """
@@ -72,6 +67,7 @@ class MeterSet:
         notes: Sequence[Note],
         unavailable: Sequence[Unavailable],
         unread: UnreadGpus | None,
+        silent: Unavailable | None,
         models: Mapping[str, PowerSource],
         late: Callable[[], NvmlMeter | Unavailable] | None,
     ) -> None:
@@ -82,6 +78,7 @@ class MeterSet:
         self.notes = [*notes, *(Note(problem.kind, problem.reason) for problem in unavailable)]
         self.unavailable = list(unavailable)
         self.unread = unread
+        self.silent = silent
         self._meters = list(meters)
         self._beside = beside
         self._draw = draw
@@ -116,7 +113,7 @@ class MeterSet:
         opened, self._late = self._late(), None
         if isinstance(opened, Unavailable):
             return
-        self.gpus, self.unread = opened, None
+        self.gpus, self.unread, self.silent = opened, None, None
         self.devices = [*opened.devices, *self.devices]
         self.notes = [Note("gpus_late", "the driver has answered: its GPUs are metered from now on"), *opened.notes]
         self._meters.insert(0, opened)
@@ -144,6 +141,7 @@ def open_meters(
     node_profile: Node | None = None,
     accelerator: Accelerator | None = None,
     gpu_power_w: Figure | None = None,
+    unanswered: UnreadGpus | None = None,
     boot_id: str | None = None,
     host_share: float | None = None,
     include_host: bool = True,
@@ -157,7 +155,8 @@ def open_meters(
 
     `reserved` are the job's GPUs (see `select_devices`). `node_profile` models the host where it is not measured;
     without one, or where `accelerator` is a CPU, the CPU is modelled by TDP and utilisation. `gpu_power_w` is the power
-    assumed of a GPU that is there and that no driver tells of; without it such GPUs have no energy. `host_share` is the
+    assumed of a GPU that is there and that no driver tells of; without it such GPUs have no energy. `unanswered` are
+    GPUs of the job that a driver counts that answers for others. `host_share` is the
     job's part of the host; by default it follows the reserved GPUs where others may hold the rest. `include_host` False
     meters GPUs only, for ranks beside a leader that has the host. `root_pid` is the process whose tree is the job.
     `node_address` is a meter of the whole node, which then stands for CPU, DRAM and model, or of a facility.
@@ -172,8 +171,10 @@ def open_meters(
     notes += gpus.notes if gpus else []
     unavailable = [nvml] if isinstance(nvml, Unavailable) else []
     in_container = host.container is not None
-    unread = unread_gpus(nvml, environ, container=in_container) if isinstance(nvml, Unavailable) else None
-    share, share_notes = _host_share(gpus, node, host, environ) if host_share is None else (_stated(host_share), [])
+    unread = unread_gpus(nvml, environ, container=in_container) if isinstance(nvml, Unavailable) else unanswered
+    share, share_notes = (
+        _host_share(gpus, node, host, environ, unread) if host_share is None else (_stated(host_share), [])
+    )
     if share.value < 1.0 and gpus is not None:
         # Another container of this run may charge another part of the same host: each part is a device of its own.
         names = " ".join(sorted(device.key for device in gpus.devices)).encode()
@@ -214,7 +215,7 @@ def open_meters(
             node=node,
             cpu_tdp=stated_cpu_tdp(accelerator, node_profile),
             share=share,
-            gpu_equivalents=gpus.gpu_equivalents if gpus else float(unread.count if unread else 0),
+            gpu_equivalents=(gpus.gpu_equivalents if gpus else 0.0) + (unread.count if unread else 0),
             node_measured=node_measured,
             cpu_measured=node_measured or bool({"package", "module"} & scopes),
             dram_measured=node_measured or bool({"dram", "module"} & scopes),
@@ -241,9 +242,17 @@ def open_meters(
         notes=notes,
         unavailable=unavailable,
         unread=unread,
+        silent=_silent(nvml, unread, environ),
         models=models,
         late=open_gpus if isinstance(nvml, Unavailable) and nvml.kind == HANGS else None,
     )
+
+
+def _silent(nvml: NvmlMeter | Unavailable, unread: UnreadGpus | None, environ: Mapping[str, str]) -> Unavailable | None:
+    """The problem of a driver that is there, where nothing tells of its GPUs."""
+    if isinstance(nvml, NvmlMeter) or unread is not None or not shows_driver(nvml, environ):
+        return None
+    return nvml
 
 
 def _open_node(
@@ -309,18 +318,20 @@ def _stated(share: float) -> HostShare:
 
 
 def _host_share(
-    gpus: NvmlMeter | None, node: Node | None, host: HostInfo, environ: Mapping[str, str]
+    gpus: NvmlMeter | None, node: Node | None, host: HostInfo, environ: Mapping[str, str], unread: UnreadGpus | None
 ) -> tuple[HostShare, list[Note]]:
     """The job's part of the host where somebody else may hold the rest: by the CPUs that SLURM gave it, else by its
     GPUs; else, and with all GPUs of the node, all of it."""
     if gpus is None or not gpus.devices:
         share = slurm_share(environ, host.logical_cores) or WHOLE
         return share, [] if share.value == 1.0 else [Note("assumption", share.sentence)]
-    ours = gpus.gpu_equivalents + gpus.selection.hidden
-    total = max(node.accelerators if node else 0, len(gpus.inventory.gpus))
+    unanswered = unread.count if unread else 0
+    ours = gpus.gpu_equivalents + gpus.selection.hidden + unanswered
+    listed = len(gpus.inventory.gpus) + unanswered
+    total = max(node.accelerators if node else 0, listed)
     if ours >= total:
         return WHOLE, []
-    hidden = len(gpus.inventory.gpus) < total
+    hidden = listed < total
     if gpus.selection.source == "slurm" or hidden:
         share = slurm_share(environ, host.logical_cores) or gpu_share(ours, total)
         return share, [Note("assumption", share.sentence)]
@@ -330,6 +341,6 @@ def _host_share(
 
 def _unmetered(gpus: NvmlMeter | None, node: Node | None, unread: UnreadGpus | None) -> int:
     """GPUs that draw power on this host without being readable."""
-    if gpus is not None:
-        return 0
-    return unread.count if unread is not None else node.accelerators if node is not None else 0
+    if unread is not None:
+        return unread.count
+    return node.accelerators if gpus is None and node is not None else 0

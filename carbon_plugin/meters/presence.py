@@ -6,12 +6,50 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from carbon_plugin.meters.nvml import HANGS
+from carbon_plugin.meters.nvml_driver import Inventory
 from carbon_plugin.meters.protocol import Unavailable, UnreadGpus
+from carbon_plugin.meters.selection import DeviceSelection
 
 _VARIABLES = ("SLURM_STEP_GPUS", "SLURM_JOB_GPUS", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
 _NVIDIA_VENDOR = "0x10de"
 _DISPLAY_CLASSES = ("0x0300", "0x0302")
 """PCI classes of a VGA and of a 3D controller; the audio part of a card has another one."""
+
+_OF_A_DRIVER = (HANGS, "nvml_version_mismatch", "nvml_permission")
+"""Problems that only a driver can cause that is there; a library or a kernel module that is missing shows nothing."""
+
+UNANSWERED = "nvml_gpu_unanswered"
+"""Kind of the problem of GPUs that the driver counts and that do not answer it."""
+
+
+def shows_driver(problem: Unavailable, environ: Mapping[str, str]) -> bool:
+    """Whether `problem` shows that a driver is there, so that there may be GPUs although nothing tells how many. A job
+    to which a variable gives no GPUs has none."""
+    return problem.kind in _OF_A_DRIVER and _given(environ) is None
+
+
+def unanswered_gpus(inventory: Inventory, chosen: DeviceSelection, environ: Mapping[str, str]) -> UnreadGpus | None:
+    """The job's GPUs that the driver counts and that do not answer it; None where all do. Those that `chosen` calls
+    missing are devices already."""
+    if not inventory.problems or chosen.source == "explicit":
+        return None
+    code, sentence = inventory.problems[0]
+    counted = len(inventory.gpus) + len(inventory.problems)
+    known = len(chosen.uuids) + len(chosen.missing) + chosen.hidden
+    count, evidence = len(inventory.problems), f"the driver counts {counted}, and {len(inventory.gpus)} answer"
+    given = _given(environ)
+    if given is not None:
+        name, words = given
+        count, evidence = min(len(words), counted) - known, f"{name} lists {len(words)}; {evidence}"
+    problem = Unavailable(
+        kind=UNANSWERED,
+        reason=sentence,
+        advice="nvidia-smi and the kernel log say more; a GPU that is lost needs a reset or a reboot"
+        if code == "lost"
+        else "see whether nvidia-smi can read it as this user",
+    )
+    return _unread(problem, max(0, count), evidence)
 
 
 def unread_gpus(
@@ -22,10 +60,10 @@ def unread_gpus(
     What was given to the job comes first: a variable of the scheduler or of CUDA, then the device files. The PCI bus is
     asked last and not in a container, which sees the bus of its host whether or not it was given the GPUs.
     """
-    for name in _VARIABLES:
-        words = _listed(environ.get(name))
-        if words is not None:
-            return _unread(problem, len(words), f"{name} lists {len(words)}")
+    given = _given(environ)
+    if given is not None:
+        name, words = given
+        return _unread(problem, len(words), f"{name} lists {len(words)}")
     files = [path.name for path in (root / "dev").glob("nvidia*") if re.fullmatch(r"nvidia\d+", path.name)]
     if files:
         return _unread(problem, len(files), f"there are {len(files)} device files /dev/nvidiaN")
@@ -35,6 +73,15 @@ def unread_gpus(
 
 def _unread(problem: Unavailable, count: int, evidence: str, *, usable: bool = True) -> UnreadGpus | None:
     return UnreadGpus(count=count, evidence=evidence, problem=problem, usable=usable) if count else None
+
+
+def _given(environ: Mapping[str, str]) -> tuple[str, list[str]] | None:
+    """The variable that tells which GPUs the job was given, and its items; None where none does."""
+    for name in _VARIABLES:
+        words = _listed(environ.get(name))
+        if words is not None:
+            return name, words
+    return None
 
 
 def _listed(value: str | None) -> list[str] | None:

@@ -10,7 +10,7 @@ from carbon_plugin.detect.observed import Observed
 from carbon_plugin.meters.hostinfo import read_host_info
 from carbon_plugin.meters.nvml_driver import Inventory
 from carbon_plugin.meters.open import MeterSet, open_meters
-from carbon_plugin.meters.presence import unread_gpus
+from carbon_plugin.meters.presence import UNANSWERED, unanswered_gpus, unread_gpus
 from carbon_plugin.meters.protocol import Unavailable, UnreadGpus
 from carbon_plugin.meters.selection import select_devices
 from carbon_plugin.monitor.leader import Claim
@@ -25,7 +25,7 @@ Reserved = Sequence[str | int] | None
 
 class Hardware(Struct, frozen=True, kw_only=True):
     """The GPUs that the job has on this host, and the profile of the first one's model. `unread` are GPUs that there
-    are although no driver answers for them."""
+    are although no driver answers for them, or that do not answer it."""
 
     reserved: Reserved
     keys: tuple[str, ...]
@@ -48,6 +48,7 @@ def look_at_hardware(settings: Settings, shown: Inventory | Unavailable, environ
         reserved=reserved,
         keys=(*chosen.uuids, *chosen.missing),
         accelerator=Observed(profile, f"NVML calls the GPU {names[0]}") if profile else None,
+        unread=unanswered_gpus(shown, chosen, environ),
     )
 
 
@@ -65,6 +66,7 @@ def open_host_meters(
         node_profile=_node_profile(settings, accelerator) if known else None,
         accelerator=accelerator,
         gpu_power_w=None if unread is None else unread_power(settings, accelerator, usable=unread.usable),
+        unanswered=unread if host and unread is not None and unread.problem.kind == UNANSWERED else None,
         include_host=host,
         node_address=settings.node_meter,
         environ=environ,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
+from carbon_plugin.ledger.expected import NOT_SEEN_EVENT, SILENT_EVENT
 from carbon_plugin.meters.open import MeterSet
 from carbon_plugin.monitor.settings import Settings
 from carbon_plugin.predict.power import unread_power_figure
@@ -34,15 +35,25 @@ def unread_power(settings: Settings, accelerator: Accelerator | None, *, usable:
     return Figure(known[len(known) // 2].value, low, high, "W", "assumed", source)
 
 
-def warning_of(meters: MeterSet, settings: Settings) -> str | None:
-    """What the user must know at the start about GPUs that are not metered; None where all are, or there are none."""
+def warning_of(meters: MeterSet, settings: Settings) -> tuple[str | None, str] | None:
+    """What the user must know at the start about GPUs that are not metered, and the kind of event that the ledger gets
+    (None where the meters' own event says it); None where all are metered, or there are none."""
     unread, named = meters.unread, named_gpu(settings)
     if unread is not None:
         advice = f" ({unread.problem.advice})" if unread.problem.advice else ""
-        return f"{unread.sentence}{advice}. Their energy is in the totals as an estimate, with a range"
+        return None, f"{unread.sentence}{advice}. Their energy is in the totals as an estimate, with a range"
+    silent = meters.silent
+    if silent is not None:
+        advice = f" ({silent.advice})" if silent.advice else ""
+        return (
+            SILENT_EVENT,
+            f"this machine may have GPUs that nothing can read: {silent.reason}{advice}. Nothing tells how many there "
+            "are, so their energy is in no total",
+        )
     if meters.gpus is None and named is not None:
         return (
+            NOT_SEEN_EVENT,
             f"the job is said to run on {named.name}, and nothing on this machine shows a GPU: only the machine itself "
-            "is metered, and what GPUs draw is in no total"
+            "is metered, and what GPUs draw is in no total",
         )
     return None

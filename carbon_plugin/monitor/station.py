@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from carbon_plugin.detect.observed import Detected
 from carbon_plugin.detect.stages import own_stages, with_all_stages
-from carbon_plugin.ledger.expected import LEFT, NOT_SEEN_EVENT, UNMETERED_EVENT
+from carbon_plugin.ledger.expected import LEFT, UNMETERED_EVENT
 from carbon_plugin.ledger.launches import ANOTHER_JOB_EVENT, SKEW_EVENT
 from carbon_plugin.ledger.records import RunIdentity
 from carbon_plugin.meters.hostinfo import read_host_info
@@ -267,9 +267,10 @@ class Station:
         meters = open_host_meters(self._settings, self._hardware, self._environ, gpus=task.gpus, host=task.host)
         warning = warning_of(meters, self._settings) if task.host else None
         if warning is not None:
-            logger.warning("carbon_plugin: %s", warning)
-            if meters.unread is None:
-                self.note(NOT_SEEN_EVENT, warning)
+            kind, sentence = warning
+            logger.warning("carbon_plugin: %s", sentence)
+            if kind is not None:
+                self.note(kind, sentence)
         # Local rank 0, or who follows it, writes the node's ledger; what others see alone is in ledgers of their own.
         of_node = task.until_s is None and (self._ranks.local_rank == 0 or task.follows)
         rank = None if of_node else self._ranks.rank

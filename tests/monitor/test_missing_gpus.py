@@ -25,6 +25,8 @@ from tests.monitor.conftest import started
 
 FAULTS = {"version mismatch": "version_mismatch", "no permission": "no_permission", "not loaded": "driver_not_loaded"}
 HANGS = "a driver that hangs"
+LOST = {"lost": "gpus=2;power=300,400;fault=0:lost", "all lost": "gpus=2;fault=0:lost,1:lost"}
+SILENT = {"version mismatch, unseen": "version_mismatch", "no permission, unseen": "no_permission"}
 
 
 class Ended:
@@ -52,6 +54,15 @@ def jobs(simulated_nvml: Callable[..., dict[str, str]], tmp_path_factory: Any) -
             )
             for name, fault in faults.items()
         }  # fmt: skip
+        for name, spec in LOST.items():
+            running[name] = start(
+                "live.py", "close", top / name, 1.5, spec=spec, TMPDIR=_made(top / f"{name} scratch")
+            )  # fmt: skip
+        for name, fault in SILENT.items():
+            running[name] = start(
+                "live.py", "close", top / name, 0.5, spec=f"gpus=2;fault=init:{fault}",
+                TMPDIR=_made(top / f"{name} scratch"),
+            )  # fmt: skip
         yield {name: Ended(top / name, process) for name, process in running.items()}
 
 
@@ -88,6 +99,29 @@ def test_gpus_that_no_driver_tells_of_are_in_the_headline_and_in_the_verdict(job
     assert "estimated for GPUs that could not be read" in opening(summary)
     assert any("2 GPUs are not metered" in warning for warning in warnings(summary))
     assert "energy of 2 of 2 GPUs is an estimate" in render_text(summary).splitlines()[-1]
+
+
+@pytest.mark.parametrize(("name", "count"), [("lost", 1), ("all lost", 2)])
+def test_gpus_that_the_driver_counts_and_that_do_not_answer_are_estimated_and_said(jobs, name, count):
+    summary, gpu = jobs[name].summary, jobs[name].summary.by_rung["gpu"]
+    (line,) = [line for line in jobs[name].errors.splitlines() if "not metered" in line]
+
+    assert "the driver counts 2" in line
+    assert 0 < gpu.estimated_j <= gpu.energy_j
+    assert gpu.low_j < gpu.energy_j < gpu.high_j
+    assert (summary.coverage.gpus, summary.coverage.gpus_measured) == (2, 2 - count)
+    assert "estimated for GPUs that could not be read" in opening(summary)
+    assert f"energy of {count} of 2 GPUs is an estimate" in render_text(summary).splitlines()[-1]
+
+
+@pytest.mark.parametrize("name", SILENT)
+def test_a_driver_that_does_not_answer_is_said_where_nothing_shows_a_gpu(jobs, name):
+    summary = jobs[name].summary
+    (line,) = [line for line in jobs[name].errors.splitlines() if "may have GPUs that nothing can read" in line]
+
+    assert "in no total" in line
+    assert any(warning.startswith("A GPU driver on a machine") for warning in warnings(summary))
+    assert "may be in no total" in render_text(summary).splitlines()[-1]
 
 
 @pytest.fixture(scope="module")
