@@ -108,9 +108,9 @@ UNMETERED = [
     for seed in (1, 2)
 ]
 """Half of a job: the other two ranks run without the plugin."""
-PLACED = [Rank(environ={"JOB_GPUS": f"GPU-{81:08x}-5133-4d00-8000-000000000000"}) for _ in range(2)] + [
-    Rank(environ={"JOB_GPUS": ""})
-]
+PLACED = [
+    Rank(environ={"JOB_GPUS": f"GPU-{81:08x}-5133-4d00-8000-000000000000", "JOB_LONGER_S": 3}) for _ in range(2)
+] + [Rank(environ={"JOB_GPUS": "", "JOB_LONGER_S": 3})]
 """Two ranks on one GPU, and one on the CPU."""
 SITUATIONS |= {"half of the job": UNMETERED, "two ranks on one GPU, one on none": PLACED}
 
@@ -325,7 +325,7 @@ def test_two_jobs_in_one_run_directory_keep_all_gpus_and_steps_and_it_is_said_on
     assert min(steps) > 0
     assert job.summary.event_counts["another_job"] == 1
     assert job.errors.count("is being written in this run directory by another process") == 1
-    assert job.summary.coverage.side_by_side == ["node-0.attempt-0.jsonl", "node-0.attempt-1.jsonl"]
+    assert sorted(job.summary.coverage.side_by_side) == ["node-0.attempt-0.jsonl", "node-0.attempt-1.jsonl"]
     assert "wrote into this run directory at the same time (node-0.attempt-0.jsonl, node" in render_text(job.summary)
 
 
