@@ -313,6 +313,14 @@ def test_lost_gpu_is_absent_and_not_zero(job: Job, tmp_path: Path) -> None:
     assert summary.by_rung["host"].meters.quality == "modelled"
 
 
+def own_windows(records: list, writer: int) -> list:
+    """Records that a second writer has made of the same time, and no copy of the first one's: its tokens differ."""
+    return [
+        msgspec.structs.replace(record, tokens=record.tokens + writer) if isinstance(record, Window) else record
+        for record in records
+    ]
+
+
 def test_gpu_that_two_files_metered_is_counted_once_and_reported(job: Job, tmp_path: Path) -> None:
     """Two containers on one host that both read the same GPU."""
     job.nodes, job.gpus, job.attempts = 1, 1, [Attempt(0, 6)]
@@ -321,7 +329,7 @@ def test_gpu_that_two_files_metered_is_counted_once_and_reported(job: Job, tmp_p
     once_j = summarise(tmp_path).energy.energy_j
     manifest = records[0]
     assert isinstance(manifest, Manifest)
-    write(tmp_path, [msgspec.structs.replace(manifest, node=1, nodes=2), *records[1:]], node=1)
+    write(tmp_path, [msgspec.structs.replace(manifest, node=1, nodes=2), *own_windows(records[1:], 1)], node=1)
     summary = summarise(tmp_path)
     assert summary.energy.energy_j == once_j
     assert {(overlap.file, overlap.counted_in) for overlap in summary.coverage.overlaps} == {
@@ -377,7 +385,7 @@ def test_containers_of_a_host_add_up_and_gpus_that_two_of_them_read_count_once(j
         manifest = records[0]
         assert isinstance(manifest, Manifest)
         part = msgspec.structs.replace(manifest, host_key="boot-0", host_share=0.5, node=container, nodes=3)
-        write(tmp_path, [part, *records[1:]], container)
+        write(tmp_path, [part, *own_windows(records[1:], container)], container)
         summary = summarise(tmp_path)
         gpu_j.append(summary.by_rung["gpu"].energy_j)
     assert gpu_j[0] < 0.6 * gpu_j[1]
