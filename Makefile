@@ -37,7 +37,7 @@ demo: $(VENV)/.installed ## plan, train in two processes with the callback, audi
 test: $(VENV)/.installed-dev ## the tests, with lint, types and the import table among them: six minutes on two cores
 	$(BIN)/$(PYTEST)
 
-test-all: test ## the tests, then the exhaustive ones that `make test` leaves out: everything that CI runs
+test-all: test ## the tests, then the exhaustive ones that `make test` leaves out
 	$(BIN)/$(PYTEST) -m exhaustive
 
 test-newest: ## the tests in .venv-newest with the newest releases of everything but torch
