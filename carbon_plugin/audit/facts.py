@@ -156,11 +156,11 @@ def coverage_of(collected: RunCollector) -> Coverage:
 
 
 def _side_by_side(files: Sequence[FilePass]) -> list[str]:
-    """Ledgers of one place in a job that were written at the same time: by two jobs, or by two launches of one.
+    """Ledgers of one place in a job that were written at the same time, by name: by two jobs, or two launches of one.
 
     Clocks of two hosts may be apart, so that a restart on another one seems to begin before the end of what it follows.
     """
-    found: dict[str, None] = {}
+    found: set[str] = set()
     writers: dict[str, list[FilePass]] = {}
     for file in files:
         writers.setdefault(writer_name(file.file), []).append(file)
@@ -172,10 +172,10 @@ def _side_by_side(files: Sequence[FilePass]) -> list[str]:
                 together_s = min(end_s, until_s) - began_s
                 same_host = longest.manifest.host_key == file.manifest.host_key
                 if together_s > (TOGETHER_S if same_host else min(end_s - start_s, until_s - began_s) / 2):
-                    found |= {longest.file: None, file.file: None}
+                    found |= {longest.file, file.file}
             if longest is None or file.extent[1] > longest.extent[1]:
                 longest = file
-    return list(found)
+    return sorted(found)
 
 
 def work_of(collected: RunCollector, manifest: Manifest, prediction: PredictionDocument | None) -> Work:
