@@ -185,8 +185,8 @@ def _run_of(spec: Path | None, given: dict[str, Any], directories: tuple[Path, .
     else:
         usual, assumed = _with_usual_batch(overrides, USUAL_SEQ_LEN)
         run = build_run_spec(usual, origin="command line", profile_dirs=directories)
-        longest = getattr(run.model, "learned_positions", 0)
-        if 0 < longest < USUAL_SEQ_LEN and given["seq_len"] is None:
+        longest = getattr(run.model, "made_for_seq_len", None)
+        if longest is not None and longest < USUAL_SEQ_LEN and given["seq_len"] is None:
             usual, assumed = _with_usual_batch(overrides, longest)
             run = build_run_spec(usual, origin="command line", profile_dirs=directories)
         run = msgspec.structs.replace(run, assumptions=(*run.assumptions, *assumed))
@@ -247,7 +247,7 @@ def _with_usual_batch(overrides: dict[str, Any], seq_len: int) -> tuple[dict[str
     assumed = []
     if "seq_len" not in training:
         training["seq_len"] = seq_len
-        why = "usual pre-training length" if seq_len == USUAL_SEQ_LEN else "as long as the model's position table"
+        why = "usual pre-training length" if seq_len == USUAL_SEQ_LEN else "the longest that the model is made for"
         assumed.append(Assumption("training.seq_len", str(seq_len), f"{why}; not stated"))
     if "global_batch_size" not in training:
         batch = max(1, USUAL_BATCH_TOKENS // max(1, training["seq_len"]))

@@ -54,6 +54,10 @@ class FieldTable:
             self.differences.append(f"{name}: {said}; {source.partition(':')[0]} counts")
         return value
 
+    def is_seen(self, name: str) -> bool:
+        """Whether a live object showed the field."""
+        return name in self.rows and self.rows[name]["detected"] is not None
+
     def note(self, name: str, value: Any, source: str, *, between: tuple[Any, Any] | None = None) -> None:
         """A field that follows from others, with its range where it has one."""
         self.rows[name] = {

@@ -11,7 +11,7 @@ from carbon_plugin.detect.effective import Declared, Effective, World
 from carbon_plugin.detect.fields import FieldTable
 from carbon_plugin.detect.observed import BY_ELIMINATION, DEGREES, Detected, Observed
 from carbon_plugin.detect.resolve_cluster import resolve_clusters
-from carbon_plugin.detect.resolve_model import resolve_model
+from carbon_plugin.detect.resolve_model import resolve_model, with_seen_length
 from carbon_plugin.detect.resolve_tokens import note_tokens
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.figure import Assumption
@@ -44,6 +44,8 @@ def resolve(planned: RunSpec | None, declared: Declared, detected: Detected | No
     clusters = resolve_clusters(table, planned.cluster if planned else None, declared, detected, world, missing)
     assumptions += clusters.assumptions
     training = _training(table, planned, declared, detected, layout, missing)
+    if model is not None and training is not None and table.is_seen("training.seq_len"):
+        model = with_seen_length(table, model, training.seq_len)
     stack = _stack(table, planned, declared, detected)
     site = table.choose("site", planned=planned and planned.site, declared=declared.site)
     if site is None:

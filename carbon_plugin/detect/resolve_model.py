@@ -56,6 +56,15 @@ def resolve_model(
         return None, ()
 
 
+def with_seen_length(table: FieldTable, model: Model, seq_len: int) -> Model:
+    """The model, where the job runs sequences of `seq_len` tokens. More of them than a table of learned positions has
+    rows show that positions begin anew within a sample, or that a table of the structure is none of positions."""
+    if isinstance(model, CountedModel) or not model.learned_positions or seq_len <= (model.made_for_seq_len or 0):
+        return model
+    table.note("model.longest_seq_len", seq_len, "the job runs sequences of this length")
+    return msgspec.structs.replace(model, longest_seq_len=seq_len)
+
+
 def _laid_over(
     table: FieldTable, planned: Model | None, declared: Model | None, detected: DetectedModel
 ) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from carbon_plugin.predict.memory import memory_bytes
 from carbon_plugin.predict.rates import Rates, resolve_rates
 from carbon_plugin.spec.layout import AXES, ParallelLayout
 from carbon_plugin.spec.model import TransformerModel
-from carbon_plugin.spec.run import RunSpec, check_layout, check_work
+from carbon_plugin.spec.run import RunSpec, check_input, check_layout, check_work
 
 GIB = 2**30
 MORE_NODES = (2, 4, 8, 16, 32, 64)
@@ -61,6 +61,7 @@ def inputs_of(spec: RunSpec) -> Inputs:
             f"layout: {spec.model.name} is known only by its counted FLOPs and can only be data-parallel: plan it "
             "without --search"
         )
+    check_input(spec.model, spec.training)
     rates, _ = resolve_rates(spec.cluster, spec.stack, spec.training.precision)
     return Inputs(spec.model, spec, shape_of(spec.model), work_of(spec.training, spec.stack), rates)
 

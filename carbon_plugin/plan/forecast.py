@@ -20,6 +20,7 @@ from carbon_plugin.plan.feasibility import GIB, with_held
 from carbon_plugin.plan.fullness import NEARLY_FULL, SLOWDOWN_AT_LIMIT, expected_slowdown, fit_probability
 from carbon_plugin.plan.goodput import Goodput, run_goodput
 from carbon_plugin.plan.search import describe, search_layout
+from carbon_plugin.predict.assumed import LONGER_THAN_MADE_FOR
 from carbon_plugin.predict.power import idle_power_figure
 from carbon_plugin.predict.result import MemoryPrediction, StepPrediction
 from carbon_plugin.predict.step import predict_step
@@ -281,6 +282,11 @@ def _warnings(spec: RunSpec, prediction: StepPrediction, device_hours: float) ->
             f"step{'s' * (training.total_steps > 1)} of {training.tokens_per_step:,} tokens: give a smaller "
             "global_batch_size, or steps"
         )
+    found += [
+        f"sequences of {training.seq_len:,} tokens: {beyond.source}"
+        for beyond in prediction.assumptions
+        if beyond.field == LONGER_THAN_MADE_FOR
+    ]
     if spec.training.optimizer_offload:
         found += _host_memory_warning(spec)
     if device_hours > LARGE_RUN_DEVICE_HOURS:

@@ -5,14 +5,19 @@ from __future__ import annotations
 from carbon_plugin.predict.rates import ROWWISE_SHARE, WITHIN_EXPONENT, capped_share
 from carbon_plugin.predict.schedule import MUON_ITERATIONS, OFFLOAD_BYTES_PER_S
 from carbon_plugin.spec.figure import Assumption
-from carbon_plugin.spec.model import CountedModel
+from carbon_plugin.spec.model import CountedModel, TransformerModel
 from carbon_plugin.spec.run import RunSpec
+
+LONGER_THAN_MADE_FOR = "model.longest_seq_len"
+"""Field of the assumption that a model's positions reach further than the length that it is made for."""
 
 
 def step_assumptions(spec: RunSpec) -> list[Assumption]:
     """Numbers that what the spec asks for brings with it, and that it has no field for."""
     training, stack, cluster = spec.training, spec.stack, spec.cluster
     found = _not_counted(spec) if isinstance(spec.model, CountedModel) else []
+    if isinstance(spec.model, TransformerModel) and (longest := spec.model.made_for_seq_len or 0) < training.seq_len:
+        found += _beyond(longest, training.seq_len)
     if training.optimizer_offload:
         said = "host memory and PCIe 4 x16 that one device of eight gets; faster links are not credited"
         found.append(Assumption("training.optimizer_offload", f"{OFFLOAD_BYTES_PER_S / 1e9:g} GB/s a device", said))
@@ -26,6 +31,14 @@ def step_assumptions(spec: RunSpec) -> list[Assumption]:
         said = "of the tensor-wise fp8 rate: torchtitan's rows on H100 gain nothing over bf16"
         found.append(Assumption("stack.fp8_recipe", f"{ROWWISE_SHARE:.0%}", said))
     return found
+
+
+def _beyond(longest: int, seq_len: int) -> list[Assumption]:
+    """That a sequence is longer than the model is made for, which a model without a table of positions can have."""
+    if not longest:
+        return []
+    said = f"the model states {longest:,} tokens as its longest; its positions are taken to reach further at no cost"
+    return [Assumption(LONGER_THAN_MADE_FOR, f"{seq_len:,} tokens", said)]
 
 
 def _not_counted(spec: RunSpec) -> list[Assumption]:

@@ -27,8 +27,8 @@ def predict_step(spec: RunSpec) -> StepPrediction:
     """Time, FLOPs, memory and power of one step of `spec`, whose layout must be set.
 
     Raises `InfeasibleLayoutError` if the layout breaks a rule of the model, the cluster or the batch, `SpecError`
-    if there is none, the device lacks the precision or the model was counted at another sequence length. A layout
-    that does not fit in memory is predicted all the same, with `memory.fits` false.
+    if there is none, the device lacks the precision or the model cannot have that sequence length. A layout that
+    does not fit in memory is predicted all the same, with `memory.fits` false.
     """
     if spec.layout is None:
         raise SpecError("layout: auto was not searched yet; predict_step needs one layout")

@@ -15,16 +15,17 @@ from carbon_plugin.spec.document import read_document
 class Family(Struct, frozen=True, kw_only=True):
     """One family. `gated` is None where its feed-forward layer is not known; `refused` says why it is not read.
 
-    `positions` are the default length of a learned position table and the rows beyond it, `linear` the module of the
-    layers that are no attention, `without_attention` that all layers are such. `floored_heads` says that the width of a
-    head is rounded down, `never_tied` that the output head is separate whatever the config says.
+    `positions` are the default length of a learned position table, the rows beyond it and those that no token of a
+    sequence has, `linear` the module of the layers that are no attention, `without_attention` that all layers are
+    such. `floored_heads` says that the width of a head is rounded down, `never_tied` that the output head is separate
+    whatever the config says.
     """
 
     name: str
     gated: bool | None = None
     tied: bool = False
     biased: bool = False
-    positions: tuple[int, int] | None = None
+    positions: tuple[int, int, int] | None = None
     encoder: bool = False
     floored_heads: bool = False
     never_tied: bool = False

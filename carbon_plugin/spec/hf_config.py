@@ -25,6 +25,7 @@ from carbon_plugin.spec.config_layers import feeds_of, mixers_of
 from carbon_plugin.spec.config_mixers import is_biased, mixers_at
 from carbon_plugin.spec.config_nas import nas_blocks
 from carbon_plugin.spec.config_parts import parts_note, parts_of
+from carbon_plugin.spec.config_positions import learned_positions, longest_seq_len
 from carbon_plugin.spec.decoding import decode
 from carbon_plugin.spec.document import Document
 from carbon_plugin.spec.families import Family, family_of
@@ -87,7 +88,8 @@ def model_from_hf_config(
         "vocab": keys.integer("vocab_size"),
         "gated": gated,
         "tied_embeddings": _tied(config, keys, family),
-        "learned_positions": _positions(keys, family),
+        "learned_positions": learned_positions(keys, family),
+        "longest_seq_len": longest_seq_len(keys, family),
         "qkv_bias": is_biased(keys, family),
         "mtp_layers": keys.optional("num_nextn_predict_layers") or 0,
         "embedding_width": keys.optional("word_embed_proj_dim", "embedding_size", "input_embedding_size"),
@@ -171,13 +173,6 @@ def _tied(whole: Mapping[str, Any], keys: Keys, family: Family) -> bool:
     if whole.get("tie_word_embeddings") is not None:
         return bool(whole["tie_word_embeddings"])
     return keys.flag("tie_word_embeddings", default=family.tied)
-
-
-def _positions(keys: Keys, family: Family) -> int:
-    if family.positions is None:
-        return 0
-    default, extra = family.positions
-    return (keys.optional("n_positions", "max_position_embeddings") or default) + extra
 
 
 def _window(keys: Keys, family: Family) -> int | None:

@@ -69,8 +69,10 @@ class TransformerModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     `blocks`, when set, are the layers where they are not alike, each with its own parameters; the plain fields then
     describe equal layers that together hold the same widths, and `layers` is the number of those. `parts` hold what
     lies beside the layers (vision towers, per-layer embeddings). `embedding_width` is the width of the token embedding
-    where it is not `hidden`. Layers that only predict further tokens (`mtp_layers`) are trained and priced, but are in
-    no parameter count: `mtp_parameters` has theirs. `notes` say what a reader of the counts should know.
+    where it is not `hidden`. `longest_seq_len` is the longest sequence that the model is made for: a limit where it has
+    a table of `learned_positions` (whose rows count where it is not stated), else a remark. Layers
+    that only predict further tokens (`mtp_layers`) are trained and priced, but are in no parameter count:
+    `mtp_parameters` has theirs. `notes` say what a reader of the counts should know.
     Raises `SpecError` naming the fields when the shape is impossible.
     """
 
@@ -98,12 +100,13 @@ class TransformerModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     parts: tuple[Part, ...] = ()
     embedding_width: int | None = None
     causal: bool = True
+    longest_seq_len: int | None = None
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         owner = f"model {self.name}: "
         check_positive(self, "layers", "hidden", "heads", "kv_heads", "head_dim", "ffn", "vocab", owner=owner)
-        check_positive(self, "sliding_window", "embedding_width", owner=owner)
+        check_positive(self, "sliding_window", "embedding_width", "longest_seq_len", owner=owner)
         check_at_most(self, MOST_LAYERS, "layers", "mtp_layers", owner=owner)
         check_at_most(self, MOST_WIDTH, "hidden", "heads", "kv_heads", "head_dim", "ffn", "vocab", owner=owner)
         check_not_negative(self, "learned_positions", "mtp_layers", owner=owner)
@@ -123,6 +126,11 @@ class TransformerModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             )
         if not 0 < self.trainable_fraction <= 1:
             raise SpecError(f"{owner}trainable_fraction is {self.trainable_fraction}, expected above 0 and at most 1")
+
+    @property
+    def made_for_seq_len(self) -> int | None:
+        """Tokens of the longest sequence that the model is made for; None where nothing says."""
+        return self.longest_seq_len or self.learned_positions or None
 
     @property
     def remarks(self) -> tuple[str, ...]:

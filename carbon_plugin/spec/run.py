@@ -94,12 +94,16 @@ def check_layout(model: TransformerModel | CountedModel, cluster: Cluster, layou
 
 
 def check_input(model: TransformerModel | CountedModel, training: TrainingPlan) -> None:
-    """Raise `SpecError` if a model was counted at another sequence length than it is to be trained at.
+    """Raise `SpecError` if a model cannot be trained at that sequence length: it has a table with fewer learned
+    positions, or it was counted at another length.
 
     FLOPs and activations of a sample grow with its length, and not in proportion: nothing short of another count tells.
     A count that states no length holds for samples without tokens, which are planned with a length of 1.
     """
-    if not isinstance(model, CountedModel) or training.seq_len == (model.seq_len or 1):
+    if not isinstance(model, CountedModel):
+        _check_positions(model, training.seq_len)
+        return
+    if training.seq_len == (model.seq_len or 1):
         return
     if model.seq_len is None:
         raise SpecError(
@@ -110,6 +114,18 @@ def check_input(model: TransformerModel | CountedModel, training: TrainingPlan) 
     raise SpecError(
         f"model {model.name}: counted at {model.seq_len} tokens a sample, but training.seq_len is {training.seq_len}; "
         f"count it at that length ({_count_command(model, training.seq_len)}), or plan with seq_len {model.seq_len}"
+    )
+
+
+def _check_positions(model: TransformerModel, seq_len: int) -> None:
+    longest = model.made_for_seq_len
+    if not model.learned_positions or longest is None or seq_len <= longest:
+        return
+    raise SpecError(
+        f"model {model.name}: its table of learned positions holds sequences of at most {longest} tokens, but "
+        f"training.seq_len is {seq_len}; plan with seq_len {longest}, or state with the model what it has otherwise: "
+        f"learned_positions and longest_seq_len of a longer table, or longest_seq_len {seq_len} alone where positions "
+        "begin anew within a packed sample"
     )
 
 

@@ -10,6 +10,7 @@ import pytest
 from carbon_plugin.detect.effective import Declared, Effective, World
 from carbon_plugin.detect.observed import Detected, DetectedLayout, DetectedModel, Observed
 from carbon_plugin.detect.resolve import resolve
+from carbon_plugin.errors import SpecError
 from carbon_plugin.predict.step import predict_step
 from carbon_plugin.spec.figure import Assumption
 from carbon_plugin.spec.hardware import Cluster
@@ -173,6 +174,20 @@ def test_shape_of_the_module_is_laid_over_the_planned_one():
     assert effective.spec.model.layers == 6
     assert effective.spec.model.name == "tiny"
     assert any(sentence.startswith("model.layers: planned 4, detected 6") for sentence in effective.differences)
+
+
+def test_a_length_that_the_job_runs_is_not_refused_for_the_rows_of_a_table():
+    seen = detected(shaped(learned_positions=128), **FSDP, **STEP)
+
+    effective = resolve(None, Declared(), seen, EIGHT)
+    declared = resolve(None, Declared(training={"seq_len": 256}), msgspec.structs.replace(
+        seen, fields={name: one for name, one in seen.fields.items() if name != "training.seq_len"}
+    ), EIGHT)  # fmt: skip
+
+    assert value(effective, "model.longest_seq_len") == 256
+    assert predict_step(effective.spec).step_time_s.value > 0
+    with pytest.raises(SpecError, match=r"at most 128 tokens, but training\.seq_len is 256"):
+        predict_step(declared.spec)
 
 
 def test_heads_that_the_structure_leaves_open_come_from_the_plan():

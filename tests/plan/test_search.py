@@ -23,6 +23,7 @@ from carbon_plugin.predict.schedule import step_time
 from carbon_plugin.predict.step import predict_step
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.loading import build_run_spec
+from carbon_plugin.spec.presets import load_preset
 from carbon_plugin.spec.run import RunSpec, check_layout, with_layout
 
 TINY_MOE = {
@@ -226,7 +227,7 @@ def test_the_layout_that_is_taken_is_the_one_of_least_expected_time_and_not_of_l
 def test_no_plan_fills_its_memory_where_another_layout_is_as_fast_with_room(
     model: str, accelerator: str, nodes: int
 ) -> None:
-    training = {"seq_len": 4096, "global_batch_size": 1024, "steps": 100}
+    training = {"seq_len": load_preset(model).made_for_seq_len or 4096, "global_batch_size": 1024, "steps": 100}
     cluster = {"accelerator": accelerator, "nodes": nodes}
     spec = build_run_spec(
         {"model": model, "cluster": cluster, "training": training, "site": {"zone": "FRA"}}, origin="t"
