@@ -44,7 +44,7 @@ test-newest: ## the tests in .venv-newest with the newest releases of everything
 	test -x .venv-newest/bin/python || $(PYTHON) -m venv .venv-newest
 	.venv-newest/bin/python -c "import torch" 2>/dev/null || .venv-newest/bin/python -m pip --disable-pip-version-check install --quiet $(TORCH)
 	.venv-newest/bin/python -c "from importlib.metadata import version; print('torch==' + version('torch'))" > .venv-newest/torch.txt
-	.venv-newest/bin/python -m pip --disable-pip-version-check install --quiet --upgrade --upgrade-strategy eager --constraint .venv-newest/torch.txt --editable ".[dev]"
+	.venv-newest/bin/python -m pip --disable-pip-version-check install --quiet --upgrade --upgrade-strategy eager --constraint .venv-newest/torch.txt -r requirements/trainers.in --editable ".[dev]"
 	.venv-newest/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --require-hashes -r requirements/layouts.lock
 	.venv-newest/bin/$(PYTEST)
 
@@ -55,7 +55,7 @@ test-lowest: ## the tests in .venv-lowest with the lowest direct releases that p
 lock: ## write requirements/*.lock anew from pyproject.toml with the newest releases
 	test -x .venv-lock/bin/python || $(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/python -m pip --disable-pip-version-check install --quiet "$(UV)"
-	$(LOCK) pyproject.toml requirements/torch.in --extra dev -o requirements/dev.lock
+	$(LOCK) pyproject.toml requirements/torch.in requirements/trainers.in --extra dev -o requirements/dev.lock
 	$(LOCK) pyproject.toml requirements/torch.in --constraint requirements/dev.lock -o requirements/core.lock
 	$(LOCK) requirements/layouts.in --no-deps -o requirements/layouts.lock
 	$(LOCK) requirements/tools.in --constraint requirements/dev.lock -o .venv-lock/tools.txt

@@ -1,4 +1,8 @@
-"""Tokens as a Hugging Face Trainer counts them itself, else as its batches show them; nothing waits for a device."""
+"""Tokens as a Hugging Face Trainer counts them itself, else as its batches show them; nothing waits for a device.
+
+`num_items_in_batch` is no such count: it is the number of labels that the loss takes, of which a prompt has none, and
+it lies on the device, so that reading it would wait for the step.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TRL's own number of tokens is that of the audit; needs `trl`, which is in no extra of this package."""
+"""TRL's own number of tokens is that of the audit; `make test-lowest` goes without TRL."""
 
 from __future__ import annotations
 
