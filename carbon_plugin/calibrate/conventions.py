@@ -177,8 +177,13 @@ DEVICES: tuple[tuple[str, str], ...] = (
     ("B200", "b200-sxm"),
     ("GH200", "gh200"),
     ("MI300X", "mi300x"),
+    ("MI325X", "mi325x"),
     ("MI250X", "mi250x"),
+    ("MI350X", "mi350x"),
     ("MI355X", "mi355x"),
+    ("Gaudi2", "gaudi2"),
+    ("RTX-4090", "rtx4090"),
+    ("RTX-A6000", "rtx-a6000"),
     ("TPUv4", "tpu-v4"),
     ("TPUv5e", "tpu-v5e"),
     ("TPUv5p", "tpu-v5p"),
@@ -253,7 +258,11 @@ def accelerator_name(gpu: str) -> str:
     found = find_accelerator(name) or match_device_name(gpu)
     if found is not None:
         return found.name
-    if re.search(r"\b(gcd|tile|die|neuroncore)\b", gpu, re.IGNORECASE):
+    if (part := re.search(r"\b(gcd|tile|die|neuroncore)\b", gpu, re.IGNORECASE)) is not None:
+        module = re.split(r"[-\s(]*$", name[: name.lower().index(part.group(1).lower())])[0]
+        half = find_accelerator(f"{module}-{part.group(1)}")
+        if half is not None:
+            return half.name
         # The profile of the module is twice such a device: half of it is not what the row ran on as a whole.
         raise SpecError(f"gpu {gpu!r} counts parts of a module, which have no profile of their own")
     known = PCIE_DEVICES if "PCIE" in name.upper() else DEVICES

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from carbon_plugin.calibrate.fields import Fields, MissingFieldError
+from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.hardware import Cluster
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.model import TransformerModel
@@ -38,6 +39,31 @@ def row_step_time_s(
     hardware = "hardware" in row.text("tflops_kind") or not row.states("tflops_per_gpu", "mfu_pct")
     flops = _flops(row, model, training, layout, assumed, hardware=hardware)
     return flops / (_achieved_flops(row, cluster, training, assumed) * cluster.devices)
+
+
+def check_possible(
+    row: Fields,
+    model: TransformerModel,
+    cluster: Cluster,
+    training: TrainingPlan,
+    layout: ParallelLayout,
+    step_s: float,
+) -> None:
+    """Raise `SpecError` where the step would take more FLOP/s than the device's peak: another device than the row
+    names, or another setting. Recomputed FLOPs count where the row states recompute."""
+    from carbon_plugin.predict.case import layout_of, shape_of, work_of
+    from carbon_plugin.predict.flops import step_flops
+    from carbon_plugin.predict.rates import peak_of
+    from carbon_plugin.spec.stack import Stack
+
+    counts = step_flops(shape_of(model), layout_of(layout), work_of(training, Stack()))
+    needed = float(counts[1 if row.states("recompute") else 0]) / step_s / cluster.devices
+    dtype, peak = peak_of(cluster.accelerator, training.precision)
+    if needed > peak.value:
+        raise SpecError(
+            f"a step of {step_s:.4g} s takes {needed / 1e12:.0f} TFLOP/s a device, expected at most the {dtype} peak "
+            f"of {cluster.accelerator.name}, {peak.value / 1e12:.0f} TFLOP/s: device, batch or recompute is another"
+        )
 
 
 def _achieved_flops(row: Fields, cluster: Cluster, training: TrainingPlan, assumed: list[str]) -> float:

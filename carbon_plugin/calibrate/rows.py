@@ -22,7 +22,7 @@ from carbon_plugin.calibrate.fields import Fields
 from carbon_plugin.calibrate.row_cluster import row_cluster
 from carbon_plugin.calibrate.row_layout import row_execution
 from carbon_plugin.calibrate.row_model import row_model
-from carbon_plugin.calibrate.row_time import row_step_time_s
+from carbon_plugin.calibrate.row_time import check_possible, row_step_time_s
 from carbon_plugin.calibrate.vtrain import vtrain_records
 from carbon_plugin.errors import CarbonPluginError, SpecError
 from carbon_plugin.spec.document import load_yaml
@@ -134,6 +134,8 @@ def _row(identity: str, source: str, row: Fields, architectures: Mapping[str, An
     spec = RunSpec(
         name=identity, model=model, cluster=cluster, training=training, site=NOWHERE, layout=layout, stack=stack
     )
+    measured_s = row_step_time_s(row, model, cluster, training, layout, assumed)
+    check_possible(row, model, cluster, training, layout, measured_s)
     return PublishedRow(
         id=identity,
         source=f"{source}-lora" if kind == "lora_benchmark" else source,
@@ -143,7 +145,7 @@ def _row(identity: str, source: str, row: Fields, architectures: Mapping[str, An
         framework=_own_name(row.text("framework")) if conventions == UNKNOWN else conventions.name,
         model_key=f"{model.hidden}x{model.layers}" + ("moe" if model.moe else ""),
         spec=spec,
-        measured_step_time_s=row_step_time_s(row, model, cluster, training, layout, assumed),
+        measured_step_time_s=measured_s,
         measured_memory_bytes=row.number("mem_gib_per_gpu") * 2**30 if row.states("mem_gib_per_gpu") else None,
         memory_is_reserved=conventions.reports_reserved_memory,
         assumed=tuple(assumed),

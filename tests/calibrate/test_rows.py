@@ -120,7 +120,8 @@ def test_no_odd_value_stops_the_reader(changes) -> None:
         ({"precision": "int8?"}, "precision 'int8?' is not one that the model knows"),
         ({"gpu": "A100-80GB-SXM", "precision": "fp8"}, "precision fp8 is not supported by a100-sxm-80gb"),
         ({"gpu": "Abacus 9"}, "gpu 'Abacus 9' has no profile"),
-        ({"gpu": "MI250X (GCD)"}, "gpu 'MI250X (GCD)' counts parts of a module"),
+        ({"gpu": "MI999X (GCD)"}, "gpu 'MI999X (GCD)' counts parts of a module"),
+        ({"step_time_s": 0.001}, "TFLOP/s a device, expected at most the bf16 peak of h100-sxm"),
         ({"padded": True}, "padded: sequences are shorter than seq_len"),
         ({"arch": "llama9"}, "arch llama9 is not among the file's architectures"),
         ({"arch": "deepseek_v3", "attention": "MLA q_lora 1"}, "kv_lora of attention 'MLA q_lora 1' is not stated"),
@@ -147,6 +148,14 @@ def test_a_row_that_cannot_be_used_says_why(changes, reason) -> None:
         ("AMD MI300X", "mi300x"),
         ("TPU v5e", "tpu-v5e"),
         ("RTX 4090", "rtx4090"),
+        ("RTX-4090-24GB", "rtx4090"),
+        ("RTX-A6000-48GB", "rtx-a6000"),
+        ("Gaudi2-96GB", "gaudi2"),
+        ("MI325X", "mi325x"),
+        ("MI350X", "mi350x"),
+        ("MI250X (GCD)", "mi250x-gcd"),
+        ("Max-1550 (tile)", "max-1550-tile"),
+        ("Trainium1 (NeuronCore)", "trainium1-core"),
     ],
 )
 def test_devices_are_known_by_the_names_that_sources_use(gpu, profile) -> None:
@@ -262,6 +271,7 @@ def test_a_row_survives_its_own_encoding() -> None:
 
 def test_open_inputs_of_a_row_are_filled_by_the_same_rules_and_named() -> None:
     deep = {"arch": "gpt3_175b", "framework": "NeMo 24.07", "seq_len": 2048, "n_gpus": 64, "tp": 8, "pp": 8, "gbs": 64}
+    deep |= {"step_time_s": 5.0}
     row = parsed(**deep, sharding=None, precision=None)
     assert row.spec.layout.virtual_stages == 6
     assert row.spec.training.precision == "bf16"

@@ -41,7 +41,15 @@ PROMISED = [
     "t4",
     "mi300x",
     "rtx4090",
+    "mi325x",
+    "mi350x",
+    "gaudi2",
+    "max-1550",
+    "trainium1",
+    "rtx-a6000",
 ]
+PARTS = {"mi250x-gcd": "mi250x", "max-1550-tile": "max-1550", "trainium1-core": "trainium1"}
+"""What frameworks call a device where a module holds two of them."""
 ALL = [*list_accelerators(), *list_nodes()]
 
 
@@ -103,6 +111,30 @@ def test_datasheet_values_are_plausible(accelerator: Accelerator):
         assert peaks["fp8"].value == pytest.approx(2 * peaks["bf16"].value, rel=0.02)
     if accelerator.idle_context_power_w is not None:
         assert accelerator.idle_context_power_w.value > accelerator.idle_power_w.value
+
+
+@pytest.mark.parametrize(("part", "module"), PARTS.items())
+def test_two_parts_are_their_module_in_rate_power_and_embodied_carbon(part, module):
+    half, whole = load_accelerator(part), load_accelerator(module)
+    fields = ("memory_bytes", "memory_bandwidth_bytes_per_s", "tdp_w", "idle_power_w", "embodied_kg")
+
+    for field in fields:
+        assert 2 * getattr(half, field).value == pytest.approx(getattr(whole, field).value), field
+    assert set(half.peak_flops) == set(whole.peak_flops)
+    for dtype, peak in half.peak_flops.items():
+        assert 2 * peak.value == pytest.approx(whole.peak_flops[dtype].value), dtype
+    assert 2 * half.scaleup.bandwidth_bytes_per_s.value == pytest.approx(whole.scaleup.bandwidth_bytes_per_s.value)
+
+
+@pytest.mark.parametrize(("part", "module"), PARTS.items())
+def test_a_node_of_parts_is_the_node_of_modules_with_twice_as_many_devices(part, module):
+    parts, modules = default_node_for(load_accelerator(part)), default_node_for(load_accelerator(module))
+
+    assert parts.accelerators == 2 * modules.accelerators
+    assert parts.host == modules.host
+    for field in ("bandwidth_bytes_per_s", "power_w_per_device", "embodied_kg_per_device"):
+        halves, wholes = getattr(parts.network, field).value, getattr(modules.network, field).value
+        assert parts.accelerators * halves == pytest.approx(modules.accelerators * wholes), field
 
 
 @pytest.mark.parametrize("accelerator", list_accelerators(), ids=lambda accelerator: accelerator.name)
