@@ -12,6 +12,7 @@ from msgspec import Struct
 from carbon_plugin.calibrate.fields import Fields
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.hardware import Accelerator
+from carbon_plugin.spec.layout import Recompute
 from carbon_plugin.spec.profiles import find_accelerator, match_device_name
 from carbon_plugin.spec.stack import STACKS, Stack
 
@@ -25,7 +26,7 @@ class Conventions(Struct, frozen=True, kw_only=True):
     zero_stage: int = 0
     sequence_parallel: bool = False
     async_tp: bool = False
-    recompute: str = "none"
+    recompute: Recompute = "none"
     reentrant: bool = False
     context_parallel: str = "ring"
     local_batch_is_split: bool = False
@@ -53,6 +54,7 @@ NEMO_BEFORE_FLASH = Conventions(
 )
 """NeMo took FlashAttention into its GPT models in release 1.20, container 23.08; before, the softmax was fused and the
 scores went through memory. MLPerf's submissions ran kernels of their own."""
+# Time counts every policy of MaxText that recomputes in part as one class; memory goes by what the policy keeps.
 MAXTEXT = Conventions(name="maxtext", zero_stage=3, recompute="operators")
 LLM_FOUNDRY = Conventions(name="llm-foundry", zero_stage=3)
 TORCHTITAN = Conventions(
@@ -225,6 +227,8 @@ def stack_of(conventions: Conventions, row: Fields, recipe: Recipe | None, devic
         changes["cross_entropy"] = "eager"
     if "rowwise" in row.text("precision"):
         changes["fp8_recipe"] = "rowwise"
+    if row.text("remat_policy") == "full":
+        changes["operators_keep"] = "inputs"
     if recipe is not None:
         changes |= recipe.stack
     return msgspec.structs.replace(conventions.stack, **changes)

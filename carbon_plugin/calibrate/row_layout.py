@@ -10,7 +10,7 @@ from carbon_plugin.errors import SpecError
 from carbon_plugin.predict.rates import peak_of, wide_precision
 from carbon_plugin.spec.defaults import interleaved_chunks
 from carbon_plugin.spec.hardware import Cluster
-from carbon_plugin.spec.layout import ParallelLayout
+from carbon_plugin.spec.layout import ParallelLayout, Recompute, RecomputedModule
 from carbon_plugin.spec.model import TransformerModel
 from carbon_plugin.spec.stack import Stack
 from carbon_plugin.spec.training import Precision, TrainingPlan
@@ -33,17 +33,18 @@ PRECISIONS: dict[str, Precision] = {
 
 PURE_BYTES, STATE_BYTES = 4, 12
 """Bytes a parameter of 16-bit values and gradients, and of Adam's fp32 states with the master weight."""
-RECOMPUTED_PARTS = {
-    "layernorm": "none",
-    "norm": "none",
-    "act": "none",
-    "moe_act": "none",
-    "mla_up_proj": "none",
-    "moe": "operators",
-    "mlp": "operators",
+RECOMPUTED_PARTS: dict[str, RecomputedModule] = {
+    "core_attn": "core_attn",
+    "layernorm": "layernorm",
+    "norm": "layernorm",
+    "act": "moe_act",
+    "moe_act": "moe_act",
+    "mla_up_proj": "mla_up_proj",
+    "moe": "moe",
+    "mlp": "mlp",
+    "shared_experts": "shared_experts",
 }
-"""Parts that Megatron's list of recomputed modules names. Norms and activation functions are element-wise and cost next
-to nothing; whole feed-forward blocks come near the per-operation policy; none repeats the attention core."""
+"""Parts of a list of recomputed modules, as Megatron-core and torchtitan's relatives write them."""
 
 
 def row_execution(
@@ -82,6 +83,7 @@ def row_execution(
     recipe = expert_recipe(conventions, row, cluster.accelerator, precision) if model.moe is not None else None
     if recipe is not None:
         assumed.append(recipe.said)
+    recompute, modules = _recompute(row, conventions, assumed)
     layout = ParallelLayout(
         tp=tp,
         cp=cp,
@@ -95,25 +97,35 @@ def row_execution(
         pipeline_schedule="dualpipe" if dualpipe else "interleaved" if chunks > 1 else "1f1b",
         virtual_stages=1 if dualpipe else chunks,
         micro_batch_size=size,
-        recompute=_recompute(row, conventions, assumed),  # type: ignore[arg-type]
+        recompute=recompute,
+        recompute_modules=modules,
         recompute_reentrant=conventions.reentrant,
         async_tp=conventions.async_tp or "async TP" in overlap or "tp-comm-overlap" in overlap,
         context_parallel_kind=conventions.context_parallel,  # type: ignore[arg-type]
         expert_overlap=recipe is not None and recipe.expert_overlap and ep > 1,
     )
     pure = _pure(row, model, layout, cluster, assumed)
-    eight_bit = re.search(r"8[- ]?bit", row.text("optimizer"), re.IGNORECASE) is not None
+    optimizer = row.text("optimizer").lower()
+    eight_bit = re.search(r"8[- ]?bit", optimizer) is not None
     training = TrainingPlan(
         seq_len=row.count("seq_len"),
         global_batch_size=batch,
         steps=1,
         precision=precision,
         master_weights=not pure,
-        optimizer_state_dtype="fp8" if eight_bit else "bf16" if pure else "fp32",
-        optimizer_in_backward="in backward" in row.text("optimizer"),
+        optimizer_state_dtype="fp8" if eight_bit else "bf16" if pure or "bf16 moments" in optimizer else "fp32",
+        optimizer_in_backward="in backward" in optimizer,
         optimizer_offload="CPU offload" in row.text("sharding"),
+        activation_offload=_activation_offload(row, model),
     )
     return layout, training, stack_of(conventions, row, recipe, cluster.accelerator)
+
+
+def _activation_offload(row: Fields, model: TransformerModel) -> float:
+    """Share of layers whose activations wait in host memory: a number of layers, or all where the row says so."""
+    if "activation offload" in row.text("recompute") or row.states("activation_offload"):
+        return 1.0
+    return min(1.0, (row.optional_count("cpu_offload_layers") or 0) / model.layers)
 
 
 def _pure(row: Fields, model: TransformerModel, layout: ParallelLayout, cluster: Cluster, assumed: list[str]) -> bool:
@@ -215,26 +227,34 @@ def _batch(row: Fields, dp: int, stages: int, conventions: Conventions, assumed:
         return size * dp * (rounds or 1), size
     if size is None:
         share = max(1, batch // dp)
-        whole = rounds is None and stages == 1 and share <= MAX_UNSPLIT_BATCH
+        # Megatron's relatives split a rank's share into micro-batches of one unless they are told otherwise.
+        whole = rounds is None and stages == 1 and share <= MAX_UNSPLIT_BATCH and not conventions.interleaves
         size = share if whole else max(1, share // rounds) if rounds else 1
         assumed.append(f"mbs {size}")
     return batch, size
 
 
-def _recompute(row: Fields, conventions: Conventions, assumed: list[str]) -> str:
+def _recompute(
+    row: Fields, conventions: Conventions, assumed: list[str]
+) -> tuple[Recompute, tuple[RecomputedModule, ...]]:
+    """The kind of recompute, and the modules that it repeats where they are listed."""
+    words = re.split(r"[\s,+/]+", row.text("recompute").lower())
+    if parts := dict.fromkeys(RECOMPUTED_PARTS[word] for word in words if word in RECOMPUTED_PARTS):
+        return "selective", tuple(parts)
+    return _recompute_kind(row, conventions, assumed), ()
+
+
+def _recompute_kind(row: Fields, conventions: Conventions, assumed: list[str]) -> Recompute:
     text = row.text("recompute").lower()
     if not text:
         assumed.append(f"recompute {conventions.recompute}")
         return conventions.recompute
-    if parts := {word for word in re.split(r"[\s,+/]+", text) if word in RECOMPUTED_PARTS}:
-        kinds = {RECOMPUTED_PARTS[part] for part in parts}
-        assumed.append(f"recompute {'operators' if 'operators' in kinds else 'none'} for {', '.join(sorted(parts))}")
-        return "operators" if "operators" in kinds else "none"
     if "per-op" in text or "selective ac" in text or "operators" in text:
         return "operators"
     if text in ("no", "off", "disabled"):
         return "none"
-    for word in ("none", "full", "selective"):
+    kinds: tuple[Recompute, ...] = ("none", "full", "selective")
+    for word in kinds:
         if word in text:
             return word
     if text in ("yes", "on", "enabled"):

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from carbon_plugin.detect.megatron_shape import decoder_shape
 from carbon_plugin.detect.observed import Observed
 from carbon_plugin.detect.readers import Job, Reading
 from carbon_plugin.detect.wrappers import unwrapped
+from carbon_plugin.spec.layout import RecomputedModule
 
 if TYPE_CHECKING:
     from torch import nn
@@ -100,6 +101,10 @@ def _configured(config: Any, axes: dict[str, Observed]) -> dict[str, Observed]:
     granularity = getattr(config, "recompute_granularity", None)
     source = f"config.recompute_granularity is {granularity}"
     fields["layout.recompute"] = Observed(granularity or "none", source)
+    listed = getattr(config, "recompute_modules", None) or ()
+    named = tuple(name for name in listed if name in get_args(RecomputedModule))
+    if granularity == "selective" and named not in ((), ("core_attn",)):
+        fields["layout.recompute_modules"] = Observed(named, "config.recompute_modules")
     for precision, name in (("fp8", "fp8"), ("bf16", "bf16"), ("fp16", "fp16")):
         if getattr(config, name, None):
             mx = precision == "fp8" and getattr(config, "fp8_recipe", None) == "mxfp8"

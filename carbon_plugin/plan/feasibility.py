@@ -115,7 +115,7 @@ def no_layout(inputs: Inputs, space: Space) -> InfeasibleLayoutError:
 def _no_layout_held(spec: RunSpec) -> InfeasibleLayoutError:
     """Which rule what is held breaks, found by the rules for a whole layout with data parallelism for the rest."""
     held, devices = spec.layout_held, spec.cluster.devices
-    known = {axis: int(held[axis]) for axis in AXES if axis in held}
+    known = {axis: degree for axis in AXES if isinstance(degree := held.get(axis), int)}
     product = math.prod(known.values())
     if devices % product:
         said = " * ".join(f"{axis} {degree}" for axis, degree in known.items())

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from msgspec import Struct
 
-from carbon_plugin.predict.case import Flags, Layout, Values
+from carbon_plugin.predict.case import AGAIN, NOT, Flags, Layout, Values, again_flags
 from carbon_plugin.predict.rates import island_size
 from carbon_plugin.spec.hardware import Cluster
 from carbon_plugin.spec.layout import AXES, ContextParallelKind, ParallelLayout, PipelineSchedule, Recompute
@@ -221,6 +221,8 @@ def _grid(
     tried = (held["recompute"],) if "recompute" in held else RECOMPUTE
     kinds = [column([kind == name for name in tried], (5,)) for kind in RECOMPUTE]
 
+    again = again_flags("selective", held.get("recompute_modules", ()))
+
     def scheduled(name: PipelineSchedule) -> Any:
         return column([[kind == name for kind, _ in row[2]] for row in rows], (0, 4))
 
@@ -253,13 +255,13 @@ def _grid(
         gpipe=scheduled("gpipe"),
         virtual_stages=chunks,
         micro_batch_size=size,
-        recompute_selective=kinds[1],
         recompute_operators=kinds[2],
         recompute_full=kinds[3],
         reentrant=switch("recompute_reentrant"),
         async_tp=switch("async_tp"),
         expert_overlap=np.maximum(dualpipe, switch("expert_overlap")),
         balanced_stages=switch("balanced_stages"),
+        **{flag: kinds[1] if named else NOT for flag, named in again.items()},
     )
     return Grid(layout, np.broadcast_to(valid, shape))
 
@@ -268,7 +270,8 @@ def complexity(layout: Layout) -> Values:
     """How much there is to a layout: one a technique that it uses, and a little for every doubling of a degree."""
     parallel = [layout.tp, layout.cp, layout.pp, layout.ep]
     hybrid = (layout.dp_replicate > 1) & (layout.dp_shard > 1)
-    recompute = layout.recompute_selective + layout.recompute_operators + layout.recompute_full
+    selective = sum(getattr(layout, flag) for flag in AGAIN.values()) > 0
+    recompute = selective + layout.recompute_operators + layout.recompute_full
     switches = [*(degree > 1 for degree in parallel), layout.virtual_stages > 1, layout.zero_stage > 0, hybrid]
     used = sum(np.asarray(switch, dtype=np.float64) for switch in switches)
     used = used + recompute + layout.zero_bubble + layout.dualpipe + (layout.ring == 0) * (layout.cp > 1)
@@ -279,7 +282,8 @@ def complexity(layout: Layout) -> Values:
 def layout_at(layouts: Layout, index: int) -> ParallelLayout:
     """One layout of a row of them as the spec type."""
     one = {name: np.broadcast_to(getattr(layouts, name), layouts.tp.shape)[index] for name in Layout.__slots__}
-    kinds = [one["recompute_selective"], one["recompute_operators"], one["recompute_full"]]
+    modules = tuple(module for module, flag in AGAIN.items() if one[flag])
+    kinds = [bool(modules), one["recompute_operators"], one["recompute_full"]]
     chunks = int(one["virtual_stages"])
     schedule: PipelineSchedule = "interleaved" if chunks > 1 else "1f1b"
     for kind in ("zero_bubble", "dualpipe", "gpipe"):
@@ -300,6 +304,7 @@ def layout_at(layouts: Layout, index: int) -> ParallelLayout:
         virtual_stages=chunks,
         micro_batch_size=int(one["micro_batch_size"]),
         recompute=RECOMPUTE[1 + kinds.index(1)] if any(kinds) else "none",
+        recompute_modules=() if modules == ("core_attn",) else modules,
         recompute_reentrant=bool(one["reentrant"]),
         async_tp=bool(one["async_tp"]),
         expert_overlap=bool(one["expert_overlap"]) and not one["dualpipe"],
@@ -312,7 +317,7 @@ def held_phrase(held: Held) -> str:
     words = {True: "true", False: "false"}
     return ", ".join(
         f"{name.replace('micro_batch_size', 'micro-batch').replace('_', ' ') if name not in AXES else name} "
-        f"{words[value] if isinstance(value, bool) else value}"
+        f"{words[value] if isinstance(value, bool) else ' '.join(value) if isinstance(value, tuple) else value}"
         for name, value in held.items()
     )
 
@@ -340,5 +345,5 @@ def describe(layout: ParallelLayout) -> str:
     switches = {"async tp": layout.async_tp, "experts overlapped": layout.expert_overlap}
     parts += [name for name, on in (switches | {"balanced stages": layout.balanced_stages}).items() if on]
     parts.append(f"micro-batch {layout.micro_batch_size}")
-    parts.append(f"recompute {layout.recompute}")
+    parts.append(f"recompute {' + '.join(layout.recompute_modules) or layout.recompute}")
     return ", ".join(parts)

@@ -14,15 +14,26 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from carbon_plugin.spec.layout import ParallelLayout
+from carbon_plugin.spec.layout import ParallelLayout, Recompute, RecomputedModule
 from carbon_plugin.spec.model import TransformerModel
 from carbon_plugin.spec.stack import CrossEntropy, Stack
-from carbon_plugin.spec.training import StateDtype, TrainingPlan
+from carbon_plugin.spec.training import Precision, StateDtype, TrainingPlan
 
 Values = NDArray[np.float64] | np.float64
 """A float64 array, or its scalar."""
 Flags = NDArray[np.bool_]
 
+NOT: Values = np.float64(0)
+AGAIN: dict[RecomputedModule, str] = {
+    "core_attn": "recompute_selective",
+    "layernorm": "again_norms",
+    "moe_act": "again_act",
+    "mla_up_proj": "again_latent",
+    "mlp": "again_mlp",
+    "moe": "again_moe",
+    "shared_experts": "again_shared",
+}
+"""The flag of each part that selective recompute can name."""
 ACTIVATION_BYTES = {"bf16": 2, "fp16": 2, "fp8": 2, "mxfp8": 2, "nvfp4": 2, "fp32": 4, "tf32": 4}
 
 
@@ -63,7 +74,8 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Degrees and schedule. Flags are 0 or 1; `recompute_*` are one-hot and all 0 for none."""
+    """Degrees and schedule. Flags are 0 or 1; `recompute_*` exclude one another and are all 0 for none, the attention
+    core being `recompute_selective`; `again_*` are the other parts that selective recompute names."""
 
     tp: Values
     cp: Values
@@ -87,6 +99,12 @@ class Layout:
     async_tp: Values
     expert_overlap: Values
     balanced_stages: Values
+    again_norms: Values = NOT
+    again_act: Values = NOT
+    again_latent: Values = NOT
+    again_mlp: Values = NOT
+    again_moe: Values = NOT
+    again_shared: Values = NOT
 
     @property
     def dp(self) -> Values:
@@ -107,13 +125,16 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Work of a step and numeric formats: `seq_len` tokens, `batch` sequences, bytes of an activation element,
-    of a parameter as stored for compute, of a gradient as reduced, of optimizer state a parameter, and of one logit
-    at the peak, whole or split over tensor-parallel ranks."""
+    """Work of a step and numeric formats: `seq_len` tokens, `batch` sequences, bytes of an activation element, of one
+    that is kept because a product takes it as input, of a parameter as stored for compute, of a gradient as reduced,
+    of optimizer state a parameter, and of one logit at the peak, whole or split over tensor-parallel ranks. `eager`:
+    chains of elementwise operations run one by one; `offloaded`: share of layers whose activations wait in host
+    memory; `weighted`, `accumulated_bytes`, `keeps_*` and `gathers_weights`: fields of `Stack` as numbers."""
 
     seq_len: Values
     batch: Values
     activation_bytes: Values
+    input_bytes: Values
     parameter_bytes: Values
     reduce_bytes: Values
     optimizer_bytes: Values
@@ -124,6 +145,13 @@ class Work:
     entropy_bytes: Values
     logit_bytes: Values
     split_logit_bytes: Values
+    eager: Values
+    offloaded: Values
+    weighted: Values
+    accumulated_bytes: Values
+    keeps_products: Values
+    keeps_projections: Values
+    gathers_weights: Values
 
 
 C = TypeVar("C")
@@ -195,17 +223,25 @@ def layout_of(layout: ParallelLayout) -> Layout:
         "gpipe": layout.pipeline_schedule == "gpipe",
         "virtual_stages": layout.virtual_stages,
         "micro_batch_size": layout.micro_batch_size,
-        "recompute_selective": layout.recompute == "selective",
         "recompute_operators": layout.recompute == "operators",
         "recompute_full": layout.recompute == "full",
         "reentrant": layout.recompute_reentrant,
         "async_tp": layout.async_tp,
         "balanced_stages": layout.balanced_stages,
         "expert_overlap": layout.expert_overlap or layout.pipeline_schedule == "dualpipe",
+        **again_flags(layout.recompute, layout.recompute_modules),
     }
     return Layout(**{name: values(number) for name, number in numbers.items()})
 
 
+def again_flags(recompute: Recompute, modules: Sequence[RecomputedModule]) -> dict[str, bool]:
+    """The flags of `AGAIN`: the attention core alone where selective recompute names nothing (Megatron's default)."""
+    named = (modules or ("core_attn",)) if recompute == "selective" else ()
+    return {flag: module in named for module, flag in AGAIN.items()}
+
+
+NARROW_BYTES: dict[Precision, float] = {"fp8": 1.0, "mxfp8": 33 / 32, "nvfp4": 9 / 16}
+"""Bytes of a value with its share of the scales: 32 values share a byte in MXFP8, 16 in NVFP4."""
 OPTIMIZER_STATE_BYTES = {"adamw": 8.0, "adam": 8.0, "sgd": 4.0, "muon": 4.0, "adafactor": 1.0}
 """fp32 state an element: two Adam moments, one momentum, or Adafactor's factored second moment (about none)."""
 
@@ -246,6 +282,7 @@ def work_of(training: TrainingPlan, stack: Stack) -> Work:
         seq_len=values(training.seq_len),
         batch=values(training.global_batch_size),
         activation_bytes=values(activation),
+        input_bytes=values(NARROW_BYTES.get(training.precision, activation) if stack.narrow_inputs else activation),
         parameter_bytes=values(activation),
         reduce_bytes=values(4 if stack.grad_reduce_dtype == "fp32" and training.master_weights else activation),
         entropy_bytes=values(ENTROPY_BYTES.get(stack.cross_entropy, 20.0 if stack.fused else 40.0)),
@@ -256,6 +293,14 @@ def work_of(training: TrainingPlan, stack: Stack) -> Work:
         gradients_kept=values(not training.optimizer_in_backward),
         muon=values(training.optimizer == "muon"),
         offload=values(training.optimizer_offload),
+        # An eager loss is the sign of plain modules: Megatron's relatives fuse norms and gates without a compiler.
+        eager=values(not stack.fused and stack.cross_entropy == "eager"),
+        offloaded=values(training.activation_offload),
+        weighted=values(stack.weighted_experts),
+        accumulated_bytes=values(4.0 if stack.accumulates_beside and training.precision == "bf16" else 0.0),
+        keeps_products=values(stack.operators_keep == "products"),
+        keeps_projections=values(stack.operators_keep == "projections"),
+        gathers_weights=values(stack.shard_unit == "weight"),
     )
 
 

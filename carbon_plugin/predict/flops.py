@@ -32,6 +32,13 @@ def layer_forward_flops(shape: Shape, work: Work) -> tuple[Values, Values]:
     return np.asarray(2 * s * weights), np.asarray(attention)
 
 
+def _again_of_feeds(shape: Shape, layout: Layout, work: Work) -> Values:
+    """FLOPs for one sequence of the feed-forward blocks that selective recompute names."""
+    dense = layout.again_mlp * (shape.layers - shape.moe_layers) * shape.ffn
+    sparse = layout.again_moe * shape.moe_layers * (shape.top_k * shape.expert_ffn + shape.shared_ffn)
+    return 2 * work.seq_len * (2 + shape.gated) * shape.hidden * (dense + sparse)
+
+
 def step_flops(shape: Shape, layout: Layout, work: Work) -> tuple[Values, Values]:
     """FLOPs of one step over all devices: (model, hardware). Hardware adds what recompute repeats."""
     products, attention = layer_forward_flops(shape, work)
@@ -43,6 +50,7 @@ def step_flops(shape: Shape, layout: Layout, work: Work) -> tuple[Values, Values
         layout.recompute_full * forward
         + layout.recompute_operators * OPERATOR_RECOMPUTE_SHARE * forward
         + layout.recompute_selective * attention
+        + _again_of_feeds(shape, layout, work)
     )
     model = work.batch * (forward + head + backward)
     return np.asarray(model), np.asarray(model + work.batch * again)

@@ -87,7 +87,9 @@ def layer_time(
     if sparse:
         wait = HOST_OPS_WAIT * rates.host_op_time * np.where(rates.scoped_graphs > 0, HOST_SCOPED_GRAPHS, 1.0)
         forward, backward = forward + wait, backward + wait
-    recompute = _recompute(layout, rates, forward, core.forward, down.forward)
+    recompute = _recompute(layout, forward, core.forward, down.forward)
+    again = layout.again_moe if sparse else layout.again_mlp
+    recompute = recompute + again * (up.forward + down.forward + ep.forward)
     exposed = _fsdp_exposed(shape, layout, work, rates, micro_batches, forward, backward + recompute, sparse=sparse)
     return LayerTime(
         {
@@ -238,7 +240,7 @@ def _host_floor(shape: Shape, layout: Layout, work: Work, rates: Rates, *, spars
     return Cost(rates.host_op_time * forward, rates.host_op_time * backward)
 
 
-def _recompute(layout: Layout, rates: Rates, forward: Values, core: Values, down: Values) -> Values:
+def _recompute(layout: Layout, forward: Values, core: Values, down: Values) -> Values:
     """Forward work repeated in the backward pass. Non-reentrant checkpointing stops before the last product."""
     full = np.where(layout.reentrant > 0, forward, np.maximum(forward - down, 0))
     return (

@@ -45,13 +45,15 @@ def memory_bytes(shape: Shape, layout: Layout, work: Work, rates: Rates) -> dict
     narrow_share = np.where((work.offload > 0) | (work.master == 0), 1.0, 1 - trained)
     kept = work.parameter_bytes * np.where(stage >= 3, narrow_share * split(3), shared + routed)
     master = np.where((narrow | (stage >= 3)) & (work.master > 0), MASTER_BYTES * split(1), 0.0)
-    unit = _largest_layer(shape, layout)
+    unit = np.where(work.gathers_weights > 0, _largest_weight(shape, layout), _largest_layer(shape, layout))
     # Under a pipeline FSDP gathers a stage once a step and accumulates its gradients whole.
     pipelined = layout.pp > 1
     gathered = np.where(
         stage >= 3, work.parameter_bytes * np.where(pipelined, shared + routed, GATHER_BUFFERS * unit), 0
     )
-    grad_bytes = np.where((stage >= 2) & (work.master > 0), MASTER_BYTES, work.reduce_bytes) * work.gradients_kept
+    grad_bytes = np.where((stage >= 2) & (work.master > 0), MASTER_BYTES, work.reduce_bytes)
+    beside = np.where(stage < 2, work.accumulated_bytes, 0)
+    grad_bytes = (np.where(beside > 0, work.parameter_bytes, grad_bytes) + beside) * work.gradients_kept
     gradients = np.where(pipelined, split(4), split(2))
     parts = {
         "parameters": copies * (kept + gathered),
@@ -66,23 +68,62 @@ def memory_bytes(shape: Shape, layout: Layout, work: Work, rates: Rates) -> dict
 
 
 def layer_activation_bytes(shape: Shape, layout: Layout, work: Work, rates: Rates, *, sparse: bool) -> Values:
-    """Bytes one layer keeps for the backward pass of one micro-batch, without recompute."""
+    """Bytes one layer keeps for the backward pass of one micro-batch, but for what selective recompute repeats."""
     tokens = layout.micro_batch_size * work.seq_len / layout.cp
+    feed = _kept_of_experts(shape, layout, work) if sparse else _kept_of_mlp(shape, layout, work)
+    return np.asarray(
+        tokens * (_kept_of_norms(shape, layout, work) + _kept_of_attention(shape, layout, work, rates) + feed)
+    )
+
+
+def _kept_of_norms(shape: Shape, layout: Layout, work: Work) -> Values:
+    """Bytes a token of two norms: their inputs, their outputs as inputs of products, and dropout masks. An RMSNorm that
+    is written out keeps its input in fp32, and what it has normalised before the weight is multiplied."""
     split = np.where(layout.sequence_parallel > 0, layout.tp, 1)
-    kv = np.maximum(shape.kv_heads / layout.tp, 1)
-    narrow = (8 + 2 * shape.dropout) * shape.hidden / split
-    heads = shape.heads / layout.tp
-    attention = 2 * (heads * shape.qk_dim + kv * (shape.qk_dim + shape.v_dim)) + 2 * heads * shape.v_dim
-    attention = attention + 2 * shape.mla * (shape.q_rank + shape.kv_rank + shape.rope_dim)
-    scores = 5 * heads * work.seq_len * (rates.attention_unfused > 0)
-    per_width = 4 + 2 * shape.gated
-    if sparse:
-        routed = shape.top_k * (per_width * shape.expert_ffn + 2 * 2 * shape.hidden) * shape.imbalance
-        routed = routed / layout.tp + shape.experts * 4
-        feed = routed + per_width * shape.shared_ffn / layout.tp
-    else:
-        feed = per_width * shape.ffn / layout.tp
-    return np.asarray(tokens * (narrow + attention + scores + feed) * work.activation_bytes / 2)
+    inputs = 2 * work.activation_bytes + shape.dropout * work.activation_bytes
+    written_out = 2 * work.eager * shape.gated * MASTER_BYTES
+    return (inputs + written_out + 2 * work.input_bytes * (1 - layout.again_norms)) * shape.hidden / split
+
+
+def _kept_of_attention(shape: Shape, layout: Layout, work: Work, rates: Rates) -> Values:
+    """Bytes a token of Q, K, V, the core's output, latent vectors and, where they go through memory, the scores. In
+    low precision the output is kept twice: for the core and as input of the projection."""
+    heads, kv = shape.heads / layout.tp, np.maximum(shape.kv_heads / layout.tp, 1)
+    through_memory = rates.attention_unfused > 0
+    # Plain modules repeat K and V for every head and copy an fp32 softmax to 16 bit; with dropout its mask and result
+    # are kept too, as in Megatron (Korthikanti et al. 2022).
+    plain = work.eager * (shape.dropout == 0)
+    kv = np.where(through_memory & (plain > 0), heads, kv)
+    a_score = np.where(plain > 0, MASTER_BYTES / work.activation_bytes + (work.activation_bytes < MASTER_BYTES), 2.5)
+    built = heads * shape.qk_dim + kv * (shape.qk_dim + shape.v_dim)
+    narrow_copy = np.where(work.input_bytes < work.activation_bytes, work.input_bytes, 0)
+    latent = 2 * shape.mla * (shape.q_rank + shape.kv_rank + shape.rope_dim)
+    scores = a_score * heads * work.seq_len * through_memory * (1 - layout.recompute_selective)
+    wide = built * (1 - layout.again_latent * shape.mla) + heads * shape.v_dim + latent + scores
+    return wide * work.activation_bytes + narrow_copy * heads * shape.v_dim
+
+
+def _kept_of_mlp(shape: Shape, layout: Layout, work: Work) -> Values:
+    """Bytes a token of a dense feed-forward block."""
+    return _kept_a_width(shape, layout, work) * shape.ffn / layout.tp * (1 - layout.again_mlp)
+
+
+def _kept_of_experts(shape: Shape, layout: Layout, work: Work) -> Values:
+    """Bytes a token of routed and shared experts: permuted inputs, both products, and what the experts return unless
+    its probability was multiplied before."""
+    width = _kept_a_width(shape, layout, work)
+    returned = (1 - work.weighted) * work.activation_bytes
+    routed = shape.top_k * (width * shape.expert_ffn + (work.input_bytes + returned) * shape.hidden) * shape.imbalance
+    routed = routed / layout.tp + shape.experts * work.activation_bytes * 2
+    shared = width * shape.shared_ffn / layout.tp * (1 - layout.again_shared)
+    return (routed + shared) * (1 - layout.again_moe)
+
+
+def _kept_a_width(shape: Shape, layout: Layout, work: Work) -> Values:
+    """Bytes a token and unit of feed-forward width: results of the first product, the gate's activation where it is an
+    operation of its own, and the input of the second product, which `again_act` repeats."""
+    single = work.eager * shape.gated * work.activation_bytes
+    return (1 + shape.gated) * work.activation_bytes + single + work.input_bytes * (1 - layout.again_act)
 
 
 def peak_bytes(parts: Mapping[str, Values], *, reserved: bool) -> Values:
@@ -100,6 +141,13 @@ def _largest_layer(shape: Shape, layout: Layout) -> Values:
     return np.where(shape.moe_layers > 0, shared + routed, dense)
 
 
+def _largest_weight(shape: Shape, layout: Layout) -> Values:
+    """Parameters of the largest weight of a layer on one device, experts of a layer being one weight."""
+    dense = shape.hidden * np.maximum(shape.ffn, shape.heads * shape.qk_dim) / layout.tp
+    experts = shape.hidden * shape.expert_ffn * shape.experts / layout.expert_split
+    return np.where(shape.moe_layers > 0, np.maximum(dense, experts), dense)
+
+
 def _activations(shape: Shape, layout: Layout, work: Work, rates: Rates) -> dict[str, Values]:
     """Activations kept on the first stage, which has the most micro-batches in flight, and what comes on top at the
     peak: the logits before the backward pass, or later a layer's recomputed activations and their gradients."""
@@ -110,16 +158,13 @@ def _activations(shape: Shape, layout: Layout, work: Work, rates: Rates) -> dict
         share = sparse_share(shape, layout)
         layer = share * layer_activation_bytes(shape, layout, work, rates, sparse=True) + (1 - share) * layer
     boundary = tokens * shape.hidden * work.activation_bytes / split
-    score_bytes = 5 * shape.heads / layout.tp * work.seq_len * tokens * (rates.attention_unfused > 0)
     recomputed = layout.recompute_full + layout.recompute_operators
     kept = (
         layout.recompute_full * boundary
         + layout.recompute_operators * (boundary + _kept_products(shape, layout, work, tokens, split))
-        + layout.recompute_selective * (layer - score_bytes * work.activation_bytes / 2)
-        + (1 - recomputed - layout.recompute_selective) * layer
-    )
+        + (1 - recomputed) * layer
+    ) * (1 - work.offloaded)
     m = work.batch / (layout.dp * layout.micro_batch_size)
-    layers = np.ceil(shape.layers / layout.pp)
     v = layout.virtual_stages
     deepest = layout.pp + layout.dualpipe  # DeepSeek-V3 (arXiv 2412.19437) table 2: pp + 1
     # GPipe runs all forward passes before the first backward one (Huang et al. 2019, arXiv 1811.06965).
@@ -130,19 +175,30 @@ def _activations(shape: Shape, layout: Layout, work: Work, rates: Rates) -> dict
     working = recomputed * (layer + tokens * gradients * work.activation_bytes)
     logits = _logits(shape, layout, work)
     return {
-        "activations": np.asarray(kept * layers * in_flight),
+        "activations": np.asarray(kept * first_stage_layers(shape.layers, layout) * in_flight),
         "working": np.maximum(working - logits, 0.0),
         "logits": logits,
     }
 
 
+def first_stage_layers(layers: Values, layout: Layout) -> Values:
+    """Layers of the first pipeline stage. Layers that do not divide evenly are dealt out with the embedding, and the
+    head, counted as a layer each where that divides (Megatron-core's `account_for_embedding_in_pipeline_split` and
+    `account_for_loss_in_pipeline_split`); else the first stages take one more."""
+    chunks = layout.pp * layout.virtual_stages
+    plain = np.ceil(layers / layout.pp)
+    both = (layers % chunks > 0) & ((layers + 1) % chunks > 0) & ((layers + 2) % chunks == 0)
+    return np.where(both, (layers + 2) / layout.pp - 1, plain)
+
+
 def _kept_products(shape: Shape, layout: Layout, work: Work, tokens: Values, split: Values) -> Values:
-    """What a per-operation checkpoint policy keeps of a layer: the attention core's output and every second matrix
-    product (torchtitan's selective policy)."""
+    """Bytes that a per-operation checkpoint policy keeps of a layer beside its input: the attention core's output and
+    every second matrix product (torchtitan's selective policy), or Q, K and V (MaxText's save_qkv_proj)."""
     heads, kv = shape.heads / layout.tp, np.maximum(shape.kv_heads / layout.tp, 1)
-    products = heads * shape.qk_dim + kv * (shape.qk_dim + shape.v_dim) + 2 * shape.hidden / split
-    products = products + (1 + shape.gated) * shape.ffn / layout.tp
-    return np.asarray(tokens * (heads * shape.v_dim + products / 2) * work.activation_bytes)
+    projections = heads * shape.qk_dim + kv * (shape.qk_dim + shape.v_dim)
+    products = projections + 2 * shape.hidden / split + (1 + shape.gated) * shape.ffn / layout.tp
+    kept = work.keeps_products * (heads * shape.v_dim + products / 2) + work.keeps_projections * projections
+    return np.asarray(tokens * kept * work.activation_bytes)
 
 
 def _logits(shape: Shape, layout: Layout, work: Work) -> Values:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec import Struct
 
 from carbon_plugin.errors import InfeasibleLayoutError, SpecError
 
 Recompute = Literal["none", "selective", "operators", "full"]
+RecomputedModule = Literal["core_attn", "layernorm", "moe_act", "mla_up_proj", "mlp", "moe", "shared_experts"]
+"""Parts of a layer that selective recompute can name, as Megatron-core's `recompute_modules`."""
 PipelineSchedule = Literal["gpipe", "1f1b", "interleaved", "zero_bubble", "dualpipe"]
 ContextParallelKind = Literal["ring", "all_to_all"]
 AXES = ("tp", "cp", "pp", "dp_replicate", "dp_shard")
@@ -37,6 +39,7 @@ class StatedLayout(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     virtual_stages: int | None = None
     micro_batch_size: int | None = None
     recompute: Recompute | None = None
+    recompute_modules: tuple[RecomputedModule, ...] | None = None
     recompute_reentrant: bool | None = None
     async_tp: bool | None = None
     expert_overlap: bool | None = None
@@ -46,7 +49,7 @@ class StatedLayout(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         _check_positive(self)
 
     @property
-    def held(self) -> dict[str, int | str | bool]:
+    def held(self) -> dict[str, Any]:
         """The fields that are stated."""
         values = {field: getattr(self, field) for field in self.__struct_fields__}
         return {field: value for field, value in values.items() if value is not None}
@@ -68,7 +71,8 @@ class ParallelLayout(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     over `tp` like any layer). `zero_stage` says what `dp_shard` shards: 0 nothing, 1 optimizer states, 2 also
     gradients, 3 also parameters (FSDP); with `dp_replicate` > 1 beside it that is HSDP.
     `recompute` in the backward pass: "selective" the attention core (Megatron), "operators" cheap operations but
-    not matrix products (torchtitan's per-op policy), "full" whole layers.
+    not matrix products (torchtitan's per-op policy), "full" whole layers. `recompute_modules` are the parts that
+    "selective" repeats where it is not the attention core alone, as in Megatron-core.
     `virtual_stages` is the number of model chunks a pipeline rank holds. `micro_batch_size` is in sequences.
     `expert_overlap` hides the experts' all-to-all under the compute of another micro-batch; the schedule "dualpipe"
     always does (DeepSeek-V3, arXiv 2412.19437 section 3.2.1). `async_tp` overlaps tensor-parallel traffic.
@@ -90,6 +94,7 @@ class ParallelLayout(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     virtual_stages: int = 1
     micro_batch_size: int = 1
     recompute: Recompute = "none"
+    recompute_modules: tuple[RecomputedModule, ...] = ()
     recompute_reentrant: bool = False
     async_tp: bool = False
     expert_overlap: bool = False
@@ -101,6 +106,11 @@ class ParallelLayout(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             raise InfeasibleLayoutError(
                 f"layout: dp_shard {self.dp_shard} shards nothing while zero_stage is 0; "
                 f"use dp_replicate for plain data parallelism, or zero_stage 1, 2 or 3"
+            )
+        if self.recompute_modules and self.recompute != "selective":
+            raise InfeasibleLayoutError(
+                f"layout: recompute_modules {', '.join(self.recompute_modules)} need recompute selective, "
+                f"got {self.recompute}"
             )
         if self.virtual_stages > 1 and self.pipeline_schedule not in ("interleaved", "zero_bubble"):
             raise InfeasibleLayoutError(

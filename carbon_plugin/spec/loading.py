@@ -244,7 +244,7 @@ def _usual_precision(accelerator: Accelerator) -> Precision:
 
 def _layout(
     document: Document, stated: str | dict[str, Any] | None, cluster: Cluster
-) -> tuple[ParallelLayout | None, dict[str, int | str | bool], list[Assumption]]:
+) -> tuple[ParallelLayout | None, dict[str, Any], list[Assumption]]:
     """The layout, or None where it is to be searched, with what the search has to keep to."""
     if stated is None or stated == AUTO:
         return None, {}, []

@@ -32,7 +32,7 @@ class RunSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     training: TrainingPlan
     site: Site
     layout: ParallelLayout | None = None
-    layout_held: dict[str, int | str | bool] = {}
+    layout_held: dict[str, int | str | bool | tuple[str, ...]] = {}
     stack: Stack = Stack()
     start: str | None = None
     price_usd_per_device_hour: float | None = None

@@ -34,6 +34,13 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     "in_place" the gradient over the 16-bit logit, "half" single operations that keep no fp32 copy. `fp8_recipe` is the
     granularity of fp8 scales. `shard_host_ops` are operation slots that hooks of parameter sharding add to every
     pass through a layer.
+    `narrow_inputs` says that in low precision the inputs of matrix products wait for the backward pass in that
+    precision (Transformer Engine), `weighted_experts` that an expert's activation is multiplied by its probability, so
+    that what the expert returns is not kept (Megatron-core since 0.12), `accumulates_beside` that 16-bit gradients are
+    added up in fp32 beside themselves (DeepSpeed's bf16 optimizer). `operators_keep` is what recompute "operators"
+    leaves of a layer: the attention core's output and every second product (torchtitan), its input with Q, K and V
+    (MaxText's save_qkv_proj), or its input alone. `shard_unit` is what is gathered at a time where parameters are
+    sharded: a layer (FSDP), or the weight in use (XLA's GSPMD).
     `population` says whether people tuned this stack for its hardware (recipes of vendors and benchmarks) or whether it
     is ordinary software. `framework_factor` multiplies the step time; unset it is that of ordinary software, as fitted
     over its frameworks, or 1 for a tuned stack.
@@ -51,6 +58,11 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     host_op_time_s: float | None = None
     dp_overlap: float = 0.0
     grad_reduce_dtype: Literal["fp32", "bf16"] = "fp32"
+    narrow_inputs: bool = False
+    weighted_experts: bool = False
+    accumulates_beside: bool = False
+    operators_keep: Literal["products", "projections", "inputs"] = "products"
+    shard_unit: Literal["layer", "weight"] = "layer"
 
     def __post_init__(self) -> None:
         check_positive(self, "framework_factor", owner="stack: ")

@@ -67,9 +67,10 @@ class TrainingPlan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     `steps`, or `tokens` rounded up to whole steps; exactly one is given. `optimizer_state_dtype` is that of the
     moments. Without `master_weights` parameters, gradients and update stay in the training precision ("pure bf16").
     `optimizer_in_backward` updates a layer as soon as its gradient is there, so that gradients are never all kept.
-    `optimizer_offload` keeps states and master weights in host memory and updates them there. `evaluation`
-    and `reliability` say what else takes time; `overhead_fraction`, where it is stated, replaces both: time spent on
-    evaluation, checkpoints, restarts and lost work over time spent in training steps.
+    `optimizer_offload` keeps states and master weights in host memory and updates them there.
+    `activation_offload` is the share of layers whose activations wait in host memory for the backward pass.
+    `evaluation` and `reliability` say what else takes time; `overhead_fraction`, where it is stated, replaces both:
+    time spent on evaluation, checkpoints, restarts and lost work over time spent in training steps.
     """
 
     seq_len: int
@@ -82,6 +83,7 @@ class TrainingPlan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     master_weights: bool = True
     optimizer_in_backward: bool = False
     optimizer_offload: bool = False
+    activation_offload: float = 0.0
     overhead_fraction: float | None = None
     evaluation: Evaluation | None = None
     reliability: Reliability = Reliability()
@@ -94,6 +96,8 @@ class TrainingPlan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
             raise SpecError(f"training: give steps or tokens, exactly one; got steps={self.steps} tokens={self.tokens}")
         if self.tokens is not None and self.tokens > MOST_TOKENS:
             raise SpecError(f"training: tokens is {self.tokens:g}, expected at most {MOST_TOKENS:g}")
+        if not 0 <= self.activation_offload <= 1:
+            raise SpecError(f"training: activation_offload is {self.activation_offload:g}, expected 0 to 1")
         if self.overhead_fraction is not None:
             if not 0 <= self.overhead_fraction <= MOST_OVERHEAD:
                 raise SpecError(

@@ -45,7 +45,7 @@ def run_document(spec: RunSpec, *, profile_dirs: Directories = ()) -> str:
             **({"profiles": [str(Path(directory).absolute()) for directory in profile_dirs]} if profile_dirs else {}),
         },
         # A layout states its micro-batch and recompute even where they are the usual ones: neither is then assumed.
-        "layout": spec.layout_held or "auto"
+        "layout": {name: _plain(value) for name, value in spec.layout_held.items()} or "auto"
         if spec.layout is None
         else {
             **_stated(spec.layout),

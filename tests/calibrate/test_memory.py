@@ -12,7 +12,16 @@ from carbon_plugin.predict.rates import combine
 from carbon_plugin.predict.step import predict_step
 from carbon_plugin.spec.loading import build_run_spec
 
-LEAST_FEASIBLE = {"llmf": 0.97, "vtrain": 1.0, "simumax": 1.0, "titan": 1.0, "korthikanti": 1.0, "nanotron": 1.0}
+LEAST_FEASIBLE = {
+    "llmf": 0.97,
+    "vtrain": 1.0,
+    "simumax": 1.0,
+    "titan": 1.0,
+    "korthikanti": 1.0,
+    "nanotron": 1.0,
+    "mbridge": 0.99,
+    "nemo": 1.0,
+}
 
 
 def test_layouts_that_ran_fit() -> None:
@@ -22,7 +31,7 @@ def test_layouts_that_ran_fit() -> None:
     held = np.array([row.spec.cluster.accelerator.memory_bytes.value for row in table.rows])
     fits = {name: float(np.mean((need <= held)[table.origin == name])) for name in LEAST_FEASIBLE}
     assert {name: share for name, share in fits.items() if share < LEAST_FEASIBLE[name]} == {}
-    assert np.mean(need <= held) > 0.9
+    assert np.mean(need <= held) > 0.985
 
 
 def test_a_pure_16_bit_job_keeps_a_quarter_of_adams_states() -> None:

@@ -285,8 +285,8 @@ def test_hybrid_groups_and_lists_of_recomputed_parts_are_read() -> None:
     assert (groups.spec.layout.dp_shard, groups.spec.layout.dp_replicate) == (2, 8)
     hybrid = parsed(sharding="HSDP", tp=1, pp=1)
     assert (hybrid.spec.layout.dp_shard, hybrid.spec.layout.dp_replicate) == (8, 2)
-    assert parsed(recompute="layernorm, moe_act").spec.layout.recompute == "none"
-    assert parsed(recompute="layernorm, mlp").spec.layout.recompute == "operators"
+    listed = parsed(recompute="layernorm, mlp").spec.layout
+    assert (listed.recompute, listed.recompute_modules) == ("selective", ("layernorm", "mlp"))
 
 
 def test_a_year_and_a_release_choose_the_kernels_of_their_time() -> None:

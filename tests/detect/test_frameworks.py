@@ -284,6 +284,7 @@ def test_megatron_states_batches_recomputation_and_precision(found):
 
     assert (fields["layout.micro_batch_size"], fields["training.micro_batches"]) == (2, 2)
     assert (fields["layout.recompute"], fields["training.precision"]) == ("selective", "bf16")
+    assert tuple(fields["layout.recompute_modules"]) == ("core_attn", "layernorm")
 
 
 @pytest.mark.parametrize(

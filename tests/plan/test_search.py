@@ -197,7 +197,7 @@ def test_a_batch_that_nothing_divides_says_the_next_one_that_would_do() -> None:
 
 
 def test_the_layout_that_is_taken_is_the_one_of_least_expected_time_and_not_of_least_predicted_time() -> None:
-    spec = spec_of("llama3-70b", 8, seq_len=8192)
+    spec = spec_of("llama3-70b", 4, seq_len=8192)
     inputs, times, needs = inputs_of(spec), [], []
     for grid, _ in inputs.grids(USUAL):
         need = inputs.need_bytes(grid)

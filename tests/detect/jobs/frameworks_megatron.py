@@ -89,7 +89,8 @@ def jobs() -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     sharding = {"ddp_config": DistributedDataParallelConfig(use_distributed_optimizer=True)}
     yield "megatron_tp_dp", lambda: parallel(**tp)
     yield "megatron_tp_sp_sharded", lambda: parallel(**tp, told=overlapped | sharding)
-    yield "megatron_tp_pp", lambda: parallel(**tp, **pp, num_layers=4, recompute_granularity="selective", **half)
+    again = {"recompute_granularity": "selective", "recompute_modules": ["core_attn", "layernorm"]}
+    yield "megatron_tp_pp", lambda: parallel(**tp, **pp, num_layers=4, **again, **half)
     yield "megatron_tp_cp", lambda: parallel(**tp, **cp, cp_comm_type="a2a")
     yield "megatron_interleaved", lambda: parallel(**pp, virtual=2, num_layers=4)
     yield "megatron_ep_dp", lambda: parallel(**ep, experts=True)

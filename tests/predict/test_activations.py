@@ -1,0 +1,279 @@
+"""Activations against what autograd really keeps of small models, and what each technique leaves of a layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from carbon_plugin.predict.case import NARROW_BYTES, layout_of, shape_of, work_of
+from carbon_plugin.predict.memory import first_stage_layers, layer_activation_bytes, memory_bytes
+from carbon_plugin.predict.rates import Rates
+from carbon_plugin.spec.layout import ParallelLayout
+from carbon_plugin.spec.model import MixtureOfExperts, MultiLatentAttention, TransformerModel
+from carbon_plugin.spec.stack import Stack
+from carbon_plugin.spec.training import TrainingPlan
+
+MakeRates = Callable[..., Rates]
+SEQ_LEN, BATCH = 128, 2
+LLAMA = TransformerModel(
+    name="small",
+    layers=2,
+    hidden=256,
+    heads=8,
+    kv_heads=2,
+    head_dim=32,
+    ffn=1024,
+    vocab=1000,
+    gated=True,
+    source="test",
+)
+GPT = TransformerModel(
+    name="small",
+    layers=2,
+    hidden=256,
+    heads=8,
+    kv_heads=8,
+    head_dim=32,
+    ffn=1024,
+    vocab=1000,
+    gated=False,
+    source="test",
+)
+MIXTURE = TransformerModel(
+    name="mixture",
+    layers=4,
+    hidden=256,
+    heads=8,
+    kv_heads=8,
+    head_dim=32,
+    ffn=1024,
+    vocab=1000,
+    gated=True,
+    moe=MixtureOfExperts(experts=8, top_k=2, expert_ffn=512, shared_ffn=512),
+    mla=MultiLatentAttention(q_lora_rank=64, kv_lora_rank=32, qk_nope_head_dim=32, qk_rope_head_dim=16, v_head_dim=32),
+    source="test",
+)
+
+
+def kept_by_autograd(attention: str, *, llama: bool, recompute: bool = False) -> float:
+    """Bytes a token that one layer of a Hugging Face model keeps: two layers' less one layer's, parameters left out."""
+    one, two = (_kept(layers, attention, llama=llama, recompute=recompute) for layers in (1, 2))
+    return (two - one) / (SEQ_LEN * BATCH)
+
+
+def _kept(layers: int, attention: str, *, llama: bool, recompute: bool) -> int:
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    if llama:
+        config = transformers.LlamaConfig(
+            hidden_size=256,
+            intermediate_size=1024,
+            num_attention_heads=8,
+            num_key_value_heads=2,
+            num_hidden_layers=layers,
+            vocab_size=1000,
+            attn_implementation=attention,
+        )
+    else:
+        config = transformers.GPT2Config(
+            n_embd=256,
+            n_inner=1024,
+            n_head=8,
+            n_layer=layers,
+            vocab_size=1000,
+            activation_function="gelu",
+            resid_pdrop=0.0,
+            attn_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_implementation=attention,
+        )
+    model = transformers.AutoModel.from_config(config).to(torch.bfloat16).train()
+    if recompute:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})
+        model.enable_input_require_grads()
+    own = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+    kept = {}
+
+    def pack(tensor):  # type: ignore[no-untyped-def]
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            kept[storage._cdata] = storage  # held, so that no address is used twice
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        model(input_ids=torch.randint(0, 1000, (BATCH, SEQ_LEN)), use_cache=False)
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+def predicted(
+    model: TransformerModel,
+    rates: Rates,
+    layout: ParallelLayout | None = None,
+    stack: Stack | None = None,
+    precision: str = "bf16",
+    *,
+    sparse: bool = False,
+) -> float:
+    """Bytes a token that one layer keeps."""
+    training = TrainingPlan(seq_len=SEQ_LEN, global_batch_size=8, steps=1, precision=precision)
+    work = work_of(training, stack or Stack())
+    size = layer_activation_bytes(shape_of(model), layout_of(layout or ParallelLayout()), work, rates, sparse=sparse)
+    return float(size) / SEQ_LEN
+
+
+def test_a_plain_llama_layer_keeps_what_autograd_keeps_of_it(rates: MakeRates) -> None:
+    # What is left out is one number a token and norm, and one a head: 0.3 % of this small layer.
+    assert predicted(LLAMA, rates()) == pytest.approx(kept_by_autograd("sdpa", llama=True), rel=0.005)
+
+
+def test_a_plain_llama_layer_whose_scores_go_through_memory_keeps_what_autograd_keeps_of_it(rates: MakeRates) -> None:
+    unfused = rates(attention_unfused=1.0)
+
+    assert predicted(LLAMA, unfused) == pytest.approx(kept_by_autograd("eager", llama=True), rel=0.005)
+
+
+def test_a_plain_gpt_layer_keeps_what_autograd_keeps_of_it(rates: MakeRates) -> None:
+    assert predicted(GPT, rates()) == pytest.approx(kept_by_autograd("sdpa", llama=False), rel=0.005)
+
+
+def test_full_recompute_keeps_the_input_of_a_layer_and_no_more() -> None:
+    assert kept_by_autograd("sdpa", llama=True, recompute=True) == 2 * LLAMA.hidden
+
+
+def test_fused_chains_keep_less_of_a_gated_layer_and_as_much_of_another(rates: MakeRates) -> None:
+    fused = Stack(fused=True)
+
+    # A written-out RMSNorm keeps 4 bytes more a unit of width, twice; a gate of its own 2 bytes a unit of the block.
+    saved = 8 * LLAMA.hidden + 2 * LLAMA.ffn
+    assert predicted(LLAMA, rates()) - predicted(LLAMA, rates(), stack=fused) == pytest.approx(saved)
+    assert predicted(GPT, rates()) == predicted(GPT, rates(), stack=fused)
+
+
+@pytest.mark.parametrize("precision", NARROW_BYTES)
+def test_transformer_engine_keeps_inputs_of_products_in_the_narrow_precision(rates: MakeRates, precision: str) -> None:
+    wide = predicted(GPT, rates(), stack=Stack(fused=True), precision=precision)
+    narrow = predicted(GPT, rates(), stack=Stack(fused=True, narrow_inputs=True), precision=precision)
+
+    # Both norms' outputs and the activation become narrow; the core's output is kept in both.
+    each = NARROW_BYTES[precision]
+    assert wide - narrow == pytest.approx((2 - each) * (2 * GPT.hidden + GPT.ffn) - each * GPT.hidden)
+
+
+def test_inputs_of_products_stay_wide_in_16_bit(rates: MakeRates) -> None:
+    assert predicted(GPT, rates(), stack=Stack(narrow_inputs=True)) == predicted(GPT, rates())
+
+
+@pytest.mark.parametrize(
+    ("module", "dropped"),
+    [
+        ("layernorm", 2 * 2 * 256),
+        ("moe_act", 2 * (2 * 512 + 512)),
+        ("mla_up_proj", 2 * 8 * (48 + 48 + 32)),
+        ("shared_experts", 6 * 512),
+    ],
+)
+def test_each_recomputed_module_drops_what_it_can_build_again(rates: MakeRates, module: str, dropped: int) -> None:
+    stack = Stack(fused=True)
+    layout = ParallelLayout(recompute="selective", recompute_modules=(module,))
+    whole = predicted(MIXTURE, rates(), stack=stack, sparse=True)
+
+    assert whole - predicted(MIXTURE, rates(), layout, stack, sparse=True) == pytest.approx(dropped)
+
+
+def test_recomputed_experts_leave_norms_and_attention(rates: MakeRates) -> None:
+    stack = Stack(fused=True)
+    layout = ParallelLayout(recompute="selective", recompute_modules=("moe",))
+    left = predicted(MIXTURE, rates(), layout, stack, sparse=True)
+
+    mla = 2 * (8 * (48 + 48 + 32) + 8 * 32 + 2 * (64 + 32 + 16))
+    assert left == pytest.approx(8 * MIXTURE.hidden + mla)
+    assert predicted(MIXTURE, rates(), layout, stack) == predicted(
+        MIXTURE, rates(), stack=stack
+    )  # dense layers keep all
+
+
+def test_a_weighted_activation_saves_what_experts_return(rates: MakeRates) -> None:
+    plain, weighted = (
+        predicted(MIXTURE, rates(), stack=Stack(fused=True, weighted_experts=said), sparse=True)
+        for said in (False, True)
+    )
+
+    assert plain - weighted == pytest.approx(2 * 2 * MIXTURE.hidden)
+
+
+def parts(model: TransformerModel, rates: Rates, layout: ParallelLayout, stack: Stack, **plan) -> dict[str, float]:
+    training = TrainingPlan(**({"seq_len": SEQ_LEN, "global_batch_size": 64, "steps": 1} | plan))
+    found = memory_bytes(shape_of(model), layout_of(layout), work_of(training, stack), rates)
+    return {name: float(size) for name, size in found.items()}
+
+
+def test_layers_whose_activations_are_offloaded_leave_the_device(rates: MakeRates) -> None:
+    kept, half, none = (
+        parts(GPT, rates(), ParallelLayout(), Stack(), activation_offload=share)["activations"] for share in (0, 0.5, 1)
+    )
+
+    assert half == pytest.approx(kept / 2)
+    assert none == 0
+
+
+def test_deepspeed_adds_16_bit_gradients_up_in_fp32_beside_them(rates: MakeRates) -> None:
+    layout = ParallelLayout(dp_shard=8, zero_stage=1)
+    plain, beside = (parts(GPT, rates(), layout, Stack(accumulates_beside=said))["gradients"] for said in (False, True))
+    half = parts(GPT, rates(), layout, Stack(accumulates_beside=True), precision="fp16")["gradients"]
+
+    assert beside == pytest.approx(6 / 4 * plain)
+    assert half == pytest.approx(plain)  # its fp16 optimizer does not
+
+
+def test_policies_of_selective_recompute_keep_less_in_order(rates: MakeRates) -> None:
+    layout = ParallelLayout(recompute="operators")
+    kept = [
+        parts(LLAMA, rates(), layout, Stack(operators_keep=what))["activations"]
+        for what in ("products", "projections", "inputs")
+    ]
+    full = parts(LLAMA, rates(), ParallelLayout(recompute="full"), Stack())["activations"]
+
+    assert kept[0] > kept[1] > kept[2] == pytest.approx(full)
+
+
+def test_gathering_weight_by_weight_holds_less_than_layer_by_layer(rates: MakeRates) -> None:
+    layout = ParallelLayout(dp_shard=8, zero_stage=3)
+    layer, weight = (parts(LLAMA, rates(), layout, Stack(shard_unit=unit)) for unit in ("layer", "weight"))
+
+    assert layer["communication"] > 2 * weight["communication"]
+    assert weight["communication"] == pytest.approx(6 * LLAMA.hidden * LLAMA.ffn)
+
+
+@pytest.mark.parametrize(
+    ("layers", "pp", "chunks", "first"),
+    [(80, 8, 5, 10), (126, 16, 8, 7), (126, 8, 8, 15), (61, 4, 4, 16), (32, 4, 1, 8), (94, 8, 4, 11)],
+)
+def test_the_first_stage_holds_fewer_layers_where_embedding_and_head_count_as_layers(
+    layers: int, pp: int, chunks: int, first: int
+) -> None:
+    # Llama 3 405B (126 layers) and Qwen3 235B (94) are dealt out so in Megatron-Bridge.
+    layout = ParallelLayout(pp=pp, virtual_stages=chunks, pipeline_schedule="interleaved" if chunks > 1 else "1f1b")
+
+    assert float(first_stage_layers(np.float64(layers), layout_of(layout))) == first
+
+
+def test_no_technique_makes_memory_negative_or_larger_for_any_of_many_layouts(rates: MakeRates) -> None:
+    modules = ("core_attn", "layernorm", "moe_act", "mla_up_proj", "mlp", "moe", "shared_experts")
+    usual = Stack(fused=True)
+    for tp in (1, 2, 8):
+        for count in range(len(modules) + 1):
+            recompute = "selective" if count else "none"
+            layout = ParallelLayout(tp=tp, recompute=recompute, recompute_modules=modules[:count])
+            found = parts(MIXTURE, rates(), layout, usual)
+            more = parts(MIXTURE, rates(), ParallelLayout(tp=tp), usual)
+            assert all(size >= 0 for size in found.values())
+            assert found["activations"] <= more["activations"]
+
+
+def test_a_layout_lists_modules_only_with_selective_recompute() -> None:
+    from carbon_plugin.errors import InfeasibleLayoutError
+
+    with pytest.raises(InfeasibleLayoutError, match="recompute_modules mlp need recompute selective, got full"):
+        ParallelLayout(recompute="full", recompute_modules=("mlp",))
