@@ -16,6 +16,7 @@ from carbon_plugin.audit import wording
 from carbon_plugin.audit.evidence import basis_words, part_words
 from carbon_plugin.audit.result import AuditSummary, Device
 from carbon_plugin.errors import CarbonPluginError
+from carbon_plugin.spec.amounts import plural
 from carbon_plugin.spec.devices import DeviceIdentity
 from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.profiles import find_accelerator, find_node
@@ -37,8 +38,10 @@ Rule = Callable[[AuditSummary, Path], Reason]
 
 def _ledgers(summary: AuditSummary) -> list[str]:
     checks = summary.verification.files
-    lines = [f"{check.file}: {check.records:,} records, chain ends in {check.head}" for check in checks[:_LISTED]]
-    return lines + ([f"and {len(checks) - _LISTED} more ledgers"] if len(checks) > _LISTED else [])
+    lines = [
+        f"{check.file}: {plural(check.records, 'record')}, chain ends in {check.head}" for check in checks[:_LISTED]
+    ]
+    return lines + ([f"and {plural(len(checks) - _LISTED, 'more ledger')}"] if len(checks) > _LISTED else [])
 
 
 def _from_ledgers(how: str, *follows_from: str) -> Rule:
@@ -96,7 +99,7 @@ def _rung_energy(summary: AuditSummary, path: Path) -> Reason:
 def _energy_of_rung(summary: AuditSummary, path: Path) -> Reason:
     devices = [device for device in summary.devices if device.identity.rung == path[1]]
     windows = sum(device.energy.windows for device in devices)
-    how = f"sum of {windows:,} readings of a device in a window, over {wording.plural(len(devices), 'device')}"
+    how = f"sum of {plural(windows, 'reading')} of a device in a window, over {plural(len(devices), 'device')}"
     positions = [index for index, device in enumerate(summary.devices) if device.identity.rung == path[1]]
     return Reason(how, _meters(devices), [f"devices.{index}" for index in positions[:_LISTED]])
 
@@ -116,7 +119,7 @@ def _device(summary: AuditSummary, path: Path) -> Reason:
     device = summary.devices[int(path[1])]
     identity = device.identity
     how = (
-        f"{identity.name} on {device.hostname}: {device.energy.windows:,} windows read by {identity.meter} "
+        f"{identity.name} on {device.hostname}: {plural(device.energy.windows, 'window')} read by {identity.meter} "
         f"({identity.energy_kind}); low and high are the meter's own p10 and p90"
     )
     notes = [note for note in (identity.note, *device.notes) if note]
@@ -210,7 +213,7 @@ def _step_time(summary: AuditSummary, path: Path) -> Reason:
         source = steps.predicted_step_time_s.source if steps.predicted_step_time_s else "the analytical step model"
         return Reason("the analytical model for the spec as it ran", [source], ["work.model_flops_per_step"])
     how = (
-        f"mean over {wording.plural(steps.spans, 'span')} of {wording.plural(steps.steps, 'step')} between step "
+        f"mean over {plural(steps.spans, 'span')} of {plural(steps.steps, 'step')} between step "
         f"boundaries on node {steps.node}; the range is the queue lag at the boundaries"
     )
     return Reason(how, _ledgers(summary))

@@ -23,6 +23,7 @@ from carbon_plugin.audit.evidence import (
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.errors import ReportError
 from carbon_plugin.footprint.units import JOULES_PER_KWH
+from carbon_plugin.spec.amounts import plural
 
 STANDARD = "Regulation (EU) 2024/1689, Annex XI section 1 (2) (d), (e); Model Documentation Form of 2025-07-10"
 DIGITS = 2
@@ -84,7 +85,8 @@ def eu_ai_act_report(summary: AuditSummary) -> EuAiActReport:
         missing.append(f"amount of computation used for training: {compute.methodology}")
     if summary.coverage.nodes_seen < summary.coverage.nodes:
         missing.append(
-            f"energy of {summary.coverage.nodes - summary.coverage.nodes_seen} of {summary.coverage.nodes} nodes, "
+            f"energy of {summary.coverage.nodes - summary.coverage.nodes_seen} of "
+            f"{plural(summary.coverage.nodes, 'node')}, "
             "whose ledgers are not here"
         )
     wall_days = summary.period.wall_s / SECONDS_PER_DAY
@@ -94,7 +96,7 @@ def eu_ai_act_report(summary: AuditSummary) -> EuAiActReport:
             range=next(words for months, words in _RANGES if wall_days < months * DAYS_PER_MONTH),
             wall_clock_days=significant(wall_days, DIGITS),
             hardware_days=significant(summary.reserved.device_s / SECONDS_PER_DAY, DIGITS),
-            hardware=summary.work.hardware if summary.work else wording.plural(summary.run.world_size, "rank"),
+            hardware=summary.work.hardware if summary.work else plural(summary.run.world_size, "rank"),
         ),
         training_compute=compute,
         training_energy=_energy(summary),

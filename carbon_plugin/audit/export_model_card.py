@@ -18,6 +18,7 @@ from carbon_plugin.audit.front_matter import write_key
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.errors import ReportError
 from carbon_plugin.footprint.units import GRAMS_PER_KG
+from carbon_plugin.spec.amounts import plural
 
 KEY = "co2_eq_emissions"
 TrainingType = Literal["pre-training", "fine-tuning"]
@@ -49,7 +50,7 @@ def model_card_emissions(summary: AuditSummary, training_type: str | None = None
         f"{wording.carbon_range(footprint.operational_kg)}; embodied {embodied} not included"
     )
     if summary.coverage.nodes_seen < summary.coverage.nodes:
-        source += f"; only {summary.coverage.nodes_seen} of {summary.coverage.nodes} nodes"
+        source += f"; only {summary.coverage.nodes_seen} of {plural(summary.coverage.nodes, 'node')}"
     if not summary.verification.ok:
         source += "; its ledgers do not verify"
     elif summary.verification.state == "incomplete":
@@ -59,7 +60,7 @@ def model_card_emissions(summary: AuditSummary, training_type: str | None = None
         source=source,
         training_type=_training_type(summary, training_type),
         geographical_location=_place(intensity.zone_name, intensity.zone),
-        hardware_used=summary.work.hardware if summary.work else wording.plural(summary.run.world_size, "rank"),
+        hardware_used=summary.work.hardware if summary.work else plural(summary.run.world_size, "rank"),
     )
 
 

@@ -6,6 +6,7 @@ from carbon_plugin.audit import view, wording
 from carbon_plugin.audit.evidence import basis_words, carbon_of, effective_flops, how_known, origin_of
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.footprint.account import Factors, Footprint
+from carbon_plugin.spec.amounts import plural, verb
 
 
 def paper_paragraph(summary: AuditSummary) -> str:
@@ -25,11 +26,11 @@ def _what_ran(summary: AuditSummary) -> str:
     work, progress = summary.work, summary.progress
     name = work.model if work and work.model else summary.run.name
     size = f" ({wording.number(work.parameters)} parameters)" if work and work.parameters else ""
-    hardware = work.hardware if work else wording.plural(summary.run.world_size, "rank")
+    hardware = work.hardware if work else plural(summary.run.world_size, "rank")
     sentence = (
         f"We trained {name}{size} on {hardware} for {wording.duration(summary.period.active_s)} "
         f"({wording.device_hours(summary.reserved.device_s)} of reserved device time; "
-        f"{wording.plural(progress.steps, 'optimizer step')}"
+        f"{plural(progress.steps, 'optimizer step')}"
     )
     if progress.tokens:
         sentence += f", {wording.number(progress.tokens)} tokens, {progress.tokens_source}"
@@ -37,7 +38,11 @@ def _what_ran(summary: AuditSummary) -> str:
     if flops:
         sentence += f", {flops:.2e} FLOP counted from the architecture"
     if summary.waste.redone_steps:
-        sentence += f"; {summary.waste.redone_steps:,} of the steps were done twice and are included"
+        redone = summary.waste.redone_steps
+        sentence += (
+            f"; {redone:,} of the steps {verb(redone, 'was', 'were')} done twice and "
+            f"{verb(redone, 'is', 'are')} included"
+        )
     return f"{sentence})."
 
 

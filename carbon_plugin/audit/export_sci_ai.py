@@ -26,6 +26,7 @@ from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.errors import ReportError
 from carbon_plugin.footprint.sci import score
 from carbon_plugin.footprint.units import GRAMS_PER_KG
+from carbon_plugin.spec.amounts import plural
 from carbon_plugin.spec.figure import Figure
 
 STANDARD = "SCI for AI (Green Software Foundation, 2026-01-12) on ISO/IEC 21031:2024, provider score of training"
@@ -103,7 +104,7 @@ def sci_ai_report(audited: Sequence[tuple[Path, AuditSummary]], covers: Collecti
         runs=[origin_of(summary) for summary in summaries],
         intensities=[grid_factor(summary, carbon_of(summary, "SCI for AI")[1]) for summary in summaries],
         boundary=[
-            f"inside: {len(summaries)} runs of programme {programme.name}, declared to be all of "
+            f"inside: {plural(len(summaries), 'run')} of programme {programme.name}, declared to be all of "
             f"role {', '.join(declared)}",
             "outside: inception, deployment and retirement of the model; storage and networks beyond the metered nodes",
             *(f"outside, run {one.run.name}: {lack}" for one in summaries for lack in outside_totals(one)),

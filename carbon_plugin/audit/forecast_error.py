@@ -20,6 +20,7 @@ from msgspec import Struct
 from carbon_plugin.audit.documents import ForecastDocument, PredictionDocument
 from carbon_plugin.audit.result import Cause, ErrorPart, ForecastComparison
 from carbon_plugin.footprint.account import Footprint
+from carbon_plugin.spec.amounts import plural
 
 
 class Actual(Struct, frozen=True, kw_only=True):
@@ -118,8 +119,8 @@ def split_error(
         ),
         "run length": (
             actual_length / planned_length,
-            f"{actual.steps:,} steps and all other time took as long as {actual_length:,.1f} steps; "
-            f"planned {forecast.total_steps:,} steps, {planned_length:,.1f} with all other time",
+            f"{plural(actual.steps, 'step')} and all other time took as long as {actual_length:,.1f} steps; "
+            f"planned {plural(forecast.total_steps, 'step')}, {planned_length:,.1f} with all other time",
         ),
         "coverage": (
             (actual_it_j / actual_common_j) / (planned_it_j / planned_common_j),

@@ -14,6 +14,7 @@ from msgspec import Struct
 from carbon_plugin.audit.gpu_resources import MOST_GPUS, Held, held_of
 from carbon_plugin.audit.result import Allocation
 from carbon_plugin.errors import ReportError
+from carbon_plugin.spec.amounts import plural
 from carbon_plugin.spec.limits import MOST_RUN_S
 from carbon_plugin.spec.reading import Place, parse_json, read_bytes
 
@@ -58,8 +59,8 @@ def read_kubernetes(path: Path, *, gpus_by_host: Mapping[str, int], until_unix_s
 
     A pod holds its GPUs from being scheduled until its last container ended; one that still runs holds them until
     `until_unix_s`, one that was never scheduled holds none. A pod that is gone is known from its events, which name no
-    GPUs: they are those of the ledger of that host (a pod's host name is its own), else as many as the largest host
-    here has. Raises `ReportError` for another file, with the field.
+    GPUs: they are those of the ledger of that host (a pod's host name is its own), else those of the pod that has its
+    name now, else as many as the largest host here has. Raises `ReportError` for another file, with the field.
     """
     document = Place(parse_json(read_bytes(path, ReportError), path, _WHAT, ReportError), str(path), ReportError)
     if not isinstance(document.value, dict) or not isinstance(document.value.get("items", []), list):
@@ -72,15 +73,18 @@ def read_kubernetes(path: Path, *, gpus_by_host: Mapping[str, int], until_unix_s
     for event in events:
         by_name.setdefault(event.about.name, []).append(event)
     found = []
+    gpus_by_name: dict[str, float] = {}
     for reference, pod in pods:
         own = [event for event in by_name.get(reference.name, []) if event.about.means(reference)]
         start_s = _scheduled_s(pod)
         if start_s is not None:
             end_s = _ended_s(pod, own)
             held = _gpus_of_pod(pod, reference, claims)
+            gpus_by_name[reference.name] = held.gpus
             found.append(_allocation(path, reference, _phase(pod), held, start_s, end_s, until_unix_s))
     for reference, own in _gone(events, [reference for reference, _ in pods]):
-        gpus = gpus_by_host.get(reference.name, max(gpus_by_host.values(), default=0))
+        known = {**gpus_by_name, **gpus_by_host}
+        gpus = known.get(reference.name, max(gpus_by_host.values(), default=0))
         for start_s, end_s in _lives(own):
             state = "Unknown" if end_s is None else "Gone"
             found.append(_allocation(path, reference, state, Held(float(gpus)), start_s, end_s, until_unix_s))
@@ -255,5 +259,5 @@ def _claimed(pod: Place, reference: _Reference, claims: Mapping[_Reference, _Cla
             notes.append(f"resource claim {name}, counted as one device: how many it was given is not in the file")
         else:
             total += claim.devices / claim.pods
-            notes.append(f"resource claim {name}, {claim.devices} devices for {claim.pods} pods")
+            notes.append(f"resource claim {name}, {plural(claim.devices, 'device')} for {plural(claim.pods, 'pod')}")
     return total, notes

@@ -12,6 +12,7 @@ from carbon_plugin.footprint.grid import describe_basis
 from carbon_plugin.ledger.clocks import CLOCK_STEP_EVENT
 from carbon_plugin.ledger.expected import NOT_SEEN_EVENT, SILENT_EVENT
 from carbon_plugin.ledger.launches import ANOTHER_JOB_EVENT
+from carbon_plugin.spec.amounts import plural, verb
 
 NAMED = 3
 """Devices that a sentence names one by one."""
@@ -41,7 +42,7 @@ def left_out(summary: AuditSummary) -> list[str]:
     """What belongs to the run and is in no total."""
     coverage, found = summary.coverage, []
     if coverage.nodes_seen < coverage.nodes:
-        missing = wording.plural(coverage.nodes - coverage.nodes_seen, "node")
+        missing = plural(coverage.nodes - coverage.nodes_seen, "node")
         found.append(f"Ledgers of {missing} of {coverage.nodes} are missing; their energy is in no total.")
     found += coverage.missing
     gpu = summary.by_rung.get("gpu")
@@ -66,6 +67,8 @@ def left_out(summary: AuditSummary) -> list[str]:
             f"Nothing was recorded for {wording.duration(lost_s)} between attempts; what was drawn then is unknown."
         )
     account = summary.reconciliation
+    if account is not None and account.allocated_device_s <= 0:
+        found.append(f"0 GPU-hours were allocated ({account.source}): no job with GPUs was started.")
     if account is not None and account.unobserved_device_s > 0:
         hours = wording.device_hours(account.unobserved_device_s)
         of = wording.device_hours(account.allocated_device_s)
@@ -95,7 +98,10 @@ def ways_of_counting(summary: AuditSummary) -> list[str]:
     # Every node that asks a facility's meter names it, so that its energy counts once: nothing to warn of.
     keys = {overlap.key for overlap in coverage.overlaps if not overlap.key.startswith("facility/")}
     if keys:
-        found.append(f"{wording.plural(len(keys), 'device')} had two meters at the same time and was counted once.")
+        found.append(
+            f"{plural(len(keys), 'device')} had two meters at the same time and {verb(len(keys), 'was', 'were')} "
+            "counted once."
+        )
     if coverage.side_by_side or ANOTHER_JOB_EVENT in summary.event_counts:
         files = coverage.side_by_side
         more = f" and {len(files) - NAMED} more" if len(files) > NAMED else ""
@@ -133,7 +139,7 @@ def _estimates(summary: AuditSummary) -> list[str]:
     reasons = list(dict.fromkeys(note for device in devices for note in (device.identity.note, *device.notes) if note))
     why = f" ({reasons[0].rstrip('.')})" if reasons else ""
     return [
-        f"{wording.energy(estimated_j)} in the totals are an estimate for {wording.plural(len(devices), 'GPU')} that "
+        f"{wording.energy(estimated_j)} in the totals are an estimate for {plural(len(devices), 'GPU')} that "
         f"could not be read{why}: {named}{more}{beside}."
     ]
 
@@ -165,14 +171,14 @@ def _of_factors(summary: AuditSummary) -> list[str]:
 
 def _what_ran(summary: AuditSummary) -> str:
     coverage, progress, attempts = summary.coverage, summary.progress, len(summary.period.attempts)
-    ranks = wording.plural(summary.run.world_size, "rank")
+    ranks = plural(summary.run.world_size, "rank")
     machines = gpus_phrase(coverage) if coverage.gpus else ranks
     if coverage.gpus_missing:
         machines += f", {coverage.gpus_missing} of which are in no ledger,"
     sentence = (
         f"The job ran for {wording.duration(summary.period.active_s)} on {machines} of "
-        f"{wording.plural(coverage.nodes, 'node')}{f', in {attempts} attempts,' if attempts > 1 else ''} "
-        f"and executed {wording.plural(progress.steps, 'optimizer step')}"
+        f"{plural(coverage.nodes, 'node')}{f', in {attempts} attempts,' if attempts > 1 else ''} "
+        f"and executed {plural(progress.steps, 'optimizer step')}"
     )
     if summary.waste.redone_steps:
         sentence += f", {summary.waste.redone_steps:,} of them for a second time"

@@ -20,6 +20,7 @@ from carbon_plugin.errors import LedgerError, ReportError
 from carbon_plugin.footprint.account import Basis
 from carbon_plugin.ledger.files import ledger_files
 from carbon_plugin.ledger.verify import State
+from carbon_plugin.spec.amounts import plural, verb
 from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.loading import Role
 
@@ -119,7 +120,7 @@ def add_up(audited: Sequence[tuple[Path, AuditSummary]], name: str | None = None
     others = sum(summary.run.programme != name for _, summary in audited)
     members = [_Audited(*pair) for pair in audited if pair[1].run.programme == name]
     if not members:
-        raise ReportError(f"programme {name!r}: none of the {len(audited)} runs belongs to it")
+        raise ReportError(f"programme {name!r}: none of {plural(len(audited), 'run')} belongs to it")
     distinct, copies = _distinct(members)
     runs = [_run(one) for one in distinct]
     missing = [role for role in ROLES if all(run.role != role for run in runs)]
@@ -150,8 +151,8 @@ def _only_programme(summaries: Sequence[AuditSummary]) -> str:
         return names[0]
     if not names:
         raise ReportError(
-            f"none of {len(summaries)} runs states a programme; start runs with programme and role, in the spec or in "
-            "the monitor's arguments"
+            f"none of {plural(len(summaries), 'run')} states a programme; start runs with programme and role, in "
+            "the spec or in the monitor's arguments"
         )
     raise ReportError(f"the runs belong to several programmes ({', '.join(names)}), expected one: name it")
 
@@ -252,7 +253,7 @@ def _sum(field: str, members: Sequence[_Audited]) -> Figure:
         sum(figure.high for figure in figures),
         "kgCO2e",
         "modelled",
-        f"sum over {len(figures)} runs; their ranges added as if all errors were one",
+        f"sum over {plural(len(figures), 'run')}; their ranges added as if all errors were one",
     )
 
 
@@ -273,5 +274,5 @@ def _warnings(runs: Sequence[ProgrammeRun], missing: Sequence[str], others: int)
         if names := [run.name for run in runs if run.ledger_state == state]:
             found.append(f"{words}: {', '.join(names)}")
     if others:
-        found.append(f"{others} runs of other programmes, or of none, are left out")
+        found.append(f"{plural(others, 'run')} of other programmes, or of none, {verb(others, 'is', 'are')} left out")
     return found

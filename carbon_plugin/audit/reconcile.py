@@ -11,8 +11,8 @@ from msgspec import Struct
 
 from carbon_plugin.audit.accounting import SAMPLING
 from carbon_plugin.audit.result import Allocation, AuditSummary, Reconciliation
-from carbon_plugin.errors import ReportError
 from carbon_plugin.footprint.account import EnergyItem, Factors, Footprint, Reservation, account
+from carbon_plugin.spec.amounts import plural
 from carbon_plugin.spec.devices import Rung
 from carbon_plugin.spec.figure import Assumption, Figure, Sourced
 from carbon_plugin.spec.hardware import Accelerator, Node
@@ -37,12 +37,10 @@ def reconcile(summary: AuditSummary, allocations: Sequence[Allocation], source: 
     """Compare what a scheduler allocated with what the ledgers of a run observed.
 
     unobserved = max(0, sum(gpus * duration) - observed device time). Where the run's devices are MIG slices, so are the
-    scheduler's GPUs, and all device time is of whole GPUs. Raises `ReportError` if no allocation has GPUs.
+    scheduler's GPUs, and all device time is of whole GPUs. A job that was never started, or has no GPUs, was allocated 0.
     """
     share = _share(summary)
     allocated_s = sum((1.0 if one.sized else share) * one.gpus * one.duration_s for one in allocations)
-    if allocated_s <= 0:
-        raise ReportError(f"{source}: no job with GPUs was ever started, so there is nothing to reconcile")
     observed_s = summary.reserved.device_s - summary.reserved.before_first_record_s
     unobserved_s = max(0.0, allocated_s - observed_s)
     uncharged_s = max(0.0, allocated_s - summary.reserved.device_s)
@@ -143,9 +141,10 @@ def _assumptions(
     found = []
     if observed_s > allocated_s:
         excess = f"{(observed_s - allocated_s) / 3600:.3g} device-hours"
-        found.append(Assumption("observed beyond allocated", excess, "the scheduler's file lacks jobs of this run"))
+        lacks = "jobs of this run" if allocated_s > 0 else "any job with GPUs that was started"
+        found.append(Assumption("observed beyond allocated", excess, f"the scheduler's file lacks {lacks}"))
     if not any(device.identity.rung == "gpu" for device in summary.devices):
-        ranks = f"{summary.run.world_size} ranks"
+        ranks = plural(summary.run.world_size, "rank")
         found.append(Assumption("observed devices", ranks, "no ledger names a GPU: a rank stands for one"))
     for note in list(dict.fromkeys(note for one in allocations for note in one.notes))[:_LISTED_NOTES]:
         found.append(Assumption("GPUs of the scheduler", note, "the names of its resources"))

@@ -22,6 +22,7 @@ from carbon_plugin.audit.summary import summarise
 from carbon_plugin.audit.text import render_text
 from carbon_plugin.audit.verdict import verdict_word
 from carbon_plugin.errors import CarbonPluginError
+from carbon_plugin.spec.amounts import plural
 
 _TEMPLATE = "report.html.j2"
 _LISTED_DEVICES = 64
@@ -114,7 +115,7 @@ def render_html(summary: AuditSummary) -> str:
         "percent": wording.percent,
         "off_by": wording.off_by,
         "moment": wording.moment,
-        "plural": wording.plural,
+        "plural": plural,
         "meters": view.meters_phrase,
         "energy_how": view.energy_how,
         "gpus": view.gpus_phrase,

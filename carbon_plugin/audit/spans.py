@@ -11,6 +11,7 @@ from carbon_plugin.audit.documents import PredictionDocument
 from carbon_plugin.audit.result import StepComparison, StepSeries
 from carbon_plugin.ledger.counted_steps import CountedSteps
 from carbon_plugin.ledger.records import Span
+from carbon_plugin.spec.amounts import plural
 from carbon_plugin.spec.figure import Figure
 
 _STEPS, _MEASURED, _PREDICTED_STEPS, _PREDICTED = "steps", "measured", "predicted steps", "predicted"
@@ -110,7 +111,7 @@ class SpanSums:
                 measured_s + lag_s,
                 "s",
                 "measured",
-                f"{self._steps} steps between step boundaries of node {self._node}"
+                f"{plural(self._steps, 'step')} between step boundaries of node {self._node}"
                 f"{', fewer than a comparison should have' if self._short else ''}",
             ),
             predicted_step_time_s=_predicted(predicted_s, prediction),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from carbon_plugin.audit import wording
 from carbon_plugin.audit.result import Verification
 from carbon_plugin.ledger.verify import State
+from carbon_plugin.spec.amounts import plural
 
 _WORDS: dict[State, str] = {
     "contradicted": "NOT VERIFIED",
@@ -28,17 +28,17 @@ def verdict_reason(verification: Verification) -> str:
         return _first_of(verification.missing)
     if verification.state == "unsealed":
         return "complete and of one mind, but no anchor vouches for all of them (--anchor HEX)"
-    matched = f"{wording.plural(len(verification.anchors), 'anchor')} matched"
+    matched = f"{plural(len(verification.anchors), 'anchor')} matched"
     if verification.state == "partly sealed":
         windows = sum(check.windows for check in verification.files)
         after = windows - sum(check.sealed_windows for check in verification.files)
-        return f"{matched}; {after:,} of {wording.plural(windows, 'window')} came after them"
+        return f"{matched}; {after:,} of {plural(windows, 'window')} came after them"
     return matched
 
 
 def verdict_line(verification: Verification) -> str:
     """State, number of files and reason in one line."""
-    files = wording.plural(len(verification.files), "file")
+    files = plural(len(verification.files), "file")
     return f"ledger: {verdict_word(verification)}, {files}: {verdict_reason(verification)}"
 
 

@@ -12,6 +12,7 @@ from carbon_plugin.audit.drawing import PHASE_NAMES, RUNG_NAMES, SCOPE_NAMES
 from carbon_plugin.audit.exact import ROUNDING
 from carbon_plugin.audit.result import AuditSummary, Coverage, Device, Energy, MeterQuality, Quality, StepComparison
 from carbon_plugin.ledger.expected import NOT_SEEN_EVENT, SILENT_EVENT
+from carbon_plugin.spec.amounts import plural
 from carbon_plugin.spec.figure import Figure
 
 
@@ -135,8 +136,8 @@ def steps_basis(steps: StepComparison) -> str:
     if steps.basis == "spans":
         return "queue lag at the boundaries"
     if steps.basis == "short spans":
-        return f"only {wording.plural(steps.steps, 'step')} in a row"
-    return f"{wording.plural(steps.steps, 'step')} in windows that do not end at step boundaries"
+        return f"only {plural(steps.steps, 'step')} in a row"
+    return f"{plural(steps.steps, 'step')} in windows that do not end at step boundaries"
 
 
 def phases(summary: AuditSummary) -> list[tuple[str, Energy]]:
@@ -148,9 +149,9 @@ def phases(summary: AuditSummary) -> list[tuple[str, Energy]]:
 def gpus_phrase(coverage: Coverage) -> str:
     """How many GPUs, or MIG slices of GPUs, there should be."""
     if not coverage.gpu_slices:
-        return wording.plural(coverage.gpus, "GPU")
+        return plural(coverage.gpus, "GPU")
     if coverage.gpu_slices == coverage.gpus_seen:
-        return wording.plural(coverage.gpus, "MIG slice")
+        return plural(coverage.gpus, "MIG slice")
     return f"{coverage.gpus:,} GPUs and MIG slices"
 
 
@@ -223,7 +224,9 @@ def _unobserved_rows(summary: AuditSummary) -> list[BesideRow]:
         return []
     hours = wording.device_hours(account.unobserved_device_s)
     of = f"{wording.device_hours(account.allocated_device_s)} allocated ({account.source})"
-    seen = f"{wording.device_hours(account.observed_device_s)} of {of} were observed"
+    observed = wording.device_hours(account.observed_device_s)
+    within = account.observed_device_s <= account.allocated_device_s
+    seen = f"{observed} of {of} were observed" if within else f"{of}, and {observed} were observed"
     if account.footprint is None or account.power_w is None:
         return [BesideRow("allocated, not observed", hours, "", f"{seen}; {account.not_modelled_reason}")]
     total, watts = account.footprint.total_kg, wording.power(account.power_w.value)
@@ -253,7 +256,7 @@ def provenance(summary: AuditSummary) -> list[ProvenanceRow]:
         kinds = {energy_quality(energy) for energy in energies}
         kind = kinds.pop() if len(kinds) == 1 else "mixed"
         name = f"energy, {RUNG_NAMES[rung]}"
-        source = f"{meter}, {wording.plural(len(energies), 'device')}"
+        source = f"{meter}, {plural(len(energies), 'device')}"
         rows.append(
             ProvenanceRow(name, wording.energy(energy_j), wording.energy_range(low_j, high_j, energy_j), kind, source)
         )

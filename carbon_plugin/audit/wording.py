@@ -116,11 +116,6 @@ def moment(unix_s: float) -> str:
         return f"{unix_s:g} s"
 
 
-def plural(count: int, noun: str, nouns: str | None = None) -> str:
-    """A count with its noun, for instance "1 step" or "2,000 steps"; `nouns` is a plural without a plain s."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {nouns or noun + 's'}"
-
-
 def _is_noise(value: float, total: float) -> bool:
     return abs(value) <= 1e-9 * abs(total)
 

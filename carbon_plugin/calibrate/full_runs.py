@@ -22,6 +22,7 @@ from carbon_plugin.plan.forecast import run_time_figure
 from carbon_plugin.plan.goodput import run_goodput
 from carbon_plugin.plan.search import describe, search_layout
 from carbon_plugin.predict.step import predict_step
+from carbon_plugin.spec.amounts import plural
 from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.hardware import Cluster
 from carbon_plugin.spec.layout import ParallelLayout, Recompute
@@ -143,7 +144,7 @@ def _cluster(raw: Mapping[str, Any], assumed: list[str]) -> Cluster:
     devices = raw.get("n_gpus")
     if devices is None:
         devices = USUAL_DEVICES
-        assumed.append(f"{devices} devices")
+        assumed.append(plural(devices, "device"))
     return Cluster(
         accelerator=device, node=node, nodes=int(devices) // node.accelerators, devices_per_node=node.accelerators
     )

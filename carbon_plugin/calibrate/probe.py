@@ -22,6 +22,7 @@ from carbon_plugin.calibrate.probe_machine import describe_machine
 from carbon_plugin.calibrate.probe_profile import build_profiles, probe_source
 from carbon_plugin.calibrate.probe_result import Measurements, Probe, combine
 from carbon_plugin.errors import SpecError
+from carbon_plugin.spec.amounts import plural, verb
 from carbon_plugin.spec.hardware import Accelerator, Node
 from carbon_plugin.spec.profiles import match_device_name
 
@@ -110,7 +111,10 @@ def _device() -> torch.device:
         return torch.device("cpu")
     index, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
     if index >= count:
-        raise SpecError(f"probe: rank {index} of this machine has no GPU; {count} are visible, start {count} ranks")
+        raise SpecError(
+            f"probe: rank {index} of this machine has no GPU; {count} {verb(count, 'is', 'are')} visible, start "
+            f"{plural(count, 'rank')}"
+        )
     torch.cuda.set_device(index)
     return torch.device("cuda", index)
 

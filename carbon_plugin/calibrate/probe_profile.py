@@ -14,6 +14,7 @@ import msgspec
 from carbon_plugin.calibrate.probe_collectives import Link, all_reduce_bandwidth, fit_link
 from carbon_plugin.calibrate.probe_result import Machine, Measurements, contention
 from carbon_plugin.errors import SpecError
+from carbon_plugin.spec.amounts import plural
 from carbon_plugin.spec.figure import Confidence, Sourced
 from carbon_plugin.spec.hardware import Accelerator, Efficiency, Host, Network, Node, ScaleUp
 
@@ -76,7 +77,7 @@ def build_profiles(
 def probe_source(machine: Machine) -> str:
     """Who measured, when and with what, as the `probe` source of a profile."""
     ranks = "1 process" if machine.ranks == 1 else f"{machine.ranks} processes at once over {machine.backend}"
-    threads = f"{machine.threads} thread{'s' if machine.threads > 1 else ''}"
+    threads = plural(machine.threads, "thread")
     return f"carbon-plugin probe, {machine.date}, torch {machine.torch_version}, {ranks}, {threads} each"
 
 
@@ -267,7 +268,7 @@ def _notes(machine: Machine, measurements: Measurements) -> list[str]:
         for gemm in measurements.gemms
     ]
     notes += [
-        f"{one.kind} of {one.size_bytes / 1024:.0f} KiB over {machine.ranks} ranks: {one.time_s * 1e6:.4g} us"
+        f"{one.kind} of {one.size_bytes / 1024:.0f} KiB over {plural(machine.ranks, 'rank')}: {one.time_s * 1e6:.4g} us"
         for one in measurements.collectives
     ]
     if measurements.collectives:
@@ -301,7 +302,7 @@ def _node(name: str, machine: Machine, accelerator: Accelerator) -> Node:
     )
     return Node(
         name=name,
-        full_name=f"This machine: {machine.cpu}, {machine.cores} cores",
+        full_name=f"This machine: {machine.cpu}, {plural(machine.cores, 'core')}",
         accelerator=name,
         accelerators=machine.devices,
         host=host,

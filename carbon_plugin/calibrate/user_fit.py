@@ -18,6 +18,7 @@ from carbon_plugin.calibrate.rows import PublishedRow, SkippedRow
 from carbon_plugin.calibrate.table import Table, tabulate
 from carbon_plugin.errors import SpecError
 from carbon_plugin.predict.rates import is_calibrated
+from carbon_plugin.spec.amounts import plural
 from carbon_plugin.spec.stack import STACKS
 
 # Spread of a constant's logarithm before the rows are seen: (where a fit or a measurement is behind it, otherwise).
@@ -93,7 +94,7 @@ def calibrate(rows: Sequence[PublishedRow], skipped: Sequence[SkippedRow] = ()) 
     Raises `SpecError` without rows, for rows on several accelerators, and without scipy."""
     if not rows:
         reasons = f"; {skipped[0].id}: {skipped[0].reason}" if skipped else ""
-        raise SpecError(f"calibrate: none of {len(skipped)} rows can be predicted{reasons}")
+        raise SpecError(f"calibrate: none of {plural(len(skipped), 'row')} can be predicted{reasons}")
     devices = sorted({row.accelerator for row in rows})
     if len(devices) > 1:
         raise SpecError(

@@ -11,6 +11,7 @@ import msgspec
 from carbon_plugin.calibrate.rows import PublishedRow
 from carbon_plugin.calibrate.user_fit import Calibration, FittedConstant
 from carbon_plugin.predict.rates import is_calibrated
+from carbon_plugin.spec.amounts import plural
 from carbon_plugin.spec.figure import Confidence, Sourced
 from carbon_plugin.spec.hardware import Accelerator, Efficiency
 from carbon_plugin.spec.stack import Stack
@@ -29,7 +30,7 @@ def provenance(calibration: Calibration, origin: str, date: str) -> str:
     ids = [row.id for row in calibration.rows]
     named = ids[0] if len(ids) == 1 else f"{ids[0]} to {ids[-1]}"
     return (
-        f"carbon-plugin calibrate {origin}, {date}: {len(ids)} rows ({named}), mean error "
+        f"carbon-plugin calibrate {origin}, {date}: {plural(len(ids), 'row')} ({named}), mean error "
         f"{calibration.mape_before:.1f} % before, {calibration.mape_after:.1f} % after"
     )
 

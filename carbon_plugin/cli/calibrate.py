@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from carbon_plugin.errors import SpecError
+from carbon_plugin.spec.amounts import plural
 
 if TYPE_CHECKING:
     from carbon_plugin.calibrate.user_fit import Calibration
@@ -84,7 +85,7 @@ def _reproduce(as_json: bool) -> None:
 
 
 def _print(calibration: Calibration) -> None:
-    typer.echo(f"{calibration.accelerator}: {len(calibration.rows)} rows, {len(calibration.skipped)} skipped")
+    typer.echo(f"{calibration.accelerator}: {plural(len(calibration.rows), 'row')}, {len(calibration.skipped)} skipped")
     for row in calibration.skipped:
         typer.echo(f"  skipped {row.id}: {row.reason}")
     for constant in calibration.fitted:

@@ -10,6 +10,7 @@ import typer
 from msgspec import Struct
 
 from carbon_plugin.cli.doctor_host import Finding, State, boundary, host, unavailable
+from carbon_plugin.spec.amounts import plural
 
 if TYPE_CHECKING:
     from carbon_plugin.meters.open import MeterSet
@@ -161,7 +162,7 @@ def _gpu(device: DeviceIdentity, reading: Reading) -> Finding:
 def _machine(meters: MeterSet) -> list[Finding]:
     host = meters.host
     text = (
-        f"{host.hostname}: {host.cpu_name}, {host.physical_cores} cores, {host.allowed_cores:g} of "
+        f"{host.hostname}: {host.cpu_name}, {plural(host.physical_cores, 'core')}, {host.allowed_cores:g} of "
         f"{host.logical_cores} logical CPUs allowed, {host.usable_memory_bytes * 1e-9:.0f} GB of memory"
     )
     findings = [Finding(area="Machine", state="note", text=text)]

@@ -28,7 +28,7 @@ from carbon_plugin.plan.alternatives import (
 )
 from carbon_plugin.plan.fullness import NEARLY_FULL, SLOWDOWN_AT_LIMIT
 from carbon_plugin.plan.search import Progress
-from carbon_plugin.spec.amounts import Units, days_phrase, fitting_unit, number
+from carbon_plugin.spec.amounts import Units, days_phrase, fitting_unit, number, plural
 from carbon_plugin.spec.document import read_document
 from carbon_plugin.spec.run import RunSpec
 from carbon_plugin.spec.writing import write_run_spec
@@ -137,7 +137,7 @@ def print_search(report: SearchReport, console: Console | None = None) -> None:
     clusters = f"{report.clusters} clusters" if report.clusters > 1 else "one cluster"
     limit = "" if report.deadline_s is None else f", deadline {days_phrase(report.deadline_s / DAY_S)}"
     out.print(
-        f"[bold]search: {escape(report.name)}[/]  {report.considered:,} layouts on {clusters}, "
+        f"[bold]search: {escape(report.name)}[/]  {plural(report.considered, 'layout')} on {clusters}, "
         f"{report.fitting:,} of them fit in memory{limit}"
     )
     out.print()

@@ -18,7 +18,7 @@ from carbon_plugin.footprint.boundary import ladder
 from carbon_plugin.footprint.grid import describe_basis
 from carbon_plugin.plan.forecast import Forecast, layout_phrase
 from carbon_plugin.plan.goodput import Expected
-from carbon_plugin.spec.amounts import Units, count, fitting_unit, number
+from carbon_plugin.spec.amounts import Units, count, fitting_unit, number, plural
 from carbon_plugin.spec.figure import Assumption, Figure
 from carbon_plugin.spec.model import CountedModel, TransformerModel
 from carbon_plugin.spec.training import TrainingPlan
@@ -122,11 +122,11 @@ def _head(out: Console, forecast: Forecast, verbose: bool) -> None:
         out,
         "cluster",
         f"{cluster.nodes:,} x {cluster.node.name} with {cluster.devices_per_node} {cluster.accelerator.name} "
-        f"({cluster.devices:,} device{'s' * (cluster.devices > 1)}{capped})",
+        f"({plural(cluster.devices, 'device')}{capped})",
     )
     print_line(out, "layout", f"{layout_phrase(forecast)} [dim]({escape(forecast.layout_source)})[/]")
     training = spec.training
-    steps = f"{forecast.total_steps:,} step{'s' * (forecast.total_steps > 1)}"
+    steps = plural(forecast.total_steps, "step")
     print_line(
         out,
         "training",
@@ -140,7 +140,7 @@ def _head(out: Console, forecast: Forecast, verbose: bool) -> None:
 def _batch(forecast: Forecast) -> str:
     training = forecast.spec.training
     if _samples(forecast) == "samples":
-        return f"{training.global_batch_size:,} samples"
+        return plural(training.global_batch_size, "sample")
     return f"{training.global_batch_size:,} x {training.seq_len:,} tokens"
 
 
@@ -271,7 +271,7 @@ def _checkpoints(expected: Expected, step_s: float, verbose: bool) -> str:
     interval = f"every {_time(expected.checkpoint_every_steps * step_s)}"
     if not verbose:
         return f"{written} {interval}"
-    steps = f"({expected.checkpoint_every_steps:,} steps)"
+    steps = f"({plural(expected.checkpoint_every_steps, 'step')})"
     return f"{written} {interval} {steps} stops training for {number(expected.checkpoint_pause_s, 2)} s"
 
 
@@ -322,7 +322,7 @@ def _choices(out: Console, assumptions: Sequence[Assumption]) -> None:
     named = [one for one in assumptions if one.field.startswith(OPEN_CHOICES)]
     words = list(dict.fromkeys(f"{_field(one.field)} {_short(one.value)}" for one in named))
     others = len(assumptions) - len(named)
-    more = [f"{others} other value{'s' * (others > 1)}"] if others else []
+    more = [plural(others, "other value")] if others else []
     said = " and ".join(filter(None, (", ".join(words), *more)))
     out.print(f"assumed, because nothing was given: {escape(said)} [dim](-v lists all with their sources)[/]")
 

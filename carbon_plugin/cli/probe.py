@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from carbon_plugin.spec.amounts import plural
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -52,7 +54,9 @@ def _table(result: Probe) -> Table:
     from carbon_plugin.calibrate.probe_profile import best_rates, sustained_rates
 
     machine, measured = result.machine, result.measurements
-    table = Table(title=f"{machine.device}, {machine.ranks} x {machine.threads} threads, torch {machine.torch_version}")
+    table = Table(
+        title=f"{machine.device}, {machine.ranks} x {plural(machine.threads, 'thread')}, torch {machine.torch_version}"
+    )
     table.add_column("measured")
     table.add_column("value", justify="right")
     best, sustained = best_rates(measured), sustained_rates(measured)

@@ -12,7 +12,7 @@ from carbon_plugin.cli.printing import print_numbers
 from carbon_plugin.plan.scaling import ScalePoint
 from carbon_plugin.plan.scaling_laws import ScalingLaw
 from carbon_plugin.plan.scaling_table import Sweep
-from carbon_plugin.spec.amounts import count, fitting_unit, number
+from carbon_plugin.spec.amounts import count, fitting_unit, number, plural
 
 HEADINGS = ("FLOP", "loss", "devices", "days", "MFU", "goodput", "p10", "central", "p90", "ideal")
 
@@ -99,7 +99,9 @@ def print_range(result: Sweep, deadline_days: float) -> None:
         if item.zone == first_zone:
             by_loss = f"reducible loss ^ -{item.real_loss:.2f} (ideal -{item.ideal_loss:.2f})"
             by_compute = f"compute ^ {item.real_compute:.3f} (last step {item.last_compute:.3f}, ideal 1)"
-            out.print(f"{item.accelerator}: carbon goes as {by_loss}, {by_compute}; {item.points} points in time")
+            out.print(
+                f"{item.accelerator}: carbon goes as {by_loss}, {by_compute}; {plural(item.points, 'point')} in time"
+            )
     shares: dict[str, list[float]] = {}
     for point in result.points:
         shares.setdefault(point.zone, []).append(point.embodied_share)

@@ -12,6 +12,7 @@ from carbon_plugin.calibrate.error_summary import ErrorSummary
 from carbon_plugin.calibrate.full_runs import FullRunRow
 from carbon_plugin.calibrate.headlines import Headline
 from carbon_plugin.calibrate.validate import Validation
+from carbon_plugin.spec.amounts import plural
 
 PIPED_WIDTH = 140
 """Columns where the output is not a terminal, so that no row of the table is broken."""
@@ -58,7 +59,8 @@ def print_validation(result: Validation) -> None:
     for choice in result.layouts:
         rank = "" if choice.spearman is None else f"rank correlation {choice.spearman:.2f}, "
         out.print(
-            f"choice of layout, {choice.source}: {choice.layouts} layouts of {choice.jobs} jobs, {rank}regret "
+            f"choice of layout, {choice.source}: {plural(choice.layouts, 'layout')} of "
+            f"{plural(choice.jobs, 'job')}, {rank}regret "
             f"{choice.regret:.1f} %, worst {choice.worst_regret:.0f} %"
         )
     if result.full_runs:
@@ -66,7 +68,7 @@ def print_validation(result: Validation) -> None:
         out.print(_full_runs(result.full_runs))
     skipped = sum(row.skipped is not None for row in result.rows)
     if skipped:
-        out.print(f"{skipped} rows skipped; --json gives the reason of each")
+        out.print(f"{plural(skipped, 'row')} skipped; --json gives the reason of each")
 
 
 def _headlines(items: Sequence[Headline]) -> Table:

@@ -12,6 +12,7 @@ from typing import Any
 
 from carbon_plugin.detect.observed import Observed
 from carbon_plugin.detect.readers import Job, Reading
+from carbon_plugin.spec.amounts import plural
 
 _AXES = {"tp": "tp_size", "dp_replicate": "dp_replicate_size", "dp_shard": "dp_shard_size"}
 
@@ -28,7 +29,7 @@ def read(job: Job) -> Reading | None:
     for name in _AXES.values():
         ranks *= int(getattr(config, name))
     if ranks != job.world_size:
-        said = f"ParallelismConfig is of {ranks} ranks, the world of {job.world_size}; it does not count"
+        said = f"ParallelismConfig is of {plural(ranks, 'rank')}, the world of {job.world_size}; it does not count"
         return Reading(fields=precision, problems=(("conflict", said),))
     fields = precision | {
         f"layout.{axis}": Observed(int(getattr(config, name)), f"ParallelismConfig.{name}")

@@ -11,6 +11,7 @@ from typing import Any
 
 from carbon_plugin.detect.observed import Observed
 from carbon_plugin.detect.readers import Job, Reading
+from carbon_plugin.spec.amounts import plural
 
 
 def read(job: Job) -> Reading | None:
@@ -35,7 +36,7 @@ def _axes(engine: Any) -> dict[str, Observed]:
     mics = int(getattr(engine, "mics_shard_size", int)())
     among = mics if mics > 0 else dp
     shard, replicate = (among, dp // among) if stage else (1, dp)
-    zero = f"DeepSpeed engine, ZeRO stage {stage} over {dp} ranks"
+    zero = f"DeepSpeed engine, ZeRO stage {stage} over {plural(dp, 'rank')}"
     zero += f" in groups of {among} (MiCS)" if among != dp else ""
     axes = {
         "dp_shard": Observed(shard, zero),

@@ -14,6 +14,7 @@ from carbon_plugin.detect.structure import read_structure
 from carbon_plugin.detect.tensors import Example, batch_shape
 from carbon_plugin.detect.wrappers import class_name, unwrapped
 from carbon_plugin.errors import SpecError
+from carbon_plugin.spec.amounts import plural
 from carbon_plugin.spec.hf_config import model_from_hf_config
 from carbon_plugin.spec.model import CountedModel, TransformerModel
 
@@ -149,7 +150,7 @@ def _counted(
         activation_bytes_per_sample=counts.activation_bytes / samples,
         saved_bytes_per_sample=None if counts.saved_bytes is None else counts.saved_bytes / samples,
         kernels=counts.kernels,
-        source=f"counted in one forward pass of {samples} samples on the meta device",
+        source=f"counted in one forward pass of {plural(samples, 'sample')} on the meta device",
         seq_len=seen[0][1] if seen else None,
         samples=samples,
     )

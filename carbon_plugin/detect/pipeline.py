@@ -12,6 +12,7 @@ from carbon_plugin.detect.parameters import count_parameters
 from carbon_plugin.detect.readers import Job, Reading
 from carbon_plugin.detect.stages import STAGES, StagePart
 from carbon_plugin.detect.structure import repeated_blocks
+from carbon_plugin.spec.amounts import plural
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,7 +40,7 @@ def read(job: Job) -> Reading | None:
         return None
     name = type(schedule).__name__
     fields = {
-        "layout.pp": Observed(int(stages[0].group_size), f"{name} over {stages[0].num_stages} stages"),
+        "layout.pp": Observed(int(stages[0].group_size), f"{name} over {plural(stages[0].num_stages, 'stage')}"),
         STAGES: Observed(tuple(map(_part, stages)), f"modules of {name} on this rank"),
     }
     if hasattr(schedule, "_n_microbatches"):  # else it is a stage alone, which knows of no schedule

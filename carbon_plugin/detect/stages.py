@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from carbon_plugin.detect.observed import Detected, DetectedModel
 from carbon_plugin.errors import SpecError
+from carbon_plugin.spec.amounts import plural
 from carbon_plugin.spec.model import TransformerModel
 
 STAGES = "model.stages"
@@ -41,7 +42,7 @@ def with_all_stages(detected: Detected, parts: Iterable[StagePart]) -> Detected:
         return detected
     total = sum(part.parameters for part in stages.values())
     layers = sum(part.layers for part in stages.values()) if all(part.layers for part in stages.values()) else 0
-    source = f"{model.source}, with {len(stages)} stages of all ranks"
+    source = f"{model.source}, with {plural(len(stages), 'stage')} of all ranks"
     whole = replace(
         model,
         parameters=total,

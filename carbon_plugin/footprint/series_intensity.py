@@ -19,6 +19,7 @@ from carbon_plugin.footprint.series import SHIFT_S, Trace, gaps
 from carbon_plugin.footprint.series_file import Signal, load_trace
 from carbon_plugin.footprint.site_intensity import Period
 from carbon_plugin.footprint.zones import find
+from carbon_plugin.spec.amounts import plural, verb
 from carbon_plugin.spec.figure import Figure, Kind
 from carbon_plugin.spec.moment import iso_utc
 from carbon_plugin.spec.site import SeriesFile
@@ -35,7 +36,10 @@ def series_intensity(
     area, missing = find(zone), gaps(trace)
     if missing:
         hours = sum(end - start for start, end in missing) / 3600
-        notes.append(f"{len(missing)} gaps of {hours:,.4g} hours in all are in the series and left out of its means")
+        notes.append(
+            f"{plural(len(missing), 'gap')} of {hours:,.4g} hours in all {verb(len(missing), 'is', 'are')} in the "
+            "series and left out of its means"
+        )
     if trace.basis is None:
         notes.append("the series states no basis: give basis, for instance lifecycle average consumption")
     return Intensity(

@@ -8,6 +8,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from carbon_plugin.ledger.records import Window
+from carbon_plugin.spec.amounts import plural
 from carbon_plugin.spec.figure import Figure
 
 IN_TRAINING = ("train", "data_wait")
@@ -47,5 +48,8 @@ class CountedSteps(Struct):
             return None
         mean_s = self.time_s / self.steps
         off = self.stretches / self.steps
-        source = f"{self.steps} steps in {self.time_s:.3g} s of training windows, which do not end at step boundaries"
+        source = (
+            f"{plural(self.steps, 'step')} in {self.time_s:.3g} s of training windows, which do not end at "
+            "step boundaries"
+        )
         return Figure(mean_s, mean_s / (1 + off), mean_s * (1 + off), "s", "measured", source)

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from msgspec import Struct
 
 from carbon_plugin.ledger.records import Manifest
+from carbon_plugin.spec.amounts import plural, verb
 
 UNMETERED_EVENT = "gpus_unmetered"
 """Event of a node's leader when a process of its host sees GPUs that nobody meters: data {"gpus": [UUID]}."""
@@ -62,15 +63,15 @@ class Expected(Struct, frozen=True, kw_only=True):
             return None
         why = []
         if self.unseen:
-            why.append(f"{_named(self.unseen)} {'is' if len(self.unseen) == 1 else 'are'} seen by its processes")
+            why.append(f"{_named(self.unseen)} {verb(len(self.unseen), 'is', 'are')} seen by its processes")
         if self.unplaced_ranks and self.told:
-            ranks = "1 rank computes" if self.unplaced_ranks == 1 else f"{self.unplaced_ranks} ranks compute"
+            ranks = f"{plural(self.unplaced_ranks, 'rank')} {verb(self.unplaced_ranks, 'computes', 'compute')}"
             why.append(f"{ranks} on none of the metered GPUs")
         elif self.unplaced_ranks:
             why.append("there are more ranks than that, and none has said that it shares a GPU")
         energy = "its energy is" if missing == 1 else "their energy is"
         return (
-            f"{missing} of the {self.gpus} GPUs that the job must have used {'is' if missing == 1 else 'are'} in no "
+            f"{missing} of the {self.gpus} GPUs that the job must have used {verb(missing, 'is', 'are')} in no "
             f"ledger, and {energy} in no total: {' and '.join(why)}."
         )
 

@@ -10,6 +10,7 @@ from typing import Any
 from msgspec import Struct
 
 from carbon_plugin.ledger.records import Close, DeviceEnergy, Event, Manifest, Projection, Record, Span, Window
+from carbon_plugin.spec.amounts import plural
 from carbon_plugin.spec.devices import Rung
 from carbon_plugin.spec.limits import MOST_RUN_S
 from carbon_plugin.spec.reading import LATEST_UNIX_S, shown
@@ -188,7 +189,7 @@ def _manifest(manifest: Manifest) -> list[str]:
     if since_s is not None and not manifest.started_unix_s - MOST_RUN_S <= since_s <= manifest.started_unix_s + 1:
         found.append(f"starts at {manifest.started_unix_s:g} and is reserved since {since_s:g}")
     if manifest.nodes < 1 or manifest.world_size < 1:
-        found.append(f"has {manifest.nodes} nodes and {manifest.world_size} ranks")
+        found.append(f"has {plural(manifest.nodes, 'node')} and {plural(manifest.world_size, 'rank')}")
     for device in manifest.devices:
         share: Any = device.share
         if share is not None and not 0 < share <= 1:

@@ -24,6 +24,7 @@ from carbon_plugin.meters.nvml_targets import ANY_GPU_W
 from carbon_plugin.meters.protocol import UnreadGpus
 from carbon_plugin.meters.rapl import Platform
 from carbon_plugin.meters.share import HostShare
+from carbon_plugin.spec.amounts import plural
 from carbon_plugin.spec.devices import DeviceIdentity, Rung
 from carbon_plugin.spec.hardware import Accelerator, Node
 
@@ -145,7 +146,7 @@ def _machine_parts(
     if not plan.cpu_measured:
         tdp = plan.cpu_tdp or cpu_tdp(host.physical_cores)
         load = open_cpu_load(job_root_pid(environ) if root_pid is None else root_pid, clock)
-        source = "from the device profile" if plan.cpu_tdp else f"assumed for {host.physical_cores} cores"
+        source = "from the device profile" if plan.cpu_tdp else f"assumed for {plural(host.physical_cores, 'core')}"
         note = (
             f"TDP {tdp.central:.0f} W ({tdp.low:.0f}-{tdp.high:.0f}, {source}) times the utilisation by {load.scope}; "
             "disks, fans and supply losses are not included"

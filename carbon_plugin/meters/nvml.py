@@ -34,6 +34,7 @@ from carbon_plugin.meters.nvml_targets import (
 from carbon_plugin.meters.protocol import Note, Reading, Unavailable
 from carbon_plugin.meters.selection import DeviceSelection, select_devices
 from carbon_plugin.meters.track import POLL_S
+from carbon_plugin.spec.amounts import plural, verb
 from carbon_plugin.spec.hardware import Accelerator
 
 SLOW_CALL_S = 1.0
@@ -193,7 +194,12 @@ def open_nvml_meter(
             continue
         targets.append(target_of(boards[gpu.uuid], part, accelerator))
     targets += [missing_target(name) for name in chosen.missing]
-    notes = [Note("gpu_selection", f"{len(targets)} GPUs are taken as reserved: {chosen.reason}")]
+    notes = [
+        Note(
+            "gpu_selection",
+            f"{plural(len(targets), 'GPU')} {verb(len(targets), 'is', 'are')} taken as reserved: {chosen.reason}",
+        )
+    ]
     notes += [Note("nvml_problem", message) for _, message in inventory.problems]
     notes += [Note("assumption", sentence) for sentence in chosen.assumptions]
     notes += [Note("device", f"{t.identity.key}: {t.identity.note}") for t in targets if t.identity.note]

@@ -32,6 +32,7 @@ from carbon_plugin.meters.rapl_domains import POWERCAP
 from carbon_plugin.meters.selection import DeviceSelection
 from carbon_plugin.meters.share import WHOLE, HostShare, ShareSource, fixed, gpu_share, slurm_share, used_share
 from carbon_plugin.meters.unread import unread_meters
+from carbon_plugin.spec.amounts import plural
 from carbon_plugin.spec.devices import DeviceIdentity
 from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.hardware import Accelerator, Node
@@ -271,7 +272,8 @@ def _open_node(
     if address.covers == "node" and gpus is not None and node is not None and listed < node.accelerators:
         return Unavailable(
             kind="node_hidden_gpus",
-            reason=f"the node meter cannot be used: it contains {node.accelerators} GPUs, {listed} of them visible",
+            reason=f"the node meter cannot be used: it contains {plural(node.accelerators, 'GPU')}, {listed} of "
+            "them visible",
             advice="run where all GPUs of the node are visible, or leave the node meter out",
         )
     return open_node_meter(
@@ -335,7 +337,7 @@ def _host_share(
     if gpus.selection.source == "slurm" or hidden:
         share = slurm_share(environ, host.logical_cores) or gpu_share(ours, total)
         return share, [Note("assumption", share.sentence)]
-    sentence = f"the whole host is charged to this job, although it has reserved {ours:g} of {total} GPUs"
+    sentence = f"the whole host is charged to this job, although it has reserved {ours:g} of {plural(total, 'GPU')}"
     return WHOLE, [Note("assumption", sentence)]
 
 

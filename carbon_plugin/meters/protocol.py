@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol
 from msgspec import Struct
 
 from carbon_plugin.meters.bounds import Bounds
+from carbon_plugin.spec.amounts import plural, verb
 from carbon_plugin.spec.devices import DeviceIdentity, EnergyKind
 
 
@@ -70,7 +71,7 @@ class UnreadGpus(Struct, frozen=True, kw_only=True):
     @property
     def sentence(self) -> str:
         """One line that a headline or a warning can carry as it is."""
-        many = "1 GPU is" if self.count == 1 else f"{self.count} GPUs are"
+        many = f"{plural(self.count, 'GPU')} {verb(self.count, 'is', 'are')}"
         return f"{many} not metered ({self.evidence}): {self.problem.reason}"
 
     @property

@@ -13,6 +13,7 @@ from typing import Literal
 from msgspec import Struct
 
 from carbon_plugin.meters.nvml_driver import Gpu
+from carbon_plugin.spec.amounts import plural, verb
 
 _SLURM_PER_TASK = ("SLURM_GPUS_PER_TASK", "SLURM_TRES_PER_TASK", "SLURM_GPU_BIND", "SLURM_NTASKS_PER_GPU")
 """Set where SLURM gives each task GPUs of its own, which its cgroup then hides from the others."""
@@ -54,7 +55,7 @@ def select_devices(
     if "GPU_DEVICE_ORDINAL" in environ:
         value = environ["GPU_DEVICE_ORDINAL"]
         return _resolved(gpus, _words(value), "gpu_device_ordinal", f"GPU_DEVICE_ORDINAL={value}")
-    assumption = f"all {len(gpus)} GPUs that NVML shows are taken as reserved: neither SLURM nor CUDA names any"
+    assumption = f"{_all(len(gpus))} taken as reserved: neither SLURM nor CUDA names any"
     return DeviceSelection(
         uuids=tuple(gpu.uuid for gpu in gpus),
         source="all",
@@ -117,7 +118,10 @@ def _from_slurm(gpus: Sequence[Gpu], name: str, environ: Mapping[str, str]) -> D
             source="slurm",
             reason=f"{reason}, of which this task sees {len(gpus)}",
             hidden=hidden,
-            assumptions=(f"{hidden} more GPUs of the job on this node are seen, and metered, by its other tasks",),
+            assumptions=(
+                f"{plural(hidden, 'more GPU')} of the job on this node {verb(hidden, 'is', 'are')} seen, and "
+                "metered, by its other tasks",
+            ),
         )
     minors = {str(gpu.minor): gpu.uuid for gpu in gpus if gpu.minor is not None}
     if len(words) < len(gpus) and all(word in minors for word in words):
@@ -178,3 +182,7 @@ def _order_caveat(gpus: Sequence[Gpu], environ: Mapping[str, str]) -> tuple[str,
         f"CUDA indices are taken as NVML indices, but this node mixes {', '.join(names)} and CUDA lists the fastest "
         "first unless CUDA_DEVICE_ORDER=PCI_BUS_ID",
     )
+
+
+def _all(count: int) -> str:
+    return "the one GPU that NVML shows is" if count == 1 else f"all {count} GPUs that NVML shows are"

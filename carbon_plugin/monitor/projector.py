@@ -29,6 +29,7 @@ from carbon_plugin.monitor.skew import SkewWatch
 from carbon_plugin.monitor.totals import FileTotals, RunTotals, run_totals, without_copies
 from carbon_plugin.monitor.wall import WallClock
 from carbon_plugin.plan.goodput import run_goodput
+from carbon_plugin.spec.amounts import plural
 
 RESTARTED_EVENT = "restarted_at_0"
 BEYOND_EVENT = "beyond_total_steps"
@@ -164,7 +165,8 @@ def doubts(projection: Projection, *, steps: int, reached_before: int) -> list[t
         found.append((RESTARTED_EVENT, sentence))
     if projection.total_steps is not None and projection.step > projection.total_steps:
         sentence = (
-            f"step {projection.step:,} is past the {projection.total_steps:,} steps that the run was to have, so that "
+            f"step {projection.step:,} is past the {plural(projection.total_steps, 'step')} that the run was to "
+            "have, so that "
             "nothing is projected beyond what is spent; total_steps= is the length of the whole run"
         )
         found.append((BEYOND_EVENT, sentence))

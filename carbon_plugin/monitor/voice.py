@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from carbon_plugin.footprint.account import Footprint
+from carbon_plugin.spec.amounts import plural, verb
 from carbon_plugin.spec.devices import DeviceIdentity
 
 logger = logging.getLogger(__name__)
@@ -74,10 +75,12 @@ def closing(
     scale, name = _unit(energy_j, _ENERGY_UNITS)
     seen = f", as far as {nodes_seen} of {nodes} nodes are known" if nodes_seen < nodes else ""
     if being_written:
-        verb = "was" if being_written == 1 else "were"
-        seen += f"; {being_written} of {ledgers} ledgers {verb} still being written: the audit has the whole"
+        seen += (
+            f"; {being_written} of {plural(ledgers, 'ledger')} {verb(being_written, 'was', 'were')} still being "
+            "written: the audit has the whole"
+        )
     elif unheard:
-        ranks = "1 other rank" if unheard == 1 else f"{unheard} other ranks"
+        ranks = plural(unheard, "other rank")
         seen += f", without {ranks} of this host, not heard of yet: the audit has what they record"
     return (
         f"the run is at step {step:,} and has used {_number(energy_j / scale)} {name}{carbon}{seen}; "
@@ -89,7 +92,7 @@ def _metered(devices: Sequence[DeviceIdentity]) -> str:
     counts = Counter((device.rung, device.energy_kind) for device in devices)
     parts = []
     for (rung, kind), number in counts.items():
-        what = f"{number} GPU{'s' if number > 1 else ''}" if rung == "gpu" else f"the {rung}"
+        what = plural(number, "GPU") if rung == "gpu" else f"the {rung}"
         parts.append(f"{what} ({_KINDS.get(kind, kind)})")
     return ", ".join(parts) or "nothing"
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from carbon_plugin.ledger.heads import witnessed_by
 from carbon_plugin.ledger.records import HEADS_EVENT
 from carbon_plugin.monitor.recorder import NodeRecorder
+from carbon_plugin.spec.amounts import plural
 
 FIRST_S, MOST_S = 60.0, 3600.0
 """After a minute, then after twice as long each time, up to an hour: a short run is witnessed too, and a long one costs
@@ -45,4 +46,4 @@ class Witness:
         self._every_s = min(MOST_S, 2 * self._every_s)
         if heads:
             data: dict[str, object] = {"heads": dict(heads), **({"complete": True} if complete else {})}
-            recorder.note(HEADS_EVENT, f"heads of {len(heads)} other ledgers", data)
+            recorder.note(HEADS_EVENT, f"heads of {plural(len(heads), 'other ledger')}", data)

@@ -24,7 +24,7 @@ from carbon_plugin.plan.pareto import not_dominated, steps_of
 from carbon_plugin.plan.search import Found, Progress, search, search_layout
 from carbon_plugin.plan.space import EVERYTHING
 from carbon_plugin.plan.whatif import as_many_devices, lost_cap, relocated
-from carbon_plugin.spec.amounts import days_phrase
+from carbon_plugin.spec.amounts import days_phrase, plural
 from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.hardware import Cluster
 from carbon_plugin.spec.layout import ParallelLayout
@@ -279,7 +279,8 @@ def _too_late(variant: RunSpec, found: Found, fastest: Forecast, question: Quest
     least, limit = fastest.run_time_s.value, question.deadline_s or math.inf
     return _Obstacle(
         variant,
-        f"deadline: the fastest of {found.fitting:,} layouts of {variant.model.name}{with_held(variant)} that fit on "
+        f"deadline: the fastest of {plural(found.fitting, 'layout')} of {variant.model.name}{with_held(variant)} "
+        "that fit on "
         f"{nodes_phrase(variant)} takes {days_phrase(least / DAY_S)} ({layout_phrase(fastest)}), "
         f"more than the deadline of {days_phrase(limit / DAY_S)}",
         least,

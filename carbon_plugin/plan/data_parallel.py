@@ -19,6 +19,7 @@ from carbon_plugin.plan.pareto import STEP
 from carbon_plugin.plan.space import describe, divisors, held_phrase, shardings
 from carbon_plugin.predict.rates import island_size
 from carbon_plugin.predict.step import predict_step
+from carbon_plugin.spec.amounts import plural
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.run import RunSpec, with_layout
 
@@ -43,7 +44,7 @@ def data_parallel_layouts(spec: RunSpec) -> list[Candidate]:
     devices, batch = spec.cluster.devices, spec.training.global_batch_size
     if batch % devices:
         raise InfeasibleLayoutError(
-            f"batch: global_batch_size {batch} is not a multiple of the {devices} devices, over which "
+            f"batch: global_batch_size {batch} is not a multiple of the {plural(devices, 'device')}, over which "
             f"{spec.model.name} can only be data-parallel; global_batch_size {-(-batch // devices) * devices} would do"
         )
     found = [_candidate(spec, layout) for layout in _layouts(spec, batch // devices)]
@@ -58,7 +59,7 @@ def data_parallel_layouts(spec: RunSpec) -> list[Candidate]:
         least = min(found, key=lambda one: one.memory_bytes)
         capacity = spec.cluster.accelerator.memory_bytes.value
         raise InfeasibleLayoutError(
-            f"memory: none of {len(found)} layouts of {spec.model.name} fits in {capacity / GIB:.1f} GiB of "
+            f"memory: none of {plural(len(found), 'layout')} of {spec.model.name} fits in {capacity / GIB:.1f} GiB of "
             f"{spec.cluster.accelerator.name}; the smallest needs {least.memory_bytes / GIB:.1f} GiB "
             f"({describe(least.layout)})"
         )

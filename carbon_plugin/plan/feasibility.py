@@ -15,6 +15,7 @@ from carbon_plugin.plan.space import Grid, Space, describe, grids, held_phrase, 
 from carbon_plugin.predict.case import Shape, Work, shape_of, work_of
 from carbon_plugin.predict.memory import memory_bytes
 from carbon_plugin.predict.rates import Rates, resolve_rates
+from carbon_plugin.spec.amounts import plural
 from carbon_plugin.spec.layout import AXES, ParallelLayout
 from carbon_plugin.spec.model import TransformerModel
 from carbon_plugin.spec.run import RunSpec, check_input, check_layout, check_work
@@ -82,7 +83,7 @@ def _with_devices(spec: RunSpec, count: int) -> RunSpec:
 def nodes_phrase(spec: RunSpec) -> str:
     """Nodes and devices of a run in words."""
     nodes, devices = spec.cluster.nodes, spec.cluster.devices
-    return f"{nodes:,} node{'s' * (nodes > 1)} ({devices:,} device{'s' * (devices > 1)})"
+    return f"{plural(nodes, 'node')} ({plural(devices, 'device')})"
 
 
 def with_held(spec: RunSpec) -> str:
@@ -120,7 +121,9 @@ def _no_layout_held(spec: RunSpec) -> InfeasibleLayoutError:
     if devices % product:
         said = " * ".join(f"{axis} {degree}" for axis, degree in known.items())
         total = f" = {product}" if len(known) > 1 else ""
-        return InfeasibleLayoutError(f"layout: {said}{total} does not divide the {devices} devices of the cluster")
+        return InfeasibleLayoutError(
+            f"layout: {said}{total} does not divide the {plural(devices, 'device')} of the cluster"
+        )
     rest = next((axis for axis in ("dp_replicate", "dp_shard", "tp", "pp", "cp") if axis not in held), "cp")
     fields = {rest: devices // product, **({} if known.get("dp_shard", 1) == 1 else {"zero_stage": 1}), **held}
     try:
@@ -132,7 +135,8 @@ def _no_layout_held(spec: RunSpec) -> InfeasibleLayoutError:
     except msgspec.ValidationError as error:
         return InfeasibleLayoutError(f"layout: {error}")
     return InfeasibleLayoutError(
-        f"layout: nothing that the search knows keeps to {held_phrase(held)} on {devices} devices; state every degree"
+        f"layout: nothing that the search knows keeps to {held_phrase(held)} on {plural(devices, 'device')}; state "
+        "every degree"
     )
 
 
@@ -142,7 +146,8 @@ def no_memory(
     """The error for layouts of which even the one that needs least, `tightest`, does not fit."""
     spec, capacity = inputs.spec, inputs.capacity_bytes
     return InfeasibleLayoutError(
-        f"memory: none of {considered:,} layouts of {spec.model.name}{with_held(spec)} on {nodes_phrase(spec)} fits in "
+        f"memory: none of {plural(considered, 'layout')} of {spec.model.name}{with_held(spec)} on "
+        f"{nodes_phrase(spec)} fits in "
         f"{capacity / GIB:.1f} GiB of {spec.cluster.accelerator.name}; the smallest needs {need_bytes / GIB:.1f} GiB "
         f"({describe(tightest)}); to make room: {', or '.join(_more_room(spec, space, need_bytes))}"
     )

@@ -24,6 +24,7 @@ from carbon_plugin.predict.assumed import LONGER_THAN_MADE_FOR
 from carbon_plugin.predict.power import idle_power_figure
 from carbon_plugin.predict.result import MemoryPrediction, StepPrediction
 from carbon_plugin.predict.step import predict_step
+from carbon_plugin.spec.amounts import plural
 from carbon_plugin.spec.figure import Assumption, Figure, Sourced
 from carbon_plugin.spec.hardware import Cluster
 from carbon_plugin.spec.layout import ParallelLayout
@@ -83,7 +84,7 @@ def make_forecast(spec: RunSpec, *, seed: int = 0) -> Forecast:
     if spec.layout is None:
         found = search_layout(spec)
         held = with_held(spec)
-        layout_source = f"auto{held}: fastest of {found.fitting:,} that fit, of {found.evaluated:,} layouts"
+        layout_source = f"auto{held}: fastest of {found.fitting:,} that fit, of {plural(found.evaluated, 'layout')}"
         chosen = _chosen(spec, found.layout)
         spec = msgspec.structs.replace(with_layout(spec, found.layout), assumptions=(*spec.assumptions, *chosen))
     prediction = predict_step(spec)
@@ -278,8 +279,8 @@ def _warnings(spec: RunSpec, prediction: StepPrediction, device_hours: float) ->
     training = spec.training
     if training.tokens is not None and training.total_steps * training.tokens_per_step > MUCH_MORE * training.tokens:
         found.append(
-            f"{training.tokens:,.0f} tokens are rounded up to {training.total_steps:,} whole "
-            f"step{'s' * (training.total_steps > 1)} of {training.tokens_per_step:,} tokens: give a smaller "
+            f"{training.tokens:,.0f} tokens are rounded up to "
+            f"{plural(training.total_steps, 'whole step')} of {training.tokens_per_step:,} tokens: give a smaller "
             "global_batch_size, or steps"
         )
     found += [

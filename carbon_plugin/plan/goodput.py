@@ -21,7 +21,7 @@ from msgspec import Struct
 from carbon_plugin.errors import SpecError
 from carbon_plugin.predict.case import optimizer_state_bytes
 from carbon_plugin.predict.result import StepPrediction
-from carbon_plugin.spec.amounts import number
+from carbon_plugin.spec.amounts import number, plural, verb
 from carbon_plugin.spec.figure import Assumption, Figure
 from carbon_plugin.spec.model import CountedModel
 from carbon_plugin.spec.run import RunSpec
@@ -285,8 +285,10 @@ def _check_progress(spec: RunSpec, prediction: StepPrediction, losses: Losses) -
     step_s = prediction.step_time_s.value * (1 + _evaluation_share(prediction, losses))
     if max(every * step_s + losses.pause_s, losses.restart_s) > MOST_FAILURES * losses.mtbf_s:
         raise SpecError(
-            f"training.reliability: {spec.cluster.devices:,} devices fail every {losses.mtbf_s:.3g} s, which leaves no "
-            f"progress with restarts of {losses.restart_s:.3g} s and at least {every} steps of {step_s:.3g} s (with "
+            f"training.reliability: {plural(spec.cluster.devices, 'device')} "
+            f"{verb(spec.cluster.devices, 'fails', 'fail')} every {losses.mtbf_s:.3g} s, which leaves no "
+            f"progress with restarts of {losses.restart_s:.3g} s and at least {plural(every, 'step')} of "
+            f"{step_s:.3g} s (with "
             f"evaluation) between checkpoints of {losses.pause_s:.3g} s"
         )
 

@@ -31,6 +31,7 @@ from carbon_plugin.plan.forecast import (
 )
 from carbon_plugin.plan.pausing import Schedule, schedule
 from carbon_plugin.predict.power import idle_power_figure
+from carbon_plugin.spec.amounts import plural
 from carbon_plugin.spec.hardware import Accelerator, Cluster
 from carbon_plugin.spec.profiles import load_accelerator, usual_node
 from carbon_plugin.spec.run import RunSpec, check_layout, with_layout
@@ -129,7 +130,7 @@ def _changed(spec: RunSpec, changes: Mapping[str, str], profile_dirs: Directorie
             cluster = spec.cluster
         else:
             each = cluster.devices_per_node
-            notes.append(f"{cluster.nodes} x {cluster.node.name} with {each} device{'s' * (each > 1)}")
+            notes.append(f"{cluster.nodes} x {cluster.node.name} with {plural(each, 'device')}")
             notes += lost_cap(spec.cluster, cluster)
     start = changes.get("start", spec.start)
     if "start" in changes and site.intensity_series is None:

@@ -25,6 +25,16 @@ def days_phrase(days: float, digits: int = 3) -> str:
     return f"{text} day{'s' * (text != '1')}"
 
 
+def plural(count: int, noun: str, nouns: str | None = None) -> str:
+    """A count with its noun, for instance "1 step" or "2,000 steps"; `nouns` is a plural without a plain s."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {nouns or noun + 's'}"
+
+
+def verb(count: int, one: str, several: str) -> str:
+    """The verb that agrees with a count: "is" or "are", "was" or "were"."""
+    return one if count == 1 else several
+
+
 def fitting_unit(value: float, units: Units, digits: int = 3) -> tuple[float, str]:
     """The largest unit of a rising row that `value` reaches, once rounded to so many digits; else the smallest."""
     rounded = abs(float(f"{value:.{digits}g}"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from carbon_plugin.errors import SpecError
-from carbon_plugin.spec.amounts import count
+from carbon_plugin.spec.amounts import count, plural
 from carbon_plugin.spec.blocks import Block, Part
 from carbon_plugin.spec.limits import MOST_LAYERS, MOST_WIDTH, check_at_most, check_not_negative, check_positive
 
@@ -137,7 +137,7 @@ class TransformerModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         """What a reader of the counts should know: the notes, and which parameters are in no count."""
         if not self.mtp_layers:
             return self.notes
-        more = f"{count(self.mtp_parameters)} parameters more in {self.mtp_layers} layer{'s' * (self.mtp_layers > 1)}"
+        more = f"{count(self.mtp_parameters)} parameters more in {plural(self.mtp_layers, 'layer')}"
         return (*self.notes, f"{more} that only predict further tokens: priced in the step, in no parameter count")
 
     @property

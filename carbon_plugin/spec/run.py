@@ -6,6 +6,7 @@ import msgspec
 from msgspec import Struct
 
 from carbon_plugin.errors import InfeasibleLayoutError, SpecError
+from carbon_plugin.spec.amounts import plural
 from carbon_plugin.spec.figure import Assumption
 from carbon_plugin.spec.hardware import Cluster
 from carbon_plugin.spec.layout import ParallelLayout
@@ -60,8 +61,9 @@ def check_layout(model: TransformerModel | CountedModel, cluster: Cluster, layou
     if layout.world_size != cluster.devices:
         raise InfeasibleLayoutError(
             f"layout: tp {layout.tp} * cp {layout.cp} * pp {layout.pp} * dp_replicate {layout.dp_replicate} * "
-            f"dp_shard {layout.dp_shard} = {layout.world_size} ranks, but the cluster has {cluster.nodes} nodes * "
-            f"{cluster.devices_per_node} devices = {cluster.devices}"
+            f"dp_shard {layout.dp_shard} = {plural(layout.world_size, 'rank')}, but the cluster has "
+            f"{plural(cluster.nodes, 'node')} * "
+            f"{plural(cluster.devices_per_node, 'device')} = {cluster.devices}"
         )
     if layout.virtual_stages > 1 and layout.pp == 1:
         raise InfeasibleLayoutError(f"layout: virtual_stages {layout.virtual_stages} needs pp above 1, got pp 1")
@@ -83,7 +85,7 @@ def check_layout(model: TransformerModel | CountedModel, cluster: Cluster, layou
     if chunks > model.layers:
         raise InfeasibleLayoutError(
             f"layout: pp {layout.pp} * virtual_stages {layout.virtual_stages} = {chunks} chunks, "
-            f"but {model.name} has only {model.layers} layers"
+            f"but {model.name} has only {plural(model.layers, 'layer')}"
         )
     if model.moe is None and (layout.ep > 1 or layout.expert_overlap):
         asked = f"ep {layout.ep}" if layout.ep > 1 else "expert_overlap"

@@ -132,7 +132,7 @@ def test_runs_of_other_programmes_stay_out(runs: Path, factors: Factors) -> None
 
 def test_runs_without_a_programme_are_no_programme(factors: Factors, tmp_path: Path) -> None:
     write_run(tmp_path / "run", factors, programme=None, role=None)
-    with pytest.raises(ReportError, match="none of 1 runs states a programme"):
+    with pytest.raises(ReportError, match="none of 1 run states a programme"):
         read_programme([tmp_path])
 
 

@@ -158,9 +158,14 @@ def test_another_file_is_one_readable_error(tmp_path: Path, content: str, words:
     assert words in str(raised.value)
 
 
-def test_jobs_without_gpus_reconcile_nothing(summary: AuditSummary) -> None:
-    with pytest.raises(ReportError, match="no job with GPUs was ever started"):
-        reconcile(summary, [Allocation(name="job 1", state="COMPLETED", gpus=0.0, duration_s=60.0)], "sacct")
+@pytest.mark.parametrize("held", [[], [Allocation(name="job 1", state="COMPLETED", gpus=0.0, duration_s=60.0)]])
+def test_jobs_that_held_no_gpu_were_allocated_nothing(summary: AuditSummary, held: list[Allocation]) -> None:
+    account = reconcile(summary, held, "sacct")
+
+    assert account.allocated_device_s == account.unobserved_device_s == account.uncharged_device_s == 0.0
+    assert account.footprint is not None
+    assert account.footprint.total_kg.value == 0.0
+    assert account.assumptions[0].source == "the scheduler's file lacks any job with GPUs that was started"
 
 
 def pod(name: str, *, scheduled_s: float, finished_s: float | None, gpus: int) -> dict[str, Any]:
@@ -220,6 +225,17 @@ def test_the_report_states_it_beside_the_totals(run_dir: Path, summary: AuditSum
     assert written.summary.footprint == summary.footprint
     assert "allocated, not observed" in written.html.read_text()
     assert "of 4.00 h of allocated device time were observed by no ledger" in written.text.read_text()
+
+
+def test_a_pod_that_was_never_scheduled_is_no_gpu_hours_and_no_error(run_dir: Path, tmp_path: Path) -> None:
+    pending = Path(__file__).parent / "data" / "scheduler" / "pending.json"
+    command = [sys.executable, "-c", "from carbon_plugin.cli.main import main; main()", "audit", str(run_dir)]
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path), "--kubernetes", str(pending)], capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert "0 GPU-hours were allocated (Kubernetes, pending.json)" in done.stdout.replace("\n", " ")
 
 
 def test_the_command_takes_one_schedulers_account(run_dir: Path, tmp_path: Path) -> None:

@@ -42,6 +42,12 @@ def test_each_pod_holds_its_gpus_from_its_node_to_its_end(name: str, hours: floa
     assert gpu_hours(pods_in(DATA / f"{name}.json")) == pytest.approx(hours, abs=1e-9)
 
 
+def test_a_pod_that_is_gone_had_the_gpus_of_the_one_that_has_its_name_now() -> None:
+    elsewhere = read_kubernetes(DATA / "reborn.json", gpus_by_host={"node-7": 2}, until_unix_s=NOON_UNIX_S)
+
+    assert gpu_hours(elsewhere) == pytest.approx(16.0)
+
+
 def test_parts_of_gpus_say_what_they_are() -> None:
     (mig,), (shared,) = pods_in(DATA / "mig.json"), pods_in(DATA / "shared.json")
 

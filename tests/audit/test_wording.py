@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from carbon_plugin.audit import wording
+from carbon_plugin.spec.amounts import plural, verb
 from carbon_plugin.spec.figure import Figure
 
 
@@ -72,9 +73,10 @@ def test_rounding_noise_reads_as_no_difference() -> None:
 
 
 def test_counts_and_moments() -> None:
-    assert wording.plural(1, "step") == "1 step"
-    assert wording.plural(2000, "step") == "2,000 steps"
-    assert wording.plural(2, "stretch", "stretches") == "2 stretches"
+    assert plural(1, "step") == "1 step"
+    assert plural(2000, "step") == "2,000 steps"
+    assert plural(2, "stretch", "stretches") == "2 stretches"
+    assert [verb(count, "was", "were") for count in (0, 1, 2)] == ["were", "was", "were"]
     assert wording.moment(1_760_000_000) == "2025-10-09 08:53:20 UTC"
     assert wording.duration(5400) == "1.50 h"
     assert wording.device_hours(1800) == "0.500 h"
