@@ -24,6 +24,7 @@ from carbon_plugin.footprint.units import GRAMS_PER_KG, JOULES_PER_KWH
 from carbon_plugin.ledger.claims import DeviceClaims
 from carbon_plugin.ledger.counted_steps import CountedSteps
 from carbon_plugin.ledger.file_check import CheckedLedger
+from carbon_plugin.ledger.held import SharedTime
 from carbon_plugin.ledger.records import HEADS_EVENT, Close, Event, Manifest, Phase, Span, Window
 from carbon_plugin.spec.devices import DeviceIdentity, Rung
 
@@ -72,6 +73,7 @@ class FilePass(Struct):
     spans: SpanSums | None = None
     short_spans: SpanSums | None = None
     counted: CountedSteps = msgspec.field(default_factory=CountedSteps)
+    shared: SharedTime = msgspec.field(default_factory=SharedTime)
 
     @property
     def extent(self) -> tuple[float, float]:
@@ -310,6 +312,7 @@ class RunCollector:
         file.stalls.add(windows)
         for window in windows:
             file.counted.add(window)
+            file.shared.add(window)
         file.steps += sum(window.steps for window in windows)
         file.tokens += sum(window.tokens for window in windows)
         file.last_step = max(file.last_step, *(window.last_step for window in windows))

@@ -257,6 +257,8 @@ def _work(summary: AuditSummary, path: Path) -> Reason:
 
 def _reserved(summary: AuditSummary, path: Path) -> Reason:
     how = "from allocation (where it is known, else the first record) to the last record, each device once at a time"
+    if summary.reserved.shared_s:
+        how += ", less the part of others that used it meanwhile"
     return Reason(how, [f"devices: {summary.reserved.devices_from}", *_ledgers(summary)])
 
 

@@ -8,11 +8,12 @@ from typing import Any
 
 from carbon_plugin.audit.collect import FilePass, RunCollector
 from carbon_plugin.audit.documents import PredictionDocument
-from carbon_plugin.audit.reservations import covered_s, union
+from carbon_plugin.audit.reservations import union
 from carbon_plugin.audit.result import Attempt, Coverage, Gap, Period, Progress, Work
 from carbon_plugin.ledger.claims import TOLERANCE_S
 from carbon_plugin.ledger.expected import expected_gpus
 from carbon_plugin.ledger.files import writer_name
+from carbon_plugin.ledger.held import covered_s
 from carbon_plugin.ledger.records import Manifest
 
 TOGETHER_S = 1.0

@@ -102,6 +102,11 @@ def ways_of_counting(summary: AuditSummary) -> list[str]:
             f"{plural(len(keys), 'device')} had two meters at the same time and {verb(len(keys), 'was', 'were')} "
             "counted once."
         )
+    if summary.reserved.shared_s > 0:
+        found.append(
+            f"Other runs used devices of this one meanwhile: {wording.device_hours(summary.reserved.shared_s)} of "
+            "device time, with their manufacture, are charged to those, as the energy is."
+        )
     if coverage.side_by_side or ANOTHER_JOB_EVENT in summary.event_counts:
         files = coverage.side_by_side
         more = f" and {len(files) - NAMED} more" if len(files) > NAMED else ""

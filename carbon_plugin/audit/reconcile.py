@@ -37,13 +37,15 @@ def reconcile(summary: AuditSummary, allocations: Sequence[Allocation], source: 
     """Compare what a scheduler allocated with what the ledgers of a run observed.
 
     unobserved = max(0, sum(gpus * duration) - observed device time). Where the run's devices are MIG slices, so are the
-    scheduler's GPUs, and all device time is of whole GPUs. A job that was never started, or has no GPUs, was allocated 0.
+    scheduler's GPUs, and all device time is of whole GPUs. A job that was never started, or has no GPUs, was
+    allocated 0.
     """
     share = _share(summary)
     allocated_s = sum((1.0 if one.sized else share) * one.gpus * one.duration_s for one in allocations)
-    observed_s = summary.reserved.device_s - summary.reserved.before_first_record_s
+    reserved_s = summary.reserved.device_s + summary.reserved.shared_s  # others are charged with what they shared
+    observed_s = reserved_s - summary.reserved.before_first_record_s
     unobserved_s = max(0.0, allocated_s - observed_s)
-    uncharged_s = max(0.0, allocated_s - summary.reserved.device_s)
+    uncharged_s = max(0.0, allocated_s - reserved_s)
     idle = _idle_power(summary)
     power, footprint = (_sum(idle.by_rung) if idle else None), None
     if idle is not None and summary.factors is not None:

@@ -7,13 +7,9 @@ from collections.abc import Collection, Iterable, Sequence
 from carbon_plugin.audit.collect import FilePass
 from carbon_plugin.audit.result import Reserved
 from carbon_plugin.footprint.account import Reservation
+from carbon_plugin.ledger.held import Holding, gpus_of, held
 
 Interval = tuple[float, float]
-
-
-def covered_s(intervals: Iterable[Interval]) -> float:
-    """Length of the union of intervals."""
-    return sum(end - start for start, end in union(intervals))
 
 
 def union(intervals: Iterable[Interval]) -> list[Interval]:
@@ -28,41 +24,19 @@ def union(intervals: Iterable[Interval]) -> list[Interval]:
 
 
 def reserved_time(files: Sequence[FilePass]) -> Reserved:
-    """Reserved time of devices and hosts over all files, each device and host once at any moment.
-
-    It starts at the allocation, where the manifest knows it, else at the first record, and ends with the last record. A
-    gap between attempts counts only if the later one's allocation spans it. A MIG slice counts as its share of a GPU.
-    Where no GPU was seen, every rank stands for one device.
-    """
-    reserved: dict[str, list[Interval]] = {}
-    observed: dict[str, list[Interval]] = {}
-    weights: dict[str, float] = {}
-    hosts: dict[str, list[Interval]] = {}
-    shares: dict[str, float] = {}
-    counted_from = set()
+    """Reserved time of devices and hosts over all files, by the rule of `ledger.held`."""
+    holdings = []
     for file in files:
-        manifest = file.manifest
         start_s, end_s = file.extent
-        before_s = max(0.0, manifest.started_unix_s - (manifest.reserved_since_unix_s or manifest.started_unix_s))
-        whole = (start_s - before_s, end_s)
-        gpus = {device.key: device.units for device in manifest.devices if device.rung == "gpu"}
-        counted_from.add(_counted_from(gpus.values()))
-        ranks = {f"ranks of {manifest.host_key}": manifest.world_size / max(1, manifest.nodes)}
-        for key, weight in (gpus or ranks).items():
-            weights[key] = weight
-            reserved.setdefault(key, []).append(whole)
-            observed.setdefault(key, []).append((start_s, end_s))
-        # Containers of one job may hold a host in parts, each with GPUs of its own: the parts add up.
-        host = manifest.host_key if manifest.host_share >= 1 else " ".join((manifest.host_key, *sorted(gpus)))
-        hosts.setdefault(host, []).append(whole)
-        shares[host] = max(shares.get(host, 0.0), manifest.host_share)
-    device_s = sum(weights[key] * covered_s(intervals) for key, intervals in reserved.items())
-    observed_s = sum(weights[key] * covered_s(intervals) for key, intervals in observed.items())
+        shared_s = file.shared.by_device_s
+        holdings.append(Holding(manifest=file.manifest, start_s=start_s, end_s=end_s, shared_s=shared_s))
+    time = held(holdings)
     return Reserved(
-        device_s=device_s,
-        before_first_record_s=device_s - observed_s,
-        host_s=sum(shares[key] * covered_s(intervals) for key, intervals in hosts.items()),
-        devices_from=" and ".join(sorted(counted_from)),
+        device_s=time.device_s,
+        before_first_record_s=time.before_first_record_s,
+        host_s=time.host_s,
+        devices_from=" and ".join(sorted({_counted_from(gpus_of(file.manifest).values()) for file in files})),
+        shared_s=time.shared_s,
     )
 
 

@@ -184,12 +184,15 @@ class Waste(Struct, frozen=True, kw_only=True):
 
 class Reserved(Struct, frozen=True, kw_only=True):
     """Device time that is charged with embodied carbon. `before_first_record_s` of it lies between allocation and
-    our first record, device-seconds that were not observed. `devices_from` says how the devices were counted."""
+    our first record, device-seconds that were not observed. `devices_from` says how the devices were counted. Time of
+    devices that other runs used at the same time is shared as their energy is: `shared_s` is what others are charged
+    with, and in no other figure."""
 
     device_s: float
     before_first_record_s: float
     host_s: float
     devices_from: str
+    shared_s: float = 0.0
 
 
 class Allocation(Struct, frozen=True, kw_only=True):

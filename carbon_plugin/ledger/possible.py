@@ -85,6 +85,7 @@ class Gate:
             and 0 <= window.tokens <= MOST_TOKENS
             and (pue is None or 1.0 <= pue <= MOST_PUE)
             and (intensity is None or 0.0 <= intensity <= MOST_G_PER_KWH)
+            and (window.parts is None or all(0.0 <= part <= 1.0 for part in window.parts.values()))
         ):
             impossible += _window_faults(window)
         span_s, limits = duration_s + _LAG_S, self._most_w
@@ -144,6 +145,7 @@ def _window_faults(window: Window) -> list[str]:
         ("has a number of tokens of", window.tokens, MOST_TOKENS),
         ("has an intensity of", window.intensity_g_per_kwh, MOST_G_PER_KWH),
     )
+    found += _outside(*((f"has a part of {key} of", part, 1.0) for key, part in (window.parts or {}).items()))
     if window.pue is not None and not 1 <= window.pue <= MOST_PUE:
         found.append(f"has a PUE of {window.pue:g}")
     return [f"window {window.index} {fault}" for fault in found]

@@ -26,6 +26,9 @@ stands for all of them, up to that moment. With "complete": true these were all 
 RESUMED_EVENT = "resumed"
 """Event of a node whose job has loaded a checkpoint while training: its steps may go back, once."""
 
+MACHINE = "machine"
+"""Key among the parts of a window for what no meter reads by itself: the host's and the network's manufacture."""
+
 IntensityOrigin = Literal["live", "ageing", "static", "series"]
 
 
@@ -111,7 +114,9 @@ class Window(Struct, frozen=True, kw_only=True, tag="window"):
     `intensity_g_per_kwh` and `pue` are the factors in force, None when no site was given; `intensity_origin` is where
     the intensity is from: "static" is that of the manifest's factors, "live" that of the service which an event
     `grid_intensity` names, "ageing" lies between the two (None in ledgers that did not say yet). `marginal_g_per_kwh`
-    is what one kWh more would have caused, where somebody says so, and is in no total.
+    is what one kWh more would have caused, where somebody says so, and is in no total. `parts` says which part of a
+    device, by its key, and of the machine (`MACHINE`) was this run's where others used it too, 0 to 1: of its energy,
+    which is that part already, and of its time, which is not. None and what is not named mean all of it.
     """
 
     index: int
@@ -126,6 +131,7 @@ class Window(Struct, frozen=True, kw_only=True, tag="window"):
     pue: float | None
     marginal_g_per_kwh: float | None = None
     intensity_origin: IntensityOrigin | None = None
+    parts: dict[str, float] | None = None
 
 
 class Span(Struct, frozen=True, kw_only=True, tag="span"):

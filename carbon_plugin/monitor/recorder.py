@@ -11,6 +11,7 @@ import carbon_plugin
 from carbon_plugin.ledger.clocks import CLOCK_STEP_EVENT, CLOCK_STEP_S, clock_step_message
 from carbon_plugin.ledger.records import (
     LEDGER_VERSION,
+    MACHINE,
     Close,
     DeviceEnergy,
     Event,
@@ -284,6 +285,7 @@ class NodeRecorder:
             start_unix_s=start_unix_s,
             duration_s=piece.duration_s,
             energies=self._charged(energies(before.readings, after.readings, share), piece),
+            parts=self._parts(piece.start_s, piece.end_s),
             steps=piece.end.steps - piece.start.steps,
             last_step=self._clock.base_step + piece.end.steps,
             tokens=self._tokens(piece.start, piece.end),
@@ -309,6 +311,13 @@ class NodeRecorder:
         """What of the energies of a window is this training's."""
         own = shared(used, SHARED_MACHINE.part_of(piece.start_s, piece.end_s))
         return self._neighbours.charged(own, piece.start_s, piece.end_s) if self._neighbours else own
+
+    def _parts(self, start_s: float, end_s: float) -> dict[str, float] | None:
+        """Which part of the machine and of its GPUs is this training's; None where all of all is."""
+        machine = SHARED_MACHINE.part_of(start_s, end_s)
+        near = self._neighbours
+        parts = {key: machine * (near.part_of(key, start_s, end_s) if near else 1.0) for key in self._gpus}
+        return {key: part for key, part in {MACHINE: machine, **parts}.items() if part < 1.0 - 1e-9} or None
 
     def _span(self, span: Measured) -> Span:
         prediction, spec = self._context.prediction, self._context.effective.spec

@@ -17,19 +17,20 @@ from typing import get_args
 
 from msgspec import Struct
 
-from carbon_plugin.ledger.records import LEDGER_VERSION, Manifest, Span
+from carbon_plugin.ledger.records import LEDGER_VERSION, MACHINE, Manifest, Span
 from carbon_plugin.monitor.totals import DeviceTotals, Energy, FileTotals
 from carbon_plugin.spec.devices import DeviceIdentity, Rung
 
-MAGIC = b"CPR4"
+MAGIC = b"CPR5"
 DIGEST_BYTES = 16
 NAME_BYTES = 48
 RUNGS: tuple[Rung, ...] = get_args(Rung)
 FILE_BYTES = 64
-_HEAD = struct.Struct(f"<4s 16s {FILE_BYTES}s {NAME_BYTES}s 6I 13d")
+_HEAD = struct.Struct(f"<4s 16s {FILE_BYTES}s {NAME_BYTES}s 6I 15d")
 """magic, host digest, file name, GPU name; node, nodes, attempt, world size, GPUs, GPUs measured; started, reserved
-since (NaN if unknown), end, last window, steady seconds, host share, whole GPUs (a MIG slice is a part), steps so far,
-steady steps, and the last comparison span: first and last step (0 if there is none), start, duration."""
+since (NaN if unknown), end, last window, steady seconds, host share, whole GPUs (a MIG slice is a part), seconds of the
+mean GPU and of the machine that others are charged for, steps so far, steady steps, and the last comparison span: first
+and last step (0 if there is none), start, duration."""
 _RUNG = struct.Struct("<10d")
 """Energy (central, low, high, stated, weighted), steady energy (central, low, high), power, devices."""
 MOST_DEVICES: dict[Rung, int] = {"gpu": 1024, "host": 64, "network": 64, "facility": 64}
@@ -53,7 +54,7 @@ def pack_report(file: str, totals: FileTotals, key: bytes) -> bytes | None:
     name = totals.identities[gpus[0]].name if gpus else ""
     measured = sum(totals.devices[key].measured for key in gpus if key in totals.devices)
     reserved = manifest.reserved_since_unix_s
-    span = totals.spans.last
+    span, shared_s = totals.spans.last, totals.shared.by_device_s
     head = _HEAD.pack(
         MAGIC,
         hashlib.blake2b(manifest.host_key.encode(), digest_size=16).digest(),
@@ -72,6 +73,8 @@ def pack_report(file: str, totals: FileTotals, key: bytes) -> bytes | None:
         totals.steady_s,
         manifest.host_share,
         sum(totals.identities[key].units for key in gpus),
+        sum(shared_s.get(key, 0.0) for key in gpus) / max(1, len(gpus)),
+        shared_s.get(MACHINE, 0.0),
         float(totals.last_step),
         float(totals.steady_steps),
         *((span.first_step, span.last_step, span.start_unix_s, span.duration_s) if span else (0.0, 0.0, 0.0, 0.0)),
@@ -96,6 +99,8 @@ class _Head(Struct, frozen=True, kw_only=True):
     steady_s: float
     host_share: float
     whole_gpus: float
+    gpu_shared_s: float
+    machine_shared_s: float
     last_step: float
     steady_steps: float
     first_of_span: float
@@ -112,7 +117,7 @@ class _Head(Struct, frozen=True, kw_only=True):
     def possible(self) -> bool:
         """Whether a node can say so."""
         times = (self.started_s, self.end_s, self.span_start_s)
-        lengths = (self.last_window_s, self.steady_s, self.span_s)
+        lengths = (self.last_window_s, self.steady_s, self.span_s, self.gpu_shared_s, self.machine_shared_s)
         steps = (self.last_step, self.steady_steps, self.first_of_span, self.last_of_span)
         return (
             self.node < self.nodes
@@ -199,6 +204,8 @@ def _totals(head: _Head, host: str, gpu_name: str, sums: dict[Rung, tuple[float,
         )
     )
     totals.devices = devices
+    gpus = {identity.key: head.gpu_shared_s for identity in identities if identity.rung == "gpu"}
+    totals.shared.by_device_s = {MACHINE: head.machine_shared_s, **gpus}
     totals.heard_s = time.monotonic()
     totals.end_s, totals.last_window_s, totals.steady_s = head.end_s, head.last_window_s, head.steady_s
     totals.last_step, totals.steady_steps = int(head.last_step), int(head.steady_steps)

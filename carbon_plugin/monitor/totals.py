@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from msgspec import Struct
 
@@ -18,6 +18,7 @@ from carbon_plugin.ledger.clocks import TimedFile, file_offsets
 from carbon_plugin.ledger.copies import copies_among, fingerprint_of
 from carbon_plugin.ledger.counted_steps import CountedSteps
 from carbon_plugin.ledger.expected import expected_gpus
+from carbon_plugin.ledger.held import Holding, SharedTime, held
 from carbon_plugin.ledger.launches import offsets_in
 from carbon_plugin.ledger.records import Close, Event, Manifest, Record, Span, Window
 from carbon_plugin.spec.devices import DeviceIdentity, Rung
@@ -98,6 +99,7 @@ class FileTotals:
         self.steady_steps = 0
         self.spans = SpanTotals()
         self.counted = CountedSteps()
+        self.shared = SharedTime()
         self.clock_offsets_s: dict[str, float] = {}  # what its writer noticed of the clocks of other files
 
     @property
@@ -155,6 +157,7 @@ class FileTotals:
         self.end_s = max(self.end_s, window.start_unix_s + window.duration_s)
         self.heard_s = time.monotonic()
         self.counted.add(window)
+        self.shared.add(window)
         if steady:
             self.steady_s += window.duration_s
             self.steady_steps += window.steps
@@ -350,49 +353,20 @@ def _shares(files: Mapping[str, FileTotals], extents: Mapping[str, Extent]) -> d
 def _reserved(
     files: Mapping[str, FileTotals], extents: Mapping[str, Extent], each_s: float | None
 ) -> tuple[Reservation, ...]:
-    """Reserved time of devices, hosts and network shares; each device once at any moment, over all attempts.
-
-    With `each_s` every unit counts for so long instead.
-    """
-    whole: dict[str, Extent] = {}
-    named_by: dict[str, list[str]] = {}
-    units: dict[str, float] = {}
-    hosts: dict[str, list[Extent]] = {}
-    shares: dict[str, float] = {}
-    for name, file in sorted(files.items(), key=lambda item: (extents[item[0]][0], item[0])):
-        manifest = file.manifest
-        if manifest is None:
-            continue
-        since_s, end_s = extents[name]
-        if manifest.reserved_since_unix_s is not None:
-            since_s -= max(0.0, manifest.started_unix_s - manifest.reserved_since_unix_s)
-        whole[name] = since_s, end_s
-        # Where no GPU is metered, every rank stands for one device.
-        ranks = {f"ranks of {manifest.host_key}": manifest.world_size / max(1, manifest.nodes)}
-        for key, weight in ({key: file.identities[key].units for key in file.gpus} or ranks).items():
-            named_by.setdefault(key, []).append(name)
-            units[key] = weight
-        # Containers of one job may hold a host in parts, each with GPUs of its own: the parts add up.
-        host = manifest.host_key if manifest.host_share >= 1 else " ".join((manifest.host_key, *file.gpus))
-        hosts.setdefault(host, []).append(whole[name])
-        shares[host] = max(shares.get(host, 0.0), manifest.host_share)
-    # Devices that the same files name were reserved together: thousands of them have as many intervals as one.
-    together: dict[tuple[str, ...], float] = {}
-    for key, names in named_by.items():
-        together[tuple(names)] = together.get(tuple(names), 0.0) + units[key]
-    device_s = sum(weight * (each_s or _covered_s(whole[name] for name in names)) for names, weight in together.items())
-    host_s = sum(shares[host] * (each_s or _covered_s(intervals)) for host, intervals in hosts.items())
+    """Reserved time of devices, hosts and network shares; with `each_s` every unit counts for so long instead."""
+    holdings = [
+        Holding(
+            manifest=file.manifest,
+            start_s=extents[name][0],
+            end_s=extents[name][1],
+            shared_s=file.shared.by_device_s,
+        )
+        for name, file in sorted(files.items(), key=lambda item: (extents[item[0]][0], item[0]))
+        if file.manifest is not None
+    ]
+    time = held(holdings, each_s)
     return (
-        Reservation(scope="device", units=1.0, time_s=device_s),
-        Reservation(scope="host", units=1.0, time_s=host_s),
-        Reservation(scope="network", units=1.0, time_s=device_s),
+        Reservation(scope="device", units=1.0, time_s=time.device_s),
+        Reservation(scope="host", units=1.0, time_s=time.host_s),
+        Reservation(scope="network", units=1.0, time_s=time.device_s),
     )
-
-
-def _covered_s(intervals: Iterable[tuple[float, float]]) -> float:
-    """Length of the union of intervals."""
-    covered, edge = 0.0, float("-inf")
-    for start, end in sorted(intervals):
-        covered += max(0.0, end - max(start, edge))
-        edge = max(edge, end)
-    return covered

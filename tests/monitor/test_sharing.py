@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from carbon_plugin.audit.summary import summarise
 from carbon_plugin.integrations.pytorch import TorchCarbon, watch
 from carbon_plugin.ledger.reader import read_run
-from carbon_plugin.ledger.records import Close, DeviceEnergy, Window
+from carbon_plugin.ledger.records import MACHINE, Close, DeviceEnergy, Window
 from carbon_plugin.ledger.verify import verify_run
 from carbon_plugin.monitor.settings import MonitorOptions
 from carbon_plugin.monitor.sharing import SharedMachine, shared
@@ -101,6 +102,10 @@ def test_two_trainings_of_a_process_count_the_machine_once(tmp_path):
         notes = [energy.note or "" for window in windows(run_dir) for energy in window.energies]
         assert any("0.5 of it: shared" in note for note in notes)
         assert verify_run(run_dir).ok
+        reserved = summarise(run_dir).reserved
+        shared_s = sum((1 - (w.parts or {}).get(MACHINE, 1.0)) * w.duration_s for w in windows(run_dir))
+        assert reserved.shared_s == pytest.approx(shared_s)  # one rank on a CPU stands for a device
+        assert shared_s > 0
     assert min(power_w(window) for window in windows(tmp_path / "b")) > 0
 
 

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from carbon_plugin.audit.summary import summarise
 from carbon_plugin.ledger.identity import agree_run
-from carbon_plugin.ledger.records import DeviceEnergy, Manifest, Record, Window
+from carbon_plugin.ledger.records import MACHINE, DeviceEnergy, Manifest, Record, Window
 from carbon_plugin.ledger.writer import LedgerWriter
 from carbon_plugin.monitor.totals import FileTotals, RunTotals, run_totals
 from carbon_plugin.spec.devices import DeviceIdentity
@@ -32,6 +32,7 @@ class Ledger(Struct, frozen=True):
     reserved_before_s: float = 0.0
     host_share: float = 1.0
     estimated: bool = False
+    part: float = 1.0
 
     def records(self, attempt: int) -> list[Record]:
         host = f"boot-{self.node}"
@@ -63,10 +64,16 @@ class Ledger(Struct, frozen=True):
             found.append(
                 Window(
                     index=index, phase="train", start_unix_s=START_S + self.start_s + 10 * index, duration_s=10.0,
-                    energies=energies, steps=2, last_step=2 * (index + 1), tokens=0, intensity_g_per_kwh=None, pue=None,
+                    energies=energies, parts=self.parts(devices), steps=2, last_step=2 * (index + 1), tokens=0,
+                    intensity_g_per_kwh=None, pue=None,
                 )
             )  # fmt: skip
         return found
+
+    def parts(self, devices: list[DeviceIdentity]) -> dict[str, float] | None:
+        """As a training that shares the whole machine records it."""
+        keys = [MACHINE, *(device.key for device in devices if device.rung == "gpu")]
+        return dict.fromkeys(keys, self.part) if self.part < 1 else None
 
 
 def both(run_dir: Path, ledgers: list[Ledger]):
@@ -96,6 +103,7 @@ def assert_equal(ledgers: list[Ledger]) -> RunTotals:
     assert sum(item.high_j for item in live.spent) == pytest.approx(summary.energy.high_j)
     assert reserved_s(live, "device") == pytest.approx(summary.reserved.device_s)
     assert reserved_s(live, "host") == pytest.approx(summary.reserved.host_s)
+    assert reserved_s(live, "network") == pytest.approx(summary.reserved.device_s)
     return live
 
 
@@ -109,6 +117,7 @@ LEDGERS = st.builds(
     reserved_before_s=st.integers(0, 60).map(float),
     host_share=st.sampled_from([1.0, 0.5]),
     estimated=st.booleans(),
+    part=st.sampled_from([1.0, 0.5, 0.2]),
 )
 
 
@@ -134,3 +143,21 @@ def test_attempts_that_overlap_for_seconds_lose_those_seconds_only():
     live = assert_equal([Ledger(0, 0.0, 350, ("GPU-a",)), Ledger(0, 3497.0, 360, ("GPU-a",))])
 
     assert live.energy_j == pytest.approx(2 * 101.0 * (3500 + 3597), rel=1e-3)
+
+
+def test_runs_that_share_gpus_and_a_machine_together_are_charged_their_time_once():
+    """Two runs of 100 s, the second 40 s after the first: 60 s of both are divided."""
+    gpus = ("GPU-a", "GPU-b")
+    first = [Ledger(0, 0.0, 4, gpus), Ledger(0, 40.0, 6, gpus, part=0.5)]
+    second = [Ledger(0, 40.0, 6, gpus, part=0.5), Ledger(0, 100.0, 4, gpus)]
+
+    totals = [assert_equal(ledgers) for ledgers in (first, second)]
+
+    assert [reserved_s(one, "device") for one in totals] == pytest.approx([2 * (40 + 30), 2 * (30 + 40)])
+    assert sum(reserved_s(one, "host") for one in totals) == pytest.approx(140)
+
+
+def test_time_before_the_records_of_a_run_that_shares_is_its_own():
+    live = assert_equal([Ledger(0, 100.0, 5, ("GPU-a",), reserved_before_s=60.0, part=0.5)])
+
+    assert reserved_s(live, "device") == pytest.approx(60 + 25)

@@ -1,0 +1,127 @@
+"""What a run held and for how long, from its ledgers: each device and host once at any moment, less what others share.
+
+The one rule for the reserved time that embodied carbon is charged for: the live totals and the audit both ask here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from msgspec import Struct
+
+from carbon_plugin.ledger.records import MACHINE, Manifest, Window
+
+Stretch = tuple[float, float, float, float]
+"""Start of the reservation, of the records, their end (s by one clock), and the run's part of the device meanwhile."""
+
+
+class Holding(Struct, frozen=True, kw_only=True):
+    """What one file tells: its last manifest, the time from its first to its last record by the clock of the run, and
+    the seconds in it that others are charged for (`SharedTime`)."""
+
+    manifest: Manifest
+    start_s: float
+    end_s: float
+    shared_s: Mapping[str, float]
+
+
+class Held(Struct, frozen=True, kw_only=True):
+    """Device and host time of a run, s. `shared_s` is device time in it that others are charged for, and not in
+    `device_s`; `before_first_record_s` lies between allocation and first record, and is."""
+
+    device_s: float
+    before_first_record_s: float
+    host_s: float
+    shared_s: float
+
+
+class SharedTime:
+    """Running sum of the seconds of each device, and of the machine, that others than this run are charged for."""
+
+    def __init__(self) -> None:
+        self.by_device_s: dict[str, float] = {}
+
+    def add(self, window: Window) -> None:
+        """Take in the next window."""
+        for key, part in (window.parts or {}).items():
+            self.by_device_s[key] = self.by_device_s.get(key, 0.0) + (1.0 - part) * window.duration_s
+
+
+def held(holdings: Sequence[Holding], each_s: float | None = None) -> Held:
+    """What the files of a run together held. With `each_s` everything counts for so long instead.
+
+    Time starts at the allocation, where a manifest knows it, else at the first record, and ends with the last record. A
+    gap between attempts counts only if the later one's allocation spans it. A MIG slice counts as its share of a GPU.
+    Where no GPU is metered, every rank stands for one device. Where several files name a device at a time, the one that
+    begins first says which part of it is the run's.
+    """
+    named_by: dict[str, list[int]] = {}
+    units: dict[str, float] = {}
+    hosts: dict[str, list[Stretch]] = {}
+    host_shares: dict[str, float] = {}
+    parts: dict[str, list[float]] = {}
+    whole: list[tuple[float, float, float]] = []
+    for number, one in enumerate(holdings):
+        manifest = one.manifest
+        reserved_s = manifest.reserved_since_unix_s
+        before_s = 0.0 if reserved_s is None else max(0.0, manifest.started_unix_s - reserved_s)
+        whole.append((one.start_s - before_s, one.start_s, one.end_s))
+        gpus = gpus_of(manifest)
+        ranks = {f"ranks of {manifest.host_key}": manifest.world_size / max(1, manifest.nodes)}
+        for key, weight in (gpus or ranks).items():
+            named_by.setdefault(key, []).append(number)
+            parts.setdefault(key, []).append(_part(one, key if gpus else MACHINE))
+            units[key] = weight
+        # Containers of one job may hold a host in parts, each with GPUs of its own: the parts add up.
+        host = manifest.host_key if manifest.host_share >= 1 else " ".join((manifest.host_key, *sorted(gpus)))
+        hosts.setdefault(host, []).append((*whole[number], _part(one, MACHINE)))
+        host_shares[host] = max(host_shares.get(host, 0.0), manifest.host_share)
+    # Devices that the same files name alike were held together: thousands of them have as many stretches as one.
+    together: dict[tuple[tuple[int, ...], tuple[float, ...]], float] = {}
+    for key, numbers in named_by.items():
+        group = tuple(numbers), tuple(parts[key])
+        together[group] = together.get(group, 0.0) + units[key]
+    device_s = all_s = observed_s = 0.0
+    for (files, own), weight in together.items():
+        stretches = [(*whole[number], part) for number, part in zip(files, own, strict=True)]
+        unshared = [(since, start, end, 1.0) for since, start, end, _ in stretches]
+        device_s += weight * _charged_s(stretches, each_s)
+        all_s += weight * _charged_s(unshared, each_s)
+        observed_s += weight * (each_s or covered_s((start, end) for _, start, end, _ in stretches))
+    return Held(
+        device_s=device_s,
+        before_first_record_s=max(0.0, all_s - observed_s),
+        host_s=sum(host_shares[host] * _charged_s(stretches, each_s) for host, stretches in hosts.items()),
+        shared_s=max(0.0, all_s - device_s),
+    )
+
+
+def gpus_of(manifest: Manifest) -> dict[str, float]:
+    """GPUs that a manifest names, each with the part of one that it is."""
+    return {device.key: device.units for device in manifest.devices if device.rung == "gpu"}
+
+
+def covered_s(intervals: Iterable[tuple[float, float]]) -> float:
+    """Length of the union of intervals."""
+    return _charged_s([(start, start, end, 1.0) for start, end in intervals], None)
+
+
+def _part(holding: Holding, key: str) -> float:
+    """The run's part of a device over all records of a file."""
+    length_s = holding.end_s - holding.start_s
+    return 1.0 - min(1.0, holding.shared_s.get(key, 0.0) / length_s) if length_s > 0 else 1.0
+
+
+def _charged_s(stretches: Collection[Stretch], each_s: float | None) -> float:
+    """Length of the union of stretches, each moment times the part of the stretch that covers it first; what lies
+    before the records of a file counts as a whole. With `each_s` the last stretch counts for so long."""
+    if each_s is not None:
+        return each_s * max(stretches, key=lambda stretch: stretch[2])[3]
+    charged, edge = 0.0, float("-inf")
+    for since, start, end, part in sorted(stretches):
+        begin = max(since, edge)
+        if end > begin:
+            records = min(max(begin, start), end)
+            charged += (records - begin) + part * (end - records)
+            edge = end
+    return charged
