@@ -125,7 +125,7 @@ def test_runs_of_other_programmes_stay_out(runs: Path, factors: Factors) -> None
         read_programme([runs])
     programme = read_programme([runs], "example-8b")
     assert programme.energy_j == alone.energy_j
-    assert "1 runs of other programmes, or of none, are left out" in programme.warnings
+    assert "1 run of other programmes, or of none, is left out" in programme.warnings
     with pytest.raises(ReportError, match="none of the 4 runs belongs to it"):
         read_programme([runs], "third")
 
