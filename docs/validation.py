@@ -69,6 +69,7 @@ SOURCES = {
     "openlm": ("OpenLM, A100", ""),
     "msswift": ("ms-swift, A800", ""),
     "maxtextv5e": ("MaxText, TPU v5e", ""),
+    "nemotronh": ("dgxc Nemotron-H 56B, H100", ""),
     "milabench": ("milabench BERT, one device", ""),
     "bionemo": ("BioNeMo, H100", ""),
 }
@@ -96,6 +97,8 @@ def tables(result: Validation) -> str:
         "\n### On a device that nobody calibrated\n",
         *_errors(result.unknown_device, UNKNOWN_TARGETS),
         f"\nAll {_both(result)[0]} SimuMax rows together: {_both(result)[1]:.1f} % (floor 20, aim 10).",
+        "\n### Models whose layers differ, fitted to nothing\n",
+        *_errors(result.hybrids, {}),
         "\n### Memory a device, against peak bytes\n",
         "| source | n | MAPE | worst | bias |\n|---|---|---|---|---|",
         *(f"| {_name(m.source)} | {m.n} | **{m.mape:.1f}** | {m.worst:+.0f} | {m.bias:+.1f} |" for m in result.memory),

@@ -85,7 +85,11 @@ class Fields:
 
     def mapping(self, name: str) -> Fields:
         """A group of fields, empty where it is not stated."""
+        return Fields(self.plain_mapping(name))
+
+    def plain_mapping(self, name: str) -> Mapping[str, Any]:
+        """A group of fields as it stands in the file, empty where it is not stated."""
         value = self._values.get(name, {})
         if not isinstance(value, Mapping):
             raise SpecError(f"{name} is {value!r}, expected a mapping")
-        return Fields(value)
+        return value

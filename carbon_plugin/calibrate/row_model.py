@@ -9,6 +9,7 @@ from typing import Any
 from carbon_plugin.calibrate.conventions import Conventions
 from carbon_plugin.calibrate.fields import Fields, MissingFieldError
 from carbon_plugin.errors import SpecError
+from carbon_plugin.spec.hf_config import model_from_hf_config
 from carbon_plugin.spec.model import MixtureOfExperts, MultiLatentAttention, TransformerModel
 
 USUAL_VOCAB = 51200
@@ -27,6 +28,8 @@ def row_model(
 
     Raises `SpecError` naming the field that is missing or odd."""
     shape = row.over(_architecture(row, architectures))
+    if shape.states("config"):
+        return _configured(row, shape)
     layers, hidden, heads = (shape.count(name) for name in ("layers", "hidden", "heads"))
     if not shape.states("vocab"):
         assumed.append(f"vocab {USUAL_VOCAB}")
@@ -59,6 +62,12 @@ def row_model(
         moe=moe,
         source=shape.text("source") or "records file",
     )
+
+
+def _configured(row: Fields, shape: Fields) -> TransformerModel:
+    """The model of an architecture that is given by the keys of its `config.json`, layers of several kinds included."""
+    name = row.text("model") or row.text("arch") or "unnamed"
+    return model_from_hf_config(shape.plain_mapping("config"), name, origin=shape.text("source") or f"arch {name}")
 
 
 def _architecture(row: Fields, architectures: Mapping[str, Any]) -> Mapping[str, Any]:

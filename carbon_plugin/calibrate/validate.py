@@ -29,6 +29,7 @@ from carbon_plugin.calibrate.error_summary import (
 from carbon_plugin.calibrate.fit import fit_populations, leave_out, model_folds
 from carbon_plugin.calibrate.full_runs import FullRunRow, full_run_rows
 from carbon_plugin.calibrate.headlines import Headline, headlines
+from carbon_plugin.calibrate.hybrids import hybrid_groups, without_hybrids
 from carbon_plugin.calibrate.layout_choice import LayoutChoice, LayoutSummary, layout_choices, summarise_choices
 from carbon_plugin.calibrate.parameters import calibration_rows, cluster_offsets, shipped_parameters
 from carbon_plugin.calibrate.rows import PublishedRow, SkippedRow, read_rows
@@ -83,7 +84,8 @@ class Validation(Struct, frozen=True, kw_only=True):
     `macro_*` are means over the lines of `summary`, each counted once, None without rows; `clusters` counts
     each cluster of rows of one kernel shape (hidden, tp, pp, micro-batch) once; `unknown_device` predicts Hopper and
     Blackwell as if nobody had calibrated them; `layouts` and `choices` say which layout we would have picked;
-    `full_runs` are device-hours of whole runs (shipped rows only)."""
+    `full_runs` are device-hours of whole runs (shipped rows only). `hybrids` are models whose layers differ
+    (`hybrid_rows`), which no constant is fitted to and no mean above counts."""
 
     headlines: tuple[Headline, ...]
     summary: tuple[ErrorSummary, ...]
@@ -97,9 +99,17 @@ class Validation(Struct, frozen=True, kw_only=True):
     macro_baseline_mape: dict[str, float]
     rows: tuple[ValidatedRow, ...]
     full_runs: tuple[FullRunRow, ...] = ()
+    hybrids: tuple[ErrorSummary, ...] = ()
+    hybrid_rows: tuple[ValidatedRow, ...] = ()
 
 
 def published_rows() -> tuple[list[PublishedRow], list[SkippedRow]]:
+    """The shipped rows of models with equal layers: what constants are fitted to."""
+    rows, skipped = all_published_rows()
+    return without_hybrids(rows), skipped
+
+
+def all_published_rows() -> tuple[list[PublishedRow], list[SkippedRow]]:
     """All shipped rows."""
     folder = resources.files("carbon_plugin.calibrate") / "published"
     rows: list[PublishedRow] = []
@@ -117,15 +127,29 @@ def validate(records: Path | None = None) -> Validation:
     """Validate on the shipped rows, or on a records file with the shipped constants.
 
     Raises `SpecError` for a file that is not in the schema."""
-    published, not_published = published_rows()
-    rows, skipped = (published, not_published) if records is None else read_rows(records)
+    every, not_published = all_published_rows()
+    published = without_hybrids(every)
+    found, skipped = (every, not_published) if records is None else read_rows(records)
+    rows = without_hybrids(found)
     missing = [ValidatedRow(id=row.id, source=row.source, skipped=row.reason) for row in skipped]
+    shipped = tabulate(published)
+    seen = calibration_rows(shipped)
+    hybrids = _hybrids(found, baselines.typical_mfu(shipped, seen))
+    return _with_hybrids(_validation(rows, missing, records, published, shipped, seen), hybrids)
+
+
+def _validation(
+    rows: list[PublishedRow],
+    missing: list[ValidatedRow],
+    records: Path | None,
+    published: list[PublishedRow],
+    shipped: Table,
+    seen: NDArray[np.bool_],
+) -> Validation:
     if not rows:
         return _report([], missing, (), ())
     table = tabulate(rows)
     predicted = np.asarray(predict(table, table.shipped).total)
-    shipped = tabulate(published)
-    seen = calibration_rows(shipped)
     if records is not None:
         known = {_identity(row) for row, fitted in zip(published, seen, strict=True) if fitted}
         fitted = np.array([_identity(row) in known for row in rows])
@@ -144,6 +168,22 @@ def validate(records: Path | None = None) -> Validation:
     validated = _validated(table, predicted, seen, baselines.typical_mfu(shipped, seen), left_out)
     report = _report(validated, missing, _clusters(rows, validated), layout_choices(rows, left_out.model))
     return msgspec.structs.replace(report, full_runs=full_run_rows())
+
+
+def _hybrids(rows: Sequence[PublishedRow], mfu: float) -> list[ValidatedRow]:
+    """Rows of models whose layers differ, with the shipped constants as they are."""
+    found: list[ValidatedRow] = []
+    for group in hybrid_groups(rows):
+        table = tabulate(group)
+        predicted = np.asarray(predict(table, table.shipped).total)
+        found += _validated(table, predicted, np.zeros(len(group), dtype=bool), mfu)
+    return found
+
+
+def _with_hybrids(report: Validation, rows: Sequence[ValidatedRow]) -> Validation:
+    groups = {name: [row for row in rows if row.source == name] for name in dict.fromkeys(row.source for row in rows)}
+    summary = tuple(_summary(name, group) for name, group in groups.items())
+    return msgspec.structs.replace(report, hybrids=summary, hybrid_rows=tuple(rows))
 
 
 class LeftOut(NamedTuple):

@@ -26,6 +26,7 @@ from carbon_plugin.spec.training import TrainingPlan
 TERMS = {
     "matmul": "matrix products",
     "attention": "attention core",
+    "scan": "scan of states (Mamba, gated delta)",
     "elementwise": "elementwise",
     "recompute": "recompute",
     "head": "output head",

@@ -49,6 +49,12 @@ def print_validation(result: Validation) -> None:
         for item in result.unknown_device:
             unknown.add_row(item.source, *_cells(item, baselines))
         out.print(unknown)
+    if result.hybrids:
+        out.print()
+        hybrids = _table("models whose layers differ (Mamba-2 and others), fitted to nothing", (*HEADINGS, *baselines))
+        for item in result.hybrids:
+            hybrids.add_row(item.source, *_cells(item, baselines))
+        out.print(hybrids)
     if result.memory or result.layouts:
         out.print()
     for memory in result.memory:

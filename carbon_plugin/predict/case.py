@@ -7,13 +7,14 @@ and a single prediction are one call. Not for users: `spec` has the types that t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from carbon_plugin.predict.kinds import kind_numbers, plain_kind
 from carbon_plugin.spec.layout import ParallelLayout, Recompute, RecomputedModule
 from carbon_plugin.spec.model import TransformerModel
 from carbon_plugin.spec.stack import CrossEntropy, Stack
@@ -22,6 +23,9 @@ from carbon_plugin.spec.training import Precision, StateDtype, TrainingPlan
 Values = NDArray[np.float64] | np.float64
 """A float64 array, or its scalar."""
 Flags = NDArray[np.bool_]
+
+KINDS = "kinds"
+"""The one field of a case that is no array."""
 
 NOT: Values = np.float64(0)
 AGAIN: dict[RecomputedModule, str] = {
@@ -39,7 +43,13 @@ ACTIVATION_BYTES = {"bf16": 2, "fp16": 2, "fp8": 2, "mxfp8": 2, "nvfp4": 2, "fp3
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Model dimensions in elements; counts per model."""
+    """Model dimensions in elements; counts per model.
+
+    `parts` is 1 where a layer mixes tokens and has a feed-forward part, and a half where it has one of the two. The
+    `scan_*` fields describe what mixes tokens along a state (`predict.scan`), `more_columns` the columns of its first
+    products beyond queries, keys and values. `kinds` are the kinds of layers of a model whose layers differ, each with
+    its own number of `layers`; the plain fields then stand for equal layers that are as wide in sum.
+    """
 
     layers: Values
     moe_layers: Values
@@ -64,12 +74,23 @@ class Shape:
     experts: Values
     top_k: Values
     expert_ffn: Values
+    expert_hidden: Values
     shared_ffn: Values
     imbalance: Values
     expert_bias: Values
     mtp: Values
     attention_params: Values
     trainable: Values
+    parts: Values
+    more_columns: Values
+    scan_heads: Values
+    scan_groups: Values
+    scan_key: Values
+    scan_value: Values
+    scan_chunk: Values
+    scan_delta: Values
+    scan_steps: Values
+    kinds: tuple[Shape, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,14 +210,22 @@ def shape_of(model: TransformerModel) -> Shape:
         "experts": moe.experts if moe else 0,
         "top_k": moe.top_k if moe else 0,
         "expert_ffn": moe.expert_ffn if moe else 0,
+        "expert_hidden": model.hidden,
         "shared_ffn": moe.shared_ffn if moe else 0,
         "imbalance": moe.imbalance if moe else 1.0,
         "expert_bias": moe.bias if moe else False,
         "mtp": model.mtp_layers,
         "attention_params": model.attention_parameters,
         "trainable": model.trainable_fraction,
+        **plain_kind(),
     }
-    return Shape(**{name: values(number) for name, number in numbers.items()})
+    kinds = tuple(_shape(numbers | own) for own in kind_numbers(model))
+    return replace(_shape(numbers), kinds=kinds)
+
+
+def _shape(numbers: Mapping[str, float]) -> Shape:
+    columns: dict[str, Any] = {name: values(number) for name, number in numbers.items()}
+    return Shape(**columns)
 
 
 def _windowed_share(model: TransformerModel) -> float:
@@ -305,19 +334,24 @@ def work_of(training: TrainingPlan, stack: Stack) -> Work:
 
 
 def stack_cases(parts: Sequence[C]) -> C:
-    """Many single cases side by side, as one structure of arrays of shape (n,)."""
+    """Many single cases side by side, as one structure of arrays of shape (n,). Models whose layers differ are put
+    beside those with the same layers only."""
     first = parts[0]
-    columns: dict[str, Any] = {
-        field.name: np.array([float(getattr(part, field.name)) for part in parts])
-        for field in fields(first)  # type: ignore[arg-type]  # C is one of our dataclasses
-    }
+    columns: dict[str, Any] = {}
+    for field in fields(first):  # type: ignore[arg-type]  # C is one of our dataclasses
+        several = [getattr(part, field.name) for part in parts]
+        if field.name == KINDS:
+            assert all(kinds == several[0] for kinds in several)  # `calibrate.table` groups them
+            columns[KINDS] = several[0]
+        else:
+            columns[field.name] = np.array([float(one) for one in several])
     return type(first)(**columns)
 
 
 def take(columns: C, index: Any) -> C:
     """The cases at an index or mask of any structure of arrays; a scalar, which all cases share, stays as it is."""
     picked: dict[str, Any] = {
-        field.name: column if np.ndim(column) == 0 else column[index]
+        field.name: column if field.name == KINDS or np.ndim(column) == 0 else column[index]
         for field in fields(columns)  # type: ignore[arg-type]  # C is one of our dataclasses
         for column in [getattr(columns, field.name)]
     }

@@ -6,20 +6,25 @@ the score square, as Megatron-LM's counter does; torchtitan and llm-foundry coun
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from carbon_plugin.predict.case import Layout, Shape, Values, Work
 from carbon_plugin.predict.layer import OPERATOR_RECOMPUTE_SHARE
+from carbon_plugin.predict.scan import scan_flops_per_token
 
 
 def layer_forward_flops(shape: Shape, work: Work) -> tuple[Values, Values]:
-    """FLOPs of all layers for one sequence, forward: (matrix products, causal attention core)."""
+    """FLOPs of all layers for one sequence, forward: (matrix products, causal attention cores and scans)."""
+    if shape.kinds:
+        counts = [layer_forward_flops(kind, work) for kind in _all_kinds(shape)]
+        return np.asarray(sum(count[0] for count in counts)), np.asarray(sum(count[1] for count in counts))
     s = work.seq_len
     matrices = 2 + shape.gated
     dense = (shape.layers - shape.moe_layers) * shape.ffn
-    sparse = (shape.moe_layers + shape.mtp * (shape.moe_layers > 0)) * (
-        shape.top_k * shape.expert_ffn + shape.shared_ffn
-    )
+    active = shape.top_k * shape.expert_ffn * shape.expert_hidden / shape.hidden + shape.shared_ffn
+    sparse = (shape.moe_layers + shape.mtp * (shape.moe_layers > 0)) * active
     dense = dense + shape.mtp * (shape.moe_layers == 0) * shape.ffn
     blocks = shape.layers + shape.mtp
     router = (shape.moe_layers > 0) * (shape.moe_layers + shape.mtp) * shape.hidden * shape.experts
@@ -29,14 +34,24 @@ def layer_forward_flops(shape: Shape, work: Work) -> tuple[Values, Values]:
     band = s * window * (1 - window / (2 * s))
     scores = (1 - shape.windowed_share) * s * s / 2 + shape.windowed_share * band
     attention = 2 * blocks * shape.heads * scores * (shape.qk_dim + shape.v_dim)
+    if np.any(shape.scan_heads > 0):
+        attention = attention + blocks * s * scan_flops_per_token(shape, s, np.float64(1))
     return np.asarray(2 * s * weights), np.asarray(attention)
 
 
 def _again_of_feeds(shape: Shape, layout: Layout, work: Work) -> Values:
     """FLOPs for one sequence of the feed-forward blocks that selective recompute names."""
+    if shape.kinds:
+        return np.asarray(sum(_again_of_feeds(kind, layout, work) for kind in shape.kinds))
     dense = layout.again_mlp * (shape.layers - shape.moe_layers) * shape.ffn
-    sparse = layout.again_moe * shape.moe_layers * (shape.top_k * shape.expert_ffn + shape.shared_ffn)
+    active = shape.top_k * shape.expert_ffn * shape.expert_hidden / shape.hidden + shape.shared_ffn
+    sparse = layout.again_moe * shape.moe_layers * active
     return 2 * work.seq_len * (2 + shape.gated) * shape.hidden * (dense + sparse)
+
+
+def _all_kinds(shape: Shape) -> tuple[Shape, ...]:
+    """The kinds of layers; those that predict further tokens are like the last one."""
+    return (*shape.kinds[:-1], replace(shape.kinds[-1], mtp=shape.mtp))
 
 
 def step_flops(shape: Shape, layout: Layout, work: Work) -> tuple[Values, Values]:

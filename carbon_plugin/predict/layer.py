@@ -1,7 +1,7 @@
 """Seconds of one transformer layer for one micro-batch on one device, forward and backward, by term.
 
-Terms add up: `matmul`, `attention`, `elementwise`, `tp`, `cp`, `ep`, `host` (what the host's issue rate adds
-where the device is faster than it), `recompute`, `dp_shard` (exposed FSDP traffic).
+Terms add up: `matmul`, `attention`, `scan` (layers with a state), `elementwise`, `tp`, `cp`, `ep`, `host` (what the
+host's issue rate adds where the device is faster than it), `recompute`, `dp_shard` (exposed FSDP traffic).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from carbon_plugin.predict import network, operators
 from carbon_plugin.predict.case import Layout, Shape, Values, Work
 from carbon_plugin.predict.operators import Cost, linear
 from carbon_plugin.predict.rates import Rates
+from carbon_plugin.predict.scan import scan
 
 HOST_OPS_FORWARD = 22
 HOST_OPS_BACKWARD = 55
@@ -78,7 +79,9 @@ def layer_time(
     matmul = projections + up + down
     # Frozen weights need no gradient of their own: one of the two products of the backward pass.
     matmul = Cost(matmul.forward, matmul.backward * (1 + shape.trainable) / 2)
+    scanned = scan(shape, layout, work, rates) if np.any(shape.scan_heads > 0) else None
     device = matmul + core + chain + tp + cp
+    device = device if scanned is None else device + scanned
     ep = _exposed_experts(ep, device, layout, rates) if sparse else ep
     device = device + ep
     host = _host_floor(shape, layout, work, rates, sparse=sparse)
@@ -95,6 +98,7 @@ def layer_time(
         {
             "matmul": matmul.forward + matmul.backward,
             "attention": core.forward + core.backward,
+            **({} if scanned is None else {"scan": scanned.forward + scanned.backward}),
             "elementwise": chain.forward + chain.backward,
             "tp": tp.forward + tp.backward,
             "cp": cp.forward + cp.backward,
@@ -113,9 +117,11 @@ def attention_projections(
     h, tp = shape.hidden, layout.tp
     plain = 1 - shape.mla
     kv = np.maximum(shape.kv_heads / tp, 1)
-    qkv = (shape.heads * shape.qk_dim / tp + 2 * kv * shape.qk_dim) * plain
+    qkv = (shape.heads * shape.qk_dim / tp + 2 * kv * shape.qk_dim) * plain + shape.more_columns / tp
     cost = linear(tokens, qkv, h, work, micro_batches, rates)
     cost = cost + linear(tokens, h, shape.heads * shape.v_dim / tp, work, micro_batches, rates)
+    if np.any(shape.scan_heads > 0):
+        cost = cost + linear(tokens, h, shape.scan_heads * shape.scan_value / tp, work, micro_batches, rates)
     if not np.any(shape.mla):
         return cost
     query_out = shape.heads * shape.qk_dim / tp * shape.mla
@@ -146,8 +152,8 @@ def _experts(
     sharers = layout.expert_split / layout.ep
     per_expert = rows * shape.imbalance * layout.ep * sharers / np.maximum(shape.experts, 1)
     width = shape.expert_ffn / sharers
-    up = linear(per_expert, width * (1 + shape.gated), shape.hidden, work, micro_batches, rates) * local_experts
-    down = linear(per_expert, shape.hidden, width, work, micro_batches, rates) * local_experts
+    up = linear(per_expert, width * (1 + shape.gated), shape.expert_hidden, work, micro_batches, rates) * local_experts
+    down = linear(per_expert, shape.expert_hidden, width, work, micro_batches, rates) * local_experts
     # Grouped products are one kernel: the launch gap is paid once, not once an expert.
     gap = (local_experts - 1) * rates.kernel_time
     up, down = up + Cost(-gap, -2 * gap), down + Cost(-gap, -2 * gap)
@@ -155,14 +161,16 @@ def _experts(
         shared_up, shared_down = _mlp(shape.shared_ffn, shape, layout, work, tokens, micro_batches, rates)
         up, down = up + shared_up, down + shared_down
     up = up + _between_products(rows, shape, work, rates)
-    permute = (8 * rows * shape.hidden + 16 * local_tokens * shape.experts) * work.activation_bytes / 2 / rates.memory
+    permute = (
+        (8 * rows * shape.expert_hidden + 16 * local_tokens * shape.experts) * work.activation_bytes / 2 / rates.memory
+    )
     up = up + Cost(permute, permute)
     sent = network.all_to_all_time(
-        rows * shape.imbalance * work.activation_bytes * shape.hidden, shape.top_k, layout.ep, rates
+        rows * shape.imbalance * work.activation_bytes * shape.expert_hidden, shape.top_k, layout.ep, rates
     )
     shared: Values = np.float64(0)
     if np.any(layout.expert_tp > 1):
-        size = rows * shape.imbalance * work.activation_bytes * shape.hidden * layout.expert_tp
+        size = rows * shape.imbalance * work.activation_bytes * shape.expert_hidden * layout.expert_tp
         shared = network.gather_time(size, layout.expert_tp, np.float64(1), rates)
     both = 2 * (sent + shared)
     return up, down, Cost(both, both), shape.shared_ffn
@@ -173,7 +181,9 @@ def _between_products(rows: Values, shape: Shape, work: Work, rates: Rates) -> C
     passes between the products, which `linear` counts, are saved."""
     inner, wide = rows * shape.expert_ffn, rows * shape.expert_ffn * (1 + shape.gated)
     activation = 3 * wide * work.activation_bytes / 2 / rates.memory
-    forward, backward = (size * shape.expert_bias * rows * shape.hidden / rates.memory for size in EXPERT_BIAS_BYTES)
+    forward, backward = (
+        size * shape.expert_bias * rows * shape.expert_hidden / rates.memory for size in EXPERT_BIAS_BYTES
+    )
     saved = rates.cast_bytes / rates.memory
     fused = rates.fused_experts > 0
     return Cost(
@@ -203,8 +213,9 @@ def _tensor_parallel(shape: Shape, layout: Layout, work: Work, tokens: Values, r
     sequence = layout.sequence_parallel > 0
     forward = np.where(sequence, 4 * gather, 2 * reduce)
     backward = np.where(sequence, 4.6 * gather, 2 * reduce)
-    hidden = np.where(layout.async_tp > 0, 0.5, 1.0)
-    return Cost(forward * hidden, backward * hidden)
+    # A part of a layer that is missing has nothing to reduce.
+    exposed = shape.parts * np.where(layout.async_tp > 0, 0.5, 1.0)
+    return Cost(forward * exposed, backward * exposed)
 
 
 def _context_parallel(shape: Shape, layout: Layout, work: Work, tokens: Values, rates: Rates) -> Cost:
@@ -214,10 +225,14 @@ def _context_parallel(shape: Shape, layout: Layout, work: Work, tokens: Values, 
     kv = 2 * np.maximum(shape.kv_heads / layout.tp, 1) * shape.qk_dim
     ring = tokens * kv * work.activation_bytes * (layout.cp - 1)
     qkvo = (2 * shape.heads / layout.tp + 2 * np.maximum(shape.kv_heads / layout.tp, 1)) * shape.qk_dim
-    exchange = tokens * qkvo * work.activation_bytes * (layout.cp - 1) / layout.cp
+    # Scans exchange their channels like heads, whatever the attention does.
+    channels = 2 * (shape.scan_heads * shape.scan_value + shape.scan_groups * shape.scan_key) / layout.tp
+    part = tokens * work.activation_bytes * (layout.cp - 1) / layout.cp
+    exchange = qkvo * part
     bandwidth = network.group_bandwidth(layout.cp, layout.tp, rates)
-    time = np.where(layout.ring > 0, ring, exchange) / bandwidth + network.group_latency(layout.cp, layout.tp, rates)
-    time = np.where(layout.cp > 1, 0.5 * time, 0.0)
+    sent = np.where(layout.ring > 0, ring, exchange) + channels * part
+    time = sent / bandwidth + network.group_latency(layout.cp, layout.tp, rates)
+    time = np.where((layout.cp > 1) & (sent > 0), 0.5 * time, 0.0)
     return Cost(time, 2 * time)
 
 
@@ -225,6 +240,7 @@ def _host_floor(shape: Shape, layout: Layout, work: Work, rates: Rates, *, spars
     """Seconds the host needs to issue a layer: operation slots times cost of one."""
     issue = np.where(rates.fused > 0, HOST_FUSED, 1.0)
     tp, cp = layout.tp > 1, layout.cp > 1
+    issue = issue * shape.parts
     forward = HOST_OPS_FORWARD * issue + 4 * tp + 8 * cp + (HOST_OPS_EXPERTS[0] if sparse else 0)
     backward = HOST_OPS_BACKWARD * issue + 6 * tp + 8 * cp + (HOST_OPS_EXPERTS[1] if sparse else 0)
     adapters = (shape.trainable < ADAPTER_FRACTION) & (shape.trainable > 0)
@@ -254,10 +270,11 @@ def layer_parameters(shape: Shape, layout: Layout, *, sparse: bool) -> tuple[Val
     """Parameters of one layer on one device before data-parallel sharding: shared ones and routed experts."""
     per_width = (2 + shape.gated) * shape.hidden
     width = shape.shared_ffn if sparse else shape.ffn
-    shared = (shape.attention_params + per_width * width) / layout.tp + 2 * shape.hidden
+    shared = (shape.attention_params + per_width * width) / layout.tp + 2 * shape.parts * shape.hidden
     if not sparse:
         return shared, np.zeros_like(shared)
-    return shared + shape.hidden * shape.experts, per_width * shape.expert_ffn * shape.experts / layout.expert_split
+    routed = (2 + shape.gated) * shape.expert_hidden * shape.expert_ffn * shape.experts / layout.expert_split
+    return shared + shape.hidden * shape.experts, routed
 
 
 def _fsdp_exposed(

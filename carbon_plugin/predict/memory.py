@@ -14,6 +14,7 @@ import numpy as np
 from carbon_plugin.predict.case import Layout, Shape, Values, Work
 from carbon_plugin.predict.layer import layer_parameters
 from carbon_plugin.predict.rates import Rates
+from carbon_plugin.predict.scan import scan_kept_elements
 from carbon_plugin.predict.schedule import device_parameters, sparse_share
 
 MASTER_BYTES = 4
@@ -71,9 +72,8 @@ def layer_activation_bytes(shape: Shape, layout: Layout, work: Work, rates: Rate
     """Bytes one layer keeps for the backward pass of one micro-batch, but for what selective recompute repeats."""
     tokens = layout.micro_batch_size * work.seq_len / layout.cp
     feed = _kept_of_experts(shape, layout, work) if sparse else _kept_of_mlp(shape, layout, work)
-    return np.asarray(
-        tokens * (_kept_of_norms(shape, layout, work) + _kept_of_attention(shape, layout, work, rates) + feed)
-    )
+    mixer = _kept_of_attention(shape, layout, work, rates) + work.activation_bytes * scan_kept_elements(shape, layout)
+    return np.asarray(tokens * (_kept_of_norms(shape, layout, work) + mixer + feed))
 
 
 def _kept_of_norms(shape: Shape, layout: Layout, work: Work) -> Values:
@@ -82,7 +82,8 @@ def _kept_of_norms(shape: Shape, layout: Layout, work: Work) -> Values:
     split = np.where(layout.sequence_parallel > 0, layout.tp, 1)
     inputs = 2 * work.activation_bytes + shape.dropout * work.activation_bytes
     written_out = 2 * work.eager * shape.gated * MASTER_BYTES
-    return (inputs + written_out + 2 * work.input_bytes * (1 - layout.again_norms)) * shape.hidden / split
+    kept = inputs + written_out + 2 * work.input_bytes * (1 - layout.again_norms)
+    return shape.parts * kept * shape.hidden / split
 
 
 def _kept_of_attention(shape: Shape, layout: Layout, work: Work, rates: Rates) -> Values:
@@ -113,7 +114,8 @@ def _kept_of_experts(shape: Shape, layout: Layout, work: Work) -> Values:
     its probability was multiplied before."""
     width = _kept_a_width(shape, layout, work)
     returned = (1 - work.weighted) * work.activation_bytes
-    routed = shape.top_k * (width * shape.expert_ffn + (work.input_bytes + returned) * shape.hidden) * shape.imbalance
+    sent = (work.input_bytes + returned) * shape.expert_hidden
+    routed = shape.top_k * (width * shape.expert_ffn + sent) * shape.imbalance
     routed = routed / layout.tp + shape.experts * work.activation_bytes * 2
     shared = width * shape.shared_ffn / layout.tp * (1 - layout.again_shared)
     return (routed + shared) * (1 - layout.again_moe)
@@ -134,6 +136,8 @@ def peak_bytes(parts: Mapping[str, Values], *, reserved: bool) -> Values:
 
 def _largest_layer(shape: Shape, layout: Layout) -> Values:
     """Parameters of the largest layer on one device: what FSDP gathers at once."""
+    if shape.kinds:
+        return np.asarray(np.maximum.reduce([_largest_layer(kind, layout) for kind in shape.kinds]))
     dense, _ = layer_parameters(shape, layout, sparse=False)
     if not np.any(shape.moe_layers > 0):
         return dense
@@ -153,10 +157,7 @@ def _activations(shape: Shape, layout: Layout, work: Work, rates: Rates) -> dict
     peak: the logits before the backward pass, or later a layer's recomputed activations and their gradients."""
     tokens = layout.micro_batch_size * work.seq_len / layout.cp
     split = np.where(layout.sequence_parallel > 0, layout.tp, 1)
-    layer = layer_activation_bytes(shape, layout, work, rates, sparse=False)
-    if np.any(shape.moe_layers > 0):
-        share = sparse_share(shape, layout)
-        layer = share * layer_activation_bytes(shape, layout, work, rates, sparse=True) + (1 - share) * layer
+    layer = _mean_layer_bytes(shape, layout, work, rates)
     boundary = tokens * shape.hidden * work.activation_bytes / split
     recomputed = layout.recompute_full + layout.recompute_operators
     kept = (
@@ -189,6 +190,18 @@ def first_stage_layers(layers: Values, layout: Layout) -> Values:
     plain = np.ceil(layers / layout.pp)
     both = (layers % chunks > 0) & ((layers + 1) % chunks > 0) & ((layers + 2) % chunks == 0)
     return np.where(both, (layers + 2) / layout.pp - 1, plain)
+
+
+def _mean_layer_bytes(shape: Shape, layout: Layout, work: Work, rates: Rates) -> Values:
+    """Activations of a layer in the mean of those on the stage that has most experts; where layers differ, of all."""
+    if shape.kinds:
+        kinds = [kind.layers * _mean_layer_bytes(kind, layout, work, rates) for kind in shape.kinds]
+        return np.asarray(sum(kinds)) / shape.layers
+    layer = layer_activation_bytes(shape, layout, work, rates, sparse=False)
+    if not np.any(shape.moe_layers > 0):
+        return layer
+    share = sparse_share(shape, layout)
+    return share * layer_activation_bytes(shape, layout, work, rates, sparse=True) + (1 - share) * layer
 
 
 def _kept_products(shape: Shape, layout: Layout, work: Work, tokens: Values, split: Values) -> Values:

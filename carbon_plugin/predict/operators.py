@@ -81,6 +81,7 @@ def attention_core(shape: Shape, layout: Layout, work: Work, rates: Rates) -> Co
     fill = (1 + LENGTH_SCALE / LENGTH_REFERENCE) / (1 + LENGTH_SCALE / np.minimum(keys, window))
     rate = rates.attention_flops * np.where(rates.attention_length > 0, fill, 1.0)
     core = heads * 2 * scores * (shape.qk_dim + shape.v_dim) / rate + rates.kernel_time
+    core = np.where(heads > 0, core, 0.0)
     cost = Cost(core, np.asarray(FLASH_BACKWARD * core))
     if not np.any(rates.attention_unfused):
         return cost
@@ -94,7 +95,7 @@ def attention_core(shape: Shape, layout: Layout, work: Work, rates: Rates) -> Co
     forward_bytes, backward_bytes = (np.where(separate, apart, fused) for fused, apart in SOFTMAX_BYTES)
     forward = products + (forward_bytes + 5 * shape.dropout) * traffic
     backward = 2 * products + (backward_bytes + 5 * shape.dropout) * traffic
-    unfused = rates.attention_unfused > 0
+    unfused = (rates.attention_unfused > 0) & (heads > 0)
     return Cost(np.where(unfused, forward, cost.forward), np.where(unfused, backward, cost.backward))
 
 
@@ -115,7 +116,7 @@ def elementwise(shape: Shape, layout: Layout, work: Work, tokens: Values, ffn_wi
     """
     split = np.where(layout.sequence_parallel > 0, layout.tp, 1)
     head_dim = np.maximum(shape.qk_dim, shape.v_dim)
-    per_token = (8 + 2 * (6 + shape.dropout)) * shape.hidden / split
+    per_token = shape.parts * (8 + 2 * (6 + shape.dropout)) * shape.hidden / split
     per_token = per_token + (4 + 2 * shape.gated) * ffn_width / layout.tp
     per_token = per_token + 4 * (shape.heads + 2 * shape.kv_heads) * head_dim / layout.tp
     moved = per_token * tokens * work.activation_bytes / 2 / rates.memory

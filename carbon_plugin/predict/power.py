@@ -41,6 +41,7 @@ ACTIVITIES: dict[str, dict[str, float]] = {
     "attention": {"tensor": 0.85, "memory": 0.15},
     "recompute": {"tensor": 0.85, "memory": 0.15},
     "head": {"tensor": 0.75, "memory": 0.25},
+    "scan": {"tensor": 0.3, "memory": 0.7},
     "elementwise": {"memory": 1.0},
     "optimizer": {"memory": 1.0},
     "tp": {"link": 1.0},

@@ -85,7 +85,10 @@ def _bubble_share(layout: Layout) -> Values:
 def stage_time(
     shape: Shape, layout: Layout, work: Work, rates: Rates, micro_batches: Values, stage_layers: Values
 ) -> dict[str, Values]:
-    """Terms of one micro-batch through one pipeline stage, forward and backward."""
+    """Terms of one micro-batch through one pipeline stage, forward and backward. Layers of each kind are on every stage
+    in the share that they have of the model."""
+    if shape.kinds:
+        return _summed_stages(shape, layout, work, rates, micro_batches, stage_layers)
     dense: LayerTime | None = None
     if np.any(shape.moe_layers < shape.layers):
         dense = layer_time(shape, layout, work, rates, micro_batches, sparse=False)
@@ -101,6 +104,17 @@ def stage_time(
     }
 
 
+def _summed_stages(
+    shape: Shape, layout: Layout, work: Work, rates: Rates, micro_batches: Values, stage_layers: Values
+) -> dict[str, Values]:
+    summed: dict[str, Values] = {}
+    for kind in shape.kinds:
+        own = stage_time(kind, layout, work, rates, micro_batches, stage_layers * kind.layers / shape.layers)
+        for name, time in own.items():
+            summed[name] = summed.get(name, np.float64(0)) + time
+    return summed
+
+
 def sparse_share(shape: Shape, layout: Layout) -> Values:
     """Share of sparse layers on the stage that has most: leading dense layers all sit on the first of several."""
     alike = np.where(layout.pp > 1, shape.layers - shape.first_dense, shape.layers)
@@ -113,7 +127,8 @@ def _output_time(shape: Shape, layout: Layout, work: Work, rates: Rates, micro_b
     cost = operators.head(shape, layout, work, tokens, micro_batches, rates)
     output: Values = cost.forward + cost.backward
     if np.any(shape.mtp > 0):
-        block = layer_time(shape, layout, work, rates, micro_batches, sparse=bool(np.any(shape.moe_layers > 0)))
+        last = shape.kinds[-1] if shape.kinds else shape
+        block = layer_time(last, layout, work, rates, micro_batches, sparse=bool(np.any(last.moe_layers > 0)))
         output = output + shape.mtp * (output + block.total)
     return np.asarray(output)
 
@@ -129,6 +144,18 @@ def _transfer_time(shape: Shape, layout: Layout, work: Work, rates: Rates) -> Va
 
 def device_parameters(shape: Shape, layout: Layout) -> tuple[Values, Values]:
     """Parameters on the fullest device before data-parallel sharding: shared ones and routed experts."""
+    if shape.kinds:
+        parts = [_layers_parameters(kind, layout) for kind in shape.kinds]
+        shared: Values = np.asarray(sum(part[0] for part in parts))
+        routed: Values = np.asarray(sum(part[1] for part in parts))
+    else:
+        shared, routed = _layers_parameters(shape, layout)
+    tables = np.where((layout.pp > 1) | (shape.tied > 0), 1, 2)
+    return shared + tables * shape.vocab * shape.hidden / layout.tp, routed
+
+
+def _layers_parameters(shape: Shape, layout: Layout) -> tuple[Values, Values]:
+    """Parameters of the layers of a device, without embeddings."""
     dense_shared, _ = layer_parameters(shape, layout, sparse=False)
     layers = shape.layers / layout.pp
     shared: Values = layers * dense_shared
@@ -138,8 +165,7 @@ def device_parameters(shape: Shape, layout: Layout) -> tuple[Values, Values]:
         share = sparse_share(shape, layout)
         shared = layers * (share * sparse_shared + (1 - share) * dense_shared)
         routed = (layers * share + shape.mtp) * sparse_routed
-    tables = np.where((layout.pp > 1) | (shape.tied > 0), 1, 2)
-    return shared + tables * shape.vocab * shape.hidden / layout.tp, routed
+    return shared, routed
 
 
 def _gradient_exchange(

@@ -20,7 +20,8 @@ class Mixer(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What mixes the tokens of a layer.
 
     `kind` is its class, `name` its own name (`mamba2`, `gated_delta`). `parameters` are those of one layer. Widths of
-    query/key and value heads are in elements; `window` bounds how far back a token sees (None: the whole sequence).
+    query/key and value heads are in elements; `window` bounds how far back a token sees (None: the whole sequence);
+    `chunk` is the number of tokens that a layer with a state works on at once (None: the default of its kernels).
     """
 
     kind: MixerKind
@@ -31,17 +32,19 @@ class Mixer(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     qk_dim: int = 0
     v_dim: int = 0
     window: int | None = None
+    chunk: int | None = None
 
     def __post_init__(self) -> None:
         check_not_negative(self, "parameters", "heads", "kv_heads", "qk_dim", "v_dim", owner="mixer: ")
-        check_positive(self, "window", owner="mixer: ")
+        check_positive(self, "window", "chunk", owner="mixer: ")
 
 
 class FeedForward(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The feed-forward part of a layer: dense of `width`, or `experts` of `width` each.
 
-    Of the experts `top_k` are active, beside `shared` elements of width that every token passes. `parameters` are those
-    of one layer, `active_parameters` those that one token passes.
+    Of the experts `top_k` are active, beside `shared` elements of width that every token passes. Where tokens are
+    brought to a narrower width before they are sent to the experts, `latent` is that (0: the model's own). `parameters`
+    are those of one layer, `active_parameters` those that one token passes.
     """
 
     width: int
@@ -51,11 +54,12 @@ class FeedForward(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     experts: int = 0
     top_k: int = 0
     shared: int = 0
+    latent: int = 0
 
     def __post_init__(self) -> None:
         check_positive(self, "width", owner="feed_forward: ")
         check_not_negative(
-            self, "parameters", "active_parameters", "experts", "top_k", "shared", owner="feed_forward: "
+            self, "parameters", "active_parameters", "experts", "top_k", "shared", "latent", owner="feed_forward: "
         )
 
 

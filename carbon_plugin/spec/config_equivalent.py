@@ -1,7 +1,7 @@
 """Plain fields of equal layers that stand for layers which differ: the same widths in sum, the same attention in mean.
 
-The step of a model is priced by these fields. For a model whose layers are alike they are its own; for others they are
-an approximation that a note of the model names.
+For a model whose layers are alike they are its own. For others they say what a layout may split (heads, widths, number
+of layers); the step is priced by the kinds of layers (`predict.kinds`).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def hybrid_note(blocks: Sequence[Block]) -> str:
         counts[name] = counts.get(name, 0) + block.layers
     total = sum(block.layers for block in blocks)
     listed = ", ".join(f"{count} {name}" for name, count in counts.items())
-    return f"of {total} layers {listed}; its step is priced as that of equal layers, which no measurement has validated"
+    return f"of {total} layers {listed}; its step is priced kind by kind, which few measurements have validated"
 
 
 def equivalent_fields(blocks: Sequence[Block], keys: Keys) -> dict[str, Any]:

@@ -115,4 +115,5 @@ def _experts(keys: Keys, family: Family, hidden: int, matrices: int) -> FeedForw
         experts=experts,
         top_k=top_k,
         shared=shared,
+        latent=latent or 0,
     )

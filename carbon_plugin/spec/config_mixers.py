@@ -16,6 +16,7 @@ from carbon_plugin.spec.config_layers import MixerPlace, layer_count, layer_name
 from carbon_plugin.spec.families import Family
 
 HEAD_DIM = ("head_dim", "attention_head_dim", "kv_channels", "dim_head", "d_head")
+CHUNK = ("mamba_chunk_size", "chunk_size")
 CONV = ("mamba_d_conv", "conv_kernel", "linear_conv_kernel_dim", "conv1d_width", "conv_L_cache")
 
 
@@ -232,7 +233,16 @@ def _mamba2(keys: Keys) -> Mixer:
     conv = keys.optional(*CONV) or 4
     mixed = inner + 2 * groups * state
     count = hidden * (inner + mixed + heads) + mixed * conv + inner * hidden
-    return Mixer(kind="state_space", name="mamba2", parameters=count, heads=heads, qk_dim=state, v_dim=inner // heads)
+    return Mixer(
+        kind="state_space",
+        name="mamba2",
+        parameters=count,
+        heads=heads,
+        kv_heads=groups,
+        qk_dim=state,
+        v_dim=inner // heads,
+        chunk=keys.optional(*CHUNK),
+    )
 
 
 def _gated_delta(keys: Keys) -> Mixer:

@@ -1,0 +1,140 @@
+"""The kinds of layers of a model whose layers differ, each as the numbers that `case.Shape` describes a layer by.
+
+A layer of one kind may lack a mixer or a feed-forward part, and mix tokens by attention, by a scan, or by both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from carbon_plugin.spec.blocks import Block, FeedForward, Mixer
+from carbon_plugin.spec.model import TransformerModel
+
+ATTENTION = ("attention", "latent_attention")
+DELTA = ("gated_delta", "kimi_delta")
+"""Linear attention that subtracts what its state already holds."""
+STEPS = ("mamba", "recurrent", "rwkv", "short_conv", "linear")
+"""Recurrences that are no products of chunks, and mixers without a state."""
+CHUNK, DELTA_CHUNK = 256, 64
+"""Tokens of a chunk where the config does not say: defaults of mamba_ssm (arXiv 2405.21060 section 6) and of
+flash-linear-attention (arXiv 2412.06464)."""
+
+Numbers = dict[str, float]
+
+
+def plain_kind() -> Numbers:
+    """What a plain transformer layer has of it: both parts and no scan."""
+    return {
+        "parts": 1.0,
+        "more_columns": 0.0,
+        "scan_heads": 0.0,
+        "scan_groups": 0.0,
+        "scan_key": 0.0,
+        "scan_value": 0.0,
+        "scan_chunk": 1.0,
+        "scan_delta": 0.0,
+        "scan_steps": 0.0,
+    }
+
+
+def kind_numbers(model: TransformerModel) -> list[Numbers]:
+    """One set of numbers a kind of layer, those alike together; `layers` says how many there are. Empty for a model of
+    equal layers."""
+    found: dict[Block, int] = {}
+    for block in model.blocks:
+        one = _single(block)
+        found[one] = found.get(one, 0) + block.layers
+    return [_numbers(model, block, layers) for block, layers in found.items()]
+
+
+def _single(block: Block) -> Block:
+    """One layer of a block."""
+    return Block(
+        layers=1,
+        mixers=block.mixers,
+        feed_forward=block.feed_forward,
+        other_parameters=block.other_parameters,
+    )
+
+
+def _numbers(model: TransformerModel, block: Block, layers: int) -> Numbers:
+    attending = [mixer for mixer in block.mixers if mixer.kind in ATTENTION]
+    scanning = [mixer for mixer in block.mixers if mixer.kind not in ATTENTION]
+    halves = bool(block.mixers) + (block.feed_forward is not None)
+    numbers: Numbers = {
+        **plain_kind(),
+        "layers": layers,
+        "parts": halves / 2,
+        "attention_params": sum(mixer.parameters for mixer in block.mixers),
+        "mtp": 0,
+        **_attention(attending),
+        **_scan(scanning),
+        **_feed_forward(model, block.feed_forward, layers),
+    }
+    numbers["more_columns"] = _more_columns(model, numbers)
+    return numbers
+
+
+def _attention(mixers: Sequence[Mixer]) -> Numbers:
+    """Attention of a layer; several beside one another are taken for one with all their heads."""
+    first = mixers[0] if mixers else None
+    window = first.window if first else None
+    return {
+        "heads": sum(mixer.heads for mixer in mixers),
+        "kv_heads": sum(mixer.kv_heads for mixer in mixers),
+        "qk_dim": first.qk_dim if first else 0,
+        "v_dim": first.v_dim if first else 0,
+        "window": window or np.inf,
+        "windowed_share": float(window is not None),
+        "mla": float(first is not None and first.kind == "latent_attention"),
+    }
+
+
+def _scan(mixers: Sequence[Mixer]) -> Numbers:
+    if not mixers:
+        return {}
+    first = mixers[0]
+    delta = first.name in DELTA
+    return {
+        "scan_heads": max(first.heads, 1),
+        "scan_groups": max(first.kv_heads, 1),
+        "scan_key": first.qk_dim,
+        "scan_value": first.v_dim,
+        "scan_chunk": first.chunk or (DELTA_CHUNK if delta else CHUNK),
+        "scan_delta": float(delta),
+        "scan_steps": float(first.name in STEPS),
+    }
+
+
+def _feed_forward(model: TransformerModel, feed: FeedForward | None, layers: int) -> Numbers:
+    """Widths that give the part its parameters, whatever matrices it really has."""
+    nothing: Numbers = {"ffn": 0, "moe_layers": 0, "first_dense": 0, "gated": float(model.gated)}
+    if feed is None:
+        return nothing
+    matrices = 3 if feed.gated else 2
+    per_width = matrices * model.hidden
+    if not feed.experts:
+        return {**nothing, "gated": float(feed.gated), "ffn": feed.parameters / per_width}
+    return {
+        **nothing,
+        "gated": float(feed.gated),
+        "moe_layers": layers,
+        "experts": feed.experts,
+        "top_k": feed.top_k,
+        "expert_ffn": feed.width,
+        "expert_hidden": feed.latent or model.hidden,
+        # The way down to the latent width and up again, as width that every token passes.
+        "shared_ffn": feed.shared + 2 * feed.latent / matrices,
+    }
+
+
+def _more_columns(model: TransformerModel, numbers: Numbers) -> float:
+    """Columns of the first products of a mixer beyond queries, keys and values: gates, and all that a scan takes."""
+    if numbers["mla"]:
+        return 0.0
+    query = numbers["heads"] * numbers["qk_dim"]
+    columns = query + numbers["kv_heads"] * (numbers["qk_dim"] + numbers["v_dim"])
+    rows = numbers["heads"] * numbers["v_dim"] + numbers["scan_heads"] * numbers["scan_value"]
+    return max(0.0, numbers["attention_params"] / model.hidden - columns - rows)
