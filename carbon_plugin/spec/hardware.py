@@ -206,13 +206,16 @@ class Node(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 class Cluster(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """`nodes` nodes with `devices_per_node` devices each in use; `power_cap_w` is a limit set below the devices' own.
-    Raises `SpecError` for impossible numbers."""
+    `scaleup` and `network` are the words in which a spec stated links in place of the profiles'; `accelerator` and
+    `node` hold them already. Raises `SpecError` for impossible numbers."""
 
     accelerator: Accelerator
     node: Node
     nodes: int
     devices_per_node: int
     power_cap_w: float | None = None
+    scaleup: str | None = None
+    network: str | None = None
 
     def __post_init__(self) -> None:
         check_positive(self, "nodes", owner="cluster: ")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from carbon_plugin.errors import SpecError
-from carbon_plugin.spec.reading import shown
+from carbon_plugin.spec.reading import shown, whole_number
 
 BITS = 8
 LONGEST = 60
@@ -27,6 +27,8 @@ PORTS = {
 """Bit/s of one port of a network that is named without its rate."""
 NVLINK_BYTES_PER_S = {1: 20e9, 2: 25e9, 3: 25e9, 4: 25e9, 5: 50e9}
 """One direction of one NVLink by generation; data sheets print both directions together."""
+MOST_NVLINKS = {1: 4, 2: 6, 3: 12, 4: 18, 5: 18}
+"""Links of the largest device of each generation: P100, V100, A100, H100, B200."""
 NO_RATE = (
     "single", "torus", "nvswitch", "nvl72", "infinity fabric", "neuronlink", "data-centre network", "pcie", "ici",
     "dcn", "multislice",
@@ -89,8 +91,11 @@ def scaleup_bytes_per_s(text: str) -> float | None:
     if generation is not None and links is not None:
         number = int(generation.group("generation"))
         if number not in NVLINK_BYTES_PER_S:
-            raise SpecError(f"intra_node {text!r} names NVLink generation {number}, expected 1 to 5")
-        return int(links.group("links")) * NVLINK_BYTES_PER_S[number]
+            raise SpecError(f"{shown(text)} names NVLink generation {number}, expected 1 to 5")
+        count, most = whole_number(links.group("links")), MOST_NVLINKS[number]
+        if count is None or not 1 <= count <= most:
+            raise SpecError(f"{shown(text)}: expected 1 to {most} links, which a device of NVLink {number} has")
+        return count * NVLINK_BYTES_PER_S[number]
     if "nvlink" in text.lower():
         rate = _found_rate(text[text.lower().index("nvlink") + len("nvlink") :])
         return None if rate is None else rate / 2

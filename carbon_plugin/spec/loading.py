@@ -33,6 +33,7 @@ from carbon_plugin.spec.reading import Keys
 from carbon_plugin.spec.run import RunSpec, check_layout, check_work
 from carbon_plugin.spec.site import Site, relative_to
 from carbon_plugin.spec.stack import PLAIN_STACK, Stack
+from carbon_plugin.spec.stated_links import with_network, with_oversubscription, with_scaleup
 from carbon_plugin.spec.training import Precision, TrainingPlan
 
 COMMAND_LINE = "command line"
@@ -46,7 +47,8 @@ SECTIONS = ("cluster", "training", "site")
 SUPERSEDED: dict[tuple[str, str], tuple[str, ...]] = {
     ("training", "steps"): ("tokens",),
     ("training", "tokens"): ("steps",),
-    ("cluster", "accelerator"): ("node",),
+    ("cluster", "accelerator"): ("node", "scaleup", "network"),
+    ("cluster", "node"): ("network",),
     ("site", "zone"): (
         "intensity_g_per_kwh",
         "intensity_source",
@@ -68,6 +70,9 @@ class _ClusterFields(Struct, frozen=True, kw_only=True):
     node: str | None = None
     devices_per_node: int | None = None
     power_cap_w: float | None = None
+    scaleup: str | None = None
+    network: str | None = None
+    oversubscription: float | None = None
     profiles: list[str] = []
 
 
@@ -200,15 +205,34 @@ def _cluster(document: Document, fields: _ClusterFields, directories: Directorie
         assumptions.append(Assumption("cluster.devices_per_node", str(used), f"all devices of {node.name}"))
     if used > node.accelerators:
         raise document.error(("cluster", "devices_per_node"), _no_room(accelerator, node, used, directories))
+    accelerator, node = _stated_links(document, fields, accelerator, node)
     with document.located(("cluster",)):
         cluster = Cluster(
             accelerator=accelerator,
             node=node,
+            scaleup=fields.scaleup,
+            network=fields.network,
             nodes=fields.nodes,
             devices_per_node=used,
             power_cap_w=fields.power_cap_w,
         )
     return cluster, assumptions
+
+
+def _stated_links(
+    document: Document, fields: _ClusterFields, accelerator: Accelerator, node: Node
+) -> tuple[Accelerator, Node]:
+    """The devices with the links and the network that the spec states in place of the profiles' own."""
+    if fields.scaleup is not None:
+        with document.located(("cluster", "scaleup"), field=True):
+            accelerator = with_scaleup(accelerator, fields.scaleup)
+    if fields.network is not None:
+        with document.located(("cluster", "network"), field=True):
+            node = with_network(node, fields.network)
+    if fields.oversubscription is not None:
+        with document.located(("cluster",)):
+            node = with_oversubscription(node, fields.oversubscription)
+    return accelerator, node
 
 
 def _no_room(accelerator: Accelerator, node: Node, devices: int, directories: Directories) -> str:

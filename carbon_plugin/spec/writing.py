@@ -10,9 +10,11 @@ import yaml
 from msgspec import Struct
 
 from carbon_plugin.errors import SpecError
+from carbon_plugin.spec.hardware import Node
 from carbon_plugin.spec.loading import Directories, load_run_spec
 from carbon_plugin.spec.model import CountedModel, TransformerModel
 from carbon_plugin.spec.presets import load_preset
+from carbon_plugin.spec.profiles import find_node
 from carbon_plugin.spec.run import RunSpec
 from carbon_plugin.spec.site import Site, relative_to
 
@@ -42,6 +44,9 @@ def run_document(spec: RunSpec, *, profile_dirs: Directories = ()) -> str:
             "nodes": cluster.nodes,
             "devices_per_node": cluster.devices_per_node,
             **({} if cluster.power_cap_w is None else {"power_cap_w": cluster.power_cap_w}),
+            **({} if cluster.scaleup is None else {"scaleup": cluster.scaleup}),
+            **({} if cluster.network is None else {"network": cluster.network}),
+            **_oversubscription(cluster.node, profile_dirs),
             **({"profiles": [str(Path(directory).absolute()) for directory in profile_dirs]} if profile_dirs else {}),
         },
         # A layout states its micro-batch and recompute even where they are the usual ones: neither is then assumed.
@@ -67,6 +72,13 @@ def run_document(spec: RunSpec, *, profile_dirs: Directories = ()) -> str:
     return yaml.safe_dump(
         {key: value for key, value in tree.items() if value is not None}, sort_keys=False, width=110, allow_unicode=True
     )
+
+
+def _oversubscription(node: Node, profile_dirs: Directories) -> dict[str, float]:
+    """The oversubscription where it is not that of the node's profile."""
+    stated = node.network.oversubscription
+    known = find_node(node.name, profile_dirs=profile_dirs)
+    return {} if known is None or known.network.oversubscription == stated else {"oversubscription": stated}
 
 
 def _facts(spec: RunSpec) -> RunSpec:
