@@ -7,8 +7,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from carbon_plugin.calibrate.carbon import CarbonRow, carbon_rows, node_power_rows
-from carbon_plugin.cli.validate_carbon import HEADINGS, LLMCARBON, NODE_HEADINGS, lines_of, node_lines
+from carbon_plugin.calibrate.carbon import CarbonRow, carbon_rows, coverage, node_power_rows
+from carbon_plugin.cli.validate_carbon import (
+    HEADINGS,
+    LLMCARBON,
+    NODE_HEADINGS,
+    coverage_lines,
+    lines_of,
+    node_lines,
+)
 
 PAGE = Path(__file__).with_name("carbon_validation.md")
 
@@ -36,6 +43,7 @@ def write(page: Path = PAGE) -> None:
         "measured": table((*HEADINGS, LLMCARBON), lines_of(rows, circular=False)),
         "nodes": table(NODE_HEADINGS, node_lines(node_power_rows())),
         "circular": table((*HEADINGS, LLMCARBON), lines_of(rows, circular=True)),
+        "coverage": "\n".join(f"- {line}" for line in coverage_lines(coverage(rows))),
         "assumed": assumed(rows),
         "skipped": skipped(rows),
     }

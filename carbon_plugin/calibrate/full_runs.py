@@ -20,6 +20,7 @@ from carbon_plugin.calibrate.rows import NOWHERE, shipped_architectures
 from carbon_plugin.errors import CarbonPluginError, InfeasibleLayoutError, SpecError
 from carbon_plugin.plan.forecast import run_time_figure
 from carbon_plugin.plan.goodput import run_goodput
+from carbon_plugin.plan.real_run import planned_goodput
 from carbon_plugin.plan.search import describe, search_layout
 from carbon_plugin.predict.step import predict_step
 from carbon_plugin.spec.amounts import plural
@@ -27,8 +28,10 @@ from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.hardware import Cluster
 from carbon_plugin.spec.layout import ParallelLayout, Recompute
 from carbon_plugin.spec.model import TransformerModel
+from carbon_plugin.spec.presets import load_preset
 from carbon_plugin.spec.profiles import default_node_for, load_accelerator
 from carbon_plugin.spec.run import RunSpec
+from carbon_plugin.spec.stack import Stack
 from carbon_plugin.spec.training import TrainingPlan
 
 BATCH_TOKENS = 4 * 2**20
@@ -48,14 +51,16 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 
 class FullRunRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One whole run. `ratio` is predicted over published device-hours, `goodput` the share of the predicted time that
-    trains; or `skipped` says why there is no prediction."""
+    """One whole run. `predicted_device_hours` are those of the best case of its layout, `real_run_device_hours` those
+    that a plan gives; `ratio` is best case over published, `goodput` the share of the predicted time that trains; or
+    `skipped` says why there is no prediction."""
 
     id: str
     model: str
     source: str
     published_device_hours: float | None = None
     predicted_device_hours: Figure | None = None
+    real_run_device_hours: Figure | None = None
     ratio: float | None = None
     mfu: float | None = None
     goodput: float | None = None
@@ -66,18 +71,31 @@ class FullRunRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 def full_run_rows() -> tuple[FullRunRow, ...]:
     """Every shipped row of a whole run, predicted, or with the reason why it cannot be."""
+    return tuple(_row(raw) for raw in full_run_sources())
+
+
+def full_run_sources() -> list[dict[str, Any]]:
+    """The shipped rows as they are written."""
     text = (resources.files("carbon_plugin.calibrate") / "published" / "full_runs.yaml").read_text("utf-8")
-    rows = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))["rows"]
-    return tuple(_row(raw) for raw in rows)
+    rows: list[dict[str, Any]] = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))["rows"]
+    return rows
+
+
+def planned_run(raw: Mapping[str, Any], assumed: list[str], stack: Stack | None = None) -> RunSpec:
+    """The run behind a row, laid out, on software of which nothing is known or on `stack`. What the row leaves out is
+    added to `assumed`. Raises `SpecError` where it cannot be predicted."""
+    spec = _spec(raw, assumed)
+    return _laid_out(raw, spec if stack is None else msgspec.structs.replace(spec, stack=stack), assumed)
 
 
 def _row(raw: Mapping[str, Any]) -> FullRunRow:
     head = FullRunRow(id=str(raw["id"]), model=str(raw["model"]), source=str(raw["source"]))
     assumed: list[str] = []
     try:
-        spec = _laid_out(raw, _spec(raw, assumed), assumed)
+        spec = planned_run(raw, assumed)
         prediction = predict_step(spec)
         goodput = run_goodput(spec, prediction)
+        real = planned_goodput(spec, prediction)
     except CarbonPluginError as error:
         return msgspec.structs.replace(head, skipped=str(error))
     hours = run_time_figure(prediction, goodput).scaled(spec.cluster.devices / 3600, "h")
@@ -86,9 +104,10 @@ def _row(raw: Mapping[str, Any]) -> FullRunRow:
         head,
         published_device_hours=float(raw["gpu_hours"]),
         predicted_device_hours=hours,
+        real_run_device_hours=run_time_figure(prediction, real).scaled(spec.cluster.devices / 3600, "h"),
         ratio=hours.value / float(raw["gpu_hours"]),
         mfu=prediction.mfu,
-        goodput=1 - goodput.wasted_s / goodput.run_time_s,
+        goodput=goodput.useful_share,
         layout=describe(spec.layout),
         assumed=tuple(assumed),
     )
@@ -113,6 +132,8 @@ def _spec(raw: Mapping[str, Any], assumed: list[str]) -> RunSpec:
 
 
 def _model(raw: Mapping[str, Any], assumed: list[str]) -> TransformerModel:
+    if "preset" in raw:
+        return load_preset(str(raw["preset"]))
     known = shipped_architectures().get(str(raw.get("arch")), {})
     missing = SHAPES.get(str(raw["id"]), {})
     shape = {**known, **{key: value for key, value in raw.items() if value is not None}, **missing}

@@ -13,10 +13,9 @@ from carbon_plugin.calibrate.user_fit import Calibration, FittedConstant
 from carbon_plugin.predict.rates import is_calibrated
 from carbon_plugin.spec.amounts import plural
 from carbon_plugin.spec.figure import Confidence, Sourced
-from carbon_plugin.spec.hardware import Accelerator, Efficiency
+from carbon_plugin.spec.hardware import OWN_RUNS, Accelerator, Efficiency
 from carbon_plugin.spec.stack import Stack
 
-SOURCE = "user-calibration"
 DIGITS = 6
 ENOUGH_ROWS = 8
 """Rows from which a device that nobody had calibrated counts as calibrated, with the narrower interval: the median draw
@@ -47,7 +46,7 @@ def user_profile(device: Accelerator, calibration: Calibration, source: str) -> 
         elif constant.stack is None:
             changes[constant.field] = _sourced(constant, confidence)
     efficiency: Efficiency = msgspec.structs.replace(device.efficiency, attention_flops=attention, **changes)
-    return msgspec.structs.replace(device, efficiency=efficiency, sources={**device.sources, SOURCE: source})
+    return msgspec.structs.replace(device, efficiency=efficiency, sources={**device.sources, OWN_RUNS: source})
 
 
 def user_stacks(rows: Sequence[PublishedRow], fitted: Iterable[FittedConstant]) -> dict[str, Stack]:
@@ -89,7 +88,7 @@ def _sourced(constant: FittedConstant, confidence: Confidence) -> Sourced:
     spread = P90_SIGMAS * constant.spread
     return Sourced(
         value=_rounded(constant.after),
-        source=SOURCE,
+        source=OWN_RUNS,
         confidence=confidence,
         low=_rounded(constant.after / (1 + spread)),
         high=_rounded(constant.after * (1 + spread)),

@@ -32,6 +32,7 @@ from carbon_plugin.calibrate.headlines import Headline, headlines
 from carbon_plugin.calibrate.hybrids import hybrid_groups, without_hybrids
 from carbon_plugin.calibrate.layout_choice import LayoutChoice, LayoutSummary, layout_choices, summarise_choices
 from carbon_plugin.calibrate.parameters import calibration_rows, cluster_offsets, shipped_parameters
+from carbon_plugin.calibrate.real_runs import ClassOverrun, class_overruns, whole_runs
 from carbon_plugin.calibrate.rows import PublishedRow, SkippedRow, read_rows
 from carbon_plugin.calibrate.table import Table, predict, tabulate
 from carbon_plugin.calibrate.unknown_device import unknown_device_step_time_s
@@ -84,8 +85,8 @@ class Validation(Struct, frozen=True, kw_only=True):
     `macro_*` are means over the lines of `summary`, each counted once, None without rows; `clusters` counts
     each cluster of rows of one kernel shape (hidden, tp, pp, micro-batch) once; `unknown_device` predicts Hopper and
     Blackwell as if nobody had calibrated them; `layouts` and `choices` say which layout we would have picked;
-    `full_runs` are device-hours of whole runs (shipped rows only). `hybrids` are models whose layers differ
-    (`hybrid_rows`), which no constant is fitted to and no mean above counts."""
+    `full_runs` are device-hours of whole runs, `overruns` what they take beyond the best case (shipped rows only).
+    `hybrids` are models whose layers differ (`hybrid_rows`), which no constant is fitted to and no mean above counts."""
 
     headlines: tuple[Headline, ...]
     summary: tuple[ErrorSummary, ...]
@@ -101,6 +102,7 @@ class Validation(Struct, frozen=True, kw_only=True):
     full_runs: tuple[FullRunRow, ...] = ()
     hybrids: tuple[ErrorSummary, ...] = ()
     hybrid_rows: tuple[ValidatedRow, ...] = ()
+    overruns: tuple[ClassOverrun, ...] = ()
 
 
 def published_rows() -> tuple[list[PublishedRow], list[SkippedRow]]:
@@ -167,7 +169,7 @@ def _validation(
     )
     validated = _validated(table, predicted, seen, baselines.typical_mfu(shipped, seen), left_out)
     report = _report(validated, missing, _clusters(rows, validated), layout_choices(rows, left_out.model))
-    return msgspec.structs.replace(report, full_runs=full_run_rows())
+    return msgspec.structs.replace(report, full_runs=full_run_rows(), overruns=class_overruns(whole_runs()))
 
 
 def _hybrids(rows: Sequence[PublishedRow], mfu: float) -> list[ValidatedRow]:

@@ -13,7 +13,7 @@ from rich.padding import Padding
 from rich.table import Table
 
 from carbon_plugin.audit.drawing import INK, LINE_COLOURS, canvas_of, legend, shortened
-from carbon_plugin.cli.plan_table import CARBON_UNITS, ENERGY_UNITS, TIME_UNITS
+from carbon_plugin.cli.plan_table import CARBON_UNITS, ENERGY_UNITS, TIME_UNITS, best_case_phrase
 from carbon_plugin.cli.printing import print_numbers
 from carbon_plugin.errors import SpecError
 from carbon_plugin.footprint.account import Footprint
@@ -84,6 +84,8 @@ def print_comparison(comparison: Comparison, console: Console | None = None) -> 
         out.print(Padding(f"{number_of_row}  [bold]{escape(label_of(one))}[/]{rest}", (0, 0, 0, 1)))
     for note, rows in rows_of.items():
         out.print(Padding(f"[dim]{', '.join(map(str, rows))}: {escape(note)}[/]", (0, 0, 0, 1)))
+    if any(one.best_case is not None for one in alternatives):
+        out.print("The table is of real runs, which take longer than the best case of their layout (docs/goodput.md).")
     if marginal:
         out.print("At the margin: what one kWh more or less causes; beside the average, never part of the total.")
     for warning in comparison.warnings:
@@ -167,12 +169,14 @@ def _pue(footprint: Footprint) -> str:
 
 
 def _extras(alternative: Alternative, carbon: tuple[float, str]) -> str:
-    """What has no column: marginal carbon and pauses."""
+    """What has no column: marginal carbon, pauses and the best case."""
     found = []
     if alternative.marginal_kg is not None:
         found.append(f"operational at the margin {number(alternative.marginal_kg / carbon[0])} {carbon[1]}")
     if alternative.paused_s:
         found.append(f"{_amount(alternative.paused_s, TIME_UNITS)} of the time in pauses")
+    if alternative.best_case is not None:
+        found.append(best_case_phrase(alternative.best_case))
     return "; ".join(found)
 
 

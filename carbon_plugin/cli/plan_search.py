@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
-from carbon_plugin.cli.plan_table import CARBON_UNITS, ENERGY_UNITS, TIME_UNITS
+from carbon_plugin.cli.plan_table import CARBON_UNITS, ENERGY_UNITS, TIME_UNITS, best_case_phrase
 from carbon_plugin.cli.printing import print_numbers
 from carbon_plugin.errors import SpecError
 from carbon_plugin.plan.alternatives import (
@@ -37,7 +37,7 @@ MOST_ROWS = 20
 FOOTNOTE = (
     "No other layout beats one of these in time, energy and carbon; differences under 0.1 % do not count. Runs with "
     f"more than {NEARLY_FULL:.0%} of memory in use are up to {SLOWDOWN_AT_LIMIT:.0%} slower than predicted; they are "
-    "ranked with that."
+    "ranked with that. The table is of real runs where a best case stands below it (docs/goodput.md)."
 )
 FEW = 5
 """Options that are written as specs, at most."""
@@ -185,7 +185,8 @@ def _line(option: Option) -> str:
     used = f"memory {option.memory_bytes / option.memory_capacity_bytes:.0%}"
     step = f"{_amount(option.step_time_s.value, TIME_UNITS)} a step, MFU {option.mfu:.1%}, {used}"
     written = [f"spec: {option.spec_file}"] if option.spec_file else []
-    return "; ".join([f"{where}: {option.layout_phrase}", step, *option.notes, *written])
+    best = [best_case_phrase(option.best_case)] if option.best_case is not None else []
+    return "; ".join([f"{where}: {option.layout_phrase}", step, *best, *option.notes, *written])
 
 
 def _amount(value: float, units: Units) -> str:

@@ -18,6 +18,7 @@ from carbon_plugin.footprint.boundary import ladder
 from carbon_plugin.footprint.grid import describe_basis
 from carbon_plugin.plan.forecast import Forecast, layout_phrase
 from carbon_plugin.plan.goodput import Expected
+from carbon_plugin.plan.real_run import BestCase
 from carbon_plugin.spec.amounts import Units, count, fitting_unit, number, plural
 from carbon_plugin.spec.figure import Assumption, Figure
 from carbon_plugin.spec.model import CountedModel, TransformerModel
@@ -50,6 +51,7 @@ PARTS = {
     "checkpoint": "checkpoints",
     "redone": "redone work",
     "restart": "restarts",
+    "overrun": "what real runs take beyond these",
     "overhead": "all other time, as stated",
 }
 GIB = 2**30
@@ -103,6 +105,20 @@ def print_forecast(forecast: Forecast, console: Console | None = None, *, verbos
 def span(figure: Figure, digits: int = 3) -> str:
     """Central value with its p10-p90 range."""
     return f"{number(figure.value, digits)} ({number(figure.low, digits)} to {number(figure.high, digits)})"
+
+
+def best_case_phrase(best: BestCase) -> str:
+    """Time, energy and carbon of the best case in one phrase."""
+    figures = (
+        (best.run_time_s, TIME_UNITS),
+        (best.footprint.energy_j["facility"], ENERGY_UNITS),
+        (best.footprint.total_kg, CARBON_UNITS),
+    )
+    amounts = []
+    for figure, units in figures:
+        size, unit = fitting_unit(figure.value, units)
+        amounts.append(f"{number(figure.value / size)} {unit}")
+    return f"best case {', '.join(amounts)}"
 
 
 def _grid(*widths: int) -> Table:
@@ -184,35 +200,36 @@ def _optimizer(training: TrainingPlan) -> str:
 
 
 def _run(out: Console, forecast: Forecast, verbose: bool) -> None:
-    footprint = forecast.footprint
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for heading, justify in (
-        ("the run", "left"),
-        ("central", "right"),
-        ("p10", "right"),
-        ("p90", "right"),
-        ("", "left"),
-    ):
-        table.add_column(heading, justify=justify)  # type: ignore[arg-type]  # rich wants the literal type
+    footprint, best = forecast.footprint, forecast.best_case
+    table = Table(box=None, padding=(0, 2 if best is None else 1, 0, 0))
+    table.add_column("a real run" if best is not None else "the run")
+    for heading in ("central", "p10", "p90"):
+        table.add_column(heading, justify="right")
+    table.add_column("")
+    if best is not None:
+        table.add_column("best case", justify="right")
 
-    def row(name: str, figure: Figure, units: Units) -> None:
+    def row(name: str, figure: Figure, units: Units, at_best: Figure | None = None) -> None:
         size, unit = fitting_unit(figure.value, units)
-        table.add_row(f"  {name}", *(number(value / size) for value in (figure.value, figure.low, figure.high)), unit)
+        values = [number(value / size) for value in (figure.value, figure.low, figure.high)]
+        table.add_row(f"  {name}", *values, unit, *([number(at_best.value / size)] if at_best is not None else []))
 
     device = "GPUs" if forecast.spec.cluster.accelerator.kind == "gpu" else "devices"
-    row("time", forecast.run_time_s, TIME_UNITS)
-    row("device-hours", forecast.device_hours, ((1.0, "h"),))
+    least = best.footprint if best is not None else None
+    row("time", forecast.run_time_s, TIME_UNITS, best.run_time_s if best else None)
+    row("device-hours", forecast.device_hours, ((1.0, "h"),), best.device_hours if best else None)
     names = {"gpu": device, "node": "nodes", "it": "IT, without storage", "facility": "facility (with PUE)"}
+    at_best = {total.rung: total.energy for total in ladder(least.energy_j)} if least else {}
     for total in ladder(footprint.energy_j):
         if verbose or total.rung in ("gpu", "facility"):
-            row(f"energy, {names[total.rung]}", total.energy, ENERGY_UNITS)
-    row("operational carbon", footprint.operational_kg, CARBON_UNITS)
+            row(f"energy, {names[total.rung]}", total.energy, ENERGY_UNITS, at_best.get(total.rung))
+    row("operational carbon", footprint.operational_kg, CARBON_UNITS, least.operational_kg if least else None)
     if footprint.market is not None:
         row("  by contract (market-based)", footprint.market.operational_kg, CARBON_UNITS)
-    row("embodied carbon", footprint.embodied_kg, CARBON_UNITS)
-    row("total carbon", footprint.total_kg, CARBON_UNITS)
+    row("embodied carbon", footprint.embodied_kg, CARBON_UNITS, least.embodied_kg if least else None)
+    row("total carbon", footprint.total_kg, CARBON_UNITS, least.total_kg if least else None)
     if forecast.cost_usd is not None:
-        row("cost", forecast.cost_usd, ((1.0, "USD"),))
+        row("cost", forecast.cost_usd, ((1.0, "USD"),), best.cost_usd if best else None)
     if verbose:
         for place, liters in footprint.water_l.items():
             row(f"water, {place}", liters, WATER_UNITS)
@@ -226,6 +243,10 @@ def _run(out: Console, forecast: Forecast, verbose: bool) -> None:
     if ranked:
         said = "what the range comes from" if verbose else "the range of total carbon comes most from"
         out.print(f"  {said}: {escape(', '.join(ranked if verbose else ranked[:FEW_DRIVERS]))}")
+    factor = forecast.goodput.overrun if forecast.goodput is not None else None
+    if factor is not None:
+        ends = f"{number(factor.value)} ({number(factor.low)} to {number(factor.high)})"
+        out.print(f"  a real run takes {ends} times the best case; from {escape(factor.source)}")
     out.print()
 
 
@@ -244,7 +265,7 @@ def _goodput(out: Console, forecast: Forecast, verbose: bool) -> None:
     if goodput is None:
         return
     parts = [f"{PARTS[part]} {share:.1%}" for part, share in goodput.shares.items() if share >= SMALLEST_SHARE]
-    said = [f"{1 - goodput.wasted_s / goodput.run_time_s:.1%}", *([", ".join(parts)] if verbose else [])]
+    said = [f"{goodput.useful_share:.1%}", *([", ".join(parts)] if verbose else [])]
     if goodput.expected is not None:
         said.append(_failures(goodput.expected))
         said.append(_checkpoints(goodput.expected, forecast.prediction.step_time_s.value, verbose))

@@ -59,6 +59,11 @@ def _point(out: Console, point: ScalePoint, law: ScalingLaw, deadline_days: floa
         low, value, high = (number(end / size) for end in (figure.low, figure.value, figure.high))
         place = f" in {point.zone}" if units is CARBON_UNITS else ""
         table.add_row(name, f"[bold]{value}[/] {unit} ({low} to {high}){place}")
+    days = number(point.best_case_time_s / 86400)
+    size, unit = fitting_unit(point.best_case_kg, CARBON_UNITS)
+    table.add_row(
+        "best case", f"{days} days, {number(point.best_case_kg / size)} {unit}; the lines above are of a real run"
+    )
     size, unit = fitting_unit(point.ideal_kg, CARBON_UNITS)
     table.add_row("ideal", f"{number(point.ideal_kg / size)} {unit} at peak FLOP/s with nothing lost")
     out.print(table)

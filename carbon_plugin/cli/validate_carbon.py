@@ -7,9 +7,20 @@ from collections.abc import Sequence
 import typer
 
 from carbon_plugin.audit import wording
-from carbon_plugin.calibrate.carbon import CarbonRow, Compared, NodePowerRow, carbon_rows, node_power_rows
+from carbon_plugin.calibrate.carbon import (
+    CarbonRow,
+    Compared,
+    Coverage,
+    NodePowerRow,
+    carbon_rows,
+    coverage,
+    node_power_rows,
+)
 
-HEADINGS = ("run", "counts", "MWh published", "predicted (p10 to p90)", "ratio", "hours", "tCO2e", "predicted", "ratio")
+HEADINGS = (
+    "run", "counts", "MWh published", "real run (p10 to p90)", "ratio", "best case", "hours", "tCO2e", "real run",
+    "ratio",
+)  # fmt: skip
 LLMCARBON = "LLMCarbon"
 MEASURED = "energy measured, or power measured times hours"
 NODES = "power of one node in training"
@@ -23,7 +34,7 @@ def validate_carbon(*, as_json: bool) -> None:
 
     rows, nodes = carbon_rows(), node_power_rows()
     if as_json:
-        document = {"runs": rows, "nodes": nodes}
+        document = {"runs": rows, "nodes": nodes, "coverage": coverage(rows)}
         typer.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
         return
     from rich.console import Console
@@ -45,13 +56,26 @@ def validate_carbon(*, as_json: bool) -> None:
     show(NODES, NODE_HEADINGS, node_lines(nodes))
     show(CIRCULAR, (*HEADINGS, LLMCARBON), lines_of(rows, circular=True))
     out.print(
-        "[dim]ratio: predicted over published. hours: device-hours, predicted over published. Nothing is fitted to "
-        "these rows; layouts are searched, and the fastest counts.[/]"
+        "[dim]ratio: predicted over published; best case: the same of the best case of the layout; hours: device-hours "
+        "of the real run over published ones. Nothing is fitted to these rows but the factor of real runs, to their "
+        "hours; layouts are searched, and the fastest counts.[/]"
     )
+    for line in coverage_lines(coverage(rows)):
+        out.print(line)
     skipped = [row for row in rows if row.skipped]
     out.print(f"{len(skipped)} of {len(rows)} rows have no prediction:")
     for row in skipped:
         out.print(f"  {row.id}: {row.skipped}", markup=False)
+
+
+def coverage_lines(found: Sequence[Coverage]) -> list[str]:
+    """How many published values the range of a real run holds, a sentence each."""
+    names = {"device_hours": "device-hours", "energy_mwh": "energy", "carbon_t": "carbon"}
+    return [
+        f"{names[item.quantity]}: the 80 % range of a real run holds {item.inside:.0%} of {item.rows} published "
+        f"values, {item.blind_inside:.0%} where the factor saw nothing of the source"
+        for item in found
+    ]
 
 
 def lines_of(rows: Sequence[CarbonRow], *, circular: bool) -> list[tuple[str, ...]]:
@@ -79,6 +103,7 @@ def _line(row: CarbonRow) -> tuple[str, ...]:
         wording.plain(energy.published) if energy else "–",
         _with_range(energy) if energy else "–",
         _ratio(energy),
+        f"{energy.best_case_ratio:.2f}" if energy and energy.best_case_ratio else "–",
         _ratio(row.device_hours),
         published_t,
         wording.number(carbon.predicted.value) if carbon else "–",

@@ -11,6 +11,7 @@ from rich.table import Table
 from carbon_plugin.calibrate.error_summary import ErrorSummary
 from carbon_plugin.calibrate.full_runs import FullRunRow
 from carbon_plugin.calibrate.headlines import Headline
+from carbon_plugin.calibrate.real_runs import ClassOverrun
 from carbon_plugin.calibrate.validate import Validation
 from carbon_plugin.spec.amounts import plural
 
@@ -72,6 +73,8 @@ def print_validation(result: Validation) -> None:
     if result.full_runs:
         out.print()
         out.print(_full_runs(result.full_runs))
+    for line in overrun_lines(result.overruns):
+        out.print(line)
     skipped = sum(row.skipped is not None for row in result.rows)
     if skipped:
         out.print(f"{plural(skipped, 'row')} skipped; --json gives the reason of each")
@@ -97,18 +100,29 @@ def _headlines(items: Sequence[Headline]) -> Table:
 
 
 def _full_runs(rows: Sequence[FullRunRow]) -> Table:
-    """Device-hours of whole published runs, predicted over published."""
-    table = _table("whole runs, device-hours", ("published", "predicted", "ratio", "goodput"))
+    """Device-hours of whole published runs: as published, of a real run, and of the best case over published."""
+    headings = ("published", "real run", "p10", "p90", "best case", "best case ratio", "goodput")
+    table = _table("whole runs, device-hours", headings)
     table.add_column("assumed")
     for row in rows:
-        hours, ratio, goodput = row.predicted_device_hours, row.ratio, row.goodput
-        if hours is None or ratio is None or goodput is None:
-            table.add_row(row.model, "", "", "", "", f"skipped: {row.skipped}")
+        best, real, ratio, goodput = row.predicted_device_hours, row.real_run_device_hours, row.ratio, row.goodput
+        if best is None or real is None or ratio is None or goodput is None:
+            table.add_row(row.model, *([""] * len(headings)), f"skipped: {row.skipped}")
             continue
         published = f"{row.published_device_hours:,.0f}"
-        figures = (f"{hours.value:,.0f}", f"{ratio:.2f}", f"{goodput:.2f}")
-        table.add_row(row.model, published, *figures, "; ".join(row.assumed))
+        hours = (f"{value:,.0f}" for value in (real.value, real.low, real.high, best.value))
+        table.add_row(row.model, published, *hours, f"{ratio:.2f}", f"{goodput:.2f}", "; ".join(row.assumed))
     return table
+
+
+def overrun_lines(found: Sequence[ClassOverrun]) -> list[str]:
+    """What real runs of each class take beyond the best case, a line each."""
+    return [
+        f"real runs, {item.kind}: {item.overrun.central:.2f} ({item.overrun.low:.2f} to {item.overrun.high:.2f}) times "
+        f"the best case, {item.overrun.runs} runs of {item.overrun.sources} sources; the 80 % range holds "
+        f"{item.coverage:.0%}, without the run's source {item.blind_coverage:.0%}"
+        for item in found
+    ]
 
 
 def _console() -> Console:

@@ -165,7 +165,8 @@ class Event(Struct, frozen=True, kw_only=True, tag="event"):
 class Projection(Struct, frozen=True, kw_only=True, tag="projection"):
     """Spent plus remaining for the full run, over all nodes that were seen.
 
-    Carbon is operational and embodied together, None where one of them is not known."""
+    Carbon is operational and embodied together, None where one of them is not known. Before anything was measured the
+    rest is planned as that of a real run; `best_case_remaining_s` is then its time in the best case of the layout."""
 
     at_unix_s: float
     step: int
@@ -177,6 +178,7 @@ class Projection(Struct, frozen=True, kw_only=True, tag="projection"):
     energy_j: tuple[float, float, float] | None
     carbon_kg: tuple[float, float, float] | None
     remaining_s: float | None
+    best_case_remaining_s: float | None = None
 
 
 class Sums(Struct, frozen=True, kw_only=True):

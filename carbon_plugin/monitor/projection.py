@@ -54,30 +54,35 @@ def has_rates(totals: RunTotals) -> bool:
     return totals.steady_steps >= MEASURED_STEPS or totals.steady_s / totals.steady_steps > 1.0
 
 
-def remaining_measured(totals: RunTotals, steps: int, log_sigma: float | None) -> Remaining:
-    """The rest at the measured rates, which include evaluation, checkpoints and waiting so far."""
-    ratio = steps / totals.steady_steps
+def remaining_measured(totals: RunTotals, steps: int, log_sigma: float | None, failing: float = 0.0) -> Remaining:
+    """The rest at the measured rates, which include evaluation, checkpoints and waiting so far. `failing` is what
+    failures to come are expected to take over all of that: a run that goes on has not had them yet."""
+    ratio = steps / totals.steady_steps * (1 + failing)
     time_s = ratio * totals.steady_s
     sigma = max(DRIFT_SIGMA, log_sigma or 0.0)
+    longer = math.hypot(P90_SCORE * sigma, math.log1p(failing))
     return Remaining(
         time_s=time_s,
         energies=tuple(_scaled(item, ratio) for item in totals.steady),
         reserved=tuple(_lasting(item, time_s) for item in totals.reserved_now),
-        spread=(math.exp(-P90_SCORE * sigma), math.exp(P90_SCORE * sigma)),
+        spread=(math.exp(-longer), math.exp(longer)),
     )
 
 
 def remaining_predicted(
-    prediction: StepPrediction, cluster: Cluster, steps: int, overhead_fraction: float
+    prediction: StepPrediction,
+    cluster: Cluster,
+    steps: int,
+    overhead_fraction: float,
+    spread: tuple[float, float],
 ) -> Remaining:
-    """The rest as predicted, before anything was measured."""
-    step = prediction.step_time_s
-    time_s = steps * step.value * (1 + overhead_fraction)
+    """The rest as predicted, before anything was measured. `spread` is that of the time of the whole run."""
+    time_s = steps * prediction.step_time_s.value * (1 + overhead_fraction)
     return Remaining(
         time_s=time_s,
         energies=tuple(modelled_energies(cluster, prediction.gpu_power_w, time_s)),
         reserved=tuple(reservations(cluster, time_s)),
-        spread=(step.low / step.value, step.high / step.value),
+        spread=spread,
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from msgspec import Struct
 from msgspec.structs import replace
 
+from carbon_plugin.errors import SpecError
 from carbon_plugin.footprint.account import Footprint
 from carbon_plugin.ledger.files import node_of, rank_of
 from carbon_plugin.ledger.records import Projection
@@ -28,7 +29,9 @@ from carbon_plugin.monitor.projection import (
 from carbon_plugin.monitor.skew import SkewWatch
 from carbon_plugin.monitor.totals import FileTotals, RunTotals, run_totals, without_copies
 from carbon_plugin.monitor.wall import WallClock
-from carbon_plugin.plan.goodput import run_goodput
+from carbon_plugin.plan.forecast import run_time_figure
+from carbon_plugin.plan.goodput import Goodput
+from carbon_plugin.plan.real_run import best_case, planned_goodput
 from carbon_plugin.spec.amounts import plural
 
 RESTARTED_EVENT = "restarted_at_0"
@@ -123,7 +126,8 @@ class Projector:
         )
         own = self._own or next(iter(self._aggregator.files.values()), FileTotals())
         total_steps = context.effective.total_steps
-        remaining = _remaining(context, totals, own, None if total_steps is None else max(0, total_steps - step))
+        steps = None if total_steps is None else max(0, total_steps - step)
+        remaining = _remaining(context, totals, own, steps)
         view = outlook(totals, _at_hours_to_come(context, remaining), context.factors)
         record = Projection(
             at_unix_s=self._wall.now_unix_s(),
@@ -136,6 +140,7 @@ class Projector:
             energy_j=view.energy_j,
             carbon_kg=_carbon(view),
             remaining_s=view.remaining_s,
+            best_case_remaining_s=_best_case_s(context, totals, steps),
         )
         metrics = metrics_of(
             totals, view, step_time_s=_step_time_s(own), predicted_step_time_s=context.predicted_step_time_s
@@ -174,16 +179,41 @@ def doubts(projection: Projection, *, steps: int, reached_before: int) -> list[t
 
 
 def _remaining(context: Context, totals: RunTotals, own: FileTotals, steps: int | None) -> Remaining | None:
-    """What remains, by measured rates as soon as there are any, else as predicted; None if nobody can tell."""
+    """What remains, by measured rates as soon as there are any, else as predicted; None if nobody can tell.
+
+    Measured rates hold what this run really takes a step, so that of what is planned beyond the steps only the failures
+    to come remain. Without rates the rest is that of a real run, as it was planned."""
     if steps is None:
         return None
+    goodput = _planned(context)
     if has_rates(totals):
-        return remaining_measured(totals, steps, own.spans.log_sigma)
-    spec = context.effective.spec
-    if context.prediction is None or spec is None:
+        failing = goodput.failing_overhead if goodput is not None else 0.0
+        return remaining_measured(totals, steps, own.spans.log_sigma, failing)
+    spec, prediction = context.effective.spec, context.prediction
+    if goodput is None or spec is None or prediction is None:
         return None
-    overhead = run_goodput(spec, context.prediction).running_overhead
-    return remaining_predicted(context.prediction, spec.cluster, steps, overhead)
+    run_time = run_time_figure(prediction, goodput)
+    spread = run_time.low / run_time.value, run_time.high / run_time.value
+    return remaining_predicted(prediction, spec.cluster, steps, goodput.running_overhead, spread)
+
+
+def _best_case_s(context: Context, totals: RunTotals, steps: int | None) -> float | None:
+    """Time of what remains in the best case of the layout, as long as it is predicted as that of a real run."""
+    goodput = None if steps is None or has_rates(totals) else _planned(context)
+    best = None if goodput is None else best_case(goodput)
+    if best is None or steps is None or context.prediction is None:
+        return None
+    return steps * context.prediction.step_time_s.value * (1 + best.running_overhead)
+
+
+def _planned(context: Context) -> Goodput | None:
+    """Where the time of the run goes, None if nobody can tell."""
+    if context.effective.spec is None or context.prediction is None:
+        return None
+    try:
+        return planned_goodput(context.effective.spec, context.prediction)
+    except SpecError:  # failures as stated would leave no progress
+        return None
 
 
 def _at_hours_to_come(context: Context, remaining: Remaining | None) -> Remaining | None:

@@ -21,6 +21,7 @@ from carbon_plugin.plan.feasibility import MORE_NODES, nodes_phrase, with_held, 
 from carbon_plugin.plan.forecast import Forecast, layout_phrase, make_forecast
 from carbon_plugin.plan.fullness import expected_slowdown
 from carbon_plugin.plan.pareto import not_dominated, steps_of
+from carbon_plugin.plan.real_run import BestCase, Planned, overrun_of
 from carbon_plugin.plan.search import Found, Progress, search, search_layout
 from carbon_plugin.plan.space import EVERYTHING
 from carbon_plugin.plan.whatif import as_many_devices, lost_cap, relocated
@@ -61,8 +62,9 @@ class Question(Struct, frozen=True, kw_only=True):
 class Option(Struct, frozen=True, kw_only=True):
     """One way to run that no other beats in expected time, energy and carbon.
 
-    `best` names the objectives in which it is the best of all. `energy_j` is that of the facility over the run,
-    `spec_file` where it was written as a spec. `notes` say what does not move along to another zone or device.
+    All of it is of a real run where `best_case` is set, which is then the same run without what that takes beyond the
+    modelled losses. `best` names the objectives in which it is the best of all. `energy_j` is that of the facility over
+    the run, `spec_file` where it was written as a spec. `notes` say what does not move along to another zone or device.
     """
 
     accelerator: str
@@ -83,6 +85,7 @@ class Option(Struct, frozen=True, kw_only=True):
     embodied_kg: Figure
     total_kg: Figure
     cost_usd: Figure | None = None
+    best_case: BestCase | None = None
     best: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     spec_file: str | None = None
@@ -140,6 +143,7 @@ def search_alternatives(
     `FootprintError` for unknown accelerators and zones.
     """
     variants = list(_on_clusters(spec, question, profile_dirs))
+    overrun = overrun_of(spec)  # every option is planned with that of the run, so that what differs is the option
     found: list[_Candidate] = []
     obstacles: list[_Obstacle] = []
     considered = fitting = 0
@@ -148,7 +152,7 @@ def search_alternatives(
             result = search(variant, EVERYTHING, _part_of(on_progress, number, len(variants)))
             considered, fitting = considered + result.considered, fitting + result.fitting
             forecasts = [
-                make_forecast(with_layout(variant, result.front.layout(index)), seed=seed)
+                make_forecast(with_layout(variant, result.front.layout(index)), seed=seed, overrun=overrun)
                 for index in range(result.front.step_time_s.size)
             ]
         except SpecError as error:
@@ -156,11 +160,13 @@ def search_alternatives(
             continue
         in_time = [one for one in forecasts if one.run_time_s.value <= (question.deadline_s or math.inf)]
         uncapped = lost_cap(spec.cluster, variant.cluster)
-        found += [candidate for forecast in in_time for candidate in _in_zones(forecast, question, uncapped, seed)]
+        found += [
+            candidate for forecast in in_time for candidate in _in_zones(forecast, question, uncapped, seed, overrun)
+        ]
         if not in_time:
             obstacles.append(_too_late(variant, result, forecasts[0], question))
     if not found:
-        raise _nothing(question, obstacles, seed)
+        raise _nothing(question, obstacles, seed, overrun)
     front = _front(found)
     report = SearchReport(
         version=SEARCH_VERSION,
@@ -211,7 +217,9 @@ def _cluster_of(name: str, ours: Cluster, question: Question, profile_dirs: Dire
     return Cluster(accelerator=accelerator, node=node, nodes=1, devices_per_node=node.accelerators)
 
 
-def _in_zones(forecast: Forecast, question: Question, notes: tuple[str, ...], seed: int) -> Iterator[_Candidate]:
+def _in_zones(
+    forecast: Forecast, question: Question, notes: tuple[str, ...], seed: int, overrun: Planned
+) -> Iterator[_Candidate]:
     """A forecast in every zone that is asked for, with what does not move there beside `notes`."""
     spec = forecast.spec
     for zone in question.zones or (spec.site.zone,):
@@ -219,7 +227,8 @@ def _in_zones(forecast: Forecast, question: Question, notes: tuple[str, ...], se
             yield _Candidate(forecast, notes)
             continue
         site, left = relocated(spec.site, zone)
-        yield _Candidate(make_forecast(msgspec.structs.replace(spec, site=site), seed=seed), (*notes, *left))
+        moved = make_forecast(msgspec.structs.replace(spec, site=site), seed=seed, overrun=overrun)
+        yield _Candidate(moved, (*notes, *left))
 
 
 def _front(found: list[_Candidate]) -> list[tuple[_Candidate, tuple[str, ...]]]:
@@ -259,6 +268,7 @@ def _option(candidate: _Candidate, best: tuple[str, ...]) -> Option:
         embodied_kg=footprint.embodied_kg,
         total_kg=footprint.total_kg,
         cost_usd=forecast.cost_usd,
+        best_case=forecast.best_case,
         best=best,
         notes=candidate.notes,
     )
@@ -287,12 +297,12 @@ def _too_late(variant: RunSpec, found: Found, fastest: Forecast, question: Quest
     )
 
 
-def _nothing(question: Question, obstacles: list[_Obstacle], seed: int) -> InfeasibleLayoutError:
+def _nothing(question: Question, obstacles: list[_Obstacle], seed: int, overrun: Planned) -> InfeasibleLayoutError:
     """The error where no cluster is left: what is in the way on the one that comes nearest."""
     late = [(one.least_time_s, one) for one in obstacles if one.least_time_s is not None]
     if late:
         least, nearest = min(late, key=lambda pair: pair[0])
-        message = f"{nearest.reason}; {_sooner(nearest.variant, question, least, seed)}"
+        message = f"{nearest.reason}; {_sooner(nearest.variant, question, least, seed, overrun)}"
     else:
         clusters = [one.variant.cluster for one in obstacles]
         room = [cluster.devices * cluster.accelerator.memory_bytes.value for cluster in clusters]
@@ -301,7 +311,7 @@ def _nothing(question: Question, obstacles: list[_Obstacle], seed: int) -> Infea
     return InfeasibleLayoutError(f"{several}{message}")
 
 
-def _sooner(variant: RunSpec, question: Question, least_s: float, seed: int) -> str:
+def _sooner(variant: RunSpec, question: Question, least_s: float, seed: int, overrun: Planned) -> str:
     """What would meet the deadline."""
     limit, later = (
         question.deadline_s or math.inf,
@@ -309,7 +319,7 @@ def _sooner(variant: RunSpec, question: Question, least_s: float, seed: int) -> 
     )
     for more in (with_nodes(variant, factor) for factor in MORE_NODES):
         try:
-            forecast = make_forecast(with_layout(more, search_layout(more).layout), seed=seed)
+            forecast = make_forecast(with_layout(more, search_layout(more).layout), seed=seed, overrun=overrun)
         except SpecError:
             continue  # the batch cannot be split over so many devices
         if forecast.run_time_s.value <= limit:

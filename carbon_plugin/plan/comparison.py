@@ -9,6 +9,7 @@ from msgspec import Struct
 from carbon_plugin.footprint.account import Footprint, Intensity
 from carbon_plugin.footprint.grid import describe_basis
 from carbon_plugin.footprint.units import GRAMS_PER_KG, JOULES_PER_KWH
+from carbon_plugin.plan.real_run import BestCase
 
 COMPARISON_VERSION = 1
 
@@ -19,6 +20,7 @@ class Alternative(Struct, frozen=True, kw_only=True):
     `elapsed_s` runs from start to end, `paused_s` of it in pauses. `g_per_kwh` is the mean average intensity over the
     energy, `marginal_kg` what the facility's energy causes at the marginal intensity, where the site states one: beside
     the total, never in it. `reason` says why there are no numbers. `notes` are what else changed with the changes.
+    `best_case` is the same without what real runs take beyond the modelled losses, where the run is planned with that.
     """
 
     changes: dict[str, str]
@@ -30,6 +32,7 @@ class Alternative(Struct, frozen=True, kw_only=True):
     marginal_kg: float | None = None
     reason: str | None = None
     notes: tuple[str, ...] = ()
+    best_case: BestCase | None = None
 
 
 class Comparison(Struct, frozen=True, kw_only=True):

@@ -18,7 +18,8 @@ from carbon_plugin.footprint.factors import resolve_factors
 from carbon_plugin.footprint.site_intensity import Period
 from carbon_plugin.plan.feasibility import GIB, with_held
 from carbon_plugin.plan.fullness import NEARLY_FULL, SLOWDOWN_AT_LIMIT, expected_slowdown, fit_probability
-from carbon_plugin.plan.goodput import Goodput, run_goodput
+from carbon_plugin.plan.goodput import Goodput
+from carbon_plugin.plan.real_run import BestCase, Planned, best_case, planned_goodput
 from carbon_plugin.plan.search import describe, search_layout
 from carbon_plugin.predict.assumed import LONGER_THAN_MADE_FOR
 from carbon_plugin.predict.power import idle_power_figure
@@ -29,19 +30,11 @@ from carbon_plugin.spec.figure import Assumption, Figure, Sourced
 from carbon_plugin.spec.hardware import Cluster
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.limits import check_possible_run
-from carbon_plugin.spec.model import TransformerModel
 from carbon_plugin.spec.reading import parse_json, read_bytes
 from carbon_plugin.spec.run import RunSpec, with_layout
-from carbon_plugin.spec.stack import ORDINARY
 
-LARGE_RUN_DEVICE_HOURS = 50_000
 MUCH_MORE = 1.1
 """Tokens of whole steps over those asked for from which on the rounding is said."""
-PUBLISHED_OVER_PREDICTED = (0.96, 1.6)
-"""Device-hours that whole runs of dense models took over those predicted for them: the rows of docs/goodput.md."""
-PUBLISHED_OVER_PREDICTED_MIXTURE = {"tuned": 0.7, "ordinary": 0.5}
-"""The same of the one whole run of a mixture that is published (DeepSeek-V3), by the population of the stack."""
-"""Range over the eight published whole runs of docs/goodput.md, none below 80,000 device-hours."""
 FORECAST_VERSION = 1
 
 
@@ -51,7 +44,8 @@ class Forecast(Struct, frozen=True, kw_only=True):
     `run_time_s` covers training steps and all other time of the run, by part in `goodput`; `device_hours` is devices
     times that. `footprint` has energy by rung, operational and embodied carbon; `wasted` is the part of it that the
     time neither trained nor evaluated in takes (None where there is no such time). `seed` reproduces their sampling.
-    `drivers` are the uncertain inputs, the one that moves total carbon most first.
+    `drivers` are the uncertain inputs, the one that moves total carbon most first. All of it is of a real run where
+    `goodput.overrun` is set; `best_case` is then the same run without that (None: there is no difference).
     """
 
     version: int
@@ -72,10 +66,12 @@ class Forecast(Struct, frozen=True, kw_only=True):
     goodput: Goodput | None = None
     wasted: Footprint | None = None
     drivers: tuple[Driver, ...] = ()
+    best_case: BestCase | None = None
 
 
-def make_forecast(spec: RunSpec, *, seed: int = 0) -> Forecast:
-    """Forecast of a run; an unset layout is searched first.
+def make_forecast(spec: RunSpec, *, seed: int = 0, overrun: Planned = "own") -> Forecast:
+    """Forecast of a run; an unset layout is searched first. `overrun` is what it is planned with beyond the modelled
+    losses, that of the run itself where nobody says otherwise.
 
     Raises `InfeasibleLayoutError`, `SpecError` or `FootprintError` for a spec that cannot run or be accounted for.
     A stated layout that does not fit in memory is forecast with a warning; `require_fit` refuses it.
@@ -89,7 +85,7 @@ def make_forecast(spec: RunSpec, *, seed: int = 0) -> Forecast:
         spec = msgspec.structs.replace(with_layout(spec, found.layout), assumptions=(*spec.assumptions, *chosen))
     prediction = predict_step(spec)
     steps = spec.training.total_steps
-    goodput = run_goodput(spec, prediction)
+    goodput = planned_goodput(spec, prediction, overrun)
     run_time = run_time_figure(prediction, goodput)
     device_hours = run_time.scaled(spec.cluster.devices / 3600, "h")
     check_possible_run(run_time.value, device_hours.value)
@@ -98,6 +94,7 @@ def make_forecast(spec: RunSpec, *, seed: int = 0) -> Forecast:
     energies = run_energies(spec.cluster, prediction, goodput)
     reserved = reservations(spec.cluster, run_time.value)
     footprint = account(energies, reserved, factors, duration_spread=stretch, seed=seed)
+    best = best_case(goodput)
     wasted = None
     if goodput.wasted_s > 0:
         lost = wasted_energies(spec.cluster, prediction, goodput)
@@ -126,11 +123,30 @@ def make_forecast(spec: RunSpec, *, seed: int = 0) -> Forecast:
         cost_usd=device_hours.scaled(price, "USD") if price is not None else None,
         layout_source=layout_source,
         assumptions=_unique(assumptions),
-        warnings=(*_warnings(spec, prediction, device_hours.value), *factors.warnings),
+        warnings=(*_warnings(spec, prediction), *factors.warnings),
         seed=seed,
         goodput=goodput,
         wasted=wasted,
         drivers=drivers(energies, reserved, factors, duration_spread=stretch),
+        best_case=None if best is None else _best_case(spec, prediction, best, factors, seed),
+    )
+
+
+def _best_case(spec: RunSpec, prediction: StepPrediction, goodput: Goodput, factors: Factors, seed: int) -> BestCase:
+    """The run without an overrun, at the intensity of the hours of the real run."""
+    run_time = run_time_figure(prediction, goodput)
+    hours, price = run_time.scaled(spec.cluster.devices / 3600, "h"), spec.price_usd_per_device_hour
+    return BestCase(
+        run_time_s=run_time,
+        device_hours=hours,
+        footprint=account(
+            run_energies(spec.cluster, prediction, goodput),
+            reservations(spec.cluster, run_time.value),
+            factors,
+            duration_spread=(run_time.low / run_time.value, run_time.high / run_time.value),
+            seed=seed,
+        ),
+        cost_usd=hours.scaled(price, "USD") if price is not None else None,
     )
 
 
@@ -162,11 +178,16 @@ def _misfit(memory: MemoryPrediction) -> str:
 
 
 def run_time_figure(prediction: StepPrediction, goodput: Goodput) -> Figure:
-    """Time of the whole run, s: the step's range and that of the assumed losses, log widths added in squares."""
+    """Time of the whole run, s: the step's range and that of the assumed losses, log widths added in squares. The range
+    of an overrun holds both, because it is of published over predicted time; the wider one counts."""
     step, time_s = prediction.step_time_s, goodput.run_time_s
     low = math.hypot(math.log(step.low / step.value), math.log(goodput.spread[0]))
     high = math.hypot(math.log(step.high / step.value), math.log(goodput.spread[1]))
     source = f"{step.source}; all other time of the run"
+    if goodput.overrun is not None:
+        low = max(low, math.log(goodput.overrun.value / goodput.overrun.low))
+        high = max(high, math.log(goodput.overrun.high / goodput.overrun.value))
+        source += f"; {goodput.overrun.source}"
     return Figure(time_s, time_s * math.exp(-low), time_s * math.exp(high), "s", "modelled", source)
 
 
@@ -264,7 +285,7 @@ def _unique(assumptions: Sequence[Assumption]) -> tuple[Assumption, ...]:
     return tuple(dict.fromkeys(assumptions))
 
 
-def _warnings(spec: RunSpec, prediction: StepPrediction, device_hours: float) -> list[str]:
+def _warnings(spec: RunSpec, prediction: StepPrediction) -> list[str]:
     memory = prediction.memory
     used = memory.total_bytes / memory.capacity_bytes
     found = []
@@ -290,28 +311,7 @@ def _warnings(spec: RunSpec, prediction: StepPrediction, device_hours: float) ->
     ]
     if spec.training.optimizer_offload:
         found += _host_memory_warning(spec)
-    if device_hours > LARGE_RUN_DEVICE_HOURS:
-        found.append(_published_warning(spec))
     return found
-
-
-def _published_warning(spec: RunSpec) -> str:
-    """How whole published runs of a model of this class compare with what is predicted for them."""
-    population = spec.stack.population
-    if isinstance(spec.model, TransformerModel) and spec.model.moe is not None:
-        took = PUBLISHED_OVER_PREDICTED_MIXTURE[population]
-        said = (
-            f"the one published whole run of a mixture of this size (DeepSeek-V3) took {took} times the device-hours "
-            f"predicted for it with {population} software: its own is built for its hardware"
-        )
-    else:
-        low, high = PUBLISHED_OVER_PREDICTED
-        said = (
-            f"published runs of dense models of this size took {low} to {high} times the device-hours predicted for "
-            "their best layout: what runs lose beyond failures and checkpoints is not in this forecast"
-        )
-    faster = "; a stack that is tuned for its hardware would be faster: `stack: {preset: tuned}`"
-    return said + (faster if population == ORDINARY else "")
 
 
 def _host_memory_warning(spec: RunSpec) -> list[str]:

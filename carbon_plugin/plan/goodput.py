@@ -28,6 +28,8 @@ from carbon_plugin.spec.run import RunSpec
 
 WAITING = ("startup", "checkpoint", "restart")
 """Parts in which devices hold their memory and compute nothing."""
+FAILING = ("redone", "restart")
+"""Parts that failures take."""
 WASTED = (*WAITING, "redone", "overhead")
 """Parts that neither train nor evaluate."""
 WEIGHT_BYTES = 4
@@ -100,7 +102,8 @@ class Goodput(Struct, frozen=True, kw_only=True):
     """The time of a run by part, seconds, and as shares of it; `parts_s` add up to `run_time_s`.
 
     Parts: training; evaluation; startup; checkpoint (training pauses for it); redone (work lost to failures and done
-    again); restart; or training and overhead, where the spec states `overhead_fraction` and nothing is `expected`.
+    again); restart; or training and overhead, where the spec states `overhead_fraction` and nothing is `expected`; and
+    overrun, what real runs take beyond these (`plan.real_run`), with its factor in `overrun`.
     `spread` is the p10 and p90 factors on the run time that the assumed inputs leave.
     """
 
@@ -109,6 +112,7 @@ class Goodput(Struct, frozen=True, kw_only=True):
     spread: tuple[float, float] = (1.0, 1.0)
     expected: Expected | None = None
     assumptions: tuple[Assumption, ...] = ()
+    overrun: Figure | None = None
 
     @property
     def run_time_s(self) -> float:
@@ -124,6 +128,18 @@ class Goodput(Struct, frozen=True, kw_only=True):
     def wasted_s(self) -> float:
         """Time that neither trains nor evaluates."""
         return math.fsum(self.parts_s.get(part, 0.0) for part in WASTED)
+
+    @property
+    def useful_share(self) -> float:
+        """Share of the time of the modelled parts that trains or evaluates."""
+        return 1 - self.wasted_s / (self.run_time_s - self.parts_s.get("overrun", 0.0))
+
+    @property
+    def failing_overhead(self) -> float:
+        """Time that failures are expected to take, over all other time of the modelled parts once the run is up."""
+        lost = math.fsum(self.parts_s.get(part, 0.0) for part in FAILING)
+        others = lost + self.parts_s.get("startup", 0.0) + self.parts_s.get("overrun", 0.0)
+        return lost / (self.run_time_s - others)
 
     @property
     def running_overhead(self) -> float:
@@ -180,7 +196,7 @@ def run_goodput(spec: RunSpec, prediction: StepPrediction) -> Goodput:
             "stated as overhead_fraction, in place of a model",
         )
         parts = {"training": training_s, "overhead": stated * training_s}
-        return Goodput(parts_s=parts, shares=_shares(parts), assumptions=(said,))
+        return Goodput(parts_s=parts, shares=shares_of(parts), assumptions=(said,))
     size = checkpoint_bytes(spec)
     inputs, assumptions = _inputs(spec, size)
     losses = _losses(spec, inputs, size)
@@ -188,7 +204,7 @@ def run_goodput(spec: RunSpec, prediction: StepPrediction) -> Goodput:
     parts, expected = _course(spec, prediction, losses, size)
     return Goodput(
         parts_s=parts,
-        shares=_shares(parts),
+        shares=shares_of(parts),
         spread=_spread(spec, prediction, inputs, size, math.fsum(parts.values())),
         expected=expected,
         assumptions=(*assumptions, *_interval_assumption(spec, expected.checkpoint_every_steps)),
@@ -204,7 +220,8 @@ def checkpoint_bytes(spec: RunSpec) -> float:
     return trained * (WEIGHT_BYTES + optimizer_state_bytes(spec.training))
 
 
-def _shares(parts_s: Mapping[str, float]) -> dict[str, float]:
+def shares_of(parts_s: Mapping[str, float]) -> dict[str, float]:
+    """Parts of a time over the whole of it."""
     total = math.fsum(parts_s.values())
     return {part: seconds / total for part, seconds in parts_s.items()}
 

@@ -35,6 +35,7 @@ from carbon_plugin.plan.scaling_options import (
     Hardware,
     Option,
     Target,
+    best_case_of,
     best_option,
     central_kg,
     footprint_of,
@@ -77,7 +78,8 @@ class ScalePoint(Struct, frozen=True, kw_only=True):
     `compute_flop` is 6 N D of the law; `tokens` what the run trains on, with what its batch costs, `batch` tokens a
     step. `by_batch_law` has the answer for each law of the critical batch; the point is that of the middle one, and the
     range of `total_kg` covers all that meet the deadline. `ideal_kg` is the carbon of the same compute at peak FLOP/s
-    without any loss. `extrapolated` names what lies beyond what was ever measured.
+    without any loss. `extrapolated` names what lies beyond what was ever measured. All is of a real run but for
+    `best_case_time_s` and `best_case_kg`.
     """
 
     law: str
@@ -107,6 +109,8 @@ class ScalePoint(Struct, frozen=True, kw_only=True):
     ideal_kg: float
     by_batch_law: dict[str, BatchAnswer]
     extrapolated: tuple[str, ...]
+    best_case_time_s: float
+    best_case_kg: float
 
     @property
     def embodied_share(self) -> float:
@@ -236,6 +240,7 @@ def _point(
     spec, prediction, model = option.spec, option.prediction, target.model
     cluster, training = spec.cluster, spec.training
     footprint = footprint_of(option, factors, seed=seed)
+    best = best_case_of(option)
     low, high = loss_range(target.law, target.split)
     assert spec.layout is not None  # an option is laid out
     return ScalePoint(
@@ -255,7 +260,7 @@ def _point(
         layout=describe(spec.layout),
         step_time_s=prediction.step_time_s.value,
         mfu=prediction.mfu,
-        goodput=1 - option.goodput.wasted_s / option.time_s,
+        goodput=option.goodput.useful_share,
         meets_deadline=option.meets(deadline_days),
         time_s=run_time_figure(prediction, option.goodput),
         device_hours=cluster.devices * option.time_s / 3600,
@@ -266,6 +271,8 @@ def _point(
         ideal_kg=ideal_kg(target.split.flops, hardware, factors),
         by_batch_law=by_law,
         extrapolated=_extrapolated(target, cluster),
+        best_case_time_s=best.time_s,
+        best_case_kg=central_kg(best, factors),
     )
 
 

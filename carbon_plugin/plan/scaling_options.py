@@ -15,7 +15,8 @@ from msgspec import Struct
 from carbon_plugin.errors import SpecError
 from carbon_plugin.footprint.account import Factors, Footprint, account
 from carbon_plugin.plan.forecast import reservations, run_energies, run_time_figure
-from carbon_plugin.plan.goodput import Goodput, run_goodput
+from carbon_plugin.plan.goodput import Goodput
+from carbon_plugin.plan.real_run import OVERRUNS, best_case, planned_goodput, run_class
 from carbon_plugin.plan.scaling_laws import ScalingLaw, Split, token_factor
 from carbon_plugin.plan.search import search_layout
 from carbon_plugin.predict.rates import peak_of
@@ -165,10 +166,17 @@ def _option(target: Target, critical: float, share: float, laid_out: LaidOut, de
     training = msgspec.structs.replace(spec.training, steps=None, tokens=tokens)
     spec = msgspec.structs.replace(spec, training=training)
     try:
-        return Option(spec=spec, prediction=prediction, goodput=run_goodput(spec, prediction))
+        # Every device is planned alike, also one whose constants were fitted to somebody's runs.
+        goodput = planned_goodput(spec, prediction, OVERRUNS[run_class(spec)])
+        return Option(spec=spec, prediction=prediction, goodput=goodput)
     except SpecError:
         # Failures leave no progress.
         return None
+
+
+def best_case_of(option: Option) -> Option:
+    """The same option in the best case of its layout."""
+    return msgspec.structs.replace(option, goodput=best_case(option.goodput) or option.goodput)
 
 
 def footprint_of(option: Option, factors: Factors, *, draws: int = 2000, seed: int = 0) -> Footprint:

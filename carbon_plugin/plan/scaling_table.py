@@ -147,6 +147,8 @@ def rows_of(points: Iterable[ScalePoint], law: ScalingLaw) -> list[dict[str, obj
             "total_t": f"{point.total_kg.value / 1e3:.4g}",
             "total_t_p10": f"{point.total_kg.low / 1e3:.4g}",
             "total_t_p90": f"{point.total_kg.high / 1e3:.4g}",
+            "best_case_days": f"{point.best_case_time_s / 86400:.4g}",
+            "best_case_t": f"{point.best_case_kg / 1e3:.4g}",
             "ideal_t": f"{point.ideal_kg / 1e3:.4g}",
             "extrapolated": "; ".join(point.extrapolated),
         }

@@ -30,6 +30,7 @@ from carbon_plugin.plan.forecast import (
     run_energies,
 )
 from carbon_plugin.plan.pausing import Schedule, schedule
+from carbon_plugin.plan.real_run import overrun_of
 from carbon_plugin.predict.power import idle_power_figure
 from carbon_plugin.spec.amounts import plural
 from carbon_plugin.spec.hardware import Accelerator, Cluster
@@ -139,19 +140,21 @@ def _changed(spec: RunSpec, changes: Mapping[str, str], profile_dirs: Directorie
 
 
 def _forecast(spec: RunSpec, base: Forecast, seed: int) -> Forecast:
-    """Forecast with the stated layout, or with that of the run where only the place changed; else the fastest one."""
+    """Forecast with the stated layout, or with that of the run where only the place changed; else the fastest one.
+    Every alternative is planned with the overrun of the run, so that what differs is the change."""
+    overrun = overrun_of(base.spec)
     if spec.cluster == base.spec.cluster:
-        return make_forecast(with_layout(spec, base.spec.layout), seed=seed)
+        return make_forecast(with_layout(spec, base.spec.layout), seed=seed, overrun=overrun)
     if spec.layout is not None:
         try:
             check_layout(spec.model, spec.cluster, spec.layout)
         except SpecError:
             spec = msgspec.structs.replace(spec, layout=None)
         else:
-            forecast = make_forecast(spec, seed=seed)
+            forecast = make_forecast(spec, seed=seed, overrun=overrun)
             if forecast.prediction.memory.fits:
                 return forecast
-    return make_forecast(msgspec.structs.replace(spec, layout=None), seed=seed)
+    return make_forecast(msgspec.structs.replace(spec, layout=None), seed=seed, overrun=overrun)
 
 
 def _as_forecast(changes: dict[str, str], forecast: Forecast, notes: tuple[str, ...]) -> Alternative:
@@ -166,6 +169,7 @@ def _as_forecast(changes: dict[str, str], forecast: Forecast, notes: tuple[str, 
         g_per_kwh=mean_g_per_kwh(footprint),
         marginal_kg=None if marginal is None else facility_kwh * marginal.figure.value / GRAMS_PER_KG,
         notes=(*notes, *_hours(factors)),
+        best_case=forecast.best_case,
     )
 
 

@@ -11,6 +11,7 @@ from carbon_plugin.spec.limits import MOST_COUNT, MOST_WIDTH, check_at_most, che
 
 Precision = Literal["bf16", "fp16", "fp8", "mxfp8", "nvfp4", "fp32", "tf32"]
 Optimizer = Literal["adamw", "adam", "sgd", "adafactor", "muon"]
+RunKind = Literal["production", "benchmark"]
 StateDtype = Literal["fp32", "bf16", "fp8"]
 MOST_TOKENS = 1e18
 """Ten thousand times the tokens of the largest run that a scaling law was ever asked about: more is a slip."""
@@ -71,6 +72,8 @@ class TrainingPlan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     `activation_offload` is the share of layers whose activations wait in host memory for the backward pass.
     `evaluation` and `reliability` say what else takes time; `overhead_fraction`, where it is stated, replaces both:
     time spent on evaluation, checkpoints, restarts and lost work over time spent in training steps.
+    `kind` says whether the run is planned as real runs are (docs/goodput.md), or as the best case of its layout: a
+    benchmark of some hundred steps.
     """
 
     seq_len: int
@@ -87,6 +90,7 @@ class TrainingPlan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     overhead_fraction: float | None = None
     evaluation: Evaluation | None = None
     reliability: Reliability = Reliability()
+    kind: RunKind = "production"
 
     def __post_init__(self) -> None:
         check_positive(self, "seq_len", "global_batch_size", "steps", "tokens", owner="training: ")

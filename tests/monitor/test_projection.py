@@ -94,11 +94,23 @@ def test_before_anything_is_measured_the_prediction_stands_in():
     )  # fmt: skip
     prediction = predict_step(spec)
 
-    rest = remaining_predicted(prediction, CLUSTER, 100, 0.25)
+    rest = remaining_predicted(prediction, CLUSTER, 100, 0.25, (0.8, 1.5))
 
     assert rest.time_s == pytest.approx(125 * prediction.step_time_s.value)
     assert {item.rung for item in rest.energies} == {"gpu", "host", "network"}
-    assert rest.spread[0] < 1 < rest.spread[1]
+    assert rest.spread == (0.8, 1.5)
+
+
+def test_measured_rates_leave_only_the_failures_to_come():
+    now = totals()
+    steady, failing = remaining_measured(now, 400, None), remaining_measured(now, 400, None, 0.1)
+
+    assert failing.time_s == pytest.approx(1.1 * steady.time_s)
+    pairs = list(zip(failing.energies, steady.energies, strict=True))
+    assert pairs
+    assert all(more.energy_j == pytest.approx(1.1 * less.energy_j) for more, less in pairs)
+    # No failure at all lies inside the range.
+    assert failing.spread[0] < 1 / 1.1
 
 
 def test_unknown_quantities_have_no_key():

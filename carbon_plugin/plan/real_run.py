@@ -1,0 +1,110 @@
+"""How much longer a whole run takes than the best case of its layout, from whole runs that were published.
+
+The model of losses (`plan.goodput`) holds start-up, checkpoints and failures. Real runs also train in the layout that
+their team had, slow down, are repeated in part and wait for people. What all of that takes together is the ratio of
+published over predicted device-hours: a factor on the run's time with a spread of its own, by the kind of run.
+
+A production run is planned with that factor. A benchmark (a few hundred steps that people watch), a run whose overhead
+is stated and a cluster whose constants were fitted to its own runs are planned as the best case.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import msgspec
+from msgspec import Struct
+
+from carbon_plugin.footprint.account import Footprint
+from carbon_plugin.plan.goodput import Goodput, run_goodput, shares_of
+from carbon_plugin.predict.result import StepPrediction
+from carbon_plugin.spec.figure import Assumption, Figure
+from carbon_plugin.spec.hardware import OWN_RUNS
+from carbon_plugin.spec.model import CountedModel
+from carbon_plugin.spec.run import RunSpec
+
+RunClass = Literal["dense, ordinary", "dense, tuned", "mixture, ordinary", "mixture, tuned"]
+
+
+class Overrun(NamedTuple):
+    """Published over best-case device-hours: median, p10 and p90 over runs, from how many sources and runs."""
+
+    central: float
+    low: float
+    high: float
+    sources: int
+    runs: int
+
+
+OVERRUNS: dict[RunClass, Overrun] = {
+    # Computed and written by `python -m carbon_plugin.calibrate.real_runs` from the rows in docs/goodput.md.
+    "dense, ordinary": Overrun(1.28, 0.89, 2.26, 12, 21),
+    "dense, tuned": Overrun(1.64, 1.16, 2.97, 12, 21),
+    "mixture, ordinary": Overrun(1.00, 0.49, 2.21, 14, 24),
+    "mixture, tuned": Overrun(1.00, 0.72, 2.94, 14, 24),
+}
+
+
+class BestCase(Struct, frozen=True, kw_only=True):
+    """The same run in the best case of its layout: nothing lost but start-up, checkpoints and failures as modelled."""
+
+    run_time_s: Figure
+    device_hours: Figure
+    footprint: Footprint
+    cost_usd: Figure | None = None
+
+
+def run_class(spec: RunSpec) -> RunClass:
+    """Which published runs a run is compared with: of dense models or mixtures, on software of its population."""
+    mixture = not isinstance(spec.model, CountedModel) and spec.model.moe is not None
+    if spec.stack.population == "tuned":
+        return "mixture, tuned" if mixture else "dense, tuned"
+    return "mixture, ordinary" if mixture else "dense, ordinary"
+
+
+def overrun_of(spec: RunSpec) -> Overrun | None:
+    """The overrun that a run is planned with; None where it is planned as the best case."""
+    training = spec.training
+    if training.kind == "benchmark" or training.overhead_fraction is not None:
+        return None
+    if OWN_RUNS in spec.cluster.accelerator.sources:
+        return None
+    return OVERRUNS[run_class(spec)]
+
+
+Planned = Overrun | Literal["own"] | None
+"""What a run is planned with: an overrun, that of the run itself, or none."""
+
+
+def factor_of(overrun: Overrun, kind: RunClass) -> Figure:
+    """The factor on the time of the best case, with its p10 and p90."""
+    source = f"{overrun.runs} whole runs of {overrun.sources} sources ({kind} software; docs/goodput.md)"
+    return Figure(overrun.central, overrun.low, overrun.high, "", "modelled", source)
+
+
+def planned_goodput(spec: RunSpec, prediction: StepPrediction, overrun: Planned = "own") -> Goodput:
+    """Where the time of the run goes as it is planned: the modelled parts and the overrun, if there is one.
+
+    Runs that are compared with one another are planned with the same overrun. Raises as `run_goodput`."""
+    best = run_goodput(spec, prediction)
+    planned = overrun_of(spec) if overrun == "own" else overrun
+    if planned is None or spec.training.overhead_fraction is not None:
+        return best
+    factor = factor_of(planned, run_class(spec))
+    parts = {**best.parts_s, "overrun": (factor.value - 1) * best.run_time_s}
+    said = Assumption(
+        "training.kind",
+        f"production: {factor.value:.2f} ({factor.low:.2f} to {factor.high:.2f}) times the time of the best case",
+        f"{factor.source}; `benchmark` plans the best case",
+    )
+    return msgspec.structs.replace(
+        best, parts_s=parts, shares=shares_of(parts), overrun=factor, assumptions=(*best.assumptions, said)
+    )
+
+
+def best_case(goodput: Goodput) -> Goodput | None:
+    """The goodput without its overrun; None where there is none."""
+    if goodput.overrun is None:
+        return None
+    parts = {part: seconds for part, seconds in goodput.parts_s.items() if part != "overrun"}
+    return msgspec.structs.replace(goodput, parts_s=parts, shares=shares_of(parts), overrun=None)

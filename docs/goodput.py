@@ -1,0 +1,72 @@
+"""Writes the tables of `goodput.md` between its markers, from the published whole runs. Run by `make docs`."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from carbon_plugin.calibrate.real_runs import POPULATIONS, WholeRun, class_overruns, whole_runs
+
+PAGE = Path(__file__).with_name("goodput.md")
+RUN_HEADINGS = (
+    "run",
+    "source",
+    "published h",
+    "best case h, ordinary",
+    "published / it",
+    "best case h, tuned",
+    "published / it",
+)
+OVERRUN_HEADINGS = (
+    "model, software",
+    "real run / best case (p10 to p90)",
+    "runs",
+    "sources",
+    "inside",
+    "inside, source left out",
+)
+
+
+def table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """One table in Markdown."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in [headings, ["---"] * len(headings), *lines])
+
+
+def run_line(run: WholeRun) -> list[str]:
+    """Cells of a run under `RUN_HEADINGS`."""
+    cells = [run.id, run.origin, f"{run.published_device_hours:,.0f}"]
+    for population in POPULATIONS:
+        cells += [f"{run.best_case_device_hours[population]:,.0f}", f"{run.over_predicted(population):.2f}"]
+    return cells
+
+
+def write(page: Path = PAGE) -> None:
+    """Replace what stands between the markers of each part."""
+    runs = sorted(whole_runs(), key=lambda run: (run.mixture, run.over_predicted("ordinary")))
+    overruns = [
+        (
+            item.kind,
+            f"{item.overrun.central:.2f} ({item.overrun.low:.2f} to {item.overrun.high:.2f})",
+            str(item.overrun.runs),
+            str(item.overrun.sources),
+            f"{item.coverage:.0%}",
+            f"{item.blind_coverage:.0%}",
+        )
+        for item in class_overruns(runs)
+    ]
+    text = page.read_text(encoding="utf-8")
+    parts = {
+        "overruns": table(OVERRUN_HEADINGS, overruns),
+        "runs": table(RUN_HEADINGS, [run_line(run) for run in runs]),
+    }
+    for name, content in parts.items():
+        marked = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+        text = marked.sub(lambda found, content=content: f"{found[1]}{content}\n{found[2]}", text)
+    page.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write()
+    sys.stdout.write(f"wrote {PAGE}\n")
