@@ -41,7 +41,7 @@ def test_no_option_is_beaten_in_time_energy_and_carbon_and_each_best_is_named(sp
     question = Question(nodes=(1, 4, 32), accelerators=("h100-sxm", "a100-sxm-80gb"), zones=("FRA", "POL"))
     report = search_alternatives(spec, question).report
     values = objectives(report)
-    assert len(values) > 2
+    assert len(values) >= 2
     assert (np.diff(values[:, 0]) >= 0).all()
     for one in values:
         assert not ((values <= one).all(axis=1) & (values < one).any(axis=1)).any()
