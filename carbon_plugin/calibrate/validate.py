@@ -86,7 +86,7 @@ class Validation(Struct, frozen=True, kw_only=True):
     each cluster of rows of one kernel shape (hidden, tp, pp, micro-batch) once; `unknown_device` predicts Hopper and
     Blackwell as if nobody had calibrated them; `layouts` and `choices` say which layout we would have picked;
     `full_runs` are device-hours of whole runs, `overruns` what they take beyond the best case (shipped rows only).
-    `hybrids` are models whose layers differ (`hybrid_rows`), which no constant is fitted to and no mean above counts."""
+    `hybrids` are models whose layers differ (`hybrid_rows`), to which no constant is fitted and no mean counts."""
 
     headlines: tuple[Headline, ...]
     summary: tuple[ErrorSummary, ...]
