@@ -17,8 +17,8 @@ from msgspec import Struct
 
 from carbon_plugin.calibrate.rows import FIRST_COLLECTION, PublishedRow, SkippedRow
 from carbon_plugin.errors import LedgerError, SpecError
+from carbon_plugin.ledger.copies import original_files
 from carbon_plugin.ledger.counted_steps import CountedSteps
-from carbon_plugin.ledger.files import ledger_files
 from carbon_plugin.ledger.identity import read_identity
 from carbon_plugin.ledger.reader import LedgerStream
 from carbon_plugin.ledger.records import Manifest, Span, Window
@@ -79,7 +79,7 @@ def ledger_rows(run_dir: str | os.PathLike[str]) -> tuple[list[PublishedRow], li
     identity = read_identity(run_dir)
     # Step times are the same on every node: the first file of an attempt that has spans stands for it.
     attempts: dict[int, _Attempt] = {}
-    for path in ledger_files(run_dir):
+    for path in original_files(run_dir):
         found = _read(path, identity.run_id if identity else None)
         if found is not None and (found.number not in attempts or not attempts[found.number].spans):
             attempts[found.number] = found

@@ -47,12 +47,12 @@ def whatif(
 
 def recorded_marginal(run_dir: Path) -> float | None:
     """Energy-weighted mean of the marginal intensities in the windows of a run, g/kWh; None where none states one."""
-    from carbon_plugin.ledger.files import ledger_files
+    from carbon_plugin.ledger.copies import original_files
     from carbon_plugin.ledger.reader import LedgerStream
     from carbon_plugin.ledger.records import Window
 
     energy_j = weighted = 0.0
-    for path in ledger_files(run_dir):
+    for path in original_files(run_dir):
         for record in LedgerStream(path):
             if isinstance(record, Window) and record.marginal_g_per_kwh is not None:
                 joules = sum(energy.energy_j or 0.0 for energy in record.energies)

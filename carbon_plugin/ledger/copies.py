@@ -5,11 +5,15 @@ No two writers measure the same at the same moment. A copy enters no sum, so tha
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from hashlib import blake2b
+from pathlib import Path
 
 import msgspec
 
+from carbon_plugin.ledger.files import ledger_files
+from carbon_plugin.ledger.reader import LedgerStream
 from carbon_plugin.ledger.records import Window
 
 
@@ -17,7 +21,8 @@ def fingerprint_of(first: Window) -> str | None:
     """Digest of what the first window of a file has measured; None where it has measured nothing."""
     if not first.energies:
         return None
-    read = [(energy.key, energy.energy_j) for energy in first.energies]
+    # In any order: it is how a writer lists its devices, and nothing that was measured.
+    read = sorted((energy.key, -1.0 if energy.energy_j is None else energy.energy_j) for energy in first.energies)
     return blake2b(msgspec.json.encode((first.start_unix_s, first.duration_s, read)), digest_size=16).hexdigest()
 
 
@@ -31,3 +36,17 @@ def copies_among(fingerprints: Iterable[tuple[str, str | None]]) -> dict[str, st
             if original != file:
                 found[file] = original
     return found
+
+
+def first_fingerprint(path: Path) -> str | None:
+    """Digest of the first window of a file; None where there is none. Raises `LedgerError` as `LedgerStream`."""
+    first = next((record for record in LedgerStream(path) if isinstance(record, Window)), None)
+    return None if first is None else fingerprint_of(first)
+
+
+def original_files(run_dir: str | os.PathLike[str]) -> list[Path]:
+    """The ledgers of a run directory, without copies of others. Raises `LedgerError` for a directory that cannot be
+    listed, and for a file that cannot be read."""
+    paths = ledger_files(run_dir)
+    copies = copies_among((path.name, first_fingerprint(path)) for path in paths)
+    return [path for path in paths if path.name not in copies]

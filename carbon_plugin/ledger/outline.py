@@ -14,10 +14,9 @@ from carbon_plugin.errors import LedgerError
 from carbon_plugin.ledger import chain
 from carbon_plugin.ledger.clocks import TimedFile
 from carbon_plugin.ledger.codec import decode_opening, decode_record, decoder_for
-from carbon_plugin.ledger.copies import fingerprint_of
+from carbon_plugin.ledger.copies import first_fingerprint
 from carbon_plugin.ledger.files import is_own_name, writer_name
 from carbon_plugin.ledger.possible import Gate
-from carbon_plugin.ledger.reader import LedgerStream
 from carbon_plugin.ledger.records import LEDGER_VERSION, Event, Record, Window
 from carbon_plugin.spec.reading import LATEST_UNIX_S, UNREADABLE, too_deep
 
@@ -116,14 +115,9 @@ def outline_of(path: Path) -> Outline | None:
         host_key=manifest.host_key,
         last_step=max((window.last_step for window in windows), default=0),
         devices=tuple(device.key for device in manifest.devices),
-        fingerprint=_fingerprint(path),
+        fingerprint=first_fingerprint(path),
         started_boot_s=manifest.started_boot_s,
     )
-
-
-def _fingerprint(path: Path) -> str | None:
-    first = next((record for record in LedgerStream(path) if isinstance(record, Window)), None)
-    return None if first is None else fingerprint_of(first)
 
 
 def find_events(path: Path, kind: str, *, edge_bytes: int | None = None) -> Iterator[Event]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from carbon_plugin.errors import LedgerError
 from carbon_plugin.ledger import chain
 from carbon_plugin.ledger.codec import decode_opening, decode_record, decoder_for
-from carbon_plugin.ledger.files import is_own_name, ledger_files
+from carbon_plugin.ledger.files import is_own_name
 from carbon_plugin.ledger.possible import Gate
 from carbon_plugin.ledger.records import LEDGER_VERSION, Record
 
@@ -87,38 +87,3 @@ class LedgerTail:
         if verdict is not None:
             self.intact = False
         return None if self._copied or (verdict and verdict.impossible) else record
-
-
-class RunTail:
-    """New records of every ledger of a run since the last poll, also of files that appeared meanwhile.
-
-    `own` is the caller's file, which is left out. `tails` maps file names to their tails, `unreadable` those that the
-    last poll could not read to the reason.
-    """
-
-    def __init__(self, run_dir: str | os.PathLike[str], *, own: Path | None = None) -> None:
-        self.tails: dict[str, LedgerTail] = {}
-        self.unreadable: dict[str, str] = {}
-        self._run_dir = Path(run_dir)
-        self._own = own.name if own else None
-
-    def poll(self) -> dict[str, list[Record]]:
-        """New records by file name; files without any are left out. Raises `LedgerError` for an unlistable run."""
-        for path in ledger_files(self._run_dir):
-            if path.name != self._own and path.name not in self.tails:
-                self.tails[path.name] = LedgerTail(path)
-        self.unreadable = {}
-        polled = {}
-        for name, tail in self.tails.items():
-            try:
-                records = tail.poll()
-            except LedgerError as error:
-                self.unreadable[name] = str(error)
-                continue
-            if records:
-                polled[name] = records
-        return polled
-
-    def heads(self) -> dict[str, str]:
-        """Chain head by file name, as far as read: what one node can write down about the ledgers of all others."""
-        return {name: tail.head for name, tail in self.tails.items() if tail.head}

@@ -21,7 +21,6 @@ SHARED_EACH = ("moe_shared_expert_intermediate_size",)
 SHARED = ("n_shared_experts", "num_shared_experts", "moe_num_shared_experts")
 LATENT = ("routed_expert_hidden_size", "moe_latent_size", "moe_hidden_size")
 """A narrower hidden width of the routed experts, with a projection down to it and one up."""
-QUADRUPLE = frozenset({"codegen", "ctrl", "gptj", "gpt_neo", "openai-gpt", "xlm"})
 BESIDE = frozenset({"gemma4_text", "hunyuan_v1_moe"})
 """Families whose sparse layers keep their dense feed-forward part beside the experts."""
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from carbon_plugin.ledger.reader import read_ledger
 from carbon_plugin.ledger.records import Event, Record
-from carbon_plugin.ledger.tail import LedgerTail, RunTail
+from carbon_plugin.ledger.tail import LedgerTail
 from carbon_plugin.ledger.writer import LedgerWriter
 from tests.ledger.builder import Attempt, Job
 
@@ -78,25 +77,3 @@ def test_edited_line_is_noticed_while_following(tmp_path: Path) -> None:
 
 def test_file_that_is_not_there_yet_has_nothing_new(tmp_path: Path) -> None:
     assert LedgerTail(tmp_path / "node-0.attempt-0.jsonl").poll() == []
-
-
-def test_run_tail_finds_nodes_that_come_late_and_leaves_its_own_file_out(tmp_path: Path) -> None:
-    own = LedgerWriter(tmp_path, run_id=RUN_ID, node=0)
-    tail = RunTail(tmp_path, own=own.path)
-    own.write(records()[0])
-    assert tail.poll() == {}
-    late = LedgerWriter(tmp_path, run_id=RUN_ID, node=1)
-    for record in records(1):
-        late.write(record)
-    assert tail.poll() == {late.path.name: records(1)}
-    assert tail.poll() == {}
-    assert tail.heads() == {late.path.name: read_ledger(late.path).head}
-
-
-def test_node_whose_file_cannot_be_read_does_not_hide_the_others(tmp_path: Path) -> None:
-    (tmp_path / "node-1.attempt-0.jsonl").mkdir()
-    other = LedgerWriter(tmp_path, run_id=RUN_ID, node=2)
-    other.write(records(2)[0])
-    tail = RunTail(tmp_path)
-    assert list(tail.poll()) == [other.path.name]
-    assert list(tail.unreadable) == ["node-1.attempt-0.jsonl"]
