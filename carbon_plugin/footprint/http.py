@@ -10,10 +10,9 @@ from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
 import httpx
-import msgspec
 
 from carbon_plugin.footprint.provider import ProviderError
-from carbon_plugin.spec.reading import UNREADABLE
+from carbon_plugin.spec.reading import UNREADABLE, parse_json, whole_number
 
 T = TypeVar("T")
 
@@ -55,8 +54,8 @@ class Service:
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise ProviderError(f"{self.name}: cannot be reached ({type(error).__name__})") from None
         try:
-            return msgspec.json.decode(body, type=answer)
-        except UNREADABLE:
+            return parse_json(body, self.name, "its answer", ProviderError, answer)
+        except ProviderError:  # which may quote a part of the answer
             raise ProviderError(f"{self.name}: the answer is not what this service documents") from None
 
     def _body(self, path: str, deadline_s: float, **request: Any) -> bytes:
@@ -89,11 +88,12 @@ def _retry_after_s(value: str | None) -> float | None:
     """Seconds of a Retry-After header, which holds a number or a date."""
     if value is None:
         return None
-    if value.strip().isdecimal():
-        return float(value)
+    seconds = whole_number(value.strip())
+    if seconds is not None:
+        return float(seconds)
     try:
         moment = parsedate_to_datetime(value)
-    except ValueError:
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        return max(0.0, (moment - datetime.now(UTC)).total_seconds())
+    except UNREADABLE:
         return None
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - datetime.now(UTC)).total_seconds())

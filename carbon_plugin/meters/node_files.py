@@ -9,7 +9,7 @@ from pathlib import Path
 
 from carbon_plugin.meters.node_address import NodeAddress
 from carbon_plugin.meters.node_source import FaultCode, Look, SourceError
-from carbon_plugin.spec.reading import finite_number
+from carbon_plugin.spec.reading import finite_number, whole_number
 
 PM_COUNTERS = Path("/sys/cray/pm_counters")
 
@@ -91,9 +91,10 @@ def _counter_file(path: Path, unit: str) -> float:
         words = path.read_text().split()
     except (OSError, UnicodeDecodeError) as error:
         raise _file_error(path, error) from None
-    if len(words) < 2 or not words[0].isdigit() or words[1] != unit:
+    number = whole_number(words[0]) if len(words) > 1 and words[1] == unit else None
+    if number is None:
         raise SourceError(f"{path}: expected a number and {unit}", "malformed")
-    return float(words[0])
+    return float(number)
 
 
 def _file_error(path: Path, error: OSError | UnicodeDecodeError) -> SourceError:

@@ -14,11 +14,10 @@ import time
 from typing import TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
-import msgspec
-
+from carbon_plugin.errors import MeterError
 from carbon_plugin.meters.node_address import NodeAddress
 from carbon_plugin.meters.node_source import Credentials, SourceError
-from carbon_plugin.spec.reading import UNREADABLE
+from carbon_plugin.spec.reading import parse_json
 
 T = TypeVar("T")
 
@@ -48,8 +47,8 @@ class JsonService:
             kind = type(error).__name__
             raise SourceError(f"{self._address.shown} does not answer ({kind})", "unreachable") from None
         try:
-            return msgspec.json.decode(body, type=answer)
-        except UNREADABLE:
+            return parse_json(body, self._address.shown, "its answer", MeterError, answer)
+        except MeterError:  # which may quote a part of the answer
             raise SourceError(f"{self._address.shown} answers something else than documented", "malformed") from None
 
     def _body(self, path: str, deadline_s: float) -> bytes:
@@ -84,9 +83,13 @@ class JsonService:
 
     def _elsewhere(self, location: str) -> str:
         """The path of a redirect. Raises `SourceError` for another host, which must not see the credentials."""
-        parts = urlsplit(location)
+        try:
+            parts = urlsplit(location)
+            port = parts.port or _default_port(self._address)
+        except ValueError:
+            raise SourceError(f"{self._address.shown} redirects to no address", "error") from None
         own = (self._address.host, self._address.port or _default_port(self._address))
-        if parts.netloc and (parts.hostname, parts.port or _default_port(self._address)) != own:
+        if parts.netloc and (parts.hostname, port) != own:
             raise SourceError(f"{self._address.shown} redirects to another host, which is not followed", "error")
         if not parts.path.startswith("/"):
             raise SourceError(f"{self._address.shown} redirects to no path", "error")

@@ -9,7 +9,7 @@ from carbon_plugin.meters.node_address import VARIABLE, NodeAddress
 from carbon_plugin.meters.node_command import run_command
 from carbon_plugin.meters.node_source import Credentials, Look, SourceError
 
-_WATTS = re.compile(r"Instantaneous power reading:\s*(\d+)\s*Watts", re.IGNORECASE)
+_WATTS = re.compile(r"Instantaneous power reading:\s*([0-9]{1,18})\s*Watts", re.IGNORECASE)
 _OFF = re.compile(r"Power reading state is:\s*deactivated", re.IGNORECASE)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 from urllib.parse import urlencode
 
@@ -11,6 +10,7 @@ from msgspec import Struct, field
 from carbon_plugin.meters.node_address import NodeAddress
 from carbon_plugin.meters.node_http import JsonService
 from carbon_plugin.meters.node_source import Credentials, Look, SourceError
+from carbon_plugin.spec.reading import finite_number
 
 
 class _Data(Struct):
@@ -36,16 +36,18 @@ class PrometheusSource:
     def look(self, deadline_s: float) -> Look:
         """The number that the query gives now."""
         data = self._service.ask(self._path, _Answer, deadline_s).data
-        rows = [data.result] if data.kind == "scalar" else [row.get("value") for row in data.result]
+        rows = [data.result] if data.kind == "scalar" else [_value(row) for row in data.result]
         if len(rows) != 1:
             # Prometheus leaves out a series without a sample in the last five minutes, so none means stale.
             raise SourceError(
                 f"{self._shown}: the query gives {len(rows)} series, expected 1", "malformed" if rows else "stale"
             )
-        try:
-            value = float(rows[0][1])
-        except (TypeError, ValueError, IndexError):
-            value = math.nan
-        if not math.isfinite(value) or value < 0:
+        row = rows[0]
+        value = finite_number(row[1]) if isinstance(row, list) and len(row) > 1 else None
+        if value is None or value < 0:
             raise SourceError(f"{self._shown}: the query gives no number of 0 or more", "malformed")
         return Look(value, None) if self._counts else Look(None, value)
+
+
+def _value(series: Any) -> Any:
+    return series.get("value") if isinstance(series, dict) else None

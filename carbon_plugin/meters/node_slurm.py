@@ -38,5 +38,5 @@ class SlurmSource:
 
 def _number(output: str, name: str) -> float | None:
     """A figure of the node; Slurm writes 0, "n/s", or its largest numbers where no plugin measures it."""
-    found = re.search(rf"\b{name}=(\d+)\b", output)
+    found = re.search(rf"\b{name}=([0-9]{{1,20}})\b", output)
     return float(found[1]) if found and int(found[1]) not in _NO_VALUE else None

@@ -39,6 +39,8 @@ from carbon_plugin.ledger import chain
 from carbon_plugin.ledger.identity import read_identity
 from carbon_plugin.meters.node_address import parse_address
 from carbon_plugin.meters.node_files import CsvSource
+from carbon_plugin.meters.node_http import JsonService
+from carbon_plugin.meters.node_source import SourceError, open_source
 from carbon_plugin.plan.forecast import load_forecast, make_forecast
 from carbon_plugin.spec.hf_config import load_hf_config
 from carbon_plugin.spec.loading import load_run_spec
@@ -260,6 +262,59 @@ def provider(rng: random.Random) -> Any:
         return outcome(lambda: service.latest(1.0))
 
 
+ANSWERS: dict[str, dict[str, Any]] = {
+    "prometheus+http://host:9090?query=watts": {
+        "/api/v1/query": {"status": "success", "data": {"resultType": "vector", "result": [
+            {"metric": {"instance": "n1"}, "value": [1_760_000_000.1, "612.5"]},
+        ]}},
+    },
+    "redfish://host": {
+        "/redfish/v1/Chassis": {"Members": [{"@odata.id": "/redfish/v1/Chassis/1/"}]},
+        "/redfish/v1/Chassis/1/EnvironmentMetrics": {"PowerWatts": {"Reading": 612.5}, "EnergyJoules": {"Reading": 9}},
+        "/redfish/v1/Chassis/1/Power": {"PowerControl": [{"Name": "System Power", "PowerConsumedWatts": 612}]},
+    },
+}  # fmt: skip
+"""What hosts answer by path, by the address of the node meter that asks them."""
+
+
+def node_service(rng: random.Random) -> Any:
+    address, documents = rng.choice(list(ANSWERS.items()))
+    source = open_source(parse_address(address), {})
+    chosen = rng.choice(list(documents))
+    answers = {path: msgspec.json.encode(document) for path, document in documents.items()}
+    answers[chosen] = as_json(documents[chosen], rng)
+
+    def body(_self: JsonService, path: str, _deadline_s: float) -> bytes:
+        found = answers.get(path.partition("?")[0].rstrip("/"))
+        if found is None:
+            raise SourceError("no such resource", "not_supported")
+        return found
+
+    with patch.object(JsonService, "_body", body):
+        return outcome(lambda: source.look(1.0))
+
+
+COMMANDS = {
+    "ipmi": (
+        "carbon_plugin.meters.node_ipmi.run_command",
+        b"\n    Instantaneous power reading:                   155 Watts\n    Power reading state is:  activated\n",
+    ),
+    "slurm": (
+        "carbon_plugin.meters.node_slurm.run_command",
+        b"NodeName=n1 CurrentWatts=612 AveWatts=4294967294 ConsumedJoules=1234567\n",
+    ),
+}
+
+
+def node_command(rng: random.Random) -> Any:
+    kind = rng.choice(list(COMMANDS))
+    asked, told = COMMANDS[kind]
+    output = damaged(told, rng).decode(errors="replace")
+    source = open_source(parse_address(kind), {"SLURMD_NODENAME": "n1"})
+    with patch(asked, lambda *_: output):
+        return outcome(lambda: source.look(1.0))
+
+
 CARD = b"""---
 license: mit
 tags: [text, x]
@@ -380,6 +435,8 @@ READERS: dict[str, Callable[[random.Random], Any]] = {
     "spec": spec,
     "profile": profile,
     "node meter as CSV": node_csv,
+    "node meter over HTTP": node_service,
+    "node meter by command": node_command,
     "provider": provider,
     "model card": card,
     "config.json": hf_config,
