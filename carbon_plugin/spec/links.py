@@ -40,7 +40,8 @@ _RATE = re.compile(
 )
 _NAMED = re.compile(r"(?:(?P<count>\d+)\s*[x\u00d7*]\s*)?(?P<port>[EHNXF]DR)\s*(?P<value>\d+)?", re.IGNORECASE)
 _NVLINK = re.compile(r"NVLink\s*(?P<generation>\d)", re.IGNORECASE)
-_LINKS = re.compile(r"(?P<links>\d+)\s*(?:of\s*\d+\s*)?(?:x\s*)?(?:NV)?links?", re.IGNORECASE)
+# Digits after letters are part of a name: NVL72 is a rack, not 72 links.
+_LINKS = re.compile(r"(?<![A-Za-z0-9])(?P<links>\d+)\s*(?:of\s*\d+\s*)?(?:x\s*)?(?:NV)?links?", re.IGNORECASE)
 _PER_NODE = re.compile(r"(?:per|a|/)\s*(?:node|server|host|machine)", re.IGNORECASE)
 _PER_DEVICE = re.compile(r"(?:per|a|/)\s*(?:GPU|chip|device|accelerator|tile|core)", re.IGNORECASE)
 

@@ -102,6 +102,8 @@ def test_a_number_that_is_no_rate_is_refused_by_its_words(text) -> None:
         ("NVLink3, 4 of 12 NVLinks", 100e9),
         ("NVLink (400 GB/s, export version)", 200e9),
         ("NVLink4/NVSwitch", None),
+        ("NVL72 NVLink5", None),
+        ("NVL72 NVLink5, 18 links", 900e9),
         ("Infinity Fabric", None),
     ],
 )
