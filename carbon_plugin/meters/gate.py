@@ -68,6 +68,11 @@ class Gate:
         powers = {reading.key: self._power_w(reading) for reading in readings}
         return [self._admit(reading, powers) for reading in readings]
 
+    def estimate(self, key: str) -> Watts | None:
+        """Power of a device, with its range, in a time that lies before its first reading; None if nothing tells."""
+        known = self._standing.get(key)
+        return None if known is None else self._estimate(key, known, {})
+
     def _admit(self, reading: Reading, powers: Mapping[str, float | None]) -> Reading:
         key, bounds = reading.key, self._bounds[reading.key]
         known, fault = self._known(reading, powers)

@@ -140,12 +140,15 @@ class NvmlMeter:
 
     def _read_boards(self) -> None:
         """Look at all boards, wait a while for the answers, and let them through the gate into `whole`."""
-        if self._round is None or self._round.done:
+        asked_s, wait_until_s = self._clock(), time.monotonic() + READ_WAIT_S
+        if self._round is not None and self._round.wait(READ_WAIT_S):  # a driver that was slow still answers the last
+            ended, self._round = self._round, None
+            ended.result()
+        if self._round is None:
             self._round = self._thread.submit(self._reader.look_at_all)
-        self._round.wait(READ_WAIT_S)
-        if self._round.done:
-            self._round.result()
-        fresh, now = self._reader.readings(self._clock(), self._thread.busy_s)
+            if self._round.wait(wait_until_s - time.monotonic()):
+                self._round.result()
+        fresh, now = self._reader.readings(asked_s, self._clock(), self._thread.busy_s)
         if fresh:
             # Samples that are older than this moment are taken in first, so that what follows starts from them.
             self._gate.admit(fresh)

@@ -16,9 +16,6 @@ from carbon_plugin.meters.nvml_targets import Board
 from carbon_plugin.meters.protocol import Reading
 from carbon_plugin.meters.track import Sample, Step, Track, advance, start_track
 
-STALE_S = 1.0
-"""A sample that is older than this at the moment of a reading says nothing about what was drawn since."""
-
 
 class _Look(Struct, frozen=True, kw_only=True):
     """One read of a board: the sample, how long it took, and what failed."""
@@ -57,15 +54,16 @@ class BoardReader:
         for board in self._boards:
             self._latest[board.gpu.uuid] = self._look_at(board)
 
-    def readings(self, now_s: float, busy_s: float) -> tuple[list[Reading], list[Reading]]:
+    def readings(self, asked_s: float, now_s: float, busy_s: float) -> tuple[list[Reading], list[Reading]]:
         """New samples that are too old to be those of now, and what is known of each board at this moment.
 
-        `busy_s` is how long the driver has been keeping its caller."""
+        A sample from before `asked_s`, the moment at which the reading was asked for, says nothing about what was drawn
+        since. `busy_s` is how long the driver has been keeping its caller."""
         late, now = [], []
         for board in self._boards:
             uuid = board.gpu.uuid
             latest = self._latest.get(uuid)
-            if latest is not None and now_s - latest.monotonic_s <= STALE_S:
+            if latest is not None and latest.monotonic_s >= asked_s:
                 now.append(latest)
             else:
                 if latest is not None and latest.monotonic_s > self._taken.get(uuid, 0.0):

@@ -18,7 +18,7 @@ from msgspec import structs
 from carbon_plugin.meters.bounds import Bounds
 from carbon_plugin.meters.context import ContextChange, ContextWatch
 from carbon_plugin.meters.gate import Gate
-from carbon_plugin.meters.host_model import PowerSource
+from carbon_plugin.meters.host_model import PowerSource, Watts
 from carbon_plugin.meters.host_parts import HostPlan, host_parts, node_bounds, platform_of, stated_cpu_tdp
 from carbon_plugin.meters.hostinfo import HostInfo, read_host_info
 from carbon_plugin.meters.model_meter import GpuDraw, ModelMeter, summed
@@ -119,6 +119,10 @@ class MeterSet:
         self.notes = [Note("gpus_late", "the driver has answered: its GPUs are metered from now on"), *opened.notes]
         self._meters.insert(0, opened)
         self._bounds.update(opened.bounds)
+
+    def estimate(self, key: str) -> Watts | None:
+        """Power of a device, with its range, in a time that lies before its first reading; None if nothing tells."""
+        return self._gate.estimate(key)
 
     def context_changes(self) -> list[ContextChange]:
         """What is new about power limits, clocks and throttling of the job's GPUs since the last call."""

@@ -14,18 +14,27 @@ from carbon_plugin.meters.nvml import NvmlMeter, open_nvml_meter
 from carbon_plugin.meters.nvml_driver import Inventory
 from carbon_plugin.meters.protocol import Reading, Unavailable
 from carbon_plugin.meters.selection import DeviceSelection
+from carbon_plugin.monitor.clock import TrainingClock, last_mark
 
 
 class Baseline:
-    """Readings of every GPU that the driver shows, from `start_s` on, by the host's monotonic clock."""
+    """Readings of every GPU that the driver shows, from `start_s` on, by the host's monotonic clock.
 
-    def __init__(self) -> None:
+    `mark` is the last step boundary before that: a driver may take seconds to answer, and steps go on meanwhile.
+    `since_s` is when the training began, and with it the record.
+    """
+
+    def __init__(self, clock: TrainingClock) -> None:
+        self.since_s = clock.start.monotonic_s
+        marks = [clock.start, clock.mark]
         opened = _open()
+        marks.append(clock.mark)
         self._meter = opened if isinstance(opened, NvmlMeter) else None
         self.shown: Inventory | Unavailable = opened.inventory if isinstance(opened, NvmlMeter) else opened
         """What the driver shows to this process, or why there is none."""
         self._first = {reading.key: reading for reading in self._read()}
         self.start_s = min((reading.monotonic_s for reading in self._first.values()), default=time.monotonic())
+        self.mark = last_mark(self.start_s, [*marks, clock.mark])
 
     def poll(self) -> None:
         """Read GPUs without a counter, whose power must be asked for often."""

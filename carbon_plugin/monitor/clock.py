@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from carbon_plugin.ledger.records import Phase
@@ -35,6 +35,11 @@ class Transition(NamedTuple):
     mark: Mark
 
 
+def last_mark(moment_s: float, marks: Sequence[Mark]) -> Mark:
+    """Of marks in the order of time, the last one that is not after a moment; the first one where all are."""
+    return next((mark for mark in reversed(marks) if mark.monotonic_s <= moment_s), marks[0])
+
+
 class TrainingClock:
     """Counts for one training thread. `wake` is called at a phase change when a window should end."""
 
@@ -48,6 +53,8 @@ class TrainingClock:
         """What the steps of this process are counted on from: those of the run before it, less those undone since."""
         self.cut_s = self.start.monotonic_s
         """When the last window ended; the monitor thread sets it."""
+        self.ended_s: float | None = None
+        """When the training ended; None while it goes on."""
         self._wake = wake
         self._min_window_s = min_window_s
         self._now = now
@@ -57,6 +64,10 @@ class TrainingClock:
     def mark(self) -> Mark:
         """The last step boundary."""
         return Mark(*self._mark)
+
+    def end(self) -> None:
+        """The training ends: no step follows."""
+        self.ended_s = self._now()
 
     def step_end(self, tokens: int | None = None) -> None:
         """An optimizer step ended; `tokens` of the whole job if the caller knows them."""
@@ -81,8 +92,13 @@ class TrainingClock:
                 self._wake()
         return before
 
-    def drain(self, until_s: float) -> list[Transition]:
+    def until(self, moment_s: float) -> list[Transition]:
         """Transitions up to a moment, for the monitor thread."""
+        noted = self._transitions.copy()  # in one step: the training thread may note another meanwhile
+        return [transition for transition in noted if transition.monotonic_s <= moment_s]
+
+    def drain(self, until_s: float) -> list[Transition]:
+        """The same, which nobody asks for again."""
         drained = []
         while self._transitions and self._transitions[0].monotonic_s <= until_s:
             drained.append(self._transitions.popleft())

@@ -58,7 +58,7 @@ class Duty:
         self._ranks = ranks
         self._environ = dict(environ)
         self._election = election
-        self._start_s = baseline.start_s
+        self._start_s = baseline.since_s
         gpus = baseline.shown.gpus if isinstance(baseline.shown, Inventory) else ()
         self._listed = {gpu.uuid for gpu in gpus} | {part.uuid for gpu in gpus for part in gpu.slices}
         self._claim = Claim(

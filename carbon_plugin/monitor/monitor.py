@@ -265,6 +265,8 @@ class CarbonMonitor:
 
     def _close(self, reason: str) -> None:
         self._armed = False
+        if self._clock is not None:
+            self._clock.end()
         _living.discard(self)
         self._watched = ()
         atexit.unregister(self._at_exit)

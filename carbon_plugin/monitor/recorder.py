@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from msgspec.structs import replace
 
@@ -25,11 +25,12 @@ from carbon_plugin.ledger.records import (
 from carbon_plugin.meters.open import MeterSet
 from carbon_plugin.meters.protocol import UNREAD_EVENT, Reading
 from carbon_plugin.monitor.baseline import Baseline
-from carbon_plugin.monitor.clock import Mark, TrainingClock
+from carbon_plugin.monitor.clock import Mark, TrainingClock, Transition, last_mark
 from carbon_plugin.monitor.context import Context
 from carbon_plugin.monitor.guard import Guard
 from carbon_plugin.monitor.intensity import IntensityWatch
 from carbon_plugin.monitor.journal import Journal
+from carbon_plugin.monitor.lead import Stretch, stretches
 from carbon_plugin.monitor.leader import Claim
 from carbon_plugin.monitor.metering import with_ranks
 from carbon_plugin.monitor.neighbours import Neighbours
@@ -38,7 +39,7 @@ from carbon_plugin.monitor.settings import Settings
 from carbon_plugin.monitor.sharing import SHARED_MACHINE, shared
 from carbon_plugin.monitor.spans import Measured, SpanTracker
 from carbon_plugin.monitor.wall import WallClock
-from carbon_plugin.monitor.windows import Piece, Snapshot, aligned, cut, energies, merged, moment_of
+from carbon_plugin.monitor.windows import Piece, Snapshot, aligned, cut, merged, moment_of
 from carbon_plugin.spec.devices import DeviceIdentity
 
 CONTEXT_EVERY_S = 60.0
@@ -49,8 +50,8 @@ class NodeRecorder:
     """Owns the meters and the ledger of one node. All methods are for the monitor thread.
 
     The first manifest is written at once, so that the energy of start-up is on record before anything is known of
-    the model. With `takes_over` the steps so far are another leader's. With a `baseline` the first window begins where
-    that does.
+    the model. With `takes_over` the steps so far are another leader's. With a `baseline` the record begins with the
+    training: where the driver took its time, with an estimate up to the first reading.
     """
 
     def __init__(
@@ -94,23 +95,24 @@ class NodeRecorder:
         self._closed = False
         self._said_ahead_s = 0.0
         self._phase: Phase = "startup"
-        first = meters.read() if baseline is None else baseline.from_start(meters.read())
-        self._before = self._snapshot(first)
+        self._before = self._snapshot(meters.read if baseline is None else lambda: baseline.from_start(meters.read()))
+        self._lead: Snapshot | None = None
         if takes_over:
             # What happened before is in the ledger of the leader that was lost.
             transitions = clock.drain(self._before.monotonic_s)
             self._phase = transitions[-1].phase if transitions else "startup"
-        else:
-            # Opening a driver may take seconds; steps that ended meanwhile belong to the first window.
-            self._before = replace(self._before, mark=clock.start)
-        self._started_unix_s = self._wall.unix_s(self._before.monotonic_s)
-        self._started_boot_s = self._wall.boot_s(self._before.monotonic_s)
+        elif baseline is not None:
+            # Opening a driver takes time, in which steps may end and the machine draws power.
+            self._before = replace(self._before, mark=baseline.mark)
+            self._lead = Snapshot(monotonic_s=clock.start.monotonic_s, readings={}, mark=clock.start)
+        started_s = (self._lead or self._before).monotonic_s
+        self._started_unix_s, self._started_boot_s = self._wall.unix_s(started_s), self._wall.boot_s(started_s)
         self.state(context, claims)
         for note in meters.notes:
             self.note(note.kind, note.message)
         if meters.unread is not None:
             self.note(UNREAD_EVENT, meters.unread.sentence, meters.unread.data)
-        self._note_faults(first)  # after the manifest, with which a ledger begins
+        self._note_faults(list(self._before.readings.values()))  # after the manifest, with which a ledger begins
 
     @property
     def poll_interval_s(self) -> float | None:
@@ -172,24 +174,40 @@ class NodeRecorder:
         monotonic moment before, with what the meters had counted by then at the mean power."""
         if self._neighbours is not None:
             self._guard.run("neighbours", self._neighbours.look, None)
-        now = self._snapshot(self._read())
-        after = aligned(self._before, now if until_s is None else replace(now, monotonic_s=until_s))
-        if after.monotonic_s <= self._before.monotonic_s:
+        now = self._snapshot(self._read)
+        # A window ends with the training, however long the driver takes over its last readings.
+        ends_s = [moment_s for moment_s in (until_s, self._clock.ended_s) if moment_s is not None]
+        end_s = min([now.monotonic_s, *ends_s])
+        before, lead = self._before, self._lead
+        if end_s <= (lead or before).monotonic_s:
             return
-        before, self._before = self._before, after
-        transitions = self._clock.drain(after.monotonic_s)
-        pieces = cut(before, after, self._phase, transitions)
-        if transitions:
-            self._phase = transitions[-1].phase
-        self._guard.run("spans", lambda: self._compare(before, after, pieces), None)
-        whole_s = after.monotonic_s - before.monotonic_s
-        windows = [self._window(piece, before, after, piece.duration_s / whole_s) for piece in merged(pieces)]
+        # What another process goes on from has these changes of phase too.
+        transitions = self._clock.drain(end_s) if until_s is None else self._clock.until(end_s)
+        # Steps that ended after the window do not stretch it, nor are they squeezed into it.
+        marks = [(lead or before).mark, before.mark, *(change.mark for change in transitions), now.mark]
+        after = aligned(before, replace(now, monotonic_s=end_s, mark=last_mark(end_s, marks)))
+        self._before, self._lead = after, None
+        windows: list[Window] = []
+        for stretch in stretches(lead, before, after, self._meters.estimate):
+            own = [change for change in transitions if change.monotonic_s <= stretch.after.monotonic_s]
+            transitions = transitions[len(own) :]
+            windows += self._windows(stretch, own)
         self._note_intensity()  # before the windows that it speaks of: a kill between them loses no source
         for window in windows:
             self.record(window)
         self._guard.run("GPU context", self._note_context, None)
         self._note_clock(self._wall.adjust())
-        self._clock.cut_s = after.monotonic_s
+        if until_s is None:
+            self._clock.cut_s = after.monotonic_s
+
+    def _windows(self, stretch: Stretch, transitions: Sequence[Transition]) -> list[Window]:
+        before, after = stretch.before, stretch.after
+        pieces = cut(before, after, self._phase, transitions)
+        if transitions:
+            self._phase = transitions[-1].phase
+        self._guard.run("spans", lambda: self._compare(before, after, pieces), None)
+        whole_s = after.monotonic_s - before.monotonic_s
+        return [self._window(piece, stretch.used(piece.duration_s / whole_s)) for piece in merged(pieces)]
 
     def refresh_intensity(self) -> None:
         """Ask the live services for the intensity of the moment, where it is time; may block for some seconds."""
@@ -237,14 +255,15 @@ class NodeRecorder:
         if self._neighbours is not None:
             self._neighbours.end(self._before.monotonic_s)
 
-    def _snapshot(self, readings: Sequence[Reading]) -> Snapshot:
-        mark = self._clock.mark
+    def _snapshot(self, read: Callable[[], list[Reading]]) -> Snapshot:
+        marks = [self._clock.mark]
+        readings = read()
+        marks.append(self._clock.mark)
         moment_s = moment_of(readings, self._gpus)
-        return Snapshot(
-            monotonic_s=time.monotonic() if moment_s is None else moment_s,
-            readings={reading.key: reading for reading in readings},
-            mark=mark,
-        )
+        moment_s = time.monotonic() if moment_s is None else moment_s
+        # Steps that ended while a GPU kept the others waiting belong to what follows.
+        mark = last_mark(moment_s, marks)
+        return Snapshot(monotonic_s=moment_s, readings={reading.key: reading for reading in readings}, mark=mark)
 
     def _read(self) -> list[Reading]:
         known = len(self._meters.devices)
@@ -270,7 +289,7 @@ class NodeRecorder:
             else:
                 self._faults[reading.key] = reading.fault
 
-    def _window(self, piece: Piece, before: Snapshot, after: Snapshot, share: float) -> Window:
+    def _window(self, piece: Piece, used: list[DeviceEnergy]) -> Window:
         factors = self._context.factors
         index, self._index = self._index, self._index + 1
         start_unix_s = self._wall.unix_s(piece.start_s)
@@ -284,7 +303,7 @@ class NodeRecorder:
             phase=piece.phase,
             start_unix_s=start_unix_s,
             duration_s=piece.duration_s,
-            energies=self._charged(energies(before.readings, after.readings, share), piece),
+            energies=self._charged(used, piece),
             parts=self._parts(piece.start_s, piece.end_s),
             steps=piece.end.steps - piece.start.steps,
             last_step=self._clock.base_step + piece.end.steps,

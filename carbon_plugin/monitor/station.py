@@ -138,10 +138,10 @@ class Station:
     def open(self) -> None:
         """Agree on the run, elect the leader of the host, and begin to record if it is this process."""
         settings, ranks = self._settings, self._ranks
-        baseline = Baseline()  # before anything else that takes time: what is used from here on is recorded
         charged = RESERVED_TIME.begin(self, self._environ)
         SHARED_MACHINE.begin(self)
         self._reserved_since_unix_s = self._wall.now_unix_s() - charged.before_s
+        baseline = Baseline(self._clock)  # before anything else that takes time: what is used from here on is recorded
         if charged.note is not None:
             self.note("reserved_time", charged.note)
         self._place = RunPlace(self._run_dir, settings, self._environ)
@@ -277,7 +277,7 @@ class Station:
         gpus = [device.key for device in meters.devices if device.rung == "gpu"]
         neighbours = None
         if task.until_s is None:
-            since_s = self._duty.baseline.start_s if self._duty.baseline is not None else time.monotonic()
+            since_s = self._duty.baseline.since_s if self._duty.baseline is not None else time.monotonic()
             neighbours = Neighbours(open_scratch(), place.identity.run_id, self._settings.name, gpus, since_s)
             self._neighbours = neighbours
         journal = Journal(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from carbon_plugin.errors import SpecError
+from carbon_plugin.ledger.counted_steps import CountedSteps
 from carbon_plugin.ledger.reader import LedgerFile, manifest_of, read_run
 from carbon_plugin.ledger.records import Close, Event, Window
 from carbon_plugin.ledger.verify import verify_run
@@ -36,6 +38,7 @@ FAULTS: dict[str, tuple[str, dict[str, str], list[str], str, str | None]] = {
     "permission": ("fault=0:no_permission@0.7", {}, [FIRST], "modelled", "meter_permission"),
     "hangs at the end": ("fault=0:slow@0.7=30", {}, [FIRST], "modelled", "meter_slow"),
     "hangs at the start": ("fault=init:slow=30", ONE_OF_THEM, [UNREAD], "modelled", "gpus_not_metered"),
+    "hangs before its first reading": ("fault=0:slow=30", {}, [FIRST], "modelled", "meter_slow"),
     "late": ("fault=init:slow=7", {}, [FIRST], "counter", "gpus_late"),
     "name": ("name=NVIDIA H100 \udcff", {}, [FIRST], "counter", "gpu_selection"),
     "no driver": ("fault=init:driver_not_loaded", {}, [], "", "nvml_driver_not_loaded"),
@@ -52,6 +55,20 @@ def identity(key: str) -> DeviceIdentity:
     return DeviceIdentity(key=key, name="GPU", rung="gpu", scope="gpu", meter="nvml", energy_kind="counter")
 
 
+def is_of_the_whole_training(name: str, windows: list[Window], times_s: list[float]) -> None:
+    """All steps, all of the time, and a step time whose range holds the job's own, by its own clock."""
+    began_s, first_s, *_, last_s, closed_s = times_s
+    counted = CountedSteps()
+    for window in windows:
+        counted.add(window)
+    step_time = counted.step_time_s
+
+    assert sum(window.steps for window in windows) == len(times_s) - 2
+    assert last_s - first_s < sum(window.duration_s for window in windows) <= closed_s - began_s
+    assert step_time is not None
+    assert step_time.low <= (last_s - first_s) / (len(times_s) - 3) <= step_time.high, (name, windows[-1], times_s[-3:])
+
+
 def test_each_fault_of_the_driver_has_its_label_in_the_ledger(simulated_nvml, tmp_path):
     for name in FAULTS:
         (tmp_path / f"host of {name}").mkdir()
@@ -59,13 +76,14 @@ def test_each_fault_of_the_driver_has_its_label_in_the_ledger(simulated_nvml, tm
         name: subprocess.Popen(
             [sys.executable, FAULTY, tmp_path / name, "6" if name == "late" else "3"],
             env=simulated_nvml(f"power=300;{spec}", TMPDIR=str(tmp_path / f"host of {name}"), **variables),
+            stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
         for name, (spec, variables, *_) in FAULTS.items()
     }
     for name, process in jobs.items():
-        _, errors = process.communicate(timeout=120)
+        output, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
         _, _, ends, kind, event = FAULTS[name]
         (file,) = read_run(tmp_path / name).files
@@ -82,6 +100,15 @@ def test_each_fault_of_the_driver_has_its_label_in_the_ledger(simulated_nvml, tm
         assert all(energy.energy_j is None for energy in energies if energy.kind == "absent"), name
         assert event in {one.kind for one in records(file, Event)}, name
         assert verify_run(tmp_path / name).ok
+        is_of_the_whole_training(name, records(file, Window), json.loads(output))
+        if "hangs" in name and name != "hangs at the end":
+            lead = records(file, Window)[:2]  # the first step ended before the first reading
+            assert lead[1].duration_s > 0.5, name
+            for window in lead:
+                assert all(energy.energy_j and energy.kind == "modelled" for energy in window.energies), name
+                of_gpus = [energy for energy in window.energies if energy.key in keys]
+                assert [energy.estimated_j for energy in of_gpus] == [energy.energy_j for energy in of_gpus], name
+                assert all(energy.low_j < 300 * window.duration_s < energy.high_j for energy in of_gpus), name
         assert [close.reason for close in records(file, Close)] == ["closed"], name
 
 

@@ -1,7 +1,11 @@
-"""A short loop under a driver that fails on schedule, from the first window on: `faulty.py RUN_DIR SECONDS`."""
+"""A short loop under a driver that fails on schedule, from the first window on: `faulty.py RUN_DIR SECONDS`.
+
+It prints its own monotonic times: before the start, of the end of each step, and after the end.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
@@ -15,15 +19,18 @@ def main(run_dir: Path, seconds: float) -> None:
     armed = run_dir.with_suffix(".armed")
     os.environ["NVML_SIM"] += f";armed={armed}"
     monitor = CarbonMonitor(run_dir=run_dir, window_s=0.5, options=MonitorOptions(min_window_s=0.25))
+    times_s = [time.monotonic()]
     monitor.start()
     end_s, waiting = time.monotonic() + 60, True
     while time.monotonic() < end_s:
         time.sleep(0.05)
+        times_s.append(time.monotonic())
         monitor.step_end(tokens=100)
         if waiting and any(b'"type":"window"' in file.read_bytes() for file in run_dir.glob("*.jsonl")):
             armed.touch()
             end_s, waiting = time.monotonic() + seconds, False
     monitor.close()
+    print(json.dumps([*times_s, time.monotonic()]))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from carbon_plugin.detect.observed import Detected, DetectedLayout
 from carbon_plugin.monitor import duty, station
 from carbon_plugin.monitor.baseline import Baseline
+from carbon_plugin.monitor.clock import TrainingClock
 from carbon_plugin.monitor.monitor import USED_BY_THE_THREAD, CarbonMonitor
 from carbon_plugin.monitor.settings import MonitorOptions
 
@@ -34,9 +35,9 @@ def main(run_dir: str, launch: Path, seconds: float) -> None:
         )
     looked: dict[str, float] = {}
 
-    def observed() -> Baseline:
+    def observed(clock: TrainingClock) -> Baseline:
         """The first thing that the monitor does with GPUs."""
-        made = Baseline()
+        made = Baseline(clock)
         looked["at_s"] = made.start_s
         return made
 
