@@ -34,7 +34,7 @@ FAULTS: dict[str, tuple[str, dict[str, str], list[str], str, str | None]] = {
     "reset": ("fault=0:reset@0.7", {}, [FIRST], "counter", "meter_counter_reset"),
     "no counter": ("fault=0:no_counter", {}, [FIRST], "power_integrated", "device"),
     "not supported": ("fault=0:no_counter,0:no_power", {}, [FIRST], "modelled", "meter_not_supported"),
-    "slow": ("fault=0:slow@0.7-1.3=2", {}, [FIRST], "counter", "meter_slow"),
+    "slow": ("fault=0:slow@0.7-2.7=2", {}, [FIRST], "counter", "meter_slow"),
     "permission": ("fault=0:no_permission@0.7", {}, [FIRST], "modelled", "meter_permission"),
     "hangs at the end": ("fault=0:slow@0.7=30", {}, [FIRST], "modelled", "meter_slow"),
     "hangs at the start": ("fault=init:slow=30", ONE_OF_THEM, [UNREAD], "modelled", "gpus_not_metered"),
@@ -74,7 +74,7 @@ def test_each_fault_of_the_driver_has_its_label_in_the_ledger(simulated_nvml, tm
         (tmp_path / f"host of {name}").mkdir()
     jobs = {
         name: subprocess.Popen(
-            [sys.executable, FAULTY, tmp_path / name, "6" if name == "late" else "3"],
+            [sys.executable, FAULTY, tmp_path / name, "6" if name in ("late", "slow") else "3"],
             env=simulated_nvml(f"power=300;{spec}", TMPDIR=str(tmp_path / f"host of {name}"), **variables),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
