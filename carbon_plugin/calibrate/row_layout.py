@@ -151,6 +151,8 @@ def row_precision(text: str) -> Precision:
     words = text.lower()
     if words.startswith("fp8-mx"):
         return "mxfp8"
+    if compute := re.match(r"nf4 base, (\w+) compute", words):  # QLoRA: weights in 4 bit, products in 16
+        words = compute.group(1)
     known = PRECISIONS.get(re.split(r"[\s/,(-]", words, maxsplit=1)[0])
     if known is None:
         raise SpecError(f"precision {text!r} is not one that the model knows")

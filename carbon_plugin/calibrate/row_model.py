@@ -17,6 +17,8 @@ BIASED_EXPERTS = "gpt_oss"
 """Architectures whose experts add biases (openai/gpt-oss, `MLPBlock`)."""
 GATED_MARKS = ("swiglu", "geglu", "gated")
 LATENT_RANKS = ("kv_lora", "qk_nope", "qk_rope", "v")
+QUANTISED = ("nf4", "qlora")
+"""How rows name a base in 4 bits."""
 ADAPTER_FRACTION = 0.005
 """Parameters that low-rank adapters train over those of the model: rank 16 to 32 on all linear layers."""
 
@@ -58,10 +60,16 @@ def row_model(
         sliding_window=int(window.group(1)) if window else None,
         sliding_window_layers=layers // 2 if window else None,
         trainable_fraction=ADAPTER_FRACTION if adapters else 1.0,
+        frozen_bits=_frozen_bits(row) if adapters else 16,
         mla=_latent_attention(shape),
         moe=moe,
         source=shape.text("source") or "records file",
     )
+
+
+def _frozen_bits(row: Fields) -> int:
+    said = " ".join(row.text(name) for name in ("model", "precision", "notes")).lower()
+    return 4 if any(mark in said for mark in QUANTISED) else 16
 
 
 def _configured(row: Fields, shape: Fields) -> TransformerModel:

@@ -81,6 +81,7 @@ class Shape:
     mtp: Values
     attention_params: Values
     trainable: Values
+    frozen_bits: Values
     parts: Values
     more_columns: Values
     scan_heads: Values
@@ -217,6 +218,7 @@ def shape_of(model: TransformerModel) -> Shape:
         "mtp": model.mtp_layers,
         "attention_params": model.attention_parameters,
         "trainable": model.trainable_fraction,
+        "frozen_bits": model.frozen_bits,
         **plain_kind(),
     }
     kinds = tuple(_shape(numbers | own) for own in kind_numbers(model))

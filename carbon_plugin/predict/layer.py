@@ -12,6 +12,7 @@ import numpy as np
 
 from carbon_plugin.predict import network, operators
 from carbon_plugin.predict.case import Layout, Shape, Values, Work
+from carbon_plugin.predict.frozen import adapter_traffic, stored_share, widening, with_adapters
 from carbon_plugin.predict.operators import Cost, linear
 from carbon_plugin.predict.rates import Rates
 from carbon_plugin.predict.scan import scan
@@ -20,10 +21,8 @@ HOST_OPS_FORWARD = 22
 HOST_OPS_BACKWARD = 55
 HOST_OPS_SOFTMAX = (6, 15)
 """Extra slots, forward and backward, where the softmax runs as separate operations."""
-ADAPTER_FRACTION = 0.1
 HOST_OPS_ADAPTERS = (35, 50)
-"""Extra slots of a layer with low-rank adapters on its seven matrices: dropout, two products, scale and sum each. A
-smaller trained share than `ADAPTER_FRACTION` is taken for adapters."""
+"""Extra slots of a layer with low-rank adapters on its seven matrices: dropout, two products, scale and sum each."""
 HOST_OPS_EXPERTS = (40, 60)
 """Extra slots of a sparse layer, forward and backward: routing and permutation."""
 HOST_OPS_WAIT = 100
@@ -74,6 +73,9 @@ def layer_time(
         ep, width = Cost(np.float64(0), np.float64(0)), shape.ffn
     core = operators.attention_core(shape, layout, work, rates)
     chain = operators.elementwise(shape, layout, work, tokens, width, rates)
+    if np.any(shape.trainable < 1):
+        weights = np.asarray(sum(layer_parameters(shape, layout, sparse=sparse)))
+        chain = chain + adapter_traffic(shape, layout, work, tokens, width, rates) + widening(shape, weights, rates)
     tp = _tensor_parallel(shape, layout, work, tokens, rates)
     cp = _context_parallel(shape, layout, work, tokens, rates)
     matmul = projections + up + down
@@ -243,7 +245,7 @@ def _host_floor(shape: Shape, layout: Layout, work: Work, rates: Rates, *, spars
     issue = issue * shape.parts
     forward = HOST_OPS_FORWARD * issue + 4 * tp + 8 * cp + (HOST_OPS_EXPERTS[0] if sparse else 0)
     backward = HOST_OPS_BACKWARD * issue + 6 * tp + 8 * cp + (HOST_OPS_EXPERTS[1] if sparse else 0)
-    adapters = (shape.trainable < ADAPTER_FRACTION) & (shape.trainable > 0)
+    adapters = with_adapters(shape)
     forward = forward + rates.shard_host_ops + HOST_OPS_ADAPTERS[0] * adapters
     backward = backward + rates.shard_host_ops + HOST_OPS_ADAPTERS[1] * adapters
     separate = operators.separate_softmax(shape, layout, work, rates)
@@ -311,7 +313,7 @@ def _fsdp_exposed(
         time = time + network.gather_time(expert, expert_ranks, expert_stride, rates)
         return time, near + network.near_time(expert, expert_ranks, rates)
 
-    gather, near_gather = both(work.parameter_bytes)
+    gather, near_gather = both(work.parameter_bytes * stored_share(shape))
     scatter, near_scatter = (time * shape.trainable for time in both(work.reduce_bytes))  # frozen ones have no gradient
     again = layout.zero_stage >= 3  # ZeRO-2 keeps parameters between forward and backward
     after, near_after = np.where(again, gather, 0.0) + scatter, np.where(again, near_gather, 0.0) + near_scatter

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from carbon_plugin.predict.case import Layout, Shape, Values, Work
+from carbon_plugin.predict.frozen import stored_share
 from carbon_plugin.predict.layer import layer_parameters
 from carbon_plugin.predict.rates import Rates
 from carbon_plugin.predict.scan import scan_kept_elements
@@ -44,20 +45,25 @@ def memory_bytes(shape: Shape, layout: Layout, work: Work, rates: Rates) -> dict
     # FSDP keeps one sharded copy and gathers 16-bit units: the master of what is trained, 16 bit of what is frozen or
     # has its master on the host. Other stages keep a 16-bit copy beside the master.
     narrow_share = np.where((work.offload > 0) | (work.master == 0), 1.0, 1 - trained)
-    kept = work.parameter_bytes * np.where(stage >= 3, narrow_share * split(3), shared + routed)
+    # Frozen layers may be kept in fewer bits; embeddings and head are not.
+    tables = _tables(shape, layout)
+    layers = np.maximum(1 - tables / np.maximum(shared + routed, 1), 0)
+    stored = 1 - layers * (1 - stored_share(shape))
+    kept = stored * work.parameter_bytes * np.where(stage >= 3, narrow_share * split(3), shared + routed)
     master = np.where((narrow | (stage >= 3)) & (work.master > 0), MASTER_BYTES * split(1), 0.0)
     unit = np.where(work.gathers_weights > 0, _largest_weight(shape, layout), _largest_layer(shape, layout))
     # Under a pipeline FSDP gathers a stage once a step and accumulates its gradients whole.
     pipelined = layout.pp > 1
     gathered = np.where(
-        stage >= 3, work.parameter_bytes * np.where(pipelined, shared + routed, GATHER_BUFFERS * unit), 0
+        stage >= 3, stored * work.parameter_bytes * np.where(pipelined, shared + routed, GATHER_BUFFERS * unit), 0
     )
+    widened = np.where(shape.frozen_bits < 16, work.parameter_bytes * _largest_weight(shape, layout), 0.0)
     grad_bytes = np.where((stage >= 2) & (work.master > 0), MASTER_BYTES, work.reduce_bytes)
     beside = np.where(stage < 2, work.accumulated_bytes, 0)
     grad_bytes = (np.where(beside > 0, work.parameter_bytes, grad_bytes) + beside) * work.gradients_kept
     gradients = np.where(pipelined, split(4), split(2))
     parts = {
-        "parameters": copies * (kept + gathered),
+        "parameters": copies * (kept + gathered + widened),
         "gradients": copies * grad_bytes * gradients * trained,
         "optimizer": np.where(work.offload > 0, 0.0, master + work.optimizer_bytes * split(1)) * trained,
         "communication": np.where(stage >= 2, SCATTER_BYTES * unit * trained, 0.0),
@@ -66,6 +72,11 @@ def memory_bytes(shape: Shape, layout: Layout, work: Work, rates: Rates) -> dict
     # Gathered units are zero-size where nothing is sharded; frozen masters are not kept at all.
     parts["reserve"] = CONTEXT_BYTES + FRAGMENTATION_SHARE * np.asarray(sum(parts.values()))
     return parts
+
+
+def _tables(shape: Shape, layout: Layout) -> Values:
+    """Parameters of embeddings and head on the device that holds them, as `device_parameters` counts them."""
+    return np.where((layout.pp > 1) | (shape.tied > 0), 1, 2) * shape.vocab * shape.hidden / layout.tp
 
 
 def layer_activation_bytes(shape: Shape, layout: Layout, work: Work, rates: Rates, *, sparse: bool) -> Values:

@@ -12,6 +12,7 @@ from carbon_plugin.spec.amounts import count, plural
 from carbon_plugin.spec.blocks import Block, Part
 from carbon_plugin.spec.limits import MOST_LAYERS, MOST_WIDTH, check_at_most, check_not_negative, check_positive
 
+FROZEN_BITS = (4, 8, 16)
 LITTLE_BESIDE = 0.05
 """Share of the parameters that may lie beside the layers of a model whose step is priced by its layers alone."""
 
@@ -63,8 +64,9 @@ class TransformerModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     Widths and counts are in elements. `ffn` is the width of a dense feed-forward layer, `gated` whether it
     has a gate matrix (SwiGLU, GeGLU). `sliding_window` tokens bound the attention of `sliding_window_layers` layers
-    (None: of all). `kv_heads` < `heads` is grouped-query attention. `mla`, when set,
-    replaces the plain projections. `trainable_fraction` < 1 says that the rest of the parameters is frozen.
+    (None: of all). `kv_heads` < `heads` is grouped-query attention. `mla`, when set, replaces the
+    plain projections. `trainable_fraction` < 1 says that the rest of the parameters is frozen; `frozen_bits` are the
+    bits of a frozen parameter of the layers as it is kept (4 or 8 with quantisation; QLoRA, arXiv 2305.14314).
 
     `blocks`, when set, are the layers where they are not alike, each with its own parameters; the plain fields then
     describe equal layers that together hold the same widths, and `layers` is the number of those. `parts` hold what
@@ -95,6 +97,7 @@ class TransformerModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     moe: MixtureOfExperts | None = None
     mtp_layers: int = 0
     trainable_fraction: float = 1.0
+    frozen_bits: int = 16
     source: str = "explicit fields"
     blocks: tuple[Block, ...] = ()
     parts: tuple[Part, ...] = ()
@@ -126,6 +129,14 @@ class TransformerModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             )
         if not 0 < self.trainable_fraction <= 1:
             raise SpecError(f"{owner}trainable_fraction is {self.trainable_fraction}, expected above 0 and at most 1")
+        if self.frozen_bits not in FROZEN_BITS:
+            listed = ", ".join(map(str, FROZEN_BITS))
+            raise SpecError(f"{owner}frozen_bits is {self.frozen_bits}, expected one of {listed}")
+        if self.frozen_bits < max(FROZEN_BITS) and self.trainable_fraction == 1:
+            raise SpecError(
+                f"{owner}frozen_bits {self.frozen_bits} needs frozen parameters; state trainable_fraction below 1, "
+                "such as 0.005 for low-rank adapters"
+            )
 
     @property
     def made_for_seq_len(self) -> int | None:
