@@ -71,10 +71,11 @@ lint: $(VENV)/.installed-dev ## ruff: lint and format
 types: $(VENV)/.installed-dev ## mypy --strict on the package and its integrations
 	$(BIN)/mypy carbon_plugin integrations
 
-bench: $(VENV)/.installed-dev ## cost of monitor and accounting, layouts a second of the search, to benchmarks/results/
+bench: $(VENV)/.installed-dev ## cost of monitor and accounting, layouts a second of the search, cold starts, to benchmarks/results/
 	$(BIN)/python benchmarks/hook_overhead.py
 	$(BIN)/python benchmarks/footprint_cost.py
 	$(BIN)/python benchmarks/search.py
+	$(BIN)/python benchmarks/cold_start.py
 
 docs: $(VENV)/.installed ## commands and tables in docs/, JSON Schemas of the reports
 	$(BIN)/python docs/commands.py

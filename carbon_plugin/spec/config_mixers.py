@@ -276,14 +276,19 @@ def _kimi_delta(keys: Keys) -> Mixer:
     decay = full if keys.flag("kda_safe_gate", default=False) else low
     gate = full if own.flag("use_full_rank_gate", "kda_safe_gate", default=False) else low
     count = 3 * full + 3 * wide * conv + decay + gate + hidden * heads + wide * hidden
+    return _linear("kimi_delta", count, heads, dim, dim)
+
+
+def _linear(name: str, parameters: int, heads: int, key_dim: int, value_dim: int) -> Mixer:
+    """Linear attention with as many heads of keys as of values."""
     return Mixer(
         kind="linear_attention",
-        name="kimi_delta",
-        parameters=count,
+        name=name,
+        parameters=parameters,
         heads=heads,
         kv_heads=heads,
-        qk_dim=dim,
-        v_dim=dim,
+        qk_dim=key_dim,
+        v_dim=value_dim,
     )
 
 
@@ -291,15 +296,7 @@ def _lightning(keys: Keys) -> Mixer:
     """Lightning attention of MiniMax-01 (arXiv 2501.08313)."""
     hidden, heads = keys.integer(*HIDDEN), keys.integer(*HEADS)
     dim = keys.optional("head_dim") or hidden // heads
-    return Mixer(
-        kind="linear_attention",
-        name="lightning",
-        parameters=5 * hidden * heads * dim,
-        heads=heads,
-        kv_heads=heads,
-        qk_dim=dim,
-        v_dim=dim,
-    )
+    return _linear("lightning", 5 * hidden * heads * dim, heads, dim, dim)
 
 
 def _short_conv(keys: Keys) -> Mixer:
@@ -328,15 +325,7 @@ def _xlstm(keys: Keys) -> Mixer:
     """Matrix LSTM of xLSTM 7B (arXiv 2503.13427)."""
     hidden, heads = keys.integer(*HIDDEN), keys.integer(*HEADS)
     key, value = int(hidden * keys.number("qk_dim_factor", 0.5)), int(hidden * keys.number("v_dim_factor", 1.0))
-    return Mixer(
-        kind="linear_attention",
-        name="mlstm",
-        parameters=hidden * (2 * key + 3 * value + 2 * heads),
-        heads=heads,
-        kv_heads=heads,
-        qk_dim=key // heads,
-        v_dim=value // heads,
-    )
+    return _linear("mlstm", hidden * (2 * key + 3 * value + 2 * heads), heads, key // heads, value // heads)
 
 
 OTHERS: dict[str, Callable[[Keys], Mixer]] = {
