@@ -187,7 +187,7 @@ def open_nvml_meter(
     if isinstance(opened, Unavailable):
         return opened
     driver, inventory = opened.driver, opened.inventory
-    chosen = selection or select_devices(inventory.gpus, environ, reserved)
+    chosen = selection or select_devices(inventory.gpus, environ, reserved, len(inventory.problems))
     boards = _boards(opened, [gpu for uuid in chosen.uuids if (gpu := find_device(inventory, uuid)[0])])
     targets: list[Target] = []
     for uuid in chosen.uuids:

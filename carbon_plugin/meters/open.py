@@ -25,7 +25,7 @@ from carbon_plugin.meters.model_meter import GpuDraw, ModelMeter, summed
 from carbon_plugin.meters.node_address import NodeAddress
 from carbon_plugin.meters.node_meter import GpuHistory, NodeMeter, open_node_meter
 from carbon_plugin.meters.nvml import HANGS, NvmlMeter, late_driver, open_nvml_meter
-from carbon_plugin.meters.presence import shows_driver, unread_gpus
+from carbon_plugin.meters.presence import UNANSWERED, shows_driver, unread_gpus
 from carbon_plugin.meters.protocol import Meter, Note, Reading, Unavailable, UnreadGpus
 from carbon_plugin.meters.rapl import open_rapl_meter
 from carbon_plugin.meters.rapl_domains import POWERCAP
@@ -146,7 +146,7 @@ def open_meters(
     node_profile: Node | None = None,
     accelerator: Accelerator | None = None,
     gpu_power_w: Figure | None = None,
-    unanswered: UnreadGpus | None = None,
+    thought: UnreadGpus | None = None,
     boot_id: str | None = None,
     host_share: float | None = None,
     include_host: bool = True,
@@ -160,8 +160,9 @@ def open_meters(
 
     `reserved` are the job's GPUs (see `select_devices`). `node_profile` models the host where it is not measured;
     without one, or where `accelerator` is a CPU, the CPU is modelled by TDP and utilisation. `gpu_power_w` is the power
-    assumed of a GPU that is there and that no driver tells of; without it such GPUs have no energy. `unanswered` are
-    GPUs of the job that a driver counts that answers for others. `host_share` is the
+    assumed of a GPU that is there and that no driver tells of; without it such GPUs have no energy. `thought` are
+    GPUs that the job is thought to have and that no driver tells of: some that one counts which answers for others, or
+    those of a plan. `host_share` is the
     job's part of the host; by default it follows the reserved GPUs where others may hold the rest. `include_host` False
     meters GPUs only, for ranks beside a leader that has the host. `root_pid` is the process whose tree is the job.
     `node_address` is a meter of the whole node, which then stands for CPU, DRAM and model, or of a facility.
@@ -175,8 +176,7 @@ def open_meters(
     gpus = nvml if isinstance(nvml, NvmlMeter) else None
     notes += gpus.notes if gpus else []
     unavailable = [nvml] if isinstance(nvml, Unavailable) else []
-    in_container = host.container is not None
-    unread = unread_gpus(nvml, environ, container=in_container) if isinstance(nvml, Unavailable) else unanswered
+    unread = _unread(nvml, thought, environ, in_container=host.container is not None)
     share, share_notes = (
         _host_share(gpus, node, host, environ, unread) if host_share is None else (_stated(host_share), [])
     )
@@ -251,6 +251,15 @@ def open_meters(
         models=models,
         late=open_gpus if isinstance(nvml, Unavailable) and nvml.kind == HANGS else None,
     )
+
+
+def _unread(
+    nvml: NvmlMeter | Unavailable, thought: UnreadGpus | None, environ: Mapping[str, str], *, in_container: bool
+) -> UnreadGpus | None:
+    if isinstance(nvml, Unavailable):
+        return unread_gpus(nvml, environ, container=in_container) or thought
+    # GPUs of a driver that has answered since it was last asked are metered.
+    return thought if thought is not None and thought.problem.kind == UNANSWERED else None
 
 
 def _silent(nvml: NvmlMeter | Unavailable, unread: UnreadGpus | None, environ: Mapping[str, str]) -> Unavailable | None:

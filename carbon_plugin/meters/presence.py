@@ -32,14 +32,16 @@ def shows_driver(problem: Unavailable, environ: Mapping[str, str]) -> bool:
 def unanswered_gpus(inventory: Inventory, chosen: DeviceSelection, environ: Mapping[str, str]) -> UnreadGpus | None:
     """The job's GPUs that the driver counts and that do not answer it; None where all do. Those that `chosen` calls
     missing are devices already."""
-    if not inventory.problems or chosen.source == "explicit":
+    if not inventory.problems or (chosen.source == "explicit" and not chosen.unanswered):
         return None
     code, sentence = inventory.problems[0]
     counted = len(inventory.gpus) + len(inventory.problems)
     known = len(chosen.uuids) + len(chosen.missing) + chosen.hidden
     count, evidence = len(inventory.problems), f"the driver counts {counted}, and {len(inventory.gpus)} answer"
     given = _given(environ)
-    if given is not None:
+    if chosen.unanswered:
+        count, evidence = len(chosen.unanswered), f"{chosen.reason}; {evidence}"
+    elif given is not None:
         name, words = given
         count, evidence = min(len(words), counted) - known, f"{name} lists {len(words)}; {evidence}"
     problem = Unavailable(

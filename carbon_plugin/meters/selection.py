@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from carbon_plugin.meters.nvml_driver import Gpu
 from carbon_plugin.spec.amounts import plural, verb
@@ -25,33 +26,47 @@ class DeviceSelection(Struct, frozen=True, kw_only=True):
     """The GPUs of a job on this node.
 
     `uuids` are UUIDs of whole GPUs or of MIG devices, in the order of the source (so that `visible_devices` answers
-    in CUDA order). `reason` says how they were found. `missing` was asked for but NVML does not list it. `hidden` is
-    how many GPUs the job has on this node that other processes see instead. `assumptions` are sentences that the ledger
-    must carry.
+    in CUDA order). `reason` says how they were found. `missing` was asked for but NVML does not list it; `unanswered`
+    was asked for and stands for GPUs that NVML counts and that do not answer. `hidden` is how many GPUs the job has on
+    this node that other processes see instead. `assumptions` are sentences that the ledger must carry.
     """
 
     uuids: tuple[str, ...]
     source: SelectionSource
     reason: str
     missing: tuple[str, ...] = ()
+    unanswered: tuple[str, ...] = ()
     hidden: int = 0
     assumptions: tuple[str, ...] = ()
 
 
 def select_devices(
-    gpus: Sequence[Gpu], environ: Mapping[str, str], explicit: Sequence[str | int] | None = None
+    gpus: Sequence[Gpu],
+    environ: Mapping[str, str],
+    explicit: Sequence[str | int] | None = None,
+    unanswered: int = 0,
 ) -> DeviceSelection:
     """The reserved GPUs: from the caller, else from SLURM, else from what CUDA may see, else all that NVML shows.
 
-    `explicit` holds UUIDs, unambiguous UUID prefixes or NVML indices.
+    `explicit` holds UUIDs, unambiguous UUID prefixes or NVML indices. `unanswered` is how many GPUs NVML counts beside
+    `gpus` that do not answer: so many names that are not found are taken to be theirs.
     """
+    chosen = _selected(gpus, environ, explicit, unanswered)
+    if not (unanswered and chosen.missing):
+        return chosen
+    return replace(chosen, unanswered=chosen.missing[:unanswered], missing=chosen.missing[unanswered:])
+
+
+def _selected(
+    gpus: Sequence[Gpu], environ: Mapping[str, str], explicit: Sequence[str | int] | None, unanswered: int
+) -> DeviceSelection:
     if explicit is not None:
         return _resolved(gpus, [str(item) for item in explicit], "explicit", "named by the caller")
     slurm = _slurm_variable(environ)
     if slurm is not None:
         return _from_slurm(gpus, slurm, environ)
     if "CUDA_VISIBLE_DEVICES" in environ:
-        return visible_devices(gpus, environ)
+        return visible_devices(gpus, environ, unanswered)
     if "GPU_DEVICE_ORDINAL" in environ:
         value = environ["GPU_DEVICE_ORDINAL"]
         return _resolved(gpus, _words(value), "gpu_device_ordinal", f"GPU_DEVICE_ORDINAL={value}")
@@ -64,11 +79,12 @@ def select_devices(
     )
 
 
-def visible_devices(gpus: Sequence[Gpu], environ: Mapping[str, str]) -> DeviceSelection:
+def visible_devices(gpus: Sequence[Gpu], environ: Mapping[str, str], unanswered: int = 0) -> DeviceSelection:
     """The devices that CUDA shows this process, in CUDA's order: `uuids[i]` is torch's `cuda:i`.
 
     Follows the rules of CUDA_VISIBLE_DEVICES: indices, UUIDs or their prefixes; the list ends at the first item that
-    names no device; a device named twice leaves none; empty or -1 hides all.
+    names no device; a device named twice leaves none; empty or -1 hides all. The name of a GPU that does not answer, of
+    which there are `unanswered`, does not end the list.
     """
     value = environ.get("CUDA_VISIBLE_DEVICES")
     listed = [gpu.uuid for gpu in gpus]
@@ -79,17 +95,22 @@ def visible_devices(gpus: Sequence[Gpu], environ: Mapping[str, str]) -> DeviceSe
         )
     by_index = re.match(r"\s*-?\d", value) is not None
     uuids: list[str] = []
+    lost: list[str] = []
     for word in value.split(","):
         uuid = _by_leading_index(gpus, word) if by_index else _by_prefix(gpus, word.strip())
-        if uuid is None:
+        if uuid is not None:
+            uuids.append(uuid)
+        elif len(lost) < unanswered and _may_name(word.strip(), len(gpus) + unanswered):
+            lost.append(word.strip())
+        else:
             break
-        uuids.append(uuid)
     if len(set(uuids)) != len(uuids):
         uuids = []
     return DeviceSelection(
         uuids=tuple(uuids),
         source="cuda_visible_devices",
         reason=f"CUDA_VISIBLE_DEVICES={value}",
+        unanswered=tuple(lost),
         assumptions=_order_caveat(gpus, environ) if by_index else (),
     )
 
@@ -152,6 +173,11 @@ def _words(value: str) -> list[str]:
         elif item:
             words.append(item)
     return words
+
+
+def _may_name(word: str, counted: int) -> bool:
+    """Whether a word may be the name of a GPU that NVML counts, of so many."""
+    return int(word) < counted if word.isdigit() else word.upper().startswith(("GPU-", "MIG-"))
 
 
 def _by_leading_index(gpus: Sequence[Gpu], word: str) -> str | None:

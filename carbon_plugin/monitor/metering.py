@@ -10,11 +10,11 @@ from carbon_plugin.detect.observed import Observed
 from carbon_plugin.meters.hostinfo import read_host_info
 from carbon_plugin.meters.nvml_driver import Inventory
 from carbon_plugin.meters.open import MeterSet, open_meters
-from carbon_plugin.meters.presence import UNANSWERED, unanswered_gpus, unread_gpus
+from carbon_plugin.meters.presence import unanswered_gpus, unread_gpus
 from carbon_plugin.meters.protocol import Unavailable, UnreadGpus
 from carbon_plugin.meters.selection import select_devices
 from carbon_plugin.monitor.leader import Claim
-from carbon_plugin.monitor.missing_gpus import named_gpu, unread_power
+from carbon_plugin.monitor.missing_gpus import named_gpu, planned_gpus, unread_power
 from carbon_plugin.monitor.settings import Settings
 from carbon_plugin.spec.devices import DeviceIdentity
 from carbon_plugin.spec.hardware import Accelerator, Node
@@ -39,9 +39,9 @@ def look_at_hardware(settings: Settings, shown: Inventory | Unavailable, environ
     reserved = settings.options.reserved_gpus
     if not isinstance(shown, Inventory):
         in_container = read_host_info(environ=environ).container is not None
-        unread = unread_gpus(shown, environ, container=in_container)
+        unread = unread_gpus(shown, environ, container=in_container) or planned_gpus(settings, shown, environ)
         return Hardware(reserved=reserved, keys=(), accelerator=None, unread=unread)
-    chosen = select_devices(shown.gpus, environ, reserved)
+    chosen = select_devices(shown.gpus, environ, reserved, len(shown.problems))
     names = [gpu.name for gpu in shown.gpus if gpu.uuid in chosen.uuids or _holds(gpu.slices, chosen.uuids)]
     profile = match_device_name(names[0]) if names else None
     return Hardware(
@@ -66,7 +66,7 @@ def open_host_meters(
         node_profile=_node_profile(settings, accelerator) if known else None,
         accelerator=accelerator,
         gpu_power_w=None if unread is None else unread_power(settings, accelerator, usable=unread.usable),
-        unanswered=unread if host and unread is not None and unread.problem.kind == UNANSWERED else None,
+        thought=unread if host else None,
         include_host=host,
         node_address=settings.node_meter,
         environ=environ,

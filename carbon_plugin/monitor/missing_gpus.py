@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from msgspec.structs import replace
 
 from carbon_plugin.ledger.expected import NOT_SEEN_EVENT, SILENT_EVENT
 from carbon_plugin.meters.open import MeterSet
+from carbon_plugin.meters.presence import shows_driver
+from carbon_plugin.meters.protocol import Unavailable, UnreadGpus
 from carbon_plugin.monitor.settings import Settings
 from carbon_plugin.predict.power import unread_power_figure
+from carbon_plugin.spec.amounts import plural, verb
 from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.hardware import Accelerator
 from carbon_plugin.spec.profiles import list_accelerators
@@ -17,6 +22,15 @@ def named_gpu(settings: Settings) -> Accelerator | None:
     """The GPU that the user or the plan says the job runs on; None for a job on CPUs, or where nobody says so."""
     planned = settings.forecast.spec.cluster.accelerator if settings.forecast else None
     return next((a for a in (settings.declared.accelerator, planned) if a is not None and a.kind == "gpu"), None)
+
+
+def planned_gpus(settings: Settings, problem: Unavailable, environ: Mapping[str, str]) -> UnreadGpus | None:
+    """The GPUs of one node of the plan, where a driver that is there does not tell of any and nothing else does."""
+    plan = settings.forecast
+    if plan is None or plan.spec.cluster.accelerator.kind != "gpu" or not shows_driver(problem, environ):
+        return None
+    count = plan.spec.cluster.devices_per_node
+    return UnreadGpus(count=count, evidence=f"the plan names {count} a node", problem=problem)
 
 
 def unread_power(settings: Settings, accelerator: Accelerator | None, *, usable: bool) -> Figure:
@@ -39,6 +53,14 @@ def warning_of(meters: MeterSet, settings: Settings) -> tuple[str | None, str] |
     """What the user must know at the start about GPUs that are not metered, and the kind of event that the ledger gets
     (None where the meters' own event says it); None where all are metered, or there are none."""
     unread, named = meters.unread, named_gpu(settings)
+    silent_gpus = [d for d in meters.devices if d.rung == "gpu" and d.energy_kind == "absent"]
+    if unread is None and silent_gpus:
+        count, keys = len(silent_gpus), ", ".join(device.key for device in silent_gpus)
+        return (
+            None,
+            f"{plural(count, 'GPU')} {verb(count, 'is', 'are')} not metered ({keys}): {silent_gpus[0].note}. "
+            "What can be said of their energy is in the totals as an estimate, with a range",
+        )
     if unread is not None:
         advice = f" ({unread.problem.advice})" if unread.problem.advice else ""
         return None, f"{unread.sentence}{advice}. Their energy is in the totals as an estimate, with a range"

@@ -175,3 +175,46 @@ def test_planned_gpus_of_which_nothing_shows_one_are_said(job, plan, tmp_path):
     summary = summarise(tmp_path / "run")
     assert any(warning.startswith("The plan names GPUs") for warning in warnings(summary))
     assert "no GPU of the plan was seen" in render_text(summary).splitlines()[-1]
+
+
+def test_what_can_be_metered_is_metered_beside_what_cannot(simulated_nvml, plan, tmp_path):
+    (tmp_path / "forecast.json").write_bytes(msgspec.json.encode(plan))
+    first, second = (f"GPU-00000051-5133-4d00-8000-00000000000{index}" for index in range(2))
+    lost = "gpus=2;power=300,400;fault=0:lost"
+    cases: dict[str, tuple[str, dict[str, str], tuple[int, int], str]] = {
+        "by index": (lost, {"CUDA_VISIBLE_DEVICES": "0,1"}, (2, 1), "1 GPU is not metered"),
+        "by UUID": (lost, {"CUDA_VISIBLE_DEVICES": f"{first},{second}"}, (2, 1), "1 GPU is not metered"),
+        "by container": (lost, {"NVIDIA_VISIBLE_DEVICES": "0,1"}, (2, 1), "1 GPU is not metered"),
+        "silent": ("gpus=2;power=300,400;fault=0:no_counter,0:no_power", {}, (2, 1), "1 GPU is not metered"),
+        "planned": (
+            "fault=init:version_mismatch", {"JOB_PLAN": f"{tmp_path}/forecast.json"}, (8, 0), "8 GPUs are not metered"
+        ),
+    }  # fmt: skip
+    with started(simulated_nvml, tmp_path) as start:
+        running = {
+            name: start(
+                "live.py",
+                "close",
+                tmp_path / name,
+                1.5,
+                spec=spec,
+                TMPDIR=_made(tmp_path / f"{name} host"),
+                **variables,
+            )
+            for name, (spec, variables, *_) in cases.items()
+        }
+        for name, process in running.items():
+            _, _, counted, said = cases[name]
+            ended = Ended(tmp_path / name, process)
+            summary, gpu = ended.summary, ended.summary.by_rung["gpu"]
+            warned = [line for line in ended.errors.splitlines() if "not metered" in line]
+
+            assert len(warned) == 1, (name, ended.errors)
+            assert said in warned[0], name
+            assert (summary.coverage.gpus, summary.coverage.gpus_measured) == counted, name
+            assert 0 < gpu.estimated_j <= gpu.energy_j, name
+            assert "estimated for GPUs that could not be read" in opening(summary), name
+            seconds = sum(window.duration_s for window in ended.windows)
+            measured = [device.energy for device in summary.devices if device.identity.key == second]
+            assert all(0.9 < energy.measured_j / (400 * seconds) < 1.1 for energy in measured), name
+            assert render_text(summary).splitlines()[-1] != "verified", name
