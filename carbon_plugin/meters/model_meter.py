@@ -113,6 +113,10 @@ class GpuDraw:
             if last is not None:
                 self._since_j = self._since_j.plus(self._stretch(last, reading))
 
+    def all_metered(self) -> None:
+        """From now on every GPU is among the readings."""
+        self._unmetered = 0
+
     def power_since(self, elapsed_s: float) -> Watts:
         """Mean power of all GPUs since the last call."""
         if elapsed_s <= 0:

@@ -70,6 +70,7 @@ class MeterSet:
         unread: UnreadGpus | None,
         silent: Unavailable | None,
         models: Mapping[str, PowerSource],
+        stand_ins: Sequence[ModelMeter],
         late: Callable[[], NvmlMeter | Unavailable] | None,
     ) -> None:
         self.devices: list[DeviceIdentity] = [device for meter in meters for device in meter.devices]
@@ -86,6 +87,7 @@ class MeterSet:
         self._history = history
         self._context = ContextWatch()
         self._late = late
+        self._stand_ins = list(stand_ins)
         self._bounds = {key: bound for meter in meters for key, bound in meter.bounds.items()}
         peers = {device.key: device.scope for device in self.devices if device.scope in _ALIKE}
         self._gate = Gate(self._bounds, peers=peers, models=models)
@@ -119,6 +121,19 @@ class MeterSet:
         self.notes = [Note("gpus_late", "the driver has answered: its GPUs are metered from now on"), *opened.notes]
         self._meters.insert(0, opened)
         self._bounds.update(opened.bounds)
+
+    def retire_stand_ins(self) -> bool:
+        """Leave out what stands in for the GPUs of a driver that has answered since; whether there was any.
+
+        For the end of a window: up to there the stand-ins tell what was drawn."""
+        if not self._stand_ins or self.unread is not None:
+            return False
+        self._meters = [meter for meter in self._meters if meter not in self._stand_ins]
+        gone = {device.key for meter in self._stand_ins for device in meter.devices}
+        self.devices = [device for device in self.devices if device.key not in gone]
+        self._stand_ins = []
+        self._draw.all_metered()
+        return True
 
     def estimate(self, key: str) -> Watts | None:
         """Power of a device, with its range, in a time that lies before its first reading; None if nothing tells."""
@@ -188,6 +203,7 @@ def open_meters(
     draw, history = GpuDraw(_unmetered(gpus, node, unread), gpu_power_w.value if gpu_power_w else None), GpuHistory()
     beside = None
     models: dict[str, PowerSource] = {}
+    stand_ins = unread_meters(unread, key, accelerator, gpu_power_w, clock) if include_host else []
     if include_host:
         notes += share_notes
         measured = None
@@ -225,7 +241,7 @@ def open_meters(
             cpu_measured=node_measured or bool({"package", "module"} & scopes),
             dram_measured=node_measured or bool({"dram", "module"} & scopes),
         )
-        meters += unread_meters(unread, key, accelerator, gpu_power_w, clock)
+        meters += stand_ins
         parts = host_parts(plan, draw, root_pid, environ, clock)
         if isinstance(measured, NodeMeter) and node_measured:
             # What stands in for the node meter where it tells nothing, or nothing possible.
@@ -249,6 +265,7 @@ def open_meters(
         unread=unread,
         silent=_silent(nvml, unread, environ),
         models=models,
+        stand_ins=stand_ins,
         late=open_gpus if isinstance(nvml, Unavailable) and nvml.kind == HANGS else None,
     )
 

@@ -197,6 +197,8 @@ class NodeRecorder:
             self.record(window)
         self._guard.run("GPU context", self._note_context, None)
         self._note_clock(self._wall.adjust())
+        if self._meters.retire_stand_ins():
+            self.state(self._context, self._claims)
         if until_s is None:
             self._clock.cut_s = after.monotonic_s
 

@@ -121,14 +121,14 @@ def _at(moment_s: float, before: Reading | None, reading: Reading) -> Reading:
 def energies(before: Mapping[str, Reading], after: Mapping[str, Reading], share: float) -> list[DeviceEnergy]:
     """Energy of every device between two reads, times `share` of the time between them.
 
-    A device without a first reading starts here; one that says nothing is absent, never 0 J.
+    A device without a first reading starts here and is not part of it yet; one that says nothing is absent, never 0 J.
     """
-    return [_energy(before.get(key), reading, share) for key, reading in after.items()]
+    return [_energy(before[key], reading, share) for key, reading in after.items() if key in before]
 
 
-def _energy(before: Reading | None, after: Reading, share: float) -> DeviceEnergy:
+def _energy(before: Reading, after: Reading, share: float) -> DeviceEnergy:
     note = after.message if share == 1 else "; ".join(filter(None, (APPORTIONED, after.message)))
-    if after.kind == "absent" or after.energy_j is None or before is None:
+    if after.kind == "absent" or after.energy_j is None:
         return DeviceEnergy(key=after.key, energy_j=None, kind="absent", note=note)
     # A meter that had nothing to say yet had counted nothing: its energy is that since it was opened.
     central = after.energy_j - (before.energy_j or 0.0)

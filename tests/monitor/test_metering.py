@@ -40,6 +40,7 @@ FAULTS: dict[str, tuple[str, dict[str, str], list[str], str, str | None]] = {
     "hangs at the start": ("fault=init:slow=30", ONE_OF_THEM, [UNREAD], "modelled", "gpus_not_metered"),
     "hangs before its first reading": ("fault=0:slow=30", {}, [FIRST], "modelled", "meter_slow"),
     "late": ("fault=init:slow=7", {}, [FIRST], "counter", "gpus_late"),
+    "late, given": ("fault=init:slow=7", ONE_OF_THEM, [FIRST], "counter", "gpus_late"),
     "name": ("name=NVIDIA H100 \udcff", {}, [FIRST], "counter", "gpu_selection"),
     "no driver": ("fault=init:driver_not_loaded", {}, [], "", "nvml_driver_not_loaded"),
     "MIG": ("mig=0:3/4", {"CUDA_VISIBLE_DEVICES": PART}, [PART], "modelled", "device"),
@@ -74,7 +75,7 @@ def test_each_fault_of_the_driver_has_its_label_in_the_ledger(simulated_nvml, tm
         (tmp_path / f"host of {name}").mkdir()
     jobs = {
         name: subprocess.Popen(
-            [sys.executable, FAULTY, tmp_path / name, "6" if name in ("late", "slow") else "3"],
+            [sys.executable, FAULTY, tmp_path / name, "6" if name in ("late", "late, given", "slow") else "3"],
             env=simulated_nvml(f"power=300;{spec}", TMPDIR=str(tmp_path / f"host of {name}"), **variables),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -100,6 +101,8 @@ def test_each_fault_of_the_driver_has_its_label_in_the_ledger(simulated_nvml, tm
         assert all(energy.energy_j is None for energy in energies if energy.kind == "absent"), name
         assert event in {one.kind for one in records(file, Event)}, name
         assert verify_run(tmp_path / name).ok
+        of_gpus = [[e for e in w.energies if "gpu" in e.key.lower()] for w in records(file, Window)]
+        assert all(len(energies) <= len(ends) for energies in of_gpus), name
         is_of_the_whole_training(name, records(file, Window), json.loads(output))
         if "hangs" in name and name != "hangs at the end":
             lead = records(file, Window)[:2]  # the first step ended before the first reading
