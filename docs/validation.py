@@ -10,6 +10,7 @@ import numpy as np
 
 from carbon_plugin.calibrate.error_summary import ErrorSummary
 from carbon_plugin.calibrate.headlines import Headline
+from carbon_plugin.calibrate.memory_rows import FitSummary
 from carbon_plugin.calibrate.spreads import ClassSpread, class_spreads
 from carbon_plugin.calibrate.validate import Validation, validate
 from carbon_plugin.predict.interval import spread_of
@@ -100,8 +101,13 @@ def tables(result: Validation) -> str:
         "\n### Models whose layers differ, fitted to nothing\n",
         *_errors(result.hybrids, {}),
         "\n### Memory a device, against peak bytes\n",
-        "| source | n | MAPE | worst | bias |\n|---|---|---|---|---|",
-        *(f"| {_name(m.source)} | {m.n} | **{m.mape:.1f}** | {m.worst:+.0f} | {m.bias:+.1f} |" for m in result.memory),
+        "| source | reported | n | MAPE | worst | bias |\n|---|---|---|---|---|---|",
+        *(
+            f"| {_name(m.source)} | {m.scope} | {m.n} | **{m.mape:.1f}** | {m.worst:+.0f} | {m.bias:+.1f} |"
+            for m in result.memory
+        ),
+        "\n### Layouts that fit\n",
+        *_fits(result),
         "\n### Which layout we would pick\n",
         "| source | jobs | layouts | rank correlation | regret, % | worst, % |\n|---|---|---|---|---|---|",
         *(
@@ -113,6 +119,24 @@ def tables(result: Validation) -> str:
         *(f"- `{row.id}`: {row.skipped}" for row in result.rows if row.skipped),
     ]
     return "\n".join(parts)
+
+
+def _fits(result: Validation) -> Iterator[str]:
+    """Sources that a verdict is wrong for, all others in one line, and every probe that ran out of memory."""
+    yield "| source | ran | called feasible | ran out of memory | called too large |\n|---|---|---|---|---|"
+    wrong = [one for one in result.fits if one.ran > one.called_feasible or one.out_of_memory]
+    others = [one for one in result.fits if one not in wrong]
+    for one in wrong:
+        yield f"| {_name(one.source)} | {_counts([one])} |"
+    yield f"| {len(others)} others | {_counts(others)} |"
+    yield f"| **all** | {_counts(result.fits)} |"
+
+
+def _counts(items: Sequence[FitSummary]) -> str:
+    ran, feasible = sum(one.ran for one in items), sum(one.called_feasible for one in items)
+    probes, called = sum(one.out_of_memory for one in items), sum(one.called_too_large for one in items)
+    share = f" ({feasible / ran:.1%})" if ran else ""
+    return f"{ran} | {feasible}{share} | {probes or ''} | {called if probes else ''}"
 
 
 def _headline(item: Headline) -> str:

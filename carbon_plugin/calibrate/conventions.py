@@ -223,8 +223,15 @@ def stack_of(conventions: Conventions, row: Fields, recipe: Recipe | None, devic
         changes["fused"] = True
     if "PURE" in row.text("sharding"):
         changes["grad_reduce_dtype"] = "bf16"
-    if conventions.name == "torchtitan" and not (compiled and _compiles_the_loss(row.text("source"))):
+    whole = "torch.compile" in row.text("framework")
+    if conventions.name == "torchtitan" and not (whole or (compiled and _compiles_the_loss(row.text("source")))):
         changes["cross_entropy"] = "eager"
+    elif conventions.stack.cross_entropy == "eager" and (whole or compiled):
+        changes["cross_entropy"] = "compiled"
+    if "chunked cross entropy" in row.text("overlap"):
+        changes["cross_entropy"] = "chunked"
+    if row.text("framework").lower().startswith("megatron-deepspeed") and not conventions.interleaves:
+        changes["accumulates_beside"] = True
     if "rowwise" in row.text("precision"):
         changes["fp8_recipe"] = "rowwise"
     if row.text("remat_policy") == "full":

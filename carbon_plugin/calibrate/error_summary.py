@@ -32,16 +32,6 @@ class ErrorSummary(Struct, frozen=True, kw_only=True):
     model_left_out_mape: float | None = None
 
 
-class MemorySummary(Struct, frozen=True, kw_only=True):
-    """Error of allocated memory a device of one source, percent."""
-
-    source: str
-    n: int
-    mape: float
-    worst: float
-    bias: float
-
-
 def summarise(
     source: str,
     measured: Floats,
@@ -68,18 +58,6 @@ def summarise(
         left_out=left_out,
         baseline_mape={name: percent_error(guess, measured) for name, guess in baselines.items()},
         model_left_out_mape=None if model_left_out is None else percent_error(model_left_out, measured),
-    )
-
-
-def summarise_memory(source: str, measured: Floats, predicted: Floats) -> MemorySummary:
-    """Sum up the memory of at least one row: arrays of shape (n,), bytes."""
-    error = predicted / measured - 1
-    return MemorySummary(
-        source=source,
-        n=measured.size,
-        mape=percent_error(predicted, measured),
-        worst=100 * float(error[np.argmax(np.abs(error))]),
-        bias=100 * float(np.mean(error)),
     )
 
 

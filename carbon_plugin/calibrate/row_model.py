@@ -42,7 +42,9 @@ def row_model(
     moe = _experts(shape)
     gated = any(mark in shape.text("mlp").lower() for mark in GATED_MARKS)
     window = re.search(r"(\d+)-token sliding", shape.text("note"))
-    adapters = row.text("kind") == "lora_benchmark"
+    # A probe that ran out of memory has one kind, whatever was trained.
+    adapters = row.text("kind") == "lora_benchmark" or (bool(row.flag("oom")) and "lora" in row.text("model").lower())
+    tied = shape.flag("tied")
     if adapters:
         assumed.append(f"trainable_fraction {ADAPTER_FRACTION}")
     return TransformerModel(
@@ -55,7 +57,7 @@ def row_model(
         ffn=shape.count("ffn") if moe is None else shape.count("ffn", moe.expert_ffn),
         vocab=shape.count("vocab", USUAL_VOCAB),
         gated=gated,
-        tied_embeddings=not gated,
+        tied_embeddings=not gated if tied is None else tied,
         dropout=conventions.dropout,
         sliding_window=int(window.group(1)) if window else None,
         sliding_window_layers=layers // 2 if window else None,

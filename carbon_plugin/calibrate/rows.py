@@ -12,12 +12,12 @@ import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from msgspec import Struct
 
-from carbon_plugin.calibrate.conventions import UNKNOWN, conventions_of
+from carbon_plugin.calibrate.conventions import UNKNOWN, Conventions, conventions_of
 from carbon_plugin.calibrate.fields import Fields
 from carbon_plugin.calibrate.row_cluster import row_cluster
 from carbon_plugin.calibrate.row_layout import row_execution
@@ -26,6 +26,7 @@ from carbon_plugin.calibrate.row_time import check_possible, row_step_time_s
 from carbon_plugin.calibrate.vtrain import vtrain_records
 from carbon_plugin.errors import CarbonPluginError, SpecError
 from carbon_plugin.spec.document import load_yaml
+from carbon_plugin.spec.model import TransformerModel
 from carbon_plugin.spec.reading import in_one_sentence, read_text
 from carbon_plugin.spec.run import RunSpec, check_layout
 from carbon_plugin.spec.site import Site
@@ -34,6 +35,23 @@ NOWHERE = Site(zone=None, intensity_g_per_kwh=0.0, intensity_source="a published
 FIRST_COLLECTION = "first"
 """The set of sources of a file that names none."""
 NO_STEP_TIME = {"oom_probe": "did not fit in memory", "full_run": "a whole run"}
+
+
+MemoryScope = Literal["allocated", "reserved", "device"]
+"""What a source reports of memory: the allocator's peak, what the allocator holds, or what the device shows (with its
+context and whatever the allocator keeps, so that it says little of the need)."""
+
+
+class MemoryRow(Struct, frozen=True, kw_only=True):
+    """One configuration that ran, or (`out_of_memory`) did not fit, with its peak a device where that is known."""
+
+    id: str
+    source: str
+    origin: str
+    spec: RunSpec
+    out_of_memory: bool = False
+    measured_bytes: float | None = None
+    scope: MemoryScope = "allocated"
 
 
 class PublishedRow(Struct, frozen=True, kw_only=True):
@@ -51,16 +69,17 @@ class PublishedRow(Struct, frozen=True, kw_only=True):
     spec: RunSpec
     measured_step_time_s: float
     measured_memory_bytes: float | None = None
-    memory_is_reserved: bool = False
+    memory_scope: MemoryScope = "allocated"
     assumed: tuple[str, ...] = ()
 
 
 class SkippedRow(Struct, frozen=True, kw_only=True):
-    """A row that cannot be predicted, and why."""
+    """A row whose step time cannot be compared, and why; `memory` where what it says of memory can be."""
 
     id: str
     source: str
     reason: str
+    memory: MemoryRow | None = None
 
 
 def read_rows(path: Path) -> tuple[list[PublishedRow], list[SkippedRow]]:
@@ -90,11 +109,13 @@ def parse_rows(
     skipped: list[SkippedRow] = []
     for number, record in enumerate(records):
         identity = str(record.get("id") or f"unnamed-{number}")
-        source = short_source(identity)
+        source, row = short_source(identity), Fields(record)
         try:
-            rows.append(_row(identity, source, Fields(record), known, collection))
+            rows.append(_row(identity, source, row, known, collection))
         except (CarbonPluginError, OverflowError) as error:
-            skipped.append(SkippedRow(id=identity, source=source, reason=" ".join(str(error).split())))
+            reason = " ".join(str(error).split())
+            memory = _memory(identity, source, row, known)
+            skipped.append(SkippedRow(id=identity, source=source, reason=reason, memory=memory))
     return rows, skipped
 
 
@@ -124,16 +145,11 @@ def _row(identity: str, source: str, row: Fields, architectures: Mapping[str, An
         raise SpecError(f"kind {kind or 'oom_probe'}: {NO_STEP_TIME.get(kind, 'did not fit in memory')}, no step time")
     if row.flag("padded"):
         raise SpecError("padded: sequences are shorter than seq_len, and their lengths are not stated")
-    conventions = conventions_of(row.text("framework"))
     assumed: list[str] = []
-    cluster = row_cluster(row, assumed)
-    model = row_model(row, architectures, conventions, assumed)
-    layout, training, stack = row_execution(row, model, cluster, conventions, assumed)
-    check_layout(model, cluster, layout)
-    layout.micro_batches(training.global_batch_size)
-    spec = RunSpec(
-        name=identity, model=model, cluster=cluster, training=training, site=NOWHERE, layout=layout, stack=stack
-    )
+    spec, conventions = _spec(identity, row, architectures, assumed)
+    model, cluster, training, layout = spec.model, spec.cluster, spec.training, spec.layout
+    assert isinstance(model, TransformerModel)
+    assert layout is not None  # as `_spec` makes them
     measured_s = row_step_time_s(row, model, cluster, training, layout, assumed)
     check_possible(row, model, cluster, training, layout, measured_s)
     return PublishedRow(
@@ -146,10 +162,60 @@ def _row(identity: str, source: str, row: Fields, architectures: Mapping[str, An
         model_key=f"{model.hidden}x{model.layers}" + ("moe" if model.moe else ""),
         spec=spec,
         measured_step_time_s=measured_s,
-        measured_memory_bytes=row.number("mem_gib_per_gpu") * 2**30 if row.states("mem_gib_per_gpu") else None,
-        memory_is_reserved=conventions.reports_reserved_memory,
+        measured_memory_bytes=_measured_memory_bytes(row),
+        memory_scope=_memory_scope(row, conventions),
         assumed=tuple(assumed),
     )
+
+
+def _spec(
+    identity: str, row: Fields, architectures: Mapping[str, Any], assumed: list[str]
+) -> tuple[RunSpec, Conventions]:
+    """The run of a row, with the conventions of its framework; what was assumed is appended to `assumed`."""
+    conventions = conventions_of(row.text("framework"))
+    cluster = row_cluster(row, assumed)
+    model = row_model(row, architectures, conventions, assumed)
+    layout, training, stack = row_execution(row, model, cluster, conventions, assumed)
+    check_layout(model, cluster, layout)
+    layout.micro_batches(training.global_batch_size)
+    spec = RunSpec(
+        name=identity, model=model, cluster=cluster, training=training, site=NOWHERE, layout=layout, stack=stack
+    )
+    return spec, conventions
+
+
+def _memory(identity: str, source: str, row: Fields, architectures: Mapping[str, Any]) -> MemoryRow | None:
+    """What a row without a step time says of memory: that it did not fit, or its peak; None where neither is known."""
+    try:
+        out_of_memory = bool(row.flag("oom"))
+        measured = _measured_memory_bytes(row)
+        if not out_of_memory and measured is None:
+            return None
+        spec, conventions = _spec(identity, row, architectures, [])
+    except (CarbonPluginError, OverflowError):
+        return None  # the reason why it was skipped says what is wrong with it
+    return MemoryRow(
+        id=identity,
+        source=f"{source}-lora" if spec.model.trainable_fraction < 1 else source,
+        origin=origin_of(identity),
+        spec=spec,
+        out_of_memory=out_of_memory,
+        measured_bytes=measured,
+        scope=_memory_scope(row, conventions),
+    )
+
+
+def _measured_memory_bytes(row: Fields) -> float | None:
+    """The peak a device, but for rows that say why no equation here describes it (`mem_excluded`)."""
+    if row.states("mem_excluded"):
+        return None
+    return row.number("mem_gib_per_gpu") * 2**30 if row.states("mem_gib_per_gpu") else None
+
+
+def _memory_scope(row: Fields, conventions: Conventions) -> MemoryScope:
+    if re.search(r"device[- ]level|nvidia-smi", row.text("notes")):
+        return "device"
+    return "reserved" if conventions.reports_reserved_memory else "allocated"
 
 
 def _own_name(framework: str) -> str:

@@ -19,26 +19,27 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from carbon_plugin.calibrate import baselines
-from carbon_plugin.calibrate.error_summary import (
-    ErrorSummary,
-    MemorySummary,
-    mean,
-    summarise,
-    summarise_memory,
-)
+from carbon_plugin.calibrate.error_summary import ErrorSummary, mean, summarise
 from carbon_plugin.calibrate.fit import fit_populations, leave_out, model_folds
 from carbon_plugin.calibrate.full_runs import FullRunRow, full_run_rows
 from carbon_plugin.calibrate.headlines import Headline, headlines
 from carbon_plugin.calibrate.hybrids import hybrid_groups, without_hybrids
 from carbon_plugin.calibrate.layout_choice import LayoutChoice, LayoutSummary, layout_choices, summarise_choices
+from carbon_plugin.calibrate.memory_rows import (
+    FitSummary,
+    MemorySummary,
+    ValidatedMemory,
+    fit_summaries,
+    memory_rows,
+    memory_summaries,
+    validate_memory,
+)
 from carbon_plugin.calibrate.parameters import calibration_rows, cluster_offsets, shipped_parameters
 from carbon_plugin.calibrate.real_runs import ClassOverrun, class_overruns, whole_runs
 from carbon_plugin.calibrate.rows import PublishedRow, SkippedRow, read_rows
 from carbon_plugin.calibrate.table import Table, predict, tabulate
 from carbon_plugin.calibrate.unknown_device import unknown_device_step_time_s
 from carbon_plugin.predict.interval import accuracy_class, spread_of
-from carbon_plugin.predict.memory import memory_bytes, peak_bytes
-from carbon_plugin.predict.rates import combine
 from carbon_plugin.predict.result import AccuracyClass
 
 Floats = NDArray[np.float64]
@@ -75,8 +76,6 @@ class ValidatedRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
     fitted: bool | None = None
     assumed: tuple[str, ...] | None = None
     baselines: dict[str, float] | None = None
-    measured_memory_bytes: float | None = None
-    predicted_memory_bytes: float | None = None
     skipped: str | None = None
 
 
@@ -84,21 +83,24 @@ class Validation(Struct, frozen=True, kw_only=True):
     """The whole comparison. `headlines` sum up each collection, dense models and mixtures, every source counted once;
     `macro_*` are means over the lines of `summary`, each counted once, None without rows; `clusters` counts
     each cluster of rows of one kernel shape (hidden, tp, pp, micro-batch) once; `unknown_device` predicts Hopper and
-    Blackwell as if nobody had calibrated them; `layouts` and `choices` say which layout we would have picked;
-    `full_runs` are device-hours of whole runs, `overruns` what they take beyond the best case (shipped rows only).
-    `hybrids` are models whose layers differ (`hybrid_rows`), to which no constant is fitted and no mean counts."""
+    Blackwell as if nobody had calibrated them; `memory` sums up measured peaks and `fits` which layouts are called
+    feasible, row by row in `memory_rows`; `layouts` and `choices` say which layout we would have picked; `full_runs`
+    are device-hours of whole runs, `overruns` what they take beyond the best case (shipped rows only). `hybrids` are
+    models whose layers differ (`hybrid_rows`), to which no constant is fitted and no mean counts."""
 
     headlines: tuple[Headline, ...]
     summary: tuple[ErrorSummary, ...]
     clusters: tuple[ErrorSummary, ...]
     unknown_device: tuple[ErrorSummary, ...]
-    memory: tuple[MemorySummary, ...]
     layouts: tuple[LayoutSummary, ...]
     choices: tuple[LayoutChoice, ...]
     macro_mape: float | None
     macro_abs_log_ratio: float | None
     macro_baseline_mape: dict[str, float]
     rows: tuple[ValidatedRow, ...]
+    memory: tuple[MemorySummary, ...] = ()
+    fits: tuple[FitSummary, ...] = ()
+    memory_rows: tuple[ValidatedMemory, ...] = ()
     full_runs: tuple[FullRunRow, ...] = ()
     hybrids: tuple[ErrorSummary, ...] = ()
     hybrid_rows: tuple[ValidatedRow, ...] = ()
@@ -137,7 +139,8 @@ def validate(records: Path | None = None) -> Validation:
     shipped = tabulate(published)
     seen = calibration_rows(shipped)
     hybrids = _hybrids(found, baselines.typical_mfu(shipped, seen))
-    return _with_hybrids(_validation(rows, missing, records, published, shipped, seen), hybrids)
+    report = _with_hybrids(_validation(rows, missing, records, published, shipped, seen), hybrids)
+    return _with_memory(report, validate_memory(memory_rows(found, skipped)))
 
 
 def _validation(
@@ -188,6 +191,10 @@ def _with_hybrids(report: Validation, rows: Sequence[ValidatedRow]) -> Validatio
     return msgspec.structs.replace(report, hybrids=summary, hybrid_rows=tuple(rows))
 
 
+def _with_memory(report: Validation, rows: tuple[ValidatedMemory, ...]) -> Validation:
+    return msgspec.structs.replace(report, memory=memory_summaries(rows), fits=fit_summaries(rows), memory_rows=rows)
+
+
 class LeftOut(NamedTuple):
     """Step times, shape (rows,), s, from constants that saw no row of the same source, model or family (nan for rows of
     a family that is not predicted so). `held` are the rows whose source was left out: of the others the constants saw
@@ -212,8 +219,6 @@ def _validated(
 ) -> list[ValidatedRow]:
     constant = baselines.constant_mfu(table, mfu)
     host = np.asarray(predict(table, table.shipped).terms["host"]) / predicted
-    parts = memory_bytes(table.shape, table.layout, table.work, combine(table.sheet, table.shipped))
-    peaks = {reserved: np.asarray(peak_bytes(parts, reserved=reserved)) for reserved in (False, True)}
     found = []
     for i, row in enumerate(table.rows):
         device = row.spec.cluster.accelerator
@@ -223,7 +228,6 @@ def _validated(
         central = float(predicted[i] if left_out is None else left_out.source[i])
         held = left_out is not None and bool(left_out.held[i])
         unknown = np.nan if left_out is None else float(left_out.family[i])
-        memory = row.measured_memory_bytes
         found.append(
             ValidatedRow(
                 id=row.id,
@@ -248,8 +252,6 @@ def _validated(
                     "constant_mfu": float(constant[i]),
                     "6nd_40": baselines.six_nd(row),
                 },
-                measured_memory_bytes=memory,
-                predicted_memory_bytes=float(peaks[row.memory_is_reserved][i]) if memory is not None else None,
             )
         )
     return found
@@ -269,7 +271,6 @@ def _report(
         summary=summary,
         clusters=clusters,
         unknown_device=tuple(_unknown_summary(name, group) for name, group in _by_source(unknown).items()),
-        memory=tuple(_memory(rows)),
         layouts=summarise_choices(choices),
         choices=choices,
         macro_mape=mean([item.mape for item in summary]),
@@ -339,18 +340,6 @@ def _clusters(rows: Sequence[PublishedRow], validated: Sequence[ValidatedRow]) -
             model_left_out=centres("model_left_out_step_time_s"),
         ),
     )
-
-
-def _memory(rows: Sequence[ValidatedRow]) -> list[MemorySummary]:
-    known = [row for row in rows if row.measured_memory_bytes is not None]
-    return [
-        summarise_memory(
-            name,
-            _column([row.measured_memory_bytes for row in known if row.source == name]),
-            _column([row.predicted_memory_bytes for row in known if row.source == name]),
-        )
-        for name in dict.fromkeys(row.source for row in known)
-    ]
 
 
 def _baselines(rows: Sequence[ValidatedRow]) -> dict[str, Floats]:

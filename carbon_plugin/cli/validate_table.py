@@ -58,11 +58,7 @@ def print_validation(result: Validation) -> None:
         out.print(hybrids)
     if result.memory or result.layouts:
         out.print()
-    for memory in result.memory:
-        out.print(
-            f"memory, {memory.source}: n {memory.n}, MAPE {memory.mape:.1f} %, worst {memory.worst:+.0f} %, "
-            f"bias {memory.bias:+.1f} %"
-        )
+    _print_memory(out, result)
     for choice in result.layouts:
         rank = "" if choice.spearman is None else f"rank correlation {choice.spearman:.2f}, "
         out.print(
@@ -78,6 +74,25 @@ def print_validation(result: Validation) -> None:
     skipped = sum(row.skipped is not None for row in result.rows)
     if skipped:
         out.print(f"{plural(skipped, 'row')} skipped; --json gives the reason of each")
+
+
+def _print_memory(out: Console, result: Validation) -> None:
+    """Share of layouts that ran and are called feasible, of probes that did not and are called so, and errors."""
+    ran, feasible = sum(one.ran for one in result.fits), sum(one.called_feasible for one in result.fits)
+    probes, called = sum(one.out_of_memory for one in result.fits), sum(one.called_too_large for one in result.fits)
+    if ran:
+        out.print(f"memory: {feasible:,} of {ran:,} layouts that ran are called feasible ({feasible / ran:.1%})")
+    wrong = [f"{one.source} {one.ran - one.called_feasible}" for one in result.fits if one.ran > one.called_feasible]
+    if wrong:
+        out.print(f"  not called feasible: {', '.join(wrong)}")
+    if probes:
+        out.print(f"memory: {called} of {probes} layouts that ran out of memory are called too large")
+    for memory in result.memory:
+        said = "" if memory.scope == "allocated" else f" ({memory.scope})"
+        out.print(
+            f"memory, {memory.source}{said}: n {memory.n}, MAPE {memory.mape:.1f} %, worst {memory.worst:+.0f} %, "
+            f"bias {memory.bias:+.1f} %"
+        )
 
 
 def _headlines(items: Sequence[Headline]) -> Table:

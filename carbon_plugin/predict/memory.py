@@ -62,9 +62,11 @@ def memory_bytes(shape: Shape, layout: Layout, work: Work, rates: Rates) -> dict
     beside = np.where(stage < 2, work.accumulated_bytes, 0)
     grad_bytes = (np.where(beside > 0, work.parameter_bytes, grad_bytes) + beside) * work.gradients_kept
     gradients = np.where(pipelined, split(4), split(2))
+    # Gradients that are sharded follow offloaded states to the host (ZeRO-Offload, arXiv 2101.06840; FSDP).
+    kept_here = np.where((work.offload > 0) & (stage >= 2), 0.0, grad_bytes)
     parts = {
         "parameters": copies * (kept + gathered + widened),
-        "gradients": copies * grad_bytes * gradients * trained,
+        "gradients": copies * kept_here * gradients * trained,
         "optimizer": np.where(work.offload > 0, 0.0, master + work.optimizer_bytes * split(1)) * trained,
         "communication": np.where(stage >= 2, SCATTER_BYTES * unit * trained, 0.0),
         **_activations(shape, layout, work, rates),

