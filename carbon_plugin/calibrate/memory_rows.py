@@ -15,7 +15,7 @@ from msgspec import Struct
 from carbon_plugin.calibrate.random_effects import random_effects
 from carbon_plugin.calibrate.rows import MemoryRow, MemoryScope, PublishedRow, SkippedRow
 from carbon_plugin.predict.case import layout_of, shape_of, work_of
-from carbon_plugin.predict.fit import LEAST_FIT_PROBABILITY, fit_probability
+from carbon_plugin.predict.fit import fit_probability, fits
 from carbon_plugin.predict.interval import Effects
 from carbon_plugin.predict.memory import memory_bytes, peak_bytes
 from carbon_plugin.predict.rates import resolve_rates
@@ -44,7 +44,7 @@ class ValidatedMemory(Struct, frozen=True, kw_only=True):
     @property
     def fits(self) -> bool:
         """Whether it is called feasible."""
-        return self.fit_probability >= LEAST_FIT_PROBABILITY
+        return bool(fits(self.need_bytes, self.capacity_bytes))
 
 
 class FitSummary(Struct, frozen=True, kw_only=True):

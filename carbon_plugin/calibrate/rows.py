@@ -194,9 +194,10 @@ def _memory(identity: str, source: str, row: Fields, architectures: Mapping[str,
         spec, conventions = _spec(identity, row, architectures, [])
     except (CarbonPluginError, OverflowError):
         return None  # the reason why it was skipped says what is wrong with it
+    adapters = isinstance(spec.model, TransformerModel) and spec.model.trainable_fraction < 1
     return MemoryRow(
         id=identity,
-        source=f"{source}-lora" if spec.model.trainable_fraction < 1 else source,
+        source=f"{source}-lora" if adapters else source,
         origin=origin_of(identity),
         spec=spec,
         out_of_memory=out_of_memory,

@@ -1,6 +1,7 @@
 """The spreads that intervals are made of, computed from predictions of rows whose source the constants never saw.
 
-`python -m carbon_plugin.calibrate.spreads` writes them into `predict/interval.py` of a source checkout, after
+`python -m carbon_plugin.calibrate.spreads` writes them into `predict/interval.py`, and those of memory into
+`predict/fit.py`, of a source checkout, after
 `carbon_plugin.calibrate.shipped` and in a process of its own, because it validates the constants that are shipped.
 """
 
@@ -16,11 +17,13 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
+from carbon_plugin.calibrate.memory_rows import ValidatedMemory, memory_effects
 from carbon_plugin.calibrate.random_effects import random_effects
 from carbon_plugin.calibrate.validate import ValidatedRow, validate
-from carbon_plugin.predict import interval
+from carbon_plugin.predict import fit, interval
 from carbon_plugin.predict.interval import NOT_VALIDATED, Effects, Spread, factors
 from carbon_plugin.predict.result import AccuracyClass
+from carbon_plugin.spec.stack import Population
 
 DIGITS = 3
 FEWEST_SOURCES = 3
@@ -78,11 +81,25 @@ def class_spreads(rows: Sequence[ValidatedRow]) -> tuple[ClassSpread, ...]:
 def rewrite_effects(text: str, found: Sequence[ClassSpread]) -> str:
     """The source text of `predict/interval.py` with these spreads in it."""
     for item in found:
-        between, within, sources = item.effects
-        line = f'"{item.kind}": Effects({between:.{DIGITS}f}, {within:.{DIGITS}f}, {sources})'
-        text, count = re.subn(rf'"{item.kind}": Effects\([^)]*\)', line, text)
-        if count != 1 or item.kind in NOT_VALIDATED:
-            raise ValueError(f"{item.kind} is not one line among the validated classes")
+        if item.kind in NOT_VALIDATED:
+            raise ValueError(f"{item.kind} is not among the validated classes")
+        text = _with_effects(text, item.kind, item.effects)
+    return text
+
+
+def rewrite_memory_effects(text: str, rows: Sequence[ValidatedMemory]) -> str:
+    """The source text of `predict/fit.py` with the spreads of these peaks in it."""
+    for population in get_args(Population):
+        text = _with_effects(text, population, memory_effects(rows, population))
+    return text
+
+
+def _with_effects(text: str, name: str, effects: Effects) -> str:
+    between, within, sources = effects
+    line = f'"{name}": Effects({between:.{DIGITS}f}, {within:.{DIGITS}f}, {sources})'
+    text, count = re.subn(rf'"{name}": Effects\([^)]*\)', line, text)
+    if count != 1:
+        raise ValueError(f"{name} is not one line among the spreads")
     return text
 
 
@@ -102,9 +119,11 @@ def _measured_over_predicted(row: ValidatedRow) -> float:
 
 def main() -> None:
     """Rewrite the spreads of the source checkout that this file belongs to."""
-    path = Path(interval.__file__)
-    found = class_spreads(validate().rows)
+    path, memory_path = Path(interval.__file__), Path(fit.__file__)
+    result = validate()
+    found = class_spreads(result.rows)
     path.write_text(rewrite_effects(path.read_text("utf-8"), found), "utf-8")
+    memory_path.write_text(rewrite_memory_effects(memory_path.read_text("utf-8"), result.memory_rows), "utf-8")
     for item in found:
         sys.stdout.write(f"{item}\n")
 

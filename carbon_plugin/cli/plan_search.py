@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
-from carbon_plugin.cli.plan_table import CARBON_UNITS, ENERGY_UNITS, TIME_UNITS, best_case_phrase
+from carbon_plugin.cli.plan_table import ALMOST_SURE, CARBON_UNITS, ENERGY_UNITS, TIME_UNITS, best_case_phrase
 from carbon_plugin.cli.printing import print_numbers
 from carbon_plugin.errors import SpecError
 from carbon_plugin.plan.alternatives import (
@@ -183,6 +183,8 @@ def _line(option: Option) -> str:
     """What has no column: where, the layout, its step, what does not move along, and the file."""
     where = f"{option.nodes:,} x {option.node}, {option.accelerator}, {option.zone}"
     used = f"memory {option.memory_bytes / option.memory_capacity_bytes:.0%}"
+    if option.fit_probability is not None:
+        used += f", fits with a probability of {min(option.fit_probability, ALMOST_SURE):.0%}"
     step = f"{_amount(option.step_time_s.value, TIME_UNITS)} a step, MFU {option.mfu:.1%}, {used}"
     written = [f"spec: {option.spec_file}"] if option.spec_file else []
     best = [best_case_phrase(option.best_case)] if option.best_case is not None else []

@@ -24,6 +24,8 @@ from carbon_plugin.spec.figure import Assumption, Figure
 from carbon_plugin.spec.model import CountedModel, TransformerModel
 from carbon_plugin.spec.training import TrainingPlan
 
+ALMOST_SURE = 0.99
+"""The largest probability that is printed: nothing is certain from residuals of a dozen sources."""
 TERMS = {
     "matmul": "matrix products",
     "attention": "attention core",
@@ -330,6 +332,9 @@ def _memory(out: Console, forecast: Forecast, verbose: bool) -> None:
     memory = forecast.prediction.memory
     fill = memory.total_bytes / memory.capacity_bytes
     verdict = "[green]fits[/]" if memory.fits else "[red]does not fit[/]"
+    if memory.fit_probability is not None:
+        likely = memory.fit_probability if memory.fits else 1 - memory.fit_probability
+        verdict += f" with a probability of {min(likely, ALMOST_SURE):.0%}"
     largest = sorted(memory.parts_bytes.items(), key=lambda item: -item[1])
     parts = ", ".join(f"{name} {size / GIB:.1f}" for name, size in largest[: None if verbose else FEW_TERMS])
     used = f"{memory.total_bytes / GIB:.1f} of {memory.capacity_bytes / GIB:.1f} GiB ({fill:.0%})"

@@ -78,6 +78,7 @@ class Option(Struct, frozen=True, kw_only=True):
     mfu: float
     memory_bytes: float
     memory_capacity_bytes: float
+    fit_probability: float | None
     run_time_s: Figure
     device_hours: Figure
     energy_j: Figure
@@ -191,7 +192,7 @@ class _Candidate(NamedTuple):
         """Expected values of `OBJECTIVES`: those of the forecast times what filling the memory costs."""
         forecast = self.forecast
         memory, energy = forecast.prediction.memory, forecast.footprint.energy_j["facility"]
-        slower = float(expected_slowdown(memory.total_bytes / memory.capacity_bytes))
+        slower = float(expected_slowdown(memory.total_bytes / memory.capacity_bytes, forecast.spec.stack.population))
         return tuple(slower * figure.value for figure in (forecast.run_time_s, energy, forecast.footprint.total_kg))
 
 
@@ -261,6 +262,7 @@ def _option(candidate: _Candidate, best: tuple[str, ...]) -> Option:
         mfu=prediction.mfu,
         memory_bytes=prediction.memory.total_bytes,
         memory_capacity_bytes=prediction.memory.capacity_bytes,
+        fit_probability=prediction.memory.fit_probability,
         run_time_s=forecast.run_time_s,
         device_hours=forecast.device_hours,
         energy_j=footprint.energy_j["facility"],

@@ -81,5 +81,5 @@ def _layouts(spec: RunSpec, share: int) -> Iterator[ParallelLayout]:
 def _candidate(spec: RunSpec, layout: ParallelLayout) -> Candidate:
     prediction = predict_step(with_layout(spec, layout))
     memory, step_s = prediction.memory, prediction.step_time_s.value
-    slower = float(expected_slowdown(memory.total_bytes / memory.capacity_bytes))
+    slower = float(expected_slowdown(memory.total_bytes / memory.capacity_bytes, spec.stack.population))
     return Candidate(layout, step_s, step_s * slower, memory.total_bytes, memory.fits)

@@ -13,6 +13,7 @@ from carbon_plugin.errors import InfeasibleLayoutError, SpecError
 from carbon_plugin.plan.pareto import Floats
 from carbon_plugin.plan.space import Grid, Space, describe, grids, held_phrase, splits
 from carbon_plugin.predict.case import Shape, Work, shape_of, work_of
+from carbon_plugin.predict.fit import fits
 from carbon_plugin.predict.memory import memory_bytes
 from carbon_plugin.predict.rates import Rates, resolve_rates
 from carbon_plugin.spec.amounts import plural
@@ -94,7 +95,7 @@ def with_held(spec: RunSpec) -> str:
 def fits_somehow(spec: RunSpec, space: Space) -> bool:
     """Whether any layout fits in memory."""
     inputs = inputs_of(spec)
-    return any(bool((inputs.need_bytes(grid) <= inputs.capacity_bytes).any()) for grid, _ in inputs.grids(space))
+    return any(bool(fits(inputs.need_bytes(grid), inputs.capacity_bytes).any()) for grid, _ in inputs.grids(space))
 
 
 def no_layout(inputs: Inputs, space: Space) -> InfeasibleLayoutError:

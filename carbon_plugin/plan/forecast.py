@@ -17,11 +17,12 @@ from carbon_plugin.footprint.drivers import Driver, drivers
 from carbon_plugin.footprint.factors import resolve_factors
 from carbon_plugin.footprint.site_intensity import Period
 from carbon_plugin.plan.feasibility import GIB, with_held
-from carbon_plugin.plan.fullness import NEARLY_FULL, SLOWDOWN_AT_LIMIT, expected_slowdown, fit_probability
+from carbon_plugin.plan.fullness import NEARLY_FULL, SLOWDOWN_AT_LIMIT, expected_slowdown
 from carbon_plugin.plan.goodput import Goodput
 from carbon_plugin.plan.real_run import BestCase, Planned, best_case, planned_goodput
 from carbon_plugin.plan.search import describe, search_layout
 from carbon_plugin.predict.assumed import LONGER_THAN_MADE_FOR
+from carbon_plugin.predict.fit import fit_probability
 from carbon_plugin.predict.power import idle_power_figure
 from carbon_plugin.predict.result import MemoryPrediction, StepPrediction
 from carbon_plugin.predict.step import predict_step
@@ -33,6 +34,8 @@ from carbon_plugin.spec.limits import check_possible_run
 from carbon_plugin.spec.reading import parse_json, read_bytes
 from carbon_plugin.spec.run import RunSpec, with_layout
 
+WORTH_A_TRY = 0.05
+"""From this probability on a layout that is called too large is worth a try."""
 MUCH_MORE = 1.1
 """Tokens of whole steps over those asked for from which on the rounding is said."""
 FORECAST_VERSION = 1
@@ -172,9 +175,16 @@ def _misfit(memory: MemoryPrediction) -> str:
     """By how much memory is too small, and what takes most of it."""
     largest = memory.largest_part
     return (
-        f"does not fit: needs {memory.total_bytes / GIB:.1f} GiB of {memory.capacity_bytes / GIB:.1f} GiB a "
-        f"device; most of it is {largest} ({memory.parts_bytes[largest] / GIB:.1f} GiB)"
+        f"does not fit{_chance(memory)}: needs {memory.total_bytes / GIB:.1f} GiB of "
+        f"{memory.capacity_bytes / GIB:.1f} GiB a device; most of it is {largest} "
+        f"({memory.parts_bytes[largest] / GIB:.1f} GiB)"
     )
+
+
+def _chance(memory: MemoryPrediction) -> str:
+    """ " with a probability of 88%" where it is not out of the question that a layout fits after all."""
+    likely = memory.fit_probability or 0.0
+    return f" with a probability of {1 - likely:.0%}" if likely >= WORTH_A_TRY else ""
 
 
 def run_time_figure(prediction: StepPrediction, goodput: Goodput) -> Figure:
@@ -292,10 +302,11 @@ def _warnings(spec: RunSpec, prediction: StepPrediction) -> list[str]:
     if not memory.fits:
         found.append(_misfit(memory))
     elif used > NEARLY_FULL:
-        slower = float(expected_slowdown(used)) - 1
+        slower = float(expected_slowdown(used, spec.stack.population)) - 1
+        likely = float(fit_probability(used, spec.stack.population))
         found.append(
             f"memory is {used:.0%} full: expect {slower:.0%} more time than predicted here (allocator retries, up to "
-            f"{SLOWDOWN_AT_LIMIT:.0%}), and not to fit at all with a probability of {1 - fit_probability(used):.0%}"
+            f"{SLOWDOWN_AT_LIMIT:.0%}), and not to fit at all with a probability of {1 - likely:.0%}"
         )
     training = spec.training
     if training.tokens is not None and training.total_steps * training.tokens_per_step > MUCH_MORE * training.tokens:

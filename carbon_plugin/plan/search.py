@@ -21,6 +21,7 @@ from carbon_plugin.plan.fullness import expected_slowdown
 from carbon_plugin.plan.pareto import Floats, Indices, front
 from carbon_plugin.plan.space import USUAL, Grid, Space, complexity, describe, layout_at
 from carbon_plugin.predict.case import Flags, Layout, take
+from carbon_plugin.predict.fit import fits
 from carbon_plugin.predict.power import step_power_w
 from carbon_plugin.predict.schedule import step_time
 from carbon_plugin.spec.layout import ParallelLayout
@@ -116,11 +117,11 @@ def search(spec: RunSpec, space: Space, on_progress: Progress | None = None) -> 
     smallest, tightest = np.inf, None
     for grid, done in inputs.grids(space):
         need = inputs.need_bytes(grid)
-        fits = need <= inputs.capacity_bytes
+        feasible = fits(need, inputs.capacity_bytes)
         considered += int(np.count_nonzero(grid.valid))
-        fitting += int(np.count_nonzero(fits))
-        if fits.any():
-            here = _front_of(inputs, *grid.cropped(fits))
+        fitting += int(np.count_nonzero(feasible))
+        if feasible.any():
+            here = _front_of(inputs, *grid.cropped(feasible))
             best = here if best is None else _merged(best, here)
         elif need.min() < smallest:
             smallest, tightest = float(need.min()), layout_at(grid.at([int(np.argmin(need))]), 0)
@@ -131,18 +132,18 @@ def search(spec: RunSpec, space: Space, on_progress: Progress | None = None) -> 
     raise no_layout(inputs, space) if tightest is None else no_memory(inputs, space, considered, smallest, tightest)
 
 
-def _front_of(inputs: Inputs, grid: Grid, fits: Flags) -> Front:
+def _front_of(inputs: Inputs, grid: Grid, feasible: Flags) -> Front:
     """The front of the layouts of a grid that fit."""
     step = step_time(inputs.shape, grid.layout, inputs.work, inputs.rates)
     power = step_power_w(step.terms, inputs.spec.cluster)
-    flat = np.flatnonzero(fits)
+    flat = np.flatnonzero(feasible)
 
     def fitting(values: Any) -> Floats:
-        return np.asarray(np.broadcast_to(values, fits.shape).ravel()[flat])
+        return np.asarray(np.broadcast_to(values, feasible.shape).ravel()[flat])
 
     time_s, power_w, effort = fitting(step.total), fitting(power), fitting(complexity(grid.layout))
     need = fitting(inputs.need_bytes(grid))
-    expected_s = time_s * expected_slowdown(need / inputs.capacity_bytes)
+    expected_s = time_s * expected_slowdown(need / inputs.capacity_bytes, inputs.spec.stack.population)
     kept = _kept(expected_s, power_w, effort)
     return Front(grid.at(flat[kept]), time_s[kept], expected_s[kept], power_w[kept], need[kept], effort[kept])
 

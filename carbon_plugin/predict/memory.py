@@ -7,6 +7,7 @@ gated feed-forward layers, grouped heads, experts and fused attention.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 
 import numpy as np
@@ -150,7 +151,7 @@ def peak_bytes(parts: Mapping[str, Values], *, reserved: bool) -> Values:
 def _largest_layer(shape: Shape, layout: Layout) -> Values:
     """Parameters of the largest layer on one device: what FSDP gathers at once."""
     if shape.kinds:
-        return np.asarray(np.maximum.reduce([_largest_layer(kind, layout) for kind in shape.kinds]))
+        return np.asarray(functools.reduce(np.maximum, (_largest_layer(kind, layout) for kind in shape.kinds)))
     dense, _ = layer_parameters(shape, layout, sparse=False)
     if not np.any(shape.moe_layers > 0):
         return dense

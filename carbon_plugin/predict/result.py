@@ -14,12 +14,15 @@ AccuracyClass = Literal[
 
 
 class MemoryPrediction(Struct, frozen=True, kw_only=True):
-    """Bytes on the fullest device, by part; `parts_bytes` adds up to `total_bytes`."""
+    """Bytes on the fullest device, by part; `parts_bytes` adds up to `total_bytes`. `fit_probability` says how likely
+    they fit by the residuals of measured peaks, and `fits` whether that is likely (`fit.LEAST_FIT_PROBABILITY`); None
+    in forecasts of earlier versions."""
 
     parts_bytes: dict[str, float]
     total_bytes: float
     capacity_bytes: float
     fits: bool
+    fit_probability: float | None = None
 
     @property
     def largest_part(self) -> str:

@@ -8,6 +8,7 @@ from carbon_plugin.errors import SpecError
 from carbon_plugin.predict.assumed import step_assumptions
 from carbon_plugin.predict.case import Values, layout_of, shape_of, work_of
 from carbon_plugin.predict.counted import counted_memory_bytes, counted_step_terms
+from carbon_plugin.predict.fit import fit_probability, fits
 from carbon_plugin.predict.flops import step_flops
 from carbon_plugin.predict.interval import accuracy_class, step_time_figure
 from carbon_plugin.predict.memory import memory_bytes
@@ -48,6 +49,7 @@ def predict_step(spec: RunSpec) -> StepPrediction:
     power, activity = step_power(arrays, spec.cluster)
     need = sum(memory.values())
     capacity = device.memory_bytes.value
+    likely = float(fit_probability(need / capacity, spec.stack.population))
     return StepPrediction(
         step_time_s=figure,
         step_time_95_s=interval,
@@ -61,7 +63,13 @@ def predict_step(spec: RunSpec) -> StepPrediction:
         peak_dtype=peak_dtype,
         attention_convention="module's own" if isinstance(spec.model, CountedModel) else "causal",
         micro_batches=micro_batches,
-        memory=MemoryPrediction(parts_bytes=memory, total_bytes=need, capacity_bytes=capacity, fits=need <= capacity),
+        memory=MemoryPrediction(
+            parts_bytes=memory,
+            total_bytes=need,
+            capacity_bytes=capacity,
+            fits=bool(fits(need, capacity)),
+            fit_probability=likely,
+        ),
         gpu_power_w=power,
         gpu_energy_per_step_j=power.scaled(total * spec.cluster.devices, "J"),
         accuracy_class=kind,

@@ -45,7 +45,7 @@ def test_a_counted_model_without_a_layout_takes_the_data_parallel_one_of_least_e
     assert {one.layout.micro_batch_size for one in candidates} == {1, 2, 4, 8, 16, 32, 64, 128}
     assert found.expected_time_s == pytest.approx(min(one.expected_time_s for one in candidates), rel=2e-3)
     alone = predict_step(with_layout(spec, found.layout))
-    slower = float(expected_slowdown(alone.memory.total_bytes / alone.memory.capacity_bytes))
+    slower = float(expected_slowdown(alone.memory.total_bytes / alone.memory.capacity_bytes, "ordinary"))
     assert alone.step_time_s.value * slower == pytest.approx(found.expected_time_s)
     assert (
         make_forecast(spec).layout_source == f"auto: fastest of {found.fitting} that fit, of {len(candidates)} layouts"

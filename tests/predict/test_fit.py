@@ -1,0 +1,43 @@
+"""How likely a layout fits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from carbon_plugin.predict.fit import MEMORY, error_density, fit_probability, fits, spread
+
+POPULATIONS = tuple(MEMORY)
+
+
+@pytest.mark.parametrize("population", POPULATIONS)
+def test_the_probability_falls_from_one_to_nothing_with_the_need(population: str) -> None:
+    fills = np.linspace(0.05, 4, 500)
+    likely = fit_probability(fills, population)
+
+    assert (np.diff(likely) <= 0).all()
+    assert likely[0] > 0.999
+    assert likely[-1] < 0.001
+
+
+@pytest.mark.parametrize("population", POPULATIONS)
+def test_a_need_of_the_whole_memory_is_where_the_verdict_turns(population: str) -> None:
+    capacity = 80 * 2**30
+    assert fit_probability(1.0, population) == pytest.approx(0.5, abs=1e-6)
+    for fill in (0.5, 0.9, 0.999, 1.001, 1.5):
+        assert bool(fits(fill * capacity, capacity)) == (float(fit_probability(fill, population)) > 0.5)
+
+
+def test_software_that_people_tuned_keeps_closer_to_what_is_predicted() -> None:
+    assert fit_probability(0.9, "tuned") > fit_probability(0.9, "ordinary") > 0.5
+    assert fit_probability(1.1, "tuned") < fit_probability(1.1, "ordinary") < 0.5
+
+
+@pytest.mark.parametrize("population", POPULATIONS)
+def test_the_density_adds_up_and_is_that_of_as_many_sources_as_there_are(population: str) -> None:
+    points, density = error_density(population)
+    between, within, sources = MEMORY[population]
+
+    assert density.sum() == pytest.approx(1)
+    assert float((points * density).sum()) == pytest.approx(0, abs=1e-9)
+    assert spread(population) == pytest.approx(np.sqrt(between**2 * (1 + 1 / sources) + within**2))
