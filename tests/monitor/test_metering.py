@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from carbon_plugin.audit.summary import summarise
 from carbon_plugin.errors import SpecError
 from carbon_plugin.ledger.counted_steps import CountedSteps
 from carbon_plugin.ledger.reader import LedgerFile, manifest_of, read_run
@@ -103,6 +104,8 @@ def test_each_fault_of_the_driver_has_its_label_in_the_ledger(simulated_nvml, tm
         assert verify_run(tmp_path / name).ok
         of_gpus = [[e for e in w.energies if "gpu" in e.key.lower()] for w in records(file, Window)]
         assert all(len(energies) <= len(ends) for energies in of_gpus), name
+        if name == "late, given":
+            assert summarise(tmp_path / name).coverage.gpus == 1
         is_of_the_whole_training(name, records(file, Window), json.loads(output))
         if "hangs" in name and name != "hangs at the end":
             lead = records(file, Window)[:2]  # the first step ended before the first reading
