@@ -8,7 +8,7 @@ and a single prediction are one call. Not for users: `spec` has the types that t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 import numpy as np
@@ -221,13 +221,12 @@ def shape_of(model: TransformerModel) -> Shape:
         "frozen_bits": model.frozen_bits,
         **plain_kind(),
     }
-    kinds = tuple(_shape(numbers | own) for own in kind_numbers(model))
-    return replace(_shape(numbers), kinds=kinds)
+    return _shape(numbers, tuple(_shape(numbers | own) for own in kind_numbers(model)))
 
 
-def _shape(numbers: Mapping[str, float]) -> Shape:
+def _shape(numbers: Mapping[str, float], kinds: tuple[Shape, ...] = ()) -> Shape:
     columns: dict[str, Any] = {name: values(number) for name, number in numbers.items()}
-    return Shape(**columns)
+    return Shape(**columns, kinds=kinds)
 
 
 def _windowed_share(model: TransformerModel) -> float:

@@ -17,7 +17,7 @@ they are scaled (read, written) and added (two read, one written), or scaled whi
 and of PEFT). The products themselves, of rank 8 to 64, take less than that traffic."""
 QUANTISATION_BITS = 0.127
 """Bits a 4-bit parameter of constants of its blocks, themselves quantised (QLoRA, arXiv 2305.14314 section 3)."""
-WIDE_BYTES = 2
+WIDE_BITS = 16
 
 
 def with_adapters(shape: Shape) -> Values:
@@ -41,12 +41,12 @@ def adapter_traffic(shape: Shape, layout: Layout, work: Work, tokens: Values, wi
 def stored_share(shape: Shape) -> Values:
     """Bytes of a layer's weights as they are kept, over those in 16 bit: the frozen ones may have fewer bits."""
     bits = np.where(shape.frozen_bits < 8, shape.frozen_bits + QUANTISATION_BITS, shape.frozen_bits)
-    return shape.trainable + (1 - shape.trainable) * bits / (8 * WIDE_BYTES)
+    return shape.trainable + (1 - shape.trainable) * bits / WIDE_BITS
 
 
 def widening(shape: Shape, parameters: Values, rates: Rates) -> Cost:
     """Seconds of widening a layer's frozen weights to 16 bit before its products, once in either direction."""
-    narrow = shape.frozen_bits < 8 * WIDE_BYTES
-    moved = (1 - shape.trainable) * parameters * (shape.frozen_bits / 8 + WIDE_BYTES) / rates.memory
+    narrow = shape.frozen_bits < WIDE_BITS
+    moved = (1 - shape.trainable) * parameters * (shape.frozen_bits + WIDE_BITS) / 8 / rates.memory
     once = np.where(narrow, moved, 0.0)
     return Cost(once, once)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from carbon_plugin.predict.case import Layout, Shape, Values, Work
-from carbon_plugin.predict.frozen import stored_share
+from carbon_plugin.predict.frozen import WIDE_BITS, stored_share
 from carbon_plugin.predict.layer import layer_parameters
 from carbon_plugin.predict.rates import Rates
 from carbon_plugin.predict.scan import scan_kept_elements
@@ -46,10 +46,7 @@ def memory_bytes(shape: Shape, layout: Layout, work: Work, rates: Rates) -> dict
     # FSDP keeps one sharded copy and gathers 16-bit units: the master of what is trained, 16 bit of what is frozen or
     # has its master on the host. Other stages keep a 16-bit copy beside the master.
     narrow_share = np.where((work.offload > 0) | (work.master == 0), 1.0, 1 - trained)
-    # Frozen layers may be kept in fewer bits; embeddings and head are not.
-    tables = _tables(shape, layout)
-    layers = np.maximum(1 - tables / np.maximum(shared + routed, 1), 0)
-    stored = 1 - layers * (1 - stored_share(shape))
+    stored = _stored_share(shape, layout, shared + routed)
     kept = stored * work.parameter_bytes * np.where(stage >= 3, narrow_share * split(3), shared + routed)
     master = np.where((narrow | (stage >= 3)) & (work.master > 0), MASTER_BYTES * split(1), 0.0)
     unit = np.where(work.gathers_weights > 0, _largest_weight(shape, layout), _largest_layer(shape, layout))
@@ -58,7 +55,8 @@ def memory_bytes(shape: Shape, layout: Layout, work: Work, rates: Rates) -> dict
     gathered = np.where(
         stage >= 3, stored * work.parameter_bytes * np.where(pipelined, shared + routed, GATHER_BUFFERS * unit), 0
     )
-    widened = np.where(shape.frozen_bits < 16, work.parameter_bytes * _largest_weight(shape, layout), 0.0)
+    narrow_base = np.any(shape.frozen_bits < WIDE_BITS)
+    widened = np.where(shape.frozen_bits < WIDE_BITS, _largest_weight(shape, layout), 0.0) if narrow_base else 0.0
     grad_bytes = np.where((stage >= 2) & (work.master > 0), MASTER_BYTES, work.reduce_bytes)
     beside = np.where(stage < 2, work.accumulated_bytes, 0)
     grad_bytes = (np.where(beside > 0, work.parameter_bytes, grad_bytes) + beside) * work.gradients_kept
@@ -66,7 +64,7 @@ def memory_bytes(shape: Shape, layout: Layout, work: Work, rates: Rates) -> dict
     # Gradients that are sharded follow offloaded states to the host (ZeRO-Offload, arXiv 2101.06840; FSDP).
     kept_here = np.where((work.offload > 0) & (stage >= 2), 0.0, grad_bytes)
     parts = {
-        "parameters": copies * (kept + gathered + widened),
+        "parameters": copies * (kept + gathered + work.parameter_bytes * widened),
         "gradients": copies * kept_here * gradients * trained,
         "optimizer": np.where(work.offload > 0, 0.0, master + work.optimizer_bytes * split(1)) * trained,
         "communication": np.where(stage >= 2, SCATTER_BYTES * unit * trained, 0.0),
@@ -77,16 +75,23 @@ def memory_bytes(shape: Shape, layout: Layout, work: Work, rates: Rates) -> dict
     return parts
 
 
-def _tables(shape: Shape, layout: Layout) -> Values:
-    """Parameters of embeddings and head on the device that holds them, as `device_parameters` counts them."""
-    return np.where((layout.pp > 1) | (shape.tied > 0), 1, 2) * shape.vocab * shape.hidden / layout.tp
+def _stored_share(shape: Shape, layout: Layout, parameters: Values) -> Values:
+    """Bytes of a device's parameters as they are kept, over those in 16 bit. Frozen layers may be kept in fewer bits;
+    embeddings and head, as `device_parameters` counts them, are not."""
+    if not np.any(shape.frozen_bits < WIDE_BITS):
+        return np.float64(1)
+    tables = np.where((layout.pp > 1) | (shape.tied > 0), 1, 2) * shape.vocab * shape.hidden / layout.tp
+    layers = np.maximum(1 - tables / np.maximum(parameters, 1), 0)
+    return np.asarray(1 - layers * (1 - stored_share(shape)))
 
 
 def layer_activation_bytes(shape: Shape, layout: Layout, work: Work, rates: Rates, *, sparse: bool) -> Values:
     """Bytes one layer keeps for the backward pass of one micro-batch, but for what selective recompute repeats."""
     tokens = layout.micro_batch_size * work.seq_len / layout.cp
     feed = _kept_of_experts(shape, layout, work) if sparse else _kept_of_mlp(shape, layout, work)
-    mixer = _kept_of_attention(shape, layout, work, rates) + work.activation_bytes * scan_kept_elements(shape, layout)
+    mixer = _kept_of_attention(shape, layout, work, rates)
+    if np.any(shape.scan_heads > 0):
+        mixer = mixer + work.activation_bytes * scan_kept_elements(shape, layout)
     return np.asarray(tokens * (_kept_of_norms(shape, layout, work) + mixer + feed))
 
 
