@@ -18,6 +18,9 @@ def step_assumptions(spec: RunSpec) -> list[Assumption]:
     found = _not_counted(spec) if isinstance(spec.model, CountedModel) else []
     if isinstance(spec.model, TransformerModel) and (longest := spec.model.made_for_seq_len or 0) < training.seq_len:
         found += _beyond(longest, training.seq_len)
+    if isinstance(spec.model, TransformerModel) and spec.model.has_towers and training.input_len is None:
+        said = "the patches of an image are not stated (training.input_len): towers are in memory and take no time"
+        found.append(Assumption("training.input_len", "no time of towers", said))
     if training.optimizer_offload:
         said = "host memory and PCIe 4 x16 that one device of eight gets; faster links are not credited"
         found.append(Assumption("training.optimizer_offload", f"{OFFLOAD_BYTES_PER_S / 1e9:g} GB/s a device", said))

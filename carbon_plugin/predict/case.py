@@ -8,7 +8,7 @@ and a single prediction are one call. Not for users: `spec` has the types that t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -46,9 +46,11 @@ class Shape:
     """Model dimensions in elements; counts per model.
 
     `parts` is 1 where a layer mixes tokens and has a feed-forward part, and a half where it has one of the two. The
-    `scan_*` fields describe what mixes tokens along a state (`predict.scan`), `more_columns` the columns of its first
-    products beyond queries, keys and values. `kinds` are the kinds of layers of a model whose layers differ, each with
-    its own number of `layers`; the plain fields then stand for equal layers that are as wide in sum.
+    `scan_*` fields describe what mixes tokens along a state (`predict.scan`), `more_columns` the columns of its
+    first products beyond queries, keys and values. Layers `of_input` work on the input of an encoder or tower, all
+    of which they see, and `cross_heads` look at it; `beside` are parameters outside of all layers. `kinds` are the
+    kinds of layers of a model whose layers differ, each with its own number of `layers`; the plain fields then
+    stand for equal layers that are as wide in sum.
     """
 
     layers: Values
@@ -91,6 +93,11 @@ class Shape:
     scan_chunk: Values
     scan_delta: Values
     scan_steps: Values
+    bidirectional: Values
+    of_input: Values
+    cross_heads: Values
+    cross_dim: Values
+    beside: Values
     kinds: tuple[Shape, ...] = ()
 
 
@@ -174,6 +181,8 @@ class Work:
     keeps_products: Values
     keeps_projections: Values
     gathers_weights: Values
+    input_len: Values = NOT
+    inputs: Values = NOT
 
 
 C = TypeVar("C")
@@ -219,9 +228,22 @@ def shape_of(model: TransformerModel) -> Shape:
         "attention_params": model.attention_parameters,
         "trainable": model.trainable_fraction,
         "frozen_bits": model.frozen_bits,
+        "bidirectional": not model.causal,
+        "beside": sum(part.parameters for part in model.parts if not part.layers),
         **plain_kind(),
     }
     return _shape(numbers, tuple(_shape(numbers | own) for own in kind_numbers(model)))
+
+
+def own_case(kind: Shape, layout: Layout, work: Work) -> tuple[Layout, Work] | None:
+    """Layout and work as one kind of layers meets them: those of an encoder or tower work on the inputs of a sequence,
+    each by itself. None where the size of an input is not stated, so that such layers cannot be priced."""
+    if not np.any(kind.of_input > 0):
+        return layout, work
+    if not np.any(work.input_len > 0):
+        return None
+    inputs = replace(layout, micro_batch_size=layout.micro_batch_size * work.inputs)
+    return inputs, replace(work, seq_len=work.input_len)
 
 
 def _shape(numbers: Mapping[str, float], kinds: tuple[Shape, ...] = ()) -> Shape:
@@ -309,6 +331,8 @@ def work_of(training: TrainingPlan, stack: Stack) -> Work:
     whole, split = LOGIT_BYTES[stack.cross_entropy]
     extra = EAGER_LOGIT_BYTES if stack.cross_entropy == "eager" and not stack.fused else 0.0
     return Work(
+        input_len=values(training.input_len or 0),
+        inputs=values(training.inputs_per_sequence),
         seq_len=values(training.seq_len),
         batch=values(training.global_batch_size),
         activation_bytes=values(activation),

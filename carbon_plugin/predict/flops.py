@@ -18,7 +18,7 @@ from carbon_plugin.predict.scan import scan_flops_per_token
 def layer_forward_flops(shape: Shape, work: Work) -> tuple[Values, Values]:
     """FLOPs of all layers for one sequence, forward: (matrix products, causal attention cores and scans)."""
     if shape.kinds:
-        counts = [layer_forward_flops(kind, work) for kind in _all_kinds(shape)]
+        counts = [_kind_flops(kind, work) for kind in _all_kinds(shape)]
         return np.asarray(sum(count[0] for count in counts)), np.asarray(sum(count[1] for count in counts))
     s = work.seq_len
     matrices = 2 + shape.gated
@@ -32,8 +32,14 @@ def layer_forward_flops(shape: Shape, work: Work) -> tuple[Values, Values]:
     weights = weights + shape.mtp * 2 * shape.hidden**2
     window = np.minimum(shape.window, s)
     band = s * window * (1 - window / (2 * s))
-    scores = (1 - shape.windowed_share) * s * s / 2 + shape.windowed_share * band
+    scores = (1 - shape.windowed_share) * s * s / 2 * (1 + shape.bidirectional) + shape.windowed_share * band
     attention = 2 * blocks * shape.heads * scores * (shape.qk_dim + shape.v_dim)
+    crossed = 2 * shape.cross_heads * shape.cross_dim
+    if np.any(crossed > 0):
+        # Keys and values are those of the input, which is longer or shorter than the sequence.
+        looked_at = work.input_len * work.inputs
+        weights = weights + blocks * shape.hidden * crossed * (looked_at / s - 1)
+        attention = attention + 2 * blocks * s * looked_at * crossed
     if np.any(shape.scan_heads > 0):
         attention = attention + blocks * s * scan_flops_per_token(shape, s, np.float64(1))
     return np.asarray(2 * s * weights), np.asarray(attention)
@@ -47,6 +53,16 @@ def _again_of_feeds(shape: Shape, layout: Layout, work: Work) -> Values:
     active = shape.top_k * shape.expert_ffn * shape.expert_hidden / shape.hidden + shape.shared_ffn
     sparse = layout.again_moe * shape.moe_layers * active
     return 2 * work.seq_len * (2 + shape.gated) * shape.hidden * (dense + sparse)
+
+
+def _kind_flops(kind: Shape, work: Work) -> tuple[Values, Values]:
+    """FLOPs of one kind of layers for one sequence with all its inputs; none where their size is not stated."""
+    if not np.any(kind.of_input > 0):
+        return layer_forward_flops(kind, work)
+    if not np.any(work.input_len > 0):
+        return np.float64(0), np.float64(0)
+    products, attention = layer_forward_flops(kind, replace(work, seq_len=work.input_len))
+    return np.asarray(work.inputs * products), np.asarray(work.inputs * attention)
 
 
 def _all_kinds(shape: Shape) -> tuple[Shape, ...]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from carbon_plugin.spec.blocks import Block, FeedForward, Mixer
+from carbon_plugin.spec.blocks import Block, FeedForward, Mixer, Part
 from carbon_plugin.spec.model import TransformerModel
 
 ATTENTION = ("attention", "latent_attention")
@@ -24,6 +24,9 @@ flash-linear-attention (arXiv 2412.06464)."""
 Numbers = dict[str, float]
 
 
+_NO_EXPERTS: Numbers = {"moe_layers": 0, "first_dense": 0}
+
+
 def plain_kind() -> Numbers:
     """What a plain transformer layer has of it: both parts and no scan."""
     return {
@@ -36,17 +39,50 @@ def plain_kind() -> Numbers:
         "scan_chunk": 1.0,
         "scan_delta": 0.0,
         "scan_steps": 0.0,
+        "of_input": 0.0,
+        "cross_heads": 0.0,
+        "cross_dim": 0.0,
     }
 
 
 def kind_numbers(model: TransformerModel) -> list[Numbers]:
-    """One set of numbers a kind of layer, those alike together; `layers` says how many there are. Empty for a model of
-    equal layers."""
+    """One set of numbers a kind of layer, those alike together; `layers` says how many there are. Towers come first.
+    Empty for a model of equal layers and nothing else."""
+    towers = [_tower(part) for part in model.parts if part.layers]
+    if not model.blocks:
+        return [*towers, {"mtp": 0}] if towers else []
     found: dict[Block, int] = {}
     for block in model.blocks:
         one = _single(block)
         found[one] = found.get(one, 0) + block.layers
-    return [_numbers(model, block, layers) for block, layers in found.items()]
+    return [*towers, *(_numbers(model, block, layers) for block, layers in found.items())]
+
+
+def _tower(part: Part) -> Numbers:
+    """A tower as equal layers of its own widths, which together hold all its parameters."""
+    layer = part.parameters / part.layers
+    inner = part.inner or 4 * part.hidden
+    heads = part.heads or max(1, part.hidden // 64)
+    return {
+        **plain_kind(),
+        **_NO_EXPERTS,
+        "layers": part.layers,
+        "hidden": part.hidden,
+        "heads": heads,
+        "kv_heads": heads,
+        "qk_dim": part.hidden / heads,
+        "v_dim": part.hidden / heads,
+        "ffn": inner,
+        "gated": 0.0,
+        "mla": 0.0,
+        "window": np.inf,
+        "windowed_share": 0.0,
+        "mtp": 0,
+        "beside": 0,
+        "attention_params": layer - 2 * part.hidden * inner - 2 * part.hidden,
+        "bidirectional": 1.0,
+        "of_input": 1.0,
+    }
 
 
 def _single(block: Block) -> Block:
@@ -56,11 +92,13 @@ def _single(block: Block) -> Block:
         mixers=block.mixers,
         feed_forward=block.feed_forward,
         other_parameters=block.other_parameters,
+        of_input=block.of_input,
     )
 
 
 def _numbers(model: TransformerModel, block: Block, layers: int) -> Numbers:
-    attending = [mixer for mixer in block.mixers if mixer.kind in ATTENTION]
+    attending = [mixer for mixer in block.mixers if mixer.kind in ATTENTION and not mixer.of_input]
+    crossing = [mixer for mixer in block.mixers if mixer.of_input]
     scanning = [mixer for mixer in block.mixers if mixer.kind not in ATTENTION]
     halves = bool(block.mixers) + (block.feed_forward is not None)
     numbers: Numbers = {
@@ -69,6 +107,11 @@ def _numbers(model: TransformerModel, block: Block, layers: int) -> Numbers:
         "parts": halves / 2,
         "attention_params": sum(mixer.parameters for mixer in block.mixers),
         "mtp": 0,
+        "beside": 0,
+        "bidirectional": float(block.of_input or not model.causal),
+        "of_input": float(block.of_input),
+        "cross_heads": sum(mixer.heads for mixer in crossing),
+        "cross_dim": crossing[0].qk_dim if crossing else 0,
         **_attention(attending),
         **_scan(scanning),
         **_feed_forward(model, block.feed_forward, layers),
@@ -110,7 +153,7 @@ def _scan(mixers: Sequence[Mixer]) -> Numbers:
 
 def _feed_forward(model: TransformerModel, feed: FeedForward | None, layers: int) -> Numbers:
     """Widths that give the part its parameters, whatever matrices it really has."""
-    nothing: Numbers = {"ffn": 0, "moe_layers": 0, "first_dense": 0, "gated": float(model.gated)}
+    nothing: Numbers = {**_NO_EXPERTS, "ffn": 0, "gated": float(model.gated)}
     if feed is None:
         return nothing
     matrices = 3 if feed.gated else 2
@@ -136,5 +179,7 @@ def _more_columns(model: TransformerModel, numbers: Numbers) -> float:
         return 0.0
     query = numbers["heads"] * numbers["qk_dim"]
     columns = query + numbers["kv_heads"] * (numbers["qk_dim"] + numbers["v_dim"])
-    rows = numbers["heads"] * numbers["v_dim"] + numbers["scan_heads"] * numbers["scan_value"]
+    crossed = numbers["cross_heads"] * numbers["cross_dim"]
+    columns += 2 * crossed
+    rows = numbers["heads"] * numbers["v_dim"] + numbers["scan_heads"] * numbers["scan_value"] + crossed
     return max(0.0, numbers["attention_params"] / model.hidden - columns - rows)

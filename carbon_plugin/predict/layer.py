@@ -124,6 +124,11 @@ def attention_projections(
     cost = cost + linear(tokens, h, shape.heads * shape.v_dim / tp, work, micro_batches, rates)
     if np.any(shape.scan_heads > 0):
         cost = cost + linear(tokens, h, shape.scan_heads * shape.scan_value / tp, work, micro_batches, rates)
+    if np.any(shape.cross_heads > 0):
+        crossed = shape.cross_heads * shape.cross_dim / tp
+        looked_at = layout.micro_batch_size * work.inputs * work.input_len / layout.cp
+        cost = cost + linear(tokens, h, crossed, work, micro_batches, rates)
+        cost = cost + linear(looked_at, 2 * crossed, h, work, micro_batches, rates)
     if not np.any(shape.mla):
         return cost
     query_out = shape.heads * shape.qk_dim / tp * shape.mla

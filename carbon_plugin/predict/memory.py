@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from carbon_plugin.predict.case import Layout, Shape, Values, Work
+from carbon_plugin.predict.case import Layout, Shape, Values, Work, own_case
 from carbon_plugin.predict.frozen import WIDE_BITS, stored_share
 from carbon_plugin.predict.layer import layer_parameters
 from carbon_plugin.predict.rates import Rates
@@ -214,8 +214,10 @@ def first_stage_layers(layers: Values, layout: Layout) -> Values:
 def _mean_layer_bytes(shape: Shape, layout: Layout, work: Work, rates: Rates) -> Values:
     """Activations of a layer in the mean of those on the stage that has most experts; where layers differ, of all."""
     if shape.kinds:
-        kinds = [kind.layers * _mean_layer_bytes(kind, layout, work, rates) for kind in shape.kinds]
-        return np.asarray(sum(kinds)) / shape.layers
+        cases = [(kind, case) for kind in shape.kinds if (case := own_case(kind, layout, work)) is not None]
+        return (
+            np.asarray(sum(kind.layers * _mean_layer_bytes(kind, *case, rates) for kind, case in cases)) / shape.layers
+        )
     layer = layer_activation_bytes(shape, layout, work, rates, sparse=False)
     if not np.any(shape.moe_layers > 0):
         return layer

@@ -77,10 +77,13 @@ def attention_core(shape: Shape, layout: Layout, work: Work, rates: Rates) -> Co
     window = np.minimum(shape.window, keys)
     # Scores under the causal mask: half the square, or a band of the window's width.
     band = queries * window * (1 - window / (2 * keys))
-    scores = (1 - shape.windowed_share) * square / 2 + shape.windowed_share * band
+    scores = (1 - shape.windowed_share) * square / 2 * (1 + shape.bidirectional) + shape.windowed_share * band
     fill = (1 + LENGTH_SCALE / LENGTH_REFERENCE) / (1 + LENGTH_SCALE / np.minimum(keys, window))
     rate = rates.attention_flops * np.where(rates.attention_length > 0, fill, 1.0)
     core = heads * 2 * scores * (shape.qk_dim + shape.v_dim) / rate + rates.kernel_time
+    if np.any(shape.cross_heads > 0):
+        crossed = layout.micro_batch_size * shape.cross_heads / layout.tp * queries * work.input_len * work.inputs
+        core = core + 2 * crossed * 2 * shape.cross_dim / rate + rates.kernel_time
     core = np.where(heads > 0, core, 0.0)
     cost = Cost(core, np.asarray(FLASH_BACKWARD * core))
     if not np.any(rates.attention_unfused):

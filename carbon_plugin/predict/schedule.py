@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from carbon_plugin.predict import network, operators
-from carbon_plugin.predict.case import Layout, Shape, Values, Work
+from carbon_plugin.predict.case import Layout, Shape, Values, Work, own_case
 from carbon_plugin.predict.layer import LayerTime, layer_parameters, layer_time
 from carbon_plugin.predict.rates import Rates
 
@@ -109,7 +109,10 @@ def _summed_stages(
 ) -> dict[str, Values]:
     summed: dict[str, Values] = {}
     for kind in shape.kinds:
-        own = stage_time(kind, layout, work, rates, micro_batches, stage_layers * kind.layers / shape.layers)
+        case = own_case(kind, layout, work)
+        if case is None:
+            continue
+        own = stage_time(kind, *case, rates, micro_batches, stage_layers * kind.layers / shape.layers)
         for name, time in own.items():
             summed[name] = summed.get(name, np.float64(0)) + time
     return summed
@@ -151,7 +154,7 @@ def device_parameters(shape: Shape, layout: Layout) -> tuple[Values, Values]:
     else:
         shared, routed = _layers_parameters(shape, layout)
     tables = np.where((layout.pp > 1) | (shape.tied > 0), 1, 2)
-    return shared + tables * shape.vocab * shape.hidden / layout.tp, routed
+    return shared + (tables * shape.vocab * shape.hidden + shape.beside) / layout.tp, routed
 
 
 def _layers_parameters(shape: Shape, layout: Layout) -> tuple[Values, Values]:

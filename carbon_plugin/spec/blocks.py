@@ -19,9 +19,10 @@ its length."""
 class Mixer(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What mixes the tokens of a layer.
 
-    `kind` is its class, `name` its own name (`mamba2`, `gated_delta`). `parameters` are those of one layer. Widths of
-    query/key and value heads are in elements; `window` bounds how far back a token sees (None: the whole sequence);
-    `chunk` is the number of tokens that a layer with a state works on at once (None: the default of its kernels).
+    `kind` is its class, `name` its own name (`mamba2`, `gated_delta`). `parameters` are those of one layer. Widths
+    of query/key and value heads are in elements; `window` bounds how far back a token sees (None: the whole
+    sequence); `of_input` says that keys and values are those of an encoder's input. `chunk` is the number of tokens
+    that a layer with a state works on at once (None: the default of its kernels).
     """
 
     kind: MixerKind
@@ -33,6 +34,7 @@ class Mixer(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     v_dim: int = 0
     window: int | None = None
     chunk: int | None = None
+    of_input: bool = False
 
     def __post_init__(self) -> None:
         check_not_negative(self, "parameters", "heads", "kv_heads", "qk_dim", "v_dim", owner="mixer: ")
@@ -64,12 +66,15 @@ class FeedForward(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
 
 class Block(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """`layers` layers that are alike: mixers beside one another, then a feed-forward part; either may be missing."""
+    """`layers` layers that are alike: mixers beside one another, then a feed-forward part; either may be missing.
+
+    `of_input` says that they work on the input of an encoder and see all of it (`training.input_len`)."""
 
     layers: int
     mixers: tuple[Mixer, ...] = ()
     feed_forward: FeedForward | None = None
     other_parameters: int = 0
+    of_input: bool = False
 
     def __post_init__(self) -> None:
         check_positive(self, "layers", owner="block: ")
@@ -90,12 +95,15 @@ class Block(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 class Part(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Something beside the layers of the language model that holds parameters, by name: a vision tower, a projector,
-    per-layer embeddings. `layers` and `hidden` tell the shape of a tower."""
+    per-layer embeddings. `layers`, `hidden`, `heads` and `inner` (the width of its
+    feed-forward parts) tell the shape of a tower."""
 
     name: str
     parameters: int
     layers: int = 0
     hidden: int = 0
+    heads: int = 0
+    inner: int = 0
 
     def __post_init__(self) -> None:
-        check_not_negative(self, "parameters", "layers", "hidden", owner=f"part {self.name}: ")
+        check_not_negative(self, "parameters", "layers", "hidden", "heads", "inner", owner=f"part {self.name}: ")

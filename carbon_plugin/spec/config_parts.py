@@ -64,7 +64,9 @@ def parts_note(parts: Sequence[Part], parameters: int) -> str:
     if not named:
         return ""
     listed = ", ".join(f"{part.name} {part.parameters / 1e9:.2g} B" for part in named)
-    return f"beside its layers: {listed}; counted, but the time and memory of a step leave them out"
+    towers = any(part.layers for part in named)
+    timed = "the time of a tower is that of the inputs in training.input_len" if towers else "they take no time"
+    return f"beside its layers: {listed}; counted and kept in memory, {timed}"
 
 
 def _towers(whole: Keys, keys: Keys) -> list[Part]:

@@ -17,6 +17,8 @@ TEMPORAL = ("temporal_patch_size", "patch_temporal", "video_temporal_patch_size"
 MERGE = ("spatial_merge_size", "merge_size", "scale_factor", "downsample_factor")
 MATRICES = {"plain": 2, "gated": 3, "conformer": 6}
 """Matrices of hidden times inner width in one layer."""
+TOWER_HEAD = 64
+"""Width of a head where a tower's config states none, as in ViT (arXiv 2010.11929 table 1)."""
 AUDIO_CONV = 3
 """Width of the two convolutions before a Whisper encoder (arXiv 2212.04356 section 2.2)."""
 
@@ -64,7 +66,8 @@ def tower(keys: Keys, name: str) -> Part:
     count = (layers + (keys.optional("num_global_layers") or 0)) * layer + spared + _patches(keys, hidden)
     if keys.flag("vision_use_head", default=False):  # a pooling layer of its own
         count += layer
-    return Part(name=name, parameters=count, layers=layers, hidden=hidden)
+    heads = heads or max(1, hidden // TOWER_HEAD)
+    return Part(name=name, parameters=count, layers=layers, hidden=hidden, heads=heads, inner=inner)
 
 
 def tower_width(keys: Keys) -> int:

@@ -17,6 +17,7 @@ import msgspec
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.blocks import Block
 from carbon_plugin.spec.class_defaults import check_complete, defaults_note, left_out
+from carbon_plugin.spec.config_encoder_decoder import encoder_decoder_model, is_encoder_decoder
 from carbon_plugin.spec.config_equivalent import equivalent_fields, hybrid_note, is_hybrid
 from carbon_plugin.spec.config_feeds import feed_at
 from carbon_plugin.spec.config_json import read_config
@@ -66,6 +67,8 @@ def model_from_hf_config(
     """
     if not config.get("model_type"):
         raise SpecError(f"{origin}: key model_type is missing, which says what the layers of a model hold")
+    if is_encoder_decoder(str(config["model_type"])):
+        return encoder_decoder_model(config, name, origin)
     text = next((config[key] for key in NESTED if isinstance(config.get(key), Mapping)), config)
     family = family_of(str(text.get("model_type") or config["model_type"]))
     filled = left_out(family.name, {**config, **text}, nested=text is not config)

@@ -158,6 +158,16 @@ class TransformerModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         return self.causal and not self.blocks and beside <= LITTLE_BESIDE * self.parameters
 
     @property
+    def has_encoder(self) -> bool:
+        """Whether it has layers over an input of their own, without which its step has no time."""
+        return any(block.of_input for block in self.blocks)
+
+    @property
+    def has_towers(self) -> bool:
+        """Whether it has a tower beside its layers, whose time needs the size of an input."""
+        return any(part.layers for part in self.parts)
+
+    @property
     def moe_layers(self) -> int:
         """Number of sparse layers."""
         if self.moe is None:

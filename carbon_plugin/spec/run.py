@@ -104,6 +104,7 @@ def check_input(model: TransformerModel | CountedModel, training: TrainingPlan) 
     """
     if not isinstance(model, CountedModel):
         _check_positions(model, training.seq_len)
+        _check_encoder(model, training)
         return
     if training.seq_len == (model.seq_len or 1):
         return
@@ -117,6 +118,18 @@ def check_input(model: TransformerModel | CountedModel, training: TrainingPlan) 
         f"model {model.name}: counted at {model.seq_len} tokens a sample, but training.seq_len is {training.seq_len}; "
         f"count it at that length ({_count_command(model, training.seq_len)}), or plan with seq_len {model.seq_len}"
     )
+
+
+def _check_encoder(model: TransformerModel, training: TrainingPlan) -> None:
+    if model.has_encoder and training.input_len is None:
+        raise SpecError(
+            f"model {model.name}: it has an encoder, and training.input_len is missing; state the tokens of the "
+            "encoder's input, beside seq_len of the decoder"
+        )
+    if training.input_len is not None and not (model.has_encoder or model.has_towers):
+        raise SpecError(
+            f"training: input_len is {training.input_len}, but {model.name} has neither an encoder nor a tower"
+        )
 
 
 def _check_positions(model: TransformerModel, seq_len: int) -> None:

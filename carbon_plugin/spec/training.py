@@ -70,6 +70,8 @@ class TrainingPlan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     `optimizer_in_backward` updates a layer as soon as its gradient is there, so that gradients are never all kept.
     `optimizer_offload` keeps states and master weights in host memory and updates them there.
     `activation_offload` is the share of layers whose activations wait in host memory for the backward pass.
+    `input_len` are the tokens of one input of an encoder (of the text of an encoder-decoder; patches of an image of a
+    vision tower), of which a sequence has `inputs_per_sequence`.
     `evaluation` and `reliability` say what else takes time; `overhead_fraction`, where it is stated, replaces both:
     time spent on evaluation, checkpoints, restarts and lost work over time spent in training steps.
     `kind` says whether the run is planned as real runs are (docs/goodput.md), or as the best case of its layout: a
@@ -87,6 +89,8 @@ class TrainingPlan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     optimizer_in_backward: bool = False
     optimizer_offload: bool = False
     activation_offload: float = 0.0
+    input_len: int | None = None
+    inputs_per_sequence: int = 1
     overhead_fraction: float | None = None
     evaluation: Evaluation | None = None
     reliability: Reliability = Reliability()
@@ -94,7 +98,9 @@ class TrainingPlan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     def __post_init__(self) -> None:
         check_positive(self, "seq_len", "global_batch_size", "steps", "tokens", owner="training: ")
+        check_positive(self, "input_len", "inputs_per_sequence", owner="training: ")
         check_at_most(self, MOST_WIDTH, "seq_len", "global_batch_size", owner="training: ")
+        check_at_most(self, MOST_WIDTH, "input_len", "inputs_per_sequence", owner="training: ")
         check_at_most(self, MOST_COUNT, "steps", owner="training: ")
         if (self.steps is None) == (self.tokens is None):
             raise SpecError(f"training: give steps or tokens, exactly one; got steps={self.steps} tokens={self.tokens}")

@@ -167,7 +167,8 @@ def test_an_unknown_family_is_refused_until_its_feed_forward_layer_is_stated():
     ("changes", "message"),
     [
         ({"model_type": "absent"}, "key model_type is missing"),
-        ({"model_type": "t5"}, "model_type t5 is an encoder with a decoder"),
+        ({"model_type": "pegasus"}, "model_type pegasus is an encoder with a decoder"),
+        ({"model_type": "t5"}, "key d_model is missing"),
         ({"model_type": "zamba2"}, "model_type zamba2 shares transformer blocks among several layers"),
         ({"is_encoder_decoder": True}, "is an encoder with a decoder, which is not modelled; count it"),
         (
@@ -298,7 +299,7 @@ def test_a_vision_tower_of_a_flat_config_is_counted():
 
     assert qwen.parameters == pytest.approx(8.292e9, rel=1e-3)
     assert [part.name for part in qwen.parts] == ["vision tower", "projector"]
-    assert any("vision tower 0.63 B" in note and "leave them out" in note for note in qwen.notes)
+    assert any("vision tower 0.63 B" in note and "training.input_len" in note for note in qwen.notes)
 
 
 def test_what_a_nested_config_leaves_out_is_the_default_of_its_class_and_said():
