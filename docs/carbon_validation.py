@@ -7,15 +7,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from carbon_plugin.calibrate.carbon import CarbonRow, carbon_rows, coverage, node_power_rows
+from carbon_plugin.calibrate.carbon import CarbonRow, carbon_rows, coverage
+from carbon_plugin.calibrate.power import validate_power
 from carbon_plugin.cli.validate_carbon import (
     HEADINGS,
     LLMCARBON,
-    NODE_HEADINGS,
     coverage_lines,
     lines_of,
-    node_lines,
 )
+from carbon_plugin.cli.validate_power import HEADINGS as POWER_HEADINGS
+from carbon_plugin.cli.validate_power import cap_line, error_line, power_lines
 
 PAGE = Path(__file__).with_name("carbon_validation.md")
 
@@ -33,15 +34,17 @@ def skipped(rows: list[CarbonRow]) -> str:
 def assumed(rows: list[CarbonRow]) -> str:
     """What was assumed for each row, and the layout that was found."""
     runs = [f"- `{row.id}`: {'; '.join(row.assumed)}. Layout: {row.layout}" for row in rows if not row.skipped]
-    return "\n".join([*runs, *(f"- `{node.id}`: {'; '.join(node.assumed)}" for node in node_power_rows())])
+    return "\n".join(runs)
 
 
 def write(page: Path = PAGE) -> None:
     """Replace what stands between the markers of each part."""
-    rows = carbon_rows()
+    rows, power = carbon_rows(), validate_power()
     parts = {
         "measured": table((*HEADINGS, LLMCARBON), lines_of(rows, circular=False)),
-        "nodes": table(NODE_HEADINGS, node_lines(node_power_rows())),
+        "power": table(POWER_HEADINGS, power_lines(power)),
+        "power errors": "\n".join(f"- {line}" for line in [*map(error_line, power.errors), cap_line(power)]),
+        "power assumed": "\n".join(f"- `{row.id}`: {row.skipped or '; '.join(row.assumed)}" for row in power.rows),
         "circular": table((*HEADINGS, LLMCARBON), lines_of(rows, circular=True)),
         "coverage": "\n".join(f"- {line}" for line in coverage_lines(coverage(rows))),
         "assumed": assumed(rows),

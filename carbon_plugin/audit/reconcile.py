@@ -14,6 +14,7 @@ from carbon_plugin.audit.result import Allocation, AuditSummary, Reconciliation
 from carbon_plugin.footprint.account import EnergyItem, Factors, Footprint, Reservation, account
 from carbon_plugin.spec.amounts import plural
 from carbon_plugin.spec.devices import Rung
+from carbon_plugin.spec.fabric import fabric_factor
 from carbon_plugin.spec.figure import Assumption, Figure, Sourced
 from carbon_plugin.spec.hardware import Accelerator, Node
 from carbon_plugin.spec.profiles import default_node_for, find_accelerator
@@ -108,7 +109,8 @@ def _idle_power(summary: AuditSummary) -> _Idle | None:
     device = _with_high(idle, max(idle.high, busy_w), f"idle to mean power of the run, profile {accelerator.name}")
     by_rung: dict[Rung, Figure] = {"gpu": device, "host": _host_power(node, device)}
     if node.network.power_w_per_device.value > 0:
-        by_rung["network"] = node.network.power_w_per_device.figure("W")
+        nodes = len({device.hostname for device in summary.devices if device.identity.rung == "gpu"})
+        by_rung["network"] = node.network.power_w_per_device.figure("W").scaled(fabric_factor(node, nodes), "W")
     return _Idle(by_rung, node.accelerators)
 
 

@@ -20,17 +20,15 @@ from carbon_plugin.calibrate.carbon_rows import (
     Counted,
     carbon_setups,
     carbon_sources,
-    node_setups,
 )
 from carbon_plugin.calibrate.real_runs import overrun_without
 from carbon_plugin.errors import CarbonPluginError
-from carbon_plugin.plan.forecast import Forecast, layout_phrase, make_forecast, modelled_energies
+from carbon_plugin.plan.forecast import Forecast, layout_phrase, make_forecast
 from carbon_plugin.plan.real_run import run_class
 from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.loading import build_run_spec
 
 JOULES_PER_MWH = 3.6e9
-WATTS_PER_KW = 1000.0
 
 
 class Compared(Struct, frozen=True, kw_only=True):
@@ -79,16 +77,6 @@ class CarbonRow(Struct, frozen=True, kw_only=True):
     skipped: str | None = None
 
 
-class NodePowerRow(Struct, frozen=True, kw_only=True):
-    """A node whose power was measured in training, kW, with that predicted for its accelerators and host together."""
-
-    id: str
-    model: str
-    source: str
-    power_kw: Compared
-    assumed: tuple[str, ...]
-
-
 def carbon_rows(only: set[str] | None = None) -> list[CarbonRow]:
     """Every published row, or those with the given ids, recomputed; a row that cannot be says why."""
     setups = carbon_setups()
@@ -114,34 +102,6 @@ def coverage(rows: Sequence[CarbonRow]) -> tuple[Coverage, ...]:
 
 def _holds(figure: Figure, value: float) -> bool:
     return figure.low <= value <= figure.high
-
-
-def node_power_rows() -> list[NodePowerRow]:
-    """Every node whose power was measured, recomputed."""
-    setups = node_setups()
-    return [
-        NodePowerRow(
-            id=row.id,
-            model=row.model,
-            source=row.source,
-            power_kw=_node_power(float(row.measured[setups[row.id].measured]), row.id, setups[row.id].run),
-            assumed=setups[row.id].assumed,
-        )
-        for row in carbon_sources()
-        if row.id in setups
-    ]
-
-
-def _node_power(measured_kw: float, name: str, run: dict[str, Any]) -> Compared:
-    """Mean power of accelerators and host; the scope of such a measurement leaves out switches and facility."""
-    forecast = make_forecast(build_run_spec({"name": name, **run}, origin=f"setup of {name}"))
-    drawn_in_1_s = modelled_energies(forecast.spec.cluster, forecast.prediction.gpu_power_w, 1.0)
-    node = [item for item in drawn_in_1_s if item.rung in ("gpu", "host")]
-    low, value, high = (
-        sum(getattr(item, edge) for item in node) / WATTS_PER_KW for edge in ("low_j", "energy_j", "high_j")
-    )
-    predicted = Figure(value, low, high, "kW", "modelled", "accelerators and host during a step")
-    return Compared(published=measured_kw, predicted=predicted, ratio=value / measured_kw)
 
 
 def _row(row: CarbonSource, setup: CarbonSetup) -> CarbonRow:

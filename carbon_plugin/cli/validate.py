@@ -18,6 +18,7 @@ def validate(
     carbon: Annotated[
         bool, typer.Option("--carbon", help="Published energy and carbon instead of step times.")
     ] = False,
+    power: Annotated[bool, typer.Option("--power", help="Measured power instead of step times.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
 ) -> None:
     """Predict every published row and sum up the errors; fitted rows from constants that never saw their model."""
@@ -27,6 +28,13 @@ def validate(
         if records is not None:
             raise SpecError(f"--records {records}: published carbon has rows of its own, expected no --records")
         validate_carbon(as_json=as_json)
+        return
+    if power:
+        from carbon_plugin.cli.validate_power import print_power
+
+        if records is not None:
+            raise SpecError(f"--records {records}: measured power has rows of its own, expected no --records")
+        print_power(as_json=as_json)
         return
     import msgspec
 

@@ -11,10 +11,8 @@ from carbon_plugin.calibrate.carbon import (
     CarbonRow,
     Compared,
     Coverage,
-    NodePowerRow,
     carbon_rows,
     coverage,
-    node_power_rows,
 )
 
 HEADINGS = (
@@ -23,18 +21,16 @@ HEADINGS = (
 )  # fmt: skip
 LLMCARBON = "LLMCarbon"
 MEASURED = "energy measured, or power measured times hours"
-NODES = "power of one node in training"
-NODE_HEADINGS = ("node", "kW published", "predicted (p10 to p90)", "ratio")
 CIRCULAR = "circular: the published energy is hours times a stated power, so only hours and arithmetic are tested"
 
 
 def validate_carbon(*, as_json: bool) -> None:
-    """Print both tables, or all rows as JSON."""
+    """Print both tables and how many values the ranges hold, or all rows as JSON."""
     import msgspec
 
-    rows, nodes = carbon_rows(), node_power_rows()
+    rows = carbon_rows()
     if as_json:
-        document = {"runs": rows, "nodes": nodes, "coverage": coverage(rows)}
+        document = {"runs": rows, "coverage": coverage(rows)}
         typer.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
         return
     from rich.console import Console
@@ -46,14 +42,13 @@ def validate_carbon(*, as_json: bool) -> None:
         table = Table(title=title, title_justify="left", box=None, padding=(0, 1))
         for heading in headings:
             # Folded, not cut: of names cut short, two look alike.
-            left = heading in ("run", "counts", "node")
+            left = heading in ("run", "counts")
             table.add_column(heading, justify="left" if left else "right", overflow="fold")
         for line in lines:
             table.add_row(*line)
         out.print(table)
 
     show(MEASURED, (*HEADINGS, LLMCARBON), lines_of(rows, circular=False))
-    show(NODES, NODE_HEADINGS, node_lines(nodes))
     show(CIRCULAR, (*HEADINGS, LLMCARBON), lines_of(rows, circular=True))
     out.print(
         "[dim]ratio: predicted over published; best case: the same of the best case of the layout; hours: device-hours "
@@ -83,14 +78,6 @@ def lines_of(rows: Sequence[CarbonRow], *, circular: bool) -> list[tuple[str, ..
     one."""
     return [
         _line(row) for row in rows if row.circular == circular and (row.skipped is None or row.llmcarbon_t is not None)
-    ]
-
-
-def node_lines(nodes: Sequence[NodePowerRow]) -> list[tuple[str, ...]]:
-    """Cells of the table of nodes under `NODE_HEADINGS`."""
-    return [
-        (node.id, wording.plain(node.power_kw.published), _with_range(node.power_kw), _ratio(node.power_kw))
-        for node in nodes
     ]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from carbon_plugin.footprint import tables
 from carbon_plugin.footprint.account import Factors, Reservation, account
 from carbon_plugin.footprint.units import GRAMS_PER_KG, SECONDS_PER_HOUR
+from carbon_plugin.spec.fabric import fabric_factor
 from carbon_plugin.spec.figure import Figure, Sourced
 from carbon_plugin.spec.hardware import Cluster, Node
 from carbon_plugin.spec.site import Site
@@ -61,7 +62,7 @@ def rated_power_w(cluster: Cluster) -> float:
     """IT capacity that a device takes up, W: its share of the node's rating, and that of the network."""
     node = cluster.node
     node_w = node_rating_w(node, cluster.accelerator.tdp_w.value)
-    return node_w / node.accelerators + node.network.power_w_per_device.value
+    return node_w / node.accelerators + fabric_factor(node, cluster.nodes) * node.network.power_w_per_device.value
 
 
 def node_rating_w(node: Node, device_tdp_w: float) -> float:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
+from carbon_plugin.spec.fabric import fabric_factor
 from carbon_plugin.spec.figure import Sourced
 from carbon_plugin.spec.hardware import Host, Node
 
@@ -89,9 +90,10 @@ def overhead_fractions(node: Node) -> Watts:
     return sourced_power(node.host.overhead_fraction)
 
 
-def network_power(node: Node, devices: float) -> Watts:
-    """Switches and optics: the profile's power a device times the devices of the job on this node."""
-    return sourced_power(node.network.power_w_per_device).times(devices)
+def network_power(node: Node, devices: float, nodes: int) -> Watts:
+    """NICs, switches and optics: the profile's power a device on one tier of switches, by the tiers that so many nodes
+    need, times the devices of the job on this node."""
+    return sourced_power(node.network.power_w_per_device).times(devices * fabric_factor(node, nodes))
 
 
 def sourced_power(value: Sourced) -> Watts:

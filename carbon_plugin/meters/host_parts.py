@@ -50,6 +50,7 @@ class HostPlan(Struct, frozen=True, kw_only=True):
     cpu_tdp: Watts | None
     share: HostShare
     gpu_equivalents: float
+    nodes: int
     node_measured: bool
     cpu_measured: bool
     dram_measured: bool
@@ -126,7 +127,7 @@ def _node_parts(plan: HostPlan, node: Node, draw: GpuDraw) -> list[ModelledPart]
 
 
 def _network_part(plan: HostPlan, node: Node) -> list[ModelledPart]:
-    network = network_power(node, plan.gpu_equivalents or node.accelerators)
+    network = network_power(node, plan.gpu_equivalents or node.accelerators, plan.nodes)
     if network.high <= 0:
         return []
     note = (

@@ -164,6 +164,7 @@ def open_meters(
     thought: UnreadGpus | None = None,
     boot_id: str | None = None,
     host_share: float | None = None,
+    nodes: int = 1,
     include_host: bool = True,
     root_pid: int | None = None,
     node_address: NodeAddress | None = None,
@@ -177,7 +178,7 @@ def open_meters(
     without one, or where `accelerator` is a CPU, the CPU is modelled by TDP and utilisation. `gpu_power_w` is the power
     assumed of a GPU that is there and that no driver tells of; without it such GPUs have no energy. `thought` are
     GPUs that the job is thought to have and that no driver tells of: some that one counts which answers for others, or
-    those of a plan. `host_share` is the
+    those of a plan. `nodes` are those of the job, whose network grows with them. `host_share` is the
     job's part of the host; by default it follows the reserved GPUs where others may hold the rest. `include_host` False
     meters GPUs only, for ranks beside a leader that has the host. `root_pid` is the process whose tree is the job.
     `node_address` is a meter of the whole node, which then stands for CPU, DRAM and model, or of a facility.
@@ -237,6 +238,7 @@ def open_meters(
             cpu_tdp=stated_cpu_tdp(accelerator, node_profile),
             share=share,
             gpu_equivalents=(gpus.gpu_equivalents if gpus else 0.0) + (unread.count if unread else 0),
+            nodes=nodes,
             node_measured=node_measured,
             cpu_measured=node_measured or bool({"package", "module"} & scopes),
             dram_measured=node_measured or bool({"dram", "module"} & scopes),

@@ -53,9 +53,16 @@ def look_at_hardware(settings: Settings, shown: Inventory | Unavailable, environ
 
 
 def open_host_meters(
-    settings: Settings, hardware: Hardware, environ: Mapping[str, str], *, gpus: Sequence[str] | None, host: bool
+    settings: Settings,
+    hardware: Hardware,
+    environ: Mapping[str, str],
+    *,
+    gpus: Sequence[str] | None,
+    host: bool,
+    nodes: int,
 ) -> MeterSet:
-    """Meters of this host: of these GPUs, or of all that the environment reserves, and of the host if it is to be."""
+    """Meters of this host, one of `nodes`: of these GPUs, or of all that the environment reserves, and of the host
+    if it is to be."""
     accelerator = hardware.accelerator.value if hardware.accelerator else _cpu_profile(settings)
     unread = hardware.unread
     if unread is not None and accelerator is None:
@@ -67,6 +74,7 @@ def open_host_meters(
         accelerator=accelerator,
         gpu_power_w=None if unread is None else unread_power(settings, accelerator, usable=unread.usable),
         thought=unread if host else None,
+        nodes=nodes,
         include_host=host,
         node_address=settings.node_meter,
         environ=environ,

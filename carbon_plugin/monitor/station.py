@@ -264,7 +264,14 @@ class Station:
         place = self._place
         assert place is not None  # made in `open`, before anything is recorded
         assert self._duty is not None
-        meters = open_host_meters(self._settings, self._hardware, self._environ, gpus=task.gpus, host=task.host)
+        meters = open_host_meters(
+            self._settings,
+            self._hardware,
+            self._environ,
+            gpus=task.gpus,
+            host=task.host,
+            nodes=self._ranks.nodes,
+        )
         warning = warning_of(meters, self._settings) if task.host else None
         if warning is not None:
             kind, sentence = warning

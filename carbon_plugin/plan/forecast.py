@@ -27,6 +27,7 @@ from carbon_plugin.predict.power import idle_power_figure
 from carbon_plugin.predict.result import MemoryPrediction, StepPrediction
 from carbon_plugin.predict.step import predict_step
 from carbon_plugin.spec.amounts import plural
+from carbon_plugin.spec.fabric import fabric_factor
 from carbon_plugin.spec.figure import Assumption, Figure, Sourced
 from carbon_plugin.spec.hardware import Cluster
 from carbon_plugin.spec.layout import ParallelLayout
@@ -217,14 +218,16 @@ def modelled_energies(cluster: Cluster, device_power_w: Figure, time_s: float) -
     """Energy of each rung over `time_s`, J, from the predicted device power and the node profile.
 
     Host: base power of the node, in part use by its share of devices as in `reservations`, plus its overhead share of
-    device power (fans, regulators, supplies). Network: power of switches and optics a device.
+    device power (fans, regulators, supplies). Network: power of NICs, switches and optics a device, by the tiers of
+    switches that so many nodes need.
     """
     host, network = cluster.node.host, cluster.node.network
     device = [power * cluster.devices * time_s for power in _range(device_power_w)]
     share = _sourced_range(host.overhead_fraction)
     base = [power * _hosts(cluster) * time_s for power in _sourced_range(host.base_power_w)]
     whole_host = [b + s * device[0] for b, s in zip(base, share, strict=True)]
-    fabric = [power * cluster.devices * time_s for power in _sourced_range(network.power_w_per_device)]
+    joined = fabric_factor(cluster.node, cluster.nodes)
+    fabric = [power * joined * cluster.devices * time_s for power in _sourced_range(network.power_w_per_device)]
     return [
         _item("gpu", f"gpu:{cluster.accelerator.name}", device),
         _item("host", f"host:{cluster.node.name}", whole_host),

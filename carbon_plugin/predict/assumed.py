@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from carbon_plugin.predict.rates import ROWWISE_SHARE, WITHIN_EXPONENT, capped_share
+from carbon_plugin.predict.power import capped_share
+from carbon_plugin.predict.rates import ROWWISE_SHARE
 from carbon_plugin.predict.schedule import MUON_ITERATIONS, OFFLOAD_BYTES_PER_S
 from carbon_plugin.spec.figure import Assumption
 from carbon_plugin.spec.model import CountedModel, TransformerModel
@@ -28,7 +29,7 @@ def step_assumptions(spec: RunSpec) -> list[Assumption]:
         said = "Jordan et al. 2024; shared out like the states"
         found.append(Assumption("training.optimizer", f"{MUON_ITERATIONS} Newton-Schulz iterations", said))
     if cluster.power_cap_w is not None:
-        said = f"of the matrix rate, by the sustained law: power to the {WITHIN_EXPONENT:g}"
+        said = "of the matrix rate: voltage falls with the clock, as in sweeps of power limits (Zeus, NSDI 2023)"
         found.append(Assumption("cluster.power_cap_w", f"{capped_share(cluster):.0%}", said))
     if training.precision == "fp8" and stack.fp8_recipe == "rowwise":
         said = "of the tensor-wise fp8 rate: torchtitan's rows on H100 gain nothing over bf16"

@@ -2,15 +2,18 @@
 
 The step's terms are shared out over four activities: tensor units, memory, links and stalls. Each draws a share of
 the range between idle with an open context and the sustained limit; a cap bounds both that limit and the clock
-(`rates.capped_share`). The shares are assumptions with a range, anchored on published node measurements: H100 nodes
-in training draw 76 % of their rating and at most 82 % (arXiv 2506.14551, 2412.08602), and power swings between 15 %
-and 85 % of the limit within a run (arXiv 2503.05804).
+(`capped_share`). The shares are assumptions with a range, anchored on published measurements: H100 nodes in training
+draw 76 % of their rating and at most 82 % (arXiv 2506.14551, 2412.08602), power swings between 15 % and 85 % of the
+limit within a run (arXiv 2503.05804), and exposed communication costs little of it: from 128 to 2,048 H100 with FSDP
+throughput falls by 37 % and power by 6 % (arXiv 2411.13055). `carbon-plugin validate --power` predicts all of them.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 
 from carbon_plugin.predict.case import Values
@@ -30,11 +33,11 @@ class Draw(NamedTuple):
 DRAWS = {
     "tensor": Draw(0.90, 1.00, 1.00),
     "memory": Draw(0.50, 0.65, 0.80),
-    "link": Draw(0.35, 0.50, 0.65),
+    "link": Draw(0.55, 0.75, 0.90),
     "stall": Draw(0.08, 0.17, 0.30),
 }
 """Tensor work runs at the limit by the law that bounds its clock. Memory-bound kernels leave the tensor units dark,
-collectives keep few SMs and the links busy, waiting kernels spin."""
+collectives keep their SMs spinning and the links and the memory busy, stalls leave the device without kernels."""
 
 ACTIVITIES: dict[str, dict[str, float]] = {
     "matmul": {"tensor": 1.0},
@@ -63,6 +66,8 @@ TRAINING_SHARE = 0.7
 (arXiv 2412.08602), jobs that wait for data or for each other less (our convention)."""
 UNREAD_IDLE_RELATIVE = 0.5
 """Half range of the power of a device without a driver, whose power management may be off (our convention)."""
+VOLTAGE_SLOPE, LEAST_VOLTAGE_SQUARED = 2.3, 0.65
+"""Square of the voltage over that at full clock: falls by so much a clock, down to the least that the chip runs at."""
 CONTEXT_POWER_W = 40.0
 """What an open context adds to idle where only the empty-board figure is known (26-66 W, arXiv 2605.23918)."""
 IDLE_RELATIVE = 0.12
@@ -116,6 +121,25 @@ def sustained_w(cluster: Cluster) -> float:
     known = cluster.accelerator.efficiency.sustained_power_w
     limit = cluster.power_limit_w
     return min(known.value, limit) if known is not None else SUSTAINED_SHARE * limit
+
+
+def capped_share(cluster: Cluster) -> float:
+    """Rate of matrix products under the cluster's power cap over that without one."""
+    idle = idle_with_context_w(cluster.accelerator)
+    free = sustained_w(msgspec.structs.replace(cluster, power_cap_w=None))
+    return clock_share((cluster.power_limit_w - idle) / (free - idle))
+
+
+def clock_share(dynamic_share: float) -> float:
+    """Clock over the full one at so much of the full dynamic power, which goes as clock times voltage squared.
+
+    The voltage falls with the clock until it cannot fall further; below that the clock goes with the power. Fitted by
+    eye to 12 sweeps of power limits on V100, A40, RTX 6000 and P100 (Zeus, NSDI 2023): `validate --power` has them."""
+    if dynamic_share >= 1:
+        return 1.0
+    slope, least = VOLTAGE_SLOPE, LEAST_VOLTAGE_SQUARED
+    falling = (slope - 1 + math.sqrt((slope - 1) ** 2 + 4 * slope * dynamic_share)) / (2 * slope)
+    return falling if falling >= 1 - (1 - least) / slope else dynamic_share / least
 
 
 def step_activity(terms: dict[str, Values]) -> dict[str, Values]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from carbon_plugin.errors import SpecError
 from carbon_plugin.predict.case import Values, values
+from carbon_plugin.predict.power import capped_share
 from carbon_plugin.spec.figure import Assumption, Sourced
 from carbon_plugin.spec.hardware import Accelerator, Cluster
 from carbon_plugin.spec.stack import AttentionKernel, Stack, factor_of, host_op_time_of
@@ -241,14 +242,6 @@ def gemm_share_law(tdp_w: float, peak_16bit_flops: float, architecture: str = ""
     below = 1.0 if usual is None else min(1.0, tdp_w / peak_16bit_flops / usual)
     across = min(1.0, relative / below)
     return LAW_GEMM_SHARE * math.pow(across, LAW_GEMM_EXPONENT) * math.pow(min(1.0, below), WITHIN_EXPONENT)
-
-
-def capped_share(cluster: Cluster) -> float:
-    """Rate of matrix products under the cluster's power cap over that without: the sustained law's two clocks."""
-    peak = peak_16bit(cluster.accelerator)
-    kind = cluster.accelerator.architecture
-    limit = cluster.accelerator.tdp_w.value
-    return gemm_share_law(cluster.power_limit_w, peak, kind) / gemm_share_law(limit, peak, kind)
 
 
 def peak_16bit(accelerator: Accelerator) -> float:

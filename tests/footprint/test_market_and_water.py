@@ -126,8 +126,8 @@ def test_the_building_is_charged_by_device_time_and_only_where_asked_for(h100_cl
 
     parts = account([], [DEVICE_YEAR], asked).embodied_parts_kg
 
-    # A node of 2 kW and 8 x 700 W with 10 % overhead, 60 W of network a device: 1.08 kW a device, 75 kg a kW and year.
-    assert parts["building"].value == pytest.approx(75 * (2000 + 1.1 * 8 * 700) / 8e3 + 75 * 0.06)
+    # A node of 2 kW and 8 x 700 W with 10 % overhead, 75 W of network a device (10 NICs for 8): 75 kg a kW, year.
+    assert parts["building"].value == pytest.approx(75 * (2000 + 1.1 * 8 * 700) / 8e3 + 75 * 0.075)
     assert (
         "building" not in account([], [DEVICE_YEAR], resolve_factors(Site(zone="FRA"), h100_cluster)).embodied_parts_kg
     )

@@ -85,4 +85,7 @@ def test_eight_h100_at_700_w_make_a_node_of_8_2_kw(make_node: Callable[..., Node
 
 
 def test_network_power_goes_with_the_devices(make_node: Callable[..., Node]) -> None:
-    assert network_power(make_node(), 8) == Watts(200, 480, 960)
+    assert network_power(make_node(), 8, 1) == Watts(200, 480, 960)
+    # 8 nodes fill one tier of switches, more need a second one.
+    assert network_power(make_node(), 8, 8) == Watts(200, 480, 960)
+    assert network_power(make_node(), 8, 9).central > 1.5 * 480

@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 
 from carbon_plugin.errors import SpecError
 from carbon_plugin.plan.forecast import modelled_energies
-from carbon_plugin.predict.power import ACTIVITIES, DRAWS, step_activity, step_power, step_power_w
+from carbon_plugin.predict.power import (
+    ACTIVITIES,
+    DRAWS,
+    capped_share,
+    clock_share,
+    step_activity,
+    step_power,
+    step_power_w,
+)
 from carbon_plugin.predict.step import predict_step
 from carbon_plugin.spec.loading import build_run_spec
 
@@ -87,3 +95,14 @@ def test_a_node_in_training_draws_what_was_measured() -> None:
     energies = {item.rung: item.energy_j for item in modelled_energies(one, power, 1.0)}
 
     assert energies["gpu"] + energies["host"] == pytest.approx(10.2e3 * 0.76, rel=0.06)
+
+
+@pytest.mark.parametrize("share", [0.05, 0.2, 0.5, 0.54, 0.56, 0.8, 0.99, 1.0])
+def test_a_clock_falls_less_than_its_power_until_the_voltage_cannot_fall(share: float) -> None:
+    assert share <= clock_share(share) <= 1
+    assert clock_share(share) <= clock_share(min(1.0, share + 0.01))
+
+
+def test_a_cap_above_what_the_device_draws_changes_nothing() -> None:
+    assert capped_share(llama(power_cap_w=690).cluster) == 1
+    assert capped_share(llama(power_cap_w=300).cluster) < capped_share(llama(power_cap_w=500).cluster) < 1
