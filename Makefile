@@ -34,10 +34,10 @@ help: ## list these targets
 demo: $(VENV)/.installed ## plan, train in two processes with the callback, audit: about two minutes
 	$(BIN)/python examples/demo/demo.py
 
-test: $(VENV)/.installed-dev ## the tests, with lint, types and the import table among them: six minutes on two cores
+test: $(VENV)/.installed-dev ## the tests, with lint and the import table among them: six minutes on two cores
 	$(BIN)/$(PYTEST)
 
-test-all: test ## the tests, then the exhaustive ones that `make test` leaves out
+test-all: test ## the tests, then types and the exhaustive tests that `make test` leaves out
 	$(BIN)/$(PYTEST) -m exhaustive
 
 test-newest: ## the tests in .venv-newest with the newest releases of everything but torch

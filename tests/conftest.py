@@ -84,14 +84,25 @@ def simulated_nvml(nvml_simulator: Path) -> Callable[..., dict[str, str]]:
 
 @pytest.fixture(scope="session")
 def torchrun() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run a script in several real processes on this host: `torchrun(script, "--flag", processes=2, env=...)`."""
+    """Run a script in several real processes on this host: `torchrun(script, "--flag", processes=2, env=...)`.
+
+    With `imported_once`, the modules of that name and torch are imported before the ranks are forked, which halves what
+    a short job costs; without, torchrun itself launches them.
+    """
 
     def run(
-        script: Path, *arguments: str | Path, processes: int, env: dict[str, str] | None = None, check: bool = True
+        script: Path,
+        *arguments: str | Path,
+        processes: int,
+        imported_once: tuple[str, ...] | None = None,
+        env: dict[str, str] | None = None,
+        check: bool = True,
     ) -> subprocess.CompletedProcess[str]:
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        if imported_once is not None:
+            launcher = [str(TESTS / "launcher" / "forked.py"), str(processes), ",".join(("torch", *imported_once))]
         environment = {**(os.environ if env is None else env), "OMP_NUM_THREADS": "1"}
-        command = [*launcher, str(script), *map(str, arguments)]
+        command = [sys.executable, *launcher, str(script), *map(str, arguments)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=180)
         assert done.returncode == 0 or not check, f"{script.name} failed:\n{done.stdout}\n{done.stderr}"
         return done

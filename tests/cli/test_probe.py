@@ -76,6 +76,7 @@ def test_one_process_tells_what_it_found_and_how_to_use_it(tmp_path):
     )
 
 
+@pytest.mark.exhaustive
 def test_cores_that_others_keep_busy_are_warned_of(tmp_path):
     core = {min(os.sched_getaffinity(0))}
     probe = (str(BIN / "carbon-plugin"), "probe", "-o", str(tmp_path), "--seconds", "0.5", "--json")

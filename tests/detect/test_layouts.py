@@ -18,7 +18,8 @@ HSDP = "FSDP2 HSDPMeshInfo of 4 parameter groups"
 @pytest.fixture(scope="module")
 def found(torchrun, tmp_path_factory) -> dict[str, Any]:
     results = tmp_path_factory.mktemp("layouts") / "found.json"
-    torchrun(JOB, results, processes=4)
+    modules = ("torch.distributed.tensor", "torch.distributed.fsdp", "torch.distributed.pipelining")
+    torchrun(JOB, results, processes=4, imported_once=modules)
     return json.loads(results.read_text())
 
 

@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "demo" / "lightning_train.py"
 
 
+@pytest.mark.exhaustive  # tests/integrations holds what the example shows
 def test_the_lightning_example_prints_its_metrics(tmp_path):
     done = subprocess.run(
         [sys.executable, EXAMPLE, "--steps=20", f"--run-dir={tmp_path}"],

@@ -17,6 +17,7 @@ MISSING = [name for name in ("accelerate", "transformers") if find_spec(name) is
 
 
 @pytest.mark.skipif(bool(MISSING), reason=f"not installed: {MISSING}; `make test` installs them")
+@pytest.mark.exhaustive  # tests/integrations holds what the example shows
 def test_the_transformers_example_prints_its_metrics(tmp_path):
     done = subprocess.run(
         [sys.executable, EXAMPLE, "--steps=20", f"--run-dir={tmp_path}"],

@@ -36,6 +36,7 @@ def run_loop(torchrun, tmp_path_factory) -> Callable[..., dict[str, Any]]:
             folder / "run",
             *arguments,
             processes=2,
+            imported_once=needs,
             check=False,
             env=environ | {"TMPDIR": str(folder), "TORCH_EXTENSIONS_DIR": str(folder)},
         )
