@@ -20,22 +20,33 @@ class MissingFieldError(SpecError):
 
 
 class Fields:
-    """The fields of a row. A field that is absent, null or empty is not stated."""
+    """The fields of a row. A field that is absent, null or empty is not stated. `looked_at` are the names that were
+    asked for, by these fields and by all that were made from them."""
 
-    def __init__(self, values: Mapping[str, Any]) -> None:
+    def __init__(self, values: Mapping[str, Any], looked_at: set[str] | None = None) -> None:
+        self.looked_at: set[str] = set() if looked_at is None else looked_at
         self._values = {key: value for key, value in values.items() if value is not None and value != ""}
 
     def over(self, defaults: Mapping[str, Any]) -> Fields:
         """These fields with others for those that are not stated."""
-        return Fields({**defaults, **self._values})
+        return Fields({**defaults, **self._values}, self.looked_at)
+
+    def never_looked_at(self) -> tuple[str, ...]:
+        """Stated fields that nothing asked for, in the order of the file."""
+        return tuple(str(name) for name in self._values if name not in self.looked_at)
+
+    def _has(self, name: str) -> bool:
+        self.looked_at.add(name)
+        return name in self._values
 
     def states(self, *names: str) -> bool:
         """Whether any of the fields is stated."""
-        return any(name in self._values for name in names)
+        found = [self._has(name) for name in names]  # all of them are looked at
+        return any(found)
 
     def count(self, name: str, default: int | None = None) -> int:
         """A positive integer; raises `SpecError` naming field and value, or `MissingFieldError` without a default."""
-        if name not in self._values and default is not None:
+        if not self._has(name) and default is not None:
             return default
         number = self.number(name)
         if not number.is_integer() or number < 1:
@@ -48,7 +59,7 @@ class Fields:
 
     def number(self, name: str) -> float:
         """A positive number; errors as for `count`."""
-        if name not in self._values:
+        if not self._has(name):
             raise MissingFieldError(name)
         value = self._values[name]
         try:
@@ -61,7 +72,7 @@ class Fields:
 
     def text(self, name: str) -> str:
         """A phrase, empty where it is not stated. YAML's booleans read as yes and no."""
-        value = self._values.get(name, "")
+        value = self._values[name] if self._has(name) else ""
         if isinstance(value, bool):
             return "yes" if value else "no"
         if isinstance(value, list | dict):
@@ -70,13 +81,13 @@ class Fields:
 
     def needed_text(self, name: str) -> str:
         """A phrase that has no default."""
-        if name not in self._values:
+        if not self._has(name):
             raise MissingFieldError(name)
         return self.text(name)
 
     def flag(self, name: str) -> bool | None:
         """A yes or no, None where it is not stated."""
-        if name not in self._values:
+        if not self._has(name):
             return None
         word = self.text(name).lower()
         if word not in ("yes", "no", "true", "false", "1", "0"):
@@ -89,7 +100,7 @@ class Fields:
 
     def plain_mapping(self, name: str) -> Mapping[str, Any]:
         """A group of fields as it stands in the file, empty where it is not stated."""
-        value = self._values.get(name, {})
+        value = self._values[name] if self._has(name) else {}
         if not isinstance(value, Mapping):
             raise SpecError(f"{name} is {value!r}, expected a mapping")
         return value

@@ -25,6 +25,7 @@ from carbon_plugin.calibrate.row_model import row_model
 from carbon_plugin.calibrate.row_time import check_possible, row_step_time_s
 from carbon_plugin.calibrate.vtrain import vtrain_records
 from carbon_plugin.errors import CarbonPluginError, SpecError
+from carbon_plugin.predict.rates import default_attention_kernel
 from carbon_plugin.spec.document import load_yaml
 from carbon_plugin.spec.model import TransformerModel
 from carbon_plugin.spec.reading import in_one_sentence, read_text
@@ -36,6 +37,29 @@ FIRST_COLLECTION = "first"
 """The set of sources of a file that names none."""
 NO_STEP_TIME = {"oom_probe": "did not fit in memory", "full_run": "a whole run"}
 
+DESCRIPTIVE = frozenset(
+    {
+        *(
+            "id",
+            "set",
+            "kind",
+            "model",
+            "organisation",
+            "year",
+            "source",
+            "confidence",
+            "notes",
+            "derived",
+            "collection",
+        ),
+        *("params_b", "active_params_b", "attn_flops", "vp", "mem_gib_per_gpu", "mem_excluded", "step_time_s"),
+        *("tokens_per_s_per_gpu", "tokens_per_s_total", "samples_per_s", "tflops_per_gpu", "tflops_kind", "mfu_pct"),
+        "hfu_pct",
+    }
+)
+"""Fields that describe a row, or that another one stands for: nobody wonders that they were not used."""
+DEGREES = ("tp", "pp", "cp", "ep", "dp")
+ROW_FIELDS = "docs/validation.md lists the fields of a row"
 
 MemoryScope = Literal["allocated", "reserved", "device"]
 """What a source reports of memory: the allocator's peak, what the allocator holds, or what the device shows (with its
@@ -57,7 +81,8 @@ class MemoryRow(Struct, frozen=True, kw_only=True):
 class PublishedRow(Struct, frozen=True, kw_only=True):
     """One measured configuration. `source` is the group that it is reported under, `origin` who published it: what is
     left out with it. `framework` is the name of its stack, `model_key` groups rows of one model over all sources (for
-    leaving it out). `collection` names the set of sources that it was gathered with."""
+    leaving it out). `collection` names the set of sources that it was gathered with. `assumed` is what the row leaves
+    out, `not_read` are its fields that nothing here knows."""
 
     id: str
     source: str
@@ -71,6 +96,7 @@ class PublishedRow(Struct, frozen=True, kw_only=True):
     measured_memory_bytes: float | None = None
     memory_scope: MemoryScope = "allocated"
     assumed: tuple[str, ...] = ()
+    not_read: tuple[str, ...] = ()
 
 
 class SkippedRow(Struct, frozen=True, kw_only=True):
@@ -150,6 +176,10 @@ def _row(identity: str, source: str, row: Fields, architectures: Mapping[str, An
     model, cluster, training, layout = spec.model, spec.cluster, spec.training, spec.layout
     assert isinstance(model, TransformerModel)
     assert layout is not None  # as `_spec` makes them
+    if conventions == UNKNOWN:
+        assumed.append(f"{spec.stack.population} software")
+    if spec.stack.attention_kernel is None:
+        assumed.append(f"attention kernel {default_attention_kernel(cluster.accelerator)}")
     measured_s = row_step_time_s(row, model, cluster, training, layout, assumed)
     check_possible(row, model, cluster, training, layout, measured_s)
     return PublishedRow(
@@ -165,7 +195,20 @@ def _row(identity: str, source: str, row: Fields, architectures: Mapping[str, An
         measured_memory_bytes=_measured_memory_bytes(row),
         memory_scope=_memory_scope(row, conventions),
         assumed=tuple(assumed),
+        not_read=tuple(name for name in row.never_looked_at() if name not in DESCRIPTIVE),
     )
+
+
+def next_step(reason: str) -> str:
+    """What to do about a row that was skipped for this reason."""
+    if reason.endswith("is not stated"):
+        field = reason.removesuffix(" is not stated")
+        return f"state {field} in the row{', 1 where there is none' * (field in DEGREES)}; {ROW_FIELDS}"
+    if "has no profile" in reason:
+        return "`carbon-plugin list accelerators` has the known ones, CARBON_PLUGIN_PROFILES takes your own"
+    if "no step time" in reason:
+        return "nothing: such a row has no step time to compare"
+    return f"correct the row; {ROW_FIELDS}"
 
 
 def _spec(

@@ -75,6 +75,7 @@ class ValidatedRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
     high_s: float | None = None
     fitted: bool | None = None
     assumed: tuple[str, ...] | None = None
+    not_read: tuple[str, ...] | None = None
     baselines: dict[str, float] | None = None
     skipped: str | None = None
 
@@ -247,6 +248,7 @@ def _validated(
                 high_s=central * spread.p90,
                 fitted=bool(fitted[i]),
                 assumed=row.assumed,
+                not_read=row.not_read or None,
                 baselines={
                     "llmcarbon": baselines.llmcarbon(row),
                     "constant_mfu": float(constant[i]),

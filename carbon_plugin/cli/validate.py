@@ -18,10 +18,16 @@ def validate(
     carbon: Annotated[
         bool, typer.Option("--carbon", help="Published energy and carbon instead of step times.")
     ] = False,
+    explain: Annotated[
+        str | None,
+        typer.Option(help="One row by its id: the predicted step, term by term.", metavar="ROW", show_default=False),
+    ] = None,
     power: Annotated[bool, typer.Option("--power", help="Measured power instead of step times.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
 ) -> None:
     """Predict every published row and sum up the errors; fitted rows from constants that never saw their model."""
+    if explain is not None and (carbon or power):
+        raise SpecError(f"--explain {explain}: explains a step time, expected no --carbon or --power")
     if carbon:
         from carbon_plugin.cli.validate_carbon import validate_carbon
 
@@ -36,6 +42,11 @@ def validate(
             raise SpecError(f"--records {records}: measured power has rows of its own, expected no --records")
         print_power(as_json=as_json)
         return
+    if explain is not None:
+        from carbon_plugin.cli.validate_explain import print_explanation
+
+        print_explanation(explain, records, as_json=as_json)
+        return
     import msgspec
 
     from carbon_plugin.calibrate import validate as validation
@@ -47,3 +58,7 @@ def validate(
     from carbon_plugin.cli.validate_table import print_validation
 
     print_validation(result)
+    if records is not None:
+        from carbon_plugin.cli.validate_table import print_own_rows
+
+        print_own_rows(result, records)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -12,6 +13,7 @@ from carbon_plugin.calibrate.error_summary import ErrorSummary
 from carbon_plugin.calibrate.full_runs import FullRunRow
 from carbon_plugin.calibrate.headlines import Headline
 from carbon_plugin.calibrate.real_runs import ClassOverrun
+from carbon_plugin.calibrate.rows import next_step
 from carbon_plugin.calibrate.validate import Validation
 from carbon_plugin.spec.amounts import plural
 
@@ -93,6 +95,21 @@ def _print_memory(out: Console, result: Validation) -> None:
             f"memory, {memory.source}{said}: n {memory.n}, MAPE {memory.mape:.1f} %, worst {memory.worst:+.0f} %, "
             f"bias {memory.bias:+.1f} %"
         )
+
+
+def print_own_rows(result: Validation, records: Path) -> None:
+    """What was assumed of each row of the user's, which of its fields nothing knows, and why a row was skipped."""
+    out = _console()
+    out.print()
+    for row in result.rows:
+        if row.skipped is not None:
+            out.print(f"{records}: {row.id}: {row.skipped}; {next_step(row.skipped)}", markup=False, soft_wrap=True)
+            continue
+        said = [f"assumed {'; '.join(row.assumed)}"] if row.assumed else ["nothing assumed"]
+        said += [f"fields that nothing here knows: {', '.join(row.not_read)}"] if row.not_read else []
+        out.print(f"{row.id}: {'; '.join(said)}", markup=False, soft_wrap=True)
+    if any(row.skipped is None for row in result.rows):
+        out.print("--explain ROW prints the predicted step of one of them, term by term.")
 
 
 def _headlines(items: Sequence[Headline]) -> Table:
