@@ -18,8 +18,9 @@ from carbon_plugin.spec.stack import STACKS, Stack
 
 
 class Conventions(Struct, frozen=True, kw_only=True):
-    """Defaults of one framework. `interleaves` says that its pipelines interleave where the row does not say. `name` is
-    its shipped stack (`spec.stack.STACKS`), for which one factor is fitted."""
+    """Defaults of one framework. `interleaves` says that its pipelines interleave where the row does not say,
+    `plain_modules` that norms, gates and loss are plain PyTorch, `overlaps_exchange` that gradients are exchanged under
+    the backward pass. `name` is its shipped stack (`spec.stack.STACKS`), for which one factor is fitted."""
 
     name: str
     dropout: float = 0.0
@@ -33,6 +34,8 @@ class Conventions(Struct, frozen=True, kw_only=True):
     dualpipe: bool = False
     reports_reserved_memory: bool = False
     interleaves: bool = False
+    plain_modules: bool = False
+    overlaps_exchange: bool = False
 
     @property
     def stack(self) -> Stack:
@@ -65,6 +68,10 @@ PYTORCH = Conventions(name="ordinary", zero_stage=3)
 TRANSFORMER_ENGINE = Conventions(name="transformer-engine", zero_stage=3)
 COMPILED = Conventions(name="compiled", zero_stage=3)
 ORDINARY_MEGATRON = Conventions(name="ordinary-megatron", zero_stage=1, reentrant=True)
+NANOTRON = msgspec.structs.replace(ORDINARY_MEGATRON, sequence_parallel=True, plain_modules=True)
+"""Its column-parallel layers keep what they gathered (REDUCE_SCATTER mode), its norms and gates are modules."""
+INTERNEVO = msgspec.structs.replace(ORDINARY_MEGATRON, overlaps_exchange=True)
+"""Its documentation and configurations set `hybrid_zero_optimizer.overlap_sync_grad`."""
 UNKNOWN = Conventions(name="unknown", zero_stage=3)
 
 # First match wins; the key is the start of the row's framework in lower case.
@@ -94,8 +101,8 @@ FRAMEWORKS: tuple[tuple[str, Conventions], ...] = (
     ("flagscale", MEGATRON_CORE),
     ("hai-llm", msgspec.structs.replace(MEGATRON_CORE, dualpipe=True)),
     ("gpt-neox", MEGATRON_LM),
-    ("nanotron", ORDINARY_MEGATRON),
-    ("internevo", ORDINARY_MEGATRON),
+    ("nanotron", NANOTRON),
+    ("internevo", INTERNEVO),
     ("oneflow", MEGATRON_2021),
     ("olmo-core", TORCHTITAN),
     ("lingua", TORCHTITAN),
@@ -228,6 +235,10 @@ def stack_of(conventions: Conventions, row: Fields, recipe: Recipe | None, devic
         changes["cross_entropy"] = "eager"
     elif conventions.stack.cross_entropy == "eager" and (whole or compiled):
         changes["cross_entropy"] = "compiled"
+    if conventions.overlaps_exchange:
+        changes["dp_overlap"] = STACKS["megatron-core"].dp_overlap
+    if conventions.plain_modules:
+        changes |= {"cross_entropy": "eager", "keeps_gathered": True}
     if "chunked cross entropy" in row.text("overlap"):
         changes["cross_entropy"] = "chunked"
     if row.text("framework").lower().startswith("megatron-deepspeed") and not conventions.interleaves:

@@ -1,6 +1,7 @@
 """Would we have picked a good layout? Where a source measured many layouts of one job: rank correlation and regret.
 
-A job is one model at one batch on so many devices of one kind in one precision.
+A job is one model, trained in one way by one release of one software, on so many devices of one kind: what differs is
+the layout alone. We would pick the layout of the least expected time, which counts what filling the memory costs.
 """
 
 from __future__ import annotations
@@ -76,17 +77,8 @@ def summarise_choices(choices: Sequence[LayoutChoice]) -> tuple[LayoutSummary, .
 
 def _job(row: PublishedRow) -> Hashable:
     spec = row.spec
-    cluster, training = spec.cluster, spec.training
-    return (
-        row.source,
-        row.framework,
-        spec.model,
-        cluster.accelerator.name,
-        cluster.devices,
-        training.seq_len,
-        training.global_batch_size,
-        training.precision,
-    )
+    cluster = spec.cluster
+    return row.source, row.software, spec.model, cluster.accelerator.name, cluster.devices, spec.training, spec.stack
 
 
 def _choice(rows: Sequence[PublishedRow], predicted_s: NDArray[np.float64]) -> LayoutChoice:

@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from carbon_plugin.calibrate.random_effects import random_effects
 from carbon_plugin.calibrate.rows import MemoryRow, MemoryScope, PublishedRow, SkippedRow
+from carbon_plugin.plan.fullness import expected_slowdown
 from carbon_plugin.predict.case import layout_of, shape_of, work_of
 from carbon_plugin.predict.fit import fit_probability, fits
 from carbon_plugin.predict.interval import Effects
@@ -87,6 +88,12 @@ def memory_rows(rows: Sequence[PublishedRow], skipped: Sequence[SkippedRow]) -> 
 def validate_memory(rows: Sequence[MemoryRow]) -> tuple[ValidatedMemory, ...]:
     """Every row of a transformer with what is predicted for it."""
     return tuple(_validated(row) for row in rows if isinstance(row.spec.model, TransformerModel))
+
+
+def expected_slowdowns(rows: Sequence[PublishedRow]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Expected over predicted time of each row, shape (rows,): what filling the memory costs (`plan.fullness`)."""
+    found = validate_memory(memory_rows(rows, ()))
+    return np.array([float(expected_slowdown(row.need_bytes / row.capacity_bytes, row.population)) for row in found])
 
 
 def fit_summaries(rows: Sequence[ValidatedMemory]) -> tuple[FitSummary, ...]:

@@ -80,9 +80,9 @@ class MemoryRow(Struct, frozen=True, kw_only=True):
 
 class PublishedRow(Struct, frozen=True, kw_only=True):
     """One measured configuration. `source` is the group that it is reported under, `origin` who published it: what is
-    left out with it. `framework` is the name of its stack, `model_key` groups rows of one model over all sources (for
-    leaving it out). `collection` names the set of sources that it was gathered with. `assumed` is what the row leaves
-    out, `not_read` are its fields that nothing here knows."""
+    left out with it. `framework` is the name of its stack, `software` its framework and release as stated, `model_key`
+    groups rows of one model over all sources (for leaving it out). `collection` names the set of sources that it was
+    gathered with. `assumed` is what the row leaves out, `not_read` are its fields that nothing here knows."""
 
     id: str
     source: str
@@ -97,6 +97,7 @@ class PublishedRow(Struct, frozen=True, kw_only=True):
     memory_scope: MemoryScope = "allocated"
     assumed: tuple[str, ...] = ()
     not_read: tuple[str, ...] = ()
+    software: str = ""
 
 
 class SkippedRow(Struct, frozen=True, kw_only=True):
@@ -189,6 +190,7 @@ def _row(identity: str, source: str, row: Fields, architectures: Mapping[str, An
         collection=collection,
         accelerator=cluster.accelerator.name,
         framework=_own_name(row.text("framework")) if conventions == UNKNOWN else conventions.name,
+        software=row.text("framework"),
         model_key=f"{model.hidden}x{model.layers}" + ("moe" if model.moe else ""),
         spec=spec,
         measured_step_time_s=measured_s,

@@ -29,6 +29,7 @@ from carbon_plugin.calibrate.memory_rows import (
     FitSummary,
     MemorySummary,
     ValidatedMemory,
+    expected_slowdowns,
     fit_summaries,
     memory_rows,
     memory_summaries,
@@ -160,7 +161,7 @@ def _validation(
         known = {_identity(row) for row, fitted in zip(published, seen, strict=True) if fitted}
         fitted = np.array([_identity(row) in known for row in rows])
         validated = _validated(table, predicted, fitted, baselines.typical_mfu(shipped, seen))
-        return _report(validated, missing, (), layout_choices(rows, predicted))
+        return _report(validated, missing, (), layout_choices(rows, predicted * expected_slowdowns(rows)))
     parameters = (*shipped_parameters(), *cluster_offsets(table))
     whole = fit_populations(table, parameters, seen)
     # Also rows that told the fit nothing are predicted without the rest of their source.
@@ -172,7 +173,8 @@ def _validation(
         family=unknown_device_step_time_s(table, parameters, seen, whole),
     )
     validated = _validated(table, predicted, seen, baselines.typical_mfu(shipped, seen), left_out)
-    report = _report(validated, missing, _clusters(rows, validated), layout_choices(rows, left_out.model))
+    choices = layout_choices(rows, left_out.model * expected_slowdowns(rows))
+    report = _report(validated, missing, _clusters(rows, validated), choices)
     return msgspec.structs.replace(report, full_runs=full_run_rows(), overruns=class_overruns(whole_runs()))
 
 

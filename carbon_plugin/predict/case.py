@@ -178,6 +178,7 @@ class Work:
     offloaded: Values
     weighted: Values
     accumulated_bytes: Values
+    keeps_gathered: Values
     keeps_products: Values
     keeps_projections: Values
     gathers_weights: Values
@@ -352,6 +353,7 @@ def work_of(training: TrainingPlan, stack: Stack) -> Work:
         offloaded=values(training.activation_offload),
         weighted=values(stack.weighted_experts),
         accumulated_bytes=values(4.0 if stack.accumulates_beside and training.precision == "bf16" else 0.0),
+        keeps_gathered=values(stack.keeps_gathered),
         keeps_products=values(stack.operators_keep == "products"),
         keeps_projections=values(stack.operators_keep == "projections"),
         gathers_weights=values(stack.shard_unit == "weight"),

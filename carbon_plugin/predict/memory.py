@@ -97,12 +97,14 @@ def layer_activation_bytes(shape: Shape, layout: Layout, work: Work, rates: Rate
 
 def _kept_of_norms(shape: Shape, layout: Layout, work: Work) -> Values:
     """Bytes a token of two norms: their inputs, their outputs as inputs of products, and dropout masks. An RMSNorm that
-    is written out keeps its input in fp32, and what it has normalised before the weight is multiplied."""
+    is written out keeps its input in fp32, and what it has normalised before the weight is multiplied. Outputs that are
+    gathered over tensor parallelism are kept whole where the framework does not gather them again."""
     split = np.where(layout.sequence_parallel > 0, layout.tp, 1)
     inputs = 2 * work.activation_bytes + shape.dropout * work.activation_bytes
     written_out = 2 * work.eager * shape.gated * MASTER_BYTES
     kept = inputs + written_out + 2 * work.input_bytes * (1 - layout.again_norms)
-    return shape.parts * kept * shape.hidden / split
+    gathered = work.keeps_gathered * 2 * work.input_bytes * (1 - 1 / split)
+    return shape.parts * (kept / split + gathered) * shape.hidden
 
 
 def _kept_of_attention(shape: Shape, layout: Layout, work: Work, rates: Rates) -> Values:
@@ -195,18 +197,23 @@ def _activations(shape: Shape, layout: Layout, work: Work, rates: Rates) -> dict
     working = recomputed * (layer + tokens * gradients * work.activation_bytes)
     logits = _logits(shape, layout, work)
     return {
-        "activations": np.asarray(kept * first_stage_layers(shape.layers, layout) * in_flight),
+        "activations": np.asarray(kept * first_stage_layers(shape, layout) * in_flight),
         "working": np.maximum(working - logits, 0.0),
         "logits": logits,
     }
 
 
-def first_stage_layers(layers: Values, layout: Layout) -> Values:
+def first_stage_layers(shape: Shape, layout: Layout) -> Values:
     """Layers of the first pipeline stage. Layers that do not divide evenly are dealt out with the embedding, and the
     head, counted as a layer each where that divides (Megatron-core's `account_for_embedding_in_pipeline_split` and
-    `account_for_loss_in_pipeline_split`); else the first stages take one more."""
+    `account_for_loss_in_pipeline_split`); else the first stages take one more. Stages that are balanced by work leave
+    fewer layers beside the head, and more on the others (nanotron)."""
+    layers = shape.layers
     chunks = layout.pp * layout.virtual_stages
-    plain = np.ceil(layers / layout.pp)
+    widths = np.where(shape.moe_layers > 0, shape.top_k * shape.expert_ffn + shape.shared_ffn, shape.ffn)
+    head = shape.vocab * shape.hidden / (shape.attention_params + (2 + shape.gated) * shape.hidden * widths)
+    beside_head = np.where((layout.balanced_stages > 0) & (layout.pp > 1), head, 0)
+    plain = np.minimum(np.ceil((layers + beside_head) / layout.pp), layers)
     both = (layers % chunks > 0) & ((layers + 1) % chunks > 0) & ((layers + 2) % chunks == 0)
     return np.where(both, (layers + 2) / layout.pp - 1, plain)
 

@@ -37,7 +37,8 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     `narrow_inputs` says that in low precision the inputs of matrix products wait for the backward pass in that
     precision (Transformer Engine), `weighted_experts` that an expert's activation is multiplied by its probability, so
     that what the expert returns is not kept (Megatron-core since 0.12), `accumulates_beside` that 16-bit gradients are
-    added up in fp32 beside themselves (DeepSpeed's bf16 optimizer). `operators_keep` is what recompute "operators"
+    added up in fp32 beside themselves (DeepSpeed's bf16 optimizer), `keeps_gathered` that sequences which tensor
+    parallelism gathers are kept and not gathered again (nanotron). `operators_keep` is what recompute "operators"
     leaves of a layer: the attention core's output and every second product (torchtitan), its input with Q, K and V
     (MaxText's save_qkv_proj), or its input alone. `shard_unit` is what is gathered at a time where parameters are
     sharded: a layer (FSDP), or the weight in use (XLA's GSPMD).
@@ -61,6 +62,7 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     narrow_inputs: bool = False
     weighted_experts: bool = False
     accumulates_beside: bool = False
+    keeps_gathered: bool = False
     operators_keep: Literal["products", "projections", "inputs"] = "products"
     shard_unit: Literal["layer", "weight"] = "layer"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
+import msgspec
 import pytest
 
 from carbon_plugin.predict.case import NARROW_BYTES, layout_of, shape_of, work_of
@@ -256,7 +256,25 @@ def test_the_first_stage_holds_fewer_layers_where_embedding_and_head_count_as_la
     # Llama 3 405B (126 layers) and Qwen3 235B (94) are dealt out so in Megatron-Bridge.
     layout = ParallelLayout(pp=pp, virtual_stages=chunks, pipeline_schedule="interleaved" if chunks > 1 else "1f1b")
 
-    assert float(first_stage_layers(np.float64(layers), layout_of(layout))) == first
+    model = msgspec.structs.replace(GPT, layers=layers)
+    assert float(first_stage_layers(shape_of(model), layout_of(layout))) == first
+
+
+@pytest.mark.parametrize(("pp", "first"), [(1, 24), (2, 14), (4, 7), (8, 4), (16, 2)])
+def test_stages_that_are_cut_by_work_hold_more_layers_before_the_one_with_the_head(pp: int, first: int) -> None:
+    # nanotron's 1B benchmark: a head of 103 M parameters is the work of 2.5 layers of 42 M.
+    model = msgspec.structs.replace(LLAMA, layers=24, hidden=2048, heads=32, kv_heads=32, head_dim=64, ffn=4096)
+    model = msgspec.structs.replace(model, vocab=50257)
+    layout = ParallelLayout(pp=pp, balanced_stages=True)
+
+    assert float(first_stage_layers(shape_of(model), layout_of(layout))) == first
+
+
+def test_a_framework_that_keeps_what_it_gathered_divides_less_of_a_layer(rates: MakeRates) -> None:
+    layout = ParallelLayout(tp=8, sequence_parallel=True)
+    again, kept = (predicted(GPT, rates(), layout, Stack(fused=True, keeps_gathered=said)) for said in (False, True))
+
+    assert kept - again == pytest.approx(2 * 2 * GPT.hidden * (1 - 1 / 8))
 
 
 def test_no_technique_makes_memory_negative_or_larger_for_any_of_many_layouts(rates: MakeRates) -> None:
