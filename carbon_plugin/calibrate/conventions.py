@@ -238,7 +238,7 @@ def stack_of(conventions: Conventions, row: Fields, recipe: Recipe | None, devic
     if conventions.overlaps_exchange:
         changes["dp_overlap"] = STACKS["megatron-core"].dp_overlap
     if conventions.plain_modules:
-        changes |= {"cross_entropy": "eager", "keeps_gathered": True}
+        changes |= {"plain_modules": True, "keeps_gathered": True}
     if "chunked cross entropy" in row.text("overlap"):
         changes["cross_entropy"] = "chunked"
     if row.text("framework").lower().startswith("megatron-deepspeed") and not conventions.interleaves:

@@ -348,8 +348,7 @@ def work_of(training: TrainingPlan, stack: Stack) -> Work:
         gradients_kept=values(not training.optimizer_in_backward),
         muon=values(training.optimizer == "muon"),
         offload=values(training.optimizer_offload),
-        # An eager loss is the sign of plain modules: Megatron's relatives fuse norms and gates without a compiler.
-        eager=values(not stack.fused and stack.cross_entropy == "eager"),
+        eager=values(written_out(stack)),
         offloaded=values(training.activation_offload),
         weighted=values(stack.weighted_experts),
         accumulated_bytes=values(4.0 if stack.accumulates_beside and training.precision == "bf16" else 0.0),
@@ -358,6 +357,14 @@ def work_of(training: TrainingPlan, stack: Stack) -> Work:
         keeps_projections=values(stack.operators_keep == "projections"),
         gathers_weights=values(stack.shard_unit == "weight"),
     )
+
+
+def written_out(stack: Stack) -> bool:
+    """Whether norms and gates are single operations. Unless it is stated, an eager loss is the sign: Megatron's
+    relatives fuse them without a compiler, and their loss too."""
+    if stack.plain_modules is not None:
+        return stack.plain_modules
+    return not stack.fused and stack.cross_entropy == "eager"
 
 
 def stack_cases(parts: Sequence[C]) -> C:

@@ -24,7 +24,7 @@ MEMORY: dict[Population, Effects] = {
     # Computed and written by `python -m carbon_plugin.calibrate.spreads` from allocated and reserved peaks of published
     # rows. The equations have no constant of a source, so that no source has to be left out of them.
     "tuned": Effects(0.000, 0.050, 4),
-    "ordinary": Effects(0.000, 0.150, 6),
+    "ordinary": Effects(0.038, 0.115, 6),
 }
 LEAST_FIT_PROBABILITY = 0.5
 """A layout is called too large where it is more likely not to fit than to fit."""

@@ -38,10 +38,11 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     precision (Transformer Engine), `weighted_experts` that an expert's activation is multiplied by its probability, so
     that what the expert returns is not kept (Megatron-core since 0.12), `accumulates_beside` that 16-bit gradients are
     added up in fp32 beside themselves (DeepSpeed's bf16 optimizer), `keeps_gathered` that sequences which tensor
-    parallelism gathers are kept and not gathered again (nanotron). `operators_keep` is what recompute "operators"
-    leaves of a layer: the attention core's output and every second product (torchtitan), its input with Q, K and V
-    (MaxText's save_qkv_proj), or its input alone. `shard_unit` is what is gathered at a time where parameters are
-    sharded: a layer (FSDP), or the weight in use (XLA's GSPMD).
+    parallelism gathers are kept and not gathered again (nanotron). `plain_modules` says that norms and gates are
+    written out in PyTorch; unset, they are where neither they nor the loss are fused. `operators_keep` is what
+    recompute "operators" leaves of a layer: the attention core's output and every second product (torchtitan), its
+    input with Q, K and V (MaxText's save_qkv_proj), or its input alone. `shard_unit` is what is gathered at a time
+    where parameters are sharded: a layer (FSDP), or the weight in use (XLA's GSPMD).
     `population` says whether people tuned this stack for its hardware (recipes of vendors and benchmarks) or whether it
     is ordinary software. `framework_factor` multiplies the step time; unset it is that of ordinary software, as fitted
     over its frameworks, or 1 for a tuned stack.
@@ -63,6 +64,7 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     weighted_experts: bool = False
     accumulates_beside: bool = False
     keeps_gathered: bool = False
+    plain_modules: bool | None = None
     operators_keep: Literal["products", "projections", "inputs"] = "products"
     shard_unit: Literal["layer", "weight"] = "layer"
 

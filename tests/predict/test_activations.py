@@ -149,6 +149,8 @@ def test_fused_chains_keep_less_of_a_gated_layer_and_as_much_of_another(rates: M
     saved = 8 * LLAMA.hidden + 2 * LLAMA.ffn
     assert predicted(LLAMA, rates()) - predicted(LLAMA, rates(), stack=fused) == pytest.approx(saved)
     assert predicted(GPT, rates()) == predicted(GPT, rates(), stack=fused)
+    stated = Stack(cross_entropy="fused", plain_modules=True)
+    assert predicted(LLAMA, rates(), stack=stated) == predicted(LLAMA, rates())
 
 
 @pytest.mark.parametrize("precision", NARROW_BYTES)
