@@ -81,6 +81,10 @@ def resolve(planned: RunSpec | None, declared: Declared, detected: Detected | No
     )
 
 
+UNSEEN = ("master_weights", "optimizer_state_dtype", "optimizer_in_backward", "activation_offload")
+"""Fields of the training plan that no reader looks for: what is planned of them counts."""
+
+
 def _by_launcher(value: int) -> Observed:
     return Observed(value, "the launcher's environment")
 
@@ -104,6 +108,9 @@ def _layout(
             detected=seen.get(f"layout.{field.name}"),
             default=field.default,
         )
+    if values["recompute"] != "selective":
+        # What a plan names belongs to the kind that it plans; another kind that is seen names nothing.
+        values["recompute_modules"] = ()
     ranks = 1
     for axis in DEGREES:
         ranks *= values[axis]
@@ -189,6 +196,7 @@ def _training(
         )
         for name, default in (("precision", None), ("optimizer", "adamw"), ("optimizer_offload", False))
     }
+    others |= {name: value for name, value in plan.items() if name in UNSEEN}
     steps = table.choose(
         "training.steps",
         planned=planned and planned.training.total_steps,

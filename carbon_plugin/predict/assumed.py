@@ -25,6 +25,9 @@ def step_assumptions(spec: RunSpec) -> list[Assumption]:
     if training.optimizer_offload:
         said = "host memory and PCIe 4 x16 that one device of eight gets; faster links are not credited"
         found.append(Assumption("training.optimizer_offload", f"{OFFLOAD_BYTES_PER_S / 1e9:g} GB/s a device", said))
+    if training.activation_offload > 0:
+        said = "offloaded activations are taken to move to the host and back under the compute"
+        found.append(Assumption("training.activation_offload", "no time", said))
     if training.optimizer == "muon" and not isinstance(spec.model, CountedModel):
         said = "Jordan et al. 2024; shared out like the states"
         found.append(Assumption("training.optimizer", f"{MUON_ITERATIONS} Newton-Schulz iterations", said))

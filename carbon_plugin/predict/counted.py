@@ -85,7 +85,7 @@ def counted_memory_bytes(model: CountedModel, layout: ParallelLayout, training: 
         "parameters": model.parameters * element / (shards if layout.zero_stage == 3 else 1),
         "gradients": trainable * MASTER_BYTES / (shards if layout.zero_stage >= 2 else 1),
         "optimizer": kept * states / (shards if layout.zero_stage >= 1 else 1),
-        "activations": layout.micro_batch_size * _kept_bytes(model),
+        "activations": layout.micro_batch_size * _kept_bytes(model) * (1 - training.activation_offload),
     }
     parts["reserve"] = CONTEXT_BYTES + FRAGMENTATION_SHARE * sum(parts.values())
     return {name: size for name, size in parts.items() if size > 0}

@@ -88,6 +88,34 @@ def test_declared_fills_what_cannot_be_seen_and_comes_before_the_plan():
     assert effective.fields["layout.recompute"]["source"] == "declared"
 
 
+def test_planned_modules_fall_away_where_another_kind_of_recompute_is_seen():
+    plan = planned(dp_shard=8, zero_stage=3, recompute="selective", recompute_modules=("layernorm",))
+    kept = resolve(plan, Declared(), detected(shaped(), **FSDP, **STEP), EIGHT)
+    full = resolve(plan, Declared(), detected(shaped(), layout__recompute="full", **FSDP, **STEP), EIGHT)
+
+    assert kept.spec.layout.recompute_modules == ("layernorm",)
+    assert (full.spec.layout.recompute, full.spec.layout.recompute_modules) == ("full", ())
+
+
+def test_what_is_planned_of_the_training_and_cannot_be_seen_counts():
+    training = TrainingPlan(
+        seq_len=128,
+        global_batch_size=64,
+        steps=1000,
+        master_weights=False,
+        optimizer_state_dtype="bf16",
+        optimizer_in_backward=True,
+        activation_offload=0.5,
+    )
+    plan = msgspec.structs.replace(planned(), training=training)
+    effective = resolve(plan, Declared(), detected(shaped(), **FSDP, **STEP), EIGHT).spec.training
+
+    found = (effective.master_weights, effective.optimizer_state_dtype, effective.optimizer_in_backward)
+    assert found == (False, "bf16", True)
+    assert effective.activation_offload == 0.5
+    assert effective.seq_len == 256  # seen
+
+
 def test_batch_follows_from_micro_batch_calls_and_ranks():
     effective = resolve(planned(), Declared(), detected(shaped(), **FSDP, **STEP), EIGHT)
 

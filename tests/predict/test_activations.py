@@ -10,7 +10,9 @@ import pytest
 from carbon_plugin.predict.case import NARROW_BYTES, layout_of, shape_of, work_of
 from carbon_plugin.predict.memory import first_stage_layers, layer_activation_bytes, memory_bytes
 from carbon_plugin.predict.rates import Rates
+from carbon_plugin.predict.step import predict_step
 from carbon_plugin.spec.layout import ParallelLayout
+from carbon_plugin.spec.loading import build_run_spec
 from carbon_plugin.spec.model import MixtureOfExperts, MultiLatentAttention, TransformerModel
 from carbon_plugin.spec.stack import Stack
 from carbon_plugin.spec.training import TrainingPlan
@@ -218,6 +220,19 @@ def test_layers_whose_activations_are_offloaded_leave_the_device(rates: MakeRate
 
     assert half == pytest.approx(kept / 2)
     assert none == 0
+
+
+def test_offloaded_activations_are_said_to_cost_no_time() -> None:
+    document = {
+        "model": "llama3-8b",
+        "cluster": {"accelerator": "h100-sxm", "nodes": 1},
+        "layout": {"dp_shard": 8, "zero_stage": 3, "micro_batch_size": 1},
+        "training": {"seq_len": 2048, "global_batch_size": 8, "steps": 1, "activation_offload": 0.5},
+        "site": {"zone": "FRA"},
+    }
+    spec = build_run_spec(document, origin="test")
+
+    assert "training.activation_offload" in {one.field for one in predict_step(spec).assumptions}
 
 
 def test_deepspeed_adds_16_bit_gradients_up_in_fp32_beside_them(rates: MakeRates) -> None:
