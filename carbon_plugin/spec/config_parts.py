@@ -159,8 +159,12 @@ def _more_layers(keys: Keys, family: Family, gated: bool) -> list[Part]:
 
 
 def _encoder_head(keys: Keys, family: Family) -> list[Part]:
-    """The dense layer before the embedding of a masked language model."""
+    """The dense layer before the output embedding of a masked language model, and of a decoder made like one."""
+    hidden = keys.integer(*HIDDEN)
+    if family.name == "modernbert-decoder":
+        biases = keys.flag("classifier_bias", default=False) * hidden
+        biases += keys.flag("decoder_bias", default=True) * keys.integer("vocab_size")
+        return [Part(name="language-model head", parameters=hidden * hidden + hidden + biases)]
     if not family.encoder or family.name in ("xlm", "electra"):
         return []
-    hidden = keys.integer(*HIDDEN)
     return [Part(name="language-model head", parameters=hidden * hidden)]

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import carbon_plugin.spec.class_defaults as class_defaults_module
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.class_defaults import class_defaults
+from carbon_plugin.spec.config_json import read_config
+from carbon_plugin.spec.config_layers import EXPERTS
 from carbon_plugin.spec.families import family_of
 from carbon_plugin.spec.hf_config import model_from_hf_config
 from tests.spec.transformers_classes import CAUSAL, SEVERAL_STACKS, classes, whole_config
@@ -90,3 +94,9 @@ def test_the_table_of_class_defaults_is_that_of_the_installed_classes() -> None:
         }
 
     assert differing == {}
+
+
+def test_no_class_has_defaults_of_two_names_for_its_number_of_experts() -> None:
+    table = read_config(Path(class_defaults_module.__file__).parent / "data" / "class-defaults.json")["families"]
+
+    assert [name for name, defaults in table.items() if len(set(EXPERTS) & set(defaults)) > 1] == []
