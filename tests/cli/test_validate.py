@@ -81,3 +81,16 @@ def test_the_table_names_what_was_not_predicted(tmp_path, capsys) -> None:
     assert "mean over sources" in text
     assert "3 rows skipped" in text
     assert "whole runs" not in text
+
+
+def test_what_fits_is_counted_and_said(document, tmp_path, capsys) -> None:
+    assert [(item["source"], item["ran"], item["out_of_memory"]) for item in document["fits"]] == [("a", 2, 0)]
+    path = tmp_path / "rows.yaml"
+    probe = "- {id: a-5, kind: oom_probe, oom: true, arch: ours, seq_len: 65536, precision: bf16, gpu: H800-80GB-SXM,"
+    path.write_text(ROWS + probe + " n_gpus: 1, tp: 1, pp: 1, sharding: none, mbs: 8, gbs: 8, framework: mystery}\n")
+
+    assert run(["validate", "--records", str(path)]) == 0
+
+    said = " ".join(capsys.readouterr().out.split())
+    assert "layouts that ran are called feasible" in said
+    assert "memory: 1 of 1 layouts that ran out of memory are called too large" in said
