@@ -191,7 +191,8 @@ def _activations(shape: Shape, layout: Layout, work: Work, rates: Rates) -> dict
     deepest = layout.pp + layout.dualpipe  # DeepSeek-V3 (arXiv 2412.19437) table 2: pp + 1
     # GPipe runs all forward passes before the first backward one (Huang et al. 2019, arXiv 1811.06965).
     in_flight = np.where(layout.gpipe > 0, m, np.minimum(m, deepest))
-    in_flight = in_flight * np.where(v > 1, 1 + (layout.pp - 1) / (layout.pp * v), 1.0)
+    # Interleaving starts more forward passes before the first backward one, but no more than there are.
+    in_flight = np.minimum(in_flight * np.where(v > 1, 1 + (layout.pp - 1) / (layout.pp * v), 1.0), m)
     # Gradients of the widest intermediates, and whole sequences gathered over tp.
     gradients = (1 + shape.gated) * shape.ffn / layout.tp + np.where(split > 1, 2, 0) * shape.hidden
     working = recomputed * (layer + tokens * gradients * work.activation_bytes)

@@ -82,7 +82,8 @@ def check_layout(model: TransformerModel | CountedModel, cluster: Cluster, layou
     if model.kv_heads % layout.tp and layout.tp % model.kv_heads:
         raise InfeasibleLayoutError(f"layout: tp {layout.tp} and kv_heads {model.kv_heads} do not divide one another")
     chunks = layout.pp * layout.virtual_stages
-    if chunks > model.layers:
+    # Embedding and head may be chunks of their own (Megatron counts them as layers: 126 layers in 128 chunks).
+    if chunks > model.layers + (2 if layout.virtual_stages > 1 else 0):
         raise InfeasibleLayoutError(
             f"layout: pp {layout.pp} * virtual_stages {layout.virtual_stages} = {chunks} chunks, "
             f"but {model.name} has only {plural(model.layers, 'layer')}"

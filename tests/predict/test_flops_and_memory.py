@@ -71,6 +71,17 @@ def test_pipelining_keeps_a_micro_batch_in_flight_for_each_later_stage(gpt, rate
     assert activations(4) == pytest.approx(activations(1), rel=1e-9)
 
 
+def test_interleaving_keeps_no_more_micro_batches_than_there_are(gpt, rates) -> None:
+    def activations(batch: int, chunks: int) -> float:
+        kind = "interleaved" if chunks > 1 else "1f1b"
+        layout = ParallelLayout(pp=4, virtual_stages=chunks, pipeline_schedule=kind)
+        return memory(gpt, rates, layout, global_batch_size=batch)["activations"]
+
+    # Korthikanti et al. 2022, section 4.2.3: 1 + (p - 1) / (p m) times those of 1F1B, with m chunks.
+    assert activations(64, 2) == pytest.approx(activations(64, 1) * (1 + 3 / 8))
+    assert activations(4, 2) == pytest.approx(activations(4, 1))
+
+
 def test_gpipe_keeps_every_micro_batch_in_flight(gpt, rates) -> None:
     one_by_one, all_forward_first = (
         memory(gpt, rates, ParallelLayout(pp=4, pipeline_schedule=kind))["activations"] for kind in ("1f1b", "gpipe")
