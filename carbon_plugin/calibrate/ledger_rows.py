@@ -39,6 +39,18 @@ class _Steps(Struct):
     counted: CountedSteps = msgspec.field(default_factory=CountedSteps)
 
     @property
+    def power_ratio(self) -> float | None:
+        """Measured over predicted power of the GPUs, None where no span has both."""
+        found = [
+            span.gpu_energy_per_step_j
+            / span.step_time_s
+            / (span.predicted_gpu_energy_per_step_j / span.predicted_step_time_s)
+            for span in self.spans
+            if span.gpu_energy_per_step_j and span.predicted_gpu_energy_per_step_j and span.predicted_step_time_s
+        ]
+        return float(np.median(found)) if found else None
+
+    @property
     def step_time_s(self) -> float | None:
         """Seconds a step; None where no step was measured."""
         if self.spans or self.short:
@@ -93,7 +105,8 @@ def ledger_rows(run_dir: str | os.PathLike[str]) -> tuple[list[PublishedRow], li
         for number, (spec, step_time_s) in enumerate(attempt.measured):
             identifier = f"{attempt.name}-spec-{number}" if number else attempt.name
             try:
-                rows.append(_row(identifier, attempt.source, spec, step_time_s))
+                row = _row(identifier, attempt.source, spec, step_time_s)
+                rows.append(msgspec.structs.replace(row, power_ratio=attempt.specs[spec].power_ratio))
             except SpecError as error:
                 skipped.append(SkippedRow(id=identifier, source=attempt.source, reason=str(error)))
     return rows, skipped

@@ -82,7 +82,8 @@ class PublishedRow(Struct, frozen=True, kw_only=True):
     """One measured configuration. `source` is the group that it is reported under, `origin` who published it: what is
     left out with it. `framework` is the name of its stack, `software` its framework and release as stated, `model_key`
     groups rows of one model over all sources (for leaving it out). `collection` names the set of sources that it was
-    gathered with. `assumed` is what the row leaves out, `not_read` are its fields that nothing here knows."""
+    gathered with. `assumed` is what the row leaves out, `not_read` are its fields that nothing here knows.
+    `power_ratio` is measured over predicted GPU power, where a ledger tells it."""
 
     id: str
     source: str
@@ -98,6 +99,7 @@ class PublishedRow(Struct, frozen=True, kw_only=True):
     assumed: tuple[str, ...] = ()
     not_read: tuple[str, ...] = ()
     software: str = ""
+    power_ratio: float | None = None
 
 
 class SkippedRow(Struct, frozen=True, kw_only=True):

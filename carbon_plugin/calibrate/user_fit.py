@@ -17,9 +17,12 @@ from carbon_plugin.calibrate.fit import FACTOR, WEIGHT_ROWS, Fit, Mask, Paramete
 from carbon_plugin.calibrate.rows import PublishedRow, SkippedRow
 from carbon_plugin.calibrate.table import Table, tabulate
 from carbon_plugin.errors import SpecError
+from carbon_plugin.predict.interval import EFFECTS
+from carbon_plugin.predict.power import idle_with_context_w, sustained_w
 from carbon_plugin.predict.rates import is_calibrated
+from carbon_plugin.predict.step import predict_step
 from carbon_plugin.spec.amounts import plural
-from carbon_plugin.spec.stack import STACKS
+from carbon_plugin.spec.stack import ORDINARY, STACKS
 
 # Spread of a constant's logarithm before the rows are seen: (where a fit or a measurement is behind it, otherwise).
 DEVICE_SIGMAS = {
@@ -41,6 +44,8 @@ NARROWED = 0.9
 """Posterior over prior spread above which the rows have told next to nothing about a constant. A stricter bound also
 drops what several constants together tell: with 0.7, 16 rows of SimuMax's B200 bring an unknown device to 7 %, with
 0.9 to 3.5 %."""
+POWER_SIGMA, POWER_NOISE = 0.08, 0.05
+"""Of the logarithm of measured over predicted power: between clusters (`validate --power`), and from run to run."""
 SEEN = 0.005
 """Relative change of the step time of the most sensitive row, for a constant 10 % larger, below which no row shows
 the constant: a tenth of the spread from row to row."""
@@ -58,6 +63,16 @@ class FittedConstant(Struct, frozen=True, kw_only=True):
     before: float
     after: float
     spread: float
+
+
+class LearnedPower(Struct, frozen=True, kw_only=True):
+    """What so many runs tell of the power of back-to-back matrix products, W. `spread` is one relative standard
+    deviation."""
+
+    before_w: float
+    after_w: float
+    spread: float
+    runs: int
 
 
 class RefusedConstant(Struct, frozen=True, kw_only=True):
@@ -86,6 +101,7 @@ class Calibration(Struct, frozen=True, kw_only=True):
     skipped: tuple[SkippedRow, ...]
     mape_before: float
     mape_after: float
+    power: LearnedPower | None = None
 
 
 def calibrate(rows: Sequence[PublishedRow], skipped: Sequence[SkippedRow] = ()) -> Calibration:
@@ -117,7 +133,35 @@ def calibrate(rows: Sequence[PublishedRow], skipped: Sequence[SkippedRow] = ()) 
         skipped=tuple(skipped),
         mape_before=100 * float(np.mean(np.abs(before_s / table.measured_s - 1))),
         mape_after=100 * float(np.mean(np.abs(after_s / table.measured_s - 1))),
+        power=learned_power(rows),
     )
+
+
+def learned_power(rows: Sequence[PublishedRow]) -> LearnedPower | None:
+    """The sustained power with which the prediction would give the measured power of the runs that tell it, None
+    without one.
+
+    The logarithm of measured over predicted power is drawn to 0 by the spread of the prediction's own error."""
+    known = [row for row in rows if row.power_ratio is not None]
+    if not known:
+        return None
+    weight = len(known) / (len(known) + (POWER_NOISE / POWER_SIGMA) ** 2)
+    ratio = float(np.exp(weight * np.mean(np.log([row.power_ratio for row in known if row.power_ratio]))))
+    cluster = known[0].spec.cluster
+    idle, before = idle_with_context_w(cluster.accelerator), sustained_w(cluster)
+    drawn = float(np.mean([predict_step(row.spec).gpu_power_w.value for row in known]))
+    after = idle + (before - idle) * max(ratio * drawn - idle, 0.0) / (drawn - idle)
+    limit = cluster.power_limit_w
+    spread = POWER_SIGMA * (1 - weight) ** 0.5
+    return LearnedPower(before_w=before, after_w=min(after, limit), spread=spread, runs=len(known))
+
+
+def calibrated_step_time_s(seen: Table | None, others: Table) -> NDArray[np.float64]:
+    """Step times of rows with the constants that some of them tell, seconds; of none where nothing was seen."""
+    if seen is None:
+        return fitted_step_time_s(others, _unfitted())
+    parameters, _ = _identified(seen, _parameters(seen))
+    return fitted_step_time_s(others, _fit(seen, parameters))
 
 
 def _parameters(table: Table) -> list[Parameter]:
@@ -139,6 +183,8 @@ def _parameters(table: Table) -> list[Parameter]:
     for framework in np.unique(table.framework):
         for field, (shipped, other) in STACK_SIGMAS.items():
             sigma = shipped if framework in STACKS else other
+            if field == FACTOR and framework in STACKS and STACKS[str(framework)].population == ORDINARY:
+                sigma = EFFECTS["ordinary"].between  # one factor stands for all ordinary software
             found.append(Parameter(f"{field} of {framework}", field, _where("framework", str(framework)), sigma))
     return found
 

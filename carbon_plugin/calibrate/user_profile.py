@@ -13,7 +13,7 @@ from carbon_plugin.calibrate.user_fit import Calibration, FittedConstant
 from carbon_plugin.predict.rates import is_calibrated
 from carbon_plugin.spec.amounts import plural
 from carbon_plugin.spec.figure import Confidence, Sourced
-from carbon_plugin.spec.hardware import OWN_RUNS, Accelerator, Efficiency
+from carbon_plugin.spec.hardware import OWN_ROWS, OWN_RUNS, Accelerator, Efficiency
 from carbon_plugin.spec.stack import Stack
 
 DIGITS = 6
@@ -45,8 +45,22 @@ def user_profile(device: Accelerator, calibration: Calibration, source: str) -> 
             attention[constant.kernel] = _sourced(constant, confidence)
         elif constant.stack is None:
             changes[constant.field] = _sourced(constant, confidence)
+    power = calibration.power
+    if power is not None:
+        changes["sustained_power_w"] = Sourced(
+            value=_rounded(power.after_w),
+            source=OWN_RUNS,
+            confidence="fitted",
+            low=_rounded(power.after_w / (1 + P90_SIGMAS * power.spread)),
+            high=_rounded(power.after_w * (1 + P90_SIGMAS * power.spread)),
+            note=f"was {power.before_w:.4g}; power of {plural(power.runs, 'run')}",
+        )
     efficiency: Efficiency = msgspec.structs.replace(device.efficiency, attention_flops=attention, **changes)
-    return msgspec.structs.replace(device, efficiency=efficiency, sources={**device.sources, OWN_RUNS: source})
+    return msgspec.structs.replace(
+        device,
+        efficiency=efficiency,
+        sources={**device.sources, OWN_RUNS: source, OWN_ROWS: str(len(calibration.rows))},
+    )
 
 
 def user_stacks(rows: Sequence[PublishedRow], fitted: Iterable[FittedConstant]) -> dict[str, Stack]:

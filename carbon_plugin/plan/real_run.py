@@ -17,9 +17,9 @@ from msgspec import Struct
 
 from carbon_plugin.footprint.account import Footprint
 from carbon_plugin.plan.goodput import Goodput, run_goodput, shares_of
+from carbon_plugin.predict.rates import own_rows
 from carbon_plugin.predict.result import StepPrediction
 from carbon_plugin.spec.figure import Assumption, Figure
-from carbon_plugin.spec.hardware import OWN_RUNS
 from carbon_plugin.spec.model import CountedModel
 from carbon_plugin.spec.run import RunSpec
 
@@ -67,7 +67,7 @@ def overrun_of(spec: RunSpec) -> Overrun | None:
     training = spec.training
     if training.kind == "benchmark" or training.overhead_fraction is not None:
         return None
-    if OWN_RUNS in spec.cluster.accelerator.sources:
+    if own_rows(spec.cluster.accelerator, spec.stack):
         return None
     return OVERRUNS[run_class(spec)]
 

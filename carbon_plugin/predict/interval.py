@@ -57,9 +57,12 @@ ASSUMED_SIGMA = 0.075
 such inputs and 6.7 % without."""
 
 
-def spread_of(kind: AccuracyClass, *, assumed: bool = False) -> Spread:
-    """Factors about the prediction of a run of the next source; `assumed` where inputs were filled by rules."""
-    return factors(EFFECTS[kind], ASSUMED_SIGMA if assumed else 0.0)
+def spread_of(kind: AccuracyClass, *, assumed: bool = False, own_rows: int = 0) -> Spread:
+    """Factors about the prediction of a run of the next source; `assumed` where inputs were filled by rules. `own_rows`
+    measured step times of the same cluster and software leave of its offset what a mean of so many leaves."""
+    between, within, sources = EFFECTS[kind]
+    left = between * within / math.sqrt(within**2 + own_rows * between**2) if own_rows else between
+    return factors(Effects(left, within, sources), ASSUMED_SIGMA if assumed else 0.0)
 
 
 def factors(effects: Effects, further: float = 0.0) -> Spread:
@@ -103,16 +106,16 @@ def accuracy_class(
 
 
 def step_time_figure(
-    step_time_s: float, kind: AccuracyClass, *, assumed: bool = False
+    step_time_s: float, kind: AccuracyClass, *, assumed: bool = False, own_rows: int = 0
 ) -> tuple[Figure, tuple[float, float]]:
     """A step time with its p10-p90 range and 95 % interval, seconds."""
-    spread = spread_of(kind, assumed=assumed)
+    spread = spread_of(kind, assumed=assumed, own_rows=own_rows)
     figure = Figure(
         step_time_s,
         step_time_s * spread.p10,
         step_time_s * spread.p90,
         "s",
         "modelled",
-        f"analytical step model, residuals of class {kind}",
+        f"analytical step model, residuals of class {kind}{', of a cluster with runs of its own' if own_rows else ''}",
     )
     return figure, (step_time_s * spread.low95, step_time_s * spread.high95)

@@ -11,14 +11,15 @@ import math
 import re
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 
 from carbon_plugin.errors import SpecError
 from carbon_plugin.predict.case import Values, values
 from carbon_plugin.predict.power import capped_share
 from carbon_plugin.spec.figure import Assumption, Sourced
-from carbon_plugin.spec.hardware import Accelerator, Cluster
-from carbon_plugin.spec.stack import AttentionKernel, Stack, factor_of, host_op_time_of
+from carbon_plugin.spec.hardware import OWN_ROWS, OWN_RUNS, Accelerator, Cluster
+from carbon_plugin.spec.stack import STACKS, AttentionKernel, Stack, factor_of, host_op_time_of
 from carbon_plugin.spec.training import Precision
 
 # Reference device of the sustained law: A100-SXM, 400 W for 312 TFLOP/s and 2.04 TB/s.
@@ -230,6 +231,23 @@ def is_calibrated(accelerator: Accelerator) -> bool:
     """Whether the matrix-product share of this very device was fitted or measured, not carried over."""
     share = accelerator.efficiency.gemm_share
     return share is not None and share.confidence in ("fitted", "measured")
+
+
+def own_rows(accelerator: Accelerator, stack: Stack) -> int:
+    """How many measured step times of the user's the constants of device or software were fitted to; 0 where they were
+    not. A device that nobody calibrated is not known from a few of them."""
+    if OWN_RUNS not in accelerator.sources or not is_calibrated(accelerator):
+        return 0
+    named = {**msgspec.structs.asdict(accelerator.efficiency), **accelerator.efficiency.attention_flops}
+    told = any(
+        isinstance(value, Sourced) and value.source == OWN_RUNS
+        for name, value in named.items()
+        if name != "sustained_power_w"
+    )
+    if not told and stack in (Stack(), *STACKS.values()):
+        return 0
+    count = accelerator.sources.get(OWN_ROWS, "1")
+    return max(1, int(count)) if count.isdecimal() else 1
 
 
 def gemm_share_law(tdp_w: float, peak_16bit_flops: float, architecture: str = "") -> float:

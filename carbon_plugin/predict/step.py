@@ -13,7 +13,7 @@ from carbon_plugin.predict.flops import step_flops
 from carbon_plugin.predict.interval import accuracy_class, step_time_figure
 from carbon_plugin.predict.memory import memory_bytes
 from carbon_plugin.predict.power import power_assumptions, step_power
-from carbon_plugin.predict.rates import Rates, peak_of, resolve_rates
+from carbon_plugin.predict.rates import Rates, own_rows, peak_of, resolve_rates
 from carbon_plugin.predict.result import MemoryPrediction, StepPrediction
 from carbon_plugin.predict.schedule import step_time
 from carbon_plugin.spec.layout import ParallelLayout
@@ -44,7 +44,7 @@ def predict_step(spec: RunSpec) -> StepPrediction:
     budget = total * peak.value * spec.cluster.devices
     kind = accuracy_class(spec.model, device, training.precision, spec.stack, terms.get("host", 0.0) / total)
     assumed = any(item.field in FILLED_FIELDS for item in spec.assumptions)
-    figure, interval = step_time_figure(total, kind, assumed=assumed)
+    figure, interval = step_time_figure(total, kind, assumed=assumed, own_rows=own_rows(device, spec.stack))
     arrays: dict[str, Values] = {name: np.float64(time) for name, time in terms.items()}
     power, activity = step_power(arrays, spec.cluster)
     need = sum(memory.values())

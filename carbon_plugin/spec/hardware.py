@@ -19,6 +19,8 @@ MOST_SHARE = 10.0
 """Of a datasheet's rate: caches and clocks may pass 1 where a machine was probed; 77 for 0.77 does not pass."""
 OWN_RUNS = "user-calibration"
 """Key of a profile's sources that names the user's own runs to which its constants were fitted."""
+OWN_ROWS = "user-calibration-rows"
+"""Key of a profile's sources that says how many measured step times those were."""
 _SHARES = (
     "gemm_share",
     "fp8_gemm_share",

@@ -8,13 +8,15 @@ import pytest
 
 from carbon_plugin.calibrate.rows import PublishedRow
 from carbon_plugin.calibrate.table import predict, tabulate
-from carbon_plugin.calibrate.user_fit import Calibration, calibrate
-from carbon_plugin.calibrate.user_profile import provenance, user_profile, write_profile
+from carbon_plugin.calibrate.user_fit import Calibration, calibrate, learned_power
+from carbon_plugin.calibrate.user_profile import provenance, user_profile, user_stacks, write_profile
 from carbon_plugin.calibrate.validate import published_rows
 from carbon_plugin.errors import SpecError
 from carbon_plugin.predict.step import predict_step
 from carbon_plugin.spec.hardware import Efficiency
+from carbon_plugin.spec.loading import build_run_spec
 from carbon_plugin.spec.profiles import load_accelerator, load_stack
+from carbon_plugin.spec.stack import STACKS
 
 
 @pytest.fixture(scope="module")
@@ -148,3 +150,67 @@ def test_a_few_rows_do_not_narrow_the_interval_of_a_new_device(published, tmp_pa
     device = load_accelerator(result.accelerator, profile_dirs=[tmp_path])
     cluster = msgspec.structs.replace(rows[0].spec.cluster, accelerator=device)
     assert predict_step(msgspec.structs.replace(rows[0].spec, cluster=cluster)).accuracy_class == kind
+
+
+def test_more_runs_of_a_cluster_predict_its_next_run_better_and_in_a_narrower_range() -> None:
+    layouts = [
+        {"tp": tp, "dp_shard": 16 // tp, "zero_stage": 3, "micro_batch_size": mbs, "sequence_parallel": tp > 1}
+        for tp in (1, 2, 4)
+        for mbs in (1, 2)
+    ]
+    truth = msgspec.structs.replace(STACKS["ordinary"], framework_factor=1.5)
+    rows = []
+    for number, layout in enumerate(layouts):
+        spec = build_run_spec(
+            {
+                "model": "llama-3.1-8b",
+                "cluster": {"accelerator": "h100-sxm", "nodes": 2},
+                "layout": {**layout, "recompute": "operators"},
+                "training": {"seq_len": 4096, "global_batch_size": 64, "steps": 10, "precision": "bf16"},
+                "site": {"zone": "FRA"},
+            }
+        )
+        noise = (1.03, 0.98, 1.01, 0.97, 1.02, 0.99)[number]
+        measured_s = noise * predict_step(msgspec.structs.replace(spec, stack=truth)).step_time_s.value
+        rows.append(
+            PublishedRow(
+                id=f"own-{number}", source="own", origin="own", collection="first", accelerator="h100-sxm",
+                framework="ordinary", model_key="m", spec=spec, measured_step_time_s=measured_s,
+            )
+        )  # fmt: skip
+
+    def error_and_width(seen: int) -> tuple[float, float]:
+        held = rows[-2:]
+        specs = [row.spec for row in held]
+        if seen:
+            calibration = calibrate(rows[:seen])
+            device = user_profile(specs[0].cluster.accelerator, calibration, "runs")
+            stack = user_stacks(rows[:seen], calibration.fitted).get("ordinary", specs[0].stack)
+            cluster = msgspec.structs.replace(specs[0].cluster, accelerator=device)
+            specs = [msgspec.structs.replace(spec, cluster=cluster, stack=stack) for spec in specs]
+        figures = [predict_step(spec).step_time_s for spec in specs]
+        errors = [abs(f.value / row.measured_step_time_s - 1) for f, row in zip(figures, held, strict=True)]
+        return sum(errors) / len(errors), figures[0].high / figures[0].low
+
+    (none, wide), (one, narrower), (three, narrow) = (error_and_width(seen) for seen in (0, 1, 3))
+
+    assert none > 0.15
+    assert one < none / 2
+    assert three < 0.06
+    assert narrow < narrower < wide
+
+
+def test_power_of_runs_moves_the_sustained_power_by_what_they_tell(published) -> None:
+    row = rows_of(published, "llmf-h100", 1)[0]
+    alike, less = (
+        learned_power([msgspec.structs.replace(row, id=str(number), power_ratio=ratio) for number in range(count)])
+        for ratio, count in ((1.0, 1), (0.9, 3))
+    )
+
+    assert learned_power([row]) is None
+    assert alike is not None
+    assert less is not None
+    assert alike.after_w == pytest.approx(alike.before_w)
+    assert 0.85 * less.before_w < less.after_w < 0.95 * less.before_w
+    assert less.spread < alike.spread
+    assert (alike.runs, less.runs) == (1, 3)

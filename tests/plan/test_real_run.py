@@ -30,7 +30,11 @@ def spec_of(*, training: dict[str, object] | None = None, **changes: object) -> 
 def of_own_runs(spec: RunSpec) -> RunSpec:
     """The run on a device whose constants were fitted to the user's runs."""
     device = spec.cluster.accelerator
-    device = msgspec.structs.replace(device, sources={**device.sources, OWN_RUNS: "carbon-plugin calibrate runs/a"})
+    share = device.efficiency.gemm_share
+    assert share is not None
+    told = msgspec.structs.replace(device.efficiency, gemm_share=msgspec.structs.replace(share, source=OWN_RUNS))
+    sources = {**device.sources, OWN_RUNS: "carbon-plugin calibrate runs/a"}
+    device = msgspec.structs.replace(device, sources=sources, efficiency=told)
     return msgspec.structs.replace(spec, cluster=msgspec.structs.replace(spec.cluster, accelerator=device))
 
 
