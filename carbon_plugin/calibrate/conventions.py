@@ -35,7 +35,6 @@ class Conventions(Struct, frozen=True, kw_only=True):
     reports_reserved_memory: bool = False
     interleaves: bool = False
     plain_modules: bool = False
-    overlaps_exchange: bool = False
 
     @property
     def stack(self) -> Stack:
@@ -66,12 +65,14 @@ TORCHTITAN = Conventions(
 DEEPSPEED = Conventions(name="deepspeed", zero_stage=3)
 PYTORCH = Conventions(name="ordinary", zero_stage=3)
 TRANSFORMER_ENGINE = Conventions(name="transformer-engine", zero_stage=3)
+AUTOMODEL = Conventions(name="automodel", zero_stage=3)
+"""Layers of Transformer Engine, experts reached by DeepEP (docs/performance-summary.mdx of NVIDIA-NeMo/Automodel)."""
+INTERNEVO = Conventions(name="internevo", zero_stage=1, reentrant=True)
+"""Gradients overlap with the backward pass, new parameters with nothing (`hybrid_zero_optimizer` of its configs/)."""
 COMPILED = Conventions(name="compiled", zero_stage=3)
 ORDINARY_MEGATRON = Conventions(name="ordinary-megatron", zero_stage=1, reentrant=True)
 NANOTRON = msgspec.structs.replace(ORDINARY_MEGATRON, sequence_parallel=True, plain_modules=True)
 """Its column-parallel layers keep what they gathered (REDUCE_SCATTER mode), its norms and gates are modules."""
-INTERNEVO = msgspec.structs.replace(ORDINARY_MEGATRON, overlaps_exchange=True)
-"""Its documentation and configurations set `hybrid_zero_optimizer.overlap_sync_grad`."""
 UNKNOWN = Conventions(name="unknown", zero_stage=3)
 
 # First match wins; the key is the start of the row's framework in lower case.
@@ -88,7 +89,7 @@ FRAMEWORKS: tuple[tuple[str, Conventions], ...] = (
     ("megatron-lm", MEGATRON_LM),
     ("megatron-core", MEGATRON_CORE),
     ("megatron-bridge", MEGATRON_BRIDGE),
-    ("nemo automodel", TRANSFORMER_ENGINE),
+    ("nemo automodel", AUTOMODEL),
     ("nemo", NEMO),
     ("maxtext", MAXTEXT),
     ("llm-foundry", LLM_FOUNDRY),
@@ -134,6 +135,8 @@ FRAMEWORKS: tuple[tuple[str, Conventions], ...] = (
 FLASH_SINCE = (23, 8)
 HOPPER_KERNELS_SINCE = (25, 1)
 """Containers since then have attention kernels for Hopper of the third generation (cuDNN 9, FlashAttention 3)."""
+EXPERT_LOOPS = re.compile(r"(?i)hf trainer|hugging face|ms-swift \+")
+"""Frameworks that train modules of transformers, whose experts ran in a Python loop before its version 5."""
 OLD_MEGATRON = re.compile(r"megatron-lm.*\b20(19|2[0-2])\b")
 
 
@@ -172,6 +175,7 @@ DEVICES: tuple[tuple[str, str], ...] = (
     ("A100-SXM-40GB", "a100-sxm-40gb"),
     ("A100-SXM4-40GB", "a100-sxm-40gb"),
     ("A100", "a100-sxm-80gb"),
+    ("V100-SXM3", "v100-sxm3-32gb"),
     ("V100", "v100-sxm2-32gb"),
     ("H100-96GB-HBM2e", "h100-sxm-96gb-hbm2e-500w"),
     ("A800", "a800-sxm-80gb"),
@@ -222,12 +226,15 @@ def stack_of(conventions: Conventions, row: Fields, recipe: Recipe | None, devic
     """The framework's stack as the row's release and recipe have it."""
     changes: dict[str, Any] = {}
     on_hopper = conventions.stack.attention_kernel == "cudnn" and device.architecture.startswith("hopper")
-    recent = conventions.name == "transformer-engine" or _release_of(row.text("framework")) >= HOPPER_KERNELS_SINCE
+    engine = conventions in (TRANSFORMER_ENGINE, AUTOMODEL)
+    recent = engine or _release_of(row.text("framework")) >= HOPPER_KERNELS_SINCE
     if on_hopper and recent:
         changes["attention_kernel"] = "flash3"
     compiled = "compile" in row.text("overlap")
     if compiled:
         changes["fused"] = True
+    if EXPERT_LOOPS.match(row.text("framework")):
+        changes["expert_loop"] = True
     if "PURE" in row.text("sharding"):
         changes["grad_reduce_dtype"] = "bf16"
     whole = "torch.compile" in row.text("framework")
@@ -235,8 +242,6 @@ def stack_of(conventions: Conventions, row: Fields, recipe: Recipe | None, devic
         changes["cross_entropy"] = "eager"
     elif conventions.stack.cross_entropy == "eager" and (whole or compiled):
         changes["cross_entropy"] = "compiled"
-    if conventions.overlaps_exchange:
-        changes["dp_overlap"] = STACKS["megatron-core"].dp_overlap
     if conventions.plain_modules:
         changes |= {"plain_modules": True, "keeps_gathered": True}
     if "chunked cross entropy" in row.text("overlap"):

@@ -26,21 +26,21 @@ OFFSET = "cluster"
 OFFSET_SIGMA = 0.25
 """Prior spread of the offset of one cluster of ordinary software."""
 KERNELS = tuple(ATTENTION_SIGMA)
-ANCHOR_FRAMEWORKS = ("megatron-deepspeed", "megatron-lm-2021", "megatron-lm", "llm-foundry", "torchtitan")
+ANCHOR_FRAMEWORKS = ("megatron-deepspeed", "megatron-lm-2021", "megatron-lm", "llm-foundry", "torchtitan", "compiled")
 """Frameworks whose factor is 1: the devices' constants are fitted on them."""
 FACTOR_FRAMEWORKS = ("nemo", "megatron-bridge", "megatron-core", "maxtext")
-VENDOR_FRAMEWORKS = (*FACTOR_FRAMEWORKS, "transformer-engine", "tuned")
+VENDOR_FRAMEWORKS = (*FACTOR_FRAMEWORKS, "transformer-engine", "automodel", "tuned")
 """Frameworks of vendors for their own hardware: one factor for all, and a deviation of each that has rows."""
 BLIND_COLLECTIONS = ("second",)
 """Collections that no constant of a device, a link or a tuned framework is fitted to."""
-ORDINARY_FRAMEWORKS = ("ordinary", "ordinary-megatron", "compiled", "deepspeed")
+ORDINARY_FRAMEWORKS = ("ordinary", "ordinary-megatron", "internevo", "deepspeed")
 """Shipped stacks of ordinary software: one factor and one host cost for all, because the next one is not among them."""
 HOST_GROUPS = {
     "2021": ("megatron-deepspeed", "megatron-lm-2021", "nemo-2023"),
     "llm-foundry": ("llm-foundry",),
-    "torchtitan": ("torchtitan",),
+    "torchtitan": ("torchtitan", "compiled"),
     "megatron-lm": ("megatron-lm",),
-    "nvidia": ("nemo", "megatron-bridge", "megatron-core", "maxtext", "transformer-engine", "tuned"),
+    "nvidia": ("nemo", "megatron-bridge", "megatron-core", "maxtext", "transformer-engine", "automodel", "tuned"),
 }
 
 

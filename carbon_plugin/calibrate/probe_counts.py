@@ -21,7 +21,8 @@ from carbon_plugin.spec.training import Precision, TrainingPlan
 
 COSTS = (
     "kernel_time", "host_op_time", "scaleup_latency", "nic_latency", "attention_unfused", "fused", "cast_bytes",
-    "contention", "dp_overlap", "p2p_overlap", "attention_length", "shard_host_ops",
+    "contention", "dp_overlap", "gather_overlap", "p2p_overlap", "attention_length", "shard_host_ops",
+    "deduplicated", "expert_loop",
 )  # fmt: skip
 """Fields of `Rates` that are costs or switches, and free at 0; the others are rates, and free at infinity."""
 

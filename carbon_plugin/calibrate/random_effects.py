@@ -14,15 +14,20 @@ ODD, NORMAL_MEDIAN, LEAST_SPREAD = 3.0, 0.6745, 0.05
 def random_effects(errors: NDArray[np.float64], sources: NDArray[np.str_]) -> Effects:
     """Both standard deviations of ln(measured / predicted), shape (rows,), about 0 and with every source counted once.
 
-    The spread within a source is the median over sources of two rows or more, so that one odd source does not set it;
-    that between them is what remains of the sources' mean squares."""
+    Sources differ in how much their rows differ, and the next run is one row of one of them: its variance within the
+    source is the mean of the sources' variances, over those of two rows or more, and not their median, which half of
+    them exceed, nor pooled by rows, which would leave it to the largest table. The variance between sources is what
+    remains of their mean squares when each mean's own variance is taken off."""
     names = np.unique(sources)
     means = np.array([np.mean(errors[sources == name]) for name in names])
     # A source far from all others (a naive loop over experts) is named in the documentation, not averaged in.
     usual = np.abs(means) <= ODD * max(float(np.median(np.abs(means))) / NORMAL_MEDIAN, LEAST_SPREAD)
     names, means = names[usual], means[usual]
-    inside = [np.std(errors[sources == name], ddof=1) for name in names if np.sum(sources == name) > 1]
-    within = float(np.median(inside)) if inside else 0.0
     counts = np.array([np.sum(sources == name) for name in names])
-    between = float(np.mean(means**2) - np.mean(within**2 / counts))
-    return Effects(float(np.sqrt(max(between, 0.0))), within, len(names))
+    several = counts > 1
+    own = np.array([np.var(errors[sources == name], ddof=1) for name in names[several]])
+    within = float(np.mean(own)) if own.size else 0.0
+    inside = np.full(len(names), within)
+    inside[several] = own
+    between = float(np.mean(means**2) - np.mean(inside / counts))
+    return Effects(float(np.sqrt(max(between, 0.0))), float(np.sqrt(within)), len(names))

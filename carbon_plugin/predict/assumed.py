@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from carbon_plugin.predict.power import capped_share
-from carbon_plugin.predict.rates import ROWWISE_SHARE
-from carbon_plugin.predict.schedule import MUON_ITERATIONS, OFFLOAD_BYTES_PER_S
+from carbon_plugin.predict.rates import ROWWISE_SHARE, host_rates
+from carbon_plugin.predict.schedule import MUON_ITERATIONS
 from carbon_plugin.spec.figure import Assumption
 from carbon_plugin.spec.model import CountedModel, TransformerModel
 from carbon_plugin.spec.run import RunSpec
@@ -23,8 +23,10 @@ def step_assumptions(spec: RunSpec) -> list[Assumption]:
         said = "the patches of an image are not stated (training.input_len): towers are in memory and take no time"
         found.append(Assumption("training.input_len", "no time of towers", said))
     if training.optimizer_offload:
-        said = "host memory and PCIe 4 x16 that one device of eight gets; faster links are not credited"
-        found.append(Assumption("training.optimizer_offload", f"{OFFLOAD_BYTES_PER_S / 1e9:g} GB/s a device", said))
+        memory, link = (rate / 1e9 for rate in host_rates(cluster.accelerator))
+        said = "host memory and PCIe x16 of its time that one device of eight gets; faster links are not credited"
+        taken = f"{memory:g} GB/s of host memory, {link:g} GB/s of link a device"
+        found.append(Assumption("training.optimizer_offload", taken, said))
     if training.activation_offload > 0:
         said = "offloaded activations are taken to move to the host and back under the compute"
         found.append(Assumption("training.activation_offload", "no time", said))

@@ -9,7 +9,7 @@ import numpy as np
 
 from carbon_plugin.predict import network
 from carbon_plugin.predict.case import ACTIVATION_BYTES, optimizer_state_bytes
-from carbon_plugin.predict.layer import overlapped
+from carbon_plugin.predict.layer import exposed_exchange, overlapped
 from carbon_plugin.predict.memory import CONTEXT_BYTES, FRAGMENTATION_SHARE, MASTER_BYTES
 from carbon_plugin.predict.rates import Rates
 from carbon_plugin.predict.schedule import STEP_FIXED_TIME, offload_time, update_bytes
@@ -57,7 +57,9 @@ def counted_step_terms(
         once = float(gather + scatter)
     replicas, outer = np.float64(layout.dp_replicate), np.float64(layout.dp_shard)
     size = np.float64(model.trainable_parameters * reduce_bytes / layout.dp_shard)
-    once += float(network.all_reduce_time(size, replicas, outer, rates)) * (1 - float(rates.dp_overlap))
+    reduce, near = network.all_reduce_time(size, replicas, outer, rates), 2 * network.near_time(size, replicas, rates)
+    backward = np.asarray(busy * (1 - 1 / passes))
+    once += float(exposed_exchange(reduce, near, backward, rates.dp_overlap, rates))
     updated = np.float64(model.trainable_parameters / (layout.dp_shard if layout.zero_stage else 1))
     state_bytes, master = np.float64(optimizer_state_bytes(training)), np.float64(training.master_weights)
     on_device = 0.0 if training.optimizer_offload else float(update_bytes(state_bytes, master) * updated / rates.memory)
@@ -68,7 +70,7 @@ def counted_step_terms(
         "dp_shard": micro_batches * exposed,
         "dp": once,
         "optimizer": on_device + STEP_FIXED_TIME,
-        "offload": float(offload_time(updated, state_bytes, master)) if training.optimizer_offload else 0.0,
+        "offload": float(offload_time(updated, state_bytes, master, rates)) if training.optimizer_offload else 0.0,
     }
     terms["framework"] = (float(rates.framework_factor) - 1) * sum(terms.values())
     return {name: time for name, time in terms.items() if time > 0}

@@ -37,6 +37,11 @@ rows of Megatron-Bridge."""
 EXPERT_BIAS_BYTES = (28, 40)
 """Bytes a routed element that unfused expert biases move, forward and backward: bias times probability, sum and
 concatenation in fp32, cast; and their gradients (`TEGroupedMLP._apply_bias` of Megatron-core)."""
+HOST_OPS_LOOPED = (20, 30)
+"""Slots of one expert that runs by itself, forward and backward: the search for its tokens, which the host waits for,
+their gather, three products and an activation, the weights and the sum (`Qwen3MoeSparseMoeBlock` of transformers 4)."""
+HOOKED_MODULES, LOOPED_MODULES = 9, 3
+"""Modules of a layer that the slots of `shard_host_ops` are spread over, and those of an expert of a loop."""
 HOST_FUSED = 0.8
 OPERATOR_RECOMPUTE_SHARE = 0.35
 """Share of a forward pass that a per-operation checkpoint policy repeats."""
@@ -89,6 +94,11 @@ def layer_time(
     host = _host_floor(shape, layout, work, rates, sparse=sparse)
     forward = smooth_max(device.forward, host.forward)
     backward = smooth_max(device.backward, host.backward)
+    if sparse and np.any(rates.expert_loop > 0):
+        looped = rates.expert_loop > 0
+        passes = _expert_loop(shape, layout, rates)
+        forward = np.where(looped, forward + passes.forward, forward)
+        backward = np.where(looped, backward + passes.backward, backward)
     if sparse:
         wait = HOST_OPS_WAIT * rates.host_op_time * np.where(rates.scoped_graphs > 0, HOST_SCOPED_GRAPHS, 1.0)
         forward, backward = forward + wait, backward + wait
@@ -263,6 +273,19 @@ def _host_floor(shape: Shape, layout: Layout, work: Work, rates: Rates, *, spars
     return Cost(rates.host_op_time * forward, rates.host_op_time * backward)
 
 
+def _expert_loop(shape: Shape, layout: Layout, rates: Rates) -> Cost:
+    """Seconds of a loop over the experts that a rank holds: host slots that nothing overlaps, because the host waits
+    for each expert's tokens, and where parameters are sharded the latency of a gather for each of its modules, one
+    forward, and a gather and a scatter backward."""
+    local = np.maximum(shape.experts / layout.ep, 1)
+    hooks = rates.shard_host_ops / HOOKED_MODULES * LOOPED_MODULES
+    forward, backward = (local * rates.host_op_time * (slots + hooks) for slots in HOST_OPS_LOOPED)
+    ranks = layout.dp_shard * layout.cp
+    latency = local * LOOPED_MODULES * network.gather_time(np.float64(0), ranks, layout.tp, rates)
+    sharded = layout.zero_stage >= 3
+    return Cost(forward + np.where(sharded, latency, 0.0), backward + np.where(sharded, 2 * latency, 0.0))
+
+
 def _recompute(layout: Layout, forward: Values, core: Values, down: Values) -> Values:
     """Forward work repeated in the backward pass. Non-reentrant checkpointing stops before the last product."""
     full = np.where(layout.reentrant > 0, forward, np.maximum(forward - down, 0))
@@ -333,3 +356,11 @@ def overlapped(compute: Values, traffic: Values, near: Values, rates: Rates) -> 
     seconds of the traffic's bytes at scale-up speed."""
     slowed = compute + rates.contention * np.minimum(near, compute)
     return np.where(traffic > 0, smooth_max(slowed, traffic), compute)
+
+
+def exposed_exchange(traffic: Values, near: Values, compute: Values, hidden: Values, rates: Rates) -> Values:
+    """Seconds that an exchange adds to a step when a share `hidden` of it runs beside `compute`: the rest, what does
+    not fit beside the compute, and what the traffic takes from it. `near` are the seconds of its bytes at scale-up
+    speed."""
+    overlap = overlapped(compute, hidden * traffic, hidden * near, rates) - compute
+    return np.asarray((1 - hidden) * traffic + overlap)

@@ -72,12 +72,16 @@ def all_to_all_time(size_bytes: Values, top_k: Values, ranks: Values, rates: Rat
 
     Between n islands a token is sent once to each island that holds one of its top-k experts:
     (n-1)(1-(1-1/n)^k)/k of the rows leave, at most their plain share (DeepSeek-V3, arXiv 2412.19437 section 3.2).
+    Deduplicated (DeepEP), the same holds of the ranks of one island.
     """
     inside = ranks_in_island(ranks, np.float64(1), rates)
     islands = ranks / inside
     k = np.maximum(top_k, 1)
     leaving = np.minimum((ranks - inside) / ranks, (islands - 1) * (1 - (1 - 1 / islands) ** k) / k)
-    near = size_bytes * (inside - 1) / ranks / (rates.scaleup * rates.all_to_all_share)
+    staying = (inside - 1) / ranks
+    if np.any(rates.deduplicated > 0):
+        staying = np.where(rates.deduplicated > 0, (inside - 1) * (1 - (1 - 1 / ranks) ** k) / k, staying)
+    near = size_bytes * staying / (rates.scaleup * rates.all_to_all_share)
     far = size_bytes * leaving / rates.nic
     return np.where(ranks > 1, np.maximum(near, far) + 3 * rates.scaleup_latency, 0.0)
 

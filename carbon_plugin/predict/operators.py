@@ -77,12 +77,12 @@ def attention_core(shape: Shape, layout: Layout, work: Work, rates: Rates) -> Co
     window = np.minimum(shape.window, keys)
     # Scores under the causal mask: half the square, or a band of the window's width.
     band = queries * window * (1 - window / (2 * keys))
-    scores = (1 - shape.windowed_share) * square / 2 * (1 + shape.bidirectional) + shape.windowed_share * band
-    fill = (1 + LENGTH_SCALE / LENGTH_REFERENCE) / (1 + LENGTH_SCALE / np.minimum(keys, window))
-    rate = rates.attention_flops * np.where(rates.attention_length > 0, fill, 1.0)
-    core = heads * 2 * scores * (shape.qk_dim + shape.v_dim) / rate + rates.kernel_time
+    scores = (1 - shape.windowed_share) * square / 2 * (1 + shape.bidirectional) / _fill(keys, rates)
+    scores = scores + shape.windowed_share * band / _fill(window, rates)
+    core = heads * 2 * scores * (shape.qk_dim + shape.v_dim) / rates.attention_flops + rates.kernel_time
     if np.any(shape.cross_heads > 0):
         crossed = layout.micro_batch_size * shape.cross_heads / layout.tp * queries * work.input_len * work.inputs
+        rate = rates.attention_flops * _fill(np.maximum(work.input_len, 1), rates)
         core = core + 2 * crossed * 2 * shape.cross_dim / rate + rates.kernel_time
     core = np.where(heads > 0, core, 0.0)
     cost = Cost(core, np.asarray(FLASH_BACKWARD * core))
@@ -100,6 +100,12 @@ def attention_core(shape: Shape, layout: Layout, work: Work, rates: Rates) -> Co
     backward = 2 * products + (backward_bytes + 5 * shape.dropout) * traffic
     unfused = (rates.attention_unfused > 0) & (heads > 0)
     return Cost(np.where(unfused, forward, cost.forward), np.where(unfused, backward, cost.backward))
+
+
+def _fill(keys: Values, rates: Rates) -> Values:
+    """Rate of an attention core over so many keys a query, over that at `LENGTH_REFERENCE`."""
+    fill = (1 + LENGTH_SCALE / LENGTH_REFERENCE) / (1 + LENGTH_SCALE / keys)
+    return np.where(rates.attention_length > 0, fill, 1.0)
 
 
 def separate_softmax(shape: Shape, layout: Layout, work: Work, rates: Rates) -> Flags:

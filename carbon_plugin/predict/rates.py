@@ -19,7 +19,7 @@ from carbon_plugin.predict.case import Values, values
 from carbon_plugin.predict.power import capped_share
 from carbon_plugin.spec.figure import Assumption, Sourced
 from carbon_plugin.spec.hardware import OWN_ROWS, OWN_RUNS, Accelerator, Cluster
-from carbon_plugin.spec.stack import STACKS, AttentionKernel, Stack, factor_of, host_op_time_of
+from carbon_plugin.spec.stack import STACKS, AttentionKernel, Stack, factor_of, gather_overlap_of, host_op_time_of
 from carbon_plugin.spec.training import Precision
 
 # Reference device of the sustained law: A100-SXM, 400 W for 312 TFLOP/s and 2.04 TB/s.
@@ -30,7 +30,7 @@ WITHIN_EXPONENT = 0.65
 """Exponent of power within one architecture. The H100 that is capped at 500 W says 0.65 to 1.0; single devices under a
 falling cap (Zeus, NSDI 2023: V100, A40, RTX 6000) 0.35 near their limit and 0.9 far below it."""
 USUAL_W_PER_FLOPS = {
-    "volta": 300 / 125e12,
+    "volta": 350 / 125e12,
     "ampere": 400 / 312e12,
     "hopper": 700 / 989.4e12,
     "blackwell": 1000 / 2250e12,
@@ -55,16 +55,24 @@ of `LENGTH_KERNELS` at `LENGTH_REFERENCE` tokens. FlashAttention 2 reaches 0.58 
 (arXiv 2307.08691, forward and backward, causal). Of the fp8
 kernel only the products are twice as fast, not the softmax: 1.3 times the 16-bit one is a guess that rows correct."""
 AMPERE_KERNELS: frozenset[AttentionKernel] = frozenset(("flash", "flash2"))
+SYNCHRONOUS = frozenset(("volta", "turing", "ampere", "ada"))
+"""Architectures without asynchronous products and loads: there cuDNN's kernel is built as FlashAttention 2 is, and is
+priced as it is, at every length."""
 LENGTH_KERNELS: frozenset[AttentionKernel] = frozenset(("flash3", "cudnn", "cudnn_fp8"))
 LENGTH_REFERENCE, LENGTH_SCALE = 4096, 2048
 """Kernels that pipeline loads under products fill only with length: rate(s) = rate(4096) (1 + s0/4096) / (1 + s0/s)
 with s0 of 2,048 tokens (rows from 2k to 1M tokens; leave one source out 10.0 -> 9.1 % in the study)."""
+PCIE4_ARCHITECTURES = frozenset(("volta", "turing", "ampere", "ada", "cdna2", "gaudi2"))
+PCIE4_HOST, PCIE5_HOST = (41e9, 25e9), (61e9, 50e9)
+"""Bytes/s of host memory and link that one device of eight gets: 80 % of two sockets of eight channels (DDR4-3200,
+DDR5-4800) and of 16 lanes of PCIe 4 and 5. Faster links (NVLink-C2C) and older ones (PCIe 3) are taken as these."""
 ULTRA_ATTENTION = 1.5
 """Blackwell Ultra doubles the exponential units, which bound the softmax of an attention core."""
-LATER_SHARES: dict[str, float] = {"hopper": 0.45, "blackwell": 0.2}
+LATER_SHARES: dict[str, float] = {"hopper": 0.45, "blackwell": 0.2, "cdna3": 0.34, "cdna4": 0.34}
 """What FlashAttention 1 and 2, written for Ampere, keep of their share where products have new instructions that they
 do not use: 35 % of peak on H100 against 73 % on A100 (arXiv 2407.08608 section 1, arXiv 2307.08691 section 4); on
-Blackwell they run at about the speed of an H100, whose peak is 0.44 of its own."""
+Blackwell they run at about the speed of an H100, whose peak is 0.44 of its own, and so they do on a MI300X, whose peak
+is 1.3 times its (SemiAnalysis, MI300X vs H100 vs H200, December 2024, from memory)."""
 
 PRIORS: dict[str, tuple[float, str]] = {
     "kernel_time_s": (2e-6, "launch gap of one kernel on current GPUs"),
@@ -122,9 +130,14 @@ class Datasheet:
     scoped_graphs: Values
     iteration_graphs: Values
     fused_experts: Values
+    deduplicated: Values
+    expert_loop: Values
     shard_host_ops: Values
     dp_overlap: Values
+    gather_overlap: Values
     framework_factor: Values
+    host_memory: Values
+    host_link: Values
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +166,8 @@ class Rates:
     `gemm_flops` of the layers' matrix products at the training precision, `wide_gemm_flops` of those that stay in
     16 bit (head, attention), `attention_flops` causal-counted, `attention_unfused` 1 where the scores go through
     memory; `cast_bytes` moved an element for a low-precision cast (0 in 16 bit). `scoped_graphs` and `fused_experts`
-    are the flags of `spec.stack`; graphs of whole iterations make `host_op_time` 0.
+    are the flags of `spec.stack`; graphs of whole iterations make `host_op_time` 0. `deduplicated` is 1 where a token
+    goes once to each rank, `expert_loop` where experts run one by one. `host_memory` and `host_link` are a device's.
     """
 
     gemm_flops: Values
@@ -165,6 +179,8 @@ class Rates:
     fused: Values
     scoped_graphs: Values
     fused_experts: Values
+    deduplicated: Values
+    expert_loop: Values
     shard_host_ops: Values
     cast_bytes: Values
     kernel_time: Values
@@ -179,7 +195,10 @@ class Rates:
     contention: Values
     all_to_all_share: Values
     dp_overlap: Values
+    gather_overlap: Values
     framework_factor: Values
+    host_memory: Values
+    host_link: Values
 
 
 def combine(sheet: Datasheet, constants: Constants) -> Rates:
@@ -197,6 +216,8 @@ def combine(sheet: Datasheet, constants: Constants) -> Rates:
         fused=sheet.fused,
         scoped_graphs=sheet.scoped_graphs,
         fused_experts=sheet.fused_experts,
+        deduplicated=sheet.deduplicated,
+        expert_loop=sheet.expert_loop,
         cast_bytes=constants.fp8_cast_bytes * sheet.narrow,
         kernel_time=constants.kernel_time_s,
         host_op_time=np.where(sheet.iteration_graphs > 0, 0.0, constants.host_op_time_s),
@@ -210,7 +231,10 @@ def combine(sheet: Datasheet, constants: Constants) -> Rates:
         contention=constants.overlap_contention,
         all_to_all_share=constants.all_to_all_share,
         dp_overlap=sheet.dp_overlap,
+        gather_overlap=sheet.gather_overlap,
         framework_factor=sheet.framework_factor,
+        host_memory=sheet.host_memory,
+        host_link=sheet.host_link,
     )
 
 
@@ -277,9 +301,15 @@ def memory_share_law(bandwidth_bytes_per_s: float) -> float:
 
 def attention_share(kernel: AttentionKernel, architecture: str) -> float:
     """Prior share of the bf16 peak that an attention kernel reaches on an architecture."""
+    if not _fills_with_length(kernel, architecture) and kernel == "cudnn":
+        kernel = "flash2"
     later = LATER_SHARES.get(re.split(r"[-+]", architecture)[0], 1.0) if kernel in AMPERE_KERNELS else 1.0
     ultra = ULTRA_ATTENTION if architecture == "blackwell-ultra" else 1.0
     return ATTENTION_SHARE[kernel] * ultra * later
+
+
+def _fills_with_length(kernel: AttentionKernel, architecture: str) -> bool:
+    return kernel in LENGTH_KERNELS and re.split(r"[-+]", architecture)[0] not in SYNCHRONOUS
 
 
 def default_attention_kernel(accelerator: Accelerator) -> AttentionKernel:
@@ -321,6 +351,7 @@ def resolve_rates(cluster: Cluster, stack: Stack, precision: Precision) -> tuple
 def datasheet(cluster: Cluster, stack: Stack, precision: Precision) -> Datasheet:
     """Peaks, bandwidths and flags of a cluster under a software stack."""
     device, network = cluster.accelerator, cluster.node.network
+    kernel = stack.attention_kernel or default_attention_kernel(device)
     numbers = {
         "peak": peak_of(device, precision)[1].value,
         "wide_peak": peak_of(device, wide_precision(precision))[1].value,
@@ -333,17 +364,28 @@ def datasheet(cluster: Cluster, stack: Stack, precision: Precision) -> Datasheet
         "capped_share": capped_share(cluster),
         "narrow": precision in NARROW,
         "rowwise": precision == "fp8" and stack.fp8_recipe == "rowwise",
-        "attention_unfused": (stack.attention_kernel or default_attention_kernel(device)) == "unfused",
-        "attention_length": (stack.attention_kernel or default_attention_kernel(device)) in LENGTH_KERNELS,
+        "attention_unfused": kernel == "unfused",
+        "attention_length": _fills_with_length(kernel, device.architecture),
         "shard_host_ops": stack.shard_host_ops,
         "fused": stack.fused,
         "scoped_graphs": stack.cuda_graphs == "scoped",
         "iteration_graphs": stack.cuda_graphs == "iteration",
         "fused_experts": stack.fused_experts,
+        "deduplicated": stack.expert_dispatch == "deepep",
+        "expert_loop": stack.expert_loop,
         "dp_overlap": stack.dp_overlap,
+        "gather_overlap": gather_overlap_of(stack),
         "framework_factor": factor_of(stack),
+        "host_memory": host_rates(device)[0],
+        "host_link": host_rates(device)[1],
     }
     return Datasheet(**{name: values(number) for name, number in numbers.items()})
+
+
+def host_rates(device: Accelerator) -> tuple[float, float]:
+    """Bytes/s of host memory that one device of eight gets, and of its link to the host."""
+    pcie4 = re.split(r"[-+]", device.architecture)[0] in PCIE4_ARCHITECTURES
+    return PCIE4_HOST if pcie4 else PCIE5_HOST
 
 
 def wide_precision(precision: Precision) -> Precision:

@@ -12,7 +12,7 @@ import numpy as np
 
 from carbon_plugin.predict import network, operators
 from carbon_plugin.predict.case import Layout, Shape, Values, Work, own_case
-from carbon_plugin.predict.layer import LayerTime, layer_parameters, layer_time
+from carbon_plugin.predict.layer import LayerTime, exposed_exchange, layer_parameters, layer_time
 from carbon_plugin.predict.rates import Rates
 
 POINT_TO_POINT_LATENCY = 1e-4
@@ -21,6 +21,8 @@ OPTIMIZER_BYTES_PER_PARAMETER = 44
 PURE_UPDATE_BYTES = 6
 """The same without a master weight and moments: 16-bit gradient and parameter read, parameter written."""
 STEP_FIXED_TIME = 1e-3
+BACKWARD_PASSES = 3.0
+"""Forward and backward work over the forward pass's: every product once forward, twice backward."""
 JITTER_PER_DOUBLING = 0.004
 """Share of a step that waiting for the slowest rank adds a doubling of nodes."""
 HYBRID_OVERLAP = 0.85
@@ -29,8 +31,6 @@ ZERO_BUBBLE_SHARE = 1 / 3
 """Bubble of ZB-H1 over 1F1B: weight gradients fill two of three idle slots (Qi et al. 2023, arXiv 2401.10241)."""
 MUON_ITERATIONS = 5
 """Newton-Schulz iterations of Muon (Jordan et al. 2024)."""
-OFFLOAD_BYTES_PER_S = 25e9
-"""Host memory and PCIe 4.0 x16 bandwidth that one device of eight gets; faster links are not credited."""
 OFFLOAD_LINK_BYTES = 6
 """Bytes a parameter over the link: the fp32 gradient down, the 16-bit parameter up (ZeRO-Offload, arXiv 2101.06840)."""
 
@@ -64,7 +64,9 @@ def step_time(shape: Shape, layout: Layout, work: Work, rates: Rates) -> StepTim
     terms["pp_transfer"] = m * transfer
     terms["pp_bubble"] = (layout.pp - 1) * (slot_total + shared_out + transfer) / v * _bubble_share(layout)
     parameters = device_parameters(shape, layout)
-    terms["dp"] = _gradient_exchange(shape, layout, work, rates, parameters)
+    forward = (slot_total - slot["recompute"]) / BACKWARD_PASSES
+    beside = (forward, slot_total - forward)
+    terms["dp"] = _gradient_exchange(shape, layout, work, rates, parameters, beside)
     nodes = np.maximum(rates.devices / rates.island, 1)
     terms["jitter"] = JITTER_PER_DOUBLING * np.log2(nodes) * np.asarray(sum(terms.values()))
     terms["optimizer"], offloaded = _optimizer_time(shape, layout, work, rates, parameters)
@@ -172,30 +174,51 @@ def _layers_parameters(shape: Shape, layout: Layout) -> tuple[Values, Values]:
 
 
 def _gradient_exchange(
-    shape: Shape, layout: Layout, work: Work, rates: Rates, parameters: tuple[Values, Values]
+    shape: Shape,
+    layout: Layout,
+    work: Work,
+    rates: Rates,
+    parameters: tuple[Values, Values],
+    beside: tuple[Values, Values],
 ) -> Values:
     """Once a step: all-reduce of gradients over replicas (DDP, HSDP), scatter and gather for ZeRO-1. Frozen parameters
-    have no gradient to send and no new value to fetch."""
+    have no gradient to send and no new value to fetch. `beside` are the seconds of the forward pass of the first and of
+    the backward pass of the last micro-batch, in which new values are fetched and gradients sent where they overlap."""
     shared, routed = (count * shape.trainable for count in parameters)
     replicas, shards = layout.dp_replicate, layout.dp_shard * layout.cp
-    stride = layout.tp
+    one_stage = layout.zero_stage == 1
 
-    def exchange(count: Values, group: Values, group_stride: Values) -> Values:
-        outer_stride = group_stride * group
-        reduce = network.all_reduce_time(count * work.reduce_bytes / group, replicas, outer_stride, rates)
-        scatter = network.gather_time(count * work.reduce_bytes, group, group_stride, rates)
-        gather = network.gather_time(count * work.parameter_bytes, group, group_stride, rates)
+    def exchange(count: Values, group: Values, stride: Values) -> tuple[Values, Values, Values, Values]:
+        """Seconds of gradients and of new values, each followed by that of its bytes at scale-up speed."""
+        size, fetched = count * work.reduce_bytes, count * work.parameter_bytes
+        outer = size / group
+        reduce = network.all_reduce_time(outer, replicas, stride * group, rates)
+        near_reduce = 2 * network.near_time(outer, replicas, rates)
+        scatter = network.gather_time(size, group, stride, rates)
+        gather = network.gather_time(fetched, group, stride, rates)
         # With stage 0 the context-parallel ranks are replicas too: one all-reduce over all of them.
-        plain = network.all_reduce_time(count * work.reduce_bytes, replicas * group, group_stride, rates)
-        sharded = np.where(layout.zero_stage == 1, scatter + gather + reduce, reduce)
-        return np.where(layout.zero_stage == 0, plain, sharded)
+        every = replicas * group
+        plain = network.all_reduce_time(size, every, stride, rates)
+        sent = np.where(layout.zero_stage == 0, plain, np.where(one_stage, scatter, 0.0) + reduce)
+        near_scatter = np.where(one_stage, network.near_time(size, group, rates), 0.0)
+        near_plain = 2 * network.near_time(size, every, rates)
+        near_sent = np.where(layout.zero_stage == 0, near_plain, near_scatter + near_reduce)
+        near_fetched = network.near_time(fetched, group, rates)
+        return sent, near_sent, np.where(one_stage, gather, 0.0), np.where(one_stage, near_fetched, 0.0)
 
-    total = exchange(shared, shards, stride)
+    sent, near_sent, fetched, near_fetched = exchange(shared, shards, layout.tp)
     if np.any(routed > 0):
-        total = total + exchange(routed, layout.expert_shards, layout.expert_split)
+        experts = exchange(routed, layout.expert_shards, layout.expert_split)
+        sent, near_sent, fetched, near_fetched = (
+            both + more for both, more in zip((sent, near_sent, fetched, near_fetched), experts, strict=True)
+        )
     # Hybrid sharding reduces over replicas layer by layer under the backward pass, as its scatters do.
     hidden = np.where(layout.zero_stage >= 2, np.maximum(rates.dp_overlap, HYBRID_OVERLAP), rates.dp_overlap)
-    return np.asarray(total * (1 - hidden))
+    forward, backward = beside
+    return np.asarray(
+        exposed_exchange(sent, near_sent, backward, hidden, rates)
+        + exposed_exchange(fetched, near_fetched, forward, rates.gather_overlap, rates)
+    )
 
 
 def _optimizer_time(
@@ -213,7 +236,7 @@ def _optimizer_time(
     if np.any(work.muon > 0):
         on_device = on_device + work.muon * _muon_flops_per_parameter(shape) * count / rates.wide_gemm_flops
     return np.asarray(on_device + STEP_FIXED_TIME), work.offload * offload_time(
-        count, work.optimizer_bytes, work.master
+        count, work.optimizer_bytes, work.master, rates
     )
 
 
@@ -223,9 +246,9 @@ def update_bytes(state_bytes: Values, master: Values) -> Values:
     return np.where(master > 0, OPTIMIZER_BYTES_PER_PARAMETER - 16, PURE_UPDATE_BYTES) + 2 * state_bytes
 
 
-def offload_time(parameters: Values, state_bytes: Values, master: Values) -> Values:
-    """Seconds in which the host updates parameters and the link takes their gradients down and their new values up."""
-    return (update_bytes(state_bytes, master) + OFFLOAD_LINK_BYTES) * parameters / OFFLOAD_BYTES_PER_S
+def offload_time(parameters: Values, state_bytes: Values, master: Values, rates: Rates) -> Values:
+    """Seconds in which the link takes gradients down, the host updates the parameters and the link takes them up."""
+    return parameters * (update_bytes(state_bytes, master) / rates.host_memory + OFFLOAD_LINK_BYTES / rates.host_link)
 
 
 def _muon_flops_per_parameter(shape: Shape) -> Values:

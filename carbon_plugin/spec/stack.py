@@ -17,23 +17,27 @@ from carbon_plugin.spec.limits import check_not_negative, check_positive
 AttentionKernel = Literal["unfused", "flash", "flash2", "flash3", "cudnn", "cudnn_fp8"]
 Population = Literal["ordinary", "tuned"]
 CudaGraphs = Literal["none", "scoped", "iteration"]
+ExpertDispatch = Literal["all_to_all", "deepep"]
 CrossEntropy = Literal["eager", "compiled", "fused", "chunked", "in_place", "half"]
 
 
 class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Software constants; a field left at None takes the documented default for the device.
 
-    `attention_kernel` is the class of the attention core. `fused` says that elementwise chains are fused
-    (compiled or hand-written). `host_op_time_s` is the host's cost of issuing one operation. `dp_overlap` is the
-    share of a once-a-step gradient exchange that hides under the backward pass, 0 to 1. `grad_reduce_dtype` is
-    what gradients are reduced in. `cuda_graphs` says what is captured and replayed: "scoped" attention and routing of
-    a layer with experts, whose exchange and products the host still issues; "iteration" the whole iteration, in which
-    the host issues nothing a layer and waits for nothing (dropless experts included). `fused_experts` says that the
-    experts' products take activation, bias and narrow casts into their own kernels. `cross_entropy` says what a logit
-    costs in memory: "eager" PyTorch in fp32, "compiled", "fused" in fp32 (Megatron), "chunked" never all at once,
-    "in_place" the gradient over the 16-bit logit, "half" single operations that keep no fp32 copy. `fp8_recipe` is the
-    granularity of fp8 scales. `shard_host_ops` are operation slots that hooks of parameter sharding add to every
-    pass through a layer.
+    `attention_kernel` is the class of the attention core. `fused` says that elementwise chains are fused (compiled
+    or hand-written). `host_op_time_s` is the host's cost of issuing one operation. `dp_overlap` is the share of a
+    once-a-step gradient exchange that runs beside the last backward pass, 0 to 1; `gather_overlap` that of the
+    gather of new parameters beside the next forward pass, unset the same. `grad_reduce_dtype` is what gradients are
+    reduced in. `cuda_graphs` says what is captured and replayed: "scoped" attention and routing of a layer with
+    experts, whose exchange and products the host still issues; "iteration" the whole iteration, in which the host
+    issues nothing a layer and waits for nothing (dropless experts included). `fused_experts` says that the experts'
+    products take activation, bias and narrow casts into their own kernels. `expert_dispatch` says how tokens reach
+    experts: by a plain all-to-all, or by DeepEP once for each rank that holds some of a token's experts.
+    `expert_loop` says that a Python loop runs one expert after the other, as transformers did before its version 5.
+    `cross_entropy` says what a logit costs in memory: "eager" PyTorch in fp32, "compiled", "fused" in fp32
+    (Megatron), "chunked" never all at once, "in_place" the gradient over the 16-bit logit, "half" single operations
+    that keep no fp32 copy. `fp8_recipe` is the granularity of fp8 scales. `shard_host_ops` are operation slots that
+    hooks of parameter sharding add to every pass through a layer.
     `narrow_inputs` says that in low precision the inputs of matrix products wait for the backward pass in that
     precision (Transformer Engine), `weighted_experts` that an expert's activation is multiplied by its probability, so
     that what the expert returns is not kept (Megatron-core since 0.12), `accumulates_beside` that 16-bit gradients are
@@ -55,10 +59,13 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     fused: bool = False
     cuda_graphs: CudaGraphs = "none"
     fused_experts: bool = False
+    expert_dispatch: ExpertDispatch = "all_to_all"
+    expert_loop: bool = False
     cross_entropy: CrossEntropy = "eager"
     fp8_recipe: Literal["tensorwise", "rowwise"] = "tensorwise"
     host_op_time_s: float | None = None
     dp_overlap: float = 0.0
+    gather_overlap: float | None = None
     grad_reduce_dtype: Literal["fp32", "bf16"] = "fp32"
     narrow_inputs: bool = False
     weighted_experts: bool = False
@@ -71,8 +78,10 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     def __post_init__(self) -> None:
         check_positive(self, "framework_factor", owner="stack: ")
         check_not_negative(self, "host_op_time_s", "shard_host_ops", owner="stack: ")
-        if not 0 <= self.dp_overlap <= 1:
-            raise SpecError(f"stack: dp_overlap is {self.dp_overlap}, expected 0 to 1")
+        for name in ("dp_overlap", "gather_overlap"):
+            share = getattr(self, name)
+            if share is not None and not 0 <= share <= 1:
+                raise SpecError(f"stack: {name} is {share}, expected 0 to 1")
 
 
 ORDINARY, TUNED = "ordinary", "tuned"
@@ -84,6 +93,11 @@ def factor_of(stack: Stack) -> float:
     if stack.framework_factor is not None:
         return stack.framework_factor
     return (STACKS[stack.population].framework_factor if stack.population == ORDINARY else None) or 1.0
+
+
+def gather_overlap_of(stack: Stack) -> float:
+    """Share of the gather of new parameters that runs beside the forward pass: stated, or that of the gradients."""
+    return stack.dp_overlap if stack.gather_overlap is None else stack.gather_overlap
 
 
 def host_op_time_of(stack: Stack) -> float | None:

@@ -22,6 +22,8 @@ A100 = {
     "fused": 0.0,
     "scoped_graphs": 0.0,
     "fused_experts": 0.0,
+    "deduplicated": 0.0,
+    "expert_loop": 0.0,
     "cast_bytes": 0.0,
     "kernel_time": 2e-6,
     "host_op_time": 31e-6,
@@ -35,7 +37,10 @@ A100 = {
     "contention": 0.7,
     "all_to_all_share": 0.33,
     "dp_overlap": 0.0,
+    "gather_overlap": 0.0,
     "framework_factor": 1.0,
+    "host_memory": 41e9,
+    "host_link": 25e9,
 }
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from carbon_plugin.errors import InfeasibleLayoutError
 from carbon_plugin.predict.case import layout_of, shape_of, work_of
-from carbon_plugin.predict.layer import EXPERT_BIAS_BYTES, HOST_OPS_WAIT
+from carbon_plugin.predict.layer import EXPERT_BIAS_BYTES, HOST_OPS_LOOPED, HOST_OPS_WAIT
 from carbon_plugin.predict.schedule import StepTime, device_parameters, step_time
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.model import MixtureOfExperts, TransformerModel
@@ -146,3 +146,17 @@ def test_muon_and_offload_take_longer_than_adam_on_the_device(gpt, rates) -> Non
 
     assert optimizer(optimizer="muon") > optimizer(optimizer="adamw") > optimizer(optimizer="sgd")
     assert optimizer(optimizer_offload=True) > 10 * optimizer()
+
+
+def test_a_loop_over_experts_costs_host_slots_for_every_expert_that_a_rank_holds(sparse, rates) -> None:
+    few = msgspec.structs.replace(sparse, moe=msgspec.structs.replace(sparse.moe, experts=sparse.moe.experts // 2))
+
+    def host(model: TransformerModel, **changes: float) -> float:
+        return float(step(model, rates(devices=1, **changes)).terms["host"])
+
+    added = [host(model, expert_loop=1.0) - host(model) for model in (few, sparse)]
+    assert added[1] == pytest.approx(2 * added[0])
+    slots = sparse.layers * sparse.moe.experts * sum(HOST_OPS_LOOPED) * PLAN.global_batch_size
+    assert added[1] == pytest.approx(slots * float(rates().host_op_time))
+    hooked = host(sparse, expert_loop=1.0, shard_host_ops=65.0) - host(sparse, shard_host_ops=65.0)
+    assert hooked > 1.5 * added[1]

@@ -75,3 +75,16 @@ def test_waiting_for_a_slow_network_costs_no_memory_bandwidth(rates) -> None:
     assert network.gather_time(values(1e9), values(64), values(1), slow) > network.gather_time(
         values(1e9), values(64), values(1), fast
     )
+
+
+@pytest.mark.parametrize(("ranks", "top_k"), [(8, 1), (8, 2), (8, 8), (4, 6)])
+def test_deduplicated_dispatch_sends_a_token_once_to_each_rank(rates, ranks, top_k) -> None:
+    free = {"scaleup_latency": 0.0, "all_to_all_share": 1.0, "scaleup": 1.0}
+    plain, once = (
+        float(network.all_to_all_time(values(1), values(top_k), values(ranks), rates(deduplicated=flag, **free)))
+        for flag in (0.0, 1.0)
+    )
+    assert plain == pytest.approx((ranks - 1) / ranks)
+    # Of top_k rows of a token, those that leave: one a rank that holds at least one of its experts.
+    assert once == pytest.approx((ranks - 1) * (1 - (1 - 1 / ranks) ** top_k) / top_k)
+    assert once <= plain * (1 + 1e-12)

@@ -1,0 +1,74 @@
+"""What a once-a-step exchange of gradients and parameters adds to a step that it runs beside."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from carbon_plugin.errors import SpecError
+from carbon_plugin.predict.case import layout_of, shape_of, work_of
+from carbon_plugin.predict.layer import exposed_exchange
+from carbon_plugin.predict.rates import datasheet
+from carbon_plugin.predict.schedule import step_time
+from carbon_plugin.spec.hardware import Cluster
+from carbon_plugin.spec.layout import ParallelLayout
+from carbon_plugin.spec.profiles import default_node_for, load_accelerator
+from carbon_plugin.spec.stack import Stack
+from carbon_plugin.spec.training import TrainingPlan
+
+seconds = st.floats(1e-4, 10.0)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(traffic=seconds, compute=seconds, near=st.floats(0.0, 1.0), hidden=st.floats(0.0, 1.0))
+def test_an_exchange_costs_at_least_what_does_not_fit_beside_the_compute(rates, traffic, compute, near, hidden) -> None:
+    exposed = float(exposed_exchange(traffic, near * traffic, np.float64(compute), hidden, rates()))
+    assert exposed >= (1 - hidden) * traffic + max(hidden * traffic - compute, 0.0) - 1e-9
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(traffic=seconds, near=st.floats(0.0, 1.0), hidden=st.floats(0.0, 1.0))
+def test_more_compute_never_exposes_more_of_an_exchange_whose_bytes_cost_nothing(rates, traffic, near, hidden) -> None:
+    free = rates(contention=0.0)
+    exposed = [float(exposed_exchange(traffic, near, np.float64(c), hidden, free)) for c in (0.1, 1.0, 10.0)]
+    assert exposed == sorted(exposed, reverse=True)
+
+
+def test_an_exchange_that_overlaps_nothing_is_paid_in_full(rates) -> None:
+    assert float(exposed_exchange(0.3, 0.1, np.float64(5.0), 0.0, rates())) == pytest.approx(0.3)
+
+
+def test_a_short_backward_pass_hides_less_of_the_gradients(gpt, rates) -> None:
+    layout = layout_of(ParallelLayout(dp_shard=64, zero_stage=1))
+    overlapping = rates(dp_overlap=1.0, gather_overlap=1.0, contention=0.0)
+
+    def exposed(length: int) -> float:
+        plan = TrainingPlan(seq_len=length, global_batch_size=64, steps=1)
+        return float(step_time(shape_of(gpt), layout, work_of(plan, Stack()), overlapping).terms["dp"])
+
+    assert exposed(256) > 2 * exposed(8192)
+
+
+def test_parameters_that_are_fetched_after_the_update_are_waited_for(gpt, rates) -> None:
+    layout = layout_of(ParallelLayout(dp_shard=64, zero_stage=1))
+    plan = TrainingPlan(seq_len=2048, global_batch_size=512, steps=1)
+
+    def exposed(**shares: float) -> float:
+        return float(step_time(shape_of(gpt), layout, work_of(plan, Stack()), rates(**shares)).terms["dp"])
+
+    none, gradients, both = exposed(), exposed(dp_overlap=1.0), exposed(dp_overlap=1.0, gather_overlap=1.0)
+    assert both < gradients < none
+
+
+def test_the_gather_overlaps_as_the_gradients_do_unless_it_is_stated() -> None:
+    device = load_accelerator("a100-sxm-80gb")
+    cluster = Cluster(accelerator=device, node=default_node_for(device), nodes=1, devices_per_node=8)
+    stack = Stack(dp_overlap=0.85)
+    assert float(datasheet(cluster, stack, "bf16").gather_overlap) == 0.85
+    stated = msgspec.structs.replace(stack, gather_overlap=0.0)
+    assert float(datasheet(cluster, stated, "bf16").gather_overlap) == 0.0
+    with pytest.raises(SpecError, match=r"gather_overlap is 1\.5"):
+        Stack(gather_overlap=1.5)
