@@ -19,7 +19,8 @@ from carbon_plugin.spec.stack import STACKS, Stack
 
 class Conventions(Struct, frozen=True, kw_only=True):
     """Defaults of one framework. `interleaves` says that its pipelines interleave where the row does not say,
-    `plain_modules` that norms, gates and loss are plain PyTorch. `name` is its shipped stack (`spec.stack.STACKS`), for which one factor is fitted."""
+    `plain_modules` that norms, gates and loss are plain PyTorch. `name` is its shipped stack (`spec.stack.STACKS`), for
+    which one factor is fitted."""
 
     name: str
     dropout: float = 0.0
