@@ -93,7 +93,7 @@ class Duty:
 
     def unmetered(self) -> tuple[str, ...]:
         """GPUs that processes of this host see and compute on, and that nobody meters although all have decided."""
-        claims = self._election.claims()
+        claims = self._election.claims(living=True)
         if not all(claim.settled for claim in claims):
             return ()
         seen = sorted({key for claim in claims for key in claim.sees} - set(self._election.held))

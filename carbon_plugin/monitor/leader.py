@@ -28,7 +28,7 @@ MEETINGS = "meetings"
 KEPT_S = 86_400.0
 MOST_LAUNCHES = 64
 """Launches of one shell or script in one run, beside each other or killed within a day."""
-_ALIVE, _CLAIM, _HOLD, _SEAT = ".alive", ".claim", "hold-", "rank-"
+_ALIVE, _CLAIM, _LEFT, _HOLD, _SEAT = ".alive", ".claim", ".left", "hold-", "rank-"
 
 _RETRY_S = 0.002
 """A process that only looks whether a lock is held holds it for some microseconds."""
@@ -102,17 +102,20 @@ class Election:
             with contextlib.suppress(OSError):
                 self._folder.publish(self._id + _CLAIM, msgspec.json.encode(claim))
 
-    def claims(self) -> list[Claim]:
-        """Claims of the processes that are alive, this one's too, by rank."""
+    def claims(self, *, living: bool = False) -> list[Claim]:
+        """Claims of this launch's processes, this one's too, by rank: of those that live, and unless only the `living`
+        are asked for, of those that have ended in an orderly way."""
         found = {} if self._own is None else {self._id: self._own}
         folder = self._folder
         if folder is not None:
             with contextlib.suppress(OSError):
-                for name in folder.names():
-                    member = name.removesuffix(_CLAIM)
-                    if member == name or member in found or not folder.locked(member + _ALIVE):
-                        continue
-                    claim = _decoded(folder.read(name), Claim)
+                names = folder.names()
+                for member in dict.fromkeys(name.partition(".")[0] for name in names if name.endswith((_CLAIM, _LEFT))):
+                    claim = found.get(member)
+                    if claim is None and folder.locked(member + _ALIVE):
+                        claim = _decoded(folder.read(member + _CLAIM), Claim)
+                    if claim is None and not living:
+                        claim = _decoded(folder.read(member + _LEFT), Claim)
                     if claim is not None:
                         found[member] = claim
         return sorted(found.values(), key=lambda claim: claim.rank)
@@ -146,12 +149,16 @@ class Election:
         return others
 
     def end(self) -> None:
-        """Give up everything for good, in an orderly way; the last one removes the meeting place."""
+        """Give up everything for good, in an orderly way; the last one removes the meeting place.
+
+        What this process has claimed stays until then: the leader may look only after a rank that was quick."""
         for key in self._held:
             self._write(key, "ended", time.monotonic())
         folder, top = self._folder, self._top
         if folder is not None and top is not None:
             with contextlib.suppress(OSError):
+                if self._own is not None:
+                    folder.publish(self._id + _LEFT, msgspec.json.encode(self._own))
                 for suffix in (_CLAIM, _ALIVE):
                     folder.remove(self._id + suffix)
                 if not any(name.endswith(_ALIVE) and folder.locked(name) for name in folder.names()):

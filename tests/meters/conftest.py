@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -19,14 +20,18 @@ import msgspec
 from carbon_plugin.meters.nvml import list_gpus, open_nvml_meter
 from carbon_plugin.meters.open import open_meters
 
-# The fault schedule begins when the meter is ready to open, not when this process was started.
-os.environ["NVML_SIM"] = os.environ.get("NVML_SIM", "") + f";epoch={time.monotonic()}"
+# Curves begin when the meter is ready to open, not when this process was started; faults with a time begin with `arm`.
+os.environ["NVML_SIM"] = os.environ.get("NVML_SIM", "") + f";epoch={time.monotonic()};armed={os.environ['ARMED']}"
+
+def arm():
+    open(os.environ["ARMED"], "w").close()
 
 def show(value):
     print(json.dumps(msgspec.to_builtins(value)))
 
 def watch(meter, seconds, every=0.1):
     rounds = [meter.read()]
+    arm()
     while rounds[-1][0].monotonic_s < rounds[0][0].monotonic_s + seconds:
         time.sleep(every)
         rounds.append(meter.read())
@@ -36,18 +41,25 @@ def watch(meter, seconds, every=0.1):
 
 @pytest.fixture
 def metering(metering_module: Callable[..., Any]) -> Callable[..., Any]:
-    """Run a script with `watch` and `show` under a simulator spec; what it shows last is the answer."""
+    """Run a script with `watch`, `arm` and `show` under a simulator spec; what it shows last is the answer.
+
+    The times of faults count from the first reading of `watch` on, or from `arm`.
+    """
     return metering_module
 
 
 @pytest.fixture(scope="session")
-def metering_module(simulated_nvml: Callable[..., dict[str, str]]) -> Callable[..., Any]:
+def metering_module(
+    simulated_nvml: Callable[..., dict[str, str]], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Any]:
     """The same for a job that the tests of a module share."""
+    armed = tmp_path_factory.mktemp("armed")
+    number = itertools.count()
 
     def run(spec: str, script: str, **variables: str) -> Any:
         done = subprocess.run(
             [sys.executable, "-c", PRELUDE + script],
-            env=simulated_nvml(spec, **variables),
+            env=simulated_nvml(spec, ARMED=str(armed / str(next(number))), **variables),
             capture_output=True,
             text=True,
             check=False,

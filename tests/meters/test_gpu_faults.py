@@ -45,13 +45,12 @@ FAULTS = {
 }
 
 SCRIPT = """
-from pathlib import Path
 meters = open_meters(boot_id="boot-1", include_host=False)
 rounds = [meters.read()]
 for number in range(6):
     time.sleep(2)
     rounds.append(meters.read())
-    Path(os.environ["ARMED"]).touch()
+    arm()
 show(rounds)
 """
 
@@ -67,12 +66,11 @@ class Metered(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def metered(metering_module: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Metered]:
+def metered(metering_module: Callable[..., Any]) -> dict[str, Metered]:
     watts = [300 if gpu % 2 == 0 else 400 for gpu in range(len(FAULTS))]
     faults = ",".join(f"{gpu}:{fault.spec.format(gpu=gpu)}" for gpu, fault in enumerate(FAULTS.values()))
     spec = f"gpus={len(FAULTS)};power={','.join(map(str, watts))};fault={faults}"
-    armed = tmp_path_factory.mktemp("faults") / "armed"
-    rounds = metering_module(f"{spec};armed={armed}", SCRIPT, ARMED=str(armed))
+    rounds = metering_module(spec, SCRIPT)
     found = {}
     for gpu, name in enumerate(FAULTS):
         readings = [one[gpu] for one in rounds]

@@ -1,6 +1,7 @@
 """The NVML meter on the real pynvml and the simulated driver, each fault in a process of its own.
 
-Where `speed` is 10, the fault schedule and the counter steps run ten times faster, so "@5" is half a second in.
+Where `speed` is 10, the fault schedule and the counter steps run ten times faster, so "@5" is half a second after the
+first reading, however long the process took to get there.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ def test_a_lost_gpu_is_estimated_from_its_last_power_and_its_neighbour_goes_on(m
 
 
 def test_a_lost_gpu_is_thought_to_have_changed_as_its_peers_have(metering: Metering) -> None:
-    spec = "gpus=3;power=300,steps:400@0/100@10,steps:400@0/100@10;speed=10;fault=0:lost@7"
+    spec = "gpus=3;power=300,steps:400@0/100@20,steps:400@0/100@20;speed=10;fault=0:lost@1"
     rounds = metering(spec, "meter = open_nvml_meter(); show(watch(meter, 2.5))")
     before, after = (next(one for one in rounds[at:] if one[0]["fault"] == "lost") for at in (0, -1))
     assert "estimated at 300 W" in before[0]["message"]
@@ -303,7 +304,7 @@ def test_closing_does_not_wait_for_a_read_that_hangs_in_the_driver(metering: Met
     script = """
 import threading
 meter = open_nvml_meter()
-time.sleep(0.3)
+arm()
 threading.Thread(target=meter.read, daemon=True).start()
 time.sleep(0.1)
 meter.close()
@@ -311,7 +312,7 @@ show("closed while the driver hangs")
 sys.stdout.flush()
 os._exit(0)
 """
-    assert metering("speed=10;fault=0:slow@2=600", script) == "closed while the driver hangs"
+    assert metering("speed=10;fault=0:slow@0=600", script) == "closed while the driver hangs"
 
 
 def test_a_denied_reading_is_estimated_with_its_reason_and_a_recovered_one_covers_the_gap(metering: Metering) -> None:
@@ -324,7 +325,12 @@ def test_a_denied_reading_is_estimated_with_its_reason_and_a_recovered_one_cover
     assert mean_power_w(rounds, 0) == pytest.approx(300, rel=0.1)
 
 
-CONTEXT = "meters = open_meters(); show([meters.context_changes(), (time.sleep(0.4), meters.context_changes())[1]])"
+CONTEXT = """
+meters = open_meters()
+first = meters.context_changes()
+arm()
+show([first, meters.context_changes()])
+"""
 
 
 def test_what_holds_a_gpu_back_is_told_once(metering: Metering) -> None:
@@ -347,10 +353,10 @@ def test_what_holds_a_gpu_back_is_told_once(metering: Metering) -> None:
 @pytest.mark.parametrize(
     ("fault", "news"),
     [
-        ("limit@3=350", "power limit 350 W of 700 W, SM clock 1755 MHz, not held back"),
-        ("throttle@3=96", "held back by temperature (software), temperature (hardware)"),
-        ("throttle@3=1", None),
-        ("lost@3", None),
+        ("limit@0=350", "power limit 350 W of 700 W, SM clock 1755 MHz, not held back"),
+        ("throttle@0=96", "held back by temperature (software), temperature (hardware)"),
+        ("throttle@0=1", None),
+        ("lost@0", None),
     ],
 )
 def test_another_limit_or_another_reason_is_news_and_idling_is_not(
@@ -380,6 +386,7 @@ def test_a_name_with_bytes_that_are_no_utf_8_is_replaced_and_metering_goes_on(me
 SLOW = """
 meters = open_meters(boot_id="boot-1", include_host=False)
 rounds = [meters.read()]
+arm()
 for second in (2, 4, 6):
     time.sleep(max(0.0, rounds[0][0].monotonic_s + second - time.monotonic()))
     rounds.append(meters.read())

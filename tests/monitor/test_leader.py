@@ -105,6 +105,14 @@ def test_claims_of_the_living_are_heard(holder, tmp_path):
     assert [claim.rank for claim in election.claims()] == [0]
 
 
+def test_claims_of_ranks_that_ended_early_are_heard_until_the_launch_ends(holder, tmp_path):
+    election = joined(tmp_path)
+    ended(holder)
+
+    assert [(claim.rank, claim.sees) for claim in election.claims()] == [(0, []), (1, ["GPU-1"])]
+    assert [claim.rank for claim in election.claims(living=True)] == [0]
+
+
 def test_the_last_process_of_a_launch_removes_the_meeting_place(holder, tmp_path):
     election = joined(tmp_path)
     meetings = tmp_path / OURS / MEETINGS

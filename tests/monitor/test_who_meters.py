@@ -109,9 +109,10 @@ UNMETERED = [
 ]
 """Half of a job: the other two ranks run without the plugin."""
 PLACED = [
-    Rank(environ={"JOB_GPUS": f"GPU-{81:08x}-5133-4d00-8000-000000000000", "JOB_LONGER_S": 3}) for _ in range(2)
-] + [Rank(environ={"JOB_GPUS": "", "JOB_LONGER_S": 3})]
-"""Two ranks on one GPU, and one on the CPU."""
+    Rank(environ={"JOB_GPUS": f"GPU-{81:08x}-5133-4d00-8000-000000000000", "JOB_LONGER_S": longer_s})
+    for longer_s in (0, -3)
+] + [Rank(environ={"JOB_GPUS": "", "JOB_LONGER_S": -3})]
+"""Two ranks on one GPU, and one on the CPU; the leader is still there when the others have ended."""
 SITUATIONS |= {"half of the job": UNMETERED, "two ranks on one GPU, one on none": PLACED}
 
 
