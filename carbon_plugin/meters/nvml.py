@@ -28,7 +28,6 @@ from carbon_plugin.meters.nvml_targets import (
     assumed_board,
     describe_board,
     find_device,
-    missing_target,
     target_of,
 )
 from carbon_plugin.meters.protocol import Note, Reading, Unavailable
@@ -56,8 +55,6 @@ CLOSE_WAIT_S = 0.3
 
 MIG_SPREAD = 0.5
 """Half-range of a slice's share of its GPU: neighbours may idle or work harder than it (our convention)."""
-
-NO_DEVICE = Bounds(ceiling_w=0.0, limit_w=None, source="a device that NVML does not list")
 
 _ADVICE: dict[ErrorCode, str] = {
     "no_library": "normal without NVIDIA GPUs; in a container, start it with the driver's utility capability "
@@ -125,7 +122,7 @@ class NvmlMeter:
         driver = self._driver
         if os.getpid() != self._pid or driver is None:
             return {}
-        places = {t.identity.key: t.board_uuid for t in self._targets if t.board_uuid is not None}
+        places = {target.identity.key: target.board_uuid for target in self._targets}
         try:
             return self._thread.call(lambda: _contexts(driver, places), CONTEXT_WAIT_S)
         except DriverBusyError:
@@ -155,18 +152,8 @@ class NvmlMeter:
         self.whole = self._gate.admit(now)
 
     def _reading(self, target: Target, boards: Mapping[str, Reading]) -> Reading:
-        key = target.identity.key
-        if target.board_uuid is None:
-            return Reading(
-                key=key,
-                monotonic_s=self._clock(),
-                energy_j=None,
-                kind="absent",
-                fault="lost",
-                message=f"{key} is reserved, but NVML does not list it",
-            )
         whole = boards[target.board_uuid]
-        return whole if target.share is None else _share(whole, key, target.share)
+        return whole if target.share is None else _share(whole, target.identity.key, target.share)
 
 
 def open_nvml_meter(
@@ -181,7 +168,8 @@ def open_nvml_meter(
     """Open a meter on the job's GPUs, or say why there is none.
 
     `selection` fixes the GPUs; without it `reserved` (UUIDs, prefixes, NVML indices) or the environment decides, see
-    `selection.select_devices`. `accelerator` is the profile that matching GPUs are marked with.
+    `selection.select_devices`. What is reserved and does not answer is no device of the meter, and in its
+    `selection.missing`. `accelerator` is the profile that matching GPUs are marked with.
     """
     opened = _open_driver()
     if isinstance(opened, Unavailable):
@@ -192,11 +180,8 @@ def open_nvml_meter(
     targets: list[Target] = []
     for uuid in chosen.uuids:
         gpu, part = find_device(inventory, uuid)
-        if gpu is None:
-            targets.append(missing_target(uuid))
-            continue
-        targets.append(target_of(boards[gpu.uuid], part, accelerator))
-    targets += [missing_target(name) for name in chosen.missing]
+        if gpu is not None:
+            targets.append(target_of(boards[gpu.uuid], part, accelerator))
     notes = [
         Note(
             "gpu_selection",
@@ -305,8 +290,6 @@ def _contexts(driver: NvmlDriver, places: Mapping[str, str]) -> dict[str, GpuCon
 
 
 def _bounds(target: Target, of_boards: Mapping[str, Bounds]) -> Bounds:
-    if target.board_uuid is None:
-        return NO_DEVICE
     bounds = of_boards[target.board_uuid]
     return bounds if target.share is None else bounds.scaled(target.share)
 

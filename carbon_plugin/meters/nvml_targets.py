@@ -68,11 +68,10 @@ class Board(Struct, frozen=True, kw_only=True):
 
 
 class Target(Struct, frozen=True, kw_only=True):
-    """One metered device: its identity, the GPU that it is or belongs to (None if NVML lists none), and for a MIG
-    slice its share of that GPU."""
+    """One metered device: its identity, the GPU that it is or belongs to, and for a MIG slice its share of it."""
 
     identity: DeviceIdentity
-    board_uuid: str | None
+    board_uuid: str
     share: float | None = None
 
 
@@ -145,20 +144,6 @@ def target_of(board: Board, part: Slice | None, accelerator: Accelerator | None)
         share=part.share if part else None,
     )
     return Target(identity=identity, board_uuid=gpu.uuid, share=part.share if part else None)
-
-
-def missing_target(name: str) -> Target:
-    """A device that is reserved but that NVML does not list: it is counted as not measured."""
-    identity = DeviceIdentity(
-        key=name,
-        name=name,
-        rung="gpu",
-        scope="gpu",
-        meter="none",
-        energy_kind="absent",
-        note="reserved, but NVML does not list it",
-    )
-    return Target(identity=identity, board_uuid=None)
 
 
 def _accuracy(board: Board) -> Accuracy:

@@ -20,7 +20,7 @@ _OF_A_DRIVER = (HANGS, "nvml_version_mismatch", "nvml_permission")
 """Problems that only a driver can cause that is there; a library or a kernel module that is missing shows nothing."""
 
 UNANSWERED = "nvml_gpu_unanswered"
-"""Kind of the problem of GPUs that the driver counts and that do not answer it."""
+"""Kind of the problem of GPUs that the driver counts and that do not answer it, or that are named and not counted."""
 
 
 def shows_driver(problem: Unavailable, environ: Mapping[str, str]) -> bool:
@@ -30,26 +30,30 @@ def shows_driver(problem: Unavailable, environ: Mapping[str, str]) -> bool:
 
 
 def unanswered_gpus(inventory: Inventory, chosen: DeviceSelection, environ: Mapping[str, str]) -> UnreadGpus | None:
-    """The job's GPUs that the driver counts and that do not answer it; None where all do. Those that `chosen` calls
-    missing are devices already."""
-    if not inventory.problems or (chosen.source == "explicit" and not chosen.unanswered):
-        return None
-    code, sentence = inventory.problems[0]
+    """The job's GPUs that do not answer the driver, or that are named and that it does not even count; None where all
+    answer."""
     counted = len(inventory.gpus) + len(inventory.problems)
-    known = len(chosen.uuids) + len(chosen.missing) + chosen.hidden
     count, evidence = len(inventory.problems), f"the driver counts {counted}, and {len(inventory.gpus)} answer"
     given = _given(environ)
-    if chosen.unanswered:
-        count, evidence = len(chosen.unanswered), f"{chosen.reason}; {evidence}"
+    if chosen.missing:
+        count, evidence = len(chosen.missing), f"{chosen.reason}; {evidence}"
+    elif chosen.source == "explicit" or not inventory.problems:
+        return None
     elif given is not None:
         name, words = given
-        count, evidence = min(len(words), counted) - known, f"{name} lists {len(words)}; {evidence}"
+        count = min(len(words), counted) - len(chosen.uuids) - chosen.hidden
+        evidence = f"{name} lists {len(words)}; {evidence}"
+    sentences = [sentence for _, sentence in inventory.problems[:1]]
+    uncounted = chosen.missing[len(inventory.problems) :]
+    if uncounted:
+        sentences.append(f"the driver counts no GPU with the name {' or '.join(uncounted)}")
+    denied = not uncounted and all(code != "lost" for code, _ in inventory.problems)
     problem = Unavailable(
         kind=UNANSWERED,
-        reason=sentence,
-        advice="nvidia-smi and the kernel log say more; a GPU that is lost needs a reset or a reboot"
-        if code == "lost"
-        else "see whether nvidia-smi can read it as this user",
+        reason="; ".join(sentences),
+        advice="see whether nvidia-smi can read it as this user"
+        if denied
+        else "nvidia-smi and the kernel log say more; a GPU that is lost needs a reset or a reboot",
     )
     return _unread(problem, max(0, count), evidence)
 

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from carbon_plugin.meters.nvml_driver import Gpu
 from carbon_plugin.spec.amounts import plural, verb
@@ -26,17 +25,17 @@ class DeviceSelection(Struct, frozen=True, kw_only=True):
     """The GPUs of a job on this node.
 
     `uuids` are UUIDs of whole GPUs or of MIG devices, in the order of the source (so that `visible_devices` answers
-    in CUDA order). `reason` says how they were found. `missing` was asked for but NVML does not list it; `unanswered`
-    was asked for and stands for GPUs that NVML counts and that do not answer. `hidden` is how many GPUs the job has on
-    this node that other processes see instead. `assumptions` are sentences that the ledger must carry.
+    in CUDA order). `reason` says how they were found. `missing` was asked for and is the name of no GPU that answers.
+    `hidden` is how many GPUs the job has on this node that other processes see instead. `cut_off` says what CUDA leaves
+    out of a list that it cannot take whole. `assumptions` are sentences that the ledger must carry, that one too.
     """
 
     uuids: tuple[str, ...]
     source: SelectionSource
     reason: str
     missing: tuple[str, ...] = ()
-    unanswered: tuple[str, ...] = ()
     hidden: int = 0
+    cut_off: str | None = None
     assumptions: tuple[str, ...] = ()
 
 
@@ -49,17 +48,8 @@ def select_devices(
     """The reserved GPUs: from the caller, else from SLURM, else from what CUDA may see, else all that NVML shows.
 
     `explicit` holds UUIDs, unambiguous UUID prefixes or NVML indices. `unanswered` is how many GPUs NVML counts beside
-    `gpus` that do not answer: so many names that are not found are taken to be theirs.
+    `gpus` that do not answer.
     """
-    chosen = _selected(gpus, environ, explicit, unanswered)
-    if not (unanswered and chosen.missing):
-        return chosen
-    return replace(chosen, unanswered=chosen.missing[:unanswered], missing=chosen.missing[unanswered:])
-
-
-def _selected(
-    gpus: Sequence[Gpu], environ: Mapping[str, str], explicit: Sequence[str | int] | None, unanswered: int
-) -> DeviceSelection:
     if explicit is not None:
         return _resolved(gpus, [str(item) for item in explicit], "explicit", "named by the caller")
     slurm = _slurm_variable(environ)
@@ -84,7 +74,7 @@ def visible_devices(gpus: Sequence[Gpu], environ: Mapping[str, str], unanswered:
 
     Follows the rules of CUDA_VISIBLE_DEVICES: indices, UUIDs or their prefixes; the list ends at the first item that
     names no device; a device named twice leaves none; empty or -1 hides all. The name of a GPU that does not answer, of
-    which there are `unanswered`, does not end the list.
+    which there are `unanswered`, does not end the list: it is missing.
     """
     value = environ.get("CUDA_VISIBLE_DEVICES")
     listed = [gpu.uuid for gpu in gpus]
@@ -96,22 +86,34 @@ def visible_devices(gpus: Sequence[Gpu], environ: Mapping[str, str], unanswered:
     by_index = re.match(r"\s*-?\d", value) is not None
     uuids: list[str] = []
     lost: list[str] = []
-    for word in value.split(","):
-        uuid = _by_leading_index(gpus, word) if by_index else _by_prefix(gpus, word.strip())
+    words = [word.strip() for word in value.split(",")]
+    cut_off = None
+    for word in words:
+        uuid = _by_leading_index(gpus, word) if by_index else _by_prefix(gpus, word)
         if uuid is not None:
             uuids.append(uuid)
-        elif len(lost) < unanswered and _may_name(word.strip(), len(gpus) + unanswered):
-            lost.append(word.strip())
+        elif len(lost) < unanswered and _may_name(word, len(gpus) + unanswered):
+            lost.append(word)
         else:
+            if word and not word.startswith("-"):  # those are how a list is meant to end
+                cut_off = (
+                    f"CUDA_VISIBLE_DEVICES={value} names {word}, which is no GPU that the driver counts: CUDA ends the "
+                    f"list there, so that the job sees {plural(len(uuids), 'GPU')}"
+                )
             break
     if len(set(uuids)) != len(uuids):
         uuids = []
+        cut_off = f"CUDA_VISIBLE_DEVICES={value} names a GPU twice: CUDA then shows the job none"
     return DeviceSelection(
         uuids=tuple(uuids),
         source="cuda_visible_devices",
         reason=f"CUDA_VISIBLE_DEVICES={value}",
-        unanswered=tuple(lost),
-        assumptions=_order_caveat(gpus, environ) if by_index else (),
+        missing=tuple(lost),
+        cut_off=cut_off,
+        assumptions=(
+            *((cut_off,) if cut_off else ()),
+            *(_order_caveat(gpus, environ) if by_index else ()),
+        ),
     )
 
 
@@ -160,7 +162,7 @@ def _resolved(gpus: Sequence[Gpu], words: Sequence[str], source: SelectionSource
         (missing if uuid is None else found).append(word if uuid is None else uuid)
     inside = {part.uuid for gpu in gpus if gpu.uuid in found for part in gpu.slices}
     uuids = tuple(dict.fromkeys(uuid for uuid in found if uuid not in inside))
-    return DeviceSelection(uuids=uuids, source=source, reason=reason, missing=tuple(missing))
+    return DeviceSelection(uuids=uuids, source=source, reason=reason, missing=tuple(dict.fromkeys(missing)))
 
 
 def _words(value: str) -> list[str]:

@@ -25,12 +25,14 @@ Reserved = Sequence[str | int] | None
 
 class Hardware(Struct, frozen=True, kw_only=True):
     """The GPUs that the job has on this host, and the profile of the first one's model. `unread` are GPUs that there
-    are although no driver answers for them, or that do not answer it."""
+    are although no driver answers for them, or that do not answer it; `cut_off` says what CUDA leaves out of the list
+    of those that were named."""
 
     reserved: Reserved
     keys: tuple[str, ...]
     accelerator: Observed | None
     unread: UnreadGpus | None = None
+    cut_off: str | None = None
 
 
 def look_at_hardware(settings: Settings, shown: Inventory | Unavailable, environ: Mapping[str, str]) -> Hardware:
@@ -46,9 +48,10 @@ def look_at_hardware(settings: Settings, shown: Inventory | Unavailable, environ
     profile = match_device_name(names[0]) if names else None
     return Hardware(
         reserved=reserved,
-        keys=(*chosen.uuids, *chosen.missing),
+        keys=chosen.uuids,
         accelerator=Observed(profile, f"NVML calls the GPU {names[0]}") if profile else None,
         unread=unanswered_gpus(shown, chosen, environ),
+        cut_off=chosen.cut_off,
     )
 
 

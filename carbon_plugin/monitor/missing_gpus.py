@@ -49,22 +49,26 @@ def unread_power(settings: Settings, accelerator: Accelerator | None, *, usable:
     return Figure(known[len(known) // 2].value, low, high, "W", "assumed", source)
 
 
-def warning_of(meters: MeterSet, settings: Settings) -> tuple[str | None, str] | None:
+def warning_of(meters: MeterSet, settings: Settings, cut_off: str | None) -> tuple[str | None, str] | None:
     """What the user must know at the start about GPUs that are not metered, and the kind of event that the ledger gets
-    (None where the meters' own event says it); None where all are metered, or there are none."""
-    unread, named = meters.unread, named_gpu(settings)
-    silent_gpus = [d for d in meters.devices if d.rung == "gpu" and d.energy_kind == "absent"]
-    if unread is None and silent_gpus:
-        count, keys = len(silent_gpus), ", ".join(device.key for device in silent_gpus)
-        return (
-            None,
-            f"{plural(count, 'GPU')} {verb(count, 'is', 'are')} not metered ({keys}): {silent_gpus[0].note}. "
-            "What can be said of their energy is in the totals as an estimate, with a range",
-        )
+    (None where the meters' own event says it); None where all are metered, or there are none. `cut_off` is what CUDA
+    leaves out of those that were named."""
+    unread, silent, named = meters.unread, meters.silent, named_gpu(settings)
+    sentences = [cut_off] if cut_off else []
     if unread is not None:
         advice = f" ({unread.problem.advice})" if unread.problem.advice else ""
-        return None, f"{unread.sentence}{advice}. Their energy is in the totals as an estimate, with a range"
-    silent = meters.silent
+        sentences.append(f"{unread.sentence}{advice}")
+    silent_gpus = [d for d in meters.devices if d.rung == "gpu" and d.energy_kind == "absent"]
+    if silent_gpus:
+        count, keys = len(silent_gpus), ", ".join(device.key for device in silent_gpus)
+        many = f"{plural(count, 'GPU')} {verb(count, 'is', 'are')}"
+        sentences.append(f"{many} not metered ({keys}): {silent_gpus[0].note}")
+    if silent_gpus:
+        sentences.append("What can be said of their energy is in the totals as an estimate, with a range")
+    elif unread is not None:
+        sentences.append("Their energy is in the totals as an estimate, with a range")
+    if sentences:
+        return None, ". ".join(sentences)
     if silent is not None:
         advice = f" ({silent.advice})" if silent.advice else ""
         return (

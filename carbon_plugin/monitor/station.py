@@ -272,7 +272,7 @@ class Station:
             host=task.host,
             nodes=self._ranks.nodes,
         )
-        warning = warning_of(meters, self._settings) if task.host else None
+        warning = warning_of(meters, self._settings, self._hardware.cut_off) if task.host else None
         if warning is not None:
             kind, sentence = warning
             logger.warning("carbon_plugin: %s", sentence)

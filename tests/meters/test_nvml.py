@@ -86,11 +86,11 @@ def test_a_lost_gpu_is_thought_to_have_changed_as_its_peers_have(metering: Meter
 
 
 def test_a_gpu_that_was_lost_before_the_start_is_a_problem_and_is_not_metered(metering: Metering) -> None:
-    script = "meter = open_nvml_meter(reserved=[0, 1]); show([meter.devices, meter.notes, meter.read()])"
-    devices, notes, readings = metering("gpus=2;fault=1:lost", script)
-    assert [device["energy_kind"] for device in devices] == ["counter", "absent"]
+    script = "meter = open_nvml_meter(reserved=[0, 1]); show([meter.devices, meter.notes, meter.selection.missing])"
+    devices, notes, missing = metering("gpus=2;fault=1:lost", script)
+    assert [device["energy_kind"] for device in devices] == ["counter"]
     assert ["nvml_problem", "GPU with NVML index 1 does not answer: NVML error 15: GPU is lost"] in notes
-    assert (readings[1]["energy_j"], readings[1]["kind"], readings[1]["fault"]) == (None, "absent", "lost")
+    assert missing == ["1"]
 
 
 def test_a_counter_reset_is_reported_once_and_the_gap_is_estimated(metering: Metering) -> None:

@@ -114,6 +114,29 @@ def test_the_caller_names_gpus_by_index_uuid_or_prefix_and_each_counts_once() ->
     assert selection.source == "explicit"
 
 
+@pytest.mark.parametrize(
+    ("value", "uuids", "cut_off"),
+    [
+        ("0,9,1", (UUIDS[0],), "names 9, which is no GPU that the driver counts"),
+        (f"{UUIDS[1]},GPU-gone", (UUIDS[1],), "names GPU-gone, which is no GPU that the driver counts"),
+        ("1,1", (), "names a GPU twice"),
+        ("0,-1,1", (UUIDS[0],), None),
+        ("", (), None),
+    ],
+)
+def test_a_list_that_cuda_cuts_off_says_so_unless_it_is_meant_to_end(
+    value: str, uuids: tuple[str, ...], cut_off: str | None
+) -> None:
+    selection = select_devices(FOUR, {"CUDA_VISIBLE_DEVICES": value})
+    assert selection.uuids == uuids
+    assert selection.missing == ()
+    assert (
+        (cut_off in selection.cut_off and selection.cut_off in selection.assumptions)
+        if cut_off
+        else (selection.cut_off is None)
+    )
+
+
 def test_a_mig_device_is_found_by_its_uuid_and_not_beside_its_whole_gpu() -> None:
     slices = (Slice("MIG-1111", "H100 MIG 3g", 3 / 7), Slice("MIG-2222", "H100 MIG 4g", 4 / 7))
     gpus = [gpu(0, slices=slices), gpu(1)]

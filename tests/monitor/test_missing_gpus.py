@@ -177,15 +177,31 @@ def test_planned_gpus_of_which_nothing_shows_one_are_said(job, plan, tmp_path):
     assert "no GPU of the plan was seen" in render_text(summary).splitlines()[-1]
 
 
+def test_gpus_that_cuda_leaves_out_of_a_list_are_said(job, tmp_path):
+    process = job("close", tmp_path / "run", 0.5, CUDA_VISIBLE_DEVICES="1,5,0")
+    ended = Ended(tmp_path / "run", process)
+    (line,) = [line for line in ended.errors.splitlines() if "CUDA ends the list there" in line]
+
+    assert "names 5" in line
+    assert (ended.summary.coverage.gpus, ended.summary.coverage.gpus_measured) == (1, 1)
+    assert ended.summary.by_rung["gpu"].estimated_j == 0
+
+
 def test_what_can_be_metered_is_metered_beside_what_cannot(simulated_nvml, plan, tmp_path):
     (tmp_path / "forecast.json").write_bytes(msgspec.json.encode(plan))
-    first, second = (f"GPU-00000051-5133-4d00-8000-00000000000{index}" for index in range(2))
+    first, second, third = (f"GPU-00000051-5133-4d00-8000-00000000000{index}" for index in range(3))
+    fallen = f"power=400;uuid={second}"
     lost = "gpus=2;power=300,400;fault=0:lost"
     cases: dict[str, tuple[str, dict[str, str], tuple[int, int], str]] = {
         "by index": (lost, {"CUDA_VISIBLE_DEVICES": "0,1"}, (2, 1), "1 GPU is not metered"),
         "by UUID": (lost, {"CUDA_VISIBLE_DEVICES": f"{first},{second}"}, (2, 1), "1 GPU is not metered"),
         "by container": (lost, {"NVIDIA_VISIBLE_DEVICES": "0,1"}, (2, 1), "1 GPU is not metered"),
         "silent": ("gpus=2;power=300,400;fault=0:no_counter,0:no_power", {}, (2, 1), "1 GPU is not metered"),
+        "uncounted, by ordinal": (fallen, {"GPU_DEVICE_ORDINAL": "0,5"}, (2, 1), "no GPU with the name 5"),
+        "uncounted, by SLURM": (fallen, {"SLURM_JOB_GPUS": "0,7"}, (2, 1), "no GPU with the name 7"),
+        "lost and silent": (
+            "gpus=3;power=300,400;fault=0:lost,2:no_counter,2:no_power", {}, (3, 1), f"not metered ({third})"
+        ),
         "planned": (
             "fault=init:version_mismatch", {"JOB_PLAN": f"{tmp_path}/forecast.json"}, (8, 0), "8 GPUs are not metered"
         ),
