@@ -72,7 +72,7 @@ SOURCES = {
     "maxtextv5e": ("MaxText, TPU v5e", ""),
     "nemotronh": ("dgxc Nemotron-H 56B, H100", ""),
     "milabench": ("milabench BERT, one device", ""),
-    "litgpt": ("LitGPT, adapters", ""),
+    "litgpt": ("LitGPT", ""),
     "bionemo": ("BioNeMo, H100", ""),
 }
 """Headings and the floor / aim of the project's fidelity target, in the order of the table."""

@@ -32,6 +32,21 @@ def test_one_odd_source_does_not_set_the_spread() -> None:
     assert random_effects(errors, np.arange(5).astype(str)).between < 0.1
 
 
+def test_a_source_whose_rows_differ_much_counts_as_much_as_one_whose_rows_agree() -> None:
+    draw = np.random.default_rng(11)
+    spreads = np.repeat([0.02, 0.12], 100)
+    errors = np.concatenate([draw.normal(0, spread, 30) for spread in spreads])
+    found = random_effects(errors, np.repeat(np.arange(200).astype(str), 30))
+    assert found.within == pytest.approx(float(np.sqrt(np.mean(spreads**2))), rel=0.1)
+
+
+def test_more_than_one_source_of_ten_is_no_exception() -> None:
+    near, far = [0.02, -0.02, 0.03, -0.03, 0.02], [0.5, 0.6]
+    found = random_effects(np.array(near + far), np.arange(7).astype(str))
+    assert found.sources == 6
+    assert found.between > 0.15
+
+
 @pytest.mark.parametrize("kind", EFFECTS)
 def test_intervals_hold_the_prediction_and_grow_with_what_is_not_known(kind) -> None:
     plain, assumed = spread_of(kind), spread_of(kind, assumed=True)
