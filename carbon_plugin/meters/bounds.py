@@ -19,7 +19,8 @@ class Bounds(Struct, frozen=True, kw_only=True):
 
     `ceiling_w` is the most that its mean power over a stretch can be; `idle_w` and `limit_w` are the low and the high
     end of what it draws in use, between which an estimate lies (`limit_w` None: nobody knows). `source` says in a few
-    words where they are from. `lag_s` is how old the value of a counter can be.
+    words where they are from. `lag_s` is how old the value of a counter can be. `always_draws` is for a device that
+    cannot draw nothing while it answers: a power of 0 W or a counter that stands still is a fault of it.
     """
 
     ceiling_w: float
@@ -27,6 +28,7 @@ class Bounds(Struct, frozen=True, kw_only=True):
     source: str
     idle_w: float = 0.0
     lag_s: float = LAG_S
+    always_draws: bool = False
 
     @property
     def most(self) -> str:
@@ -46,7 +48,8 @@ class Bounds(Struct, frozen=True, kw_only=True):
 
 def possible_power(power_w: float, bounds: Bounds) -> bool:
     """Whether a device can have drawn this power at a moment."""
-    return isfinite(power_w) and 0 <= power_w <= bounds.ceiling_w * SPIKE
+    drawn = power_w > 0 if bounds.always_draws else power_w >= 0
+    return isfinite(power_w) and drawn and power_w <= bounds.ceiling_w * SPIKE
 
 
 def possible_energy(energy_j: float, elapsed_s: float, bounds: Bounds) -> bool:

@@ -56,13 +56,14 @@ class Board(Struct, frozen=True, kw_only=True):
         gpu = self.gpu
         limit_w = gpu.power_limit_w or gpu.most_power_w
         if limit_w is None:
-            return Bounds(ceiling_w=ANY_GPU_W, limit_w=None, source="the most of any accelerator")
+            return Bounds(ceiling_w=ANY_GPU_W, limit_w=None, source="the most of any accelerator", always_draws=True)
         beside_w = GRACE_W if self.module else 0.0
         most_w = max(limit_w, gpu.most_power_w or 0.0)
         return Bounds(
             ceiling_w=HEADROOM * most_w + beside_w,
             limit_w=limit_w + beside_w,
             idle_w=IDLE_SHARE * limit_w,
+            always_draws=True,
             source=f"its power limit of {most_w:.0f} W" + (", and what is beside it on the module" if beside_w else ""),
         )
 

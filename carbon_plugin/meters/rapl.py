@@ -141,7 +141,6 @@ class _Counter:
             averaging="instant",
             stuck_after_s=STUCK_AFTER_S,
             counter_spread=RAPL_SPREAD,
-            always_draws=True,
         )
         self._clock = clock
         self._wrapped_j = 0.0
@@ -192,13 +191,14 @@ class Platform(Struct, frozen=True, kw_only=True):
         whole = self.cpu_tdp if scope == "package" else self.dram
         if whole is None:
             most_w = MOST_W[scope]
-            return Bounds(ceiling_w=most_w, limit_w=None, source=f"the most of any {scope}")
+            return Bounds(ceiling_w=most_w, limit_w=None, source=f"the most of any {scope}", always_draws=True)
         idle, full = (CPU_IDLE_SHARE[1], CPU_FULL_SHARE[2]) if scope == "package" else (1.0, 1.0)
         ceiling_w = min(MOST_W[scope], max(HEADROOM * whole.high, 50.0))
         return Bounds(
             ceiling_w=ceiling_w,
             limit_w=min(ceiling_w, full * whole.high / parts),
             idle_w=idle * whole.low / parts,
+            always_draws=True,
             source=f"{HEADROOM:g} times what this machine's {scope} can draw",
         )
 

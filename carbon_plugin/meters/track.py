@@ -56,8 +56,7 @@ class Traits(Struct, frozen=True, kw_only=True):
 
     `bounds` are what it can draw, `averaging` what its power reading means. The others are those of a GPU unless
     stated: the longest interval that integration is right for, how long a counter may stand still under power, and
-    relative half-ranges. `always_draws` is for a device that cannot draw nothing: its counter may not stand still even
-    where no power is told.
+    relative half-ranges.
     """
 
     bounds: Bounds
@@ -66,7 +65,6 @@ class Traits(Struct, frozen=True, kw_only=True):
     stuck_after_s: float = STUCK_AFTER_S
     counter_spread: float = COUNTER_SPREAD
     stated_power_spread: float | None = None
-    always_draws: bool = False
 
     @property
     def power_spread(self) -> float:
@@ -147,7 +145,8 @@ def advance(track: Track, sample: Sample, traits: Traits) -> Step:
     clean = _possible(sample, traits.bounds)
     step = _advance(track, clean, traits)
     if step.fault is None and sample.power_w is not None and clean.power_w is None:
-        message = f"a power of {sample.power_w:.4g} W is not possible with {traits.bounds.most}"
+        within = f"with {traits.bounds.most}" if sample.power_w else "for a device that answers"
+        message = f"a power of {sample.power_w:.4g} W is not possible {within}"
         step = replace(step, fault="power_implausible", message=message)
     return _compared(track, step, clean, traits)
 
@@ -195,7 +194,7 @@ def _by_counter(track: Track, sample: Sample, moved_j: float, traits: Traits) ->
 def _standing(track: Track, sample: Sample, traits: Traits) -> Step:
     """The counter did not move: normal between two of its steps, a fault if power has been flowing for long."""
     still_s = sample.monotonic_s - track.moved_s
-    draws = traits.always_draws if sample.power_w is None else sample.power_w > 0
+    draws = traits.bounds.always_draws if sample.power_w is None else sample.power_w > 0
     if still_s < traits.stuck_after_s or not draws:
         kept = replace(track, power_w=_known(sample.power_w, track.power_w))
         return Step(track=kept, energy=kept.energy, kind="counter")

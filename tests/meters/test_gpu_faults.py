@@ -41,6 +41,9 @@ FAULTS = {
     ),
     "lost for 6 s": Fault("lost@0.7-6.7", "lost"),
     "lost for good": Fault("lost@0.7", "lost", in_range=True),
+    "sticks, and power is 0 W": Fault("stuck@0.7,{gpu}:power_reads@0.7=0", "counter_stuck", in_range=True),
+    "sticks, and tells no power": Fault("no_power,{gpu}:stuck@0.7", "counter_stuck", in_range=True),
+    "no counter, and power is 0 W": Fault("no_counter,{gpu}:power_reads=0", "power_implausible", in_range=True),
     "no fault": Fault("throttle=1", ""),
 }
 

@@ -6,7 +6,7 @@
 #include <stddef.h>
 
 enum {
-    MAX_GPUS = 16,
+    MAX_GPUS = 24,
     MAX_FAULTS = 64,
     MAX_SLICES = 7,
     MAX_STEPS = 32,
