@@ -69,7 +69,7 @@ class Neighbours:
             scratch.close()
 
     def look(self) -> None:
-        """See who is there."""
+        """See who is there, or has been since this run began."""
         folder, others = self._folder, []
         if folder is None:
             return
@@ -79,11 +79,19 @@ class Neighbours:
                 continue
             with contextlib.suppress(OSError, msgspec.MsgspecError):
                 tenant = msgspec.json.decode(folder.read(name) or b"", type=Tenant)
-                if tenant.until_s is not None or folder.locked(other + _ALIVE):
+                if tenant.until_s is None:
+                    there = folder.locked(other + _ALIVE)
+                    gone_s = 0.0 if there else folder.age_s(name, time.time())
+                else:
+                    gone_s = time.monotonic() - tenant.until_s
+                    if gone_s < 0:  # it ended before the machine was started again
+                        gone_s = folder.age_s(name, time.time())
+                        there = False
+                    else:
+                        there = tenant.until_s > self._own.since_s
+                if there:
                     others.append(tenant)
-                elif folder.age_s(name, time.time()) > KEPT_S:
-                    self._forget(folder, other)  # it was killed
-                if tenant.until_s is not None and time.monotonic() - tenant.until_s > KEPT_S:
+                if gone_s > KEPT_S:
                     self._forget(folder, other)
         self._others = others
 

@@ -68,6 +68,16 @@ def test_a_run_that_was_killed_is_not_there_any_more(joined):
     assert first.part_of("GPU-0", 10.0, 20.0) == 1.0
 
 
+def test_a_run_that_ended_before_is_no_neighbour(joined):
+    at_s = time.monotonic() - 10
+    joined("a", "1", ["GPU-0"], at_s).end(at_s + 4)
+    second = joined("b", "2", ["GPU-0"], at_s + 5)
+    second.look()
+
+    assert second.news() is None
+    assert second.part_of("GPU-0", at_s + 5, at_s + 10) == 1.0
+
+
 def test_another_run_is_said_once(joined):
     first = joined("a", "1", ["GPU-0", "GPU-1"], 0.0)
     joined("b", "2", ["GPU-1"], 0.0)
