@@ -120,7 +120,7 @@ def add_up(audited: Sequence[tuple[Path, AuditSummary]], name: str | None = None
     others = sum(summary.run.programme != name for _, summary in audited)
     members = [_Audited(*pair) for pair in audited if pair[1].run.programme == name]
     if not members:
-        raise ReportError(f"programme {name!r}: none of {plural(len(audited), 'run')} belongs to it")
+        raise ReportError(f"programme {name!r}: none of the {plural(len(audited), 'run')} belongs to it")
     distinct, copies = _distinct(members)
     runs = [_run(one) for one in distinct]
     missing = [role for role in ROLES if all(run.role != role for run in runs)]
@@ -151,7 +151,7 @@ def _only_programme(summaries: Sequence[AuditSummary]) -> str:
         return names[0]
     if not names:
         raise ReportError(
-            f"none of {plural(len(summaries), 'run')} states a programme; start runs with programme and role, in "
+            f"none of the {plural(len(summaries), 'run')} states a programme; start runs with programme and role, in "
             "the spec or in the monitor's arguments"
         )
     raise ReportError(f"the runs belong to several programmes ({', '.join(names)}), expected one: name it")

@@ -39,12 +39,12 @@ def test_layers_in_no_parameter_count_are_named_for_a_preset_too(capsys: pytest.
     assert "11.6 B parameters more in 1 layer" in shown
 
 
-def test_a_hybrid_says_that_its_step_is_not_validated(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_hybrid_says_that_few_measurements_validate_its_step(capsys: pytest.CaptureFixture[str]) -> None:
     shown = said(capsys, "--model", str(CONFIGS / "kimi-linear-48b.json"), "--nodes", "8")
 
     assert "49.1 B parameters" in shown
     assert "20 kimi_delta, 7 latent attention" in shown
-    assert "which no measurement has validated" in shown
+    assert "which few measurements have validated" in shown
 
 
 def test_kinds_of_layers_that_are_one_word_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -60,7 +60,7 @@ FAULTS = (
     "carbon_plugin.ledger.writer:LedgerWriter.write",
     "carbon_plugin.ledger.writer:LedgerWriter.close",
     "carbon_plugin.monitor.recorder:cut",
-    "carbon_plugin.monitor.recorder:energies",
+    "carbon_plugin.monitor.lead:energies",
     "carbon_plugin.monitor.recorder:NodeRecorder.close",
     "carbon_plugin.monitor.spans:SpanTracker.observe",
     "carbon_plugin.monitor.totals:FileTotals.add",
