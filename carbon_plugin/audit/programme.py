@@ -151,7 +151,7 @@ def _only_programme(summaries: Sequence[AuditSummary]) -> str:
         return names[0]
     if not names:
         raise ReportError(
-            f"none of the {plural(len(summaries), 'run')} states a programme; start runs with programme and role, in "
+            f"none of {plural(len(summaries), 'run')} states a programme; start runs with programme and role, in "
             "the spec or in the monitor's arguments"
         )
     raise ReportError(f"the runs belong to several programmes ({', '.join(names)}), expected one: name it")
