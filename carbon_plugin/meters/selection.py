@@ -125,6 +125,16 @@ def _slurm_variable(environ: Mapping[str, str]) -> str | None:
     return next((name for name in order if environ.get(name)), None)
 
 
+def _has_tasks_with_gpus_of_their_own(environ: Mapping[str, str]) -> bool:
+    """Whether other tasks of the step may see the GPUs of this node that this task does not see.
+
+    `SLURM_STEP_TASKS_PER_NODE` is "1" under a launcher that starts the ranks itself, and like "8(x2)" where each rank
+    is a task, perhaps in a container that shows one GPU.
+    """
+    tasks = re.match(r"\d+", environ.get("SLURM_STEP_TASKS_PER_NODE", ""))
+    return any(variable in environ for variable in _SLURM_PER_TASK) or (tasks is not None and int(tasks[0]) > 1)
+
+
 def _from_slurm(gpus: Sequence[Gpu], name: str, environ: Mapping[str, str]) -> DeviceSelection:
     words = _words(environ[name])
     reason = f"{name}={environ[name]}"
@@ -133,7 +143,7 @@ def _from_slurm(gpus: Sequence[Gpu], name: str, environ: Mapping[str, str]) -> D
         return DeviceSelection(
             uuids=tuple(gpu.uuid for gpu in gpus), source="slurm", reason=f"{reason}, as many as NVML shows"
         )
-    if 0 < len(gpus) < len(words) and any(variable in environ for variable in _SLURM_PER_TASK):
+    if 0 < len(gpus) < len(words) and _has_tasks_with_gpus_of_their_own(environ):
         # Each task sees its own GPUs only; the numbers are the node's, so they say nothing about which.
         hidden = len(words) - len(gpus)
         return DeviceSelection(

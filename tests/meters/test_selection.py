@@ -95,12 +95,20 @@ def test_what_slurm_names_and_nvml_does_not_list_is_missing_not_forgotten() -> N
     assert selection.missing == ("9",)
 
 
-@pytest.mark.parametrize("variable", ["SLURM_GPUS_PER_TASK", "SLURM_TRES_PER_TASK"])
-def test_gpus_that_slurm_gave_to_other_tasks_are_theirs_to_meter_and_not_missing(variable: str) -> None:
-    selection = select_devices(FOUR[:1], {"SLURM_STEP_GPUS": "0-3", variable: "1"})
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("SLURM_GPUS_PER_TASK", "1"), ("SLURM_TRES_PER_TASK", "1"), ("SLURM_STEP_TASKS_PER_NODE", "4(x2)")],
+)
+def test_gpus_that_slurm_gave_to_other_tasks_are_theirs_to_meter_and_not_missing(variable: str, value: str) -> None:
+    selection = select_devices(FOUR[:1], {"SLURM_STEP_GPUS": "0-3", variable: value})
     assert selection.uuids == (UUIDS[0],)
     assert (selection.hidden, selection.missing) == (3, ())
     assert selection.assumptions == ("3 more GPUs of the job on this node are seen, and metered, by its other tasks",)
+
+
+def test_gpus_that_no_other_task_of_the_node_could_see_are_missing() -> None:
+    selection = select_devices(FOUR[:1], {"SLURM_STEP_GPUS": "0-3", "SLURM_STEP_TASKS_PER_NODE": "1(x2)"})
+    assert (selection.hidden, len(selection.missing)) == (0, 3)
 
 
 def test_gpu_device_ordinal_is_the_last_hint() -> None:
