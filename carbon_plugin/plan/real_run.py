@@ -38,10 +38,10 @@ class Overrun(NamedTuple):
 
 OVERRUNS: dict[RunClass, Overrun] = {
     # Computed and written by `python -m carbon_plugin.calibrate.real_runs` from the rows in docs/goodput.md.
-    "dense, ordinary": Overrun(1.26, 0.89, 2.26, 12, 21),
-    "dense, tuned": Overrun(1.64, 1.16, 2.97, 12, 21),
-    "mixture, ordinary": Overrun(1.00, 0.48, 2.21, 14, 24),
-    "mixture, tuned": Overrun(1.00, 0.72, 2.94, 14, 24),
+    "dense, ordinary": Overrun(1.19, 0.87, 2.17, 12, 21),
+    "dense, tuned": Overrun(1.67, 1.19, 2.92, 12, 21),
+    "mixture, ordinary": Overrun(1.00, 0.46, 2.12, 14, 24),
+    "mixture, tuned": Overrun(1.01, 0.73, 2.91, 14, 24),
 }
 
 
