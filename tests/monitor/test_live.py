@@ -201,7 +201,8 @@ def test_lost_gpu_is_an_event_and_an_estimate_of_its_own_and_never_a_zero(job, t
         "0": "counter", "1": "modelled",
     }  # fmt: skip
     lost = next(energy for energy in last.energies if energy.key.endswith("1") and energy.key.startswith("GPU"))
-    assert lost.estimated_j == lost.energy_j == pytest.approx(400 * last.duration_s, rel=0.1)
+    # A reading may come some milliseconds after the end of the window, which counts in a last one of 40.
+    assert lost.estimated_j == lost.energy_j == pytest.approx(400 * last.duration_s, rel=0.1, abs=400 * 0.02)
     assert "its energy is estimated at 400 W" in lost.note
 
 
