@@ -31,18 +31,7 @@ LLAMA = TransformerModel(
     gated=True,
     source="test",
 )
-GPT = TransformerModel(
-    name="small",
-    layers=2,
-    hidden=256,
-    heads=8,
-    kv_heads=8,
-    head_dim=32,
-    ffn=1024,
-    vocab=1000,
-    gated=False,
-    source="test",
-)
+GPT = msgspec.structs.replace(LLAMA, kv_heads=8, gated=False)
 MIXTURE = TransformerModel(
     name="mixture",
     layers=4,
