@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import sys
-from collections.abc import Sequence
 from pathlib import Path
+
+from marked_tables import replace_marked, table
 
 from carbon_plugin.calibrate.carbon import CarbonRow, carbon_rows, coverage
 from carbon_plugin.calibrate.power import validate_power
@@ -19,11 +19,6 @@ from carbon_plugin.cli.validate_power import HEADINGS as POWER_HEADINGS
 from carbon_plugin.cli.validate_power import cap_line, error_line, power_lines
 
 PAGE = Path(__file__).with_name("carbon_validation.md")
-
-
-def table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """One table in Markdown."""
-    return "\n".join(f"| {' | '.join(line)} |" for line in [headings, ["---"] * len(headings), *lines])
 
 
 def skipped(rows: list[CarbonRow]) -> str:
@@ -50,11 +45,7 @@ def write(page: Path = PAGE) -> None:
         "assumed": assumed(rows),
         "skipped": skipped(rows),
     }
-    text = page.read_text(encoding="utf-8")
-    for name, content in parts.items():
-        marked = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-        text = marked.sub(lambda found, content=content: f"{found[1]}{content}\n{found[2]}", text)
-    page.write_text(text, encoding="utf-8")
+    replace_marked(page, parts)
 
 
 if __name__ == "__main__":

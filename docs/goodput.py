@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import sys
-from collections.abc import Sequence
 from pathlib import Path
+
+from marked_tables import replace_marked, table
 
 from carbon_plugin.calibrate.real_runs import POPULATIONS, WholeRun, class_overruns, whole_runs
 
@@ -27,11 +27,6 @@ OVERRUN_HEADINGS = (
     "inside",
     "inside, source left out",
 )
-
-
-def table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """One table in Markdown."""
-    return "\n".join(f"| {' | '.join(line)} |" for line in [headings, ["---"] * len(headings), *lines])
 
 
 def run_line(run: WholeRun) -> list[str]:
@@ -56,15 +51,11 @@ def write(page: Path = PAGE) -> None:
         )
         for item in class_overruns(runs)
     ]
-    text = page.read_text(encoding="utf-8")
     parts = {
         "overruns": table(OVERRUN_HEADINGS, overruns),
         "runs": table(RUN_HEADINGS, [run_line(run) for run in runs]),
     }
-    for name, content in parts.items():
-        marked = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-        text = marked.sub(lambda found, content=content: f"{found[1]}{content}\n{found[2]}", text)
-    page.write_text(text, encoding="utf-8")
+    replace_marked(page, parts)
 
 
 if __name__ == "__main__":
