@@ -81,12 +81,12 @@ docs: $(VENV)/.installed ## commands and tables in docs/, JSON Schemas of the re
 	$(BIN)/python docs/commands.py
 	$(BIN)/python docs/carbon_validation.py
 	$(BIN)/python docs/goodput.py
-	$(BIN)/python -m carbon_plugin.audit.json_schemas
+	$(BIN)/python -m carbon_plugin.audit.exports.json_schemas
 
 calibrate: $(VENV)/.installed-dev ## fit the shipped constants to the published rows; write profiles, spreads and the validation tables
 	$(BIN)/python -m carbon_plugin.calibrate.shipped
-	$(BIN)/python -m carbon_plugin.calibrate.spreads
-	$(BIN)/python -m carbon_plugin.calibrate.real_runs
+	$(BIN)/python -m carbon_plugin.validate.spreads
+	$(BIN)/python -m carbon_plugin.validate.real_runs
 	$(BIN)/python docs/validation.py
 
 clean: ## remove .venv, caches and build output; runs/ stays

@@ -41,14 +41,14 @@ sys.path[:0] = [str(ROOT / "examples" / "demo"), str(ROOT / "benchmarks")]
 from hook_overhead import quantiles, ratio_of, simulate  # noqa: E402
 from model import Transformer  # noqa: E402
 
-from carbon_plugin.calibrate.probe import probe, write_profiles  # noqa: E402
 from carbon_plugin.integrations.pytorch import watch  # noqa: E402
 from carbon_plugin.predict.result import StepPrediction  # noqa: E402
 from carbon_plugin.predict.step import predict_step  # noqa: E402
-from carbon_plugin.spec.hardware import Accelerator, Cluster  # noqa: E402
+from carbon_plugin.probe.probe import probe, write_profiles  # noqa: E402
+from carbon_plugin.spec.hardware.cluster import Accelerator, Cluster  # noqa: E402
+from carbon_plugin.spec.hardware.profiles import load_accelerator, load_node, match_device_name  # noqa: E402
 from carbon_plugin.spec.layout import ParallelLayout  # noqa: E402
 from carbon_plugin.spec.model import TransformerModel  # noqa: E402
-from carbon_plugin.spec.profiles import load_accelerator, load_node, match_device_name  # noqa: E402
 from carbon_plugin.spec.run import RunSpec  # noqa: E402
 from carbon_plugin.spec.site import Site  # noqa: E402
 from carbon_plugin.spec.stack import Stack  # noqa: E402

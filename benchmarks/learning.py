@@ -13,10 +13,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from carbon_plugin.calibrate.rows import PublishedRow
-from carbon_plugin.calibrate.table import select, tabulate
+from carbon_plugin.calibrate.rows.published import published_rows
+from carbon_plugin.calibrate.rows.rows import PublishedRow
+from carbon_plugin.calibrate.rows.table import select, tabulate
 from carbon_plugin.calibrate.user_fit import calibrated_step_time_s
-from carbon_plugin.calibrate.validate import published_rows
 
 SEEN = (0, 1, 3)
 DRAWS = 3

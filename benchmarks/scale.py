@@ -31,11 +31,11 @@ from carbon_plugin.audit.summary import summarise
 from carbon_plugin.ledger.identity import agree_run
 from carbon_plugin.ledger.records import DeviceEnergy, Manifest, Window
 from carbon_plugin.ledger.writer import LedgerWriter
-from carbon_plugin.monitor.aggregator import Aggregator
-from carbon_plugin.monitor.collector import Address, Collector, Reporter
 from carbon_plugin.monitor.monitor import NODES_PER_APPEND_S
+from carbon_plugin.monitor.run.aggregator import Aggregator
+from carbon_plugin.monitor.run.collector import Address, Collector, Reporter
 from carbon_plugin.monitor.totals import FileTotals, run_totals
-from carbon_plugin.spec.devices import DeviceIdentity
+from carbon_plugin.spec.metered import DeviceIdentity
 
 GPUS = 8
 PROCESSES = 16

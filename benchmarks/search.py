@@ -32,9 +32,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import msgspec
 import numpy as np
 
-from carbon_plugin.plan.feasibility import Inputs, inputs_of
-from carbon_plugin.plan.search import search
-from carbon_plugin.plan.space import EVERYTHING, layout_at
+from carbon_plugin.plan.search.feasibility import Inputs, inputs_of
+from carbon_plugin.plan.search.layouts import search
+from carbon_plugin.plan.search.space import EVERYTHING, layout_at
 from carbon_plugin.predict.power import step_power_w
 from carbon_plugin.predict.schedule import step_time
 from carbon_plugin.predict.step import predict_step

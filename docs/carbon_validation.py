@@ -7,16 +7,16 @@ from pathlib import Path
 
 from marked_tables import replace_marked, table
 
-from carbon_plugin.calibrate.carbon import CarbonRow, carbon_rows, coverage
-from carbon_plugin.calibrate.power import validate_power
-from carbon_plugin.cli.validate_carbon import (
+from carbon_plugin.cli.tables.validate_carbon import (
     HEADINGS,
     LLMCARBON,
     coverage_lines,
     lines_of,
 )
-from carbon_plugin.cli.validate_power import HEADINGS as POWER_HEADINGS
-from carbon_plugin.cli.validate_power import cap_line, error_line, power_lines
+from carbon_plugin.cli.tables.validate_power import HEADINGS as POWER_HEADINGS
+from carbon_plugin.cli.tables.validate_power import cap_line, error_line, power_lines
+from carbon_plugin.validate.carbon import CarbonRow, carbon_rows, coverage
+from carbon_plugin.validate.power import validate_power
 
 PAGE = Path(__file__).with_name("carbon_validation.md")
 

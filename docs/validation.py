@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from carbon_plugin.calibrate.error_summary import ErrorSummary
-from carbon_plugin.calibrate.headlines import Headline
-from carbon_plugin.calibrate.memory_rows import FitSummary
-from carbon_plugin.calibrate.spreads import ClassSpread, class_spreads
-from carbon_plugin.calibrate.validate import Validation, validate
 from carbon_plugin.predict.interval import spread_of
+from carbon_plugin.validate.error_summary import ErrorSummary
+from carbon_plugin.validate.headlines import Headline
+from carbon_plugin.validate.memory import FitSummary
+from carbon_plugin.validate.spreads import ClassSpread, class_spreads
+from carbon_plugin.validate.step_time import Validation, validate
 
 OUTPUT = Path(__file__).with_name("validation.md")
 BEGIN, END = "<!-- tables: begin, written by docs/validation.py -->", "<!-- tables: end -->"

@@ -17,9 +17,9 @@ import carbon_plugin
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.audit.summary import summarise
 from carbon_plugin.errors import LedgerError, ReportError
-from carbon_plugin.footprint.account import Basis
+from carbon_plugin.footprint.values import Basis
 from carbon_plugin.ledger.files import ledger_files
-from carbon_plugin.ledger.verify import State
+from carbon_plugin.ledger.verification.verify import State
 from carbon_plugin.spec.amounts import plural, verb
 from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.loading import Role

@@ -10,14 +10,14 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from carbon_plugin.footprint.account import Factors, Footprint
 from carbon_plugin.footprint.drivers import Driver
-from carbon_plugin.ledger.claims import Overlap
-from carbon_plugin.ledger.file_check import FileCheck
+from carbon_plugin.footprint.values import Factors, Footprint
+from carbon_plugin.ledger.held.claims import Overlap
 from carbon_plugin.ledger.records import Phase
-from carbon_plugin.ledger.verify import AnchorCheck, State
-from carbon_plugin.spec.devices import DeviceIdentity, Rung
+from carbon_plugin.ledger.verification.file_check import FileCheck
+from carbon_plugin.ledger.verification.verify import AnchorCheck, State
 from carbon_plugin.spec.figure import Assumption, Figure
+from carbon_plugin.spec.metered import DeviceIdentity, Rung
 
 AUDIT_VERSION = 1
 

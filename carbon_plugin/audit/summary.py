@@ -10,15 +10,6 @@ import msgspec
 from msgspec.structs import replace
 
 import carbon_plugin
-from carbon_plugin.audit.accounting import SAMPLING, Accounted, account_run
-from carbon_plugin.audit.cells import energy_of
-from carbon_plugin.audit.collect import FilePass, RunCollector
-from carbon_plugin.audit.documents import read_factors, read_forecast, read_prediction
-from carbon_plugin.audit.facts import coverage_of, leading_manifest, period_of, progress_of, work_of
-from carbon_plugin.audit.forecast_error import Actual, compare_forecast
-from carbon_plugin.audit.ladder import boundary_ladder
-from carbon_plugin.audit.parts import pass_over
-from carbon_plugin.audit.reservations import reserved_time
 from carbon_plugin.audit.result import (
     AUDIT_VERSION,
     AuditSummary,
@@ -29,11 +20,20 @@ from carbon_plugin.audit.result import (
     Verification,
     Waste,
 )
-from carbon_plugin.audit.spans import comparison_of_windows
+from carbon_plugin.audit.tally.accounting import SAMPLING, Accounted, account_run
+from carbon_plugin.audit.tally.cells import energy_of
+from carbon_plugin.audit.tally.collect import FilePass, RunCollector
+from carbon_plugin.audit.tally.documents import read_factors, read_forecast, read_prediction
+from carbon_plugin.audit.tally.facts import coverage_of, leading_manifest, period_of, progress_of, work_of
+from carbon_plugin.audit.tally.forecast_error import Actual, compare_forecast
+from carbon_plugin.audit.tally.ladder import boundary_ladder
+from carbon_plugin.audit.tally.parts import pass_over
+from carbon_plugin.audit.tally.reservations import reserved_time
+from carbon_plugin.audit.tally.spans import comparison_of_windows
 from carbon_plugin.errors import FootprintError, LedgerError
 from carbon_plugin.ledger.identity import read_identity
 from carbon_plugin.ledger.records import Manifest, RunIdentity
-from carbon_plugin.ledger.verify import RunCheck, checked_anchor, combine_checks, files_by_start
+from carbon_plugin.ledger.verification.verify import RunCheck, checked_anchor, combine_checks, files_by_start
 from carbon_plugin.spec.figure import Assumption
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from carbon_plugin.calibrate.table import Table, predict, select
+from carbon_plugin.calibrate.rows.table import Table, predict, select
 from carbon_plugin.errors import SpecError
 from carbon_plugin.predict.rates import Constants
 

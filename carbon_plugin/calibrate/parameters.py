@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from carbon_plugin.calibrate.fit import FACTOR, Mask, Parameter
-from carbon_plugin.calibrate.table import Table
+from carbon_plugin.calibrate.rows.table import Table
 from carbon_plugin.spec.stack import AttentionKernel
 
 FAMILIES = ("volta", "ampere", "hopper", "blackwell")

@@ -30,16 +30,16 @@ from carbon_plugin.calibrate.parameters import (
     cluster_offsets,
     shipped_parameters,
 )
-from carbon_plugin.calibrate.table import Table, family, tabulate
-from carbon_plugin.calibrate.validate import published_rows
+from carbon_plugin.calibrate.rows.published import published_rows
+from carbon_plugin.calibrate.rows.table import Table, family, tabulate
 from carbon_plugin.predict.rates import attention_share, gemm_share_law, memory_share_law, peak_16bit, prior_constants
-from carbon_plugin.spec.hardware import Accelerator
-from carbon_plugin.spec.profiles import list_accelerators
+from carbon_plugin.spec.hardware.cluster import Accelerator
+from carbon_plugin.spec.hardware.profiles import list_accelerators
 from carbon_plugin.spec.stack import STACKS
 
 BLOCK_HEAD = "# Calibration: constants of the step-time model, fitted on the published rows (make calibrate)."
 SOURCE = "calibration"
-CITATION = "carbon-plugin calibrate --reproduce-shipped: fitted on the rows in carbon_plugin/calibrate/published"
+CITATION = "carbon-plugin calibrate --reproduce-shipped: fitted on the rows in carbon_plugin/calibrate/rows/published"
 DIGITS = 4
 
 

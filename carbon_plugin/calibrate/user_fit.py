@@ -14,8 +14,8 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from carbon_plugin.calibrate.fit import FACTOR, WEIGHT_ROWS, Fit, Mask, Parameter, fit, fitted_step_time_s
-from carbon_plugin.calibrate.rows import PublishedRow, SkippedRow
-from carbon_plugin.calibrate.table import Table, tabulate
+from carbon_plugin.calibrate.rows.rows import PublishedRow, SkippedRow
+from carbon_plugin.calibrate.rows.table import Table, tabulate
 from carbon_plugin.errors import SpecError
 from carbon_plugin.predict.interval import EFFECTS
 from carbon_plugin.predict.power import idle_with_context_w, sustained_w

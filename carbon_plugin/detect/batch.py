@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from carbon_plugin.detect.context_parallel import ActiveContextParallel, active_context_parallel
 from carbon_plugin.detect.hooks import Hooks
 from carbon_plugin.detect.observed import Observed
-from carbon_plugin.detect.recompute import RecomputeWatch
-from carbon_plugin.detect.structure import repeated_blocks
+from carbon_plugin.detect.readers.context_parallel import ActiveContextParallel, active_context_parallel
+from carbon_plugin.detect.readers.recompute import RecomputeWatch
+from carbon_plugin.detect.shape.structure import repeated_blocks
 from carbon_plugin.detect.tensors import Arriving, Example, batch_shape, meta, packed_documents, real_tokens
 from carbon_plugin.detect.wrappers import dtype_name, gradients_sync, is_compiled
 

@@ -9,11 +9,12 @@ import msgspec
 
 from carbon_plugin.detect.batch import BatchWatch
 from carbon_plugin.detect.devices import computing_gpus
-from carbon_plugin.detect.layout import complete_layout, holds_all_experts
-from carbon_plugin.detect.model import EXPERTS, STAGE, detect_model
+from carbon_plugin.detect.job import Job
 from carbon_plugin.detect.observed import AXES, Detected, Observed
-from carbon_plugin.detect.pipeline import stage_modules
-from carbon_plugin.detect.readers import Job, read_all
+from carbon_plugin.detect.readers.layout import complete_layout, holds_all_experts
+from carbon_plugin.detect.readers.order import read_all
+from carbon_plugin.detect.readers.pipeline import stage_modules
+from carbon_plugin.detect.shape.model import EXPERTS, STAGE, detect_model
 
 if TYPE_CHECKING:
     from torch import nn

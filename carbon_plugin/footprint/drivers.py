@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from msgspec import Struct
 
-from carbon_plugin.footprint.account import EnergyItem, Factors, Reservation
 from carbon_plugin.footprint.propagation import evaluate, gather
+from carbon_plugin.footprint.values import EnergyItem, Factors, Reservation
 
 
 class Driver(Struct, frozen=True, kw_only=True):

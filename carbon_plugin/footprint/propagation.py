@@ -17,12 +17,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from carbon_plugin.footprint.account import BUILDING, IT_RUNGS, EnergyItem, Factors, Reservation
 from carbon_plugin.footprint.checks import check_inputs
+from carbon_plugin.footprint.factors.water import OFF_SITE
 from carbon_plugin.footprint.market import Contracts, Market
 from carbon_plugin.footprint.uncertainty import Floats, spread
 from carbon_plugin.footprint.units import GRAMS_PER_KG, JOULES_PER_KWH, SECONDS_PER_YEAR
-from carbon_plugin.footprint.water import OFF_SITE
+from carbon_plugin.footprint.values import BUILDING, IT_RUNGS, EnergyItem, Factors, Reservation
 from carbon_plugin.spec.figure import Figure
 
 _RUN_SCOPES = ("intensity", "pue", "lifetime", "utilisation", "duration")

@@ -2,7 +2,7 @@
 
 chain(0) = H(run id), chain(n) = H(chain(n-1) + JSON bytes of record n), with H = BLAKE2b of 16 bytes (RFC 7693).
 It makes an edited, dropped or reordered line visible. It is no signature: whoever can rewrite the whole file can
-also rewrite the chain, which is what an anchor kept elsewhere is for (`ledger.verify`).
+also rewrite the chain, which is what an anchor kept elsewhere is for (`ledger.verification.verify`).
 """
 
 from __future__ import annotations

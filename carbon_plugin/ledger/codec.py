@@ -6,7 +6,7 @@ import msgspec
 
 from carbon_plugin.errors import LedgerError
 from carbon_plugin.ledger.records import LEDGER_VERSION, Record
-from carbon_plugin.spec.reading import DEEPEST, UNREADABLE, reason_of, too_deep
+from carbon_plugin.spec.parsing.boundary import DEEPEST, UNREADABLE, reason_of, too_deep
 
 _encoder = msgspec.json.Encoder()
 _decoders: dict[int, msgspec.json.Decoder[Record]] = {1: msgspec.json.Decoder(Record)}

@@ -16,7 +16,7 @@ import msgspec
 
 from carbon_plugin.errors import LedgerError, StorageError
 from carbon_plugin.ledger.records import LEDGER_VERSION, RunIdentity
-from carbon_plugin.spec.reading import parse_json
+from carbon_plugin.spec.parsing.boundary import parse_json
 
 IDENTITY_FILE = "run.json"
 _POLL_S = 0.05

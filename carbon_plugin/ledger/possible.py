@@ -1,6 +1,6 @@
 """What a record can say at all: bounds that no honest run comes near, checked before a figure enters any sum.
 
-A window beyond them is a broken record and not a figure. What records say about each other is `ledger.file_check`'s.
+A window beyond them is a broken record and not a figure. `ledger/verification` compares records with each other.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from msgspec import Struct
 
 from carbon_plugin.ledger.records import Close, DeviceEnergy, Event, Manifest, Projection, Record, Span, Window
 from carbon_plugin.spec.amounts import plural
-from carbon_plugin.spec.devices import Rung
-from carbon_plugin.spec.limits import MOST_RUN_S
-from carbon_plugin.spec.reading import LATEST_UNIX_S, shown
+from carbon_plugin.spec.metered import Rung
+from carbon_plugin.spec.parsing.boundary import LATEST_UNIX_S, shown
+from carbon_plugin.spec.parsing.limits import MOST_RUN_S
 from carbon_plugin.spec.site import MOST_G_PER_KWH, MOST_PUE
 
 MOST_W: dict[Rung, float] = {"gpu": 2e4, "host": 1e6, "network": 1e6, "facility": 5e9}

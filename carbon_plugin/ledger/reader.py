@@ -1,4 +1,4 @@
-"""Reads ledger files and checks their chain as it goes. Not for judging what the records say (`ledger.verify`)."""
+"""Reads ledger files and checks their chain as it goes. `ledger/verification` judges what the records say."""
 
 from __future__ import annotations
 

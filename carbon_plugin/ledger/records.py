@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from carbon_plugin.spec.devices import DeviceIdentity, EnergyKind
+from carbon_plugin.spec.metered import DeviceIdentity, EnergyKind
 
 LEDGER_VERSION = 1
 

@@ -13,6 +13,9 @@ LAG_S = 1.0
 SPIKE = 1.5
 """A power reading may exceed the mean that a device can sustain by this factor (our convention)."""
 
+ANY_GPU_W = 3000.0
+"""No accelerator draws more; for one whose limit nobody tells (our convention)."""
+
 
 class Bounds(Struct, frozen=True, kw_only=True):
     """What a device can draw.

@@ -14,8 +14,8 @@ from msgspec.structs import replace
 
 from carbon_plugin.meters.bounds import LAG_S, Bounds, possible_energy, possible_power
 from carbon_plugin.meters.energy import Energy
-from carbon_plugin.meters.host_model import PowerSource, Watts
 from carbon_plugin.meters.protocol import Reading
+from carbon_plugin.meters.watts import PowerSource, Watts
 
 SAME_S = 0.05
 """Stretches shorter than this are no stretches: two clocks were read one after the other."""

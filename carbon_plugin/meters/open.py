@@ -16,26 +16,26 @@ from pathlib import Path
 from msgspec import structs
 
 from carbon_plugin.meters.bounds import Bounds
-from carbon_plugin.meters.context import ContextChange, ContextWatch
 from carbon_plugin.meters.gate import Gate
-from carbon_plugin.meters.host_model import PowerSource, Watts
-from carbon_plugin.meters.host_parts import HostPlan, host_parts, node_bounds, platform_of, stated_cpu_tdp
-from carbon_plugin.meters.hostinfo import HostInfo, read_host_info
-from carbon_plugin.meters.model_meter import GpuDraw, ModelMeter, summed
-from carbon_plugin.meters.node_address import NodeAddress
-from carbon_plugin.meters.node_meter import GpuHistory, NodeMeter, open_node_meter
-from carbon_plugin.meters.nvml import HANGS, NvmlMeter, late_driver, open_nvml_meter
-from carbon_plugin.meters.presence import UNANSWERED, shows_driver, unread_gpus
+from carbon_plugin.meters.gpu.context import ContextChange, ContextWatch
+from carbon_plugin.meters.gpu.nvml import HANGS, NvmlMeter, late_driver, open_nvml_meter
+from carbon_plugin.meters.gpu.presence import UNANSWERED, shows_driver, unread_gpus
+from carbon_plugin.meters.gpu.selection import DeviceSelection
+from carbon_plugin.meters.gpu.unread import unread_meters
+from carbon_plugin.meters.host.machine import HostInfo, read_host_info
+from carbon_plugin.meters.host.model_meter import GpuDraw, ModelMeter, summed
+from carbon_plugin.meters.host.parts import HostPlan, host_parts, node_bounds, platform_of, stated_cpu_tdp
+from carbon_plugin.meters.host.rapl import open_rapl_meter
+from carbon_plugin.meters.host.rapl_domains import POWERCAP
+from carbon_plugin.meters.host.share import WHOLE, HostShare, ShareSource, fixed, gpu_share, slurm_share, used_share
+from carbon_plugin.meters.node.address import NodeAddress
+from carbon_plugin.meters.node.meter import GpuHistory, NodeMeter, open_node_meter
 from carbon_plugin.meters.protocol import Meter, Note, Reading, Unavailable, UnreadGpus
-from carbon_plugin.meters.rapl import open_rapl_meter
-from carbon_plugin.meters.rapl_domains import POWERCAP
-from carbon_plugin.meters.selection import DeviceSelection
-from carbon_plugin.meters.share import WHOLE, HostShare, ShareSource, fixed, gpu_share, slurm_share, used_share
-from carbon_plugin.meters.unread import unread_meters
+from carbon_plugin.meters.watts import PowerSource, Watts
 from carbon_plugin.spec.amounts import plural
-from carbon_plugin.spec.devices import DeviceIdentity
 from carbon_plugin.spec.figure import Figure
-from carbon_plugin.spec.hardware import Accelerator, Node
+from carbon_plugin.spec.hardware.cluster import Accelerator, Node
+from carbon_plugin.spec.metered import DeviceIdentity
 
 _ALIKE = ("package", "dram")
 """Scopes of devices that work alike on one machine, so that one tells what another one may draw."""
@@ -211,7 +211,7 @@ def open_meters(
         if node_address is not None:
             beside = _gpus_beside(gpus, clock) if node_address.covers == "node" else None
             history.observe([*(gpus.whole if gpus else []), *(beside.whole if beside else [])])
-            bounds = node_bounds(host, node_profile, accelerator, gpus, unread)
+            bounds = node_bounds(host, node_profile, accelerator, _most_w(gpus), unread)
             measured = _open_node(node_address, key, bounds, share, gpus, node, history, environ, clock)
         if isinstance(measured, NodeMeter):
             meters.append(measured)
@@ -378,3 +378,8 @@ def _unmetered(gpus: NvmlMeter | None, node: Node | None, unread: UnreadGpus | N
     if unread is not None:
         return unread.count
     return node.accelerators if gpus is None and node is not None else 0
+
+
+def _most_w(gpus: NvmlMeter | None) -> list[float | None] | None:
+    """Return the most that each metered GPU can draw in W, or None where no GPU is metered."""
+    return None if gpus is None else [gpu.most_power_w for gpu in gpus.inventory.gpus]

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from carbon_plugin.meters.bounds import Bounds
 from carbon_plugin.spec.amounts import plural, verb
-from carbon_plugin.spec.devices import DeviceIdentity, EnergyKind
+from carbon_plugin.spec.metered import DeviceIdentity, EnergyKind
 
 
 class Reading(Struct, frozen=True, kw_only=True):

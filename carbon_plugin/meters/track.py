@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from carbon_plugin.meters.agreement import Agreement
 from carbon_plugin.meters.bounds import Bounds, possible_energy, possible_power
 from carbon_plugin.meters.energy import Energy
-from carbon_plugin.spec.devices import EnergyKind
+from carbon_plugin.spec.metered import EnergyKind
 
 COUNTER_SPREAD = 0.05
 """Proportional device error of the NVML energy counter as p10-p90 (arXiv 2312.02741: about 5 %, proportional)."""

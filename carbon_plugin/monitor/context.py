@@ -7,12 +7,12 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from carbon_plugin.detect.effective import Effective, World
 from carbon_plugin.detect.observed import Detected, Observed
-from carbon_plugin.detect.resolve import resolve
+from carbon_plugin.detect.resolve.effective import Effective, World
+from carbon_plugin.detect.resolve.rules import resolve
 from carbon_plugin.errors import CarbonPluginError
-from carbon_plugin.footprint.account import Factors
-from carbon_plugin.footprint.factors import resolve_factors
+from carbon_plugin.footprint.run_factors import resolve_factors
+from carbon_plugin.footprint.values import Factors
 from carbon_plugin.monitor.ranks import Ranks
 from carbon_plugin.monitor.settings import Settings
 from carbon_plugin.predict.result import StepPrediction

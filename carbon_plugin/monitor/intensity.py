@@ -10,15 +10,15 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from carbon_plugin.errors import FootprintError
-from carbon_plugin.footprint.cache import DiskCache, cache_dir
-from carbon_plugin.footprint.live import LiveFeed, Origin, Reading
-from carbon_plugin.footprint.providers import open_provider
-from carbon_plugin.footprint.site_intensity import Period
-from carbon_plugin.spec.moment import iso_utc
+from carbon_plugin.footprint.live.cache import DiskCache, cache_dir
+from carbon_plugin.footprint.live.feed import LiveFeed, Origin, Reading
+from carbon_plugin.footprint.live.open import open_provider
+from carbon_plugin.footprint.values import Period
+from carbon_plugin.spec.parsing.moment import iso_utc
 from carbon_plugin.spec.site import LiveSource, Site
 
 if TYPE_CHECKING:
-    from carbon_plugin.footprint.series import Trace
+    from carbon_plugin.footprint.series.trace import Trace
 
 EVENT = "grid_intensity"
 Note = tuple[str, str, dict[str, Any]]
@@ -103,7 +103,7 @@ def expected_g_per_kwh(site: Site | None, start_unix_s: float, duration_s: float
     """Mean of the site's series over hours to come, g/kWh; None where it has none, or none that covers them."""
     if site is None or site.intensity_series is None or duration_s <= 0:
         return None
-    from carbon_plugin.footprint.series_intensity import series_intensity
+    from carbon_plugin.footprint.series.over_run import series_intensity
 
     try:
         intensity = series_intensity(site.intensity_series, site.zone, Period(start_unix_s, duration_s))
@@ -144,6 +144,6 @@ def _trace(site: Site, field: str) -> Trace | None:
     file = getattr(site, field)
     if file is None:
         return None
-    from carbon_plugin.footprint.series_file import load_trace
+    from carbon_plugin.footprint.series.file import load_trace
 
     return load_trace(file, "marginal" if field == "marginal_series" else "average")

@@ -25,7 +25,7 @@ from carbon_plugin.monitor.guard import Guard
 from carbon_plugin.monitor.launch import hand_down
 from carbon_plugin.monitor.phases import PhaseNames
 from carbon_plugin.monitor.ranks import Ranks, ranks_from_environ
-from carbon_plugin.monitor.rundir import choose_run_dir
+from carbon_plugin.monitor.run.directory import choose_run_dir
 from carbon_plugin.monitor.settings import MonitorArguments, Settings, make_settings
 from carbon_plugin.monitor.station import Seen, Station
 from carbon_plugin.monitor.thread import MonitorThread, Wake

@@ -11,29 +11,46 @@ from typing import Any, TypedDict
 import msgspec
 from msgspec import Struct
 
-from carbon_plugin.detect.effective import Declared
+from carbon_plugin.detect.resolve.effective import Declared
 from carbon_plugin.errors import SpecError
-from carbon_plugin.footprint.factors import resolve_factors
-from carbon_plugin.meters.node_address import NodeAddress, chosen_address
-from carbon_plugin.meters.node_source import load_source
+from carbon_plugin.footprint.run_factors import resolve_factors
+from carbon_plugin.meters.node.address import NodeAddress, chosen_address
+from carbon_plugin.meters.node.open import load_source
 from carbon_plugin.monitor.intensity import check_live
-from carbon_plugin.monitor.spans import SpanRule
 from carbon_plugin.plan.forecast import Forecast, load_forecast
-from carbon_plugin.spec.decoding import decode, describe
-from carbon_plugin.spec.document import Document
-from carbon_plugin.spec.hardware import Accelerator, Node
+from carbon_plugin.spec.hardware.cluster import Accelerator, Node
+from carbon_plugin.spec.hardware.profiles import load_accelerator, load_node
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.loading import Role
 from carbon_plugin.spec.model import CountedModel, TransformerModel
 from carbon_plugin.spec.model_choice import choose_model
-from carbon_plugin.spec.names import unknown_name
-from carbon_plugin.spec.profiles import load_accelerator, load_node
+from carbon_plugin.spec.parsing.decoding import decode, describe
+from carbon_plugin.spec.parsing.document import Document
+from carbon_plugin.spec.parsing.names import unknown_name
 from carbon_plugin.spec.site import Site
 from carbon_plugin.spec.stack import Stack
 from carbon_plugin.spec.training import TrainingPlan
 
 MIN_WINDOW_S = 5.0
 """The energy counter steps every ~100 ms and lags: shorter windows are noise (2 % of 5 s)."""
+
+
+class SpanRule(Struct, frozen=True, kw_only=True):
+    """When a span is long enough: `min_s` and `min_steps`, or `long_steps` where a step takes over `min_s`.
+
+    `warmup_steps` of a process are left out: compilation, autotuning, the allocator.
+    """
+
+    min_s: float = 10.0
+    min_steps: int = 10
+    long_steps: int = 3
+    warmup_steps: int = 3
+
+    def enough(self, steps: int, duration_s: float) -> bool:
+        """Whether so many steps in that time make a span."""
+        if steps < 1 or duration_s < self.min_s:
+            return False
+        return steps >= self.min_steps or (steps >= self.long_steps and duration_s / steps > self.min_s)
 
 
 class MonitorOptions(Struct, frozen=True, kw_only=True):

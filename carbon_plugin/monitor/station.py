@@ -16,38 +16,38 @@ from msgspec import Struct
 
 from carbon_plugin.detect.observed import Detected
 from carbon_plugin.detect.stages import own_stages, with_all_stages
-from carbon_plugin.ledger.expected import LEFT, UNMETERED_EVENT
-from carbon_plugin.ledger.launches import ANOTHER_JOB_EVENT, SKEW_EVENT
+from carbon_plugin.ledger.held.expected import LEFT, UNMETERED_EVENT
+from carbon_plugin.ledger.held.launches import ANOTHER_JOB_EVENT, SKEW_EVENT
 from carbon_plugin.ledger.records import RunIdentity
-from carbon_plugin.meters.hostinfo import read_host_info
-from carbon_plugin.monitor.baseline import Baseline
+from carbon_plugin.meters.host.machine import read_host_info
 from carbon_plugin.monitor.clock import TrainingClock
-from carbon_plugin.monitor.collector import RUN_ID_VARIABLE
 from carbon_plugin.monitor.context import Context, build_context
-from carbon_plugin.monitor.duty import LOOK_S, Duty, Task
-from carbon_plugin.monitor.exchange import Exchange
 from carbon_plugin.monitor.guard import Guard
 from carbon_plugin.monitor.intensity import IntensityWatch
-from carbon_plugin.monitor.journal import Journal
 from carbon_plugin.monitor.launch import launch_of, next_training
-from carbon_plugin.monitor.leader import Claim, Election
-from carbon_plugin.monitor.metering import Hardware, open_host_meters
-from carbon_plugin.monitor.missing_gpus import warning_of
-from carbon_plugin.monitor.neighbours import EVENT as SHARED_EVENT
-from carbon_plugin.monitor.neighbours import Neighbours
-from carbon_plugin.monitor.projector import Projected, Projector, doubts
+from carbon_plugin.monitor.node.baseline import Baseline
+from carbon_plugin.monitor.node.duty import LOOK_S, Duty, Task
+from carbon_plugin.monitor.node.journal import Journal
+from carbon_plugin.monitor.node.leader import Claim, Election
+from carbon_plugin.monitor.node.metering import Hardware, open_host_meters
+from carbon_plugin.monitor.node.missing_gpus import warning_of
+from carbon_plugin.monitor.node.neighbours import EVENT as SHARED_EVENT
+from carbon_plugin.monitor.node.neighbours import Neighbours
+from carbon_plugin.monitor.node.recorder import NodeRecorder
+from carbon_plugin.monitor.node.reserved import RESERVED_TIME
+from carbon_plugin.monitor.node.same_writer import SameWriter
+from carbon_plugin.monitor.node.scratch import open_scratch
+from carbon_plugin.monitor.node.sharing import SHARED_MACHINE
+from carbon_plugin.monitor.node.witness import Witness
 from carbon_plugin.monitor.ranks import Ranks
-from carbon_plugin.monitor.recorder import NodeRecorder
-from carbon_plugin.monitor.reserved import RESERVED_TIME
-from carbon_plugin.monitor.run_place import RunPlace
-from carbon_plugin.monitor.same_writer import SameWriter
-from carbon_plugin.monitor.scratch import open_scratch
+from carbon_plugin.monitor.run.collector import RUN_ID_VARIABLE
+from carbon_plugin.monitor.run.exchange import Exchange
+from carbon_plugin.monitor.run.place import RunPlace
+from carbon_plugin.monitor.run.projector import Projected, Projector, doubts
+from carbon_plugin.monitor.run.skew import skew_message
 from carbon_plugin.monitor.settings import Settings
-from carbon_plugin.monitor.sharing import SHARED_MACHINE
-from carbon_plugin.monitor.skew import skew_message
 from carbon_plugin.monitor.voice import closing, opening, say
 from carbon_plugin.monitor.wall import WallClock
-from carbon_plugin.monitor.witness import Witness
 
 logger = logging.getLogger(__name__)
 LOOK_AROUND_S = 60.0

@@ -12,16 +12,16 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
-from carbon_plugin.footprint.account import IT_RUNGS, EnergyItem, Reservation
-from carbon_plugin.ledger.claims import DeviceClaims
-from carbon_plugin.ledger.clocks import TimedFile, file_offsets
-from carbon_plugin.ledger.copies import copies_among, fingerprint_of
-from carbon_plugin.ledger.counted_steps import CountedSteps
-from carbon_plugin.ledger.expected import expected_gpus
-from carbon_plugin.ledger.held import Holding, SharedTime, held
-from carbon_plugin.ledger.launches import offsets_in
+from carbon_plugin.footprint.values import IT_RUNGS, EnergyItem, Reservation
+from carbon_plugin.ledger.held.claims import DeviceClaims
+from carbon_plugin.ledger.held.clocks import TimedFile, file_offsets
+from carbon_plugin.ledger.held.copies import copies_among, fingerprint_of
+from carbon_plugin.ledger.held.counted_steps import CountedSteps
+from carbon_plugin.ledger.held.expected import expected_gpus
+from carbon_plugin.ledger.held.holdings import Holding, SharedTime, held
+from carbon_plugin.ledger.held.launches import offsets_in
 from carbon_plugin.ledger.records import Close, Event, Manifest, Record, Span, Window
-from carbon_plugin.spec.devices import DeviceIdentity, Rung
+from carbon_plugin.spec.metered import DeviceIdentity, Rung
 
 MEASURED = ("counter", "power_integrated")
 RECENT_SPANS = 4

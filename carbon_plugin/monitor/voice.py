@@ -12,9 +12,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from carbon_plugin.footprint.account import Footprint
+from carbon_plugin.footprint.values import Footprint
 from carbon_plugin.spec.amounts import plural, verb
-from carbon_plugin.spec.devices import DeviceIdentity
+from carbon_plugin.spec.metered import DeviceIdentity
 
 logger = logging.getLogger(__name__)
 PACKAGE = logging.getLogger("carbon_plugin")

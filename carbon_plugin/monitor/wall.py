@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from carbon_plugin.ledger.clocks import CLOCK_STEP_S
+from carbon_plugin.ledger.held.clocks import CLOCK_STEP_S
 
 MAX_SLEW = 5e-4
 """Seconds a second by which the relation of the two clocks may change, as NTP slews."""

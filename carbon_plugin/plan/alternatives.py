@@ -17,19 +17,19 @@ import numpy as np
 from msgspec import Struct
 
 from carbon_plugin.errors import InfeasibleLayoutError, SpecError
-from carbon_plugin.plan.feasibility import MORE_NODES, nodes_phrase, with_held, with_nodes
 from carbon_plugin.plan.forecast import Forecast, layout_phrase, make_forecast
-from carbon_plugin.plan.fullness import expected_slowdown
-from carbon_plugin.plan.pareto import not_dominated, steps_of
 from carbon_plugin.plan.real_run import BestCase, Planned, overrun_of
-from carbon_plugin.plan.search import Found, Progress, search, search_layout
-from carbon_plugin.plan.space import EVERYTHING
-from carbon_plugin.plan.whatif import as_many_devices, lost_cap, relocated
+from carbon_plugin.plan.search.feasibility import MORE_NODES, nodes_phrase, with_held, with_nodes
+from carbon_plugin.plan.search.fullness import expected_slowdown
+from carbon_plugin.plan.search.layouts import Found, Progress, search, search_layout
+from carbon_plugin.plan.search.pareto import not_dominated, steps_of
+from carbon_plugin.plan.search.space import EVERYTHING
+from carbon_plugin.plan.whatif.planned_run import as_many_devices, lost_cap, relocated
 from carbon_plugin.spec.amounts import days_phrase, plural
 from carbon_plugin.spec.figure import Figure
-from carbon_plugin.spec.hardware import Cluster
+from carbon_plugin.spec.hardware.cluster import Cluster
+from carbon_plugin.spec.hardware.profiles import default_node_for, load_accelerator
 from carbon_plugin.spec.layout import ParallelLayout
-from carbon_plugin.spec.profiles import default_node_for, load_accelerator
 from carbon_plugin.spec.run import RunSpec, with_layout
 
 SEARCH_VERSION = 1

@@ -12,27 +12,27 @@ from msgspec import Struct
 
 import carbon_plugin
 from carbon_plugin.errors import InfeasibleLayoutError, SpecError
-from carbon_plugin.footprint.account import EnergyItem, Factors, Footprint, Reservation, account
+from carbon_plugin.footprint.account import account
 from carbon_plugin.footprint.drivers import Driver, drivers
-from carbon_plugin.footprint.factors import resolve_factors
-from carbon_plugin.footprint.site_intensity import Period
-from carbon_plugin.plan.feasibility import GIB, with_held
-from carbon_plugin.plan.fullness import NEARLY_FULL, SLOWDOWN_AT_LIMIT, expected_slowdown
+from carbon_plugin.footprint.run_factors import resolve_factors
+from carbon_plugin.footprint.values import EnergyItem, Factors, Footprint, Period, Reservation
 from carbon_plugin.plan.goodput import Goodput
 from carbon_plugin.plan.real_run import BestCase, Planned, best_case, planned_goodput
-from carbon_plugin.plan.search import describe, search_layout
+from carbon_plugin.plan.search.feasibility import GIB, with_held
+from carbon_plugin.plan.search.fullness import NEARLY_FULL, SLOWDOWN_AT_LIMIT, expected_slowdown
+from carbon_plugin.plan.search.layouts import describe, search_layout
 from carbon_plugin.predict.assumed import LONGER_THAN_MADE_FOR
 from carbon_plugin.predict.fit import fit_probability
 from carbon_plugin.predict.power import idle_power_figure
 from carbon_plugin.predict.result import MemoryPrediction, StepPrediction
 from carbon_plugin.predict.step import predict_step
 from carbon_plugin.spec.amounts import plural
-from carbon_plugin.spec.fabric import fabric_factor
 from carbon_plugin.spec.figure import Assumption, Figure, Sourced
-from carbon_plugin.spec.hardware import Cluster
+from carbon_plugin.spec.hardware.cluster import Cluster
+from carbon_plugin.spec.hardware.fabric import fabric_factor
 from carbon_plugin.spec.layout import ParallelLayout
-from carbon_plugin.spec.limits import check_possible_run
-from carbon_plugin.spec.reading import parse_json, read_bytes
+from carbon_plugin.spec.parsing.boundary import parse_json, read_bytes
+from carbon_plugin.spec.parsing.limits import check_possible_run
 from carbon_plugin.spec.run import RunSpec, with_layout
 
 WORTH_A_TRY = 0.05

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 import msgspec
 from msgspec import Struct
 
-from carbon_plugin.footprint.account import Footprint
+from carbon_plugin.footprint.values import Footprint
 from carbon_plugin.plan.goodput import Goodput, run_goodput, shares_of
 from carbon_plugin.predict.rates import own_rows
 from carbon_plugin.predict.result import StepPrediction
@@ -37,7 +37,7 @@ class Overrun(NamedTuple):
 
 
 OVERRUNS: dict[RunClass, Overrun] = {
-    # Computed and written by `python -m carbon_plugin.calibrate.real_runs` from the rows in docs/goodput.md.
+    # Computed and written by `python -m carbon_plugin.validate.real_runs` from the rows in docs/goodput.md.
     "dense, ordinary": Overrun(1.19, 0.87, 2.17, 12, 21),
     "dense, tuned": Overrun(1.67, 1.19, 2.92, 12, 21),
     "mixture, ordinary": Overrun(1.00, 0.46, 2.12, 14, 24),

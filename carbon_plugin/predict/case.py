@@ -375,7 +375,7 @@ def stack_cases(parts: Sequence[C]) -> C:
     for field in fields(first):  # type: ignore[arg-type]  # C is one of our dataclasses
         several = [getattr(part, field.name) for part in parts]
         if field.name == KINDS:
-            assert all(kinds == several[0] for kinds in several)  # `calibrate.table` groups them
+            assert all(kinds == several[0] for kinds in several)  # `calibrate.rows.table` groups them
             columns[KINDS] = several[0]
         else:
             columns[field.name] = np.array([float(one) for one in several])

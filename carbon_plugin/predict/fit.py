@@ -21,7 +21,7 @@ Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
 MEMORY: dict[Population, Effects] = {
-    # Computed and written by `python -m carbon_plugin.calibrate.spreads` from allocated and reserved peaks of published
+    # Computed and written by `python -m carbon_plugin.validate.spreads` from allocated and reserved peaks of published
     # rows. The equations have no constant of a source, so that no source has to be left out of them.
     "tuned": Effects(0.000, 0.116, 6),
     "ordinary": Effects(0.084, 0.094, 5),

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from carbon_plugin.predict.rates import NARROW, is_calibrated
 from carbon_plugin.predict.result import AccuracyClass
 from carbon_plugin.spec.figure import Figure
-from carbon_plugin.spec.hardware import Accelerator
+from carbon_plugin.spec.hardware.cluster import Accelerator
 from carbon_plugin.spec.model import CountedModel, TransformerModel
 from carbon_plugin.spec.stack import ORDINARY, Stack
 from carbon_plugin.spec.training import Precision
@@ -38,7 +38,7 @@ class Spread(NamedTuple):
 
 
 EFFECTS: dict[AccuracyClass, Effects] = {
-    # Computed and written by `python -m carbon_plugin.calibrate.spreads` from rows with their source left out.
+    # Computed and written by `python -m carbon_plugin.validate.spreads` from rows with their source left out.
     "calibrated": Effects(0.049, 0.090, 19),
     "host_bound": Effects(0.051, 0.090, 19),
     "low_precision": Effects(0.069, 0.078, 11),

@@ -19,7 +19,7 @@ import numpy as np
 from carbon_plugin.predict.case import Values
 from carbon_plugin.predict.result import Activity
 from carbon_plugin.spec.figure import Assumption, Figure
-from carbon_plugin.spec.hardware import Accelerator, Cluster
+from carbon_plugin.spec.hardware.cluster import Accelerator, Cluster
 
 
 class Draw(NamedTuple):

@@ -18,7 +18,7 @@ from carbon_plugin.errors import SpecError
 from carbon_plugin.predict.case import Values, values
 from carbon_plugin.predict.power import capped_share
 from carbon_plugin.spec.figure import Assumption, Sourced
-from carbon_plugin.spec.hardware import OWN_ROWS, OWN_RUNS, Accelerator, Cluster
+from carbon_plugin.spec.hardware.cluster import OWN_ROWS, OWN_RUNS, Accelerator, Cluster
 from carbon_plugin.spec.stack import STACKS, AttentionKernel, Stack, factor_of, gather_overlap_of, host_op_time_of
 from carbon_plugin.spec.training import Precision
 
@@ -142,7 +142,7 @@ class Datasheet:
 
 @dataclass(frozen=True, slots=True)
 class Constants:
-    """What calibration fits: shares of the datasheet's rates and fixed costs (`spec.hardware.Efficiency`)."""
+    """What calibration fits: shares of the datasheet's rates and fixed costs (`spec.hardware.cluster.Efficiency`)."""
 
     gemm_share: Values
     fp8_gemm_share: Values

@@ -9,7 +9,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from carbon_plugin.spec.limits import check_not_negative, check_positive
+from carbon_plugin.spec.parsing.limits import check_not_negative, check_positive
 
 MixerKind = Literal["attention", "latent_attention", "state_space", "linear_attention", "convolution"]
 """What a layer mixes tokens with. Attention costs the square of the length (or length times `window`), the rest costs

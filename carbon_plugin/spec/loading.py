@@ -13,14 +13,9 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
-from carbon_plugin.spec.decoding import decode
-from carbon_plugin.spec.document import Document, overlay, read_document
 from carbon_plugin.spec.figure import Assumption
-from carbon_plugin.spec.hardware import Accelerator, Cluster, Node
-from carbon_plugin.spec.layout import ParallelLayout, StatedLayout
-from carbon_plugin.spec.model_choice import choose_model
-from carbon_plugin.spec.moment import unix_s
-from carbon_plugin.spec.profiles import (
+from carbon_plugin.spec.hardware.cluster import Accelerator, Cluster, Node
+from carbon_plugin.spec.hardware.profiles import (
     ANY_ACCELERATOR,
     GENERIC_SERVER,
     load_accelerator,
@@ -29,11 +24,16 @@ from carbon_plugin.spec.profiles import (
     nodes_with_room,
     usual_node,
 )
-from carbon_plugin.spec.reading import Keys
+from carbon_plugin.spec.hardware.stated_links import with_network, with_oversubscription, with_scaleup
+from carbon_plugin.spec.layout import ParallelLayout, StatedLayout
+from carbon_plugin.spec.model_choice import choose_model
+from carbon_plugin.spec.parsing.boundary import Keys
+from carbon_plugin.spec.parsing.decoding import decode
+from carbon_plugin.spec.parsing.document import Document, overlay, read_document
+from carbon_plugin.spec.parsing.moment import unix_s
 from carbon_plugin.spec.run import RunSpec, check_layout, check_work
 from carbon_plugin.spec.site import Site, relative_to
 from carbon_plugin.spec.stack import PLAIN_STACK, Stack
-from carbon_plugin.spec.stated_links import with_network, with_oversubscription, with_scaleup
 from carbon_plugin.spec.training import Precision, TrainingPlan
 
 COMMAND_LINE = "command line"

@@ -10,7 +10,7 @@ from msgspec import Struct
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.amounts import count, plural
 from carbon_plugin.spec.blocks import Block, Part
-from carbon_plugin.spec.limits import MOST_LAYERS, MOST_WIDTH, check_at_most, check_not_negative, check_positive
+from carbon_plugin.spec.parsing.limits import MOST_LAYERS, MOST_WIDTH, check_at_most, check_not_negative, check_positive
 
 FROZEN_BITS = (4, 8, 16)
 LITTLE_BESIDE = 0.05

@@ -9,12 +9,12 @@ from typing import Any
 import msgspec
 
 from carbon_plugin.errors import SpecError
-from carbon_plugin.spec.decoding import decode
-from carbon_plugin.spec.document import Document, overlay
-from carbon_plugin.spec.hf_config import load_hf_config
+from carbon_plugin.spec.huggingface.config import load_hf_config
 from carbon_plugin.spec.model import CountedModel, TransformerModel
+from carbon_plugin.spec.parsing.boundary import Keys
+from carbon_plugin.spec.parsing.decoding import decode
+from carbon_plugin.spec.parsing.document import Document, overlay
 from carbon_plugin.spec.presets import find_preset, load_preset, with_implied_fields
-from carbon_plugin.spec.reading import Keys
 
 MODEL: Keys = ("model",)
 BASES = ("preset", "config")

@@ -11,10 +11,10 @@ from typing import Any
 from msgspec import Struct
 
 from carbon_plugin.errors import SpecError
-from carbon_plugin.spec.decoding import decode
-from carbon_plugin.spec.document import Document, read_document
 from carbon_plugin.spec.model import TransformerModel
-from carbon_plugin.spec.names import normalized, unknown_name
+from carbon_plugin.spec.parsing.decoding import decode
+from carbon_plugin.spec.parsing.document import Document, read_document
+from carbon_plugin.spec.parsing.names import normalized, unknown_name
 
 
 class Preset(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

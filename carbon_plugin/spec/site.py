@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from carbon_plugin.errors import SpecError
-from carbon_plugin.spec.limits import check_not_negative, check_positive
+from carbon_plugin.spec.parsing.limits import check_not_negative, check_positive
 
 Provider = Literal["electricity-maps", "neso", "watttime"]
 MARGINAL_PROVIDERS: tuple[Provider, ...] = ("watttime",)

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.figure import Assumption
-from carbon_plugin.spec.limits import check_not_negative, check_positive
+from carbon_plugin.spec.parsing.limits import check_not_negative, check_positive
 
 AttentionKernel = Literal["unfused", "flash", "flash2", "flash3", "cudnn", "cudnn_fp8"]
 Population = Literal["ordinary", "tuned"]

@@ -7,7 +7,7 @@ from typing import Literal
 from msgspec import Struct
 
 from carbon_plugin.errors import SpecError
-from carbon_plugin.spec.limits import MOST_COUNT, MOST_WIDTH, check_at_most, check_not_negative, check_positive
+from carbon_plugin.spec.parsing.limits import MOST_COUNT, MOST_WIDTH, check_at_most, check_not_negative, check_positive
 
 Precision = Literal["bf16", "fp16", "fp8", "mxfp8", "nvfp4", "fp32", "tf32"]
 Optimizer = Literal["adamw", "adam", "sgd", "adafactor", "muon"]

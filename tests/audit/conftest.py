@@ -3,8 +3,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from carbon_plugin.footprint.account import EnergyItem, Factors, Reservation, account
-from carbon_plugin.footprint.factors import resolve_factors
+from carbon_plugin.footprint.account import account
+from carbon_plugin.footprint.run_factors import resolve_factors
+from carbon_plugin.footprint.values import EnergyItem, Factors, Reservation
 from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.site import Site
 

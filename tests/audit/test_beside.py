@@ -5,15 +5,15 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from carbon_plugin.audit.charts import charts_of
-from carbon_plugin.audit.report import render_html
+from carbon_plugin.audit.report.charts import charts_of
+from carbon_plugin.audit.report.text import render_text
+from carbon_plugin.audit.report.view import beside_rows, embodied_how
+from carbon_plugin.audit.report.write import render_html
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.audit.summary import summarise
-from carbon_plugin.audit.text import render_text
-from carbon_plugin.audit.view import beside_rows, embodied_how
-from carbon_plugin.footprint.factors import resolve_factors
-from carbon_plugin.spec.hardware import Cluster
-from carbon_plugin.spec.profiles import load_accelerator, load_node
+from carbon_plugin.footprint.run_factors import resolve_factors
+from carbon_plugin.spec.hardware.cluster import Cluster
+from carbon_plugin.spec.hardware.profiles import load_accelerator, load_node
 from carbon_plugin.spec.site import Instrument, Site
 from tests.ledger.builder import Job
 

@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from carbon_plugin.audit.narrative import opening, warnings
-from carbon_plugin.audit.report import render_html
+from carbon_plugin.audit.report.narrative import opening, warnings
+from carbon_plugin.audit.report.text import render_text
+from carbon_plugin.audit.report.view import gaps
+from carbon_plugin.audit.report.write import render_html
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.audit.summary import summarise
-from carbon_plugin.audit.text import render_text
-from carbon_plugin.audit.view import gaps
 from carbon_plugin.ledger.identity import agree_run
 from carbon_plugin.ledger.records import Close, DeviceEnergy, Manifest, Record, Window
 from carbon_plugin.ledger.writer import LedgerWriter
 from carbon_plugin.monitor.totals import FileTotals, RunTotals, run_totals
-from carbon_plugin.spec.devices import DeviceIdentity
+from carbon_plugin.spec.metered import DeviceIdentity
 
 SOUND = "GPU-sound"
 LOST = "GPU-lost"

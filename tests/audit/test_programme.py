@@ -10,12 +10,12 @@ import jsonschema
 import msgspec
 import pytest
 
-from carbon_plugin.audit.export_sci_ai import sci_ai_report
-from carbon_plugin.audit.json_schemas import published_schema
+from carbon_plugin.audit.exports.json_schemas import published_schema
+from carbon_plugin.audit.exports.sci_ai import sci_ai_report
 from carbon_plugin.audit.programme import find_runs, read_programme, summaries_of
 from carbon_plugin.errors import LedgerError, ReportError
-from carbon_plugin.footprint.account import Factors
-from carbon_plugin.footprint.factors import resolve_factors
+from carbon_plugin.footprint.run_factors import resolve_factors
+from carbon_plugin.footprint.values import Factors
 from carbon_plugin.ledger.identity import agree_run
 from carbon_plugin.ledger.writer import LedgerWriter
 from carbon_plugin.spec.site import Site

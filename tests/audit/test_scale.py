@@ -12,10 +12,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from carbon_plugin.audit.parts import pass_over
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.audit.summary import summarise
-from carbon_plugin.footprint.account import Factors
+from carbon_plugin.audit.tally.parts import pass_over
+from carbon_plugin.footprint.values import Factors
 from carbon_plugin.ledger.files import ledger_files
 from carbon_plugin.ledger.reader import read_ledger, read_run
 from carbon_plugin.ledger.records import Manifest, Window

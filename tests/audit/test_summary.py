@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from carbon_plugin.audit.narrative import opening, warnings
+from carbon_plugin.audit.report.narrative import opening, warnings
+from carbon_plugin.audit.report.text import render_text
+from carbon_plugin.audit.report.view import energy_quality
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.audit.summary import summarise
-from carbon_plugin.audit.text import render_text
-from carbon_plugin.audit.view import energy_quality
 from carbon_plugin.errors import LedgerError
-from carbon_plugin.footprint.account import Factors
+from carbon_plugin.footprint.values import Factors
 from carbon_plugin.ledger.identity import agree_run
 from carbon_plugin.ledger.reader import read_ledger, read_run
 from carbon_plugin.ledger.records import DeviceEnergy, Manifest, Record, Span, Window

@@ -6,7 +6,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
-from carbon_plugin.spec.profiles import load_accelerator
+from carbon_plugin.spec.hardware.profiles import load_accelerator
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu_checks.py"
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from carbon_plugin.calibrate.fit import Parameter, fit
+from carbon_plugin.calibrate.rows.published import published_rows
+from carbon_plugin.calibrate.rows.table import predict, select, tabulate
 from carbon_plugin.calibrate.shipped import compare, refit
-from carbon_plugin.calibrate.table import predict, select, tabulate
-from carbon_plugin.calibrate.validate import published_rows
 
 
 @pytest.fixture(scope="module")

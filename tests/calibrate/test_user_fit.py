@@ -6,16 +6,16 @@ import msgspec
 import numpy as np
 import pytest
 
-from carbon_plugin.calibrate.rows import PublishedRow
-from carbon_plugin.calibrate.table import predict, tabulate
+from carbon_plugin.calibrate.rows.published import published_rows
+from carbon_plugin.calibrate.rows.rows import PublishedRow
+from carbon_plugin.calibrate.rows.table import predict, tabulate
 from carbon_plugin.calibrate.user_fit import Calibration, calibrate, learned_power
 from carbon_plugin.calibrate.user_profile import provenance, user_profile, user_stacks, write_profile
-from carbon_plugin.calibrate.validate import published_rows
 from carbon_plugin.errors import SpecError
 from carbon_plugin.predict.step import predict_step
-from carbon_plugin.spec.hardware import Efficiency
+from carbon_plugin.spec.hardware.cluster import Efficiency
+from carbon_plugin.spec.hardware.profiles import load_accelerator, load_stack
 from carbon_plugin.spec.loading import build_run_spec
-from carbon_plugin.spec.profiles import load_accelerator, load_stack
 from carbon_plugin.spec.stack import STACKS
 
 

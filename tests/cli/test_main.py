@@ -30,7 +30,7 @@ def test_help_lists_every_command_without_loading_one():
     for name in cli.COMMANDS:
         assert f"\n  {name} " in done.stdout
     loaded = done.stdout.splitlines()[-1]
-    for module in ("carbon_plugin.cli.plan", "carbon_plugin.predict", "numpy", "torch", "rich"):
+    for module in ("carbon_plugin.cli.commands.plan", "carbon_plugin.predict", "numpy", "torch", "rich"):
         assert f"'{module}'" not in loaded
 
 

@@ -8,9 +8,10 @@ from torch import nn
 from torch._dynamo.testing import CompileCounter
 
 from carbon_plugin.detect.batch import BatchWatch, called_module
+from carbon_plugin.detect.job import Job
 from carbon_plugin.detect.live import FirstStep
-from carbon_plugin.detect.readers import Job, read_all
-from carbon_plugin.detect.step import (
+from carbon_plugin.detect.readers.order import read_all
+from carbon_plugin.detect.readers.step import (
     detect_adapters,
     detect_compiled,
     detect_optimizer,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from carbon_plugin.calibrate.ledger_rows import ledger_rows
+from carbon_plugin.calibrate.rows.from_ledger import ledger_rows
 from carbon_plugin.calibrate.user_fit import calibrate
 
 ROOT = Path(__file__).resolve().parents[2]

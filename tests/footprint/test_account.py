@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from carbon_plugin.errors import FootprintError
-from carbon_plugin.footprint.account import EnergyItem, Factors, Footprint, Reservation, account
+from carbon_plugin.footprint.account import account
+from carbon_plugin.footprint.values import EnergyItem, Factors, Footprint, Reservation
 from carbon_plugin.spec.figure import Figure
 
 MakeFactors = Callable[..., Factors]

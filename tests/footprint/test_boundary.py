@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from carbon_plugin.footprint.account import EnergyItem, Factors, account
+from carbon_plugin.footprint.account import account
 from carbon_plugin.footprint.boundary import ladder
+from carbon_plugin.footprint.values import EnergyItem, Factors
 
 
 def energy(rung: str, joules: float) -> EnergyItem:

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from carbon_plugin.errors import FootprintError
-from carbon_plugin.footprint.account import EnergyItem, Factors, Reservation
 from carbon_plugin.footprint.drivers import drivers
+from carbon_plugin.footprint.values import EnergyItem, Factors, Reservation
 
 MakeFactors = Callable[..., Factors]
 

@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from carbon_plugin.errors import FootprintError, SpecError
-from carbon_plugin.footprint.account import EnergyItem, Factors, Reservation, account
-from carbon_plugin.footprint.factors import resolve_factors
+from carbon_plugin.footprint.account import account
+from carbon_plugin.footprint.run_factors import resolve_factors
+from carbon_plugin.footprint.values import EnergyItem, Factors, Reservation
 from carbon_plugin.spec.figure import Figure
-from carbon_plugin.spec.hardware import Cluster
+from carbon_plugin.spec.hardware.cluster import Cluster
 from carbon_plugin.spec.site import Instrument, LiveSource, Site
 
 MakeFactors = Callable[..., Factors]

@@ -19,32 +19,33 @@ import msgspec
 import numpy as np
 import yaml
 
-from carbon_plugin.audit.evidence import read_summary
-from carbon_plugin.audit.front_matter import write_key
-from carbon_plugin.audit.kubernetes import read_kubernetes
-from carbon_plugin.audit.reconcile import reconcile
-from carbon_plugin.audit.report import render_json
+from carbon_plugin.audit.allocation.kubernetes import read_kubernetes
+from carbon_plugin.audit.allocation.reconcile import reconcile
+from carbon_plugin.audit.allocation.slurm import read_sacct
+from carbon_plugin.audit.exports.evidence import read_summary
+from carbon_plugin.audit.exports.front_matter import write_key
+from carbon_plugin.audit.report.text import render_text
+from carbon_plugin.audit.report.write import render_json
 from carbon_plugin.audit.result import AuditSummary
-from carbon_plugin.audit.scheduler import read_sacct
 from carbon_plugin.audit.summary import summarise
-from carbon_plugin.audit.text import render_text
-from carbon_plugin.calibrate.rows import read_rows
-from carbon_plugin.footprint.electricity_maps import ElectricityMaps
-from carbon_plugin.footprint.factors import resolve_factors
-from carbon_plugin.footprint.http import Service
-from carbon_plugin.footprint.neso import Neso
-from carbon_plugin.footprint.series_file import load_trace
-from carbon_plugin.footprint.watttime import WattTime
+from carbon_plugin.calibrate.rows.rows import read_rows
+from carbon_plugin.footprint.live.electricity_maps import ElectricityMaps
+from carbon_plugin.footprint.live.http import Service
+from carbon_plugin.footprint.live.neso import Neso
+from carbon_plugin.footprint.live.watttime import WattTime
+from carbon_plugin.footprint.run_factors import resolve_factors
+from carbon_plugin.footprint.series.file import load_trace
 from carbon_plugin.ledger import chain
 from carbon_plugin.ledger.identity import read_identity
-from carbon_plugin.meters.node_address import parse_address
-from carbon_plugin.meters.node_files import CsvSource
-from carbon_plugin.meters.node_http import JsonService
-from carbon_plugin.meters.node_source import SourceError, open_source
+from carbon_plugin.meters.node.address import parse_address
+from carbon_plugin.meters.node.files import CsvSource
+from carbon_plugin.meters.node.http import JsonService
+from carbon_plugin.meters.node.open import open_source
+from carbon_plugin.meters.node.source import SourceError
 from carbon_plugin.plan.forecast import load_forecast, make_forecast
-from carbon_plugin.spec.hf_config import load_hf_config
+from carbon_plugin.spec.hardware.profiles import load_accelerator, load_node
+from carbon_plugin.spec.huggingface.config import load_hf_config
 from carbon_plugin.spec.loading import load_run_spec
-from carbon_plugin.spec.profiles import load_accelerator, load_node
 from carbon_plugin.spec.site import Site
 from tests.fuzz.mutations import as_json, damaged, outcome
 from tests.ledger.builder import Attempt, Job
@@ -296,11 +297,11 @@ def node_service(rng: random.Random) -> Any:
 
 COMMANDS = {
     "ipmi": (
-        "carbon_plugin.meters.node_ipmi.run_command",
+        "carbon_plugin.meters.node.ipmi.run_command",
         b"\n    Instantaneous power reading:                   155 Watts\n    Power reading state is:  activated\n",
     ),
     "slurm": (
-        "carbon_plugin.meters.node_slurm.run_command",
+        "carbon_plugin.meters.node.slurm.run_command",
         b"NodeName=n1 CurrentWatts=612 AveWatts=4294967294 ConsumedJoules=1234567\n",
     ),
 }

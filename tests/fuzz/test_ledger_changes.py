@@ -19,13 +19,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carbon_plugin.footprint.factors import resolve_factors
+from carbon_plugin.footprint.run_factors import resolve_factors
 from carbon_plugin.ledger import chain
 from carbon_plugin.ledger.codec import encode_record
 from carbon_plugin.ledger.reader import read_ledger
 from carbon_plugin.ledger.records import Close, Record, Window
 from carbon_plugin.ledger.sums import RunningSums
-from carbon_plugin.ledger.verify import RunCheck, verify_run
+from carbon_plugin.ledger.verification.verify import RunCheck, verify_run
 from carbon_plugin.spec.site import Site
 from tests.ledger.builder import Attempt, Job
 

@@ -14,7 +14,7 @@ import pytest
 from carbon_plugin.audit.summary import summarise
 from carbon_plugin.ledger.reader import manifest_of, read_run
 from carbon_plugin.ledger.records import Close, Window
-from carbon_plugin.ledger.verify import verify_run
+from carbon_plugin.ledger.verification.verify import verify_run
 
 LOOPS = Path(__file__).parent / "jobs" / "loops.py"
 

@@ -16,7 +16,7 @@ import torch
 from carbon_plugin.audit.summary import summarise
 from carbon_plugin.ledger.reader import LedgerFile, manifest_of, read_run
 from carbon_plugin.ledger.records import Close, Window
-from carbon_plugin.ledger.verify import verify_run
+from carbon_plugin.ledger.verification.verify import verify_run
 
 JOB = Path(__file__).parent / "jobs" / "lightning_fit.py"
 

@@ -12,12 +12,12 @@ from msgspec.structs import replace
 
 from carbon_plugin.ledger.reader import LedgerFile, manifest_of, read_run
 from carbon_plugin.ledger.records import Close, Event, Projection, Span, Window
-from carbon_plugin.ledger.verify import verify_run
+from carbon_plugin.ledger.verification.verify import verify_run
 from carbon_plugin.plan.forecast import make_forecast, save_forecast
-from carbon_plugin.spec.hardware import Cluster
+from carbon_plugin.spec.hardware.cluster import Cluster
+from carbon_plugin.spec.hardware.profiles import load_accelerator, load_node
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.model import TransformerModel
-from carbon_plugin.spec.profiles import load_accelerator, load_node
 from carbon_plugin.spec.run import RunSpec
 from carbon_plugin.spec.site import Site
 from carbon_plugin.spec.training import TrainingPlan

@@ -19,7 +19,7 @@ from carbon_plugin.errors import CarbonPluginError
 from carbon_plugin.integrations.pytorch import TorchCarbon, watch
 from carbon_plugin.ledger.reader import read_run
 from carbon_plugin.ledger.records import Window
-from carbon_plugin.ledger.verify import verify_run
+from carbon_plugin.ledger.verification.verify import verify_run
 
 JOB = Path(__file__).parent / "jobs" / "resume.py"
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import msgspec
 
-from carbon_plugin.ledger.heads import witnessed_by
 from carbon_plugin.ledger.identity import agree_run
 from carbon_plugin.ledger.records import (
     HEADS_EVENT,
@@ -24,8 +23,9 @@ from carbon_plugin.ledger.records import (
     Window,
 )
 from carbon_plugin.ledger.sums import RunningSums
+from carbon_plugin.ledger.verification.heads import witnessed_by
 from carbon_plugin.ledger.writer import LedgerWriter
-from carbon_plugin.spec.devices import DeviceIdentity
+from carbon_plugin.spec.metered import DeviceIdentity
 
 RUN_START_UNIX_S = 1_760_000_000.0
 

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from carbon_plugin.spec.figure import Sourced
-from carbon_plugin.spec.hardware import Host, Network, Node
+from carbon_plugin.spec.hardware.cluster import Host, Network, Node
 
 PRELUDE = """
 import json, os, sys, time
 import msgspec
-from carbon_plugin.meters.nvml import list_gpus, open_nvml_meter
+from carbon_plugin.meters.gpu.nvml import list_gpus, open_nvml_meter
 from carbon_plugin.meters.open import open_meters
 
 # Curves begin when the meter is ready to open, not when this process was started; faults with a time begin with `arm`.

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from carbon_plugin.meters.agreement import Agreement
 from carbon_plugin.meters.bounds import Bounds
 from carbon_plugin.meters.gate import Gate
-from carbon_plugin.meters.host_model import Watts
 from carbon_plugin.meters.protocol import Reading
+from carbon_plugin.meters.watts import Watts
 
 BOUNDS = Bounds(ceiling_w=840.0, limit_w=700.0, idle_w=70.0, source="its power limit of 700 W")
 

@@ -11,8 +11,8 @@ from msgspec import structs
 
 from carbon_plugin.meters.open import MeterSet, open_meters
 from carbon_plugin.spec.figure import Figure, Sourced
-from carbon_plugin.spec.hardware import Node
-from carbon_plugin.spec.profiles import load_accelerator
+from carbon_plugin.spec.hardware.cluster import Node
+from carbon_plugin.spec.hardware.profiles import load_accelerator
 
 MakeNode = Callable[..., Node]
 
@@ -21,7 +21,7 @@ NO_GPUS = {"CUDA_VISIBLE_DEVICES": ""}
 
 NODE = """
 from carbon_plugin.spec.figure import Sourced
-from carbon_plugin.spec.hardware import Host, Network, Node
+from carbon_plugin.spec.hardware.cluster import Host, Network, Node
 def known(value): return Sourced(value, "test", "assumed")
 node = Node(
     name="test-node", full_name="test", accelerator="h100-sxm", accelerators=4, sources={},
@@ -183,7 +183,7 @@ def test_the_cpus_that_slurm_gave_decide_before_the_gpus(
     metering: Callable[..., Any], cpus: str, share: float, sentence: str
 ) -> None:
     script = """
-from carbon_plugin.meters.hostinfo import read_host_info
+from carbon_plugin.meters.host.machine import read_host_info
 logical = read_host_info().logical_cores
 cpus = {"half": logical // 2, "all": logical}.get(os.environ["CPUS"], "many")
 meters = open_meters(node_profile=node, environ={**os.environ, "SLURM_CPUS_ON_NODE": str(cpus)})
@@ -195,7 +195,7 @@ show([meters.host_share, meters.notes])
 
 
 METERED_NODE = """
-from carbon_plugin.meters.node_address import parse_address
+from carbon_plugin.meters.node.address import parse_address
 import threading
 folder, start_s = os.environ["COUNTERS"], time.monotonic()
 def write():

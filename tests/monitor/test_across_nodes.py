@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from carbon_plugin.audit.narrative import warnings
+from carbon_plugin.audit.report.narrative import warnings
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.audit.summary import summarise
-from carbon_plugin.ledger.launches import SKEW_EVENT
-from carbon_plugin.ledger.outline import find_events, outline_of
+from carbon_plugin.ledger.held.launches import SKEW_EVENT
+from carbon_plugin.ledger.held.outline import find_events, outline_of
 from carbon_plugin.ledger.reader import LedgerFile, manifest_of, read_run
 from carbon_plugin.ledger.records import Close, Event, Projection, Window
-from carbon_plugin.ledger.verify import verify_run
+from carbon_plugin.ledger.verification.verify import verify_run
 from tests.monitor.launching import Launch, Start, wait_until
 
 BUSY, SPARE = (f"GPU-00000051-5133-4d00-8000-00000000000{index}" for index in range(2))

@@ -21,13 +21,13 @@ def documented() -> set[str]:
 
 @pytest.fixture
 def logged() -> set[str]:
-    from carbon_plugin.footprint.account import EnergyItem, Reservation
-    from carbon_plugin.footprint.factors import resolve_factors
-    from carbon_plugin.monitor.metrics import metrics_of
-    from carbon_plugin.monitor.projection import outlook, remaining_measured
+    from carbon_plugin.footprint.run_factors import resolve_factors
+    from carbon_plugin.footprint.values import EnergyItem, Reservation
+    from carbon_plugin.monitor.run.metrics import metrics_of
+    from carbon_plugin.monitor.run.projection import outlook, remaining_measured
     from carbon_plugin.monitor.totals import RunTotals
-    from carbon_plugin.spec.hardware import Cluster
-    from carbon_plugin.spec.profiles import load_accelerator, load_node
+    from carbon_plugin.spec.hardware.cluster import Cluster
+    from carbon_plugin.spec.hardware.profiles import load_accelerator, load_node
     from carbon_plugin.spec.site import Site
 
     item = EnergyItem(rung="gpu", scope="gpu", energy_j=1e6, low_j=9e5, high_j=1.1e6)

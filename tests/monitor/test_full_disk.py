@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
+from carbon_plugin.audit.report.text import render_text
 from carbon_plugin.audit.summary import summarise
-from carbon_plugin.audit.text import render_text
 from carbon_plugin.ledger.identity import read_identity
 from carbon_plugin.ledger.reader import LedgerFile, manifest_of, read_run
 from carbon_plugin.ledger.records import Close, Event, Projection, Window
-from carbon_plugin.ledger.verify import verify_run
+from carbon_plugin.ledger.verification.verify import verify_run
 from tests.monitor.launching import Launch, Start, wait_until
 
 FIRST_FILE = "node-0.attempt-0.jsonl"

@@ -12,27 +12,27 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from carbon_plugin.audit.explain import explain
-from carbon_plugin.audit.export_ghg import GhgReport, ghg_report
-from carbon_plugin.audit.export_model_card import model_card_emissions
-from carbon_plugin.audit.export_paper import paper_paragraph
-from carbon_plugin.audit.export_sci import sci_report
-from carbon_plugin.audit.ghg_factors import GhgInputs
+from carbon_plugin.audit.explain.trace import explain
+from carbon_plugin.audit.exports.ghg import GhgReport, ghg_report
+from carbon_plugin.audit.exports.ghg_factors import GhgInputs
+from carbon_plugin.audit.exports.model_card import model_card_emissions
+from carbon_plugin.audit.exports.paper import paper_paragraph
+from carbon_plugin.audit.exports.sci import sci_report
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.audit.summary import summarise
-from carbon_plugin.cli.whatif import measured_run
+from carbon_plugin.cli.commands.whatif import measured_run
 from carbon_plugin.errors import FootprintError, ReportError
-from carbon_plugin.footprint.account import Basis
-from carbon_plugin.footprint.cache import DiskCache
-from carbon_plugin.footprint.provider import LiveSample
+from carbon_plugin.footprint.live.cache import DiskCache
+from carbon_plugin.footprint.live.provider import LiveSample
+from carbon_plugin.footprint.values import Basis
 from carbon_plugin.ledger.reader import read_run
 from carbon_plugin.ledger.records import DeviceEnergy, Event, Manifest, Window
 from carbon_plugin.monitor.intensity import IntensityWatch, expected_g_per_kwh
 from carbon_plugin.monitor.settings import make_settings
 from carbon_plugin.monitor.totals import FileTotals, run_totals
-from carbon_plugin.plan.whatif_run import compare_run
-from carbon_plugin.spec.devices import DeviceIdentity
-from carbon_plugin.spec.moment import unix_s
+from carbon_plugin.plan.whatif.measured_run import compare_run
+from carbon_plugin.spec.metered import DeviceIdentity
+from carbon_plugin.spec.parsing.moment import unix_s
 from carbon_plugin.spec.site import LiveSource, SeriesFile, Site
 
 TOKEN = "token-of-the-test"

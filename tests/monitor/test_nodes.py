@@ -13,13 +13,13 @@ from carbon_plugin.errors import LedgerError
 from carbon_plugin.ledger.reader import read_ledger
 from carbon_plugin.ledger.records import DeviceEnergy, Manifest, Window
 from carbon_plugin.ledger.writer import LedgerWriter
-from carbon_plugin.monitor.aggregator import Aggregator
 from carbon_plugin.monitor.clock import TrainingClock
 from carbon_plugin.monitor.guard import Guard
-from carbon_plugin.monitor.journal import Journal
+from carbon_plugin.monitor.node.journal import Journal
+from carbon_plugin.monitor.run.aggregator import Aggregator
 from carbon_plugin.monitor.thread import MonitorThread, Wake, wait_s
 from carbon_plugin.monitor.totals import run_totals
-from carbon_plugin.spec.devices import DeviceIdentity
+from carbon_plugin.spec.metered import DeviceIdentity
 
 
 def manifest(node: int) -> Manifest:

@@ -12,7 +12,7 @@ import pytest
 from carbon_plugin.errors import SpecError
 from carbon_plugin.monitor.launch import process_mark
 from carbon_plugin.monitor.ranks import Ranks, ranks_from_environ
-from carbon_plugin.monitor.rundir import INHERITED_VARIABLE, choose_run_dir
+from carbon_plugin.monitor.run.directory import INHERITED_VARIABLE, choose_run_dir
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_nodes_with_nothing_in_common_must_be_told():
 SIBLING = """
 import os, sys
 from carbon_plugin.monitor.ranks import ranks_from_environ
-from carbon_plugin.monitor.rundir import choose_run_dir
+from carbon_plugin.monitor.run.directory import choose_run_dir
 print(choose_run_dir("train", ranks_from_environ(os.environ), os.environ))
 """
 

@@ -6,7 +6,7 @@ import pytest
 
 from carbon_plugin.ledger.records import DeviceEnergy, Manifest, Span, Window
 from carbon_plugin.monitor.totals import FileTotals, run_totals, without_copies
-from carbon_plugin.spec.devices import DeviceIdentity
+from carbon_plugin.spec.metered import DeviceIdentity
 
 
 def gpu(key: str, share: float | None = None) -> DeviceIdentity:

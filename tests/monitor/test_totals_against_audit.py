@@ -15,7 +15,7 @@ from carbon_plugin.ledger.identity import agree_run
 from carbon_plugin.ledger.records import MACHINE, DeviceEnergy, Manifest, Record, Window
 from carbon_plugin.ledger.writer import LedgerWriter
 from carbon_plugin.monitor.totals import FileTotals, RunTotals, run_totals
-from carbon_plugin.spec.devices import DeviceIdentity
+from carbon_plugin.spec.metered import DeviceIdentity
 
 START_S = 1_760_000_000.0
 RUN_ID = "d" * 32

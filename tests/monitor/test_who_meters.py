@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from msgspec import Struct
 
-from carbon_plugin.audit.narrative import warnings
+from carbon_plugin.audit.report.narrative import warnings
+from carbon_plugin.audit.report.text import render_text
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.audit.summary import summarise
-from carbon_plugin.audit.text import render_text
 from carbon_plugin.ledger.reader import read_run
 from carbon_plugin.ledger.records import Window
 from carbon_plugin.monitor.totals import FileTotals, run_totals

@@ -11,7 +11,7 @@ import pytest
 from carbon_plugin.errors import FootprintError, InfeasibleLayoutError, SpecError
 from carbon_plugin.plan.alternatives import DAY_S, Question, SearchReport, search_alternatives
 from carbon_plugin.plan.forecast import make_forecast
-from carbon_plugin.plan.fullness import expected_slowdown
+from carbon_plugin.plan.search.fullness import expected_slowdown
 from carbon_plugin.spec.loading import build_run_spec
 from carbon_plugin.spec.run import RunSpec
 

@@ -6,11 +6,11 @@ import msgspec
 import pytest
 
 from carbon_plugin.plan.alternatives import Question, search_alternatives
-from carbon_plugin.plan.axes import parse_axes
 from carbon_plugin.plan.forecast import Forecast, load_forecast, make_forecast, save_forecast
 from carbon_plugin.plan.real_run import OVERRUNS, overrun_of, run_class
-from carbon_plugin.plan.whatif import PLAN_AXES, compare_plan
-from carbon_plugin.spec.hardware import OWN_RUNS
+from carbon_plugin.plan.whatif.axes import parse_axes
+from carbon_plugin.plan.whatif.planned_run import PLAN_AXES, compare_plan
+from carbon_plugin.spec.hardware.cluster import OWN_RUNS
 from carbon_plugin.spec.loading import build_run_spec
 from carbon_plugin.spec.run import RunSpec
 

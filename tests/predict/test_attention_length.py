@@ -8,9 +8,9 @@ import pytest
 from carbon_plugin.predict.case import layout_of, shape_of, work_of
 from carbon_plugin.predict.operators import attention_core
 from carbon_plugin.predict.rates import attention_share, datasheet, gemm_share_law, host_rates, peak_16bit
-from carbon_plugin.spec.hardware import Cluster
+from carbon_plugin.spec.hardware.cluster import Cluster
+from carbon_plugin.spec.hardware.profiles import default_node_for, load_accelerator
 from carbon_plugin.spec.layout import ParallelLayout
-from carbon_plugin.spec.profiles import default_node_for, load_accelerator
 from carbon_plugin.spec.stack import Stack
 from carbon_plugin.spec.training import TrainingPlan
 

@@ -14,14 +14,14 @@ from carbon_plugin.predict.case import layout_of, shape_of, work_of
 from carbon_plugin.predict.flops import layer_forward_flops, step_flops
 from carbon_plugin.predict.schedule import device_parameters
 from carbon_plugin.predict.step import predict_step
-from carbon_plugin.spec.hf_config import model_from_hf_config
+from carbon_plugin.spec.huggingface.config import model_from_hf_config
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.loading import build_run_spec
 from carbon_plugin.spec.model import TransformerModel
 from carbon_plugin.spec.stack import Stack
 from carbon_plugin.spec.training import TrainingPlan
 
-CONFIGS = Path(__file__).parents[1] / "spec" / "data" / "hf_configs"
+CONFIGS = Path(__file__).parents[1] / "spec" / "huggingface" / "data" / "hf_configs"
 VISION = {"config": str(CONFIGS / "Qwen--Qwen3-VL-2B-Instruct_config.json")}
 T5_LARGE = {
     "model_type": "t5",

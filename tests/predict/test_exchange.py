@@ -13,9 +13,9 @@ from carbon_plugin.predict.case import layout_of, shape_of, work_of
 from carbon_plugin.predict.layer import exposed_exchange
 from carbon_plugin.predict.rates import datasheet
 from carbon_plugin.predict.schedule import step_time
-from carbon_plugin.spec.hardware import Cluster
+from carbon_plugin.spec.hardware.cluster import Cluster
+from carbon_plugin.spec.hardware.profiles import default_node_for, load_accelerator
 from carbon_plugin.spec.layout import ParallelLayout
-from carbon_plugin.spec.profiles import default_node_for, load_accelerator
 from carbon_plugin.spec.stack import Stack
 from carbon_plugin.spec.training import TrainingPlan
 

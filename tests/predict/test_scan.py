@@ -20,13 +20,13 @@ from carbon_plugin.predict.scan import scan, scan_flops_per_token
 from carbon_plugin.predict.schedule import device_parameters, step_time
 from carbon_plugin.predict.step import predict_step
 from carbon_plugin.spec.blocks import Block, FeedForward, Mixer
-from carbon_plugin.spec.hf_config import load_hf_config, model_from_hf_config
+from carbon_plugin.spec.huggingface.config import load_hf_config, model_from_hf_config
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.loading import build_run_spec
 from carbon_plugin.spec.stack import Stack
 from carbon_plugin.spec.training import TrainingPlan
 
-CONFIGS = Path(__file__).parents[1] / "spec" / "data" / "hf_configs"
+CONFIGS = Path(__file__).parents[1] / "spec" / "huggingface" / "data" / "hf_configs"
 NEMOTRON = load_hf_config(CONFIGS / "nvidia--Nemotron-H-56B-Base-8K_config.json")
 LINEAR = {
     "model_type": "qwen3_next",

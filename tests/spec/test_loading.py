@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from carbon_plugin.errors import InfeasibleLayoutError, SpecError
+from carbon_plugin.spec.hardware.profiles import load_node
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.loading import build_run_spec, load_run_spec
 from carbon_plugin.spec.model import CountedModel, TransformerModel
-from carbon_plugin.spec.profiles import load_node
 from carbon_plugin.spec.stack import STACKS, Stack
 
 DOCS = Path(__file__).parents[2] / "docs" / "spec.md"

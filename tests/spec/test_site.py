@@ -8,7 +8,7 @@ import pytest
 
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.loading import load_run_spec
-from carbon_plugin.spec.moment import iso_utc, unix_s
+from carbon_plugin.spec.parsing.moment import iso_utc, unix_s
 from carbon_plugin.spec.site import Instrument, LiveSource, SeriesFile, Site
 
 RUN = """

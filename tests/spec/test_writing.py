@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from carbon_plugin.errors import SpecError
+from carbon_plugin.spec.hardware.profiles import find_accelerator
 from carbon_plugin.spec.loading import build_run_spec, load_run_spec
-from carbon_plugin.spec.profiles import find_accelerator
 from carbon_plugin.spec.run import RunSpec
 from carbon_plugin.spec.writing import write_run_spec
 

@@ -14,8 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from carbon_plugin.monitor.settings import MonitorOptions
-from carbon_plugin.monitor.spans import SpanRule
+from carbon_plugin.monitor.settings import MonitorOptions, SpanRule
 
 STEPS, STEP_S, WIDTH = 16, 0.1, 16
 ACCUMULATED = 2

@@ -17,8 +17,7 @@ import msgspec
 
 from carbon_plugin.detect.observed import Detected, DetectedLayout
 from carbon_plugin.monitor.monitor import USED_BY_THE_THREAD, CarbonMonitor
-from carbon_plugin.monitor.settings import MonitorOptions
-from carbon_plugin.monitor.spans import SpanRule
+from carbon_plugin.monitor.settings import MonitorOptions, SpanRule
 from carbon_plugin.spec.site import Site
 
 STEP_S = 0.02

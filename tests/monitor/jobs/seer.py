@@ -16,10 +16,11 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from carbon_plugin.detect.observed import Detected, DetectedLayout
-from carbon_plugin.monitor import duty, station
-from carbon_plugin.monitor.baseline import Baseline
+from carbon_plugin.monitor import station
 from carbon_plugin.monitor.clock import TrainingClock
 from carbon_plugin.monitor.monitor import USED_BY_THE_THREAD, CarbonMonitor
+from carbon_plugin.monitor.node import duty
+from carbon_plugin.monitor.node.baseline import Baseline
 from carbon_plugin.monitor.settings import MonitorOptions
 
 STEP_S = 0.05

@@ -20,8 +20,7 @@ from torch import nn
 from carbon_plugin.integrations.pytorch import watch
 from carbon_plugin.ledger.reader import read_run
 from carbon_plugin.ledger.records import Close, Event, Window
-from carbon_plugin.monitor.settings import MonitorOptions
-from carbon_plugin.monitor.spans import SpanRule
+from carbon_plugin.monitor.settings import MonitorOptions, SpanRule
 
 STEPS, STEP_S = 12, 0.015
 FAST = {"window_s": 0.1, "options": MonitorOptions(min_window_s=0.05, span_rule=SpanRule(min_s=0.05, min_steps=2))}
@@ -43,15 +42,15 @@ FAULTS = (
     "carbon_plugin.monitor.loop:distributed_place",
     # on the monitor thread
     "carbon_plugin.monitor.thread:MonitorThread._next_edge_s",
-    "carbon_plugin.monitor.run_place:agree_run",
-    "carbon_plugin.monitor.duty:look_at_hardware",
-    "carbon_plugin.monitor.baseline:Baseline.from_start",
-    "carbon_plugin.monitor.duty:Duty.decide",
+    "carbon_plugin.monitor.run.place:agree_run",
+    "carbon_plugin.monitor.node.duty:look_at_hardware",
+    "carbon_plugin.monitor.node.baseline:Baseline.from_start",
+    "carbon_plugin.monitor.node.duty:Duty.decide",
     "carbon_plugin.monitor.station:open_host_meters",
-    "carbon_plugin.monitor.run_place:LedgerWriter.__init__",
+    "carbon_plugin.monitor.run.place:LedgerWriter.__init__",
     "carbon_plugin.monitor.station:Station._take",
-    "carbon_plugin.monitor.leader:Election.take",
-    "carbon_plugin.monitor.leader:Election.claim",
+    "carbon_plugin.monitor.node.leader:Election.take",
+    "carbon_plugin.monitor.node.leader:Election.claim",
     "carbon_plugin.monitor.context:resolve",
     "carbon_plugin.monitor.context:resolve_factors",
     "carbon_plugin.monitor.context:predict_step",
@@ -59,15 +58,15 @@ FAULTS = (
     "carbon_plugin.meters.open:MeterSet.close",
     "carbon_plugin.ledger.writer:LedgerWriter.write",
     "carbon_plugin.ledger.writer:LedgerWriter.close",
-    "carbon_plugin.monitor.recorder:cut",
-    "carbon_plugin.monitor.lead:energies",
-    "carbon_plugin.monitor.recorder:NodeRecorder.close",
-    "carbon_plugin.monitor.spans:SpanTracker.observe",
+    "carbon_plugin.monitor.node.recorder:cut",
+    "carbon_plugin.monitor.node.lead:energies",
+    "carbon_plugin.monitor.node.recorder:NodeRecorder.close",
+    "carbon_plugin.monitor.node.spans:SpanTracker.observe",
     "carbon_plugin.monitor.totals:FileTotals.add",
-    "carbon_plugin.monitor.aggregator:Aggregator.poll",
-    "carbon_plugin.monitor.projector:run_totals",
-    "carbon_plugin.monitor.projection:account",
-    "carbon_plugin.monitor.projector:metrics_of",
+    "carbon_plugin.monitor.run.aggregator:Aggregator.poll",
+    "carbon_plugin.monitor.run.projector:run_totals",
+    "carbon_plugin.monitor.run.projection:account",
+    "carbon_plugin.monitor.run.projector:metrics_of",
     "carbon_plugin.monitor.wall:WallClock.adjust",
 )
 

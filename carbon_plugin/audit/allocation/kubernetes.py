@@ -1,0 +1,263 @@
+"""What Kubernetes gave a job: pods, their events and their resource claims, as `kubectl get ... -o json` writes them.
+
+A pod is known by its UID: two pods of one name follow each other or live in two namespaces. What the allocations mean
+for a run is `audit.allocation.reconcile`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from msgspec import Struct
+
+from carbon_plugin.audit.allocation.gpu_resources import MOST_GPUS, Held, held_of
+from carbon_plugin.audit.result import Allocation
+from carbon_plugin.errors import ReportError
+from carbon_plugin.spec.amounts import plural
+from carbon_plugin.spec.parsing.boundary import Place, parse_json, read_bytes
+from carbon_plugin.spec.parsing.limits import MOST_RUN_S
+
+_STARTED, _ENDED = {"Scheduled"}, {"Killing", "Evicted", "Preempted", "Completed", "DeadlineExceeded"}
+_OVER = {"Succeeded", "Failed"}
+_WHAT = "expected the output of kubectl get pods,events -o json"
+
+
+class _Reference(Struct, frozen=True):
+    """A pod as something names it; what is not said is empty."""
+
+    name: str
+    namespace: str
+    uid: str
+
+    def means(self, other: _Reference) -> bool:
+        """Whether both name one pod, as far as they say."""
+        if self.uid and other.uid:
+            return self.uid == other.uid
+        agree = not (self.namespace and other.namespace) or self.namespace == other.namespace
+        return self.name == other.name and agree
+
+
+class _Event(Struct, frozen=True):
+    """An event of a pod: its reason, when it happened first and last."""
+
+    about: _Reference
+    reason: str
+    first_s: float | None
+    last_s: float | None
+
+
+class _Claim(Struct, frozen=True):
+    """Devices that a resource claim was given, and how many pods share it; None while it has none."""
+
+    devices: int | None
+    pods: int
+
+
+def read_kubernetes(path: Path, *, gpus_by_host: Mapping[str, int], until_unix_s: float) -> list[Allocation]:
+    """Allocations in the output of `kubectl get pods,events,resourceclaims -o json`, or of any of these alone.
+
+    A pod holds its GPUs from being scheduled until its last container ended; one that still runs holds them until
+    `until_unix_s`, one that was never scheduled holds none. A pod that is gone is known from its events, which name no
+    GPUs: they are those of the ledger of that host (a pod's host name is its own), else those of the pod that has its
+    name now, else as many as the largest host here has. Raises `ReportError` for another file, with the field.
+    """
+    document = Place(parse_json(read_bytes(path, ReportError), path, _WHAT, ReportError), str(path), ReportError)
+    if not isinstance(document.value, dict) or not isinstance(document.value.get("items", []), list):
+        raise ReportError(f"{path}: {_WHAT}")
+    items = document.field("items").items() if "items" in document.value else [document]
+    pods = [(_reference(item.field("metadata")), item) for item in items if _kind(item) == "Pod"]
+    events = [event for item in items if _kind(item) == "Event" and (event := _event(item)) is not None]
+    claims = {_reference(item.field("metadata")): _claim(item) for item in items if _kind(item) == "ResourceClaim"}
+    by_name: dict[str, list[_Event]] = {}
+    for event in events:
+        by_name.setdefault(event.about.name, []).append(event)
+    found = []
+    gpus_by_name: dict[str, float] = {}
+    for reference, pod in pods:
+        own = [event for event in by_name.get(reference.name, []) if event.about.means(reference)]
+        start_s = _scheduled_s(pod)
+        if start_s is not None:
+            end_s = _ended_s(pod, own)
+            held = _gpus_of_pod(pod, reference, claims)
+            gpus_by_name[reference.name] = held.gpus
+            found.append(_allocation(path, reference, _phase(pod), held, start_s, end_s, until_unix_s))
+    for reference, own in _gone(events, [reference for reference, _ in pods]):
+        known = {**gpus_by_name, **gpus_by_host}
+        gpus = known.get(reference.name, max(gpus_by_host.values(), default=0))
+        for start_s, end_s in _lives(own):
+            state = "Unknown" if end_s is None else "Gone"
+            found.append(_allocation(path, reference, state, Held(float(gpus)), start_s, end_s, until_unix_s))
+    return [one for one in found if one.gpus]
+
+
+def _allocation(
+    path: Path, pod: _Reference, state: str, held: Held, start_s: float, end_s: float | None, until_unix_s: float
+) -> Allocation:
+    duration_s = max(0.0, (until_unix_s if end_s is None else end_s) - start_s)
+    if duration_s > MOST_RUN_S:
+        raise ReportError(f"{path}: pod {pod.name} ran for {duration_s:,.0f} s, expected at most {MOST_RUN_S:,.0f} s")
+    return Allocation(
+        name=f"pod {pod.name}",
+        state=state,
+        gpus=held.gpus,
+        duration_s=duration_s,
+        sized=held.sized,
+        notes=list(held.notes),
+    )
+
+
+def _kind(item: Place) -> str | None:
+    return item.field("kind").text()
+
+
+def _reference(place: Place) -> _Reference:
+    return _Reference(*(place.field(field).text() or "" for field in ("name", "namespace", "uid")))
+
+
+def _event(item: Place) -> _Event | None:
+    """An event of either API, whose fields have other names; None for one of something else than a pod."""
+    about = item.field("involvedObject") if item.field("involvedObject").value else item.field("regarding")
+    if _kind(about) != "Pod":
+        return None
+    fields = ("eventTime", "firstTimestamp", "deprecatedFirstTimestamp", "lastTimestamp", "deprecatedLastTimestamp")
+    stated = [item.field(field).moment_s() for field in fields]
+    moments = [
+        moment for moment in (*stated, item.field("series", "lastObservedTime").moment_s()) if moment is not None
+    ]
+    reason = item.field("reason").text() or ""
+    return _Event(_reference(about), reason, min(moments, default=None), max(moments, default=None))
+
+
+def _gone(events: Sequence[_Event], pods: Sequence[_Reference]) -> list[tuple[_Reference, list[_Event]]]:
+    """Events of pods that are not listed, by pod."""
+    listed: dict[str, list[_Reference]] = {}
+    for pod in pods:
+        listed.setdefault(pod.name, []).append(pod)
+    groups: dict[str, list[tuple[_Reference, list[_Event]]]] = {}
+    for event in events:
+        about = event.about
+        if any(about.means(pod) for pod in listed.get(about.name, ())):
+            continue
+        same_name = groups.setdefault(about.name, [])
+        group = next((own for reference, own in same_name if reference.means(about)), None)
+        if group is None:
+            same_name.append((about, [event]))
+        else:
+            group.append(event)
+    return [group for same_name in groups.values() for group in same_name]
+
+
+def _lives(events: Sequence[_Event]) -> list[tuple[float, float | None]]:
+    """Start and end of each time that a pod of this name was scheduled; an end of None where it is not told."""
+    starts = sorted(event.first_s for event in events if event.reason in _STARTED and event.first_s is not None)
+    ends = sorted(event.last_s for event in events if event.reason in _ENDED and event.last_s is not None)
+    lives = []
+    for index, start_s in enumerate(starts):
+        next_s = starts[index + 1] if index + 1 < len(starts) else float("inf")
+        own = [end_s for end_s in ends if start_s <= end_s <= next_s]
+        lives.append((start_s, max(own) if own else (None if next_s == float("inf") else next_s)))
+    return lives
+
+
+def _phase(pod: Place) -> str:
+    return pod.field("status", "phase").text() or "Unknown"
+
+
+def _scheduled_s(pod: Place) -> float | None:
+    """When the pod was given its node; None for one that still waits for it."""
+    started_s = pod.field("status", "startTime").moment_s()
+    for condition in pod.field("status", "conditions").items():
+        if condition.field("type").text() == "PodScheduled":
+            since_s = condition.field("lastTransitionTime").moment_s()
+            if (condition.field("status").text() or "True") != "True":
+                return None
+            return started_s if since_s is None else since_s
+    return started_s
+
+
+def _ended_s(pod: Place, events: Sequence[_Event]) -> float | None:
+    """When its last container ended; None while one runs. A container that is killed may be started again, so events
+    tell the end only of a pod that is over and whose containers do not."""
+    statuses = pod.field("status", "containerStatuses").items()
+    ended = [status.field("state", "terminated") for status in statuses]
+    if ended and all(one.value is not None for one in ended):
+        finished = [one.field("finishedAt").moment_s() for one in ended]
+        known = [moment for moment in finished if moment is not None]
+        if known:
+            return max(known)
+    if _phase(pod) not in _OVER:
+        return None
+    changes = [
+        condition.field("lastTransitionTime").moment_s() for condition in pod.field("status", "conditions").items()
+    ]
+    ends = [event.last_s for event in events if event.reason in _ENDED]
+    known = [moment for moment in ends if moment is not None] or [moment for moment in changes if moment is not None]
+    return max(known, default=None)
+
+
+def _gpus_of_pod(pod: Place, reference: _Reference, claims: Mapping[_Reference, _Claim]) -> Held:
+    """GPUs that its containers and claims hold.
+
+    Containers run side by side, and so do sidecars (init containers that restart always). Other init containers run
+    before them, one by one, with the sidecars that were started by then; the pod holds what is needed at once.
+    """
+    together: dict[str, int] = {}
+    before: dict[str, int] = {}
+    for container in pod.field("spec", "initContainers").items():
+        resources = _resources(container)
+        if container.field("restartPolicy").text() == "Always":
+            _add(together, resources)
+            resources = {}
+        for name, count in resources.items():
+            before[name] = max(before.get(name, 0), count + together.get(name, 0))
+    for container in pod.field("spec", "containers").items():
+        _add(together, _resources(container))
+    held = held_of((name, max(together.get(name, 0), before.get(name, 0))) for name in {**together, **before})
+    claimed, notes = _claimed(pod, reference, claims)
+    return Held(held.gpus + claimed, held.sized, (*held.notes, *notes))
+
+
+def _add(total: dict[str, int], resources: Mapping[str, int]) -> None:
+    for name, count in resources.items():
+        total[name] = total.get(name, 0) + count
+
+
+def _resources(container: Place) -> dict[str, int]:
+    """Devices by name. Those of device plugins have equal limits and requests, of which one may be left out."""
+    resources = container.field("resources")
+    stated = {**resources.field("requests").mapping(), **resources.field("limits").mapping()}
+    limits = resources.field("limits").mapping()
+    return {
+        name: resources.field("limits" if name in limits else "requests", name).count(MOST_GPUS)
+        for name in stated
+        if "/" in name
+    }
+
+
+def _claim(item: Place) -> _Claim:
+    results = item.field("status", "allocation", "devices", "results")
+    reserved = len(item.field("status", "reservedFor").items())
+    return _Claim(None if results.value is None else len(results.items()), max(1, reserved))
+
+
+def _claimed(pod: Place, reference: _Reference, claims: Mapping[_Reference, _Claim]) -> tuple[float, list[str]]:
+    """Devices of its resource claims: those allocated where the claim is here, else one for each claim."""
+    stated = pod.field("spec", "resourceClaims").items()
+    made = {
+        status.field("name").text(): status.field("resourceClaimName").text()
+        for status in pod.field("status", "resourceClaimStatuses").items()
+    }
+    total, notes = 0.0, []
+    for entry in stated:
+        own = entry.field("name").text() or ""
+        name = entry.field("resourceClaimName").text() or made.get(own) or own
+        wanted = _Reference(name, reference.namespace, "")
+        claim = next((claim for known, claim in claims.items() if known.means(wanted)), None)
+        if claim is None or claim.devices is None:
+            total += 1.0
+            notes.append(f"resource claim {name}, counted as one device: how many it was given is not in the file")
+        else:
+            total += claim.devices / claim.pods
+            notes.append(f"resource claim {name}, {plural(claim.devices, 'device')} for {plural(claim.pods, 'pod')}")
+    return total, notes

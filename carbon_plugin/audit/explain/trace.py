@@ -1,0 +1,158 @@
+"""Follows a number of a report to its sources (`carbon-plugin audit --explain`). The rules: `audit.explain.rules`."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from carbon_plugin.audit.explain.rules import RULES, Reason
+from carbon_plugin.audit.result import AuditSummary
+from carbon_plugin.errors import ReportError
+from carbon_plugin.show import wording
+
+HEADLINES = (
+    "footprint.total_kg",
+    "energy",
+    "progress.tokens",
+    "steps.measured_step_time_s",
+    "steps.predicted_step_time_s",
+    "forecast.footprint.total_kg",
+)
+"""What a report says first; everything else can be asked for by name."""
+
+
+class Explanation(Struct, frozen=True, kw_only=True):
+    """One number, how it comes about, what it rests on, and at which depth below the one that was asked for."""
+
+    field: str
+    value: str
+    how: str
+    sources: list[str]
+    follows_from: list[str]
+    depth: int
+
+
+def explain(summary: AuditSummary, field: str | None = None) -> list[Explanation]:
+    """A number and all that it follows from, down to meters, files and published factors; each field once.
+
+    `field` is a path in `report.json` or the end of one ("operational_kg"); without it the headlines are explained.
+    Raises `ReportError` for a field that the report does not have, with the nearest names.
+    """
+    document: dict[str, Any] = msgspec.to_builtins(summary)
+    asked = [name for name in HEADLINES if _at(document, name) is not None] if field is None else []
+    if field is not None:
+        asked = [_resolve(document, field)]
+    seen: set[str] = set()
+    return [item for name in asked for item in _follow(summary, document, name, 0, seen)]
+
+
+def reason_of(summary: AuditSummary, field: str) -> Reason:
+    """The rule for a field, applied. Raises `ReportError` for a field without one."""
+    path = field.split(".")
+    for length in range(len(path), 0, -1):
+        for pattern in _by_length().get(length, ()):
+            if all(part in ("*", name) for part, name in zip(pattern.split("."), path, strict=False)):
+                return RULES[pattern](summary, path)
+    raise ReportError(f"explain: no rule says where {field} comes from")
+
+
+def numbers(document: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Path of every number in a document."""
+    if isinstance(document, dict):
+        for name, item in document.items():
+            yield from numbers(item, (*path, str(name)))
+    elif isinstance(document, list | tuple):
+        for position, item in enumerate(document):
+            yield from numbers(item, (*path, str(position)))
+    elif isinstance(document, int | float) and not isinstance(document, bool):
+        yield path
+
+
+@cache
+def _by_length() -> dict[int, list[str]]:
+    """Patterns by their number of names; of one length those without a star first."""
+    lengths: dict[int, list[str]] = {}
+    for pattern in sorted(RULES, key=lambda pattern: pattern.count("*")):
+        lengths.setdefault(pattern.count(".") + 1, []).append(pattern)
+    return lengths
+
+
+def _follow(
+    summary: AuditSummary, document: dict[str, Any], field: str, depth: int, seen: set[str]
+) -> Iterator[Explanation]:
+    value = _at(document, field)
+    if field in seen or value is None:
+        return
+    seen.add(field)
+    reason = reason_of(summary, field)
+    yield Explanation(
+        field=field,
+        value=_text(value),
+        how=reason.how,
+        sources=reason.sources,
+        follows_from=reason.follows_from,
+        depth=depth,
+    )
+    for name in reason.follows_from:
+        yield from _follow(summary, document, name, depth + 1, seen)
+
+
+def _at(document: Any, field: str) -> Any:
+    """The part of a document at a dotted path, None where there is none; keys may have dots of their own."""
+    if not field:
+        return document
+    if isinstance(document, dict):
+        for name, item in document.items():
+            if field == name:
+                return item
+            if field.startswith(f"{name}."):
+                found = _at(item, field[len(name) + 1 :])
+                if found is not None:
+                    return found
+        return None
+    if isinstance(document, list | tuple):
+        name, _, rest = field.partition(".")
+        inside = name.isdigit() and int(name) < len(document)
+        return _at(document[int(name)], rest) if inside else None
+    return None
+
+
+def _resolve(document: dict[str, Any], field: str) -> str:
+    """The full path of a field that was named by its end."""
+    if _at(document, field) is not None:
+        return field
+    paths = {".".join(path[:length]) for path in numbers(document) for length in range(1, len(path) + 1)}
+    fitting = sorted((path for path in paths if path.endswith(f".{field}")), key=lambda path: (path.count("."), path))
+    if fitting:
+        shortest = [path for path in fitting if path.count(".") == fitting[0].count(".")]
+        return next((path for path in shortest if path.startswith("footprint.")), shortest[0])
+    near = difflib.get_close_matches(field, [*paths, *(path.rpartition(".")[2] for path in paths)], n=3, cutoff=0.5)
+    raise ReportError(
+        f"explain: the report has no field {field!r}; nearest: {', '.join(dict.fromkeys(near)) or 'none'}"
+    )
+
+
+def _text(value: Any) -> str:
+    """A part of the report in a few words; empty for one that holds many numbers."""
+    if isinstance(value, dict):
+        return _text_of_part(value)
+    if isinstance(value, float):
+        return wording.plain(value, 6)
+    if isinstance(value, int):
+        return f"{value:,}"
+    return value if isinstance(value, str) else ""
+
+
+def _text_of_part(part: dict[str, Any]) -> str:
+    for name in ("figure", "energy"):
+        if isinstance(part.get(name), dict):
+            return _text_of_part(part[name])
+    if {"value", "low", "high", "unit"} <= part.keys():
+        span = f"{wording.plain(part['low'])} to {wording.plain(part['high'])}"
+        return f"{wording.plain(part['value'])} {part['unit']} ({span}), {part['kind']}".replace("  ", " ")
+    return wording.energy(part["energy_j"]) if isinstance(part.get("energy_j"), float) else ""

@@ -1,0 +1,143 @@
+"""One key of a model card's YAML front matter, set without touching a byte of anything else.
+
+A card is other people's text: a YAML library that reads and writes it again would lose comments, quotes and order. So
+the lines of the key are found by the parser's marks and replaced as text, and the result is parsed again to prove that
+all other data is what it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from carbon_plugin.errors import ReportError, SpecError
+
+# The delimiters that huggingface_hub recognises; an empty block is one too.
+_BLOCK = re.compile(r"\A(\ufeff?\s*---[ \t]*(\r\n|\r|\n))((?:|[\S\s]*?(?:\r\n|\r|\n)))---[ \t]*(?=\r|\n|\Z)")
+
+
+def set_key(card: str, key: str, value: Any) -> str:
+    """The card with `key` of its front matter set to `value`; a front matter is made where there is none.
+
+    Raises `ReportError` for a front matter that is not a YAML mapping in block style, or that could not be kept as
+    it was.
+    """
+    import yaml
+
+    found = _BLOCK.match(card)
+    newline = found[2] if found else _newline_of(card)
+    entry = yaml.safe_dump({key: value}, sort_keys=False, allow_unicode=True, width=10**6, line_break=newline)
+    if found is None:
+        return _after_mark(card, f"---{newline}{entry}---{newline}")
+    block = found[3]
+    if any(
+        fence.rstrip("\r\n").endswith((" ", "\t")) for fence in (found[1], found[0][found.end(3) - found.start() :])
+    ):
+        raise ReportError("front matter: a --- line ends with spaces, and huggingface_hub then reads none of it")
+    start, end = _extent(block, key)
+    before = block[:start]
+    if before and not before.endswith(("\r", "\n")):
+        before += newline
+    changed = before + entry + block[end:]
+    _check_kept(block, changed, key, value)
+    return card[: found.start(3)] + changed + card[found.end(3) :]
+
+
+def write_key(path: Path, key: str, value: Any) -> None:
+    """Set a key in the front matter of a file, in one step; a file that is not there is made.
+
+    Raises `ReportError` as `set_key`, for a file that is not UTF-8, and for a place that cannot be written.
+    """
+    target = path.resolve()  # so that a link stays a link
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    try:
+        card = target.read_bytes().decode() if target.exists() else ""  # a byte order mark is other people's too
+        content = set_key(card, key, value).encode()
+        temporary.write_bytes(content)
+        if target.exists():
+            shutil.copymode(target, temporary)
+        temporary.replace(target)
+    except UnicodeDecodeError as error:
+        raise ReportError(f"{path}: is not UTF-8 at byte {error.start}, expected a model card in UTF-8") from error
+    except OSError as error:
+        raise ReportError(f"{path}: cannot be written: {error.strerror or error}") from error
+    except ReportError as error:
+        raise ReportError(f"{path}: {error}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+
+
+def _newline_of(text: str) -> str:
+    found = re.search(r"\r\n|\r|\n", text)
+    return found[0] if found else "\n"
+
+
+def _after_mark(card: str, block: str) -> str:
+    """The block before the card, behind its byte order mark if it has one."""
+    return "\ufeff" + block + card[1:] if card.startswith("\ufeff") else block + card
+
+
+def _extent(block: str, key: str) -> tuple[int, int]:
+    """Where the lines of a key begin and end in a block of YAML; both at its end where the key is not there."""
+    import yaml
+
+    with _readable(block, "front matter"):
+        root = yaml.compose(block, Loader=yaml.SafeLoader)
+    if root is None:
+        return len(block), len(block)
+    if not isinstance(root, yaml.MappingNode) or root.flow_style:
+        raise ReportError("front matter: expected a mapping with one key a line")
+    pairs = [(name, value) for name, value in root.value if getattr(name, "value", None) == key]
+    if len(pairs) > 1:
+        raise ReportError(f"front matter: {key} is there {len(pairs)} times, expected once")
+    if not pairs:
+        return len(block), len(block)
+    (name, value) = pairs[0]
+    return name.start_mark.index, _line_end(block, _content_end(value))
+
+
+@contextlib.contextmanager
+def _readable(block: str, origin: str) -> Iterator[None]:
+    from carbon_plugin.spec.parsing.document import valid_yaml
+
+    try:
+        with valid_yaml(block, origin):
+            yield
+    except SpecError as error:
+        raise ReportError(str(error)) from None
+
+
+def _content_end(node: Any) -> int:
+    """Index behind the last character of a value; a block collection ends with its last item, not at the next token
+    (between the two lie other people's comments)."""
+    import yaml
+
+    if isinstance(node, yaml.CollectionNode) and not node.flow_style and node.value:
+        last = node.value[-1]
+        return _content_end(last[1] if isinstance(last, tuple) else last)
+    return int(node.end_mark.index)
+
+
+def _line_end(block: str, index: int) -> int:
+    """Index behind the line break of the line in which a value ends; a block scalar ends behind its own."""
+    if index and block[index - 1] in "\r\n":
+        return index
+    found = re.compile(r"\r\n|\r|\n").search(block, index)
+    return found.end() if found else len(block)
+
+
+def _check_kept(before: str, after: str, key: str, value: Any) -> None:
+    import yaml
+
+    with _readable(before, f"front matter: {key} cannot be set in it"):
+        old, new = yaml.safe_load(before) or {}, yaml.safe_load(after)
+    kept = {name: item for name, item in old.items() if name != key}
+    if not isinstance(new, dict) or new != {**kept, key: value}:
+        raise ReportError(f"front matter: {key} cannot be set without changing other fields; set it by hand")

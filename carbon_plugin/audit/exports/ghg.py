@@ -1,0 +1,318 @@
+"""Lines of a greenhouse gas inventory (GHG Protocol) from one run, under the rules of who owns what.
+
+| boundary | electricity of the machines | of the facility around them | hardware |
+|---|---|---|---|
+| own | scope 2, direct, location and market | scope 2, with the machines | scope 3 cat. 2, year of acquisition |
+| colo | scope 2, direct, location and market | scope 3 cat. 8 | scope 3 cat. 2, year of acquisition |
+| cloud | scope 3 cat. 1, location and market | scope 3 cat. 1, with the machines | scope 3 cat. 1, allocated |
+
+Upstream of fuels and losses of the grid are scope 3 category 3, never scope 2. Capital goods are booked cradle-to-gate
+as they are bought; the share that accounting by lifetime charges to the run stands outside the inventory. The split of
+colo is our reading of operational control: the tenant runs the machines, the landlord the cooling.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Literal
+
+from msgspec import Struct
+
+from carbon_plugin.audit.exports.evidence import (
+    GridFactor,
+    Origin,
+    basis_of,
+    carbon_of,
+    check_embodied,
+    grid_factor,
+    kwh,
+    origin_of,
+)
+from carbon_plugin.audit.exports.ghg_factors import ElectricityFactors, GhgInputs, Rate, electricity_factors
+from carbon_plugin.audit.result import AuditSummary
+from carbon_plugin.errors import ReportError
+from carbon_plugin.footprint.market import RESIDUAL
+from carbon_plugin.footprint.units import GRAMS_PER_KG
+from carbon_plugin.footprint.values import Factors, Footprint
+from carbon_plugin.spec.figure import Figure
+
+STANDARD = "GHG Protocol: Corporate Standard, Scope 2 Guidance, Corporate Value Chain (Scope 3) Standard"
+BOUNDARIES = ("own", "colo", "cloud")
+
+Method = Literal["location-based", "market-based"]
+
+
+class GhgLine(Struct, frozen=True, kw_only=True):
+    """One line: kgCO2e of a scope and, in scope 3, a category. `inventory_year` is the year that it belongs to where
+    that is not the year of the run; `factor` that of a line of electricity."""
+
+    scope: Literal[2, 3]
+    category: int | None
+    name: str
+    method: Method | None
+    kg: Figure
+    energy: Figure | None = None
+    factor: Rate | None = None
+    inventory_year: int | None = None
+    note: str
+
+
+class Allocation(Struct, frozen=True, kw_only=True):
+    """A figure that is no line of the inventory, labelled as what it is."""
+
+    name: str
+    kg: Figure
+    note: str
+
+
+class GhgReport(Struct, frozen=True, kw_only=True):
+    """Lines that add up by scope and method (the two methods of a line of electricity are alternatives, never added),
+    and what stands outside. `missing` names what an inventory asks for and this run cannot say."""
+
+    standard: str
+    organisational_boundary: Literal["own", "colo", "cloud"]
+    years: list[int]
+    lines: list[GhgLine]
+    outside_inventory: list[Allocation]
+    location_factor: GridFactor
+    rules: list[str]
+    missing: list[str]
+    origin: Origin
+
+
+def ghg_report(summary: AuditSummary, inputs: GhgInputs) -> GhgReport:
+    """Inventory lines of a run. Raises `ReportError` where the boundary or a factor that it needs was not given, or
+    where the run's intensity counts something that an inventory must not."""
+    if inputs.organisational_boundary not in BOUNDARIES:
+        raise ReportError(
+            f"GHG: organisational_boundary is {inputs.organisational_boundary!r}, expected {', '.join(BOUNDARIES)}: "
+            "whose electricity and hardware this is decides the scope"
+        )
+    footprint, factors = carbon_of(summary, "GHG")
+    check_embodied(summary, "GHG")
+    basis = basis_of(factors, "GHG")
+    if basis.signal != "average":
+        raise ReportError(
+            f"GHG: the intensity of {factors.intensity.zone_name} is {basis.signal}, expected an average one"
+        )
+    location = grid_factor(summary, factors)
+    electricity = electricity_factors(location, basis, inputs)
+    outside: list[Allocation] = []
+    if inputs.organisational_boundary == "cloud":
+        lines = _cloud(footprint, factors, electricity)
+    else:
+        lines = _tenant_or_owner(summary, footprint, factors, electricity, inputs)
+        outside.append(
+            Allocation(
+                name="embodied carbon, share of the run",
+                kg=footprint.embodied_kg,
+                note=f"allocation outside the inventory: {factors.amortisation}; never added to category 2",
+            )
+        )
+    return GhgReport(
+        standard=STANDARD,
+        organisational_boundary=inputs.organisational_boundary,
+        years=_years(summary),
+        lines=lines,
+        outside_inventory=outside,
+        location_factor=location,
+        rules=_RULES[inputs.organisational_boundary],
+        missing=_missing(footprint, electricity, inputs),
+        origin=origin_of(summary),
+    )
+
+
+def _tenant_or_owner(
+    summary: AuditSummary, footprint: Footprint, factors: Factors, electricity: ElectricityFactors, inputs: GhgInputs
+) -> list[GhgLine]:
+    if electricity.direct is None:
+        zone = factors.intensity.zone_name
+        raise ReportError(
+            f"GHG: the intensity of {zone} is lifecycle, but scope 2 takes direct (combustion) emissions only; "
+            "expected --direct-factor (g/kWh) with --factor-source, or a run in a zone of direct basis (egrid:, gcp:)"
+        )
+    if inputs.acquisition_year is None:
+        raise ReportError(
+            "GHG: acquisition_year is not stated, expected the year in which the hardware was bought "
+            "(--acquisition-year): capital goods are booked in that year and not amortised"
+        )
+    colo = inputs.organisational_boundary == "colo"
+    energy = footprint.energy_j["it" if colo else "facility"]
+    location = _electricity(2, None, "purchased electricity", energy, footprint, electricity.direct, "direct factor")
+    lines = [location, _market(location, energy, footprint, factors, electricity.direct, "direct")]
+    if colo:
+        lines.append(_overhead(footprint, electricity.direct))
+    lines += _upstream(energy, footprint, electricity)
+    lines.append(_capital_goods(summary, factors, inputs.acquisition_year))
+    return lines
+
+
+def _cloud(footprint: Footprint, factors: Factors, electricity: ElectricityFactors) -> list[GhgLine]:
+    rate = electricity.lifecycle or electricity.direct
+    assert rate is not None  # one of the two is the run's own
+    kind = "lifecycle" if electricity.lifecycle else "direct"
+    name = "purchased cloud service: electricity of machines and facility"
+    note = f"{kind} factor; the provider's scope 2 is the customer's scope 3 (category 8 if leased)"
+    energy = footprint.energy_j["facility"]
+    location = _electricity(3, 1, name, energy, footprint, rate, note)
+    by_contract = [_market(location, energy, footprint, factors, rate, kind)] if footprint.market is not None else []
+    return [
+        location,
+        *by_contract,
+        GhgLine(
+            scope=3,
+            category=1,
+            name="purchased cloud service: manufacture of the hardware, share of the run",
+            method=None,
+            kg=footprint.embodied_kg,
+            note=f"the provider's capital goods, allocated by {factors.amortisation}",
+        ),
+    ]
+
+
+def _electricity(
+    scope: Literal[2, 3],
+    category: int | None,
+    name: str,
+    energy: Figure,
+    footprint: Footprint,
+    rate: Rate,
+    note: str,
+    method: Method = "location-based",
+) -> GhgLine:
+    """A line of electricity: some of the run's energy at a factor.
+
+    Its relative range is that of the run's operational carbon: the uncertainty of energy and PUE, and of an annual
+    factor in the weeks of a run.
+    """
+    value = kwh(energy).value * rate.g_per_kwh / GRAMS_PER_KG
+    like = footprint.operational_kg if footprint.operational_kg.value > 0 else energy
+    low, high = (like.low / like.value, like.high / like.value) if like.value > 0 else (1.0, 1.0)
+    return GhgLine(
+        scope=scope,
+        category=category,
+        name=name,
+        method=method,
+        kg=Figure(value, value * low, value * high, "kgCO2e", "modelled", "energy x factor"),
+        energy=kwh(energy),
+        factor=rate,
+        note=note,
+    )
+
+
+def _market(
+    location: GhgLine, energy: Figure, footprint: Footprint, factors: Factors, grid: Rate, kind: str
+) -> GhgLine:
+    """The market-based line beside a location-based one of the same energy: contracts at their rates, the rest at the
+    residual mix or, where none is known, at the grid average of the location, which the guidance asks to disclose.
+
+    `kind` says what `grid`, that average, counts. Contracts are of the whole facility; a line of the machines has its
+    share of each.
+    """
+    market = footprint.market
+    if market is None:
+        rate, note = grid, "no contract was stated and no residual mix is known: the grid average stands in"
+    else:
+        contracted_kwh = sum(line.energy_kwh for line in market.lines)
+        share = kwh(energy).value / contracted_kwh if contracted_kwh else 0.0
+        grams, notes = 0.0, []
+        for line in market.lines:
+            g_per_kwh, source = line.g_per_kwh, line.source
+            if line.kind == RESIDUAL and factors.residual is None:
+                average = f"the {kind} grid average of {grid.g_per_kwh:.4g} g/kWh ({grid.source})"
+                g_per_kwh, source = grid.g_per_kwh, f"no residual mix was given: {average}"
+            grams += line.energy_kwh * g_per_kwh
+            notes.append(f"{line.kind}, {line.energy_kwh * share:.6g} kWh: {source}")
+        mean = grams / (contracted_kwh or 1.0)
+        rate = Rate(g_per_kwh=mean, source="mean of the contracts and the rest", granularity="by contract")
+        note = "; ".join(notes)
+    return _electricity(location.scope, location.category, location.name, energy, footprint, rate, note, "market-based")
+
+
+def _overhead(footprint: Footprint, rate: Rate) -> GhgLine:
+    facility, machines = footprint.energy_j["facility"], footprint.energy_j["it"]
+    share = 1 - machines.value / facility.value if facility.value else 0.0
+    name = "leased colocation space: electricity of the facility around the machines"
+    note = "facility energy beyond that of the machines (PUE - 1)"
+    return _electricity(3, 8, name, facility.scaled(share), footprint, rate, note)
+
+
+def _upstream(energy: Figure, footprint: Footprint, electricity: ElectricityFactors) -> list[GhgLine]:
+    parts = (
+        ("fuels of the electricity, upstream", electricity.upstream),
+        ("losses of the grid", electricity.losses),
+    )
+    return [
+        _electricity(3, 3, name, energy, footprint, rate, "of the electricity in scope 2")
+        for name, rate in parts
+        if rate is not None
+    ]
+
+
+def _capital_goods(summary: AuditSummary, factors: Factors, year: int) -> GhgLine:
+    """Cradle-to-gate carbon of the whole units that the run used, once, in the year of acquisition."""
+    devices = summary.coverage.whole_gpus or summary.run.world_size
+    hosts = devices * summary.reserved.host_s / summary.reserved.device_s if summary.reserved.device_s else 0.0
+    units = {"device": float(devices), "host": hosts, "network": float(devices)}
+    parts = {scope: figure.scaled(units.get(scope, 0.0)) for scope, figure in factors.embodied_kg.items()}
+    counted = ", ".join(f"{units.get(scope, 0.0):.4g} x {scope}" for scope in parts)
+    whole = "a MIG slice as its share of a GPU" if summary.coverage.gpu_slices else "whole units"
+    return GhgLine(
+        scope=3,
+        category=2,
+        name="capital goods: hardware, cradle to gate",
+        method=None,
+        kg=Figure(
+            sum(part.value for part in parts.values()),
+            sum(part.low for part in parts.values()),
+            sum(part.high for part in parts.values()),
+            "kgCO2e",
+            "modelled",
+            "; ".join(figure.source for figure in factors.embodied_kg.values()),
+        ),
+        inventory_year=year,
+        note=f"{counted}; {whole}, not amortised: book once, in {year}, whoever else uses them later",
+    )
+
+
+def _years(summary: AuditSummary) -> list[int]:
+    """Calendar years of the run, UTC. Raises `ReportError` for moments that no calendar has."""
+    period = summary.period
+    try:
+        first, last = (datetime.fromtimestamp(moment, UTC).year for moment in (period.start_unix_s, period.end_unix_s))
+    except (OverflowError, OSError, ValueError):
+        raise ReportError(
+            f"GHG: the run lies between {period.start_unix_s:g} and {period.end_unix_s:g} s, expected Unix seconds"
+        ) from None
+    return list(range(first, last + 1))
+
+
+def _missing(footprint: Footprint, electricity: ElectricityFactors, inputs: GhgInputs) -> list[str]:
+    found = []
+    if inputs.organisational_boundary == "cloud":
+        if electricity.lifecycle is None:
+            found.append("upstream of fuels: the factor is direct; give --lifecycle-factor for a cradle-to-gate figure")
+        return found
+    if electricity.upstream is None:
+        found.append("scope 3 category 3, fuels: give --lifecycle-factor (g/kWh) of the zone")
+    if electricity.losses is None:
+        found.append("scope 3 category 3, losses of the grid: give --grid-loss (share of what is fed in)")
+    if footprint.market is None:
+        found.append("market-based: no instrument (site.instruments) and no residual mix (site.residual_g_per_kwh)")
+    return found
+
+
+_SHARED = [
+    "location- and market-based lines of the same electricity stand side by side and are never added or netted",
+    "offsets are in no line",
+    "each factor states year, zone and granularity, as the coming revision of scope 2 asks",
+]
+_OWNED = [
+    "scope 2 takes direct (combustion) factors; upstream and grid losses are scope 3 category 3",
+    "capital goods (category 2) are booked cradle-to-gate in the year of acquisition and not amortised",
+]
+_RULES = {
+    "own": [*_OWNED, *_SHARED],
+    "colo": [*_OWNED, "facility energy beyond the machines is the landlord's: scope 3 category 8", *_SHARED],
+    "cloud": ["electricity and hardware of a purchased service are scope 3 category 1 (8 if leased)", *_SHARED],
+}

@@ -1,0 +1,109 @@
+"""Which electricity factors an inventory can use: the run's own by its basis, and those that the reporter adds.
+
+    upstream = lifecycle - direct                    losses = lifecycle * loss / (1 - loss)
+
+All in g/kWh of electricity used; `loss` is the share of what is fed into the grid that does not arrive. Without a
+lifecycle factor the losses are counted at the direct one.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from msgspec import Struct
+
+from carbon_plugin.audit.exports.evidence import GridFactor
+from carbon_plugin.errors import ReportError
+from carbon_plugin.footprint.values import Basis
+
+
+class GhgInputs(Struct, frozen=True, kw_only=True):
+    """What a ledger cannot know: whose electricity and hardware it is, when that was bought, and factors beside the
+    run's own, g/kWh, with one phrase on where they come from."""
+
+    organisational_boundary: Literal["own", "colo", "cloud"]
+    acquisition_year: int | None = None
+    direct_g_per_kwh: float | None = None
+    lifecycle_g_per_kwh: float | None = None
+    factor_source: str | None = None
+    grid_loss: float | None = None
+
+
+class Rate(Struct, frozen=True, kw_only=True):
+    """An emission factor, g/kWh of electricity used, with its source and over what time and area it is an average."""
+
+    g_per_kwh: float
+    source: str
+    granularity: str
+
+
+class ElectricityFactors(Struct, frozen=True, kw_only=True):
+    """Factors of a place, None where neither run nor reporter knows one."""
+
+    direct: Rate | None
+    lifecycle: Rate | None
+    upstream: Rate | None
+    losses: Rate | None
+
+
+def electricity_factors(location: GridFactor, basis: Basis, inputs: GhgInputs) -> ElectricityFactors:
+    """Factors for an inventory. What the run itself used counts for its basis, what the reporter gave for the other.
+
+    Raises `ReportError` for a factor given without source, one that contradicts the run's, or an impossible loss.
+    """
+    _check(basis, inputs)
+    own = Rate(
+        g_per_kwh=location.applied_g_per_kwh,
+        source=location.figure.source,
+        granularity=f"{location.granularity_time}; {location.granularity_area}",
+    )
+    direct = own if basis.scope == "direct" else _given(inputs.direct_g_per_kwh, inputs)
+    lifecycle = own if basis.scope == "lifecycle" else _given(inputs.lifecycle_g_per_kwh, inputs)
+    return ElectricityFactors(
+        direct=direct,
+        lifecycle=lifecycle,
+        upstream=None if direct is None or lifecycle is None else _upstream(direct, lifecycle),
+        losses=_losses(lifecycle or own, inputs.grid_loss),
+    )
+
+
+def _given(g_per_kwh: float | None, inputs: GhgInputs) -> Rate | None:
+    if g_per_kwh is None:
+        return None
+    return Rate(g_per_kwh=g_per_kwh, source=inputs.factor_source or "", granularity="as its source states")
+
+
+def _upstream(direct: Rate, lifecycle: Rate) -> Rate:
+    if direct.g_per_kwh > lifecycle.g_per_kwh:
+        raise ReportError(
+            f"GHG: the direct factor is {direct.g_per_kwh:g} g/kWh, expected at most the lifecycle factor "
+            f"{lifecycle.g_per_kwh:g}, which contains it"
+        )
+    return Rate(
+        g_per_kwh=lifecycle.g_per_kwh - direct.g_per_kwh,
+        source=f"lifecycle ({lifecycle.source}) minus direct ({direct.source})",
+        granularity=f"lifecycle: {lifecycle.granularity}; direct: {direct.granularity}",
+    )
+
+
+def _losses(whole: Rate, loss: float | None) -> Rate | None:
+    if loss is None:
+        return None
+    source = f"{loss:.2%} of what is fed in does not arrive, as stated by the reporter, at {whole.source}"
+    return Rate(g_per_kwh=whole.g_per_kwh * loss / (1 - loss), source=source, granularity=whole.granularity)
+
+
+def _check(basis: Basis, inputs: GhgInputs) -> None:
+    given = {"direct": inputs.direct_g_per_kwh, "lifecycle": inputs.lifecycle_g_per_kwh}
+    for scope, value in given.items():
+        if value is None:
+            continue
+        if not (math.isfinite(value) and value >= 0):
+            raise ReportError(f"GHG: {scope}_factor is {value:g} g/kWh, expected 0 or more")
+        if not inputs.factor_source:
+            raise ReportError(f"GHG: {scope}_factor has no source, expected --factor-source: publisher, year and zone")
+        if scope == basis.scope:
+            raise ReportError(f"GHG: {scope}_factor is given, but the run's own intensity is {scope} already")
+    if inputs.grid_loss is not None and not 0 <= inputs.grid_loss < 1:
+        raise ReportError(f"GHG: grid_loss is {inputs.grid_loss:g}, expected a share from 0 to below 1")

@@ -1,0 +1,233 @@
+"""The audit in sentences: what ran, what it used, how the forecast did, and what is missing from the totals."""
+
+from __future__ import annotations
+
+import math
+
+from carbon_plugin.audit.report.view import (
+    estimated_gpus,
+    gpus_phrase,
+    grid_g_per_kwh,
+    measured_share,
+    unknown_embodied,
+)
+from carbon_plugin.audit.result import AuditSummary, Energy
+from carbon_plugin.audit.tally.exact import ROUNDING
+from carbon_plugin.footprint.factors.grid import describe_basis
+from carbon_plugin.ledger.held.clocks import CLOCK_STEP_EVENT
+from carbon_plugin.ledger.held.expected import NOT_SEEN_EVENT, SILENT_EVENT
+from carbon_plugin.ledger.held.launches import ANOTHER_JOB_EVENT
+from carbon_plugin.show import wording
+from carbon_plugin.spec.amounts import plural, verb
+
+NAMED = 3
+"""Devices that a sentence names one by one."""
+
+
+def subtitle(summary: AuditSummary) -> str:
+    """When the run was, and what it counts towards."""
+    run, period = summary.run, summary.period
+    parts = [f"{wording.moment(period.start_unix_s)} to {wording.moment(period.end_unix_s)}"]
+    parts += [f"programme {run.programme}"] if run.programme else []
+    parts += [f"role {run.role}"] if run.role else []
+    parts += [f"continues run {run.parent_run_id}"] if run.parent_run_id else []
+    return " · ".join(parts)
+
+
+def opening(summary: AuditSummary) -> str:
+    """The run in a few sentences."""
+    return " ".join(filter(None, (_what_ran(summary), _what_it_used(summary), _how_the_forecast_did(summary))))
+
+
+def warnings(summary: AuditSummary) -> list[str]:
+    """What a reader must know before using the totals, the worst first."""
+    return [*left_out(summary), *ways_of_counting(summary), *_of_factors(summary)]
+
+
+def left_out(summary: AuditSummary) -> list[str]:
+    """What belongs to the run and is in no total."""
+    coverage, found = summary.coverage, []
+    if coverage.nodes_seen < coverage.nodes:
+        missing = plural(coverage.nodes - coverage.nodes_seen, "node")
+        found.append(f"Ledgers of {missing} of {coverage.nodes} are missing; their energy is in no total.")
+    found += coverage.missing
+    gpu = summary.by_rung.get("gpu")
+    if gpu is not None and gpu.meters.absent > 0:
+        found.append(_unread(gpu))
+    for rung in ("host", "network"):
+        if rung not in summary.by_rung:
+            found.append(f"The {rung} was not metered and is in no total.")
+    if NOT_SEEN_EVENT in summary.event_counts:
+        found.append(
+            "The plan names GPUs, and nothing on a machine of this run shows one: if it had any, their energy is in no "
+            "total."
+        )
+    if SILENT_EVENT in summary.event_counts:
+        found.append(
+            "A GPU driver on a machine of this run did not answer: if the machine has GPUs, their energy before the "
+            "driver answered is in no total."
+        )
+    lost_s = sum(gap.duration_s for gap in summary.period.gaps)
+    if lost_s:
+        found.append(
+            f"Nothing was recorded for {wording.duration(lost_s)} between attempts; what was drawn then is unknown."
+        )
+    account = summary.reconciliation
+    if account is not None and account.allocated_device_s <= 0:
+        found.append(f"0 GPU-hours were allocated ({account.source}): no job with GPUs was started.")
+    if account is not None and account.unobserved_device_s > 0:
+        hours = wording.device_hours(account.unobserved_device_s)
+        of = wording.device_hours(account.allocated_device_s)
+        modelled = account.footprint
+        what = f"; modelled as idle they add {wording.carbon(modelled.total_kg.value)}" if modelled else ""
+        found.append(f"{hours} of {of} of allocated device time were observed by no ledger{what}, in no total.")
+    if unknown := unknown_embodied(summary):
+        found.append(
+            f"The manufacture of {' and '.join(unknown)} is in no total: no profile of the hardware was named or "
+            "recognised (cluster.accelerator, cluster.node)."
+        )
+    return found
+
+
+def ways_of_counting(summary: AuditSummary) -> list[str]:
+    """How the energy in the totals was counted where that is not as usual."""
+    coverage, found = summary.coverage, []
+    unmeasured = coverage.gpus - coverage.gpus_measured - coverage.gpus_missing
+    if unmeasured > 0:
+        found.append(f"{unmeasured} of {gpus_phrase(coverage)} were not measured.")
+    found += _estimates(summary)
+    if summary.period.stalled_s:
+        found.append(
+            f"For {wording.duration(summary.period.stalled_s)} of the training no step ended (a hang, a pause, or an "
+            "interrupted training in a process that went on); it counts as training."
+        )
+    # Every node that asks a facility's meter names it, so that its energy counts once: nothing to warn of.
+    keys = {overlap.key for overlap in coverage.overlaps if not overlap.key.startswith("facility/")}
+    if keys:
+        found.append(
+            f"{plural(len(keys), 'device')} had two meters at the same time and {verb(len(keys), 'was', 'were')} "
+            "counted once."
+        )
+    if summary.reserved.shared_s > 0:
+        found.append(
+            f"Other runs used devices of this one meanwhile: {wording.device_hours(summary.reserved.shared_s)} of "
+            "device time, with their manufacture, are charged to those, as the energy is."
+        )
+    if coverage.side_by_side or ANOTHER_JOB_EVENT in summary.event_counts:
+        files = coverage.side_by_side
+        more = f" and {len(files) - NAMED} more" if len(files) > NAMED else ""
+        named = f" ({', '.join(files[:NAMED])}{more})" if files else ""
+        found.append(
+            f"Two jobs, or two launches of one, wrote into this run directory at the same time{named}. "
+            "The totals are those of both; give each job a directory of its own."
+        )
+    if coverage.clock_offsets_s:
+        furthest_s = max(map(abs, coverage.clock_offsets_s.values()))
+        found.append(
+            f"Clocks of ledgers were up to {wording.duration(furthest_s)} apart. Sums do not depend on it; times are "
+            "given by the clock of rank 0, as it was set for most of the run."
+        )
+    if summary.event_counts.get(CLOCK_STEP_EVENT):
+        found.append(
+            "The wall clock of a host was set while the job ran. Times of its ledger go on from before that; energies "
+            "and durations do not depend on it."
+        )
+    return found
+
+
+def _estimates(summary: AuditSummary) -> list[str]:
+    """Energy in the totals that stands for what GPUs drew while nothing could read them."""
+    devices = estimated_gpus(summary)
+    if not devices:
+        return []
+    energy = [device.energy for device in devices]
+    estimated_j, measured_j = (
+        math.fsum(getattr(one, name) for one in energy) for name in ("estimated_j", "measured_j")
+    )
+    named = ", ".join(device.identity.key for device in devices[:NAMED])
+    more = f" and {len(devices) - NAMED} more" if len(devices) > NAMED else ""
+    beside = f" beside {wording.energy(measured_j)} that were measured of them" if measured_j > 0 else ""
+    reasons = list(dict.fromkeys(note for device in devices for note in (device.identity.note, *device.notes) if note))
+    why = f" ({reasons[0].rstrip('.')})" if reasons else ""
+    return [
+        f"{wording.energy(estimated_j)} in the totals are an estimate for {plural(len(devices), 'GPU')} that "
+        f"could not be read{why}: {named}{more}{beside}."
+    ]
+
+
+def _unread(gpu: Energy) -> str:
+    """What GPUs drew while they could not be read, estimated by what they drew while they could."""
+    share = wording.percent(gpu.meters.absent)
+    read = 1 - gpu.meters.absent
+    if not read:
+        return "No GPU could be read; their energy is in no total."
+    drawn = wording.energy(gpu.energy_j * gpu.meters.absent / read)
+    return (
+        f"GPUs could not be read during {share} of their time. What they drew then, about {drawn} if it was as in the "
+        "rest, is in no total."
+    )
+
+
+def _of_factors(summary: AuditSummary) -> list[str]:
+    """What is to be known of the factors that the carbon was computed with."""
+    if summary.factors is None:
+        return []
+    found = [f"{warning[:1].upper()}{warning[1:].rstrip('.')}." for warning in summary.factors.warnings]
+    if len(bases := summary.factors.intensity.bases) > 1:
+        found.append(
+            f"The intensity of the windows counts different things: {' and '.join(map(describe_basis, bases))}."
+        )
+    return found
+
+
+def _what_ran(summary: AuditSummary) -> str:
+    coverage, progress, attempts = summary.coverage, summary.progress, len(summary.period.attempts)
+    ranks = plural(summary.run.world_size, "rank")
+    machines = gpus_phrase(coverage) if coverage.gpus else ranks
+    if coverage.gpus_missing:
+        machines += f", {coverage.gpus_missing} of which are in no ledger,"
+    sentence = (
+        f"The job ran for {wording.duration(summary.period.active_s)} on {machines} of "
+        f"{plural(coverage.nodes, 'node')}{f', in {attempts} attempts,' if attempts > 1 else ''} "
+        f"and executed {plural(progress.steps, 'optimizer step')}"
+    )
+    if summary.waste.redone_steps:
+        sentence += f", {summary.waste.redone_steps:,} of them for a second time"
+    return f"{sentence}."
+
+
+def _what_it_used(summary: AuditSummary) -> str:
+    share = measured_share(summary)
+    estimated = summary.energy.estimated_j / summary.energy.energy_j if summary.energy.energy_j else 0.0
+    known = "all of it measured" if share >= 1 else "all of it modelled" if share <= 0 and not estimated else ""
+    guessed = f", {wording.percent(estimated)} estimated for GPUs that could not be read" if estimated else ""
+    rest = ", the rest modelled" if share + estimated < 1 - ROUNDING else ""
+    known = known or f"{wording.percent(share)} of that was measured{guessed}{rest}"
+    gpu = summary.by_rung.get("gpu")
+    if gpu is not None and gpu.meters.absent > 0:
+        known += f", and {wording.percent(gpu.meters.absent)} of the GPUs' time, which could not be read, is missing"
+    sentence = f"Its machines used {wording.energy(summary.energy.energy_j)}; {known}."
+    footprint, factors = summary.footprint, summary.factors
+    if footprint is None or factors is None:
+        return f"{sentence} No carbon is stated: {summary.no_carbon_reason}."
+    grid = f"{wording.number(grid_g_per_kwh(summary))} g/kWh ({factors.intensity.zone_name})"
+    if footprint.embodied_parts_kg:
+        adds = f", and the manufacture of the reserved hardware adds {wording.carbon(footprint.embodied_kg.value)}"
+    else:
+        adds = "; what the manufacture of the hardware adds is unknown"
+    operational = wording.carbon(footprint.operational_kg.value)
+    return f"{sentence} With PUE {wording.plain(factors.pue.value)} and {grid} that is {operational}{adds}."
+
+
+def _how_the_forecast_did(summary: AuditSummary) -> str:
+    forecast, footprint = summary.forecast, summary.footprint
+    if forecast is None or footprint is None or not forecast.parts:
+        return ""
+    planned, actual = forecast.footprint.total_kg, footprint.total_kg.value
+    where = "inside" if planned.low <= actual <= planned.high else "outside"
+    largest = max(forecast.parts, key=lambda part: abs(part.carbon_kg))
+    cause = f"; the largest cause of the difference was {largest.cause}" if abs(largest.factor - 1) > 0.005 else ""
+    return (
+        f"The forecast from before launch was {wording.carbon(planned.value)} ({wording.carbon_range(planned)}); the "
+        f"result lies {where} that range{cause}."
+    )

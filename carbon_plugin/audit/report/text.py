@@ -1,0 +1,99 @@
+"""The audit in two dozen lines of plain text, for a terminal and a log."""
+
+from __future__ import annotations
+
+from carbon_plugin.audit.report import narrative, view
+from carbon_plugin.audit.report.verdict import verdict_line
+from carbon_plugin.audit.result import AuditSummary, Energy
+from carbon_plugin.printable import printable
+from carbon_plugin.show import wording
+from carbon_plugin.show.drawing import RUNG_NAMES
+
+
+def render_text(summary: AuditSummary) -> str:
+    """Headline numbers with ranges, what is measured, how prediction and forecast did, and what to know."""
+    period = summary.period
+    lines = [
+        f"{summary.run.name}  {wording.moment(period.start_unix_s)} to {wording.moment(period.end_unix_s)}",
+        "",
+        narrative.opening(summary),
+        "",
+        *_table([*_energy_rows(summary), *_carbon_rows(summary)]),
+        *_comparison(summary),
+    ]
+    for warning in narrative.warnings(summary):
+        lines.append(f"note: {warning}")
+    lines.append("; ".join([verdict_line(summary.verification), *view.gaps(summary)]))
+    return printable("\n".join(lines)) + "\n"
+
+
+def _energy_rows(summary: AuditSummary) -> list[tuple[str, str, str, str]]:
+    rows = []
+    for rung, energy in summary.by_rung.items():
+        rows.append(_energy_row(summary, f"energy, {RUNG_NAMES[rung]}", energy, rung))
+    rows.append(_energy_row(summary, "energy, machines", summary.energy, "it"))
+    if summary.footprint is not None and summary.factors is not None:
+        facility = summary.footprint.energy_j["facility"]
+        rows.append(
+            (
+                "energy, facility",
+                wording.energy(facility.value),
+                wording.energy_range(facility.low, facility.high, facility.value),
+                f"machines x PUE {wording.plain(summary.factors.pue.value)}",
+            )
+        )
+    return rows
+
+
+def _energy_row(summary: AuditSummary, name: str, energy: Energy, rung: str) -> tuple[str, str, str, str]:
+    span = view.energy_span(summary, energy, rung)
+    return (name, wording.energy(energy.energy_j), span, view.energy_how(energy))
+
+
+def _carbon_rows(summary: AuditSummary) -> list[tuple[str, str, str, str]]:
+    if summary.footprint is None:
+        return [("carbon", "not stated", "", summary.no_carbon_reason or "")]
+    footprint = summary.footprint
+    grid = f"{wording.number(view.grid_g_per_kwh(summary))} g/kWh"
+    rows = [
+        (name, wording.carbon(figure.value), wording.carbon_range(figure), how)
+        for name, figure, how in (
+            ("operational carbon", footprint.operational_kg, grid),
+            ("embodied carbon", footprint.embodied_kg, f"{wording.device_hours(summary.reserved.device_s)} of devices"),
+            ("total carbon", footprint.total_kg, ""),
+        )
+    ]
+    if not footprint.embodied_parts_kg:
+        rows[1:] = [("embodied carbon", "unknown", "", "no profile of the hardware: in no total")]
+    if footprint.market is not None:
+        figure = footprint.market.operational_kg
+        beside = "beside the total, not in it"
+        rows.append(("operational, by contract", wording.carbon(figure.value), wording.carbon_range(figure), beside))
+    return rows
+
+
+def _comparison(summary: AuditSummary) -> list[str]:
+    lines = []
+    steps = summary.steps
+    if steps is not None:
+        line = f"step time: measured {wording.duration(steps.measured_step_time_s.value)}"
+        if steps.basis != "spans":
+            line += f" ({wording.duration_range(steps.measured_step_time_s)}, {view.steps_basis(steps)})"
+        if steps.predicted_step_time_s is not None:
+            predicted = steps.predicted_step_time_s
+            ratio = wording.off_by(steps.measured_step_time_s.value / predicted.value)
+            line += f", predicted {wording.duration(predicted.value)} ({wording.duration_range(predicted)}): {ratio}"
+        lines.append(line)
+    if summary.forecast is not None and summary.forecast.parts:
+        causes = ", ".join(f"{part.cause} {wording.off_by(part.factor)}" for part in summary.forecast.parts)
+        lines.append(f"forecast of operational carbon was off by: {causes}")
+    return [*lines, ""] if lines else []
+
+
+def _table(rows: list[tuple[str, str, str, str]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    lines = [
+        f"{name:<{widths[0]}}  {value:>{widths[1]}}  {span:>{widths[2]}}  {how}".rstrip()
+        for name, value, span, how in rows
+    ]
+    return [*lines, ""]

@@ -1,0 +1,47 @@
+"""How far the ledgers can be believed, in words: one line for a terminal, the same sentences for a page."""
+
+from __future__ import annotations
+
+from carbon_plugin.audit.result import Verification
+from carbon_plugin.ledger.verification.verify import State
+from carbon_plugin.spec.amounts import plural
+
+_WORDS: dict[State, str] = {
+    "contradicted": "NOT VERIFIED",
+    "incomplete": "INCOMPLETE",
+    "unsealed": "unsealed",
+    "partly sealed": "partly sealed",
+    "verified": "verified",
+}
+
+
+def verdict_word(verification: Verification) -> str:
+    """The state of the ledgers as a reader sees it; in capitals where something is wrong or missing."""
+    return _WORDS[verification.state]
+
+
+def verdict_reason(verification: Verification) -> str:
+    """Why the ledgers are in that state, in a phrase: the first of what speaks against them, or what an anchor does."""
+    if verification.state == "contradicted":
+        return _first_of(verification.problems)
+    if verification.state == "incomplete":
+        return _first_of(verification.missing)
+    if verification.state == "unsealed":
+        return "complete and of one mind, but no anchor vouches for all of them (--anchor HEX)"
+    matched = f"{plural(len(verification.anchors), 'anchor')} matched"
+    if verification.state == "partly sealed":
+        windows = sum(check.windows for check in verification.files)
+        after = windows - sum(check.sealed_windows for check in verification.files)
+        return f"{matched}; {after:,} of {plural(windows, 'window')} came after them"
+    return matched
+
+
+def verdict_line(verification: Verification) -> str:
+    """State, number of files and reason in one line."""
+    files = plural(len(verification.files), "file")
+    return f"ledger: {verdict_word(verification)}, {files}: {verdict_reason(verification)}"
+
+
+def _first_of(sentences: list[str]) -> str:
+    more = len(sentences) - 1
+    return sentences[0] + (f" (and {more} more)" if more else "")

@@ -1,0 +1,76 @@
+"""A run of any length as a few hundred time bins, in one pass: when there are too many, neighbours are joined."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from carbon_plugin.audit.tally.blocks import Floats
+
+_FINEST_S = 1.0
+
+
+class TimeBins:
+    """Amounts over time, by group, in equal bins from `origin_unix_s` on.
+
+    At most `capacity` bins, an even number: a later amount doubles the width as often as needed. Amounts are spread
+    evenly over their interval; what lies before the origin (a node's clock that is late) goes to the first bin.
+    """
+
+    def __init__(self, origin_unix_s: float, capacity: int = 480) -> None:
+        self.origin_unix_s = origin_unix_s
+        self.width_s = _FINEST_S
+        self.count = 0
+        self.amounts: dict[str, Floats] = {}
+        self._capacity = capacity
+
+    def add(self, start_unix_s: Floats, duration_s: Floats, amounts: Mapping[str, Floats]) -> None:
+        """Spread an amount of each group over each of the intervals."""
+        starts_s = np.maximum(0.0, start_unix_s - self.origin_unix_s)
+        ends_s = np.maximum(starts_s, start_unix_s + duration_s - self.origin_unix_s)
+        self._widen_to(float(ends_s.max()))
+        first = np.minimum((starts_s / self.width_s).astype(int), self._capacity - 1)
+        last = np.maximum(first, np.ceil(ends_s / self.width_s).astype(int) - 1)
+        self.count = max(self.count, int(last.max()) + 1)
+        inside = first == last
+        for group, values in amounts.items():
+            self._bins(group)[:] += np.bincount(first[inside], weights=values[inside], minlength=self._capacity)
+        for row in np.flatnonzero(~inside).tolist():
+            edges_s = np.arange(first[row], last[row] + 2) * self.width_s
+            inside_s = np.minimum(ends_s[row], edges_s[1:]) - np.maximum(starts_s[row], edges_s[:-1])
+            shares = inside_s / (ends_s[row] - starts_s[row])
+            for group, values in amounts.items():
+                self._bins(group)[first[row] : last[row] + 1] += values[row] * shares
+
+    def merge(self, other: TimeBins) -> None:
+        """Add the amounts of other bins with the same origin and capacity."""
+        while self.width_s < other.width_s:
+            self._halve()
+        while other.width_s < self.width_s:
+            other._halve()
+        self.count = max(self.count, other.count)
+        for group, bins in other.amounts.items():
+            self._bins(group)[:] += bins
+
+    def values(self, group: str) -> list[float]:
+        """Amount of a group in each bin; zeros if nothing was added."""
+        bins: list[float] = self._bins(group)[: self.count].tolist()
+        return bins
+
+    def _bins(self, group: str) -> Floats:
+        bins = self.amounts.get(group)
+        if bins is None:
+            bins = self.amounts[group] = np.zeros(self._capacity)
+        return bins
+
+    def _widen_to(self, end_s: float) -> None:
+        while end_s > self._capacity * self.width_s:
+            self._halve()
+
+    def _halve(self) -> None:
+        self.width_s *= 2
+        self.count = (self.count + 1) // 2
+        empty = np.zeros(self._capacity // 2)
+        for group, bins in self.amounts.items():
+            self.amounts[group] = np.concatenate([bins[::2] + bins[1::2], empty])

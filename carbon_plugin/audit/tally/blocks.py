@@ -1,0 +1,159 @@
+"""Windows of a file as arrays, so that the cost of an addition is shared by hundreds of windows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from carbon_plugin.ledger.records import DeviceEnergy, Phase, Window
+from carbon_plugin.spec.metered import EnergyKind
+
+Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+
+MAX_WINDOWS = 512
+"""Windows that are added up together: a few MB of records, and little enough that the cost of a block is small."""
+
+
+class Rows(Struct, frozen=True, kw_only=True):
+    """One device in several windows, one value a window.
+
+    `energy_j`, `low_j` and `high_j` are 0 where the window does not know the energy (`known`), `estimated_j` is the
+    part of it that stands for what its meter could not tell, 0 for none. `pue` and `intensity_g_per_kwh` are the
+    factors in force, NaN where there are none.
+    """
+
+    kind: EnergyKind
+    known: Flags
+    seconds: Floats
+    energy_j: Floats
+    low_j: Floats
+    high_j: Floats
+    estimated_j: Floats
+    pue: Floats
+    intensity_g_per_kwh: Floats
+
+    def weighted(self, weights: Floats) -> Rows:
+        """The windows with a weight above 0, each times its weight."""
+        chosen = weights > 0
+        weights = weights[chosen]
+        return Rows(
+            kind=self.kind,
+            known=self.known[chosen],
+            seconds=self.seconds[chosen] * weights,
+            energy_j=self.energy_j[chosen] * weights,
+            low_j=self.low_j[chosen] * weights,
+            high_j=self.high_j[chosen] * weights,
+            estimated_j=self.estimated_j[chosen] * weights,
+            pue=self.pue[chosen],
+            intensity_g_per_kwh=self.intensity_g_per_kwh[chosen],
+        )
+
+
+class Block(Struct, frozen=True, kw_only=True):
+    """Consecutive windows that name the same devices, read in the same way. Arrays of devices have the shape
+    (devices, windows), all others (windows,)."""
+
+    windows: list[Window]
+    notes: list[tuple[str, str]]  # device key and what its meter said, each once
+    keys: list[str]
+    kinds: list[EnergyKind]
+    start_unix_s: Floats
+    duration_s: Floats
+    known: Flags
+    energy_j: Floats
+    low_j: Floats
+    high_j: Floats
+    estimated_j: Floats
+    pue: Floats
+    intensity_g_per_kwh: Floats
+
+    def rows(self, device: int, shares: Floats | None) -> Rows:
+        """One device, each window times its share; None where every window counts as a whole."""
+        one = 1.0 if shares is None else shares
+        return Rows(
+            kind=self.kinds[device],
+            known=self.known[device],
+            seconds=self.duration_s * one,
+            energy_j=self.energy_j[device] * one,
+            low_j=self.low_j[device] * one,
+            high_j=self.high_j[device] * one,
+            estimated_j=self.estimated_j[device] * one,
+            pue=self.pue,
+            intensity_g_per_kwh=self.intensity_g_per_kwh,
+        )
+
+    def phases(self) -> dict[Phase, Floats | None]:
+        """The phases, each with a weight of 1 for its windows and 0 for others; None for all windows."""
+        phases = [window.phase for window in self.windows]
+        found = dict.fromkeys(phases)
+        if len(found) == 1:
+            return dict.fromkeys(found)
+        return {phase: np.array([float(each == phase) for each in phases]) for phase in found}
+
+
+def blocks_of(windows: Sequence[Window], factors: tuple[float | None, float | None]) -> Iterator[Block]:
+    """Windows in their order as blocks. `factors` are intensity (g/kWh) and PUE where a window states none."""
+    if not windows:
+        return
+    energies = [energy for window in windows for energy in window.energies]
+    count = len(windows[0].energies)
+    keys, kinds = [energy.key for energy in energies], [energy.kind for energy in energies]
+    alike = (
+        keys == keys[:count] * len(windows)
+        and kinds == kinds[:count] * len(windows)
+        and all(len(window.energies) == count for window in windows)
+    )
+    if alike:
+        yield _block(list(windows), energies, keys[:count], kinds[:count], factors)
+    else:  # a GPU was lost, or is back: rare, so that parts of parts do not matter
+        half = len(windows) // 2
+        yield from blocks_of(windows[:half], factors)
+        yield from blocks_of(windows[half:], factors)
+
+
+def _block(
+    windows: list[Window],
+    energies: Sequence[DeviceEnergy],
+    keys: list[str],
+    kinds: list[EnergyKind],
+    factors: tuple[float | None, float | None],
+) -> Block:
+    shape = (len(windows), len(keys))
+    energy_j = _devices([energy.energy_j for energy in energies], shape)
+    low_j = _devices([energy.low_j for energy in energies], shape)
+    high_j = _devices([energy.high_j for energy in energies], shape)
+    known = ~np.isnan(energy_j)
+    energy_j = np.where(known, energy_j, 0.0)
+    intensity, pue = (np.nan if factor is None else factor for factor in factors)
+    own_intensity = np.array([window.intensity_g_per_kwh for window in windows], dtype=float)
+    own_pue = np.array([window.pue for window in windows], dtype=float)
+    return Block(
+        windows=windows,
+        notes=_notes(energies),
+        keys=keys,
+        kinds=kinds,
+        start_unix_s=np.array([window.start_unix_s for window in windows]),
+        duration_s=np.array([window.duration_s for window in windows]),
+        known=known,
+        energy_j=energy_j,
+        # A bound that is not stated is the energy itself, and none is on its wrong side: fmin and fmax skip NaN.
+        low_j=np.where(known, np.fmin(energy_j, low_j), 0.0),
+        high_j=np.where(known, np.fmax(energy_j, high_j), 0.0),
+        estimated_j=np.nan_to_num(_devices([energy.estimated_j for energy in energies], shape)),
+        pue=np.where(np.isnan(own_pue), pue, own_pue),
+        intensity_g_per_kwh=np.where(np.isnan(own_intensity), intensity, own_intensity),
+    )
+
+
+def _notes(energies: Sequence[DeviceEnergy]) -> list[tuple[str, str]]:
+    noted = [energy for energy in energies if energy.note]
+    return list(dict.fromkeys((energy.key, energy.note or "") for energy in noted))
+
+
+def _devices(values: list[float | None], shape: tuple[int, int]) -> Floats:
+    """Values window by window as an array of (devices, windows), NaN for None."""
+    return np.ascontiguousarray(np.array(values, dtype=float).reshape(shape).T)

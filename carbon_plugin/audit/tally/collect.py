@@ -1,0 +1,363 @@
+"""One pass over the ledgers of a run into sums that do not grow with its length. Conclusions are `audit.summary`'s."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping
+from typing import TypeVar
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+
+from carbon_plugin.audit.result import EventNote
+from carbon_plugin.audit.tally.bins import TimeBins
+from carbon_plugin.audit.tally.blocks import MAX_WINDOWS, Block, Floats, blocks_of
+from carbon_plugin.audit.tally.cells import Cell
+from carbon_plugin.audit.tally.documents import read_factors
+from carbon_plugin.audit.tally.in_force import Tally
+from carbon_plugin.audit.tally.rework import rework_of
+from carbon_plugin.audit.tally.sharing import SharedDocuments
+from carbon_plugin.audit.tally.spans import SpanSums
+from carbon_plugin.audit.tally.stalls import Stalls
+from carbon_plugin.footprint.units import GRAMS_PER_KG, JOULES_PER_KWH
+from carbon_plugin.footprint.values import Factors
+from carbon_plugin.ledger.held.claims import DeviceClaims
+from carbon_plugin.ledger.held.counted_steps import CountedSteps
+from carbon_plugin.ledger.held.holdings import SharedTime
+from carbon_plugin.ledger.records import HEADS_EVENT, Close, Event, Manifest, Phase, Span, Window
+from carbon_plugin.ledger.verification.file_check import CheckedLedger
+from carbon_plugin.spec.metered import DeviceIdentity, Rung
+
+# Bounds on what a report lists one by one; counts and sums always cover everything.
+MAX_EVENTS = 2000
+MAX_NOTES_PER_DEVICE = 8
+MAX_CHARTED_GPUS = 16
+
+_CARBON, _READ_S = "carbon", "read "
+
+_Key = TypeVar("_Key", bound=Hashable)
+
+
+class FileContext(Struct, frozen=True, kw_only=True):
+    """What must be known of the other files before one is added up.
+
+    `order` is its place among the files of the run by their start, `launch` the number of the launch of the whole job
+    that it belongs to. `resumed_at_step` is how far earlier launches had got when this one began, `clock_offset_s` by
+    how much the clock of its node was ahead of that of rank 0. `spans` says whether its comparison spans stand for the
+    run, `copied` that the file is a copy of another one, whose records enter no sum.
+    """
+
+    order: int
+    launch: int = 0
+    resumed_at_step: int = 0
+    clock_offset_s: float = 0.0
+    spans: bool = False
+    copied: bool = False
+
+
+class FilePass(Struct):
+    """What one file amounts to. `factors` are those of its manifest, for windows that state none."""
+
+    file: str
+    manifest: Manifest
+    context: FileContext
+    end_unix_s: float
+    grid: Tally
+    stalls: Stalls
+    factors: Factors | None = None
+    steps: int = 0
+    tokens: int = 0
+    last_step: int = 0
+    redone_steps: int = 0
+    closed: str | None = None
+    spans: SpanSums | None = None
+    short_spans: SpanSums | None = None
+    counted: CountedSteps = msgspec.field(default_factory=CountedSteps)
+    shared: SharedTime = msgspec.field(default_factory=SharedTime)
+
+    @property
+    def extent(self) -> tuple[float, float]:
+        """Start and end of the file by the clock of rank 0, Unix s."""
+        offset_s = self.context.clock_offset_s
+        return self.manifest.started_unix_s - offset_s, self.end_unix_s - offset_s
+
+
+class SeenDevice(Struct):
+    """A device as its manifest describes it, with the host that it was last seen on and what its meter noted.
+
+    `order` is that of the file that named it first."""
+
+    identity: DeviceIdentity
+    hostname: str
+    order: int
+    notes: list[str]
+
+
+class RunCollector:
+    """Sums over files of a run. Feed them one after the other, the one that starts first first; files that name the
+    same device go to the same collector, and collectors of different files merge.
+    """
+
+    def __init__(self, origin_unix_s: float) -> None:
+        self.cells: dict[tuple[str, Phase], Cell] = {}
+        self.redone: dict[str, Cell] = {}
+        self.restarts: dict[str, Cell] = {}
+        self.devices: dict[str, SeenDevice] = {}
+        self.files: list[FilePass] = []
+        self.claims = DeviceClaims()
+        self.bins = TimeBins(origin_unix_s)
+        self.event_counts: dict[str, int] = {}
+        self._origin_unix_s = origin_unix_s
+        self._events: list[tuple[int, EventNote]] = []
+        self._charted: list[str] = []
+        self._documents = SharedDocuments()
+
+    def add(self, ledger: CheckedLedger, context: FileContext) -> None:
+        """Take in every record of a file."""
+        file: FilePass | None = None
+        windows: list[Window] = []
+        spans: list[Span] = []
+        self.claims.begin(ledger.path.name)
+        for record in ledger:
+            if context.copied:
+                continue  # the pass goes on, because the verification judges copies too
+            if isinstance(record, Window):
+                windows.append(record)
+                if len(windows) == MAX_WINDOWS:
+                    self._add_windows(file, windows)
+            elif isinstance(record, Manifest):
+                self._add_windows(file, windows)  # before the devices and factors that it names
+                manifest = self._documents.manifest(record)
+                file = self._add_manifest(file, ledger.path.name, manifest, context)
+            elif file is None:
+                continue  # the verification says that this file does not begin with a manifest
+            elif isinstance(record, Span):
+                if context.spans:
+                    spans.append(record)
+                    if len(spans) == MAX_WINDOWS:
+                        self._add_spans(file, spans)
+            elif isinstance(record, Event):
+                self._add_event(file, record)
+            elif isinstance(record, Close):
+                file.closed = record.reason
+                file.end_unix_s = max(file.end_unix_s, record.at_unix_s)
+        self._add_windows(file, windows)
+        self._add_spans(file, spans)
+        self.claims.end()
+
+    def merge(self, other: RunCollector) -> None:
+        """Add the sums over other files. Raises `ValueError` if both have metered the same device."""
+        both = self.devices.keys() & other.devices.keys()
+        if both:
+            raise ValueError(f"device {min(both)} was added up in two parts")
+        self.cells |= other.cells
+        self.redone |= other.redone
+        self.restarts |= other.restarts
+        self.devices |= other.devices
+        self.files += other.files
+        self.claims.overlaps += other.claims.overlaps
+        self.bins.merge(other.bins)
+        for kind, count in other.event_counts.items():
+            self.event_counts[kind] = self.event_counts.get(kind, 0) + count
+        self._events += other._events
+        self._charted += other._charted
+
+    def finish(self) -> None:
+        """Bring everything into the order of the files, so that it is the same in however many parts it was done."""
+        self.files.sort(key=lambda file: file.context.order)
+        order = {file.file: file.context.order for file in self.files}
+        self.devices = dict(sorted(self.devices.items(), key=lambda item: item[1].order))
+        self.cells = dict(sorted(self.cells.items()))
+        self.redone = dict(sorted(self.redone.items()))
+        self.restarts = dict(sorted(self.restarts.items()))
+        self.claims.overlaps.sort(key=lambda overlap: order.get(overlap.file, 0))
+        self._events = sorted(self._events, key=lambda pair: pair[0])[:MAX_EVENTS]
+        self._charted = sorted(self._charted, key=lambda key: self.devices[key].order)[:MAX_CHARTED_GPUS]
+
+    @property
+    def events(self) -> list[EventNote]:
+        """The first events, file by file."""
+        return [event for _, event in self._events]
+
+    @property
+    def spans(self) -> SpanSums:
+        """Comparison spans of all files that stand for the run; short ones where there are no others."""
+        return self._merged_spans(short=False) or self._merged_spans(short=True) or SpanSums(self._origin_unix_s)
+
+    @property
+    def counted(self) -> CountedSteps:
+        """Steps and time in the training windows of the files that stand for the run."""
+        counted = CountedSteps()
+        for file in self.files:
+            if file.context.spans:
+                counted.merge(file.counted)
+        return counted
+
+    def _merged_spans(self, *, short: bool) -> SpanSums | None:
+        found = [spans for file in self.files if (spans := file.short_spans if short else file.spans) is not None]
+        if not found:
+            return None
+        merged = SpanSums(self._origin_unix_s, short=short)
+        for spans in found:
+            merged.merge(spans)
+        return merged
+
+    def phase_cells(self) -> Mapping[Phase, list[Cell]]:
+        """Cells of the IT rungs by phase."""
+        return _grouped((phase, cell) for (key, phase), cell in self.cells.items() if self.is_it(key))
+
+    def rung_cells(self) -> Mapping[Rung, list[Cell]]:
+        """Cells by rung."""
+        return _grouped((self.devices[key].identity.rung, cell) for (key, _), cell in self.cells.items())
+
+    def device_cells(self) -> Mapping[str, list[Cell]]:
+        """Cells by device key."""
+        return _grouped((key, cell) for (key, _), cell in self.cells.items())
+
+    def rung_series(self) -> dict[Rung, list[float]]:
+        """Energy of each rung in each bin, J."""
+        rungs = {seen.identity.rung for seen in self.devices.values()}
+        return {rung: self.bins.values(rung) for rung in sorted(rungs)}
+
+    def gpu_series(self) -> dict[str, list[float | None]]:
+        """Mean power of the first few GPUs in each bin while they were read, W."""
+        return {
+            key: [
+                energy_j / read_s if read_s > 0 else None
+                for energy_j, read_s in zip(self.bins.values(key), self.bins.values(_READ_S + key), strict=True)
+            ]
+            for key in sorted(self._charted)
+        }
+
+    def carbon_series(self) -> list[float]:
+        """Operational carbon of the IT rungs in each bin, kg."""
+        return [grams / GRAMS_PER_KG for grams in self.bins.values(_CARBON)]
+
+    def is_it(self, key: str) -> bool:
+        """Whether a device belongs to the IT rungs: energy of the facility contains that of all others."""
+        return self.devices[key].identity.rung != "facility"
+
+    def _add_manifest(self, file: FilePass | None, name: str, manifest: Manifest, context: FileContext) -> FilePass:
+        for device in manifest.devices:
+            seen = self.devices.get(device.key)
+            if seen is None:
+                self.devices[device.key] = SeenDevice(device, manifest.hostname, context.order, [])
+                if device.rung == "gpu" and len(self._charted) < MAX_CHARTED_GPUS:
+                    self._charted.append(device.key)
+            else:
+                seen.identity, seen.hostname = device, manifest.hostname
+        if file is None:
+            file = FilePass(name, manifest, context, manifest.started_unix_s, Tally(), Stalls())
+            self.files.append(file)
+        file.factors = read_factors(manifest.factors)
+        file.manifest = manifest
+        return file
+
+    def _add_windows(self, file: FilePass | None, windows: list[Window]) -> None:
+        """Add windows that were kept back, and forget them; without a manifest they belong to nothing."""
+        if file is not None:
+            factors = file.factors
+            stated = (factors.intensity.figure.value, factors.pue.value) if factors else (None, None)
+            for block in blocks_of(windows, stated):
+                # Numbers beyond the range of floats are for the verification to complain of.
+                with np.errstate(over="ignore", invalid="ignore"):
+                    self._add_block(file, block)
+        windows.clear()
+
+    def _add_spans(self, file: FilePass | None, spans: list[Span]) -> None:
+        if file is not None and spans:
+            node, offset_s = file.manifest.node, file.context.clock_offset_s
+            whole, short = ([span for span in spans if span.short == wanted] for wanted in (False, True))
+            if whole:
+                file.spans = file.spans or SpanSums(self._origin_unix_s, node)
+                file.spans.add(whole, offset_s)
+            if short:
+                file.short_spans = file.short_spans or SpanSums(self._origin_unix_s, node, short=True)
+                file.short_spans.add(short, offset_s)
+        spans.clear()
+
+    def _add_block(self, file: FilePass, block: Block) -> None:
+        windows = block.windows
+        context = file.context
+        reached_step = max(context.resumed_at_step, file.last_step)
+        rework = rework_of(windows, reached_step=reached_step, restarted=context.launch > 0)
+        phases = block.phases()
+        binned: dict[str, Floats] = {}
+        it_j = np.zeros(len(windows))
+        for index, key in enumerate(block.keys):
+            seen = self.devices.get(key)
+            if seen is None:
+                continue  # the verification says that no manifest names this device
+            rows = block.rows(index, self._shares(block, index, context.clock_offset_s))
+            for phase, chosen in phases.items():
+                _cell(self.cells, (key, phase)).add(rows if chosen is None else rows.weighted(chosen))
+            rung = seen.identity.rung
+            binned[rung] = binned[rung] + rows.energy_j if rung in binned else rows.energy_j
+            if key in self._charted:
+                binned[key], binned[_READ_S + key] = rows.energy_j, rows.seconds * rows.known
+            if rung != "facility":
+                it_j += rows.energy_j
+                for cells, weights in ((self.redone, rework.redone), (self.restarts, rework.restart)):
+                    if weights is not None:
+                        _cell(cells, key).add(rows.weighted(weights))
+        for key, note in block.notes:
+            seen = self.devices.get(key)
+            if seen is not None and note not in seen.notes and len(seen.notes) < MAX_NOTES_PER_DEVICE:
+                seen.notes.append(note)
+        facility_j = it_j * block.pue
+        binned[_CARBON] = np.nan_to_num(facility_j * block.intensity_g_per_kwh / JOULES_PER_KWH)
+        if file.factors is not None:
+            file.grid.add(file.factors.intensity, windows, facility_j, block.intensity_g_per_kwh)
+        self.bins.add(block.start_unix_s - context.clock_offset_s, block.duration_s, binned)
+        file.stalls.add(windows)
+        for window in windows:
+            file.counted.add(window)
+            file.shared.add(window)
+        file.steps += sum(window.steps for window in windows)
+        file.tokens += sum(window.tokens for window in windows)
+        file.last_step = max(file.last_step, *(window.last_step for window in windows))
+        file.redone_steps += rework.steps
+        file.end_unix_s = max(file.end_unix_s, float((block.start_unix_s + block.duration_s).max()))
+
+    def _shares(self, block: Block, index: int, clock_offset_s: float) -> Floats | None:
+        """Part of each window of a device that no earlier file has metered; None for all of each."""
+        key, known = block.keys[index], block.known[index]
+        if not known.any():
+            return None
+        starts_s, durations_s = block.start_unix_s[known] - clock_offset_s, block.duration_s[known]
+        if not self.claims.claim(key, float(starts_s.min()), float((starts_s + durations_s).max())):
+            return None
+        shares = np.ones(len(known))
+        pairs = zip(starts_s.tolist(), durations_s.tolist(), strict=True)
+        shares[known] = [self.claims.share(key, start_s, duration_s) for start_s, duration_s in pairs]
+        return shares
+
+    def _add_event(self, file: FilePass, event: Event) -> None:
+        if event.kind == HEADS_EVENT:
+            return
+        file.grid.note(event)
+        self.event_counts[event.kind] = self.event_counts.get(event.kind, 0) + 1
+        if len(self._events) < MAX_EVENTS:
+            note = EventNote(
+                node=file.manifest.node,
+                attempt=file.manifest.attempt,
+                at_unix_s=event.at_unix_s,
+                kind=event.kind,
+                message=event.message,
+                data=event.data,
+            )
+            self._events.append((file.context.order, note))
+
+
+def _cell(cells: dict[_Key, Cell], key: _Key) -> Cell:
+    cell = cells.get(key)
+    if cell is None:
+        cell = cells[key] = Cell()
+    return cell
+
+
+def _grouped(pairs: Iterable[tuple[_Key, Cell]]) -> dict[_Key, list[Cell]]:
+    groups: dict[_Key, list[Cell]] = {}
+    for key, cell in pairs:
+        groups.setdefault(key, []).append(cell)
+    return groups

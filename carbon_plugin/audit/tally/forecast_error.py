@@ -1,0 +1,170 @@
+"""How far the forecast was off, and why: one factor a cause, whose product is exactly actual over forecast.
+
+Operational carbon is a chain of factors on both sides,
+
+    C = steps * step_time * (run_time / (steps * step_time)) * (E_common / run_time) * (E_it / E_common) * (C / E_it)
+
+with E_common the energy of the rungs that both sides know. The predicted effect of the effective spec stands between
+plan and measurement, so that a changed layout is not booked as a wrong model. In kilograms each cause gets
+L * ln(factor) with L the logarithmic mean of actual and forecast, which adds up without a residual (LMDI: Ang, Energy
+Policy 32 (2004) 1131).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from msgspec import Struct
+
+from carbon_plugin.audit.result import Cause, ErrorPart, ForecastComparison
+from carbon_plugin.audit.tally.documents import ForecastDocument, PredictionDocument
+from carbon_plugin.footprint.values import Footprint
+from carbon_plugin.spec.amounts import plural
+
+
+class Actual(Struct, frozen=True, kw_only=True):
+    """What happened, as far as it explains the forecast's error. `energy_j` is by IT rung; `nodes_share` is how much of
+    the job's nodes it covers; `active_s` the time in which the job ran."""
+
+    steps: int
+    step_time_s: float | None
+    active_s: float
+    energy_j: Mapping[str, float]
+    nodes_share: float
+    world_size: int
+
+
+def logarithmic_mean(a: float, b: float) -> float:
+    """(a - b) / ln(a / b) for positive numbers, continued by a where they are equal."""
+    ratio = a / b - 1
+    # The series of ln near 1, where the quotient of two small differences would lose digits.
+    return b * (1 + ratio / 2 - ratio * ratio / 12) if abs(ratio) < 1e-5 else (a - b) / math.log(a / b)
+
+
+def compare_forecast(
+    forecast: ForecastDocument | None,
+    prediction: PredictionDocument | None,
+    footprint: Footprint | None,
+    actual: Actual,
+) -> ForecastComparison | None:
+    """The forecast beside what happened, None without a forecast. `footprint` is the actual one, if there is carbon."""
+    if forecast is None:
+        return None
+    if footprint is None:
+        split: list[ErrorPart] | str = "the run has no carbon to compare with"
+    else:
+        split = split_error(forecast, prediction, actual, footprint.operational_kg.value)
+    planned = forecast.footprint
+    return ForecastComparison(
+        created_unix_s=forecast.created_unix_s,
+        plugin_version=forecast.plugin_version,
+        run_time_s=forecast.run_time_s,
+        total_steps=forecast.total_steps,
+        device_hours=forecast.device_hours,
+        footprint=planned,
+        step_time_s=forecast.prediction.step_time_s,
+        parts=[] if isinstance(split, str) else split,
+        embodied_kg=footprint.embodied_kg.value - planned.embodied_kg.value if footprint else None,
+        no_parts_reason=split if isinstance(split, str) else None,
+    )
+
+
+def split_error(
+    forecast: ForecastDocument, prediction: PredictionDocument | None, actual: Actual, operational_kg: float
+) -> list[ErrorPart] | str:
+    """The causes of actual minus forecast operational carbon, or why they cannot be told apart.
+
+    `prediction` is of the effective spec; without it spec drift cannot be told from the model's error.
+    """
+    planned_kg = forecast.footprint.operational_kg.value
+    if operational_kg <= 0 or planned_kg <= 0:
+        return "one side has no operational carbon"
+    if actual.steps < 1 or actual.active_s <= 0:
+        return "no training step was recorded"
+    planned_j, actual_j = _comparable(forecast, actual.energy_j)
+    rungs = [rung for rung in planned_j if planned_j[rung] > 0 and actual_j.get(rung, 0.0) > 0]
+    if not rungs:
+        return "the forecast and the ledgers have no rung of energy in common"
+
+    planned_step_s = forecast.prediction.step_time_s.value
+    expected_step_s = prediction.step_time_s.value if prediction else planned_step_s
+    actual_step_s = actual.step_time_s or actual.active_s / actual.steps
+    expected_power = _power_ratio(forecast, prediction, actual.world_size)
+
+    planned_common_j = sum(planned_j[rung] for rung in rungs)
+    actual_common_j = sum(actual_j[rung] for rung in rungs) / actual.nodes_share
+    planned_it_j, actual_it_j = sum(planned_j.values()), sum(actual_j.values())
+    planned_power_w = planned_common_j / forecast.run_time_s.value
+    actual_power_w = actual_common_j / actual.active_s
+    planned_length = forecast.run_time_s.value / planned_step_s
+    actual_length = actual.active_s / actual_step_s
+
+    factors: dict[Cause, tuple[float, str]] = {
+        "spec drift": (
+            expected_step_s / planned_step_s * expected_power,
+            f"the spec that ran should take {expected_step_s:.4g} s a step at {expected_power:.3g} times the planned "
+            f"power; the plan said {planned_step_s:.4g} s"
+            if prediction
+            else "unknown: the run carries no prediction of the spec that ran",
+        ),
+        "step time": (
+            actual_step_s / expected_step_s,
+            f"a step took {actual_step_s:.4g} s, predicted {expected_step_s:.4g} s",
+        ),
+        "power": (
+            actual_power_w / (planned_power_w * expected_power),
+            f"mean power of {' and '.join(rungs)} was {actual_power_w:.4g} W, "
+            f"predicted {planned_power_w * expected_power:.4g} W",
+        ),
+        "run length": (
+            actual_length / planned_length,
+            f"{plural(actual.steps, 'step')} and all other time took as long as {actual_length:,.1f} steps; "
+            f"planned {plural(forecast.total_steps, 'step')}, {planned_length:,.1f} with all other time",
+        ),
+        "coverage": (
+            (actual_it_j / actual_common_j) / (planned_it_j / planned_common_j),
+            _coverage_text(actual, planned_j, actual_j),
+        ),
+        "grid": (
+            (operational_kg / actual_it_j) / (planned_kg / planned_it_j),
+            f"PUE times intensity was {operational_kg / actual_it_j * 3.6e9:.4g} g/kWh, "
+            f"planned {planned_kg / planned_it_j * 3.6e9:.4g} g/kWh",
+        ),
+    }
+    mean_kg = logarithmic_mean(operational_kg, planned_kg)
+    return [
+        ErrorPart(cause=cause, factor=factor, carbon_kg=mean_kg * math.log(factor), explanation=text)
+        for cause, (factor, text) in factors.items()
+    ]
+
+
+def _comparable(forecast: ForecastDocument, actual_j: Mapping[str, float]) -> tuple[dict[str, float], dict[str, float]]:
+    """Energy by rung on both sides. Where no accelerator is metered by itself (a CPU run), it is part of the host."""
+    planned = {
+        rung: figure.value for rung, figure in forecast.footprint.energy_j.items() if rung not in ("it", "facility")
+    }
+    actual = dict(actual_j)
+    if actual.get("gpu", 0.0) == 0:
+        planned["host"] = planned.get("host", 0.0) + planned.pop("gpu", 0.0)
+    return planned, actual
+
+
+def _power_ratio(forecast: ForecastDocument, prediction: PredictionDocument | None, world_size: int) -> float:
+    """Predicted power of the effective spec over the planned one, all devices together."""
+    planned_w = forecast.prediction.gpu_power_w.value * forecast.devices
+    expected_w = prediction.gpu_power_w.value * world_size if prediction else planned_w
+    return expected_w / planned_w if planned_w > 0 and expected_w > 0 else 1.0
+
+
+def _coverage_text(actual: Actual, planned_j: Mapping[str, float], actual_j: Mapping[str, float]) -> str:
+    missing = [rung for rung, energy_j in planned_j.items() if energy_j > 0 and not actual_j.get(rung)]
+    added = [rung for rung, energy_j in actual_j.items() if energy_j > 0 and not planned_j.get(rung)]
+    parts = []
+    if missing:
+        parts.append(f"forecast but not metered: {', '.join(missing)}")
+    if added:
+        parts.append(f"metered but not forecast: {', '.join(added)}")
+    if actual.nodes_share < 1:
+        parts.append(f"ledgers cover {actual.nodes_share:.0%} of the nodes")
+    return "; ".join(parts) or "the same rungs and all nodes on both sides"

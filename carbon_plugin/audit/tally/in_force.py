@@ -1,0 +1,218 @@
+"""Which grid intensity was in force over a run: its windows say where each value is from, its events what that counts.
+
+The factors of a manifest state an intensity; a live service or a series may have been in force instead. What a report
+says of the run's intensity (source, basis, licence) is said of the values that its carbon was computed with.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Literal
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+
+from carbon_plugin.audit.tally.blocks import Floats
+from carbon_plugin.footprint.factors.grid import describe_basis
+from carbon_plugin.footprint.values import Basis, Intensity, IntensityPart
+from carbon_plugin.ledger.records import Event, IntensityOrigin, Window
+from carbon_plugin.show import wording
+from carbon_plugin.spec.figure import Figure
+
+EVENT = "grid_intensity"
+
+
+class Source(Struct, frozen=True, kw_only=True):
+    """Where an intensity is from and what it counts: all of an `Intensity` but the number."""
+
+    name: str
+    zone: str
+    zone_name: str
+    year: int | None
+    basis: Basis | None
+    licence: str
+    attribution: str
+    granularity: str
+    notes: tuple[str, ...]
+
+
+class _LiveService(Struct, frozen=True, kw_only=True):
+    """What an event says of the live service of its ledger; `licence` and `interval_s` were not always said."""
+
+    provider: str
+    zone: str
+    scope: Literal["lifecycle", "direct"]
+    boundary: Literal["generation", "consumption"]
+    at_unix_s: float
+    licence: str | None = None
+    interval_s: float | None = None
+
+
+class Tally:
+    """Facility energy of one file (J) and its product with the intensity in force, by the intensity that its factors
+    state and the origin of the one in force."""
+
+    __slots__ = ("_live", "_origins", "_sums")
+
+    def __init__(self) -> None:
+        self._sums: dict[tuple[Intensity, IntensityOrigin | None], tuple[float, float]] = {}
+        self._origins: set[object] = set()
+        self._live: _LiveService | None = None
+
+    def add(self, stated: Intensity, windows: Sequence[Window], facility_j: Floats, g_per_kwh: Floats) -> None:
+        """Add windows with their facility energy and intensity, NaN where that is not known."""
+        known = ~np.isnan(facility_j * g_per_kwh)
+        origins = [window.intensity_origin for window in windows]
+        for origin in dict.fromkeys(origins):
+            chosen = known & np.array([each == origin for each in origins])
+            if origin is None:  # a ledger that did not say yet: a value as it is stated is the stated one
+                as_stated = chosen & (g_per_kwh == stated.figure.value)
+                self._add(stated, "static", facility_j[as_stated], g_per_kwh[as_stated])
+                chosen &= ~as_stated
+            self._add(stated, origin, facility_j[chosen], g_per_kwh[chosen])
+
+    def note(self, event: Event) -> None:
+        """Take in what an event says of the source in force."""
+        if event.kind != EVENT:
+            return
+        self._origins.add(event.data.get("origin"))
+        if "provider" in event.data:
+            try:
+                self._live = msgspec.convert(event.data, type=_LiveService)
+            except msgspec.ValidationError:
+                self._live = None
+
+    def sources(self) -> Iterator[tuple[Source, float, float]]:
+        """Each source with the energy and the product that are its own."""
+        for (stated, origin), (energy_j, weighted) in self._sums.items():
+            if energy_j > 0:
+                yield self._source(stated, origin or self._likely()), energy_j, weighted
+
+    def _add(self, stated: Intensity, origin: IntensityOrigin | None, facility_j: Floats, g_per_kwh: Floats) -> None:
+        energy_j, weighted = self._sums.get((stated, origin), (0.0, 0.0))
+        energy_j, weighted = energy_j + float(facility_j.sum()), weighted + float((facility_j * g_per_kwh).sum())
+        self._sums[stated, origin] = energy_j, weighted
+
+    def _likely(self) -> IntensityOrigin:
+        """Origin of a value of which no window says it, by the events of the file; of several the one that may count
+        differently."""
+        order: tuple[IntensityOrigin, ...] = ("ageing", "live", "series")
+        return next((origin for origin in order if origin in self._origins), "static")
+
+    def _source(self, stated: Intensity, origin: IntensityOrigin) -> Source:
+        source = _stated(stated)
+        if origin == "static":
+            return source
+        if origin == "series":  # the series itself, without the period that the stated mean is of
+            return msgspec.structs.replace(source, name=stated.attribution)
+        live = _live(source, self._live)
+        return live if origin == "live" else _ageing(live, source)
+
+
+def in_force(tallies: Iterable[Tally], stated: Intensity) -> Intensity:
+    """The mean intensity over the windows of a run, with the sources that it is made of.
+
+    It is the stated one where nothing else was in force. Where the sources count different things it has no basis. Its
+    relative range stays that of the stated one.
+    """
+    sums: dict[Source, tuple[float, float]] = {}
+    for tally in tallies:
+        for source, energy_j, weighted in tally.sources():
+            before_j, before = sums.get(source, (0.0, 0.0))
+            sums[source] = (before_j + energy_j, before + weighted)
+    total_j = sum(energy_j for energy_j, _ in sums.values())
+    mean = sum(weighted for _, weighted in sums.values()) / total_j if total_j else stated.figure.value
+    as_stated = not sums or list(sums) == [_stated(stated)]
+    if as_stated and math.isclose(mean, stated.figure.value, rel_tol=1e-9):
+        return stated
+    sources = sorted(sums, key=lambda source: -sums[source][0])
+    parts = [
+        IntensityPart(
+            source=source.name,
+            basis=source.basis,
+            g_per_kwh=sums[source][1] / sums[source][0],
+            share=sums[source][0] / total_j,
+        )
+        for source in sources
+    ]
+    bases, years = {source.basis for source in sources}, {source.year for source in sources}
+    return Intensity(
+        zone=_each(source.zone for source in sources),
+        zone_name=_each(source.zone_name for source in sources),
+        figure=_figure(parts, mean, stated.figure),
+        year=years.pop() if len(years) == 1 else None,
+        basis=bases.pop() if len(bases) == 1 else None,
+        licence=_each(source.licence for source in sources),
+        attribution=_each(source.attribution for source in sources),
+        granularity=_each(source.granularity for source in sources),
+        notes=tuple(dict.fromkeys(note for source in sources for note in source.notes)),
+        parts=tuple(parts),
+    )
+
+
+def _figure(parts: Sequence[IntensityPart], mean: float, stated: Figure) -> Figure:
+    low, high = (mean * edge / stated.value if stated.value else mean for edge in (stated.low, stated.high))
+    if len(parts) == 1:
+        source = f"{parts[0].source}: mean over the run's windows"
+    else:
+        made_of = " and ".join(f"{wording.percent(part.share)} {part.source}" for part in parts)
+        source = f"mean over the run's windows, of their energy {made_of}"
+    return Figure(mean, min(low, mean), max(high, mean), stated.unit, stated.kind, source)
+
+
+def _stated(intensity: Intensity) -> Source:
+    return Source(
+        name=intensity.figure.source,
+        zone=intensity.zone,
+        zone_name=intensity.zone_name,
+        year=intensity.year,
+        basis=intensity.basis,
+        licence=intensity.licence,
+        attribution=intensity.attribution,
+        granularity=intensity.granularity,
+        notes=intensity.notes,
+    )
+
+
+def _live(stated: Source, service: _LiveService | None) -> Source:
+    """The live service of a ledger, for the place of the stated intensity."""
+    if service is None:
+        name = "a live service that the ledger does not name"
+        return msgspec.structs.replace(stated, name=name, year=None, basis=None, licence="not stated", attribution=name)
+    basis = Basis(scope=service.scope, signal="average", boundary=service.boundary)
+    where = f"{service.provider}, zone {service.zone}"
+    return msgspec.structs.replace(
+        stated,
+        name=f"{where}, live ({describe_basis(basis)})",
+        year=_year(service.at_unix_s),
+        basis=basis,
+        licence=service.licence or f"terms of {service.provider}",
+        attribution=where,
+        granularity=f"every {service.interval_s / 60:g} min" if service.interval_s else "live",
+        notes=(),
+    )
+
+
+def _ageing(live: Source, stated: Source) -> Source:
+    """A last live value on its way to the stated one, of which it holds a growing part."""
+    return msgspec.structs.replace(
+        live,
+        name=f"{live.name} ageing into {stated.name}",
+        basis=live.basis if live.basis == stated.basis else None,
+        licence=_each((live.licence, stated.licence)),
+        attribution=_each((live.attribution, stated.attribution)),
+    )
+
+
+def _year(unix_s: float) -> int | None:
+    try:
+        return datetime.fromtimestamp(unix_s, UTC).year
+    except (OverflowError, OSError, ValueError):
+        return None
+
+
+def _each(words: Iterable[str]) -> str:
+    return " and ".join(dict.fromkeys(words))

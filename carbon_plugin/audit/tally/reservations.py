@@ -1,0 +1,56 @@
+"""Which device and host was reserved for how long: the time that embodied carbon is charged for."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+
+from carbon_plugin.audit.result import Reserved
+from carbon_plugin.audit.tally.collect import FilePass
+from carbon_plugin.footprint.values import Reservation
+from carbon_plugin.ledger.held.holdings import Holding, gpus_of, held
+
+Interval = tuple[float, float]
+
+
+def union(intervals: Iterable[Interval]) -> list[Interval]:
+    """Disjoint intervals that cover the same, in order."""
+    merged: list[Interval] = []
+    for start, end in sorted(intervals):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], end))
+        else:
+            merged.append((start, end))
+    return merged
+
+
+def reserved_time(files: Sequence[FilePass]) -> Reserved:
+    """Reserved time of devices and hosts over all files, by the rule of `ledger.held.holdings`."""
+    holdings = []
+    for file in files:
+        start_s, end_s = file.extent
+        shared_s = file.shared.by_device_s
+        holdings.append(Holding(manifest=file.manifest, start_s=start_s, end_s=end_s, shared_s=shared_s))
+    time = held(holdings)
+    return Reserved(
+        device_s=time.device_s,
+        before_first_record_s=time.before_first_record_s,
+        host_s=time.host_s,
+        devices_from=" and ".join(sorted({_counted_from(gpus_of(file.manifest).values()) for file in files})),
+        shared_s=time.shared_s,
+    )
+
+
+def _counted_from(units: Collection[float]) -> str:
+    if not units:
+        return "ranks, because no GPU was seen"
+    slices = ", a MIG slice as its share of a GPU" if min(units) < 1 else ""
+    return f"GPUs that the ledgers name{slices}"
+
+
+def reservations_of(reserved: Reserved) -> list[Reservation]:
+    """Reserved time as the accounting takes it: unit-seconds of each embodied scope."""
+    return [
+        Reservation(scope="device", units=1.0, time_s=reserved.device_s),
+        Reservation(scope="host", units=1.0, time_s=reserved.host_s),
+        Reservation(scope="network", units=1.0, time_s=reserved.device_s),
+    ]

@@ -1,0 +1,64 @@
+"""The devices that a published row ran on: a profile, with what the row says of its chassis, network and power."""
+
+from __future__ import annotations
+
+import msgspec
+
+from carbon_plugin.calibrate.rows.conventions import accelerator_name
+from carbon_plugin.calibrate.rows.fields import Fields
+from carbon_plugin.errors import SpecError
+from carbon_plugin.spec.figure import Sourced
+from carbon_plugin.spec.hardware.cluster import Accelerator, Cluster, Node
+from carbon_plugin.spec.hardware.profiles import default_node_for, load_accelerator
+from carbon_plugin.spec.parsing.rates_of_links import nic_bytes_per_s, scaleup_bytes_per_s
+
+USUAL_CHASSIS = 8
+GIGABIT = 1.25e8
+"""Bytes/s in a Gb/s."""
+
+
+def row_cluster(row: Fields, assumed: list[str]) -> Cluster:
+    """The cluster of a row; what was assumed is appended to `assumed`. Raises `SpecError` naming the field."""
+    device = load_accelerator(accelerator_name(row.needed_text("gpu")))
+    node = default_node_for(device)
+    devices = row.count("n_gpus")
+    per_node = min(devices, row.count("gpus_per_node", _chassis(node)))
+    if devices > per_node and not row.states("gpus_per_node"):
+        assumed.append(f"gpus_per_node {per_node}")
+    if devices % per_node:
+        raise SpecError(f"n_gpus {devices} is not a multiple of gpus_per_node {per_node}")
+    if per_node > node.accelerators:
+        # A larger chassis of the same part (DGX-2): same device, more of them on the switch.
+        node = msgspec.structs.replace(node, accelerators=per_node)
+        if device.scaleup.domain > 1:
+            scaleup = msgspec.structs.replace(device.scaleup, domain=max(per_node, device.scaleup.domain))
+            device = msgspec.structs.replace(device, scaleup=scaleup)
+    nic = nic_bytes_per_s(row.text("inter_node"), per_node)
+    if nic is not None:
+        network = msgspec.structs.replace(
+            node.network, bandwidth_bytes_per_s=Sourced(nic, "the row's inter_node", "read")
+        )
+        node = msgspec.structs.replace(node, network=network)
+    elif devices > per_node:
+        assumed.append(f"network {node.network.bandwidth_bytes_per_s.value / GIGABIT:.0f} Gb/s a device")
+    device = _with_links(device, row)
+    if row.states("gpu_power_cap_w") and row.number("gpu_power_cap_w") < device.tdp_w.value:
+        cap = Sourced(row.number("gpu_power_cap_w"), "the row's power cap", "read")
+        device = msgspec.structs.replace(device, tdp_w=cap)
+    return Cluster(accelerator=device, node=node, nodes=devices // per_node, devices_per_node=per_node)
+
+
+def _chassis(node: Node) -> int:
+    """Devices a node where the row does not say: a generic workstation stands for a server of the usual size."""
+    return node.accelerators if node.accelerators > 1 else USUAL_CHASSIS
+
+
+def _with_links(device: Accelerator, row: Fields) -> Accelerator:
+    """The device with the scale-up links that the row states of its node."""
+    rate = scaleup_bytes_per_s(row.text("intra_node"))
+    if rate is None:
+        return device
+    stated = Sourced(rate, "the row's intra_node", "read")
+    return msgspec.structs.replace(
+        device, scaleup=msgspec.structs.replace(device.scaleup, bandwidth_bytes_per_s=stated)
+    )

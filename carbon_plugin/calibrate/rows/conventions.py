@@ -1,0 +1,299 @@
+"""What a framework does when a published row does not say: its documented defaults, and names of devices."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from carbon_plugin.calibrate.rows.fields import Fields
+from carbon_plugin.errors import SpecError
+from carbon_plugin.spec.hardware.cluster import Accelerator
+from carbon_plugin.spec.hardware.profiles import find_accelerator, match_device_name
+from carbon_plugin.spec.layout import Recompute
+from carbon_plugin.spec.stack import STACKS, Stack
+
+
+class Conventions(Struct, frozen=True, kw_only=True):
+    """Defaults of one framework. `interleaves` says that its pipelines interleave where the row does not say,
+    `plain_modules` that norms, gates and loss are plain PyTorch. `name` is its shipped stack (`spec.stack.STACKS`), for
+    which one factor is fitted."""
+
+    name: str
+    dropout: float = 0.0
+    zero_stage: int = 0
+    sequence_parallel: bool = False
+    async_tp: bool = False
+    recompute: Recompute = "none"
+    reentrant: bool = False
+    context_parallel: str = "ring"
+    local_batch_is_split: bool = False
+    dualpipe: bool = False
+    reports_reserved_memory: bool = False
+    interleaves: bool = False
+    plain_modules: bool = False
+
+    @property
+    def stack(self) -> Stack:
+        """The framework's stack; plain defaults for an unknown one."""
+        return STACKS.get(self.name, Stack())
+
+
+MEGATRON_2021 = Conventions(name="megatron-lm-2021", dropout=0.1, reentrant=True, recompute="full")
+MEGATRON_LM = Conventions(name="megatron-lm", zero_stage=1, sequence_parallel=True, reentrant=True, interleaves=True)
+MEGATRON_CORE = Conventions(
+    name="megatron-core", zero_stage=1, sequence_parallel=True, reentrant=True, interleaves=True
+)
+MEGATRON_BRIDGE = Conventions(
+    name="megatron-bridge", zero_stage=1, sequence_parallel=True, async_tp=True, reentrant=True, interleaves=True
+)
+NEMO = Conventions(name="nemo", zero_stage=1, sequence_parallel=True, async_tp=True, reentrant=True, interleaves=True)
+NEMO_BEFORE_FLASH = Conventions(
+    name="nemo-2023", zero_stage=1, sequence_parallel=True, reentrant=True, interleaves=True, recompute="selective"
+)
+"""NeMo took FlashAttention into its GPT models in release 1.20, container 23.08; before, the softmax was fused and the
+scores went through memory. MLPerf's submissions ran kernels of their own."""
+# Time counts every policy of MaxText that recomputes in part as one class; memory goes by what the policy keeps.
+MAXTEXT = Conventions(name="maxtext", zero_stage=3, recompute="operators")
+LLM_FOUNDRY = Conventions(name="llm-foundry", zero_stage=3)
+TORCHTITAN = Conventions(
+    name="torchtitan", zero_stage=3, sequence_parallel=True, local_batch_is_split=True, reports_reserved_memory=True
+)
+DEEPSPEED = Conventions(name="deepspeed", zero_stage=3)
+PYTORCH = Conventions(name="ordinary", zero_stage=3)
+TRANSFORMER_ENGINE = Conventions(name="transformer-engine", zero_stage=3)
+AUTOMODEL = Conventions(name="automodel", zero_stage=3)
+"""Layers of Transformer Engine, experts reached by DeepEP (docs/performance-summary.mdx of NVIDIA-NeMo/Automodel)."""
+INTERNEVO = Conventions(name="internevo", zero_stage=1, reentrant=True)
+"""Gradients overlap with the backward pass, new parameters with nothing (`hybrid_zero_optimizer` of its configs/)."""
+COMPILED = Conventions(name="compiled", zero_stage=3)
+ORDINARY_MEGATRON = Conventions(name="ordinary-megatron", zero_stage=1, reentrant=True)
+NANOTRON = msgspec.structs.replace(ORDINARY_MEGATRON, sequence_parallel=True, plain_modules=True)
+"""Its column-parallel layers keep what they gathered (REDUCE_SCATTER mode), its norms and gates are modules."""
+UNKNOWN = Conventions(name="unknown", zero_stage=3)
+
+# First match wins; the key is the start of the row's framework in lower case.
+FRAMEWORKS: tuple[tuple[str, Conventions], ...] = (
+    (
+        "megatron-deepspeed vtrain",
+        Conventions(name="megatron-deepspeed", dropout=0.1, reentrant=True, recompute="full"),
+    ),
+    (
+        "megatron-deepspeed 0.6",
+        Conventions(name="megatron-deepspeed", dropout=0.1, reentrant=True, recompute="full"),
+    ),
+    ("megatron-deepspeed", ORDINARY_MEGATRON),
+    ("megatron-lm", MEGATRON_LM),
+    ("megatron-core", MEGATRON_CORE),
+    ("megatron-bridge", MEGATRON_BRIDGE),
+    ("nemo automodel", AUTOMODEL),
+    ("nemo", NEMO),
+    ("maxtext", MAXTEXT),
+    ("llm-foundry", LLM_FOUNDRY),
+    ("torchtitan", TORCHTITAN),
+    # Relatives of the above, of which no row was fitted.
+    ("pai-megatron", MEGATRON_CORE),
+    ("megascale", MEGATRON_CORE),
+    ("vescale", MEGATRON_CORE),
+    ("primus", MEGATRON_CORE),
+    ("flagscale", MEGATRON_CORE),
+    ("hai-llm", msgspec.structs.replace(MEGATRON_CORE, dualpipe=True)),
+    ("gpt-neox", MEGATRON_LM),
+    ("nanotron", NANOTRON),
+    ("internevo", INTERNEVO),
+    ("oneflow", MEGATRON_2021),
+    ("olmo-core", TORCHTITAN),
+    ("lingua", TORCHTITAN),
+    ("fms-fsdp", TORCHTITAN),
+    ("composer", LLM_FOUNDRY),
+    ("mosaicml", LLM_FOUNDRY),
+    ("megatron", MEGATRON_CORE),
+    ("axlearn", MAXTEXT),
+    ("levanter", MAXTEXT),
+    ("paxml", MAXTEXT),
+    ("deepspeed", DEEPSPEED),
+    ("hf trainer + deepspeed", DEEPSPEED),
+    ("ms-swift + deepspeed", DEEPSPEED),
+    ("hf trainer", PYTORCH),
+    ("hugging face", PYTORCH),
+    ("torchtune (compile", COMPILED),
+    ("torchtune", PYTORCH),
+    ("litgpt", PYTORCH),
+    ("openlm", PYTORCH),
+    ("pytorch fsdp + transformer engine", TRANSFORMER_ENGINE),
+    ("pytorch torch.compile", COMPILED),
+    ("pytorch", PYTORCH),
+    ("native pytorch + transformer engine", TRANSFORMER_ENGINE),
+    ("native pytorch", PYTORCH),
+    ("lightning-thunder", COMPILED),
+    ("lightning", PYTORCH),
+    ("llm.c", Conventions(name="llm.c", zero_stage=1)),
+)
+FLASH_SINCE = (23, 8)
+HOPPER_KERNELS_SINCE = (25, 1)
+"""Containers since then have attention kernels for Hopper of the third generation (cuDNN 9, FlashAttention 3)."""
+EXPERT_LOOPS = re.compile(r"(?i)hf trainer|hugging face|ms-swift \+")
+"""Frameworks that train modules of transformers, whose experts ran in a Python loop before its version 5."""
+OLD_MEGATRON = re.compile(r"megatron-lm.*\b20(19|2[0-2])\b")
+
+
+class Recipe(Struct, frozen=True, kw_only=True):
+    """What a vendor's recipe for mixtures of experts sets from a container release on, and rows leave out."""
+
+    said: str
+    since: tuple[int, int]
+    stack: dict[str, Any]
+    expert_overlap: bool = False
+
+
+RACK = 72
+SCOPED_GRAPHS = Recipe(said="scoped CUDA graphs", since=(25, 11), stack={"cuda_graphs": "scoped"})
+"""Megatron-Bridge's recipes for rack-scale devices capture attention and routing
+(scripts/performance/configs/{deepseek,qwen}/*_workload_base_configs.py at 0426418 and 01b2977). Not followed here:
+GPT-OSS on GB200 captures nothing, and some recipes for 8-GPU nodes capture too."""
+WHOLE_ITERATIONS = Recipe(
+    said="CUDA graphs of whole iterations, fused experts, attention in fp8, expert exchange overlapped",
+    since=(26, 6),
+    stack={"cuda_graphs": "iteration", "fused_experts": True, "attention_kernel": "cudnn_fp8"},
+    expert_overlap=True,
+)
+"""Its MXFP8 recipes for Blackwell (issue 2885, pull requests 3983, 4226, 4249 and 4606, and
+src/megatron/bridge/perf_recipes/{qwen,gpt_oss}/common.py at 134e903 and 3564acf)."""
+
+# How rows write devices that no profile calls so, by the start of the phrase.
+PCIE_DEVICES: tuple[tuple[str, str], ...] = (
+    ("A100-80GB", "a100-pcie-80gb"),
+    ("A100-PCIe", "a100-pcie-80gb"),
+    ("H100", "h100-pcie"),
+)
+DEVICES: tuple[tuple[str, str], ...] = (
+    ("A100-80GB-SXM", "a100-sxm-80gb"),
+    ("A100-40GB", "a100-sxm-40gb"),
+    ("A100-SXM-40GB", "a100-sxm-40gb"),
+    ("A100-SXM4-40GB", "a100-sxm-40gb"),
+    ("A100", "a100-sxm-80gb"),
+    ("V100-SXM3", "v100-sxm3-32gb"),
+    ("V100", "v100-sxm2-32gb"),
+    ("H100-96GB-HBM2e", "h100-sxm-96gb-hbm2e-500w"),
+    ("A800", "a800-sxm-80gb"),
+    ("H100-NVL", "h100-nvl"),
+    ("H100", "h100-sxm"),
+    ("H200", "h200-sxm"),
+    ("H800", "h800-sxm"),
+    ("H20", "h20-sxm"),
+    ("GB300", "gb300-nvl72"),
+    ("GB200", "gb200-nvl72"),
+    ("B300", "b300-sxm"),
+    ("B200", "b200-sxm"),
+    ("GH200", "gh200"),
+    ("MI300X", "mi300x"),
+    ("MI325X", "mi325x"),
+    ("MI250X", "mi250x"),
+    ("MI350X", "mi350x"),
+    ("MI355X", "mi355x"),
+    ("Gaudi2", "gaudi2"),
+    ("RTX-4090", "rtx4090"),
+    ("RTX-A6000", "rtx-a6000"),
+    ("TPUv4", "tpu-v4"),
+    ("TPUv5e", "tpu-v5e"),
+    ("TPUv5p", "tpu-v5p"),
+    ("TPUv6e", "tpu-v6e"),
+)
+
+
+def conventions_of(framework: str) -> Conventions:
+    """Defaults of a framework by the start of its name; an unknown one gets plain PyTorch FSDP."""
+    text = framework.lower()
+    if OLD_MEGATRON.match(text):
+        return MEGATRON_2021
+    if re.match(r"nemo 2[0-3]\.", text) and "mlperf" not in text and _release_of(text) < FLASH_SINCE:
+        return NEMO_BEFORE_FLASH
+    for start, conventions in FRAMEWORKS:
+        if text.startswith(start):
+            return conventions
+    return UNKNOWN
+
+
+def _release_of(text: str) -> tuple[int, int]:
+    found = re.search(r"(\d\d)\.(\d\d)", text)
+    return (int(found.group(1)), int(found.group(2))) if found else (0, 0)
+
+
+def stack_of(conventions: Conventions, row: Fields, recipe: Recipe | None, device: Accelerator) -> Stack:
+    """The framework's stack as the row's release and recipe have it."""
+    changes: dict[str, Any] = {}
+    on_hopper = conventions.stack.attention_kernel == "cudnn" and device.architecture.startswith("hopper")
+    engine = conventions in (TRANSFORMER_ENGINE, AUTOMODEL)
+    recent = engine or _release_of(row.text("framework")) >= HOPPER_KERNELS_SINCE
+    if on_hopper and recent:
+        changes["attention_kernel"] = "flash3"
+    compiled = "compile" in row.text("overlap")
+    if compiled:
+        changes["fused"] = True
+    if EXPERT_LOOPS.match(row.text("framework")):
+        changes["expert_loop"] = True
+    if "PURE" in row.text("sharding"):
+        changes["grad_reduce_dtype"] = "bf16"
+    whole = "torch.compile" in row.text("framework")
+    if conventions.name == "torchtitan" and not (whole or (compiled and _compiles_the_loss(row.text("source")))):
+        changes["cross_entropy"] = "eager"
+    elif conventions.stack.cross_entropy == "eager" and (whole or compiled):
+        changes["cross_entropy"] = "compiled"
+    if conventions.plain_modules:
+        changes |= {"plain_modules": True, "keeps_gathered": True}
+    if "chunked cross entropy" in row.text("overlap"):
+        changes["cross_entropy"] = "chunked"
+    if row.text("framework").lower().startswith("megatron-deepspeed") and not conventions.interleaves:
+        changes["accumulates_beside"] = True
+    if "rowwise" in row.text("precision"):
+        changes["fp8_recipe"] = "rowwise"
+    if row.text("remat_policy") == "full":
+        changes["operators_keep"] = "inputs"
+    if recipe is not None:
+        changes |= recipe.stack
+    return msgspec.structs.replace(conventions.stack, **changes)
+
+
+def _compiles_the_loss(source: str) -> bool:
+    """torchtitan compiles the loss with the model since April 2025 (pull request 1033); its files carry a date."""
+    date = re.search(r"_(20\d{4})_", source)
+    return date is not None and date.group(1) >= "202504"
+
+
+def expert_recipe(conventions: Conventions, row: Fields, device: Accelerator, precision: str) -> Recipe | None:
+    """How the row's release of Megatron-Bridge runs mixtures of experts on this device, where the row cannot say."""
+    if conventions.name != "megatron-bridge" or not device.architecture.startswith("blackwell"):
+        return None
+    if precision == "mxfp8" and _release(row) >= WHOLE_ITERATIONS.since:
+        return WHOLE_ITERATIONS
+    return SCOPED_GRAPHS if device.scaleup.domain >= RACK and _release(row) >= SCOPED_GRAPHS.since else None
+
+
+def _release(row: Fields) -> tuple[int, int]:
+    """Container release that the row's framework names; (0, 0) if none."""
+    found = re.search(r"container (\d+)\.(\d+)", row.text("framework"))
+    return (int(found.group(1)), int(found.group(2))) if found else (0, 0)
+
+
+@cache
+def accelerator_name(gpu: str) -> str:
+    """Profile name of a device as rows write it. Raises `SpecError` for one without a profile."""
+    name = re.sub(r"^(NVIDIA|AMD|Google)-", "", re.sub(r"[\s_]+", "-", gpu.strip()))
+    found = find_accelerator(name) or match_device_name(gpu)
+    if found is not None:
+        return found.name
+    if (part := re.search(r"\b(gcd|tile|die|neuroncore)\b", gpu, re.IGNORECASE)) is not None:
+        module = re.split(r"[-\s(]*$", name[: name.lower().index(part.group(1).lower())])[0]
+        half = find_accelerator(f"{module}-{part.group(1)}")
+        if half is not None:
+            return half.name
+        # The profile of the module is twice such a device: half of it is not what the row ran on as a whole.
+        raise SpecError(f"gpu {gpu!r} counts parts of a module, which have no profile of their own")
+    known = PCIE_DEVICES if "PCIE" in name.upper() else DEVICES
+    for start, profile in known:
+        if name.upper().startswith(start.upper()):
+            return profile
+    raise SpecError(f"gpu {gpu!r} has no profile")

@@ -1,0 +1,166 @@
+"""A measured run of our own as rows: the comparison spans of its ledgers against the effective spec.
+
+One row for each attempt and effective spec: the median step time of its spans, weighted by steps, which neither a
+slow start nor a hiccup moves. Spans exist from a few steps after the start on, and leave out evaluation and
+checkpoints. An attempt that was too short or too slow for them has short spans, or the mean over its training windows.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+
+from carbon_plugin.calibrate.rows.rows import FIRST_COLLECTION, PublishedRow, SkippedRow
+from carbon_plugin.errors import LedgerError, SpecError
+from carbon_plugin.ledger.held.copies import original_files
+from carbon_plugin.ledger.held.counted_steps import CountedSteps
+from carbon_plugin.ledger.identity import read_identity
+from carbon_plugin.ledger.reader import LedgerStream
+from carbon_plugin.ledger.records import Manifest, Span, Window
+from carbon_plugin.spec.model import TransformerModel
+from carbon_plugin.spec.run import RunSpec
+from carbon_plugin.spec.stack import STACKS, Stack
+
+_NO_SPEC = b"null"
+OWN_STACK = "calibrated"
+"""Name of a stack that is none of the shipped ones."""
+
+
+class _Steps(Struct):
+    """What was measured of steps under one effective spec."""
+
+    spans: list[Span] = msgspec.field(default_factory=list)
+    short: list[Span] = msgspec.field(default_factory=list)
+    counted: CountedSteps = msgspec.field(default_factory=CountedSteps)
+
+    @property
+    def power_ratio(self) -> float | None:
+        """Measured over predicted power of the GPUs, None where no span has both."""
+        found = [
+            span.gpu_energy_per_step_j
+            / span.step_time_s
+            / (span.predicted_gpu_energy_per_step_j / span.predicted_step_time_s)
+            for span in self.spans
+            if span.gpu_energy_per_step_j and span.predicted_gpu_energy_per_step_j and span.predicted_step_time_s
+        ]
+        return float(np.median(found)) if found else None
+
+    @property
+    def step_time_s(self) -> float | None:
+        """Seconds a step; None where no step was measured."""
+        if self.spans or self.short:
+            return _median(self.spans or self.short)
+        mean = self.counted.step_time_s
+        return None if mean is None else mean.value
+
+
+class _Attempt(Struct):
+    """What one file holds: steps by the effective spec that was in force, as JSON."""
+
+    name: str
+    source: str
+    number: int
+    specs: dict[bytes, _Steps]
+
+    @property
+    def spans(self) -> int:
+        """How many spans are long enough."""
+        return sum(len(steps.spans) for steps in self.specs.values())
+
+    @property
+    def measured(self) -> list[tuple[bytes, float]]:
+        """Step times by spec, from spans that are long enough where there are any. A spec that was not complete yet
+        counts only where no other was measured."""
+        found = [
+            (spec, time_s)
+            for spec, steps in self.specs.items()
+            if (time_s := steps.step_time_s) is not None and (steps.spans or not self.spans)
+        ]
+        return [pair for pair in found if pair[0] != _NO_SPEC] or found
+
+
+def ledger_rows(run_dir: str | os.PathLike[str]) -> tuple[list[PublishedRow], list[SkippedRow]]:
+    """Rows of a run directory, and attempts without one with the reason.
+
+    Raises `LedgerError` for a directory without ledgers or with a file that cannot be read."""
+    identity = read_identity(run_dir)
+    # Step times are the same on every node: the first file of an attempt that has spans stands for it.
+    attempts: dict[int, _Attempt] = {}
+    for path in original_files(run_dir):
+        found = _read(path, identity.run_id if identity else None)
+        if found is not None and (found.number not in attempts or not attempts[found.number].spans):
+            attempts[found.number] = found
+    if not attempts:
+        raise LedgerError(f"{os.fspath(run_dir)}: no ledger in this directory")
+    rows: list[PublishedRow] = []
+    skipped: list[SkippedRow] = []
+    for attempt in attempts.values():
+        if not attempt.measured:
+            skipped.append(SkippedRow(id=attempt.name, source=attempt.source, reason="it ended before its first step"))
+        for number, (spec, step_time_s) in enumerate(attempt.measured):
+            identifier = f"{attempt.name}-spec-{number}" if number else attempt.name
+            try:
+                row = _row(identifier, attempt.source, spec, step_time_s)
+                rows.append(msgspec.structs.replace(row, power_ratio=attempt.specs[spec].power_ratio))
+            except SpecError as error:
+                skipped.append(SkippedRow(id=identifier, source=attempt.source, reason=str(error)))
+    return rows, skipped
+
+
+def _read(path: Path, run_id: str | None) -> _Attempt | None:
+    found: _Attempt | None = None
+    spec = b""
+    for record in LedgerStream(path, run_id):
+        if isinstance(record, Manifest):
+            spec = msgspec.json.encode(record.spec)
+            name = f"{record.run_id}-attempt-{record.attempt}"
+            found = found or _Attempt(name, record.run_id, record.attempt, {})
+        elif isinstance(record, Span | Window) and found is not None:
+            steps = found.specs.setdefault(spec, _Steps())
+            if isinstance(record, Window):
+                steps.counted.add(record)
+            else:
+                (steps.short if record.short else steps.spans).append(record)
+    return found
+
+
+def _row(identifier: str, source: str, document: bytes, step_time_s: float) -> PublishedRow:
+    try:
+        spec = msgspec.json.decode(document, type=RunSpec | None)
+    except msgspec.ValidationError as error:
+        raise SpecError(f"the effective spec cannot be read: {error}") from error
+    if spec is None or spec.layout is None:
+        raise SpecError("the effective spec is not complete")
+    model = spec.model
+    if not isinstance(model, TransformerModel):
+        raise SpecError(f"{model.name} is known only by its counted FLOPs, not by its layers")
+    return PublishedRow(
+        id=identifier,
+        source=source,
+        origin=source,
+        collection=FIRST_COLLECTION,
+        accelerator=spec.cluster.accelerator.name,
+        framework=stack_name(spec.stack),
+        model_key=f"{model.hidden}x{model.layers}",
+        spec=spec,
+        measured_step_time_s=step_time_s,
+    )
+
+
+def stack_name(stack: Stack) -> str:
+    """The shipped stack that this is, else `OWN_STACK`."""
+    return next((name for name, shipped in STACKS.items() if shipped == stack), OWN_STACK)
+
+
+def _median(spans: Sequence[Span]) -> float:
+    """Median step time over steps, seconds."""
+    times = np.array([span.step_time_s for span in spans])
+    steps = np.array([span.last_step - span.first_step + 1 for span in spans])
+    order = np.argsort(times)
+    middle = int(np.searchsorted(np.cumsum(steps[order]), steps.sum() / 2))
+    return float(times[order][middle])

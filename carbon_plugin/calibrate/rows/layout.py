@@ -1,0 +1,265 @@
+"""How a published row ran its model: layout, batch, precision and software stack, with documented defaults."""
+
+from __future__ import annotations
+
+import re
+
+from carbon_plugin.calibrate.rows.conventions import UNKNOWN, Conventions, expert_recipe, stack_of
+from carbon_plugin.calibrate.rows.fields import Fields, MissingFieldError
+from carbon_plugin.errors import SpecError
+from carbon_plugin.predict.rates import peak_of, wide_precision
+from carbon_plugin.spec.defaults import interleaved_chunks
+from carbon_plugin.spec.hardware.cluster import Cluster
+from carbon_plugin.spec.layout import ParallelLayout, Recompute, RecomputedModule
+from carbon_plugin.spec.model import TransformerModel
+from carbon_plugin.spec.stack import Stack
+from carbon_plugin.spec.training import Precision, TrainingPlan
+
+MAX_UNSPLIT_BATCH = 16
+"""Sequences a rank that are taken for one micro-batch where neither micro-batch nor accumulation is stated."""
+PRECISIONS: dict[str, Precision] = {
+    "bf16": "bf16",
+    "bfloat16": "bf16",
+    "fp16": "fp16",
+    "float16": "fp16",
+    "fp32": "fp32",
+    "float32": "fp32",
+    "tf32": "tf32",
+    "fp8": "fp8",
+    "mxfp8": "mxfp8",
+    "nvfp4": "nvfp4",
+}
+
+
+PURE_BYTES, STATE_BYTES = 4, 12
+"""Bytes a parameter of 16-bit values and gradients, and of Adam's fp32 states with the master weight."""
+RECOMPUTED_PARTS: dict[str, RecomputedModule] = {
+    "core_attn": "core_attn",
+    "layernorm": "layernorm",
+    "norm": "layernorm",
+    "act": "moe_act",
+    "moe_act": "moe_act",
+    "mla_up_proj": "mla_up_proj",
+    "moe": "moe",
+    "mlp": "mlp",
+    "shared_experts": "shared_experts",
+}
+"""Parts of a list of recomputed modules, as Megatron-core and torchtitan's relatives write them."""
+
+
+def row_execution(
+    row: Fields, model: TransformerModel, cluster: Cluster, conventions: Conventions, assumed: list[str]
+) -> tuple[ParallelLayout, TrainingPlan, Stack]:
+    """Layout, training plan and stack of a row; what was assumed is appended to `assumed`.
+
+    Raises `SpecError` naming the field that is missing or odd."""
+    if not row.states("tp", "sharding") and cluster.devices > 1:
+        if conventions.zero_stage != 3 or conventions == UNKNOWN:
+            raise MissingFieldError("tp")
+        # These frameworks shard over all devices unless told otherwise.
+        assumed.append("tp 1")
+    tp, pp, cp, ep = (row.optional_count(axis) or 1 for axis in ("tp", "pp", "cp", "ep"))
+    dp = cluster.devices // (tp * pp * cp)
+    if dp * tp * pp * cp != cluster.devices:
+        raise SpecError(f"tp {tp} * pp {pp} * cp {cp} does not divide n_gpus {cluster.devices}")
+    if row.optional_count("dp") not in (None, dp):
+        assumed.append(f"dp {dp} (stated {row.count('dp')})")
+    stage = _zero_stage(row, pp, conventions, assumed) if dp * cp > 1 else 0
+    batch, size = _batch(row, dp, pp, conventions, assumed)
+    overlap = row.text("overlap")
+    chunks = _chunks(row, model, pp, batch // (dp * size), conventions, assumed)
+    shards = _hybrid_shards(row, dp, cluster) if stage in (1, 3) else dp
+    sequence = row.flag("sp")
+    dualpipe = conventions.dualpipe and pp % 2 == 0
+    if not row.states("precision"):
+        assumed.append("precision bf16")
+    precision = row_precision(row.text("precision") or "bf16")
+    if precision == "fp32" and conventions.reentrant and "tf32" in cluster.accelerator.peak_flops:
+        # Megatron runs in NVIDIA's containers, whose PyTorch takes tf32 for fp32 products by default.
+        assumed.append("precision tf32 for fp32 products")
+        precision = "tf32"
+    for needed in (precision, wide_precision(precision)):
+        peak_of(cluster.accelerator, needed)  # refuses what the device has no units for
+    recipe = expert_recipe(conventions, row, cluster.accelerator, precision) if model.moe is not None else None
+    if recipe is not None:
+        assumed.append(recipe.said)
+    recompute, modules = _recompute(row, conventions, assumed)
+    layout = ParallelLayout(
+        tp=tp,
+        cp=cp,
+        pp=pp,
+        dp_replicate=dp if stage == 0 else dp // shards,
+        dp_shard=1 if stage == 0 else shards,
+        ep=ep,
+        expert_tp=row.optional_count("etp") or 1 if ep > 1 else 1,
+        zero_stage=stage,  # type: ignore[arg-type]
+        sequence_parallel=(conventions.sequence_parallel if sequence is None else sequence) and tp > 1,
+        pipeline_schedule="dualpipe" if dualpipe else "interleaved" if chunks > 1 else "1f1b",
+        virtual_stages=1 if dualpipe else chunks,
+        micro_batch_size=size,
+        recompute=recompute,
+        recompute_modules=modules,
+        recompute_reentrant=conventions.reentrant,
+        async_tp=conventions.async_tp or "async TP" in overlap or "tp-comm-overlap" in overlap,
+        context_parallel_kind=conventions.context_parallel,  # type: ignore[arg-type]
+        expert_overlap=recipe is not None and recipe.expert_overlap and ep > 1,
+    )
+    pure = _pure(row, model, layout, cluster, assumed)
+    optimizer = row.text("optimizer").lower()
+    eight_bit = re.search(r"8[- ]?bit", optimizer) is not None
+    training = TrainingPlan(
+        seq_len=row.count("seq_len"),
+        global_batch_size=batch,
+        steps=1,
+        precision=precision,
+        master_weights=not pure,
+        optimizer_state_dtype="fp8" if eight_bit else "bf16" if pure or "bf16 moments" in optimizer else "fp32",
+        optimizer_in_backward="in backward" in optimizer,
+        optimizer_offload="CPU offload" in row.text("sharding"),
+        activation_offload=_activation_offload(row, model),
+    )
+    return layout, training, stack_of(conventions, row, recipe, cluster.accelerator)
+
+
+def _activation_offload(row: Fields, model: TransformerModel) -> float:
+    """Share of layers whose activations wait in host memory: a number of layers, or all where the row says so."""
+    if "activation offload" in row.text("recompute") or row.states("activation_offload"):
+        return 1.0
+    return min(1.0, (row.optional_count("cpu_offload_layers") or 0) / model.layers)
+
+
+def _pure(row: Fields, model: TransformerModel, layout: ParallelLayout, cluster: Cluster, assumed: list[str]) -> bool:
+    """Whether parameters, gradients and states are all 16-bit values: said so, or no other way into the device."""
+    if "true" in row.text("precision") or row.text("framework").startswith("torchtune"):
+        return True
+    if model.trainable_fraction < 1 or "offload" in row.text("sharding").lower() or row.flag("oom"):
+        return False
+    shards = layout.dp_shard * layout.cp if layout.zero_stage >= 1 else 1
+    held = layout.tp * layout.pp * (shards if layout.zero_stage == 3 else 1)
+    split = layout.tp * layout.pp * shards * (layout.ep if model.moe is not None and layout.zero_stage == 0 else 1)
+    if model.moe is not None and layout.ep > 1:
+        held *= layout.ep
+    need = model.parameters * (PURE_BYTES / held + STATE_BYTES / split)
+    if need <= cluster.accelerator.memory_bytes.value:
+        return False
+    assumed.append("pure 16-bit states: fp32 ones do not fit in the device")
+    return True
+
+
+def row_precision(text: str) -> Precision:
+    """The precision that a phrase such as "bf16 (amp, fp32 master)" or "fp8-mx" begins with."""
+    words = text.lower()
+    if words.startswith("fp8-mx"):
+        return "mxfp8"
+    if compute := re.match(r"nf4 base, (\w+) compute", words):  # QLoRA: weights in 4 bit, products in 16
+        words = compute.group(1)
+    known = PRECISIONS.get(re.split(r"[\s/,(-]", words, maxsplit=1)[0])
+    if known is None:
+        raise SpecError(f"precision {text!r} is not one that the model knows")
+    return known
+
+
+def _zero_stage(row: Fields, pp: int, conventions: Conventions, assumed: list[str]) -> int:
+    text = row.text("sharding")
+    lower = text.lower()
+    if match := re.search(r"zero[\s-]?([0123])", lower):
+        named = int(match.group(1))
+        if named == 2 and pp > 1 and conventions.reentrant:
+            # Megatron-DeepSpeed accumulates whole gradients over a pipeline's micro-batches and exchanges them once.
+            assumed.append("gradients exchanged once a step")
+            return 1
+        return named
+    for marks, stage in (
+        (("distributed optimizer",), 1),
+        (("fsdp", "hsdp"), 3),
+        (("none", "ddp", "(dp)", "no"), 0),
+    ):
+        if any(mark in lower for mark in marks):
+            return stage
+    assumed.append(f"sharding ZeRO-{conventions.zero_stage}")
+    return conventions.zero_stage
+
+
+def _chunks(
+    row: Fields, model: TransformerModel, pp: int, micro_batches: int, conventions: Conventions, assumed: list[str]
+) -> int:
+    """Model chunks a pipeline rank holds: stated as a field or in words, else the default of such frameworks."""
+    if pp == 1:
+        return 1
+    words = re.search(r"\b(?:VP|vpp|v) ?= ?(\d+)|virtual pipeline (?:size )?(\d+)", row.text("notes"))
+    stated = row.optional_count("vp") or (int(words.group(1) or words.group(2)) if words else None)
+    overlap = row.text("overlap")
+    if stated is not None or "interleaved" in overlap:
+        return min(stated or 2, max(1, model.layers // pp))
+    plain = re.search(r"\b1F1B\b|one-forward-one-backward|gpipe", f"{overlap} {row.text('framework')}", re.IGNORECASE)
+    if plain or row.states("vp") or not conventions.interleaves:
+        return 1
+    taken = interleaved_chunks(pp, model.layers, micro_batches)
+    assumed.append(f"virtual_stages {taken.value}: {taken.why}")
+    return taken.value
+
+
+def _hybrid_shards(row: Fields, dp: int, cluster: Cluster) -> int:
+    """Shard group of a hybrid layout: MaxText's "DP n" replicas, a group that is stated ("over n", "within groups of
+    n"), or the island of HSDP and of "inside a pod"."""
+    text = row.text("sharding")
+    shards = dp
+    if match := re.search(r"DP (\d+)$", text):
+        shards = dp // max(1, int(match.group(1)))
+    elif match := re.search(r"over (\d+)$|within groups of (\d+)", text):
+        shards = min(dp, int(match.group(1) or match.group(2)))
+    elif "HSDP" in text or "inside a pod" in text:
+        shards = min(dp, cluster.devices_per_node)
+    if shards < 1 or dp % shards:
+        raise SpecError(f"sharding {text!r} does not divide the {dp} data-parallel ranks")
+    return shards
+
+
+def _batch(row: Fields, dp: int, stages: int, conventions: Conventions, assumed: list[str]) -> tuple[int, int]:
+    """(global batch, micro-batch) in sequences."""
+    size, batch, rounds = (row.optional_count(name) for name in ("mbs", "gbs", "grad_accum"))
+    if size is not None and stages > 1 and conventions.local_batch_is_split:
+        # The stated size is the batch of a data-parallel rank, run as one micro-batch a stage.
+        assumed.append(f"mbs {max(1, size // stages)}")
+        return batch or size * dp, max(1, size // stages)
+    if batch is None:
+        if size is None:
+            raise MissingFieldError("gbs")
+        assumed.append(f"gbs {size * dp * (rounds or 1)}")
+        return size * dp * (rounds or 1), size
+    if size is None:
+        share = max(1, batch // dp)
+        # Megatron's relatives split a rank's share into micro-batches of one unless they are told otherwise.
+        whole = rounds is None and stages == 1 and share <= MAX_UNSPLIT_BATCH and not conventions.interleaves
+        size = share if whole else max(1, share // rounds) if rounds else 1
+        assumed.append(f"mbs {size}")
+    return batch, size
+
+
+def _recompute(
+    row: Fields, conventions: Conventions, assumed: list[str]
+) -> tuple[Recompute, tuple[RecomputedModule, ...]]:
+    """The kind of recompute, and the modules that it repeats where they are listed."""
+    words = re.split(r"[\s,+/]+", row.text("recompute").lower())
+    if parts := dict.fromkeys(RECOMPUTED_PARTS[word] for word in words if word in RECOMPUTED_PARTS):
+        return "selective", tuple(parts)
+    return _recompute_kind(row, conventions, assumed), ()
+
+
+def _recompute_kind(row: Fields, conventions: Conventions, assumed: list[str]) -> Recompute:
+    text = row.text("recompute").lower()
+    if not text:
+        assumed.append(f"recompute {conventions.recompute}")
+        return conventions.recompute
+    if "per-op" in text or "selective ac" in text or "operators" in text:
+        return "operators"
+    if text in ("no", "off", "disabled"):
+        return "none"
+    kinds: tuple[Recompute, ...] = ("none", "full", "selective")
+    for word in kinds:
+        if word in text:
+            return word
+    if text in ("yes", "on", "enabled"):
+        assumed.append("recompute full")
+        return "full"
+    raise SpecError(f"recompute {row.text('recompute')!r} is none of none, selective, operators, full")

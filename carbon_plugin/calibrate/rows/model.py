@@ -1,0 +1,130 @@
+"""The model that a published row trained: its own dimensions over those of its named architecture."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from carbon_plugin.calibrate.rows.conventions import Conventions
+from carbon_plugin.calibrate.rows.fields import Fields, MissingFieldError
+from carbon_plugin.errors import SpecError
+from carbon_plugin.spec.huggingface.config import model_from_hf_config
+from carbon_plugin.spec.model import MixtureOfExperts, MultiLatentAttention, TransformerModel
+
+USUAL_VOCAB = 51200
+BIASED_EXPERTS = "gpt_oss"
+"""Architectures whose experts add biases (openai/gpt-oss, `MLPBlock`)."""
+GATED_MARKS = ("swiglu", "geglu", "gated")
+LATENT_RANKS = ("kv_lora", "qk_nope", "qk_rope", "v")
+QUANTISED = ("nf4", "qlora")
+"""How rows name a base in 4 bits."""
+ADAPTER_FRACTION = 0.005
+"""Parameters that low-rank adapters train over those of the model: rank 16 to 32 on all linear layers."""
+
+
+def row_model(
+    row: Fields, architectures: Mapping[str, Any], conventions: Conventions, assumed: list[str]
+) -> TransformerModel:
+    """Dimensions of the row's model; what was assumed is appended to `assumed`.
+
+    Raises `SpecError` naming the field that is missing or odd."""
+    shape = row.over(_architecture(row, architectures))
+    if shape.states("config"):
+        return _configured(row, shape)
+    layers, hidden, heads = (shape.count(name) for name in ("layers", "hidden", "heads"))
+    if not shape.states("vocab"):
+        assumed.append(f"vocab {USUAL_VOCAB}")
+    if not shape.states("kv_heads", "attention"):
+        assumed.append(f"kv_heads {heads}")
+    if not shape.states("mlp"):
+        assumed.append("mlp gelu")
+    moe = _experts(shape)
+    gated = any(mark in shape.text("mlp").lower() for mark in GATED_MARKS)
+    window = re.search(r"(\d+)-token sliding", shape.text("note"))
+    # A probe that ran out of memory has one kind, whatever was trained.
+    adapters = row.text("kind") == "lora_benchmark" or (bool(row.flag("oom")) and "lora" in row.text("model").lower())
+    tied = shape.flag("tied")
+    if adapters:
+        assumed.append(f"trainable_fraction {ADAPTER_FRACTION}")
+    return TransformerModel(
+        name=row.text("model") or row.text("arch") or "unnamed",
+        layers=layers,
+        hidden=hidden,
+        heads=heads,
+        kv_heads=shape.count("kv_heads", heads),
+        head_dim=shape.count("head_dim", max(1, hidden // heads)),
+        ffn=shape.count("ffn") if moe is None else shape.count("ffn", moe.expert_ffn),
+        vocab=shape.count("vocab", USUAL_VOCAB),
+        gated=gated,
+        tied_embeddings=not gated if tied is None else tied,
+        dropout=conventions.dropout,
+        sliding_window=int(window.group(1)) if window else None,
+        sliding_window_layers=layers // 2 if window else None,
+        trainable_fraction=ADAPTER_FRACTION if adapters else 1.0,
+        frozen_bits=_frozen_bits(row) if adapters else 16,
+        mla=_latent_attention(shape),
+        moe=moe,
+        source=shape.text("source") or "records file",
+    )
+
+
+def _frozen_bits(row: Fields) -> int:
+    said = " ".join(row.text(name) for name in ("model", "precision", "notes")).lower()
+    return 4 if any(mark in said for mark in QUANTISED) else 16
+
+
+def _configured(row: Fields, shape: Fields) -> TransformerModel:
+    """The model of an architecture that is given by the keys of its `config.json`, layers of several kinds included."""
+    name = row.text("model") or row.text("arch") or "unnamed"
+    return model_from_hf_config(shape.plain_mapping("config"), name, origin=shape.text("source") or f"arch {name}")
+
+
+def _architecture(row: Fields, architectures: Mapping[str, Any]) -> Mapping[str, Any]:
+    name = row.text("arch")
+    if not name:
+        return {}
+    shape = architectures.get(name)
+    if not isinstance(shape, Mapping):
+        raise SpecError(f"arch {name} is not among the file's architectures")
+    return shape
+
+
+def _experts(shape: Fields) -> MixtureOfExperts | None:
+    experts = shape.optional_count("n_experts")
+    if experts is None:
+        return None
+    width = shape.count("moe_ffn") if shape.states("moe_ffn") else shape.count("ffn")
+    return MixtureOfExperts(
+        experts=experts,
+        top_k=shape.count("top_k"),
+        expert_ffn=width,
+        shared_ffn=(shape.optional_count("shared_experts") or 0) * width,
+        every=shape.count("moe_every", 1),
+        first_dense_layers=_dense_layers(shape),
+        bias=shape.text("arch").startswith(BIASED_EXPERTS),
+    )
+
+
+def _dense_layers(shape: Fields) -> int:
+    """Leading dense layers. A model cut to a few layers keeps one: SimuMax's measured memory of the cut DeepSeek-V3
+    (104 GiB on 8 devices) fits three sparse layers of four and no other number."""
+    stated = shape.optional_count("dense_layers") or 0
+    return min(stated, 1) if shape.text("kind") == "benchmark_truncated_layers" else stated
+
+
+def _latent_attention(shape: Fields) -> MultiLatentAttention | None:
+    text = shape.text("attention")
+    if not text.startswith("MLA"):
+        return None
+    ranks = {name: int(value) for name, value in re.findall(r"(q_lora|kv_lora|qk_nope|qk_rope|v) (\d+)", text)}
+    missing = [name for name in LATENT_RANKS if name not in ranks]
+    if missing:
+        raise MissingFieldError(f"{missing[0]} of attention {text!r}")
+    return MultiLatentAttention(
+        q_lora_rank=ranks.get("q_lora"),
+        kv_lora_rank=ranks["kv_lora"],
+        qk_nope_head_dim=ranks["qk_nope"],
+        qk_rope_head_dim=ranks["qk_rope"],
+        v_head_dim=ranks["v"],
+    )

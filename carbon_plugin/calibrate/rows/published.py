@@ -1,0 +1,31 @@
+"""The published measurements that this package ships, read as rows."""
+
+from __future__ import annotations
+
+from importlib import resources
+
+from carbon_plugin.calibrate.rows.hybrids import without_hybrids
+from carbon_plugin.calibrate.rows.rows import PublishedRow, SkippedRow, read_rows
+
+NOT_STEP_TIMES = ("architectures.yaml", "full_runs.yaml", "carbon.yaml")
+"""Files among the published ones that hold no step times."""
+
+
+def published_rows() -> tuple[list[PublishedRow], list[SkippedRow]]:
+    """The shipped rows of models with equal layers: what constants are fitted to."""
+    rows, skipped = all_published_rows()
+    return without_hybrids(rows), skipped
+
+
+def all_published_rows() -> tuple[list[PublishedRow], list[SkippedRow]]:
+    """All shipped rows."""
+    folder = resources.files("carbon_plugin.calibrate.rows") / "published"
+    rows: list[PublishedRow] = []
+    skipped: list[SkippedRow] = []
+    with resources.as_file(folder) as path:
+        for file in sorted(path.iterdir()):
+            if file.suffix in (".yaml", ".csv") and file.name not in NOT_STEP_TIMES:
+                found, missing = read_rows(file)
+                rows += found
+                skipped += missing
+    return rows, skipped

@@ -1,0 +1,271 @@
+"""Published measurements as runs that the predictor can predict.
+
+Reads the records schema (`architectures` + `rows`, YAML) and vTrain's CSV. A row that does not say enough is
+skipped with the missing field named; a documented default of its framework is used where the field is only
+unstated, and named in `assumed`.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from msgspec import Struct
+
+from carbon_plugin.calibrate.rows.cluster import row_cluster
+from carbon_plugin.calibrate.rows.conventions import UNKNOWN, Conventions, conventions_of
+from carbon_plugin.calibrate.rows.fields import Fields
+from carbon_plugin.calibrate.rows.layout import row_execution
+from carbon_plugin.calibrate.rows.model import row_model
+from carbon_plugin.calibrate.rows.step_time import check_possible, row_step_time_s
+from carbon_plugin.calibrate.rows.vtrain import vtrain_records
+from carbon_plugin.errors import CarbonPluginError, SpecError
+from carbon_plugin.predict.rates import default_attention_kernel
+from carbon_plugin.spec.model import TransformerModel
+from carbon_plugin.spec.parsing.boundary import in_one_sentence, read_text
+from carbon_plugin.spec.parsing.document import load_yaml
+from carbon_plugin.spec.run import RunSpec, check_layout
+from carbon_plugin.spec.site import Site
+
+NOWHERE = Site(zone=None, intensity_g_per_kwh=0.0, intensity_source="a published step time has no site")
+FIRST_COLLECTION = "first"
+"""The set of sources of a file that names none."""
+NO_STEP_TIME = {"oom_probe": "did not fit in memory", "full_run": "a whole run"}
+
+DESCRIPTIVE = frozenset(
+    {
+        *(
+            "id",
+            "set",
+            "kind",
+            "model",
+            "organisation",
+            "year",
+            "source",
+            "confidence",
+            "notes",
+            "derived",
+            "collection",
+        ),
+        *("params_b", "active_params_b", "attn_flops", "vp", "mem_gib_per_gpu", "mem_excluded", "step_time_s"),
+        *("tokens_per_s_per_gpu", "tokens_per_s_total", "samples_per_s", "tflops_per_gpu", "tflops_kind", "mfu_pct"),
+        "hfu_pct",
+    }
+)
+"""Fields that describe a row, or that another one stands for: nobody wonders that they were not used."""
+DEGREES = ("tp", "pp", "cp", "ep", "dp")
+ROW_FIELDS = "docs/validation.md lists the fields of a row"
+
+MemoryScope = Literal["allocated", "reserved", "device"]
+"""What a source reports of memory: the allocator's peak, what the allocator holds, or what the device shows (with its
+context and whatever the allocator keeps, so that it says little of the need)."""
+
+
+class MemoryRow(Struct, frozen=True, kw_only=True):
+    """One configuration that ran, or (`out_of_memory`) did not fit, with its peak a device where that is known."""
+
+    id: str
+    source: str
+    origin: str
+    spec: RunSpec
+    out_of_memory: bool = False
+    measured_bytes: float | None = None
+    scope: MemoryScope = "allocated"
+
+
+class PublishedRow(Struct, frozen=True, kw_only=True):
+    """One measured configuration. `source` is the group that it is reported under, `origin` who published it: what is
+    left out with it. `framework` is the name of its stack, `software` its framework and release as stated, `model_key`
+    groups rows of one model over all sources (for leaving it out). `collection` names the set of sources that it was
+    gathered with. `assumed` is what the row leaves out, `not_read` are its fields that nothing here knows.
+    `power_ratio` is measured over predicted GPU power, where a ledger tells it."""
+
+    id: str
+    source: str
+    origin: str
+    collection: str
+    accelerator: str
+    framework: str
+    model_key: str
+    spec: RunSpec
+    measured_step_time_s: float
+    measured_memory_bytes: float | None = None
+    memory_scope: MemoryScope = "allocated"
+    assumed: tuple[str, ...] = ()
+    not_read: tuple[str, ...] = ()
+    software: str = ""
+    power_ratio: float | None = None
+
+
+class SkippedRow(Struct, frozen=True, kw_only=True):
+    """A row whose step time cannot be compared, and why; `memory` where what it says of memory can be."""
+
+    id: str
+    source: str
+    reason: str
+    memory: MemoryRow | None = None
+
+
+def read_rows(path: Path) -> tuple[list[PublishedRow], list[SkippedRow]]:
+    """All rows of a records file. Raises `SpecError` naming the file if it is neither of the two formats."""
+    text = read_text(path, SpecError)
+    if path.suffix.lower() == ".csv":
+        with in_one_sentence(path, "not valid CSV", SpecError):
+            return parse_rows(list(vtrain_records(path.stem, text)), {})
+    document = load_yaml(text, str(path))
+    if not isinstance(document, dict) or not isinstance(document.get("rows"), list):
+        raise SpecError(f"{path}: expected a mapping with a list `rows`")
+    architectures = document.get("architectures") or {}
+    if not isinstance(architectures, dict):
+        raise SpecError(f"{path}: architectures is {type(architectures).__name__}, expected a mapping")
+    for number, raw in enumerate(document["rows"]):
+        if not isinstance(raw, dict):
+            raise SpecError(f"{path}: rows[{number}] is {raw!r}, expected a mapping")
+    return parse_rows(document["rows"], architectures, collection=str(document.get("collection") or FIRST_COLLECTION))
+
+
+def parse_rows(
+    records: Sequence[Mapping[str, Any]], architectures: Mapping[str, Any], *, collection: str = FIRST_COLLECTION
+) -> tuple[list[PublishedRow], list[SkippedRow]]:
+    """Rows of the schema, predictable ones and skipped ones; `architectures` go before the shipped ones."""
+    known = {**shipped_architectures(), **architectures}
+    rows: list[PublishedRow] = []
+    skipped: list[SkippedRow] = []
+    for number, record in enumerate(records):
+        identity = str(record.get("id") or f"unnamed-{number}")
+        source, row = short_source(identity), Fields(record)
+        try:
+            rows.append(_row(identity, source, row, known, collection))
+        except (CarbonPluginError, OverflowError) as error:
+            reason = " ".join(str(error).split())
+            memory = _memory(identity, source, row, known)
+            skipped.append(SkippedRow(id=identity, source=source, reason=reason, memory=memory))
+    return rows, skipped
+
+
+@functools.cache
+def shipped_architectures() -> Mapping[str, Any]:
+    """Model shapes shipped with the published rows; a records file may refer to them by name."""
+    text = (resources.files("carbon_plugin.calibrate.rows") / "published" / "architectures.yaml").read_text("utf-8")
+    shapes: dict[str, Any] = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))["architectures"]
+    return shapes
+
+
+def short_source(identity: str) -> str:
+    """The source group that a row is reported under: the id's first words, which name the data set and device."""
+    words = identity.split("-")
+    return "-".join(words[:2]) if words[0] == "llmf" else words[0]
+
+
+def origin_of(identity: str) -> str:
+    """Who published a row: the first word of its id, before any dash or underscore. Data sets of one laboratory and
+    code on several devices are one origin, because an offset of the one is an offset of the other."""
+    return re.split(r"[-_]", identity, maxsplit=1)[0]
+
+
+def _row(identity: str, source: str, row: Fields, architectures: Mapping[str, Any], collection: str) -> PublishedRow:
+    kind = row.text("kind")
+    if kind in NO_STEP_TIME or row.flag("oom"):
+        raise SpecError(f"kind {kind or 'oom_probe'}: {NO_STEP_TIME.get(kind, 'did not fit in memory')}, no step time")
+    if row.flag("padded"):
+        raise SpecError("padded: sequences are shorter than seq_len, and their lengths are not stated")
+    assumed: list[str] = []
+    spec, conventions = _spec(identity, row, architectures, assumed)
+    model, cluster, training, layout = spec.model, spec.cluster, spec.training, spec.layout
+    assert isinstance(model, TransformerModel)
+    assert layout is not None  # as `_spec` makes them
+    if conventions == UNKNOWN:
+        assumed.append(f"{spec.stack.population} software")
+    if spec.stack.attention_kernel is None:
+        assumed.append(f"attention kernel {default_attention_kernel(cluster.accelerator)}")
+    measured_s = row_step_time_s(row, model, cluster, training, layout, assumed)
+    check_possible(row, model, cluster, training, layout, measured_s)
+    return PublishedRow(
+        id=identity,
+        source=f"{source}-lora" if kind == "lora_benchmark" else source,
+        origin=origin_of(identity),
+        collection=collection,
+        accelerator=cluster.accelerator.name,
+        framework=_own_name(row.text("framework")) if conventions == UNKNOWN else conventions.name,
+        software=row.text("framework"),
+        model_key=f"{model.hidden}x{model.layers}" + ("moe" if model.moe else ""),
+        spec=spec,
+        measured_step_time_s=measured_s,
+        measured_memory_bytes=_measured_memory_bytes(row),
+        memory_scope=_memory_scope(row, conventions),
+        assumed=tuple(assumed),
+        not_read=tuple(name for name in row.never_looked_at() if name not in DESCRIPTIVE),
+    )
+
+
+def next_step(reason: str) -> str:
+    """What to do about a row that was skipped for this reason."""
+    if reason.endswith("is not stated"):
+        field = reason.removesuffix(" is not stated")
+        return f"state {field} in the row{', 1 where there is none' * (field in DEGREES)}; {ROW_FIELDS}"
+    if "has no profile" in reason:
+        return "`carbon-plugin list accelerators` has the known ones, CARBON_PLUGIN_PROFILES takes your own"
+    if "no step time" in reason:
+        return "nothing: such a row has no step time to compare"
+    return f"correct the row; {ROW_FIELDS}"
+
+
+def _spec(
+    identity: str, row: Fields, architectures: Mapping[str, Any], assumed: list[str]
+) -> tuple[RunSpec, Conventions]:
+    """The run of a row, with the conventions of its framework; what was assumed is appended to `assumed`."""
+    conventions = conventions_of(row.text("framework"))
+    cluster = row_cluster(row, assumed)
+    model = row_model(row, architectures, conventions, assumed)
+    layout, training, stack = row_execution(row, model, cluster, conventions, assumed)
+    check_layout(model, cluster, layout)
+    layout.micro_batches(training.global_batch_size)
+    spec = RunSpec(
+        name=identity, model=model, cluster=cluster, training=training, site=NOWHERE, layout=layout, stack=stack
+    )
+    return spec, conventions
+
+
+def _memory(identity: str, source: str, row: Fields, architectures: Mapping[str, Any]) -> MemoryRow | None:
+    """What a row without a step time says of memory: that it did not fit, or its peak; None where neither is known."""
+    try:
+        out_of_memory = bool(row.flag("oom"))
+        measured = _measured_memory_bytes(row)
+        if not out_of_memory and measured is None:
+            return None
+        spec, conventions = _spec(identity, row, architectures, [])
+    except (CarbonPluginError, OverflowError):
+        return None  # the reason why it was skipped says what is wrong with it
+    adapters = isinstance(spec.model, TransformerModel) and spec.model.trainable_fraction < 1
+    return MemoryRow(
+        id=identity,
+        source=f"{source}-lora" if adapters else source,
+        origin=origin_of(identity),
+        spec=spec,
+        out_of_memory=out_of_memory,
+        measured_bytes=measured,
+        scope=_memory_scope(row, conventions),
+    )
+
+
+def _measured_memory_bytes(row: Fields) -> float | None:
+    """The peak a device, but for rows that say why no equation here describes it (`mem_excluded`)."""
+    if row.states("mem_excluded"):
+        return None
+    return row.number("mem_gib_per_gpu") * 2**30 if row.states("mem_gib_per_gpu") else None
+
+
+def _memory_scope(row: Fields, conventions: Conventions) -> MemoryScope:
+    if re.search(r"device[- ]level|nvidia-smi", row.text("notes")):
+        return "device"
+    return "reserved" if conventions.reports_reserved_memory else "allocated"
+
+
+def _own_name(framework: str) -> str:
+    """A framework that we know nothing of, as a stack is named: letters, digits, dots and dashes."""
+    return re.sub(r"[^a-z0-9.]+", "-", framework.lower()).strip("-.") or UNKNOWN.name

@@ -1,0 +1,101 @@
+"""The measured step time of a published row: stated, or from a rate with the row's own FLOP convention."""
+
+from __future__ import annotations
+
+from carbon_plugin.calibrate.rows.fields import Fields, MissingFieldError
+from carbon_plugin.errors import SpecError
+from carbon_plugin.spec.hardware.cluster import Cluster
+from carbon_plugin.spec.layout import ParallelLayout
+from carbon_plugin.spec.model import TransformerModel
+from carbon_plugin.spec.training import TrainingPlan
+
+RATES = ("tflops_per_gpu", "mfu_pct", "hfu_pct")
+
+
+def row_step_time_s(
+    row: Fields,
+    model: TransformerModel,
+    cluster: Cluster,
+    training: TrainingPlan,
+    layout: ParallelLayout,
+    assumed: list[str],
+) -> float:
+    """Measured seconds a step: stated first, then tokens/s a device, then FLOP/s a device, MFU or HFU.
+
+    What was assumed of a FLOP convention is appended to `assumed`. Raises `SpecError` naming what is missing."""
+    derived = row.mapping("derived")
+    if row.states("step_time_s"):
+        return row.number("step_time_s")
+    # A derived step time is the source's own arithmetic for this batch; with the batch itself assumed, tokens count.
+    if derived.states("step_time_s") and row.states("gbs"):
+        return derived.number("step_time_s")
+    for fields in (row, derived):
+        if fields.states("tokens_per_s_per_gpu"):
+            return training.tokens_per_step / (fields.number("tokens_per_s_per_gpu") * cluster.devices)
+    if derived.states("step_time_s"):
+        return derived.number("step_time_s")
+    if not row.states(*RATES):
+        raise MissingFieldError("step_time_s")
+    hardware = "hardware" in row.text("tflops_kind") or not row.states("tflops_per_gpu", "mfu_pct")
+    flops = _flops(row, model, training, layout, assumed, hardware=hardware)
+    return flops / (_achieved_flops(row, cluster, training, assumed) * cluster.devices)
+
+
+def check_possible(
+    row: Fields,
+    model: TransformerModel,
+    cluster: Cluster,
+    training: TrainingPlan,
+    layout: ParallelLayout,
+    step_s: float,
+) -> None:
+    """Raise `SpecError` where the step would take more FLOP/s than the device's peak: another device than the row
+    names, or another setting. Recomputed FLOPs count where the row states recompute."""
+    from carbon_plugin.predict.case import layout_of, shape_of, work_of
+    from carbon_plugin.predict.flops import step_flops
+    from carbon_plugin.predict.rates import peak_of
+    from carbon_plugin.spec.stack import Stack
+
+    counts = step_flops(shape_of(model), layout_of(layout), work_of(training, Stack()))
+    needed = float(counts[1 if row.states("recompute") else 0]) / step_s / cluster.devices
+    dtype, peak = peak_of(cluster.accelerator, training.precision)
+    if needed > peak.value:
+        raise SpecError(
+            f"a step of {step_s:.4g} s takes {needed / 1e12:.0f} TFLOP/s a device, expected at most the {dtype} peak "
+            f"of {cluster.accelerator.name}, {peak.value / 1e12:.0f} TFLOP/s: device, batch or recompute is another"
+        )
+
+
+def _achieved_flops(row: Fields, cluster: Cluster, training: TrainingPlan, assumed: list[str]) -> float:
+    if row.states("tflops_per_gpu"):
+        return row.number("tflops_per_gpu") * 1e12
+    peaks = cluster.accelerator.peak_flops
+    dtype = "bf16" if "bf16" in peaks else "fp16"
+    if training.precision not in ("bf16", "fp16"):
+        assumed.append(f"mfu over the {dtype} peak")
+    share = row.number("mfu_pct") if row.states("mfu_pct") else row.number("hfu_pct")
+    return share / 100 * peaks[dtype].value
+
+
+def _flops(
+    row: Fields,
+    model: TransformerModel,
+    training: TrainingPlan,
+    layout: ParallelLayout,
+    assumed: list[str],
+    *,
+    hardware: bool,
+) -> float:
+    """FLOPs of a step as the row counts them: model or hardware, attention causal or full."""
+    from carbon_plugin.predict.case import layout_of, shape_of, work_of
+    from carbon_plugin.predict.flops import layer_forward_flops, step_flops
+    from carbon_plugin.spec.stack import Stack
+
+    shape, work = shape_of(model), work_of(training, Stack())
+    counted = float(step_flops(shape, layout_of(layout), work)[1 if hardware else 0])
+    if not row.states("attn_flops"):
+        assumed.append("attn_flops full")
+    if "causal" not in row.text("attn_flops"):
+        attention = float(layer_forward_flops(shape, work)[1]) * training.global_batch_size
+        counted += attention * (4 if hardware and layout.recompute == "full" else 3)
+    return counted

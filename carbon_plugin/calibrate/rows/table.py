@@ -1,0 +1,136 @@
+"""Published rows as one set of arrays, so that all of them are predicted in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from carbon_plugin.calibrate.rows.rows import PublishedRow
+from carbon_plugin.predict.case import Layout, Shape, Values, Work, layout_of, shape_of, stack_cases, take, work_of
+from carbon_plugin.predict.rates import (
+    NARROW,
+    Constants,
+    Datasheet,
+    combine,
+    datasheet,
+    default_attention_kernel,
+    resolve_constants,
+)
+from carbon_plugin.predict.schedule import StepTime, step_time
+from carbon_plugin.spec.figure import Sourced
+from carbon_plugin.spec.hardware.cluster import Accelerator, Efficiency
+from carbon_plugin.spec.model import TransformerModel
+from carbon_plugin.spec.stack import ORDINARY, TUNED, Stack
+
+CALIBRATION = "calibration"
+"""Source of the constants that the fit writes into profiles."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """n rows. `shipped` constants are the profiles' and stacks' own, `prior` what the laws and priors say without
+    any calibration (framework factors of 1); `sheet` carries the shipped framework factors. Labels are string arrays
+    of shape (n,)."""
+
+    rows: tuple[PublishedRow, ...]
+    shape: Shape
+    layout: Layout
+    work: Work
+    sheet: Datasheet
+    shipped: Constants
+    prior: Constants
+    prior_factor: NDArray[np.float64]
+    measured_s: NDArray[np.float64]
+    source: NDArray[np.str_]
+    origin: NDArray[np.str_]
+    collection: NDArray[np.str_]
+    accelerator: NDArray[np.str_]
+    family: NDArray[np.str_]
+    framework: NDArray[np.str_]
+    kernel: NDArray[np.str_]
+    model_key: NDArray[np.str_]
+    narrow: NDArray[np.bool_]
+    sparse: NDArray[np.bool_]
+    ordinary: NDArray[np.bool_]
+
+
+def tabulate(rows: Sequence[PublishedRow]) -> Table:
+    """Arrays of all rows; counted models do not occur among published rows."""
+    specs = [row.spec for row in rows]
+    devices = [spec.cluster.accelerator for spec in specs]
+    return Table(
+        rows=tuple(rows),
+        shape=stack_cases([shape_of(_transformer(row)) for row in rows]),
+        layout=stack_cases([layout_of(spec.layout) for spec in specs if spec.layout is not None]),
+        work=stack_cases([work_of(spec.training, spec.stack) for spec in specs]),
+        sheet=stack_cases([datasheet(spec.cluster, spec.stack, spec.training.precision) for spec in specs]),
+        shipped=stack_cases(
+            [resolve_constants(s.cluster.accelerator, s.stack, s.training.precision)[0] for s in specs]
+        ),
+        prior=stack_cases(
+            [
+                resolve_constants(_blank(spec.cluster.accelerator), _bare(spec.stack), spec.training.precision)[0]
+                for spec in specs
+            ]
+        ),
+        prior_factor=np.ones(len(rows)),
+        measured_s=np.array([row.measured_step_time_s for row in rows]),
+        source=np.array([row.source for row in rows]),
+        origin=np.array([row.origin for row in rows]),
+        collection=np.array([row.collection for row in rows]),
+        accelerator=np.array([device.name for device in devices]),
+        family=np.array([family(device) for device in devices]),
+        framework=np.array([row.framework for row in rows]),
+        kernel=np.array([s.stack.attention_kernel or default_attention_kernel(s.cluster.accelerator) for s in specs]),
+        model_key=np.array([row.model_key for row in rows]),
+        narrow=np.array([spec.training.precision in NARROW for spec in specs]),
+        sparse=np.array([_transformer(row).moe is not None for row in rows]),
+        ordinary=np.array([spec.stack.population == ORDINARY for spec in specs]),
+    )
+
+
+def select(table: Table, mask: NDArray[np.bool_]) -> Table:
+    """The rows where `mask`, of shape (n,), is true."""
+    picked: dict[str, Any] = {}
+    for field in fields(table):
+        column = getattr(table, field.name)
+        if field.name == "rows":
+            picked["rows"] = tuple(row for row, kept in zip(column, mask, strict=True) if kept)
+        else:
+            picked[field.name] = take(column, mask) if is_dataclass(column) else column[mask]
+    return Table(**picked)
+
+
+def predict(table: Table, constants: Constants, framework_factor: Values | None = None) -> StepTime:
+    """Step times of all rows under constants, with the shipped framework factors unless others are given."""
+    sheet = table.sheet if framework_factor is None else replace(table.sheet, framework_factor=framework_factor)
+    return step_time(table.shape, table.layout, table.work, combine(sheet, constants))
+
+
+def family(device: Accelerator) -> str:
+    """Architecture family, the level at which constants are shared between parts."""
+    return device.architecture.split("-")[0].split("+")[0]
+
+
+def _blank(device: Accelerator) -> Accelerator:
+    """The device without what the fit gave it: what others measured of it stays."""
+    known: dict[str, Any] = {
+        field: value
+        for field, value in msgspec.structs.asdict(device.efficiency).items()
+        if isinstance(value, Sourced) and value.source != CALIBRATION
+    }
+    return msgspec.structs.replace(device, efficiency=Efficiency(**known))
+
+
+def _bare(stack: Stack) -> Stack:
+    return msgspec.structs.replace(stack, host_op_time_s=None, framework_factor=1.0, population=TUNED)
+
+
+def _transformer(row: PublishedRow) -> TransformerModel:
+    assert isinstance(row.spec.model, TransformerModel)  # `rows` builds nothing else
+    return row.spec.model

@@ -1,0 +1,132 @@
+"""`carbon-plugin calibrate`: constants of the user's device and software from rows or from runs of our own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from carbon_plugin.errors import SpecError
+from carbon_plugin.spec.amounts import plural
+
+if TYPE_CHECKING:
+    from carbon_plugin.calibrate.rows.rows import PublishedRow, SkippedRow
+    from carbon_plugin.calibrate.user_fit import Calibration
+
+LEARNED = {
+    "gemm_share": "matrix share",
+    "fp8_gemm_share": "matrix share",
+    "attention_flops": "attention",
+    "memory_share": "memory share",
+    "overlap_contention": "network share",
+    "scaleup_share": "network share",
+    "scaleup_latency_s": "network share",
+    "scaleout_share": "network share",
+    "scaleout_latency_s": "network share",
+    "all_to_all_share": "network share",
+    "host_op_time_s": "host",
+}
+"""What a constant is of, in words."""
+FIRST_DIGITS = 5e-4
+"""Relative difference below which two constants agree in the first three digits."""
+
+
+def calibrate(
+    measured: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="Run directories with ledgers, or files of rows (YAML, or vTrain's CSV).", show_default=False
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Write the profile to this file.", show_default=False)
+    ] = None,
+    reproduce_shipped: Annotated[
+        bool, typer.Option("--reproduce-shipped", help="Refit from the published rows and compare to what is shipped.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
+) -> None:
+    """Fit constants to measured step times: those that the rows can tell; each of the others is refused with a reason.
+
+    The profile replaces ours under `plan --profiles FOLDER`; what belongs to the software goes to FOLDER/stacks.
+    """
+    if reproduce_shipped:
+        if measured or output is not None:
+            raise SpecError("calibrate: --reproduce-shipped fits the published rows, expected no rows and no --output")
+        _reproduce(as_json)
+        return
+    if not measured:
+        raise SpecError("calibrate: expected a run directory or a file of rows, or --reproduce-shipped")
+    from carbon_plugin.calibrate.rows.from_ledger import ledger_rows
+    from carbon_plugin.calibrate.rows.rows import read_rows
+    from carbon_plugin.calibrate.user_fit import calibrate as fit_rows
+
+    rows: list[PublishedRow] = []
+    skipped: list[SkippedRow] = []
+    for path in dict.fromkeys(measured):
+        found, left_out = ledger_rows(path) if path.is_dir() else read_rows(path)
+        rows += found
+        skipped += left_out
+    calibration = fit_rows(rows, skipped)
+    written = []
+    told = bool(calibration.fitted) or calibration.power is not None
+    if output is not None and told:
+        from datetime import UTC, datetime
+
+        from carbon_plugin.calibrate.user_profile import provenance, write_profile
+
+        source = provenance(calibration, " ".join(path.name for path in measured), datetime.now(UTC).date().isoformat())
+        written = write_profile(output, rows, calibration, source)
+    if as_json:
+        _print_json(calibration)
+    else:
+        _print(calibration)
+    for path in written:
+        typer.echo(f"written to {path}", err=as_json)
+    if not told:
+        typer.echo("error: the rows tell no constant; nothing is written", err=True)
+        raise typer.Exit(1)
+
+
+def _reproduce(as_json: bool) -> None:
+    from carbon_plugin.calibrate.shipped import compare, refit
+
+    constants = compare(*refit())
+    if as_json:
+        _print_json(constants)
+        return
+    apart = 0
+    for constant in constants:
+        same = constant.shipped is not None and abs(constant.refitted / constant.shipped - 1) < FIRST_DIGITS
+        apart += not same
+        shipped = "none" if constant.shipped is None else f"{constant.shipped:.4g}"
+        typer.echo(f"{constant.name:56s} refitted {constant.refitted:<10.4g} shipped {shipped}{'' if same else '  <-'}")
+    typer.echo(f"{len(constants)} constants, {apart} differ in the first 3 digits")
+    if apart:
+        raise typer.Exit(1)
+
+
+def _print(calibration: Calibration) -> None:
+    typer.echo(f"{calibration.accelerator}: {plural(len(calibration.rows), 'row')}, {len(calibration.skipped)} skipped")
+    for row in calibration.skipped:
+        typer.echo(f"  skipped {row.id}: {row.reason}")
+    for constant in calibration.fitted:
+        name = constant.field if constant.kernel is None else f"{constant.field}.{constant.kernel}"
+        name += f" of {constant.stack}" if constant.stack else ""
+        learned = LEARNED.get(constant.field, "software")
+        change = f"{constant.before:.4g} -> {constant.after:.4g} +-{constant.spread:.1%}"
+        typer.echo(f"  fitted  {name}: {change} ({learned}, from {plural(len(calibration.rows), 'row')})")
+    power = calibration.power
+    if power is not None:
+        change = f"{power.before_w:.4g} -> {power.after_w:.4g} W +-{power.spread:.1%}"
+        typer.echo(f"  fitted  sustained_power_w: {change} (power, from {plural(power.runs, 'run')})")
+    for refused in calibration.refused:
+        typer.echo(f"  refused {refused.name}: {refused.reason}")
+    typer.echo(f"mean error {calibration.mape_before:.1f} % before, {calibration.mape_after:.1f} % after")
+
+
+def _print_json(document: Any) -> None:
+    import msgspec
+
+    typer.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())

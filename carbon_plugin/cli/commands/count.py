@@ -1,0 +1,38 @@
+"""`carbon-plugin count`: a model that is no transformer, counted from the code that builds it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def count(
+    target: Annotated[str, typer.Argument(help="Function or class that builds the model: package.module:function.")],
+    inputs: Annotated[
+        list[str],
+        typer.Option(
+            "--input", help="Shape of an input of the forward pass, samples first: 8,3,224,224 or 4,2048:int64."
+        ),
+    ],
+    seq_len: Annotated[
+        int | None, typer.Option(help="Tokens of a sample, where the shapes of the inputs do not tell.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write the model block to.")] = None,
+) -> None:
+    """Count FLOPs, parameters and activation bytes of a model for `plan`, on the meta device: no memory, no data.
+
+    Prints the `model:` block of a run file. The counts hold for the length of the inputs: a plan of another length
+    counts anew where it finds the code, and is refused where it does not.
+    """
+    import msgspec
+    import yaml
+
+    from carbon_plugin.detect.shape.factory import count_target
+
+    counted = msgspec.to_builtins(count_target(target, inputs, seq_len=seq_len))
+    block = yaml.safe_dump({"model": counted}, sort_keys=False)
+    if output is not None:
+        output.write_text(block, encoding="utf-8")
+    typer.echo(block, nl=False)

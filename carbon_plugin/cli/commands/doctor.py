@@ -1,0 +1,215 @@
+"""`carbon-plugin doctor`: what can be measured on this machine, what will be modelled, and what to do about it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from msgspec import Struct
+
+from carbon_plugin.cli.tables.doctor_host import Finding, State, boundary, host, unavailable
+from carbon_plugin.spec.amounts import plural
+
+if TYPE_CHECKING:
+    from carbon_plugin.meters.open import MeterSet
+    from carbon_plugin.meters.protocol import Reading
+    from carbon_plugin.spec.hardware.cluster import Accelerator, Node
+    from carbon_plugin.spec.metered import DeviceIdentity
+
+
+class Diagnosis(Struct, frozen=True, kw_only=True):
+    """Everything that `doctor` found, and the devices as a ledger would list them."""
+
+    plugin_version: str
+    host_key: str
+    hostname: str
+    findings: list[Finding]
+    devices: list[DeviceIdentity]
+
+
+def doctor(
+    node_meter: Annotated[
+        str | None,
+        typer.Option(help="Try this meter of the whole node, for instance redfish://bmc7 or ipmi.", show_default=False),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
+) -> None:
+    """Say what can be measured on this machine, what will be modelled, and what to do about it."""
+    import msgspec
+
+    diagnosis = diagnose(node_meter)
+    if as_json:
+        typer.echo(msgspec.json.format(msgspec.json.encode(diagnosis), indent=2).decode())
+        return
+    for area in dict.fromkeys(finding.area for finding in diagnosis.findings):
+        typer.echo(area)
+        for finding in diagnosis.findings:
+            if finding.area == area:
+                typer.echo(f"  {finding.state:<9} {finding.text}")
+                if finding.advice:
+                    typer.echo(f"  {'':<9} -> {finding.advice}")
+        typer.echo("")
+
+
+def diagnose(node_meter: str | None = None, environ: Mapping[str, str] = os.environ) -> Diagnosis:
+    """Open the meters as a run would, look once, and put the answers into words. Takes well under a second, and some
+    more where a node meter does not answer. Raises `SpecError` for the address of one that cannot be used."""
+    from importlib.metadata import version
+
+    from carbon_plugin.meters.node.address import chosen_address
+    from carbon_plugin.meters.open import open_meters
+
+    accelerator, node, profile_findings = _profiles()
+    address = chosen_address(node_meter, environ)
+    meters = open_meters(accelerator=accelerator, node_profile=node, node_address=address, environ=environ)
+    try:
+        readings = {reading.key: reading for reading in meters.read()}
+        findings = [
+            *_gpus(meters, readings, environ),
+            *profile_findings,
+            *host(meters, node_metered=address is not None),
+            *boundary(meters.devices),
+            *_machine(meters),
+            *_software(meters, environ),
+            *_location(),
+        ]
+        return Diagnosis(
+            plugin_version=version("carbon-plugin"),
+            host_key=meters.host.key,
+            hostname=meters.host.hostname,
+            findings=findings,
+            devices=meters.devices,
+        )
+    finally:
+        meters.close()
+
+
+def _profiles() -> tuple[Accelerator | None, Node | None, list[Finding]]:
+    """The hardware profiles that the first GPU here would run with."""
+    from carbon_plugin.errors import CarbonPluginError
+    from carbon_plugin.meters.gpu.nvml import list_gpus
+    from carbon_plugin.meters.gpu.nvml_driver import Inventory
+    from carbon_plugin.spec.hardware.profiles import default_node_for, match_device_name
+
+    listed = list_gpus()
+    names = list(dict.fromkeys(gpu.name for gpu in listed.gpus)) if isinstance(listed, Inventory) else []
+    try:
+        found = {name: match_device_name(name) for name in names}
+        findings = [_profile_finding(name, profile) for name, profile in found.items()]
+        accelerator = next((profile for profile in found.values() if profile is not None), None)
+        return accelerator, default_node_for(accelerator) if accelerator else None, findings
+    except CarbonPluginError as error:
+        return None, None, [Finding(area="GPUs", state="missing", text=f"hardware profiles cannot be read: {error}")]
+
+
+def _profile_finding(name: str, profile: Accelerator | None) -> Finding:
+    if profile is not None:
+        return Finding(area="GPUs", state="note", text=f"{name} has the hardware profile {profile.name}")
+    return Finding(
+        area="GPUs",
+        state="missing",
+        text=f"{name} has no hardware profile: its energy is measured, but step time cannot be predicted",
+        advice="write one with 'carbon-plugin probe', or name a similar device with accelerator: in the run spec",
+    )
+
+
+def _gpus(meters: MeterSet, readings: Mapping[str, Reading], environ: Mapping[str, str]) -> list[Finding]:
+    if meters.gpus is None:
+        return unavailable(meters, "nvml", "GPUs")
+    driver = meters.gpus.inventory.driver_version
+    selection = meters.gpus.selection
+    findings = [
+        Finding(area="GPUs", state="note", text=f"NVIDIA driver {driver}; reserved: {selection.reason}"),
+        *(Finding(area="GPUs", state="note", text=sentence) for sentence in selection.assumptions),
+        *(Finding(area="GPUs", state="missing", text=text) for _, text in meters.gpus.inventory.problems),
+    ]
+    findings += [_gpu(device, readings[device.key]) for device in meters.gpus.devices]
+    findings += [Finding(area="GPUs", state="note", text=change.message) for change in meters.context_changes()]
+    others = len(meters.gpus.inventory.gpus) - round(meters.gpus.gpu_equivalents)
+    if not meters.gpus.devices and others > 0:
+        findings.append(
+            Finding(
+                area="GPUs",
+                state="missing",
+                text=f"none of the {others} GPUs that NVML shows is metered, because {selection.reason}",
+                advice="set CUDA_VISIBLE_DEVICES to the GPUs of the job, or unset it",
+            )
+        )
+    return findings
+
+
+def _gpu(device: DeviceIdentity, reading: Reading) -> Finding:
+    if device.energy_kind == "absent" or reading.kind == "absent":
+        advice = "see 'nvidia-smi -q'; a lost GPU needs a reset or a reboot" if reading.fault == "lost" else None
+        text = f"{device.name} {device.key}: {reading.message or device.note}"
+        return Finding(area="GPUs", state="missing", text=text, advice=advice)
+    how = {"counter": "by its energy counter", "power_integrated": "by integrating its power"}
+    text = f"{device.name} {device.key}: {how.get(device.energy_kind, device.meter)}"
+    if reading.power_w is not None:
+        text += f", {reading.power_w:.0f} W now"
+    if device.accuracy is not None:
+        text += f", ±{device.accuracy.proportional:.0%}"
+        share = device.accuracy.sampled_share
+        text += f" (its sensor looks {share:.0%} of the time)" if share is not None else ""
+    if device.note:
+        text += f" ({device.note})"
+    state: State = "modelled" if device.energy_kind == "modelled" else "measured"
+    return Finding(area="GPUs", state=state, text=text)
+
+
+def _machine(meters: MeterSet) -> list[Finding]:
+    host = meters.host
+    text = (
+        f"{host.hostname}: {host.cpu_name}, {plural(host.physical_cores, 'core')}, {host.allowed_cores:g} of "
+        f"{host.logical_cores} logical CPUs allowed, {host.usable_memory_bytes * 1e-9:.0f} GB of memory"
+    )
+    findings = [Finding(area="Machine", state="note", text=text)]
+    if host.boot_id is None:
+        findings.append(
+            Finding(
+                area="Machine",
+                state="missing",
+                text="the kernel shows no boot id, so two containers on this host cannot know that they share it",
+                advice="let the container read /proc/sys/kernel/random/boot_id",
+            )
+        )
+    if host.container:
+        text = f"inside a container ({host.container}): GPUs and counters of the host may be hidden"
+        findings.append(Finding(area="Machine", state="note", text=text))
+    if host.virtual_machine:
+        text = "a virtual machine: its CPU and memory share a host that cannot be seen, so the host is modelled"
+        findings.append(Finding(area="Machine", state="note", text=text))
+    return findings
+
+
+def _software(meters: MeterSet, environ: Mapping[str, str]) -> list[Finding]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    findings = []
+    try:
+        # The version is read from the package's metadata: importing torch takes seconds.
+        torch = version("torch")
+        advice = None
+        if meters.gpus is not None and meters.gpus.devices and torch.endswith("+cpu"):
+            advice = "this build runs on the CPU although there are GPUs: install a CUDA build to use them"
+        findings.append(Finding(area="Software", state="note", text=f"torch {torch}", advice=advice))
+    except PackageNotFoundError:
+        text = "torch is not installed: plan and audit work, callbacks and probe need it"
+        findings.append(Finding(area="Software", state="missing", text=text))
+    if environ.get("CARBON_PLUGIN_DISABLED") == "1":
+        text = "CARBON_PLUGIN_DISABLED=1 is set: callbacks do nothing"
+        findings.append(Finding(area="Software", state="missing", text=text, advice="unset it to measure"))
+    return findings
+
+
+def _location() -> list[Finding]:
+    return [
+        Finding(
+            area="Location",
+            state="missing",
+            text="carbon needs to be told where the machine is: no location is ever assumed",
+            advice="give zone: in the run spec or zone to the callback, for instance FRA, egrid:SRVC, gcp:us-central1",
+        )
+    ]

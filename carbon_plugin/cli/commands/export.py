@@ -1,0 +1,127 @@
+"""`carbon-plugin export`: what a run used, in the form that a standard, a regulator or a model card asks for."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+class Format(StrEnum):
+    """What can be exported; all but `model-card` and `paper` are JSON with a published schema."""
+
+    SCI = "sci"
+    SCI_AI = "sci-ai"
+    MODEL_CARD = "model-card"
+    EU_AI_ACT = "eu-ai-act"
+    GHG = "ghg"
+    PAPER = "paper"
+
+
+class Boundary(StrEnum):
+    """Whose electricity and hardware it is."""
+
+    OWN = "own"
+    COLO = "colo"
+    CLOUD = "cloud"
+
+
+def _option(help_text: str, *names: str) -> Any:
+    return typer.Option(*names, help=help_text, show_default=False)
+
+
+def export(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Run directory or report.json; several only for sci-ai.", metavar="RUN", show_default=False
+        ),
+    ],
+    format_: Annotated[Format, typer.Option("--format", "-f", help="Form of the export.", show_default=False)],
+    output: Annotated[
+        Path | None, _option("File to write; a model card is edited, not replaced.", "-o", "--output")
+    ] = None,
+    organisational_boundary: Annotated[Boundary | None, _option("ghg: whose electricity and hardware.")] = None,
+    acquisition_year: Annotated[int | None, _option("ghg: year in which own hardware was bought.")] = None,
+    direct_factor: Annotated[
+        float | None, _option("ghg: combustion emissions of the grid, g/kWh, where the run's are lifecycle.")
+    ] = None,
+    lifecycle_factor: Annotated[
+        float | None, _option("ghg: lifecycle emissions of the grid, g/kWh, where the run's are direct.")
+    ] = None,
+    factor_source: Annotated[str | None, _option("ghg: publisher, year and zone of the factor given here.")] = None,
+    grid_loss: Annotated[float | None, _option("ghg: share of what is fed into the grid that is lost.")] = None,
+    training_type: Annotated[str | None, _option("model-card: pre-training or fine-tuning.")] = None,
+    covers: Annotated[
+        list[str] | None, _option("sci-ai: role of which all runs of the programme are here, or all. Repeatable.")
+    ] = None,
+) -> None:
+    """Export a run; refuses, and says what is missing, where the numbers do not fit the form."""
+    from carbon_plugin.audit.exports.evidence import read_summary
+    from carbon_plugin.errors import ReportError
+
+    if format_ is Format.SCI_AI:
+        from carbon_plugin.audit.exports.sci_ai import sci_ai_report
+        from carbon_plugin.audit.programme import summaries_of
+
+        _write_json(sci_ai_report(summaries_of(runs), covers or ()), output)
+        return
+    if len(runs) > 1:
+        raise ReportError(f"{len(runs)} runs given, expected one: only sci-ai adds runs up")
+    summary = read_summary(runs[0])
+    match format_:
+        case Format.SCI:
+            from carbon_plugin.audit.exports.sci import sci_report
+
+            _write_json(sci_report(summary), output)
+        case Format.EU_AI_ACT:
+            from carbon_plugin.audit.exports.eu_ai_act import eu_ai_act_report
+
+            _write_json(eu_ai_act_report(summary), output)
+        case Format.PAPER:
+            from carbon_plugin.audit.exports.paper import paper_paragraph
+
+            _write(paper_paragraph(summary) + "\n", output)
+        case Format.MODEL_CARD:
+            from carbon_plugin.audit.exports import model_card as card
+
+            emissions = card.model_card_emissions(summary, training_type)
+            if output is None:
+                typer.echo(card.as_yaml(emissions), nl=False)
+            else:
+                card.write_model_card(output, emissions)
+                typer.echo(f"{card.KEY} written into {output}")
+        case Format.GHG:
+            from carbon_plugin.audit.exports.ghg import ghg_report
+            from carbon_plugin.audit.exports.ghg_factors import GhgInputs
+
+            if organisational_boundary is None:
+                raise ReportError(
+                    "ghg: the organisational boundary is not stated, expected --organisational-boundary own, colo or "
+                    "cloud: whose electricity and hardware it is decides the scope"
+                )
+            inputs = GhgInputs(
+                organisational_boundary=organisational_boundary.value,
+                acquisition_year=acquisition_year,
+                direct_g_per_kwh=direct_factor,
+                lifecycle_g_per_kwh=lifecycle_factor,
+                factor_source=factor_source,
+                grid_loss=grid_loss,
+            )
+            _write_json(ghg_report(summary, inputs), output)
+
+
+def _write_json(document: Any, output: Path | None) -> None:
+    import msgspec
+
+    _write(msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n", output)
+
+
+def _write(text: str, output: Path | None) -> None:
+    if output is None:
+        typer.echo(text, nl=False)
+        return
+    output.write_text(text, encoding="utf-8")
+    typer.echo(f"export written to {output}")

@@ -1,0 +1,166 @@
+"""`carbon-plugin list`: what can be written for a model, an accelerator, a node, a zone, a stack or a framework."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+from msgspec import Struct
+
+from carbon_plugin.errors import SpecError
+from carbon_plugin.spec.amounts import count, number
+from carbon_plugin.spec.parsing.names import normalized, unknown_name
+
+GIB = 2**30
+LISTED_DTYPES = ("bf16", "fp16", "fp32")
+Directories = Sequence[Path]
+
+
+class Kind(StrEnum):
+    """What can be listed."""
+
+    models = "models"
+    accelerators = "accelerators"
+    nodes = "nodes"
+    zones = "zones"
+    stacks = "stacks"
+    frameworks = "frameworks"
+
+
+class Listed(Struct, frozen=True):
+    """One thing that can be named: its name, other names, and what to know about it by heading."""
+
+    name: str
+    aliases: tuple[str, ...]
+    facts: dict[str, str]
+
+
+def list_names(
+    kind: Annotated[Kind, typer.Argument(help="What to list.", show_default=False)],
+    wanted: Annotated[
+        str | None,
+        typer.Argument(metavar="[FILTER]", help="Only what holds this word in a name or a fact.", show_default=False),
+    ] = None,
+    profiles: Annotated[
+        list[Path] | None, typer.Option(help="Directory with your own hardware profiles.", show_default=False)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
+) -> None:
+    """List the models, accelerators, nodes, zones, stacks or frameworks that are known, by the name to write."""
+    known = list(LISTS[kind](profiles or []))
+    found = known if wanted is None else [one for one in known if _holds(one, wanted)]
+    if not found:
+        assert wanted is not None
+        aliases = {one.name: one.aliases for one in known}
+        raise _none(kind, wanted, aliases)
+    if as_json:
+        typer.echo(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
+        return
+    headings = list(found[0].facts)
+    also = any(one.aliases for one in found)
+    rows = [(kind.value.removesuffix("s"), *headings, *(["also"] if also else []))]
+    rows += [(one.name, *one.facts.values(), *([", ".join(one.aliases)] if also else [])) for one in found]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        typer.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _holds(one: Listed, wanted: str) -> bool:
+    word = normalized(wanted)
+    return any(word in normalized(text) for text in (one.name, *one.aliases, *one.facts.values()))
+
+
+def _none(kind: Kind, wanted: str, aliases: dict[str, tuple[str, ...]]) -> SpecError:
+    """The error for a filter that nothing holds, with the nearest names."""
+    noun = kind.value.removesuffix("s")
+    if kind is Kind.zones:
+        from carbon_plugin.footprint.factors.zones import locate
+
+        locate(wanted)  # names what is near in the words of zones
+    return unknown_name(noun, wanted, aliases, aliases)
+
+
+def _models(directories: Directories) -> Iterator[Listed]:
+    from carbon_plugin.spec.presets import list_presets, preset_model
+
+    for name, preset in sorted(list_presets().items()):
+        model = preset_model(name, preset)
+        active = count(model.active_parameters) if model.moe is not None else ""
+        facts = {"parameters": count(model.parameters), "active": active, "source": preset.source}
+        yield Listed(name, tuple(preset.aliases), facts)
+
+
+def _accelerators(directories: Directories) -> Iterator[Listed]:
+    from carbon_plugin.spec.hardware.profiles import default_node_for, list_accelerators
+
+    for device in list_accelerators(profile_dirs=directories):
+        dtype = next((dtype for dtype in LISTED_DTYPES if dtype in device.peak_flops), None)
+        facts = {
+            "kind": device.kind,
+            "TFLOP/s": f"{number(device.peak_flops[dtype].value / 1e12, 4)} {dtype}" if dtype else "",
+            "GiB": number(device.memory_bytes.value / GIB),
+            "W": number(device.tdp_w.value, 4),
+            "usual node": default_node_for(device, profile_dirs=directories).name,
+        }
+        yield Listed(device.name, tuple(device.aliases), facts)
+
+
+def _nodes(directories: Directories) -> Iterator[Listed]:
+    from carbon_plugin.spec.hardware.profiles import ANY_ACCELERATOR, list_nodes
+
+    for node in list_nodes(profile_dirs=directories):
+        device = "any accelerator" if node.accelerator == ANY_ACCELERATOR else node.accelerator
+        facts = {"devices": f"{node.accelerators} x {device}", "what": node.full_name}
+        yield Listed(node.name, tuple(node.aliases), facts)
+
+
+def _zones(directories: Directories) -> Iterator[Listed]:
+    from carbon_plugin.footprint.factors.grid import zone_intensity
+    from carbon_plugin.footprint.factors.zones import every_zone
+
+    for zone, names in every_zone():
+        intensity = zone_intensity(zone)
+        figure, basis = intensity.figure, intensity.basis
+        facts = {
+            "g/kWh": f"{number(figure.value)} ({number(figure.low)} to {number(figure.high)})",
+            "year": str(intensity.year),
+            "counts": "" if basis is None else basis.scope,
+        }
+        yield Listed(zone, names, facts)
+
+
+def _stacks(directories: Directories) -> Iterator[Listed]:
+    from carbon_plugin.spec.hardware.profiles import list_stacks
+
+    for name, stack in list_stacks(profile_dirs=directories).items():
+        stated = msgspec.to_builtins(stack)
+        usual = {field.name: field.default for field in msgspec.structs.fields(stack)}
+        set_to = ", ".join(f"{field} {value}" for field, value in stated.items() if value != usual[field])
+        yield Listed(name, (), {"sets": set_to.replace("True", "true").replace("False", "false")})
+
+
+def _frameworks(directories: Directories) -> Iterator[Listed]:
+    from importlib.resources import files
+
+    folder = Path(str(files("carbon_plugin.integrations")))
+    for path in sorted(folder.glob("[!_]*.py")):
+        # The module itself would load its framework.
+        said = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        first, _, _ = said.partition("\n\n")
+        facts = {"module": f"carbon_plugin.integrations.{path.stem}", "how": " ".join(first.split())}
+        yield Listed(path.stem, (), facts)
+
+
+LISTS: dict[Kind, Callable[[Directories], Iterable[Listed]]] = {
+    Kind.models: _models,
+    Kind.accelerators: _accelerators,
+    Kind.nodes: _nodes,
+    Kind.zones: _zones,
+    Kind.stacks: _stacks,
+    Kind.frameworks: _frameworks,
+}

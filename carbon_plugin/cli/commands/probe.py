@@ -1,0 +1,85 @@
+"""`carbon-plugin probe`: measure this machine and write its profile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from carbon_plugin.spec.amounts import plural
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from carbon_plugin.probe.result import Probe
+
+
+def probe(
+    name: Annotated[str, typer.Option(help="Name of the profiles.")] = "this-machine",
+    output: Annotated[Path, typer.Option("-o", "--output", help="Directory to write them to.")] = Path("profiles"),
+    seconds: Annotated[float, typer.Option(help="Time to measure for.")] = 10.0,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
+) -> None:
+    """Measure this machine and write a profile of it that `plan` and the callback can use.
+
+    Several processes share one machine's cores, memory and links; to measure what each of N training processes
+    gets, run it as they will run: torchrun --no-python --nproc-per-node N carbon-plugin probe
+    """
+    from carbon_plugin.probe.probe import is_rank_zero, write_profiles
+    from carbon_plugin.probe.probe import probe as measure
+    from carbon_plugin.probe.result import contention
+
+    result = measure(name=name, seconds=seconds)
+    if not is_rank_zero():
+        return
+    paths = write_profiles(result, output)
+    if busy := contention(result.measurements):
+        typer.echo(f"warning: {busy}", err=True)
+    if as_json:
+        import msgspec
+
+        typer.echo(msgspec.json.encode(result).decode())
+        return
+    from rich.console import Console
+
+    Console().print(_table(result))
+    typer.echo(f"wrote {paths[0]} and {paths[1]} in {result.elapsed_s:.0f} s")
+    typer.echo(f"use it: carbon-plugin plan run.yaml --profiles {output}, with cluster.accelerator {name} in run.yaml")
+
+
+def _table(result: Probe) -> Table:
+    from rich.table import Table
+
+    from carbon_plugin.probe.profile import best_rates, sustained_rates
+
+    machine, measured = result.machine, result.measurements
+    table = Table(
+        title=f"{machine.device}, {machine.ranks} x {plural(machine.threads, 'thread')}, torch {machine.torch_version}"
+    )
+    table.add_column("measured")
+    table.add_column("value", justify="right")
+    best, sustained = best_rates(measured), sustained_rates(measured)
+    for dtype, rate in best.items():
+        table.add_row(f"{dtype} matrix products, best (median of sizes)", _pair(rate, sustained[dtype], 1e9, "GFLOP/s"))
+    table.add_row("memory bandwidth", _number(measured.memory_bytes_per_s, 1e9, "GB/s"))
+    table.add_row("elementwise chain of a layer", _number(measured.elementwise_bytes_per_s, 1e9, "GB/s"))
+    for kernel, rate in measured.attention_flops.items():
+        table.add_row(f"attention core, {kernel}, causal", _number(rate, 1e9, "GFLOP/s"))
+    if measured.kernel_time_s is not None:
+        table.add_row("fixed time of a kernel", _number(measured.kernel_time_s, 1e-6, "us"))
+    if measured.host_op_time_s:
+        table.add_row("host time of an operation", _number(measured.host_op_time_s, 1e-6, "us"))
+    for one in measured.collectives:
+        table.add_row(f"{one.kind}, {one.size_bytes / 1024:.0f} KiB", _number(one.time_s, 1e-3, "ms"))
+    for note in measured.notes:
+        table.add_row(note, "-")
+    return table
+
+
+def _number(value: float, unit: float, name: str) -> str:
+    return f"{value / unit:.3g} {name}"
+
+
+def _pair(first: float, second: float, unit: float, name: str) -> str:
+    return f"{first / unit:.3g} ({second / unit:.3g}) {name}"

@@ -1,0 +1,175 @@
+"""`carbon-plugin profiles`: which devices and nodes are known, and every value of one with its source."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from msgspec import Struct, json
+
+from carbon_plugin.spec.figure import Sourced
+from carbon_plugin.spec.hardware.cluster import Accelerator, Die, Node
+from carbon_plugin.spec.hardware.profiles import (
+    ANY_ACCELERATOR,
+    Profile,
+    find_accelerator,
+    find_node,
+    list_accelerators,
+    list_nodes,
+    sourced_values,
+)
+from carbon_plugin.spec.parsing.names import unknown_name
+
+app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
+
+GIB = 2**30
+NOT_PLAIN = ("name", "full_name", "sources", "notes", "efficiency")
+LISTED_DTYPES = ("bf16", "fp16", "fp32")
+
+Directories = Annotated[
+    list[Path] | None,
+    typer.Option("--profiles", help="Directory with your own profiles; repeatable.", show_default=False),
+]
+Embodied = Annotated[bool, typer.Option("--embodied", help="The bill of embodied carbon, part by part.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+
+
+Name = Annotated[str, typer.Argument(help="Name or alias of an accelerator or a node.", show_default=False)]
+
+
+class _Options(Struct, frozen=True):
+    directories: list[Path]
+    as_json: bool
+
+
+@app.callback(invoke_without_command=True)
+def profiles(context: typer.Context, directories: Directories = None, as_json: AsJson = False) -> None:
+    """List the hardware profiles, the shipped ones and your own (also those in CARBON_PLUGIN_PROFILES)."""
+    context.obj = _Options(directories or [], as_json)
+    if context.invoked_subcommand is not None:
+        return
+    accelerators = list_accelerators(profile_dirs=context.obj.directories)
+    nodes = list_nodes(profile_dirs=context.obj.directories)
+    if as_json:
+        _print_json({"accelerators": accelerators, "nodes": nodes})
+        return
+    _print_table(
+        ("accelerator", "TFLOP/s", "GiB", "GB/s", "TDP W", "embodied kgCO2e", "calibration"),
+        [_accelerator_row(accelerator) for accelerator in accelerators],
+    )
+    typer.echo("")
+    _print_table(("node", "devices", "host W", "embodied kgCO2e", "cooling"), [_node_row(node) for node in nodes])
+
+
+@app.command()
+def show(
+    context: typer.Context,
+    name: Name,
+    directories: Directories = None,
+    embodied: Embodied = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show every value of the accelerator and node of this name, with source and confidence."""
+    options: _Options = context.obj
+    searched = [*(directories or []), *options.directories]
+    found = find_profiles(name, searched)
+    if embodied:
+        from carbon_plugin.cli.tables.embodied import bills_of, print_bills
+
+        bills = bills_of(found, searched)
+        if as_json or options.as_json:
+            _print_json(bills)
+        else:
+            print_bills(bills)
+        return
+    if as_json or options.as_json:
+        _print_json({"accelerator" if isinstance(p, Accelerator) else "node": p for p in found})
+        return
+    for position, profile in enumerate(found):
+        if position:
+            typer.echo("")
+        _print_profile(profile)
+
+
+def find_profiles(name: str, directories: Sequence[Path]) -> list[Profile]:
+    """The accelerator and the node of a name, those that exist. Raises `SpecError` with the nearest names."""
+    found: list[Profile] = []
+    if accelerator := find_accelerator(name, profile_dirs=directories):
+        found.append(accelerator)
+    if node := find_node(name, profile_dirs=directories):
+        found.append(node)
+    if found:
+        return found
+    known: list[Profile] = [*list_accelerators(profile_dirs=directories), *list_nodes(profile_dirs=directories)]
+    aliases = {profile.name: profile.aliases for profile in known}
+    raise unknown_name("profile", name, aliases, aliases)
+
+
+def _accelerator_row(accelerator: Accelerator) -> tuple[str, ...]:
+    dtype = next((dtype for dtype in LISTED_DTYPES if dtype in accelerator.peak_flops), None)
+    share = accelerator.efficiency.gemm_share
+    return (
+        accelerator.name,
+        f"{accelerator.peak_flops[dtype].value / 1e12:.4g} {dtype}" if dtype else "-",
+        f"{accelerator.memory_bytes.value / GIB:.4g}",
+        f"{accelerator.memory_bandwidth_bytes_per_s.value / 1e9:.4g}",
+        f"{accelerator.tdp_w.value:.4g}",
+        _span(accelerator.embodied_kg),
+        share.confidence if share else "by law",
+    )
+
+
+def _node_row(node: Node) -> tuple[str, ...]:
+    device = "any accelerator" if node.accelerator == ANY_ACCELERATOR else node.accelerator
+    host = node.host
+    return (
+        node.name,
+        f"{node.accelerators} x {device}",
+        _span(host.base_power_w),
+        _span(host.embodied_kg),
+        node.cooling,
+    )
+
+
+def _span(value: Sourced) -> str:
+    """A value and its range."""
+    central = f"{value.value:.5g}"
+    return central if value.low is None or value.high is None else f"{central} ({value.low:.5g} to {value.high:.5g})"
+
+
+def _print_profile(profile: Profile) -> None:
+    typer.echo(f"{profile.name}: {profile.full_name}")
+    plain = {name: _plain(getattr(profile, name)) for name in profile.__struct_fields__ if name not in NOT_PLAIN}
+    for name, text in plain.items():
+        if text:
+            typer.echo(f"  {name:<16} {text}")
+    typer.echo("")
+    rows = [(n, _span(v), v.confidence, v.source, v.note or "") for n, v in sourced_values(profile)]
+    _print_table(("field", "value (p10 to p90)", "confidence", "source", "note"), rows)
+    typer.echo("\nsources")
+    for key, text in profile.sources.items():
+        typer.echo(f"  {key:<18} {text}")
+    for note in profile.notes:
+        typer.echo(f"note: {note}")
+
+
+def _plain(value: Any) -> str:
+    """A field without a source as text; empty for a part that holds sourced values."""
+    if isinstance(value, list):
+        return ", ".join(map(_plain, value))
+    if isinstance(value, Die):
+        return f"{value.count} x {value.area_mm2:g} mm2 {value.process}"
+    return "" if value is None or isinstance(value, Struct | dict) else str(value)
+
+
+def _print_table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
+    table = [head, *rows]
+    widths = [max(len(row[column]) for row in table) for column in range(len(head))]
+    for row in table:
+        typer.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _print_json(document: Any) -> None:
+    typer.echo(json.format(json.encode(document), indent=2).decode())

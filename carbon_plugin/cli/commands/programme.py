@@ -1,0 +1,74 @@
+"""`carbon-plugin programme`: the whole footprint of a released model, over all runs of its programme."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from carbon_plugin.audit.programme import Programme
+
+
+def programme(
+    places: Annotated[
+        list[Path], typer.Argument(help="Run directories, or directories with runs below.", metavar="DIR")
+    ],
+    name: Annotated[str | None, typer.Option(help="Which programme, where there are several.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
+) -> None:
+    """Add up all runs of a released model by role, each run once, and say how much of it was development."""
+    import msgspec
+
+    from carbon_plugin.audit.programme import read_programme
+
+    result = read_programme(places, name)
+    if as_json:
+        typer.echo(msgspec.json.format(msgspec.json.encode(result), indent=2).decode())
+        return
+    _print(result)
+
+
+def _print(result: Programme) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from carbon_plugin.show import wording
+
+    out = Console(highlight=False)
+    table = Table(title=f"programme {result.name}", title_justify="left", box=None, padding=(0, 1))
+    for heading in ("role", "runs", "device-hours", "energy", "operational", "embodied", "total", "share"):
+        table.add_column(heading, justify="left" if heading == "role" else "right")
+
+    def carbon(kilograms: float | None) -> str:
+        return "–" if kilograms is None else wording.carbon(kilograms)
+
+    for role in result.roles:
+        table.add_row(
+            role.role,
+            str(role.runs),
+            wording.device_hours(role.device_s),
+            wording.energy(role.energy_j),
+            carbon(role.operational_kg),
+            carbon(role.embodied_kg),
+            carbon(role.total_kg),
+            wording.percent(role.share),
+        )
+    table.add_section()
+    table.add_row(
+        "all",
+        str(len(result.runs)),
+        wording.device_hours(result.device_s),
+        wording.energy(result.energy_j),
+        *(carbon(figure.value if figure else None) for figure in (result.operational_kg, result.embodied_kg)),
+        carbon(result.total_kg.value if result.total_kg else None),
+        "",
+    )
+    out.print(table)
+    if result.total_kg is not None:
+        out.print(f"total {wording.carbon(result.total_kg.value)} ({wording.carbon_range(result.total_kg)})")
+    measure = "carbon" if result.total_kg is not None else "energy"
+    out.print(f"development (all but the final runs): {wording.percent(result.development_share)} of the {measure}")
+    for warning in result.warnings:
+        out.print(f"note: {warning}", markup=False)

@@ -1,0 +1,157 @@
+"""`carbon-plugin scale`: time, energy and carbon of a loss or a compute budget, at one size or over a range."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from carbon_plugin.errors import SpecError
+from carbon_plugin.spec.amounts import days_phrase
+
+if TYPE_CHECKING:
+    from carbon_plugin.plan.scaling.laws import ScalingLaw
+    from carbon_plugin.plan.scaling.table import Sweep
+
+DEADLINE_DAYS = 90.0
+ACCELERATOR = "h100-sxm"
+GENERATIONS = ("v100-sxm2-32gb", "a100-sxm-80gb", "h100-sxm", "b200-sxm")
+ZONES = ("WORLD", "SWE", "FRA", "USA", "IND")
+POINTS = 6
+
+
+def scale(
+    compute: Annotated[
+        str | None, typer.Option(help="Training FLOP: 1e24, or a range 1e21:1e26.", show_default=False)
+    ] = None,
+    loss: Annotated[
+        str | None, typer.Option(help="Loss to reach, nats a token: 2.0, or a range 2.4:1.9.", show_default=False)
+    ] = None,
+    law: Annotated[str, typer.Option(help="Scaling law: chinchilla, hoffmann or moe.")] = "chinchilla",
+    accelerator: Annotated[
+        list[str] | None,
+        typer.Option(help="Accelerator; may be repeated.", show_default="h100-sxm; of a range V100, A100, H100, B200"),
+    ] = None,
+    zone: Annotated[
+        list[str] | None,
+        typer.Option(help="Grid zone; may be repeated.", show_default="of a range WORLD, SWE, FRA, USA, IND"),
+    ] = None,
+    deadline_days: Annotated[
+        float | None, typer.Option(help="Longest time that the run may take.", show_default="90")
+    ] = None,
+    points: Annotated[int, typer.Option(help="Points of a range.")] = POINTS,
+    pue: Annotated[float | None, typer.Option(help="Facility energy over IT energy.", show_default=False)] = None,
+    profiles: Annotated[
+        list[Path] | None, typer.Option(help="Directory with your own hardware profiles.", show_default=False)
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the interval sampling.")] = 0,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Directory for table and charts of a range.")] = Path(
+        "scaling"
+    ),
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
+) -> None:
+    """From a scaling law to model, tokens, batch, cluster and layout, and to time, energy and carbon.
+
+    A range also writes scaling.csv, scaling.json and charts.
+    """
+    import msgspec
+
+    from carbon_plugin.plan.scaling.cheapest import target_of_compute, target_of_loss
+    from carbon_plugin.plan.scaling.laws import law_named
+    from carbon_plugin.plan.scaling.table import logarithmic_steps, sweep
+    from carbon_plugin.spec.figure import Assumption
+    from carbon_plugin.spec.site import Site
+
+    chosen = law_named(law)
+    if (compute is None) == (loss is None):
+        raise SpecError(f"scale: give compute or loss, one of them; got compute={compute} loss={loss}")
+    first, last = _ends("compute", compute) if compute is not None else _ends("loss", loss or "")
+    ranged = last is not None
+    if points < 2:
+        raise SpecError(f"points is {points}, expected at least 2")
+    values = [first] if last is None else logarithmic_steps(first, last, points)
+    targets = [target_of_loss(chosen, value) if loss else target_of_compute(chosen, value) for value in values]
+    devices = tuple(accelerator or (GENERATIONS if ranged else (ACCELERATOR,)))
+    if not zone and not ranged:
+        raise SpecError("zone is not given, expected --zone with one, or WORLD for the mean of all grids")
+    sites = [Site(zone=name, pue=pue) for name in zone or ZONES]
+    days = DEADLINE_DAYS if deadline_days is None else deadline_days
+    with _progress(len(targets) * len(devices)) as advance:
+        result = sweep(targets, devices, sites, days, profile_dirs=tuple(profiles or ()), seed=seed, done=advance)
+    assumed = [
+        Assumption(field, value, "no other was given")
+        for field, value, given in (
+            ("accelerator", ", ".join(devices), accelerator),
+            ("zone", ", ".join(str(site.zone) for site in sites), zone),
+            ("deadline", days_phrase(days), deadline_days),
+        )
+        if given is None
+    ]
+    result = msgspec.structs.replace(result, assumptions=(*assumed, *result.assumptions))
+    if not result.points:
+        raise SpecError(result.infeasible[0])
+    written = _write(result, chosen, output) if ranged else ()
+    if as_json:
+        typer.echo(msgspec.json.format(msgspec.json.encode(result), indent=2).decode())
+        return
+    from carbon_plugin.cli.tables.scale_table import print_points, print_range
+
+    if ranged:
+        print_range(result, days)
+    else:
+        print_points(result, chosen, days)
+    for reason in result.infeasible:
+        typer.echo(f"left out: {reason}")
+    for path in written:
+        typer.echo(f"written: {path}")
+
+
+def _ends(name: str, text: str) -> tuple[float, float | None]:
+    """One number, or the two ends of a range."""
+    try:
+        numbers = [float(part) for part in text.split(":")]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in (1, 2) or not all(math.isfinite(number) and number > 0 for number in numbers):
+        raise SpecError(f"{name} is {text!r}, expected a positive number or a range first:last")
+    if len(numbers) == 2 and numbers[0] == numbers[1]:
+        raise SpecError(f"{name} is {text!r}, expected a range with different ends")
+    return numbers[0], numbers[1] if len(numbers) == 2 else None
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[], None]]:
+    """A progress bar on standard error where that is a terminal; called once a unit of work."""
+    if not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("searching clusters", total=total)
+        yield lambda: bar.advance(task)
+
+
+def _write(result: Sweep, law: ScalingLaw, folder: Path) -> tuple[Path, ...]:
+    """Table and charts in a directory."""
+    import msgspec
+
+    from carbon_plugin.cli.tables.scale_chart import carbon_chart, share_chart
+    from carbon_plugin.plan.scaling.table import csv_text, rows_of
+
+    files = {
+        "scaling.csv": csv_text(rows_of(result.points, law)),
+        "scaling.json": msgspec.json.format(msgspec.json.encode(result), indent=2).decode() + "\n",
+        "carbon-against-loss.svg": carbon_chart(result.points, law),
+        "embodied-share.svg": share_chart(result.points),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return tuple(folder / name for name in files)

@@ -1,0 +1,64 @@
+"""`carbon-plugin validate`: the predictor against published measurements, beside three baselines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from carbon_plugin.errors import SpecError
+
+
+def validate(
+    records: Annotated[
+        Path | None,
+        typer.Option(help="Rows of your own (YAML in the published schema, or vTrain's CSV).", show_default=False),
+    ] = None,
+    carbon: Annotated[
+        bool, typer.Option("--carbon", help="Published energy and carbon instead of step times.")
+    ] = False,
+    explain: Annotated[
+        str | None,
+        typer.Option(help="One row by its id: the predicted step, term by term.", metavar="ROW", show_default=False),
+    ] = None,
+    power: Annotated[bool, typer.Option("--power", help="Measured power instead of step times.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
+) -> None:
+    """Predict every published row and sum up the errors; fitted rows from constants that never saw their model."""
+    if explain is not None and (carbon or power):
+        raise SpecError(f"--explain {explain}: explains a step time, expected no --carbon or --power")
+    if carbon:
+        from carbon_plugin.cli.tables.validate_carbon import validate_carbon
+
+        if records is not None:
+            raise SpecError(f"--records {records}: published carbon has rows of its own, expected no --records")
+        validate_carbon(as_json=as_json)
+        return
+    if power:
+        from carbon_plugin.cli.tables.validate_power import print_power
+
+        if records is not None:
+            raise SpecError(f"--records {records}: measured power has rows of its own, expected no --records")
+        print_power(as_json=as_json)
+        return
+    if explain is not None:
+        from carbon_plugin.cli.tables.validate_explain import print_explanation
+
+        print_explanation(explain, records, as_json=as_json)
+        return
+    import msgspec
+
+    from carbon_plugin.validate import step_time as validation
+
+    result = validation.validate(records)
+    if as_json:
+        typer.echo(msgspec.json.format(msgspec.json.encode(result), indent=2).decode())
+        return
+    from carbon_plugin.cli.tables.validate_table import print_validation
+
+    print_validation(result)
+    if records is not None:
+        from carbon_plugin.cli.tables.validate_table import print_own_rows
+
+        print_own_rows(result, records)

@@ -1,0 +1,121 @@
+"""`carbon-plugin whatif`: a finished run in another zone or at other hours, from its measured energy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from carbon_plugin.audit.result import AuditSummary
+    from carbon_plugin.footprint.values import EnergyItem
+    from carbon_plugin.plan.whatif.measured_run import MeasuredRun
+
+
+def whatif(
+    run_dir: Annotated[Path, typer.Argument(help="Run directory with the ledgers.", show_default=False)],
+    changes: Annotated[
+        list[str],
+        typer.Argument(
+            help="What to change: zone=SWE,USA, series=grid.csv, start=2026-01-01T00:00Z, pause_above=300.",
+            show_default=False,
+        ),
+    ],
+    marginal: Annotated[
+        Path | None, typer.Option(help="File of marginal intensity, shown beside the average.", show_default=False)
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Write a chart (.svg) or JSON here.", show_default=False)
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the interval sampling.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
+) -> None:
+    """The same run elsewhere or at other hours: every combination of the changes beside the run as it was."""
+    from carbon_plugin.audit.summary import summarise
+    from carbon_plugin.cli.output import check_format
+    from carbon_plugin.cli.tables.comparison import show_comparison
+    from carbon_plugin.plan.whatif.axes import parse_axes
+    from carbon_plugin.plan.whatif.measured_run import RUN_AXES, compare_run
+
+    check_format(output, "a comparison", chart=True)
+    axes = parse_axes(changes, RUN_AXES)
+    run = measured_run(summarise(run_dir), recorded_marginal(run_dir))
+    comparison = compare_run(run, axes, marginal=None if marginal is None else str(marginal), seed=seed)
+    show_comparison(comparison, output=output, as_json=as_json)
+
+
+def recorded_marginal(run_dir: Path) -> float | None:
+    """Energy-weighted mean of the marginal intensities in the windows of a run, g/kWh; None where none states one."""
+    from carbon_plugin.ledger.held.copies import original_files
+    from carbon_plugin.ledger.reader import LedgerStream
+    from carbon_plugin.ledger.records import Window
+
+    energy_j = weighted = 0.0
+    for path in original_files(run_dir):
+        for record in LedgerStream(path):
+            if isinstance(record, Window) and record.marginal_g_per_kwh is not None:
+                joules = sum(energy.energy_j or 0.0 for energy in record.energies)
+                energy_j += joules
+                weighted += joules * record.marginal_g_per_kwh
+    return weighted / energy_j if energy_j else None
+
+
+def measured_run(summary: AuditSummary, marginal_g_per_kwh: float | None = None) -> MeasuredRun:
+    """What an audit says of a run, as far as it can be moved. Raises `LedgerError` where the run has no carbon."""
+    import msgspec
+
+    from carbon_plugin.audit.tally.reservations import reservations_of
+    from carbon_plugin.errors import LedgerError
+    from carbon_plugin.footprint.values import IT_RUNGS, EnergyItem
+    from carbon_plugin.plan.whatif.measured_run import MeasuredRun
+
+    if summary.footprint is None or summary.factors is None:
+        raise LedgerError(f"run {summary.run.name}: has no carbon to compare: {summary.no_carbon_reason}")
+    found = summary.footprint.energy_j
+    energies = [
+        {
+            "rung": rung,
+            "scope": rung,
+            "energy_j": found[rung].value,
+            "low_j": found[rung].low,
+            "high_j": found[rung].high,
+        }
+        for rung in IT_RUNGS
+        if rung in found
+    ]
+    series = summary.series
+    bins = [energy for rung, energy in series.rung_energy_j.items() if rung != "facility"]
+    known = summary.factors.embodied_kg
+    return MeasuredRun(
+        name=summary.run.name,
+        start_unix_s=summary.period.start_unix_s,
+        width_s=series.width_s,
+        energy_j=tuple(map(sum, zip(*bins, strict=True))),
+        energies=msgspec.convert(energies, tuple[EnergyItem, ...]),
+        reserved=tuple(item for item in reservations_of(summary.reserved) if item.scope in known),
+        factors=summary.factors,
+        footprint=summary.footprint,
+        idle_j_per_s=_idle(summary),
+        marginal_g_per_kwh=marginal_g_per_kwh,
+    )
+
+
+def _idle(summary: AuditSummary) -> tuple[EnergyItem, ...] | None:
+    """Power of each rung in a pause, J a second: GPUs with an open context, everything else as it was measured."""
+    from carbon_plugin.footprint.values import EnergyItem
+    from carbon_plugin.predict.power import idle_with_context_w
+    from carbon_plugin.spec.hardware.profiles import find_accelerator
+
+    items = []
+    for device in summary.devices:
+        identity, power_w = device.identity, device.mean_power_w
+        if identity.rung == "gpu":
+            profile = find_accelerator(identity.profile) if identity.profile else None
+            if profile is None:
+                return None
+            power_w = idle_with_context_w(profile)
+        if power_w is not None and identity.rung != "facility":
+            scope = f"{identity.rung} in pauses"
+            items.append(EnergyItem(rung=identity.rung, scope=scope, energy_j=power_w, low_j=power_w, high_j=power_w))
+    return tuple(items)

@@ -1,0 +1,185 @@
+"""A comparison as a table for a terminal, as JSON, and as a chart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.padding import Padding
+from rich.table import Table
+
+from carbon_plugin.cli.printing import print_numbers
+from carbon_plugin.cli.tables.plan_table import CARBON_UNITS, ENERGY_UNITS, TIME_UNITS, best_case_phrase
+from carbon_plugin.errors import SpecError
+from carbon_plugin.footprint.values import Footprint
+from carbon_plugin.plan.whatif.comparison import Alternative, Comparison
+from carbon_plugin.show.drawing import INK, LINE_COLOURS, canvas_of, legend, shortened
+from carbon_plugin.spec.amounts import Units, fitting_unit, number
+
+SVG_HEAD = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+MARGINAL_COLOUR = "#D55E00"
+SAME_PUE = 1.001
+"""Largest ratio of two PUE that are the same; others get a column of their own."""
+
+
+def show_comparison(comparison: Comparison, *, output: Path | None, as_json: bool) -> None:
+    """Print a comparison, and write it where asked: a chart to a .svg file, JSON to any other.
+
+    Raises `SpecError` where no alternative has numbers or there is nothing to draw, `OSError` where the file cannot be
+    written.
+    """
+    if all(one.footprint is None for one in comparison.alternatives):
+        first = comparison.alternatives[0]
+        raise SpecError(f"compare: {label_of(first)}: {first.reason}")
+    document = msgspec.json.format(msgspec.json.encode(comparison), indent=2).decode()
+    if output is not None:
+        output.write_text(
+            comparison_chart(comparison) if output.suffix == ".svg" else f"{document}\n", encoding="utf-8"
+        )
+    if as_json:
+        typer.echo(document)
+        return
+    print_comparison(comparison)
+    if output is not None:
+        typer.echo(f"comparison written to {output}")
+
+
+def label_of(alternative: Alternative) -> str:
+    """What is changed, in few words."""
+    named = ("start", "pause_above")
+    words = (f"{axis} {value}" if axis in named else value for axis, value in alternative.changes.items())
+    return ", ".join(words) or "as it is"
+
+
+def print_comparison(comparison: Comparison, console: Console | None = None) -> None:
+    """Print every alternative beside the run, then what else to know."""
+    out = console or Console()
+    alternatives = [comparison.base, *comparison.alternatives]
+    footprints = [one.footprint for one in alternatives if one.footprint is not None]
+    carbon = fitting_unit(max((one.total_kg.value for one in footprints), default=0.0), CARBON_UNITS)
+    energy = fitting_unit(max((one.energy_j["facility"].value for one in footprints), default=0.0), ENERGY_UNITS)
+    marginal = any(one.marginal_kg is not None for one in alternatives)
+    table = Table(box=None, padding=(0, 1), title_justify="left", title_style="bold")
+    table.title = f"what if: {escape(comparison.name)}, carbon in {carbon[1]}"
+    ratios = [
+        one.energy_j["facility"].value / one.energy_j["it"].value for one in footprints if one.energy_j["it"].value
+    ]
+    with_pue = max(ratios, default=1.0) > SAME_PUE * min(ratios, default=1.0)
+    pue = ["PUE"] if with_pue else []
+    headings = ["", "time", energy[1], *pue, "g/kWh", "operational", "embodied", "total", "p10 to p90", "change"]
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    for number_of_row, one in enumerate(alternatives):
+        table.add_row(str(number_of_row), *_cells(one, comparison, carbon[0], energy[0], with_pue=with_pue))
+    print_numbers(out, table)
+    rows_of = _shared_notes(alternatives)
+    for number_of_row, one in enumerate(alternatives):
+        own = (note for note in one.notes if note not in rows_of)
+        said = "; ".join(filter(None, (_extras(one, carbon), one.reason, *own)))
+        rest = f": [dim]{escape(said)}[/]" if said else ""
+        out.print(Padding(f"{number_of_row}  [bold]{escape(label_of(one))}[/]{rest}", (0, 0, 0, 1)))
+    for note, rows in rows_of.items():
+        out.print(Padding(f"[dim]{', '.join(map(str, rows))}: {escape(note)}[/]", (0, 0, 0, 1)))
+    if any(one.best_case is not None for one in alternatives):
+        out.print("The table is of real runs, which take longer than the best case of their layout (docs/goodput.md).")
+    if marginal:
+        out.print("At the margin: what one kWh more or less causes; beside the average, never part of the total.")
+    for warning in comparison.warnings:
+        out.print(f"[yellow]warning:[/] {escape(warning)}")
+
+
+def _shared_notes(alternatives: Sequence[Alternative]) -> dict[str, list[int]]:
+    """Notes that more than one row has, each with its rows: they are printed once."""
+    rows: dict[str, list[int]] = {}
+    for number_of_row, one in enumerate(alternatives):
+        for note in dict.fromkeys(one.notes):
+            rows.setdefault(note, []).append(number_of_row)
+    return {note: of_note for note, of_note in rows.items() if len(of_note) > 1}
+
+
+def comparison_chart(comparison: Comparison) -> str:
+    """Operational and embodied carbon of every alternative as a drawing; the marginal figure as a mark beside them.
+
+    Raises `SpecError` where no alternative has numbers.
+    """
+    shown = [one for one in (comparison.base, *comparison.alternatives) if one.footprint is not None]
+    totals = [one.footprint.total_kg for one in shown if one.footprint is not None]
+    if not totals:
+        raise SpecError("comparison: no alternative can be computed, so there is nothing to draw")
+    size, unit = fitting_unit(max(total.value for total in totals), CARBON_UNITS)
+    with canvas_of("comparison", 0.9 + 0.42 * len(shown)) as (axes, finish):
+        rows = range(len(shown))
+        operational = [one.footprint.operational_kg.value / size for one in shown if one.footprint is not None]
+        embodied = [one.footprint.embodied_kg.value / size for one in shown if one.footprint is not None]
+        axes.barh(rows, operational, color=LINE_COLOURS[0], height=0.62, label="operational, average")
+        axes.barh(rows, embodied, left=operational, color=LINE_COLOURS[1], height=0.62, label="embodied")
+        ranges = [
+            [(total.value - total.low) / size for total in totals],
+            [(total.high - total.value) / size for total in totals],
+        ]
+        axes.errorbar(
+            [total.value / size for total in totals],
+            rows,
+            xerr=ranges,
+            fmt="none",
+            ecolor=INK,
+            capsize=2.5,
+            linewidth=1,
+        )
+        marks = [(row, one.marginal_kg / size) for row, one in enumerate(shown) if one.marginal_kg is not None]
+        if marks:
+            places, values = zip(*marks, strict=True)
+            axes.plot(values, places, "D", color=MARGINAL_COLOUR, markersize=5, label="operational, marginal")
+        axes.set_yticks(rows, [shortened(label_of(one)) for one in shown])
+        axes.invert_yaxis()
+        axes.grid(axis="y", visible=False)
+        axes.set_xlim(left=0)
+        axes.set_xlabel(f"{unit}, with p10 to p90 of the total")
+        legend(axes)
+        return str(finish().replace("<svg", SVG_HEAD, 1)) + "\n"
+
+
+def _cells(alternative: Alternative, comparison: Comparison, kg: float, joules: float, *, with_pue: bool) -> list[str]:
+    """A row of the table, carbon and energy in units of so many kg and J."""
+    footprint = alternative.footprint
+    if footprint is None:
+        return ["-"]
+    total, relative = footprint.total_kg, comparison.relative(alternative)
+    return [
+        "" if alternative.elapsed_s is None else _amount(alternative.elapsed_s, TIME_UNITS),
+        number(footprint.energy_j["facility"].value / joules),
+        *([_pue(footprint)] if with_pue else []),
+        "" if alternative.g_per_kwh is None else number(alternative.g_per_kwh),
+        number(footprint.operational_kg.value / kg),
+        number(footprint.embodied_kg.value / kg),
+        number(total.value / kg),
+        f"{number(total.low / kg)}-{number(total.high / kg)}",
+        "" if alternative is comparison.base or relative is None else f"{relative:+.0%}",
+    ]
+
+
+def _pue(footprint: Footprint) -> str:
+    """Facility energy over IT energy."""
+    it_j = footprint.energy_j["it"].value
+    return number(footprint.energy_j["facility"].value / it_j) if it_j else ""
+
+
+def _extras(alternative: Alternative, carbon: tuple[float, str]) -> str:
+    """What has no column: marginal carbon, pauses and the best case."""
+    found = []
+    if alternative.marginal_kg is not None:
+        found.append(f"operational at the margin {number(alternative.marginal_kg / carbon[0])} {carbon[1]}")
+    if alternative.paused_s:
+        found.append(f"{_amount(alternative.paused_s, TIME_UNITS)} of the time in pauses")
+    if alternative.best_case is not None:
+        found.append(best_case_phrase(alternative.best_case))
+    return "; ".join(found)
+
+
+def _amount(value: float, units: Units) -> str:
+    size, unit = fitting_unit(value, units)
+    return f"{number(value / size)} {unit}"

@@ -1,0 +1,92 @@
+"""What `carbon-plugin doctor` says about the host, its node meter, and each rung of the boundary."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from msgspec import Struct
+
+if TYPE_CHECKING:
+    from carbon_plugin.meters.open import MeterSet
+    from carbon_plugin.spec.metered import DeviceIdentity, Rung
+
+State = Literal["measured", "modelled", "missing", "note"]
+
+_HOST, _BOUNDARY = "Host and network", "Boundary"
+_MEASURED = ("counter", "power_integrated")
+_RUNGS: dict[Rung, str] = {"gpu": "accelerators", "host": "hosts", "network": "network"}
+
+
+class Finding(Struct, frozen=True, kw_only=True):
+    """One thing that the user should know: about which area, in which state, and what could be done."""
+
+    area: str
+    state: State
+    text: str
+    advice: str | None = None
+
+
+def unavailable(meters: MeterSet, meter: str, area: str) -> list[Finding]:
+    """Why there is no meter of a kind, with what to do about it."""
+    return [
+        Finding(area=area, state="missing", text=problem.reason, advice=problem.advice)
+        for problem in meters.unavailable
+        if problem.kind.startswith(f"{meter}_")
+    ]
+
+
+def host(meters: MeterSet, *, node_metered: bool) -> list[Finding]:
+    """How host and network are known, which meters are missing, and the job's share of the host."""
+    findings = []
+    for device in meters.devices:
+        if device.rung == "gpu":
+            continue
+        state: State = "measured" if device.energy_kind in _MEASURED else "modelled"
+        how = f"{device.meter}; {device.note}" if device.note and state == "measured" else device.note or device.meter
+        findings.append(Finding(area=_HOST, state=state, text=f"{device.name}: {how}"))
+    findings += unavailable(meters, "node", _HOST) + unavailable(meters, "rapl", _HOST)
+    if not node_metered:
+        findings.append(_no_node_meter())
+    if meters.host_share < 1:
+        text = f"{meters.host_share:.3f} of the host is charged to a job here, by its part of CPUs or GPUs"
+        findings.append(Finding(area=_HOST, state="note", text=text))
+    return findings
+
+
+def _no_node_meter() -> Finding:
+    """What could meter the whole node here, as far as this machine shows it."""
+    from carbon_plugin.meters.node.address import VARIABLE
+    from carbon_plugin.meters.node.files import PM_COUNTERS
+
+    kinds = ["pm_counters"] if PM_COUNTERS.is_dir() else []
+    kinds += ["ipmi"] if shutil.which("ipmitool") and os.access(Path("/dev/ipmi0"), os.R_OK) else []
+    advice = f"set {VARIABLE} to the address of one, for instance redfish://<its service processor>"
+    if kinds:
+        advice = f"this machine has one: set {VARIABLE}={kinds[0]}"
+    text = "no meter of the whole node is named: fans, disks and supplies are modelled or left out"
+    return Finding(area=_HOST, state="note", text=text, advice=advice)
+
+
+def boundary(devices: Iterable[DeviceIdentity]) -> list[Finding]:
+    """Each rung from the accelerators to the facility: measured, modelled, or missing."""
+    kinds: dict[str, set[str]] = {}
+    for device in devices:
+        kinds.setdefault(device.rung, set()).add(device.energy_kind)
+    findings = []
+    for rung, name in _RUNGS.items():
+        known = kinds.get(rung, set()) - {"absent"}
+        measured = sorted(known & set(_MEASURED))
+        state: State = "measured" if measured else "modelled" if known else "missing"
+        partly = " in part, the rest modelled" if measured and "modelled" in known else ""
+        findings.append(Finding(area=_BOUNDARY, state=state, text=f"{name}{partly}"))
+    findings.append(Finding(area=_BOUNDARY, state="missing", text="shared storage: in no meter and no profile"))
+    if "facility" in kinds:
+        findings.append(Finding(area=_BOUNDARY, state="measured", text="facility"))
+    else:
+        text = "facility: the machines times the PUE of the site"
+        findings.append(Finding(area=_BOUNDARY, state="modelled", text=text))
+    return findings

@@ -1,0 +1,196 @@
+"""`carbon-plugin plan --search`: the front as a table or JSON, its best few as spec files, progress on a terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.padding import Padding
+from rich.table import Table
+
+from carbon_plugin.cli.printing import print_numbers
+from carbon_plugin.cli.tables.plan_table import ALMOST_SURE, CARBON_UNITS, ENERGY_UNITS, TIME_UNITS, best_case_phrase
+from carbon_plugin.errors import SpecError
+from carbon_plugin.plan.alternatives import (
+    DAY_S,
+    OBJECTIVES,
+    Option,
+    Question,
+    SearchAnswer,
+    SearchReport,
+    search_alternatives,
+)
+from carbon_plugin.plan.search.fullness import NEARLY_FULL, SLOWDOWN_AT_LIMIT
+from carbon_plugin.plan.search.layouts import Progress
+from carbon_plugin.spec.amounts import Units, days_phrase, fitting_unit, number, plural
+from carbon_plugin.spec.parsing.document import read_document
+from carbon_plugin.spec.run import RunSpec
+from carbon_plugin.spec.writing import write_run_spec
+
+MOST_ROWS = 20
+FOOTNOTE = (
+    "No other layout beats one of these in time, energy and carbon; differences under 0.1 % do not count. Runs with "
+    f"more than {NEARLY_FULL:.0%} of memory in use are up to {SLOWDOWN_AT_LIMIT:.0%} slower than predicted; they are "
+    "ranked with that. The table is of real runs where a best case stands below it (docs/goodput.md)."
+)
+FEW = 5
+"""Options that are written as specs, at most."""
+
+
+def parse_question(
+    nodes: str | None, accelerators: str | None, zones: str | None, deadline_days: float | None
+) -> Question:
+    """What the flags ask for beside the layout. Raises `SpecError` for numbers that cannot be."""
+    try:
+        counts = tuple(int(count) for count in _words(nodes))
+    except ValueError:
+        raise SpecError(f"--search-nodes is {nodes!r}, expected numbers of nodes such as 8,16,32") from None
+    return Question(
+        nodes=counts,
+        accelerators=_words(accelerators),
+        zones=_words(zones),
+        deadline_s=None if deadline_days is None else deadline_days * DAY_S,
+    )
+
+
+def own_profiles(spec: Path | None) -> list[Path]:
+    """Directories of hardware profiles that a spec file names: other accelerators and written specs need them too."""
+    if spec is None:
+        return []
+    return [spec.parent / entry for entry in read_document(spec).value["cluster"].get("profiles", [])]
+
+
+def _words(text: str | None) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(word.strip() for word in (text or "").split(",") if word.strip()))
+
+
+def run_search(
+    spec: RunSpec,
+    question: Question,
+    *,
+    profile_dirs: Sequence[Path],
+    seed: int,
+    write_specs: Path | None,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Search, print, and write what is asked for. Raises as `search_alternatives` and `write_run_spec`."""
+    with _progress() as on_progress:
+        answer = search_alternatives(spec, question, profile_dirs=profile_dirs, seed=seed, on_progress=on_progress)
+    report = answer.report if write_specs is None else _with_specs(answer, write_specs, profile_dirs)
+    document = msgspec.json.format(msgspec.json.encode(report), indent=2).decode()
+    if output is not None:
+        output.write_text(f"{document}\n", encoding="utf-8")
+    if as_json:
+        typer.echo(document)
+        return
+    print_search(report)
+    if output is not None:
+        typer.echo(f"search written to {output}")
+
+
+@contextmanager
+def _progress() -> Iterator[Progress | None]:
+    """A bar on standard error where that is a terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.progress import Progress as Bar
+
+    with Bar(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("searching layouts", total=1.0)
+        yield lambda share: bar.update(task, completed=share)
+
+
+def _with_specs(answer: SearchAnswer, folder: Path, profile_dirs: Sequence[Path]) -> SearchReport:
+    """Write the best few as specs, and name their files in the report."""
+    folder.mkdir(parents=True, exist_ok=True)
+    options = list(answer.report.options)
+    ranks = sorted(range(len(options)), key=lambda rank: (not options[rank].best, rank))[:FEW]
+    for rank in sorted(ranks):
+        option = options[rank]
+        name = f"{answer.report.name}-{rank + 1}"
+        path = folder / f"{name}.yaml"
+        spec = msgspec.structs.replace(answer.specs[rank], name=name)
+        write_run_spec(spec, path, profile_dirs=profile_dirs, note=_note(option))
+        options[rank] = msgspec.structs.replace(option, spec_file=str(path))
+    return msgspec.structs.replace(answer.report, options=tuple(options))
+
+
+def _note(option: Option) -> str:
+    best = f"; least {', '.join(option.best)}" if option.best else ""
+    return (
+        f"Found by carbon-plugin plan --search: {_amount(option.run_time_s.value, TIME_UNITS)}, "
+        f"{_amount(option.energy_j.value, ENERGY_UNITS)}, {_amount(option.total_kg.value, CARBON_UNITS)}{best}."
+    )
+
+
+def print_search(report: SearchReport, console: Console | None = None) -> None:
+    """Print the front, one row an option, then its layouts."""
+    out = console or Console()
+    clusters = f"{report.clusters} clusters" if report.clusters > 1 else "one cluster"
+    limit = "" if report.deadline_s is None else f", deadline {days_phrase(report.deadline_s / DAY_S)}"
+    out.print(
+        f"[bold]search: {escape(report.name)}[/]  {plural(report.considered, 'layout')} on {clusters}, "
+        f"{report.fitting:,} of them fit in memory{limit}"
+    )
+    out.print()
+    shown = report.options[:MOST_ROWS]
+    print_numbers(out, _table(shown))
+    for rank, option in enumerate(shown, start=1):
+        out.print(Padding(f"{rank}  {escape(_line(option))}", (0, 0, 0, 1)))
+    if len(report.options) > len(shown):
+        out.print(f"  and {len(report.options) - len(shown)} more: --json has all of them")
+    out.print(f"[dim]{FOOTNOTE}[/]")
+    for one in report.skipped:
+        out.print(f"[yellow]left out:[/] {escape(f'{one.cluster}: {one.reason}')}")
+
+
+def _table(options: Sequence[Option]) -> Table:
+    """The numbers, in units that all rows share."""
+    time = fitting_unit(max(option.run_time_s.value for option in options), TIME_UNITS)
+    energy = fitting_unit(max(option.energy_j.value for option in options), ENERGY_UNITS)
+    carbon = fitting_unit(max(option.total_kg.value for option in options), CARBON_UNITS)
+    priced = any(option.cost_usd is not None for option in options)
+    table = Table(box=None, padding=(0, 1))
+    headings = ["", "devices", time[1], energy[1], carbon[1], "p10 to p90", "embodied", *(["USD"] if priced else [])]
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("least", no_wrap=True)
+    for rank, option in enumerate(options, start=1):
+        total = option.total_kg
+        table.add_row(
+            str(rank),
+            f"{option.devices:,}",
+            number(option.run_time_s.value / time[0]),
+            number(option.energy_j.value / energy[0]),
+            number(total.value / carbon[0]),
+            f"{number(total.low / carbon[0])} to {number(total.high / carbon[0])}",
+            number(option.embodied_kg.value / carbon[0]),
+            *([] if option.cost_usd is None else [number(option.cost_usd.value)]),
+            "all" if option.best == OBJECTIVES else ", ".join(option.best),
+        )
+    return table
+
+
+def _line(option: Option) -> str:
+    """What has no column: where, the layout, its step, what does not move along, and the file."""
+    where = f"{option.nodes:,} x {option.node}, {option.accelerator}, {option.zone}"
+    used = f"memory {option.memory_bytes / option.memory_capacity_bytes:.0%}"
+    if option.fit_probability is not None:
+        used += f", fits with a probability of {min(option.fit_probability, ALMOST_SURE):.0%}"
+    step = f"{_amount(option.step_time_s.value, TIME_UNITS)} a step, MFU {option.mfu:.1%}, {used}"
+    written = [f"spec: {option.spec_file}"] if option.spec_file else []
+    best = [best_case_phrase(option.best_case)] if option.best_case is not None else []
+    return "; ".join([f"{where}: {option.layout_phrase}", step, *best, *option.notes, *written])
+
+
+def _amount(value: float, units: Units) -> str:
+    size, unit = fitting_unit(value, units)
+    return f"{number(value / size)} {unit}"

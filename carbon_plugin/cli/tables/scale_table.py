@@ -1,0 +1,114 @@
+"""Answers of the scaling question for a person: one point in full, or the table of a range."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.markup import escape
+from rich.padding import Padding
+from rich.table import Table
+
+from carbon_plugin.cli.printing import print_numbers
+from carbon_plugin.cli.tables.plan_table import CARBON_UNITS, ENERGY_UNITS, TIME_UNITS
+from carbon_plugin.plan.scaling.cheapest import ScalePoint
+from carbon_plugin.plan.scaling.laws import ScalingLaw
+from carbon_plugin.plan.scaling.table import Sweep
+from carbon_plugin.spec.amounts import count, fitting_unit, number, plural
+
+HEADINGS = ("FLOP", "loss", "devices", "days", "MFU", "goodput", "p10", "central", "p90", "ideal")
+
+
+def print_points(result: Sweep, law: ScalingLaw, deadline_days: float) -> None:
+    """Print each point in full, then what they rest on."""
+    out = Console()
+    for point in result.points:
+        _point(out, point, law, deadline_days)
+        out.print()
+    out.print("[bold]assumed, because nothing was given[/]")
+    for item in result.assumptions:
+        line = f"{escape(item.field)}: {escape(item.value)}  [dim]{escape(item.source)}[/]"
+        out.print(Padding(line, (0, 0, 0, 2)))
+
+
+def _point(out: Console, point: ScalePoint, law: ScalingLaw, deadline_days: float) -> None:
+    table = Table.grid(padding=(0, 2))
+    table.add_row("law", f"{law.name}: {law.source}")
+    table.add_row(
+        "target",
+        f"{point.compute_flop:.3g} FLOP, loss {point.loss:.3f} ({point.loss_low:.3f} to {point.loss_high:.3f})",
+    )
+    active = f", {count(point.active_parameters)} active" if point.active_parameters != point.parameters else ""
+    table.add_row("model", f"[bold]{count(point.parameters)}[/] parameters{active}, width x depth {point.model}")
+    critical = sorted(item.critical_batch for item in point.by_batch_law.values())
+    table.add_row(
+        "tokens",
+        f"{count(point.tokens)}, {count(point.batch)} a step; critical batch {count(critical[0])} to "
+        f"{count(critical[-1])} by {', '.join(point.by_batch_law)}",
+    )
+    table.add_row("cluster", f"{point.devices:,} {point.accelerator}")
+    table.add_row("layout", point.layout)
+    table.add_row("step", f"{number(point.step_time_s)} s, MFU {point.mfu:.1%}, goodput {point.goodput:.1%}")
+    figures = (
+        ("time", point.time_s, TIME_UNITS),
+        ("energy", point.facility_energy_j, ENERGY_UNITS),
+        ("operational", point.operational_kg, CARBON_UNITS),
+        ("embodied", point.embodied_kg, CARBON_UNITS),
+        ("carbon", point.total_kg, CARBON_UNITS),
+    )
+    for name, figure, units in figures:
+        size, unit = fitting_unit(figure.value, units)
+        low, value, high = (number(end / size) for end in (figure.low, figure.value, figure.high))
+        place = f" in {point.zone}" if units is CARBON_UNITS else ""
+        table.add_row(name, f"[bold]{value}[/] {unit} ({low} to {high}){place}")
+    days = number(point.best_case_time_s / 86400)
+    size, unit = fitting_unit(point.best_case_kg, CARBON_UNITS)
+    table.add_row(
+        "best case", f"{days} days, {number(point.best_case_kg / size)} {unit}; the lines above are of a real run"
+    )
+    size, unit = fitting_unit(point.ideal_kg, CARBON_UNITS)
+    table.add_row("ideal", f"{number(point.ideal_kg / size)} {unit} at peak FLOP/s with nothing lost")
+    out.print(table)
+    if not point.meets_deadline:
+        late = f"no cluster that was tried trains this in {deadline_days:g} days; the fastest is shown"
+        out.print(f"[yellow]warning:[/] {late}")
+    if point.extrapolated:
+        out.print(f"[yellow]extrapolated:[/] {'; '.join(point.extrapolated)}")
+
+
+def print_range(result: Sweep, deadline_days: float) -> None:
+    """Print the table of the first zone, the exponents, and the embodied share of every zone."""
+    out = Console()
+    first_zone = result.points[0].zone
+    tables: dict[str, Table] = {}
+    for point in result.points:
+        if point.zone != first_zone:
+            continue
+        title = f"[bold]{point.accelerator}[/]: carbon in {first_zone}, tCO2e"
+        if point.accelerator not in tables:
+            tables[point.accelerator] = Table(title=title, title_justify="left", box=None, padding=(0, 1))
+            for heading in HEADINGS:
+                tables[point.accelerator].add_column(heading, justify="right")
+        kilograms = (point.total_kg.low, point.total_kg.value, point.total_kg.high, point.ideal_kg)
+        tables[point.accelerator].add_row(
+            f"{point.compute_flop:.2g}".replace("e+", "e") + ("*" if point.extrapolated else " "),
+            f"{point.loss:.3f}",
+            f"{point.devices:,}",
+            number(point.time_s.value / 86400) + (" " if point.meets_deadline else "!"),
+            f"{point.mfu:.0%}",
+            f"{point.goodput:.0%}",
+            *(count(kg / 1e3) for kg in kilograms),
+        )
+    for table in tables.values():
+        print_numbers(out, table)
+    out.print(f"[dim]*: extrapolated, beyond what was ever measured. !: misses {deadline_days:g} days.[/]")
+    for item in result.exponents:
+        if item.zone == first_zone:
+            by_loss = f"reducible loss ^ -{item.real_loss:.2f} (ideal -{item.ideal_loss:.2f})"
+            by_compute = f"compute ^ {item.real_compute:.3f} (last step {item.last_compute:.3f}, ideal 1)"
+            out.print(
+                f"{item.accelerator}: carbon goes as {by_loss}, {by_compute}; {plural(item.points, 'point')} in time"
+            )
+    shares: dict[str, list[float]] = {}
+    for point in result.points:
+        shares.setdefault(point.zone, []).append(point.embodied_share)
+    parts = [f"{zone} {min(values):.1%} to {max(values):.1%}" for zone, values in shares.items()]
+    out.print(f"embodied share of all carbon: {', '.join(parts)}")

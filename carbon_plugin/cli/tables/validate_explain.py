@@ -1,0 +1,59 @@
+"""`carbon-plugin validate --explain ROW`: the predicted step of one row, term by term, beside the measurement."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from carbon_plugin.cli.tables.plan_table import STEP_UNITS, TERMS, span
+from carbon_plugin.spec.amounts import fitting_unit, number
+from carbon_plugin.validate.explain import Explanation, explain_row
+
+
+def print_explanation(name: str, records: Path | None, *, as_json: bool) -> None:
+    """Print one row, or its JSON. Raises as `explain_row`."""
+    import msgspec
+
+    found = explain_row(name, records)
+    if as_json:
+        typer.echo(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
+        return
+    show(found, Console(highlight=False))
+
+
+def show(found: Explanation, out: Console) -> None:
+    """Print one row."""
+    prediction = found.prediction
+    size, unit = fitting_unit(found.measured_step_time_s, STEP_UNITS)
+    out.print(f"[bold]{escape(found.id)}[/]  {escape(found.accelerator)}, {escape(found.layout)}")
+    out.print(
+        f"measured {number(found.measured_step_time_s / size)} {unit}, predicted "
+        f"{span(prediction.step_time_s.scaled(1 / size))} {unit}, {found.ratio - 1:+.1%}; class "
+        f"{prediction.accuracy_class}, MFU {prediction.mfu:.1%}, memory "
+        f"{prediction.memory.total_bytes / 2**30:.1f} of {prediction.memory.capacity_bytes / 2**30:.1f} GiB"
+    )
+    table = Table.grid(padding=(0, 2))
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_column(justify="right")
+    for group, terms in found.groups_s.items():
+        total = math.fsum(terms.values())
+        table.add_row(f"[bold]{group}[/]", *_cells(total, prediction.step_time_s.value, size, unit))
+        if len(terms) > 1 or group == "exposed communication":
+            for term, seconds in terms.items():
+                name = f"  {TERMS.get(term, term)}"
+                table.add_row(name, *_cells(seconds, prediction.step_time_s.value, size, unit))
+    out.print(table)
+    if found.assumed:
+        out.print(f"assumed: {'; '.join(found.assumed)}", markup=False)
+    if found.not_read:
+        out.print(f"fields that nothing here knows: {', '.join(found.not_read)}", markup=False)
+
+
+def _cells(seconds: float, total_s: float, size: float, unit: str) -> tuple[str, str]:
+    return f"{number(seconds / size)} {unit}", f"{seconds / total_s:.1%}"

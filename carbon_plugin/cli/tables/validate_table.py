@@ -1,0 +1,184 @@
+"""The tables that `carbon-plugin validate` prints; docs/validation.md explains them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from carbon_plugin.calibrate.rows.rows import next_step
+from carbon_plugin.spec.amounts import plural
+from carbon_plugin.validate.error_summary import ErrorSummary
+from carbon_plugin.validate.full_runs import FullRunRow
+from carbon_plugin.validate.headlines import Headline
+from carbon_plugin.validate.real_runs import ClassOverrun
+from carbon_plugin.validate.step_time import Validation
+
+PIPED_WIDTH = 140
+"""Columns where the output is not a terminal, so that no row of the table is broken."""
+HEADINGS = ("n", "MAPE", "median", "p90", "worst", "bias", "|log|", "80 % covers", "model left out")
+
+BASELINES = ("llmcarbon", "constant_mfu", "6nd_40")
+
+
+def print_validation(result: Validation) -> None:
+    """Errors a source, by cluster and as on an unknown device, then memory, choice of layout, whole runs, and how many
+    rows were skipped."""
+    out = _console()
+    out.print(_headlines(result.headlines))
+    out.print("[dim]Every source counts once. A source is left out with all its rows before its rows are predicted.[/]")
+    out.print()
+    baselines = list(result.macro_baseline_mape)
+    table = _table("step time, error in % of measured", (*HEADINGS, *baselines))
+    for item in (*result.summary, *result.clusters):
+        table.add_row(item.source + ("" if item.left_out else " *"), *_cells(item, baselines))
+    if result.macro_mape is not None:
+        macro = [f"{result.macro_baseline_mape[name]:.0f}" for name in baselines]
+        table.add_section()
+        blanks = [""] * 4
+        log = f"{result.macro_abs_log_ratio:.3f}"
+        table.add_row("mean over sources", "", f"[bold]{result.macro_mape:.1f}[/]", *blanks, log, "", "", *macro)
+    out.print(table)
+    out.print(
+        "[dim]Constants that never saw a row of the source; under 'model left out', of the model. *: shipped constants "
+        "as they are, which saw some of these rows.[/]"
+    )
+    if result.unknown_device:
+        out.print()
+        unknown = _table("the same on a device that nobody calibrated (its family left out)", (*HEADINGS, *baselines))
+        for item in result.unknown_device:
+            unknown.add_row(item.source, *_cells(item, baselines))
+        out.print(unknown)
+    if result.hybrids:
+        out.print()
+        hybrids = _table("models whose layers differ (Mamba-2 and others), fitted to nothing", (*HEADINGS, *baselines))
+        for item in result.hybrids:
+            hybrids.add_row(item.source, *_cells(item, baselines))
+        out.print(hybrids)
+    if result.memory or result.layouts:
+        out.print()
+    _print_memory(out, result)
+    for choice in result.layouts:
+        rank = "" if choice.spearman is None else f"rank correlation {choice.spearman:.2f}, "
+        out.print(
+            f"choice of layout, {choice.source}: {plural(choice.layouts, 'layout')} of "
+            f"{plural(choice.jobs, 'job')}, {rank}regret "
+            f"{choice.regret:.1f} %, worst {choice.worst_regret:.0f} %"
+        )
+    if result.full_runs:
+        out.print()
+        out.print(_full_runs(result.full_runs))
+    for line in overrun_lines(result.overruns):
+        out.print(line)
+    skipped = sum(row.skipped is not None for row in result.rows)
+    if skipped:
+        out.print(f"{plural(skipped, 'row')} skipped; --json gives the reason of each")
+
+
+def _print_memory(out: Console, result: Validation) -> None:
+    """Share of layouts that ran and are called feasible, of probes that did not and are called so, and errors."""
+    ran, feasible = sum(one.ran for one in result.fits), sum(one.called_feasible for one in result.fits)
+    probes, called = sum(one.out_of_memory for one in result.fits), sum(one.called_too_large for one in result.fits)
+    if ran:
+        out.print(f"memory: {feasible:,} of {ran:,} layouts that ran are called feasible ({feasible / ran:.1%})")
+    wrong = [f"{one.source} {one.ran - one.called_feasible}" for one in result.fits if one.ran > one.called_feasible]
+    if wrong:
+        out.print(f"  not called feasible: {', '.join(wrong)}")
+    if probes:
+        out.print(f"memory: {called} of {probes} layouts that ran out of memory are called too large")
+    for memory in result.memory:
+        said = "" if memory.scope == "allocated" else f" ({memory.scope})"
+        out.print(
+            f"memory, {memory.source}{said}: n {memory.n}, MAPE {memory.mape:.1f} %, worst {memory.worst:+.0f} %, "
+            f"bias {memory.bias:+.1f} %"
+        )
+
+
+def print_own_rows(result: Validation, records: Path) -> None:
+    """What was assumed of each row of the user's, which of its fields nothing knows, and why a row was skipped."""
+    out = _console()
+    out.print()
+    for row in result.rows:
+        if row.skipped is not None:
+            out.print(f"{records}: {row.id}: {row.skipped}; {next_step(row.skipped)}", markup=False, soft_wrap=True)
+            continue
+        said = [f"assumed {'; '.join(row.assumed)}"] if row.assumed else ["nothing assumed"]
+        said += [f"fields that nothing here knows: {', '.join(row.not_read)}"] if row.not_read else []
+        out.print(f"{row.id}: {'; '.join(said)}", markup=False, soft_wrap=True)
+    if any(row.skipped is None for row in result.rows):
+        out.print("--explain ROW prints the predicted step of one of them, term by term.")
+
+
+def _headlines(items: Sequence[Headline]) -> Table:
+    table = _table(
+        "step time, mean over sources, error in % of measured",
+        ("rows", "sources", "source left out", "model left out", "bias", "80 % covers", *BASELINES),
+    )
+    for item in items:
+        table.add_row(
+            f"{item.collection} collection, {item.kind}",
+            str(item.rows),
+            str(item.sources),
+            f"[bold]{item.source_left_out:.1f}[/]",
+            "" if item.model_left_out is None else f"{item.model_left_out:.1f}",
+            f"{item.bias:+.1f}",
+            f"{item.coverage:.0%}",
+            *(f"{item.baseline_mape[name]:.0f}" for name in BASELINES),
+        )
+    return table
+
+
+def _full_runs(rows: Sequence[FullRunRow]) -> Table:
+    """Device-hours of whole published runs: as published, of a real run, and of the best case over published."""
+    headings = ("published", "real run", "p10", "p90", "best case", "best case ratio", "goodput")
+    table = _table("whole runs, device-hours", headings)
+    table.add_column("assumed")
+    for row in rows:
+        best, real, ratio, goodput = row.predicted_device_hours, row.real_run_device_hours, row.ratio, row.goodput
+        if best is None or real is None or ratio is None or goodput is None:
+            table.add_row(row.model, *([""] * len(headings)), f"skipped: {row.skipped}")
+            continue
+        published = f"{row.published_device_hours:,.0f}"
+        hours = (f"{value:,.0f}" for value in (real.value, real.low, real.high, best.value))
+        table.add_row(row.model, published, *hours, f"{ratio:.2f}", f"{goodput:.2f}", "; ".join(row.assumed))
+    return table
+
+
+def overrun_lines(found: Sequence[ClassOverrun]) -> list[str]:
+    """What real runs of each class take beyond the best case, a line each."""
+    return [
+        f"real runs, {item.kind}: {item.overrun.central:.2f} ({item.overrun.low:.2f} to {item.overrun.high:.2f}) times "
+        f"the best case, {item.overrun.runs} runs of {item.overrun.sources} sources; the 80 % range holds "
+        f"{item.coverage:.0%}, without the run's source {item.blind_coverage:.0%}"
+        for item in found
+    ]
+
+
+def _console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
+
+
+def _table(title: str, headings: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 1))
+    table.add_column("source", no_wrap=True)
+    for heading in headings:
+        table.add_column(heading, justify="right", style="dim" if heading in BASELINES else None)
+    return table
+
+
+def _cells(item: ErrorSummary, baselines: Sequence[str]) -> list[str]:
+    return [
+        str(item.n),
+        f"[bold]{item.mape:.1f}[/]",
+        f"{item.median:.1f}",
+        f"{item.p90:.1f}",
+        f"{item.worst:+.0f}",
+        f"{item.bias:+.1f}",
+        f"{item.abs_log_ratio:.3f}",
+        f"{item.coverage:.0%}",
+        "" if item.model_left_out_mape is None else f"{item.model_left_out_mape:.1f}",
+        *(f"{item.baseline_mape[name]:.0f}" if name in item.baseline_mape else "" for name in baselines),
+    ]

@@ -1,0 +1,57 @@
+"""What a reader of live objects may look at, and what it says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from msgspec import Struct
+
+from carbon_plugin.detect.observed import Observed
+
+
+class Job(Struct, frozen=True, kw_only=True):
+    """What a reader may look at, read-only: no call into it may communicate, synchronise, or change anything.
+
+    `model` and `optimizer` as the training loop holds them, `pipeline` a pipeline schedule or stage where there is one,
+    `framework` the object in which an adapter's framework keeps its layout (engine, accelerator, trainer, strategy),
+    `batch` what watched the calls of the first step. `known` are the fields that were told or that readers before this
+    one showed. A reader that walks anything long stops at `deadline_s`, a `time.monotonic` moment.
+    """
+
+    model: Any
+    world_size: int
+    optimizer: Any = None
+    pipeline: Any = None
+    framework: Any = None
+    batch: Any = None
+    known: Mapping[str, Observed] = {}
+    deadline_s: float = float("inf")
+
+    def degree(self, axis: str) -> int:
+        """A degree that is known already, 1 if it is not."""
+        seen = self.known.get(f"layout.{axis}")
+        return 1 if seen is None else int(seen.value)
+
+
+class Shape(Struct, frozen=True, kw_only=True):
+    """A model's shape as its framework states it: fields of a `TransformerModel`. A source that begins with "config"
+    is of the whole model, whatever part of it this rank holds."""
+
+    name: str
+    fields: Mapping[str, Any]
+    source: str
+
+
+class Reading(Struct, frozen=True, kw_only=True):
+    """What one reader saw.
+
+    `fields` are named as in the effective spec: "layout.tp", "layout.recompute", "training.micro_batches",
+    "training.seq_len". `problems` are (kind, sentence) that the ledger must say. `parameters` are (all, trainable) of
+    the whole model, where the framework knows better than the module's own tensors; `shape` likewise.
+    """
+
+    fields: Mapping[str, Observed] = {}
+    problems: tuple[tuple[str, str], ...] = ()
+    parameters: tuple[int, int] | None = None
+    shape: Shape | None = None

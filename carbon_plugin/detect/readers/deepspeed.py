@@ -1,0 +1,112 @@
+"""DeepSpeed, from its engine: ZeRO stage and its groups, Ulysses, pipeline, experts, accumulation, precision.
+
+The engine is what the script trains with: handed over by an adapter, or the model itself, which it wraps.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from carbon_plugin.detect.job import Job, Reading
+from carbon_plugin.detect.observed import Observed
+from carbon_plugin.spec.amounts import plural
+
+
+def read(job: Job) -> Reading | None:
+    """The layout and the step that a DeepSpeed engine states; None without one."""
+    engine = _engine(job)
+    if engine is None:
+        return None
+    seen = {f"layout.{axis}": value for axis, value in _axes(engine).items()} | _step(engine)
+    return Reading(fields=seen, problems=tuple(("layout", remark) for remark in _remarks(engine)))
+
+
+def _engine(job: Job) -> Any:
+    kind = sys.modules["deepspeed.runtime.engine"].DeepSpeedEngine
+    # Accelerate keeps the engine inside a wrapper of its own.
+    candidates = (job.framework, job.model, getattr(job.framework, "engine", None), getattr(job.model, "module", None))
+    return next((candidate for candidate in candidates if isinstance(candidate, kind)), None)
+
+
+def _axes(engine: Any) -> dict[str, Observed]:
+    stage, dp, sp = engine.zero_optimization_stage(), int(engine.dp_world_size), int(engine.sequence_parallel_size)
+    # Releases that still have MiCS shard within groups of this size; -1 is without.
+    mics = int(getattr(engine, "mics_shard_size", int)())
+    among = mics if mics > 0 else dp
+    shard, replicate = (among, dp // among) if stage else (1, dp)
+    zero = f"DeepSpeed engine, ZeRO stage {stage} over {plural(dp, 'rank')}"
+    zero += f" in groups of {among} (MiCS)" if among != dp else ""
+    axes = {
+        "dp_shard": Observed(shard, zero),
+        "dp_replicate": Observed(replicate, zero),
+        "zero_stage": Observed(stage if shard > 1 else 0, zero),
+        # Ulysses splits the sequence and exchanges it for heads around the attention core.
+        "cp": Observed(sp, "engine.sequence_parallel_size"),
+    }
+    if sp > 1:
+        axes["context_parallel_kind"] = Observed("all_to_all", "DeepSpeed-Ulysses")
+    grid = getattr(engine, "grid", None)
+    pp = int(grid.get_pipe_parallel_world_size()) if grid is not None else 1
+    axes["pp"] = Observed(pp, "engine.grid" if grid is not None else f"class {type(engine).__name__}")
+    if grid is not None:  # the engine's model-parallel ranks are its stages too
+        axes["tp"] = Observed(int(grid.get_slice_parallel_world_size()), "engine.grid")
+    else:
+        axes["tp"] = Observed(max(int(engine.mp_world_size), int(engine.autotp_size())), "engine.mp_world_size")
+    if pp > 1:
+        axes["pipeline_schedule"] = Observed("1f1b", "TrainSchedule of PipelineEngine")
+        axes["virtual_stages"] = Observed(1, "PipelineEngine")
+    return axes | _experts()
+
+
+def _experts() -> dict[str, Observed]:
+    """Expert parallelism: groups by name, one for each size in use."""
+    groups = getattr(sys.modules.get("deepspeed.utils.groups"), "_EXPERT_PARALLEL_GROUP", {})
+    sizes = {name: int(group.size()) for name, group in groups.items()}
+    if not sizes:
+        return {}
+    name = max(sizes, key=lambda name: sizes[name])
+    return {"ep": Observed(sizes[name], f"DeepSpeed's expert group {name!r}")}
+
+
+def _step(engine: Any) -> dict[str, Observed]:
+    precision, why = "fp32", "neither bf16 nor fp16 is enabled"
+    for name, enabled in (("bf16", engine.bfloat16_enabled()), ("fp16", engine.fp16_enabled())):
+        if enabled:
+            precision, why = name, f"{name} is enabled"
+    fields = {
+        "training.micro_batches": Observed(
+            int(engine.gradient_accumulation_steps()), "engine.gradient_accumulation_steps()"
+        ),
+        "layout.micro_batch_size": Observed(
+            int(engine.train_micro_batch_size_per_gpu()), "engine.train_micro_batch_size_per_gpu()"
+        ),
+    }
+    if precision != "fp32" or not _autocasts(engine):
+        fields["training.precision"] = Observed(precision, f"DeepSpeed config: {why}")
+    if _device(engine.zero_offload_optimizer()) is not None:
+        fields["training.optimizer_offload"] = Observed(True, "engine.zero_offload_optimizer()")
+    return fields
+
+
+def _autocasts(engine: Any) -> bool:
+    """Whether torch's autocast, which the batch shows, or Apex decides; both are newer or older than some releases."""
+    return any(bool(getattr(engine, name, bool)()) for name in ("torch_autocast_enabled", "amp_enabled"))
+
+
+def _remarks(engine: Any) -> Iterator[str]:
+    if _device(engine.zero_offload_param()) is not None:
+        yield "DeepSpeed keeps parameters in host memory; predicted as on the device"
+    secondary = int(engine.zero_hpz_partition_size())
+    if secondary > 1:
+        yield f"ZeRO++ keeps second shards among {secondary} ranks; predicted without"
+    if engine.zero_quantized_weights() or engine.zero_quantized_gradients():
+        yield "ZeRO++ quantises what it sends; predicted as not quantised"
+
+
+def _device(config: Any) -> str | None:
+    """Where an offload configuration keeps things, None for "none" and where there is no configuration."""
+    device = getattr(config, "device", None)
+    name = str(getattr(device, "value", device))
+    return None if device is None or name == "none" else name

@@ -1,0 +1,48 @@
+"""Axes by the descriptions of this rank's process groups: the last resort, where no live object showed them.
+
+Meshes and frameworks describe their groups, and so can a script: `new_group(ranks, group_desc="expert_parallel")`.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+from carbon_plugin.detect.job import Job, Reading
+from carbon_plugin.detect.names import axis_of_group
+from carbon_plugin.detect.observed import DEGREES, Observed
+
+
+def read(job: Job) -> Reading | None:
+    """Axes that are still unknown, by described groups. Those that multiply count only if they explain the world."""
+    groups = _described_groups()
+    fields: dict[str, Observed] = {}
+    problems: list[tuple[str, str]] = []
+    for axis, sizes in groups.items():
+        if f"layout.{axis}" in job.known:
+            continue
+        if len(sizes) > 1:
+            said = ", ".join(f"{size} of {description!r}" for size, description in sorted(sizes.items()))
+            problems.append(("conflict", f"{axis}: process groups of several sizes: {said}; none counts"))
+            continue
+        (size, description), *_ = sizes.items()
+        fields[f"layout.{axis}"] = Observed(size, f"process group {description!r}")
+    left = job.world_size / prod(job.degree(axis) for axis in DEGREES)
+    if prod(int(fields[f"layout.{axis}"].value) for axis in DEGREES if f"layout.{axis}" in fields) != left:
+        fields = {name: seen for name, seen in fields.items() if name == "layout.ep"}
+    return Reading(fields=fields, problems=tuple(problems)) if fields or problems else None
+
+
+def _described_groups() -> dict[str, dict[int, str]]:
+    """Description by size by axis, of this rank's groups of several ranks. The registry is private to torch."""
+    from torch import distributed as dist
+    from torch.distributed import distributed_c10d
+
+    found: dict[str, dict[int, str]] = {}
+    if not (dist.is_available() and dist.is_initialized()):
+        return found
+    for group in distributed_c10d._world.pg_names:
+        axis = axis_of_group(group.group_desc)
+        if axis is not None and group.size() > 1:
+            # Data parallelism by hand: nothing that shards was found, so that its ranks hold copies.
+            found.setdefault("dp_replicate" if axis == "dp" else axis, {})[group.size()] = group.group_desc
+    return found

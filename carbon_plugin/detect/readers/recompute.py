@@ -1,0 +1,149 @@
+"""Activation checkpointing: by what runs again in the first backward pass, else by wrappers and flags that ask for it.
+
+What runs again is the only sign of `torch.utils.checkpoint` inside a forward pass. An attention core that is a mere
+function leaves none: no module of it is called.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+from carbon_plugin.detect.hooks import Hooks
+from carbon_plugin.detect.job import Job, Reading
+from carbon_plugin.detect.observed import Observed
+from carbon_plugin.detect.shape.structure import repeated_blocks
+from carbon_plugin.detect.wrappers import is_compiled
+
+if TYPE_CHECKING:
+    from torch import nn
+
+MAX_HOOKS = 4096
+"""Modules that are watched for one step: each of their calls costs some microseconds more."""
+
+Kind = Literal["none", "selective", "operators", "full"]
+
+
+def read(job: Job) -> Reading | None:
+    """What ran again, else what the module's wrappers and flags say."""
+    if job.batch is not None and job.batch.recompute is not None:
+        reading: Reading | None = job.batch.recompute.reading()
+        if reading is not None:
+            return reading
+    return _stated(job.model)
+
+
+class RecomputeWatch:
+    """Sees which leaf modules of the repeated blocks are called during a backward pass, for one step.
+
+    Nothing is watched where any module is compiled: what runs inside of compiled code is not seen.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._forward: list[set[int]] = []
+        self._again: list[set[int]] = []
+        self._cached = self._reentrant = False
+        self._hooks = Hooks()
+        if any(is_compiled(module) for module in model.modules()):
+            return
+        blocks = repeated_blocks(model)
+        for number, block in enumerate(blocks.modules if blocks else (model,)):
+            self._watch(number, block)
+
+    def reading(self) -> Reading | None:
+        """What was recomputed in how many blocks; None if no forward pass was seen, or not all of it."""
+        if self._hooks.compiled_meanwhile:
+            return None
+        seen = [(forward, again) for forward, again in zip(self._forward, self._again, strict=True) if forward]
+        if not seen:
+            return None
+        kinds = Counter(self._kind(forward, again) for forward, again in seen)
+        rerun = [(kind, number) for kind, number in kinds.most_common() if kind != "none"]
+        if not rerun:
+            source = f"no module of {len(seen)} blocks was called in the backward pass"
+            return Reading(fields={"layout.recompute": Observed("none", source)})
+        kind, number = rerun[0]
+        source = f"modules of {sum(n for _, n in rerun)} of {len(seen)} blocks were called again in the backward pass"
+        fields = {"layout.recompute": Observed(kind, source)}
+        if self._reentrant:
+            fields["layout.recompute_reentrant"] = Observed(True, "their forward pass ran without gradients")
+        return Reading(fields=fields, problems=_partial(kind, number, len(seen)))
+
+    def remove(self) -> None:
+        """Watch no more. Safe to call twice."""
+        self._hooks.remove()
+
+    def _watch(self, number: int, block: nn.Module) -> None:
+        self._forward.append(set())
+        self._again.append(set())
+        for leaf in block.modules():
+            if not leaf._modules and len(self._hooks) < MAX_HOOKS:
+                self._hooks.put(leaf, partial(self._see_safely, number))
+
+    def _see_safely(self, number: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        try:
+            self._see(number, module)
+        except Exception:  # nothing of ours may surface here; what was seen until then could be half of the truth
+            self.remove()
+            self._forward, self._again = [], []
+
+    def _see(self, number: int, module: nn.Module) -> None:
+        import torch
+
+        if not module.training:
+            return
+        if torch._C._current_graph_task_id() == -1:  # private to torch, and what its own checkpointing asks
+            self._forward[number].add(id(module))
+            self._reentrant |= not torch.is_grad_enabled()
+        else:
+            self._again[number].add(id(module))
+            self._cached |= _cached_mode()
+
+    def _kind(self, forward: set[int], again: set[int]) -> Kind:
+        if not again & forward:
+            return "none"
+        if self._cached:
+            return "operators"
+        # A recomputation stops early, where the last result that the backward pass needs is there: a leaf may miss.
+        return "full" if len(again & forward) >= len(forward) - 1 else "selective"
+
+
+def _cached_mode() -> bool:
+    """Whether a policy of selective checkpointing hands out kept results of some operators."""
+    from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+
+    return any("CachedTorchDispatchMode" in type(mode).__name__ for mode in _get_current_dispatch_mode_stack())
+
+
+def _stated(model: nn.Module) -> Reading | None:
+    """Checkpointing by wrapper, by the composable call, or by a Hugging Face flag."""
+    from torch.distributed._composable.contract import _get_registry
+    from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointWrapper
+
+    wrapped = [module for module in model.modules() if isinstance(module, CheckpointWrapper)]
+    composable = [module for module in model.modules() if "checkpoint" in (_get_registry(module) or {})]
+    flagged = [module for module in model.modules() if getattr(module, "gradient_checkpointing", None) is True]
+    for modules, source in (
+        (wrapped, "CheckpointWrapper"),
+        (composable, "composable checkpoint"),
+        (flagged, "gradient_checkpointing flag"),
+    ):
+        if not modules:
+            continue
+        blocks = repeated_blocks(model)
+        number = len(blocks.modules) if blocks else len(modules)
+        kind: Kind = "operators" if any(_has_policy(module) for module in modules) else "full"
+        fields = {"layout.recompute": Observed(kind, f"{source} on {len(modules)} modules")}
+        return Reading(fields=fields, problems=() if modules is flagged else _partial(kind, len(modules), number))
+    return None
+
+
+def _has_policy(module: nn.Module) -> bool:
+    return "context_fn" in getattr(getattr(module, "checkpoint_fn", None), "keywords", {})
+
+
+def _partial(kind: Kind, number: int, blocks: int) -> tuple[tuple[str, str], ...]:
+    if number >= blocks:
+        return ()
+    return (("recompute", f"only {number} of {blocks} blocks recompute ({kind}); predicted as all"),)

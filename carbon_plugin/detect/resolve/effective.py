@@ -1,0 +1,58 @@
+"""The spec of a job as it really runs, with the source of each field; plain data that the ledger carries."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import Struct
+
+from carbon_plugin.detect.observed import Observed
+from carbon_plugin.spec.figure import Assumption
+from carbon_plugin.spec.hardware.cluster import Accelerator, Cluster, Node
+from carbon_plugin.spec.model import CountedModel, TransformerModel
+from carbon_plugin.spec.run import RunSpec
+from carbon_plugin.spec.site import Site
+from carbon_plugin.spec.stack import Stack
+
+
+class Declared(Struct, frozen=True, kw_only=True):
+    """What the user said in the script. `layout` and `training` hold only the fields that were said."""
+
+    layout: dict[str, Any] = {}
+    training: dict[str, Any] = {}
+    model: TransformerModel | CountedModel | None = None
+    accelerator: Accelerator | None = None
+    node: Node | None = None
+    site: Site | None = None
+    stack: Stack | None = None
+    total_steps: int | None = None
+    tokens_per_step: int | None = None
+
+
+class World(Struct, frozen=True, kw_only=True):
+    """What launcher and drivers say of the job: ranks, nodes, devices a node, and the GPU that the driver names."""
+
+    world_size: int
+    nodes: int
+    devices_per_node: int
+    accelerator: Observed | None = None
+
+
+class Effective(Struct, frozen=True, kw_only=True):
+    """The effective spec.
+
+    `spec` is None while too little is known for a prediction; `missing` says what. `cluster` is what the job computes
+    on, `charged` what it has reserved: they differ when GPUs lie idle under a job on the CPU. `fields` maps each
+    name to {"value", "source", "planned", "declared", "detected"}.
+    """
+
+    spec: RunSpec | None
+    fields: dict[str, dict[str, Any]]
+    differences: tuple[str, ...]
+    missing: tuple[str, ...]
+    assumptions: tuple[Assumption, ...]
+    site: Site | None
+    cluster: Cluster | None
+    charged: Cluster | None
+    total_steps: int | None
+    tokens_per_step: int | None

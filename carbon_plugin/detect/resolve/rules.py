@@ -1,0 +1,241 @@
+"""Planned, declared and detected become one effective spec. What is observed wins; nothing missing is guessed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from carbon_plugin.detect.observed import BY_ELIMINATION, DEGREES, Detected, Observed
+from carbon_plugin.detect.resolve.cluster import resolve_clusters
+from carbon_plugin.detect.resolve.effective import Declared, Effective, World
+from carbon_plugin.detect.resolve.fields import FieldTable
+from carbon_plugin.detect.resolve.model import resolve_model, with_seen_length
+from carbon_plugin.detect.resolve.tokens import note_tokens
+from carbon_plugin.errors import SpecError
+from carbon_plugin.spec.figure import Assumption
+from carbon_plugin.spec.layout import ParallelLayout
+from carbon_plugin.spec.run import RunSpec
+from carbon_plugin.spec.site import Site
+from carbon_plugin.spec.stack import Stack
+from carbon_plugin.spec.training import TrainingPlan
+
+# A run may be measured and predicted before anybody said where it is; this place has no factors, and asking for
+# them fails by name.
+NOWHERE = Site(zone="(no site was given)")
+
+
+def resolve(planned: RunSpec | None, declared: Declared, detected: Detected | None, world: World) -> Effective:
+    """The effective spec of a job.
+
+    Args: the plan, if the run carries one; what the script declared; what live objects showed (None before the first
+    step); what launcher and drivers say. Never raises for an inconsistent job: it says what is missing.
+    """
+    table = FieldTable()
+    missing: list[str] = []
+    assumptions: list[Assumption] = []
+    table.choose("world_size", planned=planned and planned.cluster.devices, detected=_by_launcher(world.world_size))
+    layout = _layout(table, planned, declared, detected, world, missing)
+    model, assumed = resolve_model(
+        table, planned.model if planned else None, declared.model, detected.model if detected else None, missing
+    )
+    assumptions += assumed
+    clusters = resolve_clusters(table, planned.cluster if planned else None, declared, detected, world, missing)
+    assumptions += clusters.assumptions
+    training = _training(table, planned, declared, detected, layout, missing)
+    if model is not None and training is not None and table.is_seen("training.seq_len"):
+        model = with_seen_length(table, model, training.seq_len)
+    stack = _stack(table, planned, declared, detected)
+    site = table.choose("site", planned=planned and planned.site, declared=declared.site)
+    if site is None:
+        missing.append("site: not given, so energy is measured but carbon is not computed")
+    spec = None
+    if layout is not None and model is not None and clusters.computing is not None and training is not None:
+        spec = RunSpec(
+            name=planned.name if planned else model.name,
+            model=model,
+            cluster=clusters.computing,
+            layout=layout,
+            training=training,
+            site=site or NOWHERE,
+            stack=stack,
+            assumptions=tuple(assumptions),
+        )
+    for name, observed in detected.fields.items() if detected else ():
+        if name not in table.rows:  # what no spec has a field for is part of the record all the same
+            table.note(name, observed.value, f"detected: {observed.source}")
+    total_steps = table.rows["training.steps"]["value"]
+    tokens_per_step = note_tokens(table, declared.tokens_per_step, training.tokens_per_step if training else None)
+    return Effective(
+        spec=spec,
+        fields=table.rows,
+        differences=tuple(table.differences),
+        missing=tuple(missing),
+        assumptions=tuple(assumptions),
+        site=site,
+        cluster=clusters.computing,
+        charged=clusters.charged,
+        total_steps=total_steps,
+        tokens_per_step=tokens_per_step,
+    )
+
+
+UNSEEN = ("master_weights", "optimizer_state_dtype", "optimizer_in_backward", "activation_offload")
+"""Fields of the training plan that no reader looks for: what is planned of them counts."""
+
+
+def _by_launcher(value: int) -> Observed:
+    return Observed(value, "the launcher's environment")
+
+
+def _layout(
+    table: FieldTable,
+    planned: RunSpec | None,
+    declared: Declared,
+    detected: Detected | None,
+    world: World,
+    missing: list[str],
+) -> ParallelLayout | None:
+    plan = _asdict(planned.layout) if planned and planned.layout else {}
+    seen = _without_declared_context(detected.fields, declared) if detected else {}
+    values: dict[str, Any] = {}
+    for field in msgspec.structs.fields(ParallelLayout):
+        values[field.name] = table.choose(
+            f"layout.{field.name}",
+            planned=plan.get(field.name),
+            declared=declared.layout.get(field.name),
+            detected=seen.get(f"layout.{field.name}"),
+            default=field.default,
+        )
+    if values["recompute"] != "selective":
+        # What a plan names belongs to the kind that it plans; another kind that is seen names nothing.
+        values["recompute_modules"] = ()
+    ranks = 1
+    for axis in DEGREES:
+        ranks *= values[axis]
+    if ranks != world.world_size:
+        degrees = " * ".join(f"{axis} {values[axis]}" for axis in DEGREES)
+        table.note("layout.unexplained", world.world_size / ranks, "world size over the product of the axes")
+        missing.append(
+            f"layout: {degrees} = {ranks} of {world.world_size} ranks; a factor {world.world_size / ranks:g} is "
+            "unexplained, declare it with layout={...}"
+        )
+        return None
+    try:
+        return ParallelLayout(**values)
+    except SpecError as error:
+        missing.append(str(error))
+        return None
+
+
+def _is_shown(observed: Observed | None) -> bool:
+    """Whether an object showed an axis; that there is no room for it is no such thing."""
+    return observed is not None and not observed.source.startswith(BY_ELIMINATION)
+
+
+def _without_declared_context(seen: Mapping[str, Observed], declared: Declared) -> Mapping[str, Observed]:
+    """The layout seen, with a declared context-parallel degree taken out of the data parallelism that hides it:
+    parameters are the same along that axis, so that wrappers shard or copy over both."""
+    cp = declared.layout.get("cp", 1)
+    if cp == 1 or "layout.cp" not in seen or _is_shown(seen["layout.cp"]):
+        return seen
+    others = {name: observed for name, observed in seen.items() if name != "layout.cp"}
+    for axis in ("layout.dp_shard", "layout.dp_replicate"):
+        both = seen.get(axis)
+        if both is not None and both.value > 1 and both.value % cp == 0:
+            return {**others, axis: Observed(both.value // cp, f"{both.source}, without the declared cp {cp}")}
+    return seen
+
+
+def _stack(table: FieldTable, planned: RunSpec | None, declared: Declared, detected: Detected | None) -> Stack:
+    """The stated stack, with the fields that were seen in it."""
+    plan = planned.stack if planned and planned.stack != Stack() else None
+    stack: Stack = table.choose("stack", planned=plan, declared=declared.stack, default=Stack())
+    seen = detected.fields if detected else {}
+    for name in ("fused", "grad_reduce_dtype", "cuda_graphs", "fused_experts"):
+        if f"stack.{name}" in seen:
+            said = {"planned": plan, "declared": declared.stack}
+            stated = {who: getattr(what, name) for who, what in said.items() if what is not None}
+            value = table.choose(f"stack.{name}", **stated, detected=seen[f"stack.{name}"])
+            stack = msgspec.structs.replace(stack, **{name: value})
+    return stack
+
+
+def _training(
+    table: FieldTable,
+    planned: RunSpec | None,
+    declared: Declared,
+    detected: Detected | None,
+    layout: ParallelLayout | None,
+    missing: list[str],
+) -> TrainingPlan | None:
+    plan: Mapping[str, Any] = _asdict(planned.training) if planned else {}
+    seen = dict(detected.fields) if detected else {}
+    if layout is not None and layout.cp > 1 and not _is_shown(seen.get("layout.cp")):
+        seen.pop("training.seq_len", None)  # a rank sees its part of the sequence, or all of it: nothing tells which
+    seq_len = table.choose(
+        "training.seq_len",
+        planned=plan.get("seq_len"),
+        declared=declared.training.get("seq_len"),
+        detected=seen.get("training.seq_len"),
+    )
+    batch = table.choose(
+        "training.global_batch_size",
+        planned=plan.get("global_batch_size"),
+        declared=_declared_batch(declared, seq_len),
+        detected=_detected_batch(seen, layout),
+    )
+    others = {
+        name: table.choose(
+            f"training.{name}",
+            planned=plan.get(name),
+            declared=declared.training.get(name),
+            detected=seen.get(f"training.{name}"),
+            default=default,
+        )
+        for name, default in (("precision", None), ("optimizer", "adamw"), ("optimizer_offload", False))
+    }
+    others |= {name: value for name, value in plan.items() if name in UNSEEN}
+    steps = table.choose(
+        "training.steps",
+        planned=planned and planned.training.total_steps,
+        declared=declared.total_steps,
+        detected=seen.get("training.steps"),
+    )
+    absent = [
+        name
+        for name, value in (("seq_len", seq_len), ("global_batch_size", batch), ("precision", others["precision"]))
+        if value is None
+    ]
+    if absent:
+        missing.extend(f"training.{name}: neither seen nor given" for name in absent)
+        return None
+    try:
+        # The length of the run plays no part in a step; where it is unknown, the ledger's field stays empty.
+        return TrainingPlan(seq_len=seq_len, global_batch_size=batch, steps=steps or 1, **others)
+    except SpecError as error:
+        missing.append(str(error))
+        return None
+
+
+def _declared_batch(declared: Declared, seq_len: int | None) -> int | None:
+    """Sequences a step, as said, or from the declared tokens a step where they are whole."""
+    stated: int | None = declared.training.get("global_batch_size")
+    if stated is not None or seq_len is None or declared.tokens_per_step is None:
+        return stated
+    batch, rest = divmod(declared.tokens_per_step, seq_len)
+    return batch if batch > 0 and rest == 0 else None
+
+
+def _detected_batch(seen: Mapping[str, Observed], layout: ParallelLayout | None) -> Observed | None:
+    micro, calls = seen.get("layout.micro_batch_size"), seen.get("training.micro_batches")
+    if layout is None or micro is None or calls is None:
+        return None
+    return Observed(
+        micro.value * calls.value * layout.dp, f"micro-batch {micro.value} x {calls.value} a step x dp {layout.dp}"
+    )
+
+
+def _asdict(struct: msgspec.Struct) -> dict[str, Any]:
+    return msgspec.structs.asdict(struct)

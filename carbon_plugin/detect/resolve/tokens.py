@@ -1,0 +1,37 @@
+"""Tokens of a step where nobody counts them step by step: as said, as planned, or as the first batch shows."""
+
+from __future__ import annotations
+
+from carbon_plugin.detect.resolve.fields import FieldTable
+
+OTHER_BATCHES = 2.0
+"""Other batches than the first have a half to twice its tokens (our convention): texts differ in length, and trainers
+pad a batch to its longest. A plan that agrees with the first batch, or the script, knows better."""
+_FIELDS = ("training.seq_len", "training.global_batch_size")
+
+
+def note_tokens(table: FieldTable, declared: int | None, places: int | None) -> int | None:
+    """Write down the tokens of a step with their source, and return them; None where nothing tells.
+
+    Args: what the script declared; the places for tokens in a step's batch, padding included.
+    """
+    if declared is not None:
+        table.note("tokens_per_step", declared, "declared: tokens_per_step")
+        return declared
+    if places is None:
+        return None
+    rows = [table.rows[name] for name in _FIELDS]
+    sources = list(dict.fromkeys(str(row["source"]) for row in rows))
+    if not any(source.startswith("detected") for source in sources):
+        table.note("tokens_per_step", places, "; ".join(sources))
+        return places
+    if all(row["detected"] in (row["planned"], row["declared"]) for row in rows):
+        table.note("tokens_per_step", places, "as was said before, and as the first step's batch shows")
+        return places
+    padding = table.rows.get("training.padding_fraction")
+    tokens = places if padding is None else max(1, round(places * (1 - float(padding["value"]))))
+    low, high = round(tokens / OTHER_BATCHES), round(tokens * OTHER_BATCHES)
+    without = "padding included" if padding is None else f"{float(padding['value']):.0%} padding left out"
+    source = f"the first step's batch stands for that of every step, {without}: {low:,} to {high:,}"
+    table.note("tokens_per_step", tokens, source, between=(low, high))
+    return tokens

@@ -1,0 +1,79 @@
+"""The class that transformers makes of a `config.json`, built on the meta device: its parameters are the truth about a
+config that we read by ourselves. No weights, no network, no code that comes with the weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from carbon_plugin.errors import SpecError
+from carbon_plugin.spec.amounts import count
+from carbon_plugin.spec.huggingface.json_text import read_config
+from carbon_plugin.spec.model import TransformerModel
+
+AGREES = 0.01
+"""A count that differs by more than this share of the class's is said to differ."""
+
+
+def checked_by_class(model: TransformerModel, config: Path) -> TransformerModel:
+    """The model with a note that says whether its parameters are those of the class of transformers.
+
+    Args: the model as it was read, and its `config.json` or the directory of it. Raises `SpecError` if transformers is
+    not installed, or has no class for the config.
+    """
+    parameters, name = class_parameters(config)
+    difference = model.parameters / parameters - 1
+    if abs(difference) <= AGREES:
+        said = f"{name} has {count(parameters, 4)} parameters, as counted here"
+    else:
+        said = (
+            f"{name} has {count(parameters, 4)} parameters, and {count(model.parameters, 4)} were counted here "
+            f"({difference:+.1%}): what the plan says of memory and time rests on the wrong shape"
+        )
+    return msgspec.structs.replace(model, notes=(*model.notes, said))
+
+
+def class_parameters(config: Path) -> tuple[int, str]:
+    """Parameters of the class, and its name with the version of transformers. Raises as `checked_by_class`."""
+    file = config / "config.json" if config.is_dir() else config
+    stated = read_config(file)
+    try:
+        import torch
+        import transformers
+        from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+    except ImportError as error:
+        raise SpecError(f"{file}: cannot be compared with its class: {error}; pip install transformers torch") from None
+    kind, name = str(stated.get("model_type")), f"transformers {transformers.__version__}"
+    if kind not in CONFIG_MAPPING:
+        raise SpecError(f"{file}: cannot be compared with its class: {name} has none for model_type {kind}")
+    try:
+        settings = CONFIG_MAPPING[kind].from_dict(dict(stated))
+        architecture = _architecture(stated, kind)
+        with torch.device("meta"):
+            module = architecture(settings)
+        module.tie_weights()
+    except Exception as error:  # a class may raise anything on a config that it does not expect
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise SpecError(f"{file}: cannot be compared with its class: {reason}") from error
+    parameters = sum({id(parameter): parameter.numel() for parameter in module.parameters()}.values())
+    return parameters, f"{architecture.__name__} of {name}"
+
+
+def _architecture(stated: dict[str, Any], kind: str) -> Any:
+    """The class that the config names, else the one that the tables of transformers have for its kind."""
+    import transformers
+    from transformers.models.auto import modeling_auto
+
+    named = stated.get("architectures")
+    if isinstance(named, list) and named and hasattr(transformers, str(named[0])):
+        return getattr(transformers, str(named[0]))
+    tables = (
+        modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+        modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    )
+    found = next((table[kind] for table in tables if kind in table), None)
+    if found is None:
+        raise SpecError(f"there is no language model of model_type {kind}")
+    return getattr(transformers, found if isinstance(found, str) else found[0])

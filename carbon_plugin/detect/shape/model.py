@@ -1,0 +1,165 @@
+"""The shape of a live model: its Hugging Face config, else its structure, else what one forward pass counts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from carbon_plugin.detect.job import Shape
+from carbon_plugin.detect.observed import DetectedModel
+from carbon_plugin.detect.shape.counting import count_forward
+from carbon_plugin.detect.shape.parameters import count_adapters, count_parameters
+from carbon_plugin.detect.shape.structure import read_structure
+from carbon_plugin.detect.tensors import Example, batch_shape
+from carbon_plugin.detect.wrappers import class_name, unwrapped
+from carbon_plugin.errors import SpecError
+from carbon_plugin.spec.amounts import plural
+from carbon_plugin.spec.huggingface.config import model_from_hf_config
+from carbon_plugin.spec.model import CountedModel, TransformerModel
+
+STAGE = frozenset({"layers", "tied_embeddings"})
+"""What one stage of a pipeline does not show: the first one has no head, whoever owns it."""
+NOT_OBSERVED = ("name", "source", "notes")
+"""Fields of a model that say something of it and are no shape."""
+EXPERTS = frozenset({"ffn", "moe"})
+"""What the experts of one rank do not show."""
+
+if TYPE_CHECKING:
+    from torch import nn
+
+COUNT_TOLERANCE = 0.05
+"""Norms, biases and padding that a shape leaves out: parameters of a shape may differ so much from the counted ones."""
+
+
+def detect_model(
+    model: nn.Module,
+    *,
+    example: Example | None = None,
+    elsewhere: frozenset[str] = frozenset(),
+    parameters: tuple[int, int] | None = None,
+    stated: Shape | None = None,
+    deadline_s: float = 0.0,
+) -> DetectedModel:
+    """The model in `model`'s wrappers.
+
+    `example` are shapes of a real call, for counting. `elsewhere` are fields of the shape that depend on what other
+    ranks hold (see `STAGE` and `EXPERTS`): neither they nor a count are believed. `parameters` are (all, trainable) of
+    the whole model where a framework knows better, `stated` its shape as the framework states it. `deadline_s` is the
+    `time.monotonic` moment at which counting gives up.
+    """
+    module = unwrapped(model)
+    total, trainable = parameters or count_parameters(model)
+    own = total - count_adapters(model)  # a shape has no adapters
+    partial = bool(elsewhere)
+    reasons: list[str] = []
+    for name, fields, assumed, source in _shapes(module, stated, reasons):
+        shape = _built(name, fields)
+        if shape is None:
+            reasons.append(f"{source}: not a possible shape")
+        elif partial or _same_size(shape, own):
+            known = {key: value for key, value in fields.items() if key not in {a.field.split(".")[1] for a in assumed}}
+            if not source.startswith("config"):
+                known = {key: value for key, value in known.items() if key not in elsewhere}
+            return DetectedModel(
+                name=name,
+                parameters=total,
+                trainable_parameters=trainable,
+                source=source,
+                fields=known,
+                assumed=assumed,
+                partial=partial,
+            )
+        else:
+            reasons.append(f"{source}: {shape.parameters:,} parameters, but the module has {own:,}")
+    counted = None
+    if example is not None and not partial:
+        counted = _counted(model, module, example, (total, trainable), deadline_s, reasons)
+    return DetectedModel(
+        name=class_name(module),
+        parameters=total,
+        trainable_parameters=trainable,
+        source="; ".join(reasons),
+        counted=counted,
+        partial=partial,
+    )
+
+
+def _shapes(module: nn.Module, stated: Shape | None, reasons: list[str]) -> Any:
+    """Candidates (name, fields, assumed, source), the most telling first."""
+    from torch import nn
+
+    if stated is not None:
+        yield stated.name, dict(stated.fields), (), stated.source
+    for part in (module, *module.children()):
+        config: Any = getattr(unwrapped(part), "config", None)
+        if not hasattr(config, "to_dict") or not hasattr(config, "model_type"):
+            continue
+        name = str(getattr(config, "_name_or_path", "") or "").rstrip("/").rpartition("/")[2] or class_name(part)
+        try:
+            shape = model_from_hf_config(config.to_dict(), name, origin=f"config of {class_name(part)}")
+        except SpecError as error:
+            reasons.append(str(error))
+            continue
+        fields = {key: value for key, value in msgspec.structs.asdict(shape).items() if key not in NOT_OBSERVED}
+        yield name, fields, (), shape.source
+    # Several stages of a pipeline on one rank are a list; the first one is read for all.
+    structure = read_structure(unwrapped(module[0]) if isinstance(module, nn.ModuleList) else module)
+    if isinstance(structure, str):
+        reasons.append(f"structure of {class_name(module)}: {structure}")
+    else:
+        yield class_name(module), structure.fields, structure.assumed, structure.source
+
+
+def _same_size(shape: TransformerModel, parameters: int) -> bool:
+    """Whether a shape holds as many parameters as a module, with or without layers that only predict further tokens."""
+    sizes = (shape.parameters, shape.parameters + shape.mtp_parameters)
+    return any(abs(size - parameters) <= COUNT_TOLERANCE * parameters for size in sizes)
+
+
+def _built(name: str, fields: dict[str, Any]) -> TransformerModel | None:
+    try:
+        return TransformerModel(name=name, **fields)
+    except SpecError:
+        return None
+
+
+def _counted(
+    model: nn.Module,
+    module: nn.Module,
+    example: Example,
+    parameters: tuple[int, int],
+    deadline_s: float,
+    reasons: list[str],
+) -> CountedModel | None:
+    if _is_sharded(model):
+        reasons.append("not counted: the module is sharded and cannot be copied")
+        return None
+    try:
+        counts = count_forward(module, example.call, deadline_s)
+    except Exception as error:  # the user's own forward may raise anything on tensors without data
+        reasons.append(f"not counted: {type(error).__name__}: {error}")
+        return None
+    samples = example.samples
+    seen = batch_shape((example.args, example.kwargs))
+    return CountedModel(
+        name=class_name(module),
+        parameters=parameters[0],
+        trainable_parameters=parameters[1],
+        forward_flops_per_sample=counts.flops / samples,
+        activation_bytes_per_sample=counts.activation_bytes / samples,
+        saved_bytes_per_sample=None if counts.saved_bytes is None else counts.saved_bytes / samples,
+        kernels=counts.kernels,
+        source=f"counted in one forward pass of {plural(samples, 'sample')} on the meta device",
+        seq_len=seen[0][1] if seen else None,
+        samples=samples,
+    )
+
+
+def _is_sharded(model: nn.Module) -> bool:
+    from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
+    from torch.distributed.tensor import DTensor
+
+    return any(isinstance(m, FSDPModule | FullyShardedDataParallel) for m in model.modules()) or any(
+        isinstance(parameter, DTensor) for parameter in model.parameters()
+    )

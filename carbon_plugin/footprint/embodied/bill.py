@@ -1,0 +1,181 @@
+"""The bill of embodied carbon: every part of an accelerator, a server and the network with its range and source.
+
+    host = sockets * (base + area * k_cpu) + GB * k_dram + GB * k_ssd + supplies + boards + chassis + NICs + assembly
+    network = ports / 64 * switch + transceivers
+
+Parts are modelled; the total is the profile's, which may be a published footprint. What lies between the two is a line
+of its own, so that the lines add up to the total. Ranges of lines are of each line by itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+from msgspec import Struct
+
+from carbon_plugin.footprint.embodied.bottom_up import device_bill_kg
+from carbon_plugin.footprint.embodied.devices import UNIT, node_rating_w
+from carbon_plugin.footprint.factors import tables
+from carbon_plugin.footprint.factors.tables import Estimate
+from carbon_plugin.footprint.units import BYTES_PER_MEMORY_GB, BYTES_PER_STORAGE_GB
+from carbon_plugin.spec.figure import Figure, Sourced
+from carbon_plugin.spec.hardware.cluster import Accelerator, Host, Node
+
+DIFFERENCE = "total less the parts"
+
+
+class Part(Struct, frozen=True, kw_only=True):
+    """One line of a bill: kgCO2e low, central and high, how it comes about, and the source."""
+
+    name: str
+    quantity: str
+    low_kg: float
+    kg: float
+    high_kg: float
+    source: str
+
+
+class Bill(Struct, frozen=True, kw_only=True):
+    """The parts of one unit ("h100-sxm, one accelerator"), whose central values add up to `total`."""
+
+    name: str
+    unit: str
+    parts: tuple[Part, ...]
+    total: Figure
+
+
+def device_bill(accelerator: Accelerator) -> Bill:
+    """The bill of one accelerator with its share of the baseboard; a single line where its dies are not known."""
+    parts = _device_parts(accelerator) if accelerator.dies else ()
+    return _bill(accelerator.name, "one accelerator", parts, _total(accelerator.embodied_kg, accelerator.sources))
+
+
+def host_bill(node: Node, device_tdp_w: float) -> Bill:
+    """The bill of one server without its accelerators, whose power limit decides how many supplies it has."""
+    parts = host_parts(node.host, node_rating_w(node, device_tdp_w), node.accelerators)
+    return _bill(node.name, "one node without accelerators", parts, _total(node.host.embodied_kg, node.sources))
+
+
+def network_bill(node: Node) -> Bill:
+    """The bill of switches and optics of one accelerator."""
+    total = _total(node.network.embodied_kg_per_device, node.sources)
+    return _bill(node.network.technology, "share of one accelerator", network_parts(), total)
+
+
+def host_parts(host: Host, rated_power_w: float, accelerators: int) -> tuple[Part, ...]:
+    """The parts of a server by its sockets, DRAM, SSD, NICs, power rating and number of accelerators."""
+    model = tables.embodied_table().host
+    supplies = math.ceil(rated_power_w / model.supply_w)
+    supplies += 2 if supplies > 1 else 1  # spare ones
+    frames = 2 if accelerators >= model.large_accelerators else 1
+    dram_gb = host.dram_bytes.value / BYTES_PER_MEMORY_GB
+    ssd_gb = host.ssd_bytes.value / BYTES_PER_STORAGE_GB
+    area = model.cpu_die_mm2
+    dies = _product("CPU dies", host.sockets, "sockets", _times(area, model.cpu_kg_per_mm2))
+    return (
+        dies,
+        _product("CPU packages", host.sockets, "sockets", model.cpu_base),
+        _product("DRAM", dram_gb, "GB", model.dram_kg_per_gb),
+        _product("SSD", ssd_gb, "GB", model.ssd_kg_per_gb),
+        _product("power supplies", supplies, f"units for {rated_power_w / 1e3:.3g} kW", model.supply),
+        _product("boards", frames, "units", model.board),
+        _product("chassis", frames, "units", model.chassis),
+        _product("NICs", host.nics, "units", model.nic),
+        _product("assembly", 1, "server", model.assembly),
+    )
+
+
+def network_parts() -> tuple[Part, ...]:
+    """The parts of the network of one accelerator."""
+    model = tables.embodied_table().network
+    port = _scaled(model.switch, 1 / model.switch_ports)
+    ports, transceivers = model.ports_per_device, model.transceivers_per_device
+    return (
+        _part("switches", f"{ports.value:g} of {model.switch_ports} ports", _times(ports, port)),
+        _part("transceivers", f"{transceivers.value:g} units", _times(transceivers, model.transceiver)),
+    )
+
+
+def device_form(accelerator: Accelerator) -> str:
+    """Form of a device as the bottom-up model knows it, by its memory and the size of its fast island."""
+    if (accelerator.memory_type or "").startswith("gddr"):
+        return "gddr_card"
+    return "sxm" if accelerator.scaleup.domain > 2 else "pcie"
+
+
+def _device_parts(accelerator: Accelerator) -> tuple[Part, ...]:
+    model = tables.embodied_table().device
+    form = device_form(accelerator)
+    memory_bytes, tdp_w = accelerator.memory_bytes.value, accelerator.tdp_w.value
+    modelled = device_bill_kg(accelerator.dies, memory_bytes, tdp_w, form)
+    dies = " + ".join(f"{die.count} x {die.area_mm2:g} mm2 {die.process}" for die in accelerator.dies)
+    quantities = {
+        "logic dies": dies,
+        "memory": f"{memory_bytes / BYTES_PER_MEMORY_GB:g} GB {accelerator.memory_type or ''}".strip(),
+        "cooling": f"{tdp_w:g} W",
+    }
+    kinds = {"logic dies": "logic dies", "memory": model.forms[form].memory}
+    sources = {"logic dies": tables.embodied_table().fab.source}
+    return tuple(
+        _ranged(name, quantities.get(name, form), kg, model.ranges[kinds.get(name, "other")], sources, model.source)
+        for name, kg in modelled.items()
+    )
+
+
+def _ranged(
+    name: str, quantity: str, kg: float, spread: tables.PartRange, sources: Mapping[str, str], usual: str
+) -> Part:
+    source = f"{sources.get(name, usual)}; range: {spread.source}"
+    return Part(name=name, quantity=quantity, low_kg=kg * spread.low, kg=kg, high_kg=kg * spread.high, source=source)
+
+
+def _product(name: str, amount: float, unit: str, each: Estimate) -> Part:
+    return _part(name, f"{amount:,.5g} {unit}", _scaled(each, amount))
+
+
+def _part(name: str, quantity: str, kg: Estimate) -> Part:
+    low, high = _ends(kg)
+    return Part(name=name, quantity=quantity, low_kg=low, kg=kg.value, high_kg=high, source=kg.source)
+
+
+def _times(amount: Estimate, each: Estimate) -> Estimate:
+    (low_a, high_a), (low_b, high_b) = _ends(amount), _ends(each)
+    return Estimate(
+        value=amount.value * each.value,
+        low=low_a * low_b,
+        high=high_a * high_b,
+        source=f"{each.source}; {amount.source}",
+    )
+
+
+def _scaled(estimate: Estimate, factor: float) -> Estimate:
+    low, high = _ends(estimate)
+    return Estimate(value=estimate.value * factor, low=low * factor, high=high * factor, source=estimate.source)
+
+
+def _ends(estimate: Estimate) -> tuple[float, float]:
+    low = estimate.value if estimate.low is None else estimate.low
+    return low, estimate.value if estimate.high is None else estimate.high
+
+
+def _total(value: Sourced, sources: Mapping[str, str]) -> Figure:
+    figure = value.figure(UNIT)
+    source = f"{sources.get(value.source, value.source)} ({value.confidence})"
+    return Figure(figure.value, figure.low, figure.high, figure.unit, figure.kind, source)
+
+
+def _bill(name: str, unit: str, parts: Iterable[Part], total: Figure) -> Bill:
+    lines = list(parts)
+    rest = total.value - math.fsum(part.kg for part in lines)
+    if lines:
+        reason = "the profile's total is not the sum of the modelled parts"
+        lines.append(Part(name=DIFFERENCE, quantity="", low_kg=rest, kg=rest, high_kg=rest, source=reason))
+    else:
+        whole = "its parts are not known"
+        lines = [
+            Part(
+                name="whole", quantity=whole, low_kg=total.low, kg=total.value, high_kg=total.high, source=total.source
+            )
+        ]
+    return Bill(name=name, unit=unit, parts=tuple(lines), total=total)

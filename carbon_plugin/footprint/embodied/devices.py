@@ -1,0 +1,100 @@
+"""Embodied carbon from hardware profiles, and the calendar life that amortises it.
+
+A profile states the kg of its device with its source; `embodied/bottom_up.py` models a device that nobody published.
+"""
+
+from __future__ import annotations
+
+from carbon_plugin.footprint.account import account
+from carbon_plugin.footprint.factors import tables
+from carbon_plugin.footprint.units import GRAMS_PER_KG, SECONDS_PER_HOUR
+from carbon_plugin.footprint.values import Factors, Reservation
+from carbon_plugin.spec.figure import Figure, Sourced
+from carbon_plugin.spec.hardware.cluster import Cluster, Node
+from carbon_plugin.spec.hardware.fabric import fabric_factor
+from carbon_plugin.spec.site import Site
+
+UNIT = "kgCO2e"
+
+
+def embodied_factors(cluster: Cluster) -> dict[str, Figure]:
+    """Cradle-to-gate kgCO2e of one unit of each embodied scope of a cluster.
+
+    "device": one accelerator with its share of the baseboard; "host": one node without accelerators; "network":
+    the share of switches and optics of one accelerator.
+    """
+    accelerator, node = cluster.accelerator, cluster.node
+    return {
+        "device": _figure(accelerator.embodied_kg, accelerator.name, accelerator.sources),
+        "host": _figure(node.host.embodied_kg, f"{node.name} host", node.sources),
+        "network": _figure(node.network.embodied_kg_per_device, f"{node.name} network share", node.sources),
+    }
+
+
+def lifetime(site: Site) -> Figure:
+    """Calendar life of the hardware in years: the user's, or the shipped assumption with its range."""
+    if site.lifetime_years is not None:
+        years = site.lifetime_years
+        return Figure(years, years, years, "year", "declared", "stated by the user")
+    return _estimate(tables.embodied_table().lifetime_years, "year")
+
+
+def fleet_utilisation(site: Site) -> Figure | None:
+    """Share of the calendar life in which the fleet works, where the site amortises by it; None by reserved time."""
+    if site.amortisation == "reserved_time":
+        return None
+    if site.fleet_utilisation is not None:
+        share = site.fleet_utilisation
+        return Figure(share, share, share, "1", "declared", "stated by the user")
+    return _estimate(tables.embodied_table().fleet_utilisation, "1")
+
+
+def building_kg(cluster: Cluster) -> Figure:
+    """kgCO2e of the building a device and year: its share of the node's rated power and of the network's."""
+    estimate = tables.embodied_table().building_kg_per_kw_year
+    kilowatts = rated_power_w(cluster) / 1e3
+    per_kw = _estimate(estimate, "kgCO2e/(kW year)")
+    figure = per_kw.scaled(kilowatts, "kgCO2e/(device year)")
+    source = f"building of {kilowatts:.3g} kW of IT capacity a device: {estimate.source}"
+    return Figure(figure.value, figure.low, figure.high, figure.unit, figure.kind, source)
+
+
+def rated_power_w(cluster: Cluster) -> float:
+    """IT capacity that a device takes up, W: its share of the node's rating, and that of the network."""
+    node = cluster.node
+    node_w = node_rating_w(node, cluster.accelerator.tdp_w.value)
+    return node_w / node.accelerators + fabric_factor(node, cluster.nodes) * node.network.power_w_per_device.value
+
+
+def node_rating_w(node: Node, device_tdp_w: float) -> float:
+    """What a node is rated for, W, else what it draws at most with devices of this power limit."""
+    if node.host.rated_power_w is not None:
+        return node.host.rated_power_w.value
+    devices_w = node.accelerators * device_tdp_w
+    return node.host.base_power_w.value + (1 + node.host.overhead_fraction.value) * devices_w
+
+
+def per_device_hour_g(factors: Factors, devices_per_node: int) -> Figure:
+    """Embodied gCO2e of one reserved device-hour, with its share of host and network, for display.
+
+    `devices_per_node` share the host. Raises `FootprintError` where `factors` lacks an embodied scope.
+    """
+    reservations = [
+        Reservation(scope="device", units=1, time_s=SECONDS_PER_HOUR),
+        Reservation(scope="host", units=1 / devices_per_node, time_s=SECONDS_PER_HOUR),
+        Reservation(scope="network", units=1, time_s=SECONDS_PER_HOUR),
+    ]
+    return account([], reservations, factors).embodied_kg.scaled(GRAMS_PER_KG, "gCO2e/device-hour")
+
+
+def _estimate(row: tables.Estimate, unit: str) -> Figure:
+    low = row.value if row.low is None else row.low
+    high = row.value if row.high is None else row.high
+    return Figure(row.value, low, high, unit, "assumed", row.source)
+
+
+def _figure(value: Sourced, name: str, sources: dict[str, str]) -> Figure:
+    """A profile value as a figure whose source names the part and the text behind the profile's source key."""
+    figure = value.figure(UNIT)
+    source = f"{name}: {sources.get(value.source, value.source)} ({value.confidence})"
+    return Figure(figure.value, figure.low, figure.high, figure.unit, figure.kind, source)

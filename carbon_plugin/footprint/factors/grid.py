@@ -1,0 +1,239 @@
+"""Grid intensity of a site: the user's number, or the annual average of the zone from the shipped tables.
+
+An annual average of a past year stands for the mean intensity during a run. The range around it has two parts,
+combined in quadrature: how much such a number moves from one year to the next, growing with the age of the
+vintage, and how far the weeks of a run lie from the mean of their year. Where the average of a larger area stands for
+a part of it, the range covers the published parts too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from datetime import date
+
+import msgspec
+
+from carbon_plugin.errors import FootprintError
+from carbon_plugin.footprint.factors import tables
+from carbon_plugin.footprint.factors.zones import PARTED, TABLES, Area, find, locate, parts_of, row_of
+from carbon_plugin.footprint.values import Basis, Intensity
+from carbon_plugin.spec.amounts import number
+from carbon_plugin.spec.figure import Figure
+from carbon_plugin.spec.site import Site
+
+UNIT = "gCO2e/kWh"
+
+# 80th percentile of the year-to-year change over the areas of the country table: half-width of the central
+# 80 % for an area whose own last change was smaller, or is not known.
+TYPICAL_DRIFT = 0.065
+# Assumed p10-p90 half-width of the mean over a run's weeks around the mean over its year (season, weather, outages).
+WITHIN_YEAR_SPREAD = 0.15
+# A part of a country about which nothing is published: 80 % of the 77 published parts of Canada, Australia, China and
+# the USA lie within this factor of their whole (80th percentile of |ln(part / whole)|, tables of this package).
+PART_SPREAD = 0.8
+# Parts of a country whose values differ by less are not asked about.
+UNLIKE_PARTS = 1.5
+# A vintage more than this many years before the run gets a note.
+FRESH_YEARS = 2
+# A stated intensity below it is asked about: the lowest countries of the table have 20, lifecycle.
+LEAST_G_PER_KWH = 2.0
+
+# Direct emissions alone of a grid below it say little about its lifecycle: building its plants and supplying their fuel
+# comes to 11 (wind) to 45 (solar) g/kWh (IPCC AR5 WG III, annex III, medians).
+DIRECT_ALONE_G_PER_KWH = 100.0
+
+BASIS_WORDS = {
+    "scope": ("lifecycle", "direct"),
+    "signal": ("average", "marginal"),
+    "boundary": ("generation", "consumption"),
+}
+
+
+def resolve_intensity(site: Site, *, today: date | None = None) -> Intensity:
+    """Intensity in force at a site, gCO2e/kWh, with its range, vintage, basis and licence.
+
+    The user's number wins and is taken as stated, without a range. `today` (default: the system's date) decides how
+    old a vintage is. Raises `FootprintError` for an unknown zone, with the nearest names.
+    """
+    if site.intensity_g_per_kwh is not None:
+        return declared_intensity(
+            site.intensity_g_per_kwh, zone=site.zone, source=site.intensity_source, basis=site.intensity_basis
+        )
+    if site.zone is None:
+        raise FootprintError("site: neither zone nor intensity_g_per_kwh is given, expected one of them")
+    return zone_intensity(site.zone, today=today)
+
+
+def zone_intensity(zone: str, *, today: date | None = None) -> Intensity:
+    """Annual average intensity of a zone from the shipped tables. Raises `FootprintError` for an unknown zone."""
+    area = locate(zone)
+    table = TABLES[area.table]()
+    row = table.areas[area.code]
+    age_years = max(0, (today or date.today()).year - row.year)
+    low, high = _range(area, row, age_years)
+    return Intensity(
+        zone=area.zone,
+        zone_name=area.name,
+        figure=Figure(
+            value=row.g_per_kwh,
+            low=low,
+            high=high,
+            unit=UNIT,
+            kind="assumed",
+            source=f"{table.source.title}, {area.row_name} {row.year}, annual average "
+            f"({table.source.basis.scope}, {table.source.basis.boundary})",
+        ),
+        year=row.year,
+        basis=table.source.basis,
+        licence=table.source.licence,
+        attribution=table.source.attribution,
+        notes=_notes(area, row, age_years),
+    )
+
+
+def relative_spread(row: tables.AreaIntensity, age_years: int) -> float:
+    """Half-width of the p10-p90 range of ln(intensity of the run / annual average of the vintage).
+
+    sqrt(drift^2 * max(1, age) + within^2): yearly changes add up as a random walk over the age of the vintage;
+    drift is the area's own last change relative to the larger of the two years, at least `TYPICAL_DRIFT`.
+    """
+    drift = TYPICAL_DRIFT
+    if row.previous is not None and max(row.g_per_kwh, row.previous) > 0:
+        own = abs(row.g_per_kwh - row.previous) / max(row.g_per_kwh, row.previous)
+        drift = max(drift, own)
+    return math.hypot(drift * math.sqrt(max(1, age_years)), WITHIN_YEAR_SPREAD)
+
+
+def _range(area: Area, row: tables.AreaIntensity, age_years: int) -> tuple[float, float]:
+    """p10 and p90 of the intensity during a run, widened to the spread of the parts where the row is of more, or of
+    less, than the place."""
+    spread = relative_spread(row, age_years)
+    if area.larger:
+        spread = math.hypot(spread, PART_SPREAD)
+    factor = math.exp(spread)
+    parts = _parts(area)
+    return min(row.g_per_kwh / factor, *parts, math.inf), max(row.g_per_kwh * factor, *parts, 0.0)
+
+
+def _parts(area: Area) -> list[float]:
+    """Published values that the range of a place has to cover beside that of its row, g/kWh."""
+    return _values((*area.also, *(parts_of(area.country) if area.larger and area.country else ())))
+
+
+def _values(references: Iterable[str]) -> list[float]:
+    """Published values of rows, g/kWh."""
+    rows = [row_of(reference) for reference in references]
+    return [TABLES[row.table]().areas[row.code].g_per_kwh for row in rows]
+
+
+def declared_intensity(value: float, *, zone: str | None, source: str, basis: str | None = None) -> Intensity:
+    """The user's number as an intensity: as stated, without a range."""
+    counted = parse_basis(basis) if basis else None
+    return Intensity(
+        zone=zone or "declared",
+        zone_name=zone or "declared",
+        figure=Figure(value, value, value, UNIT, "declared", source),
+        year=None,
+        basis=counted,
+        licence="not stated",
+        attribution=source,
+        granularity="as stated",
+        notes=("the user's number, without a range" + ("" if counted else " and without a stated basis"),),
+    )
+
+
+def parse_basis(words: str) -> Basis:
+    """A basis from three words, one of each axis in any order: "lifecycle average consumption".
+
+    Raises `FootprintError` for any other text.
+    """
+    given = words.replace(",", " ").replace("/", " ").lower().split()
+    chosen = {axis: [word for word in given if word in values] for axis, values in BASIS_WORDS.items()}
+    if len(given) != len(chosen) or any(len(found) != 1 for found in chosen.values()):
+        expected = ", ".join(" or ".join(values) for values in BASIS_WORDS.values())
+        raise FootprintError(f"intensity basis is {words!r}, expected three words: {expected}")
+    return msgspec.convert({axis: found[0] for axis, found in chosen.items()}, type=Basis)
+
+
+def describe_basis(basis: Basis | None) -> str:
+    """What an intensity counts, in words."""
+    return "unstated basis" if basis is None else f"{basis.scope}, {basis.signal}, {basis.boundary}"
+
+
+def stale_warning(intensity: Intensity, *, today: date | None = None) -> str | None:
+    """A sentence for the user where the vintage is old, else None."""
+    if intensity.year is None:
+        return None
+    age_years = (today or date.today()).year - intensity.year
+    if age_years <= FRESH_YEARS:
+        return None
+    return f"grid intensity of {intensity.zone_name} is of {intensity.year}, {age_years} years old: state a newer one"
+
+
+def stand_in_warning(site: Site, intensity: Intensity) -> str | None:
+    """A sentence for the user where the value of one area stands for a place that others serve too, or that is a part
+    of it, or for a country whose parts differ; else None."""
+    area = find(site.zone) if intensity.granularity == "annual" else None
+    if area is not None and area.stands_for is None and area.table == "country" and area.code in PARTED:
+        return _parts_warning(area)
+    if area is None or not (area.larger or {intensity.figure.low, intensity.figure.high} & set(_parts(area))):
+        return None
+    low, high = number(intensity.figure.low), number(intensity.figure.high)
+    why = "is of a larger area" if area.larger else "is not of that place alone"
+    return (
+        f"the grid intensity of {area.stands_for} {why}: its range covers {low} to {high} g/kWh; "
+        "state intensity_g_per_kwh where you know it"
+    )
+
+
+def direct_warning(intensity: Intensity) -> str | None:
+    """A sentence for the user where a low published value counts direct emissions only, else None: what it leaves out
+    is a good part of the lifecycle, which the values of countries count."""
+    low, basis = intensity.figure.value < DIRECT_ALONE_G_PER_KWH, intensity.basis
+    if intensity.granularity != "annual" or basis is None or basis.scope != "direct" or not low:
+        return None
+    return (
+        f"the {number(intensity.figure.value)} g/kWh of {intensity.zone_name} are direct emissions only: building "
+        "plants and supplying their fuel add 11 to 45 g/kWh, which the lifecycle values of countries include"
+    )
+
+
+def _parts_warning(area: Area) -> str | None:
+    """A sentence for the user who names a country whose published parts differ, else None."""
+    parts = _values(parts_of(area.code))
+    if max(parts) < UNLIKE_PARTS * min(parts):
+        return None
+    return (
+        f"{area.name}: a run is in one part of it, and its published parts have {number(min(parts))} to "
+        f"{number(max(parts))} g/kWh; name the part, the grid zone or the cloud region{_unlike_scope(area)}"
+    )
+
+
+def _unlike_scope(country: Area) -> str:
+    """Words for published parts of a country that do not count what its own value counts."""
+    scopes = {TABLES[row_of(part).table]().source.basis.scope for part in parts_of(country.code)}
+    own = TABLES[country.table]().source.basis.scope
+    return "" if scopes <= {own} else f" ({' or '.join(sorted(scopes))}; the country's own value is {own})"
+
+
+def low_warning(intensity: Intensity) -> str | None:
+    """A sentence for the user where a number, or the mean of a series, is lower than a grid can be, else None. A stated
+    0 is taken as it is."""
+    value, published = intensity.figure.value, intensity.granularity == "annual"
+    if not published and 0 < value < LEAST_G_PER_KWH:
+        return f"the stated intensity of {value:.3g} g/kWh is below that of any grid: was {value:.3g} kg/kWh meant?"
+    if published and value == 0:
+        return f"the published intensity of {intensity.zone_name} is 0 g/kWh, which no grid has: state one of your own"
+    return None
+
+
+def _notes(area: Area, row: tables.AreaIntensity, age_years: int) -> tuple[str, ...]:
+    notes = []
+    if area.stands_for:
+        notes.append(f"{area.row_name} stands for {area.stands_for} by place")
+    if age_years > FRESH_YEARS:
+        notes.append(f"the newest value of {area.row_name} is of {row.year}, {age_years} years old")
+    if row.g_per_kwh == 0:
+        notes.append(f"the published value of {area.row_name} is 0, rounded by its source")
+    return tuple(notes)

@@ -1,0 +1,38 @@
+"""Power usage effectiveness of a site: the user's, a cloud region's, a provider's fleet, or the industry mean."""
+
+from __future__ import annotations
+
+from carbon_plugin.footprint.factors import tables
+from carbon_plugin.footprint.factors.zones import cloud_region
+from carbon_plugin.spec.figure import Figure
+from carbon_plugin.spec.site import Site
+
+UNIT = "kWh facility/kWh IT"
+
+
+def resolve_pue(site: Site) -> Figure:
+    """Facility energy over IT energy, with its p10-p90 range.
+
+    In this order: the user's value (as stated, no range); the published value of the cloud region; the provider's
+    fleet average; the industry mean as a stated assumption. The provider is known from the zone's prefix.
+    """
+    if site.pue is not None:
+        return Figure(site.pue, site.pue, site.pue, UNIT, "declared", site.pue_source)
+    table = tables.pue_table()
+    cloud = cloud_region(site.zone)
+    if cloud is None:
+        return _figure(table, table.unknown, "the facility is not known")
+    provider = table.providers[cloud[0]]
+    value = provider.regions.get(cloud[1])
+    if value is None:
+        return _figure(table, provider.fleet, f"no published value of {cloud[0]}:{cloud[1]}")
+    return _figure(table, tables.Estimate(value=value, source=f"{provider.regions_source}, {cloud[1]}"), None)
+
+
+def _figure(table: tables.PueTable, estimate: tables.Estimate, reason: str | None) -> Figure:
+    """An estimate as a figure; without a range of its own its overhead varies by the table's site spread."""
+    overhead = estimate.value - 1
+    low = 1 + overhead * table.site_spread.low if estimate.low is None else estimate.low
+    high = 1 + overhead * table.site_spread.high if estimate.high is None else estimate.high
+    source = f"{estimate.source}; {reason}" if reason else estimate.source
+    return Figure(estimate.value, low, high, UNIT, "assumed", source)

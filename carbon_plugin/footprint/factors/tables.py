@@ -1,0 +1,328 @@
+"""The shipped data tables (data/*.yaml) as typed values. Each file is read when first asked for, once a process."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from carbon_plugin.footprint.values import Basis
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+T = TypeVar("T")
+
+CloudProvider = Literal["aws", "azure"]
+
+_DATA = Path(__file__).parent / "data"
+
+
+class TableSource(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where an intensity table comes from, what it counts, and on which terms it is shipped."""
+
+    title: str
+    url: str
+    licence: str
+    attribution: str
+    basis: Basis
+    retrieved: str
+    note: str
+
+
+class AreaIntensity(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Annual average of one area, gCO2e/kWh, in `year`; `previous` is the value of the year before."""
+
+    g_per_kwh: float
+    year: int
+    previous: float | None = None
+    name: str | None = None
+
+
+class IntensityTable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """All areas of one source."""
+
+    source: TableSource
+    areas: dict[str, AreaIntensity]
+
+
+class Country(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Name, alpha-2 code (aggregates have none) and other common names of an area."""
+
+    name: str
+    alpha2: str | None = None
+    aliases: tuple[str, ...] = ()
+
+
+class Place(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A part of a country: its names, the area whose value counts for it (an alpha-3 code, or "gcp:us-central1" with
+    the name of the table), other rows of it, of which the newest counts, and areas that serve part of it."""
+
+    name: str
+    area: str
+    rivals: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
+
+
+class CloudRegion(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The area that stands for a cloud region, as in `Place`, or the code of a place."""
+
+    area: str
+    place: str
+
+
+class Range(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A p10-p90 range as factors or values, by context."""
+
+    low: float
+    high: float
+
+
+class Estimate(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A table value with its p10-p90 range (None: the table's general rule applies) and source."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    source: str
+
+
+class ProviderPue(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """PUE of a cloud provider: its fleet, and its regions where published."""
+
+    name: str
+    fleet: Estimate
+    regions: dict[str, float] = {}
+    regions_source: str = ""
+
+
+class PueTable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """PUE by provider, the value for an unknown facility, and the spread of one site around a published value."""
+
+    site_spread: Range
+    unknown: Estimate
+    providers: dict[str, ProviderPue]
+
+
+class WaterTable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Liters a kWh: on site by provider, off site by area, and the spread of one site around such an average."""
+
+    site_spread: Range
+    on_site: dict[str, Estimate]
+    off_site: dict[str, Estimate]
+
+
+class FabProcess(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Wafer fabrication per cm2 of die: electricity in kWh, gases in kgCO2e at 95 % and 99 % abatement."""
+
+    energy_kwh_per_cm2: float
+    gas95_kg_per_cm2: float
+    gas99_kg_per_cm2: float
+
+
+class Fab(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Inputs of carbon per die area; `aliases` map a marketed process to the row that stands for it."""
+
+    source: str
+    grid_kg_per_kwh: float
+    yield_: float = msgspec.field(name="yield")
+    materials_kg_per_cm2: float
+    processes: dict[str, FabProcess]
+    aliases: dict[str, str]
+
+
+class PartRange(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Range of a part of a device, as factors on its central kg."""
+
+    low: float
+    high: float
+    source: str
+
+
+class HostModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """kgCO2e of the parts of a server (kg a unit, or as the name says) and how many units there are of them."""
+
+    source: str
+    cpu_base: Estimate
+    cpu_kg_per_mm2: Estimate
+    cpu_die_mm2: Estimate
+    dram_kg_per_gb: Estimate
+    ssd_kg_per_gb: Estimate
+    supply: Estimate
+    board: Estimate
+    chassis: Estimate
+    nic: Estimate
+    assembly: Estimate
+    supply_w: float
+    large_accelerators: int
+
+
+class NetworkModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """kgCO2e of switches and transceivers, and how many of them one accelerator needs."""
+
+    switch: Estimate
+    switch_ports: int
+    ports_per_device: Estimate
+    transceiver: Estimate
+    transceivers_per_device: Estimate
+
+
+class DeviceForm(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What the form of a device adds around its dies, kgCO2e (other ICs: a full-size die), and its kind of memory."""
+
+    other_ics_kg: float
+    fixed_kg: float
+    memory: Literal["hbm", "gddr"]
+
+
+class DeviceModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Coefficients of the bottom-up model of an accelerator."""
+
+    source: str
+    assembly_and_transport_factor: float
+    hbm_kg_per_gb: float
+    gddr_kg_per_gb: float
+    thermal_kg_per_w: float
+    forms: dict[str, DeviceForm]
+    reticle_mm2: float
+    relative_uncertainty_2sigma: float
+    ranges: dict[str, PartRange]
+
+
+class PublishedHost(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The parts of a server whose footprint was published."""
+
+    sockets: int
+    dram_gb: float
+    ssd_gb: float
+    nics: int
+    rated_power_w: float
+
+
+class ChipLife(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A device with its share of host and building over so many years."""
+
+    device: str
+    years: float
+
+
+class PublishedFootprint(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A published footprint, kgCO2e, and what it is of: a device profile, a server, or a chip over its life."""
+
+    name: str
+    published_kg: float
+    source: str
+    device: str = ""
+    host: PublishedHost | None = None
+    chip_life: ChipLife | None = None
+    calibrated: bool = False
+    note: str = ""
+
+
+class EmbodiedTable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Lifetime, what divides it or adds to it, and the bottom-up model."""
+
+    lifetime_years: Estimate
+    fleet_utilisation: Estimate
+    building_kg_per_kw_year: Estimate
+    fab: Fab
+    device: DeviceModel
+    host: HostModel
+    network: NetworkModel
+
+
+@cache
+def country_intensities() -> IntensityTable:
+    """Countries and aggregates by ISO 3166-1 alpha-3 code."""
+    return _load("grid_countries.yaml", IntensityTable)
+
+
+@cache
+def egrid_intensities() -> IntensityTable:
+    """US eGRID subregions by acronym."""
+    return _load("grid_egrid.yaml", IntensityTable)
+
+
+@cache
+def gcp_intensities() -> IntensityTable:
+    """Google Cloud regions by name."""
+    return _load("grid_gcp.yaml", IntensityTable)
+
+
+@cache
+def canada_intensities() -> IntensityTable:
+    """Canadian provinces and territories by ISO 3166-2 code."""
+    return _load("grid_canada.yaml", IntensityTable)
+
+
+@cache
+def australia_intensities() -> IntensityTable:
+    """Australian states by ISO 3166-2 code."""
+    return _load("grid_australia.yaml", IntensityTable)
+
+
+@cache
+def china_intensities() -> IntensityTable:
+    """Chinese provinces by ISO 3166-2 code."""
+    return _load("grid_china.yaml", IntensityTable)
+
+
+@cache
+def places() -> Mapping[str, Place]:
+    """Parts of countries by their code in ISO 3166-2 or at Electricity Maps."""
+    return _load("places.yaml", dict[str, Place])
+
+
+@cache
+def unpublished_parts() -> Mapping[str, Sequence[str]]:
+    """Names of parts that no table has a value of, by the alpha-3 code of their country."""
+    return _load("unpublished_parts.yaml", dict[str, tuple[str, ...]])
+
+
+@cache
+def countries() -> Mapping[str, Country]:
+    """Codes and names of areas by alpha-3 code."""
+    return _load("countries.yaml", dict[str, Country])
+
+
+@cache
+def cloud_regions() -> Mapping[CloudProvider, Mapping[str, CloudRegion]]:
+    """Areas that stand for AWS and Azure regions."""
+    return _load("cloud_regions.yaml", dict[CloudProvider, dict[str, CloudRegion]])
+
+
+@cache
+def pue_table() -> PueTable:
+    """PUE by provider and region."""
+    return _load("pue.yaml", PueTable)
+
+
+@cache
+def water_table() -> WaterTable:
+    """Water by provider and area."""
+    return _load("water.yaml", WaterTable)
+
+
+@cache
+def embodied_table() -> EmbodiedTable:
+    """Lifetime and bottom-up constants of embodied carbon."""
+    return _load("embodied.yaml", EmbodiedTable)
+
+
+@cache
+def published_footprints() -> Sequence[PublishedFootprint]:
+    """Published footprints that the bottom-up model is compared with."""
+    return _load("embodied_published.yaml", list[PublishedFootprint])
+
+
+def _load(name: str, kind: type[T]) -> T:
+    # The C loader reads the largest table (216 areas) in milliseconds; the pure Python one takes ten times that.
+    import yaml
+
+    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    text = (_DATA / name).read_text(encoding="utf-8")
+    return msgspec.convert(yaml.load(text, Loader=loader), kind)

@@ -1,0 +1,38 @@
+"""Water as a secondary figure: evaporated on site (WUE, a kWh of IT energy) and by generating the electricity.
+
+The user's value comes first, then the provider's fleet or the country's average. What nobody published is absent.
+"""
+
+from __future__ import annotations
+
+from carbon_plugin.footprint.factors import tables
+from carbon_plugin.footprint.factors.zones import Area, cloud_region
+from carbon_plugin.spec.figure import Figure
+from carbon_plugin.spec.site import Site
+
+ON_SITE, OFF_SITE = "on-site", "off-site"
+UNIT = "L/kWh"
+
+
+def resolve_water(site: Site, area: Area | None) -> dict[str, Figure]:
+    """Liters a kWh by place, as far as known: "on-site" a kWh of IT energy, "off-site" a kWh of facility energy.
+
+    `area` is that of the site's zone, None where the user gave an intensity without one.
+    """
+    table = tables.water_table()
+    cloud = cloud_region(site.zone)
+    generation = None if area is None else table.off_site.get(area.country or "")
+    found = {
+        ON_SITE: _choose(site.wue_l_per_kwh, table.on_site.get(cloud[0]) if cloud else None, table.site_spread),
+        OFF_SITE: _choose(site.water_l_per_kwh, generation, table.site_spread),
+    }
+    return {place: figure for place, figure in found.items() if figure is not None}
+
+
+def _choose(stated: float | None, published: tables.Estimate | None, spread: tables.Range) -> Figure | None:
+    if stated is not None:
+        return Figure(stated, stated, stated, UNIT, "declared", "stated by the user")
+    if published is None:
+        return None
+    value = published.value
+    return Figure(value, value * spread.low, value * spread.high, UNIT, "assumed", published.source)

@@ -1,0 +1,329 @@
+"""From the words of a user ("FRA", "Quebec", "egrid:SRVC", "aws:eu-north-1") to one area of one intensity table.
+
+There is no default area: a zone that is not known is an error that lists the nearest names.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Literal
+
+from msgspec import Struct
+
+from carbon_plugin.errors import FootprintError
+from carbon_plugin.footprint.factors import tables
+from carbon_plugin.footprint.values import Basis
+from carbon_plugin.spec.parsing.names import nearest
+
+AreaTable = Literal["country", "egrid", "gcp", "canada", "australia", "china"]
+
+TABLES: dict[AreaTable, Callable[[], tables.IntensityTable]] = {
+    "country": tables.country_intensities,
+    "egrid": tables.egrid_intensities,
+    "gcp": tables.gcp_intensities,
+    "canada": tables.canada_intensities,
+    "australia": tables.australia_intensities,
+    "china": tables.china_intensities,
+}
+"""Every intensity table by its name in an area."""
+
+FORMS = (
+    "an ISO code (FRA, FR), a country, a part of AU, BR, CA, CN, DK, IN, IT, JP, NO, SE or US (Texas, US-TX, CA-QC), "
+    "egrid:SRVC, gcp:us-central1, aws:eu-north-1 or azure:westeurope"
+)
+AMBIGUOUS = {"georgia": "GEO for the country, US-GA for the state"}
+"""Names that a country and a part of another one share."""
+PARTED = frozenset(("AUS", "BRA", "CAN", "CHN", "IND", "ITA", "JPN", "SWE", "USA"))
+"""Countries of several grid zones of which some are published; their tables are read only for these."""
+_MOST_SHOWN = 4
+
+
+class Area(Struct, frozen=True, kw_only=True):
+    """A row of an intensity table: which table and its key there, with readable names of the place and of the row.
+
+    `stands_for` is what the row stands for by place (a cloud region, a part of a country), None where the user named
+    the row itself. `larger` says that the row is of a larger area, of which that place is one part; `also` are other
+    rows ("egrid:SRTV") that serve part of the place. `place` is its code in places.yaml, `country` its alpha-3 code
+    where that is known.
+    """
+
+    table: AreaTable
+    code: str
+    name: str
+    row_name: str
+    stands_for: str | None = None
+    larger: bool = False
+    also: tuple[str, ...] = ()
+    place: str | None = None
+    country: str | None = None
+
+    @property
+    def zone(self) -> str:
+        """How a user would name the place, else the row."""
+        row = f"{self.table}:{self.code}" if self.table in ("egrid", "gcp") else self.code
+        return self.place or row
+
+
+def locate(zone: str) -> Area:
+    """The area that a zone names. Raises `FootprintError` for an unknown or ambiguous zone, with the nearest names."""
+    prefix, separator, rest = zone.strip().partition(":")
+    if not separator:
+        return _locate_bare(prefix)
+    match prefix.strip().lower():
+        case "egrid":
+            return _egrid(zone, rest.strip())
+        case "gcp":
+            return _gcp(zone, rest.strip())
+        case "aws" | "azure" as provider:
+            return _mapped(zone, provider, rest.strip())
+        case other:
+            raise FootprintError(f"zone {zone!r}: unknown prefix {other!r}, expected egrid, gcp, aws or azure")
+
+
+def find(zone: str | None) -> Area | None:
+    """The area that a zone names, None for a word of the user's for a place whose intensity comes with it."""
+    try:
+        return None if zone is None else locate(zone)
+    except FootprintError:
+        return None
+
+
+def cloud_region(zone: str | None) -> tuple[str, str] | None:
+    """Provider and region of a zone with a cloud prefix ("aws:eu-north-1" -> ("aws", "eu-north-1")), else None."""
+    provider, separator, region = (zone or "").partition(":")
+    provider = provider.strip().lower()
+    return (provider, region.strip().lower()) if separator and provider in ("gcp", "aws", "azure") else None
+
+
+def every_zone() -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Every zone as a user may write it, with its other names: countries, parts of them, subregions, cloud regions."""
+    for code, country in sorted(tables.countries().items(), key=lambda item: item[1].name):
+        yield code, tuple(filter(None, (country.name, country.alpha2, *country.aliases)))
+    for code, place in tables.places().items():
+        yield code, (place.name, *place.aliases)
+    for code, row in tables.egrid_intensities().areas.items():
+        yield f"egrid:{code}", (row.name or code,)
+    for region, row in tables.gcp_intensities().areas.items():
+        yield f"gcp:{region}", (row.name,) if row.name else ()
+    for provider, regions in tables.cloud_regions().items():
+        for region, mapped in regions.items():
+            yield f"{provider}:{region}", (mapped.place,)
+
+
+def electricity_maps_zone(area: Area) -> str | None:
+    """What Electricity Maps calls an area, None where that does not follow from it."""
+    if area.place is None:
+        return tables.countries()[area.code].alpha2 if area.table == "country" else None
+    parts = area.place.split("-")
+    # Its zones in the USA are balancing authorities and not states, and China is one zone.
+    return None if (parts[0] == "US" and len(parts) < 3) or parts[0] == "CN" else area.place
+
+
+def parts_of(country: str) -> tuple[str, ...]:
+    """Rows that are published of parts of a country, as "gcp:us-central1"; empty where none is.
+
+    Rows of the country itself, which stand for parts that nobody published, are none of them.
+    """
+    if country == "USA":
+        return tuple(f"egrid:{code}" for code in tables.egrid_intensities().areas if code != "US")
+    return tuple(dict.fromkeys(p.area for c, p in tables.places().items() if ":" in p.area and _within(c, country)))
+
+
+def _within(place: str, country: str) -> bool:
+    return place.partition("-")[0] == tables.countries()[country].alpha2
+
+
+def _locate_bare(zone: str) -> Area:
+    word = _key(zone)
+    if word in AMBIGUOUS:
+        raise FootprintError(f"zone {zone!r} is two places: write {AMBIGUOUS[word]}")
+    code = _country_index().get(word)
+    if code is not None:
+        return _country(code)
+    if zone.upper() in tables.egrid_intensities().areas:
+        return _egrid(zone, zone)
+    place = _place_index().get(word)
+    if place is not None:
+        return _place(place)
+    providers = _providers_of(zone.lower())
+    if providers:
+        forms = " or ".join(f"{provider}:{zone.lower()}" for provider in providers)
+        raise FootprintError(f"zone {zone!r} is a cloud region without its provider: write {forms}")
+    whole = _unpublished_index().get(word) or _whole_of(zone)
+    if whole is not None:
+        name = tables.countries()[whole].name
+        raise FootprintError(
+            f"zone {zone!r}: no value of a part of {name} is in the tables; write {whole} for the country"
+        )
+    raise _unknown(zone, _names_like(zone))
+
+
+def _whole_of(zone: str) -> str | None:
+    """The country of a code of ISO 3166-2 (DE-BY) whose parts are in no table, else None."""
+    country, hyphen, part = zone.strip().upper().partition("-")
+    code = _country_index().get(_key(country)) if hyphen and len(country) == 2 and 0 < len(part) <= 3 else None
+    published = any(place.startswith(f"{country}-") for place in tables.places())
+    return None if published else code
+
+
+def _country(code: str) -> Area:
+    name = tables.countries()[code].name
+    return Area(table="country", code=code, name=name, row_name=name, country=code)
+
+
+def _egrid(zone: str, code: str) -> Area:
+    areas = tables.egrid_intensities().areas
+    row = areas.get(code.upper())
+    if row is None:
+        raise _unknown(zone, {f"egrid:{name}": (name, row.name or "") for name, row in areas.items()}, code)
+    name = f"eGRID {row.name}"
+    return Area(table="egrid", code=code.upper(), name=name, row_name=name, country="USA")
+
+
+def _gcp(zone: str, region: str) -> Area:
+    areas = tables.gcp_intensities().areas
+    region = region.lower()
+    row = areas.get(region)
+    if row is None:
+        raise _unknown(zone, {f"gcp:{name}": (name, row.name or "") for name, row in areas.items()}, region)
+    name = f"Google {region}{f' ({row.name})' if row.name else ''}"
+    country = "USA" if region.startswith("us-") else None
+    return Area(table="gcp", code=region, name=name, row_name=name, country=country)
+
+
+def _place(code: str) -> Area:
+    """The row that counts for a part of a country."""
+    place = tables.places()[code]
+    counted = newest_of(place.area, *place.rivals)
+    row = row_of(counted)
+    also = (*(one for one in (place.area, *place.rivals) if one != counted), *place.also)
+    if row.table in ("canada", "australia", "china"):
+        return _replace(row, place=code)
+    larger, called = row.table == "country", f"{place.name} ({code})"
+    return _replace(row, name=place.name, stands_for=called, larger=larger, also=also, place=code)
+
+
+def newest_of(first: str, *rivals: str) -> str:
+    """Of rows that are published of one place, the newest that counts what the first one counts: the same scope and
+    signal. Of rows of one year the first stated wins."""
+    basis = _table_of(first).source.basis
+    alike = [row for row in (first, *rivals) if _alike(_table_of(row).source.basis, basis)]
+    return max(alike, key=lambda row: _table_of(row).areas[row.rpartition(":")[2]].year)
+
+
+def _alike(one: Basis, other: Basis) -> bool:
+    return (one.scope, one.signal) == (other.scope, other.signal)
+
+
+def _table_of(reference: str) -> tables.IntensityTable:
+    return TABLES[row_of(reference).table]()
+
+
+def row_of(reference: str) -> Area:
+    """A row of a table by its reference in places.yaml and cloud_regions.yaml: "JPN", "egrid:ERCT", "canada:CA-AB"."""
+    table, separator, code = reference.partition(":")
+    if not separator:
+        return _country(reference)
+    if table == "egrid":
+        return _egrid(reference, code)
+    if table == "gcp":
+        return _gcp(reference, code)
+    kind: AreaTable = "canada" if table == "canada" else "australia" if table == "australia" else "china"
+    country = {"canada": "CAN", "australia": "AUS", "china": "CHN"}[kind]
+    name = tables.places()[code].name
+    return Area(table=kind, code=code, name=name, row_name=name, country=country)
+
+
+def _mapped(zone: str, provider: tables.CloudProvider, region: str) -> Area:
+    regions = tables.cloud_regions()[provider]
+    row = regions.get(region.lower())
+    if row is None:
+        raise _unknown(zone, {f"{provider}:{name}": (name, row.place) for name, row in regions.items()}, region)
+    area = _place(row.area) if row.area in tables.places() else row_of(row.area)
+    # A region of another provider is not called by the name of Google's.
+    name = row.place if area.table in ("gcp", "egrid") and area.place is None else area.name
+    return _replace(area, name=name, stands_for=f"{provider}:{region.lower()} ({row.place})")
+
+
+def _replace(area: Area, **changes: object) -> Area:
+    return Area(**{**{field: getattr(area, field) for field in area.__struct_fields__}, **changes})
+
+
+def _providers_of(region: str) -> list[str]:
+    found: list[str] = [provider for provider, regions in tables.cloud_regions().items() if region in regions]
+    return [*found, "gcp"] if region in tables.gcp_intensities().areas else found
+
+
+Names = dict[str, tuple[str, ...]]
+"""How to write a zone -> the names that it goes by."""
+
+
+def _unknown(zone: str, names: Names, asked: str | None = None) -> FootprintError:
+    """The error for a zone that is not known, with the nearest of names of its own kind."""
+    word = _key(asked or zone)
+    keys = {how: tuple(map(_key, forms)) for how, forms in names.items()}
+    shown = nearest(word, keys, keys)[:_MOST_SHOWN]
+    near = f"nearest: {', '.join(shown)}; " if shown else ""
+    return FootprintError(f"zone {zone!r} is unknown; {near}expected {FORMS}; `carbon-plugin list zones` has all")
+
+
+def _names_like(zone: str) -> Names:
+    """Names of the kind that a word looks like: codes of parts of one country, cloud regions, or names of places."""
+    country, hyphen, _ = zone.strip().upper().partition("-")
+    parts: Names = {code: (code,) for code in tables.places() if hyphen and code.startswith(f"{country}-")}
+    if parts or any(letter.isdigit() for letter in zone):
+        return parts | _cloud_names(lambda region, place: region)
+    names: Names = {
+        f"{country.name} ({code})": (code, country.name, *country.aliases)
+        for code, country in tables.countries().items()
+    }
+    names |= {f"{place.name} ({code})": (place.name, *place.aliases) for code, place in tables.places().items()}
+    for code, row in tables.egrid_intensities().areas.items():
+        names[f"egrid:{code} ({row.name})"] = (code, row.name or code)
+    return names | _cloud_names(lambda region, place: place)
+
+
+def _cloud_names(name_of: Callable[[str, str], str]) -> Names:
+    """Every cloud region by a name that is made of the region and its place."""
+    found: Names = {
+        f"gcp:{region}": (name_of(region, row.name or region),)
+        for region, row in tables.gcp_intensities().areas.items()
+    }
+    for provider, regions in tables.cloud_regions().items():
+        found |= {f"{provider}:{region}": (name_of(region, row.place),) for region, row in regions.items()}
+    return found
+
+
+@cache
+def _country_index() -> dict[str, str]:
+    """Every code and name of a country, normalised, to its alpha-3 code."""
+    index: dict[str, str] = {}
+    for code, country in tables.countries().items():
+        for word in (code, country.alpha2, country.name, *country.aliases):
+            if word:
+                index[_key(word)] = code
+    return index
+
+
+@cache
+def _unpublished_index() -> dict[str, str]:
+    """Every name of a part of a country that has no value of its own, normalised, to the country's alpha-3 code."""
+    return {_key(name): country for country, names in tables.unpublished_parts().items() for name in names}
+
+
+@cache
+def _place_index() -> dict[str, str]:
+    """Every code and name of a part of a country, normalised, to its code; of two with one name the first counts."""
+    index: dict[str, str] = {}
+    for code, place in tables.places().items():
+        for word in (code, place.name, *place.aliases):
+            index.setdefault(_key(word), code)
+    return index
+
+
+def _key(word: str) -> str:
+    """Letters and digits in lower case without accents, single spaces between words."""
+    plain = unicodedata.normalize("NFKD", word).encode("ascii", "ignore").decode().casefold()
+    return " ".join("".join(letter if letter.isalnum() else " " for letter in plain).split())

@@ -1,0 +1,70 @@
+"""Carbon Intensity API of the British system operator (NESO): average of Great Britain, half-hourly, without a key."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime
+
+import msgspec
+from msgspec import Struct
+
+from carbon_plugin.footprint.live.http import Service
+from carbon_plugin.footprint.live.provider import LiveSample, ProviderError, checked
+from carbon_plugin.footprint.values import Basis
+
+NAME = "neso"
+BASE_URL = "https://api.carbonintensity.org.uk"
+ZONE = "GB"
+
+
+class _Intensity(Struct):
+    forecast: float | None = None
+    actual: float | None = None
+
+
+class _HalfHour(Struct):
+    intensity: _Intensity
+    start: str = msgspec.field(name="from")
+
+
+class _Answer(Struct):
+    data: list[_HalfHour]
+
+
+class Neso:
+    """The service, as `IntensityProvider`."""
+
+    name = NAME
+    zone = ZONE
+    interval_s = 1800.0
+    licence = "CC-BY-4.0, National Energy System Operator"
+    basis = Basis(scope="direct", signal="average", boundary="consumption")
+
+    def __init__(self, *, base_url: str = BASE_URL) -> None:
+        self._service = Service(NAME, base_url)
+
+    def latest(self, deadline_s: float) -> LiveSample:
+        """The value of this half-hour; its forecast, marked as estimated, while the actual one is not out."""
+        answer = self._service.ask("/intensity", _Answer, deadline_s=deadline_s)
+        if len(answer.data) != 1:
+            raise ProviderError(f"{NAME}: {len(answer.data)} half-hours in the answer, expected 1")
+        half_hour = answer.data[0]
+        actual, forecast = half_hour.intensity.actual, half_hour.intensity.forecast
+        value = forecast if actual is None else actual
+        if value is None:
+            raise ProviderError(f"{NAME}: neither an actual nor a forecast value in the answer")
+        try:
+            moment = datetime.fromisoformat(half_hour.start)
+        except ValueError:
+            raise ProviderError(f"{NAME}: the moment of the value is no date") from None
+        if moment.tzinfo is None:
+            raise ProviderError(f"{NAME}: the moment of the value has no offset")
+        sample = LiveSample(
+            provider=NAME,
+            zone=ZONE,
+            g_per_kwh=value,
+            at_unix_s=moment.timestamp(),
+            basis=self.basis,
+            estimated=actual is None,
+        )
+        return checked(sample, time.time())

@@ -1,0 +1,71 @@
+"""The provider that a site asks for, with its credentials and address from the environment and from nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from carbon_plugin.errors import FootprintError
+from carbon_plugin.footprint.factors.zones import Area, electricity_maps_zone, locate
+from carbon_plugin.footprint.intensity import average_intensity
+from carbon_plugin.footprint.live.provider import IntensityProvider
+from carbon_plugin.spec.site import LiveSource, Site
+
+TOKEN_VARIABLE = "ELECTRICITY_MAPS_TOKEN"
+USER_VARIABLE, PASSWORD_VARIABLE = "WATTTIME_USER", "WATTTIME_PASSWORD"
+# Another address of a service: a proxy of the site, or its next version.
+URL_VARIABLES = {
+    "electricity-maps": "ELECTRICITY_MAPS_URL",
+    "neso": "NESO_CARBON_INTENSITY_URL",
+    "watttime": "WATTTIME_URL",
+}
+
+
+def open_provider(source: LiveSource, site: Site, environ: Mapping[str, str]) -> IntensityProvider:
+    """The provider of a live source. Nothing is asked yet.
+
+    Raises `FootprintError` where httpx or a variable is missing, or the zone does not follow from the site's.
+    """
+    try:
+        from carbon_plugin.footprint.live import electricity_maps, neso, watttime
+    except ModuleNotFoundError as error:
+        if error.name != "httpx":
+            raise
+        raise FootprintError(
+            f"live intensity of {source.provider} needs httpx: pip install 'carbon-plugin[live]'"
+        ) from None
+    area = locate(site.zone) if site.zone is not None else None
+    url = environ.get(URL_VARIABLES[source.provider])
+    match source.provider:
+        case "electricity-maps":
+            token = _variable(environ, TOKEN_VARIABLE, source)
+            # The scope of the static value that a stale live one ages into.
+            static = average_intensity(site).basis
+            scope: Literal["lifecycle", "direct"] = static.scope if static is not None else "lifecycle"
+            zone = source.zone or _electricity_maps(area, source)
+            return electricity_maps.ElectricityMaps(zone, token, scope=scope, base_url=url or electricity_maps.BASE_URL)
+        case "neso":
+            if area is None or area.code != "GBR":
+                raise FootprintError(f"live intensity of neso is of Great Britain, but the site's zone is {site.zone}")
+            return neso.Neso(base_url=url or neso.BASE_URL)
+        case "watttime":
+            user, password = (_variable(environ, name, source) for name in (USER_VARIABLE, PASSWORD_VARIABLE))
+            if source.zone is None:
+                raise FootprintError("live intensity of watttime: give zone, its region, for instance CAISO_NORTH")
+            return watttime.WattTime(source.zone, user, password, base_url=url or watttime.BASE_URL)
+
+
+def _variable(environ: Mapping[str, str], name: str, source: LiveSource) -> str:
+    value = environ.get(name, "").strip()
+    if not value:
+        raise FootprintError(f"live intensity of {source.provider}: the environment variable {name} is not set")
+    return value
+
+
+def _electricity_maps(area: Area | None, source: LiveSource) -> str:
+    code = None if area is None else electricity_maps_zone(area)
+    if code is None:
+        raise FootprintError(
+            f"live intensity of {source.provider}: give zone, its name of the area, such as US-CAL-CISO"
+        )
+    return code

@@ -1,0 +1,158 @@
+"""The plain values of carbon accounting: factors, energies and reservations in, the footprint out."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from msgspec import Struct
+
+from carbon_plugin.spec.figure import Assumption, Figure, Kind
+from carbon_plugin.spec.metered import Rung
+from carbon_plugin.spec.site import Instrument
+
+# Rungs whose energy is given; that of the facility follows from theirs and the PUE.
+IT_RUNGS: tuple[Rung, ...] = ("gpu", "host", "network")
+BUILDING = "building"
+
+
+class Basis(Struct, frozen=True, kw_only=True):
+    """What an intensity counts. Intensities of different basis are never added or compared silently."""
+
+    scope: Literal["lifecycle", "direct"]
+    signal: Literal["average", "marginal"]
+    boundary: Literal["generation", "consumption"]
+    method: Literal["location", "market"] = "location"
+
+
+class IntensityPart(Struct, frozen=True, kw_only=True):
+    """One source of a mean intensity: what it counts, its own mean in g/kWh, and the share of the energy, 0 to 1."""
+
+    source: str
+    basis: Basis | None
+    g_per_kwh: float
+    share: float
+
+
+class Intensity(Struct, frozen=True, kw_only=True):
+    """Grid intensity of a zone, gCO2e/kWh, with vintage, basis, source, licence and the range used for sampling.
+
+    `granularity` is how finely it resolves time ("annual", "hourly", ...). `notes` are what a reader must know about
+    it: an old vintage, an area that stands for a cloud region. `parts` are the sources of the mean over the windows of
+    a run, empty for an intensity that was looked up or stated; parts that count different things leave no `basis`."""
+
+    zone: str
+    zone_name: str
+    figure: Figure
+    year: int | None
+    basis: Basis | None
+    licence: str
+    attribution: str
+    granularity: str = "annual"
+    notes: tuple[str, ...] = ()
+    parts: tuple[IntensityPart, ...] = ()
+
+    @property
+    def bases(self) -> tuple[Basis | None, ...]:
+        """Everything that it counts, each once; more than one where its parts count different things."""
+        return tuple(dict.fromkeys(part.basis for part in self.parts)) or (self.basis,)
+
+
+class Factors(Struct, frozen=True, kw_only=True):
+    """Every factor in force for one run.
+
+    `embodied_kg` maps a scope to cradle-to-gate kgCO2e of one unit: "device" (one accelerator), "host" (one node
+    without its accelerators), "network" (share of one accelerator). `lifetime_years` amortises them by reserved
+    time over calendar life (ISO/IEC 21031), or over the share of it in which the fleet works where
+    `fleet_utilisation` is given. `building_kg` is kgCO2e of the building a device and reserved year.
+
+    `marginal` is the marginal intensity, for what-if only. `instruments` and `residual` (g/kWh of what they do not
+    cover; None: the location's average) make the market-based line. `water_l_per_kwh` maps "on-site" (a kWh of IT
+    energy) and "off-site" (a kWh of the facility) to liters. `warnings` are for the eyes of the user.
+    """
+
+    intensity: Intensity
+    pue: Figure
+    lifetime_years: Figure
+    embodied_kg: dict[str, Figure]
+    assumptions: tuple[Assumption, ...] = ()
+    fleet_utilisation: Figure | None = None
+    building_kg: Figure | None = None
+    marginal: Intensity | None = None
+    instruments: tuple[Instrument, ...] = ()
+    residual: Figure | None = None
+    water_l_per_kwh: dict[str, Figure] = {}
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def amortisation(self) -> str:
+        """The rule that charges embodied carbon to the run, in words."""
+        life = f"calendar life of {self.lifetime_years.value:g} years"
+        if self.fleet_utilisation is None:
+            return f"reserved time over {life} (ISO/IEC 21031)"
+        return f"reserved time over the {self.fleet_utilisation.value:.0%} of {life} in which the fleet is in use"
+
+
+class EnergyItem(Struct, frozen=True, kw_only=True):
+    """Energy of one IT rung and uncertainty scope. Items with the same `scope` share one draw (one device model's
+    systematic error does not average away). `intensity_g_per_kwh` overrides the run's intensity for this item
+    (energy-weighted mean of its windows); its relative uncertainty stays that of the run. `kind` says how the energy
+    is known."""
+
+    rung: Rung
+    scope: str
+    energy_j: float
+    low_j: float
+    high_j: float
+    intensity_g_per_kwh: float | None = None
+    kind: Kind = "modelled"
+
+
+class Reservation(Struct, frozen=True, kw_only=True):
+    """So many units of an embodied scope ("device", "host", "network"), each reserved for `time_s` seconds."""
+
+    scope: str
+    units: float
+    time_s: float
+
+
+class MarketLine(Struct, frozen=True, kw_only=True):
+    """Energy of the facility that one instrument covers, or that none does (`kind` "residual"), and its carbon."""
+
+    kind: str
+    source: str
+    energy_kwh: float
+    g_per_kwh: float
+    carbon_kg: float
+
+
+class MarketBased(Struct, frozen=True, kw_only=True):
+    """Operational carbon by contract (GHG Protocol scope 2, market-based): beside the location-based figure, never
+    in its place. The lines are central values and add up to `operational_kg`."""
+
+    operational_kg: Figure
+    lines: tuple[MarketLine, ...]
+
+
+class Footprint(Struct, frozen=True, kw_only=True):
+    """Energy by rung (J; "gpu", "host", "network", "it" = their sum, "facility" = it times PUE) and carbon (kgCO2e).
+
+    A rung without an energy item is absent, not 0. Embodied by scope adds up to `embodied_kg`; operational and
+    embodied add up to `total_kg`, central values exactly, ranges by sampling. `interval_95` holds the 2.5th and 97.5th
+    percentile of "operational_kg", "embodied_kg" and "total_kg". `operational_kg` is location-based; `market` stands
+    beside it where there are instruments. `water_l` is water in liters, "on-site" and "off-site", as far as known."""
+
+    energy_j: dict[str, Figure]
+    operational_kg: Figure
+    embodied_kg: Figure
+    embodied_parts_kg: dict[str, Figure]
+    total_kg: Figure
+    interval_95: dict[str, tuple[float, float]] = {}
+    market: MarketBased | None = None
+    water_l: dict[str, Figure] = {}
+
+
+class Period(NamedTuple):
+    """When a run takes place; `start_unix_s` is None where that is not decided."""
+
+    start_unix_s: float | None
+    duration_s: float

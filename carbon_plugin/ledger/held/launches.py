@@ -1,0 +1,80 @@
+"""Which files of a run were written side by side, and which launch of the job followed which, in spite of clocks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from carbon_plugin.ledger.held.clocks import file_offsets
+from carbon_plugin.ledger.held.outline import Outline, find_events
+from carbon_plugin.ledger.records import Event
+
+RANK_0_FILES = "node-0."
+"""How the names of files begin that the node of rank 0 has written."""
+
+SKEW_EVENT = "clock_skew"
+"""Event of rank 0 when clocks of other nodes disagree with its own: data {"offsets_s": {file name: seconds}}, positive
+where the other one is ahead, 0 when they agree again."""
+
+ANOTHER_JOB_EVENT = "another_job"
+"""Event of a process that has noticed that another job writes into its run directory at the same time."""
+
+
+def clock_offsets(outlines: Sequence[Outline]) -> dict[str, float]:
+    """By how much the times of each file are ahead of those of the run, s, by file name.
+
+    The times of the run are those of the clock of rank 0, as it was set for most of the time. A file may differ because
+    the clock of its host was set between two files, or because rank 0 has noticed that clocks of nodes disagree.
+    """
+    noticed = [
+        (outline.path.name, offsets_in(event))
+        for outline in outlines
+        if outline.path.name.startswith(RANK_0_FILES)
+        for event in find_events(outline.path, SKEW_EVENT)
+    ]
+    return file_offsets([outline.timed for outline in outlines], noticed)
+
+
+def offsets_in(event: Event) -> dict[str, float]:
+    """What an event of rank 0 says of clocks: seconds that they are ahead, by file name; empty for any other event."""
+    stated = event.data.get("offsets_s") if event.kind == SKEW_EVENT else None
+    if not isinstance(stated, Mapping):
+        return {}
+    return {str(file): float(ahead_s) for file, ahead_s in stated.items() if isinstance(ahead_s, int | float)}
+
+
+def launches_of(outlines: Sequence[Outline], offsets_s: Mapping[str, float]) -> dict[str, int]:
+    """Number of the launch of the job that each file belongs to, from 0 on, by file name.
+
+    Attempts are counted by each node for itself, and a node may be new. Files are of one launch when they trained at
+    the same time for at least half as long as the shorter of them: a process that outlives its launch for a while, and
+    clocks that are a little apart, join no two launches.
+    """
+
+    def extent(outline: Outline) -> tuple[float, float]:
+        offset_s = offsets_s[outline.path.name]
+        return outline.started_unix_s - offset_s, outline.trained_until_unix_s - offset_s
+
+    launches: dict[str, int] = {}
+    number, start_s, end_s = -1, 0.0, 0.0
+    for outline in sorted(outlines, key=extent):
+        began_s, until_s = extent(outline)
+        together_s = min(until_s, end_s) - began_s  # the launch began before it
+        if number >= 0 and together_s >= 0 and together_s >= min(until_s - began_s, end_s - start_s) / 2:
+            end_s = max(end_s, until_s)
+        else:
+            number, start_s, end_s = number + 1, began_s, until_s
+        launches[outline.path.name] = number
+    return launches
+
+
+def earlier_steps(outlines: Sequence[Outline], launches: Mapping[str, int]) -> dict[str, int]:
+    """How many optimizer steps earlier launches had done when that of each file began, by file name."""
+    reached: dict[int, int] = {}
+    for outline in outlines:
+        number = launches[outline.path.name]
+        reached[number] = max(reached.get(number, 0), outline.last_step)
+    before, furthest = {}, 0
+    for number in sorted(reached):
+        before[number] = furthest
+        furthest = max(furthest, reached[number])
+    return {name: before[number] for name, number in launches.items()}

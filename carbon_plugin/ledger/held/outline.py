@@ -1,0 +1,179 @@
+"""What a ledger is about, from its two ends: who wrote it, from when to when, and how far it got. Not for its sums."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+from msgspec import Struct
+
+from carbon_plugin.errors import LedgerError
+from carbon_plugin.ledger import chain
+from carbon_plugin.ledger.codec import decode_opening, decode_record, decoder_for
+from carbon_plugin.ledger.files import is_own_name, writer_name
+from carbon_plugin.ledger.held.clocks import TimedFile
+from carbon_plugin.ledger.held.copies import first_fingerprint
+from carbon_plugin.ledger.possible import Gate
+from carbon_plugin.ledger.records import LEDGER_VERSION, Event, Record, Window
+from carbon_plugin.spec.parsing.boundary import LATEST_UNIX_S, UNREADABLE, too_deep
+
+_TAIL_BYTES = 1 << 16
+"""Some forty windows of eight GPUs; read further back where no step ended in them."""
+
+
+class _Device(Struct, frozen=True):
+    key: str
+
+
+class _Manifest(Struct, frozen=True, tag="manifest"):
+    """The few fields that are of use here: documents of tens of kB are not worth reading twice."""
+
+    node: int
+    attempt: int
+    host_key: str
+    started_unix_s: float
+    devices: list[_Device]
+    started_boot_s: float | None = None
+    file: str = ""
+
+
+_manifest_decoder = msgspec.json.Decoder(_Manifest)
+
+
+class Outline(Struct, frozen=True, kw_only=True):
+    """A file as its first line and its last windows tell it.
+
+    `devices` are those of the first manifest, `fingerprint` is that of the first window;
+    `trained_until_unix_s` is the end of the last window with a step, or of the file where there is none.
+    """
+
+    path: Path
+    size_bytes: int
+    node: int
+    started_unix_s: float
+    trained_until_unix_s: float
+    host_key: str
+    last_step: int
+    devices: tuple[str, ...]
+    fingerprint: str | None = None
+    started_boot_s: float | None = None
+
+    @property
+    def timed(self) -> TimedFile:
+        """What of it tells about clocks."""
+        return TimedFile(
+            name=self.path.name,
+            host_key=self.host_key,
+            node=self.node,
+            started_unix_s=self.started_unix_s,
+            end_unix_s=self.trained_until_unix_s,
+            started_boot_s=self.started_boot_s,
+        )
+
+    @property
+    def series(self) -> tuple[int, str]:
+        """What files have in common whose writers follow each other; by node, its leader's first."""
+        return self.node, writer_name(self.path.name)
+
+    @property
+    def place(self) -> tuple[str, int]:
+        """Whose clock the file was written by: a host, and a node on it."""
+        return self.host_key, self.node
+
+
+def outline_of(path: Path) -> Outline | None:
+    """The outline of a file; None if it does not begin with a manifest that can be read, or is a copy of another one.
+
+    Raises `LedgerError` for a file that cannot be opened or is of an unknown version.
+    """
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            parts = chain.split_line(file.readline().rstrip(b"\n"))
+            opening = decode_opening(parts[1]) if parts else None
+            if parts is None or opening is None:
+                return None
+            manifest = _manifest(parts[1])
+            tail = _tail(file, size, decoder_for(opening.version, str(path)))
+    except OSError as error:
+        raise LedgerError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if manifest is None or not 0 <= manifest.started_unix_s <= LATEST_UNIX_S:
+        return None
+    if not is_own_name(path.name, stated=manifest.file, node=manifest.node, attempt=manifest.attempt):
+        return None
+    windows = [record for record in tail if isinstance(record, Window)]
+    trained = [window for window in windows if window.steps] or windows
+    return Outline(
+        path=path,
+        size_bytes=size,
+        node=manifest.node,
+        started_unix_s=manifest.started_unix_s,
+        trained_until_unix_s=max([manifest.started_unix_s, *(w.start_unix_s + w.duration_s for w in trained)]),
+        host_key=manifest.host_key,
+        last_step=max((window.last_step for window in windows), default=0),
+        devices=tuple(device.key for device in manifest.devices),
+        fingerprint=first_fingerprint(path),
+        started_boot_s=manifest.started_boot_s,
+    )
+
+
+def find_events(path: Path, kind: str, *, edge_bytes: int | None = None) -> Iterator[Event]:
+    """Events of a kind, found by how the line of an event begins, so that hardly any other line is decoded; with
+    `edge_bytes` only those in so many bytes at the beginning and at the end.
+
+    Raises `LedgerError` for a file that cannot be read.
+    """
+    decoder = decoder_for(LEDGER_VERSION, str(path))
+    try:
+        with path.open("rb") as file:
+            for line in file if edge_bytes is None else _edges(file, edge_bytes):
+                if line.startswith(b'{"type":"event"', chain.HEX_DIGITS + 1):
+                    record = _decoded(line[chain.HEX_DIGITS + 1 :], decoder)
+                    if isinstance(record, Event) and record.kind == kind:
+                        yield record
+    except OSError as error:
+        raise LedgerError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def _edges(file: BinaryIO, size_bytes: int) -> Iterator[bytes]:
+    """Lines at the beginning of a file, and then those at its end that were not among them."""
+    while file.tell() < size_bytes and (line := file.readline()):
+        yield line
+    end = file.seek(0, os.SEEK_END)
+    if end > size_bytes:
+        file.seek(max(size_bytes, end - size_bytes))
+        file.readline()  # part of a line, or one that came already
+        yield from file
+
+
+def _tail(file: BinaryIO, size: int, decoder: msgspec.json.Decoder[Record]) -> list[Record]:
+    """The last records, back to a window with a step; all of them where there is none."""
+    back, gate = _TAIL_BYTES, Gate()
+    while True:
+        start = max(0, size - back)
+        file.seek(start)
+        # What precedes the first newline is part of a line; what follows the last one was never completed.
+        lines = file.read(size - start).split(b"\n")[1 if start else 0 : -1]
+        parts = (chain.split_line(line) for line in lines)
+        records = [record for part in parts if part and (record := _decoded(part[1], decoder))]
+        records = [record for record in records if (verdict := gate.judge(record)) is None or not verdict.impossible]
+        if start == 0 or any(isinstance(record, Window) and record.steps for record in records):
+            return records
+        back *= 4
+
+
+def _manifest(payload: bytes) -> _Manifest | None:
+    try:
+        return None if too_deep(payload) else _manifest_decoder.decode(payload)
+    except UNREADABLE:
+        return None  # the verification names it
+
+
+def _decoded(payload: bytes, decoder: msgspec.json.Decoder[Record]) -> Record | None:
+    try:
+        return decode_record(payload, decoder)
+    except LedgerError:
+        return None  # the verification names it

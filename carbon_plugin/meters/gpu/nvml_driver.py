@@ -1,0 +1,272 @@
+"""The NVIDIA driver through the `pynvml` module: which GPUs there are, and their joules and watts.
+
+Every error becomes an `NvmlError` with one of a few codes. Nothing is remembered between reads: energy bookkeeping
+is in `track`, and which GPUs are the job's in `selection`. NVML ignores CUDA_VISIBLE_DEVICES.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, Literal
+
+from msgspec import Struct
+
+from carbon_plugin.errors import MeterError
+from carbon_plugin.meters.gpu.context import GpuContext, reasons_of
+from carbon_plugin.meters.track import Averaging
+
+ErrorCode = Literal[
+    "lost",
+    "not_supported",
+    "permission",
+    "uninitialized",
+    "no_library",
+    "driver_not_loaded",
+    "version_mismatch",
+    "error",
+]
+Scope = Literal["gpu", "module"]
+
+# Values of the NVML interface, spelled out because older `pynvml` modules lack some of the names.
+_CODES: dict[int, ErrorCode] = {
+    1: "uninitialized",
+    3: "not_supported",
+    4: "permission",
+    9: "driver_not_loaded",
+    12: "no_library",
+    13: "not_supported",
+    15: "lost",
+    16: "lost",
+    18: "version_mismatch",
+    28: "lost",
+}
+_FIELD_POWER_AVERAGE = 185
+_FIELD_ENERGY = 191
+_SCOPES: dict[Scope, int] = {"gpu": 0, "module": 1}
+
+_GRACE_PARTS = ("GH200", "GB200", "GB300", "GRACE")
+
+
+class NvmlError(MeterError):
+    """A call on the driver failed; `code` is the class of failure, the message the driver's own words."""
+
+    def __init__(self, message: str, code: ErrorCode) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Slice(Struct, frozen=True):
+    """A MIG device: its UUID, name, and its share of the whole GPU's compute slices. One GPU instance may hold several
+    compute instances, each a MIG device of its own."""
+
+    uuid: str
+    name: str
+    share: float
+
+
+class Gpu(Struct, frozen=True, kw_only=True):
+    """One physical GPU as NVML lists it.
+
+    `index` is NVML's (PCI order), `minor` the number of its /dev/nvidia file. `compute_capability` is None where the
+    driver does not tell; `slices` are its MIG devices, empty where MIG is off. `power_limit_w` is the limit in force,
+    `most_power_w` the highest that can be set or is usual.
+    """
+
+    index: int
+    uuid: str
+    name: str
+    minor: int | None
+    compute_capability: tuple[int, int] | None
+    power_limit_w: float | None
+    memory_bytes: int | None
+    most_power_w: float | None = None
+    mig_enabled: bool = False
+    slices: tuple[Slice, ...] = ()
+
+    @property
+    def averaging(self) -> Averaging:
+        """What nvmlDeviceGetPowerUsage means here: the mean of the last second from Ampere on, except GA100 (8.0);
+        instantaneous there and on older parts (NVML API reference)."""
+        if self.compute_capability is None or self.compute_capability <= (8, 0):
+            return "instant"
+        return "trailing_mean"
+
+    @property
+    def has_grace(self) -> bool:
+        """Whether the GPU shares a module with a Grace CPU, so that a power reading may cover both."""
+        return any(part in self.name.upper() for part in _GRACE_PARTS)
+
+
+class Inventory(Struct, frozen=True, kw_only=True):
+    """What the driver lists: its version, the GPUs that answered, and one line for each that did not."""
+
+    driver_version: str
+    gpus: tuple[Gpu, ...]
+    problems: tuple[tuple[ErrorCode, str], ...] = ()
+
+
+class NvmlDriver:
+    """One initialised NVML library. Raises `NvmlError` where it cannot be had. Not for use after a fork."""
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+        self._open = False
+        self._handles: dict[str, Any] = {}
+        try:
+            # Imported here: it takes some 15 ms, and most users of this package never meter.
+            self._nvml: Any = import_module("pynvml")
+        except ImportError as error:
+            raise NvmlError(
+                f"the Python module pynvml (package nvidia-ml-py) is missing: {error}", "no_library"
+            ) from error
+        self.reopen()
+
+    def reopen(self) -> None:
+        """Initialise the library, also again after somebody else in the process shut it down."""
+        self._handles.clear()
+        self._call(self._nvml.nvmlInit)
+        self._open = True
+
+    def close(self) -> None:
+        """Release the library; a library that is gone already needs no release."""
+        if not self._open or os.getpid() != self._pid:
+            return
+        self._open = False
+        self._handles.clear()
+        try:
+            self._call(self._nvml.nvmlShutdown)
+        except NvmlError as error:
+            if error.code != "uninitialized":
+                raise
+
+    def inventory(self) -> Inventory:
+        """List all GPUs that NVML shows to this process."""
+        gpus: list[Gpu] = []
+        problems: list[tuple[ErrorCode, str]] = []
+        for index in range(self._call(self._nvml.nvmlDeviceGetCount)):
+            try:
+                gpus.append(self._describe(index))
+            except NvmlError as error:
+                problems.append((error.code, f"GPU with NVML index {index} does not answer: {error}"))
+        version = self._call(self._nvml.nvmlSystemGetDriverVersion)
+        return Inventory(driver_version=version, gpus=tuple(gpus), problems=tuple(problems))
+
+    def energy_j(self, uuid: str, scope: Scope | None) -> float:
+        """Joules on the hardware counter since the driver was loaded; it steps about every 100 ms.
+
+        `scope` None is the classic call, whose scope the part decides; "gpu" and "module" ask for one by field.
+        """
+        if scope is None:
+            return float(self._on(uuid, self._nvml.nvmlDeviceGetTotalEnergyConsumption)) * 1e-3
+        return self._field(uuid, _FIELD_ENERGY, scope) * 1e-3
+
+    def power_w(self, uuid: str, scope: Scope | None) -> float:
+        """Watts now, or as the mean of the last second: `Gpu.averaging` says which. `scope` as for energy."""
+        if scope is None:
+            return float(self._on(uuid, self._nvml.nvmlDeviceGetPowerUsage)) * 1e-3
+        return self._field(uuid, _FIELD_POWER_AVERAGE, scope) * 1e-3
+
+    def context(self, uuid: str) -> GpuContext:
+        """Power limit, clock and throttle reasons now. Raises only for a GPU that is lost."""
+        nvml = self._nvml
+        handle = self._handle(uuid)
+        limit_mw = self._optional(nvml.nvmlDeviceGetEnforcedPowerLimit, handle)
+        default_mw = self._optional(nvml.nvmlDeviceGetPowerManagementDefaultLimit, handle)
+        bits = self._optional(nvml.nvmlDeviceGetCurrentClocksThrottleReasons, handle)
+        return GpuContext(
+            power_limit_w=None if limit_mw is None else limit_mw * 1e-3,
+            default_power_limit_w=None if default_mw is None else default_mw * 1e-3,
+            sm_clock_mhz=self._optional(nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_SM),
+            held_back_by=reasons_of(bits or 0),
+        )
+
+    def _describe(self, index: int) -> Gpu:
+        nvml = self._nvml
+        handle = self._call(nvml.nvmlDeviceGetHandleByIndex, index)
+        uuid = self._call(nvml.nvmlDeviceGetUUID, handle)
+        self._handles[uuid] = handle
+        limit_mw = self._optional(nvml.nvmlDeviceGetEnforcedPowerLimit, handle)
+        limits_mw = [
+            limit_mw,
+            self._optional(nvml.nvmlDeviceGetPowerManagementDefaultLimit, handle),
+            *(self._optional(nvml.nvmlDeviceGetPowerManagementLimitConstraints, handle) or ()),
+        ]
+        memory = self._optional(nvml.nvmlDeviceGetMemoryInfo, handle)
+        mode = self._optional(nvml.nvmlDeviceGetMigMode, handle)
+        mig_enabled = mode is not None and mode[0] == nvml.NVML_DEVICE_MIG_ENABLE
+        return Gpu(
+            index=index,
+            uuid=uuid,
+            name=self._call(nvml.nvmlDeviceGetName, handle),
+            minor=self._optional(nvml.nvmlDeviceGetMinorNumber, handle),
+            compute_capability=self._optional(nvml.nvmlDeviceGetCudaComputeCapability, handle),
+            power_limit_w=None if limit_mw is None else limit_mw * 1e-3,
+            memory_bytes=None if memory is None else int(memory.total),
+            most_power_w=max((limit * 1e-3 for limit in limits_mw if limit), default=None),
+            mig_enabled=mig_enabled,
+            slices=self._slices(handle) if mig_enabled else (),
+        )
+
+    def _slices(self, parent: Any) -> tuple[Slice, ...]:
+        nvml = self._nvml
+        most = self._call(nvml.nvmlDeviceGetMaxMigDeviceCount, parent)
+        found = []
+        for position in range(most):
+            try:
+                handle = self._call(nvml.nvmlDeviceGetMigDeviceHandleByIndex, parent, position)
+                # A GPU divides into as many compute slices as it can have MIG devices (7 on A100 and H100, 4 on A30).
+                attributes = self._call(nvml.nvmlDeviceGetAttributes, handle)
+                share = (attributes.computeInstanceSliceCount or attributes.gpuInstanceSliceCount) / most
+                uuid = self._call(nvml.nvmlDeviceGetUUID, handle)
+                found.append(Slice(uuid, self._call(nvml.nvmlDeviceGetName, handle), share))
+            except NvmlError:
+                continue  # MIG positions are sparse: an empty one answers "Not Found"
+        return tuple(found)
+
+    def _field(self, uuid: str, field: int, scope: Scope) -> float:
+        values = self._on(uuid, self._nvml.nvmlDeviceGetFieldValues, [(field, _SCOPES[scope])])
+        value = values[0]
+        if value.nvmlReturn != self._nvml.NVML_SUCCESS:
+            raise self._error(self._nvml.NVMLError(value.nvmlReturn))
+        # The member of the union that is set differs by driver.
+        wide = value.valueType in (
+            self._nvml.NVML_VALUE_TYPE_UNSIGNED_LONG_LONG,
+            self._nvml.NVML_VALUE_TYPE_UNSIGNED_LONG,
+        )
+        return float(value.value.ullVal if wide else value.value.uiVal)
+
+    def _on(self, uuid: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        return self._call(function, self._handle(uuid), *arguments)
+
+    def _handle(self, uuid: str) -> Any:
+        if uuid not in self._handles:
+            self._handles[uuid] = self._call(self._nvml.nvmlDeviceGetHandleByUUID, uuid)
+        return self._handles[uuid]
+
+    def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except self._nvml.NVMLError as error:
+            raise self._error(error) from error
+        except UnicodeDecodeError as error:
+            # A text that is no UTF-8, such as the name of a board with a broken memory, is no reason to meter nothing.
+            return error.object.decode(errors="replace")
+
+    def _optional(self, function: Callable[..., Any], handle: Any, *arguments: Any) -> Any:
+        """The answer, or None where the device cannot give it; a lost device still raises."""
+        try:
+            return self._call(function, handle, *arguments)
+        except NvmlError as error:
+            if error.code == "lost":
+                raise
+            return None
+
+    @staticmethod
+    def _error(error: Any) -> NvmlError:
+        try:
+            words = str(error)
+        except UnicodeDecodeError as broken:
+            words = broken.object.decode(errors="replace")
+        return NvmlError(f"NVML error {error.value}: {words}", _CODES.get(error.value, "error"))

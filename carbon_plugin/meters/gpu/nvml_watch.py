@@ -1,0 +1,180 @@
+"""Looks at physical GPUs on the driver's thread, and says at any moment what is known of each.
+
+A look may take as long as the driver likes: each sample carries the time of its own call, and what a slow driver has
+not told yet is absent until it does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from carbon_plugin.meters.gpu.nvml_driver import NvmlDriver, NvmlError
+from carbon_plugin.meters.gpu.nvml_targets import Board
+from carbon_plugin.meters.protocol import Reading
+from carbon_plugin.meters.track import Sample, Step, Track, advance, start_track
+
+
+class _Look(Struct, frozen=True, kw_only=True):
+    """One read of a board: the sample, how long it took, and what failed."""
+
+    sample: Sample
+    took_s: float
+    counter_error: NvmlError | None = None
+    power_error: NvmlError | None = None
+
+    @property
+    def error(self) -> NvmlError | None:
+        """The error that says most, where the board gave nothing at all."""
+        if self.counter_error is None or self.power_error is None:
+            return None
+        return self.power_error if self.counter_error.code == "not_supported" else self.counter_error
+
+
+class BoardReader:
+    """`look_at_all` is for the driver's thread, `readings` for the reader's; between them each board's latest reading
+    is replaced in one step. `integrates` are the boards whose power must be polled."""
+
+    def __init__(
+        self, driver: NvmlDriver, boards: Sequence[Board], clock: Callable[[], float], slow_call_s: float
+    ) -> None:
+        self.integrates: frozenset[str] = frozenset(board.gpu.uuid for board in boards if not board.counter)
+        self._driver = driver
+        self._boards = list(boards)
+        self._clock = clock
+        self._slow_call_s = slow_call_s
+        self._tracks: dict[str, Track] = {}
+        self._latest: dict[str, Reading] = {}
+        self._taken: dict[str, float] = {}
+
+    def look_at_all(self) -> None:
+        """Advance the track of every board by one look at it."""
+        for board in self._boards:
+            self._latest[board.gpu.uuid] = self._look_at(board)
+
+    def readings(self, asked_s: float, now_s: float, busy_s: float) -> tuple[list[Reading], list[Reading]]:
+        """New samples that are too old to be those of now, and what is known of each board at this moment.
+
+        A sample from before `asked_s`, the moment at which the reading was asked for, says nothing about what was drawn
+        since. `busy_s` is how long the driver has been keeping its caller."""
+        late, now = [], []
+        for board in self._boards:
+            uuid = board.gpu.uuid
+            latest = self._latest.get(uuid)
+            if latest is not None and latest.monotonic_s >= asked_s:
+                now.append(latest)
+            else:
+                if latest is not None and latest.monotonic_s > self._taken.get(uuid, 0.0):
+                    late.append(latest)
+                now.append(self._stale(uuid, latest, now_s, busy_s))
+            if latest is not None:
+                self._taken[uuid] = latest.monotonic_s
+        return late, now
+
+    def _stale(self, uuid: str, latest: Reading | None, now_s: float, busy_s: float) -> Reading:
+        """What is known of a board whose driver takes its time: its energy up to the last sample."""
+        waited_s = busy_s if latest is None else now_s - latest.monotonic_s
+        known = latest or Reading(key=uuid, monotonic_s=now_s, energy_j=None, kind="absent", covered_s=0.0)
+        return replace(
+            known,
+            monotonic_s=now_s,
+            kind="absent",
+            fault="slow",
+            message=f"{uuid}: the driver has not answered for {waited_s:.1f} s",
+            power_w=None,
+        )
+
+    def _look_at(self, board: Board) -> Reading:
+        """One look at a board as a reading of the whole GPU; `covered_s` counts from its first sample."""
+        uuid = board.gpu.uuid
+        look = self._look(board)
+        if look.error is not None and look.error.code == "uninitialized" and _reopened(self._driver):
+            look = self._look(board)
+        track = self._tracks.get(uuid)
+        if look.error is not None:
+            return _unread(uuid, look, track)
+        integrates = look.counter_error is not None
+        self.integrates = self.integrates | {uuid} if integrates else self.integrates - {uuid}
+        if track is None:
+            # First answer of this GPU: what it drew before is unknown, so this is a start, not a stretch.
+            started = start_track(look.sample, board.bounds)
+            step = Step(track=started, energy=started.energy, kind="power_integrated" if integrates else "counter")
+        else:
+            step = advance(track, look.sample, board.traits)
+        self._tracks[uuid] = step.track
+        return _read(board, look, step, self._slow_call_s)
+
+    def _look(self, board: Board) -> _Look:
+        """Read counter and power; either alone is enough. The sample's time is the end of the call behind it: one that
+        hangs waits for the driver first."""
+        start_s = self._clock()
+        counter_j, counter_error, counted_s = self._timed(self._driver.energy_j, board)
+        power_w, power_error, end_s = self._timed(self._driver.power_w, board)
+        sample_s = end_s if counter_j is None else counted_s
+        return _Look(
+            sample=Sample(monotonic_s=sample_s, counter_j=counter_j, power_w=power_w),
+            took_s=end_s - start_s,
+            counter_error=counter_error,
+            power_error=power_error,
+        )
+
+    def _timed(self, read: Callable[..., float], board: Board) -> tuple[float | None, NvmlError | None, float]:
+        value: float | None = None
+        failure: NvmlError | None = None
+        try:
+            value = read(board.gpu.uuid, board.scope)
+        except NvmlError as error:
+            failure = error
+        return value, failure, self._clock()
+
+
+def _reopened(driver: NvmlDriver) -> bool:
+    """Initialise NVML again after somebody else in this process shut it down."""
+    try:
+        driver.reopen()
+    except NvmlError:
+        return False
+    return True
+
+
+def _unread(uuid: str, look: _Look, track: Track | None) -> Reading:
+    """Neither counter nor power answered: energy is held, and the stretch is absent, never a zero."""
+    code = look.error.code if look.error else "error"
+    energy = track.energy if track else None
+    return Reading(
+        key=uuid,
+        monotonic_s=look.sample.monotonic_s,
+        energy_j=energy.central_j if energy else None,
+        kind="absent",
+        low_j=energy.low_j if energy else None,
+        high_j=energy.high_j if energy else None,
+        fault=code,
+        message=f"{uuid} could not be read: {look.error}",
+        covered_s=track.covered_s if track else 0.0,
+    )
+
+
+def _read(board: Board, look: _Look, step: Step, slow_call_s: float) -> Reading:
+    uuid = board.gpu.uuid
+    fault, message = step.fault, step.message
+    if fault is None and board.counter and look.counter_error is not None:
+        fault, message = look.counter_error.code, f"the energy counter fails: {look.counter_error}"
+    unsure_j = 0.0
+    if fault is None and look.took_s > slow_call_s:
+        fault, message = "slow", f"one read took {look.took_s:.1f} s in the driver"
+        unsure_j = look.took_s * (step.track.power_w or 0.0)  # if the value is of the beginning of the call
+    energy = step.energy
+    return Reading(
+        key=uuid,
+        monotonic_s=look.sample.monotonic_s,
+        energy_j=energy.central_j,
+        kind=step.kind,
+        low_j=energy.low_j,
+        high_j=energy.high_j + unsure_j,
+        power_w=look.sample.power_w,
+        fault=fault,
+        message=None if message is None else f"{uuid}: {message}",
+        covered_s=step.track.covered_at(look.sample.monotonic_s, step.kind),
+    )

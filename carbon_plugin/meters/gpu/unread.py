@@ -1,0 +1,45 @@
+"""GPUs that are there and that no driver tells of: their energy by a model, as an estimate and not as a measurement."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from carbon_plugin.meters.host.model_meter import ModelledPart, ModelMeter, constant
+from carbon_plugin.meters.protocol import UnreadGpus
+from carbon_plugin.meters.watts import Watts
+from carbon_plugin.spec.figure import Figure
+from carbon_plugin.spec.hardware.cluster import Accelerator
+from carbon_plugin.spec.metered import DeviceIdentity
+
+UNKNOWN_MODEL = "NVIDIA GPU of unknown model"
+
+
+def unread_meters(
+    unread: UnreadGpus | None,
+    host_key: str,
+    accelerator: Accelerator | None,
+    power_w: Figure | None,
+    clock: Callable[[], float],
+) -> list[ModelMeter]:
+    """A meter of these GPUs; none without any, or without an assumption of what each of them draws (`power_w`, W).
+    `accelerator` is their model, None or a CPU where nobody knows it."""
+    if unread is None or power_w is None:
+        return []
+    profile = accelerator.name if accelerator is not None and accelerator.kind == "gpu" else None
+    watts = Watts(power_w.low, power_w.value, power_w.high)
+    note = f"{unread.sentence}; estimated at {watts.central:.0f} W ({watts.low:.0f} to {watts.high:.0f} W) each"
+
+    def part(index: int) -> ModelledPart:
+        identity = DeviceIdentity(
+            key=f"{host_key}/unread-gpu-{index}",
+            name=profile or UNKNOWN_MODEL,
+            rung="gpu",
+            scope="gpu",
+            meter=f"power model: {power_w.source}",
+            energy_kind="modelled",
+            profile=profile,
+            note=note,
+        )
+        return ModelledPart(identity, constant(watts), estimate=True)
+
+    return [ModelMeter([part(index) for index in range(unread.count)], clock)]

@@ -1,0 +1,169 @@
+"""Meters of what is modelled: they integrate the power of an equation over time, with its range, and say "modelled"."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+
+from msgspec import Struct
+
+from carbon_plugin.meters.bounds import Bounds
+from carbon_plugin.meters.host.cpu_load import CpuLoad
+from carbon_plugin.meters.host.modelled import cpu_power
+from carbon_plugin.meters.protocol import Reading
+from carbon_plugin.meters.watts import PowerSource, Watts
+from carbon_plugin.spec.metered import DeviceIdentity
+
+ANY_NODE = Bounds(ceiling_w=100e3, limit_w=None, source="the most of any node")
+
+
+class ModelledPart(Struct, frozen=True):
+    """A device without a meter, and its power. An `estimate` stands for a device that should have been measured."""
+
+    identity: DeviceIdentity
+    power: PowerSource
+    estimate: bool = False
+
+
+class ModelMeter:
+    """Integrates the power of its parts between reads. Nothing in it can fail, so it has no faults."""
+
+    def __init__(self, parts: Sequence[ModelledPart], clock: Callable[[], float] = time.monotonic) -> None:
+        self.devices = [part.identity for part in parts]
+        self.bounds = {part.identity.key: ANY_NODE for part in parts}
+        self.poll_interval_s: float | None = None
+        self._pid = os.getpid()
+        self._parts = list(parts)
+        self._clock = clock
+        self._last_s = clock()
+        self._energies = [Watts(0.0, 0.0, 0.0)] * len(parts)
+        self._closed = False
+
+    def read(self) -> list[Reading]:
+        """One reading a part; none after `close` or in a forked child."""
+        if self._closed or os.getpid() != self._pid:
+            return []
+        now_s = self._clock()
+        elapsed_s, self._last_s = now_s - self._last_s, now_s
+        readings = []
+        for position, part in enumerate(self._parts):
+            power = part.power(elapsed_s)
+            joules = self._energies[position].plus(power.times(elapsed_s))
+            self._energies[position] = joules
+            readings.append(
+                Reading(
+                    key=part.identity.key,
+                    monotonic_s=now_s,
+                    energy_j=joules.central,
+                    kind="modelled",
+                    low_j=joules.low,
+                    high_j=joules.high,
+                    power_w=power.central,
+                    estimated_j=joules.central if part.estimate else 0.0,
+                )
+            )
+        return readings
+
+    def close(self) -> None:
+        """Stop reading."""
+        self._closed = True
+
+
+def constant(power: Watts) -> PowerSource:
+    """The same power at all times."""
+    return lambda _elapsed_s: power
+
+
+class CpuPower:
+    """CPU power by TDP and utilisation (`host_model.cpu_power`), from a load's busy time."""
+
+    def __init__(self, load: CpuLoad, tdp: Watts, logical_cores: int, reserved_share: float) -> None:
+        self._load = load
+        self._tdp = tdp
+        self._logical_cores = logical_cores
+        self._reserved_share = reserved_share
+        self._busy_s = load.busy_s()
+
+    def __call__(self, elapsed_s: float) -> Watts:
+        """Mean power of the stretch."""
+        busy_s = self._load.busy_s()
+        spent_s, self._busy_s = busy_s - self._busy_s, busy_s
+        utilisation = spent_s / (elapsed_s * self._logical_cores) if elapsed_s > 0 else 0.0
+        return cpu_power(self._tdp, utilisation, self._reserved_share)
+
+
+class GpuDraw:
+    """Energy of the GPUs between two reads, for what a host draws on their behalf.
+
+    A GPU that cannot be read counts with `assumed_w` if that is known; when it answers again, only what exceeds the
+    assumed energy is added.
+    """
+
+    def __init__(self, unmetered: int, assumed_w: float | None) -> None:
+        self._unmetered = unmetered
+        self._assumed_w = assumed_w or 0.0
+        self._last: dict[str, Reading] = {}
+        self._assumed_j: dict[str, float] = {}
+        self._since_j = Watts(0.0, 0.0, 0.0)
+
+    def observe(self, readings: Sequence[Reading]) -> None:
+        """Take in one round of readings of the metered GPUs."""
+        for reading in readings:
+            last, self._last[reading.key] = self._last.get(reading.key), reading
+            if last is not None:
+                self._since_j = self._since_j.plus(self._stretch(last, reading))
+
+    def all_metered(self) -> None:
+        """From now on every GPU is among the readings."""
+        self._unmetered = 0
+
+    def power_since(self, elapsed_s: float) -> Watts:
+        """Mean power of all GPUs since the last call."""
+        if elapsed_s <= 0:
+            return Watts(0.0, 0.0, 0.0)
+        joules, self._since_j = self._since_j, Watts(0.0, 0.0, 0.0)
+        assumed_w = self._unmetered * self._assumed_w
+        return joules.times(1 / elapsed_s).plus(Watts(assumed_w, assumed_w, assumed_w))
+
+    def _stretch(self, last: Reading, now: Reading) -> Watts:
+        if now.kind == "absent":
+            joules = self._assumed_w * (now.monotonic_s - last.monotonic_s)
+            self._assumed_j[now.key] = self._assumed_j.get(now.key, 0.0) + joules
+            return Watts(joules, joules, joules)
+        assumed_j = self._assumed_j.pop(now.key, 0.0)
+        deltas = [
+            max(0.0, (after or 0.0) - (before or 0.0) - assumed_j)
+            for before, after in (
+                (last.low_j, now.low_j),
+                (last.energy_j, now.energy_j),
+                (last.high_j, now.high_j),
+            )
+        ]
+        return Watts(*deltas)
+
+
+def summed(powers: Sequence[PowerSource]) -> PowerSource:
+    """Several parts as one, whose errors go together."""
+
+    def power(elapsed_s: float) -> Watts:
+        total = Watts(0.0, 0.0, 0.0)
+        for one in powers:
+            total = total.plus(one(elapsed_s))
+        return total
+
+    return power
+
+
+def with_overhead(base: Watts, fractions: Watts, draw: GpuDraw) -> PowerSource:
+    """P = base + overhead fraction * P_gpu: a node's power beyond its accelerators."""
+
+    def power(elapsed_s: float) -> Watts:
+        gpus = draw.power_since(elapsed_s)
+        return Watts(
+            base.low + fractions.low * gpus.low,
+            base.central + fractions.central * gpus.central,
+            base.high + fractions.high * gpus.high,
+        )
+
+    return power

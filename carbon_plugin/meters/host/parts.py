@@ -1,0 +1,175 @@
+"""The parts of a host that nothing measures, each with its equation, and what a host can draw at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from msgspec import Struct
+
+from carbon_plugin.meters.bounds import ANY_GPU_W, Bounds
+from carbon_plugin.meters.host.cpu_load import job_root_pid, open_cpu_load
+from carbon_plugin.meters.host.machine import HostInfo
+from carbon_plugin.meters.host.model_meter import CpuPower, GpuDraw, ModelledPart, constant, with_overhead
+from carbon_plugin.meters.host.modelled import (
+    cpu_tdp,
+    dram_power,
+    network_power,
+    node_base_power,
+    overhead_fractions,
+    sourced_power,
+)
+from carbon_plugin.meters.host.rapl import Platform
+from carbon_plugin.meters.host.share import HostShare
+from carbon_plugin.meters.protocol import UnreadGpus
+from carbon_plugin.meters.watts import Watts
+from carbon_plugin.spec.amounts import plural
+from carbon_plugin.spec.hardware.cluster import Accelerator, Node
+from carbon_plugin.spec.metered import DeviceIdentity, Rung
+
+NODE_HEADROOM = 1.5
+"""A node may exceed the sum of its parts by the losses of its supplies and by what no list names (our convention)."""
+
+OTHER_W = 500.0
+"""Disks, fans and network cards of a machine that nothing is known of (our convention)."""
+
+UNKNOWN_NODE_W = 20e3
+"""No node with eight accelerators draws more (our convention)."""
+
+NODE_LAG_S = 30.0
+"""The counters of nodes are renewed every 30 s by default under Slurm, so a value can be as old."""
+
+
+class HostPlan(Struct, frozen=True, kw_only=True):
+    """What the parts of a host are decided from."""
+
+    host: HostInfo
+    key: str
+    node: Node | None
+    cpu_tdp: Watts | None
+    share: HostShare
+    gpu_equivalents: float
+    nodes: int
+    node_measured: bool
+    cpu_measured: bool
+    dram_measured: bool
+
+
+def stated_cpu_tdp(accelerator: Accelerator | None, node_profile: Node | None) -> Watts | None:
+    """TDP of all CPUs where the job's device is a CPU: the node profile's, since several ranks may share the
+    packages and the device is then one rank's part; without a node profile the device's own. None for a GPU."""
+    if accelerator is None or accelerator.kind != "cpu":
+        return None
+    if node_profile is not None:
+        return sourced_power(node_profile.host.cpu_tdp_w).times(node_profile.host.sockets)
+    return sourced_power(accelerator.tdp_w)
+
+
+def host_parts(
+    plan: HostPlan, draw: GpuDraw, root_pid: int | None, environ: Mapping[str, str], clock: Callable[[], float]
+) -> list[ModelledPart]:
+    """What of the host and the network no meter tells: by the node's profile, else by what this machine is."""
+    if plan.node is None:
+        return _machine_parts(plan, root_pid, environ, clock)
+    return _node_parts(plan, plan.node, draw)
+
+
+def platform_of(host: HostInfo, node_profile: Node | None) -> Platform:
+    """What the CPUs and the memory of this machine can draw, for the plausibility of RAPL."""
+    dram = dram_power(host.memory_bytes) if host.memory_bytes else None
+    if node_profile is None:
+        return Platform(cpu_tdp=cpu_tdp(host.physical_cores), dram=dram)
+    return Platform(cpu_tdp=sourced_power(node_profile.host.cpu_tdp_w).times(node_profile.host.sockets), dram=dram)
+
+
+def node_bounds(
+    host: HostInfo,
+    node_profile: Node | None,
+    accelerator: Accelerator | None,
+    gpus_most_w: Sequence[float | None] | None,
+    unread: UnreadGpus | None,
+) -> Bounds:
+    """Return what this node can draw with all that is in it; where its accelerators are unknown, the most of any node.
+
+    `gpus_most_w` is the most that each metered GPU can draw in W (None for a GPU that states no limit), or None where
+    no GPU is metered."""
+    if gpus_most_w is None and unread is None and node_profile is None:
+        return Bounds(ceiling_w=UNKNOWN_NODE_W, limit_w=None, source="the most of any node", lag_s=NODE_LAG_S)
+    gpus_w = sum(most_w or ANY_GPU_W for most_w in gpus_most_w or ())
+    if unread is not None:
+        gpus_w += unread.count * ANY_GPU_W
+    machine_w = cpu_tdp(host.physical_cores).high + dram_power(host.memory_bytes).high + OTHER_W
+    source = f"GPUs of {gpus_w:.0f} W and a machine of {machine_w:.0f} W"
+    if node_profile is not None:
+        each_w = accelerator.tdp_w.value if accelerator is not None and accelerator.kind == "gpu" else 0.0
+        gpus_w = max(gpus_w, node_profile.accelerators * each_w)
+        beside_w = sourced_power(node_profile.host.base_power_w).high + overhead_fractions(node_profile).high * gpus_w
+        machine_w = max(machine_w, beside_w)
+        source = f"the profile {node_profile.name} with GPUs of {gpus_w:.0f} W"
+    return Bounds(ceiling_w=NODE_HEADROOM * (gpus_w + machine_w), limit_w=None, source=source, lag_s=NODE_LAG_S)
+
+
+def _node_parts(plan: HostPlan, node: Node, draw: GpuDraw) -> list[ModelledPart]:
+    """The host and the network of a node with a profile, less what counters measure."""
+    if plan.node_measured:
+        return _network_part(plan, node)
+    whole = node_base_power(node, cpu_measured=plan.cpu_measured, dram_measured=plan.dram_measured)
+    share = plan.share
+    base = Watts(whole.low * share.low, whole.central * share.value, whole.high * share.high)
+    fractions = overhead_fractions(node)
+    measured = [name for name, known in (("CPU", plan.cpu_measured), ("DRAM", plan.dram_measured)) if known]
+    note = (
+        f"{base.central:.0f} W ({base.low:.0f}-{base.high:.0f}) + {fractions.central:g} of GPU power, "
+        f"from the profile {node.name}"
+        + (f", without the measured {' and '.join(measured)}" if measured else "")
+        + (f", for the job's share {share.value:.3f} of the host" if share.value < 1 else "")
+    )
+    identity = _identity(plan, "host", "host", "host", "node profile model", note)
+    return [ModelledPart(identity, with_overhead(base, fractions, draw)), *_network_part(plan, node)]
+
+
+def _network_part(plan: HostPlan, node: Node) -> list[ModelledPart]:
+    network = network_power(node, plan.gpu_equivalents or node.accelerators, plan.nodes)
+    if network.high <= 0:
+        return []
+    note = (
+        f"{network.central:.0f} W ({network.low:.0f}-{network.high:.0f}) of switches and optics, "
+        f"from the profile {node.name}"
+    )
+    identity = _identity(plan, "network", "network", "network", "node profile model", note)
+    return [ModelledPart(identity, constant(network))]
+
+
+def _machine_parts(
+    plan: HostPlan, root_pid: int | None, environ: Mapping[str, str], clock: Callable[[], float]
+) -> list[ModelledPart]:
+    """CPU and DRAM of a machine without a profile, where no counter measures them."""
+    host = plan.host
+    parts: list[ModelledPart] = []
+    if not plan.cpu_measured:
+        tdp = plan.cpu_tdp or cpu_tdp(host.physical_cores)
+        load = open_cpu_load(job_root_pid(environ) if root_pid is None else root_pid, clock)
+        source = "from the device profile" if plan.cpu_tdp else f"assumed for {plural(host.physical_cores, 'core')}"
+        note = (
+            f"TDP {tdp.central:.0f} W ({tdp.low:.0f}-{tdp.high:.0f}, {source}) times the utilisation by {load.scope}; "
+            "disks, fans and supply losses are not included"
+        )
+        power = CpuPower(load, tdp, host.logical_cores, host.allowed_cores / host.logical_cores)
+        parts.append(ModelledPart(_identity(plan, "cpu", "host", "package", "cpu utilisation model", note), power))
+    if not plan.dram_measured:
+        dram = dram_power(host.usable_memory_bytes)
+        note = f"{host.usable_memory_bytes * 1e-9:.0f} GB at 0.2 W/GB (0.1-0.375)"
+        parts.append(ModelledPart(_identity(plan, "dram", "host", "dram", "dram capacity model", note), constant(dram)))
+    return parts
+
+
+def _identity(plan: HostPlan, part: str, rung: Rung, scope: str, meter: str, note: str) -> DeviceIdentity:
+    return DeviceIdentity(
+        key=f"{plan.key}/{part}",
+        name=part,
+        rung=rung,
+        scope=scope,
+        meter=meter,
+        energy_kind="modelled",
+        profile=plan.node.name if plan.node else None,
+        note=note,
+    )

@@ -1,0 +1,140 @@
+"""Asks a source for a node's power at its own pace, on a thread of its own, and keeps the energy that follows.
+
+A service processor that hangs delays this thread alone: neither the GPUs' windows nor the training.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from msgspec import Struct
+
+from carbon_plugin.meters.bounds import Bounds, possible_power
+from carbon_plugin.meters.energy import Energy
+from carbon_plugin.meters.node.source import DEADLINE_S, Look, Source, SourceError
+from carbon_plugin.meters.track import Sample, Track, Traits, advance, start_track
+from carbon_plugin.spec.metered import EnergyKind
+
+NODE_COUNTER_SPREAD = 0.05
+"""Half-range of a node's energy counter as p10-p90 (our convention; service processors state 1 to 5 %)."""
+
+NODE_POWER_SPREAD = 0.10
+"""The same for power that is asked for every few seconds: the sensor, and what happens between (our convention)."""
+
+NODE_STUCK_AFTER_S = 180.0
+"""Slurm renews its counter every 30 s by default; one that stands still for this long under power does not count."""
+
+FIRST_WAIT_S = 2 * DEADLINE_S
+
+
+class NodeState(Struct, frozen=True, kw_only=True):
+    """Energy since the first answer, complete up to `monotonic_s`; how it was obtained, and what failed last."""
+
+    monotonic_s: float
+    energy: Energy
+    kind: EnergyKind
+    power_w: float | None
+    fault: str | None = None
+    message: str | None = None
+    covered_s: float = 0.0
+
+
+class NodePoller:
+    """Asks until it is closed. `first` is the first outcome, `started_s` the moment that energy is counted from. `news`
+    are faults that were over with the next answer, until somebody takes them.
+
+    What it shows is replaced in one step each, so that no lock is needed."""
+
+    def __init__(self, source: Source, bounds: Bounds, clock: Callable[[], float]) -> None:
+        self.first: Look | SourceError | None = None
+        self.state: NodeState | None = None
+        self.started_s = clock()
+        self.poll_s = source.poll_s
+        self.news: deque[tuple[str, str | None]] = deque(maxlen=1)
+        self._source = source
+        self._clock = clock
+        self._track: Track | None = None
+        self._traits = Traits(
+            bounds=bounds,
+            averaging="instant",
+            poll_s=source.poll_s,
+            stuck_after_s=NODE_STUCK_AFTER_S,
+            counter_spread=NODE_COUNTER_SPREAD,
+            stated_power_spread=NODE_POWER_SPREAD,
+        )
+        self._stop = threading.Event()
+        self._answered = threading.Event()
+        threading.Thread(target=self._run, name="carbon-plugin-node", daemon=True).start()
+        self._answered.wait(FIRST_WAIT_S)
+
+    def close(self) -> None:
+        """Ask no more; a question under way ends by its deadline and is not waited for."""
+        self._stop.set()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            start_s = self._clock()
+            outcome = self._ask()
+            if isinstance(outcome, Look):
+                # The middle of the question: the answer is of some moment within it.
+                self._take((start_s + self._clock()) / 2, outcome)
+            elif self.state is not None:
+                held = self.state
+                self.state = NodeState(
+                    monotonic_s=held.monotonic_s,
+                    energy=held.energy,
+                    kind="absent",
+                    power_w=None,
+                    fault=outcome.code,
+                    message=str(outcome),
+                    covered_s=held.covered_s,
+                )
+            self.first = self.first or outcome
+            self._answered.set()
+            self._stop.wait(self.poll_s)
+
+    def _ask(self) -> Look | SourceError:
+        try:
+            look = self._source.look(DEADLINE_S)
+        except SourceError as error:
+            return error
+        except Exception as error:  # the end of this thread would look like a meter that stands still
+            return SourceError(f"the answer cannot be understood ({type(error).__name__})", "error")
+        if look.counter_j is None and look.power_w is None:
+            return SourceError("the answer holds neither energy nor power", "malformed")
+        if (look.counter_j or 0.0) < 0 or (look.power_w or 0.0) < 0:
+            return SourceError(f"the answer is negative: {look.counter_j} J, {look.power_w} W", "malformed")
+        bounds = self._traits.bounds
+        if look.counter_j is None and look.power_w is not None and not possible_power(look.power_w, bounds):
+            told = f"the answer is {look.power_w:.4g} W, which is not possible with {bounds.most}"
+            return SourceError(told, "implausible")
+        return look
+
+    def _take(self, monotonic_s: float, look: Look) -> None:
+        sample = Sample(monotonic_s=monotonic_s, counter_j=look.counter_j, power_w=look.power_w)
+        kind, fault, message = kind_of(look), None, None
+        if self._track is None:
+            self._track, self.started_s = start_track(sample, self._traits.bounds), monotonic_s
+            energy = self._track.energy
+        else:
+            step = advance(self._track, sample, self._traits)
+            self._track, energy, kind, fault, message = step.track, step.energy, step.kind, step.fault, step.message
+        if fault is not None:
+            self.news.append((fault, message))
+        # A counter that is renewed seldom says nothing yet about the time since it moved.
+        self.state = NodeState(
+            monotonic_s=self._track.accounted_s,
+            energy=energy,
+            kind=kind,
+            power_w=look.power_w,
+            fault=fault,
+            message=message,
+            covered_s=self._track.covered_s,
+        )
+
+
+def kind_of(look: Look) -> EnergyKind:
+    """How energy follows from answers like this one."""
+    return "power_integrated" if look.counter_j is None else "counter"

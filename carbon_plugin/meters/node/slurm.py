@@ -1,0 +1,42 @@
+"""A node's power as Slurm's energy accounting knows it: CurrentWatts and ConsumedJoules of `scontrol show node`.
+
+`sstat` and `sacct` are not asked: their ConsumedEnergy is of a step over all its nodes.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Mapping
+
+from carbon_plugin.meters.node.command import run_command
+from carbon_plugin.meters.node.source import Look, SourceError
+
+_NO_VALUE = {0, *(2**bits - less for bits in (32, 64) for less in (1, 2))}
+"""What Slurm prints for "infinite" and "no value", in 32 and 64 bits, and what it prints without a plugin."""
+
+
+class SlurmSource:
+    """This node, under the name that Slurm gives it."""
+
+    poll_s = 10.0
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._node = environ.get("SLURMD_NODENAME") or socket.gethostname().partition(".")[0]
+        self._environ = dict(environ)
+
+    def look(self, deadline_s: float) -> Look:
+        """The counter and the power of the node, as far as the accounting plugin tells."""
+        output = run_command(["scontrol", "--oneliner", "show", "node", self._node], deadline_s, self._environ)
+        joules, watts = _number(output, "ConsumedJoules"), _number(output, "CurrentWatts")
+        if joules is None and watts is None:
+            raise SourceError(
+                f"slurm: no energy accounting for {self._node} (AcctGatherEnergyType is not set)", "not_supported"
+            )
+        return Look(joules, watts)
+
+
+def _number(output: str, name: str) -> float | None:
+    """A figure of the node; Slurm writes 0, "n/s", or its largest numbers where no plugin measures it."""
+    found = re.search(rf"\b{name}=([0-9]{{1,20}})\b", output)
+    return float(found[1]) if found and int(found[1]) not in _NO_VALUE else None

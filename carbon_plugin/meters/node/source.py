@@ -1,0 +1,62 @@
+"""What is asked for a node's power: a source answers one sample at a time, or says why not. See `node_meter`.
+
+A source may block, but never longer than its deadline, and only its meter's own thread asks it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, Protocol
+
+from msgspec import Struct
+
+from carbon_plugin.errors import MeterError
+from carbon_plugin.meters.node.address import VARIABLE
+
+DEADLINE_S = 3.0
+"""Longest time for one answer: service processors answer within one to two seconds."""
+
+FaultCode = Literal[
+    "unreachable", "refused", "not_supported", "permission", "malformed", "implausible", "stale", "error"
+]
+
+
+class SourceError(MeterError):
+    """A source gave no sample; `code` is the class of failure. The message holds no credentials and no answer."""
+
+    def __init__(self, message: str, code: FaultCode) -> None:
+        super().__init__(message)
+        self.code: FaultCode = code
+
+
+class Look(Struct, frozen=True):
+    """One answer: joules on a counter that only grows, watts, or both."""
+
+    counter_j: float | None = None
+    power_w: float | None = None
+
+
+class Source(Protocol):
+    """Somewhere to ask. `poll_s` is how often that is useful: a counter seldom, power more often."""
+
+    poll_s: float
+
+    def look(self, deadline_s: float) -> Look:
+        """The sample of this moment, within about `deadline_s` seconds. Raises `SourceError`."""
+        ...
+
+
+class Credentials(Struct, frozen=True):
+    """Who asks, from the environment only. The representation hides them."""
+
+    user: str | None = None
+    password: str | None = None
+    token: str | None = None
+
+    def __repr__(self) -> str:
+        return "Credentials(...)"
+
+
+def read_credentials(environ: Mapping[str, str]) -> Credentials:
+    """User, password and token of the node meter, each None where its variable is not set."""
+    return Credentials(*(environ.get(f"{VARIABLE}_{name}") for name in ("USER", "PASSWORD", "TOKEN")))

@@ -1,0 +1,100 @@
+"""What the GPUs have used since this process began, until it is clear which process of the host meters which of them.
+
+Reading a counter twice tells what was used in between, so nothing is lost by waiting. Nothing is recorded here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from msgspec.structs import replace
+
+from carbon_plugin.meters.gpu.nvml import NvmlMeter, open_nvml_meter
+from carbon_plugin.meters.gpu.nvml_driver import Inventory
+from carbon_plugin.meters.gpu.selection import DeviceSelection
+from carbon_plugin.meters.protocol import Reading, Unavailable
+from carbon_plugin.monitor.clock import TrainingClock, last_mark
+
+
+class Baseline:
+    """Readings of every GPU that the driver shows, from `start_s` on, by the host's monotonic clock.
+
+    `mark` is the last step boundary before that: a driver may take seconds to answer, and steps go on meanwhile.
+    `since_s` is when the training began, and with it the record.
+    """
+
+    def __init__(self, clock: TrainingClock) -> None:
+        self.since_s = clock.start.monotonic_s
+        marks = [clock.start, clock.mark]
+        opened = _open()
+        marks.append(clock.mark)
+        self._meter = opened if isinstance(opened, NvmlMeter) else None
+        self.shown: Inventory | Unavailable = opened.inventory if isinstance(opened, NvmlMeter) else opened
+        """What the driver shows to this process, or why there is none."""
+        self._first = {reading.key: reading for reading in self._read()}
+        self.start_s = min((reading.monotonic_s for reading in self._first.values()), default=time.monotonic())
+        self.mark = last_mark(self.start_s, [*marks, clock.mark])
+
+    def poll(self) -> None:
+        """Read GPUs without a counter, whose power must be asked for often."""
+        if self._meter is not None and self._meter.poll_interval_s is not None:
+            self._meter.read()
+
+    def from_start(self, readings: Sequence[Reading]) -> list[Reading]:
+        """First readings of other meters, as they would be if those had been opened at the start.
+
+        What has a model has drawn its present power since then.
+        """
+        now = {reading.key: reading for reading in self._read()}
+        return [self._from_start(reading, now.get(reading.key)) for reading in readings]
+
+    def close(self) -> None:
+        """Release the driver."""
+        if self._meter is not None:
+            self._meter.close()
+
+    def _read(self) -> list[Reading]:
+        return self._meter.read() if self._meter is not None else []
+
+    def _from_start(self, reading: Reading, now: Reading | None) -> Reading:
+        first = self._first.get(reading.key)
+        if reading.energy_j is None:
+            return replace(reading, monotonic_s=self.start_s)
+        if now is None or first is None:
+            used_j = (reading.power_w or 0.0) * max(0.0, reading.monotonic_s - self.start_s)
+            low_j, high_j = (used_j * _ratio(bound, reading.energy_j) for bound in (reading.low_j, reading.high_j))
+        else:
+            used_j, low_j, high_j = (
+                max(0.0, (after or 0.0) - (before or 0.0))
+                for before, after in (
+                    (first.energy_j, now.energy_j),
+                    (first.low_j, now.low_j),
+                    (first.high_j, now.high_j),
+                )
+            )
+        return replace(
+            reading,
+            monotonic_s=self.start_s,
+            energy_j=reading.energy_j - used_j,
+            low_j=None if reading.low_j is None else reading.low_j - low_j,
+            high_j=None if reading.high_j is None else reading.high_j - high_j,
+            estimated_j=reading.estimated_j - used_j * min(1.0, _ratio(reading.estimated_j, reading.energy_j, 0.0)),
+        )
+
+
+def _ratio(part_j: float | None, whole_j: float, unknown: float = 1.0) -> float:
+    """A bound or a part of an energy over the energy, as long as that is not zero."""
+    return unknown if part_j is None or whole_j <= 0 else part_j / whole_j
+
+
+def _open() -> NvmlMeter | Unavailable:
+    """A meter of all that the driver shows: whole GPUs, and slices of those that are in slices."""
+    meter = open_nvml_meter(environ={})
+    if isinstance(meter, Unavailable) or not any(gpu.slices for gpu in meter.inventory.gpus):
+        return meter
+    uuids = [part.uuid for gpu in meter.inventory.gpus for part in gpu.slices]
+    uuids += [gpu.uuid for gpu in meter.inventory.gpus if not gpu.slices]
+    meter.close()
+    selection = DeviceSelection(uuids=tuple(uuids), source="explicit", reason="until it is clear who meters what")
+    return open_nvml_meter(selection)

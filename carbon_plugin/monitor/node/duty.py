@@ -1,0 +1,173 @@
+"""What of its host this process meters, and from when: it asks the others of its launch and keeps a baseline meanwhile.
+
+Sets of GPUs are compared by UUID: what a process sees, and what living processes meter. Whatever is in no such set is
+taken by one that sees it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from carbon_plugin.meters.gpu.nvml_driver import Inventory
+from carbon_plugin.monitor.node.baseline import Baseline
+from carbon_plugin.monitor.node.leader import HOST, Claim, Election
+from carbon_plugin.monitor.node.metering import Hardware, look_at_hardware
+from carbon_plugin.monitor.ranks import Ranks
+from carbon_plugin.monitor.settings import Settings
+
+GRACE_S = 3.0
+"""How long local rank 0 waits for claims on GPUs that it does not have itself: the launcher may have dealt them out."""
+FIRST_LEAD_S = 10.0
+"""How long the others leave the first choice to local rank 0, which may be slower to start. Nothing is lost by it."""
+LOOK_S = 0.1
+"""How often a process looks whether it is clear by now who meters what."""
+STRETCH_S = 0.5
+"""Time before local rank 0 began from which on it is worth a ledger of its own."""
+
+
+class Task(Struct, frozen=True, kw_only=True):
+    """Something to meter. `gpus` are None for all that the job has on this host as its environment says, else exactly
+    those. `host` says whether CPU, memory and network go with them; `follows` whether a process that was lost has
+    metered it before; `until_s` is the monotonic moment from which on another process does."""
+
+    gpus: tuple[str, ...] | None
+    host: bool
+    follows: bool = False
+    until_s: float | None = None
+
+
+class Duty:
+    """The decision of one process. `baseline` is what to count from; None for from now on. Only for one thread."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        ranks: Ranks,
+        environ: Mapping[str, str],
+        election: Election,
+        baseline: Baseline,
+    ) -> None:
+        self.baseline: Baseline | None = baseline
+        self.decided = False
+        self.hardware: Hardware = look_at_hardware(settings, baseline.shown, environ)
+        self._settings = settings
+        self._ranks = ranks
+        self._environ = dict(environ)
+        self._election = election
+        self._start_s = baseline.since_s
+        gpus = baseline.shown.gpus if isinstance(baseline.shown, Inventory) else ()
+        self._listed = {gpu.uuid for gpu in gpus} | {part.uuid for gpu in gpus for part in gpu.slices}
+        self._claim = Claim(
+            rank=ranks.rank,
+            local_rank=ranks.local_rank,
+            since_s=self._start_s,
+            cuda_visible_devices=environ.get("CUDA_VISIBLE_DEVICES"),
+            sees=[key for key in self.hardware.keys if key in self._listed],
+        )
+        election.claim(self._claim)
+
+    def tell(self, **fields: object) -> None:
+        """Change something of this process's claim."""
+        self._claim = replace(self._claim, **fields)
+        self._election.claim(self._claim)
+
+    def decide(self, *, now: bool = False) -> list[Task]:
+        """What this process is to meter from here on; empty while it is not clear, or if there is nothing more.
+
+        `now` asks for a decision at once, because the training ends.
+        """
+        tasks = self._first_tasks(now) if not self.decided else self._taken_over()
+        if self.decided and not self._claim.settled:
+            self.tell(settled=True)
+        return tasks
+
+    def release(self) -> None:
+        """The baseline is not needed any more."""
+        if self.baseline is not None:
+            self.baseline.close()
+            self.baseline = None
+
+    def unmetered(self) -> tuple[str, ...]:
+        """GPUs that processes of this host see and compute on, and that nobody meters although all have decided."""
+        claims = self._election.claims(living=True)
+        if not all(claim.settled for claim in claims):
+            return ()
+        seen = sorted({key for claim in claims for key in claim.sees} - set(self._election.held))
+        return tuple(key for key in seen if key not in self._election.held_since(seen))
+
+    @property
+    def _first_choice(self) -> bool:
+        return self._ranks.local_rank == 0 or self._election.alone
+
+    @property
+    def _wanted(self) -> list[str]:
+        return [HOST, *self._claim.sees]
+
+    def _may_be_dealt(self) -> bool:
+        """Whether other ranks may have GPUs of this view that this one has not."""
+        return (
+            self._ranks.local_world_size > 1
+            and not self._election.alone
+            and self._settings.options.reserved_gpus is None
+            and "CUDA_VISIBLE_DEVICES" in self._environ
+            and bool(self._listed - set(self._claim.sees))
+        )
+
+    def _first_tasks(self, now: bool) -> list[Task]:
+        waited_s = time.monotonic() - self._start_s
+        if self._first_choice:
+            claims = self._election.claims()
+            all_said = len(claims) >= self._ranks.local_world_size
+            if self._may_be_dealt() and not (now or all_said or waited_s >= GRACE_S):
+                return []
+            self.decided = True
+            return self._lead(claims)
+        others = self._election.held_since(self._wanted)
+        open_ = [key for key in self._wanted if key not in others]
+        leader_chose = any(claim.local_rank == 0 and claim.settled for claim in self._election.claims())
+        if open_ and not (now or leader_chose or waited_s >= FIRST_LEAD_S):
+            return []
+        self.decided = True
+        taken = self._election.take(open_, self._start_s)
+        return [*self._stretch(others), *self._tasks(taken)]
+
+    def _lead(self, claims: Sequence[Claim]) -> list[Task]:
+        """Take what this process has, and what the launcher has dealt out to ranks that have said so."""
+        own = self.hardware.keys
+        dealt = [key for claim in claims for key in claim.sees if key in self._listed and key not in own]
+        keys = tuple(dict.fromkeys([*own, *dealt])) if self._may_be_dealt() else own
+        taken = self._election.take([HOST, *keys], self._start_s)
+        gpus = tuple(key for key in keys if key in taken)
+        if not taken:
+            return []
+        whole = gpus == own and not dealt
+        return [Task(gpus=None if whole else gpus, host=HOST in taken, follows=self._election.follows)]
+
+    def _tasks(self, taken: Sequence[str]) -> list[Task]:
+        if not taken:
+            return []
+        gpus = tuple(key for key in taken if key != HOST)
+        host, all_of_it = HOST in taken, gpus == self.hardware.keys
+        return [Task(gpus=None if host and all_of_it else gpus, host=host, follows=self._election.follows)]
+
+    def _stretch(self, others: Mapping[str, float]) -> list[Task]:
+        """What this process alone has seen of GPUs before the one began that meters them from then on."""
+        late = {key: since_s for key, since_s in others.items() if since_s - self._start_s >= STRETCH_S and key != HOST}
+        claims = self._election.claims()
+        own = {
+            key: since_s
+            for key, since_s in late.items()
+            if min((c.since_s, c.rank) for c in claims if key in c.sees) == (self._start_s, self._ranks.rank)
+        }
+        return [Task(gpus=tuple(own), host=False, until_s=min(own.values()))] if own else []
+
+    def _taken_over(self) -> list[Task]:
+        """What a process was metering that was lost; nothing if this one has something to meter already."""
+        if self._election.held:
+            return []
+        self.release()
+        return self._tasks(self._election.take(self._wanted, time.monotonic()))

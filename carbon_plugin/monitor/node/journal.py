@@ -1,0 +1,114 @@
+"""Writes records to the ledger of this node; keeps them while the file cannot be created or written."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from msgspec.structs import replace
+
+from carbon_plugin.errors import LedgerError
+from carbon_plugin.ledger.codec import RecordError
+from carbon_plugin.ledger.records import Close, Manifest, Record, Window
+from carbon_plugin.ledger.sums import RunningSums
+from carbon_plugin.ledger.writer import LedgerWriter
+from carbon_plugin.monitor.node.backlog import Backlog
+from carbon_plugin.monitor.totals import FileTotals
+
+logger = logging.getLogger(__name__)
+
+
+class Journal:
+    """The ledger of this node and its running totals, as rank 0 adds up those of all ledgers.
+
+    `open_writer` makes the file; it raises `LedgerError` while that is not possible and is asked again at every record.
+    `on_trouble` is told each time that records begin to wait, and the user is warned the first time.
+    """
+
+    def __init__(self, open_writer: Callable[[], LedgerWriter], on_trouble: Callable[[str], None]) -> None:
+        self.totals = FileTotals()
+        self._written = RunningSums()
+        self._open_writer = open_writer
+        self._on_trouble = on_trouble
+        self._writer: LedgerWriter | None = None
+        self._waiting = Backlog()
+        self._in_trouble = self._warned = self._closed = False
+        self._write_waiting()
+
+    @property
+    def file(self) -> str | None:
+        """Name of the ledger's file, None as long as there is none."""
+        return self._writer.path.name if self._writer else None
+
+    @property
+    def head(self) -> str | None:
+        """Head of the ledger's chain, None as long as there is no file."""
+        return self._writer.head if self._writer else None
+
+    def write(self, record: Record) -> None:
+        """Append a record, after those that still wait; none after `close`. A manifest is written with the run,
+        attempt and name of the file, a closing record with the totals of the file."""
+        if self._closed:
+            return
+        self.totals.add(record)
+        self._waiting.add(record)
+        self._write_waiting()
+
+    def close(self) -> None:
+        """Write what still waits, if it can be, and close the file. Safe to call twice."""
+        if self._closed:
+            return
+        self._closed = True
+        self._write_waiting()
+        if self._waiting:
+            logger.warning(
+                "carbon_plugin: the last %.0f s of this run are not in its ledger, which could not be written to the "
+                "end; its record has no closing record",
+                self._waiting.seconds,
+            )
+        if self._writer is not None:
+            try:
+                self._writer.close()
+            except LedgerError as error:
+                self._begin_trouble(str(error))
+
+    def _write_waiting(self) -> None:
+        try:
+            writer = self._writer = self._writer or self._open_writer()
+            while self._waiting:
+                record = self._waiting.first()
+                if isinstance(record, Manifest):
+                    record = replace(record, run_id=writer.run_id, attempt=writer.attempt, file=writer.path.name)
+                elif isinstance(record, Close):
+                    record = self._closing(record)
+                try:
+                    writer.write(record)
+                    self._waiting.done()
+                    if isinstance(record, Window):
+                        self._written.add(record)
+                except RecordError as error:  # it would hold up all that wait behind it
+                    self._waiting.drop()
+                    self._on_trouble(f"{error}; it is left out")
+        except LedgerError as error:
+            self._begin_trouble(str(error))
+        else:
+            self._in_trouble = False
+
+    def _closing(self, close: Close) -> Close:
+        """The closing record with the totals of what is in the file, whatever was lost on the way there."""
+        written = self._written
+        return replace(
+            close, steps=written.steps, windows=written.windows, energy_j=written.energy_j, sums=written.sums
+        )
+
+    def _begin_trouble(self, sentence: str) -> None:
+        if not self._in_trouble:
+            self._in_trouble = True
+            self._on_trouble(f"{sentence}; records are kept and written later")
+        if not self._warned:
+            self._warned = True
+            logger.warning(
+                "carbon_plugin: %s. Training and metering go on; what is measured is kept in memory and written as "
+                "soon as that is possible, and is lost if the process ends before",
+                sentence,
+            )

@@ -1,0 +1,127 @@
+"""The time between the start of a training and the first reading of its meters: a driver may take seconds to answer.
+
+The record begins with the training all the same, or its steps would be set against a time that is too short.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from msgspec.structs import replace
+
+from carbon_plugin.ledger.records import DeviceEnergy
+from carbon_plugin.meters.protocol import Reading
+from carbon_plugin.meters.watts import Watts
+from carbon_plugin.monitor.node.windows import Snapshot, energies
+
+Estimate = Callable[[str], Watts | None]
+
+SHORT_LEAD_S = 1.0
+"""A driver may take so long to open without anything being wrong. What was drawn meanwhile is told by the mean power of
+a first window that is longer than the lead; otherwise it is an estimate and says so."""
+
+
+class Stretch(NamedTuple):
+    """A time between two moments, and what tells the energies of a share of it."""
+
+    before: Snapshot
+    after: Snapshot
+    used: Callable[[float], list[DeviceEnergy]]
+
+
+def stretches(lead: Snapshot | None, before: Snapshot, after: Snapshot, estimate: Estimate) -> list[Stretch]:
+    """The time up to `after` in stretches of which energies are known alike. `lead` is the start of the training where
+    nothing was recorded yet, `before` the first reading then; `estimate` is of a device's power before that."""
+    if lead is None:
+        return [_between(before, after)]
+    lead_s = min(before.monotonic_s, after.monotonic_s) - lead.monotonic_s
+    seconds = after.monotonic_s - before.monotonic_s
+    if lead_s <= SHORT_LEAD_S and seconds >= lead_s:
+        return [_between(_with_lead(lead, before, after), after)]
+    first = before if seconds > 0 else after  # a training that ended before its first reading
+    led = Stretch(lead, first, lambda share: lead_energies(before.readings, after.readings, share * lead_s, estimate))
+    return [led, _between(before, after)] if seconds > 0 else [led]
+
+
+def _between(before: Snapshot, after: Snapshot) -> Stretch:
+    return Stretch(before, after, lambda share: energies(before.readings, after.readings, share))
+
+
+def _with_lead(lead: Snapshot, before: Snapshot, after: Snapshot) -> Snapshot:
+    """The first reading as it would have been at the start, if power was then as it is up to `after`."""
+    share = -(before.monotonic_s - lead.monotonic_s) / (after.monotonic_s - before.monotonic_s)
+    readings = {
+        key: _at_the_start(lead.monotonic_s, share, reading, after.readings.get(key))
+        for key, reading in before.readings.items()
+    }
+    return Snapshot(monotonic_s=lead.monotonic_s, readings=readings, mark=lead.mark)
+
+
+def _at_the_start(moment_s: float, share: float, first: Reading, then: Reading | None) -> Reading:
+    if then is None or then.energy_j is None:
+        return replace(first, monotonic_s=moment_s)
+    low_j, energy_j, high_j, estimated_j = (
+        (before or 0.0) + share * ((after or 0.0) - (before or 0.0))
+        for before, after in (
+            (first.low_j, then.low_j),
+            (first.energy_j, then.energy_j),
+            (first.high_j, then.high_j),
+            (first.estimated_j, then.estimated_j),
+        )
+    )
+    return replace(
+        first,
+        monotonic_s=moment_s,
+        energy_j=energy_j,
+        low_j=None if then.low_j is None else low_j,
+        high_j=None if then.high_j is None else high_j,
+        estimated_j=estimated_j,
+    )
+
+
+def lead_energies(
+    first: Mapping[str, Reading], then: Mapping[str, Reading], lead_s: float, estimate: Estimate
+) -> list[DeviceEnergy]:
+    """Energy of every device in the `lead_s` seconds before its first reading, for all that have one.
+
+    What has a model goes on from its mean power up to the reading `then`; of anything else `estimate` tells the power,
+    W, and its range.
+    """
+    return [_energy(reading, then.get(key), lead_s, estimate(key)) for key, reading in first.items()]
+
+
+def _energy(first: Reading, then: Reading | None, lead_s: float, estimated: Watts | None) -> DeviceEnergy:
+    mean = None if then is None else _mean(first, then)
+    modelled = mean is not None and then is not None and then.kind == "modelled"
+    stands_in = not modelled or then is None or then.estimated_j > first.estimated_j
+    watts = mean if modelled or estimated is None else estimated
+    if watts is None:
+        return DeviceEnergy(key=first.key, energy_j=None, kind="absent", note="before its first reading")
+    joules = watts.times(lead_s)
+    note = f"before its first reading; estimated at {watts.central:.0f} W ({watts.low:.0f} to {watts.high:.0f} W)"
+    return DeviceEnergy(
+        key=first.key,
+        energy_j=joules.central,
+        kind="modelled",
+        low_j=joules.low,
+        high_j=joules.high,
+        note=note,
+        estimated_j=joules.central or None if stands_in else None,
+    )
+
+
+def _mean(first: Reading, then: Reading) -> Watts | None:
+    """Mean power between two readings; None where there are not two."""
+    seconds = then.monotonic_s - first.monotonic_s
+    if seconds <= 0 or then.energy_j is None or first.energy_j is None:
+        return None
+    low_j, central_j, high_j = (
+        max(0.0, (after or 0.0) - (before or 0.0))
+        for before, after in (
+            (first.low_j, then.low_j),
+            (first.energy_j, then.energy_j),
+            (first.high_j, then.high_j),
+        )
+    )
+    return Watts(min(low_j, central_j) / seconds, central_j / seconds, max(high_j, central_j) / seconds)

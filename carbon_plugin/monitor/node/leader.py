@@ -1,0 +1,240 @@
+"""Who meters what on a host: each GPU, and the host itself, is metered by the one process that holds its lock.
+
+The processes of a launch meet in a folder of the host's temporary directory. A process meters what it sees and nobody
+else holds; local rank 0 takes what it sees at once, and the others leave that to it for a while. The locks are the
+kernel's, so they are free the moment their holder dies. Where processes cannot meet (no common temporary directory,
+no locks), each one meters what it sees, and the audit counts it once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+import uuid
+from collections.abc import Iterable
+from hashlib import blake2b
+from typing import Literal, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from carbon_plugin.detect.stages import StagePart
+from carbon_plugin.monitor.node.scratch import Folder
+
+HOST = "host"
+"""What a process takes, beside GPUs, that meters CPU, memory and network of the host. Its holder is the leader."""
+MEETINGS = "meetings"
+KEPT_S = 86_400.0
+MOST_LAUNCHES = 64
+"""Launches of one shell or script in one run, beside each other or killed within a day."""
+_ALIVE, _CLAIM, _LEFT, _HOLD, _SEAT = ".alive", ".claim", ".left", "hold-", "rank-"
+
+_RETRY_S = 0.002
+"""A process that only looks whether a lock is held holds it for some microseconds."""
+
+State = Literal["held", "ended"]
+T = TypeVar("T")
+
+
+class Claim(Struct, frozen=True, kw_only=True):
+    """What a process tells the others of its host: which GPUs it sees and since when, which ones CUDA shows it and
+    which it computes on, and which stages of a pipelined model it holds. `since_s` is the host's monotonic clock;
+    `settled` says that it has taken what it meters, `looked` that it has seen its first step."""
+
+    rank: int
+    local_rank: int
+    since_s: float = 0.0
+    cuda_visible_devices: str | None = None
+    sees: list[str] = []
+    uuids: list[str] = []
+    stages: list[StagePart] = []
+    settled: bool = False
+    looked: bool = False
+
+
+class Hold(Struct, frozen=True, kw_only=True):
+    """What is written in the lock of a device: since when its holder meters it, by the host's monotonic clock, and
+    whether it has ended in an orderly way."""
+
+    state: State
+    since_s: float
+    rank: int
+
+
+class Election:
+    """The meeting place of a launch's processes on one host. Not thread-safe: the monitor thread owns it.
+
+    `meeting` names the launch: the run, the host, the node's number and what tells launches apart. In a launch there is
+    one process of each `rank`: a second one is of another launch, started by the same shell or script, and goes to the
+    next folder. Without a `scratch` folder, or where it cannot be used, this process is alone and takes whatever it
+    asks for.
+    """
+
+    def __init__(self, meeting: str, scratch: Folder | None, rank: int) -> None:
+        self._id = uuid.uuid4().hex
+        self._name = ""
+        self._top: Folder | None = None
+        self._folder: Folder | None = None
+        self._alive_fd = -1
+        self._held: dict[str, int] = {}
+        self._own: Claim | None = None
+        self.follows = False
+        """Whether it took something from a process of this launch that was lost: what was before is in its ledger."""
+        if scratch is not None:
+            with contextlib.suppress(OSError):
+                self._join(scratch, meeting, rank)
+
+    @property
+    def alone(self) -> bool:
+        """Whether there is no meeting place."""
+        return self._folder is None
+
+    @property
+    def held(self) -> tuple[str, ...]:
+        """What this process meters."""
+        return tuple(self._held)
+
+    def claim(self, claim: Claim) -> None:
+        """Tell the others about this process; a later claim replaces the one before."""
+        self._own = claim
+        if self._folder is not None:
+            with contextlib.suppress(OSError):
+                self._folder.publish(self._id + _CLAIM, msgspec.json.encode(claim))
+
+    def claims(self, *, living: bool = False) -> list[Claim]:
+        """Claims of this launch's processes, this one's too, by rank: of those that live, and unless only the `living`
+        are asked for, of those that have ended in an orderly way."""
+        found = {} if self._own is None else {self._id: self._own}
+        folder = self._folder
+        if folder is not None:
+            with contextlib.suppress(OSError):
+                names = folder.names()
+                for member in dict.fromkeys(name.partition(".")[0] for name in names if name.endswith((_CLAIM, _LEFT))):
+                    claim = found.get(member)
+                    if claim is None and folder.locked(member + _ALIVE):
+                        claim = _decoded(folder.read(member + _CLAIM), Claim)
+                    if claim is None and not living:
+                        claim = _decoded(folder.read(member + _LEFT), Claim)
+                    if claim is not None:
+                        found[member] = claim
+        return sorted(found.values(), key=lambda claim: claim.rank)
+
+    def take(self, keys: Iterable[str], since_s: float) -> tuple[str, ...]:
+        """Take what nobody holds; what was taken. What a process has given up in an orderly way stays as it is."""
+        taken = []
+        for key in keys:
+            if key in self._held:
+                continue
+            try:
+                fd = self._locked(key)
+            except OSError:
+                fd = -1  # locks do not work here: better metered twice than not at all
+            if fd is not None:
+                self._held[key] = fd
+                self._write(key, "held", since_s)
+                taken.append(key)
+        return tuple(taken)
+
+    def held_since(self, keys: Iterable[str]) -> dict[str, float]:
+        """Which of these devices another living process meters, and since when by the host's monotonic clock."""
+        others = {}
+        folder = self._folder
+        for key in keys:
+            if folder is None or key in self._held or not folder.locked(_lock_of(key)):
+                continue
+            hold = _decoded(folder.read(_lock_of(key)), Hold)
+            if hold is not None and hold.state == "held":
+                others[key] = hold.since_s
+        return others
+
+    def end(self) -> None:
+        """Give up everything for good, in an orderly way; the last one removes the meeting place.
+
+        What this process has claimed stays until then: the leader may look only after a rank that was quick."""
+        for key in self._held:
+            self._write(key, "ended", time.monotonic())
+        folder, top = self._folder, self._top
+        if folder is not None and top is not None:
+            with contextlib.suppress(OSError):
+                if self._own is not None:
+                    folder.publish(self._id + _LEFT, msgspec.json.encode(self._own))
+                for suffix in (_CLAIM, _ALIVE):
+                    folder.remove(self._id + suffix)
+                if not any(name.endswith(_ALIVE) and folder.locked(name) for name in folder.names()):
+                    top.remove(self._name)
+        self.forget()
+
+    def forget(self) -> None:
+        """Close all files; in a forked child the parent goes on holding what it holds."""
+        for fd in (*self._held.values(), self._alive_fd):
+            if fd >= 0:
+                os.close(fd)
+        self._held, self._alive_fd = {}, -1
+        for folder in (self._folder, self._top):
+            if folder is not None:
+                folder.close()
+        self._folder = self._top = None
+
+    def _join(self, scratch: Folder, meeting: str, rank: int) -> None:
+        top = self._top = scratch.sub(MEETINGS)
+        _forget_old_meetings(top)
+        for number in range(MOST_LAUNCHES):
+            name = blake2b(f"{meeting} {number}".encode(), digest_size=10).hexdigest()
+            folder = top.sub(name)
+            fd = folder.lock(self._id + _ALIVE) if folder.create(f"{_SEAT}{rank}") else None
+            # The last process of a launch may remove the folder at this moment.
+            if fd is not None and folder.same_as(name, top):
+                self._name, self._folder, self._alive_fd = name, folder, fd
+                return
+            if fd is not None:
+                os.close(fd)
+            folder.close()
+
+    def _locked(self, key: str) -> int | None:
+        """A descriptor that holds the lock of a device; -1 without a meeting place, None if it is not to be had."""
+        if self._folder is None:
+            return -1
+        fd = self._folder.lock(_lock_of(key))
+        if fd is None:
+            time.sleep(_RETRY_S)
+            fd = self._folder.lock(_lock_of(key))
+        if fd is None:
+            return None
+        before = _decoded(os.pread(fd, 4096, 0), Hold)
+        if before is not None and before.state == "ended":
+            os.close(fd)
+            return None
+        self.follows |= before is not None
+        return fd
+
+    def _write(self, key: str, state: State, since_s: float) -> None:
+        fd = self._held[key]
+        if fd >= 0:
+            content = msgspec.json.encode(Hold(state=state, since_s=since_s, rank=self._own.rank if self._own else 0))
+            with contextlib.suppress(OSError):  # a full disk: the lock itself says who meters the device
+                os.pwrite(fd, content.ljust(128), 0)
+
+
+def _lock_of(key: str) -> str:
+    return _HOLD + blake2b(key.encode(), digest_size=10).hexdigest()
+
+
+def _decoded(content: bytes | None, kind: type[T]) -> T | None:
+    try:
+        return msgspec.json.decode(content, type=kind) if content else None
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None  # written at this moment, or by another version
+
+
+def _forget_old_meetings(top: Folder) -> None:
+    """Remove meeting places untouched for a day in which nobody lives: all their processes were killed."""
+    now_s = time.time()
+    for name in top.names():
+        with contextlib.suppress(OSError):  # another process is tidying up as well
+            if top.age_s(name, now_s) > KEPT_S:
+                folder = top.sub(name)
+                lived_in = any(folder.locked(file) for file in folder.names() if file.endswith(_ALIVE))
+                folder.close()
+                if not lived_in:
+                    top.remove(name)

@@ -1,0 +1,121 @@
+"""Opens the meters of this host for this job: which GPUs are the job's, which profiles describe host and GPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from msgspec import Struct
+
+from carbon_plugin.detect.observed import Observed
+from carbon_plugin.meters.gpu.nvml_driver import Inventory
+from carbon_plugin.meters.gpu.presence import unanswered_gpus, unread_gpus
+from carbon_plugin.meters.gpu.selection import select_devices
+from carbon_plugin.meters.host.machine import read_host_info
+from carbon_plugin.meters.open import MeterSet, open_meters
+from carbon_plugin.meters.protocol import Unavailable, UnreadGpus
+from carbon_plugin.monitor.node.leader import Claim
+from carbon_plugin.monitor.node.missing_gpus import named_gpu, planned_gpus, unread_power
+from carbon_plugin.monitor.settings import Settings
+from carbon_plugin.spec.hardware.cluster import Accelerator, Node
+from carbon_plugin.spec.hardware.profiles import default_node_for, match_device_name
+from carbon_plugin.spec.metered import DeviceIdentity
+
+Reserved = Sequence[str | int] | None
+
+
+class Hardware(Struct, frozen=True, kw_only=True):
+    """The GPUs that the job has on this host, and the profile of the first one's model. `unread` are GPUs that there
+    are although no driver answers for them, or that do not answer it; `cut_off` says what CUDA leaves out of the list
+    of those that were named."""
+
+    reserved: Reserved
+    keys: tuple[str, ...]
+    accelerator: Observed | None
+    unread: UnreadGpus | None = None
+    cut_off: str | None = None
+
+
+def look_at_hardware(settings: Settings, shown: Inventory | Unavailable, environ: Mapping[str, str]) -> Hardware:
+    """The job's GPUs as far as this process can tell: named by the user, else by its environment. `shown` is what the
+    driver lists."""
+    reserved = settings.options.reserved_gpus
+    if not isinstance(shown, Inventory):
+        in_container = read_host_info(environ=environ).container is not None
+        unread = unread_gpus(shown, environ, container=in_container) or planned_gpus(settings, shown, environ)
+        return Hardware(reserved=reserved, keys=(), accelerator=None, unread=unread)
+    chosen = select_devices(shown.gpus, environ, reserved, len(shown.problems))
+    names = [gpu.name for gpu in shown.gpus if gpu.uuid in chosen.uuids or _holds(gpu.slices, chosen.uuids)]
+    profile = match_device_name(names[0]) if names else None
+    return Hardware(
+        reserved=reserved,
+        keys=chosen.uuids,
+        accelerator=Observed(profile, f"NVML calls the GPU {names[0]}") if profile else None,
+        unread=unanswered_gpus(shown, chosen, environ),
+        cut_off=chosen.cut_off,
+    )
+
+
+def open_host_meters(
+    settings: Settings,
+    hardware: Hardware,
+    environ: Mapping[str, str],
+    *,
+    gpus: Sequence[str] | None,
+    host: bool,
+    nodes: int,
+) -> MeterSet:
+    """Meters of this host, one of `nodes`: of these GPUs, or of all that the environment reserves, and of the host
+    if it is to be."""
+    accelerator = hardware.accelerator.value if hardware.accelerator else _cpu_profile(settings)
+    unread = hardware.unread
+    if unread is not None and accelerator is None:
+        accelerator = named_gpu(settings)
+    known = hardware.keys or unread is not None or _is_cpu(accelerator)
+    return open_meters(
+        reserved=gpus if gpus is not None else hardware.reserved,
+        node_profile=_node_profile(settings, accelerator) if known else None,
+        accelerator=accelerator,
+        gpu_power_w=None if unread is None else unread_power(settings, accelerator, usable=unread.usable),
+        thought=unread if host else None,
+        nodes=nodes,
+        include_host=host,
+        node_address=settings.node_meter,
+        environ=environ,
+    )
+
+
+def with_ranks(devices: Sequence[DeviceIdentity], claims: Sequence[Claim]) -> list[DeviceIdentity]:
+    """Devices with the ranks that compute on them."""
+    from msgspec.structs import replace
+
+    return [
+        replace(device, ranks=[claim.rank for claim in claims if _claimed(device, claim)]) if claims else device
+        for device in devices
+    ]
+
+
+def _claimed(device: DeviceIdentity, claim: Claim) -> bool:
+    """Whether a rank computes on a device. CUDA knows a MIG device by the same UUID as NVML, without saying "MIG-"."""
+    return device.key.partition("-")[2] in {uuid.partition("-")[2] for uuid in claim.uuids}
+
+
+def _holds(slices: Sequence[object], uuids: Sequence[str]) -> bool:
+    return any(getattr(part, "uuid", None) in uuids for part in slices)
+
+
+def _cpu_profile(settings: Settings) -> Accelerator | None:
+    """The profile of this machine's CPU where the user or the plan names one; another kind does not fit here."""
+    planned = settings.forecast.spec.cluster.accelerator if settings.forecast else None
+    return next((a for a in (settings.declared.accelerator, planned) if _is_cpu(a)), None)
+
+
+def _is_cpu(accelerator: Accelerator | None) -> bool:
+    return accelerator is not None and accelerator.kind == "cpu"
+
+
+def _node_profile(settings: Settings, accelerator: Accelerator | None) -> Node | None:
+    planned = settings.forecast.spec.cluster.node if settings.forecast else None
+    for node in (settings.declared.node, planned):
+        if node is not None and accelerator is not None and node.accelerator == accelerator.name:
+            return node
+    return default_node_for(accelerator) if accelerator is not None and accelerator.kind != "cpu" else None

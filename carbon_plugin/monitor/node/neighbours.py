@@ -1,0 +1,191 @@
+"""Other runs of this user on the GPUs that this process meters: meanwhile each run is charged an equal share.
+
+Nobody can tell how a GPU's energy divides between processes of different runs, but its joules must not be charged
+twice. Runs of one host find each other in the temporary directory; those that cannot, in other containers or of other
+users, are not known of. Processes of one run, and trainings of one process, share by other means.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+import uuid
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from carbon_plugin.ledger.records import DeviceEnergy
+from carbon_plugin.meters.host.share import SHARE_SPREAD
+from carbon_plugin.monitor.node.scratch import Folder
+
+EVENT = "gpu_shared"
+FOLDER = "gpus"
+KEPT_S = 3600.0
+"""How long what has ended is kept: longer than any window in which another run may ask for it."""
+_ALIVE, _TENANT = ".alive", ".tenant"
+
+
+class Tenant(Struct, frozen=True, kw_only=True):
+    """A process that meters GPUs for a run, from when to when by the host's monotonic clock."""
+
+    run_id: str
+    name: str
+    process: str
+    gpus: list[str]
+    since_s: float
+    until_s: float | None = None
+
+
+class _Process:
+    """What tells this process from all others, also in another container; a forked child is another one."""
+
+    token = uuid.uuid4().hex
+
+    @classmethod
+    def renew(cls) -> None:
+        cls.token = uuid.uuid4().hex
+
+
+class Neighbours:
+    """The other runs on these GPUs. Without a `scratch` folder there are none. Only for the monitor thread."""
+
+    def __init__(self, scratch: Folder | None, run_id: str, name: str, gpus: Sequence[str], since_s: float) -> None:
+        self._id = uuid.uuid4().hex
+        self._own = Tenant(run_id=run_id, name=name, process=_Process.token, gpus=list(gpus), since_s=since_s)
+        self._folder: Folder | None = None
+        self._alive_fd = -1
+        self._others: list[Tenant] = []
+        self._said: set[str] = set()
+        if scratch is not None and gpus:
+            with contextlib.suppress(OSError):
+                self._folder = scratch.sub(FOLDER)
+                self._alive_fd = self._folder.lock(self._id + _ALIVE) or -1
+                self._tell(self._own)
+        if scratch is not None:
+            scratch.close()
+
+    def look(self) -> None:
+        """See who is there, or has been since this run began."""
+        folder, others = self._folder, []
+        if folder is None:
+            return
+        for name in folder.names():
+            other = name.removesuffix(_TENANT)
+            if other in (name, self._id):
+                continue
+            with contextlib.suppress(OSError, msgspec.MsgspecError):
+                tenant = msgspec.json.decode(folder.read(name) or b"", type=Tenant)
+                if tenant.until_s is None:
+                    there = folder.locked(other + _ALIVE)
+                    gone_s = 0.0 if there else folder.age_s(name, time.time())
+                else:
+                    gone_s = time.monotonic() - tenant.until_s
+                    if gone_s < 0:  # it ended before the machine was started again
+                        gone_s = folder.age_s(name, time.time())
+                        there = False
+                    else:
+                        there = tenant.until_s > self._own.since_s
+                if there:
+                    others.append(tenant)
+                if gone_s > KEPT_S:
+                    self._forget(folder, other)
+        self._others = others
+
+    def news(self) -> str | None:
+        """What to say of runs that were not there before."""
+        found = {
+            tenant.name: key
+            for tenant in self._others
+            for key in self._own.gpus
+            if key in tenant.gpus and tenant.run_id not in self._said and not self._is_own(tenant)
+        }
+        self._said.update(tenant.run_id for tenant in self._others if not self._is_own(tenant))
+        if not found:
+            return None
+        runs = ", ".join(f"{name} ({key})" for name, key in sorted(found.items()))
+        return (
+            f"other runs on this host use the same GPUs: {runs}. While they do, each run is charged an equal share of "
+            "a GPU's energy"
+        )
+
+    def charged(self, energies: Sequence[DeviceEnergy], start_s: float, end_s: float) -> list[DeviceEnergy]:
+        """Energies of a window with what is charged to this run of GPUs that others use too."""
+        return [_share_of(energy, self.part_of(energy.key, start_s, end_s)) for energy in energies]
+
+    def part_of(self, key: str, start_s: float, end_s: float) -> float:
+        """The part of a GPU that each run had between two monotonic moments, 0 to 1."""
+        if key not in self._own.gpus or end_s <= start_s:
+            return 1.0
+        stays = [
+            [(max(start_s, t.since_s), end_s if t.until_s is None else min(end_s, t.until_s)) for t in party]
+            for party in _parties([t for t in self._others if key in t.gpus], self._own)
+        ]
+        edges = sorted({start_s, end_s, *(edge for stay in stays for times in stay for edge in times)})
+        part = 0.0
+        for begin, end in pairwise(edges):
+            if start_s <= begin < end <= end_s:
+                there = sum(any(since <= begin and until >= end for since, until in stay) for stay in stays)
+                part += (end - begin) / (1 + there)
+        return part / (end_s - start_s)
+
+    def end(self, until_s: float) -> None:
+        """This run has used the GPUs until then; others go on seeing that it did."""
+        with contextlib.suppress(OSError):
+            self._tell(replace(self._own, until_s=until_s))
+        self.forget()
+
+    def forget(self) -> None:
+        """Close all files; in a forked child the parent stays where it is."""
+        if self._alive_fd >= 0:
+            os.close(self._alive_fd)
+        if self._folder is not None:
+            self._folder.close()
+        self._alive_fd, self._folder = -1, None
+
+    def _tell(self, tenant: Tenant) -> None:
+        if self._folder is not None:
+            self._folder.publish(self._id + _TENANT, msgspec.json.encode(tenant))
+
+    def _is_own(self, tenant: Tenant) -> bool:
+        return tenant.run_id == self._own.run_id or tenant.process == self._own.process
+
+    @staticmethod
+    def _forget(folder: Folder, other: str) -> None:
+        for suffix in (_TENANT, _ALIVE):
+            folder.remove(other + suffix)
+
+
+def _parties(tenants: Iterable[Tenant], own: Tenant) -> list[list[Tenant]]:
+    """Tenants that share a GPU among each other by other means, as one party each: those of one run, which count a GPU
+    once, and those of one process. The party of `own` is left out."""
+    parties: list[list[Tenant]] = [[own]]
+    for tenant in tenants:
+        joined = [p for p in parties if any(t.run_id == tenant.run_id or t.process == tenant.process for t in p)]
+        parties = [p for p in parties if p not in joined] + [[*(t for p in joined for t in p), tenant]]
+    return [party for party in parties if own not in party]
+
+
+def _share_of(energy: DeviceEnergy, part: float) -> DeviceEnergy:
+    if part >= 1.0 or energy.energy_j is None:
+        return energy
+    note = f"{part:.3g} of it: other runs use this GPU too"
+    central_j = part * energy.energy_j
+    bounds = (energy.energy_j if bound is None else bound for bound in (energy.low_j, energy.high_j))
+    least, most = (part * (1 - SHARE_SPREAD), min(1.0, part * (1 + SHARE_SPREAD)))
+    possible_j = [central_j, *(share * bound for bound in bounds for share in (least, most))]
+    return replace(
+        energy,
+        energy_j=central_j,
+        low_j=min(possible_j),
+        high_j=max(possible_j),
+        estimated_j=None if energy.estimated_j is None else part * energy.estimated_j,
+        note="; ".join(filter(None, (energy.note, note))),
+    )
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_Process.renew)

@@ -1,0 +1,77 @@
+"""Whether another process writes ledgers under this one's name: a second job in the run directory, or an old one.
+
+Each has its own file, so nothing is lost, but the totals of the run are those of both, and one of them must say so: the
+later one, which sees the ledger of the earlier one grow, else the earlier one at its end.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from carbon_plugin.ledger.files import attempt_number, writer_name
+from carbon_plugin.ledger.held.launches import ANOTHER_JOB_EVENT
+
+LOOKS = 3
+"""How often to look, window by window: an earlier job that goes on shows in the first ones."""
+BEFORE, AFTER = 8, 2
+"""Which attempts to look at, counted from one's own. Directories of large jobs are slow to list."""
+_SEARCHED_BYTES = 1 << 18
+"""So far from both ends of a ledger its event is looked for: it is of the first windows, or of the end."""
+
+
+class SameWriter:
+    """Other attempts of the writer of the ledger `own`, from when this object is made on."""
+
+    def __init__(self, run_dir: Path, own: str) -> None:
+        attempt = attempt_number(own)
+        self._own = own
+        self._left = LOOKS
+        self._said = False
+        self._earlier, self._later = (
+            [run_dir / f"{writer_name(own)}.attempt-{number}.jsonl" for number in numbers]
+            for numbers in (range(max(0, attempt - BEFORE), attempt), range(attempt + 1, attempt + 1 + AFTER))
+        )
+        self._sizes = _sizes(self._earlier)
+
+    def look(self, *, last: bool = False) -> str | None:
+        """What to say if an earlier one has grown since, or, at the `last` look, if a later one has begun; once at
+        most, and only if the other one has not said it."""
+        if self._said or (self._left <= 0 and not last):
+            return None
+        self._left -= 1
+        before, self._sizes = self._sizes, _sizes(self._earlier)
+        found = [path for path, size in self._sizes.items() if size > before.get(path, 0)]
+        found += _sizes(self._later) if last else ()
+        if not found:
+            return None
+        self._said = True
+        if any(map(_says_so, found)):
+            return None
+        return (
+            f"{found[0].name} is being written in this run directory by another process with the same place in its "
+            "job: a second job was started in the directory, or an earlier launch of this one still runs. Each has a "
+            f"ledger of its own (this one {self._own}); the totals of the run are those of both"
+        )
+
+
+def _sizes(paths: list[Path]) -> dict[Path, int]:
+    sizes = {}
+    for path in paths:
+        try:
+            sizes[path] = os.stat(path).st_size
+        except OSError:
+            continue
+    return sizes
+
+
+def _says_so(path: Path) -> bool:
+    """Whether a ledger holds the event."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(_SEARCHED_BYTES)
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _SEARCHED_BYTES))
+            end = file.read(_SEARCHED_BYTES)
+    except OSError:
+        return False
+    return any(f'"{ANOTHER_JOB_EVENT}"'.encode() in part for part in (start, end))

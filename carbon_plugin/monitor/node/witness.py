@@ -1,0 +1,49 @@
+"""When this node writes down the heads of other ledgers, so that one anchor vouches for all of them and none can be
+cut, removed or written anew alone. What that is worth is `ledger.verification.verify`'s.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from carbon_plugin.ledger.records import HEADS_EVENT
+from carbon_plugin.ledger.verification.heads import witnessed_by
+from carbon_plugin.monitor.node.recorder import NodeRecorder
+from carbon_plugin.spec.amounts import plural
+
+FIRST_S, MOST_S = 60.0, 3600.0
+"""After a minute, then after twice as long each time, up to an hour: a short run is witnessed too, and a long one costs
+no more than a line an hour."""
+
+
+class Witness:
+    """Notes heads in the ledger of this node. For the monitor thread."""
+
+    def __init__(self, run_dir: Path, node: int, nodes: int) -> None:
+        self._run_dir = run_dir
+        self._node = node
+        self._nodes = nodes
+        self._every_s = FIRST_S
+        self._due_s = time.monotonic() + FIRST_S
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time to look again."""
+        return time.monotonic() >= self._due_s
+
+    def look(self, recorder: NodeRecorder, file: str | None, *, complete: bool = False) -> None:
+        """Read the ends of the ledgers that this node answers for, but for its own `file` (None: not made yet, so that
+        there is nowhere to write), and write down their heads. `complete` says that these are all lines that there
+        are."""
+        if file is not None:
+            self.note(recorder, witnessed_by(self._run_dir, file, self._node, self._nodes), complete=complete)
+
+    def note(self, recorder: NodeRecorder, heads: Mapping[str, str], *, complete: bool = False) -> None:
+        """Write down heads."""
+        self._due_s = time.monotonic() + self._every_s
+        self._every_s = min(MOST_S, 2 * self._every_s)
+        if heads:
+            data: dict[str, object] = {"heads": dict(heads), **({"complete": True} if complete else {})}
+            recorder.note(HEADS_EVENT, f"heads of {plural(len(heads), 'other ledger')}", data)

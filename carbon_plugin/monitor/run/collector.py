@@ -1,0 +1,121 @@
+"""Where nodes share no directory: node leaders send their totals to rank 0's host in datagrams.
+
+No connections, so 2,048 nodes cost rank 0 one socket; nothing waits for anything, on either side. A node that is not
+heard of is missing from "n of m", never a hang. Off unless CARBON_PLUGIN_COLLECTOR says "host:port", the same on all
+nodes, and CARBON_PLUGIN_RUN_ID the id of the run, since nothing else makes the nodes agree on one. A report counts only
+with the run's key (`monitor.run.key`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+import socket
+import time
+from collections.abc import Mapping
+
+from carbon_plugin.errors import SpecError
+from carbon_plugin.monitor.run.datagram import REPORT_BYTES, pack_report, unpack_report
+from carbon_plugin.monitor.totals import FileTotals
+
+COLLECTOR_VARIABLE = "CARBON_PLUGIN_COLLECTOR"
+RUN_ID_VARIABLE = "CARBON_PLUGIN_RUN_ID"
+RECEIVE_BUFFER_BYTES = 4 << 20
+"""Room for the reports of thousands of nodes between two looks; the kernel may grant less."""
+TURN = 64
+"""Reports taken in before other threads get their turn: the training thread must not wait for this one."""
+PAUSE_S = 0.5e-3
+BUDGET_S = 1.0
+
+
+class Address(tuple[str, int]):
+    """Host and port of the collector."""
+
+
+def collector_address(environ: Mapping[str, str] = os.environ) -> Address | None:
+    """The address in force. Raises `SpecError` for one that is not "host:port"."""
+    stated = environ.get(COLLECTOR_VARIABLE)
+    if not stated:
+        return None
+    host, _, port = stated.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise SpecError(f"{COLLECTOR_VARIABLE} is {stated}, expected host:port, as in node-0:29600")
+    return Address((host.strip("[]"), int(port)))
+
+
+class Reporter:
+    """Sends the totals of this node's ledger; never waits, and a report that cannot be sent is dropped."""
+
+    def __init__(self, address: Address, key: bytes) -> None:
+        self._key = key
+        family, kind, _, _, target = socket.getaddrinfo(*address, type=socket.SOCK_DGRAM)[0]
+        self._target = target
+        self._socket = socket.socket(family, kind)
+        self._socket.setblocking(False)
+
+    def send(self, file: str, totals: FileTotals) -> None:
+        """Send what the ledger amounts to by now."""
+        record = pack_report(file, totals, self._key)
+        if record is not None:
+            with contextlib.suppress(OSError):  # a full buffer or a network that is away: the next report says it all
+                self._socket.sendto(record, self._target)
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+
+class Collector:
+    """Rank 0's ear, on the named address and no other. `files` maps the ledgers of other nodes to their totals, as of
+    their last report; there are never more than `most` of them. `dropped` counts what was no report of this run.
+
+    `host` is the address that it listens on. Raises `OSError` when that cannot be bound.
+    """
+
+    def __init__(self, address: Address, key: bytes, most: int) -> None:
+        self.files: dict[str, FileTotals] = {}
+        self.dropped = 0
+        self._key = key
+        self._most = most
+        family, kind, _, _, own = socket.getaddrinfo(*address, type=socket.SOCK_DGRAM)[0]
+        self.host = str(own[0])
+        self._socket = socket.socket(family, kind)
+        self._socket.setblocking(False)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+        try:
+            self._socket.bind(own)
+        except OSError:
+            self._socket.close()
+            raise
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether no other host can reach it."""
+        return ipaddress.ip_address(self.host.partition("%")[0]).is_loopback
+
+    def poll(self) -> None:
+        """Take in the reports that have arrived; newer ones replace older ones of the same ledger."""
+        deadline_s = time.monotonic() + BUDGET_S
+        while time.monotonic() < deadline_s:
+            for _ in range(TURN):
+                try:
+                    record = self._socket.recv(REPORT_BYTES + 1)
+                except OSError:  # nothing more, or the network is away
+                    return
+                self._take(record)
+            time.sleep(PAUSE_S)
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+    def _take(self, record: bytes) -> None:
+        report = unpack_report(record, self._key)
+        if report is None or (report[0] not in self.files and len(self.files) >= self._most):
+            self.dropped += 1
+            return
+        file, totals = report
+        known = self.files.get(file)
+        if known is None or totals.end_s >= known.end_s:
+            self.files[file] = totals

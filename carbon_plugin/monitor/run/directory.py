@@ -1,0 +1,126 @@
+"""The run directory when the user names none: one that all ranks of a launch agree on without talking.
+
+Ranks of one host meet in a file of the host's temporary directory, keyed by their launcher. Ranks of several hosts
+need an id from the scheduler; without one the user must name the directory.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import errno
+import os
+import re
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from carbon_plugin.errors import SpecError
+from carbon_plugin.monitor.launch import launcher_pid, process_mark
+from carbon_plugin.monitor.node.scratch import Folder, open_scratch
+from carbon_plugin.monitor.ranks import Ranks
+
+RUN_DIR_VARIABLE = "CARBON_PLUGIN_RUN_DIR"
+INHERITED_VARIABLE = "CARBON_PLUGIN_INHERITED_RUN_DIR"
+"""Set by us for processes that this one launches later, as Lightning starts its other ranks: "<pid>:<directory>"."""
+RUNS = Path("runs")
+KEPT_S = 3600.0
+_LAUNCH, _READ = "launch-", ".read-"
+_RANDOM_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+"""What `torchrun --standalone` makes up for every launch: no name that a user would look for."""
+_TAKEN: set[Path] = set()
+"""What `_fresh` has given: a directory is made only when its ledger is."""
+
+
+def choose_run_dir(name: str, ranks: Ranks, environ: Mapping[str, str]) -> Path:
+    """The directory of this run, the same on every rank; it need not exist yet.
+
+    In this order: the variable CARBON_PLUGIN_RUN_DIR, what a parent process chose, the SLURM job, the id given to
+    torchrun, a new directory named by date. Raises `SpecError` when several nodes have nothing in common.
+    """
+    if stated := environ.get(RUN_DIR_VARIABLE):
+        return Path(stated)
+    parent, _, inherited = environ.get(INHERITED_VARIABLE, "").partition(":")
+    if inherited and parent == str(os.getppid()):
+        return Path(inherited)
+    if job := environ.get("SLURM_JOB_ID"):
+        return RUNS / f"{name}-{job}"
+    rendezvous = environ.get("TORCHELASTIC_RUN_ID", "none")
+    if rendezvous != "none" and not _RANDOM_ID.fullmatch(rendezvous):
+        return RUNS / f"{name}-{rendezvous}"
+    if ranks.nodes > 1:
+        raise SpecError(
+            f"run_dir: the {ranks.nodes} nodes of this job must share a directory and nothing names it; pass run_dir, "
+            f"set {RUN_DIR_VARIABLE}, or launch with torchrun --rdzv-id"
+        )
+    if ranks.world_size > 1:
+        return _agreed(name, ranks, environ)
+    chosen = _fresh(name)
+    os.environ[INHERITED_VARIABLE] = f"{os.getpid()}:{chosen.absolute()}"
+    return chosen
+
+
+def _agreed(name: str, ranks: Ranks, environ: Mapping[str, str]) -> Path:
+    """The directory that the first of a launcher's processes proposed; it stays the same while the launcher may start
+    them again."""
+    scratch, launcher = open_scratch(), process_mark(launcher_pid(environ))
+    if scratch is None:  # no date, then, but a name that is never used twice
+        return RUNS / f"{name}-{launcher}"
+    meeting = f"{_LAUNCH}{launcher}-{name}"
+    try:
+        _forget_dead_launchers(scratch)
+        if scratch.read(meeting) is None:
+            scratch.propose(meeting, os.fsencode(_fresh(name).absolute()))
+        agreed = scratch.read(meeting)
+        scratch.create(f"{meeting}{_READ}{ranks.rank}")
+    finally:
+        scratch.close()
+    if agreed is None:
+        raise OSError(errno.EEXIST, f"{meeting} in our temporary directory cannot be read")
+    if environ.get("TORCHELASTIC_MAX_RESTARTS", "0") == "0":
+        _remove_at_exit(meeting, ranks.local_world_size)
+    return Path(os.fsdecode(agreed))
+
+
+def _remove_at_exit(meeting: str, readers: int) -> None:
+    """Remove what was agreed on when this process ends in order, if every process of the launch has read it. What is
+    left, by processes that were killed, the next launch removes."""
+    pid = os.getpid()
+
+    def remove() -> None:
+        if os.getpid() != pid or getattr(sys, "last_type", None) is not None:
+            return
+        scratch = open_scratch()
+        if scratch is None:
+            return
+        with contextlib.suppress(OSError):
+            marks = [name for name in scratch.names() if name.startswith(meeting + _READ)]
+            for name in [*marks, meeting] if len(marks) >= readers else []:
+                scratch.remove(name)
+        scratch.close()
+
+    atexit.register(remove)
+
+
+def _forget_dead_launchers(scratch: Folder) -> None:
+    """Remove what launches have left behind whose processes were killed. In another container, with the same temporary
+    directory, a launcher may live that is not seen from here: what is young is kept."""
+    now_s = time.time()
+    for name in scratch.names():
+        pid, _, started = name.removeprefix(_LAUNCH).partition("-")
+        if not (name.startswith(_LAUNCH) and pid.isdecimal()):
+            continue
+        dead = not started.startswith(process_mark(int(pid)).partition("-")[2] + "-")
+        with contextlib.suppress(OSError):
+            if dead and scratch.age_s(name, now_s) > KEPT_S:
+                scratch.remove(name)
+
+
+def _fresh(name: str) -> Path:
+    """A directory named by the date, that nobody has yet, nor another training of this process."""
+    stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    candidates = (RUNS / (stem if number == 1 else f"{stem}-{number}") for number in range(1, 1000))
+    free = next(path for path in candidates if path.absolute() not in _TAKEN and not path.exists())
+    _TAKEN.add(free.absolute())
+    return free

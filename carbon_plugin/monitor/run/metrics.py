@@ -1,0 +1,52 @@
+"""The numbers for the trainer's logger. docs/monitor.md has the table of keys."""
+
+from __future__ import annotations
+
+from carbon_plugin.footprint.units import JOULES_PER_KWH
+from carbon_plugin.footprint.values import Footprint
+from carbon_plugin.monitor.run.projection import Outlook
+from carbon_plugin.monitor.totals import RunTotals
+
+PREFIX = "carbon/"
+
+
+def metrics_of(
+    totals: RunTotals, outlook: Outlook, *, step_time_s: float | None, predicted_step_time_s: float | None
+) -> dict[str, float]:
+    """Flat metrics; what is unknown has no key, so that no zero looks real."""
+    values: dict[str, float | None] = {
+        "energy_kwh": totals.energy_j / JOULES_PER_KWH,
+        "estimated_energy_kwh": totals.estimated_j / JOULES_PER_KWH if totals.estimated_j else None,
+        "power_w": totals.power_w,
+        "step_time_s": step_time_s,
+        "predicted_step_time_s": predicted_step_time_s,
+        "coverage_gpus": totals.gpus_measured / totals.gpus if totals.gpus else None,
+    }
+    if step_time_s is not None and predicted_step_time_s:
+        values["step_time_ratio"] = step_time_s / predicted_step_time_s
+    if outlook.spent is not None:
+        values |= _carbon(outlook.spent, "", ranged=False)
+    if outlook.energy_j is not None:
+        low, central, high = (joules / JOULES_PER_KWH for joules in outlook.energy_j)
+        values |= {
+            "projected_energy_kwh": central,
+            "projected_energy_kwh_low": low,
+            "projected_energy_kwh_high": high,
+        }
+    if outlook.whole is not None:
+        values |= _carbon(outlook.whole, "projected_", ranged=True)
+    values["remaining_h"] = None if outlook.remaining_s is None else outlook.remaining_s / 3600
+    return {PREFIX + name: value for name, value in values.items() if value is not None}
+
+
+def _carbon(footprint: Footprint, prefix: str, *, ranged: bool) -> dict[str, float | None]:
+    """Carbon of a footprint; a total only where the embodied part of it is known."""
+    figures = {"operational_kg": footprint.operational_kg}
+    if footprint.embodied_parts_kg:
+        figures |= {"embodied_kg": footprint.embodied_kg, "total_kg": footprint.total_kg}
+    values: dict[str, float | None] = {}
+    for name, figure in figures.items():
+        values[prefix + name] = figure.value
+        if ranged:
+            values |= {f"{prefix}{name}_low": figure.low, f"{prefix}{name}_high": figure.high}
+    return values

@@ -1,0 +1,63 @@
+"""The run directory and the identity of the run in it, which all ranks agree on as soon as the directory lets them."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from carbon_plugin.errors import LedgerError, StorageError
+from carbon_plugin.ledger.identity import IDENTITY_FILE, agree_run
+from carbon_plugin.ledger.records import LEDGER_VERSION, RunIdentity
+from carbon_plugin.ledger.writer import LedgerWriter
+from carbon_plugin.monitor.run.collector import RUN_ID_VARIABLE
+from carbon_plugin.monitor.settings import Settings
+
+
+class RunPlace:
+    """Where a run is recorded. `identity` is that of the run; while the directory can be neither read nor written it is
+    a provisional one, the same on all ranks that were given this directory.
+
+    Raises `LedgerError` if the directory holds a run with another id than the one that was given.
+    """
+
+    def __init__(self, run_dir: Path, settings: Settings, environ: Mapping[str, str]) -> None:
+        self._run_dir = run_dir
+        self._settings = settings
+        self._run_id = settings.options.run_id or environ.get(RUN_ID_VARIABLE)
+        self._agreed = False
+        self.identity = RunIdentity(
+            version=LEDGER_VERSION,
+            run_id=self._run_id or hashlib.blake2b(os.fsencode(run_dir.absolute()), digest_size=16).hexdigest(),
+            created_unix_s=0.0,
+            name=settings.name,
+        )
+        with contextlib.suppress(StorageError):  # whoever opens a ledger here hears of it
+            self._agree(wait_s=10.0)
+
+    def open_writer(self, node: int, rank: int | None) -> LedgerWriter:
+        """A new ledger of a node, or of one rank of it. Raises `LedgerError`."""
+        if not self._agreed:
+            self._agree(wait_s=0.0)
+        return LedgerWriter(self._run_dir, run_id=self.identity.run_id, node=node, rank=rank)
+
+    def keep(self) -> None:
+        """Put the identity back where somebody has removed it; where that is not possible, at the next call."""
+        if self._agreed and not (self._run_dir / IDENTITY_FILE).exists():
+            with contextlib.suppress(LedgerError):
+                self._agree(wait_s=0.0)
+
+    def _agree(self, wait_s: float) -> None:
+        settings = self._settings
+        self.identity = agree_run(
+            self._run_dir,
+            name=settings.name,
+            run_id=self.identity.run_id if self._agreed else self._run_id,
+            programme=settings.programme,
+            role=settings.role,
+            parent_run_id=settings.options.parent_run_id,
+            wait_s=wait_s,
+        )
+        self._agreed = True

@@ -1,0 +1,125 @@
+"""The whole run from what is spent and what remains: from measured rates where there are any, else from the prediction.
+
+Pure functions. Carbon and its range come from the one accounting that the forecast and the audit use.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import msgspec
+from msgspec import Struct
+
+from carbon_plugin.footprint.account import account
+from carbon_plugin.footprint.values import EnergyItem, Factors, Footprint, Reservation
+from carbon_plugin.monitor.totals import RunTotals
+from carbon_plugin.plan.forecast import modelled_energies, reservations
+from carbon_plugin.predict.result import StepPrediction
+from carbon_plugin.spec.hardware.cluster import Cluster
+
+LIVE_DRAWS = 400
+"""Samples for a live range: its ends then wander by about 2 % of the range, and a call stays well under 1 ms."""
+MEASURED_STEPS = 10
+MEASURED_S = 10.0
+P90_SCORE = 1.2816
+DRIFT_SIGMA = 0.02
+"""Least spread of the future step time about the measured one: other nodes, other data, throttling (our convention)."""
+
+
+class Remaining(Struct, frozen=True, kw_only=True):
+    """What is still to come: time, energies, reserved time, and (p10, p90) factors on the time."""
+
+    time_s: float
+    energies: tuple[EnergyItem, ...]
+    reserved: tuple[Reservation, ...]
+    spread: tuple[float, float]
+
+
+class Outlook(Struct, frozen=True, kw_only=True):
+    """Spent so far and projected for the whole run. Carbon is None without factors, the whole without a length.
+
+    `energy_j` is (low, central, high) of the IT energy of the whole run.
+    """
+
+    spent: Footprint | None
+    whole: Footprint | None
+    energy_j: tuple[float, float, float] | None
+    remaining_s: float | None
+
+
+def has_rates(totals: RunTotals) -> bool:
+    """Whether this attempt has trained long enough to tell its rates."""
+    if totals.steady_s < MEASURED_S or totals.steady_steps < 1:
+        return False
+    return totals.steady_steps >= MEASURED_STEPS or totals.steady_s / totals.steady_steps > 1.0
+
+
+def remaining_measured(totals: RunTotals, steps: int, log_sigma: float | None, failing: float = 0.0) -> Remaining:
+    """The rest at the measured rates, which include evaluation, checkpoints and waiting so far. `failing` is what
+    failures to come are expected to take over all of that: a run that goes on has not had them yet."""
+    ratio = steps / totals.steady_steps * (1 + failing)
+    time_s = ratio * totals.steady_s
+    sigma = max(DRIFT_SIGMA, log_sigma or 0.0)
+    longer = math.hypot(P90_SCORE * sigma, math.log1p(failing))
+    return Remaining(
+        time_s=time_s,
+        energies=tuple(_scaled(item, ratio) for item in totals.steady),
+        reserved=tuple(_lasting(item, time_s) for item in totals.reserved_now),
+        spread=(math.exp(-longer), math.exp(longer)),
+    )
+
+
+def remaining_predicted(
+    prediction: StepPrediction,
+    cluster: Cluster,
+    steps: int,
+    overhead_fraction: float,
+    spread: tuple[float, float],
+) -> Remaining:
+    """The rest as predicted, before anything was measured. `spread` is that of the time of the whole run."""
+    time_s = steps * prediction.step_time_s.value * (1 + overhead_fraction)
+    return Remaining(
+        time_s=time_s,
+        energies=tuple(modelled_energies(cluster, prediction.gpu_power_w, time_s)),
+        reserved=tuple(reservations(cluster, time_s)),
+        spread=spread,
+    )
+
+
+def outlook(totals: RunTotals, remaining: Remaining | None, factors: Factors | None) -> Outlook:
+    """Spent and whole run, with carbon where there are factors."""
+    spent = None
+    if factors is not None:
+        spent = account(totals.spent, _accountable(totals.reserved, factors), factors, draws=LIVE_DRAWS)
+    if remaining is None:
+        return Outlook(spent=spent, whole=None, energy_j=None, remaining_s=None)
+    to_come_j = math.fsum(item.energy_j for item in remaining.energies)
+    whole_j = totals.energy_j + to_come_j
+    # The past is certain in time; only the part that remains stretches or shrinks.
+    low, high = (1 + (to_come_j / whole_j if whole_j else 1.0) * (factor - 1) for factor in remaining.spread)
+    energies = [*totals.spent, *remaining.energies]
+    if factors is None:
+        low_j, high_j = math.fsum(item.low_j for item in energies), math.fsum(item.high_j for item in energies)
+        return Outlook(
+            spent=None, whole=None, energy_j=(low * low_j, whole_j, high * high_j), remaining_s=remaining.time_s
+        )
+    reserved = _accountable([*totals.reserved, *remaining.reserved], factors)
+    whole = account(energies, reserved, factors, duration_spread=(low, high), draws=LIVE_DRAWS)
+    it = whole.energy_j["it"]
+    return Outlook(spent=spent, whole=whole, energy_j=(it.low, it.value, it.high), remaining_s=remaining.time_s)
+
+
+def _scaled(item: EnergyItem, factor: float) -> EnergyItem:
+    return msgspec.structs.replace(
+        item, energy_j=item.energy_j * factor, low_j=item.low_j * factor, high_j=item.high_j * factor
+    )
+
+
+def _accountable(reserved: Sequence[Reservation], factors: Factors) -> list[Reservation]:
+    """Reservations whose embodied carbon is known."""
+    return [item for item in reserved if item.scope in factors.embodied_kg]
+
+
+def _lasting(unit: Reservation, time_s: float) -> Reservation:
+    return Reservation(scope=unit.scope, units=unit.units * unit.time_s, time_s=time_s)

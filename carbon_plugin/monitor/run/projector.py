@@ -1,0 +1,242 @@
+"""On rank 0: all ledgers of the run, what they project for the whole of it, and the metrics for the logger."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from carbon_plugin.errors import SpecError
+from carbon_plugin.footprint.values import Footprint
+from carbon_plugin.ledger.files import node_of, rank_of
+from carbon_plugin.ledger.records import Projection
+from carbon_plugin.monitor.context import Context
+from carbon_plugin.monitor.intensity import expected_g_per_kwh
+from carbon_plugin.monitor.node.journal import Journal
+from carbon_plugin.monitor.run.aggregator import UNNAMED, Aggregator
+from carbon_plugin.monitor.run.collector import Collector
+from carbon_plugin.monitor.run.metrics import metrics_of
+from carbon_plugin.monitor.run.projection import (
+    Outlook,
+    Remaining,
+    has_rates,
+    outlook,
+    remaining_measured,
+    remaining_predicted,
+)
+from carbon_plugin.monitor.run.skew import SkewWatch
+from carbon_plugin.monitor.totals import FileTotals, RunTotals, run_totals, without_copies
+from carbon_plugin.monitor.wall import WallClock
+from carbon_plugin.plan.forecast import run_time_figure
+from carbon_plugin.plan.goodput import Goodput
+from carbon_plugin.plan.real_run import best_case, planned_goodput
+from carbon_plugin.spec.amounts import plural
+
+RESTARTED_EVENT = "restarted_at_0"
+BEYOND_EVENT = "beyond_total_steps"
+SETTLE_S = 1.5
+"""How long the end of a run waits for the ends of its other ledgers, beside one look at them."""
+LOOK_S = 0.05
+START_S = 10.0
+"""A ledger without a window that began so long before this process may be of its launch."""
+
+
+class Projected(Struct, frozen=True, kw_only=True):
+    """A projection as record and as metrics. `skews_s` are news of clocks, by file name. `spent` is the footprint so
+    far, None without factors; `reached_before` the last step of attempts that had ended when this one began."""
+
+    record: Projection
+    metrics: dict[str, float]
+    skews_s: dict[str, float]
+    spent: Footprint | None = None
+    reached_before: int = 0
+
+
+class Projector:
+    """Follows the ledgers of a run and projects it. `journal` is this process's own ledger, None if it has none;
+    `collector` hears nodes whose ledgers are elsewhere."""
+
+    def __init__(
+        self,
+        run_dir: Path,
+        journal: Journal | None,
+        *,
+        nodes: int,
+        wall: WallClock,
+        collector: Collector | None = None,
+    ) -> None:
+        self._collector = collector
+        self._aggregator = Aggregator(run_dir, journal)
+        self._own = journal.totals if journal else None
+        self._journal = journal
+        self._wall = wall
+        self._nodes = nodes
+        self._clocks = SkewWatch()
+        self._started_unix_s = wall.now_unix_s()
+
+    def heads(self) -> dict[str, str]:
+        """Chain heads of the other nodes' ledgers."""
+        return self._aggregator.heads()
+
+    def settle(self, heard: set[int], node: int, local_world_size: int) -> tuple[int, int, int]:
+        """Wait a little until the other ledgers of this launch have ended: how many have not, of how many, and how many
+        ranks of this host are neither `heard` of nor have a ledger.
+
+        Ranks end together, and the last window of each says what it has used since the one before."""
+        deadline_s = time.monotonic() + SETTLE_S
+        while True:
+            self._aggregator.poll()
+            launch = {name: file for name, file in self._aggregator.files.items() if self._is_of_launch(file)}
+            being_written = sum(not file.closed for file in launch.values())
+            writing = {rank for name in launch if node_of(name) == node and (rank := rank_of(name)) is not None}
+            unheard = max(0, local_world_size - len(heard | writing))
+            if not (being_written or unheard) or time.monotonic() > deadline_s:
+                return being_written, len(launch), unheard
+            time.sleep(LOOK_S)
+
+    def _is_of_launch(self, file: FileTotals) -> bool:
+        """Whether a ledger is the own one, or one that was written since this process began."""
+        if file is self._own:
+            return True
+        if file.manifest is None:
+            return False
+        began_s = self._own.started_s if self._own else self._started_unix_s
+        end_s = file.end_s - self._clocks.offsets_s.get(file.place, 0.0)
+        # Ranks of a launch begin at about the same time, and their first window comes later.
+        return end_s >= began_s - (0.0 if file.windows else START_S)
+
+    def project(self, context: Context, step: int) -> Projected:
+        """Read what is new and project. `step` is the last optimizer step of the run."""
+        self._aggregator.poll()
+        files = self._aggregator.files
+        if self._collector is not None:
+            # A ledger that can be read says more than its report.
+            self._collector.poll()
+            files = {**self._collector.files, **files}
+        own_name = (self._journal.file or UNNAMED) if self._journal else None
+        files = without_copies(files, own_name)
+        skews_s = self._clocks.look(self._own, files) if self._own and self._aggregator.caught_up else {}
+        totals = run_totals(
+            files,
+            attempt_started_s=self._started_unix_s,
+            offsets_s=self._clocks.offsets_s,
+            own=own_name,
+        )
+        own = self._own or next(iter(self._aggregator.files.values()), FileTotals())
+        total_steps = context.effective.total_steps
+        steps = None if total_steps is None else max(0, total_steps - step)
+        remaining = _remaining(context, totals, own, steps)
+        view = outlook(totals, _at_hours_to_come(context, remaining), context.factors)
+        record = Projection(
+            at_unix_s=self._wall.now_unix_s(),
+            step=step,
+            total_steps=total_steps,
+            nodes_seen=totals.nodes_seen,
+            nodes=self._nodes,
+            spent_energy_j=totals.energy_j,
+            spent_carbon_kg=view.spent.total_kg.value if view.spent and view.spent.embodied_parts_kg else None,
+            energy_j=view.energy_j,
+            carbon_kg=_carbon(view),
+            remaining_s=view.remaining_s,
+            best_case_remaining_s=_best_case_s(context, totals, steps),
+        )
+        metrics = metrics_of(
+            totals, view, step_time_s=_step_time_s(own), predicted_step_time_s=context.predicted_step_time_s
+        )
+        before = [
+            file.last_step
+            for name, file in files.items()
+            if name != own_name and file.end_s - self._clocks.offsets_s.get(file.place, 0.0) < self._started_unix_s
+        ]
+        return Projected(
+            record=record,
+            metrics=metrics,
+            skews_s=skews_s,
+            spent=view.spent,
+            reached_before=max(before, default=0),
+        )
+
+
+def doubts(projection: Projection, *, steps: int, reached_before: int) -> list[tuple[str, str]]:
+    """(kind, sentence) of what makes the steps of a run doubtful. `steps` are those that this process has counted."""
+    found = []
+    if steps and projection.step == steps and reached_before > 0:
+        sentence = (
+            f"this attempt counts its steps from 0 although its run has reached step {reached_before:,}: they count as "
+            "done again; load the states of the optimizer, pass step=, or name another run_dir (docs/resume.md)"
+        )
+        found.append((RESTARTED_EVENT, sentence))
+    if projection.total_steps is not None and projection.step > projection.total_steps:
+        sentence = (
+            f"step {projection.step:,} is past the {plural(projection.total_steps, 'step')} that the run was to "
+            "have, so that "
+            "nothing is projected beyond what is spent; total_steps= is the length of the whole run"
+        )
+        found.append((BEYOND_EVENT, sentence))
+    return found
+
+
+def _remaining(context: Context, totals: RunTotals, own: FileTotals, steps: int | None) -> Remaining | None:
+    """What remains, by measured rates as soon as there are any, else as predicted; None if nobody can tell.
+
+    Measured rates hold what this run really takes a step, so that of what is planned beyond the steps only the failures
+    to come remain. Without rates the rest is that of a real run, as it was planned."""
+    if steps is None:
+        return None
+    goodput = _planned(context)
+    if has_rates(totals):
+        failing = goodput.failing_overhead if goodput is not None else 0.0
+        return remaining_measured(totals, steps, own.spans.log_sigma, failing)
+    spec, prediction = context.effective.spec, context.prediction
+    if goodput is None or spec is None or prediction is None:
+        return None
+    run_time = run_time_figure(prediction, goodput)
+    spread = run_time.low / run_time.value, run_time.high / run_time.value
+    return remaining_predicted(prediction, spec.cluster, steps, goodput.running_overhead, spread)
+
+
+def _best_case_s(context: Context, totals: RunTotals, steps: int | None) -> float | None:
+    """Time of what remains in the best case of the layout, as long as it is predicted as that of a real run."""
+    goodput = None if steps is None or has_rates(totals) else _planned(context)
+    best = None if goodput is None else best_case(goodput)
+    if best is None or steps is None or context.prediction is None:
+        return None
+    return steps * context.prediction.step_time_s.value * (1 + best.running_overhead)
+
+
+def _planned(context: Context) -> Goodput | None:
+    """Where the time of the run goes, None if nobody can tell."""
+    if context.effective.spec is None or context.prediction is None:
+        return None
+    try:
+        return planned_goodput(context.effective.spec, context.prediction)
+    except SpecError:  # failures as stated would leave no progress
+        return None
+
+
+def _at_hours_to_come(context: Context, remaining: Remaining | None) -> Remaining | None:
+    """What remains, at the intensity of its hours where the site has a series of them."""
+    if remaining is None:
+        return None
+    expected = expected_g_per_kwh(context.effective.site, time.time(), remaining.time_s)
+    if expected is None:
+        return remaining
+    energies = (replace(item, intensity_g_per_kwh=expected) for item in remaining.energies)
+    return replace(remaining, energies=tuple(energies))
+
+
+def _step_time_s(own: FileTotals) -> float | None:
+    """Measured seconds a step: of the last span, else the mean of the training windows so far."""
+    if own.spans.last is not None:
+        return own.spans.last.step_time_s
+    counted = own.counted.step_time_s
+    return None if counted is None else counted.value
+
+
+def _carbon(view: Outlook) -> tuple[float, float, float] | None:
+    if view.whole is None or not view.whole.embodied_parts_kg:
+        return None
+    total = view.whole.total_kg
+    return total.low, total.value, total.high

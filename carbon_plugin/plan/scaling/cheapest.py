@@ -1,0 +1,295 @@
+"""The scaling question: a loss or a compute budget in; the cheapest cluster that trains it in time, its carbon, out.
+
+For each size of cluster (whole nodes, powers of two of devices) and batch (critical, a half, a quarter of it) the
+layout search gives the fastest step; goodput and footprint are those of a forecast. Of what meets the deadline the
+least carbon wins.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import msgspec
+from msgspec import Struct
+
+from carbon_plugin.errors import InfeasibleLayoutError, SpecError
+from carbon_plugin.footprint.account import account
+from carbon_plugin.footprint.run_factors import resolve_factors
+from carbon_plugin.footprint.values import Factors
+from carbon_plugin.plan.forecast import modelled_energies, reservations, run_time_figure
+from carbon_plugin.plan.scaling.laws import (
+    TOKEN_OVERHEAD,
+    ScalingLaw,
+    Split,
+    best_split,
+    critical_batches,
+    least_compute,
+    loss_of,
+    loss_range,
+    tokens_to_reach,
+)
+from carbon_plugin.plan.scaling.options import (
+    BATCH_SHARES,
+    DAY_S,
+    SEQ_LEN,
+    Hardware,
+    Option,
+    Target,
+    best_case_of,
+    best_option,
+    central_kg,
+    footprint_of,
+    hardware_of,
+    layouts_for,
+)
+from carbon_plugin.plan.scaling.shape import model_of
+from carbon_plugin.plan.search.layouts import describe
+from carbon_plugin.predict.power import sustained_w
+from carbon_plugin.spec.amounts import count
+from carbon_plugin.spec.figure import Assumption, Figure
+from carbon_plugin.spec.hardware.cluster import Cluster
+from carbon_plugin.spec.hardware.profiles import Directories
+from carbon_plugin.spec.site import Site
+from carbon_plugin.spec.stack import PLAIN_STACK
+
+MEASURED_DEVICES = 6144
+"""Devices of the largest published run that the predictor was compared with."""
+MEASURED_PARAMETERS = 1.01e12
+"""Parameters of the largest one."""
+
+
+COMPUTE = (1e15, 1e32)
+"""FLOP that an answer is given for: below it no step is full, above it no cluster is large enough."""
+
+
+class BatchAnswer(Struct, frozen=True, kw_only=True):
+    """The best cluster if one law of the critical batch holds: its devices, time and central carbon."""
+
+    critical_batch: float
+    devices: int
+    time_days: float
+    meets_deadline: bool
+    total_kg: float
+
+
+class ScalePoint(Struct, frozen=True, kw_only=True):
+    """The answer for one target, accelerator and zone. Ranges are p10 and p90.
+
+    `compute_flop` is 6 N D of the law; `tokens` what the run trains on, with what its batch costs, `batch` tokens a
+    step. `by_batch_law` has the answer for each law of the critical batch; the point is that of the middle one, and the
+    range of `total_kg` covers all that meet the deadline. `ideal_kg` is the carbon of the same compute at peak FLOP/s
+    without any loss. `extrapolated` names what lies beyond what was ever measured. All is of a real run but for
+    `best_case_time_s` and `best_case_kg`.
+    """
+
+    law: str
+    compute_flop: float
+    loss: float
+    loss_low: float
+    loss_high: float
+    parameters: float
+    active_parameters: float
+    tokens: float
+    batch: float
+    model: str
+    accelerator: str
+    zone: str
+    devices: int
+    layout: str
+    step_time_s: float
+    mfu: float
+    goodput: float
+    meets_deadline: bool
+    time_s: Figure
+    device_hours: float
+    facility_energy_j: Figure
+    operational_kg: Figure
+    embodied_kg: Figure
+    total_kg: Figure
+    ideal_kg: float
+    by_batch_law: dict[str, BatchAnswer]
+    extrapolated: tuple[str, ...]
+    best_case_time_s: float
+    best_case_kg: float
+
+    @property
+    def embodied_share(self) -> float:
+        """Embodied carbon over all carbon of the run."""
+        return self.embodied_kg.value / self.total_kg.value
+
+
+class Answer(Struct, frozen=True, kw_only=True):
+    """One point a site, and everything that was assumed."""
+
+    points: tuple[ScalePoint, ...]
+    assumptions: tuple[Assumption, ...]
+
+
+METHOD = (
+    Assumption("sequence", f"{SEQ_LEN:,} tokens", "usual pre-training length"),
+    Assumption("model", "width 128 times depth", "family of Llama 3 (arXiv 2407.21783, table 3)"),
+    Assumption(
+        "batch",
+        f"the best of {', '.join(f'{share:g}' for share in BATCH_SHARES)} times the critical one",
+        f"which costs {TOKEN_OVERHEAD:.0%} more tokens at the critical one (arXiv 2410.21676)",
+    ),
+    Assumption("cluster", "whole nodes, powers of two of devices", "sizes that any layout divides"),
+    Assumption("training", "bf16, fp16 where the device has none; adamw", "usual for transformers"),
+    PLAIN_STACK,
+)
+"""What every answer assumes, besides the assumptions of its forecast."""
+
+
+def target_of_compute(law: ScalingLaw, flops: float) -> Target:
+    """The model and tokens that reach the lowest loss with so much compute. Raises `SpecError` beyond `COMPUTE`."""
+    least, most = COMPUTE
+    if not least <= flops <= most:
+        raise SpecError(f"compute: {flops:g} FLOP, expected {least:g} to {most:g}")
+    model = model_of(best_split(law, flops).parameters, sparse=law.sparse)
+    active = float(model.active_parameters)
+    split = Split(active, flops / (6 * active))
+    return Target(law=law, model=model, split=split, loss=loss_of(law, split))
+
+
+def target_of_loss(law: ScalingLaw, loss: float) -> Target:
+    """The model and tokens that reach a loss with least compute. Raises `SpecError` for a loss out of reach."""
+    cheapest = least_compute(law, loss)
+    if cheapest.flops > COMPUTE[1]:
+        raise SpecError(
+            f"loss: {loss:g} takes {cheapest.flops:.2g} FLOP by {law.name}, expected {COMPUTE[1]:g} at most"
+        )
+    model = model_of(cheapest.parameters, sparse=law.sparse)
+    active = float(model.active_parameters)
+    return Target(law=law, model=model, split=Split(active, tokens_to_reach(law, loss, active)), loss=loss)
+
+
+def answer(
+    target: Target,
+    accelerator: str,
+    sites: Sequence[Site],
+    deadline_days: float,
+    *,
+    profile_dirs: Directories = (),
+    seed: int = 0,
+) -> Answer:
+    """The best cluster of one accelerator for a target, accounted for at each site; the first decides which is best.
+
+    Without an option that meets the deadline the fastest one is given. Raises `InfeasibleLayoutError` if the model fits
+    on no cluster tried, `SpecError` or `FootprintError` for what does not exist.
+    """
+    if not deadline_days > 0:
+        raise SpecError(f"deadline_days is {deadline_days:g}, expected a positive number")
+    if not sites:
+        raise SpecError("zone: give at least one grid zone")
+    hardware = hardware_of(accelerator, profile_dirs)
+    # Embodied carbon is that of one device, host and network share: no matter how many.
+    factors = [resolve_factors(site, hardware.cluster(1)) for site in sites]
+    laid_out = layouts_for(target, hardware, sites[0])
+    critical = critical_batches(target.loss, target.split.tokens)
+    by_law = {
+        law: best_option(target, batch, hardware, laid_out, factors[0], deadline_days)
+        for law, batch in critical.items()
+    }
+    middle = sorted(critical, key=lambda law: critical[law])[1]
+    best = by_law[middle]
+    if best is None:
+        raise InfeasibleLayoutError(
+            f"scale: {target.model.name} ({count(target.model.parameters)} parameters) fits on none of the clusters of "
+            f"{hardware.device.name} that were tried, with batches of up to {count(critical[middle])} tokens"
+        )
+    points = []
+    for site, given in zip(sites, factors, strict=True):
+        answers = {
+            law: BatchAnswer(
+                critical_batch=critical[law],
+                devices=option.spec.cluster.devices,
+                time_days=option.time_s / DAY_S,
+                meets_deadline=option.meets(deadline_days),
+                total_kg=central_kg(option, given),
+            )
+            for law, option in by_law.items()
+            if option is not None
+        }
+        points.append(_point(target, best, hardware, answers, site, given, deadline_days, seed))
+    assumed = [*METHOD, *best.prediction.assumptions, *best.goodput.assumptions]
+    assumed += [item for given in factors for item in given.assumptions]
+    return Answer(points=tuple(points), assumptions=tuple(dict.fromkeys(assumed)))
+
+
+def ideal_kg(flops: float, hardware: Hardware, factors: Factors) -> float:
+    """Carbon of the compute at the peak FLOP/s and sustained power of one node, with nothing lost, kgCO2e."""
+    node = hardware.node
+    cluster = Cluster(accelerator=hardware.device, node=node, nodes=1, devices_per_node=node.accelerators)
+    time_s = flops / (hardware.peak_flops * cluster.devices)
+    watts = sustained_w(cluster)
+    power = Figure(watts, watts, watts, "W", "modelled", "back-to-back matrix products")
+    energies = modelled_energies(cluster, power, time_s)
+    return account(energies, reservations(cluster, time_s), factors, draws=1).total_kg.value
+
+
+def _point(
+    target: Target,
+    option: Option,
+    hardware: Hardware,
+    by_law: dict[str, BatchAnswer],
+    site: Site,
+    factors: Factors,
+    deadline_days: float,
+    seed: int,
+) -> ScalePoint:
+    spec, prediction, model = option.spec, option.prediction, target.model
+    cluster, training = spec.cluster, spec.training
+    footprint = footprint_of(option, factors, seed=seed)
+    best = best_case_of(option)
+    low, high = loss_range(target.law, target.split)
+    assert spec.layout is not None  # an option is laid out
+    return ScalePoint(
+        law=target.law.name,
+        compute_flop=target.split.flops,
+        loss=target.loss,
+        loss_low=low,
+        loss_high=high,
+        parameters=model.parameters,
+        active_parameters=model.active_parameters,
+        tokens=float(training.total_steps * training.tokens_per_step),
+        batch=float(training.tokens_per_step),
+        model=model.name,
+        accelerator=cluster.accelerator.name,
+        zone=site.zone or "stated",
+        devices=cluster.devices,
+        layout=describe(spec.layout),
+        step_time_s=prediction.step_time_s.value,
+        mfu=prediction.mfu,
+        goodput=option.goodput.useful_share,
+        meets_deadline=option.meets(deadline_days),
+        time_s=run_time_figure(prediction, option.goodput),
+        device_hours=cluster.devices * option.time_s / 3600,
+        facility_energy_j=footprint.energy_j["facility"],
+        operational_kg=footprint.operational_kg,
+        embodied_kg=footprint.embodied_kg,
+        total_kg=_widened(footprint.total_kg, [item.total_kg for item in by_law.values() if item.meets_deadline]),
+        ideal_kg=ideal_kg(target.split.flops, hardware, factors),
+        by_batch_law=by_law,
+        extrapolated=_extrapolated(target, cluster),
+        best_case_time_s=best.time_s,
+        best_case_kg=central_kg(best, factors),
+    )
+
+
+def _widened(total: Figure, other_kg: Sequence[float]) -> Figure:
+    """The range also over the batch laws: log distances to their answers added in squares to those of the ends."""
+    below = min([0.0, *(math.log(kg / total.value) for kg in other_kg)])
+    above = max([0.0, *(math.log(kg / total.value) for kg in other_kg)])
+    low = math.hypot(math.log(total.low / total.value), below)
+    high = math.hypot(math.log(total.high / total.value), above)
+    return msgspec.structs.replace(total, low=total.value * math.exp(-low), high=total.value * math.exp(high))
+
+
+def _extrapolated(target: Target, cluster: Cluster) -> tuple[str, ...]:
+    beyond = {
+        f"loss law beyond {target.law.measured_flops:.0e} FLOP": target.split.flops > target.law.measured_flops,
+        f"step time beyond {MEASURED_DEVICES:,} devices": cluster.devices > MEASURED_DEVICES,
+        f"step time beyond {count(MEASURED_PARAMETERS)} parameters": target.model.parameters > MEASURED_PARAMETERS,
+    }
+    return tuple(what for what, true in beyond.items() if true)

@@ -1,0 +1,198 @@
+"""Runs that would train a target on one kind of hardware: clusters of rising size, batches, the fastest layout of each.
+
+Of what meets a deadline the option with least carbon is the best one.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterator
+
+import msgspec
+from msgspec import Struct
+
+from carbon_plugin.errors import SpecError
+from carbon_plugin.footprint.account import account
+from carbon_plugin.footprint.values import Factors, Footprint
+from carbon_plugin.plan.forecast import reservations, run_energies, run_time_figure
+from carbon_plugin.plan.goodput import Goodput
+from carbon_plugin.plan.real_run import OVERRUNS, best_case, planned_goodput, run_class
+from carbon_plugin.plan.scaling.laws import ScalingLaw, Split, token_factor
+from carbon_plugin.plan.search.layouts import search_layout
+from carbon_plugin.predict.rates import peak_of
+from carbon_plugin.predict.result import StepPrediction
+from carbon_plugin.predict.step import predict_step
+from carbon_plugin.spec.hardware.cluster import Accelerator, Cluster, Node
+from carbon_plugin.spec.hardware.profiles import Directories, default_node_for, load_accelerator
+from carbon_plugin.spec.model import TransformerModel
+from carbon_plugin.spec.run import RunSpec
+from carbon_plugin.spec.site import Site
+from carbon_plugin.spec.training import Precision, TrainingPlan
+
+SEQ_LEN = 4096
+"""Tokens a sequence."""
+BATCH_SHARES = (1.0, 0.5, 0.25)
+"""Batches tried, over the critical one: a smaller one needs fewer tokens and leaves less to spread over devices."""
+BEST_MFU = 0.7
+"""No cluster smaller than one that would meet the deadline at this MFU is tried first."""
+DOUBLINGS = 7
+"""How often the cluster is doubled from there, and halved where nothing is in time."""
+DAY_S = 86400.0
+
+
+class Target(Struct, frozen=True, kw_only=True):
+    """What is to be trained: a model shape, the tokens that it needs at a small batch, and the loss that it reaches."""
+
+    law: ScalingLaw
+    model: TransformerModel
+    split: Split
+    loss: float
+
+
+class Hardware(Struct, frozen=True, kw_only=True):
+    """A device, the node that it comes in, and what large models are trained in on it."""
+
+    device: Accelerator
+    node: Node
+    precision: Precision
+
+    @property
+    def devices_per_node(self) -> int:
+        """Devices used of a node: the largest power of two, which any layout divides."""
+        return int(2 ** math.floor(math.log2(self.node.accelerators)))
+
+    @property
+    def peak_flops(self) -> float:
+        """Dense FLOP/s of a device in the precision."""
+        return peak_of(self.device, self.precision)[1].value
+
+    def cluster(self, devices: int) -> Cluster:
+        """Whole nodes with so many devices, a power of two."""
+        nodes = max(1, devices // self.devices_per_node)
+        return Cluster(accelerator=self.device, node=self.node, nodes=nodes, devices_per_node=self.devices_per_node)
+
+
+def hardware_of(accelerator: str, profile_dirs: Directories) -> Hardware:
+    """An accelerator by name, in its usual node. Raises `SpecError` for an unknown one."""
+    device = load_accelerator(accelerator, profile_dirs=profile_dirs)
+    precision: Precision = "bf16" if "bf16" in device.peak_flops else "fp16"
+    return Hardware(device=device, node=default_node_for(device, profile_dirs=profile_dirs), precision=precision)
+
+
+class Option(Struct, frozen=True, kw_only=True):
+    """One way to train a target: a laid-out run with its predicted step and its time."""
+
+    spec: RunSpec
+    prediction: StepPrediction
+    goodput: Goodput
+
+    @property
+    def time_s(self) -> float:
+        """Of the whole run."""
+        return self.goodput.run_time_s
+
+    def meets(self, deadline_days: float) -> bool:
+        """Whether the run ends in time."""
+        return self.time_s <= deadline_days * DAY_S
+
+
+LaidOut = Callable[[int, int], tuple[RunSpec, StepPrediction] | None]
+"""The fastest run on so many devices with so many sequences a step, None if nothing fits."""
+
+
+def layouts_for(target: Target, hardware: Hardware, site: Site) -> LaidOut:
+    """The layout search for a target, each cluster and batch searched once; its specs train for one step."""
+
+    @functools.cache
+    def laid_out(devices: int, sequences: int) -> tuple[RunSpec, StepPrediction] | None:
+        training = TrainingPlan(seq_len=SEQ_LEN, global_batch_size=sequences, steps=1, precision=hardware.precision)
+        cluster = hardware.cluster(devices)
+        spec = RunSpec(name=target.model.name, model=target.model, cluster=cluster, training=training, site=site)
+        try:
+            spec = msgspec.structs.replace(spec, layout=search_layout(spec).layout)
+        except SpecError:
+            return None
+        return spec, predict_step(spec)
+
+    return laid_out
+
+
+def best_option(
+    target: Target, critical: float, hardware: Hardware, laid_out: LaidOut, factors: Factors, deadline_days: float
+) -> Option | None:
+    """Of the options that meet the deadline the one with least carbon; else the fastest; None if nothing fits.
+
+    `critical` is the critical batch, tokens.
+    """
+    options = list(_options(target, critical, hardware, laid_out, deadline_days))
+    in_time = [option for option in options if option.meets(deadline_days)]
+    if not in_time:
+        return min(options, key=lambda option: option.time_s, default=None)
+    return min(in_time, key=lambda option: central_kg(option, factors))
+
+
+def _options(
+    target: Target, critical: float, hardware: Hardware, laid_out: LaidOut, deadline_days: float
+) -> Iterator[Option]:
+    """Runs on clusters of rising size, with each batch; ends one doubling after the deadline is met.
+
+    Carbon of a run hardly falls on a larger cluster, so that no larger one is looked at. Where no cluster meets the
+    deadline smaller ones follow: they fail less often.
+    """
+    least = target.split.flops / (BEST_MFU * hardware.peak_flops * deadline_days * DAY_S)
+    one_node = int(math.log2(hardware.devices_per_node))
+    smallest = max(one_node, math.floor(math.log2(least)))
+    fewer = range(smallest - 1, max(one_node, smallest - DOUBLINGS) - 1, -1)
+    met = 0
+    for doubling in (*range(smallest, smallest + DOUBLINGS), *fewer):
+        if met > 1 or (met == 1 and doubling < smallest):
+            return
+        found = []
+        for share in BATCH_SHARES:
+            option = _option(target, critical, share, laid_out, 2**doubling)
+            found += [option] if option is not None else []
+        yield from found
+        met += any(option.meets(deadline_days) for option in found)
+
+
+def _option(target: Target, critical: float, share: float, laid_out: LaidOut, devices: int) -> Option | None:
+    # A power of two, which any layout divides.
+    sequences = 2 ** max(0, math.floor(math.log2(share * critical / SEQ_LEN)))
+    found = laid_out(devices, sequences)
+    if found is None:
+        return None
+    spec, prediction = found
+    tokens = target.split.tokens * token_factor(sequences * SEQ_LEN, critical)
+    training = msgspec.structs.replace(spec.training, steps=None, tokens=tokens)
+    spec = msgspec.structs.replace(spec, training=training)
+    try:
+        # Every device is planned alike, also one whose constants were fitted to somebody's runs.
+        goodput = planned_goodput(spec, prediction, OVERRUNS[run_class(spec)])
+        return Option(spec=spec, prediction=prediction, goodput=goodput)
+    except SpecError:
+        # Failures leave no progress.
+        return None
+
+
+def best_case_of(option: Option) -> Option:
+    """The same option in the best case of its layout."""
+    return msgspec.structs.replace(option, goodput=best_case(option.goodput) or option.goodput)
+
+
+def footprint_of(option: Option, factors: Factors, *, draws: int = 2000, seed: int = 0) -> Footprint:
+    """Energy and carbon of the whole run."""
+    time = run_time_figure(option.prediction, option.goodput)
+    return account(
+        run_energies(option.spec.cluster, option.prediction, option.goodput),
+        reservations(option.spec.cluster, time.value),
+        factors,
+        duration_spread=(time.low / time.value, time.high / time.value),
+        draws=draws,
+        seed=seed,
+    )
+
+
+def central_kg(option: Option, factors: Factors) -> float:
+    """Carbon of the whole run without its range, kgCO2e."""
+    return footprint_of(option, factors, draws=1).total_kg.value

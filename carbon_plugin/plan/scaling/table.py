@@ -1,0 +1,166 @@
+"""Scaling over a range: one point for each target, accelerator and zone, the exponents, and the table as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+from msgspec import Struct
+
+from carbon_plugin.errors import InfeasibleLayoutError
+from carbon_plugin.plan.scaling.cheapest import ScalePoint, answer
+from carbon_plugin.plan.scaling.laws import ScalingLaw
+from carbon_plugin.plan.scaling.options import Target
+from carbon_plugin.spec.figure import Assumption
+from carbon_plugin.spec.hardware.profiles import Directories
+from carbon_plugin.spec.site import Site
+
+
+class Exponents(Struct, frozen=True, kw_only=True):
+    """Slopes of log carbon on one accelerator in one zone, over the points that meet the deadline.
+
+    Carbon of the real run and of the ideal one grows as (reducible loss) to the minus `..._loss`; that of the real run
+    as compute to the `real_compute`, between the last two points to the `last_compute`, that of the ideal one as
+    compute itself.
+    """
+
+    accelerator: str
+    zone: str
+    points: int
+    real_loss: float
+    ideal_loss: float
+    real_compute: float
+    last_compute: float
+
+
+class Sweep(Struct, frozen=True, kw_only=True):
+    """All points, their exponents, what could not be trained at all, with the reason, and everything assumed."""
+
+    points: tuple[ScalePoint, ...]
+    exponents: tuple[Exponents, ...]
+    infeasible: tuple[str, ...]
+    assumptions: tuple[Assumption, ...]
+
+
+def sweep(
+    targets: Sequence[Target],
+    accelerators: Sequence[str],
+    sites: Sequence[Site],
+    deadline_days: float,
+    *,
+    profile_dirs: Directories = (),
+    seed: int = 0,
+    done: Callable[[], None] = lambda: None,
+) -> Sweep:
+    """Answer every target on every accelerator at every site. `done` is called after each target and accelerator.
+
+    Raises as `answer`, but for models that fit nowhere, which are listed.
+    """
+    points: list[ScalePoint] = []
+    assumed: list[Assumption] = []
+    infeasible = []
+    for accelerator in accelerators:
+        for target in targets:
+            try:
+                found = answer(target, accelerator, sites, deadline_days, profile_dirs=profile_dirs, seed=seed)
+                points += found.points
+                assumed += found.assumptions
+            except InfeasibleLayoutError as error:
+                infeasible.append(str(error))
+            done()
+    offset = targets[0].law.offset
+    return Sweep(
+        points=tuple(points),
+        exponents=tuple(_exponents(points, offset)),
+        infeasible=tuple(infeasible),
+        assumptions=tuple(dict.fromkeys(assumed)),
+    )
+
+
+def _exponents(points: Sequence[ScalePoint], offset: float) -> Iterable[Exponents]:
+    groups: dict[tuple[str, str], list[ScalePoint]] = {}
+    for point in points:
+        if point.meets_deadline:
+            groups.setdefault((point.accelerator, point.zone), []).append(point)
+    for (accelerator, zone), unsorted in groups.items():
+        group = sorted(unsorted, key=lambda point: point.compute_flop)
+        if len(group) < 2:
+            continue
+        loss = [math.log(point.loss - offset) for point in group]
+        compute = [math.log(point.compute_flop) for point in group]
+        real = [math.log(point.total_kg.value) for point in group]
+        ideal = [math.log(point.ideal_kg) for point in group]
+        yield Exponents(
+            accelerator=accelerator,
+            zone=zone,
+            points=len(group),
+            real_loss=-slope(loss, real),
+            ideal_loss=-slope(loss, ideal),
+            real_compute=slope(compute, real),
+            last_compute=slope(compute[-2:], real[-2:]),
+        )
+
+
+def slope(x: Sequence[float], y: Sequence[float]) -> float:
+    """Slope of the least-squares line through points of distinct x."""
+    mean_x, mean_y = math.fsum(x) / len(x), math.fsum(y) / len(y)
+    across = math.fsum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True))
+    return across / math.fsum((a - mean_x) ** 2 for a in x)
+
+
+def logarithmic_steps(first: float, last: float, count: int) -> list[float]:
+    """`count` values from first to last in equal ratios, both included."""
+    return [first * (last / first) ** (index / (count - 1)) for index in range(count)]
+
+
+def rows_of(points: Iterable[ScalePoint], law: ScalingLaw) -> list[dict[str, object]]:
+    """The points as flat rows: SI but for days, hours, MWh and tonnes, which the column names say."""
+    return [
+        {
+            "compute_flop": f"{point.compute_flop:.4g}",
+            "loss": round(point.loss, 4),
+            "loss_p10": round(point.loss_low, 4),
+            "loss_p90": round(point.loss_high, 4),
+            "reducible_loss": round(point.loss - law.offset, 5),
+            "parameters": f"{point.parameters:.4g}",
+            "active_parameters": f"{point.active_parameters:.4g}",
+            "tokens": f"{point.tokens:.4g}",
+            "model": point.model,
+            "accelerator": point.accelerator,
+            "zone": point.zone,
+            "devices": point.devices,
+            "batch_tokens": f"{point.batch:.4g}",
+            **{f"critical_batch_{name}": f"{item.critical_batch:.4g}" for name, item in point.by_batch_law.items()},
+            "layout": point.layout,
+            "step_time_s": f"{point.step_time_s:.4g}",
+            "mfu": round(point.mfu, 4),
+            "goodput": round(point.goodput, 4),
+            "meets_deadline": point.meets_deadline,
+            "time_days": f"{point.time_s.value / 86400:.4g}",
+            "device_hours": f"{point.device_hours:.4g}",
+            "facility_mwh": f"{point.facility_energy_j.value / 3.6e9:.4g}",
+            "operational_t": f"{point.operational_kg.value / 1e3:.4g}",
+            "embodied_t": f"{point.embodied_kg.value / 1e3:.4g}",
+            "embodied_share": round(point.embodied_share, 4),
+            "total_t": f"{point.total_kg.value / 1e3:.4g}",
+            "total_t_p10": f"{point.total_kg.low / 1e3:.4g}",
+            "total_t_p90": f"{point.total_kg.high / 1e3:.4g}",
+            "best_case_days": f"{point.best_case_time_s / 86400:.4g}",
+            "best_case_t": f"{point.best_case_kg / 1e3:.4g}",
+            "ideal_t": f"{point.ideal_kg / 1e3:.4g}",
+            "extrapolated": "; ".join(point.extrapolated),
+        }
+        for point in points
+    ]
+
+
+def csv_text(rows: Sequence[dict[str, object]]) -> str:
+    """Rows as CSV with a header; columns are those of all rows, in the order of first appearance."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

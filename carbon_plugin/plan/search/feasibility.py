@@ -1,0 +1,174 @@
+"""What fits in memory, and where nothing does, which rule removed the last layout and what would make room."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+
+from carbon_plugin.errors import InfeasibleLayoutError, SpecError
+from carbon_plugin.plan.search.pareto import Floats
+from carbon_plugin.plan.search.space import Grid, Space, describe, grids, held_phrase, splits
+from carbon_plugin.predict.case import Shape, Work, shape_of, work_of
+from carbon_plugin.predict.fit import fits
+from carbon_plugin.predict.memory import memory_bytes
+from carbon_plugin.predict.rates import Rates, resolve_rates
+from carbon_plugin.spec.amounts import plural
+from carbon_plugin.spec.layout import AXES, ParallelLayout
+from carbon_plugin.spec.model import TransformerModel
+from carbon_plugin.spec.run import RunSpec, check_input, check_layout, check_work
+
+GIB = 2**30
+MORE_NODES = (2, 4, 8, 16, 32, 64)
+MORE_DEVICES = (2, 4, 8)
+"""Devices that a server holds of what is sold as a card."""
+ADAPTERS = 0.01
+"""Usual share of parameters that adapters train (LoRA of rank 16 to 64)."""
+"""Factors on the number of nodes that are tried to find what would help."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """Everything but the layout, as the equations take it."""
+
+    model: TransformerModel
+    spec: RunSpec
+    shape: Shape
+    work: Work
+    rates: Rates
+
+    @property
+    def capacity_bytes(self) -> float:
+        """Memory of one device."""
+        return self.spec.cluster.accelerator.memory_bytes.value
+
+    def grids(self, space: Space) -> Iterator[tuple[Grid, float]]:
+        """Every layout that keeps to what the spec holds, as `space.grids`."""
+        return grids(self.model, self.spec.cluster, self.spec.training, space, self.spec.layout_held)
+
+    def need_bytes(self, grid: Grid) -> Floats:
+        """Memory need of every layout of a grid, infinite where it is none."""
+        parts = memory_bytes(self.shape, grid.layout, self.work, self.rates)
+        return np.where(grid.valid, np.asarray(sum(parts.values())), np.inf)
+
+
+def inputs_of(spec: RunSpec) -> Inputs:
+    """The arrays of a spec. Raises `SpecError` for a model whose shape is not known, or a precision that the device
+    lacks."""
+    if not isinstance(spec.model, TransformerModel):
+        raise SpecError(
+            f"layout: {spec.model.name} is known only by its counted FLOPs and can only be data-parallel: plan it "
+            "without --search"
+        )
+    check_input(spec.model, spec.training)
+    rates, _ = resolve_rates(spec.cluster, spec.stack, spec.training.precision)
+    return Inputs(spec.model, spec, shape_of(spec.model), work_of(spec.training, spec.stack), rates)
+
+
+def with_nodes(spec: RunSpec, factor: int) -> RunSpec:
+    """The same run on so many times the nodes."""
+    cluster = msgspec.structs.replace(spec.cluster, nodes=spec.cluster.nodes * factor)
+    return msgspec.structs.replace(spec, cluster=cluster)
+
+
+def _with_devices(spec: RunSpec, count: int) -> RunSpec:
+    """The same run with so many devices in each node; what else such a node has does not matter to memory."""
+    node = msgspec.structs.replace(spec.cluster.node, accelerators=max(count, spec.cluster.node.accelerators))
+    cluster = msgspec.structs.replace(spec.cluster, node=node, devices_per_node=count)
+    return msgspec.structs.replace(spec, cluster=cluster)
+
+
+def nodes_phrase(spec: RunSpec) -> str:
+    """Nodes and devices of a run in words."""
+    nodes, devices = spec.cluster.nodes, spec.cluster.devices
+    return f"{plural(nodes, 'node')} ({plural(devices, 'device')})"
+
+
+def with_held(spec: RunSpec) -> str:
+    """ " with tp 8" where the search has to keep to it, else nothing."""
+    return f" with {held_phrase(spec.layout_held)}" if spec.layout_held else ""
+
+
+def fits_somehow(spec: RunSpec, space: Space) -> bool:
+    """Whether any layout fits in memory."""
+    inputs = inputs_of(spec)
+    return any(bool(fits(inputs.need_bytes(grid), inputs.capacity_bytes).any()) for grid, _ in inputs.grids(space))
+
+
+def no_layout(inputs: Inputs, space: Space) -> InfeasibleLayoutError:
+    """The error where there is no layout at all: what is held breaks a rule, or no data-parallel degree divides the
+    batch, with the next larger batch that one does."""
+    spec, model = inputs.spec, inputs.model
+    if spec.layout_held:
+        return _no_layout_held(spec)
+    batch = spec.training.global_batch_size
+    degrees = sorted({split.dp for split in splits(model, spec.cluster, spec.training, space)})
+    enough = min(-(-batch // dp) * dp for dp in degrees)
+    return InfeasibleLayoutError(
+        f"batch: global_batch_size {batch} is not a multiple of any data-parallel degree that {spec.cluster.devices} "
+        f"devices leave beside {model.name}'s heads {model.heads}, kv_heads {model.kv_heads}, ffn {model.ffn} and "
+        f"layers {model.layers} (the least is {degrees[0]}); global_batch_size {enough} would do"
+    )
+
+
+def _no_layout_held(spec: RunSpec) -> InfeasibleLayoutError:
+    """Which rule what is held breaks, found by the rules for a whole layout with data parallelism for the rest."""
+    held, devices = spec.layout_held, spec.cluster.devices
+    known = {axis: degree for axis in AXES if isinstance(degree := held.get(axis), int)}
+    product = math.prod(known.values())
+    if devices % product:
+        said = " * ".join(f"{axis} {degree}" for axis, degree in known.items())
+        total = f" = {product}" if len(known) > 1 else ""
+        return InfeasibleLayoutError(
+            f"layout: {said}{total} does not divide the {plural(devices, 'device')} of the cluster"
+        )
+    rest = next((axis for axis in ("dp_replicate", "dp_shard", "tp", "pp", "cp") if axis not in held), "cp")
+    fields = {rest: devices // product, **({} if known.get("dp_shard", 1) == 1 else {"zero_stage": 1}), **held}
+    try:
+        layout = msgspec.convert(fields, ParallelLayout)
+        check_layout(spec.model, spec.cluster, layout)
+        check_work(layout, spec.training)
+    except InfeasibleLayoutError as error:
+        return error
+    except msgspec.ValidationError as error:
+        return InfeasibleLayoutError(f"layout: {error}")
+    return InfeasibleLayoutError(
+        f"layout: nothing that the search knows keeps to {held_phrase(held)} on {plural(devices, 'device')}; state "
+        "every degree"
+    )
+
+
+def no_memory(
+    inputs: Inputs, space: Space, considered: int, need_bytes: float, tightest: ParallelLayout
+) -> InfeasibleLayoutError:
+    """The error for layouts of which even the one that needs least, `tightest`, does not fit."""
+    spec, capacity = inputs.spec, inputs.capacity_bytes
+    return InfeasibleLayoutError(
+        f"memory: none of {plural(considered, 'layout')} of {spec.model.name}{with_held(spec)} on "
+        f"{nodes_phrase(spec)} fits in "
+        f"{capacity / GIB:.1f} GiB of {spec.cluster.accelerator.name}; the smallest needs {need_bytes / GIB:.1f} GiB "
+        f"({describe(tightest)}); to make room: {', or '.join(_more_room(spec, space, need_bytes))}"
+    )
+
+
+def _more_room(spec: RunSpec, space: Space, need_bytes: float) -> list[str]:
+    """What would make a layout fit, each alone."""
+    found = []
+    enough = next((more for more in (with_nodes(spec, f) for f in MORE_NODES) if fits_somehow(more, space)), None)
+    if enough is not None:
+        found.append(nodes_phrase(enough))
+    if spec.cluster.devices_per_node == 1:
+        count = next((more for more in MORE_DEVICES if fits_somehow(_with_devices(spec, more), space)), None)
+        if count is not None:
+            found.append(f"--devices-per-node {count}")
+    offloading = msgspec.structs.replace(spec.training, optimizer_offload=True)
+    if not spec.training.optimizer_offload and fits_somehow(msgspec.structs.replace(spec, training=offloading), space):
+        found.append("training.optimizer_offload: true")
+    if isinstance(spec.model, TransformerModel) and spec.model.trainable_fraction == 1:
+        adapters = msgspec.structs.replace(spec.model, trainable_fraction=ADAPTERS)
+        if fits_somehow(msgspec.structs.replace(spec, model=adapters), space):
+            found.append(f"model.trainable_fraction: {ADAPTERS:g}, as of LoRA adapters")
+    return [*found, f"devices of {math.ceil(need_bytes / GIB)} GiB"]

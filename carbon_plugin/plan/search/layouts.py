@@ -1,0 +1,162 @@
+"""The search over the layouts of one cluster: which fit, and which of those no other beats in time and energy.
+
+Grids come from `space`, all equations from `predict`. Memory is cheap and comes first; steps are timed only where a
+layout fits. What is kept between grids is the front, so that memory does not grow with the number of layouts.
+
+Layouts are compared by the time that they are expected to take: what fills the memory nearly up runs slower than the
+equations say, or not at all (`fullness`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from carbon_plugin.plan.search.data_parallel import data_parallel_layouts
+from carbon_plugin.plan.search.feasibility import Inputs, inputs_of, no_layout, no_memory
+from carbon_plugin.plan.search.fullness import expected_slowdown
+from carbon_plugin.plan.search.pareto import Floats, Indices, front
+from carbon_plugin.plan.search.space import USUAL, Grid, Space, complexity, describe, layout_at
+from carbon_plugin.predict.case import Flags, Layout, take
+from carbon_plugin.predict.fit import fits
+from carbon_plugin.predict.power import step_power_w
+from carbon_plugin.predict.schedule import step_time
+from carbon_plugin.spec.layout import ParallelLayout
+from carbon_plugin.spec.model import CountedModel
+from carbon_plugin.spec.run import RunSpec
+
+__all__ = ["Found", "Front", "Progress", "SearchResult", "describe", "search", "search_layout"]
+
+Progress = Callable[[float], None]
+"""Told the share of the search that is done, 0 to 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Front:
+    """Layouts that no other beats in both expected step time and energy, by rising expected time: arrays of shape (k,).
+
+    `step_time_s` is the predicted time, `expected_time_s` that times `fullness.expected_slowdown`. `power_w` is the
+    mean power of a device; `complexity` that of `space.complexity`.
+    """
+
+    layouts: Layout
+    step_time_s: Floats
+    expected_time_s: Floats
+    power_w: Floats
+    memory_bytes: Floats
+    complexity: Floats
+
+    def layout(self, index: int) -> ParallelLayout:
+        """A member as the spec type."""
+        return layout_at(self.layouts, index)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a search found: its front, how many layouts were considered, and how many of them fit."""
+
+    front: Front
+    considered: int
+    fitting: int
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """The layout of the least expected time, and how many were looked at."""
+
+    layout: ParallelLayout
+    step_time_s: float
+    expected_time_s: float
+    memory_bytes: float
+    evaluated: int
+    fitting: int
+
+
+def search_layout(spec: RunSpec) -> SearchResult:
+    """The usual layout of `spec` that fits in device memory and is expected to be the fastest; of those within 0.1 %
+    of it the simplest. A model that is known only by what was counted in it is data-parallel.
+
+    Raises as `search`.
+    """
+    if isinstance(spec.model, CountedModel):
+        candidates = data_parallel_layouts(spec)
+        first, fitting = candidates[0], sum(one.fits for one in candidates)
+        return SearchResult(
+            layout=first.layout,
+            step_time_s=first.step_time_s,
+            expected_time_s=first.expected_time_s,
+            memory_bytes=first.memory_bytes,
+            evaluated=len(candidates),
+            fitting=fitting,
+        )
+    found = search(spec, USUAL)
+    best = found.front
+    return SearchResult(
+        layout=best.layout(0),
+        step_time_s=float(best.step_time_s[0]),
+        expected_time_s=float(best.expected_time_s[0]),
+        memory_bytes=float(best.memory_bytes[0]),
+        evaluated=found.considered,
+        fitting=found.fitting,
+    )
+
+
+def search(spec: RunSpec, space: Space, on_progress: Progress | None = None) -> Found:
+    """The layouts of `space` that fit, keep to what the spec holds, and that no other beats in both expected step time
+    and energy (`pareto.front`).
+
+    Raises `InfeasibleLayoutError` when no layout exists or none fits, saying what would help, and `SpecError` as
+    `feasibility.inputs_of`.
+    """
+    inputs = inputs_of(spec)
+    best: Front | None = None
+    considered = fitting = 0
+    smallest, tightest = np.inf, None
+    for grid, done in inputs.grids(space):
+        need = inputs.need_bytes(grid)
+        feasible = fits(need, inputs.capacity_bytes)
+        considered += int(np.count_nonzero(grid.valid))
+        fitting += int(np.count_nonzero(feasible))
+        if feasible.any():
+            here = _front_of(inputs, *grid.cropped(feasible))
+            best = here if best is None else _merged(best, here)
+        elif need.min() < smallest:
+            smallest, tightest = float(need.min()), layout_at(grid.at([int(np.argmin(need))]), 0)
+        if on_progress is not None:
+            on_progress(done)
+    if best is not None:
+        return Found(best, considered, fitting)
+    raise no_layout(inputs, space) if tightest is None else no_memory(inputs, space, considered, smallest, tightest)
+
+
+def _front_of(inputs: Inputs, grid: Grid, feasible: Flags) -> Front:
+    """The front of the layouts of a grid that fit."""
+    step = step_time(inputs.shape, grid.layout, inputs.work, inputs.rates)
+    power = step_power_w(step.terms, inputs.spec.cluster)
+    flat = np.flatnonzero(feasible)
+
+    def fitting(values: Any) -> Floats:
+        return np.asarray(np.broadcast_to(values, feasible.shape).ravel()[flat])
+
+    time_s, power_w, effort = fitting(step.total), fitting(power), fitting(complexity(grid.layout))
+    need = fitting(inputs.need_bytes(grid))
+    expected_s = time_s * expected_slowdown(need / inputs.capacity_bytes, inputs.spec.stack.population)
+    kept = _kept(expected_s, power_w, effort)
+    return Front(grid.at(flat[kept]), time_s[kept], expected_s[kept], power_w[kept], need[kept], effort[kept])
+
+
+def _kept(expected_s: Floats, power_w: Floats, effort: Floats) -> Indices:
+    return front(expected_s, expected_s * power_w, effort)
+
+
+def _merged(first: Front, second: Front) -> Front:
+    layouts = Layout(
+        **{name: np.append(getattr(first.layouts, name), getattr(second.layouts, name)) for name in Layout.__slots__}
+    )
+    columns = ("step_time_s", "expected_time_s", "power_w", "memory_bytes", "complexity")
+    joined = {name: np.append(getattr(first, name), getattr(second, name)) for name in columns}
+    kept = _kept(joined["expected_time_s"], joined["power_w"], joined["complexity"])
+    return Front(take(layouts, kept), **{name: column[kept] for name, column in joined.items()})

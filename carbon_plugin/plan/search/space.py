@@ -1,0 +1,349 @@
+"""The layouts that a job could run with, as grids of arrays that broadcast against one another.
+
+A grid has one axis a choice: split of the world, expert parallelism, what the data-parallel ranks shard, micro-batch,
+schedule, recompute. Nothing of it is ever written out a layout at a time, so that equations which depend on few of the
+choices are computed once for all of the others. Nothing here knows how long anything takes or whether it fits.
+
+What a user states of a layout (`Held`) narrows each choice to it, also to values that are not tried otherwise.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from msgspec import Struct
+
+from carbon_plugin.predict.case import AGAIN, NOT, Flags, Layout, Values, again_flags
+from carbon_plugin.predict.rates import island_size
+from carbon_plugin.spec.hardware.cluster import Cluster
+from carbon_plugin.spec.layout import AXES, ContextParallelKind, ParallelLayout, PipelineSchedule, Recompute
+from carbon_plugin.spec.model import TransformerModel
+from carbon_plugin.spec.training import TrainingPlan
+
+RECOMPUTE: tuple[Recompute, ...] = ("none", "selective", "operators", "full")
+MAX_MICRO_BATCH = 16
+MAX_CHUNKS = 12
+MAX_CONTEXT = 64
+GRID = 50_000
+"""Layouts of a grid at most, where one split does not have more: its arrays stay in cache."""
+
+Shape = tuple[int, ...]
+Schedule = tuple[PipelineSchedule, int]
+"""A schedule and its virtual stages."""
+Sharding = tuple[int, int, int]
+"""dp_replicate, dp_shard, zero_stage."""
+Held = Mapping[str, Any]
+"""Fields of `ParallelLayout` that every layout has to have with these values."""
+NOTHING: Held = {}
+
+
+class Space(Struct, frozen=True, kw_only=True):
+    """Which kinds of layout are tried; context parallelism only from sequences of `shortest_context` tokens on."""
+
+    schedules: frozenset[PipelineSchedule]
+    context_kinds: tuple[ContextParallelKind, ...]
+    shortest_context: int
+
+
+USUAL = Space(schedules=frozenset(("1f1b", "interleaved")), context_kinds=("ring",), shortest_context=16_384)
+"""What every large framework runs; `layout: auto` takes the fastest of these."""
+EVERYTHING = Space(
+    schedules=frozenset(("1f1b", "interleaved", "zero_bubble", "dualpipe")),
+    context_kinds=("ring", "all_to_all"),
+    shortest_context=1,
+)
+"""All that the predictor knows and `plan --search` tries."""
+
+
+class Split(NamedTuple):
+    """One way to split the world among the axes that multiply to it."""
+
+    tp: int
+    cp: int
+    ring: bool
+    pp: int
+    dp: int
+
+
+class Grid(NamedTuple):
+    """Layouts whose fields broadcast to `valid.shape`, and which of them are layouts at all."""
+
+    layout: Layout
+    valid: Flags
+
+    def at(self, flat: Any) -> Layout:
+        """The layouts at flat indices, all fields of that length."""
+        where = np.unravel_index(flat, self.valid.shape)
+        return Layout(
+            **{name: np.broadcast_to(getattr(self.layout, name), self.valid.shape)[where] for name in Layout.__slots__}
+        )
+
+    def cropped(self, wanted: Flags) -> tuple[Grid, Flags]:
+        """The smallest grid with all wanted layouts, and which of its layouts are wanted."""
+        axes = range(wanted.ndim)
+        kept = [np.flatnonzero(wanted.any(axis=tuple(other for other in axes if other != axis))) for axis in axes]
+
+        def crop(column: Any) -> Any:
+            for axis, index in enumerate(kept):
+                if np.ndim(column) and column.shape[axis] > 1 and index.size < column.shape[axis]:
+                    column = np.take(column, index, axis=axis)
+            return column
+
+        layout = Layout(**{name: crop(getattr(self.layout, name)) for name in Layout.__slots__})
+        return Grid(layout, crop(self.valid)), crop(wanted)
+
+
+def divisors(number: int) -> list[int]:
+    """All divisors in rising order."""
+    small = [d for d in range(1, int(number**0.5) + 1) if number % d == 0]
+    return sorted({*small, *(number // d for d in small)})
+
+
+def splits(
+    model: TransformerModel, cluster: Cluster, training: TrainingPlan, space: Space, held: Held = NOTHING
+) -> list[Split]:
+    """Every split of the world that the model's dimensions allow, whatever the batch."""
+    world = cluster.devices
+    widest = world if "tp" in held else island_size(cluster)
+    tps = [t for t in divisors(world) if t <= widest and model.ffn % t == 0 and _splits_heads(model, t)]
+    longest = MAX_CONTEXT if training.seq_len >= space.shortest_context else 1
+    cps = [c for c in divisors(world) if c == 1 or (c <= longest and training.seq_len % (2 * c) == 0)]
+    if "cp" in held:
+        cps = [c for c in divisors(world) if training.seq_len % c == 0]
+    pps = [p for p in divisors(world) if p <= model.layers]
+    tps, cps, pps = (
+        [degree for degree in degrees if held.get(axis, degree) == degree]
+        for axis, degrees in (("tp", tps), ("cp", cps), ("pp", pps))
+    )
+    kinds = (held["context_parallel_kind"],) if "context_parallel_kind" in held else space.context_kinds
+    return [
+        Split(tp, cp, kind == "ring", pp, world // (tp * cp * pp))
+        for tp, cp, pp in itertools.product(tps, cps, pps)
+        if world % (tp * cp * pp) == 0
+        for kind in (kinds if cp > 1 else ("ring",))
+        # An all-to-all hands each rank whole heads (Ulysses, arXiv 2309.14509).
+        if kind == "ring" or _splits_heads(model, tp * cp)
+    ]
+
+
+def _splits_heads(model: TransformerModel, ranks: int) -> bool:
+    shared = model.kv_heads % ranks == 0 or ranks % model.kv_heads == 0
+    return model.heads % ranks == 0 and shared
+
+
+def schedules(model: TransformerModel, pp: int, space: Space, held: Held = NOTHING) -> list[Schedule]:
+    """Schedules of a pipeline of `pp` stages. Uneven stages are allowed: the longest sets the pace."""
+    wanted, chunks = held.get("pipeline_schedule"), held.get("virtual_stages")
+    if pp == 1:
+        return [("1f1b", 1)] if wanted in (None, "1f1b", "gpipe") and chunks in (None, 1) else []
+    kinds = space.schedules | {"interleaved"} if (chunks or 1) > 1 else space.schedules
+    kinds = kinds if wanted is None else frozenset((wanted,))
+    plain: tuple[PipelineSchedule, ...] = ("1f1b", "zero_bubble", "gpipe", *(("dualpipe",) if pp % 2 == 0 else ()))
+    found: list[Schedule] = [(kind, 1) for kind in plain if kind in kinds]
+    stage = -(-model.layers // pp)
+    most = MAX_CHUNKS if chunks is None else chunks
+    several = [v for v in divisors(stage) if 1 < v <= most and pp * v <= model.layers]
+    found += [("interleaved", v) for v in several if "interleaved" in kinds]
+    found += [("zero_bubble", v) for v in several if wanted == "zero_bubble"]
+    return [one for one in found if chunks in (None, one[1])]
+
+
+def shardings(dp: int, inner: int, held: Held = NOTHING) -> list[Sharding]:
+    """Ways to use dp ranks of which `inner` share an island: replicas, ZeRO over all of them, and hybrid sharding over
+    any whole number of islands."""
+    if held.get("dp_replicate", 1) > 1 or "dp_shard" in held:
+        every = [(dp // shard, shard, stage) for shard in divisors(dp) for stage in ((1, 2, 3) if shard > 1 else (0,))]
+    elif dp == 1:
+        every = [(1, 1, held.get("zero_stage", 0))]
+    else:
+        hybrid = [(dp // shard, shard, 3) for shard in divisors(dp) if 1 < shard < dp and shard % inner == 0]
+        every = [(dp, 1, 0), (1, dp, 1), (1, dp, 2), (1, dp, 3), *hybrid]
+    names = ("dp_replicate", "dp_shard", "zero_stage")
+    return [ways for ways in every if all(held.get(name, way) == way for name, way in zip(names, ways, strict=True))]
+
+
+def grids(
+    model: TransformerModel, cluster: Cluster, training: TrainingPlan, space: Space, held: Held = NOTHING
+) -> Iterator[tuple[Grid, float]]:
+    """Every layout of the space that keeps to `held` in grids, each with the share of the space that is done after it.
+
+    Empty where no data-parallel degree divides the batch, or nothing keeps to what is held.
+    """
+    batch = training.global_batch_size
+    island = island_size(cluster)
+    rows = []
+    for split in splits(model, cluster, training, space, held):
+        if batch % split.dp == 0:
+            inner = max(1, island // (split.tp * split.cp))
+            row = (split, shardings(split.dp, inner, held), schedules(model, split.pp, space, held))
+            if row[1] and row[2]:
+                rows.append(row)
+
+    # Splits with as many ways to shard and to schedule share a grid, so that no axis has to be filled up.
+    def width(row: tuple[Split, list[Sharding], list[Schedule]]) -> tuple[int, int]:
+        return len(row[1]), len(row[2])
+
+    most = max(MAX_MICRO_BATCH, held.get("micro_batch_size", 1))
+    experts = _choice(divisors(model.moe.experts) if model.moe else [1], held.get("ep"))
+    sizes = _choice([size for size in divisors(batch) if size <= most], held.get("micro_batch_size"))
+    if not (experts.size and sizes.size):
+        return
+    done = 0
+    for (ways, plans), group in itertools.groupby(sorted(rows, key=width), key=width):
+        alike = list(group)
+        most = max(1, GRID // (ways * plans * experts.size * sizes.size * len(RECOMPUTE)))
+        for start in range(0, len(alike), most):
+            part = alike[start : start + most]
+            done += len(part)
+            yield _grid(part, experts, sizes, batch, held), done / len(rows)
+
+
+def _choice(values: list[int], held: int | None) -> Values:
+    return np.array([value for value in values if held in (None, value)], dtype=np.float64)
+
+
+def _grid(
+    rows: list[tuple[Split, list[Sharding], list[Schedule]]], experts: Values, sizes: Values, batch: int, held: Held
+) -> Grid:
+    def column(values: Any, axes: Shape) -> Any:
+        """An array whose dimensions are those axes of the grid, with dimensions of 1 for the others."""
+        array = np.asarray(values, dtype=np.float64)
+        return array.reshape([array.shape[axes.index(axis)] if axis in axes else 1 for axis in range(6)])
+
+    tp, cp, ring, pp, dp = (column(values, (0,)) for values in zip(*(row[0] for row in rows), strict=True))
+    ways = np.array([row[1] for row in rows], dtype=np.float64)
+    replicate, shard, stage = (column(ways[..., part], (0, 2)) for part in range(3))
+    chunks = column([[v for _, v in row[2]] for row in rows], (0, 4))
+    ep, size = column(experts, (1,)), column(sizes, (3,))
+    tried = (held["recompute"],) if "recompute" in held else RECOMPUTE
+    kinds = [column([kind == name for name in tried], (5,)) for kind in RECOMPUTE]
+
+    again = again_flags("selective", held.get("recompute_modules", ()))
+
+    def scheduled(name: PipelineSchedule) -> Any:
+        return column([[kind == name for kind, _ in row[2]] for row in rows], (0, 4))
+
+    def switch(name: str) -> Values:
+        return np.float64(held.get(name, False))
+
+    expert_tp = np.float64(held.get("expert_tp", 1))
+    share = batch / dp
+    rounds = share / size
+    valid = ((dp * cp * tp) % (ep * expert_tp) == 0) & (share % size == 0) & ((expert_tp == 1) | (ep > 1))
+    # Interleaving schedules micro-batches in rounds of pp (Megatron-LM).
+    valid = valid & ((chunks == 1) | (rounds % pp == 0))
+    # DualPipe feeds the pipeline from both ends, each with at least as many micro-batches as it has stages.
+    dualpipe = scheduled("dualpipe")
+    valid = valid & ((dualpipe == 0) | ((rounds % 2 == 0) & (rounds >= 2 * pp)))
+    shape = (len(rows), experts.size, ways.shape[1], sizes.size, chunks.shape[4], len(tried))
+    layout = Layout(
+        tp=tp,
+        cp=cp,
+        pp=pp,
+        dp_replicate=replicate,
+        dp_shard=shard,
+        ep=ep,
+        expert_tp=expert_tp,
+        zero_stage=stage,
+        sequence_parallel=((tp > 1) & held.get("sequence_parallel", True)).astype(np.float64),
+        ring=ring,
+        zero_bubble=scheduled("zero_bubble"),
+        dualpipe=dualpipe,
+        gpipe=scheduled("gpipe"),
+        virtual_stages=chunks,
+        micro_batch_size=size,
+        recompute_operators=kinds[2],
+        recompute_full=kinds[3],
+        reentrant=switch("recompute_reentrant"),
+        async_tp=switch("async_tp"),
+        expert_overlap=np.maximum(dualpipe, switch("expert_overlap")),
+        balanced_stages=switch("balanced_stages"),
+        **{flag: kinds[1] if named else NOT for flag, named in again.items()},
+    )
+    return Grid(layout, np.broadcast_to(valid, shape))
+
+
+def complexity(layout: Layout) -> Values:
+    """How much there is to a layout: one a technique that it uses, and a little for every doubling of a degree."""
+    parallel = [layout.tp, layout.cp, layout.pp, layout.ep]
+    hybrid = (layout.dp_replicate > 1) & (layout.dp_shard > 1)
+    selective = sum(getattr(layout, flag) for flag in AGAIN.values()) > 0
+    recompute = selective + layout.recompute_operators + layout.recompute_full
+    switches = [*(degree > 1 for degree in parallel), layout.virtual_stages > 1, layout.zero_stage > 0, hybrid]
+    used = sum(np.asarray(switch, dtype=np.float64) for switch in switches)
+    used = used + recompute + layout.zero_bubble + layout.dualpipe + (layout.ring == 0) * (layout.cp > 1)
+    doublings = sum(np.log2(degree) for degree in (*parallel, layout.virtual_stages)) + layout.zero_stage
+    return np.asarray(used + 0.01 * doublings)
+
+
+def layout_at(layouts: Layout, index: int) -> ParallelLayout:
+    """One layout of a row of them as the spec type."""
+    one = {name: np.broadcast_to(getattr(layouts, name), layouts.tp.shape)[index] for name in Layout.__slots__}
+    modules = tuple(module for module, flag in AGAIN.items() if one[flag])
+    kinds = [bool(modules), one["recompute_operators"], one["recompute_full"]]
+    chunks = int(one["virtual_stages"])
+    schedule: PipelineSchedule = "interleaved" if chunks > 1 else "1f1b"
+    for kind in ("zero_bubble", "dualpipe", "gpipe"):
+        if one[kind]:
+            schedule = kind
+    return ParallelLayout(
+        tp=int(one["tp"]),
+        cp=int(one["cp"]),
+        pp=int(one["pp"]),
+        dp_replicate=int(one["dp_replicate"]),
+        dp_shard=int(one["dp_shard"]),
+        ep=int(one["ep"]),
+        expert_tp=int(one["expert_tp"]),
+        zero_stage=int(one["zero_stage"]),  # type: ignore[arg-type]  # one of 0..3 by construction
+        sequence_parallel=bool(one["sequence_parallel"]),
+        context_parallel_kind="ring" if one["ring"] else "all_to_all",
+        pipeline_schedule=schedule,
+        virtual_stages=chunks,
+        micro_batch_size=int(one["micro_batch_size"]),
+        recompute=RECOMPUTE[1 + kinds.index(1)] if any(kinds) else "none",
+        recompute_modules=() if modules == ("core_attn",) else modules,
+        recompute_reentrant=bool(one["reentrant"]),
+        async_tp=bool(one["async_tp"]),
+        expert_overlap=bool(one["expert_overlap"]) and not one["dualpipe"],
+        balanced_stages=bool(one["balanced_stages"]),
+    )
+
+
+def held_phrase(held: Held) -> str:
+    """What is held in words: "tp 8, recompute full"."""
+    words = {True: "true", False: "false"}
+    return ", ".join(
+        f"{name.replace('micro_batch_size', 'micro-batch').replace('_', ' ') if name not in AXES else name} "
+        f"{words[value] if isinstance(value, bool) else ' '.join(value) if isinstance(value, tuple) else value}"
+        for name, value in held.items()
+    )
+
+
+def describe(layout: ParallelLayout) -> str:
+    """A layout in one short phrase, degrees of 1 left out."""
+    degrees = {
+        "tp": layout.tp,
+        "cp": layout.cp,
+        "pp": layout.pp,
+        "dp_replicate": layout.dp_replicate,
+        "dp_shard": layout.dp_shard,
+        "ep": layout.ep,
+        "expert_tp": layout.expert_tp,
+    }
+    parts = [f"{axis} {degree}" for axis, degree in degrees.items() if degree > 1] or ["one device"]
+    if layout.cp > 1 and layout.context_parallel_kind == "all_to_all":
+        parts.append("all-to-all cp")
+    if layout.zero_stage:
+        parts.append(f"ZeRO-{layout.zero_stage}")
+    if layout.pipeline_schedule in ("gpipe", "zero_bubble", "dualpipe"):
+        parts.append(layout.pipeline_schedule.replace("_", " "))
+    if layout.virtual_stages > 1:
+        parts.append(f"{layout.virtual_stages} virtual stages")
+    switches = {"async tp": layout.async_tp, "experts overlapped": layout.expert_overlap}
+    parts += [name for name, on in (switches | {"balanced stages": layout.balanced_stages}).items() if on]
+    parts.append(f"micro-batch {layout.micro_batch_size}")
+    parts.append(f"recompute {' + '.join(layout.recompute_modules) or layout.recompute}")
+    return ", ".join(parts)

@@ -1,0 +1,67 @@
+"""What to compare, in words such as "zone=SWE,USA accelerator=h100-sxm,b200-sxm", and every combination of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from itertools import product
+
+from carbon_plugin.errors import SpecError
+from carbon_plugin.spec.parsing.moment import unix_s
+from carbon_plugin.spec.parsing.names import unknown_name
+
+MOST_ALTERNATIVES = 200
+_PARTS = re.compile(r"\s+(?=[^\s=,]+=)")
+"""Blanks before a word that begins another axis."""
+
+Axes = Mapping[str, tuple[str, ...]]
+
+
+def parse_axes(words: Iterable[str], known: Iterable[str]) -> Axes:
+    """Axes and their values from words of the form name=value,value; a word may hold several, with blanks between,
+    and so may a value (zone=New York,Texas).
+
+    Raises `SpecError` for another form, no axis, an unknown axis, an axis given twice, a start or threshold that is
+    none, or more than `MOST_ALTERNATIVES` combinations.
+    """
+    axes: dict[str, tuple[str, ...]] = {}
+    for word in filter(None, _PARTS.split(" ".join(words).strip())):
+        name, separator, values = word.partition("=")
+        chosen = tuple(value.strip() for value in values.split(",") if value.strip())
+        if not separator or not chosen:
+            raise SpecError(f"compare: {word!r} is not of the form zone=SWE,USA")
+        if name not in tuple(known):
+            raise unknown_name("axis of comparison", name, known)
+        if name in axes:
+            raise SpecError(f"compare: {name} is given twice; write {name}=A,B")
+        axes[name] = chosen
+    if not axes:
+        raise SpecError(f"compare: names no axis, expected for instance zone=SWE,USA; known: {', '.join(known)}")
+    for start in axes.get("start", ()):
+        unix_s(start, "compare: start")
+    for threshold in axes.get("pause_above", ()):
+        pause_threshold(threshold)
+    combinations = 1
+    for values_of_axis in axes.values():
+        combinations *= len(values_of_axis)
+    if combinations > MOST_ALTERNATIVES:
+        raise SpecError(f"compare: {combinations} combinations, expected at most {MOST_ALTERNATIVES}")
+    return axes
+
+
+def pause_threshold(text: str) -> float:
+    """Intensity above which a run pauses, g/kWh. Raises `SpecError` for anything but a number of 0 or more."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise SpecError(f"compare: pause_above is {text!r}, expected a number of g/kWh")
+    return value
+
+
+def combinations_of(axes: Axes) -> list[dict[str, str]]:
+    """Every combination of the values of all axes, the last axis changing fastest; none for no axis."""
+    if not axes:
+        return []
+    return [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]

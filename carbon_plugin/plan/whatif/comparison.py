@@ -1,0 +1,84 @@
+"""The result of a what-if: one run done in several ways, each with its carbon beside the first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from carbon_plugin.footprint.factors.grid import describe_basis
+from carbon_plugin.footprint.units import GRAMS_PER_KG, JOULES_PER_KWH
+from carbon_plugin.footprint.values import Footprint, Intensity
+from carbon_plugin.plan.real_run import BestCase
+
+COMPARISON_VERSION = 1
+
+
+class Alternative(Struct, frozen=True, kw_only=True):
+    """One way to do the run. `changes` are by axis, empty for the run itself.
+
+    `elapsed_s` runs from start to end, `paused_s` of it in pauses. `g_per_kwh` is the mean average intensity over the
+    energy, `marginal_kg` what the facility's energy causes at the marginal intensity, where the site states one: beside
+    the total, never in it. `reason` says why there are no numbers. `notes` are what else changed with the changes.
+    `best_case` is the same without what real runs take beyond the modelled losses, where the run is planned with that.
+    """
+
+    changes: dict[str, str]
+    footprint: Footprint | None = None
+    elapsed_s: float | None = None
+    paused_s: float = 0.0
+    intensity: Intensity | None = None
+    g_per_kwh: float | None = None
+    marginal_kg: float | None = None
+    reason: str | None = None
+    notes: tuple[str, ...] = ()
+    best_case: BestCase | None = None
+
+
+class Comparison(Struct, frozen=True, kw_only=True):
+    """A run and its alternatives. `warnings` say what keeps their numbers from being compared."""
+
+    version: int
+    name: str
+    base: Alternative
+    alternatives: tuple[Alternative, ...]
+    warnings: tuple[str, ...]
+
+    def relative(self, alternative: Alternative) -> float | None:
+        """Total of an alternative over that of the run, less one."""
+        ours, theirs = self.base.footprint, alternative.footprint
+        if ours is None or theirs is None or ours.total_kg.value == 0:
+            return None
+        return theirs.total_kg.value / ours.total_kg.value - 1
+
+
+def make_comparison(name: str, base: Alternative, alternatives: Sequence[Alternative]) -> Comparison:
+    """The comparison of a run with its alternatives, with warnings about unlike bases."""
+    return Comparison(
+        version=COMPARISON_VERSION,
+        name=name,
+        base=base,
+        alternatives=tuple(alternatives),
+        warnings=basis_warnings([base, *alternatives]),
+    )
+
+
+def basis_warnings(alternatives: Sequence[Alternative]) -> tuple[str, ...]:
+    """A sentence where the intensities that are compared do not count the same."""
+    bases: dict[str, list[str]] = {}
+    for alternative in alternatives:
+        if alternative.intensity is not None:
+            counted = " and ".join(map(describe_basis, alternative.intensity.bases))
+            zones = bases.setdefault(counted, [])
+            if alternative.intensity.zone_name not in zones:
+                zones.append(alternative.intensity.zone_name)
+    if len(bases) < 2:
+        return ()
+    said = "; ".join(f"{', '.join(zones)}: {basis}" for basis, zones in bases.items())
+    return (f"the intensities count different things, so part of a difference may be no difference: {said}",)
+
+
+def mean_g_per_kwh(footprint: Footprint) -> float | None:
+    """Intensity that operational carbon stands for, g/kWh of facility energy."""
+    facility_j = footprint.energy_j["facility"].value
+    return footprint.operational_kg.value * GRAMS_PER_KG * JOULES_PER_KWH / facility_j if facility_j else None

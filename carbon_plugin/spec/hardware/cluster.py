@@ -1,0 +1,249 @@
+"""What the job runs on: a device, the node around it, the network between nodes, and so many of them.
+
+Every number is a `Sourced`: value, source, confidence, and a range where the source has one. SI units.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+from carbon_plugin.errors import SpecError
+from carbon_plugin.spec.figure import Sourced
+from carbon_plugin.spec.parsing.limits import check_not_negative, check_positive
+
+MOST_NODES = 10**12
+"""More than a scaling question ever asks for: a slip, whose layouts nobody could wait for."""
+MOST_SHARE = 10.0
+"""Of a datasheet's rate: caches and clocks may pass 1 where a machine was probed; 77 for 0.77 does not pass."""
+OWN_RUNS = "user-calibration"
+"""Key of a profile's sources that names the user's own runs to which its constants were fitted."""
+OWN_ROWS = "user-calibration-rows"
+"""Key of a profile's sources that says how many measured step times those were."""
+_SHARES = (
+    "gemm_share",
+    "fp8_gemm_share",
+    "memory_share",
+    "scaleup_share",
+    "scaleout_share",
+    "all_to_all_share",
+)
+_COSTS = (
+    "fp8_cast_bytes",
+    "scaleup_latency_s",
+    "scaleout_latency_s",
+    "overlap_contention",
+    "host_op_time_s",
+    "kernel_time_s",
+)
+
+
+class ScaleUp(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The fast island (NVLink, Infinity Fabric, PCIe): one-way bytes/s a device, `domain` devices reachable."""
+
+    technology: str
+    bandwidth_bytes_per_s: Sourced
+    domain: int
+
+    def __post_init__(self) -> None:
+        check_positive(self, "bandwidth_bytes_per_s", "domain")
+
+
+class Die(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One kind of logic die in the package: area in mm2, process name, how many."""
+
+    area_mm2: float
+    process: str
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        check_positive(self, "area_mm2", "count")
+
+
+class Efficiency(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Constants of the step-time model for one device; an absent one follows the sustained law in `predict`.
+
+    `gemm_share` of peak FLOP/s that large matrix products sustain; `memory_share` of HBM bandwidth that
+    elementwise kernels sustain; `attention_flops` by kernel class, causal-counted FLOP/s of the attention core;
+    `fp8_gemm_share` of the fp8 peak; `fp8_cast_bytes` bytes moved an element cast; `scaleup_share` of link
+    bandwidth; `scaleup_latency_s` a collective and log2 rank; `scaleout_share` of NIC bandwidth;
+    `scaleout_latency_s` a collective and log2 node; `overlap_contention` share of hidden FSDP traffic still paid;
+    `all_to_all_share` of link bandwidth that expert all-to-alls reach; `host_op_time_s` cost of issuing one
+    operation; `kernel_time_s` fixed device time of one kernel.
+    """
+
+    gemm_share: Sourced | None = None
+    memory_share: Sourced | None = None
+    attention_flops: dict[str, Sourced] = {}
+    fp8_gemm_share: Sourced | None = None
+    fp8_cast_bytes: Sourced | None = None
+    scaleup_share: Sourced | None = None
+    scaleup_latency_s: Sourced | None = None
+    scaleout_share: Sourced | None = None
+    scaleout_latency_s: Sourced | None = None
+    overlap_contention: Sourced | None = None
+    all_to_all_share: Sourced | None = None
+    host_op_time_s: Sourced | None = None
+    kernel_time_s: Sourced | None = None
+    sustained_power_w: Sourced | None = None
+
+    def __post_init__(self) -> None:
+        check_positive(self, *_SHARES, "sustained_power_w")
+        check_not_negative(self, *_COSTS)
+        for kernel, rate in self.attention_flops.items():
+            if rate.value <= 0:
+                raise SpecError(f"attention_flops.{kernel} is {rate.value:g}, expected a positive number")
+        for field in _SHARES:
+            share = getattr(self, field)
+            if share is not None and share.value > MOST_SHARE:
+                raise SpecError(
+                    f"{field} is {share.value:g}, expected at most {MOST_SHARE:g} (a share of the datasheet)"
+                )
+
+
+class Accelerator(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One device as its datasheet, its measurements and its calibration describe it.
+
+    `peak_flops` is dense FLOP/s by dtype (tensor units for tf32 and narrower). `idle_power_w` is without a
+    device context, `idle_context_power_w` with one open and no kernel running. `device_names` are what the
+    driver calls it (NVML, or the CPU brand string). `embodied_kg` is cradle-to-gate kgCO2e of the device with
+    its share of the baseboard.
+    """
+
+    name: str
+    full_name: str
+    vendor: str
+    architecture: str
+    kind: Literal["gpu", "cpu", "tpu"] = "gpu"
+    aliases: list[str] = []
+    device_names: list[str] = []
+    released: str | None = None
+    peak_flops: dict[str, Sourced]
+    memory_bytes: Sourced
+    memory_bandwidth_bytes_per_s: Sourced
+    tdp_w: Sourced
+    idle_power_w: Sourced
+    idle_context_power_w: Sourced | None = None
+    scaleup: ScaleUp
+    scaleout_bandwidth_bytes_per_s: Sourced
+    dies: list[Die] = []
+    memory_type: str | None = None
+    embodied_kg: Sourced
+    efficiency: Efficiency = Efficiency()
+    default_node: str | None = None
+    sources: dict[str, str]
+    notes: list[str] = []
+
+    def __post_init__(self) -> None:
+        check_positive(self, "memory_bytes", "memory_bandwidth_bytes_per_s", "tdp_w")
+        check_positive(self, "scaleout_bandwidth_bytes_per_s")
+        check_not_negative(self, "idle_power_w", "idle_context_power_w", "embodied_kg")
+        for dtype, rate in self.peak_flops.items():
+            if rate.value <= 0:
+                raise SpecError(f"peak_flops.{dtype} is {rate.value:g}, expected a positive number")
+        for field in ("idle_power_w", "idle_context_power_w"):
+            idle = getattr(self, field)
+            if idle is not None and idle.value >= self.tdp_w.value:
+                raise SpecError(f"{field} is {idle.value:g}, expected below tdp_w {self.tdp_w.value:g}")
+
+
+class Host(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The server around the devices. `base_power_w` is CPUs, DRAM, disks and NICs under a training job;
+    `overhead_fraction` is fans, regulators and supply losses over accelerator power; `embodied_kg` excludes
+    the accelerators."""
+
+    cpu: str
+    sockets: int
+    cpu_tdp_w: Sourced
+    dram_bytes: Sourced
+    ssd_bytes: Sourced
+    nics: int
+    base_power_w: Sourced
+    overhead_fraction: Sourced
+    rated_power_w: Sourced | None = None
+    embodied_kg: Sourced
+
+    def __post_init__(self) -> None:
+        check_not_negative(self, "sockets", "cpu_tdp_w", "dram_bytes", "ssd_bytes", "nics")
+        check_not_negative(self, "base_power_w", "overhead_fraction", "rated_power_w", "embodied_kg")
+
+
+class Network(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Scale-out network: one-way bytes/s of NIC a device, `oversubscription` above the leaf (1 = none), whether its
+    switches reduce (`in_network_reduction`, SHARP), and its power and embodied carbon a device (switches, optics)."""
+
+    technology: str
+    bandwidth_bytes_per_s: Sourced
+    oversubscription: float = 1.0
+    in_network_reduction: bool = False
+    power_w_per_device: Sourced
+    embodied_kg_per_device: Sourced
+
+    def __post_init__(self) -> None:
+        check_positive(self, "bandwidth_bytes_per_s")
+        check_not_negative(self, "power_w_per_device", "embodied_kg_per_device")
+        if self.oversubscription < 1:
+            raise SpecError(f"oversubscription is {self.oversubscription:g}, expected 1 or more (1 = none)")
+
+
+class Node(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A server model: so many devices of one kind, a host, and the network that it is usually cabled to.
+
+    `accelerator` is the name of the device's profile, or "*" for a generic node that takes any.
+    """
+
+    name: str
+    full_name: str
+    accelerator: str
+    accelerators: int
+    aliases: list[str] = []
+    cooling: Literal["air", "liquid"] = "air"
+    host: Host
+    network: Network
+    sources: dict[str, str]
+    notes: list[str] = []
+
+    def __post_init__(self) -> None:
+        check_positive(self, "accelerators")
+
+
+class Cluster(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`nodes` nodes with `devices_per_node` devices each in use; `power_cap_w` is a limit set below the devices' own.
+    `scaleup` and `network` are the words in which a spec stated links in place of the profiles'; `accelerator` and
+    `node` hold them already. Raises `SpecError` for impossible numbers."""
+
+    accelerator: Accelerator
+    node: Node
+    nodes: int
+    devices_per_node: int
+    power_cap_w: float | None = None
+    scaleup: str | None = None
+    network: str | None = None
+
+    def __post_init__(self) -> None:
+        check_positive(self, "nodes", owner="cluster: ")
+        if self.nodes > MOST_NODES:
+            raise SpecError(f"cluster: nodes is {self.nodes}, expected at most {MOST_NODES:.0e}")
+        if not 1 <= self.devices_per_node <= self.node.accelerators:
+            raise SpecError(
+                f"cluster: devices_per_node is {self.devices_per_node}, "
+                f"expected 1 to {self.node.accelerators} (node {self.node.name})"
+            )
+        idle = (self.accelerator.idle_context_power_w or self.accelerator.idle_power_w).value
+        limit = self.accelerator.tdp_w.value
+        if self.power_cap_w is not None and not idle < self.power_cap_w <= limit:
+            raise SpecError(
+                f"cluster: power_cap_w is {self.power_cap_w:g}, expected above {idle:g} and at most {limit:g} "
+                f"(idle power and limit of {self.accelerator.name})"
+            )
+
+    @property
+    def power_limit_w(self) -> float:
+        """What one device may draw, W."""
+        return self.accelerator.tdp_w.value if self.power_cap_w is None else self.power_cap_w
+
+    @property
+    def devices(self) -> int:
+        """Devices of the job."""
+        return self.nodes * self.devices_per_node

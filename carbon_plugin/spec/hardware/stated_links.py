@@ -1,0 +1,53 @@
+"""Links and network of a cluster as its spec states them, over those of the profiles."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from carbon_plugin.errors import SpecError
+from carbon_plugin.spec.figure import Sourced
+from carbon_plugin.spec.hardware.cluster import Accelerator, Node
+from carbon_plugin.spec.parsing.boundary import shown
+from carbon_plugin.spec.parsing.rates_of_links import nic_bytes_per_s, rate_bytes_per_s, scaleup_bytes_per_s
+
+EXPECTED_LINKS = "links of one device such as NVLink3 (4 links), or their rate in one direction such as 200 GB/s"
+EXPECTED_NICS = "the NICs of a node such as 8x 400 Gb/s, or 400 Gb/s per GPU, or 3.2 Tb/s per node"
+
+
+def with_scaleup(accelerator: Accelerator, text: str) -> Accelerator:
+    """The device with the scale-up links that a spec states. Raises `SpecError` for text that states none."""
+    rate = scaleup_bytes_per_s(text)
+    if rate is None:
+        rate = _plain_rate(text, EXPECTED_LINKS)
+    if rate <= 0:
+        raise SpecError(f"expected {EXPECTED_LINKS}, got {shown(text)}")
+    stated = Sourced(rate, f"cluster.scaleup: {text}", "read")
+    scaleup = msgspec.structs.replace(accelerator.scaleup, bandwidth_bytes_per_s=stated)
+    return msgspec.structs.replace(accelerator, scaleup=scaleup)
+
+
+def with_network(node: Node, text: str) -> Node:
+    """The node with the NICs that a spec states, shared by its devices. Raises `SpecError` for text that states
+    none, or not of what."""
+    try:
+        rate = nic_bytes_per_s(text, node.accelerators)
+    except SpecError:
+        rate = None
+    if not rate or not re.fullmatch(r"[\w\s/.\-,x\u00d7*]+", text):
+        raise SpecError(f"expected {EXPECTED_NICS}, got {shown(text)}")
+    stated = Sourced(rate, f"cluster.network: {text}", "read")
+    return msgspec.structs.replace(node, network=msgspec.structs.replace(node.network, bandwidth_bytes_per_s=stated))
+
+
+def with_oversubscription(node: Node, factor: float) -> Node:
+    """The node on a network with this oversubscription above its leaf switches. Raises `SpecError` below 1."""
+    return msgspec.structs.replace(node, network=msgspec.structs.replace(node.network, oversubscription=factor))
+
+
+def _plain_rate(text: str, expected: str) -> float:
+    try:
+        return rate_bytes_per_s(text)
+    except SpecError:
+        raise SpecError(f"expected {expected}, got {shown(text)}") from None

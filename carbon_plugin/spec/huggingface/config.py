@@ -1,0 +1,187 @@
+"""The shape of a model from a Hugging Face `config.json`, without transformers.
+
+One key means different things in different families, and much of a model stands in the code of its family alone: what
+that code says is in `families`, what each layer is in `config_layers`, its parts in `config_mixers`, `config_feeds` and
+`config_parts`. Here the layers are read one by one and put together. A part that cannot be counted is refused by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from carbon_plugin.errors import SpecError
+from carbon_plugin.spec.blocks import Block
+from carbon_plugin.spec.huggingface.class_defaults import check_complete, defaults_note, left_out
+from carbon_plugin.spec.huggingface.encoder_decoder import encoder_decoder_model, is_encoder_decoder
+from carbon_plugin.spec.huggingface.equivalent import equivalent_fields, hybrid_note, is_hybrid
+from carbon_plugin.spec.huggingface.families import Family, family_of
+from carbon_plugin.spec.huggingface.feeds import feed_at
+from carbon_plugin.spec.huggingface.json_text import read_config
+from carbon_plugin.spec.huggingface.keys import HIDDEN, Keys
+from carbon_plugin.spec.huggingface.layers import feeds_of, mixers_of
+from carbon_plugin.spec.huggingface.mixers import is_biased, mixers_at
+from carbon_plugin.spec.huggingface.nas import nas_blocks
+from carbon_plugin.spec.huggingface.parts import parts_note, parts_of
+from carbon_plugin.spec.huggingface.positions import learned_positions, longest_seq_len
+from carbon_plugin.spec.model import TransformerModel
+from carbon_plugin.spec.parsing.decoding import decode
+from carbon_plugin.spec.parsing.document import Document
+
+NESTED = ("text_config", "llm_config", "language_config")
+"""Where multimodal configs keep their language model."""
+LOOPS = ("n_recurrent_loops", "loop_num_passes", "H_cycles")
+"""Keys of models that run the same layers more than once."""
+PLAIN_TOLERANCE = 0.002
+"""Layers count as alike where the plain fields give all parameters but this share: biases, and norms of the heads."""
+
+
+def load_hf_config(path: Path, name: str | None = None, *, stated: Mapping[str, Any] | None = None) -> TransformerModel:
+    """The model of a `config.json`, or of the directory that holds one. Raises `SpecError` naming file and key.
+
+    `stated` are fields of the model that the user gives beside it.
+    """
+    file = path / "config.json" if path.is_dir() else path
+    config = read_config(file)
+    named = str(config.get("_name_or_path") or "").rstrip("/").rpartition("/")[2]
+    fallback = file.resolve().parent.name if file.name == "config.json" else file.stem
+    return model_from_hf_config(config, name or named or fallback, origin=str(file), stated=stated)
+
+
+def model_from_hf_config(
+    config: Mapping[str, Any],
+    name: str,
+    *,
+    origin: str = "config.json",
+    stated: Mapping[str, Any] | None = None,
+) -> TransformerModel:
+    """The shape that a config describes.
+
+    Args: the parsed config, the model's name, what errors call the config, and fields of the model that the user gives
+    beside it (`gated` for a family that is not known here). Raises `SpecError` naming the key if one is missing, and
+    naming the part if the config has one that is not counted here.
+    """
+    if not config.get("model_type"):
+        raise SpecError(f"{origin}: key model_type is missing, which says what the layers of a model hold")
+    if is_encoder_decoder(str(config["model_type"])):
+        return encoder_decoder_model(config, name, origin)
+    text = next((config[key] for key in NESTED if isinstance(config.get(key), Mapping)), config)
+    family = family_of(str(text.get("model_type") or config["model_type"]))
+    filled = left_out(family.name, {**config, **text}, nested=text is not config)
+    keys = Keys({**filled, **config, **text}, origin)
+    gated = _gate(keys, family, str(config["model_type"]), stated or {})
+    check_complete(keys, family, filled)
+    notes: list[str] = []
+    if said := defaults_note(family, filled):
+        notes.append(said)
+    if family.encoder and not keys.flag("is_decoder", default=False):
+        notes.append("an encoder: its attention sees the whole sequence, and its step time is not validated")
+    window = _window(keys, family)
+    blocks = nas_blocks(keys) or _blocks(keys, family, window, gated)
+    parts = parts_of(Keys(config, origin), keys, family, gated)
+    if any(keys.optional(key) for key in LOOPS):
+        notes.append("its layers run several times for each token, which the price of its step leaves out")
+    fields: dict[str, Any] = {
+        "name": name,
+        "hidden": keys.integer(*HIDDEN),
+        "vocab": keys.integer("vocab_size"),
+        "gated": gated,
+        "tied_embeddings": _tied(config, keys, family),
+        "learned_positions": learned_positions(keys, family),
+        "longest_seq_len": longest_seq_len(keys, family),
+        "qkv_bias": is_biased(keys, family),
+        "mtp_layers": keys.optional("num_nextn_predict_layers") or 0,
+        "embedding_width": keys.optional("word_embed_proj_dim", "embedding_size", "input_embedding_size"),
+        "causal": not family.encoder or keys.flag("is_decoder", default=False),
+        "parts": parts,
+    }
+    if fields["embedding_width"] == fields["hidden"]:
+        fields["embedding_width"] = None
+    return _assembled(fields, blocks, keys, family, notes)
+
+
+def _assembled(
+    fields: dict[str, Any], blocks: tuple[Block, ...], keys: Keys, family: Family, notes: list[str]
+) -> TransformerModel:
+    """The model: by its plain fields alone where they give what its layers hold, else with its blocks."""
+    plain = fields | equivalent_fields(blocks, keys)
+    source = {"source": f"{keys.origin} ({family.name})"}
+    model = decode(Document(plain | source, keys.origin, {}), TransformerModel)
+    held = sum(block.layers * block.parameters for block in blocks)
+    alike = not is_hybrid(blocks) and abs(model.layer_parameters - held) <= PLAIN_TOLERANCE * held
+    if not alike:
+        model = msgspec.structs.replace(model, blocks=blocks)
+        if is_hybrid(blocks):
+            notes.append(hybrid_note(blocks))
+    if said := parts_note(model.parts, model.parameters):
+        notes.append(said)
+    if not notes:
+        return model
+    return msgspec.structs.replace(
+        model, notes=tuple(notes), source=f"{keys.origin} ({'; '.join([family.name, *notes])})"
+    )
+
+
+def _gate(keys: Keys, family: Family, whole: str, stated: Mapping[str, Any]) -> bool:
+    """Whether the feed-forward layer has a gate; refuses what is no model of one stack of layers, or not known."""
+    reason = family.refused or family_of(whole).refused
+    if reason is None and keys.flag("is_encoder_decoder", default=False):
+        reason = "is an encoder with a decoder"
+    if reason:
+        raise SpecError(
+            f"{keys.origin}: model_type {whole or family.name} {reason}, which is not modelled; count it from the code "
+            "that builds it (`carbon-plugin count`)"
+        )
+    if family.gated is not None:
+        return family.gated
+    if isinstance(stated.get("gated"), bool):
+        return bool(stated["gated"])
+    own = " (its code comes with the weights: auto_map)" if "auto_map" in keys.config else ""
+    raise SpecError(
+        f"{keys.origin}: model_type {family.name}{own} is not known here, and a config does not say what its layers "
+        "hold; if they are those of a plain transformer, state whether the feed-forward layer has a gate "
+        "(model: {config: FILE, gated: true}), else count the model (`carbon-plugin count`)"
+    )
+
+
+def _blocks(keys: Keys, family: Family, window: int | None, gated: bool) -> tuple[Block, ...]:
+    """The layers, those alike together, in the order of their first."""
+    norms = 2 * keys.integer(*HIDDEN)
+    layers = []
+    places = zip(mixers_of(keys, family, window), feeds_of(keys, family), strict=True)
+    for layer, (mixer, feed) in enumerate(places):
+        own = keys.at(layer)
+        layers.append(
+            Block(
+                layers=1,
+                mixers=mixers_at(own, family, layer, mixer, window),
+                feed_forward=feed_at(own, family, feed, gated),
+                other_parameters=norms,
+            )
+        )
+    found: dict[Block, int] = {}
+    for block, same in groupby(layers):
+        found[block] = found.get(block, 0) + len(list(same))
+    return tuple(msgspec.structs.replace(block, layers=count) for block, count in found.items())
+
+
+def _tied(whole: Mapping[str, Any], keys: Keys, family: Family) -> bool:
+    """Whether input and output share one embedding; what the whole config says comes before what its parts say."""
+    if family.never_tied:
+        return False
+    if whole.get("tie_word_embeddings") is not None:
+        return bool(whole["tie_word_embeddings"])
+    return keys.flag("tie_word_embeddings", default=family.tied)
+
+
+def _window(keys: Keys, family: Family) -> int | None:
+    """Sliding window where it is switched on."""
+    width = keys.optional("sliding_window", "attention_chunk_size", "sliding_window_size", "attention_window_size")
+    width = width or keys.optional("window_size")
+    if not width or not keys.flag("use_sliding_window", default=not family.name.startswith("qwen")):
+        return None
+    return width

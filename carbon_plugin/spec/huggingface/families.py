@@ -1,0 +1,95 @@
+"""What the code of a model family says and its `config.json` does not, from `spec/huggingface/data/families.yaml`."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from carbon_plugin.spec.parsing.document import read_document
+
+
+class Family(Struct, frozen=True, kw_only=True):
+    """One family. `gated` is None where its feed-forward layer is not known; `refused` says why it is not read.
+
+    `positions` are the default length of a learned position table, the rows beyond it and those that no token of a
+    sequence has, `linear` the module of the layers that are no attention, `without_attention` that all layers are
+    such. `floored_heads` says that the width of a head is rounded down, `never_tied` that the output head is separate
+    whatever the config says.
+    """
+
+    name: str
+    gated: bool | None = None
+    tied: bool = False
+    biased: bool = False
+    positions: tuple[int, int, int] | None = None
+    encoder: bool = False
+    floored_heads: bool = False
+    never_tied: bool = False
+    output_gate: bool = False
+    linear: str | None = None
+    without_attention: bool = False
+    cross_attention: bool = False
+    refused: str | None = None
+
+
+def family_of(name: str) -> Family:
+    """The family of a `model_type`; one that is not known has nothing but its name."""
+    table = _table()
+    positions = table["positions"]["families"].get(name)
+    return Family(
+        name=name,
+        gated=_gated(name),
+        tied=name in _names("tied"),
+        biased=name in _names("biased"),
+        positions=tuple(positions) if positions else None,
+        encoder=name in _names("encoders"),
+        floored_heads=name in _names("floored_heads"),
+        never_tied=name in _names("never_tied"),
+        output_gate=name in _names("output_gates"),
+        linear=table["linear_layers"]["families"].get(name),
+        without_attention=name in _names("without_attention"),
+        cross_attention=name in _names("cross_attention"),
+        refused=table["refused"]["families"].get(name),
+    )
+
+
+def derived_defaults(name: str) -> dict[str, Any]:
+    """What the class of a `model_type` puts where its config lacks a key, and no class attribute says."""
+    found: dict[str, Any] = _table()["derived_defaults"]["families"].get(name, {})
+    return found
+
+
+def tower_of(name: str) -> str | None:
+    """Whether the feed-forward layers of a tower are "plain" or "gated", or its layers those of a "conformer" or a
+    "convnext"; None for a tower that is not known."""
+    groups = _table()["towers"]
+    return next((kind for kind in ("plain", "gated", "conformer", "convnext") if name in groups[kind].split()), None)
+
+
+def has_position_table(tower: str) -> bool:
+    """Whether a tower adds a table of positions to its patches."""
+    return tower not in _table()["towers"]["without_positions"].split()
+
+
+def _gated(name: str) -> bool | None:
+    groups = _table()["feed_forward"]
+    for group, gated in (("gated", True), ("gated_elsewhere", True), ("plain", False)):
+        if name in groups[group]["families"].split():
+            return gated
+    return None
+
+
+@cache
+def _names(group: str) -> frozenset[str]:
+    return frozenset(_table()[group]["families"].split())
+
+
+@cache
+def _table() -> dict[str, Any]:
+    path = Path(str(files("carbon_plugin.spec.huggingface"))) / "data" / "families.yaml"
+    table: dict[str, Any] = read_document(path).value
+    return table

@@ -1,0 +1,118 @@
+"""The feed-forward part of a layer, from the keys of its `config.json`: dense, or experts and what all tokens pass."""
+
+from __future__ import annotations
+
+from carbon_plugin.spec.blocks import FeedForward
+from carbon_plugin.spec.huggingface.families import Family
+from carbon_plugin.spec.huggingface.keys import FFN, HIDDEN, Keys
+from carbon_plugin.spec.huggingface.layers import EXPERTS, FeedPlace
+
+TOP_K = (
+    "num_experts_per_tok",
+    "num_experts_per_token",
+    "moe_top_k",
+    "moe_topk",
+    "moe_k",
+    "top_k_experts",
+)
+EXPERT_WIDTH = ("moe_intermediate_size", "expert_ffn_hidden_size", "intermediate_size")
+SHARED_WIDTH = ("shared_expert_intermediate_size", "shared_intermediate_size", "share_expert_dim")
+SHARED_EACH = ("moe_shared_expert_intermediate_size",)
+SHARED = ("n_shared_experts", "num_shared_experts", "moe_num_shared_experts")
+LATENT = ("routed_expert_hidden_size", "moe_latent_size", "moe_hidden_size")
+"""A narrower hidden width of the routed experts, with a projection down to it and one up."""
+BESIDE = frozenset({"gemma4_text", "hunyuan_v1_moe"})
+"""Families whose sparse layers keep their dense feed-forward part beside the experts."""
+
+
+def feed_at(keys: Keys, family: Family, place: FeedPlace, gated: bool) -> FeedForward | None:
+    """The feed-forward part of one layer; `keys` are those of the layer."""
+    if place == "none":
+        return None
+    hidden, matrices = keys.integer(*HIDDEN), 3 if gated else 2
+    if place == "sparse":
+        return _experts(keys, family, hidden, matrices)
+    width = dense_width(keys, family, gated)
+    count = matrices * hidden * width
+    if family.name == "rwkv":  # the receptance of channel mixing
+        count += hidden * hidden
+    if family.name == "xmod":  # one adapter a language, of half the hidden width
+        languages = len(keys.names("languages"))
+        count += languages * 2 * hidden * (hidden // (keys.optional("adapter_reduction_factor") or 2))
+    return FeedForward(width=width, parameters=count, active_parameters=count, gated=gated)
+
+
+def dense_width(keys: Keys, family: Family, gated: bool) -> int:
+    """Width of a dense feed-forward layer."""
+    hidden = keys.integer(*HIDDEN)
+    if family.name == "xlstm":
+        multiple = keys.optional("ffn_round_up_to_multiple_of") or 1
+        return -(-int(hidden * keys.number("ffn_proj_factor", 2.667)) // multiple) * multiple
+    if gated:
+        stated = keys.integer(*FFN)
+    else:
+        times = keys.optional("expansion_ratio", "intermediate_multiple_size") or 4
+        stated = keys.optional(*FFN) or times * hidden
+    if family.name in ("qwen", "recurrent_gemma"):
+        return stated // 2  # their two first matrices have half of the stated width each
+    if family.name in ("lfm2", "lfm2_moe") and keys.flag("block_auto_adjust_ff_dim", default=True):
+        multiple = keys.optional("block_multiple_of") or 256
+        wanted = int(keys.number("block_ffn_dim_multiplier", 1.0) * int(2 * stated / 3))
+        return -(-wanted // multiple) * multiple
+    return stated
+
+
+def expert_width(keys: Keys) -> int:
+    """Width of one routed expert; of those for text where images have experts of their own."""
+    listed = (
+        keys.indices("moe_intermediate_size") if isinstance(keys.config.get("moe_intermediate_size"), list) else None
+    )
+    return listed[0] if listed else keys.integer(*EXPERT_WIDTH)
+
+
+def image_experts(keys: Keys, gated: bool) -> int:
+    """Parameters of the experts of one sparse layer that only images pass (ERNIE 4.5 VL)."""
+    listed = keys.config.get("moe_intermediate_size")
+    if not isinstance(listed, list):
+        return 0
+    widths = keys.indices("moe_intermediate_size") or []
+    return sum((3 if gated else 2) * keys.integer(*HIDDEN) * width * keys.integer(*EXPERTS) for width in widths[1:])
+
+
+def shared_width(keys: Keys, family: Family) -> int:
+    """Summed width of what every token of a sparse layer passes beside the routed experts."""
+    width = expert_width(keys)
+    if family.name.startswith("llama4"):
+        return width
+    if family.name in BESIDE:
+        return keys.integer("intermediate_size")
+    summed = keys.optional(*SHARED_WIDTH)
+    if summed is not None:
+        return summed
+    return (keys.optional(*SHARED) or 0) * (keys.optional(*SHARED_EACH) or width)
+
+
+def latent_width(keys: Keys) -> int | None:
+    """Hidden width of the routed experts where it is not the model's own."""
+    return keys.optional(*LATENT) or None
+
+
+def _experts(keys: Keys, family: Family, hidden: int, matrices: int) -> FeedForward:
+    experts, width, shared = keys.integer(*EXPERTS), expert_width(keys), shared_width(keys, family)
+    top_k = keys.integer(*TOP_K)
+    latent = latent_width(keys)
+    one = matrices * (latent or hidden) * width
+    router = hidden * experts
+    if inner := keys.optional("router_hidden_size"):  # Zaya: a router of several layers
+        router = hidden * inner + 2 * inner * inner + inner * experts
+    around = matrices * hidden * shared + router + (2 * hidden * latent if latent else 0)
+    return FeedForward(
+        width=width,
+        parameters=experts * one + around,
+        active_parameters=top_k * one + around,
+        gated=matrices == 3,
+        experts=experts,
+        top_k=top_k,
+        shared=shared,
+        latent=latent or 0,
+    )

@@ -1,0 +1,25 @@
+"""A `config.json` as Python's json writes it: with Infinity and NaN, which JSON itself does not know."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from carbon_plugin.errors import SpecError
+from carbon_plugin.spec.parsing.boundary import UNREADABLE, reason_of
+
+
+def read_config(file: Path) -> dict[str, Any]:
+    """The mapping in a file. Raises `SpecError` naming it if there is none."""
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SpecError(f"{file}: no such file, expected a Hugging Face config.json") from None
+    except OSError as error:
+        raise SpecError(f"{file}: cannot be read: {reason_of(error)}") from error
+    except UNREADABLE as error:
+        raise SpecError(f"{file}: not valid JSON: {reason_of(error)}") from error
+    if not isinstance(config, dict):
+        raise SpecError(f"{file}: expected a mapping, got {type(config).__name__}")
+    return config

@@ -1,0 +1,342 @@
+"""What mixes the tokens of a layer, from the keys of its `config.json`: widths and parameters, one function a module.
+
+Sources: the classes of transformers 5.24 and the papers named beside each function. Norms are left out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from carbon_plugin.errors import SpecError
+from carbon_plugin.spec.blocks import Mixer
+from carbon_plugin.spec.huggingface.families import Family
+from carbon_plugin.spec.huggingface.keys import HEADS, HIDDEN, KV_HEADS, Keys
+from carbon_plugin.spec.huggingface.layers import MixerPlace, layer_count, layer_names
+
+HEAD_DIM = ("head_dim", "attention_head_dim", "kv_channels", "dim_head", "d_head")
+CHUNK = ("mamba_chunk_size", "chunk_size")
+CONV = ("mamba_d_conv", "conv_kernel", "linear_conv_kernel_dim", "conv1d_width", "conv_L_cache")
+
+
+def mixers_at(keys: Keys, family: Family, layer: int, place: MixerPlace, window: int | None) -> tuple[Mixer, ...]:
+    """The mixers of one layer; `keys` are those of the layer."""
+    found: list[Mixer] = []
+    if place in ("full", "sliding", "both"):
+        found.append(_attention(keys, family, layer, window if place == "sliding" else None, place == "sliding"))
+    if family.cross_attention:
+        found.append(_cross_attention(keys))
+    if place in ("other", "both"):
+        assert family.linear is not None  # `config_layers` refuses such layers of other families
+        found.append(OTHERS[family.linear](keys))
+    return tuple(found)
+
+
+def kv_heads_of(keys: Keys, family: Family) -> int:
+    """Key/value heads; missing means as many as heads."""
+    grouped = keys.flag("new_decoder_architecture", default=False)
+    if family.name in ("falcon", "gpt_bigcode") and keys.flag("multi_query", default=True) and not grouped:
+        return 1
+    nested = keys.config.get("attn_config")
+    if isinstance(nested, dict):
+        keys = keys.with_changes(nested)
+    return keys.optional(*KV_HEADS) or keys.integer(*HEADS)
+
+
+def head_dim_of(keys: Keys, family: Family) -> int:
+    """Width of a head: stated, or hidden over heads. Raises `SpecError` if they do not divide."""
+    if stated := keys.optional(*HEAD_DIM):
+        return stated
+    hidden, heads = keys.integer(*HIDDEN), keys.integer(*HEADS)
+    if hidden % heads and not family.floored_heads:
+        raise SpecError(
+            f"{keys.origin}: {HIDDEN[0]} {hidden} is not a multiple of {HEADS[0]} {heads}, and head_dim is missing"
+        )
+    return hidden // heads
+
+
+def mla_of(keys: Keys) -> dict[str, Any]:
+    """Ranks and widths of low-rank attention; `head_dim` of such a config is only the rotary part."""
+    rope = keys.optional("qk_rope_head_dim")
+    if rope is None:
+        whole = keys.optional("qk_head_dim") or 0
+        rope = max(0, whole - keys.integer("qk_nope_head_dim")) if whole else keys.integer("head_dim")
+    return {
+        "q_lora_rank": keys.optional("q_lora_rank"),
+        "kv_lora_rank": keys.integer("kv_lora_rank"),
+        "qk_nope_head_dim": keys.integer("qk_nope_head_dim"),
+        "qk_rope_head_dim": rope,
+        "v_head_dim": keys.integer("v_head_dim"),
+    }
+
+
+def is_biased(keys: Keys, family: Family) -> bool:
+    """Whether queries, keys and values have biases."""
+    if keys.flag("no_bias", default=False) and family.name == "qwen":
+        return True  # Qwen 1 keeps these three biases when it drops all others (modeling_qwen.py)
+    return keys.flag("attention_bias", "qkv_bias", "enable_bias", "use_bias", "use_qkv_bias", default=family.biased)
+
+
+def _attention(keys: Keys, family: Family, layer: int, window: int | None, sliding: bool) -> Mixer:
+    hidden = keys.integer(*HIDDEN)
+    if sliding:
+        keys = _of_the_window(keys)
+    if keys.optional("o_lora_rank"):
+        return _compressed(keys, hidden, layer, window)
+    if keys.optional("kv_lora_rank"):
+        return _latent(keys, family, layer, window)
+    heads, kv, dim = keys.integer(*HEADS), kv_heads_of(keys, family), head_dim_of(keys, family)
+    if not sliding and keys.optional("global_head_dim") and "per_layer_config" not in keys.config:
+        dim = keys.integer("global_head_dim")  # Gemma 4: layers that see everything have wider heads
+    same = keys.flag("attention_k_eq_v", default=False) and not sliding
+    if same:
+        kv = keys.optional("num_global_key_value_heads") or kv
+    value = keys.optional("v_head_dim") or dim
+    shared = keys.optional("num_kv_shared_layers") or 0
+    own_kv = layer < layer_count(keys) - shared
+    query, output = heads * dim, heads * value
+    matrices = hidden * query + output * hidden
+    if own_kv:
+        matrices += hidden * kv * (dim if same else dim + value)
+    if family.output_gate:
+        matrices += hidden * output
+    if family.name == "jetmoe":  # queries and outputs are experts (arXiv 2404.07413)
+        matrices = 2 * hidden * kv * dim + keys.integer("num_local_experts") * 2 * hidden * kv * dim
+    matrices += _positions_and_biases(keys, family, heads, kv, dim)
+    return Mixer(
+        kind="attention",
+        name="attention",
+        parameters=matrices,
+        heads=heads,
+        kv_heads=kv,
+        qk_dim=dim,
+        v_dim=value,
+        window=window,
+    )
+
+
+def _positions_and_biases(keys: Keys, family: Family, heads: int, kv: int, dim: int) -> int:
+    """What an attention holds beside its projections."""
+    hidden, count = keys.integer(*HIDDEN), 0
+    if family.name == "xlnet":  # a projection of relative positions
+        count += hidden * heads * dim
+    if relative := keys.optional("d_rel"):  # relative positions of each head, from the token
+        count += hidden * heads * relative
+    if times := keys.optional("cca_time1"):  # Zaya: a convolution over queries and keys, grouped by head
+        count += (heads + kv) * dim * dim * times
+    if is_biased(keys, family):
+        count += heads * dim + 2 * kv * dim
+    return count + (hidden if family.encoder else 0)
+
+
+def _cross_attention(keys: Keys) -> Mixer:
+    """Attention of a layer to the output of a tower."""
+    hidden, heads = keys.integer(*HIDDEN), keys.integer(*HEADS)
+    seen = keys.optional("encoder_hidden_size") or hidden
+    return Mixer(
+        kind="attention",
+        name="cross-attention",
+        parameters=2 * hidden * (hidden + seen),
+        heads=heads,
+        kv_heads=heads,
+        qk_dim=hidden // heads,
+        v_dim=hidden // heads,
+    )
+
+
+def _of_the_window(keys: Keys) -> Keys:
+    """The keys with those values that layers with a window have for themselves (`swa_...`)."""
+    own = {key[4:]: value for key, value in keys.config.items() if key.startswith("swa_") and value is not None}
+    return keys.with_changes(own) if own else keys
+
+
+def _latent(keys: Keys, family: Family, layer: int, window: int | None) -> Mixer:
+    """DeepSeek-V2 (arXiv 2405.04434 section 2.1), with the indexer of DeepSeek-V3.2 and an output gate where there
+    is one."""
+    hidden, heads, mla = keys.integer(*HIDDEN), keys.integer(*HEADS), mla_of(keys)
+    nope, rope, value = mla["qk_nope_head_dim"], mla["qk_rope_head_dim"], mla["v_head_dim"]
+    rank, kv_rank = mla["q_lora_rank"], mla["kv_lora_rank"]
+    query = heads * (nope + rope)
+    count = hidden * rank + rank * query if rank else hidden * query
+    count += hidden * (kv_rank + rope) + kv_rank * heads * (nope + value) + heads * value * hidden
+    index_heads, kinds = keys.optional("index_n_heads"), keys.names("indexer_types")
+    if index_heads and window is None and kinds[layer : layer + 1] != ["shared"]:
+        width = keys.integer("index_head_dim")
+        count += (rank or hidden) * index_heads * width + hidden * (width + index_heads)
+    if rank and keys.optional("gated_norm_rank"):  # A.X K2: queries and gates from both halves of a doubled rank
+        count += rank * query + 2 * rank * heads * value
+    if family.output_gate or keys.flag("mla_use_output_gate", default=False):
+        count += hidden * heads * value
+    return Mixer(
+        kind="latent_attention",
+        name="latent attention",
+        parameters=count,
+        heads=heads,
+        kv_heads=heads,
+        qk_dim=nope + rope,
+        v_dim=value,
+        window=window,
+    )
+
+
+def _compressed(keys: Keys, hidden: int, layer: int, window: int | None) -> Mixer:
+    """DeepSeek-V4: one key/value head, low-rank queries and a grouped low-rank output, with a compressor of earlier
+    tokens, twice as wide and with an indexer in the layers that compress little."""
+    heads, dim = keys.integer(*HEADS), keys.integer("head_dim")
+    rank, groups, out = keys.integer("q_lora_rank"), keys.integer("o_groups"), keys.integer("o_lora_rank")
+    count = hidden * rank + rank * heads * dim + hidden * dim
+    count += groups * out * (heads * dim // groups) + hidden * groups * out
+    if layer_names(keys)[layer : layer + 1] == ["compressed_sparse_attention"]:
+        index_heads, width = keys.integer("index_n_heads"), keys.integer("index_head_dim")
+        count += 4 * hidden * dim + 4 * hidden * width + rank * index_heads * width + hidden * index_heads
+    elif layer_names(keys)[layer : layer + 1] == ["heavily_compressed_attention"]:
+        count += 2 * hidden * dim
+    return Mixer(
+        kind="attention",
+        name="compressed attention",
+        parameters=count,
+        heads=heads,
+        kv_heads=1,
+        qk_dim=dim,
+        v_dim=dim,
+        window=window,
+    )
+
+
+def _inner(keys: Keys, *stated: str) -> int:
+    """Width inside of a state-space module: stated, or a multiple of the hidden width."""
+    expand = keys.optional("mamba_expand", "expand") or 2
+    return keys.optional(*stated) or expand * keys.integer(*HIDDEN)
+
+
+def _mamba(keys: Keys) -> Mixer:
+    """Mamba (arXiv 2312.00752 section 3.4)."""
+    hidden = keys.integer(*HIDDEN)
+    inner = _inner(keys)
+    state = keys.integer("mamba_d_state", "state_size")
+    rank = keys.config.get("mamba_dt_rank", keys.config.get("time_step_rank", "auto"))
+    steps = math.ceil(hidden / 16) if rank == "auto" else keys.integer("mamba_dt_rank", "time_step_rank")
+    conv = keys.optional(*CONV) or 4
+    count = 2 * hidden * inner + inner * hidden + inner * (steps + 2 * state) + steps * inner + inner * (state + conv)
+    return Mixer(kind="state_space", name="mamba", parameters=count, heads=1, qk_dim=state, v_dim=inner)
+
+
+def _mamba2(keys: Keys) -> Mixer:
+    """Mamba-2 (arXiv 2405.21060 section 7)."""
+    hidden = keys.integer(*HIDDEN)
+    heads = keys.integer("mamba_n_heads", "mamba_num_heads", "num_heads")
+    width = keys.optional("mamba_d_head", "mamba_head_dim", "head_dim")
+    inner = keys.optional("mamba_d_ssm") or (heads * width if width else _inner(keys))
+    state = keys.integer("mamba_d_state", "ssm_state_size", "state_size")
+    groups = keys.optional("mamba_n_groups", "n_groups") or 1
+    conv = keys.optional(*CONV) or 4
+    mixed = inner + 2 * groups * state
+    count = hidden * (inner + mixed + heads) + mixed * conv + inner * hidden
+    return Mixer(
+        kind="state_space",
+        name="mamba2",
+        parameters=count,
+        heads=heads,
+        kv_heads=groups,
+        qk_dim=state,
+        v_dim=inner // heads,
+        chunk=keys.optional(*CHUNK),
+    )
+
+
+def _gated_delta(keys: Keys) -> Mixer:
+    """Gated DeltaNet (arXiv 2412.06464)."""
+    hidden = keys.integer(*HIDDEN)
+    key_heads, value_heads = keys.integer("linear_num_key_heads"), keys.integer("linear_num_value_heads")
+    key_dim, value_dim = keys.integer("linear_key_head_dim"), keys.integer("linear_value_head_dim")
+    key, value = key_heads * key_dim, value_heads * value_dim
+    conv = keys.optional(*CONV) or 4
+    count = hidden * (2 * key + 2 * value + 2 * value_heads) + value * hidden + (2 * key + value) * conv
+    return Mixer(
+        kind="linear_attention",
+        name="gated_delta",
+        parameters=count,
+        heads=value_heads,
+        kv_heads=key_heads,
+        qk_dim=key_dim,
+        v_dim=value_dim,
+    )
+
+
+def _kimi_delta(keys: Keys) -> Mixer:
+    """Kimi Delta Attention (arXiv 2510.26692); the gates are of low rank unless the config says otherwise."""
+    hidden = keys.integer(*HIDDEN)
+    own = keys.inner("linear_attn_config") or keys
+    heads = own.integer("linear_num_heads", "num_heads")
+    dim = own.integer("linear_head_dim", "head_dim")
+    conv = own.optional("short_conv_kernel_size", "linear_conv_kernel_dim") or 4
+    wide = heads * dim
+    low, full = hidden * dim + dim * wide, hidden * wide
+    decay = full if keys.flag("kda_safe_gate", default=False) else low
+    gate = full if own.flag("use_full_rank_gate", "kda_safe_gate", default=False) else low
+    count = 3 * full + 3 * wide * conv + decay + gate + hidden * heads + wide * hidden
+    return _linear("kimi_delta", count, heads, dim, dim)
+
+
+def _linear(name: str, parameters: int, heads: int, key_dim: int, value_dim: int) -> Mixer:
+    """Linear attention with as many heads of keys as of values."""
+    return Mixer(
+        kind="linear_attention",
+        name=name,
+        parameters=parameters,
+        heads=heads,
+        kv_heads=heads,
+        qk_dim=key_dim,
+        v_dim=value_dim,
+    )
+
+
+def _lightning(keys: Keys) -> Mixer:
+    """Lightning attention of MiniMax-01 (arXiv 2501.08313)."""
+    hidden, heads = keys.integer(*HIDDEN), keys.integer(*HEADS)
+    dim = keys.optional("head_dim") or hidden // heads
+    return _linear("lightning", 5 * hidden * heads * dim, heads, dim, dim)
+
+
+def _short_conv(keys: Keys) -> Mixer:
+    """Gated short convolution of LFM2."""
+    hidden = keys.integer(*HIDDEN)
+    count = 4 * hidden * hidden + hidden * (keys.optional(*CONV) or 3)
+    return Mixer(kind="convolution", name="short_conv", parameters=count, v_dim=hidden)
+
+
+def _recurrent(keys: Keys) -> Mixer:
+    """RG-LRU block of Griffin (arXiv 2402.19427 section 2.4)."""
+    hidden, heads = keys.integer(*HIDDEN), keys.integer(*HEADS)
+    width = keys.optional("lru_width") or hidden
+    count = 3 * hidden * width + 2 * width * width // heads + width * (keys.optional(*CONV) or 4)
+    return Mixer(kind="state_space", name="recurrent", parameters=count, heads=heads, v_dim=width // heads)
+
+
+def _rwkv(keys: Keys) -> Mixer:
+    """Time mixing of RWKV-4 (arXiv 2305.13048 section 3)."""
+    hidden = keys.integer(*HIDDEN)
+    width = keys.optional("attention_hidden_size") or hidden
+    return Mixer(kind="linear_attention", name="rwkv", parameters=4 * hidden * width, heads=1, qk_dim=1, v_dim=width)
+
+
+def _xlstm(keys: Keys) -> Mixer:
+    """Matrix LSTM of xLSTM 7B (arXiv 2503.13427)."""
+    hidden, heads = keys.integer(*HIDDEN), keys.integer(*HEADS)
+    key, value = int(hidden * keys.number("qk_dim_factor", 0.5)), int(hidden * keys.number("v_dim_factor", 1.0))
+    return _linear("mlstm", hidden * (2 * key + 3 * value + 2 * heads), heads, key // heads, value // heads)
+
+
+OTHERS: dict[str, Callable[[Keys], Mixer]] = {
+    "gated_delta": _gated_delta,
+    "kimi_delta": _kimi_delta,
+    "lightning": _lightning,
+    "mamba": _mamba,
+    "mamba2": _mamba2,
+    "recurrent": _recurrent,
+    "rwkv": _rwkv,
+    "short_conv": _short_conv,
+    "xlstm": _xlstm,
+}
+"""Modules by the name under `linear_layers` in `families.yaml`."""

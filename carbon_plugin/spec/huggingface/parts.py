@@ -1,0 +1,170 @@
+"""What a config has beside the layers of its language model: embeddings of its own kind, towers, projectors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from carbon_plugin.errors import SpecError
+from carbon_plugin.spec.blocks import Part
+from carbon_plugin.spec.huggingface.families import Family
+from carbon_plugin.spec.huggingface.feeds import image_experts
+from carbon_plugin.spec.huggingface.keys import FFN, HIDDEN, Keys
+from carbon_plugin.spec.huggingface.layers import feeds_of, layer_count
+from carbon_plugin.spec.huggingface.projectors import audio_projector_parameters, projector_parameters
+from carbon_plugin.spec.huggingface.towers import qformer, tower, tower_width, with_defaults
+
+LANGUAGE = ("text_config", "llm_config", "language_config")
+VISION = ("vision_config", "vit_config", "visual")
+MORE_VISION = ("high_res_vision_config",)
+AUDIO = ("audio_config",)
+NOT_MODULES = (
+    "quantization_config",
+    "generation_config",
+    "compression_config",
+    "attn_config",
+    "ffn_config",
+    "linear_attn_config",
+    "per_layer_config",
+    "decoder_config",
+    "rope_config",
+    "moe_config",
+    "mup_config",
+)
+"""Nested settings that hold no parameters of their own."""
+NOTICEABLE = 0.01
+"""Share of the parameters from which a part is worth a word."""
+CLIP_LARGE = {
+    "model_type": "clip_vision_model",
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "patch_size": 14,
+    "image_size": 336,
+}
+"""openai/clip-vit-large-patch14-336, which Phi-3 vision names in place of a config (modeling_phi3_v.py)."""
+
+
+def parts_of(whole: Keys, keys: Keys, family: Family, gated: bool) -> tuple[Part, ...]:
+    """The parts by name, largest facts first. `whole` is the config, `keys` its language model's."""
+    found = [
+        *_embeddings(keys),
+        *_encoder_head(keys, family),
+        *_towers(whole, keys),
+        *_more_layers(keys, family, gated),
+    ]
+    return tuple(part for part in found if part.parameters)
+
+
+def parts_note(parts: Sequence[Part], parameters: int) -> str:
+    """Towers and other parts with a noticeable share of `parameters`, and that a step is priced without them.
+
+    Empty where there are none."""
+    named = [part for part in parts if part.layers or part.parameters >= NOTICEABLE * parameters]
+    if not named:
+        return ""
+    listed = ", ".join(f"{part.name} {part.parameters / 1e9:.2g} B" for part in named)
+    towers = any(part.layers for part in named)
+    timed = "the time of a tower is that of the inputs in training.input_len" if towers else "they take no time"
+    return f"beside its layers: {listed}; counted and kept in memory, {timed}"
+
+
+def _towers(whole: Keys, keys: Keys) -> list[Part]:
+    """Towers and what joins them to the language model. Raises `SpecError` naming a nested module that is not known."""
+    found, hidden = [], keys.integer(*HIDDEN)
+    kind = whole.text("model_type")
+    known = (
+        *LANGUAGE,
+        *VISION,
+        *AUDIO,
+        *NOT_MODULES,
+        "img_processor",
+        "qformer_config",
+        "adapter_config",
+        "perceiver_config",
+        *MORE_VISION,
+    )
+    for key, value in whole.config.items():
+        if key.endswith("_config") and key not in known and isinstance(value, Mapping) and _holds_layers(value):
+            raise SpecError(
+                f"{whole.origin}: {key} describes a part that is not known here, and nothing is left out of a count "
+                "without a word; count the whole model from the code that builds it (`carbon-plugin count`)"
+            )
+    vision = next((with_defaults(inner, kind) for key in VISION if (inner := whole.inner(key)) is not None), None)
+    if (named := whole.inner("img_processor")) is not None and vision is None:
+        vision = named.with_changes(CLIP_LARGE)
+    if vision is not None:
+        found.append(tower(vision, "vision tower"))
+        if kind == "video_llava":
+            found.append(tower(vision, "video tower"))
+        if former := whole.inner("qformer_config"):
+            found.append(qformer(former, tower_width(vision), with_text=kind.startswith("instructblip")))
+            found.append(Part(name="projector", parameters=former.integer(*HIDDEN) * hidden))
+        else:
+            found.append(Part(name="projector", parameters=projector_parameters(whole, vision, hidden)))
+    if kind == "fuyu":
+        patch = whole.integer("patch_size")
+        found.append(Part(name="patch embedding", parameters=(whole.optional("num_channels") or 3) * patch**2 * hidden))
+    found += [tower(inner, "second vision tower") for key in MORE_VISION if (inner := whole.inner(key)) is not None]
+    for key in AUDIO:
+        if (audio := whole.inner(key)) is not None:
+            found.append(tower(audio, "audio tower"))
+            found.append(Part(name="audio projector", parameters=audio_projector_parameters(whole, audio, hidden)))
+    return found
+
+
+def _holds_layers(config: Mapping[str, object]) -> bool:
+    return any(key in config for key in ("hidden_size", "num_hidden_layers", "depth", "embed_dim", "d_model"))
+
+
+def _embeddings(keys: Keys) -> list[Part]:
+    hidden = keys.integer(*HIDDEN)
+    found = []
+    if narrow := keys.optional("hidden_size_per_layer_input"):  # Gemma 3n and 4
+        wide = layer_count(keys) * narrow
+        rows = keys.optional("vocab_size_per_layer_input") or keys.integer("vocab_size")
+        found.append(Part(name="per-layer embeddings", parameters=rows * wide + hidden * wide + 2 * hidden * wide))
+    if streams := keys.optional("altup_num_inputs"):
+        found.append(Part(name="alternating updates", parameters=2 * (streams - 1) * hidden * hidden))
+    if rank := keys.optional("laurel_rank"):
+        found.append(Part(name="learned residuals", parameters=2 * layer_count(keys) * hidden * rank))
+    if backbone := keys.optional("backbone_hidden_size"):  # a drafter that reads the states of a larger model
+        found.append(Part(name="projections of the larger model", parameters=3 * backbone * hidden))
+    width = keys.optional("word_embed_proj_dim", "embedding_size", "input_embedding_size")
+    if width and width != hidden:
+        found.append(Part(name="embedding projections", parameters=2 * width * hidden))
+    if output := keys.optional("output_embedding_size"):
+        more = keys.integer("vocab_size") * (output - (width or hidden)) + output * hidden
+        found.append(Part(name="wider output embedding", parameters=max(0, more)))
+    if shapes := keys.optional("shape_vocab_size"):  # RoCBert: shapes and sounds of characters
+        shape, sound = keys.integer("shape_embed_dim"), keys.integer("pronunciation_embed_dim")
+        sounds = keys.integer("pronunciation_vocab_size")
+        count = shapes * shape + sounds * sound + hidden * (hidden + shape + sound)
+        found.append(Part(name="shape and sound embeddings", parameters=count))
+    return found
+
+
+def _more_layers(keys: Keys, family: Family, gated: bool) -> list[Part]:
+    """Layers and experts that only what comes from a tower passes."""
+    found, hidden = [], keys.integer(*HIDDEN)
+    if one := image_experts(keys, gated):
+        found.append(Part(name="experts for images", parameters=feeds_of(keys, family).count("sparse") * one))
+    if every := keys.optional("cross_layer_interval"):  # Idefics: a layer of cross-attention before each such group
+        vision = keys.inner("vision_config")
+        seen = tower_width(vision) if vision else hidden
+        layer = 2 * hidden * (hidden + seen) + 3 * hidden * keys.integer(*FFN)
+        count = layer_count(keys) // every
+        found.append(Part(name="cross-attention layers", parameters=count * layer, layers=count, hidden=hidden))
+    return found
+
+
+def _encoder_head(keys: Keys, family: Family) -> list[Part]:
+    """The dense layer before the output embedding of a masked language model, and of a decoder made like one."""
+    hidden = keys.integer(*HIDDEN)
+    if family.name == "modernbert-decoder":
+        biases = keys.flag("classifier_bias", default=False) * hidden
+        biases += keys.flag("decoder_bias", default=True) * keys.integer("vocab_size")
+        return [Part(name="language-model head", parameters=hidden * hidden + hidden + biases)]
+    if not family.encoder or family.name in ("xlm", "electra"):
+        return []
+    return [Part(name="language-model head", parameters=hidden * hidden)]

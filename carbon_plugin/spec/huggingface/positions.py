@@ -1,0 +1,34 @@
+"""How long a sequence the model of a `config.json` can have, and the rows of its table of learned positions."""
+
+from __future__ import annotations
+
+from carbon_plugin.spec.huggingface.families import Family
+from carbon_plugin.spec.huggingface.keys import Keys
+
+TABLE = ("n_positions", "max_position_embeddings")
+LENGTH = (*TABLE, "max_sequence_length", "max_seq_len", "seq_length")
+SCALING = ("rope_scaling", "rope_parameters")
+ORIGINAL = "original_max_position_embeddings"
+
+
+def learned_positions(keys: Keys, family: Family) -> int:
+    """Rows of the table of learned positions; 0 for a family without one."""
+    if family.positions is None:
+        return 0
+    default, beyond, _ = family.positions
+    return (keys.optional(*TABLE) or default) + beyond
+
+
+def longest_seq_len(keys: Keys, family: Family) -> int | None:
+    """Tokens of the longest sequence: those that have a row in the table, else what the config states; None where it
+    states nothing. Rotary positions that are scaled reach further than the length before scaling."""
+    if family.positions is not None:
+        return max(1, learned_positions(keys, family) - family.positions[2])
+    stated = next((value for key in LENGTH if type(value := keys.config.get(key)) is int and value > 0), None)
+    if stated is None:  # nothing is counted by it, so that an odd value is no reason to refuse a model
+        return None
+    scaling = next((inner for key in SCALING if (inner := keys.inner(key)) is not None), None)
+    if scaling is None:
+        return stated
+    original = scaling.optional(ORIGINAL) or keys.optional(ORIGINAL) or stated
+    return stated if stated > original else max(stated, int(original * scaling.number("factor", 1.0)))

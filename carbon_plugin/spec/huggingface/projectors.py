@@ -1,0 +1,212 @@
+"""What turns the output of a tower into tokens of the language model, by the `model_type` of the whole config.
+
+Sources: the multimodal projectors of transformers 5.24, and modeling_phi3_v.py on the hub. `v` is the width of the
+tower, `h` that of the language model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from carbon_plugin.spec.huggingface.keys import Keys
+from carbon_plugin.spec.huggingface.towers import merged, tower_width
+
+VIPLLAVA_LAYERS = 5
+"""Layers of the tower whose outputs VipLLaVA joins."""
+PATCHES = 4
+"""Patches that most models join into one token."""
+
+Projector = Callable[[Keys, Keys, int, int], int]
+"""Parameters from (whole config, tower's config, v, h)."""
+
+
+def projector_parameters(whole: Keys, vision: Keys, h: int) -> int:
+    """Parameters between a tower of images and the language model."""
+    kind, v = whole.text("model_type"), tower_width(vision)
+    found = next((projector for prefixes, projector in PROJECTORS if kind.startswith(prefixes)), _one_layer)
+    return found(whole, vision, v, h)
+
+
+def audio_projector_parameters(whole: Keys, audio: Keys, h: int) -> int:
+    """Parameters between a tower of sound and the language model."""
+    a = tower_width(audio)
+    if whole.text("model_type") == "phi4_multimodal":  # one for speech, one for speech beside images
+        return 2 * (a * h + h * h)
+    if frames := whole.optional("audio_merge_size"):
+        return a * frames * h + h * h
+    return a * (audio.optional("output_dim") or h)
+
+
+def _one_layer(whole: Keys, vision: Keys, v: int, h: int) -> int:
+    return v * merged(whole) * h
+
+
+def _two_layers(whole: Keys, vision: Keys, v: int, h: int) -> int:
+    joined = v * merged(whole)
+    inner = whole.optional("projector_hidden_size") or h
+    return joined * inner + inner * h
+
+
+def _two_layers_of_the_tower(whole: Keys, vision: Keys, v: int, h: int) -> int:
+    """The tower's config says how many patches are joined; the inner layer is as wide as those, unless stated."""
+    joined = v * merged(vision, PATCHES)
+    inner = whole.optional("projector_hidden_size") or joined
+    return joined * inner + inner * h
+
+
+def _joined_layers(whole: Keys, vision: Keys, v: int, h: int) -> int:
+    """Patches that no key counts, and an inner layer of their joined width or that of the language model."""
+    joined = PATCHES * v
+    inner = h if whole.text("model_type") == "phi3_v" else joined
+    return joined * inner + inner * h
+
+
+def _vipllava(whole: Keys, vision: Keys, v: int, h: int) -> int:
+    return v * VIPLLAVA_LAYERS * h + h * h
+
+
+def _janus(whole: Keys, vision: Keys, v: int, h: int) -> int:
+    inner = vision.optional("projection_dim") or h
+    return v * inner + inner * h
+
+
+def _merger(whole: Keys, vision: Keys, v: int, h: int) -> int:
+    """Qwen2-VL (arXiv 2409.12191 section 2.1): joined patches through two layers; Qwen3-VL has one more for each layer
+    of the tower that it also shows the language model."""
+    wide = v * merged(vision, PATCHES)
+    out = vision.optional("out_hidden_size", "hidden_size") or h
+    levels = vision.config.get("deepstack_visual_indexes")
+    return (1 + (len(levels) if isinstance(levels, list) else 0)) * wide * (wide + out)
+
+
+def _merger_and_layer(whole: Keys, vision: Keys, v: int, h: int) -> int:
+    return _merger(whole, vision, v, h) + vision.integer("out_hidden_size") * h
+
+
+def _patch_merger(whole: Keys, vision: Keys, v: int, h: int) -> int:
+    """Pixtral's: neighbours are merged at the tower's width, before two layers."""
+    return v * v * merged(whole, PATCHES) + v * h + h * h
+
+
+def _glm(whole: Keys, vision: Keys, v: int, h: int) -> int:
+    """GLM-4V: a convolution over neighbours, a layer, and a gated feed-forward layer."""
+    out = vision.integer("out_hidden_size")
+    if vision.text("model_type") == "glm_ocr_vision":
+        inner = out * (vision.optional("in_channels") or 3)
+    else:
+        inner = vision.optional("projection_intermediate_size") or vision.integer("intermediate_size")
+    return v * out * merged(vision, PATCHES) + out * out + 3 * out * inner
+
+
+def _gated(whole: Keys, vision: Keys, v: int, h: int) -> int:
+    """A gated activation halves the inner width."""
+    inner = whole.integer("alignment_intermediate_size")
+    return v * merged(whole, PATCHES) * inner + inner // 2 * h
+
+
+def _llama4(whole: Keys, vision: Keys, v: int, h: int) -> int:
+    wide, out = vision.integer("projector_input_dim"), vision.integer("projector_output_dim")
+    return vision.integer("intermediate_size") * wide + wide * out + vision.integer("vision_output_dim") * h
+
+
+def _mllama(whole: Keys, vision: Keys, v: int, h: int) -> int:
+    """A layer, and a table of positions for each of the nine arrangements of up to four tiles."""
+    arrangements, tiles = 9, vision.optional("max_num_tiles") or 4
+    rows = (vision.integer("image_size") // vision.integer("patch_size")) ** 2 + 1
+    return vision.integer("vision_output_dim") * h + arrangements * tiles * rows * v
+
+
+def _muse(whole: Keys, vision: Keys, v: int, h: int) -> int:
+    out, inner = whole.integer("out_hidden_size"), whole.integer("projector_hidden_size")
+    return out * inner + inner * inner + inner * h
+
+
+def _ernie(whole: Keys, vision: Keys, v: int, h: int) -> int:
+    """Two layers over neighbours in space, two over neighbours in time, one out."""
+    wide = v * merged(vision, PATCHES)
+    return 5 * wide * wide + wide * h
+
+
+def _minicpm(whole: Keys, vision: Keys, v: int, h: int) -> int:
+    """Attention and a feed-forward layer over joined patches within the tower, then two layers out of it."""
+    wide = v * PATCHES
+    return 4 * v * v + wide * 4 * wide + 4 * wide * v + wide * wide + wide * h
+
+
+def _step3(whole: Keys, vision: Keys, v: int, h: int) -> int:
+    """Two convolutions of 3 x 3 that double the width, and a layer."""
+    return 9 * v * 2 * v + 9 * 2 * v * 4 * v + 4 * v * h
+
+
+def _aria(whole: Keys, vision: Keys, v: int, h: int) -> int:
+    return 4 * v * v + 3 * h * h
+
+
+def _ovis2(whole: Keys, vision: Keys, v: int, h: int) -> int:
+    """A head over a vocabulary of images, and the embedding of that vocabulary."""
+    rows = vision.integer("vocab_size")
+    return rows * v * merged(vision) + rows * whole.integer("hidden_size")
+
+
+def _convolutions(whole: Keys, vision: Keys, v: int, h: int) -> int:
+    """The neck of SAM (256 channels), two convolutions of 3 x 3 to 512 and 1,024 channels, and a layer."""
+    return 256 * v + 9 * 256 * 256 + 9 * 512 * (256 + 1024) + h * h
+
+
+def _kosmos2(whole: Keys, vision: Keys, v: int, h: int) -> int:
+    """A layer and one attention, with its own queries; Kosmos-2.5 has tables of rows and columns too."""
+    rows = vision.optional("max_num_patches") or 0
+    queries = (whole.optional("latent_query_num") or 0) * h if rows else 0
+    return 2 * rows * v + v * h + 4 * h * h + queries
+
+
+def _granite_docling(whole: Keys, vision: Keys, v: int, h: int) -> int:
+    """Images at two resolutions, of which 16 and 4 patches are joined, each shown at four depths."""
+    return 4 * (16 + 4) * v * h + 7 * h * h
+
+
+def _perceiver(whole: Keys, vision: Keys, v: int, h: int) -> int:
+    """Idefics2 (arXiv 2405.02246 section 3.2)."""
+    own, text = whole.inner("perceiver_config"), whole.inner("text_config")
+    if own is None or text is None:
+        return v * h
+    head = own.integer("resampler_head_dim")
+    queries, keys = own.integer("resampler_n_heads") * head, own.integer("num_key_value_heads") * head
+    layer = 2 * h * (queries + keys) + 3 * h * 4 * h
+    return (2 * v + h) * text.integer("intermediate_size") + own.integer("resampler_depth") * layer
+
+
+def _molmo2(whole: Keys, vision: Keys, v: int, h: int) -> int:
+    """Attention that pools patches of two layers of the tower, and a gated feed-forward layer."""
+    inner = (whole.inner("adapter_config") or whole).integer("intermediate_size")
+    return 6 * v * v + 2 * v * inner + inner * h
+
+
+PROJECTORS: tuple[tuple[tuple[str, ...], Projector], ...] = (
+    (("vipllava",), _vipllava),
+    (("llava", "video_llava", "internvl", "qianfan_ocr", "lfm2_vl", "lfm3_vl", "nemotron_h_omni"), _two_layers),
+    (("deepseek_vl", "video_llama_3", "phi4_multimodal"), _two_layers),
+    (("paddleocr_vl", "cosmos3_edge"), _two_layers_of_the_tower),
+    (("kimi_k", "phi3_v"), _joined_layers),
+    (("janus",), _janus),
+    (("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "qwen2_5_omni", "qwen3_omni"), _merger),
+    (("cosmos3_omni", "exaone4_5"), _merger),
+    (("hyperclovax_vision",), _merger_and_layer),
+    (("mistral3", "mistral_large4", "lighton_ocr"), _patch_merger),
+    (("glm",), _glm),
+    (("cohere2_vision", "aya_vision"), _gated),
+    (("llama4",), _llama4),
+    (("mllama",), _mllama),
+    (("muse",), _muse),
+    (("ernie4_5_vl",), _ernie),
+    (("minicpm",), _minicpm),
+    (("step3p7",), _step3),
+    (("aria",), _aria),
+    (("ovis2",), _ovis2),
+    (("got_ocr2", "pp_chart2table"), _convolutions),
+    (("kosmos-2",), _kosmos2),
+    (("granite_docling",), _granite_docling),
+    (("idefics2",), _perceiver),
+    (("molmo2",), _molmo2),
+)
+"""Projectors by the first letters of the `model_type`; any other model has one layer."""

@@ -1,0 +1,232 @@
+"""The boundary for files that somebody else has written: text, JSON and plain values, or one sentence with the place.
+
+Every reader of such a file goes through here, so that no byte, type, depth or number in it ends in a traceback or in a
+figure that cannot be. What a value means is the reader's; YAML with its lines is `spec.parsing.document`'s.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar, overload
+
+import msgspec
+
+from carbon_plugin.errors import CarbonPluginError
+
+LARGEST = 1e30
+"""Beyond any quantity of a run in any unit: all training so far took about 1e27 FLOPs."""
+DEEPEST = 100
+"""Levels of nesting that a document may have: more is none that a person or a tool of ours has written."""
+
+EARLIEST_UNIX_S = 946_684_800.0
+LATEST_UNIX_S = 4_102_444_800.0
+"""Moments that a record can name: the years 2000 to 2099."""
+
+UNREADABLE = (csv.Error, msgspec.MsgspecError, ValueError, OverflowError, RecursionError, MemoryError)
+"""What parsers raise for bytes that they cannot take: `UnicodeDecodeError` is a `ValueError`."""
+
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_INNERMOST = re.compile(rb"\[\]|\{\}")
+_OTHER_THAN_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_SHOWN = 60
+
+Error = type[CarbonPluginError]
+Keys = tuple[str | int, ...]
+"""Where a value sits in its document: keys and list positions from the root."""
+T = TypeVar("T")
+
+
+def dotted(keys: Keys) -> str:
+    """`layout.tp` for ("layout", "tp"), `dies[0].count` for ("dies", 0, "count")."""
+    text = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys)
+    return text.removeprefix(".")
+
+
+def read_bytes(path: Path, error: Error) -> bytes:
+    """All of a file. Raises `error` with the path and the reason where that cannot be."""
+    try:
+        return path.read_bytes()
+    except (OSError, ValueError) as trouble:  # a path may hold a NUL
+        raise error(f"{path}: cannot be read: {reason_of(trouble)}") from None
+
+
+def read_text(path: Path, error: Error) -> str:
+    """The text of a UTF-8 file, with or without a byte order mark. Raises `error` as `read_bytes`, and for other
+    bytes with the first that is wrong."""
+    try:
+        return read_bytes(path, error).decode("utf-8-sig")
+    except UnicodeDecodeError as trouble:
+        raise error(f"{path}: cannot be read: {reason_of(trouble)}") from None
+
+
+def reason_of(trouble: BaseException) -> str:
+    """Why something could not be read, in one line and without a path, an error's number or the bytes in question."""
+    if isinstance(trouble, UnicodeDecodeError):
+        return f"not UTF-8 ({trouble.reason} at byte {trouble.start})"
+    if isinstance(trouble, OSError) and trouble.strerror:
+        return str(trouble.strerror)
+    if isinstance(trouble, RecursionError):
+        return "it is nested too deeply"
+    return " ".join(str(trouble).split()) or type(trouble).__name__
+
+
+@contextmanager
+def in_one_sentence(origin: object, what: str, error: Error) -> Iterator[None]:
+    """Turn whatever a parser raises inside into one line: `origin`, what was expected there, and the reason."""
+    try:
+        yield
+    except CarbonPluginError:
+        raise
+    except UNREADABLE as trouble:
+        raise error(f"{origin}: {what}: {reason_of(trouble)}") from None
+
+
+def too_deep(data: bytes) -> bool:
+    """Whether JSON is nested deeper than `DEEPEST`, found without the recursion that a parser would need."""
+    if data.count(b"[") + data.count(b"{") <= DEEPEST:
+        return False
+    brackets = _STRING.sub(b"", data).translate(None, _OTHER_THAN_BRACKETS)
+    for _ in range(DEEPEST):
+        without_innermost = _INNERMOST.sub(b"", brackets)
+        if len(without_innermost) == len(brackets):  # what does not close is for the parser to say
+            return brackets.count(b"[") + brackets.count(b"{") > DEEPEST
+        brackets = without_innermost
+    return bool(brackets)
+
+
+@overload
+def parse_json(data: bytes, origin: object, what: str, error: Error) -> Any: ...
+
+
+@overload
+def parse_json(data: bytes, origin: object, what: str, error: Error, kind: type[T]) -> T: ...
+
+
+def parse_json(data: bytes, origin: object, what: str, error: Error, kind: Any = Any) -> Any:
+    """JSON as a value of type `kind`, all of whose numbers are possible; without `kind` these are not looked at.
+
+    Raises `error` where it is something else: "origin: what: reason".
+    """
+    if too_deep(data):
+        raise error(f"{origin}: {what}: it is nested deeper than {DEEPEST} levels")
+    with in_one_sentence(origin, what, error):
+        found = msgspec.json.decode(data, type=kind)
+    if kind is not Any:
+        check_numbers(found, origin, error)
+    return found
+
+
+def check_numbers(value: Any, origin: object, error: Error) -> None:
+    """Raise `error` naming the first number in a value that is not finite or beyond any quantity that there is."""
+    todo: list[tuple[Keys, Any]] = [((), msgspec.to_builtins(value))]
+    while todo:
+        keys, one = todo.pop()
+        if isinstance(one, dict):
+            todo += [((*keys, str(key)), inner) for key, inner in one.items()]
+        elif isinstance(one, list | tuple):
+            todo += [((*keys, index), inner) for index, inner in enumerate(one)]
+        elif isinstance(one, int | float) and not abs(one) <= LARGEST:
+            raise error(f"{origin}: {dotted(keys)} is {shown(one)}, expected a number up to {LARGEST:g}")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A value in a document of plain data, with the place that errors name: a file and a path such as `items[3].kind`.
+
+    What is not there is a place too, whose value is None. Each method says what it expects and raises `error` for
+    anything else.
+    """
+
+    value: Any
+    origin: str
+    error: Error
+    keys: Keys = ()
+
+    def field(self, *names: str) -> Place:
+        """A field of a mapping, or of mappings in it."""
+        found = self
+        for name in names:
+            fields = found.mapping()
+            found = Place(fields.get(name), found.origin, found.error, (*found.keys, name))
+        return found
+
+    def mapping(self) -> dict[str, Any]:
+        """A mapping; empty where there is nothing."""
+        if self.value is None:
+            return {}
+        if not isinstance(self.value, dict):
+            raise self.wrong("a mapping")
+        return self.value
+
+    def items(self) -> list[Place]:
+        """The parts of a list; none where there is nothing."""
+        if self.value is None:
+            return []
+        if not isinstance(self.value, list):
+            raise self.wrong("a list")
+        return [Place(item, self.origin, self.error, (*self.keys, n)) for n, item in enumerate(self.value)]
+
+    def text(self) -> str | None:
+        """Text; None where there is nothing."""
+        if self.value is None or isinstance(self.value, str):
+            return self.value or None
+        raise self.wrong("text")
+
+    def count(self, most: int) -> int:
+        """A whole number from 0 to `most`, also where it is written as text; 0 where there is nothing."""
+        if self.value is None:
+            return 0
+        number = whole_number(self.value) if isinstance(self.value, str) else self.value
+        if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= most:
+            raise self.wrong(f"a whole number up to {most:,}")
+        return number
+
+    def moment_s(self) -> float | None:
+        """Unix seconds of an ISO 8601 moment, taken as UTC without an offset; None where there is nothing."""
+        text = self.text()
+        if text is None:
+            return None
+        try:
+            moment = datetime.fromisoformat(text)
+            unix_s = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+        except (ValueError, OverflowError):
+            raise self.wrong("a moment such as 2026-01-01T00:00:00Z") from None
+        if not EARLIEST_UNIX_S <= unix_s <= LATEST_UNIX_S:
+            raise self.wrong("a moment in the years 2000 to 2099")
+        return unix_s
+
+    def wrong(self, expected: str) -> CarbonPluginError:
+        """The error for a value that is something else."""
+        where = f"{self.origin}: {dotted(self.keys)}" if self.keys else self.origin
+        return self.error(f"{where} is {shown(self.value)}, expected {expected}")
+
+
+def shown(value: Any) -> str:
+    """A value as an error shows it: short, and in one line."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # Python writes no integer of more than some thousand digits
+        return f"a {type(value).__name__} that is too large to show"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def whole_number(text: str) -> int | None:
+    """The number that ASCII digits write, at most 18 of them; None for anything else, such as "²" or a sign."""
+    return int(text) if re.fullmatch(r"[0-9]{1,18}", text) else None
+
+
+def finite_number(text: object) -> float | None:
+    """The finite number, possible as a quantity, that a text or a number states; None for anything else."""
+    if isinstance(text, bool) or not isinstance(text, str | int | float):
+        return None
+    try:
+        number = float(text)
+    except (ValueError, OverflowError):
+        return None
+    return number if abs(number) <= LARGEST else None

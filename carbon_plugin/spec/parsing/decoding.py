@@ -1,0 +1,148 @@
+"""Typed values out of a document: Structs, containers and plain values, with errors that a user can act on.
+
+msgspec validates the leaves; the walk is ours, so that every error names place, field, value and what was expected.
+"""
+
+from __future__ import annotations
+
+import math
+import types
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+import msgspec
+
+from carbon_plugin.spec.parsing.boundary import LARGEST, Keys, shown
+from carbon_plugin.spec.parsing.document import Document
+from carbon_plugin.spec.parsing.names import nearest
+from carbon_plugin.spec.parsing.rates_of_links import is_counted, rate_bytes_per_s
+
+RATE_MARK = "bytes_per_s"
+"""In the name of every field that holds bytes/s."""
+SHARE_OF_ONE = "scaleout_bandwidth_bytes_per_s"
+"""A field of one device beside which people count the NICs of a node: which of both a count means cannot be told."""
+S = TypeVar("S", bound=msgspec.Struct)
+LARGEST_INT = 10**15
+"""A larger count is a slip of the hand, and is no longer exact as a float."""
+
+
+def decode(document: Document, kind: type[S], keys: Keys = ()) -> S:
+    """The value of `document` at `keys` as a Struct.
+
+    A float without fraction is taken for an int. Raises `SpecError` (or the error type that the Struct itself
+    raises) naming place, field, value and what was expected.
+    """
+    value = document.value
+    for key in keys:
+        value = value[key]
+    return _Decoder(document).struct(value, kind, keys)
+
+
+class _Decoder:
+    """Walks a type and a tree side by side."""
+
+    def __init__(self, document: Document) -> None:
+        self.document = document
+
+    def value(self, value: Any, kind: Any, keys: Keys) -> Any:
+        kind = _without_none(kind, value)
+        if value is None and kind is not None and kind is not Any:
+            raise self.document.error(keys, f"expected {describe(kind)}, got nothing")
+        if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+            return value if isinstance(value, kind) else self.struct(value, kind, keys)
+        container, inner = get_origin(kind), get_args(kind)
+        if container is dict:
+            items = self.expect(value, Mapping, kind, keys).items()
+            return {key: self.value(item, inner[1], (*keys, key)) for key, item in items}
+        if container in (list, tuple):
+            items = enumerate(self.expect(value, (list, tuple), kind, keys))
+            return container(self.value(item, inner[0], (*keys, index)) for index, item in items)
+        if isinstance(value, str) and kind is float and _counts_bytes_per_s(keys):
+            value = self.rate(value, keys)
+        return self.leaf(value, kind, keys)
+
+    def rate(self, text: str, keys: Keys) -> float:
+        """A rate that is written with its unit."""
+        with self.document.located(keys, field=True):
+            rate = rate_bytes_per_s(text)
+        if SHARE_OF_ONE in keys and is_counted(text):
+            raise self.document.error(keys, f"expected the share of one device, such as 400 Gb/s, got {shown(text)}")
+        return rate
+
+    def expect(self, value: Any, shape: Any, kind: Any, keys: Keys) -> Any:
+        if not isinstance(value, shape):
+            raise self.document.error(keys, f"expected {describe(kind)}, got {shown(value)}")
+        return value
+
+    def struct(self, value: Any, kind: type[S], keys: Keys) -> S:
+        self.expect(value, Mapping, kind, keys)
+        fields = _fields(kind)
+        tag = kind.__struct_config__.tag_field
+        for key in value:
+            if key not in fields and key != tag:
+                close = nearest(str(key), fields)
+                hint = f"nearest: {', '.join(close)}" if close else f"known: {', '.join(fields)}"
+                raise self.document.error((*keys, key), f"unknown field; {hint}")
+        for name, field in fields.items():
+            if field.required and name not in value:
+                raise self.document.error(keys, f"field {name} is missing, expected {describe(field.type)}")
+        given = {
+            fields[key].name: self.value(item, fields[key].type, (*keys, key))
+            for key, item in value.items()
+            if key in fields
+        }
+        with self.document.located(keys):
+            return kind(**given)
+
+    def leaf(self, value: Any, kind: Any, keys: Keys) -> Any:
+        if isinstance(value, float) and not math.isfinite(value):
+            raise self.document.error(keys, f"expected {describe(kind)}, got {value}")
+        if isinstance(value, float) and abs(value) > LARGEST:
+            raise self.document.error(keys, f"expected {describe(kind)} up to {LARGEST:g}, got {value:g}")
+        if isinstance(value, float) and value.is_integer() and _takes_int(kind):
+            value = int(value)
+        if kind is int and isinstance(value, int) and abs(value) > LARGEST_INT:
+            raise self.document.error(keys, f"expected int up to {LARGEST_INT:.0e}, got {shown(value)}")
+        try:
+            return msgspec.convert(value, kind)
+        except msgspec.ValidationError:
+            raise self.document.error(keys, f"expected {describe(kind)}, got {shown(value)}") from None
+
+
+def _counts_bytes_per_s(keys: Keys) -> bool:
+    """Whether a field, or the sourced value that it holds, is a rate in bytes/s by its name."""
+    return any(RATE_MARK in str(key) for key in keys[-2:])
+
+
+@cache
+def _fields(kind: type[msgspec.Struct]) -> dict[str, msgspec.structs.FieldInfo]:
+    return {field.encode_name: field for field in msgspec.structs.fields(kind)}
+
+
+def _without_none(kind: Any, value: Any) -> Any:
+    """The member of an optional type that a value is meant for."""
+    if get_origin(kind) not in (Union, types.UnionType):
+        return kind
+    members = [member for member in get_args(kind) if member is not type(None)]
+    if value is None and len(members) < len(get_args(kind)):
+        return None
+    return members[0] if len(members) == 1 else kind
+
+
+def _takes_int(kind: Any) -> bool:
+    if get_origin(kind) is Literal:
+        return all(isinstance(choice, int) for choice in get_args(kind))
+    return kind is int
+
+
+def describe(kind: Any) -> str:
+    """What a value should be, in words for an error message."""
+    if get_origin(kind) in (Union, types.UnionType):
+        return " or ".join(describe(member) for member in get_args(kind) if member is not type(None))
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(str(choice) for choice in get_args(kind))}"
+    plain: dict[Any, str] = {int: "int", float: "number", str: "text", bool: "true or false", Any: "a value"}
+    if kind in plain:
+        return plain[kind]
+    return "a list" if get_origin(kind) in (list, tuple) else "a mapping"

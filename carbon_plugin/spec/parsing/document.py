@@ -1,0 +1,195 @@
+"""YAML and plain mappings as documents that know where each value was written.
+
+Scalars follow the YAML 1.2 core schema and not PyYAML's 1.1, where `NO` (Norway) is false, `15e12` is text and
+`1:30` is ninety. A key given twice is an error. Types are not looked at here: see `decoding`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from carbon_plugin.errors import CarbonPluginError, SpecError
+from carbon_plugin.spec.parsing.boundary import DEEPEST, Keys, dotted, in_one_sentence, read_text
+
+_INTEGER = re.compile(r"[-+]?[0-9][0-9_]*")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9_]*)?)([eE][-+]?[0-9]+)?")
+_WORDS: dict[str, bool | None] = {
+    **dict.fromkeys(("", "~", "null", "Null", "NULL")),
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
+}
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_MOST_DIGITS = 400
+"""Of an integer; one that is longer is no number but text, which no field that wants a number takes."""
+_BRACKET = re.compile(r"[\[\]{}]")
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A tree of mappings, lists and scalars, and where each part of it was written.
+
+    `origin` is a file name or "command line"; `places` maps keys to a place such as "run.yaml:12".
+    """
+
+    value: Any
+    origin: str
+    places: Mapping[Keys, str]
+
+    def place(self, keys: Keys) -> str:
+        """Where a value, or the nearest thing around it, was written."""
+        for length in range(len(keys), -1, -1):
+            if keys[:length] in self.places:
+                return self.places[keys[:length]]
+        return self.origin
+
+    def error(self, keys: Keys, message: str) -> SpecError:
+        """A `SpecError` that names place and field."""
+        field = dotted(keys)
+        return SpecError(f"{self.place(keys)}: {field}: {message}" if field else f"{self.place(keys)}: {message}")
+
+    @contextmanager
+    def located(self, keys: Keys, *, field: bool = False) -> Iterator[None]:
+        """Put the place, and with `field` the field's name, before the message of an error raised inside."""
+        try:
+            yield
+        except CarbonPluginError as error:
+            where = f"{self.place(keys)}: {dotted(keys)}" if field else self.place(keys)
+            raise type(error)(f"{where}: {error}") from None
+
+
+def read_document(path: Path) -> Document:
+    """Read one YAML file. Raises `SpecError` if it is missing, unreadable or not YAML."""
+    if not path.exists():
+        raise SpecError(f"{path}: no such file")
+    return parse_document(read_text(path, SpecError), str(path))
+
+
+def parse_document(text: str, origin: str) -> Document:
+    """A document from YAML text. Raises `SpecError` with the line for bad syntax and duplicate keys."""
+    places: dict[Keys, str] = {}
+    with valid_yaml(text, origin):
+        node = yaml.compose(text, Loader=_LOADER)
+        value = {} if node is None else _Builder(origin, places).build(node, ())
+    return Document(value, origin, places)
+
+
+def load_yaml(text: str, origin: str) -> Any:
+    """The plain value of YAML whose places nobody asks for. Raises `SpecError` as `parse_document`."""
+    with valid_yaml(text, origin):
+        return yaml.load(text, Loader=_LOADER)
+
+
+@contextmanager
+def valid_yaml(text: str, origin: str) -> Iterator[None]:
+    """Where YAML is parsed: nesting is bounded before, and whatever is wrong is one `SpecError` with the line."""
+    try:
+        with in_one_sentence(origin, "not valid YAML", SpecError):
+            _refuse_deep_nesting(text, origin)
+            yield
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"{origin}:{mark.line + 1}" if mark else origin
+        raise SpecError(f"{place}: not valid YAML: {error.problem or error.context}") from None
+    except yaml.YAMLError as error:
+        raise SpecError(f"{origin}: not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def _refuse_deep_nesting(text: str, origin: str) -> None:
+    """A parser composes by recursion in C and would end the process, or refuses in words of its own.
+
+    Brackets come first, because a scanner looks far ahead of the events that it gives. Those come without recursion,
+    and tell what nests by lines.
+    """
+    depth = deepest = 0
+    if text.count("[") + text.count("{") > DEEPEST:
+        for bracket in _BRACKET.findall(text):
+            depth = max(0, depth + (1 if bracket in "[{" else -1))
+            deepest = max(deepest, depth)
+    if deepest <= DEEPEST:
+        depth = deepest = 0
+        for event in yaml.parse(text, Loader=_LOADER):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            deepest = max(deepest, depth)
+            if deepest > DEEPEST:
+                break
+    if deepest > DEEPEST:
+        raise SpecError(f"{origin}: nested deeper than {DEEPEST} levels")
+
+
+class _Builder:
+    """Turns YAML nodes into values and notes their lines."""
+
+    def __init__(self, origin: str, places: dict[Keys, str]) -> None:
+        self.origin = origin
+        self.places = places
+        self.open: set[int] = set()
+
+    def build(self, node: yaml.Node, keys: Keys) -> Any:
+        self.places.setdefault(keys, self.line(node))
+        if isinstance(node, yaml.ScalarNode):
+            return _scalar(node)
+        if id(node) in self.open:
+            raise SpecError(f"{self.line(node)}: {dotted(keys)}: the value contains itself")
+        self.open.add(id(node))
+        value = self.mapping(node, keys) if isinstance(node, yaml.MappingNode) else self.sequence(node, keys)
+        self.open.discard(id(node))
+        return value
+
+    def mapping(self, node: yaml.MappingNode, keys: Keys) -> dict[str, Any]:
+        value: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise SpecError(f"{self.line(key_node)}: {dotted(keys) or 'the file'}: a key must be a plain word")
+            key = str(key_node.value)
+            inner = (*keys, key)
+            if key in value:
+                raise SpecError(f"{self.line(key_node)}: {dotted(inner)}: given twice, first at {self.places[inner]}")
+            self.places[inner] = self.line(key_node)
+            value[key] = self.build(value_node, inner)
+        return value
+
+    def sequence(self, node: yaml.Node, keys: Keys) -> list[Any]:
+        return [self.build(item, (*keys, index)) for index, item in enumerate(node.value)]
+
+    def line(self, node: yaml.Node) -> str:
+        return f"{self.origin}:{node.start_mark.line + 1}"
+
+
+def _scalar(node: yaml.ScalarNode) -> Any:
+    text = str(node.value)
+    if node.style:  # quoted or a block: text, whatever it looks like
+        return text
+    if text in _WORDS:
+        return _WORDS[text]
+    if _INTEGER.fullmatch(text) and len(text) <= _MOST_DIGITS:
+        return int(text.replace("_", ""))
+    if _FLOAT.fullmatch(text):
+        return float(text.replace("_", ""))
+    return text
+
+
+def overlay(document: Document, changes: Mapping[str, Any], origin: str) -> Document:
+    """The document with `changes` laid over it; mappings are merged, anything else is replaced.
+
+    Changed values are said to come from `origin`.
+    """
+    places = dict(document.places)
+    value = _merged(document.value, changes, (), places, origin)
+    return Document(value, document.origin, places)
+
+
+def _merged(base: Any, change: Any, keys: Keys, places: dict[Keys, str], origin: str) -> Any:
+    if isinstance(base, Mapping) and isinstance(change, Mapping):
+        inner = {key: _merged(base.get(key), value, (*keys, key), places, origin) for key, value in change.items()}
+        return {**base, **inner}
+    for known in [known for known in places if known[: len(keys)] == keys]:
+        del places[known]
+    places[keys] = origin
+    return change

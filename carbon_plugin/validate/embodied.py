@@ -1,0 +1,126 @@
+"""The bottom-up model of embodied carbon beside published footprints that it was not fitted to.
+
+Devices are modelled from their parts, never taken from the profile, whose number may be the published one.
+"""
+
+from __future__ import annotations
+
+import math
+
+from msgspec import Struct
+
+from carbon_plugin.footprint.embodied.bill import device_form, host_parts
+from carbon_plugin.footprint.embodied.bottom_up import modelled_device_kg
+from carbon_plugin.footprint.embodied.devices import building_kg
+from carbon_plugin.footprint.factors import tables
+from carbon_plugin.footprint.units import BYTES_PER_MEMORY_GB, BYTES_PER_STORAGE_GB
+from carbon_plugin.spec.figure import Sourced
+from carbon_plugin.spec.hardware.cluster import Accelerator, Cluster, Host
+from carbon_plugin.spec.hardware.profiles import default_node_for, load_accelerator
+
+
+class ValidationRow(Struct, frozen=True, kw_only=True):
+    """One published footprint, kgCO2e, with what the model says; `inside` whether it lies in the model's range."""
+
+    name: str
+    published_kg: float
+    modelled_kg: float
+    low_kg: float
+    high_kg: float
+    calibrated: bool
+    source: str
+    note: str
+
+    @property
+    def error(self) -> float:
+        """Modelled over published, less one."""
+        return self.modelled_kg / self.published_kg - 1
+
+    @property
+    def inside(self) -> bool:
+        """Whether the published value lies within the model's range."""
+        return self.low_kg <= self.published_kg <= self.high_kg
+
+
+def validation_rows() -> tuple[ValidationRow, ...]:
+    """Every published footprint of the shipped table with its model."""
+    return tuple(_row(published) for published in tables.published_footprints())
+
+
+def markdown_table() -> str:
+    """The rows as the table of docs/embodied.md."""
+    head = "| object | published, kg | model, kg (range) | error | in range | source |\n|---|---|---|---|---|---|"
+    lines = [
+        f"| {row.name}{' (fitted to it)' if row.calibrated else ''} | {row.published_kg:,.0f} | {row.modelled_kg:,.0f} "
+        f"({row.low_kg:,.0f} to {row.high_kg:,.0f}) | {row.error:+.0%} | {'yes' if row.inside else 'no'} | "
+        f"{row.source}{f'; {row.note}' if row.note else ''} |"
+        for row in validation_rows()
+    ]
+    return "\n".join([head, *lines])
+
+
+def _row(published: tables.PublishedFootprint) -> ValidationRow:
+    if published.host is not None:
+        low, value, high = _host_kg(published.host)
+    elif published.chip_life is not None:
+        low, value, high = _chip_life_kg(load_accelerator(published.chip_life.device), published.chip_life.years)
+    else:
+        low, value, high = _device_kg(load_accelerator(published.device))
+    return ValidationRow(
+        name=published.name,
+        published_kg=published.published_kg,
+        modelled_kg=value,
+        low_kg=low,
+        high_kg=high,
+        calibrated=published.calibrated,
+        source=published.source,
+        note=published.note,
+    )
+
+
+def _device_kg(accelerator: Accelerator) -> tuple[float, float, float]:
+    figure = modelled_device_kg(
+        accelerator.dies, accelerator.memory_bytes.value, accelerator.tdp_w.value, device_form(accelerator)
+    )
+    return figure.low, figure.value, figure.high
+
+
+def _host_kg(parts: tables.PublishedHost) -> tuple[float, float, float]:
+    host = Host(
+        cpu="",
+        sockets=parts.sockets,
+        cpu_tdp_w=_plain(0),
+        dram_bytes=_plain(parts.dram_gb * BYTES_PER_MEMORY_GB),
+        ssd_bytes=_plain(parts.ssd_gb * BYTES_PER_STORAGE_GB),
+        nics=parts.nics,
+        base_power_w=_plain(0),
+        overhead_fraction=_plain(0),
+        embodied_kg=_plain(0),
+    )
+    return _sum(host, parts.rated_power_w, 1)
+
+
+def _chip_life_kg(accelerator: Accelerator, years: float) -> tuple[float, float, float]:
+    """A chip with its share of the usual host and of the building over a life."""
+    node = default_node_for(accelerator)
+    cluster = Cluster(accelerator=accelerator, node=node, nodes=1, devices_per_node=node.accelerators)
+    device, building = _device_kg(accelerator), building_kg(cluster)
+    host = node.host
+    draw_w = host.base_power_w.value + node.accelerators * accelerator.tdp_w.value
+    shares = [kg / node.accelerators for kg in _sum(host, draw_w, node.accelerators)]
+    buildings = [kg * years for kg in (building.low, building.value, building.high)]
+    low, value, high = (sum(parts) for parts in zip(device, shares, buildings, strict=True))
+    return low, value, high
+
+
+def _sum(host: Host, rated_power_w: float, accelerators: int) -> tuple[float, float, float]:
+    """A server from its parts; their errors are independent, so distances from the centre add up in quadrature."""
+    parts = host_parts(host, rated_power_w, accelerators)
+    central = math.fsum(part.kg for part in parts)
+    down = math.hypot(*(part.kg - part.low_kg for part in parts))
+    up = math.hypot(*(part.high_kg - part.kg for part in parts))
+    return central - down, central, central + up
+
+
+def _plain(value: float) -> Sourced:
+    return Sourced(value=value, source="published table", confidence="read")

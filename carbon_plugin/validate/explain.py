@@ -1,0 +1,83 @@
+"""One row explained: where the predicted step goes, beside what was measured and what was assumed."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+
+from msgspec import Struct
+
+from carbon_plugin.calibrate.rows.published import published_rows
+from carbon_plugin.calibrate.rows.rows import next_step, read_rows
+from carbon_plugin.errors import SpecError
+from carbon_plugin.plan.search.layouts import describe
+from carbon_plugin.predict.result import StepPrediction
+from carbon_plugin.predict.step import predict_step
+
+GROUPS: Mapping[str, tuple[str, ...]] = {
+    "compute": ("matmul", "attention", "scan", "elementwise", "recompute", "head"),
+    "exposed communication": ("tp", "cp", "ep", "dp", "dp_shard", "pp_transfer"),
+    "bubble": ("pp_bubble",),
+    "host": ("host", "offload", "jitter"),
+    "optimizer": ("optimizer",),
+}
+OTHER = "software as a whole"
+"""Terms that stretch all others alike."""
+
+
+class Explanation(Struct, frozen=True, kw_only=True):
+    """A row with its prediction by the shipped constants. `groups_s` are the terms of the step by group, seconds; they
+    add up to the step. `ratio` is predicted over measured."""
+
+    id: str
+    source: str
+    accelerator: str
+    layout: str
+    measured_step_time_s: float
+    ratio: float
+    groups_s: dict[str, dict[str, float]]
+    prediction: StepPrediction
+    assumed: tuple[str, ...]
+    not_read: tuple[str, ...]
+
+
+def explain_row(name: str, records: Path | None) -> Explanation:
+    """The row of a file, or of the shipped ones, by its id.
+
+    Raises `SpecError` for an id that is not there, naming the nearest ones, and for a row that cannot be predicted."""
+    rows, skipped = published_rows() if records is None else read_rows(records)
+    where = "the published rows" if records is None else str(records)
+    for left_out in skipped:
+        if left_out.id == name:
+            raise SpecError(f"{where}: {name}: {left_out.reason}; {next_step(left_out.reason)}")
+    found = next((row for row in rows if row.id == name), None)
+    if found is None:
+        near = difflib.get_close_matches(name, [row.id for row in rows] + [row.id for row in skipped], n=3, cutoff=0.4)
+        known = f"did you mean {', '.join(near)}?" if near else "`validate --json` has the ids of all rows"
+        raise SpecError(f"--explain {name}: no such row in {where}; {known}")
+    prediction = predict_step(found.spec)
+    assert found.spec.layout is not None  # a row always has one
+    return Explanation(
+        id=name,
+        source=found.source,
+        accelerator=found.accelerator,
+        layout=describe(found.spec.layout),
+        measured_step_time_s=found.measured_step_time_s,
+        ratio=prediction.step_time_s.value / found.measured_step_time_s,
+        groups_s=grouped(prediction.breakdown_s),
+        prediction=prediction,
+        assumed=found.assumed,
+        not_read=found.not_read,
+    )
+
+
+def grouped(breakdown_s: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """The terms of a step by group, groups without a term left out."""
+    known = {term for terms in GROUPS.values() for term in terms}
+    groups = {**GROUPS, OTHER: tuple(term for term in breakdown_s if term not in known)}
+    return {
+        group: found
+        for group, terms in groups.items()
+        if (found := {term: breakdown_s[term] for term in terms if term in breakdown_s})
+    }

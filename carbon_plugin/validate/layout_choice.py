@@ -1,0 +1,106 @@
+"""Would we have picked a good layout? Where a source measured many layouts of one job: rank correlation and regret.
+
+A job is one model, trained in one way by one release of one software, on so many devices of one kind: what differs is
+the layout alone. We would pick the layout of the least expected time, which counts what filling the memory costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from carbon_plugin.calibrate.rows.rows import PublishedRow
+
+MIN_RANKED = 3
+"""Layouts of a job from which a rank correlation says something."""
+
+
+class LayoutChoice(Struct, frozen=True, kw_only=True):
+    """One job: the row predicted fastest and the row measured fastest.
+
+    `regret` is the measured time of our pick over the best measured, minus 1, in percent. `spearman` is None for
+    fewer than three layouts."""
+
+    source: str
+    model: str
+    accelerator: str
+    devices: int
+    layouts: int
+    spearman: float | None
+    regret: float
+    picked: str
+    best: str
+
+
+class LayoutSummary(Struct, frozen=True, kw_only=True):
+    """All jobs of one source: mean rank correlation and mean and worst regret (percent)."""
+
+    source: str
+    jobs: int
+    layouts: int
+    spearman: float | None
+    regret: float
+    worst_regret: float
+
+
+def layout_choices(rows: Sequence[PublishedRow], predicted_s: NDArray[np.float64]) -> tuple[LayoutChoice, ...]:
+    """Every job of which a source measured two layouts or more; `predicted_s` of shape (rows,)."""
+    jobs: dict[Hashable, list[int]] = {}
+    for index, row in enumerate(rows):
+        jobs.setdefault(_job(row), []).append(index)
+    chosen = (members for members in jobs.values() if len({rows[i].spec.layout for i in members}) > 1)
+    return tuple(_choice([rows[i] for i in members], predicted_s[members]) for members in chosen)
+
+
+def summarise_choices(choices: Sequence[LayoutChoice]) -> tuple[LayoutSummary, ...]:
+    """One summary a source, in order of appearance."""
+    found = []
+    for source in dict.fromkeys(choice.source for choice in choices):
+        of_source = [choice for choice in choices if choice.source == source]
+        ranked = [choice.spearman for choice in of_source if choice.spearman is not None]
+        regrets = [choice.regret for choice in of_source]
+        found.append(
+            LayoutSummary(
+                source=source,
+                jobs=len(of_source),
+                layouts=sum(choice.layouts for choice in of_source),
+                spearman=float(np.mean(ranked)) if ranked else None,
+                regret=float(np.mean(regrets)),
+                worst_regret=max(regrets),
+            )
+        )
+    return tuple(found)
+
+
+def _job(row: PublishedRow) -> Hashable:
+    spec = row.spec
+    cluster = spec.cluster
+    return row.source, row.software, spec.model, cluster.accelerator.name, cluster.devices, spec.training, spec.stack
+
+
+def _choice(rows: Sequence[PublishedRow], predicted_s: NDArray[np.float64]) -> LayoutChoice:
+    measured_s = np.array([row.measured_step_time_s for row in rows])
+    picked, best = int(np.argmin(predicted_s)), int(np.argmin(measured_s))
+    first = rows[0]
+    return LayoutChoice(
+        source=first.source,
+        model=first.spec.model.name,
+        accelerator=first.accelerator,
+        devices=first.spec.cluster.devices,
+        layouts=len(rows),
+        spearman=_spearman(predicted_s, measured_s) if len(rows) >= MIN_RANKED else None,
+        regret=100 * float(measured_s[picked] / measured_s[best] - 1),
+        picked=rows[picked].id,
+        best=rows[best].id,
+    )
+
+
+def _spearman(first: NDArray[np.float64], second: NDArray[np.float64]) -> float | None:
+    """Rank correlation; None where all of one side are equal. Ties do not occur among measured times to the ms."""
+    ranks = [np.argsort(np.argsort(values)).astype(float) for values in (first, second)]
+    if np.ptp(first) == 0 or np.ptp(second) == 0:
+        return None
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])

@@ -1,0 +1,169 @@
+"""Memory of published rows: which layouts that ran are called feasible, which that did not are called too large, and
+how far measured peaks lie from predicted ones.
+
+Rows without a step time count too: probes that ran out of memory, and peaks of runs whose sequences were padded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from msgspec import Struct
+
+from carbon_plugin.calibrate.random_effects import random_effects
+from carbon_plugin.calibrate.rows.rows import MemoryRow, MemoryScope, PublishedRow, SkippedRow
+from carbon_plugin.plan.search.fullness import expected_slowdown
+from carbon_plugin.predict.case import layout_of, shape_of, work_of
+from carbon_plugin.predict.fit import fit_probability, fits
+from carbon_plugin.predict.interval import Effects
+from carbon_plugin.predict.memory import memory_bytes, peak_bytes
+from carbon_plugin.predict.rates import resolve_rates
+from carbon_plugin.spec.model import TransformerModel
+from carbon_plugin.spec.stack import Population
+
+PEAKS: tuple[MemoryScope, ...] = ("allocated", "reserved")
+"""What of the need a source can show; a device also shows its context and all that the allocator keeps."""
+
+
+class ValidatedMemory(Struct, frozen=True, kw_only=True):
+    """A row with what is predicted for it: the whole need, and the part that the source's figure covers."""
+
+    id: str
+    source: str
+    origin: str
+    out_of_memory: bool
+    scope: MemoryScope
+    need_bytes: float
+    capacity_bytes: float
+    population: Population
+    fit_probability: float
+    measured_bytes: float | None = None
+    predicted_bytes: float | None = None
+
+    @property
+    def fits(self) -> bool:
+        """Whether it is called feasible."""
+        return bool(fits(self.need_bytes, self.capacity_bytes))
+
+
+class FitSummary(Struct, frozen=True, kw_only=True):
+    """Layouts of one source: how many ran and of those are called feasible, how many did not fit and are called so."""
+
+    source: str
+    ran: int
+    called_feasible: int
+    out_of_memory: int
+    called_too_large: int
+
+
+class MemorySummary(Struct, frozen=True, kw_only=True):
+    """Error of peak memory a device of one source, percent. `scope` is what the source reports."""
+
+    source: str
+    scope: MemoryScope
+    n: int
+    mape: float
+    worst: float
+    bias: float
+
+
+def memory_rows(rows: Sequence[PublishedRow], skipped: Sequence[SkippedRow]) -> list[MemoryRow]:
+    """All rows of which it is known whether they fit, those without a step time too."""
+    ran = [
+        MemoryRow(
+            id=row.id,
+            source=row.source,
+            origin=row.origin,
+            spec=row.spec,
+            measured_bytes=row.measured_memory_bytes,
+            scope=row.memory_scope,
+        )
+        for row in rows
+    ]
+    return ran + [row.memory for row in skipped if row.memory is not None]
+
+
+def validate_memory(rows: Sequence[MemoryRow]) -> tuple[ValidatedMemory, ...]:
+    """Every row of a transformer with what is predicted for it."""
+    return tuple(_validated(row) for row in rows if isinstance(row.spec.model, TransformerModel))
+
+
+def expected_slowdowns(rows: Sequence[PublishedRow]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Expected over predicted time of each row, shape (rows,): what full memory costs (`plan.search.fullness`)."""
+    found = validate_memory(memory_rows(rows, ()))
+    return np.array([float(expected_slowdown(row.need_bytes / row.capacity_bytes, row.population)) for row in found])
+
+
+def fit_summaries(rows: Sequence[ValidatedMemory]) -> tuple[FitSummary, ...]:
+    """One line a source, in order of appearance."""
+    return tuple(_fit_summary(name, [row for row in rows if row.source == name]) for name in _sources(rows))
+
+
+def memory_summaries(rows: Sequence[ValidatedMemory]) -> tuple[MemorySummary, ...]:
+    """One line a source that measured memory, in order of appearance."""
+    known = [row for row in rows if row.measured_bytes is not None]
+    return tuple(_memory_summary(name, [row for row in known if row.source == name]) for name in _sources(known))
+
+
+def memory_effects(rows: Sequence[ValidatedMemory], population: Population) -> Effects:
+    """Spread of ln(measured / predicted) between sources and within one, of the allocator's peaks under software of one
+    kind."""
+    peaks = [row for row in rows if row.measured_bytes is not None and row.scope in PEAKS]
+    known = [row for row in peaks if row.population == population]
+    return random_effects(_log_errors(known), np.array([row.origin for row in known]))
+
+
+def _validated(row: MemoryRow) -> ValidatedMemory:
+    spec = row.spec
+    assert isinstance(spec.model, TransformerModel)
+    assert spec.layout is not None  # as rows are read
+    rates, _ = resolve_rates(spec.cluster, spec.stack, spec.training.precision)
+    work = work_of(spec.training, spec.stack)
+    parts = memory_bytes(shape_of(spec.model), layout_of(spec.layout), work, rates)
+    need, capacity = float(np.asarray(sum(parts.values()))), spec.cluster.accelerator.memory_bytes.value
+    predicted = need if row.scope == "device" else float(peak_bytes(parts, reserved=row.scope == "reserved"))
+    return ValidatedMemory(
+        id=row.id,
+        source=row.source,
+        origin=row.origin,
+        out_of_memory=row.out_of_memory,
+        scope=row.scope,
+        need_bytes=need,
+        capacity_bytes=capacity,
+        population=spec.stack.population,
+        fit_probability=float(fit_probability(need / capacity, spec.stack.population)),
+        measured_bytes=row.measured_bytes,
+        predicted_bytes=None if row.measured_bytes is None else predicted,
+    )
+
+
+def _sources(rows: Sequence[ValidatedMemory]) -> Mapping[str, Any]:
+    return dict.fromkeys(row.source for row in rows)
+
+
+def _fit_summary(name: str, rows: Sequence[ValidatedMemory]) -> FitSummary:
+    return FitSummary(
+        source=name,
+        ran=sum(not row.out_of_memory for row in rows),
+        called_feasible=sum(not row.out_of_memory and row.fits for row in rows),
+        out_of_memory=sum(row.out_of_memory for row in rows),
+        called_too_large=sum(row.out_of_memory and not row.fits for row in rows),
+    )
+
+
+def _memory_summary(name: str, rows: Sequence[ValidatedMemory]) -> MemorySummary:
+    errors = 100 * (np.exp(-_log_errors(rows)) - 1)
+    return MemorySummary(
+        source=name,
+        scope=rows[0].scope,
+        n=len(rows),
+        mape=float(np.mean(np.abs(errors))),
+        worst=float(errors[np.argmax(np.abs(errors))]),
+        bias=float(np.mean(errors)),
+    )
+
+
+def _log_errors(rows: Sequence[ValidatedMemory]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    return np.log([(row.measured_bytes or np.nan) / (row.predicted_bytes or np.nan) for row in rows])

@@ -1,0 +1,251 @@
+"""Published power of accelerators and nodes beside what the spec of the job alone predicts. Nothing is fitted here.
+
+Beside each prediction stands the one that a factor from the other sources would make of it (one source left out), which
+says whether the model is off as a whole. Sweeps of power limits are compared in shape: time and power under a cap over
+those without, from the power without a cap.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+import yaml
+from msgspec import Struct
+
+from carbon_plugin.errors import SpecError
+from carbon_plugin.plan.forecast import Forecast, make_forecast, modelled_energies
+from carbon_plugin.predict.power import clock_share
+from carbon_plugin.spec.figure import Figure
+from carbon_plugin.spec.loading import build_run_spec
+from carbon_plugin.validate.carbon_rows import carbon_sources, node_setups
+
+Scope = Literal["gpu", "node", "system"]
+IDLE_SHARE = 0.2
+"""Of the highest limit, what a card of a sweep draws with an open context: about that of V100 and A100 profiles."""
+RUNGS: dict[Scope, tuple[str, ...]] = {
+    "gpu": ("gpu",),
+    "node": ("gpu", "host"),
+    "system": ("gpu", "host", "network"),
+}
+
+
+class PowerSetup(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The run behind a row and which of its values counts; `sweep` of power limits; or why there is no prediction."""
+
+    scope: Scope = "gpu"
+    measured: str | None = None
+    run: dict[str, Any] | None = None
+    over: dict[str, Any] | None = None
+    sweep: bool = False
+    assumed: tuple[str, ...] = ()
+    skipped: str | None = None
+
+
+class PowerRow(Struct, frozen=True, kw_only=True):
+    """One measurement: W of one accelerator ("gpu"), of a node, or of a chip with its share of host and network
+    ("system"); `unit` is "1" where a ratio of two runs was published. `left_out_ratio` is predicted over measured with
+    the mean error of the other sources taken out."""
+
+    id: str
+    origin: str
+    scope: Scope
+    source: str
+    unit: str = "W"
+    measured: float | None = None
+    predicted: Figure | None = None
+    ratio: float | None = None
+    left_out_ratio: float | None = None
+    assumed: tuple[str, ...] = ()
+    skipped: str | None = None
+
+
+class CapRow(Struct, frozen=True, kw_only=True):
+    """A sweep of power limits: each limit with time and mean power over those at the highest one, as measured and as
+    the law of caps gives them. Mean absolute errors in percent over the limits below the highest."""
+
+    id: str
+    origin: str
+    limits_w: tuple[float, ...]
+    measured_time: tuple[float, ...]
+    predicted_time: tuple[float, ...]
+    measured_power_w: tuple[float, ...]
+    predicted_power_w: tuple[float, ...]
+    time_mape: float
+    power_mape: float
+
+
+class PowerError(Struct, frozen=True, kw_only=True):
+    """Mean absolute error of one scope, percent: every source once, and with each source left out."""
+
+    scope: Scope
+    rows: int
+    sources: int
+    mape: float
+    left_out_mape: float
+
+
+class PowerValidation(Struct, frozen=True, kw_only=True):
+    """All rows, the errors by scope, and the sweeps."""
+
+    rows: tuple[PowerRow, ...]
+    errors: tuple[PowerError, ...]
+    caps: tuple[CapRow, ...]
+
+
+def validate_power() -> PowerValidation:
+    """Predict every published row of measured power."""
+    setups = power_setups()
+    rows, caps = [], []
+    for raw in power_sources():
+        setup = setups[str(raw["id"])]
+        if setup.sweep:
+            caps.append(_cap_row(raw))
+        else:
+            rows.append(_row(raw, setup))
+    rows += _given_nodes()
+    rows = [msgspec.structs.replace(row, left_out_ratio=_left_out(row, rows)) for row in rows]
+    return PowerValidation(rows=tuple(rows), errors=_errors(rows), caps=tuple(caps))
+
+
+def power_sources() -> list[dict[str, Any]]:
+    """The rows as they are written."""
+    rows: list[dict[str, Any]] = _read("rows.yaml")["rows"]
+    return rows
+
+
+def power_setups() -> dict[str, PowerSetup]:
+    """Setup of each row by its id. Raises `SpecError` for one that neither predicts nor says why not."""
+    setups = msgspec.convert(_read("setups.yaml")["setups"], type=dict[str, PowerSetup])
+    for name, setup in setups.items():
+        if (setup.run is not None) + setup.sweep + (setup.skipped is not None) != 1:
+            raise SpecError(f"setups.yaml: {name}: expected run, sweep or skipped, one of them")
+    return setups
+
+
+def _read(name: str) -> dict[str, Any]:
+    text = (resources.files("carbon_plugin.calibrate.rows") / "published" / "power" / name).read_text("utf-8")
+    document: dict[str, Any] = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    return document
+
+
+def _row(raw: dict[str, Any], setup: PowerSetup) -> PowerRow:
+    name = str(raw["id"])
+    head = PowerRow(
+        id=name, origin=name.partition("-")[0], scope=setup.scope, source=str(raw["source"]), assumed=setup.assumed
+    )
+    if setup.run is None or setup.measured is None:
+        return msgspec.structs.replace(head, skipped=setup.skipped)
+    measured = raw
+    for key in setup.measured.split("."):
+        measured = measured[key]
+    predicted = drawn_w(_forecast(name, setup.run), setup.scope)
+    if setup.over is not None:
+        base = drawn_w(_forecast(name, setup.over), setup.scope).value
+        predicted, head = predicted.scaled(1 / base, "1"), msgspec.structs.replace(head, unit="1")
+    return _compared(head, float(measured), predicted)  # type: ignore[arg-type]  # a leaf of the row
+
+
+def _given_nodes() -> list[PowerRow]:
+    """Nodes of the collection of carbon rows."""
+    setups = node_setups()
+    return [
+        _compared(
+            PowerRow(
+                id=row.id,
+                origin=row.id,
+                scope="node",
+                source=row.source,
+                assumed=setups[row.id].assumed,
+            ),
+            1e3 * float(row.measured[setups[row.id].measured]),
+            drawn_w(_forecast(row.id, setups[row.id].run), "node"),
+        )
+        for row in carbon_sources()
+        if row.id in setups
+    ]
+
+
+def _forecast(name: str, run: dict[str, Any]) -> Forecast:
+    site = {"intensity_g_per_kwh": 0, "pue": 1}
+    return make_forecast(build_run_spec({"name": name, "site": site, **run}, origin=f"setup of {name}"))
+
+
+def drawn_w(forecast: Forecast, scope: Scope) -> Figure:
+    """Mean power during a step of what a measurement of this scope holds, W: a node whole, else one accelerator."""
+    cluster = forecast.spec.cluster
+    units = cluster.nodes if scope == "node" else cluster.devices
+    items = [
+        item for item in modelled_energies(cluster, forecast.prediction.gpu_power_w, 1.0) if item.rung in RUNGS[scope]
+    ]
+    low, value, high = (sum(getattr(item, edge) for item in items) / units for edge in ("low_j", "energy_j", "high_j"))
+    return Figure(value, low, high, "W", "modelled", "accelerators, host and network during a step, as measured")
+
+
+def _compared(head: PowerRow, measured: float, predicted: Figure) -> PowerRow:
+    ratio = predicted.value / measured
+    return msgspec.structs.replace(head, measured=measured, predicted=predicted, ratio=ratio)
+
+
+def _left_out(row: PowerRow, rows: Sequence[PowerRow]) -> float | None:
+    if row.ratio is None:
+        return None
+    others: dict[str, list[float]] = {}
+    for other in rows:
+        if other.ratio is not None and other.origin != row.origin and other.scope == row.scope and other.unit == "W":
+            others.setdefault(other.origin, []).append(math.log(other.ratio))
+    bias = float(np.mean([np.mean(logs) for logs in others.values()])) if others and row.unit == "W" else 0.0
+    return row.ratio * math.exp(-bias)
+
+
+def _errors(rows: Sequence[PowerRow]) -> tuple[PowerError, ...]:
+    found = []
+    for scope in RUNGS:
+        groups: dict[str, list[PowerRow]] = {}
+        for row in rows:
+            if row.scope == scope and row.ratio is not None:
+                groups.setdefault(row.origin, []).append(row)
+        if groups:
+            found.append(
+                PowerError(
+                    scope=scope,
+                    rows=sum(map(len, groups.values())),
+                    sources=len(groups),
+                    mape=_mean_error(groups, "ratio"),
+                    left_out_mape=_mean_error(groups, "left_out_ratio"),
+                )
+            )
+    return tuple(found)
+
+
+def _mean_error(groups: dict[str, list[PowerRow]], field: str) -> float:
+    return 100 * float(np.mean([np.mean([abs(getattr(row, field) - 1) for row in rows]) for rows in groups.values()]))
+
+
+def _cap_row(raw: dict[str, Any]) -> CapRow:
+    measured = raw["measured"]
+    limits = [float(limit) for limit in measured["power_limit_w"]]
+    power, time_s = [float(item) for item in measured["average_power_w"]], measured["time_per_epoch_s"]
+    idle, free = IDLE_SHARE * limits[-1], power[-1]
+    drawn = [min(limit, free) for limit in limits]
+    predicted = [1 / clock_share((watts - idle) / (free - idle)) for watts in drawn]
+    relative = [float(item) / float(time_s[-1]) for item in time_s]
+    return CapRow(
+        id=str(raw["id"]),
+        origin="-".join(str(raw["id"]).split("-")[:2]),
+        limits_w=tuple(limits),
+        measured_time=tuple(relative),
+        predicted_time=tuple(predicted),
+        measured_power_w=tuple(power),
+        predicted_power_w=tuple(drawn),
+        time_mape=_mape(predicted[:-1], relative[:-1]),
+        power_mape=_mape(drawn[:-1], power[:-1]),
+    )
+
+
+def _mape(predicted: Sequence[float], measured: Sequence[float]) -> float:
+    return 100 * float(np.mean(np.abs(np.array(predicted) / np.array(measured) - 1)))

@@ -1,0 +1,133 @@
+"""The spreads that intervals are made of, computed from predictions of rows whose source the constants never saw.
+
+`python -m carbon_plugin.validate.spreads` writes them into `predict/interval.py`, and those of memory into
+`predict/fit.py`, of a source checkout, after
+`carbon_plugin.calibrate.shipped` and in a process of its own, because it validates the constants that are shipped.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from carbon_plugin.calibrate.random_effects import random_effects
+from carbon_plugin.predict import fit, interval
+from carbon_plugin.predict.interval import NOT_VALIDATED, Effects, Spread, factors
+from carbon_plugin.predict.result import AccuracyClass
+from carbon_plugin.spec.stack import Population
+from carbon_plugin.validate.memory import ValidatedMemory, memory_effects
+from carbon_plugin.validate.step_time import validate
+from carbon_plugin.validate.validated_row import ValidatedRow
+
+DIGITS = 3
+FEWEST_SOURCES = 3
+"""Fewer than this say nothing of how sources differ: the rows of the class in `RELATED` count beside its own."""
+RELATED: dict[AccuracyClass, AccuracyClass] = {"host_bound": "calibrated"}
+
+
+class ClassSpread(Struct, frozen=True, kw_only=True):
+    """How far one class's predictions without the source lie from what was measured.
+
+    `sources` are the class's own, odd ones among them; `effects` may come from related rows too. `coverage` is the
+    share of rows inside the shipped 80 % range, every source counted once; `blind_coverage` is the same with the spread
+    computed without the row's source, None where the other sources are too few."""
+
+    kind: AccuracyClass
+    rows: int
+    sources: int
+    effects: Effects
+    coverage: float
+    blind_coverage: float | None
+
+
+def class_spreads(rows: Sequence[ValidatedRow]) -> tuple[ClassSpread, ...]:
+    """Each class of which published rows were predicted, in the order of the classes."""
+    kept = [row for row in rows if row.skipped is None]
+    kinds = np.array([row.accuracy_class for row in kept])
+    sources = np.array([row.origin for row in kept])
+    errors = np.log([_measured_over_predicted(row) for row in kept])
+    found = []
+    for kind in get_args(AccuracyClass):
+        own = kinds == kind
+        if not np.any(own):
+            continue
+        names = np.unique(sources[own])
+        counted = own | (kinds == RELATED.get(kind, kind)) if names.size < FEWEST_SOURCES else own
+        shipped = interval.spread_of(kind)
+        blind = [
+            _inside(errors[own & (sources == name)], factors(_effects(errors, sources, counted & (sources != name))))
+            for name in names
+            if np.unique(sources[counted & (sources != name)]).size >= FEWEST_SOURCES
+        ]
+        found.append(
+            ClassSpread(
+                kind=kind,
+                rows=int(np.sum(own)),
+                sources=int(names.size),
+                effects=_effects(errors, sources, counted),
+                coverage=float(np.mean([_inside(errors[own & (sources == name)], shipped) for name in names])),
+                blind_coverage=float(np.mean(blind)) if len(blind) == names.size else None,
+            )
+        )
+    return tuple(found)
+
+
+def rewrite_effects(text: str, found: Sequence[ClassSpread]) -> str:
+    """The source text of `predict/interval.py` with these spreads in it."""
+    for item in found:
+        if item.kind in NOT_VALIDATED:
+            raise ValueError(f"{item.kind} is not among the validated classes")
+        text = _with_effects(text, item.kind, item.effects)
+    return text
+
+
+def rewrite_memory_effects(text: str, rows: Sequence[ValidatedMemory]) -> str:
+    """The source text of `predict/fit.py` with the spreads of these peaks in it."""
+    for population in get_args(Population):
+        text = _with_effects(text, population, memory_effects(rows, population))
+    return text
+
+
+def _with_effects(text: str, name: str, effects: Effects) -> str:
+    between, within, sources = effects
+    line = f'"{name}": Effects({between:.{DIGITS}f}, {within:.{DIGITS}f}, {sources})'
+    text, count = re.subn(rf'"{name}": Effects\([^)]*\)', line, text)
+    if count != 1:
+        raise ValueError(f"{name} is not one line among the spreads")
+    return text
+
+
+def _effects(errors: NDArray[np.float64], sources: NDArray[np.str_], mask: NDArray[np.bool_]) -> Effects:
+    between, within, count = random_effects(errors[mask], sources[mask])
+    return Effects(round(between, DIGITS), round(within, DIGITS), count)
+
+
+def _inside(errors: NDArray[np.float64], spread: Spread) -> float:
+    return float(np.mean((np.log(spread.p10) <= errors) & (errors <= np.log(spread.p90))))
+
+
+def _measured_over_predicted(row: ValidatedRow) -> float:
+    predicted = row.left_out_step_time_s or row.predicted_step_time_s or np.nan
+    return (row.measured_step_time_s or np.nan) / predicted
+
+
+def main() -> None:
+    """Rewrite the spreads of the source checkout that this file belongs to."""
+    path, memory_path = Path(interval.__file__), Path(fit.__file__)
+    result = validate()
+    found = class_spreads(result.rows)
+    path.write_text(rewrite_effects(path.read_text("utf-8"), found), "utf-8")
+    memory_path.write_text(rewrite_memory_effects(memory_path.read_text("utf-8"), result.memory_rows), "utf-8")
+    for item in found:
+        sys.stdout.write(f"{item}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""What a prediction is worth on an accelerator that nobody calibrated: each family predicted as if it were new.
+
+All rows of the family leave the fit, so that its devices get the sustained law and the priors; what the software
+costs is still known from the other families. The exponents of the law itself were chosen in a study that had seen
+some of these rows, so the figures are a little kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from carbon_plugin.calibrate.fit import Fit, Mask, Parameter, fit_populations, fitted_step_time_s
+from carbon_plugin.calibrate.rows.table import Table
+
+FAMILIES = ("hopper", "blackwell")
+"""The families that are predicted as unknown. The law is anchored on Ampere, and of Volta there are four rows."""
+
+
+def unknown_device_step_time_s(
+    table: Table, parameters: Sequence[Parameter], fitted: Mask, whole: Fit
+) -> NDArray[np.float64]:
+    """Step time of each row of those families from constants that saw no row of its family; nan for other rows."""
+    predicted = np.full(table.measured_s.size, np.nan)
+    for family in FAMILIES:
+        out = table.family == family
+        without = fit_populations(table, parameters, fitted & ~out, _without(whole, parameters, table, out))
+        predicted[out] = fitted_step_time_s(table, without)[out]
+    return predicted
+
+
+def _without(whole: Fit, parameters: Sequence[Parameter], table: Table, out: Mask) -> NDArray[np.float64]:
+    """Start of a fit: the whole one's, with what only the rows left out can tell back at its prior."""
+    seen = [bool(np.any(parameter.rows(table) & ~out)) for parameter in parameters]
+    return np.where(seen, whole.logs, [parameter.centre for parameter in parameters])

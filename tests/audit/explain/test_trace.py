@@ -1,0 +1,154 @@
+"""Every number of a report can be followed to its sources."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from carbon_plugin.audit.explain.rules import RULES
+from carbon_plugin.audit.explain.trace import explain, numbers, reason_of
+from carbon_plugin.audit.result import AuditSummary
+from carbon_plugin.audit.summary import summarise
+from carbon_plugin.cli.main import run
+from carbon_plugin.errors import ReportError
+from carbon_plugin.footprint.run_factors import resolve_factors
+from carbon_plugin.footprint.values import Factors
+from carbon_plugin.spec.hardware.cluster import Cluster
+from carbon_plugin.spec.hardware.profiles import load_accelerator, load_node
+from carbon_plugin.spec.metered import Accuracy
+from carbon_plugin.spec.site import Instrument, Site
+from tests.ledger.builder import Job
+
+
+@pytest.fixture(scope="module")
+def factors_of_a_cluster() -> Factors:
+    """Factors of H100 nodes in France with everything that a site can state."""
+    cluster = Cluster(accelerator=load_accelerator("h100-sxm"), node=load_node("dgx-h100"), nodes=2, devices_per_node=2)
+    contract = Instrument(kind="ppa", g_per_kwh=0.0, share=0.5, source="wind farm 2025")
+    site = Site(zone="FRA", pue=1.2, wue_l_per_kwh=0.3, instruments=(contract,), marginal_g_per_kwh=300.0)
+    return resolve_factors(site, cluster)
+
+
+@pytest.fixture(scope="module")
+def run_dir(factors_of_a_cluster: Factors, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("runs") / "demo"
+    factors = factors_of_a_cluster
+    figure = {"value": 0.45, "low": 0.4, "high": 0.5, "unit": "s", "kind": "modelled", "source": "step model"}
+    prediction = {"step_time_s": figure, "gpu_power_w": figure, "model_flops_per_step": 4e14}
+    job = Job(
+        factors=msgspec.to_builtins(factors),
+        intensity_g_per_kwh=factors.intensity.figure.value,
+        pue=1.2,
+        prediction=prediction,
+    )
+    job.write(directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def summary(run_dir: Path) -> AuditSummary:
+    return summarise(run_dir)
+
+
+def test_every_number_leads_to_a_source(summary: AuditSummary) -> None:
+    paths = [".".join(path) for path in numbers(msgspec.to_builtins(summary))]
+    assert len(paths) > 300
+    for path in paths:
+        found = explain(summary, path)
+        assert found[0].how
+        assert any(item.sources for item in found), path
+
+
+def test_every_number_of_a_forecast_leads_to_it(
+    factors: Factors, forecast_document: dict[str, Any], prediction_document: dict[str, Any], tmp_path: Path
+) -> None:
+    job = Job(
+        factors=msgspec.to_builtins(factors),
+        forecast=forecast_document,
+        prediction=prediction_document,
+        intensity_g_per_kwh=factors.intensity.figure.value,
+        pue=1.2,
+    )
+    job.write(tmp_path)
+    summary = summarise(tmp_path)
+    assert summary.forecast is not None
+    for path in numbers(msgspec.to_builtins(summary.forecast)):
+        found = explain(summary, ".".join(("forecast", *path)))
+        assert any("before launch" in item.how or item.sources for item in found)
+
+
+def test_total_is_followed_to_meters_factors_profiles_and_seed(summary: AuditSummary) -> None:
+    found = {item.field: item for item in explain(summary, "total_kg")}
+    assert "2,000 draws with seed 0" in found["footprint.total_kg"].how
+    assert any("nvml (counter)" in source for source in found["by_rung.gpu"].sources)
+    assert "windows" in found["devices.0"].how
+    assert any("node-0.attempt-0.jsonl: " in source for source in found["devices.0"].sources)
+    intensity = found["factors.intensity"]
+    assert "location-based, lifecycle, average, generation" in intensity.how
+    assert any(source.startswith("year 20") for source in intensity.sources)
+    assert any(source.startswith("licence CC-BY-4.0") for source in intensity.sources)
+    device = found["factors.embodied_kg.device"].sources
+    assert "hardware_profiles/accelerators/h100-sxm.yaml, field embodied_kg" in device
+    host = found["factors.embodied_kg.host"].sources
+    assert "hardware_profiles/nodes/dgx-h100.yaml, field host.embodied_kg" in host
+
+
+def test_accuracy_of_a_meter_is_among_the_sources(summary: AuditSummary) -> None:
+    known = Accuracy(proportional=0.05, source="arXiv 2312.02741")
+    device = msgspec.structs.replace(
+        summary.devices[0], identity=msgspec.structs.replace(summary.devices[0].identity, accuracy=known)
+    )
+    told = explain(msgspec.structs.replace(summary, devices=[device]), "devices.0")[0].sources
+    assert "meter: within 5.0% (p10 to p90), arXiv 2312.02741" in told
+
+
+def test_number_of_another_profile_is_not_called_the_shipped_one(factors_of_a_cluster: Factors, tmp_path: Path) -> None:
+    factors = factors_of_a_cluster
+    changed = msgspec.structs.replace(
+        factors, embodied_kg={**factors.embodied_kg, "device": factors.embodied_kg["device"].scaled(2.0)}
+    )
+    Job(factors=msgspec.to_builtins(changed)).write(tmp_path)
+    (found,) = explain(summarise(tmp_path), "factors.embodied_kg.device")
+    assert "field embodied_kg of a profile h100-sxm of the user's, or of another release" in found.sources
+
+
+def test_each_field_is_told_once_and_deeper_than_what_follows_from_it(summary: AuditSummary) -> None:
+    found = explain(summary)
+    fields = [item.field for item in found]
+    assert len(fields) == len(set(fields))
+    assert found[0].depth == 0
+    assert max(item.depth for item in found) >= 4
+
+
+def test_field_is_found_by_its_end_and_unknown_one_by_its_nearest(summary: AuditSummary) -> None:
+    assert explain(summary, "operational_kg")[0].field == "footprint.operational_kg"
+    with pytest.raises(ReportError, match=r"no field 'operatonal_kg'; nearest: .*operational_kg"):
+        explain(summary, "operatonal_kg")
+
+
+def test_every_rule_speaks_for_a_field_of_the_report(summary: AuditSummary) -> None:
+    assert {pattern.split(".")[0] for pattern in RULES} <= set(AuditSummary.__struct_fields__)
+    with pytest.raises(ReportError, match="no rule says where nothing comes from"):
+        reason_of(summary, "nothing")
+
+
+def test_command_prints_the_tree_and_writes_nothing(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["audit", str(run_dir), "--explain"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("footprint.total_kg = ")
+    assert "\n  footprint.operational_kg = " in printed
+    assert not (run_dir / "report.html").exists()
+
+
+def test_command_takes_one_field_and_gives_json(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["audit", str(run_dir), "--explain", "pue", "--json"]) == 0
+    (found,) = msgspec.json.decode(capsys.readouterr().out)
+    assert found["sources"] == ["stated by the user"]
+
+
+def test_field_without_the_flag_is_one_line_and_exit_2(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["audit", str(run_dir), "pue"]) == 2
+    assert "a field is explained with --explain" in capsys.readouterr().err

@@ -1,0 +1,391 @@
+"""Exports: the numbers of the audit under the rules of each standard, and what each of them refuses."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import msgspec
+import pytest
+
+from carbon_plugin.audit.exports.eu_ai_act import eu_ai_act_report
+from carbon_plugin.audit.exports.evidence import read_summary
+from carbon_plugin.audit.exports.ghg import ghg_report
+from carbon_plugin.audit.exports.ghg_factors import GhgInputs
+from carbon_plugin.audit.exports.json_schemas import DOCUMENTS, published_schema, schema_of
+from carbon_plugin.audit.exports.model_card import as_fields, model_card_emissions
+from carbon_plugin.audit.exports.paper import paper_paragraph
+from carbon_plugin.audit.exports.sci import sci_report
+from carbon_plugin.audit.report.write import write_audit
+from carbon_plugin.audit.result import AuditSummary
+from carbon_plugin.audit.summary import summarise
+from carbon_plugin.errors import FootprintError, ReportError
+from carbon_plugin.footprint.run_factors import resolve_factors
+from carbon_plugin.footprint.sci import score
+from carbon_plugin.footprint.values import Factors
+from carbon_plugin.spec.figure import Figure
+from carbon_plugin.spec.site import Instrument, Site
+from tests.ledger.builder import Job
+
+DIRECT = {"direct_g_per_kwh": 30.0, "factor_source": "national inventory 2025, France"}
+
+
+def audited(job: Job, directory: Path) -> AuditSummary:
+    job.write(directory)
+    return summarise(directory)
+
+
+def job_with(factors: Factors | None, prediction: dict[str, Any] | None = None, **fields: Any) -> Job:
+    plain = msgspec.to_builtins(factors) if factors else {}
+    intensity = factors.intensity.figure.value if factors else None
+    counted = prediction and {
+        **prediction,
+        "model_flops_per_step": 4e14,
+        "hardware_flops_per_step": 5e14,
+        "attention_convention": "causal",
+    }
+    return Job(
+        factors=plain,
+        prediction=counted,
+        intensity_g_per_kwh=intensity,
+        pue=factors.pue.value if factors else None,
+        **fields,
+    )
+
+
+@pytest.fixture
+def summary(factors: Factors, prediction_document: dict[str, Any], tmp_path: Path) -> AuditSummary:
+    return audited(job_with(factors, prediction_document), tmp_path / "run")
+
+
+@pytest.fixture
+def without_site(tmp_path: Path) -> AuditSummary:
+    return audited(job_with(None), tmp_path / "no-site")
+
+
+@pytest.fixture
+def own() -> GhgInputs:
+    return GhgInputs(organisational_boundary="own", acquisition_year=2024, **DIRECT)
+
+
+def with_zone(factors: Factors, site: Site) -> Factors:
+    return msgspec.structs.replace(resolve_factors(site, None), embodied_kg=factors.embodied_kg)
+
+
+def plain(document: Any) -> Any:
+    return msgspec.json.decode(msgspec.json.encode(document))
+
+
+def check(name: str, document: Any) -> None:
+    jsonschema.Draft202012Validator(published_schema(name)).validate(plain(document))
+
+
+def unordered(schema: Any) -> Any:
+    """A schema in which the alternatives of a value have no order: releases of msgspec list them differently."""
+    if isinstance(schema, dict):
+        return {key: unordered(value) for key, value in schema.items()}
+    return sorted(map(unordered, schema), key=repr) if isinstance(schema, list) else schema
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_published_schema_is_that_of_the_struct(name: str) -> None:
+    jsonschema.Draft202012Validator.check_schema(published_schema(name))
+    published, made = unordered(published_schema(name)), unordered(plain(schema_of(name)))
+    assert published == made, "run python -m carbon_plugin.audit.exports.json_schemas"
+
+
+def test_every_export_is_valid_under_its_published_schema(summary: AuditSummary, own: GhgInputs) -> None:
+    check("report", summary)
+    check("sci", sci_report(summary))
+    check("eu-ai-act", eu_ai_act_report(summary))
+    check("ghg", ghg_report(summary, own))
+    check("model-card", as_fields(model_card_emissions(summary, "pre-training")))
+
+
+def test_schema_refuses_a_document_that_lacks_a_number(summary: AuditSummary) -> None:
+    broken = plain(sci_report(summary))
+    del broken["score"]
+    with pytest.raises(jsonschema.ValidationError, match="'score' is a required property"):
+        jsonschema.Draft202012Validator(published_schema("sci")).validate(broken)
+
+
+def test_export_from_report_json_is_that_from_the_ledgers(summary: AuditSummary, tmp_path: Path) -> None:
+    written = write_audit(tmp_path / "run")
+    from_file = sci_report(read_summary(written.json))
+    assert from_file.score == sci_report(summary).score
+    with pytest.raises(ReportError, match=r"not a report\.json"):
+        read_summary(written.html)
+
+
+# SCI
+
+
+def test_score_is_operational_and_embodied_over_effective_tokens(summary: AuditSummary) -> None:
+    report = sci_report(summary)
+    assert summary.footprint is not None
+    assert summary.waste.redone_steps == 40
+    assert report.functional_units == pytest.approx((480 - 40) * 8192)
+    grams = summary.footprint.total_kg.value * 1000
+    assert report.score.value * report.functional_units == pytest.approx(grams)
+    assert report.operational.value == pytest.approx(report.energy.value * report.intensity.applied_g_per_kwh)
+    assert report.score.low < report.score.value < report.score.high
+    assert sum(part.value for part in report.embodied_by_scope.values()) == pytest.approx(report.embodied.value)
+
+
+def test_score_names_boundary_method_and_granularity(summary: AuditSummary) -> None:
+    report = sci_report(summary)
+    assert report.intensity.basis is not None
+    assert report.intensity.basis.method == "location"
+    assert report.intensity.granularity_time.startswith("annual average of 20")
+    assert any("outside" in line and "network was not metered" in line for line in report.boundary)
+    assert any("no market-based instrument" in line for line in report.method)
+
+
+def test_score_charges_hardware_by_reserved_time_only(factors: Factors, tmp_path: Path) -> None:
+    fleet = Figure(0.6, 0.6, 0.6, "share of life", "declared", "stated by the user")
+    shared = msgspec.structs.replace(factors, fleet_utilisation=fleet)
+    with pytest.raises(ReportError, match="expected reserved time over calendar life"):
+        sci_report(audited(job_with(shared), tmp_path / "fleet"))
+
+
+def test_score_is_a_rate() -> None:
+    assert score(3.0, 1.0, 8.0) == 0.5
+    with pytest.raises(FootprintError, match="expected more than 0: the score is a rate"):
+        score(3.0, 1.0, 0.0)
+
+
+def test_score_is_refused_without_all_reserved_hardware(factors: Factors, tmp_path: Path) -> None:
+    job = job_with(factors)
+    job.write(tmp_path / "half")
+    for path in (tmp_path / "half").glob("node-1.*"):
+        path.unlink()
+    with pytest.raises(ReportError, match=r"ledgers of 1 of 2 nodes, expected all: E includes all hardware"):
+        sci_report(summarise(tmp_path / "half"))
+    with pytest.raises(ReportError, match="no energy of its hosts"):
+        sci_report(audited(job_with(factors, host_power_w=None), tmp_path / "no-host"))
+
+
+def test_score_is_refused_without_embodied_carbon_tokens_or_site(
+    factors: Factors, without_site: AuditSummary, tmp_path: Path
+) -> None:
+    bare = msgspec.structs.replace(factors, embodied_kg={"device": factors.embodied_kg["device"]})
+    with pytest.raises(
+        ReportError, match="no embodied carbon of hosts, expected an estimate for all reserved hardware"
+    ):
+        sci_report(audited(job_with(bare), tmp_path / "bare"))
+    with pytest.raises(ReportError, match="recorded no training tokens"):
+        sci_report(audited(job_with(factors, tokens_per_step=0), tmp_path / "tokens"))
+    with pytest.raises(ReportError, match="run simulated has no carbon: "):
+        sci_report(without_site)
+
+
+def test_number_of_the_user_without_a_basis_is_refused(factors: Factors, tmp_path: Path) -> None:
+    declared = with_zone(factors, Site(intensity_g_per_kwh=100.0, pue=1.2))
+    with pytest.raises(ReportError, match="what the intensity of declared counts is not stated"):
+        sci_report(audited(job_with(declared), tmp_path / "declared"))
+
+
+def test_an_old_vintage_is_said_of_the_factor_and_is_not_outside_the_boundary(factors: Factors, tmp_path: Path) -> None:
+    stale = msgspec.structs.replace(factors, warnings=("grid intensity of France is of 2019, 7 years old",))
+    run = audited(job_with(stale), tmp_path / "stale")
+    report = sci_report(run)
+    assert any("is of 2019" in limit for limit in report.origin.limits)
+    assert [line for line in report.boundary if line.startswith("outside: The network was not metered")]
+    assert not [line for line in report.boundary if "2019" in line]
+    assert "2019" not in eu_ai_act_report(run).training_energy.methodology
+    assert "network was not metered" in eu_ai_act_report(run).training_energy.methodology
+
+
+# GHG Protocol
+
+
+def test_own_electricity_is_scope_2_with_direct_factors_and_the_rest_is_category_3(
+    summary: AuditSummary, own: GhgInputs
+) -> None:
+    inputs = msgspec.structs.replace(own, grid_loss=0.05)
+    report = ghg_report(summary, inputs)
+    by_name = {(line.scope, line.category, line.method, line.name): line for line in report.lines}
+    facility_kwh = summary.footprint.energy_j["facility"].value / 3.6e6  # type: ignore[union-attr]
+    lifecycle = report.location_factor.applied_g_per_kwh
+    assert [(line.scope, line.category) for line in report.lines] == [
+        (2, None),
+        (2, None),
+        (3, 3),
+        (3, 3),
+        (3, 2),
+    ]
+    location = by_name[2, None, "location-based", "purchased electricity"]
+    market = by_name[2, None, "market-based", "purchased electricity"]
+    assert location.kg.value == pytest.approx(facility_kwh * 30.0 / 1000)
+    assert market.kg.value == location.kg.value
+    assert "no contract" in market.note
+    assert all(line.factor and line.factor.source and line.factor.granularity for line in report.lines if line.energy)
+    upstream = by_name[3, 3, "location-based", "fuels of the electricity, upstream"]
+    assert location.kg.value + upstream.kg.value == pytest.approx(facility_kwh * lifecycle / 1000)
+    losses = by_name[3, 3, "location-based", "losses of the grid"]
+    assert losses.kg.value == pytest.approx(facility_kwh * lifecycle * 0.05 / 0.95 / 1000)
+    assert not [item for item in report.missing if "category 3" in item]
+
+
+def test_capital_goods_are_whole_units_in_the_year_of_acquisition(summary: AuditSummary, own: GhgInputs) -> None:
+    report = ghg_report(summary, own)
+    (goods,) = [line for line in report.lines if line.category == 2]
+    assert goods.inventory_year == 2024
+    assert goods.kg.value == pytest.approx(4 * 160.0 + 2 * (2 / 8) * 3000.0 + 4 * 25.0)
+    (allocation,) = report.outside_inventory
+    assert allocation.kg == summary.footprint.embodied_kg  # type: ignore[union-attr]
+    assert "outside the inventory" in allocation.note
+    assert "not amortised" in goods.note
+
+
+def test_colocation_splits_machines_from_the_facility(summary: AuditSummary) -> None:
+    report = ghg_report(summary, GhgInputs(organisational_boundary="colo", acquisition_year=2024, **DIRECT))
+    location = next(line for line in report.lines if line.method == "location-based" and line.scope == 2)
+    (overhead,) = [line for line in report.lines if line.category == 8]
+    assert location.energy is not None
+    assert overhead.energy is not None
+    assert location.energy.value == pytest.approx(summary.energy.energy_j / 3.6e6)
+    assert overhead.energy.value == pytest.approx(0.2 * location.energy.value)
+
+
+def test_electricity_of_a_cloud_is_scope_3_and_nothing_is_owned(summary: AuditSummary) -> None:
+    report = ghg_report(summary, GhgInputs(organisational_boundary="cloud"))
+    assert {(line.scope, line.category) for line in report.lines} == {(3, 1)}
+    assert sum(line.kg.value for line in report.lines) == pytest.approx(
+        summary.footprint.total_kg.value  # type: ignore[union-attr]
+    )
+    assert report.outside_inventory == []
+
+
+def test_market_based_line_uses_contracts_and_leaves_the_location_alone(
+    factors: Factors, own: GhgInputs, tmp_path: Path
+) -> None:
+    contract = Instrument(kind="ppa", g_per_kwh=0.0, share=0.5, source="wind farm 2025")
+    site = with_zone(factors, Site(zone="FRA", pue=1.2, instruments=(contract,)))
+    report = ghg_report(audited(job_with(site), tmp_path / "ppa"), own)
+    location, market = report.lines[:2]
+    assert (location.method, market.method) == ("location-based", "market-based")
+    assert market.kg.value == pytest.approx(location.kg.value / 2)
+    assert "wind farm 2025" in market.note
+    half_kwh = market.energy.value / 2  # type: ignore[union-attr]
+    assert (
+        f"residual, {half_kwh:.6g} kWh: no residual mix was given: the direct grid average of 30 g/kWh" in market.note
+    )
+
+
+def test_contracts_of_machines_in_a_colocation_are_noted_with_the_energy_of_the_line(
+    factors: Factors, tmp_path: Path
+) -> None:
+    contract = Instrument(kind="ppa", g_per_kwh=11.0, share=0.5, source="wind farm 2025")
+    site = with_zone(factors, Site(zone="FRA", pue=1.2, instruments=(contract,), residual_g_per_kwh=50.0))
+    colo = GhgInputs(organisational_boundary="colo", acquisition_year=2024, **DIRECT)
+    _, market, *_ = ghg_report(audited(job_with(site), tmp_path / "colo"), colo).lines
+    noted = [float(kwh) for kwh in re.findall(r"([\d.e-]+) kWh:", market.note)]
+    assert market.factor is not None
+    assert market.energy is not None
+    assert market.factor.g_per_kwh == pytest.approx(0.5 * 11 + 0.5 * 50)
+    assert sum(noted) == pytest.approx(market.energy.value, rel=1e-5)
+
+
+def test_contracts_stand_beside_the_location_in_a_cloud_too(factors: Factors, tmp_path: Path) -> None:
+    contract = Instrument(kind="ppa", g_per_kwh=11.0, share=0.5, source="wind farm 2025")
+    site = with_zone(factors, Site(zone="FRA", pue=1.2, instruments=(contract,)))
+    run = audited(job_with(site), tmp_path / "cloud")
+    report = ghg_report(run, GhgInputs(organisational_boundary="cloud"))
+    location, market, hardware = report.lines
+    lifecycle = report.location_factor.applied_g_per_kwh
+    assert [(line.scope, line.category) for line in report.lines] == [(3, 1)] * 3
+    assert (location.method, market.method, hardware.method) == ("location-based", "market-based", None)
+    assert market.kg.value == pytest.approx(location.kg.value / lifecycle * (0.5 * 11 + 0.5 * lifecycle))
+    assert "the lifecycle grid average of 41.44 g/kWh" in market.note
+    assert any("side by side" in rule for rule in report.rules)
+
+
+def test_lifecycle_factor_is_refused_for_scope_2(summary: AuditSummary) -> None:
+    inputs = GhgInputs(organisational_boundary="own", acquisition_year=2024)
+    with pytest.raises(ReportError, match=r"France is lifecycle, but scope 2 takes direct .* expected --direct-factor"):
+        ghg_report(summary, inputs)
+
+
+def test_direct_zone_needs_no_factor_and_says_that_upstream_is_missing(factors: Factors, tmp_path: Path) -> None:
+    egrid = with_zone(factors, Site(zone="egrid:SRVC", pue=1.2))
+    run = audited(job_with(egrid), tmp_path / "egrid")
+    inputs = GhgInputs(organisational_boundary="own", acquisition_year=2024)
+    report = ghg_report(run, inputs)
+    assert report.lines[0].kg.value == pytest.approx(run.footprint.operational_kg.value)  # type: ignore[union-attr]
+    assert any("category 3, fuels" in item for item in report.missing)
+    assert not [line for line in report.lines if line.category == 3]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"acquisition_year": None}, "acquisition_year is not stated"),
+        ({"factor_source": None}, "direct_factor has no source"),
+        ({"direct_g_per_kwh": -1.0}, "expected 0 or more"),
+        ({"direct_g_per_kwh": float("nan")}, "direct_factor is nan g/kWh, expected 0 or more"),
+        ({"direct_g_per_kwh": 500.0}, "expected at most the lifecycle factor"),
+        ({"lifecycle_g_per_kwh": 50.0}, "the run's own intensity is lifecycle already"),
+        ({"grid_loss": 1.0}, "expected a share from 0 to below 1"),
+        ({"organisational_boundary": "mine"}, "expected own, colo, cloud"),
+    ],
+)
+def test_inventory_says_what_is_missing_or_wrong(
+    summary: AuditSummary, own: GhgInputs, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ReportError, match=message):
+        ghg_report(summary, msgspec.structs.replace(own, **changes))
+
+
+# EU AI Act
+
+
+def test_documentation_form_has_two_significant_figures_and_method(summary: AuditSummary) -> None:
+    report = eu_ai_act_report(summary)
+    assert summary.footprint is not None
+    mwh = summary.footprint.energy_j["facility"].value / 3.6e9
+    assert report.training_energy.mwh == float(f"{mwh:.2g}")
+    assert report.training_energy.low_mwh <= report.training_energy.mwh <= report.training_energy.high_mwh
+    assert report.training_compute.flop == float(f"{4e14 * 480:.2g}")
+    assert report.training_compute.order_of_magnitude == 17
+    assert report.training_time.range == "less than 1 month"
+    assert report.training_time.hardware == "4 x NVIDIA H100 80GB HBM3"
+    assert report.training_time.hardware_days == float(f"{summary.reserved.device_s / 86400:.2g}")
+    assert "PUE 1.2" in report.training_energy.methodology
+    assert 60 <= len(report.training_energy.methodology.split()) <= 160
+
+
+def test_form_says_what_it_cannot_fill(without_site: AuditSummary) -> None:
+    report = eu_ai_act_report(without_site)
+    assert report.training_compute.flop is None
+    assert any(item.startswith("amount of computation used for training") for item in report.missing)
+    assert "no PUE is applied" in report.training_energy.boundary
+
+
+# Paper
+
+
+def test_paragraph_holds_the_numbers_and_how_they_are_known(summary: AuditSummary) -> None:
+    text = paper_paragraph(summary)
+    for expected in ("4 x NVIDIA H100 80GB HBM3", "PUE 1.2", "France 20", "location-based, lifecycle, average", "p10"):
+        assert expected in text
+    assert "\n" not in text
+    assert math.isclose(text.count("("), text.count(")"))
+
+
+def test_paragraph_is_refused_without_carbon(without_site: AuditSummary) -> None:
+    with pytest.raises(ReportError, match="paper: run simulated has no carbon"):
+        paper_paragraph(without_site)
+
+
+def test_ledgers_that_were_edited_are_named_in_every_export(factors: Factors, tmp_path: Path) -> None:
+    (path, *_) = job_with(factors).write(tmp_path)
+    path.write_bytes(path.read_bytes().replace(b'"steps":20', b'"steps":21', 1))
+    edited = summarise(tmp_path)
+    assert not sci_report(edited).origin.verified
+    assert sci_report(edited).origin.limits[0].startswith("The ledgers do not verify: node-0.attempt-0.jsonl")
+    assert "The ledgers do not verify" in paper_paragraph(edited)
+    assert model_card_emissions(edited, "pre-training").source.endswith("its ledgers do not verify")

@@ -1,0 +1,146 @@
+"""A run directory becomes rows: measured step times of its spans against the effective spec of its manifest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from carbon_plugin.calibrate.rows.from_ledger import ledger_rows
+from carbon_plugin.errors import LedgerError
+from carbon_plugin.ledger.identity import agree_run
+from carbon_plugin.ledger.records import LEDGER_VERSION, Manifest, Record, Span, Window
+from carbon_plugin.ledger.writer import LedgerWriter
+from carbon_plugin.spec.loading import build_run_spec
+from carbon_plugin.spec.model import CountedModel
+from carbon_plugin.spec.run import RunSpec
+
+RUN = "b" * 32
+
+
+@pytest.fixture(scope="module")
+def spec() -> RunSpec:
+    return build_run_spec(
+        {
+            "model": "llama-3.1-8b",
+            "cluster": {"accelerator": "h100-sxm", "nodes": 1},
+            "layout": {"dp_shard": 8, "zero_stage": 3, "micro_batch_size": 1, "recompute": "full"},
+            "training": {"seq_len": 4096, "global_batch_size": 8, "steps": 100, "precision": "bf16"},
+            "site": {"zone": "FRA"},
+            "stack": "torchtitan",
+        }
+    )
+
+
+def manifest(spec: RunSpec | None, *, node: int = 0, attempt: int = 0) -> Manifest:
+    return Manifest(
+        version=LEDGER_VERSION,
+        run_id=RUN,
+        attempt=attempt,
+        node=node,
+        nodes=1,
+        host_key="boot",
+        hostname="host",
+        world_size=8,
+        started_unix_s=0.0,
+        reserved_since_unix_s=None,
+        devices=[],
+        effective={},
+        factors={},
+        versions={},
+        spec=None if spec is None else msgspec.to_builtins(spec),
+    )
+
+
+def span(first: int, last: int, step_time_s: float) -> Span:
+    return Span(
+        first_step=first,
+        last_step=last,
+        start_unix_s=0.0,
+        duration_s=step_time_s * (last - first + 1),
+        step_time_s=step_time_s,
+        predicted_step_time_s=None,
+        gpu_energy_per_step_j=None,
+        predicted_gpu_energy_per_step_j=None,
+        boundary_error_s=0.0,
+    )
+
+
+def write(run_dir: Path, *records: Record, node: int = 0, attempt: int = 0) -> None:
+    agree_run(run_dir, name="run", run_id=RUN)
+    writer = LedgerWriter(run_dir, run_id=RUN, node=node, attempt=attempt)
+    for record in records:
+        writer.write(record)
+    writer.close()
+
+
+def test_a_run_is_one_row_with_the_median_step_time_of_its_spans(spec, tmp_path) -> None:
+    write(tmp_path, manifest(None), manifest(spec), span(4, 13, 0.9), span(14, 33, 0.5), span(34, 53, 0.52))
+    (row,), skipped = ledger_rows(tmp_path)
+    assert not skipped
+    assert row.spec == spec
+    assert row.measured_step_time_s == 0.52
+    assert row.accelerator == "h100-sxm"
+    assert row.framework == "torchtitan"
+    assert row.id == f"{RUN}-attempt-0"
+
+
+def test_the_nodes_of_an_attempt_are_one_row_and_its_attempts_are_several(spec, tmp_path) -> None:
+    for attempt in (0, 1):
+        for node in (0, 1):
+            record = manifest(spec, node=node, attempt=attempt)
+            write(tmp_path, record, span(4, 13, 0.5 + attempt), node=node, attempt=attempt)
+    rows, _ = ledger_rows(tmp_path)
+    assert [row.measured_step_time_s for row in rows] == [0.5, 1.5]
+
+
+def test_a_spec_that_changed_within_an_attempt_makes_a_row_of_its_own(spec, tmp_path) -> None:
+    training = msgspec.structs.replace(spec.training, seq_len=2048)
+    other = msgspec.structs.replace(spec, training=training)
+    write(tmp_path, manifest(spec), span(4, 13, 0.5), manifest(other), span(14, 23, 0.3))
+    rows, _ = ledger_rows(tmp_path)
+    assert [(row.spec.training.seq_len, row.measured_step_time_s) for row in rows] == [(4096, 0.5), (2048, 0.3)]
+
+
+def test_what_cannot_be_compared_is_skipped_with_the_reason(spec, tmp_path) -> None:
+    counted = CountedModel(
+        name="ResNet",
+        parameters=1,
+        trainable_parameters=1,
+        forward_flops_per_sample=1.0,
+        activation_bytes_per_sample=1.0,
+        kernels=1,
+        source="test",
+    )
+    write(tmp_path, manifest(None), span(4, 13, 0.5))
+    write(tmp_path, manifest(spec, attempt=1), attempt=1)
+    write(tmp_path, manifest(msgspec.structs.replace(spec, model=counted), attempt=2), span(1, 9, 1.0), attempt=2)
+    rows, skipped = ledger_rows(tmp_path)
+    assert not rows
+    assert [row.reason for row in skipped] == [
+        "the effective spec is not complete",
+        "it ended before its first step",
+        "ResNet is known only by its counted FLOPs, not by its layers",
+    ]
+
+
+def test_a_directory_without_ledgers_is_refused(tmp_path) -> None:
+    with pytest.raises(LedgerError, match="no ledger"):
+        ledger_rows(tmp_path)
+
+
+def window(steps: int, duration_s: float) -> Window:
+    return Window(
+        index=0, phase="train", start_unix_s=0.0, duration_s=duration_s, energies=[], steps=steps, last_step=steps,
+        tokens=0, intensity_g_per_kwh=None, pue=None,
+    )  # fmt: skip
+
+
+def test_a_run_too_short_for_a_span_is_a_row_by_its_short_spans_else_by_its_windows(spec, tmp_path) -> None:
+    short = msgspec.structs.replace(span(4, 6, 0.5), short=True)
+    write(tmp_path, manifest(None), window(1, 9.0), manifest(spec), window(6, 4.2), short)
+    write(tmp_path, manifest(spec, attempt=1), window(6, 4.2), attempt=1)
+    rows, skipped = ledger_rows(tmp_path)
+    assert not skipped
+    assert [row.measured_step_time_s for row in rows] == [0.5, pytest.approx(0.7)]

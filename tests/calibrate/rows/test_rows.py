@@ -1,0 +1,297 @@
+"""Published rows become runs, or say what is missing; nothing is guessed silently."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from carbon_plugin.calibrate.rows.conventions import accelerator_name
+from carbon_plugin.calibrate.rows.published import published_rows
+from carbon_plugin.calibrate.rows.rows import parse_rows, read_rows
+from carbon_plugin.errors import SpecError
+
+ROW = """
+rows:
+- {id: mine-1, kind: benchmark, arch: llama3_8b, seq_len: 8192, precision: bf16, gpu: H100-80GB-SXM, n_gpus: 16,
+   gpus_per_node: 8, tp: 1, pp: 1, sharding: FSDP2 (ZeRO-3), mbs: 1, gbs: 16, framework: torchtitan, step_time_s: 1.9}
+"""
+
+RECORD: dict[str, Any] = {
+    "id": "mine-1",
+    "kind": "benchmark",
+    "arch": "llama3_8b",
+    "seq_len": 8192,
+    "precision": "bf16",
+    "gpu": "H100-80GB-SXM",
+    "n_gpus": 16,
+    "gpus_per_node": 8,
+    "tp": 2,
+    "pp": 2,
+    "sharding": "FSDP",
+    "mbs": 1,
+    "gbs": 16,
+    "framework": "torchtitan",
+    "step_time_s": 1.9,
+}
+
+
+def parsed(**changes: Any):
+    """The one row of `RECORD` with changes: a row, or a skipped row."""
+    rows, skipped = parse_rows([{**RECORD, **changes}], {})
+    return (*rows, *skipped)[0]
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "rows.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_a_row_becomes_the_run_that_it_describes_and_names_what_was_assumed(tmp_path) -> None:
+    (row,), skipped = read_rows(write(tmp_path, ROW))
+    assert not skipped
+    assert row.spec.layout is not None
+    assert (row.spec.layout.dp_shard, row.spec.layout.zero_stage) == (16, 3)
+    assert row.spec.model.parameters == pytest.approx(8.03e9, rel=0.01)
+    assert row.measured_step_time_s == 1.9
+    assert "recompute none" in row.assumed
+    assert any(text.startswith("network") for text in row.assumed)
+
+
+@pytest.mark.parametrize("field", ["seq_len", "n_gpus", "gpu"])
+def test_a_row_without_a_needed_field_is_skipped_with_its_name(tmp_path, field) -> None:
+    text = ROW.replace(f"{field}:", f"x_{field}:")
+    rows, (skipped,) = read_rows(write(tmp_path, text))
+    assert not rows
+    assert field in skipped.reason
+
+
+def test_a_layout_that_cannot_be_is_skipped_with_the_rule(tmp_path) -> None:
+    _, (skipped,) = read_rows(write(tmp_path, ROW.replace("gbs: 16", "gbs: 17")))
+    assert "global_batch_size 17 is not a multiple of" in skipped.reason
+
+
+def test_step_time_follows_from_tokens_per_second(tmp_path) -> None:
+    text = ROW.replace("step_time_s: 1.9", "tokens_per_s_per_gpu: 4096")
+    (row,), _ = read_rows(write(tmp_path, text))
+    assert row.measured_step_time_s == pytest.approx(16 * 8192 / (4096 * 16))
+
+
+@pytest.mark.parametrize("text", ["- a list", "rows: 3", "rows: [1]", "rows: [: ]]"])
+def test_a_file_of_another_kind_is_refused_in_one_line(tmp_path, text) -> None:
+    with pytest.raises(SpecError, match=r"rows\.yaml") as caught:
+        read_rows(write(tmp_path, text))
+    assert "\n" not in str(caught.value)
+
+
+def test_nearly_all_shipped_rows_can_be_predicted() -> None:
+    rows, skipped = published_rows()
+    first = [row for row in rows if row.collection == "first"]
+    assert len(first) >= 1756
+    assert len(rows) - len(first) >= 275
+    assert len([row for row in skipped if row.source in {row.source for row in first}]) <= 18
+    assert all(row.reason for row in skipped)
+    assert len({row.id for row in rows}) == len(rows)
+
+
+ODD = st.sampled_from(
+    [None, "", 0, -1, 1.5, "8", "eight", 1e30, float("nan"), float("inf"), True, False, [1], {"a": 1}, 10**20, 3]
+)
+
+
+@given(st.dictionaries(st.sampled_from(sorted(RECORD)), ODD, min_size=1, max_size=3))
+@settings(max_examples=150)
+def test_no_odd_value_stops_the_reader(changes) -> None:
+    found = parsed(**changes)
+    assert "\n" not in getattr(found, "reason", "")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"layers": "many"}, "layers is 'many', expected a positive number"),
+        ({"gbs": 16.5}, "gbs is 16.5, expected a positive integer"),
+        ({"tp": 3}, "tp 3 * pp 2 * cp 1 does not divide n_gpus 16"),
+        ({"precision": "int8?"}, "precision 'int8?' is not one that the model knows"),
+        ({"gpu": "A100-80GB-SXM", "precision": "fp8"}, "precision fp8 is not supported by a100-sxm-80gb"),
+        ({"gpu": "Abacus 9"}, "gpu 'Abacus 9' has no profile"),
+        ({"gpu": "MI999X (GCD)"}, "gpu 'MI999X (GCD)' counts parts of a module"),
+        ({"step_time_s": 0.001}, "TFLOP/s a device, expected at most the bf16 peak of h100-sxm"),
+        ({"padded": True}, "padded: sequences are shorter than seq_len"),
+        ({"arch": "llama9"}, "arch llama9 is not among the file's architectures"),
+        ({"arch": "deepseek_v3", "attention": "MLA q_lora 1"}, "kv_lora of attention 'MLA q_lora 1' is not stated"),
+        ({"kind": "oom_probe", "oom": True}, "did not fit in memory, no step time"),
+        ({"kind": "full_run"}, "a whole run, no step time"),
+        ({"step_time_s": None}, "step_time_s is not stated"),
+    ],
+)
+def test_a_row_that_cannot_be_used_says_why(changes, reason) -> None:
+    assert reason in parsed(**changes).reason
+
+
+@pytest.mark.parametrize(
+    ("gpu", "profile"),
+    [
+        ("NVIDIA H100 80GB HBM3", "h100-sxm"),
+        ("H100-PCIe-80GB", "h100-pcie"),
+        ("A100-80GB-PCIe", "a100-pcie-80gb"),
+        ("A100 SXM 40GB", "a100-sxm-40gb"),
+        ("A800-80GB-SXM", "a800-sxm-80gb"),
+        ("H800-80GB-SXM", "h800-sxm"),
+        ("GB300 NVL72", "gb300-nvl72"),
+        ("H20-96GB", "h20-sxm"),
+        ("AMD MI300X", "mi300x"),
+        ("TPU v5e", "tpu-v5e"),
+        ("RTX 4090", "rtx4090"),
+        ("RTX-4090-24GB", "rtx4090"),
+        ("RTX-A6000-48GB", "rtx-a6000"),
+        ("Gaudi2-96GB", "gaudi2"),
+        ("MI325X", "mi325x"),
+        ("MI350X", "mi350x"),
+        ("MI250X (GCD)", "mi250x-gcd"),
+        ("Max-1550 (tile)", "max-1550-tile"),
+        ("Trainium1 (NeuronCore)", "trainium1-core"),
+    ],
+)
+def test_devices_are_known_by_the_names_that_sources_use(gpu, profile) -> None:
+    assert accelerator_name(gpu) == profile
+
+
+@pytest.mark.parametrize(
+    ("text", "stage", "recompute", "read"),
+    [
+        ("DDP", 0, "none", "none"),
+        ("DeepSpeed ZeRO-2", 2, True, "full"),
+        ("zero3", 3, False, "none"),
+        ("DDP + distributed optimizer (ZeRO-1)", 1, "selective (attention core)", "selective"),
+        ("HSDP", 3, "per-op SAC", "operators"),
+    ],
+)
+def test_phrases_for_sharding_and_recompute_are_understood(text, stage, recompute, read) -> None:
+    layout = parsed(sharding=text, recompute=recompute).spec.layout
+    assert (layout.zero_stage, layout.recompute) == (stage, read)
+
+
+def test_expert_tensor_parallelism_and_adapters_are_read() -> None:
+    experts = parsed(arch="mixtral_8x7b", framework="NeMo 25.05", tp=2, ep=4, etp=2, pp=1, sharding=None)
+    assert experts.spec.layout.expert_tp == 2
+    adapters = parsed(kind="lora_benchmark")
+    assert adapters.source == "mine-lora"
+    assert adapters.spec.model.trainable_fraction == 0.005
+    assert "trainable_fraction 0.005" in adapters.assumed
+
+
+@pytest.mark.parametrize(
+    ("release", "gpu", "precision", "graphs", "overlapped"),
+    [
+        ("25.09", "GB200", "fp8", "none", False),
+        ("25.11", "GB200", "bf16", "scoped", False),
+        ("26.06", "GB200", "mxfp8", "iteration", True),
+        ("26.06", "GB200", "bf16", "scoped", False),
+        ("26.06", "B300", "mxfp8", "iteration", True),
+        ("26.04", "B200", "mxfp8", "none", False),
+        ("26.06", "H100", "fp8", "none", False),
+    ],
+)
+def test_recipes_for_experts_follow_the_release_and_are_named(release, gpu, precision, graphs, overlapped) -> None:
+    row = parsed(
+        arch="mixtral_8x7b",
+        framework=f"Megatron-Bridge, NeMo container {release}",
+        gpu=gpu,
+        precision=precision,
+        gpus_per_node=4 if gpu.startswith("GB") else 8,
+        tp=1,
+        ep=8,
+        pp=1,
+        sharding=None,
+    )
+    stack = row.spec.stack
+
+    assert (stack.cuda_graphs, row.spec.layout.expert_overlap) == (graphs, overlapped)
+    assert (stack.fused_experts, stack.attention_kernel == "cudnn_fp8") == (overlapped, overlapped)
+    assert any("CUDA graphs" in line for line in row.assumed) == (graphs != "none")
+
+
+def test_a_framework_that_shards_by_default_needs_no_degrees_and_others_do() -> None:
+    unstated = {"tp": None, "pp": None, "sharding": None}
+    assert "tp 1" in parsed(**unstated, framework="MaxText").assumed
+    assert parsed(**unstated, framework="Megatron-LM").reason == "tp is not stated"
+    assert parsed(**unstated, framework=None).reason == "tp is not stated"
+
+
+@pytest.mark.parametrize(
+    ("framework", "name"),
+    [("Megatron-LM 23e00ed0", "megatron-lm"), ("HF Accelerate/FSDP", "hf-accelerate-fsdp"), (None, "unknown")],
+)
+def test_a_framework_that_we_know_nothing_of_keeps_its_name(framework, name) -> None:
+    assert parsed(framework=framework, tp=1, pp=1).framework == name
+
+
+def test_a_rate_is_read_in_the_convention_of_the_row() -> None:
+    rate = {"step_time_s": None, "recompute": "full", "framework": "Megatron-LM"}
+    causal = parsed(**rate, tflops_per_gpu=400, attn_flops="causal_half").measured_step_time_s
+    full = parsed(**rate, tflops_per_gpu=400, attn_flops="full")
+    unsaid = parsed(**rate, tflops_per_gpu=400)
+    hardware = parsed(**rate, tflops_per_gpu=400, attn_flops="full", tflops_kind="hardware (4x fwd)")
+    share = parsed(**rate, hfu_pct=40, attn_flops="full")
+    assert causal < full.measured_step_time_s == unsaid.measured_step_time_s
+    assert "attn_flops full" in unsaid.assumed
+    assert "attn_flops full" not in full.assumed
+    assert hardware.measured_step_time_s == pytest.approx(4 / 3 * full.measured_step_time_s, rel=0.05)
+    assert share.measured_step_time_s == pytest.approx(hardware.measured_step_time_s * 400e12 / (0.4 * 989.4e12))
+
+
+def test_vtrain_rows_and_the_schema_are_one_reader(tmp_path) -> None:
+    path = tmp_path / "vtrain.csv"
+    path.write_text(
+        "# comment\nn_gpus,gbs,mbs,hidden,heads,layers,seq_len,tp,dp,pp,step_time_ms\n"
+        "8,32,4,1024,16,24,1024,2,2,2,219.7\n8,32,4,wide,16,24,1024,2,2,2,219.7\n8,32\n"
+    )
+    (row,), skipped = read_rows(path)
+    assert row.measured_step_time_s == pytest.approx(0.2197)
+    assert (row.framework, row.spec.training.precision) == ("megatron-deepspeed", "fp16")
+    assert [item.reason for item in skipped] == [
+        "hidden is 'wide', expected a positive number",
+        "layers is not stated",
+    ]
+    path.write_text("a,b\n1,2\n")
+    with pytest.raises(SpecError, match=r"vtrain\.csv: no column hidden, layers"):
+        read_rows(path)
+
+
+def test_a_row_survives_its_own_encoding() -> None:
+    row = parsed()
+    assert msgspec.json.decode(msgspec.json.encode(row.spec), type=type(row.spec)) == row.spec
+
+
+def test_open_inputs_of_a_row_are_filled_by_the_same_rules_and_named() -> None:
+    deep = {"arch": "gpt3_175b", "framework": "NeMo 24.07", "seq_len": 2048, "n_gpus": 64, "tp": 8, "pp": 8, "gbs": 64}
+    deep |= {"step_time_s": 5.0}
+    row = parsed(**deep, sharding=None, precision=None)
+    assert row.spec.layout.virtual_stages == 6
+    assert row.spec.training.precision == "bf16"
+    assert {"precision bf16", "virtual_stages 6: interleaved as far as the layers allow"} <= set(row.assumed)
+    plain = parsed(**deep, sharding=None, overlap="1F1B")
+    assert plain.spec.layout.virtual_stages == 1
+
+
+def test_hybrid_groups_and_lists_of_recomputed_parts_are_read() -> None:
+    groups = parsed(sharding="ZeRO-1 within groups of 2 GPUs", tp=1, pp=1)
+    assert (groups.spec.layout.dp_shard, groups.spec.layout.dp_replicate) == (2, 8)
+    hybrid = parsed(sharding="HSDP", tp=1, pp=1)
+    assert (hybrid.spec.layout.dp_shard, hybrid.spec.layout.dp_replicate) == (8, 2)
+    listed = parsed(recompute="layernorm, mlp").spec.layout
+    assert (listed.recompute, listed.recompute_modules) == ("selective", ("layernorm", "mlp"))
+
+
+def test_a_year_and_a_release_choose_the_kernels_of_their_time() -> None:
+    kernel = {
+        framework: parsed(framework=framework, sharding=None).spec.stack.attention_kernel
+        for framework in ("Megatron-LM @8aa4619f (2021)", "NeMo 23.03", "NeMo 24.07", "NeMo 25.09")
+    }
+    assert list(kernel.values()) == ["unfused", "unfused", "cudnn", "flash3"]

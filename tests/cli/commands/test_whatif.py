@@ -1,0 +1,212 @@
+"""`carbon-plugin whatif` and `plan --compare` as a user runs them."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from xml.etree import ElementTree
+
+import msgspec
+import pytest
+
+from carbon_plugin.audit.summary import summarise
+from carbon_plugin.cli.main import run
+from carbon_plugin.footprint.run_factors import resolve_factors
+from carbon_plugin.spec.hardware.cluster import Cluster
+from carbon_plugin.spec.hardware.profiles import default_node_for, load_accelerator
+from carbon_plugin.spec.site import Site
+from tests.ledger.builder import RUN_START_UNIX_S, Job
+
+PLAN = ["plan", "--model", "llama3-8b", "--accelerator", "h100-sxm", "--nodes", "2", "--tokens", "1e9", "--zone", "FRA"]
+STATED = ["--dp-shard", "16", "--zero-stage", "3", "--recompute", "operators"]
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    """A run of two nodes in France whose windows say 50 g/kWh and PUE 1.2."""
+    accelerator = load_accelerator("h100-sxm")
+    cluster = Cluster(accelerator=accelerator, node=default_node_for(accelerator), nodes=2, devices_per_node=2)
+    factors = resolve_factors(Site(zone="FRA", pue=1.2, intensity_g_per_kwh=50), cluster)
+    Job(factors=msgspec.to_builtins(factors)).write(tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def series(tmp_path: Path) -> Path:
+    """A minute-wise grid on the days around the run: 100 g before noon UTC, 300 g after it."""
+    day = datetime.fromtimestamp(RUN_START_UNIX_S, UTC).replace(hour=0, minute=0, second=0)
+    rows = [
+        f"{(day + timedelta(minutes=minute)).isoformat()},{100 if minute % 1440 < 720 else 300}"
+        for minute in range(2 * 1440)
+    ]
+    (tmp_path / "grid.csv").write_text("\n".join(["datetime,intensity", *rows]) + "\n", encoding="utf-8")
+    return tmp_path / "grid.csv"
+
+
+def printed(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    assert run([str(argument) for argument in arguments]) == 0, capsys.readouterr().err
+    return capsys.readouterr().out
+
+
+def test_a_finished_run_elsewhere_keeps_its_energy_and_its_embodied_carbon(capsys, run_dir):
+    document = json.loads(printed(capsys, "whatif", run_dir, "zone=SWE,POL", "--json"))
+    audited = summarise(run_dir).footprint
+    base, (sweden, poland) = document["base"], document["alternatives"]
+
+    assert base["footprint"]["total_kg"]["value"] == audited.total_kg.value
+    assert base["g_per_kwh"] == pytest.approx(50)
+    for one in (sweden, poland):
+        assert one["footprint"]["energy_j"]["it"]["value"] == pytest.approx(audited.energy_j["it"].value)
+        assert one["footprint"]["embodied_kg"]["value"] == pytest.approx(audited.embodied_kg.value)
+        ratio = one["intensity"]["figure"]["value"] / 50
+        assert one["footprint"]["operational_kg"]["value"] == pytest.approx(ratio * audited.operational_kg.value)
+    assert "different things" in document["warnings"][0]
+
+
+def test_a_finished_run_at_other_hours_takes_their_intensity(capsys, run_dir, series):
+    day = datetime.fromtimestamp(RUN_START_UNIX_S, UTC).date()
+    starts = f"start={day}T02:00Z,{day}T14:00Z"
+    document = json.loads(
+        printed(capsys, "whatif", run_dir, f"series={series}", starts, "--json", "--marginal", series)
+    )
+
+    morning, afternoon = document["alternatives"]
+    assert (morning["g_per_kwh"], afternoon["g_per_kwh"]) == (pytest.approx(100), pytest.approx(300))
+    facility_kwh = morning["footprint"]["energy_j"]["facility"]["value"] / 3.6e6
+    assert morning["marginal_kg"] == pytest.approx(0.1 * facility_kwh)
+
+
+def test_marginal_intensities_on_record_stand_beside_the_average(capsys, run_dir):
+    path = run_dir / "node-0.attempt-0.jsonl"
+    text = path.read_text()
+    path.write_text(text.replace('"marginal_g_per_kwh":null', '"marginal_g_per_kwh":600'))
+
+    base = json.loads(printed(capsys, "whatif", run_dir, "zone=SWE", "--json"))["base"]
+
+    facility_kwh = base["footprint"]["energy_j"]["facility"]["value"] / 3.6e6
+    assert '"marginal_g_per_kwh":600' in path.read_text()
+    assert base["marginal_kg"] == pytest.approx(0.6 * facility_kwh)
+
+
+def test_a_finished_run_that_had_paused_would_have_idled_and_held_its_hardware(capsys, run_dir, series):
+    day = datetime.fromtimestamp(RUN_START_UNIX_S, UTC).date()
+    arguments = ["whatif", run_dir, f"series={series}", f"start={day}T14:00Z", "pause_above=200", "--json"]
+
+    (paused,) = json.loads(printed(capsys, *arguments))["alternatives"]
+
+    audited = summarise(run_dir).footprint
+    assert paused["paused_s"] == pytest.approx(10 * 3600)
+    assert paused["footprint"]["energy_j"]["it"]["value"] > audited.energy_j["it"].value
+    assert paused["footprint"]["embodied_kg"]["value"] > 10 * audited.embodied_kg.value
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ("zone=Sweeden", "zone 'Sweeden' is unknown"),
+        ("start=2026-01-01T00:00Z", "start and pause_above need series=FILE"),
+    ],
+)
+def test_a_question_without_any_answer_is_one_line_and_2(capsys, run_dir, change, problem):
+    assert run(["whatif", str(run_dir), change]) == 2
+
+    said = capsys.readouterr().err
+    assert problem in said
+    assert said.count("\n") == 1
+
+
+def test_an_alternative_that_cannot_be_computed_says_why_beside_the_others(capsys, run_dir):
+    text = " ".join(printed(capsys, "whatif", run_dir, "zone=SWE,Sweeden").split())
+
+    assert "zone 'Sweeden' is unknown" in text
+    assert "1 SWE" in text
+
+
+def test_a_run_without_a_site_and_a_wrong_axis_are_one_line_errors(capsys, tmp_path):
+    Job(intensity_g_per_kwh=None, pue=None).write(tmp_path / "run")
+
+    assert run(["whatif", str(tmp_path / "run"), "zone=SWE"]) == 2
+    assert "has no carbon to compare: the run was given no site" in capsys.readouterr().err
+    assert run(["whatif", str(tmp_path / "run"), "accelerator=b200-sxm"]) == 2
+    assert "unknown axis of comparison 'accelerator'" in capsys.readouterr().err
+
+
+def test_plan_compares_in_a_table_with_its_warnings(capsys):
+    text = " ".join(printed(capsys, *PLAN, *STATED, "--compare", "zone=SWE,egrid:CAMX").split())
+
+    for word in (
+        "what if: run",
+        "as it is",
+        "SWE",
+        "egrid:CAMX",
+        "operational",
+        "embodied",
+        "warning: the intensities",
+    ):
+        assert word in text
+
+
+def test_a_pue_that_changes_with_the_place_has_a_column_and_one_that_does_not_has_none(capsys):
+    elsewhere = printed(capsys, *PLAN, *STATED, "--compare", "zone=gcp:us-central1")
+    same = printed(capsys, *PLAN, *STATED, "--compare", "zone=SWE")
+
+    rows = elsewhere.splitlines()
+    place = rows[1].split().index("PUE") + 2  # every row has its number first, and its time is two words
+    assert (rows[2].split()[place], rows[3].split()[place]) == ("1.54", "1.09")
+    assert "PUE" not in same
+
+
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [
+        ("x.png", ["--compare", "zone=SWE"]),
+        ("x.PDF", ["--compare", "zone=SWE"]),
+        ("x.svg", []),
+        ("x.csv", ["--search"]),
+    ],
+)
+def test_a_file_whose_suffix_promises_another_format_is_refused_by_name(capsys, tmp_path, name, flags):
+    file = tmp_path / name
+
+    assert run([*PLAN, *STATED, *flags, "-o", str(file)]) == 2
+
+    said = capsys.readouterr().err
+    assert f"{file}: a {'comparison' if '--compare' in flags else 'plan'} is written as " in said
+    assert f"not as {file.suffix}" in said
+    assert not file.exists()
+
+
+def test_axes_may_stand_one_after_the_other_with_and_without_a_spec(capsys, tmp_path):
+    axes = ["--compare", "zone=SWE,USA", "accelerator=h100-sxm,b200-sxm", "--json"]
+    spec = tmp_path / "run.yaml"
+    spec.write_text(
+        "model: llama3-8b\ncluster: {accelerator: h100-sxm, nodes: 2}\nsite: {zone: FRA}\n"
+        "training: {seq_len: 8192, global_batch_size: 64, tokens: 1e9}\n"
+        "layout: {dp_shard: 16, zero_stage: 3, recompute: operators}\n"
+    )
+
+    from_flags = json.loads(printed(capsys, *PLAN, *STATED, *axes))
+    from_file = json.loads(printed(capsys, "plan", spec, *axes))
+
+    changes = [one["changes"] for one in from_flags["alternatives"]]
+    assert changes == [one["changes"] for one in from_file["alternatives"]]
+    assert changes[1] == {"zone": "SWE", "accelerator": "b200-sxm"}
+    assert len(changes) == 4
+
+
+def test_axes_without_compare_are_an_error(capsys, tmp_path):
+    assert run(["plan", "run.yaml", "zone=SWE"]) == 2
+    assert "zone=SWE would be axes for --compare" in capsys.readouterr().err
+
+
+def test_the_chart_is_a_drawing_and_the_json_a_document(capsys, tmp_path):
+    chart, document = tmp_path / "whatif.svg", tmp_path / "whatif.json"
+
+    assert "comparison written to" in printed(capsys, *PLAN, *STATED, "--compare", "zone=SWE,USA", "-o", chart)
+    printed(capsys, *PLAN, *STATED, "--compare", "zone=SWE,USA", "-o", document)
+
+    drawing = ElementTree.parse(chart).getroot()
+    texts = {text.text for text in drawing.iter("{http://www.w3.org/2000/svg}text")}
+    assert {"as it is", "SWE", "USA", "embodied", "operational, average"} <= texts
+    assert len(json.loads(document.read_text())["alternatives"]) == 2

@@ -1,0 +1,69 @@
+"""What autograd keeps of a forward pass, counted without data, against what it keeps of a real one."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from carbon_plugin.detect.shape.counting import count_forward
+
+
+def convolutions() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(inplace=True), nn.MaxPool2d(2),
+        nn.Conv2d(16, 32, 3, padding=1), nn.GELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10),
+    )  # fmt: skip
+
+
+def attention() -> nn.Module:
+    return nn.TransformerEncoderLayer(64, 4, 256, batch_first=True, activation="gelu")
+
+
+def kept_of(module: nn.Module, batch: torch.Tensor) -> int:
+    """Bytes of the storages that a real forward pass keeps, without those of the parameters."""
+    kept: dict[int, int] = {}
+    alive = []
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        alive.append(tensor)
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        module(batch)
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*module.parameters(), *module.buffers())}
+    return sum(size for place, size in kept.items() if place not in own)
+
+
+@pytest.mark.parametrize(("build", "sizes"), [(convolutions, (2, 3, 32, 32)), (attention, (2, 24, 64))])
+def test_the_activations_of_a_count_are_what_autograd_keeps(build, sizes) -> None:
+    module = build()
+
+    found = count_forward(module, lambda copy: copy(torch.empty(sizes, device="meta")), time.monotonic() + 60)
+
+    assert found.saved_bytes == pytest.approx(kept_of(module, torch.randn(sizes)), rel=0.05)
+    assert 0 < found.saved_bytes < found.activation_bytes + 4 * torch.Size(sizes).numel()
+
+
+def test_counting_what_is_kept_leaves_nothing_on_the_module() -> None:
+    module = convolutions()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    random = torch.random.get_rng_state()
+
+    count_forward(module, lambda copy: copy(torch.empty(2, 3, 32, 32, device="meta")), time.monotonic() + 60)
+
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    assert torch.equal(torch.random.get_rng_state(), random)
+    assert all(parameter.grad is None for parameter in module.parameters())
+    assert not any(part._forward_hooks or part._backward_hooks for part in module.modules())
+
+
+def test_a_module_that_needs_no_gradient_keeps_nothing() -> None:
+    module = convolutions().requires_grad_(False)
+
+    found = count_forward(module, lambda copy: copy(torch.empty(2, 3, 32, 32, device="meta")), time.monotonic() + 60)
+
+    assert found.saved_bytes == 0

@@ -1,0 +1,60 @@
+"""PUE: the user first, then region, fleet and industry."""
+
+from __future__ import annotations
+
+import pytest
+
+from carbon_plugin.footprint.factors import tables
+from carbon_plugin.footprint.factors.pue import resolve_pue
+from carbon_plugin.spec.site import Site
+
+
+@pytest.mark.parametrize(
+    ("zone", "pue"),
+    [
+        ("aws:eu-central-1", 1.35),
+        ("aws:ap-south-2", 1.46),
+        ("aws:eu-west-3", 1.14),  # not published by region: fleet
+        ("gcp:us-central1", 1.09),
+        ("azure:westeurope", 1.17),
+        ("azure:japaneast", 1.28),
+        ("FRA", 1.54),
+        ("egrid:SRVC", 1.54),
+    ],
+)
+def test_pue_follows_the_provider_and_region_of_the_zone(zone: str, pue: float) -> None:
+    figure = resolve_pue(Site(zone=zone))
+
+    assert figure.value == pue
+    assert figure.kind == "assumed"
+    assert 1 <= figure.low < figure.value < figure.high
+
+
+def test_the_unknown_facility_has_the_range_of_the_industry_and_says_so() -> None:
+    figure = resolve_pue(Site(zone="FRA"))
+
+    assert (figure.low, figure.high) == (1.2, 1.8)
+    assert "Uptime Institute" in figure.source
+    assert "the facility is not known" in figure.source
+
+
+def test_the_users_pue_wins_and_has_no_range() -> None:
+    figure = resolve_pue(Site(zone="aws:eu-central-1", pue=1.05, pue_source="meter of hall 3"))
+
+    assert (figure.low, figure.value, figure.high) == (1.05, 1.05, 1.05)
+    assert (figure.kind, figure.source) == ("declared", "meter of hall 3")
+
+
+def test_a_published_value_varies_by_its_overhead() -> None:
+    figure = resolve_pue(Site(zone="gcp:us-central1"))
+
+    assert figure.low == pytest.approx(1 + 0.09 * 0.8)
+    assert figure.high == pytest.approx(1 + 0.09 * 1.25)
+
+
+def test_the_aws_fleet_range_is_that_of_its_published_regions() -> None:
+    regions = sorted(tables.pue_table().providers["aws"].regions.values())
+    figure = resolve_pue(Site(zone="aws:eu-west-3"))
+
+    assert regions[1] <= figure.low <= regions[2]
+    assert regions[-3] <= figure.high <= regions[-2]

@@ -1,0 +1,66 @@
+"""Core-seconds of a real process tree."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import pytest
+
+from carbon_plugin.meters.host.cpu_load import MachineLoad, ProcessTreeLoad, job_root_pid, open_cpu_load
+
+BURN = "import time\nend = time.process_time() + {seconds}\nwhile time.process_time() < end: pass\n"
+
+
+def burning(seconds: float) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", BURN.format(seconds=seconds)])
+
+
+def test_work_of_this_process_counts() -> None:
+    load = ProcessTreeLoad(os.getpid())
+    before_s, spent_s = load.busy_s(), time.process_time()
+    while time.process_time() < spent_s + 0.1:
+        pass
+    assert load.busy_s() - before_s >= 0.05
+
+
+def test_work_of_a_child_that_has_ended_counts_once() -> None:
+    load = ProcessTreeLoad(os.getpid(), clock=iter(range(0, 10_000, 100)).__next__)
+    before_s = load.busy_s()
+    child = burning(0.3)
+    while child.poll() is None:
+        load.busy_s()
+        time.sleep(0.05)
+    assert 0.25 <= load.busy_s() - before_s <= 1.5
+
+
+def test_it_never_falls_when_a_member_disappears() -> None:
+    child = burning(0.2)
+    load = ProcessTreeLoad(child.pid)
+    time.sleep(0.1)
+    seen_s = load.busy_s()
+    child.wait()
+    assert load.busy_s() >= seen_s
+
+
+def test_the_whole_machine_is_at_least_as_busy_as_we_are() -> None:
+    before_s, spent_s = MachineLoad().busy_s(), time.process_time()
+    while time.process_time() < spent_s + 0.1:
+        pass
+    assert MachineLoad().busy_s() - before_s >= 0.05
+
+
+def test_a_process_that_cannot_be_seen_leaves_the_whole_machine() -> None:
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    assert open_cpu_load(child.pid).scope == "the whole machine"
+    assert open_cpu_load(os.getpid()).scope == "the job's processes"
+
+
+@pytest.mark.parametrize(("ranks", "root"), [("1", os.getpid), ("4", os.getppid)])
+def test_under_a_launcher_with_several_ranks_the_job_hangs_from_our_parent(ranks: str, root: Callable[[], int]) -> None:
+    # init is nobody's launcher: a suite whose shell went away hangs from it.
+    assert job_root_pid({"LOCAL_WORLD_SIZE": ranks}) == (root() if root() > 1 else os.getpid())

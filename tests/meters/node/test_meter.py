@@ -1,0 +1,369 @@
+"""The meter of a node: what is left beside its GPUs, each joule once, whatever the source does."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from carbon_plugin.meters.bounds import Bounds
+from carbon_plugin.meters.energy import Energy
+from carbon_plugin.meters.gate import Gate
+from carbon_plugin.meters.host.share import WHOLE, HostShare, ShareSource, fixed
+from carbon_plugin.meters.node.address import parse_address
+from carbon_plugin.meters.node.files import CsvSource, PmCountersSource
+from carbon_plugin.meters.node.meter import GpuHistory, NodeMeter, open_node_meter
+from carbon_plugin.meters.node.open import open_source
+from carbon_plugin.meters.node.poller import NodePoller
+from carbon_plugin.meters.node.source import Look, Source
+from carbon_plugin.meters.protocol import Reading, Unavailable
+from carbon_plugin.meters.watts import Watts
+from carbon_plugin.spec.metered import DeviceIdentity
+
+BOUNDS = Bounds(ceiling_w=6000.0, limit_w=None, source="a node for the test", lag_s=30.0)
+IDENTITY = DeviceIdentity(key="boot-1/host", name="host", rung="host", scope="", meter="", energy_kind="counter")
+
+
+class Counters:
+    """The folder of a Cray node's counters, and a clock that moves only when told."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.now_s = 0.0
+        self.write(1000.0)
+
+    def write(self, joules: float, watts: float = 1000.0) -> None:
+        for name, value, unit in (("power", watts, "W"), ("energy", joules, "J")):
+            file = self.folder / name
+            file.with_suffix(".new").write_text(f"{value:.0f} {unit} 0 us\n")
+            file.with_suffix(".new").replace(file)
+
+    def clock(self) -> float:
+        return self.now_s
+
+    def meter(self, gpus: GpuHistory | None, share: HostShare = WHOLE) -> NodeMeter:
+        source = PmCountersSource(parse_address(f"pm_counters://{self.folder}"))
+        source.poll_s = 0.01
+        return self.of(source, gpus, fixed(share))
+
+    def of(self, source: Source, gpus: GpuHistory | None, share: ShareSource) -> NodeMeter:
+        poller = NodePoller(source, BOUNDS, self.clock)
+        return NodeMeter(poller, IDENTITY, bounds=BOUNDS, share=share, gpus=gpus, clock=self.clock)
+
+
+@pytest.fixture
+def counters(tmp_path: Path) -> Counters:
+    return Counters(tmp_path)
+
+
+def until(meter: NodeMeter, met: Callable[[Reading], bool]) -> Reading:
+    """The first reading that meets a condition; the asking thread gets a few seconds for it."""
+    deadline_s = time.monotonic() + 5
+    while time.monotonic() < deadline_s:
+        (reading,) = meter.read()
+        if met(reading):
+            return reading
+        time.sleep(0.005)
+    raise AssertionError(f"it stays at {reading}")
+
+
+def gpu(joules: float, at_s: float, key: str = "GPU-1") -> Reading:
+    return Reading(
+        key=key, monotonic_s=at_s, energy_j=joules, kind="counter", low_j=0.95 * joules, high_j=1.05 * joules
+    )
+
+
+def test_the_host_is_what_the_node_draws_beside_its_gpus(counters: Counters) -> None:
+    gpus = GpuHistory()
+    gpus.observe([gpu(0.0, 0.0), gpu(0.0, 0.0, "GPU-2")])
+    meter = counters.meter(gpus)
+    until(meter, lambda reading: reading.energy_j == 0.0)
+    gpus.observe([gpu(300.0, 10.0), gpu(300.0, 10.0, "GPU-2")])
+    counters.now_s = 10.0
+    counters.write(2000.0)
+    reading = until(meter, lambda reading: reading.energy_j != 0.0)
+    assert reading.energy_j == pytest.approx(400.0)
+    assert reading.kind == "counter"
+    assert reading.low_j == pytest.approx(400.0 - (50.0**2 + 30.0**2) ** 0.5)
+    assert reading.high_j == pytest.approx(400.0 + (50.0**2 + 30.0**2) ** 0.5)
+    meter.close()
+
+
+def test_a_share_of_the_host_has_its_own_range(counters: Counters) -> None:
+    meter = counters.meter(None, HostShare(value=0.5, low=0.25, high=1.0, sentence="for the test"))
+    until(meter, lambda reading: reading.energy_j == 0.0)
+    counters.now_s = 10.0
+    counters.write(2000.0)
+    reading = until(meter, lambda reading: reading.energy_j != 0.0)
+    assert (reading.low_j, reading.energy_j, reading.high_j) == pytest.approx((0.25 * 950, 500, 1050))
+    meter.close()
+
+
+def test_a_share_is_that_of_the_whole_stretch_between_two_answers(counters: Counters) -> None:
+    stretches = iter([0.25, 0.75])
+
+    def share() -> HostShare:
+        value = next(stretches)
+        return HostShare(value=value, low=value, high=value, sentence="for the test")
+
+    source = PmCountersSource(parse_address(f"pm_counters://{counters.folder}"))
+    source.poll_s = 0.01
+    meter = counters.of(source, None, share)
+    for seconds, joules in ((10.0, 250.0), (20.0, 1000.0)):
+        for _ in range(3):
+            meter.read()  # nothing new: no stretch ends
+        counters.now_s = seconds
+        counters.write(1000.0 + 100 * seconds)
+        assert until(meter, lambda r, at_s=seconds: r.monotonic_s == at_s).energy_j == pytest.approx(joules)  # type: ignore[misc]
+    meter.close()
+
+
+def test_a_source_that_fails_is_absent_with_its_reason_and_the_counter_covers_the_gap(counters: Counters) -> None:
+    meter = counters.meter(None)
+    until(meter, lambda reading: reading.kind == "counter")
+    (counters.folder / "energy").unlink()
+    lost = until(meter, lambda reading: reading.kind == "absent")
+    assert (lost.fault, lost.energy_j) == ("not_supported", 0.0)
+    assert lost.message is not None
+    assert "energy cannot be read" in lost.message
+    counters.now_s = 60.0
+    counters.write(61_000.0)
+    again = until(meter, lambda reading: reading.energy_j != 0.0)
+    assert again.fault is None
+    assert again.energy_j == pytest.approx(60_000.0)
+    meter.close()
+
+
+def test_power_alone_is_integrated_with_a_wider_range_across_a_gap(tmp_path: Path) -> None:
+    def write(watts: float) -> None:
+        (tmp_path / "new").write_text(f"time,node_w\n{time.time()},{watts}\n")
+        (tmp_path / "new").replace(tmp_path / "power.csv")
+
+    now_s = 0.0
+    write(100.0)
+    source = CsvSource(parse_address(f"csv://{tmp_path}/power.csv?column=node_w"))
+    source.poll_s = 0.01
+    poller = NodePoller(source, BOUNDS, lambda: now_s)
+    meter = NodeMeter(poller, IDENTITY, bounds=BOUNDS, share=fixed(WHOLE), gpus=None, clock=lambda: now_s)
+    assert until(meter, lambda reading: reading.energy_j == 0.0).kind == "power_integrated"
+    write(300.0)
+    until(meter, lambda reading: reading.energy_j == 0.0)
+    (tmp_path / "power.csv").unlink()
+    assert until(meter, lambda reading: reading.kind == "absent").fault == "not_supported"
+    now_s = 10.0
+    write(300.0)
+    reading = until(meter, lambda reading: reading.energy_j != 0.0)
+    assert reading.energy_j in (pytest.approx(2000.0), pytest.approx(3000.0))  # whether 300 W were seen before the gap
+    assert reading.energy_j is not None
+    assert (reading.low_j, reading.high_j) == pytest.approx((0.7 * reading.energy_j, 1.3 * reading.energy_j))
+    meter.close()
+
+
+def test_energy_never_falls_when_a_gpu_makes_up_for_a_gap(counters: Counters) -> None:
+    gpus = GpuHistory()
+    gpus.observe([gpu(0.0, 0.0)])
+    meter = counters.meter(gpus)
+    until(meter, lambda reading: reading.energy_j == 0.0)
+    gpus.observe([gpu(0.0, 10.0)])  # lost: it holds its energy
+    counters.now_s = 10.0
+    counters.write(2000.0)
+    held = until(meter, lambda reading: reading.energy_j != 0.0)
+    assert held.energy_j == pytest.approx(1000.0)
+    gpus.observe([gpu(1200.0, 20.0)])  # back: its counter covers the gap, which the host had
+    counters.now_s = 20.0
+    counters.write(3000.0)
+    until(meter, lambda reading: reading.monotonic_s == 20.0)
+    assert meter.read()[0].energy_j == pytest.approx(1000.0)
+    gpus.observe([gpu(1800.0, 30.0)])
+    counters.now_s = 30.0
+    counters.write(4000.0)
+    assert until(meter, lambda reading: reading.energy_j != 1000.0).energy_j == pytest.approx(1200.0)
+    meter.close()
+
+
+class Told:
+    """A source that tells what it is told to."""
+
+    poll_s = 0.01
+
+    def __init__(self, look: Look) -> None:
+        self.next = look
+        self.asked = 0
+
+    def look(self, deadline_s: float) -> Look:
+        del deadline_s
+        self.asked += 1
+        return self.next
+
+    def tell(self, look: Look) -> None:
+        """Tell another answer, and come back when it has been taken in."""
+        self.next, asked, deadline_s = look, self.asked, time.monotonic() + 5
+        # One question may have begun before, the second is answered with it, and the third is asked after that.
+        while self.asked < asked + 3:
+            assert time.monotonic() < deadline_s
+            time.sleep(0.002)
+
+
+class Node:
+    """A node with GPUs of 2,400 W whose meter tells one thing or another, read every five seconds of its own clock
+    through the gate. Its host is modelled at 800 W."""
+
+    def __init__(self, look: Look) -> None:
+        self.now_s = 100.0
+        self.joules = 0.0
+        self.source = Told(look)
+        self.gpus = GpuHistory()
+        self.gpus.observe([gpu(0.0, self.now_s)])
+        poller = NodePoller(self.source, BOUNDS, lambda: self.now_s)
+        self.meter = NodeMeter(
+            poller, IDENTITY, bounds=BOUNDS, share=fixed(WHOLE), gpus=self.gpus, clock=lambda: self.now_s
+        )
+        self.gate = Gate({IDENTITY.key: BOUNDS}, models={IDENTITY.key: lambda _s: Watts(600.0, 800.0, 1000.0)})
+        self.read()
+
+    def read(self) -> Reading:
+        return self.gate.admit(self.meter.read())[0]
+
+    def follow(self, look: Look, seconds: int) -> list[Reading]:
+        """Readings while the meter tells one answer."""
+        readings = []
+        for _ in range(0, seconds, 5):
+            self.joules += 5 * 2400.0
+            self.gpus.observe([gpu(self.joules, self.now_s + 5)])
+            self.now_s += 5
+            self.source.tell(look)
+            readings.append(self.read())
+        return readings
+
+
+@pytest.mark.parametrize("file", ["low", "zero"])
+def test_a_node_meter_below_its_own_gpus_is_a_fault_and_the_host_is_modelled(file: str, tmp_path: Path) -> None:
+    shown = (Path(__file__).parent / f"data/node_below_gpus/{file}.txt").read_text()
+    (tmp_path / "ipmitool").write_text(f"#!/bin/sh\ncat <<'END'\n{shown}END\n")
+    (tmp_path / "ipmitool").chmod(0o755)
+    look = open_source(parse_address("ipmi"), {"PATH": f"{tmp_path}:{os.environ['PATH']}"}).look(3.0)
+    node = Node(look)
+    last = node.follow(look, 40)[-1]
+    assert (last.kind, last.fault) == ("modelled", "below_gpus")
+    assert last.message is not None
+    assert "while the GPUs inside the node draw 2400 W" in last.message
+    assert (last.low_j, last.energy_j, last.high_j) == pytest.approx((40 * 600, 40 * 800, 40 * 1000))
+    assert last.estimated_j == last.energy_j
+    node.meter.close()
+
+
+def test_a_node_meter_that_comes_to_its_senses_is_used_from_then_on() -> None:
+    node = Node(Look(None, 155.0))
+    node.follow(Look(None, 155.0), 20)
+    last = node.follow(Look(None, 3000.0), 20)[-1]
+    assert (last.kind, last.fault) == ("power_integrated", None)
+    assert last.energy_j == pytest.approx(20 * 800 + 20 * 600, rel=0.2)
+    node.meter.close()
+
+
+@pytest.mark.parametrize(
+    "absurd", [Look(None, 4294967294.0), Look(4.2e18), Look(None, math.nan), Look(None, math.inf), Look(math.inf, 1.0)]
+)
+def test_what_no_node_can_draw_is_a_fault_and_the_host_is_modelled(absurd: Look) -> None:
+    node = Node(Look(None, 3000.0) if absurd.counter_j is None else Look(1000.0))
+    readings = node.follow(absurd, 20)
+    assert readings[-1].kind == "modelled"
+    assert {reading.fault for reading in readings} & {"implausible", "counter_jump", "below_gpus"}
+    assert readings[-1].energy_j == pytest.approx(20 * 800)
+    node.meter.close()
+
+
+def test_a_meter_that_is_a_few_seconds_behind_its_gpus_loses_nothing() -> None:
+    node = Node(Look(0.0))
+    for joules in (11_000.0, 29_000.0, 45_000.0, 60_000.0):  # 3,000 W, shown late at first
+        reading = node.follow(Look(joules), 5)[-1]
+    assert (reading.kind, reading.fault) == ("counter", None)
+    assert reading.energy_j == pytest.approx(60_000 - 20 * 2400)
+    assert reading.estimated_j == 0
+    node.meter.close()
+
+
+def test_energy_of_gpus_between_two_rounds_lies_on_a_line() -> None:
+    gpus = GpuHistory()
+    assert gpus.at(5.0) == Energy()
+    gpus.observe([gpu(0.0, 10.0)])
+    gpus.observe([gpu(100.0, 20.0)])
+    assert [gpus.at(moment_s).central_j for moment_s in (5.0, 10.0, 15.0, 20.0, 25.0)] == [0, 0, 50, 100, 100]
+
+
+@given(watts=st.lists(st.floats(0, 10_000), min_size=2, max_size=20), share=st.floats(0, 1))
+def test_energy_of_gpus_never_falls_and_meets_every_round(watts: list[float], share: float) -> None:
+    gpus, joules = GpuHistory(), 0.0
+    for second, power_w in enumerate(watts):
+        gpus.observe([gpu(joules, float(second))])
+        assert gpus.at(float(second)).central_j == pytest.approx(joules)
+        joules += power_w
+    moments = [gpus.at(second + share) for second in range(len(watts))]
+    assert moments == sorted(moments, key=lambda energy: energy.central_j)
+    assert all(energy.low_j <= energy.central_j <= energy.high_j for energy in moments)
+
+
+def test_a_meter_that_does_not_answer_is_a_reason_with_advice(tmp_path: Path) -> None:
+    opened = open_node_meter(
+        parse_address(f"pm_counters://{tmp_path}"),
+        "boot-1",
+        bounds=BOUNDS,
+        share=fixed(WHOLE),
+        gpus=GpuHistory(),
+        environ={},
+    )
+    assert isinstance(opened, Unavailable)
+    assert opened.kind == "node_not_supported"
+    assert opened.reason.startswith(f"the node meter cannot be used: {tmp_path}/energy cannot be read")
+    assert opened.advice is not None
+
+
+def test_a_source_that_cannot_be_made_is_a_reason_too() -> None:
+    opened = open_node_meter(
+        parse_address("ipmi://bmc7"), "boot-1", bounds=BOUNDS, share=fixed(WHOLE), gpus=GpuHistory(), environ={}
+    )
+    assert isinstance(opened, Unavailable)
+    assert opened.kind == "node_refused"
+
+
+def test_a_facility_is_a_rung_of_its_own_with_one_key_for_all_nodes(counters: Counters) -> None:
+    gpus = GpuHistory()
+    address = parse_address(f"pm_counters://{counters.folder}?covers=facility&share=0.1")
+    meters = [
+        open_node_meter(address, key, bounds=BOUNDS, share=fixed(WHOLE), gpus=gpus, environ={})
+        for key in ("boot-1", "boot-2")
+    ]
+    identities = []
+    for meter in meters:
+        assert isinstance(meter, NodeMeter)
+        identities += meter.devices
+        meter.close()
+    assert identities[0] == identities[1]
+    assert (identities[0].rung, identities[0].scope) == ("facility", "facility")
+
+
+def test_a_closed_meter_reads_nothing_and_asks_no_more(counters: Counters) -> None:
+    meter = counters.meter(None)
+    meter.close()
+    meter.close()
+    assert meter.read() == []
+    deadline_s = time.monotonic() + 5
+    while any(thread.name == "carbon-plugin-node" for thread in threading.enumerate()):
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
+
+
+def test_after_a_fork_the_child_reads_nothing(counters: Counters) -> None:
+    meter = counters.meter(None)
+    pid = os.fork()
+    if pid == 0:
+        os._exit(len(meter.read()))
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    meter.close()

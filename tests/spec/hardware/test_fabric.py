@@ -1,0 +1,44 @@
+"""Power of the scale-out network by the tiers of switches that a job's nodes need."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from carbon_plugin.spec.hardware.fabric import fabric_factor, tiers
+from carbon_plugin.spec.hardware.profiles import load_node
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "count"), [(1, 1), (64, 1), (65, 2), (2048, 2), (2049, 3), (65_536, 3), (65_537, 4)]
+)
+def test_a_clos_of_64_ports_joins_64_then_2048_then_65536_endpoints(endpoints: int, count: int) -> None:
+    assert tiers(endpoints) == count
+
+
+@given(fewer=st.integers(1, 10_000), more=st.integers(0, 100_000))
+def test_the_network_of_a_larger_job_never_draws_less_a_device(fewer: int, more: int) -> None:
+    node = load_node("dgx-h100")
+
+    assert fabric_factor(node, fewer) <= fabric_factor(node, fewer + more)
+
+
+def test_the_network_of_a_node_lies_in_what_was_measured_on_fabrics_of_two_and_three_tiers() -> None:
+    node = load_node("dgx-h100")
+    kw = [
+        fabric_factor(node, nodes) * node.network.power_w_per_device.value * node.accelerators / 1e3
+        for nodes in (8, 64, 2048)
+    ]
+
+    assert 0.93 <= kw[1] < kw[2] <= 2.0
+    assert kw[0] < kw[1]
+
+
+def test_an_oversubscribed_fabric_has_fewer_ports_above_the_leaf() -> None:
+    node = load_node("dgx-h100")
+    narrow = msgspec.structs.replace(node, network=msgspec.structs.replace(node.network, oversubscription=4.0))
+
+    assert fabric_factor(narrow, 8) == fabric_factor(node, 8)
+    assert fabric_factor(narrow, 2048) < fabric_factor(node, 2048)

@@ -1,0 +1,129 @@
+"""YAML with places: YAML 1.2 scalars, lines of every value, and refusals that name them."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from carbon_plugin.errors import SpecError
+from carbon_plugin.spec.parsing.document import dotted, overlay, parse_document, read_document
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("NO", "NO"),
+        ("off", "off"),
+        ("15e12", 15e12),
+        ("1.5E+3", 1500.0),
+        (".5", 0.5),
+        ("1:30", "1:30"),
+        ("2024-05-01", "2024-05-01"),
+        ("010", 10),
+        ("1_000_000", 1_000_000),
+        ("'5'", "5"),
+        ('"true"', "true"),
+        ("true", True),
+        ("~", None),
+        ("", None),
+        ("-7", -7),
+        ("12abc", "12abc"),
+    ],
+)
+def test_scalars_follow_yaml_1_2(text, value):
+    parsed = parse_document(f"key: {text}", "x.yaml").value["key"]
+
+    assert parsed == value
+    assert type(parsed) is type(value)
+
+
+@given(st.one_of(st.integers(), st.floats(allow_nan=False, allow_infinity=False)))
+def test_a_number_as_python_prints_it_is_read_back(number):
+    parsed = parse_document(f"key: {number!r}", "x.yaml").value["key"]
+
+    assert parsed == number
+    assert type(parsed) is type(number)
+
+
+def test_every_value_knows_its_line():
+    document = parse_document("a: 1\nb:\n  c:\n    - 1\n    - d: 2\n", "x.yaml")
+
+    assert document.place(("a",)) == "x.yaml:1"
+    assert document.place(("b", "c")) == "x.yaml:3"
+    assert document.place(("b", "c", 1, "d")) == "x.yaml:5"
+
+
+def test_something_missing_is_placed_at_what_surrounds_it():
+    document = parse_document("a: 1\nb:\n  c: 1\n", "x.yaml")
+
+    assert document.place(("b", "missing", "deeper")) == "x.yaml:2"
+    assert parse_document("", "x.yaml").place(("a",)) == "x.yaml"
+
+
+def test_a_key_given_twice_is_refused_with_both_lines():
+    with pytest.raises(SpecError, match=r"^x\.yaml:3: layout\.tp: given twice, first at x\.yaml:2$"):
+        parse_document("layout:\n  tp: 1\n  tp: 2\n", "x.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [1, 2\n", r"^x\.yaml:2: not valid YAML: "),
+        ("\t- x", r"^x\.yaml:1: not valid YAML: "),
+        ("a: \x00", r"^x\.yaml: not valid YAML: "),
+        ("a: &x [*x]", r"^x\.yaml:1: a\[0\]: the value contains itself$"),
+        ("? [a]\n: 1\n", r"^x\.yaml:1: the file: a key must be a plain word$"),
+        ("--- 1\n--- 2\n", r"^x\.yaml:2: not valid YAML: "),
+        ("[" * 100_000, r"^x\.yaml: nested deeper than 100 levels$"),
+    ],
+)
+def test_what_is_not_a_document_is_refused_in_one_line(text, message):
+    with pytest.raises(SpecError, match=message) as refused:
+        parse_document(text, "x.yaml")
+
+    assert "\n" not in str(refused.value)
+
+
+@given(st.text(max_size=200))
+def test_any_text_is_a_document_or_a_spec_error(text):
+    with suppress(SpecError):
+        parse_document(text, "x.yaml")
+
+
+@given(st.text(alphabet="ab:-[]{}&*#'\"|>? \n\t1.", max_size=60))
+def test_any_punctuation_is_a_document_or_a_spec_error(text):
+    with suppress(SpecError):
+        parse_document(text, "x.yaml")
+
+
+def test_a_missing_file_and_one_that_is_not_text_are_named(tmp_path: Path):
+    binary = tmp_path / "run.yaml"
+    binary.write_bytes(b"\xff\xfe\x00\xd8")
+
+    with pytest.raises(SpecError, match=r"nope\.yaml: no such file"):
+        read_document(tmp_path / "nope.yaml")
+    with pytest.raises(SpecError, match=r"run\.yaml: cannot be read: "):
+        read_document(binary)
+    with pytest.raises(SpecError, match="cannot be read"):
+        read_document(tmp_path)
+
+
+def test_an_overlay_merges_mappings_and_says_where_its_values_come_from():
+    document = parse_document("a: {b: 1, c: 2}\nd: auto\n", "x.yaml")
+
+    changed = overlay(document, {"a": {"b": 5}, "d": {"tp": 8}, "e": 7}, "command line")
+
+    assert changed.value == {"a": {"b": 5, "c": 2}, "d": {"tp": 8}, "e": 7}
+    assert changed.place(("a", "b")) == "command line"
+    assert changed.place(("a", "c")) == "x.yaml:1"
+    assert changed.place(("d", "tp")) == "command line"
+    assert document.value["a"] == {"b": 1, "c": 2}
+
+
+def test_keys_are_written_as_users_read_them():
+    assert dotted(("dies", 0, "count")) == "dies[0].count"
+    assert dotted(()) == ""
