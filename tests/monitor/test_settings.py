@@ -164,7 +164,7 @@ def test_any_name_is_a_phase_and_too_many_of_them_are_one(tmp_path, caplog):
     assert len(phases - set(KNOWN_PHASES)) <= MAX_OWN + 1
     summary = summarise(tmp_path / "run")
     assert summary.by_phase["rollout"].energy_j > 0
-    assert "rollout" in charts_of(summary)["phases"]
+    assert "rollout" in charts_of(summary)["phases"].wide
 
 
 def test_steps_go_on_from_a_checkpoint():

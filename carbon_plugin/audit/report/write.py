@@ -126,12 +126,11 @@ def render_html(summary: AuditSummary) -> str:
 
 def _context(summary: AuditSummary) -> dict[str, Any]:
     events = sum(summary.event_counts.values())
-    charts = dict.fromkeys(("power", "gpus", "steps", "cumulative", "phases", "forecast", "drivers"), "")
     return {
         "s": summary,
         "energy_span": view.energy_span,
         "verdict": verdict_word(summary.verification).lower(),
-        "charts": charts | charts_of(summary),
+        "charts": charts_of(summary),
         "subtitle": narrative.subtitle(summary),
         "opening": narrative.opening(summary),
         "warnings": narrative.warnings(summary),

@@ -17,11 +17,11 @@ from carbon_plugin.cli.tables.plan_table import CARBON_UNITS, ENERGY_UNITS, TIME
 from carbon_plugin.errors import SpecError
 from carbon_plugin.footprint.values import Footprint
 from carbon_plugin.plan.whatif.comparison import Alternative, Comparison
-from carbon_plugin.show.drawing import INK, LINE_COLOURS, canvas_of, legend, shortened
+from carbon_plugin.show import plot
 from carbon_plugin.spec.amounts import Units, fitting_unit, number
+from carbon_plugin.spec.figure import Figure
 
-SVG_HEAD = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
-MARGINAL_COLOUR = "#D55E00"
+WIDTH_PX, ROW_PX = 820.0, 34.0
 SAME_PUE = 1.001
 """Largest ratio of two PUE that are the same; others get a column of their own."""
 
@@ -111,36 +111,34 @@ def comparison_chart(comparison: Comparison) -> str:
     if not totals:
         raise SpecError("comparison: no alternative can be computed, so there is nothing to draw")
     size, unit = fitting_unit(max(total.value for total in totals), CARBON_UNITS)
-    with canvas_of("comparison", 0.9 + 0.42 * len(shown)) as (axes, finish):
-        rows = range(len(shown))
-        operational = [one.footprint.operational_kg.value / size for one in shown if one.footprint is not None]
-        embodied = [one.footprint.embodied_kg.value / size for one in shown if one.footprint is not None]
-        axes.barh(rows, operational, color=LINE_COLOURS[0], height=0.62, label="operational, average")
-        axes.barh(rows, embodied, left=operational, color=LINE_COLOURS[1], height=0.62, label="embodied")
-        ranges = [
-            [(total.value - total.low) / size for total in totals],
-            [(total.high - total.value) / size for total in totals],
-        ]
-        axes.errorbar(
-            [total.value / size for total in totals],
-            rows,
-            xerr=ranges,
-            fmt="none",
-            ecolor=INK,
-            capsize=2.5,
-            linewidth=1,
-        )
-        marks = [(row, one.marginal_kg / size) for row, one in enumerate(shown) if one.marginal_kg is not None]
-        if marks:
-            places, values = zip(*marks, strict=True)
-            axes.plot(values, places, "D", color=MARGINAL_COLOUR, markersize=5, label="operational, marginal")
-        axes.set_yticks(rows, [shortened(label_of(one)) for one in shown])
-        axes.invert_yaxis()
-        axes.grid(axis="y", visible=False)
-        axes.set_xlim(left=0)
-        axes.set_xlabel(f"{unit}, with p10 to p90 of the total")
-        legend(axes)
-        return str(finish().replace("<svg", SVG_HEAD, 1)) + "\n"
+    marginal_kg = [one.marginal_kg for one in shown if one.marginal_kg is not None]
+    most = max([*(total.high for total in totals), *marginal_kg]) / size
+    names = [plot.shortened(label_of(one)) for one in shown]
+    left_px, height_px = max(map(plot.width_of, names)) + 18, ROW_PX * len(shown) + 50
+    of = plot.frame(WIDTH_PX, height_px, (0, 1.04 * most), (0, 1), left_px=left_px, top_px=4)
+    label = f"{unit}, with p10 to p90 of the total"
+    parts = [plot.x_axis(of, plot.labelled(plot.ticks(0, most, 8)), label, grid=True)]
+    for place, (name, one, total) in enumerate(zip(names, shown, totals, strict=True)):
+        assert one.footprint is not None  # it is shown
+        parts += _bars(of, 6 + ROW_PX * place, one.footprint, total, size)
+        parts.append(plot.words(left_px - 8, 6 + ROW_PX * place + 15, name, anchor="end"))
+        if one.marginal_kg is not None:
+            parts.append(plot.dot(of.x.at(one.marginal_kg / size), 6 + ROW_PX * place + 11, "more"))
+    entries = [("gpu", "operational, average"), ("host", "embodied")]
+    entries += [("more", "operational, marginal")] if marginal_kg else []
+    return plot.standalone(plot.drawing(WIDTH_PX, height_px, parts, top=plot.legend(entries, WIDTH_PX)))
+
+
+def _bars(of: plot.Frame, top: float, footprint: Footprint, total: Figure, size: float) -> list[str]:
+    """Draw operational and embodied carbon of one alternative end to end, and the range of the total over them."""
+    start, between, end = (of.x.at(kg / size) for kg in (0.0, footprint.operational_kg.value, total.value))
+    low, high = of.x.at(total.low / size), of.x.at(total.high / size)
+    whisker = [plot.rule(low, top + 11, high, top + 11), *(plot.rule(x, top + 7, x, top + 15) for x in (low, high))]
+    bars = [
+        plot.box(start, top, between - start, 22, "gpu"),
+        plot.box(between, top, end - between, 22, "host"),
+    ]
+    return [*bars, *whisker]
 
 
 def _cells(alternative: Alternative, comparison: Comparison, kg: float, joules: float, *, with_pue: bool) -> list[str]:

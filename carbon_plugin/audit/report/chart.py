@@ -1,0 +1,50 @@
+"""The value that every chart of a report is: two drawings, the table behind them, and the data of the live chart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from msgspec import Struct
+
+WIDE_PX, NARROW_PX = 860.0, 340.0
+"""Widths of the two drawings: for a desktop and paper, and for a phone, on which the text keeps its size."""
+
+Draw = Callable[[float], str]
+
+
+class Chart(Struct, frozen=True, kw_only=True):
+    """One chart. `wide` and `narrow` are SVG markup; `headings` and `rows` are the table behind the chart, one unit a
+    column; `live` is what the page's script draws the interactive chart from, None for a chart whose drawing is
+    interactive by itself."""
+
+    name: str
+    title: str
+    caption: str
+    wide: str
+    narrow: str
+    headings: list[str]
+    rows: list[list[str]]
+    live: dict[str, Any] | None = None
+
+
+def chart(
+    name: str,
+    title: str,
+    caption: str,
+    draw: Draw,
+    headings: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    live: dict[str, Any] | None = None,
+) -> Chart:
+    """Return a chart that is drawn in both widths by `draw`, which takes a width and returns SVG markup."""
+    return Chart(
+        name=name,
+        title=title,
+        caption=caption,
+        wide=draw(WIDE_PX),
+        narrow=draw(NARROW_PX),
+        headings=list(headings),
+        rows=[list(row) for row in rows],
+        live=live,
+    )

@@ -1,0 +1,343 @@
+"""Charts of a run over time: power by rung and by GPU, grid intensity, emissions since the start, and step time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import accumulate, pairwise
+from typing import Any
+
+from carbon_plugin.audit.report.chart import Chart, chart
+from carbon_plugin.audit.result import AuditSummary
+from carbon_plugin.show import plot, wording
+from carbon_plugin.show.drawing import LINE_COLOURS, RUNG_COLOURS, RUNG_NAMES
+
+TABLE_ROWS = 24
+"""At most so many rows has the table behind a chart over time; each then stands for several bins."""
+HEIGHT_PX = 240.0
+STRIP_PX = 26.0
+
+_TIME_UNITS = (
+    (2 * 86400.0, 86400.0, "days"),
+    (2 * 3600.0, 3600.0, "hours"),
+    (120.0, 60.0, "minutes"),
+    (0.0, 1.0, "seconds"),
+)
+_POWER_UNITS = ((1e6, "MW"), (1e3, "kW"), (1.0, "W"))
+_CARBON_UNITS = ((1e6, "ktCO2e"), (1e3, "tCO2e"), (1.0, "kgCO2e"), (1e-3, "gCO2e"), (1e-6, "mgCO2e"))
+
+Values = Sequence[float | None]
+
+
+def power_chart(summary: AuditSummary) -> Chart | None:
+    """Draw the mean power in each bin, stacked by rung, above a strip of attempts and recorded faults."""
+    rungs = _rungs(summary)
+    widths_s = _widths_s(summary)
+    if not rungs or not sum(widths_s):
+        return None
+    peak_w = max((sum(parts) / s for parts, s in zip(zip(*rungs.values(), strict=True), widths_s, strict=True) if s))
+    size, unit = wording.unit_for(peak_w, _POWER_UNITS)
+    values = {
+        rung: [j / s / size if s else 0.0 for j, s in zip(bins, widths_s, strict=True)] for rung, bins in rungs.items()
+    }
+    edges, per, axis = _time_axis(summary)
+
+    def draw(width_px: float) -> str:
+        of = plot.frame(width_px, HEIGHT_PX, (0, edges[-1]), (0, 1.06 * peak_w / size), bottom_px=42 + STRIP_PX)
+        parts = [plot.y_axis(of, plot.labelled(plot.ticks(0, peak_w / size)), f"mean power, {unit}")]
+        below = [0.0] * len(widths_s)
+        for rung, bins in values.items():
+            above = [low + value for low, value in zip(below, bins, strict=True)]
+            xs, highs = plot.steps(edges, above)
+            lows = plot.steps(edges, below)[1]
+            parts.append(plot.area(of, xs, _solid(lows), _solid(highs), RUNG_COLOURS[rung]))
+            below = above
+        parts.append(_strip(summary, of, per))
+        strip = plot.frame(width_px, HEIGHT_PX, (0, edges[-1]), (0, 1))
+        parts.append(plot.x_axis(strip, _time_marks(edges[-1], width_px), axis))
+        entries = [(RUNG_COLOURS[rung], RUNG_NAMES[rung]) for rung in values]
+        return plot.drawing(width_px, HEIGHT_PX, parts, top=plot.legend(entries, width_px))
+
+    names = [f"{RUNG_NAMES[rung]}, {unit}" for rung in values]
+    series = [
+        {"name": RUNG_NAMES[rung], "colour": RUNG_COLOURS[rung], "values": _short(bins), "kind": "stack"}
+        for rung, bins in values.items()
+    ]
+    return chart(
+        "power",
+        "Power over the run",
+        "Mean power of each interval, stacked by what drew it. The strip below shows the attempts, and marks events "
+        "that the monitor recorded. Where nothing was recorded there is no power.",
+        draw,
+        [axis, *names],
+        _table_rows(edges, list(values.values())),
+        _live(edges, axis, unit, series, _marks(summary, per)),
+    )
+
+
+def intensity_chart(summary: AuditSummary) -> Chart | None:
+    """Draw the grid intensity that the windows of each bin were counted with, where it changed during the run."""
+    factors = summary.factors
+    if factors is None:
+        return None
+    rungs = _rungs(summary)
+    energy_j = [sum(parts) * factors.pue.value for parts in zip(*rungs.values(), strict=True)] if rungs else []
+    grams = [kg * 3.6e9 / j if j > 0 else None for kg, j in zip(summary.series.operational_kg, energy_j, strict=False)]
+    known = [value for value in grams if value is not None]
+    if not known or max(known) - min(known) < 0.01 * max(known):
+        return None
+    edges, _, axis = _time_axis(summary)
+    grams += [None] * (len(edges) - 1 - len(grams))
+    xs, ys = plot.steps(edges, grams)
+
+    def draw(width_px: float) -> str:
+        of = plot.frame(width_px, HEIGHT_PX, (0, edges[-1]), (0, 1.08 * max(known)))
+        parts = [
+            plot.y_axis(of, plot.labelled(plot.ticks(0, max(known))), "gCO2e a kWh"),
+            plot.line(of, xs, ys, "checkpoint"),
+            plot.x_axis(of, _time_marks(edges[-1], width_px), axis),
+        ]
+        return plot.drawing(width_px, HEIGHT_PX, parts)
+
+    series = [{"name": "grid intensity", "colour": "checkpoint", "values": _short(grams), "kind": "step"}]
+    return chart(
+        "intensity",
+        "Grid intensity while the run drew power",
+        f"Grid intensity in {factors.intensity.zone_name} that each interval's energy was counted with.",
+        draw,
+        [axis, "grid intensity, gCO2e/kWh"],
+        _table_rows(edges, [grams]),
+        _live(edges, axis, "gCO2e/kWh", series),
+    )
+
+
+def cumulative_chart(summary: AuditSummary) -> Chart | None:
+    """Draw the operational carbon since the start."""
+    kilograms = list(accumulate(summary.series.operational_kg))
+    if not kilograms or kilograms[-1] <= 0:
+        return None
+    edges, per, axis = _time_axis(summary)
+    size, unit = wording.unit_for(kilograms[-1], _CARBON_UNITS)
+    edges = edges[: len(kilograms) + 1]
+    reached = [0.0, *(value / size for value in kilograms)]
+
+    def draw(width_px: float) -> str:
+        of = plot.frame(width_px, HEIGHT_PX, (0, edges[-1]), (0, 1.06 * reached[-1]))
+        parts = [
+            plot.y_axis(of, plot.labelled(plot.ticks(0, reached[-1])), f"operational, {unit}"),
+            plot.area(of, edges, [0.0] * len(edges), reached, "gpu", opacity=0.16),
+            plot.line(of, edges, reached, "gpu", width_px=2),
+            plot.x_axis(of, _time_marks(edges[-1], width_px), axis),
+        ]
+        return plot.drawing(width_px, HEIGHT_PX, parts)
+
+    every = max(1, -(-len(reached) // TABLE_ROWS))
+    picked = sorted({*range(0, len(reached), every), len(reached) - 1})
+    series = [
+        {"name": "operational carbon since the start", "colour": "gpu", "values": _short(reached), "kind": "line"}
+    ]
+    return chart(
+        "emissions",
+        "Emissions since the start",
+        "Operational carbon that the run had caused by each moment; the manufacture of the hardware is not in it.",
+        draw,
+        [axis, f"operational carbon so far, {unit}"],
+        [[wording.number(edges[at], 4), wording.number(reached[at], 4)] for at in picked],
+        {"x": _short(edges), "axis": axis, "unit": unit, "series": series, "marks": _marks(summary, per)},
+    )
+
+
+def step_chart(summary: AuditSummary) -> Chart | None:
+    """Draw the step time as it was measured and as it was predicted, with the predicted range as a band."""
+    found, comparison = summary.series.steps, summary.steps
+    if not found.at_s or comparison is None:
+        return None
+    longest_s = max(found.measured_s + [value for value in found.predicted_s if value is not None])
+    size, unit = wording.unit_for(longest_s, ((1.0, "s"), (1e-3, "ms")))
+    _, per, axis = _time_axis(summary)
+    end = max(summary.period.wall_s, found.at_s[-1]) / per
+    at, measured = _interrupted([value / per for value in found.at_s], [value / size for value in found.measured_s])
+    predicted = [None if value is None else value / size for value in found.predicted_s]
+    figure = comparison.predicted_step_time_s
+    central = next((value for value in predicted if value is not None), None)
+    band = figure is not None and central is not None
+    low, high = (figure.low / figure.value, figure.high / figure.value) if figure is not None and band else (1.0, 1.0)
+    top = max(longest_s / size, (central or 0.0) * high)
+    dotted = len(found.at_s) < 60
+
+    def draw(width_px: float) -> str:
+        of = plot.frame(width_px, HEIGHT_PX, (0, end), (0, 1.1 * top))
+        parts = [plot.y_axis(of, plot.labelled(plot.ticks(0, top)), f"step time, {unit}")]
+        entries = [("more", "measured")]
+        known = [(x / per, y) for x, y in zip(found.at_s, predicted, strict=True) if y is not None]
+        if known and central is not None:
+            xs, ys = [0.0, *(x for x, _ in known), end], [known[0][1], *(y for _, y in known), known[-1][1]]
+            parts.append(plot.area(of, xs, [y * low for y in ys], [y * high for y in ys], "band", opacity=0.25))
+            parts.append(plot.line(of, xs, ys, "gpu", dashed=True))
+            entries = [*entries, ("gpu", "predicted"), ("band", "predicted, p10 to p90")]
+        parts.append(plot.line(of, at, measured, "more"))
+        if dotted:
+            parts += [plot.dot(of.x.at(x), of.y.at(y), "more") for x, y in zip(at, measured, strict=True) if y]
+        parts.append(plot.x_axis(of, _time_marks(end, width_px), axis))
+        return plot.drawing(width_px, HEIGHT_PX, parts, top=plot.legend(entries, width_px))
+
+    raw = [value / size for value in found.measured_s]
+    series: list[dict[str, Any]] = [
+        {"name": "measured", "colour": "more", "values": _short(raw), "kind": "points" if dotted else "line"}
+    ]
+    if central is not None:
+        series.append({"name": "predicted", "colour": "gpu", "values": _short(predicted), "kind": "dashed"})
+    if band:
+        for name, factor in (("predicted, p10", low), ("predicted, p90", high)):
+            edge = [None if value is None else value * factor for value in predicted]
+            series.append({"name": name, "colour": "band", "values": _short(edge), "kind": "line"})
+    every = max(1, -(-len(raw) // TABLE_ROWS))
+    rows = [
+        [wording.number(found.at_s[i] / per, 4), wording.number(raw[i], 4), _cell(predicted[i])]
+        for i in range(0, len(raw), every)
+    ]
+    return chart(
+        "steps",
+        "Time of an optimizer step",
+        "Mean of the optimizer steps in each interval as they were measured, beside the prediction and its range.",
+        draw,
+        [axis, f"measured, {unit}", f"predicted, {unit}"],
+        rows,
+        {"x": _short([value / per for value in found.at_s]), "axis": axis, "unit": unit, "series": series, "marks": []},
+    )
+
+
+def gpu_chart(summary: AuditSummary) -> Chart | None:
+    """Draw the mean power of single GPUs in each bin, where there are a few of them."""
+    found = {key: bins for key, bins in summary.series.gpu_power_w.items() if any(bins)}
+    if len(found) < 2:
+        return None
+    hosts = {device.identity.key: device.hostname for device in summary.devices}
+    names = {key: f"{plot.shortened(hosts.get(key, '?'), 16)}, {key[-9:]}" for key in found}
+    colours = {key: LINE_COLOURS[place % len(LINE_COLOURS)] for place, key in enumerate(found)}
+    peak_w = max(value for bins in found.values() for value in bins if value is not None)
+    edges, per, axis = _time_axis(summary)
+    padded = {key: [*bins, *([None] * (len(edges) - 1 - len(bins)))] for key, bins in found.items()}
+
+    def draw(width_px: float) -> str:
+        of = plot.frame(width_px, HEIGHT_PX, (0, edges[-1]), (0, 1.08 * peak_w))
+        parts = [plot.y_axis(of, plot.labelled(plot.ticks(0, peak_w)), "mean power, W")]
+        for place, (key, bins) in enumerate(padded.items()):
+            xs, ys = plot.steps(edges, bins)
+            parts.append(plot.line(of, xs, ys, colours[key], dashed=place >= len(LINE_COLOURS), width_px=1.2))
+        parts.append(plot.x_axis(of, _time_marks(edges[-1], width_px), axis))
+        entries = [(colours[key], names[key]) for key in padded]
+        return plot.drawing(width_px, HEIGHT_PX, parts, top=plot.legend(entries[:8], width_px))
+
+    series = [
+        {"name": names[key], "colour": colours[key], "values": _short(bins), "kind": "step"}
+        for key, bins in padded.items()
+    ]
+    return chart(
+        "gpus",
+        "Power of single GPUs",
+        "Mean power of single GPUs. A line is interrupted where its GPU could not be read.",
+        draw,
+        [axis, *(f"{names[key]}, W" for key in padded)],
+        _table_rows(edges, list(padded.values())),
+        _live(edges, axis, "W", series, _marks(summary, per)),
+    )
+
+
+def _rungs(summary: AuditSummary) -> Mapping[str, Sequence[float]]:
+    return {rung: bins for rung, bins in summary.series.rung_energy_j.items() if any(bins) and rung != "facility"}
+
+
+def _edges_s(summary: AuditSummary) -> list[float]:
+    count = max((len(bins) for bins in summary.series.rung_energy_j.values()), default=0)
+    edges = [index * summary.series.width_s for index in range(count + 1)]
+    # The last bin ends with the run.
+    return [*edges[:-1], max(edges[-2], min(edges[-1], summary.period.wall_s))] if count else edges
+
+
+def _widths_s(summary: AuditSummary) -> list[float]:
+    return [end - start for start, end in pairwise(_edges_s(summary))]
+
+
+def _time_axis(summary: AuditSummary) -> tuple[list[float], float, str]:
+    """Return the edges of the bins in a unit that fits the run, the seconds of that unit, and the axis's label."""
+    size, name = next((size, name) for least, size, name in _TIME_UNITS if summary.period.wall_s >= least)
+    return [edge / size for edge in _edges_s(summary)], size, f"{name} since the start"
+
+
+def _time_marks(end: float, width_px: float) -> list[plot.Tick]:
+    return plot.labelled(plot.ticks(0, end, 8 if width_px > 500 else 5))
+
+
+def _strip(summary: AuditSummary, of: plot.Frame, per: float) -> str:
+    """Draw the attempts as bars below a chart, and a mark for each of the first events."""
+    start, top, parts = summary.period.start_unix_s, of.y.start_px + 6, []
+    for place, one in enumerate(summary.period.attempts):
+        left, right = (of.x.at((moment - start) / per) for moment in (one.start_unix_s, one.end_unix_s))
+        ended = one.ended or "killed, or still running"
+        lasted = wording.duration(one.end_unix_s - one.start_unix_s)
+        tip = f"attempt {one.attempt}: {lasted}, {one.steps:,} steps, {ended}"
+        parts.append(plot.box(left, top, right - left, 9, ("checkpoint", "slate")[place % 2], tip))
+    for event in summary.events[:60]:
+        at = of.x.at((event.at_unix_s - start) / per)
+        parts.append(plot.rule(at, top - 2, at, top + 13, "more", 1.4))
+    return "".join(parts)
+
+
+def _marks(summary: AuditSummary, per: float) -> list[dict[str, Any]]:
+    start = summary.period.start_unix_s
+    return [
+        {"x": round((event.at_unix_s - start) / per, 6), "text": plot.shortened(f"{event.kind}: {event.message}", 120)}
+        for event in summary.events[:60]
+    ]
+
+
+def _live(
+    edges: Sequence[float], axis: str, unit: str, series: list[dict[str, Any]], marks: Sequence[dict[str, Any]] = ()
+) -> dict[str, Any]:
+    """Return what the page's script draws: a value at the start of each bin, the last one again at the end."""
+    for one in series:
+        one["values"] = [*one["values"], one["values"][-1]]
+    return {"x": _short(edges), "axis": axis, "unit": unit, "series": series, "marks": list(marks)}
+
+
+def _table_rows(edges: Sequence[float], columns: Sequence[Values]) -> list[list[str]]:
+    """Return a row for every few bins: when they start, and the mean of each column over them."""
+    every = max(1, -(-(len(edges) - 1) // TABLE_ROWS))
+    rows = []
+    for first in range(0, len(edges) - 1, every):
+        cells = []
+        for column in columns:
+            known = [value for value in column[first : first + every] if value is not None]
+            cells.append(_cell(sum(known) / len(known) if known else None))
+        rows.append([wording.number(edges[first], 4), *cells])
+    return rows
+
+
+def _cell(value: float | None) -> str:
+    return "–" if value is None else wording.number(value, 4)
+
+
+def _short(values: Values) -> list[float | None]:
+    """Round to seven digits, which is more than any meter has, so that the page stays small."""
+    return [None if value is None else float(f"{value:.7g}") for value in values]
+
+
+def _solid(values: Values) -> list[float]:
+    return [value or 0.0 for value in values]
+
+
+def _interrupted(moments: Sequence[float], values: Sequence[float]) -> tuple[list[float], list[float | None]]:
+    """Break a line where the distance between points is far beyond the usual one, because nothing ran in between."""
+    distances = [after - before for before, after in pairwise(moments)]
+    if not distances:
+        return list(moments), list(values)
+    usual = sorted(distances)[len(distances) * 3 // 4]
+    at, known = [moments[0]], [*values[:1]]
+    line: list[float | None] = list(known)
+    for distance, moment, value in zip(distances, moments[1:], values[1:], strict=True):
+        if distance > 4 * usual:
+            at.append(moment - distance / 2)
+            line.append(None)
+        at.append(moment)
+        line.append(value)
+    return at, line
