@@ -14,7 +14,7 @@ import statistics
 import time
 from collections.abc import Callable
 
-from carbon_plugin.footprint.account import Rung, account
+from carbon_plugin.footprint.account import account
 from carbon_plugin.footprint.drivers import drivers
 from carbon_plugin.footprint.run_factors import resolve_factors
 from carbon_plugin.footprint.values import EnergyItem
@@ -22,6 +22,7 @@ from carbon_plugin.monitor.run.projection import LIVE_DRAWS
 from carbon_plugin.plan.forecast import reservations
 from carbon_plugin.spec.hardware.cluster import Cluster
 from carbon_plugin.spec.hardware.profiles import default_node_for, load_accelerator
+from carbon_plugin.spec.metered import Rung
 from carbon_plugin.spec.site import Site
 
 REPORT_DRAWS = 2000

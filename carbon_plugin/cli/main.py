@@ -43,20 +43,22 @@ class Command(Struct, frozen=True):
     help: str
 
 
+HERE = "carbon_plugin.cli.commands."
+
 COMMANDS = {
-    "plan": Command("plan:plan", "Predict time, energy and carbon of a run before launch."),
-    "whatif": Command("whatif:whatif", "Put a finished run elsewhere or at other hours."),
-    "audit": Command("audit:audit", "Turn the ledgers of a run into a report."),
-    "export": Command("export:export", "Export a run: SCI, model card, EU AI Act, GHG, paper."),
-    "programme": Command("programme:programme", "Add up all runs of a released model."),
-    "list": Command("list:list_names", "List known models, accelerators, nodes, zones, stacks."),
-    "profiles": Command("profiles:app", "List and show the hardware profiles."),
-    "count": Command("count:count", "Count a model that is no transformer, for plan."),
-    "probe": Command("probe:probe", "Measure this machine and write a profile of it."),
-    "doctor": Command("doctor:doctor", "Say what can be measured here and what to do about it."),
-    "validate": Command("validate:validate", "Compare predictions with published measured rows."),
-    "scale": Command("scale:scale", "Carbon of a loss or compute budget by scaling laws."),
-    "calibrate": Command("calibrate:calibrate", "Fit the predictor's constants to measured rows."),
+    "plan": Command(HERE + "plan:plan", "Predict time, energy and carbon of a run before launch."),
+    "whatif": Command(HERE + "whatif:whatif", "Put a finished run elsewhere or at other hours."),
+    "audit": Command(HERE + "audit:audit", "Turn the ledgers of a run into a report."),
+    "export": Command(HERE + "export:export", "Export a run: SCI, model card, EU AI Act, GHG, paper."),
+    "programme": Command(HERE + "programme:programme", "Add up all runs of a released model."),
+    "list": Command(HERE + "list:list_names", "List known models, accelerators, nodes, zones, stacks."),
+    "profiles": Command(HERE + "profiles:app", "List and show the hardware profiles."),
+    "count": Command(HERE + "count:count", "Count a model that is no transformer, for plan."),
+    "probe": Command(HERE + "probe:probe", "Measure this machine and write a profile of it."),
+    "doctor": Command(HERE + "doctor:doctor", "Say what can be measured here and what to do about it."),
+    "validate": Command(HERE + "validate:validate", "Compare predictions with published measured rows."),
+    "scale": Command(HERE + "scale:scale", "Carbon of a loss or compute budget by scaling laws."),
+    "calibrate": Command(HERE + "calibrate:calibrate", "Fit the predictor's constants to measured rows."),
 }
 
 
@@ -118,7 +120,6 @@ def application(arguments: Sequence[str]) -> typer.Typer:
 
 def _load(name: str, command: Command) -> Any:
     module, _, attribute = command.target.partition(":")
-    module = f"carbon_plugin.cli.commands.{module}"
     try:
         return getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError as error:

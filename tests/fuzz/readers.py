@@ -51,7 +51,7 @@ from tests.fuzz.mutations import as_json, damaged, outcome
 from tests.ledger.builder import Attempt, Job
 
 ROOT = Path(__file__).resolve().parents[2]
-DATA = ROOT / "tests" / "audit" / "data" / "scheduler"
+DATA = ROOT / "tests" / "audit" / "allocation" / "data" / "scheduler"
 NOON_UNIX_S = datetime.fromisoformat("2026-11-28T12:00:00Z").timestamp()
 
 
@@ -347,7 +347,7 @@ def hf_config(rng: random.Random) -> Any:
 
 @functools.cache
 def records() -> list[tuple[str, bytes, Any]]:
-    folder = ROOT / "carbon_plugin" / "calibrate" / "published"
+    folder = ROOT / "carbon_plugin" / "calibrate" / "rows" / "published"
     document = yaml.safe_load((folder / "korthikanti.yaml").read_text())
     document["rows"] = document["rows"][:6]
     csv_lines = (folder / "vtrain_single_node.csv").read_bytes().split(b"\n")[:8]
