@@ -1,8 +1,8 @@
 """Numbers that carry where they come from.
 
 `Figure` is a number at an edge (a table, a report, a JSON document): a central value, a p10-p90 range, a
-unit and a source. `Sourced` is a number in a hardware profile, whose unit is in its field name. Not for
-arithmetic: sums and products of uncertain numbers are sampled in `footprint.uncertainty`.
+unit and a source. `Sourced` is a number in a hardware profile, whose unit is in its field name. Neither is for
+arithmetic: `Range` has that of single numbers, and `footprint.propagation` samples sums and products of many.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Literal
 from msgspec import Struct
 
 from carbon_plugin.errors import SpecError
+from carbon_plugin.spec.range import Range
 
 Kind = Literal["measured", "modelled", "assumed", "declared"]
 Confidence = Literal["measured", "read", "read2", "memory", "derived", "fitted", "assumed"]
@@ -30,6 +31,16 @@ class Figure(Struct, frozen=True, forbid_unknown_fields=True):
     unit: str
     kind: Kind
     source: str
+
+    @classmethod
+    def of(cls, numbers: Range, unit: str, kind: Kind, source: str) -> Figure:
+        """Return a range as a figure with unit, kind and source."""
+        return cls(numbers.value, numbers.low, numbers.high, unit, kind, source)
+
+    @property
+    def range(self) -> Range:
+        """The number with its range, without unit, kind and source."""
+        return Range(self.value, self.low, self.high)
 
     def scaled(self, factor: float, unit: str | None = None) -> Figure:
         """The same figure times a positive constant, for unit conversion at an edge."""
