@@ -97,7 +97,7 @@ def test_water_is_on_site_by_it_energy_and_off_site_by_facility_energy(make_fact
     site = Site(zone="aws:us-east-1", pue=1.2)
     water = account([GPU], [], resolve_factors(site, None)).water_l
 
-    assert water["on-site"].value == pytest.approx(0.12 * 1000)  # AWS fleet WUE 2025
+    assert water["on-site"].value == pytest.approx(0.06 * 1000)  # AWS us-east-1 WUE 2025
     assert water["off-site"].value == pytest.approx(3.142 * 1200)  # US mean, arXiv 2304.03271
     assert water["on-site"].low < water["on-site"].value < water["on-site"].high
 

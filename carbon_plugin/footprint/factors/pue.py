@@ -22,11 +22,13 @@ def resolve_pue(site: Site) -> Figure:
     cloud = cloud_region(site.zone)
     if cloud is None:
         return _figure(table, table.unknown, "the facility is not known")
-    provider = table.providers[cloud[0]]
-    value = provider.regions.get(cloud[1])
-    if value is None:
+    provider = table.providers.get(cloud[0])
+    if provider is None:
+        return _figure(table, table.unknown, f"no published value of {cloud[0]}")
+    published = provider.of_region(cloud[1])
+    if published is None:
         return _figure(table, provider.fleet, f"no published value of {cloud[0]}:{cloud[1]}")
-    return _figure(table, tables.Estimate(value=value, source=f"{provider.regions_source}, {cloud[1]}"), None)
+    return _figure(table, published, None)
 
 
 def _figure(table: tables.PueTable, estimate: tables.Estimate, reason: str | None) -> Figure:

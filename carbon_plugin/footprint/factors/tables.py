@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-CloudProvider = Literal["aws", "azure"]
+CloudProvider = Literal["aws", "azure", "oci", "coreweave"]
 
 _DATA = Path(__file__).parent / "data"
 
@@ -91,13 +91,28 @@ class Estimate(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     source: str
 
 
-class ProviderPue(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """PUE of a cloud provider: its fleet, and its regions where published."""
+class RegionValues(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Values of regions that one publication gives, by the provider's code of the region."""
 
-    name: str
+    source: str
+    values: dict[str, float]
+
+
+class ByRegion(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A figure of a cloud provider: of its fleet, and of its regions where published.
+
+    `regions` are groups in order of preference: the first group that has a region counts for it."""
+
     fleet: Estimate
-    regions: dict[str, float] = {}
-    regions_source: str = ""
+    name: str = ""
+    regions: tuple[RegionValues, ...] = ()
+
+    def of_region(self, region: str) -> Estimate | None:
+        """Return the published estimate for a region, or None where nobody published one."""
+        for group in self.regions:
+            if region in group.values:
+                return Estimate(value=group.values[region], source=f"{group.source}, {region}")
+        return None
 
 
 class PueTable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -105,14 +120,14 @@ class PueTable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     site_spread: Range
     unknown: Estimate
-    providers: dict[str, ProviderPue]
+    providers: dict[str, ByRegion]
 
 
 class WaterTable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Liters a kWh: on site by provider, off site by area, and the spread of one site around such an average."""
 
     site_spread: Range
-    on_site: dict[str, Estimate]
+    on_site: dict[str, ByRegion]
     off_site: dict[str, Estimate]
 
 
@@ -291,7 +306,7 @@ def countries() -> Mapping[str, Country]:
 
 @cache
 def cloud_regions() -> Mapping[CloudProvider, Mapping[str, CloudRegion]]:
-    """Areas that stand for AWS and Azure regions."""
+    """Return the areas that stand for the regions of each provider but Google, whose regions are in a table."""
     return _load("cloud_regions.yaml", dict[CloudProvider, dict[str, CloudRegion]])
 
 

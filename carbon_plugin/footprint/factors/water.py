@@ -23,10 +23,18 @@ def resolve_water(site: Site, area: Area | None) -> dict[str, Figure]:
     cloud = cloud_region(site.zone)
     generation = None if area is None else table.off_site.get(area.country or "")
     found = {
-        ON_SITE: _choose(site.wue_l_per_kwh, table.on_site.get(cloud[0]) if cloud else None, table.site_spread),
+        ON_SITE: _choose(site.wue_l_per_kwh, _on_site(table, cloud), table.site_spread),
         OFF_SITE: _choose(site.water_l_per_kwh, generation, table.site_spread),
     }
     return {place: figure for place, figure in found.items() if figure is not None}
+
+
+def _on_site(table: tables.WaterTable, cloud: tuple[str, str] | None) -> tables.Estimate | None:
+    """The published value of a cloud region, else of its provider's fleet, else None."""
+    if cloud is None or cloud[0] not in table.on_site:
+        return None
+    provider, region = table.on_site[cloud[0]], cloud[1]
+    return provider.of_region(region) or provider.fleet
 
 
 def _choose(stated: float | None, published: tables.Estimate | None, spread: tables.Range) -> Figure | None:

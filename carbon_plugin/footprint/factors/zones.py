@@ -31,7 +31,7 @@ TABLES: dict[AreaTable, Callable[[], tables.IntensityTable]] = {
 
 FORMS = (
     "an ISO code (FRA, FR), a country, a part of AU, BR, CA, CN, DK, IN, IT, JP, NO, SE or US (Texas, US-TX, CA-QC), "
-    "egrid:SRVC, gcp:us-central1, aws:eu-north-1 or azure:westeurope"
+    "egrid:SRVC, gcp:us-central1, aws:eu-north-1, azure:westeurope, oci:us-ashburn-1 or coreweave:us-east-04"
 )
 AMBIGUOUS = {"georgia": "GEO for the country, US-GA for the state"}
 """Names that a country and a part of another one share."""
@@ -76,10 +76,12 @@ def locate(zone: str) -> Area:
             return _egrid(zone, rest.strip())
         case "gcp":
             return _gcp(zone, rest.strip())
-        case "aws" | "azure" as provider:
+        case "aws" | "azure" | "oci" | "coreweave" as provider:
             return _mapped(zone, provider, rest.strip())
         case other:
-            raise FootprintError(f"zone {zone!r}: unknown prefix {other!r}, expected egrid, gcp, aws or azure")
+            raise FootprintError(
+                f"zone {zone!r}: unknown prefix {other!r}, expected egrid, gcp, aws, azure, oci or coreweave"
+            )
 
 
 def find(zone: str | None) -> Area | None:
@@ -94,7 +96,7 @@ def cloud_region(zone: str | None) -> tuple[str, str] | None:
     """Provider and region of a zone with a cloud prefix ("aws:eu-north-1" -> ("aws", "eu-north-1")), else None."""
     provider, separator, region = (zone or "").partition(":")
     provider = provider.strip().lower()
-    return (provider, region.strip().lower()) if separator and provider in ("gcp", "aws", "azure") else None
+    return (provider, region.strip().lower()) if separator and provider in ("gcp", *tables.cloud_regions()) else None
 
 
 def every_zone() -> Iterator[tuple[str, tuple[str, ...]]]:

@@ -54,11 +54,24 @@ def test_every_framework_is_a_module_that_is_there(capsys):
 @pytest.mark.parametrize(
     ("kind", "word", "names"),
     [
-        ("zones", "texas", ["US-TX", "azure:southcentralus"]),
+        (
+            "zones",
+            "texas",
+            [
+                "US-TX",
+                "azure:southcentralus",
+                "azure:usgovtexas",
+                *(f"coreweave:us-central-0{number}" for number in (3, 4, 5)),
+            ],
+        ),
         ("zones", "QUEBEC", ["CA-QC", "azure:canadaeast"]),
         ("zones", "québec", ["CA-QC", "azure:canadaeast"]),
-        ("zones", "montreal", ["gcp:northamerica-northeast1", "aws:ca-central-1"]),
-        ("zones", "sao paulo", ["BR-CS", "gcp:southamerica-east1", "aws:sa-east-1", "azure:brazilsouth"]),
+        ("zones", "montreal", ["gcp:northamerica-northeast1", "aws:ca-central-1", "oci:ca-montreal-1"]),
+        (
+            "zones",
+            "sao paulo",
+            ["BR-CS", "gcp:southamerica-east1", "aws:sa-east-1", "azure:brazilsouth", "oci:sa-saopaulo-1"],
+        ),
         ("accelerators", "h200", ["gh200", "h200-sxm"]),
         ("models", "openai/gpt-oss", ["gpt-oss-120b", "gpt-oss-20b"]),
         ("nodes", "nvl72", ["gb200-nvl72", "gb300-nvl72"]),
@@ -75,7 +88,7 @@ def test_the_table_has_a_row_for_each(capsys):
     head, *rows = capsys.readouterr().out.splitlines()
 
     assert head.split() == ["zone", "g/kWh", "year", "counts", "also"]
-    assert [row.split()[0] for row in rows] == ["gcp:northamerica-northeast1", "aws:ca-central-1"]
+    assert [row.split()[0] for row in rows] == ["gcp:northamerica-northeast1", "aws:ca-central-1", "oci:ca-montreal-1"]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from carbon_plugin.footprint.factors import tables
@@ -12,12 +13,20 @@ from carbon_plugin.spec.site import Site
 @pytest.mark.parametrize(
     ("zone", "pue"),
     [
-        ("aws:eu-central-1", 1.35),
-        ("aws:ap-south-2", 1.46),
-        ("aws:eu-west-3", 1.14),  # not published by region: fleet
-        ("gcp:us-central1", 1.09),
-        ("azure:westeurope", 1.17),
+        ("aws:eu-central-1", 1.24),
+        ("aws:ap-southeast-3", 1.29),
+        ("aws:me-south-1", 1.33),
+        ("aws:eu-south-1", 1.11),  # not published by region: the average of Europe
+        ("aws:cn-north-1", 1.14),  # not published at all: fleet
+        ("gcp:us-central1", 1.11),
+        ("gcp:europe-west9", 1.09),  # not published by region: fleet
+        ("azure:westeurope", 1.14),
+        ("azure:southcentralus", 1.28),
+        ("azure:southeastasia", 1.34),  # its own value of 2022 before the newer average of Asia-Pacific
         ("azure:japaneast", 1.28),
+        ("azure:uksouth", 1.17),
+        ("oci:us-phoenix-1", 1.37),
+        ("coreweave:us-east-04", 1.54),
         ("FRA", 1.54),
         ("egrid:SRVC", 1.54),
     ],
@@ -48,13 +57,20 @@ def test_the_users_pue_wins_and_has_no_range() -> None:
 def test_a_published_value_varies_by_its_overhead() -> None:
     figure = resolve_pue(Site(zone="gcp:us-central1"))
 
-    assert figure.low == pytest.approx(1 + 0.09 * 0.8)
-    assert figure.high == pytest.approx(1 + 0.09 * 1.25)
+    assert figure.low == pytest.approx(1 + 0.11 * 0.8)
+    assert figure.high == pytest.approx(1 + 0.11 * 1.25)
 
 
 def test_the_aws_fleet_range_is_that_of_its_published_regions() -> None:
-    regions = sorted(tables.pue_table().providers["aws"].regions.values())
-    figure = resolve_pue(Site(zone="aws:eu-west-3"))
+    regions = list(tables.pue_table().providers["aws"].regions[0].values.values())
+    figure = resolve_pue(Site(zone="aws:cn-north-1"))
 
-    assert regions[1] <= figure.low <= regions[2]
-    assert regions[-3] <= figure.high <= regions[-2]
+    assert (figure.low, figure.high) == tuple(round(float(cut), 2) for cut in np.quantile(regions, (0.1, 0.9)))
+
+
+def test_the_oracle_fleet_is_the_median_of_its_published_regions() -> None:
+    regions = list(tables.pue_table().providers["oci"].regions[0].values.values())
+    figure = resolve_pue(Site(zone="oci:uk-cardiff-1"))
+
+    cuts = [round(float(cut), 2) for cut in np.quantile(regions, (0.1, 0.5, 0.9))]
+    assert [figure.low, figure.value, figure.high] == cuts

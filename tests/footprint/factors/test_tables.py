@@ -6,6 +6,7 @@ import statistics
 from pathlib import Path
 
 import pytest
+import yaml
 
 from carbon_plugin.footprint.factors import tables
 from carbon_plugin.footprint.factors.grid import TYPICAL_DRIFT
@@ -72,7 +73,19 @@ def test_every_mapped_cloud_region_leads_to_an_area() -> None:
             assert row.place in area.stands_for
 
 
-def test_every_region_with_a_pue_is_a_known_region() -> None:
-    for provider, pue in tables.pue_table().providers.items():
-        for region in pue.regions:
+def test_every_region_with_a_pue_or_water_of_its_own_is_a_known_region() -> None:
+    published = {**tables.pue_table().providers, **tables.water_table().on_site}
+    for provider, figure in published.items():
+        for group in figure.regions:
+            for region in group.values:
+                locate(f"{provider}:{region}")
+
+
+def test_every_region_that_a_provider_publishes_is_on_the_map() -> None:
+    codes = yaml.safe_load((Path(__file__).parent / "data" / "region_codes.yaml").read_text("utf-8"))
+    for provider, lines in codes.items():
+        regions = " ".join(lines).split()
+        known = tables.gcp_intensities().areas if provider == "gcp" else tables.cloud_regions()[provider]
+        assert not set(regions) - set(known)
+        for region in regions:
             locate(f"{provider}:{region}")

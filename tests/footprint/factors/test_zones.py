@@ -304,7 +304,9 @@ def test_a_cloud_region_without_its_provider_is_an_error_with_the_full_form(zone
 
 
 def test_an_unknown_prefix_is_named() -> None:
-    with pytest.raises(FootprintError, match="unknown prefix 'oracle', expected egrid, gcp, aws or azure"):
+    with pytest.raises(
+        FootprintError, match="unknown prefix 'oracle', expected egrid, gcp, aws, azure, oci or coreweave"
+    ):
         locate("oracle:us-ashburn-1")
 
 
