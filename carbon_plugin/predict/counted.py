@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from carbon_plugin.predict import network
-from carbon_plugin.predict.case import ACTIVATION_BYTES, optimizer_state_bytes
+from carbon_plugin.predict.case_of_spec import ACTIVATION_BYTES, optimizer_state_bytes
 from carbon_plugin.predict.layer import exposed_exchange, overlapped
 from carbon_plugin.predict.memory import CONTEXT_BYTES, FRAGMENTATION_SHARE, MASTER_BYTES
 from carbon_plugin.predict.rates import Rates

@@ -34,8 +34,7 @@ _WIDEST, _POINTS = 12.0, 2401
 def fit_probability(fill: Any, population: Population) -> Floats:
     """Probability that layouts fit whose predicted need is this share of the memory, an array or a number."""
     room = -np.log(np.maximum(np.asarray(fill, dtype=np.float64), 1e-12)) / spread(population)
-    points, density = error_density(population)
-    below = np.cumsum(density) - density / 2
+    points, below = _probability_below(population)
     return np.asarray(np.interp(room, points, below))
 
 
@@ -49,6 +48,13 @@ def spread(population: Population) -> float:
     """Scale of ln(measured peak / predicted) for a run of the next source of this kind of software."""
     between, within, sources = MEMORY[population]
     return math.sqrt(between**2 * (1 + 1 / sources) + within**2)
+
+
+@cache
+def _probability_below(population: Population) -> tuple[Floats, Floats]:
+    """Errors in units of `spread`, and the probability of a smaller one."""
+    points, density = error_density(population)
+    return points, np.cumsum(density) - density / 2
 
 
 @cache

@@ -10,7 +10,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from carbon_plugin.predict.case import Layout, Shape, Values, Work
+from carbon_plugin.predict.arrays import Values, any_of
+from carbon_plugin.predict.case import Layout, Shape, Work
 from carbon_plugin.predict.layer import OPERATOR_RECOMPUTE_SHARE
 from carbon_plugin.predict.scan import scan_flops_per_token
 
@@ -35,12 +36,12 @@ def layer_forward_flops(shape: Shape, work: Work) -> tuple[Values, Values]:
     scores = (1 - shape.windowed_share) * s * s / 2 * (1 + shape.bidirectional) + shape.windowed_share * band
     attention = 2 * blocks * shape.heads * scores * (shape.qk_dim + shape.v_dim)
     crossed = 2 * shape.cross_heads * shape.cross_dim
-    if np.any(crossed > 0):
+    if any_of(crossed > 0):
         # Keys and values are those of the input, which is longer or shorter than the sequence.
         looked_at = work.input_len * work.inputs
         weights = weights + blocks * shape.hidden * crossed * (looked_at / s - 1)
         attention = attention + 2 * blocks * s * looked_at * crossed
-    if np.any(shape.scan_heads > 0):
+    if any_of(shape.scan_heads > 0):
         attention = attention + blocks * s * scan_flops_per_token(shape, s, np.float64(1))
     return np.asarray(2 * s * weights), np.asarray(attention)
 
@@ -57,9 +58,9 @@ def _again_of_feeds(shape: Shape, layout: Layout, work: Work) -> Values:
 
 def _kind_flops(kind: Shape, work: Work) -> tuple[Values, Values]:
     """FLOPs of one kind of layers for one sequence with all its inputs; none where their size is not stated."""
-    if not np.any(kind.of_input > 0):
+    if not any_of(kind.of_input > 0):
         return layer_forward_flops(kind, work)
-    if not np.any(work.input_len > 0):
+    if not any_of(work.input_len > 0):
         return np.float64(0), np.float64(0)
     products, attention = layer_forward_flops(kind, replace(work, seq_len=work.input_len))
     return np.asarray(work.inputs * products), np.asarray(work.inputs * attention)

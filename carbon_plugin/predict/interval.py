@@ -8,10 +8,12 @@ run of the next source: t(n-1) quantile times sqrt(between^2 (1 + 1/n) + within^
 from __future__ import annotations
 
 import math
+from functools import cache
 from statistics import NormalDist
 from typing import NamedTuple
 
-from carbon_plugin.predict.rates import NARROW, is_calibrated
+from carbon_plugin.predict.laws import NARROW
+from carbon_plugin.predict.resolve import is_calibrated
 from carbon_plugin.predict.result import AccuracyClass
 from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.hardware.cluster import Accelerator
@@ -65,6 +67,7 @@ def spread_of(kind: AccuracyClass, *, assumed: bool = False, own_rows: int = 0) 
     return factors(Effects(left, within, sources), ASSUMED_SIGMA if assumed else 0.0)
 
 
+@cache
 def factors(effects: Effects, further: float = 0.0) -> Spread:
     """Factors about the prediction under these spreads, with one `further` independent standard deviation."""
     between, within, sources = effects

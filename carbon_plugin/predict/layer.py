@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from carbon_plugin.predict import network, operators
-from carbon_plugin.predict.case import Layout, Shape, Values, Work
+from carbon_plugin.predict.arrays import Values, any_of, where
+from carbon_plugin.predict.case import Layout, Shape, Work
 from carbon_plugin.predict.frozen import adapter_traffic, stored_share, widening, with_adapters
 from carbon_plugin.predict.operators import Cost, linear
 from carbon_plugin.predict.rates import Rates
@@ -78,7 +79,7 @@ def layer_time(
         ep, width = Cost(np.float64(0), np.float64(0)), shape.ffn
     core = operators.attention_core(shape, layout, work, rates)
     chain = operators.elementwise(shape, layout, work, tokens, width, rates)
-    if np.any(shape.trainable < 1):
+    if any_of(shape.trainable < 1):
         weights = np.asarray(sum(layer_parameters(shape, layout, sparse=sparse)))
         chain = chain + adapter_traffic(shape, layout, work, tokens, width, rates) + widening(shape, weights, rates)
     tp = _tensor_parallel(shape, layout, work, tokens, rates)
@@ -86,7 +87,7 @@ def layer_time(
     matmul = projections + up + down
     # Frozen weights need no gradient of their own: one of the two products of the backward pass.
     matmul = Cost(matmul.forward, matmul.backward * (1 + shape.trainable) / 2)
-    scanned = scan(shape, layout, work, rates) if np.any(shape.scan_heads > 0) else None
+    scanned = scan(shape, layout, work, rates) if any_of(shape.scan_heads > 0) else None
     device = matmul + core + chain + tp + cp
     device = device if scanned is None else device + scanned
     ep = _exposed_experts(ep, device, layout, rates) if sparse else ep
@@ -94,13 +95,13 @@ def layer_time(
     host = _host_floor(shape, layout, work, rates, sparse=sparse)
     forward = smooth_max(device.forward, host.forward)
     backward = smooth_max(device.backward, host.backward)
-    if sparse and np.any(rates.expert_loop > 0):
+    if sparse and any_of(rates.expert_loop > 0):
         looped = rates.expert_loop > 0
         passes = _expert_loop(shape, layout, rates)
-        forward = np.where(looped, forward + passes.forward, forward)
-        backward = np.where(looped, backward + passes.backward, backward)
+        forward = where(looped, forward + passes.forward, forward)
+        backward = where(looped, backward + passes.backward, backward)
     if sparse:
-        wait = HOST_OPS_WAIT * rates.host_op_time * np.where(rates.scoped_graphs > 0, HOST_SCOPED_GRAPHS, 1.0)
+        wait = HOST_OPS_WAIT * rates.host_op_time * where(rates.scoped_graphs > 0, HOST_SCOPED_GRAPHS, 1.0)
         forward, backward = forward + wait, backward + wait
     recompute = _recompute(layout, forward, core.forward, down.forward)
     again = layout.again_moe if sparse else layout.again_mlp
@@ -132,19 +133,19 @@ def attention_projections(
     qkv = (shape.heads * shape.qk_dim / tp + 2 * kv * shape.qk_dim) * plain + shape.more_columns / tp
     cost = linear(tokens, qkv, h, work, micro_batches, rates)
     cost = cost + linear(tokens, h, shape.heads * shape.v_dim / tp, work, micro_batches, rates)
-    if np.any(shape.scan_heads > 0):
+    if any_of(shape.scan_heads > 0):
         cost = cost + linear(tokens, h, shape.scan_heads * shape.scan_value / tp, work, micro_batches, rates)
-    if np.any(shape.cross_heads > 0):
+    if any_of(shape.cross_heads > 0):
         crossed = shape.cross_heads * shape.cross_dim / tp
         looked_at = layout.micro_batch_size * work.inputs * work.input_len / layout.cp
         cost = cost + linear(tokens, h, crossed, work, micro_batches, rates)
         cost = cost + linear(looked_at, 2 * crossed, h, work, micro_batches, rates)
-    if not np.any(shape.mla):
+    if not any_of(shape.mla):
         return cost
     query_out = shape.heads * shape.qk_dim / tp * shape.mla
     low_rank = shape.q_rank > 0
     cost = cost + linear(tokens, shape.q_rank * shape.mla, h, work, micro_batches, rates)
-    cost = cost + linear(tokens, query_out, np.where(low_rank, shape.q_rank, h), work, micro_batches, rates)
+    cost = cost + linear(tokens, query_out, where(low_rank, shape.q_rank, h), work, micro_batches, rates)
     cost = cost + linear(tokens, (shape.kv_rank + shape.rope_dim) * shape.mla, h, work, micro_batches, rates)
     expand = shape.heads * (shape.qk_dim - shape.rope_dim + shape.v_dim) / tp * shape.mla
     return cost + linear(tokens, expand, shape.kv_rank, work, micro_batches, rates)
@@ -174,7 +175,7 @@ def _experts(
     # Grouped products are one kernel: the launch gap is paid once, not once an expert.
     gap = (local_experts - 1) * rates.kernel_time
     up, down = up + Cost(-gap, -2 * gap), down + Cost(-gap, -2 * gap)
-    if np.any(shape.shared_ffn):
+    if any_of(shape.shared_ffn):
         shared_up, shared_down = _mlp(shape.shared_ffn, shape, layout, work, tokens, micro_batches, rates)
         up, down = up + shared_up, down + shared_down
     up = up + _between_products(rows, shape, work, rates)
@@ -186,7 +187,7 @@ def _experts(
         rows * shape.imbalance * work.activation_bytes * shape.expert_hidden, shape.top_k, layout.ep, rates
     )
     shared: Values = np.float64(0)
-    if np.any(layout.expert_tp > 1):
+    if any_of(layout.expert_tp > 1):
         size = rows * shape.imbalance * work.activation_bytes * shape.expert_hidden * layout.expert_tp
         shared = network.gather_time(size, layout.expert_tp, np.float64(1), rates)
     both = 2 * (sent + shared)
@@ -203,41 +204,39 @@ def _between_products(rows: Values, shape: Shape, work: Work, rates: Rates) -> C
     )
     saved = rates.cast_bytes / rates.memory
     fused = rates.fused_experts > 0
-    return Cost(
-        np.where(fused, -saved * inner, activation + forward), np.where(fused, -saved * wide, activation + backward)
-    )
+    return Cost(where(fused, -saved * inner, activation + forward), where(fused, -saved * wide, activation + backward))
 
 
 def _exposed_experts(traffic: Cost, compute: Cost, layout: Layout, rates: Rates) -> Cost:
     """Expert traffic that the step waits for: all of it, or with overlap what compute beside it does not hide."""
-    if not np.any(layout.expert_overlap):
+    if not any_of(layout.expert_overlap):
         return traffic
     forward = overlapped(compute.forward, traffic.forward, traffic.forward, rates) - compute.forward
     backward = overlapped(compute.backward, traffic.backward, traffic.backward, rates) - compute.backward
     hidden = layout.expert_overlap > 0
-    return Cost(np.where(hidden, forward, traffic.forward), np.where(hidden, backward, traffic.backward))
+    return Cost(where(hidden, forward, traffic.forward), where(hidden, backward, traffic.backward))
 
 
 def _tensor_parallel(shape: Shape, layout: Layout, work: Work, tokens: Values, rates: Rates) -> Cost:
     """Two all-reduces forward and two backward, or with sequence parallelism the gathers and scatters that they
     split into, of which the backward pass repeats two gathers at 0.3 of their cost (Korthikanti 2022, section 4.2)."""
-    if not np.any(layout.tp > 1):
+    if not any_of(layout.tp > 1):
         return Cost(np.float64(0), np.float64(0))
     one = np.float64(1)
     size = tokens * shape.hidden * work.activation_bytes
     reduce = network.all_reduce_time(size, layout.tp, one, rates)
     gather = network.gather_time(size, layout.tp, one, rates)
     sequence = layout.sequence_parallel > 0
-    forward = np.where(sequence, 4 * gather, 2 * reduce)
-    backward = np.where(sequence, 4.6 * gather, 2 * reduce)
+    forward = where(sequence, 4 * gather, 2 * reduce)
+    backward = where(sequence, 4.6 * gather, 2 * reduce)
     # A part of a layer that is missing has nothing to reduce.
-    exposed = shape.parts * np.where(layout.async_tp > 0, 0.5, 1.0)
+    exposed = shape.parts * where(layout.async_tp > 0, 0.5, 1.0)
     return Cost(forward * exposed, backward * exposed)
 
 
 def _context_parallel(shape: Shape, layout: Layout, work: Work, tokens: Values, rates: Rates) -> Cost:
     """Keys and values around a ring, or an all-to-all of QKVO (Ulysses); once forward, twice backward, half hidden."""
-    if not np.any(layout.cp > 1):
+    if not any_of(layout.cp > 1):
         return Cost(np.float64(0), np.float64(0))
     kv = 2 * np.maximum(shape.kv_heads / layout.tp, 1) * shape.qk_dim
     ring = tokens * kv * work.activation_bytes * (layout.cp - 1)
@@ -247,15 +246,15 @@ def _context_parallel(shape: Shape, layout: Layout, work: Work, tokens: Values, 
     part = tokens * work.activation_bytes * (layout.cp - 1) / layout.cp
     exchange = qkvo * part
     bandwidth = network.group_bandwidth(layout.cp, layout.tp, rates)
-    sent = np.where(layout.ring > 0, ring, exchange) + channels * part
+    sent = where(layout.ring > 0, ring, exchange) + channels * part
     time = sent / bandwidth + network.group_latency(layout.cp, layout.tp, rates)
-    time = np.where((layout.cp > 1) & (sent > 0), 0.5 * time, 0.0)
+    time = where((layout.cp > 1) & (sent > 0), 0.5 * time, 0.0)
     return Cost(time, 2 * time)
 
 
 def _host_floor(shape: Shape, layout: Layout, work: Work, rates: Rates, *, sparse: bool) -> Cost:
     """Seconds the host needs to issue a layer: operation slots times cost of one."""
-    issue = np.where(rates.fused > 0, HOST_FUSED, 1.0)
+    issue = where(rates.fused > 0, HOST_FUSED, 1.0)
     tp, cp = layout.tp > 1, layout.cp > 1
     issue = issue * shape.parts
     forward = HOST_OPS_FORWARD * issue + 4 * tp + 8 * cp + (HOST_OPS_EXPERTS[0] if sparse else 0)
@@ -268,8 +267,8 @@ def _host_floor(shape: Shape, layout: Layout, work: Work, rates: Rates, *, spars
     backward = backward + HOST_OPS_SOFTMAX[1] * separate
     if sparse:
         replayed = rates.scoped_graphs > 0
-        forward = np.where(replayed, HOST_SCOPED_GRAPHS * HOST_OPS_EXPERTS[0], forward)
-        backward = np.where(replayed, HOST_SCOPED_GRAPHS * HOST_OPS_EXPERTS[1], backward)
+        forward = where(replayed, HOST_SCOPED_GRAPHS * HOST_OPS_EXPERTS[0], forward)
+        backward = where(replayed, HOST_SCOPED_GRAPHS * HOST_OPS_EXPERTS[1], backward)
     return Cost(rates.host_op_time * forward, rates.host_op_time * backward)
 
 
@@ -283,12 +282,12 @@ def _expert_loop(shape: Shape, layout: Layout, rates: Rates) -> Cost:
     ranks = layout.dp_shard * layout.cp
     latency = local * LOOPED_MODULES * network.gather_time(np.float64(0), ranks, layout.tp, rates)
     sharded = layout.zero_stage >= 3
-    return Cost(forward + np.where(sharded, latency, 0.0), backward + np.where(sharded, 2 * latency, 0.0))
+    return Cost(forward + where(sharded, latency, 0.0), backward + where(sharded, 2 * latency, 0.0))
 
 
 def _recompute(layout: Layout, forward: Values, core: Values, down: Values) -> Values:
     """Forward work repeated in the backward pass. Non-reentrant checkpointing stops before the last product."""
-    full = np.where(layout.reentrant > 0, forward, np.maximum(forward - down, 0))
+    full = where(layout.reentrant > 0, forward, np.maximum(forward - down, 0))
     return (
         layout.recompute_full * full
         + layout.recompute_operators * OPERATOR_RECOMPUTE_SHARE * forward
@@ -302,7 +301,7 @@ def layer_parameters(shape: Shape, layout: Layout, *, sparse: bool) -> tuple[Val
     width = shape.shared_ffn if sparse else shape.ffn
     shared = (shape.attention_params + per_width * width) / layout.tp + 2 * shape.parts * shape.hidden
     if not sparse:
-        return shared, np.zeros_like(shared)
+        return shared, np.float64(0)
     routed = (2 + shape.gated) * shape.expert_hidden * shape.expert_ffn * shape.experts / layout.expert_split
     return shared + shape.hidden * shape.experts, routed
 
@@ -324,8 +323,8 @@ def _fsdp_exposed(
     `contention` share of the time that they take at scale-up speed is still paid, and waiting for a network costs no
     memory. Under a pipeline parameters are gathered and gradients scattered once a step, beside one micro-batch.
     """
-    if not np.any(layout.zero_stage >= 2):
-        return np.zeros_like(forward)
+    if not any_of(layout.zero_stage >= 2):
+        return np.float64(0)
     shared, routed = layer_parameters(shape, layout, sparse=sparse)
     ranks = layout.dp_shard * layout.cp
     expert_ranks, expert_stride = layout.expert_shards, layout.expert_split
@@ -344,18 +343,18 @@ def _fsdp_exposed(
     gather, near_gather = both(work.parameter_bytes * stored_share(shape))
     scatter, near_scatter = (time * shape.trainable for time in both(work.reduce_bytes))  # frozen ones have no gradient
     again = layout.zero_stage >= 3  # ZeRO-2 keeps parameters between forward and backward
-    after, near_after = np.where(again, gather, 0.0) + scatter, np.where(again, near_gather, 0.0) + near_scatter
+    after, near_after = where(again, gather, 0.0) + scatter, where(again, near_gather, 0.0) + near_scatter
     exposed = overlapped(forward, gather, near_gather, rates) - forward
     exposed = exposed + overlapped(backward, after, near_after, rates) - backward
-    exposed = exposed / np.where(layout.pp > 1, micro_batches, 1.0)
-    return np.where(layout.zero_stage >= 2, exposed, 0.0)
+    exposed = exposed / where(layout.pp > 1, micro_batches, 1.0)
+    return where(layout.zero_stage >= 2, exposed, 0.0)
 
 
 def overlapped(compute: Values, traffic: Values, near: Values, rates: Rates) -> Values:
     """Seconds of compute with traffic beside it: smooth max of the slowed compute and the traffic. `near` are the
     seconds of the traffic's bytes at scale-up speed."""
     slowed = compute + rates.contention * np.minimum(near, compute)
-    return np.where(traffic > 0, smooth_max(slowed, traffic), compute)
+    return where(traffic > 0, smooth_max(slowed, traffic), compute)
 
 
 def exposed_exchange(traffic: Values, near: Values, compute: Values, hidden: Values, rates: Rates) -> Values:

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from carbon_plugin.predict.case import Layout, Shape, Values, Work, own_case
+from carbon_plugin.predict.arrays import Values, any_of, where
+from carbon_plugin.predict.case import Layout, Shape, Work, own_case
 from carbon_plugin.predict.frozen import WIDE_BITS, stored_share
 from carbon_plugin.predict.layer import layer_parameters
 from carbon_plugin.predict.rates import Rates
@@ -33,41 +34,43 @@ def memory_bytes(shape: Shape, layout: Layout, work: Work, rates: Rates) -> dict
     """Parts in bytes on the fullest device; their sum is the need, `reserve` included."""
     shared, routed = device_parameters(shape, layout)
     # DualPipe feeds the pipeline from both ends: every device holds the stages of two.
-    copies = np.where(layout.dualpipe > 0, 2, 1)
+    copies = where(layout.dualpipe > 0, 2, 1)
     shards = layout.dp_shard * layout.cp
     narrow = work.parameter_bytes < MASTER_BYTES
     stage = layout.zero_stage
 
     def split(from_stage: int) -> Values:
         """Parameters per device of a state that is sharded from a ZeRO stage on."""
-        return np.where(stage >= from_stage, shared / shards + routed / layout.expert_shards, shared + routed)
+        return where(stage >= from_stage, shared / shards + routed / layout.expert_shards, shared + routed)
 
     trained = shape.trainable
     # FSDP keeps one sharded copy and gathers 16-bit units: the master of what is trained, 16 bit of what is frozen or
     # has its master on the host. Other stages keep a 16-bit copy beside the master.
-    narrow_share = np.where((work.offload > 0) | (work.master == 0), 1.0, 1 - trained)
+    narrow_share = where((work.offload > 0) | (work.master == 0), 1.0, 1 - trained)
     stored = _stored_share(shape, layout, shared + routed)
-    kept = stored * work.parameter_bytes * np.where(stage >= 3, narrow_share * split(3), shared + routed)
-    master = np.where((narrow | (stage >= 3)) & (work.master > 0), MASTER_BYTES * split(1), 0.0)
-    unit = np.where(work.gathers_weights > 0, _largest_weight(shape, layout), _largest_layer(shape, layout))
+    kept = stored * work.parameter_bytes * where(stage >= 3, narrow_share * split(3), shared + routed)
+    master = where((narrow | (stage >= 3)) & (work.master > 0), MASTER_BYTES * split(1), 0.0)
+    unit = where(work.gathers_weights > 0, _largest_weight(shape, layout), _largest_layer(shape, layout))
     # Under a pipeline FSDP gathers a stage once a step and accumulates its gradients whole.
     pipelined = layout.pp > 1
-    gathered = np.where(
-        stage >= 3, stored * work.parameter_bytes * np.where(pipelined, shared + routed, GATHER_BUFFERS * unit), 0
+    gathered = where(
+        stage >= 3, stored * work.parameter_bytes * where(pipelined, shared + routed, GATHER_BUFFERS * unit), 0
     )
-    narrow_base = np.any(shape.frozen_bits < WIDE_BITS)
-    widened = np.where(shape.frozen_bits < WIDE_BITS, _largest_weight(shape, layout), 0.0) if narrow_base else 0.0
-    grad_bytes = np.where((stage >= 2) & (work.master > 0), MASTER_BYTES, work.reduce_bytes)
-    beside = np.where(stage < 2, work.accumulated_bytes, 0)
-    grad_bytes = (np.where(beside > 0, work.parameter_bytes, grad_bytes) + beside) * work.gradients_kept
-    gradients = np.where(pipelined, split(4), split(2))
+    narrow_base = any_of(shape.frozen_bits < WIDE_BITS)
+    widened = (
+        where(shape.frozen_bits < WIDE_BITS, _largest_weight(shape, layout), 0.0) if narrow_base else np.float64(0)
+    )
+    grad_bytes = where((stage >= 2) & (work.master > 0), MASTER_BYTES, work.reduce_bytes)
+    beside = where(stage < 2, work.accumulated_bytes, 0)
+    grad_bytes = (where(beside > 0, work.parameter_bytes, grad_bytes) + beside) * work.gradients_kept
+    gradients = where(pipelined, split(4), split(2))
     # Gradients that are sharded follow offloaded states to the host (ZeRO-Offload, arXiv 2101.06840; FSDP).
-    kept_here = np.where((work.offload > 0) & (stage >= 2), 0.0, grad_bytes)
+    kept_here = where((work.offload > 0) & (stage >= 2), 0.0, grad_bytes)
     parts = {
         "parameters": copies * (kept + gathered + work.parameter_bytes * widened),
         "gradients": copies * kept_here * gradients * trained,
-        "optimizer": np.where(work.offload > 0, 0.0, master + work.optimizer_bytes * split(1)) * trained,
-        "communication": np.where(stage >= 2, SCATTER_BYTES * unit * trained, 0.0),
+        "optimizer": where(work.offload > 0, 0.0, master + work.optimizer_bytes * split(1)) * trained,
+        "communication": where(stage >= 2, SCATTER_BYTES * unit * trained, 0.0),
         **_activations(shape, layout, work, rates),
     }
     # Gathered units are zero-size where nothing is sharded; frozen masters are not kept at all.
@@ -78,9 +81,9 @@ def memory_bytes(shape: Shape, layout: Layout, work: Work, rates: Rates) -> dict
 def _stored_share(shape: Shape, layout: Layout, parameters: Values) -> Values:
     """Bytes of a device's parameters as they are kept, over those in 16 bit. Frozen layers may be kept in fewer bits;
     embeddings and head, as `device_parameters` counts them, are not."""
-    if not np.any(shape.frozen_bits < WIDE_BITS):
+    if not any_of(shape.frozen_bits < WIDE_BITS):
         return np.float64(1)
-    tables = np.where((layout.pp > 1) | (shape.tied > 0), 1, 2) * shape.vocab * shape.hidden / layout.tp
+    tables = where((layout.pp > 1) | (shape.tied > 0), 1, 2) * shape.vocab * shape.hidden / layout.tp
     layers = np.maximum(1 - tables / np.maximum(parameters, 1), 0)
     return np.asarray(1 - layers * (1 - stored_share(shape)))
 
@@ -90,7 +93,7 @@ def layer_activation_bytes(shape: Shape, layout: Layout, work: Work, rates: Rate
     tokens = layout.micro_batch_size * work.seq_len / layout.cp
     feed = _kept_of_experts(shape, layout, work) if sparse else _kept_of_mlp(shape, layout, work)
     mixer = _kept_of_attention(shape, layout, work, rates)
-    if np.any(shape.scan_heads > 0):
+    if any_of(shape.scan_heads > 0):
         mixer = mixer + work.activation_bytes * scan_kept_elements(shape, layout)
     return np.asarray(tokens * (_kept_of_norms(shape, layout, work) + mixer + feed))
 
@@ -99,7 +102,7 @@ def _kept_of_norms(shape: Shape, layout: Layout, work: Work) -> Values:
     """Bytes a token of two norms: their inputs, their outputs as inputs of products, and dropout masks. An RMSNorm that
     is written out keeps its input in fp32, and what it has normalised before the weight is multiplied. Outputs that are
     gathered over tensor parallelism are kept whole where the framework does not gather them again."""
-    split = np.where(layout.sequence_parallel > 0, layout.tp, 1)
+    split = where(layout.sequence_parallel > 0, layout.tp, 1)
     inputs = 2 * work.activation_bytes + shape.dropout * work.activation_bytes
     written_out = 2 * work.eager * shape.gated * MASTER_BYTES
     kept = inputs + written_out + 2 * work.input_bytes * (1 - layout.again_norms)
@@ -115,10 +118,10 @@ def _kept_of_attention(shape: Shape, layout: Layout, work: Work, rates: Rates) -
     # Plain modules repeat K and V for every head and copy an fp32 softmax to 16 bit; with dropout its mask and result
     # are kept too, as in Megatron (Korthikanti et al. 2022).
     plain = work.eager * (shape.dropout == 0)
-    kv = np.where(through_memory & (plain > 0), heads, kv)
-    a_score = np.where(plain > 0, MASTER_BYTES / work.activation_bytes + (work.activation_bytes < MASTER_BYTES), 2.5)
+    kv = where(through_memory & (plain > 0), heads, kv)
+    a_score = where(plain > 0, MASTER_BYTES / work.activation_bytes + (work.activation_bytes < MASTER_BYTES), 2.5)
     built = heads * shape.qk_dim + kv * (shape.qk_dim + shape.v_dim)
-    narrow_copy = np.where(work.input_bytes < work.activation_bytes, work.input_bytes, 0)
+    narrow_copy = where(work.input_bytes < work.activation_bytes, work.input_bytes, 0)
     latent = 2 * shape.mla * (shape.q_rank + shape.kv_rank + shape.rope_dim)
     scores = a_score * heads * work.seq_len * through_memory * (1 - layout.recompute_selective)
     wide = built * (1 - layout.again_latent * shape.mla) + heads * shape.v_dim + latent + scores
@@ -160,24 +163,24 @@ def _largest_layer(shape: Shape, layout: Layout) -> Values:
     if shape.kinds:
         return np.asarray(functools.reduce(np.maximum, (_largest_layer(kind, layout) for kind in shape.kinds)))
     dense, _ = layer_parameters(shape, layout, sparse=False)
-    if not np.any(shape.moe_layers > 0):
+    if not any_of(shape.moe_layers > 0):
         return dense
     shared, routed = layer_parameters(shape, layout, sparse=True)
-    return np.where(shape.moe_layers > 0, shared + routed, dense)
+    return where(shape.moe_layers > 0, shared + routed, dense)
 
 
 def _largest_weight(shape: Shape, layout: Layout) -> Values:
     """Parameters of the largest weight of a layer on one device, experts of a layer being one weight."""
     dense = shape.hidden * np.maximum(shape.ffn, shape.heads * shape.qk_dim) / layout.tp
     experts = shape.hidden * shape.expert_ffn * shape.experts / layout.expert_split
-    return np.where(shape.moe_layers > 0, np.maximum(dense, experts), dense)
+    return where(shape.moe_layers > 0, np.maximum(dense, experts), dense)
 
 
 def _activations(shape: Shape, layout: Layout, work: Work, rates: Rates) -> dict[str, Values]:
     """Activations kept on the first stage, which has the most micro-batches in flight, and what comes on top at the
     peak: the logits before the backward pass, or later a layer's recomputed activations and their gradients."""
     tokens = layout.micro_batch_size * work.seq_len / layout.cp
-    split = np.where(layout.sequence_parallel > 0, layout.tp, 1)
+    split = where(layout.sequence_parallel > 0, layout.tp, 1)
     layer = _mean_layer_bytes(shape, layout, work, rates)
     boundary = tokens * shape.hidden * work.activation_bytes / split
     recomputed = layout.recompute_full + layout.recompute_operators
@@ -190,11 +193,11 @@ def _activations(shape: Shape, layout: Layout, work: Work, rates: Rates) -> dict
     v = layout.virtual_stages
     deepest = layout.pp + layout.dualpipe  # DeepSeek-V3 (arXiv 2412.19437) table 2: pp + 1
     # GPipe runs all forward passes before the first backward one (Huang et al. 2019, arXiv 1811.06965).
-    in_flight = np.where(layout.gpipe > 0, m, np.minimum(m, deepest))
+    in_flight = where(layout.gpipe > 0, m, np.minimum(m, deepest))
     # Interleaving starts more forward passes before the first backward one, but no more than there are.
-    in_flight = np.minimum(in_flight * np.where(v > 1, 1 + (layout.pp - 1) / (layout.pp * v), 1.0), m)
+    in_flight = np.minimum(in_flight * where(v > 1, 1 + (layout.pp - 1) / (layout.pp * v), 1.0), m)
     # Gradients of the widest intermediates, and whole sequences gathered over tp.
-    gradients = (1 + shape.gated) * shape.ffn / layout.tp + np.where(split > 1, 2, 0) * shape.hidden
+    gradients = (1 + shape.gated) * shape.ffn / layout.tp + where(split > 1, 2, 0) * shape.hidden
     working = recomputed * (layer + tokens * gradients * work.activation_bytes)
     logits = _logits(shape, layout, work)
     return {
@@ -211,12 +214,12 @@ def first_stage_layers(shape: Shape, layout: Layout) -> Values:
     fewer layers beside the head, and more on the others (nanotron)."""
     layers = shape.layers
     chunks = layout.pp * layout.virtual_stages
-    widths = np.where(shape.moe_layers > 0, shape.top_k * shape.expert_ffn + shape.shared_ffn, shape.ffn)
+    widths = where(shape.moe_layers > 0, shape.top_k * shape.expert_ffn + shape.shared_ffn, shape.ffn)
     head = shape.vocab * shape.hidden / (shape.attention_params + (2 + shape.gated) * shape.hidden * widths)
-    beside_head = np.where((layout.balanced_stages > 0) & (layout.pp > 1), head, 0)
+    beside_head = where((layout.balanced_stages > 0) & (layout.pp > 1), head, 0)
     plain = np.minimum(np.ceil((layers + beside_head) / layout.pp), layers)
     both = (layers % chunks > 0) & ((layers + 1) % chunks > 0) & ((layers + 2) % chunks == 0)
-    return np.where(both, (layers + 2) / layout.pp - 1, plain)
+    return where(both, (layers + 2) / layout.pp - 1, plain)
 
 
 def _mean_layer_bytes(shape: Shape, layout: Layout, work: Work, rates: Rates) -> Values:
@@ -227,7 +230,7 @@ def _mean_layer_bytes(shape: Shape, layout: Layout, work: Work, rates: Rates) ->
             np.asarray(sum(kind.layers * _mean_layer_bytes(kind, *case, rates) for kind, case in cases)) / shape.layers
         )
     layer = layer_activation_bytes(shape, layout, work, rates, sparse=False)
-    if not np.any(shape.moe_layers > 0):
+    if not any_of(shape.moe_layers > 0):
         return layer
     share = sparse_share(shape, layout)
     return share * layer_activation_bytes(shape, layout, work, rates, sparse=True) + (1 - share) * layer
@@ -247,5 +250,5 @@ def _logits(shape: Shape, layout: Layout, work: Work) -> Values:
     """Logits of one micro-batch. With a pipeline they sit on the last stage, whose activations are fewer than the
     first one's by more than this in all published cases, so they count only without one."""
     tokens = layout.micro_batch_size * work.seq_len / layout.cp
-    size = np.where(layout.tp > 1, work.split_logit_bytes, work.logit_bytes)
-    return np.where(layout.pp > 1, 0.0, size * tokens * shape.vocab / layout.tp)
+    size = where(layout.tp > 1, work.split_logit_bytes, work.logit_bytes)
+    return where(layout.pp > 1, 0.0, size * tokens * shape.vocab / layout.tp)

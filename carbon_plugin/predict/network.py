@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from carbon_plugin.predict.case import Values
+from carbon_plugin.predict.arrays import Values, any_of, clip, where
 from carbon_plugin.predict.rates import Rates
 
 HOP_INSIDE_S, HOP_BETWEEN_S = 3.4e-6, 14e-6
@@ -20,13 +20,13 @@ REDUCE_LATENCY_SHARE = 0.6
 
 def ranks_in_island(ranks: Values, stride: Values, rates: Rates) -> Values:
     """How many of a group's ranks share an island, at least 1."""
-    return np.clip(np.floor(rates.island / stride), 1, ranks)
+    return clip(np.floor(rates.island / stride), 1, ranks)
 
 
 def group_bandwidth(ranks: Values, stride: Values, rates: Rates) -> Values:
     """Bytes/s a rank gets in a ring over the group: scale-up inside an island, else the NICs that the group uses."""
     inside = ranks_in_island(ranks, stride, rates)
-    return np.where(inside >= ranks, rates.scaleup, np.minimum(rates.scaleup, rates.nic * inside))
+    return where(inside >= ranks, rates.scaleup, np.minimum(rates.scaleup, rates.nic * inside))
 
 
 def group_latency(ranks: Values, stride: Values, rates: Rates) -> Values:
@@ -42,23 +42,23 @@ def all_reduce_time(size_bytes: Values, ranks: Values, stride: Values, rates: Ra
     (SHARP, Graham et al. 2016).
     """
     between = ranks_in_island(ranks, stride, rates) < ranks
-    passes = np.where((rates.in_network > 0) & between, 1.0, 2 * (ranks - 1) / ranks)
+    passes = where((rates.in_network > 0) & between, 1.0, 2 * (ranks - 1) / ranks)
     wire = passes * size_bytes / group_bandwidth(ranks, stride, rates)
-    return np.where(ranks > 1, wire + group_latency(ranks, stride, rates), 0.0)
+    return where(ranks > 1, wire + group_latency(ranks, stride, rates), 0.0)
 
 
 def gather_time(size_bytes: Values, ranks: Values, stride: Values, rates: Rates) -> Values:
     """Seconds to all-gather to, or reduce-scatter from, `size_bytes` in full; 0 for one rank."""
     wire = (ranks - 1) / ranks * size_bytes / group_bandwidth(ranks, stride, rates)
     latency = REDUCE_LATENCY_SHARE * group_latency(ranks, stride, rates) + ring_latency(ranks, stride, rates)
-    return np.where(ranks > 1, wire + latency, 0.0)
+    return where(ranks > 1, wire + latency, 0.0)
 
 
 def ring_latency(ranks: Values, stride: Values, rates: Rates) -> Values:
     """Seconds in which an empty message passes all ranks of a ring that leaves the island, one after the other: gathers
     and scatters have no tree, so that their latency grows with the ranks and not with their logarithm."""
     islands = ranks / ranks_in_island(ranks, stride, rates)
-    return np.where(islands > 1, (islands - 1) * HOP_BETWEEN_S + (ranks - islands) * HOP_INSIDE_S, 0.0)
+    return where(islands > 1, (islands - 1) * HOP_BETWEEN_S + (ranks - islands) * HOP_INSIDE_S, 0.0)
 
 
 def near_time(size_bytes: Values, ranks: Values, rates: Rates) -> Values:
@@ -79,13 +79,13 @@ def all_to_all_time(size_bytes: Values, top_k: Values, ranks: Values, rates: Rat
     k = np.maximum(top_k, 1)
     leaving = np.minimum((ranks - inside) / ranks, (islands - 1) * (1 - (1 - 1 / islands) ** k) / k)
     staying = (inside - 1) / ranks
-    if np.any(rates.deduplicated > 0):
-        staying = np.where(rates.deduplicated > 0, (inside - 1) * (1 - (1 - 1 / ranks) ** k) / k, staying)
+    if any_of(rates.deduplicated > 0):
+        staying = where(rates.deduplicated > 0, (inside - 1) * (1 - (1 - 1 / ranks) ** k) / k, staying)
     near = size_bytes * staying / (rates.scaleup * rates.all_to_all_share)
     far = size_bytes * leaving / rates.nic
-    return np.where(ranks > 1, np.maximum(near, far) + 3 * rates.scaleup_latency, 0.0)
+    return where(ranks > 1, np.maximum(near, far) + 3 * rates.scaleup_latency, 0.0)
 
 
 def point_to_point_bandwidth(stride: Values, rates: Rates) -> Values:
     """Bytes/s between pipeline neighbours `stride` ranks apart."""
-    return np.where(stride < rates.island, rates.scaleup, np.minimum(rates.scaleup, rates.nic))
+    return where(stride < rates.island, rates.scaleup, np.minimum(rates.scaleup, rates.nic))

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from carbon_plugin.predict.case import Flags, Layout, Shape, Values, Work
-from carbon_plugin.predict.rates import LENGTH_REFERENCE, LENGTH_SCALE, Rates
+from carbon_plugin.predict.arrays import Flags, Values, any_of, where
+from carbon_plugin.predict.case import Layout, Shape, Work
+from carbon_plugin.predict.laws import LENGTH_REFERENCE, LENGTH_SCALE
+from carbon_plugin.predict.rates import Rates
 
 FLASH_BACKWARD = 2.9
 """Backward over forward time of a fused attention core (5 products against 2, and recomputed scores)."""
@@ -48,7 +50,7 @@ class Cost:
 def product_time(m: Values, n: Values, k: Values, flops: Values, element_bytes: Values, rates: Rates) -> Values:
     """Seconds of one (m,k)x(k,n) product: max(2mnk/P, bytes/W) + one kernel; 0 where a dimension is 0."""
     busy = np.maximum(2 * m * n * k / flops, element_bytes * (m * k + k * n + m * n) / rates.memory)
-    return np.where(n * k > 0, busy + rates.kernel_time, 0.0)
+    return where(n * k > 0, busy + rates.kernel_time, 0.0)
 
 
 def linear(
@@ -61,7 +63,7 @@ def linear(
     forward = product_time(m, n, k, flops, size, rates)
     backward = product_time(m, k, n, flops, size, rates) + product_time(n, k, m, flops, size, rates)
     accumulate = 4 * n * k / rates.memory * (micro_batches > 1)
-    if wide or not np.any(rates.cast_bytes):
+    if wide or not any_of(rates.cast_bytes):
         return Cost(forward, backward + accumulate)
     cast = rates.cast_bytes / rates.memory
     weights = cast * k * n / micro_batches
@@ -80,37 +82,37 @@ def attention_core(shape: Shape, layout: Layout, work: Work, rates: Rates) -> Co
     scores = (1 - shape.windowed_share) * square / 2 * (1 + shape.bidirectional) / _fill(keys, rates)
     scores = scores + shape.windowed_share * band / _fill(window, rates)
     core = heads * 2 * scores * (shape.qk_dim + shape.v_dim) / rates.attention_flops + rates.kernel_time
-    if np.any(shape.cross_heads > 0):
+    if any_of(shape.cross_heads > 0):
         crossed = layout.micro_batch_size * shape.cross_heads / layout.tp * queries * work.input_len * work.inputs
         rate = rates.attention_flops * _fill(np.maximum(work.input_len, 1), rates)
         core = core + 2 * crossed * 2 * shape.cross_dim / rate + rates.kernel_time
-    core = np.where(heads > 0, core, 0.0)
+    core = where(heads > 0, core, 0.0)
     cost = Cost(core, np.asarray(FLASH_BACKWARD * core))
-    if not np.any(rates.attention_unfused):
+    if not any_of(rates.attention_unfused):
         return cost
-    aligned = np.where(np.mod(shape.qk_dim, ALIGNED_HEAD) == 0, 1.0, UNALIGNED_SHARE)
+    aligned = where(np.mod(shape.qk_dim, ALIGNED_HEAD) == 0, 1.0, UNALIGNED_SHARE)
     flops = 2 * heads * square * (shape.qk_dim + shape.v_dim) / (rates.wide_gemm_flops * aligned)
     size = work.activation_bytes / 2
     moved = 2 * heads * size * (2 * square + queries * (shape.qk_dim + shape.v_dim)) / rates.memory
     products = np.maximum(flops, moved) + 2 * rates.kernel_time
     traffic = heads * square * size / rates.memory
     separate = separate_softmax(shape, layout, work, rates)
-    forward_bytes, backward_bytes = (np.where(separate, apart, fused) for fused, apart in SOFTMAX_BYTES)
+    forward_bytes, backward_bytes = (where(separate, apart, fused) for fused, apart in SOFTMAX_BYTES)
     forward = products + (forward_bytes + 5 * shape.dropout) * traffic
     backward = 2 * products + (backward_bytes + 5 * shape.dropout) * traffic
     unfused = (rates.attention_unfused > 0) & (heads > 0)
-    return Cost(np.where(unfused, forward, cost.forward), np.where(unfused, backward, cost.backward))
+    return Cost(where(unfused, forward, cost.forward), where(unfused, backward, cost.backward))
 
 
 def _fill(keys: Values, rates: Rates) -> Values:
     """Rate of an attention core over so many keys a query, over that at `LENGTH_REFERENCE`."""
     fill = (1 + LENGTH_SCALE / LENGTH_REFERENCE) / (1 + LENGTH_SCALE / keys)
-    return np.where(rates.attention_length > 0, fill, 1.0)
+    return where(rates.attention_length > 0, fill, 1.0)
 
 
 def separate_softmax(shape: Shape, layout: Layout, work: Work, rates: Rates) -> Flags:
     """Where unfused attention cannot use the fused softmax."""
-    if not np.any(rates.attention_unfused):
+    if not any_of(rates.attention_unfused):
         return np.asarray(False)
     batches = layout.micro_batch_size * shape.heads / layout.tp
     fits = (np.mod(batches, SOFTMAX_GROUP) == 0) & (work.seq_len <= SOFTMAX_KEYS)
@@ -123,13 +125,13 @@ def elementwise(shape: Shape, layout: Layout, work: Work, tokens: Values, ffn_wi
     Per token: 8h norm and 2(6+drop)h residual (divided by tp under sequence parallelism), (4+2 gated)f
     activation, 4(a+2kv)d rotary, in bytes of 2-byte elements.
     """
-    split = np.where(layout.sequence_parallel > 0, layout.tp, 1)
+    split = where(layout.sequence_parallel > 0, layout.tp, 1)
     head_dim = np.maximum(shape.qk_dim, shape.v_dim)
     per_token = shape.parts * (8 + 2 * (6 + shape.dropout)) * shape.hidden / split
     per_token = per_token + (4 + 2 * shape.gated) * ffn_width / layout.tp
     per_token = per_token + 4 * (shape.heads + 2 * shape.kv_heads) * head_dim / layout.tp
     moved = per_token * tokens * work.activation_bytes / 2 / rates.memory
-    moved = moved * np.where(rates.fused > 0, ELEMENTWISE_FUSED, 1.0)
+    moved = moved * where(rates.fused > 0, ELEMENTWISE_FUSED, 1.0)
     forward = moved + ELEMENTWISE_KERNELS_FORWARD * rates.kernel_time
     backward = ELEMENTWISE_BACKWARD * moved + ELEMENTWISE_KERNELS_BACKWARD * rates.kernel_time
     return Cost(forward, backward)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from carbon_plugin.predict.case import Values
+from carbon_plugin.predict.arrays import Values
 from carbon_plugin.predict.result import Activity
 from carbon_plugin.spec.figure import Assumption, Figure
 from carbon_plugin.spec.hardware.cluster import Accelerator, Cluster

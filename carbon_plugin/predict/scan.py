@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from carbon_plugin.predict.case import Layout, Shape, Values, Work
+from carbon_plugin.predict.arrays import Values, where
+from carbon_plugin.predict.case import Layout, Shape, Work
 from carbon_plugin.predict.operators import Cost
 from carbon_plugin.predict.rates import Rates
 
@@ -41,7 +42,7 @@ def scan_flops_per_token(shape: Shape, seq_len: Values, tp: Values) -> Values:
     state = heads * shape.scan_key * shape.scan_value
     chunked = 2 * chunk * (groups * shape.scan_key + heads * shape.scan_value) + 4 * state
     delta = heads * (2 * chunk * (3 * shape.scan_key + 2 * shape.scan_value) + chunk * chunk) + 6 * state
-    return np.where(shape.scan_steps > 0, STEP_FLOPS * state, np.where(shape.scan_delta > 0, delta, chunked))
+    return where(shape.scan_steps > 0, STEP_FLOPS * state, where(shape.scan_delta > 0, delta, chunked))
 
 
 def scan_bytes_per_token(shape: Shape, work: Work, tp: Values) -> Values:
@@ -53,11 +54,11 @@ def scan_bytes_per_token(shape: Shape, work: Work, tp: Values) -> Values:
     heads, groups, chunk = _local(shape, work.seq_len, tp)
     values, keys = heads * shape.scan_value, groups * shape.scan_key
     states = 4 * STATE_BYTES * heads * shape.scan_key * shape.scan_value / np.maximum(chunk, 1)
-    inside = 2 * STATE_BYTES * np.where(shape.scan_delta > 0, heads, groups) * chunk
-    written = np.where(shape.scan_delta > 0, 2 * heads * (shape.scan_key + shape.scan_value), 0.0)
+    inside = 2 * STATE_BYTES * where(shape.scan_delta > 0, heads, groups) * chunk
+    written = where(shape.scan_delta > 0, 2 * heads * (shape.scan_key + shape.scan_value), 0.0)
     around = 2 * (values + 2 * keys) + 4 * values
-    streamed = np.where(shape.scan_steps > 0, 3 * values + 2 * keys, 3 * values + 4 * keys + written)
-    chunked = np.where(shape.scan_steps > 0, 0.0, states + inside)
+    streamed = where(shape.scan_steps > 0, 3 * values + 2 * keys, 3 * values + 4 * keys + written)
+    chunked = where(shape.scan_steps > 0, 0.0, states + inside)
     return work.activation_bytes * (streamed + around) + chunked
 
 
@@ -65,14 +66,14 @@ def scan(shape: Shape, layout: Layout, work: Work, rates: Rates) -> Cost:
     """Seconds of the scan of one layer for one micro-batch, without its projections: products at their own rate, then
     the traffic, which these kernels do not hide."""
     tokens = layout.micro_batch_size * work.seq_len / layout.cp
-    share = np.where(shape.scan_steps > 0, VECTOR_SHARE, SCAN_SHARE)
+    share = where(shape.scan_steps > 0, VECTOR_SHARE, SCAN_SHARE)
     busy = tokens * scan_flops_per_token(shape, work.seq_len, layout.tp) / (share * rates.wide_gemm_flops)
     moved = tokens * scan_bytes_per_token(shape, work, layout.tp) / rates.memory
     present = shape.scan_heads > 0
     forward, backward = (kernels * rates.kernel_time for kernels in SCAN_KERNELS)
     return Cost(
-        np.where(present, busy + moved + forward, 0.0),
-        np.where(present, SCAN_BACKWARD * (busy + moved) + backward, 0.0),
+        where(present, busy + moved + forward, 0.0),
+        where(present, SCAN_BACKWARD * (busy + moved) + backward, 0.0),
     )
 
 
@@ -81,11 +82,11 @@ def scan_kept_elements(shape: Shape, layout: Layout) -> Values:
     convolution, gate, result and gated result; delta rules keep the triangle of each chunk too. States are not kept."""
     heads, groups, chunk = _local(shape, shape.scan_chunk, layout.tp)
     values, keys = heads * shape.scan_value, groups * shape.scan_key
-    return np.where(shape.scan_delta > 0, 5 * values + 4 * keys + heads * chunk, 4 * values + 2 * keys)
+    return where(shape.scan_delta > 0, 5 * values + 4 * keys + heads * chunk, 4 * values + 2 * keys)
 
 
 def _local(shape: Shape, seq_len: Values, tp: Values) -> tuple[Values, Values, Values]:
     """Heads and groups of one rank, and tokens of a chunk."""
     present = shape.scan_heads > 0
-    groups = np.where(present, np.maximum(shape.scan_groups / tp, 1), 0.0)
+    groups = where(present, np.maximum(shape.scan_groups / tp, 1), 0.0)
     return shape.scan_heads / tp, groups, np.minimum(shape.scan_chunk, seq_len)

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from carbon_plugin.predict import network, operators
-from carbon_plugin.predict.case import Layout, Shape, Values, Work, own_case
+from carbon_plugin.predict.arrays import Values, any_of, clip, where
+from carbon_plugin.predict.case import Layout, Shape, Work, own_case
 from carbon_plugin.predict.layer import LayerTime, exposed_exchange, layer_parameters, layer_time
 from carbon_plugin.predict.rates import Rates
 
@@ -49,18 +50,18 @@ def step_time(shape: Shape, layout: Layout, work: Work, rates: Rates) -> StepTim
     m = work.batch / (layout.dp * layout.micro_batch_size)
     v = layout.virtual_stages
     balanced = layout.balanced_stages > 0
-    stage_layers = np.where(balanced, shape.layers / layout.pp, np.ceil(shape.layers / layout.pp))
+    stage_layers = where(balanced, shape.layers / layout.pp, np.ceil(shape.layers / layout.pp))
     slot = stage_time(shape, layout, work, rates, m, stage_layers)
     slot_total = np.asarray(sum(slot.values()))
     output = _output_time(shape, layout, work, rates, m)
     transfer = _transfer_time(shape, layout, work, rates)
     # The last stage carries the head; where the layers do not divide evenly it has fewer of them.
-    spare = stage_layers - np.clip(shape.layers - stage_layers * (layout.pp - 1), 0, stage_layers)
+    spare = stage_layers - clip(shape.layers - stage_layers * (layout.pp - 1), 0, stage_layers)
     late = np.maximum(output - spare / stage_layers * slot_total - transfer / 2, 0)
     pipelined = layout.pp > 1
-    shared_out = np.where(balanced & pipelined, output / layout.pp, 0.0)
+    shared_out = where(balanced & pipelined, output / layout.pp, 0.0)
     terms = {name: m * time for name, time in slot.items()}
-    terms["head"] = m * np.where(pipelined, np.where(balanced, shared_out, late), output)
+    terms["head"] = m * where(pipelined, where(balanced, shared_out, late), output)
     terms["pp_transfer"] = m * transfer
     terms["pp_bubble"] = (layout.pp - 1) * (slot_total + shared_out + transfer) / v * _bubble_share(layout)
     parameters = device_parameters(shape, layout)
@@ -70,7 +71,7 @@ def step_time(shape: Shape, layout: Layout, work: Work, rates: Rates) -> StepTim
     nodes = np.maximum(rates.devices / rates.island, 1)
     terms["jitter"] = JITTER_PER_DOUBLING * np.log2(nodes) * np.asarray(sum(terms.values()))
     terms["optimizer"], offloaded = _optimizer_time(shape, layout, work, rates, parameters)
-    if np.any(work.offload > 0):
+    if any_of(work.offload > 0):
         terms["offload"] = offloaded
     total = np.asarray(sum(terms.values()))
     terms["framework"] = (rates.framework_factor - 1) * total
@@ -81,7 +82,7 @@ def _bubble_share(layout: Layout) -> Values:
     """Bubble of a schedule over 1F1B's (pp-1)(F+B): a third for zero bubble, and for DualPipe
     (pp/2-1)(F&B+B-3W) at F=1, B=2, W=1 (DeepSeek-V3, arXiv 2412.19437 table 2)."""
     dual = 2 / 3 * (layout.pp / 2 - 1) / np.maximum(layout.pp - 1, 1)
-    return np.where(layout.dualpipe > 0, dual, np.where(layout.zero_bubble > 0, ZERO_BUBBLE_SHARE, 1.0))
+    return where(layout.dualpipe > 0, dual, where(layout.zero_bubble > 0, ZERO_BUBBLE_SHARE, 1.0))
 
 
 def stage_time(
@@ -92,9 +93,9 @@ def stage_time(
     if shape.kinds:
         return _summed_stages(shape, layout, work, rates, micro_batches, stage_layers)
     dense: LayerTime | None = None
-    if np.any(shape.moe_layers < shape.layers):
+    if any_of(shape.moe_layers < shape.layers):
         dense = layer_time(shape, layout, work, rates, micro_batches, sparse=False)
-    if not np.any(shape.moe_layers > 0):
+    if not any_of(shape.moe_layers > 0):
         assert dense is not None  # every model has layers
         return {name: stage_layers * time for name, time in dense.terms.items()}
     sparse = layer_time(shape, layout, work, rates, micro_batches, sparse=True)
@@ -122,7 +123,7 @@ def _summed_stages(
 
 def sparse_share(shape: Shape, layout: Layout) -> Values:
     """Share of sparse layers on the stage that has most: leading dense layers all sit on the first of several."""
-    alike = np.where(layout.pp > 1, shape.layers - shape.first_dense, shape.layers)
+    alike = where(layout.pp > 1, shape.layers - shape.first_dense, shape.layers)
     return np.asarray(shape.moe_layers / np.maximum(alike, 1))
 
 
@@ -131,9 +132,9 @@ def _output_time(shape: Shape, layout: Layout, work: Work, rates: Rates, micro_b
     tokens = layout.micro_batch_size * work.seq_len / layout.cp
     cost = operators.head(shape, layout, work, tokens, micro_batches, rates)
     output: Values = cost.forward + cost.backward
-    if np.any(shape.mtp > 0):
+    if any_of(shape.mtp > 0):
         last = shape.kinds[-1] if shape.kinds else shape
-        block = layer_time(last, layout, work, rates, micro_batches, sparse=bool(np.any(last.moe_layers > 0)))
+        block = layer_time(last, layout, work, rates, micro_batches, sparse=bool(any_of(last.moe_layers > 0)))
         output = output + shape.mtp * (output + block.total)
     return np.asarray(output)
 
@@ -144,7 +145,7 @@ def _transfer_time(shape: Shape, layout: Layout, work: Work, rates: Rates) -> Va
     size = tokens * shape.hidden * work.activation_bytes / layout.tp
     bandwidth = network.point_to_point_bandwidth(rates.devices / layout.pp, rates)
     time = 2 * layout.virtual_stages * (size / bandwidth + POINT_TO_POINT_LATENCY)
-    return np.where(layout.pp > 1, time, 0.0)
+    return where(layout.pp > 1, time, 0.0)
 
 
 def device_parameters(shape: Shape, layout: Layout) -> tuple[Values, Values]:
@@ -155,7 +156,7 @@ def device_parameters(shape: Shape, layout: Layout) -> tuple[Values, Values]:
         routed: Values = np.asarray(sum(part[1] for part in parts))
     else:
         shared, routed = _layers_parameters(shape, layout)
-    tables = np.where((layout.pp > 1) | (shape.tied > 0), 1, 2)
+    tables = where((layout.pp > 1) | (shape.tied > 0), 1, 2)
     return shared + (tables * shape.vocab * shape.hidden + shape.beside) / layout.tp, routed
 
 
@@ -164,8 +165,8 @@ def _layers_parameters(shape: Shape, layout: Layout) -> tuple[Values, Values]:
     dense_shared, _ = layer_parameters(shape, layout, sparse=False)
     layers = shape.layers / layout.pp
     shared: Values = layers * dense_shared
-    routed: Values = np.zeros_like(layers)
-    if np.any(shape.moe_layers > 0):
+    routed: Values = np.float64(0)
+    if any_of(shape.moe_layers > 0):
         sparse_shared, sparse_routed = layer_parameters(shape, layout, sparse=True)
         share = sparse_share(shape, layout)
         shared = layers * (share * sparse_shared + (1 - share) * dense_shared)
@@ -199,21 +200,21 @@ def _gradient_exchange(
         # With stage 0 the context-parallel ranks are replicas too: one all-reduce over all of them.
         every = replicas * group
         plain = network.all_reduce_time(size, every, stride, rates)
-        sent = np.where(layout.zero_stage == 0, plain, np.where(one_stage, scatter, 0.0) + reduce)
-        near_scatter = np.where(one_stage, network.near_time(size, group, rates), 0.0)
+        sent = where(layout.zero_stage == 0, plain, where(one_stage, scatter, 0.0) + reduce)
+        near_scatter = where(one_stage, network.near_time(size, group, rates), 0.0)
         near_plain = 2 * network.near_time(size, every, rates)
-        near_sent = np.where(layout.zero_stage == 0, near_plain, near_scatter + near_reduce)
+        near_sent = where(layout.zero_stage == 0, near_plain, near_scatter + near_reduce)
         near_fetched = network.near_time(fetched, group, rates)
-        return sent, near_sent, np.where(one_stage, gather, 0.0), np.where(one_stage, near_fetched, 0.0)
+        return sent, near_sent, where(one_stage, gather, 0.0), where(one_stage, near_fetched, 0.0)
 
     sent, near_sent, fetched, near_fetched = exchange(shared, shards, layout.tp)
-    if np.any(routed > 0):
+    if any_of(routed > 0):
         experts = exchange(routed, layout.expert_shards, layout.expert_split)
         sent, near_sent, fetched, near_fetched = (
             both + more for both, more in zip((sent, near_sent, fetched, near_fetched), experts, strict=True)
         )
     # Hybrid sharding reduces over replicas layer by layer under the backward pass, as its scatters do.
-    hidden = np.where(layout.zero_stage >= 2, np.maximum(rates.dp_overlap, HYBRID_OVERLAP), rates.dp_overlap)
+    hidden = where(layout.zero_stage >= 2, np.maximum(rates.dp_overlap, HYBRID_OVERLAP), rates.dp_overlap)
     forward, backward = beside
     return np.asarray(
         exposed_exchange(sent, near_sent, backward, hidden, rates)
@@ -228,12 +229,12 @@ def _optimizer_time(
     Muon the orthogonalisation of its matrices too."""
     shared, routed = parameters
     sharded = layout.zero_stage > 0
-    count = shared / np.where(sharded, layout.dp_shard * layout.cp, 1)
-    count = (count + routed / np.where(sharded, layout.expert_shards, 1)) * shape.trainable
+    count = shared / where(sharded, layout.dp_shard * layout.cp, 1)
+    count = (count + routed / where(sharded, layout.expert_shards, 1)) * shape.trainable
     kernels = 30 * rates.kernel_time * np.sqrt(shape.layers / layout.pp)
     element_wise = update_bytes(work.optimizer_bytes, work.master) * count / rates.memory + kernels
-    on_device = np.where(work.offload > 0, 0.0, element_wise)
-    if np.any(work.muon > 0):
+    on_device = where(work.offload > 0, 0.0, element_wise)
+    if any_of(work.muon > 0):
         on_device = on_device + work.muon * _muon_flops_per_parameter(shape) * count / rates.wide_gemm_flops
     return np.asarray(on_device + STEP_FIXED_TIME), work.offload * offload_time(
         count, work.optimizer_bytes, work.master, rates
@@ -243,7 +244,7 @@ def _optimizer_time(
 def update_bytes(state_bytes: Values, master: Values) -> Values:
     """Bytes that an element-wise update moves a parameter, with so many bytes of optimizer state. Without a master
     weight gradient and parameter are 16-bit values, read and written once."""
-    return np.where(master > 0, OPTIMIZER_BYTES_PER_PARAMETER - 16, PURE_UPDATE_BYTES) + 2 * state_bytes
+    return where(master > 0, OPTIMIZER_BYTES_PER_PARAMETER - 16, PURE_UPDATE_BYTES) + 2 * state_bytes
 
 
 def offload_time(parameters: Values, state_bytes: Values, master: Values, rates: Rates) -> Values:
@@ -253,6 +254,6 @@ def offload_time(parameters: Values, state_bytes: Values, master: Values, rates:
 
 def _muon_flops_per_parameter(shape: Shape) -> Values:
     """4 m^2 n + 2 m^3 a matrix (m <= n) and iteration, for the feed-forward matrices that hold most parameters."""
-    width = np.where(shape.moe_layers > 0, shape.expert_ffn, shape.ffn)
+    width = where(shape.moe_layers > 0, shape.expert_ffn, shape.ffn)
     m, n = np.minimum(shape.hidden, width), np.maximum(shape.hidden, width)
     return MUON_ITERATIONS * (4 * m + 2 * m * m / n)

@@ -11,7 +11,9 @@ from dataclasses import fields
 import numpy as np
 
 from carbon_plugin.predict import operators
-from carbon_plugin.predict.case import Layout, Shape, Work, layout_of, shape_of, values, work_of
+from carbon_plugin.predict.arrays import values
+from carbon_plugin.predict.case import Layout, Shape, Work
+from carbon_plugin.predict.case_of_spec import layout_of, shape_of, work_of
 from carbon_plugin.predict.layer import HOST_OPS_BACKWARD, HOST_OPS_FORWARD, layer_time
 from carbon_plugin.predict.rates import Rates
 from carbon_plugin.spec.layout import ParallelLayout

@@ -6,7 +6,7 @@ Rows without a step time count too: probes that ran out of memory, and peaks of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,12 +14,13 @@ from msgspec import Struct
 
 from carbon_plugin.calibrate.random_effects import random_effects
 from carbon_plugin.calibrate.rows.rows import MemoryRow, MemoryScope, PublishedRow, SkippedRow
+from carbon_plugin.calibrate.rows.table import rates_of
 from carbon_plugin.plan.search.fullness import expected_slowdown
-from carbon_plugin.predict.case import layout_of, shape_of, work_of
+from carbon_plugin.predict.case import stack_cases
+from carbon_plugin.predict.case_of_spec import layout_of, shape_of, work_of
 from carbon_plugin.predict.fit import fit_probability, fits
 from carbon_plugin.predict.interval import Effects
 from carbon_plugin.predict.memory import memory_bytes, peak_bytes
-from carbon_plugin.predict.rates import resolve_rates
 from carbon_plugin.spec.model import TransformerModel
 from carbon_plugin.spec.stack import Population
 
@@ -86,14 +87,25 @@ def memory_rows(rows: Sequence[PublishedRow], skipped: Sequence[SkippedRow]) -> 
 
 
 def validate_memory(rows: Sequence[MemoryRow]) -> tuple[ValidatedMemory, ...]:
-    """Every row of a transformer with what is predicted for it."""
-    return tuple(_validated(row) for row in rows if isinstance(row.spec.model, TransformerModel))
+    """Return every row of a transformer, in their order, with what is predicted for it."""
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for index, row in enumerate(rows):
+        if isinstance(row.spec.model, TransformerModel):
+            kinds = (row.spec.model.blocks, row.spec.model.parts)
+            # Models with towers or unequal layers are grouped with their like: their kinds of layers are no columns.
+            groups.setdefault((*kinds, row.spec.model if any(kinds) else None), []).append(index)
+    found = {
+        index: item
+        for members in groups.values()
+        for index, item in zip(members, _validated([rows[index] for index in members]), strict=True)
+    }
+    return tuple(found[index] for index in sorted(found))
 
 
-def expected_slowdowns(rows: Sequence[PublishedRow]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Expected over predicted time of each row, shape (rows,): what full memory costs (`plan.search.fullness`)."""
-    found = validate_memory(memory_rows(rows, ()))
-    return np.array([float(expected_slowdown(row.need_bytes / row.capacity_bytes, row.population)) for row in found])
+def expected_slowdowns(rows: Sequence[ValidatedMemory]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Return expected over predicted time of each row, shape (rows,): what full memory costs
+    (`plan.search.fullness`)."""
+    return np.array([float(expected_slowdown(row.need_bytes / row.capacity_bytes, row.population)) for row in rows])
 
 
 def fit_summaries(rows: Sequence[ValidatedMemory]) -> tuple[FitSummary, ...]:
@@ -115,28 +127,37 @@ def memory_effects(rows: Sequence[ValidatedMemory], population: Population) -> E
     return random_effects(_log_errors(known), np.array([row.origin for row in known]))
 
 
-def _validated(row: MemoryRow) -> ValidatedMemory:
-    spec = row.spec
-    assert isinstance(spec.model, TransformerModel)
-    assert spec.layout is not None  # as rows are read
-    rates, _ = resolve_rates(spec.cluster, spec.stack, spec.training.precision)
-    work = work_of(spec.training, spec.stack)
-    parts = memory_bytes(shape_of(spec.model), layout_of(spec.layout), work, rates)
-    need, capacity = float(np.asarray(sum(parts.values()))), spec.cluster.accelerator.memory_bytes.value
-    predicted = need if row.scope == "device" else float(peak_bytes(parts, reserved=row.scope == "reserved"))
-    return ValidatedMemory(
-        id=row.id,
-        source=row.source,
-        origin=row.origin,
-        out_of_memory=row.out_of_memory,
-        scope=row.scope,
-        need_bytes=need,
-        capacity_bytes=capacity,
-        population=spec.stack.population,
-        fit_probability=float(fit_probability(need / capacity, spec.stack.population)),
-        measured_bytes=row.measured_bytes,
-        predicted_bytes=None if row.measured_bytes is None else predicted,
+def _validated(rows: Sequence[MemoryRow]) -> Iterator[ValidatedMemory]:
+    """Predict rows of models with the same blocks in one call."""
+    specs = [row.spec for row in rows]
+    parts = memory_bytes(
+        stack_cases([shape_of(spec.model) for spec in specs if isinstance(spec.model, TransformerModel)]),
+        stack_cases([layout_of(spec.layout) for spec in specs if spec.layout is not None]),
+        stack_cases([work_of(spec.training, spec.stack) for spec in specs]),
+        rates_of(specs),
     )
+    needs = np.asarray(sum(parts.values()))
+    shown = {
+        "device": needs,
+        "reserved": np.asarray(peak_bytes(parts, reserved=True)),
+        "allocated": np.asarray(peak_bytes(parts, reserved=False)),
+    }
+    for index, row in enumerate(rows):
+        need, capacity = float(needs[index]), row.spec.cluster.accelerator.memory_bytes.value
+        population = row.spec.stack.population
+        yield ValidatedMemory(
+            id=row.id,
+            source=row.source,
+            origin=row.origin,
+            out_of_memory=row.out_of_memory,
+            scope=row.scope,
+            need_bytes=need,
+            capacity_bytes=capacity,
+            population=population,
+            fit_probability=float(fit_probability(need / capacity, population)),
+            measured_bytes=row.measured_bytes,
+            predicted_bytes=None if row.measured_bytes is None else float(shown[row.scope][index]),
+        )
 
 
 def _sources(rows: Sequence[ValidatedMemory]) -> Mapping[str, Any]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from carbon_plugin.calibrate.fit import fit_populations, leave_out, model_folds
 from carbon_plugin.calibrate.parameters import calibration_rows, cluster_offsets, shipped_parameters
-from carbon_plugin.calibrate.rows.hybrids import hybrid_groups, without_hybrids
+from carbon_plugin.calibrate.rows.hybrids import hybrid_groups, is_hybrid, without_hybrids
 from carbon_plugin.calibrate.rows.published import all_published_rows
 from carbon_plugin.calibrate.rows.rows import PublishedRow, read_rows
 from carbon_plugin.calibrate.rows.table import Table, predict, tabulate
@@ -89,12 +89,16 @@ def validate(records: Path | None = None) -> Validation:
     shipped = tabulate(published)
     seen = calibration_rows(shipped)
     hybrids = _hybrids(found, baselines.typical_mfu(shipped, seen))
-    report = _with_hybrids(_validation(rows, missing, records, published, shipped, seen), hybrids)
-    return _with_memory(report, validate_memory(memory_rows(found, skipped)))
+    memory = validate_memory(memory_rows(found, skipped))
+    # The memory of every row comes first, in the order of the rows, then that of rows without a step time.
+    slowdowns = expected_slowdowns(memory[: len(found)])[[not is_hybrid(row) for row in found]]
+    report = _with_hybrids(_validation(rows, slowdowns, missing, records, published, shipped, seen), hybrids)
+    return _with_memory(report, memory)
 
 
 def _validation(
     rows: list[PublishedRow],
+    slowdowns: Floats,
     missing: list[ValidatedRow],
     records: Path | None,
     published: list[PublishedRow],
@@ -103,13 +107,13 @@ def _validation(
 ) -> Validation:
     if not rows:
         return _report([], missing, (), ())
-    table = tabulate(rows)
+    table = shipped if records is None else tabulate(rows)
     predicted = np.asarray(predict(table, table.shipped).total)
     if records is not None:
         known = {_identity(row) for row, fitted in zip(published, seen, strict=True) if fitted}
         fitted = np.array([_identity(row) in known for row in rows])
         validated = _validated(table, predicted, fitted, baselines.typical_mfu(shipped, seen))
-        return _report(validated, missing, (), layout_choices(rows, predicted * expected_slowdowns(rows)))
+        return _report(validated, missing, (), layout_choices(rows, predicted * slowdowns))
     parameters = (*shipped_parameters(), *cluster_offsets(table))
     whole = fit_populations(table, parameters, seen)
     # Also rows that told the fit nothing are predicted without the rest of their source.
@@ -121,7 +125,7 @@ def _validation(
         family=unknown_device_step_time_s(table, parameters, seen, whole),
     )
     validated = _validated(table, predicted, seen, baselines.typical_mfu(shipped, seen), left_out)
-    choices = layout_choices(rows, left_out.model * expected_slowdowns(rows))
+    choices = layout_choices(rows, left_out.model * slowdowns)
     report = _report(validated, missing, _clusters(rows, validated), choices)
     return msgspec.structs.replace(report, full_runs=full_run_rows(), overruns=class_overruns(whole_runs()))
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from carbon_plugin.calibrate.fit import Parameter, fit
+from carbon_plugin.calibrate.fit import THREADS_VARIABLE, Parameter, fit
 from carbon_plugin.calibrate.rows.published import published_rows
 from carbon_plugin.calibrate.rows.table import predict, select, tabulate
 from carbon_plugin.calibrate.shipped import compare, refit
@@ -44,6 +45,16 @@ def test_a_constant_that_no_row_shows_stays_at_its_prior(a100_rows) -> None:
     single = select(a100_rows, a100_rows.layout.ep == 1)
     experts = Parameter("all_to_all", "all_to_all_share", lambda table: table.measured_s > 0, 0.5)
     assert fit(single, [experts]).multiplier("all_to_all") == pytest.approx(1.0)
+
+
+def test_a_fit_leaves_the_environment_as_it_was(a100_rows, monkeypatch) -> None:
+    """The number of threads of the linear algebra is asked for while the solver is imported, and no longer."""
+    monkeypatch.delenv(THREADS_VARIABLE, raising=False)
+    fit(made_with(a100_rows, 0.8), [GEMM])
+    assert THREADS_VARIABLE not in os.environ
+    monkeypatch.setenv(THREADS_VARIABLE, "3")
+    fit(made_with(a100_rows, 0.8), [GEMM])
+    assert os.environ[THREADS_VARIABLE] == "3"
 
 
 @pytest.mark.exhaustive

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from carbon_plugin.errors import SpecError
-from carbon_plugin.predict.case import layout_of, shape_of, work_of
+from carbon_plugin.predict.case_of_spec import layout_of, shape_of, work_of
 from carbon_plugin.predict.flops import layer_forward_flops, step_flops
 from carbon_plugin.predict.schedule import device_parameters
 from carbon_plugin.predict.step import predict_step

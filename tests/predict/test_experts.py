@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from carbon_plugin.errors import InfeasibleLayoutError
-from carbon_plugin.predict.case import layout_of, shape_of, work_of
+from carbon_plugin.predict.case_of_spec import layout_of, shape_of, work_of
 from carbon_plugin.predict.layer import EXPERT_BIAS_BYTES, HOST_OPS_LOOPED, HOST_OPS_WAIT
 from carbon_plugin.predict.schedule import StepTime, device_parameters, step_time
 from carbon_plugin.spec.layout import ParallelLayout

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from carbon_plugin.errors import SpecError
-from carbon_plugin.predict.case import layout_of, shape_of, work_of
+from carbon_plugin.predict.case_of_spec import layout_of, shape_of, work_of
 from carbon_plugin.predict.memory import memory_bytes
 from carbon_plugin.predict.schedule import step_time
 from carbon_plugin.spec.layout import ParallelLayout

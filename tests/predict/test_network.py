@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from carbon_plugin.predict import network
-from carbon_plugin.predict.case import values
+from carbon_plugin.predict.arrays import values
 
 ONE = np.float64(1)
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from carbon_plugin.predict.case import layout_of, shape_of, work_of
+from carbon_plugin.predict.case_of_spec import layout_of, shape_of, work_of
 from carbon_plugin.predict.flops import layer_forward_flops, step_flops
 from carbon_plugin.predict.memory import memory_bytes
 from carbon_plugin.predict.operators import attention_core

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from carbon_plugin.predict import network
-from carbon_plugin.predict.rates import resolve_rates
+from carbon_plugin.predict.resolve import resolve_rates
 from carbon_plugin.probe import counts as probe_counts
 from carbon_plugin.probe.collectives import KINDS, all_reduce_bandwidth, fit_link
 from carbon_plugin.probe.measure import CPU_SIZES, GPU_SIZES

@@ -9,7 +9,7 @@ import pytest
 
 from carbon_plugin.calibrate.rows.rows import PublishedRow, parse_rows
 from carbon_plugin.validate.layout_choice import layout_choices
-from carbon_plugin.validate.memory import expected_slowdowns
+from carbon_plugin.validate.memory import expected_slowdowns, memory_rows, validate_memory
 
 
 def rows(*changes: dict[str, Any]) -> list[PublishedRow]:
@@ -42,7 +42,9 @@ def test_what_differs_in_more_than_the_layout_is_another_job(change: dict[str, A
 
 
 def test_a_row_that_fills_its_memory_is_expected_to_be_slower_than_predicted() -> None:
-    roomy, full = expected_slowdowns(rows({"tp": 8}, {"tp": 1, "mbs": 8, "gbs": 64, "recompute": "none"}))
+    roomy, full = expected_slowdowns(
+        validate_memory(memory_rows(rows({"tp": 8}, {"tp": 1, "mbs": 8, "gbs": 64, "recompute": "none"}), ()))
+    )
 
     assert roomy == pytest.approx(1, abs=0.01)
     assert full > 1.1

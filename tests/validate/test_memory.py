@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from carbon_plugin.calibrate.rows.hybrids import is_hybrid
 from carbon_plugin.calibrate.rows.published import all_published_rows
 from carbon_plugin.calibrate.rows.rows import parse_rows
 from carbon_plugin.predict import fit
@@ -51,6 +52,16 @@ def test_layouts_that_ran_fit() -> None:
     found = {name: float(np.mean(fits[origins == name])) for name in LEAST_FEASIBLE}
     assert {name: share for name, share in found.items() if share < LEAST_FEASIBLE[name]} == {}
     assert np.mean(fits) > 0.985
+
+
+def test_rows_predicted_together_need_what_each_needs_alone() -> None:
+    """Models with towers and unequal layers among them, which cannot stand beside plain ones in one array."""
+    needs = {row.id: row.need_bytes for row in published()}
+    rows, _ = all_published_rows()
+    some = [*rows[::97], *(row for row in rows if is_hybrid(row))]
+
+    alone = {row.id: predict_step(row.spec).memory.total_bytes for row in some}
+    assert {name: needs[name] for name in alone} == pytest.approx(alone, rel=1e-12)
 
 
 def test_probes_that_ran_out_of_memory_are_called_so() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+
 import msgspec
 
 from carbon_plugin.calibrate.rows.conventions import accelerator_name
@@ -17,10 +20,24 @@ GIGABIT = 1.25e8
 """Bytes/s in a Gb/s."""
 
 
-def row_cluster(row: Fields, assumed: list[str]) -> Cluster:
+Hardware = Callable[[str], tuple[Accelerator, Node]]
+"""A device by name, with the node that it usually sits in."""
+
+
+def known_hardware() -> Hardware:
+    """Return a look-up of devices that reads each profile once, for the rows of one file."""
+
+    @cache
+    def known(name: str) -> tuple[Accelerator, Node]:
+        device = load_accelerator(name)
+        return device, default_node_for(device)
+
+    return known
+
+
+def row_cluster(row: Fields, assumed: list[str], known: Hardware) -> Cluster:
     """The cluster of a row; what was assumed is appended to `assumed`. Raises `SpecError` naming the field."""
-    device = load_accelerator(accelerator_name(row.needed_text("gpu")))
-    node = default_node_for(device)
+    device, node = known(accelerator_name(row.needed_text("gpu")))
     devices = row.count("n_gpus")
     per_node = min(devices, row.count("gpus_per_node", _chassis(node)))
     if devices > per_node and not row.states("gpus_per_node"):

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import yaml
 from msgspec import Struct
 
-from carbon_plugin.calibrate.rows.cluster import row_cluster
+from carbon_plugin.calibrate.rows.cluster import Hardware, known_hardware, row_cluster
 from carbon_plugin.calibrate.rows.conventions import UNKNOWN, Conventions, conventions_of
 from carbon_plugin.calibrate.rows.fields import Fields
 from carbon_plugin.calibrate.rows.layout import row_execution
@@ -25,7 +25,7 @@ from carbon_plugin.calibrate.rows.model import row_model
 from carbon_plugin.calibrate.rows.step_time import check_possible, row_step_time_s
 from carbon_plugin.calibrate.rows.vtrain import vtrain_records
 from carbon_plugin.errors import CarbonPluginError, SpecError
-from carbon_plugin.predict.rates import default_attention_kernel
+from carbon_plugin.predict.laws import default_attention_kernel
 from carbon_plugin.spec.model import TransformerModel
 from carbon_plugin.spec.parsing.boundary import in_one_sentence, read_text
 from carbon_plugin.spec.parsing.document import load_yaml
@@ -133,17 +133,17 @@ def parse_rows(
     records: Sequence[Mapping[str, Any]], architectures: Mapping[str, Any], *, collection: str = FIRST_COLLECTION
 ) -> tuple[list[PublishedRow], list[SkippedRow]]:
     """Rows of the schema, predictable ones and skipped ones; `architectures` go before the shipped ones."""
-    known = {**shipped_architectures(), **architectures}
+    known, hardware = {**shipped_architectures(), **architectures}, known_hardware()
     rows: list[PublishedRow] = []
     skipped: list[SkippedRow] = []
     for number, record in enumerate(records):
         identity = str(record.get("id") or f"unnamed-{number}")
         source, row = short_source(identity), Fields(record)
         try:
-            rows.append(_row(identity, source, row, known, collection))
+            rows.append(_row(identity, source, row, known, collection, hardware))
         except (CarbonPluginError, OverflowError) as error:
             reason = " ".join(str(error).split())
-            memory = _memory(identity, source, row, known)
+            memory = _memory(identity, source, row, known, hardware)
             skipped.append(SkippedRow(id=identity, source=source, reason=reason, memory=memory))
     return rows, skipped
 
@@ -168,14 +168,21 @@ def origin_of(identity: str) -> str:
     return re.split(r"[-_]", identity, maxsplit=1)[0]
 
 
-def _row(identity: str, source: str, row: Fields, architectures: Mapping[str, Any], collection: str) -> PublishedRow:
+def _row(
+    identity: str,
+    source: str,
+    row: Fields,
+    architectures: Mapping[str, Any],
+    collection: str,
+    hardware: Hardware,
+) -> PublishedRow:
     kind = row.text("kind")
     if kind in NO_STEP_TIME or row.flag("oom"):
         raise SpecError(f"kind {kind or 'oom_probe'}: {NO_STEP_TIME.get(kind, 'did not fit in memory')}, no step time")
     if row.flag("padded"):
         raise SpecError("padded: sequences are shorter than seq_len, and their lengths are not stated")
     assumed: list[str] = []
-    spec, conventions = _spec(identity, row, architectures, assumed)
+    spec, conventions = _spec(identity, row, architectures, hardware, assumed)
     model, cluster, training, layout = spec.model, spec.cluster, spec.training, spec.layout
     assert isinstance(model, TransformerModel)
     assert layout is not None  # as `_spec` makes them
@@ -216,11 +223,11 @@ def next_step(reason: str) -> str:
 
 
 def _spec(
-    identity: str, row: Fields, architectures: Mapping[str, Any], assumed: list[str]
+    identity: str, row: Fields, architectures: Mapping[str, Any], hardware: Hardware, assumed: list[str]
 ) -> tuple[RunSpec, Conventions]:
     """The run of a row, with the conventions of its framework; what was assumed is appended to `assumed`."""
     conventions = conventions_of(row.text("framework"))
-    cluster = row_cluster(row, assumed)
+    cluster = row_cluster(row, assumed, hardware)
     model = row_model(row, architectures, conventions, assumed)
     layout, training, stack = row_execution(row, model, cluster, conventions, assumed)
     check_layout(model, cluster, layout)
@@ -231,14 +238,16 @@ def _spec(
     return spec, conventions
 
 
-def _memory(identity: str, source: str, row: Fields, architectures: Mapping[str, Any]) -> MemoryRow | None:
+def _memory(
+    identity: str, source: str, row: Fields, architectures: Mapping[str, Any], hardware: Hardware
+) -> MemoryRow | None:
     """What a row without a step time says of memory: that it did not fit, or its peak; None where neither is known."""
     try:
         out_of_memory = bool(row.flag("oom"))
         measured = _measured_memory_bytes(row)
         if not out_of_memory and measured is None:
             return None
-        spec, conventions = _spec(identity, row, architectures, [])
+        spec, conventions = _spec(identity, row, architectures, hardware, [])
     except (CarbonPluginError, OverflowError):
         return None  # the reason why it was skipped says what is wrong with it
     adapters = isinstance(spec.model, TransformerModel) and spec.model.trainable_fraction < 1

@@ -51,9 +51,9 @@ def check_possible(
 ) -> None:
     """Raise `SpecError` where the step would take more FLOP/s than the device's peak: another device than the row
     names, or another setting. Recomputed FLOPs count where the row states recompute."""
-    from carbon_plugin.predict.case import layout_of, shape_of, work_of
+    from carbon_plugin.predict.case_of_spec import layout_of, shape_of, work_of
     from carbon_plugin.predict.flops import step_flops
-    from carbon_plugin.predict.rates import peak_of
+    from carbon_plugin.predict.laws import peak_of
     from carbon_plugin.spec.stack import Stack
 
     counts = step_flops(shape_of(model), layout_of(layout), work_of(training, Stack()))
@@ -87,7 +87,7 @@ def _flops(
     hardware: bool,
 ) -> float:
     """FLOPs of a step as the row counts them: model or hardware, attention causal or full."""
-    from carbon_plugin.predict.case import layout_of, shape_of, work_of
+    from carbon_plugin.predict.case_of_spec import layout_of, shape_of, work_of
     from carbon_plugin.predict.flops import layer_forward_flops, step_flops
     from carbon_plugin.spec.stack import Stack
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
@@ -11,21 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carbon_plugin.calibrate.rows.rows import PublishedRow
-from carbon_plugin.predict.case import Layout, Shape, Values, Work, layout_of, shape_of, stack_cases, take, work_of
-from carbon_plugin.predict.rates import (
-    NARROW,
-    Constants,
-    Datasheet,
-    combine,
-    datasheet,
-    default_attention_kernel,
-    resolve_constants,
-)
+from carbon_plugin.predict.arrays import Values
+from carbon_plugin.predict.case import Layout, Shape, Work, stack_cases, take
+from carbon_plugin.predict.case_of_spec import layout_of, shape_of, work_of
+from carbon_plugin.predict.laws import NARROW, default_attention_kernel
+from carbon_plugin.predict.rates import Constants, Datasheet, Rates, combine
+from carbon_plugin.predict.resolve import datasheet, resolve_constants
 from carbon_plugin.predict.schedule import StepTime, step_time
 from carbon_plugin.spec.figure import Sourced
 from carbon_plugin.spec.hardware.cluster import Accelerator, Efficiency
 from carbon_plugin.spec.model import TransformerModel
+from carbon_plugin.spec.run import RunSpec
 from carbon_plugin.spec.stack import ORDINARY, TUNED, Stack
+from carbon_plugin.spec.training import Precision
 
 CALIBRATION = "calibration"
 """Source of the constants that the fit writes into profiles."""
@@ -69,15 +67,8 @@ def tabulate(rows: Sequence[PublishedRow]) -> Table:
         layout=stack_cases([layout_of(spec.layout) for spec in specs if spec.layout is not None]),
         work=stack_cases([work_of(spec.training, spec.stack) for spec in specs]),
         sheet=stack_cases([datasheet(spec.cluster, spec.stack, spec.training.precision) for spec in specs]),
-        shipped=stack_cases(
-            [resolve_constants(s.cluster.accelerator, s.stack, s.training.precision)[0] for s in specs]
-        ),
-        prior=stack_cases(
-            [
-                resolve_constants(_blank(spec.cluster.accelerator), _bare(spec.stack), spec.training.precision)[0]
-                for spec in specs
-            ]
-        ),
+        shipped=_constants(specs, lambda device, stack: (device, stack)),
+        prior=_constants(specs, lambda device, stack: (_blank(device), _bare(stack))),
         prior_factor=np.ones(len(rows)),
         measured_s=np.array([row.measured_step_time_s for row in rows]),
         source=np.array([row.source for row in rows]),
@@ -94,15 +85,36 @@ def tabulate(rows: Sequence[PublishedRow]) -> Table:
     )
 
 
-def select(table: Table, mask: NDArray[np.bool_]) -> Table:
-    """The rows where `mask`, of shape (n,), is true."""
+def _constants(specs: Sequence[RunSpec], known: Callable[[Accelerator, Stack], tuple[Accelerator, Stack]]) -> Constants:
+    """Return the constants of each run, of what is `known` of its device and stack; those of one device object, stack
+    and precision are resolved once."""
+    found: dict[tuple[int, Stack, Precision], Constants] = {}
+    each = []
+    for spec in specs:
+        key = (id(spec.cluster.accelerator), spec.stack, spec.training.precision)
+        if key not in found:
+            device, stack = known(spec.cluster.accelerator, spec.stack)
+            found[key], _ = resolve_constants(device, stack, spec.training.precision)
+        each.append(found[key])
+    return stack_cases(each)
+
+
+def rates_of(specs: Sequence[RunSpec]) -> Rates:
+    """Return the rates of each run under its profile's and stack's own constants."""
+    sheets = [datasheet(spec.cluster, spec.stack, spec.training.precision) for spec in specs]
+    return combine(stack_cases(sheets), _constants(specs, lambda device, stack: (device, stack)))
+
+
+def select(table: Table, mask: NDArray[np.bool_] | NDArray[np.intp]) -> Table:
+    """Return the rows where `mask`, of shape (n,), is true, or those at indices, which may repeat."""
+    index = np.arange(table.measured_s.size)[mask]
     picked: dict[str, Any] = {}
     for field in fields(table):
         column = getattr(table, field.name)
         if field.name == "rows":
-            picked["rows"] = tuple(row for row, kept in zip(column, mask, strict=True) if kept)
+            picked["rows"] = tuple(column[i] for i in index)
         else:
-            picked[field.name] = take(column, mask) if is_dataclass(column) else column[mask]
+            picked[field.name] = take(column, index) if is_dataclass(column) else column[index]
     return Table(**picked)
 
 

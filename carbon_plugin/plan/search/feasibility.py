@@ -12,10 +12,12 @@ import numpy as np
 from carbon_plugin.errors import InfeasibleLayoutError, SpecError
 from carbon_plugin.plan.search.pareto import Floats
 from carbon_plugin.plan.search.space import Grid, Space, describe, grids, held_phrase, splits
-from carbon_plugin.predict.case import Shape, Work, shape_of, work_of
+from carbon_plugin.predict.case import Shape, Work
+from carbon_plugin.predict.case_of_spec import shape_of, work_of
 from carbon_plugin.predict.fit import fits
 from carbon_plugin.predict.memory import memory_bytes
-from carbon_plugin.predict.rates import Rates, resolve_rates
+from carbon_plugin.predict.rates import Rates
+from carbon_plugin.predict.resolve import resolve_rates
 from carbon_plugin.spec.amounts import plural
 from carbon_plugin.spec.layout import AXES, ParallelLayout
 from carbon_plugin.spec.model import TransformerModel

@@ -20,7 +20,8 @@ from carbon_plugin.plan.search.feasibility import Inputs, inputs_of, no_layout, 
 from carbon_plugin.plan.search.fullness import expected_slowdown
 from carbon_plugin.plan.search.pareto import Floats, Indices, front
 from carbon_plugin.plan.search.space import USUAL, Grid, Space, complexity, describe, layout_at
-from carbon_plugin.predict.case import Flags, Layout, take
+from carbon_plugin.predict.arrays import Flags
+from carbon_plugin.predict.case import Layout, take
 from carbon_plugin.predict.fit import fits
 from carbon_plugin.predict.power import step_power_w
 from carbon_plugin.predict.schedule import step_time

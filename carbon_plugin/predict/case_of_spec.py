@@ -1,0 +1,191 @@
+"""A run's model, layout and training plan as the inputs of the step-time equations (`predict.case`).
+
+Every field of `Shape`, `Layout` and `Work` is read or derived here from what the user's spec says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from carbon_plugin.predict.arrays import values
+from carbon_plugin.predict.case import Layout, Shape, Work
+from carbon_plugin.predict.kinds import kind_numbers, plain_kind
+from carbon_plugin.spec.layout import ParallelLayout, Recompute, RecomputedModule
+from carbon_plugin.spec.model import TransformerModel
+from carbon_plugin.spec.stack import CrossEntropy, Stack
+from carbon_plugin.spec.training import Precision, StateDtype, TrainingPlan
+
+AGAIN: dict[RecomputedModule, str] = {
+    "core_attn": "recompute_selective",
+    "layernorm": "again_norms",
+    "moe_act": "again_act",
+    "mla_up_proj": "again_latent",
+    "mlp": "again_mlp",
+    "moe": "again_moe",
+    "shared_experts": "again_shared",
+}
+"""The flag of each part that selective recompute can name."""
+ACTIVATION_BYTES = {"bf16": 2, "fp16": 2, "fp8": 2, "mxfp8": 2, "nvfp4": 2, "fp32": 4, "tf32": 4}
+
+
+def shape_of(model: TransformerModel) -> Shape:
+    """Dimensions of one model."""
+    moe, mla = model.moe, model.mla
+    numbers = {
+        "layers": model.layers,
+        "moe_layers": model.moe_layers,
+        "first_dense": moe.first_dense_layers if moe else 0,
+        "hidden": model.hidden,
+        "heads": model.heads,
+        "kv_heads": model.kv_heads,
+        "qk_dim": model.qk_head_dim,
+        "v_dim": model.v_head_dim,
+        "ffn": model.ffn,
+        "gated": model.gated,
+        "vocab": model.vocab,
+        "tied": model.tied_embeddings,
+        "positions": model.learned_positions,
+        "dropout": model.dropout > 0,
+        "window": model.sliding_window or np.inf,
+        "windowed_share": _windowed_share(model),
+        "mla": mla is not None,
+        "q_rank": (mla.q_lora_rank or 0) if mla else 0,
+        "kv_rank": mla.kv_lora_rank if mla else 0,
+        "rope_dim": mla.qk_rope_head_dim if mla else 0,
+        "experts": moe.experts if moe else 0,
+        "top_k": moe.top_k if moe else 0,
+        "expert_ffn": moe.expert_ffn if moe else 0,
+        "expert_hidden": model.hidden,
+        "shared_ffn": moe.shared_ffn if moe else 0,
+        "imbalance": moe.imbalance if moe else 1.0,
+        "expert_bias": moe.bias if moe else False,
+        "mtp": model.mtp_layers,
+        "attention_params": model.attention_parameters,
+        "trainable": model.trainable_fraction,
+        "frozen_bits": model.frozen_bits,
+        "bidirectional": not model.causal,
+        "beside": sum(part.parameters for part in model.parts if not part.layers),
+        **plain_kind(),
+    }
+    return _shape(numbers, tuple(_shape(numbers | own) for own in kind_numbers(model)))
+
+
+def _shape(numbers: Mapping[str, float], kinds: tuple[Shape, ...] = ()) -> Shape:
+    columns: dict[str, Any] = {name: values(number) for name, number in numbers.items()}
+    return Shape(**columns, kinds=kinds)
+
+
+def _windowed_share(model: TransformerModel) -> float:
+    if model.sliding_window is None:
+        return 0.0
+    return 1.0 if model.sliding_window_layers is None else model.sliding_window_layers / model.layers
+
+
+def layout_of(layout: ParallelLayout) -> Layout:
+    """One layout."""
+    numbers = {
+        "tp": layout.tp,
+        "cp": layout.cp,
+        "pp": layout.pp,
+        "dp_replicate": layout.dp_replicate,
+        "dp_shard": layout.dp_shard,
+        "ep": layout.ep,
+        "expert_tp": layout.expert_tp,
+        "zero_stage": layout.zero_stage,
+        "sequence_parallel": layout.sequence_parallel and layout.tp > 1,
+        "ring": layout.context_parallel_kind == "ring",
+        "zero_bubble": layout.pipeline_schedule == "zero_bubble",
+        "dualpipe": layout.pipeline_schedule == "dualpipe",
+        "gpipe": layout.pipeline_schedule == "gpipe",
+        "virtual_stages": layout.virtual_stages,
+        "micro_batch_size": layout.micro_batch_size,
+        "recompute_operators": layout.recompute == "operators",
+        "recompute_full": layout.recompute == "full",
+        "reentrant": layout.recompute_reentrant,
+        "async_tp": layout.async_tp,
+        "balanced_stages": layout.balanced_stages,
+        "expert_overlap": layout.expert_overlap or layout.pipeline_schedule == "dualpipe",
+        **again_flags(layout.recompute, layout.recompute_modules),
+    }
+    return Layout(**{name: values(number) for name, number in numbers.items()})
+
+
+def again_flags(recompute: Recompute, modules: Sequence[RecomputedModule]) -> dict[str, bool]:
+    """The flags of `AGAIN`: the attention core alone where selective recompute names nothing (Megatron's default)."""
+    named = (modules or ("core_attn",)) if recompute == "selective" else ()
+    return {flag: module in named for module, flag in AGAIN.items()}
+
+
+NARROW_BYTES: dict[Precision, float] = {"fp8": 1.0, "mxfp8": 33 / 32, "nvfp4": 9 / 16}
+"""Bytes of a value with its share of the scales: 32 values share a byte in MXFP8, 16 in NVFP4."""
+OPTIMIZER_STATE_BYTES = {"adamw": 8.0, "adam": 8.0, "sgd": 4.0, "muon": 4.0, "adafactor": 1.0}
+"""fp32 state an element: two Adam moments, one momentum, or Adafactor's factored second moment (about none)."""
+STATE_BYTES: dict[StateDtype, float] = {"fp32": 4.0, "bf16": 2.0, "fp8": 1.0}
+
+
+def optimizer_state_bytes(training: TrainingPlan) -> float:
+    """Optimizer state a parameter, bytes, without the master weight."""
+    return OPTIMIZER_STATE_BYTES[training.optimizer] * STATE_BYTES[training.optimizer_state_dtype] / 4
+
+
+LOGIT_BYTES: dict[CrossEntropy, tuple[float, float]] = {
+    "eager": (14.0, 22.0),
+    "compiled": (6.0, 6.0),
+    "fused": (10.0, 10.0),
+    "chunked": (1.0, 1.0),
+    "in_place": (2.0, 2.0),
+    "half": (6.0, 6.0),
+}
+"""Bytes a logit at the peak, whole and split over tensor-parallel ranks: the 16-bit value and its gradient, and what
+the loss keeps in fp32 (copy, softmax, gradient). The eager values fit torchtitan's reported memory of 2024, before its
+loss was compiled (pull request 1033); a DTensor loss keeps two more fp32 copies."""
+ENTROPY_BYTES: dict[CrossEntropy, float] = {"in_place": 8.0, "compiled": 14.0}
+"""Bytes a logit that the loss moves, forward and backward, where it is known: in place the logit is read twice and its
+gradient written over it; compiled the 16-bit logit is written, read for maximum and sum and again for the gradient,
+which is written and read by two products. Else 20 fused, 40 by single operations."""
+EAGER_LOGIT_BYTES = 3.0
+"""More bytes a logit where elementwise chains are not fused."""
+
+
+def work_of(training: TrainingPlan, stack: Stack) -> Work:
+    """Work and formats of one training plan."""
+    activation = ACTIVATION_BYTES[training.precision]
+    whole, split = LOGIT_BYTES[stack.cross_entropy]
+    extra = EAGER_LOGIT_BYTES if stack.cross_entropy == "eager" and not stack.fused else 0.0
+    return Work(
+        input_len=values(training.input_len or 0),
+        inputs=values(training.inputs_per_sequence),
+        seq_len=values(training.seq_len),
+        batch=values(training.global_batch_size),
+        activation_bytes=values(activation),
+        input_bytes=values(NARROW_BYTES.get(training.precision, activation) if stack.narrow_inputs else activation),
+        parameter_bytes=values(activation),
+        reduce_bytes=values(4 if stack.grad_reduce_dtype == "fp32" and training.master_weights else activation),
+        entropy_bytes=values(ENTROPY_BYTES.get(stack.cross_entropy, 20.0 if stack.fused else 40.0)),
+        logit_bytes=values(whole + extra),
+        split_logit_bytes=values(split + extra),
+        optimizer_bytes=values(optimizer_state_bytes(training)),
+        master=values(training.master_weights),
+        gradients_kept=values(not training.optimizer_in_backward),
+        muon=values(training.optimizer == "muon"),
+        offload=values(training.optimizer_offload),
+        eager=values(written_out(stack)),
+        offloaded=values(training.activation_offload),
+        weighted=values(stack.weighted_experts),
+        accumulated_bytes=values(4.0 if stack.accumulates_beside and training.precision == "bf16" else 0.0),
+        keeps_gathered=values(stack.keeps_gathered),
+        keeps_products=values(stack.operators_keep == "products"),
+        keeps_projections=values(stack.operators_keep == "projections"),
+        gathers_weights=values(stack.shard_unit == "weight"),
+    )
+
+
+def written_out(stack: Stack) -> bool:
+    """Whether norms and gates are single operations. Unless it is stated, an eager loss is the sign: Megatron's
+    relatives fuse them without a compiler, and their loss too."""
+    if stack.plain_modules is not None:
+        return stack.plain_modules
+    return not stack.fused and stack.cross_entropy == "eager"

@@ -1,0 +1,189 @@
+"""The rates of a cluster under a software stack, and what had to be assumed to get them.
+
+A calibrated device brings its own constants in its profile. For any other the laws of `predict.laws` and the priors
+below stand in, and each of them is named among the assumptions.
+"""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+
+from carbon_plugin.predict.arrays import values
+from carbon_plugin.predict.laws import (
+    LAW_SOURCE,
+    NARROW,
+    attention_share,
+    default_attention_kernel,
+    fills_with_length,
+    gemm_share_law,
+    host_rates,
+    memory_share_law,
+    peak_of,
+    wide_precision,
+)
+from carbon_plugin.predict.power import capped_share
+from carbon_plugin.predict.rates import Constants, Datasheet, Rates, combine
+from carbon_plugin.spec.figure import Assumption, Sourced
+from carbon_plugin.spec.hardware.cluster import OWN_ROWS, OWN_RUNS, Accelerator, Cluster
+from carbon_plugin.spec.stack import STACKS, Stack, factor_of, gather_overlap_of, host_op_time_of
+from carbon_plugin.spec.training import Precision
+
+PRIORS: dict[str, tuple[float, str]] = {
+    "kernel_time_s": (2e-6, "launch gap of one kernel on current GPUs"),
+    "host_op_time_s": (15e-6, "PyTorch eager on a current server CPU; seen only in small models"),
+    "scaleup_share": (0.77, "share of NVLink that NCCL reaches at 1 GB (vTrain's table)"),
+    "scaleup_latency_s": (20e-6, "prior of the validation study, weakly known"),
+    "scaleout_share": (0.93, "share of NIC bandwidth, fitted on A100 rows"),
+    "scaleout_latency_s": (80e-6, "fitted on A100 rows, weakly known"),
+    "overlap_contention": (0.65, "share of hidden traffic that compute pays in memory bandwidth and SMs"),
+    "all_to_all_share": (0.33, "prior, fitted on B200 expert-parallel rows"),
+}
+"""Constants that no datasheet gives, with where they come from; a profile's own value goes first."""
+
+
+def is_calibrated(accelerator: Accelerator) -> bool:
+    """Whether the matrix-product share of this very device was fitted or measured, not carried over."""
+    share = accelerator.efficiency.gemm_share
+    return share is not None and share.confidence in ("fitted", "measured")
+
+
+def own_rows(accelerator: Accelerator, stack: Stack) -> int:
+    """How many measured step times of the user's the constants of device or software were fitted to; 0 where they were
+    not. A device that nobody calibrated is not known from a few of them."""
+    if OWN_RUNS not in accelerator.sources or not is_calibrated(accelerator):
+        return 0
+    named = {**msgspec.structs.asdict(accelerator.efficiency), **accelerator.efficiency.attention_flops}
+    told = any(
+        isinstance(value, Sourced) and value.source == OWN_RUNS
+        for name, value in named.items()
+        if name != "sustained_power_w"
+    )
+    if not told and stack in (Stack(), *STACKS.values()):
+        return 0
+    count = accelerator.sources.get(OWN_ROWS, "1")
+    return max(1, int(count)) if count.isdecimal() else 1
+
+
+class _Resolver:
+    """Picks a profile value or a default, and remembers what was assumed."""
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self.accelerator = accelerator
+        self.assumptions: list[Assumption] = []
+
+    def pick(self, field: str, default: float, why: str) -> float:
+        sourced: Sourced | None = getattr(self.accelerator.efficiency, field)
+        if sourced is not None:
+            return sourced.value
+        self.assume(f"{self.accelerator.name}.{field}", f"{default:.4g}", why)
+        return default
+
+    def prior(self, field: str) -> float:
+        return self.pick(field, *PRIORS[field])
+
+    def assume(self, field: str, value: str, why: str) -> None:
+        self.assumptions.append(Assumption(field, value, why))
+
+
+def resolve_rates(cluster: Cluster, stack: Stack, precision: Precision) -> tuple[Rates, tuple[Assumption, ...]]:
+    """Rates of a cluster under a software stack, and what had to be assumed to get them."""
+    constants, assumptions = resolve_constants(cluster.accelerator, stack, precision)
+    return combine(datasheet(cluster, stack, precision), constants), assumptions
+
+
+def datasheet(cluster: Cluster, stack: Stack, precision: Precision) -> Datasheet:
+    """Peaks, bandwidths and flags of a cluster under a software stack."""
+    device, network = cluster.accelerator, cluster.node.network
+    kernel = stack.attention_kernel or default_attention_kernel(device)
+    numbers = {
+        "peak": peak_of(device, precision)[1].value,
+        "wide_peak": peak_of(device, wide_precision(precision))[1].value,
+        "memory": device.memory_bandwidth_bytes_per_s.value,
+        "scaleup": device.scaleup.bandwidth_bytes_per_s.value,
+        "nic": network.bandwidth_bytes_per_s.value / network.oversubscription,
+        "island": island_size(cluster),
+        "devices": cluster.devices,
+        "in_network": network.in_network_reduction,
+        "capped_share": capped_share(cluster),
+        "narrow": precision in NARROW,
+        "rowwise": precision == "fp8" and stack.fp8_recipe == "rowwise",
+        "attention_unfused": kernel == "unfused",
+        "attention_length": fills_with_length(kernel, device.architecture),
+        "shard_host_ops": stack.shard_host_ops,
+        "fused": stack.fused,
+        "scoped_graphs": stack.cuda_graphs == "scoped",
+        "iteration_graphs": stack.cuda_graphs == "iteration",
+        "fused_experts": stack.fused_experts,
+        "deduplicated": stack.expert_dispatch == "deepep",
+        "expert_loop": stack.expert_loop,
+        "dp_overlap": stack.dp_overlap,
+        "gather_overlap": gather_overlap_of(stack),
+        "framework_factor": factor_of(stack),
+        "host_memory": host_rates(device)[0],
+        "host_link": host_rates(device)[1],
+    }
+    return Datasheet(**{name: values(number) for name, number in numbers.items()})
+
+
+def prior_constants() -> dict[str, float]:
+    """Value of every prior by name."""
+    return {name: value for name, (value, _) in PRIORS.items()}
+
+
+def resolve_constants(
+    device: Accelerator, stack: Stack, precision: Precision
+) -> tuple[Constants, tuple[Assumption, ...]]:
+    """Constants of a device: its profile's where it has them, else the law or a stated prior."""
+    resolver = _Resolver(device)
+    peak_16bit = peak_of(device, wide_precision(precision))[1].value
+    narrow, host = precision in NARROW, host_op_time_of(stack)
+    numbers = {
+        "gemm_share": resolver.pick(
+            "gemm_share", gemm_share_law(device.tdp_w.value, peak_16bit, device.architecture), LAW_SOURCE
+        ),
+        "fp8_gemm_share": resolver.pick("fp8_gemm_share", 1.0, "same share of peak as in 16 bit") if narrow else 1.0,
+        "memory_share": resolver.pick(
+            "memory_share", memory_share_law(device.memory_bandwidth_bytes_per_s.value), LAW_SOURCE
+        ),
+        "attention_flops": _attention(resolver, stack, peak_16bit),
+        "fp8_cast_bytes": resolver.pick("fp8_cast_bytes", 1.1, "fitted on torchtitan fp8 rows") if narrow else 0.0,
+        "host_op_time_s": resolver.prior("host_op_time_s") if host is None else host,
+        **{name: resolver.prior(name) for name in PRIORS if name != "host_op_time_s"},
+    }
+    constants = Constants(**{name: values(number) for name, number in numbers.items()})
+    return constants, tuple(resolver.assumptions)
+
+
+def _attention(resolver: _Resolver, stack: Stack, peak_16bit_flops: float) -> float:
+    """Causal-counted FLOP/s of the attention core; infinite where it is unfused and counted by its products."""
+    device = resolver.accelerator
+    kernel = stack.attention_kernel
+    if kernel is None:
+        kernel = default_attention_kernel(device)
+        if device.kind == "tpu":  # FlashAttention is CUDA code: XLA and Pallas have kernels of their own
+            resolver.assume("stack.attention_kernel", f"fused, priced as {kernel}", "no class of TPU kernels is known")
+        else:
+            resolver.assume("stack.attention_kernel", kernel, f"usual on {device.architecture}")
+    if kernel == "unfused":
+        return np.inf
+    if kernel == "cudnn_fp8":
+        peak_of(device, "fp8")  # refuses a device without such units
+    known = device.efficiency.attention_flops.get(kernel)
+    if known is not None:
+        return known.value
+    rate = attention_share(kernel, device.architecture) * peak_16bit_flops
+    resolver.assume(f"{device.name}.attention_flops.{kernel}", f"{rate:.3g}", "share of peak of this kernel class")
+    return rate
+
+
+def island_size(cluster: Cluster) -> int:
+    """Devices of the job that reach one another at scale-up bandwidth.
+
+    A rack-scale domain (NVL72) spans nodes; otherwise the island ends at the node. A domain of 1 means that
+    devices talk over the host bus: the whole node, at that bandwidth.
+    """
+    domain = cluster.accelerator.scaleup.domain
+    if domain > cluster.node.accelerators:
+        return min(domain, cluster.devices)
+    return cluster.devices_per_node if domain == 1 else min(domain, cluster.devices_per_node)
