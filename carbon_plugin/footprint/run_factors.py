@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from datetime import date
 
-from carbon_plugin.footprint.embodied.devices import building_kg, embodied_factors, fleet_utilisation, lifetime
+from carbon_plugin.footprint.embodied.devices import (
+    building_kg,
+    embodied_factors,
+    fleet_utilisation,
+    lifetime,
+    lifetime_warning,
+)
 from carbon_plugin.footprint.factors.grid import UNIT, direct_warning, low_warning, stale_warning, stand_in_warning
 from carbon_plugin.footprint.factors.pue import resolve_pue
 from carbon_plugin.footprint.factors.water import resolve_water
@@ -35,6 +41,7 @@ def resolve_factors(
         low_warning(intensity),
         direct_warning(intensity),
         stand_in_warning(site, intensity),
+        lifetime_warning(site),
     )
     optional = {"site.fleet_utilisation": utilisation, "site.building": building}
     return Factors(

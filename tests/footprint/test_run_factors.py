@@ -97,3 +97,10 @@ def test_a_published_zero_is_not_taken_for_a_clean_grid() -> None:
 def test_an_intensity_a_megawatt_hour_is_refused() -> None:
     with pytest.raises(SpecError, match=r"intensity_g_per_kwh is 41400, expected at most 3000 \(gCO2e/kWh\)"):
         Site(intensity_g_per_kwh=41_400)
+
+
+@pytest.mark.parametrize(("years", "asked"), [(0.5, True), (1, False), (5, False), (15, False), (48, True)])
+def test_a_lifetime_that_few_machines_have_is_asked_about(years: float, asked: bool) -> None:
+    warnings = resolve_factors(Site(zone="FRA", lifetime_years=years), None).warnings
+
+    assert any(f"lifetime_years is {years:g}" in warning for warning in warnings) == asked

@@ -16,6 +16,9 @@ from carbon_plugin.spec.site import Site
 
 UNIT = "kgCO2e"
 
+USUAL_YEARS = (1.0, 15.0)
+"""Lifetimes outside of it are asked about: operators state 4 to 6 years for servers, and few keep one beyond 15."""
+
 
 def embodied_factors(cluster: Cluster) -> dict[str, Figure]:
     """Cradle-to-gate kgCO2e of one unit of each embodied scope of a cluster.
@@ -37,6 +40,14 @@ def lifetime(site: Site) -> Figure:
         years = site.lifetime_years
         return Figure(years, years, years, "year", "declared", "stated by the user")
     return _estimate(tables.embodied_table().lifetime_years, "year")
+
+
+def lifetime_warning(site: Site) -> str | None:
+    """Return a sentence for the user where the stated lifetime is one that few machines have, else None."""
+    years = site.lifetime_years
+    if years is None or USUAL_YEARS[0] <= years <= USUAL_YEARS[1]:
+        return None
+    return f"lifetime_years is {years:g}: operators keep servers for 3 to 8 years; check that the unit is years"
 
 
 def fleet_utilisation(site: Site) -> Figure | None:
