@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -43,12 +43,26 @@ def explain(summary: AuditSummary, field: str | None = None) -> list[Explanation
     `field` is a path in `report.json` or the end of one ("operational_kg"); without it the headlines are explained.
     Raises `ReportError` for a field that the report does not have, with the nearest names.
     """
-    document: dict[str, Any] = msgspec.to_builtins(summary)
+    document = document_of(summary)
     asked = [name for name in HEADLINES if _at(document, name) is not None] if field is None else []
     if field is not None:
         asked = [_resolve(document, field)]
     seen: set[str] = set()
     return [item for name in asked for item in _follow(summary, document, name, 0, seen)]
+
+
+def explain_each(summary: AuditSummary, fields: Sequence[str]) -> dict[str, list[Explanation]]:
+    """Return the explanation of each field that the report has a value for, as `explain` gives it."""
+    document = document_of(summary)
+    return {
+        field: list(_follow(summary, document, field, 0, set())) for field in fields if _at(document, field) is not None
+    }
+
+
+def document_of(summary: AuditSummary) -> dict[str, Any]:
+    """Return the report as plain data, as `report.json` holds it."""
+    document: dict[str, Any] = msgspec.to_builtins(summary)
+    return document
 
 
 def reason_of(summary: AuditSummary, field: str) -> Reason:

@@ -72,11 +72,10 @@ def split_chart(summary: AuditSummary) -> Chart | None:
     ]
     return chart(
         "phases",
-        "Where the energy went",
-        "One energy, seen three ways: what drew it and what the building added, what it was spent on, and whether the "
-        "work was new."
+        "One energy, seen " + ("three ways" if len(rows) == 3 else "two ways"),
+        "What drew it and what the building added, what it was spent on, and whether the work was new."
         if len(rows) == 3
-        else "One energy, seen two ways: what drew it and what the building added, and what it was spent on.",
+        else "What drew it and what the building added, and what it was spent on.",
         draw,
         ["view", "part", f"energy, {unit}", "share, %"],
         table,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from carbon_plugin.audit.report import bar_charts, time_charts
+from carbon_plugin.audit.report import bar_charts, device_chart, time_charts
 from carbon_plugin.audit.report.chart import Chart
 from carbon_plugin.audit.result import AuditSummary
 
@@ -15,6 +15,7 @@ MAKERS = (
     bar_charts.split_chart,
     bar_charts.forecast_chart,
     bar_charts.driver_chart,
+    device_chart.device_chart,
 )
 
 

@@ -70,7 +70,7 @@ def power_chart(summary: AuditSummary) -> Chart | None:
         draw,
         [axis, *names],
         _table_rows(edges, list(values.values())),
-        _live(edges, axis, unit, series, _marks(summary, per)),
+        _live(edges, axis, "mean power", unit, series, _marks(summary, per)),
     )
 
 
@@ -106,7 +106,7 @@ def intensity_chart(summary: AuditSummary) -> Chart | None:
         draw,
         [axis, "grid intensity, gCO2e/kWh"],
         _table_rows(edges, [grams]),
-        _live(edges, axis, "gCO2e/kWh", series),
+        _live(edges, axis, "grid intensity", "gCO2e/kWh", series),
     )
 
 
@@ -142,7 +142,14 @@ def cumulative_chart(summary: AuditSummary) -> Chart | None:
         draw,
         [axis, f"operational carbon so far, {unit}"],
         [[wording.number(edges[at], 4), wording.number(reached[at], 4)] for at in picked],
-        {"x": _short(edges), "axis": axis, "unit": unit, "series": series, "marks": _marks(summary, per)},
+        {
+            "x": _short(edges),
+            "axis": axis,
+            "label": "operational carbon",
+            "unit": unit,
+            "series": series,
+            "marks": _marks(summary, per),
+        },
     )
 
 
@@ -155,8 +162,11 @@ def step_chart(summary: AuditSummary) -> Chart | None:
     size, unit = wording.unit_for(longest_s, ((1.0, "s"), (1e-3, "ms")))
     _, per, axis = _time_axis(summary)
     end = max(summary.period.wall_s, found.at_s[-1]) / per
-    at, measured = _interrupted([value / per for value in found.at_s], [value / size for value in found.measured_s])
-    predicted = [None if value is None else value / size for value in found.predicted_s]
+    at, measured, predicted = _interrupted(
+        [value / per for value in found.at_s],
+        [value / size for value in found.measured_s],
+        [None if value is None else value / size for value in found.predicted_s],
+    )
     figure = comparison.predicted_step_time_s
     central = next((value for value in predicted if value is not None), None)
     band = figure is not None and central is not None
@@ -168,7 +178,7 @@ def step_chart(summary: AuditSummary) -> Chart | None:
         of = plot.frame(width_px, HEIGHT_PX, (0, end), (0, 1.1 * top))
         parts = [plot.y_axis(of, plot.labelled(plot.ticks(0, top)), f"step time, {unit}")]
         entries = [("more", "measured")]
-        known = [(x / per, y) for x, y in zip(found.at_s, predicted, strict=True) if y is not None]
+        known = [(x, y) for x, y in zip(at, predicted, strict=True) if y is not None]
         if known and central is not None:
             xs, ys = [0.0, *(x for x, _ in known), end], [known[0][1], *(y for _, y in known), known[-1][1]]
             parts.append(plot.area(of, xs, [y * low for y in ys], [y * high for y in ys], "band", opacity=0.25))
@@ -180,20 +190,20 @@ def step_chart(summary: AuditSummary) -> Chart | None:
         parts.append(plot.x_axis(of, _time_marks(end, width_px), axis))
         return plot.drawing(width_px, HEIGHT_PX, parts, top=plot.legend(entries, width_px))
 
-    raw = [value / size for value in found.measured_s]
     series: list[dict[str, Any]] = [
-        {"name": "measured", "colour": "more", "values": _short(raw), "kind": "points" if dotted else "line"}
+        {"name": "measured", "colour": "more", "values": _short(measured), "kind": "points" if dotted else "line"}
     ]
     if central is not None:
         series.append({"name": "predicted", "colour": "gpu", "values": _short(predicted), "kind": "dashed"})
     if band:
-        for name, factor in (("predicted, p10", low), ("predicted, p90", high)):
+        for name, factor, kind in (("predicted, p10", low, "low"), ("predicted, p90", high, "high")):
             edge = [None if value is None else value * factor for value in predicted]
-            series.append({"name": name, "colour": "band", "values": _short(edge), "kind": "line"})
-    every = max(1, -(-len(raw) // TABLE_ROWS))
+            series.append({"name": name, "colour": "band", "values": _short(edge), "kind": kind})
+    every = max(1, -(-len(at) // TABLE_ROWS))
     rows = [
-        [wording.number(found.at_s[i] / per, 4), wording.number(raw[i], 4), _cell(predicted[i])]
-        for i in range(0, len(raw), every)
+        [wording.number(at[i], 4), _cell(measured[i]), _cell(predicted[i])]
+        for i in range(0, len(at), every)
+        if measured[i] is not None
     ]
     return chart(
         "steps",
@@ -202,7 +212,7 @@ def step_chart(summary: AuditSummary) -> Chart | None:
         draw,
         [axis, f"measured, {unit}", f"predicted, {unit}"],
         rows,
-        {"x": _short([value / per for value in found.at_s]), "axis": axis, "unit": unit, "series": series, "marks": []},
+        {"x": _short(at), "axis": axis, "label": "step time", "unit": unit, "series": series, "marks": []},
     )
 
 
@@ -239,7 +249,7 @@ def gpu_chart(summary: AuditSummary) -> Chart | None:
         draw,
         [axis, *(f"{names[key]}, W" for key in padded)],
         _table_rows(edges, list(padded.values())),
-        _live(edges, axis, "W", series, _marks(summary, per)),
+        _live(edges, axis, "mean power", "W", series, _marks(summary, per)),
     )
 
 
@@ -292,12 +302,17 @@ def _marks(summary: AuditSummary, per: float) -> list[dict[str, Any]]:
 
 
 def _live(
-    edges: Sequence[float], axis: str, unit: str, series: list[dict[str, Any]], marks: Sequence[dict[str, Any]] = ()
+    edges: Sequence[float],
+    axis: str,
+    label: str,
+    unit: str,
+    series: list[dict[str, Any]],
+    marks: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
     """Return what the page's script draws: a value at the start of each bin, the last one again at the end."""
     for one in series:
         one["values"] = [*one["values"], one["values"][-1]]
-    return {"x": _short(edges), "axis": axis, "unit": unit, "series": series, "marks": list(marks)}
+    return {"x": _short(edges), "axis": axis, "label": label, "unit": unit, "series": series, "marks": list(marks)}
 
 
 def _table_rows(edges: Sequence[float], columns: Sequence[Values]) -> list[list[str]]:
@@ -326,18 +341,20 @@ def _solid(values: Values) -> list[float]:
     return [value or 0.0 for value in values]
 
 
-def _interrupted(moments: Sequence[float], values: Sequence[float]) -> tuple[list[float], list[float | None]]:
-    """Break a line where the distance between points is far beyond the usual one, because nothing ran in between."""
+def _interrupted(
+    moments: Sequence[float], first: Values, second: Values
+) -> tuple[list[float], list[float | None], list[float | None]]:
+    """Break two lines where the distance between points is far beyond the usual one, because nothing ran there."""
     distances = [after - before for before, after in pairwise(moments)]
-    if not distances:
-        return list(moments), list(values)
-    usual = sorted(distances)[len(distances) * 3 // 4]
-    at, known = [moments[0]], [*values[:1]]
-    line: list[float | None] = list(known)
-    for distance, moment, value in zip(distances, moments[1:], values[1:], strict=True):
-        if distance > 4 * usual:
-            at.append(moment - distance / 2)
-            line.append(None)
+    usual = sorted(distances)[len(distances) * 3 // 4] if distances else 0.0
+    at: list[float] = []
+    lines: tuple[list[float | None], list[float | None]] = ([], [])
+    for place, moment in enumerate(moments):
+        if place and distances[place - 1] > 4 * usual:
+            at.append(moment - distances[place - 1] / 2)
+            for line in lines:
+                line.append(None)
         at.append(moment)
-        line.append(value)
-    return at, line
+        lines[0].append(first[place])
+        lines[1].append(second[place])
+    return at, *lines

@@ -1,9 +1,6 @@
-"""Rows of the report's tables, made from the summary. Sentences are in `audit.report.narrative`."""
+"""Phrases and small figures that text and page share, made from the summary. Sentences are in `narrative`."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import Any
 
 from msgspec import Struct
 
@@ -11,19 +8,9 @@ from carbon_plugin.audit.result import AuditSummary, Coverage, Device, Energy, M
 from carbon_plugin.audit.tally.exact import ROUNDING
 from carbon_plugin.ledger.held.expected import NOT_SEEN_EVENT, SILENT_EVENT
 from carbon_plugin.show import wording
-from carbon_plugin.show.drawing import PHASE_NAMES, RUNG_NAMES, SCOPE_NAMES
+from carbon_plugin.show.drawing import SCOPE_NAMES
 from carbon_plugin.spec.amounts import plural
 from carbon_plugin.spec.figure import Figure
-
-
-class ProvenanceRow(Struct, frozen=True):
-    """A number that other numbers rest on, and where it comes from."""
-
-    name: str
-    value: str
-    range: str
-    kind: str
-    source: str
 
 
 class BesideRow(Struct, frozen=True):
@@ -33,36 +20,6 @@ class BesideRow(Struct, frozen=True):
     value: str
     range: str
     how: str
-
-
-class CauseRow(Struct, frozen=True):
-    """A cause of the forecast's error."""
-
-    name: str
-    off: str
-    carbon: str
-    explanation: str
-
-
-class ForecastRow(Struct, frozen=True):
-    """A quantity as it was forecast and as it was."""
-
-    name: str
-    planned: str
-    range: str
-    actual: str
-    off: str
-
-
-class EffectiveRow(Struct, frozen=True):
-    """A field of the spec that ran."""
-
-    field: str
-    value: str
-    source: str
-    planned: str
-    declared: str
-    detected: str
 
 
 def meters_phrase(meters: MeterQuality) -> str:
@@ -101,11 +58,16 @@ def estimated_gpus(summary: AuditSummary) -> list[Device]:
 def energy_span(summary: AuditSummary, energy: Energy, rung: str | None) -> str:
     """p10 to p90 of an energy at `rung` ("it" for all machines) or a phase of it: the rung's sampled range, in which
     meters err apart from one another. Without one, the sum of the meters' own, as if all erred alike."""
+    return wording.energy_range(*energy_edges(summary, energy, rung), energy.energy_j)
+
+
+def energy_edges(summary: AuditSummary, energy: Energy, rung: str | None) -> tuple[float, float]:
+    """Return p10 and p90 in J as `energy_span` describes them."""
     sampled = summary.footprint.energy_j.get(rung) if summary.footprint and rung else None
     if sampled is None or not sampled.value:
-        return wording.energy_range(energy.low_j, energy.high_j, energy.energy_j)
+        return energy.low_j, energy.high_j
     share = energy.energy_j / sampled.value
-    return wording.energy_range(sampled.low * share, sampled.high * share, energy.energy_j)
+    return sampled.low * share, sampled.high * share
 
 
 def measured_share(summary: AuditSummary) -> float:
@@ -138,12 +100,6 @@ def steps_basis(steps: StepComparison) -> str:
     if steps.basis == "short spans":
         return f"only {plural(steps.steps, 'step')} in a row"
     return f"{plural(steps.steps, 'step')} in windows that do not end at step boundaries"
-
-
-def phases(summary: AuditSummary) -> list[tuple[str, Energy]]:
-    """Phases by energy, the largest first."""
-    rows = [(PHASE_NAMES.get(phase, phase), energy) for phase, energy in summary.by_phase.items()]
-    return sorted(rows, key=lambda row: -row[1].energy_j)
 
 
 def gpus_phrase(coverage: Coverage) -> str:
@@ -242,138 +198,3 @@ def grid_g_per_kwh(summary: AuditSummary) -> float:
     if not facility_j:
         return summary.factors.intensity.figure.value
     return summary.footprint.operational_kg.value / facility_j * 3.6e9
-
-
-def provenance(summary: AuditSummary) -> list[ProvenanceRow]:
-    """Every factor and meter that the totals rest on."""
-    rows = []
-    meters: dict[tuple[str, str], list[Energy]] = {}
-    for device in summary.devices:
-        meters.setdefault((device.identity.rung, device.identity.meter), []).append(device.energy)
-    for (rung, meter), energies in meters.items():
-        energy_j = sum(energy.energy_j for energy in energies)
-        low_j, high_j = (sum(getattr(energy, edge) for energy in energies) for edge in ("low_j", "high_j"))
-        kinds = {energy_quality(energy) for energy in energies}
-        kind = kinds.pop() if len(kinds) == 1 else "mixed"
-        name = f"energy, {RUNG_NAMES[rung]}"
-        source = f"{meter}, {plural(len(energies), 'device')}"
-        rows.append(
-            ProvenanceRow(name, wording.energy(energy_j), wording.energy_range(low_j, high_j, energy_j), kind, source)
-        )
-    if summary.steps is not None:
-        rows.append(_figure_row("step time, measured", summary.steps.measured_step_time_s, "s"))
-        if summary.steps.predicted_step_time_s is not None:
-            rows.append(_figure_row("step time, predicted", summary.steps.predicted_step_time_s, "s"))
-    factors = summary.factors
-    if factors is not None:
-        intensity = factors.intensity
-        rows.append(_figure_row(f"grid intensity, {intensity.zone_name}", intensity.figure, "g/kWh"))
-        rows.append(_figure_row("PUE", factors.pue, ""))
-        rows.append(_figure_row("lifetime", factors.lifetime_years, "years"))
-        for scope, figure in factors.embodied_kg.items():
-            rows.append(_figure_row(f"embodied, {SCOPE_NAMES.get(scope, scope)}", figure, "kgCO2e each"))
-    return rows
-
-
-def forecast_rows(summary: AuditSummary) -> list[ForecastRow]:
-    """Forecast beside actual."""
-    forecast = summary.forecast
-    if forecast is None:
-        return []
-    rows = []
-    if summary.steps is not None:
-        actual_s = summary.steps.measured_step_time_s.value
-        rows.append(_time_row("step time", forecast.step_time_s, actual_s))
-    rows.append(
-        ForecastRow(
-            "steps",
-            f"{forecast.total_steps:,}",
-            "",
-            f"{summary.progress.steps:,}",
-            wording.off_by(summary.progress.steps / forecast.total_steps),
-        )
-    )
-    rows.append(_time_row("time running", forecast.run_time_s, summary.period.active_s))
-    hours = summary.reserved.device_s / 3600
-    rows.append(
-        ForecastRow(
-            "device-hours",
-            f"{wording.number(forecast.device_hours.value)} h",
-            f"{wording.number(forecast.device_hours.low)} to {wording.number(forecast.device_hours.high)} h",
-            f"{wording.number(hours)} h",
-            _off(hours, forecast.device_hours.value),
-        )
-    )
-    planned = forecast.footprint
-    rows.append(_energy_row("energy of the machines", planned.energy_j["it"], summary.energy.energy_j))
-    if summary.footprint is not None:
-        for name, before, after in (
-            ("operational carbon", planned.operational_kg, summary.footprint.operational_kg),
-            ("embodied carbon", planned.embodied_kg, summary.footprint.embodied_kg),
-            ("total carbon", planned.total_kg, summary.footprint.total_kg),
-        ):
-            actual = wording.carbon(after.value)
-            planned_text, span = wording.carbon(before.value), wording.carbon_range(before)
-            rows.append(ForecastRow(name, planned_text, span, actual, _off(after.value, before.value)))
-    return rows
-
-
-def cause_rows(summary: AuditSummary) -> list[CauseRow]:
-    """Why the forecast was off; the last row is the whole difference. Empty where it cannot be split."""
-    forecast, footprint = summary.forecast, summary.footprint
-    if forecast is None or footprint is None or not forecast.parts or forecast.embodied_kg is None:
-        return []
-    total_kg = footprint.total_kg.value
-    rows = [
-        CauseRow(
-            part.cause,
-            wording.off_by(part.factor),
-            wording.signed_carbon(part.carbon_kg, of_kg=total_kg),
-            part.explanation,
-        )
-        for part in forecast.parts
-    ]
-    hours, planned_hours = summary.reserved.device_s / 3600, forecast.device_hours.value
-    reserved = f"devices were reserved for {wording.number(hours)} h, planned {wording.number(planned_hours)} h"
-    rows.append(CauseRow("embodied", "", wording.signed_carbon(forecast.embodied_kg, of_kg=total_kg), reserved))
-    difference_kg = total_kg - forecast.footprint.total_kg.value
-    rows.append(CauseRow("all", "", wording.signed_carbon(difference_kg, of_kg=total_kg), ""))
-    return rows
-
-
-def effective_rows(summary: AuditSummary) -> list[EffectiveRow]:
-    """The effective spec, one row a field."""
-
-    def text(entry: Mapping[str, Any], name: str) -> str:
-        value = entry.get(name)
-        return "" if value is None else str(value)
-
-    rows = []
-    for field, entry in summary.run.effective.items():
-        known = entry if isinstance(entry, Mapping) else {"value": entry}
-        rows.append(
-            EffectiveRow(field, *(text(known, name) for name in ("value", "source", "planned", "declared", "detected")))
-        )
-    return rows
-
-
-def _figure_row(name: str, figure: Figure, unit: str) -> ProvenanceRow:
-    suffix = f" {unit}" if unit else ""
-    span = "" if figure.low == figure.high else f"{wording.plain(figure.low)} to {wording.plain(figure.high)}"
-    return ProvenanceRow(name, wording.plain(figure.value) + suffix, span, figure.kind, figure.source)
-
-
-def _time_row(name: str, planned: Figure, actual_s: float) -> ForecastRow:
-    texts = (wording.duration(planned.value), wording.duration_range(planned), wording.duration(actual_s))
-    return ForecastRow(name, *texts, _off(actual_s, planned.value))
-
-
-def _energy_row(name: str, planned: Figure, actual_j: float) -> ForecastRow:
-    span = wording.energy_range(planned.low, planned.high, planned.value)
-    return ForecastRow(
-        name, wording.energy(planned.value), span, wording.energy(actual_j), _off(actual_j, planned.value)
-    )
-
-
-def _off(actual: float, planned: float) -> str:
-    return wording.off_by(actual / planned) if planned > 0 else "–"

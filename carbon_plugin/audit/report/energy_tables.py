@@ -1,0 +1,120 @@
+"""Tables of energy and carbon: by rung, by phase, the parts of the carbon, and figures that stand beside the total."""
+
+from __future__ import annotations
+
+from carbon_plugin.audit.report import view
+from carbon_plugin.audit.report.table import Cell, Table, Unit, table, unit_of_carbon, unit_of_energy
+from carbon_plugin.audit.result import AuditSummary, Energy
+from carbon_plugin.show import wording
+from carbon_plugin.show.drawing import PHASE_NAMES, RUNG_NAMES, SCOPE_NAMES
+
+
+def rung_table(summary: AuditSummary) -> Table:
+    """Return the energy of each rung of the boundary, of all machines, and of the facility."""
+    facility_j = summary.footprint.energy_j["facility"].value if summary.footprint else 0.0
+    energy, carbon = unit_of_energy(max(summary.energy.energy_j, facility_j)), _carbon_unit(summary)
+    notes, rows = view.rung_notes(summary), []
+    for rung in ("gpu", "host", "network"):
+        if rung in summary.by_rung:
+            field = f"by_rung.{rung}"
+            rows.append(
+                _energy_row(
+                    summary, Cell(RUNG_NAMES[rung], notes[rung]), summary.by_rung[rung], rung, energy, carbon, field
+                )
+            )
+        elif rung != "gpu" or summary.coverage.gpus:
+            absent = Cell("not metered in this run", kind="absent")
+            rows.append([Cell(RUNG_NAMES[rung]), Cell("–"), Cell(""), Cell("–"), absent, Cell("–")])
+    if "facility" in summary.by_rung:
+        name = Cell("facility meter", "not added: it contains the rungs above")
+        rows.append(_energy_row(summary, name, summary.by_rung["facility"], None, energy, carbon, "by_rung.facility"))
+    if summary.footprint is not None and summary.factors is not None:
+        figure = summary.footprint.energy_j["facility"]
+        factor = f"machines × PUE {wording.plain(summary.factors.pue.value)}"
+        rows.append(
+            [
+                Cell("facility", "machines with cooling and power distribution"),
+                energy.cell(figure.value, "footprint.energy_j.facility.value"),
+                Cell(energy.span(figure.low, figure.high)),
+                Cell(""),
+                Cell(factor, kind="modelled"),
+                Cell("the same"),
+            ]
+        )
+    machines = _energy_row(summary, Cell("machines (IT)"), summary.energy, "it", energy, carbon, "energy")
+    known = f"{wording.percent(view.measured_share(summary))} of the energy measured"
+    machines[4] = Cell(known, kind=view.energy_quality(summary.energy))
+    return table(_headings("rung", energy, carbon), [*rows, machines], (1, 2, 3, 5), summed=True)
+
+
+def phase_table(summary: AuditSummary) -> Table:
+    """Return the energy of each phase of the training, the largest first."""
+    energy, carbon = unit_of_energy(summary.energy.energy_j), _carbon_unit(summary)
+    phases = sorted(summary.by_phase.items(), key=lambda item: -item[1].energy_j)
+    rows = [
+        _energy_row(summary, Cell(PHASE_NAMES.get(phase, phase)), one, "it", energy, carbon, f"by_phase.{phase}")
+        for phase, one in phases
+    ]
+    return table(_headings("phase", energy, carbon), rows, (1, 2, 3, 5))
+
+
+def carbon_table(summary: AuditSummary) -> Table | None:
+    """Return operation, each part of the manufacture, and their total."""
+    footprint = summary.footprint
+    if footprint is None or summary.factors is None:
+        return None
+    unit = unit_of_carbon(footprint.total_kg.value)
+    facility = wording.energy(footprint.energy_j["facility"].value)
+    grid = f"{facility} at {wording.plain(view.grid_g_per_kwh(summary))} g/kWh ({summary.factors.intensity.zone_name})"
+    parts = [("operation", "footprint.operational_kg", footprint.operational_kg, grid)]
+    how = view.embodied_how(summary)
+    for scope, figure in footprint.embodied_parts_kg.items():
+        name = f"manufacture, {SCOPE_NAMES.get(scope, scope)}"
+        parts.append((name, f"footprint.embodied_parts_kg.{scope}", figure, how.get(scope, "")))
+    parts.append(("total", "footprint.total_kg", footprint.total_kg, ""))
+    rows = [
+        [Cell(name), unit.cell(figure.value, f"{field}.value"), Cell(unit.span(figure.low, figure.high)), Cell(text)]
+        for name, field, figure, text in parts
+    ]
+    if not footprint.embodied_parts_kg:
+        unknown = "no profile of the hardware: in no total"
+        rows.insert(1, [Cell("manufacture"), Cell("unknown"), Cell(""), Cell(unknown)])
+    return table(["part", unit.name, f"p10 to p90, {unit.name}", "how"], rows, (1, 2), summed=True)
+
+
+def beside_table(summary: AuditSummary) -> Table | None:
+    """Return figures that stand beside the total and are no part of it; each row has a quantity of its own."""
+    rows = [[Cell(row.name), Cell(row.value), Cell(row.range), Cell(row.how)] for row in view.beside_rows(summary)]
+    return table(["figure", "amount", "range", "how"], rows, (1, 2)) if rows else None
+
+
+def _headings(first: str, energy: Unit, carbon: Unit) -> list[str]:
+    return [
+        first,
+        energy.name,
+        f"p10 to p90, {energy.name}",
+        "share of IT, %",
+        "how it is known, by device time",
+        f"operational, {carbon.name}",
+    ]
+
+
+def _carbon_unit(summary: AuditSummary) -> Unit:
+    return unit_of_carbon(summary.energy.operational_kg or 0.0)
+
+
+def _energy_row(
+    summary: AuditSummary, name: Cell, one: Energy, rung: str | None, energy: Unit, carbon: Unit, field: str
+) -> list[Cell]:
+    share = 100 * one.energy_j / summary.energy.energy_j if summary.energy.energy_j else 0.0
+    known = view.energy_how(one) if one.estimated_j else view.meters_phrase(one.meters)
+    kilograms = one.operational_kg
+    low_j, high_j = view.energy_edges(summary, one, rung)
+    return [
+        name,
+        energy.cell(one.energy_j, f"{field}.energy_j"),
+        Cell(energy.span(low_j, high_j)),
+        Cell(wording.number(share)),
+        Cell(known, kind=one.meters.quality),
+        Cell("–") if kilograms is None else carbon.cell(kilograms, f"{field}.operational_kg"),
+    ]

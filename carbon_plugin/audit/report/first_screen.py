@@ -1,0 +1,188 @@
+"""What the first screen of the page says: the total and its split, and the few figures that people ask for first."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from carbon_plugin.audit.report import view
+from carbon_plugin.audit.report.forecast_tables import unit_of_time
+from carbon_plugin.audit.report.table import Unit, unit_of_carbon
+from carbon_plugin.audit.result import AuditSummary
+from carbon_plugin.show import wording
+from carbon_plugin.spec.amounts import plural
+
+TOKENS = 1e6
+"""Carbon is given for a million tokens, since that of one is too small to read."""
+
+
+class Share(Struct, frozen=True):
+    """A part of a bar: its name, its text, its share in percent, its colour, and its number in report.json."""
+
+    name: str
+    text: str
+    percent: float
+    colour: str
+    field: str
+    raw: float
+
+
+class Headline(Struct, frozen=True, kw_only=True):
+    """The total carbon with its range on a bar: positions are percent of the bar's width."""
+
+    text: str
+    unit: str
+    low: str
+    high: str
+    low_percent: float
+    value_percent: float
+    high_percent: float
+    field: str
+    raw: float
+    split: list[Share]
+
+
+class Tile(Struct, frozen=True, kw_only=True):
+    """One figure of the first screen: what it is, the figure, a line below it, and how it is known. `field` and `raw`
+    are its number in report.json, and `explained` is the field that its derivation is given for."""
+
+    what: str
+    much: str
+    more: str
+    kind: str = ""
+    field: str = ""
+    raw: float | None = None
+    explained: str = ""
+
+
+def headline(summary: AuditSummary) -> Headline:
+    """Return the total carbon, or the energy of the machines where no carbon is stated."""
+    footprint = summary.footprint
+    if footprint is None:
+        low, high = view.energy_edges(summary, summary.energy, "it")
+        size, name = wording.unit_for(
+            summary.energy.energy_j, ((3.6e12, "GWh"), (3.6e9, "MWh"), (3.6e6, "kWh"), (3.6e3, "Wh"), (1.0, "J"))
+        )
+        return _headline(Unit(size, name), low, summary.energy.energy_j, high, "energy.energy_j", [])
+    total = footprint.total_kg
+    unit = unit_of_carbon(total.value)
+    split = []
+    for name, figure, colour in (
+        ("operational", footprint.operational_kg, "gpu"),
+        ("embodied", footprint.embodied_kg, "host"),
+    ):
+        share = 100 * figure.value / total.value if total.value > 0 else 0.0
+        known = name == "operational" or bool(footprint.embodied_parts_kg)
+        text = f"{unit.number(figure.value)} {unit.name}" if known else "unknown"
+        split.append(Share(name, text, share, colour, f"footprint.{name}_kg.value", figure.value))
+    return _headline(unit, total.low, total.value, total.high, "footprint.total_kg.value", split)
+
+
+def tiles(summary: AuditSummary) -> list[Tile]:
+    """Return the figures beside the total, in the order of the page."""
+    found = [_energy_tile(summary), _place_tile(summary), *_per_work_tiles(summary)]
+    found += [_forecast_tile(summary), _work_tile(summary)]
+    return found
+
+
+def _headline(unit: Unit, low: float, value: float, high: float, field: str, split: list[Share]) -> Headline:
+    end = 1.08 * max(high, value) or 1.0
+    return Headline(
+        text=unit.number(value),
+        unit=unit.name,
+        low=unit.number(low),
+        high=unit.number(high),
+        low_percent=100 * low / end,
+        value_percent=100 * value / end,
+        high_percent=100 * high / end,
+        field=field,
+        raw=value,
+        split=split,
+    )
+
+
+def _energy_tile(summary: AuditSummary) -> Tile:
+    energy = summary.energy
+    span = view.energy_span(summary, energy, "it")
+    measured = f"{wording.percent(view.measured_share(summary))} of it measured"
+    return Tile(
+        what="Energy of the machines",
+        much=wording.energy(energy.energy_j),
+        more=f"{span}; {measured}",
+        kind=view.energy_quality(energy),
+        field="energy.energy_j",
+        raw=energy.energy_j,
+        explained="energy",
+    )
+
+
+def _place_tile(summary: AuditSummary) -> Tile:
+    factors = summary.factors
+    if factors is None:
+        return Tile(what="Place", much="not known", more="The run was given no site, and a grid is never guessed.")
+    grid, year = factors.intensity, factors.intensity.year
+    dated = f", {grid.granularity}" + (f" {year}" if year else "")
+    return Tile(
+        what="Place",
+        much=grid.zone_name,
+        more=f"{wording.number(view.grid_g_per_kwh(summary))} gCO2e/kWh{dated}; PUE {wording.plain(factors.pue.value)}",
+        kind=grid.figure.kind,
+        explained="factors.intensity",
+    )
+
+
+def _per_work_tiles(summary: AuditSummary) -> list[Tile]:
+    footprint, progress = summary.footprint, summary.progress
+    if footprint is None:
+        return []
+    total_kg, found = footprint.total_kg.value, []
+    if progress.tokens:
+        figure = wording.carbon(total_kg / progress.tokens * TOKENS)
+        more = f"{progress.tokens:,} tokens, {progress.tokens_source}"
+        found.append(Tile(what="A million tokens", much=figure, more=more, explained="progress.tokens"))
+    if progress.steps:
+        measured = summary.steps.measured_step_time_s.value if summary.steps else None
+        more = (
+            "" if measured is None else f"{unit_of_time(measured).number(measured)} {unit_of_time(measured).name} each"
+        )
+        done = plural(progress.steps, "step")
+        more = f"{done}, {more}" if more else done
+        found.append(
+            Tile(
+                what="An optimizer step",
+                much=wording.carbon(total_kg / progress.steps),
+                more=more,
+                explained="progress.steps",
+            )
+        )
+    return found
+
+
+def _forecast_tile(summary: AuditSummary) -> Tile:
+    forecast, footprint = summary.forecast, summary.footprint
+    if forecast is None:
+        return Tile(what="Result against forecast", much="no forecast", more="The run was started without one.")
+    planned = forecast.footprint.total_kg
+    if footprint is None or planned.value <= 0:
+        return Tile(what="Result against forecast", much="not comparable", more="There is no carbon to compare.")
+    inside = planned.low <= footprint.total_kg.value <= planned.high
+    unit = unit_of_carbon(planned.value)
+    span = unit.span(planned.low, planned.high)
+    return Tile(
+        what="Result against forecast",
+        much=wording.off_by(footprint.total_kg.value / planned.value),
+        more=f"{'inside' if inside else 'outside'} the forecast of {unit.number(planned.value)} ({span}) {unit.name}",
+        explained="forecast.footprint.total_kg",
+    )
+
+
+def _work_tile(summary: AuditSummary) -> Tile:
+    coverage, period = summary.coverage, summary.period
+    machines = view.gpus_phrase(coverage) if coverage.gpus else "no GPU"
+    attempts = f", {len(period.attempts)} attempts" if len(period.attempts) > 1 else ""
+    within = f" in {wording.duration(period.wall_s)}" if period.gaps else ""
+    return Tile(
+        what="Machines",
+        much=machines,
+        more=f"{wording.duration(period.active_s)}{within} on {plural(coverage.nodes, 'node')}{attempts}",
+        explained="coverage",
+    )

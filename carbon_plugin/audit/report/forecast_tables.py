@@ -1,0 +1,133 @@
+"""Tables of what was expected beside what happened: prediction and measurement, forecast and result, and the causes."""
+
+from __future__ import annotations
+
+from carbon_plugin.audit.report import view
+from carbon_plugin.audit.report.table import Cell, Table, Unit, table, unit_of_carbon, unit_of_energy
+from carbon_plugin.audit.result import AuditSummary
+from carbon_plugin.show import wording
+from carbon_plugin.spec.figure import Figure
+
+_TIME_UNITS = ((86400.0, "days"), (3600.0, "h"), (60.0, "min"), (1.0, "s"), (1e-3, "ms"))
+
+
+def prediction_table(summary: AuditSummary) -> Table | None:
+    """Return each quantity of a step that is both predicted and measured; every row names its unit."""
+    steps = summary.steps
+    if steps is None:
+        return None
+    time = unit_of_time(steps.measured_step_time_s.value)
+    error_s = steps.measured_step_time_s.high - steps.measured_step_time_s.value
+    predicted, rows = steps.predicted_step_time_s, []
+    rows.append(
+        [
+            Cell(f"step time, {time.name}", f"± {wording.duration(error_s)}: {view.steps_basis(steps)}"),
+            time.cell(steps.measured_step_time_s.value, "steps.measured_step_time_s.value"),
+            time.cell(predicted.value, "steps.predicted_step_time_s.value") if predicted else Cell("–"),
+            Cell(time.span(predicted.low, predicted.high) if predicted else ""),
+            Cell(_off(steps.measured_step_time_s.value, predicted.value) if predicted else "not predicted"),
+        ]
+    )
+    measured_j, predicted_j = steps.measured_gpu_energy_per_step_j, steps.predicted_gpu_energy_per_step_j
+    if measured_j:
+        energy = unit_of_energy(measured_j)
+        rows.append(
+            [
+                Cell(f"GPU energy a step, {energy.name}", f"GPUs of node {steps.node}"),
+                energy.cell(measured_j, "steps.measured_gpu_energy_per_step_j"),
+                energy.cell(predicted_j, "steps.predicted_gpu_energy_per_step_j") if predicted_j else Cell("–"),
+                Cell(""),
+                Cell(_off(measured_j, predicted_j) if predicted_j else "not predicted"),
+            ]
+        )
+        if predicted_j and predicted:
+            watts, expected_w = measured_j / steps.measured_step_time_s.value, predicted_j / predicted.value
+            power = Unit(*wording.unit_for(watts, ((1e6, "MW"), (1e3, "kW"), (1.0, "W"))))
+            rows.append(
+                [
+                    Cell(f"GPU power, {power.name}", f"GPUs of node {steps.node}: energy over time"),
+                    Cell(power.number(watts)),
+                    Cell(power.number(expected_w)),
+                    Cell(""),
+                    Cell(_off(watts, expected_w)),
+                ]
+            )
+    return table(["term", "measured", "predicted", "p10 to p90", "difference"], rows, (1, 2, 3, 4))
+
+
+def forecast_table(summary: AuditSummary) -> Table | None:
+    """Return each quantity of the forecast beside the result; every row names its unit."""
+    forecast, footprint = summary.forecast, summary.footprint
+    if forecast is None:
+        return None
+    rows = []
+    if summary.steps is not None:
+        actual_s = summary.steps.measured_step_time_s.value
+        rows.append(_row("step time", forecast.step_time_s, actual_s, unit_of_time(actual_s), "forecast.step_time_s"))
+    done, planned = summary.progress.steps, forecast.total_steps
+    rows.append(
+        [
+            Cell("steps"),
+            Cell(f"{planned:,}", field="forecast.total_steps", raw=planned),
+            Cell(""),
+            Cell(f"{done:,}", field="progress.steps", raw=done),
+            Cell(_off(done, planned)),
+        ]
+    )
+    active_s = summary.period.active_s
+    rows.append(_row("time running", forecast.run_time_s, active_s, unit_of_time(active_s), "forecast.run_time_s"))
+    hours = Unit(1.0, "h")
+    rows.append(
+        _row("device time", forecast.device_hours, summary.reserved.device_s / 3600, hours, "forecast.device_hours")
+    )
+    it, used_j = forecast.footprint.energy_j["it"], summary.energy.energy_j
+    unit = unit_of_energy(max(it.value, used_j))
+    rows.append(_row("energy of the machines", it, used_j, unit, "forecast.footprint.energy_j.it"))
+    if footprint is not None:
+        carbon = unit_of_carbon(max(forecast.footprint.total_kg.value, footprint.total_kg.value))
+        for name in ("operational", "embodied", "total"):
+            before, after = (getattr(one, f"{name}_kg") for one in (forecast.footprint, footprint))
+            rows.append(_row(f"{name} carbon", before, after.value, carbon, f"forecast.footprint.{name}_kg"))
+    return table(["quantity", "forecast", "p10 to p90", "result", "difference"], rows, (1, 2, 3, 4))
+
+
+def cause_table(summary: AuditSummary) -> Table | None:
+    """Return why the forecast was off; the last row is the whole difference. None where it cannot be split."""
+    forecast, footprint = summary.forecast, summary.footprint
+    if forecast is None or footprint is None or not forecast.parts or forecast.embodied_kg is None:
+        return None
+    total_kg = footprint.total_kg.value
+    unit = unit_of_carbon(max(total_kg, forecast.footprint.total_kg.value))
+
+    def change(kilograms: float) -> str:
+        return wording.signed(kilograms / unit.size, of=total_kg / unit.size)
+
+    rows = [
+        [Cell(part.cause), Cell(wording.off_by(part.factor)), Cell(change(part.carbon_kg)), Cell(part.explanation)]
+        for part in forecast.parts
+    ]
+    hours, planned_hours = summary.reserved.device_s / 3600, forecast.device_hours.value
+    reserved = f"devices were reserved for {wording.number(hours)} h, planned {wording.number(planned_hours)} h"
+    rows.append([Cell("embodied"), Cell(""), Cell(change(forecast.embodied_kg)), Cell(reserved)])
+    whole = change(total_kg - forecast.footprint.total_kg.value)
+    rows.append([Cell("all"), Cell(""), Cell(whole), Cell("")])
+    return table(["cause", "factor", f"carbon, {unit.name}", "what happened"], rows, (1, 2), summed=True)
+
+
+def unit_of_time(seconds: float) -> Unit:
+    """Return the unit that fits a time."""
+    return Unit(*wording.unit_for(seconds, _TIME_UNITS))
+
+
+def _row(name: str, planned: Figure, actual: float, unit: Unit, field: str) -> list[Cell]:
+    return [
+        Cell(f"{name}, {unit.name}"),
+        unit.cell(planned.value, f"{field}.value"),
+        Cell(unit.span(planned.low, planned.high)),
+        Cell(unit.number(actual)),
+        Cell(_off(actual, planned.value)),
+    ]
+
+
+def _off(actual: float, planned: float) -> str:
+    return wording.off_by(actual / planned) if planned > 0 else "–"

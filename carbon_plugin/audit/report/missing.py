@@ -1,0 +1,37 @@
+"""What the total of a run leaves out, as the page lists it: what belongs to the run, and what no run accounts for."""
+
+from __future__ import annotations
+
+from carbon_plugin.audit.report import narrative
+from carbon_plugin.audit.result import AuditSummary
+from carbon_plugin.show import wording
+
+NEVER_COUNTED = (
+    "The end of life of the hardware, the building, staff, data preparation and the use of the trained model are in no "
+    "total of any run."
+)
+
+
+def missing(summary: AuditSummary) -> list[str]:
+    """Return a sentence for each thing that is in no total, the worst first."""
+    found = list(narrative.left_out(summary))
+    before_s = summary.reserved.before_first_record_s
+    if before_s > 0:
+        found.append(
+            f"{wording.device_hours(before_s)} of device time lie between allocation and the first record: their "
+            "energy was observed by nobody and is in no total, while their manufacture is."
+        )
+    if summary.reconciliation is None:
+        found.append(
+            "What the scheduler reserved beyond the recorded time is unknown: no account of it was given (--sacct, "
+            "--kubernetes)."
+        )
+    storage = next((rung for rung in summary.ladder if rung.rung == "storage"), None)
+    if storage is None or storage.coverage == "absent":
+        found.append("Shared storage was neither metered nor modelled.")
+    return [*found, NEVER_COUNTED]
+
+
+def notes(summary: AuditSummary) -> list[str]:
+    """Return a sentence for each way of counting and each factor that a reader should know of."""
+    return [one for one in narrative.warnings(summary) if one not in set(narrative.left_out(summary))]

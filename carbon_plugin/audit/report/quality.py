@@ -1,0 +1,75 @@
+"""How good the data of an audit are, in one word with its reasons: what was measured, seen, verified and dated."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+from carbon_plugin.audit.report.verdict import verdict_reason, verdict_word
+from carbon_plugin.audit.report.view import gpus_phrase, measured_share, unknown_embodied
+from carbon_plugin.audit.result import AuditSummary
+from carbon_plugin.show import wording
+from carbon_plugin.spec.amounts import plural
+
+GOOD_SHARE, FAIR_SHARE = 0.9, 0.5
+"""Shares of the energy that must be measured for good and for fair data."""
+
+Word = Literal["good", "fair", "weak", "not to be relied on"]
+
+
+class Reason(Struct, frozen=True):
+    """One thing that speaks for the data (`good`) or against them, in a sentence."""
+
+    good: bool
+    text: str
+
+
+class Verdict(Struct, frozen=True, kw_only=True):
+    """How good the data are, and why."""
+
+    word: Word
+    reasons: list[Reason]
+
+
+def data_quality(summary: AuditSummary) -> Verdict:
+    """Judge the data: good, where 90 % of the energy was measured, everything was seen and the ledgers are whole; fair
+    from 50 % on; weak below, or where nodes or GPUs are missing; not to be relied on, where ledgers contradict."""
+    share, coverage, state = measured_share(summary), summary.coverage, summary.verification.state
+    seen_nodes = coverage.nodes_seen >= coverage.nodes
+    seen_gpus = coverage.gpus_measured >= coverage.gpus
+    reasons = [Reason(share >= GOOD_SHARE, f"{wording.percent(share)} of the energy was measured.")]
+    if not seen_nodes:
+        reasons.append(Reason(False, f"{coverage.nodes_seen} of {plural(coverage.nodes, 'node')} have a ledger here."))
+    if coverage.gpus:
+        reasons.append(Reason(seen_gpus, f"{coverage.gpus_measured} of {gpus_phrase(coverage)} were measured."))
+    whole = state in ("verified", "partly sealed", "unsealed")
+    reasons.append(Reason(whole, f"The ledgers are {verdict_word(summary.verification)}: {_reason(summary)}."))
+    if summary.factors is None:
+        reasons.append(Reason(False, "No carbon is stated, because no grid intensity is known."))
+    else:
+        reasons += _of_factors(summary)
+    if state == "contradicted":
+        return Verdict(word="not to be relied on", reasons=reasons)
+    if share < FAIR_SHARE or not seen_nodes or coverage.gpus_missing:
+        return Verdict(word="weak", reasons=reasons)
+    good = share >= GOOD_SHARE and seen_gpus and whole and not unknown_embodied(summary)
+    return Verdict(word="good" if good else "fair", reasons=reasons)
+
+
+def _reason(summary: AuditSummary) -> str:
+    return verdict_reason(summary.verification).rstrip(".")
+
+
+def _of_factors(summary: AuditSummary) -> list[Reason]:
+    factors = summary.factors
+    assert factors is not None  # asked by the caller
+    intensity, found = factors.intensity, []
+    if intensity.granularity == "annual":
+        year = f" of {intensity.year}" if intensity.year else ""
+        found.append(Reason(False, f"The grid intensity is an annual average{year}, not that of the hours of the run."))
+    else:
+        found.append(Reason(True, f"The grid intensity is {intensity.granularity}."))
+    if unknown := unknown_embodied(summary):
+        found.append(Reason(False, f"The manufacture of {' and '.join(unknown)} is unknown."))
+    return found

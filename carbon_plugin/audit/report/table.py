@@ -1,0 +1,75 @@
+"""The value that every table of the page is. A column has one unit, which its heading names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from carbon_plugin.show import wording
+
+CARBON_UNITS = ((1e6, "ktCO2e"), (1e3, "tCO2e"), (1.0, "kgCO2e"), (1e-3, "gCO2e"), (1e-6, "mgCO2e"))
+ENERGY_UNITS = ((3.6e12, "GWh"), (3.6e9, "MWh"), (3.6e6, "kWh"), (3.6e3, "Wh"), (1.0, "J"))
+
+
+class Cell(Struct, frozen=True):
+    """One cell. `small` stands below its text; `kind` is how a number is known and becomes a badge; `field` is the
+    place in report.json of the number that the cell shows, and `raw` that number."""
+
+    text: str
+    small: str = ""
+    kind: str = ""
+    field: str = ""
+    raw: float | None = None
+
+
+class Table(Struct, frozen=True, kw_only=True):
+    """A table: `numeric` are the positions of columns of numbers, `summed` says that the last row is the sum."""
+
+    headings: list[str]
+    rows: list[list[Cell]]
+    numeric: frozenset[int] = frozenset()
+    summed: bool = False
+    note: str = ""
+
+
+def table(
+    headings: Sequence[str],
+    rows: Sequence[Sequence[Cell | str]],
+    numeric: Sequence[int] = (),
+    *,
+    summed: bool = False,
+    note: str = "",
+) -> Table:
+    """Return a table whose cells may be given as plain text."""
+    cells = [[Cell(one) if isinstance(one, str) else one for one in row] for row in rows]
+    return Table(headings=list(headings), rows=cells, numeric=frozenset(numeric), summed=summed, note=note)
+
+
+class Unit(Struct, frozen=True):
+    """A unit of a column: `size` of it in the unit of report.json, and its name."""
+
+    size: float
+    name: str
+
+    def number(self, value: float) -> str:
+        """Return a value in this unit without its name."""
+        return wording.number(value / self.size)
+
+    def span(self, low: float, high: float) -> str:
+        """Return a range in this unit without its name."""
+        return f"{self.number(low)} to {self.number(high)}"
+
+    def cell(self, value: float, field: str = "") -> Cell:
+        """Return a cell with a value in this unit, and where in report.json it stands."""
+        return Cell(self.number(value), field=field, raw=value if field else None)
+
+
+def unit_of_energy(joules: float) -> Unit:
+    """Return the unit that fits an energy."""
+    return Unit(*wording.unit_for(joules, ENERGY_UNITS))
+
+
+def unit_of_carbon(kilograms: float) -> Unit:
+    """Return the unit that fits a mass of carbon dioxide equivalents."""
+    return Unit(*wording.unit_for(kilograms, CARBON_UNITS))
