@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from carbon_plugin.audit.report.narrative import opening, warnings
 from carbon_plugin.audit.report.text import render_text
-from carbon_plugin.audit.report.view import gaps
 from carbon_plugin.audit.report.write import render_html
 from carbon_plugin.audit.result import AuditSummary
+from carbon_plugin.audit.sentences.narrative import opening, warnings
+from carbon_plugin.audit.sentences.phrases import gaps
 from carbon_plugin.audit.summary import summarise
 from carbon_plugin.ledger.identity import agree_run
 from carbon_plugin.ledger.records import Close, DeviceEnergy, Manifest, Record, Window

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from carbon_plugin.audit.report.narrative import opening, warnings
 from carbon_plugin.audit.report.text import render_text
-from carbon_plugin.audit.report.view import energy_quality
 from carbon_plugin.audit.result import AuditSummary
+from carbon_plugin.audit.sentences.narrative import opening, warnings
+from carbon_plugin.audit.sentences.phrases import energy_quality
 from carbon_plugin.audit.summary import summarise
 from carbon_plugin.errors import LedgerError
 from carbon_plugin.footprint.values import Factors

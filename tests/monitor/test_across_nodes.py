@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from carbon_plugin.audit.report.narrative import warnings
 from carbon_plugin.audit.result import AuditSummary
+from carbon_plugin.audit.sentences.narrative import warnings
 from carbon_plugin.audit.summary import summarise
 from carbon_plugin.ledger.held.launches import SKEW_EVENT
 from carbon_plugin.ledger.held.outline import find_events, outline_of

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from carbon_plugin.audit.report.charts import charts_of
+from carbon_plugin.audit.report.charts.all_charts import charts_of
 from carbon_plugin.audit.summary import summarise
 from carbon_plugin.errors import CarbonPluginError, FootprintError, SpecError
 from carbon_plugin.ledger.reader import read_run

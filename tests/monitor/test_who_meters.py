@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from msgspec import Struct
 
-from carbon_plugin.audit.report.narrative import warnings
 from carbon_plugin.audit.report.text import render_text
 from carbon_plugin.audit.result import AuditSummary
+from carbon_plugin.audit.sentences.narrative import warnings
 from carbon_plugin.audit.summary import summarise
 from carbon_plugin.ledger.reader import read_run
 from carbon_plugin.ledger.records import Window

@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 MAPPED = {"carbon_plugin.integrations": "integrations", "carbon_plugin.hardware_profiles": "hardware_profiles"}
-DATA_SUFFIXES = {".yaml", ".j2", ".typed", ".csv", ".json"}
+DATA_SUFFIXES = {".yaml", ".j2", ".typed", ".csv", ".json", ".css", ".js", ".LICENSE"}
 
 
 def shipped_files() -> dict[str, Path]:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from carbon_plugin.audit.report import narrative, view
-from carbon_plugin.audit.report.verdict import verdict_reason
 from carbon_plugin.audit.result import AUDIT_VERSION, AuditSummary
+from carbon_plugin.audit.sentences import narrative, phrases
+from carbon_plugin.audit.sentences.verdict import verdict_reason
 from carbon_plugin.audit.summary import summarise
 from carbon_plugin.errors import ReportError
 from carbon_plugin.footprint.factors.grid import describe_basis
@@ -90,7 +90,7 @@ def origin_of(summary: AuditSummary) -> Origin:
         verified=summary.verification.state == "verified",
         ledger_state=summary.verification.state,
         ledger_heads={check.file: check.head for check in summary.verification.files},
-        measured_share=view.measured_share(summary),
+        measured_share=phrases.measured_share(summary),
         limits=_limits(summary),
     )
 
@@ -120,7 +120,7 @@ def carbon_of(summary: AuditSummary, wanted_by: str) -> tuple[Footprint, Factors
 
 def check_embodied(summary: AuditSummary, wanted_by: str) -> None:
     """Raise `ReportError` where reserved hardware has no embodied carbon, which is unknown and not zero."""
-    if unknown := view.unknown_embodied(summary):
+    if unknown := phrases.unknown_embodied(summary):
         raise ReportError(
             f"{wanted_by}: run {summary.run.name} has no embodied carbon of {' and '.join(unknown)}, expected an "
             "estimate for all reserved hardware; name it (cluster.accelerator, cluster.node)"
@@ -169,7 +169,7 @@ def part_words(part: IntensityPart) -> str:
 def grid_factor(summary: AuditSummary, factors: Factors) -> GridFactor:
     """The intensity of a run as an export states it."""
     intensity = factors.intensity
-    applied = view.grid_g_per_kwh(summary)
+    applied = phrases.grid_g_per_kwh(summary)
     annual = intensity.granularity == "annual" and intensity.year is not None
     time = f"annual average of {intensity.year}" if annual else intensity.granularity
     if intensity.parts:
@@ -210,7 +210,7 @@ def energy_method(summary: AuditSummary) -> str:
 
 def how_known(summary: AuditSummary) -> str:
     """How much of the machines' energy was measured, in words."""
-    share = view.measured_share(summary)
+    share = phrases.measured_share(summary)
     if share <= 0:
         return "all of it modelled"
     return "all of it measured" if share >= 1 else f"{wording.percent(share)} of it measured, the rest modelled"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from carbon_plugin.audit.exports.evidence import basis_words, carbon_of, effective_flops, how_known, origin_of
-from carbon_plugin.audit.report import view
 from carbon_plugin.audit.result import AuditSummary
+from carbon_plugin.audit.sentences import phrases
 from carbon_plugin.footprint.values import Factors, Footprint
 from carbon_plugin.show import wording
 from carbon_plugin.spec.amounts import plural, verb
@@ -65,7 +65,7 @@ def _carbon(summary: AuditSummary, footprint: Footprint, factors: Factors) -> st
         else "the manufacture of the hardware is not known and not included."
     )
     sentence = (
-        f"At {wording.number(view.grid_g_per_kwh(summary))} gCO2e/kWh "
+        f"At {wording.number(phrases.grid_g_per_kwh(summary))} gCO2e/kWh "
         f"({intensity.figure.source}; {basis_words(intensity)}) this is "
         f"{wording.carbon(footprint.operational_kg.value)} of operational emissions "
         f"({wording.carbon_range(footprint.operational_kg)}); {adds}"

@@ -19,8 +19,8 @@ from carbon_plugin.audit.exports.evidence import (
     kwh,
     origin_of,
 )
-from carbon_plugin.audit.report import narrative
 from carbon_plugin.audit.result import AuditSummary
+from carbon_plugin.audit.sentences import narrative
 from carbon_plugin.errors import ReportError
 from carbon_plugin.footprint.sci import score
 from carbon_plugin.footprint.units import GRAMS_PER_KG

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from carbon_plugin.audit.report import view
-from carbon_plugin.audit.report.forecast_tables import unit_of_time
-from carbon_plugin.audit.report.table import Unit, unit_of_carbon
+from carbon_plugin.audit.report.tables.forecast import unit_of_time
+from carbon_plugin.audit.report.tables.table import Unit, unit_of_carbon
 from carbon_plugin.audit.result import AuditSummary
+from carbon_plugin.audit.sentences import phrases
 from carbon_plugin.show import wording
 from carbon_plugin.spec.amounts import plural
 
@@ -58,7 +58,7 @@ def headline(summary: AuditSummary) -> Headline:
     """Return the total carbon, or the energy of the machines where no carbon is stated."""
     footprint = summary.footprint
     if footprint is None:
-        low, high = view.energy_edges(summary, summary.energy, "it")
+        low, high = phrases.energy_edges(summary, summary.energy, "it")
         size, name = wording.unit_for(
             summary.energy.energy_j, ((3.6e12, "GWh"), (3.6e9, "MWh"), (3.6e6, "kWh"), (3.6e3, "Wh"), (1.0, "J"))
         )
@@ -102,13 +102,13 @@ def _headline(unit: Unit, low: float, value: float, high: float, field: str, spl
 
 def _energy_tile(summary: AuditSummary) -> Tile:
     energy = summary.energy
-    span = view.energy_span(summary, energy, "it")
-    measured = f"{wording.percent(view.measured_share(summary))} of it measured"
+    span = phrases.energy_span(summary, energy, "it")
+    measured = f"{wording.percent(phrases.measured_share(summary))} of it measured"
     return Tile(
         what="Energy of the machines",
         much=wording.energy(energy.energy_j),
         more=f"{span}; {measured}",
-        kind=view.energy_quality(energy),
+        kind=phrases.energy_quality(energy),
         field="energy.energy_j",
         raw=energy.energy_j,
         explained="energy",
@@ -121,10 +121,11 @@ def _place_tile(summary: AuditSummary) -> Tile:
         return Tile(what="Place", much="not known", more="The run was given no site, and a grid is never guessed.")
     grid, year = factors.intensity, factors.intensity.year
     dated = f", {grid.granularity}" + (f" {year}" if year else "")
+    intensity = wording.number(phrases.grid_g_per_kwh(summary))
     return Tile(
         what="Place",
         much=grid.zone_name,
-        more=f"{wording.number(view.grid_g_per_kwh(summary))} gCO2e/kWh{dated}; PUE {wording.plain(factors.pue.value)}",
+        more=f"{intensity} gCO2e/kWh{dated}; PUE {wording.plain(factors.pue.value)}",
         kind=grid.figure.kind,
         explained="factors.intensity",
     )
@@ -177,7 +178,7 @@ def _forecast_tile(summary: AuditSummary) -> Tile:
 
 def _work_tile(summary: AuditSummary) -> Tile:
     coverage, period = summary.coverage, summary.period
-    machines = view.gpus_phrase(coverage) if coverage.gpus else "no GPU"
+    machines = phrases.gpus_phrase(coverage) if coverage.gpus else "no GPU"
     attempts = f", {len(period.attempts)} attempts" if len(period.attempts) > 1 else ""
     within = f" in {wording.duration(period.wall_s)}" if period.gaps else ""
     return Tile(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from carbon_plugin.audit.report.table import Cell, Table, table, unit_of_carbon
+from carbon_plugin.audit.report.tables.table import Cell, Table, table, unit_of_carbon
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.errors import FootprintError
 from carbon_plugin.footprint.factors.grid import zone_intensity

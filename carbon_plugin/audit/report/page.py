@@ -12,21 +12,14 @@ import msgspec
 from msgspec import Struct
 
 from carbon_plugin.audit.explain.trace import Explanation, explain_each
-from carbon_plugin.audit.report import (
-    energy_tables,
-    evidence_tables,
-    first_screen,
-    forecast_tables,
-    grasp,
-    missing,
-    narrative,
-    view,
-)
+from carbon_plugin.audit.report import first_screen, grasp
 from carbon_plugin.audit.report.addresses import linked
-from carbon_plugin.audit.report.charts import MAKERS, charts_of
-from carbon_plugin.audit.report.device_chart import outlier_table
-from carbon_plugin.audit.report.quality import data_quality
+from carbon_plugin.audit.report.charts.all_charts import MAKERS, charts_of
+from carbon_plugin.audit.report.charts.of_devices import outlier_table
+from carbon_plugin.audit.report.tables import energy, evidence, forecast
 from carbon_plugin.audit.result import AuditSummary
+from carbon_plugin.audit.sentences import missing, narrative, phrases
+from carbon_plugin.audit.sentences.quality import data_quality
 from carbon_plugin.show import wording
 from carbon_plugin.show.drawing import COLOURS
 from carbon_plugin.show.plot import paint
@@ -115,23 +108,23 @@ def _context(summary: AuditSummary) -> dict[str, Any]:
         "tiles": first_screen.tiles(summary),
         "quality": data_quality(summary),
         "drive": grasp.as_a_drive(total),
-        "energy_badge": view.energy_quality(summary.energy),
-        "rungs": energy_tables.rung_table(summary),
-        "phases": energy_tables.phase_table(summary),
-        "carbon": energy_tables.carbon_table(summary),
-        "beside": energy_tables.beside_table(summary),
-        "prediction": forecast_tables.prediction_table(summary),
-        "forecast": forecast_tables.forecast_table(summary),
-        "causes": forecast_tables.cause_table(summary),
+        "energy_badge": phrases.energy_quality(summary.energy),
+        "rungs": energy.rung_table(summary),
+        "phases": energy.phase_table(summary),
+        "carbon": energy.carbon_table(summary),
+        "beside": energy.beside_table(summary),
+        "prediction": forecast.prediction_table(summary),
+        "forecast": forecast.forecast_table(summary),
+        "causes": forecast.cause_table(summary),
         "elsewhere": grasp.elsewhere(summary),
         "outliers": outlier_table(summary),
-        "attempts": evidence_tables.attempt_table(summary),
-        "devices": evidence_tables.device_table(summary),
-        "events": evidence_tables.event_table(summary),
-        "sources": evidence_tables.source_table(summary),
-        "assumptions": evidence_tables.assumption_table(summary),
-        "spec": evidence_tables.spec_table(summary),
-        "ledgers": evidence_tables.ledger_table(summary),
+        "attempts": evidence.attempt_table(summary),
+        "devices": evidence.device_table(summary),
+        "events": evidence.event_table(summary),
+        "sources": evidence.source_table(summary),
+        "assumptions": evidence.assumption_table(summary),
+        "spec": evidence.spec_table(summary),
+        "ledgers": evidence.ledger_table(summary),
         "versions": ", ".join(f"{name} {version}" for name, version in summary.run.versions.items()),
     }
     return found | {"sections": _sections(found)}

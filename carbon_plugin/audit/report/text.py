@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from carbon_plugin.audit.report import narrative, view
-from carbon_plugin.audit.report.verdict import verdict_line
 from carbon_plugin.audit.result import AuditSummary, Energy
+from carbon_plugin.audit.sentences import narrative, phrases
+from carbon_plugin.audit.sentences.verdict import verdict_line
 from carbon_plugin.printable import printable
 from carbon_plugin.show import wording
 from carbon_plugin.show.drawing import RUNG_NAMES
@@ -23,7 +23,7 @@ def render_text(summary: AuditSummary) -> str:
     ]
     for warning in narrative.warnings(summary):
         lines.append(f"note: {warning}")
-    lines.append("; ".join([verdict_line(summary.verification), *view.gaps(summary)]))
+    lines.append("; ".join([verdict_line(summary.verification), *phrases.gaps(summary)]))
     return printable("\n".join(lines)) + "\n"
 
 
@@ -46,15 +46,15 @@ def _energy_rows(summary: AuditSummary) -> list[tuple[str, str, str, str]]:
 
 
 def _energy_row(summary: AuditSummary, name: str, energy: Energy, rung: str) -> tuple[str, str, str, str]:
-    span = view.energy_span(summary, energy, rung)
-    return (name, wording.energy(energy.energy_j), span, view.energy_how(energy))
+    span = phrases.energy_span(summary, energy, rung)
+    return (name, wording.energy(energy.energy_j), span, phrases.energy_how(energy))
 
 
 def _carbon_rows(summary: AuditSummary) -> list[tuple[str, str, str, str]]:
     if summary.footprint is None:
         return [("carbon", "not stated", "", summary.no_carbon_reason or "")]
     footprint = summary.footprint
-    grid = f"{wording.number(view.grid_g_per_kwh(summary))} g/kWh"
+    grid = f"{wording.number(phrases.grid_g_per_kwh(summary))} g/kWh"
     rows = [
         (name, wording.carbon(figure.value), wording.carbon_range(figure), how)
         for name, figure, how in (
@@ -78,7 +78,7 @@ def _comparison(summary: AuditSummary) -> list[str]:
     if steps is not None:
         line = f"step time: measured {wording.duration(steps.measured_step_time_s.value)}"
         if steps.basis != "spans":
-            line += f" ({wording.duration_range(steps.measured_step_time_s)}, {view.steps_basis(steps)})"
+            line += f" ({wording.duration_range(steps.measured_step_time_s)}, {phrases.steps_basis(steps)})"
         if steps.predicted_step_time_s is not None:
             predicted = steps.predicted_step_time_s
             ratio = wording.off_by(steps.measured_step_time_s.value / predicted.value)

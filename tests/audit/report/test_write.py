@@ -17,12 +17,13 @@ from carbon_plugin.audit.explain.trace import reason_of
 from carbon_plugin.audit.exports.ghg import ghg_report
 from carbon_plugin.audit.exports.ghg_factors import GhgInputs
 from carbon_plugin.audit.exports.paper import paper_paragraph
-from carbon_plugin.audit.report import first_screen, view
-from carbon_plugin.audit.report.charts import charts_of
+from carbon_plugin.audit.report import first_screen
+from carbon_plugin.audit.report.charts.all_charts import charts_of
 from carbon_plugin.audit.report.page import render_html
 from carbon_plugin.audit.report.text import render_text
 from carbon_plugin.audit.report.write import render_json, write_audit
 from carbon_plugin.audit.result import AuditSummary
+from carbon_plugin.audit.sentences import phrases
 from carbon_plugin.audit.summary import summarise
 from carbon_plugin.errors import CarbonPluginError
 from carbon_plugin.footprint.values import Factors
@@ -324,11 +325,11 @@ def test_hardware_that_nobody_knows_has_unknown_embodied_carbon_and_not_zero(fac
 
 def test_ranges_of_rungs_and_of_their_sum_are_of_one_sampling(summary: AuditSummary) -> None:
     sampled = summary.footprint.energy_j["it"]
-    shown = view.energy_span(summary, summary.energy, "it")
+    shown = phrases.energy_span(summary, summary.energy, "it")
     half = msgspec.structs.replace(summary.energy, energy_j=summary.energy.energy_j / 2)
 
     assert shown == wording.energy_range(sampled.low, sampled.high, sampled.value)
-    assert view.energy_span(summary, half, "it") == wording.energy_range(
+    assert phrases.energy_span(summary, half, "it") == wording.energy_range(
         sampled.low / 2, sampled.high / 2, sampled.value / 2
     )
     assert shown in render_text(summary)

@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from carbon_plugin.audit.exports.evidence import basis_of, grid_factor
-from carbon_plugin.audit.report.narrative import warnings
 from carbon_plugin.audit.result import AuditSummary
+from carbon_plugin.audit.sentences.narrative import warnings
 from carbon_plugin.audit.summary import summarise
 from carbon_plugin.errors import ReportError
 from carbon_plugin.footprint.run_factors import resolve_factors

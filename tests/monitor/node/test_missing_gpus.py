@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from carbon_plugin.audit.report.narrative import opening, warnings
 from carbon_plugin.audit.report.text import render_text
 from carbon_plugin.audit.result import AuditSummary
+from carbon_plugin.audit.sentences.narrative import opening, warnings
 from carbon_plugin.audit.summary import summarise
 from carbon_plugin.ledger.reader import read_run
 from carbon_plugin.ledger.records import Projection, Window

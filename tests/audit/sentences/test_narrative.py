@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from carbon_plugin.audit.report.narrative import ways_of_counting
 from carbon_plugin.audit.result import AuditSummary
+from carbon_plugin.audit.sentences.narrative import ways_of_counting
 from carbon_plugin.audit.summary import summarise
 from carbon_plugin.ledger.held.claims import Overlap
 from tests.ledger.builder import Attempt, Job

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 
-from carbon_plugin.audit.report.view import (
+from carbon_plugin.audit.result import AuditSummary, Energy
+from carbon_plugin.audit.sentences.phrases import (
     estimated_gpus,
     gpus_phrase,
     grid_g_per_kwh,
     measured_share,
     unknown_embodied,
 )
-from carbon_plugin.audit.result import AuditSummary, Energy
 from carbon_plugin.audit.tally.exact import ROUNDING
 from carbon_plugin.footprint.factors.grid import describe_basis
 from carbon_plugin.ledger.held.clocks import CLOCK_STEP_EVENT

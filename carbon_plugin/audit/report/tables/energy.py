@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from carbon_plugin.audit.report import view
-from carbon_plugin.audit.report.table import Cell, Table, Unit, table, unit_of_carbon, unit_of_energy
+from carbon_plugin.audit.report.tables.table import Cell, Table, Unit, table, unit_of_carbon, unit_of_energy
 from carbon_plugin.audit.result import AuditSummary, Energy
+from carbon_plugin.audit.sentences import phrases
 from carbon_plugin.show import wording
 from carbon_plugin.show.drawing import PHASE_NAMES, RUNG_NAMES, SCOPE_NAMES
 
@@ -13,7 +13,7 @@ def rung_table(summary: AuditSummary) -> Table:
     """Return the energy of each rung of the boundary, of all machines, and of the facility."""
     facility_j = summary.footprint.energy_j["facility"].value if summary.footprint else 0.0
     energy, carbon = unit_of_energy(max(summary.energy.energy_j, facility_j)), _carbon_unit(summary)
-    notes, rows = view.rung_notes(summary), []
+    notes, rows = phrases.rung_notes(summary), []
     for rung in ("gpu", "host", "network"):
         if rung in summary.by_rung:
             field = f"by_rung.{rung}"
@@ -42,8 +42,8 @@ def rung_table(summary: AuditSummary) -> Table:
             ]
         )
     machines = _energy_row(summary, Cell("machines (IT)"), summary.energy, "it", energy, carbon, "energy")
-    known = f"{wording.percent(view.measured_share(summary))} of the energy measured"
-    machines[4] = Cell(known, kind=view.energy_quality(summary.energy))
+    known = f"{wording.percent(phrases.measured_share(summary))} of the energy measured"
+    machines[4] = Cell(known, kind=phrases.energy_quality(summary.energy))
     return table(_headings("rung", energy, carbon), [*rows, machines], (1, 2, 3, 5), summed=True)
 
 
@@ -65,9 +65,10 @@ def carbon_table(summary: AuditSummary) -> Table | None:
         return None
     unit = unit_of_carbon(footprint.total_kg.value)
     facility = wording.energy(footprint.energy_j["facility"].value)
-    grid = f"{facility} at {wording.plain(view.grid_g_per_kwh(summary))} g/kWh ({summary.factors.intensity.zone_name})"
+    intensity = wording.plain(phrases.grid_g_per_kwh(summary))
+    grid = f"{facility} at {intensity} g/kWh ({summary.factors.intensity.zone_name})"
     parts = [("operation", "footprint.operational_kg", footprint.operational_kg, grid)]
-    how = view.embodied_how(summary)
+    how = phrases.embodied_how(summary)
     for scope, figure in footprint.embodied_parts_kg.items():
         name = f"manufacture, {SCOPE_NAMES.get(scope, scope)}"
         parts.append((name, f"footprint.embodied_parts_kg.{scope}", figure, how.get(scope, "")))
@@ -84,7 +85,7 @@ def carbon_table(summary: AuditSummary) -> Table | None:
 
 def beside_table(summary: AuditSummary) -> Table | None:
     """Return figures that stand beside the total and are no part of it; each row has a quantity of its own."""
-    rows = [[Cell(row.name), Cell(row.value), Cell(row.range), Cell(row.how)] for row in view.beside_rows(summary)]
+    rows = [[Cell(row.name), Cell(row.value), Cell(row.range), Cell(row.how)] for row in phrases.beside_rows(summary)]
     return table(["figure", "amount", "range", "how"], rows, (1, 2)) if rows else None
 
 
@@ -107,9 +108,9 @@ def _energy_row(
     summary: AuditSummary, name: Cell, one: Energy, rung: str | None, energy: Unit, carbon: Unit, field: str
 ) -> list[Cell]:
     share = 100 * one.energy_j / summary.energy.energy_j if summary.energy.energy_j else 0.0
-    known = view.energy_how(one) if one.estimated_j else view.meters_phrase(one.meters)
+    known = phrases.energy_how(one) if one.estimated_j else phrases.meters_phrase(one.meters)
     kilograms = one.operational_kg
-    low_j, high_j = view.energy_edges(summary, one, rung)
+    low_j, high_j = phrases.energy_edges(summary, one, rung)
     return [
         name,
         energy.cell(one.energy_j, f"{field}.energy_j"),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from carbon_plugin.audit.report import view
-from carbon_plugin.audit.report.table import Cell, Table, Unit, table, unit_of_carbon, unit_of_energy
+from carbon_plugin.audit.report.tables.table import Cell, Table, Unit, table, unit_of_carbon, unit_of_energy
 from carbon_plugin.audit.result import AuditSummary
+from carbon_plugin.audit.sentences import phrases
 from carbon_plugin.show import wording
 from carbon_plugin.spec.figure import Figure
 
@@ -21,7 +21,7 @@ def prediction_table(summary: AuditSummary) -> Table | None:
     predicted, rows = steps.predicted_step_time_s, []
     rows.append(
         [
-            Cell(f"step time, {time.name}", f"± {wording.duration(error_s)}: {view.steps_basis(steps)}"),
+            Cell(f"step time, {time.name}", f"± {wording.duration(error_s)}: {phrases.steps_basis(steps)}"),
             time.cell(steps.measured_step_time_s.value, "steps.measured_step_time_s.value"),
             time.cell(predicted.value, "steps.predicted_step_time_s.value") if predicted else Cell("–"),
             Cell(time.span(predicted.low, predicted.high) if predicted else ""),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from carbon_plugin.audit.report import narrative
 from carbon_plugin.audit.result import AuditSummary
+from carbon_plugin.audit.sentences import narrative
 from carbon_plugin.show import wording
 
 NEVER_COUNTED = (

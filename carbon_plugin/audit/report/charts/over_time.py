@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
 from typing import Any
 
-from carbon_plugin.audit.report.chart import Chart, chart
+from carbon_plugin.audit.report.charts.chart import Chart, chart
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.show import plot, wording
 from carbon_plugin.show.drawing import LINE_COLOURS, RUNG_COLOURS, RUNG_NAMES

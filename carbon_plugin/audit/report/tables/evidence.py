@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from carbon_plugin.audit.report import view
-from carbon_plugin.audit.report.forecast_tables import unit_of_time
-from carbon_plugin.audit.report.table import Cell, Table, table, unit_of_energy
+from carbon_plugin.audit.report.tables.forecast import unit_of_time
+from carbon_plugin.audit.report.tables.table import Cell, Table, table, unit_of_energy
 from carbon_plugin.audit.result import AuditSummary, Energy
+from carbon_plugin.audit.sentences import phrases
 from carbon_plugin.show import wording
 from carbon_plugin.show.drawing import RUNG_NAMES, SCOPE_NAMES
 from carbon_plugin.spec.amounts import plural
@@ -96,7 +96,7 @@ def device_table(summary: AuditSummary) -> Table:
                 Cell(one.identity.meter, notes),
                 energy.cell(one.energy.energy_j, f"devices.{place}.energy.energy_j"),
                 Cell("–" if one.mean_power_w is None else wording.number(one.mean_power_w)),
-                Cell(view.meters_phrase(one.energy.meters), kind=one.energy.meters.quality),
+                Cell(phrases.meters_phrase(one.energy.meters), kind=one.energy.meters.quality),
             ]
         )
     more = len(summary.devices) - len(shown)
@@ -150,7 +150,7 @@ def _meter_rows(summary: AuditSummary) -> list[list[Cell]]:
     for (rung, meter), energies in meters.items():
         energy_j = sum(energy.energy_j for energy in energies)
         low_j, high_j = (sum(getattr(energy, edge) for energy in energies) for edge in ("low_j", "high_j"))
-        kinds = {view.energy_quality(energy) for energy in energies}
+        kinds = {phrases.energy_quality(energy) for energy in energies}
         unit = unit_of_energy(energy_j)
         rows.append(
             [

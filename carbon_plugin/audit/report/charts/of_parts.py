@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from carbon_plugin.audit.report.chart import Chart, chart
+from carbon_plugin.audit.report.charts.chart import Chart, chart
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.show import plot, wording
 from carbon_plugin.show.drawing import (

@@ -6,9 +6,9 @@ from typing import Literal
 
 from msgspec import Struct
 
-from carbon_plugin.audit.report.verdict import verdict_reason, verdict_word
-from carbon_plugin.audit.report.view import gpus_phrase, measured_share, unknown_embodied
 from carbon_plugin.audit.result import AuditSummary
+from carbon_plugin.audit.sentences.phrases import gpus_phrase, measured_share, unknown_embodied
+from carbon_plugin.audit.sentences.verdict import verdict_reason, verdict_word
 from carbon_plugin.show import wording
 from carbon_plugin.spec.amounts import plural
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from statistics import median
 
-from carbon_plugin.audit.report.chart import Chart, chart
-from carbon_plugin.audit.report.table import Cell, Table, table
+from carbon_plugin.audit.report.charts.chart import Chart, chart
+from carbon_plugin.audit.report.tables.table import Cell, Table, table
 from carbon_plugin.audit.result import AuditSummary, Device
 from carbon_plugin.show import plot, wording
 from carbon_plugin.spec.amounts import plural

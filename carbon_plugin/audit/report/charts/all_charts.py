@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from carbon_plugin.audit.report import bar_charts, device_chart, time_charts
-from carbon_plugin.audit.report.chart import Chart
+from carbon_plugin.audit.report.charts import of_devices, of_parts, over_time
+from carbon_plugin.audit.report.charts.chart import Chart
 from carbon_plugin.audit.result import AuditSummary
 
 MAKERS = (
-    time_charts.power_chart,
-    time_charts.gpu_chart,
-    time_charts.intensity_chart,
-    time_charts.cumulative_chart,
-    time_charts.step_chart,
-    bar_charts.split_chart,
-    bar_charts.forecast_chart,
-    bar_charts.driver_chart,
-    device_chart.device_chart,
+    over_time.power_chart,
+    over_time.gpu_chart,
+    over_time.intensity_chart,
+    over_time.cumulative_chart,
+    over_time.step_chart,
+    of_parts.split_chart,
+    of_parts.forecast_chart,
+    of_parts.driver_chart,
+    of_devices.device_chart,
 )
 
 
