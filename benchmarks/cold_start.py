@@ -4,7 +4,7 @@
     .venv/bin/python benchmarks/cold_start.py       # about half a minute
 
 Each is a process of its own, in turns, so that what else the machine does meets all of them alike. `import numpy` and
-the command-line library with its validation are the floor of a plan: most of it is theirs. The least of all turns is
+the command-line library are the floor of a plan. The least of all turns is
 the figure, because other work only ever adds to it.
 """
 
@@ -30,7 +30,7 @@ COMMAND = "import sys; sys.argv[0] = 'carbon-plugin'; from carbon_plugin.cli.mai
 CASES = {
     "python": ["-c", "pass"],
     "import numpy": ["-c", "import numpy"],
-    "import typer, pydantic": ["-c", "import typer, typer._adapters"],
+    "import click": ["-c", "import click"],
     "import carbon_plugin": ["-c", "import carbon_plugin"],
     "carbon-plugin --help": ["-c", COMMAND, "--help"],
     "carbon-plugin plan": ["-c", COMMAND, *PLAN],

@@ -9,13 +9,15 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any
+from difflib import get_close_matches
+from typing import Any
 
-import typer
+import click
 from msgspec import Struct
 
 import carbon_plugin
-from carbon_plugin.cli.terminal import safe_output
+from carbon_plugin.cli.parser import command_of
+from carbon_plugin.cli.terminal import echo, safe_output
 from carbon_plugin.errors import CarbonPluginError, InfeasibleLayoutError
 
 USER_ERROR = 2
@@ -37,7 +39,7 @@ EXIT_CODES = {
 
 
 class Command(Struct, frozen=True):
-    """A command: where its function or `typer.Typer` is, and one line of help for the list of commands."""
+    """A command: where its function or family is, and one line of help for the list of commands."""
 
     target: str
     help: str
@@ -52,7 +54,7 @@ COMMANDS = {
     "export": Command(HERE + "export:export", "Export a run: SCI, model card, EU AI Act, GHG, paper."),
     "programme": Command(HERE + "programme:programme", "Add up all runs of a released model."),
     "list": Command(HERE + "list:list_names", "List known models, accelerators, nodes, zones, stacks."),
-    "profiles": Command(HERE + "profiles:app", "List and show the hardware profiles."),
+    "profiles": Command(HERE + "profiles:family", "List and show the hardware profiles."),
     "count": Command(HERE + "count:count", "Count a model that is no transformer, for plan."),
     "probe": Command(HERE + "probe:probe", "Measure this machine and write a profile of it."),
     "doctor": Command(HERE + "doctor:doctor", "Say what can be measured here and what to do about it."),
@@ -75,12 +77,15 @@ def run(arguments: Sequence[str]) -> int:
 
 def _run(arguments: Sequence[str]) -> int:
     try:
-        asked = list(arguments) or ["--help"]
-        code = application(asked)(args=asked, prog_name="carbon-plugin", standalone_mode=False) or 0
+        code = _invoke(list(arguments) or ["--help"])
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except KeyboardInterrupt:
         code = INTERRUPTED
+    except click.exceptions.Exit as end:
+        code = end.exit_code
+    except click.ClickException as error:
+        code = _refuse(_usage(error))
     except InfeasibleLayoutError as error:
         code = _refuse(str(error), INFEASIBLE)
     except CarbonPluginError as error:
@@ -89,33 +94,52 @@ def _run(arguments: Sequence[str]) -> int:
         code = READER_GONE
     except OSError as error:
         code = _refuse(f"{error.filename}: {error.strerror}" if error.filename else str(error))
-    except Exception as error:
-        # What typer refuses is of click's classes or of its own, by its version; both have this method.
-        if not hasattr(error, "format_message"):
-            raise
-        code = _refuse(_usage(error, arguments))
-    _flush()
-    return code
+    return READER_GONE if _reader_is_gone() else code
 
 
-def application(arguments: Sequence[str]) -> typer.Typer:
-    """The application for one command line: the command that it names is loaded, the others are only listed."""
-    app = typer.Typer(
-        name="carbon-plugin",
-        add_completion=False,
-        rich_markup_mode=None,
-        pretty_exceptions_enable=False,
+def _invoke(arguments: list[str]) -> int:
+    """Run the command that is named and return its exit code."""
+    application = _Application(
+        "carbon-plugin",
         help=carbon_plugin.__doc__,
+        params=[
+            click.Option(
+                ["--version"],
+                is_flag=True,
+                is_eager=True,
+                expose_value=False,
+                callback=_show_version,
+                help="Print the version and leave.",
+            )
+        ],
     )
-    app.callback()(_root)
-    asked = next((argument for argument in arguments if not argument.startswith("-")), None)
-    for name, command in COMMANDS.items():
-        target = _load(name, command) if name == asked else _listed
-        if isinstance(target, typer.Typer):
-            app.add_typer(target, name=name)
-        else:
-            app.command(name, help=None if name == asked else command.help)(target)
-    return app
+    with application.make_context("carbon-plugin", arguments) as context:
+        code: int | None = application.invoke(context)
+    return code or 0
+
+
+class _Application(click.Group):
+    """All commands. Only the one that is asked for is imported; the list of commands needs none of them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        command = COMMANDS.get(cmd_name)
+        return command_of(cmd_name, _load(cmd_name, command)) if command else None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-"):
+            near = get_close_matches(name, COMMANDS, n=1)
+            ctx.fail(f"No such command {name!r}.{f' Did you mean {near[0]!r}?' if near else ''}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, command.help) for name, command in COMMANDS.items()])
 
 
 def _load(name: str, command: Command) -> Any:
@@ -126,47 +150,30 @@ def _load(name: str, command: Command) -> Any:
         raise CarbonPluginError(f"the command {name} needs {error.name}, which is not installed") from error
 
 
-def _listed() -> None:
-    """Stands for a command that was not asked for."""
-
-
-def _show_version(wanted: bool) -> None:
+def _show_version(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
     if wanted:
-        typer.echo(carbon_plugin.__version__)
-        raise typer.Exit
+        echo(carbon_plugin.__version__)
+        context.exit()
 
 
-def _root(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and leave.")
-    ] = False,
-) -> None:
-    pass
-
-
-def _usage(error: Any, arguments: Sequence[str]) -> str:
-    """One line for a command line that typer refuses: command, option, value, and where to read on."""
-    command = error.ctx.command_path if getattr(error, "ctx", None) else "carbon-plugin"
-    message = f"{command.removeprefix('carbon-plugin ')}: {error.format_message().rstrip('.')}"
-    message = message.replace("Value error, ", "")  # a word of the library that checks values
-    given = [
-        argument.partition("=")[2] if "=" in argument else following
-        for argument, following in zip(arguments, [*arguments[1:], ""], strict=True)
-        if argument.partition("=")[0] in getattr(getattr(error, "param", None), "opts", ())
-    ]
-    if given:  # of an option that is given more than once the last one counts
-        message += f", it is {given[-1]!r}"
-    return f"{message}; see {command} --help"
+def _usage(error: click.ClickException) -> str:
+    """Return one line for a command line that click refuses: command, option, value, and where to read on."""
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    command = context.command_path if context else "carbon-plugin"
+    message = " ".join(error.format_message().split()).rstrip(".")
+    return f"{command.removeprefix('carbon-plugin ')}: {message}; see {command} --help"
 
 
 def _refuse(message: str, code: int = USER_ERROR) -> int:
-    typer.echo(f"error: {' '.join(message.split())}", err=True)
+    echo(f"error: {' '.join(message.split())}", error=True)
     return code
 
 
-def _flush() -> None:
-    """Write out what is buffered now; a reader that went away must not show up as an error at exit."""
+def _reader_is_gone() -> bool:
+    """Write out what is buffered now, so that a reader that went away does not show up as an error at exit."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False

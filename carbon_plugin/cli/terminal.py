@@ -28,6 +28,19 @@ class _Safe:
         return getattr(self._stream, name)
 
 
+def echo(text: str, *, end: str = "\n", error: bool = False) -> None:
+    """Write a text to standard output, or to standard error."""
+    stream = sys.stderr if error else sys.stdout
+    stream.write(f"{text}{end}")
+
+
+def echo_json(document: Any) -> None:
+    """Write a value as one indented JSON document to standard output."""
+    import msgspec
+
+    echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+
+
 @contextmanager
 def safe_output() -> Iterator[None]:
     """Make standard output and standard error safe while a command runs."""

@@ -238,7 +238,7 @@ def test_a_reader_that_goes_away_is_not_an_error():
     os.close(read)
     _, errors = process.communicate(timeout=30)
 
-    assert errors == ""
+    assert (process.returncode, errors) == (cli.READER_GONE, "")
 
 
 QUESTION = (

@@ -5,44 +5,36 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from carbon_plugin.cli.options import Argument, AsJson, Option, RunDirectory
+from carbon_plugin.cli.terminal import echo, echo_json
 
 INCOMPLETE = 3
 """Exit code of --verify where nothing is wrong with the ledgers that are there."""
 
 
 def audit(
-    run_dir: Annotated[Path, typer.Argument(help="Run directory with the ledgers.", show_default=False)],
-    field: Annotated[
-        str | None, typer.Argument(help="With --explain: a field of report.json, or its end.", show_default=False)
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Where to write the report, if not into the run directory.", show_default=False)
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
+    run_dir: RunDirectory,
+    field: Annotated[str | None, Argument("With --explain: a field of report.json, or its end.")] = None,
+    out: Annotated[Path | None, Option("Where to write the report, if not into the run directory.")] = None,
+    as_json: AsJson = False,
     verify: Annotated[
         bool,
-        typer.Option("--verify", help="Exit with 1 if the ledgers contradict themselves, with 3 if some are missing."),
+        Option("Exit with 1 if the ledgers contradict themselves, with 3 if some are missing."),
     ] = False,
     anchor: Annotated[
         list[str] | None,
-        typer.Option(help="Ledger head that was logged elsewhere; implies --verify. Repeatable.", show_default=False),
+        Option("Ledger head that was logged elsewhere; implies --verify. Repeatable."),
     ] = None,
     sacct: Annotated[
         Path | None,
-        typer.Option(
-            help="Output of sacct -P -o JobID,State,ElapsedRaw,AllocTRES: states allocated time that nobody observed.",
-            show_default=False,
-        ),
+        Option("Output of sacct -P -o JobID,State,ElapsedRaw,AllocTRES: states allocated time that nobody observed."),
     ] = None,
     kubernetes: Annotated[
         Path | None,
-        typer.Option(help="The same from kubectl get pods,events -o json.", show_default=False),
+        Option("The same from kubectl get pods,events -o json."),
     ] = None,
-    explain: Annotated[
-        bool, typer.Option("--explain", help="Follow the numbers, or the one FIELD, to their sources; write nothing.")
-    ] = False,
-) -> None:
+    explain: Annotated[bool, Option("Follow the numbers, or the one FIELD, to their sources; write nothing.")] = False,
+) -> int:
     """Add up the ledgers of a run, check them, and write report.html, report.json and summary.txt."""
     from carbon_plugin.audit.report.text import render_text
     from carbon_plugin.audit.report.write import render_json, write_audit
@@ -50,7 +42,7 @@ def audit(
 
     if explain:
         _explain(run_dir, field, as_json=as_json)
-        return
+        return 0
     if field is not None:
         raise ReportError(f"{field}: a field is explained with --explain; only one run directory is audited at a time")
     if sacct is not None and kubernetes is not None:
@@ -58,34 +50,34 @@ def audit(
     written = write_audit(run_dir, out, anchors=anchor or (), sacct=sacct, kubernetes=kubernetes)
     verification = written.summary.verification
     if as_json:
-        typer.echo(render_json(written.summary).decode(), nl=False)
+        echo(render_json(written.summary).decode(), end="")
     else:
-        typer.echo(render_text(written.summary))
-        typer.echo(f"report: {written.html}")
+        echo(render_text(written.summary))
+        echo(f"report: {written.html}")
     if verify or anchor:
         for problem in verification.problems:
-            typer.echo(f"not verified: {problem}", err=True)
+            echo(f"not verified: {problem}", error=True)
         for missing in verification.missing:
-            typer.echo(f"incomplete: {missing}", err=True)
+            echo(f"incomplete: {missing}", error=True)
         if not verification.ok:
-            raise typer.Exit(1)
+            return 1
         if verification.missing:
-            raise typer.Exit(INCOMPLETE)
+            return INCOMPLETE
+    return 0
 
 
 def _explain(run_dir: Path, field: str | None, *, as_json: bool) -> None:
-    import msgspec
 
     from carbon_plugin.audit.explain.trace import explain
     from carbon_plugin.audit.exports.evidence import read_summary
 
     found = explain(read_summary(run_dir), field)
     if as_json:
-        typer.echo(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
+        echo_json(found)
         return
     for item in found:
         indent = "  " * item.depth
-        typer.echo(f"{indent}{item.field}{f' = {item.value}' if item.value else ''}")
-        typer.echo(f"{indent}    {item.how}")
+        echo(f"{indent}{item.field}{f' = {item.value}' if item.value else ''}")
+        echo(f"{indent}    {item.how}")
         for source in item.sources:
-            typer.echo(f"{indent}    - {source}")
+            echo(f"{indent}    - {source}")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-import typer
-
+from carbon_plugin.cli.options import Argument, AsJson, Option
+from carbon_plugin.cli.terminal import echo, echo_json
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.amounts import plural
 
@@ -35,18 +35,12 @@ FIRST_DIGITS = 5e-4
 def calibrate(
     measured: Annotated[
         list[Path] | None,
-        typer.Argument(
-            help="Run directories with ledgers, or files of rows (YAML, or vTrain's CSV).", show_default=False
-        ),
+        Argument("Run directories with ledgers, or files of rows (YAML, or vTrain's CSV)."),
     ] = None,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Write the profile to this file.", show_default=False)
-    ] = None,
-    reproduce_shipped: Annotated[
-        bool, typer.Option("--reproduce-shipped", help="Refit from the published rows and compare to what is shipped.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
-) -> None:
+    output: Annotated[Path | None, Option("Write the profile to this file.", names=("-o", "--output"))] = None,
+    reproduce_shipped: Annotated[bool, Option("Refit from the published rows and compare to what is shipped.")] = False,
+    as_json: AsJson = False,
+) -> int:
     """Fit constants to measured step times: those that the rows can tell; each of the others is refused with a reason.
 
     The profile replaces ours under `plan --profiles FOLDER`; what belongs to the software goes to FOLDER/stacks.
@@ -54,8 +48,7 @@ def calibrate(
     if reproduce_shipped:
         if measured or output is not None:
             raise SpecError("calibrate: --reproduce-shipped fits the published rows, expected no rows and no --output")
-        _reproduce(as_json)
-        return
+        return _reproduce(as_json)
     if not measured:
         raise SpecError("calibrate: expected a run directory or a file of rows, or --reproduce-shipped")
     from carbon_plugin.calibrate.rows.from_ledger import ledger_rows
@@ -79,54 +72,48 @@ def calibrate(
         source = provenance(calibration, " ".join(path.name for path in measured), datetime.now(UTC).date().isoformat())
         written = write_profile(output, rows, calibration, source)
     if as_json:
-        _print_json(calibration)
+        echo_json(calibration)
     else:
         _print(calibration)
     for path in written:
-        typer.echo(f"written to {path}", err=as_json)
+        echo(f"written to {path}", error=as_json)
     if not told:
-        typer.echo("error: the rows tell no constant; nothing is written", err=True)
-        raise typer.Exit(1)
+        echo("error: the rows tell no constant; nothing is written", error=True)
+        return 1
+    return 0
 
 
-def _reproduce(as_json: bool) -> None:
+def _reproduce(as_json: bool) -> int:
     from carbon_plugin.calibrate.shipped import compare, refit
 
     constants = compare(*refit())
     if as_json:
-        _print_json(constants)
-        return
+        echo_json(constants)
+        return 0
     apart = 0
     for constant in constants:
         same = constant.shipped is not None and abs(constant.refitted / constant.shipped - 1) < FIRST_DIGITS
         apart += not same
         shipped = "none" if constant.shipped is None else f"{constant.shipped:.4g}"
-        typer.echo(f"{constant.name:56s} refitted {constant.refitted:<10.4g} shipped {shipped}{'' if same else '  <-'}")
-    typer.echo(f"{len(constants)} constants, {apart} differ in the first 3 digits")
-    if apart:
-        raise typer.Exit(1)
+        echo(f"{constant.name:56s} refitted {constant.refitted:<10.4g} shipped {shipped}{'' if same else '  <-'}")
+    echo(f"{len(constants)} constants, {apart} differ in the first 3 digits")
+    return 1 if apart else 0
 
 
 def _print(calibration: Calibration) -> None:
-    typer.echo(f"{calibration.accelerator}: {plural(len(calibration.rows), 'row')}, {len(calibration.skipped)} skipped")
+    echo(f"{calibration.accelerator}: {plural(len(calibration.rows), 'row')}, {len(calibration.skipped)} skipped")
     for row in calibration.skipped:
-        typer.echo(f"  skipped {row.id}: {row.reason}")
+        echo(f"  skipped {row.id}: {row.reason}")
     for constant in calibration.fitted:
         name = constant.field if constant.kernel is None else f"{constant.field}.{constant.kernel}"
         name += f" of {constant.stack}" if constant.stack else ""
         learned = LEARNED.get(constant.field, "software")
         change = f"{constant.before:.4g} -> {constant.after:.4g} +-{constant.spread:.1%}"
-        typer.echo(f"  fitted  {name}: {change} ({learned}, from {plural(len(calibration.rows), 'row')})")
+        echo(f"  fitted  {name}: {change} ({learned}, from {plural(len(calibration.rows), 'row')})")
     power = calibration.power
     if power is not None:
         change = f"{power.before_w:.4g} -> {power.after_w:.4g} W +-{power.spread:.1%}"
-        typer.echo(f"  fitted  sustained_power_w: {change} (power, from {plural(power.runs, 'run')})")
+        echo(f"  fitted  sustained_power_w: {change} (power, from {plural(power.runs, 'run')})")
     for refused in calibration.refused:
-        typer.echo(f"  refused {refused.name}: {refused.reason}")
-    typer.echo(f"mean error {calibration.mape_before:.1f} % before, {calibration.mape_after:.1f} % after")
-
-
-def _print_json(document: Any) -> None:
-    import msgspec
-
-    typer.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+        echo(f"  refused {refused.name}: {refused.reason}")
+    echo(f"mean error {calibration.mape_before:.1f} % before, {calibration.mape_after:.1f} % after")

@@ -5,21 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from carbon_plugin.cli.options import Argument, Option
+from carbon_plugin.cli.terminal import echo
 
 
 def count(
-    target: Annotated[str, typer.Argument(help="Function or class that builds the model: package.module:function.")],
+    target: Annotated[str, Argument("Function or class that builds the model: package.module:function.")],
     inputs: Annotated[
         list[str],
-        typer.Option(
-            "--input", help="Shape of an input of the forward pass, samples first: 8,3,224,224 or 4,2048:int64."
+        Option(
+            "Shape of an input of the forward pass, samples first: 8,3,224,224 or 4,2048:int64.", names=("--input",)
         ),
     ],
-    seq_len: Annotated[
-        int | None, typer.Option(help="Tokens of a sample, where the shapes of the inputs do not tell.")
-    ] = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write the model block to.")] = None,
+    seq_len: Annotated[int | None, Option("Tokens of a sample, where the shapes of the inputs do not tell.")] = None,
+    output: Annotated[Path | None, Option("File to write the model block to.", names=("-o", "--output"))] = None,
 ) -> None:
     """Count FLOPs, parameters and activation bytes of a model for `plan`, on the meta device: no memory, no data.
 
@@ -35,4 +34,4 @@ def count(
     block = yaml.safe_dump({"model": counted}, sort_keys=False)
     if output is not None:
         output.write_text(block, encoding="utf-8")
-    typer.echo(block, nl=False)
+    echo(block, end="")

@@ -6,10 +6,11 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
-import typer
 from msgspec import Struct
 
+from carbon_plugin.cli.options import AsJson, Option
 from carbon_plugin.cli.tables.doctor_host import Finding, State, boundary, host, unavailable
+from carbon_plugin.cli.terminal import echo, echo_json
 from carbon_plugin.spec.amounts import plural
 
 if TYPE_CHECKING:
@@ -32,25 +33,24 @@ class Diagnosis(Struct, frozen=True, kw_only=True):
 def doctor(
     node_meter: Annotated[
         str | None,
-        typer.Option(help="Try this meter of the whole node, for instance redfish://bmc7 or ipmi.", show_default=False),
+        Option("Try this meter of the whole node, for instance redfish://bmc7 or ipmi."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Say what can be measured on this machine, what will be modelled, and what to do about it."""
-    import msgspec
 
     diagnosis = diagnose(node_meter)
     if as_json:
-        typer.echo(msgspec.json.format(msgspec.json.encode(diagnosis), indent=2).decode())
+        echo_json(diagnosis)
         return
     for area in dict.fromkeys(finding.area for finding in diagnosis.findings):
-        typer.echo(area)
+        echo(area)
         for finding in diagnosis.findings:
             if finding.area == area:
-                typer.echo(f"  {finding.state:<9} {finding.text}")
+                echo(f"  {finding.state:<9} {finding.text}")
                 if finding.advice:
-                    typer.echo(f"  {'':<9} -> {finding.advice}")
-        typer.echo("")
+                    echo(f"  {'':<9} -> {finding.advice}")
+        echo("")
 
 
 def diagnose(node_meter: str | None = None, environ: Mapping[str, str] = os.environ) -> Diagnosis:

@@ -6,7 +6,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from carbon_plugin.cli.options import Argument, Option
+from carbon_plugin.cli.terminal import echo
 
 
 class Format(StrEnum):
@@ -28,34 +29,28 @@ class Boundary(StrEnum):
     CLOUD = "cloud"
 
 
-def _option(help_text: str, *names: str) -> Any:
-    return typer.Option(*names, help=help_text, show_default=False)
-
-
 def export(
     runs: Annotated[
         list[Path],
-        typer.Argument(
-            help="Run directory or report.json; several only for sci-ai.", metavar="RUN", show_default=False
-        ),
+        Argument("Run directory or report.json; several only for sci-ai.", metavar="RUN..."),
     ],
-    format_: Annotated[Format, typer.Option("--format", "-f", help="Form of the export.", show_default=False)],
+    format_: Annotated[Format, Option("Form of the export.", names=("--format", "-f"))],
     output: Annotated[
-        Path | None, _option("File to write; a model card is edited, not replaced.", "-o", "--output")
+        Path | None, Option("File to write; a model card is edited, not replaced.", names=("-o", "--output"))
     ] = None,
-    organisational_boundary: Annotated[Boundary | None, _option("ghg: whose electricity and hardware.")] = None,
-    acquisition_year: Annotated[int | None, _option("ghg: year in which own hardware was bought.")] = None,
+    organisational_boundary: Annotated[Boundary | None, Option("ghg: whose electricity and hardware.")] = None,
+    acquisition_year: Annotated[int | None, Option("ghg: year in which own hardware was bought.")] = None,
     direct_factor: Annotated[
-        float | None, _option("ghg: combustion emissions of the grid, g/kWh, where the run's are lifecycle.")
+        float | None, Option("ghg: combustion emissions of the grid, g/kWh, where the run's are lifecycle.")
     ] = None,
     lifecycle_factor: Annotated[
-        float | None, _option("ghg: lifecycle emissions of the grid, g/kWh, where the run's are direct.")
+        float | None, Option("ghg: lifecycle emissions of the grid, g/kWh, where the run's are direct.")
     ] = None,
-    factor_source: Annotated[str | None, _option("ghg: publisher, year and zone of the factor given here.")] = None,
-    grid_loss: Annotated[float | None, _option("ghg: share of what is fed into the grid that is lost.")] = None,
-    training_type: Annotated[str | None, _option("model-card: pre-training or fine-tuning.")] = None,
+    factor_source: Annotated[str | None, Option("ghg: publisher, year and zone of the factor given here.")] = None,
+    grid_loss: Annotated[float | None, Option("ghg: share of what is fed into the grid that is lost.")] = None,
+    training_type: Annotated[str | None, Option("model-card: pre-training or fine-tuning.")] = None,
     covers: Annotated[
-        list[str] | None, _option("sci-ai: role of which all runs of the programme are here, or all. Repeatable.")
+        list[str] | None, Option("sci-ai: role of which all runs of the programme are here, or all. Repeatable.")
     ] = None,
 ) -> None:
     """Export a run; refuses, and says what is missing, where the numbers do not fit the form."""
@@ -89,10 +84,10 @@ def export(
 
             emissions = card.model_card_emissions(summary, training_type)
             if output is None:
-                typer.echo(card.as_yaml(emissions), nl=False)
+                echo(card.as_yaml(emissions), end="")
             else:
                 card.write_model_card(output, emissions)
-                typer.echo(f"{card.KEY} written into {output}")
+                echo(f"{card.KEY} written into {output}")
         case Format.GHG:
             from carbon_plugin.audit.exports.ghg import ghg_report
             from carbon_plugin.audit.exports.ghg_factors import GhgInputs
@@ -121,7 +116,7 @@ def _write_json(document: Any, output: Path | None) -> None:
 
 def _write(text: str, output: Path | None) -> None:
     if output is None:
-        typer.echo(text, nl=False)
+        echo(text, end="")
         return
     output.write_text(text, encoding="utf-8")
-    typer.echo(f"export written to {output}")
+    echo(f"export written to {output}")

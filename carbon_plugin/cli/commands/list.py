@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Annotated
 
 import msgspec
-import typer
 from msgspec import Struct
 
+from carbon_plugin.cli.options import Argument, AsJson, ProfileDirectories
+from carbon_plugin.cli.terminal import echo, echo_json
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.amounts import count, number
 from carbon_plugin.spec.parsing.names import normalized, unknown_name
@@ -41,15 +42,15 @@ class Listed(Struct, frozen=True):
 
 
 def list_names(
-    kind: Annotated[Kind, typer.Argument(help="What to list.", show_default=False)],
+    kind: Annotated[
+        Kind, Argument("What to list: models, accelerators, nodes, zones, stacks or frameworks.", metavar="KIND")
+    ],
     wanted: Annotated[
         str | None,
-        typer.Argument(metavar="[FILTER]", help="Only what holds this word in a name or a fact.", show_default=False),
+        Argument("Only what holds this word in a name or a fact.", metavar="[FILTER]"),
     ] = None,
-    profiles: Annotated[
-        list[Path] | None, typer.Option(help="Directory with your own hardware profiles.", show_default=False)
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
+    profiles: ProfileDirectories = None,
+    as_json: AsJson = False,
 ) -> None:
     """List the models, accelerators, nodes, zones, stacks or frameworks that are known, by the name to write."""
     known = list(LISTS[kind](profiles or []))
@@ -59,7 +60,7 @@ def list_names(
         aliases = {one.name: one.aliases for one in known}
         raise _none(kind, wanted, aliases)
     if as_json:
-        typer.echo(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
+        echo_json(found)
         return
     headings = list(found[0].facts)
     also = any(one.aliases for one in found)
@@ -67,7 +68,7 @@ def list_names(
     rows += [(one.name, *one.facts.values(), *([", ".join(one.aliases)] if also else [])) for one in found]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
-        typer.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+        echo("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def _holds(one: Listed, wanted: str) -> bool:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
+from carbon_plugin.cli.options import AsJson, Option
+from carbon_plugin.cli.terminal import echo
 from carbon_plugin.spec.amounts import plural
 
 if TYPE_CHECKING:
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def probe(
-    name: Annotated[str, typer.Option(help="Name of the profiles.")] = "this-machine",
-    output: Annotated[Path, typer.Option("-o", "--output", help="Directory to write them to.")] = Path("profiles"),
-    seconds: Annotated[float, typer.Option(help="Time to measure for.")] = 10.0,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
+    name: Annotated[str, Option("Name of the profiles.")] = "this-machine",
+    output: Annotated[Path, Option("Directory to write them to.", names=("-o", "--output"))] = Path("profiles"),
+    seconds: Annotated[float, Option("Time to measure for.")] = 10.0,
+    as_json: AsJson = False,
 ) -> None:
     """Measure this machine and write a profile of it that `plan` and the callback can use.
 
@@ -35,17 +35,17 @@ def probe(
         return
     paths = write_profiles(result, output)
     if busy := contention(result.measurements):
-        typer.echo(f"warning: {busy}", err=True)
+        echo(f"warning: {busy}", error=True)
     if as_json:
         import msgspec
 
-        typer.echo(msgspec.json.encode(result).decode())
+        echo(msgspec.json.encode(result).decode())
         return
     from rich.console import Console
 
     Console().print(_table(result))
-    typer.echo(f"wrote {paths[0]} and {paths[1]} in {result.elapsed_s:.0f} s")
-    typer.echo(f"use it: carbon-plugin plan run.yaml --profiles {output}, with cluster.accelerator {name} in run.yaml")
+    echo(f"wrote {paths[0]} and {paths[1]} in {result.elapsed_s:.0f} s")
+    echo(f"use it: carbon-plugin plan run.yaml --profiles {output}, with cluster.accelerator {name} in run.yaml")
 
 
 def _table(result: Probe) -> Table:

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-from msgspec import Struct, json
+from msgspec import Struct
 
+from carbon_plugin.cli.options import Argument, AsJson, Family, Option
+from carbon_plugin.cli.terminal import echo, echo_json
 from carbon_plugin.spec.figure import Sourced
 from carbon_plugin.spec.hardware.cluster import Accelerator, Die, Node
 from carbon_plugin.spec.hardware.profiles import (
@@ -22,75 +23,61 @@ from carbon_plugin.spec.hardware.profiles import (
 )
 from carbon_plugin.spec.parsing.names import unknown_name
 
-app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
-
 GIB = 2**30
 NOT_PLAIN = ("name", "full_name", "sources", "notes", "efficiency")
 LISTED_DTYPES = ("bf16", "fp16", "fp32")
 
 Directories = Annotated[
     list[Path] | None,
-    typer.Option("--profiles", help="Directory with your own profiles; repeatable.", show_default=False),
+    Option("Directory with your own profiles; repeatable.", names=("--profiles",)),
 ]
-Embodied = Annotated[bool, typer.Option("--embodied", help="The bill of embodied carbon, part by part.")]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+Embodied = Annotated[bool, Option("The bill of embodied carbon, part by part.")]
+Name = Annotated[str, Argument("Name or alias of an accelerator or a node.")]
 
 
-Name = Annotated[str, typer.Argument(help="Name or alias of an accelerator or a node.", show_default=False)]
-
-
-class _Options(Struct, frozen=True):
-    directories: list[Path]
-    as_json: bool
-
-
-@app.callback(invoke_without_command=True)
-def profiles(context: typer.Context, directories: Directories = None, as_json: AsJson = False) -> None:
+def profiles(directories: Directories = None, as_json: AsJson = False) -> None:
     """List the hardware profiles, the shipped ones and your own (also those in CARBON_PLUGIN_PROFILES)."""
-    context.obj = _Options(directories or [], as_json)
-    if context.invoked_subcommand is not None:
-        return
-    accelerators = list_accelerators(profile_dirs=context.obj.directories)
-    nodes = list_nodes(profile_dirs=context.obj.directories)
+    searched = directories or ()
+    accelerators, nodes = list_accelerators(profile_dirs=searched), list_nodes(profile_dirs=searched)
     if as_json:
-        _print_json({"accelerators": accelerators, "nodes": nodes})
+        echo_json({"accelerators": accelerators, "nodes": nodes})
         return
     _print_table(
         ("accelerator", "TFLOP/s", "GiB", "GB/s", "TDP W", "embodied kgCO2e", "calibration"),
         [_accelerator_row(accelerator) for accelerator in accelerators],
     )
-    typer.echo("")
+    echo("")
     _print_table(("node", "devices", "host W", "embodied kgCO2e", "cooling"), [_node_row(node) for node in nodes])
 
 
-@app.command()
 def show(
-    context: typer.Context,
     name: Name,
     directories: Directories = None,
     embodied: Embodied = False,
     as_json: AsJson = False,
 ) -> None:
     """Show every value of the accelerator and node of this name, with source and confidence."""
-    options: _Options = context.obj
-    searched = [*(directories or []), *options.directories]
+    searched = directories or []
     found = find_profiles(name, searched)
     if embodied:
         from carbon_plugin.cli.tables.embodied import bills_of, print_bills
 
         bills = bills_of(found, searched)
-        if as_json or options.as_json:
-            _print_json(bills)
+        if as_json:
+            echo_json(bills)
         else:
             print_bills(bills)
         return
-    if as_json or options.as_json:
-        _print_json({"accelerator" if isinstance(p, Accelerator) else "node": p for p in found})
+    if as_json:
+        echo_json({"accelerator" if isinstance(p, Accelerator) else "node": p for p in found})
         return
     for position, profile in enumerate(found):
         if position:
-            typer.echo("")
+            echo("")
         _print_profile(profile)
+
+
+family = Family(main=profiles, subcommands={"show": show})
 
 
 def find_profiles(name: str, directories: Sequence[Path]) -> list[Profile]:
@@ -140,19 +127,19 @@ def _span(value: Sourced) -> str:
 
 
 def _print_profile(profile: Profile) -> None:
-    typer.echo(f"{profile.name}: {profile.full_name}")
+    echo(f"{profile.name}: {profile.full_name}")
     plain = {name: _plain(getattr(profile, name)) for name in profile.__struct_fields__ if name not in NOT_PLAIN}
     for name, text in plain.items():
         if text:
-            typer.echo(f"  {name:<16} {text}")
-    typer.echo("")
+            echo(f"  {name:<16} {text}")
+    echo("")
     rows = [(n, _span(v), v.confidence, v.source, v.note or "") for n, v in sourced_values(profile)]
     _print_table(("field", "value (p10 to p90)", "confidence", "source", "note"), rows)
-    typer.echo("\nsources")
+    echo("\nsources")
     for key, text in profile.sources.items():
-        typer.echo(f"  {key:<18} {text}")
+        echo(f"  {key:<18} {text}")
     for note in profile.notes:
-        typer.echo(f"note: {note}")
+        echo(f"note: {note}")
 
 
 def _plain(value: Any) -> str:
@@ -168,8 +155,4 @@ def _print_table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None
     table = [head, *rows]
     widths = [max(len(row[column]) for row in table) for column in range(len(head))]
     for row in table:
-        typer.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
-def _print_json(document: Any) -> None:
-    typer.echo(json.format(json.encode(document), indent=2).decode())
+        echo("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())

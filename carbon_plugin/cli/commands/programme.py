@@ -5,27 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from carbon_plugin.cli.options import Argument, AsJson, Option
+from carbon_plugin.cli.terminal import echo_json
 
 if TYPE_CHECKING:
     from carbon_plugin.audit.programme import Programme
 
 
 def programme(
-    places: Annotated[
-        list[Path], typer.Argument(help="Run directories, or directories with runs below.", metavar="DIR")
-    ],
-    name: Annotated[str | None, typer.Option(help="Which programme, where there are several.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
+    places: Annotated[list[Path], Argument("Run directories, or directories with runs below.", metavar="DIR...")],
+    name: Annotated[str | None, Option("Which programme, where there are several.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Add up all runs of a released model by role, each run once, and say how much of it was development."""
-    import msgspec
 
     from carbon_plugin.audit.programme import read_programme
 
     result = read_programme(places, name)
     if as_json:
-        typer.echo(msgspec.json.format(msgspec.json.encode(result), indent=2).decode())
+        echo_json(result)
         return
     _print(result)
 

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
+from carbon_plugin.cli.options import AsJson, Option, ProfileDirectories, Seed
+from carbon_plugin.cli.terminal import echo, echo_json
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.amounts import days_phrase
 
@@ -26,34 +26,26 @@ POINTS = 6
 
 
 def scale(
-    compute: Annotated[
-        str | None, typer.Option(help="Training FLOP: 1e24, or a range 1e21:1e26.", show_default=False)
-    ] = None,
-    loss: Annotated[
-        str | None, typer.Option(help="Loss to reach, nats a token: 2.0, or a range 2.4:1.9.", show_default=False)
-    ] = None,
-    law: Annotated[str, typer.Option(help="Scaling law: chinchilla, hoffmann or moe.")] = "chinchilla",
+    compute: Annotated[str | None, Option("Training FLOP: 1e24, or a range 1e21:1e26.")] = None,
+    loss: Annotated[str | None, Option("Loss to reach, nats a token: 2.0, or a range 2.4:1.9.")] = None,
+    law: Annotated[str, Option("Scaling law: chinchilla, hoffmann or moe.")] = "chinchilla",
     accelerator: Annotated[
         list[str] | None,
-        typer.Option(help="Accelerator; may be repeated.", show_default="h100-sxm; of a range V100, A100, H100, B200"),
+        Option("Accelerator; may be repeated.", shown_default="h100-sxm; of a range V100, A100, H100, B200"),
     ] = None,
     zone: Annotated[
         list[str] | None,
-        typer.Option(help="Grid zone; may be repeated.", show_default="of a range WORLD, SWE, FRA, USA, IND"),
+        Option("Grid zone; may be repeated.", shown_default="of a range WORLD, SWE, FRA, USA, IND"),
     ] = None,
-    deadline_days: Annotated[
-        float | None, typer.Option(help="Longest time that the run may take.", show_default="90")
-    ] = None,
-    points: Annotated[int, typer.Option(help="Points of a range.")] = POINTS,
-    pue: Annotated[float | None, typer.Option(help="Facility energy over IT energy.", show_default=False)] = None,
-    profiles: Annotated[
-        list[Path] | None, typer.Option(help="Directory with your own hardware profiles.", show_default=False)
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the interval sampling.")] = 0,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Directory for table and charts of a range.")] = Path(
+    deadline_days: Annotated[float | None, Option("Longest time that the run may take.", shown_default="90")] = None,
+    points: Annotated[int, Option("Points of a range.")] = POINTS,
+    pue: Annotated[float | None, Option("Facility energy over IT energy.")] = None,
+    profiles: ProfileDirectories = None,
+    seed: Seed = 0,
+    output: Annotated[Path, Option("Directory for table and charts of a range.", names=("-o", "--output"))] = Path(
         "scaling"
     ),
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """From a scaling law to model, tokens, batch, cluster and layout, and to time, energy and carbon.
 
@@ -97,7 +89,7 @@ def scale(
         raise SpecError(result.infeasible[0])
     written = _write(result, chosen, output) if ranged else ()
     if as_json:
-        typer.echo(msgspec.json.format(msgspec.json.encode(result), indent=2).decode())
+        echo_json(result)
         return
     from carbon_plugin.cli.tables.scale_table import print_points, print_range
 
@@ -106,9 +98,9 @@ def scale(
     else:
         print_points(result, chosen, days)
     for reason in result.infeasible:
-        typer.echo(f"left out: {reason}")
+        echo(f"left out: {reason}")
     for path in written:
-        typer.echo(f"written: {path}")
+        echo(f"written: {path}")
 
 
 def _ends(name: str, text: str) -> tuple[float, float | None]:

@@ -5,25 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
+from carbon_plugin.cli.options import AsJson, Option
+from carbon_plugin.cli.terminal import echo_json
 from carbon_plugin.errors import SpecError
 
 
 def validate(
     records: Annotated[
         Path | None,
-        typer.Option(help="Rows of your own (YAML in the published schema, or vTrain's CSV).", show_default=False),
+        Option("Rows of your own (YAML in the published schema, or vTrain's CSV)."),
     ] = None,
-    carbon: Annotated[
-        bool, typer.Option("--carbon", help="Published energy and carbon instead of step times.")
-    ] = False,
+    carbon: Annotated[bool, Option("Published energy and carbon instead of step times.")] = False,
     explain: Annotated[
         str | None,
-        typer.Option(help="One row by its id: the predicted step, term by term.", metavar="ROW", show_default=False),
+        Option("One row by its id: the predicted step, term by term.", metavar="ROW"),
     ] = None,
-    power: Annotated[bool, typer.Option("--power", help="Measured power instead of step times.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
+    power: Annotated[bool, Option("Measured power instead of step times.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Predict every published row and sum up the errors; fitted rows from constants that never saw their model."""
     if explain is not None and (carbon or power):
@@ -47,13 +45,12 @@ def validate(
 
         print_explanation(explain, records, as_json=as_json)
         return
-    import msgspec
 
     from carbon_plugin.validate import step_time as validation
 
     result = validation.validate(records)
     if as_json:
-        typer.echo(msgspec.json.format(msgspec.json.encode(result), indent=2).decode())
+        echo_json(result)
         return
     from carbon_plugin.cli.tables.validate_table import print_validation
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from carbon_plugin.cli.options import Argument, AsJson, Option, RunDirectory, Seed
 
 if TYPE_CHECKING:
     from carbon_plugin.audit.result import AuditSummary
@@ -14,22 +14,15 @@ if TYPE_CHECKING:
 
 
 def whatif(
-    run_dir: Annotated[Path, typer.Argument(help="Run directory with the ledgers.", show_default=False)],
+    run_dir: RunDirectory,
     changes: Annotated[
         list[str],
-        typer.Argument(
-            help="What to change: zone=SWE,USA, series=grid.csv, start=2026-01-01T00:00Z, pause_above=300.",
-            show_default=False,
-        ),
+        Argument("What to change: zone=SWE,USA, series=grid.csv, start=2026-01-01T00:00Z, pause_above=300."),
     ],
-    marginal: Annotated[
-        Path | None, typer.Option(help="File of marginal intensity, shown beside the average.", show_default=False)
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Write a chart (.svg) or JSON here.", show_default=False)
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the interval sampling.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
+    marginal: Annotated[Path | None, Option("File of marginal intensity, shown beside the average.")] = None,
+    output: Annotated[Path | None, Option("Write a chart (.svg) or JSON here.", names=("-o", "--output"))] = None,
+    seed: Seed = 0,
+    as_json: AsJson = False,
 ) -> None:
     """The same run elsewhere or at other hours: every combination of the changes beside the run as it was."""
     from carbon_plugin.audit.summary import summarise

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
-import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
@@ -14,6 +13,7 @@ from rich.table import Table
 
 from carbon_plugin.cli.printing import print_numbers
 from carbon_plugin.cli.tables.plan_table import CARBON_UNITS, ENERGY_UNITS, TIME_UNITS, best_case_phrase
+from carbon_plugin.cli.terminal import echo
 from carbon_plugin.errors import SpecError
 from carbon_plugin.footprint.values import Footprint
 from carbon_plugin.plan.whatif.comparison import Alternative, Comparison
@@ -41,11 +41,11 @@ def show_comparison(comparison: Comparison, *, output: Path | None, as_json: boo
             comparison_chart(comparison) if output.suffix == ".svg" else f"{document}\n", encoding="utf-8"
         )
     if as_json:
-        typer.echo(document)
+        echo(document)
         return
     print_comparison(comparison)
     if output is not None:
-        typer.echo(f"comparison written to {output}")
+        echo(f"comparison written to {output}")
 
 
 def label_of(alternative: Alternative) -> str:

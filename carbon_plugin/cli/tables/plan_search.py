@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
-import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
@@ -16,6 +15,7 @@ from rich.table import Table
 
 from carbon_plugin.cli.printing import print_numbers
 from carbon_plugin.cli.tables.plan_table import ALMOST_SURE, CARBON_UNITS, ENERGY_UNITS, TIME_UNITS, best_case_phrase
+from carbon_plugin.cli.terminal import echo
 from carbon_plugin.errors import SpecError
 from carbon_plugin.plan.alternatives import (
     DAY_S,
@@ -88,11 +88,11 @@ def run_search(
     if output is not None:
         output.write_text(f"{document}\n", encoding="utf-8")
     if as_json:
-        typer.echo(document)
+        echo(document)
         return
     print_search(report)
     if output is not None:
-        typer.echo(f"search written to {output}")
+        echo(f"search written to {output}")
 
 
 @contextmanager

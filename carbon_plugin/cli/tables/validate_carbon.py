@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import typer
-
+from carbon_plugin.cli.terminal import echo_json
 from carbon_plugin.show import wording
 from carbon_plugin.validate.carbon import (
     CarbonRow,
@@ -26,12 +25,11 @@ CIRCULAR = "circular: the published energy is hours times a stated power, so onl
 
 def validate_carbon(*, as_json: bool) -> None:
     """Print both tables and how many values the ranges hold, or all rows as JSON."""
-    import msgspec
 
     rows = carbon_rows()
     if as_json:
         document = {"runs": rows, "coverage": coverage(rows)}
-        typer.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+        echo_json(document)
         return
     from rich.console import Console
     from rich.table import Table

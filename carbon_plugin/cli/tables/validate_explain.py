@@ -5,23 +5,22 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from carbon_plugin.cli.tables.plan_table import STEP_UNITS, TERMS, span
+from carbon_plugin.cli.terminal import echo_json
 from carbon_plugin.spec.amounts import fitting_unit, number
 from carbon_plugin.validate.explain import Explanation, explain_row
 
 
 def print_explanation(name: str, records: Path | None, *, as_json: bool) -> None:
     """Print one row, or its JSON. Raises as `explain_row`."""
-    import msgspec
 
     found = explain_row(name, records)
     if as_json:
-        typer.echo(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
+        echo_json(found)
         return
     show(found, Console(highlight=False))
 

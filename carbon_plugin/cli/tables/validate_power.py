@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import typer
-
+from carbon_plugin.cli.terminal import echo_json
 from carbon_plugin.spec.amounts import number
 from carbon_plugin.validate.power import PowerError, PowerRow, PowerValidation, validate_power
 
@@ -12,11 +11,10 @@ HEADINGS = ("measured", "of", "W measured", "W predicted (p10 to p90)", "ratio",
 
 def print_power(*, as_json: bool) -> None:
     """Print the tables, or everything as JSON."""
-    import msgspec
 
     result = validate_power()
     if as_json:
-        typer.echo(msgspec.json.format(msgspec.json.encode(result), indent=2).decode())
+        echo_json(result)
         return
     from rich.console import Console
     from rich.table import Table

@@ -13,7 +13,7 @@ import pytest
 
 Environment = Callable[..., dict[str, str]]
 
-COMMAND = "import sys, typer; from carbon_plugin.cli.commands.doctor import doctor; typer.run(doctor)"
+COMMAND = "import sys; from carbon_plugin.cli.main import run; sys.exit(run(['doctor', *sys.argv[1:]]))"
 
 
 def run(environment: dict[str, str], *arguments: str) -> str:

@@ -1,0 +1,60 @@
+"""How a command states its options and arguments: as annotations of its function's parameters, each written once.
+
+    def plan(
+        spec: Annotated[Path | None, Argument("Run spec (YAML).")] = None,
+        search: SearchOptions = SearchOptions(),
+        seed: Annotated[int, Option("Seed of the interval sampling.")] = 0,
+    ) -> None: ...
+
+The type of the annotation says how the words of the command line are read: `str`, `int`, `float`, `Path`, an enum of
+strings, `bool` for a switch, and `list[...]` for what may be repeated. A parameter without a default is required. A
+parameter whose type is a frozen struct stands for all fields of the struct, which are annotated alike. A command
+returns None or its exit code. `cli/parser.py` makes the parser from these annotations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated
+
+from msgspec import Struct
+
+CommandFunction = Callable[..., int | None]
+
+
+class Option(Struct, frozen=True):
+    """An option with its help text.
+
+    `names` replaces the name that follows from the parameter (`seq_len` is `--seq-len`). `shown_default` replaces the
+    default in the help, and `metavar` the name of the value.
+    """
+
+    help: str
+    names: tuple[str, ...] = ()
+    shown_default: str | None = None
+    metavar: str | None = None
+
+
+class Argument(Struct, frozen=True):
+    """A positional argument with its help text. `metavar` replaces the name of the value in the help."""
+
+    help: str
+    metavar: str | None = None
+
+
+class Family(Struct, frozen=True):
+    """A command with subcommands.
+
+    `main` runs where no subcommand is named. An option of `main` that stands before the subcommand also holds for the
+    subcommand if that has an option of the same name.
+    """
+
+    main: CommandFunction
+    subcommands: Mapping[str, CommandFunction]
+
+
+AsJson = Annotated[bool, Option("One JSON document on standard output.", names=("--json",))]
+ProfileDirectories = Annotated[list[Path] | None, Option("Directory with your own hardware profiles.")]
+RunDirectory = Annotated[Path, Argument("Run directory with the ledgers.")]
+Seed = Annotated[int, Option("Seed of the interval sampling.")]

@@ -1,0 +1,222 @@
+"""Make the parser of a command from the annotations of its function (see `cli/options.py`). Only this file and the
+entry point know the command-line library, which is click.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Callable, Iterator, Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+
+import click
+from msgspec import NODEFAULT, Struct, structs
+
+from carbon_plugin.cli.options import Argument, CommandFunction, Family, Option
+
+
+class Parameter(Struct, frozen=True):
+    """A parameter of a command's function, or a field of one of its structs. `default` is `NODEFAULT` if the parameter
+    is required."""
+
+    name: str
+    kind: Any
+    default: Any
+    declared: Option | Argument | None
+
+    @property
+    def required(self) -> bool:
+        """Whether the command line has to state a value."""
+        return self.default is NODEFAULT
+
+
+def command_of(name: str, target: CommandFunction | Family) -> click.Command:
+    """Return the parser of a command. Its invocation returns what the function of the command returns."""
+    if not isinstance(target, Family):
+        return _command(name, target)
+    main = target.main
+
+    def run(**values: Any) -> int | None:
+        context = click.get_current_context()
+        context.obj = values
+        return None if context.invoked_subcommand else main(**_arguments(main, values))
+
+    return click.Group(
+        name,
+        help=inspect.getdoc(main),
+        params=[_click_parameter(one) for one in _leaves(main)],
+        callback=run,
+        invoke_without_command=True,
+        commands={sub: _command(sub, function) for sub, function in target.subcommands.items()},
+    )
+
+
+def _command(name: str, function: CommandFunction) -> click.Command:
+    def run(**values: Any) -> int | None:
+        return function(**_arguments(function, _with_outer(values, click.get_current_context().obj or {})))
+
+    parameters = [_click_parameter(one) for one in _leaves(function)]
+    return _Command(name, help=inspect.getdoc(function), params=parameters, callback=run)
+
+
+def _with_outer(values: Mapping[str, Any], outer: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of a subcommand joined with the options that were given before it. Its own values come first."""
+    joined = dict(values)
+    for name in values.keys() & outer.keys():
+        own, before = values[name], outer[name]
+        joined[name] = (*own, *before) if isinstance(own, tuple) else own or before
+    return joined
+
+
+def _parameters(function: CommandFunction) -> Iterator[Parameter]:
+    hints = get_type_hints(function, include_extras=True)
+    for name, parameter in inspect.signature(function).parameters.items():
+        default = NODEFAULT if parameter.default is parameter.empty else parameter.default
+        yield _parameter(name, hints[name], default)
+
+
+def _fields(group: type[Struct]) -> Iterator[Parameter]:
+    hints = get_type_hints(group, include_extras=True)
+    for field in structs.fields(group):
+        default = field.default if field.default_factory is NODEFAULT else field.default_factory()
+        yield _parameter(field.name, hints[field.name], default)
+
+
+def _parameter(name: str, annotated: Any, default: Any) -> Parameter:
+    kind, declared = annotated, None
+    if get_origin(annotated) is Annotated:
+        kind, declared = get_args(annotated)
+    if get_origin(kind) in (Union, types.UnionType):
+        (kind,) = (one for one in get_args(kind) if one is not types.NoneType)
+    return Parameter(name, kind, default, declared)
+
+
+def _leaves(source: CommandFunction | type[Struct]) -> Iterator[Parameter]:
+    """Parameters that the command line can state, those of structs in their place."""
+    for one in _parameters_of(source):
+        if one.declared is None:
+            yield from _leaves(one.kind)
+        else:
+            yield one
+
+
+def _parameters_of(source: CommandFunction | type[Struct]) -> Iterator[Parameter]:
+    return _fields(source) if isinstance(source, type) else _parameters(source)
+
+
+def _arguments(source: CommandFunction | type[Struct], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments for a function or a struct from the values of all leaves."""
+    return {one.name: _value(one, values) for one in _parameters_of(source)}
+
+
+def _value(parameter: Parameter, values: Mapping[str, Any]) -> Any:
+    if parameter.declared is None:
+        return parameter.kind(**_arguments(parameter.kind, values))
+    value = values[parameter.name]
+    if value is None or value == ():
+        return None if parameter.required else parameter.default
+    if get_origin(parameter.kind) is list:
+        return list(value)
+    return parameter.kind(value)
+
+
+def _click_parameter(parameter: Parameter) -> click.Parameter:
+    declared, repeated = parameter.declared, get_origin(parameter.kind) is list
+    read_as = _click_type(get_args(parameter.kind)[0] if repeated else parameter.kind)
+    if isinstance(declared, Argument):
+        return _Argument(
+            [parameter.name],
+            declared.help,
+            type=read_as,
+            required=parameter.required,
+            nargs=-1 if repeated else 1,
+            metavar=declared.metavar,
+        )
+    assert isinstance(declared, Option)
+    names = declared.names or (f"--{parameter.name.replace('_', '-')}",)
+    switch = parameter.kind is bool
+    has_default = not (parameter.required or switch or repeated or parameter.default is None)
+    return click.Option(
+        [parameter.name, *names],
+        help=declared.help,
+        type=None if switch else read_as,
+        is_flag=switch or None,  # False would mean that the value may be left out
+        multiple=repeated,
+        required=parameter.required,
+        show_default=declared.shown_default or has_default,
+        metavar=declared.metavar,
+        # Even None counts as a default, so that nothing would be required.
+        **({"default": parameter.default} if has_default else {}),
+    )
+
+
+class _Number(click.ParamType):  # type: ignore[type-arg]  # it is no generic class in every release of click
+    """A number as Python writes it. The message of an error does not depend on the library's words."""
+
+    def __init__(self, name: str, expected: str, read: Callable[[str], float]) -> None:
+        self.name = name
+        self._expected = expected
+        self._read = read
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return self._read(value)
+        except (ValueError, OverflowError):
+            self.fail(f"expected {self._expected}, it is {value!r}", param, ctx)
+
+
+def _whole(text: str) -> int:
+    """A whole number, also one that is written as 1e6."""
+    try:
+        return int(text)
+    except ValueError:
+        number = float(text)
+        if not number.is_integer():
+            raise
+        return int(number)
+
+
+_INTEGER = _Number("integer", "a whole number", _whole)
+_FLOAT = _Number("float", "a number", float)
+
+
+def _click_type(kind: Any) -> Any:
+    if kind is int:
+        return _INTEGER
+    if kind is float:
+        return _FLOAT
+    if kind is Path:
+        return click.Path(path_type=Path)
+    if isinstance(kind, type) and issubclass(kind, StrEnum):
+        return click.Choice([one.value for one in kind])
+    return click.STRING
+
+
+class _Argument(click.Argument):
+    """An argument with a help text. click has such a text from 8.5 on; other packages hold many users below that."""
+
+    def __init__(self, names: list[str], help_text: str, **attributes: Any) -> None:
+        super().__init__(names, **attributes)
+        self.help_text = help_text
+
+    def record(self, context: click.Context) -> tuple[str, str]:
+        """The name and the text of the argument for the help page."""
+        return self.make_metavar(context), f"{self.help_text}{'  [required]' if self.required else ''}"
+
+
+class _Command(click.Command):
+    """A command whose help page lists its arguments before its options."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        parameters = self.get_params(ctx)
+        records = [one.record(ctx) for one in parameters if isinstance(one, _Argument)]
+        if records:
+            with formatter.section("Arguments"):
+                formatter.write_dl(records)
+        options = [one.get_help_record(ctx) for one in parameters if isinstance(one, click.Option)]
+        with formatter.section("Options"):
+            formatter.write_dl([record for record in options if record])

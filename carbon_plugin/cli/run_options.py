@@ -1,0 +1,176 @@
+"""Options of the command line that describe a run, and the run that they make with or without a spec file.
+
+The fields of a group have the names of the fields in the section of a spec, so that each is listed once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from msgspec import Struct, structs
+
+from carbon_plugin.cli.options import Option, ProfileDirectories
+from carbon_plugin.errors import SpecError
+from carbon_plugin.spec.figure import Assumption
+
+if TYPE_CHECKING:
+    from carbon_plugin.spec.run import RunSpec
+
+USUAL_SEQ_LEN = 4096
+USUAL_BATCH_TOKENS = 4 * 2**20
+
+
+class ClusterOptions(Struct, frozen=True):
+    """Fields of `cluster` in a spec."""
+
+    accelerator: Annotated[str | None, Option("Accelerator profile, for instance h100-sxm.")] = None
+    node: Annotated[str | None, Option("Node profile; the accelerator's usual node if left out.")] = None
+    nodes: Annotated[int | None, Option("Number of nodes.")] = None
+    devices_per_node: Annotated[int | None, Option("Devices used in each node.")] = None
+
+
+class TrainingOptions(Struct, frozen=True):
+    """Fields of `training` in a spec."""
+
+    tokens: Annotated[float | None, Option("Tokens to train on, for instance 15e12.")] = None
+    steps: Annotated[int | None, Option("Optimizer steps, instead of tokens.")] = None
+    seq_len: Annotated[int | None, Option("Tokens a sequence.")] = None
+    global_batch_size: Annotated[int | None, Option("Sequences an optimizer step.")] = None
+    precision: Annotated[str | None, Option("bf16, fp16, fp8, mxfp8, nvfp4, fp32 or tf32.")] = None
+
+
+class SiteOptions(Struct, frozen=True):
+    """Fields of `site` in a spec."""
+
+    zone: Annotated[str | None, Option("Grid zone: FRA, egrid:SRVC, gcp:us-central1, aws:eu-north-1 ...")] = None
+    intensity_g_per_kwh: Annotated[
+        float | None, Option("Your own grid intensity, g/kWh, instead of the zone's.", names=("--intensity",))
+    ] = None
+    pue: Annotated[float | None, Option("Facility energy over IT energy.")] = None
+
+
+class LayoutOptions(Struct, frozen=True):
+    """Fields of `layout` in a spec."""
+
+    tp: Annotated[int | None, Option("Tensor-parallel degree.")] = None
+    cp: Annotated[int | None, Option("Context-parallel degree.")] = None
+    pp: Annotated[int | None, Option("Pipeline-parallel degree.")] = None
+    ep: Annotated[int | None, Option("Expert-parallel degree.")] = None
+    dp_replicate: Annotated[int | None, Option("Data-parallel replicas.")] = None
+    dp_shard: Annotated[int | None, Option("Data-parallel shards (FSDP, ZeRO).")] = None
+    zero_stage: Annotated[int | None, Option("What shards hold: 1 optimizer, 2 gradients, 3 parameters.")] = None
+    micro_batch_size: Annotated[int | None, Option("Sequences a micro-batch.")] = None
+    recompute: Annotated[str | None, Option("none, selective, operators or full.")] = None
+
+
+class RunOptions(Struct, frozen=True, kw_only=True):
+    """Everything that describes the run."""
+
+    model: Annotated[str | None, Option("Preset name, or path to a Hugging Face config.json.")] = None
+    cluster: ClusterOptions
+    training: TrainingOptions
+    site: SiteOptions
+    layout: Annotated[
+        str | None, Option('"auto": search the layout, not the one of the spec; degrees given beside it are kept.')
+    ] = None
+    degrees: LayoutOptions
+    force: Annotated[bool, Option("Plan a layout that does not fit in memory too.")] = False
+    price: Annotated[float | None, Option("USD a device-hour.")] = None
+    check_model: Annotated[bool, Option("Compare the parameters of a config.json with its transformers class.")] = False
+    profiles: ProfileDirectories = None
+
+    @property
+    def directories(self) -> tuple[Path, ...]:
+        """Directories with the user's own hardware profiles."""
+        return tuple(self.profiles or ())
+
+
+def run_of(spec: Path | None, options: RunOptions, *, searching: bool) -> RunSpec:
+    """Return the run that a spec and the options describe. A search has to keep to what they state of the layout.
+
+    Raises `SpecError` for a value or a file that cannot be used.
+    """
+    from carbon_plugin.spec.loading import build_run_spec, load_run_spec
+
+    stated = _without_empty(structs.asdict(options.degrees))
+    # Options beside a search replace the layout of the file; alone they are laid over it. Where there is no file they
+    # are kept, and the rest is searched down to micro-batch and recompute.
+    open_ends = spec is None and not options.force and not {"micro_batch_size", "recompute"} <= stated.keys()
+    held = _held(stated) if stated and (searching or options.layout is not None or open_ends) else {}
+    overrides = _without_empty(
+        {
+            "model": options.model,
+            "cluster": structs.asdict(options.cluster),
+            "training": structs.asdict(options.training),
+            "site": structs.asdict(options.site),
+            "layout": options.layout or ("auto" if held else stated),
+            "price_usd_per_device_hour": options.price,
+        }
+    )
+    if spec is not None:
+        run = load_run_spec(spec, overrides=overrides, profile_dirs=options.directories)
+    else:
+        usual, assumed = _with_usual_batch(overrides, USUAL_SEQ_LEN)
+        run = build_run_spec(usual, origin="command line", profile_dirs=options.directories)
+        longest = getattr(run.model, "made_for_seq_len", None)
+        if longest is not None and longest < USUAL_SEQ_LEN and options.training.seq_len is None:
+            usual, assumed = _with_usual_batch(overrides, longest)
+            run = build_run_spec(usual, origin="command line", profile_dirs=options.directories)
+        run = structs.replace(run, assumptions=(*run.assumptions, *assumed))
+    if held:
+        run = structs.replace(run, layout_held=held)
+    return _checked_by_class(run) if options.check_model else _counted_at_its_length(run)
+
+
+def _held(stated: dict[str, Any]) -> dict[str, int | str | bool]:
+    """What the flags state of a layout, checked."""
+    from carbon_plugin.spec.layout import StatedLayout
+    from carbon_plugin.spec.parsing.decoding import decode
+    from carbon_plugin.spec.parsing.document import Document
+
+    return decode(Document({"layout": stated}, "command line", {}), StatedLayout, ("layout",)).held
+
+
+def _counted_at_its_length(run: RunSpec) -> RunSpec:
+    """The run, with a counted model counted anew if the plan has another sequence length."""
+    from carbon_plugin.spec.model import CountedModel
+
+    if not isinstance(run.model, CountedModel):
+        return run
+    from carbon_plugin.detect.shape.factory import counted_at
+
+    return structs.replace(run, model=counted_at(run.model, run.training.seq_len))
+
+
+def _checked_by_class(run: RunSpec) -> RunSpec:
+    """The run, with a note of its model that says whether transformers finds as many parameters."""
+    from carbon_plugin.detect.shape.meta_class import checked_by_class
+    from carbon_plugin.spec.model import TransformerModel
+
+    config = Path(run.model.source.partition(" (")[0])
+    if not isinstance(run.model, TransformerModel) or not config.exists():
+        raise SpecError(f"--check-model needs a model that is read from a config.json, and {run.model.name} is not")
+    return structs.replace(run, model=checked_by_class(run.model, config))
+
+
+def _with_usual_batch(overrides: dict[str, Any], seq_len: int) -> tuple[dict[str, Any], list[Assumption]]:
+    """Sequence length and batch for a quick question on the command line, stated among the assumptions."""
+    training = dict(overrides.get("training", {}))
+    assumed = []
+    if "seq_len" not in training:
+        training["seq_len"] = seq_len
+        why = "usual pre-training length" if seq_len == USUAL_SEQ_LEN else "the longest that the model is made for"
+        assumed.append(Assumption("training.seq_len", str(seq_len), f"{why}; not stated"))
+    if "global_batch_size" not in training:
+        batch = max(1, USUAL_BATCH_TOKENS // max(1, training["seq_len"]))
+        training["global_batch_size"] = batch
+        assumed.append(
+            Assumption("training.global_batch_size", str(batch), "about 4 Mi tokens a step, usual for LLMs; not stated")
+        )
+    return {**overrides, "training": training}, assumed
+
+
+def _without_empty(tree: dict[str, Any]) -> dict[str, Any]:
+    pruned = {key: _without_empty(value) if isinstance(value, dict) else value for key, value in tree.items()}
+    return {key: value for key, value in pruned.items() if value is not None and value != {}}
