@@ -70,7 +70,7 @@ def power_chart(summary: AuditSummary) -> Chart | None:
         draw,
         [axis, *names],
         _table_rows(edges, list(values.values())),
-        _live(edges, axis, "mean power", unit, series, _marks(summary, per)),
+        _live(edges, axis, "mean power", unit, series, _marks(summary, per)) | {"attempts": _attempts(summary, per)},
     )
 
 
@@ -291,6 +291,14 @@ def _strip(summary: AuditSummary, of: plot.Frame, per: float) -> str:
         at = of.x.at((event.at_unix_s - start) / per)
         parts.append(plot.rule(at, top - 2, at, top + 13, "more", 1.4))
     return "".join(parts)
+
+
+def _attempts(summary: AuditSummary, per: float) -> list[dict[str, float]]:
+    start = summary.period.start_unix_s
+    return [
+        {"from": (one.start_unix_s - start) / per, "to": (one.end_unix_s - start) / per}
+        for one in summary.period.attempts[:200]
+    ]
 
 
 def _marks(summary: AuditSummary, per: float) -> list[dict[str, Any]]:

@@ -60,11 +60,18 @@
     var marks = { hooks: { draw: [function (plot) {
       var context = plot.ctx;
       context.save();
+      var low = plot.bbox.top + plot.bbox.height, dot = devicePixelRatio;
+      (data.attempts || []).forEach(function (one, at) {
+        var from = Math.max(plot.bbox.left, plot.valToPos(one.from, "x", true));
+        var to = Math.min(plot.bbox.left + plot.bbox.width, plot.valToPos(one.to, "x", true));
+        context.fillStyle = colour(at % 2 ? "slate" : "checkpoint");
+        if (to > from) { context.fillRect(from, low + dot, to - from, 5 * dot); }
+      });
       context.fillStyle = colour("more");
       data.marks.forEach(function (mark) {
         var x = plot.valToPos(mark.x, "x", true);
         if (x >= plot.bbox.left && x <= plot.bbox.left + plot.bbox.width) {
-          context.fillRect(x - 1, plot.bbox.top + plot.bbox.height - 10 * devicePixelRatio, 2, 10 * devicePixelRatio);
+          context.fillRect(x - dot, low - 4 * dot, 2 * dot, 12 * dot);
         }
       });
       context.restore();

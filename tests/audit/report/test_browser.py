@@ -1,0 +1,234 @@
+"""The page in a real browser: errors, overflow, contrast, what hovering and keys tell, and pages without JavaScript."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from carbon_plugin.audit.report.write import render_json, write_audit
+from carbon_plugin.audit.result import AuditSummary
+from carbon_plugin.footprint.values import Factors
+from tests.ledger.builder import Attempt, Job
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = [
+    pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed here (apt-get install chromium)"),
+    pytest.mark.skipif(
+        importlib.util.find_spec("axe_playwright_python") is None,
+        reason="playwright and axe are not installed (pip install axe-playwright-python)",
+    ),
+]
+
+WIDTHS = (375, 768, 1440)
+HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)>'
+LONG = "a-very-long-name-" * 18  # 306 characters
+
+
+@dataclass(frozen=True)
+class Written:
+    """A report on disk and what it says."""
+
+    path: Path
+    summary: AuditSummary
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", "--disable-gpu"])
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def reports(
+    tmp_path_factory: pytest.TempPathFactory,
+    factors: Factors,
+    forecast_document: dict[str, Any],
+    prediction_document: dict[str, Any],
+) -> dict[str, Written]:
+    """Reports of runs as they are and as they should not be, by name."""
+    known = {"factors": msgspec.to_builtins(factors), "intensity_g_per_kwh": 41.4, "pue": 1.2}
+    jobs = {
+        "full": Job(**known, forecast=forecast_document, prediction=prediction_document, lost_gpu=(1, 1, 6)),
+        "one window": Job(**known, nodes=1, gpus=1, attempts=[Attempt(0, 1)]),
+        "no window": Job(**known, nodes=1, gpus=1, attempts=[Attempt(0, 0)]),
+        "no site": Job(factors={}, intensity_g_per_kwh=None, pue=None),
+        "no GPU": Job(**known, nodes=1, gpus=0, attempts=[Attempt(0, 6)]),
+        "gaps": Job(**known, attempts=[Attempt(0, 6, closed=False), Attempt(100, 6, 5000.0), Attempt(200, 6, 90000.0)]),
+        "hostile": Job(**known, nodes=1),
+    }
+    written = {}
+    for name, job in jobs.items():
+        directory = tmp_path_factory.mktemp("report")
+        job.write(directory)
+        if name == "hostile":
+            _rename(directory)
+        audit = write_audit(directory)
+        written[name] = Written(audit.html, audit.summary)
+    return written
+
+
+def _rename(directory: Path) -> None:
+    """Give a run and its programme names that are hostile and too long."""
+    identity = {"version": 1, "run_id": "a" * 32, "created_unix_s": 0.0, "name": HOSTILE + LONG, "programme": LONG}
+    (directory / "run.json").write_bytes(msgspec.json.encode(identity))
+
+
+@dataclass
+class Opened:
+    """A page in the browser, and what it complained about or asked for."""
+
+    page: Any
+    complaints: list[str]
+
+
+@pytest.fixture
+def opened(browser: Any) -> Iterator[Any]:
+    """Open a report; every page of a test is closed at its end."""
+    contexts = []
+
+    def open_report(report: Written, width_px: int = 1440, scheme: str = "light", *, scripts: bool = True) -> Opened:
+        size = {"width": width_px, "height": 900}
+        context = browser.new_context(viewport=size, color_scheme=scheme, java_script_enabled=scripts)
+        contexts.append(context)
+        page, complaints = context.new_page(), []
+        address = report.path.as_uri()
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("dialog", lambda dialog: (complaints.append("a dialog"), dialog.dismiss()))
+        page.on("request", lambda request: complaints.append(request.url) if request.url != address else None)
+        page.goto(address)
+        return Opened(page, complaints)
+
+    yield open_report
+    for context in contexts:
+        context.close()
+
+
+CASES = ("full", "one window", "no window", "no site", "no GPU", "gaps", "hostile")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_page_fits_every_width_and_complains_about_nothing(reports, opened, name):
+    report = opened(reports[name])
+    for width_px in WIDTHS:
+        report.page.set_viewport_size({"width": width_px, "height": 900})
+        report.page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        assert report.page.evaluate("document.documentElement.scrollWidth") <= width_px
+        assert report.page.evaluate(NARROWER_THAN_ITS_WORDS) == []
+    assert report.complaints == []
+
+
+NARROWER_THAN_ITS_WORDS = """
+[...document.querySelectorAll("h1, .total, .much, .panel, .tile, .notice, p")]
+  .filter(one => one.scrollWidth > one.clientWidth + 1 && one.clientWidth).map(one => one.outerHTML.slice(0, 120))
+"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out_from_its_ground_in_both_schemes(reports, opened, scheme):
+    found = _violations(opened(reports["one window"], 1440, scheme).page, "{runOnly: ['color-contrast']}")
+    assert found == []
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_page_breaks_no_rule_of_accessibility(reports, opened, scheme):
+    page = opened(reports["full"], 1440, scheme).page
+    page.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
+    assert _violations(page, "{}") == []
+
+
+def _violations(page: Any, options: str) -> list[Any]:
+    axe = next(Path(importlib.util.find_spec("axe_playwright_python").origin).parent.rglob("axe.min.js"))
+    page.evaluate(axe.read_text(encoding="utf-8"))
+    found = page.evaluate(f"axe.run({options})")["violations"]
+    return [(one["id"], [node["html"][:160] for node in one["nodes"][:3]]) for one in found]
+
+
+def test_every_chart_over_time_is_drawn(reports, opened):
+    page = opened(reports["full"]).page
+    painted = page.evaluate(
+        """[...document.querySelectorAll("figure[data-live]")].map(figure => {
+          const canvas = figure.querySelector("canvas");
+          const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+          return [figure.dataset.live, new Set(new Uint32Array(pixels.buffer)).size];
+        })"""
+    )
+    assert {name for name, _ in painted} == {"power", "gpus", "emissions", "steps"}
+    assert all(colours > 10 for _, colours in painted), painted
+
+
+def test_hovering_over_power_tells_the_number_of_the_json(reports, opened):
+    report = opened(reports["full"])
+    chart = report.page.locator("figure[data-live=power] .u-over")
+    chart.scroll_into_view_if_needed()
+    box = chart.bounding_box()
+    chart.hover(position={"x": 0.3 * box["width"], "y": box["height"] / 2})
+
+    texts = report.page.locator("figure[data-live=power] .u-legend .u-value").all_inner_texts()
+    names = report.page.locator("figure[data-live=power] .u-legend .u-label").all_inner_texts()
+    told = dict(zip(names, texts, strict=True))
+
+    series = msgspec.json.decode(render_json(reports["full"].summary))["series"]
+    at = round(float(told["minutes since the start"]) * 60 / series["width_s"])
+    for name, rung in (("GPUs", "gpu"), ("hosts", "host")):
+        watts = series["rung_energy_j"][rung][at] / series["width_s"]
+        assert float(told[name].split()[0]) * {"W": 1, "kW": 1e3}[told[name].split()[1]] == pytest.approx(
+            watts, rel=1e-5
+        )
+
+
+def test_arrow_keys_read_a_chart_and_the_legend_hides_a_line(reports, opened):
+    page = opened(reports["full"]).page
+    chart = page.locator("figure[data-live=power] .u-over")
+    chart.focus()
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowRight")
+    assert re.match(r"0\.\d+ minutes since the start: GPUs [\d.]+ kW, hosts ", _said(page))
+
+    page.locator("figure[data-live=power] .u-legend th[role=button]").first.focus()
+    page.keyboard.press("Enter")
+    assert page.locator("figure[data-live=power] .u-legend th[aria-pressed=false]").count() == 1
+
+
+def _said(page: Any) -> str:
+    said: str = page.locator("figure[data-live=power] .said").inner_text()
+    return said
+
+
+def test_bar_tells_its_number_at_the_focus(reports, opened):
+    page = opened(reports["full"]).page
+    bar = page.locator(".wide-chart rect.tip").filter(visible=True).first
+    bar.focus()
+    assert page.locator("#tip").inner_text() == bar.get_attribute("aria-label")
+
+
+@pytest.mark.parametrize("media", ["screen", "print"])
+def test_page_without_scripts_and_on_paper_shows_drawings(reports, opened, media):
+    page = opened(reports["full"], scripts=media == "print").page
+    page.emulate_media(media=media)
+    assert page.locator("figure .live").filter(visible=True).count() == 0
+    assert page.locator("figure svg").filter(visible=True).count() == page.locator("figure").count()
+
+
+def test_small_run_prints_on_few_pages(reports, opened):
+    printed = opened(reports["full"]).page.pdf(format="A4", print_background=True)
+    assert 2 <= len(re.findall(rb"/Type\s*/Page\b", printed)) <= 6
+
+
+def test_hostile_name_is_text(reports, opened):
+    report = opened(reports["hostile"])
+    assert report.page.locator("h1").inner_text() == HOSTILE + LONG
+    assert report.complaints == []
