@@ -69,7 +69,7 @@ lint: $(VENV)/.installed-dev ## ruff: lint and format
 	$(BIN)/ruff format --check .
 
 types: $(VENV)/.installed-dev ## mypy --strict on the package and its integrations
-	$(BIN)/mypy carbon_plugin integrations
+	$(BIN)/mypy carbon_plugin
 
 bench: $(VENV)/.installed-dev ## cost of monitor and accounting, layouts a second of the search, cold starts, to benchmarks/results/
 	$(BIN)/python benchmarks/hook_overhead.py
