@@ -1,8 +1,8 @@
 """Accelerate loops: `with watch(accelerator, model, optimizer, site="FRA") as carbon:` after `accelerator.prepare`.
 
-It counts the steps of the optimizer inside, which accumulation skips, marks `save_state`, and adds `carbon/*` to the
-rows that the script logs with `accelerator.log`; where it logs none, it logs rows of its own. Where Accelerate drives
-DeepSpeed, watch the prepared model with `carbon_plugin.integrations.deepspeed`.
+It counts real optimizer steps, not the calls that gradient accumulation skips, and marks `save_state`. It adds
+`carbon/*` to the rows that the script logs with `accelerator.log`, and logs rows of its own where the script logs none.
+Where Accelerate drives DeepSpeed, watch the prepared model with `carbon_plugin.integrations.deepspeed`.
 """
 
 from __future__ import annotations
@@ -12,36 +12,47 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Unpack
 
+from carbon_plugin.monitor.documented import with_arguments
+from carbon_plugin.monitor.loop import TrainingLoop
 from carbon_plugin.monitor.settings import MonitorArguments
-from carbon_plugin.monitor.wrapped import WrappedLoop
 
 if TYPE_CHECKING:
     from torch import nn
 
 MOST_WAITING = 2000
-"""Rows that are kept for a script that logs none until the end; every second one goes when there are more."""
+"""Largest number of rows kept for a script that logs nothing until the end. Beyond it, every second one is dropped."""
 
 __all__ = ["AccelerateCarbon", "watch"]
 
 
+@with_arguments
 def watch(
     accelerator: Any, /, model: nn.Module, optimizer: Any, **arguments: Unpack[MonitorArguments]
 ) -> AccelerateCarbon:
     """Measure the training of a prepared model and optimizer, from now until the block ends or the program does.
 
-    `accelerator` is the `accelerate.Accelerator` that prepared them; the argument of that name among the others, which
-    are those of `MonitorArguments`, is a device by name. Raises `CarbonPluginError` for arguments that
-    cannot be used; nothing afterwards.
+    Args:
+        accelerator (accelerate.Accelerator): The one that prepared them; by position only, because the device has an
+            argument of that name too.
+        model (nn.Module): The prepared model.
+        optimizer (AcceleratedOptimizer): The prepared optimizer.
+        **arguments: Those of `MonitorArguments`.
+
+    Returns:
+        The loop under measurement: a context manager with `phase(name)`, `metrics()` and `close()`.
+
+    Raises:
+        CarbonPluginError: An argument cannot be used. Nothing is raised afterwards.
     """
     return AccelerateCarbon(accelerator, model, optimizer, **arguments)
 
 
-class AccelerateCarbon(WrappedLoop):
-    """A prepared model under measurement.
+class AccelerateCarbon(TrainingLoop):
+    """The loop of a prepared model under measurement.
 
-    Trackers such as W&B have one axis of steps and drop a row that is behind the one before, and scripts count batches,
-    samples or epochs on it. So figures go into rows of the script, on its axis. Where it logs none until the end, rows
-    of our own are logged then, by optimizer steps.
+    A tracker such as W&B has one axis of steps and drops a row that lies before the last one, and a script may count
+    batches, samples or epochs on it. So the figures are added to the rows of the script, on its axis. Where the script
+    logs nothing until the end, rows of our own are logged then, by optimizer step.
     """
 
     def __init__(
@@ -54,7 +65,7 @@ class AccelerateCarbon(WrappedLoop):
         super().__init__(model, optimizer, framework=accelerator, package="accelerate", **arguments)
 
     def close(self, reason: str = "closed") -> None:
-        """End in an orderly way, with the last rows; also done when the script says `end_training`."""
+        """Write the closing record and the last rows. A call of `accelerator.end_training` does this too."""
         super().close(reason)
         waiting, self._waiting = self._waiting, []
         for step, metrics in waiting if self._axis is None else waiting[-1:]:
@@ -62,12 +73,13 @@ class AccelerateCarbon(WrappedLoop):
 
     def _attach(self) -> None:
         super()._attach()
+        self.monitor.log_to(self._log)
         self._around(self._accelerator, "save_state", "checkpoint")
         self._methods.instead(self._accelerator, "log", self._with_figures)
         self._methods.instead(self._accelerator, "end_training", self._closed_first)
 
-    def _log(self, metrics: dict[str, float]) -> None:
-        self._waiting.append((self.monitor.step, metrics))
+    def _log(self, metrics: dict[str, float], step: int) -> None:
+        self._waiting.append((step, metrics))
         if len(self._waiting) > MOST_WAITING:
             del self._waiting[1::2]
 
@@ -85,7 +97,7 @@ class AccelerateCarbon(WrappedLoop):
 
 
 def _row(values: dict[str, Any], step: int | None = None, log_kwargs: dict[str, Any] | None = None) -> None:
-    """How `accelerator.log` is called."""
+    """Have the signature of `accelerator.log`."""
 
 
 _ROW = inspect.signature(_row)

@@ -8,29 +8,39 @@ from __future__ import annotations
 
 from typing import Any, Unpack
 
+from carbon_plugin.monitor.documented import with_arguments
+from carbon_plugin.monitor.loop import TrainingLoop
 from carbon_plugin.monitor.settings import MonitorArguments
-from carbon_plugin.monitor.wrapped import WrappedLoop
 
 __all__ = ["DeepSpeedCarbon", "watch"]
 
 
+@with_arguments
 def watch(engine: Any, **arguments: Unpack[MonitorArguments]) -> DeepSpeedCarbon:
     """Measure the training of a `DeepSpeedEngine`, from now until the block ends or the program does.
 
-    Arguments are those of `MonitorArguments`. Raises `CarbonPluginError` for arguments that cannot be
-    used; nothing afterwards.
+    Args:
+        engine (DeepSpeedEngine | PipelineEngine): The engine that `deepspeed.initialize` returned.
+        **arguments: Those of `MonitorArguments`.
+
+    Returns:
+        The loop under measurement: a context manager with `phase(name)`, `metrics()` and `close()`.
+
+    Raises:
+        CarbonPluginError: An argument cannot be used. Nothing is raised afterwards.
     """
     return DeepSpeedCarbon(engine, **arguments)
 
 
-class DeepSpeedCarbon(WrappedLoop):
-    """An engine under measurement."""
+class DeepSpeedCarbon(TrainingLoop):
+    """The loop of a DeepSpeed engine under measurement."""
 
     def __init__(self, engine: Any, **arguments: Unpack[MonitorArguments]) -> None:
         self._engine, self._global_steps = engine, 0
         super().__init__(engine, getattr(engine, "optimizer", None), framework=engine, package="deepspeed", **arguments)
 
     def _attach(self) -> None:
+        self.monitor.log_to(self._log)
         self._checkpoint_loaded()
         # The step of a pipeline is its batch; the engine refuses `step` there.
         self._after(self._engine, "train_batch" if hasattr(self._engine, "train_batch") else "step", self._stepped)
@@ -39,7 +49,7 @@ class DeepSpeedCarbon(WrappedLoop):
         self._around(self._engine, "eval_batch", "evaluation")
 
     def _find_step(self, scheduled: int | None) -> None:
-        """The engine knows, and tells in `_attach`."""
+        """Do nothing: `_attach` asks the engine for its step."""
 
     def _checkpoint_loaded(self) -> None:
         self._global_steps = int(self._engine.global_steps)
@@ -47,12 +57,12 @@ class DeepSpeedCarbon(WrappedLoop):
             self.monitor.resume_at(self._global_steps)
 
     def _stepped(self) -> None:
-        """`step` is called for every micro-batch; the engine counts where gradients were applied."""
+        """Count a step where the engine applied gradients; its `step` is called for every micro-batch."""
         if self._engine.global_steps != self._global_steps:
             self._global_steps = self._engine.global_steps
             self.step()
 
-    def _log(self, metrics: dict[str, float]) -> None:
+    def _log(self, metrics: dict[str, float], step: int) -> None:
         monitor = getattr(self._engine, "monitor", None)
         if monitor is not None and monitor.enabled:
             monitor.write_events([(name, value, self._engine.global_samples) for name, value in metrics.items()])

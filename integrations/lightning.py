@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from carbon_plugin.detect.batch import called_module
 from carbon_plugin.detect.live import FirstStep
+from carbon_plugin.monitor.documented import with_arguments
 from carbon_plugin.monitor.guard import harmless
 from carbon_plugin.monitor.monitor import CarbonMonitor
 from carbon_plugin.monitor.ranks import Ranks
@@ -29,17 +30,22 @@ _TEXT_LOGGERS = ("CSVLogger", "WandbLogger")
 """Loggers that take text among metrics, and so the anchor of the ledger."""
 
 
+@with_arguments
 class CarbonCallback(Callback):
-    """Measures a `fit`, `validate`, `test` or `predict`; arguments are those of `MonitorArguments`. docs/monitor.md
-    lists the metrics.
+    """A callback that measures `fit`, `validate`, `test` and `predict`. docs/monitor.md lists the metrics.
 
-    Raises `CarbonPluginError` for arguments that cannot be used; nothing during training.
+    Args:
+        **arguments: Those of `MonitorArguments`.
+
+    Raises:
+        CarbonPluginError: An argument cannot be used. Nothing is raised afterwards.
     """
 
     def __init__(self, **arguments: Unpack[MonitorArguments]) -> None:
         super().__init__()
         self.monitor = CarbonMonitor(**arguments)
-        self._arguments = arguments
+        self._arguments: MonitorArguments = {**arguments, "log": self.monitor.loggers}
+        self._trainer: Trainer | None = None
         self._first: FirstStep | None = None
         self._closed = self._saving = False
         self._global_step = self._row_step = 0
@@ -76,6 +82,7 @@ class CarbonCallback(Callback):
         if trainer.global_step == self._global_step:
             return
         self._global_step = trainer.global_step
+        self._row_step = _log_step(trainer)
         self.monitor.step_end()
         first, self._first = self._first, None
         if first is not None:
@@ -85,8 +92,6 @@ class CarbonCallback(Callback):
                 self.monitor.observe(*seen)
             finally:
                 first.remove()
-        self._row_step = _log_step(trainer)
-        self._log_fresh(trainer)
 
     @harmless
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -156,6 +161,8 @@ class CarbonCallback(Callback):
             watched=(pl_module,),
             end=self._close,
         )
+        self._trainer = trainer
+        self.monitor.log_to(self._log)
 
     def _evaluate(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not _fits(trainer):
@@ -163,17 +170,18 @@ class CarbonCallback(Callback):
         self.monitor.enter("evaluation")
 
     def _close(self, reason: str, trainer: Trainer | None = None) -> None:
-        self._closed = True
+        self._closed, self._trainer = True, trainer  # without one the loggers are finished
         if self._first is not None:
             self._first.remove()
         self.monitor.close(reason)
-        if trainer is not None:
-            self._log_fresh(trainer)
+        self._trainer = None
 
-    def _log_fresh(self, trainer: Trainer) -> None:
-        metrics = self.monitor.fresh_metrics() if trainer.is_global_zero else {}
-        if metrics:
-            _log(trainer, metrics, self.monitor.head, self._row_step)
+    def _log(self, metrics: dict[str, float], step: int) -> None:
+        head = self.monitor.head
+        for logger in self._trainer.loggers if self._trainer is not None else ():
+            takes_text = type(logger).__name__ in _TEXT_LOGGERS and head is not None
+            row = {**metrics, "carbon/ledger_head": head} if takes_text else metrics
+            logger.log_metrics(row, step=self._row_step)  # type: ignore[arg-type]
 
 
 def _fits(trainer: Trainer) -> bool:
@@ -194,10 +202,3 @@ def _ranks(trainer: Trainer) -> Ranks:
 def _log_step(trainer: Trainer) -> int:
     """The axis of Lightning's own rows, which counts batches that stepped and is private; else the optimizer steps."""
     return int(getattr(trainer.fit_loop.epoch_loop, "_batches_that_stepped", trainer.global_step))
-
-
-def _log(trainer: Trainer, metrics: dict[str, float], head: str | None, step: int) -> None:
-    for logger in trainer.loggers:
-        takes_text = type(logger).__name__ in _TEXT_LOGGERS and head is not None
-        row = {**metrics, "carbon/ledger_head": head} if takes_text else metrics
-        logger.log_metrics(row, step=step)  # type: ignore[arg-type]

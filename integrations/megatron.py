@@ -1,8 +1,8 @@
 """Megatron-core loops: `with watch(model, optimizer, site="FRA") as carbon:` once model chunks and optimizer are made.
 
 It counts the steps of the optimizer, one an iteration, without those that the loss scaler skips. Megatron has no hooks
-for evaluation and checkpoints: say `with carbon.phase("evaluation")`. Megatron-LM's own writers live on the last rank
-and the figures on rank 0, so that `writer` is one of yours with `add_scalar`; `carbon.metrics()` has the same figures.
+for evaluation and checkpoints: write `with carbon.phase("evaluation"):` around them. Megatron-LM's own writers live on
+the last rank and the figures on rank 0, so pass a logger of rank 0 as `log=`.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
+from carbon_plugin.monitor.documented import with_arguments
+from carbon_plugin.monitor.loop import TrainingLoop
 from carbon_plugin.monitor.settings import MonitorArguments
-from carbon_plugin.monitor.wrapped import WrappedLoop
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,37 +20,30 @@ if TYPE_CHECKING:
 __all__ = ["MegatronCarbon", "watch"]
 
 
+@with_arguments
 def watch(
-    model: nn.Module | Sequence[nn.Module],
-    optimizer: Any,
-    *,
-    writer: Any = None,
-    **arguments: Unpack[MonitorArguments],
+    model: nn.Module | Sequence[nn.Module], optimizer: Any, **arguments: Unpack[MonitorArguments]
 ) -> MegatronCarbon:
-    """Measure the training of a model, or of its chunks on this rank, from now until the block ends or the program
-    does.
+    """Measure the training of a model, from now until the block ends or the program does.
 
-    `optimizer` is the one that the loop steps, Megatron's or torch's. The other arguments are those of
-    `MonitorArguments`. Raises `CarbonPluginError` for arguments that cannot be used; nothing afterwards.
+    Args:
+        model (nn.Module | list of nn.Module): The model, or its chunks on this rank.
+        optimizer (MegatronOptimizer | Optimizer): The optimizer that the loop steps, Megatron's or torch's.
+        **arguments: Those of `MonitorArguments`.
+
+    Returns:
+        The loop under measurement: a context manager with `phase(name)`, `metrics()` and `close()`.
+
+    Raises:
+        CarbonPluginError: An argument cannot be used. Nothing is raised afterwards.
     """
-    return MegatronCarbon(model, optimizer, writer=writer, **arguments)
+    return MegatronCarbon(model, optimizer, **arguments)
 
 
-class MegatronCarbon(WrappedLoop):
-    """Model chunks of a Megatron job under measurement."""
+class MegatronCarbon(TrainingLoop):
+    """The loop of a Megatron job under measurement."""
 
     def __init__(
-        self,
-        model: nn.Module | Sequence[nn.Module],
-        optimizer: Any,
-        *,
-        writer: Any = None,
-        **arguments: Unpack[MonitorArguments],
+        self, model: nn.Module | Sequence[nn.Module], optimizer: Any, **arguments: Unpack[MonitorArguments]
     ) -> None:
-        self._writer = writer
         super().__init__(model, optimizer, package="megatron.core", **arguments)
-
-    def _log(self, metrics: dict[str, float]) -> None:
-        if self._writer is not None:
-            for name, value in metrics.items():
-                self._writer.add_scalar(name, value, self.monitor.step)

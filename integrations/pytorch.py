@@ -6,7 +6,8 @@
             optimizer.step()
             with carbon.phase("evaluation"): ...
 
-Without an optimizer, call `carbon.step()` after each optimizer step. Metrics: `carbon.metrics()` on rank 0.
+Without an optimizer, call `carbon.step()` after each optimizer step. The figures go to what is given as `log=`, once a
+window; `carbon.metrics()` returns the latest ones. Both are on rank 0.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
+from carbon_plugin.monitor.documented import with_arguments
 from carbon_plugin.monitor.loop import TrainingLoop
 from carbon_plugin.monitor.settings import MonitorArguments
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["TorchCarbon", "watch"]
 
 
+@with_arguments
 def watch(
     model: nn.Module | Sequence[nn.Module],
     optimizer: Any = None,
@@ -31,16 +34,29 @@ def watch(
     pipeline: Any = None,
     **arguments: Unpack[MonitorArguments],
 ) -> TorchCarbon:
-    """Measure the training of `model`, from now until the block ends or the program does.
+    """Measure the training of a model, from now until the block ends or the program does.
 
-    With `optimizer` every `optimizer.step()` is a step of the run; of a list of optimizers each step of the first one
-    is. It may be one of torch's or a wrapper of one (Accelerate, Apex, DeepSpeed, Megatron). A resumed run goes on at
-    the step that the states of the optimizer have counted, or `step`, or `scheduler`, if that steps as often
-    (docs/resume.md). In a pipeline `model` is a stage's module and `pipeline` the schedule. The other arguments are
-    those of `MonitorArguments`. Raises `CarbonPluginError` for arguments that cannot be used; nothing afterwards.
+        with watch(model, optimizer, site="FRA", run_dir="runs/a", log=writer) as carbon:
+            for batch in loader: ...
+
+    Args:
+        model (nn.Module | list of nn.Module): What is trained, wrapped or not. In a pipeline: the module of this stage.
+        optimizer (Optimizer | list | None, default None): Every `optimizer.step()` is one step of the run; of a list,
+            every step of the first one. It may be one of torch's or a wrapper of one (Accelerate, Apex, DeepSpeed,
+            Megatron). Without one, call `carbon.step()` after each optimizer step.
+        scheduler (LRScheduler, default None): A scheduler that steps once a step of the run; a resumed run goes on at
+            the step that it has counted. Without one: as the states of the optimizer have counted (docs/resume.md).
+        pipeline (schedule of torch.distributed.pipelining, default None): The schedule, if the model is a stage.
+        **arguments: Those of `MonitorArguments`.
+
+    Returns:
+        The loop under measurement: a context manager with `step()`, `phase(name)`, `metrics()` and `close()`.
+
+    Raises:
+        CarbonPluginError: An argument cannot be used. Nothing is raised afterwards.
     """
     return TorchCarbon(model, optimizer, scheduler=scheduler, pipeline=pipeline, **arguments)
 
 
 class TorchCarbon(TrainingLoop):
-    """One training loop under measurement, whose optimizer's own hook counts steps until `close`."""
+    """A plain training loop under measurement. A hook of its optimizer counts steps until `close`."""

@@ -1,30 +1,40 @@
 """torchtitan: `with watch(trainer, site="FRA"): trainer.train()`.
 
-It counts `trainer.train_step`, marks validation, and logs `carbon/*` with the trainer's metrics logger, which writes
-on its own metrics rank: under pipelines that is not rank 0, where the figures are, and `carbon.metrics()` has them.
+It counts calls of `trainer.train_step`, marks validation, and writes `carbon/*` to the trainer's metrics logger. That
+logger writes on one rank only. Under pipeline parallelism this is not rank 0, where the figures are: pass a logger of
+your own as `log=` there.
 """
 
 from __future__ import annotations
 
 from typing import Any, Unpack
 
+from carbon_plugin.monitor.documented import with_arguments
+from carbon_plugin.monitor.loop import TrainingLoop
 from carbon_plugin.monitor.settings import MonitorArguments
-from carbon_plugin.monitor.wrapped import WrappedLoop
 
 __all__ = ["TorchTitanCarbon", "watch"]
 
 
+@with_arguments
 def watch(trainer: Any, **arguments: Unpack[MonitorArguments]) -> TorchTitanCarbon:
     """Measure the training of a `torchtitan.trainer.Trainer`, from now until the block ends or the program does.
 
-    Arguments are those of `MonitorArguments`. Raises `CarbonPluginError` for arguments that cannot be
-    used; nothing afterwards.
+    Args:
+        trainer (torchtitan.trainer.Trainer): The trainer, before its `train()`.
+        **arguments: Those of `MonitorArguments`.
+
+    Returns:
+        The loop under measurement: a context manager with `phase(name)`, `metrics()` and `close()`.
+
+    Raises:
+        CarbonPluginError: An argument cannot be used. Nothing is raised afterwards.
     """
     return TorchTitanCarbon(trainer, **arguments)
 
 
-class TorchTitanCarbon(WrappedLoop):
-    """A trainer under measurement."""
+class TorchTitanCarbon(TrainingLoop):
+    """The loop of a torchtitan trainer under measurement."""
 
     def __init__(self, trainer: Any, **arguments: Unpack[MonitorArguments]) -> None:
         self._trainer, self._resumed = trainer, False
@@ -38,11 +48,12 @@ class TorchTitanCarbon(WrappedLoop):
         )
 
     def _attach(self) -> None:
+        self.monitor.log_to(self._log)
         self._after(self._trainer, "train_step", self._stepped)
         self._around(getattr(self._trainer, "validator", None), "validate", "evaluation")
 
     def _find_step(self, scheduled: int | None) -> None:
-        """The trainer knows, once its first step has ended."""
+        """Do nothing: the trainer knows its step once its first one has ended."""
 
     def _stepped(self) -> None:
         # `train` loads a checkpoint before its first step, which it has counted already.
@@ -51,5 +62,5 @@ class TorchTitanCarbon(WrappedLoop):
             self.monitor.resume_at(int(self._trainer.step) - 1)
         self.step()
 
-    def _log(self, metrics: dict[str, float]) -> None:
-        self._trainer.metrics_processor.logger.log(metrics, self.monitor.step)
+    def _log(self, metrics: dict[str, float], step: int) -> None:
+        self._trainer.metrics_processor.logger.log(metrics, step)

@@ -18,6 +18,7 @@ from carbon_plugin.detect.live import FirstStep
 from carbon_plugin.detect.observed import Observed
 from carbon_plugin.detect.trainer_tokens import TrainerTokens
 from carbon_plugin.detect.wrappers import unwrapped
+from carbon_plugin.monitor.documented import with_arguments
 from carbon_plugin.monitor.guard import harmless
 from carbon_plugin.monitor.methods import Methods
 from carbon_plugin.monitor.monitor import CarbonMonitor
@@ -27,18 +28,23 @@ _LAST_ROW = {"train_runtime", "train_loss"}
 """Keys of the trainer's own last row; the rows before it have a "loss"."""
 
 
+@with_arguments
 class CarbonCallback(TrainerCallback):
-    """Measures `train`, `evaluate` and `predict`; arguments are those of `MonitorArguments`. docs/monitor.md lists the
-    metrics.
+    """A callback that measures `train`, `evaluate` and `predict`. docs/monitor.md lists the metrics.
 
-    Raises `CarbonPluginError` for arguments that cannot be used; nothing during training. Each `train` is an attempt of
-    the run, also after one that an exception ended (`auto_find_batch_size` tries again), and so is each evaluation
-    outside of it.
+    Each `train` is an attempt of the run, also after one that an exception ended (`auto_find_batch_size` tries again).
+    So is each evaluation outside of a training.
+
+    Args:
+        **arguments: Those of `MonitorArguments`.
+
+    Raises:
+        CarbonPluginError: An argument cannot be used. Nothing is raised afterwards.
     """
 
     def __init__(self, **arguments: Unpack[MonitorArguments]) -> None:
         self.monitor = CarbonMonitor(**arguments)
-        self._arguments = arguments
+        self._arguments: MonitorArguments = {**arguments, "log": self.monitor.loggers}
         self._first: FirstStep | None = None
         self._trainer: Any = None
         self._tokens: TrainerTokens | None = None

@@ -134,6 +134,19 @@ class TrainingLoop:
         else:
             self._methods.after(stepping.owner, "step", called)
 
+    def _after(self, owner: Any, name: str, then: Callable[[], None]) -> None:
+        """Call `then` after each call of a method that returned."""
+
+        def after(_: Any) -> None:
+            self._safely(then)
+
+        opaque(after)
+        self._methods.after(owner, name, after)
+
+    def _around(self, owner: Any, name: str, phase: str) -> None:
+        """Count the calls of a method as a phase; the phase before goes on after them."""
+        self._methods.within(owner, name, lambda: self.monitor.phase(phase))
+
     def _safely(self, then: Callable[[], None]) -> None:
         try:
             then()

@@ -21,8 +21,10 @@ from typing import Any, Unpack
 from carbon_plugin.detect.observed import Detected
 from carbon_plugin.ledger.records import RESUMED_EVENT, Phase
 from carbon_plugin.monitor.clock import TrainingClock
+from carbon_plugin.monitor.documented import with_arguments
 from carbon_plugin.monitor.guard import Guard
 from carbon_plugin.monitor.launch import hand_down
+from carbon_plugin.monitor.loggers import Log, Loggers
 from carbon_plugin.monitor.phases import PhaseNames
 from carbon_plugin.monitor.ranks import Ranks, ranks_from_environ
 from carbon_plugin.monitor.run.directory import choose_run_dir
@@ -52,12 +54,18 @@ USED_BY_THE_THREAD = (
 )
 
 
+@with_arguments
 class CarbonMonitor:
-    """Measures, compares and projects one training run; see `MonitorArguments`. One a process; adapters hold it.
+    """Measures one training run, compares it with its plan and projects its end. An adapter holds one.
 
-    `ranks` is the place of this process where the environment does not tell it.
-    Raises `CarbonPluginError` for arguments that cannot be used, and nothing afterwards. With
-    CARBON_PLUGIN_DISABLED=1 in the environment nothing is checked and every call does nothing.
+    With CARBON_PLUGIN_DISABLED=1 in the environment nothing is checked and every call does nothing.
+
+    Args:
+        ranks (Ranks, default None): The place of this process in the job. Without it: as the environment tells.
+        **arguments: Those of `MonitorArguments`.
+
+    Raises:
+        CarbonPluginError: An argument cannot be used. Nothing is raised afterwards.
     """
 
     def __init__(self, *, ranks: Ranks | None = None, **arguments: Unpack[MonitorArguments]) -> None:
@@ -70,12 +78,14 @@ class CarbonMonitor:
         self._guard = Guard(self._note)
         self._settings: Settings | None = None
         self._base_step = 0
-        self._shown = 0
+        self._shown = self._logged = 0
+        self.loggers = Loggers()
         self._watched: tuple[Any, ...] = ()
         self._ended_by: Callable[[str], None] | None = None
         self._phase_names = PhaseNames()
         if os.environ.get(DISABLED_VARIABLE, "") in ("", "0"):
             self._settings = make_settings(**arguments)
+            self.loggers = self._settings.loggers
             hand_down(os.environ, alone=self._ranks.world_size == 1)
             self.run_dir = self._settings.run_dir or self._chosen_run_dir(self._settings)
             self._base_step = self._settings.step or 0
@@ -128,6 +138,8 @@ class CarbonMonitor:
         if self._armed and self._clock is not None:
             try:
                 self._clock.step_end(tokens)
+                if self.loggers:
+                    self._log_new()
             except Exception as error:  # the hot path: no closure, no wrapper
                 self._fail("clock", error)
 
@@ -191,6 +203,10 @@ class CarbonMonitor:
         live = self._station.live
         self._shown = live.version
         return dict(live.metrics)
+
+    def log_to(self, log: Log) -> None:
+        """Hand each new row of figures to one more logger, at the first step after its window and once at the end."""
+        self.loggers.add(log)
 
     def state_dict(self) -> dict[str, Any]:
         """Plain scalars for a checkpoint. The ledger is authoritative: these are never added to it."""
@@ -272,6 +288,17 @@ class CarbonMonitor:
         atexit.unregister(self._at_exit)
         if self._thread is not None:
             self._thread.close(reason, CLOSE_TIMEOUT_S)
+        self._log_new()
+
+    def _log_new(self) -> None:
+        """Hand over figures that no logger has had yet; ranks other than 0 have none."""
+        if self._station is None or self._station.live.version == self._logged:
+            return
+        live = self._station.live
+        self._logged = live.version
+        if live.metrics:
+            for error in self.loggers.write(live.metrics, self.step):
+                self._guard.fail("logging", error)
 
     def _at_exit(self) -> None:
         # The interpreter keeps the exception that ended the program; a handler of ours is not needed.

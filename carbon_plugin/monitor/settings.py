@@ -17,6 +17,7 @@ from carbon_plugin.footprint.run_factors import resolve_factors
 from carbon_plugin.meters.node.address import NodeAddress, chosen_address
 from carbon_plugin.meters.node.open import load_source
 from carbon_plugin.monitor.intensity import check_live
+from carbon_plugin.monitor.loggers import Loggers, loggers_of
 from carbon_plugin.plan.forecast import Forecast, load_forecast
 from carbon_plugin.spec.hardware.cluster import Accelerator, Node
 from carbon_plugin.spec.hardware.profiles import load_accelerator, load_node
@@ -73,16 +74,36 @@ class MonitorOptions(Struct, frozen=True, kw_only=True):
 
 
 class MonitorArguments(TypedDict, total=False):
-    """Arguments of `CarbonMonitor` and of every adapter, all optional.
+    """Arguments of `CarbonMonitor` and of every adapter, all optional. None stands for "not stated".
 
-    `site`: where the run happens, a `Site`, its fields, or a zone such as "FRA"; without one carbon is not stated.
-    `planned`: the forecast that the run carries, or its file. `run_dir`: the directory that all ranks share.
-    `name`: what the run is called. `total_steps`: optimizer steps of the run. `step`: those of them that were done
-    before, where a resumed script knows better than the states of its optimizer (docs/resume.md). `tokens_per_step`:
-    tokens of the whole job a step. `layout`, `model_spec`, `accelerator`: declare what live objects do not show; what
-    is seen wins. `programme`, `role`: which released model the run counts towards, and as what. `window_s`: length of
-    an energy window. `node_meter`: address of a meter of the whole node, such as "redfish://bmc7" (docs/meters.md);
-    without one, that of CARBON_PLUGIN_NODE_METER. `quiet`: say nothing at the start and the end. `options`: the rest.
+    Args:
+        site (Site | Mapping | str, default None): Where the run happens: a `Site`, its fields, or a grid zone such as
+            "FRA". Without one, energy is measured and carbon is not stated.
+        planned (Forecast | str | Path, default None): The forecast that the run carries, or its file, which
+            `carbon-plugin plan -o` writes.
+        run_dir (str | Path, default None): The directory that all ranks share. Without one: CARBON_PLUGIN_RUN_DIR, or
+            runs/NAME with the id of the job, or with the date where there is none.
+        name (str, default None): What the run is called. Without one: the name in the plan, else that of the script.
+        total_steps (int, optimizer steps, default None): Length of the whole run. Without it, and without a plan or a
+            trainer that tells it, nothing is projected.
+        step (int, optimizer steps, default None): Steps that were done before this process. Without it: as the states
+            of the optimizer or the scheduler tell (docs/resume.md).
+        tokens_per_step (int, tokens of the whole job, default None): Tokens that one optimizer step processes.
+        layout (ParallelLayout | Mapping, default None): Degrees of parallelism that live objects do not show. What is
+            seen wins.
+        model_spec (TransformerModel | CountedModel | str, default None): The model, or the name of a preset, where
+            live objects do not show it. What is seen wins.
+        accelerator (Accelerator | str, default None): The device, or its name, where the driver does not tell it.
+        programme (str, default None): Name of the released model that the run counts towards.
+        role (str, default None): As what it counts: final, ablation, failed, sweep, evaluation or data.
+        window_s (float, seconds, default 10): Length of an energy window, at least 5. With more than 40 nodes it grows.
+        node_meter (str, default None): Address of a meter of the whole node, such as "redfish://bmc7"
+            (docs/meters.md). Without one: CARBON_PLUGIN_NODE_METER.
+        log (function | object | list, default None): Where the figures go, once a window, on rank 0: a function
+            `(metrics, step)`, an object with `log`, `log_metrics` or `add_scalar` (a W&B run, `mlflow`, a Lightning
+            logger, a `SummaryWriter`), a `logging.Logger`, or a list of these.
+        quiet (bool, default False): Whether to say nothing at the start and the end.
+        options (MonitorOptions, default None): What few jobs need to state.
     """
 
     site: Site | Mapping[str, Any] | str | None
@@ -99,6 +120,7 @@ class MonitorArguments(TypedDict, total=False):
     role: str | None
     window_s: float
     node_meter: str | None
+    log: Any
     quiet: bool
     options: MonitorOptions
 
@@ -115,6 +137,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     window_s: float
     node_meter: NodeAddress | None
     options: MonitorOptions
+    loggers: Loggers
     step: int | None = None
     quiet: bool = False
 
@@ -135,10 +158,12 @@ def make_settings(
     role: str | None = None,
     window_s: float = 10.0,
     node_meter: str | None = None,
+    log: Any = None,
     quiet: bool = False,
     options: MonitorOptions | None = None,
 ) -> Settings:
-    """Check and resolve `MonitorArguments`. Raises `SpecError` or `FootprintError` naming argument and value."""
+    """Check and resolve `MonitorArguments`. Raises `SpecError`, `FootprintError` or `WatchError` naming argument and
+    value."""
     for argument, given, kinds in (
         ("planned", planned, (Forecast, str, Path)),
         ("run_dir", run_dir, (str, Path)),
@@ -204,6 +229,7 @@ def make_settings(
         window_s=window_s,
         node_meter=address,
         options=options,
+        loggers=loggers_of(log),
         step=step,
         quiet=quiet,
     )

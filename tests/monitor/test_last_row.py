@@ -1,4 +1,4 @@
-"""What an adapter of a framework logs at last is the total of the run, however the script ends."""
+"""What a loop logs at last is the total of the run, however the script ends."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ JOB = """
 import json, sys
 from torch import nn
 from carbon_plugin.monitor.settings import MonitorOptions
-from carbon_plugin.monitor.wrapped import WrappedLoop
+from carbon_plugin.integrations.pytorch import watch
 
-class Rows(WrappedLoop):
-    def _log(self, metrics):
-        print(json.dumps(metrics), flush=True)
+def row(metrics, step):
+    print(json.dumps(metrics), flush=True)
 
-loop = Rows(nn.Linear(2, 2), run_dir=sys.argv[1], site="FRA", window_s=0.5, options=MonitorOptions(min_window_s=0.2))
+loop = watch(
+    nn.Linear(2, 2), run_dir=sys.argv[1], site="FRA", window_s=0.5, options=MonitorOptions(min_window_s=0.2), log=row
+)
 for _ in range(3):
     loop.step()
 if sys.argv[2] == "closed":

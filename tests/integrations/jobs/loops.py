@@ -122,7 +122,7 @@ def megatron() -> None:
     parallel_state.initialize_model_parallel(tensor_model_parallel_size=2)
     model = net()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    with watch([model], optimizer, writer=Writer(), **ARGUMENTS) as carbon:
+    with watch([model], optimizer, log=Writer(), **ARGUMENTS) as carbon:
         for number in range(STEPS):
             model(torch.randn(2, WIDTH)).sum().backward()
             optimizer.step()
