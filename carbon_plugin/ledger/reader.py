@@ -158,7 +158,18 @@ def read_ledger(path: str | os.PathLike[str], run_id: str | None = None) -> Ledg
 
 
 def read_run(run_dir: str | os.PathLike[str]) -> LedgerRun:
-    """All ledgers of a run in memory, by node and attempt. Raises `LedgerError`."""
+    """Read all ledgers of a run into memory.
+
+    Args:
+        run_dir: The run directory.
+
+    Returns:
+        Who the run is, and its ledgers by node and attempt, each with its records. Lines that are torn or were edited
+        are in `problems`.
+
+    Raises:
+        LedgerError: A file cannot be read, or is of an unknown version.
+    """
     identity = read_identity(run_dir)
     run_id = identity.run_id if identity else None
     return LedgerRun(identity=identity, files=[read_ledger(path, run_id) for path in ledger_files(run_dir)])

@@ -74,11 +74,20 @@ class Forecast(Struct, frozen=True, kw_only=True):
 
 
 def make_forecast(spec: RunSpec, *, seed: int = 0, overrun: Planned = "own") -> Forecast:
-    """Forecast of a run; an unset layout is searched first. `overrun` is what it is planned with beyond the modelled
-    losses, that of the run itself where nobody says otherwise.
+    """Forecast a whole run: its time, energy, carbon and cost, each with a range.
 
-    Raises `InfeasibleLayoutError`, `SpecError` or `FootprintError` for a spec that cannot run or be accounted for.
-    A stated layout that does not fit in memory is forecast with a warning; `require_fit` refuses it.
+    Args:
+        spec: The run. A layout that it leaves open is searched first.
+        seed: Seed of the sampling of ranges. Default: 0.
+        overrun: What the run takes beyond its modelled losses. Default: "own", as published runs of its kind took.
+
+    Returns:
+        The forecast. A stated layout that does not fit in memory is forecast with a warning; `require_fit` refuses it.
+
+    Raises:
+        InfeasibleLayoutError: The layout breaks a rule of the model, the cluster or the batch, or none fits.
+        SpecError: The spec holds a value that cannot be used.
+        FootprintError: The site cannot be accounted for.
     """
     layout_source = "stated in the spec"
     if spec.layout is None:
@@ -258,12 +267,33 @@ def _shared_hosts(cluster: Cluster) -> list[Assumption]:
 
 
 def save_forecast(forecast: Forecast, path: Path) -> None:
-    """Write a forecast as JSON. Raises `OSError` when the file cannot be written."""
+    """Write a forecast as JSON, for `watch(planned=...)`.
+
+    Args:
+        forecast: The forecast.
+        path: File to write; one that exists is replaced.
+
+    Returns:
+        None.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
     path.write_bytes(msgspec.json.format(msgspec.json.encode(forecast), indent=2) + b"\n")
 
 
 def load_forecast(path: Path) -> Forecast:
-    """Read a forecast that `plan -o` wrote. Raises `SpecError` naming the file and what is wrong with it."""
+    """Read a forecast that `save_forecast` or `carbon-plugin plan -o` wrote.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The forecast.
+
+    Raises:
+        SpecError: The file cannot be read, is no forecast, or is of another version.
+    """
     content = read_bytes(path, SpecError)
     forecast = parse_json(content, path, "not a forecast of carbon-plugin", SpecError, Forecast)
     if forecast.version != FORECAST_VERSION:

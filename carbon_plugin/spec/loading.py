@@ -93,11 +93,20 @@ class _RunFields(Struct, frozen=True, kw_only=True):
 def load_run_spec(
     path: str | Path, *, overrides: Mapping[str, Any] | None = None, profile_dirs: Directories = ()
 ) -> RunSpec:
-    """Read a run from a YAML file.
+    """Read a run from a YAML file (docs/spec.md describes it).
 
-    Args: the file; fields that replace those of the file, nested as in it (from command-line flags); directories
-    with hardware profiles of the user, which come before those that the file names. Paths in the file are relative
-    to it. Raises `SpecError` or `InfeasibleLayoutError` with file, line, field, value and what was expected.
+    Args:
+        path: The file. Paths in it are relative to it.
+        overrides: Fields that replace those of the file, nested as in the file. Default: none.
+        profile_dirs: Directories with hardware profiles of the user, which come before those that the file names.
+            Default: none.
+
+    Returns:
+        The run, with every value that had to be assumed in `assumptions`.
+
+    Raises:
+        SpecError: With file, line, field, value and what was expected.
+        InfeasibleLayoutError: The layout breaks a rule of the model, the cluster or the batch.
     """
     path, overrides = Path(path), overrides or {}
     document = read_document(path)

@@ -18,13 +18,26 @@ from carbon_plugin.spec.training import TrainingPlan
 
 
 class RunSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Everything that a prediction needs. `layout` is None while it is still to be searched ("auto").
+    """One run, with everything that a prediction needs. `load_run_spec` makes it from a file.
 
-    `layout_held` are the fields that a searched layout has to keep to, by their names in `ParallelLayout`.
+    Args:
+        name: What the run is called.
+        model: The model.
+        cluster: The devices, nodes and network.
+        training: Sequence length, batch, precision, optimizer and length of the run.
+        site: Where it runs.
+        layout: Degrees of parallelism. Default: None, which means that the layout is searched.
+        layout_held: Fields of `ParallelLayout` that a searched layout has to keep to. Default: none.
+        stack: The software. Default: ordinary software, as published runs used it.
+        start: The planned launch, ISO 8601 with an offset ("2026-01-01T00:00Z"); it picks the hours of an intensity
+            series. Default: None.
+        price_usd_per_device_hour: Price in US dollars. Default: None, so that no cost is stated.
+        programme: Name of the released model that the run counts towards. Default: None.
+        role: As what it counts: final, ablation, failed, sweep, evaluation or data. Default: None.
+        assumptions: Values that nobody stated, with the reason for each. Default: none.
 
-    `start` is the planned launch, ISO 8601 with an offset ("2026-01-01T00:00Z"): it picks the hours of an intensity
-    series. `price_usd_per_device_hour` is optional. `programme` and `role` say which released model the run counts
-    towards and as what (final, ablation, failed, sweep, evaluation, data).
+    Raises:
+        SpecError: `start` is no time.
     """
 
     name: str

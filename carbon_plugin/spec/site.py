@@ -65,20 +65,37 @@ class Instrument(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Site(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Location and facility.
+    """Where a run happens: the place, its grid and its facility. There is no default place.
 
-    `zone` is an ISO 3166 alpha-2 or alpha-3 code, a country, a part of one by name or code ("Texas", "US-TX", "CA-QC",
-    a zone of Electricity Maps), an eGRID subregion ("egrid:SRVC") or a cloud region ("gcp:us-central1").
-    There is no default zone. `intensity_g_per_kwh` and `pue` override the tables and then need
-    `intensity_source` / `pue_source`, one phrase each (default "stated by the user").
+    Args:
+        zone: An ISO 3166 alpha-2 or alpha-3 code, a country, a part of one by name or code ("Texas", "US-TX"), an eGRID
+            subregion ("egrid:SRVC") or a cloud region ("gcp:us-central1"). Default: None; then one of the next two.
+        intensity_g_per_kwh: Grid intensity in gCO2e/kWh, in place of the one of the zone. Default: None.
+        intensity_source: Where that number comes from, in one phrase. Default: "stated by the user".
+        intensity_basis: What that number counts, such as "lifecycle average consumption". Default: None.
+        intensity_series: A file of intensity over time, in place of the number (docs/providers.md). Default: None.
+        live: A service that is asked for the intensity during the run. Default: None. Where it does not answer, the
+            series, the number or the zone counts.
+        marginal_g_per_kwh: Marginal intensity in gCO2e/kWh. It is shown beside the average and is never part of a
+            total. Default: None.
+        marginal_source: Where it comes from. Default: "stated by the user".
+        marginal_series: A file of marginal intensity. Default: None.
+        live_marginal: A service that is asked for marginal intensity. Default: None.
+        pue: Energy of the facility over that of its machines, 1 to 10. Default: None; then the one of the tables.
+        pue_source: Where it comes from. Default: "stated by the user".
+        wue_l_per_kwh: Litres of water that evaporate on site a kWh of IT energy. Default: None.
+        water_l_per_kwh: Litres of water that generating a kWh takes. Default: None.
+        instruments: Contracts for electricity, for the market-based line. Default: none.
+        residual_g_per_kwh: Intensity of what the contracts do not cover, in gCO2e/kWh. Default: None.
+        lifetime_years: Life of the hardware over which its manufacture is charged. Default: None; then that of the
+            profile.
+        amortisation: "reserved_time" (the default) charges reserved time over calendar life, "active_share" over the
+            share of that life in which the fleet is in use.
+        fleet_utilisation: That share, above 0 and at most 1. Default: None.
+        building: Whether the manufacture of the building counts. Default: False.
 
-    `intensity_basis` says what the user's number counts, three words such as "lifecycle average consumption".
-    `intensity_series` is a file of intensity over time, in place of the number; `live` a service that is asked during
-    the run. Both fall back on what is static. `marginal_...` is the same for marginal intensity, which is
-    shown beside the average and never mixed with it. `instruments` and `residual_g_per_kwh` (what the contracts do
-    not cover) give the market-based line. `wue_l_per_kwh` is water evaporated on site a kWh of IT energy,
-    `water_l_per_kwh` that of generating a kWh. `amortisation` charges embodied carbon by reserved time over calendar
-    life, or over the share of it that the fleet is in use (`fleet_utilisation`). `building` adds the building.
+    Raises:
+        SpecError: No place is stated, or a value cannot be used.
     """
 
     zone: str | None = None
