@@ -30,7 +30,6 @@ from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.audit.summary import summarise
 from carbon_plugin.calibrate.rows.rows import read_rows
 from carbon_plugin.footprint.live.electricity_maps import ElectricityMaps
-from carbon_plugin.footprint.live.http import Service
 from carbon_plugin.footprint.live.neso import Neso
 from carbon_plugin.footprint.live.watttime import WattTime
 from carbon_plugin.footprint.run_factors import resolve_factors
@@ -39,9 +38,8 @@ from carbon_plugin.ledger import chain
 from carbon_plugin.ledger.identity import read_identity
 from carbon_plugin.meters.node.address import parse_address
 from carbon_plugin.meters.node.files import CsvSource
-from carbon_plugin.meters.node.http import JsonService
 from carbon_plugin.meters.node.open import open_source
-from carbon_plugin.meters.node.source import SourceError
+from carbon_plugin.net.http import HttpClient, HttpError
 from carbon_plugin.plan.forecast import load_forecast, make_forecast
 from carbon_plugin.spec.hardware.profiles import load_accelerator, load_node
 from carbon_plugin.spec.huggingface.config import load_hf_config
@@ -256,10 +254,10 @@ def provider(rng: random.Random) -> Any:
     service, document = rng.choice(list(zip(services(), documents, strict=True)))
     body = as_json(document, rng)
 
-    def answer(_self: Service, path: str, _deadline_s: float, **_request: Any) -> bytes:
+    def answer(_self: HttpClient, path: str, **_request: Any) -> bytes:
         return b'{"token": "t"}' if path == "/login" and rng.random() < 0.9 else body
 
-    with patch.object(Service, "_body", answer):
+    with patch.object(HttpClient, "get", answer):
         return outcome(lambda: service.latest(1.0))
 
 
@@ -285,13 +283,13 @@ def node_service(rng: random.Random) -> Any:
     answers = {path: msgspec.json.encode(document) for path, document in documents.items()}
     answers[chosen] = as_json(documents[chosen], rng)
 
-    def body(_self: JsonService, path: str, _deadline_s: float) -> bytes:
+    def body(_self: HttpClient, path: str, **_request: Any) -> bytes:
         found = answers.get(path.partition("?")[0].rstrip("/"))
         if found is None:
-            raise SourceError("no such resource", "not_supported")
+            raise HttpError("has no such resource", "not_found")
         return found
 
-    with patch.object(JsonService, "_body", body):
+    with patch.object(HttpClient, "get", body):
         return outcome(lambda: source.look(1.0))
 
 

@@ -24,16 +24,11 @@ URL_VARIABLES = {
 def open_provider(source: LiveSource, site: Site, environ: Mapping[str, str]) -> IntensityProvider:
     """The provider of a live source. Nothing is asked yet.
 
-    Raises `FootprintError` where httpx or a variable is missing, or the zone does not follow from the site's.
+    Raises `FootprintError` where a variable is missing, or the zone does not follow from the site's.
     """
-    try:
-        from carbon_plugin.footprint.live import electricity_maps, neso, watttime
-    except ModuleNotFoundError as error:
-        if error.name != "httpx":
-            raise
-        raise FootprintError(
-            f"live intensity of {source.provider} needs httpx: pip install 'carbon-plugin[live]'"
-        ) from None
+    # A run without a live provider needs no HTTP client.
+    from carbon_plugin.footprint.live import electricity_maps, neso, watttime
+
     area = locate(site.zone) if site.zone is not None else None
     url = environ.get(URL_VARIABLES[source.provider])
     match source.provider:

@@ -14,6 +14,7 @@ from carbon_plugin.footprint.live.http import Service
 from carbon_plugin.footprint.live.provider import LiveSample, ProviderError, checked
 from carbon_plugin.footprint.units import G_PER_KWH_OF_LB_PER_MWH
 from carbon_plugin.footprint.values import Basis
+from carbon_plugin.net.connection import basic
 
 NAME = "watttime"
 BASE_URL = "https://api.watttime.org"
@@ -53,7 +54,7 @@ class WattTime:
 
     def __init__(self, zone: str, user: str, password: str, *, base_url: str = BASE_URL) -> None:
         self.zone = zone
-        self._account = (user, password)
+        self._account = {"Authorization": basic(user, password)}
         self._service = Service(NAME, base_url)
         self._token = ""
         self._token_end_s = 0.0
@@ -62,7 +63,7 @@ class WattTime:
         """The value of this moment, the first of the newest forecast; see `IntensityProvider`."""
         end_s = time.monotonic() + deadline_s
         if time.monotonic() >= self._token_end_s:
-            login = self._service.ask("/login", _Token, deadline_s=deadline_s, auth=self._account)
+            login = self._service.ask("/login", _Token, deadline_s=deadline_s, headers=self._account)
             self._token, self._token_end_s = login.token, time.monotonic() + TOKEN_S
         answer = self._service.ask(
             "/v3/forecast",
