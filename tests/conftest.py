@@ -7,11 +7,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from tests.launcher.client import Launcher
 
 # The same examples in every run, so that a red test is the change that was made; `make fuzz` looks for new ones.
 # A deadline an example would be a timed assertion.
@@ -29,6 +31,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TESTS = Path(__file__).parent
+TORCH = ("torch", "torch._dynamo", "torch.distributed.fsdp", "torch.distributed.pipelining", "torch.distributed.tensor")
+"""What most jobs import sooner or later: the first optimizer of a process imports the compiler."""
 LONGEST_FIRST = (
     "examples", "repository/test_quality.py", "integrations", "monitor/test_who_meters.py", "detect", "safety",
     "monitor", "meters", "cli", "calibrate",
@@ -88,7 +92,29 @@ def simulated_nvml(nvml_simulator: Path) -> Callable[..., dict[str, str]]:
 
 
 @pytest.fixture(scope="session")
-def torchrun() -> Callable[..., subprocess.CompletedProcess[str]]:
+def launcher() -> Iterator[Callable[..., Launcher]]:
+    """A process that forks jobs from itself after it has imported torch, or what is named besides:
+    `launcher().run(script, "--flag")`, `launcher("lightning").run(script, env=...)`. The next one of other modules ends
+    it, so that no worker holds more than two of them."""
+    plain = Launcher(TORCH)
+    special: dict[tuple[str, ...], Launcher] = {}
+
+    def one(*modules: str) -> Launcher:
+        if not modules:
+            return plain
+        if modules not in special:
+            for other in [*special]:
+                special.pop(other).close()
+            special[modules] = Launcher((*TORCH, *modules))
+        return special[modules]
+
+    yield one
+    for started in (plain, *special.values()):
+        started.close()
+
+
+@pytest.fixture(scope="session")
+def torchrun(launcher: Callable[..., Launcher]) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run a script in several real processes on this host: `torchrun(script, "--flag", processes=2, env=...)`.
 
     With `imported_once`, the modules of that name and torch are imported before the ranks are forked, which halves what
@@ -103,12 +129,13 @@ def torchrun() -> Callable[..., subprocess.CompletedProcess[str]]:
         env: dict[str, str] | None = None,
         check: bool = True,
     ) -> subprocess.CompletedProcess[str]:
-        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        if imported_once is not None:
-            launcher = [str(TESTS / "launcher" / "forked.py"), str(processes), ",".join(("torch", *imported_once))]
-        environment = {**(os.environ if env is None else env), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, *launcher, str(script), *map(str, arguments)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=180)
+        if imported_once is None:
+            options = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+            environment = {**(os.environ if env is None else env), "OMP_NUM_THREADS": "1"}
+            command = [sys.executable, *options, str(script), *map(str, arguments)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=180)
+        else:
+            done = launcher().run(script, *arguments, processes=processes, modules=imported_once, env=env)
         assert done.returncode == 0 or not check, f"{script.name} failed:\n{done.stdout}\n{done.stderr}"
         return done
 

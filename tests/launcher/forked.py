@@ -1,24 +1,28 @@
-"""A launcher like torchrun whose ranks share one import of torch: `forked.py PROCESSES MODULES SCRIPT ARGUMENT...`.
+"""A launcher like torchrun whose jobs share one import of torch and of the frameworks: `forked.py MODULE,MODULE`.
 
-Importing torch and the frameworks costs a rank more than the short jobs of the tests do. This program imports the named
-modules (MODULE,MODULE) once and then forks the ranks, which run the script as their main program, under torchrun's
-variables and with a store that the launcher keeps, as torchrun does.
+Importing torch and a framework costs a process more than the short jobs of the tests do. This program imports the named
+modules once. Then it reads jobs, one a line of its standard input, forks a process for each, and answers with a line
+that has the exit code. The process imports what the job needs besides and runs the script as its main program: by
+itself, or in ranks that it forks under torchrun's variables and with a store that it keeps, as torchrun does.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import runpy
 import signal
 import sys
 import uuid
+from collections.abc import Iterable
 from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 
 def variables(rank: int, processes: int, run_id: str) -> dict[str, str]:
-    """What torchrun sets for a rank of a job on one host, but for the port of the store."""
+    """Return what torchrun sets for a rank of a job on one host, except the port of the store."""
     ours = dict.fromkeys(("RANK", "LOCAL_RANK", "ROLE_RANK"), str(rank))
     world = dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE", "ROLE_WORLD_SIZE"), str(processes))
     elastic = {"RUN_ID": run_id, "RESTART_COUNT": "0", "MAX_RESTARTS": "0", "USE_AGENT_STORE": "True"}
@@ -34,7 +38,7 @@ def variables(rank: int, processes: int, run_id: str) -> dict[str, str]:
 
 
 def wait_for(ranks: list[int]) -> int:
-    """Exit code of the first rank that failed, after the others were ended; 0 if all went well."""
+    """Return the exit code of the first rank that failed, after the others were ended; 0 if all went well."""
     for _ in range(len(ranks)):
         pid, status = os.wait()
         ranks.remove(pid)
@@ -45,9 +49,19 @@ def wait_for(ranks: list[int]) -> int:
     return 0
 
 
-def main(processes: int, modules: str, script: str, arguments: list[str]) -> None:
-    for name in filter(None, modules.split(",")):
+def import_all(modules: Iterable[str]) -> None:
+    for name in modules:
         import_module(name)
+
+
+def run_script(script: str, arguments: list[str]) -> None:
+    sys.argv = [script, *arguments]
+    sys.path[0] = str(Path(script).parent)
+    runpy.run_path(script, run_name="__main__")
+
+
+def run_ranks(processes: int, script: str, arguments: list[str]) -> None:
+    """Fork the ranks and wait for them; returns in a rank, when its script has ended, and nowhere else."""
     run_id = uuid.uuid4().hex
     ports, writer = os.pipe()
     ranks: list[int] = []
@@ -58,9 +72,7 @@ def main(processes: int, modules: str, script: str, arguments: list[str]) -> Non
             port = os.read(ports, 5).decode()
             os.close(ports)
             os.environ.update(variables(rank, processes, run_id), MASTER_PORT=port)
-            sys.argv = [script, *arguments]
-            sys.path[0] = str(Path(script).parent)
-            runpy.run_path(script, run_name="__main__")
+            run_script(script, arguments)
             return
         ranks.append(pid)
     from torch.distributed import TCPStore
@@ -70,5 +82,32 @@ def main(processes: int, modules: str, script: str, arguments: list[str]) -> Non
     sys.exit(wait_for(ranks))
 
 
+def become(job: dict[str, Any]) -> None:
+    """Take the output files, the folder and the variables of a job, and run it."""
+    for number, path in enumerate((os.devnull, job["output"], job["errors"])):
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        os.dup2(file, number)
+        os.close(file)
+    os.chdir(job["folder"])
+    os.environ.clear()
+    os.environ.update(job["environ"])
+    import_all(job["modules"])
+    if job["processes"] is None:
+        run_script(job["script"], job["arguments"])
+    else:
+        run_ranks(job["processes"], job["script"], job["arguments"])
+
+
+def main(modules: list[str]) -> None:
+    import_all(modules)
+    for line in sys.stdin:
+        pid = os.fork()
+        if pid == 0:
+            become(json.loads(line))
+            return
+        _, status = os.waitpid(pid, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4:])
+    main(list(filter(None, sys.argv[1].split(","))))
