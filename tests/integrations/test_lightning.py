@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +22,21 @@ from carbon_plugin.ledger.verification.verify import verify_run
 JOB = Path(__file__).parent / "jobs" / "lightning_fit.py"
 
 
-def fit(folder: Path, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("CARBON")}
-    done = subprocess.run(
-        [sys.executable, str(JOB), "--root", str(folder), *arguments],
-        env=environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(folder)},
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=180,
-    )
-    assert done.returncode == 0 or not check, done.stderr
-    return done
+def environment(folder: Path) -> dict[str, str]:
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("CARBON")}
+    return ours | {"OMP_NUM_THREADS": "1", "TMPDIR": str(folder)}
+
+
+@pytest.fixture(scope="session")
+def fit(launcher) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the job in one process: `fit(folder, "--only-validate")`."""
+
+    def run(folder: Path, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        done = launcher("lightning").run(JOB, "--root", folder, *arguments, env=environment(folder), cwd=folder)
+        assert done.returncode == 0 or not check, done.stderr
+        return done
+
+    return run
 
 
 def logged(folder: Path, version: int = 0) -> list[dict[str, str]]:
@@ -52,12 +55,18 @@ def windows(file: LedgerFile) -> list[Window]:
 
 @pytest.fixture(scope="module")
 def ddp(tmp_path_factory) -> tuple[Path, dict[str, Any]]:
+    """A fit whose trainer starts the second rank by the command of the first."""
     folder = tmp_path_factory.mktemp("ddp")
-    return folder, result(fit(folder, "--devices", "2"))
+    command = [sys.executable, str(JOB), "--root", str(folder), "--devices", "2"]
+    done = subprocess.run(
+        command, env=environment(folder), cwd=folder, capture_output=True, text=True, check=False, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+    return folder, result(done)
 
 
 @pytest.fixture(scope="module")
-def resumed(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+def resumed(fit, tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[str]]:
     folder = tmp_path_factory.mktemp("resumed")
     return folder, fit(folder, "--run-dir", str(folder / "run"), "--resume-and-raise", check=False)
 
@@ -139,7 +148,7 @@ def test_last_row_has_the_totals_of_the_run(ddp):
     assert float(rows[-1]["carbon/energy_kwh"]) == pytest.approx(energy_j / 3.6e6)
 
 
-def test_validation_alone_leaves_a_record_of_an_evaluation(tmp_path):
+def test_validation_alone_leaves_a_record_of_an_evaluation(fit, tmp_path):
     fit(tmp_path, "--run-dir", str(tmp_path / "run"), "--only-validate")
 
     (file,) = read_run(tmp_path / "run").files

@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import os
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -24,23 +22,15 @@ PIECES = {
 }  # fmt: skip
 
 
-def run(what: str, folder: Path) -> str:
-    done = subprocess.run(
-        [sys.executable, str(JOB), what, str(folder)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(folder)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=180,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 @pytest.fixture(scope="module")
-def said(tmp_path_factory) -> tuple[str, str]:
+def said(launcher, tmp_path_factory) -> tuple[str, str]:
+    """What the process printed that saved, and the one that loaded."""
     folder = tmp_path_factory.mktemp("clean")
-    return run("save", folder), run("load", folder)
+    saved, loaded = (
+        launcher().run(JOB, what, folder, env={**os.environ, "TMPDIR": str(folder)}) for what in ("save", "load")
+    )
+    assert (saved.returncode, loaded.returncode) == (0, 0), saved.stderr + loaded.stderr
+    return saved.stdout, loaded.stdout
 
 
 def test_what_was_made_of_a_watched_model_loads_where_this_package_is_missing(said):

@@ -61,7 +61,7 @@ def run(torchrun, nvml_simulator, tmp_path_factory) -> Run:
     folder = tmp_path_factory.mktemp("fsdp")
     save_forecast(make_forecast(plan()), folder / "forecast.json")
     environ = {**os.environ, "LD_LIBRARY_PATH": str(nvml_simulator), "NVML_SIM": "gpus=2;power=300,400"}
-    done = torchrun(JOB, folder / "run", folder / "forecast.json", processes=2, env=environ)
+    done = torchrun(JOB, folder / "run", folder / "forecast.json", processes=2, imported_once=(), env=environ)
     lines = [line.split(" ", 1) for line in done.stdout.splitlines()]
     losses = {row[0]: (row[1], row[2]) for word, text in lines if word == "LOSSES" for row in [json.loads(text)]}
     metrics = next(json.loads(text) for word, text in lines if word == "METRICS")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,16 +35,10 @@ def model_and_optimizer(make: Callable[..., Any] = torch.optim.AdamW, **options:
     return model, make(model.parameters(), **options)
 
 
-def test_second_process_in_the_run_directory_does_its_own_steps_and_redoes_none(tmp_path):
+def test_second_process_in_the_run_directory_does_its_own_steps_and_redoes_none(launcher, tmp_path):
     for _ in range(2):
-        done = subprocess.run(
-            [sys.executable, str(JOB), str(tmp_path / "run"), str(tmp_path / "last.pt")],
-            env={**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-        )
+        environ = {**os.environ, "TMPDIR": str(tmp_path)}
+        done = launcher().run(JOB, tmp_path / "run", tmp_path / "last.pt", env=environ)
         assert done.returncode == 0, done.stderr
 
     summary = summarise(tmp_path / "run")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,15 +14,8 @@ JOB = Path(__file__).parent / "jobs" / "sft.py"
 
 
 @pytest.mark.skipif(find_spec("trl") is None, reason="not installed: trl")
-def test_tokens_are_those_that_trl_counts_without_padding(tmp_path):
-    done = subprocess.run(
-        [sys.executable, str(JOB), str(tmp_path)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path), "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=240,
-    )
+def test_tokens_are_those_that_trl_counts_without_padding(launcher, tmp_path):
+    done = launcher().run(JOB, tmp_path, env={**os.environ, "TMPDIR": str(tmp_path), "HF_HUB_OFFLINE": "1"})
     assert done.returncode == 0, done.stderr
 
     progress = summarise(tmp_path / "run").progress

@@ -8,6 +8,7 @@ itself, or in ranks that it forks under torchrun's variables and with a store th
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import runpy
@@ -82,6 +83,13 @@ def run_ranks(processes: int, script: str, arguments: list[str]) -> None:
     sys.exit(wait_for(ranks))
 
 
+def load_libraries() -> None:
+    """Load what LD_LIBRARY_PATH holds: the loader reads that variable when a program begins, not when it is forked."""
+    for folder in filter(None, os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep)):
+        for library in Path(folder).glob("*.so.1"):
+            ctypes.CDLL(str(library))
+
+
 def become(job: dict[str, Any]) -> None:
     """Take the output files, the folder and the variables of a job, and run it."""
     for number, path in enumerate((os.devnull, job["output"], job["errors"])):
@@ -91,6 +99,7 @@ def become(job: dict[str, Any]) -> None:
     os.chdir(job["folder"])
     os.environ.clear()
     os.environ.update(job["environ"])
+    load_libraries()
     import_all(job["modules"])
     if job["processes"] is None:
         run_script(job["script"], job["arguments"])

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -34,15 +32,9 @@ elif sys.argv[2] == "exception":
 
 
 @pytest.mark.parametrize("end", ["closed", "falls through", "exception"])
-def test_last_row_has_the_totals(end, tmp_path: Path):
-    done = subprocess.run(
-        [sys.executable, "-c", JOB, str(tmp_path / "run"), end],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+def test_last_row_has_the_totals(end, launcher, tmp_path: Path):
+    (tmp_path / "job.py").write_text(JOB)
+    done = launcher().run(tmp_path / "job.py", tmp_path / "run", end, env={**os.environ, "TMPDIR": str(tmp_path)})
 
     last = json.loads(done.stdout.splitlines()[-1])
 

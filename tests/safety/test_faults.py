@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +20,12 @@ QUIET = {
 
 
 @pytest.fixture(scope="module")
-def rows(nvml_simulator, tmp_path_factory) -> list[dict[str, Any]]:
+def rows(launcher, nvml_simulator, tmp_path_factory) -> list[dict[str, Any]]:
     import os
 
     folder = tmp_path_factory.mktemp("faults")
     environ = {**os.environ, "LD_LIBRARY_PATH": str(nvml_simulator), "NVML_SIM": "gpus=2;power=300,400"}
-    done = subprocess.run(
-        [sys.executable, str(JOB), str(folder)],
-        env={**environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(folder)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=180,
-    )
+    done = launcher().run(JOB, folder, env={**environ, "TMPDIR": str(folder)})
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 

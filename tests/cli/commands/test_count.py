@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -36,14 +38,18 @@ number = 3
 """
 
 
-def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    (folder / "nets.py").write_text(CODE)
-    command = [Path(sys.executable).parent / "carbon-plugin", "count", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def test_a_users_model_is_counted_and_planned(tmp_path: Path) -> None:
-    done = run(tmp_path, "nets:convnet", "--input", "8,3,32,32", "-o", "model.yaml")
+@pytest.fixture
+def run(launcher, tmp_path: Path) -> Run:
+    """Run the command in a folder with the user's code: `run("count", "nets:convnet")`."""
+    (tmp_path / "nets.py").write_text(CODE)
+    return partial(launcher().run, Path(sys.executable).parent / "carbon-plugin", cwd=tmp_path)
+
+
+def test_a_users_model_is_counted_and_planned(run: Run, tmp_path: Path) -> None:
+    done = run("count", "nets:convnet", "--input", "8,3,32,32", "-o", "model.yaml")
 
     assert done.returncode == 0, done.stderr
     block = yaml.safe_load(done.stdout)
@@ -75,8 +81,8 @@ def planned(block: dict, seq_len: int) -> dict:
     }
 
 
-def test_a_plan_of_another_length_counts_the_model_anew(tmp_path: Path) -> None:
-    done = run(tmp_path, "nets:TokenMixer", "--input", "4,512:int64")
+def test_a_plan_of_another_length_counts_the_model_anew(run: Run, tmp_path: Path) -> None:
+    done = run("count", "nets:TokenMixer", "--input", "4,512:int64")
     assert done.returncode == 0, done.stderr
     block = yaml.safe_load(done.stdout)
     model = block["model"]
@@ -84,8 +90,7 @@ def test_a_plan_of_another_length_counts_the_model_anew(tmp_path: Path) -> None:
     times = {}
     for seq_len in (512, 8192):
         (tmp_path / "run.yaml").write_text(yaml.safe_dump(planned(block, seq_len)))
-        command = [Path(sys.executable).parent / "carbon-plugin", "plan", "run.yaml", "--json"]
-        plan = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        plan = run("plan", "run.yaml", "--json")
         assert plan.returncode == 0, plan.stderr
         forecast = json.loads(plan.stdout)
         times[seq_len] = forecast["run_time_s"]["value"]
@@ -95,15 +100,13 @@ def test_a_plan_of_another_length_counts_the_model_anew(tmp_path: Path) -> None:
     assert times[8192] > times[512]  # the same tokens, in longer sequences: attention costs more, nothing costs less
 
 
-def test_a_count_at_another_length_without_its_code_is_refused_with_the_command_that_helps(tmp_path: Path) -> None:
-    (tmp_path / "nets.py").write_text(CODE)
-    done = run(tmp_path, "nets:TokenMixer", "--input", "4,512:int64")
+def test_a_count_at_another_length_without_its_code_names_the_command_that_helps(run: Run, tmp_path: Path) -> None:
+    done = run("count", "nets:TokenMixer", "--input", "4,512:int64")
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "run.yaml").write_text(yaml.safe_dump(planned(yaml.safe_load(done.stdout), 8192)))
-    command = [Path(sys.executable).parent / "carbon-plugin", "plan", "elsewhere/run.yaml"]
     (tmp_path / "nets.py").unlink()
 
-    plan = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    plan = run("plan", "elsewhere/run.yaml")
 
     assert plan.returncode == 2
     assert "counted at 512 tokens a sample, but training.seq_len is 8192" in plan.stderr
@@ -156,7 +159,7 @@ def test_what_is_wrong_is_named(
     assert message in str(refused.value)
 
 
-def test_an_error_is_one_line(tmp_path: Path) -> None:
-    done = run(tmp_path, "nets:absent", "--input", "8,3")
+def test_an_error_is_one_line(run: Run) -> None:
+    done = run("count", "nets:absent", "--input", "8,3")
 
     assert (done.returncode, len(done.stderr.strip().splitlines())) == (2, 1)
