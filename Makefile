@@ -26,7 +26,7 @@ LOCK := .venv-lock/bin/uv pip compile --quiet --upgrade --universal --python-ver
 	--no-emit-package torch --override requirements/without_torch.txt --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-newest test-lowest lock fuzz lint types bench docs calibrate clean
+.PHONY: help demo test test-all test-newest test-lowest lock fuzz lint types bench docs pictures calibrate clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -82,6 +82,9 @@ docs: $(VENV)/.installed ## commands and tables in docs/, JSON Schemas of the re
 	$(BIN)/python docs/carbon_validation.py
 	$(BIN)/python docs/goodput.py
 	$(BIN)/python -m carbon_plugin.audit.exports.json_schemas
+
+pictures: $(VENV)/.installed-dev ## pictures of the demo's report, to docs/pictures/ (needs Chromium)
+	$(BIN)/python docs/pictures.py
 
 calibrate: $(VENV)/.installed-dev ## fit the shipped constants to the published rows; write profiles, spreads and the validation tables
 	$(BIN)/python -m carbon_plugin.calibrate.shipped

@@ -18,7 +18,7 @@ from msgspec import Struct
 from carbon_plugin.show.drawing import COLOURS
 
 FONT_PX = 12
-CHARACTER_PX = 6.4
+CHARACTER_PX = 6.8
 """Mean width of a character of the font; labels are placed by it."""
 LEGEND_ROW_PX = 20
 _SWATCH_PX = 18

@@ -40,9 +40,11 @@ def data_quality(summary: AuditSummary) -> Verdict:
     seen_gpus = coverage.gpus_measured >= coverage.gpus
     reasons = [Reason(share >= GOOD_SHARE, f"{wording.percent(share)} of the energy was measured.")]
     if not seen_nodes:
-        reasons.append(Reason(False, f"{coverage.nodes_seen} of {plural(coverage.nodes, 'node')} have a ledger here."))
+        reasons.append(
+            Reason(False, f"{coverage.nodes_seen:,} of {plural(coverage.nodes, 'node')} have a ledger here.")
+        )
     if coverage.gpus:
-        reasons.append(Reason(seen_gpus, f"{coverage.gpus_measured} of {gpus_phrase(coverage)} were measured."))
+        reasons.append(Reason(seen_gpus, f"{coverage.gpus_measured:,} of {gpus_phrase(coverage)} were measured."))
     whole = state in ("verified", "partly sealed", "unsealed")
     reasons.append(Reason(whole, f"The ledgers are {verdict_word(summary.verification)}: {_reason(summary)}."))
     if summary.factors is None:

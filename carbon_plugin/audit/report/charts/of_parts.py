@@ -21,7 +21,6 @@ from carbon_plugin.show.drawing import (
 CARBON_UNITS = ((1e6, "ktCO2e"), (1e3, "tCO2e"), (1.0, "kgCO2e"), (1e-3, "gCO2e"), (1e-6, "mgCO2e"))
 ENERGY_UNITS = ((3.6e12, "GWh"), (3.6e9, "MWh"), (3.6e6, "kWh"), (3.6e3, "Wh"), (1.0, "J"))
 DRIVERS_SHOWN = 7
-_ROW_PX = 44.0
 _NARROW_PX = 500.0
 
 
@@ -48,21 +47,26 @@ def split_chart(summary: AuditSummary) -> Chart | None:
     size, unit = wording.unit_for(widest_j, ENERGY_UNITS)
 
     def draw(width_px: float) -> str:
-        of = plot.frame(width_px, _ROW_PX * len(rows) + 62, (0, widest_j / size), (0, 1), left_px=8, top_px=8)
-        marks = plot.labelled(plot.ticks(0, widest_j / size, 8 if width_px > _NARROW_PX else 4))
-        drawn = [plot.x_axis(of, marks, f"energy, {unit}")]
-        for place, (title, parts) in enumerate(rows):
-            left_j, top = 0.0, 20 + _ROW_PX * place
-            drawn.append(plot.words(8, top - 5, title, colour="dim"))
+        drawn, top = [], 4.0
+        scale = plot.Scale(0, widest_j / size, 8, width_px - 14)
+        for title, parts in rows:
+            entries = [(part.colour, part.name) for part in parts]
+            indent = plot.width_of(title) + 26
+            markup, height = plot.legend(entries, width_px, indent)
+            drawn.append(f'<g transform="translate(0 {top:g})">{plot.words(8, 14, title, bold=True)}{markup}</g>')
+            top += height
+            left_j = 0.0
             for part in parts:
-                left, right = of.x.at(left_j / size), of.x.at((left_j + part.energy_j) / size)
+                left, right = scale.at(left_j / size), scale.at((left_j + part.energy_j) / size)
                 share = wording.percent(part.energy_j / sum(one.energy_j for one in parts))
                 tip = f"{part.name}: {wording.energy(part.energy_j)}, {share}"
                 drawn.append(plot.box(left, top, max(1.0, right - left - 1), 20, part.colour, tip))
                 left_j += part.energy_j
-        named = {part.name: part.colour for _, parts in rows for part in parts}
-        entries = [(colour, name) for name, colour in named.items()]
-        return plot.drawing(width_px, of.height_px, drawn, top=plot.legend(entries, width_px))
+            top += 30
+        of = plot.Frame(width_px, top + 42, scale, plot.Scale(0, 1, top, 0))
+        marks = plot.labelled(plot.ticks(0, widest_j / size, 8 if width_px > _NARROW_PX else 4))
+        drawn.append(plot.x_axis(of, marks, f"energy, {unit}"))
+        return plot.drawing(width_px, of.height_px, drawn)
 
     table = [
         [title, part.name, wording.number(part.energy_j / size), wording.number(100 * part.energy_j / whole_j)]

@@ -7,31 +7,31 @@ from itertools import accumulate, pairwise
 from typing import Any
 
 from carbon_plugin.audit.report.charts.chart import Chart, chart
+from carbon_plugin.audit.report.charts.time_axis import (
+    TABLE_ROWS,
+    Values,
+    cell_of,
+    rounded,
+    table_rows,
+    time_axis,
+    time_marks,
+    widths_of_bins_s,
+)
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.show import plot, wording
 from carbon_plugin.show.drawing import LINE_COLOURS, RUNG_COLOURS, RUNG_NAMES
 
-TABLE_ROWS = 24
-"""At most so many rows has the table behind a chart over time; each then stands for several bins."""
 HEIGHT_PX = 240.0
 STRIP_PX = 26.0
 
-_TIME_UNITS = (
-    (2 * 86400.0, 86400.0, "days"),
-    (2 * 3600.0, 3600.0, "hours"),
-    (120.0, 60.0, "minutes"),
-    (0.0, 1.0, "seconds"),
-)
 _POWER_UNITS = ((1e6, "MW"), (1e3, "kW"), (1.0, "W"))
 _CARBON_UNITS = ((1e6, "ktCO2e"), (1e3, "tCO2e"), (1.0, "kgCO2e"), (1e-3, "gCO2e"), (1e-6, "mgCO2e"))
-
-Values = Sequence[float | None]
 
 
 def power_chart(summary: AuditSummary) -> Chart | None:
     """Draw the mean power in each bin, stacked by rung, above a strip of attempts and recorded faults."""
     rungs = _rungs(summary)
-    widths_s = _widths_s(summary)
+    widths_s = widths_of_bins_s(summary)
     if not rungs or not sum(widths_s):
         return None
     peak_w = max((sum(parts) / s for parts, s in zip(zip(*rungs.values(), strict=True), widths_s, strict=True) if s))
@@ -39,7 +39,7 @@ def power_chart(summary: AuditSummary) -> Chart | None:
     values = {
         rung: [j / s / size if s else 0.0 for j, s in zip(bins, widths_s, strict=True)] for rung, bins in rungs.items()
     }
-    edges, per, axis = _time_axis(summary)
+    edges, per, axis = time_axis(summary)
 
     def draw(width_px: float) -> str:
         of = plot.frame(width_px, HEIGHT_PX, (0, edges[-1]), (0, 1.06 * peak_w / size), bottom_px=42 + STRIP_PX)
@@ -53,13 +53,13 @@ def power_chart(summary: AuditSummary) -> Chart | None:
             below = above
         parts.append(_strip(summary, of, per))
         strip = plot.frame(width_px, HEIGHT_PX, (0, edges[-1]), (0, 1))
-        parts.append(plot.x_axis(strip, _time_marks(edges[-1], width_px), axis))
+        parts.append(plot.x_axis(strip, time_marks(edges[-1], width_px), axis))
         entries = [(RUNG_COLOURS[rung], RUNG_NAMES[rung]) for rung in values]
         return plot.drawing(width_px, HEIGHT_PX, parts, top=plot.legend(entries, width_px))
 
     names = [f"{RUNG_NAMES[rung]}, {unit}" for rung in values]
     series = [
-        {"name": RUNG_NAMES[rung], "colour": RUNG_COLOURS[rung], "values": _short(bins), "kind": "stack"}
+        {"name": RUNG_NAMES[rung], "colour": RUNG_COLOURS[rung], "values": rounded(bins), "kind": "stack"}
         for rung, bins in values.items()
     ]
     return chart(
@@ -69,7 +69,7 @@ def power_chart(summary: AuditSummary) -> Chart | None:
         "that the monitor recorded. Where nothing was recorded there is no power.",
         draw,
         [axis, *names],
-        _table_rows(edges, list(values.values())),
+        table_rows(edges, list(values.values())),
         _live(edges, axis, "mean power", unit, series, _marks(summary, per)) | {"attempts": _attempts(summary, per)},
     )
 
@@ -85,7 +85,7 @@ def intensity_chart(summary: AuditSummary) -> Chart | None:
     known = [value for value in grams if value is not None]
     if not known or max(known) - min(known) < 0.01 * max(known):
         return None
-    edges, _, axis = _time_axis(summary)
+    edges, _, axis = time_axis(summary)
     grams += [None] * (len(edges) - 1 - len(grams))
     xs, ys = plot.steps(edges, grams)
 
@@ -94,18 +94,18 @@ def intensity_chart(summary: AuditSummary) -> Chart | None:
         parts = [
             plot.y_axis(of, plot.labelled(plot.ticks(0, max(known))), "gCO2e a kWh"),
             plot.line(of, xs, ys, "checkpoint"),
-            plot.x_axis(of, _time_marks(edges[-1], width_px), axis),
+            plot.x_axis(of, time_marks(edges[-1], width_px), axis),
         ]
         return plot.drawing(width_px, HEIGHT_PX, parts)
 
-    series = [{"name": "grid intensity", "colour": "checkpoint", "values": _short(grams), "kind": "step"}]
+    series = [{"name": "grid intensity", "colour": "checkpoint", "values": rounded(grams), "kind": "step"}]
     return chart(
         "intensity",
         "Grid intensity while the run drew power",
         f"Grid intensity in {factors.intensity.zone_name} that each interval's energy was counted with.",
         draw,
         [axis, "grid intensity, gCO2e/kWh"],
-        _table_rows(edges, [grams]),
+        table_rows(edges, [grams]),
         _live(edges, axis, "grid intensity", "gCO2e/kWh", series),
     )
 
@@ -115,7 +115,7 @@ def cumulative_chart(summary: AuditSummary) -> Chart | None:
     kilograms = list(accumulate(summary.series.operational_kg))
     if not kilograms or kilograms[-1] <= 0:
         return None
-    edges, per, axis = _time_axis(summary)
+    edges, per, axis = time_axis(summary)
     size, unit = wording.unit_for(kilograms[-1], _CARBON_UNITS)
     edges = edges[: len(kilograms) + 1]
     reached = [0.0, *(value / size for value in kilograms)]
@@ -126,14 +126,14 @@ def cumulative_chart(summary: AuditSummary) -> Chart | None:
             plot.y_axis(of, plot.labelled(plot.ticks(0, reached[-1])), f"operational, {unit}"),
             plot.area(of, edges, [0.0] * len(edges), reached, "gpu", opacity=0.16),
             plot.line(of, edges, reached, "gpu", width_px=2),
-            plot.x_axis(of, _time_marks(edges[-1], width_px), axis),
+            plot.x_axis(of, time_marks(edges[-1], width_px), axis),
         ]
         return plot.drawing(width_px, HEIGHT_PX, parts)
 
     every = max(1, -(-len(reached) // TABLE_ROWS))
     picked = sorted({*range(0, len(reached), every), len(reached) - 1})
     series = [
-        {"name": "operational carbon since the start", "colour": "gpu", "values": _short(reached), "kind": "line"}
+        {"name": "operational carbon since the start", "colour": "gpu", "values": rounded(reached), "kind": "line"}
     ]
     return chart(
         "emissions",
@@ -143,7 +143,7 @@ def cumulative_chart(summary: AuditSummary) -> Chart | None:
         [axis, f"operational carbon so far, {unit}"],
         [[wording.number(edges[at], 4), wording.number(reached[at], 4)] for at in picked],
         {
-            "x": _short(edges),
+            "x": rounded(edges),
             "axis": axis,
             "label": "operational carbon",
             "unit": unit,
@@ -160,7 +160,7 @@ def step_chart(summary: AuditSummary) -> Chart | None:
         return None
     longest_s = max(found.measured_s + [value for value in found.predicted_s if value is not None])
     size, unit = wording.unit_for(longest_s, ((1.0, "s"), (1e-3, "ms")))
-    _, per, axis = _time_axis(summary)
+    _, per, axis = time_axis(summary)
     end = max(summary.period.wall_s, found.at_s[-1]) / per
     at, measured, predicted = _interrupted(
         [value / per for value in found.at_s],
@@ -187,21 +187,21 @@ def step_chart(summary: AuditSummary) -> Chart | None:
         parts.append(plot.line(of, at, measured, "more"))
         if dotted:
             parts += [plot.dot(of.x.at(x), of.y.at(y), "more") for x, y in zip(at, measured, strict=True) if y]
-        parts.append(plot.x_axis(of, _time_marks(end, width_px), axis))
+        parts.append(plot.x_axis(of, time_marks(end, width_px), axis))
         return plot.drawing(width_px, HEIGHT_PX, parts, top=plot.legend(entries, width_px))
 
     series: list[dict[str, Any]] = [
-        {"name": "measured", "colour": "more", "values": _short(measured), "kind": "points" if dotted else "line"}
+        {"name": "measured", "colour": "more", "values": rounded(measured), "kind": "points" if dotted else "line"}
     ]
     if central is not None:
-        series.append({"name": "predicted", "colour": "gpu", "values": _short(predicted), "kind": "dashed"})
+        series.append({"name": "predicted", "colour": "gpu", "values": rounded(predicted), "kind": "dashed"})
     if band:
         for name, factor, kind in (("predicted, p10", low, "low"), ("predicted, p90", high, "high")):
             edge = [None if value is None else value * factor for value in predicted]
-            series.append({"name": name, "colour": "band", "values": _short(edge), "kind": kind})
+            series.append({"name": name, "colour": "band", "values": rounded(edge), "kind": kind})
     every = max(1, -(-len(at) // TABLE_ROWS))
     rows = [
-        [wording.number(at[i], 4), _cell(measured[i]), _cell(predicted[i])]
+        [wording.number(at[i], 4), cell_of(measured[i]), cell_of(predicted[i])]
         for i in range(0, len(at), every)
         if measured[i] is not None
     ]
@@ -212,7 +212,7 @@ def step_chart(summary: AuditSummary) -> Chart | None:
         draw,
         [axis, f"measured, {unit}", f"predicted, {unit}"],
         rows,
-        {"x": _short(at), "axis": axis, "label": "step time", "unit": unit, "series": series, "marks": []},
+        {"x": rounded(at), "axis": axis, "label": "step time", "unit": unit, "series": series, "marks": []},
     )
 
 
@@ -225,7 +225,7 @@ def gpu_chart(summary: AuditSummary) -> Chart | None:
     names = {key: f"{plot.shortened(hosts.get(key, '?'), 16)}, {key[-9:]}" for key in found}
     colours = {key: LINE_COLOURS[place % len(LINE_COLOURS)] for place, key in enumerate(found)}
     peak_w = max(value for bins in found.values() for value in bins if value is not None)
-    edges, per, axis = _time_axis(summary)
+    edges, per, axis = time_axis(summary)
     padded = {key: [*bins, *([None] * (len(edges) - 1 - len(bins)))] for key, bins in found.items()}
 
     def draw(width_px: float) -> str:
@@ -234,12 +234,12 @@ def gpu_chart(summary: AuditSummary) -> Chart | None:
         for place, (key, bins) in enumerate(padded.items()):
             xs, ys = plot.steps(edges, bins)
             parts.append(plot.line(of, xs, ys, colours[key], dashed=place >= len(LINE_COLOURS), width_px=1.2))
-        parts.append(plot.x_axis(of, _time_marks(edges[-1], width_px), axis))
+        parts.append(plot.x_axis(of, time_marks(edges[-1], width_px), axis))
         entries = [(colours[key], names[key]) for key in padded]
         return plot.drawing(width_px, HEIGHT_PX, parts, top=plot.legend(entries[:8], width_px))
 
     series = [
-        {"name": names[key], "colour": colours[key], "values": _short(bins), "kind": "step"}
+        {"name": names[key], "colour": colours[key], "values": rounded(bins), "kind": "step"}
         for key, bins in padded.items()
     ]
     return chart(
@@ -248,34 +248,13 @@ def gpu_chart(summary: AuditSummary) -> Chart | None:
         "Mean power of single GPUs. A line is interrupted where its GPU could not be read.",
         draw,
         [axis, *(f"{names[key]}, W" for key in padded)],
-        _table_rows(edges, list(padded.values())),
+        table_rows(edges, list(padded.values())),
         _live(edges, axis, "mean power", "W", series, _marks(summary, per)),
     )
 
 
 def _rungs(summary: AuditSummary) -> Mapping[str, Sequence[float]]:
     return {rung: bins for rung, bins in summary.series.rung_energy_j.items() if any(bins) and rung != "facility"}
-
-
-def _edges_s(summary: AuditSummary) -> list[float]:
-    count = max((len(bins) for bins in summary.series.rung_energy_j.values()), default=0)
-    edges = [index * summary.series.width_s for index in range(count + 1)]
-    # The last bin ends with the run.
-    return [*edges[:-1], max(edges[-2], min(edges[-1], summary.period.wall_s))] if count else edges
-
-
-def _widths_s(summary: AuditSummary) -> list[float]:
-    return [end - start for start, end in pairwise(_edges_s(summary))]
-
-
-def _time_axis(summary: AuditSummary) -> tuple[list[float], float, str]:
-    """Return the edges of the bins in a unit that fits the run, the seconds of that unit, and the axis's label."""
-    size, name = next((size, name) for least, size, name in _TIME_UNITS if summary.period.wall_s >= least)
-    return [edge / size for edge in _edges_s(summary)], size, f"{name} since the start"
-
-
-def _time_marks(end: float, width_px: float) -> list[plot.Tick]:
-    return plot.labelled(plot.ticks(0, end, 8 if width_px > 500 else 5))
 
 
 def _strip(summary: AuditSummary, of: plot.Frame, per: float) -> str:
@@ -320,29 +299,7 @@ def _live(
     """Return what the page's script draws: a value at the start of each bin, the last one again at the end."""
     for one in series:
         one["values"] = [*one["values"], one["values"][-1]]
-    return {"x": _short(edges), "axis": axis, "label": label, "unit": unit, "series": series, "marks": list(marks)}
-
-
-def _table_rows(edges: Sequence[float], columns: Sequence[Values]) -> list[list[str]]:
-    """Return a row for every few bins: when they start, and the mean of each column over them."""
-    every = max(1, -(-(len(edges) - 1) // TABLE_ROWS))
-    rows = []
-    for first in range(0, len(edges) - 1, every):
-        cells = []
-        for column in columns:
-            known = [value for value in column[first : first + every] if value is not None]
-            cells.append(_cell(sum(known) / len(known) if known else None))
-        rows.append([wording.number(edges[first], 4), *cells])
-    return rows
-
-
-def _cell(value: float | None) -> str:
-    return "–" if value is None else wording.number(value, 4)
-
-
-def _short(values: Values) -> list[float | None]:
-    """Round to seven digits, which is more than any meter has, so that the page stays small."""
-    return [None if value is None else float(f"{value:.7g}") for value in values]
+    return {"x": rounded(edges), "axis": axis, "label": label, "unit": unit, "series": series, "marks": list(marks)}
 
 
 def _solid(values: Values) -> list[float]:
