@@ -20,11 +20,11 @@ def random_effects(errors: NDArray[np.float64], sources: NDArray[np.str_]) -> Ef
     remains of their mean squares when each mean's own variance is taken off."""
     names = np.unique(sources)
     means = np.array([np.mean(errors[sources == name]) for name in names])
-    # A source far from all others (a naive loop over experts) is named in the documentation, not averaged in. More than
-    # one of ten are no exceptions: a range that leaves out a fifth of the sources has to know them.
+    # A source far from all others is named in the documentation, not averaged in, as long as it is at most one of ten:
+    # a range that leaves out a fifth of the cases has to know more than that.
     far = np.abs(means)
     usual = far <= ODD * max(float(np.median(far)) / NORMAL_MEDIAN, LEAST_SPREAD)
-    usual |= np.argsort(np.argsort(-far)) >= max(1, len(names) // 10)
+    usual |= np.argsort(np.argsort(-far)) >= len(names) // 10
     names, means = names[usual], means[usual]
     counts = np.array([np.sum(sources == name) for name in names])
     several = counts > 1

@@ -38,6 +38,8 @@ rows of Megatron-Bridge."""
 EXPERT_BIAS_BYTES = (28, 40)
 """Bytes a routed element that unfused expert biases move, forward and backward: bias times probability, sum and
 concatenation in fp32, cast; and their gradients (`TEGroupedMLP._apply_bias` of Megatron-core)."""
+EXPERT_TILE_ROWS = 128
+"""Rows of a tile of a grouped product, which no two experts share (CUTLASS's grouped kernels for 16 bit)."""
 HOST_OPS_LOOPED = (20, 30)
 """Slots of one expert that runs by itself, forward and backward: the search for its tokens, which the host waits for,
 their gather, three products and an activation, the weights and the sum (`Qwen3MoeSparseMoeBlock` of transformers 4)."""
@@ -169,6 +171,8 @@ def _experts(
     # The ranks that share an expert gather one another's tokens. Without expert parallelism those are the tp ranks.
     sharers = layout.expert_split / layout.ep
     per_expert = rows * shape.imbalance * layout.ep * sharers / np.maximum(shape.experts, 1)
+    # The rows of an expert are whatever the router sends: of its last tile half is empty on average.
+    per_expert = per_expert + where(local_experts > 1, EXPERT_TILE_ROWS / 2, 0.0)
     width = shape.expert_ffn / sharers
     up = linear(per_expert, width * (1 + shape.gated), shape.expert_hidden, work, micro_batches, rates) * local_experts
     down = linear(per_expert, shape.expert_hidden, width, work, micro_batches, rates) * local_experts

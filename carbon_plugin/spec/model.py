@@ -153,9 +153,9 @@ class TransformerModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     @property
     def is_validated_kind(self) -> bool:
-        """Whether measured steps of its kind exist: equal layers of causal attention, and little beside them."""
+        """Whether measured steps of its kind exist: equal layers of attention, and little beside them."""
         beside = sum(part.parameters for part in self.parts)
-        return self.causal and not self.blocks and beside <= LITTLE_BESIDE * self.parameters
+        return not self.blocks and beside <= LITTLE_BESIDE * self.parameters
 
     @property
     def has_encoder(self) -> bool:

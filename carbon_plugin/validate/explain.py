@@ -8,7 +8,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from carbon_plugin.calibrate.rows.published import published_rows
+from carbon_plugin.calibrate.rows.published import all_published_rows
 from carbon_plugin.calibrate.rows.rows import next_step, read_rows
 from carbon_plugin.errors import SpecError
 from carbon_plugin.plan.search.layouts import describe
@@ -46,7 +46,7 @@ def explain_row(name: str, records: Path | None) -> Explanation:
     """The row of a file, or of the shipped ones, by its id.
 
     Raises `SpecError` for an id that is not there, naming the nearest ones, and for a row that cannot be predicted."""
-    rows, skipped = published_rows() if records is None else read_rows(records)
+    rows, skipped = all_published_rows() if records is None else read_rows(records)
     where = "the published rows" if records is None else str(records)
     for left_out in skipped:
         if left_out.id == name:

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections.abc import Sequence
@@ -59,10 +60,14 @@ def class_spreads(rows: Sequence[ValidatedRow]) -> tuple[ClassSpread, ...]:
         if not np.any(own):
             continue
         names = np.unique(sources[own])
-        counted = own | (kinds == RELATED.get(kind, kind)) if names.size < FEWEST_SOURCES else own
+        borrowed = names.size < FEWEST_SOURCES and kind in RELATED
+        counted = own | (kinds == RELATED[kind]) if borrowed else own
+        few = names.size if borrowed else None
         shipped = interval.spread_of(kind)
         blind = [
-            _inside(errors[own & (sources == name)], factors(_effects(errors, sources, counted & (sources != name))))
+            _inside(
+                errors[own & (sources == name)], factors(_effects(errors, sources, counted & (sources != name), few))
+            )
             for name in names
             if np.unique(sources[counted & (sources != name)]).size >= FEWEST_SOURCES
         ]
@@ -71,7 +76,7 @@ def class_spreads(rows: Sequence[ValidatedRow]) -> tuple[ClassSpread, ...]:
                 kind=kind,
                 rows=int(np.sum(own)),
                 sources=int(names.size),
-                effects=_effects(errors, sources, counted),
+                effects=_effects(errors, sources, counted, few),
                 coverage=float(np.mean([_inside(errors[own & (sources == name)], shipped) for name in names])),
                 blind_coverage=float(np.mean(blind)) if len(blind) == names.size else None,
             )
@@ -104,8 +109,15 @@ def _with_effects(text: str, name: str, effects: Effects) -> str:
     return text
 
 
-def _effects(errors: NDArray[np.float64], sources: NDArray[np.str_], mask: NDArray[np.bool_]) -> Effects:
+def _effects(
+    errors: NDArray[np.float64], sources: NDArray[np.str_], mask: NDArray[np.bool_], few: int | None = None
+) -> Effects:
+    """Return the spreads of the rows in `mask`. `few` are the class's own sources where related ones count beside them:
+    how classes differ is then known from those few, so that the variance between sources is (1 + 1/few) times that of
+    one source and not (1 + 1/all), which `interval.factors` multiplies it by."""
     between, within, count = random_effects(errors[mask], sources[mask])
+    if few is not None:
+        between *= math.sqrt((1 + 1 / few) / (1 + 1 / count))
     return Effects(round(between, DIGITS), round(within, DIGITS), count)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from carbon_plugin.errors import InfeasibleLayoutError
 from carbon_plugin.predict.case_of_spec import layout_of, shape_of, work_of
-from carbon_plugin.predict.layer import EXPERT_BIAS_BYTES, HOST_OPS_LOOPED, HOST_OPS_WAIT
+from carbon_plugin.predict.layer import EXPERT_BIAS_BYTES, EXPERT_TILE_ROWS, HOST_OPS_LOOPED, HOST_OPS_WAIT
 from carbon_plugin.predict.schedule import StepTime, device_parameters, step_time
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.model import MixtureOfExperts, TransformerModel
@@ -160,3 +160,16 @@ def test_a_loop_over_experts_costs_host_slots_for_every_expert_that_a_rank_holds
     assert added[1] == pytest.approx(slots * float(rates().host_op_time))
     hooked = host(sparse, expert_loop=1.0, shard_host_ops=65.0) - host(sparse, shard_host_ops=65.0)
     assert hooked > 1.5 * added[1]
+
+
+def test_the_last_tile_of_each_expert_is_half_empty_however_many_tokens_there_are(sparse, rates) -> None:
+    """Twice the tokens cost less than twice: what is missing is half a tile of rows in every expert of a rank."""
+    at_once = rates(memory=1e30, kernel_time=0.0)
+    layout = {"dp_shard": 64, "zero_stage": 1, "ep": 8}
+
+    one, two = (float(step(sparse, at_once, micro_batch_size=size, **layout).terms["matmul"]) for size in (1, 2))
+
+    local, micro_batches = sparse.moe.experts / 8, 256 / 64
+    matrices = (2 + sparse.gated) * sparse.hidden * sparse.moe.expert_ffn
+    wasted = 3 * 2 * EXPERT_TILE_ROWS / 2 * local * matrices / float(at_once.gemm_flops) * sparse.layers
+    assert one - two == pytest.approx(wasted * micro_batches / 2)

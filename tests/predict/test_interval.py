@@ -28,8 +28,15 @@ def test_both_spreads_are_found_again() -> None:
 
 
 def test_one_odd_source_does_not_set_the_spread() -> None:
-    errors = np.array([0.05, -0.04, 0.06, -0.05, 2.5])
-    assert random_effects(errors, np.arange(5).astype(str)).between < 0.1
+    errors = np.array([0.05, -0.04, 0.06, -0.05, 0.04] * 2 + [2.5])
+    assert random_effects(errors, np.arange(11).astype(str)).between < 0.1
+
+
+def test_of_a_few_sources_none_is_odd() -> None:
+    """One of five is a fifth of what may come: the range of such a class has to know it."""
+    found = random_effects(np.array([0.05, -0.04, 0.06, -0.05, 2.5]), np.arange(5).astype(str))
+    assert found.sources == 5
+    assert found.between > 1
 
 
 def test_a_source_whose_rows_differ_much_counts_as_much_as_one_whose_rows_agree() -> None:
@@ -43,7 +50,7 @@ def test_a_source_whose_rows_differ_much_counts_as_much_as_one_whose_rows_agree(
 def test_more_than_one_source_of_ten_is_no_exception() -> None:
     near, far = [0.02, -0.02, 0.03, -0.03, 0.02], [0.5, 0.6]
     found = random_effects(np.array(near + far), np.arange(7).astype(str))
-    assert found.sources == 6
+    assert found.sources == 7
     assert found.between > 0.15
 
 
@@ -104,6 +111,9 @@ def test_a_class_of_one_source_takes_how_sources_differ_from_the_related_class()
     )
     _, found = class_spreads([*calibrated, *rows("host_bound", {"e": [0.3, 0.32]})])
     assert (found.kind, found.sources, found.effects.sources) == ("host_bound", 1, 5)
+    # The one offset of its own that is known makes the range of the next one wider than five would.
+    both = random_effects(np.array([0.1, -0.1, 0.2, -0.2, 0.3, 0.32]), np.array(list("abcdee")))
+    assert found.effects.between == pytest.approx(both.between * np.sqrt(2 / 1.2), abs=1e-3)
 
 
 def test_the_spreads_are_written_into_their_own_lines_only() -> None:

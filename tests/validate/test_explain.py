@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from carbon_plugin.calibrate.rows.hybrids import is_hybrid
+from carbon_plugin.calibrate.rows.published import all_published_rows
 from carbon_plugin.calibrate.rows.rows import next_step, read_rows
 from carbon_plugin.cli.main import run
 from carbon_plugin.errors import SpecError
@@ -65,6 +67,14 @@ def test_a_row_is_explained_by_groups_that_add_up_to_its_step(records: Path, cap
         assert words in printed
     assert run(["validate", "--records", str(records), "--explain", "mine-good", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["id"] == "mine-good"
+
+
+def test_a_row_whose_layers_differ_is_explained_with_its_scan() -> None:
+    hybrid = next(row for row in all_published_rows()[0] if is_hybrid(row))
+
+    found = explain_row(hybrid.id, None)
+    assert found.groups_s["compute"]["scan"] > 0
+    assert run(["validate", "--explain", hybrid.id]) == 0
 
 
 def test_no_term_of_a_step_is_lost_in_its_groups() -> None:

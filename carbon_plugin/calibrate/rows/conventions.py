@@ -63,6 +63,10 @@ TORCHTITAN = Conventions(
     name="torchtitan", zero_stage=3, sequence_parallel=True, local_batch_is_split=True, reports_reserved_memory=True
 )
 DEEPSPEED = Conventions(name="deepspeed", zero_stage=3)
+SWIFT = msgspec.structs.replace(DEEPSPEED, recompute="full")
+"""ms-swift checkpoints every layer unless told otherwise (`gradient_checkpointing` of its command-line parameters)."""
+MEGATRON_SWIFT = msgspec.structs.replace(MEGATRON_CORE, interleaves=False)
+"""Its pipelines hold one chunk a rank unless told otherwise (`virtual_pipeline_model_parallel_size` is unset)."""
 PYTORCH = Conventions(name="ordinary", zero_stage=3)
 TRANSFORMER_ENGINE = Conventions(name="transformer-engine", zero_stage=3)
 AUTOMODEL = Conventions(name="automodel", zero_stage=3)
@@ -110,13 +114,14 @@ FRAMEWORKS: tuple[tuple[str, Conventions], ...] = (
     ("fms-fsdp", TORCHTITAN),
     ("composer", LLM_FOUNDRY),
     ("mosaicml", LLM_FOUNDRY),
+    ("megatron-swift", MEGATRON_SWIFT),
     ("megatron", MEGATRON_CORE),
     ("axlearn", MAXTEXT),
     ("levanter", MAXTEXT),
     ("paxml", MAXTEXT),
     ("deepspeed", DEEPSPEED),
     ("hf trainer + deepspeed", DEEPSPEED),
-    ("ms-swift + deepspeed", DEEPSPEED),
+    ("ms-swift + deepspeed", SWIFT),
     ("hf trainer", PYTORCH),
     ("hugging face", PYTORCH),
     ("torchtune (compile", COMPILED),

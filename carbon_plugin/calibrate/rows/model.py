@@ -15,6 +15,8 @@ from carbon_plugin.spec.model import MixtureOfExperts, MultiLatentAttention, Tra
 USUAL_VOCAB = 51200
 BIASED_EXPERTS = "gpt_oss"
 """Architectures whose experts add biases (openai/gpt-oss, `MLPBlock`)."""
+ENCODER = "encoder"
+"""How the note of an architecture begins whose layers see the whole sequence."""
 GATED_MARKS = ("swiglu", "geglu", "gated")
 LATENT_RANKS = ("kv_lora", "qk_nope", "qk_rope", "v")
 QUANTISED = ("nf4", "qlora")
@@ -59,6 +61,7 @@ def row_model(
         gated=gated,
         tied_embeddings=not gated if tied is None else tied,
         dropout=conventions.dropout,
+        causal=not shape.text("note").startswith(ENCODER),
         sliding_window=int(window.group(1)) if window else None,
         sliding_window_layers=layers // 2 if window else None,
         trainable_fraction=ADAPTER_FRACTION if adapters else 1.0,

@@ -79,7 +79,7 @@ def model_from_hf_config(
     if said := defaults_note(family, filled):
         notes.append(said)
     if family.encoder and not keys.flag("is_decoder", default=False):
-        notes.append("an encoder: its attention sees the whole sequence, and its step time is not validated")
+        notes.append("an encoder: its attention sees the whole sequence")
     window = _window(keys, family)
     blocks = nas_blocks(keys) or _blocks(keys, family, window, gated)
     parts = parts_of(Keys(config, origin), keys, family, gated)

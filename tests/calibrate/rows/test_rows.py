@@ -295,3 +295,23 @@ def test_a_year_and_a_release_choose_the_kernels_of_their_time() -> None:
         for framework in ("Megatron-LM @8aa4619f (2021)", "NeMo 23.03", "NeMo 24.07", "NeMo 25.09")
     }
     assert list(kernel.values()) == ["unfused", "unfused", "cudnn", "flash3"]
+
+
+def test_an_encoder_sees_the_whole_sequence_and_is_of_a_kind_that_was_measured() -> None:
+    shape = {"layers": 24, "hidden": 1024, "ffn": 4096, "heads": 16, "vocab": 30528, "note": "encoder; tied embeddings"}
+    record = {**RECORD, "arch": "mine", "tp": 1, "pp": 1, "seq_len": 512}
+    (read,), _ = parse_rows([record], {"mine": shape})
+    encoder, decoder = read.spec.model, parsed(tp=1, pp=1).spec.model
+
+    assert (encoder.causal, decoder.causal) == (False, True)
+    assert encoder.is_validated_kind
+
+
+def test_what_a_fine_tuning_framework_does_unless_told_otherwise_is_read_and_named() -> None:
+    swift = parsed(framework="ms-swift + DeepSpeed", tp=1, pp=1)
+    megatron = parsed(framework="Megatron-SWIFT", sharding="distributed optimizer", gbs=64)
+    plain = parsed(framework="Megatron-Core", sharding="distributed optimizer", gbs=64)
+
+    assert swift.spec.layout.recompute == "full"
+    assert "recompute full" in swift.assumed
+    assert (megatron.spec.layout.virtual_stages, plain.spec.layout.virtual_stages) == (1, 8)
