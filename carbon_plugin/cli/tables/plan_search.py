@@ -14,7 +14,9 @@ from rich.padding import Padding
 from rich.table import Table
 
 from carbon_plugin.cli.printing import print_numbers
-from carbon_plugin.cli.tables.plan_table import ALMOST_SURE, CARBON_UNITS, ENERGY_UNITS, TIME_UNITS, best_case_phrase
+from carbon_plugin.cli.tables.plan_run import best_case_phrase
+from carbon_plugin.cli.tables.plan_step import ALMOST_SURE
+from carbon_plugin.cli.tables.units import CARBON_UNITS, ENERGY_UNITS, TIME_UNITS
 from carbon_plugin.cli.terminal import echo
 from carbon_plugin.errors import SpecError
 from carbon_plugin.plan.alternatives import (

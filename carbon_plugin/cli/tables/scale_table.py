@@ -8,7 +8,7 @@ from rich.padding import Padding
 from rich.table import Table
 
 from carbon_plugin.cli.printing import print_numbers
-from carbon_plugin.cli.tables.plan_table import CARBON_UNITS, ENERGY_UNITS, TIME_UNITS
+from carbon_plugin.cli.tables.units import CARBON_UNITS, ENERGY_UNITS, TIME_UNITS
 from carbon_plugin.plan.scaling.cheapest import ScalePoint
 from carbon_plugin.plan.scaling.laws import ScalingLaw
 from carbon_plugin.plan.scaling.table import Sweep

@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from carbon_plugin.cli.tables.plan_table import STEP_UNITS, TERMS, span
+from carbon_plugin.cli.tables.plan_step import TERMS, span
+from carbon_plugin.cli.tables.units import STEP_UNITS
 from carbon_plugin.cli.terminal import echo_json
 from carbon_plugin.spec.amounts import fitting_unit, number
 from carbon_plugin.validate.explain import Explanation, explain_row

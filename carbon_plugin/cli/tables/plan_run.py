@@ -1,0 +1,151 @@
+"""Print what a whole run takes: time, energy, carbon and cost with their ranges, and what is lost to failures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from carbon_plugin.cli.printing import print_line, print_numbers
+from carbon_plugin.cli.tables.units import BYTE_UNITS, CARBON_UNITS, ENERGY_UNITS, TIME_UNITS, WATER_UNITS
+from carbon_plugin.footprint.boundary import ladder
+from carbon_plugin.plan.forecast import Forecast
+from carbon_plugin.plan.goodput import Expected
+from carbon_plugin.plan.real_run import BestCase
+from carbon_plugin.spec.amounts import Units, fitting_unit, number, plural
+from carbon_plugin.spec.figure import Figure
+
+PARTS = {
+    "training": "training steps",
+    "evaluation": "evaluation",
+    "startup": "start-up",
+    "checkpoint": "checkpoints",
+    "redone": "redone work",
+    "restart": "restarts",
+    "overrun": "what real runs take beyond these",
+    "overhead": "all other time, as stated",
+}
+LEAST_SHARE = 0.02
+"""Uncertain inputs below this share of the range are not worth a word."""
+
+SMALLEST_SHARE = 0.0005
+"""Of the run's time: parts below it are left out of the table."""
+FEW_DRIVERS = 3
+LEAST_FAILURES, LIKELY_FAILURES = 0.001, 0.1
+"""Below the first nobody counts them, from the second on their interval says more."""
+
+
+def print_run(out: Console, forecast: Forecast, verbose: bool) -> None:
+    """Print the figures of the run, `verbose` with the ladder of energies, water and waste."""
+    footprint, best = forecast.footprint, forecast.best_case
+    table = Table(box=None, padding=(0, 2 if best is None else 1, 0, 0))
+    table.add_column("a real run" if best is not None else "the run")
+    for heading in ("central", "p10", "p90"):
+        table.add_column(heading, justify="right")
+    table.add_column("")
+    if best is not None:
+        table.add_column("best case", justify="right")
+
+    def row(name: str, figure: Figure, units: Units, at_best: Figure | None = None) -> None:
+        size, unit = fitting_unit(figure.value, units)
+        values = [number(value / size) for value in (figure.value, figure.low, figure.high)]
+        table.add_row(f"  {name}", *values, unit, *([number(at_best.value / size)] if at_best is not None else []))
+
+    device = "GPUs" if forecast.spec.cluster.accelerator.kind == "gpu" else "devices"
+    least = best.footprint if best is not None else None
+    row("time", forecast.run_time_s, TIME_UNITS, best.run_time_s if best else None)
+    row("device-hours", forecast.device_hours, ((1.0, "h"),), best.device_hours if best else None)
+    names = {"gpu": device, "node": "nodes", "it": "IT, without storage", "facility": "facility (with PUE)"}
+    at_best = {total.rung: total.energy for total in ladder(least.energy_j)} if least else {}
+    for total in ladder(footprint.energy_j):
+        if verbose or total.rung in ("gpu", "facility"):
+            row(f"energy, {names[total.rung]}", total.energy, ENERGY_UNITS, at_best.get(total.rung))
+    row("operational carbon", footprint.operational_kg, CARBON_UNITS, least.operational_kg if least else None)
+    if footprint.market is not None:
+        row("  by contract (market-based)", footprint.market.operational_kg, CARBON_UNITS)
+    row("embodied carbon", footprint.embodied_kg, CARBON_UNITS, least.embodied_kg if least else None)
+    row("total carbon", footprint.total_kg, CARBON_UNITS, least.total_kg if least else None)
+    if forecast.cost_usd is not None:
+        row("cost", forecast.cost_usd, ((1.0, "USD"),), best.cost_usd if best else None)
+    if verbose:
+        for place, liters in footprint.water_l.items():
+            row(f"water, {place}", liters, WATER_UNITS)
+        _wasted(forecast, row)
+    print_numbers(out, table)
+    wide = footprint.interval_95.get("total_kg")
+    if verbose and wide is not None:
+        size, unit = fitting_unit(footprint.total_kg.value, CARBON_UNITS)
+        out.print(f"  95 % interval of total carbon: {number(wide[0] / size)} to {number(wide[1] / size)} {unit}")
+    ranked = [f"{driver.scope} {driver.share:.0%}" for driver in forecast.drivers if driver.share >= LEAST_SHARE]
+    if ranked:
+        said = "what the range comes from" if verbose else "the range of total carbon comes most from"
+        out.print(f"  {said}: {escape(', '.join(ranked if verbose else ranked[:FEW_DRIVERS]))}")
+    factor = forecast.goodput.overrun if forecast.goodput is not None else None
+    if factor is not None:
+        ends = f"{number(factor.value)} ({number(factor.low)} to {number(factor.high)})"
+        out.print(f"  a real run takes {ends} times the best case; from {escape(factor.source)}")
+    out.print()
+
+
+def _wasted(forecast: Forecast, row: Callable[[str, Figure, Units], None]) -> None:
+    if forecast.wasted is None:
+        return
+    # A stated overhead may hold evaluation, which is no waste.
+    modelled = forecast.goodput is not None and forecast.goodput.expected is not None
+    lost = "wasted" if modelled else "outside the steps"
+    row(f"energy {lost} (facility)", forecast.wasted.energy_j["facility"], ENERGY_UNITS)
+    row(f"carbon {lost}", forecast.wasted.total_kg, CARBON_UNITS)
+
+
+def print_goodput(out: Console, forecast: Forecast, verbose: bool) -> None:
+    """Print the useful share of the run's time and the failures that are expected."""
+    goodput = forecast.goodput
+    if goodput is None:
+        return
+    parts = [f"{PARTS[part]} {share:.1%}" for part, share in goodput.shares.items() if share >= SMALLEST_SHARE]
+    said = [f"{goodput.useful_share:.1%}", *([", ".join(parts)] if verbose else [])]
+    if goodput.expected is not None:
+        said.append(_failures(goodput.expected))
+        said.append(_checkpoints(goodput.expected, forecast.prediction.step_time_s.value, verbose))
+    print_line(out, "goodput", "; ".join(said))
+
+
+def _failures(expected: Expected) -> str:
+    if expected.failures < LEAST_FAILURES:
+        return "a failure is unlikely"
+    if expected.failures < LIKELY_FAILURES:
+        return f"a failure is unlikely ({number(expected.failures, 1)} expected)"
+    return f"{number(expected.failures, 2)} failures expected, one every {_time(expected.mtbf_s)}"
+
+
+def _time(seconds: float) -> str:
+    """A time to two digits: 17 days, 1 day, 3.1 h."""
+    size, unit = fitting_unit(seconds, TIME_UNITS, 2)
+    text = number(seconds / size, 2)
+    return f"{text} {unit.removesuffix('s') if text == '1' and unit == 'days' else unit}"
+
+
+def _checkpoints(expected: Expected, step_s: float, verbose: bool) -> str:
+    size, unit = fitting_unit(expected.checkpoint_bytes, BYTE_UNITS)
+    written = f"a checkpoint of {number(expected.checkpoint_bytes / size)} {unit}"
+    interval = f"every {_time(expected.checkpoint_every_steps * step_s)}"
+    if not verbose:
+        return f"{written} {interval}"
+    steps = f"({plural(expected.checkpoint_every_steps, 'step')})"
+    return f"{written} {interval} {steps} stops training for {number(expected.checkpoint_pause_s, 2)} s"
+
+
+def best_case_phrase(best: BestCase) -> str:
+    """Time, energy and carbon of the best case in one phrase."""
+    figures = (
+        (best.run_time_s, TIME_UNITS),
+        (best.footprint.energy_j["facility"], ENERGY_UNITS),
+        (best.footprint.total_kg, CARBON_UNITS),
+    )
+    amounts = []
+    for figure, units in figures:
+        size, unit = fitting_unit(figure.value, units)
+        amounts.append(f"{number(figure.value / size)} {unit}")
+    return f"best case {', '.join(amounts)}"

@@ -1,0 +1,102 @@
+"""Print what one step takes: its time term by term, and the memory of a device."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from carbon_plugin.cli.printing import print_line
+from carbon_plugin.cli.tables.units import STEP_UNITS
+from carbon_plugin.plan.forecast import Forecast
+from carbon_plugin.spec.amounts import fitting_unit, number
+from carbon_plugin.spec.figure import Figure
+from carbon_plugin.spec.model import CountedModel
+
+ALMOST_SURE = 0.99
+"""The largest probability that is printed: nothing is certain from residuals of a dozen sources."""
+TERMS = {
+    "matmul": "matrix products",
+    "attention": "attention core",
+    "scan": "scan of states (Mamba, gated delta)",
+    "elementwise": "elementwise",
+    "recompute": "recompute",
+    "head": "output head",
+    "tp": "tensor parallel",
+    "cp": "context parallel",
+    "ep": "expert parallel",
+    "dp": "gradient exchange",
+    "dp_shard": "FSDP traffic, exposed",
+    "pp_bubble": "pipeline bubble",
+    "pp_transfer": "pipeline transfers",
+    "host": "waiting for the host",
+    "optimizer": "optimizer",
+    "offload": "optimizer on the host",
+    "jitter": "waiting for the slowest rank",
+    "framework": "framework factor",
+}
+GIB = 2**30
+FEW_TERMS, LEAST_TERM = 5, 0.01
+"""Terms of the step that are named without `verbose`, and the share of the step below which one is not worth a word."""
+
+
+def print_step(out: Console, forecast: Forecast, verbose: bool) -> None:
+    """Print the time of a step with its largest terms, `verbose` with all of them."""
+    prediction = forecast.prediction
+    total, kind = prediction.step_time_s.value, forecast.spec.cluster.accelerator.kind
+    size, unit = fitting_unit(total, STEP_UNITS)
+    device = kind.upper() if kind != "gpu" else "GPU"
+    counted = f"{prediction.attention_convention} attention, " if verbose else ""
+    peak = f"{counted}{prediction.peak_dtype} peak {number(prediction.peak_flops / 1e12, 4)} TFLOP/s"
+    rate, power = number(prediction.tokens_per_s_per_device), number(prediction.gpu_power_w.value)
+    again = f", HFU {prediction.hfu:.1%}" if verbose or prediction.hfu > prediction.mfu else ""
+    print_line(
+        out,
+        "one step",
+        f"{span(prediction.step_time_s.scaled(1 / size))} {unit}; MFU {prediction.mfu:.1%}{again} [dim]({peak})[/]; "
+        f"{rate} {samples_of(forecast)}/s and {power} W a {device}",
+    )
+    ranked = sorted(prediction.breakdown_s.items(), key=lambda item: -item[1])
+    if not verbose:
+        named = [f"{TERMS.get(name, name)} {s / total:.0%}" for name, s in ranked if s >= LEAST_TERM * total]
+        print_line(out, "", f"[dim]{', '.join(named[:FEW_TERMS])}[/]")
+        return
+    table = _grid(28)
+    table.add_column(justify="right")
+    table.add_column(justify="right")
+    for name, seconds in ranked:
+        table.add_row(f"  {TERMS.get(name, name)}", f"{number(seconds / size, 4)} {unit}", f"{seconds / total:.1%}")
+    out.print(table)
+    out.print()
+
+
+def print_memory(out: Console, forecast: Forecast, verbose: bool) -> None:
+    """Print how full the memory of a device is, and whether the layout fits."""
+    memory = forecast.prediction.memory
+    fill = memory.total_bytes / memory.capacity_bytes
+    verdict = "[green]fits[/]" if memory.fits else "[red]does not fit[/]"
+    if memory.fit_probability is not None:
+        likely = memory.fit_probability if memory.fits else 1 - memory.fit_probability
+        verdict += f" with a probability of {min(likely, ALMOST_SURE):.0%}"
+    largest = sorted(memory.parts_bytes.items(), key=lambda item: -item[1])
+    parts = ", ".join(f"{name} {size / GIB:.1f}" for name, size in largest[: None if verbose else FEW_TERMS])
+    used = f"{memory.total_bytes / GIB:.1f} of {memory.capacity_bytes / GIB:.1f} GiB ({fill:.0%})"
+    print_line(out, "memory", f"{used} a device, {verdict}; [dim]{parts}[/]")
+    out.print()
+
+
+def span(figure: Figure, digits: int = 3) -> str:
+    """Central value with its p10-p90 range."""
+    return f"{number(figure.value, digits)} ({number(figure.low, digits)} to {number(figure.high, digits)})"
+
+
+def samples_of(forecast: Forecast) -> str:
+    """What the model is trained on: a sample of a counted model that has no length is no token."""
+    counted = isinstance(forecast.spec.model, CountedModel) and forecast.spec.model.seq_len is None
+    return "samples" if counted else "tokens"
+
+
+def _grid(*widths: int) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for width in widths:
+        table.add_column(min_width=width)
+    return table
