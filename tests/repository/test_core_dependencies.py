@@ -1,0 +1,38 @@
+"""How many distributions a user gets with the core, as the lock with hashes names them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+LOCK = Path(__file__).resolve().parents[2] / "requirements" / "core.lock"
+MOST_DISTRIBUTIONS = 14
+OURS = "carbon-plugin (pyproject.toml)"
+
+
+def asked_by(lock: str) -> dict[str, set[str]]:
+    """Who asks for each distribution of a lock, from its comments. What only another system needs is left out."""
+    found: dict[str, set[str]] = {}
+    name = ""
+    for line in lock.splitlines():
+        if line and not line.startswith((" ", "#")):
+            name = "" if "sys_platform == 'win32'" in line else line.partition("==")[0]
+        elif name and line.startswith("    #") and not line.endswith("# via"):
+            found.setdefault(name, set()).add(line.removeprefix("    #").replace(" via ", "").strip())
+    return found
+
+
+def core_of(lock: str) -> set[str]:
+    """What the dependencies in pyproject.toml bring, without what torch brings, which the lock holds too."""
+    asked = asked_by(lock)
+    core: set[str] = set()
+    while more := {name for name, by in asked.items() if by & (core | {OURS})} - core:
+        core |= more
+    return core
+
+
+def test_the_core_needs_few_distributions():
+    core = core_of(LOCK.read_text(encoding="utf-8"))
+
+    assert {"numpy", "msgspec", "rich", "pygments"} <= core  # what is asked for, and what those ask for
+    assert len(core) + 1 <= MOST_DISTRIBUTIONS, f"with ours: {sorted(core)}"
+    assert not core & {"torch", "sympy", "matplotlib", "pydantic"}
