@@ -31,7 +31,7 @@ TYPICAL_DRIFT = 0.065
 WITHIN_YEAR_SPREAD = 0.15
 # A part of a country about which nothing is published: 80 % of the 77 published parts of Canada, Australia, China and
 # the USA lie within this factor of their whole (80th percentile of |ln(part / whole)|, tables of this package).
-PART_SPREAD = 0.8
+PART_SPREAD = 0.81
 # Parts of a country whose values differ by less are not asked about.
 UNLIKE_PARTS = 1.5
 # A vintage more than this many years before the run gets a note.

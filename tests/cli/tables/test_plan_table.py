@@ -137,11 +137,11 @@ def test_a_sequence_that_nobody_stated_is_not_longer_than_the_models_position_ta
 def test_what_several_rows_of_a_comparison_have_in_common_is_said_once(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
 
-    said = printed(capsys, *RUNS["16 x 8 H100"], "--compare", "zone=New York,Arizona", "accelerator=a100,h200-sxm")
+    said = printed(capsys, *RUNS["16 x 8 H100"], "--compare", "zone=Nevada,Alaska", "accelerator=a100,h200-sxm")
 
-    shared = "1, 2: grid intensity of New York is of 2023"
-    assert said.count("grid intensity of New York is of 2023") == said.count(shared) == 1
-    assert "3, 4: grid intensity of Arizona is of 2023" in said
+    sentence = "the grid intensity of Nevada (US-NV) is not of that place alone"
+    assert said.count(sentence) == said.count(f"1, 2: {sentence}") == 1
+    assert "3, 4: the grid intensity of Alaska (US-AK) is not of that place alone" in said
 
 
 def test_a_cloud_region_is_named_before_its_place(capsys, monkeypatch):

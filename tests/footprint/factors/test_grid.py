@@ -36,10 +36,10 @@ TODAY = date(2026, 11, 22)
         ("TWN", 633.2, 2025),
         ("WORLD", 458.3, 2025),
         ("EU27", 209.9, 2025),
-        # EPA eGRID2023 revision 2, table 1 (CAMX 429.983 lb/MWh, SRVC 596.326 lb/MWh).
-        ("egrid:CAMX", 195.0, 2023),
-        ("egrid:SRVC", 270.5, 2023),
-        ("egrid:US", 349.7, 2023),
+        # EPA eGRID2024 by the Emission Factors Hub 2026, table 6 (CO2: CAMX 403.6 lb/MWh, SRVC 637.4 lb/MWh).
+        ("egrid:CAMX", 183.7, 2024),
+        ("egrid:SRVC", 290.6, 2024),
+        ("egrid:US", 340.8, 2024),
         # GoogleCloudPlatform/region-carbon-info, 2025.csv.
         ("gcp:us-central1", 431.95, 2025),
     ],
@@ -87,10 +87,10 @@ def test_an_unknown_zone_is_never_replaced_by_the_world() -> None:
 
 def test_a_vintage_more_than_two_years_old_is_noted() -> None:
     fresh = zone_intensity("egrid:SRVC", today=date(2025, 6, 1))
-    stale = zone_intensity("egrid:SRVC", today=TODAY)
+    stale = zone_intensity("egrid:SRVC", today=date(2027, 6, 1))
 
     assert fresh.notes == ()
-    assert stale.notes == ("the newest value of eGRID SERC Virginia/Carolina is of 2023, 3 years old",)
+    assert stale.notes == ("the newest value of eGRID SERC Virginia/Carolina is of 2024, 3 years old",)
 
 
 def test_a_mapped_cloud_region_is_noted() -> None:
@@ -113,9 +113,9 @@ def test_a_part_of_a_country_takes_the_value_of_its_own_grid_and_not_that_of_the
         ("azure:southindia", 670.13, (472.55, 598.45)),
         ("SE1", 35.26, (19.39,)),
         ("azure:norwayeast", 28.11, ()),
-        ("Oregon", 97.85, (288.2,)),
-        ("South Carolina", 270.5, (579.44,)),
-        ("New York", 110.1, (392.7, 539.5)),
+        ("Oregon", 97.85, (264.2,)),
+        ("South Carolina", 290.6, (579.44,)),
+        ("New York", 123.6, (401.1, 534.9)),
     ],
 )
 def test_where_a_larger_area_stands_for_a_place_its_range_covers_the_published_parts(
@@ -132,7 +132,7 @@ def test_where_a_larger_area_stands_for_a_place_its_range_covers_the_published_p
 
 
 @pytest.mark.parametrize(
-    ("zone", "parts"), [("USA", "110 to 702"), ("Canada", "4 to 1,030"), ("CHN", "107 to 725"), ("AU", "150 to 710")]
+    ("zone", "parts"), [("USA", "124 to 726"), ("Canada", "4 to 1,030"), ("CHN", "107 to 725"), ("AU", "150 to 710")]
 )
 def test_a_country_whose_parts_differ_is_asked_which_part(zone: str, parts: str) -> None:
     intensity = zone_intensity(zone, today=TODAY)
