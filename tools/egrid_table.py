@@ -2,8 +2,8 @@
 
     python tools/egrid_table.py        # reads tools/sources/egrid.csv, writes footprint/factors/data/grid_egrid.yaml
 
-For a new release, put its total output emission rates (lb/MWh, table 6 of the Emission Factors Hub or table 1 of eGRID's
-summary tables) into the CSV, with the values of the release before as `previous_g_per_kwh`, and change the head below.
+For a new release, put its total output emission rates (lb/MWh, table 6 of the Emission Factors Hub or table 1 of the
+summary tables of eGRID) into the CSV, those of the release before as `previous_g_per_kwh`, and change the head.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ source:
   attribution: "US EPA, Emissions & Generation Resource Integrated Database (eGRID2024), Emission Factors Hub 2026"
   basis: {scope: direct, signal: average, boundary: generation, method: location}
   retrieved: >-
-    a public transcription of the Hub's table 6; SRVC, NWPP, SPNO, NYUP and the US average agree with a second one
+    a public transcription of table 6; SRVC, NWPP, SPNO, NYUP and the US average were checked against a second reading
   note: >-
-    Stack emissions of generation inside the subregion, not lifecycle: CO2, CH4 and N2O with the potentials of AR6 (27 and
-    273). At the meter divide by 1 - 0.044 (US gross grid loss); not applied here.
+    Stack emissions of generation inside the subregion, not lifecycle: CO2, CH4 and N2O with the potentials of AR6
+    (27 and 273). At the meter divide by 1 - 0.044 (US gross grid loss); not applied here.
 areas:
 """
 
