@@ -1,0 +1,90 @@
+"""A run while it goes on, as lines of text: what its ledgers say now, and the newest projection in them."""
+
+from __future__ import annotations
+
+import os
+
+from msgspec import Struct
+
+from carbon_plugin.audit.result import AuditSummary
+from carbon_plugin.audit.runs import state_of
+from carbon_plugin.audit.sentences import phrases
+from carbon_plugin.audit.summary import summarise
+from carbon_plugin.ledger.files import ledger_files
+from carbon_plugin.ledger.reader import LedgerStream
+from carbon_plugin.ledger.records import Projection
+from carbon_plugin.show import wording
+from carbon_plugin.spec.amounts import plural
+
+RECENT_S = 60.0
+"""The power now is the mean of the last so many seconds, or of the last interval of the series where that is longer."""
+EVENTS = 3
+GPUS = 8
+
+
+class LiveView(Struct, frozen=True, kw_only=True):
+    """What a reader sees of a run: a title, rows of label and text, and its state (`runs.state_of`)."""
+
+    title: str
+    state: str
+    rows: list[tuple[str, str]]
+
+
+def live_view(run_dir: str | os.PathLike[str]) -> LiveView:
+    """Return what the ledgers of a run say now. Raises `LedgerError` as `summarise` does."""
+    summary = summarise(run_dir)
+    state, progress, period = state_of(summary), summary.progress, summary.period
+    of = f" of {progress.total_steps:,}" if progress.total_steps else ""
+    rows = [("state", f"{state}, {wording.duration(period.active_s)} recorded")]
+    rows.append(("step", f"{progress.last_step:,}{of}"))
+    if summary.steps is not None:
+        predicted = summary.steps.predicted_step_time_s
+        beside = f", predicted {wording.duration(predicted.value)}" if predicted else ""
+        rows.append(("step time", f"{wording.duration(summary.steps.measured_step_time_s.value)}{beside}"))
+    rows += _power(summary)
+    carbon = f", {wording.carbon(summary.footprint.total_kg.value)}" if summary.footprint else ""
+    rows.append(("spent", f"{wording.energy(summary.energy.energy_j)}{carbon}"))
+    rows += _projected(run_dir)
+    measured = wording.percent(phrases.measured_share(summary))
+    rows.append(("measured", f"{measured} of the energy; {phrases.gpus_phrase(summary.coverage)}"))
+    rows += [("event", f"{event.kind}: {event.message}") for event in summary.events[-EVENTS:]]
+    return LiveView(title=summary.run.name, state=state, rows=rows)
+
+
+def _power(summary: AuditSummary) -> list[tuple[str, str]]:
+    """Return the mean power of the last bins, of all machines and of single GPUs."""
+    series = summary.series
+    count = max(1, round(RECENT_S / series.width_s))
+    bins = {rung: values for rung, values in series.rung_energy_j.items() if rung != "facility" and any(values)}
+    length = max(map(len, bins.values()), default=0)
+    start_s = max(0, length - count) * series.width_s
+    lasted_s = min(length * series.width_s, summary.period.wall_s) - start_s
+    if lasted_s <= 0:
+        return []
+    watts = sum(sum(values[-count:]) for values in bins.values()) / lasted_s
+    rows = [("power", f"{wording.power(watts)} of all machines, mean of the last {wording.duration(lasted_s)}")]
+    last = [next((one for one in reversed(values) if one is not None), None) for values in series.gpu_power_w.values()]
+    known = [wording.power(one) for one in last[:GPUS] if one is not None]
+    more = f" and {len(last) - GPUS} more" if len(last) > GPUS else ""
+    return rows + ([("GPUs", ", ".join(known) + more)] if known else [])
+
+
+def _projected(run_dir: str | os.PathLike[str]) -> list[tuple[str, str]]:
+    """Return the newest projection of the whole run that the monitor recorded."""
+    newest: Projection | None = None
+    for path in ledger_files(run_dir):
+        for record in LedgerStream(path):
+            if isinstance(record, Projection) and (newest is None or record.at_unix_s > newest.at_unix_s):
+                newest = record
+    if newest is None:
+        return []
+    parts = []
+    if newest.energy_j is not None:
+        low_j, value_j, high_j = newest.energy_j
+        parts.append(f"{wording.energy(value_j)} ({wording.energy_range(low_j, high_j, value_j)})")
+    if newest.carbon_kg is not None:
+        parts.append(wording.carbon(newest.carbon_kg[1]))
+    if newest.remaining_s is not None:
+        parts.append(f"{wording.duration(newest.remaining_s)} to go")
+    seen = "" if newest.nodes_seen >= newest.nodes else f", {newest.nodes_seen} of {plural(newest.nodes, 'node')} seen"
+    return [("projection", ", ".join(parts) + seen)] if parts else []

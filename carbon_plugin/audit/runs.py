@@ -1,0 +1,156 @@
+"""Several runs beside one another: a list of them with their state, and a comparison of what they were and used."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from carbon_plugin.audit.programme import find_runs
+from carbon_plugin.audit.result import AuditSummary
+from carbon_plugin.audit.summary import summarise
+from carbon_plugin.errors import CarbonPluginError
+from carbon_plugin.spec.amounts import plural
+
+QUIET_S = 120.0
+QUIET_S_A_NODE = 0.75
+"""A run whose ledgers grew within so many seconds, or so many for each node where that is more, goes on. Ledgers grow
+every 10 s, or every quarter of a second for each node."""
+
+Number = float | int | str | None
+
+
+class ListedRun(Struct, frozen=True, kw_only=True):
+    """One run of a list. `forecast_error` is total carbon over its forecast, less one. A run that cannot be read has
+    only its directory and the `problem`."""
+
+    directory: str
+    name: str = ""
+    programme: str | None = None
+    role: str | None = None
+    start_unix_s: float | None = None
+    energy_j: float | None = None
+    total_kg: float | None = None
+    forecast_error: float | None = None
+    state: str = "unreadable"
+    problem: str | None = None
+
+
+class ComparedQuantity(Struct, frozen=True, kw_only=True):
+    """One quantity of all compared runs, in their order, in `unit`; None where a run does not have it."""
+
+    name: str
+    unit: str
+    values: list[Number]
+
+
+class RunComparison(Struct, frozen=True, kw_only=True):
+    """Runs beside one another: their names, what they used, and the fields of the spec in which they differ."""
+
+    runs: list[str]
+    quantities: list[ComparedQuantity]
+    spec: list[ComparedQuantity]
+
+
+def list_runs(place: str | os.PathLike[str]) -> list[ListedRun]:
+    """Return every run directory among and below `place`, the newest first. A run that cannot be read is listed with
+    the reason. Raises `LedgerError` where there is no run at all."""
+    listed = [_listed(directory) for directory in find_runs([place])]
+    return sorted(listed, key=lambda run: -(run.start_unix_s or 0.0))
+
+
+def state_of(summary: AuditSummary, now_unix_s: float | None = None) -> str:
+    """Return "running", the reason of the orderly end of the last attempt, or "killed"."""
+    attempts = summary.period.attempts
+    if attempts and attempts[-1].ended:
+        return attempts[-1].ended
+    now_s = time.time() if now_unix_s is None else now_unix_s
+    quiet_s = max(QUIET_S, QUIET_S_A_NODE * summary.coverage.nodes)
+    return "running" if now_s - summary.period.end_unix_s <= quiet_s else "killed"
+
+
+def compare_runs(summaries: Sequence[AuditSummary]) -> RunComparison:
+    """Return the runs beside one another. Raises `CarbonPluginError` for fewer than two."""
+    if len(summaries) < 2:
+        raise CarbonPluginError(f"compare: {plural(len(summaries), 'run')} given, expected two or more directories")
+    rows = {name: [of(one) for one in summaries] for name, of in _QUANTITIES.items()}
+    quantities = [
+        ComparedQuantity(name=name, unit=unit, values=values)
+        for (name, unit), values in rows.items()
+        if any(value is not None for value in values)
+    ]
+    return RunComparison(runs=[one.run.name for one in summaries], quantities=quantities, spec=_differences(summaries))
+
+
+def _listed(directory: Path) -> ListedRun:
+    try:
+        summary = summarise(directory)
+    except CarbonPluginError as error:
+        return ListedRun(directory=str(directory), problem=str(error))
+    footprint, forecast = summary.footprint, summary.forecast
+    planned_kg = forecast.footprint.total_kg.value if forecast else 0.0
+    return ListedRun(
+        directory=str(directory),
+        name=summary.run.name,
+        programme=summary.run.programme,
+        role=summary.run.role,
+        start_unix_s=summary.period.start_unix_s,
+        energy_j=summary.energy.energy_j,
+        total_kg=footprint.total_kg.value if footprint else None,
+        forecast_error=footprint.total_kg.value / planned_kg - 1 if footprint and planned_kg > 0 else None,
+        state=state_of(summary),
+    )
+
+
+def _differences(summaries: Sequence[AuditSummary]) -> list[ComparedQuantity]:
+    """Return the fields of the effective spec whose values are not the same in all runs."""
+    specs = [{field: _value(entry) for field, entry in one.run.effective.items()} for one in summaries]
+    fields = dict.fromkeys(field for spec in specs for field in spec)
+    rows = {field: [spec.get(field) for spec in specs] for field in fields}
+    return [
+        ComparedQuantity(name=field, unit="", values=[None if value is None else str(value) for value in values])
+        for field, values in rows.items()
+        if any(value != values[0] for value in values)
+    ]
+
+
+def _value(entry: Any) -> Any:
+    return entry.get("value") if isinstance(entry, Mapping) else entry
+
+
+def _total_kg(one: AuditSummary) -> float | None:
+    return one.footprint.total_kg.value if one.footprint else None
+
+
+def _per(amount: float | None, count: int) -> float | None:
+    return amount / count if amount is not None and count else None
+
+
+_QUANTITIES: dict[tuple[str, str], Callable[[AuditSummary], Number]] = {
+    ("state", ""): state_of,
+    ("model", ""): lambda one: one.work.model if one.work else None,
+    ("hardware", ""): lambda one: one.work.hardware if one.work else None,
+    ("GPUs", ""): lambda one: one.coverage.gpus,
+    ("time running", "s"): lambda one: one.period.active_s,
+    ("optimizer steps", ""): lambda one: one.progress.steps,
+    ("tokens", ""): lambda one: one.progress.tokens,
+    ("step time", "s"): lambda one: one.steps.measured_step_time_s.value if one.steps else None,
+    ("energy of the machines", "J"): lambda one: one.energy.energy_j,
+    ("energy a token", "J"): lambda one: _per(one.energy.energy_j, one.progress.tokens),
+    ("energy measured", "share"): lambda one: (
+        one.energy.measured_j / one.energy.energy_j if one.energy.energy_j else None
+    ),
+    ("operational carbon", "kgCO2e"): lambda one: one.footprint.operational_kg.value if one.footprint else None,
+    ("embodied carbon", "kgCO2e"): lambda one: one.footprint.embodied_kg.value if one.footprint else None,
+    ("total carbon", "kgCO2e"): _total_kg,
+    ("carbon a million tokens", "kgCO2e"): lambda one: (
+        _per((_total_kg(one) or 0.0) * 1e6, one.progress.tokens) if one.footprint else None
+    ),
+    ("grid intensity", "gCO2e/kWh"): lambda one: one.factors.intensity.figure.value if one.factors else None,
+    ("PUE", ""): lambda one: one.factors.pue.value if one.factors else None,
+}
+"""Name and unit of each compared quantity, and how it is read from an audit."""

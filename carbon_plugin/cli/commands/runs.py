@@ -1,0 +1,48 @@
+"""`carbon-plugin runs`: the runs below a directory, with what each used and how it stands."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+from carbon_plugin.cli.options import Argument, AsJson
+from carbon_plugin.cli.terminal import echo, echo_json
+
+
+def runs(
+    place: Annotated[Path, Argument("Directory with runs in it or below.", metavar="DIR")] = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """List runs, the newest first: date, role, energy, carbon, result against forecast, and state."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from carbon_plugin.audit.runs import list_runs
+    from carbon_plugin.cli.printing import print_numbers
+    from carbon_plugin.show import wording
+
+    found = list_runs(place)
+    if as_json:
+        echo_json(found)
+        return
+    table = Table(box=None, padding=(0, 1))
+    for heading in ("start", "run", "role", "energy", "carbon", "forecast", "state", "directory"):
+        table.add_column(heading, justify="right" if heading in ("energy", "carbon", "forecast") else "left")
+    for run in found:
+        if run.problem is None and run.start_unix_s is not None and run.energy_j is not None:
+            table.add_row(
+                wording.moment(run.start_unix_s),
+                escape(run.name),
+                escape(run.role or "–"),
+                wording.energy(run.energy_j),
+                "–" if run.total_kg is None else wording.carbon(run.total_kg),
+                "–" if run.forecast_error is None else wording.off_by(1 + run.forecast_error),
+                escape(run.state),
+                escape(os.path.relpath(run.directory)),
+            )
+    print_numbers(Console(highlight=False), table)
+    for run in found:
+        if run.problem is not None:
+            echo(f"not read: {run.problem}")

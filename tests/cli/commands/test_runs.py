@@ -1,0 +1,128 @@
+"""`carbon-plugin runs`, `compare` and `watch` as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from carbon_plugin.audit.runs import QUIET_S, state_of
+from carbon_plugin.audit.summary import summarise
+from carbon_plugin.cli.main import run
+from carbon_plugin.footprint.run_factors import resolve_factors
+from carbon_plugin.spec.figure import Figure
+from carbon_plugin.spec.site import Site
+from tests.ledger.builder import Attempt, Job
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three directories: a run of 4 GPUs in France, one of 2 without a site, and a ledger of an unknown version."""
+    factors = resolve_factors(Site(zone="FRA", pue=1.2), None)
+    kg = {scope: Figure(100.0, 50.0, 200.0, "kgCO2e", "assumed", "test") for scope in ("device", "host", "network")}
+    known: dict[str, Any] = msgspec.to_builtins(msgspec.structs.replace(factors, embodied_kg=kg))
+    directory = tmp_path_factory.mktemp("runs")
+    Job(factors=known, intensity_g_per_kwh=41.4, pue=1.2).write(directory / "four")
+    Job(factors={}, intensity_g_per_kwh=None, pue=None, nodes=1, attempts=[Attempt(0, 6)]).write(directory / "two")
+    (directory / "broken").mkdir()
+    (directory / "broken" / "node-0.attempt-0.jsonl").write_bytes(b"no ledger\n")
+    return directory
+
+
+def test_runs_are_listed_with_what_they_used_and_how_they_stand(place, capsys):
+    assert run(["runs", str(place), "--json"]) == 0
+
+    listed = {Path(one["directory"]).name: one for one in json.loads(capsys.readouterr().out)}
+    summary = summarise(place / "four")
+    assert listed["four"]["energy_j"] == summary.energy.energy_j
+    assert listed["four"]["total_kg"] == summary.footprint.total_kg.value
+    assert listed["four"]["state"] == "finished"
+    assert listed["two"]["total_kg"] is None
+    assert listed["broken"]["problem"]
+
+
+def test_list_of_runs_names_each_directory_and_what_cannot_be_read(place, capsys):
+    assert run(["runs", str(place)]) == 0
+
+    printed = capsys.readouterr().out
+    assert "four" in printed
+    assert "final" in printed
+    assert printed.count("not read:") == 1
+
+
+def test_directory_without_runs_is_one_line(tmp_path, capsys):
+    assert run(["runs", str(tmp_path)]) == 2
+    assert "no run directory here or below" in capsys.readouterr().err
+
+
+def test_comparison_has_one_unit_a_row_and_the_numbers_of_the_audits(place, capsys):
+    assert run(["compare", str(place / "four"), str(place / "two"), "--json"]) == 0
+
+    rows = {one["name"]: one for one in json.loads(capsys.readouterr().out)["quantities"]}
+    four, two = summarise(place / "four"), summarise(place / "two")
+    assert rows["energy of the machines"]["values"] == [four.energy.energy_j, two.energy.energy_j]
+    assert rows["energy a token"]["values"][1] == two.energy.energy_j / two.progress.tokens
+    assert rows["total carbon"]["values"] == [four.footprint.total_kg.value, None]
+    assert rows["GPUs"]["values"] == [4, 2]
+
+    assert run(["compare", str(place / "four"), str(place / "two")]) == 0
+    assert "energy of the machines, Wh" in capsys.readouterr().out
+
+
+def test_comparison_names_fields_of_the_spec_that_differ(place, tmp_path, capsys):
+    summary = summarise(place / "four")
+    other = msgspec.structs.replace(
+        summary, run=msgspec.structs.replace(summary.run, effective={"layout.tp": {"value": 8}, "same": {"value": 1}})
+    )
+    mine = msgspec.structs.replace(
+        summary, run=msgspec.structs.replace(summary.run, effective={"layout.tp": {"value": 4}, "same": {"value": 1}})
+    )
+    files = [tmp_path / "a.json", tmp_path / "b.json"]
+    for path, one in zip(files, (mine, other), strict=True):
+        path.write_bytes(msgspec.json.encode(one))
+
+    assert run(["compare", *map(str, files), "--json"]) == 0
+
+    spec = json.loads(capsys.readouterr().out)["spec"]
+    assert [(one["name"], one["values"]) for one in spec] == [("layout.tp", ["4", "8"])]
+
+
+def test_one_run_cannot_be_compared(place, capsys):
+    assert run(["compare", str(place / "four")]) == 2
+    assert "1 run given, expected two or more" in capsys.readouterr().err
+
+
+def test_watch_shows_a_run_that_has_ended_and_leaves(place, capsys):
+    assert run(["watch", str(place / "four")]) == 0
+
+    printed = capsys.readouterr().out
+    assert "finished" in printed
+    assert "440 of 1,000" in printed
+    assert "projection" in printed
+
+
+def test_watch_gives_the_same_as_one_document(place, capsys):
+    assert run(["watch", str(place / "four"), "--json"]) == 0
+
+    document = json.loads(capsys.readouterr().out)
+    assert document["state"] == "finished"
+    assert ["step", "440 of 1,000"] in document["rows"]
+
+
+def test_interval_that_cannot_be_is_refused(place, capsys):
+    assert run(["watch", str(place / "four"), "--interval", "0"]) == 2
+    assert "expected more than 0" in capsys.readouterr().err
+
+
+def test_run_without_an_end_runs_while_its_ledgers_grow(tmp_path):
+    Job(nodes=1, attempts=[Attempt(0, 6, closed=False)]).write(tmp_path)
+    summary = summarise(tmp_path)
+    last_s = summary.period.end_unix_s
+
+    assert state_of(summary, last_s + QUIET_S) == "running"
+    assert state_of(summary, last_s + QUIET_S + 1) == "killed"
+    assert state_of(summary, time.time()) == "killed"
