@@ -32,3 +32,11 @@ def interleaved_chunks(pp: int, layers: int, micro_batches: int) -> Taken:
         if chunks * pp <= layers and any((layers + spare) % (pp * chunks) == 0 for spare in range(SPARE_LAYERS + 1)):
             return Taken(chunks, "interleaved as far as the layers allow")
     return Taken(1, "the layers do not divide")
+
+
+def pipeline_chunks(pp: int, layers: int, micro_batches: int, *, interleaves: bool) -> Taken:
+    """Return the model chunks that a pipeline rank holds where nobody states them, for software that `interleaves`
+    its pipelines (`Stack.interleaves`) and for software that does not."""
+    if not interleaves:
+        return Taken(1, "this software gives a rank one chunk unless told otherwise")
+    return interleaved_chunks(pp, layers, micro_batches)

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
+from carbon_plugin.spec.defaults import pipeline_chunks
 from carbon_plugin.spec.figure import Assumption
 from carbon_plugin.spec.hardware.cluster import Accelerator, Cluster, Node
 from carbon_plugin.spec.hardware.profiles import (
@@ -26,6 +27,7 @@ from carbon_plugin.spec.hardware.profiles import (
 )
 from carbon_plugin.spec.hardware.stated_links import with_network, with_oversubscription, with_scaleup
 from carbon_plugin.spec.layout import ParallelLayout, StatedLayout
+from carbon_plugin.spec.model import TransformerModel
 from carbon_plugin.spec.model_choice import choose_model
 from carbon_plugin.spec.parsing.boundary import Keys
 from carbon_plugin.spec.parsing.decoding import decode
@@ -38,6 +40,8 @@ from carbon_plugin.spec.training import Precision, TrainingPlan
 
 COMMAND_LINE = "command line"
 AUTO = "auto"
+PIPELINED = frozenset(("pipeline_schedule", "virtual_stages"))
+"""Fields of a layout that say how many model chunks a pipeline rank holds."""
 Role = Literal["final", "ablation", "failed", "sweep", "evaluation", "data"]
 Directories = Sequence[str | Path]
 
@@ -146,16 +150,19 @@ def _build(document: Document, name: str, base: Path, model_base: Path, profile_
     if fields.start is not None:
         with document.located(("start",)):
             unix_s(fields.start, "start")
+    stack, stack_assumptions = _stack(document, fields.stack, directories)
     layout, held, layout_assumptions = _layout(document, fields.layout, cluster)
     if layout is not None:
         with document.located(("layout",)):
             check_layout(model, cluster, layout)
-            check_work(layout, training)
+            micro_batches = check_work(layout, training)
+        if isinstance(model, TransformerModel) and not PIPELINED & set(fields.layout or ()):
+            layout, chunks = _with_chunks(layout, model.layers, micro_batches, stack)
+            layout_assumptions += chunks
     if fields.price_usd_per_device_hour is not None and fields.price_usd_per_device_hour < 0:
         raise document.error(
             ("price_usd_per_device_hour",), f"expected 0 or more, got {fields.price_usd_per_device_hour:g}"
         )
-    stack, stack_assumptions = _stack(document, fields.stack, directories)
     return RunSpec(
         name=fields.name or name,
         model=model,
@@ -290,6 +297,18 @@ def _layout(
     fields = ["micro_batch_size", "recompute", *(["sequence_parallel"] if layout.tp > 1 else [])]
     assumed = [field for field in fields if field not in stated]
     return layout, {}, [Assumption(f"layout.{field}", _word(getattr(layout, field)), "not stated") for field in assumed]
+
+
+def _with_chunks(
+    layout: ParallelLayout, layers: int, micro_batches: int, stack: Stack
+) -> tuple[ParallelLayout, list[Assumption]]:
+    """Return a layout whose schedule nobody stated with the model chunks a pipeline rank that its stack gives it."""
+    if layout.pp == 1:
+        return layout, []
+    taken = pipeline_chunks(layout.pp, layers, micro_batches, interleaves=stack.interleaves)
+    if taken.value > 1:
+        layout = msgspec.structs.replace(layout, pipeline_schedule="interleaved", virtual_stages=taken.value)
+    return layout, [Assumption("layout.virtual_stages", str(taken.value), taken.why)]
 
 
 def _word(value: Any) -> str:

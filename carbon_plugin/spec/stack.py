@@ -46,7 +46,8 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     written out in PyTorch; unset, they are where neither they nor the loss are fused. `operators_keep` is what
     recompute "operators" leaves of a layer: the attention core's output and every second product (torchtitan), its
     input with Q, K and V (MaxText's save_qkv_proj), or its input alone. `shard_unit` is what is gathered at a time
-    where parameters are sharded: a layer (FSDP), or the weight in use (XLA's GSPMD).
+    where parameters are sharded: a layer (FSDP), or the weight in use (XLA's GSPMD). `interleaves` says that its
+    pipelines give a rank several model chunks where a layout does not state how many (`spec.defaults`).
     `population` says whether people tuned this stack for its hardware (recipes of vendors and benchmarks) or whether it
     is ordinary software. `framework_factor` multiplies the step time; unset it is that of ordinary software, as fitted
     over its frameworks, or 1 for a tuned stack.
@@ -74,6 +75,7 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     plain_modules: bool | None = None
     operators_keep: Literal["products", "projections", "inputs"] = "products"
     shard_unit: Literal["layer", "weight"] = "layer"
+    interleaves: bool = False
 
     def __post_init__(self) -> None:
         check_positive(self, "framework_factor", owner="stack: ")

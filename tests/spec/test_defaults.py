@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from carbon_plugin.calibrate.rows.conventions import FRAMEWORKS
+from carbon_plugin.calibrate.rows.rows import parse_rows
 from carbon_plugin.spec.defaults import MOST_CHUNKS, SPARE_LAYERS, interleaved_chunks
+from carbon_plugin.spec.loading import build_run_spec
+from carbon_plugin.spec.stack import STACKS, Stack
 
 
 @given(pp=st.integers(1, 64), layers=st.integers(1, 200), rounds=st.integers(1, 20))
@@ -25,3 +31,57 @@ def test_chunks_always_deal_out_the_layers(pp, layers, rounds) -> None:
 )
 def test_stages_interleave_as_published_layouts_do(pp, layers, micro_batches, chunks) -> None:
     assert interleaved_chunks(pp, layers, micro_batches).value == chunks
+
+
+PLAN: dict[str, Any] = {
+    "model": "gpt3-175b",
+    "cluster": {"accelerator": "a100-sxm-80gb", "nodes": 8},
+    "training": {"seq_len": 2048, "global_batch_size": 512, "steps": 10},
+    "site": {"zone": "FRA"},
+}
+ROW: dict[str, Any] = {
+    "id": "mine-1",
+    "model": "GPT-3 175B",
+    "layers": 96,
+    "hidden": 12288,
+    "heads": 96,
+    "ffn": 49152,
+    "vocab": 51200,
+    "seq_len": 2048,
+    "gpu": "A100-80GB-SXM",
+    "n_gpus": 64,
+    "tp": 8,
+    "pp": 8,
+    "mbs": 1,
+    "gbs": 512,
+    "framework": "Megatron-Core",
+    "step_time_s": 300.0,
+}
+LAYOUT = {"tp": 8, "pp": 8, "dp_shard": 1, "micro_batch_size": 1}
+
+
+@pytest.mark.parametrize(
+    ("stack", "stated", "chunks"),
+    [
+        ("megatron-core", {}, 6),
+        ("megatron-core", {"pipeline_schedule": "1f1b"}, 1),
+        ("megatron-core", {"pipeline_schedule": "interleaved", "virtual_stages": 2}, 2),
+        ("ordinary", {}, 1),
+    ],
+)
+def test_a_users_layout_is_filled_by_the_rule_of_its_software_and_the_rule_is_named(stack, stated, chunks) -> None:
+    spec = build_run_spec({**PLAN, "stack": stack, "layout": {**LAYOUT, **stated}})
+    assert spec.layout is not None
+    assert spec.layout.virtual_stages == chunks
+    named = [item.value for item in spec.assumptions if item.field == "layout.virtual_stages"]
+    assert named == ([] if stated else [str(chunks)])
+
+
+def test_plans_and_published_rows_fill_a_pipeline_alike() -> None:
+    """Every framework that rows are read by has the same rule as its stack in a user's spec."""
+    for conventions in {found.name: found for _, found in FRAMEWORKS if not found.one_chunk}.values():
+        assert conventions.interleaves == STACKS.get(conventions.name, Stack()).interleaves
+    row, _ = parse_rows([ROW], {})
+    spec = build_run_spec({**PLAN, "stack": "megatron-core", "layout": LAYOUT})
+    assert spec.layout is not None
+    assert row[0].spec.layout.virtual_stages == spec.layout.virtual_stages

@@ -18,7 +18,7 @@ from carbon_plugin.spec.stack import STACKS, Stack
 
 
 class Conventions(Struct, frozen=True, kw_only=True):
-    """Defaults of one framework. `interleaves` says that its pipelines interleave where the row does not say,
+    """Defaults of one framework. `one_chunk` says that its pipelines do not interleave as those of its stack do,
     `plain_modules` that norms, gates and loss are plain PyTorch. `name` is its shipped stack (`spec.stack.STACKS`), for
     which one factor is fitted."""
 
@@ -33,7 +33,7 @@ class Conventions(Struct, frozen=True, kw_only=True):
     local_batch_is_split: bool = False
     dualpipe: bool = False
     reports_reserved_memory: bool = False
-    interleaves: bool = False
+    one_chunk: bool = False
     plain_modules: bool = False
 
     @property
@@ -41,18 +41,21 @@ class Conventions(Struct, frozen=True, kw_only=True):
         """The framework's stack; plain defaults for an unknown one."""
         return STACKS.get(self.name, Stack())
 
+    @property
+    def interleaves(self) -> bool:
+        """Whether pipelines hold several model chunks a rank where the row does not say how many."""
+        return self.stack.interleaves and not self.one_chunk
+
 
 MEGATRON_2021 = Conventions(name="megatron-lm-2021", dropout=0.1, reentrant=True, recompute="full")
-MEGATRON_LM = Conventions(name="megatron-lm", zero_stage=1, sequence_parallel=True, reentrant=True, interleaves=True)
-MEGATRON_CORE = Conventions(
-    name="megatron-core", zero_stage=1, sequence_parallel=True, reentrant=True, interleaves=True
-)
+MEGATRON_LM = Conventions(name="megatron-lm", zero_stage=1, sequence_parallel=True, reentrant=True)
+MEGATRON_CORE = Conventions(name="megatron-core", zero_stage=1, sequence_parallel=True, reentrant=True)
 MEGATRON_BRIDGE = Conventions(
-    name="megatron-bridge", zero_stage=1, sequence_parallel=True, async_tp=True, reentrant=True, interleaves=True
+    name="megatron-bridge", zero_stage=1, sequence_parallel=True, async_tp=True, reentrant=True
 )
-NEMO = Conventions(name="nemo", zero_stage=1, sequence_parallel=True, async_tp=True, reentrant=True, interleaves=True)
+NEMO = Conventions(name="nemo", zero_stage=1, sequence_parallel=True, async_tp=True, reentrant=True)
 NEMO_BEFORE_FLASH = Conventions(
-    name="nemo-2023", zero_stage=1, sequence_parallel=True, reentrant=True, interleaves=True, recompute="selective"
+    name="nemo-2023", zero_stage=1, sequence_parallel=True, reentrant=True, recompute="selective"
 )
 """NeMo took FlashAttention into its GPT models in release 1.20, container 23.08; before, the softmax was fused and the
 scores went through memory. MLPerf's submissions ran kernels of their own."""
@@ -65,7 +68,7 @@ TORCHTITAN = Conventions(
 DEEPSPEED = Conventions(name="deepspeed", zero_stage=3)
 SWIFT = msgspec.structs.replace(DEEPSPEED, recompute="full")
 """ms-swift checkpoints every layer unless told otherwise (`gradient_checkpointing` of its command-line parameters)."""
-MEGATRON_SWIFT = msgspec.structs.replace(MEGATRON_CORE, interleaves=False)
+MEGATRON_SWIFT = msgspec.structs.replace(MEGATRON_CORE, one_chunk=True)
 """Its pipelines hold one chunk a rank unless told otherwise (`virtual_pipeline_model_parallel_size` is unset)."""
 PYTORCH = Conventions(name="ordinary", zero_stage=3)
 TRANSFORMER_ENGINE = Conventions(name="transformer-engine", zero_stage=3)

@@ -8,7 +8,7 @@ from carbon_plugin.calibrate.rows.conventions import UNKNOWN, Conventions, exper
 from carbon_plugin.calibrate.rows.fields import Fields, MissingFieldError
 from carbon_plugin.errors import SpecError
 from carbon_plugin.predict.laws import peak_of, wide_precision
-from carbon_plugin.spec.defaults import interleaved_chunks
+from carbon_plugin.spec.defaults import pipeline_chunks
 from carbon_plugin.spec.hardware.cluster import Cluster
 from carbon_plugin.spec.layout import ParallelLayout, Recompute, RecomputedModule
 from carbon_plugin.spec.model import TransformerModel
@@ -192,9 +192,9 @@ def _chunks(
     if stated is not None or "interleaved" in overlap:
         return min(stated or 2, max(1, model.layers // pp))
     plain = re.search(r"\b1F1B\b|one-forward-one-backward|gpipe", f"{overlap} {row.text('framework')}", re.IGNORECASE)
-    if plain or row.states("vp") or not conventions.interleaves:
+    if plain or row.states("vp"):
         return 1
-    taken = interleaved_chunks(pp, model.layers, micro_batches)
+    taken = pipeline_chunks(pp, model.layers, micro_batches, interleaves=conventions.interleaves)
     assumed.append(f"virtual_stages {taken.value}: {taken.why}")
     return taken.value
 
