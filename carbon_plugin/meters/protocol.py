@@ -87,9 +87,20 @@ class Meter(Protocol):
     must be called for the numbers to be right: None for hardware counters, a second or less for integration. `bounds`
     are what each device can draw, by key: without them no reading passes the gate."""
 
-    devices: list[DeviceIdentity]
-    bounds: dict[str, Bounds]
-    poll_interval_s: float | None
+    @property
+    def devices(self) -> list[DeviceIdentity]:
+        """The devices that it reads."""
+        ...
+
+    @property
+    def bounds(self) -> dict[str, Bounds]:
+        """What each device can draw, by its key."""
+        ...
+
+    @property
+    def poll_interval_s(self) -> float | None:
+        """Longest interval between two reads, in seconds; None if any cadence is right."""
+        ...
 
     def read(self) -> list[Reading]:
         """One `Reading` a device, in the order of `devices`."""

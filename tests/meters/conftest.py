@@ -17,7 +17,7 @@ from carbon_plugin.spec.hardware.cluster import Host, Network, Node
 PRELUDE = """
 import json, os, sys, time
 import msgspec
-from carbon_plugin.meters.gpu.nvml import list_gpus, open_nvml_meter
+from carbon_plugin.meters.gpu.open import list_gpus, open_gpu_meters
 from carbon_plugin.meters.open import open_meters
 
 # Curves begin when the meter is ready to open, not when this process was started; faults with a time begin with `arm`.
@@ -25,6 +25,10 @@ os.environ["NVML_SIM"] = os.environ.get("NVML_SIM", "") + f";epoch={time.monoton
 
 def arm():
     open(os.environ["ARMED"], "w").close()
+
+def open_nvml_meter(*arguments, **settings):
+    meter = open_gpu_meters(*arguments, **settings)
+    return meter if meter.answers else meter.shown
 
 def show(value):
     print(json.dumps(msgspec.to_builtins(value)))

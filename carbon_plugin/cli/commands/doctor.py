@@ -14,7 +14,7 @@ from carbon_plugin.cli.terminal import echo, echo_json
 from carbon_plugin.spec.amounts import plural
 
 if TYPE_CHECKING:
-    from carbon_plugin.meters.open import MeterSet
+    from carbon_plugin.meters.meter_set import MeterSet
     from carbon_plugin.meters.protocol import Reading
     from carbon_plugin.spec.hardware.cluster import Accelerator, Node
     from carbon_plugin.spec.metered import DeviceIdentity
@@ -89,8 +89,8 @@ def diagnose(node_meter: str | None = None, environ: Mapping[str, str] = os.envi
 def _profiles() -> tuple[Accelerator | None, Node | None, list[Finding]]:
     """The hardware profiles that the first GPU here would run with."""
     from carbon_plugin.errors import CarbonPluginError
-    from carbon_plugin.meters.gpu.nvml import list_gpus
-    from carbon_plugin.meters.gpu.nvml_driver import Inventory
+    from carbon_plugin.meters.gpu.driver import Inventory
+    from carbon_plugin.meters.gpu.open import list_gpus
     from carbon_plugin.spec.hardware.profiles import default_node_for, match_device_name
 
     listed = list_gpus()
@@ -116,33 +116,43 @@ def _profile_finding(name: str, profile: Accelerator | None) -> Finding:
 
 
 def _gpus(meters: MeterSet, readings: Mapping[str, Reading], environ: Mapping[str, str]) -> list[Finding]:
-    if meters.gpus is None:
-        return unavailable(meters, "nvml", "GPUs")
-    driver = meters.gpus.inventory.driver_version
+    from carbon_plugin.meters.gpu.vendors import gpu_vendors
+
+    problems = [finding for vendor in gpu_vendors() for finding in unavailable(meters, vendor.code, "GPUs")]
+    if not meters.gpus.answers:
+        return problems
     selection = meters.gpus.selection
+    drivers = [f"{meter.vendor.maker} driver {meter.inventory.driver_version}" for meter in meters.gpus.meters]
     findings = [
-        Finding(area="GPUs", state="note", text=f"NVIDIA driver {driver}; reserved: {selection.reason}"),
+        *problems,
+        Finding(area="GPUs", state="note", text=f"{', '.join(drivers)}; reserved: {selection.reason}"),
         *(Finding(area="GPUs", state="note", text=sentence) for sentence in selection.assumptions),
         *(Finding(area="GPUs", state="missing", text=text) for _, text in meters.gpus.inventory.problems),
     ]
-    findings += [_gpu(device, readings[device.key]) for device in meters.gpus.devices]
+    findings += [
+        _gpu(device, readings[device.key], meter.vendor.look_with)
+        for meter in meters.gpus.meters
+        for device in meter.devices
+    ]
     findings += [Finding(area="GPUs", state="note", text=change.message) for change in meters.context_changes()]
+    vendor = meters.gpus.meters[0].vendor
+    library, variable = vendor.library, vendor.visible_devices[-1][0]
     others = len(meters.gpus.inventory.gpus) - round(meters.gpus.gpu_equivalents)
     if not meters.gpus.devices and others > 0:
         findings.append(
             Finding(
                 area="GPUs",
                 state="missing",
-                text=f"none of the {others} GPUs that NVML shows is metered, because {selection.reason}",
-                advice="set CUDA_VISIBLE_DEVICES to the GPUs of the job, or unset it",
+                text=f"none of the {others} GPUs that {library} shows is metered, because {selection.reason}",
+                advice=f"set {variable} to the GPUs of the job, or unset it",
             )
         )
     return findings
 
 
-def _gpu(device: DeviceIdentity, reading: Reading) -> Finding:
+def _gpu(device: DeviceIdentity, reading: Reading, look_with: str) -> Finding:
     if device.energy_kind == "absent" or reading.kind == "absent":
-        advice = "see 'nvidia-smi -q'; a lost GPU needs a reset or a reboot" if reading.fault == "lost" else None
+        advice = f"see '{look_with}'; a lost GPU needs a reset or a reboot" if reading.fault == "lost" else None
         text = f"{device.name} {device.key}: {reading.message or device.note}"
         return Finding(area="GPUs", state="missing", text=text, advice=advice)
     how = {"counter": "by its energy counter", "power_integrated": "by integrating its power"}
@@ -192,8 +202,8 @@ def _software(meters: MeterSet, environ: Mapping[str, str]) -> list[Finding]:
         # The version is read from the package's metadata: importing torch takes seconds.
         torch = version("torch")
         advice = None
-        if meters.gpus is not None and meters.gpus.devices and torch.endswith("+cpu"):
-            advice = "this build runs on the CPU although there are GPUs: install a CUDA build to use them"
+        if meters.gpus.devices and torch.endswith("+cpu"):
+            advice = "this build runs on the CPU although there are GPUs: install a build for them"
         findings.append(Finding(area="Software", state="note", text=f"torch {torch}", advice=advice))
     except PackageNotFoundError:
         text = "torch is not installed: plan and audit work, callbacks and probe need it"

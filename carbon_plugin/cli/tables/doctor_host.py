@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from msgspec import Struct
 
 if TYPE_CHECKING:
-    from carbon_plugin.meters.open import MeterSet
+    from carbon_plugin.meters.meter_set import MeterSet
     from carbon_plugin.spec.metered import DeviceIdentity, Rung
 
 State = Literal["measured", "modelled", "missing", "note"]

@@ -1,310 +1,236 @@
-"""The NVML meter: energy of the job's GPUs, each physical GPU read once, whatever CUDA calls them.
+"""The NVIDIA driver through the `pynvml` module: which GPUs there are, and their joules and watts.
 
-Counter first; where there is none, power is integrated and says so; where neither answers, the stretch is estimated.
-The driver is called on its own thread, since it may hang: `read` waits for a second, and what has not answered by then
-is estimated from its last power until it does. After a fork it answers nothing and never calls the driver.
+Every error becomes an `GpuError` with one of a few codes. Nothing is remembered between reads: energy bookkeeping
+is in `track`, and which GPUs are the job's in `selection`. NVML ignores CUDA_VISIBLE_DEVICES.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-import time
-from collections.abc import Callable, Mapping, Sequence
-from threading import Event
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
 
-from msgspec import Struct
-from msgspec.structs import replace
+from carbon_plugin.meters.gpu.context import GpuContext, reasons_of
+from carbon_plugin.meters.gpu.driver import ErrorCode, Gpu, GpuError, GpuVendor, Inventory, Scope, Slice
 
-from carbon_plugin.meters.bounds import Bounds
-from carbon_plugin.meters.gate import Gate
-from carbon_plugin.meters.gpu.context import GpuContext
-from carbon_plugin.meters.gpu.driver_thread import Answer, DriverBusyError, DriverThread
-from carbon_plugin.meters.gpu.nvml_driver import ErrorCode, Gpu, Inventory, NvmlDriver, NvmlError
-from carbon_plugin.meters.gpu.nvml_targets import (
-    Board,
-    Target,
-    assumed_board,
-    describe_board,
-    find_device,
-    target_of,
-)
-from carbon_plugin.meters.gpu.nvml_watch import BoardReader
-from carbon_plugin.meters.gpu.selection import DeviceSelection, select_devices
-from carbon_plugin.meters.protocol import Note, Reading, Unavailable
-from carbon_plugin.meters.track import POLL_S
-from carbon_plugin.spec.amounts import plural, verb
-from carbon_plugin.spec.hardware.cluster import Accelerator
-
-SLOW_CALL_S = 1.0
-"""A read that takes longer is reported; usual calls take milliseconds (one board: 2.4 ms median, 6.6 ms worst)."""
-
-READ_WAIT_S = 1.0
-"""How long `read` waits for the driver."""
-
-OPEN_WAIT_S = 5.0
-"""How long to wait for the driver to initialise. Without the persistence daemon it can take longer on a large node; its
-GPUs are then metered from the moment on that it answers."""
-
-HANGS = "nvml_hangs"
-"""Kind of the reason that says that the driver has not answered yet."""
-
-DESCRIBE_WAIT_S = 1.0
-CONTEXT_WAIT_S = 0.3
-CLOSE_WAIT_S = 0.3
-
-MIG_SPREAD = 0.5
-"""Half-range of a slice's share of its GPU: neighbours may idle or work harder than it (our convention)."""
-
-_ADVICE: dict[ErrorCode, str] = {
-    "no_library": "normal without NVIDIA GPUs; in a container, start it with the driver's utility capability "
-    "(NVIDIA_DRIVER_CAPABILITIES=compute,utility)",
-    "driver_not_loaded": "load the NVIDIA kernel module (nvidia-smi shows whether it answers)",
-    "version_mismatch": "the driver was updated under a running kernel module: reboot, or reload the module",
-    "permission": "let this user read the /dev/nvidia* files, or start the container with the GPU devices",
+# Values of the NVML interface, spelled out because older `pynvml` modules lack some of the names.
+_CODES: dict[int, ErrorCode] = {
+    1: "uninitialized",
+    3: "not_supported",
+    4: "permission",
+    9: "driver_not_loaded",
+    12: "no_library",
+    13: "not_supported",
+    15: "lost",
+    16: "lost",
+    18: "version_mismatch",
+    28: "lost",
 }
+_FIELD_POWER_AVERAGE = 185
+_FIELD_ENERGY = 191
+_SCOPES: dict[Scope, int] = {"gpu": 0, "module": 1}
+
+_GRACE_PARTS = ("GH200", "GB200", "GB300", "GRACE")
+_GRACE_W = 1000.0
+"""What a module may draw beside its GPU (our convention)."""
 
 
-class NvmlMeter:
-    """Meter of the selected GPUs. Make it with `open_nvml_meter`.
+class NvmlDriver:
+    """One initialised NVML library. Raises `GpuError` where it cannot be had. Not for use after a fork."""
 
-    `gpu_equivalents` counts its GPUs, a MIG slice as its share of one.
-    `poll_interval_s` is None while every GPU that answers has a counter, else the longest interval that integration
-    allows; it changes if a counter goes away or comes back. `whole` are the readings of whole GPUs behind the last
-    `read`: where slices are metered, of the GPUs that they are slices of. `bounds` are what each device can draw.
-    """
-
-    poll_interval_s: float | None
-
-    def __init__(
-        self,
-        driver: NvmlDriver,
-        thread: DriverThread,
-        boards: Sequence[Board],
-        targets: Sequence[Target],
-        *,
-        inventory: Inventory,
-        selection: DeviceSelection,
-        notes: Sequence[Note],
-        clock: Callable[[], float],
-        slow_call_s: float,
-    ) -> None:
-        self.devices = [target.identity for target in targets]
-        self.inventory = inventory
-        self.selection = selection
-        self.gpu_equivalents = sum(1.0 if target.share is None else target.share for target in targets)
-        self.notes = list(notes)
+    def __init__(self) -> None:
         self._pid = os.getpid()
-        self._driver: NvmlDriver | None = driver
-        self._thread = thread
-        self._reader = BoardReader(driver, boards, clock, slow_call_s)
-        self._targets = list(targets)
-        self._clock = clock
-        self._round: Answer[None] | None = None
-        of_boards = {board.gpu.uuid: board.bounds for board in boards}
-        self.bounds = {target.identity.key: _bounds(target, of_boards) for target in targets}
-        self._gate = Gate(of_boards, peers={board.gpu.uuid: board.gpu.name for board in boards})
-        self.whole: list[Reading] = []
-        self._read_boards()
-        self.poll_interval_s = POLL_S if self._reader.integrates else None
-
-    def read(self) -> list[Reading]:
-        """One reading a device, in the order of `devices`; none after `close` or in a forked child."""
-        if os.getpid() != self._pid or self._driver is None:
-            return []
-        self._read_boards()
-        self.poll_interval_s = POLL_S if self._reader.integrates else None
-        boards = {reading.key: reading for reading in self.whole}
-        return [self._reading(target, boards) for target in self._targets]
-
-    def contexts(self) -> dict[str, GpuContext]:
-        """What holds each device back now, by its key; a device that does not answer is left out."""
-        driver = self._driver
-        if os.getpid() != self._pid or driver is None:
-            return {}
-        places = {target.identity.key: target.board_uuid for target in self._targets}
+        self._open = False
+        self._handles: dict[str, Any] = {}
         try:
-            return self._thread.call(lambda: _contexts(driver, places), CONTEXT_WAIT_S)
-        except DriverBusyError:
-            return {}
+            # Imported here: it takes some 15 ms, and most users of this package never meter.
+            self._nvml: Any = import_module("pynvml")
+        except ImportError as error:
+            raise GpuError(
+                f"the Python module pynvml (package nvidia-ml-py) is missing: {error}", "no_library"
+            ) from error
+        self.reopen()
+
+    def reopen(self) -> None:
+        """Initialise the library, also again after somebody else in the process shut it down."""
+        self._handles.clear()
+        self._call(self._nvml.nvmlInit)
+        self._open = True
 
     def close(self) -> None:
-        """Release the driver. A call that hangs is not waited for."""
-        driver, self._driver = self._driver, None
-        if driver is not None and os.getpid() == self._pid:
-            self._thread.submit(driver.close).wait(CLOSE_WAIT_S)
-            self._thread.end()
+        """Release the library; a library that is gone already needs no release."""
+        if not self._open or os.getpid() != self._pid:
+            return
+        self._open = False
+        self._handles.clear()
+        try:
+            self._call(self._nvml.nvmlShutdown)
+        except GpuError as error:
+            if error.code != "uninitialized":
+                raise
 
-    def _read_boards(self) -> None:
-        """Look at all boards, wait a while for the answers, and let them through the gate into `whole`."""
-        asked_s, wait_until_s = self._clock(), time.monotonic() + READ_WAIT_S
-        if self._round is not None and self._round.wait(READ_WAIT_S):  # a driver that was slow still answers the last
-            ended, self._round = self._round, None
-            ended.result()
-        if self._round is None:
-            self._round = self._thread.submit(self._reader.look_at_all)
-            if self._round.wait(wait_until_s - time.monotonic()):
-                self._round.result()
-        fresh, now = self._reader.readings(asked_s, self._clock(), self._thread.busy_s)
-        if fresh:
-            # Samples that are older than this moment are taken in first, so that what follows starts from them.
-            self._gate.admit(fresh)
-        self.whole = self._gate.admit(now)
+    def inventory(self) -> Inventory:
+        """List all GPUs that NVML shows to this process."""
+        gpus: list[Gpu] = []
+        problems: list[tuple[ErrorCode, str]] = []
+        for index in range(self._call(self._nvml.nvmlDeviceGetCount)):
+            try:
+                gpus.append(self._describe(index))
+            except GpuError as error:
+                problems.append((error.code, f"GPU with NVML index {index} does not answer: {error}"))
+        version = self._call(self._nvml.nvmlSystemGetDriverVersion)
+        return Inventory(driver_version=version, gpus=tuple(gpus), problems=tuple(problems))
 
-    def _reading(self, target: Target, boards: Mapping[str, Reading]) -> Reading:
-        whole = boards[target.board_uuid]
-        return whole if target.share is None else _share(whole, target.identity.key, target.share)
+    def energy_j(self, uuid: str, scope: Scope | None) -> float:
+        """Joules on the hardware counter since the driver was loaded; it steps about every 100 ms.
 
+        `scope` None is the classic call, whose scope the part decides; "gpu" and "module" ask for one by field.
+        """
+        if scope is None:
+            return float(self._on(uuid, self._nvml.nvmlDeviceGetTotalEnergyConsumption)) * 1e-3
+        return self._field(uuid, _FIELD_ENERGY, scope) * 1e-3
 
-def open_nvml_meter(
-    selection: DeviceSelection | None = None,
-    *,
-    reserved: Sequence[str | int] | None = None,
-    accelerator: Accelerator | None = None,
-    environ: Mapping[str, str] = os.environ,
-    clock: Callable[[], float] = time.monotonic,
-    slow_call_s: float = SLOW_CALL_S,
-) -> NvmlMeter | Unavailable:
-    """Open a meter on the job's GPUs, or say why there is none.
+    def power_w(self, uuid: str, scope: Scope | None) -> float:
+        """Watts now, or as the mean of the last second: `Gpu.averaging` says which. `scope` as for energy."""
+        if scope is None:
+            return float(self._on(uuid, self._nvml.nvmlDeviceGetPowerUsage)) * 1e-3
+        return self._field(uuid, _FIELD_POWER_AVERAGE, scope) * 1e-3
 
-    `selection` fixes the GPUs; without it `reserved` (UUIDs, prefixes, NVML indices) or the environment decides, see
-    `selection.select_devices`. What is reserved and does not answer is no device of the meter, and in its
-    `selection.missing`. `accelerator` is the profile that matching GPUs are marked with.
-    """
-    opened = _open_driver()
-    if isinstance(opened, Unavailable):
-        return opened
-    driver, inventory = opened.driver, opened.inventory
-    chosen = selection or select_devices(inventory.gpus, environ, reserved, len(inventory.problems))
-    boards = _boards(opened, [gpu for uuid in chosen.uuids if (gpu := find_device(inventory, uuid)[0])])
-    targets: list[Target] = []
-    for uuid in chosen.uuids:
-        gpu, part = find_device(inventory, uuid)
-        if gpu is not None:
-            targets.append(target_of(boards[gpu.uuid], part, accelerator))
-    notes = [
-        Note(
-            "gpu_selection",
-            f"{plural(len(targets), 'GPU')} {verb(len(targets), 'is', 'are')} taken as reserved: {chosen.reason}",
-        )
-    ]
-    notes += [Note("nvml_problem", message) for _, message in inventory.problems]
-    notes += [Note("assumption", sentence) for sentence in chosen.assumptions]
-    notes += [Note("device", f"{t.identity.key}: {t.identity.note}") for t in targets if t.identity.note]
-    return NvmlMeter(
-        driver,
-        opened.thread,
-        list(boards.values()),
-        targets,
-        inventory=inventory,
-        selection=chosen,
-        notes=notes,
-        clock=clock,
-        slow_call_s=slow_call_s,
-    )
-
-
-def list_gpus() -> Inventory | Unavailable:
-    """What the driver lists, without metering anything: for mapping ranks to GPUs, and for `doctor`."""
-    opened = _open_driver()
-    if isinstance(opened, Unavailable):
-        return opened
-    opened.thread.submit(opened.driver.close)
-    opened.thread.end()
-    return opened.inventory
-
-
-def late_driver() -> bool:
-    """Whether a driver that was waited for in vain has answered since, so that a meter can be opened now."""
-    opening = _OPENING.get(os.getpid())
-    return opening is not None and opening[1].done
-
-
-_OPENING: dict[int, tuple[DriverThread, Answer[tuple[NvmlDriver, Inventory]]]] = {}
-"""An initialisation that takes too long to be waited for, by process: who asks next has its result."""
-
-
-class _Opened(Struct, frozen=True):
-    """An initialised driver, the thread that calls it, and what it lists."""
-
-    driver: NvmlDriver
-    thread: DriverThread
-    inventory: Inventory
-
-
-def _open_driver() -> _Opened | Unavailable:
-    begun = _OPENING.pop(os.getpid(), None)
-    thread = DriverThread() if begun is None else begun[0]
-    answer = thread.submit(_opened) if begun is None else begun[1]
-    waited_s = OPEN_WAIT_S if begun is None else 0.0
-    try:
-        if not answer.wait(waited_s):
-            _OPENING[os.getpid()] = (thread, answer)
-            raise thread.busy(waited_s)
-        driver, inventory = answer.result()
-        return _Opened(driver, thread, inventory)
-    except NvmlError as error:
-        thread.end()
-        return Unavailable(
-            kind=f"nvml_{error.code}",
-            reason=f"NVIDIA GPUs cannot be metered: {error}",
-            advice=_ADVICE.get(error.code),
-        )
-    except DriverBusyError as error:
-        return Unavailable(
-            kind=HANGS,
-            reason=f"NVIDIA GPUs cannot be metered: {error}",
-            advice="see whether nvidia-smi answers; a driver that hangs needs a reset of the GPU or a reboot",
+    def context(self, uuid: str) -> GpuContext:
+        """Power limit, clock and throttle reasons now. Raises only for a GPU that is lost."""
+        nvml = self._nvml
+        handle = self._handle(uuid)
+        limit_mw = self._optional(nvml.nvmlDeviceGetEnforcedPowerLimit, handle)
+        default_mw = self._optional(nvml.nvmlDeviceGetPowerManagementDefaultLimit, handle)
+        bits = self._optional(nvml.nvmlDeviceGetCurrentClocksThrottleReasons, handle)
+        return GpuContext(
+            power_limit_w=None if limit_mw is None else limit_mw * 1e-3,
+            default_power_limit_w=None if default_mw is None else default_mw * 1e-3,
+            sm_clock_mhz=self._optional(nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_SM),
+            held_back_by=reasons_of(bits or 0),
         )
 
-
-def _opened() -> tuple[NvmlDriver, Inventory]:
-    driver = NvmlDriver()
-    try:
-        return driver, driver.inventory()
-    except NvmlError:
-        driver.close()
-        raise
-
-
-def _boards(opened: _Opened, gpus: Sequence[Gpu]) -> dict[str, Board]:
-    """The boards of some GPUs with the calls that answer on each, by UUID; assumed where the driver takes its time."""
-    once = {gpu.uuid: gpu for gpu in gpus}
-    late = Event()
-    try:
-        described = opened.thread.call(
-            lambda: [describe_board(opened.driver, gpu, late) for gpu in once.values()], DESCRIBE_WAIT_S
+    def _describe(self, index: int) -> Gpu:
+        nvml = self._nvml
+        handle = self._call(nvml.nvmlDeviceGetHandleByIndex, index)
+        uuid = self._call(nvml.nvmlDeviceGetUUID, handle)
+        self._handles[uuid] = handle
+        limit_mw = self._optional(nvml.nvmlDeviceGetEnforcedPowerLimit, handle)
+        limits_mw = [
+            limit_mw,
+            self._optional(nvml.nvmlDeviceGetPowerManagementDefaultLimit, handle),
+            *(self._optional(nvml.nvmlDeviceGetPowerManagementLimitConstraints, handle) or ()),
+        ]
+        memory = self._optional(nvml.nvmlDeviceGetMemoryInfo, handle)
+        mode = self._optional(nvml.nvmlDeviceGetMigMode, handle)
+        mig_enabled = mode is not None and mode[0] == nvml.NVML_DEVICE_MIG_ENABLE
+        name = self._call(nvml.nvmlDeviceGetName, handle)
+        has_grace = any(part in name.upper() for part in _GRACE_PARTS)
+        return Gpu(
+            index=index,
+            uuid=uuid,
+            name=name,
+            minor=self._optional(nvml.nvmlDeviceGetMinorNumber, handle),
+            compute_capability=self._optional(nvml.nvmlDeviceGetCudaComputeCapability, handle),
+            power_limit_w=None if limit_mw is None else limit_mw * 1e-3,
+            memory_bytes=None if memory is None else int(memory.total),
+            most_power_w=max((limit * 1e-3 for limit in limits_mw if limit), default=None),
+            mig_enabled=mig_enabled,
+            slices=self._slices(handle) if mig_enabled else (),
+            module_cpu="Grace CPU" if has_grace else None,
+            module_cpu_w=_GRACE_W if has_grace else 0.0,
         )
-    except DriverBusyError:
-        late.set()
-        described = [assumed_board(gpu) for gpu in once.values()]
-    return {board.gpu.uuid: board for board in described}
+
+    def _slices(self, parent: Any) -> tuple[Slice, ...]:
+        nvml = self._nvml
+        most = self._call(nvml.nvmlDeviceGetMaxMigDeviceCount, parent)
+        found = []
+        for position in range(most):
+            try:
+                handle = self._call(nvml.nvmlDeviceGetMigDeviceHandleByIndex, parent, position)
+                # A GPU divides into as many compute slices as it can have MIG devices (7 on A100 and H100, 4 on A30).
+                attributes = self._call(nvml.nvmlDeviceGetAttributes, handle)
+                share = (attributes.computeInstanceSliceCount or attributes.gpuInstanceSliceCount) / most
+                uuid = self._call(nvml.nvmlDeviceGetUUID, handle)
+                found.append(Slice(uuid, self._call(nvml.nvmlDeviceGetName, handle), share))
+            except GpuError:
+                continue  # MIG positions are sparse: an empty one answers "Not Found"
+        return tuple(found)
+
+    def _field(self, uuid: str, field: int, scope: Scope) -> float:
+        values = self._on(uuid, self._nvml.nvmlDeviceGetFieldValues, [(field, _SCOPES[scope])])
+        value = values[0]
+        if value.nvmlReturn != self._nvml.NVML_SUCCESS:
+            raise self._error(self._nvml.NVMLError(value.nvmlReturn))
+        # The member of the union that is set differs by driver.
+        wide = value.valueType in (
+            self._nvml.NVML_VALUE_TYPE_UNSIGNED_LONG_LONG,
+            self._nvml.NVML_VALUE_TYPE_UNSIGNED_LONG,
+        )
+        return float(value.value.ullVal if wide else value.value.uiVal)
+
+    def _on(self, uuid: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        return self._call(function, self._handle(uuid), *arguments)
+
+    def _handle(self, uuid: str) -> Any:
+        if uuid not in self._handles:
+            self._handles[uuid] = self._call(self._nvml.nvmlDeviceGetHandleByUUID, uuid)
+        return self._handles[uuid]
+
+    def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except self._nvml.NVMLError as error:
+            raise self._error(error) from error
+        except UnicodeDecodeError as error:
+            # A text that is no UTF-8, such as the name of a board with a broken memory, is no reason to meter nothing.
+            return error.object.decode(errors="replace")
+
+    def _optional(self, function: Callable[..., Any], handle: Any, *arguments: Any) -> Any:
+        """The answer, or None where the device cannot give it; a lost device still raises."""
+        try:
+            return self._call(function, handle, *arguments)
+        except GpuError as error:
+            if error.code == "lost":
+                raise
+            return None
+
+    @staticmethod
+    def _error(error: Any) -> GpuError:
+        try:
+            words = str(error)
+        except UnicodeDecodeError as broken:
+            words = broken.object.decode(errors="replace")
+        return GpuError(f"NVML error {error.value}: {words}", _CODES.get(error.value, "error"))
 
 
-def _contexts(driver: NvmlDriver, places: Mapping[str, str]) -> dict[str, GpuContext]:
-    found: dict[str, GpuContext] = {}
-    for key, uuid in places.items():
-        with contextlib.suppress(NvmlError):  # the reading of the same moment says what is wrong with it
-            found[key] = driver.context(uuid)
-    return found
-
-
-def _bounds(target: Target, of_boards: Mapping[str, Bounds]) -> Bounds:
-    bounds = of_boards[target.board_uuid]
-    return bounds if target.share is None else bounds.scaled(target.share)
-
-
-def _share(whole: Reading, key: str, share: float) -> Reading:
-    """A slice's part of its GPU's reading, as an estimate with a range that its neighbours explain."""
-    part = replace(whole, key=key)
-    if whole.energy_j is None or whole.low_j is None or whole.high_j is None:
-        return part
-    return replace(
-        part,
-        energy_j=whole.energy_j * share,
-        low_j=whole.low_j * share * (1 - MIG_SPREAD),
-        high_j=whole.high_j * min(1.0, share * (1 + MIG_SPREAD)),
-        kind="absent" if whole.kind == "absent" else "modelled",
-        power_w=None if whole.power_w is None else whole.power_w * share,
-        estimated_j=whole.estimated_j * share,
-    )
+VENDOR = GpuVendor(
+    code="nvml",
+    maker="NVIDIA",
+    library="NVML",
+    runtime="CUDA",
+    meter="nvml",
+    open_driver=NvmlDriver,
+    visible_devices=(("CUDA_VISIBLE_DEVICES",),),
+    container_variables=("NVIDIA_VISIBLE_DEVICES",),
+    pci_vendor="0x10de",
+    # A VGA and a 3D controller; the audio part of a card has another class.
+    pci_classes=("0x0300", "0x0302"),
+    device_files=r"nvidia\d+",
+    device_file_name="/dev/nvidiaN",
+    accuracy_source="arXiv 2312.02741",
+    counter_age_s=0.1,
+    repeat_hides_all=True,
+    order_variable=("CUDA_DEVICE_ORDER", "PCI_BUS_ID"),
+    part_name="MIG slice",
+    look_with="nvidia-smi",
+    advice={
+        "no_library": "normal without NVIDIA GPUs; in a container, start it with the driver's utility capability "
+        "(NVIDIA_DRIVER_CAPABILITIES=compute,utility)",
+        "driver_not_loaded": "load the NVIDIA kernel module (nvidia-smi shows whether it answers)",
+        "version_mismatch": "the driver was updated under a running kernel module: reboot, or reload the module",
+        "permission": "let this user read the /dev/nvidia* files, or start the container with the GPU devices",
+    },
+)
+"""The counter of NVIDIA's GPUs steps about every 100 ms."""

@@ -6,17 +6,14 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from carbon_plugin.meters.gpu.nvml import HANGS
-from carbon_plugin.meters.gpu.nvml_driver import Inventory
+from carbon_plugin.meters.gpu.driver import GpuVendor, Inventory
 from carbon_plugin.meters.gpu.selection import DeviceSelection
+from carbon_plugin.meters.gpu.vendors import vendor_of
 from carbon_plugin.meters.protocol import Unavailable, UnreadGpus
 
-_VARIABLES = ("SLURM_STEP_GPUS", "SLURM_JOB_GPUS", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
-_NVIDIA_VENDOR = "0x10de"
-_DISPLAY_CLASSES = ("0x0300", "0x0302")
-"""PCI classes of a VGA and of a 3D controller; the audio part of a card has another one."""
+_SLURM_VARIABLES = ("SLURM_STEP_GPUS", "SLURM_JOB_GPUS")
 
-_OF_A_DRIVER = (HANGS, "nvml_version_mismatch", "nvml_permission")
+_ONLY_BY_A_DRIVER = ("hangs", "version_mismatch", "permission")
 """Problems that only a driver can cause that is there; a library or a kernel module that is missing shows nothing."""
 
 UNANSWERED = "nvml_gpu_unanswered"
@@ -26,7 +23,9 @@ UNANSWERED = "nvml_gpu_unanswered"
 def shows_driver(problem: Unavailable, environ: Mapping[str, str]) -> bool:
     """Whether `problem` shows that a driver is there, so that there may be GPUs although nothing tells how many. A job
     to which a variable gives no GPUs has none."""
-    return problem.kind in _OF_A_DRIVER and _given(environ) is None
+    vendor = vendor_of(problem.kind)
+    of_a_driver = problem.kind in {f"{vendor.code}_{kind}" for kind in _ONLY_BY_A_DRIVER}
+    return of_a_driver and _given(environ, vendor) is None
 
 
 def unanswered_gpus(inventory: Inventory, chosen: DeviceSelection, environ: Mapping[str, str]) -> UnreadGpus | None:
@@ -34,7 +33,7 @@ def unanswered_gpus(inventory: Inventory, chosen: DeviceSelection, environ: Mapp
     answer."""
     counted = len(inventory.gpus) + len(inventory.problems)
     count, evidence = len(inventory.problems), f"the driver counts {counted}, and {len(inventory.gpus)} answer"
-    given = _given(environ)
+    given = _given(environ, _vendor_of_all(inventory))
     if chosen.missing:
         count, evidence = len(chosen.missing), f"{chosen.reason}; {evidence}"
     elif chosen.source == "explicit" or not inventory.problems:
@@ -48,12 +47,13 @@ def unanswered_gpus(inventory: Inventory, chosen: DeviceSelection, environ: Mapp
     if uncounted:
         sentences.append(f"the driver counts no GPU with the name {' or '.join(uncounted)}")
     denied = not uncounted and all(code != "lost" for code, _ in inventory.problems)
+    look_with = _vendor_of_all(inventory).look_with
     problem = Unavailable(
         kind=UNANSWERED,
         reason="; ".join(sentences),
-        advice="see whether nvidia-smi can read it as this user"
+        advice=f"see whether {look_with} can read it as this user"
         if denied
-        else "nvidia-smi and the kernel log say more; a GPU that is lost needs a reset or a reboot",
+        else f"{look_with} and the kernel log say more; a GPU that is lost needs a reset or a reboot",
     )
     return _unread(problem, max(0, count), evidence)
 
@@ -66,24 +66,46 @@ def unread_gpus(
     What was given to the job comes first: a variable of the scheduler or of CUDA, then the device files. The PCI bus is
     asked last and not in a container, which sees the bus of its host whether or not it was given the GPUs.
     """
-    given = _given(environ)
+    vendor = vendor_of(problem.kind)
+    given = _given(environ, vendor)
     if given is not None:
         name, words = given
         return _unread(problem, len(words), f"{name} lists {len(words)}")
-    files = [path.name for path in (root / "dev").glob("nvidia*") if re.fullmatch(r"nvidia\d+", path.name)]
+    files = _device_files(vendor, root)
     if files:
-        return _unread(problem, len(files), f"there are {len(files)} device files /dev/nvidiaN")
-    cards = 0 if container else sum(map(_is_gpu, (root / "sys/bus/pci/devices").glob("*")))
-    return _unread(problem, cards, f"the PCI bus lists {cards} from NVIDIA", usable=False)
+        return _unread(problem, files, f"there are {files} device files {vendor.device_file_name}")
+    cards = 0 if container else _cards(vendor, root)
+    return _unread(problem, cards, f"the PCI bus lists {cards} from {vendor.maker}", usable=False)
+
+
+def shows_gpus(vendor: GpuVendor, root: Path) -> bool:
+    """Whether device files or the PCI bus show GPUs of a vendor."""
+    return _device_files(vendor, root) > 0 or _cards(vendor, root) > 0
+
+
+def _device_files(vendor: GpuVendor, root: Path) -> int:
+    """How many GPUs of the vendor have a device file."""
+    pattern = re.compile(vendor.device_files)
+    return sum(bool(pattern.fullmatch(path.name)) for path in (root / "dev").glob("*")) if vendor.device_files else 0
+
+
+def _cards(vendor: GpuVendor, root: Path) -> int:
+    return sum(_is_gpu(path, vendor) for path in (root / "sys/bus/pci/devices").glob("*"))
+
+
+def _vendor_of_all(inventory: Inventory) -> GpuVendor:
+    """The vendor of the GPUs that answer; the first in the list of vendors where there are none."""
+    return vendor_of(inventory.gpus[0].vendor if inventory.gpus else "")
 
 
 def _unread(problem: Unavailable, count: int, evidence: str, *, usable: bool = True) -> UnreadGpus | None:
     return UnreadGpus(count=count, evidence=evidence, problem=problem, usable=usable) if count else None
 
 
-def _given(environ: Mapping[str, str]) -> tuple[str, list[str]] | None:
+def _given(environ: Mapping[str, str], vendor: GpuVendor) -> tuple[str, list[str]] | None:
     """The variable that tells which GPUs the job was given, and its items; None where none does."""
-    for name in _VARIABLES:
+    selecting = [name for names in reversed(vendor.visible_devices) for name in names]
+    for name in (*_SLURM_VARIABLES, *selecting, *vendor.container_variables):
         words = _listed(environ.get(name))
         if words is not None:
             return name, words
@@ -98,9 +120,9 @@ def _listed(value: str | None) -> list[str] | None:
     return [] if words[0] in ("", "-1", "void", "none", "NoDevFiles") else words
 
 
-def _is_gpu(device: Path) -> bool:
+def _is_gpu(device: Path, vendor: GpuVendor) -> bool:
     try:
-        vendor, kind = (device / "vendor").read_text().strip(), (device / "class").read_text().strip()
+        maker, kind = (device / "vendor").read_text().strip(), (device / "class").read_text().strip()
     except OSError:
         return False
-    return vendor == _NVIDIA_VENDOR and kind.startswith(_DISPLAY_CLASSES)
+    return maker == vendor.pci_vendor and kind.startswith(vendor.pci_classes)

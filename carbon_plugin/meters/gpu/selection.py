@@ -1,37 +1,36 @@
 """Which GPUs of this machine belong to the job: reserved ones, whether a rank uses them or not.
 
-Pure functions from what NVML lists and what the environment says to UUIDs. CUDA's view and NVML's differ: NVML
-ignores CUDA_VISIBLE_DEVICES and lists in PCI order, CUDA by default lists the fastest GPU first.
+Pure functions from what the drivers list and what the environment says to UUIDs. The view of a framework and that of a
+driver differ: NVML ignores CUDA_VISIBLE_DEVICES and lists in PCI order, CUDA by default lists the fastest GPU first.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 from msgspec import Struct
 
-from carbon_plugin.meters.gpu.nvml_driver import Gpu
+from carbon_plugin.meters.gpu.driver import Gpu, GpuVendor
+from carbon_plugin.meters.gpu.vendors import gpu_vendors, vendor_of
 from carbon_plugin.spec.amounts import plural, verb
 
 _SLURM_PER_TASK = ("SLURM_GPUS_PER_TASK", "SLURM_TRES_PER_TASK", "SLURM_GPU_BIND", "SLURM_NTASKS_PER_GPU")
 """Set where SLURM gives each task GPUs of its own, which its cgroup then hides from the others."""
 
-SelectionSource = Literal["explicit", "slurm", "gpu_device_ordinal", "cuda_visible_devices", "all"]
-
 
 class DeviceSelection(Struct, frozen=True, kw_only=True):
     """The GPUs of a job on this node.
 
-    `uuids` are UUIDs of whole GPUs or of MIG devices, in the order of the source (so that `visible_devices` answers
-    in CUDA order). `reason` says how they were found. `missing` was asked for and is the name of no GPU that answers.
+    `uuids` are UUIDs of whole GPUs or of parts of them, in the order of the source (so that `visible_devices` answers
+    in the framework's order). `source` is "explicit", "slurm", "all", or the variable in small letters. `reason` says
+    how they were found. `missing` was asked for and is the name of no GPU that answers.
     `hidden` is how many GPUs the job has on this node that other processes see instead. `cut_off` says what CUDA leaves
     out of a list that it cannot take whole. `assumptions` are sentences that the ledger must carry, that one too.
     """
 
     uuids: tuple[str, ...]
-    source: SelectionSource
+    source: str
     reason: str
     missing: tuple[str, ...] = ()
     hidden: int = 0
@@ -45,76 +44,165 @@ def select_devices(
     explicit: Sequence[str | int] | None = None,
     unanswered: int = 0,
 ) -> DeviceSelection:
-    """The reserved GPUs: from the caller, else from SLURM, else from what CUDA may see, else all that NVML shows.
+    """Return the reserved GPUs: from the caller, else from SLURM, else what the framework may see, else all GPUs.
 
-    `explicit` holds UUIDs, unambiguous UUID prefixes or NVML indices. `unanswered` is how many GPUs NVML counts beside
-    `gpus` that do not answer.
+    `explicit` holds UUIDs, unambiguous UUID prefixes or the drivers' indices. `unanswered` is how many GPUs the drivers
+    count beside `gpus` that do not answer.
     """
     if explicit is not None:
         return _resolved(gpus, [str(item) for item in explicit], "explicit", "named by the caller")
     slurm = _slurm_variable(environ)
     if slurm is not None:
         return _from_slurm(gpus, slurm, environ)
-    if "CUDA_VISIBLE_DEVICES" in environ:
-        return visible_devices(gpus, environ, unanswered)
-    if "GPU_DEVICE_ORDINAL" in environ:
-        value = environ["GPU_DEVICE_ORDINAL"]
-        return _resolved(gpus, _words(value), "gpu_device_ordinal", f"GPU_DEVICE_ORDINAL={value}")
-    assumption = f"{_all(len(gpus))} taken as reserved: neither SLURM nor CUDA names any"
-    return DeviceSelection(
-        uuids=tuple(gpu.uuid for gpu in gpus),
-        source="all",
-        reason="every GPU that NVML shows",
-        assumptions=(assumption,) if gpus else (),
-    )
+    groups = _by_vendor(gpus)
+    variables = _variables_in_force([vendor for vendor, _ in groups], environ)
+    return _together([_of_vendor(vendor, own, variables, environ, unanswered) for vendor, own in groups])
 
 
 def visible_devices(gpus: Sequence[Gpu], environ: Mapping[str, str], unanswered: int = 0) -> DeviceSelection:
-    """The devices that CUDA shows this process, in CUDA's order: `uuids[i]` is torch's `cuda:i`.
+    """Return the devices of one vendor that its framework shows this process, in its order: `uuids[i]` is `cuda:i`.
 
-    Follows the rules of CUDA_VISIBLE_DEVICES: indices, UUIDs or their prefixes; the list ends at the first item that
-    names no device; a device named twice leaves none; empty or -1 hides all. The name of a GPU that does not answer, of
-    which there are `unanswered`, does not end the list: it is missing.
+    Follows the rules of CUDA_VISIBLE_DEVICES and its relatives: indices, UUIDs or their prefixes; the list ends at the
+    first item that names no device; on CUDA a device named twice leaves none; empty or -1 hides all. A second variable,
+    as HIP_VISIBLE_DEVICES after ROCR_VISIBLE_DEVICES, numbers what the first one left. The name of a GPU that does not
+    answer, of which there are `unanswered`, does not end the list: it is missing.
     """
-    value = environ.get("CUDA_VISIBLE_DEVICES")
-    listed = [gpu.uuid for gpu in gpus]
-    if value is None:
-        reason = "CUDA_VISIBLE_DEVICES is not set: CUDA shows all"
+    vendor = _vendor_of_group(gpus)
+    names = _variables_in_force([vendor], environ)[vendor.code]
+    if not names:
+        uuids = tuple(uuid for gpu in gpus for _, uuid in gpu.devices)
+        reason = f"{vendor.visible_devices[-1][0]} is not set: {vendor.runtime} shows all"
         return DeviceSelection(
-            uuids=tuple(listed), source="all", reason=reason, assumptions=_order_caveat(gpus, environ)
+            uuids=uuids, source="all", reason=reason, assumptions=_order_caveat(gpus, vendor, environ)
         )
-    by_index = re.match(r"\s*-?\d", value) is not None
-    uuids: list[str] = []
-    lost: list[str] = []
-    words = [word.strip() for word in value.split(",")]
-    cut_off = None
-    for word in words:
-        uuid = _by_leading_index(gpus, word) if by_index else _by_prefix(gpus, word)
-        if uuid is not None:
-            uuids.append(uuid)
-        elif len(lost) < unanswered and _may_name(word, len(gpus) + unanswered):
-            lost.append(word)
-        else:
-            if word and not word.startswith("-"):  # those are how a list is meant to end
-                cut_off = (
-                    f"CUDA_VISIBLE_DEVICES={value} names {word}, which is no GPU that the driver counts: CUDA ends the "
-                    f"list there, so that the job sees {plural(len(uuids), 'GPU')}"
-                )
-            break
-    if len(set(uuids)) != len(uuids):
-        uuids = []
-        cut_off = f"CUDA_VISIBLE_DEVICES={value} names a GPU twice: CUDA then shows the job none"
+    return _visible(vendor, gpus, names, environ, unanswered)
+
+
+def names_devices(environ: Mapping[str, str]) -> bool:
+    """Whether a variable of any vendor tells which devices a process may see."""
+    return any(name in environ for vendor in gpu_vendors() for group in vendor.visible_devices for name in group)
+
+
+def _by_vendor(gpus: Sequence[Gpu]) -> list[tuple[GpuVendor, list[Gpu]]]:
+    """The GPUs of each vendor that has any; without GPUs an empty group of the first vendor."""
+    groups: dict[str, list[Gpu]] = {}
+    for gpu in gpus:
+        groups.setdefault(gpu.vendor, []).append(gpu)
+    return [(vendor_of(code), own) for code, own in groups.items()] or [(_vendor_of_group(()), [])]
+
+
+def _vendor_of_group(gpus: Sequence[Gpu]) -> GpuVendor:
+    return vendor_of(gpus[0].vendor if gpus else "")
+
+
+def _variables_in_force(vendors: Sequence[GpuVendor], environ: Mapping[str, str]) -> dict[str, list[str]]:
+    """The variables that select devices of each vendor, in the order in which they apply. HIP reads
+    CUDA_VISIBLE_DEVICES too: where there are NVIDIA GPUs beside, it is taken as theirs."""
+    taken: set[str] = set()
+    found: dict[str, list[str]] = {}
+    for vendor in vendors:
+        first = [next((n for n in group if n in environ and n not in taken), None) for group in vendor.visible_devices]
+        found[vendor.code] = [name for name in first if name is not None]
+        taken.update(name for group in vendor.visible_devices for name in group)
+    return found
+
+
+def _of_vendor(
+    vendor: GpuVendor,
+    gpus: Sequence[Gpu],
+    variables: Mapping[str, Sequence[str]],
+    environ: Mapping[str, str],
+    unanswered: int,
+) -> DeviceSelection:
+    """The reserved GPUs of one vendor where neither the caller nor SLURM names any."""
+    own = variables[vendor.code]
+    if own:
+        return _visible(vendor, gpus, own, environ, unanswered)
+    if "GPU_DEVICE_ORDINAL" in environ:
+        value = environ["GPU_DEVICE_ORDINAL"]
+        return _resolved(gpus, _words(value), "gpu_device_ordinal", f"GPU_DEVICE_ORDINAL={value}")
+    others = [name for names in variables.values() for name in names]
+    if others:
+        sentence = f"{others[0]} names GPUs of another vendor, and nothing names {vendor.maker} GPUs: none is reserved"
+        return DeviceSelection(uuids=(), source="all", reason=sentence, assumptions=(sentence,))
+    uuids = tuple(uuid for gpu in gpus for _, uuid in gpu.devices)
+    assumption = f"{_all(len(uuids), vendor)} taken as reserved: neither SLURM nor {vendor.runtime} names any"
     return DeviceSelection(
-        uuids=tuple(uuids),
-        source="cuda_visible_devices",
-        reason=f"CUDA_VISIBLE_DEVICES={value}",
+        uuids=uuids,
+        source="all",
+        reason=f"every GPU that {vendor.library} shows",
+        assumptions=(assumption,) if uuids else (),
+    )
+
+
+def _together(parts: Sequence[DeviceSelection]) -> DeviceSelection:
+    """Return the selections of several vendors as one."""
+    if len(parts) == 1:
+        return parts[0]
+    sources = list(dict.fromkeys(part.source for part in parts if part.uuids))
+    return DeviceSelection(
+        uuids=tuple(uuid for part in parts for uuid in part.uuids),
+        source=sources[0] if len(sources) == 1 else "several",
+        reason="; ".join(part.reason for part in parts),
+        missing=tuple(dict.fromkeys(name for part in parts for name in part.missing)),
+        cut_off=next((part.cut_off for part in parts if part.cut_off), None),
+        assumptions=tuple(sentence for part in parts for sentence in part.assumptions),
+    )
+
+
+def _visible(
+    vendor: GpuVendor, gpus: Sequence[Gpu], names: Sequence[str], environ: Mapping[str, str], unanswered: int
+) -> DeviceSelection:
+    numbered = {index: uuid for gpu in gpus for index, uuid in gpu.devices}
+    known = _names(gpus)
+    lost: list[str] = []
+    cut_off: str | None = None
+    by_index = False
+    for name in names:
+        numbered, missing, cut, by_number = _layer(vendor, name, environ[name], numbered, known, unanswered)
+        known = list(numbered.values())
+        lost += missing
+        cut_off = cut_off or cut
+        by_index = by_index or by_number
+    return DeviceSelection(
+        uuids=tuple(numbered.values()),
+        source=names[-1].lower(),
+        reason=", ".join(f"{name}={environ[name]}" for name in names),
         missing=tuple(lost),
         cut_off=cut_off,
         assumptions=(
             *((cut_off,) if cut_off else ()),
-            *(_order_caveat(gpus, environ) if by_index else ()),
+            *(_order_caveat(gpus, vendor, environ) if by_index else ()),
         ),
     )
+
+
+def _layer(
+    vendor: GpuVendor, name: str, value: str, numbered: Mapping[int, str], known: Sequence[str], unanswered: int
+) -> tuple[dict[int, str], list[str], str | None, bool]:
+    """What one variable leaves of the devices that it numbers, numbered anew; the names of GPUs that do not answer;
+    what the framework leaves out; and whether the variable names numbers."""
+    by_index = re.match(r"\s*-?\d", value) is not None
+    uuids: list[str] = []
+    lost: list[str] = []
+    cut_off = None
+    for word in (word.strip() for word in value.split(",")):
+        uuid = _by_leading_index(numbered, word) if by_index else _by_prefix(known, word)
+        if uuid is not None:
+            uuids.append(uuid)
+        elif len(lost) < unanswered and _may_name(word, len(numbered) + unanswered):
+            lost.append(word)
+        else:
+            if word and not word.startswith("-"):  # those are how a list is meant to end
+                cut_off = (
+                    f"{name}={value} names {word}, which is no GPU that the driver counts: {vendor.runtime} ends the "
+                    f"list there, so that the job sees {plural(len(uuids), 'GPU')}"
+                )
+            break
+    if len(set(uuids)) != len(uuids) and vendor.repeat_hides_all:
+        uuids = []
+        cut_off = f"{name}={value} names a GPU twice: {vendor.runtime} then shows the job none"
+    return dict(enumerate(dict.fromkeys(uuids))), lost, cut_off, by_index
 
 
 def _slurm_variable(environ: Mapping[str, str]) -> str | None:
@@ -138,18 +226,18 @@ def _has_tasks_with_gpus_of_their_own(environ: Mapping[str, str]) -> bool:
 def _from_slurm(gpus: Sequence[Gpu], name: str, environ: Mapping[str, str]) -> DeviceSelection:
     words = _words(environ[name])
     reason = f"{name}={environ[name]}"
-    if len(words) == len(gpus):
-        # Under cgroup device isolation NVML shows exactly the job's GPUs, numbered from 0, and SLURM's numbers differ.
-        return DeviceSelection(
-            uuids=tuple(gpu.uuid for gpu in gpus), source="slurm", reason=f"{reason}, as many as NVML shows"
-        )
-    if 0 < len(gpus) < len(words) and _has_tasks_with_gpus_of_their_own(environ):
+    listed = tuple(uuid for gpu in gpus for _, uuid in gpu.devices)
+    if len(words) == len(listed):
+        # Under cgroup device isolation a driver shows exactly the job's GPUs, from 0, and SLURM's numbers differ.
+        library = _vendor_of_group(gpus).library
+        return DeviceSelection(uuids=listed, source="slurm", reason=f"{reason}, as many as {library} shows")
+    if 0 < len(listed) < len(words) and _has_tasks_with_gpus_of_their_own(environ):
         # Each task sees its own GPUs only; the numbers are the node's, so they say nothing about which.
-        hidden = len(words) - len(gpus)
+        hidden = len(words) - len(listed)
         return DeviceSelection(
-            uuids=tuple(gpu.uuid for gpu in gpus),
+            uuids=listed,
             source="slurm",
-            reason=f"{reason}, of which this task sees {len(gpus)}",
+            reason=f"{reason}, of which this task sees {len(listed)}",
             hidden=hidden,
             assumptions=(
                 f"{plural(hidden, 'more GPU')} of the job on this node {verb(hidden, 'is', 'are')} seen, and "
@@ -163,12 +251,14 @@ def _from_slurm(gpus: Sequence[Gpu], name: str, environ: Mapping[str, str]) -> D
     return _resolved(gpus, words, "slurm", reason)
 
 
-def _resolved(gpus: Sequence[Gpu], words: Sequence[str], source: SelectionSource, reason: str) -> DeviceSelection:
+def _resolved(gpus: Sequence[Gpu], words: Sequence[str], source: str, reason: str) -> DeviceSelection:
     """Look up each word; keep every device once, and a slice not beside its whole GPU."""
+    numbered = {index: uuid for gpu in reversed(gpus) for index, uuid in gpu.devices}
+    known = _names(gpus)
     found: list[str] = []
     missing: list[str] = []
     for word in words:
-        uuid = _by_index(gpus, int(word)) if word.isdigit() else _by_prefix(gpus, word)
+        uuid = numbered.get(int(word)) if word.isdigit() else _by_prefix(known, word)
         (missing if uuid is None else found).append(word if uuid is None else uuid)
     inside = {part.uuid for gpu in gpus if gpu.uuid in found for part in gpu.slices}
     uuids = tuple(dict.fromkeys(uuid for uuid in found if uuid not in inside))
@@ -192,35 +282,38 @@ def _may_name(word: str, counted: int) -> bool:
     return int(word) < counted if word.isdigit() else word.upper().startswith(("GPU-", "MIG-"))
 
 
-def _by_leading_index(gpus: Sequence[Gpu], word: str) -> str | None:
+def _by_leading_index(numbered: Mapping[int, str], word: str) -> str | None:
     """CUDA reads the digits at the start of an item and ignores what follows."""
     digits = re.match(r"\s*\+?(\d+)", word)
-    return _by_index(gpus, int(digits[1])) if digits else None
+    return numbered.get(int(digits[1])) if digits else None
 
 
-def _by_index(gpus: Sequence[Gpu], index: int) -> str | None:
-    return next((gpu.uuid for gpu in gpus if gpu.index == index), None)
+def _names(gpus: Sequence[Gpu]) -> list[str]:
+    return [gpu.uuid for gpu in gpus] + [part.uuid for gpu in gpus for part in gpu.slices]
 
 
-def _by_prefix(gpus: Sequence[Gpu], prefix: str) -> str | None:
-    """The one GPU or MIG device whose UUID starts so; None if none does, or several."""
+def _by_prefix(known: Sequence[str], prefix: str) -> str | None:
+    """The one GPU or part of a GPU whose UUID starts so; None if none does, or several."""
     if not prefix.upper().startswith(("GPU-", "MIG-")):
         return None
-    everything = [gpu.uuid for gpu in gpus] + [part.uuid for gpu in gpus for part in gpu.slices]
-    matches = [uuid for uuid in everything if uuid.lower().startswith(prefix.lower())]
+    matches = [uuid for uuid in known if uuid.lower().startswith(prefix.lower())]
     return matches[0] if len(matches) == 1 else None
 
 
-def _order_caveat(gpus: Sequence[Gpu], environ: Mapping[str, str]) -> tuple[str, ...]:
+def _order_caveat(gpus: Sequence[Gpu], vendor: GpuVendor, environ: Mapping[str, str]) -> tuple[str, ...]:
     """On mixed nodes CUDA's numbers are not NVML's unless CUDA_DEVICE_ORDER=PCI_BUS_ID."""
     names = sorted({gpu.name for gpu in gpus})
-    if len(names) < 2 or environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID":
+    if vendor.order_variable is None or len(names) < 2:
+        return ()
+    variable, value = vendor.order_variable
+    if environ.get(variable) == value:
         return ()
     return (
-        f"CUDA indices are taken as NVML indices, but this node mixes {', '.join(names)} and CUDA lists the fastest "
-        "first unless CUDA_DEVICE_ORDER=PCI_BUS_ID",
+        f"{vendor.runtime} indices are taken as {vendor.library} indices, but this node mixes {', '.join(names)} and "
+        f"{vendor.runtime} lists the fastest first unless {variable}={value}",
     )
 
 
-def _all(count: int) -> str:
-    return "the one GPU that NVML shows is" if count == 1 else f"all {count} GPUs that NVML shows are"
+def _all(count: int, vendor: GpuVendor) -> str:
+    shown = f"that {vendor.library} shows"
+    return f"the one GPU {shown} is" if count == 1 else f"all {count} GPUs {shown} are"

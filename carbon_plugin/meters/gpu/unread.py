@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from carbon_plugin.meters.gpu.vendors import vendor_of
 from carbon_plugin.meters.host.model_meter import ModelledPart, ModelMeter, constant
 from carbon_plugin.meters.protocol import UnreadGpus
 from carbon_plugin.meters.watts import Watts
 from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.hardware.cluster import Accelerator
 from carbon_plugin.spec.metered import DeviceIdentity
-
-UNKNOWN_MODEL = "NVIDIA GPU of unknown model"
 
 
 def unread_meters(
@@ -26,13 +25,14 @@ def unread_meters(
     if unread is None or power_w is None:
         return []
     profile = accelerator.name if accelerator is not None and accelerator.kind == "gpu" else None
+    unknown = f"{vendor_of(unread.problem.kind).maker} GPU of unknown model"
     watts = Watts(power_w.low, power_w.value, power_w.high)
     note = f"{unread.sentence}; estimated at {watts.central:.0f} W ({watts.low:.0f} to {watts.high:.0f} W) each"
 
     def part(index: int) -> ModelledPart:
         identity = DeviceIdentity(
             key=f"{host_key}/unread-gpu-{index}",
-            name=profile or UNKNOWN_MODEL,
+            name=profile or unknown,
             rung="gpu",
             scope="gpu",
             meter=f"power model: {power_w.source}",

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from carbon_plugin.meters.gpu.nvml import NvmlMeter, open_nvml_meter
-from carbon_plugin.meters.gpu.nvml_driver import Inventory
+from carbon_plugin.meters.gpu.driver import Inventory
+from carbon_plugin.meters.gpu.open import GpuMeters, open_gpu_meters
 from carbon_plugin.meters.gpu.selection import DeviceSelection
 from carbon_plugin.meters.protocol import Reading, Unavailable
 from carbon_plugin.monitor.clock import TrainingClock, last_mark
@@ -27,18 +27,17 @@ class Baseline:
     def __init__(self, clock: TrainingClock) -> None:
         self.since_s = clock.start.monotonic_s
         marks = [clock.start, clock.mark]
-        opened = _open()
+        self._meter = _open()
         marks.append(clock.mark)
-        self._meter = opened if isinstance(opened, NvmlMeter) else None
-        self.shown: Inventory | Unavailable = opened.inventory if isinstance(opened, NvmlMeter) else opened
-        """What the driver shows to this process, or why there is none."""
-        self._first = {reading.key: reading for reading in self._read()}
+        self.shown: Inventory | Unavailable = self._meter.shown
+        """What the drivers show to this process, or why there is none."""
+        self._first = {reading.key: reading for reading in self._meter.read()}
         self.start_s = min((reading.monotonic_s for reading in self._first.values()), default=time.monotonic())
         self.mark = last_mark(self.start_s, [*marks, clock.mark])
 
     def poll(self) -> None:
         """Read GPUs without a counter, whose power must be asked for often."""
-        if self._meter is not None and self._meter.poll_interval_s is not None:
+        if self._meter.poll_interval_s is not None:
             self._meter.read()
 
     def from_start(self, readings: Sequence[Reading]) -> list[Reading]:
@@ -46,16 +45,12 @@ class Baseline:
 
         What has a model has drawn its present power since then.
         """
-        now = {reading.key: reading for reading in self._read()}
+        now = {reading.key: reading for reading in self._meter.read()}
         return [self._from_start(reading, now.get(reading.key)) for reading in readings]
 
     def close(self) -> None:
         """Release the driver."""
-        if self._meter is not None:
-            self._meter.close()
-
-    def _read(self) -> list[Reading]:
-        return self._meter.read() if self._meter is not None else []
+        self._meter.close()
 
     def _from_start(self, reading: Reading, now: Reading | None) -> Reading:
         first = self._first.get(reading.key)
@@ -88,13 +83,13 @@ def _ratio(part_j: float | None, whole_j: float, unknown: float = 1.0) -> float:
     return unknown if part_j is None or whole_j <= 0 else part_j / whole_j
 
 
-def _open() -> NvmlMeter | Unavailable:
-    """A meter of all that the driver shows: whole GPUs, and slices of those that are in slices."""
-    meter = open_nvml_meter(environ={})
-    if isinstance(meter, Unavailable) or not any(gpu.slices for gpu in meter.inventory.gpus):
+def _open() -> GpuMeters:
+    """A meter of all that the drivers show: whole GPUs, and slices of those that are in slices."""
+    meter = open_gpu_meters(environ={})
+    if not any(gpu.slices for gpu in meter.inventory.gpus):
         return meter
     uuids = [part.uuid for gpu in meter.inventory.gpus for part in gpu.slices]
     uuids += [gpu.uuid for gpu in meter.inventory.gpus if not gpu.slices]
     meter.close()
     selection = DeviceSelection(uuids=tuple(uuids), source="explicit", reason="until it is clear who meters what")
-    return open_nvml_meter(selection)
+    return open_gpu_meters(selection)

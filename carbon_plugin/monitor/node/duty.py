@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
-from carbon_plugin.meters.gpu.nvml_driver import Inventory
+from carbon_plugin.meters.gpu.driver import Inventory
+from carbon_plugin.meters.gpu.selection import names_devices
 from carbon_plugin.monitor.node.baseline import Baseline
 from carbon_plugin.monitor.node.leader import HOST, Claim, Election
 from carbon_plugin.monitor.node.metering import Hardware, look_at_hardware
@@ -113,7 +114,7 @@ class Duty:
             self._ranks.local_world_size > 1
             and not self._election.alone
             and self._settings.options.reserved_gpus is None
-            and "CUDA_VISIBLE_DEVICES" in self._environ
+            and names_devices(self._environ)
             and bool(self._listed - set(self._claim.sees))
         )
 

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from msgspec import Struct
 
 from carbon_plugin.detect.observed import Observed
-from carbon_plugin.meters.gpu.nvml_driver import Inventory
+from carbon_plugin.meters.gpu.driver import Inventory
 from carbon_plugin.meters.gpu.presence import unanswered_gpus, unread_gpus
 from carbon_plugin.meters.gpu.selection import select_devices
 from carbon_plugin.meters.host.machine import read_host_info
-from carbon_plugin.meters.open import MeterSet, open_meters
+from carbon_plugin.meters.meter_set import MeterSet
+from carbon_plugin.meters.open import open_meters
 from carbon_plugin.meters.protocol import Unavailable, UnreadGpus
 from carbon_plugin.monitor.node.leader import Claim
 from carbon_plugin.monitor.node.missing_gpus import named_gpu, planned_gpus, unread_power

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from carbon_plugin.ledger.held.expected import NOT_SEEN_EVENT, SILENT_EVENT
 from carbon_plugin.meters.gpu.presence import shows_driver
-from carbon_plugin.meters.open import MeterSet
+from carbon_plugin.meters.meter_set import MeterSet
 from carbon_plugin.meters.protocol import Unavailable, UnreadGpus
 from carbon_plugin.monitor.settings import Settings
 from carbon_plugin.predict.power import unread_power_figure
@@ -76,7 +76,7 @@ def warning_of(meters: MeterSet, settings: Settings, cut_off: str | None) -> tup
             f"this machine may have GPUs that nothing can read: {silent.reason}{advice}. Nothing tells how many there "
             "are, so their energy is in no total",
         )
-    if meters.gpus is None and named is not None:
+    if not meters.gpus.answers and named is not None:
         return (
             NOT_SEEN_EVENT,
             f"the job is said to run on {named.name}, and nothing on this machine shows a GPU: only the machine itself "

@@ -22,7 +22,7 @@ from carbon_plugin.ledger.records import (
     Span,
     Window,
 )
-from carbon_plugin.meters.open import MeterSet
+from carbon_plugin.meters.meter_set import MeterSet
 from carbon_plugin.meters.protocol import UNREAD_EVENT, Reading
 from carbon_plugin.monitor.clock import Mark, TrainingClock, Transition, last_mark
 from carbon_plugin.monitor.context import Context

@@ -188,7 +188,7 @@ def test_a_failing_initialisation_is_a_reason_and_no_exception(
 
 
 def test_without_a_driver_library_there_is_a_reason_with_advice() -> None:
-    script = "from carbon_plugin.meters.gpu.nvml import open_nvml_meter; print(open_nvml_meter())"
+    script = "from carbon_plugin.meters.gpu.open import open_gpu_meters; print(open_gpu_meters().shown)"
     done = subprocess.run(
         [sys.executable, "-c", script], env={"LD_LIBRARY_PATH": "/nowhere"}, capture_output=True, text=True, check=True
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from carbon_plugin.meters.gpu.nvml_driver import Gpu, Slice
+from carbon_plugin.meters.gpu.driver import Gpu, Slice
 from carbon_plugin.meters.gpu.selection import select_devices, visible_devices
 
 UUIDS = ["GPU-8f21aa00-1", "GPU-8f9933bb-2", "GPU-c0ffee00-3", "GPU-dead0000-4"]

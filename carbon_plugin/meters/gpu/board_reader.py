@@ -11,22 +11,22 @@ from collections.abc import Callable, Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
-from carbon_plugin.meters.gpu.nvml_driver import NvmlDriver, NvmlError
-from carbon_plugin.meters.gpu.nvml_targets import Board
+from carbon_plugin.meters.gpu.boards import Board
+from carbon_plugin.meters.gpu.driver import GpuDriver, GpuError
 from carbon_plugin.meters.protocol import Reading
 from carbon_plugin.meters.track import Sample, Step, Track, advance, start_track
 
 
-class _Look(Struct, frozen=True, kw_only=True):
+class _BoardSample(Struct, frozen=True, kw_only=True):
     """One read of a board: the sample, how long it took, and what failed."""
 
     sample: Sample
     took_s: float
-    counter_error: NvmlError | None = None
-    power_error: NvmlError | None = None
+    counter_error: GpuError | None = None
+    power_error: GpuError | None = None
 
     @property
-    def error(self) -> NvmlError | None:
+    def error(self) -> GpuError | None:
         """The error that says most, where the board gave nothing at all."""
         if self.counter_error is None or self.power_error is None:
             return None
@@ -34,11 +34,11 @@ class _Look(Struct, frozen=True, kw_only=True):
 
 
 class BoardReader:
-    """`look_at_all` is for the driver's thread, `readings` for the reader's; between them each board's latest reading
+    """`sample_all` is for the driver's thread, `readings` for the reader's; between them each board's latest reading
     is replaced in one step. `integrates` are the boards whose power must be polled."""
 
     def __init__(
-        self, driver: NvmlDriver, boards: Sequence[Board], clock: Callable[[], float], slow_call_s: float
+        self, driver: GpuDriver, boards: Sequence[Board], clock: Callable[[], float], slow_call_s: float
     ) -> None:
         self.integrates: frozenset[str] = frozenset(board.gpu.uuid for board in boards if not board.counter)
         self._driver = driver
@@ -49,10 +49,10 @@ class BoardReader:
         self._latest: dict[str, Reading] = {}
         self._taken: dict[str, float] = {}
 
-    def look_at_all(self) -> None:
+    def sample_all(self) -> None:
         """Advance the track of every board by one look at it."""
         for board in self._boards:
-            self._latest[board.gpu.uuid] = self._look_at(board)
+            self._latest[board.gpu.uuid] = self._reading_of(board)
 
     def readings(self, asked_s: float, now_s: float, busy_s: float) -> tuple[list[Reading], list[Reading]]:
         """New samples that are too old to be those of now, and what is known of each board at this moment.
@@ -86,95 +86,95 @@ class BoardReader:
             power_w=None,
         )
 
-    def _look_at(self, board: Board) -> Reading:
+    def _reading_of(self, board: Board) -> Reading:
         """One look at a board as a reading of the whole GPU; `covered_s` counts from its first sample."""
         uuid = board.gpu.uuid
-        look = self._look(board)
-        if look.error is not None and look.error.code == "uninitialized" and _reopened(self._driver):
-            look = self._look(board)
+        taken = self._sample(board)
+        if taken.error is not None and taken.error.code == "uninitialized" and _reopened(self._driver):
+            taken = self._sample(board)
         track = self._tracks.get(uuid)
-        if look.error is not None:
-            return _unread(uuid, look, track)
-        integrates = look.counter_error is not None
+        if taken.error is not None:
+            return _unread(uuid, taken, track)
+        integrates = taken.counter_error is not None
         self.integrates = self.integrates | {uuid} if integrates else self.integrates - {uuid}
         if track is None:
             # First answer of this GPU: what it drew before is unknown, so this is a start, not a stretch.
-            started = start_track(look.sample, board.bounds)
+            started = start_track(taken.sample, board.bounds)
             step = Step(track=started, energy=started.energy, kind="power_integrated" if integrates else "counter")
         else:
-            step = advance(track, look.sample, board.traits)
+            step = advance(track, taken.sample, board.traits)
         self._tracks[uuid] = step.track
-        return _read(board, look, step, self._slow_call_s)
+        return _read(board, taken, step, self._slow_call_s)
 
-    def _look(self, board: Board) -> _Look:
+    def _sample(self, board: Board) -> _BoardSample:
         """Read counter and power; either alone is enough. The sample's time is the end of the call behind it: one that
         hangs waits for the driver first."""
         start_s = self._clock()
         counter_j, counter_error, counted_s = self._timed(self._driver.energy_j, board)
         power_w, power_error, end_s = self._timed(self._driver.power_w, board)
         sample_s = end_s if counter_j is None else counted_s
-        return _Look(
+        return _BoardSample(
             sample=Sample(monotonic_s=sample_s, counter_j=counter_j, power_w=power_w),
             took_s=end_s - start_s,
             counter_error=counter_error,
             power_error=power_error,
         )
 
-    def _timed(self, read: Callable[..., float], board: Board) -> tuple[float | None, NvmlError | None, float]:
+    def _timed(self, read: Callable[..., float], board: Board) -> tuple[float | None, GpuError | None, float]:
         value: float | None = None
-        failure: NvmlError | None = None
+        failure: GpuError | None = None
         try:
             value = read(board.gpu.uuid, board.scope)
-        except NvmlError as error:
+        except GpuError as error:
             failure = error
         return value, failure, self._clock()
 
 
-def _reopened(driver: NvmlDriver) -> bool:
-    """Initialise NVML again after somebody else in this process shut it down."""
+def _reopened(driver: GpuDriver) -> bool:
+    """Initialise the library again after somebody else in this process shut it down."""
     try:
         driver.reopen()
-    except NvmlError:
+    except GpuError:
         return False
     return True
 
 
-def _unread(uuid: str, look: _Look, track: Track | None) -> Reading:
+def _unread(uuid: str, taken: _BoardSample, track: Track | None) -> Reading:
     """Neither counter nor power answered: energy is held, and the stretch is absent, never a zero."""
-    code = look.error.code if look.error else "error"
+    code = taken.error.code if taken.error else "error"
     energy = track.energy if track else None
     return Reading(
         key=uuid,
-        monotonic_s=look.sample.monotonic_s,
+        monotonic_s=taken.sample.monotonic_s,
         energy_j=energy.central_j if energy else None,
         kind="absent",
         low_j=energy.low_j if energy else None,
         high_j=energy.high_j if energy else None,
         fault=code,
-        message=f"{uuid} could not be read: {look.error}",
+        message=f"{uuid} could not be read: {taken.error}",
         covered_s=track.covered_s if track else 0.0,
     )
 
 
-def _read(board: Board, look: _Look, step: Step, slow_call_s: float) -> Reading:
+def _read(board: Board, taken: _BoardSample, step: Step, slow_call_s: float) -> Reading:
     uuid = board.gpu.uuid
     fault, message = step.fault, step.message
-    if fault is None and board.counter and look.counter_error is not None:
-        fault, message = look.counter_error.code, f"the energy counter fails: {look.counter_error}"
+    if fault is None and board.counter and taken.counter_error is not None:
+        fault, message = taken.counter_error.code, f"the energy counter fails: {taken.counter_error}"
     unsure_j = 0.0
-    if fault is None and look.took_s > slow_call_s:
-        fault, message = "slow", f"one read took {look.took_s:.1f} s in the driver"
-        unsure_j = look.took_s * (step.track.power_w or 0.0)  # if the value is of the beginning of the call
+    if fault is None and taken.took_s > slow_call_s:
+        fault, message = "slow", f"one read took {taken.took_s:.1f} s in the driver"
+        unsure_j = taken.took_s * (step.track.power_w or 0.0)  # if the value is of the beginning of the call
     energy = step.energy
     return Reading(
         key=uuid,
-        monotonic_s=look.sample.monotonic_s,
+        monotonic_s=taken.sample.monotonic_s,
         energy_j=energy.central_j,
         kind=step.kind,
         low_j=energy.low_j,
         high_j=energy.high_j + unsure_j,
-        power_w=look.sample.power_w,
+        power_w=taken.sample.power_w,
         fault=fault,
         message=None if message is None else f"{uuid}: {message}",
-        covered_s=step.track.covered_at(look.sample.monotonic_s, step.kind),
+        covered_s=step.track.covered_at(taken.sample.monotonic_s, step.kind),
     )

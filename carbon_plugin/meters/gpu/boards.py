@@ -1,4 +1,4 @@
-"""What an NVML meter reads: physical boards with the calls that answer on each, and the devices made of them."""
+"""What a GPU meter reads: physical boards with the calls that answer on each, and the devices made of them."""
 
 from __future__ import annotations
 
@@ -8,18 +8,14 @@ from threading import Event
 from msgspec import Struct
 
 from carbon_plugin.meters.bounds import ANY_GPU_W, Bounds
-from carbon_plugin.meters.gpu.nvml_driver import Gpu, Inventory, NvmlDriver, NvmlError, Scope, Slice
+from carbon_plugin.meters.gpu.driver import Gpu, GpuDriver, GpuError, Inventory, Scope, Slice
+from carbon_plugin.meters.gpu.vendors import vendor_of
 from carbon_plugin.meters.track import COUNTER_SPREAD, POLL_S, Traits
 from carbon_plugin.spec.hardware.cluster import Accelerator
 from carbon_plugin.spec.metered import Accuracy, DeviceIdentity, EnergyKind
 
-COUNTER_AGE_S = 0.1
-"""The energy counter steps about every 100 ms."""
-
 _SAMPLED_SHARE = 0.25
 _SAMPLED_PARTS = ((8, 0), (9, 0))
-_ACCURACY_SOURCE = "arXiv 2312.02741"
-
 
 IDLE_SHARE = 0.1
 """Part of its power limit that an idle GPU draws, for the low end of an estimate (our convention)."""
@@ -27,9 +23,6 @@ IDLE_SHARE = 0.1
 HEADROOM = 1.2
 """Mean power over seconds stays below the limit but for a few percent; what exceeds it by more is no power (our
 convention)."""
-
-GRACE_W = 1000.0
-"""What a module may draw beside its GPU (our convention)."""
 
 
 class Board(Struct, frozen=True, kw_only=True):
@@ -54,7 +47,7 @@ class Board(Struct, frozen=True, kw_only=True):
         limit_w = gpu.power_limit_w or gpu.most_power_w
         if limit_w is None:
             return Bounds(ceiling_w=ANY_GPU_W, limit_w=None, source="the most of any accelerator", always_draws=True)
-        beside_w = GRACE_W if self.module else 0.0
+        beside_w = gpu.module_cpu_w if self.module else 0.0
         most_w = max(limit_w, gpu.most_power_w or 0.0)
         return Bounds(
             ceiling_w=HEADROOM * most_w + beside_w,
@@ -66,32 +59,34 @@ class Board(Struct, frozen=True, kw_only=True):
 
 
 class Target(Struct, frozen=True, kw_only=True):
-    """One metered device: its identity, the GPU that it is or belongs to, and for a MIG slice its share of it."""
+    """One metered device: its identity, the GPU that it is or belongs to, and for a part of one its share of it.
+    `held_whole` says that all other parts of that GPU are metered for the same job."""
 
     identity: DeviceIdentity
     board_uuid: str
     share: float | None = None
+    held_whole: bool = False
 
 
-def describe_board(driver: NvmlDriver, gpu: Gpu, late: Event) -> Board:
+def describe_board(driver: GpuDriver, gpu: Gpu, late: Event) -> Board:
     """Find out which calls answer on a GPU. When `late` is set nobody waits for it any more, and no call is made.
 
-    Beside a Grace CPU the GPU's own scope is asked for first: the classic call may cover the whole module there.
+    Beside a CPU on the same module the GPU's own scope is asked for first: the classic call may cover the whole module.
     """
-    own_scope = gpu.has_grace and _answers(driver.energy_j, gpu.uuid, "gpu", late)
+    own_scope = gpu.module_cpu is not None and _answers(driver.energy_j, gpu.uuid, "gpu", late)
     scope: Scope | None = "gpu" if own_scope else None
     return Board(
         gpu=gpu,
         scope=scope,
         counter=_answers(driver.energy_j, gpu.uuid, scope, late),
         power=_answers(driver.power_w, gpu.uuid, scope, late),
-        module=gpu.has_grace and not own_scope,
+        module=gpu.module_cpu is not None and not own_scope,
     )
 
 
 def assumed_board(gpu: Gpu) -> Board:
     """A GPU whose driver has not answered yet: read by the classic calls, which nearly all have."""
-    return Board(gpu=gpu, scope=None, counter=True, power=True, module=gpu.has_grace)
+    return Board(gpu=gpu, scope=None, counter=True, power=True, module=gpu.module_cpu is not None)
 
 
 def _answers(read: Callable[[str, Scope | None], float], uuid: str, scope: Scope | None, late: Event) -> bool:
@@ -99,13 +94,13 @@ def _answers(read: Callable[[str, Scope | None], float], uuid: str, scope: Scope
         return False
     try:
         read(uuid, scope)
-    except NvmlError:
+    except GpuError:
         return False
     return True
 
 
 def find_device(inventory: Inventory, uuid: str) -> tuple[Gpu | None, Slice | None]:
-    """The GPU with this UUID, or the GPU and its MIG slice; (None, None) if NVML lists neither."""
+    """Return the GPU with this UUID, or the GPU and its part; (None, None) if the driver lists neither."""
     for gpu in inventory.gpus:
         if gpu.uuid == uuid:
             return gpu, None
@@ -115,20 +110,24 @@ def find_device(inventory: Inventory, uuid: str) -> tuple[Gpu | None, Slice | No
     return None, None
 
 
-def target_of(board: Board, part: Slice | None, accelerator: Accelerator | None) -> Target:
-    """A board, or one slice of it, as a device of the ledger."""
-    gpu = board.gpu
+def target_of(board: Board, part: Slice | None, accelerator: Accelerator | None, *, held_whole: bool = False) -> Target:
+    """Return a board, or one part of it, as a device of the ledger. `held_whole`: the job has all its parts."""
+    gpu, vendor = board.gpu, vendor_of(board.gpu.vendor)
     kind: EnergyKind = "counter" if board.counter else "power_integrated" if board.power else "absent"
-    meter = {"counter": "nvml energy counter", "power_integrated": "nvml power, integrated"}.get(kind, "none")
+    meters = {"counter": f"{vendor.meter} energy counter", "power_integrated": f"{vendor.meter} power, integrated"}
+    meter = meters.get(kind, "none")
     notes = []
     if not board.counter:
         notes.append("no energy counter: power is integrated" if board.power else "neither counter nor power answers")
     if board.module:
-        notes.append("readings cover the module, GPU and Grace CPU together: the CPU must not be added again")
+        notes.append(f"readings cover the module, GPU and {gpu.module_cpu} together: the CPU must not be added again")
     if part is not None and kind != "absent":
-        kind = "modelled"
-        meter = f"{meter}, MIG slice share"
-        notes.append(f"estimate: {part.share:.3f} of the energy of its GPU {gpu.uuid}, by compute slices")
+        meter = f"{meter}, {vendor.part_name} share"
+        if held_whole:
+            notes.append(f"{part.share:.3f} of the reading of its GPU {gpu.uuid}, of which the job has all parts")
+        else:
+            kind = "modelled"
+            notes.append(f"estimate: {part.share:.3f} of the energy of its GPU {gpu.uuid}, by compute slices")
     identity = DeviceIdentity(
         key=part.uuid if part else gpu.uuid,
         name=part.name if part else gpu.name,
@@ -141,19 +140,23 @@ def target_of(board: Board, part: Slice | None, accelerator: Accelerator | None)
         accuracy=_accuracy(board) if kind in ("counter", "power_integrated") else None,
         share=part.share if part else None,
     )
-    return Target(identity=identity, board_uuid=gpu.uuid, share=part.share if part else None)
+    return Target(
+        identity=identity,
+        board_uuid=gpu.uuid,
+        share=part.share if part else None,
+        held_whole=held_whole and part is not None,
+    )
 
 
 def _accuracy(board: Board) -> Accuracy:
-    """What arXiv 2312.02741 found on over 70 GPUs: an error of about 5 %, proportional; on A100 and H100 the sensor
-    looks for 25 ms in every 100 ms."""
-    sampled = _SAMPLED_SHARE if board.gpu.compute_capability in _SAMPLED_PARTS else None
-    if board.counter:
-        return Accuracy(
-            proportional=COUNTER_SPREAD, source=_ACCURACY_SOURCE, sampled_share=sampled, age_s=COUNTER_AGE_S
-        )
+    """Return what arXiv 2312.02741 found on over 70 NVIDIA GPUs: an error of about 5 %, proportional; on A100 and H100
+    the sensor looks for 25 ms in every 100 ms. The vendor says whose numbers stand for its GPUs."""
+    vendor = vendor_of(board.gpu.vendor)
     return Accuracy(
-        proportional=board.traits.power_spread, source=_ACCURACY_SOURCE, sampled_share=sampled, age_s=POLL_S
+        proportional=COUNTER_SPREAD if board.counter else board.traits.power_spread,
+        source=vendor.accuracy_source,
+        sampled_share=_SAMPLED_SHARE if board.gpu.compute_capability in _SAMPLED_PARTS else None,
+        age_s=vendor.counter_age_s if board.counter else POLL_S,
     )
 
 

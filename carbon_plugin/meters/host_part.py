@@ -1,0 +1,52 @@
+"""Which part of a host is charged to the job, and how what is measured of the host is split by it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from carbon_plugin.meters.gpu.open import GpuMeters
+from carbon_plugin.meters.host.machine import HostInfo
+from carbon_plugin.meters.host.share import WHOLE, HostShare, ShareSource, fixed, gpu_share, slurm_share, used_share
+from carbon_plugin.meters.protocol import Note, UnreadGpus
+from carbon_plugin.spec.amounts import plural
+from carbon_plugin.spec.hardware.cluster import Node
+
+
+def split_source(share: HostShare) -> ShareSource:
+    """How measured energy of the host is split: by CPU time where the job's can be told, else as it is reserved."""
+    if share.value == 1.0:
+        return fixed(WHOLE)
+    return used_share(share) or fixed(share)
+
+
+def share_note(share: HostShare) -> str | None:
+    if share.value == 1.0:
+        return None
+    how = "by its CPU time, else " if used_share(share) else ""
+    return f"the job's share of the host {how}{share.value:.3f} ({share.low:.3f}-{share.high:.3f})"
+
+
+def stated_share(share: float) -> HostShare:
+    return HostShare(value=share, low=share, high=share, sentence="stated by the caller")
+
+
+def reserved_share(
+    gpus: GpuMeters, node: Node | None, host: HostInfo, environ: Mapping[str, str], unread: UnreadGpus | None
+) -> tuple[HostShare, list[Note]]:
+    """The job's part of the host where somebody else may hold the rest: by the CPUs that SLURM gave it, else by its
+    GPUs; else, and with all GPUs of the node, all of it."""
+    if not gpus.devices:
+        share = slurm_share(environ, host.logical_cores) or WHOLE
+        return share, [] if share.value == 1.0 else [Note("assumption", share.sentence)]
+    unanswered = unread.count if unread else 0
+    ours = gpus.gpu_equivalents + gpus.selection.hidden + unanswered
+    listed = len(gpus.inventory.gpus) + unanswered
+    total = max(node.accelerators if node else 0, listed)
+    if ours >= total:
+        return WHOLE, []
+    hidden = listed < total
+    if gpus.selection.source == "slurm" or hidden:
+        share = slurm_share(environ, host.logical_cores) or gpu_share(ours, total)
+        return share, [Note("assumption", share.sentence)]
+    sentence = f"the whole host is charged to this job, although it has reserved {ours:g} of {plural(total, 'GPU')}"
+    return WHOLE, [Note("assumption", sentence)]

@@ -1,0 +1,132 @@
+"""The meters of one host behind one `read`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from carbon_plugin.meters.gate import Gate
+from carbon_plugin.meters.gpu.context import ContextChange, ContextWatch
+from carbon_plugin.meters.gpu.open import GpuMeters
+from carbon_plugin.meters.host.machine import HostInfo
+from carbon_plugin.meters.host.model_meter import GpuDraw, ModelMeter
+from carbon_plugin.meters.node.meter import GpuHistory
+from carbon_plugin.meters.protocol import Meter, Note, Reading, Unavailable, UnreadGpus
+from carbon_plugin.meters.watts import PowerSource, Watts
+from carbon_plugin.spec.metered import DeviceIdentity
+
+_ALIKE = ("package", "dram")
+"""Scopes of devices that work alike on one machine, so that one tells what another one may draw."""
+
+
+class MeterSet:
+    """The meters of one host behind one `read`. Make it with `open_meters`.
+
+    `notes` are reasons and assumptions for the ledger; `unavailable` are the meters that could not be had (their
+    reasons are notes too). `host_share` is the part of the host that is charged to the job here (0 beside a leader
+    that has the host); host readings have it applied. `gpus` is the meter of all GPUs, of no device where no driver
+    answers; `unread` are the GPUs that there are all the same, None where nothing shows any. `silent` is the problem of
+    a driver that is there and does not tell whether it has GPUs, where nothing else does. GPUs of a driver that hung
+    when this was opened are among `devices` from the first `read` on after it has answered. `poll_interval_s` is the
+    shortest of its meters', None if any cadence is right.
+    """
+
+    poll_interval_s: float | None
+
+    def __init__(
+        self,
+        meters: Sequence[Meter],
+        *,
+        host: HostInfo,
+        gpus: GpuMeters,
+        beside: GpuMeters | None,
+        draw: GpuDraw,
+        history: GpuHistory,
+        host_share: float,
+        notes: Sequence[Note],
+        unavailable: Sequence[Unavailable],
+        unread: UnreadGpus | None,
+        silent: Unavailable | None,
+        models: Mapping[str, PowerSource],
+        stand_ins: Sequence[ModelMeter],
+    ) -> None:
+        self.devices: list[DeviceIdentity] = [device for meter in meters for device in meter.devices]
+        self.host = host
+        self.gpus = gpus
+        self.host_share = host_share
+        self.notes = [*notes, *(Note(problem.kind, problem.reason) for problem in unavailable)]
+        self.unavailable = list(unavailable)
+        self.unread = unread
+        self.silent = silent
+        self._meters = list(meters)
+        self._beside = beside
+        self._draw = draw
+        self._history = history
+        self._context = ContextWatch()
+        self._stand_ins = list(stand_ins)
+        self._bounds = {key: bound for meter in meters for key, bound in meter.bounds.items()}
+        peers = {device.key: device.scope for device in self.devices if device.scope in _ALIKE}
+        self._gate = Gate(self._bounds, peers=peers, models=models)
+        self.poll_interval_s = self._shortest_poll_s()
+
+    def read(self) -> list[Reading]:
+        """One reading a device, in the order of `devices`, as the gate lets them through; none after `close` or in a
+        forked child."""
+        readings: list[Reading] = []
+        self._take_late_gpus()
+        if self._beside is not None:
+            self._beside.read()
+        for meter in self._meters:  # the GPUs come first: what others draw on their behalf, or contain, follows
+            own = self._gate.admit(meter.read())
+            if meter is self.gpus:
+                self._draw.observe(own)
+                self._history.observe([*self.gpus.whole, *(self._beside.whole if self._beside else [])])
+            readings += own
+        self.poll_interval_s = self._shortest_poll_s()
+        return readings
+
+    def _take_late_gpus(self) -> None:
+        """Meter the GPUs of drivers that have answered at last; `devices`, `notes` and `unread` change then."""
+        late = self.gpus.take_late()
+        if not late:
+            return
+        self.unread, self.silent = None, None
+        new = self.gpus.devices
+        known = {device.key for device in new}
+        self.devices = [*new, *(device for device in self.devices if device.key not in known)]
+        self.notes = [
+            Note("gpus_late", "the driver has answered: its GPUs are metered from now on"),
+            *self.gpus.notes,
+        ]
+        self._bounds.update(self.gpus.bounds)
+
+    def retire_stand_ins(self) -> bool:
+        """Leave out what stands in for the GPUs of a driver that has answered since; whether there was any.
+
+        For the end of a window: up to there the stand-ins tell what was drawn."""
+        if not self._stand_ins or self.unread is not None:
+            return False
+        self._meters = [meter for meter in self._meters if meter not in self._stand_ins]
+        gone = {device.key for meter in self._stand_ins for device in meter.devices}
+        self.devices = [device for device in self.devices if device.key not in gone]
+        self._stand_ins = []
+        self._draw.all_metered()
+        return True
+
+    def estimate(self, key: str) -> Watts | None:
+        """Power of a device, with its range, in a time that lies before its first reading; None if nothing tells."""
+        return self._gate.estimate(key)
+
+    def context_changes(self) -> list[ContextChange]:
+        """What is new about power limits, clocks and throttling of the job's GPUs since the last call."""
+        return self._context.news(self.gpus.contexts())
+
+    def close(self) -> None:
+        """Release all devices. Safe to call twice."""
+        for meter in self._all():
+            meter.close()
+
+    def _all(self) -> list[Meter]:
+        return [*self._meters, self._beside] if self._beside else self._meters
+
+    def _shortest_poll_s(self) -> float | None:
+        return min((m.poll_interval_s for m in self._all() if m.poll_interval_s is not None), default=None)
