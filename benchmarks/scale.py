@@ -5,7 +5,7 @@
 
 1. Publishers: one thread a node in several processes, each with its own `LedgerWriter`, append windows of 8 GPUs as
    fast as they can; the rate is compared with what the cadence of the monitor asks for.
-2. Rank 0: seconds and CPU seconds of one look at all ledgers, each with one new window, by the real `Aggregator`.
+2. Rank 0: seconds and CPU seconds of one look at all ledgers, each with one new window, by the real `LedgerFollower`.
 3. Collector: the same by datagrams, sent by one socket a node.
 4. Audit: records a second and peak memory of a whole `summarise`, in one process and in as many as it takes by
    itself, for the time that 90 days would take.
@@ -31,10 +31,11 @@ from carbon_plugin.audit.summary import summarise
 from carbon_plugin.ledger.identity import agree_run
 from carbon_plugin.ledger.records import DeviceEnergy, Manifest, Window
 from carbon_plugin.ledger.writer import LedgerWriter
+from carbon_plugin.monitor.file_totals import FileTotals
 from carbon_plugin.monitor.monitor import NODES_PER_APPEND_S
-from carbon_plugin.monitor.run.aggregator import Aggregator
 from carbon_plugin.monitor.run.collector import Address, Collector, Reporter
-from carbon_plugin.monitor.totals import FileTotals, run_totals
+from carbon_plugin.monitor.run.follower import LedgerFollower
+from carbon_plugin.monitor.run.totals import run_totals
 from carbon_plugin.spec.metered import DeviceIdentity
 
 GPUS = 8
@@ -156,9 +157,9 @@ def measure_publishers(run_dir: Path, nodes: int, windows: int, duration_s: floa
 
 def measure_rank_0(run_dir: Path, nodes: int, duration_s: float) -> dict[str, float]:
     """The first look opens all files; the second finds one new window in each."""
-    aggregator = Aggregator(run_dir, None, budget_s=600.0)
-    first = _timed(aggregator.poll)
-    index = next(iter(aggregator.files.values())).windows
+    follower = LedgerFollower(run_dir, None, budget_s=600.0)
+    first = _timed(follower.poll)
+    index = next(iter(follower.files.values())).windows
     for path in sorted(run_dir.glob("node-*.jsonl")):
         node = int(path.name.split(".")[0].removeprefix("node-"))
         # A writer of our own would begin another attempt: this node's next file has one manifest and one window.
@@ -167,9 +168,9 @@ def measure_rank_0(run_dir: Path, nodes: int, duration_s: float) -> dict[str, fl
         writer.write(opening)
         writer.write(window(opening, index, duration_s))
         writer.close()
-    news = _timed(aggregator.poll)
-    sums = _timed(lambda: run_totals(aggregator.files, attempt_started_s=0.0))
-    quiet = _timed(aggregator.poll)
+    news = _timed(follower.poll)
+    sums = _timed(lambda: run_totals(follower.files, attempt_started_s=0.0))
+    quiet = _timed(follower.poll)
     return {
         "first_look_wall_s": first[0],
         "look_with_news_wall_s": news[0],

@@ -23,6 +23,7 @@ from carbon_plugin.ledger.verification.verify import State
 from carbon_plugin.spec.amounts import plural, verb
 from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.loading import Role
+from carbon_plugin.spec.range import Range
 
 ROLES: tuple[str, ...] = get_args(Role)
 FINAL = "final"
@@ -247,10 +248,8 @@ def _rank(role: str) -> int:
 
 def _sum(field: str, members: Sequence[_Audited]) -> Figure:
     figures: list[Figure] = [getattr(one.summary.footprint, field) for one in members]
-    return Figure(
-        sum(figure.value for figure in figures),
-        sum(figure.low for figure in figures),
-        sum(figure.high for figure in figures),
+    return Figure.of(
+        Range.total(figure.range for figure in figures),
         "kgCO2e",
         "modelled",
         f"sum over {plural(len(figures), 'run')}; their ranges added as if all errors were one",

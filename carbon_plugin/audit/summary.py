@@ -23,7 +23,7 @@ from carbon_plugin.audit.result import (
 from carbon_plugin.audit.tally.accounting import SAMPLING, Accounted, account_run
 from carbon_plugin.audit.tally.cells import energy_of
 from carbon_plugin.audit.tally.collect import FilePass, RunCollector
-from carbon_plugin.audit.tally.documents import read_factors, read_forecast, read_prediction
+from carbon_plugin.audit.tally.documents import read_forecast, read_prediction
 from carbon_plugin.audit.tally.facts import coverage_of, leading_manifest, period_of, progress_of, work_of
 from carbon_plugin.audit.tally.forecast_error import Actual, compare_forecast
 from carbon_plugin.audit.tally.ladder import boundary_ladder
@@ -31,6 +31,7 @@ from carbon_plugin.audit.tally.parts import pass_over
 from carbon_plugin.audit.tally.reservations import reserved_time
 from carbon_plugin.audit.tally.spans import comparison_of_windows
 from carbon_plugin.errors import FootprintError, LedgerError
+from carbon_plugin.ledger.held.account_inputs import stated_factors
 from carbon_plugin.ledger.identity import read_identity
 from carbon_plugin.ledger.records import Manifest, RunIdentity
 from carbon_plugin.ledger.verification.verify import RunCheck, checked_anchor, combine_checks, files_by_start
@@ -150,7 +151,7 @@ def _run(identity: RunIdentity | None, manifest: Manifest) -> Run:
 
 def _account(collected: RunCollector, reserved: Reserved, manifest: Manifest) -> Accounted | str:
     """The footprint of the run, or why there is none."""
-    factors = read_factors(manifest.factors)
+    factors = stated_factors(manifest.factors)
     if factors is None:
         incomplete, unsited = "the factors in the ledger are incomplete", "the run was given no site"
         return incomplete if manifest.factors else f"{unsited}, and a grid intensity is never guessed"
@@ -184,7 +185,7 @@ def _assumptions(files: Sequence[FilePass]) -> list[Assumption]:
     """Assumptions of all manifests and their factors, each once, those of the first file first."""
     found: dict[Assumption, None] = {}
     for file in files:
-        factors = read_factors(file.manifest.factors)
+        factors = stated_factors(file.manifest.factors)
         for document in file.manifest.assumptions:
             try:
                 found[msgspec.convert(document, type=Assumption)] = None

@@ -16,6 +16,7 @@ from carbon_plugin.footprint.account import account
 from carbon_plugin.footprint.drivers import Driver, drivers
 from carbon_plugin.footprint.run_factors import resolve_factors
 from carbon_plugin.footprint.values import EnergyItem, Factors, Footprint, Period, Reservation
+from carbon_plugin.ledger.held import account_inputs
 from carbon_plugin.plan.goodput import Goodput
 from carbon_plugin.plan.real_run import BestCase, Planned, best_case, planned_goodput
 from carbon_plugin.plan.search.feasibility import GIB, with_held
@@ -27,12 +28,13 @@ from carbon_plugin.predict.power import idle_power_figure
 from carbon_plugin.predict.result import MemoryPrediction, StepPrediction
 from carbon_plugin.predict.step import predict_step
 from carbon_plugin.spec.amounts import plural
-from carbon_plugin.spec.figure import Assumption, Figure, Sourced
+from carbon_plugin.spec.figure import Assumption, Figure
 from carbon_plugin.spec.hardware.cluster import Cluster
 from carbon_plugin.spec.hardware.fabric import fabric_factor
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.parsing.boundary import parse_json, read_bytes
 from carbon_plugin.spec.parsing.limits import check_possible_run
+from carbon_plugin.spec.range import Range
 from carbon_plugin.spec.run import RunSpec, with_layout
 
 WORTH_A_TRY = 0.05
@@ -231,26 +233,20 @@ def modelled_energies(cluster: Cluster, device_power_w: Figure, time_s: float) -
     switches that so many nodes need.
     """
     host, network = cluster.node.host, cluster.node.network
-    device = [power * cluster.devices * time_s for power in _range(device_power_w)]
-    share = _sourced_range(host.overhead_fraction)
-    base = [power * _hosts(cluster) * time_s for power in _sourced_range(host.base_power_w)]
-    whole_host = [b + s * device[0] for b, s in zip(base, share, strict=True)]
+    device = device_power_w.range.scaled(cluster.devices * time_s)
+    base = host.base_power_w.range.scaled(_hosts(cluster) * time_s)
     joined = fabric_factor(cluster.node, cluster.nodes)
-    fabric = [power * joined * cluster.devices * time_s for power in _sourced_range(network.power_w_per_device)]
-    return [
-        _item("gpu", f"gpu:{cluster.accelerator.name}", device),
-        _item("host", f"host:{cluster.node.name}", whole_host),
-        _item("network", "network", fabric),
-    ]
+    energies: dict[account_inputs.Scope, Range] = {
+        ("gpu", f"gpu:{cluster.accelerator.name}"): device,
+        ("host", f"host:{cluster.node.name}"): base.plus(host.overhead_fraction.range.scaled(device.value)),
+        ("network", "network"): network.power_w_per_device.range.scaled(joined * cluster.devices * time_s),
+    }
+    return [account_inputs.energy_item(scope, energy) for scope, energy in energies.items()]
 
 
-def reservations(cluster: Cluster, time_s: float) -> list[Reservation]:
+def reservations(cluster: Cluster, time_s: float) -> tuple[Reservation, ...]:
     """What is reserved for `time_s` seconds. A node in part use is charged by its share of devices."""
-    return [
-        Reservation(scope="device", units=cluster.devices, time_s=time_s),
-        Reservation(scope="host", units=_hosts(cluster), time_s=time_s),
-        Reservation(scope="network", units=cluster.devices, time_s=time_s),
-    ]
+    return account_inputs.reservations(devices=cluster.devices, hosts=_hosts(cluster), time_s=time_s)
 
 
 def _hosts(cluster: Cluster) -> float:
@@ -305,23 +301,6 @@ def _waiting_energies(cluster: Cluster, time_s: float) -> list[EnergyItem]:
     if time_s == 0:
         return []
     return modelled_energies(cluster, idle_power_figure(cluster), time_s)
-
-
-def _item(rung: str, scope: str, energy: Sequence[float]) -> EnergyItem:
-    central, low, high = energy
-    return msgspec.convert(
-        {"rung": rung, "scope": scope, "energy_j": central, "low_j": low, "high_j": high}, type=EnergyItem
-    )
-
-
-def _range(figure: Figure) -> tuple[float, float, float]:
-    return figure.value, figure.low, figure.high
-
-
-def _sourced_range(value: Sourced) -> tuple[float, float, float]:
-    low = value.value if value.low is None else value.low
-    high = value.value if value.high is None else value.high
-    return value.value, low, high
 
 
 def _unique(assumptions: Sequence[Assumption]) -> tuple[Assumption, ...]:

@@ -69,14 +69,17 @@ class Sourced(Struct, frozen=True, forbid_unknown_fields=True):
         if not low <= self.value <= high:
             raise SpecError(f"low {low:g}, value {self.value:g}, high {high:g}: expected low <= value <= high")
 
+    @property
+    def range(self) -> Range:
+        """The number with its range, which is the value itself where none is stated."""
+        return Range.of(self.value, self.low, self.high)
+
     def figure(self, unit: str) -> Figure:
         """This value as a `Figure`; without a range of its own the range is the value itself."""
-        low = self.value if self.low is None else self.low
-        high = self.value if self.high is None else self.high
         kind: Kind = "measured" if self.confidence == "measured" else "assumed"
         if self.confidence == "fitted":
             kind = "modelled"
-        return Figure(self.value, low, high, unit, kind, f"{self.source} ({self.confidence})")
+        return Figure.of(self.range, unit, kind, f"{self.source} ({self.confidence})")
 
 
 class Assumption(Struct, frozen=True, forbid_unknown_fields=True):

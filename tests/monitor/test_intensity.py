@@ -27,9 +27,10 @@ from carbon_plugin.footprint.live.provider import LiveSample
 from carbon_plugin.footprint.values import Basis
 from carbon_plugin.ledger.reader import read_run
 from carbon_plugin.ledger.records import DeviceEnergy, Event, Manifest, Window
+from carbon_plugin.monitor.file_totals import FileTotals
 from carbon_plugin.monitor.intensity import IntensityWatch, expected_g_per_kwh
+from carbon_plugin.monitor.run.totals import run_totals
 from carbon_plugin.monitor.settings import make_settings
-from carbon_plugin.monitor.totals import FileTotals, run_totals
 from carbon_plugin.plan.whatif.measured_run import compare_run
 from carbon_plugin.spec.metered import DeviceIdentity
 from carbon_plugin.spec.parsing.moment import unix_s
@@ -329,6 +330,6 @@ def test_the_projection_spends_at_the_intensity_of_the_windows():
     for record in (manifest, window(1, 50.0), window(2, 150.0)):
         totals.add(record)
 
-    (item,) = run_totals({"node-0.jsonl": totals}, attempt_started_s=0.0).spent
+    (used,) = run_totals({"node-0.jsonl": totals}, attempt_started_s=0.0).spent.values()
 
-    assert item.intensity_g_per_kwh == pytest.approx(100)
+    assert used.g_per_kwh == pytest.approx(100)

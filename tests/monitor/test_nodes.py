@@ -16,9 +16,9 @@ from carbon_plugin.ledger.writer import LedgerWriter
 from carbon_plugin.monitor.clock import TrainingClock
 from carbon_plugin.monitor.guard import Guard
 from carbon_plugin.monitor.node.journal import Journal
-from carbon_plugin.monitor.run.aggregator import Aggregator
+from carbon_plugin.monitor.run.follower import LedgerFollower
+from carbon_plugin.monitor.run.totals import run_totals
 from carbon_plugin.monitor.thread import MonitorThread, Wake, wait_s
-from carbon_plugin.monitor.totals import run_totals
 from carbon_plugin.spec.metered import DeviceIdentity
 
 
@@ -40,7 +40,7 @@ def window(node: int, index: int) -> Window:
 def test_other_nodes_are_read_as_they_write_and_a_missing_one_is_no_wait(tmp_path):
     writers = [LedgerWriter(tmp_path, run_id="run", node=node) for node in (0, 1)]
     journal = Journal(lambda: writers[0], on_trouble=pytest.fail)
-    rank0 = Aggregator(tmp_path, journal)
+    rank0 = LedgerFollower(tmp_path, journal)
     for node, writer in enumerate(writers):
         writer.write(manifest(node)) if node else journal.write(manifest(node))
 
@@ -61,7 +61,7 @@ def test_long_history_is_read_in_turns(tmp_path):
     writer.write(manifest(1))
     for index in range(2000):
         writer.write(window(1, index))
-    patient, hurried = Aggregator(tmp_path, None), Aggregator(tmp_path, None, budget_s=0.0)
+    patient, hurried = LedgerFollower(tmp_path, None), LedgerFollower(tmp_path, None, budget_s=0.0)
 
     hurried.poll()
     patient.poll()

@@ -24,8 +24,8 @@ MAY_IMPORT = {
     "footprint": {"spec", "net"},
     "meters": {"spec", "net"},
     "detect": {"spec"},
-    "ledger": {"spec"},
-    "plan": {"predict", "footprint"},
+    "ledger": {"spec", "footprint"},
+    "plan": {"predict", "ledger"},
     "probe": {"predict"},
     "calibrate": {"predict", "ledger", "probe"},
     "validate": {"calibrate", "plan"},
@@ -173,6 +173,18 @@ def test_module_imports_only_what_its_place_may(path):
     broken = sorted((other, line) for other, line in found if other not in allowed(place))
 
     assert not broken, f"{place} may import {sorted(allowed(place))}, but imports (place, line) {broken}"
+
+
+def test_records_know_nothing_of_carbon():
+    """Of the ledger, only what says what a run held may use the values of the accounting."""
+    users = {
+        path.relative_to(ROOT / "carbon_plugin" / "ledger").parts[0]
+        for path in modules()
+        if place_of(path) == "ledger"
+        and any(name.startswith("carbon_plugin.footprint") for name, _ in imports(parsed(path)))
+    }
+
+    assert users == {"held"}
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))

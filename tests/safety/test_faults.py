@@ -62,7 +62,7 @@ def test_every_ledger_is_whole_and_closed_at_most_once(rows):
         "FirstStep.look",
         "Station._take",
         "SpanTracker.observe",
-        "Aggregator.poll",
+        "LedgerFollower.poll",
         "run_totals",
         "account",
         "metrics_of",

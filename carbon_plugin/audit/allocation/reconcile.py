@@ -12,13 +12,15 @@ from msgspec import Struct
 from carbon_plugin.audit.result import Allocation, AuditSummary, Reconciliation
 from carbon_plugin.audit.tally.accounting import SAMPLING
 from carbon_plugin.footprint.account import account
-from carbon_plugin.footprint.values import EnergyItem, Factors, Footprint, Reservation
+from carbon_plugin.footprint.values import Factors, Footprint
+from carbon_plugin.ledger.held.account_inputs import chargeable, energy_item, reservations
 from carbon_plugin.spec.amounts import plural
-from carbon_plugin.spec.figure import Assumption, Figure, Sourced
+from carbon_plugin.spec.figure import Assumption, Figure
 from carbon_plugin.spec.hardware.cluster import Accelerator, Node
 from carbon_plugin.spec.hardware.fabric import fabric_factor
 from carbon_plugin.spec.hardware.profiles import default_node_for, find_accelerator
 from carbon_plugin.spec.metered import Rung
+from carbon_plugin.spec.range import Range
 
 _LISTED_NOTES = 8
 
@@ -75,22 +77,11 @@ def _share(summary: AuditSummary) -> float:
 
 def _footprint(idle: _Idle, unobserved_s: float, uncharged_s: float, factors: Factors) -> Footprint:
     items = [
-        EnergyItem(
-            rung=rung,
-            scope=f"{rung}:unobserved",
-            energy_j=power.value * unobserved_s,
-            low_j=power.low * unobserved_s,
-            high_j=power.high * unobserved_s,
-        )
+        energy_item((rung, f"{rung}:unobserved"), power.range.scaled(unobserved_s))
         for rung, power in idle.by_rung.items()
     ]
-    times = {"device": uncharged_s, "host": uncharged_s / idle.devices_per_node, "network": uncharged_s}
-    charged = [
-        Reservation(scope=scope, units=1.0, time_s=time_s)
-        for scope, time_s in times.items()
-        if scope in factors.embodied_kg
-    ]
-    return account(items, charged, factors, draws=SAMPLING.draws, seed=SAMPLING.seed)
+    reserved = reservations(devices=uncharged_s, hosts=uncharged_s / idle.devices_per_node)
+    return account(items, chargeable(reserved, factors), factors, draws=SAMPLING.draws, seed=SAMPLING.seed)
 
 
 def _idle_power(summary: AuditSummary) -> _Idle | None:
@@ -107,7 +98,8 @@ def _idle_power(summary: AuditSummary) -> _Idle | None:
     gpu = summary.by_rung.get("gpu")
     observed_s = _share(summary) * gpu.device_s * (1 - gpu.meters.absent) if gpu else 0.0
     busy_w = gpu.energy_j / observed_s if gpu and observed_s > 0 else idle.high
-    device = _with_high(idle, max(idle.high, busy_w), f"idle to mean power of the run, profile {accelerator.name}")
+    source = f"idle to mean power of the run, profile {accelerator.name}"
+    device = Figure(idle.value, idle.low, max(idle.high, busy_w), "W", "modelled", source)
     by_rung: dict[Rung, Figure] = {"gpu": device, "host": _host_power(node, device)}
     if node.network.power_w_per_device.value > 0:
         nodes = len({device.hostname for device in summary.devices if device.identity.rung == "gpu"})
@@ -117,14 +109,9 @@ def _idle_power(summary: AuditSummary) -> _Idle | None:
 
 def _host_power(node: Node, device: Figure) -> Figure:
     """P_host = base / devices + overhead fraction * P_device (the node model of the meters), for one device."""
-    base, fraction = node.host.base_power_w.figure("W"), _ends(node.host.overhead_fraction)
-    shares = [
-        base_w / node.accelerators + part * device_w
-        for base_w, part, device_w in zip(
-            (base.low, base.value, base.high), fraction, (device.low, device.value, device.high), strict=True
-        )
-    ]
-    return Figure(shares[1], shares[0], shares[2], "W", "modelled", f"profile {node.name}")
+    base = node.host.base_power_w.range.scaled(1 / node.accelerators)
+    power = base.plus(node.host.overhead_fraction.range.times(device.range))
+    return Figure.of(power, "W", "modelled", f"profile {node.name}")
 
 
 def _accelerator(summary: AuditSummary) -> Accelerator | None:
@@ -164,21 +151,5 @@ def _assumptions(
 
 def _sum(parts: dict[Rung, Figure]) -> Figure:
     """Sum of powers whose errors go together."""
-    figures = list(parts.values())
-    return Figure(
-        sum(one.value for one in figures),
-        sum(one.low for one in figures),
-        sum(one.high for one in figures),
-        "W",
-        "modelled",
-        "; ".join(one.source for one in figures),
-    )
-
-
-def _with_high(figure: Figure, high: float, source: str) -> Figure:
-    return Figure(figure.value, figure.low, high, figure.unit, "modelled", source)
-
-
-def _ends(value: Sourced) -> tuple[float, float, float]:
-    figure = value.figure("")
-    return figure.low, figure.value, figure.high
+    total = Range.total(one.range for one in parts.values())
+    return Figure.of(total, "W", "modelled", "; ".join(one.source for one in parts.values()))

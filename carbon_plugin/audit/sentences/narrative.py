@@ -12,8 +12,8 @@ from carbon_plugin.audit.sentences.phrases import (
     measured_share,
     unknown_embodied,
 )
-from carbon_plugin.audit.tally.exact import ROUNDING
 from carbon_plugin.footprint.factors.grid import describe_basis
+from carbon_plugin.ledger.held.account_inputs import ROUNDING
 from carbon_plugin.ledger.held.clocks import CLOCK_STEP_EVENT
 from carbon_plugin.ledger.held.expected import NOT_SEEN_EVENT, SILENT_EVENT
 from carbon_plugin.ledger.held.launches import ANOTHER_JOB_EVENT

@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from carbon_plugin.audit.result import AuditSummary, Coverage, Device, Energy, MeterQuality, Quality, StepComparison
-from carbon_plugin.audit.tally.exact import ROUNDING
+from carbon_plugin.ledger.held.account_inputs import ROUNDING
 from carbon_plugin.ledger.held.expected import NOT_SEEN_EVENT, SILENT_EVENT
 from carbon_plugin.show import wording
 from carbon_plugin.show.drawing import SCOPE_NAMES

@@ -1,17 +1,56 @@
-"""Energy in cells of (device, phase), the smallest parts that every total of an audit is made of."""
+"""Energy in cells of (device, phase), the smallest parts that every total of an audit is made of.
+
+Sums of floats are kept without rounding on the way, so that a total is the same however its parts are grouped."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
+from itertools import chain
 
 import numpy as np
 
 from carbon_plugin.audit.result import Energy, MeterQuality
 from carbon_plugin.audit.tally.blocks import Rows
-from carbon_plugin.audit.tally.exact import ROUNDING, ExactSum, total
 from carbon_plugin.footprint.units import GRAMS_PER_KG, JOULES_PER_KWH
+from carbon_plugin.ledger.held.account_inputs import UsedEnergy
+from carbon_plugin.spec.range import Range
 
 _QUALITY = {"counter": 0, "power_integrated": 0, "modelled": 1, "absent": 2}
+
+
+class ExactSum:
+    """A running sum kept as a few floats whose exact sum it is (Shewchuk 1997, the algorithm behind `math.fsum`).
+
+    Memory stays at a few floats however many terms are added.
+    """
+
+    __slots__ = ("_parts",)
+
+    def __init__(self) -> None:
+        self._parts: list[float] = []
+
+    def add(self, terms: Iterable[float]) -> None:
+        """Add finite numbers. A sum beyond the range of floats is infinite."""
+        rest = [*self._parts, *terms]
+        self._parts = []
+        try:
+            # Each pass gives the rounded rest of the exact sum; two or three, and nothing is left.
+            while part := math.fsum(rest):
+                self._parts.append(part)
+                rest.append(-part)
+        except (OverflowError, ValueError):  # out of range now, or already infinite before
+            self._parts = [math.inf]
+
+    @property
+    def value(self) -> float:
+        """The sum of all terms, correctly rounded."""
+        return math.fsum(self._parts)
+
+
+def total(sums: Iterable[ExactSum]) -> float:
+    """The sum of all terms of several sums, correctly rounded: what `math.fsum` of every single term gives."""
+    return math.fsum(chain.from_iterable(one._parts for one in sums))
 
 
 class Cell:
@@ -82,30 +121,38 @@ def sum_j(cells: Iterable[Cell]) -> float:
     return total(part for cell in cells for part in (cell.told_j, cell.modelled_j))
 
 
-def energy_of(cells: Iterable[Cell]) -> Energy:
-    """The energy of some cells together. What was measured of it is as exact as the whole, so that they are equal where
-    all was measured."""
+def used_energy(cells: Iterable[Cell]) -> UsedEnergy:
+    """Return the energy of some cells together as the accounting takes it. What was measured of it is as exact as the
+    whole, so that they are equal where all was measured."""
     cells = list(cells)
-    energy_j = sum_j(cells)
-    estimated_j = total(cell.estimated_j for cell in cells)
-    if estimated_j <= ROUNDING * energy_j:  # all of it was measured after all
-        estimated_j = 0.0
+    return UsedEnergy(
+        energy=Range(sum_j(cells), sum(cell.low_j for cell in cells), sum(cell.high_j for cell in cells)).ordered(),
+        told_j=total(cell.told_j for cell in cells),
+        estimated_j=total(cell.estimated_j for cell in cells),
+        facility_j=sum(cell.facility_j for cell in cells),
+        weighted_j_g_per_kwh=sum(cell.weighted_j_g_per_kwh for cell in cells),
+        without_factors_j=sum(cell.without_factors_j for cell in cells),
+    )
+
+
+def energy_of(cells: Iterable[Cell]) -> Energy:
+    """Return the energy of some cells together as an audit states it."""
+    cells = list(cells)
+    used = used_energy(cells)
     measured, modelled, absent = (sum(cell.seconds[index] for cell in cells) for index in range(3))
     device_s = measured + modelled + absent
-    unknown = any(cell.without_factors_j for cell in cells)
-    weighted = sum(cell.weighted_j_g_per_kwh for cell in cells)
     return Energy(
-        energy_j=energy_j,
-        measured_j=max(0.0, min(energy_j, total(cell.told_j for cell in cells) - estimated_j)),
-        estimated_j=min(energy_j, estimated_j),
-        low_j=min(energy_j, sum(cell.low_j for cell in cells)),
-        high_j=max(energy_j, sum(cell.high_j for cell in cells)),
+        energy_j=used.energy.value,
+        measured_j=used.measured_j,
+        estimated_j=used.remaining_estimate_j,
+        low_j=used.energy.low,
+        high_j=used.energy.high,
         device_s=device_s,
         meters=MeterQuality(
             measured=measured / device_s if device_s else 0.0,
             modelled=modelled / device_s if device_s else 0.0,
             absent=absent / device_s if device_s else 0.0,
         ),
-        operational_kg=None if unknown else weighted / (JOULES_PER_KWH * GRAMS_PER_KG),
+        operational_kg=None if used.without_factors_j else used.weighted_j_g_per_kwh / (JOULES_PER_KWH * GRAMS_PER_KG),
         windows=sum(cell.windows for cell in cells),
     )

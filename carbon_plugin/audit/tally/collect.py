@@ -13,7 +13,6 @@ from carbon_plugin.audit.result import EventNote
 from carbon_plugin.audit.tally.bins import TimeBins
 from carbon_plugin.audit.tally.blocks import MAX_WINDOWS, Block, Floats, blocks_of
 from carbon_plugin.audit.tally.cells import Cell
-from carbon_plugin.audit.tally.documents import read_factors
 from carbon_plugin.audit.tally.in_force import Tally
 from carbon_plugin.audit.tally.rework import rework_of
 from carbon_plugin.audit.tally.sharing import SharedDocuments
@@ -21,6 +20,7 @@ from carbon_plugin.audit.tally.spans import SpanSums
 from carbon_plugin.audit.tally.stalls import Stalls
 from carbon_plugin.footprint.units import GRAMS_PER_KG, JOULES_PER_KWH
 from carbon_plugin.footprint.values import Factors
+from carbon_plugin.ledger.held.account_inputs import stated_factors
 from carbon_plugin.ledger.held.claims import DeviceClaims
 from carbon_plugin.ledger.held.counted_steps import CountedSteps
 from carbon_plugin.ledger.held.holdings import SharedTime
@@ -249,7 +249,7 @@ class RunCollector:
         if file is None:
             file = FilePass(name, manifest, context, manifest.started_unix_s, Tally(), Stalls())
             self.files.append(file)
-        file.factors = read_factors(manifest.factors)
+        file.factors = stated_factors(manifest.factors)
         file.manifest = manifest
         return file
 

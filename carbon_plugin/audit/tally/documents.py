@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from carbon_plugin.errors import LedgerError
-from carbon_plugin.footprint.values import Factors, Footprint
+from carbon_plugin.footprint.values import Footprint
 from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.parsing.boundary import check_numbers
 
@@ -63,11 +63,6 @@ def read_forecast(document: dict[str, Any] | None) -> ForecastDocument | None:
 def read_prediction(document: dict[str, Any] | None) -> PredictionDocument | None:
     """The prediction in a manifest, None if there is none or it is not one."""
     return _read(document, PredictionDocument)
-
-
-def read_factors(document: dict[str, Any]) -> Factors | None:
-    """The factors in a manifest, None if there are none or they are not complete."""
-    return _read(document, Factors)
 
 
 def _read(document: dict[str, Any] | None, kind: type[_Document]) -> _Document | None:

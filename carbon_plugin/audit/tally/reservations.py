@@ -6,7 +6,6 @@ from collections.abc import Collection, Iterable, Sequence
 
 from carbon_plugin.audit.result import Reserved
 from carbon_plugin.audit.tally.collect import FilePass
-from carbon_plugin.footprint.values import Reservation
 from carbon_plugin.ledger.held.holdings import Holding, gpus_of, held
 
 Interval = tuple[float, float]
@@ -45,12 +44,3 @@ def _counted_from(units: Collection[float]) -> str:
         return "ranks, because no GPU was seen"
     slices = ", a MIG slice as its share of a GPU" if min(units) < 1 else ""
     return f"GPUs that the ledgers name{slices}"
-
-
-def reservations_of(reserved: Reserved) -> list[Reservation]:
-    """Reserved time as the accounting takes it: unit-seconds of each embodied scope."""
-    return [
-        Reservation(scope="device", units=1.0, time_s=reserved.device_s),
-        Reservation(scope="host", units=1.0, time_s=reserved.host_s),
-        Reservation(scope="network", units=1.0, time_s=reserved.device_s),
-    ]

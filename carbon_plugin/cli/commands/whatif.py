@@ -56,37 +56,25 @@ def recorded_marginal(run_dir: Path) -> float | None:
 
 def measured_run(summary: AuditSummary, marginal_g_per_kwh: float | None = None) -> MeasuredRun:
     """What an audit says of a run, as far as it can be moved. Raises `LedgerError` where the run has no carbon."""
-    import msgspec
-
-    from carbon_plugin.audit.tally.reservations import reservations_of
     from carbon_plugin.errors import LedgerError
-    from carbon_plugin.footprint.values import IT_RUNGS, EnergyItem
+    from carbon_plugin.footprint.values import IT_RUNGS
+    from carbon_plugin.ledger.held.account_inputs import chargeable, energy_item, reservations
     from carbon_plugin.plan.whatif.measured_run import MeasuredRun
 
     if summary.footprint is None or summary.factors is None:
         raise LedgerError(f"run {summary.run.name}: has no carbon to compare: {summary.no_carbon_reason}")
     found = summary.footprint.energy_j
-    energies = [
-        {
-            "rung": rung,
-            "scope": rung,
-            "energy_j": found[rung].value,
-            "low_j": found[rung].low,
-            "high_j": found[rung].high,
-        }
-        for rung in IT_RUNGS
-        if rung in found
-    ]
+    energies = [energy_item((rung, rung), found[rung].range) for rung in IT_RUNGS if rung in found]
+    held = reservations(devices=summary.reserved.device_s, hosts=summary.reserved.host_s)
     series = summary.series
     bins = [energy for rung, energy in series.rung_energy_j.items() if rung != "facility"]
-    known = summary.factors.embodied_kg
     return MeasuredRun(
         name=summary.run.name,
         start_unix_s=summary.period.start_unix_s,
         width_s=series.width_s,
         energy_j=tuple(map(sum, zip(*bins, strict=True))),
-        energies=msgspec.convert(energies, tuple[EnergyItem, ...]),
-        reserved=tuple(item for item in reservations_of(summary.reserved) if item.scope in known),
+        energies=tuple(energies),
+        reserved=tuple(chargeable(held, summary.factors)),
         factors=summary.factors,
         footprint=summary.footprint,
         idle_j_per_s=_idle(summary),

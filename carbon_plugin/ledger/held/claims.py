@@ -49,6 +49,10 @@ class DeviceClaims:
         extent.start_s, extent.end_s = min(extent.start_s, start_s), max(extent.end_s, end_s)
         return any(past.end_s > start_s and past.start_s < end_s for past in self._past.get(key, ()))
 
+    def claimed_until_s(self, key: str) -> float:
+        """Return the last moment at which an earlier file has metered a device of this one, Unix s; -inf without."""
+        return max((past.end_s for past in self._past.get(key, ())), default=float("-inf"))
+
     def share(self, key: str, start_s: float, duration_s: float) -> float:
         """Part of a window of this device, 0 to 1, that no earlier file has metered; the window was claimed."""
         end_s = start_s + duration_s

@@ -16,8 +16,8 @@ import time
 from collections.abc import Mapping
 
 from carbon_plugin.errors import SpecError
+from carbon_plugin.monitor.file_totals import FileTotals
 from carbon_plugin.monitor.run.datagram import REPORT_BYTES, pack_report, unpack_report
-from carbon_plugin.monitor.totals import FileTotals
 
 COLLECTOR_VARIABLE = "CARBON_PLUGIN_COLLECTOR"
 RUN_ID_VARIABLE = "CARBON_PLUGIN_RUN_ID"

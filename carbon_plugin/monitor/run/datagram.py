@@ -17,11 +17,13 @@ from typing import get_args
 
 from msgspec import Struct
 
+from carbon_plugin.ledger.held.account_inputs import UsedEnergy, UsedSum, total_used
 from carbon_plugin.ledger.records import LEDGER_VERSION, MACHINE, Manifest, Span
-from carbon_plugin.monitor.totals import DeviceTotals, Energy, FileTotals
+from carbon_plugin.monitor.file_totals import DeviceTotals, FileTotals
 from carbon_plugin.spec.metered import DeviceIdentity, Rung
+from carbon_plugin.spec.site import MOST_PUE
 
-MAGIC = b"CPR5"
+MAGIC = b"CPR6"
 DIGEST_BYTES = 16
 NAME_BYTES = 48
 RUNGS: tuple[Rung, ...] = get_args(Rung)
@@ -31,8 +33,9 @@ _HEAD = struct.Struct(f"<4s 16s {FILE_BYTES}s {NAME_BYTES}s 6I 15d")
 since (NaN if unknown), end, last window, steady seconds, host share, whole GPUs (a MIG slice is a part), seconds of the
 mean GPU and of the machine that others are charged for, steps so far, steady steps, and the last comparison span: first
 and last step (0 if there is none), start, duration."""
-_RUNG = struct.Struct("<10d")
-"""Energy (central, low, high, stated, weighted), steady energy (central, low, high), power, devices."""
+_RUNG = struct.Struct("<18d")
+"""The eight sums of `UsedSum` over all time, the same without start-up and idling, power, and number of devices."""
+_SUMS = len(UsedSum.__struct_fields__)
 MOST_DEVICES: dict[Rung, int] = {"gpu": 1024, "host": 64, "network": 64, "facility": 64}
 """More of a rung than any node has."""
 MOST_W: dict[Rung, float] = {"gpu": 5e3, "host": 2e5, "network": 1e5, "facility": 1e9}
@@ -153,16 +156,27 @@ def unpack_report(record: bytes, key: bytes) -> tuple[str, FileTotals] | None:
 
 def _is_possible(rung: Rung, numbers: Sequence[float], head: _Head) -> bool:
     """Whether so many devices can have used so much in the time."""
-    *energies_j, weighted, steady_j, steady_low_j, steady_high_j, power_w, count = numbers
+    *sums, power_w, count = numbers
     most_w = count * MOST_W[rung]
     most_j = most_w * (head.time_s + SLACK_S)
     return (
         0 <= count <= MOST_DEVICES[rung]
         and count == int(count)
         and (rung != "gpu" or count == head.gpus)
-        and all(0 <= energy_j <= most_j for energy_j in (*energies_j, steady_j, steady_low_j, steady_high_j))
-        and 0 <= weighted <= most_j * MOST_G_PER_KWH
+        and all(_are_possible(UsedSum(*part), most_j) for part in (sums[:_SUMS], sums[_SUMS:]))
         and 0 <= power_w <= most_w
+    )
+
+
+def _are_possible(sums: UsedSum, most_j: float) -> bool:
+    """Whether these sums can follow from at most so much energy. A measurement may take back an estimate of before."""
+    facility_j = most_j * MOST_PUE
+    energies_j = (sums.value_j, sums.low_j, sums.high_j, sums.told_j, sums.without_factors_j)
+    return (
+        all(0 <= energy_j <= most_j for energy_j in energies_j)
+        and abs(sums.estimated_j) <= most_j
+        and 0 <= sums.facility_j <= facility_j
+        and 0 <= sums.weighted_j_g_per_kwh <= facility_j * MOST_G_PER_KWH
     )
 
 
@@ -183,7 +197,14 @@ def _totals(head: _Head, host: str, gpu_name: str, sums: dict[Rung, tuple[float,
             )
             identities.append(identity)
             shares = [value / count for value in shared]
-            devices[identity.key] = DeviceTotals(Energy(*shares[:5]), Energy(*shares[5:]), power_w / count, seen)
+            devices[identity.key] = DeviceTotals(
+                energy=UsedSum(*shares[:_SUMS]),
+                steady=UsedSum(*shares[_SUMS:]),
+                power_w=power_w / count,
+                measured=seen,
+                start_s=head.started_s,
+                end_s=head.end_s,
+            )
     totals.add(
         Manifest(
             version=LEDGER_VERSION,
@@ -227,28 +248,29 @@ def _totals(head: _Head, host: str, gpu_name: str, sums: dict[Rung, tuple[float,
 
 
 def _sums(totals: FileTotals, rung: Rung) -> tuple[float, ...]:
-    energy, steady = Energy(), Energy()
-    power_w, count = 0.0, 0
-    for key, identity in totals.identities.items():
-        if identity.rung != rung:
-            continue
-        count += 1
-        device = totals.devices.get(key)
-        if device is not None:
-            energy.merge(device.energy)
-            steady.merge(device.steady)
-            power_w += device.power_w
+    """The numbers of a rung in the order of `_RUNG`."""
+    keys = [key for key, identity in totals.identities.items() if identity.rung == rung]
+    devices = [device for key in keys if (device := totals.devices.get(key)) is not None]
     return (
-        energy.central_j,
-        energy.low_j,
-        energy.high_j,
-        energy.stated_j,
-        energy.weighted_j_g_per_kwh,
-        steady.central_j,
-        steady.low_j,
-        steady.high_j,
-        power_w,
-        float(count),
+        *_numbers(total_used([device.energy.used for device in devices])),
+        *_numbers(total_used([device.steady.used for device in devices])),
+        math.fsum(device.power_w for device in devices),
+        float(len(keys)),
+    )
+
+
+def _numbers(used: UsedEnergy) -> tuple[float, ...]:
+    """An energy in the order of the fields of `UsedSum`."""
+    energy = used.energy
+    return (
+        energy.value,
+        energy.low,
+        energy.high,
+        used.told_j,
+        used.estimated_j,
+        used.facility_j,
+        used.weighted_j_g_per_kwh,
+        used.without_factors_j,
     )
 
 

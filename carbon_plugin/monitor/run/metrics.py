@@ -5,7 +5,7 @@ from __future__ import annotations
 from carbon_plugin.footprint.units import JOULES_PER_KWH
 from carbon_plugin.footprint.values import Footprint
 from carbon_plugin.monitor.run.projection import Outlook
-from carbon_plugin.monitor.totals import RunTotals
+from carbon_plugin.monitor.run.totals import RunTotals
 
 PREFIX = "carbon/"
 
@@ -27,11 +27,11 @@ def metrics_of(
     if outlook.spent is not None:
         values |= _carbon(outlook.spent, "", ranged=False)
     if outlook.energy_j is not None:
-        low, central, high = (joules / JOULES_PER_KWH for joules in outlook.energy_j)
+        projected_kwh = outlook.energy_j.scaled(1 / JOULES_PER_KWH)
         values |= {
-            "projected_energy_kwh": central,
-            "projected_energy_kwh_low": low,
-            "projected_energy_kwh_high": high,
+            "projected_energy_kwh": projected_kwh.value,
+            "projected_energy_kwh_low": projected_kwh.low,
+            "projected_energy_kwh_high": projected_kwh.high,
         }
     if outlook.whole is not None:
         values |= _carbon(outlook.whole, "projected_", ranged=True)

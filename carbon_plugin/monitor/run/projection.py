@@ -6,17 +6,18 @@ Pure functions. Carbon and its range come from the one accounting that the forec
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import msgspec
 from msgspec import Struct
 
 from carbon_plugin.footprint.account import account
 from carbon_plugin.footprint.values import EnergyItem, Factors, Footprint, Reservation
-from carbon_plugin.monitor.totals import RunTotals
+from carbon_plugin.ledger.held.account_inputs import account_inputs, chargeable
+from carbon_plugin.monitor.run.totals import RunTotals
 from carbon_plugin.plan.forecast import modelled_energies, reservations
 from carbon_plugin.predict.result import StepPrediction
 from carbon_plugin.spec.hardware.cluster import Cluster
+from carbon_plugin.spec.range import Range
 
 LIVE_DRAWS = 400
 """Samples for a live range: its ends then wander by about 2 % of the range, and a call stays well under 1 ms."""
@@ -39,12 +40,12 @@ class Remaining(Struct, frozen=True, kw_only=True):
 class Outlook(Struct, frozen=True, kw_only=True):
     """Spent so far and projected for the whole run. Carbon is None without factors, the whole without a length.
 
-    `energy_j` is (low, central, high) of the IT energy of the whole run.
+    `energy_j` is the IT energy of the whole run.
     """
 
     spent: Footprint | None
     whole: Footprint | None
-    energy_j: tuple[float, float, float] | None
+    energy_j: Range | None
     remaining_s: float | None
 
 
@@ -82,7 +83,7 @@ def remaining_predicted(
     return Remaining(
         time_s=time_s,
         energies=tuple(modelled_energies(cluster, prediction.gpu_power_w, time_s)),
-        reserved=tuple(reservations(cluster, time_s)),
+        reserved=reservations(cluster, time_s),
         spread=spread,
     )
 
@@ -91,34 +92,29 @@ def outlook(totals: RunTotals, remaining: Remaining | None, factors: Factors | N
     """Spent and whole run, with carbon where there are factors."""
     spent = None
     if factors is not None:
-        spent = account(totals.spent, _accountable(totals.reserved, factors), factors, draws=LIVE_DRAWS)
+        items, in_force = account_inputs(totals.spent, factors)
+        spent = account(items, chargeable(totals.reserved, factors), in_force, draws=LIVE_DRAWS)
     if remaining is None:
         return Outlook(spent=spent, whole=None, energy_j=None, remaining_s=None)
-    to_come_j = math.fsum(item.energy_j for item in remaining.energies)
-    whole_j = totals.energy_j + to_come_j
+    to_come = Range.total(Range(item.energy_j, item.low_j, item.high_j) for item in remaining.energies)
+    energy = totals.used.energy.plus(to_come)
     # The past is certain in time; only the part that remains stretches or shrinks.
-    low, high = (1 + (to_come_j / whole_j if whole_j else 1.0) * (factor - 1) for factor in remaining.spread)
-    energies = [*totals.spent, *remaining.energies]
+    low, high = (
+        1 + (to_come.value / energy.value if energy.value else 1.0) * (factor - 1) for factor in remaining.spread
+    )
     if factors is None:
-        low_j, high_j = math.fsum(item.low_j for item in energies), math.fsum(item.high_j for item in energies)
-        return Outlook(
-            spent=None, whole=None, energy_j=(low * low_j, whole_j, high * high_j), remaining_s=remaining.time_s
-        )
-    reserved = _accountable([*totals.reserved, *remaining.reserved], factors)
-    whole = account(energies, reserved, factors, duration_spread=(low, high), draws=LIVE_DRAWS)
-    it = whole.energy_j["it"]
-    return Outlook(spent=spent, whole=whole, energy_j=(it.low, it.value, it.high), remaining_s=remaining.time_s)
+        energy_j = energy.times(Range(1.0, low, high))
+        return Outlook(spent=None, whole=None, energy_j=energy_j, remaining_s=remaining.time_s)
+    items, in_force = account_inputs(totals.spent, factors, to_come=remaining.energies)
+    reserved = chargeable([*totals.reserved, *remaining.reserved], factors)
+    whole = account(items, reserved, in_force, duration_spread=(low, high), draws=LIVE_DRAWS)
+    return Outlook(spent=spent, whole=whole, energy_j=whole.energy_j["it"].range, remaining_s=remaining.time_s)
 
 
 def _scaled(item: EnergyItem, factor: float) -> EnergyItem:
     return msgspec.structs.replace(
         item, energy_j=item.energy_j * factor, low_j=item.low_j * factor, high_j=item.high_j * factor
     )
-
-
-def _accountable(reserved: Sequence[Reservation], factors: Factors) -> list[Reservation]:
-    """Reservations whose embodied carbon is known."""
-    return [item for item in reserved if item.scope in factors.embodied_kg]
 
 
 def _lasting(unit: Reservation, time_s: float) -> Reservation:

@@ -13,10 +13,11 @@ from carbon_plugin.footprint.values import Footprint
 from carbon_plugin.ledger.files import node_of, rank_of
 from carbon_plugin.ledger.records import Projection
 from carbon_plugin.monitor.context import Context
+from carbon_plugin.monitor.file_totals import FileTotals
 from carbon_plugin.monitor.intensity import expected_g_per_kwh
 from carbon_plugin.monitor.node.journal import Journal
-from carbon_plugin.monitor.run.aggregator import UNNAMED, Aggregator
 from carbon_plugin.monitor.run.collector import Collector
+from carbon_plugin.monitor.run.follower import UNNAMED, LedgerFollower
 from carbon_plugin.monitor.run.metrics import metrics_of
 from carbon_plugin.monitor.run.projection import (
     Outlook,
@@ -27,12 +28,13 @@ from carbon_plugin.monitor.run.projection import (
     remaining_predicted,
 )
 from carbon_plugin.monitor.run.skew import SkewWatch
-from carbon_plugin.monitor.totals import FileTotals, RunTotals, run_totals, without_copies
+from carbon_plugin.monitor.run.totals import RunTotals, run_totals, without_copies
 from carbon_plugin.monitor.wall import WallClock
 from carbon_plugin.plan.forecast import run_time_figure
 from carbon_plugin.plan.goodput import Goodput
 from carbon_plugin.plan.real_run import best_case, planned_goodput
 from carbon_plugin.spec.amounts import plural
+from carbon_plugin.spec.range import Range
 
 RESTARTED_EVENT = "restarted_at_0"
 BEYOND_EVENT = "beyond_total_steps"
@@ -68,7 +70,7 @@ class Projector:
         collector: Collector | None = None,
     ) -> None:
         self._collector = collector
-        self._aggregator = Aggregator(run_dir, journal)
+        self._follower = LedgerFollower(run_dir, journal)
         self._own = journal.totals if journal else None
         self._journal = journal
         self._wall = wall
@@ -78,7 +80,7 @@ class Projector:
 
     def heads(self) -> dict[str, str]:
         """Chain heads of the other nodes' ledgers."""
-        return self._aggregator.heads()
+        return self._follower.heads()
 
     def settle(self, heard: set[int], node: int, local_world_size: int) -> tuple[int, int, int]:
         """Wait a little until the other ledgers of this launch have ended: how many have not, of how many, and how many
@@ -87,8 +89,8 @@ class Projector:
         Ranks end together, and the last window of each says what it has used since the one before."""
         deadline_s = time.monotonic() + SETTLE_S
         while True:
-            self._aggregator.poll()
-            launch = {name: file for name, file in self._aggregator.files.items() if self._is_of_launch(file)}
+            self._follower.poll()
+            launch = {name: file for name, file in self._follower.files.items() if self._is_of_launch(file)}
             being_written = sum(not file.closed for file in launch.values())
             writing = {rank for name in launch if node_of(name) == node and (rank := rank_of(name)) is not None}
             unheard = max(0, local_world_size - len(heard | writing))
@@ -109,22 +111,23 @@ class Projector:
 
     def project(self, context: Context, step: int) -> Projected:
         """Read what is new and project. `step` is the last optimizer step of the run."""
-        self._aggregator.poll()
-        files = self._aggregator.files
+        self._follower.poll()
+        files = self._follower.files
         if self._collector is not None:
             # A ledger that can be read says more than its report.
             self._collector.poll()
             files = {**self._collector.files, **files}
         own_name = (self._journal.file or UNNAMED) if self._journal else None
         files = without_copies(files, own_name)
-        skews_s = self._clocks.look(self._own, files) if self._own and self._aggregator.caught_up else {}
+        skews_s = self._clocks.look(self._own, files) if self._own and self._follower.caught_up else {}
         totals = run_totals(
             files,
             attempt_started_s=self._started_unix_s,
             offsets_s=self._clocks.offsets_s,
             own=own_name,
+            windows_until=self._follower.windows_until,
         )
-        own = self._own or next(iter(self._aggregator.files.values()), FileTotals())
+        own = self._own or next(iter(self._follower.files.values()), FileTotals())
         total_steps = context.effective.total_steps
         steps = None if total_steps is None else max(0, total_steps - step)
         remaining = _remaining(context, totals, own, steps)
@@ -137,7 +140,7 @@ class Projector:
             nodes=self._nodes,
             spent_energy_j=totals.energy_j,
             spent_carbon_kg=view.spent.total_kg.value if view.spent and view.spent.embodied_parts_kg else None,
-            energy_j=view.energy_j,
+            energy_j=_as_tuple(view.energy_j),
             carbon_kg=_carbon(view),
             remaining_s=view.remaining_s,
             best_case_remaining_s=_best_case_s(context, totals, steps),
@@ -238,5 +241,9 @@ def _step_time_s(own: FileTotals) -> float | None:
 def _carbon(view: Outlook) -> tuple[float, float, float] | None:
     if view.whole is None or not view.whole.embodied_parts_kg:
         return None
-    total = view.whole.total_kg
-    return total.low, total.value, total.high
+    return _as_tuple(view.whole.total_kg.range)
+
+
+def _as_tuple(numbers: Range | None) -> tuple[float, float, float] | None:
+    """A range as a ledger records it: low, value, high."""
+    return None if numbers is None else (numbers.low, numbers.value, numbers.high)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from carbon_plugin.audit.tally.documents import read_factors, read_forecast, read_prediction
+from carbon_plugin.audit.tally.documents import read_forecast, read_prediction
+from carbon_plugin.ledger.held.account_inputs import stated_factors
 from carbon_plugin.plan.forecast import Forecast, make_forecast
 from carbon_plugin.spec.loading import build_run_spec
 
@@ -35,11 +36,11 @@ def test_forecast_prediction_and_factors_survive_as_plain_data(forecast: Forecas
     prediction = read_prediction(plain["prediction"])
     assert prediction is not None
     assert prediction.step_time_s == forecast.prediction.step_time_s
-    assert read_factors(plain["factors"]) == forecast.factors
+    assert stated_factors(plain["factors"]) == forecast.factors
 
 
 def test_document_that_is_not_one_is_left_out() -> None:
     assert read_forecast({"version": 1}) is None
     assert read_forecast(None) is None
     assert read_prediction({}) is None
-    assert read_factors({"pue": 1.2}) is None
+    assert stated_factors({"pue": 1.2}) is None

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from carbon_plugin.errors import SpecError
 from carbon_plugin.ledger.reader import read_run
 from carbon_plugin.ledger.records import Close, DeviceEnergy, Manifest, Projection, Window
+from carbon_plugin.monitor.file_totals import FileTotals
 from carbon_plugin.monitor.run.collector import Address, Collector, Reporter, collector_address
 from carbon_plugin.monitor.run.datagram import _HEAD, DIGEST_BYTES, REPORT_BYTES, _digest, pack_report, unpack_report
 from carbon_plugin.monitor.run.key import KEY_FILE, KEY_VARIABLE, run_key
-from carbon_plugin.monitor.totals import FileTotals, run_totals
+from carbon_plugin.monitor.run.totals import run_totals
 from carbon_plugin.spec.metered import DeviceIdentity
 
 KEY = b"the secret of the run"
@@ -90,10 +91,13 @@ def test_a_report_says_of_a_node_what_its_ledger_says(share: float | None) -> No
     assert (heard.last_step, heard.steady_s, heard.steady_steps) == (read.last_step, read.steady_s, read.steady_steps)
     assert heard.energy_j == pytest.approx(read.energy_j)
     assert heard.power_w == pytest.approx(read.power_w)
-    for mine, theirs in ((heard.spent, read.spent), (heard.steady, read.steady)):
-        assert [(i.rung, i.scope, i.kind) for i in mine] == [(i.rung, i.scope, i.kind) for i in theirs]
-        assert [i.high_j for i in mine] == pytest.approx([i.high_j for i in theirs])
-    assert [i.intensity_g_per_kwh for i in heard.spent] == pytest.approx([i.intensity_g_per_kwh for i in read.spent])
+    assert [(i.rung, i.scope, i.kind) for i in heard.steady] == [(i.rung, i.scope, i.kind) for i in read.steady]
+    assert [i.high_j for i in heard.steady] == pytest.approx([i.high_j for i in read.steady])
+    assert heard.spent.keys() == read.spent.keys()
+    for mine, theirs in zip(heard.spent.values(), read.spent.values(), strict=True):
+        assert mine.kind == theirs.kind
+        assert mine.energy.high == pytest.approx(theirs.energy.high)
+        assert mine.g_per_kwh == pytest.approx(theirs.g_per_kwh)
     assert [r.time_s for r in heard.reserved] == pytest.approx([r.time_s for r in read.reserved])
 
 
@@ -155,7 +159,8 @@ def forged(**changes: float) -> bytes:
     head = list(_HEAD.unpack_from(body))
     places = {"node": 4, "nodes": 5, "world_size": 7, "gpus": 8, "measured": 9, "started_s": 10, "end_s": 12,
               "steady_s": 14, "host_share": 15, "whole_gpus": 16, "last_step": 17, "last_of_span": 20}  # fmt: skip
-    in_rung = {"energy_j": 0, "high_j": 2, "stated_j": 3, "weighted": 4, "steady_j": 5, "power_w": 8, "count": 9}
+    in_rung = {"energy_j": 0, "high_j": 2, "told_j": 3, "facility_j": 5, "weighted": 6, "steady_j": 8, "power_w": 16,
+               "count": 17}  # fmt: skip
     for name, value in changes.items():
         if name in places:
             head[places[name]] = value
@@ -166,7 +171,7 @@ def forged(**changes: float) -> bytes:
 
 
 IMPOSSIBLE = [
-    *({name: value} for name in ("energy_j", "high_j", "stated_j", "weighted", "steady_j", "power_w")
+    *({name: value} for name in ("energy_j", "high_j", "told_j", "facility_j", "weighted", "steady_j", "power_w")
       for value in (math.nan, math.inf, -1.0, 1e30)),
     *({name: value} for name in ("started_s", "end_s", "steady_s", "last_step", "last_of_span")
       for value in (math.nan, math.inf, -1.0, 1e30)),

@@ -5,36 +5,38 @@ from __future__ import annotations
 import pytest
 
 from carbon_plugin.footprint.run_factors import resolve_factors
-from carbon_plugin.footprint.values import EnergyItem, Reservation
+from carbon_plugin.footprint.values import Reservation
+from carbon_plugin.ledger.held.account_inputs import Scope, UsedEnergy, energy_item
 from carbon_plugin.monitor.run.metrics import metrics_of
 from carbon_plugin.monitor.run.projection import has_rates, outlook, remaining_measured, remaining_predicted
-from carbon_plugin.monitor.totals import RunTotals
+from carbon_plugin.monitor.run.totals import RunTotals
 from carbon_plugin.predict.step import predict_step
 from carbon_plugin.spec.hardware.cluster import Cluster
 from carbon_plugin.spec.hardware.profiles import load_accelerator, load_node
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.model import TransformerModel
+from carbon_plugin.spec.range import Range
 from carbon_plugin.spec.run import RunSpec
 from carbon_plugin.spec.site import Site
 from carbon_plugin.spec.training import TrainingPlan
 
 CLUSTER = Cluster(accelerator=load_accelerator("h100-sxm"), node=load_node("dgx-h100"), nodes=1, devices_per_node=8)
 SITE = Site(zone="FRA", pue=1.2)
+SCOPE: Scope = ("gpu", "gpu:H100")
 FACTORS = resolve_factors(SITE, CLUSTER)
 
 
 def totals(*, joules: float = 1e6, steady_s: float = 100.0, steps: int = 200, startup_j: float = 2e5) -> RunTotals:
-    def item(energy_j: float) -> EnergyItem:
-        return EnergyItem(
-            rung="gpu", scope="gpu:H100", energy_j=energy_j, low_j=0.95 * energy_j, high_j=1.05 * energy_j
-        )
+    def energy(energy_j: float) -> Range:
+        return Range(energy_j, 0.95 * energy_j, 1.05 * energy_j)
 
     def reserved(time_s: float) -> tuple[Reservation, ...]:
         units = {"device": 8.0, "host": 1.0, "network": 8.0}
         return tuple(Reservation(scope=scope, units=count, time_s=time_s) for scope, count in units.items())
 
     return RunTotals(
-        spent=(item(joules + startup_j),), steady=(item(joules),), steady_s=steady_s, steady_steps=steps,
+        spent={SCOPE: UsedEnergy(energy=energy(joules + startup_j), without_factors_j=joules + startup_j)},
+        steady=(energy_item(SCOPE, energy(joules)),), steady_s=steady_s, steady_steps=steps,
         reserved=reserved(steady_s + 20), reserved_now=reserved(1.0), power_w=5000.0, gpus=8, gpus_measured=8,
         nodes_seen=1, last_step=steps,
     )  # fmt: skip
@@ -53,7 +55,7 @@ def test_whole_run_is_spent_plus_remaining():
 
     view = outlook(now, remaining_measured(now, 400, None), FACTORS)
 
-    low, central, high = view.energy_j
+    low, central, high = view.energy_j.low, view.energy_j.value, view.energy_j.high
     assert central == pytest.approx(1.2e6 + 2e6)
     assert low < central < high
     assert view.whole.operational_kg.value == pytest.approx(3.2e6 * 1.2 * FACTORS.intensity.figure.value / 3.6e9)
@@ -63,7 +65,7 @@ def test_whole_run_is_spent_plus_remaining():
 def test_range_shrinks_as_the_run_ends():
     def width(steps_left: int) -> float:
         view = outlook(totals(), remaining_measured(totals(), steps_left, 0.2), None)
-        low, central, high = view.energy_j
+        low, central, high = view.energy_j.low, view.energy_j.value, view.energy_j.high
         return (high - low) / central
 
     assert width(10) < width(1000)
@@ -75,7 +77,7 @@ def test_at_the_end_nothing_remains():
     view = outlook(now, remaining_measured(now, 0, 0.1), FACTORS)
 
     assert view.remaining_s == 0
-    assert view.energy_j[1] == pytest.approx(now.energy_j)
+    assert view.energy_j.value == pytest.approx(now.energy_j)
     assert view.whole.total_kg.value == pytest.approx(view.spent.total_kg.value)
 
 

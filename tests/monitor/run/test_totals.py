@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from carbon_plugin.ledger.records import DeviceEnergy, Manifest, Span, Window
-from carbon_plugin.monitor.totals import FileTotals, run_totals, without_copies
+from carbon_plugin.monitor.file_totals import FileTotals
+from carbon_plugin.monitor.run.totals import run_totals, without_copies
 from carbon_plugin.spec.metered import DeviceIdentity
 
 
@@ -41,10 +42,11 @@ def ledger(
     for index in range(windows):
         energies = [
             DeviceEnergy(
-                key=d.key, energy_j=None if kind == "absent" else 1000.0, kind=kind, low_j=950.0, high_j=1050.0
+                key=d.key, energy_j=None if kind == "absent" else 1000.0, low_j=950.0, high_j=1050.0,
+                kind=kind if d.rung == "gpu" or kind == "absent" else "modelled",
             )
             for d in devices
-        ]
+        ]  # fmt: skip
         totals.add(
             Window(
                 index=index, phase=phase, start_unix_s=start + 10 * index, duration_s=10.0, energies=energies, steps=5,
@@ -189,8 +191,8 @@ def test_every_rank_stands_for_a_device_where_no_gpu_is_metered():
 def test_range_and_quality_follow_the_devices():
     totals = run_totals({"a": ledger(gpu("1"), host("h"))}, attempt_started_s=0.0)
 
-    by_rung = {item.rung: item for item in totals.spent}
-    assert (by_rung["gpu"].low_j, by_rung["gpu"].high_j) == (2850, 3150)
+    by_rung = {rung: used for (rung, _), used in totals.spent.items()}
+    assert (by_rung["gpu"].energy.low, by_rung["gpu"].energy.high) == (2850, 3150)
     assert (by_rung["gpu"].kind, by_rung["host"].kind) == ("measured", "modelled")
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from carbon_plugin.errors import LedgerError
 from carbon_plugin.ledger.files import ledger_files
+from carbon_plugin.ledger.records import Window
 from carbon_plugin.ledger.tail import LedgerTail
+from carbon_plugin.monitor.file_totals import FileTotals
 from carbon_plugin.monitor.node.journal import Journal
-from carbon_plugin.monitor.totals import FileTotals
 
 UNNAMED = ""
 """Stands for the name of the own ledger as long as its file cannot be created."""
@@ -17,9 +18,11 @@ WORK_S = 0.5e-3
 """Longest stretch of work before other threads get their turn: the training thread must not wait for this one."""
 PAUSE_S = 0.5e-3
 MAX_BYTES = 1 << 16
+MOST_READ_AGAIN = 2000
+"""Windows of a file that are read a second time at most: more than five hours of them."""
 
 
-class Aggregator:
+class LedgerFollower:
     """Totals of every ledger of a run by file name. `own` is this process's ledger, whose totals it already has.
     `caught_up` says whether the last look got to the end of all of them.
 
@@ -34,6 +37,7 @@ class Aggregator:
         self._own_name = UNNAMED
         self._budget_s = budget_s
         self._tails: dict[str, LedgerTail] = {}
+        self._again: dict[str, _ReadAgain] = {}
 
     def poll(self) -> None:
         """Take in what other nodes have written since the last call. Unreadable files are left for later."""
@@ -65,6 +69,16 @@ class Aggregator:
         except LedgerError:  # a directory that is gone, or not there yet, holds nothing new
             return []
 
+    def windows_until(self, name: str, until_unix_s: float) -> list[Window]:
+        """Return the windows of a ledger from its beginning to a moment by its own clock (Unix s), as many as can be
+        read. They are kept: only ledgers of devices that two files metered at once are asked for, mostly a few seconds
+        of each."""
+        again = self._again.get(name)
+        if again is None:
+            again = self._again[name] = _ReadAgain(self._run_dir / name)
+        again.read_until(until_unix_s)
+        return again.windows
+
     def heads(self) -> dict[str, str]:
         """Chain heads of the other ledgers, as far as they were read."""
         return {name: tail.head for name, tail in self._tails.items() if tail.head}
@@ -78,3 +92,27 @@ class Aggregator:
         for record in records:
             self.files[name].add(record)
         return bool(records)
+
+
+class _ReadAgain:
+    """The first windows of a ledger that was read before."""
+
+    def __init__(self, path: Path) -> None:
+        self.windows: list[Window] = []
+        self._tail = LedgerTail(path, max_bytes=MAX_BYTES)
+
+    def read_until(self, until_unix_s: float) -> None:
+        """Read on until a window ends at that moment or later. A file that cannot be read gives what it gave."""
+        while len(self.windows) < MOST_READ_AGAIN and not self._reaches(until_unix_s):
+            try:
+                records = self._tail.poll()
+            except LedgerError:
+                return
+            if not records:
+                return
+            self.windows += [record for record in records if isinstance(record, Window)]
+            time.sleep(PAUSE_S)
+
+    def _reaches(self, until_unix_s: float) -> bool:
+        last = self.windows[-1] if self.windows else None
+        return last is not None and last.start_unix_s + last.duration_s >= until_unix_s

@@ -1,0 +1,195 @@
+"""Running sums over one ledger, from the records themselves: the same code for this node's ledger and for the others'.
+
+Memory grows with devices, not with time.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+
+from msgspec import Struct
+
+from carbon_plugin.ledger.held.account_inputs import MEASURED_KINDS, UsedSum, stated_factors
+from carbon_plugin.ledger.held.clocks import TimedFile
+from carbon_plugin.ledger.held.copies import fingerprint_of
+from carbon_plugin.ledger.held.counted_steps import CountedSteps
+from carbon_plugin.ledger.held.holdings import SharedTime
+from carbon_plugin.ledger.held.launches import offsets_in
+from carbon_plugin.ledger.records import Close, Event, Manifest, Record, Span, Window
+from carbon_plugin.spec.metered import DeviceIdentity
+
+RECENT_SPANS = 4
+"""Another node may have written the steps of the last one or two windows later, or earlier, than this one."""
+
+Place = tuple[str, int]
+"""A host's key and the number of a node on it."""
+
+
+class DeviceTotals(Struct):
+    """One device in one file. `steady` leaves out start-up and idling; power and quality are of the last window.
+
+    `start_s` and `end_s` are the first and last moment of windows with a known energy, Unix s by the file's own clock;
+    None where nothing of it is known."""
+
+    energy: UsedSum
+    steady: UsedSum
+    power_w: float = 0.0
+    measured: bool = False
+    start_s: float | None = None
+    end_s: float | None = None
+
+
+class FileTotals:
+    """What one ledger amounts to so far. `steady_s` and `steady_steps` leave out start-up and idling."""
+
+    def __init__(self) -> None:
+        self.manifest: Manifest | None = None
+        self.identities: dict[str, DeviceIdentity] = {}
+        self.devices: dict[str, DeviceTotals] = {}
+        self.started_s = 0.0
+        self.end_s = 0.0
+        self.heard_s = 0.0  # when its last window was taken in, by this process's own monotonic clock
+        self.last_window_s = 0.0
+        self.last_step = 0
+        self.closed = False
+        self.windows = 0
+        self.fingerprint: str | None = None  # of its first window
+        self.steps = 0
+        self.steady_s = 0.0
+        self.steady_steps = 0
+        self.spans = SpanTotals()
+        self.counted = CountedSteps()
+        self.shared = SharedTime()
+        self.clock_offsets_s: dict[str, float] = {}  # what its writer noticed of the clocks of other files
+        self._trained_until_s: float | None = None  # end of the last window with a step
+        self._windows_until_s: float | None = None
+        self._stated: tuple[float | None, float | None] | None = None  # intensity and PUE of its manifest, once asked
+
+    @property
+    def energy_j(self) -> float:
+        """Energy of all devices of the file, J."""
+        return math.fsum(device.energy.value_j for device in self.devices.values())
+
+    @property
+    def place(self) -> Place:
+        """Whose clock the file was written by."""
+        return (self.manifest.host_key, self.manifest.node) if self.manifest else ("", 0)
+
+    def timed(self, name: str) -> TimedFile:
+        """What the file of that name tells about clocks, as `ledger.held.outline` finds it in the file."""
+        manifest = self.manifest
+        until_s = self._windows_until_s if self._trained_until_s is None else self._trained_until_s
+        return TimedFile(
+            name=name,
+            host_key=self.place[0],
+            node=self.place[1],
+            started_unix_s=self.started_s,
+            end_unix_s=self.started_s if until_s is None else max(self.started_s, until_s),
+            started_boot_s=manifest.started_boot_s if manifest else None,
+        )
+
+    @property
+    def gpus(self) -> tuple[str, ...]:
+        """Keys of the GPUs that the file meters."""
+        devices = self.manifest.devices if self.manifest else []
+        return tuple(sorted(device.key for device in devices if device.rung == "gpu"))
+
+    def add(self, record: Record) -> None:
+        """Take in the next record of the file."""
+        if isinstance(record, Manifest):
+            if self.manifest is None:
+                self.started_s = self.end_s = record.started_unix_s
+            self.manifest = record
+            self._stated = None
+            self.identities |= {device.key: device for device in record.devices}  # one that is gone has drawn energy
+        elif isinstance(record, Window):
+            self._add_window(record)
+        elif isinstance(record, Span):
+            self.spans.add(record)
+        elif isinstance(record, Event):
+            self.clock_offsets_s |= offsets_in(record)
+        elif isinstance(record, Close):
+            self.closed = True
+            if self.manifest is not None:
+                self.end_s = max(self.end_s, record.at_unix_s)
+
+    def _add_window(self, window: Window) -> None:
+        steady = window.phase not in ("startup", "idle")
+        if self.windows == 0:
+            self.fingerprint = fingerprint_of(window)
+        self.windows += 1
+        self.steps += window.steps
+        self.last_step = max(self.last_step, window.last_step)
+        self.last_window_s = window.duration_s
+        end_s = window.start_unix_s + window.duration_s
+        self.end_s = max(self.end_s, end_s)
+        self._windows_until_s = max(self._windows_until_s or end_s, end_s)
+        if window.steps:
+            self._trained_until_s = max(self._trained_until_s or end_s, end_s)
+        self.heard_s = time.monotonic()
+        self.counted.add(window)
+        self.shared.add(window)
+        if steady:
+            self.steady_s += window.duration_s
+            self.steady_steps += window.steps
+        intensity, pue = self.factors_of(window)
+        for energy in window.energies:
+            device = self.devices.get(energy.key)
+            if device is None:
+                device = self.devices[energy.key] = DeviceTotals(UsedSum(), UsedSum())
+            device.measured = energy.kind in MEASURED_KINDS
+            if energy.energy_j is None:
+                device.power_w = 0.0
+                continue
+            device.energy.add(energy, intensity, pue)
+            device.power_w = energy.energy_j / window.duration_s if window.duration_s > 0 else 0.0
+            if steady:
+                device.steady.add(energy, intensity, pue)
+            if device.start_s is None or device.end_s is None:
+                device.start_s, device.end_s = window.start_unix_s, end_s
+            else:
+                device.start_s, device.end_s = min(device.start_s, window.start_unix_s), max(device.end_s, end_s)
+
+    def factors_of(self, window: Window) -> tuple[float | None, float | None]:
+        """Return intensity (g/kWh) and PUE in a window: its own, else those that the manifest in force states."""
+        intensity, pue = window.intensity_g_per_kwh, window.pue
+        if intensity is not None and pue is not None:
+            return intensity, pue
+        if self._stated is None:
+            factors = stated_factors(self.manifest.factors) if self.manifest else None
+            self._stated = (factors.intensity.figure.value, factors.pue.value) if factors else (None, None)
+        stated_intensity, stated_pue = self._stated
+        return stated_intensity if intensity is None else intensity, stated_pue if pue is None else pue
+
+
+class SpanTotals:
+    """The last comparison spans of a file, and how far all of them spread."""
+
+    def __init__(self) -> None:
+        self.recent: deque[Span] = deque(maxlen=RECENT_SPANS)
+        self.count = 0
+        self._mean = 0.0
+        self._squares = 0.0
+
+    def add(self, span: Span) -> None:
+        """Take in the next span (Welford's running variance of the log step time, in which short ones have no say)."""
+        self.recent.append(span)
+        if span.short:
+            return
+        self.count += 1
+        value = math.log(max(span.step_time_s, 1e-9))
+        distance = value - self._mean
+        self._mean += distance / self.count
+        self._squares += distance * (value - self._mean)
+
+    @property
+    def last(self) -> Span | None:
+        """The last span."""
+        return self.recent[-1] if self.recent else None
+
+    @property
+    def log_sigma(self) -> float | None:
+        """Standard deviation of the log step time between spans, None with fewer than two."""
+        return math.sqrt(self._squares / (self.count - 1)) if self.count > 1 else None

@@ -1,0 +1,232 @@
+"""Sums over all ledgers of a run. A device that two files metered at once counts in the one that began first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+from msgspec import Struct
+
+from carbon_plugin.footprint.values import IT_RUNGS, EnergyItem, Reservation
+from carbon_plugin.ledger.held.account_inputs import (
+    Scope,
+    UsedEnergy,
+    UsedSum,
+    by_scope,
+    energy_item,
+    reservations,
+    total_used,
+)
+from carbon_plugin.ledger.held.claims import DeviceClaims
+from carbon_plugin.ledger.held.clocks import file_offsets
+from carbon_plugin.ledger.held.copies import copies_among
+from carbon_plugin.ledger.held.expected import expected_gpus
+from carbon_plugin.ledger.held.holdings import Holding, held
+from carbon_plugin.ledger.held.launches import RANK_0_FILES
+from carbon_plugin.ledger.records import Window
+from carbon_plugin.monitor.file_totals import FileTotals, Place
+from carbon_plugin.spec.metered import DeviceIdentity
+
+STALE_WINDOWS = 3
+"""A ledger without news for so many of its windows no longer counts towards the power of the moment."""
+
+Extent = tuple[float, float]
+"""Start and end of a file, Unix s."""
+WindowsUntil = Callable[[str, float], Sequence[Window]]
+"""Reads the windows of a file again, from its beginning to a moment by its own clock (Unix s), as many as it can."""
+
+
+class RunTotals(Struct, frozen=True, kw_only=True):
+    """Sums over all ledgers of a run.
+
+    `spent` is the energy of each rung and device model. `steady`, `steady_s` and `steady_steps` are of this attempt's
+    time in training, for rates. `reserved` is the reserved time so far, `reserved_now` the units held at present, each
+    for one second. `power_w` is that of the last windows. `gpus_measured` of `gpus` had a counter or integrated power
+    in their last window.
+    """
+
+    spent: Mapping[Scope, UsedEnergy]
+    steady: tuple[EnergyItem, ...]
+    steady_s: float
+    steady_steps: int
+    reserved: tuple[Reservation, ...]
+    reserved_now: tuple[Reservation, ...]
+    power_w: float
+    gpus: int
+    gpus_measured: int
+    nodes_seen: int
+    last_step: int
+
+    @property
+    def used(self) -> UsedEnergy:
+        """All energy of the IT rungs."""
+        return total_used(list(self.spent.values()))
+
+    @property
+    def energy_j(self) -> float:
+        """All energy of the IT rungs, J."""
+        return math.fsum(used.energy.value for used in self.spent.values())
+
+    @property
+    def estimated_j(self) -> float:
+        """The part of the energy that stands for what meters could not tell, J."""
+        return self.used.remaining_estimate_j
+
+
+def without_copies(files: Mapping[str, FileTotals], own: str | None = None) -> dict[str, FileTotals]:
+    """Ledgers by file name, but for copies of others; of the same windows, those of the file `own` stay."""
+    names = sorted(files, key=lambda name: (name != own, files[name].started_s, name))
+    copies = copies_among((name, files[name].fingerprint) for name in names)
+    return {name: file for name, file in files.items() if name not in copies}
+
+
+def run_totals(
+    files: Mapping[str, FileTotals],
+    *,
+    attempt_started_s: float,
+    offsets_s: Mapping[Place, float] | None = None,
+    own: str | None = None,
+    windows_until: WindowsUntil | None = None,
+) -> RunTotals:
+    """Sum up ledgers by file name. Those that ended before `attempt_started_s` (Unix, by the clock of the file `own`)
+    are of earlier attempts; `offsets_s` says by how much clocks are ahead of that of `own` now.
+
+    Where two files metered a device at once, `windows_until` gives the windows of the later one, so that exactly those
+    count that the audit counts; without it the overlap is taken off at the mean power of the file.
+    """
+    opened = {name: file for name, file in files.items() if file.manifest is not None}
+    ahead_s = _ahead(opened, offsets_s or {}, own)
+    extents = {name: (file.started_s - ahead_s[name], file.end_s - ahead_s[name]) for name, file in opened.items()}
+    attempt_started_s -= ahead_s.get(own or "", 0.0)
+    order = sorted(opened, key=lambda name: (extents[name][0], opened[name].started_s, name))
+    overlapped = _overlapped(opened, order, ahead_s, windows_until)
+    # By when it was heard of, not by its own clock: clocks of nodes disagree.
+    newest_s = max((file.heard_s for file in opened.values()), default=0.0)
+    identities = {key: device for name in order for key, device in opened[name].identities.items()}
+    spent: list[tuple[DeviceIdentity, UsedEnergy]] = []
+    steady: list[tuple[DeviceIdentity, UsedEnergy]] = []
+    power_w = 0.0
+    measured: dict[str, bool] = {}
+    powered: set[str] = set()
+    current = {name: opened[name] for name in order if extents[name][1] >= attempt_started_s}
+    for name in order:
+        file = opened[name]
+        fresh = newest_s - file.heard_s <= STALE_WINDOWS * max(file.last_window_s, 1.0)
+        for key, totals in file.devices.items():
+            device = identities.get(key)
+            if device is None or device.rung not in IT_RUNGS:
+                continue
+            used, share = overlapped.get((name, key)) or (totals.energy.used, 1.0)
+            spent.append((device, used))
+            if name in current:
+                steady.append((device, totals.steady.used if share == 1.0 else totals.steady.used.scaled(share)))
+                if fresh and key not in powered:  # of two meters of one device, the first has its power
+                    powered.add(key)
+                    power_w += totals.power_w
+                if device.rung == "gpu":
+                    measured[key] = totals.measured or (share < 1 and measured.get(key, False))
+    expected = expected_gpus(file.manifest for file in current.values() if file.manifest is not None)
+    return RunTotals(
+        spent=by_scope(spent),
+        steady=tuple(energy_item(scope, used.energy, used.kind) for scope, used in by_scope(steady).items()),
+        steady_s=max((file.steady_s for file in current.values()), default=0.0),
+        steady_steps=max((file.steady_steps for file in current.values()), default=0),
+        reserved=_reserved(opened, order, extents, None),
+        reserved_now=_reserved(opened, list(current), extents, 1.0),
+        power_w=power_w,
+        gpus=len(measured) + expected.missing_for_sure,
+        gpus_measured=sum(measured.values()),
+        nodes_seen=len({file.manifest.node for file in current.values() if file.manifest}),
+        last_step=max((file.last_step for file in opened.values()), default=0),
+    )
+
+
+def _ahead(files: Mapping[str, FileTotals], offsets_s: Mapping[Place, float], own: str | None) -> dict[str, float]:
+    """By how much the times of each file are ahead of those of the run, s.
+
+    What the ledgers of rank 0 have recorded counts, as in an audit; `offsets_s` is what was noticed since."""
+    latest = {file.place: name for name, file in sorted(files.items(), key=lambda item: item[1].heard_s)}
+    noticed = {latest[place]: offset_s for place, offset_s in offsets_s.items() if place in latest}
+    recorded = [
+        (name, file.clock_offsets_s)
+        for name, file in sorted(files.items(), key=lambda item: (item[1].started_s, item[0]))
+        if name.startswith(RANK_0_FILES)
+    ]
+    return file_offsets([file.timed(name) for name, file in files.items()], [(own or "", noticed), *recorded])
+
+
+def _overlapped(
+    files: Mapping[str, FileTotals],
+    order: Sequence[str],
+    ahead_s: Mapping[str, float],
+    windows_until: WindowsUntil | None,
+) -> dict[tuple[str, str], tuple[UsedEnergy, float]]:
+    """What counts of the energy of a device in a file, and which share of it that is, where an earlier file has metered
+    it at the same time. The rule is that of the audit, `ledger.held.claims`."""
+    holders: dict[str, int] = {}
+    for file in files.values():
+        for key in file.devices:
+            holders[key] = holders.get(key, 0) + 1
+    claims = DeviceClaims()
+    found = {}
+    for name in order:
+        claims.begin(name)
+        contested: dict[str, Extent] = {}
+        for key, totals in files[name].devices.items():
+            if holders[key] > 1:
+                if totals.start_s is None or totals.end_s is None:
+                    continue  # nothing of it is known
+                start_s, end_s = totals.start_s - ahead_s[name], totals.end_s - ahead_s[name]
+                if end_s > start_s and claims.claim(key, start_s, end_s):
+                    contested[key] = start_s, end_s
+        if contested:
+            until_s = max(claims.claimed_until_s(key) for key in contested) + ahead_s[name]
+            windows = windows_until(name, until_s) if windows_until is not None else ()
+            for key, extent in contested.items():
+                kept = _counted_once(claims, key, files[name], extent, windows, ahead_s[name])
+                if kept is not None:
+                    found[name, key] = kept
+        claims.end()
+    return found
+
+
+def _counted_once(
+    claims: DeviceClaims, key: str, file: FileTotals, extent: Extent, windows: Sequence[Window], ahead_s: float
+) -> tuple[UsedEnergy, float] | None:
+    """What remains of the energy of a device beside what an earlier file has metered, and which share that is; None
+    where that is all of it."""
+    whole, read, lost = file.devices[key].energy.used, UsedSum(), UsedSum()
+    start_s, end_s = extent
+    touched = False
+    for window in windows:
+        intensity, pue = file.factors_of(window)
+        start_s = max(start_s, window.start_unix_s + window.duration_s - ahead_s)
+        for energy in window.energies:
+            if energy.key == key and energy.energy_j is not None:
+                share = claims.share(key, window.start_unix_s - ahead_s, window.duration_s)
+                read.add(energy, intensity, pue)
+                if share < 1.0:
+                    touched = True
+                    lost.add(energy, intensity, pue, 1.0 - share)
+    kept = whole.less(lost.used)
+    # Windows that could not be read again lose what they lose at their mean power.
+    rest_share = claims.share(key, start_s, end_s - start_s) if end_s > start_s else 1.0
+    if rest_share < 1.0:
+        touched = True
+        kept = kept.less(whole.less(read.used).scaled(1.0 - rest_share))
+    if not touched:
+        return None
+    return kept, kept.energy.value / whole.energy.value if whole.energy.value > 0 else 0.0
+
+
+def _reserved(
+    files: Mapping[str, FileTotals], names: Sequence[str], extents: Mapping[str, Extent], each_s: float | None
+) -> tuple[Reservation, ...]:
+    """Reserved time of devices, hosts and network shares; with `each_s` every unit counts for so long instead."""
+    holdings = [
+        Holding(manifest=manifest, start_s=extents[name][0], end_s=extents[name][1], shared_s=file.shared.by_device_s)
+        for name in names
+        if (manifest := (file := files[name]).manifest) is not None
+    ]
+    time = held(holdings, each_s)
+    return reservations(devices=time.device_s, hosts=time.host_s)
