@@ -303,13 +303,15 @@ class StepSeries(Struct, frozen=True, kw_only=True):
 
 class Series(Struct, frozen=True, kw_only=True):
     """The run over time, downsampled to equal bins of `width_s` from the start on: energy by rung (J), mean power of a
-    few single GPUs while they were read (W, None where they were not), operational carbon (kg)."""
+    few single GPUs while they were read (W, None where they were not), operational carbon (kg), energy of the IT rungs
+    by phase (J)."""
 
     width_s: float
     rung_energy_j: dict[Rung, list[float]]
     gpu_power_w: dict[str, list[float | None]]
     operational_kg: list[float]
     steps: StepSeries
+    phase_energy_j: dict[Phase, list[float]] = {}
 
 
 class Verification(Struct, frozen=True, kw_only=True):

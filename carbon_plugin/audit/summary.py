@@ -117,6 +117,7 @@ def _conclude(collected: RunCollector, identity: RunIdentity | None, checks: Run
             gpu_power_w=collected.gpu_series(),
             operational_kg=collected.carbon_series(),
             steps=spans.series(),
+            phase_energy_j=collected.phase_series(),
         ),
         verification=Verification(
             ok=checks.ok,

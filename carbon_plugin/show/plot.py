@@ -102,8 +102,8 @@ def paint(colour: str) -> str:
 
 def area(of: Frame, xs: Points, lows: Points, highs: Points, colour: str, *, opacity: float = 0.85) -> str:
     """Draw the area between two lines."""
-    there = [f"{_px(of.x.at(x))},{_px(of.y.at(y))}" for x, y in zip(xs, highs, strict=True)]
-    back = [f"{_px(of.x.at(x))},{_px(of.y.at(y))}" for x, y in zip(reversed(xs), reversed(lows), strict=True)]
+    there = _corners([(of.x.at(x), of.y.at(y)) for x, y in zip(xs, highs, strict=True)])
+    back = _corners([(of.x.at(x), of.y.at(y)) for x, y in zip(reversed(xs), reversed(lows), strict=True)])
     path = "M" + "L".join([*there, *back]) + "Z"
     return f'<path d="{path}" fill="{paint(colour)}" fill-opacity="{opacity}"/>'
 
@@ -115,7 +115,7 @@ def line(
     dash = ' stroke-dasharray="6 3"' if dashed else ""
     pieces, dots = [], []
     for known, group in groupby(zip(xs, ys, strict=True), key=lambda point: point[1] is not None):
-        points = [f"{_px(of.x.at(x))},{_px(of.y.at(y))}" for x, y in group if y is not None]
+        points = _corners([(of.x.at(x), of.y.at(y)) for x, y in group if y is not None])
         if known and len(points) > 1:
             pieces.append("M" + "L".join(points))
         elif known:
@@ -140,9 +140,7 @@ def box(
     shape = f'<rect {place} rx="1.5" fill="{paint(colour)}"{faint}'
     if not tip:
         return f"{shape}/>"
-    return (
-        f'{shape} class="tip" tabindex="0" role="img" aria-label={quoteattr(tip)}><title>{escape(tip)}</title></rect>'
-    )
+    return f"{shape}{_telling(tip)}</rect>"
 
 
 def rule(x1: float, y1: float, x2: float, y2: float, colour: str = "ink", width_px: float = 1) -> str:
@@ -160,9 +158,7 @@ def dot(x: float, y: float, colour: str, *, hollow: bool = False, crossed: bool 
     shape = f'<circle cx="{_px(x)}" cy="{_px(y)}" r="3.6" fill="{fill}" stroke="{paint(colour)}" stroke-width="1.4"'
     if not tip:
         return f"{shape}/>"
-    return (
-        f'{shape} class="tip" tabindex="0" role="img" aria-label={quoteattr(tip)}><title>{escape(tip)}</title></circle>'
-    )
+    return f"{shape}{_telling(tip)}</circle>"
 
 
 def words(
@@ -251,6 +247,22 @@ def standalone(svg: str) -> str:
     """Return a drawing as a file of its own, on white and without the variables of a page."""
     plain = re.sub(r"var\(--c-\w+,(#\w+)\)", r"\1", svg)
     return plain.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg" style="background: white"', 1) + "\n"
+
+
+def _corners(points: Sequence[tuple[float, float]]) -> list[str]:
+    """Return points as text without those that lie on a level or upright line between their neighbours."""
+    texts = [(_px(x), _px(y)) for x, y in points]
+    kept = texts[:1]
+    for before, here, after in zip(texts, texts[1:], texts[2:], strict=False):
+        if not (before[1] == here[1] == after[1] or before[0] == here[0] == after[0]):
+            kept.append(here)
+    return [f"{x},{y}" for x, y in [*kept, *texts[max(1, len(texts) - 1) :]]]
+
+
+def _telling(tip: str) -> str:
+    """Return what makes a shape tell its text at the pointer and at the focus; the shape is still to be closed."""
+    text = _printable(tip)
+    return f' class="tip" tabindex="0" role="img" aria-label={quoteattr(text)}><title>{escape(text)}</title>'
 
 
 def _px(value: float) -> str:

@@ -48,6 +48,8 @@ def check_same(one: AuditSummary, other: AuditSummary) -> None:
         assert energy_j == pytest.approx(expected_series["rung_energy_j"][rung], rel=1e-12)
     assert series["operational_kg"] == pytest.approx(expected_series["operational_kg"], rel=1e-12)
     assert series["gpu_power_w"].keys() == expected_series["gpu_power_w"].keys()
+    for phase, energy_j in series["phase_energy_j"].items():
+        assert energy_j == pytest.approx(expected_series["phase_energy_j"][phase], rel=1e-12, abs=1e-9)
     assert series["steps"] == expected_series["steps"]
 
 

@@ -47,7 +47,7 @@ EXPLAINED = (
 )
 """Fields of report.json whose derivation the page shows."""
 EXPLAINED_LINES = 24
-CHART_NAMES = ("power", "intensity", "emissions", "gpus", "steps", "phases", "forecast", "drivers", "devices")
+CHART_NAMES = ("power", "doing", "intensity", "emissions", "gpus", "steps", "phases", "forecast", "drivers", "devices")
 
 
 class Derivation(Struct, frozen=True, kw_only=True):

@@ -33,7 +33,7 @@ MAX_EVENTS = 2000
 MAX_NOTES_PER_DEVICE = 8
 MAX_CHARTED_GPUS = 16
 
-_CARBON, _READ_S = "carbon", "read "
+_CARBON, _READ_S, _PHASE = "carbon", "read ", "phase "
 
 _Key = TypeVar("_Key", bound=Hashable)
 
@@ -219,6 +219,11 @@ class RunCollector:
         rungs = {seen.identity.rung for seen in self.devices.values()}
         return {rung: self.bins.values(rung) for rung in sorted(rungs)}
 
+    def phase_series(self) -> dict[Phase, list[float]]:
+        """Energy of the IT rungs in each phase in each bin, J."""
+        phases = dict.fromkeys(phase for _, phase in self.cells)
+        return {phase: self.bins.values(_PHASE + phase) for phase in phases}
+
     def gpu_series(self) -> dict[str, list[float | None]]:
         """Mean power of the first few GPUs in each bin while they were read, W."""
         return {
@@ -304,6 +309,8 @@ class RunCollector:
             seen = self.devices.get(key)
             if seen is not None and note not in seen.notes and len(seen.notes) < MAX_NOTES_PER_DEVICE:
                 seen.notes.append(note)
+        for phase, chosen in phases.items():
+            binned[_PHASE + phase] = it_j if chosen is None else it_j * chosen
         facility_j = it_j * block.pue
         binned[_CARBON] = np.nan_to_num(facility_j * block.intensity_g_per_kwh / JOULES_PER_KWH)
         if file.factors is not None:

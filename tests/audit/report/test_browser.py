@@ -166,7 +166,7 @@ def test_every_chart_over_time_is_drawn(reports, opened):
           return [figure.dataset.live, new Set(new Uint32Array(pixels.buffer)).size];
         })"""
     )
-    assert {name for name, _ in painted} == {"power", "gpus", "emissions", "steps"}
+    assert {name for name, _ in painted} == {"power", "doing", "gpus", "emissions", "steps"}
     assert all(colours > 10 for _, colours in painted), painted
 
 

@@ -199,7 +199,7 @@ def value_at(document: Any, field: str) -> Any:
 
 def test_charts_cover_power_steps_energy_phases_forecast_and_drivers(summary: AuditSummary) -> None:
     charts = charts_of(summary)
-    assert set(charts) == {"power", "gpus", "steps", "emissions", "phases", "forecast", "drivers", "devices"}
+    assert set(charts) == {"power", "doing", "gpus", "steps", "emissions", "phases", "forecast", "drivers", "devices"}
     assert "predicted, p10 to p90" in charts["steps"].wide
     for one in charts.values():
         assert all(svg.startswith("<svg") and svg.endswith("</svg>") for svg in (one.wide, one.narrow))
@@ -284,7 +284,7 @@ def test_long_run_has_a_page_of_the_same_size(job: Job, tmp_path: Path) -> None:
     job.write(tmp_path)
     written = write_audit(tmp_path)
     assert len(written.summary.series.steps.at_s) <= 480
-    assert written.html.stat().st_size < 400_000
+    assert written.html.stat().st_size < 700_000
 
 
 def test_many_events_and_devices_are_counted_and_not_all_listed(summary: AuditSummary) -> None:

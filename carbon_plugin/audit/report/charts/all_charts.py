@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from carbon_plugin.audit.report.charts import of_devices, of_parts, over_time
+from carbon_plugin.audit.report.charts import of_devices, of_parts, over_time, power
 from carbon_plugin.audit.report.charts.chart import Chart
 from carbon_plugin.audit.result import AuditSummary
 
 MAKERS = (
-    over_time.power_chart,
+    power.power_chart,
+    power.doing_chart,
     over_time.gpu_chart,
     over_time.intensity_chart,
     over_time.cumulative_chart,

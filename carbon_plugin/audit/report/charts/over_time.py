@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -11,67 +11,22 @@ from carbon_plugin.audit.report.charts.time_axis import (
     TABLE_ROWS,
     Values,
     cell_of,
+    it_rungs,
+    live_data,
+    marks_of,
     rounded,
     table_rows,
     time_axis,
     time_marks,
-    widths_of_bins_s,
 )
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.show import plot, wording
-from carbon_plugin.show.drawing import LINE_COLOURS, RUNG_COLOURS, RUNG_NAMES
+from carbon_plugin.show.drawing import LINE_COLOURS
 
 HEIGHT_PX = 240.0
-STRIP_PX = 26.0
 
 _POWER_UNITS = ((1e6, "MW"), (1e3, "kW"), (1.0, "W"))
 _CARBON_UNITS = ((1e6, "ktCO2e"), (1e3, "tCO2e"), (1.0, "kgCO2e"), (1e-3, "gCO2e"), (1e-6, "mgCO2e"))
-
-
-def power_chart(summary: AuditSummary) -> Chart | None:
-    """Draw the mean power in each bin, stacked by rung, above a strip of attempts and recorded faults."""
-    rungs = _rungs(summary)
-    widths_s = widths_of_bins_s(summary)
-    if not rungs or not sum(widths_s):
-        return None
-    peak_w = max((sum(parts) / s for parts, s in zip(zip(*rungs.values(), strict=True), widths_s, strict=True) if s))
-    size, unit = wording.unit_for(peak_w, _POWER_UNITS)
-    values = {
-        rung: [j / s / size if s else 0.0 for j, s in zip(bins, widths_s, strict=True)] for rung, bins in rungs.items()
-    }
-    edges, per, axis = time_axis(summary)
-
-    def draw(width_px: float) -> str:
-        of = plot.frame(width_px, HEIGHT_PX, (0, edges[-1]), (0, 1.06 * peak_w / size), bottom_px=42 + STRIP_PX)
-        parts = [plot.y_axis(of, plot.labelled(plot.ticks(0, peak_w / size)), f"mean power, {unit}")]
-        below = [0.0] * len(widths_s)
-        for rung, bins in values.items():
-            above = [low + value for low, value in zip(below, bins, strict=True)]
-            xs, highs = plot.steps(edges, above)
-            lows = plot.steps(edges, below)[1]
-            parts.append(plot.area(of, xs, _solid(lows), _solid(highs), RUNG_COLOURS[rung]))
-            below = above
-        parts.append(_strip(summary, of, per))
-        strip = plot.frame(width_px, HEIGHT_PX, (0, edges[-1]), (0, 1))
-        parts.append(plot.x_axis(strip, time_marks(edges[-1], width_px), axis))
-        entries = [(RUNG_COLOURS[rung], RUNG_NAMES[rung]) for rung in values]
-        return plot.drawing(width_px, HEIGHT_PX, parts, top=plot.legend(entries, width_px))
-
-    names = [f"{RUNG_NAMES[rung]}, {unit}" for rung in values]
-    series = [
-        {"name": RUNG_NAMES[rung], "colour": RUNG_COLOURS[rung], "values": rounded(bins), "kind": "stack"}
-        for rung, bins in values.items()
-    ]
-    return chart(
-        "power",
-        "Power over the run",
-        "Mean power of each interval, stacked by what drew it. The strip below shows the attempts, and marks events "
-        "that the monitor recorded. Where nothing was recorded there is no power.",
-        draw,
-        [axis, *names],
-        table_rows(edges, list(values.values())),
-        _live(edges, axis, "mean power", unit, series, _marks(summary, per)) | {"attempts": _attempts(summary, per)},
-    )
 
 
 def intensity_chart(summary: AuditSummary) -> Chart | None:
@@ -79,7 +34,7 @@ def intensity_chart(summary: AuditSummary) -> Chart | None:
     factors = summary.factors
     if factors is None:
         return None
-    rungs = _rungs(summary)
+    rungs = it_rungs(summary)
     energy_j = [sum(parts) * factors.pue.value for parts in zip(*rungs.values(), strict=True)] if rungs else []
     grams = [kg * 3.6e9 / j if j > 0 else None for kg, j in zip(summary.series.operational_kg, energy_j, strict=False)]
     known = [value for value in grams if value is not None]
@@ -106,7 +61,7 @@ def intensity_chart(summary: AuditSummary) -> Chart | None:
         draw,
         [axis, "grid intensity, gCO2e/kWh"],
         table_rows(edges, [grams]),
-        _live(edges, axis, "grid intensity", "gCO2e/kWh", series),
+        live_data(edges, axis, "grid intensity", "gCO2e/kWh", series),
     )
 
 
@@ -148,7 +103,7 @@ def cumulative_chart(summary: AuditSummary) -> Chart | None:
             "label": "operational carbon",
             "unit": unit,
             "series": series,
-            "marks": _marks(summary, per),
+            "marks": marks_of(summary, per),
         },
     )
 
@@ -249,61 +204,8 @@ def gpu_chart(summary: AuditSummary) -> Chart | None:
         draw,
         [axis, *(f"{names[key]}, W" for key in padded)],
         table_rows(edges, list(padded.values())),
-        _live(edges, axis, "mean power", "W", series, _marks(summary, per)),
+        live_data(edges, axis, "mean power", "W", series, marks_of(summary, per)),
     )
-
-
-def _rungs(summary: AuditSummary) -> Mapping[str, Sequence[float]]:
-    return {rung: bins for rung, bins in summary.series.rung_energy_j.items() if any(bins) and rung != "facility"}
-
-
-def _strip(summary: AuditSummary, of: plot.Frame, per: float) -> str:
-    """Draw the attempts as bars below a chart, and a mark for each of the first events."""
-    start, top, parts = summary.period.start_unix_s, of.y.start_px + 6, []
-    for place, one in enumerate(summary.period.attempts):
-        left, right = (of.x.at((moment - start) / per) for moment in (one.start_unix_s, one.end_unix_s))
-        ended = one.ended or "killed, or still running"
-        lasted = wording.duration(one.end_unix_s - one.start_unix_s)
-        tip = f"attempt {one.attempt}: {lasted}, {one.steps:,} steps, {ended}"
-        parts.append(plot.box(left, top, right - left, 9, ("checkpoint", "slate")[place % 2], tip))
-    for event in summary.events[:60]:
-        at = of.x.at((event.at_unix_s - start) / per)
-        parts.append(plot.rule(at, top - 2, at, top + 13, "more", 1.4))
-    return "".join(parts)
-
-
-def _attempts(summary: AuditSummary, per: float) -> list[dict[str, float]]:
-    start = summary.period.start_unix_s
-    return [
-        {"from": (one.start_unix_s - start) / per, "to": (one.end_unix_s - start) / per}
-        for one in summary.period.attempts[:200]
-    ]
-
-
-def _marks(summary: AuditSummary, per: float) -> list[dict[str, Any]]:
-    start = summary.period.start_unix_s
-    return [
-        {"x": round((event.at_unix_s - start) / per, 6), "text": plot.shortened(f"{event.kind}: {event.message}", 120)}
-        for event in summary.events[:60]
-    ]
-
-
-def _live(
-    edges: Sequence[float],
-    axis: str,
-    label: str,
-    unit: str,
-    series: list[dict[str, Any]],
-    marks: Sequence[dict[str, Any]] = (),
-) -> dict[str, Any]:
-    """Return what the page's script draws: a value at the start of each bin, the last one again at the end."""
-    for one in series:
-        one["values"] = [*one["values"], one["values"][-1]]
-    return {"x": rounded(edges), "axis": axis, "label": label, "unit": unit, "series": series, "marks": list(marks)}
-
-
-def _solid(values: Values) -> list[float]:
-    return [value or 0.0 for value in values]
 
 
 def _interrupted(

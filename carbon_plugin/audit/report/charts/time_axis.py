@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.show import plot, wording
@@ -64,3 +65,31 @@ def cell_of(value: float | None) -> str:
 def rounded(values: Values) -> list[float | None]:
     """Round to seven digits, which is more than any meter has, so that the page stays small."""
     return [None if value is None else float(f"{value:.7g}") for value in values]
+
+
+def it_rungs(summary: AuditSummary) -> Mapping[str, Sequence[float]]:
+    """Return the energy in J of each rung of the machines in each bin, without those that have none."""
+    return {rung: bins for rung, bins in summary.series.rung_energy_j.items() if any(bins) and rung != "facility"}
+
+
+def marks_of(summary: AuditSummary, per: float) -> list[dict[str, Any]]:
+    """Return moment and text of the first events, for the marks of an interactive chart."""
+    start = summary.period.start_unix_s
+    return [
+        {"x": round((event.at_unix_s - start) / per, 6), "text": plot.shortened(f"{event.kind}: {event.message}", 120)}
+        for event in summary.events[:60]
+    ]
+
+
+def live_data(
+    edges: Sequence[float],
+    axis: str,
+    label: str,
+    unit: str,
+    series: list[dict[str, Any]],
+    marks: Sequence[dict[str, Any]] = (),
+) -> dict[str, Any]:
+    """Return what the page's script draws: a value at the start of each bin, the last one again at the end."""
+    for one in series:
+        one["values"] = [*one["values"], one["values"][-1]]
+    return {"x": rounded(edges), "axis": axis, "label": label, "unit": unit, "series": series, "marks": list(marks)}
