@@ -1,6 +1,6 @@
-"""Entry point of `carbon-plugin`: one small module a command, imported only when that command is asked for.
+"""Run `carbon-plugin`. Each command has a module of its own, which is imported only when that command is asked for.
 
-User errors end with one line on standard error and an exit code of `EXIT_CODES`, never with a traceback.
+An error of the user ends with one line on standard error and an exit code of `EXIT_CODES`, never with a traceback.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ EXIT_CODES = {
 
 
 class Command(Struct, frozen=True):
-    """A command: where its function or family is, and one line of help for the list of commands."""
+    """A command: the module and name of its function or `Family`, and its line in the list of commands."""
 
     target: str
     help: str
@@ -73,7 +73,7 @@ def main() -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command line and give its exit code, one of `EXIT_CODES`."""
+    """Run one command line and return its exit code, one of `EXIT_CODES`."""
     with safe_output():
         return _run(arguments)
 
@@ -104,7 +104,7 @@ def _invoke(arguments: list[str]) -> int:
     """Run the command that is named and return its exit code."""
     application = _Application(
         "carbon-plugin",
-        help=carbon_plugin.__doc__,
+        help=(carbon_plugin.__doc__ or "").partition("\n\n")[0],
         params=[
             click.Option(
                 ["--version"],
@@ -122,7 +122,7 @@ def _invoke(arguments: list[str]) -> int:
 
 
 class _Application(click.Group):
-    """All commands. Only the one that is asked for is imported; the list of commands needs none of them."""
+    """The group of all commands. Only the command that is asked for is imported; the list of commands imports none."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -160,7 +160,8 @@ def _show_version(context: click.Context, parameter: click.Parameter, wanted: bo
 
 
 def _usage(error: click.ClickException) -> str:
-    """Return one line for a command line that click refuses: command, option, value, and where to read on."""
+    """Return the message for a command line that click refuses, with the command, its option, the value and where the
+    help is."""
     context = error.ctx if isinstance(error, click.UsageError) else None
     command = context.command_path if context else "carbon-plugin"
     message = " ".join(error.format_message().split()).rstrip(".")
@@ -173,7 +174,7 @@ def _refuse(message: str, code: int = USER_ERROR) -> int:
 
 
 def _reader_is_gone() -> bool:
-    """Write out what is buffered now, so that a reader that went away does not show up as an error at exit."""
+    """Flush standard output and return whether its reader has gone. Python would print an error about it at exit."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:

@@ -1,4 +1,4 @@
-"""How a command states its options and arguments: as annotations of its function's parameters, each written once.
+"""State the options and arguments of a command as annotations of its function's parameters.
 
     def plan(
         spec: Annotated[Path | None, Argument("Run spec (YAML).")] = None,

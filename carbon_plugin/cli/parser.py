@@ -28,12 +28,12 @@ class Parameter(Struct, frozen=True):
 
     @property
     def required(self) -> bool:
-        """Whether the command line has to state a value."""
+        """Whether the command line must state a value."""
         return self.default is NODEFAULT
 
 
 def command_of(name: str, target: CommandFunction | Family) -> click.Command:
-    """Return the parser of a command. Its invocation returns what the function of the command returns."""
+    """Return the click command for a function or a family. Invoking it returns what the function returns."""
     if not isinstance(target, Family):
         return _command(name, target)
     main = target.main
@@ -62,7 +62,7 @@ def _command(name: str, function: CommandFunction) -> click.Command:
 
 
 def _with_outer(values: Mapping[str, Any], outer: Mapping[str, Any]) -> dict[str, Any]:
-    """Values of a subcommand joined with the options that were given before it. Its own values come first."""
+    """Return the values of a subcommand with those of options that stand before it. Its own values come first."""
     joined = dict(values)
     for name in values.keys() & outer.keys():
         own, before = values[name], outer[name]
@@ -94,7 +94,7 @@ def _parameter(name: str, annotated: Any, default: Any) -> Parameter:
 
 
 def _leaves(source: CommandFunction | type[Struct]) -> Iterator[Parameter]:
-    """Parameters that the command line can state, those of structs in their place."""
+    """Yield the parameters that the command line can state, with the fields of a struct in the struct's place."""
     for one in _parameters_of(source):
         if one.declared is None:
             yield from _leaves(one.kind)
@@ -107,7 +107,7 @@ def _parameters_of(source: CommandFunction | type[Struct]) -> Iterator[Parameter
 
 
 def _arguments(source: CommandFunction | type[Struct], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments for a function or a struct from the values of all leaves."""
+    """Return the arguments of a function or a struct, taken from the values that click has read."""
     return {one.name: _value(one, values) for one in _parameters_of(source)}
 
 
@@ -142,18 +142,18 @@ def _click_parameter(parameter: Parameter) -> click.Parameter:
         [parameter.name, *names],
         help=declared.help,
         type=None if switch else read_as,
-        is_flag=switch or None,  # False would mean that the value may be left out
+        is_flag=switch or None,  # with False, click lets the user leave the value out
         multiple=repeated,
         required=parameter.required,
         show_default=declared.shown_default or has_default,
         metavar=declared.metavar,
-        # Even None counts as a default, so that nothing would be required.
+        # click takes even None for a default, and would then require no value.
         **({"default": parameter.default} if has_default else {}),
     )
 
 
 class _Number(click.ParamType):  # type: ignore[type-arg]  # it is no generic class in every release of click
-    """A number as Python writes it. The message of an error does not depend on the library's words."""
+    """A number as Python writes it. The error is in our own words, which do not change with the release of click."""
 
     def __init__(self, name: str, expected: str, read: Callable[[str], float]) -> None:
         self.name = name
@@ -170,7 +170,7 @@ class _Number(click.ParamType):  # type: ignore[type-arg]  # it is no generic cl
 
 
 def _whole(text: str) -> int:
-    """A whole number, also one that is written as 1e6."""
+    """Read a whole number, which may be written as 1e6. Raises `ValueError` or `OverflowError` for anything else."""
     try:
         return int(text)
     except ValueError:
@@ -197,14 +197,14 @@ def _click_type(kind: Any) -> Any:
 
 
 class _Argument(click.Argument):
-    """An argument with a help text. click has such a text from 8.5 on; other packages hold many users below that."""
+    """An argument with a help text. Only click 8.5 and later has one, and other packages hold many users below that."""
 
     def __init__(self, names: list[str], help_text: str, **attributes: Any) -> None:
         super().__init__(names, **attributes)
         self.help_text = help_text
 
     def record(self, context: click.Context) -> tuple[str, str]:
-        """The name and the text of the argument for the help page."""
+        """Return the name and the text of the argument for the help page."""
         return self.make_metavar(context), f"{self.help_text}{'  [required]' if self.required else ''}"
 
 

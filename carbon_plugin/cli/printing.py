@@ -1,4 +1,4 @@
-"""Lines and tables on a terminal, without the blanks that fill them up, and numbers that are never cut short."""
+"""Print lines and tables on a terminal. No line ends with blanks, and no number is cut short."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from rich.console import Console
 from rich.table import Table
 
 WIDEST = 200
-"""Columns that a table may take."""
+"""Largest width of a table, characters."""
 LABEL_WIDTH = 10
 
 
 def print_table(out: Console, table: Table) -> None:
-    """Print a table without the blanks that fill its last column."""
+    """Print a table. The blanks that fill its last column are left out."""
     with out.capture() as captured:
         out.print(table)
     for line in captured.get().splitlines():
@@ -19,7 +19,8 @@ def print_table(out: Console, table: Table) -> None:
 
 
 def print_numbers(out: Console, table: Table) -> None:
-    """Print a table of numbers whole: a narrow terminal may wrap its lines, but a number cut short is another one."""
+    """Print a table of numbers at its full width. A narrow terminal may wrap a line, but a number that is cut short
+    would be another number."""
     terminal = out.width
     out.width = max(terminal, out.measure(table, options=out.options.update(max_width=WIDEST)).maximum)
     try:
@@ -29,7 +30,7 @@ def print_numbers(out: Console, table: Table) -> None:
 
 
 def print_line(out: Console, label: str, text: str) -> None:
-    """Print a line with a label before it, whose text goes on below itself."""
+    """Print a label and a text beside it. Further lines of the text begin below its first."""
     table = Table.grid(padding=0)
     table.add_column(width=LABEL_WIDTH)
     table.add_column()

@@ -1,6 +1,6 @@
-"""Options of the command line that describe a run, and the run that they make with or without a spec file.
+"""Define the options that describe a run, and make the run from them and from a spec file, if there is one.
 
-The fields of a group have the names of the fields in the section of a spec, so that each is listed once.
+The fields of a group have the names of the fields in that section of a spec, so that each name is written once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ USUAL_BATCH_TOKENS = 4 * 2**20
 
 
 class ClusterOptions(Struct, frozen=True):
-    """Fields of `cluster` in a spec."""
+    """Options for fields of the section `cluster` of a spec."""
 
     accelerator: Annotated[str | None, Option("Accelerator profile, for instance h100-sxm.")] = None
     node: Annotated[str | None, Option("Node profile; the accelerator's usual node if left out.")] = None
@@ -31,7 +31,7 @@ class ClusterOptions(Struct, frozen=True):
 
 
 class TrainingOptions(Struct, frozen=True):
-    """Fields of `training` in a spec."""
+    """Options for fields of the section `training` of a spec."""
 
     tokens: Annotated[float | None, Option("Tokens to train on, for instance 15e12.")] = None
     steps: Annotated[int | None, Option("Optimizer steps, instead of tokens.")] = None
@@ -41,7 +41,7 @@ class TrainingOptions(Struct, frozen=True):
 
 
 class SiteOptions(Struct, frozen=True):
-    """Fields of `site` in a spec."""
+    """Options for fields of the section `site` of a spec."""
 
     zone: Annotated[str | None, Option("Grid zone: FRA, egrid:SRVC, gcp:us-central1, aws:eu-north-1 ...")] = None
     intensity_g_per_kwh: Annotated[
@@ -51,7 +51,7 @@ class SiteOptions(Struct, frozen=True):
 
 
 class LayoutOptions(Struct, frozen=True):
-    """Fields of `layout` in a spec."""
+    """Options for fields of the section `layout` of a spec."""
 
     tp: Annotated[int | None, Option("Tensor-parallel degree.")] = None
     cp: Annotated[int | None, Option("Context-parallel degree.")] = None
@@ -65,7 +65,7 @@ class LayoutOptions(Struct, frozen=True):
 
 
 class RunOptions(Struct, frozen=True, kw_only=True):
-    """Everything that describes the run."""
+    """All options that describe the run."""
 
     model: Annotated[str | None, Option("Preset name, or path to a Hugging Face config.json.")] = None
     cluster: ClusterOptions
@@ -87,15 +87,15 @@ class RunOptions(Struct, frozen=True, kw_only=True):
 
 
 def run_of(spec: Path | None, options: RunOptions, *, searching: bool) -> RunSpec:
-    """Return the run that a spec and the options describe. A search has to keep to what they state of the layout.
+    """Return the run that a spec and the options describe. A search keeps the part of the layout that they state.
 
     Raises `SpecError` for a value or a file that cannot be used.
     """
     from carbon_plugin.spec.loading import build_run_spec, load_run_spec
 
     stated = _without_empty(structs.asdict(options.degrees))
-    # Options beside a search replace the layout of the file; alone they are laid over it. Where there is no file they
-    # are kept, and the rest is searched down to micro-batch and recompute.
+    # With a search, degrees on the command line replace the layout of the file; without one they replace single fields
+    # of it. Without a file they are kept, and the rest of the layout is searched, with micro-batch and recompute.
     open_ends = spec is None and not options.force and not {"micro_batch_size", "recompute"} <= stated.keys()
     held = _held(stated) if stated and (searching or options.layout is not None or open_ends) else {}
     overrides = _without_empty(
@@ -124,7 +124,7 @@ def run_of(spec: Path | None, options: RunOptions, *, searching: bool) -> RunSpe
 
 
 def _held(stated: dict[str, Any]) -> dict[str, int | str | bool]:
-    """What the flags state of a layout, checked."""
+    """Return the stated part of a layout. Raises `SpecError` for a value that cannot be."""
     from carbon_plugin.spec.layout import StatedLayout
     from carbon_plugin.spec.parsing.decoding import decode
     from carbon_plugin.spec.parsing.document import Document
@@ -133,7 +133,7 @@ def _held(stated: dict[str, Any]) -> dict[str, int | str | bool]:
 
 
 def _counted_at_its_length(run: RunSpec) -> RunSpec:
-    """The run, with a counted model counted anew if the plan has another sequence length."""
+    """Return the run. A counted model is counted again if the plan has another sequence length."""
     from carbon_plugin.spec.model import CountedModel
 
     if not isinstance(run.model, CountedModel):
@@ -144,7 +144,7 @@ def _counted_at_its_length(run: RunSpec) -> RunSpec:
 
 
 def _checked_by_class(run: RunSpec) -> RunSpec:
-    """The run, with a note of its model that says whether transformers finds as many parameters."""
+    """Return the run with a note of its model that says whether transformers finds the same number of parameters."""
     from carbon_plugin.detect.shape.meta_class import checked_by_class
     from carbon_plugin.spec.model import TransformerModel
 
@@ -155,7 +155,7 @@ def _checked_by_class(run: RunSpec) -> RunSpec:
 
 
 def _with_usual_batch(overrides: dict[str, Any], seq_len: int) -> tuple[dict[str, Any], list[Assumption]]:
-    """Sequence length and batch for a quick question on the command line, stated among the assumptions."""
+    """Return the fields of the run with the usual sequence length and batch if none is stated, and what is assumed."""
     training = dict(overrides.get("training", {}))
     assumed = []
     if "seq_len" not in training:

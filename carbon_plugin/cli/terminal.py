@@ -1,4 +1,6 @@
-"""The one way from a command to the terminal: whatever a name in a ledger or a file holds, it cannot steer it."""
+"""Write to the terminal. All output of a command passes here, so that no name in a ledger or file can steer the
+terminal with control characters.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from carbon_plugin.printable import printable
 
 
 class _Safe:
-    """A text stream that makes what is written to it printable; everything else is the stream's own."""
+    """A text stream that replaces control characters in what is written to it. It is else the stream that it wraps."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -43,7 +45,7 @@ def echo_json(document: Any) -> None:
 
 @contextmanager
 def safe_output() -> Iterator[None]:
-    """Make standard output and standard error safe while a command runs."""
+    """Replace control characters in standard output and standard error while a command runs."""
     streams = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = _Safe(sys.stdout), _Safe(sys.stderr)
     try:

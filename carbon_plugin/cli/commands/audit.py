@@ -1,4 +1,4 @@
-"""`carbon-plugin audit`: the report of a run that a stranger can trust, from its ledgers."""
+"""`carbon-plugin audit`: add up the ledgers of a run and write its report."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from carbon_plugin.cli.options import Argument, AsJson, Option, RunDirectory
 from carbon_plugin.cli.terminal import echo, echo_json
 
 INCOMPLETE = 3
-"""Exit code of --verify where nothing is wrong with the ledgers that are there."""
+"""Exit code of --verify if the ledgers that are there are right, and others are missing."""
 
 
 def audit(

@@ -1,4 +1,4 @@
-"""`carbon-plugin calibrate`: constants of the user's device and software from rows or from runs of our own."""
+"""`carbon-plugin calibrate`: fit the constants of the user's device and software to measured rows or runs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LEARNED = {
     "all_to_all_share": "network share",
     "host_op_time_s": "host",
 }
-"""What a constant is of, in words."""
+"""The part of the step that a constant is about, as it is printed."""
 FIRST_DIGITS = 5e-4
 """Relative difference below which two constants agree in the first three digits."""
 
@@ -41,9 +41,10 @@ def calibrate(
     reproduce_shipped: Annotated[bool, Option("Refit from the published rows and compare to what is shipped.")] = False,
     as_json: AsJson = False,
 ) -> int:
-    """Fit constants to measured step times: those that the rows can tell; each of the others is refused with a reason.
+    """Fit constants to measured step times. A constant that the rows cannot tell is refused with a reason.
 
-    The profile replaces ours under `plan --profiles FOLDER`; what belongs to the software goes to FOLDER/stacks.
+    `plan --profiles FOLDER` then uses the written profile instead of ours. Constants of the software are written to
+    FOLDER/stacks.
     """
     if reproduce_shipped:
         if measured or output is not None:

@@ -1,4 +1,4 @@
-"""`carbon-plugin count`: a model that is no transformer, counted from the code that builds it."""
+"""`carbon-plugin count`: count a model that is no transformer from the code that builds it."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def count(
     seq_len: Annotated[int | None, Option("Tokens of a sample, where the shapes of the inputs do not tell.")] = None,
     output: Annotated[Path | None, Option("File to write the model block to.", names=("-o", "--output"))] = None,
 ) -> None:
-    """Count FLOPs, parameters and activation bytes of a model for `plan`, on the meta device: no memory, no data.
+    """Count FLOPs, parameters and activation bytes of a model for `plan`. It needs no data and no memory for weights.
 
-    Prints the `model:` block of a run file. The counts hold for the length of the inputs: a plan of another length
-    counts anew where it finds the code, and is refused where it does not.
+    Prints the `model:` block of a run file. The counts hold for the length of the inputs. A plan of another length
+    counts again if it finds the code, and is refused if it does not.
     """
     import msgspec
     import yaml

@@ -1,4 +1,4 @@
-"""`carbon-plugin doctor`: what can be measured on this machine, what will be modelled, and what to do about it."""
+"""`carbon-plugin doctor`: say what can be measured on this machine and what will be modelled."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Diagnosis(Struct, frozen=True, kw_only=True):
-    """Everything that `doctor` found, and the devices as a ledger would list them."""
+    """All findings of `doctor`, and the devices as a ledger would list them."""
 
     plugin_version: str
     host_key: str
@@ -54,8 +54,11 @@ def doctor(
 
 
 def diagnose(node_meter: str | None = None, environ: Mapping[str, str] = os.environ) -> Diagnosis:
-    """Open the meters as a run would, look once, and put the answers into words. Takes well under a second, and some
-    more where a node meter does not answer. Raises `SpecError` for the address of one that cannot be used."""
+    """Open the meters as a run does, read them once and describe what they answer.
+
+    Takes well under a second, or some seconds if a node meter does not answer. Raises `SpecError` for the address of a
+    node meter that cannot be used.
+    """
     from importlib.metadata import version
 
     from carbon_plugin.meters.node.address import chosen_address
@@ -87,7 +90,7 @@ def diagnose(node_meter: str | None = None, environ: Mapping[str, str] = os.envi
 
 
 def _profiles() -> tuple[Accelerator | None, Node | None, list[Finding]]:
-    """The hardware profiles that the first GPU here would run with."""
+    """Return the profiles of the first GPU of this machine and of its node, and what was found about all of them."""
     from carbon_plugin.errors import CarbonPluginError
     from carbon_plugin.meters.gpu.driver import Inventory
     from carbon_plugin.meters.gpu.open import list_gpus
@@ -199,7 +202,7 @@ def _software(meters: MeterSet, environ: Mapping[str, str]) -> list[Finding]:
 
     findings = []
     try:
-        # The version is read from the package's metadata: importing torch takes seconds.
+        # The metadata of the package holds the version, and importing torch takes seconds.
         torch = version("torch")
         advice = None
         if meters.gpus.devices and torch.endswith("+cpu"):

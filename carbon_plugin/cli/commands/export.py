@@ -1,4 +1,4 @@
-"""`carbon-plugin export`: what a run used, in the form that a standard, a regulator or a model card asks for."""
+"""`carbon-plugin export`: write what a run used in the form that a standard, a regulator or a model card asks for."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from carbon_plugin.cli.terminal import echo
 
 
 class Format(StrEnum):
-    """What can be exported; all but `model-card` and `paper` are JSON with a published schema."""
+    """Forms of the export. All but `model-card` and `paper` are JSON with a published schema."""
 
     SCI = "sci"
     SCI_AI = "sci-ai"
@@ -22,7 +22,7 @@ class Format(StrEnum):
 
 
 class Boundary(StrEnum):
-    """Whose electricity and hardware it is."""
+    """Whose electricity and hardware the run used."""
 
     OWN = "own"
     COLO = "colo"
@@ -53,7 +53,7 @@ def export(
         list[str] | None, Option("sci-ai: role of which all runs of the programme are here, or all. Repeatable.")
     ] = None,
 ) -> None:
-    """Export a run; refuses, and says what is missing, where the numbers do not fit the form."""
+    """Export a run. If its numbers do not fit the form, say what is missing and write nothing."""
     from carbon_plugin.audit.exports.evidence import read_summary
     from carbon_plugin.errors import ReportError
 

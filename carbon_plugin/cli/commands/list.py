@@ -1,4 +1,4 @@
-"""`carbon-plugin list`: what can be written for a model, an accelerator, a node, a zone, a stack or a framework."""
+"""`carbon-plugin list`: list the names that can be written for a model, an accelerator, a node, a zone or a stack."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Directories = Sequence[Path]
 
 
 class Kind(StrEnum):
-    """What can be listed."""
+    """Kinds of names that can be listed."""
 
     models = "models"
     accelerators = "accelerators"
@@ -34,7 +34,7 @@ class Kind(StrEnum):
 
 
 class Listed(Struct, frozen=True):
-    """One thing that can be named: its name, other names, and what to know about it by heading."""
+    """One name, its other names, and further columns by their heading."""
 
     name: str
     aliases: tuple[str, ...]
@@ -52,7 +52,7 @@ def list_names(
     profiles: ProfileDirectories = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the models, accelerators, nodes, zones, stacks or frameworks that are known, by the name to write."""
+    """List the known models, accelerators, nodes, zones, stacks or frameworks by the names to write."""
     known = list(LISTS[kind](profiles or []))
     found = known if wanted is None else [one for one in known if _holds(one, wanted)]
     if not found:
@@ -77,12 +77,12 @@ def _holds(one: Listed, wanted: str) -> bool:
 
 
 def _none(kind: Kind, wanted: str, aliases: dict[str, tuple[str, ...]]) -> SpecError:
-    """The error for a filter that nothing holds, with the nearest names."""
+    """Return the error for a filter that no name and no fact holds, with the nearest names."""
     noun = kind.value.removesuffix("s")
     if kind is Kind.zones:
         from carbon_plugin.footprint.factors.zones import locate
 
-        locate(wanted)  # names what is near in the words of zones
+        locate(wanted)  # its error names the nearest zones
     return unknown_name(noun, wanted, aliases, aliases)
 
 
@@ -150,7 +150,7 @@ def _frameworks(directories: Directories) -> Iterator[Listed]:
 
     folder = Path(str(files("carbon_plugin.integrations")))
     for path in sorted(folder.glob("[!_]*.py")):
-        # The module itself would load its framework.
+        # Importing the module would load its framework.
         said = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
         first, _, _ = said.partition("\n\n")
         facts = {"module": f"carbon_plugin.integrations.{path.stem}", "how": " ".join(first.split())}

@@ -1,4 +1,4 @@
-"""`carbon-plugin plan`: the dry run. Prints a table or JSON, writes the forecast that a run can carry."""
+"""`carbon-plugin plan`: predict a run before it starts, compare it with others, or search its layout."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class SearchOptions(Struct, frozen=True):
-    """What to search, and within which bounds. Any of them asks for a search."""
+    """What to search and within which bounds. Each of these options asks for a search."""
 
     search: Annotated[bool, Option("Search all layouts: the front of time, energy and carbon.")] = False
     search_nodes: Annotated[str | None, Option("Search these numbers of nodes too, for instance 8,16,32.")] = None
@@ -39,7 +39,7 @@ class SearchOptions(Struct, frozen=True):
 
 
 class OutputOptions(Struct, frozen=True):
-    """Where the answer goes, and how much of it is shown."""
+    """Where the answer is written, and how much of it is shown."""
 
     output: Annotated[
         Path | None,
@@ -63,7 +63,8 @@ def plan(
     search: SearchOptions,
     out: OutputOptions,
 ) -> None:
-    """Predict time, memory, energy and carbon of a run before launch; searches what is not stated of the layout."""
+    """Predict time, memory, energy and carbon of a run before launch. The part of the layout that is not stated is
+    searched."""
     if spec is not None and compare and "=" in spec.name and not spec.exists():
         spec, more = None, [str(spec), *(more or ())]  # without a spec the first axis comes first
     if more and not compare:
@@ -119,7 +120,7 @@ def _forecast(run: RunSpec, spec: Path | None, options: RunOptions, seed: int, o
 
 
 def _show(forecast: Forecast, out: OutputOptions) -> None:
-    """Write the forecast where asked, and print it."""
+    """Write the forecast to the file that was asked for, and print it."""
     from carbon_plugin.plan.forecast import save_forecast
 
     if out.output is not None:
@@ -136,7 +137,7 @@ def _show(forecast: Forecast, out: OutputOptions) -> None:
 
 @contextmanager
 def _naming(spec: Path | None) -> Iterator[None]:
-    """Put the file before the message of an error in what it says."""
+    """Put the name of the spec file before the message of an error."""
     try:
         yield
     except CarbonPluginError as error:

@@ -1,4 +1,4 @@
-"""`carbon-plugin probe`: measure this machine and write its profile."""
+"""`carbon-plugin probe`: measure this machine and write a hardware profile of it."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def probe(
 ) -> None:
     """Measure this machine and write a profile of it that `plan` and the callback can use.
 
-    Several processes share one machine's cores, memory and links; to measure what each of N training processes
-    gets, run it as they will run: torchrun --no-python --nproc-per-node N carbon-plugin probe
+    Several processes share the cores, memory and links of a machine. To measure what each of N training processes
+    gets, run the probe as they will run: torchrun --no-python --nproc-per-node N carbon-plugin probe
     """
     from carbon_plugin.probe.probe import is_rank_zero, write_profiles
     from carbon_plugin.probe.probe import probe as measure

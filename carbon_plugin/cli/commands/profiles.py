@@ -1,4 +1,4 @@
-"""`carbon-plugin profiles`: which devices and nodes are known, and every value of one with its source."""
+"""`carbon-plugin profiles`: list the known devices and nodes, and show every value of one with its source."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ family = Family(main=profiles, subcommands={"show": show})
 
 
 def find_profiles(name: str, directories: Sequence[Path]) -> list[Profile]:
-    """The accelerator and the node of a name, those that exist. Raises `SpecError` with the nearest names."""
+    """Return the accelerator and the node that have a name, one or both. Raises `SpecError` with the nearest names."""
     found: list[Profile] = []
     if accelerator := find_accelerator(name, profile_dirs=directories):
         found.append(accelerator)
@@ -121,7 +121,7 @@ def _node_row(node: Node) -> tuple[str, ...]:
 
 
 def _span(value: Sourced) -> str:
-    """A value and its range."""
+    """Return a value with its range as text."""
     central = f"{value.value:.5g}"
     return central if value.low is None or value.high is None else f"{central} ({value.low:.5g} to {value.high:.5g})"
 
@@ -143,7 +143,7 @@ def _print_profile(profile: Profile) -> None:
 
 
 def _plain(value: Any) -> str:
-    """A field without a source as text; empty for a part that holds sourced values."""
+    """Return a field that has no source as text, empty for a part that holds values with sources."""
     if isinstance(value, list):
         return ", ".join(map(_plain, value))
     if isinstance(value, Die):

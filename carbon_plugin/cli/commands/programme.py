@@ -1,4 +1,4 @@
-"""`carbon-plugin programme`: the whole footprint of a released model, over all runs of its programme."""
+"""`carbon-plugin programme`: add up the footprint of a released model over all runs of its programme."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def programme(
     name: Annotated[str | None, Option("Which programme, where there are several.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Add up all runs of a released model by role, each run once, and say how much of it was development."""
+    """Add up all runs of a released model by role. Each run counts once. The share of development is printed too."""
 
     from carbon_plugin.audit.programme import read_programme
 

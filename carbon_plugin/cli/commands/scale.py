@@ -1,4 +1,4 @@
-"""`carbon-plugin scale`: time, energy and carbon of a loss or a compute budget, at one size or over a range."""
+"""`carbon-plugin scale`: predict time, energy and carbon of a loss or a compute budget, or of a range of them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def scale(
     ),
     as_json: AsJson = False,
 ) -> None:
-    """From a scaling law to model, tokens, batch, cluster and layout, and to time, energy and carbon.
+    """Choose model, tokens, batch, cluster and layout by a scaling law, and predict time, energy and carbon.
 
     A range also writes scaling.csv, scaling.json and charts.
     """
@@ -104,7 +104,7 @@ def scale(
 
 
 def _ends(name: str, text: str) -> tuple[float, float | None]:
-    """One number, or the two ends of a range."""
+    """Return one number and None, or the two ends of a range. Raises `SpecError` for another text."""
     try:
         numbers = [float(part) for part in text.split(":")]
     except ValueError:
@@ -118,7 +118,7 @@ def _ends(name: str, text: str) -> tuple[float, float | None]:
 
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[], None]]:
-    """A progress bar on standard error where that is a terminal; called once a unit of work."""
+    """Show a progress bar if standard error is a terminal. Yields the function to call after each unit of work."""
     if not sys.stderr.isatty():
         yield lambda: None
         return
@@ -131,7 +131,7 @@ def _progress(total: int) -> Iterator[Callable[[], None]]:
 
 
 def _write(result: Sweep, law: ScalingLaw, folder: Path) -> tuple[Path, ...]:
-    """Table and charts in a directory."""
+    """Write the table and the charts into a directory and return their paths."""
     import msgspec
 
     from carbon_plugin.cli.tables.scale_chart import carbon_chart, share_chart

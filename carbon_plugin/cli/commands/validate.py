@@ -1,4 +1,4 @@
-"""`carbon-plugin validate`: the predictor against published measurements, beside three baselines."""
+"""`carbon-plugin validate`: compare the predictor and three baselines with published measurements."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def validate(
     power: Annotated[bool, Option("Measured power instead of step times.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Predict every published row and sum up the errors; fitted rows from constants that never saw their model."""
+    """Predict every published row and sum up the errors. Constants for a fitted row are fitted without its model."""
     if explain is not None and (carbon or power):
         raise SpecError(f"--explain {explain}: explains a step time, expected no --carbon or --power")
     if carbon:

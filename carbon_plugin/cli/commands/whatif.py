@@ -1,4 +1,4 @@
-"""`carbon-plugin whatif`: a finished run in another zone or at other hours, from its measured energy."""
+"""`carbon-plugin whatif`: compute the carbon of a finished run in another zone or at other hours."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ def whatif(
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """The same run elsewhere or at other hours: every combination of the changes beside the run as it was."""
+    """Put a finished run elsewhere or at other hours. Every combination of the changes is shown beside the run as it
+    was."""
     from carbon_plugin.audit.summary import summarise
     from carbon_plugin.cli.output import check_format
     from carbon_plugin.cli.tables.comparison import show_comparison
@@ -39,7 +40,8 @@ def whatif(
 
 
 def recorded_marginal(run_dir: Path) -> float | None:
-    """Energy-weighted mean of the marginal intensities in the windows of a run, g/kWh; None where none states one."""
+    """Return the mean of the marginal intensities in the windows of a run, g/kWh, weighted by their energy. It is None
+    if no window states one."""
     from carbon_plugin.ledger.held.copies import original_files
     from carbon_plugin.ledger.reader import LedgerStream
     from carbon_plugin.ledger.records import Window
@@ -55,7 +57,7 @@ def recorded_marginal(run_dir: Path) -> float | None:
 
 
 def measured_run(summary: AuditSummary, marginal_g_per_kwh: float | None = None) -> MeasuredRun:
-    """What an audit says of a run, as far as it can be moved. Raises `LedgerError` where the run has no carbon."""
+    """Return the part of an audit that another zone or start changes. Raises `LedgerError` if the run has no carbon."""
     from carbon_plugin.errors import LedgerError
     from carbon_plugin.footprint.values import IT_RUNGS
     from carbon_plugin.ledger.held.account_inputs import chargeable, energy_item, reservations
@@ -83,7 +85,7 @@ def measured_run(summary: AuditSummary, marginal_g_per_kwh: float | None = None)
 
 
 def _idle(summary: AuditSummary) -> tuple[EnergyItem, ...] | None:
-    """Power of each rung in a pause, J a second: GPUs with an open context, everything else as it was measured."""
+    """Return the power of each rung in a pause, J a second. GPUs idle with an open context; all else is as measured."""
     from carbon_plugin.footprint.values import EnergyItem
     from carbon_plugin.predict.power import idle_with_context_w
     from carbon_plugin.spec.hardware.profiles import find_accelerator

@@ -1,4 +1,4 @@
-"""A comparison as a table for a terminal, as JSON, and as a chart."""
+"""Print a comparison as a table or JSON, and draw it as a chart."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from carbon_plugin.spec.figure import Figure
 
 WIDTH_PX, ROW_PX = 820.0, 34.0
 SAME_PUE = 1.001
-"""Largest ratio of two PUE that are the same; others get a column of their own."""
+"""Two values of PUE up to this ratio apart count as the same. Others get a column of their own."""
 
 
 def show_comparison(comparison: Comparison, *, output: Path | None, as_json: bool) -> None:
-    """Print a comparison, and write it where asked: a chart to a .svg file, JSON to any other.
+    """Print a comparison, and write it to a file if one is given: as a chart to a .svg file, as JSON to any other.
 
-    Raises `SpecError` where no alternative has numbers or there is nothing to draw, `OSError` where the file cannot be
+    Raises `SpecError` if no alternative has numbers or there is nothing to draw, and `OSError` if the file cannot be
     written.
     """
     if all(one.footprint is None for one in comparison.alternatives):
@@ -50,14 +50,14 @@ def show_comparison(comparison: Comparison, *, output: Path | None, as_json: boo
 
 
 def label_of(alternative: Alternative) -> str:
-    """What is changed, in few words."""
+    """Return what an alternative changes, in few words."""
     named = ("start", "pause_above")
     words = (f"{axis} {value}" if axis in named else value for axis, value in alternative.changes.items())
     return ", ".join(words) or "as it is"
 
 
 def print_comparison(comparison: Comparison, console: Console | None = None) -> None:
-    """Print every alternative beside the run, then what else to know."""
+    """Print every alternative beside the run, then the notes on them."""
     out = console or Console()
     alternatives = [comparison.base, *comparison.alternatives]
     footprints = [one.footprint for one in alternatives if one.footprint is not None]
@@ -94,7 +94,7 @@ def print_comparison(comparison: Comparison, console: Console | None = None) -> 
 
 
 def _shared_notes(alternatives: Sequence[Alternative]) -> dict[str, list[int]]:
-    """Notes that more than one row has, each with its rows: they are printed once."""
+    """Return the notes that more than one row has, each with its rows. They are printed once."""
     rows: dict[str, list[int]] = {}
     for number_of_row, one in enumerate(alternatives):
         for note in dict.fromkeys(one.notes):
@@ -103,9 +103,9 @@ def _shared_notes(alternatives: Sequence[Alternative]) -> dict[str, list[int]]:
 
 
 def comparison_chart(comparison: Comparison) -> str:
-    """Operational and embodied carbon of every alternative as a drawing; the marginal figure as a mark beside them.
+    """Draw operational and embodied carbon of every alternative, and the marginal figure as a mark beside them.
 
-    Raises `SpecError` where no alternative has numbers.
+    Raises `SpecError` if no alternative has numbers.
     """
     shown = [one for one in (comparison.base, *comparison.alternatives) if one.footprint is not None]
     totals = [one.footprint.total_kg for one in shown if one.footprint is not None]
@@ -143,7 +143,7 @@ def _bars(of: plot.Frame, top: float, footprint: Footprint, total: Figure, size:
 
 
 def _cells(alternative: Alternative, comparison: Comparison, kg: float, joules: float, *, with_pue: bool) -> list[str]:
-    """A row of the table, carbon and energy in units of so many kg and J."""
+    """Return the cells of a row, with carbon in units of `kg` kilograms and energy in units of `joules` joules."""
     footprint = alternative.footprint
     if footprint is None:
         return ["-"]
@@ -162,13 +162,13 @@ def _cells(alternative: Alternative, comparison: Comparison, kg: float, joules: 
 
 
 def _pue(footprint: Footprint) -> str:
-    """Facility energy over IT energy."""
+    """Return facility energy over IT energy as text, empty if there is no IT energy."""
     it_j = footprint.energy_j["it"].value
     return number(footprint.energy_j["facility"].value / it_j) if it_j else ""
 
 
 def _extras(alternative: Alternative, carbon: tuple[float, str]) -> str:
-    """What has no column: marginal carbon, pauses and the best case."""
+    """Return what has no column as text: marginal carbon, pauses and the best case."""
     found = []
     if alternative.marginal_kg is not None:
         found.append(f"operational at the margin {number(alternative.marginal_kg / carbon[0])} {carbon[1]}")

@@ -1,4 +1,4 @@
-"""What `carbon-plugin doctor` says about the host, its node meter, and each rung of the boundary."""
+"""Find out for `carbon-plugin doctor` how the host, the whole node and each rung of the boundary can be metered."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _RUNGS: dict[Rung, str] = {"gpu": "accelerators", "host": "hosts", "network": "n
 
 
 class Finding(Struct, frozen=True, kw_only=True):
-    """One thing that the user should know: about which area, in which state, and what could be done."""
+    """One thing that the user should know, with its area, its state and what the user can do about it."""
 
     area: str
     state: State
@@ -31,7 +31,7 @@ class Finding(Struct, frozen=True, kw_only=True):
 
 
 def unavailable(meters: MeterSet, meter: str, area: str) -> list[Finding]:
-    """Why there is no meter of a kind, with what to do about it."""
+    """Return why there is no meter of a kind, and what the user can do about it."""
     return [
         Finding(area=area, state="missing", text=problem.reason, advice=problem.advice)
         for problem in meters.unavailable
@@ -40,7 +40,8 @@ def unavailable(meters: MeterSet, meter: str, area: str) -> list[Finding]:
 
 
 def host(meters: MeterSet, *, node_metered: bool) -> list[Finding]:
-    """How host and network are known, which meters are missing, and the job's share of the host."""
+    """Return how host and network are metered or modelled, which meters are missing, and the job's share of the
+    host."""
     findings = []
     for device in meters.devices:
         if device.rung == "gpu":
@@ -58,7 +59,7 @@ def host(meters: MeterSet, *, node_metered: bool) -> list[Finding]:
 
 
 def _no_node_meter() -> Finding:
-    """What could meter the whole node here, as far as this machine shows it."""
+    """Return which meter of the whole node this machine could have, as far as it shows."""
     from carbon_plugin.meters.node.address import VARIABLE
     from carbon_plugin.meters.node.files import PM_COUNTERS
 
@@ -72,7 +73,7 @@ def _no_node_meter() -> Finding:
 
 
 def boundary(devices: Iterable[DeviceIdentity]) -> list[Finding]:
-    """Each rung from the accelerators to the facility: measured, modelled, or missing."""
+    """Return for each rung from the accelerators to the facility whether it is measured, modelled or missing."""
     kinds: dict[str, set[str]] = {}
     for device in devices:
         kinds.setdefault(device.rung, set()).add(device.energy_kind)

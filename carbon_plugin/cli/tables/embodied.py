@@ -1,4 +1,4 @@
-"""The bill of embodied carbon of an accelerator, its node and network, for `carbon-plugin profiles show --embodied`."""
+"""Print the embodied carbon of an accelerator, its node and network part by part (`profiles show --embodied`)."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from carbon_plugin.spec.site import Site
 
 
 class Bills(Struct, frozen=True, kw_only=True):
-    """The bills of one device with its node and network, and what an hour of it is charged with.
+    """The parts of one device, its node and network, and the embodied carbon of an hour of the device.
 
-    `building_kg_per_year` is that of a device and year; it is charged only where a site asks for it."""
+    `building_kg_per_year` is the building's share for a device and year. It is charged only if a site asks for it."""
 
     bills: tuple[Bill, ...]
     amortisation: str
@@ -34,7 +34,7 @@ class Bills(Struct, frozen=True, kw_only=True):
 
 
 def bills_of(found: Sequence[Profile], directories: Sequence[Path]) -> Bills:
-    """The bills behind the profiles of a name. Raises `SpecError` for a node that takes any accelerator."""
+    """Return the bills of the profiles of a name. Raises `SpecError` for a node that takes any accelerator."""
     cluster = _cluster(found, directories)
     factors = _factors(cluster)
     return Bills(
@@ -98,5 +98,5 @@ def _cluster(found: Sequence[Profile], directories: Sequence[Path]) -> Cluster:
 
 
 def _factors(cluster: Cluster) -> Factors:
-    # Embodied carbon is the same everywhere: the site is only asked for its life and its rule.
+    # Embodied carbon is the same everywhere. The site only states the lifetime and the rule for the building.
     return resolve_factors(Site(zone="WORLD"), cluster)

@@ -28,17 +28,17 @@ PARTS = {
     "overhead": "all other time, as stated",
 }
 LEAST_SHARE = 0.02
-"""Uncertain inputs below this share of the range are not worth a word."""
+"""Uncertain inputs with a smaller share of the range are not named."""
 
 SMALLEST_SHARE = 0.0005
-"""Of the run's time: parts below it are left out of the table."""
+"""Parts with a smaller share of the run's time are not named."""
 FEW_DRIVERS = 3
 LEAST_FAILURES, LIKELY_FAILURES = 0.001, 0.1
-"""Below the first nobody counts them, from the second on their interval says more."""
+"""Below the first number of failures none is printed, and from the second on the time between two is printed."""
 
 
 def print_run(out: Console, forecast: Forecast, verbose: bool) -> None:
-    """Print the figures of the run, `verbose` with the ladder of energies, water and waste."""
+    """Print the figures of the run. `verbose` adds the energy of every rung, water and waste."""
     footprint, best = forecast.footprint, forecast.best_case
     table = Table(box=None, padding=(0, 2 if best is None else 1, 0, 0))
     table.add_column("a real run" if best is not None else "the run")
@@ -92,7 +92,7 @@ def print_run(out: Console, forecast: Forecast, verbose: bool) -> None:
 def _wasted(forecast: Forecast, row: Callable[[str, Figure, Units], None]) -> None:
     if forecast.wasted is None:
         return
-    # A stated overhead may hold evaluation, which is no waste.
+    # A stated overhead may include evaluation, which is not wasted.
     modelled = forecast.goodput is not None and forecast.goodput.expected is not None
     lost = "wasted" if modelled else "outside the steps"
     row(f"energy {lost} (facility)", forecast.wasted.energy_j["facility"], ENERGY_UNITS)
@@ -121,7 +121,7 @@ def _failures(expected: Expected) -> str:
 
 
 def _time(seconds: float) -> str:
-    """A time to two digits: 17 days, 1 day, 3.1 h."""
+    """Return a time with two digits, for instance 17 days, 1 day or 3.1 h."""
     size, unit = fitting_unit(seconds, TIME_UNITS, 2)
     text = number(seconds / size, 2)
     return f"{text} {unit.removesuffix('s') if text == '1' and unit == 'days' else unit}"
@@ -138,7 +138,7 @@ def _checkpoints(expected: Expected, step_s: float, verbose: bool) -> str:
 
 
 def best_case_phrase(best: BestCase) -> str:
-    """Time, energy and carbon of the best case in one phrase."""
+    """Return time, energy and carbon of the best case in one phrase."""
     figures = (
         (best.run_time_s, TIME_UNITS),
         (best.footprint.energy_j["facility"], ENERGY_UNITS),

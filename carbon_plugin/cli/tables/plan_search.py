@@ -1,4 +1,4 @@
-"""`carbon-plugin plan --search`: the front as a table or JSON, its best few as spec files, progress on a terminal."""
+"""Run `carbon-plugin plan --search`: print the front as a table or JSON, and write its best few as spec files."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ FOOTNOTE = (
     "ranked with that. The table is of real runs where a best case stands below it (docs/goodput.md)."
 )
 FEW = 5
-"""Options that are written as specs, at most."""
+"""Largest number of options that are written as specs."""
 
 
 def parse_question(
     nodes: str | None, accelerators: str | None, zones: str | None, deadline_days: float | None
 ) -> Question:
-    """What the flags ask for beside the layout. Raises `SpecError` for numbers that cannot be."""
+    """Return what the options ask to search beside the layout. Raises `SpecError` for a value that cannot be."""
     try:
         counts = tuple(int(count) for count in _words(nodes))
     except ValueError:
@@ -62,7 +62,8 @@ def parse_question(
 
 
 def own_profiles(spec: Path | None) -> list[Path]:
-    """Directories of hardware profiles that a spec file names: other accelerators and written specs need them too."""
+    """Return the directories of hardware profiles that a spec file names. Other accelerators and written specs need
+    them too."""
     if spec is None:
         return []
     return [spec.parent / entry for entry in read_document(spec).value["cluster"].get("profiles", [])]
@@ -82,7 +83,8 @@ def run_search(
     output: Path | None,
     as_json: bool,
 ) -> None:
-    """Search, print, and write what is asked for. Raises as `search_alternatives` and `write_run_spec`."""
+    """Search, print the front, and write the files that are asked for. Raises what `search_alternatives` and
+    `write_run_spec` raise."""
     with _progress() as on_progress:
         answer = search_alternatives(spec, question, profile_dirs=profile_dirs, seed=seed, on_progress=on_progress)
     report = answer.report if write_specs is None else _with_specs(answer, write_specs, profile_dirs)
@@ -99,7 +101,8 @@ def run_search(
 
 @contextmanager
 def _progress() -> Iterator[Progress | None]:
-    """A bar on standard error where that is a terminal."""
+    """Show a progress bar if standard error is a terminal. Yields the function that sets its position, else
+    None."""
     if not sys.stderr.isatty():
         yield None
         return
@@ -111,7 +114,7 @@ def _progress() -> Iterator[Progress | None]:
 
 
 def _with_specs(answer: SearchAnswer, folder: Path, profile_dirs: Sequence[Path]) -> SearchReport:
-    """Write the best few as specs, and name their files in the report."""
+    """Write the best few options as specs, and return the report with the names of their files."""
     folder.mkdir(parents=True, exist_ok=True)
     options = list(answer.report.options)
     ranks = sorted(range(len(options)), key=lambda rank: (not options[rank].best, rank))[:FEW]
@@ -134,7 +137,7 @@ def _note(option: Option) -> str:
 
 
 def print_search(report: SearchReport, console: Console | None = None) -> None:
-    """Print the front, one row an option, then its layouts."""
+    """Print the front with one row for each option, then their layouts."""
     out = console or Console()
     clusters = f"{report.clusters} clusters" if report.clusters > 1 else "one cluster"
     limit = "" if report.deadline_s is None else f", deadline {days_phrase(report.deadline_s / DAY_S)}"
@@ -155,7 +158,7 @@ def print_search(report: SearchReport, console: Console | None = None) -> None:
 
 
 def _table(options: Sequence[Option]) -> Table:
-    """The numbers, in units that all rows share."""
+    """Return the table of numbers, in units that all rows share."""
     time = fitting_unit(max(option.run_time_s.value for option in options), TIME_UNITS)
     energy = fitting_unit(max(option.energy_j.value for option in options), ENERGY_UNITS)
     carbon = fitting_unit(max(option.total_kg.value for option in options), CARBON_UNITS)
@@ -182,7 +185,7 @@ def _table(options: Sequence[Option]) -> Table:
 
 
 def _line(option: Option) -> str:
-    """What has no column: where, the layout, its step, what does not move along, and the file."""
+    """Return what has no column as text: the place, the layout, its step, its notes and its file."""
     where = f"{option.nodes:,} x {option.node}, {option.accelerator}, {option.zone}"
     used = f"memory {option.memory_bytes / option.memory_capacity_bytes:.0%}"
     if option.fit_probability is not None:

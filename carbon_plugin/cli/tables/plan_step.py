@@ -1,4 +1,4 @@
-"""Print what one step takes: its time term by term, and the memory of a device."""
+"""Print the time of one step term by term, and the memory of a device."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.model import CountedModel
 
 ALMOST_SURE = 0.99
-"""The largest probability that is printed: nothing is certain from residuals of a dozen sources."""
+"""Largest probability that is printed. The residuals of a dozen sources make nothing certain."""
 TERMS = {
     "matmul": "matrix products",
     "attention": "attention core",
@@ -36,11 +36,11 @@ TERMS = {
 }
 GIB = 2**30
 FEW_TERMS, LEAST_TERM = 5, 0.01
-"""Terms of the step that are named without `verbose`, and the share of the step below which one is not worth a word."""
+"""Without `verbose` at most so many terms are named, none of them with a smaller share of the step."""
 
 
 def print_step(out: Console, forecast: Forecast, verbose: bool) -> None:
-    """Print the time of a step with its largest terms, `verbose` with all of them."""
+    """Print the time of a step with its largest terms. `verbose` prints all of them."""
     prediction = forecast.prediction
     total, kind = prediction.step_time_s.value, forecast.spec.cluster.accelerator.kind
     size, unit = fitting_unit(total, STEP_UNITS)
@@ -85,12 +85,12 @@ def print_memory(out: Console, forecast: Forecast, verbose: bool) -> None:
 
 
 def span(figure: Figure, digits: int = 3) -> str:
-    """Central value with its p10-p90 range."""
+    """Return the central value of a figure with its p10 to p90 range as text."""
     return f"{number(figure.value, digits)} ({number(figure.low, digits)} to {number(figure.high, digits)})"
 
 
 def samples_of(forecast: Forecast) -> str:
-    """What the model is trained on: a sample of a counted model that has no length is no token."""
+    """Return the word for what the model is trained on: samples for a counted model without a sequence length."""
     counted = isinstance(forecast.spec.model, CountedModel) and forecast.spec.model.seq_len is None
     return "samples" if counted else "tokens"
 

@@ -1,6 +1,6 @@
-"""The forecast as a table that fits one screen: the numbers first, then what they rest on.
+"""Print a forecast on one screen: the question, the numbers, then the assumptions.
 
-What is behind them (the step term by term, the ladder of energies, every assumption) is printed with `verbose`.
+`verbose` also prints all terms of the step, the energy of every rung and every assumption with its source.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ OPEN_CHOICES = (
     "stack",
     "site.pue",
 )
-"""Assumptions that a user can best replace by a fact, by the beginning of their field: named without `verbose`."""
+"""Beginnings of the fields whose assumptions a user can best replace. Those are named without `verbose` too."""
 
 
 def print_forecast(forecast: Forecast, console: Console | None = None, *, verbose: bool = False) -> None:
-    """Print a forecast for a person; `verbose` adds what is behind the numbers."""
+    """Print a forecast for a person. `verbose` adds where the numbers come from."""
     out = console or Console()
     _head(out, forecast, verbose)
     print_run(out, forecast, verbose)
@@ -85,7 +85,7 @@ def _batch(forecast: Forecast) -> str:
 
 
 def _notes(model: TransformerModel | CountedModel, verbose: bool) -> str:
-    """What a reader of the model's counts should know; with `verbose` also where the model comes from."""
+    """Return the remarks on the model's counts as text. `verbose` adds where the model comes from."""
     remarks = model.remarks if isinstance(model, TransformerModel) else ()
     said = "; ".join(
         [model.source, *(remark for remark in remarks if remark not in model.source)] if verbose else remarks
@@ -94,14 +94,14 @@ def _notes(model: TransformerModel | CountedModel, verbose: bool) -> str:
 
 
 def _asked(forecast: Forecast) -> str:
-    """The cloud region that was asked for, before the name of its place."""
+    """Return the cloud region that was asked for, to stand before the name of its place."""
     zone, found = forecast.spec.site.zone or "", forecast.factors.intensity
     other = ":" in zone and found.granularity == "annual" and found.zone.casefold() != zone.casefold()
     return f"{escape(zone)}, " if other else ""
 
 
 def _place(intensity: Intensity, verbose: bool) -> str:
-    """The intensity in force with its range, its year and what it counts."""
+    """Return the intensity in force with its range, its year and what it counts."""
     figure, basis = intensity.figure, intensity.basis
     year = f" {intensity.year}" if intensity.year is not None else ""
     ends = f"{number(figure.low)} to {number(figure.high)}; " if figure.low < figure.high else ""
@@ -111,13 +111,13 @@ def _place(intensity: Intensity, verbose: bool) -> str:
 
 
 def _optimizer(training: TrainingPlan) -> str:
-    """The optimizer, with what of its states is unusual."""
+    """Return the optimizer, with the dtype and place of its states if these are unusual."""
     narrow = f" with {training.optimizer_state_dtype} states" if training.optimizer_state_dtype != "fp32" else ""
     return f"{training.optimizer}{narrow}{' on the host' if training.optimizer_offload else ''}"
 
 
 def _choices(out: Console, assumptions: Sequence[Assumption]) -> None:
-    """The assumptions that a user can best replace, in a word each, and how many there are."""
+    """Print the assumptions that a user can best replace, in few words, and the number of the others."""
     if not assumptions:
         return
     named = [one for one in assumptions if one.field.startswith(OPEN_CHOICES)]
@@ -129,13 +129,13 @@ def _choices(out: Console, assumptions: Sequence[Assumption]) -> None:
 
 
 def _field(field: str) -> str:
-    """The last part of a field in words."""
+    """Return the last part of a field as words."""
     word = field.rpartition(".")[2]
     return "PUE" if word == "pue" else word.replace("_", " ")
 
 
 def _short(value: str) -> str:
-    """A value without its range and what is said beside it."""
+    """Return a value without its range and its remarks."""
     return value.partition(" (")[0].partition(",")[0] if not value[:1].isdigit() else value.partition(" (")[0]
 
 

@@ -1,4 +1,4 @@
-"""Charts of a scaling range as SVG files: carbon against loss, and the embodied share against the model's size."""
+"""Draw a scaling range as SVG: carbon against loss, and the embodied share against the size of the model."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ WIDTH_PX, HEIGHT_PX = 820.0, 440.0
 
 
 def carbon_chart(points: Sequence[ScalePoint], law: ScalingLaw) -> str:
-    """Draw carbon in the first zone against reducible loss, a line for each accelerator; dashed without any loss of
-    efficiency. Hollow marks lie beyond measured scales, crosses miss the deadline."""
+    """Draw carbon in the first zone against reducible loss, with a line for each accelerator.
+
+    The dashed line is the carbon without any loss of efficiency. A hollow mark lies beyond the scales that were
+    measured, and a cross misses the deadline.
+    """
     zone = points[0].zone
     groups = _grouped([point for point in points if point.zone == zone], "accelerator")
     shown = [point for group in groups.values() for point in group]

@@ -1,4 +1,4 @@
-"""Answers of the scaling question for a person: one point in full, or the table of a range."""
+"""Print the answer of `carbon-plugin scale`: one point in full, or the table of a range."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HEADINGS = ("FLOP", "loss", "devices", "days", "MFU", "goodput", "p10", "central
 
 
 def print_points(result: Sweep, law: ScalingLaw, deadline_days: float) -> None:
-    """Print each point in full, then what they rest on."""
+    """Print each point in full, then the assumptions."""
     out = Console()
     for point in result.points:
         _point(out, point, law, deadline_days)

@@ -1,4 +1,4 @@
-"""Units by rising size: an amount is printed in the largest that it reaches."""
+"""List the units of each quantity by rising size. An amount is printed in the largest unit that it reaches."""
 
 from __future__ import annotations
 

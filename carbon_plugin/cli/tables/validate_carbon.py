@@ -1,4 +1,4 @@
-"""`carbon-plugin validate --carbon`: published energy and carbon beside what model, cluster and site alone predict."""
+"""Print `carbon-plugin validate --carbon`: published energy and carbon beside what is predicted."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CIRCULAR = "circular: the published energy is hours times a stated power, so onl
 
 
 def validate_carbon(*, as_json: bool) -> None:
-    """Print both tables and how many values the ranges hold, or all rows as JSON."""
+    """Print both tables and how many published values lie in the predicted ranges, or print all rows as JSON."""
 
     rows = carbon_rows()
     if as_json:
@@ -39,7 +39,7 @@ def validate_carbon(*, as_json: bool) -> None:
     def show(title: str, headings: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
         table = Table(title=title, title_justify="left", box=None, padding=(0, 1))
         for heading in headings:
-            # Folded, not cut: of names cut short, two look alike.
+            # A long name is folded, because two names that are cut short may look the same.
             left = heading in ("run", "counts")
             table.add_column(heading, justify="left" if left else "right", overflow="fold")
         for line in lines:
@@ -62,7 +62,7 @@ def validate_carbon(*, as_json: bool) -> None:
 
 
 def coverage_lines(found: Sequence[Coverage]) -> list[str]:
-    """How many published values the range of a real run holds, a sentence each."""
+    """Return sentences that say how many published values lie in the range of a real run."""
     names = {"device_hours": "device-hours", "energy_mwh": "energy", "carbon_t": "carbon"}
     return [
         f"{names[item.quantity]}: the 80 % range of a real run holds {item.inside:.0%} of {item.rows} published "
@@ -72,8 +72,8 @@ def coverage_lines(found: Sequence[Coverage]) -> list[str]:
 
 
 def lines_of(rows: Sequence[CarbonRow], *, circular: bool) -> list[tuple[str, ...]]:
-    """Cells of one table under `HEADINGS` and LLMCarbon's column; rows without a prediction only where LLMCarbon has
-    one."""
+    """Return the cells of one table, under `HEADINGS` and the column of LLMCarbon. A row without a prediction is left
+    out unless LLMCarbon has one."""
     return [
         _line(row) for row in rows if row.circular == circular and (row.skipped is None or row.llmcarbon_t is not None)
     ]

@@ -1,4 +1,4 @@
-"""`carbon-plugin validate --explain ROW`: the predicted step of one row, term by term, beside the measurement."""
+"""Print `carbon-plugin validate --explain ROW`: the predicted step of one row term by term, and the measured one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from carbon_plugin.validate.explain import Explanation, explain_row
 
 
 def print_explanation(name: str, records: Path | None, *, as_json: bool) -> None:
-    """Print one row, or its JSON. Raises as `explain_row`."""
+    """Print one row as text or JSON. Raises what `explain_row` raises."""
 
     found = explain_row(name, records)
     if as_json:
@@ -27,7 +27,7 @@ def print_explanation(name: str, records: Path | None, *, as_json: bool) -> None
 
 
 def show(found: Explanation, out: Console) -> None:
-    """Print one row."""
+    """Print one row as text."""
     prediction = found.prediction
     size, unit = fitting_unit(found.measured_step_time_s, STEP_UNITS)
     out.print(f"[bold]{escape(found.id)}[/]  {escape(found.accelerator)}, {escape(found.layout)}")

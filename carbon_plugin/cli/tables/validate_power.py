@@ -1,4 +1,4 @@
-"""`carbon-plugin validate --power`: measured power beside what the spec of the job alone predicts."""
+"""Print `carbon-plugin validate --power`: measured power beside the prediction from the spec of the job."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ HEADINGS = ("measured", "of", "W measured", "W predicted (p10 to p90)", "ratio",
 
 
 def print_power(*, as_json: bool) -> None:
-    """Print the tables, or everything as JSON."""
+    """Print the tables, or the whole result as JSON."""
 
     result = validate_power()
     if as_json:
@@ -36,12 +36,12 @@ def print_power(*, as_json: bool) -> None:
 
 
 def power_lines(result: PowerValidation) -> list[tuple[str, ...]]:
-    """Cells of every predicted row under `HEADINGS`."""
+    """Return the cells of every predicted row, under `HEADINGS`."""
     return [_line(row) for row in result.rows if row.predicted is not None]
 
 
 def error_line(error: PowerError) -> str:
-    """The error of one scope in a sentence."""
+    """Return a sentence with the error of one scope."""
     return (
         f"{error.scope}: error {error.mape:.1f} % over {error.sources} sources ({error.rows} rows), "
         f"{error.left_out_mape:.1f} % with the mean error of the other sources taken out"
@@ -49,7 +49,7 @@ def error_line(error: PowerError) -> str:
 
 
 def cap_line(result: PowerValidation) -> str:
-    """How well the law of caps gives time and power under a limit, in a sentence."""
+    """Return a sentence that says how well the law of power caps predicts time and power under a limit."""
     times, powers = [row.time_mape for row in result.caps], [row.power_mape for row in result.caps]
     cards = len({row.origin for row in result.caps})
     return (

@@ -1,4 +1,4 @@
-"""The tables that `carbon-plugin validate` prints; docs/validation.md explains them."""
+"""Print the tables of `carbon-plugin validate`, which docs/validation.md explains."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from carbon_plugin.validate.real_runs import ClassOverrun
 from carbon_plugin.validate.step_time import Validation
 
 PIPED_WIDTH = 140
-"""Columns where the output is not a terminal, so that no row of the table is broken."""
+"""Width in characters if the output is no terminal, so that no row of a table is broken."""
 HEADINGS = ("n", "MAPE", "median", "p90", "worst", "bias", "|log|", "80 % covers", "model left out")
 
 BASELINES = ("llmcarbon", "constant_mfu", "6nd_40")
 
 
 def print_validation(result: Validation) -> None:
-    """Errors a source, by cluster and as on an unknown device, then memory, choice of layout, whole runs, and how many
-    rows were skipped."""
+    """Print the errors by source, by cluster and as on an unknown device, then memory, the choice of layout, whole runs
+    and the number of rows that were skipped."""
     out = _console()
     out.print(_headlines(result.headlines))
     out.print("[dim]Every source counts once. A source is left out with all its rows before its rows are predicted.[/]")
@@ -79,7 +79,8 @@ def print_validation(result: Validation) -> None:
 
 
 def _print_memory(out: Console, result: Validation) -> None:
-    """Share of layouts that ran and are called feasible, of probes that did not and are called so, and errors."""
+    """Print the share of layouts that ran and are called feasible, the share of probes that failed and are called
+    infeasible, and the errors of memory."""
     ran, feasible = sum(one.ran for one in result.fits), sum(one.called_feasible for one in result.fits)
     probes, called = sum(one.out_of_memory for one in result.fits), sum(one.called_too_large for one in result.fits)
     if ran:
@@ -98,7 +99,7 @@ def _print_memory(out: Console, result: Validation) -> None:
 
 
 def print_own_rows(result: Validation, records: Path) -> None:
-    """What was assumed of each row of the user's, which of its fields nothing knows, and why a row was skipped."""
+    """Print what was assumed for each row of the user, which of its fields are unknown, and why a row was skipped."""
     out = _console()
     out.print()
     for row in result.rows:
@@ -132,7 +133,8 @@ def _headlines(items: Sequence[Headline]) -> Table:
 
 
 def _full_runs(rows: Sequence[FullRunRow]) -> Table:
-    """Device-hours of whole published runs: as published, of a real run, and of the best case over published."""
+    """Print device-hours of whole published runs: as published, as predicted for a real run, and the best case over the
+    published value."""
     headings = ("published", "real run", "p10", "p90", "best case", "best case ratio", "goodput")
     table = _table("whole runs, device-hours", headings)
     table.add_column("assumed")
@@ -148,7 +150,7 @@ def _full_runs(rows: Sequence[FullRunRow]) -> Table:
 
 
 def overrun_lines(found: Sequence[ClassOverrun]) -> list[str]:
-    """What real runs of each class take beyond the best case, a line each."""
+    """Return a line for each class of runs that says how much longer than the best case real runs take."""
     return [
         f"real runs, {item.kind}: {item.overrun.central:.2f} ({item.overrun.low:.2f} to {item.overrun.high:.2f}) times "
         f"the best case, {item.overrun.runs} runs of {item.overrun.sources} sources; the 80 % range holds "

@@ -1,6 +1,6 @@
-"""Live values on disk, so that all processes and nodes of a user ask a provider once an interval between them.
+"""Keep live values on disk, so that all processes and nodes of one user together ask a provider once an interval.
 
-Values are kept for this user only: most providers do not allow them to be passed on.
+The files can be read by this user only, because most providers do not allow their values to be passed on.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ CACHE_VARIABLE = "CARBON_PLUGIN_CACHE"
 
 
 def cache_dir(environ: Mapping[str, str]) -> Path:
-    """Where live values are kept: CARBON_PLUGIN_CACHE, else the user's cache directory."""
+    """Return the folder for live values: that of CARBON_PLUGIN_CACHE if it is set, else one in the user's cache."""
     stated = environ.get(CACHE_VARIABLE)
     if stated:
         return Path(stated)
@@ -27,7 +27,7 @@ def cache_dir(environ: Mapping[str, str]) -> Path:
 
 
 class DiskCache:
-    """The newest value of one zone of one provider. A directory that cannot be used is as good as an empty one."""
+    """The newest value of one zone of one provider, in a file. A folder that cannot be used counts as an empty one."""
 
     def __init__(self, folder: Path, provider: str, zone: str) -> None:
         safe = "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in f"{provider}-{zone}")
@@ -36,14 +36,14 @@ class DiskCache:
         self._claims = f"{safe}.asked-"
 
     def read(self) -> LiveSample | None:
-        """The value that somebody fetched last, None if there is none that can be read."""
+        """Return the value that any process fetched last, None if there is none that can be read."""
         try:
             return msgspec.json.decode(self._file.read_bytes(), type=LiveSample)
         except (OSError, msgspec.MsgspecError):
             return None
 
     def write(self, sample: LiveSample) -> None:
-        """Keep a value; a failure costs the others a question, no more."""
+        """Write a value. If this fails, nothing is raised: the other processes then ask the provider themselves."""
         partial = self._file.with_suffix(f".{os.getpid()}.partial")
         try:
             partial.touch(mode=0o600)
@@ -54,7 +54,7 @@ class DiskCache:
                 partial.unlink()
 
     def claim(self, slot: int) -> bool:
-        """Whether this process is the one that asks in this interval (`slot` counts them)."""
+        """Return whether this process is the one that asks the provider in interval number `slot`."""
         name = f"{self._claims}{slot}"
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -66,7 +66,7 @@ class DiskCache:
             return False
         except OSError:
             return True
-        with contextlib.suppress(OSError):  # another process may tidy up at the same time
+        with contextlib.suppress(OSError):  # another process may delete the same files
             for old in self._folder.glob(f"{self._claims}*"):
                 if old.name != name:
                     old.unlink()

@@ -1,6 +1,7 @@
-"""Electricity Maps: average intensity of consumption, hourly, for a token in ELECTRICITY_MAPS_TOKEN (API v3).
+"""Ask Electricity Maps (API v3) for the average intensity of consumption of each hour.
 
-Asked without a zone it knows, the service may answer for the place of the caller: the zone of every answer is checked.
+The service needs a token. If it does not know the zone it may answer for the place of the caller, so the zone of every
+answer is checked.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class _Latest(Struct, rename="camel"):
 
 
 class ElectricityMaps:
-    """One zone of the service, as `IntensityProvider`. `scope` chooses what its factors count."""
+    """One zone of Electricity Maps as an `IntensityProvider`. `scope` says what its emission factors count."""
 
     name = NAME
     interval_s = 3600.0
@@ -43,7 +44,7 @@ class ElectricityMaps:
         self._service = Service(NAME, base_url)
 
     def latest(self, deadline_s: float) -> LiveSample:
-        """The newest value; see `IntensityProvider`."""
+        """Return the newest value. See `IntensityProvider`."""
         latest = self._service.ask(
             "/carbon-intensity/latest",
             _Latest,

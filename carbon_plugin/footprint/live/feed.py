@@ -1,4 +1,4 @@
-"""A live value over time: asked once an interval, kept on disk, and ageing into the static one when answers stop.
+"""Follow a live intensity: ask once an interval, keep the value, and move to the static one when answers stop.
 
 intensity = live                                         while the last value is fresh (3 intervals)
 intensity = live + (static - live) * (age - fresh) / (day - fresh)      up to a day
@@ -25,14 +25,14 @@ MOST_PATIENCE_S = 86400.0
 
 
 class Reading(Struct, frozen=True, kw_only=True):
-    """An intensity in force, g/kWh (None: nothing is known), and where it comes from."""
+    """The intensity in force, g/kWh, and where it comes from. The intensity is None if nothing is known."""
 
     g_per_kwh: float | None
     origin: Origin
 
 
 class LiveFeed:
-    """Follows one provider. `refresh` may block for `DEADLINE_S`; it belongs on a thread that may wait."""
+    """Follow one provider. `refresh` may block for `DEADLINE_S`, so it belongs on a thread that may wait."""
 
     def __init__(self, provider: IntensityProvider, cache: DiskCache) -> None:
         self.provider = provider
@@ -46,7 +46,10 @@ class LiveFeed:
         self._refused = False
 
     def refresh(self, now_unix_s: float) -> None:
-        """Take over what others fetched; ask if this process has claimed the interval. Failures are in `trouble`."""
+        """Take the value that another process fetched, and ask the provider if this process has claimed the interval.
+
+        Nothing is raised: `trouble` holds the message of the last failure.
+        """
         provider = self.provider
         slot = int(now_unix_s // provider.interval_s)
         self.take_over()
@@ -62,14 +65,14 @@ class LiveFeed:
             self._mine = not error.permanent
             self.trouble = str(error)
             wait_s = min(FIRST_RETRY_S * 2 ** (self._failures - 1), MOST_RETRY_S)
-            # A service may ask for patience, not for silence until the run is over.
+            # A service may ask us to wait, but not until the run is over.
             self._next_s = now_unix_s + max(wait_s, min(error.retry_after_s or 0.0, MOST_PATIENCE_S))
         else:
             self._failures, self.trouble, self._mine = 0, None, False
             self._cache.write(self.sample)
 
     def take_over(self) -> None:
-        """The newest value that any process has fetched, where it is newer than the own; nobody is asked."""
+        """Take the value that another process has fetched, if it is newer than the own. The provider is not asked."""
         cached = self._cache.read()
         if (
             cached is not None
@@ -79,7 +82,7 @@ class LiveFeed:
             self.sample, self.trouble = cached, None
 
     def at(self, now_unix_s: float, static_g_per_kwh: float | None) -> Reading:
-        """The intensity in force; without a static value a stale one is none."""
+        """Return the intensity in force at a moment. Without a static value, a stale live value counts as none."""
         if self.sample is None:
             return Reading(g_per_kwh=static_g_per_kwh, origin="static")
         live, age_s = self.sample.g_per_kwh, now_unix_s - self.sample.at_unix_s
@@ -92,6 +95,6 @@ class LiveFeed:
         return Reading(g_per_kwh=live + (static_g_per_kwh - live) * share, origin="ageing")
 
     def _fits(self, sample: LiveSample) -> bool:
-        """A cached value may be of another setting, for instance of direct factors."""
+        """Return whether a cached value is of this provider, zone and basis; another setting may have written it."""
         provider = self.provider
         return (sample.provider, sample.zone, sample.basis) == (provider.name, provider.zone, provider.basis)

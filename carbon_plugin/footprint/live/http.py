@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class Service:
-    """One provider at one address. It is made on a thread that may import; `ask` belongs on one that may wait."""
+    """One provider at one address. Make it on a thread that may import, and call `ask` on a thread that may wait."""
 
     def __init__(self, name: str, base_url: str) -> None:
         self.name = name

@@ -1,4 +1,7 @@
-"""Carbon Intensity API of the British system operator (NESO): average of Great Britain, half-hourly, without a key."""
+"""Ask the Carbon Intensity API of the British system operator (NESO) for the average of Great Britain.
+
+The value is of half an hour, and the service needs no key.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ class _Answer(Struct):
 
 
 class Neso:
-    """The service, as `IntensityProvider`."""
+    """The Carbon Intensity API as an `IntensityProvider`."""
 
     name = NAME
     zone = ZONE
@@ -44,7 +47,7 @@ class Neso:
         self._service = Service(NAME, base_url)
 
     def latest(self, deadline_s: float) -> LiveSample:
-        """The value of this half-hour; its forecast, marked as estimated, while the actual one is not out."""
+        """Return the value of this half-hour. Until it is published, return its forecast, marked as estimated."""
         answer = self._service.ask("/intensity", _Answer, deadline_s=deadline_s)
         if len(answer.data) != 1:
             raise ProviderError(f"{NAME}: {len(answer.data)} half-hours in the answer, expected 1")

@@ -1,4 +1,4 @@
-"""The provider that a site asks for, with its credentials and address from the environment and from nowhere else."""
+"""Open the provider that a site asks for. Credentials and another address come from the environment only."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from carbon_plugin.spec.site import LiveSource, Site
 
 TOKEN_VARIABLE = "ELECTRICITY_MAPS_TOKEN"
 USER_VARIABLE, PASSWORD_VARIABLE = "WATTTIME_USER", "WATTTIME_PASSWORD"
-# Another address of a service: a proxy of the site, or its next version.
+# Variables that hold another address of a service, for instance of a mirror or of its next version.
 URL_VARIABLES = {
     "electricity-maps": "ELECTRICITY_MAPS_URL",
     "neso": "NESO_CARBON_INTENSITY_URL",
@@ -22,11 +22,11 @@ URL_VARIABLES = {
 
 
 def open_provider(source: LiveSource, site: Site, environ: Mapping[str, str]) -> IntensityProvider:
-    """The provider of a live source. Nothing is asked yet.
+    """Return the provider of a live source. The provider is not asked yet.
 
     Raises `FootprintError` where a variable is missing, or the zone does not follow from the site's.
     """
-    # A run without a live provider needs no HTTP client.
+    # Only a run with a live provider pays for the import of the HTTP client.
     from carbon_plugin.footprint.live import electricity_maps, neso, watttime
 
     area = locate(site.zone) if site.zone is not None else None
@@ -34,7 +34,7 @@ def open_provider(source: LiveSource, site: Site, environ: Mapping[str, str]) ->
     match source.provider:
         case "electricity-maps":
             token = _variable(environ, TOKEN_VARIABLE, source)
-            # The scope of the static value that a stale live one ages into.
+            # A stale live value moves to the static one, so both must have the same scope.
             static = average_intensity(site).basis
             scope: Literal["lifecycle", "direct"] = static.scope if static is not None else "lifecycle"
             zone = source.zone or _electricity_maps(area, source)

@@ -1,4 +1,4 @@
-"""What a service of live grid intensity is: one value of one zone with what it counts, or an error that says why."""
+"""Define what a provider of live grid intensity returns: a value of one zone with its basis, or an error."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from msgspec import Struct
 from carbon_plugin.errors import FootprintError
 from carbon_plugin.footprint.values import Basis
 
-# A value from the future or of another week is a mistake of the service, not an intensity of the moment.
+# A value of the future or of last week is an error of the service.
 MOST_AHEAD_S = 3600.0
 MOST_BEHIND_S = 7 * 86400.0
-# No grid comes near this: a value above it is in another unit.
+# No grid comes near this value, so that a larger one is in another unit.
 MOST_G_PER_KWH = 3000.0
 
 
 class LiveSample(Struct, frozen=True, kw_only=True):
-    """Intensity of a zone (as the provider calls it) at a moment, g/kWh. `estimated`: the provider says that it was
-    not measured."""
+    """The intensity of a zone at a moment, g/kWh. `zone` is the provider's name of it. `estimated` is True if the
+    provider says that the value was not measured."""
 
     provider: str
     zone: str
@@ -29,10 +29,10 @@ class LiveSample(Struct, frozen=True, kw_only=True):
 
 
 class ProviderError(FootprintError):
-    """A provider could not be asked or gave no usable answer. Never holds a token or a part of the answer.
+    """A provider could not be asked or gave no usable answer. The message never holds a token or a part of the answer.
 
-    `retry_after_s` is when it may be asked again, as far as it said so. With `permanent` asking again is no use: the
-    token is refused, or the answer is of another zone.
+    `retry_after_s` is the time after which the provider may be asked again, if it stated one. `permanent` means that
+    asking again is of no use, because the token is refused or the answer is of another zone.
     """
 
     def __init__(self, message: str, *, retry_after_s: float | None = None, permanent: bool = False) -> None:
@@ -42,7 +42,7 @@ class ProviderError(FootprintError):
 
 
 class IntensityProvider(Protocol):
-    """One zone of one service. `interval_s` is how often its value changes, `licence` what may be done with it."""
+    """One zone of one service. Its value changes every `interval_s`; `licence` says what may be done with the value."""
 
     name: str
     zone: str
@@ -51,12 +51,12 @@ class IntensityProvider(Protocol):
     licence: str
 
     def latest(self, deadline_s: float) -> LiveSample:
-        """The newest value. Blocks for about `deadline_s` seconds at most. Raises `ProviderError`."""
+        """Return the newest value. Blocks for about `deadline_s` seconds at most. Raises `ProviderError`."""
         ...
 
 
 def checked(sample: LiveSample, now_unix_s: float) -> LiveSample:
-    """The sample, if it can be the intensity of the moment; else `ProviderError`."""
+    """Return the sample. Raises `ProviderError` if it cannot be the intensity of a grid at the moment `now_unix_s`."""
     if not 0 <= sample.g_per_kwh <= MOST_G_PER_KWH:
         raise ProviderError(f"{sample.provider}: {sample.g_per_kwh:g} g/kWh for {sample.zone} cannot be an intensity")
     age_s = now_unix_s - sample.at_unix_s

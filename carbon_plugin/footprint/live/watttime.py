@@ -1,6 +1,6 @@
-"""WattTime: marginal emission rate (MOER), every five minutes, for an account in WATTTIME_USER and WATTTIME_PASSWORD.
+"""Ask WattTime for the marginal emission rate (MOER) of each five minutes. The service needs an account.
 
-Marginal: what one kWh more or less would change. It never enters a total; it is recorded beside the average.
+The marginal rate is what one kWh more or less would change. It never enters a total and is recorded beside the average.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class _Answer(Struct):
 
 
 class WattTime:
-    """One region of the service, as `IntensityProvider`."""
+    """One region of WattTime as an `IntensityProvider`."""
 
     name = NAME
     interval_s = 300.0
@@ -60,7 +60,7 @@ class WattTime:
         self._token_end_s = 0.0
 
     def latest(self, deadline_s: float) -> LiveSample:
-        """The value of this moment, the first of the newest forecast; see `IntensityProvider`."""
+        """Return the value of this moment, which is the first of the newest forecast. See `IntensityProvider`."""
         end_s = time.monotonic() + deadline_s
         if time.monotonic() >= self._token_end_s:
             login = self._service.ask("/login", _Token, deadline_s=deadline_s, headers=self._account)
