@@ -1,4 +1,5 @@
-"""The whole path in one go: probe this machine, plan a run on it, train with the callback, audit the run.
+"""The whole path in one go: probe this machine, plan a run on it, train with the callback, audit the run, and plan the
+next one with what this one told.
 
 Every step is a command that it prints and that you can give yourself. Takes about two minutes.
 """
@@ -54,6 +55,18 @@ def run(*command: str | Path, quiet: bool = False) -> str:
     return done.stdout or ""
 
 
+def learn(run_dir: Path, launch: Launch, profiles: Path) -> dict[str, float]:
+    """Fit this machine and this software to the run, and return the step time that the same plan then has, seconds."""
+    learned = run_dir / "learned"
+    run("carbon-plugin", "calibrate", run_dir, "-o", learned / "this-machine.yaml")
+    spec = run_dir / "again.yaml"
+    spec.write_text(launch.spec.read_text("utf-8") + "stack: calibrated\n", "utf-8")
+    again = ("carbon-plugin", "plan", spec, f"--profiles={learned}", f"--profiles={profiles}", *launch.flags)
+    step: dict[str, float] = json.loads(run(*again, "--json", quiet=True))["prediction"]["step_time_s"]
+    print(f"\n$ {shlex.join(str(word) for word in again)}")
+    return step
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--runs", type=Path, default=Path("runs/demo"), help="where profiles and runs go")
@@ -77,6 +90,15 @@ def main() -> None:
     run(*plan, f"--steps={steps}", "-o", forecast)
     run(*torchrun, HERE / "train.py", "--forecast", forecast, "--run-dir", run_dir)
     run("carbon-plugin", "audit", run_dir)
+    measured = json.loads((run_dir / "report.json").read_text("utf-8"))["steps"]["measured_step_time_s"]["value"]
+    learned = learn(run_dir, launch, profiles)
+    print(f"a step took {measured:.3g} s")
+    for name, step in (
+        ("the first plan", trial["prediction"]["step_time_s"]),
+        ("a plan that learned from it", learned),
+    ):
+        low, high = (step[end] / step["value"] for end in ("low", "high"))
+        print(f"{name} says {step['value']:.3g} s ({low:.2f} to {high:.2f} times that)")
 
 
 if __name__ == "__main__":

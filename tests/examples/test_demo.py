@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -84,3 +85,14 @@ def test_a_calibration_learns_from_the_run(demo):
     assert abs(math.log(residual.after_s / residual.measured_s)) <= abs(
         math.log(residual.before_s / residual.measured_s)
     )
+
+
+def test_the_next_plan_is_closer_to_the_run_and_surer(demo):
+    printed, run_dir = demo
+    measured = float(re.search(r"a step took (\S+) s", printed)[1])
+    says = r"says (\S+) s \((\S+) to (\S+) times that\)"
+    first, second = ([float(number) for number in found] for found in re.findall(says, printed))
+
+    assert abs(math.log(second[0] / measured)) <= abs(math.log(first[0] / measured))
+    assert first[1] < second[1] < 1 < second[2] < first[2]
+    assert "stack: calibrated" in (run_dir / "again.yaml").read_text(encoding="utf-8")
