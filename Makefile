@@ -57,6 +57,7 @@ lock: ## write requirements/*.lock anew from pyproject.toml with the newest rele
 	.venv-lock/bin/python -m pip --disable-pip-version-check install --quiet "$(UV)"
 	$(LOCK) pyproject.toml requirements/torch.in requirements/trainers.in --extra dev -o requirements/dev.lock
 	$(LOCK) pyproject.toml requirements/torch.in --constraint requirements/dev.lock -o requirements/core.lock
+	$(LOCK) pyproject.toml --extra docs --constraint requirements/dev.lock -o requirements/docs.lock
 	$(LOCK) requirements/layouts.in --no-deps -o requirements/layouts.lock
 	$(LOCK) requirements/tools.in --constraint requirements/dev.lock -o .venv-lock/tools.txt
 	$(LOCK) pyproject.toml --extra dev --constraint .venv-lock/tools.txt --resolution lowest-direct -o requirements/lowest.lock
@@ -77,11 +78,12 @@ bench: $(VENV)/.installed-dev ## cost of monitor and accounting, layouts a secon
 	$(BIN)/python benchmarks/search.py
 	$(BIN)/python benchmarks/cold_start.py
 
-docs: $(VENV)/.installed ## commands and tables in docs/, JSON Schemas of the reports
+docs: $(VENV)/.installed .venv-docs/.installed ## commands and tables in docs/, JSON Schemas, and the site in build/site
 	$(BIN)/python docs/commands.py
 	$(BIN)/python docs/carbon_validation.py
 	$(BIN)/python docs/goodput.py
 	$(BIN)/python -m carbon_plugin.audit.exports.json_schemas
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/python -m mkdocs build --quiet
 
 pictures: $(VENV)/.installed-dev ## pictures of the demo's report, to docs/pictures/ (needs Chromium)
 	$(BIN)/python docs/pictures.py
@@ -93,11 +95,16 @@ calibrate: $(VENV)/.installed-dev ## fit the shipped constants to the published 
 	$(BIN)/python docs/validation.py
 
 clean: ## remove .venv, caches and build output; runs/ stays
-	rm -rf $(VENV) .venv-newest .venv-lowest .venv-lock build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-newest .venv-lowest .venv-lock .venv-docs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.installed: pyproject.toml requirements/core.lock
 	$(call install,$(VENV),core)
+	touch $@
+
+.venv-docs/.installed: requirements/docs.lock
+	test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --require-hashes -r requirements/docs.lock
 	touch $@
 
 $(VENV)/.installed-dev: pyproject.toml requirements/dev.lock requirements/layouts.lock

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import pkgutil
 import re
+import runpy
 from pathlib import Path
 
+import pytest
+import yaml
+
+import carbon_plugin
 from carbon_plugin.cli.main import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -18,8 +24,57 @@ def test_every_command_is_on_the_page_of_commands():
     assert sections == list(COMMANDS), "run `make docs`"
 
 
+def test_every_page_is_in_the_navigation_of_the_site_once():
+    site = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+
+    def pages_in(entries: list) -> list[str]:
+        found = []
+        for entry in entries:
+            (content,) = entry.values()
+            found += [content] if isinstance(content, str) else pages_in(content)
+        return found
+
+    docs = ROOT / "docs"
+    assert sorted(pages_in(site["nav"])) == sorted(str(page.relative_to(docs)) for page in docs.rglob("*.md"))
+
+
+def test_every_object_of_the_reference_of_python_is_there():
+    for name in re.findall(r"^::: (\S+)$", (ROOT / "docs" / "api.md").read_text(encoding="utf-8"), flags=re.MULTILINE):
+        assert pkgutil.resolve_name(name), name
+
+
+def test_reference_of_python_documents_every_public_name():
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+
+    shown = {name.rpartition(".")[2] for name in re.findall(r"^::: (\S+)$", page, flags=re.MULTILINE)}
+    assert set(carbon_plugin.__all__) <= shown
+
+
+@pytest.mark.parametrize("name", ["architecture.md", "extending.md"])
+def test_paths_that_a_page_about_the_code_names_are_there(name):
+    page = (ROOT / "docs" / name).read_text(encoding="utf-8")
+    top = {path.name for path in ROOT.iterdir()}
+
+    named = [path for path in re.findall(r"`([\w./]+)`", page) if path.split("/")[0] in top and "/" in path]
+    missing = [path for path in named if not (ROOT / path).exists() and not path.split("/")[-1].startswith("NAME.")]
+    assert len(named) > 10
+    assert not missing
+    assert not [path for path in named if "NAME." in path and not (ROOT / path).parent.is_dir()]
+
+
+def test_places_of_the_architecture_are_those_of_the_table_of_imports():
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    table = runpy.run_path(str(ROOT / "tests" / "repository" / "test_imports.py"))["MAY_IMPORT"]
+
+    rows = re.findall(r"^\| `(?:carbon_plugin/)?(\w+)/` \| [^|]* \| ([^|]*) \|$", page, flags=re.MULTILINE)
+    said = {place: set() if may == "–" else set(may.split(", ")) for place, may in rows}
+    said.pop("hardware_profiles")
+    assert said.pop("cli") == {"all above"}
+    assert said == {place: may for place, may in table.items() if place != "cli"}
+
+
 def test_every_link_to_a_file_leads_somewhere():
-    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
     links = [(page, target) for page in pages for target in re.findall(r"\]\(([^)#\s]+)", page.read_text("utf-8"))]
 
     broken = [
