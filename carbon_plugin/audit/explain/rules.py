@@ -1,4 +1,4 @@
-"""Where each number of a report comes from, as a table: which fields it follows from, how, and what it rests on.
+"""The table of rules that say where each number of a report comes from: from which fields, how, and from which sources.
 
 A rule speaks for a field and everything below it (the low of a figure, the meters of an energy). Fields are dotted
 paths in `report.json`; `*` stands for one name or position.
@@ -128,7 +128,7 @@ def _device(summary: AuditSummary, path: Path) -> Reason:
 
 
 def _accuracy(identity: DeviceIdentity) -> list[str]:
-    """What is known of how well a meter reads."""
+    """Return what is known of how well a meter reads."""
     known = identity.accuracy
     return [f"meter: within {known.proportional:.1%} (p10 to p90), {known.source}"] if known else []
 
@@ -164,7 +164,7 @@ def _embodied_factor(summary: AuditSummary, path: Path) -> Reason:
 
 
 def _profile_field(name: str, figure: Figure) -> str:
-    """Which field of which profile a number is, where the shipped profile still holds it."""
+    """Return which field of which profile a number is, where the shipped profile still holds it."""
     for suffix, kind, field in (
         (" network share", "nodes", "network.embodied_kg_per_device"),
         (" host", "nodes", "host.embodied_kg"),
@@ -192,7 +192,7 @@ def _shipped_value(kind: str, name: str, field: str) -> float | None:
 
 
 def _factor(summary: AuditSummary, path: Path) -> Reason:
-    """A factor that is a figure, or holds some: its own source."""
+    """Return the own source of a factor that is a figure, or that holds some."""
     value: Any = summary.factors
     for name in path[1:]:
         if isinstance(value, Figure):
@@ -242,7 +242,7 @@ def _effective(summary: AuditSummary, path: Path) -> Reason:
 
 
 def _longest_key(known: Mapping[str, Any], parts: Path) -> str:
-    """Keys of the effective spec have dots of their own: the longest that the path begins with."""
+    """Return the longest key of the effective spec that the path begins with; such keys have dots of their own."""
     options = [".".join(parts[:length]) for length in range(len(parts), 0, -1)]
     return next((key for key in options if key in known), ".".join(parts))
 

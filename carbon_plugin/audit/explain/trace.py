@@ -1,4 +1,5 @@
-"""Follows a number of a report to its sources (`carbon-plugin audit --explain`). The rules: `audit.explain.rules`."""
+"""Follow a number of a report to its sources (`carbon-plugin audit --explain`) by the rules of
+`audit.explain.rules`."""
 
 from __future__ import annotations
 
@@ -38,7 +39,7 @@ class Explanation(Struct, frozen=True, kw_only=True):
 
 
 def explain(summary: AuditSummary, field: str | None = None) -> list[Explanation]:
-    """A number and all that it follows from, down to meters, files and published factors; each field once.
+    """Return a number and all that it follows from, down to meters, files and published factors; each field once.
 
     `field` is a path in `report.json` or the end of one ("operational_kg"); without it the headlines are explained.
     Raises `ReportError` for a field that the report does not have, with the nearest names.
@@ -66,7 +67,7 @@ def document_of(summary: AuditSummary) -> dict[str, Any]:
 
 
 def reason_of(summary: AuditSummary, field: str) -> Reason:
-    """The rule for a field, applied. Raises `ReportError` for a field without one."""
+    """Apply the rule for a field and return its reason. Raises `ReportError` for a field without a rule."""
     path = field.split(".")
     for length in range(len(path), 0, -1):
         for pattern in _by_length().get(length, ()):
@@ -76,7 +77,7 @@ def reason_of(summary: AuditSummary, field: str) -> Reason:
 
 
 def numbers(document: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Path of every number in a document."""
+    """Yield the path of every number in a document."""
     if isinstance(document, dict):
         for name, item in document.items():
             yield from numbers(item, (*path, str(name)))
@@ -89,7 +90,7 @@ def numbers(document: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ..
 
 @cache
 def _by_length() -> dict[int, list[str]]:
-    """Patterns by their number of names; of one length those without a star first."""
+    """Return the patterns by their number of names; among those of one length the ones without a star come first."""
     lengths: dict[int, list[str]] = {}
     for pattern in sorted(RULES, key=lambda pattern: pattern.count("*")):
         lengths.setdefault(pattern.count(".") + 1, []).append(pattern)
@@ -117,7 +118,7 @@ def _follow(
 
 
 def _at(document: Any, field: str) -> Any:
-    """The part of a document at a dotted path, None where there is none; keys may have dots of their own."""
+    """Return the part of a document at a dotted path, None where there is none; keys may have dots of their own."""
     if not field:
         return document
     if isinstance(document, dict):
@@ -137,7 +138,7 @@ def _at(document: Any, field: str) -> Any:
 
 
 def _resolve(document: dict[str, Any], field: str) -> str:
-    """The full path of a field that was named by its end."""
+    """Return the full path of a field that was named by its end. Raises `ReportError` where no field fits."""
     if _at(document, field) is not None:
         return field
     paths = {".".join(path[:length]) for path in numbers(document) for length in range(1, len(path) + 1)}
@@ -152,7 +153,7 @@ def _resolve(document: dict[str, Any], field: str) -> str:
 
 
 def _text(value: Any) -> str:
-    """A part of the report in a few words; empty for one that holds many numbers."""
+    """Return a part of the report in a few words, or an empty text for one that holds many numbers."""
     if isinstance(value, dict):
         return _text_of_part(value)
     if isinstance(value, float):

@@ -76,7 +76,8 @@ class EuAiActReport(Struct, frozen=True, kw_only=True):
 
 
 def eu_ai_act_report(summary: AuditSummary) -> EuAiActReport:
-    """The form's fields on training time, compute and energy. Raises `ReportError` for a run without any energy."""
+    """Return the form's fields on training time, compute and energy. Raises `ReportError` for a run without any
+    energy."""
     if summary.energy.energy_j <= 0:
         raise ReportError(f"EU AI Act: run {summary.run.name} recorded no energy, expected its ledgers to hold some")
     missing = ["benchmarked amount of computation used for inference: nothing here runs inference"]

@@ -1,4 +1,4 @@
-"""What every export carries beside its numbers: which run, how well it is known, on which factors; and what it needs.
+"""What every export states beside its numbers: the run, how well it is known, and the factors; and checks of its input.
 
 An export is made from an `AuditSummary`, which is what `report.json` holds, and from nothing else.
 """
@@ -62,7 +62,7 @@ class GridFactor(Struct, frozen=True, kw_only=True):
 
 
 def read_summary(path: str | os.PathLike[str]) -> AuditSummary:
-    """The summary of a run directory, added up from its ledgers, or the one in a `report.json`.
+    """Return the summary of a run directory, added up from its ledgers, or read the one in a `report.json`.
 
     Raises `LedgerError` for ledgers and `ReportError` for a file that cannot be read.
     """
@@ -76,7 +76,7 @@ def read_summary(path: str | os.PathLike[str]) -> AuditSummary:
 
 
 def origin_of(summary: AuditSummary) -> Origin:
-    """The origin of every number of a summary."""
+    """Return where all numbers of a summary come from: run, period, ledgers and limits."""
     run = summary.run
     return Origin(
         run_id=run.run_id,
@@ -96,12 +96,13 @@ def origin_of(summary: AuditSummary) -> Origin:
 
 
 def _limits(summary: AuditSummary) -> list[str]:
-    """What a reader must know before using a number, the worst first."""
+    """Return what a reader must know before using a number, the worst first."""
     return [*_unverified(summary), *narrative.warnings(summary)]
 
 
 def limits_of_energy(summary: AuditSummary) -> list[str]:
-    """What a reader must know before using an energy: all but what is said of factors, which are in none."""
+    """Return what a reader must know before using an energy. What is said of factors is left out, since they are in
+    none."""
     return [*_unverified(summary), *narrative.left_out(summary), *narrative.ways_of_counting(summary)]
 
 
@@ -112,7 +113,7 @@ def _unverified(summary: AuditSummary) -> list[str]:
 
 
 def carbon_of(summary: AuditSummary, wanted_by: str) -> tuple[Footprint, Factors]:
-    """Footprint and factors of a run. Raises `ReportError` where there is none, with the reason."""
+    """Return footprint and factors of a run. Raises `ReportError` with the reason where there is none."""
     if summary.footprint is None or summary.factors is None:
         raise ReportError(f"{wanted_by}: run {summary.run.name} has no carbon: {summary.no_carbon_reason}")
     return summary.footprint, summary.factors
@@ -128,8 +129,8 @@ def check_embodied(summary: AuditSummary, wanted_by: str) -> None:
 
 
 def basis_of(factors: Factors, wanted_by: str) -> Basis:
-    """What the run's intensity counts. Raises `ReportError` where nobody said it, it is not one thing, or it is by
-    contract."""
+    """Return what the run's intensity counts. Raises `ReportError` where nobody said it, it is not one thing, or it is
+    by contract."""
     intensity = factors.intensity
     if len(intensity.bases) > 1:
         raise ReportError(
@@ -151,7 +152,7 @@ def basis_of(factors: Factors, wanted_by: str) -> Basis:
 
 
 def basis_words(intensity: Intensity) -> str:
-    """What an intensity counts, in a phrase: "location-based, lifecycle, average, generation"."""
+    """Return what an intensity counts, in a phrase: "location-based, lifecycle, average, generation"."""
     if len(intensity.bases) > 1:
         return f"mixed bases ({' and '.join(map(describe_basis, intensity.bases))})"
     basis = intensity.basis
@@ -161,13 +162,13 @@ def basis_words(intensity: Intensity) -> str:
 
 
 def part_words(part: IntensityPart) -> str:
-    """A source of a mean intensity: share of the energy, mean, name and basis."""
+    """Return a source of a mean intensity in words: share of the energy, mean, name and basis."""
     mean = f"{wording.percent(part.share)} of the energy at {wording.number(part.g_per_kwh)} g/kWh"
     return f"{mean} is {describe_basis(part.basis)} ({part.source})"
 
 
 def grid_factor(summary: AuditSummary, factors: Factors) -> GridFactor:
-    """The intensity of a run as an export states it."""
+    """Return the intensity of a run as an export states it."""
     intensity = factors.intensity
     applied = phrases.grid_g_per_kwh(summary)
     annual = intensity.granularity == "annual" and intensity.year is not None
@@ -190,17 +191,17 @@ def grid_factor(summary: AuditSummary, factors: Factors) -> GridFactor:
 
 
 def kwh(joules: Figure) -> Figure:
-    """An energy figure in kWh."""
+    """Return an energy figure in kWh."""
     return joules.scaled(1 / JOULES_PER_KWH, "kWh")
 
 
 def significant(value: float, digits: int) -> float:
-    """A number rounded to so many significant digits."""
+    """Return a number rounded to so many significant digits."""
     return float(f"{value:.{digits}g}")
 
 
 def energy_method(summary: AuditSummary) -> str:
-    """How the energy of the machines is known, in sentences: meters, rungs, shares."""
+    """Return how the energy of the machines is known, in sentences: meters, rungs, shares."""
     meters: dict[str, set[str]] = {}
     for device in summary.devices:
         meters.setdefault(device.identity.rung, set()).add(device.identity.meter)
@@ -209,7 +210,7 @@ def energy_method(summary: AuditSummary) -> str:
 
 
 def how_known(summary: AuditSummary) -> str:
-    """How much of the machines' energy was measured, in words."""
+    """Return how much of the machines' energy was measured, in words."""
     share = phrases.measured_share(summary)
     if share <= 0:
         return "all of it modelled"
@@ -217,12 +218,12 @@ def how_known(summary: AuditSummary) -> str:
 
 
 def effective_share(summary: AuditSummary) -> float:
-    """Share of the executed steps that were done for the first time, 0 to 1."""
+    """Return the share of the executed steps that were done for the first time, 0 to 1."""
     steps = summary.progress.steps
     return max(0, steps - summary.waste.redone_steps) / steps if steps else 0.0
 
 
 def effective_flops(summary: AuditSummary) -> float | None:
-    """Model FLOPs of a run (no recompute), each step once; None where no prediction counted them."""
+    """Return the model FLOPs of a run without recompute, each step once; None where no prediction counted them."""
     a_step = summary.work.model_flops_per_step if summary.work else None
     return None if a_step is None else a_step * summary.progress.steps * effective_share(summary)

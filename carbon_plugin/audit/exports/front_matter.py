@@ -1,4 +1,4 @@
-"""One key of a model card's YAML front matter, set without touching a byte of anything else.
+"""Set one key of a model card's YAML front matter without changing any other byte of the file.
 
 A card is other people's text: a YAML library that reads and writes it again would lose comments, quotes and order. So
 the lines of the key are found by the parser's marks and replaced as text, and the result is parsed again to prove that
@@ -23,7 +23,7 @@ _BLOCK = re.compile(r"\A(\ufeff?\s*---[ \t]*(\r\n|\r|\n))((?:|[\S\s]*?(?:\r\n|\r
 
 
 def set_key(card: str, key: str, value: Any) -> str:
-    """The card with `key` of its front matter set to `value`; a front matter is made where there is none.
+    """Return the card with `key` of its front matter set to `value`; a front matter is made where there is none.
 
     Raises `ReportError` for a front matter that is not a YAML mapping in block style, or that could not be kept as
     it was.
@@ -85,7 +85,7 @@ def _after_mark(card: str, block: str) -> str:
 
 
 def _extent(block: str, key: str) -> tuple[int, int]:
-    """Where the lines of a key begin and end in a block of YAML; both at its end where the key is not there."""
+    """Return where the lines of a key begin and end in a block of YAML; both at its end where the key is not there."""
     import yaml
 
     with _readable(block, "front matter"):
@@ -115,8 +115,8 @@ def _readable(block: str, origin: str) -> Iterator[None]:
 
 
 def _content_end(node: Any) -> int:
-    """Index behind the last character of a value; a block collection ends with its last item, not at the next token
-    (between the two lie other people's comments)."""
+    """Return the index after the last character of a value; a block collection ends with its last item, not at the next
+    token (between the two lie other people's comments)."""
     import yaml
 
     if isinstance(node, yaml.CollectionNode) and not node.flow_style and node.value:
@@ -126,7 +126,7 @@ def _content_end(node: Any) -> int:
 
 
 def _line_end(block: str, index: int) -> int:
-    """Index behind the line break of the line in which a value ends; a block scalar ends behind its own."""
+    """Return the index after the line break of the line in which a value ends; a block scalar ends after its own."""
     if index and block[index - 1] in "\r\n":
         return index
     found = re.compile(r"\r\n|\r|\n").search(block, index)

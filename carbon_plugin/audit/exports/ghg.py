@@ -81,8 +81,8 @@ class GhgReport(Struct, frozen=True, kw_only=True):
 
 
 def ghg_report(summary: AuditSummary, inputs: GhgInputs) -> GhgReport:
-    """Inventory lines of a run. Raises `ReportError` where the boundary or a factor that it needs was not given, or
-    where the run's intensity counts something that an inventory must not."""
+    """Return the inventory lines of a run. Raises `ReportError` where the boundary or a factor that it needs was not
+    given, or where the run's intensity counts something that an inventory must not."""
     if inputs.organisational_boundary not in BOUNDARIES:
         raise ReportError(
             f"GHG: organisational_boundary is {inputs.organisational_boundary!r}, expected {', '.join(BOUNDARIES)}: "
@@ -180,7 +180,7 @@ def _electricity(
     note: str,
     method: Method = "location-based",
 ) -> GhgLine:
-    """A line of electricity: some of the run's energy at a factor.
+    """Return a line of electricity: some of the run's energy at a factor.
 
     Its relative range is that of the run's operational carbon: the uncertainty of energy and PUE, and of an annual
     factor in the weeks of a run.
@@ -203,8 +203,9 @@ def _electricity(
 def _market(
     location: GhgLine, energy: Figure, footprint: Footprint, factors: Factors, grid: Rate, kind: str
 ) -> GhgLine:
-    """The market-based line beside a location-based one of the same energy: contracts at their rates, the rest at the
-    residual mix or, where none is known, at the grid average of the location, which the guidance asks to disclose.
+    """Return the market-based line beside a location-based one of the same energy: contracts at their rates, the rest
+    at the residual mix or, where none is known, at the grid average of the location, which the guidance asks to
+    disclose.
 
     `kind` says what `grid`, that average, counts. Contracts are of the whole facility; a line of the machines has its
     share of each.
@@ -250,7 +251,7 @@ def _upstream(energy: Figure, footprint: Footprint, electricity: ElectricityFact
 
 
 def _capital_goods(summary: AuditSummary, factors: Factors, year: int) -> GhgLine:
-    """Cradle-to-gate carbon of the whole units that the run used, once, in the year of acquisition."""
+    """Return the cradle-to-gate carbon of the whole units that the run used, booked once in the year of acquisition."""
     devices = summary.coverage.whole_gpus or summary.run.world_size
     hosts = devices * summary.reserved.host_s / summary.reserved.device_s if summary.reserved.device_s else 0.0
     units = {"device": float(devices), "host": hosts, "network": float(devices)}
@@ -276,7 +277,7 @@ def _capital_goods(summary: AuditSummary, factors: Factors, year: int) -> GhgLin
 
 
 def _years(summary: AuditSummary) -> list[int]:
-    """Calendar years of the run, UTC. Raises `ReportError` for moments that no calendar has."""
+    """Return the calendar years of the run, UTC. Raises `ReportError` for moments that no calendar has."""
     period = summary.period
     try:
         first, last = (datetime.fromtimestamp(moment, UTC).year for moment in (period.start_unix_s, period.end_unix_s))

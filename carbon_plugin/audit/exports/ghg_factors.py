@@ -48,7 +48,8 @@ class ElectricityFactors(Struct, frozen=True, kw_only=True):
 
 
 def electricity_factors(location: GridFactor, basis: Basis, inputs: GhgInputs) -> ElectricityFactors:
-    """Factors for an inventory. What the run itself used counts for its basis, what the reporter gave for the other.
+    """Return the factors for an inventory. What the run itself used counts for its basis, what the reporter gave for
+    the other.
 
     Raises `ReportError` for a factor given without source, one that contradicts the run's, or an impossible loss.
     """

@@ -35,12 +35,12 @@ DOCUMENTS: dict[str, type[msgspec.Struct]] = {
 
 
 def schema_of(name: str) -> dict[str, Any]:
-    """The schema of a document, made from its struct."""
+    """Return the schema of a document, made from its struct."""
     return {"$schema": DIALECT, "title": f"carbon-plugin {name}", **msgspec.json.schema(DOCUMENTS[name])}
 
 
 def published_schema(name: str) -> dict[str, Any]:
-    """The schema of a document as it is shipped."""
+    """Return the schema of a document as it is shipped."""
     schema: dict[str, Any] = msgspec.json.decode((FOLDER / f"{name}.json").read_bytes())
     return schema
 

@@ -36,7 +36,7 @@ class ModelCardEmissions(Struct, frozen=True, kw_only=True):
 
 
 def model_card_emissions(summary: AuditSummary, training_type: str | None = None) -> ModelCardEmissions:
-    """The fields for the card of the model that a run trained.
+    """Return the fields for the card of the model that a run trained.
 
     Frozen parameters say that it is fine-tuning; else `training_type` must. Raises `ReportError` for a run without
     carbon or with a kind of training that nobody stated.
@@ -72,7 +72,7 @@ def write_model_card(path: Path, emissions: ModelCardEmissions) -> None:
 
 
 def as_yaml(emissions: ModelCardEmissions) -> str:
-    """The fields as the lines of a front matter."""
+    """Return the fields as the lines of a front matter."""
     import yaml
 
     text: str = yaml.safe_dump({KEY: as_fields(emissions)}, sort_keys=False, allow_unicode=True, width=10**6)
@@ -80,7 +80,7 @@ def as_yaml(emissions: ModelCardEmissions) -> str:
 
 
 def as_fields(emissions: ModelCardEmissions) -> dict[str, Any]:
-    """The fields as plain data, in the Hub's order."""
+    """Return the fields as plain data, in the Hub's order."""
     fields: dict[str, Any] = msgspec.to_builtins(emissions)
     return fields
 

@@ -1,4 +1,4 @@
-"""A ready paragraph for a paper: what was used, how it is known, on which factors, with every number's range."""
+"""Write a paragraph for a paper: what a run used, how that is known, with which factors, and every number's range."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from carbon_plugin.spec.amounts import plural, verb
 
 
 def paper_paragraph(summary: AuditSummary) -> str:
-    """The paragraph as plain text. Raises `ReportError` for a run without carbon."""
+    """Return the paragraph as plain text. Raises `ReportError` for a run without carbon."""
     footprint, factors = carbon_of(summary, "paper")
     sentences = [
         _what_ran(summary),

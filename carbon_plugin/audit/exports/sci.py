@@ -50,7 +50,7 @@ class SciReport(Struct, frozen=True, kw_only=True):
 
 
 def sci_report(summary: AuditSummary) -> SciReport:
-    """The score of one run a training token.
+    """Return the score of one run for each training token.
 
     Tokens of steps that a restart repeated count once, their carbon counts in full. Raises `ReportError` where the
     run lacks what the standard requires, saying what.
@@ -111,7 +111,7 @@ def check_sci_basis(summary: AuditSummary, wanted_by: str) -> None:
 
 
 def sci_boundary(summary: AuditSummary) -> list[str]:
-    """What is inside and outside the score."""
+    """Return what is inside and outside the score."""
     rungs = ", ".join(rung for rung in ("gpu", "host", "network", "facility") if rung in summary.by_rung)
     return [
         f"inside: training of run {summary.run.name}, from allocation to its last record, start-up, evaluation, "
@@ -124,12 +124,12 @@ def sci_boundary(summary: AuditSummary) -> list[str]:
 
 
 def outside_totals(summary: AuditSummary) -> list[str]:
-    """What the totals of a run lack, in lines that follow a colon."""
+    """Return what the totals of a run lack, in lines that follow a colon."""
     return [lack.rstrip(".") for lack in narrative.left_out(summary)]
 
 
 def sci_method(summary: AuditSummary, factors: Factors) -> list[str]:
-    """How O, E, I and M came about."""
+    """Return how O, E, I and M were computed."""
     return [
         f"E: {energy_method(summary)} Times PUE {factors.pue.value:g} ({factors.pue.source}).",
         f"I: location-based, {factors.intensity.figure.source}; no market-based instrument.",

@@ -64,7 +64,7 @@ class SciAiReport(Struct, frozen=True, kw_only=True):
 
 
 def sci_ai_report(audited: Sequence[tuple[Path, AuditSummary]], covers: Collection[str]) -> SciAiReport:
-    """The score of the programme that these runs belong to.
+    """Return the score of the programme that these runs belong to.
 
     `covers` declares the roles of which no run is missing here ("all" for every role). Raises `ReportError` unless
     every role is declared, and where the final runs do not say tokens, FLOPs and parameters.

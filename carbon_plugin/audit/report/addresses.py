@@ -42,7 +42,7 @@ def _titled(text: str) -> Markup:
 
 @cache
 def _titles() -> dict[str, str]:
-    """Titles of the shipped tables, each with the address that it was taken from."""
+    """Return the titles of the shipped tables, each with the address that it was taken from."""
     loaders = (
         tables.country_intensities,
         tables.egrid_intensities,

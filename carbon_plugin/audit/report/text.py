@@ -1,4 +1,4 @@
-"""The audit in two dozen lines of plain text, for a terminal and a log."""
+"""Write the audit in two dozen lines of plain text, for a terminal and a log."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from carbon_plugin.show.drawing import RUNG_NAMES
 
 
 def render_text(summary: AuditSummary) -> str:
-    """Headline numbers with ranges, what is measured, how prediction and forecast did, and what to know."""
+    """Return headline numbers with ranges, what is measured, how prediction and forecast did, and what to know."""
     period = summary.period
     lines = [
         f"{summary.run.name}  {wording.moment(period.start_unix_s)} to {wording.moment(period.end_unix_s)}",

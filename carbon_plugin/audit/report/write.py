@@ -1,4 +1,4 @@
-"""Writes an audit: `report.html` for people, `report.json` for programs, `summary.txt` for terminals and logs."""
+"""Write an audit: `report.html` for people, `report.json` for programs, `summary.txt` for terminals and logs."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def write_audit(
 
 
 def _reconciled(summary: AuditSummary, sacct: Path | None, kubernetes: Path | None) -> AuditSummary:
-    """The summary with the scheduler's account, where there is one."""
+    """Return the summary with the scheduler's account, where there is one."""
     if sacct is not None:
         allocations, source = read_sacct(sacct), f"sacct, {sacct.name}"
     elif kubernetes is not None:
@@ -77,7 +77,7 @@ def _reconciled(summary: AuditSummary, sacct: Path | None, kubernetes: Path | No
 
 
 def render_json(summary: AuditSummary) -> bytes:
-    """The whole summary as one JSON document."""
+    """Return the whole summary as one JSON document."""
     return msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n"
 
 

@@ -1,4 +1,4 @@
-"""The audit in sentences: what ran, what it used, how the forecast did, and what is missing from the totals."""
+"""Write the audit in sentences: what ran, what it used, how the forecast did, and what is missing from the totals."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NAMED = 3
 
 
 def subtitle(summary: AuditSummary) -> str:
-    """When the run was, and what it counts towards."""
+    """Return when the run was, and which programme and role it belongs to."""
     run, period = summary.run, summary.period
     parts = [f"{wording.moment(period.start_unix_s)} to {wording.moment(period.end_unix_s)}"]
     parts += [f"programme {run.programme}"] if run.programme else []
@@ -35,17 +35,17 @@ def subtitle(summary: AuditSummary) -> str:
 
 
 def opening(summary: AuditSummary) -> str:
-    """The run in a few sentences."""
+    """Return the run in a few sentences."""
     return " ".join(filter(None, (_what_ran(summary), _what_it_used(summary), _how_the_forecast_did(summary))))
 
 
 def warnings(summary: AuditSummary) -> list[str]:
-    """What a reader must know before using the totals, the worst first."""
+    """Return what a reader must know before using the totals, the worst first."""
     return [*left_out(summary), *ways_of_counting(summary), *_of_factors(summary)]
 
 
 def left_out(summary: AuditSummary) -> list[str]:
-    """What belongs to the run and is in no total."""
+    """Return a sentence for each thing that belongs to the run and is in no total."""
     coverage, found = summary.coverage, []
     if coverage.nodes_seen < coverage.nodes:
         missing = plural(coverage.nodes - coverage.nodes_seen, "node")
@@ -90,7 +90,7 @@ def left_out(summary: AuditSummary) -> list[str]:
 
 
 def ways_of_counting(summary: AuditSummary) -> list[str]:
-    """How the energy in the totals was counted where that is not as usual."""
+    """Return a sentence for each way in which the energy in the totals was not counted as usual."""
     coverage, found = summary.coverage, []
     unmeasured = coverage.gpus - coverage.gpus_measured - coverage.gpus_missing
     if unmeasured > 0:
@@ -136,7 +136,7 @@ def ways_of_counting(summary: AuditSummary) -> list[str]:
 
 
 def _estimates(summary: AuditSummary) -> list[str]:
-    """Energy in the totals that stands for what GPUs drew while nothing could read them."""
+    """Return a sentence about the energy in the totals that is estimated for GPUs while nothing could read them."""
     devices = estimated_gpus(summary)
     if not devices:
         return []
@@ -156,7 +156,7 @@ def _estimates(summary: AuditSummary) -> list[str]:
 
 
 def _unread(gpu: Energy) -> str:
-    """What GPUs drew while they could not be read, estimated by what they drew while they could."""
+    """Return a sentence about what GPUs drew while they could not be read, estimated from the time when they could."""
     share = wording.percent(gpu.meters.absent)
     read = 1 - gpu.meters.absent
     if not read:
@@ -169,7 +169,7 @@ def _unread(gpu: Energy) -> str:
 
 
 def _of_factors(summary: AuditSummary) -> list[str]:
-    """What is to be known of the factors that the carbon was computed with."""
+    """Return what a reader should know of the factors that the carbon was computed with."""
     if summary.factors is None:
         return []
     found = [f"{warning[:1].upper()}{warning[1:].rstrip('.')}." for warning in summary.factors.warnings]

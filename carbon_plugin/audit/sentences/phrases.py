@@ -1,4 +1,4 @@
-"""Phrases and small figures that text and page share, made from the summary. Sentences are in `narrative`."""
+"""Make the phrases and small figures that text, page and exports share. Whole sentences are in `narrative`."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class BesideRow(Struct, frozen=True):
 
 
 def meters_phrase(meters: MeterQuality) -> str:
-    """Shares of device time, for instance "measured 98 %, absent 2 %"."""
+    """Return shares of device time, for instance "measured 98 %, absent 2 %"."""
     shares = {"measured": meters.measured, "modelled": meters.modelled, "absent": meters.absent}
     return ", ".join(f"{name} {wording.percent(share)}" for name, share in shares.items() if share > 0) or "no time"
 
 
 def energy_quality(energy: Energy) -> Quality:
-    """How an energy is known, by joules and not by time."""
+    """Return how an energy is known, by joules and not by time."""
     if not energy.energy_j:
         return energy.meters.quality
     if energy.measured_j <= 0:
@@ -38,7 +38,7 @@ def energy_quality(energy: Energy) -> Quality:
 
 
 def energy_how(energy: Energy) -> str:
-    """How an energy is known, in words; where a part is estimated, with what was measured beside it."""
+    """Return how an energy is known, in words; where a part is estimated, with what was measured beside it."""
     if not energy.estimated_j:
         return energy_quality(energy)
     parts = {
@@ -51,13 +51,13 @@ def energy_how(energy: Energy) -> str:
 
 
 def estimated_gpus(summary: AuditSummary) -> list[Device]:
-    """GPUs of which a part of the energy, or all of it, is an estimate."""
+    """Return the GPUs of which a part of the energy, or all of it, is an estimate."""
     return [device for device in summary.devices if device.identity.rung == "gpu" and device.energy.estimated_j > 0]
 
 
 def energy_span(summary: AuditSummary, energy: Energy, rung: str | None) -> str:
-    """p10 to p90 of an energy at `rung` ("it" for all machines) or a phase of it: the rung's sampled range, in which
-    meters err apart from one another. Without one, the sum of the meters' own, as if all erred alike."""
+    """Return p10 to p90 of an energy at `rung` ("it" for all machines) or a phase of it: the rung's sampled range, in
+    which meters err apart from one another. Without one, the sum of the meters' own, as if all erred alike."""
     return wording.energy_range(*energy_edges(summary, energy, rung), energy.energy_j)
 
 
@@ -71,7 +71,7 @@ def energy_edges(summary: AuditSummary, energy: Energy, rung: str | None) -> tup
 
 
 def measured_share(summary: AuditSummary) -> float:
-    """Part of the IT energy that was measured."""
+    """Return the part of the IT energy that was measured, 0 to 1."""
     return summary.energy.measured_j / summary.energy.energy_j if summary.energy.energy_j else 0.0
 
 
@@ -94,7 +94,7 @@ def gaps(summary: AuditSummary) -> list[str]:
 
 
 def steps_basis(steps: StepComparison) -> str:
-    """What the error of a measured step time comes from."""
+    """Return what the error of a measured step time comes from."""
     if steps.basis == "spans":
         return "queue lag at the boundaries"
     if steps.basis == "short spans":
@@ -103,7 +103,7 @@ def steps_basis(steps: StepComparison) -> str:
 
 
 def gpus_phrase(coverage: Coverage) -> str:
-    """How many GPUs, or MIG slices of GPUs, there should be."""
+    """Return in words how many GPUs, or MIG slices of GPUs, there should be."""
     if not coverage.gpu_slices:
         return plural(coverage.gpus, "GPU")
     if coverage.gpu_slices == coverage.gpus_seen:
@@ -112,7 +112,7 @@ def gpus_phrase(coverage: Coverage) -> str:
 
 
 def rung_notes(summary: AuditSummary) -> dict[str, str]:
-    """How many devices of which kind each rung has."""
+    """Return in words how many devices of which kind each rung has."""
     notes = {}
     for rung in ("gpu", "host", "network"):
         names: dict[str, int] = {}
@@ -124,14 +124,14 @@ def rung_notes(summary: AuditSummary) -> dict[str, str]:
 
 
 def unknown_embodied(summary: AuditSummary) -> list[str]:
-    """Reserved hardware, in words, that no profile gives embodied carbon for: it is unknown and not zero."""
+    """Return the reserved hardware, in words, that no profile gives embodied carbon for: it is unknown and not zero."""
     if summary.factors is None:
         return []
     return [SCOPE_NAMES[scope] for scope in ("device", "host") if scope not in summary.factors.embodied_kg]
 
 
 def embodied_how(summary: AuditSummary) -> dict[str, str]:
-    """How the embodied carbon of each scope comes about."""
+    """Return in words how the embodied carbon of each scope is computed."""
     footprint, factors = summary.footprint, summary.factors
     if footprint is None or factors is None:
         return {}
@@ -148,7 +148,7 @@ def embodied_how(summary: AuditSummary) -> dict[str, str]:
 
 
 def beside_rows(summary: AuditSummary) -> list[BesideRow]:
-    """Figures that stand beside the total and are no part of it: by contract, wider, in water."""
+    """Return the figures that stand beside the total and are no part of it: by contract, the wider interval, water."""
     footprint = summary.footprint
     if footprint is None:
         return []
@@ -174,7 +174,7 @@ def beside_rows(summary: AuditSummary) -> list[BesideRow]:
 
 
 def _unobserved_rows(summary: AuditSummary) -> list[BesideRow]:
-    """Device time that the scheduler allocated and no ledger observed, and its modelled carbon."""
+    """Return the device time that the scheduler allocated and no ledger observed, with its modelled carbon."""
     account = summary.reconciliation
     if account is None:
         return []
@@ -191,7 +191,7 @@ def _unobserved_rows(summary: AuditSummary) -> list[BesideRow]:
 
 
 def grid_g_per_kwh(summary: AuditSummary) -> float:
-    """Intensity over the run, gCO2e/kWh, as its windows had it."""
+    """Return the mean intensity over the run in gCO2e/kWh, weighted by the energy of its windows."""
     if summary.footprint is None or summary.factors is None:
         return 0.0
     facility_j = summary.footprint.energy_j["facility"].value

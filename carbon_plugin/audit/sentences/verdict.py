@@ -16,12 +16,12 @@ _WORDS: dict[State, str] = {
 
 
 def verdict_word(verification: Verification) -> str:
-    """The state of the ledgers as a reader sees it; in capitals where something is wrong or missing."""
+    """Return the state of the ledgers in words; in capitals where something is wrong or missing."""
     return _WORDS[verification.state]
 
 
 def verdict_reason(verification: Verification) -> str:
-    """Why the ledgers are in that state, in a phrase: the first of what speaks against them, or what an anchor does."""
+    """Return why the ledgers are in that state, in a phrase: the first problem, or what the anchors vouch for."""
     if verification.state == "contradicted":
         return _first_of(verification.problems)
     if verification.state == "incomplete":
@@ -37,7 +37,7 @@ def verdict_reason(verification: Verification) -> str:
 
 
 def verdict_line(verification: Verification) -> str:
-    """State, number of files and reason in one line."""
+    """Return state, number of files and reason in one line."""
     files = plural(len(verification.files), "file")
     return f"ledger: {verdict_word(verification)}, {files}: {verdict_reason(verification)}"
 

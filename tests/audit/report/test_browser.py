@@ -220,7 +220,8 @@ def test_page_without_scripts_and_on_paper_shows_drawings(reports, opened, media
     page = opened(reports["full"], scripts=media == "print").page
     page.emulate_media(media=media)
     assert page.locator("figure .live").filter(visible=True).count() == 0
-    assert page.locator("figure svg").filter(visible=True).count() == page.locator("figure").count()
+    shown = page.locator("figure").filter(visible=True)
+    assert page.locator("figure svg").filter(visible=True).count() == shown.count() >= 8
 
 
 def test_small_run_prints_on_few_pages(reports, opened):

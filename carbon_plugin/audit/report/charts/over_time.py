@@ -1,4 +1,4 @@
-"""Charts of a run over time: power by rung and by GPU, grid intensity, emissions since the start, and step time."""
+"""Draw charts of a run over time: power of single GPUs, grid intensity, emissions since the start, and step time."""
 
 from __future__ import annotations
 
