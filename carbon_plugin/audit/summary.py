@@ -1,4 +1,4 @@
-"""Ledgers of a run in, everything that an audit says out."""
+"""Audit a run directory: read its ledgers once, add them up, and return everything that the audit says of them."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from carbon_plugin.audit.tally.accounting import SAMPLING, Accounted, account_ru
 from carbon_plugin.audit.tally.cells import energy_of
 from carbon_plugin.audit.tally.collect import FilePass, RunCollector
 from carbon_plugin.audit.tally.documents import read_forecast, read_prediction
-from carbon_plugin.audit.tally.facts import coverage_of, leading_manifest, period_of, progress_of, work_of
 from carbon_plugin.audit.tally.forecast_error import Actual, compare_forecast
 from carbon_plugin.audit.tally.ladder import boundary_ladder
+from carbon_plugin.audit.tally.overview import coverage_of, leading_manifest, period_of, progress_of, work_of
 from carbon_plugin.audit.tally.parts import pass_over
 from carbon_plugin.audit.tally.reservations import reserved_time
 from carbon_plugin.audit.tally.spans import comparison_of_windows

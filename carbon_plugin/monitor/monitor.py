@@ -29,8 +29,8 @@ from carbon_plugin.monitor.phases import PhaseNames
 from carbon_plugin.monitor.ranks import Ranks, ranks_from_environ
 from carbon_plugin.monitor.run.directory import choose_run_dir
 from carbon_plugin.monitor.settings import MonitorArguments, Settings, make_settings
-from carbon_plugin.monitor.station import Seen, Station
 from carbon_plugin.monitor.thread import MonitorThread, Wake
+from carbon_plugin.monitor.work import MonitorWork, Seen
 
 DISABLED_VARIABLE = "CARBON_PLUGIN_DISABLED"
 CLOSE_TIMEOUT_S = 10.0
@@ -73,7 +73,7 @@ class CarbonMonitor:
         self.run_dir: Path | None = None
         self._armed = False
         self._clock: TrainingClock | None = None
-        self._station: Station | None = None
+        self._work: MonitorWork | None = None
         self._thread: MonitorThread | None = None
         self._guard = Guard(self._note)
         self._settings: Settings | None = None
@@ -103,7 +103,7 @@ class CarbonMonitor:
     @property
     def head(self) -> str | None:
         """Head of this node's ledger, 32 hex digits: the anchor to keep outside of the run directory."""
-        return self._station.live.head if self._station else None
+        return self._work.live.head if self._work else None
 
     def start(
         self,
@@ -165,14 +165,14 @@ class CarbonMonitor:
 
     def observe(self, detected: Detected, uuids: tuple[str, ...] = ()) -> None:
         """Hand over what live objects show, and the UUIDs of the GPUs that this rank computes on."""
-        if self._armed and self._station is not None:
-            self._station.submit(Seen(detected, uuids))
+        if self._armed and self._work is not None:
+            self._work.submit(Seen(detected, uuids))
 
     def resume_at(self, step: int) -> None:
         """A checkpoint was loaded: the run is at this step, whatever this process has counted until now."""
         counted = self.counted
-        if counted and self._station is not None:  # said before any window shows it
-            self._station.note(RESUMED_EVENT, f"a checkpoint of step {step} was loaded while training")
+        if counted and self._work is not None:  # said before any window shows it
+            self._work.note(RESUMED_EVENT, f"a checkpoint of step {step} was loaded while training")
         self._base_step = step - counted
         if self._clock is not None:
             self._clock.base_step = self._base_step
@@ -194,13 +194,13 @@ class CarbonMonitor:
 
     def metrics(self) -> dict[str, float]:
         """The latest `carbon/*` figures on rank 0, empty elsewhere and before the first window."""
-        return dict(self._station.live.metrics) if self._station else {}
+        return dict(self._work.live.metrics) if self._work else {}
 
     def fresh_metrics(self) -> dict[str, float]:
         """As `metrics`, but empty if nothing is new since the last call."""
-        if self._station is None or self._station.live.version == self._shown:
+        if self._work is None or self._work.live.version == self._shown:
             return {}
-        live = self._station.live
+        live = self._work.live
         self._shown = live.version
         return dict(live.metrics)
 
@@ -227,7 +227,7 @@ class CarbonMonitor:
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy, in a worker or of a trainer, has not started: thread, clock and ledger stay with this one."""
-        left = {"_armed": False, "_clock": None, "_station": None, "_thread": None}
+        left = {"_armed": False, "_clock": None, "_work": None, "_thread": None}
         return vars(self) | left | {"_watched": (), "_ended_by": None}
 
     def __enter__(self) -> CarbonMonitor:
@@ -249,7 +249,7 @@ class CarbonMonitor:
         wake = Wake()
         clock = TrainingClock(wake.put, settings.options.min_window_s)
         clock.base_step = self._base_step
-        station = Station(
+        work = MonitorWork(
             settings=settings,
             ranks=place,
             run_dir=run_dir,
@@ -259,13 +259,13 @@ class CarbonMonitor:
             environ=os.environ,
         )
         thread = MonitorThread(
-            station,
+            work,
             self._guard,
             wake,
             cadence_s=max(settings.window_s, place.nodes / NODES_PER_APPEND_S),
             least_s=settings.options.min_window_s,
         )
-        self._clock, self._station, self._thread = clock, station, thread
+        self._clock, self._work, self._thread = clock, work, thread
         self._armed = True
         _living.add(self)
         atexit.register(self._at_exit)
@@ -292,9 +292,9 @@ class CarbonMonitor:
 
     def _log_new(self) -> None:
         """Hand over figures that no logger has had yet; ranks other than 0 have none."""
-        if self._station is None or self._station.live.version == self._logged:
+        if self._work is None or self._work.live.version == self._logged:
             return
-        live = self._station.live
+        live = self._work.live
         self._logged = live.version
         if live.metrics:
             for error in self.loggers.write(live.metrics, self.step):
@@ -313,8 +313,8 @@ class CarbonMonitor:
             self._thread.close(f"failed: {part}", 0.0)
 
     def _note(self, part: str, sentence: str) -> None:
-        if self._station is not None:
-            self._station.note("fault", sentence)
+        if self._work is not None:
+            self._work.note("fault", sentence)
         if part == "monitor":
             self._armed = False
 
@@ -330,8 +330,8 @@ class CarbonMonitor:
         self._settings = None
         if self._thread is not None:
             self._thread.forget()
-        if self._station is not None:
-            self._station.forget()
+        if self._work is not None:
+            self._work.forget()
 
 
 def _reason_of(kind: type[BaseException]) -> str:

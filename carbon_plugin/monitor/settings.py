@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, Unpack, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Struct
@@ -32,6 +32,8 @@ from carbon_plugin.spec.site import Site
 from carbon_plugin.spec.stack import Stack
 from carbon_plugin.spec.training import TrainingPlan
 
+_CHECKED_ELSEWHERE = ("site", "role", "log")
+WINDOW_S = 10.0
 MIN_WINDOW_S = 5.0
 """The energy counter steps every ~100 ms and lags: shorter windows are noise (2 % of 5 s)."""
 
@@ -55,7 +57,7 @@ class SpanRule(Struct, frozen=True, kw_only=True):
 
 
 class MonitorOptions(Struct, frozen=True, kw_only=True):
-    """What few jobs need to say.
+    """Options that most jobs leave at their defaults.
 
     `training` declares fields of a `TrainingPlan`, `node` and `stack` what the job runs on and with. `reserved_gpus`
     are the job's GPUs on this node (UUIDs or NVML indices) where the environment does not tell. `run_id` is the id of a
@@ -103,7 +105,7 @@ class MonitorArguments(TypedDict, total=False):
             `(metrics, step)`, an object with `log`, `log_metrics` or `add_scalar` (a W&B run, `mlflow`, a Lightning
             logger, a `SummaryWriter`), a `logging.Logger`, or a list of these.
         quiet (bool, default False): Whether to say nothing at the start and the end.
-        options (MonitorOptions, default None): What few jobs need to state.
+        options (MonitorOptions, default MonitorOptions()): Options that most jobs leave at their defaults.
     """
 
     site: Site | Mapping[str, Any] | str | None
@@ -142,49 +144,19 @@ class Settings(Struct, frozen=True, kw_only=True):
     quiet: bool = False
 
 
-def make_settings(
-    *,
-    site: Site | Mapping[str, Any] | str | None = None,
-    planned: Forecast | str | Path | None = None,
-    run_dir: str | Path | None = None,
-    name: str | None = None,
-    total_steps: int | None = None,
-    step: int | None = None,
-    tokens_per_step: int | None = None,
-    layout: ParallelLayout | Mapping[str, Any] | None = None,
-    model_spec: TransformerModel | CountedModel | str | None = None,
-    accelerator: Accelerator | str | None = None,
-    programme: str | None = None,
-    role: str | None = None,
-    window_s: float = 10.0,
-    node_meter: str | None = None,
-    log: Any = None,
-    quiet: bool = False,
-    options: MonitorOptions | None = None,
-) -> Settings:
+def make_settings(**arguments: Unpack[MonitorArguments]) -> Settings:
     """Check and resolve `MonitorArguments`. Raises `SpecError`, `FootprintError` or `WatchError` naming argument and
-    value."""
-    for argument, given, kinds in (
-        ("planned", planned, (Forecast, str, Path)),
-        ("run_dir", run_dir, (str, Path)),
-        ("name", name, (str,)),
-        ("total_steps", total_steps, (int,)),
-        ("step", step, (int,)),
-        ("tokens_per_step", tokens_per_step, (int,)),
-        ("layout", layout, (ParallelLayout, Mapping)),
-        ("model_spec", model_spec, (TransformerModel, CountedModel, str)),
-        ("accelerator", accelerator, (Accelerator, str)),
-        ("programme", programme, (str,)),
-        ("window_s", window_s, (float, int)),
-        ("node_meter", node_meter, (str,)),
-        ("quiet", quiet, (bool,)),
-        ("options", options, (MonitorOptions,)),
-    ):
-        mistaken = isinstance(given, bool) and bool not in kinds  # Python counts True as the number 1
-        if given is not None and (mistaken or not isinstance(given, kinds)):
-            raise SpecError(f"{argument} is {given!r}, expected {' or '.join(kind.__name__ for kind in kinds)}")
+    value, and `TypeError` for an argument that there is not."""
+    _check_arguments(arguments)
+    site, planned, layout = arguments.get("site"), arguments.get("planned"), arguments.get("layout")
+    run_dir, name, role = arguments.get("run_dir"), arguments.get("name"), arguments.get("role")
+    total_steps, step = arguments.get("total_steps"), arguments.get("step")
+    tokens_per_step, model_spec = arguments.get("tokens_per_step"), arguments.get("model_spec")
+    accelerator, programme = arguments.get("accelerator"), arguments.get("programme")
+    stated_window_s = arguments.get("window_s")
+    window_s = WINDOW_S if stated_window_s is None else stated_window_s
     _check_value("role", role, Role | None)
-    options = options or MonitorOptions()
+    options = arguments.get("options") or MonitorOptions()
     forecast = load_forecast(Path(planned)) if isinstance(planned, str | Path) else planned
     place = _site(site)
     in_force = place or (forecast.spec.site if forecast else None)
@@ -199,7 +171,7 @@ def make_settings(
         raise SpecError(f"step is {step}, expected the optimizer steps that were done before, 0 or more")
     if not 0 < options.min_window_s <= window_s:
         raise SpecError(f"window_s is {window_s}, expected at least {options.min_window_s:g} seconds")
-    address = chosen_address(node_meter, os.environ)
+    address = chosen_address(arguments.get("node_meter"), os.environ)
     if address is not None:
         load_source(address)
     fields = msgspec.structs.asdict(layout) if isinstance(layout, ParallelLayout) else dict(layout or {})
@@ -229,10 +201,29 @@ def make_settings(
         window_s=window_s,
         node_meter=address,
         options=options,
-        loggers=loggers_of(log),
+        loggers=loggers_of(arguments.get("log")),
         step=step,
-        quiet=quiet,
+        quiet=bool(arguments.get("quiet")),
     )
+
+
+def _check_arguments(arguments: Mapping[str, Any]) -> None:
+    """Raise an error for an argument that `MonitorArguments` does not list, or of a type that it does not name there.
+
+    Where the site is and what the loggers are is checked by those who read them, and the role by its names."""
+    hints = get_type_hints(MonitorArguments)
+    for argument, given in arguments.items():
+        if argument not in hints:
+            raise TypeError(f"make_settings() got an unexpected keyword argument {argument!r}")
+        if given is None or argument in _CHECKED_ELSEWHERE:
+            continue
+        members = get_args(hints[argument]) or (hints[argument],)
+        kinds = [get_origin(member) or member for member in members if member is not type(None)]
+        if float in kinds:
+            kinds.append(int)
+        mistaken = isinstance(given, bool) and bool not in kinds  # Python counts True as the number 1
+        if mistaken or not isinstance(given, tuple(kinds)):
+            raise SpecError(f"{argument} is {given!r}, expected {' or '.join(kind.__name__ for kind in kinds)}")
 
 
 def _site(site: Site | Mapping[str, Any] | str | None) -> Site | None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from carbon_plugin.monitor.clock import TrainingClock
-from carbon_plugin.monitor.wall import MAX_SLEW, WallClock
+from carbon_plugin.monitor.clock import MAX_SLEW, TrainingClock, WallClock
 
 
 class Time:

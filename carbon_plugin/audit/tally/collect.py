@@ -13,11 +13,10 @@ from carbon_plugin.audit.result import EventNote
 from carbon_plugin.audit.tally.bins import TimeBins
 from carbon_plugin.audit.tally.blocks import MAX_WINDOWS, Block, Floats, blocks_of
 from carbon_plugin.audit.tally.cells import Cell
-from carbon_plugin.audit.tally.in_force import Tally
-from carbon_plugin.audit.tally.rework import rework_of
-from carbon_plugin.audit.tally.sharing import SharedDocuments
+from carbon_plugin.audit.tally.documents import SharedDocuments
+from carbon_plugin.audit.tally.in_force import GridTally
+from carbon_plugin.audit.tally.rework import Stalls, rework_of
 from carbon_plugin.audit.tally.spans import SpanSums
-from carbon_plugin.audit.tally.stalls import Stalls
 from carbon_plugin.footprint.units import GRAMS_PER_KG, JOULES_PER_KWH
 from carbon_plugin.footprint.values import Factors
 from carbon_plugin.ledger.held.account_inputs import stated_factors
@@ -62,7 +61,7 @@ class FilePass(Struct):
     manifest: Manifest
     context: FileContext
     end_unix_s: float
-    grid: Tally
+    grid: GridTally
     stalls: Stalls
     factors: Factors | None = None
     steps: int = 0
@@ -252,7 +251,7 @@ class RunCollector:
             else:
                 seen.identity, seen.hostname = device, manifest.hostname
         if file is None:
-            file = FilePass(name, manifest, context, manifest.started_unix_s, Tally(), Stalls())
+            file = FilePass(name, manifest, context, manifest.started_unix_s, GridTally(), Stalls())
             self.files.append(file)
         file.factors = stated_factors(manifest.factors)
         file.manifest = manifest

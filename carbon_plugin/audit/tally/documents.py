@@ -5,6 +5,7 @@ A ledger outlives the release that wrote it, so only the fields used here have t
 
 from __future__ import annotations
 
+from hashlib import blake2b
 from typing import Any, TypeVar
 
 import msgspec
@@ -12,10 +13,13 @@ from msgspec import Struct
 
 from carbon_plugin.errors import LedgerError
 from carbon_plugin.footprint.values import Footprint
+from carbon_plugin.ledger.records import Manifest
 from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.parsing.boundary import check_numbers
 
 _Document = TypeVar("_Document")
+
+_REPEATED = ("devices", "effective", "factors", "versions", "forecast", "prediction", "assumptions", "spec")
 
 
 class PredictionDocument(Struct, frozen=True):
@@ -75,3 +79,18 @@ def _read(document: dict[str, Any] | None, kind: type[_Document]) -> _Document |
         return None
     except msgspec.ValidationError:
         return None
+
+
+class SharedDocuments:
+    """Keeps the first of all equal documents of manifests: restarts of many nodes make thousands of files that repeat
+    them. The documents are shared, so that nobody may change them."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, Any] = {}
+
+    def manifest(self, manifest: Manifest) -> Manifest:
+        """Return an equal manifest whose documents are those of earlier manifests, where these are equal."""
+        return msgspec.structs.replace(manifest, **{name: self._first(getattr(manifest, name)) for name in _REPEATED})
+
+    def _first(self, document: Any) -> Any:
+        return self._known.setdefault(blake2b(msgspec.json.encode(document), digest_size=16).digest(), document)

@@ -25,7 +25,7 @@ from carbon_plugin.spec.figure import Figure
 EVENT = "grid_intensity"
 
 
-class Source(Struct, frozen=True, kw_only=True):
+class IntensitySource(Struct, frozen=True, kw_only=True):
     """Where an intensity is from and what it counts: all of an `Intensity` but the number."""
 
     name: str
@@ -51,7 +51,7 @@ class _LiveService(Struct, frozen=True, kw_only=True):
     interval_s: float | None = None
 
 
-class Tally:
+class GridTally:
     """Facility energy of one file (J) and its product with the intensity in force, by the intensity that its factors
     state and the origin of the one in force."""
 
@@ -85,7 +85,7 @@ class Tally:
             except msgspec.ValidationError:
                 self._live = None
 
-    def sources(self) -> Iterator[tuple[Source, float, float]]:
+    def sources(self) -> Iterator[tuple[IntensitySource, float, float]]:
         """Each source with the energy and the product that are its own."""
         for (stated, origin), (energy_j, weighted) in self._sums.items():
             if energy_j > 0:
@@ -102,7 +102,7 @@ class Tally:
         order: tuple[IntensityOrigin, ...] = ("ageing", "live", "series")
         return next((origin for origin in order if origin in self._origins), "static")
 
-    def _source(self, stated: Intensity, origin: IntensityOrigin) -> Source:
+    def _source(self, stated: Intensity, origin: IntensityOrigin) -> IntensitySource:
         source = _stated(stated)
         if origin == "static":
             return source
@@ -112,13 +112,13 @@ class Tally:
         return live if origin == "live" else _ageing(live, source)
 
 
-def in_force(tallies: Iterable[Tally], stated: Intensity) -> Intensity:
+def in_force(tallies: Iterable[GridTally], stated: Intensity) -> Intensity:
     """The mean intensity over the windows of a run, with the sources that it is made of.
 
     It is the stated one where nothing else was in force. Where the sources count different things it has no basis. Its
     relative range stays that of the stated one.
     """
-    sums: dict[Source, tuple[float, float]] = {}
+    sums: dict[IntensitySource, tuple[float, float]] = {}
     for tally in tallies:
         for source, energy_j, weighted in tally.sources():
             before_j, before = sums.get(source, (0.0, 0.0))
@@ -163,8 +163,8 @@ def _figure(parts: Sequence[IntensityPart], mean: float, stated: Figure) -> Figu
     return Figure(mean, min(low, mean), max(high, mean), stated.unit, stated.kind, source)
 
 
-def _stated(intensity: Intensity) -> Source:
-    return Source(
+def _stated(intensity: Intensity) -> IntensitySource:
+    return IntensitySource(
         name=intensity.figure.source,
         zone=intensity.zone,
         zone_name=intensity.zone_name,
@@ -177,7 +177,7 @@ def _stated(intensity: Intensity) -> Source:
     )
 
 
-def _live(stated: Source, service: _LiveService | None) -> Source:
+def _live(stated: IntensitySource, service: _LiveService | None) -> IntensitySource:
     """The live service of a ledger, for the place of the stated intensity."""
     if service is None:
         name = "a live service that the ledger does not name"
@@ -196,7 +196,7 @@ def _live(stated: Source, service: _LiveService | None) -> Source:
     )
 
 
-def _ageing(live: Source, stated: Source) -> Source:
+def _ageing(live: IntensitySource, stated: IntensitySource) -> IntensitySource:
     """A last live value on its way to the stated one, of which it holds a growing part."""
     return msgspec.structs.replace(
         live,

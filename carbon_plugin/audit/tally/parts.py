@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 _Process = subprocess.Popen[bytes]
 
 
-class Part(Struct, frozen=True, kw_only=True):
+class FilesToPass(Struct, frozen=True, kw_only=True):
     """Files to add up in one go, in the order of their start. `wanted` are chains to look for on the way."""
 
     files: list[tuple[Path, FileContext]]
@@ -70,8 +70,8 @@ def pass_over(
     wanted = wanted_chains(paths, anchors)
     first = outlines.get(paths[0])
 
-    def part(chosen: Sequence[Path]) -> Part:
-        return Part(
+    def part(chosen: Sequence[Path]) -> FilesToPass:
+        return FilesToPass(
             files=[(path, contexts[path]) for path in chosen],
             run_id=run_id,
             origin_unix_s=_started_s(first, offsets_s) if first else 0.0,
@@ -87,7 +87,7 @@ def pass_over(
     return Passed(passed.collected, sorted(passed.ledgers, key=lambda ledger: order[ledger.check.file]))
 
 
-def add_up(part: Part) -> Passed:
+def add_up(part: FilesToPass) -> Passed:
     """Sums over the files of a part, in this process."""
     collected = RunCollector(part.origin_unix_s)
     ledgers = []
@@ -170,7 +170,7 @@ def _groups(paths: Sequence[Path], outlines: Mapping[Path, Outline]) -> list[lis
     return list(groups.values())
 
 
-def _side_by_side(parts: Sequence[Part]) -> list[Passed]:
+def _side_by_side(parts: Sequence[FilesToPass]) -> list[Passed]:
     """The first part here, each other one in a process of its own."""
     workers = [_start(part) for part in parts[1:]]
     try:
@@ -182,7 +182,7 @@ def _side_by_side(parts: Sequence[Part]) -> list[Passed]:
                 worker.kill()
 
 
-def _start(part: Part) -> _Process | None:
+def _start(part: FilesToPass) -> _Process | None:
     """A process that adds up a part; None where there can be none.
 
     A plain process and no pool of `multiprocessing`, which would run the caller's script again.

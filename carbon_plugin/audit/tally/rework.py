@@ -1,4 +1,8 @@
-"""Which part of a window's energy was spent on what had been done before: steps that are redone, and restarting."""
+"""Time and energy of a training that brought no new step: steps that are done again, starting again, and stalls.
+
+A stall is time that counts as training and in which no step ended: a hang, a pause, or a training that an exception
+ended in a process that went on, such as a notebook's.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,10 @@ from msgspec import Struct
 
 from carbon_plugin.audit.tally.blocks import Floats
 from carbon_plugin.ledger.records import Window
+
+LEAST_S = 60.0
+LEAST_STEPS = 20.0
+"""A stall is at least this long, in seconds and in steps of the usual length."""
 
 
 class Rework(Struct, frozen=True, kw_only=True):
@@ -52,3 +60,27 @@ def _redone_share(window: Window, redone_steps: int, reached_step: int) -> float
 
 def _shares(values: list[float]) -> Floats | None:
     return np.array(values) if any(values) else None
+
+
+class Stalls(Struct):
+    """Stalls in the windows of one file, fed in their order: `total_s` seconds so far."""
+
+    total_s: float = 0.0
+    _waiting_s: float = 0.0
+    _train_s: float = 0.0
+    _steps: int = 0
+
+    def add(self, windows: Sequence[Window]) -> None:
+        """Take in the next windows."""
+        for window in windows:
+            if window.phase != "train":
+                self._waiting_s = 0.0
+            elif window.steps:
+                self._waiting_s = 0.0
+                self._train_s += window.duration_s
+                self._steps += window.steps
+            elif self._steps:
+                before, self._waiting_s = self._waiting_s, self._waiting_s + window.duration_s
+                least_s = max(LEAST_S, LEAST_STEPS * self._train_s / self._steps)
+                if self._waiting_s >= least_s:
+                    self.total_s += self._waiting_s if before < least_s else window.duration_s

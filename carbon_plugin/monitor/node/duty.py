@@ -16,7 +16,7 @@ from carbon_plugin.meters.gpu.driver import Inventory
 from carbon_plugin.meters.gpu.selection import names_devices
 from carbon_plugin.monitor.node.baseline import Baseline
 from carbon_plugin.monitor.node.leader import HOST, Claim, Election
-from carbon_plugin.monitor.node.metering import Hardware, look_at_hardware
+from carbon_plugin.monitor.node.metering import JobHardware, look_at_hardware
 from carbon_plugin.monitor.ranks import Ranks
 from carbon_plugin.monitor.settings import Settings
 
@@ -54,7 +54,7 @@ class Duty:
     ) -> None:
         self.baseline: Baseline | None = baseline
         self.decided = False
-        self.hardware: Hardware = look_at_hardware(settings, baseline.shown, environ)
+        self.hardware: JobHardware = look_at_hardware(settings, baseline.shown, environ)
         self._settings = settings
         self._ranks = ranks
         self._environ = dict(environ)

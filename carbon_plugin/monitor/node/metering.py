@@ -24,7 +24,7 @@ from carbon_plugin.spec.metered import DeviceIdentity
 Reserved = Sequence[str | int] | None
 
 
-class Hardware(Struct, frozen=True, kw_only=True):
+class JobHardware(Struct, frozen=True, kw_only=True):
     """The GPUs that the job has on this host, and the profile of the first one's model. `unread` are GPUs that there
     are although no driver answers for them, or that do not answer it; `cut_off` says what CUDA leaves out of the list
     of those that were named."""
@@ -36,18 +36,18 @@ class Hardware(Struct, frozen=True, kw_only=True):
     cut_off: str | None = None
 
 
-def look_at_hardware(settings: Settings, shown: Inventory | Unavailable, environ: Mapping[str, str]) -> Hardware:
+def look_at_hardware(settings: Settings, shown: Inventory | Unavailable, environ: Mapping[str, str]) -> JobHardware:
     """The job's GPUs as far as this process can tell: named by the user, else by its environment. `shown` is what the
     driver lists."""
     reserved = settings.options.reserved_gpus
     if not isinstance(shown, Inventory):
         in_container = read_host_info(environ=environ).container is not None
         unread = unread_gpus(shown, environ, container=in_container) or planned_gpus(settings, shown, environ)
-        return Hardware(reserved=reserved, keys=(), accelerator=None, unread=unread)
+        return JobHardware(reserved=reserved, keys=(), accelerator=None, unread=unread)
     chosen = select_devices(shown.gpus, environ, reserved, len(shown.problems))
     names = [gpu.name for gpu in shown.gpus if gpu.uuid in chosen.uuids or _holds(gpu.slices, chosen.uuids)]
     profile = match_device_name(names[0]) if names else None
-    return Hardware(
+    return JobHardware(
         reserved=reserved,
         keys=chosen.uuids,
         accelerator=Observed(profile, f"NVML calls the GPU {names[0]}") if profile else None,
@@ -58,7 +58,7 @@ def look_at_hardware(settings: Settings, shown: Inventory | Unavailable, environ
 
 def open_host_meters(
     settings: Settings,
-    hardware: Hardware,
+    hardware: JobHardware,
     environ: Mapping[str, str],
     *,
     gpus: Sequence[str] | None,

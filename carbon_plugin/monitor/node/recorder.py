@@ -24,7 +24,7 @@ from carbon_plugin.ledger.records import (
 )
 from carbon_plugin.meters.meter_set import MeterSet
 from carbon_plugin.meters.protocol import UNREAD_EVENT, Reading
-from carbon_plugin.monitor.clock import Mark, TrainingClock, Transition, last_mark
+from carbon_plugin.monitor.clock import Mark, TrainingClock, Transition, WallClock, last_mark
 from carbon_plugin.monitor.context import Context
 from carbon_plugin.monitor.guard import Guard
 from carbon_plugin.monitor.intensity import IntensityWatch
@@ -39,7 +39,6 @@ from carbon_plugin.monitor.node.spans import Measured, SpanTracker
 from carbon_plugin.monitor.node.windows import Piece, Snapshot, aligned, cut, merged, moment_of
 from carbon_plugin.monitor.ranks import Ranks
 from carbon_plugin.monitor.settings import Settings
-from carbon_plugin.monitor.wall import WallClock
 from carbon_plugin.spec.metered import DeviceIdentity
 
 CONTEXT_EVERY_S = 60.0

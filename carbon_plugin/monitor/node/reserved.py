@@ -13,7 +13,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from carbon_plugin.monitor.wall import boot_clock_s
+from carbon_plugin.monitor.clock import boot_clock_s
 
 _CLOCKS_AGREE_S = 60.0
 

@@ -12,6 +12,7 @@ from carbon_plugin.errors import SpecError
 from carbon_plugin.footprint.values import Footprint
 from carbon_plugin.ledger.files import node_of, rank_of
 from carbon_plugin.ledger.records import Projection
+from carbon_plugin.monitor.clock import WallClock
 from carbon_plugin.monitor.context import Context
 from carbon_plugin.monitor.file_totals import FileTotals
 from carbon_plugin.monitor.intensity import expected_g_per_kwh
@@ -29,7 +30,6 @@ from carbon_plugin.monitor.run.projection import (
 )
 from carbon_plugin.monitor.run.skew import SkewWatch
 from carbon_plugin.monitor.run.totals import RunTotals, run_totals, without_copies
-from carbon_plugin.monitor.wall import WallClock
 from carbon_plugin.plan.forecast import run_time_figure
 from carbon_plugin.plan.goodput import Goodput
 from carbon_plugin.plan.real_run import best_case, planned_goodput

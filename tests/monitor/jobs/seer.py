@@ -16,7 +16,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from carbon_plugin.detect.observed import Detected, DetectedLayout
-from carbon_plugin.monitor import station
+from carbon_plugin.monitor import work
 from carbon_plugin.monitor.clock import TrainingClock
 from carbon_plugin.monitor.monitor import USED_BY_THE_THREAD, CarbonMonitor
 from carbon_plugin.monitor.node import duty
@@ -30,8 +30,8 @@ def main(run_dir: str, launch: Path, seconds: float) -> None:
     for name in USED_BY_THE_THREAD:
         __import__(name)
     if "JOB_BOOT_ID" in os.environ:
-        host_info = station.read_host_info
-        station.read_host_info = lambda **given: replace(
+        host_info = work.read_host_info
+        work.read_host_info = lambda **given: replace(
             host_info(**given), boot_id=os.environ["JOB_BOOT_ID"] or None, hostname=os.environ["JOB_HOSTNAME"]
         )
     looked: dict[str, float] = {}
@@ -42,7 +42,7 @@ def main(run_dir: str, launch: Path, seconds: float) -> None:
         looked["at_s"] = made.start_s
         return made
 
-    station.Baseline = observed
+    work.Baseline = observed
     duty.FIRST_LEAD_S = float(os.environ.get("JOB_FIRST_LEAD_S", "10"))
     duty.GRACE_S, duty.STRETCH_S = 1.0, 0.05
     monitor = CarbonMonitor(

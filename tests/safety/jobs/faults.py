@@ -31,7 +31,7 @@ FAULTS = (
     "carbon_plugin.monitor.clock:TrainingClock.enter",
     "carbon_plugin.monitor.monitor:CarbonMonitor._start",
     "carbon_plugin.monitor.monitor:CarbonMonitor._close",
-    "carbon_plugin.monitor.station:Station.submit",
+    "carbon_plugin.monitor.work:MonitorWork.submit",
     "carbon_plugin.detect.live:FirstStep.__init__",
     "carbon_plugin.detect.live:FirstStep.look",
     "carbon_plugin.detect.live:read_all",
@@ -46,9 +46,9 @@ FAULTS = (
     "carbon_plugin.monitor.node.duty:look_at_hardware",
     "carbon_plugin.monitor.node.baseline:Baseline.from_start",
     "carbon_plugin.monitor.node.duty:Duty.decide",
-    "carbon_plugin.monitor.station:open_host_meters",
+    "carbon_plugin.monitor.work:open_host_meters",
     "carbon_plugin.monitor.run.place:LedgerWriter.__init__",
-    "carbon_plugin.monitor.station:Station._take",
+    "carbon_plugin.monitor.work:MonitorWork._take",
     "carbon_plugin.monitor.node.leader:Election.take",
     "carbon_plugin.monitor.node.leader:Election.claim",
     "carbon_plugin.monitor.context:resolve",
@@ -67,7 +67,7 @@ FAULTS = (
     "carbon_plugin.monitor.run.projector:run_totals",
     "carbon_plugin.monitor.run.projection:account",
     "carbon_plugin.monitor.run.projector:metrics_of",
-    "carbon_plugin.monitor.wall:WallClock.adjust",
+    "carbon_plugin.monitor.clock:WallClock.adjust",
 )
 
 

@@ -20,7 +20,7 @@ from carbon_plugin.ledger.held.expected import LEFT, UNMETERED_EVENT
 from carbon_plugin.ledger.held.launches import ANOTHER_JOB_EVENT, SKEW_EVENT
 from carbon_plugin.ledger.records import RunIdentity
 from carbon_plugin.meters.host.machine import read_host_info
-from carbon_plugin.monitor.clock import TrainingClock
+from carbon_plugin.monitor.clock import TrainingClock, WallClock
 from carbon_plugin.monitor.context import Context, build_context
 from carbon_plugin.monitor.guard import Guard
 from carbon_plugin.monitor.intensity import IntensityWatch
@@ -29,7 +29,7 @@ from carbon_plugin.monitor.node.baseline import Baseline
 from carbon_plugin.monitor.node.duty import LOOK_S, Duty, Task
 from carbon_plugin.monitor.node.journal import Journal
 from carbon_plugin.monitor.node.leader import Claim, Election
-from carbon_plugin.monitor.node.metering import Hardware, open_host_meters
+from carbon_plugin.monitor.node.metering import JobHardware, open_host_meters
 from carbon_plugin.monitor.node.missing_gpus import warning_of
 from carbon_plugin.monitor.node.neighbours import EVENT as SHARED_EVENT
 from carbon_plugin.monitor.node.neighbours import Neighbours
@@ -47,7 +47,6 @@ from carbon_plugin.monitor.run.projector import Projected, Projector, doubts
 from carbon_plugin.monitor.run.skew import skew_message
 from carbon_plugin.monitor.settings import Settings
 from carbon_plugin.monitor.voice import closing, opening, say
-from carbon_plugin.monitor.wall import WallClock
 
 logger = logging.getLogger(__name__)
 LOOK_AROUND_S = 60.0
@@ -69,8 +68,8 @@ class Live(Struct, frozen=True):
     version: int
 
 
-class Station:
-    """The work of the monitor thread, as `thread.Body`."""
+class MonitorWork:
+    """The work of the monitor thread of one process, as `thread.Body`: meter, record, project and speak."""
 
     def __init__(
         self,
@@ -94,7 +93,7 @@ class Station:
         self._environ = dict(environ)
         self._inbox: deque[Seen | tuple[str, str]] = deque(maxlen=1000)
         self._detected: Detected | None = None
-        self._hardware = Hardware(reserved=None, keys=(), accelerator=None)
+        self._hardware = JobHardware(reserved=None, keys=(), accelerator=None)
         self._context: Context | None = None
         self._place: RunPlace | None = None
         self._identity: RunIdentity | None = None

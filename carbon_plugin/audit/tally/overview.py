@@ -1,4 +1,4 @@
-"""Facts of a run that follow from its files: attempts and gaps, steps, what of the job was seen, what it worked on."""
+"""Derive the overview of a run from its files: attempts and gaps, steps, how much of it was seen, what it trained."""
 
 from __future__ import annotations
 
