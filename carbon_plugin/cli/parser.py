@@ -205,7 +205,7 @@ class _Argument(click.Argument):
 
     def record(self, context: click.Context) -> tuple[str, str]:
         """Return the name and the text of the argument for the help page."""
-        return self.make_metavar(context), f"{self.help_text}{'  [required]' if self.required else ''}"
+        return self.get_usage_pieces(context)[0], f"{self.help_text}{'  [required]' if self.required else ''}"
 
 
 class _Command(click.Command):
