@@ -1,4 +1,4 @@
-"""Spread between and within sources of the predictions that saw nothing of the source: what intervals are made of."""
+"""Standard deviations of errors between sources and within one, which the intervals of predictions come from."""
 
 from __future__ import annotations
 
