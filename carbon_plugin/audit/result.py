@@ -1,4 +1,4 @@
-"""What an audit says, as plain frozen values: the content of `report.json`. Not how it is found (`audit.summary`).
+"""The result of an audit as plain frozen values: the content of `report.json`. `audit.summary` computes it.
 
 Energies in J, times in s (Unix seconds for moments), carbon in kgCO2e. `energy_j` fields are exact sums of the
 windows; ranges (`low_j`, `high_j`) add up the meters' own p10 and p90, whose errors are systematic.

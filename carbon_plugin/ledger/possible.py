@@ -1,4 +1,4 @@
-"""What a record can say at all: bounds that no honest run comes near, checked before a figure enters any sum.
+"""Check each record against bounds that no honest run comes near, before any of its figures enters a sum.
 
 A window beyond them is a broken record and not a figure. `ledger/verification` compares records with each other.
 """
@@ -47,7 +47,7 @@ class Gate:
         self._knows_devices = False
 
     def judge(self, record: Record) -> Verdict | None:
-        """What is wrong with the next record; None where nothing is."""
+        """Return what is wrong with the next record; None where nothing is."""
         if isinstance(record, Window):
             return self._window(record)
         if isinstance(record, Manifest):

@@ -1,4 +1,4 @@
-"""Running totals of one ledger file: what its closing record states, and what verification adds up again."""
+"""Add up the windows of one ledger file: the totals that its closing record states and the verification recomputes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class RunningSums:
         self._duration_s = self._low_j = self._high_j = self._estimated_j = self._emitting = 0.0
 
     def add(self, window: Window) -> None:
-        """Take in the next window."""
+        """Add the next window."""
         energy_j = low_j = high_j = estimated_j = 0.0
         for energy in window.energies:
             central_j = energy.energy_j

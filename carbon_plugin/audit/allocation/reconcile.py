@@ -1,5 +1,5 @@
-"""The scheduler's account against the ledgers': GPU time that was allocated and that nobody observed is reported, and
-modelled as idle. It stands beside the totals, because what the GPUs did then is not known.
+"""Compare the scheduler's account with the ledgers. GPU time that was allocated and that no ledger observed is reported
+and modelled as idle. It stands beside the totals, because nobody knows what the GPUs did in that time.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class _Idle(Struct, frozen=True):
 
 
 def gpus_by_host(summary: AuditSummary) -> dict[str, int]:
-    """How many GPUs the ledgers name on each host."""
+    """Return how many GPUs the ledgers name on each host."""
     return dict(Counter(device.hostname for device in summary.devices if device.identity.rung == "gpu"))
 
 

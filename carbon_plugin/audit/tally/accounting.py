@@ -1,4 +1,4 @@
-"""From the sums of a run to its footprint: carbon is computed anew from joules and the factors in force."""
+"""Compute the footprint of a run from its sums: joules times the factors that were in force."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Energy in cells of (device, phase), the smallest parts that every total of an audit is made of.
+"""Sum up energy by device and phase. These cells are the smallest parts that every total of an audit is made of.
 
 Sums of floats are kept without rounding on the way, so that a total is the same however its parts are grouped."""
 

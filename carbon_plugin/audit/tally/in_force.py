@@ -1,4 +1,4 @@
-"""Which grid intensity was in force over a run: its windows say where each value is from, its events what that counts.
+"""Find the grid intensity that was in force over a run, with its sources, from the windows and events of its ledgers.
 
 The factors of a manifest state an intensity; a live service or a series may have been in force instead. What a report
 says of the run's intensity (source, basis, licence) is said of the values that its carbon was computed with.

@@ -1,4 +1,4 @@
-"""The pass over all ledgers of a run, in as many processes as it is worth. What it amounts to is `audit.summary`'s.
+"""The pass over all ledgers of a run, in as many processes as it is worth. `audit.summary` draws the conclusions.
 
 Files that name the same device stay together, because each joule counts once; everything else is added up apart and
 merged. A part whose process fails is done here instead.

@@ -1,4 +1,4 @@
-"""Which device and host was reserved for how long: the time that embodied carbon is charged for."""
+"""Compute how long devices and hosts were reserved: the time that embodied carbon is charged for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Each joule once: which part of a window was already metered, for the same device, by another ledger file."""
+"""Decide which part of a window another ledger file has already metered for the same device, so that each joule counts
+once."""
 
 from __future__ import annotations
 
@@ -38,11 +39,13 @@ class DeviceClaims:
         self.overlaps: list[Overlap] = []
 
     def begin(self, file: str) -> None:
-        """Start with a file; what it claims counts against the files that follow."""
+        """Begin a file; the time that it claims is taken from the files that follow."""
         self._file = file
 
     def claim(self, key: str, start_s: float, end_s: float) -> bool:
-        """Claim a stretch of a device; whether an earlier file has metered any of it, so that `share` must be asked."""
+        """Claim a stretch of time of a device. Return whether an earlier file has metered part of it.
+
+        If so, `share` says which part of each window remains."""
         extent = self._current.get(key)
         if extent is None:
             extent = self._current[key] = _Extent(start_s, end_s, self._file)
@@ -54,7 +57,7 @@ class DeviceClaims:
         return max((past.end_s for past in self._past.get(key, ())), default=float("-inf"))
 
     def share(self, key: str, start_s: float, duration_s: float) -> float:
-        """Part of a window of this device, 0 to 1, that no earlier file has metered; the window was claimed."""
+        """Return the part of a claimed window of a device, 0 to 1, that no earlier file has metered."""
         end_s = start_s + duration_s
         lost_s = 0.0
         for past in self._past.get(key, ()):
@@ -76,7 +79,7 @@ class DeviceClaims:
 
 
 def _outside(extent: _Extent, others: list[_Extent]) -> list[_Extent]:
-    """The pieces of an extent that lie in none of the others, which are disjoint."""
+    """Return the pieces of an extent that lie in none of the others, which are disjoint."""
     pieces = []
     start_s = extent.start_s
     for other in sorted(others, key=lambda other: other.start_s):

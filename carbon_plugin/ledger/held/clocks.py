@@ -1,4 +1,4 @@
-"""What was done to the wall clock of a host between the files that were written on it. Pure functions.
+"""Find out by how much the wall clock of a host was set between the files that were written on it. Pure functions.
 
 Files of one boot share the clock that counts since that boot, which nobody can set. By it the labels of their times are
 put right relative to each other.
@@ -33,7 +33,7 @@ class TimedFile(Struct, frozen=True, kw_only=True):
 
     @property
     def place(self) -> tuple[str, int]:
-        """Whose clock the file was written by: a host, and a node on it."""
+        """The clock that the file was written by, named by its host and a node on it."""
         return self.host_key, self.node
 
     @property
@@ -75,7 +75,7 @@ def boot_offsets(files: Iterable[TimedFile]) -> dict[str, float]:
 
 
 def clock_step_message(ahead_s: float) -> str:
-    """The event in a sentence."""
+    """Return the sentence of the event `CLOCK_STEP_EVENT`."""
     if abs(ahead_s) <= CLOCK_STEP_S:
         return "the wall clock agrees with the times of this ledger again"
     where = "ahead of" if ahead_s > 0 else "behind"
@@ -100,7 +100,7 @@ def _is_one_boot(files: Sequence[TimedFile]) -> bool:
 
 
 def _usual(settings: Sequence[tuple[float, float]]) -> float:
-    """The setting at the middle of the recorded time; `settings` are pairs of a setting and its time, s."""
+    """Return the setting at the middle of the recorded time; `settings` are pairs of a setting and its time, s."""
     half_s = sum(lasted_s for _, lasted_s in settings) / 2
     passed_s = 0.0
     for setting, lasted_s in sorted(settings):

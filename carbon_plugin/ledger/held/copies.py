@@ -1,4 +1,4 @@
-"""Which ledgers are copies of others that were given a manifest of their own: those that begin with the same window.
+"""Find ledgers that are copies of others with another manifest: they begin with the same window.
 
 No two writers measure the same at the same moment. A copy enters no sum, so that a step or a window counts once.
 """
@@ -18,7 +18,7 @@ from carbon_plugin.ledger.records import Window
 
 
 def fingerprint_of(first: Window) -> str | None:
-    """Digest of what the first window of a file has measured; None where it has measured nothing."""
+    """Return a digest of what the first window of a file has measured; None where it has measured nothing."""
     if not first.energies:
         return None
     # In any order: it is how a writer lists its devices, and nothing that was measured.
@@ -27,7 +27,7 @@ def fingerprint_of(first: Window) -> str | None:
 
 
 def copies_among(fingerprints: Iterable[tuple[str, str | None]]) -> dict[str, str]:
-    """Copies, with the file that each is a copy of: the first one with its fingerprint, in the order given."""
+    """Return the copies, each with its original: the first file with the same fingerprint, in the order given."""
     first: dict[str, str] = {}
     found = {}
     for file, fingerprint in fingerprints:
@@ -39,7 +39,8 @@ def copies_among(fingerprints: Iterable[tuple[str, str | None]]) -> dict[str, st
 
 
 def first_fingerprint(path: Path) -> str | None:
-    """Digest of the first window of a file; None where there is none. Raises `LedgerError` as `LedgerStream`."""
+    """Return the digest of the first window of a file, None where there is none. Raises `LedgerError` for a file that
+    cannot be read."""
     first = next((record for record in LedgerStream(path) if isinstance(record, Window)), None)
     return None if first is None else fingerprint_of(first)
 

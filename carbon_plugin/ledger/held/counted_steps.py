@@ -1,4 +1,4 @@
-"""Step time from windows, for runs in which no stretch between step boundaries was long enough for a span.
+"""Compute the step time from windows, for runs without a comparison span.
 
 Windows do not end at step boundaries, so that each stretch of training may be a step too long or too short.
 """
@@ -25,7 +25,7 @@ class CountedSteps(Struct):
     _training: bool = False
 
     def add(self, window: Window) -> None:
-        """Take in the next window."""
+        """Add the next window."""
         if window.phase not in IN_TRAINING:
             self._training = False
             return

@@ -1,4 +1,4 @@
-"""How many GPUs the ledgers of a run must speak of: what its processes see, and the ranks that compute on none of them.
+"""Compute how many GPUs the ledgers of a run must name, from what its processes see and from its ranks.
 
 One answer for the live totals and for the audit. A rank is known to be on a GPU when a manifest says so; ranks that no
 manifest has placed may be on metered GPUs without a rank, each on one, and what is left over computes where nobody
@@ -18,7 +18,7 @@ UNMETERED_EVENT = "gpus_unmetered"
 """Event of a node's leader when a process of its host sees GPUs that nobody meters: data {"gpus": [UUID]}."""
 
 MAX_NAMED = 3
-"""UUIDs in a sentence; how many there are is said anyway."""
+"""A sentence names at most so many UUIDs; it always says how many there are."""
 
 NOT_SEEN_EVENT = "planned_gpus_not_seen"
 """Event of a node on which nothing shows a GPU although the plan, or the user, names one."""
@@ -42,22 +42,24 @@ class Expected(Struct, frozen=True, kw_only=True):
 
     @property
     def gpus(self) -> int:
-        """How many there must be."""
+        """How many GPUs the launch must have used."""
         return self.metered + len(self.unseen) + self.unplaced_ranks
 
     @property
     def missing(self) -> int:
-        """How many of them are in no ledger."""
+        """How many of these GPUs no ledger names."""
         return self.gpus - self.metered
 
     @property
     def missing_for_sure(self) -> int:
-        """How many of them even if ranks that have said nothing share what is metered, as they may while it begins."""
+        """How many GPUs no ledger names even if all ranks that have not reported yet share metered ones.
+
+        They may while a launch begins."""
         return self.missing if self.told else len(self.unseen)
 
     @property
     def sentence(self) -> str | None:
-        """What is missing, in a sentence; None if nothing is."""
+        """A sentence that says which GPUs are missing and how that is known; None if none is."""
         missing = self.missing
         if missing == 0:
             return None
@@ -77,7 +79,9 @@ class Expected(Struct, frozen=True, kw_only=True):
 
 
 def expected_gpus(manifests: Iterable[Manifest]) -> Expected:
-    """What the latest manifests of one launch's files say. Nodes whose ledgers are missing are not counted here."""
+    """Return how many GPUs one launch must have used, by the latest manifests of its files.
+
+    GPUs of nodes without a ledger are not counted."""
     found = list(manifests)
     gpus = {device.key: device for manifest in found for device in manifest.devices if device.rung == "gpu"}
     if not gpus:

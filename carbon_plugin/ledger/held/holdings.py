@@ -1,6 +1,7 @@
-"""What a run held and for how long, from its ledgers: each device and host once at any moment, less what others share.
+"""Compute how long a run held each device and host, from its ledgers: the time that embodied carbon is charged for.
 
-The one rule for the reserved time that embodied carbon is charged for: the live totals and the audit both ask here.
+A device counts once at any moment, less the part that other runs are charged for. The live totals and the audit both
+use this rule.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ Stretch = tuple[float, float, float, float]
 
 
 class Holding(Struct, frozen=True, kw_only=True):
-    """What one file tells: its last manifest, the time from its first to its last record by the clock of the run, and
-    the seconds in it that others are charged for (`SharedTime`)."""
+    """The part of one file in the reserved time: its last manifest, the time from its first to its last record by the
+    clock of the run, and the seconds in it that others are charged for (`SharedTime`)."""
 
     manifest: Manifest
     start_s: float
@@ -42,13 +43,15 @@ class SharedTime:
         self.by_device_s: dict[str, float] = {}
 
     def add(self, window: Window) -> None:
-        """Take in the next window."""
+        """Add the next window."""
         for key, part in (window.parts or {}).items():
             self.by_device_s[key] = self.by_device_s.get(key, 0.0) + (1.0 - part) * window.duration_s
 
 
 def held(holdings: Sequence[Holding], each_s: float | None = None) -> Held:
-    """What the files of a run together held. With `each_s` everything counts for so long instead.
+    """Return the device and host time that the files of a run held together.
+
+    With `each_s` every unit counts for so many seconds instead.
 
     Time starts at the allocation, where a manifest knows it, else at the first record, and ends with the last record. A
     gap between attempts counts only if the later one's allocation spans it. A MIG slice counts as its share of a GPU.
@@ -97,24 +100,25 @@ def held(holdings: Sequence[Holding], each_s: float | None = None) -> Held:
 
 
 def gpus_of(manifest: Manifest) -> dict[str, float]:
-    """GPUs that a manifest names, each with the part of one that it is."""
+    """Return the GPUs that a manifest names by key, each with the part of a whole GPU that it is."""
     return {device.key: device.units for device in manifest.devices if device.rung == "gpu"}
 
 
 def covered_s(intervals: Iterable[tuple[float, float]]) -> float:
-    """Length of the union of intervals."""
+    """Return the length of the union of intervals, s."""
     return _charged_s([(start, start, end, 1.0) for start, end in intervals], None)
 
 
 def _part(holding: Holding, key: str) -> float:
-    """The run's part of a device over all records of a file."""
+    """Return the run's part of a device, 0 to 1, over all records of a file."""
     length_s = holding.end_s - holding.start_s
     return 1.0 - min(1.0, holding.shared_s.get(key, 0.0) / length_s) if length_s > 0 else 1.0
 
 
 def _charged_s(stretches: Collection[Stretch], each_s: float | None) -> float:
-    """Length of the union of stretches, each moment times the part of the stretch that covers it first; what lies
-    before the records of a file counts as a whole. With `each_s` the last stretch counts for so long."""
+    """Return the length of the union of stretches, s, each moment times the part of the stretch that covers it first.
+
+    What lies before the records of a file counts as a whole. With `each_s` the last stretch counts for so long."""
     if each_s is not None:
         return each_s * max(stretches, key=lambda stretch: stretch[2])[3]
     charged, edge = 0.0, float("-inf")

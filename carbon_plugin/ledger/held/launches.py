@@ -1,4 +1,4 @@
-"""Which files of a run were written side by side, and which launch of the job followed which, in spite of clocks."""
+"""Group the files of a run by launch of the job, and put the launches in order, even where clocks disagree."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ def clock_offsets(outlines: Sequence[Outline]) -> dict[str, float]:
 
 
 def offsets_in(event: Event) -> dict[str, float]:
-    """What an event of rank 0 says of clocks: seconds that they are ahead, by file name; empty for any other event."""
+    """Return the seconds by which clocks are ahead according to an event of rank 0, by file name; empty for any other
+    event."""
     stated = event.data.get("offsets_s") if event.kind == SKEW_EVENT else None
     if not isinstance(stated, Mapping):
         return {}

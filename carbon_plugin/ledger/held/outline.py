@@ -1,4 +1,4 @@
-"""What a ledger is about, from its two ends: who wrote it, from when to when, and how far it got. Not for its sums."""
+"""Read the two ends of a ledger: who wrote it, from when to when, and how far it got. Its sums are not read here."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _manifest_decoder = msgspec.json.Decoder(_Manifest)
 
 
 class Outline(Struct, frozen=True, kw_only=True):
-    """A file as its first line and its last windows tell it.
+    """The outline of a file by its first line and its last windows.
 
     `devices` are those of the first manifest, `fingerprint` is that of the first window;
     `trained_until_unix_s` is the end of the last window with a step, or of the file where there is none.
@@ -63,7 +63,7 @@ class Outline(Struct, frozen=True, kw_only=True):
 
     @property
     def timed(self) -> TimedFile:
-        """What of it tells about clocks."""
+        """The times of the file by which clocks are compared."""
         return TimedFile(
             name=self.path.name,
             host_key=self.host_key,
@@ -75,12 +75,12 @@ class Outline(Struct, frozen=True, kw_only=True):
 
     @property
     def series(self) -> tuple[int, str]:
-        """What files have in common whose writers follow each other; by node, its leader's first."""
+        """A key that files share whose writers follow each other; it sorts by node, the leader's files first."""
         return self.node, writer_name(self.path.name)
 
     @property
     def place(self) -> tuple[str, int]:
-        """Whose clock the file was written by: a host, and a node on it."""
+        """The clock that the file was written by, named by its host and a node on it."""
         return self.host_key, self.node
 
 

@@ -1,4 +1,4 @@
-"""What should be in a run directory and is not: the end of a ledger, a ledger, the ledgers of a node.
+"""Find what is missing from a run directory: the end of a ledger, a whole ledger, or all ledgers of a node.
 
 Honest runs lack things too: a process is killed, a node's disk is lost, a run goes on. Nobody can tell that from a
 ledger that was cut or removed, so what is missing is named, and the run is called incomplete and not wrong.

@@ -1,4 +1,4 @@
-"""Ledgers that witness each other: the heads that one file has written down of others, and how they are found.
+"""Find the chain heads that ledgers have recorded of each other, by which a later change of a file shows.
 
 A head is the chain at the last complete line of a file. Whoever cuts, removes or writes anew a ledger whose head stands
 in another one must change that one too.

@@ -1,4 +1,4 @@
-"""Can the ledgers of a run be believed: what they say of each other, what is missing, and what an anchor vouches for.
+"""Verify the ledgers of a run against each other, and against anchors that were kept elsewhere.
 
 `file_check` checks a file by itself. The chain finds an edit by anybody who did not compute it again; ledgers that
 have written down each other's heads find one who did that to some of them; only an anchor, which was kept elsewhere,
@@ -77,7 +77,7 @@ class RunCheck(Struct, frozen=True, kw_only=True):
 
     @property
     def all_problems(self) -> list[str]:
-        """Every problem as one readable line, with the file in front."""
+        """Every problem as one line that begins with the name of its file."""
         in_files = [f"{check.file}: {problem}" for check in self.files for problem in check.problems]
         unmatched = [
             f"anchor {anchor.anchor} is not in any ledger of this run: lines were changed or removed since it was made"
@@ -195,7 +195,7 @@ def _witnessed_problems(ledgers: Sequence[PassedLedger], marks: Mapping[str, Map
 
 
 def _copies(ledgers: Sequence[PassedLedger]) -> list[str]:
-    """Files whose first window is that of another one."""
+    """Return a problem for each file whose first window is that of another file."""
     copies = copies_among((ledger.check.file, ledger.fingerprint) for ledger in ledgers)
     return [
         f"{copy}: begins with the window that {original} begins with: a copy, which counts for nothing"

@@ -1,4 +1,5 @@
-"""What of its host this process meters, and from when: it asks the others of its launch and keeps a baseline meanwhile.
+"""Decide which devices of its host this process meters, and from when. It asks the other processes of its launch, and
+keeps a baseline until that is decided.
 
 Sets of GPUs are compared by UUID: what a process sees, and what living processes meter. Whatever is in no such set is
 taken by one that sees it.
@@ -72,7 +73,7 @@ class Duty:
         election.claim(self._claim)
 
     def tell(self, **fields: object) -> None:
-        """Change something of this process's claim."""
+        """Change fields of the claim that this process has stated."""
         self._claim = replace(self._claim, **fields)
         self._election.claim(self._claim)
 
