@@ -27,7 +27,7 @@ else:
     from pytorch_lightning import Callback, LightningModule, Trainer
 
 _TEXT_LOGGERS = ("CSVLogger", "WandbLogger")
-"""Loggers that take text among metrics, and so the anchor of the ledger."""
+"""Loggers that take text among metrics; they get the head of the ledger too, as an anchor."""
 
 
 @with_arguments
@@ -52,17 +52,17 @@ class CarbonCallback(Callback):
 
     @property
     def state_key(self) -> str:
-        """Where checkpoints keep this state: constant, so that a renamed class finds it again."""
+        """Return the key of this state in checkpoints. It is constant, so that a renamed class finds it again."""
         return "carbon_plugin"
 
     @harmless
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start to measure; until the first step it is start-up. A second `fit` is a second attempt of the run."""
+        """Start to measure. The time until the first step is start-up. A second `fit` is a second attempt."""
         self._start(trainer, pl_module)
 
     @harmless
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A resumed run knows only now at which step it is."""
+        """Take the step of a resumed run, which the trainer knows only now."""
         self._global_step = trainer.global_step
         if self.monitor.step == 0:  # else our own state was in the checkpoint
             self.monitor.resume_at(trainer.global_step // max(1, len(trainer.optimizers)))
@@ -71,14 +71,14 @@ class CarbonCallback(Callback):
 
     @harmless
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """The checkpoint before this batch, if there was one, is written."""
+        """Enter training again, if a checkpoint was written before this batch."""
         self._saved()
 
     @harmless
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count a step, unless the batch only accumulated gradients; log what is new."""
+        """Count a step, unless the batch only accumulated gradients, and look at the model after the first one."""
         if trainer.global_step == self._global_step:
             return
         self._global_step = trainer.global_step
@@ -95,55 +95,55 @@ class CarbonCallback(Callback):
 
     @harmless
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Validation, within a fit or alone; the sanity check before a fit is start-up."""
+        """Enter evaluation, within a fit or alone. The sanity check before a fit is part of start-up."""
         self._saved()
         if not trainer.sanity_checking:
             self._evaluate(trainer, pl_module)
 
     @harmless
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Back to training, if there is one."""
+        """Enter training again, if there is one."""
         if not trainer.sanity_checking:
             self.monitor.enter("train" if _fits(trainer) else "idle")
 
     @harmless
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A test is an evaluation."""
+        """Enter evaluation: a test is one."""
         self._evaluate(trainer, pl_module)
 
     @harmless
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """So is a prediction."""
+        """Enter evaluation: a prediction is one."""
         self._evaluate(trainer, pl_module)
 
     @harmless
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """A checkpoint is gathered and then written, until the next hook."""
+        """Enter the checkpoint, which is gathered and written until the next hook."""
         self._saving = True
         self.monitor.enter("checkpoint")
 
     @harmless
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """What follows is no training."""
+        """Leave training: what follows is none."""
         self._saving = False
         self.monitor.enter("idle")
 
     @harmless
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """End in an orderly way, whatever stopped the training."""
+        """Close the record, whatever stopped the training."""
         self._close(f"exception: {type(exception).__name__}", trainer)
 
     @harmless
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """The end of a fit or of an evaluation; loggers are finished after it."""
+        """Close the record at the end of a fit or an evaluation, before the loggers are finished."""
         self._close("closed", trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain scalars for the trainer's checkpoint."""
+        """Return plain values for the trainer's checkpoint."""
         return self.monitor.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from a checkpoint."""
+        """Continue from a checkpoint: the run goes on at its step."""
         self.monitor.load_state_dict(state_dict)
 
     def _saved(self) -> None:
@@ -200,5 +200,5 @@ def _ranks(trainer: Trainer) -> Ranks:
 
 
 def _log_step(trainer: Trainer) -> int:
-    """The axis of Lightning's own rows, which counts batches that stepped and is private; else the optimizer steps."""
+    """Return the step of Lightning's own rows: a private count of batches that stepped, or else the optimizer steps."""
     return int(getattr(trainer.fit_loop.epoch_loop, "_batches_that_stepped", trainer.global_step))

@@ -1,8 +1,8 @@
 """A callback for the Hugging Face Trainer: `Trainer(..., callbacks=[CarbonCallback(site="FRA")])`.
 
-It counts optimizer steps, looks at the wrapped model once after the first one, marks evaluation and checkpoints, and
-adds `carbon/*` to the rows that the trainer logs: to its history, and to every reporter, before which it puts itself.
-Tokens are those that the trainer counts, TRL's trainers among them. An evaluation alone has a record too.
+It counts optimizer steps, looks at the wrapped model once after the first one, and marks evaluation and checkpoints. It
+adds `carbon/*` to the rows that the trainer logs, in its history and for every reporter; for that it moves itself
+before the reporters. It takes the tokens that the trainer counts, TRL's trainers too. An evaluation alone has a record.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class CarbonCallback(TrainerCallback):
 
     @harmless
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Whatever came before, training goes on."""
+        """Enter training, whatever phase came before."""
         self.monitor.enter("train")
 
     @harmless
@@ -80,12 +80,12 @@ class CarbonCallback(TrainerCallback):
 
     @harmless
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Evaluation and checkpoints of an epoch come after it."""
+        """Enter the evaluation or the checkpoint that follows an epoch."""
         self._next_phase(control)
 
     @harmless
     def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """A batch of an evaluation, or of a prediction; outside of a training it begins a record."""
+        """Enter evaluation at a batch of it or of a prediction. Outside of a training the first begins a record."""
         if not self._training and not self._evaluating:
             self._start(state, kwargs.get("model"))
             self._evaluating = True
@@ -93,7 +93,7 @@ class CarbonCallback(TrainerCallback):
 
     @harmless
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """An evaluation is over; a checkpoint may follow."""
+        """Leave evaluation, for the checkpoint that may follow."""
         if self._training:
             self.monitor.enter("checkpoint" if control.should_save else "train")
         else:
@@ -101,19 +101,19 @@ class CarbonCallback(TrainerCallback):
 
     @harmless
     def on_predict(self, args: Any, state: Any, control: Any, metrics: Any, **kwargs: Any) -> None:
-        """A prediction is over."""
+        """Close the record of a prediction outside of a training."""
         if not self._training:
             self._close("closed")
 
     @harmless
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """A checkpoint is written."""
+        """Enter training again after a checkpoint was written."""
         self.monitor.enter("train")
 
     @harmless
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        """Add the figures to a row: to what reporters get, and to the history, which has a copy. The trainer's own last
-        row is the end of the training, so that it has the totals."""
+        """Add the figures to a row, both to what reporters get and to the copy of it in the history. The trainer's own
+        last row closes the record first, so that the row has the totals."""
         if self._training and logs is not None and logs.keys() >= _LAST_ROW:
             self._close("closed")
         metrics = self.monitor.fresh_metrics()
@@ -124,7 +124,7 @@ class CarbonCallback(TrainerCallback):
 
     @harmless
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """The end of a training. One that an exception ended is closed with the program, or before another one."""
+        """Close the record. A training that an exception ended is closed with the program, or before the next one."""
         self._close("closed")
 
     def _start(self, state: Any, model: Any) -> None:
@@ -181,12 +181,12 @@ class CarbonCallback(TrainerCallback):
 
 
 def _counts_once(args: Any, model: Any) -> bool:
-    """Whether the Trainer counts each of its tokens once: it adds up all ranks, and some may share a batch."""
+    """Return whether the Trainer counts each token once. It adds up all ranks, of which some may share a batch."""
     return getattr(args, "parallelism_config", None) is None and (getattr(model, "_tp_size", None) or 1) == 1
 
 
 def _trainer_of(callback: CarbonCallback) -> Any:
-    """The trainer that a callback was given to: hooks are not told."""
+    """Return the trainer that holds a callback, since hooks are not told it, or None."""
     for thing in gc.get_objects():
         # The type, not isinstance: that would ask the proxies among all these objects for their class.
         handler = getattr(thing, "callback_handler", None) if Trainer in type(thing).__mro__ else None
@@ -196,7 +196,7 @@ def _trainer_of(callback: CarbonCallback) -> Any:
 
 
 def _before_reporters(callback: CarbonCallback, trainer: Any) -> None:
-    """Right after the trainer's own flow of control, so that rows reach reporters with the figures."""
+    """Move the callback right after the trainer's own flow of control, so that reporters get rows with the figures."""
     callbacks = trainer.callback_handler.callbacks
     callbacks.remove(callback)
     callbacks.insert(1, callback)

@@ -1,6 +1,7 @@
-"""A training loop under measurement, framework-free: what adapters of loops without callbacks have in common.
+"""The class of training loops under measurement, from which the adapters of loops without callbacks derive.
 
-It holds the monitor, looks at model and optimizer once after the first step, and ends with the block or the program.
+It holds the monitor, looks at model and optimizer once after the first step, and ends with its block or the program.
+It knows no framework: an adapter names the methods of its framework that tell of steps and phases.
 """
 
 from __future__ import annotations
@@ -25,12 +26,23 @@ from carbon_plugin.monitor.settings import MonitorArguments
 
 
 class TrainingLoop:
-    """One training loop. An adapter says in `_attach` what tells of steps and calls `step`; after the first one nothing
-    of ours sees the model. `model` is what the loop calls, or a list of such; `optimizer` likewise, of which the first
-    one steps once a step of the run. `scheduler` steps as often. `framework` is the object in which a framework keeps
-    its layout, `package` its name. Other arguments are those of `MonitorArguments`.
+    """A training loop under measurement, from its construction until the block ends or the program does.
 
-    Raises `CarbonPluginError` for arguments that cannot be used; nothing raises afterwards.
+    An adapter overrides `_attach`, which hooks into whatever tells of steps. After the first step nothing of ours is on
+    the model any more.
+
+    Args:
+        model (nn.Module | list of nn.Module): What the loop calls.
+        optimizer (Optimizer | list | None, default None): What steps. Of a list, the first one steps once a step of the
+            run. Without one, the script calls `step`.
+        scheduler (LRScheduler, default None): A scheduler that steps once a step of the run.
+        pipeline (schedule, default None): The schedule of a pipeline, of which `model` is a stage.
+        framework (object, default None): The object in which a framework keeps its layout.
+        package (str, default "torch"): The package whose version is recorded beside that of torch.
+        **arguments: Those of `MonitorArguments`.
+
+    Raises:
+        CarbonPluginError: An argument cannot be used. Nothing is raised afterwards.
     """
 
     def __init__(
@@ -59,7 +71,11 @@ class TrainingLoop:
         self._begin(unknown, scheduled)
 
     def step(self, tokens: int | None = None) -> None:
-        """An optimizer step ended; `tokens` of the whole job if they vary and the caller knows them."""
+        """Count an optimizer step that has ended. Adapters and the hook of an optimizer call this.
+
+        Args:
+            tokens: Tokens that the whole job processed in it. Default: None, where they do not vary or nobody knows.
+        """
         if self._first is not None and prepares_states():
             return
         self.monitor.step_end(tokens)
@@ -69,25 +85,39 @@ class TrainingLoop:
             self._arrive(*self._arriving)
 
     def phase(self, name: str) -> AbstractContextManager[None]:
-        """Context manager around what is not training: "evaluation", "checkpoint", "data_wait", or a phase of your own
-        such as "rollout"."""
+        """Keep a block apart that is no training, so that it does not count as step time.
+
+        Args:
+            name: "evaluation", "checkpoint", "data_wait", or a name of your own such as "rollout" (16 at most).
+
+        Returns:
+            A context manager. The phase before it goes on after it.
+        """
         return self.monitor.phase(name)
 
     def metrics(self) -> dict[str, float]:
-        """The latest `carbon/*` figures; empty on ranks other than 0 and before the first window."""
+        """Return the latest `carbon/*` figures; none on ranks other than 0 and before the first window."""
         return self.monitor.metrics()
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain scalars for a checkpoint."""
+        """Return the step, the energy and the run directory as plain values, for a checkpoint."""
         return self.monitor.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a checkpoint: steps are counted on from there."""
+        """Continue from a checkpoint: the run goes on at its step.
+
+        Args:
+            state: What `state_dict` returned.
+        """
         self._arriving = None
         self.monitor.load_state_dict(state)
 
     def close(self, reason: str = "closed") -> None:
-        """End in an orderly way; also done at the end of the block and of the program."""
+        """Write the last window and the closing record. The end of the block and of the program do this too.
+
+        Args:
+            reason: What the closing record says. Default: "closed".
+        """
         self._unhook()
         self.monitor.close(reason)
 
@@ -115,7 +145,7 @@ class TrainingLoop:
             self.monitor.fail("adapter", error)
 
     def _attach(self) -> None:
-        """Hook into what tells of steps: the optimizer that was handed over; the script, if none was."""
+        """Hook into the optimizer that was handed over, so that each of its steps is counted."""
         stepping = self._seen.stepping
         if stepping is None:
             return
@@ -154,8 +184,8 @@ class TrainingLoop:
             self.monitor.fail("adapter", error)
 
     def _find_step(self, scheduled: int | None) -> None:
-        """At which step the run is: as the user said, as the scheduler counts, or as the states of the optimizer do,
-        now and whenever they are loaded."""
+        """Find the step at which the run is: the one that the user stated, that the scheduler has counted, or that the
+        states of the optimizer have counted, now and whenever they are loaded."""
         if not self._seen.optimizers:
             if scheduled and not self.monitor.step_is_stated:
                 self.monitor.resume_at(scheduled)
@@ -171,7 +201,7 @@ class TrainingLoop:
             self._resume(steps_done(self._seen.optimizers))
 
     def _loaded(self) -> None:
-        """The optimizer was given other states."""
+        """Take the step from states that were loaded into the optimizer."""
         try:
             if self.monitor.counted or not self.monitor.step_is_stated:
                 self._resume(steps_done(self._seen.optimizers))
@@ -186,7 +216,7 @@ class TrainingLoop:
             self.monitor.resume_at(done)
 
     def _arrive(self, done: Arriving, counted: int) -> None:
-        """The step lay on a GPU; steps that were taken while it was on its way come on top."""
+        """Take a step count that was copied from a GPU, and add the steps that were taken during the copy."""
         number = done.read()
         if number is not None:
             self._arriving = None
@@ -212,7 +242,9 @@ class TrainingLoop:
 
 
 def _ranks() -> tuple[Ranks, Exception | None]:
-    """Ranks by the environment; by torch.distributed where a script numbered its processes itself; and what failed."""
+    """Return the place of this process, and the exception of what could not tell it.
+
+    torch.distributed tells it where a script numbered its processes itself; else the environment does."""
     ranks = ranks_from_environ(os.environ)
     try:
         place = distributed_place()
