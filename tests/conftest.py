@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,26 @@ def simulated_nvml(nvml_simulator: Path) -> Callable[..., dict[str, str]]:
         libraries = [str(nvml_simulator), *filter(None, [kept.get("LD_LIBRARY_PATH")])]
         timed = spec if "epoch=" in spec else f"{spec};epoch={time.monotonic()}"
         return {**kept, "LD_LIBRARY_PATH": os.pathsep.join(libraries), "NVML_SIM": timed, **variables}
+
+    return environment
+
+
+@pytest.fixture(scope="session")
+def simulated_amd() -> Callable[..., dict[str, str]]:
+    """The same under a simulated AMD SMI library and the real module `amdsmi`: `simulated_amd("gpus=2;parts=2")`.
+
+    There is no NVIDIA driver beside it, unless the folder of one is given as `LD_LIBRARY_PATH`.
+    """
+    if find_spec("amdsmi") is None:  # without the library it cannot be imported here
+        pytest.skip("needs carbon-plugin[amd]")
+    folder = simulator("amd_smi_simulator")
+
+    def environment(spec: str, **variables: str) -> dict[str, str]:
+        hidden = ("CUDA_", "GPU_", "SLURM_", "NVML_SIM", "HIP_", "ROCR_", "ROCM_", "LD_LIBRARY_PATH")
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
+        timed = spec if "epoch=" in spec else f"{spec};epoch={time.monotonic()}"
+        libraries = [str(folder), *filter(None, [variables.pop("LD_LIBRARY_PATH", None)])]
+        return {**kept, "LD_LIBRARY_PATH": os.pathsep.join(libraries), "AMD_SIM": timed, **variables}
 
     return environment
 

@@ -60,6 +60,26 @@ _RESIDENCIES = {
 """Counters of how long something has held the clocks back, and what it is."""
 
 
+_NEEDED = (
+    "AmdSmiClkType",
+    "AmdSmiException",
+    "AmdSmiMemoryType",
+    "amdsmi_get_clock_info",
+    "amdsmi_get_energy_count",
+    "amdsmi_get_gpu_asic_info",
+    "amdsmi_get_gpu_device_bdf",
+    "amdsmi_get_gpu_device_uuid",
+    "amdsmi_get_gpu_driver_info",
+    "amdsmi_get_gpu_memory_total",
+    "amdsmi_get_gpu_metrics_info",
+    "amdsmi_get_power_cap_info",
+    "amdsmi_get_power_info",
+    "amdsmi_get_processor_handles",
+    "amdsmi_init",
+)
+"""What is used of the module."""
+
+
 class _Device(Struct, frozen=True, kw_only=True):
     """One device that ROCm can compute on: a GPU, a die or a partition. `measures` says whether its own counter or
     power answers with more than 0."""
@@ -251,9 +271,13 @@ def _load_module() -> Any:
     if find_spec("amdsmi") is None:
         raise GpuError("the Python module amdsmi is missing", "no_library")
     try:
-        return import_module("amdsmi")
+        module = import_module("amdsmi")
     except Exception as error:  # a library of another version lacks functions that the module binds
         raise GpuError(f"the module amdsmi does not fit the library: {error!r}", "version_mismatch") from error
+    missing = [name for name in _NEEDED if not hasattr(module, name)]
+    if missing:
+        raise GpuError(f"the module amdsmi is too old: it lacks {', '.join(missing)}", "version_mismatch")
+    return module
 
 
 def _library_is_there() -> bool:

@@ -83,6 +83,21 @@ def names_devices(environ: Mapping[str, str]) -> bool:
     return any(name in environ for vendor in gpu_vendors() for group in vendor.visible_devices for name in group)
 
 
+def driver_names(uuid: str) -> tuple[str, ...]:
+    """Return what a driver may call the device that PyTorch knows by this UUID, without the "GPU-" or "MIG-" before it.
+
+    CUDA knows a MIG device by the same UUID as NVML. On ROCm the 16 bytes of the UUID are letters: the hexadecimal
+    digits of the name that HIP and AMD SMI use.
+    """
+    name = uuid.partition("-")[2]
+    try:
+        letters = bytes.fromhex(name.replace("-", "")).decode("ascii")
+        int(letters, 16)
+    except ValueError:
+        return (name,)
+    return (name, letters.lower())
+
+
 def _by_vendor(gpus: Sequence[Gpu]) -> list[tuple[GpuVendor, list[Gpu]]]:
     """The GPUs of each vendor that has any; without GPUs an empty group of the first vendor."""
     groups: dict[str, list[Gpu]] = {}

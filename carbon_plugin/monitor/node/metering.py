@@ -9,7 +9,7 @@ from msgspec import Struct
 from carbon_plugin.detect.observed import Observed
 from carbon_plugin.meters.gpu.driver import Inventory
 from carbon_plugin.meters.gpu.presence import unanswered_gpus, unread_gpus
-from carbon_plugin.meters.gpu.selection import select_devices
+from carbon_plugin.meters.gpu.selection import driver_names, select_devices
 from carbon_plugin.meters.host.machine import read_host_info
 from carbon_plugin.meters.meter_set import MeterSet
 from carbon_plugin.meters.open import open_meters
@@ -50,7 +50,7 @@ def look_at_hardware(settings: Settings, shown: Inventory | Unavailable, environ
     return JobHardware(
         reserved=reserved,
         keys=chosen.uuids,
-        accelerator=Observed(profile, f"NVML calls the GPU {names[0]}") if profile else None,
+        accelerator=Observed(profile, f"the driver calls the GPU {names[0]}") if profile else None,
         unread=unanswered_gpus(shown, chosen, environ),
         cut_off=chosen.cut_off,
     )
@@ -96,8 +96,8 @@ def with_ranks(devices: Sequence[DeviceIdentity], claims: Sequence[Claim]) -> li
 
 
 def _claimed(device: DeviceIdentity, claim: Claim) -> bool:
-    """Whether a rank computes on a device. CUDA knows a MIG device by the same UUID as NVML, without saying "MIG-"."""
-    return device.key.partition("-")[2] in {uuid.partition("-")[2] for uuid in claim.uuids}
+    """Whether a rank computes on a device."""
+    return device.key.partition("-")[2] in {name for uuid in claim.uuids for name in driver_names(uuid)}
 
 
 def _holds(slices: Sequence[object], uuids: Sequence[str]) -> bool:
