@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,14 +17,32 @@ from carbon_plugin.calibrate.rows.from_ledger import ledger_rows
 from carbon_plugin.calibrate.user_fit import calibrate
 
 ROOT = Path(__file__).resolve().parents[2]
+SHORTER = (
+    ("cpu.yaml", "seq_len: 256", "seq_len: 64"),
+    ("train.py", "run_dir=options.run_dir)", "run_dir=options.run_dir, window_s=1, options=FAST)"),
+    (
+        "train.py",
+        "from carbon_plugin.plan.forecast import load_forecast\n",
+        "from carbon_plugin.monitor.settings import MonitorOptions, SpanRule\n"
+        "from carbon_plugin.plan.forecast import load_forecast\n\n"
+        "FAST = MonitorOptions(min_window_s=0.25, span_rule=SpanRule(min_s=1))\n",
+    ),
+)
+"""What the test changes in its copy of the demo: sequences, and the spans that a calibration learns from."""
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory) -> tuple[str, Path]:
-    """What a demo of about 16 s of training printed, and its run directory; a run of yesterday lies beside it."""
-    runs = tmp_path_factory.mktemp("demo")
+    """What a demo of a few seconds of training printed, and its run directory; a run of yesterday lies beside it."""
+    examples, runs = tmp_path_factory.mktemp("examples"), tmp_path_factory.mktemp("demo")
     (runs / "20260101-000000").mkdir()
-    command = [sys.executable, ROOT / "examples" / "demo" / "demo.py", "--seconds=16", "--probe-seconds=1"]
+    for name in ("demo", "text"):
+        shutil.copytree(ROOT / "examples" / name, examples / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name, text, shorter in SHORTER:
+        file = examples / "demo" / name
+        assert text in file.read_text(encoding="utf-8")
+        file.write_text(file.read_text(encoding="utf-8").replace(text, shorter), encoding="utf-8")
+    command = [sys.executable, examples / "demo" / "demo.py", "--seconds=4", "--probe-seconds=0.5"]
     done = subprocess.run(
         [*command, f"--runs={runs}"],
         capture_output=True,
