@@ -19,6 +19,8 @@ NEEDED = {
     "meshes": ("accelerate", "transformers", "torchtitan", "spmd_types"),
 }
 """Packages that the jobs of a framework need, by the name of its module in `jobs`."""
+LATER = {"deepspeed": ("torch._inductor.compile_fx",), "megatron": ("megatron.core.models.gpt",)}
+"""What a framework imports when a model is built, which is most of what its jobs would cost each rank."""
 MISSING = {job: [name for name in names if find_spec(name) is None] for job, names in NEEDED.items()}
 
 REST = "the other axes account for all 4 ranks"
@@ -30,8 +32,8 @@ LLAMA_PARAMETERS = 39136
 def found(torchrun, tmp_path_factory) -> dict[str, Any]:
     results = tmp_path_factory.mktemp("frameworks") / "found.json"
     jobs = [job for job, missing in MISSING.items() if not missing]
-    modules = sorted({name for job in jobs for name in NEEDED[job]})
-    torchrun(JOB, results, *jobs, processes=4, imported_once=tuple(modules))
+    modules = sorted({name for job in jobs for name in (*NEEDED[job], *LATER.get(job, ()))})
+    torchrun(JOB, results, *jobs, processes=4, imported_once=(*modules, "carbon_plugin.detect.live"))
     return json.loads(results.read_text())
 
 

@@ -7,6 +7,7 @@ their values. `carbon_plugin.errors` is everybody's.
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -84,6 +85,7 @@ def _is_type_checking(node: ast.AST) -> bool:
     return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
+@functools.cache
 def parsed(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
 
@@ -105,6 +107,7 @@ def dotted(path: Path) -> str:
     return ".".join(parts if parts[0] == "carbon_plugin" else ["carbon_plugin", *parts])
 
 
+@functools.cache
 def file_graph() -> dict[str, set[str]]:
     """For each module of ours the modules of ours that it imports, inside functions too."""
     paths = {dotted(path): path for path in modules()}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+from contextlib import redirect_stdout
 
 import pytest
 
@@ -23,12 +25,13 @@ rows:
 """
 
 
-@pytest.fixture
-def document(tmp_path, capsys):
-    path = tmp_path / "rows.yaml"
+@pytest.fixture(scope="module")
+def document(tmp_path_factory):
+    path = tmp_path_factory.mktemp("validate") / "rows.yaml"
     path.write_text(ROWS)
-    assert run(["validate", "--records", str(path), "--json"]) == 0
-    return json.loads(capsys.readouterr().out)
+    with redirect_stdout(io.StringIO()) as printed:
+        assert run(["validate", "--records", str(path), "--json"]) == 0
+    return json.loads(printed.getvalue())
 
 
 def test_every_row_is_predicted_or_skipped_with_the_reason(document) -> None:
