@@ -19,6 +19,7 @@ from carbon_plugin.footprint.run_factors import resolve_factors
 from carbon_plugin.ledger.identity import agree_run
 from carbon_plugin.ledger.records import MACHINE, Close, DeviceEnergy, Manifest, Record, Window
 from carbon_plugin.ledger.writer import LedgerWriter
+from carbon_plugin.monitor.file_totals import FileTotals
 from carbon_plugin.monitor.run.follower import LedgerFollower
 from carbon_plugin.monitor.run.projection import outlook
 from carbon_plugin.monitor.run.totals import RunTotals, run_totals, without_copies
@@ -230,3 +231,38 @@ def test_time_before_the_records_of_a_run_that_shares_is_its_own():
     live = assert_equal([Ledger(0, 100.0, 5, ("GPU-a",), reserved_before_s=60.0, part=0.5)])
 
     assert reserved_s(live, "device") == pytest.approx(60 + 25)
+
+
+def test_attempt_without_a_site_is_accounted_with_the_factors_of_the_attempt_that_has_one(tmp_path: Path) -> None:
+    ledgers = [Ledger(0, 0.0, 5, ("GPU-a",), stated=False), Ledger(0, 100.0, 5, ("GPU-a",))]
+
+    summary, live = both(tmp_path, ledgers)
+
+    facility_kwh = live.energy_j * FACTORS.pue.value / 3.6e6
+    assert summary.footprint is not None
+    assert summary.footprint.operational_kg.value == pytest.approx(
+        facility_kwh * FACTORS.intensity.figure.value / 1000, rel=1e-9
+    )
+    assert summary.factors is not None
+    assert summary.factors.pue == FACTORS.pue
+
+
+def test_overlap_of_windows_that_differ_takes_off_the_energy_of_those_windows(tmp_path: Path) -> None:
+    """Energies differ from window to window, so that the mean power of the file would take off another energy."""
+    first, second = Ledger(0, 0.0, 8, ("GPU-a",), seed=1), Ledger(0, 55.0, 8, ("GPU-a",), seed=2)
+    agree_run(tmp_path, name="run", run_id=RUN_ID)
+    files = {}
+    for ledger in (first, second):
+        writer, totals = LedgerWriter(tmp_path, run_id=RUN_ID, node=0), FileTotals()
+        for record in ledger.records(writer.attempt):
+            writer.write(record)
+            totals.add(record)
+        writer.close()
+        files[writer.path.name] = totals
+
+    exact = run_totals(files, attempt_started_s=0.0, windows_until=LedgerFollower(tmp_path, None).windows_until)
+    at_mean_power = run_totals(files, attempt_started_s=0.0)
+
+    audited_j = summarise(tmp_path, processes=1).energy.energy_j
+    assert exact.energy_j == pytest.approx(audited_j, rel=1e-9)
+    assert at_mean_power.energy_j != pytest.approx(audited_j, rel=1e-3)
