@@ -6,6 +6,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
+from msgspec import Struct, convert, to_builtins
+
 from carbon_plugin.cli.options import Argument, Option
 from carbon_plugin.cli.terminal import echo
 
@@ -29,6 +31,27 @@ class Boundary(StrEnum):
     CLOUD = "cloud"
 
 
+class GhgOptions(Struct, frozen=True):
+    """Options of the form `ghg`: what a ledger cannot know."""
+
+    organisational_boundary: Annotated[Boundary | None, Option("ghg: whose electricity and hardware.")] = None
+    acquisition_year: Annotated[int | None, Option("ghg: year in which own hardware was bought.")] = None
+    direct_g_per_kwh: Annotated[
+        float | None,
+        Option(
+            "ghg: combustion emissions of the grid, g/kWh, where the run's are lifecycle.", names=("--direct-factor",)
+        ),
+    ] = None
+    lifecycle_g_per_kwh: Annotated[
+        float | None,
+        Option(
+            "ghg: lifecycle emissions of the grid, g/kWh, where the run's are direct.", names=("--lifecycle-factor",)
+        ),
+    ] = None
+    factor_source: Annotated[str | None, Option("ghg: publisher, year and zone of the factor given here.")] = None
+    grid_loss: Annotated[float | None, Option("ghg: share of what is fed into the grid that is lost.")] = None
+
+
 def export(
     runs: Annotated[
         list[Path],
@@ -38,16 +61,8 @@ def export(
     output: Annotated[
         Path | None, Option("File to write; a model card is edited, not replaced.", names=("-o", "--output"))
     ] = None,
-    organisational_boundary: Annotated[Boundary | None, Option("ghg: whose electricity and hardware.")] = None,
-    acquisition_year: Annotated[int | None, Option("ghg: year in which own hardware was bought.")] = None,
-    direct_factor: Annotated[
-        float | None, Option("ghg: combustion emissions of the grid, g/kWh, where the run's are lifecycle.")
-    ] = None,
-    lifecycle_factor: Annotated[
-        float | None, Option("ghg: lifecycle emissions of the grid, g/kWh, where the run's are direct.")
-    ] = None,
-    factor_source: Annotated[str | None, Option("ghg: publisher, year and zone of the factor given here.")] = None,
-    grid_loss: Annotated[float | None, Option("ghg: share of what is fed into the grid that is lost.")] = None,
+    *,
+    ghg: GhgOptions,
     training_type: Annotated[str | None, Option("model-card: pre-training or fine-tuning.")] = None,
     covers: Annotated[
         list[str] | None, Option("sci-ai: role of which all runs of the programme are here, or all. Repeatable.")
@@ -92,19 +107,12 @@ def export(
             from carbon_plugin.audit.exports.ghg import ghg_report
             from carbon_plugin.audit.exports.ghg_factors import GhgInputs
 
-            if organisational_boundary is None:
+            if ghg.organisational_boundary is None:
                 raise ReportError(
                     "ghg: the organisational boundary is not stated, expected --organisational-boundary own, colo or "
                     "cloud: whose electricity and hardware it is decides the scope"
                 )
-            inputs = GhgInputs(
-                organisational_boundary=organisational_boundary.value,
-                acquisition_year=acquisition_year,
-                direct_g_per_kwh=direct_factor,
-                lifecycle_g_per_kwh=lifecycle_factor,
-                factor_source=factor_source,
-                grid_loss=grid_loss,
-            )
+            inputs = convert(to_builtins(ghg), GhgInputs)
             _write_json(ghg_report(summary, inputs), output)
 
 
