@@ -1,4 +1,4 @@
-"""Standard deviations of errors between sources and within one, which the intervals of predictions come from."""
+"""Spread between and within sources of the predictions that saw nothing of the source: what intervals are made of."""
 
 from __future__ import annotations
 

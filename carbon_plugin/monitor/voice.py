@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from carbon_plugin.footprint.values import Footprint
+from carbon_plugin.show import wording
 from carbon_plugin.spec.amounts import plural, verb
 from carbon_plugin.spec.metered import DeviceIdentity
 
@@ -20,8 +21,6 @@ logger = logging.getLogger(__name__)
 PACKAGE = logging.getLogger("carbon_plugin")
 _LOCK = threading.Lock()
 _KINDS = {"counter": "by energy counter", "power_integrated": "by power", "modelled": "modelled", "absent": "not read"}
-_ENERGY_UNITS = ((3.6e9, "MWh"), (3.6e6, "kWh"), (3.6e3, "Wh"), (1.0, "J"))
-_CARBON_UNITS = ((1e3, "tCO2e"), (1.0, "kgCO2e"), (1e-3, "gCO2e"), (1e-6, "mgCO2e"))
 
 
 def say(sentence: str) -> None:
@@ -68,11 +67,8 @@ def closing(
     if spent is not None:
         whole = bool(spent.embodied_parts_kg)
         figure = spent.total_kg if whole else spent.operational_kg
-        unit = _unit(figure.value, _CARBON_UNITS)
-        low, high = (_number(value / unit[0]) for value in (figure.low, figure.high))
-        carbon = f" and {_number(figure.value / unit[0])} {unit[1]} ({low} to {high})"
+        carbon = f" and {wording.carbon(figure.value)} ({wording.carbon_range(figure)})"
         carbon += "" if whole else " in operation"
-    scale, name = _unit(energy_j, _ENERGY_UNITS)
     seen = f", as far as {nodes_seen} of {nodes} nodes are known" if nodes_seen < nodes else ""
     if being_written:
         seen += (
@@ -83,7 +79,7 @@ def closing(
         ranks = plural(unheard, "other rank")
         seen += f", without {ranks} of this host, not heard of yet: the audit has what they record"
     return (
-        f"the run is at step {step:,} and has used {_number(energy_j / scale)} {name}{carbon}{seen}; "
+        f"the run is at step {step:,} and has used {wording.energy(energy_j)}{carbon}{seen}; "
         f"report: carbon-plugin audit {run_dir}"
     )
 
@@ -95,14 +91,3 @@ def _metered(devices: Sequence[DeviceIdentity]) -> str:
         what = plural(number, "GPU") if rung == "gpu" else f"the {rung}"
         parts.append(f"{what} ({_KINDS.get(kind, kind)})")
     return ", ".join(parts) or "nothing"
-
-
-def _unit(value: float, units: Sequence[tuple[float, str]]) -> tuple[float, str]:
-    return next((unit for unit in units if abs(value) >= unit[0]), units[-1])
-
-
-def _number(value: float) -> str:
-    """Three figures, without an exponent."""
-    if abs(value) < 1e-3:
-        return "0"
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

@@ -31,9 +31,9 @@ from carbon_plugin.spec.hardware.cluster import Cluster
 from carbon_plugin.spec.hardware.profiles import default_node_for, load_accelerator
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.run import RunSpec, with_layout
+from carbon_plugin.spec.units import SECONDS_PER_DAY
 
 SEARCH_VERSION = 1
-DAY_S = 86400.0
 OBJECTIVES = ("time", "energy", "carbon")
 Directories = Sequence[str | Path]
 
@@ -55,7 +55,7 @@ class Question(Struct, frozen=True, kw_only=True):
             if count < 1:
                 raise SpecError(f"search: nodes is {count}, expected a positive integer")
         if self.deadline_s is not None and not self.deadline_s > 0:
-            stated = self.deadline_s / DAY_S
+            stated = self.deadline_s / SECONDS_PER_DAY
             raise SpecError(f"search: the deadline (--deadline-days) is {stated:g}, expected a positive number of days")
 
 
@@ -293,8 +293,8 @@ def _too_late(variant: RunSpec, found: Found, fastest: Forecast, question: Quest
         variant,
         f"deadline: the fastest of {plural(found.fitting, 'layout')} of {variant.model.name}{with_held(variant)} "
         "that fit on "
-        f"{nodes_phrase(variant)} takes {days_phrase(least / DAY_S)} ({layout_phrase(fastest)}), "
-        f"more than the deadline of {days_phrase(limit / DAY_S)}",
+        f"{nodes_phrase(variant)} takes {days_phrase(least / SECONDS_PER_DAY)} ({layout_phrase(fastest)}), "
+        f"more than the deadline of {days_phrase(limit / SECONDS_PER_DAY)}",
         least,
     )
 
@@ -317,7 +317,7 @@ def _sooner(variant: RunSpec, question: Question, least_s: float, seed: int, ove
     """What would meet the deadline."""
     limit, later = (
         question.deadline_s or math.inf,
-        f"a deadline of {days_phrase(math.ceil(least_s / DAY_S * 100) / 100, 8)}",
+        f"a deadline of {days_phrase(math.ceil(least_s / SECONDS_PER_DAY * 100) / 100, 8)}",
     )
     for more in (with_nodes(variant, factor) for factor in MORE_NODES):
         try:
@@ -325,6 +325,6 @@ def _sooner(variant: RunSpec, question: Question, least_s: float, seed: int, ove
         except SpecError:
             continue  # the batch cannot be split over so many devices
         if forecast.run_time_s.value <= limit:
-            days = forecast.run_time_s.value / DAY_S
+            days = forecast.run_time_s.value / SECONDS_PER_DAY
             return f"{nodes_phrase(more)} would take {days:.3g} days, {later} would do too"
     return f"{later} would do"

@@ -36,6 +36,7 @@ from carbon_plugin.spec.parsing.boundary import parse_json, read_bytes
 from carbon_plugin.spec.parsing.limits import check_possible_run
 from carbon_plugin.spec.range import Range
 from carbon_plugin.spec.run import RunSpec, with_layout
+from carbon_plugin.spec.units import SECONDS_PER_HOUR
 
 WORTH_A_TRY = 0.05
 """From this probability on a layout that is called too large is worth a try."""
@@ -102,7 +103,7 @@ def make_forecast(spec: RunSpec, *, seed: int = 0, overrun: Planned = "own") -> 
     steps = spec.training.total_steps
     goodput = planned_goodput(spec, prediction, overrun)
     run_time = run_time_figure(prediction, goodput)
-    device_hours = run_time.scaled(spec.cluster.devices / 3600, "h")
+    device_hours = run_time.scaled(spec.cluster.devices / SECONDS_PER_HOUR, "h")
     check_possible_run(run_time.value, device_hours.value)
     factors = resolve_factors(spec.site, spec.cluster, period=Period(spec.start_unix_s, run_time.value))
     stretch = (run_time.low / run_time.value, run_time.high / run_time.value)
@@ -150,7 +151,7 @@ def make_forecast(spec: RunSpec, *, seed: int = 0, overrun: Planned = "own") -> 
 def _best_case(spec: RunSpec, prediction: StepPrediction, goodput: Goodput, factors: Factors, seed: int) -> BestCase:
     """The run without an overrun, at the intensity of the hours of the real run."""
     run_time = run_time_figure(prediction, goodput)
-    hours, price = run_time.scaled(spec.cluster.devices / 3600, "h"), spec.price_usd_per_device_hour
+    hours, price = run_time.scaled(spec.cluster.devices / SECONDS_PER_HOUR, "h"), spec.price_usd_per_device_hour
     return BestCase(
         run_time_s=run_time,
         device_hours=hours,

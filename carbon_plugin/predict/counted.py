@@ -77,7 +77,7 @@ def counted_step_terms(
 
 
 def counted_memory_bytes(model: CountedModel, layout: ParallelLayout, training: TrainingPlan) -> dict[str, float]:
-    """Return the memory of one device in bytes, by part."""
+    """Bytes a device by part."""
     element = ACTIVATION_BYTES[training.precision]
     shards = layout.dp_shard
     trainable = model.trainable_parameters

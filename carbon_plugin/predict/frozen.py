@@ -22,7 +22,7 @@ WIDE_BITS = 16
 
 
 def with_adapters(shape: Shape) -> Values:
-    """Return 1 where a layer has low-rank adapters, else 0."""
+    """1 where a layer has adapters."""
     return where((shape.trainable < ADAPTER_FRACTION) & (shape.trainable > 0), 1.0, 0.0)
 
 
@@ -40,8 +40,7 @@ def adapter_traffic(shape: Shape, layout: Layout, work: Work, tokens: Values, wi
 
 
 def stored_share(shape: Shape) -> Values:
-    """Return the bytes of a layer's weights as they are stored, over their bytes in 16 bit. Frozen weights may have
-    fewer bits."""
+    """Bytes of a layer's weights as they are kept, over those in 16 bit: the frozen ones may have fewer bits."""
     bits = where(shape.frozen_bits < 8, shape.frozen_bits + QUANTISATION_BITS, shape.frozen_bits)
     return shape.trainable + (1 - shape.trainable) * bits / WIDE_BITS
 

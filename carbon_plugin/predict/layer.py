@@ -51,7 +51,7 @@ OPERATOR_RECOMPUTE_SHARE = 0.35
 
 
 def smooth_max(a: Values, b: Values) -> Values:
-    """Return (a^4 + b^4)^(1/4), the time of two activities that overlap almost fully."""
+    """(a^4 + b^4)^(1/4): two things that overlap almost fully."""
     a2, b2 = a * a, b * b
     return np.sqrt(np.sqrt(a2 * a2 + b2 * b2))
 
@@ -300,8 +300,7 @@ def _recompute(layout: Layout, forward: Values, core: Values, down: Values) -> V
 
 
 def layer_parameters(shape: Shape, layout: Layout, *, sparse: bool) -> tuple[Values, Values]:
-    """Return the parameters of one layer on one device before data-parallel sharding, as (all but the routed experts,
-    routed experts)."""
+    """Parameters of one layer on one device before data-parallel sharding: shared ones and routed experts."""
     per_width = (2 + shape.gated) * shape.hidden
     width = shape.shared_ffn if sparse else shape.ffn
     shared = (shape.attention_params + per_width * width) / layout.tp + 2 * shape.parts * shape.hidden

@@ -19,19 +19,18 @@ REDUCE_LATENCY_SHARE = 0.6
 
 
 def ranks_in_island(ranks: Values, stride: Values, rates: Rates) -> Values:
-    """Return how many ranks of a group share an island, at least 1."""
+    """How many of a group's ranks share an island, at least 1."""
     return clip(np.floor(rates.island / stride), 1, ranks)
 
 
 def group_bandwidth(ranks: Values, stride: Values, rates: Rates) -> Values:
-    """Return the bytes/s of a rank in a ring over the group: the scale-up rate inside an island, else that of the NICs
-    that the group uses."""
+    """Bytes/s a rank gets in a ring over the group: scale-up inside an island, else the NICs that the group uses."""
     inside = ranks_in_island(ranks, stride, rates)
     return where(inside >= ranks, rates.scaleup, np.minimum(rates.scaleup, rates.nic * inside))
 
 
 def group_latency(ranks: Values, stride: Values, rates: Rates) -> Values:
-    """Return the latency of an all-reduce in seconds: log2 steps inside the island and twice log2 between islands."""
+    """Seconds of an all-reduce of nothing: log2 steps inside the island and twice log2 between islands."""
     inside = ranks_in_island(ranks, stride, rates)
     return rates.scaleup_latency * np.log2(inside) + 2 * rates.nic_latency * np.log2(ranks / inside)
 
@@ -56,15 +55,15 @@ def gather_time(size_bytes: Values, ranks: Values, stride: Values, rates: Rates)
 
 
 def ring_latency(ranks: Values, stride: Values, rates: Rates) -> Values:
-    """Return the seconds that an empty message takes around a ring that leaves the island, from rank to rank. Gathers
-    and scatters have no tree, so that their latency grows with the number of ranks and not with its logarithm."""
+    """Seconds in which an empty message passes all ranks of a ring that leaves the island, one after the other: gathers
+    and scatters have no tree, so that their latency grows with the ranks and not with their logarithm."""
     islands = ranks / ranks_in_island(ranks, stride, rates)
     return where(islands > 1, (islands - 1) * HOP_BETWEEN_S + (ranks - islands) * HOP_INSIDE_S, 0.0)
 
 
 def near_time(size_bytes: Values, ranks: Values, rates: Rates) -> Values:
-    """Return the seconds that the bytes of a gather or scatter take at scale-up speed. A device's memory is busy for
-    that time, however long a slow network makes the bytes wait."""
+    """Seconds that the bytes of a gather or scatter take at scale-up speed: what they cost the memory of a device,
+    however long a slow network makes them wait."""
     return (ranks - 1) / ranks * size_bytes / rates.scaleup
 
 
@@ -88,5 +87,5 @@ def all_to_all_time(size_bytes: Values, top_k: Values, ranks: Values, rates: Rat
 
 
 def point_to_point_bandwidth(stride: Values, rates: Rates) -> Values:
-    """Return the bytes/s between neighbouring pipeline stages whose ranks lie `stride` apart."""
+    """Bytes/s between pipeline neighbours `stride` ranks apart."""
     return where(stride < rates.island, rates.scaleup, np.minimum(rates.scaleup, rates.nic))

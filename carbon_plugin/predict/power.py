@@ -105,7 +105,7 @@ def idle_power_figure(cluster: Cluster) -> Figure:
 
 
 def power_assumptions(cluster: Cluster) -> list[Assumption]:
-    """Return the powers of the device that are assumed because no measurement of them is known."""
+    """What of the device's power nobody measured."""
     device, found = cluster.accelerator, []
     if device.efficiency.sustained_power_w is None:
         said = f"{SUSTAINED_SHARE:.0%} of the limit under back-to-back matrix products; none is measured"

@@ -122,8 +122,7 @@ def _summed_stages(
 
 
 def sparse_share(shape: Shape, layout: Layout) -> Values:
-    """Return the share of sparse layers on the pipeline stage that has most of them. Leading dense layers all sit on
-    the first stage."""
+    """Share of sparse layers on the stage that has most: leading dense layers all sit on the first of several."""
     alike = where(layout.pp > 1, shape.layers - shape.first_dense, shape.layers)
     return np.asarray(shape.moe_layers / np.maximum(alike, 1))
 
@@ -150,8 +149,7 @@ def _transfer_time(shape: Shape, layout: Layout, work: Work, rates: Rates) -> Va
 
 
 def device_parameters(shape: Shape, layout: Layout) -> tuple[Values, Values]:
-    """Return the parameters on the fullest device before data-parallel sharding, as (all but the routed experts, routed
-    experts)."""
+    """Parameters on the fullest device before data-parallel sharding: shared ones and routed experts."""
     if shape.kinds:
         parts = [_layers_parameters(kind, layout) for kind in shape.kinds]
         shared: Values = np.asarray(sum(part[0] for part in parts))

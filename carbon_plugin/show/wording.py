@@ -1,82 +1,65 @@
-"""Numbers as people read them: units that fit the size, few digits, a range in the same unit. Display only."""
+"""Write the quantities of reports, exports and tables for a person, by the functions of `spec.amounts`.
+
+Every computed or measured value has three significant digits and the unit that fits its size.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from carbon_plugin.spec import amounts
 from carbon_plugin.spec.figure import Figure
-
-_ENERGY_UNITS = ((3.6e12, "GWh"), (3.6e9, "MWh"), (3.6e6, "kWh"), (3.6e3, "Wh"), (1.0, "J"))
-_CARBON_UNITS = ((1e6, "ktCO2e"), (1e3, "tCO2e"), (1.0, "kgCO2e"), (1e-3, "gCO2e"), (1e-6, "mgCO2e"))
-_POWER_UNITS = ((1e6, "MW"), (1e3, "kW"), (1.0, "W"), (1e-3, "mW"))
-_TIME_UNITS = ((86400.0, "days"), (3600.0, "h"), (60.0, "min"), (1.0, "s"), (1e-3, "ms"))
-_DEVICE_TIME_UNITS = ((3600.0, "h"),)
-
-Units = Sequence[tuple[float, str]]
+from carbon_plugin.spec.units import CARBON_UNITS, DEVICE_TIME_UNITS, ENERGY_UNITS, POWER_UNITS, TIME_UNITS, Units
 
 
 def number(value: float, digits: int = 3) -> str:
-    """So many significant digits, thousands separated, no exponent in everyday sizes."""
-    rounded = float(f"{value:.{digits}g}")
-    if rounded == 0:
-        return "0"
-    exponent = math.floor(math.log10(abs(rounded)))
-    if not -4 <= exponent < 15:
-        return f"{rounded:.{digits - 1}e}"
-    return f"{rounded:,.{max(0, digits - 1 - exponent)}f}"
+    """Return a computed or measured value with all its significant digits, for instance "1.50"."""
+    return amounts.number(value, digits, padded=True)
 
 
 def plain(value: float, digits: int = 4) -> str:
-    """A stated number without digits that nobody stated: 5, 1.54, 3,200."""
-    text = number(value, digits)
-    return text.rstrip("0").rstrip(".") if "." in text and "e" not in text else text
-
-
-def unit_for(value: float, units: Units) -> tuple[float, str]:
-    """The largest unit in which the value is at least 1, else the smallest."""
-    return next((unit for unit in units if abs(value) >= unit[0]), units[-1])
+    """Return a stated number without digits that nobody stated, for instance "5", "1.54" or "3,200"."""
+    return amounts.number(value, digits)
 
 
 def energy(joules: float) -> str:
     """An energy, for instance "12.3 kWh"."""
-    return _amount(joules, _ENERGY_UNITS)
+    return _amount(joules, ENERGY_UNITS)
 
 
 def carbon(kilograms: float) -> str:
     """A mass of carbon dioxide equivalents, for instance "12.3 kgCO2e"."""
-    return _amount(kilograms, _CARBON_UNITS)
+    return _amount(kilograms, CARBON_UNITS)
 
 
 def power(watts: float) -> str:
     """A power, for instance "412 W"."""
-    return _amount(watts, _POWER_UNITS)
+    return _amount(watts, POWER_UNITS)
 
 
 def duration(seconds: float) -> str:
     """A time, for instance "3.25 h"."""
-    return _amount(seconds, _TIME_UNITS)
+    return _amount(seconds, TIME_UNITS)
 
 
 def device_hours(seconds: float) -> str:
     """Device time in hours."""
-    return _amount(seconds, _DEVICE_TIME_UNITS)
+    return _amount(seconds, DEVICE_TIME_UNITS)
 
 
 def energy_range(low_j: float, high_j: float, central_j: float) -> str:
     """A range in the unit of its central value, for instance "11.0 to 13.1 kWh"."""
-    return _range(low_j, high_j, central_j, _ENERGY_UNITS)
+    return _range(low_j, high_j, central_j, ENERGY_UNITS)
 
 
 def carbon_range(figure: Figure) -> str:
     """The p10 to p90 range of a carbon figure in the unit of its central value."""
-    return _range(figure.low, figure.high, figure.value, _CARBON_UNITS)
+    return _range(figure.low, figure.high, figure.value, CARBON_UNITS)
 
 
 def duration_range(figure: Figure) -> str:
     """The p10 to p90 range of a time in the unit of its central value."""
-    return _range(figure.low, figure.high, figure.value, _TIME_UNITS)
+    return _range(figure.low, figure.high, figure.value, TIME_UNITS)
 
 
 def percent(share: float) -> str:
@@ -125,10 +108,8 @@ def _sign(value: float) -> str:
 
 
 def _amount(value: float, units: Units) -> str:
-    size, name = unit_for(value, units)
-    return f"{number(value / size)} {name}"
+    return amounts.quantity(value, units, padded=True)
 
 
 def _range(low: float, high: float, central: float, units: Units) -> str:
-    size, name = unit_for(central, units)
-    return f"{number(low / size)} to {number(high / size)} {name}"
+    return amounts.quantity_range(low, high, central, units, padded=True)

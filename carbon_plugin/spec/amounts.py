@@ -1,48 +1,74 @@
-"""Numbers for a person: significant digits, thousands separated, and how many there are of something."""
+"""Write numbers for a person: significant digits, separated thousands, a unit that fits, and counted nouns.
+
+This is the only place that turns a number into text for a reader; `show.wording` names its uses for outputs.
+"""
 
 from __future__ import annotations
 
-MOST_WRITTEN_OUT = 1e15
-COUNT_UNITS = ((1.0, ""), (1e3, " k"), (1e6, " M"), (1e9, " B"), (1e12, " T"))
+import math
 
-Units = tuple[tuple[float, str], ...]
+from carbon_plugin.spec.units import COUNT_UNITS, Units
+
+SMALLEST_EXPONENT, LARGEST_EXPONENT = -4, 15
+"""Powers of ten between which a number is written without an exponent."""
 
 
-def number(value: float, digits: int = 3) -> str:
-    """A number to so many significant digits, with thousands separated and no exponent in everyday sizes."""
-    if value == 0:
+def number(value: float, digits: int = 3, *, padded: bool = False) -> str:
+    """Return `value` with `digits` significant digits and separated thousands, for instance "1,230" or "0.0123".
+
+    Zeros after the decimal point are left out ("1.5"), unless `padded` asks for all digits ("1.50"), which tells the
+    reader how exactly a computed or measured value is written. Sizes beyond everyday ones get an exponent.
+    """
+    if not math.isfinite(value):
+        return f"{value}"
+    rounded = float(f"{value:.{digits}g}")
+    if rounded == 0:
         return "0"
-    text = f"{value:.{digits}g}"
-    if not 1 <= abs(value) < MOST_WRITTEN_OUT:
-        return text
-    _, point, decimals = text.partition(".")
-    return f"{float(text):,.{len(decimals) if point and 'e' not in text else 0}f}"
-
-
-def days_phrase(days: float, digits: int = 3) -> str:
-    """A time in days: 1 day, 1.5 days."""
-    text = number(days, digits)
-    return f"{text} day{'s' * (text != '1')}"
-
-
-def plural(count: int, noun: str, nouns: str | None = None) -> str:
-    """A count with its noun, for instance "1 step" or "2,000 steps"; `nouns` is a plural without a plain s."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {nouns or noun + 's'}"
-
-
-def verb(count: int, one: str, several: str) -> str:
-    """The verb that agrees with a count: "is" or "are", "was" or "were"."""
-    return one if count == 1 else several
+    exponent = math.floor(math.log10(abs(rounded)))
+    if SMALLEST_EXPONENT <= exponent < LARGEST_EXPONENT:
+        text = f"{rounded:,.{max(0, digits - 1 - exponent)}f}"
+        return text if padded or "." not in text else text.rstrip("0").rstrip(".")
+    return f"{rounded:.{digits - 1}e}" if padded else f"{rounded:.{digits}g}"
 
 
 def fitting_unit(value: float, units: Units, digits: int = 3) -> tuple[float, str]:
-    """The largest unit of a rising row that `value` reaches, once rounded to so many digits; else the smallest."""
+    """Return the largest of the rising `units` that `value` reaches once rounded to `digits`, else the smallest."""
     rounded = abs(float(f"{value:.{digits}g}"))
     reached = [unit for unit in units if rounded >= unit[0]]
     return reached[-1] if reached else units[0]
 
 
+def quantity(value: float, units: Units, digits: int = 3, *, padded: bool = False) -> str:
+    """Return a quantity in SI units as text in the unit that fits it, for instance "12.3 kWh"."""
+    size, unit = fitting_unit(value, units, digits)
+    return f"{number(value / size, digits, padded=padded)} {unit}".rstrip()
+
+
+def quantity_range(low: float, high: float, central: float, units: Units, *, padded: bool = False) -> str:
+    """Return a range with both ends in the unit that fits its central value, for instance "11.0 to 13.1 kWh"."""
+    size, unit = fitting_unit(central, units)
+    return f"{number(low / size, padded=padded)} to {number(high / size, padded=padded)} {unit}".rstrip()
+
+
 def count(amount: float, digits: int = 3) -> str:
-    """How many, in thousands, millions, billions or trillions: 8.03 B."""
-    size, unit = fitting_unit(amount, COUNT_UNITS, digits)
-    return f"{number(amount / size, digits)}{unit}"
+    """Return how many there are in thousands, millions, billions or trillions, for instance "8.03 B"."""
+    return quantity(amount, COUNT_UNITS, digits)
+
+
+def days_phrase(days: float, digits: int = 3) -> str:
+    """Return a time in days with its noun, for instance "1 day" or "1.5 days"."""
+    text = number(days, digits)
+    return f"{text} day{'s' * (text != '1')}"
+
+
+def plural(count: int, noun: str, nouns: str | None = None) -> str:
+    """Return a count with its noun, for instance "1 step" or "2,000 steps".
+
+    `nouns` gives the plural of a noun that does not form it with an s.
+    """
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {nouns or noun + 's'}"
+
+
+def verb(count: int, one: str, several: str) -> str:
+    """Return the form of a verb that agrees with a count: "is" or "are", "was" or "were"."""
+    return one if count == 1 else several

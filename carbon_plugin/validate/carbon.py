@@ -19,6 +19,7 @@ from carbon_plugin.plan.forecast import Forecast, layout_phrase, make_forecast
 from carbon_plugin.plan.real_run import run_class
 from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.loading import build_run_spec
+from carbon_plugin.spec.units import JOULES_PER_MWH
 from carbon_plugin.validate.carbon_rows import (
     CarbonSetup,
     CarbonSource,
@@ -27,8 +28,6 @@ from carbon_plugin.validate.carbon_rows import (
     carbon_sources,
 )
 from carbon_plugin.validate.real_runs import overrun_without
-
-JOULES_PER_MWH = 3.6e9
 
 
 class Compared(Struct, frozen=True, kw_only=True):

@@ -33,6 +33,7 @@ from carbon_plugin.spec.presets import load_preset
 from carbon_plugin.spec.run import RunSpec
 from carbon_plugin.spec.stack import Stack
 from carbon_plugin.spec.training import TrainingPlan
+from carbon_plugin.spec.units import SECONDS_PER_HOUR
 
 BATCH_TOKENS = 4 * 2**20
 """Most tokens of a step of a run whose batch is not stated: usual for models of 7 B parameters and more."""
@@ -98,13 +99,13 @@ def _row(raw: Mapping[str, Any]) -> FullRunRow:
         real = planned_goodput(spec, prediction)
     except CarbonPluginError as error:
         return msgspec.structs.replace(head, skipped=str(error))
-    hours = run_time_figure(prediction, goodput).scaled(spec.cluster.devices / 3600, "h")
+    hours = run_time_figure(prediction, goodput).scaled(spec.cluster.devices / SECONDS_PER_HOUR, "h")
     assert spec.layout is not None  # just chosen
     return msgspec.structs.replace(
         head,
         published_device_hours=float(raw["gpu_hours"]),
         predicted_device_hours=hours,
-        real_run_device_hours=run_time_figure(prediction, real).scaled(spec.cluster.devices / 3600, "h"),
+        real_run_device_hours=run_time_figure(prediction, real).scaled(spec.cluster.devices / SECONDS_PER_HOUR, "h"),
         ratio=hours.value / float(raw["gpu_hours"]),
         mfu=prediction.mfu,
         goodput=goodput.useful_share,

@@ -1,4 +1,4 @@
-"""Summary figures of the validation, in which every source counts once and dense models are apart from mixtures.
+"""The few figures that sum the validation up: every source counted once, dense models and mixtures apart.
 
 A source is who published the rows (`rows.origin_of`), so that four tables of one laboratory do not count four times.
 """
@@ -36,7 +36,7 @@ class Headline(Struct, frozen=True, kw_only=True):
 
 
 def headlines(rows: Sequence[ValidatedRow]) -> tuple[Headline, ...]:
-    """Return one headline for each collection and kind of model, and one over all of several collections."""
+    """One line a collection and kind, and over all collections where there are several."""
     names = list(dict.fromkeys(row.collection for row in rows if row.collection is not None))
     groups = [*names, ALL] if len(names) > 1 else names
     found = []

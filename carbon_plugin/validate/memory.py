@@ -45,7 +45,7 @@ class ValidatedMemory(Struct, frozen=True, kw_only=True):
 
     @property
     def fits(self) -> bool:
-        """Whether the layout is predicted to fit in memory."""
+        """Whether it is called feasible."""
         return bool(fits(self.need_bytes, self.capacity_bytes))
 
 
@@ -71,7 +71,7 @@ class MemorySummary(Struct, frozen=True, kw_only=True):
 
 
 def memory_rows(rows: Sequence[PublishedRow], skipped: Sequence[SkippedRow]) -> list[MemoryRow]:
-    """Return all rows of which it is known whether they fit in memory, rows without a step time included."""
+    """All rows of which it is known whether they fit, those without a step time too."""
     ran = [
         MemoryRow(
             id=row.id,
@@ -109,12 +109,12 @@ def expected_slowdowns(rows: Sequence[ValidatedMemory]) -> np.ndarray[Any, np.dt
 
 
 def fit_summaries(rows: Sequence[ValidatedMemory]) -> tuple[FitSummary, ...]:
-    """Return one summary for each source, in order of appearance."""
+    """One line a source, in order of appearance."""
     return tuple(_fit_summary(name, [row for row in rows if row.source == name]) for name in _sources(rows))
 
 
 def memory_summaries(rows: Sequence[ValidatedMemory]) -> tuple[MemorySummary, ...]:
-    """Return one summary for each source that measured memory, in order of appearance."""
+    """One line a source that measured memory, in order of appearance."""
     known = [row for row in rows if row.measured_bytes is not None]
     return tuple(_memory_summary(name, [row for row in known if row.source == name]) for name in _sources(known))
 

@@ -26,6 +26,7 @@ from carbon_plugin.predict.step import predict_step
 from carbon_plugin.spec.loading import build_run_spec
 from carbon_plugin.spec.run import RunSpec
 from carbon_plugin.spec.stack import STACKS, Population, Stack
+from carbon_plugin.spec.units import SECONDS_PER_HOUR
 from carbon_plugin.validate.carbon_rows import carbon_setups, carbon_sources
 from carbon_plugin.validate.full_runs import full_run_sources, planned_run
 
@@ -165,7 +166,7 @@ def _run(name: str, published_h: float, specs: Mapping[Population, RunSpec]) -> 
 
 
 def _best_case_h(spec: RunSpec) -> float:
-    return run_goodput(spec, predict_step(spec)).run_time_s * spec.cluster.devices / 3600
+    return run_goodput(spec, predict_step(spec)).run_time_s * spec.cluster.devices / SECONDS_PER_HOUR
 
 
 def _is_of(run: WholeRun, kind: RunClass) -> bool:

@@ -102,7 +102,8 @@ def test_devices_are_named_with_how_each_is_known():
 
 
 @pytest.mark.parametrize(
-    ("energy_j", "words"), [(12.34, "12.3 J"), (7200, "2 Wh"), (3.6e6, "1 kWh"), (4.5e12, "1,250 MWh"), (0.0, "0 J")]
+    ("energy_j", "words"),
+    [(12.34, "12.3 J"), (7200, "2.00 Wh"), (3.6e6, "1.00 kWh"), (4.5e12, "1.25 GWh"), (0.0, "0 J")],
 )
 def test_energy_is_said_in_a_unit_that_fits(energy_j, words):
     said = closing(step=1200, energy_j=energy_j, spent=None, nodes_seen=1, nodes=1, run_dir=Path("r"))

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from carbon_plugin.errors import FootprintError, InfeasibleLayoutError, SpecError
-from carbon_plugin.plan.alternatives import DAY_S, Question, SearchReport, search_alternatives
+from carbon_plugin.plan.alternatives import Question, SearchReport, search_alternatives
 from carbon_plugin.plan.forecast import make_forecast
 from carbon_plugin.plan.search.fullness import expected_slowdown
 from carbon_plugin.spec.loading import build_run_spec
 from carbon_plugin.spec.run import RunSpec
+from carbon_plugin.spec.units import SECONDS_PER_DAY
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +104,7 @@ def test_a_deadline_that_nothing_meets_says_which_one_or_how_many_nodes_would_do
     assert nodes is not None
     assert days is not None
     assert search_alternatives(spec, Question(nodes=(int(nodes[1]),), deadline_s=0.6 * least)).report.options
-    assert search_alternatives(spec, Question(deadline_s=float(days[1]) * DAY_S)).report.options
+    assert search_alternatives(spec, Question(deadline_s=float(days[1]) * SECONDS_PER_DAY)).report.options
 
 
 def test_where_no_cluster_is_left_the_nearest_says_what_is_in_the_way(spec: RunSpec) -> None:
@@ -124,7 +125,7 @@ def test_what_is_asked_for_wrongly_is_refused(spec: RunSpec) -> None:
     with pytest.raises(SpecError, match="nodes is 0"):
         Question(nodes=(0,))
     with pytest.raises(SpecError, match="is -1, expected a positive number of days"):
-        Question(deadline_s=-DAY_S)
+        Question(deadline_s=-SECONDS_PER_DAY)
     with pytest.raises(SpecError, match="unknown accelerator"):
         search_alternatives(spec, Question(accelerators=("h101",)))
     with pytest.raises(FootprintError, match="zone 'XXQ' is unknown"):

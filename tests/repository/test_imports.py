@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "probe": {"predict"},
     "calibrate": {"predict", "ledger", "probe"},
     "validate": {"calibrate", "plan"},
-    "monitor": {"plan", "meters", "detect", "ledger"},
+    "monitor": {"plan", "meters", "detect", "ledger", "show"},
     "audit": {"plan", "ledger", "show"},
     "integrations": {"monitor", "detect", "spec"},
 }

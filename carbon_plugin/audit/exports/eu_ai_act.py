@@ -21,13 +21,12 @@ from carbon_plugin.audit.exports.evidence import (
 )
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.errors import ReportError
-from carbon_plugin.footprint.units import JOULES_PER_KWH
 from carbon_plugin.show import wording
 from carbon_plugin.spec.amounts import plural
+from carbon_plugin.spec.units import JOULES_PER_KWH, SECONDS_PER_DAY
 
 STANDARD = "Regulation (EU) 2024/1689, Annex XI section 1 (2) (d), (e); Model Documentation Form of 2025-07-10"
 DIGITS = 2
-SECONDS_PER_DAY = 86_400.0
 DAYS_PER_MONTH = 365.25 / 12
 KWH_PER_MWH = 1000.0
 

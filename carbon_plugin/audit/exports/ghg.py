@@ -32,9 +32,9 @@ from carbon_plugin.audit.exports.ghg_factors import ElectricityFactors, GhgInput
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.errors import ReportError
 from carbon_plugin.footprint.market import RESIDUAL
-from carbon_plugin.footprint.units import GRAMS_PER_KG
 from carbon_plugin.footprint.values import Factors, Footprint
 from carbon_plugin.spec.figure import Figure
+from carbon_plugin.spec.units import GRAMS_PER_KG
 
 STANDARD = "GHG Protocol: Corporate Standard, Scope 2 Guidance, Corporate Value Chain (Scope 3) Standard"
 BOUNDARIES = ("own", "colo", "cloud")

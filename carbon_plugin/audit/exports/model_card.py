@@ -16,9 +16,9 @@ from carbon_plugin.audit.exports.evidence import basis_words, carbon_of, how_kno
 from carbon_plugin.audit.exports.front_matter import write_key
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.errors import ReportError
-from carbon_plugin.footprint.units import GRAMS_PER_KG
 from carbon_plugin.show import wording
 from carbon_plugin.spec.amounts import plural
+from carbon_plugin.spec.units import GRAMS_PER_KG
 
 KEY = "co2_eq_emissions"
 TrainingType = Literal["pre-training", "fine-tuning"]

@@ -23,9 +23,9 @@ from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.audit.sentences import narrative
 from carbon_plugin.errors import ReportError
 from carbon_plugin.footprint.sci import score
-from carbon_plugin.footprint.units import GRAMS_PER_KG
 from carbon_plugin.footprint.values import Factors
 from carbon_plugin.spec.figure import Figure
+from carbon_plugin.spec.units import GRAMS_PER_KG
 
 STANDARD = "ISO/IEC 21031:2024, Software Carbon Intensity: SCI = (O + M) per R"
 

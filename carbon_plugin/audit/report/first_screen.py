@@ -9,7 +9,8 @@ from carbon_plugin.audit.report.tables.table import Unit, unit_of_carbon
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.audit.sentences import phrases
 from carbon_plugin.show import wording
-from carbon_plugin.spec.amounts import plural
+from carbon_plugin.spec.amounts import fitting_unit, plural
+from carbon_plugin.spec.units import ENERGY_UNITS
 
 TOKENS = 1e6
 """Carbon is given for a million tokens, since that of one is too small to read."""
@@ -59,9 +60,7 @@ def headline(summary: AuditSummary) -> Headline:
     footprint = summary.footprint
     if footprint is None:
         low, high = phrases.energy_edges(summary, summary.energy, "it")
-        size, name = wording.unit_for(
-            summary.energy.energy_j, ((3.6e12, "GWh"), (3.6e9, "MWh"), (3.6e6, "kWh"), (3.6e3, "Wh"), (1.0, "J"))
-        )
+        size, name = fitting_unit(summary.energy.energy_j, ENERGY_UNITS)
         return _headline(Unit(size, name), low, summary.energy.energy_j, high, "energy.energy_j", [])
     total = footprint.total_kg
     unit = unit_of_carbon(total.value)

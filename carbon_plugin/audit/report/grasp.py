@@ -10,6 +10,8 @@ from carbon_plugin.errors import FootprintError
 from carbon_plugin.footprint.factors.grid import zone_intensity
 from carbon_plugin.footprint.values import Basis
 from carbon_plugin.show import wording
+from carbon_plugin.spec.amounts import fitting_unit
+from carbon_plugin.spec.units import JOULES_PER_KWH
 
 CAR_KG_PER_KM = 0.400 / 1.609344
 """Tailpipe CO2 of an average US passenger vehicle: about 400 g a mile (US EPA, EPA-420-F-23-014, June 2023)."""
@@ -18,7 +20,7 @@ CAR_ADDRESS = "https://www.epa.gov/greenvehicles/greenhouse-gas-emissions-typica
 ELSEWHERE = ("SWE", "FRA", "GBR", "USA", "DEU", "CHN", "IND", "WORLD")
 """Grids from clean to carbon-heavy, on which a reader may know data centres."""
 
-_LENGTHS = ((1e3, "km"), (1.0, "m"), (1e-2, "cm"))
+_LENGTH_UNITS = ((1e-2, "cm"), (1.0, "m"), (1e3, "km"))
 
 
 class Comparison(Struct, frozen=True, kw_only=True):
@@ -33,7 +35,7 @@ def as_a_drive(total_kg: float) -> Comparison | None:
     """Return the distance over which an average US petrol car emits as much, None for nothing at all."""
     if total_kg <= 0:
         return None
-    size, unit = wording.unit_for(total_kg / CAR_KG_PER_KM * 1e3, _LENGTHS)
+    size, unit = fitting_unit(total_kg / CAR_KG_PER_KM * 1e3, _LENGTH_UNITS, 2)
     length = f"{wording.number(total_kg / CAR_KG_PER_KM * 1e3 / size, 2)} {unit}"
     return Comparison(text=f"about {length} in an average US petrol car", source=CAR_SOURCE, address=CAR_ADDRESS)
 
@@ -48,7 +50,7 @@ def elsewhere(summary: AuditSummary) -> Table | None:
         or factors.intensity.basis != Basis(scope="lifecycle", signal="average", boundary="generation")
     ):
         return None
-    facility_kwh = footprint.energy_j["facility"].value / 3.6e6
+    facility_kwh = footprint.energy_j["facility"].value / JOULES_PER_KWH
     if facility_kwh <= 0:
         return None
     embodied_kg, here = footprint.embodied_kg.value, factors.intensity.zone

@@ -17,7 +17,6 @@ from carbon_plugin.audit.tally.documents import SharedDocuments
 from carbon_plugin.audit.tally.in_force import GridTally
 from carbon_plugin.audit.tally.rework import Stalls, rework_of
 from carbon_plugin.audit.tally.spans import SpanSums
-from carbon_plugin.footprint.units import GRAMS_PER_KG, JOULES_PER_KWH
 from carbon_plugin.footprint.values import Factors
 from carbon_plugin.ledger.held.account_inputs import stated_factors
 from carbon_plugin.ledger.held.claims import DeviceClaims
@@ -26,6 +25,7 @@ from carbon_plugin.ledger.held.holdings import SharedTime
 from carbon_plugin.ledger.records import HEADS_EVENT, Close, Event, Manifest, Phase, Span, Window
 from carbon_plugin.ledger.verification.file_check import CheckedLedger
 from carbon_plugin.spec.metered import DeviceIdentity, Rung
+from carbon_plugin.spec.units import GRAMS_PER_KG, JOULES_PER_KWH
 
 # Bounds on what a report lists one by one; counts and sums always cover everything.
 MAX_EVENTS = 2000

@@ -13,14 +13,14 @@ from rich.table import Table
 
 from carbon_plugin.cli.printing import print_numbers
 from carbon_plugin.cli.tables.plan_run import best_case_phrase
-from carbon_plugin.cli.tables.units import CARBON_UNITS, ENERGY_UNITS, TIME_UNITS
 from carbon_plugin.cli.terminal import echo
 from carbon_plugin.errors import SpecError
 from carbon_plugin.footprint.values import Footprint
 from carbon_plugin.plan.whatif.comparison import Alternative, Comparison
 from carbon_plugin.show import plot
-from carbon_plugin.spec.amounts import Units, fitting_unit, number
+from carbon_plugin.spec.amounts import fitting_unit, number
 from carbon_plugin.spec.figure import Figure
+from carbon_plugin.spec.units import CARBON_UNITS, ENERGY_UNITS, TIME_UNITS, Units
 
 WIDTH_PX, ROW_PX = 820.0, 34.0
 SAME_PUE = 1.001

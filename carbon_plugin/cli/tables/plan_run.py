@@ -9,13 +9,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from carbon_plugin.cli.printing import print_line, print_numbers
-from carbon_plugin.cli.tables.units import BYTE_UNITS, CARBON_UNITS, ENERGY_UNITS, TIME_UNITS, WATER_UNITS
 from carbon_plugin.footprint.boundary import ladder
 from carbon_plugin.plan.forecast import Forecast
 from carbon_plugin.plan.goodput import Expected
 from carbon_plugin.plan.real_run import BestCase
-from carbon_plugin.spec.amounts import Units, fitting_unit, number, plural
+from carbon_plugin.spec.amounts import fitting_unit, number, plural
 from carbon_plugin.spec.figure import Figure
+from carbon_plugin.spec.units import BYTE_UNITS, CARBON_UNITS, ENERGY_UNITS, TIME_UNITS, WATER_UNITS, Units
 
 PARTS = {
     "training": "training steps",

@@ -16,11 +16,9 @@ from rich.table import Table
 from carbon_plugin.cli.printing import print_numbers
 from carbon_plugin.cli.tables.plan_run import best_case_phrase
 from carbon_plugin.cli.tables.plan_step import ALMOST_SURE
-from carbon_plugin.cli.tables.units import CARBON_UNITS, ENERGY_UNITS, TIME_UNITS
 from carbon_plugin.cli.terminal import echo
 from carbon_plugin.errors import SpecError
 from carbon_plugin.plan.alternatives import (
-    DAY_S,
     OBJECTIVES,
     Option,
     Question,
@@ -30,9 +28,10 @@ from carbon_plugin.plan.alternatives import (
 )
 from carbon_plugin.plan.search.fullness import NEARLY_FULL, SLOWDOWN_AT_LIMIT
 from carbon_plugin.plan.search.layouts import Progress
-from carbon_plugin.spec.amounts import Units, days_phrase, fitting_unit, number, plural
+from carbon_plugin.spec.amounts import days_phrase, fitting_unit, number, plural
 from carbon_plugin.spec.parsing.document import read_document
 from carbon_plugin.spec.run import RunSpec
+from carbon_plugin.spec.units import CARBON_UNITS, ENERGY_UNITS, SECONDS_PER_DAY, TIME_UNITS, Units
 from carbon_plugin.spec.writing import write_run_spec
 
 MOST_ROWS = 20
@@ -57,7 +56,7 @@ def parse_question(
         nodes=counts,
         accelerators=_words(accelerators),
         zones=_words(zones),
-        deadline_s=None if deadline_days is None else deadline_days * DAY_S,
+        deadline_s=None if deadline_days is None else deadline_days * SECONDS_PER_DAY,
     )
 
 
@@ -140,7 +139,7 @@ def print_search(report: SearchReport, console: Console | None = None) -> None:
     """Print the front with one row for each option, then their layouts."""
     out = console or Console()
     clusters = f"{report.clusters} clusters" if report.clusters > 1 else "one cluster"
-    limit = "" if report.deadline_s is None else f", deadline {days_phrase(report.deadline_s / DAY_S)}"
+    limit = "" if report.deadline_s is None else f", deadline {days_phrase(report.deadline_s / SECONDS_PER_DAY)}"
     out.print(
         f"[bold]search: {escape(report.name)}[/]  {plural(report.considered, 'layout')} on {clusters}, "
         f"{report.fitting:,} of them fit in memory{limit}"

@@ -6,11 +6,11 @@ from rich.console import Console
 from rich.table import Table
 
 from carbon_plugin.cli.printing import print_line
-from carbon_plugin.cli.tables.units import STEP_UNITS
 from carbon_plugin.plan.forecast import Forecast
 from carbon_plugin.spec.amounts import fitting_unit, number
 from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.model import CountedModel
+from carbon_plugin.spec.units import STEP_TIME_UNITS
 
 ALMOST_SURE = 0.99
 """Largest probability that is printed. The residuals of a dozen sources make nothing certain."""
@@ -43,7 +43,7 @@ def print_step(out: Console, forecast: Forecast, verbose: bool) -> None:
     """Print the time of a step with its largest terms. `verbose` prints all of them."""
     prediction = forecast.prediction
     total, kind = prediction.step_time_s.value, forecast.spec.cluster.accelerator.kind
-    size, unit = fitting_unit(total, STEP_UNITS)
+    size, unit = fitting_unit(total, STEP_TIME_UNITS)
     device = kind.upper() if kind != "gpu" else "GPU"
     counted = f"{prediction.attention_convention} attention, " if verbose else ""
     peak = f"{counted}{prediction.peak_dtype} peak {number(prediction.peak_flops / 1e12, 4)} TFLOP/s"

@@ -8,11 +8,11 @@ from rich.padding import Padding
 from rich.table import Table
 
 from carbon_plugin.cli.printing import print_numbers
-from carbon_plugin.cli.tables.units import CARBON_UNITS, ENERGY_UNITS, TIME_UNITS
 from carbon_plugin.plan.scaling.cheapest import ScalePoint
 from carbon_plugin.plan.scaling.laws import ScalingLaw
 from carbon_plugin.plan.scaling.table import Sweep
 from carbon_plugin.spec.amounts import count, fitting_unit, number, plural
+from carbon_plugin.spec.units import CARBON_UNITS, ENERGY_UNITS, SECONDS_PER_DAY, TIME_UNITS
 
 HEADINGS = ("FLOP", "loss", "devices", "days", "MFU", "goodput", "p10", "central", "p90", "ideal")
 
@@ -59,7 +59,7 @@ def _point(out: Console, point: ScalePoint, law: ScalingLaw, deadline_days: floa
         low, value, high = (number(end / size) for end in (figure.low, figure.value, figure.high))
         place = f" in {point.zone}" if units is CARBON_UNITS else ""
         table.add_row(name, f"[bold]{value}[/] {unit} ({low} to {high}){place}")
-    days = number(point.best_case_time_s / 86400)
+    days = number(point.best_case_time_s / SECONDS_PER_DAY)
     size, unit = fitting_unit(point.best_case_kg, CARBON_UNITS)
     table.add_row(
         "best case", f"{days} days, {number(point.best_case_kg / size)} {unit}; the lines above are of a real run"
@@ -92,7 +92,7 @@ def print_range(result: Sweep, deadline_days: float) -> None:
             f"{point.compute_flop:.2g}".replace("e+", "e") + ("*" if point.extrapolated else " "),
             f"{point.loss:.3f}",
             f"{point.devices:,}",
-            number(point.time_s.value / 86400) + (" " if point.meets_deadline else "!"),
+            number(point.time_s.value / SECONDS_PER_DAY) + (" " if point.meets_deadline else "!"),
             f"{point.mfu:.0%}",
             f"{point.goodput:.0%}",
             *(count(kg / 1e3) for kg in kilograms),

@@ -10,9 +10,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from carbon_plugin.cli.tables.plan_step import TERMS, span
-from carbon_plugin.cli.tables.units import STEP_UNITS
 from carbon_plugin.cli.terminal import echo_json
 from carbon_plugin.spec.amounts import fitting_unit, number
+from carbon_plugin.spec.units import STEP_TIME_UNITS
 from carbon_plugin.validate.explain import Explanation, explain_row
 
 
@@ -29,7 +29,7 @@ def print_explanation(name: str, records: Path | None, *, as_json: bool) -> None
 def show(found: Explanation, out: Console) -> None:
     """Print one row as text."""
     prediction = found.prediction
-    size, unit = fitting_unit(found.measured_step_time_s, STEP_UNITS)
+    size, unit = fitting_unit(found.measured_step_time_s, STEP_TIME_UNITS)
     out.print(f"[bold]{escape(found.id)}[/]  {escape(found.accelerator)}, {escape(found.layout)}")
     out.print(
         f"measured {number(found.measured_step_time_s / size)} {unit}, predicted "

@@ -18,10 +18,11 @@ from carbon_plugin.footprint.factors.zones import find
 from carbon_plugin.footprint.series.file import Signal, load_trace
 from carbon_plugin.footprint.series.trace import SHIFT_S, Trace, gaps
 from carbon_plugin.footprint.values import Intensity, Period
-from carbon_plugin.spec.amounts import plural, verb
+from carbon_plugin.spec.amounts import number, plural, verb
 from carbon_plugin.spec.figure import Figure, Kind
 from carbon_plugin.spec.parsing.moment import iso_utc
 from carbon_plugin.spec.site import SeriesFile
+from carbon_plugin.spec.units import SECONDS_PER_HOUR
 
 LICENCE = "the user's file: its own terms hold"
 
@@ -34,9 +35,9 @@ def series_intensity(
     figure, notes = _mean(trace, period)
     area, missing = find(zone), gaps(trace)
     if missing:
-        hours = sum(end - start for start, end in missing) / 3600
+        gaps_s = sum(end - start for start, end in missing)
         notes.append(
-            f"{plural(len(missing), 'gap')} of {hours:,.4g} hours in all {verb(len(missing), 'is', 'are')} in the "
+            f"{plural(len(missing), 'gap')} of {_hours(gaps_s)} in all {verb(len(missing), 'is', 'are')} in the "
             "series and left out of its means"
         )
     if trace.basis is None:
@@ -64,7 +65,7 @@ def _mean(trace: Trace, period: Period | None) -> tuple[Figure, list[str]]:
         years = 0.0 if period.start_unix_s is None else abs(period.start_unix_s - first_s) / SHIFT_S
         unknown = 1 - span_s / period.duration_s
         factor = math.exp(math.hypot(TYPICAL_DRIFT * math.sqrt(years), WITHIN_YEAR_SPREAD * unknown))
-        said = f"the run is longer than the series, whose {span_s / 3600:,.4g} hours stand for it"
+        said = f"the run is longer than the series, whose {_hours(span_s)} stand for it"
         return _figure(trace, mean, factor, "assumed", "mean of all of it"), [said]
     if period.start_unix_s is None:
         return _over_all_starts(trace, period.duration_s)
@@ -88,12 +89,16 @@ def _mean(trace: Trace, period: Period | None) -> tuple[Figure, list[str]]:
 def _over_all_starts(trace: Trace, duration_s: float) -> tuple[Figure, list[str]]:
     means, _ = trace.means(trace.starts(duration_s), duration_s)
     if not len(means):
-        raise FootprintError(f"{trace.source}: has too many gaps for a run of {duration_s / 3600:,.4g} hours")
+        raise FootprintError(f"{trace.source}: has too many gaps for a run of {_hours(duration_s)}")
     low, high = np.quantile(means, (0.1, 0.9)).tolist()
     value = float(np.mean(means))
-    source = f"{trace.source}: mean over every start of {duration_s / 3600:,.4g} hours, because no start is stated"
+    source = f"{trace.source}: mean over every start of {_hours(duration_s)}, because no start is stated"
     return Figure(value, min(low, value), max(high, value), UNIT, "assumed", source), []
 
 
 def _figure(trace: Trace, value: float, factor: float, kind: Kind, what: str) -> Figure:
     return Figure(value, value / factor, value * factor, UNIT, kind, f"{trace.source}: {what}")
+
+
+def _hours(seconds: float) -> str:
+    return f"{number(seconds / SECONDS_PER_HOUR, 4)} hours"

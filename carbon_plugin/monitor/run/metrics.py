@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from carbon_plugin.footprint.units import JOULES_PER_KWH
 from carbon_plugin.footprint.values import Footprint
 from carbon_plugin.monitor.run.projection import Outlook
 from carbon_plugin.monitor.run.totals import RunTotals
+from carbon_plugin.spec.units import JOULES_PER_KWH, SECONDS_PER_HOUR
 
 PREFIX = "carbon/"
 
@@ -35,7 +35,7 @@ def metrics_of(
         }
     if outlook.whole is not None:
         values |= _carbon(outlook.whole, "projected_", ranged=True)
-    values["remaining_h"] = None if outlook.remaining_s is None else outlook.remaining_s / 3600
+    values["remaining_h"] = None if outlook.remaining_s is None else outlook.remaining_s / SECONDS_PER_HOUR
     return {PREFIX + name: value for name, value in values.items() if value is not None}
 
 

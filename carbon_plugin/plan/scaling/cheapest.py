@@ -31,7 +31,6 @@ from carbon_plugin.plan.scaling.laws import (
 )
 from carbon_plugin.plan.scaling.options import (
     BATCH_SHARES,
-    DAY_S,
     SEQ_LEN,
     Hardware,
     Option,
@@ -52,6 +51,7 @@ from carbon_plugin.spec.hardware.cluster import Cluster
 from carbon_plugin.spec.hardware.profiles import Directories
 from carbon_plugin.spec.site import Site
 from carbon_plugin.spec.stack import PLAIN_STACK
+from carbon_plugin.spec.units import SECONDS_PER_DAY, SECONDS_PER_HOUR
 
 MEASURED_DEVICES = 6144
 """Devices of the largest published run that the predictor was compared with."""
@@ -204,7 +204,7 @@ def answer(
             law: BatchAnswer(
                 critical_batch=critical[law],
                 devices=option.spec.cluster.devices,
-                time_days=option.time_s / DAY_S,
+                time_days=option.time_s / SECONDS_PER_DAY,
                 meets_deadline=option.meets(deadline_days),
                 total_kg=central_kg(option, given),
             )
@@ -264,7 +264,7 @@ def _point(
         goodput=option.goodput.useful_share,
         meets_deadline=option.meets(deadline_days),
         time_s=run_time_figure(prediction, option.goodput),
-        device_hours=cluster.devices * option.time_s / 3600,
+        device_hours=cluster.devices * option.time_s / SECONDS_PER_HOUR,
         facility_energy_j=footprint.energy_j["facility"],
         operational_kg=footprint.operational_kg,
         embodied_kg=footprint.embodied_kg,

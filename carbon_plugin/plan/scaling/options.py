@@ -29,6 +29,7 @@ from carbon_plugin.spec.model import TransformerModel
 from carbon_plugin.spec.run import RunSpec
 from carbon_plugin.spec.site import Site
 from carbon_plugin.spec.training import Precision, TrainingPlan
+from carbon_plugin.spec.units import SECONDS_PER_DAY
 
 SEQ_LEN = 4096
 """Tokens a sequence."""
@@ -38,7 +39,6 @@ BEST_MFU = 0.7
 """No cluster smaller than one that would meet the deadline at this MFU is tried first."""
 DOUBLINGS = 7
 """How often the cluster is doubled from there, and halved where nothing is in time."""
-DAY_S = 86400.0
 
 
 class Target(Struct, frozen=True, kw_only=True):
@@ -94,7 +94,7 @@ class Option(Struct, frozen=True, kw_only=True):
 
     def meets(self, deadline_days: float) -> bool:
         """Whether the run ends in time."""
-        return self.time_s <= deadline_days * DAY_S
+        return self.time_s <= deadline_days * SECONDS_PER_DAY
 
 
 LaidOut = Callable[[int, int], tuple[RunSpec, StepPrediction] | None]
@@ -140,7 +140,7 @@ def _options(
     Carbon of a run hardly falls on a larger cluster, so that no larger one is looked at. Where no cluster meets the
     deadline smaller ones follow: they fail less often.
     """
-    least = target.split.flops / (BEST_MFU * hardware.peak_flops * deadline_days * DAY_S)
+    least = target.split.flops / (BEST_MFU * hardware.peak_flops * deadline_days * SECONDS_PER_DAY)
     one_node = int(math.log2(hardware.devices_per_node))
     smallest = max(one_node, math.floor(math.log2(least)))
     fewer = range(smallest - 1, max(one_node, smallest - DOUBLINGS) - 1, -1)

@@ -16,6 +16,7 @@ from carbon_plugin.plan.scaling.options import Target
 from carbon_plugin.spec.figure import Assumption
 from carbon_plugin.spec.hardware.profiles import Directories
 from carbon_plugin.spec.site import Site
+from carbon_plugin.spec.units import JOULES_PER_MWH, SECONDS_PER_DAY
 
 
 class Exponents(Struct, frozen=True, kw_only=True):
@@ -138,16 +139,16 @@ def rows_of(points: Iterable[ScalePoint], law: ScalingLaw) -> list[dict[str, obj
             "mfu": round(point.mfu, 4),
             "goodput": round(point.goodput, 4),
             "meets_deadline": point.meets_deadline,
-            "time_days": f"{point.time_s.value / 86400:.4g}",
+            "time_days": f"{point.time_s.value / SECONDS_PER_DAY:.4g}",
             "device_hours": f"{point.device_hours:.4g}",
-            "facility_mwh": f"{point.facility_energy_j.value / 3.6e9:.4g}",
+            "facility_mwh": f"{point.facility_energy_j.value / JOULES_PER_MWH:.4g}",
             "operational_t": f"{point.operational_kg.value / 1e3:.4g}",
             "embodied_t": f"{point.embodied_kg.value / 1e3:.4g}",
             "embodied_share": round(point.embodied_share, 4),
             "total_t": f"{point.total_kg.value / 1e3:.4g}",
             "total_t_p10": f"{point.total_kg.low / 1e3:.4g}",
             "total_t_p90": f"{point.total_kg.high / 1e3:.4g}",
-            "best_case_days": f"{point.best_case_time_s / 86400:.4g}",
+            "best_case_days": f"{point.best_case_time_s / SECONDS_PER_DAY:.4g}",
             "best_case_t": f"{point.best_case_kg / 1e3:.4g}",
             "ideal_t": f"{point.ideal_kg / 1e3:.4g}",
             "extrapolated": "; ".join(point.extrapolated),

@@ -16,7 +16,6 @@ import msgspec
 from carbon_plugin.errors import CarbonPluginError, SpecError
 from carbon_plugin.footprint.account import account
 from carbon_plugin.footprint.run_factors import resolve_factors
-from carbon_plugin.footprint.units import GRAMS_PER_KG, JOULES_PER_KWH
 from carbon_plugin.footprint.values import EnergyItem, Factors, Period
 from carbon_plugin.plan.forecast import (
     Forecast,
@@ -37,6 +36,7 @@ from carbon_plugin.spec.hardware.cluster import Accelerator, Cluster
 from carbon_plugin.spec.hardware.profiles import load_accelerator, usual_node
 from carbon_plugin.spec.run import RunSpec, check_layout, with_layout
 from carbon_plugin.spec.site import SeriesFile, Site
+from carbon_plugin.spec.units import GRAMS_PER_KG, JOULES_PER_KWH
 
 if TYPE_CHECKING:
     from carbon_plugin.footprint.series.file import Signal

@@ -7,17 +7,18 @@ from collections.abc import Iterable, Iterator
 from msgspec import Struct
 
 from carbon_plugin.errors import SpecError
+from carbon_plugin.spec import amounts
 from carbon_plugin.spec.figure import Sourced
+from carbon_plugin.spec.units import SECONDS_PER_YEAR
 
 MOST_LAYERS = 100_000
 MOST_WIDTH = 10**9
 """Layers, and widths, lengths and batches, of a model beyond any that is thought of."""
 MOST_COUNT = 10**12
 """Steps of a run, or sequences of an evaluation."""
-YEAR_S = 365.25 * 86_400.0
-MOST_PLANNED_S, MOST_DEVICE_HOURS = 1e5 * YEAR_S, 1e13
+MOST_PLANNED_S, MOST_DEVICE_HOURS = 1e5 * SECONDS_PER_YEAR, 1e13
 """A large model on a laptop, and a thousand times all accelerators that were made for a year."""
-MOST_RUN_S = 20 * YEAR_S
+MOST_RUN_S = 20 * SECONDS_PER_YEAR
 """Longer than any hardware is in use: a job that lasts for longer is a slip or a broken record."""
 
 
@@ -47,9 +48,10 @@ def check_possible_run(run_time_s: float, device_hours: float) -> None:
     """Raise `SpecError` for a run that no plan is about: figures of it would be absurd, whatever was meant."""
     if not run_time_s <= MOST_PLANNED_S or not device_hours <= MOST_DEVICE_HOURS:
         raise SpecError(
-            f"the run would take {run_time_s / YEAR_S:.3g} years and {device_hours:.3g} device-hours, expected at most "
-            f"{MOST_PLANNED_S / YEAR_S:,.0f} years and {MOST_DEVICE_HOURS:,.0f} device-hours; check seq_len, "
-            "global_batch_size, steps or tokens, evaluation and cluster.nodes"
+            f"the run would take {amounts.number(run_time_s / SECONDS_PER_YEAR)} years and "
+            f"{amounts.number(device_hours)} device-hours, expected at most "
+            f"{amounts.number(MOST_PLANNED_S / SECONDS_PER_YEAR)} years and {amounts.number(MOST_DEVICE_HOURS)} "
+            "device-hours; check seq_len, global_batch_size, steps or tokens, evaluation and cluster.nodes"
         )
 
 

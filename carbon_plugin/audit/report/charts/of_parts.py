@@ -17,9 +17,9 @@ from carbon_plugin.show.drawing import (
     RUNG_NAMES,
     SCOPE_NAMES,
 )
+from carbon_plugin.spec.amounts import fitting_unit
+from carbon_plugin.spec.units import CARBON_UNITS, ENERGY_UNITS
 
-CARBON_UNITS = ((1e6, "ktCO2e"), (1e3, "tCO2e"), (1.0, "kgCO2e"), (1e-3, "gCO2e"), (1e-6, "mgCO2e"))
-ENERGY_UNITS = ((3.6e12, "GWh"), (3.6e9, "MWh"), (3.6e6, "kWh"), (3.6e3, "Wh"), (1.0, "J"))
 DRIVERS_SHOWN = 7
 _NARROW_PX = 500.0
 
@@ -44,7 +44,7 @@ def split_chart(summary: AuditSummary) -> Chart | None:
             ("progress", [Part("new work", total_j - wasted_j, "less"), Part("redone or restarting", wasted_j, "more")])
         )
     widest_j = max(sum(part.energy_j for part in parts) for _, parts in rows)
-    size, unit = wording.unit_for(widest_j, ENERGY_UNITS)
+    size, unit = fitting_unit(widest_j, ENERGY_UNITS)
 
     def draw(width_px: float) -> str:
         drawn, top = [], 4.0
@@ -92,7 +92,7 @@ def forecast_chart(summary: AuditSummary) -> Chart | None:
     if forecast is None or footprint is None or not forecast.parts or forecast.embodied_kg is None:
         return None
     planned_kg, actual_kg = forecast.footprint.total_kg.value, footprint.total_kg.value
-    size, unit = wording.unit_for(max(planned_kg, actual_kg), CARBON_UNITS)
+    size, unit = fitting_unit(max(planned_kg, actual_kg), CARBON_UNITS)
     changes = [(part.cause, part.carbon_kg) for part in forecast.parts] + [("embodied", forecast.embodied_kg)]
     levels, reached = [planned_kg, actual_kg], planned_kg
     for _, change_kg in changes:
@@ -146,7 +146,7 @@ def driver_chart(summary: AuditSummary) -> Chart | None:
     if footprint is None or not largest or footprint.total_kg.value <= 0:
         return None
     central_kg = footprint.total_kg.value
-    size, unit = wording.unit_for(central_kg, CARBON_UNITS)
+    size, unit = fitting_unit(central_kg, CARBON_UNITS)
     edges = [edge / size for driver in largest for edge in (driver.at_p10_kg, driver.at_p90_kg)]
     low, high = min(edges), max(edges)
     room = 0.06 * (high - low) or 0.1 * high

@@ -22,11 +22,10 @@ from carbon_plugin.audit.report.charts.time_axis import (
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.show import plot, wording
 from carbon_plugin.show.drawing import LINE_COLOURS
+from carbon_plugin.spec.amounts import fitting_unit
+from carbon_plugin.spec.units import CARBON_UNITS
 
 HEIGHT_PX = 240.0
-
-_POWER_UNITS = ((1e6, "MW"), (1e3, "kW"), (1.0, "W"))
-_CARBON_UNITS = ((1e6, "ktCO2e"), (1e3, "tCO2e"), (1.0, "kgCO2e"), (1e-3, "gCO2e"), (1e-6, "mgCO2e"))
 
 
 def intensity_chart(summary: AuditSummary) -> Chart | None:
@@ -71,7 +70,7 @@ def cumulative_chart(summary: AuditSummary) -> Chart | None:
     if not kilograms or kilograms[-1] <= 0:
         return None
     edges, per, axis = time_axis(summary)
-    size, unit = wording.unit_for(kilograms[-1], _CARBON_UNITS)
+    size, unit = fitting_unit(kilograms[-1], CARBON_UNITS)
     edges = edges[: len(kilograms) + 1]
     reached = [0.0, *(value / size for value in kilograms)]
 
@@ -114,7 +113,7 @@ def step_chart(summary: AuditSummary) -> Chart | None:
     if not found.at_s or comparison is None:
         return None
     longest_s = max(found.measured_s + [value for value in found.predicted_s if value is not None])
-    size, unit = wording.unit_for(longest_s, ((1.0, "s"), (1e-3, "ms")))
+    size, unit = fitting_unit(longest_s, ((1e-3, "ms"), (1.0, "s")))
     _, per, axis = time_axis(summary)
     end = max(summary.period.wall_s, found.at_s[-1]) / per
     at, measured, predicted = _interrupted(

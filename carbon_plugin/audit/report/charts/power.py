@@ -27,9 +27,10 @@ from carbon_plugin.show.drawing import (
     RUNG_COLOURS,
     RUNG_NAMES,
 )
+from carbon_plugin.spec.amounts import fitting_unit
+from carbon_plugin.spec.units import POWER_UNITS
 
 HEIGHT_PX, STRIP_PX = 240.0, 26.0
-_POWER_UNITS = ((1e6, "MW"), (1e3, "kW"), (1.0, "W"))
 
 
 class Layer(Struct, frozen=True):
@@ -72,7 +73,7 @@ def _stacked(summary: AuditSummary, layers: Sequence[Layer], name: str, title: s
         return None
     energies = zip(*(layer.energy_j for layer in layers), strict=True)
     peak_w = max(sum(parts) / width_s for parts, width_s in zip(energies, widths_s, strict=True) if width_s)
-    size, unit = wording.unit_for(peak_w, _POWER_UNITS)
+    size, unit = fitting_unit(peak_w, POWER_UNITS)
     values = [
         [j / width_s / size if width_s else 0.0 for j, width_s in zip(layer.energy_j, widths_s, strict=True)]
         for layer in layers

@@ -6,9 +6,9 @@ from carbon_plugin.audit.report.tables.table import Cell, Table, Unit, table, un
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.audit.sentences import phrases
 from carbon_plugin.show import wording
+from carbon_plugin.spec.amounts import fitting_unit
 from carbon_plugin.spec.figure import Figure
-
-_TIME_UNITS = ((86400.0, "days"), (3600.0, "h"), (60.0, "min"), (1.0, "s"), (1e-3, "ms"))
+from carbon_plugin.spec.units import POWER_UNITS, SECONDS_PER_HOUR, TIME_UNITS
 
 
 def prediction_table(summary: AuditSummary) -> Table | None:
@@ -42,7 +42,7 @@ def prediction_table(summary: AuditSummary) -> Table | None:
         )
         if predicted_j and predicted:
             watts, expected_w = measured_j / steps.measured_step_time_s.value, predicted_j / predicted.value
-            power = Unit(*wording.unit_for(watts, ((1e6, "MW"), (1e3, "kW"), (1.0, "W"))))
+            power = Unit(*fitting_unit(watts, POWER_UNITS))
             rows.append(
                 [
                     Cell(f"GPU power, {power.name}", f"GPUs of node {steps.node}: energy over time"),
@@ -78,7 +78,13 @@ def forecast_table(summary: AuditSummary) -> Table | None:
     rows.append(_row("time running", forecast.run_time_s, active_s, unit_of_time(active_s), "forecast.run_time_s"))
     hours = Unit(1.0, "h")
     rows.append(
-        _row("device time", forecast.device_hours, summary.reserved.device_s / 3600, hours, "forecast.device_hours")
+        _row(
+            "device time",
+            forecast.device_hours,
+            summary.reserved.device_s / SECONDS_PER_HOUR,
+            hours,
+            "forecast.device_hours",
+        )
     )
     it, used_j = forecast.footprint.energy_j["it"], summary.energy.energy_j
     unit = unit_of_energy(max(it.value, used_j))
@@ -106,7 +112,7 @@ def cause_table(summary: AuditSummary) -> Table | None:
         [Cell(part.cause), Cell(wording.off_by(part.factor)), Cell(change(part.carbon_kg)), Cell(part.explanation)]
         for part in forecast.parts
     ]
-    hours, planned_hours = summary.reserved.device_s / 3600, forecast.device_hours.value
+    hours, planned_hours = summary.reserved.device_s / SECONDS_PER_HOUR, forecast.device_hours.value
     reserved = f"devices were reserved for {wording.number(hours)} h, planned {wording.number(planned_hours)} h"
     rows.append([Cell("embodied"), Cell(""), Cell(change(forecast.embodied_kg)), Cell(reserved)])
     whole = change(total_kg - forecast.footprint.total_kg.value)
@@ -116,7 +122,7 @@ def cause_table(summary: AuditSummary) -> Table | None:
 
 def unit_of_time(seconds: float) -> Unit:
     """Return the unit that fits a time."""
-    return Unit(*wording.unit_for(seconds, _TIME_UNITS))
+    return Unit(*fitting_unit(seconds, TIME_UNITS))
 
 
 def _row(name: str, planned: Figure, actual: float, unit: Unit, field: str) -> list[Cell]:

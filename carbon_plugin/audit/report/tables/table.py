@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from carbon_plugin.show import wording
-
-CARBON_UNITS = ((1e6, "ktCO2e"), (1e3, "tCO2e"), (1.0, "kgCO2e"), (1e-3, "gCO2e"), (1e-6, "mgCO2e"))
-ENERGY_UNITS = ((3.6e12, "GWh"), (3.6e9, "MWh"), (3.6e6, "kWh"), (3.6e3, "Wh"), (1.0, "J"))
+from carbon_plugin.spec.amounts import fitting_unit
+from carbon_plugin.spec.units import CARBON_UNITS, ENERGY_UNITS
 
 
 class Cell(Struct, frozen=True):
@@ -67,9 +66,9 @@ class Unit(Struct, frozen=True):
 
 def unit_of_energy(joules: float) -> Unit:
     """Return the unit that fits an energy."""
-    return Unit(*wording.unit_for(joules, ENERGY_UNITS))
+    return Unit(*fitting_unit(joules, ENERGY_UNITS))
 
 
 def unit_of_carbon(kilograms: float) -> Unit:
     """Return the unit that fits a mass of carbon dioxide equivalents."""
-    return Unit(*wording.unit_for(kilograms, CARBON_UNITS))
+    return Unit(*fitting_unit(kilograms, CARBON_UNITS))
