@@ -1,4 +1,4 @@
-"""What keeps us out of torch's compiler: our functions are opaque to it, and it is told of before it looks at a model.
+"""Keep our functions out of torch's compiler, and report when it is about to look at a model.
 
 Dynamo is never imported here: a job that does not compile pays nothing.
 """
@@ -36,7 +36,7 @@ def _skip(function: Callable[..., Any], *, callees: bool) -> None:
 
 
 def around_compiling(begins: Callable[[], None], ends: Callable[[], None] | None = None) -> Callable[[], None]:
-    """Call `begins` before Dynamo looks at a frame, and `ends` after it; returns what ends that.
+    """Call `begins` before Dynamo looks at a frame and `ends` after it. Return a function that removes both.
 
     Nothing is called where Dynamo is loaded only later: an optimizer of torch loads it when it is made.
     """

@@ -1,4 +1,4 @@
-"""Where this process is: among the ranks of its group, and on which GPUs, as the driver knows them by UUID."""
+"""Find the rank of this process in its group, and the GPUs that it uses by the UUID that the driver gives them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def computing_gpus(model: nn.Module) -> tuple[str, ...]:
-    """UUIDs of the CUDA devices that hold a module's parameters; empty on a CPU. No device is initialised by this."""
+    """Return the UUIDs of the CUDA devices that hold a module's parameters, none on a CPU. No device is initialised."""
     import torch
 
     devices = {parameter.device for parameter in model.parameters() if parameter.is_cuda}
@@ -17,7 +17,7 @@ def computing_gpus(model: nn.Module) -> tuple[str, ...]:
 
 
 def distributed_place() -> tuple[int, int] | None:
-    """(world size, rank) of the default process group; None without one."""
+    """Return (world size, rank) of the default process group, or None without one."""
     from torch import distributed as dist
 
     if not (dist.is_available() and dist.is_initialized()):

@@ -1,4 +1,4 @@
-"""Seeing modules being called, for one step, with nothing on the modules themselves.
+"""See calls of modules during one step, without leaving anything on the modules themselves.
 
 A hook on a module goes wherever the module goes: into `deepcopy`, `torch.save`, an average of weights, a quantised or
 fused copy, where it stays for good and cannot be loaded without this package. A hook that torch keeps for all modules
@@ -63,7 +63,7 @@ class _PatchedClass:
         _PATCHED[kind] = self
 
     def forget(self, hooks: Hooks) -> None:
-        """Take away what some hooks watched, and with the last of them the patch."""
+        """Remove what some hooks watched, and remove the patch with the last of them."""
         for number, entries in tuple(self.watched.items()):
             entries[:] = [entry for entry in entries if entry[0] is not hooks]
             if not entries:
@@ -95,7 +95,7 @@ class _Watched(dict[int, list[tuple[Hooks, "weakref.ref[nn.Module]", See]]]):
     """What is watched, by the identity of modules; empty in a copy of a class that is pickled by value."""
 
     def tell(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """A watched module is called."""
+        """Report a call of a watched module."""
         for _, reference, see in tuple(self[id(module)]):
             if reference() is module:
                 see(module, args, kwargs)
@@ -105,7 +105,7 @@ class _Watched(dict[int, list[tuple[Hooks, "weakref.ref[nn.Module]", See]]]):
 
 
 def _call(kind: type[nn.Module], own: Any, watched: _Watched) -> Callable[..., Any]:
-    """A `__call__` that tells of calls. It uses nothing of ours by name, and a compiler can trace it."""
+    """Return a `__call__` that reports calls. It uses nothing of ours by name, and a compiler can trace it."""
     import torch
 
     def __call__(module: nn.Module, *args: Any, **kwargs: Any) -> Any:  # noqa: N807

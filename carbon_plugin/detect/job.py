@@ -1,4 +1,4 @@
-"""What a reader of live objects may look at, and what it says of them."""
+"""Define what a reader of live objects may look at, and the form in which it says what it found."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Job(Struct, frozen=True, kw_only=True):
     deadline_s: float = float("inf")
 
     def degree(self, axis: str) -> int:
-        """A degree that is known already, 1 if it is not."""
+        """Return a degree that is known already, or 1 if it is not known."""
         seen = self.known.get(f"layout.{axis}")
         return 1 if seen is None else int(seen.value)
 

@@ -1,4 +1,4 @@
-"""One look at a live training job: layout, model, batch, precision. Called once, on the training thread."""
+"""Read layout, model, batch and precision of a live training job, once and on the training thread."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class FirstStep:
         told: dict[str, Observed] | None = None,
         framework: Any = None,
     ) -> tuple[Detected, tuple[str, ...]]:
-        """What live objects show, and the UUIDs of the GPUs that hold `model`. Leaves no hook behind."""
+        """Return what live objects show and the UUIDs of the GPUs that hold `model`. No hook is left behind."""
         self.remove()
         detected = detect(
             model,
@@ -61,7 +61,7 @@ class FirstStep:
             return msgspec.structs.replace(detected, problems=(*detected.problems, unknown)), ()
 
     def remove(self) -> None:
-        """Take the hook away without a look."""
+        """Remove the hook without a look."""
         self._batches.remove()
 
 
@@ -76,7 +76,7 @@ def detect(
     framework: Any = None,
     budget_s: float = BUDGET_S,
 ) -> Detected:
-    """Everything that live objects show. What cannot be read is a problem in the result, never an exception.
+    """Return everything that live objects show. What cannot be read is a problem in the result, never an exception.
 
     `batch` watched the first step's calls. `told` are fields that an adapter states; they win. `pipeline` and
     `framework` are those of a `Job`.
@@ -120,7 +120,7 @@ def detect(
 
 
 def _all_stages(model: nn.Module, pipeline: Any) -> nn.Module:
-    """The model, or all stages of it that this rank holds where the script's model is one of them."""
+    """Return the model, or all stages that this rank holds where the script's model is one of them."""
     from torch import nn
 
     modules = stage_modules(pipeline)

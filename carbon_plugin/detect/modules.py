@@ -1,4 +1,4 @@
-"""What a script hands over to be watched, checked where it is handed over."""
+"""Check what a script hands over to be watched, where it is handed over."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ class Watched(Struct, frozen=True, kw_only=True):
 
     @property
     def stepping(self) -> Stepping | None:
-        """How steps of the run are noticed; None where the script says them."""
+        """Return how steps of the run are noticed, or None where the script reports them."""
         return stepping(self.optimizers[0]) if self.optimizers else None
 
     @property
     def identities(self) -> tuple[Any, ...]:
-        """The objects that only one training has at a time, without wrappers."""
+        """Return the objects, without wrappers, that only one training can have at a time."""
         return (unwrapped(self.called), *(innermost(optimizer) for optimizer in self.optimizers))
 
 
 def watched(model: Any, optimizer: Any = None) -> Watched:
-    """What is to be watched. Raises `WatchError` where it is no model and no optimizer."""
+    """Return what is to be watched. Raises `WatchError` where the arguments are no model and no optimizer."""
     modules = _modules(model)
     optimizers = optimizers_in(optimizer)
     called = max(modules, key=_size) if len(modules) > 1 else modules[0]
@@ -43,7 +43,7 @@ def watched(model: Any, optimizer: Any = None) -> Watched:
 
 
 def one_module(modules: list[nn.Module]) -> nn.Module:
-    """Several modules as one."""
+    """Return several modules as one."""
     from torch import nn
 
     return modules[0] if len(modules) == 1 else nn.ModuleList(modules)

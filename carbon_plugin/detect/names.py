@@ -1,4 +1,4 @@
-"""Names that frameworks give to the axes of their meshes and to their process groups, and the axis each stands for."""
+"""Map the names that frameworks give to mesh axes and process groups to the axis that each stands for."""
 
 from __future__ import annotations
 
@@ -26,6 +26,6 @@ several axes folded into one (fsdp, dp_shard_cp) are left out: the wrapper over 
 
 
 def axis_of_group(description: str) -> str | None:
-    """The axis of a process group by its description: "mesh_tp" of a mesh, Megatron's "TENSOR_MODEL_PARALLEL_GROUP"."""
+    """Return the axis of a process group by its description: "mesh_tp" or Megatron's "TENSOR_MODEL_PARALLEL_GROUP"."""
     name = description.lower().removeprefix("mesh_").removesuffix("_group").replace("_model_parallel", "_parallel")
     return AXIS_OF_NAME.get(name)

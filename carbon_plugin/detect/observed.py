@@ -1,4 +1,4 @@
-"""What detection hands over: values with the object that showed them, as plain data without torch."""
+"""Define what detection hands over: values, each with the object that showed it, as plain data without torch."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ class DetectedLayout(Struct, frozen=True, kw_only=True):
 
     @property
     def explained(self) -> int:
-        """Ranks that the axes found account for."""
+        """Return how many ranks the axes found account for."""
         return prod(int(self.axes[axis].value) for axis in DEGREES if axis in self.axes)
 
     @property
     def unexplained(self) -> float:
-        """World size over explained ranks: 1 when the axes found account for every rank."""
+        """Return world size over explained ranks: 1 when the axes found account for every rank."""
         return self.world_size / self.explained
 
 

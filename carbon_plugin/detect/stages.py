@@ -1,4 +1,4 @@
-"""A pipelined model put together from what each rank says of its own stages: no rank holds more, and none is asked."""
+"""Put a pipelined model together from the stages that each rank reports, because no rank holds the whole model."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class StagePart(Struct, frozen=True, kw_only=True):
 
 
 def own_stages(detected: Detected) -> tuple[StagePart, ...]:
-    """The stages on the rank that looked; none without a pipeline."""
+    """Return the stages on the rank that looked, empty without a pipeline."""
     seen = detected.fields.get(STAGES)
     return () if seen is None else tuple(seen.value)
 
 
 def with_all_stages(detected: Detected, parts: Iterable[StagePart]) -> Detected:
-    """What was detected, with the whole model where `parts` of several ranks are all of its stages."""
+    """Return what was detected, with the whole model where `parts` of several ranks are all of its stages."""
     stages = {part.number: part for part in (*own_stages(detected), *parts)}
     model = detected.model
     if model is None or not stages or set(stages) != set(range(next(iter(stages.values())).of)):
@@ -55,7 +55,9 @@ def with_all_stages(detected: Detected, parts: Iterable[StagePart]) -> Detected:
 
 
 def _whole_shape(model: DetectedModel, layers: int, total: int) -> dict[str, Any]:
-    """The shape with all layers, and embeddings tied or not, as the parameters say; nothing if neither fits."""
+    """Return the shape with all layers and with tied or untied embeddings, whichever fits the parameters, or
+    nothing.
+    """
     assumed = {assumption.field.removeprefix("model."): int(assumption.value) for assumption in model.assumed}
     for tied in (False, True):
         fields = {"tied_embeddings": tied, **model.fields} | ({"layers": layers} if layers else {})

@@ -1,4 +1,4 @@
-"""What a batch of tensors says: samples, tokens, padding, packed documents. Shapes first; data only where it counts."""
+"""Read samples, tokens, padding and packed documents from a batch: from shapes first, from data where it counts."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ class Arriving:
             self._event.record()
 
     def read(self) -> int | None:
-        """The number, None while it is on its way."""
+        """Return the number, or None while it is on its way."""
         if self._event is not None and not self._event.query():  # type: ignore[no-untyped-call]
             return None
         return int(self._value)
 
 
 def batch_shape(batch: Any) -> tuple[tuple[int, int | None], tuple[int, ...]] | None:
-    """((samples, tokens a sample), shape of the tensor that says so) of a batch, None if it holds no tensor.
+    """Return ((samples, tokens a sample), shape of the tensor that shows it), or None if a batch holds no tensor.
 
     Token ids are integers of (batch, sequence), hidden states floats of (batch, sequence, width); anything else has
     samples only.
@@ -66,7 +66,7 @@ def batch_shape(batch: Any) -> tuple[tuple[int, int | None], tuple[int, ...]] | 
 
 
 def real_tokens(batch: Any) -> tuple[str, Arriving] | None:
-    """Name of the padding mask of a batch and its number of tokens that are no padding; None without a mask."""
+    """Return the name of a batch's padding mask and its number of tokens without padding, or None without a mask."""
     for name, mask in _named(batch):
         if name in _MASK_KEYS and mask.ndim == 2 and not mask.is_floating_point() and _readable(mask):
             return name, Arriving((mask != 0).sum())
@@ -95,7 +95,7 @@ def tokens_in_host_memory(batch: Any) -> int | None:
 
 
 def packed_documents(batch: Any) -> tuple[str, Arriving | int] | None:
-    """Name of the tensor that says where packed documents begin, and their number; None if nothing says it.
+    """Return the name of the tensor that says where packed documents begin, and their number, or None.
 
     Cumulative lengths tell by their shape. Positions begin again at 0 with each document; beside a padding mask they
     may be 0 in the padding too, and are not believed.
@@ -111,7 +111,7 @@ def packed_documents(batch: Any) -> tuple[str, Arriving | int] | None:
 
 
 def meta(value: Any) -> Any:
-    """The same nest with meta tensors; a value that is no tensor and no container stays."""
+    """Return the same nest with meta tensors. Values that are neither tensors nor containers stay."""
     import torch
 
     if isinstance(value, torch.Tensor):
@@ -134,7 +134,7 @@ def _readable(tensor: torch.Tensor) -> bool:
 
 
 def _named(batch: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """Tensors of a batch that have a name."""
+    """Return the tensors of a batch that have a name."""
     import torch
 
     if isinstance(batch, Mapping):
@@ -149,7 +149,7 @@ def _named(batch: Any) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _tensors(batch: Any) -> Iterator[Any]:
-    """Tensors in a batch, those under the usual names of token ids first."""
+    """Return the tensors in a batch, those under the usual names of token ids first."""
     import torch
 
     if isinstance(batch, torch.Tensor):

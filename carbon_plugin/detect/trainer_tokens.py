@@ -1,4 +1,4 @@
-"""Tokens as a Hugging Face Trainer counts them itself, else as its batches show them; nothing waits for a device.
+"""Count tokens as a Hugging Face Trainer does itself, else as its batches show them, without waiting for a device.
 
 `num_items_in_batch` is no such count: it is the number of labels that the loss takes, of which a prompt has none, and
 it lies on the device, so that reading it would wait for the step.
@@ -30,7 +30,7 @@ class TrainerTokens:
         self._in_batches: int | None = 0
 
     def see(self, batches: Iterable[Any]) -> None:
-        """The batches of the next step on this rank."""
+        """Count the tokens in the batches of the next step on this rank."""
         for batch in batches:
             tokens = tokens_in_host_memory(batch)
             if tokens is None or self._in_batches is None:
@@ -39,7 +39,7 @@ class TrainerTokens:
             self._in_batches += tokens
 
     def of_step(self, state: Any, trainer: Any) -> int | None:
-        """Tokens of the step that ended, over all ranks; None where nothing counts them."""
+        """Return the tokens of the step that ended over all ranks, or None where nothing counts them."""
         in_batches, self._in_batches = self._in_batches, 0
         for (name, shown), owner in zip(_COUNTERS.items(), (state, trainer), strict=True):
             now = getattr(owner, name, None)

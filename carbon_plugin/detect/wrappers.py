@@ -1,4 +1,4 @@
-"""Data-parallel wrappers around a module, by the facts that they hold: DDP, FSDP1, FSDP2. torch is imported late."""
+"""Read data-parallel wrappers around a module (DDP, FSDP1, FSDP2) from what they hold. torch is imported late."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class DataParallel(Struct, frozen=True, kw_only=True):
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
-    """The user's module inside compile, checkpoint, DDP and FSDP1 wrappers (FSDP2 changes a module in place)."""
+    """Return the user's module inside compile, checkpoint, DDP and FSDP1 wrappers. FSDP2 changes a module in place."""
 
     while True:
         inner = next((getattr(module, name) for name in _WRAPPED if name in module._modules), None)
@@ -50,7 +50,7 @@ def unwrapped(module: nn.Module) -> nn.Module:
 
 
 def class_name(module: nn.Module) -> str:
-    """The name of the user's class: FSDP2 gives a module a class of its own, named after it."""
+    """Return the name of the user's class. FSDP2 gives a module a class of its own, named after it."""
     from torch.distributed.fsdp import FSDPModule
 
     name = type(module).__name__
@@ -75,12 +75,12 @@ def gradients_sync(module: nn.Module) -> bool:
 
 
 def data_parallel(model: nn.Module) -> DataParallel | None:
-    """The data-parallel wrapper of a model, None if there is none."""
+    """Return the data-parallel wrapper of a model, or None if there is none."""
     return _fsdp2(model) or _fsdp1(model) or _ddp(model)
 
 
 def dtype_name(dtype: Any) -> str:
-    """torch.bfloat16 as "bfloat16"."""
+    """Return the name of a dtype, for instance "bfloat16" for torch.bfloat16."""
     return str(dtype).removeprefix("torch.")
 
 
@@ -102,7 +102,7 @@ def _ddp(model: nn.Module) -> DataParallel | None:
 
 
 def _composed_ddp(module: nn.Module) -> Any:
-    """The DDP object that the composable `replicate` keeps beside a module, None if it is gone."""
+    """Return the DDP object that the composable `replicate` keeps beside a module, or None if it is gone."""
     from torch.distributed._composable.replicate import replicate
 
     reference = getattr(replicate.state(module), "_ddp_weakref", None)
@@ -180,7 +180,7 @@ def _remarks(telling: list[Any], main: Any) -> tuple[str, ...]:
 
 
 def _after_forward(group: Any) -> int | None:
-    """Shards of the parameters between forward and backward, None if they stay whole."""
+    """Return the shards of the parameters between forward and backward, or None if they stay whole."""
     info = group.post_forward_mesh_info
     return None if info is None else int(getattr(info, "shard_mesh_size", 1))
 
@@ -201,7 +201,7 @@ def _holds_experts(group: Any) -> bool:
 
 
 def _mesh_sizes(group: Any) -> tuple[int, int]:
-    """(shards, replicas) of a group; a replicating one has no shards."""
+    """Return (shards, replicas) of a group. A replicating group has no shards."""
     info = group.mesh_info
     return int(getattr(info, "shard_mesh_size", 1)), int(getattr(info, "replicate_mesh_size", 1))
 

@@ -1,4 +1,4 @@
-"""Energy and device time in, carbon with an interval out: the one accounting that plan, monitor and audit share."""
+"""Compute carbon with an interval from energy and reserved device time. Plan, monitor and audit all use this module."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def account(
     draws: int = 2000,
     seed: int = 0,
 ) -> Footprint:
-    """Carbon of energy and reserved device time under the given factors.
+    """Return the carbon of energy and of reserved device time under the given factors.
 
     Central values are exact arithmetic: operational kg = sum(E_it * PUE * I) / 3.6e9 with E in J and I in g/kWh;
     embodied kg = sum(kg * units * time / (lifetime * utilisation)), and of the building kg a device-year * device time.
@@ -51,7 +51,7 @@ def account(
 
 
 def _footprint(outcome: Outcome, energies: Sequence[EnergyItem], factors: Factors) -> Footprint:
-    """Outcome with the central values in its first column, samples in the others, as figures."""
+    """Return an outcome as figures. Its first column holds the central values, the other columns hold the samples."""
     import numpy as np
 
     from carbon_plugin.footprint.uncertainty import percentiles

@@ -1,4 +1,4 @@
-"""The boundary ladder: energy up to each rung, from the accelerators to the facility, and how each rung is known.
+"""Add up energy from the accelerators to the facility, one boundary after the other, and say how each sum is known.
 
     node = GPUs + hosts        IT = nodes + network (+ storage)        facility = IT x PUE
 
@@ -30,7 +30,9 @@ class RungTotal(Struct, frozen=True, kw_only=True):
 
 
 def ladder(energy_j: Mapping[str, Figure]) -> tuple[RungTotal, ...]:
-    """Totals of a footprint's energies by rung, the smallest boundary first; a rung without any energy is left out."""
+    """Return the energy totals of a footprint by rung, the smallest boundary first. A rung without any energy is left
+    out.
+    """
     totals = []
     for rung, parts in _LADDER:
         known = [energy_j[part] for part in parts if part in energy_j]

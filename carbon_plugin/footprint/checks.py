@@ -1,4 +1,4 @@
-"""What an accounting refuses: values that cannot be, named with their scope."""
+"""Refuse inputs of an accounting that are impossible, with an error that names the value and its scope."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which uncertain input moves the total most: the rows of a tornado chart."""
+"""Find which uncertain input moves the total most. The results are the rows of a tornado chart."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ def drivers(
     *,
     duration_spread: tuple[float, float] = (1.0, 1.0),
 ) -> tuple[Driver, ...]:
-    """Scopes that have a range, largest swing first. Arguments and errors as `footprint.account`."""
+    """Return the scopes that have a range, the largest swing first. Arguments and errors are those of
+    `footprint.account`.
+    """
     inputs = gather(energies, reservations, factors, duration_spread)
     scopes = tuple(dict.fromkeys(inputs.scopes))
     rows = np.array(inputs.scopes)[:, None] == np.array(scopes)

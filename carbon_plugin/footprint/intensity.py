@@ -1,4 +1,4 @@
-"""The intensity of a site for a run: from its series of values over time, else from its number or its zone."""
+"""Find the intensity of a site for a run: from its series of values over time, else from its number or its zone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from carbon_plugin.spec.site import Site
 
 
 def average_intensity(site: Site, *, today: date | None = None, period: Period | None = None) -> Intensity:
-    """Average intensity for a run at a site. Raises `FootprintError` for an unknown zone or an unusable series."""
+    """Return the average intensity for a run. Raises `FootprintError` for an unknown zone or an unusable series."""
     if site.intensity_series is None:
         return resolve_intensity(site, today=today)
     # Only a site with a series pays for the arrays.
@@ -20,7 +20,7 @@ def average_intensity(site: Site, *, today: date | None = None, period: Period |
 
 
 def marginal_intensity(site: Site, *, period: Period | None = None) -> Intensity | None:
-    """Marginal intensity, where the site states any: for what-if, never for a total."""
+    """Return the marginal intensity where the site states one. It serves what-if questions, never a total."""
     if site.marginal_series is not None:
         from carbon_plugin.footprint.series.over_run import series_intensity
 

@@ -1,4 +1,4 @@
-"""The market-based line: facility energy at the rates of contracts, and what they leave at the residual mix.
+"""Compute the market-based line: facility energy at the rates of contracts, and the rest at the residual mix.
 
     market = sum over instruments of g_i * kWh_i + g_residual * (E_facility - sum of kWh_i)
 
@@ -37,7 +37,7 @@ class Contracts(NamedTuple):
 
     @classmethod
     def of(cls, factors: Factors) -> Contracts | None:
-        """The contracts among the factors; None where there are none, so that no line is made up."""
+        """Return the contracts among the factors, or None where there are none, so that no line is made up."""
         if not factors.instruments and factors.residual is None:
             return None
         if factors.residual is None:
@@ -45,7 +45,9 @@ class Contracts(NamedTuple):
         return cls(factors.instruments, factors.residual.value, factors.residual.source)
 
     def settle(self, facility_j: Floats, location_kg: Floats) -> Market:
-        """Carbon by contract of facility energy (J) whose location-based carbon is `location_kg`, both (draws,)."""
+        """Return the carbon by contract of facility energy (J) with location-based carbon `location_kg`, both of shape
+        (draws,).
+        """
         left_kwh = energy_kwh = facility_j / JOULES_PER_KWH
         market_kg = np.zeros_like(energy_kwh)
         lines = []

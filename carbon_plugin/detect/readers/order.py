@@ -1,4 +1,4 @@
-"""Who reads the live objects: one module a framework, asked in order. The first that shows a field is believed.
+"""Ask one reader per framework what the live objects show, in order. The first reader that shows a field is believed.
 
 A framework that was never imported cannot be in use, so that its reader is not even loaded.
 """
@@ -49,7 +49,9 @@ READERS = (
 
 
 def read_all(job: Job, readers: tuple[Reader, ...] = READERS) -> Reading:
-    """The fields of all readers together. A reader that raises is a problem in the result, never an exception."""
+    """Return the fields of all readers together. A reader that raises is a problem in the result, never an
+    exception.
+    """
     fields = dict(job.known)
     problems: list[tuple[str, str]] = []
     parameters = shape = None

@@ -1,4 +1,4 @@
-"""PyTorch's pipelining, from its schedule: the stages know their number, the schedule its kind and micro-batches.
+"""Read a pipeline of PyTorch: stages know their number, the schedule knows its kind and its micro-batches.
 
 The schedule is what the script hands over: `watch(model, pipeline=schedule)`.
 """
@@ -58,12 +58,12 @@ def read(job: Job) -> Reading | None:
 
 
 def stage_modules(pipeline: Any) -> list[nn.Module]:
-    """The modules that a schedule or a stage runs on this rank, in order."""
+    """Return the modules that a schedule or a stage runs on this rank, in order."""
     return [stage.submod for stage in _stages(pipeline)]
 
 
 def _stages(pipeline: Any) -> list[Any]:
-    """Stages on this rank, of a schedule with several or one, or of a stage itself."""
+    """Return the stages on this rank, of a schedule with several or one, or of a stage itself."""
     if hasattr(pipeline, "_stages"):
         return list(pipeline._stages)
     stage = getattr(pipeline, "_stage", pipeline)

@@ -1,4 +1,4 @@
-"""The pipeline schedule that nobody handed over, among the objects of the process: only where a pipeline is likely."""
+"""Search the objects of the process for a pipeline schedule that nobody handed over, where a pipeline is likely."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Activation checkpointing: by what runs again in the first backward pass, else by wrappers and flags that ask for it.
+"""Detect activation checkpointing by what runs again in the first backward pass, else by wrappers and flags.
 
 What runs again is the only sign of `torch.utils.checkpoint` inside a forward pass. An attention core that is a mere
 function leaves none: no module of it is called.
@@ -52,7 +52,7 @@ class RecomputeWatch:
             self._watch(number, block)
 
     def reading(self) -> Reading | None:
-        """What was recomputed in how many blocks; None if no forward pass was seen, or not all of it."""
+        """Return what was recomputed in how many blocks, or None if no complete forward pass was seen."""
         if self._hooks.compiled_meanwhile:
             return None
         seen = [(forward, again) for forward, again in zip(self._forward, self._again, strict=True) if forward]
@@ -71,7 +71,7 @@ class RecomputeWatch:
         return Reading(fields=fields, problems=_partial(kind, number, len(seen)))
 
     def remove(self) -> None:
-        """Watch no more. Safe to call twice."""
+        """Stop watching. It is safe to call this twice."""
         self._hooks.remove()
 
     def _watch(self, number: int, block: nn.Module) -> None:
@@ -117,7 +117,7 @@ def _cached_mode() -> bool:
 
 
 def _stated(model: nn.Module) -> Reading | None:
-    """Checkpointing by wrapper, by the composable call, or by a Hugging Face flag."""
+    """Return checkpointing as stated by a wrapper, by the composable call, or by a Hugging Face flag."""
     from torch.distributed._composable.contract import _get_registry
     from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointWrapper
 

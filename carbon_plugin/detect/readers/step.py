@@ -1,4 +1,6 @@
-"""How a step runs, from live objects: precision of matrix products, optimizer and its states, compiler, adapters."""
+"""Read how a step runs from live objects: precision of matrix products, optimizer and its states, compiler,
+adapters.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,7 @@ def read(job: Job) -> Reading:
 
 
 def detect_precision(model: nn.Module, wrapper_dtype: str | None, autocast_dtype: str | None) -> Observed | None:
-    """Dtype of the matrix products: fp8 modules, else the wrapper's cast, else autocast, else the parameters'."""
+    """Return the dtype of matrix products: from fp8 modules, the wrapper's cast, autocast, or the parameters."""
     import torch
 
     for module in model.modules():
@@ -74,7 +76,7 @@ def detect_precision(model: nn.Module, wrapper_dtype: str | None, autocast_dtype
 
 
 def detect_optimizer(optimizer: Any) -> Observed | None:
-    """Kind of an optimizer by its class or the classes below it."""
+    """Return the kind of an optimizer by its class or the classes below it."""
     inner = innermost(optimizer)
     source = f"class {type(inner).__name__}"
     for kind in type(inner).__mro__:
@@ -98,7 +100,7 @@ def detect_optimizer_state(optimizer: Any) -> Observed | None:
 
 
 def detect_adapters(model: nn.Module) -> Observed | None:
-    """Low-rank adapters beside frozen weights, as a phrase with their rank; None without any."""
+    """Return low-rank adapters beside frozen weights as a phrase with their rank, or None without any."""
     adapters = [parameter for name, parameter in model.named_parameters() if is_adapter(name)]
     ranks = {int(min(parameter.shape)) for parameter in adapters if parameter.ndim == 2}
     if not ranks:
@@ -107,7 +109,7 @@ def detect_adapters(model: nn.Module) -> Observed | None:
 
 
 def detect_compiled(model: nn.Module) -> Observed | None:
-    """True where a compiler that fuses operations runs most of the parameters; None if none is seen.
+    """Return True where a compiler that fuses operations runs most of the parameters, or None if none is seen.
 
     A function that was compiled around the model leaves no trace on it.
     """

@@ -1,4 +1,4 @@
-"""torchtitan, from its `ParallelDims`: the trainer that holds one, or itself, as an adapter hands it over."""
+"""Read torchtitan's `ParallelDims` from the trainer that holds one, or from the object that an adapter hands over."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def read(job: Job) -> Reading | None:
 
 
 def _configured(trainer: Any) -> dict[str, Observed]:
-    """What the trainer's own configuration says of the step, as far as this release has the fields."""
+    """Return what the trainer's own configuration says of the step, as far as this release has the fields."""
     training = getattr(getattr(trainer, "config", None), "training", None)
     fields = {}
     steps, length = getattr(training, "steps", None), getattr(training, "seq_len", None)

@@ -1,4 +1,4 @@
-"""Hugging Face transformers, from a model that it sharded at load: its `DistributedConfig`, else its `tp_plan`."""
+"""Read how Hugging Face transformers sharded a model at load: its `DistributedConfig`, else its `tp_plan`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _AXES = {
 
 
 def read(job: Job) -> Reading | None:
-    """The degrees in which `from_pretrained` spread the model; None for a model that it did not spread."""
+    """Return the degrees in which `from_pretrained` spread the model, or None for a model that it did not spread."""
     model: Any = unwrapped(job.model)
     config = getattr(getattr(model, "config", None), "distributed_config", None)
     if config is not None:

@@ -1,4 +1,4 @@
-"""What the job computes on and what it has reserved, as clusters of profiled devices."""
+"""Describe the devices that a job computes on and those that it has reserved, as clusters of profiled devices."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def resolve_clusters(
     world: World,
     missing: list[str],
 ) -> Clusters:
-    """The clusters of a job; adds to `missing` why there is none to predict on."""
+    """Return the clusters of a job. Where there is none to predict on, the reason is added to `missing`."""
     on_cpu = detected is not None and detected.device_kind == "cpu"
     named = None if on_cpu else world.accelerator
     stated = declared.accelerator or (planned.accelerator if planned else None)

@@ -1,4 +1,4 @@
-"""The spec of a job as it really runs, with the source of each field; plain data that the ledger carries."""
+"""Define the spec of a job as it really runs, with the source of each field, as plain data that the ledger carries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of an effective spec: for each field what was planned, declared and detected, which one counts, and why."""
+"""List for each field what was planned, declared and detected, which of them counts, and why."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class FieldTable:
         detected: Observed | None = None,
         default: Any = None,
     ) -> Any:
-        """The value that counts, None if nobody knows; None also means "not given"."""
+        """Return the value that counts, or None if nobody knows it. None as an argument means "not given"."""
         if detected is not None:
             value, source = detected.value, f"detected: {detected.source}"
         elif declared is not None:
@@ -59,7 +59,7 @@ class FieldTable:
         return name in self.rows and self.rows[name]["detected"] is not None
 
     def note(self, name: str, value: Any, source: str, *, between: tuple[Any, Any] | None = None) -> None:
-        """A field that follows from others, with its range where it has one."""
+        """Record a field that follows from others, with its range where it has one."""
         self.rows[name] = {
             "value": _plain(value),
             "source": source,

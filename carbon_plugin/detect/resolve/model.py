@@ -1,4 +1,4 @@
-"""Which model shape counts: the one that the module shows, laid over what was declared or planned."""
+"""Choose the model shape that counts: what the module shows, laid over what was declared or planned."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NOT_SHAPE = ("name", "source", "trainable_fraction")
 def resolve_model(
     table: FieldTable, planned: Model | None, declared: Model | None, detected: DetectedModel | None, missing: list[str]
 ) -> tuple[Model | None, tuple[Assumption, ...]]:
-    """The effective model, or None with a sentence added to `missing`; assumptions that it rests on."""
+    """Return the effective model with its assumptions, or None with a sentence added to `missing`."""
     stated = declared or planned
     table.choose(
         "model.name",
@@ -68,7 +68,7 @@ def with_seen_length(table: FieldTable, model: Model, seq_len: int) -> Model:
 def _laid_over(
     table: FieldTable, planned: Model | None, declared: Model | None, detected: DetectedModel
 ) -> dict[str, Any]:
-    """Values of the fields that were seen; the table gets every field of the shape."""
+    """Return the values of the fields that were seen. The table gets every field of the shape."""
     seen = {**detected.fields, "trainable_fraction": _trained(detected)}
     fields = {}
     for field in msgspec.structs.fields(TransformerModel):

@@ -1,4 +1,4 @@
-"""Planned, declared and detected become one effective spec. What is observed wins; nothing missing is guessed."""
+"""Make one effective spec of what was planned, declared and detected. What is observed wins; nothing is guessed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NOWHERE = Site(zone="(no site was given)")
 
 
 def resolve(planned: RunSpec | None, declared: Declared, detected: Detected | None, world: World) -> Effective:
-    """The effective spec of a job.
+    """Return the effective spec of a job.
 
     Args: the plan, if the run carries one; what the script declared; what live objects showed (None before the first
     step); what launcher and drivers say. Never raises for an inconsistent job: it says what is missing.
@@ -149,7 +149,7 @@ def _without_declared_context(seen: Mapping[str, Observed], declared: Declared) 
 
 
 def _stack(table: FieldTable, planned: RunSpec | None, declared: Declared, detected: Detected | None) -> Stack:
-    """The stated stack, with the fields that were seen in it."""
+    """Return the stated stack with the fields that were seen in it."""
     plan = planned.stack if planned and planned.stack != Stack() else None
     stack: Stack = table.choose("stack", planned=plan, declared=declared.stack, default=Stack())
     seen = detected.fields if detected else {}
@@ -220,7 +220,7 @@ def _training(
 
 
 def _declared_batch(declared: Declared, seq_len: int | None) -> int | None:
-    """Sequences a step, as said, or from the declared tokens a step where they are whole."""
+    """Return the sequences per step as stated, or from the declared tokens per step if they divide evenly."""
     stated: int | None = declared.training.get("global_batch_size")
     if stated is not None or seq_len is None or declared.tokens_per_step is None:
         return stated

@@ -1,4 +1,4 @@
-"""Tokens of a step where nobody counts them step by step: as said, as planned, or as the first batch shows."""
+"""Determine the tokens of a step that nobody counts step by step: as stated, as planned, or from the first batch."""
 
 from __future__ import annotations
 

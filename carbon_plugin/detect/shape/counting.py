@@ -1,4 +1,4 @@
-"""FLOPs, activation bytes and operations of any module, counted in one forward pass without data or memory.
+"""Count FLOPs, activation bytes and operations of any module in one forward pass without data or memory.
 
 A copy of the module on the meta device runs the shapes of a real batch. Nothing of the real module, of its
 hooks or of the random state is touched.
@@ -75,7 +75,7 @@ def count_forward(module: nn.Module, call: Callable[[nn.Module], Any], deadline_
 
 
 def _saved_bytes(replica: nn.Module, call: Callable[[nn.Module], Any], deadline_s: float) -> float:
-    """Bytes that autograd keeps of one forward pass, each storage once; parameters and buffers are there anyway."""
+    """Return the bytes that autograd keeps of one forward pass, each storage once, without parameters and buffers."""
     import torch
 
     own = {tensor.untyped_storage()._cdata for tensor in (*replica.parameters(), *replica.buffers())}
@@ -96,7 +96,7 @@ def _saved_bytes(replica: nn.Module, call: Callable[[nn.Module], Any], deadline_
 
 
 def _meta_copy(module: nn.Module) -> nn.Module:
-    """A copy that shares no tensor with the module and has no hooks."""
+    """Return a copy that shares no tensor with the module and has no hooks."""
     import torch
 
     # deepcopy takes a tensor's copy from here instead of making one: no real memory is allocated.
@@ -115,7 +115,7 @@ def _meta_copy(module: nn.Module) -> nn.Module:
 
 
 def _bytes_of(result: Any) -> float:
-    """Bytes of the tensors in an operation's result."""
+    """Return the bytes of the tensors in the result of an operation."""
     import torch
 
     results = result if isinstance(result, tuple | list) else (result,)

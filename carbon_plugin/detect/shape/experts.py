@@ -1,4 +1,4 @@
-"""A mixture of experts from the structure of a model's blocks: experts in tensors of three dimensions, or in a list."""
+"""Read a mixture of experts from the blocks of a model: experts in tensors of three dimensions, or in a list."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class _Experts(Struct, frozen=True):
 
 
 def read_mixture(blocks: Sequence[nn.Module], hidden: int) -> Mixture | str | None:
-    """The mixture of experts of these blocks, None if they have none, or one phrase saying what is not understood."""
+    """Return the mixture of experts of these blocks, None if they have none, or a phrase on what is not understood."""
     found = [_experts(block, hidden) for block in blocks]
     sparse = [number for number, experts in enumerate(found) if experts is not None]
     if not sparse:

@@ -1,4 +1,4 @@
-"""What is in a model that a user's code builds, before any training: traced on the meta device, no memory, no data."""
+"""Count a model that a user's code builds before any training, traced on the meta device without memory or data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the shapes of a block's weight matrices say: its feed-forward layer and the widths of its attention."""
+"""Derive the feed-forward layer and the attention widths of a block from the shapes of its weight matrices."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class FeedForward(Struct, frozen=True):
 
 
 def feed_forward(matrices: Counter[tuple[int, int]], hidden: int) -> FeedForward | None:
-    """The widest up and down pair; gated with two up matrices, or with one of twice the width."""
+    """Return the widest up and down pair. It is gated if it has two up matrices, or one of twice the width."""
     for width in sorted({columns for rows, columns in matrices if rows == hidden and columns != hidden}, reverse=True):
         up, both, down = (width, hidden), (2 * width, hidden), (hidden, width)
         if matrices[up] >= 2:
@@ -36,7 +36,7 @@ def feed_forward(matrices: Counter[tuple[int, int]], hidden: int) -> FeedForward
 
 
 def attention_widths(matrices: Counter[tuple[int, int]], hidden: int) -> tuple[int, int] | None:
-    """(query, key) widths from what the feed-forward leaves: fused or separate projections and the output."""
+    """Return (query, key) widths from the matrices that the feed-forward layer leaves, fused or separate."""
     shapes = sorted(matrices.elements(), key=lambda shape: -shape[0])
     if len(shapes) == 2:
         (fused, width), (rows, queries) = shapes
@@ -53,7 +53,7 @@ def attention_widths(matrices: Counter[tuple[int, int]], hidden: int) -> tuple[i
 
 
 def matrices_of(block: nn.Module) -> Iterator[tuple[int, int]]:
-    """(out, in) of every weight matrix; the shape of a DTensor is the whole one."""
+    """Return (out, in) of every weight matrix. A DTensor counts with its whole shape."""
     for name, parameter in block.named_parameters():
         if parameter.ndim == 2 and min(parameter.shape) > 1 and not is_adapter(name):
             yield int(parameter.shape[0]), int(parameter.shape[1])

@@ -18,7 +18,7 @@ AGREES = 0.01
 
 
 def checked_by_class(model: TransformerModel, config: Path) -> TransformerModel:
-    """The model with a note that says whether its parameters are those of the class of transformers.
+    """Return the model with a note on whether its parameters are those of the class in transformers.
 
     Args: the model as it was read, and its `config.json` or the directory of it. Raises `SpecError` if transformers is
     not installed, or has no class for the config.
@@ -36,7 +36,7 @@ def checked_by_class(model: TransformerModel, config: Path) -> TransformerModel:
 
 
 def class_parameters(config: Path) -> tuple[int, str]:
-    """Parameters of the class, and its name with the version of transformers. Raises as `checked_by_class`."""
+    """Return the parameters of the class, and its name with the version of transformers."""
     file = config / "config.json" if config.is_dir() else config
     stated = read_config(file)
     try:
@@ -62,7 +62,7 @@ def class_parameters(config: Path) -> tuple[int, str]:
 
 
 def _architecture(stated: dict[str, Any], kind: str) -> Any:
-    """The class that the config names, else the one that the tables of transformers have for its kind."""
+    """Return the class that the config names, else the class that transformers lists for the config's kind."""
     import transformers
     from transformers.models.auto import modeling_auto
 

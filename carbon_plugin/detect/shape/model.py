@@ -1,4 +1,4 @@
-"""The shape of a live model: its Hugging Face config, else its structure, else what one forward pass counts."""
+"""Find the shape of a live model from its Hugging Face config, else its structure, else one counted forward pass."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def detect_model(
     stated: Shape | None = None,
     deadline_s: float = 0.0,
 ) -> DetectedModel:
-    """The model in `model`'s wrappers.
+    """Return the model inside the wrappers of `model`.
 
     `example` are shapes of a real call, for counting. `elsewhere` are fields of the shape that depend on what other
     ranks hold (see `STAGE` and `EXPERTS`): neither they nor a count are believed. `parameters` are (all, trainable) of
@@ -86,7 +86,7 @@ def detect_model(
 
 
 def _shapes(module: nn.Module, stated: Shape | None, reasons: list[str]) -> Any:
-    """Candidates (name, fields, assumed, source), the most telling first."""
+    """Return candidates as (name, fields, assumed, source), the most telling first."""
     from torch import nn
 
     if stated is not None:

@@ -1,4 +1,4 @@
-"""Full parameter counts under any sharding."""
+"""Count all parameters of a model under any sharding."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def is_adapter(name: str) -> bool:
 
 
 def count_adapters(model: nn.Module) -> int:
-    """Parameters of the low-rank adapters in a model."""
+    """Return the parameters of the low-rank adapters in a model."""
     return sum(int(parameter.numel()) for name, parameter in model.named_parameters() if is_adapter(name))
 
 
@@ -37,7 +37,7 @@ def count_parameters(model: nn.Module) -> tuple[int, int]:
 
 
 def _flat_parameters(model: nn.Module) -> dict[int, tuple[int, bool]]:
-    """Parameters that FSDP1 manages: the flat one by its full size, views of it (use_orig_params) as 0."""
+    """Return the parameters that FSDP1 manages: the flat one by its full size, its views as 0."""
     from torch.distributed.fsdp import FullyShardedDataParallel
 
     found: dict[int, tuple[int, bool]] = {}

@@ -1,4 +1,4 @@
-"""A transformer's shape from the structure of its module: repeated blocks, embeddings, shapes of weight matrices.
+"""Read a transformer's shape from its module: repeated blocks, embeddings and the shapes of weight matrices.
 
 Only shapes are read, never values. The caller compares the parameter count of what is found with the real one.
 """
@@ -34,7 +34,7 @@ class Structure(Struct, frozen=True, kw_only=True):
 
 
 def read_structure(model: nn.Module) -> Structure | str:
-    """The shape of a decoder-only transformer, or one phrase saying what does not look like one."""
+    """Return the shape of a decoder-only transformer, or one phrase on what does not look like one."""
     from torch import nn
 
     blocks = repeated_blocks(model)
@@ -91,7 +91,7 @@ class Blocks(Struct, frozen=True):
 
 
 def repeated_blocks(model: nn.Module) -> Blocks | None:
-    """The container whose equal children hold most parameters."""
+    """Return the container whose equal children hold most of the parameters."""
     from torch import nn
 
     best: Blocks | None = None
@@ -109,7 +109,7 @@ def repeated_blocks(model: nn.Module) -> Blocks | None:
 
 
 def _stated_head_dim(block: nn.Module, queries: int) -> int | None:
-    """Width of a head from an attribute of the block's modules, None if none tells."""
+    """Return the width of a head from an attribute of the block's modules, or None if there is none."""
     for module in block.modules():
         for names, is_count in ((HEAD_COUNTS, True), (HEAD_WIDTHS, False)):
             values = (getattr(module, name, None) for name in names)

@@ -1,4 +1,4 @@
-"""The bill of embodied carbon: every part of an accelerator, a server and the network with its range and source.
+"""List the embodied carbon of every part of an accelerator, a server and the network, with its range and source.
 
     host = sockets * (base + area * k_cpu) + GB * k_dram + GB * k_ssd + supplies + boards + chassis + NICs + assembly
     network = ports / 64 * switch + transceivers
@@ -46,25 +46,29 @@ class Bill(Struct, frozen=True, kw_only=True):
 
 
 def device_bill(accelerator: Accelerator) -> Bill:
-    """The bill of one accelerator with its share of the baseboard; a single line where its dies are not known."""
+    """Return the bill of one accelerator with its share of the baseboard, or a single line where its dies are not
+    known.
+    """
     parts = _device_parts(accelerator) if accelerator.dies else ()
     return _bill(accelerator.name, "one accelerator", parts, _total(accelerator.embodied_kg, accelerator.sources))
 
 
 def host_bill(node: Node, device_tdp_w: float) -> Bill:
-    """The bill of one server without its accelerators, whose power limit decides how many supplies it has."""
+    """Return the bill of one server without its accelerators. Its power limit decides how many power supplies it
+    has.
+    """
     parts = host_parts(node.host, node_rating_w(node, device_tdp_w), node.accelerators)
     return _bill(node.name, "one node without accelerators", parts, _total(node.host.embodied_kg, node.sources))
 
 
 def network_bill(node: Node) -> Bill:
-    """The bill of switches and optics of one accelerator."""
+    """Return the bill of the switches and optics that one accelerator needs."""
     total = _total(node.network.embodied_kg_per_device, node.sources)
     return _bill(node.network.technology, "share of one accelerator", network_parts(), total)
 
 
 def host_parts(host: Host, rated_power_w: float, accelerators: int) -> tuple[Part, ...]:
-    """The parts of a server by its sockets, DRAM, SSD, NICs, power rating and number of accelerators."""
+    """Return the parts of a server from its sockets, DRAM, SSD, NICs, power rating and number of accelerators."""
     model = tables.embodied_table().host
     supplies = math.ceil(rated_power_w / model.supply_w)
     supplies += 2 if supplies > 1 else 1  # spare ones
@@ -87,7 +91,7 @@ def host_parts(host: Host, rated_power_w: float, accelerators: int) -> tuple[Par
 
 
 def network_parts() -> tuple[Part, ...]:
-    """The parts of the network of one accelerator."""
+    """Return the parts of the network that one accelerator needs."""
     model = tables.embodied_table().network
     port = _scaled(model.switch, 1 / model.switch_ports)
     ports, transceivers = model.ports_per_device, model.transceivers_per_device
@@ -98,7 +102,7 @@ def network_parts() -> tuple[Part, ...]:
 
 
 def device_form(accelerator: Accelerator) -> str:
-    """Form of a device as the bottom-up model knows it, by its memory and the size of its fast island."""
+    """Return the form of a device that the bottom-up model knows, from its memory and the size of its fast island."""
     if (accelerator.memory_type or "").startswith("gddr"):
         return "gddr_card"
     return "sxm" if accelerator.scaleup.domain > 2 else "pcie"

@@ -1,4 +1,4 @@
-"""Bottom-up embodied carbon of an accelerator from its silicon, memory, cooling and assembly.
+"""Model the embodied carbon of an accelerator from its silicon, memory, cooling and assembly.
 
     E = U * ( sum over dies of CPA(process) * area + ics * n + k_mem * GB + k_th * TDP + fixed )
     n = max(1, round(area of all dies / reticle field))
@@ -35,7 +35,7 @@ def carbon_per_area_kg_per_cm2(process: str) -> float:
 
 
 def device_bill_kg(dies: Sequence[Die], memory_bytes: float, tdp_w: float, form: str) -> dict[str, float]:
-    """kgCO2e of an accelerator by part, which add up to the device.
+    """Return the kgCO2e of an accelerator by part. The parts add up to the device.
 
     `form` is "sxm" (module with its share of baseboard and switches), "pcie" (card with HBM) or "gddr_card". Parts:
     "logic dies", "other ICs", "memory", "cooling", "fixed parts", "assembly and transport". Raises `FootprintError`
@@ -63,7 +63,7 @@ def device_bill_kg(dies: Sequence[Die], memory_bytes: float, tdp_w: float, form:
 
 
 def modelled_device_kg(dies: Sequence[Die], memory_bytes: float, tdp_w: float, form: str) -> Figure:
-    """Cradle-to-gate kgCO2e of an accelerator by the bottom-up model; arguments as in `device_bill_kg`.
+    """Return the cradle-to-gate kgCO2e of an accelerator. The arguments are those of `device_bill_kg`.
 
     The range is the model's error on footprints that it was not calibrated on.
     """

@@ -1,4 +1,4 @@
-"""Embodied carbon from hardware profiles, and the calendar life that amortises it.
+"""Take embodied carbon from hardware profiles, and the calendar life over which it is spread.
 
 A profile states the kg of its device with its source; `embodied/bottom_up.py` models a device that nobody published.
 """
@@ -21,7 +21,7 @@ USUAL_YEARS = (1.0, 15.0)
 
 
 def embodied_factors(cluster: Cluster) -> dict[str, Figure]:
-    """Cradle-to-gate kgCO2e of one unit of each embodied scope of a cluster.
+    """Return the cradle-to-gate kgCO2e of one unit of each embodied scope of a cluster.
 
     "device": one accelerator with its share of the baseboard; "host": one node without accelerators; "network":
     the share of switches and optics of one accelerator.
@@ -35,7 +35,7 @@ def embodied_factors(cluster: Cluster) -> dict[str, Figure]:
 
 
 def lifetime(site: Site) -> Figure:
-    """Calendar life of the hardware in years: the user's, or the shipped assumption with its range."""
+    """Return the calendar life of the hardware in years: the user's value, or the shipped assumption with its range."""
     if site.lifetime_years is not None:
         years = site.lifetime_years
         return Figure(years, years, years, "year", "declared", "stated by the user")
@@ -61,7 +61,9 @@ def fleet_utilisation(site: Site) -> Figure | None:
 
 
 def building_kg(cluster: Cluster) -> Figure:
-    """kgCO2e of the building a device and year: its share of the node's rated power and of the network's."""
+    """Return the kgCO2e of the building per device and year, for the device's share of the rated power of node and
+    network.
+    """
     estimate = tables.embodied_table().building_kg_per_kw_year
     kilowatts = rated_power_w(cluster) / 1e3
     per_kw = _estimate(estimate, "kgCO2e/(kW year)")
@@ -71,14 +73,14 @@ def building_kg(cluster: Cluster) -> Figure:
 
 
 def rated_power_w(cluster: Cluster) -> float:
-    """IT capacity that a device takes up, W: its share of the node's rating, and that of the network."""
+    """Return the IT capacity in W that a device takes up: its share of the rating of its node and of the network."""
     node = cluster.node
     node_w = node_rating_w(node, cluster.accelerator.tdp_w.value)
     return node_w / node.accelerators + fabric_factor(node, cluster.nodes) * node.network.power_w_per_device.value
 
 
 def node_rating_w(node: Node, device_tdp_w: float) -> float:
-    """What a node is rated for, W, else what it draws at most with devices of this power limit."""
+    """Return the rated power of a node in W, or else the most that it draws with devices of this power limit."""
     if node.host.rated_power_w is not None:
         return node.host.rated_power_w.value
     devices_w = node.accelerators * device_tdp_w
@@ -86,7 +88,7 @@ def node_rating_w(node: Node, device_tdp_w: float) -> float:
 
 
 def per_device_hour_g(factors: Factors, devices_per_node: int) -> Figure:
-    """Embodied gCO2e of one reserved device-hour, with its share of host and network, for display.
+    """Return the embodied gCO2e of one reserved device-hour with its share of host and network, for display.
 
     `devices_per_node` share the host. Raises `FootprintError` where `factors` lacks an embodied scope.
     """
@@ -105,7 +107,7 @@ def _estimate(row: tables.Estimate, unit: str) -> Figure:
 
 
 def _figure(value: Sourced, name: str, sources: dict[str, str]) -> Figure:
-    """A profile value as a figure whose source names the part and the text behind the profile's source key."""
+    """Return a profile value as a figure whose source names the part and the text behind the profile's source key."""
     figure = value.figure(UNIT)
     source = f"{name}: {sources.get(value.source, value.source)} ({value.confidence})"
     return Figure(figure.value, figure.low, figure.high, figure.unit, figure.kind, source)

@@ -1,4 +1,4 @@
-"""Grid intensity of a site: the user's number, or the annual average of the zone from the shipped tables.
+"""Find the grid intensity of a site: the user's number, or the annual average of its zone in the shipped tables.
 
 An annual average of a past year stands for the mean intensity during a run. The range around it has two parts,
 combined in quadrature: how much such a number moves from one year to the next, growing with the age of the
@@ -51,7 +51,7 @@ BASIS_WORDS = {
 
 
 def resolve_intensity(site: Site, *, today: date | None = None) -> Intensity:
-    """Intensity in force at a site, gCO2e/kWh, with its range, vintage, basis and licence.
+    """Return the intensity in force at a site in gCO2e/kWh, with its range, vintage, basis and licence.
 
     The user's number wins and is taken as stated, without a range. `today` (default: the system's date) decides how
     old a vintage is. Raises `FootprintError` for an unknown zone, with the nearest names.
@@ -66,7 +66,7 @@ def resolve_intensity(site: Site, *, today: date | None = None) -> Intensity:
 
 
 def zone_intensity(zone: str, *, today: date | None = None) -> Intensity:
-    """Annual average intensity of a zone from the shipped tables. Raises `FootprintError` for an unknown zone."""
+    """Return the annual average intensity of a zone. Raises `FootprintError` for an unknown zone."""
     area = locate(zone)
     table = TABLES[area.table]()
     row = table.areas[area.code]
@@ -93,7 +93,7 @@ def zone_intensity(zone: str, *, today: date | None = None) -> Intensity:
 
 
 def relative_spread(row: tables.AreaIntensity, age_years: int) -> float:
-    """Half-width of the p10-p90 range of ln(intensity of the run / annual average of the vintage).
+    """Return the half-width of the p10-p90 range of ln(intensity of the run / annual average of the vintage).
 
     sqrt(drift^2 * max(1, age) + within^2): yearly changes add up as a random walk over the age of the vintage;
     drift is the area's own last change relative to the larger of the two years, at least `TYPICAL_DRIFT`.
@@ -117,18 +117,18 @@ def _range(area: Area, row: tables.AreaIntensity, age_years: int) -> tuple[float
 
 
 def _parts(area: Area) -> list[float]:
-    """Published values that the range of a place has to cover beside that of its row, g/kWh."""
+    """Return the published values in g/kWh that the range of a place has to cover beside the value of its own row."""
     return _values((*area.also, *(parts_of(area.country) if area.larger and area.country else ())))
 
 
 def _values(references: Iterable[str]) -> list[float]:
-    """Published values of rows, g/kWh."""
+    """Return the published values of rows in g/kWh."""
     rows = [row_of(reference) for reference in references]
     return [TABLES[row.table]().areas[row.code].g_per_kwh for row in rows]
 
 
 def declared_intensity(value: float, *, zone: str | None, source: str, basis: str | None = None) -> Intensity:
-    """The user's number as an intensity: as stated, without a range."""
+    """Return the user's number as an intensity, as stated and without a range."""
     counted = parse_basis(basis) if basis else None
     return Intensity(
         zone=zone or "declared",
@@ -144,7 +144,7 @@ def declared_intensity(value: float, *, zone: str | None, source: str, basis: st
 
 
 def parse_basis(words: str) -> Basis:
-    """A basis from three words, one of each axis in any order: "lifecycle average consumption".
+    """Read a basis from three words, one for each axis in any order, for instance "lifecycle average consumption".
 
     Raises `FootprintError` for any other text.
     """
@@ -157,12 +157,12 @@ def parse_basis(words: str) -> Basis:
 
 
 def describe_basis(basis: Basis | None) -> str:
-    """What an intensity counts, in words."""
+    """Return in words what an intensity counts."""
     return "unstated basis" if basis is None else f"{basis.scope}, {basis.signal}, {basis.boundary}"
 
 
 def stale_warning(intensity: Intensity, *, today: date | None = None) -> str | None:
-    """A sentence for the user where the vintage is old, else None."""
+    """Return a sentence for the user if the vintage is old, else None."""
     if intensity.year is None:
         return None
     age_years = (today or date.today()).year - intensity.year
@@ -200,7 +200,7 @@ def direct_warning(intensity: Intensity) -> str | None:
 
 
 def _parts_warning(area: Area) -> str | None:
-    """A sentence for the user who names a country whose published parts differ, else None."""
+    """Return a sentence for a user who names a country whose published parts differ, else None."""
     parts = _values(parts_of(area.code))
     if max(parts) < UNLIKE_PARTS * min(parts):
         return None
@@ -211,7 +211,7 @@ def _parts_warning(area: Area) -> str | None:
 
 
 def _unlike_scope(country: Area) -> str:
-    """Words for published parts of a country that do not count what its own value counts."""
+    """Return words for published parts of a country that do not count what the country's own value counts."""
     scopes = {TABLES[row_of(part).table]().source.basis.scope for part in parts_of(country.code)}
     own = TABLES[country.table]().source.basis.scope
     return "" if scopes <= {own} else f" ({' or '.join(sorted(scopes))}; the country's own value is {own})"

@@ -1,4 +1,6 @@
-"""The shipped data tables (data/*.yaml) as typed values. Each file is read when first asked for, once a process."""
+"""Read the shipped data tables (data/*.yaml) as typed values. Each file is read once per process, when first asked
+for.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ _DATA = Path(__file__).parent / "data"
 
 
 class TableSource(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Where an intensity table comes from, what it counts, and on which terms it is shipped."""
+    """Describe where an intensity table comes from, what it counts, and on which terms it is shipped."""
 
     title: str
     url: str
@@ -34,7 +36,7 @@ class TableSource(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
 
 class AreaIntensity(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Annual average of one area, gCO2e/kWh, in `year`; `previous` is the value of the year before."""
+    """Annual average intensity of one area in `year`, in gCO2e/kWh. `previous` is the value of the year before."""
 
     g_per_kwh: float
     year: int
@@ -252,55 +254,55 @@ class EmbodiedTable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 @cache
 def country_intensities() -> IntensityTable:
-    """Countries and aggregates by ISO 3166-1 alpha-3 code."""
+    """Return countries and aggregates by ISO 3166-1 alpha-3 code."""
     return _load("grid_countries.yaml", IntensityTable)
 
 
 @cache
 def egrid_intensities() -> IntensityTable:
-    """US eGRID subregions by acronym."""
+    """Return US eGRID subregions by acronym."""
     return _load("grid_egrid.yaml", IntensityTable)
 
 
 @cache
 def gcp_intensities() -> IntensityTable:
-    """Google Cloud regions by name."""
+    """Return Google Cloud regions by name."""
     return _load("grid_gcp.yaml", IntensityTable)
 
 
 @cache
 def canada_intensities() -> IntensityTable:
-    """Canadian provinces and territories by ISO 3166-2 code."""
+    """Return Canadian provinces and territories by ISO 3166-2 code."""
     return _load("grid_canada.yaml", IntensityTable)
 
 
 @cache
 def australia_intensities() -> IntensityTable:
-    """Australian states by ISO 3166-2 code."""
+    """Return Australian states by ISO 3166-2 code."""
     return _load("grid_australia.yaml", IntensityTable)
 
 
 @cache
 def china_intensities() -> IntensityTable:
-    """Chinese provinces by ISO 3166-2 code."""
+    """Return Chinese provinces by ISO 3166-2 code."""
     return _load("grid_china.yaml", IntensityTable)
 
 
 @cache
 def places() -> Mapping[str, Place]:
-    """Parts of countries by their code in ISO 3166-2 or at Electricity Maps."""
+    """Return the parts of countries by their code in ISO 3166-2 or at Electricity Maps."""
     return _load("places.yaml", dict[str, Place])
 
 
 @cache
 def unpublished_parts() -> Mapping[str, Sequence[str]]:
-    """Names of parts that no table has a value of, by the alpha-3 code of their country."""
+    """Return the names of parts that have no value in any table, by the alpha-3 code of their country."""
     return _load("unpublished_parts.yaml", dict[str, tuple[str, ...]])
 
 
 @cache
 def countries() -> Mapping[str, Country]:
-    """Codes and names of areas by alpha-3 code."""
+    """Return the codes and names of areas by alpha-3 code."""
     return _load("countries.yaml", dict[str, Country])
 
 
@@ -312,25 +314,25 @@ def cloud_regions() -> Mapping[CloudProvider, Mapping[str, CloudRegion]]:
 
 @cache
 def pue_table() -> PueTable:
-    """PUE by provider and region."""
+    """Return the table of PUE by provider and region."""
     return _load("pue.yaml", PueTable)
 
 
 @cache
 def water_table() -> WaterTable:
-    """Water by provider and area."""
+    """Return the table of water use by provider and area."""
     return _load("water.yaml", WaterTable)
 
 
 @cache
 def embodied_table() -> EmbodiedTable:
-    """Lifetime and bottom-up constants of embodied carbon."""
+    """Return the lifetime and the bottom-up constants of embodied carbon."""
     return _load("embodied.yaml", EmbodiedTable)
 
 
 @cache
 def published_footprints() -> Sequence[PublishedFootprint]:
-    """Published footprints that the bottom-up model is compared with."""
+    """Return the published footprints that the bottom-up model is compared with."""
     return _load("embodied_published.yaml", list[PublishedFootprint])
 
 

@@ -1,4 +1,4 @@
-"""From the words of a user ("FRA", "Quebec", "egrid:SRVC", "aws:eu-north-1") to one area of one intensity table.
+"""Find the one area of one intensity table that a user means by words such as "FRA", "Quebec" or "aws:eu-north-1".
 
 There is no default area: a zone that is not known is an error that lists the nearest names.
 """
@@ -61,13 +61,15 @@ class Area(Struct, frozen=True, kw_only=True):
 
     @property
     def zone(self) -> str:
-        """How a user would name the place, else the row."""
+        """Return how a user would name the place, or else the row."""
         row = f"{self.table}:{self.code}" if self.table in ("egrid", "gcp") else self.code
         return self.place or row
 
 
 def locate(zone: str) -> Area:
-    """The area that a zone names. Raises `FootprintError` for an unknown or ambiguous zone, with the nearest names."""
+    """Return the area that a zone names. Raises `FootprintError` with the nearest names for an unknown or ambiguous
+    zone.
+    """
     prefix, separator, rest = zone.strip().partition(":")
     if not separator:
         return _locate_bare(prefix)
@@ -85,7 +87,7 @@ def locate(zone: str) -> Area:
 
 
 def find(zone: str | None) -> Area | None:
-    """The area that a zone names, None for a word of the user's for a place whose intensity comes with it."""
+    """Return the area that a zone names, or None for the user's own word for a place whose intensity comes with it."""
     try:
         return None if zone is None else locate(zone)
     except FootprintError:
@@ -93,14 +95,18 @@ def find(zone: str | None) -> Area | None:
 
 
 def cloud_region(zone: str | None) -> tuple[str, str] | None:
-    """Provider and region of a zone with a cloud prefix ("aws:eu-north-1" -> ("aws", "eu-north-1")), else None."""
+    """Return provider and region of a zone with a cloud prefix ("aws:eu-north-1" -> ("aws", "eu-north-1")), else
+    None.
+    """
     provider, separator, region = (zone or "").partition(":")
     provider = provider.strip().lower()
     return (provider, region.strip().lower()) if separator and provider in ("gcp", *tables.cloud_regions()) else None
 
 
 def every_zone() -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Every zone as a user may write it, with its other names: countries, parts of them, subregions, cloud regions."""
+    """Return every zone as a user may write it with its other names: countries, their parts, subregions, cloud
+    regions.
+    """
     for code, country in sorted(tables.countries().items(), key=lambda item: item[1].name):
         yield code, tuple(filter(None, (country.name, country.alpha2, *country.aliases)))
     for code, place in tables.places().items():
@@ -115,7 +121,7 @@ def every_zone() -> Iterator[tuple[str, tuple[str, ...]]]:
 
 
 def electricity_maps_zone(area: Area) -> str | None:
-    """What Electricity Maps calls an area, None where that does not follow from it."""
+    """Return what Electricity Maps calls an area, or None where that does not follow from the area."""
     if area.place is None:
         return tables.countries()[area.code].alpha2 if area.table == "country" else None
     parts = area.place.split("-")
@@ -124,7 +130,8 @@ def electricity_maps_zone(area: Area) -> str | None:
 
 
 def parts_of(country: str) -> tuple[str, ...]:
-    """Rows that are published of parts of a country, as "gcp:us-central1"; empty where none is.
+    """Return the rows that are published for parts of a country, for instance "gcp:us-central1". The result may be
+    empty.
 
     Rows of the country itself, which stand for parts that nobody published, are none of them.
     """
@@ -163,7 +170,7 @@ def _locate_bare(zone: str) -> Area:
 
 
 def _whole_of(zone: str) -> str | None:
-    """The country of a code of ISO 3166-2 (DE-BY) whose parts are in no table, else None."""
+    """Return the country of an ISO 3166-2 code (DE-BY) whose parts are in no table, else None."""
     country, hyphen, part = zone.strip().upper().partition("-")
     code = _country_index().get(_key(country)) if hyphen and len(country) == 2 and 0 < len(part) <= 3 else None
     published = any(place.startswith(f"{country}-") for place in tables.places())
@@ -196,7 +203,7 @@ def _gcp(zone: str, region: str) -> Area:
 
 
 def _place(code: str) -> Area:
-    """The row that counts for a part of a country."""
+    """Return the row that counts for a part of a country."""
     place = tables.places()[code]
     counted = newest_of(place.area, *place.rivals)
     row = row_of(counted)
@@ -224,7 +231,7 @@ def _table_of(reference: str) -> tables.IntensityTable:
 
 
 def row_of(reference: str) -> Area:
-    """A row of a table by its reference in places.yaml and cloud_regions.yaml: "JPN", "egrid:ERCT", "canada:CA-AB"."""
+    """Return a row by its reference in places.yaml and cloud_regions.yaml: "JPN", "egrid:ERCT", "canada:CA-AB"."""
     table, separator, code = reference.partition(":")
     if not separator:
         return _country(reference)
@@ -263,7 +270,7 @@ Names = dict[str, tuple[str, ...]]
 
 
 def _unknown(zone: str, names: Names, asked: str | None = None) -> FootprintError:
-    """The error for a zone that is not known, with the nearest of names of its own kind."""
+    """Return the error for a zone that is not known, with the nearest names of its own kind."""
     word = _key(asked or zone)
     keys = {how: tuple(map(_key, forms)) for how, forms in names.items()}
     shown = nearest(word, keys, keys)[:_MOST_SHOWN]
@@ -272,7 +279,7 @@ def _unknown(zone: str, names: Names, asked: str | None = None) -> FootprintErro
 
 
 def _names_like(zone: str) -> Names:
-    """Names of the kind that a word looks like: codes of parts of one country, cloud regions, or names of places."""
+    """Return the names of the kind that a word looks like: codes of parts of one country, cloud regions, or places."""
     country, hyphen, _ = zone.strip().upper().partition("-")
     parts: Names = {code: (code,) for code in tables.places() if hyphen and code.startswith(f"{country}-")}
     if parts or any(letter.isdigit() for letter in zone):
@@ -288,7 +295,7 @@ def _names_like(zone: str) -> Names:
 
 
 def _cloud_names(name_of: Callable[[str, str], str]) -> Names:
-    """Every cloud region by a name that is made of the region and its place."""
+    """Return every cloud region by a name that is made of the region and its place."""
     found: Names = {
         f"gcp:{region}": (name_of(region, row.name or region),)
         for region, row in tables.gcp_intensities().areas.items()
@@ -300,7 +307,7 @@ def _cloud_names(name_of: Callable[[str, str], str]) -> Names:
 
 @cache
 def _country_index() -> dict[str, str]:
-    """Every code and name of a country, normalised, to its alpha-3 code."""
+    """Map every normalised code and name of a country to its alpha-3 code."""
     index: dict[str, str] = {}
     for code, country in tables.countries().items():
         for word in (code, country.alpha2, country.name, *country.aliases):
@@ -311,13 +318,13 @@ def _country_index() -> dict[str, str]:
 
 @cache
 def _unpublished_index() -> dict[str, str]:
-    """Every name of a part of a country that has no value of its own, normalised, to the country's alpha-3 code."""
+    """Map every normalised name of a part without a value of its own to the alpha-3 code of its country."""
     return {_key(name): country for country, names in tables.unpublished_parts().items() for name in names}
 
 
 @cache
 def _place_index() -> dict[str, str]:
-    """Every code and name of a part of a country, normalised, to its code; of two with one name the first counts."""
+    """Map every normalised code and name of a part of a country to its code. Of two with one name the first counts."""
     index: dict[str, str] = {}
     for code, place in tables.places().items():
         for word in (code, place.name, *place.aliases):
@@ -326,6 +333,6 @@ def _place_index() -> dict[str, str]:
 
 
 def _key(word: str) -> str:
-    """Letters and digits in lower case without accents, single spaces between words."""
+    """Return letters and digits in lower case without accents, with single spaces between words."""
     plain = unicodedata.normalize("NFKD", word).encode("ascii", "ignore").decode().casefold()
     return " ".join("".join(letter if letter.isalnum() else " " for letter in plain).split())
