@@ -34,7 +34,7 @@ class Job(Struct, frozen=True, kw_only=True):
         return 1 if seen is None else int(seen.value)
 
 
-class Shape(Struct, frozen=True, kw_only=True):
+class StatedShape(Struct, frozen=True, kw_only=True):
     """A model's shape as its framework states it: fields of a `TransformerModel`. A source that begins with "config"
     is of the whole model, whatever part of it this rank holds."""
 
@@ -43,7 +43,7 @@ class Shape(Struct, frozen=True, kw_only=True):
     source: str
 
 
-class Reading(Struct, frozen=True, kw_only=True):
+class Findings(Struct, frozen=True, kw_only=True):
     """What one reader saw.
 
     `fields` are named as in the effective spec: "layout.tp", "layout.recompute", "training.micro_batches",
@@ -54,4 +54,4 @@ class Reading(Struct, frozen=True, kw_only=True):
     fields: Mapping[str, Observed] = {}
     problems: tuple[tuple[str, str], ...] = ()
     parameters: tuple[int, int] | None = None
-    shape: Shape | None = None
+    shape: StatedShape | None = None

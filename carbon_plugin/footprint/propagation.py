@@ -1,4 +1,4 @@
-"""The equations of carbon accounting over arrays: one column per draw of every uncertain input.
+"""Evaluate the equations of carbon accounting over arrays, with one column per draw of every uncertain input.
 
     E_it = duration * sum(E_item)                       E_facility = PUE * E_it
     operational = PUE * duration * sum(E_item * I_item) * (I / I_central)
@@ -67,7 +67,7 @@ def gather(
     factors: Factors,
     duration_spread: tuple[float, float],
 ) -> Inputs:
-    """The rows of one accounting. Raises `FootprintError` for values that cannot be."""
+    """Return the rows of one accounting. Raises `FootprintError` for values that are impossible."""
     check_inputs(energies, reservations, factors, duration_spread)
     items = sorted(energies, key=lambda item: IT_RUNGS.index(item.rung))
     unit_years = _unit_years(reservations)
@@ -112,7 +112,7 @@ def gather(
 
 
 def evaluate(inputs: Inputs, scores: Floats) -> Outcome:
-    """The equations at given scores, shape (rows of `inputs`, draws); see `uncertainty.spread`."""
+    """Evaluate the equations at given scores, shape (rows of `inputs`, draws). See `uncertainty.spread`."""
     drawn = spread(inputs.median, inputs.low, inputs.high, scores)
     items = len(inputs.item_g_per_kwh)
     relative_intensity, overhead, lifetime_years, utilisation, duration = drawn[items : items + len(_RUN_SCOPES)]
@@ -162,6 +162,6 @@ def _unit_years(reservations: Sequence[Reservation]) -> dict[str, float]:
 
 
 def _rung_slices(items: Sequence[EnergyItem]) -> dict[str, slice]:
-    """Rows of each rung that occurs, in items ordered by rung."""
+    """Return the rows of each rung that occurs, in items ordered by rung."""
     rungs = [item.rung for item in items]
     return {rung: slice(rungs.index(rung), rungs.index(rung) + rungs.count(rung)) for rung in dict.fromkeys(rungs)}

@@ -1,4 +1,4 @@
-"""All carbon factors of a run in one value, with an assumption for each that nobody stated."""
+"""Collect all carbon factors of a run in one value, with an assumption for each factor that nobody stated."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from carbon_plugin.spec.site import Site
 def resolve_factors(
     site: Site, cluster: Cluster | None, *, today: date | None = None, period: Period | None = None
 ) -> Factors:
-    """Factors in force at a site on a cluster; without a cluster there is no embodied factor.
+    """Return the factors in force at a site on a cluster. Without a cluster there is no embodied factor.
 
     `today` decides how old a vintage is (default: the system's date). `period` is when the run takes place, for the
     hours of an intensity series. Raises `FootprintError` for an unknown zone or a series that cannot be used.
@@ -75,7 +75,7 @@ def _residual(site: Site) -> Figure | None:
 
 
 def _of(field: str, figure: Figure) -> tuple[Assumption, ...]:
-    """The assumption behind a figure that was neither declared nor measured."""
+    """Return the assumption behind a figure that was neither declared nor measured."""
     if figure.kind in ("declared", "measured"):
         return ()
     value = f"{number(figure.value, 4)} ({number(figure.low)} to {number(figure.high)}) {figure.unit}"

@@ -1,4 +1,4 @@
-"""Sampling of uncertain inputs that are known by their p10, median and p90.
+"""Sample uncertain inputs that are known by their p10, median and p90.
 
 A draw is a score: a standard normal number in units of its p90, so that 0 is the median, -1 the 10th and +1 the
 90th percentile. Scores are Latin hypercube samples (each of `draws` equally likely strata once), which makes the
@@ -29,7 +29,7 @@ def scores(scope: str, draws: int, seed: int) -> Floats:
 
 
 def spread(value: Floats, low: Floats, high: Floats, score: Floats) -> Floats:
-    """Inputs at given scores: `value` at 0, `low` at -1, `high` at +1.
+    """Return inputs at given scores: `value` at 0, `low` at -1, `high` at +1.
 
     `value`, `low` and `high` have shape (inputs,), `score` and the result (inputs, draws). Between and beyond, the
     logarithm is linear in the score on either side of the median (a two-piece lognormal: positive, and skewed as

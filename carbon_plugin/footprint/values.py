@@ -1,4 +1,4 @@
-"""The plain values of carbon accounting: factors, energies and reservations in, the footprint out."""
+"""Define the plain values of carbon accounting: factors, energies and reservations, and the resulting footprint."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Intensity(Struct, frozen=True, kw_only=True):
 
     @property
     def bases(self) -> tuple[Basis | None, ...]:
-        """Everything that it counts, each once; more than one where its parts count different things."""
+        """Return everything that it counts, each once: more than one where its parts count different things."""
         return tuple(dict.fromkeys(part.basis for part in self.parts)) or (self.basis,)
 
 
@@ -85,7 +85,7 @@ class Factors(Struct, frozen=True, kw_only=True):
 
     @property
     def amortisation(self) -> str:
-        """The rule that charges embodied carbon to the run, in words."""
+        """Return in words the rule that charges embodied carbon to the run."""
         life = f"calendar life of {self.lifetime_years.value:g} years"
         if self.fleet_utilisation is None:
             return f"reserved time over {life} (ISO/IEC 21031)"

@@ -1,4 +1,4 @@
-"""The search over clusters, places and layouts of one run: what `plan --search` answers.
+"""Search the clusters, places and layouts of one run. This answers `plan --search`.
 
 Every number is that of the forecast which `plan` would make of the same spec. Alternatives that another one beats in
 time, energy and carbon are dropped (`pareto`); the others are the answer, and which of them to take is not ours to say.
@@ -137,7 +137,7 @@ def search_alternatives(
     seed: int = 0,
     on_progress: Progress | None = None,
 ) -> SearchAnswer:
-    """Every layout on every cluster and in every zone that is asked for.
+    """Search every layout on every cluster and in every zone that is asked for.
 
     A cluster on which nothing runs is left out with the reason. Raises `InfeasibleLayoutError` in one line where
     nothing is left, naming the constraint that removed the last ones and what would help; `SpecError` or
@@ -189,7 +189,7 @@ class _Candidate(NamedTuple):
 
     @property
     def objectives(self) -> tuple[float, ...]:
-        """Expected values of `OBJECTIVES`: those of the forecast times what filling the memory costs."""
+        """Return the expected values of `OBJECTIVES`: those of the forecast times what filling the memory costs."""
         forecast = self.forecast
         memory, energy = forecast.prediction.memory, forecast.footprint.energy_j["facility"]
         slower = float(expected_slowdown(memory.total_bytes / memory.capacity_bytes, forecast.spec.stack.population))
@@ -197,7 +197,7 @@ class _Candidate(NamedTuple):
 
 
 def _on_clusters(spec: RunSpec, question: Question, profile_dirs: Directories) -> Iterator[RunSpec]:
-    """The run on every cluster that is asked for, without a layout."""
+    """Return the run on every cluster that is asked for, without a layout."""
     kinds = [spec.cluster]
     if question.accelerators:
         kinds = [_cluster_of(name, spec.cluster, question, profile_dirs) for name in question.accelerators]
@@ -221,7 +221,7 @@ def _cluster_of(name: str, ours: Cluster, question: Question, profile_dirs: Dire
 def _in_zones(
     forecast: Forecast, question: Question, notes: tuple[str, ...], seed: int, overrun: Planned
 ) -> Iterator[_Candidate]:
-    """A forecast in every zone that is asked for, with what does not move there beside `notes`."""
+    """Return a forecast in every zone that is asked for, with `notes` and what does not move to that zone."""
     spec = forecast.spec
     for zone in question.zones or (spec.site.zone,):
         if zone == spec.site.zone or zone is None:
@@ -281,7 +281,7 @@ def _name_of(cluster: Cluster) -> str:
 
 
 def _part_of(on_progress: Progress | None, number: int, total: int) -> Progress | None:
-    """Progress of one of several searches as that of all of them."""
+    """Report the progress of one of several searches as progress of all of them."""
     if on_progress is None:
         return None
     return lambda share: on_progress((number + share) / total)
@@ -300,7 +300,7 @@ def _too_late(variant: RunSpec, found: Found, fastest: Forecast, question: Quest
 
 
 def _nothing(question: Question, obstacles: list[_Obstacle], seed: int, overrun: Planned) -> InfeasibleLayoutError:
-    """The error where no cluster is left: what is in the way on the one that comes nearest."""
+    """Return the error where no cluster is left. It says what is in the way on the cluster that comes nearest."""
     late = [(one.least_time_s, one) for one in obstacles if one.least_time_s is not None]
     if late:
         least, nearest = min(late, key=lambda pair: pair[0])
@@ -314,7 +314,7 @@ def _nothing(question: Question, obstacles: list[_Obstacle], seed: int, overrun:
 
 
 def _sooner(variant: RunSpec, question: Question, least_s: float, seed: int, overrun: Planned) -> str:
-    """What would meet the deadline."""
+    """Return in words what would meet the deadline."""
     limit, later = (
         question.deadline_s or math.inf,
         f"a deadline of {days_phrase(math.ceil(least_s / SECONDS_PER_DAY * 100) / 100, 8)}",

@@ -1,4 +1,4 @@
-"""The forecast of a whole run, frozen before launch: time, energy by rung, carbon, cost, and every assumption."""
+"""Forecast a whole run before launch: its time, energy by rung, carbon, cost, and every assumption."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def make_forecast(spec: RunSpec, *, seed: int = 0, overrun: Planned = "own") -> 
 
 
 def _best_case(spec: RunSpec, prediction: StepPrediction, goodput: Goodput, factors: Factors, seed: int) -> BestCase:
-    """The run without an overrun, at the intensity of the hours of the real run."""
+    """Return the run without an overrun, at the intensity of the hours of the real run."""
     run_time = run_time_figure(prediction, goodput)
     hours, price = run_time.scaled(spec.cluster.devices / SECONDS_PER_HOUR, "h"), spec.price_usd_per_device_hour
     return BestCase(
@@ -167,7 +167,7 @@ def _best_case(spec: RunSpec, prediction: StepPrediction, goodput: Goodput, fact
 
 
 def _chosen(spec: RunSpec, layout: ParallelLayout) -> list[Assumption]:
-    """What the search sets and does not choose."""
+    """Return the fields that the search sets although it does not choose them."""
     if layout.tp == 1 or "sequence_parallel" in spec.layout_held:
         return []
     why = "the search runs it with every tensor parallelism, as large frameworks do"
@@ -185,7 +185,7 @@ def require_fit(forecast: Forecast) -> None:
 
 
 def _misfit(memory: MemoryPrediction) -> str:
-    """By how much memory is too small, and what takes most of it."""
+    """Return in words by how much the memory is too small, and what takes most of it."""
     largest = memory.largest_part
     return (
         f"does not fit{_chance(memory)}: needs {memory.total_bytes / GIB:.1f} GiB of "
@@ -215,19 +215,21 @@ def run_time_figure(prediction: StepPrediction, goodput: Goodput) -> Figure:
 
 
 def run_energies(cluster: Cluster, prediction: StepPrediction, goodput: Goodput) -> list[EnergyItem]:
-    """Energy of each rung over the run, J: at the step's power, and while it waits at that of an open context."""
+    """Return the energy of each rung over the run in J, at the step's power, or at open-context power while it
+    waits.
+    """
     busy_s = goodput.run_time_s - goodput.waiting_s
     return modelled_energies(cluster, prediction.gpu_power_w, busy_s) + _waiting_energies(cluster, goodput.waiting_s)
 
 
 def wasted_energies(cluster: Cluster, prediction: StepPrediction, goodput: Goodput) -> list[EnergyItem]:
-    """The part of `run_energies` that start-up, checkpoints, restarts and redone work take, J."""
+    """Return the part of `run_energies` that start-up, checkpoints, restarts and redone work take, in J."""
     busy_s = goodput.wasted_s - goodput.waiting_s
     return modelled_energies(cluster, prediction.gpu_power_w, busy_s) + _waiting_energies(cluster, goodput.waiting_s)
 
 
 def modelled_energies(cluster: Cluster, device_power_w: Figure, time_s: float) -> list[EnergyItem]:
-    """Energy of each rung over `time_s`, J, from the predicted device power and the node profile.
+    """Return the energy of each rung over `time_s` in J, from predicted device power and the node profile.
 
     Host: base power of the node, in part use by its share of devices as in `reservations`, plus its overhead share of
     device power (fans, regulators, supplies). Network: power of NICs, switches and optics a device, by the tiers of
@@ -246,12 +248,12 @@ def modelled_energies(cluster: Cluster, device_power_w: Figure, time_s: float) -
 
 
 def reservations(cluster: Cluster, time_s: float) -> tuple[Reservation, ...]:
-    """What is reserved for `time_s` seconds. A node in part use is charged by its share of devices."""
+    """Return what is reserved for `time_s` seconds. A node in part use is charged by its share of devices."""
     return account_inputs.reservations(devices=cluster.devices, hosts=_hosts(cluster), time_s=time_s)
 
 
 def _hosts(cluster: Cluster) -> float:
-    """Nodes that the run is charged for."""
+    """Return the number of nodes that the run is charged for."""
     return cluster.devices / cluster.node.accelerators
 
 
@@ -350,6 +352,6 @@ def _host_memory_warning(spec: RunSpec) -> list[str]:
 
 
 def layout_phrase(forecast: Forecast) -> str:
-    """The layout of a forecast in one phrase."""
+    """Return the layout of a forecast in one phrase."""
     assert forecast.spec.layout is not None  # a forecast always has one
     return describe(forecast.spec.layout)

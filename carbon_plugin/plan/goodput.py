@@ -1,4 +1,4 @@
-"""Where the time of a whole run goes: training steps, evaluation, and what start-up, checkpoints and failures take.
+"""Divide the time of a whole run into training steps, evaluation, start-up, checkpoints and failures.
 
 Failures are a Poisson process of the whole job. With checkpoints every w seconds that pause training for d seconds,
 mean time M between failures and restart time R, a run of useful work U takes
@@ -116,22 +116,22 @@ class Goodput(Struct, frozen=True, kw_only=True):
 
     @property
     def run_time_s(self) -> float:
-        """From allocation to the last checkpoint."""
+        """Return the time from allocation to the last checkpoint in seconds."""
         return math.fsum(self.parts_s.values())
 
     @property
     def waiting_s(self) -> float:
-        """Time in which devices wait."""
+        """Return the time in seconds in which devices wait."""
         return math.fsum(self.parts_s.get(part, 0.0) for part in WAITING)
 
     @property
     def wasted_s(self) -> float:
-        """Time that neither trains nor evaluates."""
+        """Return the time in seconds that neither trains nor evaluates."""
         return math.fsum(self.parts_s.get(part, 0.0) for part in WASTED)
 
     @property
     def useful_share(self) -> float:
-        """Share of the time of the modelled parts that trains or evaluates."""
+        """Return the share of the time of the modelled parts that trains or evaluates."""
         return 1 - self.wasted_s / (self.run_time_s - self.parts_s.get("overrun", 0.0))
 
     @property
@@ -143,7 +143,7 @@ class Goodput(Struct, frozen=True, kw_only=True):
 
     @property
     def running_overhead(self) -> float:
-        """Time outside training steps over time in them, once the run has started up."""
+        """Return the time outside training steps over the time in them, once the run has started up."""
         return (self.run_time_s - self.parts_s.get("startup", 0.0)) / self.parts_s["training"] - 1
 
 
@@ -159,7 +159,7 @@ class Losses(Struct, frozen=True):
 
 
 def best_interval_s(pause_s: float, mtbf_s: float) -> float:
-    """Work between two checkpoints that loses least (Daly 2006, eq. 13), seconds."""
+    """Return the time in s between two checkpoints that loses least (Daly 2006, eq. 13)."""
     return math.sqrt(2 * pause_s * mtbf_s) - pause_s if pause_s < 2 * mtbf_s else mtbf_s
 
 
@@ -183,7 +183,7 @@ def interruptions(work_s: float, interval_s: float, losses: Losses) -> tuple[dic
 
 
 def run_goodput(spec: RunSpec, prediction: StepPrediction) -> Goodput:
-    """Where the time of the run of `spec` goes, from its predicted step.
+    """Return how the time of the run of `spec` is divided, computed from its predicted step.
 
     Raises `SpecError` if the stated failures leave no progress.
     """
@@ -212,7 +212,7 @@ def run_goodput(spec: RunSpec, prediction: StepPrediction) -> Goodput:
 
 
 def checkpoint_bytes(spec: RunSpec) -> float:
-    """Bytes of one checkpoint: weights and optimizer states of everything that is trained."""
+    """Return the bytes of one checkpoint: weights and optimizer states of everything that is trained."""
     model = spec.model
     trained = (
         model.trainable_parameters if isinstance(model, CountedModel) else model.parameters * model.trainable_fraction
@@ -221,13 +221,13 @@ def checkpoint_bytes(spec: RunSpec) -> float:
 
 
 def shares_of(parts_s: Mapping[str, float]) -> dict[str, float]:
-    """Parts of a time over the whole of it."""
+    """Return the parts of a time as shares of the whole."""
     total = math.fsum(parts_s.values())
     return {part: seconds / total for part, seconds in parts_s.items()}
 
 
 def _inputs(spec: RunSpec, size: float) -> tuple[dict[str, Figure], list[Assumption]]:
-    """Every input as stated, else as assumed, and the assumptions in words."""
+    """Return every input as stated, or else as assumed, and the assumptions in words."""
     given, evaluation = spec.training.reliability, spec.training.evaluation
     usual = {
         "reliability.startup_time_s": STARTUP_ONE_NODE if spec.cluster.nodes == 1 else STARTUP,
@@ -311,7 +311,7 @@ def _check_progress(spec: RunSpec, prediction: StepPrediction, losses: Losses) -
 
 
 def _evaluation_share(prediction: StepPrediction, losses: Losses) -> float:
-    """Time of evaluation over that of training steps."""
+    """Return the time of evaluation over that of training steps."""
     forward = FORWARD_SHARE * prediction.model_flops_per_step / prediction.hardware_flops_per_step
     return losses.evaluation * forward
 
@@ -319,7 +319,7 @@ def _evaluation_share(prediction: StepPrediction, losses: Losses) -> float:
 def _course(
     spec: RunSpec, prediction: StepPrediction, losses: Losses, size: float
 ) -> tuple[dict[str, float], Expected]:
-    """Parts of the run in seconds, and what is expected of it."""
+    """Return the parts of the run in seconds, and the expected events."""
     steps = spec.training.total_steps
     training_s = steps * prediction.step_time_s.value
     evaluation_s = training_s * _evaluation_share(prediction, losses)

@@ -1,4 +1,4 @@
-"""How much longer a whole run takes than the best case of its layout, from whole runs that were published.
+"""Estimate how much longer a whole run takes than the best case of its layout, from published whole runs.
 
 The model of losses (`plan.goodput`) holds start-up, checkpoints and failures. Real runs also train in the layout that
 their team had, slow down, are repeated in part and wait for people. What all of that takes together is the ratio of
@@ -55,7 +55,9 @@ class BestCase(Struct, frozen=True, kw_only=True):
 
 
 def run_class(spec: RunSpec) -> RunClass:
-    """Which published runs a run is compared with: of dense models or mixtures, on software of its population."""
+    """Return the published runs that a run is compared with: dense models or mixtures, on software of its
+    population.
+    """
     mixture = not isinstance(spec.model, CountedModel) and spec.model.moe is not None
     if spec.stack.population == "tuned":
         return "mixture, tuned" if mixture else "dense, tuned"
@@ -63,7 +65,7 @@ def run_class(spec: RunSpec) -> RunClass:
 
 
 def overrun_of(spec: RunSpec) -> Overrun | None:
-    """The overrun that a run is planned with; None where it is planned as the best case."""
+    """Return the overrun that a run is planned with, or None where it is planned as the best case."""
     training = spec.training
     if training.kind == "benchmark" or training.overhead_fraction is not None:
         return None
@@ -77,13 +79,13 @@ Planned = Overrun | Literal["own"] | None
 
 
 def factor_of(overrun: Overrun, kind: RunClass) -> Figure:
-    """The factor on the time of the best case, with its p10 and p90."""
+    """Return the factor on the time of the best case, with its p10 and p90."""
     source = f"{overrun.runs} whole runs of {overrun.sources} sources ({kind} software; docs/goodput.md)"
     return Figure(overrun.central, overrun.low, overrun.high, "", "modelled", source)
 
 
 def planned_goodput(spec: RunSpec, prediction: StepPrediction, overrun: Planned = "own") -> Goodput:
-    """Where the time of the run goes as it is planned: the modelled parts and the overrun, if there is one.
+    """Return the time of the run as it is planned: the modelled parts, and the overrun if there is one.
 
     Runs that are compared with one another are planned with the same overrun. Raises as `run_goodput`."""
     best = run_goodput(spec, prediction)
@@ -103,7 +105,7 @@ def planned_goodput(spec: RunSpec, prediction: StepPrediction, overrun: Planned 
 
 
 def best_case(goodput: Goodput) -> Goodput | None:
-    """The goodput without its overrun; None where there is none."""
+    """Return the goodput without its overrun, or None where there is no overrun."""
     if goodput.overrun is None:
         return None
     parts = {part: seconds for part, seconds in goodput.parts_s.items() if part != "overrun"}

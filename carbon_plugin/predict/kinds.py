@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from carbon_plugin.spec.blocks import Block, FeedForward, Mixer, Part
+from carbon_plugin.spec.blocks import Block, FeedForward, Mixer, ModelPart
 from carbon_plugin.spec.model import TransformerModel
 
 ATTENTION = ("attention", "latent_attention")
@@ -58,7 +58,7 @@ def kind_numbers(model: TransformerModel) -> list[Numbers]:
     return [*towers, *(_numbers(model, block, layers) for block, layers in found.items())]
 
 
-def _tower(part: Part) -> Numbers:
+def _tower(part: ModelPart) -> Numbers:
     """A tower as equal layers of its own widths, which together hold all its parameters."""
     layer = part.parameters / part.layers
     inner = part.inner or 4 * part.hidden

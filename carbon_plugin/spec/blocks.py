@@ -1,4 +1,4 @@
-"""Layers of a model that are not all alike, and parts beside its layers, each with its own parameter count.
+"""Describe layers of a model that are not all alike, and parts beside its layers, each with its parameter count.
 
 Facts of the shape only; what they cost is `predict`'s.
 """
@@ -93,7 +93,7 @@ class Block(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         return self.parameters - idle
 
 
-class Part(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class ModelPart(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Something beside the layers of the language model that holds parameters, by name: a vision tower, a projector,
     per-layer embeddings. `layers`, `hidden`, `heads` and `inner` (the width of its
     feed-forward parts) tell the shape of a tower."""

@@ -1,4 +1,4 @@
-"""What a description of a run leaves open, filled by rules: one set for plans, for what is detected and for rows.
+"""Fill what a description of a run leaves open, by one set of rules for plans, for detected jobs and for rows.
 
 Each rule says what it takes and why, so that the output can name it.
 """

@@ -1,4 +1,4 @@
-"""Numbers that carry where they come from.
+"""Define numbers that carry their range, their kind and their source.
 
 `Figure` is a number at an edge (a table, a report, a JSON document): a central value, a p10-p90 range, a
 unit and a source. `Sourced` is a number in a hardware profile, whose unit is in its field name. Neither is for
@@ -43,7 +43,7 @@ class Figure(Struct, frozen=True, forbid_unknown_fields=True):
         return Range(self.value, self.low, self.high)
 
     def scaled(self, factor: float, unit: str | None = None) -> Figure:
-        """The same figure times a positive constant, for unit conversion at an edge."""
+        """Return the same figure times a positive constant, for unit conversion at an edge."""
         return Figure(
             self.value * factor, self.low * factor, self.high * factor, unit or self.unit, self.kind, self.source
         )
@@ -75,7 +75,7 @@ class Sourced(Struct, frozen=True, forbid_unknown_fields=True):
         return Range.of(self.value, self.low, self.high)
 
     def figure(self, unit: str) -> Figure:
-        """This value as a `Figure`; without a range of its own the range is the value itself."""
+        """Return this value as a `Figure`. Without a range of its own the range is the value itself."""
         kind: Kind = "measured" if self.confidence == "measured" else "assumed"
         if self.confidence == "fitted":
             kind = "modelled"

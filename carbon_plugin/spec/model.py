@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.amounts import count, plural
-from carbon_plugin.spec.blocks import Block, Part
+from carbon_plugin.spec.blocks import Block, ModelPart
 from carbon_plugin.spec.parsing.limits import MOST_LAYERS, MOST_WIDTH, check_at_most, check_not_negative, check_positive
 
 FROZEN_BITS = (4, 8, 16)
@@ -100,7 +100,7 @@ class TransformerModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     frozen_bits: int = 16
     source: str = "explicit fields"
     blocks: tuple[Block, ...] = ()
-    parts: tuple[Part, ...] = ()
+    parts: tuple[ModelPart, ...] = ()
     embedding_width: int | None = None
     causal: bool = True
     longest_seq_len: int | None = None

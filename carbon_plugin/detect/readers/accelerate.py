@@ -10,27 +10,27 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from carbon_plugin.detect.job import Job, Reading
+from carbon_plugin.detect.job import Findings, Job
 from carbon_plugin.detect.observed import Observed
 from carbon_plugin.spec.amounts import plural
 
 _AXES = {"tp": "tp_size", "dp_replicate": "dp_replicate_size", "dp_shard": "dp_shard_size"}
 
 
-def read(job: Job) -> Reading | None:
+def read(job: Job) -> Findings | None:
     """Mixed precision, and the degrees of Accelerate's `ParallelismConfig` if they are those of this world."""
     state = sys.modules["accelerate.state"].AcceleratorState._shared_state
     precision = _precision(job.model, state)
     config: Any = state.get("parallelism_config")
     if config is None:
-        return Reading(fields=precision)
+        return Findings(fields=precision)
     cp, sp = int(config.cp_size), int(getattr(config, "sp_size", 1))
     ranks = cp * sp
     for name in _AXES.values():
         ranks *= int(getattr(config, name))
     if ranks != job.world_size:
         said = f"ParallelismConfig is of {plural(ranks, 'rank')}, the world of {job.world_size}; it does not count"
-        return Reading(fields=precision, problems=(("conflict", said),))
+        return Findings(fields=precision, problems=(("conflict", said),))
     fields = precision | {
         f"layout.{axis}": Observed(int(getattr(config, name)), f"ParallelismConfig.{name}")
         for axis, name in _AXES.items()
@@ -41,7 +41,7 @@ def read(job: Job) -> Reading | None:
     if sp > 1:
         said = f"ParallelismConfig.sp_backend {config.sp_backend}"
         fields["layout.context_parallel_kind"] = Observed("all_to_all", said)
-    return Reading(fields=fields)
+    return Findings(fields=fields)
 
 
 def _precision(model: Any, state: Mapping[str, Any]) -> dict[str, Observed]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from carbon_plugin.detect.job import Job, Reading
+from carbon_plugin.detect.job import Findings, Job
 from carbon_plugin.detect.observed import Observed
 
 if TYPE_CHECKING:
@@ -22,13 +22,13 @@ class ActiveContextParallel(Struct, frozen=True):
     source: str
 
 
-def read(job: Job) -> Reading | None:
+def read(job: Job) -> Findings | None:
     """Context parallelism by what was active in the first step, else by the hooks of its parallel style."""
     seen = (job.batch.context_parallel if job.batch else None) or _styled(job.model)
     if seen is None:
         return None
     # Keys and values travel between the ranks, gathered or in a ring: no heads are exchanged.
-    return Reading(
+    return Findings(
         fields={
             "layout.cp": Observed(seen.degree, seen.source),
             "layout.context_parallel_kind": Observed("ring", f"{seen.source}: keys and values are exchanged"),

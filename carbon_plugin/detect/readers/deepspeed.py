@@ -9,18 +9,18 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from carbon_plugin.detect.job import Job, Reading
+from carbon_plugin.detect.job import Findings, Job
 from carbon_plugin.detect.observed import Observed
 from carbon_plugin.spec.amounts import plural
 
 
-def read(job: Job) -> Reading | None:
+def read(job: Job) -> Findings | None:
     """The layout and the step that a DeepSpeed engine states; None without one."""
     engine = _engine(job)
     if engine is None:
         return None
     seen = {f"layout.{axis}": value for axis, value in _axes(engine).items()} | _step(engine)
-    return Reading(fields=seen, problems=tuple(("layout", remark) for remark in _remarks(engine)))
+    return Findings(fields=seen, problems=tuple(("layout", remark) for remark in _remarks(engine)))
 
 
 def _engine(job: Job) -> Any:

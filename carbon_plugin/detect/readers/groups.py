@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from math import prod
 
-from carbon_plugin.detect.job import Job, Reading
+from carbon_plugin.detect.job import Findings, Job
 from carbon_plugin.detect.names import axis_of_group
 from carbon_plugin.detect.observed import DEGREES, Observed
 
 
-def read(job: Job) -> Reading | None:
+def read(job: Job) -> Findings | None:
     """Axes that are still unknown, by described groups. Those that multiply count only if they explain the world."""
     groups = _described_groups()
     fields: dict[str, Observed] = {}
@@ -29,7 +29,7 @@ def read(job: Job) -> Reading | None:
     left = job.world_size / prod(job.degree(axis) for axis in DEGREES)
     if prod(int(fields[f"layout.{axis}"].value) for axis in DEGREES if f"layout.{axis}" in fields) != left:
         fields = {name: seen for name, seen in fields.items() if name == "layout.ep"}
-    return Reading(fields=fields, problems=tuple(problems)) if fields or problems else None
+    return Findings(fields=fields, problems=tuple(problems)) if fields or problems else None
 
 
 def _described_groups() -> dict[str, dict[int, str]]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from carbon_plugin.detect.job import Job, Reading
+from carbon_plugin.detect.job import Findings, Job
 from carbon_plugin.detect.names import AXIS_OF_NAME
 from carbon_plugin.detect.observed import BY_ELIMINATION, DEGREES, DetectedLayout, Observed
 from carbon_plugin.detect.wrappers import DataParallel, data_parallel, is_compiled
@@ -26,7 +26,7 @@ Sharded = Sequence[tuple[str, Any]]
 _SHARDING_NAMES = ("dp", "data", "data_parallel", "dp_shard", "data_parallel_shard", "fsdp")
 
 
-def read(job: Job) -> Reading:
+def read(job: Job) -> Findings:
     """The layout that a model's wrappers and parameters show, after the first optimizer step."""
     found = _Findings(job)
     wrapper = data_parallel(job.model)
@@ -44,7 +44,7 @@ def read(job: Job) -> Reading:
         _see_data_parallel_by_name(found, sharded, named)
     problems = tuple(("conflict", sentence) for sentence in found.conflicts)
     problems += tuple(("layout", remark) for remark in wrapper.remarks) if wrapper else ()
-    return Reading(fields={f"layout.{axis}": seen for axis, seen in found.axes.items()}, problems=problems)
+    return Findings(fields={f"layout.{axis}": seen for axis, seen in found.axes.items()}, problems=problems)
 
 
 class _Findings:

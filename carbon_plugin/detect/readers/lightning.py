@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from carbon_plugin.detect.job import Job, Reading
+from carbon_plugin.detect.job import Findings, Job
 from carbon_plugin.detect.names import AXIS_OF_NAME
 from carbon_plugin.detect.observed import Observed
 
 _PRECISION = {"bf16": "bf16", "16": "fp16", "transformer": "fp8"}
 
 
-def read(job: Job) -> Reading | None:
+def read(job: Job) -> Findings | None:
     """Tensor parallelism by the strategy's mesh, and what the trainer states; None if none was handed over.
 
     How the data-parallel axis of that mesh is used the wrappers of the model show.
@@ -20,7 +20,7 @@ def read(job: Job) -> Reading | None:
     trainer = job.framework
     if not (hasattr(trainer, "strategy") and hasattr(trainer, "accumulate_grad_batches")):
         return None
-    return Reading(fields=_mesh_axes(trainer.strategy) | _stated(trainer))
+    return Findings(fields=_mesh_axes(trainer.strategy) | _stated(trainer))
 
 
 def _mesh_axes(strategy: Any) -> dict[str, Observed]:

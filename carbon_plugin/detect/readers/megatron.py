@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, get_args
 
-from carbon_plugin.detect.job import Job, Reading
+from carbon_plugin.detect.job import Findings, Job
 from carbon_plugin.detect.observed import Observed
 from carbon_plugin.detect.readers.megatron_shape import decoder_shape
 from carbon_plugin.detect.wrappers import unwrapped
@@ -22,7 +22,7 @@ _SHARDING = {"no_shard": 0, "optim": 1, "optim_grads": 2, "optim_grads_params": 
 """ZeRO stage by `data_parallel_sharding_strategy` of Megatron-FSDP."""
 
 
-def read(job: Job) -> Reading | None:
+def read(job: Job) -> Findings | None:
     """Axes of an initialised parallel state with what configurations say of the step; None without one."""
     state: Any = sys.modules["megatron.core.parallel_state"]
     if not state.model_parallel_is_initialized():
@@ -33,7 +33,7 @@ def read(job: Job) -> Reading | None:
     if config is not None:
         fields |= _configured(config, axes)
     shape = None if config is None else decoder_shape(job.model, config)
-    return Reading(fields=fields, parameters=_parameters(job.model, axes), shape=shape)
+    return Findings(fields=fields, parameters=_parameters(job.model, axes), shape=shape)
 
 
 def _degrees(state: Any) -> dict[str, Observed]:

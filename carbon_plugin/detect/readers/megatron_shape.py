@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from carbon_plugin.detect.job import Shape
+from carbon_plugin.detect.job import StatedShape
 from carbon_plugin.spec.model import MixtureOfExperts
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-def decoder_shape(model: nn.Module, config: Any) -> Shape | None:
+def decoder_shape(model: nn.Module, config: Any) -> StatedShape | None:
     """Fields of a `TransformerModel` by a TransformerConfig; None without a decoder, or for one that has latent
     attention, windows, or an order of dense and sparse layers that those fields do not say."""
     decoder: Any = next((module for module in model.modules() if _is_decoder(module, config)), None)
@@ -37,7 +37,7 @@ def decoder_shape(model: nn.Module, config: Any) -> Shape | None:
         "moe": mixture,
     }
     name = type(decoder).__name__
-    return Shape(name=name, fields=fields, source=f"config of {name}, a {type(config).__name__}")
+    return StatedShape(name=name, fields=fields, source=f"config of {name}, a {type(config).__name__}")
 
 
 def _is_decoder(module: nn.Module, config: Any) -> bool:

@@ -13,20 +13,20 @@ from importlib import import_module
 import msgspec
 from msgspec import Struct
 
-from carbon_plugin.detect.job import Job, Reading
+from carbon_plugin.detect.job import Findings, Job
 
 
 class Reader(Struct, frozen=True):
-    """A module with `read(job: Job) -> Reading | None`, loaded only when the package `needs` is."""
+    """A module with `read(job: Job) -> Findings | None`, loaded only when the package `needs` is."""
 
     needs: str
     module: str
 
-    def read(self, job: Job) -> Reading | None:
+    def read(self, job: Job) -> Findings | None:
         """What the reader sees, None if the job does not use its framework. Raises whatever the objects raise."""
         if self.needs not in sys.modules:
             return None
-        read: Callable[[Job], Reading | None] = import_module(self.module).read
+        read: Callable[[Job], Findings | None] = import_module(self.module).read
         return read(job)
 
 
@@ -48,7 +48,7 @@ READERS = (
 """In order of precedence: a framework's own objects state what torch objects only show, so that they come first."""
 
 
-def read_all(job: Job, readers: tuple[Reader, ...] = READERS) -> Reading:
+def read_all(job: Job, readers: tuple[Reader, ...] = READERS) -> Findings:
     """Return the fields of all readers together. A reader that raises is a problem in the result, never an
     exception.
     """
@@ -73,4 +73,4 @@ def read_all(job: Job, readers: tuple[Reader, ...] = READERS) -> Reading:
             if believed.value != seen.value:
                 sentence = f"{name}: {believed.value} by {believed.source}, but {seen.value} by {seen.source}"
                 problems.append(("conflict", sentence))
-    return Reading(fields=fields, problems=tuple(problems), parameters=parameters, shape=shape)
+    return Findings(fields=fields, problems=tuple(problems), parameters=parameters, shape=shape)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from carbon_plugin.detect.job import Job, Reading
+from carbon_plugin.detect.job import Findings, Job
 from carbon_plugin.detect.observed import Observed
 from carbon_plugin.detect.shape.parameters import count_parameters
 from carbon_plugin.detect.shape.structure import repeated_blocks
@@ -32,7 +32,7 @@ _PREDICTED_AS = {
 }
 
 
-def read(job: Job) -> Reading | None:
+def read(job: Job) -> Findings | None:
     """Degree, schedule, virtual stages and micro-batches of a pipeline; None without one."""
     schedule = job.pipeline
     stages = _stages(schedule)
@@ -54,7 +54,7 @@ def read(job: Job) -> Reading | None:
     if kind is not None:
         fields["layout.pipeline_schedule"] = Observed(kind, f"class {name}")
     remark = _PREDICTED_AS.get(name)
-    return Reading(fields=fields, problems=(("pipeline", f"{name}: {remark}"),) if remark else ())
+    return Findings(fields=fields, problems=(("pipeline", f"{name}: {remark}"),) if remark else ())
 
 
 def stage_modules(pipeline: Any) -> list[nn.Module]:

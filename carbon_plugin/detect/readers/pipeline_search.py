@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from carbon_plugin.detect.job import Job, Reading
+from carbon_plugin.detect.job import Findings, Job
 from carbon_plugin.detect.observed import DEGREES
 from carbon_plugin.detect.readers import pipeline
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def read(job: Job) -> Reading | None:
+def read(job: Job) -> Findings | None:
     """The schedule whose stages hold parameters of the model; None if the world is explained without a pipeline.
 
     It takes about 0.2 s in a process with a million objects.

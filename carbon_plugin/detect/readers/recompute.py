@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from carbon_plugin.detect.hooks import Hooks
-from carbon_plugin.detect.job import Job, Reading
+from carbon_plugin.detect.job import Findings, Job
 from carbon_plugin.detect.observed import Observed
 from carbon_plugin.detect.shape.structure import repeated_blocks
 from carbon_plugin.detect.wrappers import is_compiled
@@ -25,10 +25,10 @@ MAX_HOOKS = 4096
 Kind = Literal["none", "selective", "operators", "full"]
 
 
-def read(job: Job) -> Reading | None:
+def read(job: Job) -> Findings | None:
     """What ran again, else what the module's wrappers and flags say."""
     if job.batch is not None and job.batch.recompute is not None:
-        reading: Reading | None = job.batch.recompute.reading()
+        reading: Findings | None = job.batch.recompute.reading()
         if reading is not None:
             return reading
     return _stated(job.model)
@@ -51,7 +51,7 @@ class RecomputeWatch:
         for number, block in enumerate(blocks.modules if blocks else (model,)):
             self._watch(number, block)
 
-    def reading(self) -> Reading | None:
+    def reading(self) -> Findings | None:
         """Return what was recomputed in how many blocks, or None if no complete forward pass was seen."""
         if self._hooks.compiled_meanwhile:
             return None
@@ -62,13 +62,13 @@ class RecomputeWatch:
         rerun = [(kind, number) for kind, number in kinds.most_common() if kind != "none"]
         if not rerun:
             source = f"no module of {len(seen)} blocks was called in the backward pass"
-            return Reading(fields={"layout.recompute": Observed("none", source)})
+            return Findings(fields={"layout.recompute": Observed("none", source)})
         kind, number = rerun[0]
         source = f"modules of {sum(n for _, n in rerun)} of {len(seen)} blocks were called again in the backward pass"
         fields = {"layout.recompute": Observed(kind, source)}
         if self._reentrant:
             fields["layout.recompute_reentrant"] = Observed(True, "their forward pass ran without gradients")
-        return Reading(fields=fields, problems=_partial(kind, number, len(seen)))
+        return Findings(fields=fields, problems=_partial(kind, number, len(seen)))
 
     def remove(self) -> None:
         """Stop watching. It is safe to call this twice."""
@@ -116,7 +116,7 @@ def _cached_mode() -> bool:
     return any("CachedTorchDispatchMode" in type(mode).__name__ for mode in _get_current_dispatch_mode_stack())
 
 
-def _stated(model: nn.Module) -> Reading | None:
+def _stated(model: nn.Module) -> Findings | None:
     """Return checkpointing as stated by a wrapper, by the composable call, or by a Hugging Face flag."""
     from torch.distributed._composable.contract import _get_registry
     from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointWrapper
@@ -135,7 +135,7 @@ def _stated(model: nn.Module) -> Reading | None:
         number = len(blocks.modules) if blocks else len(modules)
         kind: Kind = "operators" if any(_has_policy(module) for module in modules) else "full"
         fields = {"layout.recompute": Observed(kind, f"{source} on {len(modules)} modules")}
-        return Reading(fields=fields, problems=() if modules is flagged else _partial(kind, len(modules), number))
+        return Findings(fields=fields, problems=() if modules is flagged else _partial(kind, len(modules), number))
     return None
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from carbon_plugin.detect.job import Job, Reading
+from carbon_plugin.detect.job import Findings, Job
 from carbon_plugin.detect.observed import Observed
 from carbon_plugin.detect.optimizers import innermost
 from carbon_plugin.detect.shape.parameters import is_adapter
@@ -26,7 +26,7 @@ _LOW_PRECISION_RECIPES = {"MXFP8BlockScaling": "mxfp8", "NVFP4BlockScaling": "nv
 _STATES_LOOKED_AT = 64
 
 
-def read(job: Job) -> Reading:
+def read(job: Job) -> Findings:
     """Precision, optimizer, compiler, adapters, and what the calls of the first step showed."""
     wrapper = data_parallel(job.model)
     cast, autocast = wrapper.param_dtype if wrapper else None, job.batch.autocast_dtype if job.batch else None
@@ -40,14 +40,14 @@ def read(job: Job) -> Reading:
     }
     fields = {name: value for name, value in seen.items() if value is not None}
     if job.batch is None:
-        return Reading(fields=fields)
+        return Findings(fields=fields)
     problems = (("batch_not_seen", job.batch.reason),) if job.batch.reason else ()
     fields |= job.batch.observed()
     if "layout.pipeline_schedule" in job.known:
         fields.pop("training.micro_batches", None)  # a schedule knows its micro-batches; calls of a stage are more
     if job.degree("cp") > 1 and job.batch.context_parallel is None:
         fields.pop("training.seq_len", None)  # a rank gets its part of a sequence, or all of it: nothing tells which
-    return Reading(fields=fields, problems=problems)
+    return Findings(fields=fields, problems=problems)
 
 
 def detect_precision(model: nn.Module, wrapper_dtype: str | None, autocast_dtype: str | None) -> Observed | None:

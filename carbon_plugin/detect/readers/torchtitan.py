@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from carbon_plugin.detect.job import Job, Reading
+from carbon_plugin.detect.job import Findings, Job
 from carbon_plugin.detect.observed import Observed
 
 _AXES = ("tp", "cp", "pp", "dp_replicate", "dp_shard")
 
 
-def read(job: Job) -> Reading | None:
+def read(job: Job) -> Findings | None:
     """The degrees that a ParallelDims states; None without one. Its meshes differ between backends, its numbers not."""
     kind = sys.modules["torchtitan.distributed.parallel_dims"].ParallelDims
     dims: Any = getattr(job.framework, "parallel_dims", job.framework)
@@ -19,7 +19,7 @@ def read(job: Job) -> Reading | None:
         return None
     fields = {f"layout.{axis}": Observed(int(getattr(dims, axis)), f"ParallelDims.{axis}") for axis in _AXES}
     fields["layout.ep"] = Observed(int(dims.ep), "ParallelDims.ep")
-    return Reading(fields=fields | _configured(job.framework))
+    return Findings(fields=fields | _configured(job.framework))
 
 
 def _configured(trainer: Any) -> dict[str, Observed]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from carbon_plugin.detect.job import Job, Reading
+from carbon_plugin.detect.job import Findings, Job
 from carbon_plugin.detect.observed import Observed
 from carbon_plugin.detect.wrappers import unwrapped
 
@@ -17,7 +17,7 @@ _AXES = {
 }
 
 
-def read(job: Job) -> Reading | None:
+def read(job: Job) -> Findings | None:
     """Return the degrees in which `from_pretrained` spread the model, or None for a model that it did not spread."""
     model: Any = unwrapped(job.model)
     config = getattr(getattr(model, "config", None), "distributed_config", None)
@@ -28,4 +28,4 @@ def read(job: Job) -> Reading | None:
     fields = {f"layout.{axis}": Observed(int(size), source) for axis, (size, source) in said.items() if size}
     # A size of 1 that a wrapper outside of the model may exceed says nothing: DDP around a model with a tp_plan.
     shown = {name: seen for name, seen in fields.items() if seen.value > 1}
-    return Reading(fields=shown) if shown else None
+    return Findings(fields=shown) if shown else None

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from carbon_plugin.detect.job import Shape
+from carbon_plugin.detect.job import StatedShape
 from carbon_plugin.detect.observed import DetectedModel
 from carbon_plugin.detect.shape.counting import count_forward
 from carbon_plugin.detect.shape.parameters import count_adapters, count_parameters
@@ -38,7 +38,7 @@ def detect_model(
     example: Example | None = None,
     elsewhere: frozenset[str] = frozenset(),
     parameters: tuple[int, int] | None = None,
-    stated: Shape | None = None,
+    stated: StatedShape | None = None,
     deadline_s: float = 0.0,
 ) -> DetectedModel:
     """Return the model inside the wrappers of `model`.
@@ -85,7 +85,7 @@ def detect_model(
     )
 
 
-def _shapes(module: nn.Module, stated: Shape | None, reasons: list[str]) -> Any:
+def _shapes(module: nn.Module, stated: StatedShape | None, reasons: list[str]) -> Any:
     """Return candidates as (name, fields, assumed, source), the most telling first."""
     from torch import nn
 

@@ -25,7 +25,7 @@ from carbon_plugin.spec.units import BYTES_PER_MEMORY_GB, BYTES_PER_STORAGE_GB
 DIFFERENCE = "total less the parts"
 
 
-class Part(Struct, frozen=True, kw_only=True):
+class BillLine(Struct, frozen=True, kw_only=True):
     """One line of a bill: kgCO2e low, central and high, how it comes about, and the source."""
 
     name: str
@@ -41,7 +41,7 @@ class Bill(Struct, frozen=True, kw_only=True):
 
     name: str
     unit: str
-    parts: tuple[Part, ...]
+    parts: tuple[BillLine, ...]
     total: Figure
 
 
@@ -67,7 +67,7 @@ def network_bill(node: Node) -> Bill:
     return _bill(node.network.technology, "share of one accelerator", network_parts(), total)
 
 
-def host_parts(host: Host, rated_power_w: float, accelerators: int) -> tuple[Part, ...]:
+def host_parts(host: Host, rated_power_w: float, accelerators: int) -> tuple[BillLine, ...]:
     """Return the parts of a server from its sockets, DRAM, SSD, NICs, power rating and number of accelerators."""
     model = tables.embodied_table().host
     supplies = math.ceil(rated_power_w / model.supply_w)
@@ -90,7 +90,7 @@ def host_parts(host: Host, rated_power_w: float, accelerators: int) -> tuple[Par
     )
 
 
-def network_parts() -> tuple[Part, ...]:
+def network_parts() -> tuple[BillLine, ...]:
     """Return the parts of the network that one accelerator needs."""
     model = tables.embodied_table().network
     port = _scaled(model.switch, 1 / model.switch_ports)
@@ -108,7 +108,7 @@ def device_form(accelerator: Accelerator) -> str:
     return "sxm" if accelerator.scaleup.domain > 2 else "pcie"
 
 
-def _device_parts(accelerator: Accelerator) -> tuple[Part, ...]:
+def _device_parts(accelerator: Accelerator) -> tuple[BillLine, ...]:
     model = tables.embodied_table().device
     form = device_form(accelerator)
     memory_bytes, tdp_w = accelerator.memory_bytes.value, accelerator.tdp_w.value
@@ -129,18 +129,20 @@ def _device_parts(accelerator: Accelerator) -> tuple[Part, ...]:
 
 def _ranged(
     name: str, quantity: str, kg: float, spread: tables.PartRange, sources: Mapping[str, str], usual: str
-) -> Part:
+) -> BillLine:
     source = f"{sources.get(name, usual)}; range: {spread.source}"
-    return Part(name=name, quantity=quantity, low_kg=kg * spread.low, kg=kg, high_kg=kg * spread.high, source=source)
+    return BillLine(
+        name=name, quantity=quantity, low_kg=kg * spread.low, kg=kg, high_kg=kg * spread.high, source=source
+    )
 
 
-def _product(name: str, amount: float, unit: str, each: Estimate) -> Part:
+def _product(name: str, amount: float, unit: str, each: Estimate) -> BillLine:
     return _part(name, f"{amount:,.5g} {unit}", _scaled(each, amount))
 
 
-def _part(name: str, quantity: str, kg: Estimate) -> Part:
+def _part(name: str, quantity: str, kg: Estimate) -> BillLine:
     low, high = _ends(kg)
-    return Part(name=name, quantity=quantity, low_kg=low, kg=kg.value, high_kg=high, source=kg.source)
+    return BillLine(name=name, quantity=quantity, low_kg=low, kg=kg.value, high_kg=high, source=kg.source)
 
 
 def _times(amount: Estimate, each: Estimate) -> Estimate:
@@ -169,16 +171,16 @@ def _total(value: Sourced, sources: Mapping[str, str]) -> Figure:
     return Figure(figure.value, figure.low, figure.high, figure.unit, figure.kind, source)
 
 
-def _bill(name: str, unit: str, parts: Iterable[Part], total: Figure) -> Bill:
+def _bill(name: str, unit: str, parts: Iterable[BillLine], total: Figure) -> Bill:
     lines = list(parts)
     rest = total.value - math.fsum(part.kg for part in lines)
     if lines:
         reason = "the profile's total is not the sum of the modelled parts"
-        lines.append(Part(name=DIFFERENCE, quantity="", low_kg=rest, kg=rest, high_kg=rest, source=reason))
+        lines.append(BillLine(name=DIFFERENCE, quantity="", low_kg=rest, kg=rest, high_kg=rest, source=reason))
     else:
         whole = "its parts are not known"
         lines = [
-            Part(
+            BillLine(
                 name="whole", quantity=whole, low_kg=total.low, kg=total.value, high_kg=total.high, source=total.source
             )
         ]

@@ -1,4 +1,4 @@
-"""Traces of grid intensity from CSV or Parquet files, as described in docs/providers.md."""
+"""Read traces of grid intensity from CSV or Parquet files, as described in docs/providers.md."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ Signal = Literal["average", "marginal"]
 
 
 def load_trace(file: str | SeriesFile, signal: Signal = "average") -> Trace:
-    """The trace in a file, of what a kWh causes on average or at the margin.
+    """Return the trace in a file: what a kWh causes on average or at the margin.
 
     Raises `FootprintError` naming file, column or line, and what was expected; also where the name of the column or the
     stated basis is that of the other signal, because a marginal rate gives no location-based total.
@@ -149,7 +149,7 @@ def _one(path: Path, columns: Columns, words: Sequence[str], kind: str) -> str:
 
 
 def _unit(path: Path, column: str) -> float | None:
-    """g/kWh of one of the unit that a column's name states; None where it states none."""
+    """Return how many g/kWh one of the unit in a column's name is, or None where the name states no unit."""
     words = re.sub(r"[^a-z0-9/]+", " ", column.lower().replace("\u2082", "2"))
     if stated := _UNIT.search(words):
         return _GRAMS[stated[1]] / _KWH[stated[2]]
@@ -162,7 +162,7 @@ def _unit(path: Path, column: str) -> float | None:
 
 
 def _listed(names: Iterable[str]) -> str:
-    """Names of columns for an error: the first of them, each in short."""
+    """Return names of columns for an error: the first of them, each shortened."""
     found = list(names)
     more = f" and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
     return (
@@ -210,7 +210,7 @@ def _number(path: Path, line: int, column: str, value: Any) -> float:
 
 
 def _moments(path: Path, cells: Sequence[tuple[int, Any]], zone: tzinfo | None) -> list[float]:
-    """Unix seconds of every cell; moments without an offset are of `zone`."""
+    """Return the Unix seconds of every cell. Moments without an offset are in `zone`."""
     read = [(line, cell, _moment(path, line, cell)) for line, cell in cells]
     newest_first = len(read) > 1 and _naive(read[0][2]) > _naive(read[-1][2])
     moments: list[float] = []

@@ -1,4 +1,4 @@
-"""A series of intensity over time as the intensity of one run.
+"""Turn a series of intensity over time into the intensity of one run.
 
 Where the run's hours are known, their mean is the figure; hours of another year stand for them by whole weeks; all of a
 series stands for a run that is longer than it, with a range for the hours that it does not know; and where the start is

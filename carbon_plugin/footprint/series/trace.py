@@ -1,4 +1,4 @@
-"""Grid intensity over time: a trace of values, each for a stretch of time, and its mean over any period.
+"""Hold grid intensity over time, each value for a stretch of time, and compute its mean over any period.
 
 A value holds from its moment to the next one, but never longer than the trace's step: what lies between is a gap,
 over which nothing is known and nothing is interpolated. Reading of files is `footprint.series.file`'s.
@@ -39,16 +39,16 @@ class Trace(NamedTuple):
 
     @property
     def end_unix_s(self) -> float:
-        """Where the last value ends."""
+        """Return where the last value ends, in Unix seconds."""
         return float(self.start_unix_s[-1]) + self.step_s
 
     @property
     def granularity(self) -> str:
-        """The step in words."""
+        """Return the step in words."""
         return {SECONDS_PER_HOUR: "hourly", 1800.0: "half-hourly"}.get(self.step_s, f"every {self.step_s / 60:g} min")
 
     def means(self, start_unix_s: Floats, duration_s: float) -> tuple[Floats, Floats]:
-        """Mean over the known part of each period [start, start + duration], and the share that is known.
+        """Return the mean over the known part of each period [start, start + duration], and the share that is known.
 
         Where nothing is known the mean is nan. Shapes are that of `start_unix_s`.
         """
@@ -61,12 +61,12 @@ class Trace(NamedTuple):
         return mean, known_s / duration_s
 
     def mean(self, start_unix_s: float, duration_s: float) -> tuple[float, float]:
-        """Mean over a period and the share of it that is known; see `means`."""
+        """Return the mean over a period and the share of it that is known. See `means`."""
         mean, known = self.means(np.array([start_unix_s]), duration_s)
         return float(mean[0]), float(known[0])
 
     def aligned(self, start_unix_s: float, duration_s: float) -> float | None:
-        """The start, moved by as few multiples of 52 weeks as let the trace know most of the period.
+        """Return the start, moved by as few multiples of 52 weeks as let the trace know most of the period.
 
         None if no multiple lets it know half.
 
@@ -122,7 +122,7 @@ def make_trace(moments_unix_s: Floats, g_per_kwh: Floats, *, source: str, basis:
 
 
 def gaps(trace: Trace) -> list[tuple[float, float]]:
-    """Stretches inside the trace of which nothing is known, as (start, end) in Unix seconds."""
+    """Return the stretches inside the trace of which nothing is known, as (start, end) in Unix seconds."""
     wide = np.flatnonzero(np.diff(trace.start_unix_s) > trace.step_s * (1 + 1e-9))
     starts, ends = trace.start_unix_s[wide] + trace.step_s, trace.start_unix_s[wide + 1]
     return list(zip(starts.tolist(), ends.tolist(), strict=True))

@@ -1,4 +1,4 @@
-"""The scaling question: a loss or a compute budget in; the cheapest cluster that trains it in time, its carbon, out.
+"""Find the cheapest cluster that reaches a loss or spends a compute budget in time, and the carbon of that run.
 
 For each size of cluster (whole nodes, powers of two of devices) and batch (critical, a half, a quarter of it) the
 layout search gives the fastest step; goodput and footprint are those of a forecast. Of what meets the deadline the
@@ -20,8 +20,8 @@ from carbon_plugin.footprint.values import Factors
 from carbon_plugin.plan.forecast import modelled_energies, reservations, run_time_figure
 from carbon_plugin.plan.scaling.laws import (
     TOKEN_OVERHEAD,
+    ComputeSplit,
     ScalingLaw,
-    Split,
     best_split,
     critical_batches,
     least_compute,
@@ -32,7 +32,7 @@ from carbon_plugin.plan.scaling.laws import (
 from carbon_plugin.plan.scaling.options import (
     BATCH_SHARES,
     SEQ_LEN,
-    Hardware,
+    DeviceInNode,
     Option,
     Target,
     best_case_of,
@@ -115,7 +115,7 @@ class ScalePoint(Struct, frozen=True, kw_only=True):
 
     @property
     def embodied_share(self) -> float:
-        """Embodied carbon over all carbon of the run."""
+        """Return embodied carbon over all carbon of the run."""
         return self.embodied_kg.value / self.total_kg.value
 
 
@@ -142,18 +142,18 @@ METHOD = (
 
 
 def target_of_compute(law: ScalingLaw, flops: float) -> Target:
-    """The model and tokens that reach the lowest loss with so much compute. Raises `SpecError` beyond `COMPUTE`."""
+    """Return the model and tokens of the lowest loss for this compute. Raises `SpecError` beyond `COMPUTE`."""
     least, most = COMPUTE
     if not least <= flops <= most:
         raise SpecError(f"compute: {flops:g} FLOP, expected {least:g} to {most:g}")
     model = model_of(best_split(law, flops).parameters, sparse=law.sparse)
     active = float(model.active_parameters)
-    split = Split(active, flops / (6 * active))
+    split = ComputeSplit(active, flops / (6 * active))
     return Target(law=law, model=model, split=split, loss=loss_of(law, split))
 
 
 def target_of_loss(law: ScalingLaw, loss: float) -> Target:
-    """The model and tokens that reach a loss with least compute. Raises `SpecError` for a loss out of reach."""
+    """Return the model and tokens of the least compute for a loss. Raises `SpecError` for a loss out of reach."""
     cheapest = least_compute(law, loss)
     if cheapest.flops > COMPUTE[1]:
         raise SpecError(
@@ -161,7 +161,7 @@ def target_of_loss(law: ScalingLaw, loss: float) -> Target:
         )
     model = model_of(cheapest.parameters, sparse=law.sparse)
     active = float(model.active_parameters)
-    return Target(law=law, model=model, split=Split(active, tokens_to_reach(law, loss, active)), loss=loss)
+    return Target(law=law, model=model, split=ComputeSplit(active, tokens_to_reach(law, loss, active)), loss=loss)
 
 
 def answer(
@@ -217,8 +217,8 @@ def answer(
     return Answer(points=tuple(points), assumptions=tuple(dict.fromkeys(assumed)))
 
 
-def ideal_kg(flops: float, hardware: Hardware, factors: Factors) -> float:
-    """Carbon of the compute at the peak FLOP/s and sustained power of one node, with nothing lost, kgCO2e."""
+def ideal_kg(flops: float, hardware: DeviceInNode, factors: Factors) -> float:
+    """Return the kgCO2e of the compute at the peak FLOP/s and sustained power of one node, with nothing lost."""
     node = hardware.node
     cluster = Cluster(accelerator=hardware.device, node=node, nodes=1, devices_per_node=node.accelerators)
     time_s = flops / (hardware.peak_flops * cluster.devices)
@@ -231,7 +231,7 @@ def ideal_kg(flops: float, hardware: Hardware, factors: Factors) -> float:
 def _point(
     target: Target,
     option: Option,
-    hardware: Hardware,
+    hardware: DeviceInNode,
     by_law: dict[str, BatchAnswer],
     site: Site,
     factors: Factors,

@@ -1,4 +1,4 @@
-"""Scaling laws: loss from parameters and tokens, the best split of a compute budget, and the critical batch size.
+"""Compute loss from parameters and tokens, the best split of a compute budget, and the critical batch size.
 
 A law is L = E + A / N^alpha + B / D^beta with training compute C = 6 N D (Hoffmann et al. 2022, arXiv 2203.15556).
 Losses are nats a token of the law's own data and vocabulary: two laws are not comparable in loss.
@@ -37,7 +37,7 @@ class ScalingLaw(Struct, frozen=True, kw_only=True):
     sparse: bool = False
 
 
-class Split(Struct, frozen=True):
+class ComputeSplit(Struct, frozen=True):
     """A compute budget as active parameters and tokens."""
 
     parameters: float
@@ -45,7 +45,7 @@ class Split(Struct, frozen=True):
 
     @property
     def flops(self) -> float:
-        """Training FLOPs, 6 N D."""
+        """Return the training FLOPs, 6 N D."""
         return FLOPS_PER_PARAMETER_TOKEN * self.parameters * self.tokens
 
 
@@ -97,26 +97,26 @@ LAWS = {law.name: law for law in (CHINCHILLA, HOFFMANN, MOE)}
 
 
 def law_named(name: str) -> ScalingLaw:
-    """The law of this name. Raises `SpecError` listing the names if there is none."""
+    """Return the law of this name. Raises `SpecError` that lists the names if there is none."""
     if name not in LAWS:
         raise unknown_name("law", name, LAWS)
     return LAWS[name]
 
 
-def loss_of(law: ScalingLaw, split: Split) -> float:
-    """Loss after training, nats a token."""
+def loss_of(law: ScalingLaw, split: ComputeSplit) -> float:
+    """Return the loss after training in nats per token."""
     return float(law.offset + law.a / split.parameters**law.alpha + law.b / split.tokens**law.beta)
 
 
-def best_split(law: ScalingLaw, flops: float) -> Split:
-    """Parameters and tokens that reach the lowest loss with so much compute (Hoffmann et al. 2022, eq. 4)."""
+def best_split(law: ScalingLaw, flops: float) -> ComputeSplit:
+    """Return parameters and tokens of the lowest loss for this compute (Hoffmann et al. 2022, eq. 4)."""
     scale = (law.alpha * law.a / (law.beta * law.b)) ** (1 / (law.alpha + law.beta))
     budget = flops / FLOPS_PER_PARAMETER_TOKEN
     parameters: float = scale * budget ** (law.beta / (law.alpha + law.beta))
-    return Split(parameters, budget / parameters)
+    return ComputeSplit(parameters, budget / parameters)
 
 
-def least_compute(law: ScalingLaw, loss: float) -> Split:
+def least_compute(law: ScalingLaw, loss: float) -> ComputeSplit:
     """Parameters and tokens that reach a loss with least compute: both terms in the ratio beta to alpha.
 
     Raises `SpecError` if the law never reaches the loss.
@@ -126,18 +126,18 @@ def least_compute(law: ScalingLaw, loss: float) -> Split:
         raise SpecError(f"loss: {loss:g} is not above {law.offset:g}, the least that the law {law.name} can reach")
     parameters: float = (law.a * (1 + law.alpha / law.beta) / reducible) ** (1 / law.alpha)
     tokens: float = (law.b * (1 + law.beta / law.alpha) / reducible) ** (1 / law.beta)
-    return Split(parameters, tokens)
+    return ComputeSplit(parameters, tokens)
 
 
 def tokens_to_reach(law: ScalingLaw, loss: float, parameters: float) -> float:
-    """Tokens with which a model of so many parameters reaches a loss. Raises `SpecError` if it never does."""
+    """Return the tokens with which a model of this size reaches a loss. Raises `SpecError` if it never does."""
     left = loss - law.offset - law.a / parameters**law.alpha
     if left <= 0:
         raise SpecError(f"loss: {loss:g} is out of reach of {count(parameters)} parameters under the law {law.name}")
     return float((law.b / left) ** (1 / law.beta))
 
 
-def loss_range(law: ScalingLaw, split: Split) -> tuple[float, float]:
+def loss_range(law: ScalingLaw, split: ComputeSplit) -> tuple[float, float]:
     """p10 and p90 of the loss: the error of the offset, and beyond the fitted runs that of the exponent.
 
     The exponent's error turns the line about the largest fitted run; errors of alpha and beta are taken as
@@ -156,7 +156,7 @@ TOKEN_OVERHEAD = 0.2
 
 
 def critical_batches(loss: float, tokens: float) -> dict[str, float]:
-    """Critical batch size by three laws, tokens a step.
+    """Return the critical batch size by three laws, in tokens per step.
 
     Kaplan et al. 2020 (arXiv 2001.08361) in the loss; Zhang et al. 2024 (arXiv 2410.21676, sequences of 512) and
     Bergsma et al. 2025 (arXiv 2505.13738, sequences of 2,048) in the tokens of the run. Constants from memory.

@@ -1,4 +1,4 @@
-"""Runs that would train a target on one kind of hardware: clusters of rising size, batches, the fastest layout of each.
+"""List runs that train a target on one kind of hardware: clusters of rising size, batches, and the fastest layout.
 
 Of what meets a deadline the option with least carbon is the best one.
 """
@@ -18,7 +18,7 @@ from carbon_plugin.footprint.values import Factors, Footprint
 from carbon_plugin.plan.forecast import reservations, run_energies, run_time_figure
 from carbon_plugin.plan.goodput import Goodput
 from carbon_plugin.plan.real_run import OVERRUNS, best_case, planned_goodput, run_class
-from carbon_plugin.plan.scaling.laws import ScalingLaw, Split, token_factor
+from carbon_plugin.plan.scaling.laws import ComputeSplit, ScalingLaw, token_factor
 from carbon_plugin.plan.search.layouts import search_layout
 from carbon_plugin.predict.laws import peak_of
 from carbon_plugin.predict.result import StepPrediction
@@ -46,11 +46,11 @@ class Target(Struct, frozen=True, kw_only=True):
 
     law: ScalingLaw
     model: TransformerModel
-    split: Split
+    split: ComputeSplit
     loss: float
 
 
-class Hardware(Struct, frozen=True, kw_only=True):
+class DeviceInNode(Struct, frozen=True, kw_only=True):
     """A device, the node that it comes in, and what large models are trained in on it."""
 
     device: Accelerator
@@ -59,25 +59,25 @@ class Hardware(Struct, frozen=True, kw_only=True):
 
     @property
     def devices_per_node(self) -> int:
-        """Devices used of a node: the largest power of two, which any layout divides."""
+        """Return the devices used per node: the largest power of two, which any layout divides."""
         return int(2 ** math.floor(math.log2(self.node.accelerators)))
 
     @property
     def peak_flops(self) -> float:
-        """Dense FLOP/s of a device in the precision."""
+        """Return the dense FLOP/s of a device in the precision."""
         return peak_of(self.device, self.precision)[1].value
 
     def cluster(self, devices: int) -> Cluster:
-        """Whole nodes with so many devices, a power of two."""
+        """Return whole nodes with this number of devices, a power of two."""
         nodes = max(1, devices // self.devices_per_node)
         return Cluster(accelerator=self.device, node=self.node, nodes=nodes, devices_per_node=self.devices_per_node)
 
 
-def hardware_of(accelerator: str, profile_dirs: Directories) -> Hardware:
-    """An accelerator by name, in its usual node. Raises `SpecError` for an unknown one."""
+def hardware_of(accelerator: str, profile_dirs: Directories) -> DeviceInNode:
+    """Return an accelerator by name, in its usual node. Raises `SpecError` for an unknown one."""
     device = load_accelerator(accelerator, profile_dirs=profile_dirs)
     precision: Precision = "bf16" if "bf16" in device.peak_flops else "fp16"
-    return Hardware(device=device, node=default_node_for(device, profile_dirs=profile_dirs), precision=precision)
+    return DeviceInNode(device=device, node=default_node_for(device, profile_dirs=profile_dirs), precision=precision)
 
 
 class Option(Struct, frozen=True, kw_only=True):
@@ -101,7 +101,7 @@ LaidOut = Callable[[int, int], tuple[RunSpec, StepPrediction] | None]
 """The fastest run on so many devices with so many sequences a step, None if nothing fits."""
 
 
-def layouts_for(target: Target, hardware: Hardware, site: Site) -> LaidOut:
+def layouts_for(target: Target, hardware: DeviceInNode, site: Site) -> LaidOut:
     """The layout search for a target, each cluster and batch searched once; its specs train for one step."""
 
     @functools.cache
@@ -119,9 +119,9 @@ def layouts_for(target: Target, hardware: Hardware, site: Site) -> LaidOut:
 
 
 def best_option(
-    target: Target, critical: float, hardware: Hardware, laid_out: LaidOut, factors: Factors, deadline_days: float
+    target: Target, critical: float, hardware: DeviceInNode, laid_out: LaidOut, factors: Factors, deadline_days: float
 ) -> Option | None:
-    """Of the options that meet the deadline the one with least carbon; else the fastest; None if nothing fits.
+    """Return the option with least carbon that meets the deadline, else the fastest, or None if nothing fits.
 
     `critical` is the critical batch, tokens.
     """
@@ -133,7 +133,7 @@ def best_option(
 
 
 def _options(
-    target: Target, critical: float, hardware: Hardware, laid_out: LaidOut, deadline_days: float
+    target: Target, critical: float, hardware: DeviceInNode, laid_out: LaidOut, deadline_days: float
 ) -> Iterator[Option]:
     """Runs on clusters of rising size, with each batch; ends one doubling after the deadline is met.
 
@@ -176,12 +176,12 @@ def _option(target: Target, critical: float, share: float, laid_out: LaidOut, de
 
 
 def best_case_of(option: Option) -> Option:
-    """The same option in the best case of its layout."""
+    """Return the same option in the best case of its layout."""
     return msgspec.structs.replace(option, goodput=best_case(option.goodput) or option.goodput)
 
 
 def footprint_of(option: Option, factors: Factors, *, draws: int = 2000, seed: int = 0) -> Footprint:
-    """Energy and carbon of the whole run."""
+    """Return energy and carbon of the whole run."""
     time = run_time_figure(option.prediction, option.goodput)
     return account(
         run_energies(option.spec.cluster, option.prediction, option.goodput),
@@ -194,5 +194,5 @@ def footprint_of(option: Option, factors: Factors, *, draws: int = 2000, seed: i
 
 
 def central_kg(option: Option, factors: Factors) -> float:
-    """Carbon of the whole run without its range, kgCO2e."""
+    """Return the carbon of the whole run without its range, in kgCO2e."""
     return footprint_of(option, factors, draws=1).total_kg.value

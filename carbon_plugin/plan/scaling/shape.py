@@ -1,4 +1,4 @@
-"""A model shape for a number of parameters: the family of Llama 3 continued to any size.
+"""Choose a model shape for a number of parameters, by continuing the family of Llama 3 to any size.
 
 Llama 3's three sizes have 4,096 x 32, 8,192 x 80 and 16,384 x 126 (arXiv 2407.21783, table 3): width over depth near
 128, heads of 128, 8 key/value heads, gated feed-forward layers 3.5 times as wide as the model. The vocabulary is that
@@ -25,7 +25,7 @@ ASPECT_WEIGHT = 0.1
 
 
 def model_of(parameters: float, *, sparse: bool = False) -> TransformerModel:
-    """The shape of this family that is nearest to so many (active) parameters.
+    """Return the shape of this family that is nearest to this number of (active) parameters.
 
     Widths are multiples of 1,024 from 4,096 on, of 512 from 1,024 on, of 128 below; depths multiples of 8 from 64
     layers on, of 4 from 32 on: what tensor and pipeline parallelism divide. A sparse one has the same shape with each

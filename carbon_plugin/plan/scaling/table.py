@@ -1,4 +1,4 @@
-"""Scaling over a range: one point for each target, accelerator and zone, the exponents, and the table as CSV."""
+"""Answer the scaling question over a range of targets, and write the points and their exponents as CSV."""
 
 from __future__ import annotations
 
@@ -105,14 +105,14 @@ def _exponents(points: Sequence[ScalePoint], offset: float) -> Iterable[Exponent
 
 
 def slope(x: Sequence[float], y: Sequence[float]) -> float:
-    """Slope of the least-squares line through points of distinct x."""
+    """Return the slope of the least-squares line through points of distinct x."""
     mean_x, mean_y = math.fsum(x) / len(x), math.fsum(y) / len(y)
     across = math.fsum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True))
     return across / math.fsum((a - mean_x) ** 2 for a in x)
 
 
 def logarithmic_steps(first: float, last: float, count: int) -> list[float]:
-    """`count` values from first to last in equal ratios, both included."""
+    """Return `count` values from first to last in equal ratios, both included."""
     return [first * (last / first) ** (index / (count - 1)) for index in range(count)]
 
 
@@ -158,7 +158,7 @@ def rows_of(points: Iterable[ScalePoint], law: ScalingLaw) -> list[dict[str, obj
 
 
 def csv_text(rows: Sequence[dict[str, object]]) -> str:
-    """Rows as CSV with a header; columns are those of all rows, in the order of first appearance."""
+    """Return rows as CSV with a header. The columns are those of all rows, in the order of first appearance."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")

@@ -1,4 +1,4 @@
-"""What fits in memory, and where nothing does, which rule removed the last layout and what would make room."""
+"""Check what fits in memory, and where nothing fits, name the rule that removed the last layout and the way out."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ class Inputs:
 
     @property
     def capacity_bytes(self) -> float:
-        """Memory of one device."""
+        """Return the memory of one device in bytes."""
         return self.spec.cluster.accelerator.memory_bytes.value
 
     def grids(self, space: Space) -> Iterator[tuple[Grid, float]]:
-        """Every layout that keeps to what the spec holds, as `space.grids`."""
+        """Return every layout that keeps to what the spec holds, as `space.grids` does."""
         return grids(self.model, self.spec.cluster, self.spec.training, space, self.spec.layout_held)
 
     def need_bytes(self, grid: Grid) -> Floats:
-        """Memory need of every layout of a grid, infinite where it is none."""
+        """Return the memory need of every layout of a grid, infinite where there is no layout."""
         parts = memory_bytes(self.shape, grid.layout, self.work, self.rates)
         return np.where(grid.valid, np.asarray(sum(parts.values())), np.inf)
 
@@ -71,7 +71,7 @@ def inputs_of(spec: RunSpec) -> Inputs:
 
 
 def with_nodes(spec: RunSpec, factor: int) -> RunSpec:
-    """The same run on so many times the nodes."""
+    """Return the same run on this many times the nodes."""
     cluster = msgspec.structs.replace(spec.cluster, nodes=spec.cluster.nodes * factor)
     return msgspec.structs.replace(spec, cluster=cluster)
 
@@ -84,7 +84,7 @@ def _with_devices(spec: RunSpec, count: int) -> RunSpec:
 
 
 def nodes_phrase(spec: RunSpec) -> str:
-    """Nodes and devices of a run in words."""
+    """Return the nodes and devices of a run in words."""
     nodes, devices = spec.cluster.nodes, spec.cluster.devices
     return f"{plural(nodes, 'node')} ({plural(devices, 'device')})"
 
@@ -146,7 +146,7 @@ def _no_layout_held(spec: RunSpec) -> InfeasibleLayoutError:
 def no_memory(
     inputs: Inputs, space: Space, considered: int, need_bytes: float, tightest: ParallelLayout
 ) -> InfeasibleLayoutError:
-    """The error for layouts of which even the one that needs least, `tightest`, does not fit."""
+    """Return the error for layouts of which even `tightest`, the one that needs least, does not fit."""
     spec, capacity = inputs.spec, inputs.capacity_bytes
     return InfeasibleLayoutError(
         f"memory: none of {plural(considered, 'layout')} of {spec.model.name}{with_held(spec)} on "
@@ -157,7 +157,7 @@ def no_memory(
 
 
 def _more_room(spec: RunSpec, space: Space, need_bytes: float) -> list[str]:
-    """What would make a layout fit, each alone."""
+    """Return what would make a layout fit, each change alone."""
     found = []
     enough = next((more for more in (with_nodes(spec, f) for f in MORE_NODES) if fits_somehow(more, space)), None)
     if enough is not None:

@@ -1,4 +1,4 @@
-"""What filling the memory of a device costs: how much slower a layout is expected to run than its equations say.
+"""Estimate how much slower a layout that fills the memory of a device runs than its equations say.
 
 The one rule by which layouts near the limit are ranked, in `layout: auto`, in `plan --search` and in comparisons. How
 likely a layout fits follows from the residuals of measured peaks (`predict.fit`).

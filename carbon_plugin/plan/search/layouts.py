@@ -1,4 +1,4 @@
-"""The search over the layouts of one cluster: which fit, and which of those no other beats in time and energy.
+"""Search the layouts of one cluster: which fit, and which of those no other beats in time and energy.
 
 Grids come from `space`, all equations from `predict`. Memory is cheap and comes first; steps are timed only where a
 layout fits. What is kept between grids is the front, so that memory does not grow with the number of layouts.
@@ -51,7 +51,7 @@ class Front:
     complexity: Floats
 
     def layout(self, index: int) -> ParallelLayout:
-        """A member as the spec type."""
+        """Return a member as the spec type."""
         return layout_at(self.layouts, index)
 
 
@@ -134,7 +134,7 @@ def search(spec: RunSpec, space: Space, on_progress: Progress | None = None) -> 
 
 
 def _front_of(inputs: Inputs, grid: Grid, feasible: Flags) -> Front:
-    """The front of the layouts of a grid that fit."""
+    """Return the front of the layouts of a grid that fit."""
     step = step_time(inputs.shape, grid.layout, inputs.work, inputs.rates)
     power = step_power_w(step.terms, inputs.spec.cluster)
     flat = np.flatnonzero(feasible)

@@ -1,4 +1,4 @@
-"""Which of many alternatives are worth a look: those that no other beats in everything.
+"""Keep of many alternatives those that no other beats in every objective.
 
 Fronts of the search are taken over steps of 0.1 %: alternatives in the same step of time and energy count as one, for
 which the simplest stands. That bounds the size of a front, whatever the number of candidates (epsilon-dominance on a
@@ -20,12 +20,12 @@ STEP = 1e-3
 
 
 def steps_of(values: Floats) -> Floats:
-    """Number of the 0.1 % step that each positive value lies in."""
+    """Return the number of the 0.1 % step that each positive value lies in."""
     return np.asarray(np.floor(np.log(values) / np.log1p(STEP)))
 
 
 def front(time: Floats, energy: Floats, complexity: Floats) -> Indices:
-    """Indices of the front of time and energy by rising time, arrays of shape (n,).
+    """Return the indices of the front of time and energy by rising time, from arrays of shape (n,).
 
     Of candidates in the same step of both the one of least complexity is kept, then the fastest, then the first.
     No member is beaten in both by another, and every candidate is beaten or met in both, to a step, by a member.

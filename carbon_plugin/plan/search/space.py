@@ -1,4 +1,4 @@
-"""The layouts that a job could run with, as grids of arrays that broadcast against one another.
+"""Generate the layouts that a job could run with, as grids of arrays that broadcast against one another.
 
 A grid has one axis a choice: split of the world, expert parallelism, what the data-parallel ranks shard, micro-batch,
 schedule, recompute. Nothing of it is ever written out a layout at a time, so that equations which depend on few of the
@@ -32,7 +32,7 @@ MAX_CONTEXT = 64
 GRID = 50_000
 """Layouts of a grid at most, where one split does not have more: its arrays stay in cache."""
 
-Shape = tuple[int, ...]
+ArrayShape = tuple[int, ...]
 Schedule = tuple[PipelineSchedule, int]
 """A schedule and its virtual stages."""
 Sharding = tuple[int, int, int]
@@ -60,7 +60,7 @@ EVERYTHING = Space(
 """All that the predictor knows and `plan --search` tries."""
 
 
-class Split(NamedTuple):
+class WorldSplit(NamedTuple):
     """One way to split the world among the axes that multiply to it."""
 
     tp: int
@@ -99,15 +99,15 @@ class Grid(NamedTuple):
 
 
 def divisors(number: int) -> list[int]:
-    """All divisors in rising order."""
+    """Return all divisors in rising order."""
     small = [d for d in range(1, int(number**0.5) + 1) if number % d == 0]
     return sorted({*small, *(number // d for d in small)})
 
 
 def splits(
     model: TransformerModel, cluster: Cluster, training: TrainingPlan, space: Space, held: Held = NOTHING
-) -> list[Split]:
-    """Every split of the world that the model's dimensions allow, whatever the batch."""
+) -> list[WorldSplit]:
+    """Return every split of the world that the model's dimensions allow, whatever the batch."""
     world = cluster.devices
     widest = world if "tp" in held else island_size(cluster)
     tps = [t for t in divisors(world) if t <= widest and model.ffn % t == 0 and _splits_heads(model, t)]
@@ -122,7 +122,7 @@ def splits(
     )
     kinds = (held["context_parallel_kind"],) if "context_parallel_kind" in held else space.context_kinds
     return [
-        Split(tp, cp, kind == "ring", pp, world // (tp * cp * pp))
+        WorldSplit(tp, cp, kind == "ring", pp, world // (tp * cp * pp))
         for tp, cp, pp in itertools.product(tps, cps, pps)
         if world % (tp * cp * pp) == 0
         for kind in (kinds if cp > 1 else ("ring",))
@@ -185,7 +185,7 @@ def grids(
                 rows.append(row)
 
     # Splits with as many ways to shard and to schedule share a grid, so that no axis has to be filled up.
-    def width(row: tuple[Split, list[Sharding], list[Schedule]]) -> tuple[int, int]:
+    def width(row: tuple[WorldSplit, list[Sharding], list[Schedule]]) -> tuple[int, int]:
         return len(row[1]), len(row[2])
 
     most = max(MAX_MICRO_BATCH, held.get("micro_batch_size", 1))
@@ -208,9 +208,13 @@ def _choice(values: list[int], held: int | None) -> Values:
 
 
 def _grid(
-    rows: list[tuple[Split, list[Sharding], list[Schedule]]], experts: Values, sizes: Values, batch: int, held: Held
+    rows: list[tuple[WorldSplit, list[Sharding], list[Schedule]]],
+    experts: Values,
+    sizes: Values,
+    batch: int,
+    held: Held,
 ) -> Grid:
-    def column(values: Any, axes: Shape) -> Any:
+    def column(values: Any, axes: ArrayShape) -> Any:
         """An array whose dimensions are those axes of the grid, with dimensions of 1 for the others."""
         array = np.asarray(values, dtype=np.float64)
         return array.reshape([array.shape[axes.index(axis)] if axis in axes else 1 for axis in range(6)])

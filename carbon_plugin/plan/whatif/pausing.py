@@ -27,7 +27,7 @@ class Schedule(Struct, frozen=True, kw_only=True):
 
     @property
     def elapsed_s(self) -> float:
-        """Time from start to end."""
+        """Return the time from start to end in seconds."""
         return self.trained_s + self.paused_s
 
 

@@ -1,4 +1,4 @@
-"""The planned run elsewhere, on other hardware, at other hours, or with pauses: every number as `plan` would give it.
+"""Plan the run elsewhere, on other hardware, at other hours, or with pauses, with the numbers that `plan` gives.
 
 A pause is not free: devices hold their memory at idle power, hosts and network stay on, and embodied carbon is charged
 for the longer reservation. All alternatives share one draw for each uncertain input, so that what they differ by is the
@@ -49,7 +49,7 @@ Directories = Sequence[str | Path]
 def compare_plan(
     spec: RunSpec, axes: Axes, *, profile_dirs: Directories = (), seed: int = 0, force: bool = False
 ) -> Comparison:
-    """The run and every combination of the axes' values.
+    """Compare the run with every combination of the axes' values.
 
     An alternative that cannot be done holds the reason. Raises as `make_forecast` where the run itself cannot, and as
     `require_fit` where its layout does not fit, unless by `force`.
@@ -62,7 +62,7 @@ def compare_plan(
 
 
 def relocated(site: Site, zone: str) -> tuple[Site, tuple[str, ...]]:
-    """The site in another zone, and what does not move with it: numbers of the old place and its contracts."""
+    """Return the site in another zone, and what does not move with it: numbers of the old place and its contracts."""
     fresh = msgspec.structs.replace(
         site,
         zone=zone,
@@ -86,14 +86,14 @@ def relocated(site: Site, zone: str) -> tuple[Site, tuple[str, ...]]:
 
 
 def lost_cap(ours: Cluster, other: Cluster) -> tuple[str, ...]:
-    """What to say where devices of another kind come without the power cap of the run's own."""
+    """Return the note for devices of another kind that come without the power cap of the run's own devices."""
     if ours.power_cap_w is None or other.power_cap_w is not None:
         return ()
     return (f"without the power cap of {ours.power_cap_w:g} W",)
 
 
 def marginal_kg(energies: Sequence[EnergyItem], g_per_kwh: Sequence[float], pue: float) -> float:
-    """Carbon of energies at a marginal intensity for each, kgCO2e."""
+    """Return the kgCO2e of energies at a marginal intensity for each."""
     weighted = sum(item.energy_j * marginal for item, marginal in zip(energies, g_per_kwh, strict=True))
     return pue * weighted / (JOULES_PER_KWH * GRAMS_PER_KG)
 
@@ -114,7 +114,7 @@ def _try(
 
 
 def _changed(spec: RunSpec, changes: Mapping[str, str], profile_dirs: Directories) -> tuple[RunSpec, tuple[str, ...]]:
-    """The spec with its changes, and what else changes with them."""
+    """Return the spec with its changes, and what else changes with them."""
     site, cluster = spec.site, spec.cluster
     notes: list[str] = []
     if "zone" in changes:
@@ -176,7 +176,7 @@ def _as_forecast(changes: dict[str, str], forecast: Forecast, notes: tuple[str, 
 def _paused(
     changes: dict[str, str], forecast: Forecast, threshold: float, notes: tuple[str, ...], seed: int
 ) -> Alternative:
-    """The run that waits at idle power while the grid is above a threshold."""
+    """Return the run that waits at idle power while the grid is above a threshold."""
     spec, goodput = forecast.spec, forecast.goodput
     assert goodput is not None  # every new forecast has one
     plan, factors = _schedule(spec, forecast.run_time_s.value, threshold)
@@ -212,7 +212,7 @@ def _hours(factors: Factors) -> tuple[str, ...]:
 
 
 def _schedule(spec: RunSpec, work_s: float, threshold: float) -> tuple[Schedule, Factors]:
-    """When the run trains, and the factors over all of its time."""
+    """Return when the run trains, and the factors over all of its time."""
     if spec.site.intensity_series is None or spec.start_unix_s is None:
         raise SpecError(
             "pause_above needs site.intensity_series, and a start in the spec or in the comparison; a series does not "
@@ -233,7 +233,7 @@ def as_many_devices(accelerator: Accelerator, devices: int, profile_dirs: Direct
 
 
 def _like(known: str | SeriesFile | None, path: str) -> str | SeriesFile:
-    """Another file, read as the one that the site names."""
+    """Read another file in the same way as the file that the site names."""
     return msgspec.structs.replace(known, path=path) if isinstance(known, SeriesFile) else path
 
 

@@ -1,4 +1,4 @@
-"""What the job runs on: a device, the node around it, the network between nodes, and so many of them.
+"""Describe what the job runs on: a device, the node around it, the network between nodes, and their number.
 
 Every number is a `Sourced`: value, source, confidence, and a range where the source has one. SI units.
 """
@@ -240,10 +240,10 @@ class Cluster(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     @property
     def power_limit_w(self) -> float:
-        """What one device may draw, W."""
+        """Return the most that one device may draw, in W."""
         return self.accelerator.tdp_w.value if self.power_cap_w is None else self.power_cap_w
 
     @property
     def devices(self) -> int:
-        """Devices of the job."""
+        """Return the number of devices of the job."""
         return self.nodes * self.devices_per_node

@@ -1,4 +1,4 @@
-"""What switches and optics of a scale-out network draw a device, by how many tiers of switches the job's nodes need.
+"""Compute the power per device of switches and optics, by how many tiers of switches the job's nodes need.
 
 A profile's `network.power_w_per_device` is of one tier: NIC, two transceivers and a switch port. A folded Clos of
 switches with R ports joins R endpoints in one tier, R^2/2 in two and R^3/4 in three; every further tier adds two ports
@@ -20,7 +20,7 @@ TIER_SHARE = (2 * PORT_W + 2 * OPTIC_W) / (NIC_W + PORT_W + 2 * OPTIC_W)
 
 
 def tiers(endpoints: int) -> int:
-    """Tiers of switches that join so many ports at full bandwidth."""
+    """Return how many tiers of switches join this many ports at full bandwidth."""
     reach, count = float(RADIX), 1
     while endpoints > reach:
         reach, count = reach * RADIX / 2, count + 1

@@ -1,4 +1,4 @@
-"""Hardware profiles by name: the shipped ones, and the user's own, which add to them or override them.
+"""Load hardware profiles by name: the shipped ones, and the user's own, which add to them or override them.
 
 A profile directory holds `accelerators/*.yaml` and `nodes/*.yaml`, or the files of both kinds side by side, and
 software stacks of the user's own in `stacks/NAME.yaml`.
@@ -41,7 +41,7 @@ P = TypeVar("P", Accelerator, Node)
 
 
 def load_accelerator(name: str, *, profile_dirs: Directories = ()) -> Accelerator:
-    """The accelerator profile with this name or alias.
+    """Return the accelerator profile with this name or alias.
 
     Raises `SpecError` listing the nearest names if there is none, or naming file, line and field of a bad profile.
     """
@@ -52,7 +52,7 @@ def load_accelerator(name: str, *, profile_dirs: Directories = ()) -> Accelerato
 
 
 def load_node(name: str, *, profile_dirs: Directories = ()) -> Node:
-    """The node profile with this name or alias; errors as for `load_accelerator`."""
+    """Return the node profile with this name or alias. Errors are those of `load_accelerator`."""
     found = find_node(name, profile_dirs=profile_dirs)
     if found is None:
         raise _unknown("node", name, list_nodes(profile_dirs=profile_dirs))
@@ -60,30 +60,30 @@ def load_node(name: str, *, profile_dirs: Directories = ()) -> Node:
 
 
 def find_accelerator(name: str, *, profile_dirs: Directories = ()) -> Accelerator | None:
-    """As `load_accelerator`, but None if there is none."""
+    """Return what `load_accelerator` returns, or None if there is no such profile."""
     searched = _search_path(profile_dirs)
     found = (_named(name, _accelerators(_parsed(d, "accelerators", mentioning=name))) for d in searched)
     return next((accelerator for accelerator in found if accelerator is not None), None)
 
 
 def find_node(name: str, *, profile_dirs: Directories = ()) -> Node | None:
-    """As `load_node`, but None if there is none."""
+    """Return what `load_node` returns, or None if there is no such profile."""
     found = (_named(name, _nodes(_parsed(d, "nodes", mentioning=name))) for d in _search_path(profile_dirs))
     return next((node for node in found if node is not None), None)
 
 
 def list_accelerators(*, profile_dirs: Directories = ()) -> list[Accelerator]:
-    """Every accelerator profile by name; of two with one name the one found first."""
+    """Return every accelerator profile by name. Of two with one name the one found first counts."""
     return _distinct(p for d in _search_path(profile_dirs) for p in _accelerators(_parsed(d, "accelerators")))
 
 
 def list_nodes(*, profile_dirs: Directories = ()) -> list[Node]:
-    """Every node profile by name; of two with one name the one found first."""
+    """Return every node profile by name. Of two with one name the one found first counts."""
     return _distinct(p for d in _search_path(profile_dirs) for p in _nodes(_parsed(d, "nodes")))
 
 
 def match_device_name(device_name: str, *, profile_dirs: Directories = ()) -> Accelerator | None:
-    """The accelerator that a driver calls `device_name` (NVML, AMD SMI, a CPU's brand string), or None.
+    """Return the accelerator that a driver calls `device_name` (NVML, AMD SMI, a CPU's brand string), or None.
 
     The name of a MIG slice matches its parent; a leading "NVIDIA", which older drivers leave out, is ignored.
     """
@@ -96,7 +96,7 @@ def match_device_name(device_name: str, *, profile_dirs: Directories = ()) -> Ac
 
 
 def default_node_for(accelerator: Accelerator, *, profile_dirs: Directories = ()) -> Node:
-    """The node that an accelerator usually sits in.
+    """Return the node that an accelerator usually sits in.
 
     The one that its profile names; else one written for it; else a generic workstation with one device.
     """
@@ -119,7 +119,7 @@ def usual_node(accelerator: Accelerator, devices: int | None, *, profile_dirs: D
 
 
 def nodes_with_room(accelerator: Accelerator, devices: int, *, profile_dirs: Directories = ()) -> list[str]:
-    """Names of the nodes that hold at least so many of an accelerator, those made for it first."""
+    """Return the names of nodes that hold at least this many of an accelerator, those made for it first."""
     nodes = [node for node in list_nodes(profile_dirs=profile_dirs) if node.accelerators >= devices]
     own = [node.name for node in nodes if node.accelerator == accelerator.name]
     # Hosts of TPUs are generic too, but hold no GPUs.
@@ -128,7 +128,7 @@ def nodes_with_room(accelerator: Accelerator, devices: int, *, profile_dirs: Dir
 
 
 def load_stack(name: str, *, profile_dirs: Directories = ()) -> Stack:
-    """The software stack of this name: the user's own first, then the shipped ones; errors as for accelerators."""
+    """Return the software stack of this name, the user's own before a shipped one. Errors are as for accelerators."""
     wanted = normalized(name)
     folders = [directory / "stacks" for directory in _search_path(profile_dirs)]
     for folder in folders:
@@ -142,13 +142,13 @@ def load_stack(name: str, *, profile_dirs: Directories = ()) -> Stack:
 
 
 def list_stacks(*, profile_dirs: Directories = ()) -> dict[str, Stack]:
-    """Every software stack by name; of two with one name the one found first."""
+    """Return every software stack by name. Of two with one name the one found first counts."""
     own = [path.stem for directory in _search_path(profile_dirs) for path in (directory / "stacks").glob("*.yaml")]
     return {name: load_stack(name, profile_dirs=profile_dirs) for name in sorted({*own, *STACKS})}
 
 
 def sourced_values(value: Any, name: str = "") -> Iterator[tuple[str, Sourced]]:
-    """Every sourced value of a profile, by dotted field name, in the order of its fields."""
+    """Return every sourced value of a profile by dotted field name, in the order of its fields."""
     if isinstance(value, Sourced):
         yield name, value
     elif isinstance(value, Struct):
@@ -171,7 +171,7 @@ def _search_path(profile_dirs: Directories) -> list[Path]:
 
 
 def _parsed(directory: Path, kind: str, mentioning: str = "") -> Iterator[Profile]:
-    """Profiles of `directory` whose text mentions a name; an exact file name comes first."""
+    """Return the profiles of `directory` whose text mentions a name. An exact file name comes first."""
     paths = [path for folder in (directory / kind, directory) for path in sorted(folder.glob("*.y*ml"))]
     wanted = normalized(mentioning)
     paths.sort(key=lambda path: path.stem != wanted)
@@ -215,7 +215,7 @@ def _nodes(profiles: Iterable[Profile]) -> Iterator[Node]:
 
 
 def _named(name: str, profiles: Iterable[P]) -> P | None:
-    """The profile of this name, else the first with this alias."""
+    """Return the profile of this name, else the first with this alias."""
     wanted, by_alias = normalized(name), None
     for profile in profiles:
         if normalized(profile.name) == wanted:

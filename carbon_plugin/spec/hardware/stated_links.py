@@ -1,4 +1,4 @@
-"""Links and network of a cluster as its spec states them, over those of the profiles."""
+"""Apply the links and the network that a cluster's spec states over those of its profiles."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EXPECTED_NICS = "the NICs of a node such as 8x 400 Gb/s, or 400 Gb/s per GPU, or
 
 
 def with_scaleup(accelerator: Accelerator, text: str) -> Accelerator:
-    """The device with the scale-up links that a spec states. Raises `SpecError` for text that states none."""
+    """Return the device with the scale-up links that a spec states. Raises `SpecError` for text that states none."""
     rate = scaleup_bytes_per_s(text)
     if rate is None:
         rate = _plain_rate(text, EXPECTED_LINKS)

@@ -1,4 +1,4 @@
-"""What a `config.json` that lacks a key means: the default of its family's class, or a refusal that names the key.
+"""Say what a missing key of a `config.json` means: the default of its family's class, or an error that names the key.
 
 No key of a family's own parts (experts, periods, key/value heads, ...) is ever read by a rule for models in general.
 The defaults stand in `data/class-defaults.json`; those that the code of a class derives stand in `families.yaml`.
@@ -33,12 +33,12 @@ OF_EXPERTS = (*TOP_K, *EXPERT_WIDTH[:-1])
 
 @cache
 def class_defaults(name: str) -> dict[str, Any]:
-    """The defaults of the class of a `model_type`, of the keys that are read here; empty if it is not known."""
+    """Return the defaults of the class of a `model_type` for the keys that are read here, empty if it is unknown."""
     return {**_table().get(name, {}), **derived_defaults(name)}
 
 
 def left_out(name: str, stated: Mapping[str, Any], *, nested: bool = False) -> dict[str, Any]:
-    """The class defaults of what a config does not state.
+    """Return the class defaults of what a config does not state.
 
     Args: its `model_type`, what it states, and whether it is nested in another config, which then leaves out even the
     outline of the model if that equals the default.
@@ -52,7 +52,7 @@ def left_out(name: str, stated: Mapping[str, Any], *, nested: bool = False) -> d
 
 
 def defaults_note(family: Family, filled: Mapping[str, Any]) -> str:
-    """Which class defaults count where the config says nothing; empty if none makes a difference."""
+    """Say which class defaults count where the config is silent, empty if none makes a difference."""
     named = [f"{key} {value}" for key, value in filled.items() if value and key[0] != "_" and key not in UNREMARKED]
     if not named:
         return ""

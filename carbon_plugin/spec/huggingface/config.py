@@ -1,4 +1,4 @@
-"""The shape of a model from a Hugging Face `config.json`, without transformers.
+"""Read the shape of a model from a Hugging Face `config.json`, without transformers.
 
 One key means different things in different families, and much of a model stands in the code of its family alone: what
 that code says is in `families`, what each layer is in `config_layers`, its parts in `config_mixers`, `config_feeds` and
@@ -41,7 +41,7 @@ PLAIN_TOLERANCE = 0.002
 
 
 def load_hf_config(path: Path, name: str | None = None, *, stated: Mapping[str, Any] | None = None) -> TransformerModel:
-    """The model of a `config.json`, or of the directory that holds one. Raises `SpecError` naming file and key.
+    """Return the model of a `config.json`, or of its directory. Raises `SpecError` that names file and key.
 
     `stated` are fields of the model that the user gives beside it.
     """
@@ -59,7 +59,7 @@ def model_from_hf_config(
     origin: str = "config.json",
     stated: Mapping[str, Any] | None = None,
 ) -> TransformerModel:
-    """The shape that a config describes.
+    """Return the shape that a config describes.
 
     Args: the parsed config, the model's name, what errors call the config, and fields of the model that the user gives
     beside it (`gated` for a family that is not known here). Raises `SpecError` naming the key if one is missing, and
@@ -149,7 +149,7 @@ def _gate(keys: Keys, family: Family, whole: str, stated: Mapping[str, Any]) -> 
 
 
 def _blocks(keys: Keys, family: Family, window: int | None, gated: bool) -> tuple[Block, ...]:
-    """The layers, those alike together, in the order of their first."""
+    """Return the layers, with those alike together, in the order of their first."""
     norms = 2 * keys.integer(*HIDDEN)
     layers = []
     places = zip(mixers_of(keys, family, window), feeds_of(keys, family), strict=True)
@@ -179,7 +179,7 @@ def _tied(whole: Mapping[str, Any], keys: Keys, family: Family) -> bool:
 
 
 def _window(keys: Keys, family: Family) -> int | None:
-    """Sliding window where it is switched on."""
+    """Return the sliding window where it is switched on."""
     width = keys.optional("sliding_window", "attention_chunk_size", "sliding_window_size", "attention_window_size")
     width = width or keys.optional("window_size")
     if not width or not keys.flag("use_sliding_window", default=not family.name.startswith("qwen")):

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from carbon_plugin.errors import SpecError
-from carbon_plugin.spec.blocks import Block, FeedForward, Mixer, Part
+from carbon_plugin.spec.blocks import Block, FeedForward, Mixer, ModelPart
 from carbon_plugin.spec.huggingface.keys import Keys
 from carbon_plugin.spec.model import TransformerModel
 
@@ -58,7 +58,10 @@ def _t5(keys: Keys, name: str) -> TransformerModel:
         feed=(3 if gated else 2) * hidden * width,
         norm=hidden,
         tied=keys.flag("tie_word_embeddings", default=keys.text("model_type") != "umt5"),
-        parts=(Part(name="relative positions", parameters=tables), Part(name="norm of the encoder", parameters=hidden)),
+        parts=(
+            ModelPart(name="relative positions", parameters=tables),
+            ModelPart(name="norm of the encoder", parameters=hidden),
+        ),
     )
 
 
@@ -85,8 +88,8 @@ def _bart(keys: Keys, name: str) -> TransformerModel:
         norm=2 * hidden,
         tied=True,
         parts=(
-            Part(name="positions of encoder and decoder", parameters=2 * rows * hidden),
-            Part(name="norms of embeddings and ends", parameters=7 * hidden),
+            ModelPart(name="positions of encoder and decoder", parameters=2 * rows * hidden),
+            ModelPart(name="norms of embeddings and ends", parameters=7 * hidden),
         ),
     )
 
@@ -105,7 +108,7 @@ def _model(
     feed: int,
     norm: int,
     tied: bool,
-    parts: tuple[Part, ...],
+    parts: tuple[ModelPart, ...],
 ) -> TransformerModel:
     """Both stacks as blocks. `counts` are layers of encoder and decoder, `attention`, `feed` and `norm` parameters."""
 

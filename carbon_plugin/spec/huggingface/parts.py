@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from carbon_plugin.errors import SpecError
-from carbon_plugin.spec.blocks import Part
+from carbon_plugin.spec.blocks import ModelPart
 from carbon_plugin.spec.huggingface.families import Family
 from carbon_plugin.spec.huggingface.feeds import image_experts
 from carbon_plugin.spec.huggingface.keys import FFN, HIDDEN, Keys
@@ -45,7 +45,7 @@ CLIP_LARGE = {
 """openai/clip-vit-large-patch14-336, which Phi-3 vision names in place of a config (modeling_phi3_v.py)."""
 
 
-def parts_of(whole: Keys, keys: Keys, family: Family, gated: bool) -> tuple[Part, ...]:
+def parts_of(whole: Keys, keys: Keys, family: Family, gated: bool) -> tuple[ModelPart, ...]:
     """The parts by name, largest facts first. `whole` is the config, `keys` its language model's."""
     found = [
         *_embeddings(keys),
@@ -56,7 +56,7 @@ def parts_of(whole: Keys, keys: Keys, family: Family, gated: bool) -> tuple[Part
     return tuple(part for part in found if part.parameters)
 
 
-def parts_note(parts: Sequence[Part], parameters: int) -> str:
+def parts_note(parts: Sequence[ModelPart], parameters: int) -> str:
     """Towers and other parts with a noticeable share of `parameters`, and that a step is priced without them.
 
     Empty where there are none."""
@@ -69,7 +69,7 @@ def parts_note(parts: Sequence[Part], parameters: int) -> str:
     return f"beside its layers: {listed}; counted and kept in memory, {timed}"
 
 
-def _towers(whole: Keys, keys: Keys) -> list[Part]:
+def _towers(whole: Keys, keys: Keys) -> list[ModelPart]:
     """Towers and what joins them to the language model. Raises `SpecError` naming a nested module that is not known."""
     found, hidden = [], keys.integer(*HIDDEN)
     kind = whole.text("model_type")
@@ -99,17 +99,19 @@ def _towers(whole: Keys, keys: Keys) -> list[Part]:
             found.append(tower(vision, "video tower"))
         if former := whole.inner("qformer_config"):
             found.append(qformer(former, tower_width(vision), with_text=kind.startswith("instructblip")))
-            found.append(Part(name="projector", parameters=former.integer(*HIDDEN) * hidden))
+            found.append(ModelPart(name="projector", parameters=former.integer(*HIDDEN) * hidden))
         else:
-            found.append(Part(name="projector", parameters=projector_parameters(whole, vision, hidden)))
+            found.append(ModelPart(name="projector", parameters=projector_parameters(whole, vision, hidden)))
     if kind == "fuyu":
         patch = whole.integer("patch_size")
-        found.append(Part(name="patch embedding", parameters=(whole.optional("num_channels") or 3) * patch**2 * hidden))
+        found.append(
+            ModelPart(name="patch embedding", parameters=(whole.optional("num_channels") or 3) * patch**2 * hidden)
+        )
     found += [tower(inner, "second vision tower") for key in MORE_VISION if (inner := whole.inner(key)) is not None]
     for key in AUDIO:
         if (audio := whole.inner(key)) is not None:
             found.append(tower(audio, "audio tower"))
-            found.append(Part(name="audio projector", parameters=audio_projector_parameters(whole, audio, hidden)))
+            found.append(ModelPart(name="audio projector", parameters=audio_projector_parameters(whole, audio, hidden)))
     return found
 
 
@@ -117,54 +119,54 @@ def _holds_layers(config: Mapping[str, object]) -> bool:
     return any(key in config for key in ("hidden_size", "num_hidden_layers", "depth", "embed_dim", "d_model"))
 
 
-def _embeddings(keys: Keys) -> list[Part]:
+def _embeddings(keys: Keys) -> list[ModelPart]:
     hidden = keys.integer(*HIDDEN)
     found = []
     if narrow := keys.optional("hidden_size_per_layer_input"):  # Gemma 3n and 4
         wide = layer_count(keys) * narrow
         rows = keys.optional("vocab_size_per_layer_input") or keys.integer("vocab_size")
-        found.append(Part(name="per-layer embeddings", parameters=rows * wide + hidden * wide + 2 * hidden * wide))
+        found.append(ModelPart(name="per-layer embeddings", parameters=rows * wide + hidden * wide + 2 * hidden * wide))
     if streams := keys.optional("altup_num_inputs"):
-        found.append(Part(name="alternating updates", parameters=2 * (streams - 1) * hidden * hidden))
+        found.append(ModelPart(name="alternating updates", parameters=2 * (streams - 1) * hidden * hidden))
     if rank := keys.optional("laurel_rank"):
-        found.append(Part(name="learned residuals", parameters=2 * layer_count(keys) * hidden * rank))
+        found.append(ModelPart(name="learned residuals", parameters=2 * layer_count(keys) * hidden * rank))
     if backbone := keys.optional("backbone_hidden_size"):  # a drafter that reads the states of a larger model
-        found.append(Part(name="projections of the larger model", parameters=3 * backbone * hidden))
+        found.append(ModelPart(name="projections of the larger model", parameters=3 * backbone * hidden))
     width = keys.optional("word_embed_proj_dim", "embedding_size", "input_embedding_size")
     if width and width != hidden:
-        found.append(Part(name="embedding projections", parameters=2 * width * hidden))
+        found.append(ModelPart(name="embedding projections", parameters=2 * width * hidden))
     if output := keys.optional("output_embedding_size"):
         more = keys.integer("vocab_size") * (output - (width or hidden)) + output * hidden
-        found.append(Part(name="wider output embedding", parameters=max(0, more)))
+        found.append(ModelPart(name="wider output embedding", parameters=max(0, more)))
     if shapes := keys.optional("shape_vocab_size"):  # RoCBert: shapes and sounds of characters
         shape, sound = keys.integer("shape_embed_dim"), keys.integer("pronunciation_embed_dim")
         sounds = keys.integer("pronunciation_vocab_size")
         count = shapes * shape + sounds * sound + hidden * (hidden + shape + sound)
-        found.append(Part(name="shape and sound embeddings", parameters=count))
+        found.append(ModelPart(name="shape and sound embeddings", parameters=count))
     return found
 
 
-def _more_layers(keys: Keys, family: Family, gated: bool) -> list[Part]:
+def _more_layers(keys: Keys, family: Family, gated: bool) -> list[ModelPart]:
     """Layers and experts that only what comes from a tower passes."""
     found, hidden = [], keys.integer(*HIDDEN)
     if one := image_experts(keys, gated):
-        found.append(Part(name="experts for images", parameters=feeds_of(keys, family).count("sparse") * one))
+        found.append(ModelPart(name="experts for images", parameters=feeds_of(keys, family).count("sparse") * one))
     if every := keys.optional("cross_layer_interval"):  # Idefics: a layer of cross-attention before each such group
         vision = keys.inner("vision_config")
         seen = tower_width(vision) if vision else hidden
         layer = 2 * hidden * (hidden + seen) + 3 * hidden * keys.integer(*FFN)
         count = layer_count(keys) // every
-        found.append(Part(name="cross-attention layers", parameters=count * layer, layers=count, hidden=hidden))
+        found.append(ModelPart(name="cross-attention layers", parameters=count * layer, layers=count, hidden=hidden))
     return found
 
 
-def _encoder_head(keys: Keys, family: Family) -> list[Part]:
+def _encoder_head(keys: Keys, family: Family) -> list[ModelPart]:
     """The dense layer before the output embedding of a masked language model, and of a decoder made like one."""
     hidden = keys.integer(*HIDDEN)
     if family.name == "modernbert-decoder":
         biases = keys.flag("classifier_bias", default=False) * hidden
         biases += keys.flag("decoder_bias", default=True) * keys.integer("vocab_size")
-        return [Part(name="language-model head", parameters=hidden * hidden + hidden + biases)]
+        return [ModelPart(name="language-model head", parameters=hidden * hidden + hidden + biases)]
     if not family.encoder or family.name in ("xlm", "electra"):
         return []
-    return [Part(name="language-model head", parameters=hidden * hidden)]
+    return [ModelPart(name="language-model head", parameters=hidden * hidden)]

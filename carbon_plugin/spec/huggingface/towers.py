@@ -4,7 +4,7 @@ sound. A tower that is not such a stack is refused by name."""
 from __future__ import annotations
 
 from carbon_plugin.errors import SpecError
-from carbon_plugin.spec.blocks import Part
+from carbon_plugin.spec.blocks import ModelPart
 from carbon_plugin.spec.huggingface.class_defaults import left_out
 from carbon_plugin.spec.huggingface.families import has_position_table, tower_of
 from carbon_plugin.spec.huggingface.keys import HIDDEN, Keys
@@ -34,7 +34,7 @@ def with_defaults(keys: Keys, whole: str) -> Keys:
     return Keys({**left_out(kind, own, nested=True), **own, "model_type": kind}, keys.origin)
 
 
-def tower(keys: Keys, name: str) -> Part:
+def tower(keys: Keys, name: str) -> ModelPart:
     """The tower that a config describes.
 
     Raises `SpecError` naming its `model_type` if it is no stack of equal layers that is known here."""
@@ -67,7 +67,7 @@ def tower(keys: Keys, name: str) -> Part:
     if keys.flag("vision_use_head", default=False):  # a pooling layer of its own
         count += layer
     heads = heads or max(1, hidden // TOWER_HEAD)
-    return Part(name=name, parameters=count, layers=layers, hidden=hidden, heads=heads, inner=inner)
+    return ModelPart(name=name, parameters=count, layers=layers, hidden=hidden, heads=heads, inner=inner)
 
 
 def tower_width(keys: Keys) -> int:
@@ -86,7 +86,7 @@ def merged(keys: Keys, default: int = 1) -> int:
     return round(1 / ratio**2) if ratio else default
 
 
-def _convnext(keys: Keys, name: str) -> Part:
+def _convnext(keys: Keys, name: str) -> ModelPart:
     """Stages of depthwise convolutions with two pointwise layers each (arXiv 2201.03545 section 2)."""
     widths, depths = keys.indices("hidden_sizes") or [], keys.indices("depths") or []
     if not widths or len(widths) != len(depths):
@@ -98,10 +98,10 @@ def _convnext(keys: Keys, name: str) -> Part:
         depth * round(width * (2 * ratio * width + kernel)) + before * width * step
         for width, depth, before, step in stages
     )
-    return Part(name=name, parameters=count, layers=sum(depths), hidden=widths[-1])
+    return ModelPart(name=name, parameters=count, layers=sum(depths), hidden=widths[-1])
 
 
-def qformer(keys: Keys, vision_width: int, *, with_text: bool) -> Part:
+def qformer(keys: Keys, vision_width: int, *, with_text: bool) -> ModelPart:
     """Q-Former (arXiv 2301.12597 section 3.1): every `cross_attention_frequency`-th layer looks at the image."""
     hidden, layers = keys.integer(*HIDDEN), keys.integer(*DEPTH)
     inner = keys.integer(*INNER)
@@ -111,7 +111,7 @@ def qformer(keys: Keys, vision_width: int, *, with_text: bool) -> Part:
     if with_text:
         count += layers * 2 * hidden * inner
         count += (keys.integer("vocab_size") + (keys.optional("max_position_embeddings") or 0)) * hidden
-    return Part(name="query transformer", parameters=count, layers=layers, hidden=hidden)
+    return ModelPart(name="query transformer", parameters=count, layers=layers, hidden=hidden)
 
 
 def _inner_width(keys: Keys, kind: str, hidden: int) -> int:

@@ -18,8 +18,8 @@ from carbon_plugin.detect.readers.order import READERS, Reader, read_all
 JOB = Job(model=nn.Linear(2, 2), world_size=4)
 
 MODULES = {
-    "engine": 'return Reading(fields={"layout.tp": Observed(2, "engine")}, parameters=(100, 10))',
-    "mesh": """return Reading(
+    "engine": 'return Findings(fields={"layout.tp": Observed(2, "engine")}, parameters=(100, 10))',
+    "mesh": """return Findings(
         fields={"layout.tp": Observed(4, "mesh"), "layout.pp": Observed(job.degree("tp"), "mesh")}
     )""",
     "broken": 'raise KeyError("renamed")',
@@ -31,7 +31,7 @@ MODULES = {
 def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A reader whose module is written here; its framework is one that is loaded, unless told otherwise."""
     monkeypatch.syspath_prepend(tmp_path)
-    head = "from carbon_plugin.detect.observed import Observed\nfrom carbon_plugin.detect.job import Reading\n\n"
+    head = "from carbon_plugin.detect.observed import Observed\nfrom carbon_plugin.detect.job import Findings\n\n"
 
     def make(name: str, needs: str = "torch") -> Reader:
         module = f"reader_of_{name}"

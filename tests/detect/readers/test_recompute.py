@@ -15,7 +15,7 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoi
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from carbon_plugin.detect.batch import BatchWatch
-from carbon_plugin.detect.job import Job, Reading
+from carbon_plugin.detect.job import Findings, Job
 from carbon_plugin.detect.readers.recompute import read
 
 MATMULS = [torch.ops.aten.mm.default, torch.ops.aten.addmm.default]
@@ -61,14 +61,14 @@ def composed(block: nn.Module) -> nn.Module:
     return composable_checkpoint(block)
 
 
-def seen(model: nn.Module) -> Reading:
+def seen(model: nn.Module) -> Findings:
     watch = BatchWatch(model)
     model(torch.zeros(2, 3, dtype=torch.long)).sum().backward()
     watch.remove()
     return read(Job(model=model, world_size=1, batch=watch))
 
 
-def values(reading: Reading) -> dict[str, object]:
+def values(reading: Findings) -> dict[str, object]:
     return {name: value.value for name, value in reading.fields.items()}
 
 
