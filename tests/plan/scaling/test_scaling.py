@@ -17,7 +17,7 @@ from carbon_plugin.plan.scaling.laws import (
     HOFFMANN,
     LAWS,
     MOE,
-    Split,
+    ComputeSplit,
     best_split,
     critical_batches,
     least_compute,
@@ -52,7 +52,7 @@ def test_the_loss_of_the_best_split_leads_back_to_the_budget(law, flops) -> None
 @given(law=laws, flops=budgets, other=st.floats(0.1, 10))
 def test_no_other_split_of_the_budget_reaches_a_lower_loss(law, flops, other) -> None:
     split = best_split(law, flops)
-    moved = Split(split.parameters * other, split.tokens / other)
+    moved = ComputeSplit(split.parameters * other, split.tokens / other)
 
     assert loss_of(law, moved) >= loss_of(law, split) * (1 - 1e-12)
 
