@@ -13,14 +13,14 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from carbon_plugin.meters.bounds import LAG_S, Bounds, possible_energy, possible_power
-from carbon_plugin.meters.energy import Energy
 from carbon_plugin.meters.protocol import Reading
 from carbon_plugin.meters.watts import PowerSource, Watts
+from carbon_plugin.spec.range import ZERO, Range
 
 SAME_S = 0.05
 """Stretches shorter than this are no stretches: two clocks were read one after the other."""
 
-_NOTHING = Energy()
+_NOTHING = ZERO
 
 
 class _Standing(Struct, frozen=True, kw_only=True):
@@ -33,12 +33,12 @@ class _Standing(Struct, frozen=True, kw_only=True):
     """
 
     opened_s: float
-    raw: Energy = _NOTHING
+    raw: Range = _NOTHING
     covered_s: float = 0.0
-    measured: Energy = _NOTHING
+    measured: Range = _NOTHING
     pending_s: float = 0.0
-    pending: Energy = _NOTHING
-    filled: Energy = _NOTHING
+    pending: Range = _NOTHING
+    filled: Range = _NOTHING
     shown_j: float = 0.0
     inner_j: float = 0.0
     told: bool = False
@@ -82,11 +82,11 @@ class Gate:
         # take back what it has measured, or that time would be estimated on top of it.
         says_nothing = reading.energy_j is None or not _finite(reading)
         covered_s = known.covered_s if says_nothing else _covered_s(reading, known.opened_s)
-        stretch, stretch_s = raw.less(known.raw), max(0.0, covered_s - known.covered_s)
+        stretch, stretch_s = raw.since(known.raw), max(0.0, covered_s - known.covered_s)
         # Where a measurement has replaced an estimate of its meter, it is of all the time that was estimated.
         of_s = stretch_s if reading.estimated_j == known.inner_j else reading.monotonic_s - known.opened_s
         refused_s = 0.0
-        if not possible_energy(stretch.central_j, of_s, bounds) or not _finite(reading):
+        if not possible_energy(stretch.value, of_s, bounds) or not _finite(reading):
             fault = _implausible(stretch, of_s, bounds)
             refused_s, stretch = stretch_s, _NOTHING
         pending_s = max(0.0, reading.monotonic_s - known.opened_s - covered_s)
@@ -97,13 +97,13 @@ class Gate:
             # The first answer tells more of the time before it than what was thought until now.
             known, missed_s = replace(known, pending=_NOTHING, pending_s=0.0), pending_s
         watts = model or self._estimate(key, known, powers) if refused_s + missed_s > 0 else None
-        pending = known.pending.times(min(1.0, pending_s / known.pending_s) if known.pending_s else 0.0)
-        pending, filled = pending.add(_joules(watts, missed_s)), known.filled.add(_joules(watts, refused_s))
-        measured = known.measured.add(stretch)
-        whole = measured.add(pending).add(filled)
+        pending = known.pending.scaled(min(1.0, pending_s / known.pending_s) if known.pending_s else 0.0)
+        pending, filled = pending.plus(_joules(watts, missed_s)), known.filled.plus(_joules(watts, refused_s))
+        measured = known.measured.plus(stretch)
+        whole = measured.plus(pending).plus(filled)
         # What was shown is not taken back: where less is measured than was estimated, the figure waits until it is
         # ahead again, and only its low end falls.
-        shown_j = max(whole.central_j, known.shown_j)
+        shown_j = max(whole.value, known.shown_j)
         self._standing[key] = replace(
             known,
             raw=raw,
@@ -121,14 +121,14 @@ class Gate:
         return replace(
             reading,
             energy_j=shown_j if says_something else None,
-            low_j=min(whole.low_j, shown_j) if says_something else None,
-            high_j=max(whole.high_j, shown_j) if says_something else None,
+            low_j=min(whole.low, shown_j) if says_something else None,
+            high_j=max(whole.high, shown_j) if says_something else None,
             kind="modelled" if unmeasured else reading.kind,
             power_w=reading.power_w if powers[key] is not None else None,
             fault=fault[0] if fault else None,
             message=_sentence(key, fault[1] if fault else None, watts),
             covered_s=None,
-            estimated_j=shown_j - measured.central_j + reading.estimated_j,
+            estimated_j=shown_j - measured.value + reading.estimated_j,
         )
 
     def _known(
@@ -145,7 +145,7 @@ class Gate:
                 raw=start,
                 covered_s=covered_s,
                 measured=start,
-                shown_j=start.central_j,
+                shown_j=start.value,
                 inner_j=reading.estimated_j,
             )
         power_w = powers[reading.key]
@@ -163,7 +163,7 @@ class Gate:
         if known is None:
             return None
         stretch_s = _covered_s(reading, known.opened_s) - known.covered_s
-        joules = reading.energy_j - known.raw.central_j
+        joules = reading.energy_j - known.raw.value
         if stretch_s < LAG_S or joules <= 0 or not possible_energy(joules, stretch_s, bounds):
             return None  # a counter that has not moved yet says nothing
         return joules / stretch_s
@@ -208,13 +208,13 @@ class Gate:
         return Watts(min(bounds.idle_w, central_w), central_w, limit_w)
 
 
-def _raw(reading: Reading, otherwise: Energy) -> Energy:
+def _raw(reading: Reading, otherwise: Range) -> Range:
     """What a meter tells, with its range; `otherwise` where that is nothing, or no number."""
     if reading.energy_j is None or not _finite(reading):
         return otherwise
     low_j = reading.energy_j if reading.low_j is None else reading.low_j
     high_j = reading.energy_j if reading.high_j is None else reading.high_j
-    return Energy(reading.energy_j, low_j, high_j)
+    return Range(reading.energy_j, low_j, high_j)
 
 
 def _finite(reading: Reading) -> bool:
@@ -227,14 +227,14 @@ def _covered_s(reading: Reading, opened_s: float) -> float:
     return 0.0 if reading.energy_j is None else reading.monotonic_s - opened_s
 
 
-def _joules(watts: Watts | None, seconds: float) -> Energy:
-    return _NOTHING if watts is None else Energy(watts.central * seconds, watts.low * seconds, watts.high * seconds)
+def _joules(watts: Watts | None, seconds: float) -> Range:
+    return _NOTHING if watts is None else Range(watts.central * seconds, watts.low * seconds, watts.high * seconds)
 
 
-def _implausible(stretch: Energy, elapsed_s: float, bounds: Bounds) -> tuple[str, str]:
+def _implausible(stretch: Range, elapsed_s: float, bounds: Bounds) -> tuple[str, str]:
     return (
         "implausible",
-        f"the meter tells {stretch.central_j:.4g} J in {elapsed_s:.1f} s, which is not possible with {bounds.most}",
+        f"the meter tells {stretch.value:.4g} J in {elapsed_s:.1f} s, which is not possible with {bounds.most}",
     )
 
 

@@ -15,8 +15,8 @@ from msgspec.structs import replace
 
 from carbon_plugin.meters.agreement import Agreement
 from carbon_plugin.meters.bounds import Bounds, possible_energy, possible_power
-from carbon_plugin.meters.energy import Energy
 from carbon_plugin.spec.metered import EnergyKind
+from carbon_plugin.spec.range import ZERO, Range
 
 COUNTER_SPREAD = 0.05
 """Proportional device error of the NVML energy counter as p10-p90 (arXiv 2312.02741: about 5 %, proportional)."""
@@ -78,7 +78,7 @@ class Moving(Struct, frozen=True):
     """Where the stretch began in which the counter moved last: when, at which energy, and at which power."""
 
     from_s: float
-    energy: Energy
+    energy: Range
     power_w: float | None
 
 
@@ -90,12 +90,12 @@ class Track(Struct, frozen=True, kw_only=True):
     `counted` the energy that stands for it. `agreement` sets the counter against the power.
     """
 
-    energy: Energy
+    energy: Range
     started_s: float
     accounted_s: float
     power_w: float | None
     counter_j: float | None
-    counted: Energy
+    counted: Range
     moved_s: float
     moving: Moving | None = None
     forfeited_s: float = 0.0
@@ -116,7 +116,7 @@ class Step(Struct, frozen=True, kw_only=True):
     with its sentence if any."""
 
     track: Track
-    energy: Energy
+    energy: Range
     kind: EnergyKind
     fault: str | None = None
     message: str | None = None
@@ -126,12 +126,12 @@ def start_track(sample: Sample, bounds: Bounds) -> Track:
     """Begin at zero energy with the first sample of a device."""
     clean = _possible(sample, bounds)
     return Track(
-        energy=Energy(),
+        energy=ZERO,
         started_s=clean.monotonic_s,
         accounted_s=clean.monotonic_s,
         power_w=clean.power_w,
         counter_j=clean.counter_j,
-        counted=Energy(),
+        counted=ZERO,
         moved_s=clean.monotonic_s,
     )
 
@@ -171,12 +171,12 @@ def _advance(track: Track, sample: Sample, traits: Traits) -> Step:
 def _by_counter(track: Track, sample: Sample, moved_j: float, traits: Traits) -> Step:
     """The counter moved: what it counted stands for all of the time since it moved last, so that stretches estimated in
     between are corrected, not added twice."""
-    if moved_j < CATCHES_UP * (track.energy.central_j - track.counted.central_j):
+    if moved_j < CATCHES_UP * (track.energy.value - track.counted.value):
         # The counter did not run while power was integrated: it goes on from here and does not catch up.
         step = _by_power(track, sample, traits)
         return replace(step, track=_counting_from(step.track, sample))
     spread = traits.counter_spread
-    counted = track.counted.plus(moved_j, moved_j * (1 - spread), moved_j * (1 + spread))
+    counted = track.counted.plus(Range(moved_j, moved_j * (1 - spread), moved_j * (1 + spread)))
     energy = track.energy.at_least(counted)
     moved = replace(
         track,
@@ -211,11 +211,11 @@ def _with_missing(track: Track) -> Track:
     moving = track.moving
     if moving is None or moving.power_w is None or track.power_w is None:
         return replace(track, moving=None)
-    counted_j = track.energy.central_j - moving.energy.central_j
+    counted_j = track.energy.value - moving.energy.value
     missing_j = (moving.power_w + track.power_w) / 2 * (track.moved_s - moving.from_s) - counted_j
     if missing_j < COUNTER_SPREAD * counted_j:
         return replace(track, moving=None)
-    energy = track.energy.plus(missing_j, 0.0, missing_j * (1 + GAP_SPREAD))
+    energy = track.energy.plus(Range(missing_j, 0.0, missing_j * (1 + GAP_SPREAD)))
     return replace(track, energy=energy, moving=None)
 
 
@@ -228,7 +228,7 @@ def _by_power(track: Track, sample: Sample, traits: Traits) -> Step:
     # Up to two polls the samples describe the stretch; beyond that they are only its ends.
     spread = traits.power_spread if elapsed_s <= 2 * traits.poll_s else GAP_SPREAD
     joules = power_w * elapsed_s
-    energy = track.energy.plus(joules, joules * (1 - spread), joules * (1 + spread))
+    energy = track.energy.plus(Range(joules, joules * (1 - spread), joules * (1 + spread)))
     accounted = replace(track, energy=energy, accounted_s=sample.monotonic_s, power_w=sample.power_w)
     return Step(track=accounted, energy=energy, kind="power_integrated")
 
@@ -263,7 +263,7 @@ def _refused(track: Track, sample: Sample, traits: Traits, fault: str, message: 
     seen_j = since_j if possible_energy(since_j, elapsed_s, traits.bounds) else 0.0
     most_j = min(joules * (1 + GAP_SPREAD), traits.bounds.ceiling_w * elapsed_s)
     high_j = max(most_j, joules, seen_j * (1 + traits.counter_spread))
-    energy = track.energy.plus(joules, joules * (1 - GAP_SPREAD), high_j)
+    energy = track.energy.plus(Range(joules, joules * (1 - GAP_SPREAD), high_j))
     told = f"{message}; the {elapsed_s:.1f} s between are estimated by power times time: {joules:.0f} J"
     moved = replace(track, energy=energy, accounted_s=sample.monotonic_s, power_w=sample.power_w)
     return Step(track=_counting_from(moved, sample), energy=energy, kind="power_integrated", fault=fault, message=told)
@@ -274,7 +274,7 @@ def _compared(before: Track, step: Step, sample: Sample, traits: Traits) -> Step
     both and says so."""
     if step.kind == "counter" and step.fault is None and step.track.moved_s == sample.monotonic_s:
         elapsed_s = sample.monotonic_s - before.moved_s
-        counted_j = step.track.counted.central_j - before.counted.central_j
+        counted_j = step.track.counted.value - before.counted.value
         mean_w = _mean_power_w(replace(before, accounted_s=before.moved_s), sample, traits)
         agreement = before.agreement.observe(elapsed_s, counted_j, mean_w, sample.power_w)
         step = replace(step, track=replace(step.track, agreement=agreement))
@@ -284,7 +284,7 @@ def _compared(before: Track, step: Step, sample: Sample, traits: Traits) -> Step
     counted_j, power_j = agreement.counted_j, agreement.power_j
     below_j = max(0.0, counted_j * (1 - traits.counter_spread) - power_j * (1 - traits.power_spread))
     above_j = max(0.0, power_j * (1 + traits.power_spread) - counted_j * (1 + traits.counter_spread))
-    energy = step.track.energy.plus(0.0, -below_j, above_j)
+    energy = step.track.energy.plus(Range(0.0, -below_j, above_j))
     if step.fault is not None:
         return replace(step, energy=energy)
     message = (

@@ -32,31 +32,31 @@ def follow(samples: Sequence[Sample], traits: Traits = MEAN) -> list[Step]:
 def test_energy_is_the_counter_difference_with_five_percent_either_way() -> None:
     (step,) = follow([sample(0, 1000.0, 300), sample(10, 4000.0, 300)])
     energy = step.track.energy
-    assert (energy.central_j, energy.low_j, energy.high_j) == pytest.approx((3000, 2850, 3150))
+    assert (energy.value, energy.low, energy.high) == pytest.approx((3000, 2850, 3150))
     assert (step.kind, step.fault) == ("counter", None)
 
 
 def test_a_counter_that_has_not_stepped_yet_is_no_fault() -> None:
     (step,) = follow([sample(0, 1000.0, 300), sample(0.05, 1000.0, 300)])
-    assert (step.track.energy.central_j, step.kind, step.fault) == (0, "counter", None)
+    assert (step.track.energy.value, step.kind, step.fault) == (0, "counter", None)
 
 
 def test_instantaneous_power_is_integrated_by_the_trapezoid() -> None:
     steps = follow([sample(0, power_w=100), sample(1, power_w=300), sample(2, power_w=200)], INSTANT)
-    assert steps[-1].track.energy.central_j == pytest.approx(200 + 250)
+    assert steps[-1].track.energy.value == pytest.approx(200 + 250)
     assert steps[-1].kind == "power_integrated"
 
 
 def test_a_trailing_mean_describes_the_second_that_it_ends() -> None:
     steps = follow([sample(0, power_w=100), sample(1, power_w=300), sample(2, power_w=200)], MEAN)
-    assert steps[-1].track.energy.central_j == pytest.approx(300 + 200)
+    assert steps[-1].track.energy.value == pytest.approx(300 + 200)
 
 
 def test_integration_is_less_certain_than_a_counter_and_a_gap_less_still() -> None:
     second = follow([sample(0, power_w=300), sample(1, power_w=300)], MEAN)[0].track.energy
     gap = follow([sample(0, power_w=300), sample(10, power_w=300)], MEAN)[0].track.energy
-    assert second.high_j / second.central_j == pytest.approx(1.07)
-    assert gap.high_j / gap.central_j == pytest.approx(1.30)
+    assert second.high / second.value == pytest.approx(1.07)
+    assert gap.high / gap.value == pytest.approx(1.30)
 
 
 def test_a_reset_is_estimated_by_power_times_time_and_counting_goes_on() -> None:
@@ -68,52 +68,52 @@ def test_a_reset_is_estimated_by_power_times_time_and_counting_goes_on() -> None
         "the 10.0 s between are estimated by power times time: 3000 J"
     )
     assert (after.kind, after.fault) == ("counter", None)
-    assert after.track.energy.central_j == pytest.approx(3000 + 3000 + 3000)
+    assert after.track.energy.value == pytest.approx(3000 + 3000 + 3000)
 
 
 def test_what_the_counter_shows_after_a_reset_is_within_the_range() -> None:
     reset = follow([sample(0, 9000.0, 100), sample(10, 2000.0, 100)])[0]
     energy = reset.track.energy
-    assert (energy.low_j, energy.central_j, energy.high_j) == pytest.approx((700, 1000, 2100))
+    assert (energy.low, energy.value, energy.high) == pytest.approx((700, 1000, 2100))
 
 
 def test_a_reset_to_an_impossible_value_does_not_count_as_energy() -> None:
     reset = follow([sample(0, 9e6, 100), sample(10, 8e6, 100)])[0]
-    assert reset.track.energy.central_j == pytest.approx(1000)
+    assert reset.track.energy.value == pytest.approx(1000)
 
 
 def test_a_counter_that_stands_still_under_power_is_replaced_by_integration() -> None:
     steps = follow([sample(at_s, 5000.0, 300) for at_s in range(5)])
     assert [step.fault for step in steps] == [None, "counter_stuck", "counter_stuck", "counter_stuck"]
-    assert steps[-1].track.energy.central_j == pytest.approx(4 * 300)
+    assert steps[-1].track.energy.value == pytest.approx(4 * 300)
 
 
 def test_a_stuck_counter_that_catches_up_is_not_added_to_the_estimate() -> None:
     steps = follow([sample(at_s, 5000.0, 300) for at_s in range(5)] + [sample(5, 6500.0, 300)])
-    assert steps[-1].track.energy.central_j == pytest.approx(1500)
+    assert steps[-1].track.energy.value == pytest.approx(1500)
 
 
 def test_a_stuck_counter_that_does_not_catch_up_goes_on_from_where_it_stands() -> None:
     still = [sample(at_s, 5000.0, 300) for at_s in range(10)]
     steps = follow([*still, sample(10, 5300.0, 300), sample(11, 5600.0, 300)])
-    assert steps[-1].track.energy.central_j == pytest.approx(11 * 300)
+    assert steps[-1].track.energy.value == pytest.approx(11 * 300)
 
 
 def test_a_counter_that_fails_for_a_while_covers_that_while_when_it_answers() -> None:
     steps = follow([sample(0, 1000.0, 300), sample(1, None, 310), sample(2, None, 310), sample(3, 1900.0, 300)])
     assert [step.kind for step in steps] == ["power_integrated", "power_integrated", "counter"]
-    assert steps[-1].track.energy.central_j == pytest.approx(900)
+    assert steps[-1].track.energy.value == pytest.approx(900)
 
 
 def test_a_device_that_says_nothing_holds_its_energy_and_is_covered_later() -> None:
     steps = follow([sample(0, 1000.0, 300), sample(10), sample(20, 7000.0, 300)])
-    assert (steps[0].kind, steps[0].track.energy.central_j) == ("absent", 0)
-    assert (steps[1].kind, steps[1].track.energy.central_j) == ("counter", 6000)
+    assert (steps[0].kind, steps[0].track.energy.value) == ("absent", 0)
+    assert (steps[1].kind, steps[1].track.energy.value) == ("counter", 6000)
 
 
 def test_a_counter_that_appears_late_starts_then() -> None:
     steps = follow([sample(0, None, 300), sample(1, 9e6, 300), sample(2, 9e6 + 250, 300)])
-    assert steps[-1].track.energy.central_j == pytest.approx(300 + 250)
+    assert steps[-1].track.energy.value == pytest.approx(300 + 250)
 
 
 readings = st.tuples(
@@ -137,9 +137,9 @@ def test_energy_never_falls_and_stays_in_its_range_whatever_the_device_says(
     before = start_track(samples[0], BOUNDS).energy
     for step in follow(samples, traits):
         after = step.track.energy
-        assert after.central_j >= before.central_j
-        assert after.low_j <= after.central_j + 1e-6
-        assert after.high_j >= after.central_j - 1e-6
+        assert after.value >= before.value
+        assert after.low <= after.value + 1e-6
+        assert after.high >= after.value - 1e-6
         assert step.kind != "absent" or after == before
         before = after
 
@@ -151,5 +151,5 @@ def test_a_healthy_counter_is_followed_exactly(stretches: list[tuple[float, floa
         at_s, counter_j = at_s + elapsed_s, counter_j + power_w * elapsed_s
         samples.append(sample(at_s, counter_j, power_w))
     steps = follow(samples)
-    assert steps[-1].track.energy.central_j == pytest.approx(counter_j - 1e6)
+    assert steps[-1].track.energy.value == pytest.approx(counter_j - 1e6)
     assert {step.kind for step in steps} == {"counter"}

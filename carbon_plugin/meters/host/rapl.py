@@ -15,7 +15,6 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from carbon_plugin.meters.bounds import Bounds, possible_energy
-from carbon_plugin.meters.energy import Energy
 from carbon_plugin.meters.host.modelled import CPU_FULL_SHARE, CPU_IDLE_SHARE
 from carbon_plugin.meters.host.rapl_domains import POWERCAP, Closed, Domain, Scope, find_domains
 from carbon_plugin.meters.host.share import WHOLE, HostShare, ShareSource, fixed
@@ -23,6 +22,7 @@ from carbon_plugin.meters.protocol import Reading, Unavailable
 from carbon_plugin.meters.track import Sample, Step, Traits, advance, start_track
 from carbon_plugin.meters.watts import Watts
 from carbon_plugin.spec.metered import Accuracy, DeviceIdentity
+from carbon_plugin.spec.range import ZERO, Range
 
 RAPL_SPREAD = 0.05
 """Half-range of a RAPL domain as p10-p90 (our convention; the counters carry no stated accuracy)."""
@@ -115,15 +115,15 @@ class _Socket:
         self._apart += [mirror for mirror in self._mirrors if abs(mirror.raw_j - self._first.raw_j) > MIRROR_J]
         self._mirrors = [mirror for mirror in self._mirrors if mirror not in self._apart]
         for apart in self._apart:
-            charged = charged.add(apart.charged)
+            charged = charged.plus(apart.charged)
         now_s = self._clock()
         return Reading(
             key=key,
             monotonic_s=now_s,
-            energy_j=charged.central_j,
+            energy_j=charged.value,
             kind=step.kind,
-            low_j=charged.low_j,
-            high_j=charged.high_j,
+            low_j=charged.low,
+            high_j=charged.high,
             fault=fault,
             message=None if message is None else f"{key}: {message}",
             covered_s=step.track.covered_at(now_s, step.kind),
@@ -135,7 +135,7 @@ class _Counter:
 
     def __init__(self, domain: Domain, bounds: Bounds, clock: Callable[[], float]) -> None:
         self.raw_j = domain.joules()
-        self.charged = Energy()
+        self.charged = ZERO
         self._domain = domain
         self._traits = Traits(
             bounds=bounds,
@@ -156,9 +156,9 @@ class _Counter:
             held = Step(track=self._track, energy=self._track.energy, kind="absent")
             return held, fault, f"{self._domain.counter} could not be read: {error}"
         step = advance(self._track, self._sample(raw_j), self._traits)
-        added = step.track.energy.less(self._track.energy)
+        added = step.track.energy.since(self._track.energy)
         self.charged = self.charged.plus(
-            added.central_j * share.value, added.low_j * share.low, added.high_j * share.high
+            Range(added.value * share.value, added.low * share.low, added.high * share.high)
         )
         self._track = step.track
         return step, step.fault, None if step.message is None else f"{step.message} ({self._domain.counter})"

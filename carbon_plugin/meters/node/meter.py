@@ -16,7 +16,6 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from carbon_plugin.meters.bounds import Bounds
-from carbon_plugin.meters.energy import Energy
 from carbon_plugin.meters.host.share import HostShare, ShareSource, fixed
 from carbon_plugin.meters.node.address import VARIABLE, NodeAddress
 from carbon_plugin.meters.node.open import open_source
@@ -31,6 +30,7 @@ from carbon_plugin.meters.node.poller import (
 from carbon_plugin.meters.node.source import DEADLINE_S, FaultCode, Look, SourceError
 from carbon_plugin.meters.protocol import Reading, Unavailable
 from carbon_plugin.spec.metered import Accuracy, DeviceIdentity
+from carbon_plugin.spec.range import ZERO, Range
 
 _KEPT_GPU_POINTS = 256
 """More rounds than fit between two answers of the slowest meter at one round a second."""
@@ -52,23 +52,23 @@ class GpuHistory:
     """Energy of all GPUs of the node at the moments when they were read, to be had at the moments between."""
 
     def __init__(self) -> None:
-        self._points: deque[tuple[float, Energy]] = deque(maxlen=_KEPT_GPU_POINTS)
+        self._points: deque[tuple[float, Range]] = deque(maxlen=_KEPT_GPU_POINTS)
 
     def observe(self, readings: Sequence[Reading]) -> None:
         """Take in one round of readings of whole GPUs; one that cannot be read holds its energy."""
         if not readings:
             return
-        energy = Energy()
+        energy = ZERO
         for reading in readings:
             if reading.energy_j is not None:
                 low_j = reading.energy_j if reading.low_j is None else reading.low_j
                 high_j = reading.energy_j if reading.high_j is None else reading.high_j
-                energy = energy.plus(reading.energy_j, low_j, high_j)
+                energy = energy.plus(Range(reading.energy_j, low_j, high_j))
         self._points.append((max(reading.monotonic_s for reading in readings), energy))
 
-    def at(self, monotonic_s: float) -> Energy:
+    def at(self, monotonic_s: float) -> Range:
         """Energy at a moment, by a straight line between two rounds; that of the nearest round outside of them."""
-        before: tuple[float, Energy] | None = None
+        before: tuple[float, Range] | None = None
         for moment_s, energy in self._points:
             if moment_s >= monotonic_s:
                 if before is None or moment_s <= before[0]:
@@ -76,7 +76,7 @@ class GpuHistory:
                 part = (monotonic_s - before[0]) / (moment_s - before[0])
                 return _between(before[1], energy, part)
             before = (moment_s, energy)
-        return before[1] if before else Energy()
+        return before[1] if before else ZERO
 
 
 class _Below(Struct, frozen=True, kw_only=True):
@@ -127,8 +127,8 @@ class NodeMeter:
         self._clock = clock
         self._pid = os.getpid()
         self._closed = False
-        self._start: Energy | None = None
-        self._remainder = self._charged = Energy()
+        self._start: Range | None = None
+        self._remainder = self._charged = ZERO
         self._below = _Below(at_s=poller.started_s)
 
     def read(self) -> list[Reading]:
@@ -150,10 +150,10 @@ class NodeMeter:
                 key=key,
                 # An answer is of its own moment; where there is none, nothing is known of now.
                 monotonic_s=self._clock() if kind == "absent" else state.monotonic_s,
-                energy_j=charged.central_j,
+                energy_j=charged.value,
                 kind=kind,
-                low_j=charged.low_j,
-                high_j=charged.high_j,
+                low_j=charged.low,
+                high_j=charged.high,
                 fault=fault,
                 message=None if message is None else f"{key}: {message}",
                 covered_s=min(state.covered_s, below.at_s - self._poller.started_s) - below.forfeited_s,
@@ -178,34 +178,36 @@ class NodeMeter:
             return  # no answer since the last read: the share of this stretch is asked for with the next
         before, raw = self._remainder, self._beside_gpus(state)
         given_up_j = self._below.given_up_j
-        ahead_j = raw.central_j - given_up_j - before.central_j
+        ahead_j = raw.value - given_up_j - before.value
         if ahead_j <= 0 and self._gpus is not None:
-            gpus_j = self._gpus.at(state.monotonic_s).central_j - self._gpus.at(self._below.at_s).central_j
+            gpus_j = self._gpus.at(state.monotonic_s).value - self._gpus.at(self._below.at_s).value
             self._below = self._below.behind(-ahead_j, gpus_j, state.monotonic_s)
             return
         self._below = replace(self._below, at_s=state.monotonic_s, waits=False, fault=None)
-        now = before.at_least(raw.plus(-given_up_j, -given_up_j, -given_up_j))
+        now = before.at_least(raw.plus(Range.exactly(-given_up_j)))
         share = self._share()
         self._charged = self._charged.plus(
-            (now.central_j - before.central_j) * share.value,
-            (now.low_j - before.low_j) * share.low,
-            (now.high_j - before.high_j) * share.high,
+            Range(
+                (now.value - before.value) * share.value,
+                (now.low - before.low) * share.low,
+                (now.high - before.high) * share.high,
+            )
         )
         self._remainder = now
 
-    def _beside_gpus(self, state: NodeState) -> Energy:
+    def _beside_gpus(self, state: NodeState) -> Range:
         """E_node - E_gpus since the start. Errors of the node's sensor and of the GPUs' counters are independent."""
-        gpus = self._gpus.at(state.monotonic_s) if self._gpus else Energy()
+        gpus = self._gpus.at(state.monotonic_s) if self._gpus else ZERO
         if self._start is None:
-            self._start = self._gpus.at(self._poller.started_s) if self._gpus else Energy()
+            self._start = self._gpus.at(self._poller.started_s) if self._gpus else ZERO
         start = self._start
         node = state.energy
-        central_j = node.central_j - (gpus.central_j - start.central_j)
-        gpus_below_j = (gpus.central_j - gpus.low_j) - (start.central_j - start.low_j)
-        gpus_above_j = (gpus.high_j - gpus.central_j) - (start.high_j - start.central_j)
-        below_j = hypot(node.central_j - node.low_j, gpus_above_j)
-        above_j = hypot(node.high_j - node.central_j, gpus_below_j)
-        return Energy(central_j, max(0.0, central_j - below_j), central_j + above_j)
+        central_j = node.value - (gpus.value - start.value)
+        gpus_below_j = (gpus.value - gpus.low) - (start.value - start.low)
+        gpus_above_j = (gpus.high - gpus.value) - (start.high - start.value)
+        below_j = hypot(node.value - node.low, gpus_above_j)
+        above_j = hypot(node.high - node.value, gpus_below_j)
+        return Range(central_j, max(0.0, central_j - below_j), central_j + above_j)
 
 
 def open_node_meter(
@@ -286,9 +288,5 @@ def _unavailable(error: SourceError) -> Unavailable:
     )
 
 
-def _between(before: Energy, after: Energy, part: float) -> Energy:
-    return Energy(
-        before.central_j + part * (after.central_j - before.central_j),
-        before.low_j + part * (after.low_j - before.low_j),
-        before.high_j + part * (after.high_j - before.high_j),
-    )
+def _between(before: Range, after: Range, part: float) -> Range:
+    return before.towards(after, part)

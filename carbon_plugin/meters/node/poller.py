@@ -12,10 +12,10 @@ from collections.abc import Callable
 from msgspec import Struct
 
 from carbon_plugin.meters.bounds import Bounds, possible_power
-from carbon_plugin.meters.energy import Energy
 from carbon_plugin.meters.node.source import DEADLINE_S, Look, Source, SourceError
 from carbon_plugin.meters.track import Sample, Track, Traits, advance, start_track
 from carbon_plugin.spec.metered import EnergyKind
+from carbon_plugin.spec.range import Range
 
 NODE_COUNTER_SPREAD = 0.05
 """Half-range of a node's energy counter as p10-p90 (our convention; service processors state 1 to 5 %)."""
@@ -33,7 +33,7 @@ class NodeState(Struct, frozen=True, kw_only=True):
     """Energy since the first answer, complete up to `monotonic_s`; how it was obtained, and what failed last."""
 
     monotonic_s: float
-    energy: Energy
+    energy: Range
     kind: EnergyKind
     power_w: float | None
     fault: str | None = None

@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from carbon_plugin.meters.bounds import Bounds
-from carbon_plugin.meters.energy import Energy
 from carbon_plugin.meters.gate import Gate
 from carbon_plugin.meters.host.share import WHOLE, HostShare, ShareSource, fixed
 from carbon_plugin.meters.node.address import parse_address
@@ -26,6 +25,7 @@ from carbon_plugin.meters.node.source import Look, Source
 from carbon_plugin.meters.protocol import Reading, Unavailable
 from carbon_plugin.meters.watts import Watts
 from carbon_plugin.spec.metered import DeviceIdentity
+from carbon_plugin.spec.range import ZERO
 
 BOUNDS = Bounds(ceiling_w=6000.0, limit_w=None, source="a node for the test", lag_s=30.0)
 IDENTITY = DeviceIdentity(key="boot-1/host", name="host", rung="host", scope="", meter="", energy_kind="counter")
@@ -292,10 +292,10 @@ def test_a_meter_that_is_a_few_seconds_behind_its_gpus_loses_nothing() -> None:
 
 def test_energy_of_gpus_between_two_rounds_lies_on_a_line() -> None:
     gpus = GpuHistory()
-    assert gpus.at(5.0) == Energy()
+    assert gpus.at(5.0) == ZERO
     gpus.observe([gpu(0.0, 10.0)])
     gpus.observe([gpu(100.0, 20.0)])
-    assert [gpus.at(moment_s).central_j for moment_s in (5.0, 10.0, 15.0, 20.0, 25.0)] == [0, 0, 50, 100, 100]
+    assert [gpus.at(moment_s).value for moment_s in (5.0, 10.0, 15.0, 20.0, 25.0)] == [0, 0, 50, 100, 100]
 
 
 @given(watts=st.lists(st.floats(0, 10_000), min_size=2, max_size=20), share=st.floats(0, 1))
@@ -303,11 +303,11 @@ def test_energy_of_gpus_never_falls_and_meets_every_round(watts: list[float], sh
     gpus, joules = GpuHistory(), 0.0
     for second, power_w in enumerate(watts):
         gpus.observe([gpu(joules, float(second))])
-        assert gpus.at(float(second)).central_j == pytest.approx(joules)
+        assert gpus.at(float(second)).value == pytest.approx(joules)
         joules += power_w
     moments = [gpus.at(second + share) for second in range(len(watts))]
-    assert moments == sorted(moments, key=lambda energy: energy.central_j)
-    assert all(energy.low_j <= energy.central_j <= energy.high_j for energy in moments)
+    assert moments == sorted(moments, key=lambda energy: energy.value)
+    assert all(energy.low <= energy.value <= energy.high for energy in moments)
 
 
 def test_a_meter_that_does_not_answer_is_a_reason_with_advice(tmp_path: Path) -> None:
