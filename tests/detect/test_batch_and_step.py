@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from torch._dynamo.testing import CompileCounter
 
 from carbon_plugin.detect.batch import BatchWatch, called_module
 from carbon_plugin.detect.job import Job
@@ -146,6 +145,8 @@ def test_no_hook_is_put_on_a_compiled_model():
 
 
 def test_function_that_is_compiled_around_a_watched_model_is_not_compiled_again():
+    from torch._dynamo.testing import CompileCounter  # takes seconds, which every worker would spend that collects it
+
     model, counter = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.ReLU(), nn.Linear(2, 2))), CompileCounter()
     watch = BatchWatch(model)
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
@@ -20,6 +21,12 @@ def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command, capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"} | environment
     )
+
+
+@pytest.fixture(scope="module")
+def carbon_plugin(launcher) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the command in one process that has imported torch: `carbon_plugin("probe", "--seconds", "0.5")`."""
+    return lambda *words, **environment: launcher().run(BIN / "carbon-plugin", *words, env=os.environ | environment)
 
 
 @pytest.fixture(scope="module")
@@ -64,9 +71,9 @@ def test_collectives_are_measured_at_three_sizes_and_fitted(two_processes):
     assert accelerator.scaleup.domain == 2
 
 
-def test_one_process_tells_what_it_found_and_how_to_use_it(tmp_path):
+def test_one_process_tells_what_it_found_and_how_to_use_it(carbon_plugin, tmp_path):
     probe = ("probe", "-o", str(tmp_path), "--seconds", "0.5")
-    done = run(str(BIN / "carbon-plugin"), *probe, CUDA_VISIBLE_DEVICES="", COLUMNS="120")
+    done = carbon_plugin(*probe, CUDA_VISIBLE_DEVICES="", COLUMNS="120")
 
     assert done.returncode == 0, done.stderr
     assert "fp32 matrix products" in done.stdout
@@ -95,8 +102,8 @@ def test_cores_that_others_keep_busy_are_warned_of(tmp_path):
     assert "warning: measured on a busy machine" in done.stderr
 
 
-def test_several_nodes_are_refused_in_one_line(tmp_path):
-    done = run(str(BIN / "carbon-plugin"), "probe", "-o", str(tmp_path), WORLD_SIZE="4", LOCAL_WORLD_SIZE="2")
+def test_several_nodes_are_refused_in_one_line(carbon_plugin, tmp_path):
+    done = carbon_plugin("probe", "-o", tmp_path, WORLD_SIZE="4", LOCAL_WORLD_SIZE="2")
 
     assert done.returncode == 2
     assert "4 ranks over several nodes (2 here)" in done.stderr
@@ -120,8 +127,8 @@ def test_without_torch_it_says_what_to_install():
         (("--name", "../elsewhere"), "name is '../elsewhere', expected letters"),
     ],
 )
-def test_what_cannot_be_probed_is_refused_before_it_is_measured(tmp_path, flags, problem):
-    done = run(str(BIN / "carbon-plugin"), "probe", "-o", str(tmp_path), *flags)
+def test_what_cannot_be_probed_is_refused_before_it_is_measured(carbon_plugin, tmp_path, flags, problem):
+    done = carbon_plugin("probe", "-o", tmp_path, *flags)
 
     assert done.returncode == 2
     assert problem in done.stderr
