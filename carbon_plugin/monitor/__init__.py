@@ -1,1 +1,2 @@
-"""The live state machine around a training run: steps, windows, comparison, projection. It never calls a framework."""
+"""This package follows a training run while it goes on: it counts steps, records energy, compares both with the
+prediction and projects the end. It calls no framework."""

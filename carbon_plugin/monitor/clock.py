@@ -1,13 +1,14 @@
-"""The two clocks of a training: the one that counts its steps, and the wall clock that labels their moments.
+"""This module holds the two clocks of a training: the one that counts its steps, and the wall clock that labels its
+moments.
 
-The training thread counts steps and notes phases without a lock, I/O, a device or an allocation that grows: one tuple
-is replaced at every step, and assignment is atomic under the interpreter's lock, so that the monitor thread reads a
-consistent mark at any time.
+The training thread counts steps and notes phases without a lock, I/O, a device or an allocation that grows. It replaces
+one tuple at every step. Assignment is atomic under the interpreter's lock, so the monitor thread reads a consistent
+mark at any time.
 
-Durations are never taken from the wall clock. Its relation to the monotonic clock is fixed when the process starts and
-follows it only as slowly as NTP slews it. A clock that somebody sets is therefore not followed: windows go on joining,
-and `WallClock.ahead_s` says by how much the wall clock now differs from the labels, so that the audit can put them
-right. Sleep of the machine is followed at once.
+Durations are never taken from the wall clock. The offset between the wall clock and the monotonic clock is fixed when
+the process starts, and follows the wall clock only as slowly as NTP slews it. A jump of the wall clock is therefore not
+followed: windows go on joining without a gap, and `WallClock.ahead_s` says by how much the wall clock differs from the
+labels, so that the audit can correct them. Time that the machine sleeps is followed at once.
 """
 
 from __future__ import annotations
@@ -22,13 +23,15 @@ from carbon_plugin.ledger.records import Phase
 
 _MAX_TRANSITIONS = 65_536
 MAX_SLEW = 5e-4
-"""Seconds a second by which the relation of the two clocks may change, as NTP slews."""
+"""The offset between the two clocks changes by at most this many seconds a second, as much as NTP slews."""
 
 
 class Mark(NamedTuple):
-    """The last step boundary: steps ended since the start of this process, when, and the tokens of the whole job.
+    """The last step boundary.
 
-    `uncounted` steps came without a number of tokens."""
+    It holds the number of steps that ended since this process started, the monotonic moment of the last one, s, and the
+    tokens that the whole job has processed. `uncounted` is the number of steps that came without a number of tokens.
+    """
 
     steps: int
     monotonic_s: float
@@ -37,7 +40,7 @@ class Mark(NamedTuple):
 
 
 class Transition(NamedTuple):
-    """The moment a phase began, and the last step boundary before it."""
+    """The moment at which a phase began, with the last step boundary before it."""
 
     monotonic_s: float
     phase: Phase
@@ -45,12 +48,14 @@ class Transition(NamedTuple):
 
 
 def last_mark(moment_s: float, marks: Sequence[Mark]) -> Mark:
-    """Of marks in the order of time, the last one that is not after a moment; the first one where all are."""
+    """Return the last of these marks that is not after the moment, or the first one if all are after it. The marks are
+    in time order."""
     return next((mark for mark in reversed(marks) if mark.monotonic_s <= moment_s), marks[0])
 
 
 class TrainingClock:
-    """Counts for one training thread. `wake` is called at a phase change when a window should end."""
+    """One instance counts the steps and phases of one training thread. It calls `wake` at a phase change at which a
+    window should end."""
 
     def __init__(
         self, wake: Callable[[], None], min_window_s: float, now: Callable[[], float] = time.monotonic
@@ -59,11 +64,12 @@ class TrainingClock:
         self._mark: tuple[int, float, int, int] = self.start
         self.phase: Phase = "startup"
         self.base_step = 0
-        """What the steps of this process are counted on from: those of the run before it, less those undone since."""
+        """The step of the run at which this process began to count: the steps of the run before it, less those that
+        were undone since."""
         self.cut_s = self.start.monotonic_s
-        """When the last window ended; the monitor thread sets it."""
+        """The monotonic moment at which the last window ended, s. The monitor thread sets it."""
         self.ended_s: float | None = None
-        """When the training ended; None while it goes on."""
+        """The monotonic moment at which the training ended, s. It is None while the training goes on."""
         self._wake = wake
         self._min_window_s = min_window_s
         self._now = now
@@ -71,15 +77,16 @@ class TrainingClock:
 
     @property
     def mark(self) -> Mark:
-        """The last step boundary."""
+        """Return the last step boundary."""
         return Mark(*self._mark)
 
     def end(self) -> None:
-        """The training ends: no step follows."""
+        """Note that the training ends now and that no step follows."""
         self.ended_s = self._now()
 
     def step_end(self, tokens: int | None = None) -> None:
-        """An optimizer step ended; `tokens` of the whole job if the caller knows them."""
+        """Count an optimizer step that has ended. `tokens` is the number of tokens of the whole job, if the caller
+        knows it."""
         # A plain tuple: after a step our code is in no cache, and building a named one took a third of the call.
         steps, _, total, uncounted = self._mark
         if tokens is None:
@@ -90,7 +97,7 @@ class TrainingClock:
             self.enter("train")
 
     def enter(self, phase: Phase) -> Phase:
-        """A phase begins; the one before it is returned."""
+        """Begin a phase and return the one before it."""
         before = self.phase
         if phase != before:
             now = self._now()
@@ -102,12 +109,12 @@ class TrainingClock:
         return before
 
     def until(self, moment_s: float) -> list[Transition]:
-        """Transitions up to a moment, for the monitor thread."""
+        """Return the transitions up to a monotonic moment, and keep them. Only the monitor thread calls this."""
         noted = self._transitions.copy()  # in one step: the training thread may note another meanwhile
         return [transition for transition in noted if transition.monotonic_s <= moment_s]
 
     def drain(self, until_s: float) -> list[Transition]:
-        """The same, which nobody asks for again."""
+        """Return the transitions up to a monotonic moment, and remove them."""
         drained = []
         while self._transitions and self._transitions[0].monotonic_s <= until_s:
             drained.append(self._transitions.popleft())
@@ -115,15 +122,16 @@ class TrainingClock:
 
 
 def boot_clock_s() -> float:
-    """Seconds since the machine was started, time asleep included; where there is no such clock, the monotonic one."""
+    """Return the seconds since the machine was started, time asleep included. Without such a clock, return the
+    monotonic clock."""
     clock = getattr(time, "CLOCK_BOOTTIME", None)
     return time.monotonic() if clock is None else time.clock_gettime(clock)
 
 
 class WallClock:
-    """Unix time of moments of the monotonic clock, and what the wall clock and the machine did meanwhile.
+    """Gives moments of the monotonic clock their Unix time, and notes when the wall clock is set or the machine sleeps.
 
-    `ahead_s` is how far the wall clock is ahead of the labels as of the last `adjust`.
+    `ahead_s` is by how many seconds the wall clock was ahead of the labels at the last `adjust`.
     """
 
     def __init__(
@@ -139,20 +147,20 @@ class WallClock:
         self.ahead_s = 0.0
 
     def unix_s(self, monotonic_s: float) -> float:
-        """Unix seconds of a monotonic moment, as its label."""
+        """Return the label of a monotonic moment, in Unix seconds."""
         return monotonic_s + self._offset_s
 
     def boot_s(self, monotonic_s: float) -> float:
-        """The same moment by the clock that counts since the machine was started."""
+        """Return a monotonic moment in seconds since the machine was started."""
         return monotonic_s + self._asleep_s
 
     def now_unix_s(self) -> float:
-        """The label of this moment."""
+        """Return the label of this moment, in Unix seconds."""
         return self.unix_s(self._now())
 
     def adjust(self) -> float:
-        """Follow what the machine slept and what the wall clock was slewed since the last call; returns the seconds
-        that the machine slept. Labels of moments before the sleep must have been asked for before."""
+        """Follow the sleep of the machine and the slewing of the wall clock since the last call, and return the seconds
+        of sleep. Ask for the labels of moments before the sleep before you call this."""
         now = self._now()
         asleep_s = self._boot() - now
         slept_s = max(0.0, asleep_s - self._asleep_s)

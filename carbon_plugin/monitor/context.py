@@ -1,4 +1,5 @@
-"""What the ledger's manifest states: effective spec, prediction, factors, and what could not be had."""
+"""This module collects what the ledger's manifest states: the effective spec, the prediction, the factors, and notes on
+what is missing."""
 
 from __future__ import annotations
 
@@ -20,11 +21,11 @@ from carbon_plugin.predict.step import predict_step
 from carbon_plugin.spec.figure import Assumption
 
 Notes = list[tuple[str, str]]
-"""(kind, sentence) pairs that become events."""
+"""Pairs (kind, sentence) that are recorded as events."""
 
 
 class Context(Struct, frozen=True, kw_only=True):
-    """The job as it is known now. `notes` are what its ledger must say about it."""
+    """The job as far as it is known. `notes` are the events that its ledger must record about it."""
 
     effective: Effective
     prediction: StepPrediction | None
@@ -33,7 +34,7 @@ class Context(Struct, frozen=True, kw_only=True):
 
     @property
     def assumptions(self) -> tuple[Assumption, ...]:
-        """Every assumption that a number of this run rests on."""
+        """Return every assumption that a number of this run rests on, each once."""
         found = [*self.effective.assumptions]
         found += self.prediction.assumptions if self.prediction else ()
         found += self.factors.assumptions if self.factors else ()
@@ -41,16 +42,17 @@ class Context(Struct, frozen=True, kw_only=True):
 
     @property
     def predicted_step_time_s(self) -> float | None:
-        """Predicted step time, s."""
+        """Return the predicted step time, s, or None without a prediction."""
         return self.prediction.step_time_s.value if self.prediction else None
 
     def document(self, value: Any) -> dict[str, Any] | None:
-        """A struct as the plain data of a manifest."""
+        """Return a struct as plain data for a manifest, and None for None."""
         return None if value is None else msgspec.to_builtins(value)
 
 
 def build_context(settings: Settings, ranks: Ranks, detected: Detected | None, accelerator: Observed | None) -> Context:
-    """The context of a job. `accelerator` is the profile of the GPUs that the driver names, None without any."""
+    """Return the context of a job. `accelerator` is the profile of the GPUs that the driver names, or None without
+    any."""
     world = World(
         world_size=ranks.world_size,
         nodes=ranks.nodes,

@@ -1,4 +1,4 @@
-"""One list of the arguments of a monitor, for the help of everything that takes them."""
+"""This module puts the one list of a monitor's arguments into the help of everything that takes them."""
 
 from __future__ import annotations
 

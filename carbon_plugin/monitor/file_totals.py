@@ -1,6 +1,7 @@
-"""Running sums over one ledger, from the records themselves: the same code for this node's ledger and for the others'.
+"""This module keeps running sums over the records of one ledger. The same code sums up this node's ledger and those of
+the other nodes.
 
-Memory grows with devices, not with time.
+Memory grows with the number of devices and not with time.
 """
 
 from __future__ import annotations
@@ -21,17 +22,20 @@ from carbon_plugin.ledger.records import Close, Event, Manifest, Record, Span, W
 from carbon_plugin.spec.metered import DeviceIdentity
 
 RECENT_SPANS = 4
-"""Another node may have written the steps of the last one or two windows later, or earlier, than this one."""
+"""So many spans are kept, because another node may write the steps of the last one or two windows earlier or later than
+this one."""
 
 Place = tuple[str, int]
-"""A host's key and the number of a node on it."""
+"""A node by the key of its host and its number in the job."""
 
 
 class DeviceTotals(Struct):
-    """One device in one file. `steady` leaves out start-up and idling; power and quality are of the last window.
+    """The sums of one device in one file. `steady` leaves out start-up and idling. Power and `measured` are of the last
+    window.
 
-    `start_s` and `end_s` are the first and last moment of windows with a known energy, Unix s by the file's own clock;
-    None where nothing of it is known."""
+    `start_s` and `end_s` are the first and the last moment of the windows with a known energy, Unix s by the file's own
+    clock. They are None where no energy of the device is known.
+    """
 
     energy: UsedSum
     steady: UsedSum
@@ -42,7 +46,7 @@ class DeviceTotals(Struct):
 
 
 class FileTotals:
-    """What one ledger amounts to so far. `steady_s` and `steady_steps` leave out start-up and idling."""
+    """The sums over one ledger so far. `steady_s` and `steady_steps` leave out start-up and idling."""
 
     def __init__(self) -> None:
         self.manifest: Manifest | None = None
@@ -69,16 +73,16 @@ class FileTotals:
 
     @property
     def energy_j(self) -> float:
-        """Energy of all devices of the file, J."""
+        """Return the energy of all devices of the file, J."""
         return math.fsum(device.energy.value_j for device in self.devices.values())
 
     @property
     def place(self) -> Place:
-        """Whose clock the file was written by."""
+        """Return the host and the node whose clock gave the times of the file."""
         return (self.manifest.host_key, self.manifest.node) if self.manifest else ("", 0)
 
     def timed(self, name: str) -> TimedFile:
-        """What the file of that name tells about clocks, as `ledger.held.outline` finds it in the file."""
+        """Return what the file of that name tells about clocks, as `ledger.held.outline` finds it in the file."""
         manifest = self.manifest
         until_s = self._windows_until_s if self._trained_until_s is None else self._trained_until_s
         return TimedFile(
@@ -92,12 +96,12 @@ class FileTotals:
 
     @property
     def gpus(self) -> tuple[str, ...]:
-        """Keys of the GPUs that the file meters."""
+        """Return the keys of the GPUs that the file meters."""
         devices = self.manifest.devices if self.manifest else []
         return tuple(sorted(device.key for device in devices if device.rung == "gpu"))
 
     def add(self, record: Record) -> None:
-        """Take in the next record of the file."""
+        """Add the next record of the file."""
         if isinstance(record, Manifest):
             if self.manifest is None:
                 self.started_s = self.end_s = record.started_unix_s
@@ -153,7 +157,7 @@ class FileTotals:
                 device.start_s, device.end_s = min(device.start_s, window.start_unix_s), max(device.end_s, end_s)
 
     def factors_of(self, window: Window) -> tuple[float | None, float | None]:
-        """Return intensity (g/kWh) and PUE in a window: its own, else those that the manifest in force states."""
+        """Return intensity (g/kWh) and PUE of a window: its own ones, else those that the manifest in force states."""
         intensity, pue = window.intensity_g_per_kwh, window.pue
         if intensity is not None and pue is not None:
             return intensity, pue
@@ -165,7 +169,7 @@ class FileTotals:
 
 
 class SpanTotals:
-    """The last comparison spans of a file, and how far all of them spread."""
+    """Holds the last comparison spans of a file, and the spread of all of them."""
 
     def __init__(self) -> None:
         self.recent: deque[Span] = deque(maxlen=RECENT_SPANS)
@@ -174,7 +178,8 @@ class SpanTotals:
         self._squares = 0.0
 
     def add(self, span: Span) -> None:
-        """Take in the next span (Welford's running variance of the log step time, in which short ones have no say)."""
+        """Add the next span. The variance of the log step time is updated by Welford's method; short spans do not enter
+        it."""
         self.recent.append(span)
         if span.short:
             return
@@ -186,10 +191,10 @@ class SpanTotals:
 
     @property
     def last(self) -> Span | None:
-        """The last span."""
+        """Return the last span."""
         return self.recent[-1] if self.recent else None
 
     @property
     def log_sigma(self) -> float | None:
-        """Standard deviation of the log step time between spans, None with fewer than two."""
+        """Return the standard deviation of the log step time between spans, or None with fewer than two spans."""
         return math.sqrt(self._squares / (self.count - 1)) if self.count > 1 else None

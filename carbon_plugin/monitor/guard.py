@@ -1,4 +1,4 @@
-"""The one place that turns an exception of ours into a warning, so that a training never sees it."""
+"""This module turns every exception of this package into a warning, so that a training never sees it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ Hook = TypeVar("Hook", bound=Callable[..., None])
 
 
 class Guard:
-    """Runs parts of the monitor; one that raises is switched off for good.
+    """Runs parts of the monitor, and switches a part off for good once it has raised.
 
-    The first failure of a process is one warning; all are handed to `report` as (part, sentence) for the ledger.
+    The first failure of a process is logged as a warning. Every failure is handed to `report` as (part, sentence) for
+    the ledger.
     """
 
     def __init__(self, report: Callable[[str, str], None]) -> None:
@@ -25,11 +26,11 @@ class Guard:
 
     @property
     def failures(self) -> dict[str, str]:
-        """Parts that are off, with what happened."""
+        """Return the parts that are off, with a sentence on what happened to each."""
         return dict(self._off)
 
     def run(self, part: str, work: Callable[[], T], otherwise: T) -> T:
-        """What `work` returns; `otherwise` if it raises, or did before."""
+        """Return what `work` returns, or `otherwise` if it raises or the part is already off."""
         if part in self._off:
             return otherwise
         try:
@@ -52,8 +53,8 @@ class Guard:
 
 
 def harmless(hook: Hook) -> Hook:
-    """A hook of a callback that holds a `CarbonMonitor` as `monitor`: its failure is a warning of that monitor and
-    never the trainer's."""
+    """Wrap a hook of a callback that holds a `CarbonMonitor` as `monitor`. If the hook fails, that monitor warns, and
+    the trainer sees no exception."""
 
     @wraps(hook)
     def safe(self: Any, *args: Any, **kwargs: Any) -> None:

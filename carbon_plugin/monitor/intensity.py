@@ -1,7 +1,7 @@
-"""Which grid intensity is in force in each window, and what the ledger must say when that changes.
+"""This module finds the grid intensity in force in each window, and the event for the ledger when that changes.
 
-It is that of the site's live service, else of its series, else the static one of the factors. Services are asked on the
-monitor thread of the node leader only, between windows.
+The intensity comes from the site's live service, else from its series, else from the factors. Only the monitor thread
+of a node leader asks the services, between windows.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ Note = tuple[str, str, dict[str, Any]]
 
 
 class InForce(NamedTuple):
-    """Average intensity of a window with its origin, and marginal intensity, g/kWh; None where nothing is known."""
+    """The average intensity of a window with its origin, and the marginal intensity, g/kWh. Each is None where nothing
+    is known."""
 
     g_per_kwh: float | None
     origin: Origin | None
@@ -33,7 +34,8 @@ class InForce(NamedTuple):
 
 
 class IntensityWatch:
-    """Intensities of a site over time. Raises `FootprintError` for a live source or a series that cannot be used."""
+    """Follows the intensities of a site over time. Raises `FootprintError` for a live source or a series that cannot be
+    used."""
 
     def __init__(self, site: Site | None, environ: Mapping[str, str]) -> None:
         self._feed = _feed(site, site.live, environ) if site else None
@@ -46,7 +48,7 @@ class IntensityWatch:
         self._notes: list[Note] = []
 
     def refresh(self, now_unix_s: float) -> None:
-        """Ask the services whose turn it is; blocks for a few seconds at most."""
+        """Ask the services that are due. The call blocks for a few seconds at most."""
         for feed in filter(None, (self._feed, self._marginal_feed)):
             feed.refresh(now_unix_s)
             name = feed.provider.name
@@ -55,9 +57,9 @@ class IntensityWatch:
             self._troubles[name] = feed.trouble
 
     def of_window(self, start_unix_s: float, end_unix_s: float, static_g_per_kwh: float | None) -> InForce:
-        """Average and marginal intensity in force over a window."""
+        """Return the average and marginal intensity in force over a window, which is given in Unix s."""
         for feed in filter(None, (self._feed, self._marginal_feed)):
-            if feed.sample is None:  # the process that asks for this node too may have its first answer by now
+            if feed.sample is None:  # another process asks for this node as well and may have its first answer
                 feed.take_over()
         reading = _reading(self._feed, self._trace, start_unix_s, end_unix_s, static_g_per_kwh)
         if reading.origin != self._origin:
@@ -68,7 +70,7 @@ class IntensityWatch:
         return InForce(reading.g_per_kwh, origin, marginal.g_per_kwh)
 
     def drain(self) -> list[Note]:
-        """What is new for the ledger, each once: (kind, sentence, data)."""
+        """Return the new events for the ledger as (kind, sentence, data), each once."""
         notes, self._notes = self._notes, []
         return notes
 
@@ -100,7 +102,7 @@ class IntensityWatch:
 
 
 def expected_g_per_kwh(site: Site | None, start_unix_s: float, duration_s: float) -> float | None:
-    """Mean of the site's series over hours to come, g/kWh; None where it has none, or none that covers them."""
+    """Return the mean of the site's series over hours to come, g/kWh, or None if it has no series that covers them."""
     if site is None or site.intensity_series is None or duration_s <= 0:
         return None
     from carbon_plugin.footprint.series.over_run import series_intensity
@@ -113,7 +115,7 @@ def expected_g_per_kwh(site: Site | None, start_unix_s: float, duration_s: float
 
 
 def check_live(site: Site, environ: Mapping[str, str]) -> None:
-    """Raise `FootprintError` for a live source or a series of a site that cannot be used, before training begins."""
+    """Raise `FootprintError` before training for a live source or a series of a site that cannot be used."""
     IntensityWatch(site, environ)
 
 
@@ -135,7 +137,7 @@ def _feed(site: Site, source: LiveSource | None, environ: Mapping[str, str]) -> 
     if source is None:
         return None
     provider = open_provider(source, site, environ)
-    # A job with factors of the other scope asks for itself: the value of this one is of no use to it.
+    # Each scope has its own cache: a job with factors of the other scope cannot use the value of this one.
     cache = DiskCache(cache_dir(environ), provider.name, f"{provider.zone}-{provider.basis.scope}")
     return LiveFeed(provider, cache)
 

@@ -1,7 +1,8 @@
-"""Which launch of a job this process belongs to: what its processes on one host have in common and no other launch has.
+"""This module tells which launch of a job this process belongs to. The processes of one launch on one host have its
+name in common, and no other launch has the same.
 
 A restart in the same run directory is another launch, even while a process of the one before still hangs. Where two
-processes of one launch take it for two, each meters what it sees and the audit counts that once; nothing is lost.
+processes of one launch name it differently, each meters what it sees, and the audit counts that once. Nothing is lost.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 LAUNCH_VARIABLE = "CARBON_PLUGIN_LAUNCH"
-"""Set by us for processes that this one launches later, as Lightning starts its other ranks: "<pid>:<launch>"."""
+"""This package sets the variable for processes that this one launches later, as Lightning starts its other ranks. Its
+value is "<pid>:<launch>"."""
 _OF_RANK = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID", "LOCAL_RANK")
-"""What tells a rank's processes from its launcher's: the first one that is set, because torchrun runs within a task."""
+"""The first of these variables that is set tells the processes of a rank from those of its launcher. The order matters
+because torchrun runs within a task."""
 _OF_LAUNCH = (
     "SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT",
     "MASTER_ADDR", "MASTER_PORT",
@@ -24,7 +27,7 @@ _trainings: Counter[str] = Counter()
 
 
 def launch_of(environ: Mapping[str, str], *, alone: bool) -> str:
-    """The launch of this process. `alone` says that no launcher has told it of other ranks."""
+    """Return the name of this process's launch. `alone` says that no launcher has told this process of other ranks."""
     pid, _, inherited = environ.get(LAUNCH_VARIABLE, "").partition(":")
     if inherited and pid in (str(os.getpid()), str(os.getppid())):
         return inherited
@@ -37,20 +40,22 @@ def launch_of(environ: Mapping[str, str], *, alone: bool) -> str:
 
 
 def hand_down(environ: dict[str, str] | os._Environ[str], *, alone: bool) -> None:
-    """Let processes that this one starts without a launcher know that they belong to it."""
+    """Set the variable by which processes that this one starts without a launcher know that they belong to its
+    launch."""
     if alone:
         environ[LAUNCH_VARIABLE] = f"{os.getpid()}:{launch_of(environ, alone=True)}"
 
 
 def next_training(run_id: str) -> int:
-    """Number of a training of this process in a run, from 1 on: one that follows another has a launch of its own."""
+    """Return the number of a training of this process in a run, from 1 on. A training that follows another is a launch
+    of its own."""
     _trainings[run_id] += 1
     return _trainings[run_id]
 
 
 def launcher_pid(environ: Mapping[str, str]) -> int:
-    """The process that started the ranks of this host: the nearest ancestor that is not itself within a rank, as a
-    shell is that wraps each of them."""
+    """Return the id of the process that started the ranks of this host. It is the nearest ancestor that is not itself
+    within a rank; a shell that wraps each rank is within it."""
     own = next((f"{name}={environ[name]}".encode() for name in _OF_RANK if name in environ), None)
     pid = os.getppid()
     for _ in range(_MAX_WRAPPERS):
@@ -61,7 +66,8 @@ def launcher_pid(environ: Mapping[str, str]) -> int:
 
 
 def process_mark(pid: int) -> str:
-    """A process by its number and its start, in clock ticks since boot: together they are never used twice."""
+    """Return a name for a process: its id and its start in clock ticks since boot. The two together are never used
+    twice."""
     fields = _stat(pid)
     return f"{pid}-{fields[19] if len(fields) > 19 else 0}"
 
@@ -69,7 +75,7 @@ def process_mark(pid: int) -> str:
 def _initial_environ(pid: int) -> set[bytes]:
     try:
         return set(Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"))
-    except OSError:  # another user's, or a system without /proc
+    except OSError:  # the process is another user's, or the system has no /proc
         return set()
 
 
@@ -79,7 +85,7 @@ def _parent_of(pid: int) -> int:
 
 
 def _stat(pid: int) -> list[str]:
-    """Fields of a process's state, after its name."""
+    """Return the fields of a process's state that follow its name."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:

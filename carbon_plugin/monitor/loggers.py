@@ -1,4 +1,5 @@
-"""The user's own loggers (`log=`): each gets the figures once a window, on the training thread, on rank 0."""
+"""This module calls the user's own loggers (`log=`). Each one gets the figures once a window, on the training thread of
+rank 0."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from typing import Any
 from carbon_plugin.errors import WatchError
 
 Log = Callable[[dict[str, float], int], object]
-"""Takes the `carbon/*` figures and the optimizer step of the run."""
+"""A function that takes the `carbon/*` figures and the optimizer step of the run."""
 
 _EXPECTED = (
     "a function (metrics, step), an object with log(metrics, step=...), log_metrics(metrics, step=...) or "
@@ -19,7 +20,8 @@ _EXPECTED = (
 
 
 class Loggers:
-    """Functions that take a row of figures. A copy or a pickle has none, since rows belong to one process.
+    """Holds functions that each take a row of figures. A copy or a pickle holds none, because rows belong to one
+    process.
 
     Args:
         logs: The functions, in the order in which they are called. Default: none.
@@ -35,12 +37,13 @@ class Loggers:
         return Loggers, ()
 
     def add(self, log: Log) -> None:
-        """Call one more function from now on, once even where it is added twice."""
+        """Add a function to those that are called. One that is already there is not added again."""
         if log not in self._logs:
             self._logs.append(log)
 
     def write(self, metrics: dict[str, float], step: int) -> Iterator[Exception]:
-        """Give each function a copy of the figures. One that raises is called no more, and its exception is yielded."""
+        """Call each function with a copy of the figures. Yield the exception of one that raises, and call it no
+        more."""
         for log in tuple(self._logs):
             try:
                 log(dict(metrics), step)

@@ -1,7 +1,8 @@
-"""The class of training loops under measurement, from which the adapters of loops without callbacks derive.
+"""This module defines the class of training loops under measurement. The adapters of loops without callbacks derive
+from it.
 
-It holds the monitor, looks at model and optimizer once after the first step, and ends with its block or the program.
-It knows no framework: an adapter names the methods of its framework that tell of steps and phases.
+It holds the monitor, reads model and optimizer once after the first step, and ends with its block or the program. It
+knows no framework: an adapter names the methods of its framework that tell of steps and phases.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ from carbon_plugin.monitor.settings import MonitorArguments
 
 
 class TrainingLoop:
-    """A training loop under measurement, from its construction until the block ends or the program does.
+    """Measures one training loop, from construction until the block ends or the program does.
 
-    An adapter overrides `_attach`, which hooks into whatever tells of steps. After the first step nothing of ours is on
-    the model any more.
+    An adapter overrides `_attach`, which hooks into whatever tells of steps. After the first step no hook of this class
+    is on the model any more.
 
     Args:
         model (nn.Module | list of nn.Module): What the loop calls.
@@ -85,7 +86,7 @@ class TrainingLoop:
             self._arrive(*self._arriving)
 
     def phase(self, name: str) -> AbstractContextManager[None]:
-        """Keep a block apart that is no training, so that it does not count as step time.
+        """Count a block that does not train as a phase, so that its time is not taken for step time.
 
         Args:
             name: "evaluation", "checkpoint", "data_wait", or a name of your own such as "rollout" (16 at most).
@@ -96,7 +97,7 @@ class TrainingLoop:
         return self.monitor.phase(name)
 
     def metrics(self) -> dict[str, float]:
-        """Return the latest `carbon/*` figures; none on ranks other than 0 and before the first window."""
+        """Return the latest `carbon/*` figures. They are empty on ranks other than 0 and before the first window."""
         return self.monitor.metrics()
 
     def state_dict(self) -> dict[str, Any]:
@@ -165,7 +166,7 @@ class TrainingLoop:
             self._methods.after(stepping.owner, "step", called)
 
     def _after(self, owner: Any, name: str, then: Callable[[], None]) -> None:
-        """Call `then` after each call of a method that returned."""
+        """Call `then` after each call of a method that returns."""
 
         def after(_: Any) -> None:
             self._safely(then)
@@ -174,7 +175,7 @@ class TrainingLoop:
         self._methods.after(owner, name, after)
 
     def _around(self, owner: Any, name: str, phase: str) -> None:
-        """Count the calls of a method as a phase; the phase before goes on after them."""
+        """Count the calls of a method as a phase. The phase before goes on after each call."""
         self._methods.within(owner, name, lambda: self.monitor.phase(phase))
 
     def _safely(self, then: Callable[[], None]) -> None:
@@ -184,8 +185,11 @@ class TrainingLoop:
             self.monitor.fail("adapter", error)
 
     def _find_step(self, scheduled: int | None) -> None:
-        """Find the step at which the run is: the one that the user stated, that the scheduler has counted, or that the
-        states of the optimizer have counted, now and whenever they are loaded."""
+        """Find the step at which the run is, and follow it when states are loaded into the optimizer.
+
+        It is the step that the user stated, else the one that the scheduler has counted, else the one that the states
+        of the optimizer have counted.
+        """
         if not self._seen.optimizers:
             if scheduled and not self.monitor.step_is_stated:
                 self.monitor.resume_at(scheduled)
@@ -216,7 +220,7 @@ class TrainingLoop:
             self.monitor.resume_at(done)
 
     def _arrive(self, done: Arriving, counted: int) -> None:
-        """Take a step count that was copied from a GPU, and add the steps that were taken during the copy."""
+        """Take a step count that was copied from a GPU, and add the steps that were done during the copy."""
         number = done.read()
         if number is not None:
             self._arriving = None
@@ -242,9 +246,10 @@ class TrainingLoop:
 
 
 def _ranks() -> tuple[Ranks, Exception | None]:
-    """Return the place of this process, and the exception of what could not tell it.
+    """Return the place of this process, and the exception if torch.distributed could not tell it.
 
-    torch.distributed tells it where a script numbered its processes itself; else the environment does."""
+    torch.distributed tells the place where a script numbered its processes itself. Otherwise the environment does.
+    """
     ranks = ranks_from_environ(os.environ)
     try:
         place = distributed_place()

@@ -1,4 +1,4 @@
-"""Methods of live objects that tell of steps and phases when they are called, until `remove`."""
+"""This module wraps methods of live objects, so that their calls tell of steps and phases until `remove`."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 
 
 class Methods:
-    """Watches methods of objects, on these objects only.
+    """Holds the methods that it has wrapped. It wraps them on the given objects only.
 
-    Copies and pickles of an object have its own method: what is put on it reduces to that.
+    A copy or a pickle of such an object has the original method, because the wrapper reduces to it.
     """
 
     def __init__(self) -> None:
         self._put: list[_Method] = []
 
     def after(self, owner: Any, name: str, then: Callable[[Any], None]) -> None:
-        """Call `then(result)` after each call of a method that returned."""
+        """Call `then(result)` after each call of a method that returns."""
 
         def call(method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             result = method(*args, **kwargs)
@@ -27,7 +27,7 @@ class Methods:
         self.instead(owner, name, call)
 
     def within(self, owner: Any, name: str, block: Callable[[], AbstractContextManager[Any]]) -> None:
-        """Call a method within a block of its own each time."""
+        """Run each call of a method within a new context manager that `block` returns."""
 
         def call(method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             with block():
@@ -36,8 +36,11 @@ class Methods:
         self.instead(owner, name, call)
 
     def instead(self, owner: Any, name: str, call: Callable[[Callable[..., Any], Any, Any], Any]) -> None:
-        """Call `call(method, args, kwargs)` instead of a method; nothing if this release of a framework has no such
-        method, so that nobody calls it. Raises what an object raises that takes no attributes."""
+        """Call `call(method, args, kwargs)` instead of a method.
+
+        Do nothing if this release of the framework has no such method, because then nobody calls it. An object that
+        takes no attributes raises its own error here.
+        """
         method = getattr(owner, name, None)
         if method is None:
             return
@@ -46,14 +49,14 @@ class Methods:
         self._put.append(put)
 
     def remove(self) -> None:
-        """Give the objects their methods back. Safe to call twice."""
+        """Give the objects their methods back. A second call does nothing."""
         for put in reversed(self._put):
             put.remove()
         self._put.clear()
 
 
 class _Method:
-    """A method in its watched form. Attributes of the method are those of the method below."""
+    """A wrapped method. Its attributes are those of the method that it wraps."""
 
     def __init__(self, owner: Any, name: str, method: Any, call: Callable[[Callable[..., Any], Any, Any], Any]) -> None:
         self._owner, self._name, self.__wrapped__, self._call = owner, name, method, call

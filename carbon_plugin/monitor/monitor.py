@@ -1,6 +1,8 @@
-"""`CarbonMonitor`: what an adapter holds. A few calls on the training thread; everything else is the monitor thread's.
+"""`CarbonMonitor` is the object that an adapter holds. The training thread makes a few calls; the monitor thread does
+everything else.
 
-After construction nothing here raises: a failure of ours is one warning, an event in the ledger, and silence.
+After construction no call raises. A failure of this package leads to one warning and an event in the ledger, and then
+the part that failed stays off.
 """
 
 from __future__ import annotations
@@ -36,8 +38,8 @@ DISABLED_VARIABLE = "CARBON_PLUGIN_DISABLED"
 CLOSE_TIMEOUT_S = 10.0
 logger = logging.getLogger(__name__)
 NODES_PER_APPEND_S = 4
-"""Appends a second over all nodes: with more than 40 nodes the windows grow, to 8.5 minutes at 2,048, so that the
-ledgers of a 90-day run stay in tens of GB (docs/scale.md)."""
+"""The nodes together append at most this many records a second. With more than 40 nodes the windows therefore grow, to
+8.5 minutes at 2,048 nodes, so that the ledgers of a 90-day run stay in tens of GB (docs/scale.md)."""
 STATE_VERSION = 1
 
 # Imported before the thread starts: an import that a fork interrupts on another thread stays locked in the child.
@@ -56,12 +58,12 @@ USED_BY_THE_THREAD = (
 
 @with_arguments
 class CarbonMonitor:
-    """Measures one training run, compares it with its plan and projects its end. An adapter holds one.
+    """One instance measures one training run, compares it with its plan and projects its end. Every adapter holds one.
 
     With CARBON_PLUGIN_DISABLED=1 in the environment nothing is checked and every call does nothing.
 
     Args:
-        ranks (Ranks, default None): The place of this process in the job. Without it: as the environment tells.
+        ranks (Ranks, default None): The place of this process in the job. Without it, the environment tells the place.
         **arguments: Those of `MonitorArguments`.
 
     Raises:
@@ -92,17 +94,19 @@ class CarbonMonitor:
 
     @property
     def enabled(self) -> bool:
-        """Whether this process measures at all: not with CARBON_PLUGIN_DISABLED=1."""
+        """Return whether this process measures at all. With CARBON_PLUGIN_DISABLED=1 it does not."""
         return self._settings is not None
 
     @property
     def active(self) -> bool:
-        """Whether calls do anything: started, not closed, not failed, not in a forked child."""
+        """Return whether calls have an effect: the monitor has started, is not closed, has not failed, and this is not
+        a forked child."""
         return self._armed
 
     @property
     def head(self) -> str | None:
-        """Head of this node's ledger, 32 hex digits: the anchor to keep outside of the run directory."""
+        """Return the head of this node's ledger, 32 hex digits. It is the anchor to keep outside of the run
+        directory."""
         return self._work.live.head if self._work else None
 
     def start(
@@ -113,11 +117,14 @@ class CarbonMonitor:
         watched: tuple[Any, ...] = (),
         end: Callable[[str], None] | None = None,
     ) -> None:
-        """Begin to measure. `ranks` where they were not known before, `versions` of the frameworks in use.
+        """Begin to measure.
 
-        `watched` are the objects that are trained. An earlier training of this process that has one of them, or the
-        run directory, ends now: a cell of a notebook was run again. `end` ends this one in its turn, and with the
-        program; by default `close`.
+        `ranks` gives the place of this process where it was not known at construction, and `versions` the versions of
+        the frameworks in use.
+
+        `watched` are the objects that are trained. If an earlier training of this process holds one of them, or has the
+        same run directory, that training ends now: the user has run a cell of a notebook again. `end` is called to end
+        this training in the same case, and when the program ends; the default is `close`.
         """
         if self._settings is None or self._thread is not None or self.run_dir is None:
             return
@@ -134,7 +141,8 @@ class CarbonMonitor:
         self._guard.run("start", lambda: self._start(settings, run_dir, ranks, versions or {}), None)
 
     def step_end(self, tokens: int | None = None) -> None:
-        """An optimizer step ended, which processed `tokens` over the whole job if the caller knows."""
+        """Count an optimizer step that has ended. `tokens` is the number of tokens that the whole job processed in it,
+        if the caller knows it."""
         if self._armed and self._clock is not None:
             try:
                 self._clock.step_end(tokens)
@@ -144,7 +152,7 @@ class CarbonMonitor:
                 self._fail("clock", error)
 
     def enter(self, phase: Phase) -> Phase:
-        """A phase begins; returns the one before."""
+        """Begin a phase and return the one before it."""
         if not self._armed or self._clock is None:
             return phase
         try:
@@ -156,7 +164,8 @@ class CarbonMonitor:
 
     @contextlib.contextmanager
     def phase(self, name: Phase) -> Iterator[None]:
-        """A block of evaluation, checkpointing, waiting or something else; the phase before it goes on after it."""
+        """Count the block as a phase, such as evaluation or checkpointing. The phase before it goes on after the
+        block."""
         before = self.enter(name)
         try:
             yield
@@ -164,12 +173,12 @@ class CarbonMonitor:
             self.enter(before)
 
     def observe(self, detected: Detected, uuids: tuple[str, ...] = ()) -> None:
-        """Hand over what live objects show, and the UUIDs of the GPUs that this rank computes on."""
+        """Hand over what was read from live objects, and the UUIDs of the GPUs that this rank computes on."""
         if self._armed and self._work is not None:
             self._work.submit(Seen(detected, uuids))
 
     def resume_at(self, step: int) -> None:
-        """A checkpoint was loaded: the run is at this step, whatever this process has counted until now."""
+        """Set the step of the run after a checkpoint was loaded, whatever this process has counted before."""
         counted = self.counted
         if counted and self._work is not None:  # said before any window shows it
             self._work.note(RESUMED_EVENT, f"a checkpoint of step {step} was loaded while training")
@@ -179,25 +188,25 @@ class CarbonMonitor:
 
     @property
     def counted(self) -> int:
-        """Optimizer steps that this process has counted."""
+        """Return how many optimizer steps this process has counted."""
         return self._clock.mark.steps if self._clock else 0
 
     @property
     def step(self) -> int:
-        """Optimizer steps of the whole run so far."""
+        """Return how many optimizer steps the whole run has done so far."""
         return self._base_step + self.counted
 
     @property
     def step_is_stated(self) -> bool:
-        """Whether the user said at which step the run is."""
+        """Return whether the user stated the step of the run."""
         return self._settings is not None and self._settings.step is not None
 
     def metrics(self) -> dict[str, float]:
-        """The latest `carbon/*` figures on rank 0, empty elsewhere and before the first window."""
+        """Return the latest `carbon/*` figures. They are empty on ranks other than 0 and before the first window."""
         return dict(self._work.live.metrics) if self._work else {}
 
     def fresh_metrics(self) -> dict[str, float]:
-        """As `metrics`, but empty if nothing is new since the last call."""
+        """Return the same as `metrics`, but an empty dict if nothing has changed since the last call."""
         if self._work is None or self._work.live.version == self._shown:
             return {}
         live = self._work.live
@@ -205,28 +214,33 @@ class CarbonMonitor:
         return dict(live.metrics)
 
     def log_to(self, log: Log) -> None:
-        """Hand each new row of figures to one more logger, at the first step after its window and once at the end."""
+        """Add a logger. It gets each new row of figures at the first step after its window, and the last row at the
+        end."""
         self.loggers.add(log)
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain scalars for a checkpoint. The ledger is authoritative: these are never added to it."""
+        """Return plain scalars for a checkpoint. The ledger is authoritative, and these values are never added to
+        it."""
         return self._guard.run("state", self._state, {})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from a checkpoint."""
+        """Continue from a checkpoint, at the step that `state_dict` has stored in it."""
         self._guard.run("state", lambda: self.resume_at(int(state.get("step", 0))), None)
 
     def fail(self, part: str, error: BaseException) -> None:
-        """An adapter's own part failed: one warning, an event, and that part is off."""
+        """Report that a part of an adapter failed. The user gets one warning, the ledger an event, and the part stays
+        off."""
         self._guard.fail(part, error)
 
     def close(self, reason: str = "closed") -> None:
-        """Write the last window and the closing record. Safe to call twice; waits at most ten seconds."""
+        """Write the last window and the closing record. It waits at most ten seconds, and a second call does
+        nothing."""
         if self._armed:
             self._guard.run("closing", lambda: self._close(reason), None)
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy, in a worker or of a trainer, has not started: thread, clock and ledger stay with this one."""
+        """Return the state of a copy, in a worker or of a trainer. The copy has not started: thread, clock and ledger
+        stay with this object."""
         left = {"_armed": False, "_clock": None, "_work": None, "_thread": None}
         return vars(self) | left | {"_watched": (), "_ended_by": None}
 
@@ -243,8 +257,8 @@ class CarbonMonitor:
         for name in USED_BY_THE_THREAD:
             with contextlib.suppress(ImportError):
                 import_module(name)
-        with contextlib.suppress(OSError):  # a full disk has none that can be used
-            tempfile.gettempdir()  # likewise: its first call holds a lock, and a loader's worker needs it too
+        with contextlib.suppress(OSError):  # on a full disk there is no usable temporary directory
+            tempfile.gettempdir()  # likewise: its first call takes a lock that a loader's worker needs too
         place = ranks or self._ranks
         wake = Wake()
         clock = TrainingClock(wake.put, settings.options.min_window_s)
@@ -291,7 +305,7 @@ class CarbonMonitor:
         self._log_new()
 
     def _log_new(self) -> None:
-        """Hand over figures that no logger has had yet; ranks other than 0 have none."""
+        """Hand the loggers the figures that they have not had yet. Ranks other than 0 have no figures."""
         if self._work is None or self._work.live.version == self._logged:
             return
         live = self._work.live
@@ -306,7 +320,7 @@ class CarbonMonitor:
         (self._ended_by or self.close)("exit" if kind is None else _reason_of(kind))
 
     def _fail(self, part: str, error: BaseException) -> None:
-        """The training thread's side failed: stop counting, let the monitor thread end in order."""
+        """Handle a failure on the training thread: stop counting, and let the monitor thread end in an orderly way."""
         self._guard.fail(part, error)
         self._armed = False
         if self._thread is not None:

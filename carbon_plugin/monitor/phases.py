@@ -1,23 +1,25 @@
-"""Names of phases: those that the tables know, and a training's own, such as "rollout" or "generation"."""
+"""This module names phases: those that the tables know, and a training's own ones, such as "rollout" or
+"generation"."""
 
 from __future__ import annotations
 
 from carbon_plugin.ledger.records import KNOWN_PHASES, OTHER_PHASE
 
 MAX_OWN = 16
-"""A name with a step number in it would be a phase of its own at each step."""
+"""The limit is needed because a name with a step number in it would be a new phase at each step."""
 MAX_LENGTH = 40
 
 
 class PhaseNames:
-    """The phases of one training. Any name is one; after the sixteenth of its own, further ones are "other"."""
+    """Holds the names of one training's phases. Any name is a phase; after sixteen own names, further ones are
+    "other"."""
 
     def __init__(self) -> None:
         self._named: dict[object, str] = {name: name for name in KNOWN_PHASES}
         self._own: set[str] = set()
 
     def named(self, phase: str) -> str:
-        """The phase under the name that the ledger has for it."""
+        """Return the name under which the ledger records the phase."""
         known = self._named.get(phase)
         if known is not None:
             return known

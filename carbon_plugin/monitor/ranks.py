@@ -1,4 +1,5 @@
-"""Which rank this process is, from its launcher's environment. No communication, no framework."""
+"""This module reads from its launcher's environment which rank this process is. It needs no communication and no
+framework."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from msgspec import Struct
 
 
 class Ranks(Struct, frozen=True, kw_only=True):
-    """Place of this process in the job: ranks in the world and on its node, and its node among the nodes."""
+    """The place of this process in the job: its rank in the world and on its node, and its node among the nodes."""
 
     rank: int = 0
     local_rank: int = 0
@@ -19,9 +20,9 @@ class Ranks(Struct, frozen=True, kw_only=True):
 
 
 def ranks_from_environ(environ: Mapping[str, str]) -> Ranks:
-    """Ranks as torchrun, srun or mpirun set them; a single process where nobody did.
+    """Return the ranks that torchrun, srun or mpirun set, or those of a single process where nobody did.
 
-    A variable that is no number counts as absent: a broken environment must not stop a training.
+    A variable that is no number counts as absent, because a broken environment must not stop a training.
     """
     if "RANK" in environ and "WORLD_SIZE" in environ:
         world = _number(environ, "WORLD_SIZE", 1)

@@ -1,4 +1,5 @@
-"""What the user asked for, checked once where it is said: a mistake here raises before training, never during it."""
+"""This module checks and resolves what the user asked for. A mistake raises an error before training, never during
+it."""
 
 from __future__ import annotations
 
@@ -35,13 +36,14 @@ from carbon_plugin.spec.training import TrainingPlan
 _CHECKED_ELSEWHERE = ("site", "role", "log")
 WINDOW_S = 10.0
 MIN_WINDOW_S = 5.0
-"""The energy counter steps every ~100 ms and lags: shorter windows are noise (2 % of 5 s)."""
+"""Shorter windows are noise, because the energy counter steps every ~100 ms and lags: 2 % of 5 s."""
 
 
 class SpanRule(Struct, frozen=True, kw_only=True):
-    """When a span is long enough: `min_s` and `min_steps`, or `long_steps` where a step takes over `min_s`.
+    """Says when a span is long enough: after `min_s` and `min_steps`, or after `long_steps` where a step takes more
+    than `min_s`.
 
-    `warmup_steps` of a process are left out: compilation, autotuning, the allocator.
+    The first `warmup_steps` of a process are left out, because they pay for compilation, autotuning and the allocator.
     """
 
     min_s: float = 10.0
@@ -50,19 +52,20 @@ class SpanRule(Struct, frozen=True, kw_only=True):
     warmup_steps: int = 3
 
     def enough(self, steps: int, duration_s: float) -> bool:
-        """Whether so many steps in that time make a span."""
+        """Return whether this number of steps in this time, s, makes a span."""
         if steps < 1 or duration_s < self.min_s:
             return False
         return steps >= self.min_steps or (steps >= self.long_steps and duration_s / steps > self.min_s)
 
 
 class MonitorOptions(Struct, frozen=True, kw_only=True):
-    """Options that most jobs leave at their defaults.
+    """Holds options that most jobs leave at their defaults.
 
-    `training` declares fields of a `TrainingPlan`, `node` and `stack` what the job runs on and with. `reserved_gpus`
-    are the job's GPUs on this node (UUIDs or NVML indices) where the environment does not tell. `run_id` is the id of a
-    run that is known elsewhere, `parent_run_id` the run that this one branched from. `min_window_s` bounds windows
-    from below and is for tests; `span_rule` says when a comparison span is long enough.
+    `training` declares fields of a `TrainingPlan`; `node` and `stack` declare the hardware and the software of the job.
+    `reserved_gpus` are the job's GPUs on this node (UUIDs or NVML indices) where the environment does not tell.
+    `run_id` is the id of a run that is known elsewhere, and `parent_run_id` the run that this one branched from.
+    `min_window_s` is the least length of a window and is for tests. `span_rule` says when a comparison span is long
+    enough.
     """
 
     training: dict[str, Any] = {}
@@ -128,7 +131,7 @@ class MonitorArguments(TypedDict, total=False):
 
 
 class Settings(Struct, frozen=True, kw_only=True):
-    """Everything that a monitor needs to know, resolved. `run_dir` is None where the user named none."""
+    """Holds everything that a monitor needs to know, resolved. `run_dir` is None where the user named none."""
 
     name: str
     run_dir: Path | None
@@ -145,8 +148,11 @@ class Settings(Struct, frozen=True, kw_only=True):
 
 
 def make_settings(**arguments: Unpack[MonitorArguments]) -> Settings:
-    """Check and resolve `MonitorArguments`. Raises `SpecError`, `FootprintError` or `WatchError` naming argument and
-    value, and `TypeError` for an argument that there is not."""
+    """Check and resolve `MonitorArguments`.
+
+    Raises `SpecError`, `FootprintError` or `WatchError`, which name the argument and the value, and `TypeError` for an
+    argument that does not exist.
+    """
     _check_arguments(arguments)
     site, planned, layout = arguments.get("site"), arguments.get("planned"), arguments.get("layout")
     run_dir, name, role = arguments.get("run_dir"), arguments.get("name"), arguments.get("role")
@@ -208,9 +214,11 @@ def make_settings(**arguments: Unpack[MonitorArguments]) -> Settings:
 
 
 def _check_arguments(arguments: Mapping[str, Any]) -> None:
-    """Raise an error for an argument that `MonitorArguments` does not list, or of a type that it does not name there.
+    """Raise `TypeError` for an argument that `MonitorArguments` does not list, and `SpecError` for one of another type
+    than it names.
 
-    Where the site is and what the loggers are is checked by those who read them, and the role by its names."""
+    The site, the role and the loggers are checked by other functions.
+    """
     hints = get_type_hints(MonitorArguments)
     for argument, given in arguments.items():
         if argument not in hints:
@@ -227,7 +235,7 @@ def _check_arguments(arguments: Mapping[str, Any]) -> None:
 
 
 def _site(site: Site | Mapping[str, Any] | str | None) -> Site | None:
-    """The site itself, or one by its zone, or by the fields that a spec file's `site:` has."""
+    """Return the site itself, or make one from its zone or from the fields that a spec file's `site:` has."""
     if site is None or isinstance(site, Site):
         return site
     fields = {"zone": site} if isinstance(site, str) else site
@@ -242,7 +250,7 @@ def _check_fields(section: str, fields: Mapping[str, Any], struct: type[Struct])
         if name not in kinds:
             raise unknown_name(f"{section} field", name, kinds)
         _check_value(f"{section}.{name}", value, kinds[name])
-        # What fields say together is checked with what will be seen; one below its least is wrong whatever that is.
+        # Fields are checked together once live objects were read; a value below its minimum is wrong in any case.
         count = kinds[name] in (int, int | None)
         if type(value) in (int, float) and not value >= (1 if count else 0):
             expected = "a positive integer" if count else "a number of at least 0"
@@ -257,5 +265,5 @@ def _check_value(name: str, value: Any, kind: Any) -> None:
 
 
 def _file_name(name: str) -> str:
-    """A name that is safe as part of a directory's."""
+    """Return the name with every letter replaced that is not safe in the name of a directory."""
     return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name).strip(".-") or "run"

@@ -1,4 +1,5 @@
-"""The one daemon thread: wakes in time for a window, aligned across nodes, and never outlives its welcome."""
+"""This module runs the one daemon thread. It wakes in time for each window, at moments that are the same on all nodes,
+and ends with the training."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from typing import Protocol
 
 from carbon_plugin.monitor.guard import Guard
 
-# Signals are the training's: they are delivered to its thread, not to this one. No handler is touched.
+# Signals are blocked in this thread, so that they reach the thread of the training. No handler is touched.
 # Not every system has all of them.
 _QUIET_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGALRM")
 _QUIET = {getattr(signal, name) for name in _QUIET_NAMES if hasattr(signal, name)}
@@ -20,10 +21,13 @@ _LEAST_WAIT_S = 0.001
 
 
 class Wake:
-    """Wakes a waiting thread. Unlike an event it has no lock that a signal handler of the training, which may change
-    the phase in the middle of a change of phase, could wait for without end. Unlike a queue or a lock it waits by the
-    monotonic clock on every build of Python: where `sem_clockwait` is missing, those wait until a moment of the wall
-    clock, for an hour more if that is set back by one."""
+    """Wakes a waiting thread.
+
+    A `threading.Event` has a lock. A signal handler of the training may change the phase in the middle of a change of
+    phase and would then wait for that lock forever; this class has no such lock. It waits by the monotonic clock on
+    every build of Python. A queue or a lock waits until a moment of the wall clock where `sem_clockwait` is missing,
+    and an hour too long if that clock is set back by an hour.
+    """
 
     def __init__(self) -> None:
         self._reader, self._writer = socket.socketpair()
@@ -36,7 +40,8 @@ class Wake:
             self._writer.send(b"\0")
 
     def wait(self, within_s: float) -> bool:
-        """Wait for at most so long; whether it was woken. Several wishes are one."""
+        """Wait for at most this many seconds, and return whether the thread was woken. Several calls of `put` count as
+        one."""
         if not _readable(self._reader, within_s):
             return False
         with contextlib.suppress(OSError):
@@ -53,35 +58,38 @@ class Wake:
 def _readable(reader: socket.socket, within_s: float) -> bool:
     if not hasattr(select, "poll"):  # Windows
         return bool(select.select([reader], [], [], within_s)[0])
-    poll = select.poll()  # knows no limit of file descriptors
+    poll = select.poll()  # unlike select, it has no limit on file descriptors
     poll.register(reader, select.POLLIN)
     return bool(poll.poll(1000 * within_s))
 
 
 class Body(Protocol):
-    """What the thread runs. `poll_interval_s` is the longest wait that the meters allow, None for any."""
+    """The work that the thread runs."""
 
     @property
     def poll_interval_s(self) -> float | None:
-        """Seconds, or None."""
+        """Return the longest wait that the meters allow, s, or None for any."""
         ...
 
     def open(self) -> None:
-        """Start."""
+        """Begin the work."""
         ...
 
     def tick(self, *, due: bool) -> None:
-        """Work; `due` is False when only the meters must be read."""
+        """Do the work of one wake-up. `due` is False when only the meters must be read."""
         ...
 
     def close(self, reason: str) -> None:
-        """End in an orderly way."""
+        """End the work in an orderly way."""
         ...
 
 
 class MonitorThread:
-    """Runs a body until `close`. It waits by the monotonic clock, whatever is done to the wall clock. A window lasts
-    about `cadence_s`, as `wait_s` says, and at least `least_s`, unless `wake` ends it."""
+    """Runs a body until `close`. It waits by the monotonic clock, so that setting the wall clock has no effect on a
+    wait.
+
+    A window lasts about `cadence_s`, as `wait_s` says, and at least `least_s`, unless `wake` ends it.
+    """
 
     def __init__(self, body: Body, guard: Guard, wake: Wake, *, cadence_s: float, least_s: float) -> None:
         self._body = body
@@ -98,7 +106,8 @@ class MonitorThread:
         self._thread.start()
 
     def close(self, reason: str, timeout_s: float) -> bool:
-        """Ask for an orderly end and wait for it, at most `timeout_s` (a driver may hang); whether it came."""
+        """Ask for an orderly end, wait for it at most `timeout_s` seconds (a driver may hang), and return whether it
+        came."""
         if self._reason is None:
             self._reason = reason
         self._wake.put()
@@ -109,7 +118,7 @@ class MonitorThread:
         return not thread.is_alive()
 
     def forget(self) -> None:
-        """In a forked child there is no thread; its locks may be held forever and are not touched."""
+        """Drop thread and wake in a forked child. The child has no such thread, and its locks may be held forever."""
         self._thread = None
         self._wake = Wake()
 
@@ -138,16 +147,16 @@ class MonitorThread:
         self._body.close(self._reason)
 
     def _next_edge_s(self) -> float:
-        """When the next window ends, by the monotonic clock."""
+        """Return when the next window ends, by the monotonic clock."""
         return time.monotonic() + wait_s(time.time(), cadence_s=self._cadence_s, least_s=self._least_s)
 
 
 def wait_s(now_unix_s: float, *, cadence_s: float, least_s: float) -> float:
-    """How long the window that begins now is to last, s.
+    """Return how long the window that begins now is to last, s.
 
-    It ends at a multiple of the cadence on the wall clock, so that the disturbance, small as it is, happens on all
-    nodes at once. It lasts at least `least_s`, or half a cadence where that is less: a window that begins a little late
-    because of the reading before it must not miss its edge and last twice as long.
+    It ends at a multiple of the cadence on the wall clock, so that the small disturbance happens on all nodes at once.
+    It lasts at least `least_s`, or half a cadence where that is less: a window that begins a little late because of the
+    reading before it must not miss its edge and last twice as long.
     """
     left_s = -now_unix_s % cadence_s
     return left_s if left_s >= min(least_s, cadence_s / 2) else left_s + cadence_s

@@ -1,6 +1,6 @@
-"""What is said of a run on rank 0: a line at its start, a line at its end, and what its user must know meanwhile.
+"""This module writes the lines that rank 0 says about a run: one at its start and one at its end.
 
-Through `logging`, at INFO. Where nobody has configured logging, a handler of ours shows the line and is gone again.
+The lines go through `logging` at INFO. Where nobody has configured logging, a temporary handler shows the line.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _KINDS = {"counter": "by energy counter", "power_integrated": "by power", "model
 
 
 def say(sentence: str) -> None:
-    """Say one line, visible also where logging is as Python ships it; the levels that a user set are kept."""
+    """Log one line so that it is visible also where nobody has configured logging. Levels that a user set are kept."""
     with _LOCK:
         alone = not PACKAGE.hasHandlers() and logging.lastResort is not None
         level = PACKAGE.level
@@ -41,7 +41,10 @@ def say(sentence: str) -> None:
 
 
 def opening(devices: Sequence[DeviceIdentity] | None, run_dir: Path, *, nodes: int, has_site: bool) -> str:
-    """What is metered on this node (None if another process of it does), where the record goes, what is missing."""
+    """Return the line for the start: which devices are metered on this node, where the record is, and what is missing.
+
+    `devices` is None if another process of the node meters it.
+    """
     metered = "another process of this node meters" if devices is None else f"metering {_metered(devices)}"
     where = f"on the first of {nodes} nodes" if nodes > 1 else "on this machine"
     missing = "" if has_site else "; carbon is missing, because no site was given (site=...)"
@@ -60,9 +63,11 @@ def closing(
     ledgers: int = 1,
     unheard: int = 0,
 ) -> str:
-    """Energy and carbon of the run so far, what may be missing from them, and the command for its report.
+    """Return the line for the end: energy and carbon of the run so far, what may be missing from them, and the command
+    for the report.
 
-    `being_written` of the `ledgers` of the launch have not ended; `unheard` ranks of this host have told nothing."""
+    Of the `ledgers` of the launch, `being_written` have not ended. `unheard` ranks of this host have told nothing.
+    """
     carbon = ""
     if spent is not None:
         whole = bool(spent.embodied_parts_kg)

@@ -1,6 +1,7 @@
-"""What one process does for its host and its run: lead the metering of the host or stand by, and on rank 0 project.
+"""This module does the work of one process for its host and its run: it meters the host or stands by, and on rank 0 it
+projects the run.
 
-Everything here runs on the monitor thread, but for `submit` and `note`, which only put something into a queue.
+Everything here runs on the monitor thread, except `submit` and `note`, which only put something into a queue.
 """
 
 from __future__ import annotations
@@ -50,18 +51,18 @@ from carbon_plugin.monitor.voice import closing, opening, say
 
 logger = logging.getLogger(__name__)
 LOOK_AROUND_S = 60.0
-"""How often the leader looks whether a process of its host sees a GPU that nobody meters."""
+"""The leader looks once in so many seconds whether a process of its host sees a GPU that nobody meters."""
 
 
 class Seen(Struct, frozen=True):
-    """What the training thread's look at live objects showed, and the GPUs that this rank computes on."""
+    """What the training thread read from live objects, and the UUIDs of the GPUs that this rank computes on."""
 
     detected: Detected
     uuids: tuple[str, ...]
 
 
 class Live(Struct, frozen=True):
-    """The latest figures for the training thread: metrics, the ledger's head, and a number that grows."""
+    """The latest figures for the training thread: the metrics, the head of the ledger, and a version that grows."""
 
     metrics: dict[str, float]
     head: str | None
@@ -69,7 +70,8 @@ class Live(Struct, frozen=True):
 
 
 class MonitorWork:
-    """The work of the monitor thread of one process, as `thread.Body`: meter, record, project and speak."""
+    """The work of the monitor thread of one process, a `thread.Body`. It meters, records, projects, and writes the
+    lines for the user."""
 
     def __init__(
         self,
@@ -114,33 +116,35 @@ class MonitorWork:
         self._neighbours: Neighbours | None = None
 
     def submit(self, seen: Seen) -> None:
-        """Hand over what live objects showed."""
+        """Queue what was read from live objects."""
         self._inbox.append(seen)
 
     def note(self, kind: str, message: str) -> None:
-        """Record an event at the next occasion."""
+        """Queue an event, which is recorded at the next tick."""
         self._inbox.append((kind, message))
 
     def forget(self) -> None:
-        """In a forked child: leave to the parent what is the parent's."""
+        """Close files in a forked child, and leave to the parent what belongs to it."""
         for held in (self._election, self._neighbours):
             if held is not None:
                 held.forget()
 
     @property
     def poll_interval_s(self) -> float | None:
-        """How often the meters must be read, or the others looked at while it is not clear who meters what."""
+        """Return how often `tick` must be called, s: as often as the meters must be read, or more often while it is
+        open which process meters what."""
         if self._duty is not None and not self._duty.decided:
             return LOOK_S
         return self._recorder.poll_interval_s if self._recorder else None
 
     def open(self) -> None:
-        """Agree on the run, elect the leader of the host, and begin to record if it is this process."""
+        """Agree on the run, elect the leader of the host, and begin to record if this process has something to
+        meter."""
         settings, ranks = self._settings, self._ranks
         charged = RESERVED_TIME.begin(self, self._environ)
         SHARED_MACHINE.begin(self)
         self._reserved_since_unix_s = self._wall.now_unix_s() - charged.before_s
-        baseline = Baseline(self._clock)  # before anything else that takes time: what is used from here on is recorded
+        baseline = Baseline(self._clock)  # before anything that takes time: energy used from here on is recorded
         if charged.note is not None:
             self.note("reserved_time", charged.note)
         self._place = RunPlace(self._run_dir, settings, self._environ)
@@ -161,7 +165,7 @@ class MonitorWork:
             self._guard.run("live intensity", self._recorder.refresh_intensity, None)
 
     def tick(self, *, due: bool) -> None:
-        """Read the meters; if a window is due, end it and project."""
+        """Read the meters. If a window is due, end it and project the run."""
         self._empty_inbox()
         if self._recorder is None:
             if due or (self._duty is not None and not self._duty.decided):
@@ -185,7 +189,7 @@ class MonitorWork:
                 self._guard.run("live intensity", self._recorder.refresh_intensity, None)
 
     def close(self, reason: str) -> None:
-        """Last window, last projection, closing record."""
+        """Write the last window, the last projection and the closing record."""
         try:
             self._close(reason)
         finally:
@@ -219,7 +223,8 @@ class MonitorWork:
         return Projector(self._run_dir, self._journal, nodes=self._ranks.nodes, wall=self._wall, collector=collector)
 
     def _connected(self) -> Exchange:
-        """Listen on rank 0, or know where to report, where the nodes share no directory."""
+        """Return the exchange for nodes that share no directory: rank 0 listens, and the others know where to
+        report."""
         assert self._identity is not None  # agreed in `open`
         return Exchange(
             self._run_dir,
@@ -236,13 +241,13 @@ class MonitorWork:
             self._exchange.look()
 
     def _meeting(self, run_id: str) -> str:
-        """What this process has in common with those of its launch on its host."""
+        """Return the name of the place where the processes of this launch meet on this host."""
         launch = launch_of(self._environ, alone=self._ranks.world_size == 1)
         number = next_training(run_id)
         return f"{read_host_info(environ=self._environ).key}/{run_id}/{launch}/{self._ranks.node}/{number}"
 
     def _stand(self, *, now: bool = False) -> None:
-        """Record what nobody else of the host meters, as soon as that is clear."""
+        """Record what no other process of the host meters, as soon as that is clear."""
         assert self._duty is not None  # made in `open`
         if self._duty.baseline is not None:
             self._duty.baseline.poll()
@@ -259,7 +264,7 @@ class MonitorWork:
             self._duty.release()
 
     def _record(self, task: Task) -> NodeRecorder:
-        """Open the meters and the ledger."""
+        """Open the meters and the ledger, and return the recorder."""
         place = self._place
         assert place is not None  # made in `open`, before anything is recorded
         assert self._duty is not None
@@ -323,13 +328,14 @@ class MonitorWork:
         return recorder
 
     def _record_until(self, task: Task, moment_s: float) -> None:
-        """Record what this process saw of GPUs before the one began that meters them."""
+        """Record what this process metered of GPUs up to the moment at which another process began to meter them."""
         recorder = self._record(task)
         recorder.cut(moment_s)
         recorder.close(LEFT)
 
     def _look_around(self) -> None:
-        """Say once if another job writes here, or if a process of this host sees a GPU that nobody meters."""
+        """Say once that another job writes in this directory, or that a process of this host sees a GPU that nobody
+        meters."""
         file = self._journal.file if self._journal is not None else None
         if self._same is None and file is not None:
             self._same = SameWriter(self._run_dir, file)
@@ -351,7 +357,7 @@ class MonitorWork:
             self._warn(ANOTHER_JOB_EVENT, said)
 
     def _warn(self, kind: str, sentence: str, data: dict[str, object] | None = None) -> None:
-        """Record an event that the user must know of now."""
+        """Record an event and tell the user at once."""
         if self._recorder is not None:
             self._recorder.note(kind, sentence, data)
         logger.warning("carbon_plugin: %s", sentence)
@@ -365,7 +371,7 @@ class MonitorWork:
                 self._recorder.note(*item)
 
     def _take(self, seen: Seen) -> None:
-        """Resolve the effective spec anew and state it."""
+        """Resolve the effective spec again and write it into the manifest."""
         self._detected = seen.detected
         if self._election is not None and self._duty is not None:
             self._duty.tell(uuids=list(seen.uuids), stages=list(own_stages(seen.detected)), looked=True)
@@ -375,12 +381,13 @@ class MonitorWork:
         self._note_context(self._context)
 
     def _state(self) -> None:
-        """Write the manifest anew, with the ranks on each GPU as far as they have claimed them."""
+        """Write the manifest again, with the ranks on each GPU as far as they have claimed them."""
         if self._recorder is not None and self._context is not None:
             self._recorder.state(self._context, self._stated_claims)
 
     def _state_late_claims(self) -> None:
-        """Ranks look at their objects at about the same time, and say so at their next window; some begin later."""
+        """Write the manifest again if ranks have told more since the last one. Most ranks tell at their next window
+        what they saw in their first step, and some begin later."""
         if self._election is None or _said(self._stated_claims) >= self._ranks.local_world_size:
             return
         claims = self._election.claims()
@@ -415,7 +422,7 @@ class MonitorWork:
         self._show(projected.metrics)
 
     def _say_opening(self) -> None:
-        """On rank 0, as soon as it is clear who meters what."""
+        """Say the opening line on rank 0, as soon as it is clear which process meters what."""
         if self._ranks.rank != 0 or self._said_opening or self._context is None:
             return
         if self._recorder is None and (self._duty is None or not self._duty.decided):
@@ -427,7 +434,8 @@ class MonitorWork:
             say(opening(devices, self._run_dir, nodes=self._ranks.nodes, has_site=has_site))
 
     def _say_closing(self, heard: set[int]) -> None:
-        """On rank 0, when the other ledgers of its launch have ended, or have had a while to."""
+        """Say the closing line on rank 0, when the other ledgers of its launch have ended or have had a short time to
+        end."""
         projector, context = self._projector, self._context
         if projector is None or context is None:
             return
@@ -452,7 +460,7 @@ class MonitorWork:
         )
 
     def _warn_once(self, projected: Projected, steps: int) -> None:
-        """Say what makes the numbers of steps doubtful, when it shows."""
+        """Warn once of each doubt about the numbers of steps, when it shows."""
         stated = self._settings.step is not None
         for kind, sentence in doubts(
             projected.record, steps=steps, reached_before=0 if stated else projected.reached_before
@@ -463,7 +471,7 @@ class MonitorWork:
                 logger.warning("carbon_plugin: %s", sentence)
 
     def _note_heads(self) -> None:
-        """Write down the heads of other ledgers: rank 0 of all of them, as far as it has read."""
+        """Write down the heads of other ledgers. Rank 0 notes those of all ledgers, as far as it has read them."""
         if self._recorder is None or self._journal is None:
             return
         if self._projector is None:
@@ -477,7 +485,7 @@ class MonitorWork:
 
 
 def _said(claims: Sequence[Claim]) -> int:
-    """How many ranks have told what they saw in their first step."""
+    """Return how many ranks have told what they saw in their first step."""
     return sum(claim.looked for claim in claims)
 
 
