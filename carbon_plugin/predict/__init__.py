@@ -1,4 +1,4 @@
-"""The analytical model of one training step: time, memory, floating-point operations, power."""
+"""Predict time, memory, floating-point operations and power of one training step by an analytical model."""
 
 from carbon_plugin.callable_package import make_callable
 

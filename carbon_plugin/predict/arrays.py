@@ -1,7 +1,7 @@
-"""Numpy's choices between values, at less cost where there is one case.
+"""Replace `where`, `any` and `clip` of numpy by functions that cost less for a single case.
 
-The equations of a step hold for one layout and for a million. Of a single prediction numpy's own `where`, `any` and
-`clip` on scalars take a large part of the time, so these three answer a scalar in plain Python and hand arrays on.
+The equations of a step hold for one layout and for a million. In a single prediction numpy's own functions on scalars
+take a large part of the time. These functions answer a scalar in plain Python and hand arrays on to numpy.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def where(condition: Any, chosen: Any, otherwise: Any) -> Values:
 
 
 def any_of(flags: Any) -> bool:
-    """Return whether a flag, or any of an array of them, is set or not zero."""
+    """Return whether a flag, or any flag of an array, is set. A number counts as set when it is not zero."""
     return bool(flags.any()) if isinstance(flags, np.ndarray) else bool(flags)
 
 

@@ -1,4 +1,5 @@
-"""What a prediction takes for granted beyond the constants of its device: numbers that no field of a spec gives."""
+"""List the numbers that a prediction assumes beyond the constants of its device, because no field of a spec gives
+them."""
 
 from __future__ import annotations
 
@@ -11,11 +12,11 @@ from carbon_plugin.spec.model import CountedModel, TransformerModel
 from carbon_plugin.spec.run import RunSpec
 
 LONGER_THAN_MADE_FOR = "model.longest_seq_len"
-"""Field of the assumption that a model's positions reach further than the length that it is made for."""
+"""Field of the assumption that a model's positions work beyond the longest sequence that the model is made for."""
 
 
 def step_assumptions(spec: RunSpec) -> list[Assumption]:
-    """Numbers that what the spec asks for brings with it, and that it has no field for."""
+    """Return the assumptions that the settings of a spec bring with them and that the spec has no field for."""
     training, stack, cluster = spec.training, spec.stack, spec.cluster
     found = _not_counted(spec) if isinstance(spec.model, CountedModel) else []
     if isinstance(spec.model, TransformerModel) and (longest := spec.model.made_for_seq_len or 0) < training.seq_len:
@@ -44,7 +45,11 @@ def step_assumptions(spec: RunSpec) -> list[Assumption]:
 
 
 def _beyond(longest: int, seq_len: int) -> list[Assumption]:
-    """That a sequence is longer than the model is made for, which a model without a table of positions can have."""
+    """Return the assumption that a sequence may be longer than the model is made for.
+
+    A model without a table of positions can have such a sequence. The list is empty where the model states no longest
+    length.
+    """
     if not longest:
         return []
     said = f"the model states {longest:,} tokens as its longest; its positions are taken to reach further at no cost"
@@ -52,7 +57,8 @@ def _beyond(longest: int, seq_len: int) -> list[Assumption]:
 
 
 def _not_counted(spec: RunSpec) -> list[Assumption]:
-    """What of the spec changes neither time nor memory because a counted model says nothing of it."""
+    """Return the settings of the spec that do not change time or memory because a counted model says nothing about
+    them."""
     found = []
     assert isinstance(spec.model, CountedModel)
     if spec.model.saved_bytes_per_sample is None:

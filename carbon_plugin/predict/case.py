@@ -1,8 +1,8 @@
-"""The inputs of the step-time equations as arrays that broadcast against one another.
+"""Hold the inputs of the step-time equations as arrays that broadcast against one another.
 
-One layout and a million layouts go through the same code: a field is a scalar where all cases agree and an
-array where they differ, in the model as well as in the layout, so that a search, a validation over many models
-and a single prediction are one call. Not for users: `spec` has the types that they meet.
+One layout and a million layouts go through the same code: a field is a scalar where all cases agree and an array where
+they differ. This holds for the model as well as for the layout, so that a search, a validation over many models and a
+single prediction are each one call. Users do not meet these classes: they meet the types of `spec`.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ import numpy as np
 from carbon_plugin.predict.arrays import Values, any_of, where
 
 KINDS = "kinds"
-"""The one field of a case that is no array."""
+"""Name of the only field of a case that is not an array."""
 NOT: Values = np.float64(0)
 C = TypeVar("C")
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Model dimensions in elements; counts per model.
+    """Dimensions of one or many models, in elements, and counts per model.
 
-    `parts` is 1 where a layer mixes tokens and has a feed-forward part, and a half where it has one of the two. The
-    `scan_*` fields describe what mixes tokens along a state (`predict.scan`), `more_columns` the columns of its
-    first products beyond queries, keys and values. Layers `of_input` work on the input of an encoder or tower, all
-    of which they see, and `cross_heads` look at it; `beside` are parameters outside of all layers. `kinds` are the
-    kinds of layers of a model whose layers differ, each with its own number of `layers`; the plain fields then
-    stand for equal layers that are as wide in sum.
+    `parts` is 1 where a layer has both a part that mixes tokens and a feed-forward part, and 0.5 where it has only one
+    of them. The `scan_*` fields describe layers that mix tokens along a state (`predict.scan`). `more_columns` are the
+    columns of a layer's first products beyond queries, keys and values. Layers with `of_input` work on the input of an
+    encoder or tower and see all of it; `cross_heads` are the heads that attend to that input. `beside` are parameters
+    outside of all layers. Where the layers of a model differ, `kinds` holds one `Shape` for each kind of layer, each
+    with its own number of `layers`; the plain fields then describe equal layers that have the same total width.
     """
 
     layers: Values
@@ -83,8 +83,11 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Degrees and schedule. Flags are 0 or 1; `recompute_*` exclude one another and are all 0 for none, the attention
-    core being `recompute_selective`; `again_*` are the other parts that selective recompute names."""
+    """Degrees of parallelism and schedule of one or many layouts.
+
+    Flags are 0 or 1. At most one of the `recompute_*` flags is set; all are 0 without recompute. `recompute_selective`
+    stands for the attention core, and the `again_*` flags for the other parts that selective recompute can name.
+    """
 
     tp: Values
     cp: Values
@@ -117,28 +120,34 @@ class Layout:
 
     @property
     def dp(self) -> Values:
-        """Data-parallel degree."""
+        """Return the data-parallel degree."""
         return self.dp_replicate * self.dp_shard
 
     @property
     def expert_split(self) -> Values:
-        """Ranks that the routed experts of a layer are split over: ep and their own tp, or plain tp without ep."""
+        """Return the number of ranks that share the routed experts of a layer: ep times their own tp, or tp without
+        ep."""
         return where(self.ep > 1, self.ep * self.expert_tp, self.tp)
 
     @property
     def expert_shards(self) -> Values:
-        """Data-parallel ranks that shard the states of one routed expert, at least 1."""
+        """Return the number of data-parallel ranks that shard the states of one routed expert, at least 1."""
         ranks = self.dp_shard * self.cp * where(self.ep > 1, self.tp, 1)
         return np.maximum(ranks / where(self.ep > 1, self.expert_split, 1), 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Work of a step and numeric formats: `seq_len` tokens, `batch` sequences, bytes of an activation element, of one
-    that is kept because a product takes it as input, of a parameter as stored for compute, of a gradient as reduced,
-    of optimizer state a parameter, and of one logit at the peak, whole or split over tensor-parallel ranks. `eager`:
-    chains of elementwise operations run one by one; `offloaded`: share of layers whose activations wait in host
-    memory; `weighted`, `accumulated_bytes`, `keeps_*` and `gathers_weights`: fields of `Stack` as numbers."""
+    """Work of one step and the numeric formats that it uses.
+
+    `seq_len` is in tokens and `batch` in sequences. `activation_bytes` is the size of an activation element,
+    `input_bytes` that of an element that is kept because a product takes it as input, `parameter_bytes` that of a
+    parameter as stored for compute, and `reduce_bytes` that of a gradient as it is reduced. `optimizer_bytes` is the
+    optimizer state per parameter. `logit_bytes` and `split_logit_bytes` are the bytes per logit at the peak, whole or
+    split over tensor-parallel ranks. `eager` is 1 where chains of elementwise operations run one by one. `offloaded` is
+    the share of layers whose activations wait in host memory. `weighted`, `accumulated_bytes`, `keeps_*` and
+    `gathers_weights` are fields of `Stack` as numbers.
+    """
 
     seq_len: Values
     batch: Values
@@ -167,8 +176,11 @@ class Work:
 
 
 def own_case(kind: Shape, layout: Layout, work: Work) -> tuple[Layout, Work] | None:
-    """Layout and work as one kind of layers meets them: those of an encoder or tower work on the inputs of a sequence,
-    each by itself. None where the size of an input is not stated, so that such layers cannot be priced."""
+    """Return layout and work as one kind of layers meets them.
+
+    Layers of an encoder or tower work on each input of a sequence by itself. Return None where the size of an input is
+    not stated, because such layers cannot be priced then.
+    """
     if not any_of(kind.of_input > 0):
         return layout, work
     if not any_of(work.input_len > 0):
@@ -178,8 +190,10 @@ def own_case(kind: Shape, layout: Layout, work: Work) -> tuple[Layout, Work] | N
 
 
 def stack_cases(parts: Sequence[C]) -> C:
-    """Many single cases side by side, as one structure of arrays of shape (n,). Models whose layers differ are put
-    beside those with the same layers only."""
+    """Return many single cases as one structure of arrays of shape (n,).
+
+    All cases must have the same `kinds`: models with different kinds of layers cannot be stacked together.
+    """
     first = parts[0]
     columns: dict[str, Any] = {}
     for field in fields(first):  # type: ignore[arg-type]  # C is one of our dataclasses
@@ -193,7 +207,8 @@ def stack_cases(parts: Sequence[C]) -> C:
 
 
 def take(columns: C, index: Any) -> C:
-    """The cases at an index or mask of any structure of arrays; a scalar, which all cases share, stays as it is."""
+    """Return the cases at an index or mask of any structure of arrays. A scalar, which all cases share, stays as it
+    is."""
     picked: dict[str, Any] = {
         field.name: column if field.name == KINDS or np.ndim(column) == 0 else column[index]
         for field in fields(columns)  # type: ignore[arg-type]  # C is one of our dataclasses

@@ -1,4 +1,4 @@
-"""A run's model, layout and training plan as the inputs of the step-time equations (`predict.case`).
+"""Turn a run's model, layout and training plan into the inputs of the step-time equations (`predict.case`).
 
 Every field of `Shape`, `Layout` and `Work` is read or derived here from what the user's spec says.
 """
@@ -27,12 +27,12 @@ AGAIN: dict[RecomputedModule, str] = {
     "moe": "again_moe",
     "shared_experts": "again_shared",
 }
-"""The flag of each part that selective recompute can name."""
+"""Flag of `Layout` for each part that selective recompute can name."""
 ACTIVATION_BYTES = {"bf16": 2, "fp16": 2, "fp8": 2, "mxfp8": 2, "nvfp4": 2, "fp32": 4, "tf32": 4}
 
 
 def shape_of(model: TransformerModel) -> Shape:
-    """Dimensions of one model."""
+    """Return the dimensions of one model."""
     moe, mla = model.moe, model.mla
     numbers = {
         "layers": model.layers,
@@ -85,7 +85,7 @@ def _windowed_share(model: TransformerModel) -> float:
 
 
 def layout_of(layout: ParallelLayout) -> Layout:
-    """One layout."""
+    """Return the degrees, flags and schedule of one layout."""
     numbers = {
         "tp": layout.tp,
         "cp": layout.cp,
@@ -114,20 +114,22 @@ def layout_of(layout: ParallelLayout) -> Layout:
 
 
 def again_flags(recompute: Recompute, modules: Sequence[RecomputedModule]) -> dict[str, bool]:
-    """The flags of `AGAIN`: the attention core alone where selective recompute names nothing (Megatron's default)."""
+    """Return the flags of `AGAIN`. Selective recompute that names no part repeats the attention core (Megatron's
+    default)."""
     named = (modules or ("core_attn",)) if recompute == "selective" else ()
     return {flag: module in named for module, flag in AGAIN.items()}
 
 
 NARROW_BYTES: dict[Precision, float] = {"fp8": 1.0, "mxfp8": 33 / 32, "nvfp4": 9 / 16}
-"""Bytes of a value with its share of the scales: 32 values share a byte in MXFP8, 16 in NVFP4."""
+"""Bytes of a value including its share of the scales: 32 values share a byte in MXFP8, and 16 in NVFP4."""
 OPTIMIZER_STATE_BYTES = {"adamw": 8.0, "adam": 8.0, "sgd": 4.0, "muon": 4.0, "adafactor": 1.0}
-"""fp32 state an element: two Adam moments, one momentum, or Adafactor's factored second moment (about none)."""
+"""Bytes of fp32 state per element: two moments of Adam, one momentum, or Adafactor's factored second moment, which
+needs almost none."""
 STATE_BYTES: dict[StateDtype, float] = {"fp32": 4.0, "bf16": 2.0, "fp8": 1.0}
 
 
 def optimizer_state_bytes(training: TrainingPlan) -> float:
-    """Optimizer state a parameter, bytes, without the master weight."""
+    """Return the bytes of optimizer state per parameter, without the master weight."""
     return OPTIMIZER_STATE_BYTES[training.optimizer] * STATE_BYTES[training.optimizer_state_dtype] / 4
 
 
@@ -139,19 +141,25 @@ LOGIT_BYTES: dict[CrossEntropy, tuple[float, float]] = {
     "in_place": (2.0, 2.0),
     "half": (6.0, 6.0),
 }
-"""Bytes a logit at the peak, whole and split over tensor-parallel ranks: the 16-bit value and its gradient, and what
-the loss keeps in fp32 (copy, softmax, gradient). The eager values fit torchtitan's reported memory of 2024, before its
-loss was compiled (pull request 1033); a DTensor loss keeps two more fp32 copies."""
+"""Bytes per logit at the peak, first whole and then split over tensor-parallel ranks.
+
+They consist of the 16-bit value, its gradient, and what the loss keeps in fp32 (copy, softmax, gradient). The eager
+values fit the memory that torchtitan reported in 2024, before its loss was compiled (pull request 1033). A loss on
+DTensors keeps two more fp32 copies.
+"""
 ENTROPY_BYTES: dict[CrossEntropy, float] = {"in_place": 8.0, "compiled": 14.0}
-"""Bytes a logit that the loss moves, forward and backward, where it is known: in place the logit is read twice and its
-gradient written over it; compiled the 16-bit logit is written, read for maximum and sum and again for the gradient,
-which is written and read by two products. Else 20 fused, 40 by single operations."""
+"""Bytes per logit that the loss moves, forward and backward together, for the losses where this is known.
+
+A loss in place reads the logit twice and writes its gradient over it. A compiled loss writes the 16-bit logit, reads it
+for maximum and sum and again for the gradient, then writes the gradient, which two products read. Other losses take 20
+bytes where elementwise chains are fused and 40 where single operations run.
+"""
 EAGER_LOGIT_BYTES = 3.0
-"""More bytes a logit where elementwise chains are not fused."""
+"""Additional bytes per logit where elementwise chains are not fused."""
 
 
 def work_of(training: TrainingPlan, stack: Stack) -> Work:
-    """Work and formats of one training plan."""
+    """Return the work and the numeric formats of one training plan under a software stack."""
     activation = ACTIVATION_BYTES[training.precision]
     whole, split = LOGIT_BYTES[stack.cross_entropy]
     extra = EAGER_LOGIT_BYTES if stack.cross_entropy == "eager" and not stack.fused else 0.0
@@ -184,8 +192,11 @@ def work_of(training: TrainingPlan, stack: Stack) -> Work:
 
 
 def written_out(stack: Stack) -> bool:
-    """Whether norms and gates are single operations. Unless it is stated, an eager loss is the sign: Megatron's
-    relatives fuse them without a compiler, and their loss too."""
+    """Return whether norms and gates run as single operations.
+
+    Where the stack does not state it, an eager loss is taken as the sign: Megatron and its relatives fuse norms and
+    gates without a compiler, and they fuse their loss too.
+    """
     if stack.plain_modules is not None:
         return stack.plain_modules
     return not stack.fused and stack.cross_entropy == "eager"

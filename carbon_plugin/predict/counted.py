@@ -1,6 +1,6 @@
-"""A coarse step for a module of which only FLOPs, parameters and activation bytes were counted.
+"""Predict a coarse step for a module of which only FLOPs, parameters and activation bytes were counted.
 
-Roofline on the totals; data parallelism as for any model. The interval of this class is wide.
+The time is a roofline on these totals, with data parallelism as for any model. The interval of this class is wide.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from carbon_plugin.spec.stack import Stack
 from carbon_plugin.spec.training import TrainingPlan
 
 BACKWARD_KERNELS = 2.5
-"""Operations of a backward pass over those of the forward one, as in transformer layers (55 to 22)."""
+"""Ratio of the operations of a backward pass to those of the forward pass, as in transformer layers (55 to 22)."""
 
 
 def counted_step_terms(
@@ -30,7 +30,7 @@ def counted_step_terms(
     rates: Rates,
     micro_batches: int,
 ) -> dict[str, float]:
-    """Seconds by term; only data parallelism applies (`check_layout` refuses the rest)."""
+    """Return the seconds of a step by term. Only data parallelism applies, because `check_layout` refuses the rest."""
     samples = layout.micro_batch_size
     trained = model.trainable_parameters / max(model.parameters, 1)
     again = 1.0 if layout.recompute == "full" else 0.0
@@ -77,7 +77,7 @@ def counted_step_terms(
 
 
 def counted_memory_bytes(model: CountedModel, layout: ParallelLayout, training: TrainingPlan) -> dict[str, float]:
-    """Bytes a device by part."""
+    """Return the bytes on one device by part."""
     element = ACTIVATION_BYTES[training.precision]
     shards = layout.dp_shard
     trainable = model.trainable_parameters
@@ -94,6 +94,7 @@ def counted_memory_bytes(model: CountedModel, layout: ParallelLayout, training: 
 
 
 def _kept_bytes(model: CountedModel) -> float:
-    """Bytes a sample that wait for the backward pass; all results where an older count does not say."""
+    """Return the bytes per sample that are kept for the backward pass, or all results where an older count does not
+    say."""
     saved = model.saved_bytes_per_sample
     return model.activation_bytes_per_sample if saved is None else saved

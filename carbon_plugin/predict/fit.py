@@ -1,8 +1,9 @@
-"""How likely a layout fits in memory, from how far measured peaks lie from predicted ones.
+"""Estimate how likely a layout fits in memory, from the distance between measured and predicted peaks.
 
-A cluster differs from the prediction by an offset of its own, and each run by more, as step times do (`interval`): the
-probability is that of a run of the next source, Student's t about the prediction, in logarithms. Software that people
-tuned for its hardware keeps closer to what is predicted than ordinary software.
+A cluster differs from the prediction by an offset of its own, and each run differs further, as step times do
+(`interval`). The probability is that of a run of the next source: the logarithm of its error follows Student's t
+distribution around the prediction. Software that people tuned for its hardware stays closer to the prediction than
+ordinary software.
 """
 
 from __future__ import annotations
@@ -32,34 +33,43 @@ _WIDEST, _POINTS = 12.0, 2401
 
 
 def fit_probability(fill: Any, population: Population) -> Floats:
-    """Probability that layouts fit whose predicted need is this share of the memory, an array or a number."""
+    """Return the probability that layouts fit in memory.
+
+    `fill` is the predicted need divided by the memory of the device, an array or a number.
+    """
     room = -np.log(np.maximum(np.asarray(fill, dtype=np.float64), 1e-12)) / spread(population)
     points, below = _probability_below(population)
     return np.asarray(np.interp(room, points, below))
 
 
 def fits(need_bytes: Any, capacity_bytes: float) -> Flags:
-    """Whether layouts fit with at least `LEAST_FIT_PROBABILITY`: errors lie as often above as below, so that this is a
-    need of no more than the capacity."""
+    """Return whether layouts fit with a probability of at least `LEAST_FIT_PROBABILITY`.
+
+    Errors lie above and below the prediction equally often, so that this is the case where the need is not above the
+    capacity.
+    """
     return np.asarray(np.asarray(need_bytes) <= capacity_bytes)
 
 
 def spread(population: Population) -> float:
-    """Scale of ln(measured peak / predicted) for a run of the next source of this kind of software."""
+    """Return the scale of ln(measured peak / predicted) for a run of the next source of this kind of software."""
     between, within, sources = MEMORY[population]
     return math.sqrt(between**2 * (1 + 1 / sources) + within**2)
 
 
 @cache
 def _probability_below(population: Population) -> tuple[Floats, Floats]:
-    """Errors in units of `spread`, and the probability of a smaller one."""
+    """Return errors in units of `spread`, and for each the probability of a smaller error."""
     points, density = error_density(population)
     return points, np.cumsum(density) - density / 2
 
 
 @cache
 def error_density(population: Population) -> tuple[Floats, Floats]:
-    """Errors in units of `spread`, and their probabilities: Student's t with one degree fewer than sources."""
+    """Return errors in units of `spread`, and the probability of each.
+
+    The errors follow Student's t distribution with one degree of freedom fewer than there are sources.
+    """
     points = np.linspace(-_WIDEST, _WIDEST, _POINTS)
     degrees = MEMORY[population].sources - 1
     density = (1 + points**2 / degrees) ** (-(degrees + 1) / 2)

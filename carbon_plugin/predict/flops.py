@@ -1,7 +1,7 @@
-"""FLOPs of one optimizer step: the model's own (for MFU) and those really executed (for HFU).
+"""Count the FLOPs of one optimizer step: those of the model itself (for MFU) and those really executed (for HFU).
 
-A multiply-add is 2 FLOPs; the backward pass costs twice the forward one. Attention is counted causal: half of
-the score square, as Megatron-LM's counter does; torchtitan and llm-foundry count the full square.
+A multiply-add is 2 FLOPs, and the backward pass costs twice the forward pass. Attention is counted as causal: half of
+the square of scores, as Megatron-LM's counter does. torchtitan and llm-foundry count the full square.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from carbon_plugin.predict.scan import scan_flops_per_token
 
 
 def layer_forward_flops(shape: Shape, work: Work) -> tuple[Values, Values]:
-    """FLOPs of all layers for one sequence, forward: (matrix products, causal attention cores and scans)."""
+    """Return the FLOPs of the forward pass of all layers for one sequence.
+
+    The first value counts matrix products, the second the cores of causal attention and the scans.
+    """
     if shape.kinds:
         counts = [_kind_flops(kind, work) for kind in _all_kinds(shape)]
         return np.asarray(sum(count[0] for count in counts)), np.asarray(sum(count[1] for count in counts))
@@ -37,7 +40,7 @@ def layer_forward_flops(shape: Shape, work: Work) -> tuple[Values, Values]:
     attention = 2 * blocks * shape.heads * scores * (shape.qk_dim + shape.v_dim)
     crossed = 2 * shape.cross_heads * shape.cross_dim
     if any_of(crossed > 0):
-        # Keys and values are those of the input, which is longer or shorter than the sequence.
+        # Keys and values come from the input, whose length differs from that of the sequence.
         looked_at = work.input_len * work.inputs
         weights = weights + blocks * shape.hidden * crossed * (looked_at / s - 1)
         attention = attention + 2 * blocks * s * looked_at * crossed
@@ -47,7 +50,7 @@ def layer_forward_flops(shape: Shape, work: Work) -> tuple[Values, Values]:
 
 
 def _again_of_feeds(shape: Shape, layout: Layout, work: Work) -> Values:
-    """FLOPs for one sequence of the feed-forward blocks that selective recompute names."""
+    """Return the FLOPs, for one sequence, of the feed-forward blocks that selective recompute repeats."""
     if shape.kinds:
         return np.asarray(sum(_again_of_feeds(kind, layout, work) for kind in shape.kinds))
     dense = layout.again_mlp * (shape.layers - shape.moe_layers) * shape.ffn
@@ -57,7 +60,10 @@ def _again_of_feeds(shape: Shape, layout: Layout, work: Work) -> Values:
 
 
 def _kind_flops(kind: Shape, work: Work) -> tuple[Values, Values]:
-    """FLOPs of one kind of layers for one sequence with all its inputs; none where their size is not stated."""
+    """Return the FLOPs of one kind of layers for one sequence with all its inputs, as `layer_forward_flops` does.
+
+    Both values are 0 for layers of an input whose size is not stated.
+    """
     if not any_of(kind.of_input > 0):
         return layer_forward_flops(kind, work)
     if not any_of(work.input_len > 0):
@@ -67,16 +73,18 @@ def _kind_flops(kind: Shape, work: Work) -> tuple[Values, Values]:
 
 
 def _all_kinds(shape: Shape) -> tuple[Shape, ...]:
-    """The kinds of layers; those that predict further tokens are like the last one."""
+    """Return the kinds of layers of a model. Layers that predict further tokens are counted as layers of the last
+    kind."""
     return (*shape.kinds[:-1], replace(shape.kinds[-1], mtp=shape.mtp))
 
 
 def step_flops(shape: Shape, layout: Layout, work: Work) -> tuple[Values, Values]:
-    """FLOPs of one step over all devices: (model, hardware). Hardware adds what recompute repeats."""
+    """Return the FLOPs of one step over all devices: (model, hardware). The hardware FLOPs include what recompute
+    repeats."""
     products, attention = layer_forward_flops(shape, work)
     head = 2 * work.seq_len * shape.vocab * shape.hidden * (1 + shape.mtp)
     forward = products + attention
-    # Frozen weights need no gradient of their own: a third of the work of a trained matrix product.
+    # Frozen weights need no gradient of their own, which is a third of the work of a trained matrix product.
     backward = products * (1 + shape.trainable) + head * 2 + 2 * attention
     again = (
         layout.recompute_full * forward

@@ -1,8 +1,9 @@
-"""How far predictions of each class lie from measurements of people that the constants never saw, as intervals.
+"""Give each prediction an interval, from how far predictions of its class lie from independent measurements.
 
-A new cluster differs from the prediction by an offset of its own, which all of its runs share, and each run by more.
-Both spreads come from predictions with the source left out (`calibrate.random_effects`), and the interval is that of a
-run of the next source: t(n-1) quantile times sqrt(between^2 (1 + 1/n) + within^2), in logarithms, about the prediction.
+The measurements are those of people whose rows the constants were not fitted to. A new cluster differs from the
+prediction by an offset of its own, which all of its runs share, and each run differs further. Both spreads come from
+predictions with the source left out (`calibrate.random_effects`). The interval is that of a run of the next source: the
+t(n-1) quantile times sqrt(between^2 (1 + 1/n) + within^2), in logarithms, around the prediction.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from carbon_plugin.spec.training import Precision
 
 
 class Effects(NamedTuple):
-    """Standard deviations of ln(measured / predicted) between sources and within one, from so many sources."""
+    """Standard deviations of ln(measured / predicted) between sources and within one source, and the number of
+    sources."""
 
     between: float
     within: float
@@ -31,7 +33,7 @@ class Effects(NamedTuple):
 
 
 class Spread(NamedTuple):
-    """Factors on the central value: p10, p90 and the 95 % interval."""
+    """Factors on the central value that give p10, p90 and the bounds of the 95 % interval."""
 
     p10: float
     p90: float
@@ -53,15 +55,18 @@ EFFECTS: dict[AccuracyClass, Effects] = {
     "unvalidated": Effects(0.30, 0.20, 5),
 }
 NOT_VALIDATED: tuple[AccuracyClass, ...] = ("probed", "counted", "unvalidated")
-"""Classes whose spreads are stated, because no published row belongs to them."""
+"""Classes whose spreads are stated and not computed, because no published row belongs to them."""
 ASSUMED_SIGMA = 0.075
-"""Standard deviation that a layout, batch or precision that nobody stated adds: on rows apart errors were 10.1 % with
-such inputs and 6.7 % without."""
+"""Standard deviation that is added where nobody stated the layout, batch or precision. On rows that calibration does
+not see, errors were 10.1 % with such inputs and 6.7 % without."""
 
 
 def spread_of(kind: AccuracyClass, *, assumed: bool = False, own_rows: int = 0) -> Spread:
-    """Factors about the prediction of a run of the next source; `assumed` where inputs were filled by rules. `own_rows`
-    measured step times of the same cluster and software leave of its offset what a mean of so many leaves."""
+    """Return the factors around the prediction for a run of the next source.
+
+    `assumed` says that rules filled some inputs. `own_rows` is the number of measured step times of the same cluster
+    and software: their mean determines its offset in part, so that only the rest of the spread between sources remains.
+    """
     between, within, sources = EFFECTS[kind]
     left = between * within / math.sqrt(within**2 + own_rows * between**2) if own_rows else between
     return factors(Effects(left, within, sources), ASSUMED_SIGMA if assumed else 0.0)
@@ -69,7 +74,8 @@ def spread_of(kind: AccuracyClass, *, assumed: bool = False, own_rows: int = 0) 
 
 @cache
 def factors(effects: Effects, further: float = 0.0) -> Spread:
-    """Factors about the prediction under these spreads, with one `further` independent standard deviation."""
+    """Return the factors around the prediction under these spreads and one `further`, independent standard
+    deviation."""
     between, within, sources = effects
     variance = between**2 * (1 + 1 / sources) + within**2 + further**2
     spread = math.sqrt(variance)
@@ -78,7 +84,10 @@ def factors(effects: Effects, further: float = 0.0) -> Spread:
 
 
 def _t_quantile(probability: float, degrees: int) -> float:
-    """Quantile of Student's t by the expansion in 1/degrees (Abramowitz and Stegun 26.7.5), within 1 % from 3 on."""
+    """Return the quantile of Student's t by its expansion in 1/degrees (Abramowitz and Stegun 26.7.5).
+
+    It is correct within 1 % from 3 degrees of freedom on.
+    """
     z = NormalDist().inv_cdf(probability)
     first = (z**3 + z) / 4
     second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
@@ -93,7 +102,8 @@ def accuracy_class(
     stack: Stack,
     host_share: float,
 ) -> AccuracyClass:
-    """Which residuals apply. `host_share` is the part of the step in which devices wait for the host."""
+    """Return the class whose residuals apply. `host_share` is the share of the step in which devices wait for the
+    host."""
     if isinstance(model, CountedModel) or not model.is_validated_kind:
         return "counted" if isinstance(model, CountedModel) else "unvalidated"
     if model.moe is not None or stack.population == ORDINARY:
@@ -111,7 +121,7 @@ def accuracy_class(
 def step_time_figure(
     step_time_s: float, kind: AccuracyClass, *, assumed: bool = False, own_rows: int = 0
 ) -> tuple[Figure, tuple[float, float]]:
-    """A step time with its p10-p90 range and 95 % interval, seconds."""
+    """Return a step time with its range from p10 to p90, and its 95 % interval, in seconds."""
     spread = spread_of(kind, assumed=assumed, own_rows=own_rows)
     figure = Figure(
         step_time_s,

@@ -1,6 +1,6 @@
-"""The kinds of layers of a model whose layers differ, each as the numbers that `case.Shape` describes a layer by.
+"""Describe each kind of layer of a model whose layers differ, by the numbers that `case.Shape` uses for a layer.
 
-A layer of one kind may lack a mixer or a feed-forward part, and mix tokens by attention, by a scan, or by both.
+A layer of one kind may lack a mixer or a feed-forward part, and it may mix tokens by attention, by a scan, or by both.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ ATTENTION = ("attention", "latent_attention")
 DELTA = ("gated_delta", "kimi_delta")
 """Linear attention that subtracts what its state already holds."""
 STEPS = ("mamba", "recurrent", "rwkv", "short_conv", "linear")
-"""Recurrences that are no products of chunks, and mixers without a state."""
+"""Recurrences that cannot be written as products of chunks, and mixers without a state."""
 CHUNK, DELTA_CHUNK = 256, 64
-"""Tokens of a chunk where the config does not say: defaults of mamba_ssm (arXiv 2405.21060 section 6) and of
+"""Tokens per chunk where the config does not say: the defaults of mamba_ssm (arXiv 2405.21060 section 6) and of
 flash-linear-attention (arXiv 2412.06464)."""
 
 Numbers = dict[str, float]
@@ -28,7 +28,7 @@ _NO_EXPERTS: Numbers = {"moe_layers": 0, "first_dense": 0}
 
 
 def plain_kind() -> Numbers:
-    """What a plain transformer layer has of it: both parts and no scan."""
+    """Return the numbers of this module for a plain transformer layer, which has both parts and no scan."""
     return {
         "parts": 1.0,
         "more_columns": 0.0,
@@ -46,8 +46,10 @@ def plain_kind() -> Numbers:
 
 
 def kind_numbers(model: TransformerModel) -> list[Numbers]:
-    """One set of numbers a kind of layer, those alike together; `layers` says how many there are. Towers come first.
-    Empty for a model of equal layers and nothing else."""
+    """Return one set of numbers for each kind of layer. Equal layers form one kind, and `layers` is their number.
+
+    Towers come first. The list is empty for a model that consists of equal layers only.
+    """
     towers = [_tower(part) for part in model.parts if part.layers]
     if not model.blocks:
         return [*towers, {"mtp": 0}] if towers else []
@@ -59,7 +61,7 @@ def kind_numbers(model: TransformerModel) -> list[Numbers]:
 
 
 def _tower(part: ModelPart) -> Numbers:
-    """A tower as equal layers of its own widths, which together hold all its parameters."""
+    """Return the numbers of a tower as equal layers of its own widths, which together hold all its parameters."""
     layer = part.parameters / part.layers
     inner = part.inner or 4 * part.hidden
     heads = part.heads or max(1, part.hidden // 64)
@@ -86,7 +88,7 @@ def _tower(part: ModelPart) -> Numbers:
 
 
 def _single(block: Block) -> Block:
-    """One layer of a block."""
+    """Return a block that holds one layer of the given block."""
     return Block(
         layers=1,
         mixers=block.mixers,
@@ -121,7 +123,8 @@ def _numbers(model: TransformerModel, block: Block, layers: int) -> Numbers:
 
 
 def _attention(mixers: Sequence[Mixer]) -> Numbers:
-    """Attention of a layer; several beside one another are taken for one with all their heads."""
+    """Return the numbers of a layer's attention. Several attentions side by side count as one that has all their
+    heads."""
     first = mixers[0] if mixers else None
     window = first.window if first else None
     return {
@@ -152,7 +155,7 @@ def _scan(mixers: Sequence[Mixer]) -> Numbers:
 
 
 def _feed_forward(model: TransformerModel, feed: FeedForward | None, layers: int) -> Numbers:
-    """Widths that give the part its parameters, whatever matrices it really has."""
+    """Return feed-forward widths that give the part its number of parameters, whatever matrices it really has."""
     nothing: Numbers = {**_NO_EXPERTS, "ffn": 0, "gated": float(model.gated)}
     if feed is None:
         return nothing
@@ -168,13 +171,14 @@ def _feed_forward(model: TransformerModel, feed: FeedForward | None, layers: int
         "top_k": feed.top_k,
         "expert_ffn": feed.width,
         "expert_hidden": feed.latent or model.hidden,
-        # The way down to the latent width and up again, as width that every token passes.
+        # The projections down to the latent width and up again count as width that every token passes.
         "shared_ffn": feed.shared + 2 * feed.latent / matrices,
     }
 
 
 def _more_columns(model: TransformerModel, numbers: Numbers) -> float:
-    """Columns of the first products of a mixer beyond queries, keys and values: gates, and all that a scan takes."""
+    """Return the columns of a mixer's first products beyond queries, keys and values: gates, and all inputs of a
+    scan."""
     if numbers["mla"]:
         return 0.0
     query = numbers["heads"] * numbers["qk_dim"]

@@ -1,8 +1,8 @@
-"""What a device sustains as long as nobody has calibrated it, from its datasheet alone.
+"""Estimate from its datasheet alone what a device sustains, for devices that nobody has calibrated.
 
-The sustained law of the validation study gives the shares of its rates: power per FLOP bounds the clock of matrix
-products, and memory that is faster than an A100's is filled less well by elementwise kernels. Attention kernels are
-software: their rate is a share of peak by kernel class and architecture.
+The sustained law of the validation study gives the shares of the rates: the power per FLOP limits the clock of matrix
+products, and elementwise kernels use a smaller share of memory that is faster than an A100's. Attention kernels are
+software: their rate is a share of the peak that depends on kernel class and architecture.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ LAW_SOURCE = "sustained law fitted on published A100, H100 and B200 rows"
 LAW_GEMM_SHARE = 0.771
 LAW_GEMM_EXPONENT = 0.35
 WITHIN_EXPONENT = 0.65
-"""Exponent of power within one architecture. The H100 that is capped at 500 W says 0.65 to 1.0; single devices under a
-falling cap (Zeus, NSDI 2023: V100, A40, RTX 6000) 0.35 near their limit and 0.9 far below it."""
+"""Exponent of power within one architecture. The H100 that is capped at 500 W suggests 0.65 to 1.0. Single devices
+under a falling cap (Zeus, NSDI 2023: V100, A40, RTX 6000) suggest 0.35 near their limit and 0.9 far below it."""
 USUAL_W_PER_FLOPS = {
     "volta": 350 / 125e12,
     "ampere": 400 / 312e12,
@@ -31,7 +31,7 @@ USUAL_W_PER_FLOPS = {
     "cdna3": 750 / 1307e12,
     "cdna4": 1400 / 2516e12,
 }
-"""W a FLOP/s in 16 bit of the part of each architecture that its constants are fitted on."""
+"""Watts per FLOP/s in 16 bit of the device on which the constants of each architecture are fitted."""
 LAW_MEMORY_SHARE = 0.674
 LAW_MEMORY_EXPONENT = 0.68
 REFERENCE_W_PER_FLOPS = 400 / 312e12
@@ -43,29 +43,40 @@ ATTENTION_SHARE: dict[AttentionKernel, float] = {
     "cudnn": 0.40,
     "cudnn_fp8": 0.52,
 }
-"""Causal-counted FLOP/s of the attention core over the bf16 peak, when the device has no measured value; of the kernels
-of `LENGTH_KERNELS` at `LENGTH_REFERENCE` tokens. FlashAttention 2 reaches 0.58 on an A100 where version 1 reaches 0.34
-(arXiv 2307.08691, forward and backward, causal). Of the fp8
-kernel only the products are twice as fast, not the softmax: 1.3 times the 16-bit one is a guess that rows correct."""
+"""Ratio of the causal-counted FLOP/s of the attention core to the bf16 peak, used where the device has no measured
+value.
+
+For `LENGTH_KERNELS` it holds at `LENGTH_REFERENCE` tokens. FlashAttention 2 reaches 0.58 on an A100 where version 1
+reaches 0.34 (arXiv 2307.08691, forward and backward, causal). In the fp8 kernel only the products are twice as fast,
+and the softmax is not: 1.3 times the 16-bit kernel is a guess that rows correct.
+"""
 AMPERE_KERNELS: frozenset[AttentionKernel] = frozenset(("flash", "flash2"))
 SYNCHRONOUS = frozenset(("volta", "turing", "ampere", "ada"))
-"""Architectures without asynchronous products and loads: there cuDNN's kernel is built as FlashAttention 2 is, and is
-priced as it is, at every length."""
+"""Architectures without asynchronous products and loads. On them cuDNN's kernel is built like FlashAttention 2 and has
+its price, at every length."""
 LENGTH_KERNELS: frozenset[AttentionKernel] = frozenset(("flash3", "cudnn", "cudnn_fp8"))
 LENGTH_REFERENCE, LENGTH_SCALE = 4096, 2048
-"""Kernels that pipeline loads under products fill only with length: rate(s) = rate(4096) (1 + s0/4096) / (1 + s0/s)
-with s0 of 2,048 tokens (rows from 2k to 1M tokens; leave one source out 10.0 -> 9.1 % in the study)."""
+"""Kernels that pipeline loads under products reach their rate only on long sequences: rate(s) = rate(4096) (1 +
+s0/4096) / (1 + s0/s) with s0 of 2,048 tokens (rows from 2k to 1M tokens; leaving one source out, the error falls from
+10.0 to 9.1 % in the study)."""
 PCIE4_ARCHITECTURES = frozenset(("volta", "turing", "ampere", "ada", "cdna2", "gaudi2"))
 PCIE4_HOST, PCIE5_HOST = (41e9, 25e9), (61e9, 50e9)
-"""Bytes/s of host memory and link that one device of eight gets: 80 % of two sockets of eight channels (DDR4-3200,
-DDR5-4800) and of 16 lanes of PCIe 4 and 5. Faster links (NVLink-C2C) and older ones (PCIe 3) are taken as these."""
+"""Bytes/s of host memory and of the host link that one device of eight gets.
+
+They are 80 % of two sockets with eight channels each (DDR4-3200, DDR5-4800), and of 16 lanes of PCIe 4 and 5. Faster
+links (NVLink-C2C) and older ones (PCIe 3) are treated like these.
+"""
 ULTRA_ATTENTION = 1.5
-"""Blackwell Ultra doubles the exponential units, which bound the softmax of an attention core."""
+"""Factor of the attention rate on Blackwell Ultra, which has twice the exponential units. They limit the softmax of an
+attention core."""
 LATER_SHARES: dict[str, float] = {"hopper": 0.45, "blackwell": 0.2, "cdna3": 0.34, "cdna4": 0.34}
-"""What FlashAttention 1 and 2, written for Ampere, keep of their share where products have new instructions that they
-do not use: 35 % of peak on H100 against 73 % on A100 (arXiv 2407.08608 section 1, arXiv 2307.08691 section 4); on
-Blackwell they run at about the speed of an H100, whose peak is 0.44 of its own, and so they do on a MI300X, whose peak
-is 1.3 times its (SemiAnalysis, MI300X vs H100 vs H200, December 2024, from memory)."""
+"""Share of their rate that FlashAttention 1 and 2, written for Ampere, keep on later architectures, whose new
+instructions for products they do not use.
+
+They reach 35 % of peak on H100 and 73 % on A100 (arXiv 2407.08608 section 1, arXiv 2307.08691 section 4). On Blackwell
+they run at about the speed of an H100, whose peak is 0.44 times Blackwell's. They do so on a MI300X too, whose peak is
+1.3 times that of an H100 (SemiAnalysis, MI300X vs H100 vs H200, December 2024, from memory).
+"""
 PEAK_KEYS: dict[Precision, tuple[str, ...]] = {
     "bf16": ("bf16", "fp16"),
     "fp16": ("fp16",),
@@ -76,12 +87,13 @@ PEAK_KEYS: dict[Precision, tuple[str, ...]] = {
     "nvfp4": ("fp4",),
 }
 NARROW: frozenset[Precision] = frozenset(("fp8", "mxfp8", "nvfp4"))
-"""Precisions below 16 bit: matrix products of the layers run in them, attention and the head do not."""
+"""Precisions below 16 bit. Matrix products of the layers run in them; attention and the head do not."""
 
 
 def peak_of(accelerator: Accelerator, precision: Precision) -> tuple[str, Sourced]:
-    """Dense peak for a precision: its dtype and value. Raises `SpecError` when the device has no such units."""
-    # Units that scale blocks (OCP MX) came with those for 4 bit, in Blackwell and CDNA 4.
+    """Return the dtype and the dense FLOP/s of the peak for a precision. Raises `SpecError` when the device has no such
+    units."""
+    # Units that scale blocks (OCP MX) came together with those for 4 bit, in Blackwell and CDNA 4.
     missing = precision == "mxfp8" and "fp4" not in accelerator.peak_flops
     for key in () if missing else PEAK_KEYS[precision]:
         if key in accelerator.peak_flops:
@@ -93,10 +105,12 @@ def peak_of(accelerator: Accelerator, precision: Precision) -> tuple[str, Source
 
 
 def gemm_share_law(tdp_w: float, peak_16bit_flops: float, architecture: str = "") -> float:
-    """Share of peak that large matrix products sustain: the power limit bounds the clock under load.
+    """Return the share of peak that large matrix products sustain. The power limit bounds the clock under load.
 
-    From one architecture to the next power per FLOP enters with the exponent of the study. Parts of one architecture
-    are the same silicon at another limit: below its reference part's power the clock follows power more closely."""
+    From one architecture to the next, power per FLOP enters with the exponent of the study. Devices of one architecture
+    are the same silicon at different limits: below the power of its reference device the clock follows power more
+    closely.
+    """
     relative = (tdp_w / peak_16bit_flops) / REFERENCE_W_PER_FLOPS
     usual = USUAL_W_PER_FLOPS.get(architecture.split("-", maxsplit=1)[0].split("+", maxsplit=1)[0])
     below = 1.0 if usual is None else min(1.0, tdp_w / peak_16bit_flops / usual)
@@ -105,7 +119,8 @@ def gemm_share_law(tdp_w: float, peak_16bit_flops: float, architecture: str = ""
 
 
 def peak_16bit(accelerator: Accelerator) -> float:
-    """Dense FLOP/s of the widest format that the device's matrix units are made for, bf16 where it has it."""
+    """Return the dense FLOP/s in bf16, or in fp16 or fp32 where the device lacks it. Raises `SpecError` where it has
+    none."""
     for key in ("bf16", "fp16", "fp32"):
         if key in accelerator.peak_flops:
             return accelerator.peak_flops[key].value
@@ -113,12 +128,12 @@ def peak_16bit(accelerator: Accelerator) -> float:
 
 
 def memory_share_law(bandwidth_bytes_per_s: float) -> float:
-    """Share of memory bandwidth that elementwise kernels sustain."""
+    """Return the share of memory bandwidth that elementwise kernels sustain."""
     return LAW_MEMORY_SHARE * math.pow(max(1.0, bandwidth_bytes_per_s / REFERENCE_BANDWIDTH), -LAW_MEMORY_EXPONENT)
 
 
 def attention_share(kernel: AttentionKernel, architecture: str) -> float:
-    """Prior share of the bf16 peak that an attention kernel reaches on an architecture."""
+    """Return the assumed share of the bf16 peak that an attention kernel reaches on an architecture."""
     if not fills_with_length(kernel, architecture) and kernel == "cudnn":
         kernel = "flash2"
     later = LATER_SHARES.get(re.split(r"[-+]", architecture)[0], 1.0) if kernel in AMPERE_KERNELS else 1.0
@@ -132,7 +147,7 @@ def fills_with_length(kernel: AttentionKernel, architecture: str) -> bool:
 
 
 def default_attention_kernel(accelerator: Accelerator) -> AttentionKernel:
-    """The kernel class that current frameworks use on this architecture."""
+    """Return the kernel class that current frameworks use on this architecture."""
     if accelerator.kind == "cpu" or accelerator.architecture in ("volta", "turing"):
         return "flash"
     if accelerator.architecture.startswith("blackwell"):
@@ -141,11 +156,11 @@ def default_attention_kernel(accelerator: Accelerator) -> AttentionKernel:
 
 
 def host_rates(device: Accelerator) -> tuple[float, float]:
-    """Bytes/s of host memory that one device of eight gets, and of its link to the host."""
+    """Return the bytes/s of host memory that one device of eight gets, and the bytes/s of its link to the host."""
     pcie4 = re.split(r"[-+]", device.architecture)[0] in PCIE4_ARCHITECTURES
     return PCIE4_HOST if pcie4 else PCIE5_HOST
 
 
 def wide_precision(precision: Precision) -> Precision:
-    """What attention and the output head run in when the layers run in `precision`."""
+    """Return the precision of attention and the output head when the layers run in `precision`."""
     return "bf16" if precision in NARROW else precision

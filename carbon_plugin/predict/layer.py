@@ -1,7 +1,7 @@
-"""Seconds of one transformer layer for one micro-batch on one device, forward and backward, by term.
+"""Compute the seconds of one transformer layer for one micro-batch on one device, forward and backward, by term.
 
-Terms add up: `matmul`, `attention`, `scan` (layers with a state), `elementwise`, `tp`, `cp`, `ep`, `host` (what the
-host's issue rate adds where the device is faster than it), `recompute`, `dp_shard` (exposed FSDP traffic).
+The terms add up: `matmul`, `attention`, `scan` (layers with a state), `elementwise`, `tp`, `cp`, `ep`, `host` (what the
+host's issue rate adds where the device is faster than the host), `recompute` and `dp_shard` (exposed FSDP traffic).
 """
 
 from __future__ import annotations
@@ -21,57 +21,68 @@ from carbon_plugin.predict.scan import scan
 HOST_OPS_FORWARD = 22
 HOST_OPS_BACKWARD = 55
 HOST_OPS_SOFTMAX = (6, 15)
-"""Extra slots, forward and backward, where the softmax runs as separate operations."""
+"""Additional slots, forward and backward, where the softmax runs as separate operations."""
 HOST_OPS_ADAPTERS = (35, 50)
-"""Extra slots of a layer with low-rank adapters on its seven matrices: dropout, two products, scale and sum each."""
+"""Additional slots, forward and backward, of a layer with low-rank adapters on its seven matrices. Each adapter takes a
+dropout, two products, a scale and a sum."""
 HOST_OPS_EXPERTS = (40, 60)
-"""Extra slots of a sparse layer, forward and backward: routing and permutation."""
+"""Additional slots of a sparse layer, forward and backward, for routing and permutation."""
 HOST_OPS_WAIT = 100
-"""Slots in which device and host wait for each other in either direction of a sparse layer: dropless dispatch sizes
-its buffers by token counts that the host must read back, which drains the queue (Megatron-LM pull request 2368 says
-why). Rows of one model at micro-batch 1, 4 and 8 (Megatron-Bridge, Qwen3 30B) differ by such a constant, and lose it
-where the iteration is one CUDA graph."""
+"""Slots in which device and host wait for each other, in each direction of a sparse layer.
+
+Dropless dispatch sizes its buffers by token counts that the host must read back, which drains the queue (Megatron-LM
+pull request 2368 explains it). Rows of one model at micro-batch 1, 4 and 8 (Megatron-Bridge, Qwen3 30B) differ by such
+a constant. The constant is absent where the iteration is one CUDA graph.
+"""
 HOST_SCOPED_GRAPHS = 0.5
-"""Of the extra slots and of the wait of a sparse layer, what stays where graphs hold attention and routing: exchange
-and products are still issued one by one, and the queue fills again from a graph. A round number, chosen in sight of the
-rows of Megatron-Bridge."""
+"""Share of a sparse layer's additional slots and wait that remains where graphs hold attention and routing.
+
+Exchange and products are still issued one by one, and the queue fills again from a graph. The value is a round number
+that was chosen in sight of the rows of Megatron-Bridge.
+"""
 EXPERT_BIAS_BYTES = (28, 40)
-"""Bytes a routed element that unfused expert biases move, forward and backward: bias times probability, sum and
-concatenation in fp32, cast; and their gradients (`TEGroupedMLP._apply_bias` of Megatron-core)."""
+"""Bytes per routed element that unfused expert biases move, forward and backward.
+
+They are those of bias times probability, sum and concatenation in fp32, the cast, and the gradients
+(`TEGroupedMLP._apply_bias` of Megatron-core).
+"""
 EXPERT_TILE_ROWS = 128
-"""Rows of a tile of a grouped product, which no two experts share (CUTLASS's grouped kernels for 16 bit)."""
+"""Rows of one tile of a grouped product. Two experts never share a tile (CUTLASS's grouped kernels for 16 bit)."""
 HOST_OPS_LOOPED = (20, 30)
-"""Slots of one expert that runs by itself, forward and backward: the search for its tokens, which the host waits for,
-their gather, three products and an activation, the weights and the sum (`Qwen3MoeSparseMoeBlock` of transformers 4)."""
+"""Slots, forward and backward, of one expert that runs by itself.
+
+They are the search for its tokens, for which the host waits, the gather of these tokens, three products and an
+activation, the weights and the sum (`Qwen3MoeSparseMoeBlock` of transformers 4).
+"""
 HOOKED_MODULES, LOOPED_MODULES = 9, 3
-"""Modules of a layer that the slots of `shard_host_ops` are spread over, and those of an expert of a loop."""
+"""Modules of a layer that share the slots of `shard_host_ops`, and modules of one expert of a loop."""
 HOST_FUSED = 0.8
 OPERATOR_RECOMPUTE_SHARE = 0.35
 """Share of a forward pass that a per-operation checkpoint policy repeats."""
 
 
 def smooth_max(a: Values, b: Values) -> Values:
-    """(a^4 + b^4)^(1/4): two things that overlap almost fully."""
+    """Return (a^4 + b^4)^(1/4), the time of two things that overlap almost fully."""
     a2, b2 = a * a, b * b
     return np.sqrt(np.sqrt(a2 * a2 + b2 * b2))
 
 
 @dataclass(frozen=True, slots=True)
 class LayerTime:
-    """Terms of one layer in seconds; `total` is their sum."""
+    """Terms of one layer in seconds, which add up to `total`."""
 
     terms: dict[str, Values]
 
     @property
     def total(self) -> Values:
-        """Forward plus backward, everything included."""
+        """Return the seconds of forward and backward pass with all terms."""
         return np.asarray(sum(self.terms.values()))
 
 
 def layer_time(
     shape: Shape, layout: Layout, work: Work, rates: Rates, micro_batches: Values, *, sparse: bool
 ) -> LayerTime:
-    """One dense (`sparse=False`) or mixture-of-experts layer."""
+    """Return the time of one dense layer (`sparse=False`) or one mixture-of-experts layer."""
     tokens = layout.micro_batch_size * work.seq_len / layout.cp
     projections = attention_projections(shape, layout, work, tokens, micro_batches, rates)
     if sparse:
@@ -87,7 +98,7 @@ def layer_time(
     tp = _tensor_parallel(shape, layout, work, tokens, rates)
     cp = _context_parallel(shape, layout, work, tokens, rates)
     matmul = projections + up + down
-    # Frozen weights need no gradient of their own: one of the two products of the backward pass.
+    # Frozen weights need no gradient of their own, which saves one of the two products of the backward pass.
     matmul = Cost(matmul.forward, matmul.backward * (1 + shape.trainable) / 2)
     scanned = scan(shape, layout, work, rates) if any_of(shape.scan_heads > 0) else None
     device = matmul + core + chain + tp + cp
@@ -128,7 +139,10 @@ def layer_time(
 def attention_projections(
     shape: Shape, layout: Layout, work: Work, tokens: Values, micro_batches: Values, rates: Rates
 ) -> Cost:
-    """QKV and output projections; for multi-latent attention the low-rank chain (arXiv 2405.04434 eq. 9-13)."""
+    """Return the seconds of the projections to Q, K and V and of the output projection.
+
+    Multi-latent attention has a chain of low-rank projections instead (arXiv 2405.04434 eq. 9-13).
+    """
     h, tp = shape.hidden, layout.tp
     plain = 1 - shape.mla
     kv = np.maximum(shape.kv_heads / tp, 1)
@@ -164,19 +178,23 @@ def _mlp(
 def _experts(
     shape: Shape, layout: Layout, work: Work, tokens: Values, micro_batches: Values, rates: Rates
 ) -> tuple[Cost, Cost, Cost, Values]:
-    """Routed and shared experts, dispatch and combine. Expert weights are not split by tp: ep spans those ranks."""
+    """Return the seconds of the first and the second product of all experts, the seconds of the exchange, and a width.
+
+    The products are those of routed and shared experts, the exchange is dispatch and combine, and the width is that of
+    the shared experts. Expert weights are not split by tp where expert parallelism spans those ranks.
+    """
     local_tokens = tokens / layout.tp
     rows = local_tokens * shape.top_k
     local_experts = np.maximum(shape.experts / layout.ep, 1)
     # The ranks that share an expert gather one another's tokens. Without expert parallelism those are the tp ranks.
     sharers = layout.expert_split / layout.ep
     per_expert = rows * shape.imbalance * layout.ep * sharers / np.maximum(shape.experts, 1)
-    # The rows of an expert are whatever the router sends: of its last tile half is empty on average.
+    # An expert gets as many rows as the router sends, so that on average half of its last tile is empty.
     per_expert = per_expert + where(local_experts > 1, EXPERT_TILE_ROWS / 2, 0.0)
     width = shape.expert_ffn / sharers
     up = linear(per_expert, width * (1 + shape.gated), shape.expert_hidden, work, micro_batches, rates) * local_experts
     down = linear(per_expert, shape.expert_hidden, width, work, micro_batches, rates) * local_experts
-    # Grouped products are one kernel: the launch gap is paid once, not once an expert.
+    # Grouped products are one kernel: the launch gap is paid once and not for each expert.
     gap = (local_experts - 1) * rates.kernel_time
     up, down = up + Cost(-gap, -2 * gap), down + Cost(-gap, -2 * gap)
     if any_of(shape.shared_ffn):
@@ -199,8 +217,11 @@ def _experts(
 
 
 def _between_products(rows: Values, shape: Shape, work: Work, rates: Rates) -> Cost:
-    """Activation and biases of `rows` routed rows. Fused into the products they cost nothing, and the casts of what
-    passes between the products, which `linear` counts, are saved."""
+    """Return the seconds of activation and biases of `rows` routed rows.
+
+    Where they are fused into the products they cost nothing, and they save the casts of the values between the
+    products, which `linear` counts.
+    """
     inner, wide = rows * shape.expert_ffn, rows * shape.expert_ffn * (1 + shape.gated)
     activation = 3 * wide * work.activation_bytes / 2 / rates.memory
     forward, backward = (
@@ -212,7 +233,10 @@ def _between_products(rows: Values, shape: Shape, work: Work, rates: Rates) -> C
 
 
 def _exposed_experts(traffic: Cost, compute: Cost, layout: Layout, rates: Rates) -> Cost:
-    """Expert traffic that the step waits for: all of it, or with overlap what compute beside it does not hide."""
+    """Return the seconds of expert traffic that the step waits for.
+
+    The step waits for all of it, or with overlap for the part that the compute beside it does not hide.
+    """
     if not any_of(layout.expert_overlap):
         return traffic
     forward = overlapped(compute.forward, traffic.forward, traffic.forward, rates) - compute.forward
@@ -222,8 +246,11 @@ def _exposed_experts(traffic: Cost, compute: Cost, layout: Layout, rates: Rates)
 
 
 def _tensor_parallel(shape: Shape, layout: Layout, work: Work, tokens: Values, rates: Rates) -> Cost:
-    """Two all-reduces forward and two backward, or with sequence parallelism the gathers and scatters that they
-    split into, of which the backward pass repeats two gathers at 0.3 of their cost (Korthikanti 2022, section 4.2)."""
+    """Return the seconds of the collectives of tensor parallelism.
+
+    There are two all-reduces forward and two backward. Sequence parallelism splits them into gathers and scatters; its
+    backward pass repeats two gathers at 0.3 of their cost (Korthikanti 2022, section 4.2).
+    """
     if not any_of(layout.tp > 1):
         return Cost(np.float64(0), np.float64(0))
     one = np.float64(1)
@@ -233,19 +260,23 @@ def _tensor_parallel(shape: Shape, layout: Layout, work: Work, tokens: Values, r
     sequence = layout.sequence_parallel > 0
     forward = where(sequence, 4 * gather, 2 * reduce)
     backward = where(sequence, 4.6 * gather, 2 * reduce)
-    # A part of a layer that is missing has nothing to reduce.
+    # A layer that lacks one of its parts has nothing to reduce for that part.
     exposed = shape.parts * where(layout.async_tp > 0, 0.5, 1.0)
     return Cost(forward * exposed, backward * exposed)
 
 
 def _context_parallel(shape: Shape, layout: Layout, work: Work, tokens: Values, rates: Rates) -> Cost:
-    """Keys and values around a ring, or an all-to-all of QKVO (Ulysses); once forward, twice backward, half hidden."""
+    """Return the seconds of the exchange of context parallelism, of which half is hidden.
+
+    Keys and values travel around a ring, or an all-to-all exchanges Q, K, V and output (Ulysses). This happens once
+    forward and twice backward.
+    """
     if not any_of(layout.cp > 1):
         return Cost(np.float64(0), np.float64(0))
     kv = 2 * np.maximum(shape.kv_heads / layout.tp, 1) * shape.qk_dim
     ring = tokens * kv * work.activation_bytes * (layout.cp - 1)
     qkvo = (2 * shape.heads / layout.tp + 2 * np.maximum(shape.kv_heads / layout.tp, 1)) * shape.qk_dim
-    # Scans exchange their channels like heads, whatever the attention does.
+    # Scans exchange their channels as heads are exchanged, whichever form the attention uses.
     channels = 2 * (shape.scan_heads * shape.scan_value + shape.scan_groups * shape.scan_key) / layout.tp
     part = tokens * work.activation_bytes * (layout.cp - 1) / layout.cp
     exchange = qkvo * part
@@ -257,7 +288,7 @@ def _context_parallel(shape: Shape, layout: Layout, work: Work, tokens: Values, 
 
 
 def _host_floor(shape: Shape, layout: Layout, work: Work, rates: Rates, *, sparse: bool) -> Cost:
-    """Seconds the host needs to issue a layer: operation slots times cost of one."""
+    """Return the seconds that the host needs to issue a layer: the number of slots times the cost of one."""
     issue = where(rates.fused > 0, HOST_FUSED, 1.0)
     tp, cp = layout.tp > 1, layout.cp > 1
     issue = issue * shape.parts
@@ -277,9 +308,11 @@ def _host_floor(shape: Shape, layout: Layout, work: Work, rates: Rates, *, spars
 
 
 def _expert_loop(shape: Shape, layout: Layout, rates: Rates) -> Cost:
-    """Seconds of a loop over the experts that a rank holds: host slots that nothing overlaps, because the host waits
-    for each expert's tokens, and where parameters are sharded the latency of a gather for each of its modules, one
-    forward, and a gather and a scatter backward."""
+    """Return the seconds of a loop over the experts that a rank holds.
+
+    Its host slots overlap with nothing, because the host waits for the tokens of each expert. Where parameters are
+    sharded, each module of an expert adds the latency of a gather forward, and of a gather and a scatter backward.
+    """
     local = np.maximum(shape.experts / layout.ep, 1)
     hooks = rates.shard_host_ops / HOOKED_MODULES * LOOPED_MODULES
     forward, backward = (local * rates.host_op_time * (slots + hooks) for slots in HOST_OPS_LOOPED)
@@ -290,7 +323,10 @@ def _expert_loop(shape: Shape, layout: Layout, rates: Rates) -> Cost:
 
 
 def _recompute(layout: Layout, forward: Values, core: Values, down: Values) -> Values:
-    """Forward work repeated in the backward pass. Non-reentrant checkpointing stops before the last product."""
+    """Return the seconds of forward work that the backward pass repeats.
+
+    Non-reentrant checkpointing stops before the last product.
+    """
     full = where(layout.reentrant > 0, forward, np.maximum(forward - down, 0))
     return (
         layout.recompute_full * full
@@ -300,7 +336,7 @@ def _recompute(layout: Layout, forward: Values, core: Values, down: Values) -> V
 
 
 def layer_parameters(shape: Shape, layout: Layout, *, sparse: bool) -> tuple[Values, Values]:
-    """Parameters of one layer on one device before data-parallel sharding: shared ones and routed experts."""
+    """Return the parameters of one layer on one device before data-parallel sharding: (shared, routed experts)."""
     per_width = (2 + shape.gated) * shape.hidden
     width = shape.shared_ffn if sparse else shape.ffn
     shared = (shape.attention_params + per_width * width) / layout.tp + 2 * shape.parts * shape.hidden
@@ -321,11 +357,12 @@ def _fsdp_exposed(
     *,
     sparse: bool,
 ) -> Values:
-    """Exposed parameter gathers and gradient scatters of ZeRO-2/3 around one layer.
+    """Return the exposed seconds of the parameter gathers and gradient scatters of ZeRO-2/3 around one layer.
 
-    Traffic overlaps with compute but takes memory bandwidth and SMs from it, by the bytes that it moves: a
-    `contention` share of the time that they take at scale-up speed is still paid, and waiting for a network costs no
-    memory. Under a pipeline parameters are gathered and gradients scattered once a step, beside one micro-batch.
+    The traffic overlaps with compute, but by the bytes that it moves it takes memory bandwidth and SMs from compute:
+    the step still pays a `contention` share of the time that these bytes take at scale-up speed. Waiting for a network
+    costs no memory bandwidth. Under a pipeline parameters are gathered and gradients are scattered once per step,
+    beside one micro-batch.
     """
     if not any_of(layout.zero_stage >= 2):
         return np.float64(0)
@@ -335,7 +372,7 @@ def _fsdp_exposed(
     stride = layout.tp
 
     def both(element_bytes: Values) -> tuple[Values, Values]:
-        """Seconds of the traffic, and of its bytes at scale-up speed."""
+        """Return the seconds of the traffic, and the seconds of its bytes at scale-up speed."""
         dense, expert = shared * element_bytes, routed * element_bytes
         time = network.gather_time(dense, ranks, stride, rates)
         near = network.near_time(dense, ranks, rates)
@@ -355,15 +392,19 @@ def _fsdp_exposed(
 
 
 def overlapped(compute: Values, traffic: Values, near: Values, rates: Rates) -> Values:
-    """Seconds of compute with traffic beside it: smooth max of the slowed compute and the traffic. `near` are the
-    seconds of the traffic's bytes at scale-up speed."""
+    """Return the seconds of compute with traffic beside it: the smooth maximum of the slowed compute and the traffic.
+
+    `near` are the seconds that the bytes of the traffic take at scale-up speed.
+    """
     slowed = compute + rates.contention * np.minimum(near, compute)
     return where(traffic > 0, smooth_max(slowed, traffic), compute)
 
 
 def exposed_exchange(traffic: Values, near: Values, compute: Values, hidden: Values, rates: Rates) -> Values:
-    """Seconds that an exchange adds to a step when a share `hidden` of it runs beside `compute`: the rest, what does
-    not fit beside the compute, and what the traffic takes from it. `near` are the seconds of its bytes at scale-up
-    speed."""
+    """Return the seconds that an exchange adds to a step when a share `hidden` of it runs beside `compute`.
+
+    They are the seconds of the rest, of what does not fit beside the compute, and of what the traffic takes from the
+    compute. `near` are the seconds that the bytes of the exchange take at scale-up speed.
+    """
     overlap = overlapped(compute, hidden * traffic, hidden * near, rates) - compute
     return np.asarray((1 - hidden) * traffic + overlap)

@@ -1,8 +1,8 @@
-"""Bytes on the fullest device of a step, by part.
+"""Compute the bytes on the fullest device of a step, by part.
 
-Sources: mixed-precision state bytes as in ZeRO (Rajbhandari et al. 2020, section 3) and Megatron-LM's theoretical
-memory report; activations per layer as in Korthikanti et al. 2022 (arXiv 2205.05198, table 2), generalised to
-gated feed-forward layers, grouped heads, experts and fused attention.
+Sources: the bytes of mixed-precision states are as in ZeRO (Rajbhandari et al. 2020, section 3) and in Megatron-LM's
+theoretical memory report. Activations per layer are as in Korthikanti et al. 2022 (arXiv 2205.05198, table 2),
+generalised to gated feed-forward layers, grouped heads, experts and fused attention.
 """
 
 from __future__ import annotations
@@ -22,36 +22,36 @@ from carbon_plugin.predict.schedule import device_parameters, sparse_share
 
 MASTER_BYTES = 4
 CONTEXT_BYTES = 1.2 * 2**30
-"""Device context and communicator buffers, outside the allocator."""
+"""Bytes of device context and communicator buffers, which lie outside the allocator."""
 FRAGMENTATION_SHARE = 0.04
 GATHER_BUFFERS = 2
-"""Parameter units that FSDP holds gathered at once: the one in use and the one prefetched."""
+"""Parameter units that FSDP holds gathered at once: the one in use and the prefetched one."""
 SCATTER_BYTES = 6
-"""Bytes a gathered parameter while its gradient is reduced: the 16-bit gradient and its fp32 copy."""
+"""Bytes per gathered parameter while its gradient is reduced: the 16-bit gradient and its fp32 copy."""
 
 
 def memory_bytes(shape: Shape, layout: Layout, work: Work, rates: Rates) -> dict[str, Values]:
-    """Parts in bytes on the fullest device; their sum is the need, `reserve` included."""
+    """Return the parts in bytes on the fullest device. Their sum, which includes `reserve`, is the need."""
     shared, routed = device_parameters(shape, layout)
-    # DualPipe feeds the pipeline from both ends: every device holds the stages of two.
+    # DualPipe feeds the pipeline from both ends, so that every device holds two stages.
     copies = where(layout.dualpipe > 0, 2, 1)
     shards = layout.dp_shard * layout.cp
     narrow = work.parameter_bytes < MASTER_BYTES
     stage = layout.zero_stage
 
     def split(from_stage: int) -> Values:
-        """Parameters per device of a state that is sharded from a ZeRO stage on."""
+        """Return the parameters per device of a state that is sharded from a ZeRO stage on."""
         return where(stage >= from_stage, shared / shards + routed / layout.expert_shards, shared + routed)
 
     trained = shape.trainable
-    # FSDP keeps one sharded copy and gathers 16-bit units: the master of what is trained, 16 bit of what is frozen or
-    # has its master on the host. Other stages keep a 16-bit copy beside the master.
+    # FSDP keeps one sharded copy and gathers 16-bit units. The copy is the master of what is trained, and 16 bit of
+    # what is frozen or has its master on the host. Other stages keep a 16-bit copy beside the master.
     narrow_share = where((work.offload > 0) | (work.master == 0), 1.0, 1 - trained)
     stored = _stored_share(shape, layout, shared + routed)
     kept = stored * work.parameter_bytes * where(stage >= 3, narrow_share * split(3), shared + routed)
     master = where((narrow | (stage >= 3)) & (work.master > 0), MASTER_BYTES * split(1), 0.0)
     unit = where(work.gathers_weights > 0, _largest_weight(shape, layout), _largest_layer(shape, layout))
-    # Under a pipeline FSDP gathers a stage once a step and accumulates its gradients whole.
+    # Under a pipeline FSDP gathers a stage once per step and accumulates its gradients whole.
     pipelined = layout.pp > 1
     gathered = where(
         stage >= 3, stored * work.parameter_bytes * where(pipelined, shared + routed, GATHER_BUFFERS * unit), 0
@@ -64,7 +64,7 @@ def memory_bytes(shape: Shape, layout: Layout, work: Work, rates: Rates) -> dict
     beside = where(stage < 2, work.accumulated_bytes, 0)
     grad_bytes = (where(beside > 0, work.parameter_bytes, grad_bytes) + beside) * work.gradients_kept
     gradients = where(pipelined, split(4), split(2))
-    # Gradients that are sharded follow offloaded states to the host (ZeRO-Offload, arXiv 2101.06840; FSDP).
+    # Sharded gradients go to the host together with offloaded states (ZeRO-Offload, arXiv 2101.06840; FSDP).
     kept_here = where((work.offload > 0) & (stage >= 2), 0.0, grad_bytes)
     parts = {
         "parameters": copies * (kept + gathered + work.parameter_bytes * widened),
@@ -79,8 +79,10 @@ def memory_bytes(shape: Shape, layout: Layout, work: Work, rates: Rates) -> dict
 
 
 def _stored_share(shape: Shape, layout: Layout, parameters: Values) -> Values:
-    """Bytes of a device's parameters as they are kept, over those in 16 bit. Frozen layers may be kept in fewer bits;
-    embeddings and head, as `device_parameters` counts them, are not."""
+    """Return the bytes of a device's parameters as they are kept, divided by their bytes in 16 bit.
+
+    Frozen layers may be kept in fewer bits. Embeddings and head, as `device_parameters` counts them, are not.
+    """
     if not any_of(shape.frozen_bits < WIDE_BITS):
         return np.float64(1)
     tables = where((layout.pp > 1) | (shape.tied > 0), 1, 2) * shape.vocab * shape.hidden / layout.tp
@@ -89,7 +91,8 @@ def _stored_share(shape: Shape, layout: Layout, parameters: Values) -> Values:
 
 
 def layer_activation_bytes(shape: Shape, layout: Layout, work: Work, rates: Rates, *, sparse: bool) -> Values:
-    """Bytes one layer keeps for the backward pass of one micro-batch, but for what selective recompute repeats."""
+    """Return the bytes that one layer keeps for the backward pass of one micro-batch, without what selective recompute
+    repeats."""
     tokens = layout.micro_batch_size * work.seq_len / layout.cp
     feed = _kept_of_experts(shape, layout, work) if sparse else _kept_of_mlp(shape, layout, work)
     mixer = _kept_of_attention(shape, layout, work, rates)
@@ -99,9 +102,11 @@ def layer_activation_bytes(shape: Shape, layout: Layout, work: Work, rates: Rate
 
 
 def _kept_of_norms(shape: Shape, layout: Layout, work: Work) -> Values:
-    """Bytes a token of two norms: their inputs, their outputs as inputs of products, and dropout masks. An RMSNorm that
-    is written out keeps its input in fp32, and what it has normalised before the weight is multiplied. Outputs that are
-    gathered over tensor parallelism are kept whole where the framework does not gather them again."""
+    """Return the bytes per token of two norms: their inputs, their outputs as inputs of products, and dropout masks.
+
+    An RMSNorm that is written out keeps its input in fp32, and the normalised values before the weight is multiplied.
+    Outputs that are gathered over tensor parallelism are kept whole where the framework does not gather them again.
+    """
     split = where(layout.sequence_parallel > 0, layout.tp, 1)
     inputs = 2 * work.activation_bytes + shape.dropout * work.activation_bytes
     written_out = 2 * work.eager * shape.gated * MASTER_BYTES
@@ -111,12 +116,14 @@ def _kept_of_norms(shape: Shape, layout: Layout, work: Work) -> Values:
 
 
 def _kept_of_attention(shape: Shape, layout: Layout, work: Work, rates: Rates) -> Values:
-    """Bytes a token of Q, K, V, the core's output, latent vectors and, where they go through memory, the scores. In
-    low precision the output is kept twice: for the core and as input of the projection."""
+    """Return the bytes per token of Q, K, V, the output of the core, latent vectors, and scores that go through memory.
+
+    In low precision the output is kept twice: for the core and as input of the projection.
+    """
     heads, kv = shape.heads / layout.tp, np.maximum(shape.kv_heads / layout.tp, 1)
     through_memory = rates.attention_unfused > 0
-    # Plain modules repeat K and V for every head and copy an fp32 softmax to 16 bit; with dropout its mask and result
-    # are kept too, as in Megatron (Korthikanti et al. 2022).
+    # Plain modules repeat K and V for every head and copy an fp32 softmax to 16 bit. With dropout they also keep its
+    # mask and result, as Megatron does (Korthikanti et al. 2022).
     plain = work.eager * (shape.dropout == 0)
     kv = where(through_memory & (plain > 0), heads, kv)
     a_score = where(plain > 0, MASTER_BYTES / work.activation_bytes + (work.activation_bytes < MASTER_BYTES), 2.5)
@@ -129,13 +136,16 @@ def _kept_of_attention(shape: Shape, layout: Layout, work: Work, rates: Rates) -
 
 
 def _kept_of_mlp(shape: Shape, layout: Layout, work: Work) -> Values:
-    """Bytes a token of a dense feed-forward block."""
+    """Return the bytes per token of a dense feed-forward block."""
     return _kept_a_width(shape, layout, work) * shape.ffn / layout.tp * (1 - layout.again_mlp)
 
 
 def _kept_of_experts(shape: Shape, layout: Layout, work: Work) -> Values:
-    """Bytes a token of routed and shared experts: permuted inputs, both products, and what the experts return unless
-    its probability was multiplied before."""
+    """Return the bytes per token of routed and shared experts.
+
+    They are those of permuted inputs, of both products, and of what the experts return, unless the probability is
+    multiplied before.
+    """
     width = _kept_a_width(shape, layout, work)
     returned = (1 - work.weighted) * work.activation_bytes
     sent = (work.input_bytes + returned) * shape.expert_hidden
@@ -146,20 +156,26 @@ def _kept_of_experts(shape: Shape, layout: Layout, work: Work) -> Values:
 
 
 def _kept_a_width(shape: Shape, layout: Layout, work: Work) -> Values:
-    """Bytes a token and unit of feed-forward width: results of the first product, the gate's activation where it is an
-    operation of its own, and the input of the second product, which `again_act` repeats."""
+    """Return the bytes per token and unit of feed-forward width.
+
+    They are those of the results of the first product, of the gate's activation where it is an operation of its own,
+    and of the input of the second product, which `again_act` repeats.
+    """
     single = work.eager * shape.gated * work.activation_bytes
     return (1 + shape.gated) * work.activation_bytes + single + work.input_bytes * (1 - layout.again_act)
 
 
 def peak_bytes(parts: Mapping[str, Values], *, reserved: bool) -> Values:
-    """What a framework reports of `memory_bytes`: the allocated peak, or with `reserved` what the allocator holds."""
+    """Return what a framework reports of the parts that `memory_bytes` returns, in bytes.
+
+    This is the allocated peak, or with `reserved` what the allocator holds.
+    """
     allocated = np.asarray(sum(size for name, size in parts.items() if name != "reserve"))
     return allocated * (1 + FRAGMENTATION_SHARE) if reserved else allocated
 
 
 def _largest_layer(shape: Shape, layout: Layout) -> Values:
-    """Parameters of the largest layer on one device: what FSDP gathers at once."""
+    """Return the parameters of the largest layer on one device, which is the unit that FSDP gathers at once."""
     if shape.kinds:
         return np.asarray(functools.reduce(np.maximum, (_largest_layer(kind, layout) for kind in shape.kinds)))
     dense, _ = layer_parameters(shape, layout, sparse=False)
@@ -170,15 +186,18 @@ def _largest_layer(shape: Shape, layout: Layout) -> Values:
 
 
 def _largest_weight(shape: Shape, layout: Layout) -> Values:
-    """Parameters of the largest weight of a layer on one device, experts of a layer being one weight."""
+    """Return the parameters of the largest weight of a layer on one device. All experts of a layer form one weight."""
     dense = shape.hidden * np.maximum(shape.ffn, shape.heads * shape.qk_dim) / layout.tp
     experts = shape.hidden * shape.expert_ffn * shape.experts / layout.expert_split
     return where(shape.moe_layers > 0, np.maximum(dense, experts), dense)
 
 
 def _activations(shape: Shape, layout: Layout, work: Work, rates: Rates) -> dict[str, Values]:
-    """Activations kept on the first stage, which has the most micro-batches in flight, and what comes on top at the
-    peak: the logits before the backward pass, or later a layer's recomputed activations and their gradients."""
+    """Return the bytes of activations, of the working memory and of the logits on the first stage.
+
+    The first stage has the most micro-batches in flight. At the peak come on top the logits before the backward pass,
+    or later the recomputed activations of a layer and their gradients.
+    """
     tokens = layout.micro_batch_size * work.seq_len / layout.cp
     split = where(layout.sequence_parallel > 0, layout.tp, 1)
     layer = _mean_layer_bytes(shape, layout, work, rates)
@@ -194,9 +213,9 @@ def _activations(shape: Shape, layout: Layout, work: Work, rates: Rates) -> dict
     deepest = layout.pp + layout.dualpipe  # DeepSeek-V3 (arXiv 2412.19437) table 2: pp + 1
     # GPipe runs all forward passes before the first backward one (Huang et al. 2019, arXiv 1811.06965).
     in_flight = where(layout.gpipe > 0, m, np.minimum(m, deepest))
-    # Interleaving starts more forward passes before the first backward one, but no more than there are.
+    # Interleaving starts more forward passes before the first backward pass, but no more than there are micro-batches.
     in_flight = np.minimum(in_flight * where(v > 1, 1 + (layout.pp - 1) / (layout.pp * v), 1.0), m)
-    # Gradients of the widest intermediates, and whole sequences gathered over tp.
+    # These are the gradients of the widest intermediates, and whole sequences that are gathered over tp.
     gradients = (1 + shape.gated) * shape.ffn / layout.tp + where(split > 1, 2, 0) * shape.hidden
     working = recomputed * (layer + tokens * gradients * work.activation_bytes)
     logits = _logits(shape, layout, work)
@@ -208,10 +227,13 @@ def _activations(shape: Shape, layout: Layout, work: Work, rates: Rates) -> dict
 
 
 def first_stage_layers(shape: Shape, layout: Layout) -> Values:
-    """Layers of the first pipeline stage. Layers that do not divide evenly are dealt out with the embedding, and the
-    head, counted as a layer each where that divides (Megatron-core's `account_for_embedding_in_pipeline_split` and
-    `account_for_loss_in_pipeline_split`); else the first stages take one more. Stages that are balanced by work leave
-    fewer layers beside the head, and more on the others (nanotron)."""
+    """Return the number of layers of the first pipeline stage.
+
+    Layers that do not divide evenly are distributed together with the embedding and the head, where each of these
+    counts as a layer and the sum divides evenly (Megatron-core's `account_for_embedding_in_pipeline_split` and
+    `account_for_loss_in_pipeline_split`). Otherwise the first stages take one more layer. Stages that are balanced by
+    work leave fewer layers beside the head, and more on the other stages (nanotron).
+    """
     layers = shape.layers
     chunks = layout.pp * layout.virtual_stages
     widths = where(shape.moe_layers > 0, shape.top_k * shape.expert_ffn + shape.shared_ffn, shape.ffn)
@@ -223,7 +245,10 @@ def first_stage_layers(shape: Shape, layout: Layout) -> Values:
 
 
 def _mean_layer_bytes(shape: Shape, layout: Layout, work: Work, rates: Rates) -> Values:
-    """Activations of a layer in the mean of those on the stage that has most experts; where layers differ, of all."""
+    """Return the mean bytes of activations per layer, on the stage that has the largest share of experts.
+
+    Where the layers of a model differ it is the mean over all of them.
+    """
     if shape.kinds:
         cases = [(kind, case) for kind in shape.kinds if (case := own_case(kind, layout, work)) is not None]
         return (
@@ -237,8 +262,11 @@ def _mean_layer_bytes(shape: Shape, layout: Layout, work: Work, rates: Rates) ->
 
 
 def _kept_products(shape: Shape, layout: Layout, work: Work, tokens: Values, split: Values) -> Values:
-    """Bytes that a per-operation checkpoint policy keeps of a layer beside its input: the attention core's output and
-    every second matrix product (torchtitan's selective policy), or Q, K and V (MaxText's save_qkv_proj)."""
+    """Return the bytes that a per-operation checkpoint policy keeps of a layer beside its input.
+
+    It keeps the output of the attention core and every second matrix product (torchtitan's selective policy), or Q, K
+    and V (MaxText's save_qkv_proj).
+    """
     heads, kv = shape.heads / layout.tp, np.maximum(shape.kv_heads / layout.tp, 1)
     projections = heads * shape.qk_dim + kv * (shape.qk_dim + shape.v_dim)
     products = projections + 2 * shape.hidden / split + (1 + shape.gated) * shape.ffn / layout.tp
@@ -247,8 +275,11 @@ def _kept_products(shape: Shape, layout: Layout, work: Work, tokens: Values, spl
 
 
 def _logits(shape: Shape, layout: Layout, work: Work) -> Values:
-    """Logits of one micro-batch. With a pipeline they sit on the last stage, whose activations are fewer than the
-    first one's by more than this in all published cases, so they count only without one."""
+    """Return the bytes of the logits of one micro-batch, 0 with a pipeline.
+
+    With a pipeline they are on the last stage. In all published cases its activations are smaller than those of the
+    first stage by more than the logits, so that the logits do not count.
+    """
     tokens = layout.micro_batch_size * work.seq_len / layout.cp
     size = where(layout.tp > 1, work.split_logit_bytes, work.logit_bytes)
     return where(layout.pp > 1, 0.0, size * tokens * shape.vocab / layout.tp)

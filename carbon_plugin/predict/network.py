@@ -1,8 +1,8 @@
-"""Collectives on a two-tier network: a fast island (NVLink domain or node) and NICs between islands.
+"""Price collectives on a network of two tiers: a fast island (NVLink domain or node) and NICs between islands.
 
-Sources: ring and tree costs as in Thakur, Rabenseifner, Gropp 2005; bandwidth share and latency constants as in
-`rates`. A group whose ranks lie `stride` apart has floor(island / stride) of them in one island, and uses that
-many NICs of the node (NIC sharing: a group with tp 8 inside gets one NIC's share, a group with tp 1 all eight).
+Sources: ring and tree costs are as in Thakur, Rabenseifner, Gropp 2005; bandwidth share and latency constants are as in
+`rates`. A group whose ranks lie `stride` apart has floor(island / stride) of them in one island, and uses as many NICs
+of the node. A group with tp 8 inside thus gets the share of one NIC, and a group with tp 1 gets all eight.
 """
 
 from __future__ import annotations
@@ -13,33 +13,38 @@ from carbon_plugin.predict.arrays import Values, any_of, clip, where
 from carbon_plugin.predict.rates import Rates
 
 HOP_INSIDE_S, HOP_BETWEEN_S = 3.4e-6, 14e-6
-"""Seconds of one step of a ring over NVLink and over a network, simple protocol (NCCL src/graph/tuning.cc, hwLat)."""
+"""Seconds of one step of a ring over NVLink and over a network, with the simple protocol (NCCL src/graph/tuning.cc,
+hwLat)."""
 REDUCE_LATENCY_SHARE = 0.6
-"""Latency of an all-gather or reduce-scatter over that of an all-reduce."""
+"""Ratio of the latency of an all-gather or reduce-scatter to that of an all-reduce."""
 
 
 def ranks_in_island(ranks: Values, stride: Values, rates: Rates) -> Values:
-    """How many of a group's ranks share an island, at least 1."""
+    """Return how many ranks of a group share an island, at least 1."""
     return clip(np.floor(rates.island / stride), 1, ranks)
 
 
 def group_bandwidth(ranks: Values, stride: Values, rates: Rates) -> Values:
-    """Bytes/s a rank gets in a ring over the group: scale-up inside an island, else the NICs that the group uses."""
+    """Return the bytes/s that a rank gets in a ring over the group.
+
+    It is the scale-up bandwidth inside an island, else that of the NICs that the group uses.
+    """
     inside = ranks_in_island(ranks, stride, rates)
     return where(inside >= ranks, rates.scaleup, np.minimum(rates.scaleup, rates.nic * inside))
 
 
 def group_latency(ranks: Values, stride: Values, rates: Rates) -> Values:
-    """Seconds of an all-reduce of nothing: log2 steps inside the island and twice log2 between islands."""
+    """Return the seconds of an all-reduce of nothing: log2 steps inside the island and twice log2 steps between
+    islands."""
     inside = ranks_in_island(ranks, stride, rates)
     return rates.scaleup_latency * np.log2(inside) + 2 * rates.nic_latency * np.log2(ranks / inside)
 
 
 def all_reduce_time(size_bytes: Values, ranks: Values, stride: Values, rates: Rates) -> Values:
-    """Seconds to all-reduce `size_bytes` held by each of `ranks`; 0 for one rank.
+    """Return the seconds to all-reduce `size_bytes` that each of `ranks` holds, or 0 for one rank.
 
-    A ring sends 2 (n-1)/n of the bytes; where the switches between islands reduce, each rank sends and gets them once
-    (SHARP, Graham et al. 2016).
+    A ring sends 2 (n-1)/n of the bytes. Where the switches between islands reduce, each rank sends and receives the
+    bytes once (SHARP, Graham et al. 2016).
     """
     between = ranks_in_island(ranks, stride, rates) < ranks
     passes = where((rates.in_network > 0) & between, 1.0, 2 * (ranks - 1) / ranks)
@@ -48,31 +53,36 @@ def all_reduce_time(size_bytes: Values, ranks: Values, stride: Values, rates: Ra
 
 
 def gather_time(size_bytes: Values, ranks: Values, stride: Values, rates: Rates) -> Values:
-    """Seconds to all-gather to, or reduce-scatter from, `size_bytes` in full; 0 for one rank."""
+    """Return the seconds of an all-gather or reduce-scatter, or 0 for one rank. `size_bytes` is the full tensor."""
     wire = (ranks - 1) / ranks * size_bytes / group_bandwidth(ranks, stride, rates)
     latency = REDUCE_LATENCY_SHARE * group_latency(ranks, stride, rates) + ring_latency(ranks, stride, rates)
     return where(ranks > 1, wire + latency, 0.0)
 
 
 def ring_latency(ranks: Values, stride: Values, rates: Rates) -> Values:
-    """Seconds in which an empty message passes all ranks of a ring that leaves the island, one after the other: gathers
-    and scatters have no tree, so that their latency grows with the ranks and not with their logarithm."""
+    """Return the seconds in which an empty message passes all ranks of a ring that leaves the island, one after the
+    other.
+
+    Gathers and scatters have no tree, so that their latency grows with the number of ranks and not with its logarithm.
+    """
     islands = ranks / ranks_in_island(ranks, stride, rates)
     return where(islands > 1, (islands - 1) * HOP_BETWEEN_S + (ranks - islands) * HOP_INSIDE_S, 0.0)
 
 
 def near_time(size_bytes: Values, ranks: Values, rates: Rates) -> Values:
-    """Seconds that the bytes of a gather or scatter take at scale-up speed: what they cost the memory of a device,
-    however long a slow network makes them wait."""
+    """Return the seconds that the bytes of a gather or scatter take at scale-up speed.
+
+    This is what they cost the memory of a device, however long they wait for a slow network.
+    """
     return (ranks - 1) / ranks * size_bytes / rates.scaleup
 
 
 def all_to_all_time(size_bytes: Values, top_k: Values, ranks: Values, rates: Rates) -> Values:
-    """Seconds to send `size_bytes` a rank to experts spread over `ranks` contiguous ranks; 0 for one rank.
+    """Return the seconds to send `size_bytes` per rank to experts on `ranks` contiguous ranks, or 0 for one rank.
 
-    Between n islands a token is sent once to each island that holds one of its top-k experts:
-    (n-1)(1-(1-1/n)^k)/k of the rows leave, at most their plain share (DeepSeek-V3, arXiv 2412.19437 section 3.2).
-    Deduplicated (DeepEP), the same holds of the ranks of one island.
+    Between n islands a token is sent once to each island that holds one of its top-k experts: (n-1)(1-(1-1/n)^k)/k of
+    the rows leave, but no more than without this (DeepSeek-V3, arXiv 2412.19437 section 3.2). With deduplication
+    (DeepEP) the same holds for the ranks of one island.
     """
     inside = ranks_in_island(ranks, np.float64(1), rates)
     islands = ranks / inside
@@ -87,5 +97,5 @@ def all_to_all_time(size_bytes: Values, top_k: Values, ranks: Values, rates: Rat
 
 
 def point_to_point_bandwidth(stride: Values, rates: Rates) -> Values:
-    """Bytes/s between pipeline neighbours `stride` ranks apart."""
+    """Return the bytes/s between pipeline neighbours that are `stride` ranks apart."""
     return where(stride < rates.island, rates.scaleup, np.minimum(rates.scaleup, rates.nic))

@@ -1,8 +1,8 @@
-"""Device time of the operations of a transformer layer: matrix products, attention core, elementwise chains.
+"""Compute the device time of a layer's operations: matrix products, attention core and elementwise chains.
 
-Additive roofline (Williams et al. 2009) at constant sustained rates: the validation study found that with HBM
-bytes, host floor and head counted, the efficiency of matrix products is the same from width 768 to 25,600, and
-that tile or wave quantisation explains nothing more.
+The model is an additive roofline (Williams et al. 2009) at constant sustained rates. The validation study found that
+the efficiency of matrix products is the same from width 768 to 25,600 when HBM bytes, host floor and head are counted,
+and that tile or wave quantisation explains nothing more.
 """
 
 from __future__ import annotations
@@ -17,16 +17,19 @@ from carbon_plugin.predict.laws import LENGTH_REFERENCE, LENGTH_SCALE
 from carbon_plugin.predict.rates import Rates
 
 FLASH_BACKWARD = 2.9
-"""Backward over forward time of a fused attention core (5 products against 2, and recomputed scores)."""
+"""Ratio of backward to forward time of a fused attention core, with 5 products against 2, and recomputed scores."""
 ALIGNED_HEAD, UNALIGNED_SHARE = 8, 0.045
-"""16-bit products whose inner width is no multiple of 8 run without tensor cores: about 11 TFLOP/s on an A100 (NVIDIA's
-matrix-multiplication guide for the rule; one published group for the rate)."""
+"""Share of the rate of products whose inner width is no multiple of `ALIGNED_HEAD`.
+
+In 16 bit they run without tensor cores, at about 11 TFLOP/s on an A100. The rule is from NVIDIA's guide to matrix
+multiplication, the rate from one published group.
+"""
 SOFTMAX_GROUP, SOFTMAX_KEYS = 4, 4096
-"""The fused softmax of unfused attention takes rows of at most `SOFTMAX_KEYS` and whole groups of micro-batch x local
-heads (`FusedScaleMaskSoftmax.is_kernel_available` of Megatron-core); otherwise casts, scale, mask and softmax run one
-by one in fp32."""
+"""The fused softmax of unfused attention takes rows of at most `SOFTMAX_KEYS` keys, and micro-batch size times local
+heads must be a multiple of `SOFTMAX_GROUP` (`FusedScaleMaskSoftmax.is_kernel_available` of Megatron-core). Otherwise
+casts, scale, mask and softmax run one by one in fp32."""
 SOFTMAX_BYTES = ((4, 37), (6, 40))
-"""Bytes a score, forward and backward: fused, and one by one."""
+"""Bytes per score, for the forward and the backward pass: first fused, then one by one."""
 ELEMENTWISE_BACKWARD = 1.6
 ELEMENTWISE_FUSED = 0.75
 ELEMENTWISE_KERNELS_FORWARD = 9
@@ -48,7 +51,8 @@ class Cost:
 
 
 def product_time(m: Values, n: Values, k: Values, flops: Values, element_bytes: Values, rates: Rates) -> Values:
-    """Seconds of one (m,k)x(k,n) product: max(2mnk/P, bytes/W) + one kernel; 0 where a dimension is 0."""
+    """Return the seconds of one (m,k)x(k,n) product: max(2mnk/P, bytes/W) and one kernel, or 0 where a dimension is
+    0."""
     busy = np.maximum(2 * m * n * k / flops, element_bytes * (m * k + k * n + m * n) / rates.memory)
     return where(n * k > 0, busy + rates.kernel_time, 0.0)
 
@@ -56,8 +60,11 @@ def product_time(m: Values, n: Values, k: Values, flops: Values, element_bytes: 
 def linear(
     m: Values, n: Values, k: Values, work: Work, micro_batches: Values, rates: Rates, *, wide: bool = False
 ) -> Cost:
-    """A linear layer of m tokens, k inputs and n outputs: one product forward, two backward, weight gradients
-    accumulated in fp32 when there is more than one micro-batch, casts where the format is narrow."""
+    """Return the seconds of a linear layer of m tokens, k inputs and n outputs: one product forward and two backward.
+
+    With more than one micro-batch, weight gradients are accumulated in fp32. Where the format is narrow, casts are
+    added.
+    """
     flops = rates.wide_gemm_flops if wide else rates.gemm_flops
     size = work.activation_bytes
     forward = product_time(m, n, k, flops, size, rates)
@@ -71,13 +78,16 @@ def linear(
 
 
 def attention_core(shape: Shape, layout: Layout, work: Work, rates: Rates) -> Cost:
-    """Softmax(QK)V. Fused kernels at their causal-counted rate; unfused ones as two batched products over the
-    full square plus the traffic of the scores."""
+    """Return the seconds of Softmax(QK)V.
+
+    Fused kernels run at their causal-counted rate. Unfused ones take two batched products over the full square, and the
+    traffic of the scores.
+    """
     heads = layout.micro_batch_size * shape.heads / layout.tp
     queries, keys = work.seq_len / layout.cp, work.seq_len
     square = queries * keys
     window = np.minimum(shape.window, keys)
-    # Scores under the causal mask: half the square, or a band of the window's width.
+    # The scores under the causal mask are half of the square, or a band of the window's width.
     band = queries * window * (1 - window / (2 * keys))
     scores = (1 - shape.windowed_share) * square / 2 * (1 + shape.bidirectional) / _fill(keys, rates)
     scores = scores + shape.windowed_share * band / _fill(window, rates)
@@ -105,13 +115,13 @@ def attention_core(shape: Shape, layout: Layout, work: Work, rates: Rates) -> Co
 
 
 def _fill(keys: Values, rates: Rates) -> Values:
-    """Rate of an attention core over so many keys a query, over that at `LENGTH_REFERENCE`."""
+    """Return the rate of an attention core over this many keys per query, divided by its rate at `LENGTH_REFERENCE`."""
     fill = (1 + LENGTH_SCALE / LENGTH_REFERENCE) / (1 + LENGTH_SCALE / keys)
     return where(rates.attention_length > 0, fill, 1.0)
 
 
 def separate_softmax(shape: Shape, layout: Layout, work: Work, rates: Rates) -> Flags:
-    """Where unfused attention cannot use the fused softmax."""
+    """Return where unfused attention cannot use the fused softmax."""
     if not any_of(rates.attention_unfused):
         return np.asarray(False)
     batches = layout.micro_batch_size * shape.heads / layout.tp
@@ -120,10 +130,10 @@ def separate_softmax(shape: Shape, layout: Layout, work: Work, rates: Rates) -> 
 
 
 def elementwise(shape: Shape, layout: Layout, work: Work, tokens: Values, ffn_width: Values, rates: Rates) -> Cost:
-    """Norms, residuals, dropout, activation function and rotary positions: bytes over sustained bandwidth.
+    """Return the seconds of norms, residuals, dropout, activation function and rotary positions: bytes over bandwidth.
 
-    Per token: 8h norm and 2(6+drop)h residual (divided by tp under sequence parallelism), (4+2 gated)f
-    activation, 4(a+2kv)d rotary, in bytes of 2-byte elements.
+    Per token these are 8h for norms and 2(6+drop)h for residuals (divided by tp under sequence parallelism), (4+2
+    gated)f for the activation and 4(a+2kv)d for rotary positions, in bytes where elements have 2 bytes.
     """
     split = where(layout.sequence_parallel > 0, layout.tp, 1)
     head_dim = np.maximum(shape.qk_dim, shape.v_dim)
@@ -138,11 +148,12 @@ def elementwise(shape: Shape, layout: Layout, work: Work, tokens: Values, ffn_wi
 
 
 def head(shape: Shape, layout: Layout, work: Work, tokens: Values, micro_batches: Values, rates: Rates) -> Cost:
-    """Output projection, softmax and cross entropy, and the embedding's traffic, on the last stage."""
+    """Return the seconds, on the last stage, of output projection, softmax, cross entropy and the embedding's
+    traffic."""
     columns = shape.vocab / layout.tp
     product = linear(tokens, columns, shape.hidden, work, micro_batches, rates, wide=True)
     entropy = work.entropy_bytes * tokens * columns
     traffic = (entropy + 12 * tokens * shape.hidden) * work.activation_bytes / 2 / rates.memory
-    # The traffic is that of both directions; it is booked half and half.
+    # The traffic is that of both directions, and half of it is counted for each.
     host = 10 * rates.host_op_time
     return Cost(product.forward + traffic / 2 + host / 2, product.backward + traffic / 2 + host / 2)

@@ -1,11 +1,12 @@
-"""Mean power of a device during a step, from what its parts are doing.
+"""Predict the mean power of a device during a step, from what its parts are doing.
 
-The step's terms are shared out over four activities: tensor units, memory, links and stalls. Each draws a share of
-the range between idle with an open context and the sustained limit; a cap bounds both that limit and the clock
-(`capped_share`). The shares are assumptions with a range, anchored on published measurements: H100 nodes in training
-draw 76 % of their rating and at most 82 % (arXiv 2506.14551, 2412.08602), power swings between 15 % and 85 % of the
-limit within a run (arXiv 2503.05804), and exposed communication costs little of it: from 128 to 2,048 H100 with FSDP
-throughput falls by 37 % and power by 6 % (arXiv 2411.13055). `carbon-plugin validate --power` predicts all of them.
+The terms of the step are shared out over four activities: tensor units, memory, links and stalls. Each activity draws a
+share of the range between idle with an open context and the sustained limit. A cap bounds both that limit and the clock
+(`capped_share`). The shares are assumptions with a range, and they rest on published measurements: H100 nodes in
+training draw 76 % of their rating and at most 82 % (arXiv 2506.14551, 2412.08602), power swings between 15 % and 85 %
+of the limit within a run (arXiv 2503.05804), and exposed communication reduces it little: from 128 to 2,048 H100 with
+FSDP throughput falls by 37 % and power by 6 % (arXiv 2411.13055). `carbon-plugin validate --power` predicts all of
+them.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from carbon_plugin.spec.hardware.cluster import Accelerator, Cluster
 
 
 class Draw(NamedTuple):
-    """Share of dynamic power that an activity draws: p10, central, p90."""
+    """Share of dynamic power that one activity draws: p10, central value and p90."""
 
     low: float
     central: float
@@ -36,8 +37,9 @@ DRAWS = {
     "link": Draw(0.55, 0.75, 0.90),
     "stall": Draw(0.08, 0.17, 0.30),
 }
-"""Tensor work runs at the limit by the law that bounds its clock. Memory-bound kernels leave the tensor units dark,
-collectives keep their SMs spinning and the links and the memory busy, stalls leave the device without kernels."""
+"""Tensor work runs at the limit, by the law that bounds its clock. Kernels that are bound by memory leave the tensor
+units idle. Collectives keep their SMs spinning and keep links and memory busy. Stalls leave the device without
+kernels."""
 
 ACTIVITIES: dict[str, dict[str, float]] = {
     "matmul": {"tensor": 1.0},
@@ -58,24 +60,28 @@ ACTIVITIES: dict[str, dict[str, float]] = {
     "offload": {"stall": 1.0},
     "jitter": {"stall": 1.0},
 }
-"""What the device does during each term of the step. `framework` is not among them: it stretches all alike."""
+"""Activities of the device during each term of the step, as shares. `framework` is not among the terms, because it
+stretches all of them alike."""
 SUSTAINED_SHARE = 0.95
-"""Draw of back-to-back matrix products over the power limit, where no measurement is known."""
+"""Ratio of the draw of back-to-back matrix products to the power limit, where no measurement is known."""
 TRAINING_SHARE = 0.7
-"""Mean draw in training over the limit, of a job that nothing is known of: nodes in training draw 76 % of their rating
-(arXiv 2412.08602), jobs that wait for data or for each other less (our convention)."""
+"""Ratio of the mean draw in training to the limit, for a job of which nothing is known. Nodes in training draw 76 % of
+their rating (arXiv 2412.08602); jobs that wait for data or for each other draw less (our convention)."""
 UNREAD_IDLE_RELATIVE = 0.5
-"""Half range of the power of a device without a driver, whose power management may be off (our convention)."""
+"""Half of the relative range of the power of a device without a driver, whose power management may be off (our
+convention)."""
 VOLTAGE_SLOPE, LEAST_VOLTAGE_SQUARED = 2.3, 0.65
-"""Square of the voltage over that at full clock: falls by so much a clock, down to the least that the chip runs at."""
+"""The square of the voltage, divided by that at full clock, falls with the clock at this slope, down to the least value
+that the chip runs at."""
 CONTEXT_POWER_W = 40.0
-"""What an open context adds to idle where only the empty-board figure is known (26-66 W, arXiv 2605.23918)."""
+"""Power that an open context adds to idle, where only the figure of the empty board is known (26-66 W, arXiv
+2605.23918)."""
 IDLE_RELATIVE = 0.12
-"""Half range of idle power between boards of one kind."""
+"""Half of the relative range of idle power between boards of one kind."""
 
 
 def idle_with_context_w(accelerator: Accelerator) -> float:
-    """Power with a context open and nothing running, W."""
+    """Return the power with a context open and nothing running, in W."""
     if accelerator.idle_context_power_w is not None:
         return accelerator.idle_context_power_w.value
     idle = accelerator.idle_power_w.value
@@ -83,8 +89,11 @@ def idle_with_context_w(accelerator: Accelerator) -> float:
 
 
 def unread_power_figure(accelerator: Accelerator, *, usable: bool) -> Figure:
-    """Mean power of a device that nobody can read, W: in a training of which nothing else is known, or idle where no
-    process can compute on it (not `usable`)."""
+    """Return the mean power, in W, of a device that nobody can read.
+
+    It is that of a training of which nothing else is known, or the idle power where no process can compute on the
+    device (not `usable`).
+    """
     if not usable:
         idle = accelerator.idle_power_w.value
         source = f"idle power of {accelerator.name}, on which nothing can compute"
@@ -98,14 +107,14 @@ def unread_power_figure(accelerator: Accelerator, *, usable: bool) -> Figure:
 
 
 def idle_power_figure(cluster: Cluster) -> Figure:
-    """Power of a device that is held and does nothing, with the range between boards."""
+    """Return the power, in W, of a device that is held and does nothing, with the range between boards."""
     idle = idle_with_context_w(cluster.accelerator)
     spread = idle * IDLE_RELATIVE
     return Figure(idle, idle - spread, idle + spread, "W", "modelled", "idle with an open context")
 
 
 def power_assumptions(cluster: Cluster) -> list[Assumption]:
-    """What of the device's power nobody measured."""
+    """Return the numbers of the device's power that nobody measured."""
     device, found = cluster.accelerator, []
     if device.efficiency.sustained_power_w is None:
         said = f"{SUSTAINED_SHARE:.0%} of the limit under back-to-back matrix products; none is measured"
@@ -117,24 +126,29 @@ def power_assumptions(cluster: Cluster) -> list[Assumption]:
 
 
 def sustained_w(cluster: Cluster) -> float:
-    """Power of back-to-back matrix products, W: measured where known, else a share of the limit; never above a cap."""
+    """Return the power of back-to-back matrix products in W, which never exceeds a cap.
+
+    It is the measured value where one is known, else a share of the limit.
+    """
     known = cluster.accelerator.efficiency.sustained_power_w
     limit = cluster.power_limit_w
     return min(known.value, limit) if known is not None else SUSTAINED_SHARE * limit
 
 
 def capped_share(cluster: Cluster) -> float:
-    """Rate of matrix products under the cluster's power cap over that without one."""
+    """Return the rate of matrix products under the cluster's power cap, divided by the rate without one."""
     idle = idle_with_context_w(cluster.accelerator)
     free = sustained_w(msgspec.structs.replace(cluster, power_cap_w=None))
     return clock_share((cluster.power_limit_w - idle) / (free - idle))
 
 
 def clock_share(dynamic_share: float) -> float:
-    """Clock over the full one at so much of the full dynamic power, which goes as clock times voltage squared.
+    """Return the clock, relative to the full one, at a share of the full dynamic power.
 
-    The voltage falls with the clock until it cannot fall further; below that the clock goes with the power. Fitted by
-    eye to 12 sweeps of power limits on V100, A40, RTX 6000 and P100 (Zeus, NSDI 2023): `validate --power` has them."""
+    Dynamic power is proportional to the clock times the square of the voltage. The voltage falls with the clock until
+    it cannot fall further; below that point the clock is proportional to the power. The law is fitted by eye to 12
+    sweeps of power limits on V100, A40, RTX 6000 and P100 (Zeus, NSDI 2023), which `validate --power` shows.
+    """
     if dynamic_share >= 1:
         return 1.0
     slope, least = VOLTAGE_SLOPE, LEAST_VOLTAGE_SQUARED
@@ -143,7 +157,7 @@ def clock_share(dynamic_share: float) -> float:
 
 
 def step_activity(terms: dict[str, Values]) -> dict[str, Values]:
-    """Share of the step's time that each activity takes, adding up to 1; terms in seconds."""
+    """Return the share of the step's time that each activity takes. The shares add up to 1. `terms` are in seconds."""
     busy = {name: time for name, time in terms.items() if name in ACTIVITIES}
     total = np.asarray(sum(busy.values()))
     return {
@@ -153,12 +167,13 @@ def step_activity(terms: dict[str, Values]) -> dict[str, Values]:
 
 
 def step_power_w(terms: dict[str, Values], cluster: Cluster) -> Values:
-    """Mean W of one device over a step with these terms (seconds)."""
+    """Return the mean power of one device, in W, over a step with these terms (seconds)."""
     return _power_w(step_activity(terms), cluster, {name: draw.central for name, draw in DRAWS.items()})
 
 
 def step_power(terms: dict[str, Values], cluster: Cluster) -> tuple[Figure, Activity]:
-    """Mean power of one device over one step with its p10-p90 range, and what the device does in it."""
+    """Return the mean power of one device over a step with its range from p10 to p90, and the activity of the device in
+    it."""
     shares = step_activity(terms)
     low, central, high = (
         float(_power_w(shares, cluster, {name: draw[index] for name, draw in DRAWS.items()})) for index in range(3)

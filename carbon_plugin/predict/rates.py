@@ -1,7 +1,7 @@
-"""The inputs of the step-time equations that describe hardware and software: datasheet times constants gives rates.
+"""Define the inputs of the step-time equations that describe hardware and software.
 
-`Datasheet` is known without calibration, `Constants` are what calibration fits, and `combine` multiplies them to the
-sustained `Rates` that the equations take. `predict.resolve` makes all three of a cluster and a software stack.
+`Datasheet` is known without calibration, `Constants` are what calibration fits, and `combine` multiplies both to get
+the sustained `Rates` that the equations take. `predict.resolve` makes all three of a cluster and a software stack.
 """
 
 from __future__ import annotations
@@ -11,16 +11,18 @@ from dataclasses import dataclass
 from carbon_plugin.predict.arrays import Values, where
 
 ROWWISE_SHARE = 0.5
-"""Rate of row-wise scaled fp8 products over tensor-wise ones: that of 16 bit. torchtitan's rows on H100 gain nothing
-from them over bf16 (70B: 27.3 s against 27.4 s)."""
+"""Ratio of the rate of row-wise scaled fp8 products to that of tensor-wise ones: the rate of 16 bit. In torchtitan's
+rows on H100 they gain nothing over bf16 (70B: 27.3 s against 27.4 s)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Datasheet:
-    """What is known without calibration, SI units, each broadcastable. Flags are 0 or 1.
+    """What is known of hardware and software without calibration, in SI units. Each field can be broadcast, and flags
+    are 0 or 1.
 
-    `island` is the number of devices reachable at `scaleup` bandwidth; `narrow` is 1 where matrix products run
-    below 16 bit, `rowwise` where they scale every row; `capped_share` is what a power cap leaves of their rate.
+    `island` is the number of devices that are reachable at `scaleup` bandwidth. `narrow` is 1 where matrix products run
+    below 16 bit, and `rowwise` where they scale every row. `capped_share` is the share of their rate that a power cap
+    leaves.
     """
 
     peak: Values
@@ -52,7 +54,7 @@ class Datasheet:
 
 @dataclass(frozen=True, slots=True)
 class Constants:
-    """What calibration fits: shares of the datasheet's rates and fixed costs (`spec.hardware.cluster.Efficiency`)."""
+    """Shares of the datasheet's rates and fixed costs, which calibration fits (`spec.hardware.cluster.Efficiency`)."""
 
     gemm_share: Values
     fp8_gemm_share: Values
@@ -71,13 +73,15 @@ class Constants:
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Sustained rates and fixed costs, SI units, each broadcastable: a datasheet under constants.
+    """Sustained rates and fixed costs in SI units, which a datasheet gives under constants. Each field can be
+    broadcast.
 
-    `gemm_flops` of the layers' matrix products at the training precision, `wide_gemm_flops` of those that stay in
-    16 bit (head, attention), `attention_flops` causal-counted, `attention_unfused` 1 where the scores go through
-    memory; `cast_bytes` moved an element for a low-precision cast (0 in 16 bit). `scoped_graphs` and `fused_experts`
-    are the flags of `spec.stack`; graphs of whole iterations make `host_op_time` 0. `deduplicated` is 1 where a token
-    goes once to each rank, `expert_loop` where experts run one by one. `host_memory` and `host_link` are a device's.
+    `gemm_flops` is the rate of the layers' matrix products at the training precision, `wide_gemm_flops` that of
+    products that stay in 16 bit (head, attention). `attention_flops` is counted as causal. `attention_unfused` is 1
+    where the scores go through memory. `cast_bytes` are the bytes moved per element for a cast to low precision (0 in
+    16 bit). `scoped_graphs` and `fused_experts` are the flags of `spec.stack`; graphs of whole iterations make
+    `host_op_time` 0. `deduplicated` is 1 where a token goes once to each rank, and `expert_loop` where experts run one
+    by one. `host_memory` and `host_link` are the shares of one device.
     """
 
     gemm_flops: Values
@@ -112,7 +116,7 @@ class Rates:
 
 
 def combine(sheet: Datasheet, constants: Constants) -> Rates:
-    """Rates that a datasheet sustains under constants."""
+    """Return the rates that a datasheet sustains under constants."""
     narrow_share = where(sheet.narrow > 0, constants.fp8_gemm_share, 1.0)
     narrow_share = where(sheet.rowwise > 0, ROWWISE_SHARE * narrow_share, narrow_share)
     return Rates(

@@ -1,7 +1,7 @@
-"""The rates of a cluster under a software stack, and what had to be assumed to get them.
+"""Find the rates of a cluster under a software stack, and list what is assumed to get them.
 
-A calibrated device brings its own constants in its profile. For any other the laws of `predict.laws` and the priors
-below stand in, and each of them is named among the assumptions.
+A calibrated device brings its own constants in its profile. For any other device the laws of `predict.laws` and the
+priors below are used, and each of them is named among the assumptions.
 """
 
 from __future__ import annotations
@@ -39,18 +39,20 @@ PRIORS: dict[str, tuple[float, str]] = {
     "overlap_contention": (0.65, "share of hidden traffic that compute pays in memory bandwidth and SMs"),
     "all_to_all_share": (0.33, "prior, fitted on B200 expert-parallel rows"),
 }
-"""Constants that no datasheet gives, with where they come from; a profile's own value goes first."""
+"""Constants that no datasheet gives, and where they come from. A profile's own value takes precedence."""
 
 
 def is_calibrated(accelerator: Accelerator) -> bool:
-    """Whether the matrix-product share of this very device was fitted or measured, not carried over."""
+    """Return whether the matrix-product share of exactly this device was fitted or measured, and not carried over."""
     share = accelerator.efficiency.gemm_share
     return share is not None and share.confidence in ("fitted", "measured")
 
 
 def own_rows(accelerator: Accelerator, stack: Stack) -> int:
-    """How many measured step times of the user's the constants of device or software were fitted to; 0 where they were
-    not. A device that nobody calibrated is not known from a few of them."""
+    """Return how many of the user's measured step times the constants of device or software were fitted to, or 0.
+
+    A device that nobody calibrated returns 0, because a few step times do not determine its constants.
+    """
     if OWN_RUNS not in accelerator.sources or not is_calibrated(accelerator):
         return 0
     named = {**msgspec.structs.asdict(accelerator.efficiency), **accelerator.efficiency.attention_flops}
@@ -66,7 +68,7 @@ def own_rows(accelerator: Accelerator, stack: Stack) -> int:
 
 
 class _Resolver:
-    """Picks a profile value or a default, and remembers what was assumed."""
+    """Picks a profile value or a default for each constant, and remembers what was assumed."""
 
     def __init__(self, accelerator: Accelerator) -> None:
         self.accelerator = accelerator
@@ -87,13 +89,13 @@ class _Resolver:
 
 
 def resolve_rates(cluster: Cluster, stack: Stack, precision: Precision) -> tuple[Rates, tuple[Assumption, ...]]:
-    """Rates of a cluster under a software stack, and what had to be assumed to get them."""
+    """Return the rates of a cluster under a software stack, and what is assumed to get them."""
     constants, assumptions = resolve_constants(cluster.accelerator, stack, precision)
     return combine(datasheet(cluster, stack, precision), constants), assumptions
 
 
 def datasheet(cluster: Cluster, stack: Stack, precision: Precision) -> Datasheet:
-    """Peaks, bandwidths and flags of a cluster under a software stack."""
+    """Return the peaks, bandwidths and flags of a cluster under a software stack."""
     device, network = cluster.accelerator, cluster.node.network
     kernel = stack.attention_kernel or default_attention_kernel(device)
     numbers = {
@@ -127,14 +129,14 @@ def datasheet(cluster: Cluster, stack: Stack, precision: Precision) -> Datasheet
 
 
 def prior_constants() -> dict[str, float]:
-    """Value of every prior by name."""
+    """Return the value of every prior by its name."""
     return {name: value for name, (value, _) in PRIORS.items()}
 
 
 def resolve_constants(
     device: Accelerator, stack: Stack, precision: Precision
 ) -> tuple[Constants, tuple[Assumption, ...]]:
-    """Constants of a device: its profile's where it has them, else the law or a stated prior."""
+    """Return the constants of a device: those of its profile where it has them, else the law's or a stated prior's."""
     resolver = _Resolver(device)
     peak_16bit = peak_of(device, wide_precision(precision))[1].value
     narrow, host = precision in NARROW, host_op_time_of(stack)
@@ -156,7 +158,10 @@ def resolve_constants(
 
 
 def _attention(resolver: _Resolver, stack: Stack, peak_16bit_flops: float) -> float:
-    """Causal-counted FLOP/s of the attention core; infinite where it is unfused and counted by its products."""
+    """Return the causal-counted FLOP/s of the attention core.
+
+    They are infinite where the core is unfused, because its products are counted then.
+    """
     device = resolver.accelerator
     kernel = stack.attention_kernel
     if kernel is None:
@@ -178,10 +183,10 @@ def _attention(resolver: _Resolver, stack: Stack, peak_16bit_flops: float) -> fl
 
 
 def island_size(cluster: Cluster) -> int:
-    """Devices of the job that reach one another at scale-up bandwidth.
+    """Return the number of devices of the job that reach one another at scale-up bandwidth.
 
-    A rack-scale domain (NVL72) spans nodes; otherwise the island ends at the node. A domain of 1 means that
-    devices talk over the host bus: the whole node, at that bandwidth.
+    A rack-scale domain (NVL72) spans nodes; otherwise the island ends at the node. A domain of 1 means that devices
+    talk over the host bus: the island is the whole node, at the bandwidth of that bus.
     """
     domain = cluster.accelerator.scaleup.domain
     if domain > cluster.node.accelerators:

@@ -1,4 +1,5 @@
-"""What a prediction says: time with a breakdown that adds up, memory with its parts, power, and what was assumed."""
+"""Define the results of a prediction: time with a breakdown that adds up, memory by part, power, and what was
+assumed."""
 
 from __future__ import annotations
 
@@ -14,9 +15,11 @@ AccuracyClass = Literal[
 
 
 class MemoryPrediction(Struct, frozen=True, kw_only=True):
-    """Bytes on the fullest device, by part; `parts_bytes` adds up to `total_bytes`. `fit_probability` says how likely
-    they fit by the residuals of measured peaks, and `fits` whether that is likely (`fit.LEAST_FIT_PROBABILITY`); None
-    in forecasts of earlier versions."""
+    """Bytes on the fullest device by part. `parts_bytes` adds up to `total_bytes`.
+
+    `fit_probability` is the probability that they fit, from the residuals of measured peaks; it is None in forecasts of
+    earlier versions. `fits` says whether that probability is high enough (`fit.LEAST_FIT_PROBABILITY`).
+    """
 
     parts_bytes: dict[str, float]
     total_bytes: float
@@ -26,12 +29,12 @@ class MemoryPrediction(Struct, frozen=True, kw_only=True):
 
     @property
     def largest_part(self) -> str:
-        """The part that takes most."""
+        """Return the name of the part that takes most bytes."""
         return max(self.parts_bytes, key=lambda part: self.parts_bytes[part])
 
 
 class Activity(Struct, frozen=True, kw_only=True):
-    """Shares of the step's time by what the device does; they add up to 1."""
+    """Shares of the step's time by what the device does. They add up to 1."""
 
     tensor: float
     memory: float
@@ -40,13 +43,14 @@ class Activity(Struct, frozen=True, kw_only=True):
 
 
 class StepPrediction(Struct, frozen=True, kw_only=True):
-    """One optimizer step of the whole job.
+    """Prediction of one optimizer step of the whole job.
 
-    `breakdown_s` adds up to `step_time_s.value`. `mfu` counts the model's FLOPs (no recompute) and `hfu` the
-    FLOPs really executed, both over `peak_flops` of `peak_dtype` times devices, with attention counted as
+    `breakdown_s` adds up to `step_time_s.value`. `mfu` counts the model's FLOPs (without recompute) and `hfu` the FLOPs
+    that are really executed. Both are divided by `peak_flops` of `peak_dtype` times devices, and count attention as
     `attention_convention` says ("module's own": as the operations of a counted model compute it). `gpu_power_w` is the
-    mean draw of one device during the step; `gpu_energy_per_step_j` that of all devices over one step. `low`/`high` of
-    figures are p10/p90, `step_time_95_s` the 95 % interval, both from the residuals of `accuracy_class`.
+    mean draw of one device during the step, `gpu_energy_per_step_j` the energy of all devices over one step. `low` and
+    `high` of figures are p10 and p90, and `step_time_95_s` is the 95 % interval; those of the step time come from the
+    residuals of `accuracy_class`.
     """
 
     step_time_s: Figure

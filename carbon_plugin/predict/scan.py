@@ -1,7 +1,9 @@
-"""Layers that carry a state along the sequence (Mamba-2, gated delta rules, linear attention), in chunks of tokens.
+"""Price layers that carry a state along the sequence, in chunks of tokens (Mamba-2, gated delta rules, linear
+attention).
 
-Inside a chunk they are small attention-like products, from chunk to chunk a state of key x value elements a head is
-handed on. `Shape` says which of the forms below a layer has; its large projections are products like any other.
+Inside a chunk they are small products as in attention. From chunk to chunk each head hands on a state of key x value
+elements. `Shape` says which of the forms below a layer has. The large projections of such a layer are products like any
+other.
 """
 
 from __future__ import annotations
@@ -14,29 +16,31 @@ from carbon_plugin.predict.operators import Cost
 from carbon_plugin.predict.rates import Rates
 
 SCAN_SHARE = 0.34
-"""Of the rate of large 16-bit products: what products of chunks reach between masks and decays. No device was measured;
-it is what the first fused attention kernels reached on an A100 (arXiv 2307.08691), which are built alike."""
+"""Share of the rate of large 16-bit products that products of chunks reach between masks and decays. No device was
+measured. It is the share that the first fused attention kernels reached on an A100 (arXiv 2307.08691), which are built
+in the same way."""
 SCAN_BACKWARD = 3.0
-"""Backward over forward: two gradients of each product, and states that are computed again instead of kept
+"""Ratio of backward to forward time: two gradients of each product, and states that are computed again instead of kept
 (`mamba_chunk_scan_combined` of mamba_ssm, `chunk_gated_delta_rule` of flash-linear-attention)."""
 SCAN_KERNELS = (8, 20)
-"""Kernels forward and backward: convolution, cumulative decay, states, passing, chunk products, gate and norm."""
+"""Number of kernels, forward and backward: convolution, cumulative decay, states, passing, chunk products, gate and
+norm."""
 VECTOR_SHARE = 1 / 16
-"""Rate of elementwise units over that of 16-bit products (A100: 19.5 of 312 TFLOP/s; H100: 67 of 989): recurrences that
-are no products (Mamba, RG-LRU) run there."""
+"""Ratio of the rate of elementwise units to that of 16-bit products (A100: 19.5 of 312 TFLOP/s; H100: 67 of 989).
+Recurrences that are not products (Mamba, RG-LRU) run on these units."""
 STEP_FLOPS = 9
-"""Operations an element of the state and token of Mamba's selective scan (arXiv 2312.00752 section 3.3)."""
+"""Operations per element of the state and token in Mamba's selective scan (arXiv 2312.00752 section 3.3)."""
 STATE_BYTES = 4
-"""States of chunks are kept in fp32."""
+"""Bytes of an element of the states of chunks, which are kept in fp32."""
 
 
 def scan_flops_per_token(shape: Shape, seq_len: Values, tp: Values) -> Values:
-    """FLOPs of the scan of one layer for one token on one rank, forward.
+    """Return the FLOPs of the scan of one layer for one token on one rank, forward.
 
-    With chunks of c tokens, H heads of key k and value v, and G groups that share keys:
-    chunked state spaces 2c(Gk + Hv) + 4Hkv (Dao and Gu 2024, arXiv 2405.21060 section 6; Megatron-LM counts the same);
-    gated delta rules H(2c(3k + 2v) + 6kv + c^2), with the products of the WY form and its triangular inverse (Yang et
-    al. 2024, arXiv 2406.06484 section 3 and 2412.06464 section 3.3); recurrences step by step 9Hkv.
+    With chunks of c tokens, H heads of key k and value v, and G groups that share keys, chunked state spaces take 2c(Gk
+    + Hv) + 4Hkv (Dao and Gu 2024, arXiv 2405.21060 section 6; Megatron-LM counts the same). Gated delta rules take
+    H(2c(3k + 2v) + 6kv + c^2), with the products of the WY form and its triangular inverse (Yang et al. 2024, arXiv
+    2406.06484 section 3 and 2412.06464 section 3.3). Recurrences step by step take 9Hkv.
     """
     heads, groups, chunk = _local(shape, seq_len, tp)
     state = heads * shape.scan_key * shape.scan_value
@@ -46,10 +50,11 @@ def scan_flops_per_token(shape: Shape, seq_len: Values, tp: Values) -> Values:
 
 
 def scan_bytes_per_token(shape: Shape, work: Work, tp: Values) -> Values:
-    """Bytes that the scan, its short convolution and its gate and norm move for one token on one rank, forward.
+    """Return the bytes that the scan, its short convolution, gate and norm move for one token on one rank, forward.
 
-    Values and keys are read twice and results written once; products inside a chunk (c elements a group) and the states
-    of chunks (kv elements a head and chunk, four times) pass through memory; convolution and gate touch all channels.
+    Values and keys are read twice and results are written once. Products inside a chunk (c elements per group) and the
+    states of chunks (kv elements per head and chunk, four times) pass through memory. Convolution and gate touch all
+    channels.
     """
     heads, groups, chunk = _local(shape, work.seq_len, tp)
     values, keys = heads * shape.scan_value, groups * shape.scan_key
@@ -63,8 +68,10 @@ def scan_bytes_per_token(shape: Shape, work: Work, tp: Values) -> Values:
 
 
 def scan(shape: Shape, layout: Layout, work: Work, rates: Rates) -> Cost:
-    """Seconds of the scan of one layer for one micro-batch, without its projections: products at their own rate, then
-    the traffic, which these kernels do not hide."""
+    """Return the seconds of the scan of one layer for one micro-batch, without its projections.
+
+    They are the seconds of the products at their own rate, and then of the traffic, which these kernels do not hide.
+    """
     tokens = layout.micro_batch_size * work.seq_len / layout.cp
     share = where(shape.scan_steps > 0, VECTOR_SHARE, SCAN_SHARE)
     busy = tokens * scan_flops_per_token(shape, work.seq_len, layout.tp) / (share * rates.wide_gemm_flops)
@@ -78,15 +85,18 @@ def scan(shape: Shape, layout: Layout, work: Work, rates: Rates) -> Cost:
 
 
 def scan_kept_elements(shape: Shape, layout: Layout) -> Values:
-    """16-bit elements a token that the scan of one layer keeps for the backward pass: channels before and after the
-    convolution, gate, result and gated result; delta rules keep the triangle of each chunk too. States are not kept."""
+    """Return the 16-bit elements per token that the scan of one layer keeps for the backward pass.
+
+    They are channels before and after the convolution, gate, result and gated result. Delta rules also keep the
+    triangle of each chunk. States are not kept.
+    """
     heads, groups, chunk = _local(shape, shape.scan_chunk, layout.tp)
     values, keys = heads * shape.scan_value, groups * shape.scan_key
     return where(shape.scan_delta > 0, 5 * values + 4 * keys + heads * chunk, 4 * values + 2 * keys)
 
 
 def _local(shape: Shape, seq_len: Values, tp: Values) -> tuple[Values, Values, Values]:
-    """Heads and groups of one rank, and tokens of a chunk."""
+    """Return the heads and the groups of one rank, and the tokens of a chunk."""
     present = shape.scan_heads > 0
     groups = where(present, np.maximum(shape.scan_groups / tp, 1), 0.0)
     return shape.scan_heads / tp, groups, np.minimum(shape.scan_chunk, seq_len)

@@ -1,7 +1,7 @@
-"""Seconds of one optimizer step: layers into stages, stages into a pipeline, then data parallelism and optimizer.
+"""Compute the seconds of one optimizer step, from layers to the stages of a pipeline, data parallelism and optimizer.
 
-`step_time` is the array form that search, validation and calibration use; `predict_step` in `step` wraps
-it for one run. The terms of the breakdown add up to the step.
+`step_time` is the form for arrays, which search, validation and calibration use. `predict_step` in `step` wraps it for
+one run. The terms of the breakdown add up to the step.
 """
 
 from __future__ import annotations
@@ -18,27 +18,33 @@ from carbon_plugin.predict.rates import Rates
 
 POINT_TO_POINT_LATENCY = 1e-4
 OPTIMIZER_BYTES_PER_PARAMETER = 44
-"""Adam in mixed precision: read gradient, master and two moments, write master, moments and the 16-bit copy."""
+"""Bytes per parameter of an Adam step in mixed precision. It reads the gradient, the master and two moments, and writes
+the master, the moments and the 16-bit copy."""
 PURE_UPDATE_BYTES = 6
-"""The same without a master weight and moments: 16-bit gradient and parameter read, parameter written."""
+"""Bytes per parameter of a step without master weight and moments. It reads the 16-bit gradient and parameter, and
+writes the parameter."""
 STEP_FIXED_TIME = 1e-3
 BACKWARD_PASSES = 3.0
-"""Forward and backward work over the forward pass's: every product once forward, twice backward."""
+"""Ratio of forward and backward work to the work of the forward pass: every product runs once forward and twice
+backward."""
 JITTER_PER_DOUBLING = 0.004
-"""Share of a step that waiting for the slowest rank adds a doubling of nodes."""
+"""Share of a step that waiting for the slowest rank adds with each doubling of nodes."""
 HYBRID_OVERLAP = 0.85
-"""Share of a hybrid layout's all-reduce over replicas that hides under the backward pass; that of other overlaps."""
+"""Share of a hybrid layout's all-reduce over replicas that the backward pass hides. The value is that of
+other overlaps."""
 ZERO_BUBBLE_SHARE = 1 / 3
-"""Bubble of ZB-H1 over 1F1B: weight gradients fill two of three idle slots (Qi et al. 2023, arXiv 2401.10241)."""
+"""Ratio of the bubble of ZB-H1 to that of 1F1B: weight gradients fill two of three idle slots (Qi et al. 2023, arXiv
+2401.10241)."""
 MUON_ITERATIONS = 5
 """Newton-Schulz iterations of Muon (Jordan et al. 2024)."""
 OFFLOAD_LINK_BYTES = 6
-"""Bytes a parameter over the link: the fp32 gradient down, the 16-bit parameter up (ZeRO-Offload, arXiv 2101.06840)."""
+"""Bytes per parameter over the link: the fp32 gradient to the host and the 16-bit parameter back (ZeRO-Offload, arXiv
+2101.06840)."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepTime:
-    """Terms of the step in seconds, adding up to `total`, and the micro-batches a rank runs."""
+    """Terms of the step in seconds, which add up to `total`, and the micro-batches that a rank runs."""
 
     terms: dict[str, Values]
     total: Values
@@ -46,7 +52,10 @@ class StepTime:
 
 
 def step_time(shape: Shape, layout: Layout, work: Work, rates: Rates) -> StepTime:
-    """Seconds of one optimizer step, for arrays that broadcast. Layouts are assumed valid (`spec.run.check_layout`)."""
+    """Return the seconds of one optimizer step, for arrays that broadcast.
+
+    Layouts are assumed to be valid (`spec.run.check_layout`).
+    """
     m = work.batch / (layout.dp * layout.micro_batch_size)
     v = layout.virtual_stages
     balanced = layout.balanced_stages > 0
@@ -55,7 +64,7 @@ def step_time(shape: Shape, layout: Layout, work: Work, rates: Rates) -> StepTim
     slot_total = np.asarray(sum(slot.values()))
     output = _output_time(shape, layout, work, rates, m)
     transfer = _transfer_time(shape, layout, work, rates)
-    # The last stage carries the head; where the layers do not divide evenly it has fewer of them.
+    # The last stage also holds the head. Where the layers do not divide evenly it has fewer layers.
     spare = stage_layers - clip(shape.layers - stage_layers * (layout.pp - 1), 0, stage_layers)
     late = np.maximum(output - spare / stage_layers * slot_total - transfer / 2, 0)
     pipelined = layout.pp > 1
@@ -79,8 +88,11 @@ def step_time(shape: Shape, layout: Layout, work: Work, rates: Rates) -> StepTim
 
 
 def _bubble_share(layout: Layout) -> Values:
-    """Bubble of a schedule over 1F1B's (pp-1)(F+B): a third for zero bubble, and for DualPipe
-    (pp/2-1)(F&B+B-3W) at F=1, B=2, W=1 (DeepSeek-V3, arXiv 2412.19437 table 2)."""
+    """Return the ratio of a schedule's bubble to that of 1F1B, which is (pp-1)(F+B).
+
+    It is a third for zero bubble. DualPipe's bubble is (pp/2-1)(F&B+B-3W), with F=1, B=2 and W=1 (DeepSeek-V3, arXiv
+    2412.19437 table 2).
+    """
     dual = 2 / 3 * (layout.pp / 2 - 1) / np.maximum(layout.pp - 1, 1)
     return where(layout.dualpipe > 0, dual, where(layout.zero_bubble > 0, ZERO_BUBBLE_SHARE, 1.0))
 
@@ -88,8 +100,10 @@ def _bubble_share(layout: Layout) -> Values:
 def stage_time(
     shape: Shape, layout: Layout, work: Work, rates: Rates, micro_batches: Values, stage_layers: Values
 ) -> dict[str, Values]:
-    """Terms of one micro-batch through one pipeline stage, forward and backward. Layers of each kind are on every stage
-    in the share that they have of the model."""
+    """Return the terms, in seconds, of one micro-batch through one pipeline stage, forward and backward.
+
+    Every stage has layers of each kind in the share that they have of the model.
+    """
     if shape.kinds:
         return _summed_stages(shape, layout, work, rates, micro_batches, stage_layers)
     dense: LayerTime | None = None
@@ -122,13 +136,19 @@ def _summed_stages(
 
 
 def sparse_share(shape: Shape, layout: Layout) -> Values:
-    """Share of sparse layers on the stage that has most: leading dense layers all sit on the first of several."""
+    """Return the share of sparse layers on the stage that has the largest one.
+
+    Where there are several stages, all leading dense layers are on the first one.
+    """
     alike = where(layout.pp > 1, shape.layers - shape.first_dense, shape.layers)
     return np.asarray(shape.moe_layers / np.maximum(alike, 1))
 
 
 def _output_time(shape: Shape, layout: Layout, work: Work, rates: Rates, micro_batches: Values) -> Values:
-    """Head and, where the model has them, multi-token-prediction blocks: one more layer and head each."""
+    """Return the seconds of the head and, where the model has them, of the multi-token-prediction blocks.
+
+    Each of these blocks takes one more layer and one more head.
+    """
     tokens = layout.micro_batch_size * work.seq_len / layout.cp
     cost = operators.head(shape, layout, work, tokens, micro_batches, rates)
     output: Values = cost.forward + cost.backward
@@ -140,7 +160,10 @@ def _output_time(shape: Shape, layout: Layout, work: Work, rates: Rates, micro_b
 
 
 def _transfer_time(shape: Shape, layout: Layout, work: Work, rates: Rates) -> Values:
-    """Activations to the next stage and gradients back, scattered over tp, a micro-batch and stage."""
+    """Return the seconds, per micro-batch and stage, to send activations to the next stage and gradients back.
+
+    Both are scattered over tp.
+    """
     tokens = layout.micro_batch_size * work.seq_len / layout.cp
     size = tokens * shape.hidden * work.activation_bytes / layout.tp
     bandwidth = network.point_to_point_bandwidth(rates.devices / layout.pp, rates)
@@ -149,7 +172,7 @@ def _transfer_time(shape: Shape, layout: Layout, work: Work, rates: Rates) -> Va
 
 
 def device_parameters(shape: Shape, layout: Layout) -> tuple[Values, Values]:
-    """Parameters on the fullest device before data-parallel sharding: shared ones and routed experts."""
+    """Return the parameters on the fullest device before data-parallel sharding: (shared, routed experts)."""
     if shape.kinds:
         parts = [_layers_parameters(kind, layout) for kind in shape.kinds]
         shared: Values = np.asarray(sum(part[0] for part in parts))
@@ -161,7 +184,7 @@ def device_parameters(shape: Shape, layout: Layout) -> tuple[Values, Values]:
 
 
 def _layers_parameters(shape: Shape, layout: Layout) -> tuple[Values, Values]:
-    """Parameters of the layers of a device, without embeddings."""
+    """Return the parameters of the layers on a device, without embeddings: (shared, routed experts)."""
     dense_shared, _ = layer_parameters(shape, layout, sparse=False)
     layers = shape.layers / layout.pp
     shared: Values = layers * dense_shared
@@ -182,22 +205,27 @@ def _gradient_exchange(
     parameters: tuple[Values, Values],
     beside: tuple[Values, Values],
 ) -> Values:
-    """Once a step: all-reduce of gradients over replicas (DDP, HSDP), scatter and gather for ZeRO-1. Frozen parameters
-    have no gradient to send and no new value to fetch. `beside` are the seconds of the forward pass of the first and of
-    the backward pass of the last micro-batch, in which new values are fetched and gradients sent where they overlap."""
+    """Return the seconds, once per step, of the exchange of gradients and new values over data-parallel ranks.
+
+    Gradients are all-reduced over replicas (DDP, HSDP); ZeRO-1 scatters and gathers. Frozen parameters have no gradient
+    to send and no new value to fetch. `beside` are the seconds of the forward pass of the first micro-batch and of the
+    backward pass of the last one: new values are fetched during the first and gradients are sent during the second,
+    where they overlap.
+    """
     shared, routed = (count * shape.trainable for count in parameters)
     replicas, shards = layout.dp_replicate, layout.dp_shard * layout.cp
     one_stage = layout.zero_stage == 1
 
     def exchange(count: Values, group: Values, stride: Values) -> tuple[Values, Values, Values, Values]:
-        """Seconds of gradients and of new values, each followed by that of its bytes at scale-up speed."""
+        """Return the seconds of gradients and of new values, each followed by the seconds of its bytes at scale-up
+        speed."""
         size, fetched = count * work.reduce_bytes, count * work.parameter_bytes
         outer = size / group
         reduce = network.all_reduce_time(outer, replicas, stride * group, rates)
         near_reduce = 2 * network.near_time(outer, replicas, rates)
         scatter = network.gather_time(size, group, stride, rates)
         gather = network.gather_time(fetched, group, stride, rates)
-        # With stage 0 the context-parallel ranks are replicas too: one all-reduce over all of them.
+        # With stage 0 the context-parallel ranks are replicas too, so that one all-reduce covers all of them.
         every = replicas * group
         plain = network.all_reduce_time(size, every, stride, rates)
         sent = where(layout.zero_stage == 0, plain, where(one_stage, scatter, 0.0) + reduce)
@@ -213,7 +241,7 @@ def _gradient_exchange(
         sent, near_sent, fetched, near_fetched = (
             both + more for both, more in zip((sent, near_sent, fetched, near_fetched), experts, strict=True)
         )
-    # Hybrid sharding reduces over replicas layer by layer under the backward pass, as its scatters do.
+    # Hybrid sharding reduces over replicas layer by layer during the backward pass, as it scatters.
     hidden = where(layout.zero_stage >= 2, np.maximum(rates.dp_overlap, HYBRID_OVERLAP), rates.dp_overlap)
     forward, backward = beside
     return np.asarray(
@@ -225,8 +253,11 @@ def _gradient_exchange(
 def _optimizer_time(
     shape: Shape, layout: Layout, work: Work, rates: Rates, parameters: tuple[Values, Values]
 ) -> tuple[Values, Values]:
-    """Update of the local shard of trainable parameters, element-wise, (on the device, on the host); on the device for
-    Muon the orthogonalisation of its matrices too."""
+    """Return the seconds of the optimizer's update on the device, and the seconds of an update on the host.
+
+    The update covers the local shard of trainable parameters and is element-wise. For Muon the seconds on the device
+    include the orthogonalisation of its matrices.
+    """
     shared, routed = parameters
     sharded = layout.zero_stage > 0
     count = shared / where(sharded, layout.dp_shard * layout.cp, 1)
@@ -242,18 +273,28 @@ def _optimizer_time(
 
 
 def update_bytes(state_bytes: Values, master: Values) -> Values:
-    """Bytes that an element-wise update moves a parameter, with so many bytes of optimizer state. Without a master
-    weight gradient and parameter are 16-bit values, read and written once."""
+    """Return the bytes per parameter that an element-wise update moves with `state_bytes` of optimizer state per
+    parameter.
+
+    Without a master weight, gradient and parameter are 16-bit values that are read and written once.
+    """
     return where(master > 0, OPTIMIZER_BYTES_PER_PARAMETER - 16, PURE_UPDATE_BYTES) + 2 * state_bytes
 
 
 def offload_time(parameters: Values, state_bytes: Values, master: Values, rates: Rates) -> Values:
-    """Seconds in which the link takes gradients down, the host updates the parameters and the link takes them up."""
+    """Return the seconds of an optimizer step on the host.
+
+    The link takes gradients to the host, the host updates the parameters, and the link takes the parameters back.
+    """
     return parameters * (update_bytes(state_bytes, master) / rates.host_memory + OFFLOAD_LINK_BYTES / rates.host_link)
 
 
 def _muon_flops_per_parameter(shape: Shape) -> Values:
-    """4 m^2 n + 2 m^3 a matrix (m <= n) and iteration, for the feed-forward matrices that hold most parameters."""
+    """Return the FLOPs per parameter of Muon's orthogonalisation.
+
+    They are 4 m^2 n + 2 m^3 per matrix (m <= n) and iteration, for the feed-forward matrices, which hold most
+    parameters.
+    """
     width = where(shape.moe_layers > 0, shape.expert_ffn, shape.ffn)
     m, n = np.minimum(shape.hidden, width), np.maximum(shape.hidden, width)
     return MUON_ITERATIONS * (4 * m + 2 * m * m / n)

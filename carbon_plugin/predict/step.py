@@ -1,4 +1,4 @@
-"""The prediction of one optimizer step of one run: the array equations with names, units and an interval."""
+"""Predict one optimizer step of one run: the array equations with names, units and an interval."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from carbon_plugin.spec.model import CountedModel
 from carbon_plugin.spec.run import RunSpec, check_input, check_layout, check_work
 
 FILLED_FIELDS = ("layout.micro_batch_size", "layout.recompute", "layout.virtual_stages")
-"""Fields whose value moves the step by much, so that one that was filled by a rule widens the interval."""
+"""Fields whose value changes the step so much that the interval is wider where a rule filled one of them."""
 
 
 def predict_step(spec: RunSpec) -> StepPrediction:
-    """Time, FLOPs, memory and power of one step of `spec`, whose layout must be set.
+    """Return time, FLOPs, memory and power of one step of `spec`, whose layout must be set.
 
-    Raises `InfeasibleLayoutError` if the layout breaks a rule of the model, the cluster or the batch, `SpecError`
-    if there is none, the device lacks the precision or the model cannot have that sequence length. A layout that
+    Raises `InfeasibleLayoutError` if the layout breaks a rule of the model, the cluster or the batch, and `SpecError`
+    if there is no layout, the device lacks the precision or the model cannot have that sequence length. A layout that
     does not fit in memory is predicted all the same, with `memory.fits` false.
     """
     if spec.layout is None:
@@ -84,7 +84,8 @@ def predict_step(spec: RunSpec) -> StepPrediction:
 def _evaluate(
     spec: RunSpec, layout: ParallelLayout, rates: Rates, micro_batches: int
 ) -> tuple[dict[str, float], dict[str, float], tuple[float, float]]:
-    """Terms in seconds (zero ones left out), memory parts in bytes, and (model, hardware) FLOPs of a step."""
+    """Return terms in seconds (without those that are zero), memory parts in bytes, and (model, hardware) FLOPs of a
+    step."""
     if isinstance(spec.model, CountedModel):
         terms = counted_step_terms(spec.model, layout, spec.training, spec.stack, rates, micro_batches)
         forward = spec.model.forward_flops_per_sample * spec.training.global_batch_size
