@@ -1,6 +1,6 @@
 """Describe layers of a model that are not all alike, and parts beside its layers, each with its parameter count.
 
-Facts of the shape only; what they cost is `predict`'s.
+The classes here hold facts of the shape only; `predict` works out what they cost in time, memory and energy.
 """
 
 from __future__ import annotations
@@ -12,17 +12,18 @@ from msgspec import Struct
 from carbon_plugin.spec.parsing.limits import check_not_negative, check_positive
 
 MixerKind = Literal["attention", "latent_attention", "state_space", "linear_attention", "convolution"]
-"""What a layer mixes tokens with. Attention costs the square of the length (or length times `window`), the rest costs
-its length."""
+"""The kinds of operation with which a layer mixes tokens. The time of attention grows with the square of the sequence
+length (or with length times `window`), that of all other kinds with the length.
+"""
 
 
 class Mixer(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What mixes the tokens of a layer.
+    """One mixer holds the shape of what mixes the tokens of a layer.
 
-    `kind` is its class, `name` its own name (`mamba2`, `gated_delta`). `parameters` are those of one layer. Widths
-    of query/key and value heads are in elements; `window` bounds how far back a token sees (None: the whole
-    sequence); `of_input` says that keys and values are those of an encoder's input. `chunk` is the number of tokens
-    that a layer with a state works on at once (None: the default of its kernels).
+    `kind` is its class and `name` its own name (`mamba2`, `gated_delta`). `parameters` counts those of one layer. The
+    widths of query/key and value heads are in elements; `window` says how many tokens back a token sees (None: the
+    whole sequence); `of_input` says that the keys and values come from an encoder's input. `chunk` is the number of
+    tokens that a layer with a state works on at once (None: the default of its kernels).
     """
 
     kind: MixerKind
@@ -42,11 +43,11 @@ class Mixer(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class FeedForward(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The feed-forward part of a layer: dense of `width`, or `experts` of `width` each.
+    """One instance holds the shape of the feed-forward part of a layer: dense of `width`, or `experts` of `width` each.
 
-    Of the experts `top_k` are active, beside `shared` elements of width that every token passes. Where tokens are
-    brought to a narrower width before they are sent to the experts, `latent` is that (0: the model's own). `parameters`
-    are those of one layer, `active_parameters` those that one token passes.
+    A token uses `top_k` of the experts, and every token also passes `shared` elements of width. Where tokens are
+    projected to a narrower width before they are sent to the experts, `latent` is that width (0: the model's own
+    width). `parameters` counts those of one layer, `active_parameters` those that one token passes.
     """
 
     width: int
@@ -66,9 +67,11 @@ class FeedForward(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
 
 class Block(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """`layers` layers that are alike: mixers beside one another, then a feed-forward part; either may be missing.
+    """One block holds `layers` layers that are alike: mixers beside one another, then a feed-forward part.
 
-    `of_input` says that they work on the input of an encoder and see all of it (`training.input_len`)."""
+    Either may be missing. `of_input` says that the layers work on the input of an encoder and see all of it
+    (`training.input_len`).
+    """
 
     layers: int
     mixers: tuple[Mixer, ...] = ()
@@ -82,21 +85,23 @@ class Block(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     @property
     def parameters(self) -> int:
-        """Parameters of one of the layers."""
+        """Return the number of parameters of one of the layers."""
         feed = self.feed_forward.parameters if self.feed_forward else 0
         return sum(mixer.parameters for mixer in self.mixers) + feed + self.other_parameters
 
     @property
     def active_parameters(self) -> int:
-        """Parameters of one of the layers that one token passes."""
+        """Return how many parameters of one of the layers one token passes."""
         idle = self.feed_forward.parameters - self.feed_forward.active_parameters if self.feed_forward else 0
         return self.parameters - idle
 
 
 class ModelPart(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Something beside the layers of the language model that holds parameters, by name: a vision tower, a projector,
-    per-layer embeddings. `layers`, `hidden`, `heads` and `inner` (the width of its
-    feed-forward parts) tell the shape of a tower."""
+    """One part holds the parameter count of something beside the layers of the language model.
+
+    Examples are a vision tower, a projector or per-layer embeddings. `layers`, `hidden`, `heads` and `inner` (the width
+    of its feed-forward parts) give the shape of a tower and are 0 for other parts.
+    """
 
     name: str
     parameters: int

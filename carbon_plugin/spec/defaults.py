@@ -1,6 +1,6 @@
-"""Fill what a description of a run leaves open, by one set of rules for plans, for detected jobs and for rows.
+"""Fill in what a description of a run leaves open, by the same rules for plans, detected jobs and measured rows.
 
-Each rule says what it takes and why, so that the output can name it.
+Each rule says which value it takes and why, so that the output can name both.
 """
 
 from __future__ import annotations
@@ -8,22 +8,29 @@ from __future__ import annotations
 from typing import NamedTuple
 
 MOST_CHUNKS = 8
-"""Model chunks a pipeline rank holds at most: more cost more transfers than the bubble gives back."""
+"""The most model chunks that a pipeline rank is given: more of them cost more time in transfers than they save in the
+bubble.
+"""
 SPARE_LAYERS = 2
-"""Layers that embedding and loss may stand for where stages are dealt out (Llama 3 405B: 126 of 128)."""
+"""How many layers embedding and loss may stand for where layers are dealt out to stages (Llama 3 405B deals out 128, of
+which 126 are layers).
+"""
 
 
 class Taken(NamedTuple):
-    """A value that was not stated, and why it is taken."""
+    """One instance holds a value that was not stated, and why it is taken."""
 
     value: int
     why: str
 
 
 def interleaved_chunks(pp: int, layers: int, micro_batches: int) -> Taken:
-    """Model chunks a pipeline rank holds where a Megatron-like schedule leaves them open: the largest number up to
-    `MOST_CHUNKS` that deals out the layers, with one or two more for embedding and loss. The schedule (Narayanan
-    et al. 2021, arXiv 2104.04473) needs the micro-batches to be a multiple of the stages."""
+    """Return how many model chunks a pipeline rank holds where a Megatron-like schedule leaves that open, and why.
+
+    It is the largest number up to `MOST_CHUNKS` that deals out the layers evenly, where one or two layers more may be
+    counted for embedding and loss. The schedule (Narayanan et al. 2021, arXiv 2104.04473) needs the number of
+    micro-batches to be a multiple of the number of stages.
+    """
     if pp == 1:
         return Taken(1, "no pipeline")
     if micro_batches % pp:
@@ -35,8 +42,10 @@ def interleaved_chunks(pp: int, layers: int, micro_batches: int) -> Taken:
 
 
 def pipeline_chunks(pp: int, layers: int, micro_batches: int, *, interleaves: bool) -> Taken:
-    """Return the model chunks that a pipeline rank holds where nobody states them, for software that `interleaves`
-    its pipelines (`Stack.interleaves`) and for software that does not."""
+    """Return how many model chunks a pipeline rank holds where nobody states it, and why.
+
+    `interleaves` says whether the software interleaves its pipelines (`Stack.interleaves`).
+    """
     if not interleaves:
         return Taken(1, "this software gives a rank one chunk unless told otherwise")
     return interleaved_chunks(pp, layers, micro_batches)

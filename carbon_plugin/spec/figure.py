@@ -39,7 +39,7 @@ class Figure(Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def range(self) -> Range:
-        """The number with its range, without unit, kind and source."""
+        """Return the number with its range, without unit, kind and source."""
         return Range(self.value, self.low, self.high)
 
     def scaled(self, factor: float, unit: str | None = None) -> Figure:
@@ -50,11 +50,11 @@ class Figure(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Sourced(Struct, frozen=True, forbid_unknown_fields=True):
-    """A profile value: the unit is in the field's name, the source a key of the profile's `sources`.
+    """One instance holds a value of a profile with its source; the unit is in the name of the field that holds it.
 
-    Confidence: `measured` on a device by us or the user, `read` in a primary text, `read2` in a text that
-    quotes the primary, `memory` unchecked, `derived` by arithmetic on read numbers, `fitted` by calibration,
-    `assumed` by convention.
+    `source` is a key of the profile's `sources`. `confidence` is `measured` (on a device, by us or the user), `read`
+    (in a primary text), `read2` (in a text that quotes the primary one), `memory` (unchecked), `derived` (by arithmetic
+    on numbers that were read), `fitted` (by calibration) or `assumed` (by convention).
     """
 
     value: float
@@ -71,7 +71,7 @@ class Sourced(Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def range(self) -> Range:
-        """The number with its range, which is the value itself where none is stated."""
+        """Return the number with its range, which is the value itself where none is stated."""
         return Range.of(self.value, self.low, self.high)
 
     def figure(self, unit: str) -> Figure:

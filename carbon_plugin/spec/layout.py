@@ -1,4 +1,4 @@
-"""How a step is laid out over devices: the degrees of each kind of parallelism and the schedule."""
+"""Describe how a step is laid out over devices: the degrees of each kind of parallelism and the schedule."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COUNTS = (*AXES, "ep", "expert_tp", "virtual_stages", "micro_batch_size")
 
 
 class StatedLayout(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What a user states of a layout: any of the fields of `ParallelLayout`, None where nothing is stated.
+    """One instance holds what a user states of a layout: any fields of `ParallelLayout`, None where nothing is stated.
 
     It is a whole layout where its degrees multiply to the devices of the cluster; else the rest is searched.
     """
@@ -50,12 +50,14 @@ class StatedLayout(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     @property
     def held(self) -> dict[str, Any]:
-        """The fields that are stated."""
+        """Return the fields that are stated, by name."""
         values = {field: getattr(self, field) for field in self.__struct_fields__}
         return {field: value for field, value in values.items() if value is not None}
 
     def is_whole(self, devices: int) -> bool:
-        """Whether nothing is left to be searched: the stated degrees use all devices, or no others could."""
+        """Return whether nothing is left to be searched: the stated degrees use all devices, or no further degrees
+        could.
+        """
         degrees = [getattr(self, axis) for axis in AXES]
         product = math.prod(degree or 1 for degree in degrees)
         if None not in degrees or devices % product:
@@ -64,20 +66,23 @@ class StatedLayout(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 
 class ParallelLayout(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Degrees of parallelism and how a micro-batch runs.
+    """One layout holds the degrees of parallelism and how a micro-batch runs.
 
-    The world is `tp * cp * pp * dp_replicate * dp_shard`; `ep` divides `dp_replicate * dp_shard * cp * tp` and
-    never multiplies it; `expert_tp` splits each expert further and needs `ep` above 1 (with `ep` 1 experts are split
-    over `tp` like any layer). `zero_stage` says what `dp_shard` shards: 0 nothing, 1 optimizer states, 2 also
+    The number of ranks is `tp * cp * pp * dp_replicate * dp_shard`. `ep` divides `dp_replicate * dp_shard * cp * tp`
+    and never multiplies it. `expert_tp` splits each expert further and needs `ep` above 1 (with `ep` 1 experts are
+    split over `tp` like any layer). `zero_stage` says what `dp_shard` shards: 0 nothing, 1 optimizer states, 2 also
     gradients, 3 also parameters (FSDP); with `dp_replicate` > 1 beside it that is HSDP.
-    `recompute` in the backward pass: "selective" the attention core (Megatron), "operators" cheap operations but
-    not matrix products (torchtitan's per-op policy), "full" whole layers. `recompute_modules` are the parts that
-    "selective" repeats where it is not the attention core alone, as in Megatron-core.
-    `virtual_stages` is the number of model chunks a pipeline rank holds. `micro_batch_size` is in sequences.
+
+    `recompute` says what is computed again in the backward pass: "selective" the attention core (Megatron), "operators"
+    cheap operations but not matrix products (torchtitan's per-op policy), "full" whole layers. `recompute_modules` are
+    the parts that "selective" computes again where these are not the attention core alone, as in Megatron-core.
+
+    `virtual_stages` is the number of model chunks that a pipeline rank holds. `micro_batch_size` is in sequences.
     `expert_overlap` hides the experts' all-to-all under the compute of another micro-batch; the schedule "dualpipe"
-    always does (DeepSeek-V3, arXiv 2412.19437 section 3.2.1). `async_tp` overlaps tensor-parallel traffic.
-    `balanced_stages` says that pipeline stages were cut so that embedding and head count as work of their stage
-    (Megatron's account_for_loss_in_pipeline_split); else layers are dealt out evenly and the head comes on top.
+    always does so (DeepSeek-V3, arXiv 2412.19437 section 3.2.1). `async_tp` overlaps tensor-parallel traffic with
+    compute. `balanced_stages` says that the layers were cut into pipeline stages so that embedding and head count as
+    work of their stage (Megatron's account_for_loss_in_pipeline_split); else layers are dealt out evenly and the head
+    comes on top.
     """
 
     tp: int = 1
@@ -130,16 +135,19 @@ class ParallelLayout(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     @property
     def dp(self) -> int:
-        """Data-parallel degree: replicas times shards."""
+        """Return the data-parallel degree: replicas times shards."""
         return self.dp_replicate * self.dp_shard
 
     @property
     def world_size(self) -> int:
-        """Ranks that this layout needs."""
+        """Return the number of ranks that this layout needs."""
         return self.tp * self.cp * self.pp * self.dp
 
     def micro_batches(self, global_batch_size: int) -> int:
-        """Micro-batches a step on each data-parallel rank. Raises `InfeasibleLayoutError` if they are not whole."""
+        """Return the number of micro-batches in a step on each data-parallel rank.
+
+        Raises `InfeasibleLayoutError` if the global batch is no multiple of `dp * micro_batch_size`.
+        """
         per_round = self.dp * self.micro_batch_size
         if global_batch_size % per_round:
             raise InfeasibleLayoutError(

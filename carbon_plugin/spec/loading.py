@@ -1,7 +1,7 @@
-"""A run from a YAML file, from command-line flags, or from flags laid over a file: one way in for all three.
+"""Build a run from a YAML file, from command-line flags, or from flags laid over a file, by one path for all three.
 
-What nobody stated and is not implied by the shape is recorded in the run's assumptions.
-The format is described in docs/spec.md.
+Every value that nobody stated and that does not follow from the shape is recorded in the run's assumptions.
+docs/spec.md describes the format.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ from carbon_plugin.spec.training import Precision, TrainingPlan
 COMMAND_LINE = "command line"
 AUTO = "auto"
 PIPELINED = frozenset(("pipeline_schedule", "virtual_stages"))
-"""Fields of a layout that say how many model chunks a pipeline rank holds."""
+"""The fields of a layout that say how many model chunks a pipeline rank holds."""
 Role = Literal["final", "ablation", "failed", "sweep", "evaluation", "data"]
 Directories = Sequence[str | Path]
 
 SECTIONS = ("cluster", "training", "site")
-"""Sections that every run needs; a missing one is read as empty, so that the error names the missing field."""
+"""The sections that every run needs; a missing one is read as empty, so that the error names the missing field."""
 
 SUPERSEDED: dict[tuple[str, str], tuple[str, ...]] = {
     ("training", "steps"): ("tokens",),
@@ -65,7 +65,7 @@ SUPERSEDED: dict[tuple[str, str], tuple[str, ...]] = {
     ),
     ("site", "intensity_g_per_kwh"): ("intensity_source", "intensity_basis", "intensity_series"),
 }
-"""A field of a file that a flag makes void: another length, node or place."""
+"""The fields of a file that a flag makes void, by that flag: they describe another length, node or place."""
 
 
 class _ClusterFields(Struct, frozen=True, kw_only=True):
@@ -123,9 +123,10 @@ def load_run_spec(
 def build_run_spec(
     mapping: Mapping[str, Any], *, origin: str = COMMAND_LINE, profile_dirs: Directories = ()
 ) -> RunSpec:
-    """Build a run from plain mappings of the same form as the file; paths are relative to the working directory.
+    """Return the run that plain mappings of the same form as the file describe.
 
-    `origin` is what errors call it. Raises as `load_run_spec`.
+    Paths in it are relative to the working directory. `origin` is the name that errors give to the mappings. Raises the
+    errors of `load_run_spec`.
     """
     return _build(Document(mapping, origin, {}), "run", Path(), Path(), profile_dirs)
 
@@ -187,7 +188,12 @@ def _build(document: Document, name: str, base: Path, model_base: Path, profile_
 
 
 def _with_sample_length(document: Document) -> tuple[Document, list[Assumption]]:
-    """A plan that states no length for a model that was counted without one: its samples have no tokens."""
+    """Return the document with `seq_len` 1 if neither the plan nor its counted model states a length, and that
+    assumption.
+
+    A model that was counted without a sequence length has samples without tokens. Any other document is returned as it
+    is.
+    """
     stated = document.value if isinstance(document.value, Mapping) else {}
     model, training = stated.get("model"), stated.get("training")
     if not isinstance(model, Mapping) or not isinstance(training, Mapping) or "seq_len" in training:
@@ -238,7 +244,9 @@ def _cluster(document: Document, fields: _ClusterFields, directories: Directorie
 def _stated_links(
     document: Document, fields: _ClusterFields, accelerator: Accelerator, node: Node
 ) -> tuple[Accelerator, Node]:
-    """The devices with the links and the network that the spec states in place of the profiles' own."""
+    """Return the accelerator and the node with the links and the network that the spec states in place of the
+    profiles'.
+    """
     if fields.scaleup is not None:
         with document.located(("cluster", "scaleup"), field=True):
             accelerator = with_scaleup(accelerator, fields.scaleup)
@@ -252,7 +260,7 @@ def _stated_links(
 
 
 def _no_room(accelerator: Accelerator, node: Node, devices: int, directories: Directories) -> str:
-    """That a node holds too few devices, and which ones would do."""
+    """Return the part of an error message that says how many devices the node holds and which nodes hold enough."""
     others = nodes_with_room(accelerator, devices, profile_dirs=directories)
     would_do = (
         f"name one that holds more with --node (cluster.node): {', '.join(others)}"
@@ -265,7 +273,7 @@ def _no_room(accelerator: Accelerator, node: Node, devices: int, directories: Di
 def _training(
     document: Document, plan: TrainingPlan, accelerator: Accelerator
 ) -> tuple[TrainingPlan, list[Assumption]]:
-    """The plan with a precision that the device has, and what of it was assumed."""
+    """Return the plan with a precision that the device has, and what of the plan was assumed."""
     stated, assumptions = document.value["training"], []
     if "precision" not in stated:
         precision = _usual_precision(accelerator)
@@ -285,7 +293,9 @@ def _usual_precision(accelerator: Accelerator) -> Precision:
 def _layout(
     document: Document, stated: str | dict[str, Any] | None, cluster: Cluster
 ) -> tuple[ParallelLayout | None, dict[str, Any], list[Assumption]]:
-    """The layout, or None where it is to be searched, with what the search has to keep to."""
+    """Return the stated layout, or None where it is to be searched; the fields the search has to keep to; and
+    assumptions.
+    """
     if stated is None or stated == AUTO:
         return None, {}, []
     if isinstance(stated, str):
@@ -302,7 +312,10 @@ def _layout(
 def _with_chunks(
     layout: ParallelLayout, layers: int, micro_batches: int, stack: Stack
 ) -> tuple[ParallelLayout, list[Assumption]]:
-    """Return a layout whose schedule nobody stated with the model chunks a pipeline rank that its stack gives it."""
+    """Return a layout with the number of model chunks a pipeline rank that its stack gives it, and that assumption.
+
+    It is called where nobody stated the schedule.
+    """
     if layout.pp == 1:
         return layout, []
     taken = pipeline_chunks(layout.pp, layers, micro_batches, interleaves=stack.interleaves)
@@ -312,15 +325,18 @@ def _with_chunks(
 
 
 def _word(value: Any) -> str:
-    """A value as the file has it."""
+    """Return a value as a YAML file writes it."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _stack(
     document: Document, stated: str | dict[str, Any] | None, directories: Directories
 ) -> tuple[Stack, list[Assumption]]:
-    """The software stack: a preset by name, a mapping with fields, or a preset with fields over it; else plain PyTorch,
-    which is then an assumption."""
+    """Return the software stack that the spec states, and what of it was assumed.
+
+    The spec may give a preset by name, a mapping of fields, or a preset with fields laid over it. Where it gives
+    nothing, the stack is plain PyTorch, which is then an assumption.
+    """
     if stated is None:
         return Stack(), [PLAIN_STACK]
     if isinstance(stated, str):

@@ -1,4 +1,4 @@
-"""A metered device and how its energy is known: the words that meters, ledger and audit share."""
+"""Define what a metered device is and how its energy is known, in the words that meters, ledger and audit share."""
 
 from __future__ import annotations
 
@@ -49,5 +49,7 @@ class DeviceIdentity(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def units(self) -> float:
-        """How many whole devices it is: what of one's manufacture is charged to it."""
+        """Return how many whole devices this is (a MIG slice is less than 1), which its embodied carbon is multiplied
+        by.
+        """
         return 1.0 if self.share is None else self.share

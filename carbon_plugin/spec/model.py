@@ -1,6 +1,6 @@
-"""What is trained: a transformer by its shape, or any module by what was counted in it.
+"""Describe what is trained: a transformer by its shape, or any module by what was counted in it.
 
-Parameter counts live here because they are facts of the shape; FLOPs, bytes and time live in `predict`.
+Parameter counts are here because they are facts of the shape; FLOPs, bytes and time are in `predict`.
 """
 
 from __future__ import annotations
@@ -14,11 +14,14 @@ from carbon_plugin.spec.parsing.limits import MOST_LAYERS, MOST_WIDTH, check_at_
 
 FROZEN_BITS = (4, 8, 16)
 LITTLE_BESIDE = 0.05
-"""Share of the parameters that may lie beside the layers of a model whose step is priced by its layers alone."""
+"""The share of the parameters that may lie beside the layers of a model whose step is priced by its layers alone."""
 
 
 class MultiLatentAttention(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Low-rank attention of DeepSeek-V2/V3 (arXiv 2405.04434 section 2.1). Ranks and head widths in elements."""
+    """One instance holds the ranks and head widths, in elements, of multi-head latent attention.
+
+    Source: DeepSeek-V2/V3 (arXiv 2405.04434 section 2.1).
+    """
 
     q_lora_rank: int | None
     kv_lora_rank: int
@@ -32,13 +35,13 @@ class MultiLatentAttention(Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
 
 class MixtureOfExperts(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Sparse feed-forward layers.
+    """One instance holds the shape of sparse feed-forward layers.
 
-    `experts` routed experts of width `expert_ffn`, `top_k` active a token, `shared_ffn` the summed width of
-    the always-active experts. The first `first_dense_layers` layers are dense; after them every `every`-th
-    layer is sparse. `imbalance` is the load of the fullest expert-parallel rank over the mean (1 = balanced).
-    `bias` says that the routed experts' products add one, as GPT-OSS's do; biases are left out of parameter counts
-    (0.03 % there).
+    They have `experts` routed experts of width `expert_ffn`, of which a token uses `top_k`; `shared_ffn` is the summed
+    width of the experts that every token uses. The first `first_dense_layers` layers are dense; after them every
+    `every`-th layer is sparse. `imbalance` is the load of the fullest expert-parallel rank over the mean (1 =
+    balanced). `bias` says that the matrix products of the routed experts add a bias, as those of GPT-OSS do; these
+    biases are left out of parameter counts (they are 0.03 % there).
     """
 
     experts: int
@@ -60,21 +63,23 @@ class MixtureOfExperts(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 class TransformerModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="transformer"):
-    """A transformer: a decoder, or with `causal` false an encoder of the same kind of layers.
+    """One model holds the shape of a transformer: a decoder, or with `causal` false an encoder of the same kind of
+    layers.
 
-    Widths and counts are in elements. `ffn` is the width of a dense feed-forward layer, `gated` whether it
-    has a gate matrix (SwiGLU, GeGLU). `sliding_window` tokens bound the attention of `sliding_window_layers` layers
-    (None: of all). `kv_heads` < `heads` is grouped-query attention. `mla`, when set, replaces the
-    plain projections. `trainable_fraction` < 1 says that the rest of the parameters is frozen; `frozen_bits` are the
-    bits of a frozen parameter of the layers as it is kept (4 or 8 with quantisation; QLoRA, arXiv 2305.14314).
+    Widths and counts are in elements. `ffn` is the width of a dense feed-forward layer, `gated` whether it has a gate
+    matrix (SwiGLU, GeGLU). The attention of `sliding_window_layers` layers (None: of all) reaches back `sliding_window`
+    tokens. `kv_heads` < `heads` is grouped-query attention. `mla`, when set, replaces the plain projections.
+    `trainable_fraction` < 1 says that the rest of the parameters is frozen; `frozen_bits` is how many bits a frozen
+    parameter of the layers takes in memory (4 or 8 with quantisation; QLoRA, arXiv 2305.14314).
 
     `blocks`, when set, are the layers where they are not alike, each with its own parameters; the plain fields then
     describe equal layers that together hold the same widths, and `layers` is the number of those. `parts` hold what
     lies beside the layers (vision towers, per-layer embeddings). `embedding_width` is the width of the token embedding
-    where it is not `hidden`. `longest_seq_len` is the longest sequence that the model is made for: a limit where it has
-    a table of `learned_positions` (whose rows count where it is not stated), else a remark. Layers
-    that only predict further tokens (`mtp_layers`) are trained and priced, but are in no parameter count:
-    `mtp_parameters` has theirs. `notes` say what a reader of the counts should know.
+    where it is not `hidden`. `longest_seq_len` is the longest sequence that the model is made for. It is a limit where
+    the model has a table of `learned_positions`, whose number of rows stands for it where it is not stated; else it is
+    a remark. Layers that only predict further tokens (`mtp_layers`) are trained and priced, but are in no parameter
+    count; `mtp_parameters` has theirs. `notes` say what a reader of the counts should know.
+
     Raises `SpecError` naming the fields when the shape is impossible.
     """
 
@@ -140,12 +145,14 @@ class TransformerModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     @property
     def made_for_seq_len(self) -> int | None:
-        """Tokens of the longest sequence that the model is made for; None where nothing says."""
+        """Return the length in tokens of the longest sequence that the model is made for, None where it is
+        not stated.
+        """
         return self.longest_seq_len or self.learned_positions or None
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What a reader of the counts should know: the notes, and which parameters are in no count."""
+        """Return what a reader of the counts should know: the notes, and which parameters are in no count."""
         if not self.mtp_layers:
             return self.notes
         more = f"{count(self.mtp_parameters)} parameters more in {plural(self.mtp_layers, 'layer')}"
@@ -153,40 +160,45 @@ class TransformerModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     @property
     def is_validated_kind(self) -> bool:
-        """Whether measured steps of its kind exist: equal layers of attention, and little beside them."""
+        """Return whether steps of such a model were measured: its layers are equal, with attention, and little lies
+        beside them.
+        """
         beside = sum(part.parameters for part in self.parts)
         return not self.blocks and beside <= LITTLE_BESIDE * self.parameters
 
     @property
     def has_encoder(self) -> bool:
-        """Whether it has layers over an input of their own, without which its step has no time."""
+        """Return whether some layers work on an input of their own, whose length the time of a step needs."""
         return any(block.of_input for block in self.blocks)
 
     @property
     def has_towers(self) -> bool:
-        """Whether it has a tower beside its layers, whose time needs the size of an input."""
+        """Return whether the model has a tower beside its layers, whose time needs the size of an input."""
         return any(part.layers for part in self.parts)
 
     @property
     def moe_layers(self) -> int:
-        """Number of sparse layers."""
+        """Return the number of sparse layers."""
         if self.moe is None:
             return 0
         return max(0, self.layers - self.moe.first_dense_layers) // self.moe.every
 
     @property
     def qk_head_dim(self) -> int:
-        """Width of a query/key head, elements."""
+        """Return the width of a query/key head, in elements."""
         return self.mla.qk_nope_head_dim + self.mla.qk_rope_head_dim if self.mla else self.head_dim
 
     @property
     def v_head_dim(self) -> int:
-        """Width of a value head, elements."""
+        """Return the width of a value head, in elements."""
         return self.mla.v_head_dim if self.mla else self.head_dim
 
     @property
     def attention_parameters(self) -> int:
-        """Parameters of the attention projections of one layer; where layers differ, the mean of what mixes tokens."""
+        """Return the number of parameters of the attention projections of one layer.
+
+        Where layers differ, it is the mean over the layers of the parameters that mix tokens.
+        """
         if self.blocks:
             mixing = sum(block.layers * sum(mixer.parameters for mixer in block.mixers) for block in self.blocks)
             return mixing // self.layers
@@ -203,27 +215,27 @@ class TransformerModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         return q + kv + self.heads * m.v_head_dim * h
 
     def ffn_parameters(self, width: int) -> int:
-        """Parameters of one feed-forward block of the given width."""
+        """Return the number of parameters of one feed-forward part of the given width."""
         return (3 if self.gated else 2) * self.hidden * width
 
     @property
     def expert_parameters(self) -> int:
-        """Parameters of all routed experts of the model."""
+        """Return the number of parameters of all routed experts of the model."""
         return self.moe_layers * self.moe.experts * self.ffn_parameters(self.moe.expert_ffn) if self.moe else 0
 
     @property
     def embedding_parameters(self) -> int:
-        """Parameters of the input embedding and learned positions."""
+        """Return the number of parameters of the input embedding and of learned positions."""
         return self.vocab * (self.embedding_width or self.hidden) + self.learned_positions * self.hidden
 
     @property
     def head_parameters(self) -> int:
-        """Parameters of an untied output head."""
+        """Return the number of parameters of an untied output head, 0 where the head is tied to the embedding."""
         return 0 if self.tied_embeddings else self.vocab * (self.embedding_width or self.hidden)
 
     @property
     def layer_parameters(self) -> int:
-        """Parameters of all layers."""
+        """Return the number of parameters of all layers."""
         if self.blocks:
             return sum(block.layers * block.parameters for block in self.blocks)
         dense = self.layers * (self.attention_parameters + 2 * self.hidden)
@@ -235,13 +247,13 @@ class TransformerModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     @property
     def parameters(self) -> int:
-        """All parameters, without those of layers that only predict further tokens."""
+        """Return the number of all parameters, without those of layers that only predict further tokens."""
         around = self.embedding_parameters + self.head_parameters + self.hidden
         return self.layer_parameters + around + sum(part.parameters for part in self.parts)
 
     @property
     def active_parameters(self) -> int:
-        """Parameters that one token passes through (all embeddings and parts counted)."""
+        """Return how many parameters one token passes through, where all embeddings and parts are counted."""
         if self.blocks:
             idle = sum(block.layers * (block.parameters - block.active_parameters) for block in self.blocks)
             return self.parameters - idle
@@ -252,12 +264,15 @@ class TransformerModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     @property
     def mtp_parameters(self) -> int:
-        """Parameters of the layers that only predict further tokens."""
+        """Return the number of parameters of the layers that only predict further tokens."""
         return self.mtp_layers * self._mtp_block_parameters
 
     @property
     def _mtp_block_parameters(self) -> int:
-        """One multi-token-prediction block: a layer like the last one and a 2h -> h projection."""
+        """Return the number of parameters of one layer that predicts a further token.
+
+        It is a layer like the last one with a projection from 2h to h before it.
+        """
         around = 2 * self.hidden * self.hidden
         if self.blocks:
             return self.blocks[-1].parameters + around
@@ -269,14 +284,16 @@ class TransformerModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 class CountedModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="counted"):
-    """Any module, by what was counted in it: no shape, so no tensor- or pipeline-parallel prediction.
+    """One model holds what was counted in any module, without its shape.
 
-    FLOPs and bytes are per sample of one forward pass: `activation_bytes_per_sample` those of all results, which are
-    moved, `saved_bytes_per_sample` those that autograd keeps for the backward pass (None in older counts). `kernels` is
-    the number of operations a forward pass launches. They hold for the input that was counted: `samples` samples of
-    `seq_len` tokens each (None where the input has no sequence). `target` and `inputs` are what `carbon-plugin count`
-    was given, so that another length can be counted anew. Raises `SpecError` naming the field
-    when a count is impossible.
+    Such a model has no tensor- or pipeline-parallel prediction. FLOPs and bytes are per sample of one forward pass.
+    `activation_bytes_per_sample` are the bytes of all results, which are moved; `saved_bytes_per_sample` are those that
+    autograd keeps for the backward pass (None in older counts). `kernels` is the number of operations that a forward
+    pass launches. The counts hold for the input that was counted: `samples` samples of `seq_len` tokens each (None
+    where the input has no sequence). `target` and `inputs` are the arguments that `carbon-plugin count` was given, so
+    that another length can be counted anew.
+
+    Raises `SpecError` naming the field when a count is impossible.
     """
 
     name: str

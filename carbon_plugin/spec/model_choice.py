@@ -1,4 +1,6 @@
-"""Which model a run names: a preset, a Hugging Face config, explicit fields, or fields laid over one of the two."""
+"""Find the model that a run names: a preset, a Hugging Face config, explicit fields, or fields laid over one of the
+two.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +20,15 @@ from carbon_plugin.spec.presets import find_preset, load_preset, with_implied_fi
 
 MODEL: Keys = ("model",)
 BASES = ("preset", "config")
-"""Keys of a model mapping that name what its other fields are laid over."""
+"""The keys of a model mapping that name the model over which its other fields are laid."""
 KINDS = ("transformer", "counted")
 
 
 def choose_model(document: Document, base: Path) -> TransformerModel | CountedModel:
-    """The model that a run document states by name, path or mapping; paths are relative to `base`.
+    """Return the model that a run document states by name, path or mapping; paths are relative to `base`.
 
-    Raises `SpecError` with the place."""
+    Raises `SpecError` that names the place in the document.
+    """
     stated = document.value["model"]
     if isinstance(stated, Mapping):
         return _from_fields(document, stated, base)
@@ -34,7 +37,7 @@ def choose_model(document: Document, base: Path) -> TransformerModel | CountedMo
 
 
 def _named(name: str, base: Path) -> TransformerModel:
-    """A preset, else the config at a path."""
+    """Return the preset of this name, else the model of the Hugging Face config at this path."""
     path = base / Path(name).expanduser()
     if path.suffix.lower() in (".yaml", ".yml") and path.is_file():
         raise SpecError(
@@ -54,9 +57,9 @@ def _named(name: str, base: Path) -> TransformerModel:
 
 
 def _from_fields(document: Document, stated: Mapping[str, Any], base: Path) -> TransformerModel | CountedModel:
-    """A model by its fields, over those of a preset or a config if one is named.
+    """Return a model by its fields, laid over those of a preset or a config if one is named.
 
-    What the shape implies may be left out: `kv_heads` (as many as heads), `head_dim` (hidden over heads).
+    A field that follows from the shape may be left out: `kv_heads` (as many as heads), `head_dim` (hidden over heads).
     """
     own = {key: value for key, value in stated.items() if key not in BASES}
     kind = own.get("type", "transformer")

@@ -1,4 +1,4 @@
-"""Shapes of well-known models by name, from `spec/data/models-*.yaml`."""
+"""Find the shapes of well-known models by name, in `spec/data/models-*.yaml`."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from carbon_plugin.spec.parsing.names import normalized, unknown_name
 
 
 class Preset(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One preset as its file states it.
+    """One preset holds a well-known model as its file states it.
 
-    `fields` are those of `TransformerModel` that its shape does not imply. `published_parameters` is the count
-    that the model's makers give; ours lies within the fraction `published_within` of it.
+    `model` holds the fields of `TransformerModel` that do not follow from its shape. `published_parameters` is the
+    count that the model's makers give; the count of our fields lies within the fraction `published_within` of it.
     """
 
     model: dict[str, Any]
@@ -33,12 +33,12 @@ class Preset(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 def load_preset(name: str) -> TransformerModel:
-    """The preset model of this name or alias. Raises `SpecError` listing the nearest names if there is none."""
+    """Return the preset model of this name or alias. Raises `SpecError` listing the nearest names if there is none."""
     return preset_model(*find_preset(name))
 
 
 def find_preset(name: str) -> tuple[str, Preset]:
-    """Name and preset for a name or alias; errors as for `load_preset`."""
+    """Return the preset of this name or alias, with its name. Errors are those of `load_preset`."""
     wanted = normalized(name)
     for path in _preset_files():
         if wanted not in normalized(path.read_text(encoding="utf-8")):
@@ -51,19 +51,22 @@ def find_preset(name: str) -> tuple[str, Preset]:
 
 
 def list_presets() -> dict[str, Preset]:
-    """Every preset by name."""
+    """Return every preset by name."""
     return {name: preset for path in _preset_files() for name, preset in _presets_in(path).items()}
 
 
 def preset_model(name: str, preset: Preset) -> TransformerModel:
-    """The model that a preset describes."""
+    """Return the model that a preset describes."""
     fields = with_implied_fields(preset.model) | {"name": name, "source": f"preset {name}: {preset.source}"}
     return decode(Document(fields, f"preset {name}", {}), TransformerModel)
 
 
 def with_implied_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of a transformer with those that its shape implies: as many key/value heads as heads, and heads that
-    share out the hidden width. Raises `SpecError` if they cannot."""
+    """Return the fields of a transformer with those that follow from its shape where they are not stated.
+
+    These are as many key/value heads as heads, and heads that share the hidden width equally. Raises `SpecError` if
+    they cannot share it.
+    """
     hidden, heads, mla = fields.get("hidden"), fields.get("heads"), fields.get("mla")
     implied: dict[str, Any] = {"kv_heads": heads} if heads is not None else {}
     if isinstance(mla, Mapping) and "qk_nope_head_dim" in mla and "qk_rope_head_dim" in mla:

@@ -1,4 +1,7 @@
-"""One run, fully resolved: model, cluster, layout, training, stack and site, with what had to be assumed."""
+"""Define one run with everything that a prediction needs, and check that its parts fit one another.
+
+A run holds model, cluster, layout, training, stack and site, with what had to be assumed.
+"""
 
 from __future__ import annotations
 
@@ -60,12 +63,12 @@ class RunSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     @property
     def start_unix_s(self) -> float | None:
-        """The planned launch in Unix seconds, None where it is not stated."""
+        """Return the planned launch in Unix seconds, None where it is not stated."""
         return None if self.start is None else unix_s(self.start, "start")
 
 
 def with_layout(spec: RunSpec, layout: ParallelLayout | None) -> RunSpec:
-    """The run with this layout and nothing left to be searched."""
+    """Return the run with this layout and nothing left to be searched."""
     return msgspec.structs.replace(spec, layout=layout, layout_held={})
 
 
@@ -110,11 +113,11 @@ def check_layout(model: TransformerModel | CountedModel, cluster: Cluster, layou
 
 
 def check_input(model: TransformerModel | CountedModel, training: TrainingPlan) -> None:
-    """Raise `SpecError` if a model cannot be trained at that sequence length: it has a table with fewer learned
-    positions, or it was counted at another length.
+    """Raise `SpecError` if a model cannot be trained at the plan's sequence length.
 
-    FLOPs and activations of a sample grow with its length, and not in proportion: nothing short of another count tells.
-    A count that states no length holds for samples without tokens, which are planned with a length of 1.
+    That is so where its table of learned positions has fewer rows, or where it was counted at another length: FLOPs and
+    activations of a sample do not grow in proportion to its length, so that only another count can tell them. A count
+    that states no length holds for samples without tokens, which are planned with a length of 1.
     """
     if not isinstance(model, CountedModel):
         _check_positions(model, training.seq_len)
@@ -164,7 +167,10 @@ def _count_command(model: CountedModel, seq_len: int) -> str:
 
 
 def inputs_at(model: CountedModel, seq_len: int) -> list[str]:
-    """The inputs of a count with another sequence length: the second size where it is the length that was counted."""
+    """Return the inputs of a count as they are written for another sequence length.
+
+    In each input the second size is replaced where it is the length that was counted.
+    """
     found = []
     for text in model.inputs:
         sizes, colon, dtype = text.partition(":")
@@ -176,7 +182,7 @@ def inputs_at(model: CountedModel, seq_len: int) -> list[str]:
 
 
 def check_work(layout: ParallelLayout, training: TrainingPlan) -> int:
-    """Micro-batches a step on each data-parallel rank.
+    """Return the number of micro-batches in a step on each data-parallel rank.
 
     Raises `InfeasibleLayoutError` if batch or sequence cannot be shared out as the layout says.
     """

@@ -1,4 +1,4 @@
-"""Where the run happens, as the user states it. Factors are looked up in `footprint`."""
+"""Describe where a run happens, as the user states it. `footprint` looks up the emission factors of that place."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ from carbon_plugin.spec.parsing.limits import check_not_negative, check_positive
 Provider = Literal["electricity-maps", "neso", "watttime"]
 MARGINAL_PROVIDERS: tuple[Provider, ...] = ("watttime",)
 MOST_G_PER_KWH = 3000.0
-"""Twice what the worst coal plant emits; more was meant a MWh."""
+"""Twice what the worst coal plant emits; a larger number is probably meant per MWh."""
 MOST_PUE = 10.0
-"""No facility comes near it; 12 for 1.2 does not pass."""
+"""No facility comes near this value; it refuses 12 that was written for 1.2."""
 
 
 class SeriesFile(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A CSV or Parquet file of grid intensity over time, g/kWh; its format is described in docs/providers.md.
+    """One instance names a CSV or Parquet file of grid intensity over time, in g/kWh; docs/providers.md describes its
+    format.
 
-    `column` names the value column where several could be meant; `timezone` (an IANA name, or UTC) is needed where
-    the timestamps carry no offset; `basis` says what is counted, as `Site.intensity_basis`; `source` is one phrase.
+    `column` names the value column where several columns could be meant; `timezone` (an IANA name, or UTC) is needed
+    where the timestamps carry no offset; `basis` says what is counted, as `Site.intensity_basis` does; `source` is one
+    phrase.
     """
 
     path: str
@@ -34,8 +36,10 @@ class SeriesFile(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class LiveSource(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A service that is asked for the intensity of the moment; `zone` is its own name of the area, where that does
-    not follow from the site's."""
+    """One instance names a service that is asked for the intensity at the moment.
+
+    `zone` is the name that the service gives the area, where it does not follow from the zone of the site.
+    """
 
     provider: Provider
     zone: str | None = None
@@ -155,7 +159,7 @@ class Site(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 def relative_to(site: Site, base: Path) -> Site:
-    """The site with the files that it names taken relative to a directory."""
+    """Return the site with the paths of the files that it names taken relative to a directory."""
     return msgspec.structs.replace(
         site,
         intensity_series=_under(base, site.intensity_series),

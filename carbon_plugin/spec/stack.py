@@ -1,4 +1,7 @@
-"""The software that runs the step: what its kernels and its host code cost. Not hardware, not layout."""
+"""Describe the software that runs the step by what its kernels and its host code cost.
+
+The hardware and the layout are described elsewhere (`spec.hardware`, `spec.layout`).
+"""
 
 from __future__ import annotations
 
@@ -22,34 +25,41 @@ CrossEntropy = Literal["eager", "compiled", "fused", "chunked", "in_place", "hal
 
 
 class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Software constants; a field left at None takes the documented default for the device.
+    """One stack holds the constants of a software stack; a field left at None takes the documented default for the
+    device.
 
-    `attention_kernel` is the class of the attention core. `fused` says that elementwise chains are fused (compiled
-    or hand-written). `host_op_time_s` is the host's cost of issuing one operation. `dp_overlap` is the share of a
-    once-a-step gradient exchange that runs beside the last backward pass, 0 to 1; `gather_overlap` that of the
-    gather of new parameters beside the next forward pass, unset the same. `grad_reduce_dtype` is what gradients are
-    reduced in. `cuda_graphs` says what is captured and replayed: "scoped" attention and routing of a layer with
-    experts, whose exchange and products the host still issues; "iteration" the whole iteration, in which the host
-    issues nothing a layer and waits for nothing (dropless experts included). `fused_experts` says that the experts'
-    products take activation, bias and narrow casts into their own kernels. `expert_dispatch` says how tokens reach
-    experts: by a plain all-to-all, or by DeepEP once for each rank that holds some of a token's experts.
-    `expert_loop` says that a Python loop runs one expert after the other, as transformers did before its version 5.
-    `cross_entropy` says what a logit costs in memory: "eager" PyTorch in fp32, "compiled", "fused" in fp32
-    (Megatron), "chunked" never all at once, "in_place" the gradient over the 16-bit logit, "half" single operations
-    that keep no fp32 copy. `fp8_recipe` is the granularity of fp8 scales. `shard_host_ops` are operation slots that
-    hooks of parameter sharding add to every pass through a layer.
-    `narrow_inputs` says that in low precision the inputs of matrix products wait for the backward pass in that
-    precision (Transformer Engine), `weighted_experts` that an expert's activation is multiplied by its probability, so
-    that what the expert returns is not kept (Megatron-core since 0.12), `accumulates_beside` that 16-bit gradients are
-    added up in fp32 beside themselves (DeepSpeed's bf16 optimizer), `keeps_gathered` that sequences which tensor
-    parallelism gathers are kept and not gathered again (nanotron). `plain_modules` says that norms and gates are
-    written out in PyTorch; unset, they are where neither they nor the loss are fused. `operators_keep` is what
-    recompute "operators" leaves of a layer: the attention core's output and every second product (torchtitan), its
-    input with Q, K and V (MaxText's save_qkv_proj), or its input alone. `shard_unit` is what is gathered at a time
-    where parameters are sharded: a layer (FSDP), or the weight in use (XLA's GSPMD). `interleaves` says that its
-    pipelines give a rank several model chunks where a layout does not state how many (`spec.defaults`).
+    `attention_kernel` is the class of the kernel of the attention core. `fused` says that elementwise chains are fused
+    (compiled or hand-written). `host_op_time_s` is the time that the host takes to issue one operation. `dp_overlap` is
+    the share, 0 to 1, of a once-a-step gradient exchange that runs beside the last backward pass; `gather_overlap` is
+    the share of the gather of new parameters that runs beside the next forward pass (unset: the same).
+    `grad_reduce_dtype` is the type in which gradients are reduced. `cuda_graphs` says what is captured and replayed:
+    "scoped" the attention and routing of a layer with experts, whose exchange and products the host still issues;
+    "iteration" the whole iteration, in which the host issues no operation of a layer and waits for nothing (dropless
+    experts included).
+
+    `fused_experts` says that the experts' products take activation, bias and narrow casts into their own kernels.
+    `expert_dispatch` says how tokens reach experts: by a plain all-to-all, or by DeepEP once for each rank that holds
+    some of a token's experts. `expert_loop` says that a Python loop runs one expert after the other, as transformers
+    did before its version 5. `cross_entropy` says what a logit costs in memory: "eager" PyTorch in fp32, "compiled",
+    "fused" in fp32 (Megatron), "chunked" where the logits are never all held at once, "in_place" where the gradient is
+    written over the 16-bit logit, "half" single operations that keep no fp32 copy. `fp8_recipe` is the granularity of
+    fp8 scales. `shard_host_ops` is the number of operation slots that hooks of parameter sharding add to every pass
+    through a layer.
+
+    `narrow_inputs` says that in low precision the inputs of matrix products are kept for the backward pass in that
+    precision (Transformer Engine). `weighted_experts` says that an expert's activation is multiplied by its
+    probability, so that what the expert returns is not kept (Megatron-core since 0.12). `accumulates_beside` says that
+    16-bit gradients are added up in a further fp32 copy (DeepSpeed's bf16 optimizer). `keeps_gathered` says that
+    sequences which tensor parallelism gathers are kept and not gathered again (nanotron). `plain_modules` says that
+    norms and gates are written out in PyTorch; unset, they are where neither they nor the loss are fused.
+    `operators_keep` is what recompute "operators" keeps of a layer: the attention core's output and every second
+    product (torchtitan), its input with Q, K and V (MaxText's save_qkv_proj), or its input alone. `shard_unit` is what
+    is gathered at a time where parameters are sharded: a layer (FSDP), or the weight in use (XLA's GSPMD).
+    `interleaves` says that its pipelines give a rank several model chunks where a layout does not state how many
+    (`spec.defaults`).
+
     `population` says whether people tuned this stack for its hardware (recipes of vendors and benchmarks) or whether it
-    is ordinary software. `framework_factor` multiplies the step time; unset it is that of ordinary software, as fitted
+    is ordinary software. `framework_factor` multiplies the step time; unset, it is that of ordinary software, as fitted
     over its frameworks, or 1 for a tuned stack.
     """
 
@@ -87,23 +97,29 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 ORDINARY, TUNED = "ordinary", "tuned"
-"""Names of the shipped stacks that stand for software of which nothing else is known."""
+"""The names of the shipped stacks that stand for software of which nothing else is known."""
 
 
 def factor_of(stack: Stack) -> float:
-    """What multiplies the step time: stated, or that of the stack's population."""
+    """Return the factor that multiplies the step time: the stated one, or that of the stack's population."""
     if stack.framework_factor is not None:
         return stack.framework_factor
     return (STACKS[stack.population].framework_factor if stack.population == ORDINARY else None) or 1.0
 
 
 def gather_overlap_of(stack: Stack) -> float:
-    """Share of the gather of new parameters that runs beside the forward pass: stated, or that of the gradients."""
+    """Return the share, 0 to 1, of the gather of new parameters that runs beside the forward pass.
+
+    Where it is not stated, it is the share of the gradient exchange that is overlapped.
+    """
     return stack.dp_overlap if stack.gather_overlap is None else stack.gather_overlap
 
 
 def host_op_time_of(stack: Stack) -> float | None:
-    """Seconds in which the host issues an operation: stated, or that of ordinary software; None where unknown."""
+    """Return the time in seconds in which the host issues an operation, None where it is unknown.
+
+    Where it is not stated, ordinary software has the time of the shipped stack of that name.
+    """
     if stack.host_op_time_s is not None or stack.population != ORDINARY:
         return stack.host_op_time_s
     return STACKS[ORDINARY].host_op_time_s
@@ -115,11 +131,11 @@ PLAIN_STACK = Assumption(
     "no stack was named: elementwise chains not fused, eager loss, gradients reduced in fp32 after the step; state "
     "`stack: {preset: tuned}` for a recipe that was tuned for its hardware",
 )
-"""What `Stack()` stands for, where nobody chose it."""
+"""The assumption that is recorded where nobody names a stack: what `Stack()` stands for."""
 
 
 class _Stacks(Mapping[str, Stack]):
-    """The shipped stacks by name, read on first use."""
+    """The mapping holds the shipped stacks by name and reads them on first use."""
 
     def __getitem__(self, name: str) -> Stack:
         return _shipped_stacks()[name]
@@ -138,4 +154,4 @@ def _shipped_stacks() -> dict[str, Stack]:
 
 
 STACKS: Mapping[str, Stack] = _Stacks()
-"""Stacks of known frameworks (`spec/data/stacks.yaml`): kernels, host cost and fitted factor."""
+"""The stacks of known frameworks (`spec/data/stacks.yaml`): their kernels, host cost and fitted factor."""

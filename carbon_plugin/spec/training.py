@@ -1,4 +1,4 @@
-"""What the training job does with the model: batch, length, precision, optimizer, total work."""
+"""Describe the work of a training run: batch, sequence length, precision, optimizer and number of steps."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ Optimizer = Literal["adamw", "adam", "sgd", "adafactor", "muon"]
 RunKind = Literal["production", "benchmark"]
 StateDtype = Literal["fp32", "bf16", "fp8"]
 MOST_TOKENS = 1e18
-"""Ten thousand times the tokens of the largest run that a scaling law was ever asked about: more is a slip."""
+"""Ten thousand times the tokens of the largest run for which anybody evaluated a scaling law: more is a slip."""
 MOST_OVERHEAD = 100.0
-"""Of the time in steps: a run that loses more makes no progress."""
+"""The largest overhead, as a multiple of the time in steps: a run that loses more makes no progress."""
 
 
 class Evaluation(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Evaluation while training: `sequences` go through a forward pass after every `every_steps` optimizer steps."""
+    """One instance holds how a run is evaluated: `sequences` are passed forward after every `every_steps` optimizer
+    steps.
+    """
 
     every_steps: int
     sequences: int
@@ -31,13 +33,14 @@ class Evaluation(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Reliability(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What a run loses to start-up, checkpoints and failures; what is unset is assumed, with source and range.
+    """One instance holds what a run loses to start-up, checkpoints and failures; what is unset is assumed, with a
+    source and a range.
 
-    `startup_time_s` passes from allocation to the first steady step. `mtbf_device_hours` are device-hours between two
-    failures that stop the job, `restart_time_s` passes from a failure until training goes on. A checkpoint is written
-    every `checkpoint_every_steps` (unset: the interval that loses least) and stops training for `checkpoint_write_s`;
-    unset, that follows from its size and `storage_bytes_per_s_per_node`, or with `asynchronous_checkpoints` from the
-    copy to host memory.
+    `startup_time_s` is the time from allocation to the first steady step. `mtbf_device_hours` is the mean number of
+    device-hours between two failures that stop the job, and `restart_time_s` the time from a failure until training
+    goes on. A checkpoint is written every `checkpoint_every_steps` steps (unset: at the interval that loses least) and
+    stops training for `checkpoint_write_s`. Where that time is unset, it follows from the size of the checkpoint and
+    `storage_bytes_per_s_per_node`, or with `asynchronous_checkpoints` from the copy to host memory.
     """
 
     startup_time_s: float | None = None
@@ -62,20 +65,22 @@ class Reliability(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
 
 class TrainingPlan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The work of the run.
+    """One plan holds the work of a run.
 
-    `seq_len` tokens a sequence, `global_batch_size` sequences an optimizer step. The length of the run is
-    `steps`, or `tokens` rounded up to whole steps; exactly one is given. `optimizer_state_dtype` is that of the
-    moments. Without `master_weights` parameters, gradients and update stay in the training precision ("pure bf16").
-    `optimizer_in_backward` updates a layer as soon as its gradient is there, so that gradients are never all kept.
-    `optimizer_offload` keeps states and master weights in host memory and updates them there.
-    `activation_offload` is the share of layers whose activations wait in host memory for the backward pass.
-    `input_len` are the tokens of one input of an encoder (of the text of an encoder-decoder; patches of an image of a
-    vision tower), of which a sequence has `inputs_per_sequence`.
-    `evaluation` and `reliability` say what else takes time; `overhead_fraction`, where it is stated, replaces both:
-    time spent on evaluation, checkpoints, restarts and lost work over time spent in training steps.
-    `kind` says whether the run is planned as real runs are (docs/goodput.md), or as the best case of its layout: a
-    benchmark of some hundred steps.
+    `seq_len` is in tokens per sequence, `global_batch_size` in sequences per optimizer step. The length of the run is
+    `steps`, or `tokens` rounded up to whole steps; exactly one of them is given. `optimizer_state_dtype` is the type of
+    the moments. Without `master_weights` parameters, gradients and update stay in the training precision ("pure bf16").
+    `optimizer_in_backward` updates a layer as soon as its gradient is there, so that the gradients are never all kept.
+    `optimizer_offload` keeps states and master weights in host memory and updates them there. `activation_offload` is
+    the share of layers whose activations are kept in host memory until the backward pass.
+
+    `input_len` is the number of tokens of one input of an encoder (the text of an encoder-decoder, the patches of an
+    image of a vision tower); a sequence has `inputs_per_sequence` of them.
+
+    `evaluation` and `reliability` say what else takes time. `overhead_fraction`, where it is stated, replaces both: it
+    is the time spent on evaluation, checkpoints, restarts and lost work over the time spent in training steps. `kind`
+    says whether the run is planned as real runs are (docs/goodput.md), or as the best case of its layout: a benchmark
+    of some hundred steps.
     """
 
     seq_len: int
@@ -121,12 +126,12 @@ class TrainingPlan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     @property
     def tokens_per_step(self) -> int:
-        """Tokens an optimizer step."""
+        """Return the number of tokens in an optimizer step."""
         return self.seq_len * self.global_batch_size
 
     @property
     def total_steps(self) -> int:
-        """Optimizer steps of the run."""
+        """Return the number of optimizer steps of the run."""
         if self.steps is not None:
             return self.steps
         assert self.tokens is not None  # exactly one is set, checked above

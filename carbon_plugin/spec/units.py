@@ -1,5 +1,4 @@
-"""Units and conversion factors: the constants between SI and the units of carbon accounting, and the units that
-people read.
+"""Define units and conversion factors: the constants between SI and carbon accounting, and the units that people read.
 
 All quantities inside the package are in SI units. A tuple `*_UNITS` lists the units in which one kind of quantity is
 written, from the smallest to the largest, each as (size in the SI unit, name); `spec.amounts.fitting_unit` picks one.

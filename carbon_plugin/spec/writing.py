@@ -1,4 +1,4 @@
-"""A run as a file: the YAML that `loading` reads back to the same spec. What is at its default is left out."""
+"""Write a run as a YAML file that `loading` reads back as the same run. Fields at their default are left out."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ from carbon_plugin.spec.site import Site, relative_to
 
 
 def write_run_spec(spec: RunSpec, path: Path, *, profile_dirs: Directories = (), note: str = "") -> None:
-    """Write `spec` as a YAML file that `load_run_spec` reads as the same run; `note` becomes its first line.
+    """Write `spec` as a YAML file that `load_run_spec` reads as the same run; `note` becomes its first lines, as
+    comments.
 
     What was assumed for `spec` is stated in the file. `profile_dirs` are the user's hardware profiles that it needs.
-    Raises `OSError` if the file cannot be written, `SpecError` if what was written would not be read as `spec`, as
-    when a profile is none of the shipped ones and its directory is not given.
+    Raises `OSError` if the file cannot be written, and `SpecError` if the file would not be read back as `spec`, for
+    instance where a profile is none of the shipped ones and its directory is not given.
     """
     head = "".join(f"# {line}\n" for line in note.splitlines())
     path.write_text(head + run_document(spec, profile_dirs=profile_dirs), encoding="utf-8")
@@ -33,7 +34,7 @@ def write_run_spec(spec: RunSpec, path: Path, *, profile_dirs: Directories = (),
 
 
 def run_document(spec: RunSpec, *, profile_dirs: Directories = ()) -> str:
-    """The run as YAML text; files and directories in it are absolute."""
+    """Return the run as YAML text; files and directories in it are absolute."""
     cluster = spec.cluster
     tree: dict[str, Any] = {
         "name": spec.name,
@@ -75,14 +76,14 @@ def run_document(spec: RunSpec, *, profile_dirs: Directories = ()) -> str:
 
 
 def _oversubscription(node: Node, profile_dirs: Directories) -> dict[str, float]:
-    """The oversubscription where it is not that of the node's profile."""
+    """Return the oversubscription as a field of the file, or nothing where it is that of the node's profile."""
     stated = node.network.oversubscription
     known = find_node(node.name, profile_dirs=profile_dirs)
     return {} if known is None or known.network.oversubscription == stated else {"oversubscription": stated}
 
 
 def _facts(spec: RunSpec) -> RunSpec:
-    """The spec without what is said about it."""
+    """Return the spec without its assumptions and with absolute paths, so that two specs can be compared."""
     return msgspec.structs.replace(spec, assumptions=(), site=_absolute(spec.site))
 
 
@@ -91,7 +92,7 @@ def _absolute(site: Site) -> Site:
 
 
 def _model(model: TransformerModel | CountedModel) -> str | dict[str, Any]:
-    """The name of a preset where the model is one, else its fields."""
+    """Return the name of a preset where the model is one, else its fields."""
     if isinstance(model, CountedModel):
         return {"type": "counted", **_stated(model)}
     return model.name if _preset(model.name) == model else _stated(model)
@@ -105,7 +106,7 @@ def _preset(name: str) -> TransformerModel | None:
 
 
 def _stated(value: Struct) -> dict[str, Any]:
-    """Fields of a struct that are not at their default, as plain values."""
+    """Return the fields of a struct that are not at their default, as plain values."""
     defaults = {field.name: field.default for field in msgspec.structs.fields(value)}
     found = {name: getattr(value, name) for name in defaults if getattr(value, name) != defaults[name]}
     return {name: _plain(item) for name, item in found.items()}

@@ -14,13 +14,15 @@ from carbon_plugin.spec.figure import Sourced
 from carbon_plugin.spec.parsing.limits import check_not_negative, check_positive
 
 MOST_NODES = 10**12
-"""More than a scaling question ever asks for: a slip, whose layouts nobody could wait for."""
+"""The most nodes of a cluster: more is a mistake, and nobody could wait for the search of its layouts."""
 MOST_SHARE = 10.0
-"""Of a datasheet's rate: caches and clocks may pass 1 where a machine was probed; 77 for 0.77 does not pass."""
+"""The largest share of a datasheet's rate. Caches and clocks may bring a probed machine above 1; 77 that was written
+for 0.77 is refused.
+"""
 OWN_RUNS = "user-calibration"
-"""Key of a profile's sources that names the user's own runs to which its constants were fitted."""
+"""The key of a profile's sources that names the user's own runs to which its constants were fitted."""
 OWN_ROWS = "user-calibration-rows"
-"""Key of a profile's sources that says how many measured step times those were."""
+"""The key of a profile's sources that says how many measured step times those runs gave."""
 _SHARES = (
     "gemm_share",
     "fp8_gemm_share",
@@ -40,7 +42,10 @@ _COSTS = (
 
 
 class ScaleUp(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The fast island (NVLink, Infinity Fabric, PCIe): one-way bytes/s a device, `domain` devices reachable."""
+    """One instance describes the fast links between nearby devices (NVLink, Infinity Fabric, PCIe).
+
+    It holds the one-way bytes/s of a device and the number of devices, `domain`, that reach one another over them.
+    """
 
     technology: str
     bandwidth_bytes_per_s: Sourced
@@ -51,7 +56,9 @@ class ScaleUp(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Die(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One kind of logic die in the package: area in mm2, process name, how many."""
+    """One instance describes one kind of logic die in the package: area in mm2, process name, and how many
+    there are.
+    """
 
     area_mm2: float
     process: str
@@ -62,15 +69,18 @@ class Die(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Efficiency(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Constants of the step-time model for one device; an absent one follows the sustained law in `predict`.
+    """One instance holds the constants of the step-time model for one device; an absent one follows the sustained law
+    in `predict`.
 
-    `gemm_share` of peak FLOP/s that large matrix products sustain; `memory_share` of HBM bandwidth that
-    elementwise kernels sustain; `attention_flops` by kernel class, causal-counted FLOP/s of the attention core;
-    `fp8_gemm_share` of the fp8 peak; `fp8_cast_bytes` bytes moved an element cast; `scaleup_share` of link
-    bandwidth; `scaleup_latency_s` a collective and log2 rank; `scaleout_share` of NIC bandwidth;
-    `scaleout_latency_s` a collective and log2 node; `overlap_contention` share of hidden FSDP traffic still paid;
-    `all_to_all_share` of link bandwidth that expert all-to-alls reach; `host_op_time_s` cost of issuing one
-    operation; `kernel_time_s` fixed device time of one kernel.
+    `gemm_share` is the share of peak FLOP/s that large matrix products sustain, `fp8_gemm_share` that of the fp8 peak,
+    and `memory_share` the share of HBM bandwidth that elementwise kernels sustain. `attention_flops` holds, by kernel
+    class, the FLOP/s of the attention core, where causal attention counts half. `fp8_cast_bytes` are the bytes moved to
+    cast an element. `scaleup_share` is the share of link bandwidth that collectives reach, and `scaleup_latency_s`
+    their latency per collective and log2 of its ranks; `scaleout_share` and `scaleout_latency_s` (per log2 of its
+    nodes) are those of the NICs. `overlap_contention` is the share of hidden FSDP traffic that still takes time.
+    `all_to_all_share` is the share of link bandwidth that expert all-to-alls reach. `host_op_time_s` is the time to
+    issue one operation, `kernel_time_s` the fixed device time of one kernel, and `sustained_power_w` the power under
+    sustained work.
     """
 
     gemm_share: Sourced | None = None
@@ -103,12 +113,12 @@ class Efficiency(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Accelerator(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One device as its datasheet, its measurements and its calibration describe it.
+    """One profile describes a device by its datasheet, its measurements and its calibration.
 
-    `peak_flops` is dense FLOP/s by dtype (tensor units for tf32 and narrower). `idle_power_w` is without a
-    device context, `idle_context_power_w` with one open and no kernel running. `device_names` are what the
-    driver calls it (NVML, or the CPU brand string). `embodied_kg` is cradle-to-gate kgCO2e of the device with
-    its share of the baseboard.
+    `peak_flops` is dense FLOP/s by dtype (tensor units for tf32 and narrower). `idle_power_w` is the power without a
+    device context, `idle_context_power_w` that with one open and no kernel running. `device_names` are the names that
+    the driver gives it (NVML, or the CPU brand string). `embodied_kg` is cradle-to-gate kgCO2e of the device with its
+    share of the baseboard.
     """
 
     name: str
@@ -149,9 +159,11 @@ class Accelerator(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
 
 class Host(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The server around the devices. `base_power_w` is CPUs, DRAM, disks and NICs under a training job;
-    `overhead_fraction` is fans, regulators and supply losses over accelerator power; `embodied_kg` excludes
-    the accelerators."""
+    """One instance describes the server around the devices.
+
+    `base_power_w` is the power of CPUs, DRAM, disks and NICs under a training job; `overhead_fraction` is the power of
+    fans, regulators and supply losses over that of the accelerators; `embodied_kg` excludes the accelerators.
+    """
 
     cpu: str
     sockets: int
@@ -170,8 +182,12 @@ class Host(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Network(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Scale-out network: one-way bytes/s of NIC a device, `oversubscription` above the leaf (1 = none), whether its
-    switches reduce (`in_network_reduction`, SHARP), and its power and embodied carbon a device (switches, optics)."""
+    """One instance describes the network between nodes.
+
+    It holds the one-way bytes/s of NIC that a device has, the `oversubscription` above the leaf switches (1 = none),
+    whether its switches reduce (`in_network_reduction`, SHARP), and the power and embodied carbon of switches and
+    optics per device.
+    """
 
     technology: str
     bandwidth_bytes_per_s: Sourced
@@ -188,7 +204,8 @@ class Network(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Node(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A server model: so many devices of one kind, a host, and the network that it is usually cabled to.
+    """One profile describes a server model: so many devices of one kind, a host, and the network it is usually cabled
+    to.
 
     `accelerator` is the name of the device's profile, or "*" for a generic node that takes any.
     """
@@ -209,9 +226,12 @@ class Node(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Cluster(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """`nodes` nodes with `devices_per_node` devices each in use; `power_cap_w` is a limit set below the devices' own.
-    `scaleup` and `network` are the words in which a spec stated links in place of the profiles'; `accelerator` and
-    `node` hold them already. Raises `SpecError` for impossible numbers."""
+    """One cluster holds `nodes` nodes, in each of which `devices_per_node` devices are used.
+
+    `power_cap_w` is a limit that is set below the devices' own. `scaleup` and `network` are the words in which a spec
+    stated links in place of the profiles'; `accelerator` and `node` already hold the links that they state. Raises
+    `SpecError` for impossible numbers.
+    """
 
     accelerator: Accelerator
     node: Node

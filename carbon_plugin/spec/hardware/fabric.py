@@ -1,9 +1,9 @@
 """Compute the power per device of switches and optics, by how many tiers of switches the job's nodes need.
 
-A profile's `network.power_w_per_device` is of one tier: NIC, two transceivers and a switch port. A folded Clos of
+A profile's `network.power_w_per_device` is that of one tier: NIC, two transceivers and a switch port. A folded Clos of
 switches with R ports joins R endpoints in one tier, R^2/2 in two and R^3/4 in three; every further tier adds two ports
-and two transceivers for each endpoint, over the oversubscription above the leaf. So the network of a large job draws
-more a node than that of a small one.
+and two transceivers for each endpoint, divided by the oversubscription above the leaf. So the network of a large job
+draws more power a node than that of a small one.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ from __future__ import annotations
 from carbon_plugin.spec.hardware.cluster import Network, Node
 
 RADIX = 64
-"""Ports of a switch: Quantum-2 and most 25.6 and 51.2 Tb/s Ethernet switches at the rate of one NIC."""
+"""The number of ports of a switch: Quantum-2 and most 25.6 and 51.2 Tb/s Ethernet switches at the rate of one NIC."""
 PORT_W, OPTIC_W, NIC_W = 15.6, 8.0, 25.0
-"""A 64th of a 1 kW switch of 64 x 400 Gb/s, a 400 Gb/s transceiver and NIC (from memory, as in the profiles' network
-power). One switch of 8 nodes was measured at 691 W, 10.8 W a port (MLPerf Training v4.1, Dell)."""
+"""The power in W of a port (a 64th of a 1 kW switch of 64 x 400 Gb/s), of a 400 Gb/s transceiver and of such a NIC. The
+numbers are from memory, as in the profiles' network power. One switch of 8 nodes was measured at 691 W, which is 10.8 W
+a port (MLPerf Training v4.1, Dell).
+"""
 TIER_SHARE = (2 * PORT_W + 2 * OPTIC_W) / (NIC_W + PORT_W + 2 * OPTIC_W)
-"""What a further tier draws over the first one with its NIC: 0.83."""
+"""The power of a further tier over that of the first one with its NIC: 0.83."""
 
 
 def tiers(endpoints: int) -> int:
@@ -28,9 +30,10 @@ def tiers(endpoints: int) -> int:
 
 
 def fabric_factor(node: Node, nodes: int) -> float:
-    """Power of the network of so many nodes over that of the same devices on one tier of switches with a NIC each.
+    """Return the network power of `nodes` nodes over that of the same devices on one tier of switches with a NIC each.
 
-    Nodes have further NICs for storage and management; a single node or devices without a NIC need no further tier."""
+    Nodes have further NICs for storage and management. A single node, or devices without a NIC, need no further tier.
+    """
     ports = max(1.0, node.host.nics / node.accelerators)
     return ports * _factor(node.network, tiers(nodes * node.accelerators))
 

@@ -30,7 +30,7 @@ from carbon_plugin.spec.stack import STACKS, Stack
 PROFILES_VARIABLE = "CARBON_PLUGIN_PROFILES"
 GENERIC_NODE = "workstation"
 GENERIC_SERVER = "pcie-8"
-"""Where several of the cards are that usually sit in a workstation each."""
+"""The node that is assumed for several of those cards that usually sit alone in a workstation."""
 ANY_ACCELERATOR = "*"
 
 NIC_RATE = "bandwidth_bytes_per_s"
@@ -98,7 +98,7 @@ def match_device_name(device_name: str, *, profile_dirs: Directories = ()) -> Ac
 def default_node_for(accelerator: Accelerator, *, profile_dirs: Directories = ()) -> Node:
     """Return the node that an accelerator usually sits in.
 
-    The one that its profile names; else one written for it; else a generic workstation with one device.
+    It is the one that the accelerator's profile names; else one written for it; else a workstation with one device.
     """
     if accelerator.default_node is not None:
         return load_node(accelerator.default_node, profile_dirs=profile_dirs)
@@ -110,8 +110,10 @@ def default_node_for(accelerator: Accelerator, *, profile_dirs: Directories = ()
 
 
 def usual_node(accelerator: Accelerator, devices: int | None, *, profile_dirs: Directories = ()) -> Node:
-    """The node that an accelerator usually sits in with so many of its kind: the default, or a generic server for
-    several cards that usually sit in a workstation each."""
+    """Return the node that an accelerator usually sits in with so many of its kind.
+
+    It is the default node, or a generic server for several cards that usually sit alone in a workstation.
+    """
     node = default_node_for(accelerator, profile_dirs=profile_dirs)
     if devices is None or devices <= node.accelerators or node.name != GENERIC_NODE or accelerator.kind != "gpu":
         return node
@@ -239,12 +241,14 @@ def _distinct(profiles: Iterable[P]) -> list[P]:
 
 
 def _driver_name(name: str) -> str:
-    """A driver's name for comparison: without the vendor's prefix and the slice of a MIG device."""
+    """Return a driver's name for comparison, without the vendor's prefix and the slice of a MIG device."""
     return normalized(name).removeprefix("nvidia-").split("-mig-")[0]
 
 
 def _with_shares_of_nics(document: Document) -> Document:
-    """A node's document with counted NICs ("8x 400 Gb/s") as the bytes/s that one of its devices has of them."""
+    """Return a node's document with counted NICs ("8x 400 Gb/s") as the bytes/s that each of its devices
+    has of them.
+    """
     node = document.value
     network, devices = node.get("network"), node.get("accelerators")
     stated = network.get(NIC_RATE) if isinstance(network, Mapping) else None

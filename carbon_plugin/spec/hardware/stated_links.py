@@ -29,8 +29,10 @@ def with_scaleup(accelerator: Accelerator, text: str) -> Accelerator:
 
 
 def with_network(node: Node, text: str) -> Node:
-    """The node with the NICs that a spec states, shared by its devices. Raises `SpecError` for text that states
-    none, or not of what."""
+    """Return the node with the NICs that a spec states, shared by its devices.
+
+    Raises `SpecError` for text that states no rate, or does not say what the rate belongs to.
+    """
     try:
         rate = nic_bytes_per_s(text, node.accelerators)
     except SpecError:
@@ -42,7 +44,7 @@ def with_network(node: Node, text: str) -> Node:
 
 
 def with_oversubscription(node: Node, factor: float) -> Node:
-    """The node on a network with this oversubscription above its leaf switches. Raises `SpecError` below 1."""
+    """Return the node on a network with this oversubscription above its leaf switches. Raises `SpecError` below 1."""
     return msgspec.structs.replace(node, network=msgspec.structs.replace(node.network, oversubscription=factor))
 
 

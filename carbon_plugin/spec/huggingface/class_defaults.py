@@ -23,12 +23,14 @@ from carbon_plugin.spec.huggingface.mixers import CONV, HEAD_DIM
 VERSION = "transformers 5.24"
 POSITIONS = ("n_positions", "max_position_embeddings")
 ALIKE = (LAYERS, HIDDEN, HEADS, KV_HEADS, FFN, EXPERTS, TOP_K, SHARED, FIRST_DENSE, EVERY, CONV, HEAD_DIM, POSITIONS)
-"""Names for one thing: a class that has one of them needs no default where the config states another."""
+"""Groups of names for the same thing: where the config states one name of a group, the default of another name is not
+used.
+"""
 OUTLINE = frozenset((*LAYERS, *HIDDEN, *HEADS, "vocab_size"))
-"""A file that lacks one of these is not the whole config of a model, and is refused."""
+"""The keys of which none may be missing: a file that lacks one is not the whole config of a model, and is refused."""
 UNREMARKED = frozenset(POSITIONS)
 OF_EXPERTS = (*TOP_K, *EXPERT_WIDTH[:-1])
-"""Keys that only a model with experts has a use for."""
+"""Keys that only a model with experts uses."""
 
 
 @cache
@@ -40,8 +42,8 @@ def class_defaults(name: str) -> dict[str, Any]:
 def left_out(name: str, stated: Mapping[str, Any], *, nested: bool = False) -> dict[str, Any]:
     """Return the class defaults of what a config does not state.
 
-    Args: its `model_type`, what it states, and whether it is nested in another config, which then leaves out even the
-    outline of the model if that equals the default.
+    `name` is its `model_type` and `stated` what it states. `nested` says that it is nested in another config; such a
+    config leaves out even the outline of the model where that equals the default.
     """
     defaults = class_defaults(name)
     return {
@@ -52,7 +54,7 @@ def left_out(name: str, stated: Mapping[str, Any], *, nested: bool = False) -> d
 
 
 def defaults_note(family: Family, filled: Mapping[str, Any]) -> str:
-    """Say which class defaults count where the config is silent, empty if none makes a difference."""
+    """Return a note on which class defaults are used where the config is silent, empty if none makes a difference."""
     named = [f"{key} {value}" for key, value in filled.items() if value and key[0] != "_" and key not in UNREMARKED]
     if not named:
         return ""
@@ -62,7 +64,7 @@ def defaults_note(family: Family, filled: Mapping[str, Any]) -> str:
 def check_complete(keys: Keys, family: Family, filled: Mapping[str, Any]) -> None:
     """Raise `SpecError` if a config has keys of a part without the key that says how many of it there are.
 
-    Args: the config with its class defaults, its family, and those defaults.
+    `keys` are the config with its class defaults, and `filled` are those defaults alone.
     """
     if not all(keys.flag(key, default=True) for key in SWITCHES):
         return
@@ -87,7 +89,7 @@ def _missing(keys: Keys, family: Family, looked_for: Sequence[str], why: str) ->
 
 
 def _is_stated_otherwise(key: str, stated: Mapping[str, Any], defaults: Mapping[str, Any]) -> bool:
-    """Whether the config states the same thing by another name."""
+    """Return whether the config states the same thing by another name."""
     group = next((group for group in ALIKE if key in group), ())
     return any(name in stated and name not in defaults for name in group)
 

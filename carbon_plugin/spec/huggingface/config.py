@@ -1,8 +1,8 @@
 """Read the shape of a model from a Hugging Face `config.json`, without transformers.
 
-One key means different things in different families, and much of a model stands in the code of its family alone: what
-that code says is in `families`, what each layer is in `config_layers`, its parts in `config_mixers`, `config_feeds` and
-`config_parts`. Here the layers are read one by one and put together. A part that cannot be counted is refused by name.
+One key means different things in different families, and much of a model is written only in the code of its family.
+`families` holds what that code says; `layers` reads what each layer is; `mixers`, `feeds` and `parts` read its parts.
+This module reads the layers one by one and puts them together. It refuses a part that it cannot count, by name.
 """
 
 from __future__ import annotations
@@ -33,17 +33,20 @@ from carbon_plugin.spec.parsing.decoding import decode
 from carbon_plugin.spec.parsing.document import Document
 
 NESTED = ("text_config", "llm_config", "language_config")
-"""Where multimodal configs keep their language model."""
+"""The keys under which multimodal configs keep their language model."""
 LOOPS = ("n_recurrent_loops", "loop_num_passes", "H_cycles")
-"""Keys of models that run the same layers more than once."""
+"""Keys of models that run the same layers more than once for each token."""
 PLAIN_TOLERANCE = 0.002
-"""Layers count as alike where the plain fields give all parameters but this share: biases, and norms of the heads."""
+"""Layers count as alike where the plain fields give all their parameters but this share, which biases and norms of
+heads take.
+"""
 
 
 def load_hf_config(path: Path, name: str | None = None, *, stated: Mapping[str, Any] | None = None) -> TransformerModel:
-    """Return the model of a `config.json`, or of its directory. Raises `SpecError` that names file and key.
+    """Return the model of a `config.json`, or of the directory that holds it. Raises `SpecError` that names file and
+    key.
 
-    `stated` are fields of the model that the user gives beside it.
+    `stated` holds fields of the model that the user gives beside the file.
     """
     file = path / "config.json" if path.is_dir() else path
     config = read_config(file)
@@ -59,11 +62,11 @@ def model_from_hf_config(
     origin: str = "config.json",
     stated: Mapping[str, Any] | None = None,
 ) -> TransformerModel:
-    """Return the shape that a config describes.
+    """Return the model whose shape a config describes.
 
-    Args: the parsed config, the model's name, what errors call the config, and fields of the model that the user gives
-    beside it (`gated` for a family that is not known here). Raises `SpecError` naming the key if one is missing, and
-    naming the part if the config has one that is not counted here.
+    `config` is the parsed config, `name` the model's name, `origin` what errors call the config, and `stated` holds
+    fields of the model that the user gives beside it (`gated` for a family that is not known here). Raises `SpecError`
+    naming the key if one is missing, and naming the part if the config has one that is not counted here.
     """
     if not config.get("model_type"):
         raise SpecError(f"{origin}: key model_type is missing, which says what the layers of a model hold")
@@ -107,7 +110,7 @@ def model_from_hf_config(
 def _assembled(
     fields: dict[str, Any], blocks: tuple[Block, ...], keys: Keys, family: Family, notes: list[str]
 ) -> TransformerModel:
-    """The model: by its plain fields alone where they give what its layers hold, else with its blocks."""
+    """Return the model by its plain fields alone where these give what its layers hold, else with its blocks."""
     plain = fields | equivalent_fields(blocks, keys)
     source = {"source": f"{keys.origin} ({family.name})"}
     model = decode(Document(plain | source, keys.origin, {}), TransformerModel)
@@ -127,7 +130,10 @@ def _assembled(
 
 
 def _gate(keys: Keys, family: Family, whole: str, stated: Mapping[str, Any]) -> bool:
-    """Whether the feed-forward layer has a gate; refuses what is no model of one stack of layers, or not known."""
+    """Return whether the feed-forward layer has a gate.
+
+    Raises `SpecError` for a model that is not one stack of layers, and for a family whose layers are not known.
+    """
     reason = family.refused or family_of(whole).refused
     if reason is None and keys.flag("is_encoder_decoder", default=False):
         reason = "is an encoder with a decoder"
@@ -149,7 +155,9 @@ def _gate(keys: Keys, family: Family, whole: str, stated: Mapping[str, Any]) -> 
 
 
 def _blocks(keys: Keys, family: Family, window: int | None, gated: bool) -> tuple[Block, ...]:
-    """Return the layers, with those alike together, in the order of their first."""
+    """Return the layers as blocks, in which layers that are alike are counted together, in the order of the first of
+    each.
+    """
     norms = 2 * keys.integer(*HIDDEN)
     layers = []
     places = zip(mixers_of(keys, family, window), feeds_of(keys, family), strict=True)
@@ -170,7 +178,10 @@ def _blocks(keys: Keys, family: Family, window: int | None, gated: bool) -> tupl
 
 
 def _tied(whole: Mapping[str, Any], keys: Keys, family: Family) -> bool:
-    """Whether input and output share one embedding; what the whole config says comes before what its parts say."""
+    """Return whether input and output share one embedding.
+
+    What the whole config says takes precedence over what the config of the language model says.
+    """
     if family.never_tied:
         return False
     if whole.get("tie_word_embeddings") is not None:
@@ -179,7 +190,7 @@ def _tied(whole: Mapping[str, Any], keys: Keys, family: Family) -> bool:
 
 
 def _window(keys: Keys, family: Family) -> int | None:
-    """Return the sliding window where it is switched on."""
+    """Return the width of the sliding window in tokens, None where there is none or where it is switched off."""
     width = keys.optional("sliding_window", "attention_chunk_size", "sliding_window_size", "attention_window_size")
     width = width or keys.optional("window_size")
     if not width or not keys.flag("use_sliding_window", default=not family.name.startswith("qwen")):

@@ -1,5 +1,7 @@
-"""Models with an encoder and a decoder (T5, BART), from their `config.json`: encoder layers over the input, decoder
-layers that also look at what the encoder made of it. Sources: the classes of transformers 5.24.
+"""Read models with an encoder and a decoder (T5, BART) from their `config.json`.
+
+The encoder layers work on the input, and the decoder layers also attend to the output of the encoder. Sources: the
+classes of transformers 5.24.
 """
 
 from __future__ import annotations
@@ -17,24 +19,29 @@ BART = ("bart", "mbart")
 FAMILIES = (*T5, *BART)
 NOTE = "an encoder with a decoder: training.input_len is the length of the encoder's input, seq_len that of the decoder"
 BUCKETS = 32
-"""Relative positions of T5 by default, one table for the encoder and one for the decoder."""
+"""The number of relative positions of T5 by default; the encoder has one table of them and the decoder another."""
 POSITION_OFFSET = 2
-"""Rows of BART's position tables before the first position."""
+"""The number of rows of BART's position tables before the first position."""
 
 
 def is_encoder_decoder(model_type: str) -> bool:
-    """Whether the family is one that is read here."""
+    """Return whether this module reads the family."""
     return model_type in FAMILIES
 
 
 def encoder_decoder_model(config: Mapping[str, Any], name: str, origin: str) -> TransformerModel:
-    """The model of a config of one of `FAMILIES`. Raises `SpecError` naming the key that is missing or odd."""
+    """Return the model of a config of one of `FAMILIES`. Raises `SpecError` naming a key that is missing or
+    unexpected.
+    """
     keys = Keys(config, origin)
     return _t5(keys, name) if keys.text("model_type") in T5 else _bart(keys, name)
 
 
 def _t5(keys: Keys, name: str) -> TransformerModel:
-    """Raffel et al. 2020 (arXiv 1910.10683 section 2.1): no biases, widths of heads of their own."""
+    """Return the model of a T5 config (Raffel et al. 2020, arXiv 1910.10683 section 2.1).
+
+    It has no biases, and the width of its heads does not follow from the hidden width.
+    """
     hidden, heads, dim, width = (keys.integer(key) for key in ("d_model", "num_heads", "d_kv", "d_ff"))
     layers = keys.integer("num_layers")
     decoder = keys.optional("num_decoder_layers") or layers
@@ -66,7 +73,10 @@ def _t5(keys: Keys, name: str) -> TransformerModel:
 
 
 def _bart(keys: Keys, name: str) -> TransformerModel:
-    """Lewis et al. 2020 (arXiv 1910.13461 section 2.1): biases everywhere, learned positions on both sides."""
+    """Return the model of a BART config (Lewis et al. 2020, arXiv 1910.13461 section 2.1).
+
+    It has biases everywhere, and learned positions in both the encoder and the decoder.
+    """
     hidden, heads, width = (keys.integer(key) for key in ("d_model", "encoder_attention_heads", "encoder_ffn_dim"))
     for key, value in (("decoder_attention_heads", heads), ("decoder_ffn_dim", width)):
         if (stated := keys.optional(key)) not in (None, value):
@@ -110,7 +120,11 @@ def _model(
     tied: bool,
     parts: tuple[ModelPart, ...],
 ) -> TransformerModel:
-    """Both stacks as blocks. `counts` are layers of encoder and decoder, `attention`, `feed` and `norm` parameters."""
+    """Return the model with encoder and decoder as blocks.
+
+    `counts` are the numbers of layers of encoder and decoder; `attention`, `feed` and `norm` are the parameters of one
+    attention, feed-forward part and norm.
+    """
 
     def mixer(name: str, *, of_input: bool = False) -> Mixer:
         return Mixer(

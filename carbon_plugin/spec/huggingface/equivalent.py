@@ -1,7 +1,8 @@
-"""Plain fields of equal layers that stand for layers which differ: the same widths in sum, the same attention in mean.
+"""Compute the plain fields of equal layers that stand for layers which differ.
 
-For a model whose layers are alike they are its own. For others they say what a layout may split (heads, widths, number
-of layers); the step is priced by the kinds of layers (`predict.kinds`).
+The equal layers have the same widths in sum and the same attention in the mean. For a model whose layers are alike
+these are the model's own fields. For others they say what a layout may split (heads, widths, number of layers); the
+step is priced by the kinds of layers (`predict.kinds`).
 """
 
 from __future__ import annotations
@@ -15,16 +16,17 @@ from carbon_plugin.spec.huggingface.keys import HIDDEN, Keys
 from carbon_plugin.spec.huggingface.mixers import mla_of
 
 STATE_WINDOW = 256
-"""Tokens that a layer with a state works on at once: the chunk of Mamba-2 and of gated delta rules. Its cost is that of
-attention over such a window."""
+"""The number of tokens that a layer with a state works on at once: the chunk of Mamba-2 and of gated delta rules. Such
+a layer costs as much as attention over a window of that width.
+"""
 ROUND = 64
-"""Widths of the equivalent layers are multiples of this, so that tensor parallelism can divide them."""
+"""The number of which widths of the equivalent layers are multiples, so that tensor parallelism can divide them."""
 
 QUADRATIC = ("attention", "latent_attention")
 
 
 def is_hybrid(blocks: Sequence[Block]) -> bool:
-    """Whether some layers mix tokens by anything but attention, or lack one of the two parts of a layer."""
+    """Return whether some layers mix tokens by anything but attention, or lack one of the two parts of a layer."""
     return any(
         not block.mixers or block.feed_forward is None or any(mixer.kind not in QUADRATIC for mixer in block.mixers)
         for block in blocks
@@ -32,7 +34,7 @@ def is_hybrid(blocks: Sequence[Block]) -> bool:
 
 
 def hybrid_note(blocks: Sequence[Block]) -> str:
-    """What the layers are, and how they are priced."""
+    """Return a note that says which kinds of layers a model has, and how they are priced."""
     counts: dict[str, int] = {}
     for block in blocks:
         name = " beside ".join(dict.fromkeys(mixer.name for mixer in block.mixers)) or "feed-forward alone"
@@ -43,7 +45,9 @@ def hybrid_note(blocks: Sequence[Block]) -> str:
 
 
 def equivalent_fields(blocks: Sequence[Block], keys: Keys) -> dict[str, Any]:
-    """Fields of a `TransformerModel` with equal layers: heads, widths, window, experts, and the number of layers."""
+    """Return the fields of a `TransformerModel` with equal layers: heads, widths, window, experts and the number of
+    layers.
+    """
     mixing = sum(block.layers for block in blocks if block.mixers)
     feeding = sum(block.layers for block in blocks if block.feed_forward)
     layers = max(mixing, feeding, 1)
@@ -57,7 +61,9 @@ def equivalent_fields(blocks: Sequence[Block], keys: Keys) -> dict[str, Any]:
 
 
 def _heads(mixers: Sequence[tuple[int, Mixer]], keys: Keys) -> dict[str, Any]:
-    """Heads of the attention that most layers have; without attention, of what they have."""
+    """Return the head counts and the head width of the attention that most layers have, or of another mixer if none has
+    attention.
+    """
     attending = [pair for pair in mixers if pair[1].kind in QUADRATIC] or list(mixers)
     main = max(attending, key=lambda pair: pair[0])[1]
     heads, kv = max(main.heads, 1), max(main.kv_heads, 1)
@@ -70,7 +76,10 @@ def _heads(mixers: Sequence[tuple[int, Mixer]], keys: Keys) -> dict[str, Any]:
 
 
 def _window(mixers: Sequence[tuple[int, Mixer]], layers: int, without: int) -> dict[str, Any]:
-    """One window for all layers that do not see the whole sequence; those `without` a mixer see one token."""
+    """Return one window for all layers that do not see the whole sequence, and how many these are.
+
+    `without` layers have no mixer and are taken to see one token.
+    """
     spans: list[tuple[int, int]] = [(without, 1)] if without else []
     spans += [
         (count, (mixer.window or 0) if mixer.kind in QUADRATIC else STATE_WINDOW)
@@ -106,7 +115,7 @@ def _widths(blocks: Sequence[Block], layers: int, keys: Keys) -> dict[str, Any]:
 
 
 def _mean_width(dense: Sequence[tuple[int, FeedForward]], layers: int) -> int:
-    """Width of the dense layers, or their mean over all layers that are not sparse; 0 without any."""
+    """Return the width of the dense layers, or their mean over all layers that are not sparse; 0 without any."""
     if not dense or layers < 1:
         return 0
     widths = {feed.width for _, feed in dense}
@@ -117,7 +126,10 @@ def _mean_width(dense: Sequence[tuple[int, FeedForward]], layers: int) -> int:
 
 
 def _stated_width(sparse: Sequence[tuple[int, FeedForward]], keys: Keys) -> int:
-    """Where no layer is dense: what the config states for one, else the width of an expert; 1 without any layer."""
+    """Return the width of a dense layer where no layer is dense: the stated one, else that of the widest expert.
+
+    It is 1 for a model without feed-forward parts.
+    """
     stated = keys.config.get("intermediate_size_mlp", keys.config.get("intermediate_size"))
     if type(stated) is int and stated > 0:
         return stated

@@ -1,4 +1,7 @@
-"""What the code of a model family says and its `config.json` does not, from `spec/huggingface/data/families.yaml`."""
+"""Look up what the code of a model family says and its `config.json` does not.
+
+The tables are in `spec/huggingface/data/families.yaml`.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,13 @@ from carbon_plugin.spec.parsing.document import read_document
 
 
 class Family(Struct, frozen=True, kw_only=True):
-    """One family. `gated` is None where its feed-forward layer is not known; `refused` says why it is not read.
+    """One instance holds what the code of a model family says.
 
-    `positions` are the default length of a learned position table, the rows beyond it and those that no token of a
-    sequence has, `linear` the module of the layers that are no attention, `without_attention` that all layers are
-    such. `floored_heads` says that the width of a head is rounded down, `never_tied` that the output head is separate
-    whatever the config says.
+    `gated` is None where it is not known whether the feed-forward layer has a gate; `refused` says why the family is
+    not read. `positions` are the default length of a learned position table, the number of rows beyond it, and the
+    number of rows that no token of a sequence uses. `linear` is the module of the layers that have no attention, and
+    `without_attention` says that all layers are such. `floored_heads` says that the width of a head is rounded down,
+    `never_tied` that the output head is separate whatever the config says.
     """
 
     name: str
@@ -37,7 +41,7 @@ class Family(Struct, frozen=True, kw_only=True):
 
 
 def family_of(name: str) -> Family:
-    """The family of a `model_type`; one that is not known has nothing but its name."""
+    """Return the family of a `model_type`. A family that is not known has its name and defaults for all else."""
     table = _table()
     positions = table["positions"]["families"].get(name)
     return Family(
@@ -58,20 +62,24 @@ def family_of(name: str) -> Family:
 
 
 def derived_defaults(name: str) -> dict[str, Any]:
-    """What the class of a `model_type` puts where its config lacks a key, and no class attribute says."""
+    """Return the values that the code of a `model_type` computes where its config lacks a key, without those of class
+    attributes.
+    """
     found: dict[str, Any] = _table()["derived_defaults"]["families"].get(name, {})
     return found
 
 
 def tower_of(name: str) -> str | None:
-    """Whether the feed-forward layers of a tower are "plain" or "gated", or its layers those of a "conformer" or a
-    "convnext"; None for a tower that is not known."""
+    """Return the kind of a tower's layers, None for a tower that is not known.
+
+    It is "plain" or "gated" by the feed-forward layers, or "conformer" or "convnext".
+    """
     groups = _table()["towers"]
     return next((kind for kind in ("plain", "gated", "conformer", "convnext") if name in groups[kind].split()), None)
 
 
 def has_position_table(tower: str) -> bool:
-    """Whether a tower adds a table of positions to its patches."""
+    """Return whether a tower adds a table of positions to its patches."""
     return tower not in _table()["towers"]["without_positions"].split()
 
 

@@ -1,4 +1,7 @@
-"""The feed-forward part of a layer, from the keys of its `config.json`: dense, or experts and what all tokens pass."""
+"""Read the feed-forward part of a layer from the keys of its `config.json`.
+
+It is dense, or it has experts and what every token passes beside them.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +23,13 @@ SHARED_WIDTH = ("shared_expert_intermediate_size", "shared_intermediate_size", "
 SHARED_EACH = ("moe_shared_expert_intermediate_size",)
 SHARED = ("n_shared_experts", "num_shared_experts", "moe_num_shared_experts")
 LATENT = ("routed_expert_hidden_size", "moe_latent_size", "moe_hidden_size")
-"""A narrower hidden width of the routed experts, with a projection down to it and one up."""
+"""Keys of a narrower hidden width of the routed experts, with a projection down to it and one up from it."""
 BESIDE = frozenset({"gemma4_text", "hunyuan_v1_moe"})
-"""Families whose sparse layers keep their dense feed-forward part beside the experts."""
+"""Families whose sparse layers keep a dense feed-forward part beside the experts."""
 
 
 def feed_at(keys: Keys, family: Family, place: FeedPlace, gated: bool) -> FeedForward | None:
-    """The feed-forward part of one layer; `keys` are those of the layer."""
+    """Return the feed-forward part of one layer, None where it has none; `keys` are those of the layer."""
     if place == "none":
         return None
     hidden, matrices = keys.integer(*HIDDEN), 3 if gated else 2
@@ -43,7 +46,7 @@ def feed_at(keys: Keys, family: Family, place: FeedPlace, gated: bool) -> FeedFo
 
 
 def dense_width(keys: Keys, family: Family, gated: bool) -> int:
-    """Width of a dense feed-forward layer."""
+    """Return the width of a dense feed-forward layer."""
     hidden = keys.integer(*HIDDEN)
     if family.name == "xlstm":
         multiple = keys.optional("ffn_round_up_to_multiple_of") or 1
@@ -63,7 +66,9 @@ def dense_width(keys: Keys, family: Family, gated: bool) -> int:
 
 
 def expert_width(keys: Keys) -> int:
-    """Width of one routed expert; of those for text where images have experts of their own."""
+    """Return the width of one routed expert. Where images have their own experts, it is that of the experts
+    for text.
+    """
     listed = (
         keys.indices("moe_intermediate_size") if isinstance(keys.config.get("moe_intermediate_size"), list) else None
     )
@@ -71,7 +76,7 @@ def expert_width(keys: Keys) -> int:
 
 
 def image_experts(keys: Keys, gated: bool) -> int:
-    """Parameters of the experts of one sparse layer that only images pass (ERNIE 4.5 VL)."""
+    """Return the parameters of those experts of one sparse layer that only images pass (ERNIE 4.5 VL)."""
     listed = keys.config.get("moe_intermediate_size")
     if not isinstance(listed, list):
         return 0
@@ -80,7 +85,7 @@ def image_experts(keys: Keys, gated: bool) -> int:
 
 
 def shared_width(keys: Keys, family: Family) -> int:
-    """Summed width of what every token of a sparse layer passes beside the routed experts."""
+    """Return the summed width of what every token of a sparse layer passes beside the routed experts."""
     width = expert_width(keys)
     if family.name.startswith("llama4"):
         return width
@@ -93,7 +98,7 @@ def shared_width(keys: Keys, family: Family) -> int:
 
 
 def latent_width(keys: Keys) -> int | None:
-    """Hidden width of the routed experts where it is not the model's own."""
+    """Return the hidden width of the routed experts, None where it is that of the model."""
     return keys.optional(*LATENT) or None
 
 

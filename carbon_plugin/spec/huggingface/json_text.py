@@ -1,4 +1,4 @@
-"""A `config.json` as Python's json writes it: with Infinity and NaN, which JSON itself does not know."""
+"""Read a `config.json` as Python's json writes it, with Infinity and NaN, which are no part of JSON itself."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from carbon_plugin.spec.parsing.boundary import UNREADABLE, reason_of
 
 
 def read_config(file: Path) -> dict[str, Any]:
-    """The mapping in a file. Raises `SpecError` naming it if there is none."""
+    """Return the mapping in a file. Raises `SpecError` naming the file if it is missing or holds no mapping."""
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -1,4 +1,6 @@
-"""Typed reads of a `config.json`: the first of several names that is there counts, and every error names the key."""
+"""Read typed values of a `config.json`: of several names the first that is there counts, and every error
+names the key.
+"""
 
 from __future__ import annotations
 
@@ -27,18 +29,18 @@ FFN = (
 )
 SQUARE = ("patch_size", "image_size")
 PER_LAYER = ("intermediate_size", "num_attention_heads", "num_key_value_heads", "ffn_hidden_size")
-"""Keys that may hold one value a layer, also as `<key>_per_layer`."""
+"""Keys that may hold one value a layer, also under the name `<key>_per_layer`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """A config and what errors call it."""
+    """One instance holds a config, and `origin`, which is what errors call it."""
 
     config: Mapping[str, Any]
     origin: str
 
     def optional(self, *keys: str) -> int | None:
-        """A count or width, 0 or more; None where no key is there."""
+        """Return a count or width of 0 or more, None where no key is there. Raises `SpecError` for any other value."""
         key = next((key for key in keys if self.config.get(key) is not None), None)
         if key is None:
             return None
@@ -53,7 +55,7 @@ class Keys:
         return int(value)
 
     def integer(self, *keys: str) -> int:
-        """As `optional`, and it must be there and above 0."""
+        """Return a count or width above 0. Raises `SpecError` where no key is there, and for any other value."""
         value = self.optional(*keys)
         if value is None:
             others = f" (also looked for {', '.join(keys[1:])})" if len(keys) > 1 else ""
@@ -63,7 +65,7 @@ class Keys:
         return value
 
     def number(self, key: str, default: float) -> float:
-        """A number."""
+        """Return a number of 0 or more. Raises `SpecError` for any other value."""
         value = self.config.get(key)
         if value is None:
             return default
@@ -72,18 +74,20 @@ class Keys:
         return float(value)
 
     def flag(self, *keys: str, default: bool) -> bool:
-        """True or false."""
+        """Return the first value that is there as true or false."""
         return next((bool(self.config[key]) for key in keys if self.config.get(key) is not None), default)
 
     def names(self, key: str) -> list[str]:
-        """A list of words; empty where there is none."""
+        """Return a list of words, empty where there is none. Raises `SpecError` for a single word."""
         value = self.config.get(key)
         if isinstance(value, str):
             raise SpecError(f"{self.origin}: {key}: expected a list with a word a layer, got {value!r}")
         return [str(item) for item in value] if isinstance(value, list) else []
 
     def indices(self, key: str) -> list[int] | None:
-        """A list of whole numbers, None where there is none."""
+        """Return a list of whole numbers, None where there is no list. Raises `SpecError` for a list of
+        anything else.
+        """
         value = self.config.get(key)
         if not isinstance(value, list):
             return None
@@ -92,21 +96,21 @@ class Keys:
         return value
 
     def text(self, key: str) -> str:
-        """A word, empty where there is none."""
+        """Return a word, empty where there is none."""
         value = self.config.get(key)
         return value if isinstance(value, str) else ""
 
     def inner(self, key: str) -> Keys | None:
-        """The config nested under a key, None where there is none."""
+        """Return the config nested under a key, None where there is none."""
         value = self.config.get(key)
         return Keys(value, f"{self.origin}: {key}") if isinstance(value, Mapping) else None
 
     def with_changes(self, changes: Mapping[str, Any]) -> Keys:
-        """The config with other values for some keys."""
+        """Return the config with other values for some keys."""
         return Keys({**self.config, **changes}, self.origin)
 
     def at(self, layer: int) -> Keys:
-        """The config of one layer: its own values where the config lists them by layer."""
+        """Return the config of one layer, which has the layer's own values where the config lists them by layer."""
         changes: dict[str, Any] = {}
         for key in PER_LAYER:
             for listed in (f"{key}_per_layer", key):

@@ -1,7 +1,8 @@
-"""What each layer of a `config.json` is: how it mixes tokens, and whether its feed-forward part is dense or sparse.
+"""Read what each layer of a `config.json` is: how it mixes tokens, and whether its feed-forward part is dense or
+sparse.
 
-Configs say it in a dozen ways: a list by layer, a pattern of letters, a period, or not at all because the family has
-one kind.
+Configs say this in many ways: as a list by layer, a pattern of letters or a period, or not at all because the family
+has one kind of layer.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from carbon_plugin.spec.huggingface.keys import LAYERS, Keys
 from carbon_plugin.spec.parsing.limits import MOST_LAYERS
 
 MixerPlace = Literal["full", "sliding", "other", "both", "none"]
-"""Attention over the whole sequence or a window, the family's other module, that beside attention, or nothing."""
+"""What mixes the tokens of a layer: attention over the whole sequence ("full") or a window ("sliding"), the family's
+other module ("other"), that module beside attention ("both"), or nothing ("none").
+"""
 FeedPlace = Literal["dense", "sparse", "none"]
 
 EXPERTS = (
@@ -25,7 +28,7 @@ EXPERTS = (
     "moe_num_experts",
 )
 SWITCHES = ("is_moe", "use_moe", "enable_moe_block")
-"""Keys that switch the experts off although they are listed."""
+"""Keys that switch the experts off although the config states them."""
 ONE_EXPERT = frozenset({"hunyuan_v1_moe"})
 FIRST_DENSE = ("first_k_dense_replace", "moe_layer_start_index", "num_dense_layers", "n_dense_layers")
 EVERY = ("interleave_moe_layer_step", "decoder_sparse_step", "moe_layer_interval", "moe_layer_freq")
@@ -33,7 +36,7 @@ EVERY = ("interleave_moe_layer_step", "decoder_sparse_step", "moe_layer_interval
 LISTS = ("layer_types", "layers_block_type", "layer_block_types", "attention_layers")
 MIXER_INDICES = ("attn_layer_indices", "full_attn_idxs")
 NULL_IS_NONE = frozenset({"attn_layer_indices"})
-"""Lists of layers that have attention; null under these means that none has."""
+"""Keys of lists of the layers that have attention, for which null means that none has."""
 PLACES: dict[str, MixerPlace] = {
     "full_attention": "full",
     "attention": "full",
@@ -54,16 +57,16 @@ PLACES: dict[str, MixerPlace] = {
     "mlp": "none",
     "moe": "none",
 }
-"""Names of layer types; chunked attention counts as sliding."""
+"""The names of layer types; chunked attention counts as sliding."""
 LETTERS: dict[str, str] = {"M": "mamba", "*": "attention", "-": "mlp", "E": "moe"}
-"""The pattern of Nemotron-H's `hybrid_override_pattern`."""
+"""The letters of the pattern `hybrid_override_pattern` of Nemotron-H."""
 
 ALTERNATING = {"gemma2": 2, "gpt_oss": 2}
-"""Families of whose layers every second has a sliding window, where the config does not list its layers."""
+"""Families in which every second layer has a sliding window where the config does not list its layers."""
 
 
 def layer_count(keys: Keys) -> int:
-    """Number of layers: stated, or the length of what lists them."""
+    """Return the number of layers: the stated one, or the length of the list that names them."""
     if not any(keys.config.get(key) is not None for key in LAYERS) and (listed := layer_names(keys)):
         return len(listed)
     stack = keys.optional("num_layers_per_stack")  # HRM: two stacks that take turns
@@ -74,7 +77,7 @@ def layer_count(keys: Keys) -> int:
 
 
 def layer_names(keys: Keys) -> list[str]:
-    """The layers by their own names, empty where the config does not list them."""
+    """Return the types of the layers by the names in the config, empty where the config does not list them."""
     if pattern := keys.text("hybrid_override_pattern"):
         unknown = sorted(set(pattern) - set(LETTERS))
         if unknown:
@@ -84,7 +87,10 @@ def layer_names(keys: Keys) -> list[str]:
 
 
 def mixers_of(keys: Keys, family: Family, window: int | None) -> list[MixerPlace]:
-    """How each layer mixes its tokens."""
+    """Return how each layer mixes its tokens.
+
+    Raises `SpecError` if a layer is not modelled, or if the config does not say which layers have attention.
+    """
     layers = layer_count(keys)
     if family.without_attention:
         return ["other"] * layers
@@ -120,13 +126,13 @@ def _listed(keys: Keys, family: Family, names: list[str], layers: int) -> list[M
 
 
 def _cycled(keys: Keys, layers: int) -> list[str]:
-    """Names that repeat over the layers, empty where there are none."""
+    """Return the names of the layer types that repeat over the layers, empty where there are none."""
     cycle = keys.names("block_types")
     return [cycle[layer % len(cycle)] for layer in range(layers)] if cycle else []
 
 
 def _other_layers(keys: Keys, layers: int) -> set[int] | None:
-    """Layers that are no attention where the config names them by index or period; None where it does not."""
+    """Return the layers that have no attention, where the config names them by index or period, else None."""
     linear = keys.inner("linear_attn_config")
     if linear and (listed := linear.indices("kda_layers")) is not None:  # counted from 1
         return {layer - 1 for layer in listed}
@@ -149,7 +155,7 @@ def _periodic_others(keys: Keys, layers: int) -> set[int] | None:
 
 
 def windowed_layers(keys: Keys, family: Family, layers: int) -> int:
-    """Number of layers with a sliding window, where the config does not list them."""
+    """Return the number of layers with a sliding window, for a config that does not list its layers."""
     if family.name.startswith("llama4"):
         return layers - layers // 4
     # The last layer of each group is full.
@@ -161,13 +167,15 @@ def windowed_layers(keys: Keys, family: Family, layers: int) -> int:
 
 
 def has_experts(keys: Keys, family: Family) -> bool:
-    """Whether any layer is sparse. A single expert counts as a dense layer unless the family routes to it too."""
+    """Return whether any layer is sparse. A single expert counts as a dense layer unless the family routes
+    to it too.
+    """
     least = 1 if family.name in ONE_EXPERT else 2
     return all(keys.flag(key, default=True) for key in SWITCHES) and (keys.optional(*EXPERTS) or 0) >= least
 
 
 def feeds_of(keys: Keys, family: Family) -> list[FeedPlace]:
-    """Whether the feed-forward part of each layer is dense, sparse or missing."""
+    """Return for each layer whether its feed-forward part is dense, sparse or missing."""
     layers, names = layer_count(keys), layer_names(keys)
     sparse = _sparse_layers(keys, layers) if has_experts(keys, family) else set()
     if family.name == "nemotron_h":

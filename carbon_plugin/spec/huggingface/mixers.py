@@ -1,6 +1,7 @@
-"""What mixes the tokens of a layer, from the keys of its `config.json`: widths and parameters, one function a module.
+"""Read what mixes the tokens of a layer from the keys of its `config.json`: widths and parameters.
 
-Sources: the classes of transformers 5.24 and the papers named beside each function. Norms are left out.
+There is one function for each kind of module. Sources: the classes of transformers 5.24 and the papers named beside
+each function. Norms are left out.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ CONV = ("mamba_d_conv", "conv_kernel", "linear_conv_kernel_dim", "conv1d_width",
 
 
 def mixers_at(keys: Keys, family: Family, layer: int, place: MixerPlace, window: int | None) -> tuple[Mixer, ...]:
-    """The mixers of one layer; `keys` are those of the layer."""
+    """Return the mixers of one layer; `keys` are those of the layer."""
     found: list[Mixer] = []
     if place in ("full", "sliding", "both"):
         found.append(_attention(keys, family, layer, window if place == "sliding" else None, place == "sliding"))
@@ -34,7 +35,7 @@ def mixers_at(keys: Keys, family: Family, layer: int, place: MixerPlace, window:
 
 
 def kv_heads_of(keys: Keys, family: Family) -> int:
-    """Key/value heads; missing means as many as heads."""
+    """Return the number of key/value heads, which is that of the heads where it is missing."""
     grouped = keys.flag("new_decoder_architecture", default=False)
     if family.name in ("falcon", "gpt_bigcode") and keys.flag("multi_query", default=True) and not grouped:
         return 1
@@ -45,7 +46,7 @@ def kv_heads_of(keys: Keys, family: Family) -> int:
 
 
 def head_dim_of(keys: Keys, family: Family) -> int:
-    """Width of a head: stated, or hidden over heads. Raises `SpecError` if they do not divide."""
+    """Return the width of a head: the stated one, else hidden over heads. Raises `SpecError` if they do not divide."""
     if stated := keys.optional(*HEAD_DIM):
         return stated
     hidden, heads = keys.integer(*HIDDEN), keys.integer(*HEADS)
@@ -57,7 +58,7 @@ def head_dim_of(keys: Keys, family: Family) -> int:
 
 
 def mla_of(keys: Keys) -> dict[str, Any]:
-    """Ranks and widths of low-rank attention; `head_dim` of such a config is only the rotary part."""
+    """Return the ranks and widths of low-rank attention; `head_dim` of such a config is only the rotary part."""
     rope = keys.optional("qk_rope_head_dim")
     if rope is None:
         whole = keys.optional("qk_head_dim") or 0
@@ -72,7 +73,7 @@ def mla_of(keys: Keys) -> dict[str, Any]:
 
 
 def is_biased(keys: Keys, family: Family) -> bool:
-    """Whether queries, keys and values have biases."""
+    """Return whether queries, keys and values have biases."""
     if keys.flag("no_bias", default=False) and family.name == "qwen":
         return True  # Qwen 1 keeps these three biases when it drops all others (modeling_qwen.py)
     return keys.flag("attention_bias", "qkv_bias", "enable_bias", "use_bias", "use_qkv_bias", default=family.biased)
@@ -117,7 +118,7 @@ def _attention(keys: Keys, family: Family, layer: int, window: int | None, slidi
 
 
 def _positions_and_biases(keys: Keys, family: Family, heads: int, kv: int, dim: int) -> int:
-    """What an attention holds beside its projections."""
+    """Return the number of parameters that an attention holds beside its projections."""
     hidden, count = keys.integer(*HIDDEN), 0
     if family.name == "xlnet":  # a projection of relative positions
         count += hidden * heads * dim
@@ -131,7 +132,7 @@ def _positions_and_biases(keys: Keys, family: Family, heads: int, kv: int, dim: 
 
 
 def _cross_attention(keys: Keys) -> Mixer:
-    """Attention of a layer to the output of a tower."""
+    """Return the attention of a layer to the output of a tower."""
     hidden, heads = keys.integer(*HIDDEN), keys.integer(*HEADS)
     seen = keys.optional("encoder_hidden_size") or hidden
     return Mixer(
@@ -146,14 +147,16 @@ def _cross_attention(keys: Keys) -> Mixer:
 
 
 def _of_the_window(keys: Keys) -> Keys:
-    """The keys with those values that layers with a window have for themselves (`swa_...`)."""
+    """Return the keys with the values that layers with a window have for themselves (`swa_...`)."""
     own = {key[4:]: value for key, value in keys.config.items() if key.startswith("swa_") and value is not None}
     return keys.with_changes(own) if own else keys
 
 
 def _latent(keys: Keys, family: Family, layer: int, window: int | None) -> Mixer:
-    """DeepSeek-V2 (arXiv 2405.04434 section 2.1), with the indexer of DeepSeek-V3.2 and an output gate where there
-    is one."""
+    """Return the latent attention of DeepSeek-V2 (arXiv 2405.04434 section 2.1).
+
+    It includes the indexer of DeepSeek-V3.2 and an output gate where the config has them.
+    """
     hidden, heads, mla = keys.integer(*HIDDEN), keys.integer(*HEADS), mla_of(keys)
     nope, rope, value = mla["qk_nope_head_dim"], mla["qk_rope_head_dim"], mla["v_head_dim"]
     rank, kv_rank = mla["q_lora_rank"], mla["kv_lora_rank"]
@@ -181,8 +184,11 @@ def _latent(keys: Keys, family: Family, layer: int, window: int | None) -> Mixer
 
 
 def _compressed(keys: Keys, hidden: int, layer: int, window: int | None) -> Mixer:
-    """DeepSeek-V4: one key/value head, low-rank queries and a grouped low-rank output, with a compressor of earlier
-    tokens, twice as wide and with an indexer in the layers that compress little."""
+    """Return the attention of DeepSeek-V4.
+
+    It has one key/value head, low-rank queries and a grouped low-rank output. A compressor of earlier tokens is added;
+    in the layers that compress little it is twice as wide and has an indexer.
+    """
     heads, dim = keys.integer(*HEADS), keys.integer("head_dim")
     rank, groups, out = keys.integer("q_lora_rank"), keys.integer("o_groups"), keys.integer("o_lora_rank")
     count = hidden * rank + rank * heads * dim + hidden * dim
@@ -205,13 +211,13 @@ def _compressed(keys: Keys, hidden: int, layer: int, window: int | None) -> Mixe
 
 
 def _inner(keys: Keys, *stated: str) -> int:
-    """Width inside of a state-space module: stated, or a multiple of the hidden width."""
+    """Return the width inside a state-space module: the stated one, or a multiple of the hidden width."""
     expand = keys.optional("mamba_expand", "expand") or 2
     return keys.optional(*stated) or expand * keys.integer(*HIDDEN)
 
 
 def _mamba(keys: Keys) -> Mixer:
-    """Mamba (arXiv 2312.00752 section 3.4)."""
+    """Return the state-space module of Mamba (arXiv 2312.00752 section 3.4)."""
     hidden = keys.integer(*HIDDEN)
     inner = _inner(keys)
     state = keys.integer("mamba_d_state", "state_size")
@@ -223,7 +229,7 @@ def _mamba(keys: Keys) -> Mixer:
 
 
 def _mamba2(keys: Keys) -> Mixer:
-    """Mamba-2 (arXiv 2405.21060 section 7)."""
+    """Return the state-space module of Mamba-2 (arXiv 2405.21060 section 7)."""
     hidden = keys.integer(*HIDDEN)
     heads = keys.integer("mamba_n_heads", "mamba_num_heads", "num_heads")
     width = keys.optional("mamba_d_head", "mamba_head_dim", "head_dim")
@@ -246,7 +252,7 @@ def _mamba2(keys: Keys) -> Mixer:
 
 
 def _gated_delta(keys: Keys) -> Mixer:
-    """Gated DeltaNet (arXiv 2412.06464)."""
+    """Return the linear attention of Gated DeltaNet (arXiv 2412.06464)."""
     hidden = keys.integer(*HIDDEN)
     key_heads, value_heads = keys.integer("linear_num_key_heads"), keys.integer("linear_num_value_heads")
     key_dim, value_dim = keys.integer("linear_key_head_dim"), keys.integer("linear_value_head_dim")
@@ -265,7 +271,7 @@ def _gated_delta(keys: Keys) -> Mixer:
 
 
 def _kimi_delta(keys: Keys) -> Mixer:
-    """Kimi Delta Attention (arXiv 2510.26692); the gates are of low rank unless the config says otherwise."""
+    """Return Kimi Delta Attention (arXiv 2510.26692), whose gates are of low rank unless the config says otherwise."""
     hidden = keys.integer(*HIDDEN)
     own = keys.inner("linear_attn_config") or keys
     heads = own.integer("linear_num_heads", "num_heads")
@@ -280,7 +286,7 @@ def _kimi_delta(keys: Keys) -> Mixer:
 
 
 def _linear(name: str, parameters: int, heads: int, key_dim: int, value_dim: int) -> Mixer:
-    """Linear attention with as many heads of keys as of values."""
+    """Return a linear attention with as many heads of keys as of values."""
     return Mixer(
         kind="linear_attention",
         name=name,
@@ -293,21 +299,21 @@ def _linear(name: str, parameters: int, heads: int, key_dim: int, value_dim: int
 
 
 def _lightning(keys: Keys) -> Mixer:
-    """Lightning attention of MiniMax-01 (arXiv 2501.08313)."""
+    """Return the lightning attention of MiniMax-01 (arXiv 2501.08313)."""
     hidden, heads = keys.integer(*HIDDEN), keys.integer(*HEADS)
     dim = keys.optional("head_dim") or hidden // heads
     return _linear("lightning", 5 * hidden * heads * dim, heads, dim, dim)
 
 
 def _short_conv(keys: Keys) -> Mixer:
-    """Gated short convolution of LFM2."""
+    """Return the gated short convolution of LFM2."""
     hidden = keys.integer(*HIDDEN)
     count = 4 * hidden * hidden + hidden * (keys.optional(*CONV) or 3)
     return Mixer(kind="convolution", name="short_conv", parameters=count, v_dim=hidden)
 
 
 def _recurrent(keys: Keys) -> Mixer:
-    """RG-LRU block of Griffin (arXiv 2402.19427 section 2.4)."""
+    """Return the RG-LRU block of Griffin (arXiv 2402.19427 section 2.4)."""
     hidden, heads = keys.integer(*HIDDEN), keys.integer(*HEADS)
     width = keys.optional("lru_width") or hidden
     count = 3 * hidden * width + 2 * width * width // heads + width * (keys.optional(*CONV) or 4)
@@ -315,14 +321,14 @@ def _recurrent(keys: Keys) -> Mixer:
 
 
 def _rwkv(keys: Keys) -> Mixer:
-    """Time mixing of RWKV-4 (arXiv 2305.13048 section 3)."""
+    """Return the time mixing of RWKV-4 (arXiv 2305.13048 section 3)."""
     hidden = keys.integer(*HIDDEN)
     width = keys.optional("attention_hidden_size") or hidden
     return Mixer(kind="linear_attention", name="rwkv", parameters=4 * hidden * width, heads=1, qk_dim=1, v_dim=width)
 
 
 def _xlstm(keys: Keys) -> Mixer:
-    """Matrix LSTM of xLSTM 7B (arXiv 2503.13427)."""
+    """Return the matrix LSTM of xLSTM 7B (arXiv 2503.13427)."""
     hidden, heads = keys.integer(*HIDDEN), keys.integer(*HEADS)
     key, value = int(hidden * keys.number("qk_dim_factor", 0.5)), int(hidden * keys.number("v_dim_factor", 1.0))
     return _linear("mlstm", hidden * (2 * key + 3 * value + 2 * heads), heads, key // heads, value // heads)
@@ -339,4 +345,4 @@ OTHERS: dict[str, Callable[[Keys], Mixer]] = {
     "short_conv": _short_conv,
     "xlstm": _xlstm,
 }
-"""Modules by the name under `linear_layers` in `families.yaml`."""
+"""The modules by the name that they have under `linear_layers` in `families.yaml`."""

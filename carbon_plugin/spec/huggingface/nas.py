@@ -1,4 +1,6 @@
-"""Layers of a model that a search shaped one by one (Nemotron-NAS, DeciLM): each has its own heads and width."""
+"""Read the layers of a model that a search shaped one by one (Nemotron-NAS, DeciLM): each has its own heads
+and width.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +14,14 @@ from carbon_plugin.spec.blocks import Block, FeedForward, Mixer
 from carbon_plugin.spec.huggingface.keys import HEADS, HIDDEN, Keys
 
 MULTIPLE = 256
-"""Widths are rounded up to a multiple of this (modeling_decilm.py, find_multiple)."""
+"""The number to a multiple of which widths are rounded up (modeling_decilm.py, find_multiple)."""
 
 
 def nas_blocks(keys: Keys) -> tuple[Block, ...]:
-    """The layers under `block_configs`, those alike together; empty where the config has none.
+    """Return the layers under `block_configs`, with those alike counted together; empty where the config has none.
 
-    The width of a layer is 2/3 of four hidden widths, times `ffn_mult`. Raises `SpecError` naming an entry that is not
-    understood.
+    The width of a layer is stated, or is 2/3 of the hidden width times `ffn_mult`, rounded up to `MULTIPLE`. Raises
+    `SpecError` naming an entry that is not understood.
     """
     listed = keys.config.get("block_configs")
     if not isinstance(listed, list):

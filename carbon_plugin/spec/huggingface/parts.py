@@ -1,4 +1,4 @@
-"""What a config has beside the layers of its language model: embeddings of its own kind, towers, projectors."""
+"""Read what a config has beside the layers of its language model: embeddings of its own kind, towers and projectors."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ NOT_MODULES = (
     "moe_config",
     "mup_config",
 )
-"""Nested settings that hold no parameters of their own."""
+"""Keys of nested settings that hold no parameters of their own."""
 NOTICEABLE = 0.01
-"""Share of the parameters from which a part is worth a word."""
+"""The share of the parameters from which on a part is mentioned."""
 CLIP_LARGE = {
     "model_type": "clip_vision_model",
     "hidden_size": 1024,
@@ -42,11 +42,13 @@ CLIP_LARGE = {
     "patch_size": 14,
     "image_size": 336,
 }
-"""openai/clip-vit-large-patch14-336, which Phi-3 vision names in place of a config (modeling_phi3_v.py)."""
+"""The config of openai/clip-vit-large-patch14-336, which Phi-3 vision names in place of a config
+(modeling_phi3_v.py).
+"""
 
 
 def parts_of(whole: Keys, keys: Keys, family: Family, gated: bool) -> tuple[ModelPart, ...]:
-    """The parts by name, largest facts first. `whole` is the config, `keys` its language model's."""
+    """Return the parts with parameters; `whole` is the whole config, `keys` the config of its language model."""
     found = [
         *_embeddings(keys),
         *_encoder_head(keys, family),
@@ -57,9 +59,11 @@ def parts_of(whole: Keys, keys: Keys, family: Family, gated: bool) -> tuple[Mode
 
 
 def parts_note(parts: Sequence[ModelPart], parameters: int) -> str:
-    """Towers and other parts with a noticeable share of `parameters`, and that a step is priced without them.
+    """Return a note that names towers and other parts with a noticeable share of `parameters`, and says what time they
+    take.
 
-    Empty where there are none."""
+    The note is empty where there are none.
+    """
     named = [part for part in parts if part.layers or part.parameters >= NOTICEABLE * parameters]
     if not named:
         return ""
@@ -70,7 +74,10 @@ def parts_note(parts: Sequence[ModelPart], parameters: int) -> str:
 
 
 def _towers(whole: Keys, keys: Keys) -> list[ModelPart]:
-    """Towers and what joins them to the language model. Raises `SpecError` naming a nested module that is not known."""
+    """Return the towers and what joins them to the language model.
+
+    Raises `SpecError` naming a nested module that is not known.
+    """
     found, hidden = [], keys.integer(*HIDDEN)
     kind = whole.text("model_type")
     known = (
@@ -147,7 +154,7 @@ def _embeddings(keys: Keys) -> list[ModelPart]:
 
 
 def _more_layers(keys: Keys, family: Family, gated: bool) -> list[ModelPart]:
-    """Layers and experts that only what comes from a tower passes."""
+    """Return the layers and experts that only the output of a tower passes."""
     found, hidden = [], keys.integer(*HIDDEN)
     if one := image_experts(keys, gated):
         found.append(ModelPart(name="experts for images", parameters=feeds_of(keys, family).count("sparse") * one))
@@ -161,7 +168,7 @@ def _more_layers(keys: Keys, family: Family, gated: bool) -> list[ModelPart]:
 
 
 def _encoder_head(keys: Keys, family: Family) -> list[ModelPart]:
-    """The dense layer before the output embedding of a masked language model, and of a decoder made like one."""
+    """Return the dense layer before the output embedding of a masked language model, and of a decoder made like one."""
     hidden = keys.integer(*HIDDEN)
     if family.name == "modernbert-decoder":
         biases = keys.flag("classifier_bias", default=False) * hidden

@@ -1,4 +1,4 @@
-"""How long a sequence the model of a `config.json` can have, and the rows of its table of learned positions."""
+"""Read how long a sequence the model of a `config.json` can have, and the rows of its table of learned positions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ORIGINAL = "original_max_position_embeddings"
 
 
 def learned_positions(keys: Keys, family: Family) -> int:
-    """Rows of the table of learned positions; 0 for a family without one."""
+    """Return the number of rows of the table of learned positions, 0 for a family without one."""
     if family.positions is None:
         return 0
     default, beyond, _ = family.positions
@@ -20,8 +20,11 @@ def learned_positions(keys: Keys, family: Family) -> int:
 
 
 def longest_seq_len(keys: Keys, family: Family) -> int | None:
-    """Tokens of the longest sequence: those that have a row in the table, else what the config states; None where it
-    states nothing. Rotary positions that are scaled reach further than the length before scaling."""
+    """Return the length in tokens of the longest sequence, None where the config does not state it.
+
+    With a table it is the number of tokens that have a row in it. Rotary positions that are scaled reach further than
+    the length before scaling.
+    """
     if family.positions is not None:
         return max(1, learned_positions(keys, family) - family.positions[2])
     stated = next((value for key in LENGTH if type(value := keys.config.get(key)) is int and value > 0), None)

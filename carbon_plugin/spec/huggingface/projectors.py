@@ -1,7 +1,8 @@
-"""What turns the output of a tower into tokens of the language model, by the `model_type` of the whole config.
+"""Count the parameters of what turns the output of a tower into tokens of the language model.
 
-Sources: the multimodal projectors of transformers 5.24, and modeling_phi3_v.py on the hub. `v` is the width of the
-tower, `h` that of the language model.
+There is one function for each design, chosen by the `model_type` of the whole config. Sources: the multimodal
+projectors of transformers 5.24, and modeling_phi3_v.py on the hub. `v` is the width of the tower, `h` that of the
+language model.
 """
 
 from __future__ import annotations
@@ -12,23 +13,23 @@ from carbon_plugin.spec.huggingface.keys import Keys
 from carbon_plugin.spec.huggingface.towers import merged, tower_width
 
 VIPLLAVA_LAYERS = 5
-"""Layers of the tower whose outputs VipLLaVA joins."""
+"""The number of layers of the tower whose outputs VipLLaVA joins."""
 PATCHES = 4
-"""Patches that most models join into one token."""
+"""The number of patches that most models join into one token."""
 
 Projector = Callable[[Keys, Keys, int, int], int]
-"""Parameters from (whole config, tower's config, v, h)."""
+"""A function that gives the number of parameters for (whole config, tower's config, v, h)."""
 
 
 def projector_parameters(whole: Keys, vision: Keys, h: int) -> int:
-    """Parameters between a tower of images and the language model."""
+    """Return the number of parameters between a tower of images and the language model."""
     kind, v = whole.text("model_type"), tower_width(vision)
     found = next((projector for prefixes, projector in PROJECTORS if kind.startswith(prefixes)), _one_layer)
     return found(whole, vision, v, h)
 
 
 def audio_projector_parameters(whole: Keys, audio: Keys, h: int) -> int:
-    """Parameters between a tower of sound and the language model."""
+    """Return the number of parameters between a tower of sound and the language model."""
     a = tower_width(audio)
     if whole.text("model_type") == "phi4_multimodal":  # one for speech, one for speech beside images
         return 2 * (a * h + h * h)
@@ -48,14 +49,20 @@ def _two_layers(whole: Keys, vision: Keys, v: int, h: int) -> int:
 
 
 def _two_layers_of_the_tower(whole: Keys, vision: Keys, v: int, h: int) -> int:
-    """The tower's config says how many patches are joined; the inner layer is as wide as those, unless stated."""
+    """Return the parameters of two layers over patches of which the tower's config says how many are joined.
+
+    The inner layer is as wide as the joined patches, unless its width is stated.
+    """
     joined = v * merged(vision, PATCHES)
     inner = whole.optional("projector_hidden_size") or joined
     return joined * inner + inner * h
 
 
 def _joined_layers(whole: Keys, vision: Keys, v: int, h: int) -> int:
-    """Patches that no key counts, and an inner layer of their joined width or that of the language model."""
+    """Return the parameters of two layers over joined patches whose number no key states.
+
+    The inner layer has their joined width, or that of the language model (Phi-3 vision).
+    """
     joined = PATCHES * v
     inner = h if whole.text("model_type") == "phi3_v" else joined
     return joined * inner + inner * h
@@ -71,8 +78,10 @@ def _janus(whole: Keys, vision: Keys, v: int, h: int) -> int:
 
 
 def _merger(whole: Keys, vision: Keys, v: int, h: int) -> int:
-    """Qwen2-VL (arXiv 2409.12191 section 2.1): joined patches through two layers; Qwen3-VL has one more for each layer
-    of the tower that it also shows the language model."""
+    """Return the parameters of two layers over joined patches as in Qwen2-VL (arXiv 2409.12191 section 2.1).
+
+    Qwen3-VL has one more such pair for each layer of the tower whose output it also shows the language model.
+    """
     wide = v * merged(vision, PATCHES)
     out = vision.optional("out_hidden_size", "hidden_size") or h
     levels = vision.config.get("deepstack_visual_indexes")
@@ -84,12 +93,14 @@ def _merger_and_layer(whole: Keys, vision: Keys, v: int, h: int) -> int:
 
 
 def _patch_merger(whole: Keys, vision: Keys, v: int, h: int) -> int:
-    """Pixtral's: neighbours are merged at the tower's width, before two layers."""
+    """Return the parameters of Pixtral's projector, which merges neighbours at the tower's width before two layers."""
     return v * v * merged(whole, PATCHES) + v * h + h * h
 
 
 def _glm(whole: Keys, vision: Keys, v: int, h: int) -> int:
-    """GLM-4V: a convolution over neighbours, a layer, and a gated feed-forward layer."""
+    """Return the parameters of GLM-4V's projector: a convolution over neighbours, a layer and a gated feed-forward
+    layer.
+    """
     out = vision.integer("out_hidden_size")
     if vision.text("model_type") == "glm_ocr_vision":
         inner = out * (vision.optional("in_channels") or 3)
@@ -99,7 +110,7 @@ def _glm(whole: Keys, vision: Keys, v: int, h: int) -> int:
 
 
 def _gated(whole: Keys, vision: Keys, v: int, h: int) -> int:
-    """A gated activation halves the inner width."""
+    """Return the parameters of two layers with a gated activation between them, which halves the inner width."""
     inner = whole.integer("alignment_intermediate_size")
     return v * merged(whole, PATCHES) * inner + inner // 2 * h
 
@@ -110,7 +121,9 @@ def _llama4(whole: Keys, vision: Keys, v: int, h: int) -> int:
 
 
 def _mllama(whole: Keys, vision: Keys, v: int, h: int) -> int:
-    """A layer, and a table of positions for each of the nine arrangements of up to four tiles."""
+    """Return the parameters of a layer and of a table of positions for each of the nine arrangements of up to four
+    tiles.
+    """
     arrangements, tiles = 9, vision.optional("max_num_tiles") or 4
     rows = (vision.integer("image_size") // vision.integer("patch_size")) ** 2 + 1
     return vision.integer("vision_output_dim") * h + arrangements * tiles * rows * v
@@ -122,19 +135,23 @@ def _muse(whole: Keys, vision: Keys, v: int, h: int) -> int:
 
 
 def _ernie(whole: Keys, vision: Keys, v: int, h: int) -> int:
-    """Two layers over neighbours in space, two over neighbours in time, one out."""
+    """Return the parameters of two layers over neighbours in space, two over neighbours in time, and one
+    out of them.
+    """
     wide = v * merged(vision, PATCHES)
     return 5 * wide * wide + wide * h
 
 
 def _minicpm(whole: Keys, vision: Keys, v: int, h: int) -> int:
-    """Attention and a feed-forward layer over joined patches within the tower, then two layers out of it."""
+    """Return the parameters of attention and a feed-forward layer over joined patches in the tower, then two layers out
+    of it.
+    """
     wide = v * PATCHES
     return 4 * v * v + wide * 4 * wide + 4 * wide * v + wide * wide + wide * h
 
 
 def _step3(whole: Keys, vision: Keys, v: int, h: int) -> int:
-    """Two convolutions of 3 x 3 that double the width, and a layer."""
+    """Return the parameters of two convolutions of 3 x 3 that double the width, and of a layer."""
     return 9 * v * 2 * v + 9 * 2 * v * 4 * v + 4 * v * h
 
 
@@ -143,30 +160,37 @@ def _aria(whole: Keys, vision: Keys, v: int, h: int) -> int:
 
 
 def _ovis2(whole: Keys, vision: Keys, v: int, h: int) -> int:
-    """A head over a vocabulary of images, and the embedding of that vocabulary."""
+    """Return the parameters of a head over a vocabulary of images, and of the embedding of that vocabulary."""
     rows = vision.integer("vocab_size")
     return rows * v * merged(vision) + rows * whole.integer("hidden_size")
 
 
 def _convolutions(whole: Keys, vision: Keys, v: int, h: int) -> int:
-    """The neck of SAM (256 channels), two convolutions of 3 x 3 to 512 and 1,024 channels, and a layer."""
+    """Return the parameters of SAM's neck (256 channels), convolutions of 3 x 3 to 512 and 1,024 channels,
+    and a layer.
+    """
     return 256 * v + 9 * 256 * 256 + 9 * 512 * (256 + 1024) + h * h
 
 
 def _kosmos2(whole: Keys, vision: Keys, v: int, h: int) -> int:
-    """A layer and one attention, with its own queries; Kosmos-2.5 has tables of rows and columns too."""
+    """Return the parameters of a layer and of one attention with its own queries.
+
+    Kosmos-2.5 also has tables of rows and columns.
+    """
     rows = vision.optional("max_num_patches") or 0
     queries = (whole.optional("latent_query_num") or 0) * h if rows else 0
     return 2 * rows * v + v * h + 4 * h * h + queries
 
 
 def _granite_docling(whole: Keys, vision: Keys, v: int, h: int) -> int:
-    """Images at two resolutions, of which 16 and 4 patches are joined, each shown at four depths."""
+    """Return the parameters for images at two resolutions, of which 16 and 4 patches are joined, each shown at four
+    depths.
+    """
     return 4 * (16 + 4) * v * h + 7 * h * h
 
 
 def _perceiver(whole: Keys, vision: Keys, v: int, h: int) -> int:
-    """Idefics2 (arXiv 2405.02246 section 3.2)."""
+    """Return the parameters of the perceiver resampler of Idefics2 (arXiv 2405.02246 section 3.2)."""
     own, text = whole.inner("perceiver_config"), whole.inner("text_config")
     if own is None or text is None:
         return v * h
@@ -177,7 +201,9 @@ def _perceiver(whole: Keys, vision: Keys, v: int, h: int) -> int:
 
 
 def _molmo2(whole: Keys, vision: Keys, v: int, h: int) -> int:
-    """Attention that pools patches of two layers of the tower, and a gated feed-forward layer."""
+    """Return the parameters of attention that pools patches of two layers of the tower, and of a gated feed-forward
+    layer.
+    """
     inner = (whole.inner("adapter_config") or whole).integer("intermediate_size")
     return 6 * v * v + 2 * v * inner + inner * h
 
@@ -209,4 +235,4 @@ PROJECTORS: tuple[tuple[tuple[str, ...], Projector], ...] = (
     (("idefics2",), _perceiver),
     (("molmo2",), _molmo2),
 )
-"""Projectors by the first letters of the `model_type`; any other model has one layer."""
+"""The projectors by the first letters of the `model_type`; any other model has one layer."""

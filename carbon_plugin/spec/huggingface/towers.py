@@ -1,5 +1,8 @@
-"""Towers beside a language model, from their own configs: a stack of equal layers over patches of images or frames of
-sound. A tower that is not such a stack is refused by name."""
+"""Read towers beside a language model from their own configs.
+
+A tower is a stack of equal layers over patches of images or frames of sound. A tower that is not such a stack is
+refused by name.
+"""
 
 from __future__ import annotations
 
@@ -16,17 +19,18 @@ CHANNELS = ("num_channels", "in_channels", "in_chans")
 TEMPORAL = ("temporal_patch_size", "patch_temporal", "video_temporal_patch_size")
 MERGE = ("spatial_merge_size", "merge_size", "scale_factor", "downsample_factor")
 MATRICES = {"plain": 2, "gated": 3, "conformer": 6}
-"""Matrices of hidden times inner width in one layer."""
+"""The number of matrices of hidden width times inner width in one layer, by kind of tower."""
 TOWER_HEAD = 64
-"""Width of a head where a tower's config states none, as in ViT (arXiv 2010.11929 table 1)."""
+"""The width of a head where a tower's config states none, as in ViT (arXiv 2010.11929 table 1)."""
 AUDIO_CONV = 3
-"""Width of the two convolutions before a Whisper encoder (arXiv 2212.04356 section 2.2)."""
+"""The width of the two convolutions before a Whisper encoder (arXiv 2212.04356 section 2.2)."""
 
 
 def with_defaults(keys: Keys, whole: str) -> Keys:
-    """The config of a tower, with its kind and with what it leaves out because it equals its class's default.
+    """Return the config of a tower with its kind, and with what it leaves out because it equals its class's default.
 
-    `whole` is the `model_type` around it."""
+    `whole` is the `model_type` of the config around it.
+    """
     kind = keys.text("model_type") or keys.text("name") or whole
     if tower_of(kind) is None or kind == whole:  # older configs name the whole model here, or nothing
         kind = f"{whole}_vision" if tower_of(f"{whole}_vision") else kind
@@ -35,9 +39,10 @@ def with_defaults(keys: Keys, whole: str) -> Keys:
 
 
 def tower(keys: Keys, name: str) -> ModelPart:
-    """The tower that a config describes.
+    """Return the tower that a config describes.
 
-    Raises `SpecError` naming its `model_type` if it is no stack of equal layers that is known here."""
+    Raises `SpecError` naming its `model_type` if it is no stack of equal layers that is known here.
+    """
     kind = keys.text("model_type") or "unknown"
     known = tower_of(kind)
     if known is None:
@@ -71,14 +76,14 @@ def tower(keys: Keys, name: str) -> ModelPart:
 
 
 def tower_width(keys: Keys) -> int:
-    """Width of a tower's layers."""
+    """Return the width of a tower's layers."""
     if sizes := keys.indices("hidden_sizes"):
         return sizes[-1]
     return keys.integer(*WIDTH)
 
 
 def merged(keys: Keys, default: int = 1) -> int:
-    """Patches that become one token of the language model."""
+    """Return how many patches become one token of the language model."""
     side = keys.optional(*MERGE)
     if side:
         return side * side
@@ -87,7 +92,9 @@ def merged(keys: Keys, default: int = 1) -> int:
 
 
 def _convnext(keys: Keys, name: str) -> ModelPart:
-    """Stages of depthwise convolutions with two pointwise layers each (arXiv 2201.03545 section 2)."""
+    """Return a tower of stages of depthwise convolutions with two pointwise layers each (arXiv 2201.03545
+    section 2).
+    """
     widths, depths = keys.indices("hidden_sizes") or [], keys.indices("depths") or []
     if not widths or len(widths) != len(depths):
         raise SpecError(f"{keys.origin}: hidden_sizes and depths: expected one value of each a stage")
@@ -102,7 +109,10 @@ def _convnext(keys: Keys, name: str) -> ModelPart:
 
 
 def qformer(keys: Keys, vision_width: int, *, with_text: bool) -> ModelPart:
-    """Q-Former (arXiv 2301.12597 section 3.1): every `cross_attention_frequency`-th layer looks at the image."""
+    """Return a Q-Former (arXiv 2301.12597 section 3.1).
+
+    Every `cross_attention_frequency`-th layer attends to the image.
+    """
     hidden, layers = keys.integer(*HIDDEN), keys.integer(*DEPTH)
     inner = keys.integer(*INNER)
     crossing = -(-layers // (keys.optional("cross_attention_frequency") or 1))
@@ -122,7 +132,7 @@ def _inner_width(keys: Keys, kind: str, hidden: int) -> int:
 
 
 def _patches(keys: Keys, hidden: int) -> int:
-    """The first layer, and a table of positions where there is one."""
+    """Return the number of parameters of a tower's first layer, and of its table of positions where it has one."""
     if frames := keys.optional("nemo_conv_channels"):  # convolutions that leave ten bins of a frame
         return frames * 10 * hidden
     if mels := keys.optional("num_mel_bins"):

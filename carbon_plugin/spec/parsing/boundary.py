@@ -1,7 +1,8 @@
-"""The boundary for files that somebody else has written: text, JSON and plain values, or one sentence with the place.
+"""Read files that somebody else has written, as text, JSON and plain values, or raise one sentence that names the
+place.
 
-Every reader of such a file goes through here, so that no byte, type, depth or number in it ends in a traceback or in a
-figure that cannot be. What a value means is the reader's; YAML with its lines is `spec.parsing.document`'s.
+Every reader of such a file uses this module, so that no byte, type, depth or number in it ends in a traceback or in an
+impossible figure. The reader decides what a value means; `spec.parsing.document` reads YAML with its line numbers.
 """
 
 from __future__ import annotations
@@ -20,16 +21,16 @@ import msgspec
 from carbon_plugin.errors import CarbonPluginError
 
 LARGEST = 1e30
-"""Beyond any quantity of a run in any unit: all training so far took about 1e27 FLOPs."""
+"""A number beyond any quantity of a run in any unit: all training so far took about 1e27 FLOPs."""
 DEEPEST = 100
-"""Levels of nesting that a document may have: more is none that a person or a tool of ours has written."""
+"""The most levels of nesting that a document may have: neither a person nor a tool of ours has written more."""
 
 EARLIEST_UNIX_S = 946_684_800.0
 LATEST_UNIX_S = 4_102_444_800.0
-"""Moments that a record can name: the years 2000 to 2099."""
+"""The earliest and latest moment that a record can name: the years 2000 to 2099."""
 
 UNREADABLE = (csv.Error, msgspec.MsgspecError, ValueError, OverflowError, RecursionError, MemoryError)
-"""What parsers raise for bytes that they cannot take: `UnicodeDecodeError` is a `ValueError`."""
+"""The errors that parsers raise for bytes that they cannot take; `UnicodeDecodeError` is a `ValueError`."""
 
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _INNERMOST = re.compile(rb"\[\]|\{\}")
@@ -38,18 +39,18 @@ _SHOWN = 60
 
 Error = type[CarbonPluginError]
 Keys = tuple[str | int, ...]
-"""Where a value sits in its document: keys and list positions from the root."""
+"""The keys and list positions that lead from the root of a document to a value."""
 T = TypeVar("T")
 
 
 def dotted(keys: Keys) -> str:
-    """`layout.tp` for ("layout", "tp"), `dies[0].count` for ("dies", 0, "count")."""
+    """Return keys as one dotted text: `layout.tp` for ("layout", "tp"), `dies[0].count` for ("dies", 0, "count")."""
     text = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys)
     return text.removeprefix(".")
 
 
 def read_bytes(path: Path, error: Error) -> bytes:
-    """All of a file. Raises `error` with the path and the reason where that cannot be."""
+    """Return all bytes of a file. Raises `error` with the path and the reason where it cannot be read."""
     try:
         return path.read_bytes()
     except (OSError, ValueError) as trouble:  # a path may hold a NUL
@@ -57,8 +58,10 @@ def read_bytes(path: Path, error: Error) -> bytes:
 
 
 def read_text(path: Path, error: Error) -> str:
-    """The text of a UTF-8 file, with or without a byte order mark. Raises `error` as `read_bytes`, and for other
-    bytes with the first that is wrong."""
+    """Return the text of a UTF-8 file, with or without a byte order mark.
+
+    Raises `error` as `read_bytes` does, and where a byte is not UTF-8, naming the first such byte.
+    """
     try:
         return read_bytes(path, error).decode("utf-8-sig")
     except UnicodeDecodeError as trouble:
@@ -66,7 +69,7 @@ def read_text(path: Path, error: Error) -> str:
 
 
 def reason_of(trouble: BaseException) -> str:
-    """Why something could not be read, in one line and without a path, an error's number or the bytes in question."""
+    """Return why something could not be read, in one line without path, error number or the bytes in question."""
     if isinstance(trouble, UnicodeDecodeError):
         return f"not UTF-8 ({trouble.reason} at byte {trouble.start})"
     if isinstance(trouble, OSError) and trouble.strerror:
@@ -88,7 +91,7 @@ def in_one_sentence(origin: object, what: str, error: Error) -> Iterator[None]:
 
 
 def too_deep(data: bytes) -> bool:
-    """Whether JSON is nested deeper than `DEEPEST`, found without the recursion that a parser would need."""
+    """Return whether JSON is nested deeper than `DEEPEST`, found without the recursion that a parser would need."""
     if data.count(b"[") + data.count(b"{") <= DEEPEST:
         return False
     brackets = _STRING.sub(b"", data).translate(None, _OTHER_THAN_BRACKETS)
@@ -109,9 +112,9 @@ def parse_json(data: bytes, origin: object, what: str, error: Error, kind: type[
 
 
 def parse_json(data: bytes, origin: object, what: str, error: Error, kind: Any = Any) -> Any:
-    """JSON as a value of type `kind`, all of whose numbers are possible; without `kind` these are not looked at.
+    """Return JSON as a value of type `kind` and check all its numbers; without `kind` they are not checked.
 
-    Raises `error` where it is something else: "origin: what: reason".
+    Raises `error` with the text "origin: what: reason" where the bytes are not such JSON.
     """
     if too_deep(data):
         raise error(f"{origin}: {what}: it is nested deeper than {DEEPEST} levels")
@@ -123,7 +126,7 @@ def parse_json(data: bytes, origin: object, what: str, error: Error, kind: Any =
 
 
 def check_numbers(value: Any, origin: object, error: Error) -> None:
-    """Raise `error` naming the first number in a value that is not finite or beyond any quantity that there is."""
+    """Raise `error` naming the first number in a value that is not finite or is larger than `LARGEST`."""
     todo: list[tuple[Keys, Any]] = [((), msgspec.to_builtins(value))]
     while todo:
         keys, one = todo.pop()
@@ -137,9 +140,10 @@ def check_numbers(value: Any, origin: object, error: Error) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A value in a document of plain data, with the place that errors name: a file and a path such as `items[3].kind`.
+    """One place holds a value in a document of plain data, with the file and path that errors name, such as
+    `items[3].kind`.
 
-    What is not there is a place too, whose value is None. Each method says what it expects and raises `error` for
+    Where the document has nothing, the place holds None. Each method says what it expects and raises `error` for
     anything else.
     """
 
@@ -149,7 +153,7 @@ class Place:
     keys: Keys = ()
 
     def field(self, *names: str) -> Place:
-        """A field of a mapping, or of mappings in it."""
+        """Return the place of a field of a mapping; several names lead through mappings inside it."""
         found = self
         for name in names:
             fields = found.mapping()
@@ -157,7 +161,7 @@ class Place:
         return found
 
     def mapping(self) -> dict[str, Any]:
-        """A mapping; empty where there is nothing."""
+        """Return the mapping at this place, empty where there is nothing."""
         if self.value is None:
             return {}
         if not isinstance(self.value, dict):
@@ -165,7 +169,7 @@ class Place:
         return self.value
 
     def items(self) -> list[Place]:
-        """The parts of a list; none where there is nothing."""
+        """Return the places of the items of a list, none where there is nothing."""
         if self.value is None:
             return []
         if not isinstance(self.value, list):
@@ -173,13 +177,13 @@ class Place:
         return [Place(item, self.origin, self.error, (*self.keys, n)) for n, item in enumerate(self.value)]
 
     def text(self) -> str | None:
-        """Text; None where there is nothing."""
+        """Return the text at this place, None where there is nothing or an empty text."""
         if self.value is None or isinstance(self.value, str):
             return self.value or None
         raise self.wrong("text")
 
     def count(self, most: int) -> int:
-        """A whole number from 0 to `most`, also where it is written as text; 0 where there is nothing."""
+        """Return a whole number from 0 to `most`, which may also be written as text; 0 where there is nothing."""
         if self.value is None:
             return 0
         number = whole_number(self.value) if isinstance(self.value, str) else self.value
@@ -188,7 +192,9 @@ class Place:
         return number
 
     def moment_s(self) -> float | None:
-        """Unix seconds of an ISO 8601 moment, taken as UTC without an offset; None where there is nothing."""
+        """Return the Unix seconds of an ISO 8601 moment, None where there is nothing. Without an offset it is taken as
+        UTC.
+        """
         text = self.text()
         if text is None:
             return None
@@ -202,13 +208,13 @@ class Place:
         return unix_s
 
     def wrong(self, expected: str) -> CarbonPluginError:
-        """The error for a value that is something else."""
+        """Return the error that says what was expected in place of this value."""
         where = f"{self.origin}: {dotted(self.keys)}" if self.keys else self.origin
         return self.error(f"{where} is {shown(self.value)}, expected {expected}")
 
 
 def shown(value: Any) -> str:
-    """A value as an error shows it: short, and in one line."""
+    """Return a value as an error shows it: short and in one line."""
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # Python writes no integer of more than some thousand digits
@@ -217,12 +223,14 @@ def shown(value: Any) -> str:
 
 
 def whole_number(text: str) -> int | None:
-    """The number that ASCII digits write, at most 18 of them; None for anything else, such as "²" or a sign."""
+    """Return the number that at most 18 ASCII digits write, None for anything else, such as "²" or a sign."""
     return int(text) if re.fullmatch(r"[0-9]{1,18}", text) else None
 
 
 def finite_number(text: object) -> float | None:
-    """The finite number, possible as a quantity, that a text or a number states; None for anything else."""
+    """Return the number that a text or a number states, None where it is not finite, is above `LARGEST`, or is no
+    number.
+    """
     if isinstance(text, bool) or not isinstance(text, str | int | float):
         return None
     try:

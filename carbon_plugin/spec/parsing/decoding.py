@@ -1,4 +1,4 @@
-"""Typed values out of a document: Structs, containers and plain values, with errors that a user can act on.
+"""Decode a document into typed values: Structs, containers and plain values, with errors that a user can act on.
 
 msgspec validates the leaves; the walk is ours, so that every error names place, field, value and what was expected.
 """
@@ -19,19 +19,21 @@ from carbon_plugin.spec.parsing.names import nearest
 from carbon_plugin.spec.parsing.rates_of_links import is_counted, rate_bytes_per_s
 
 RATE_MARK = "bytes_per_s"
-"""In the name of every field that holds bytes/s."""
+"""The part of a name that every field with a rate in bytes/s has."""
 SHARE_OF_ONE = "scaleout_bandwidth_bytes_per_s"
-"""A field of one device beside which people count the NICs of a node: which of both a count means cannot be told."""
+"""A field of one device for which people may count the NICs of a node instead: a count does not tell which of both is
+meant.
+"""
 S = TypeVar("S", bound=msgspec.Struct)
 LARGEST_INT = 10**15
-"""A larger count is a slip of the hand, and is no longer exact as a float."""
+"""The largest count that is accepted: a larger one is a mistake, and a float no longer holds it exactly."""
 
 
 def decode(document: Document, kind: type[S], keys: Keys = ()) -> S:
-    """The value of `document` at `keys` as a Struct.
+    """Return the value of `document` at `keys` as a Struct.
 
-    A float without fraction is taken for an int. Raises `SpecError` (or the error type that the Struct itself
-    raises) naming place, field, value and what was expected.
+    A float without a fraction is taken as an int. Raises `SpecError` (or the error type that the Struct itself raises)
+    naming place, field, value and what was expected.
     """
     value = document.value
     for key in keys:
@@ -40,7 +42,7 @@ def decode(document: Document, kind: type[S], keys: Keys = ()) -> S:
 
 
 class _Decoder:
-    """Walks a type and a tree side by side."""
+    """The decoder walks a type and a tree of values side by side."""
 
     def __init__(self, document: Document) -> None:
         self.document = document
@@ -63,7 +65,7 @@ class _Decoder:
         return self.leaf(value, kind, keys)
 
     def rate(self, text: str, keys: Keys) -> float:
-        """A rate that is written with its unit."""
+        """Return the rate in bytes/s that a text states with its unit."""
         with self.document.located(keys, field=True):
             rate = rate_bytes_per_s(text)
         if SHARE_OF_ONE in keys and is_counted(text):
@@ -111,7 +113,7 @@ class _Decoder:
 
 
 def _counts_bytes_per_s(keys: Keys) -> bool:
-    """Whether a field, or the sourced value that it holds, is a rate in bytes/s by its name."""
+    """Return whether a field, or the sourced value that it holds, is a rate in bytes/s by its name."""
     return any(RATE_MARK in str(key) for key in keys[-2:])
 
 
@@ -121,7 +123,7 @@ def _fields(kind: type[msgspec.Struct]) -> dict[str, msgspec.structs.FieldInfo]:
 
 
 def _without_none(kind: Any, value: Any) -> Any:
-    """The member of an optional type that a value is meant for."""
+    """Return the member of an optional type that a value is meant for."""
     if get_origin(kind) not in (Union, types.UnionType):
         return kind
     members = [member for member in get_args(kind) if member is not type(None)]
@@ -137,7 +139,7 @@ def _takes_int(kind: Any) -> bool:
 
 
 def describe(kind: Any) -> str:
-    """What a value should be, in words for an error message."""
+    """Return what a value should be, in words for an error message."""
     if get_origin(kind) in (Union, types.UnionType):
         return " or ".join(describe(member) for member in get_args(kind) if member is not type(None))
     if get_origin(kind) is Literal:

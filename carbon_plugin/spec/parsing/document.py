@@ -1,7 +1,7 @@
-"""YAML and plain mappings as documents that know where each value was written.
+"""Read YAML and plain mappings as documents that know where each value was written.
 
-Scalars follow the YAML 1.2 core schema and not PyYAML's 1.1, where `NO` (Norway) is false, `15e12` is text and
-`1:30` is ninety. A key given twice is an error. Types are not looked at here: see `decoding`.
+Scalars follow the YAML 1.2 core schema and not PyYAML's 1.1, where `NO` (Norway) is false, `15e12` is text and `1:30`
+is ninety. A key that is given twice is an error. `decoding` checks the types.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _WORDS: dict[str, bool | None] = {
 }
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _MOST_DIGITS = 400
-"""Of an integer; one that is longer is no number but text, which no field that wants a number takes."""
+"""The most digits of an integer; a longer one is read as text, which no field for a number accepts."""
 _BRACKET = re.compile(r"[\[\]{}]")
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A tree of mappings, lists and scalars, and where each part of it was written.
+    """One document holds a tree of mappings, lists and scalars, and where each part of it was written.
 
     `origin` is a file name or "command line"; `places` maps keys to a place such as "run.yaml:12".
     """
@@ -43,14 +43,14 @@ class Document:
     places: Mapping[Keys, str]
 
     def place(self, keys: Keys) -> str:
-        """Where a value, or the nearest thing around it, was written."""
+        """Return where a value, or the nearest thing around it, was written."""
         for length in range(len(keys), -1, -1):
             if keys[:length] in self.places:
                 return self.places[keys[:length]]
         return self.origin
 
     def error(self, keys: Keys, message: str) -> SpecError:
-        """A `SpecError` that names place and field."""
+        """Return a `SpecError` that names place and field."""
         field = dotted(keys)
         return SpecError(f"{self.place(keys)}: {field}: {message}" if field else f"{self.place(keys)}: {message}")
 
@@ -72,7 +72,7 @@ def read_document(path: Path) -> Document:
 
 
 def parse_document(text: str, origin: str) -> Document:
-    """A document from YAML text. Raises `SpecError` with the line for bad syntax and duplicate keys."""
+    """Return a document from YAML text. Raises `SpecError` with the line for bad syntax and duplicate keys."""
     places: dict[Keys, str] = {}
     with valid_yaml(text, origin):
         node = yaml.compose(text, Loader=_LOADER)
@@ -81,14 +81,16 @@ def parse_document(text: str, origin: str) -> Document:
 
 
 def load_yaml(text: str, origin: str) -> Any:
-    """The plain value of YAML whose places nobody asks for. Raises `SpecError` as `parse_document`."""
+    """Return the plain value of YAML text without the places of its parts. Raises `SpecError` as
+    `parse_document` does.
+    """
     with valid_yaml(text, origin):
         return yaml.load(text, Loader=_LOADER)
 
 
 @contextmanager
 def valid_yaml(text: str, origin: str) -> Iterator[None]:
-    """Where YAML is parsed: nesting is bounded before, and whatever is wrong is one `SpecError` with the line."""
+    """Check the nesting of YAML text, then turn any error of a parser inside into one `SpecError` with the line."""
     try:
         with in_one_sentence(origin, "not valid YAML", SpecError):
             _refuse_deep_nesting(text, origin)
@@ -102,10 +104,11 @@ def valid_yaml(text: str, origin: str) -> Iterator[None]:
 
 
 def _refuse_deep_nesting(text: str, origin: str) -> None:
-    """A parser composes by recursion in C and would end the process, or refuses in words of its own.
+    """Raise `SpecError` if YAML is nested deeper than `DEEPEST` levels.
 
-    Brackets come first, because a scanner looks far ahead of the events that it gives. Those come without recursion,
-    and tell what nests by lines.
+    PyYAML composes by recursion in C, which would end the process or refuse in words of its own. Brackets are counted
+    first, because the scanner looks far ahead of the events that it gives. The events come without recursion, and they
+    show what is nested by lines.
     """
     depth = deepest = 0
     if text.count("[") + text.count("{") > DEEPEST:
@@ -124,7 +127,7 @@ def _refuse_deep_nesting(text: str, origin: str) -> None:
 
 
 class _Builder:
-    """Turns YAML nodes into values and notes their lines."""
+    """The builder turns YAML nodes into values and notes the lines where they were written."""
 
     def __init__(self, origin: str, places: dict[Keys, str]) -> None:
         self.origin = origin
@@ -176,9 +179,9 @@ def _scalar(node: yaml.ScalarNode) -> Any:
 
 
 def overlay(document: Document, changes: Mapping[str, Any], origin: str) -> Document:
-    """The document with `changes` laid over it; mappings are merged, anything else is replaced.
+    """Return the document with `changes` laid over it; mappings are merged, anything else is replaced.
 
-    Changed values are said to come from `origin`.
+    The document then names `origin` as the place of the changed values.
     """
     places = dict(document.places)
     value = _merged(document.value, changes, (), places, origin)

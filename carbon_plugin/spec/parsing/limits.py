@@ -1,4 +1,4 @@
-"""Checks of numbers that many specs share, with one form of error: field, value and what was expected."""
+"""Check numbers that many specs share, with errors of one form: field, value and what was expected."""
 
 from __future__ import annotations
 
@@ -13,13 +13,17 @@ from carbon_plugin.spec.units import SECONDS_PER_YEAR
 
 MOST_LAYERS = 100_000
 MOST_WIDTH = 10**9
-"""Layers, and widths, lengths and batches, of a model beyond any that is thought of."""
+"""The most layers of a model, and the largest width, length or batch: far more than any model that anybody
+considers.
+"""
 MOST_COUNT = 10**12
-"""Steps of a run, or sequences of an evaluation."""
+"""The most steps of a run, and the most sequences of an evaluation."""
 MOST_PLANNED_S, MOST_DEVICE_HOURS = 1e5 * SECONDS_PER_YEAR, 1e13
-"""A large model on a laptop, and a thousand times all accelerators that were made for a year."""
+"""The longest and the largest run that is planned. The first is a large model on a laptop; the second is a thousand
+times all accelerators that were made, for a year.
+"""
 MOST_RUN_S = 20 * SECONDS_PER_YEAR
-"""Longer than any hardware is in use: a job that lasts for longer is a slip or a broken record."""
+"""This is longer than any hardware is in use: a job that lasts longer is a mistake or a broken record."""
 
 
 def check_positive(value: Struct, *fields: str, owner: str = "") -> None:
@@ -31,21 +35,24 @@ def check_positive(value: Struct, *fields: str, owner: str = "") -> None:
 
 
 def check_not_negative(value: Struct, *fields: str, owner: str = "") -> None:
-    """As `check_positive`, with 0 allowed."""
+    """Raise `SpecError` naming the first of the fields that is below 0, as `check_positive` does."""
     for field, number in _numbers(value, fields):
         if number < 0:
             raise SpecError(f"{owner}{field} is {number:g}, expected 0 or more")
 
 
 def check_at_most(value: Struct, most: float, *fields: str, owner: str = "") -> None:
-    """As `check_positive`, for numbers above `most`, which are slips and would only make absurd figures."""
+    """Raise `SpecError` naming the first of the fields that is above `most`, as `check_positive` does.
+
+    Such a number is a mistake and would only lead to absurd figures.
+    """
     for field, number in _numbers(value, fields):
         if number > most:
             raise SpecError(f"{owner}{field} is {number:g}, expected at most {most:g}")
 
 
 def check_possible_run(run_time_s: float, device_hours: float) -> None:
-    """Raise `SpecError` for a run that no plan is about: figures of it would be absurd, whatever was meant."""
+    """Raise `SpecError` for a run that is longer or larger than any plan: its figures would be absurd."""
     if not run_time_s <= MOST_PLANNED_S or not device_hours <= MOST_DEVICE_HOURS:
         raise SpecError(
             f"the run would take {amounts.number(run_time_s / SECONDS_PER_YEAR)} years and "

@@ -1,4 +1,4 @@
-"""A moment as users write it (ISO 8601 with an offset) and as we count it (Unix seconds)."""
+"""Convert a moment between the text that users write (ISO 8601 with an offset) and Unix seconds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from carbon_plugin.errors import SpecError
 
 
 def unix_s(text: str, field: str) -> float:
-    """Unix seconds of "2026-01-01T00:00Z". Raises `SpecError` naming the field where it is no date or has no offset."""
+    """Return the Unix seconds of a moment such as "2026-01-01T00:00Z".
+
+    Raises `SpecError` naming the field where the text is no date or has no offset.
+    """
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
@@ -19,5 +22,5 @@ def unix_s(text: str, field: str) -> float:
 
 
 def iso_utc(moment_unix_s: float) -> str:
-    """ "2026-01-01T00:00Z" for Unix seconds, to the minute."""
+    """Return Unix seconds as a text to the minute, such as "2026-01-01T00:00Z"."""
     return datetime.fromtimestamp(moment_unix_s, UTC).strftime("%Y-%m-%dT%H:%MZ")

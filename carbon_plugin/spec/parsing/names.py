@@ -1,4 +1,4 @@
-"""Names as users type them, and the error that helps when one is unknown."""
+"""Compare names as users type them, and build the error that helps when one is unknown."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ _CLOSE = 0.6
 _MOST_SHOWN = 5
 _LONGEST = 100
 _SHORTEST_PART = 4
-"""Letters from which on a word that holds what was typed counts as near."""
+"""The number of letters from which on a name that contains what was typed counts as near."""
 
 Aliases = Mapping[str, Iterable[str]]
 NO_ALIASES: Aliases = {}
 
 
 def normalized(name: str) -> str:
-    """A name for comparison: lower case without accents, with `-` for blanks and underscores."""
+    """Return a name for comparison: in lower case without accents, with `-` for blanks and underscores."""
     letters = (letter for letter in unicodedata.normalize("NFKD", name) if not unicodedata.combining(letter))
     return "-".join("".join(letters).strip().lower().replace("_", " ").split())
 
 
 def nearest(name: str, known: Iterable[str], aliases: Aliases = NO_ALIASES) -> list[str]:
-    """Up to five known names, the fewest edits away first; one that holds what was typed counts as near.
+    """Return up to five known names, those with the fewest edits first.
 
-    A name is as near as the nearest of its aliases.
+    A name that contains what was typed counts as near, and a name is as near as the nearest of its aliases.
     """
     if len(name) > _LONGEST:  # no slip of the hand, and a comparison takes the square of its length
         return []
@@ -40,7 +40,10 @@ def nearest(name: str, known: Iterable[str], aliases: Aliases = NO_ALIASES) -> l
 
 
 def edits(first: str, second: str) -> int:
-    """Letters to insert, leave out, replace or swap with their neighbour that turn one word into the other."""
+    """Return how many edits turn one word into the other.
+
+    An edit inserts, leaves out or replaces a letter, or swaps it with its neighbour.
+    """
     before: list[int] = []
     row = list(range(len(second) + 1))
     for i, letter in enumerate(first, start=1):
@@ -54,8 +57,11 @@ def edits(first: str, second: str) -> int:
 
 
 def _similarity(typed: str, candidate: str) -> float:
-    """Share of the longer word that need not be edited, and 1 more for one that begins with what was typed. A word
-    that holds it elsewhere is as near as can just be offered."""
+    """Return how near a candidate is to what was typed: the share of the longer word that need not be edited.
+
+    A candidate that begins with what was typed scores 1 more. One that contains it elsewhere scores at least just
+    enough to be offered.
+    """
     score = 1 - edits(typed, candidate) / max(len(typed), len(candidate), 1)
     if typed and candidate.startswith(typed):
         return score + 1
@@ -63,7 +69,7 @@ def _similarity(typed: str, candidate: str) -> float:
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str], aliases: Aliases = NO_ALIASES) -> SpecError:
-    """The error for a name that is not known: its nearest names, or every known one if none is near.
+    """Return the error for an unknown name, with its nearest names, or with every known name if none is near.
 
     `kind` is the noun that the user knows it by, for instance "accelerator".
     """

@@ -1,7 +1,8 @@
-"""Rates of links and networks as people write them, into bytes/s in one direction. A unit is read, never assumed.
+"""Convert rates of links and networks as people write them into bytes/s in one direction.
 
-"8x50 GB/s" is bytes and "8x400 Gb/s" is bits; "400G", "NDR400" and "100GbE" are the port names of networks, which count
-bits. Text that holds a number and is none of these is refused with its words; text without a rate is none.
+The unit is read and never assumed: "8x50 GB/s" is bytes and "8x400 Gb/s" is bits; "400G", "NDR400" and "100GbE" are the
+port names of networks, which count bits. A text that holds a number in any other form is refused, and the error quotes
+it; a text without a number states no rate.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from carbon_plugin.spec.parsing.boundary import shown, whole_number
 
 BITS = 8
 LONGEST = 60
-"""Characters of a rate that a person writes."""
+"""The most characters of a rate that a person writes."""
 PREFIXES = {"k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 PORTS = {
     "fdr": 56e9,
@@ -24,11 +25,11 @@ PORTS = {
     "slingshot-10": 100e9,
     "slingshot-11": 200e9,
 }
-"""Bit/s of one port of a network that is named without its rate."""
+"""The rate in bit/s of one port of a network that is named without its rate."""
 NVLINK_BYTES_PER_S = {1: 20e9, 2: 25e9, 3: 25e9, 4: 25e9, 5: 50e9}
-"""One direction of one NVLink by generation; data sheets print both directions together."""
+"""The rate of one NVLink in one direction, by generation; data sheets print the sum of both directions."""
 MOST_NVLINKS = {1: 4, 2: 6, 3: 12, 4: 18, 5: 18}
-"""Links of the largest device of each generation: P100, V100, A100, H100, B200."""
+"""The number of links of the largest device of each generation: P100, V100, A100, H100, B200."""
 NO_RATE = (
     "single", "torus", "nvswitch", "nvl72", "infinity fabric", "neuronlink", "data-centre network", "pcie", "ici",
     "dcn", "multislice",
@@ -47,10 +48,11 @@ _PER_DEVICE = re.compile(r"(?:per|a|/)\s*(?:GPU|chip|device|accelerator|tile|cor
 
 
 def rate_bytes_per_s(text: str) -> float:
-    """Bytes/s of a rate such as "400 Gb/s", "400Gb", "3.2 Tb/s", "50 GB/s", "4x 200G" or "NDR400".
+    """Return the bytes/s of a rate such as "400 Gb/s", "400Gb", "3.2 Tb/s", "50 GB/s", "4x 200G" or "NDR400".
 
-    Raises `SpecError` naming the text where it is anything more or less than a rate above 0: words such as "per node"
-    would change what the number counts."""
+    Raises `SpecError` naming the text where it is not a rate above 0, or holds more than the rate: words such as "per
+    node" would change what the number counts.
+    """
     plain = text.strip()
     whole = len(plain) <= LONGEST and (_RATE.fullmatch(plain) or _NAMED.fullmatch(plain) or plain.lower() in PORTS)
     found = _found_rate(plain) if whole else None
@@ -60,15 +62,17 @@ def rate_bytes_per_s(text: str) -> float:
 
 
 def is_counted(text: str) -> bool:
-    """Whether a rate has a count before it, as in "8x 400 Gb/s"."""
+    """Return whether a rate has a count before it, as in "8x 400 Gb/s"."""
     return re.match(r"\s*\d+\s*[x\u00d7*]", text) is not None
 
 
 def nic_bytes_per_s(text: str, devices_per_node: int) -> float | None:
-    """One-way bytes/s of NIC a device from a phrase such as "1600 Gb/s RoCE per node" or "8x NDR400 IB": a count of
-    NICs is that of a node, also where it is 1.
+    """Return the one-way bytes/s of NIC that a device has by a phrase such as "1600 Gb/s RoCE per node" or "8x NDR400
+    IB".
 
-    None where the phrase names no rate, or not per what. Raises `SpecError` for a number that is no rate."""
+    A count of NICs is taken as that of a node, even where it is 1. Returns None where the phrase names no rate, or does
+    not say what the rate belongs to. Raises `SpecError` for a number that is no rate.
+    """
     plain = re.sub(r"\([^)]*\)", "", text).strip()
     rate = _found_rate(plain)
     if rate is None:
@@ -86,8 +90,12 @@ def nic_bytes_per_s(text: str, devices_per_node: int) -> float | None:
 
 
 def scaleup_bytes_per_s(text: str) -> float | None:
-    """One-way bytes/s of a device's scale-up links from a phrase such as "NVLink3 (4 links)" or "NVLink (400 GB/s)"; a
-    rate beside the word NVLink counts both directions, as data sheets do. None where the phrase states neither."""
+    """Return the one-way bytes/s of a device's scale-up links by a phrase such as "NVLink3 (4 links)" or "NVLink (400
+    GB/s)".
+
+    A rate beside the word NVLink counts both directions, as data sheets do. Returns None where the phrase states
+    neither. Raises `SpecError` for a generation, or a number of links, that does not exist.
+    """
     generation, links = _NVLINK.search(text), _LINKS.search(text)
     if generation is not None and links is not None:
         number = int(generation.group("generation"))
@@ -104,7 +112,7 @@ def scaleup_bytes_per_s(text: str) -> float | None:
 
 
 def _found_rate(text: str) -> float | None:
-    """The first rate in a text, bytes/s, times the count before it."""
+    """Return the first rate in a text in bytes/s, times the count before it; None where there is none."""
     if found := _RATE.search(text):
         value = float(found["value"]) * PREFIXES[found["prefix"].lower()]
         bytes_per_s = value if found["kind"] == "B" else value / BITS
