@@ -1,2 +1,2 @@
-"""This package follows a training run while it goes on: it counts steps, records energy, compares both with the
-prediction and projects the end. It calls no framework."""
+"""Follow a training run while it goes on: count steps, record energy, compare both with the prediction, and project the
+end. No module here calls a framework."""

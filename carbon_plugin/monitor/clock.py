@@ -1,5 +1,4 @@
-"""This module holds the two clocks of a training: the one that counts its steps, and the wall clock that labels its
-moments.
+"""Keep the two clocks of a training: the one that counts its steps, and the wall clock that labels its moments.
 
 The training thread counts steps and notes phases without a lock, I/O, a device or an allocation that grows. It replaces
 one tuple at every step. Assignment is atomic under the interpreter's lock, so the monitor thread reads a consistent

@@ -1,5 +1,5 @@
-"""This module collects what the ledger's manifest states: the effective spec, the prediction, the factors, and notes on
-what is missing."""
+"""Collect what the ledger's manifest states: the effective spec, the prediction, the factors, and notes on what is
+missing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""This module puts the one list of a monitor's arguments into the help of everything that takes them."""
+"""Put the one list of a monitor's arguments into the help of everything that takes them."""
 
 from __future__ import annotations
 

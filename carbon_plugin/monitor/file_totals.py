@@ -1,5 +1,5 @@
-"""This module keeps running sums over the records of one ledger. The same code sums up this node's ledger and those of
-the other nodes.
+"""Keep running sums over the records of one ledger. The same code sums up this node's ledger and those of the other
+nodes.
 
 Memory grows with the number of devices and not with time.
 """

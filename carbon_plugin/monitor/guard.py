@@ -1,4 +1,4 @@
-"""This module turns every exception of this package into a warning, so that a training never sees it."""
+"""Turn every exception of this package into a warning, so that a training never sees it."""
 
 from __future__ import annotations
 

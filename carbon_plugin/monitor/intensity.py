@@ -1,4 +1,4 @@
-"""This module finds the grid intensity in force in each window, and the event for the ledger when that changes.
+"""Find the grid intensity in force in each window, and the event for the ledger when that changes.
 
 The intensity comes from the site's live service, else from its series, else from the factors. Only the monitor thread
 of a node leader asks the services, between windows.

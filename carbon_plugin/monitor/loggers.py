@@ -1,5 +1,4 @@
-"""This module calls the user's own loggers (`log=`). Each one gets the figures once a window, on the training thread of
-rank 0."""
+"""Call the user's own loggers (`log=`). Each one gets the figures once a window, on the training thread of rank 0."""
 
 from __future__ import annotations
 

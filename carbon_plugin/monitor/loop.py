@@ -1,5 +1,4 @@
-"""This module defines the class of training loops under measurement. The adapters of loops without callbacks derive
-from it.
+"""Define the class of training loops under measurement. The adapters of loops without callbacks derive from it.
 
 It holds the monitor, reads model and optimizer once after the first step, and ends with its block or the program. It
 knows no framework: an adapter names the methods of its framework that tell of steps and phases.

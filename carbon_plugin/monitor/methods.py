@@ -1,4 +1,4 @@
-"""This module wraps methods of live objects, so that their calls tell of steps and phases until `remove`."""
+"""Wrap methods of live objects, so that their calls tell of steps and phases until `remove`."""
 
 from __future__ import annotations
 

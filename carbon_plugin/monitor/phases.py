@@ -1,5 +1,4 @@
-"""This module names phases: those that the tables know, and a training's own ones, such as "rollout" or
-"generation"."""
+"""Name phases: those that the tables know, and a training's own ones, such as "rollout" or "generation"."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""This module reads from its launcher's environment which rank this process is. It needs no communication and no
-framework."""
+"""Read from its launcher's environment which rank this process is. This needs no communication and no framework."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""This module checks and resolves what the user asked for. A mistake raises an error before training, never during
-it."""
+"""Check and resolve what the user asked for. A mistake raises an error before training, never during it."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""This module runs the one daemon thread. It wakes in time for each window, at moments that are the same on all nodes,
-and ends with the training."""
+"""Run the one daemon thread. It wakes in time for each window, at moments that are the same on all nodes, and ends with
+the training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""This module writes the lines that rank 0 says about a run: one at its start and one at its end.
+"""Write the lines that rank 0 says about a run: one at its start and one at its end.
 
 The lines go through `logging` at INFO. Where nobody has configured logging, a temporary handler shows the line.
 """

@@ -1,5 +1,4 @@
-"""This module does the work of one process for its host and its run: it meters the host or stands by, and on rank 0 it
-projects the run.
+"""Do the work of one process for its host and its run: meter the host or stand by, and on rank 0 project the run.
 
 Everything here runs on the monitor thread, except `submit` and `note`, which only put something into a queue.
 """

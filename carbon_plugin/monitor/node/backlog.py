@@ -1,4 +1,5 @@
-"""Records that wait for a file that cannot be written: in order, in bounded memory, and without losing a joule."""
+"""Keep records that wait for a file that cannot be written. They stay in order, in bounded memory, and no energy is
+lost."""
 
 from __future__ import annotations
 
@@ -11,17 +12,22 @@ from msgspec.structs import replace
 from carbon_plugin.ledger.records import Close, DeviceEnergy, Event, Manifest, Projection, Record, Span, Window
 
 MAX_WAITING = 20_000
-"""Records kept in memory: two days of windows of 10 s, some 20 MB. Beyond these, neighbouring windows are joined."""
+"""The number of records kept in memory: two days of windows of 10 s, some 20 MB. Beyond it, neighbouring windows are
+joined."""
 MAX_EVENTS = 1000
 JOIN_S = 0.1
-"""Windows further apart do not follow each other: the machine slept between them."""
+"""Windows further apart than this many seconds do not follow each other, because the machine slept between them."""
 GROUP = 8
-"""Windows that are joined by phase: a loop that changes its phase at every window has two to four phases."""
+"""So many windows are joined by phase at a time. A loop that changes its phase at every window has two to four
+phases."""
 
 
 class Backlog:
-    """Waiting records. `windows` is the number of windows that were taken out, by which the next one is numbered: a
-    ledger numbers its windows without a gap, also where waiting ones were joined."""
+    """Holds the waiting records.
+
+    `windows` is the number of windows that were written, and so the number of the next one. A ledger numbers its
+    windows without a gap, also where waiting ones were joined.
+    """
 
     def __init__(self, most: int = MAX_WAITING) -> None:
         self.windows = 0
@@ -33,36 +39,39 @@ class Backlog:
 
     @property
     def seconds(self) -> float:
-        """Time that the waiting windows cover, s."""
+        """Return the time that the waiting windows cover, s."""
         return sum(record.duration_s for record in self._records if isinstance(record, Window))
 
     def add(self, record: Record) -> None:
-        """Let a record wait behind the others."""
+        """Append a record behind the others."""
         self._records.append(record)
         if len(self._records) > self._limit:
             self._records = deque(thinned(self._records))
-            self._limit = max(self._most, 2 * len(self._records))  # what cannot be joined must not cost a pass each
+            self._limit = max(self._most, 2 * len(self._records))  # else records that cannot be joined cost a pass each
 
     def first(self) -> Record:
-        """The record that is next, numbered as it is to be written."""
+        """Return the next record, numbered as it is to be written."""
         record = self._records[0]
         if isinstance(record, Window):
             return replace(record, index=self.windows)
         return replace(record, windows=self.windows) if isinstance(record, Close) else record
 
     def drop(self) -> None:
-        """The record that is next is left out."""
+        """Remove the next record because it cannot be written."""
         self._records.popleft()
 
     def done(self) -> None:
-        """The record that is next was written."""
+        """Remove the next record because it was written."""
         if isinstance(self._records.popleft(), Window):
             self.windows += 1
 
 
 def thinned(records: Iterable[Record]) -> list[Record]:
-    """Fewer records that say the same of energy, time and steps: neighbouring windows are joined by phase, the last
-    manifest and projection stand for those before them, and only the first events and last spans are kept."""
+    """Return fewer records that hold the same energy, time and steps.
+
+    Neighbouring windows are joined by phase. Of the manifests the first and the last are kept, and of the projections
+    the last. Of the events the first `MAX_EVENTS` are kept, and of the spans the last.
+    """
     records = list(records)
     last = {type(record): position for position, record in enumerate(records)}
     events, spans = 0, sum(isinstance(record, Span) for record in records)
@@ -76,7 +85,7 @@ def thinned(records: Iterable[Record]) -> list[Record]:
             group.append(record)
         elif isinstance(record, Manifest):
             if position in (0, last[Manifest]):
-                kept += [*by_phase(group), record]  # what a window says is said under the manifest before it
+                kept += [*by_phase(group), record]  # a window is read with the manifest before it
                 group = []
         elif isinstance(record, Event):
             events += 1
@@ -91,8 +100,10 @@ def thinned(records: Iterable[Record]) -> list[Record]:
 
 
 def by_phase(windows: Sequence[Window]) -> list[Window]:
-    """Windows in a row as one for each phase, laid one after the other. What differs in more than what adds up, such as
-    the intensity in force, stays apart."""
+    """Join windows in a row into one for each phase, laid one after the other.
+
+    Windows that differ in values that do not add up, such as the intensity in force, stay apart.
+    """
     sums: dict[Any, Window] = {}
     for window in windows:
         kinds = tuple((energy.key, energy.kind) for energy in window.energies)
@@ -108,7 +119,7 @@ def by_phase(windows: Sequence[Window]) -> list[Window]:
 
 
 def _apart(first: Window, second: Window) -> bool:
-    """Whether the machine slept between two windows."""
+    """Return whether the machine slept between two windows."""
     return abs(second.start_unix_s - first.start_unix_s - first.duration_s) > JOIN_S
 
 
@@ -139,6 +150,6 @@ def _sum(one: DeviceEnergy, two: DeviceEnergy) -> DeviceEnergy:
 
 
 def _bound(one: DeviceEnergy, bound: float | None, two: DeviceEnergy, other: float | None) -> float | None:
-    """Sum of two bounds; an energy without a bound is its own."""
+    """Return the sum of two bounds. An energy without a bound counts as its own bound."""
     first, second = (one.energy_j if bound is None else bound), (two.energy_j if other is None else other)
     return None if first is None or second is None else first + second

@@ -1,6 +1,6 @@
-"""What the GPUs have used since this process began, until it is clear which process of the host meters which of them.
+"""Count what the GPUs have used since this process began, until it is clear which process of the host meters which GPU.
 
-Reading a counter twice tells what was used in between, so nothing is lost by waiting. Nothing is recorded here.
+Two readings of a counter tell what was used between them, so nothing is lost by waiting. Nothing is recorded here.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from carbon_plugin.monitor.clock import TrainingClock, last_mark
 
 
 class Baseline:
-    """Readings of every GPU that the driver shows, from `start_s` on, by the host's monotonic clock.
+    """Holds the first readings of every GPU that the driver shows. They count from `start_s` on, by the host's
+    monotonic clock.
 
-    `mark` is the last step boundary before that: a driver may take seconds to answer, and steps go on meanwhile.
-    `since_s` is when the training began, and with it the record.
+    `mark` is the last step boundary before `start_s`: a driver may take seconds to answer, and steps go on meanwhile.
+    `since_s` is the moment at which the training, and so the record, began.
     """
 
     def __init__(self, clock: TrainingClock) -> None:
@@ -30,20 +31,20 @@ class Baseline:
         self._meter = _open()
         marks.append(clock.mark)
         self.shown: Inventory | Unavailable = self._meter.shown
-        """What the drivers show to this process, or why there is none."""
+        """What the drivers show to this process, or the reason why they show nothing."""
         self._first = {reading.key: reading for reading in self._meter.read()}
         self.start_s = min((reading.monotonic_s for reading in self._first.values()), default=time.monotonic())
         self.mark = last_mark(self.start_s, [*marks, clock.mark])
 
     def poll(self) -> None:
-        """Read GPUs without a counter, whose power must be asked for often."""
+        """Read the GPUs without a counter, because their power must be read often."""
         if self._meter.poll_interval_s is not None:
             self._meter.read()
 
     def from_start(self, readings: Sequence[Reading]) -> list[Reading]:
-        """First readings of other meters, as they would be if those had been opened at the start.
+        """Return the first readings of other meters as they would be if those meters had been opened at the start.
 
-        What has a model has drawn its present power since then.
+        A modelled device is taken to have drawn its present power since the start.
         """
         now = {reading.key: reading for reading in self._meter.read()}
         return [self._from_start(reading, now.get(reading.key)) for reading in readings]
@@ -79,12 +80,14 @@ class Baseline:
 
 
 def _ratio(part_j: float | None, whole_j: float, unknown: float = 1.0) -> float:
-    """A bound or a part of an energy over the energy, as long as that is not zero."""
+    """Return a bound or a part of an energy over the energy, or `unknown` where there is no such part or the energy is
+    zero."""
     return unknown if part_j is None or whole_j <= 0 else part_j / whole_j
 
 
 def _open() -> GpuMeters:
-    """A meter of all that the drivers show: whole GPUs, and slices of those that are in slices."""
+    """Return a meter of everything that the drivers show: whole GPUs, and the slices of GPUs that are divided into
+    slices."""
     meter = open_gpu_meters(environ={})
     if not any(gpu.slices for gpu in meter.inventory.gpus):
         return meter

@@ -1,8 +1,8 @@
-"""Decide which devices of its host this process meters, and from when. It asks the other processes of its launch, and
-keeps a baseline until that is decided.
+"""Decide which devices of its host this process meters, and from when on.
 
-Sets of GPUs are compared by UUID: what a process sees, and what living processes meter. Whatever is in no such set is
-taken by one that sees it.
+The process asks the other processes of its launch, and keeps a baseline until the decision. Sets of GPUs are compared
+by UUID: those that a process sees, and those that living processes meter. A GPU that nobody meters is taken by a
+process that sees it.
 """
 
 from __future__ import annotations
@@ -22,19 +22,25 @@ from carbon_plugin.monitor.ranks import Ranks
 from carbon_plugin.monitor.settings import Settings
 
 GRACE_S = 3.0
-"""How long local rank 0 waits for claims on GPUs that it does not have itself: the launcher may have dealt them out."""
+"""Local rank 0 waits this many seconds for claims on GPUs that it does not have itself, because the launcher may have
+dealt them out."""
 FIRST_LEAD_S = 10.0
-"""How long the others leave the first choice to local rank 0, which may be slower to start. Nothing is lost by it."""
+"""The other ranks leave the first choice to local rank 0 for this many seconds, because it may be slower to start. The
+wait loses nothing."""
 LOOK_S = 0.1
-"""How often a process looks whether it is clear by now who meters what."""
+"""A process looks this often, s, whether it is clear which process meters what."""
 STRETCH_S = 0.5
-"""Time before local rank 0 began from which on it is worth a ledger of its own."""
+"""A process records what it metered before local rank 0 began in a ledger of its own if that took at least this many
+seconds."""
 
 
 class Task(Struct, frozen=True, kw_only=True):
-    """Something to meter. `gpus` are None for all that the job has on this host as its environment says, else exactly
-    those. `host` says whether CPU, memory and network go with them; `follows` whether a process that was lost has
-    metered it before; `until_s` is the monotonic moment from which on another process does."""
+    """Devices that a process is to meter.
+
+    `gpus` are None for all GPUs that the job has on this host as its environment says, else exactly those. `host` says
+    whether CPU, memory and network are metered with them. `follows` says whether a process that was lost has metered
+    the devices before. `until_s` is the monotonic moment from which on another process meters them.
+    """
 
     gpus: tuple[str, ...] | None
     host: bool
@@ -43,7 +49,10 @@ class Task(Struct, frozen=True, kw_only=True):
 
 
 class Duty:
-    """The decision of one process. `baseline` is what to count from; None for from now on. Only for one thread."""
+    """Holds the decision of one process. Only one thread may use it.
+
+    `baseline` is what the metering counts from, or None for a start from now on.
+    """
 
     def __init__(
         self,
@@ -73,12 +82,13 @@ class Duty:
         election.claim(self._claim)
 
     def tell(self, **fields: object) -> None:
-        """Change fields of the claim that this process has stated."""
+        """Change fields of the claim that this process has made."""
         self._claim = replace(self._claim, **fields)
         self._election.claim(self._claim)
 
     def decide(self, *, now: bool = False) -> list[Task]:
-        """What this process is to meter from here on; empty while it is not clear, or if there is nothing more.
+        """Return what this process is to meter from here on. The list is empty while that is not clear, or if there is
+        nothing more.
 
         `now` asks for a decision at once, because the training ends.
         """
@@ -88,13 +98,13 @@ class Duty:
         return tasks
 
     def release(self) -> None:
-        """The baseline is not needed any more."""
+        """Close the baseline when it is not needed any more."""
         if self.baseline is not None:
             self.baseline.close()
             self.baseline = None
 
     def unmetered(self) -> tuple[str, ...]:
-        """GPUs that processes of this host see and compute on, and that nobody meters although all have decided."""
+        """Return the GPUs that processes of this host see and that nobody meters although all have decided."""
         claims = self._election.claims(living=True)
         if not all(claim.settled for claim in claims):
             return ()
@@ -110,7 +120,7 @@ class Duty:
         return [HOST, *self._claim.sees]
 
     def _may_be_dealt(self) -> bool:
-        """Whether other ranks may have GPUs of this view that this one has not."""
+        """Return whether other ranks may have GPUs that this rank does not have but the driver shows to it."""
         return (
             self._ranks.local_world_size > 1
             and not self._election.alone
@@ -138,7 +148,7 @@ class Duty:
         return [*self._stretch(others), *self._tasks(taken)]
 
     def _lead(self, claims: Sequence[Claim]) -> list[Task]:
-        """Take what this process has, and what the launcher has dealt out to ranks that have said so."""
+        """Take what this process has, and the GPUs that the launcher has dealt out to ranks that have claimed them."""
         own = self.hardware.keys
         dealt = [key for claim in claims for key in claim.sees if key in self._listed and key not in own]
         keys = tuple(dict.fromkeys([*own, *dealt])) if self._may_be_dealt() else own
@@ -157,7 +167,7 @@ class Duty:
         return [Task(gpus=None if host and all_of_it else gpus, host=host, follows=self._election.follows)]
 
     def _stretch(self, others: Mapping[str, float]) -> list[Task]:
-        """What this process alone has seen of GPUs before the one began that meters them from then on."""
+        """Return a task for the GPUs that only this process saw before another one began to meter them."""
         late = {key: since_s for key, since_s in others.items() if since_s - self._start_s >= STRETCH_S and key != HOST}
         claims = self._election.claims()
         own = {
@@ -168,7 +178,7 @@ class Duty:
         return [Task(gpus=tuple(own), host=False, until_s=min(own.values()))] if own else []
 
     def _taken_over(self) -> list[Task]:
-        """What a process was metering that was lost; nothing if this one has something to meter already."""
+        """Take what a lost process metered. Return nothing if this process already meters something."""
         if self._election.held:
             return []
         self.release()

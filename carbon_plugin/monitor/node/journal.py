@@ -1,4 +1,4 @@
-"""Writes records to the ledger of this node; keeps them while the file cannot be created or written."""
+"""Write records to the ledger of this node, and keep them while the file cannot be created or written."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ logger = logging.getLogger(__name__)
 
 
 class Journal:
-    """The ledger of this node and its running totals, as rank 0 adds up those of all ledgers.
+    """Holds the ledger of this node and its running totals, which rank 0 adds up with those of the other ledgers.
 
-    `open_writer` makes the file; it raises `LedgerError` while that is not possible and is asked again at every record.
-    `on_trouble` is told each time that records begin to wait, and the user is warned the first time.
+    `open_writer` makes the file. It raises `LedgerError` while that is not possible, and is called again at every
+    record. `on_trouble` is called each time that records begin to wait; the user is warned the first time.
     """
 
     def __init__(self, open_writer: Callable[[], LedgerWriter], on_trouble: Callable[[str], None]) -> None:
@@ -37,17 +37,20 @@ class Journal:
 
     @property
     def file(self) -> str | None:
-        """Name of the ledger's file, None as long as there is none."""
+        """Return the name of the ledger's file, or None as long as there is none."""
         return self._writer.path.name if self._writer else None
 
     @property
     def head(self) -> str | None:
-        """Head of the ledger's chain, None as long as there is no file."""
+        """Return the head of the ledger's chain, or None as long as there is no file."""
         return self._writer.head if self._writer else None
 
     def write(self, record: Record) -> None:
-        """Append a record, after those that still wait; none after `close`. A manifest is written with the run,
-        attempt and name of the file, a closing record with the totals of the file."""
+        """Append a record after those that still wait. Records after `close` are ignored.
+
+        A manifest is written with the run, the attempt and the name of the file, and a closing record with the totals
+        of the file.
+        """
         if self._closed:
             return
         self.totals.add(record)
@@ -55,7 +58,7 @@ class Journal:
         self._write_waiting()
 
     def close(self) -> None:
-        """Write what still waits, if it can be, and close the file. Safe to call twice."""
+        """Write what still waits, if that is possible, and close the file. A second call does nothing."""
         if self._closed:
             return
         self._closed = True
@@ -86,7 +89,7 @@ class Journal:
                     self._waiting.done()
                     if isinstance(record, Window):
                         self._written.add(record)
-                except RecordError as error:  # it would hold up all that wait behind it
+                except RecordError as error:  # it would hold up all records behind it
                     self._waiting.drop()
                     self._on_trouble(f"{error}; it is left out")
         except LedgerError as error:
@@ -95,7 +98,7 @@ class Journal:
             self._in_trouble = False
 
     def _closing(self, close: Close) -> Close:
-        """The closing record with the totals of what is in the file, whatever was lost on the way there."""
+        """Return the closing record with the totals of what is in the file, whatever was lost on the way there."""
         written = self._written
         return replace(
             close, steps=written.steps, windows=written.windows, energy_j=written.energy_j, sums=written.sums

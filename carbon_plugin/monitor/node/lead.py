@@ -1,6 +1,7 @@
-"""The time between the start of a training and the first reading of its meters: a driver may take seconds to answer.
+"""Tell the energy between the start of a training and the first reading of its meters. A driver may take seconds to
+answer.
 
-The record begins with the training all the same, or its steps would be set against a time that is too short.
+The record begins with the training in any case. Otherwise its steps would be set against a time that is too short.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from carbon_plugin.monitor.node.windows import Snapshot, energies
 Estimate = Callable[[str], Watts | None]
 
 SHORT_LEAD_S = 1.0
-"""A driver may take so long to open without anything being wrong. What was drawn meanwhile is told by the mean power of
-a first window that is longer than the lead; otherwise it is an estimate and says so."""
+"""A driver may take this many seconds to open without a fault. The energy of such a lead follows from the mean power of
+a first window that is longer than the lead. Otherwise it is an estimate and is marked as one."""
 
 
 class Stretch(NamedTuple):
-    """A time between two moments, and what tells the energies of a share of it."""
+    """A time between two moments, with a function that returns the energies of a share of it."""
 
     before: Snapshot
     after: Snapshot
@@ -31,8 +32,11 @@ class Stretch(NamedTuple):
 
 
 def stretches(lead: Snapshot | None, before: Snapshot, after: Snapshot, estimate: Estimate) -> list[Stretch]:
-    """The time up to `after` in stretches of which energies are known alike. `lead` is the start of the training where
-    nothing was recorded yet, `before` the first reading then; `estimate` is of a device's power before that."""
+    """Return the time up to `after` in stretches within which all energies are known in the same way.
+
+    `lead` is the start of the training where nothing was recorded yet, and `before` is the first reading after it.
+    `estimate` returns a device's power before its first reading.
+    """
     if lead is None:
         return [_between(before, after)]
     lead_s = min(before.monotonic_s, after.monotonic_s) - lead.monotonic_s
@@ -49,7 +53,8 @@ def _between(before: Snapshot, after: Snapshot) -> Stretch:
 
 
 def _with_lead(lead: Snapshot, before: Snapshot, after: Snapshot) -> Snapshot:
-    """The first reading as it would have been at the start, if power was then as it is up to `after`."""
+    """Return the first reading as it would have been at the start of the training, if the power of the first window was
+    also drawn before it."""
     share = -(before.monotonic_s - lead.monotonic_s) / (after.monotonic_s - before.monotonic_s)
     readings = {
         key: _at_the_start(lead.monotonic_s, share, reading, after.readings.get(key))
@@ -83,10 +88,10 @@ def _at_the_start(moment_s: float, share: float, first: Reading, then: Reading |
 def lead_energies(
     first: Mapping[str, Reading], then: Mapping[str, Reading], lead_s: float, estimate: Estimate
 ) -> list[DeviceEnergy]:
-    """Energy of every device in the `lead_s` seconds before its first reading, for all that have one.
+    """Return the energy of every device in the `lead_s` seconds before its first reading.
 
-    What has a model goes on from its mean power up to the reading `then`; of anything else `estimate` tells the power,
-    W, and its range.
+    A modelled device is taken to have drawn its mean power up to the reading `then`. For any other device `estimate`
+    returns the power, W, and its range.
     """
     return [_energy(reading, then.get(key), lead_s, estimate(key)) for key, reading in first.items()]
 
@@ -112,7 +117,7 @@ def _energy(first: Reading, then: Reading | None, lead_s: float, estimated: Watt
 
 
 def _mean(first: Reading, then: Reading) -> Watts | None:
-    """Mean power between two readings; None where there are not two."""
+    """Return the mean power between two readings, or None where one of them has no energy."""
     seconds = then.monotonic_s - first.monotonic_s
     if seconds <= 0 or then.energy_j is None or first.energy_j is None:
         return None

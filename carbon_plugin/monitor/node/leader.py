@@ -1,9 +1,10 @@
-"""Who meters what on a host: each GPU, and the host itself, is metered by the one process that holds its lock.
+"""Decide which process meters what on a host. Each GPU, and the host itself, is metered by the one process that holds
+its lock.
 
-The processes of a launch meet in a folder of the host's temporary directory. A process meters what it sees and nobody
-else holds; local rank 0 takes what it sees at once, and the others leave that to it for a while. The locks are the
-kernel's, so they are free the moment their holder dies. Where processes cannot meet (no common temporary directory,
-no locks), each one meters what it sees, and the audit counts it once.
+The processes of a launch meet in a folder of the host's temporary directory. A process meters what it sees and no other
+process holds. Local rank 0 takes what it sees at once, and the others leave that to it for a while. The locks are the
+kernel's, so they are free the moment their holder dies. Where processes cannot meet (no common temporary directory, no
+locks), each one meters what it sees, and the audit counts it once.
 """
 
 from __future__ import annotations
@@ -23,24 +24,28 @@ from carbon_plugin.detect.stages import StagePart
 from carbon_plugin.monitor.node.scratch import Folder
 
 HOST = "host"
-"""What a process takes, beside GPUs, that meters CPU, memory and network of the host. Its holder is the leader."""
+"""The name of the lock for CPU, memory and network of the host. The process that holds it is the leader."""
 MEETINGS = "meetings"
 KEPT_S = 86_400.0
 MOST_LAUNCHES = 64
-"""Launches of one shell or script in one run, beside each other or killed within a day."""
+"""The most launches of one shell or script in one run that run beside each other or were killed within a day."""
 _ALIVE, _CLAIM, _LEFT, _HOLD, _SEAT = ".alive", ".claim", ".left", "hold-", "rank-"
 
 _RETRY_S = 0.002
-"""A process that only looks whether a lock is held holds it for some microseconds."""
+"""After this many seconds a lock is tried again, because a process that only looks whether it is held holds it for some
+microseconds."""
 
 State = Literal["held", "ended"]
 T = TypeVar("T")
 
 
 class Claim(Struct, frozen=True, kw_only=True):
-    """What a process tells the others of its host: which GPUs it sees and since when, which ones CUDA shows it and
-    which it computes on, and which stages of a pipelined model it holds. `since_s` is the host's monotonic clock;
-    `settled` says that it has taken what it meters, `looked` that it has seen its first step."""
+    """What a process tells the others of its host.
+
+    `sees` are the GPUs that it sees since `since_s` (the host's monotonic clock), `cuda_visible_devices` what CUDA
+    shows it, `uuids` the GPUs that it computes on, and `stages` the stages of a pipelined model that it holds.
+    `settled` says that it has taken what it meters, and `looked` that it has seen its first step.
+    """
 
     rank: int
     local_rank: int
@@ -54,8 +59,11 @@ class Claim(Struct, frozen=True, kw_only=True):
 
 
 class Hold(Struct, frozen=True, kw_only=True):
-    """What is written in the lock of a device: since when its holder meters it, by the host's monotonic clock, and
-    whether it has ended in an orderly way."""
+    """What is written in the lock of a device.
+
+    `since_s` says since when its holder meters the device, by the host's monotonic clock. `state` says whether the
+    holder has ended in an orderly way.
+    """
 
     state: State
     since_s: float
@@ -63,12 +71,13 @@ class Hold(Struct, frozen=True, kw_only=True):
 
 
 class Election:
-    """The meeting place of a launch's processes on one host. Not thread-safe: the monitor thread owns it.
+    """One process's view of the meeting place of its launch on one host. It is not thread-safe; the monitor thread owns
+    it.
 
-    `meeting` names the launch: the run, the host, the node's number and what tells launches apart. In a launch there is
-    one process of each `rank`: a second one is of another launch, started by the same shell or script, and goes to the
-    next folder. Without a `scratch` folder, or where it cannot be used, this process is alone and takes whatever it
-    asks for.
+    `meeting` names the launch: the run, the host, the node's number, and what tells launches apart. A launch has one
+    process of each `rank`. A second one belongs to another launch of the same shell or script, and goes to the next
+    folder. Without a `scratch` folder, or where it cannot be used, this process is alone and takes whatever it asks
+    for.
     """
 
     def __init__(self, meeting: str, scratch: Folder | None, rank: int) -> None:
@@ -80,31 +89,35 @@ class Election:
         self._held: dict[str, int] = {}
         self._own: Claim | None = None
         self.follows = False
-        """Whether it took something from a process of this launch that was lost: what was before is in its ledger."""
+        """Whether this process took something from a process of its launch that was lost. What happened before is in
+        that process's ledger."""
         if scratch is not None:
             with contextlib.suppress(OSError):
                 self._join(scratch, meeting, rank)
 
     @property
     def alone(self) -> bool:
-        """Whether there is no meeting place."""
+        """Return whether there is no meeting place."""
         return self._folder is None
 
     @property
     def held(self) -> tuple[str, ...]:
-        """What this process meters."""
+        """Return what this process meters."""
         return tuple(self._held)
 
     def claim(self, claim: Claim) -> None:
-        """Tell the others about this process; a later claim replaces the one before."""
+        """Publish the claim of this process. A later claim replaces the one before."""
         self._own = claim
         if self._folder is not None:
             with contextlib.suppress(OSError):
                 self._folder.publish(self._id + _CLAIM, msgspec.json.encode(claim))
 
     def claims(self, *, living: bool = False) -> list[Claim]:
-        """Claims of this launch's processes, this one's too, by rank: of those that live, and unless only the `living`
-        are asked for, of those that have ended in an orderly way."""
+        """Return the claims of this launch's processes, this one's included, ordered by rank.
+
+        They are those of living processes and, unless only the `living` are asked for, of those that have ended in an
+        orderly way.
+        """
         found = {} if self._own is None else {self._id: self._own}
         folder = self._folder
         if folder is not None:
@@ -121,7 +134,8 @@ class Election:
         return sorted(found.values(), key=lambda claim: claim.rank)
 
     def take(self, keys: Iterable[str], since_s: float) -> tuple[str, ...]:
-        """Take what nobody holds; what was taken. What a process has given up in an orderly way stays as it is."""
+        """Take what no process holds, and return what was taken. What a process has given up in an orderly way is not
+        taken."""
         taken = []
         for key in keys:
             if key in self._held:
@@ -129,7 +143,7 @@ class Election:
             try:
                 fd = self._locked(key)
             except OSError:
-                fd = -1  # locks do not work here: better metered twice than not at all
+                fd = -1  # locks do not work here, and metering twice is better than not at all
             if fd is not None:
                 self._held[key] = fd
                 self._write(key, "held", since_s)
@@ -137,7 +151,8 @@ class Election:
         return tuple(taken)
 
     def held_since(self, keys: Iterable[str]) -> dict[str, float]:
-        """Which of these devices another living process meters, and since when by the host's monotonic clock."""
+        """Return which of these devices another living process meters, and since when by the host's monotonic clock,
+        s."""
         others = {}
         folder = self._folder
         for key in keys:
@@ -149,9 +164,10 @@ class Election:
         return others
 
     def end(self) -> None:
-        """Give up everything for good, in an orderly way; the last one removes the meeting place.
+        """Give up everything for good, in an orderly way. The last process removes the meeting place.
 
-        What this process has claimed stays until then: the leader may look only after a rank that was quick."""
+        The claim of this process stays until then, because the leader may read it only after a quick rank has ended.
+        """
         for key in self._held:
             self._write(key, "ended", time.monotonic())
         folder, top = self._folder, self._top
@@ -166,7 +182,7 @@ class Election:
         self.forget()
 
     def forget(self) -> None:
-        """Close all files; in a forked child the parent goes on holding what it holds."""
+        """Close all files. In a forked child the parent goes on holding its locks."""
         for fd in (*self._held.values(), self._alive_fd):
             if fd >= 0:
                 os.close(fd)
@@ -192,7 +208,8 @@ class Election:
             folder.close()
 
     def _locked(self, key: str) -> int | None:
-        """A descriptor that holds the lock of a device; -1 without a meeting place, None if it is not to be had."""
+        """Return a descriptor that holds the lock of a device, -1 without a meeting place, or None if the lock cannot
+        be had."""
         if self._folder is None:
             return -1
         fd = self._folder.lock(_lock_of(key))
@@ -212,7 +229,7 @@ class Election:
         fd = self._held[key]
         if fd >= 0:
             content = msgspec.json.encode(Hold(state=state, since_s=since_s, rank=self._own.rank if self._own else 0))
-            with contextlib.suppress(OSError):  # a full disk: the lock itself says who meters the device
+            with contextlib.suppress(OSError):  # on a full disk the lock itself still tells who meters the device
                 os.pwrite(fd, content.ljust(128), 0)
 
 
@@ -224,11 +241,11 @@ def _decoded(content: bytes | None, kind: type[T]) -> T | None:
     try:
         return msgspec.json.decode(content, type=kind) if content else None
     except (msgspec.MsgspecError, UnicodeDecodeError):
-        return None  # written at this moment, or by another version
+        return None  # it is being written at this moment, or another version wrote it
 
 
 def _forget_old_meetings(top: Folder) -> None:
-    """Remove meeting places untouched for a day in which nobody lives: all their processes were killed."""
+    """Remove meeting places that were untouched for a day and in which no process lives, because all were killed."""
     now_s = time.time()
     for name in top.names():
         with contextlib.suppress(OSError):  # another process is tidying up as well

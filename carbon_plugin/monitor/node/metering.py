@@ -1,4 +1,5 @@
-"""Opens the meters of this host for this job: which GPUs are the job's, which profiles describe host and GPUs."""
+"""Open the meters of this host for this job: find the job's GPUs, and the profiles that describe the host and the
+GPUs."""
 
 from __future__ import annotations
 
@@ -25,9 +26,11 @@ Reserved = Sequence[str | int] | None
 
 
 class JobHardware(Struct, frozen=True, kw_only=True):
-    """The GPUs that the job has on this host, and the profile of the first one's model. `unread` are GPUs that there
-    are although no driver answers for them, or that do not answer it; `cut_off` says what CUDA leaves out of the list
-    of those that were named."""
+    """Holds the GPUs that the job has on this host, and the profile of the first one's model.
+
+    `unread` are GPUs that exist although no driver answers for them, or that do not answer the driver. `cut_off` says
+    which of the named GPUs CUDA leaves out.
+    """
 
     reserved: Reserved
     keys: tuple[str, ...]
@@ -37,8 +40,10 @@ class JobHardware(Struct, frozen=True, kw_only=True):
 
 
 def look_at_hardware(settings: Settings, shown: Inventory | Unavailable, environ: Mapping[str, str]) -> JobHardware:
-    """The job's GPUs as far as this process can tell: named by the user, else by its environment. `shown` is what the
-    driver lists."""
+    """Return the job's GPUs as far as this process can tell: those that the user named, else those of its environment.
+
+    `shown` is what the driver lists.
+    """
     reserved = settings.options.reserved_gpus
     if not isinstance(shown, Inventory):
         in_container = read_host_info(environ=environ).container is not None
@@ -65,8 +70,11 @@ def open_host_meters(
     host: bool,
     nodes: int,
 ) -> MeterSet:
-    """Meters of this host, one of `nodes`: of these GPUs, or of all that the environment reserves, and of the host
-    if it is to be."""
+    """Return the meters of this host, which is one of `nodes`.
+
+    They meter the given GPUs, or all that the environment reserves where `gpus` is None, and the host if `host` is
+    true.
+    """
     accelerator = hardware.accelerator.value if hardware.accelerator else _cpu_profile(settings)
     unread = hardware.unread
     if unread is not None and accelerator is None:
@@ -86,7 +94,7 @@ def open_host_meters(
 
 
 def with_ranks(devices: Sequence[DeviceIdentity], claims: Sequence[Claim]) -> list[DeviceIdentity]:
-    """Devices with the ranks that compute on them."""
+    """Return the devices with the ranks that compute on them."""
     from msgspec.structs import replace
 
     return [
@@ -96,7 +104,7 @@ def with_ranks(devices: Sequence[DeviceIdentity], claims: Sequence[Claim]) -> li
 
 
 def _claimed(device: DeviceIdentity, claim: Claim) -> bool:
-    """Whether a rank computes on a device."""
+    """Return whether a rank computes on a device."""
     return device.key.partition("-")[2] in {name for uuid in claim.uuids for name in driver_names(uuid)}
 
 
@@ -105,7 +113,8 @@ def _holds(slices: Sequence[object], uuids: Sequence[str]) -> bool:
 
 
 def _cpu_profile(settings: Settings) -> Accelerator | None:
-    """The profile of this machine's CPU where the user or the plan names one; another kind does not fit here."""
+    """Return the profile of this machine's CPU where the user or the plan names one. A profile of another kind does not
+    fit."""
     planned = settings.forecast.spec.cluster.accelerator if settings.forecast else None
     return next((a for a in (settings.declared.accelerator, planned) if _is_cpu(a)), None)
 

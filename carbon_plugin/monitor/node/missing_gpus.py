@@ -1,4 +1,4 @@
-"""GPUs that a job should have and that nothing can read: what they are taken to draw, and what the user is told."""
+"""Estimate the power of GPUs that a job should have and that nothing can read, and write the warning about them."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ from carbon_plugin.spec.hardware.profiles import list_accelerators
 
 
 def named_gpu(settings: Settings) -> Accelerator | None:
-    """The GPU that the user or the plan says the job runs on; None for a job on CPUs, or where nobody says so."""
+    """Return the GPU that the user or the plan names for the job, or None for a job on CPUs or where nobody names
+    one."""
     planned = settings.forecast.spec.cluster.accelerator if settings.forecast else None
     return next((a for a in (settings.declared.accelerator, planned) if a is not None and a.kind == "gpu"), None)
 
 
 def planned_gpus(settings: Settings, problem: Unavailable, environ: Mapping[str, str]) -> UnreadGpus | None:
-    """The GPUs of one node of the plan, where a driver that is there does not tell of any and nothing else does."""
+    """Return the GPUs of one node of the plan, where a driver is there but shows none and nothing else tells of
+    them."""
     plan = settings.forecast
     if plan is None or plan.spec.cluster.accelerator.kind != "gpu" or not shows_driver(problem, environ):
         return None
@@ -34,8 +36,11 @@ def planned_gpus(settings: Settings, problem: Unavailable, environ: Mapping[str,
 
 
 def unread_power(settings: Settings, accelerator: Accelerator | None, *, usable: bool) -> Figure:
-    """What a GPU draws that no driver tells of, W: as the plan predicts it, else by the profile of its model, else
-    anywhere in between what the GPUs draw that there are profiles of. A job on CPUs leaves it idle."""
+    """Return the power of a GPU that no driver tells of, W.
+
+    It is the power that the plan predicts, else that of the profile of its model, else anywhere between the GPUs that
+    have profiles. In a job on CPUs the GPU is taken to be idle.
+    """
     if accelerator is not None and accelerator.kind == "gpu":
         plan = settings.forecast
         if usable and plan is not None and plan.spec.cluster.accelerator == accelerator:
@@ -50,9 +55,11 @@ def unread_power(settings: Settings, accelerator: Accelerator | None, *, usable:
 
 
 def warning_of(meters: MeterSet, settings: Settings, cut_off: str | None) -> tuple[str | None, str] | None:
-    """What the user must know at the start about GPUs that are not metered, and the kind of event that the ledger gets
-    (None where the meters' own event says it); None where all are metered, or there are none. `cut_off` is what CUDA
-    leaves out of those that were named."""
+    """Return what the user must know at the start about GPUs that are not metered, as (kind of event, sentence).
+
+    The kind is None where the event of the meters already says it. The result is None where all GPUs are metered or
+    there are none. `cut_off` says which of the named GPUs CUDA leaves out.
+    """
     unread, silent, named = meters.unread, meters.silent, named_gpu(settings)
     sentences = [cut_off] if cut_off else []
     if unread is not None:

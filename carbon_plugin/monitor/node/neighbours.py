@@ -1,8 +1,8 @@
-"""Other runs of this user on the GPUs that this process meters: meanwhile each run is charged an equal share.
+"""Share the energy of GPUs with other runs of this user. While several runs use a GPU, each is charged an equal share.
 
 Nobody can tell how a GPU's energy divides between processes of different runs, but its joules must not be charged
-twice. Runs of one host find each other in the temporary directory; those that cannot, in other containers or of other
-users, are not known of. Processes of one run, and trainings of one process, share by other means.
+twice. Runs of one host find each other in the temporary directory. Runs in other containers or of other users are not
+found. Processes of one run, and trainings of one process, share in other ways.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ from carbon_plugin.monitor.node.scratch import Folder
 EVENT = "gpu_shared"
 FOLDER = "gpus"
 KEPT_S = 3600.0
-"""How long what has ended is kept: longer than any window in which another run may ask for it."""
+"""The entry of a run that has ended is kept for this many seconds, longer than any window in which another run may ask
+for it."""
 _ALIVE, _TENANT = ".alive", ".tenant"
 
 
 class Tenant(Struct, frozen=True, kw_only=True):
-    """A process that meters GPUs for a run, from when to when by the host's monotonic clock."""
+    """A process that meters GPUs for a run between two moments of the host's monotonic clock, s."""
 
     run_id: str
     name: str
@@ -41,7 +42,8 @@ class Tenant(Struct, frozen=True, kw_only=True):
 
 
 class _Process:
-    """What tells this process from all others, also in another container; a forked child is another one."""
+    """Holds a token that tells this process from all others, also in other containers. A forked child gets a new
+    one."""
 
     token = uuid.uuid4().hex
 
@@ -51,7 +53,8 @@ class _Process:
 
 
 class Neighbours:
-    """The other runs on these GPUs. Without a `scratch` folder there are none. Only for the monitor thread."""
+    """Holds the other runs on these GPUs. Without a `scratch` folder there are none. Only the monitor thread uses
+    it."""
 
     def __init__(self, scratch: Folder | None, run_id: str, name: str, gpus: Sequence[str], since_s: float) -> None:
         self._id = uuid.uuid4().hex
@@ -69,7 +72,7 @@ class Neighbours:
             scratch.close()
 
     def look(self) -> None:
-        """See who is there, or has been since this run began."""
+        """Find the runs that use these GPUs, or have used them since this run began."""
         folder, others = self._folder, []
         if folder is None:
             return
@@ -84,7 +87,7 @@ class Neighbours:
                     gone_s = 0.0 if there else folder.age_s(name, time.time())
                 else:
                     gone_s = time.monotonic() - tenant.until_s
-                    if gone_s < 0:  # it ended before the machine was started again
+                    if gone_s < 0:  # the other run ended before the machine was started again
                         gone_s = folder.age_s(name, time.time())
                         there = False
                     else:
@@ -96,7 +99,7 @@ class Neighbours:
         self._others = others
 
     def news(self) -> str | None:
-        """What to say of runs that were not there before."""
+        """Return a sentence about runs that have come since the last call, or None."""
         found = {
             tenant.name: key
             for tenant in self._others
@@ -113,11 +116,11 @@ class Neighbours:
         )
 
     def charged(self, energies: Sequence[DeviceEnergy], start_s: float, end_s: float) -> list[DeviceEnergy]:
-        """Energies of a window with what is charged to this run of GPUs that others use too."""
+        """Return the energies of a window with the shares of this run in GPUs that others use too."""
         return [_share_of(energy, self.part_of(energy.key, start_s, end_s)) for energy in energies]
 
     def part_of(self, key: str, start_s: float, end_s: float) -> float:
-        """The part of a GPU that each run had between two monotonic moments, 0 to 1."""
+        """Return the part of a GPU that each run had between two monotonic moments, 0 to 1."""
         if key not in self._own.gpus or end_s <= start_s:
             return 1.0
         stays = [
@@ -133,13 +136,13 @@ class Neighbours:
         return part / (end_s - start_s)
 
     def end(self, until_s: float) -> None:
-        """This run has used the GPUs until then; others go on seeing that it did."""
+        """Note that this run has used the GPUs until that moment. Other runs go on seeing it."""
         with contextlib.suppress(OSError):
             self._tell(replace(self._own, until_s=until_s))
         self.forget()
 
     def forget(self) -> None:
-        """Close all files; in a forked child the parent stays where it is."""
+        """Close all files. In a forked child the entry of the parent stays."""
         if self._alive_fd >= 0:
             os.close(self._alive_fd)
         if self._folder is not None:
@@ -160,8 +163,10 @@ class Neighbours:
 
 
 def _parties(tenants: Iterable[Tenant], own: Tenant) -> list[list[Tenant]]:
-    """Tenants that share a GPU among each other by other means, as one party each: those of one run, which count a GPU
-    once, and those of one process. The party of `own` is left out."""
+    """Group tenants into parties, each of which counts as one run, and leave out the party of `own`.
+
+    Tenants of one run belong together, because they count a GPU once, and so do tenants of one process.
+    """
     parties: list[list[Tenant]] = [[own]]
     for tenant in tenants:
         joined = [p for p in parties if any(t.run_id == tenant.run_id or t.process == tenant.process for t in p)]

@@ -1,4 +1,4 @@
-"""The node leader's work: reads the meters, cuts windows and spans, and writes them to this node's ledger."""
+"""Read the meters, cut windows and spans, and write them to this node's ledger. This is the work of the node leader."""
 
 from __future__ import annotations
 
@@ -42,15 +42,16 @@ from carbon_plugin.monitor.settings import Settings
 from carbon_plugin.spec.metered import DeviceIdentity
 
 CONTEXT_EVERY_S = 60.0
-"""How often power limits, clocks and throttling are looked at: a few driver calls a GPU, at the end of a window."""
+"""Power limits, clocks and throttling are read once in this many seconds, at the end of a window, with a few driver
+calls a GPU."""
 
 
 class NodeRecorder:
-    """Owns the meters and the ledger of one node. All methods are for the monitor thread.
+    """Owns the meters and the ledger of one node. Only the monitor thread calls its methods.
 
-    The first manifest is written at once, so that the energy of start-up is on record before anything is known of
-    the model. With `takes_over` the steps so far are another leader's. With a `baseline` the record begins with the
-    training: where the driver took its time, with an estimate up to the first reading.
+    The first manifest is written at once, so that the energy of start-up is on record before anything is known of the
+    model. With `takes_over`, another leader has recorded the steps so far. With a `baseline`, the record begins with
+    the training; where the driver took its time, the energy up to the first reading is an estimate.
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class NodeRecorder:
         self._before = self._snapshot(meters.read if baseline is None else lambda: baseline.from_start(meters.read()))
         self._lead: Snapshot | None = None
         if takes_over:
-            # What happened before is in the ledger of the leader that was lost.
+            # The ledger of the leader that was lost holds what happened before.
             transitions = clock.drain(self._before.monotonic_s)
             self._phase = transitions[-1].phase if transitions else "startup"
         elif baseline is not None:
@@ -115,23 +116,23 @@ class NodeRecorder:
 
     @property
     def poll_interval_s(self) -> float | None:
-        """How often `poll` must be called between windows; None if the meters count by themselves."""
+        """Return how often `poll` must be called between windows, s, or None if the meters count by themselves."""
         return self._meters.poll_interval_s
 
     @property
     def devices(self) -> list[DeviceIdentity]:
-        """What is metered."""
+        """Return the devices that are metered."""
         return list(self._meters.devices)
 
     def state(self, context: Context, claims: list[Claim]) -> None:
-        """Write the manifest with what is known now; it replaces the one before."""
+        """Write the manifest with what is known now. It replaces the manifest before it."""
         self._context, self._claims = context, claims
         forecast = self._settings.forecast
         self.record(
             Manifest(
                 version=LEDGER_VERSION,
                 run_id=self._identity.run_id,
-                attempt=0,  # the journal knows once it has a file
+                attempt=0,  # the journal sets it once it has a file
                 node=self._ranks.node,
                 nodes=self._ranks.nodes,
                 host_key=self._meters.host.key,
@@ -165,12 +166,15 @@ class NodeRecorder:
         self.record(Event(at_unix_s=self._wall.now_unix_s(), kind=kind, message=message, data=data or {}))
 
     def poll(self) -> None:
-        """Read the meters that integrate; nothing is recorded but faults."""
+        """Read the meters that integrate. Nothing is recorded but faults."""
         self._read()
 
     def cut(self, until_s: float | None = None) -> None:
-        """End the window that began at the last call: read all meters, write windows and spans. It ends now, or at a
-        monotonic moment before, with what the meters had counted by then at the mean power."""
+        """End the window that began at the last call: read all meters, and write windows and spans.
+
+        The window ends now, or at the monotonic moment `until_s`. What the meters had counted by then follows from the
+        mean power.
+        """
         if self._neighbours is not None:
             self._guard.run("neighbours", self._neighbours.look, None)
         now = self._snapshot(self._read)
@@ -180,7 +184,7 @@ class NodeRecorder:
         before, lead = self._before, self._lead
         if end_s <= (lead or before).monotonic_s:
             return
-        # What another process goes on from has these changes of phase too.
+        # With `until_s` the changes of phase are kept, because another recorder goes on from there.
         transitions = self._clock.drain(end_s) if until_s is None else self._clock.until(end_s)
         # Steps that ended after the window do not stretch it, nor are they squeezed into it.
         marks = [(lead or before).mark, before.mark, *(change.mark for change in transitions), now.mark]
@@ -191,7 +195,7 @@ class NodeRecorder:
             own = [change for change in transitions if change.monotonic_s <= stretch.after.monotonic_s]
             transitions = transitions[len(own) :]
             windows += self._windows(stretch, own)
-        self._note_intensity()  # before the windows that it speaks of: a kill between them loses no source
+        self._note_intensity()  # before its windows, so that a kill between them loses no source
         for window in windows:
             self.record(window)
         self._guard.run("GPU context", self._note_context, None)
@@ -211,7 +215,7 @@ class NodeRecorder:
         return [self._window(piece, stretch.used(piece.duration_s / whole_s)) for piece in merged(pieces)]
 
     def refresh_intensity(self) -> None:
-        """Ask the live services for the intensity of the moment, where it is time; may block for some seconds."""
+        """Ask the live services for the present intensity if they are due. The call may block for some seconds."""
         self._intensity.refresh(time.time())
         self._note_intensity()
 
@@ -236,7 +240,7 @@ class NodeRecorder:
             self.note(kind, message, data)
 
     def close(self, reason: str) -> None:
-        """Write the closing record, and release meters and file. Safe to call twice."""
+        """Write the closing record, and release meters and file. A second call does nothing."""
         if self._closed:
             return
         self._closed = True
@@ -328,12 +332,13 @@ class NodeRecorder:
             self.record(self._span(span))
 
     def _charged(self, used: list[DeviceEnergy], piece: Piece) -> list[DeviceEnergy]:
-        """What of the energies of a window is this training's."""
+        """Return the part of a window's energies that this training is charged for."""
         own = shared(used, SHARED_MACHINE.part_of(piece.start_s, piece.end_s))
         return self._neighbours.charged(own, piece.start_s, piece.end_s) if self._neighbours else own
 
     def _parts(self, start_s: float, end_s: float) -> dict[str, float] | None:
-        """Which part of the machine and of its GPUs is this training's; None where all of all is."""
+        """Return the parts of the machine and of its GPUs that belong to this training, or None where all of them
+        do."""
         machine = SHARED_MACHINE.part_of(start_s, end_s)
         near = self._neighbours
         parts = {key: machine * (near.part_of(key, start_s, end_s) if near else 1.0) for key in self._gpus}

@@ -1,6 +1,8 @@
-"""From when on a training is charged for the reservation that it runs in: several may follow one another in one.
+"""Find from when on a training is charged for its reservation. Several trainings may follow one another in one
+reservation.
 
-All times are ages by the clock that counts since the machine was started, so that setting the wall clock moves nothing.
+All times are ages by the clock that counts since the machine was started, so that setting the wall clock changes
+nothing.
 """
 
 from __future__ import annotations
@@ -19,18 +21,18 @@ _CLOCKS_AGREE_S = 60.0
 
 
 class Charged(Struct, frozen=True):
-    """How much time before its beginning a training is charged for, s, and what is to be said about it."""
+    """The time before its beginning that a training is charged for, s, and a sentence for the ledger about it."""
 
     before_s: float
     note: str | None = None
 
 
 class ReservedTime:
-    """The reservation of one process, shared out among its trainings (a notebook's cells, the trials of a search).
+    """Shares the reservation of one process among its trainings (a notebook's cells, the trials of a search).
 
-    Each is charged from the end of the one before, the first from the start of the reservation; one that begins while
-    another runs is charged for its own time only. So no moment before a training is charged twice. All ranks keep
-    count, because any of them may record the next training.
+    The first training is charged from the start of the reservation, each later one from the end of the one before. A
+    training that begins while another runs is charged for its own time only. So no moment before a training is charged
+    twice. All ranks keep count, because any of them may record the next training.
     """
 
     def __init__(self) -> None:
@@ -38,7 +40,7 @@ class ReservedTime:
         self._charged_until_s: float | None = None
 
     def begin(self, training: object, environ: Mapping[str, str]) -> Charged:
-        """A training begins; returns for how long before this moment it is charged."""
+        """Begin a training, and return for how long before this moment it is charged."""
         if self._running:
             charged = Charged(0.0)
         else:
@@ -49,20 +51,23 @@ class ReservedTime:
         return charged
 
     def end(self, training: object) -> None:
-        """A training ended, however. Safe to call twice."""
+        """Note that a training has ended, in whatever way. A second call does nothing."""
         if training in self._running:
             self._running.remove(training)
             self._charged_until_s = boot_clock_s()
 
     def forget(self) -> None:
-        """In a forked child: the parent's trainings are not this process's."""
+        """Drop the parent's trainings in a forked child, because they are not this process's."""
         self._running.clear()
 
 
 def reserved_before(environ: Mapping[str, str]) -> Charged:
-    """For how long the reservation has been running: since SLURM's job start, else since the start of the launcher or
-    of this process. A job start that lies in the future or before the machine was started is not believed: the clock
-    of this host, or of the scheduler, is wrong."""
+    """Return for how long the reservation has been running: since SLURM's job start, else since the start of the
+    launcher or of this process.
+
+    A job start in the future, or before the machine was started, is not used: the clock of this host, or of the
+    scheduler, is wrong.
+    """
     stated = environ.get("SLURM_JOB_START_TIME", "")
     if not stated.isdecimal():
         return Charged(_launched_before_s(environ))
@@ -78,7 +83,8 @@ def reserved_before(environ: Mapping[str, str]) -> Charged:
 
 
 def _launched_before_s(environ: Mapping[str, str]) -> float:
-    """How long ago the launcher was started, where there is one that can be seen, else this process."""
+    """Return how many seconds ago the launcher was started if it can be seen, else how many seconds ago this process
+    was."""
     if "TORCHELASTIC_RUN_ID" in environ:
         launcher_s = _age_s(os.getppid())
         if launcher_s is not None:
@@ -87,7 +93,7 @@ def _launched_before_s(environ: Mapping[str, str]) -> float:
 
 
 def _age_s(pid: int) -> float | None:
-    """How long ago a process was started, s; None if that is hidden."""
+    """Return how many seconds ago a process was started, or None if that is hidden."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
         ticks = int(stat.rpartition(")")[2].split()[19])  # since the machine was started, whatever the wall clock says
@@ -100,6 +106,6 @@ def _age_s(pid: int) -> float | None:
 
 
 RESERVED_TIME = ReservedTime()
-"""That of this process."""
+"""The reservation of this process."""
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=RESERVED_TIME.forget)

@@ -1,7 +1,8 @@
-"""Whether another process writes ledgers under this one's name: a second job in the run directory, or an old one.
+"""Find out whether another process writes ledgers under this one's name: a second job in the run directory, or an old
+one.
 
-Each has its own file, so nothing is lost, but the totals of the run are those of both, and one of them must say so: the
-later one, which sees the ledger of the earlier one grow, else the earlier one at its end.
+Each process has its own file, so nothing is lost. The totals of the run are those of both, and one of them must say so:
+the later one, which sees the ledger of the earlier one grow, else the earlier one at its end.
 """
 
 from __future__ import annotations
@@ -13,15 +14,16 @@ from carbon_plugin.ledger.files import attempt_number, writer_name
 from carbon_plugin.ledger.held.launches import ANOTHER_JOB_EVENT
 
 LOOKS = 3
-"""How often to look, window by window: an earlier job that goes on shows in the first ones."""
+"""So many looks are made, one a window. An earlier job that goes on shows in the first ones."""
 BEFORE, AFTER = 8, 2
-"""Which attempts to look at, counted from one's own. Directories of large jobs are slow to list."""
+"""So many attempts before and after the own one are looked at, because directories of large jobs are slow to list."""
 _SEARCHED_BYTES = 1 << 18
-"""So far from both ends of a ledger its event is looked for: it is of the first windows, or of the end."""
+"""The event is searched for in this many bytes at both ends of a ledger, because it is written in the first windows or
+at the end."""
 
 
 class SameWriter:
-    """Other attempts of the writer of the ledger `own`, from when this object is made on."""
+    """Watches the other attempts of the writer of the ledger `own`, from the moment this object is made."""
 
     def __init__(self, run_dir: Path, own: str) -> None:
         attempt = attempt_number(own)
@@ -35,8 +37,11 @@ class SameWriter:
         self._sizes = _sizes(self._earlier)
 
     def look(self, *, last: bool = False) -> str | None:
-        """What to say if an earlier one has grown since, or, at the `last` look, if a later one has begun; once at
-        most, and only if the other one has not said it."""
+        """Return a warning if an earlier ledger has grown or, at the `last` look, if a later one has begun; otherwise
+        None.
+
+        The warning comes once at most, and only if the other process has not recorded it.
+        """
         if self._said or (self._left <= 0 and not last):
             return None
         self._left -= 1
@@ -66,7 +71,7 @@ def _sizes(paths: list[Path]) -> dict[Path, int]:
 
 
 def _says_so(path: Path) -> bool:
-    """Whether a ledger holds the event."""
+    """Return whether a ledger holds the event."""
     try:
         with path.open("rb") as file:
             start = file.read(_SEARCHED_BYTES)

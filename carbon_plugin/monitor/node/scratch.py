@@ -1,8 +1,9 @@
-"""Our directory in the host's temporary one: only this user writes in it, and nothing in it is followed or waited for.
+"""Keep files in a directory of this package within the host's temporary one. Only this user writes in it, and no link
+in it is followed.
 
-The temporary directory is everybody's. Whatever another user has put there under our name (a directory, a link, a
-file, a FIFO) is left alone, and the next name is tried. Everything inside is reached through the open directory, so
-that nobody can exchange it under us. Where no such directory can be had, there is none, and processes do without.
+The temporary directory is everybody's. Whatever another user has put there under our name (a directory, a link, a file,
+a FIFO) is left alone, and the next name is tried. Everything inside is reached through the open directory, so that
+nobody can exchange it. Where no such directory can be had, processes do without it.
 """
 
 from __future__ import annotations
@@ -22,34 +23,36 @@ except ImportError:  # a system without POSIX locks, such as Windows: processes 
     fcntl = None  # type: ignore[assignment]
 
 NAMES_TRIED = 8
-"""How many names are tried where others have taken them; all processes of a user find the same one."""
+"""So many names are tried where other users have taken them. All processes of a user find the same one."""
 MAX_BYTES = 1 << 20
-"""Our own files hold kilobytes; nothing larger is read."""
+"""At most this much of a file is read. Our own files hold kilobytes."""
 _HELD = frozenset({errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES})
 
 
 class Folder:
-    """One open directory of this user's own. Every name is a plain name inside of it. Methods raise `OSError`."""
+    """One open directory that belongs to this user. Every name is a plain name inside of it. Methods raise
+    `OSError`."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
 
     def sub(self, name: str) -> Folder:
-        """A folder inside of this one, made if absent. Raises `OSError` if it is anything but our own directory."""
+        """Return a folder inside of this one, and make it if it is absent. Raises `OSError` if it is not a directory of
+        this user."""
         with contextlib.suppress(FileExistsError):
             os.mkdir(name, 0o700, dir_fd=self._fd)
         return Folder(_own_directory(name, self._fd))
 
     def names(self) -> list[str]:
-        """What is in it."""
+        """Return the names in the folder, sorted."""
         return sorted(os.listdir(self._fd))
 
     def age_s(self, name: str, now_unix_s: float) -> float:
-        """Seconds since a file, or what is in a folder, has changed."""
+        """Return the seconds since a file, or the content of a folder, has changed."""
         return now_unix_s - os.stat(name, dir_fd=self._fd, follow_symlinks=False).st_mtime
 
     def read(self, name: str) -> bytes | None:
-        """Content of a regular file; None if there is none, or something else has its name."""
+        """Return the content of a regular file, or None if there is none or something else has its name."""
         try:
             fd = os.open(name, os.O_RDONLY | _CAREFUL, dir_fd=self._fd)
         except OSError:
@@ -60,17 +63,17 @@ class Folder:
             os.close(fd)
 
     def publish(self, name: str, content: bytes) -> None:
-        """Write a file that is there as a whole or not at all; it replaces one of that name."""
+        """Write a file so that it is there as a whole or not at all. It replaces a file of that name."""
         with self._written(content) as temporary:
             os.replace(temporary, name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
 
     def propose(self, name: str, content: bytes) -> None:
-        """The same, unless somebody was faster."""
+        """Write a file as a whole unless one of that name exists."""
         with self._written(content) as temporary, contextlib.suppress(FileExistsError):
             os.link(temporary, name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
 
     def create(self, name: str) -> bool:
-        """Make an empty file; whether there was none."""
+        """Make an empty file, and return whether there was none before."""
         try:
             os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _CAREFUL, 0o600, dir_fd=self._fd))
         except FileExistsError:
@@ -78,8 +81,10 @@ class Folder:
         return True
 
     def lock(self, name: str) -> int | None:
-        """A descriptor that holds the lock of a file, None if another process holds it. The kernel frees the lock when
-        the descriptor is closed, and so the moment its holder dies."""
+        """Return a descriptor that holds the lock of a file, or None if another process holds it.
+
+        The kernel frees the lock when the descriptor is closed, and so the moment its holder dies.
+        """
         fd = os.open(name, os.O_RDWR | os.O_CREAT | _CAREFUL, 0o600, dir_fd=self._fd)
         try:
             if not _is_own_file(fd):
@@ -93,7 +98,7 @@ class Folder:
         return fd
 
     def locked(self, name: str) -> bool:
-        """Whether a living process holds the lock of a file."""
+        """Return whether a living process holds the lock of a file."""
         try:
             fd = os.open(name, os.O_RDWR | _CAREFUL, dir_fd=self._fd)
         except OSError:
@@ -107,7 +112,7 @@ class Folder:
         return False
 
     def remove(self, name: str) -> None:
-        """Remove a file or link of this folder, or a folder of files in it; nothing that a link points to."""
+        """Remove a file or a link of this folder, or a folder of files in it, but nothing that a link points to."""
         with contextlib.suppress(FileNotFoundError):
             if not stat.S_ISDIR(os.stat(name, dir_fd=self._fd, follow_symlinks=False).st_mode):
                 os.unlink(name, dir_fd=self._fd)
@@ -121,7 +126,7 @@ class Folder:
             os.rmdir(name, dir_fd=self._fd)
 
     def same_as(self, name: str, of: Folder) -> bool:
-        """Whether the other folder still has this one under a name."""
+        """Return whether the folder `of` still has this folder under that name."""
         try:
             there, here = os.stat(name, dir_fd=of._fd, follow_symlinks=False), os.fstat(self._fd)
         except OSError:
@@ -129,7 +134,7 @@ class Folder:
         return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
 
     def close(self) -> None:
-        """Close the directory. Safe to call twice."""
+        """Close the directory. A second call does nothing."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -148,7 +153,7 @@ class Folder:
 
 
 def open_scratch(temporary: Path | None = None) -> Folder | None:
-    """Our directory for this user in the host's temporary one; None where there can be none."""
+    """Return our directory for this user in the host's temporary one, or None where there can be none."""
     if fcntl is None or not hasattr(os, "geteuid"):
         return None
     try:
@@ -163,7 +168,7 @@ def open_scratch(temporary: Path | None = None) -> Folder | None:
                     os.mkdir(name, 0o700, dir_fd=top)
                 return Folder(_own_directory(name, top))
             except OSError:
-                continue  # another user's, or something else
+                continue  # the name belongs to another user, or is no directory
     finally:
         os.close(top)
     return None
@@ -175,7 +180,7 @@ def _is_own_file(fd: int) -> bool:
 
 
 def _own_directory(name: str, parent: int) -> int:
-    """A descriptor of a directory that belongs to this user and that nobody else may write in."""
+    """Return a descriptor of a directory that belongs to this user and that nobody else may write in."""
     fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | _CAREFUL, dir_fd=parent)
     state = os.fstat(fd)
     if state.st_uid != os.geteuid():
@@ -187,4 +192,4 @@ def _own_directory(name: str, parent: int) -> int:
 
 
 _CAREFUL: int = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
-"""A link is an error and not followed; opening a FIFO waits for nobody."""
+"""With these flags a link is an error and is not followed, and opening a FIFO waits for nobody."""

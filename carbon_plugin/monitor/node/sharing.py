@@ -1,4 +1,5 @@
-"""Several trainings in one process at a time: each is charged an equal part of what the machine uses meanwhile."""
+"""Share the machine among several trainings in one process at a time. Each is charged an equal part of what it uses
+meanwhile."""
 
 from __future__ import annotations
 
@@ -11,34 +12,34 @@ from msgspec.structs import replace
 from carbon_plugin.ledger.records import DeviceEnergy
 
 _KEPT = 10_000
-"""Beginnings and ends that are remembered; those before them are older than any window."""
+"""So many beginnings and ends are remembered. Those before them are older than any window."""
 
 
 class SharedMachine:
-    """The trainings of this process over time. All ranks keep count, because any of them may record."""
+    """Holds how many trainings of this process ran over time. All ranks keep count, because any of them may record."""
 
     def __init__(self) -> None:
         self._running: set[object] = set()
         self._changes: list[tuple[float, int]] = []
 
     def begin(self, training: object) -> None:
-        """A training begins."""
+        """Note that a training begins."""
         self._running.add(training)
         self._note()
 
     def end(self, training: object) -> None:
-        """A training ended, however. Safe to call twice."""
+        """Note that a training has ended, in whatever way. A second call does nothing."""
         if training in self._running:
             self._running.remove(training)
             self._note()
 
     def forget(self) -> None:
-        """In a forked child: the parent's trainings are not this process's."""
+        """Drop the parent's trainings in a forked child, because they are not this process's."""
         self._running.clear()
         self._changes.clear()
 
     def part_of(self, start_s: float, end_s: float) -> float:
-        """The part of the machine that each training had between two monotonic moments, 0 to 1."""
+        """Return the part of the machine that each training had between two monotonic moments, 0 to 1."""
         edge_s, part, total = start_s, 1.0, 0.0
         for moment_s, running in tuple(self._changes):
             if moment_s > edge_s:
@@ -55,7 +56,8 @@ class SharedMachine:
 
 
 def shared(energies: Sequence[DeviceEnergy], part: float) -> list[DeviceEnergy]:
-    """Energies of a window that other trainings of the process take part in."""
+    """Return the energies of a window times the part of this training, with a note that other trainings of the process
+    share it."""
     if part == 1.0:
         return list(energies)
     note = f"{part:.3g} of it: shared with other trainings of this process"
@@ -75,6 +77,6 @@ def shared(energies: Sequence[DeviceEnergy], part: float) -> list[DeviceEnergy]:
 
 
 SHARED_MACHINE = SharedMachine()
-"""That of this process."""
+"""The trainings of this process."""
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=SHARED_MACHINE.forget)

@@ -1,6 +1,6 @@
-"""Comparison spans: measured time and GPU energy a step, between step boundaries, beside the prediction.
+"""Measure comparison spans: time and GPU energy a step between step boundaries, to set beside the prediction.
 
-Counters are read when the monitor wakes, not at a step; the energy at a boundary is interpolated between two reads.
+Counters are read when the monitor wakes, not at a step. The energy at a boundary is interpolated between two reads.
 """
 
 from __future__ import annotations
@@ -15,13 +15,16 @@ from carbon_plugin.monitor.node.windows import Piece, Snapshot
 from carbon_plugin.monitor.settings import SpanRule
 
 MAX_QUEUE_LAG_S = 1.0
-"""How far a host may run ahead of its GPU at a step boundary: at most a step, and at most the launch queue of about
-1,024 kernels at up to a millisecond each (assumed)."""
+"""A host runs ahead of its GPU by at most this many seconds at a step boundary: by at most a step, and at most the
+launch queue of about 1,024 kernels at up to a millisecond each (assumed)."""
 
 
 class Measured(Struct, frozen=True, kw_only=True):
-    """What a span measured. Steps are counted since the start of this process; no energy where a GPU was absent. A
-    `short` span ended before it was long enough."""
+    """What a span measured.
+
+    Steps are counted since the start of this process. The energy is None where a GPU was absent. A `short` span ended
+    before it was long enough.
+    """
 
     first_step: int
     last_step: int
@@ -33,7 +36,7 @@ class Measured(Struct, frozen=True, kw_only=True):
 
     @property
     def steps(self) -> int:
-        """Steps between its boundaries."""
+        """Return the number of steps between the boundaries."""
         return self.last_step - self.first_step + 1
 
 
@@ -44,10 +47,10 @@ class _Boundary(Struct, frozen=True):
 
 
 class SpanTracker:
-    """Turns reads of the meters into spans. `gpu_keys` are the GPUs whose energy counts; none on a CPU.
+    """Turns reads of the meters into spans. `gpu_keys` are the GPUs whose energy counts; there are none on a CPU.
 
-    Until there is a span that is long enough, those that end before are given too, as short ones: a run that is short,
-    or slow, or that evaluates often, has measured its steps as well.
+    Until there is a span that is long enough, spans that end before are returned too, as short ones. A run that is
+    short, or slow, or that evaluates often, has measured its steps as well.
     """
 
     def __init__(self, rule: SpanRule, gpu_keys: Sequence[str]) -> None:
@@ -58,7 +61,8 @@ class SpanTracker:
         self._found = False
 
     def observe(self, before: Snapshot, after: Snapshot, pieces: Sequence[Piece]) -> list[Measured]:
-        """Spans that end between two reads, which `pieces` divide into phases. Waiting for data is part of a step."""
+        """Return the spans that end between two reads, which `pieces` divide into phases. Waiting for data is part of a
+        step."""
         spans = []
         left: Piece | None = None
         for piece in pieces:
@@ -79,7 +83,7 @@ class SpanTracker:
         return spans
 
     def finish(self) -> list[Measured]:
-        """A stretch of training ended: what was measured of it as a short span, if there was none long enough."""
+        """End a stretch of training. Return what was measured of it as a short span, if no span was long enough yet."""
         start, end = self._open, self._last
         self._open = self._last = None
         if self._found or start is None or end is None or end.steps <= start.steps:
@@ -119,7 +123,7 @@ class SpanTracker:
         )
 
     def _energy_at(self, moment_s: float, before: Snapshot, after: Snapshot) -> float | None:
-        """Energy of all GPUs at a moment between two reads, J; None if one of them was absent."""
+        """Return the energy of all GPUs at a moment between two reads, J, or None if one of them was absent."""
         if not self._keys:
             return None
         share = (moment_s - before.monotonic_s) / (after.monotonic_s - before.monotonic_s)

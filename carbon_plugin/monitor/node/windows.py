@@ -1,7 +1,8 @@
-"""Energy windows: what the meters counted between two reads, cut where a phase changed. Pure functions.
+"""Compute energy windows: what the meters counted between two reads, cut where the phase changed. All functions are
+pure.
 
-A phase that changes between two reads gets its share of the energy by time, and says so. Windows of one node join
-without gap or overlap.
+A phase that changes between two reads gets its share of the energy by time, and its window says so. Windows of one node
+join without gap or overlap.
 """
 
 from __future__ import annotations
@@ -16,15 +17,17 @@ from carbon_plugin.meters.protocol import Reading
 from carbon_plugin.monitor.clock import Mark, Transition
 
 MAX_PIECES = 8
-"""More phases than this between two reads are summed up by phase, so that a loop that changes phase every step
-does not write a record for each."""
+"""With more phases than this between two reads, they are summed up by phase, so that a loop that changes its phase
+every step does not write a record for each."""
 APPORTIONED = "apportioned by time within a longer reading"
 SAME_MOMENT_S = 0.1
-"""Devices read within so much of each other were read at once: the counters of GPUs step no faster."""
+"""Devices that are read within this many seconds of each other count as read at once, because the counters of GPUs step
+no faster."""
 
 
 class Snapshot(Struct, frozen=True, kw_only=True):
-    """All meters read once: when, what they said by device key, and the last step boundary before it."""
+    """One read of all meters: its monotonic moment, the readings by device key, and the last step boundary before
+    it."""
 
     monotonic_s: float
     readings: dict[str, Reading]
@@ -42,12 +45,12 @@ class Piece(Struct, frozen=True, kw_only=True):
 
     @property
     def duration_s(self) -> float:
-        """Length, s."""
+        """Return the length, s."""
         return self.end_s - self.start_s
 
 
 def cut(before: Snapshot, after: Snapshot, phase: Phase, transitions: Sequence[Transition]) -> list[Piece]:
-    """Stretches between two reads, in time order; `phase` is the one at the first read."""
+    """Return the stretches between two reads in time order. `phase` is the phase at the first read."""
     pieces: list[Piece] = []
     start_s, start = before.monotonic_s, before.mark
     for moment_s, following, mark in transitions:
@@ -65,7 +68,7 @@ def cut(before: Snapshot, after: Snapshot, phase: Phase, transitions: Sequence[T
 
 
 def merged(pieces: Sequence[Piece]) -> list[Piece]:
-    """Many short pieces as one a phase, laid one after the other; few pieces as they are."""
+    """Join many short pieces into one for each phase, laid one after the other. Few pieces stay as they are."""
     if len(pieces) <= MAX_PIECES:
         return list(pieces)
     lengths: dict[Phase, float] = {}
@@ -76,7 +79,7 @@ def merged(pieces: Sequence[Piece]) -> list[Piece]:
     edge_s, mark = first.start_s, first.start
     for phase, length_s in sorted(lengths.items(), key=lambda pair: pair[0] != "train"):
         end_s = edge_s + length_s
-        if end_s > edge_s:  # a phase shorter than the clock resolves has no piece
+        if end_s > edge_s:  # a phase that is shorter than the clock resolves gets no piece
             # All steps go to the training piece, which comes first.
             result.append(Piece(phase=phase, start_s=edge_s, end_s=end_s, start=mark, end=last.end))
             edge_s, mark = end_s, last.end
@@ -84,14 +87,17 @@ def merged(pieces: Sequence[Piece]) -> list[Piece]:
 
 
 def moment_of(readings: Sequence[Reading], gpus: Collection[str]) -> float | None:
-    """When a round of reading took place: at its first GPU, else its first device, because a GPU that hangs in its
-    driver delays whatever is read after it. Samples of a meter that asks by itself are older, and GPUs have none."""
+    """Return the moment of a round of reading: that of its first GPU, else of its first device, or None for no reading.
+
+    A GPU that hangs in its driver delays whatever is read after it. Samples of a meter that reads by itself are older,
+    but GPUs have no such meter.
+    """
     of_gpus = [reading.monotonic_s for reading in readings if reading.key in gpus]
     return min(of_gpus or [reading.monotonic_s for reading in readings], default=None)
 
 
 def aligned(before: Snapshot, after: Snapshot) -> Snapshot:
-    """The second of two reads, with what a hang delayed brought back to its moment."""
+    """Return the second of two reads with readings that a hang delayed brought back to its moment."""
     moment_s = after.monotonic_s
     readings = {
         key: _at(moment_s, before.readings.get(key), reading)
@@ -103,7 +109,7 @@ def aligned(before: Snapshot, after: Snapshot) -> Snapshot:
 
 
 def _at(moment_s: float, before: Reading | None, reading: Reading) -> Reading:
-    """A reading as it was at a moment since the one before, at the mean power between the two."""
+    """Return a reading as it was at an earlier moment, by the mean power since the reading before."""
     if before is None or before.energy_j is None or reading.energy_j is None or before.monotonic_s >= moment_s:
         return reading
     share = (moment_s - before.monotonic_s) / (reading.monotonic_s - before.monotonic_s)
@@ -119,9 +125,10 @@ def _at(moment_s: float, before: Reading | None, reading: Reading) -> Reading:
 
 
 def energies(before: Mapping[str, Reading], after: Mapping[str, Reading], share: float) -> list[DeviceEnergy]:
-    """Energy of every device between two reads, times `share` of the time between them.
+    """Return the energy of every device between two reads, times `share` of the time between them.
 
-    A device without a first reading starts here and is not part of it yet; one that says nothing is absent, never 0 J.
+    A device without a first reading starts here and is not included yet. A device that tells nothing is absent, never 0
+    J.
     """
     return [_energy(before[key], reading, share) for key, reading in after.items() if key in before]
 
@@ -130,7 +137,7 @@ def _energy(before: Reading, after: Reading, share: float) -> DeviceEnergy:
     note = after.message if share == 1 else "; ".join(filter(None, (APPORTIONED, after.message)))
     if after.kind == "absent" or after.energy_j is None:
         return DeviceEnergy(key=after.key, energy_j=None, kind="absent", note=note)
-    # A meter that had nothing to say yet had counted nothing: its energy is that since it was opened.
+    # A meter without an energy at the first read had counted nothing: its energy is that since it was opened.
     central = after.energy_j - (before.energy_j or 0.0)
     estimated = after.estimated_j - before.estimated_j
     low = _difference(before.low_j, after.low_j, central)

@@ -1,5 +1,7 @@
-"""When this node writes down the heads of other ledgers, so that one anchor vouches for all of them and none can be
-cut, removed or written anew alone. What that is worth is `ledger.verification.verify`'s.
+"""Write down the heads of other ledgers from time to time, so that one anchor vouches for all of them and none can be
+cut, removed or written anew alone.
+
+What such a head proves is decided in `ledger.verification.verify`.
 """
 
 from __future__ import annotations
@@ -14,12 +16,12 @@ from carbon_plugin.monitor.node.recorder import NodeRecorder
 from carbon_plugin.spec.amounts import plural
 
 FIRST_S, MOST_S = 60.0, 3600.0
-"""After a minute, then after twice as long each time, up to an hour: a short run is witnessed too, and a long one costs
-no more than a line an hour."""
+"""The first look comes after a minute, and each next one after twice as long, up to an hour. A short run is witnessed
+too, and a long one costs no more than a line an hour."""
 
 
 class Witness:
-    """Notes heads in the ledger of this node. For the monitor thread."""
+    """Notes the heads of other ledgers in the ledger of this node. Only the monitor thread uses it."""
 
     def __init__(self, run_dir: Path, node: int, nodes: int) -> None:
         self._run_dir = run_dir
@@ -30,13 +32,15 @@ class Witness:
 
     @property
     def is_due(self) -> bool:
-        """Whether it is time to look again."""
+        """Return whether it is time to look again."""
         return time.monotonic() >= self._due_s
 
     def look(self, recorder: NodeRecorder, file: str | None, *, complete: bool = False) -> None:
-        """Read the ends of the ledgers that this node answers for, but for its own `file` (None: not made yet, so that
-        there is nowhere to write), and write down their heads. `complete` says that these are all lines that there
-        are."""
+        """Read the ends of the ledgers that this node answers for, except its own `file`, and write down their heads.
+
+        `file` is None while it does not exist, and then nothing is written. `complete` says that these are all lines of
+        those ledgers.
+        """
         if file is not None:
             self.note(recorder, witnessed_by(self._run_dir, file, self._node, self._nodes), complete=complete)
 

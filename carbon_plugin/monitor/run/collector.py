@@ -1,9 +1,9 @@
-"""Where nodes share no directory: node leaders send their totals to rank 0's host in datagrams.
+"""Send the totals of node leaders to rank 0's host in datagrams, where the nodes share no directory.
 
-No connections, so 2,048 nodes cost rank 0 one socket; nothing waits for anything, on either side. A node that is not
-heard of is missing from "n of m", never a hang. Off unless CARBON_PLUGIN_COLLECTOR says "host:port", the same on all
-nodes, and CARBON_PLUGIN_RUN_ID the id of the run, since nothing else makes the nodes agree on one. A report counts only
-with the run's key (`monitor.run.key`).
+There are no connections, so 2,048 nodes cost rank 0 one socket, and neither side waits for the other. A node that is
+not heard of is missing from "n of m" and never blocks anything. The collector is off unless CARBON_PLUGIN_COLLECTOR is
+"host:port", the same on all nodes, and CARBON_PLUGIN_RUN_ID is the id of the run, because nothing else makes the nodes
+agree on one. A report counts only with the run's key (`monitor.run.key`).
 """
 
 from __future__ import annotations
@@ -22,19 +22,20 @@ from carbon_plugin.monitor.run.datagram import REPORT_BYTES, pack_report, unpack
 COLLECTOR_VARIABLE = "CARBON_PLUGIN_COLLECTOR"
 RUN_ID_VARIABLE = "CARBON_PLUGIN_RUN_ID"
 RECEIVE_BUFFER_BYTES = 4 << 20
-"""Room for the reports of thousands of nodes between two looks; the kernel may grant less."""
+"""The buffer has room for the reports of thousands of nodes between two looks. The kernel may grant less."""
 TURN = 64
-"""Reports taken in before other threads get their turn: the training thread must not wait for this one."""
+"""So many reports are taken in before other threads get their turn, because the training thread must not wait for this
+one."""
 PAUSE_S = 0.5e-3
 BUDGET_S = 1.0
 
 
 class Address(tuple[str, int]):
-    """Host and port of the collector."""
+    """The host and the port of the collector."""
 
 
 def collector_address(environ: Mapping[str, str] = os.environ) -> Address | None:
-    """The address in force. Raises `SpecError` for one that is not "host:port"."""
+    """Return the address that the environment states, or None. Raises `SpecError` for one that is not "host:port"."""
     stated = environ.get(COLLECTOR_VARIABLE)
     if not stated:
         return None
@@ -45,7 +46,7 @@ def collector_address(environ: Mapping[str, str] = os.environ) -> Address | None
 
 
 class Reporter:
-    """Sends the totals of this node's ledger; never waits, and a report that cannot be sent is dropped."""
+    """Sends the totals of this node's ledger. It never waits, and drops a report that cannot be sent."""
 
     def __init__(self, address: Address, key: bytes) -> None:
         self._key = key
@@ -55,10 +56,10 @@ class Reporter:
         self._socket.setblocking(False)
 
     def send(self, file: str, totals: FileTotals) -> None:
-        """Send what the ledger amounts to by now."""
+        """Send the totals of the ledger so far."""
         record = pack_report(file, totals, self._key)
         if record is not None:
-            with contextlib.suppress(OSError):  # a full buffer or a network that is away: the next report says it all
+            with contextlib.suppress(OSError):  # full buffer or no network: the next report has all totals
                 self._socket.sendto(record, self._target)
 
     def close(self) -> None:
@@ -67,10 +68,11 @@ class Reporter:
 
 
 class Collector:
-    """Rank 0's ear, on the named address and no other. `files` maps the ledgers of other nodes to their totals, as of
-    their last report; there are never more than `most` of them. `dropped` counts what was no report of this run.
+    """Receives reports on rank 0, on the stated address and on no other.
 
-    `host` is the address that it listens on. Raises `OSError` when that cannot be bound.
+    `files` maps the ledgers of other nodes to their totals, as of their last report; there are never more than `most`
+    of them. `dropped` counts datagrams that were no report of this run. `host` is the address that it listens on.
+    Raises `OSError` when that cannot be bound.
     """
 
     def __init__(self, address: Address, key: bytes, most: int) -> None:
@@ -91,11 +93,11 @@ class Collector:
 
     @property
     def is_loopback(self) -> bool:
-        """Whether no other host can reach it."""
+        """Return whether no other host can reach the address."""
         return ipaddress.ip_address(self.host.partition("%")[0]).is_loopback
 
     def poll(self) -> None:
-        """Take in the reports that have arrived; newer ones replace older ones of the same ledger."""
+        """Take in the reports that have arrived. Newer ones replace older ones of the same ledger."""
         deadline_s = time.monotonic() + BUDGET_S
         while time.monotonic() < deadline_s:
             for _ in range(TURN):

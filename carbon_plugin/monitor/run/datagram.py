@@ -1,8 +1,9 @@
-"""What one node's ledger amounts to, as one fixed binary record that fits a datagram.
+"""Pack the totals of one node's ledger into a fixed binary record that fits a datagram, and unpack it.
 
-The sums are cumulative: a record that is lost or comes twice changes nothing, the next one says it all again. A record
-carries a digest keyed by the run's secret, so that nobody else's records count, and what it says is held against what
-is possible: one record can take neither much time nor much memory, nor add energy that its devices could not have used.
+The sums are cumulative. A record that is lost or comes twice changes nothing, because the next one has all sums again.
+A record carries a digest keyed by the run's secret, so that nobody else's records count. Its numbers are checked
+against what is possible: one record can take neither much time nor much memory, nor add energy that its devices could
+not have used.
 """
 
 from __future__ import annotations
@@ -29,27 +30,29 @@ NAME_BYTES = 48
 RUNGS: tuple[Rung, ...] = get_args(Rung)
 FILE_BYTES = 64
 _HEAD = struct.Struct(f"<4s 16s {FILE_BYTES}s {NAME_BYTES}s 6I 15d")
-"""magic, host digest, file name, GPU name; node, nodes, attempt, world size, GPUs, GPUs measured; started, reserved
-since (NaN if unknown), end, last window, steady seconds, host share, whole GPUs (a MIG slice is a part), seconds of the
-mean GPU and of the machine that others are charged for, steps so far, steady steps, and the last comparison span: first
-and last step (0 if there is none), start, duration."""
+"""The fields are: magic, host digest, file name, GPU name; node, nodes, attempt, world size, GPUs, GPUs measured;
+started, reserved since (NaN if unknown), end, last window, steady seconds, host share, whole GPUs (a MIG slice is a
+part), seconds of the mean GPU and of the machine that others are charged for, steps so far, steady steps, and the last
+comparison span: first and last step (0 if there is none), start, duration."""
 _RUNG = struct.Struct("<18d")
-"""The eight sums of `UsedSum` over all time, the same without start-up and idling, power, and number of devices."""
+"""The fields are: the eight sums of `UsedSum` over all time, the same without start-up and idling, power, and number of
+devices."""
 _SUMS = len(UsedSum.__struct_fields__)
 MOST_DEVICES: dict[Rung, int] = {"gpu": 1024, "host": 64, "network": 64, "facility": 64}
-"""More of a rung than any node has."""
+"""No node has more devices of a rung."""
 MOST_W: dict[Rung, float] = {"gpu": 5e3, "host": 2e5, "network": 1e5, "facility": 1e9}
-"""More than any device of a rung draws: a GPU up to 1.4 kW, a whole rack 150 kW."""
+"""No device of a rung draws more: a GPU up to 1.4 kW, a whole rack 150 kW."""
 MOST_S = 10 * 365 * 86_400.0
 MOST_G_PER_KWH = 1e5
 MOST_STEPS = 1e12
 SLACK_S = 60.0
-"""A window that has begun counts, and clocks are slewed."""
+"""Lengths may exceed the time of the ledger by this many seconds, because a window that has begun counts and clocks are
+slewed."""
 REPORT_BYTES = _HEAD.size + len(RUNGS) * _RUNG.size + DIGEST_BYTES
 
 
 def pack_report(file: str, totals: FileTotals, key: bytes) -> bytes | None:
-    """The record of one ledger, `REPORT_BYTES` long; None before its manifest is written."""
+    """Return the record of one ledger, `REPORT_BYTES` long, or None before its manifest is written."""
     manifest = totals.manifest
     if manifest is None:
         return None
@@ -113,12 +116,12 @@ class _Head(Struct, frozen=True, kw_only=True):
 
     @property
     def time_s(self) -> float:
-        """How long the ledger has been written."""
+        """Return how long the ledger has been written, s."""
         return self.end_s - self.started_s
 
     @property
     def possible(self) -> bool:
-        """Whether a node can say so."""
+        """Return whether a node can have such numbers."""
         times = (self.started_s, self.end_s, self.span_start_s)
         lengths = (self.last_window_s, self.steady_s, self.span_s, self.gpu_shared_s, self.machine_shared_s)
         steps = (self.last_step, self.steady_steps, self.first_of_span, self.last_of_span)
@@ -137,8 +140,10 @@ class _Head(Struct, frozen=True, kw_only=True):
 
 
 def unpack_report(record: bytes, key: bytes) -> tuple[str, FileTotals] | None:
-    """The ledger's file name and totals, the devices of a rung alike; None for anything but a record of the run that
-    says what is possible. Never raises."""
+    """Return the ledger's file name and totals, with the devices of a rung all alike.
+
+    Return None for anything but a record of the run with possible numbers. It never raises.
+    """
     body, digest = record[:-DIGEST_BYTES], record[-DIGEST_BYTES:]
     if len(record) != REPORT_BYTES or not hmac.compare_digest(digest, _digest(body, key)):
         return None
@@ -155,7 +160,7 @@ def unpack_report(record: bytes, key: bytes) -> tuple[str, FileTotals] | None:
 
 
 def _is_possible(rung: Rung, numbers: Sequence[float], head: _Head) -> bool:
-    """Whether so many devices can have used so much in the time."""
+    """Return whether the devices of a rung can have used so much energy in the time."""
     *sums, power_w, count = numbers
     most_w = count * MOST_W[rung]
     most_j = most_w * (head.time_s + SLACK_S)
@@ -169,7 +174,8 @@ def _is_possible(rung: Rung, numbers: Sequence[float], head: _Head) -> bool:
 
 
 def _are_possible(sums: UsedSum, most_j: float) -> bool:
-    """Whether these sums can follow from at most so much energy. A measurement may take back an estimate of before."""
+    """Return whether these sums can follow from at most `most_j`. A measurement may take back an earlier estimate, so
+    that the estimate may be negative."""
     facility_j = most_j * MOST_PUE
     energies_j = (sums.value_j, sums.low_j, sums.high_j, sums.told_j, sums.without_factors_j)
     return (
@@ -248,7 +254,7 @@ def _totals(head: _Head, host: str, gpu_name: str, sums: dict[Rung, tuple[float,
 
 
 def _sums(totals: FileTotals, rung: Rung) -> tuple[float, ...]:
-    """The numbers of a rung in the order of `_RUNG`."""
+    """Return the numbers of a rung in the order of `_RUNG`."""
     keys = [key for key, identity in totals.identities.items() if identity.rung == rung]
     devices = [device for key in keys if (device := totals.devices.get(key)) is not None]
     return (
@@ -260,7 +266,7 @@ def _sums(totals: FileTotals, rung: Rung) -> tuple[float, ...]:
 
 
 def _numbers(used: UsedEnergy) -> tuple[float, ...]:
-    """An energy in the order of the fields of `UsedSum`."""
+    """Return an energy in the order of the fields of `UsedSum`."""
     energy = used.energy
     return (
         energy.value,

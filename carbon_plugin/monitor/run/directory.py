@@ -1,7 +1,7 @@
-"""The run directory when the user names none: one that all ranks of a launch agree on without talking.
+"""Choose the run directory when the user names none, so that all ranks of a launch agree on it without communication.
 
-Ranks of one host meet in a file of the host's temporary directory, keyed by their launcher. Ranks of several hosts
-need an id from the scheduler; without one the user must name the directory.
+Ranks of one host meet in a file of the host's temporary directory, keyed by their launcher. Ranks of several hosts need
+an id from the scheduler. Without one the user must name the directory.
 """
 
 from __future__ import annotations
@@ -23,18 +23,19 @@ from carbon_plugin.monitor.ranks import Ranks
 
 RUN_DIR_VARIABLE = "CARBON_PLUGIN_RUN_DIR"
 INHERITED_VARIABLE = "CARBON_PLUGIN_INHERITED_RUN_DIR"
-"""Set by us for processes that this one launches later, as Lightning starts its other ranks: "<pid>:<directory>"."""
+"""This package sets the variable for processes that this one launches later, as Lightning starts its other ranks. Its
+value is "<pid>:<directory>"."""
 RUNS = Path("runs")
 KEPT_S = 3600.0
 _LAUNCH, _READ = "launch-", ".read-"
 _RANDOM_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-"""What `torchrun --standalone` makes up for every launch: no name that a user would look for."""
+"""The id that `torchrun --standalone` makes up for every launch. No user would look for such a name."""
 _TAKEN: set[Path] = set()
-"""What `_fresh` has given: a directory is made only when its ledger is."""
+"""The directories that `_fresh` has returned. The list is needed because a directory is made only with its ledger."""
 
 
 def choose_run_dir(name: str, ranks: Ranks, environ: Mapping[str, str]) -> Path:
-    """The directory of this run, the same on every rank; it need not exist yet.
+    """Return the directory of this run, the same on every rank. It need not exist yet.
 
     In this order: the variable CARBON_PLUGIN_RUN_DIR, what a parent process chose, the SLURM job, the id given to
     torchrun, a new directory named by date. Raises `SpecError` when several nodes have nothing in common.
@@ -62,10 +63,10 @@ def choose_run_dir(name: str, ranks: Ranks, environ: Mapping[str, str]) -> Path:
 
 
 def _agreed(name: str, ranks: Ranks, environ: Mapping[str, str]) -> Path:
-    """The directory that the first of a launcher's processes proposed; it stays the same while the launcher may start
-    them again."""
+    """Return the directory that the first of a launcher's processes proposed. It stays the same while the launcher may
+    start them again."""
     scratch, launcher = open_scratch(), process_mark(launcher_pid(environ))
-    if scratch is None:  # no date, then, but a name that is never used twice
+    if scratch is None:  # without a date, but the name is never used twice
         return RUNS / f"{name}-{launcher}"
     meeting = f"{_LAUNCH}{launcher}-{name}"
     try:
@@ -84,8 +85,10 @@ def _agreed(name: str, ranks: Ranks, environ: Mapping[str, str]) -> Path:
 
 
 def _remove_at_exit(meeting: str, readers: int) -> None:
-    """Remove what was agreed on when this process ends in order, if every process of the launch has read it. What is
-    left, by processes that were killed, the next launch removes."""
+    """Remove the agreement when this process ends in an orderly way, if every process of the launch has read it.
+
+    The next launch removes what killed processes have left.
+    """
     pid = os.getpid()
 
     def remove() -> None:
@@ -104,8 +107,11 @@ def _remove_at_exit(meeting: str, readers: int) -> None:
 
 
 def _forget_dead_launchers(scratch: Folder) -> None:
-    """Remove what launches have left behind whose processes were killed. In another container, with the same temporary
-    directory, a launcher may live that is not seen from here: what is young is kept."""
+    """Remove the agreements of launches whose processes were killed.
+
+    A launcher in another container with the same temporary directory may live without being seen from here, so young
+    agreements are kept.
+    """
     now_s = time.time()
     for name in scratch.names():
         pid, _, started = name.removeprefix(_LAUNCH).partition("-")
@@ -118,7 +124,7 @@ def _forget_dead_launchers(scratch: Folder) -> None:
 
 
 def _fresh(name: str) -> Path:
-    """A directory named by the date, that nobody has yet, nor another training of this process."""
+    """Return a directory named by the date that does not exist and that no other training of this process has."""
     stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     candidates = (RUNS / (stem if number == 1 else f"{stem}-{number}") for number in range(1, 1000))
     free = next(path for path in candidates if path.absolute() not in _TAKEN and not path.exists())

@@ -1,4 +1,4 @@
-"""How rank 0 hears of nodes whose ledgers it cannot read: it listens, and the others report."""
+"""Exchange totals with nodes whose ledgers rank 0 cannot read: rank 0 listens, and the others report."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from carbon_plugin.monitor.run.collector import (
 from carbon_plugin.monitor.run.key import KEY_FILE, KEY_VARIABLE, forget_key, run_key
 
 FILES_A_RANK = 4
-"""Ledgers that rank 0 hears of for each rank: more attempts than one launch makes."""
+"""Rank 0 keeps at most this many ledgers for each rank, which is more attempts than one launch makes."""
 
 
 class Exchange:
@@ -48,7 +48,7 @@ class Exchange:
             self._address = address
 
     def report(self, journal: Journal) -> None:
-        """Send what this node's ledger amounts to by now; a node whose file cannot be created yet waits."""
+        """Send the totals of this node's ledger so far. A node whose file cannot be created yet sends nothing."""
         if journal.file is None:
             return
         if self._address is not None and self._reporter is None:
@@ -62,7 +62,7 @@ class Exchange:
             self._reporter.send(journal.file, journal.totals)
 
     def look(self) -> None:
-        """Say once that somebody sends what does not count."""
+        """Say once that datagrams arrive that do not count."""
         if self.collector is not None and self.collector.dropped:
             self._say(
                 f"datagrams arrived at {self.collector.host} that are no reports with the key of this run: nodes need "
@@ -70,7 +70,7 @@ class Exchange:
             )
 
     def close(self) -> None:
-        """Close the sockets, and end the key of this launch."""
+        """Close the sockets, and remove the key that this launch has made."""
         for end in (self.collector, self._reporter):
             if end is not None:
                 end.close()

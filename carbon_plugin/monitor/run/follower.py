@@ -1,4 +1,5 @@
-"""Rank 0's view of all nodes: follows their ledgers in the run directory. A missing node is missing, never a wait."""
+"""Follow the ledgers of all nodes in the run directory, on rank 0. A missing node counts as missing and is never waited
+for."""
 
 from __future__ import annotations
 
@@ -13,20 +14,21 @@ from carbon_plugin.monitor.file_totals import FileTotals
 from carbon_plugin.monitor.node.journal import Journal
 
 UNNAMED = ""
-"""Stands for the name of the own ledger as long as its file cannot be created."""
+"""This stands for the name of the own ledger as long as its file cannot be created."""
 WORK_S = 0.5e-3
-"""Longest stretch of work before other threads get their turn: the training thread must not wait for this one."""
+"""After so many seconds of work other threads get their turn, because the training thread must not wait for this
+one."""
 PAUSE_S = 0.5e-3
 MAX_BYTES = 1 << 16
 MOST_READ_AGAIN = 2000
-"""Windows of a file that are read a second time at most: more than five hours of them."""
+"""At most this many windows of a file are read a second time: more than five hours of them."""
 
 
 class LedgerFollower:
-    """Totals of every ledger of a run by file name. `own` is this process's ledger, whose totals it already has.
-    `caught_up` says whether the last look got to the end of all of them.
+    """Holds the totals of every ledger of a run by file name.
 
-    `poll` reads at most `budget_s` seconds; what is left of a long history is read at later polls.
+    `own` is this process's ledger, whose totals it already has. `caught_up` says whether the last poll reached the end
+    of every ledger. `poll` reads for at most `budget_s` seconds and leaves the rest of a long history to later polls.
     """
 
     def __init__(self, run_dir: Path, own: Journal | None, *, budget_s: float = 1.0) -> None:
@@ -40,7 +42,8 @@ class LedgerFollower:
         self._again: dict[str, _ReadAgain] = {}
 
     def poll(self) -> None:
-        """Take in what other nodes have written since the last call. Unreadable files are left for later."""
+        """Take in what other nodes have written since the last call. A file that cannot be read is tried again at a
+        later poll."""
         if self._own is not None:
             self.files.pop(self._own_name, None)
             self._own_name = self._own.file or UNNAMED
@@ -66,13 +69,16 @@ class LedgerFollower:
     def _found(self) -> list[Path]:
         try:
             return ledger_files(self._run_dir)
-        except LedgerError:  # a directory that is gone, or not there yet, holds nothing new
+        except LedgerError:  # the directory is gone, or not there yet
             return []
 
     def windows_until(self, name: str, until_unix_s: float) -> list[Window]:
         """Return the windows of a ledger from its beginning to a moment by its own clock (Unix s), as many as can be
-        read. They are kept: only ledgers of devices that two files metered at once are asked for, mostly a few seconds
-        of each."""
+        read.
+
+        They are kept in memory. Only ledgers of devices that two files metered at once are asked for, mostly a few
+        seconds of each.
+        """
         again = self._again.get(name)
         if again is None:
             again = self._again[name] = _ReadAgain(self._run_dir / name)
@@ -80,11 +86,11 @@ class LedgerFollower:
         return again.windows
 
     def heads(self) -> dict[str, str]:
-        """Chain heads of the other ledgers, as far as they were read."""
+        """Return the chain heads of the other ledgers, as far as they were read."""
         return {name: tail.head for name, tail in self._tails.items() if tail.head}
 
     def _take(self, name: str, tail: LedgerTail) -> bool:
-        """Add the next records of a file; whether there may be more."""
+        """Add the next records of a file, and return whether there may be more."""
         try:
             records = tail.poll()
         except LedgerError:
@@ -95,14 +101,15 @@ class LedgerFollower:
 
 
 class _ReadAgain:
-    """The first windows of a ledger that was read before."""
+    """Holds the first windows of a ledger that is read a second time."""
 
     def __init__(self, path: Path) -> None:
         self.windows: list[Window] = []
         self._tail = LedgerTail(path, max_bytes=MAX_BYTES)
 
     def read_until(self, until_unix_s: float) -> None:
-        """Read on until a window ends at that moment or later. A file that cannot be read gives what it gave."""
+        """Read on until a window ends at that moment (Unix s) or later, or until the file cannot be read any
+        further."""
         while len(self.windows) < MOST_READ_AGAIN and not self._reaches(until_unix_s):
             try:
                 records = self._tail.poll()

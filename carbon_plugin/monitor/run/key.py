@@ -1,6 +1,7 @@
-"""The secret that the nodes of a run share, so that nobody else's reports count: a file of the run, or the launcher's.
+"""Read or make the secret that the nodes of a run share, so that nobody else's reports count. It is in a file of the
+run, or the launcher sets it.
 
-The id of a run is no secret: it stands in `run.json`, which others may read.
+The id of a run is no secret, because it is in `run.json`, which others may read.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ _CAREFUL: int = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | ge
 
 
 def run_key(run_dir: Path, run_id: str, environ: Mapping[str, str], *, make: bool) -> bytes | None:
-    """The key of this run: from the environment, else from its directory, where `make` puts one if there is none.
+    """Return the key of this run, 32 bytes: from the environment, else from its directory. With `make`, a missing key
+    file is made.
 
-    None if there is no key yet. Raises `SpecError` for a key that is no secret, `OSError` for a file that cannot be
-    read or made.
+    Return None if there is no key yet. Raises `SpecError` for a key that is no secret, and `OSError` for a file that
+    cannot be read or made.
     """
     secret = environ.get(KEY_VARIABLE, "").strip()
     if secret and len(secret) < MIN_CHARACTERS:
@@ -35,7 +37,7 @@ def run_key(run_dir: Path, run_id: str, environ: Mapping[str, str], *, make: boo
 
 
 def forget_key(run_dir: Path) -> None:
-    """Remove the file, after which the reports of this launch count no more. Raises `OSError`."""
+    """Remove the key file, after which the reports of this launch count no more. Raises `OSError`."""
     (run_dir / KEY_FILE).unlink(missing_ok=True)
 
 
@@ -54,7 +56,7 @@ def _from_file(path: Path, *, make: bool) -> str | None:
         return None
     with os.fdopen(fd, "rb") as file:
         state = os.fstat(fd)
-        # Where files have no owner and no mode, nothing can be said about who has made them.
+        # Where files have no owner and no mode, nothing tells who has made them.
         others = hasattr(os, "geteuid") and (state.st_uid != os.geteuid() or state.st_mode & 0o077)
         if not stat.S_ISREG(state.st_mode) or others:
             raise SpecError(

@@ -1,4 +1,4 @@
-"""The numbers for the trainer's logger. docs/monitor.md has the table of keys."""
+"""Compute the numbers for the trainer's logger. docs/monitor.md has the table of keys."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PREFIX = "carbon/"
 def metrics_of(
     totals: RunTotals, outlook: Outlook, *, step_time_s: float | None, predicted_step_time_s: float | None
 ) -> dict[str, float]:
-    """Flat metrics; what is unknown has no key, so that no zero looks real."""
+    """Return the metrics as a flat dict. An unknown value has no key, so that no zero looks real."""
     values: dict[str, float | None] = {
         "energy_kwh": totals.energy_j / JOULES_PER_KWH,
         "estimated_energy_kwh": totals.estimated_j / JOULES_PER_KWH if totals.estimated_j else None,
@@ -40,7 +40,7 @@ def metrics_of(
 
 
 def _carbon(footprint: Footprint, prefix: str, *, ranged: bool) -> dict[str, float | None]:
-    """Carbon of a footprint; a total only where the embodied part of it is known."""
+    """Return the carbon of a footprint, kg, with a total only where its embodied part is known."""
     figures = {"operational_kg": footprint.operational_kg}
     if footprint.embodied_parts_kg:
         figures |= {"embodied_kg": footprint.embodied_kg, "total_kg": footprint.total_kg}

@@ -1,4 +1,5 @@
-"""The run directory and the identity of the run in it, which all ranks agree on as soon as the directory lets them."""
+"""Agree with all ranks on the run directory and on the identity of the run in it, as soon as the directory allows
+that."""
 
 from __future__ import annotations
 
@@ -17,10 +18,11 @@ from carbon_plugin.monitor.settings import Settings
 
 
 class RunPlace:
-    """Where a run is recorded. `identity` is that of the run; while the directory can be neither read nor written it is
-    a provisional one, the same on all ranks that were given this directory.
+    """Holds the directory and the identity of a run.
 
-    Raises `LedgerError` if the directory holds a run with another id than the one that was given.
+    While the directory can be neither read nor written, `identity` is a provisional one, the same on all ranks that
+    were given this directory. Raises `LedgerError` if the directory holds a run with another id than the one that was
+    given.
     """
 
     def __init__(self, run_dir: Path, settings: Settings, environ: Mapping[str, str]) -> None:
@@ -34,17 +36,17 @@ class RunPlace:
             created_unix_s=0.0,
             name=settings.name,
         )
-        with contextlib.suppress(StorageError):  # whoever opens a ledger here hears of it
+        with contextlib.suppress(StorageError):  # whoever opens a ledger here gets this error
             self._agree(wait_s=10.0)
 
     def open_writer(self, node: int, rank: int | None) -> LedgerWriter:
-        """A new ledger of a node, or of one rank of it. Raises `LedgerError`."""
+        """Return a writer of a new ledger of a node, or of one rank of it. Raises `LedgerError`."""
         if not self._agreed:
             self._agree(wait_s=0.0)
         return LedgerWriter(self._run_dir, run_id=self.identity.run_id, node=node, rank=rank)
 
     def keep(self) -> None:
-        """Put the identity back where somebody has removed it; where that is not possible, at the next call."""
+        """Write the identity again if somebody has removed it. If that is not possible, the next call tries again."""
         if self._agreed and not (self._run_dir / IDENTITY_FILE).exists():
             with contextlib.suppress(LedgerError):
                 self._agree(wait_s=0.0)

@@ -1,6 +1,7 @@
-"""The whole run from what is spent and what remains: from measured rates where there are any, else from the prediction.
+"""Project the whole run from what is spent and what remains: by measured rates where there are any, else by the
+prediction.
 
-Pure functions. Carbon and its range come from the one accounting that the forecast and the audit use.
+All functions are pure. Carbon and its range come from the same accounting that the forecast and the audit use.
 """
 
 from __future__ import annotations
@@ -20,16 +21,17 @@ from carbon_plugin.spec.hardware.cluster import Cluster
 from carbon_plugin.spec.range import Range
 
 LIVE_DRAWS = 400
-"""Samples for a live range: its ends then wander by about 2 % of the range, and a call stays well under 1 ms."""
+"""So many samples make a live range. Its ends then vary by about 2 % of the range, and a call takes well under 1 ms."""
 MEASURED_STEPS = 10
 MEASURED_S = 10.0
 P90_SCORE = 1.2816
 DRIFT_SIGMA = 0.02
-"""Least spread of the future step time about the measured one: other nodes, other data, throttling (our convention)."""
+"""The least spread of the future step time about the measured one, because nodes, data and throttling change (our
+convention)."""
 
 
 class Remaining(Struct, frozen=True, kw_only=True):
-    """What is still to come: time, energies, reserved time, and (p10, p90) factors on the time."""
+    """What is still to come: time, s, energies, reserved time, and the factors on the time at p10 and p90."""
 
     time_s: float
     energies: tuple[EnergyItem, ...]
@@ -38,7 +40,8 @@ class Remaining(Struct, frozen=True, kw_only=True):
 
 
 class Outlook(Struct, frozen=True, kw_only=True):
-    """Spent so far and projected for the whole run. Carbon is None without factors, the whole without a length.
+    """The footprint so far and that of the whole run. Carbon is None without factors, and the whole is None without a
+    length.
 
     `energy_j` is the IT energy of the whole run.
     """
@@ -50,15 +53,18 @@ class Outlook(Struct, frozen=True, kw_only=True):
 
 
 def has_rates(totals: RunTotals) -> bool:
-    """Whether this attempt has trained long enough to tell its rates."""
+    """Return whether this attempt has trained long enough to know its rates."""
     if totals.steady_s < MEASURED_S or totals.steady_steps < 1:
         return False
     return totals.steady_steps >= MEASURED_STEPS or totals.steady_s / totals.steady_steps > 1.0
 
 
 def remaining_measured(totals: RunTotals, steps: int, log_sigma: float | None, failing: float = 0.0) -> Remaining:
-    """The rest at the measured rates, which include evaluation, checkpoints and waiting so far. `failing` is what
-    failures to come are expected to take over all of that: a run that goes on has not had them yet."""
+    """Return what remains at the measured rates, which include evaluation, checkpoints and waiting so far.
+
+    `failing` is the time that failures to come are expected to take, as a fraction of all of that. A run that goes on
+    has not had them yet.
+    """
     ratio = steps / totals.steady_steps * (1 + failing)
     time_s = ratio * totals.steady_s
     sigma = max(DRIFT_SIGMA, log_sigma or 0.0)
@@ -78,7 +84,7 @@ def remaining_predicted(
     overhead_fraction: float,
     spread: tuple[float, float],
 ) -> Remaining:
-    """The rest as predicted, before anything was measured. `spread` is that of the time of the whole run."""
+    """Return what remains as predicted, before anything was measured. `spread` is that of the time of the whole run."""
     time_s = steps * prediction.step_time_s.value * (1 + overhead_fraction)
     return Remaining(
         time_s=time_s,
@@ -89,7 +95,7 @@ def remaining_predicted(
 
 
 def outlook(totals: RunTotals, remaining: Remaining | None, factors: Factors | None) -> Outlook:
-    """Spent and whole run, with carbon where there are factors."""
+    """Return the footprint so far and that of the whole run, with carbon where there are factors."""
     spent = None
     if factors is not None:
         items, in_force = account_inputs(totals.spent, factors)

@@ -1,4 +1,4 @@
-"""On rank 0: all ledgers of the run, what they project for the whole of it, and the metrics for the logger."""
+"""Read all ledgers of the run on rank 0, project the whole of it, and compute the metrics for the logger."""
 
 from __future__ import annotations
 
@@ -39,15 +39,18 @@ from carbon_plugin.spec.range import Range
 RESTARTED_EVENT = "restarted_at_0"
 BEYOND_EVENT = "beyond_total_steps"
 SETTLE_S = 1.5
-"""How long the end of a run waits for the ends of its other ledgers, beside one look at them."""
+"""The end of a run waits at most this many seconds for the ends of its other ledgers, beside one look at them."""
 LOOK_S = 0.05
 START_S = 10.0
-"""A ledger without a window that began so long before this process may be of its launch."""
+"""A ledger without a window may be of this launch if it began at most this many seconds before this process."""
 
 
 class Projected(Struct, frozen=True, kw_only=True):
-    """A projection as record and as metrics. `skews_s` are news of clocks, by file name. `spent` is the footprint so
-    far, None without factors; `reached_before` the last step of attempts that had ended when this one began."""
+    """A projection as a record and as metrics.
+
+    `skews_s` are new clock offsets by file name, s. `spent` is the footprint so far, or None without factors.
+    `reached_before` is the last step of attempts that had ended when this one began.
+    """
 
     record: Projection
     metrics: dict[str, float]
@@ -57,8 +60,11 @@ class Projected(Struct, frozen=True, kw_only=True):
 
 
 class Projector:
-    """Follows the ledgers of a run and projects it. `journal` is this process's own ledger, None if it has none;
-    `collector` hears nodes whose ledgers are elsewhere."""
+    """Follows the ledgers of a run and projects it.
+
+    `journal` is this process's own ledger, or None if it has none. `collector` receives the totals of nodes whose
+    ledgers cannot be read.
+    """
 
     def __init__(
         self,
@@ -79,14 +85,16 @@ class Projector:
         self._started_unix_s = wall.now_unix_s()
 
     def heads(self) -> dict[str, str]:
-        """Chain heads of the other nodes' ledgers."""
+        """Return the chain heads of the other nodes' ledgers."""
         return self._follower.heads()
 
     def settle(self, heard: set[int], node: int, local_world_size: int) -> tuple[int, int, int]:
-        """Wait a little until the other ledgers of this launch have ended: how many have not, of how many, and how many
-        ranks of this host are neither `heard` of nor have a ledger.
+        """Wait a little until the other ledgers of this launch have ended.
 
-        Ranks end together, and the last window of each says what it has used since the one before."""
+        Return how many have not ended, how many ledgers the launch has, and how many ranks of this host are neither
+        `heard` of nor have a ledger. Ranks end together, and the last window of each holds what it has used since the
+        one before.
+        """
         deadline_s = time.monotonic() + SETTLE_S
         while True:
             self._follower.poll()
@@ -99,7 +107,7 @@ class Projector:
             time.sleep(LOOK_S)
 
     def _is_of_launch(self, file: FileTotals) -> bool:
-        """Whether a ledger is the own one, or one that was written since this process began."""
+        """Return whether a ledger is the own one, or one that was written since this process began."""
         if file is self._own:
             return True
         if file.manifest is None:
@@ -110,7 +118,7 @@ class Projector:
         return end_s >= began_s - (0.0 if file.windows else START_S)
 
     def project(self, context: Context, step: int) -> Projected:
-        """Read what is new and project. `step` is the last optimizer step of the run."""
+        """Read what is new and project the run. `step` is the last optimizer step of the run."""
         self._follower.poll()
         files = self._follower.files
         if self._collector is not None:
@@ -163,7 +171,8 @@ class Projector:
 
 
 def doubts(projection: Projection, *, steps: int, reached_before: int) -> list[tuple[str, str]]:
-    """(kind, sentence) of what makes the steps of a run doubtful. `steps` are those that this process has counted."""
+    """Return the doubts about the numbers of steps as (kind, sentence). `steps` are those that this process has
+    counted."""
     found = []
     if steps and projection.step == steps and reached_before > 0:
         sentence = (
@@ -182,10 +191,11 @@ def doubts(projection: Projection, *, steps: int, reached_before: int) -> list[t
 
 
 def _remaining(context: Context, totals: RunTotals, own: FileTotals, steps: int | None) -> Remaining | None:
-    """What remains, by measured rates as soon as there are any, else as predicted; None if nobody can tell.
+    """Return what remains: by measured rates as soon as there are any, else as predicted, or None if neither is known.
 
-    Measured rates hold what this run really takes a step, so that of what is planned beyond the steps only the failures
-    to come remain. Without rates the rest is that of a real run, as it was planned."""
+    Measured rates hold the time that this run really takes a step. Of what is planned beyond the steps, only the
+    failures to come remain. Without rates, what remains is that of a real run, as it was planned.
+    """
     if steps is None:
         return None
     goodput = _planned(context)
@@ -201,7 +211,7 @@ def _remaining(context: Context, totals: RunTotals, own: FileTotals, steps: int 
 
 
 def _best_case_s(context: Context, totals: RunTotals, steps: int | None) -> float | None:
-    """Time of what remains in the best case of the layout, as long as it is predicted as that of a real run."""
+    """Return the time of what remains in the best case of the layout, s, as long as what remains is predicted."""
     goodput = None if steps is None or has_rates(totals) else _planned(context)
     best = None if goodput is None else best_case(goodput)
     if best is None or steps is None or context.prediction is None:
@@ -210,17 +220,17 @@ def _best_case_s(context: Context, totals: RunTotals, steps: int | None) -> floa
 
 
 def _planned(context: Context) -> Goodput | None:
-    """Where the time of the run goes, None if nobody can tell."""
+    """Return how the time of the run is divided, or None without a spec and a prediction."""
     if context.effective.spec is None or context.prediction is None:
         return None
     try:
         return planned_goodput(context.effective.spec, context.prediction)
-    except SpecError:  # failures as stated would leave no progress
+    except SpecError:  # the stated failures would leave no progress
         return None
 
 
 def _at_hours_to_come(context: Context, remaining: Remaining | None) -> Remaining | None:
-    """What remains, at the intensity of its hours where the site has a series of them."""
+    """Return what remains, at the intensity of the hours to come where the site has a series for them."""
     if remaining is None:
         return None
     expected = expected_g_per_kwh(context.effective.site, time.time(), remaining.time_s)
@@ -231,7 +241,7 @@ def _at_hours_to_come(context: Context, remaining: Remaining | None) -> Remainin
 
 
 def _step_time_s(own: FileTotals) -> float | None:
-    """Measured seconds a step: of the last span, else the mean of the training windows so far."""
+    """Return the measured seconds a step: those of the last span, else the mean of the training windows so far."""
     if own.spans.last is not None:
         return own.spans.last.step_time_s
     counted = own.counted.step_time_s
@@ -245,5 +255,5 @@ def _carbon(view: Outlook) -> tuple[float, float, float] | None:
 
 
 def _as_tuple(numbers: Range | None) -> tuple[float, float, float] | None:
-    """A range as a ledger records it: low, value, high."""
+    """Return a range as a ledger records it: low, value, high."""
     return None if numbers is None else (numbers.low, numbers.value, numbers.high)

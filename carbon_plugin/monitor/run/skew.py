@@ -1,4 +1,5 @@
-"""How far the clocks of nodes are apart, from the steps that all of them take together. No messages, no time server."""
+"""Measure how far the clocks of nodes are apart from the steps that all nodes take together. This needs no messages and
+no time server."""
 
 from __future__ import annotations
 
@@ -8,13 +9,16 @@ from carbon_plugin.ledger.records import Span
 from carbon_plugin.monitor.file_totals import FileTotals, Place
 
 SKEW_S = 5.0
-"""Differences from here on are stated. Hosts run ahead of their GPUs by up to a second each, and stages of a pipeline
-end a step at different moments within it, so the length of a step is added."""
+"""Differences from this many seconds on are stated. Hosts run ahead of their GPUs by up to a second each, and stages of
+a pipeline end a step at different moments within it, so the length of a step is added."""
 
 
 def clock_offset_s(own: Iterable[Span], other: Span) -> float | None:
-    """By how much the clock behind `other` is ahead of the one behind `own`; None if they have no step boundary in
-    common. Within a span steps are taken as equally long."""
+    """Return by how many seconds the clock behind `other` is ahead of the one behind `own`, or None if they have no
+    step boundary in common.
+
+    Within a span, all steps are taken to have the same length.
+    """
     for span in own:
         step = min(span.last_step, other.last_step)
         if step >= max(span.first_step, other.first_step) - 1:
@@ -27,9 +31,10 @@ def _end_of(span: Span, step: int) -> float:
 
 
 class SkewWatch:
-    """Rank 0's watch over the clocks of the nodes that write at the same time as itself.
+    """Watches, on rank 0, the clocks of the nodes that write at the same time as this process.
 
-    `offsets_s` are positive where a clock is ahead; it is that of later and earlier attempts at the place, too.
+    `offsets_s` holds the offset of each place, positive where its clock is ahead. It also applies to later and earlier
+    attempts at the place.
     """
 
     def __init__(self) -> None:
@@ -37,11 +42,11 @@ class SkewWatch:
         self._last: dict[str, Span | None] = {}
 
     def look(self, own: FileTotals, files: Mapping[str, FileTotals]) -> dict[str, float]:
-        """Offsets by file name where they are not what was last said; 0 where clocks agree again.
+        """Return the offsets that have changed, s, by file name: 0 where clocks agree again.
 
-        Only files that have grown since the last look count: steps of an earlier attempt may have the same numbers, but
-        nobody writes them any more. What an earlier attempt noticed of a place goes until it is measured. To be called
-        when all that there was has been read.
+        Only files that have grown since the last look count, because steps of an earlier attempt may have the same
+        numbers, but nobody writes them any more. An offset that an earlier attempt noticed holds for its place until it
+        is measured. Call this when all ledgers have been read to their ends.
         """
         for file in files.values():
             for name, ahead_s in file.clock_offsets_s.items():
@@ -64,7 +69,7 @@ class SkewWatch:
 
 
 def skew_message(offsets_s: Mapping[str, float]) -> str:
-    """The news in a sentence."""
+    """Return a sentence on the new offsets."""
     furthest_s = max(offsets_s.values(), key=abs)
     if furthest_s == 0:
         return "clocks of other nodes agree with that of rank 0 again"

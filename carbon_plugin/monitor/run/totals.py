@@ -1,4 +1,4 @@
-"""Sums over all ledgers of a run. A device that two files metered at once counts in the one that began first."""
+"""Sum up all ledgers of a run. A device that two files metered at once counts in the one that began first."""
 
 from __future__ import annotations
 
@@ -28,21 +28,22 @@ from carbon_plugin.monitor.file_totals import FileTotals, Place
 from carbon_plugin.spec.metered import DeviceIdentity
 
 STALE_WINDOWS = 3
-"""A ledger without news for so many of its windows no longer counts towards the power of the moment."""
+"""A ledger without news for this many of its windows no longer counts towards the present power."""
 
 Extent = tuple[float, float]
-"""Start and end of a file, Unix s."""
+"""The start and the end of a file, Unix s."""
 WindowsUntil = Callable[[str, float], Sequence[Window]]
-"""Reads the windows of a file again, from its beginning to a moment by its own clock (Unix s), as many as it can."""
+"""A function that reads the windows of a file again, from its beginning to a moment by its own clock (Unix s), as many
+as it can."""
 
 
 class RunTotals(Struct, frozen=True, kw_only=True):
     """Sums over all ledgers of a run.
 
     `spent` is the energy of each rung and device model. `steady`, `steady_s` and `steady_steps` are of this attempt's
-    time in training, for rates. `reserved` is the reserved time so far, `reserved_now` the units held at present, each
-    for one second. `power_w` is that of the last windows. `gpus_measured` of `gpus` had a counter or integrated power
-    in their last window.
+    time in training, for rates. `reserved` is the reserved time so far. `reserved_now` are the units held at present,
+    each for one second. `power_w` is that of the last windows. `gpus_measured` of `gpus` had a counter or integrated
+    power in their last window.
     """
 
     spent: Mapping[Scope, UsedEnergy]
@@ -59,22 +60,23 @@ class RunTotals(Struct, frozen=True, kw_only=True):
 
     @property
     def used(self) -> UsedEnergy:
-        """All energy of the IT rungs."""
+        """Return all energy of the IT rungs."""
         return total_used(list(self.spent.values()))
 
     @property
     def energy_j(self) -> float:
-        """All energy of the IT rungs, J."""
+        """Return all energy of the IT rungs, J."""
         return math.fsum(used.energy.value for used in self.spent.values())
 
     @property
     def estimated_j(self) -> float:
-        """The part of the energy that stands for what meters could not tell, J."""
+        """Return the part of the energy that is estimated because meters could not tell it, J."""
         return self.used.remaining_estimate_j
 
 
 def without_copies(files: Mapping[str, FileTotals], own: str | None = None) -> dict[str, FileTotals]:
-    """Ledgers by file name, but for copies of others; of the same windows, those of the file `own` stay."""
+    """Return the ledgers by file name without copies of others. Of files with the same windows, the file `own`
+    stays."""
     names = sorted(files, key=lambda name: (name != own, files[name].started_s, name))
     copies = copies_among((name, files[name].fingerprint) for name in names)
     return {name: file for name, file in files.items() if name not in copies}
@@ -88,11 +90,13 @@ def run_totals(
     own: str | None = None,
     windows_until: WindowsUntil | None = None,
 ) -> RunTotals:
-    """Sum up ledgers by file name. Those that ended before `attempt_started_s` (Unix, by the clock of the file `own`)
-    are of earlier attempts; `offsets_s` says by how much clocks are ahead of that of `own` now.
+    """Sum up ledgers by file name.
 
-    Where two files metered a device at once, `windows_until` gives the windows of the later one, so that exactly those
-    count that the audit counts; without it the overlap is taken off at the mean power of the file.
+    Ledgers that ended before `attempt_started_s` (Unix, by the clock of the file `own`) are of earlier attempts.
+    `offsets_s` says by how many seconds clocks are ahead of that of `own` now.
+
+    Where two files metered a device at once, `windows_until` returns the windows of the later one, so that exactly
+    those count that the audit counts. Without it, the overlap is subtracted at the mean power of the file.
     """
     opened = {name: file for name, file in files.items() if file.manifest is not None}
     ahead_s = _ahead(opened, offsets_s or {}, own)
@@ -100,7 +104,7 @@ def run_totals(
     attempt_started_s -= ahead_s.get(own or "", 0.0)
     order = sorted(opened, key=lambda name: (extents[name][0], opened[name].started_s, name))
     overlapped = _overlapped(opened, order, ahead_s, windows_until)
-    # By when it was heard of, not by its own clock: clocks of nodes disagree.
+    # A file is as new as its last window reached this process: clocks of nodes disagree.
     newest_s = max((file.heard_s for file in opened.values()), default=0.0)
     identities = {key: device for name in order for key, device in opened[name].identities.items()}
     spent: list[tuple[DeviceIdentity, UsedEnergy]] = []
@@ -142,9 +146,11 @@ def run_totals(
 
 
 def _ahead(files: Mapping[str, FileTotals], offsets_s: Mapping[Place, float], own: str | None) -> dict[str, float]:
-    """By how much the times of each file are ahead of those of the run, s.
+    """Return by how many seconds the times of each file are ahead of those of the run.
 
-    What the ledgers of rank 0 have recorded counts, as in an audit; `offsets_s` is what was noticed since."""
+    The offsets that the ledgers of rank 0 have recorded count, as in an audit. `offsets_s` are those that were noticed
+    since.
+    """
     latest = {file.place: name for name, file in sorted(files.items(), key=lambda item: item[1].heard_s)}
     noticed = {latest[place]: offset_s for place, offset_s in offsets_s.items() if place in latest}
     recorded = [
@@ -161,8 +167,11 @@ def _overlapped(
     ahead_s: Mapping[str, float],
     windows_until: WindowsUntil | None,
 ) -> dict[tuple[str, str], tuple[UsedEnergy, float]]:
-    """What counts of the energy of a device in a file, and which share of it that is, where an earlier file has metered
-    it at the same time. The rule is that of the audit, `ledger.held.claims`."""
+    """Return the energy that counts of a device in a file, and its share of the whole, where an earlier file metered
+    the device at the same time.
+
+    The keys are (file, device). The rule is that of the audit, `ledger.held.claims`.
+    """
     holders: dict[str, int] = {}
     for file in files.values():
         for key in file.devices:
@@ -193,8 +202,8 @@ def _overlapped(
 def _counted_once(
     claims: DeviceClaims, key: str, file: FileTotals, extent: Extent, windows: Sequence[Window], ahead_s: float
 ) -> tuple[UsedEnergy, float] | None:
-    """What remains of the energy of a device beside what an earlier file has metered, and which share that is; None
-    where that is all of it."""
+    """Return what remains of the energy of a device beside what an earlier file has metered, and its share of the
+    whole, or None where all of it remains."""
     whole, read, lost = file.devices[key].energy.used, UsedSum(), UsedSum()
     start_s, end_s = extent
     touched = False
@@ -209,7 +218,7 @@ def _counted_once(
                     touched = True
                     lost.add(energy, intensity, pue, 1.0 - share)
     kept = whole.less(lost.used)
-    # Windows that could not be read again lose what they lose at their mean power.
+    # Of windows that could not be read again, the overlap is subtracted at their mean power.
     rest_share = claims.share(key, start_s, end_s - start_s) if end_s > start_s else 1.0
     if rest_share < 1.0:
         touched = True
@@ -222,7 +231,8 @@ def _counted_once(
 def _reserved(
     files: Mapping[str, FileTotals], names: Sequence[str], extents: Mapping[str, Extent], each_s: float | None
 ) -> tuple[Reservation, ...]:
-    """Reserved time of devices, hosts and network shares; with `each_s` every unit counts for so long instead."""
+    """Return the reserved time of devices, hosts and network shares. With `each_s`, every unit counts for that many
+    seconds instead."""
     holdings = [
         Holding(manifest=manifest, start_s=extents[name][0], end_s=extents[name][1], shared_s=file.shared.by_device_s)
         for name in names
