@@ -1,4 +1,4 @@
-"""What else one could predict a step with: the three baselines that the model is compared with on the same rows."""
+"""Predict steps by the three baselines with which the model is compared on the same rows."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ ASSUMED_MFU = 0.40
 A100_PEAK_FLOPS = 312e12
 LLMCARBON_SINGLE_STAGE = (-8.82079068e-20, 1.68591116e-9, 133.954735)
 LLMCARBON_PIPELINED = (-5.60233749e-23, 8.45435587e-11, 134.546129)
-"""TFLOP/s a device over parameters: quadratic, linear, constant (LLMCarbon's code, fitted to 10 rows of
-arXiv 2104.04473 table 1 on A100-80GB)."""
+"""TFLOP/s per device as a function of parameters: the quadratic, linear and constant coefficients (LLMCarbon's code,
+fitted to 10 rows of arXiv 2104.04473 table 1 on A100-80GB)."""
 LLMCARBON_PARAMETERS_PER_GB = 0.03e9
 LLMCARBON_NODE = 8
 
 
 def six_nd(row: PublishedRow) -> float:
-    """Seconds of a step from 6 N D (active parameters) at 40 % of peak."""
+    """Return the seconds of a step from 6 N D, with N active parameters, at 40 % of peak."""
     return _dense_flops(row) / (ASSUMED_MFU * _peak_flops(row))
 
 
 def llmcarbon(row: PublishedRow) -> float:
-    """Seconds of a step from LLMCarbon's throughput regression (ICLR 2024), scaled by peak over the A100's.
+    """Return the seconds of a step from LLMCarbon's throughput regression (ICLR 2024), scaled by peak over the A100's
+    peak.
 
-    Its rule of thumb sets the stages: a device holds 0.03 B parameters a GB; above a node's worth it pipelines.
-    The regression has no term for network, layout, memory or recompute, and its FLOPs are 6 P D.
+    Its rule of thumb decides about stages: a device holds 0.03 B parameters per GB, and a model that needs more than
+    one node is pipelined. The regression has no term for network, layout, memory or recompute, and its FLOPs are 6 P D.
     """
     parameters = float(row.spec.model.parameters)
     memory_gb = row.spec.cluster.accelerator.memory_bytes.value / 2**30
@@ -42,19 +43,19 @@ def llmcarbon(row: PublishedRow) -> float:
 
 
 def typical_mfu(table: Table, fitted: NDArray[np.bool_]) -> float:
-    """One MFU for all: the mean over the fitted sources of each source's median."""
+    """Return one MFU for all rows: the mean over the fitted sources of each source's median."""
     reached = _ideal_s(table) / table.measured_s
     sources = np.unique(table.source[fitted])
     return float(np.mean([float(np.median(reached[fitted & (table.source == source)])) for source in sources]))
 
 
 def constant_mfu(table: Table, mfu: float) -> Floats:
-    """Seconds of every row at one MFU."""
+    """Return the seconds of every row at one MFU."""
     return np.asarray(_ideal_s(table) / mfu)
 
 
 def _ideal_s(table: Table) -> Floats:
-    """Seconds of every row at the peak."""
+    """Return the seconds of every row at the peak."""
     model = np.asarray(step_flops(table.shape, table.layout, table.work)[0])
     return np.asarray(model / (table.sheet.peak * table.sheet.devices))
 

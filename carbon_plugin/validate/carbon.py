@@ -1,9 +1,9 @@
-"""Published energy and carbon recomputed from model, cluster and site only. Nothing is fitted to these rows.
+"""Recompute published energy and carbon from model, cluster and site only. Nothing is fitted to these rows.
 
-The forecast of `carbon-plugin plan` with a searched layout, counted as the source counts: accelerators only, with the
-facility around them, or all machines. It is that of a real run, whose overrun was learned from the published hours: so
-every row is also predicted with the overrun of the other sources. PUE and grid are the source's where it states them,
-because they are data of the site and not of the run.
+The prediction is the forecast of `carbon-plugin plan` with a searched layout. It counts what the source counts:
+accelerators only, accelerators with the facility around them, or all machines. It is the forecast of a real run, whose
+overrun is learned from the published hours: every row is therefore also predicted with the overrun of the other
+sources. PUE and grid are the source's where it states them, because they are data of the site and not of the run.
 """
 
 from __future__ import annotations
@@ -31,8 +31,11 @@ from carbon_plugin.validate.real_runs import overrun_without
 
 
 class Compared(Struct, frozen=True, kw_only=True):
-    """A quantity as it was published and as it is predicted; `ratio` is predicted over published, `best_case_ratio` the
-    same of the best case of the layout, and `blind` the prediction without anything of the row's source."""
+    """One quantity as it was published and as it is predicted.
+
+    `ratio` is predicted over published, and `best_case_ratio` is the same ratio for the best case of the layout.
+    `blind` is the prediction that uses nothing of the row's source.
+    """
 
     published: float
     predicted: Figure
@@ -42,8 +45,10 @@ class Compared(Struct, frozen=True, kw_only=True):
 
 
 class Coverage(Struct, frozen=True, kw_only=True):
-    """Of so many published values, the share inside the 80 % range of a real run, and inside that which the other
-    sources give."""
+    """Shares of the published values of one quantity that lie inside 80 % ranges of a real run.
+
+    `inside` counts those in the range of the prediction, `blind_inside` those in the range that the other sources give.
+    """
 
     quantity: str
     rows: int
@@ -55,7 +60,8 @@ class CarbonRow(Struct, frozen=True, kw_only=True):
     """One published row: device-hours, energy in MWh and operational carbon in tCO2e, each where it was published.
 
     `with_everything_t` is our own figure for the run: all machines, PUE and embodied carbon. `skipped` says why there
-    is no prediction."""
+    is no prediction.
+    """
 
     id: str
     model: str
@@ -77,13 +83,13 @@ class CarbonRow(Struct, frozen=True, kw_only=True):
 
 
 def carbon_rows(only: set[str] | None = None) -> list[CarbonRow]:
-    """Every published row, or those with the given ids, recomputed; a row that cannot be says why."""
+    """Return every published row, or those with the given ids, recomputed. A row that cannot be recomputed says why."""
     setups = carbon_setups()
     return [_row(row, setups[row.id]) for row in carbon_sources() if only is None or row.id in only]
 
 
 def coverage(rows: Sequence[CarbonRow]) -> tuple[Coverage, ...]:
-    """How many of the published hours, energies and carbon lie inside the range of a real run."""
+    """Return, for each quantity, how many of the published values lie inside the range of a real run."""
     found = []
     for quantity in ("device_hours", "energy_mwh", "carbon_t"):
         items = [item for row in rows if (item := getattr(row, quantity)) is not None and item.blind is not None]
@@ -120,7 +126,7 @@ def _row(row: CarbonSource, setup: CarbonSetup) -> CarbonRow:
         return msgspec.structs.replace(head, skipped=setup.skipped)
     try:
         forecast = make_forecast(build_run_spec(_with_site(row, setup.run), origin=f"setup of {row.id}"))
-        # The same layout again, with the overrun of other sources and without any.
+        # Predict the same layout again, with the overrun of other sources and without any.
         blind = make_forecast(forecast.spec, overrun=overrun_without(row.id, run_class(forecast.spec)))
         best = make_forecast(forecast.spec, overrun=None)
     except CarbonPluginError as error:
@@ -143,7 +149,7 @@ def _carbon_t(forecast: Forecast, counted: Counted) -> Figure:
 
 
 def _with_site(row: CarbonSource, run: dict[str, Any]) -> dict[str, Any]:
-    """The run with the site of its row: the grid and PUE that were published, else those of the setup."""
+    """Return the run with the site of its row: the published grid and PUE, else those of the setup."""
     site: dict[str, Any] = dict(run.get("site", {}))
     if row.grid_gco2_per_kwh is not None:
         site = {"intensity_g_per_kwh": row.grid_gco2_per_kwh, "intensity_source": "as published"}
@@ -161,7 +167,11 @@ def _energy_mwh(forecast: Forecast, counted: Counted) -> Figure:
 
 
 def _compared(published: float | None, predicted: Figure, blind: Figure, best: Figure) -> Compared | None:
-    """None where nothing was published, or a zero that a ratio cannot be taken to (hydropower booked as none)."""
+    """Return a published value beside its predictions.
+
+    Return None where nothing was published, or where a zero was published, to which no ratio can be taken (hydropower
+    that is counted as none).
+    """
     if not published:
         return None
     return Compared(

@@ -1,7 +1,7 @@
-"""Published energy and carbon of training runs, and what a prediction needs beside them, as typed values.
+"""Read published energy and carbon of training runs, and what a prediction needs beside them, as typed values.
 
-`published/carbon/rows.yaml` holds what the sources state, `setups.yaml` model, cluster and batch of those rows that
-can be predicted, or why one cannot. Not for predicting them (`validate.carbon`).
+`published/carbon/rows.yaml` holds what the sources state. `setups.yaml` holds model, cluster and batch of those rows
+that can be predicted, or says why one cannot. `validate.carbon` predicts them.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ Counted = Literal["gpu", "gpu_pue", "facility"]
 
 
 class CarbonSource(Struct, frozen=True, kw_only=True):
-    """A published row, as far as it is compared: device-hours, MWh, tCO2e, PUE and g/kWh of its place.
+    """One published row, as far as it is compared: device-hours, MWh, tCO2e, and PUE and g/kWh of its place.
 
-    `circular`: its energy is hours times a stated power, so that it tests hours and arithmetic, not a power model."""
+    `circular` is true where its energy is hours times a stated power, so that it tests hours and arithmetic but no
+    power model.
+    """
 
     id: str
     kind: str
@@ -42,14 +44,16 @@ class CarbonSource(Struct, frozen=True, kw_only=True):
 
     @property
     def published_energy_mwh(self) -> float | None:
-        """The published energy, or hours times TDP where only carbon that rests on it was published."""
+        """Return the published energy, or hours times TDP where only the carbon that rests on it was published."""
         return self.energy_mwh if self.energy_mwh is not None else self.derived.get("energy_mwh_tdp_no_pue")
 
 
 class CarbonSetup(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The run behind a row as a spec, what its published energy and carbon count, and what of that is assumed; or why
-    there is no prediction. `llmcarbon_tco2e` is LLMCarbon's number for it, `llmcarbon_compares_tco2e` the published one
-    that it is compared with where that is not the row's."""
+    """The run behind a row as a spec, what its published energy and carbon count, and what of this is assumed.
+
+    `skipped` says why there is no prediction. `llmcarbon_tco2e` is LLMCarbon's number for the run.
+    `llmcarbon_compares_tco2e` is the published number with which LLMCarbon compares it, where this is not the row's.
+    """
 
     run: dict[str, Any] | None = None
     energy: Counted = "gpu"
@@ -61,7 +65,8 @@ class CarbonSetup(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
 
 class NodeSetup(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A node whose power was measured: which of the row's numbers counts (kW), and the job that it is taken to run."""
+    """A node whose power was measured: which of the row's numbers counts (kW), and the job that it is assumed to
+    run."""
 
     measured: str
     run: dict[str, Any]
@@ -69,12 +74,12 @@ class NodeSetup(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 def carbon_sources() -> list[CarbonSource]:
-    """All published rows."""
+    """Return all published rows."""
     return msgspec.convert(_read("rows.yaml")["rows"], type=list[CarbonSource])
 
 
 def carbon_setups() -> dict[str, CarbonSetup]:
-    """Setup of each row by its id. Raises `SpecError` for one that neither predicts nor says why not."""
+    """Return the setup of each row by its id. Raises `SpecError` for one that neither predicts nor says why not."""
     setups = msgspec.convert(_read("setups.yaml")["setups"], type=dict[str, CarbonSetup])
     for name, setup in setups.items():
         if (setup.run is None) == (setup.skipped is None):
@@ -83,7 +88,7 @@ def carbon_setups() -> dict[str, CarbonSetup]:
 
 
 def node_setups() -> dict[str, NodeSetup]:
-    """Setup of each measured node by the id of its row."""
+    """Return the setup of each measured node by the id of its row."""
     return msgspec.convert(_read("setups.yaml")["nodes"], type=dict[str, NodeSetup])
 
 

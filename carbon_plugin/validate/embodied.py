@@ -1,6 +1,6 @@
-"""The bottom-up model of embodied carbon beside published footprints that it was not fitted to.
+"""Compare the bottom-up model of embodied carbon with published footprints that it was not fitted to.
 
-Devices are modelled from their parts, never taken from the profile, whose number may be the published one.
+Devices are modelled from their parts and never taken from the profile, whose number may be the published one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from carbon_plugin.spec.units import BYTES_PER_MEMORY_GB, BYTES_PER_STORAGE_GB
 
 
 class ValidationRow(Struct, frozen=True, kw_only=True):
-    """One published footprint, kgCO2e, with what the model says; `inside` whether it lies in the model's range."""
+    """One published footprint and what the model says, in kgCO2e."""
 
     name: str
     published_kg: float
@@ -33,22 +33,22 @@ class ValidationRow(Struct, frozen=True, kw_only=True):
 
     @property
     def error(self) -> float:
-        """Modelled over published, less one."""
+        """Return modelled over published, minus 1."""
         return self.modelled_kg / self.published_kg - 1
 
     @property
     def inside(self) -> bool:
-        """Whether the published value lies within the model's range."""
+        """Return whether the published value lies within the model's range."""
         return self.low_kg <= self.published_kg <= self.high_kg
 
 
 def validation_rows() -> tuple[ValidationRow, ...]:
-    """Every published footprint of the shipped table with its model."""
+    """Return every published footprint of the shipped table beside its modelled value."""
     return tuple(_row(published) for published in tables.published_footprints())
 
 
 def markdown_table() -> str:
-    """The rows as the table of docs/embodied.md."""
+    """Return the rows as the table of docs/embodied.md."""
     head = "| object | published, kg | model, kg (range) | error | in range | source |\n|---|---|---|---|---|---|"
     lines = [
         f"| {row.name}{' (fitted to it)' if row.calibrated else ''} | {row.published_kg:,.0f} | {row.modelled_kg:,.0f} "
@@ -101,7 +101,7 @@ def _host_kg(parts: tables.PublishedHost) -> tuple[float, float, float]:
 
 
 def _chip_life_kg(accelerator: Accelerator, years: float) -> tuple[float, float, float]:
-    """A chip with its share of the usual host and of the building over a life."""
+    """Return low, central and high kg of a chip with its share of the usual host, and of the building over `years`."""
     node = default_node_for(accelerator)
     cluster = Cluster(accelerator=accelerator, node=node, nodes=1, devices_per_node=node.accelerators)
     device, building = _device_kg(accelerator), building_kg(cluster)
@@ -114,7 +114,10 @@ def _chip_life_kg(accelerator: Accelerator, years: float) -> tuple[float, float,
 
 
 def _sum(host: Host, rated_power_w: float, accelerators: int) -> tuple[float, float, float]:
-    """A server from its parts; their errors are independent, so distances from the centre add up in quadrature."""
+    """Return low, central and high kg of a server from its parts.
+
+    The errors of the parts are independent, so that their distances from the centre add up in quadrature.
+    """
     parts = host_parts(host, rated_power_w, accelerators)
     central = math.fsum(part.kg for part in parts)
     down = math.hypot(*(part.kg - part.low_kg for part in parts))

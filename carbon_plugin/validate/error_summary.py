@@ -1,4 +1,4 @@
-"""Errors of predictions against measurements, summed up: what a line of the validation table says."""
+"""Sum up the errors of predictions against measurements into one line of the validation table."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ Floats = NDArray[np.float64]
 
 
 class ErrorSummary(Struct, frozen=True, kw_only=True):
-    """Errors of one source, percent of the measured value unless said otherwise.
+    """Errors of one source, in percent of the measured value unless said otherwise.
 
-    `worst` is signed, `abs_log_ratio` the mean of |ln(predicted / measured)|, `coverage` the share of rows inside the
-    80 % interval. `left_out` says that the constants saw no row of the source. `model_left_out_mape` is the error of
-    constants that saw other models of the same source, None where the source was not fitted."""
+    `worst` has a sign, `abs_log_ratio` is the mean of |ln(predicted / measured)|, and `coverage` is the share of rows
+    inside the 80 % interval. `left_out` says that the constants saw no row of the source. `model_left_out_mape` is the
+    error of constants that saw other models of the same source, None where the source was not fitted.
+    """
 
     source: str
     n: int
@@ -42,7 +43,7 @@ def summarise(
     left_out: bool,
     model_left_out: Floats | None = None,
 ) -> ErrorSummary:
-    """Sum up at least one row: arrays of shape (n,), seconds; `interval` is (p10, p90)."""
+    """Return the errors of at least one row. Arrays have shape (n,) and are in seconds; `interval` is (p10, p90)."""
     error = predicted / measured - 1
     low, high = interval
     return ErrorSummary(
@@ -62,10 +63,10 @@ def summarise(
 
 
 def percent_error(predicted: Floats, measured: Floats) -> float:
-    """Mean absolute error in percent of the measured value."""
+    """Return the mean absolute error in percent of the measured value."""
     return 100 * float(np.mean(np.abs(predicted / measured - 1)))
 
 
 def mean(numbers: Sequence[float]) -> float | None:
-    """The mean, None of nothing."""
+    """Return the mean, or None where there are no numbers."""
     return float(np.mean(numbers)) if numbers else None

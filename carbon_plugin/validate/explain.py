@@ -1,4 +1,4 @@
-"""One row explained: where the predicted step goes, beside what was measured and what was assumed."""
+"""Explain one row: how the predicted step splits into terms, beside what was measured and what was assumed."""
 
 from __future__ import annotations
 
@@ -23,12 +23,15 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "optimizer": ("optimizer",),
 }
 OTHER = "software as a whole"
-"""Terms that stretch all others alike."""
+"""Name of the group of terms that stretch all others alike."""
 
 
 class Explanation(Struct, frozen=True, kw_only=True):
-    """A row with its prediction by the shipped constants. `groups_s` are the terms of the step by group, seconds; they
-    add up to the step. `ratio` is predicted over measured."""
+    """A row with its prediction by the shipped constants.
+
+    `groups_s` are the terms of the step by group, in seconds; they add up to the step. `ratio` is predicted over
+    measured.
+    """
 
     id: str
     source: str
@@ -43,9 +46,10 @@ class Explanation(Struct, frozen=True, kw_only=True):
 
 
 def explain_row(name: str, records: Path | None) -> Explanation:
-    """The row of a file, or of the shipped ones, by its id.
+    """Return the explanation of a row of a file, or of the shipped ones, by its id.
 
-    Raises `SpecError` for an id that is not there, naming the nearest ones, and for a row that cannot be predicted."""
+    Raises `SpecError` for an unknown id, naming the nearest ones, and for a row that cannot be predicted.
+    """
     rows, skipped = all_published_rows() if records is None else read_rows(records)
     where = "the published rows" if records is None else str(records)
     for left_out in skipped:
@@ -73,7 +77,7 @@ def explain_row(name: str, records: Path | None) -> Explanation:
 
 
 def grouped(breakdown_s: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """The terms of a step by group, groups without a term left out."""
+    """Return the terms of a step by group, without groups that have no term."""
     known = {term for terms in GROUPS.values() for term in terms}
     groups = {**GROUPS, OTHER: tuple(term for term in breakdown_s if term not in known)}
     return {

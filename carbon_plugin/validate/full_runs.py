@@ -1,4 +1,4 @@
-"""Whole published runs: device-hours predicted from tokens, model and devices, beside those that were reported.
+"""Predict the device-hours of whole published runs from tokens, model and devices, beside the reported hours.
 
 What a source leaves out is assumed and named. Nothing is fitted to these rows.
 """
@@ -36,9 +36,10 @@ from carbon_plugin.spec.training import TrainingPlan
 from carbon_plugin.spec.units import SECONDS_PER_HOUR
 
 BATCH_TOKENS = 4 * 2**20
-"""Most tokens of a step of a run whose batch is not stated: usual for models of 7 B parameters and more."""
+"""Largest number of tokens in a step of a run whose batch is not stated. It is usual for models of 7 B parameters and
+more."""
 USUAL_DEVICES = 512
-"""Devices of a run whose number is not stated; device-hours depend on it only weakly."""
+"""Devices of a run whose number is not stated. Device-hours depend on it only weakly."""
 
 SHAPES: dict[str, dict[str, Any]] = {
     "palm-540b": {"kv_heads": 1, "head_dim": 256, "ffn": 4 * 18432},
@@ -48,13 +49,16 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
     "llama2-34b": {"layers": 48, "hidden": 8192, "heads": 64, "kv_heads": 8, "ffn": 22016, "vocab": 32000},
 }  # fmt: skip
-"""Dimensions that the rows leave out, from memory; each gives the stated number of parameters within 1 %."""
+"""Dimensions that the rows leave out, from memory. Each set gives the stated number of parameters within 1 %."""
 
 
 class FullRunRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One whole run. `predicted_device_hours` are those of the best case of its layout, `real_run_device_hours` those
-    that a plan gives; `ratio` is best case over published, `goodput` the share of the predicted time that trains; or
-    `skipped` says why there is no prediction."""
+    """One whole run.
+
+    `predicted_device_hours` are those of the best case of its layout, `real_run_device_hours` those that a plan gives.
+    `ratio` is best case over published, and `goodput` the share of the predicted time that trains. `skipped` says why
+    there is no prediction.
+    """
 
     id: str
     model: str
@@ -71,20 +75,22 @@ class FullRunRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def full_run_rows() -> tuple[FullRunRow, ...]:
-    """Every shipped row of a whole run, predicted, or with the reason why it cannot be."""
+    """Return every shipped row of a whole run, predicted, or with the reason why it cannot be."""
     return tuple(_row(raw) for raw in full_run_sources())
 
 
 def full_run_sources() -> list[dict[str, Any]]:
-    """The shipped rows as they are written."""
+    """Return the shipped rows as they are written."""
     text = (resources.files("carbon_plugin.calibrate.rows") / "published" / "full_runs.yaml").read_text("utf-8")
     rows: list[dict[str, Any]] = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))["rows"]
     return rows
 
 
 def planned_run(raw: Mapping[str, Any], assumed: list[str], stack: Stack | None = None) -> RunSpec:
-    """The run behind a row, laid out, on software of which nothing is known or on `stack`. What the row leaves out is
-    added to `assumed`. Raises `SpecError` where it cannot be predicted."""
+    """Return the run behind a row with a layout, on `stack`, or on software of which nothing is known.
+
+    What the row leaves out is appended to `assumed`. Raises `SpecError` where the run cannot be predicted.
+    """
     spec = _spec(raw, assumed)
     return _laid_out(raw, spec if stack is None else msgspec.structs.replace(spec, stack=stack), assumed)
 
@@ -120,7 +126,8 @@ def _spec(raw: Mapping[str, Any], assumed: list[str]) -> RunSpec:
     seq_len = int(raw["seq_len"])
     batch = raw.get("gbs")
     if batch is None:
-        # As many sequences on every device, a power of two of them, as are not more than the usual batch.
+        # Every device gets the same number of sequences, the largest power of two with which the step does not exceed
+        # the usual batch.
         batch = cluster.devices * 2 ** max(0, math.floor(math.log2(BATCH_TOKENS / seq_len / cluster.devices)))
         assumed.append(f"{batch:,} sequences a step")
     training = TrainingPlan(
@@ -173,8 +180,10 @@ def _cluster(raw: Mapping[str, Any], assumed: list[str]) -> Cluster:
 
 
 def _laid_out(raw: Mapping[str, Any], spec: RunSpec, assumed: list[str]) -> RunSpec:
-    """The run in its stated degrees with the fastest micro-batch and recompute that fit; without stated degrees in the
-    fastest layout of all."""
+    """Return the run in its stated degrees, with the fastest micro-batch and recompute that fit.
+
+    Without stated degrees it gets the fastest of all layouts. Raises `InfeasibleLayoutError` where nothing fits.
+    """
     if raw.get("tp") is None and raw.get("sharding") is None:
         assumed.append("the fastest layout that fits")
         return msgspec.structs.replace(spec, layout=search_layout(spec).layout)

@@ -1,4 +1,4 @@
-"""The few figures that sum the validation up: every source counted once, dense models and mixtures apart.
+"""Sum up the validation in a few figures. Every source counts once, and dense models are apart from mixtures.
 
 A source is who published the rows (`rows.origin_of`), so that four tables of one laboratory do not count four times.
 """
@@ -18,11 +18,12 @@ ALL = "all"
 
 
 class Headline(Struct, frozen=True, kw_only=True):
-    """Errors of one collection of sources, percent; each figure is the mean over its sources.
+    """Errors of one collection of sources in percent. Each figure is the mean over its sources.
 
     `source_left_out` is the error of constants that saw no row of the source, `model_left_out` that of constants that
     saw no row of the model (None where nothing was fitted). `bias` is negative where predictions are too fast.
-    `coverage` is the share of rows inside the 80 % interval about the prediction without the source."""
+    `coverage` is the share of rows inside the 80 % interval around the prediction without the source.
+    """
 
     collection: str
     kind: Kind
@@ -36,7 +37,7 @@ class Headline(Struct, frozen=True, kw_only=True):
 
 
 def headlines(rows: Sequence[ValidatedRow]) -> tuple[Headline, ...]:
-    """One line a collection and kind, and over all collections where there are several."""
+    """Return one line for each collection and kind, and for all collections together where there are several."""
     names = list(dict.fromkeys(row.collection for row in rows if row.collection is not None))
     groups = [*names, ALL] if len(names) > 1 else names
     found = []
@@ -74,7 +75,7 @@ def _headline(collection: str, kind: Kind, rows: Sequence[ValidatedRow]) -> Head
 
 
 def _error(row: ValidatedRow) -> float:
-    """Signed relative error of the prediction without the source."""
+    """Return the relative error of the prediction without the source, with its sign."""
     predicted = row.left_out_step_time_s or row.predicted_step_time_s or np.nan
     return predicted / (row.measured_step_time_s or np.nan) - 1
 

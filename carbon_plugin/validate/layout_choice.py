@@ -1,7 +1,8 @@
-"""Would we have picked a good layout? Where a source measured many layouts of one job: rank correlation and regret.
+"""Check how good a layout the model picks, where a source measured many layouts of one job.
 
-A job is one model, trained in one way by one release of one software, on so many devices of one kind: what differs is
-the layout alone. We would pick the layout of the least expected time, which counts what filling the memory costs.
+The measures are rank correlation and regret. A job is one model, trained in one way by one release of one software, on
+a certain number of devices of one kind, so that only the layout differs. The pick is the layout of the least expected
+time, which includes what it costs to fill the memory.
 """
 
 from __future__ import annotations
@@ -15,14 +16,15 @@ from numpy.typing import NDArray
 from carbon_plugin.calibrate.rows.rows import PublishedRow
 
 MIN_RANKED = 3
-"""Layouts of a job from which a rank correlation says something."""
+"""Number of layouts of a job from which on a rank correlation is informative."""
 
 
 class LayoutChoice(Struct, frozen=True, kw_only=True):
-    """One job: the row predicted fastest and the row measured fastest.
+    """One job: the row that is predicted to be fastest and the row that was measured to be fastest.
 
-    `regret` is the measured time of our pick over the best measured, minus 1, in percent. `spearman` is None for
-    fewer than three layouts."""
+    `regret` is the measured time of our pick over the best measured time, minus 1, in percent. `spearman` is None for
+    fewer than three layouts.
+    """
 
     source: str
     model: str
@@ -36,7 +38,7 @@ class LayoutChoice(Struct, frozen=True, kw_only=True):
 
 
 class LayoutSummary(Struct, frozen=True, kw_only=True):
-    """All jobs of one source: mean rank correlation and mean and worst regret (percent)."""
+    """All jobs of one source: mean rank correlation, and mean and worst regret in percent."""
 
     source: str
     jobs: int
@@ -47,7 +49,7 @@ class LayoutSummary(Struct, frozen=True, kw_only=True):
 
 
 def layout_choices(rows: Sequence[PublishedRow], predicted_s: NDArray[np.float64]) -> tuple[LayoutChoice, ...]:
-    """Every job of which a source measured two layouts or more; `predicted_s` of shape (rows,)."""
+    """Return every job of which a source measured two layouts or more. `predicted_s` has shape (rows,)."""
     jobs: dict[Hashable, list[int]] = {}
     for index, row in enumerate(rows):
         jobs.setdefault(_job(row), []).append(index)
@@ -56,7 +58,7 @@ def layout_choices(rows: Sequence[PublishedRow], predicted_s: NDArray[np.float64
 
 
 def summarise_choices(choices: Sequence[LayoutChoice]) -> tuple[LayoutSummary, ...]:
-    """One summary a source, in order of appearance."""
+    """Return one summary for each source, in order of appearance."""
     found = []
     for source in dict.fromkeys(choice.source for choice in choices):
         of_source = [choice for choice in choices if choice.source == source]
@@ -99,7 +101,10 @@ def _choice(rows: Sequence[PublishedRow], predicted_s: NDArray[np.float64]) -> L
 
 
 def _spearman(first: NDArray[np.float64], second: NDArray[np.float64]) -> float | None:
-    """Rank correlation; None where all of one side are equal. Ties do not occur among measured times to the ms."""
+    """Return the rank correlation, or None where all values of one side are equal.
+
+    Ties do not occur among times that are measured to the ms.
+    """
     ranks = [np.argsort(np.argsort(values)).astype(float) for values in (first, second)]
     if np.ptp(first) == 0 or np.ptp(second) == 0:
         return None

@@ -1,7 +1,8 @@
-"""Memory of published rows: which layouts that ran are called feasible, which that did not are called too large, and
-how far measured peaks lie from predicted ones.
+"""Validate the memory of published rows.
 
-Rows without a step time count too: probes that ran out of memory, and peaks of runs whose sequences were padded.
+It counts which layouts that ran are called feasible and which that did not run are called too large, and it measures
+how far measured peaks lie from predicted ones. Rows without a step time count too: probes that ran out of memory, and
+peaks of runs whose sequences were padded.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from carbon_plugin.spec.model import TransformerModel
 from carbon_plugin.spec.stack import Population
 
 PEAKS: tuple[MemoryScope, ...] = ("allocated", "reserved")
-"""What of the need a source can show; a device also shows its context and all that the allocator keeps."""
+"""Scopes of a source's figure that show the need. A device also shows its context and all that the allocator keeps."""
 
 
 class ValidatedMemory(Struct, frozen=True, kw_only=True):
@@ -45,12 +46,13 @@ class ValidatedMemory(Struct, frozen=True, kw_only=True):
 
     @property
     def fits(self) -> bool:
-        """Whether it is called feasible."""
+        """Return whether the row is called feasible."""
         return bool(fits(self.need_bytes, self.capacity_bytes))
 
 
 class FitSummary(Struct, frozen=True, kw_only=True):
-    """Layouts of one source: how many ran and of those are called feasible, how many did not fit and are called so."""
+    """Counts of one source: how many layouts ran and how many of them are called feasible, and how many did not fit and
+    how many of them are called too large."""
 
     source: str
     ran: int
@@ -60,7 +62,7 @@ class FitSummary(Struct, frozen=True, kw_only=True):
 
 
 class MemorySummary(Struct, frozen=True, kw_only=True):
-    """Error of peak memory a device of one source, percent. `scope` is what the source reports."""
+    """Errors of the peak memory per device of one source, in percent. `scope` is what the source reports."""
 
     source: str
     scope: MemoryScope
@@ -71,7 +73,7 @@ class MemorySummary(Struct, frozen=True, kw_only=True):
 
 
 def memory_rows(rows: Sequence[PublishedRow], skipped: Sequence[SkippedRow]) -> list[MemoryRow]:
-    """All rows of which it is known whether they fit, those without a step time too."""
+    """Return all rows of which it is known whether they fit, including those without a step time."""
     ran = [
         MemoryRow(
             id=row.id,
@@ -92,7 +94,8 @@ def validate_memory(rows: Sequence[MemoryRow]) -> tuple[ValidatedMemory, ...]:
     for index, row in enumerate(rows):
         if isinstance(row.spec.model, TransformerModel):
             kinds = (row.spec.model.blocks, row.spec.model.parts)
-            # Models with towers or unequal layers are grouped with their like: their kinds of layers are no columns.
+            # Models with towers or unequal layers are grouped with equal models only, because their kinds of layers are
+            # no arrays.
             groups.setdefault((*kinds, row.spec.model if any(kinds) else None), []).append(index)
     found = {
         index: item
@@ -109,19 +112,21 @@ def expected_slowdowns(rows: Sequence[ValidatedMemory]) -> np.ndarray[Any, np.dt
 
 
 def fit_summaries(rows: Sequence[ValidatedMemory]) -> tuple[FitSummary, ...]:
-    """One line a source, in order of appearance."""
+    """Return one line for each source, in order of appearance."""
     return tuple(_fit_summary(name, [row for row in rows if row.source == name]) for name in _sources(rows))
 
 
 def memory_summaries(rows: Sequence[ValidatedMemory]) -> tuple[MemorySummary, ...]:
-    """One line a source that measured memory, in order of appearance."""
+    """Return one line for each source that measured memory, in order of appearance."""
     known = [row for row in rows if row.measured_bytes is not None]
     return tuple(_memory_summary(name, [row for row in known if row.source == name]) for name in _sources(known))
 
 
 def memory_effects(rows: Sequence[ValidatedMemory], population: Population) -> Effects:
-    """Spread of ln(measured / predicted) between sources and within one, of the allocator's peaks under software of one
-    kind."""
+    """Return the spreads of ln(measured / predicted) between sources and within one source.
+
+    They are those of the allocator's peaks under software of one kind.
+    """
     peaks = [row for row in rows if row.measured_bytes is not None and row.scope in PEAKS]
     known = [row for row in peaks if row.population == population]
     return random_effects(_log_errors(known), np.array([row.origin for row in known]))

@@ -1,8 +1,8 @@
-"""Published power of accelerators and nodes beside what the spec of the job alone predicts. Nothing is fitted here.
+"""Compare published power of accelerators and nodes with the prediction from the job's spec. Nothing is fitted here.
 
-Beside each prediction stands the one that a factor from the other sources would make of it (one source left out), which
-says whether the model is off as a whole. Sweeps of power limits are compared in shape: time and power under a cap over
-those without, from the power without a cap.
+Beside each prediction stands the one that is corrected by a factor from the other sources (one source left out), which
+shows whether the model is wrong as a whole. Sweeps of power limits are compared in shape: time and power under a cap
+are divided by those without one, and predicted from the power without a cap.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from carbon_plugin.validate.carbon_rows import carbon_sources, node_setups
 
 Scope = Literal["gpu", "node", "system"]
 IDLE_SHARE = 0.2
-"""Of the highest limit, what a card of a sweep draws with an open context: about that of V100 and A100 profiles."""
+"""Draw of a card of a sweep with an open context, over the highest limit: about that of the V100 and A100 profiles."""
 RUNGS: dict[Scope, tuple[str, ...]] = {
     "gpu": ("gpu",),
     "node": ("gpu", "host"),
@@ -35,7 +35,10 @@ RUNGS: dict[Scope, tuple[str, ...]] = {
 
 
 class PowerSetup(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The run behind a row and which of its values counts; `sweep` of power limits; or why there is no prediction."""
+    """The run behind a row, and which of its values counts.
+
+    `sweep` is true for a sweep of power limits. `skipped` says why there is no prediction.
+    """
 
     scope: Scope = "gpu"
     measured: str | None = None
@@ -47,9 +50,12 @@ class PowerSetup(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class PowerRow(Struct, frozen=True, kw_only=True):
-    """One measurement: W of one accelerator ("gpu"), of a node, or of a chip with its share of host and network
-    ("system"); `unit` is "1" where a ratio of two runs was published. `left_out_ratio` is predicted over measured with
-    the mean error of the other sources taken out."""
+    """One measurement, in W, of one accelerator ("gpu"), of a node, or of a chip with its share of host and network
+    ("system").
+
+    `unit` is "1" where a ratio of two runs was published. `left_out_ratio` is predicted over measured after the mean
+    error of the other sources is removed.
+    """
 
     id: str
     origin: str
@@ -65,8 +71,11 @@ class PowerRow(Struct, frozen=True, kw_only=True):
 
 
 class CapRow(Struct, frozen=True, kw_only=True):
-    """A sweep of power limits: each limit with time and mean power over those at the highest one, as measured and as
-    the law of caps gives them. Mean absolute errors in percent over the limits below the highest."""
+    """A sweep of power limits, as measured and as the law of caps gives it.
+
+    Times are relative to that at the highest limit. Errors are mean absolute errors in percent over the limits below
+    the highest.
+    """
 
     id: str
     origin: str
@@ -80,7 +89,7 @@ class CapRow(Struct, frozen=True, kw_only=True):
 
 
 class PowerError(Struct, frozen=True, kw_only=True):
-    """Mean absolute error of one scope, percent: every source once, and with each source left out."""
+    """Mean absolute error of one scope in percent: every source once, and with each source left out."""
 
     scope: Scope
     rows: int
@@ -98,7 +107,7 @@ class PowerValidation(Struct, frozen=True, kw_only=True):
 
 
 def validate_power() -> PowerValidation:
-    """Predict every published row of measured power."""
+    """Return every published row of measured power beside its prediction."""
     setups = power_setups()
     rows, caps = [], []
     for raw in power_sources():
@@ -113,13 +122,13 @@ def validate_power() -> PowerValidation:
 
 
 def power_sources() -> list[dict[str, Any]]:
-    """The rows as they are written."""
+    """Return the rows as they are written."""
     rows: list[dict[str, Any]] = _read("rows.yaml")["rows"]
     return rows
 
 
 def power_setups() -> dict[str, PowerSetup]:
-    """Setup of each row by its id. Raises `SpecError` for one that neither predicts nor says why not."""
+    """Return the setup of each row by its id. Raises `SpecError` for one that neither predicts nor says why not."""
     setups = msgspec.convert(_read("setups.yaml")["setups"], type=dict[str, PowerSetup])
     for name, setup in setups.items():
         if (setup.run is not None) + setup.sweep + (setup.skipped is not None) != 1:
@@ -151,7 +160,7 @@ def _row(raw: dict[str, Any], setup: PowerSetup) -> PowerRow:
 
 
 def _given_nodes() -> list[PowerRow]:
-    """Nodes of the collection of carbon rows."""
+    """Return the measured nodes among the published rows of carbon."""
     setups = node_setups()
     return [
         _compared(
@@ -176,7 +185,10 @@ def _forecast(name: str, run: dict[str, Any]) -> Forecast:
 
 
 def drawn_w(forecast: Forecast, scope: Scope) -> Figure:
-    """Mean power during a step of what a measurement of this scope holds, W: a node whole, else one accelerator."""
+    """Return the mean power during a step of what a measurement of this scope covers, in W.
+
+    It is that of a whole node for the scope "node", else of one accelerator.
+    """
     cluster = forecast.spec.cluster
     units = cluster.nodes if scope == "node" else cluster.devices
     items = [

@@ -1,6 +1,6 @@
-"""How much longer published whole runs took than the best case that is predicted for them: the overrun of a plan.
+"""Compute the overrun of a plan: how much longer published whole runs took than their predicted best case.
 
-`python -m carbon_plugin.validate.real_runs` writes it into `plan/real_run.py` of a source checkout, after
+`python -m carbon_plugin.validate.real_runs` writes it into `plan/real_run.py` of a source checkout. It runs after
 `carbon_plugin.calibrate.shipped` and in a process of its own, because it predicts with the constants that are shipped.
 """
 
@@ -32,13 +32,16 @@ from carbon_plugin.validate.full_runs import full_run_sources, planned_run
 
 DIGITS = 2
 FEWEST_SOURCES = 3
-"""Fewer than this say nothing of how sources differ: the runs of the other kind of model count beside them."""
+"""With fewer sources nothing is known of how sources differ: the runs of the other kind of model count too then."""
 POPULATIONS: tuple[Population, ...] = ("ordinary", "tuned")
 
 
 class WholeRun(Struct, frozen=True, kw_only=True):
-    """A published run: hours as published, and in the best case of its layout by the population of its software.
-    `origin` is the source, which may have published several."""
+    """One published run: hours as published, and hours in the best case of its layout by the population of its
+    software.
+
+    `origin` is the source, which may have published several runs.
+    """
 
     id: str
     origin: str
@@ -47,13 +50,15 @@ class WholeRun(Struct, frozen=True, kw_only=True):
     best_case_device_hours: dict[Population, float]
 
     def over_predicted(self, population: Population) -> float:
-        """Published hours over those of the best case."""
+        """Return the published hours over those of the best case."""
         return self.published_device_hours / self.best_case_device_hours[population]
 
 
 class ClassOverrun(Struct, frozen=True, kw_only=True):
-    """One class: its overrun, and the shares of its runs whose hours lie inside the 80 % range: `coverage` that of all
-    its runs, `blind_coverage` that of the runs of other sources alone."""
+    """One class: its overrun, and the shares of its runs whose hours lie inside an 80 % range.
+
+    For `coverage` the range comes from all runs, for `blind_coverage` from the runs of other sources only.
+    """
 
     kind: RunClass
     overrun: Overrun
@@ -63,7 +68,7 @@ class ClassOverrun(Struct, frozen=True, kw_only=True):
 
 @cache
 def whole_runs() -> tuple[WholeRun, ...]:
-    """Every published run whose hours are known and can be predicted, each once."""
+    """Return every published run whose hours are known and can be predicted, each once."""
     found = {run.id: run for raw in full_run_sources() if (run := _of_row(raw)) is not None}
     setups = carbon_setups()
     for row in carbon_sources():
@@ -81,7 +86,7 @@ def whole_runs() -> tuple[WholeRun, ...]:
 
 
 def class_overruns(runs: Sequence[WholeRun]) -> tuple[ClassOverrun, ...]:
-    """The overrun of every class that has runs, each source counted once."""
+    """Return the overrun of every class that has runs, with each source counted once."""
     found = []
     for kind in get_args(RunClass):
         own = [run for run in runs if _is_of(run, kind)]
@@ -101,11 +106,11 @@ def class_overruns(runs: Sequence[WholeRun]) -> tuple[ClassOverrun, ...]:
 
 
 def overrun_from(runs: Sequence[WholeRun], kind: RunClass) -> Overrun:
-    """The overrun of one class as these runs tell it: median, p10 and p90 of published over best-case hours, every
-    source counted once.
+    """Return the overrun of one class from these runs: median, p10 and p90 of published over best-case hours.
 
-    A plan is never faster than its best case, so that the centre is 1 at least. With too few sources the range is that
-    of the runs of all models, as far as the class's own do not pass it."""
+    Every source is counted once. A plan is never faster than its best case, so that the centre is at least 1. With too
+    few sources the range is that of the runs of all models, extended to the class's own where these reach further.
+    """
     own = [run for run in runs if _is_of(run, kind)]
     low, central, high = _percentiles(own or runs, kind)
     if len(_origins(own)) < FEWEST_SOURCES:
@@ -117,7 +122,10 @@ def overrun_from(runs: Sequence[WholeRun], kind: RunClass) -> Overrun:
 
 
 def _percentiles(runs: Sequence[WholeRun], kind: RunClass) -> tuple[float, float, float]:
-    """p10, median and p90 of the runs, each source with the same weight, between the middles of their weights."""
+    """Return p10, median and p90 of the runs, interpolated between the middles of their weights.
+
+    Each source has the same total weight.
+    """
     logs = np.log([run.over_predicted(_population(kind)) for run in runs])
     weights = np.array([1 / sum(other.origin == run.origin for other in runs) for run in runs])
     order = np.argsort(logs)
@@ -127,17 +135,20 @@ def _percentiles(runs: Sequence[WholeRun], kind: RunClass) -> tuple[float, float
 
 
 def origin_of(name: str) -> str:
-    """The source that a row is of: the beginning of its id."""
+    """Return the source of a row, which is the beginning of its id."""
     return name.partition("-")[0]
 
 
 def overrun_without(name: str, kind: RunClass) -> Overrun:
-    """The overrun of one class from the runs of other sources than that of this row."""
+    """Return the overrun of one class from the runs of other sources than that of this row."""
     return overrun_from([run for run in whole_runs() if run.origin != origin_of(name)], kind)
 
 
 def rewrite_overruns(text: str, found: Sequence[ClassOverrun]) -> str:
-    """The source text of `plan/real_run.py` with these overruns in it."""
+    """Return the source text of `plan/real_run.py` with these overruns in it.
+
+    Raises `ValueError` for a class that is not one line of the text.
+    """
     for item in found:
         central, low, high, sources, runs = item.overrun
         numbers = f"{central:.{DIGITS}f}, {low:.{DIGITS}f}, {high:.{DIGITS}f}, {sources}, {runs}"

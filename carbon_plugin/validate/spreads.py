@@ -1,8 +1,8 @@
-"""The spreads that intervals are made of, computed from predictions of rows whose source the constants never saw.
+"""Compute the spreads of intervals, from predictions of rows whose source the constants never saw.
 
-`python -m carbon_plugin.validate.spreads` writes them into `predict/interval.py`, and those of memory into
-`predict/fit.py`, of a source checkout, after
-`carbon_plugin.calibrate.shipped` and in a process of its own, because it validates the constants that are shipped.
+`python -m carbon_plugin.validate.spreads` writes them into `predict/interval.py` of a source checkout, and those of
+memory into `predict/fit.py`. It runs after `carbon_plugin.calibrate.shipped` and in a process of its own, because it
+validates the constants that are shipped.
 """
 
 from __future__ import annotations
@@ -29,16 +29,17 @@ from carbon_plugin.validate.validated_row import ValidatedRow
 
 DIGITS = 3
 FEWEST_SOURCES = 3
-"""Fewer than this say nothing of how sources differ: the rows of the class in `RELATED` count beside its own."""
+"""With fewer sources nothing is known of how sources differ: the rows of the class in `RELATED` count too then."""
 RELATED: dict[AccuracyClass, AccuracyClass] = {"host_bound": "calibrated"}
 
 
 class ClassSpread(Struct, frozen=True, kw_only=True):
-    """How far one class's predictions without the source lie from what was measured.
+    """How far the predictions of one class without the source lie from what was measured.
 
-    `sources` are the class's own, odd ones among them; `effects` may come from related rows too. `coverage` is the
-    share of rows inside the shipped 80 % range, every source counted once; `blind_coverage` is the same with the spread
-    computed without the row's source, None where the other sources are too few."""
+    `sources` is the number of the class's own sources, including odd ones; `effects` may come from related rows too.
+    `coverage` is the share of rows inside the shipped 80 % range, with every source counted once. `blind_coverage` is
+    the same with the spread computed without the row's source, None where the other sources are too few.
+    """
 
     kind: AccuracyClass
     rows: int
@@ -49,7 +50,7 @@ class ClassSpread(Struct, frozen=True, kw_only=True):
 
 
 def class_spreads(rows: Sequence[ValidatedRow]) -> tuple[ClassSpread, ...]:
-    """Each class of which published rows were predicted, in the order of the classes."""
+    """Return each class of which published rows were predicted, in the order of the classes."""
     kept = [row for row in rows if row.skipped is None]
     kinds = np.array([row.accuracy_class for row in kept])
     sources = np.array([row.origin for row in kept])
@@ -85,7 +86,10 @@ def class_spreads(rows: Sequence[ValidatedRow]) -> tuple[ClassSpread, ...]:
 
 
 def rewrite_effects(text: str, found: Sequence[ClassSpread]) -> str:
-    """The source text of `predict/interval.py` with these spreads in it."""
+    """Return the source text of `predict/interval.py` with these spreads in it.
+
+    Raises `ValueError` for a class that is not validated or not one line of the text.
+    """
     for item in found:
         if item.kind in NOT_VALIDATED:
             raise ValueError(f"{item.kind} is not among the validated classes")
@@ -94,7 +98,7 @@ def rewrite_effects(text: str, found: Sequence[ClassSpread]) -> str:
 
 
 def rewrite_memory_effects(text: str, rows: Sequence[ValidatedMemory]) -> str:
-    """The source text of `predict/fit.py` with the spreads of these peaks in it."""
+    """Return the source text of `predict/fit.py` with the spreads of these peaks in it."""
     for population in get_args(Population):
         text = _with_effects(text, population, memory_effects(rows, population))
     return text
@@ -112,9 +116,12 @@ def _with_effects(text: str, name: str, effects: Effects) -> str:
 def _effects(
     errors: NDArray[np.float64], sources: NDArray[np.str_], mask: NDArray[np.bool_], few: int | None = None
 ) -> Effects:
-    """Return the spreads of the rows in `mask`. `few` are the class's own sources where related ones count beside them:
-    how classes differ is then known from those few, so that the variance between sources is (1 + 1/few) times that of
-    one source and not (1 + 1/all), which `interval.factors` multiplies it by."""
+    """Return the spreads of the rows in `mask`.
+
+    `few` is the number of the class's own sources where related ones count too. How classes differ is then known from
+    those few, so that the variance between sources is (1 + 1/few) times that of one source and not (1 + 1/all), which
+    `interval.factors` multiplies it by.
+    """
     between, within, count = random_effects(errors[mask], sources[mask])
     if few is not None:
         between *= math.sqrt((1 + 1 / few) / (1 + 1 / count))

@@ -1,9 +1,10 @@
-"""How good is the model? Every published row predicted, beside the baselines, with the error summed up a source.
+"""Validate predicted step times: predict every published row, beside the baselines, and sum up the errors of each
+source.
 
-Rows that the shipped constants were fitted to are marked, and for them the headline is the prediction of constants
-that never saw a row of the same source (leave one source out): what a prediction is worth on a cluster that nobody
-here measured. Constants that never saw the row's model stand beside it. Rows of a file of the user's are predicted with
-the shipped constants as they are.
+Rows that the shipped constants were fitted to are marked. For them the headline is the prediction of constants that
+never saw a row of the same source (leave one source out): this is what a prediction is worth on a cluster that nobody
+here measured. The prediction of constants that never saw the row's model stands beside it. Rows of a user's file are
+predicted with the shipped constants as they are.
 """
 
 from __future__ import annotations
@@ -50,13 +51,16 @@ CLUSTERED = "vtrain_single_node"
 
 
 class Validation(Struct, frozen=True, kw_only=True):
-    """The whole comparison. `headlines` sum up each collection, dense models and mixtures, every source counted once;
-    `macro_*` are means over the lines of `summary`, each counted once, None without rows; `clusters` counts
-    each cluster of rows of one kernel shape (hidden, tp, pp, micro-batch) once; `unknown_device` predicts Hopper and
-    Blackwell as if nobody had calibrated them; `memory` sums up measured peaks and `fits` which layouts are called
-    feasible, row by row in `memory_rows`; `layouts` and `choices` say which layout we would have picked; `full_runs`
-    are device-hours of whole runs, `overruns` what they take beyond the best case (shipped rows only). `hybrids` are
-    models whose layers differ (`hybrid_rows`), to which no constant is fitted and no mean counts."""
+    """The whole comparison.
+
+    `headlines` sum up each collection, dense models and mixtures, with every source counted once. `macro_*` are means
+    over the lines of `summary`, None without rows. `clusters` counts each cluster of rows of one kernel shape (hidden,
+    tp, pp, micro-batch) once. `unknown_device` predicts Hopper and Blackwell as if nobody had calibrated them. `memory`
+    sums up measured peaks, `fits` counts which layouts are called feasible, and `memory_rows` has both row by row.
+    `layouts` and `choices` say which layout the model picks. `full_runs` are device-hours of whole runs and `overruns`
+    what they take beyond the best case (shipped rows only). `hybrids` are models whose layers differ (`hybrid_rows`);
+    no constant is fitted to them and no mean includes them.
+    """
 
     headlines: tuple[Headline, ...]
     summary: tuple[ErrorSummary, ...]
@@ -78,9 +82,10 @@ class Validation(Struct, frozen=True, kw_only=True):
 
 
 def validate(records: Path | None = None) -> Validation:
-    """Validate on the shipped rows, or on a records file with the shipped constants.
+    """Return the validation on the shipped rows, or on a records file with the shipped constants.
 
-    Raises `SpecError` for a file that is not in the schema."""
+    Raises `SpecError` for a file that is not in the schema.
+    """
     every, not_published = all_published_rows()
     published = without_hybrids(every)
     found, skipped = (every, not_published) if records is None else read_rows(records)
@@ -90,7 +95,7 @@ def validate(records: Path | None = None) -> Validation:
     seen = calibration_rows(shipped)
     hybrids = _hybrids(found, baselines.typical_mfu(shipped, seen))
     memory = validate_memory(memory_rows(found, skipped))
-    # The memory of every row comes first, in the order of the rows, then that of rows without a step time.
+    # The list begins with the memory of every row, in the order of the rows. That of rows without a step time follows.
     slowdowns = expected_slowdowns(memory[: len(found)])[[not is_hybrid(row) for row in found]]
     report = _with_hybrids(_validation(rows, slowdowns, missing, records, published, shipped, seen), hybrids)
     return _with_memory(report, memory)
@@ -116,7 +121,7 @@ def _validation(
         return _report(validated, missing, (), layout_choices(rows, predicted * slowdowns))
     parameters = (*shipped_parameters(), *cluster_offsets(table))
     whole = fit_populations(table, parameters, seen)
-    # Also rows that told the fit nothing are predicted without the rest of their source.
+    # Rows that did not enter the fit are also predicted without the rest of their source.
     held = np.isin(table.origin, table.origin[seen])
     left_out = LeftOut(
         held=held,
@@ -131,7 +136,7 @@ def _validation(
 
 
 def _hybrids(rows: Sequence[PublishedRow], mfu: float) -> list[ValidatedRow]:
-    """Rows of models whose layers differ, with the shipped constants as they are."""
+    """Return rows of models whose layers differ, predicted with the shipped constants as they are."""
     found: list[ValidatedRow] = []
     for group in hybrid_groups(rows):
         table = tabulate(group)
@@ -151,9 +156,11 @@ def _with_memory(report: Validation, rows: tuple[ValidatedMemory, ...]) -> Valid
 
 
 class LeftOut(NamedTuple):
-    """Step times, shape (rows,), s, from constants that saw no row of the same source, model or family (nan for rows of
-    a family that is not predicted so). `held` are the rows whose source was left out: of the others the constants saw
-    nothing anyway."""
+    """Step times, of shape (rows,) and in s, from constants that saw no row of the same source, model or family.
+
+    `family` is nan for rows of a family that is not predicted in this way. `held` is true for rows whose source was
+    left out: the constants saw nothing of the other rows in any case.
+    """
 
     held: NDArray[np.bool_]
     source: Floats
@@ -237,7 +244,7 @@ def _report(
 
 
 def _by_source(rows: Sequence[ValidatedRow]) -> dict[str, list[ValidatedRow]]:
-    """Rows by source, split by framework where one source has several, and dense from sparse."""
+    """Return rows by source. Dense and sparse rows are apart, and so are frameworks where one source has several."""
     groups: dict[str, list[ValidatedRow]] = {}
     for row in rows:
         name = row.source if row.source != "dgxc" else f"{row.source}-{row.framework}"
@@ -272,7 +279,7 @@ def _unknown_summary(name: str, rows: Sequence[ValidatedRow]) -> ErrorSummary:
 
 
 def _clusters(rows: Sequence[PublishedRow], validated: Sequence[ValidatedRow]) -> tuple[ErrorSummary, ...]:
-    """One point a cluster: the geometric means of what was measured and predicted."""
+    """Return the errors of clusters of rows. The point of a cluster is the geometric mean of its values."""
     members: dict[tuple[int, ...], list[ValidatedRow]] = {}
     for row, result in zip(rows, validated, strict=True):
         layout, model = row.spec.layout, row.spec.model

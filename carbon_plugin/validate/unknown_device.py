@@ -1,8 +1,8 @@
-"""What a prediction is worth on an accelerator that nobody calibrated: each family predicted as if it were new.
+"""Predict each accelerator family as if it were new, to see what a prediction is worth on a device nobody calibrated.
 
-All rows of the family leave the fit, so that its devices get the sustained law and the priors; what the software
-costs is still known from the other families. The exponents of the law itself were chosen in a study that had seen
-some of these rows, so the figures are a little kind.
+All rows of the family leave the fit, so that its devices get the sustained law and the priors. What the software costs
+is still known from the other families. The exponents of the law were chosen in a study that had seen some of these
+rows, so that the figures are somewhat optimistic.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from carbon_plugin.calibrate.fit import Fit, Mask, Parameter, fit_populations, f
 from carbon_plugin.calibrate.rows.table import Table
 
 FAMILIES = ("hopper", "blackwell")
-"""The families that are predicted as unknown. The law is anchored on Ampere, and of Volta there are four rows."""
+"""Families that are predicted as unknown. The law is anchored on Ampere, and there are only four rows of Volta."""
 
 
 def unknown_device_step_time_s(
     table: Table, parameters: Sequence[Parameter], fitted: Mask, whole: Fit
 ) -> NDArray[np.float64]:
-    """Step time of each row of those families from constants that saw no row of its family; nan for other rows."""
+    """Return the step time of each row of those families from constants that saw no row of its family, nan for other
+    rows."""
     predicted = np.full(table.measured_s.size, np.nan)
     for family in FAMILIES:
         out = table.family == family
@@ -32,6 +33,7 @@ def unknown_device_step_time_s(
 
 
 def _without(whole: Fit, parameters: Sequence[Parameter], table: Table, out: Mask) -> NDArray[np.float64]:
-    """Start of a fit: the whole one's, with what only the rows left out can tell back at its prior."""
+    """Return the start of a fit: the logs of the whole fit, with those that only the left-out rows determine at their
+    prior."""
     seen = [bool(np.any(parameter.rows(table) & ~out)) for parameter in parameters]
     return np.where(seen, whole.logs, [parameter.centre for parameter in parameters])

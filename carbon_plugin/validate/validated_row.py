@@ -1,4 +1,4 @@
-"""One published row beside its predictions: the value that the tables of the validation are made of."""
+"""Define one published row beside its predictions, which the tables of the validation consist of."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from carbon_plugin.predict.result import AccuracyClass
 
 
 class ValidatedRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One row: measured, predicted with its 80 % interval, the baselines, or why it was skipped.
+    """One row as measured and as predicted, with its 80 % interval and the baselines, or the reason why it was skipped.
 
     `left_out_step_time_s` is the prediction of constants that saw no row of this source, `model_left_out_step_time_s`
-    of those that saw no row of this model (fitted rows only); `unknown_device_step_time_s` that of constants that
-    saw no row of this device's family, where that was asked. The interval belongs to the prediction without the source
-    where there is one. Memory in bytes where the source measured it."""
+    that of constants that saw no row of this model (fitted rows only). `unknown_device_step_time_s` is that of
+    constants that saw no row of this device's family, where this was asked for. The interval belongs to the prediction
+    without the source where there is one.
+    """
 
     id: str
     source: str
