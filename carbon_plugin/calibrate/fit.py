@@ -1,8 +1,8 @@
-"""Maximum-a-posteriori fit of few constants to measured rows, and prediction with a group of rows left out.
+"""Fit a few constants to measured rows by maximum a posteriori, and predict rows with a group of rows left out.
 
-Each parameter multiplies one constant of a group of rows by exp(x), with a normal prior on x around the law or
-prior of `predict.rates`. Rows enter with the soft-L1 loss of their log error, so that one odd row does not win;
-data sets are weighted so that a thousand rows of one machine do not either.
+Each parameter multiplies one constant of a group of rows by exp(x), with a normal prior on x around the law or prior of
+`predict.resolve`. Rows enter with the soft-L1 loss of their log error, so that a single odd row does not dominate. Data
+sets are weighted, so that a thousand rows of one machine do not dominate either.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ from carbon_plugin.predict.rates import Constants
 
 FACTOR = "framework_factor"
 THREADS_VARIABLE = "OPENBLAS_NUM_THREADS"
-"""What the linear algebra of scipy reads when it is loaded."""
+"""Environment variable that the linear algebra of scipy reads when it is loaded."""
 ROW_SIGMA = 0.05
-"""Row-to-row spread that no constant explains (scatter about a line within one vTrain layout: 4.7 % mean)."""
+"""Spread from row to row that no constant explains (scatter about a line within one vTrain layout: 4.7 % mean)."""
 SPARSE_ROW_SIGMA = 0.2
-"""The same for mixture-of-experts rows: one configuration moved by up to 77 % between container releases."""
+"""The same for mixture-of-experts rows: one configuration differed by up to 77 % between container releases."""
 VENDOR_ROW_SIGMA = 0.1
 ORDINARY_ROW_SIGMA = 0.12
-"""The same for rows of ordinary software, whose host and settings are known least."""
+"""The same for rows of ordinary software, whose host and settings are least known."""
 WAIT_SIGMA_S = 0.008
-"""Seconds a step and doubling of nodes by which waiting for one another varies: what makes a short step on many nodes
-say little about constants."""
+"""Seconds per step and doubling of nodes by which the time that ranks wait for one another varies. Because of it a
+short step on many nodes says little about constants."""
 WEIGHT_ROWS = 40
-"""A data set weighs as much as this many rows, within the bounds below."""
+"""A data set has the weight of this many rows, within the bounds below."""
 WEIGHT_BOUNDS = (0.05, 4.0)
 MOST_ROWS, STRIDE = 400, 7
-"""Of a data set with more rows than this only every seventh goes into a fit: such a table (vTrain on one node) is
+"""Of a data set with more rows than `MOST_ROWS` only every seventh enters a fit. Such a table (vTrain on one node) is
 almost linear in layers and micro-batches, and its thousand rows are some fifty independent points."""
 MODEL_FOLDS = 12
-"""Groups that the models are left out in. Each costs a fit."""
+"""Number of groups in which the models are left out. Each group costs a fit."""
 MAX_EVALUATIONS = 100
 TOLERANCE = 1e-9
-"""Relative change of the loss at which a fit stops: tight enough that a refit agrees in the first 3 digits."""
+"""Relative change of the loss at which a fit stops. It is so small that a refit agrees in the first 3 digits."""
 LEFT_OUT_TOLERANCE = 1e-5
-"""The same for fits of which only predictions are taken: they agree with the tight ones within 0.3 %, in half the
+"""The same for fits of which only predictions are used. They agree with those of `TOLERANCE` within 0.3 %, in half the
 time."""
 DIFFERENCE = 1e-4
 """Step of the finite differences in the logarithm of a constant."""
@@ -56,8 +56,11 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One fitted number: a constant of a group of rows. `sigma` is the prior's spread of its logarithm about `centre`;
-    `ceiling` is the largest value of the constant itself, for a share of what is physically there."""
+    """One fitted number, which multiplies a constant of a group of rows.
+
+    `sigma` is the prior's spread of its logarithm around `centre`. `ceiling` is the largest value of the constant
+    itself, for a constant that is a share of what physically exists.
+    """
 
     name: str
     field: str
@@ -69,14 +72,14 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """Logs of the fitted multipliers and their posterior spreads (one sigma), in the order of `parameters`."""
+    """Logarithms of the fitted multipliers and their posterior spreads (one sigma), in the order of `parameters`."""
 
     parameters: tuple[Parameter, ...]
     logs: Floats
     spreads: Floats
 
     def multiplier(self, name: str) -> float:
-        """Fitted factor of a parameter on its prior, 1 for a constant that is no parameter."""
+        """Return the fitted factor of a parameter on its prior, or 1 for a constant that is not a parameter."""
         names = [parameter.name for parameter in self.parameters]
         return float(np.exp(self.logs[names.index(name)])) if name in names else 1.0
 
@@ -89,9 +92,10 @@ def fit(
     weights: Floats | None = None,
     tolerance: float = TOLERANCE,
 ) -> Fit:
-    """Fit `parameters` to the rows where `keep` is true. Parameters without rows stay at their prior.
+    """Return the fit of `parameters` to the rows where `keep` is true. Parameters without rows stay at their prior.
 
-    `weights` of the rows are `row_weights` unless given. Raises `SpecError` without scipy."""
+    The weights of the rows are `row_weights` unless `weights` are given. Raises `SpecError` without scipy.
+    """
     least_squares = _solver()
     used = (np.ones(table.measured_s.size, dtype=bool) if keep is None else keep) & thinned(table)
     rows = select(table, used)
@@ -102,8 +106,8 @@ def fit(
     roots = np.sqrt((row_weights(table) if weights is None else weights)[used])
     spreads = row_sigmas(rows)
     groups = _disjoint_groups(masks)
-    # All slopes come from one call: the rows of each group stand below one another, once as they are and once for each
-    # group of parameters that moves them.
+    # All slopes come from one call. It predicts all rows unchanged, followed by the rows that each group of parameters
+    # moves.
     touched = [np.flatnonzero(np.any([masks[index] for index in group], axis=0)) for group in groups]
     copies = np.concatenate([np.arange(rows.measured_s.size), *touched])
     below = np.cumsum([rows.measured_s.size, *(moved.size for moved in touched)])
@@ -147,8 +151,11 @@ def fit(
 
 
 def _solver() -> Callable[..., Any]:
-    """Return scipy's least-squares solver, with its linear algebra on one thread where it is imported here first: for
-    matrices of some forty columns several threads only wait for one another, in twice the CPU time."""
+    """Return scipy's least-squares solver. Raises `SpecError` without scipy.
+
+    Its linear algebra runs on one thread where scipy is imported here first: for matrices of some forty columns several
+    threads only wait for one another and take twice the CPU time.
+    """
     before = os.environ.get(THREADS_VARIABLE)
     os.environ[THREADS_VARIABLE] = before or "1"
     try:
@@ -168,14 +175,15 @@ def _joined(parts: Sequence[Constants]) -> Constants:
 
 
 def _most(rows: Table, parameter: Parameter, mask: Mask) -> float:
-    """Upper bound of the logarithm of a parameter."""
+    """Return the upper bound of the logarithm of a parameter."""
     if parameter.ceiling is None or not np.any(mask):
         return np.inf
     return float(np.log(parameter.ceiling / np.max(getattr(rows.prior, parameter.field)[mask])))
 
 
 def _disjoint_groups(masks: Sequence[Mask]) -> list[list[int]]:
-    """Parameters that touch no row in common, so that one evaluation gives the slopes of all of them."""
+    """Return groups of parameters that have no row in common, so that one evaluation gives the slopes of a whole
+    group."""
     groups: list[tuple[list[int], Mask]] = []
     for index, mask in enumerate(masks):
         for members, taken in groups:
@@ -189,13 +197,13 @@ def _disjoint_groups(masks: Sequence[Mask]) -> list[list[int]]:
 
 
 def fitted_constants(table: Table, fitted: Fit) -> tuple[Constants, Floats]:
-    """Constants and framework factors of every row under a fit."""
+    """Return constants and framework factors of every row under a fit."""
     masks = [parameter.rows(table) for parameter in fitted.parameters]
     return _constants(table, fitted.parameters, masks, fitted.logs)
 
 
 def fitted_step_time_s(table: Table, fitted: Fit) -> Floats:
-    """Step times of every row under a fit."""
+    """Return the step times of every row under a fit, in seconds."""
     constants, factor = fitted_constants(table, fitted)
     return np.asarray(predict(table, constants, factor).total)
 
@@ -203,11 +211,13 @@ def fitted_step_time_s(table: Table, fitted: Fit) -> Floats:
 def fit_populations(
     table: Table, parameters: Sequence[Parameter], keep: Mask, start: Floats | None = None, tolerance: float = TOLERANCE
 ) -> Fit:
-    """Fit in two steps: what devices, links and frameworks sustain to tuned software alone, then what ordinary software
-    costs to its own rows under those constants.
+    """Return a fit in two steps: first to rows of tuned software, then to rows of ordinary software.
 
-    The spread between ordinary programs is larger than what any constant of a device does, so that their rows would
-    bend it. The parameters of the second step are those that touch ordinary rows only."""
+    The first step fits what devices, links and frameworks sustain. The second step fits, under these constants, what
+    ordinary software costs. The spread between ordinary programs is larger than the effect of any constant of a device,
+    so that their rows would distort these constants. The second step has those parameters that only concern ordinary
+    rows.
+    """
     second = [_only_ordinary(parameter, table) for parameter in parameters]
     logs = np.array([parameter.centre for parameter in parameters])
     spreads = np.array([parameter.sigma for parameter in parameters])
@@ -234,8 +244,11 @@ def _only_ordinary(parameter: Parameter, table: Table) -> bool:
 def leave_out(
     table: Table, parameters: Sequence[Parameter], keep: Mask, whole: Fit, groups: NDArray[np.str_]
 ) -> Floats:
-    """Step time of each row from constants that saw no row of its group (`groups`: a label of each row). `whole` is the
-    fit to the rows where `keep` is true, and predicts the groups that it saw nothing of."""
+    """Return the step time of each row from constants that saw no row of its group, in seconds.
+
+    `groups` is a label of each row. `whole` is the fit to the rows where `keep` is true; it predicts the groups of
+    which it saw no row.
+    """
     predicted = fitted_step_time_s(table, whole)
     for name in np.unique(groups[keep]):
         out = groups == name
@@ -245,8 +258,11 @@ def leave_out(
 
 
 def model_folds(table: Table, keep: Mask) -> NDArray[np.str_]:
-    """A label of each row by which its model is left out, of `MODEL_FOLDS` labels: all rows of a model in any data set
-    share one, and the labels hold about as many kept rows each."""
+    """Return a label of each row by which its model is left out.
+
+    All rows of a model in any data set share a label. There are `MODEL_FOLDS` labels, each with about as many kept
+    rows.
+    """
     names, counts = np.unique(table.model_key[keep], return_counts=True)
     filled = np.zeros(MODEL_FOLDS)
     fold: dict[str, int] = {}
@@ -257,7 +273,7 @@ def model_folds(table: Table, keep: Mask) -> NDArray[np.str_]:
 
 
 def thinned(table: Table) -> Mask:
-    """Rows that go into a fit: all of a data set of ordinary size, every `STRIDE`-th of a larger one."""
+    """Return the rows that enter a fit: all of a data set of ordinary size, and every `STRIDE`-th of a larger one."""
     kept = np.ones(table.measured_s.size, dtype=bool)
     for name, count in zip(*np.unique(table.source, return_counts=True), strict=True):
         if count > MOST_ROWS:
@@ -268,7 +284,7 @@ def thinned(table: Table) -> Mask:
 
 
 def row_weights(table: Table) -> Floats:
-    """Weight of each row: about `WEIGHT_ROWS` over the rows of its data set that go into a fit."""
+    """Return the weight of each row: about `WEIGHT_ROWS` over the number of rows of its data set that enter a fit."""
     kept = thinned(table)
     names, inverse = np.unique(table.source, return_inverse=True)
     counts = np.array([np.sum(kept & (table.source == name)) for name in names])
@@ -276,7 +292,7 @@ def row_weights(table: Table) -> Floats:
 
 
 def row_sigmas(table: Table) -> Floats:
-    """Spread of each row's log error that the fit takes for noise."""
+    """Return the spread of each row's log error that the fit treats as noise."""
     vendor = table.framework == "megatron-bridge"
     usual = np.where(table.ordinary, ORDINARY_ROW_SIGMA, ROW_SIGMA)
     nodes = np.maximum(np.asarray(table.sheet.devices / table.sheet.island), 1)

@@ -1,4 +1,4 @@
-"""The few constants that are fitted to the published rows, and for which rows each holds."""
+"""Define the few constants that are fitted to the published rows, and the rows for which each of them holds."""
 
 from __future__ import annotations
 
@@ -20,21 +20,23 @@ ATTENTION_SIGMA: dict[AttentionKernel, float] = {
     "cudnn": 0.25,
     "cudnn_fp8": 0.2,
 }
-"""Prior spread of the attention rate by kernel class: early flash kernels vary with the architecture they were
-written for; current ones reach about the same share of peak everywhere."""
+"""Prior spread of the attention rate by kernel class. The rate of early flash kernels varies with the architecture they
+were written for. Current kernels reach about the same share of peak on every architecture."""
 OFFSET = "cluster"
 OFFSET_SIGMA = 0.25
 """Prior spread of the offset of one cluster of ordinary software."""
 KERNELS = tuple(ATTENTION_SIGMA)
 ANCHOR_FRAMEWORKS = ("megatron-deepspeed", "megatron-lm-2021", "megatron-lm", "llm-foundry", "torchtitan", "compiled")
-"""Frameworks whose factor is 1: the devices' constants are fitted on them."""
+"""Frameworks whose factor is 1. The devices' constants are fitted on them."""
 FACTOR_FRAMEWORKS = ("nemo", "megatron-bridge", "megatron-core", "maxtext")
 VENDOR_FRAMEWORKS = (*FACTOR_FRAMEWORKS, "transformer-engine", "automodel", "tuned")
-"""Frameworks of vendors for their own hardware: one factor for all, and a deviation of each that has rows."""
+"""Frameworks of vendors for their own hardware. They share one factor, and each that has rows has a deviation from
+it."""
 BLIND_COLLECTIONS = ("second",)
-"""Collections that no constant of a device, a link or a tuned framework is fitted to."""
+"""Collections to which no constant of a device, a link or a tuned framework is fitted."""
 ORDINARY_FRAMEWORKS = ("ordinary", "ordinary-megatron", "internevo", "deepspeed")
-"""Shipped stacks of ordinary software: one factor and one host cost for all, because the next one is not among them."""
+"""Shipped stacks of ordinary software. They share one factor and one host cost, because the next user's software is not
+among them."""
 HOST_GROUPS = {
     "2021": ("megatron-deepspeed", "megatron-lm-2021", "nemo-2023"),
     "llm-foundry": ("llm-foundry",),
@@ -45,13 +47,14 @@ HOST_GROUPS = {
 
 
 EAGER_HOST = math.log(2.0)
-"""What eager software on the servers of its time takes to issue an operation, over the prior of current tuned software:
-30 us (vTrain's study; and independently fine-tuning with one sample a micro-batch)."""
+"""Logarithm of the time that eager software on servers of its period takes to issue an operation, over the prior of
+current tuned software. That time is 30 us (vTrain's study, and independently fine-tuning with one sample per
+micro-batch)."""
 HOST_CENTRES = {"2021": EAGER_HOST}
 
 
 def shipped_parameters() -> tuple[Parameter, ...]:
-    """All parameters of the shipped calibration."""
+    """Return all parameters of the shipped calibration."""
     found: list[Parameter] = []
     for family in FAMILIES:
         found += _device(family, _family(family))
@@ -89,9 +92,11 @@ def shipped_parameters() -> tuple[Parameter, ...]:
 
 
 def cluster_offsets(table: Table) -> tuple[Parameter, ...]:
-    """An offset of each cluster of ordinary software: what its people's programs do to all of their rows alike. They
-    are fitted beside the two numbers of ordinary software, so that a source with many rows does not set them alone,
-    and they are not shipped: the next cluster's offset is unknown."""
+    """Return an offset for each cluster of ordinary software, which applies to all of its rows alike.
+
+    The offsets are fitted together with the two numbers of ordinary software, so that a source with many rows does not
+    determine these alone. They are not shipped, because the next cluster's offset is unknown.
+    """
     groups = zip(table.origin[table.ordinary], table.accelerator[table.ordinary], strict=True)
     return tuple(
         Parameter(f"{OFFSET}.{origin}.{device}", FACTOR, _ordinary_cluster(origin, device), OFFSET_SIGMA)
@@ -100,9 +105,12 @@ def cluster_offsets(table: Table) -> tuple[Parameter, ...]:
 
 
 def calibration_rows(table: Table) -> Mask:
-    """Rows that the shipped constants are fitted to: GPUs only, all parameters trained, no row-wise scaled fp8 (a
-    slower recipe). Of a collection that is kept for blind prediction only ordinary software, which the other has none
-    of, tells the two numbers that it alone can tell."""
+    """Return the rows that the shipped constants are fitted to.
+
+    They ran on GPUs, trained all parameters, and did not use row-wise scaled fp8 (a slower recipe). Of a collection
+    that is kept for blind prediction only ordinary software is included: the other collection has none, and two numbers
+    can be fitted to such software only.
+    """
     rowwise = np.array(["rowwise" in row.id for row in table.rows])
     blind = np.isin(table.collection, BLIND_COLLECTIONS)
     return np.asarray(

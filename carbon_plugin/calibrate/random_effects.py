@@ -1,4 +1,5 @@
-"""Spread between and within sources of the predictions that saw nothing of the source: what intervals are made of."""
+"""Compute the spreads between and within sources that intervals consist of, from predictions that saw no row of a
+source."""
 
 from __future__ import annotations
 
@@ -8,20 +9,21 @@ from numpy.typing import NDArray
 from carbon_plugin.predict.interval import Effects
 
 ODD, NORMAL_MEDIAN, LEAST_SPREAD = 3.0, 0.6745, 0.05
-"""A source is odd beyond so many spreads, by the median of |offset| over that of a normal variable."""
+"""A source is odd beyond `ODD` spreads, where a spread is the median of |offset| over that of a normal variable."""
 
 
 def random_effects(errors: NDArray[np.float64], sources: NDArray[np.str_]) -> Effects:
-    """Both standard deviations of ln(measured / predicted), shape (rows,), about 0 and with every source counted once.
+    """Return both standard deviations of ln(measured / predicted), an array of shape (rows,), around 0.
 
-    Sources differ in how much their rows differ, and the next run is one row of one of them: its variance within the
-    source is the mean of the sources' variances, over those of two rows or more, and not their median, which half of
-    them exceed, nor pooled by rows, which would leave it to the largest table. The variance between sources is what
-    remains of their mean squares when each mean's own variance is taken off."""
+    Every source is counted once. Sources differ in how much their rows differ, and the next run is one row of one of
+    them: the variance within a source is therefore the mean of the variances of sources with two rows or more. It is
+    not their median, which half of them exceed, and it is not pooled over rows, where the largest table would decide.
+    The variance between sources is the mean square of their means, minus the mean of each mean's own variance.
+    """
     names = np.unique(sources)
     means = np.array([np.mean(errors[sources == name]) for name in names])
-    # A source far from all others is named in the documentation, not averaged in, as long as it is at most one of ten:
-    # a range that leaves out a fifth of the cases has to know more than that.
+    # A source far from all others is named in the documentation and left out of the average, as long as at most one
+    # source in ten is left out: a range may not ignore a fifth of the cases without knowing more.
     far = np.abs(means)
     usual = far <= ODD * max(float(np.median(far)) / NORMAL_MEDIAN, LEAST_SPREAD)
     usual |= np.argsort(np.argsort(-far)) >= len(names) // 10

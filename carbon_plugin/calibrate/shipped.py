@@ -1,7 +1,7 @@
-"""The constants that the profiles and stacks ship, produced from the published rows by the same fit.
+"""Compute the constants that profiles and stacks ship, from the published rows and by the same fit.
 
-`python -m carbon_plugin.calibrate.shipped` rewrites them in a source checkout after the rows or the equations
-change; `carbon-plugin calibrate --reproduce-shipped` fits again and compares.
+`python -m carbon_plugin.calibrate.shipped` rewrites them in a source checkout after the rows or the equations change.
+`carbon-plugin calibrate --reproduce-shipped` fits again and compares.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ DIGITS = 4
 
 
 class ShippedConstant(Struct, frozen=True, kw_only=True):
-    """One constant as the fit gives it and as it is shipped; None where nothing is shipped."""
+    """One constant as the fit gives it and as it is shipped. `shipped` is None where nothing is shipped."""
 
     name: str
     refitted: float
@@ -53,13 +53,13 @@ class ShippedConstant(Struct, frozen=True, kw_only=True):
 
 
 def refit() -> tuple[Table, Fit]:
-    """The shipped calibration, done again."""
+    """Return the rows and a new fit of the shipped calibration."""
     table = tabulate(published_rows()[0])
     return table, fit_populations(table, (*shipped_parameters(), *cluster_offsets(table)), calibration_rows(table))
 
 
 def compare(table: Table, fitted: Fit) -> list[ShippedConstant]:
-    """Every shipped constant beside its refitted value."""
+    """Return every shipped constant beside its refitted value."""
     found = []
     for device in list_accelerators():
         for field, value in device_constants(device, fitted, table).items():
@@ -74,8 +74,11 @@ def compare(table: Table, fitted: Fit) -> list[ShippedConstant]:
 
 
 def device_constants(device: Accelerator, fitted: Fit, table: Table) -> dict[str, float]:
-    """Constants of one device, keyed as in `Efficiency` ("attention_flops.<kernel>" for kernels); empty outside the
-    calibrated families. Siblings of measured devices take their family's multipliers on the law."""
+    """Return the constants of one device, with keys as in `Efficiency` ("attention_flops.<kernel>" for kernels).
+
+    The result is empty outside the calibrated families. Devices that are related to measured ones take the multipliers
+    of their family on the law.
+    """
     group = "capped" if device.name == CAPPED_H100 else family(device)
     if (
         family(device) not in FAMILIES
@@ -105,7 +108,7 @@ def device_constants(device: Accelerator, fitted: Fit, table: Table) -> dict[str
 
 
 def stack_constants(fitted: Fit) -> dict[str, dict[str, float]]:
-    """Host cost and factor of each framework."""
+    """Return host cost and factor of each framework."""
     host = prior_constants()["host_op_time_s"]
     found: dict[str, dict[str, float]] = {}
     for group, members in (*HOST_GROUPS.items(), ("ordinary", ORDINARY_FRAMEWORKS)):
@@ -123,7 +126,7 @@ def stack_constants(fitted: Fit) -> dict[str, dict[str, float]]:
 
 
 def efficiency_block(device: Accelerator, constants: dict[str, float], measured: bool) -> str:
-    """The YAML block of a profile."""
+    """Return the YAML block of a profile."""
     confidence = "fitted" if measured else "derived"
     lines = [BLOCK_HEAD, "efficiency:"]
     attention = [name for name in constants if name.startswith("attention_flops.")]
@@ -139,7 +142,7 @@ def efficiency_block(device: Accelerator, constants: dict[str, float], measured:
 
 
 def rewrite_profiles(folder: Path, table: Table, fitted: Fit) -> Iterator[Path]:
-    """Put the fitted constants into the profiles of a source checkout; yields the files that were written."""
+    """Put the fitted constants into the profiles of a source checkout, and yield the files that were written."""
     measured = set(table.accelerator[calibration_rows(table)])
     for device in list_accelerators():
         path = folder / "accelerators" / f"{device.name}.yaml"
@@ -167,7 +170,7 @@ def rewrite_stacks(path: Path, fitted: Fit) -> None:
 
 
 def _number(value: float) -> str:
-    """A YAML float: an exponent needs a point before it and a sign after it."""
+    """Return a float as YAML reads it: an exponent needs a point before it and a sign after it."""
     text = f"{value:.{DIGITS}g}"
     if "e" in text and "." not in text:
         text = text.replace("e", ".0e")

@@ -1,7 +1,7 @@
-"""A few rows of the user's to constants of the user's device and software: only those that the rows can tell.
+"""Fit constants of the user's device and software to a few of the user's rows, but only those that the rows determine.
 
-The shipped constants (or the law, for a device that nobody calibrated) are the prior; one that the rows hardly
-narrow is refused, with the reason, and keeps its prior value.
+The shipped constants are the prior, or the law for a device that nobody calibrated. A constant whose spread the rows
+hardly reduce is refused, with the reason, and keeps its prior value.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from carbon_plugin.predict.step import predict_step
 from carbon_plugin.spec.amounts import plural
 from carbon_plugin.spec.stack import ORDINARY, STACKS
 
-# Spread of a constant's logarithm before the rows are seen: (where a fit or a measurement is behind it, otherwise).
+# Spread of a constant's logarithm before the rows are seen: first where a fit or a measurement supports the constant,
+# then where none does.
 DEVICE_SIGMAS = {
     "gemm_share": (0.05, 0.15),
     "memory_share": (0.1, 0.2),
@@ -38,24 +39,27 @@ DEVICE_SIGMAS = {
     "all_to_all_share": (0.4, 0.5),
 }
 STACK_SIGMAS = {FACTOR: (0.05, 0.3), "host_op_time_s": (0.2, 0.4)}
-"""The same for a framework that we ship a stack of, and for any other."""
+"""The same for a framework of which a stack is shipped, and for any other framework."""
 
 NARROWED = 0.9
-"""Posterior over prior spread above which the rows have told next to nothing about a constant. A stricter bound also
-drops what several constants together tell: with 0.7, 16 rows of SimuMax's B200 bring an unknown device to 7 %, with
-0.9 to 3.5 %."""
+"""Ratio of posterior to prior spread above which the rows say almost nothing about a constant. A stricter bound also
+drops what several constants determine together: with 0.7, 16 rows of SimuMax's B200 bring an unknown device to 7 %,
+with 0.9 to 3.5 %."""
 POWER_SIGMA, POWER_NOISE = 0.08, 0.05
-"""Of the logarithm of measured over predicted power: between clusters (`validate --power`), and from run to run."""
+"""Spreads of the logarithm of measured over predicted power: between clusters (`validate --power`), and from run to
+run."""
 SEEN = 0.005
-"""Relative change of the step time of the most sensitive row, for a constant 10 % larger, below which no row shows
-the constant: a tenth of the spread from row to row."""
+"""Relative change of the step time of the most sensitive row, for a constant 10 % larger, below which no row shows the
+constant. It is a tenth of the spread from row to row."""
 NUDGE = 0.1
 
 
 class FittedConstant(Struct, frozen=True, kw_only=True):
-    """A constant that the rows tell, in the unit of its field. `spread` is one relative standard deviation.
+    """A constant that the rows determine, in the unit of its field. `spread` is one relative standard deviation.
 
-    `stack` names the software stack that it belongs to, None for the device; `kernel` the attention kernel."""
+    `stack` names the software stack that it belongs to, and is None for a constant of the device. `kernel` names the
+    attention kernel.
+    """
 
     field: str
     stack: str | None
@@ -66,8 +70,8 @@ class FittedConstant(Struct, frozen=True, kw_only=True):
 
 
 class LearnedPower(Struct, frozen=True, kw_only=True):
-    """What so many runs tell of the power of back-to-back matrix products, W. `spread` is one relative standard
-    deviation."""
+    """Power of back-to-back matrix products that the given number of runs shows, in W. `spread` is one relative
+    standard deviation."""
 
     before_w: float
     after_w: float
@@ -76,14 +80,14 @@ class LearnedPower(Struct, frozen=True, kw_only=True):
 
 
 class RefusedConstant(Struct, frozen=True, kw_only=True):
-    """A constant that the rows cannot tell, and why."""
+    """A constant that the rows do not determine, and the reason."""
 
     name: str
     reason: str
 
 
 class RowResidual(Struct, frozen=True, kw_only=True):
-    """One row: measured, and predicted before and after the fit, seconds."""
+    """One row: measured, and predicted before and after the fit, in seconds."""
 
     id: str
     measured_s: float
@@ -92,7 +96,7 @@ class RowResidual(Struct, frozen=True, kw_only=True):
 
 
 class Calibration(Struct, frozen=True, kw_only=True):
-    """What rows on one accelerator taught. Mean absolute errors in percent of the measured time."""
+    """Result of a fit to rows on one accelerator. Mean absolute errors are in percent of the measured time."""
 
     accelerator: str
     fitted: tuple[FittedConstant, ...]
@@ -105,9 +109,10 @@ class Calibration(Struct, frozen=True, kw_only=True):
 
 
 def calibrate(rows: Sequence[PublishedRow], skipped: Sequence[SkippedRow] = ()) -> Calibration:
-    """Fit what the rows can tell of their one accelerator and its software.
+    """Return the constants of one accelerator and its software that the rows determine.
 
-    Raises `SpecError` without rows, for rows on several accelerators, and without scipy."""
+    Raises `SpecError` without rows, for rows on several accelerators, and without scipy.
+    """
     if not rows:
         reasons = f"; {skipped[0].id}: {skipped[0].reason}" if skipped else ""
         raise SpecError(f"calibrate: none of {plural(len(skipped), 'row')} can be predicted{reasons}")
@@ -138,10 +143,12 @@ def calibrate(rows: Sequence[PublishedRow], skipped: Sequence[SkippedRow] = ()) 
 
 
 def learned_power(rows: Sequence[PublishedRow]) -> LearnedPower | None:
-    """The sustained power with which the prediction would give the measured power of the runs that tell it, None
-    without one.
+    """Return the sustained power for which the prediction agrees with the measured power of the runs, or None without
+    any.
 
-    The logarithm of measured over predicted power is drawn to 0 by the spread of the prediction's own error."""
+    The logarithm of measured over predicted power is drawn towards 0 according to the spread of the prediction's own
+    error.
+    """
     known = [row for row in rows if row.power_ratio is not None]
     if not known:
         return None
@@ -157,7 +164,10 @@ def learned_power(rows: Sequence[PublishedRow]) -> LearnedPower | None:
 
 
 def calibrated_step_time_s(seen: Table | None, others: Table) -> NDArray[np.float64]:
-    """Step times of rows with the constants that some of them tell, seconds; of none where nothing was seen."""
+    """Return the step times of `others` with the constants that the rows of `seen` determine, in seconds.
+
+    Where `seen` is None no constant is fitted.
+    """
     if seen is None:
         return fitted_step_time_s(others, _unfitted())
     parameters, _ = _identified(seen, _parameters(seen))
@@ -165,7 +175,7 @@ def calibrated_step_time_s(seen: Table | None, others: Table) -> NDArray[np.floa
 
 
 def _parameters(table: Table) -> list[Parameter]:
-    """Every constant of the device, of each attention kernel in use, and of each framework."""
+    """Return every constant of the device, of each attention kernel in use, and of each framework."""
     known = is_calibrated(table.rows[0].spec.cluster.accelerator)
     found = []
     for field, sigmas in DEVICE_SIGMAS.items():
@@ -194,7 +204,10 @@ def _where(label: str, value: str) -> Callable[[Table], Mask]:
 
 
 def _identified(table: Table, parameters: list[Parameter]) -> tuple[list[Parameter], list[RefusedConstant]]:
-    """Those that the rows tell. The one told least is refused first, because the others may then be told better."""
+    """Return the parameters that the rows determine, and the refused ones.
+
+    The least determined parameter is refused first, because the others may be better determined without it.
+    """
     refused = []
     kept = []
     for parameter in parameters:
@@ -219,14 +232,17 @@ def _identified(table: Table, parameters: list[Parameter]) -> tuple[list[Paramet
 
 
 def _largest_change(table: Table, parameter: Parameter) -> float:
-    """Relative change of the step time of the most sensitive row for a constant 10 % larger."""
+    """Return the relative change of the step time of the most sensitive row for a constant 10 % larger."""
     nudged = Fit((parameter,), np.array([np.log1p(NUDGE)]), np.zeros(1))
     change = fitted_step_time_s(table, nudged) / fitted_step_time_s(table, _unfitted()) - 1
     return float(np.max(np.abs(change)))
 
 
 def _fit(table: Table, parameters: Sequence[Parameter]) -> Fit:
-    """Rows count alike, and together as no more than `WEIGHT_ROWS`: a thousand rows of one machine share its bias."""
+    """Return a fit in which all rows have the same weight, and together at most the weight of `WEIGHT_ROWS` rows.
+
+    A thousand rows of one machine share its bias.
+    """
     if not parameters:
         return _unfitted()
     rows = table.measured_s.size

@@ -1,4 +1,4 @@
-"""A calibration as files: the device's profile with the constants that were told, and a stack for the software."""
+"""Write a calibration as files: the device's profile with the fitted constants, and a stack for the software."""
 
 from __future__ import annotations
 
@@ -18,14 +18,17 @@ from carbon_plugin.spec.stack import Stack
 
 DIGITS = 6
 ENOUGH_ROWS = 8
-"""Rows from which a device that nobody had calibrated counts as calibrated, with the narrower interval: the median draw
-is then within 6 % on all other rows (docs/calibration.md)."""
+"""Number of rows from which on a device that nobody had calibrated counts as calibrated, with the narrower interval.
+The median draw is then within 6 % on all other rows (docs/calibration.md)."""
 P90_SIGMAS = 1.2816
 """Standard deviations from the middle of a normal distribution to its 90th percentile."""
 
 
 def provenance(calibration: Calibration, origin: str, date: str) -> str:
-    """One line: from what, when, from how many rows, how well. `origin` is the file or run directory."""
+    """Return one line that says from which rows the constants come, when they were fitted, and how large the error is.
+
+    `origin` is the file or run directory.
+    """
     ids = [row.id for row in calibration.rows]
     named = ids[0] if len(ids) == 1 else f"{ids[0]} to {ids[-1]}"
     return (
@@ -35,7 +38,8 @@ def provenance(calibration: Calibration, origin: str, date: str) -> str:
 
 
 def user_profile(device: Accelerator, calibration: Calibration, source: str) -> Accelerator:
-    """The profile with the fitted constants in place of its own; it keeps its name, so that it overrides it."""
+    """Return the profile with the fitted constants in place of its own. It keeps its name, so that it overrides the
+    other."""
     enough = is_calibrated(device) or len(calibration.rows) >= ENOUGH_ROWS
     confidence: Confidence = "fitted" if enough else "derived"
     changes: dict[str, Any] = {}
@@ -64,7 +68,10 @@ def user_profile(device: Accelerator, calibration: Calibration, source: str) -> 
 
 
 def user_stacks(rows: Sequence[PublishedRow], fitted: Iterable[FittedConstant]) -> dict[str, Stack]:
-    """Stacks of the frameworks of which something was told, by name: that of their first row with it put in."""
+    """Return, by name, the stacks of the frameworks of which something was fitted.
+
+    Each is the stack of the framework's first row with the fitted constants put in.
+    """
     changes: dict[str, dict[str, float]] = {}
     for constant in fitted:
         if constant.stack is not None:
@@ -74,9 +81,10 @@ def user_stacks(rows: Sequence[PublishedRow], fitted: Iterable[FittedConstant]) 
 
 
 def write_profile(path: Path, rows: Sequence[PublishedRow], calibration: Calibration, source: str) -> list[Path]:
-    """Write the device's profile to `path` and each stack to `stacks/NAME.yaml` beside it; gives what was written.
+    """Write the device's profile to `path` and each stack to `stacks/NAME.yaml` beside it. Return the written paths.
 
-    `source` is the provenance. `carbon-plugin plan --profiles` takes the folder."""
+    `source` is the provenance. `carbon-plugin plan --profiles` takes the folder.
+    """
     profile = user_profile(rows[0].spec.cluster.accelerator, calibration, source)
     written = [_write(path, profile, source)]
     for name, stack in user_stacks(rows, calibration.fitted).items():
@@ -92,7 +100,7 @@ def _write(path: Path, value: Accelerator | Stack, source: str) -> Path:
 
 
 def _stated(value: Any) -> Any:
-    """Plain data without fields that are None or empty: an absent field means the same and reads better."""
+    """Return plain data without fields that are None or empty: an absent field means the same and is easier to read."""
     if isinstance(value, dict):
         return {key: _stated(item) for key, item in value.items() if item not in (None, [], {})}
     return [_stated(item) for item in value] if isinstance(value, list) else value

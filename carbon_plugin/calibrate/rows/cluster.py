@@ -1,4 +1,5 @@
-"""The devices that a published row ran on: a profile, with what the row says of its chassis, network and power."""
+"""Build the cluster that a published row ran on: a profile, with what the row says of its chassis, network and
+power."""
 
 from __future__ import annotations
 
@@ -17,11 +18,11 @@ from carbon_plugin.spec.parsing.rates_of_links import nic_bytes_per_s, scaleup_b
 
 USUAL_CHASSIS = 8
 GIGABIT = 1.25e8
-"""Bytes/s in a Gb/s."""
+"""Bytes/s in one Gb/s."""
 
 
 Hardware = Callable[[str], tuple[Accelerator, Node]]
-"""A device by name, with the node that it usually sits in."""
+"""A look-up of a device by its name, which also returns the node that the device is usually part of."""
 
 
 def known_hardware() -> Hardware:
@@ -36,7 +37,7 @@ def known_hardware() -> Hardware:
 
 
 def row_cluster(row: Fields, assumed: list[str], known: Hardware) -> Cluster:
-    """The cluster of a row; what was assumed is appended to `assumed`. Raises `SpecError` naming the field."""
+    """Return the cluster of a row and append what was assumed to `assumed`. Raises `SpecError` naming the field."""
     device, node = known(accelerator_name(row.needed_text("gpu")))
     devices = row.count("n_gpus")
     per_node = min(devices, row.count("gpus_per_node", _chassis(node)))
@@ -45,7 +46,7 @@ def row_cluster(row: Fields, assumed: list[str], known: Hardware) -> Cluster:
     if devices % per_node:
         raise SpecError(f"n_gpus {devices} is not a multiple of gpus_per_node {per_node}")
     if per_node > node.accelerators:
-        # A larger chassis of the same part (DGX-2): same device, more of them on the switch.
+        # A larger chassis of the same device (DGX-2) has more devices on the switch.
         node = msgspec.structs.replace(node, accelerators=per_node)
         if device.scaleup.domain > 1:
             scaleup = msgspec.structs.replace(device.scaleup, domain=max(per_node, device.scaleup.domain))
@@ -66,12 +67,13 @@ def row_cluster(row: Fields, assumed: list[str], known: Hardware) -> Cluster:
 
 
 def _chassis(node: Node) -> int:
-    """Devices a node where the row does not say: a generic workstation stands for a server of the usual size."""
+    """Return the devices per node where the row does not say. A generic workstation stands for a server of the usual
+    size."""
     return node.accelerators if node.accelerators > 1 else USUAL_CHASSIS
 
 
 def _with_links(device: Accelerator, row: Fields) -> Accelerator:
-    """The device with the scale-up links that the row states of its node."""
+    """Return the device with the scale-up links that the row states for its node."""
     rate = scaleup_bytes_per_s(row.text("intra_node"))
     if rate is None:
         return device

@@ -1,4 +1,4 @@
-"""What a framework does when a published row does not say: its documented defaults, and names of devices."""
+"""Define the documented defaults of a framework, used where a published row does not say, and the names of devices."""
 
 from __future__ import annotations
 
@@ -18,9 +18,12 @@ from carbon_plugin.spec.stack import STACKS, Stack
 
 
 class Conventions(Struct, frozen=True, kw_only=True):
-    """Defaults of one framework. `one_chunk` says that its pipelines do not interleave as those of its stack do,
-    `plain_modules` that norms, gates and loss are plain PyTorch. `name` is its shipped stack (`spec.stack.STACKS`), for
-    which one factor is fitted."""
+    """Defaults of one framework.
+
+    `name` is its shipped stack (`spec.stack.STACKS`), for which one factor is fitted. `one_chunk` says that its
+    pipelines do not interleave as those of its stack do, and `plain_modules` that norms, gates and loss are plain
+    PyTorch.
+    """
 
     name: str
     dropout: float = 0.0
@@ -38,12 +41,12 @@ class Conventions(Struct, frozen=True, kw_only=True):
 
     @property
     def stack(self) -> Stack:
-        """The framework's stack; plain defaults for an unknown one."""
+        """Return the framework's stack, or plain defaults for an unknown framework."""
         return STACKS.get(self.name, Stack())
 
     @property
     def interleaves(self) -> bool:
-        """Whether pipelines hold several model chunks a rank where the row does not say how many."""
+        """Return whether pipelines hold several model chunks per rank where the row does not say how many."""
         return self.stack.interleaves and not self.one_chunk
 
 
@@ -57,9 +60,10 @@ NEMO = Conventions(name="nemo", zero_stage=1, sequence_parallel=True, async_tp=T
 NEMO_BEFORE_FLASH = Conventions(
     name="nemo-2023", zero_stage=1, sequence_parallel=True, reentrant=True, recompute="selective"
 )
-"""NeMo took FlashAttention into its GPT models in release 1.20, container 23.08; before, the softmax was fused and the
-scores went through memory. MLPerf's submissions ran kernels of their own."""
-# Time counts every policy of MaxText that recomputes in part as one class; memory goes by what the policy keeps.
+"""NeMo introduced FlashAttention into its GPT models in release 1.20, container 23.08. In earlier releases the softmax
+is fused and the scores go through memory. MLPerf's submissions run kernels of their own."""
+# Step times treat every policy of MaxText that recomputes in part as one class. Memory depends on what the policy
+# keeps.
 MAXTEXT = Conventions(name="maxtext", zero_stage=3, recompute="operators")
 LLM_FOUNDRY = Conventions(name="llm-foundry", zero_stage=3)
 TORCHTITAN = Conventions(
@@ -69,20 +73,22 @@ DEEPSPEED = Conventions(name="deepspeed", zero_stage=3)
 SWIFT = msgspec.structs.replace(DEEPSPEED, recompute="full")
 """ms-swift checkpoints every layer unless told otherwise (`gradient_checkpointing` of its command-line parameters)."""
 MEGATRON_SWIFT = msgspec.structs.replace(MEGATRON_CORE, one_chunk=True)
-"""Its pipelines hold one chunk a rank unless told otherwise (`virtual_pipeline_model_parallel_size` is unset)."""
+"""Its pipelines hold one chunk per rank unless told otherwise (`virtual_pipeline_model_parallel_size` is unset)."""
 PYTORCH = Conventions(name="ordinary", zero_stage=3)
 TRANSFORMER_ENGINE = Conventions(name="transformer-engine", zero_stage=3)
 AUTOMODEL = Conventions(name="automodel", zero_stage=3)
-"""Layers of Transformer Engine, experts reached by DeepEP (docs/performance-summary.mdx of NVIDIA-NeMo/Automodel)."""
+"""Its layers are those of Transformer Engine, and its experts are reached by DeepEP (docs/performance-summary.mdx of
+NVIDIA-NeMo/Automodel)."""
 INTERNEVO = Conventions(name="internevo", zero_stage=1, reentrant=True)
-"""Gradients overlap with the backward pass, new parameters with nothing (`hybrid_zero_optimizer` of its configs/)."""
+"""Its gradients overlap with the backward pass, and its new parameters overlap with nothing (`hybrid_zero_optimizer` of
+its configs/)."""
 COMPILED = Conventions(name="compiled", zero_stage=3)
 ORDINARY_MEGATRON = Conventions(name="ordinary-megatron", zero_stage=1, reentrant=True)
 NANOTRON = msgspec.structs.replace(ORDINARY_MEGATRON, sequence_parallel=True, plain_modules=True)
-"""Its column-parallel layers keep what they gathered (REDUCE_SCATTER mode), its norms and gates are modules."""
+"""Its column-parallel layers keep what they gathered (REDUCE_SCATTER mode), and its norms and gates are modules."""
 UNKNOWN = Conventions(name="unknown", zero_stage=3)
 
-# First match wins; the key is the start of the row's framework in lower case.
+# The first match wins. The key is the start of the row's framework in lower case.
 FRAMEWORKS: tuple[tuple[str, Conventions], ...] = (
     (
         "megatron-deepspeed vtrain",
@@ -101,7 +107,7 @@ FRAMEWORKS: tuple[tuple[str, Conventions], ...] = (
     ("maxtext", MAXTEXT),
     ("llm-foundry", LLM_FOUNDRY),
     ("torchtitan", TORCHTITAN),
-    # Relatives of the above, of which no row was fitted.
+    # Relatives of the frameworks above, of which no row was fitted.
     ("pai-megatron", MEGATRON_CORE),
     ("megascale", MEGATRON_CORE),
     ("vescale", MEGATRON_CORE),
@@ -142,14 +148,16 @@ FRAMEWORKS: tuple[tuple[str, Conventions], ...] = (
 )
 FLASH_SINCE = (23, 8)
 HOPPER_KERNELS_SINCE = (25, 1)
-"""Containers since then have attention kernels for Hopper of the third generation (cuDNN 9, FlashAttention 3)."""
+"""Containers from this release on have attention kernels of the third generation for Hopper (cuDNN 9, FlashAttention
+3)."""
 EXPERT_LOOPS = re.compile(r"(?i)hf trainer|hugging face|ms-swift \+")
-"""Frameworks that train modules of transformers, whose experts ran in a Python loop before its version 5."""
+"""Frameworks that train modules of transformers, whose experts run in a Python loop before its version 5."""
 OLD_MEGATRON = re.compile(r"megatron-lm.*\b20(19|2[0-2])\b")
 
 
 class Recipe(Struct, frozen=True, kw_only=True):
-    """What a vendor's recipe for mixtures of experts sets from a container release on, and rows leave out."""
+    """Settings that a vendor's recipe for mixtures of experts makes from a container release on, and that rows leave
+    out."""
 
     said: str
     since: tuple[int, int]
@@ -160,18 +168,18 @@ class Recipe(Struct, frozen=True, kw_only=True):
 RACK = 72
 SCOPED_GRAPHS = Recipe(said="scoped CUDA graphs", since=(25, 11), stack={"cuda_graphs": "scoped"})
 """Megatron-Bridge's recipes for rack-scale devices capture attention and routing
-(scripts/performance/configs/{deepseek,qwen}/*_workload_base_configs.py at 0426418 and 01b2977). Not followed here:
-GPT-OSS on GB200 captures nothing, and some recipes for 8-GPU nodes capture too."""
+(scripts/performance/configs/{deepseek,qwen}/*_workload_base_configs.py at 0426418 and 01b2977). Two exceptions are not
+followed here: GPT-OSS on GB200 captures nothing, and some recipes for 8-GPU nodes capture too."""
 WHOLE_ITERATIONS = Recipe(
     said="CUDA graphs of whole iterations, fused experts, attention in fp8, expert exchange overlapped",
     since=(26, 6),
     stack={"cuda_graphs": "iteration", "fused_experts": True, "attention_kernel": "cudnn_fp8"},
     expert_overlap=True,
 )
-"""Its MXFP8 recipes for Blackwell (issue 2885, pull requests 3983, 4226, 4249 and 4606, and
+"""Megatron-Bridge's MXFP8 recipes for Blackwell (issue 2885, pull requests 3983, 4226, 4249 and 4606, and
 src/megatron/bridge/perf_recipes/{qwen,gpt_oss}/common.py at 134e903 and 3564acf)."""
 
-# How rows write devices that no profile calls so, by the start of the phrase.
+# Names that rows give to devices and that no profile has, by the start of the phrase.
 PCIE_DEVICES: tuple[tuple[str, str], ...] = (
     ("A100-80GB", "a100-pcie-80gb"),
     ("A100-PCIe", "a100-pcie-80gb"),
@@ -213,7 +221,7 @@ DEVICES: tuple[tuple[str, str], ...] = (
 
 
 def conventions_of(framework: str) -> Conventions:
-    """Defaults of a framework by the start of its name; an unknown one gets plain PyTorch FSDP."""
+    """Return the defaults of a framework by the start of its name. An unknown one gets those of plain PyTorch FSDP."""
     text = framework.lower()
     if OLD_MEGATRON.match(text):
         return MEGATRON_2021
@@ -231,7 +239,7 @@ def _release_of(text: str) -> tuple[int, int]:
 
 
 def stack_of(conventions: Conventions, row: Fields, recipe: Recipe | None, device: Accelerator) -> Stack:
-    """The framework's stack as the row's release and recipe have it."""
+    """Return the framework's stack as the row's release and recipe have it."""
     changes: dict[str, Any] = {}
     on_hopper = conventions.stack.attention_kernel == "cudnn" and device.architecture.startswith("hopper")
     engine = conventions in (TRANSFORMER_ENGINE, AUTOMODEL)
@@ -272,7 +280,11 @@ def _compiles_the_loss(source: str) -> bool:
 
 
 def expert_recipe(conventions: Conventions, row: Fields, device: Accelerator, precision: str) -> Recipe | None:
-    """How the row's release of Megatron-Bridge runs mixtures of experts on this device, where the row cannot say."""
+    """Return how the row's release of Megatron-Bridge runs mixtures of experts on this device, where the row cannot
+    say.
+
+    Return None where no recipe applies.
+    """
     if conventions.name != "megatron-bridge" or not device.architecture.startswith("blackwell"):
         return None
     if precision == "mxfp8" and _release(row) >= WHOLE_ITERATIONS.since:
@@ -281,14 +293,14 @@ def expert_recipe(conventions: Conventions, row: Fields, device: Accelerator, pr
 
 
 def _release(row: Fields) -> tuple[int, int]:
-    """Container release that the row's framework names; (0, 0) if none."""
+    """Return the container release that the row's framework names, or (0, 0) if it names none."""
     found = re.search(r"container (\d+)\.(\d+)", row.text("framework"))
     return (int(found.group(1)), int(found.group(2))) if found else (0, 0)
 
 
 @cache
 def accelerator_name(gpu: str) -> str:
-    """Profile name of a device as rows write it. Raises `SpecError` for one without a profile."""
+    """Return the profile name of a device as rows write it. Raises `SpecError` for one without a profile."""
     name = re.sub(r"^(NVIDIA|AMD|Google)-", "", re.sub(r"[\s_]+", "-", gpu.strip()))
     found = find_accelerator(name) or match_device_name(gpu)
     if found is not None:
@@ -298,7 +310,8 @@ def accelerator_name(gpu: str) -> str:
         half = find_accelerator(f"{module}-{part.group(1)}")
         if half is not None:
             return half.name
-        # The profile of the module is twice such a device: half of it is not what the row ran on as a whole.
+        # The profile of the module describes two such devices, and half of it is not a device on which the row ran as a
+        # whole.
         raise SpecError(f"gpu {gpu!r} counts parts of a module, which have no profile of their own")
     known = PCIE_DEVICES if "PCIE" in name.upper() else DEVICES
     for start, profile in known:

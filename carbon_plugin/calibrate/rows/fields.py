@@ -1,4 +1,4 @@
-"""Typed access to the fields of one published row: a missing or odd value is one line that names the field."""
+"""Give typed access to the fields of one published row. A missing or odd value raises one line that names the field."""
 
 from __future__ import annotations
 
@@ -9,30 +9,32 @@ from typing import Any
 from carbon_plugin.errors import SpecError
 
 LARGEST = 1e15
-"""No count or rate of a published row comes near; a larger number is a slip of units."""
+"""No count or rate of a published row comes near this number. A larger one is a mistake in the unit."""
 
 
 class MissingFieldError(SpecError):
-    """A field without a default is not stated."""
+    """Raised where a field without a default is not stated."""
 
     def __init__(self, name: str) -> None:
         super().__init__(f"{name} is not stated")
 
 
 class Fields:
-    """The fields of a row. A field that is absent, null or empty is not stated. `looked_at` are the names that were
-    asked for, by these fields and by all that were made from them."""
+    """The fields of a row. A field that is absent, null or empty is not stated.
+
+    `looked_at` are the names that were asked for, by these fields and by all that were made from them.
+    """
 
     def __init__(self, values: Mapping[str, Any], looked_at: set[str] | None = None) -> None:
         self.looked_at: set[str] = set() if looked_at is None else looked_at
         self._values = {key: value for key, value in values.items() if value is not None and value != ""}
 
     def over(self, defaults: Mapping[str, Any]) -> Fields:
-        """These fields with others for those that are not stated."""
+        """Return these fields, with those of `defaults` in place of the fields that are not stated."""
         return Fields({**defaults, **self._values}, self.looked_at)
 
     def never_looked_at(self) -> tuple[str, ...]:
-        """Stated fields that nothing asked for, in the order of the file."""
+        """Return the stated fields that nothing asked for, in the order of the file."""
         return tuple(str(name) for name in self._values if name not in self.looked_at)
 
     def _has(self, name: str) -> bool:
@@ -40,12 +42,15 @@ class Fields:
         return name in self._values
 
     def states(self, *names: str) -> bool:
-        """Whether any of the fields is stated."""
+        """Return whether any of the fields is stated."""
         found = [self._has(name) for name in names]  # all of them are looked at
         return any(found)
 
     def count(self, name: str, default: int | None = None) -> int:
-        """A positive integer; raises `SpecError` naming field and value, or `MissingFieldError` without a default."""
+        """Return a positive integer.
+
+        Raises `SpecError` naming field and value, and `MissingFieldError` where it is not stated and has no default.
+        """
         if not self._has(name) and default is not None:
             return default
         number = self.number(name)
@@ -54,11 +59,12 @@ class Fields:
         return int(number)
 
     def optional_count(self, name: str) -> int | None:
-        """A positive integer, None where it is not stated; 0 says that there are none and is None too."""
+        """Return a positive integer, or None where it is not stated. A stated 0 says that there are none and is None
+        too."""
         return self.count(name) if self.states(name) and self._values[name] != 0 else None
 
     def number(self, name: str) -> float:
-        """A positive number; errors as for `count`."""
+        """Return a positive number. Raises the same errors as `count`."""
         if not self._has(name):
             raise MissingFieldError(name)
         value = self._values[name]
@@ -71,7 +77,10 @@ class Fields:
         return number
 
     def text(self, name: str) -> str:
-        """A phrase, empty where it is not stated. YAML's booleans read as yes and no."""
+        """Return a phrase, empty where it is not stated. YAML's booleans read as yes and no.
+
+        Raises `SpecError` for a list or a mapping.
+        """
         value = self._values[name] if self._has(name) else ""
         if isinstance(value, bool):
             return "yes" if value else "no"
@@ -80,13 +89,13 @@ class Fields:
         return str(value)
 
     def needed_text(self, name: str) -> str:
-        """A phrase that has no default."""
+        """Return a phrase that has no default. Raises `MissingFieldError` where it is not stated."""
         if not self._has(name):
             raise MissingFieldError(name)
         return self.text(name)
 
     def flag(self, name: str) -> bool | None:
-        """A yes or no, None where it is not stated."""
+        """Return a yes or no, or None where it is not stated. Raises `SpecError` for another word."""
         if not self._has(name):
             return None
         word = self.text(name).lower()
@@ -95,11 +104,14 @@ class Fields:
         return word in ("yes", "true", "1")
 
     def mapping(self, name: str) -> Fields:
-        """A group of fields, empty where it is not stated."""
+        """Return a group of fields, empty where it is not stated. Raises `SpecError` where it is not a mapping."""
         return Fields(self.plain_mapping(name))
 
     def plain_mapping(self, name: str) -> Mapping[str, Any]:
-        """A group of fields as it stands in the file, empty where it is not stated."""
+        """Return a group of fields as the file has it, empty where it is not stated.
+
+        Raises `SpecError` where it is not a mapping.
+        """
         value = self._values[name] if self._has(name) else {}
         if not isinstance(value, Mapping):
             raise SpecError(f"{name} is {value!r}, expected a mapping")

@@ -1,7 +1,8 @@
-"""A measured run of our own as rows: the comparison spans of its ledgers against the effective spec.
+"""Read one of the user's own measured runs as rows: the comparison spans of its ledgers together with the effective
+spec.
 
-One row for each attempt and effective spec: the median step time of its spans, weighted by steps, which neither a
-slow start nor a hiccup moves. Spans exist from a few steps after the start on, and leave out evaluation and
+Each attempt and effective spec gives one row. Its step time is the median over its spans, weighted by steps, which
+neither a slow start nor a hiccup changes. Spans begin a few steps after the start and leave out evaluation and
 checkpoints. An attempt that was too short or too slow for them has short spans, or the mean over its training windows.
 """
 
@@ -40,7 +41,7 @@ class _Steps(Struct):
 
     @property
     def power_ratio(self) -> float | None:
-        """Measured over predicted power of the GPUs, None where no span has both."""
+        """Return measured over predicted power of the GPUs, or None where no span has both."""
         found = [
             span.gpu_energy_per_step_j
             / span.step_time_s
@@ -52,7 +53,7 @@ class _Steps(Struct):
 
     @property
     def step_time_s(self) -> float | None:
-        """Seconds a step; None where no step was measured."""
+        """Return the seconds per step, or None where no step was measured."""
         if self.spans or self.short:
             return _median(self.spans or self.short)
         mean = self.counted.step_time_s
@@ -60,7 +61,7 @@ class _Steps(Struct):
 
 
 class _Attempt(Struct):
-    """What one file holds: steps by the effective spec that was in force, as JSON."""
+    """What one file holds: steps by the effective spec that applied to them, as JSON."""
 
     name: str
     source: str
@@ -69,13 +70,15 @@ class _Attempt(Struct):
 
     @property
     def spans(self) -> int:
-        """How many spans are long enough."""
+        """Return how many spans are long enough."""
         return sum(len(steps.spans) for steps in self.specs.values())
 
     @property
     def measured(self) -> list[tuple[bytes, float]]:
-        """Step times by spec, from spans that are long enough where there are any. A spec that was not complete yet
-        counts only where no other was measured."""
+        """Return step times by spec, only from spans that are long enough where there are any.
+
+        A spec that was not complete yet counts only where no other spec was measured.
+        """
         found = [
             (spec, time_s)
             for spec, steps in self.specs.items()
@@ -85,11 +88,12 @@ class _Attempt(Struct):
 
 
 def ledger_rows(run_dir: str | os.PathLike[str]) -> tuple[list[PublishedRow], list[SkippedRow]]:
-    """Rows of a run directory, and attempts without one with the reason.
+    """Return the rows of a run directory, and the attempts that give no row with the reason.
 
-    Raises `LedgerError` for a directory without ledgers or with a file that cannot be read."""
+    Raises `LedgerError` for a directory without ledgers or with a file that cannot be read.
+    """
     identity = read_identity(run_dir)
-    # Step times are the same on every node: the first file of an attempt that has spans stands for it.
+    # Step times are the same on every node, so that the first file of an attempt that has spans represents it.
     attempts: dict[int, _Attempt] = {}
     for path in original_files(run_dir):
         found = _read(path, identity.run_id if identity else None)
@@ -153,12 +157,12 @@ def _row(identifier: str, source: str, document: bytes, step_time_s: float) -> P
 
 
 def stack_name(stack: Stack) -> str:
-    """The shipped stack that this is, else `OWN_STACK`."""
+    """Return the name of the shipped stack that equals this one, else `OWN_STACK`."""
     return next((name for name, shipped in STACKS.items() if shipped == stack), OWN_STACK)
 
 
 def _median(spans: Sequence[Span]) -> float:
-    """Median step time over steps, seconds."""
+    """Return the median step time over steps, in seconds."""
     times = np.array([span.step_time_s for span in spans])
     steps = np.array([span.last_step - span.first_step + 1 for span in spans])
     order = np.argsort(times)

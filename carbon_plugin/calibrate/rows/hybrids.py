@@ -1,4 +1,5 @@
-"""Published rows of models whose layers differ: predicted with the shipped constants, and fitted to nothing."""
+"""Select published rows of models whose layers differ. They are predicted with the shipped constants, and no constant
+is fitted to them."""
 
 from __future__ import annotations
 
@@ -10,17 +11,17 @@ from carbon_plugin.spec.model import TransformerModel
 
 
 def is_hybrid(row: PublishedRow) -> bool:
-    """Whether the layers of the row's model differ, so that it is priced kind by kind."""
+    """Return whether the layers of the row's model differ, so that they are priced kind by kind."""
     return bool(_blocks(row))
 
 
 def without_hybrids(rows: Iterable[PublishedRow]) -> list[PublishedRow]:
-    """The rows of models with equal layers, which go through one call together."""
+    """Return the rows of models with equal layers, which one call predicts together."""
     return [row for row in rows if not is_hybrid(row)]
 
 
 def hybrid_groups(rows: Sequence[PublishedRow]) -> list[list[PublishedRow]]:
-    """The other rows, those of models with the same layers together."""
+    """Return the rows of models whose layers differ, in groups of models with the same layers."""
     groups: dict[tuple[Block, ...], list[PublishedRow]] = {}
     for row in rows:
         if is_hybrid(row):

@@ -1,4 +1,4 @@
-"""How a published row ran its model: layout, batch, precision and software stack, with documented defaults."""
+"""Read how a published row ran its model: layout, batch, precision and software stack, with documented defaults."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from carbon_plugin.spec.stack import Stack
 from carbon_plugin.spec.training import Precision, TrainingPlan
 
 MAX_UNSPLIT_BATCH = 16
-"""Sequences a rank that are taken for one micro-batch where neither micro-batch nor accumulation is stated."""
+"""Largest number of sequences per rank that count as one micro-batch where neither micro-batch nor accumulation is
+stated."""
 PRECISIONS: dict[str, Precision] = {
     "bf16": "bf16",
     "bfloat16": "bf16",
@@ -32,7 +33,7 @@ PRECISIONS: dict[str, Precision] = {
 
 
 PURE_BYTES, STATE_BYTES = 4, 12
-"""Bytes a parameter of 16-bit values and gradients, and of Adam's fp32 states with the master weight."""
+"""Bytes per parameter of 16-bit values and gradients, and of Adam's fp32 states with the master weight."""
 RECOMPUTED_PARTS: dict[str, RecomputedModule] = {
     "core_attn": "core_attn",
     "layernorm": "layernorm",
@@ -44,15 +45,16 @@ RECOMPUTED_PARTS: dict[str, RecomputedModule] = {
     "mlp": "mlp",
     "shared_experts": "shared_experts",
 }
-"""Parts of a list of recomputed modules, as Megatron-core and torchtitan's relatives write them."""
+"""Parts in a list of recomputed modules, as Megatron-core and torchtitan's relatives write them."""
 
 
 def row_execution(
     row: Fields, model: TransformerModel, cluster: Cluster, conventions: Conventions, assumed: list[str]
 ) -> tuple[ParallelLayout, TrainingPlan, Stack]:
-    """Layout, training plan and stack of a row; what was assumed is appended to `assumed`.
+    """Return layout, training plan and stack of a row, and append what was assumed to `assumed`.
 
-    Raises `SpecError` naming the field that is missing or odd."""
+    Raises `SpecError` naming the field that is missing or odd.
+    """
     if not row.states("tp", "sharding") and cluster.devices > 1:
         if conventions.zero_stage != 3 or conventions == UNKNOWN:
             raise MissingFieldError("tp")
@@ -75,7 +77,7 @@ def row_execution(
         assumed.append("precision bf16")
     precision = row_precision(row.text("precision") or "bf16")
     if precision == "fp32" and conventions.reentrant and "tf32" in cluster.accelerator.peak_flops:
-        # Megatron runs in NVIDIA's containers, whose PyTorch takes tf32 for fp32 products by default.
+        # Megatron runs in NVIDIA's containers, whose PyTorch uses tf32 for fp32 products by default.
         assumed.append("precision tf32 for fp32 products")
         precision = "tf32"
     for needed in (precision, wide_precision(precision)):
@@ -122,14 +124,18 @@ def row_execution(
 
 
 def _activation_offload(row: Fields, model: TransformerModel) -> float:
-    """Share of layers whose activations wait in host memory: a number of layers, or all where the row says so."""
+    """Return the share of layers whose activations wait in host memory, from a number of layers, or 1 where the row
+    says all."""
     if "activation offload" in row.text("recompute") or row.states("activation_offload"):
         return 1.0
     return min(1.0, (row.optional_count("cpu_offload_layers") or 0) / model.layers)
 
 
 def _pure(row: Fields, model: TransformerModel, layout: ParallelLayout, cluster: Cluster, assumed: list[str]) -> bool:
-    """Whether parameters, gradients and states are all 16-bit values: said so, or no other way into the device."""
+    """Return whether parameters, gradients and states are all 16-bit values.
+
+    This is so where the row says it, or where they do not fit in the device otherwise.
+    """
     if "true" in row.text("precision") or row.text("framework").startswith("torchtune"):
         return True
     if model.trainable_fraction < 1 or "offload" in row.text("sharding").lower() or row.flag("oom"):
@@ -147,7 +153,10 @@ def _pure(row: Fields, model: TransformerModel, layout: ParallelLayout, cluster:
 
 
 def row_precision(text: str) -> Precision:
-    """The precision that a phrase such as "bf16 (amp, fp32 master)" or "fp8-mx" begins with."""
+    """Return the precision with which a phrase such as "bf16 (amp, fp32 master)" or "fp8-mx" begins.
+
+    Raises `SpecError` for an unknown one.
+    """
     words = text.lower()
     if words.startswith("fp8-mx"):
         return "mxfp8"
@@ -183,7 +192,8 @@ def _zero_stage(row: Fields, pp: int, conventions: Conventions, assumed: list[st
 def _chunks(
     row: Fields, model: TransformerModel, pp: int, micro_batches: int, conventions: Conventions, assumed: list[str]
 ) -> int:
-    """Model chunks a pipeline rank holds: stated as a field or in words, else the default of such frameworks."""
+    """Return the model chunks that a pipeline rank holds: stated as a field or in words, else the default of the
+    framework."""
     if pp == 1:
         return 1
     words = re.search(r"\b(?:VP|vpp|v) ?= ?(\d+)|virtual pipeline (?:size )?(\d+)", row.text("notes"))
@@ -200,8 +210,11 @@ def _chunks(
 
 
 def _hybrid_shards(row: Fields, dp: int, cluster: Cluster) -> int:
-    """Shard group of a hybrid layout: MaxText's "DP n" replicas, a group that is stated ("over n", "within groups of
-    n"), or the island of HSDP and of "inside a pod"."""
+    """Return the size of the shard group of a hybrid layout.
+
+    It comes from MaxText's "DP n" replicas, from a stated group ("over n", "within groups of n"), or from the island in
+    the case of HSDP and of "inside a pod". Raises `SpecError` where it does not divide the data-parallel ranks.
+    """
     text = row.text("sharding")
     shards = dp
     if match := re.search(r"DP (\d+)$", text):
@@ -216,7 +229,7 @@ def _hybrid_shards(row: Fields, dp: int, cluster: Cluster) -> int:
 
 
 def _batch(row: Fields, dp: int, stages: int, conventions: Conventions, assumed: list[str]) -> tuple[int, int]:
-    """(global batch, micro-batch) in sequences."""
+    """Return global batch and micro-batch in sequences."""
     size, batch, rounds = (row.optional_count(name) for name in ("mbs", "gbs", "grad_accum"))
     if size is not None and stages > 1 and conventions.local_batch_is_split:
         # The stated size is the batch of a data-parallel rank, run as one micro-batch a stage.
@@ -239,7 +252,7 @@ def _batch(row: Fields, dp: int, stages: int, conventions: Conventions, assumed:
 def _recompute(
     row: Fields, conventions: Conventions, assumed: list[str]
 ) -> tuple[Recompute, tuple[RecomputedModule, ...]]:
-    """The kind of recompute, and the modules that it repeats where they are listed."""
+    """Return the kind of recompute, and the modules that it repeats where they are listed."""
     words = re.split(r"[\s,+/]+", row.text("recompute").lower())
     if parts := dict.fromkeys(RECOMPUTED_PARTS[word] for word in words if word in RECOMPUTED_PARTS):
         return "selective", tuple(parts)

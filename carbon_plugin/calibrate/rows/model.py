@@ -1,4 +1,5 @@
-"""The model that a published row trained: its own dimensions over those of its named architecture."""
+"""Read the model that a published row trained. Its own dimensions take precedence over those of its named
+architecture."""
 
 from __future__ import annotations
 
@@ -14,23 +15,24 @@ from carbon_plugin.spec.model import MixtureOfExperts, MultiLatentAttention, Tra
 
 USUAL_VOCAB = 51200
 BIASED_EXPERTS = "gpt_oss"
-"""Architectures whose experts add biases (openai/gpt-oss, `MLPBlock`)."""
+"""Start of the names of architectures whose experts add biases (openai/gpt-oss, `MLPBlock`)."""
 ENCODER = "encoder"
-"""How the note of an architecture begins whose layers see the whole sequence."""
+"""Start of the note of an architecture whose layers see the whole sequence."""
 GATED_MARKS = ("swiglu", "geglu", "gated")
 LATENT_RANKS = ("kv_lora", "qk_nope", "qk_rope", "v")
 QUANTISED = ("nf4", "qlora")
-"""How rows name a base in 4 bits."""
+"""Words by which rows name a base model in 4 bits."""
 ADAPTER_FRACTION = 0.005
-"""Parameters that low-rank adapters train over those of the model: rank 16 to 32 on all linear layers."""
+"""Ratio of the parameters that low-rank adapters train to those of the model: rank 16 to 32 on all linear layers."""
 
 
 def row_model(
     row: Fields, architectures: Mapping[str, Any], conventions: Conventions, assumed: list[str]
 ) -> TransformerModel:
-    """Dimensions of the row's model; what was assumed is appended to `assumed`.
+    """Return the dimensions of the row's model and append what was assumed to `assumed`.
 
-    Raises `SpecError` naming the field that is missing or odd."""
+    Raises `SpecError` naming the field that is missing or odd.
+    """
     shape = row.over(_architecture(row, architectures))
     if shape.states("config"):
         return _configured(row, shape)
@@ -44,7 +46,7 @@ def row_model(
     moe = _experts(shape)
     gated = any(mark in shape.text("mlp").lower() for mark in GATED_MARKS)
     window = re.search(r"(\d+)-token sliding", shape.text("note"))
-    # A probe that ran out of memory has one kind, whatever was trained.
+    # A probe that ran out of memory has the same kind for every way of training, so that its model's name decides.
     adapters = row.text("kind") == "lora_benchmark" or (bool(row.flag("oom")) and "lora" in row.text("model").lower())
     tied = shape.flag("tied")
     if adapters:
@@ -78,7 +80,7 @@ def _frozen_bits(row: Fields) -> int:
 
 
 def _configured(row: Fields, shape: Fields) -> TransformerModel:
-    """The model of an architecture that is given by the keys of its `config.json`, layers of several kinds included."""
+    """Return the model of an architecture that is given by the keys of its `config.json`. Its layers may differ."""
     name = row.text("model") or row.text("arch") or "unnamed"
     return model_from_hf_config(shape.plain_mapping("config"), name, origin=shape.text("source") or f"arch {name}")
 
@@ -110,8 +112,11 @@ def _experts(shape: Fields) -> MixtureOfExperts | None:
 
 
 def _dense_layers(shape: Fields) -> int:
-    """Leading dense layers. A model cut to a few layers keeps one: SimuMax's measured memory of the cut DeepSeek-V3
-    (104 GiB on 8 devices) fits three sparse layers of four and no other number."""
+    """Return the number of leading dense layers.
+
+    A model that is cut to a few layers keeps one: SimuMax's measured memory of the cut DeepSeek-V3 (104 GiB on 8
+    devices) agrees with three sparse layers of four and with no other number.
+    """
     stated = shape.optional_count("dense_layers") or 0
     return min(stated, 1) if shape.text("kind") == "benchmark_truncated_layers" else stated
 

@@ -1,4 +1,4 @@
-"""The published measurements that this package ships, read as rows."""
+"""Read the published measurements that this package ships as rows."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ NOT_STEP_TIMES = ("architectures.yaml", "full_runs.yaml", "carbon.yaml")
 
 
 def published_rows() -> tuple[list[PublishedRow], list[SkippedRow]]:
-    """The shipped rows of models with equal layers: what constants are fitted to."""
+    """Return the shipped rows of models with equal layers, to which constants are fitted, and the skipped rows."""
     rows, skipped = all_published_rows()
     return without_hybrids(rows), skipped
 
 
 def all_published_rows() -> tuple[list[PublishedRow], list[SkippedRow]]:
-    """All shipped rows."""
+    """Return all shipped rows, and the skipped rows."""
     folder = resources.files("carbon_plugin.calibrate.rows") / "published"
     rows: list[PublishedRow] = []
     skipped: list[SkippedRow] = []

@@ -1,8 +1,8 @@
-"""Published measurements as runs that the predictor can predict.
+"""Read published measurements as runs that can be predicted.
 
-Reads the records schema (`architectures` + `rows`, YAML) and vTrain's CSV. A row that does not say enough is
-skipped with the missing field named; a documented default of its framework is used where the field is only
-unstated, and named in `assumed`.
+It reads the records schema (`architectures` + `rows`, YAML) and vTrain's CSV. A row that does not say enough is skipped
+and the missing field is named. Where a field is merely not stated, a documented default of the row's framework is used
+and named in `assumed`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from carbon_plugin.spec.site import Site
 
 NOWHERE = Site(zone=None, intensity_g_per_kwh=0.0, intensity_source="a published step time has no site")
 FIRST_COLLECTION = "first"
-"""The set of sources of a file that names none."""
+"""Name of the set of sources of a file that names none."""
 NO_STEP_TIME = {"oom_probe": "did not fit in memory", "full_run": "a whole run"}
 
 DESCRIPTIVE = frozenset(
@@ -57,17 +57,19 @@ DESCRIPTIVE = frozenset(
         "hfu_pct",
     }
 )
-"""Fields that describe a row, or that another one stands for: nobody wonders that they were not used."""
+"""Fields that describe a row or that another field replaces, so that it is no surprise that they are not used."""
 DEGREES = ("tp", "pp", "cp", "ep", "dp")
 ROW_FIELDS = "docs/validation.md lists the fields of a row"
 
 MemoryScope = Literal["allocated", "reserved", "device"]
-"""What a source reports of memory: the allocator's peak, what the allocator holds, or what the device shows (with its
-context and whatever the allocator keeps, so that it says little of the need)."""
+"""What a source reports of memory: the allocator's peak, what the allocator holds, or what the device shows.
+
+What the device shows includes its context and all that the allocator keeps, so that it says little about the need.
+"""
 
 
 class MemoryRow(Struct, frozen=True, kw_only=True):
-    """One configuration that ran, or (`out_of_memory`) did not fit, with its peak a device where that is known."""
+    """One configuration that ran, or that did not fit (`out_of_memory`), with its peak per device where it is known."""
 
     id: str
     source: str
@@ -79,11 +81,14 @@ class MemoryRow(Struct, frozen=True, kw_only=True):
 
 
 class PublishedRow(Struct, frozen=True, kw_only=True):
-    """One measured configuration. `source` is the group that it is reported under, `origin` who published it: what is
-    left out with it. `framework` is the name of its stack, `software` its framework and release as stated, `model_key`
-    groups rows of one model over all sources (for leaving it out). `collection` names the set of sources that it was
-    gathered with. `assumed` is what the row leaves out, `not_read` are its fields that nothing here knows.
-    `power_ratio` is measured over predicted GPU power, where a ledger tells it."""
+    """One measured configuration.
+
+    `source` is the group that it is reported under. `origin` is who published it; all rows of an origin are left out
+    together. `framework` is the name of its stack, `software` its framework and release as stated. `model_key` groups
+    the rows of one model over all sources, which are left out together. `collection` names the set of sources that it
+    was gathered with. `assumed` is what the row leaves out, and `not_read` are its fields that nothing here knows.
+    `power_ratio` is measured over predicted GPU power, where a ledger has both.
+    """
 
     id: str
     source: str
@@ -103,7 +108,8 @@ class PublishedRow(Struct, frozen=True, kw_only=True):
 
 
 class SkippedRow(Struct, frozen=True, kw_only=True):
-    """A row whose step time cannot be compared, and why; `memory` where what it says of memory can be."""
+    """A row whose step time cannot be compared, and the reason. `memory` is what it says of memory, where this can be
+    compared."""
 
     id: str
     source: str
@@ -112,7 +118,7 @@ class SkippedRow(Struct, frozen=True, kw_only=True):
 
 
 def read_rows(path: Path) -> tuple[list[PublishedRow], list[SkippedRow]]:
-    """All rows of a records file. Raises `SpecError` naming the file if it is neither of the two formats."""
+    """Return all rows of a records file. Raises `SpecError` naming the file if it has neither of the two formats."""
     text = read_text(path, SpecError)
     if path.suffix.lower() == ".csv":
         with in_one_sentence(path, "not valid CSV", SpecError):
@@ -132,7 +138,7 @@ def read_rows(path: Path) -> tuple[list[PublishedRow], list[SkippedRow]]:
 def parse_rows(
     records: Sequence[Mapping[str, Any]], architectures: Mapping[str, Any], *, collection: str = FIRST_COLLECTION
 ) -> tuple[list[PublishedRow], list[SkippedRow]]:
-    """Rows of the schema, predictable ones and skipped ones; `architectures` go before the shipped ones."""
+    """Return predictable rows and skipped rows of the schema. `architectures` take precedence over the shipped ones."""
     known, hardware = {**shipped_architectures(), **architectures}, known_hardware()
     rows: list[PublishedRow] = []
     skipped: list[SkippedRow] = []
@@ -150,21 +156,24 @@ def parse_rows(
 
 @functools.cache
 def shipped_architectures() -> Mapping[str, Any]:
-    """Model shapes shipped with the published rows; a records file may refer to them by name."""
+    """Return the model shapes that are shipped with the published rows. A records file may refer to them by name."""
     text = (resources.files("carbon_plugin.calibrate.rows") / "published" / "architectures.yaml").read_text("utf-8")
     shapes: dict[str, Any] = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))["architectures"]
     return shapes
 
 
 def short_source(identity: str) -> str:
-    """The source group that a row is reported under: the id's first words, which name the data set and device."""
+    """Return the source group that a row is reported under: the id's first words, which name the data set and
+    device."""
     words = identity.split("-")
     return "-".join(words[:2]) if words[0] == "llmf" else words[0]
 
 
 def origin_of(identity: str) -> str:
-    """Who published a row: the first word of its id, before any dash or underscore. Data sets of one laboratory and
-    code on several devices are one origin, because an offset of the one is an offset of the other."""
+    """Return who published a row: the first word of its id, before any dash or underscore.
+
+    Data sets of one laboratory and code on several devices are one origin, because they share an offset.
+    """
     return re.split(r"[-_]", identity, maxsplit=1)[0]
 
 
@@ -211,7 +220,7 @@ def _row(
 
 
 def next_step(reason: str) -> str:
-    """What to do about a row that was skipped for this reason."""
+    """Return what to do about a row that was skipped for this reason."""
     if reason.endswith("is not stated"):
         field = reason.removesuffix(" is not stated")
         return f"state {field} in the row{', 1 where there is none' * (field in DEGREES)}; {ROW_FIELDS}"
@@ -225,7 +234,7 @@ def next_step(reason: str) -> str:
 def _spec(
     identity: str, row: Fields, architectures: Mapping[str, Any], hardware: Hardware, assumed: list[str]
 ) -> tuple[RunSpec, Conventions]:
-    """The run of a row, with the conventions of its framework; what was assumed is appended to `assumed`."""
+    """Return the run of a row and the conventions of its framework. What was assumed is appended to `assumed`."""
     conventions = conventions_of(row.text("framework"))
     cluster = row_cluster(row, assumed, hardware)
     model = row_model(row, architectures, conventions, assumed)
@@ -241,7 +250,10 @@ def _spec(
 def _memory(
     identity: str, source: str, row: Fields, architectures: Mapping[str, Any], hardware: Hardware
 ) -> MemoryRow | None:
-    """What a row without a step time says of memory: that it did not fit, or its peak; None where neither is known."""
+    """Return what a row without a step time says of memory: that it did not fit, or its peak.
+
+    Return None where neither is known.
+    """
     try:
         out_of_memory = bool(row.flag("oom"))
         measured = _measured_memory_bytes(row)
@@ -263,7 +275,10 @@ def _memory(
 
 
 def _measured_memory_bytes(row: Fields) -> float | None:
-    """The peak a device, but for rows that say why no equation here describes it (`mem_excluded`)."""
+    """Return the peak per device in bytes.
+
+    Return None where it is not stated, or where the row says why no equation here describes it (`mem_excluded`).
+    """
     if row.states("mem_excluded"):
         return None
     return row.number("mem_gib_per_gpu") * 2**30 if row.states("mem_gib_per_gpu") else None
@@ -276,5 +291,5 @@ def _memory_scope(row: Fields, conventions: Conventions) -> MemoryScope:
 
 
 def _own_name(framework: str) -> str:
-    """A framework that we know nothing of, as a stack is named: letters, digits, dots and dashes."""
+    """Return the name of an unknown framework in the form of a stack's name: letters, digits, dots and dashes."""
     return re.sub(r"[^a-z0-9.]+", "-", framework.lower()).strip("-.") or UNKNOWN.name

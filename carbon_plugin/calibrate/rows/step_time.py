@@ -1,4 +1,5 @@
-"""The measured step time of a published row: stated, or from a rate with the row's own FLOP convention."""
+"""Read the measured step time of a published row: a stated one, or one from a rate with the row's own FLOP
+convention."""
 
 from __future__ import annotations
 
@@ -20,13 +21,16 @@ def row_step_time_s(
     layout: ParallelLayout,
     assumed: list[str],
 ) -> float:
-    """Measured seconds a step: stated first, then tokens/s a device, then FLOP/s a device, MFU or HFU.
+    """Return the measured seconds per step.
 
-    What was assumed of a FLOP convention is appended to `assumed`. Raises `SpecError` naming what is missing."""
+    A stated step time comes first, then tokens/s per device, then FLOP/s per device, MFU or HFU. What was assumed of a
+    FLOP convention is appended to `assumed`. Raises `SpecError` naming what is missing.
+    """
     derived = row.mapping("derived")
     if row.states("step_time_s"):
         return row.number("step_time_s")
-    # A derived step time is the source's own arithmetic for this batch; with the batch itself assumed, tokens count.
+    # A derived step time is the source's own arithmetic for this batch. Where the batch itself is assumed, tokens/s are
+    # used.
     if derived.states("step_time_s") and row.states("gbs"):
         return derived.number("step_time_s")
     for fields in (row, derived):
@@ -49,8 +53,11 @@ def check_possible(
     layout: ParallelLayout,
     step_s: float,
 ) -> None:
-    """Raise `SpecError` where the step would take more FLOP/s than the device's peak: another device than the row
-    names, or another setting. Recomputed FLOPs count where the row states recompute."""
+    """Raise `SpecError` where the step would take more FLOP/s than the device's peak.
+
+    In that case the device or another setting differs from what the row states. Recomputed FLOPs count where the row
+    states recompute.
+    """
     from carbon_plugin.predict.case_of_spec import layout_of, shape_of, work_of
     from carbon_plugin.predict.flops import step_flops
     from carbon_plugin.predict.laws import peak_of
@@ -86,7 +93,7 @@ def _flops(
     *,
     hardware: bool,
 ) -> float:
-    """FLOPs of a step as the row counts them: model or hardware, attention causal or full."""
+    """Return the FLOPs of a step as the row counts them: model or hardware FLOPs, with causal or full attention."""
     from carbon_plugin.predict.case_of_spec import layout_of, shape_of, work_of
     from carbon_plugin.predict.flops import layer_forward_flops, step_flops
     from carbon_plugin.spec.stack import Stack

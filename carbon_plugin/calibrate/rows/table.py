@@ -1,4 +1,4 @@
-"""Published rows as one set of arrays, so that all of them are predicted in one call."""
+"""Hold published rows as one set of arrays, so that all of them are predicted in one call."""
 
 from __future__ import annotations
 
@@ -31,9 +31,12 @@ CALIBRATION = "calibration"
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """n rows. `shipped` constants are the profiles' and stacks' own, `prior` what the laws and priors say without
-    any calibration (framework factors of 1); `sheet` carries the shipped framework factors. Labels are string arrays
-    of shape (n,)."""
+    """Arrays of n rows.
+
+    `shipped` are the constants of profiles and stacks, and `prior` those that laws and priors give without any
+    calibration (with framework factors of 1). `sheet` holds the shipped framework factors. Labels are string arrays of
+    shape (n,).
+    """
 
     rows: tuple[PublishedRow, ...]
     shape: Shape
@@ -58,7 +61,7 @@ class Table:
 
 
 def tabulate(rows: Sequence[PublishedRow]) -> Table:
-    """Arrays of all rows; counted models do not occur among published rows."""
+    """Return the arrays of all rows. Counted models do not occur among published rows."""
     specs = [row.spec for row in rows]
     devices = [spec.cluster.accelerator for spec in specs]
     return Table(
@@ -86,8 +89,10 @@ def tabulate(rows: Sequence[PublishedRow]) -> Table:
 
 
 def _constants(specs: Sequence[RunSpec], known: Callable[[Accelerator, Stack], tuple[Accelerator, Stack]]) -> Constants:
-    """Return the constants of each run, of what is `known` of its device and stack; those of one device object, stack
-    and precision are resolved once."""
+    """Return the constants of each run, from what is `known` of its device and stack.
+
+    Those of one device object, stack and precision are resolved once.
+    """
     found: dict[tuple[int, Stack, Precision], Constants] = {}
     each = []
     for spec in specs:
@@ -119,18 +124,18 @@ def select(table: Table, mask: NDArray[np.bool_] | NDArray[np.intp]) -> Table:
 
 
 def predict(table: Table, constants: Constants, framework_factor: Values | None = None) -> StepTime:
-    """Step times of all rows under constants, with the shipped framework factors unless others are given."""
+    """Return the step times of all rows under constants, with the shipped framework factors unless others are given."""
     sheet = table.sheet if framework_factor is None else replace(table.sheet, framework_factor=framework_factor)
     return step_time(table.shape, table.layout, table.work, combine(sheet, constants))
 
 
 def family(device: Accelerator) -> str:
-    """Architecture family, the level at which constants are shared between parts."""
+    """Return the architecture family, which is the level at which devices share constants."""
     return device.architecture.split("-")[0].split("+")[0]
 
 
 def _blank(device: Accelerator) -> Accelerator:
-    """The device without what the fit gave it: what others measured of it stays."""
+    """Return the device without the constants that the fit gave it. What others measured of it stays."""
     known: dict[str, Any] = {
         field: value
         for field, value in msgspec.structs.asdict(device.efficiency).items()

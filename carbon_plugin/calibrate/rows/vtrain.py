@@ -1,4 +1,4 @@
-"""vTrain's measured iteration times (VIA-Research/vTrain, MIT) as rows of the records schema."""
+"""Read vTrain's measured iteration times (VIA-Research/vTrain, MIT) as rows of the records schema."""
 
 from __future__ import annotations
 
@@ -25,10 +25,12 @@ COMMON: dict[str, Any] = {
 
 
 def vtrain_records(name: str, text: str) -> Iterator[dict[str, Any]]:
-    """Records of a file called `name` ("vtrain_multi_node"): GPT on A100-80GB, Megatron-DeepSpeed, full recompute.
+    """Yield the records of a file called `name` ("vtrain_multi_node"): GPT on A100-80GB, Megatron-DeepSpeed, full
+    recompute.
 
-    Raises `SpecError` naming the columns that the file lacks. A value that is no number stays as it is written, for
-    the reader of the row to name."""
+    Raises `SpecError` naming the columns that the file lacks. A value that is no number stays as it is written, so that
+    the reader of the row names it.
+    """
     reader = csv.DictReader(io.StringIO("".join(line for line in text.splitlines(True) if not line.startswith("#"))))
     missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
     if missing:
