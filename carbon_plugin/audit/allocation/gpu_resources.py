@@ -1,4 +1,4 @@
-"""How schedulers name GPUs and parts of them, and how much of a GPU each name stands for."""
+"""Read the names that schedulers give to GPUs and parts of them, and tell how much of a GPU each name stands for."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Iterable
 from msgspec import Struct
 
 MOST_GPUS = 1_000_000
-"""Several times the largest cluster: a record that gives one job more is wrong."""
+"""This is several times the largest cluster. A record that gives one job more is wrong."""
 
 _SLICE = re.compile(r"(?:(?P<compute>[1-7])c\.)?(?P<slices>[1-7])g\.(?P<memory_gb>[0-9]{1,4})gb")
 _OF_A_WHOLE = 7
 _OF_A_30 = {("1", "6"): 4, ("2", "12"): 4, ("4", "24"): 4}
-"""MIG profiles of the one GPU that has four compute slices and not seven, by slices and GB."""
+"""The MIG profiles of the one GPU that has four compute slices and not seven, by slices and GB."""
 
-# What device plugins register: a GPU or an accelerator of another name, one each.
+# Device plugins register these names for one GPU or another accelerator each.
 _WHOLE = re.compile(
     r"[^/]+/gpu|gpu\.intel\.com/(?:i915|xe)|habana\.ai/gaudi|google\.com/tpu|aws\.amazon\.com/neuron(?:device)?"
 )
@@ -23,8 +23,11 @@ _SHARED = re.compile(r"[^/]+/(?:gpu|mig-.+)\.shared")
 
 
 class Held(Struct, frozen=True):
-    """GPUs of an allocation. With `sized` a slice counts as its share of a GPU; without it everything that the
-    scheduler calls a GPU counts as one. `notes` say what is not a whole GPU of its own."""
+    """The GPUs of an allocation.
+
+    With `sized` a slice counts as its share of a GPU. Without it, everything that the scheduler calls a GPU counts as
+    one. `notes` name what is not a whole GPU of its own.
+    """
 
     gpus: float = 0.0
     sized: bool = False
@@ -32,7 +35,8 @@ class Held(Struct, frozen=True):
 
 
 def slice_share(name: str) -> float | None:
-    """Part of a GPU that a MIG profile in a name is, by compute slices: 1/7 for "mig-1g.10gb"; None without one."""
+    """Return which part of a GPU the MIG profile in a name is, by compute slices: 1/7 for "mig-1g.10gb", or None
+    without a profile."""
     found = _SLICE.search(name)
     if found is None:
         return None
@@ -41,7 +45,7 @@ def slice_share(name: str) -> float | None:
 
 
 def held_of(counts: Iterable[tuple[str, int]]) -> Held:
-    """What resources amount to, given as (name, count); names that are no GPU are left out."""
+    """Return the GPUs that resources, given as (name, count), add up to. Names of other resources are left out."""
     gpus, sized, notes = 0.0, False, []
     for name, count in counts:
         share = slice_share(name) if "mig-" in name else None

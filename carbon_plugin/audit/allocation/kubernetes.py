@@ -1,7 +1,8 @@
-"""What Kubernetes gave a job: pods, their events and their resource claims, as `kubectl get ... -o json` writes them.
+"""Read what Kubernetes gave a job: pods, their events and their resource claims, as `kubectl get ... -o json` writes
+them.
 
-A pod is known by its UID: two pods of one name follow each other or live in two namespaces. What the allocations mean
-for a run is `audit.allocation.reconcile`'s.
+A pod is known by its UID, because two pods of one name may follow each other or live in two namespaces.
+`audit.allocation.reconcile` compares the allocations with a run.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ _WHAT = "expected the output of kubectl get pods,events -o json"
 
 
 class _Reference(Struct, frozen=True):
-    """A pod as something names it; what is not said is empty."""
+    """A pod as an object names it. Fields that are not stated are empty."""
 
     name: str
     namespace: str
     uid: str
 
     def means(self, other: _Reference) -> bool:
-        """Whether both name one pod, as far as they say."""
+        """Return whether both name one pod, as far as their fields are stated."""
         if self.uid and other.uid:
             return self.uid == other.uid
         agree = not (self.namespace and other.namespace) or self.namespace == other.namespace
@@ -39,7 +40,7 @@ class _Reference(Struct, frozen=True):
 
 
 class _Event(Struct, frozen=True):
-    """An event of a pod: its reason, when it happened first and last."""
+    """An event of a pod: its reason, and when it happened first and last, Unix s."""
 
     about: _Reference
     reason: str
@@ -48,19 +49,20 @@ class _Event(Struct, frozen=True):
 
 
 class _Claim(Struct, frozen=True):
-    """Devices that a resource claim was given, and how many pods share it; None while it has none."""
+    """The number of devices that a resource claim was given, or None while it has none, and how many pods share it."""
 
     devices: int | None
     pods: int
 
 
 def read_kubernetes(path: Path, *, gpus_by_host: Mapping[str, int], until_unix_s: float) -> list[Allocation]:
-    """Allocations in the output of `kubectl get pods,events,resourceclaims -o json`, or of any of these alone.
+    """Return the allocations in the output of `kubectl get pods,events,resourceclaims -o json`, or of any of these
+    alone.
 
-    A pod holds its GPUs from being scheduled until its last container ended; one that still runs holds them until
-    `until_unix_s`, one that was never scheduled holds none. A pod that is gone is known from its events, which name no
-    GPUs: they are those of the ledger of that host (a pod's host name is its own), else those of the pod that has its
-    name now, else as many as the largest host here has. Raises `ReportError` for another file, with the field.
+    A pod holds its GPUs from being scheduled until its last container ended. One that still runs holds them until
+    `until_unix_s`, and one that was never scheduled holds none. A pod that is gone is known from its events, which name
+    no GPUs. Its GPUs are those of the ledger of that host (a pod's host name is its own), else those of the pod that
+    has its name now, else as many as the largest host here has. Raises `ReportError` for another file, with the field.
     """
     document = Place(parse_json(read_bytes(path, ReportError), path, _WHAT, ReportError), str(path), ReportError)
     if not isinstance(document.value, dict) or not isinstance(document.value.get("items", []), list):
@@ -116,7 +118,7 @@ def _reference(place: Place) -> _Reference:
 
 
 def _event(item: Place) -> _Event | None:
-    """An event of either API, whose fields have other names; None for one of something else than a pod."""
+    """Return an event of either API, whose fields have different names, or None for an event of anything but a pod."""
     about = item.field("involvedObject") if item.field("involvedObject").value else item.field("regarding")
     if _kind(about) != "Pod":
         return None
@@ -130,7 +132,7 @@ def _event(item: Place) -> _Event | None:
 
 
 def _gone(events: Sequence[_Event], pods: Sequence[_Reference]) -> list[tuple[_Reference, list[_Event]]]:
-    """Events of pods that are not listed, by pod."""
+    """Return the events of pods that are not listed, by pod."""
     listed: dict[str, list[_Reference]] = {}
     for pod in pods:
         listed.setdefault(pod.name, []).append(pod)
@@ -149,7 +151,8 @@ def _gone(events: Sequence[_Event], pods: Sequence[_Reference]) -> list[tuple[_R
 
 
 def _lives(events: Sequence[_Event]) -> list[tuple[float, float | None]]:
-    """Start and end of each time that a pod of this name was scheduled; an end of None where it is not told."""
+    """Return start and end of each time that a pod of this name was scheduled, Unix s. An end is None where no event
+    tells it."""
     starts = sorted(event.first_s for event in events if event.reason in _STARTED and event.first_s is not None)
     ends = sorted(event.last_s for event in events if event.reason in _ENDED and event.last_s is not None)
     lives = []
@@ -165,7 +168,7 @@ def _phase(pod: Place) -> str:
 
 
 def _scheduled_s(pod: Place) -> float | None:
-    """When the pod was given its node; None for one that still waits for it."""
+    """Return when the pod was given its node, Unix s, or None for one that still waits for it."""
     started_s = pod.field("status", "startTime").moment_s()
     for condition in pod.field("status", "conditions").items():
         if condition.field("type").text() == "PodScheduled":
@@ -177,8 +180,11 @@ def _scheduled_s(pod: Place) -> float | None:
 
 
 def _ended_s(pod: Place, events: Sequence[_Event]) -> float | None:
-    """When its last container ended; None while one runs. A container that is killed may be started again, so events
-    tell the end only of a pod that is over and whose containers do not."""
+    """Return when the pod's last container ended, Unix s, or None while one runs.
+
+    A container that is killed may be started again, so events tell the end only of a pod that is over and whose
+    containers do not tell it.
+    """
     statuses = pod.field("status", "containerStatuses").items()
     ended = [status.field("state", "terminated") for status in statuses]
     if ended and all(one.value is not None for one in ended):
@@ -197,10 +203,10 @@ def _ended_s(pod: Place, events: Sequence[_Event]) -> float | None:
 
 
 def _gpus_of_pod(pod: Place, reference: _Reference, claims: Mapping[_Reference, _Claim]) -> Held:
-    """GPUs that its containers and claims hold.
+    """Return the GPUs that the containers and claims of a pod hold.
 
     Containers run side by side, and so do sidecars (init containers that restart always). Other init containers run
-    before them, one by one, with the sidecars that were started by then; the pod holds what is needed at once.
+    before them, one by one, with the sidecars that were started by then. The pod holds what is needed at once.
     """
     together: dict[str, int] = {}
     before: dict[str, int] = {}
@@ -224,7 +230,8 @@ def _add(total: dict[str, int], resources: Mapping[str, int]) -> None:
 
 
 def _resources(container: Place) -> dict[str, int]:
-    """Devices by name. Those of device plugins have equal limits and requests, of which one may be left out."""
+    """Return the devices of a container by name. Device plugins need equal limits and requests, and one of the two may
+    be left out."""
     resources = container.field("resources")
     stated = {**resources.field("requests").mapping(), **resources.field("limits").mapping()}
     limits = resources.field("limits").mapping()
@@ -242,7 +249,8 @@ def _claim(item: Place) -> _Claim:
 
 
 def _claimed(pod: Place, reference: _Reference, claims: Mapping[_Reference, _Claim]) -> tuple[float, list[str]]:
-    """Devices of its resource claims: those allocated where the claim is here, else one for each claim."""
+    """Return the devices of a pod's resource claims: those allocated where the claim is in the file, else one for each
+    claim."""
     stated = pod.field("spec", "resourceClaims").items()
     made = {
         status.field("name").text(): status.field("resourceClaimName").text()

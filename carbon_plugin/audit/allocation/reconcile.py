@@ -26,7 +26,7 @@ _LISTED_NOTES = 8
 
 
 class _Idle(Struct, frozen=True):
-    """Power of a device that nobody uses, by rung, W, and the devices of a node."""
+    """The power of a device that nobody uses, by rung, W, and the devices of a node."""
 
     by_rung: dict[Rung, Figure]
     devices_per_node: int
@@ -46,7 +46,7 @@ def reconcile(summary: AuditSummary, allocations: Sequence[Allocation], source: 
     """
     share = _share(summary)
     allocated_s = sum((1.0 if one.sized else share) * one.gpus * one.duration_s for one in allocations)
-    reserved_s = summary.reserved.device_s + summary.reserved.shared_s  # others are charged with what they shared
+    reserved_s = summary.reserved.device_s + summary.reserved.shared_s  # others are charged for their share
     observed_s = reserved_s - summary.reserved.before_first_record_s
     unobserved_s = max(0.0, allocated_s - observed_s)
     uncharged_s = max(0.0, allocated_s - reserved_s)
@@ -71,7 +71,7 @@ def reconcile(summary: AuditSummary, allocations: Sequence[Allocation], source: 
 
 
 def _share(summary: AuditSummary) -> float:
-    """Mean part of a GPU that a device of the run is."""
+    """Return which part of a GPU a device of the run is on average."""
     return summary.coverage.whole_gpus / summary.coverage.gpus if summary.coverage.gpus else 1.0
 
 
@@ -85,9 +85,9 @@ def _footprint(idle: _Idle, unobserved_s: float, uncharged_s: float, factors: Fa
 
 
 def _idle_power(summary: AuditSummary) -> _Idle | None:
-    """Idle power of this run's device with its part of the node; None without a profile.
+    """Return the idle power of this run's device with its part of the node, or None without a profile.
 
-    The central value and the low are the profile's idle power; the high is what the run's GPUs drew on average, because
+    The central value and the low are the profile's idle power. The high is what the run's GPUs drew on average, because
     a device that nobody observed may have been at work.
     """
     accelerator = _accelerator(summary)
@@ -108,14 +108,14 @@ def _idle_power(summary: AuditSummary) -> _Idle | None:
 
 
 def _host_power(node: Node, device: Figure) -> Figure:
-    """P_host = base / devices + overhead fraction * P_device (the node model of the meters), for one device."""
+    """Return P_host = base / devices + overhead fraction * P_device (the node model of the meters), for one device."""
     base = node.host.base_power_w.range.scaled(1 / node.accelerators)
     power = base.plus(node.host.overhead_fraction.range.times(device.range))
     return Figure.of(power, "W", "modelled", f"profile {node.name}")
 
 
 def _accelerator(summary: AuditSummary) -> Accelerator | None:
-    """The profile of most of the GPUs that the ledgers name, else of the spec that ran."""
+    """Return the profile of most of the GPUs that the ledgers name, else that of the spec that ran."""
     named = Counter(device.identity.profile for device in summary.devices if device.identity.rung == "gpu")
     stated = summary.run.effective.get("cluster.accelerator")
     spec = stated.get("value") if isinstance(stated, dict) else stated
@@ -150,6 +150,6 @@ def _assumptions(
 
 
 def _sum(parts: dict[Rung, Figure]) -> Figure:
-    """Sum of powers whose errors go together."""
+    """Return the sum of powers whose errors are fully correlated."""
     total = Range.total(one.range for one in parts.values())
     return Figure.of(total, "W", "modelled", "; ".join(one.source for one in parts.values()))

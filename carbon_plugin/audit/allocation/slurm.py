@@ -1,4 +1,4 @@
-"""Reads what Slurm gave a job from the output of `sacct`.
+"""Read what Slurm gave a job from the output of `sacct`.
 
 `audit.allocation.kubernetes` reads pods, and `audit.allocation.reconcile` compares both with the ledgers of a run.
 """
@@ -17,18 +17,19 @@ from carbon_plugin.spec.parsing.limits import MOST_RUN_S
 
 _COLUMNS = ("JobID", "AllocTRES")
 _FREE_TEXT = ("JobName", "Comment", "AdminComment", "SystemComment", "WorkDir", "SubmitLine")
-"""Columns that a user fills, in which the separator may stand."""
+"""Users fill these columns, so that the separator may stand in them."""
 
 _GPUS = re.compile(r"gres/gpu(?::(?P<kind>[^=,]+))?=(?P<count>[^,]*)")
 _ELAPSED = re.compile(r"(?:([0-9]{1,6})-)?([0-9]{1,9}):([0-9]{2}):([0-9]{2})")
 
 
 def read_sacct(path: Path) -> list[Allocation]:
-    """Allocations in the output of `sacct -P -o JobID,State,Start,End,ElapsedRaw,AllocTRES` (`-D` for requeued jobs).
+    """Return the allocations in the output of `sacct -P -o JobID,State,Start,End,ElapsedRaw,AllocTRES` (`-D` for
+    requeued jobs).
 
-    Steps ("123.batch", "123.0") lie inside their job and are left out, and so is what was never started. GPUs are those
-    of gres/gpu in AllocTRES. The tool quotes nothing, so a quote is a letter like any other. Raises `ReportError` for
-    another file, with the line.
+    Steps ("123.batch", "123.0") lie inside their job and are left out, and so are jobs that were never started. GPUs
+    are those of gres/gpu in AllocTRES. The tool quotes nothing, so a quote is a letter like any other. Raises
+    `ReportError` for another file, with the line.
     """
     lines = [line.rstrip("\r") for line in read_text(path, ReportError).split("\n")]
     end = "|" if lines[0].endswith("|") else ""  # sacct -p ends each line with a separator
@@ -54,7 +55,8 @@ def read_sacct(path: Path) -> list[Allocation]:
 
 
 def _row(header: list[str], cells: list[str], place: str) -> Mapping[str, str]:
-    """A row by column. A separator in the one column of free text makes more cells than columns; they are joined."""
+    """Return a row by column. A separator in the one column of free text makes more cells than columns, and these are
+    joined."""
     more = len(cells) - len(header)
     free = [index for index, name in enumerate(header) if name in _FREE_TEXT]
     if more > 0 and len(free) == 1:
@@ -78,8 +80,10 @@ def _allocation(row: Mapping[str, str], duration_s: float, place: str) -> Alloca
 
 
 def _gpus_of_tres(tres: str, place: str) -> Held:
-    """GPUs of "cpu=64,gres/gpu=8,gres/gpu:h100=8,mem=1T,node=1": by kind where a kind is a MIG slice, else the total,
-    else the sum over kinds."""
+    """Return the GPUs of "cpu=64,gres/gpu=8,gres/gpu:h100=8,mem=1T,node=1".
+
+    They are counted by kind where a kind is a MIG slice, else by the total, else by the sum over kinds.
+    """
     counts: dict[str | None, int] = {}
     for found in _GPUS.finditer(tres):
         count = whole_number(found["count"])
@@ -99,7 +103,7 @@ def _gpus_of_tres(tres: str, place: str) -> Held:
 
 
 def _elapsed_s(row: Mapping[str, str], place: str) -> float:
-    """Seconds from ElapsedRaw, or from Elapsed as [days-]hours:minutes:seconds."""
+    """Return the seconds of ElapsedRaw, or of Elapsed as [days-]hours:minutes:seconds."""
     raw, words = row.get("ElapsedRaw", ""), row.get("Elapsed", "")
     seconds = whole_number(raw)
     if seconds is None and (parts := _ELAPSED.fullmatch(words)):

@@ -1,6 +1,7 @@
-"""The table of rules that say where each number of a report comes from: from which fields, how, and from which sources.
+"""Hold the table of rules that say where each number of a report comes from: from which fields, how, and from which
+sources.
 
-A rule speaks for a field and everything below it (the low of a figure, the meters of an energy). Fields are dotted
+A rule applies to a field and everything below it (the low of a figure, the meters of an energy). Fields are dotted
 paths in `report.json`; `*` stands for one name or position.
 """
 
@@ -25,7 +26,7 @@ _LISTED = 12
 
 
 class Reason(Struct, frozen=True):
-    """How a number comes about, what it rests on, and the fields that it follows from."""
+    """How a number is computed, the sources that it rests on, and the fields that it follows from."""
 
     how: str
     sources: list[str] = []
@@ -164,7 +165,7 @@ def _embodied_factor(summary: AuditSummary, path: Path) -> Reason:
 
 
 def _profile_field(name: str, figure: Figure) -> str:
-    """Return which field of which profile a number is, where the shipped profile still holds it."""
+    """Return the field of the profile that a number comes from, where the shipped profile still holds that number."""
     for suffix, kind, field in (
         (" network share", "nodes", "network.embodied_kg_per_device"),
         (" host", "nodes", "host.embodied_kg"),
@@ -192,7 +193,7 @@ def _shipped_value(kind: str, name: str, field: str) -> float | None:
 
 
 def _factor(summary: AuditSummary, path: Path) -> Reason:
-    """Return the own source of a factor that is a figure, or that holds some."""
+    """Return the source that a factor states itself, where the factor is a figure or holds some."""
     value: Any = summary.factors
     for name in path[1:]:
         if isinstance(value, Figure):
@@ -331,4 +332,4 @@ RULES: dict[str, Rule] = {
     "version": _stated("version of the report's format"),
     "created_unix_s": _stated("when this audit was made"),
 }
-"""The most particular rule for a field counts: the longest that matches."""
+"""For each field the most specific rule counts, which is the longest that matches."""

@@ -24,11 +24,11 @@ HEADLINES = (
     "steps.predicted_step_time_s",
     "forecast.footprint.total_kg",
 )
-"""What a report says first; everything else can be asked for by name."""
+"""These fields are explained when no field is named. Every other field can be asked for by name."""
 
 
 class Explanation(Struct, frozen=True, kw_only=True):
-    """One number, how it comes about, what it rests on, and at which depth below the one that was asked for."""
+    """One number: how it is computed, what it rests on, and its depth below the number that was asked for."""
 
     field: str
     value: str

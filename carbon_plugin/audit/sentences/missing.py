@@ -1,4 +1,4 @@
-"""What the total of a run leaves out, as the page lists it: what belongs to the run, and what no run accounts for."""
+"""List what the total of a run leaves out: parts that belong to the run, and parts that no run accounts for."""
 
 from __future__ import annotations
 

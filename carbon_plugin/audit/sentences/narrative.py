@@ -21,7 +21,7 @@ from carbon_plugin.show import wording
 from carbon_plugin.spec.amounts import plural, verb
 
 NAMED = 3
-"""Devices that a sentence names one by one."""
+"""A sentence names this many devices one by one."""
 
 
 def subtitle(summary: AuditSummary) -> str:

@@ -14,7 +14,7 @@ from carbon_plugin.spec.figure import Figure
 
 
 class BesideRow(Struct, frozen=True):
-    """A figure that stands beside the total carbon."""
+    """A figure that stands beside the total carbon and is no part of it."""
 
     name: str
     value: str
@@ -29,7 +29,7 @@ def meters_phrase(meters: MeterQuality) -> str:
 
 
 def energy_quality(energy: Energy) -> Quality:
-    """Return how an energy is known, by joules and not by time."""
+    """Return how an energy is known: measured, modelled or mixed, by joules and not by time."""
     if not energy.energy_j:
         return energy.meters.quality
     if energy.measured_j <= 0:
@@ -38,7 +38,8 @@ def energy_quality(energy: Energy) -> Quality:
 
 
 def energy_how(energy: Energy) -> str:
-    """Return how an energy is known, in words; where a part is estimated, with what was measured beside it."""
+    """Return in words how an energy is known. Where a part is estimated, the measured and the modelled energy are given
+    too."""
     if not energy.estimated_j:
         return energy_quality(energy)
     parts = {
@@ -56,8 +57,11 @@ def estimated_gpus(summary: AuditSummary) -> list[Device]:
 
 
 def energy_span(summary: AuditSummary, energy: Energy, rung: str | None) -> str:
-    """Return p10 to p90 of an energy at `rung` ("it" for all machines) or a phase of it: the rung's sampled range, in
-    which meters err apart from one another. Without one, the sum of the meters' own, as if all erred alike."""
+    """Return p10 to p90 of an energy at `rung` ("it" for all machines), or of a phase of it.
+
+    The range is the rung's sampled one, in which the errors of meters are independent. Without one, it is the sum of
+    the meters' own ranges, as if all errors were the same.
+    """
     return wording.energy_range(*energy_edges(summary, energy, rung), energy.energy_j)
 
 
@@ -76,8 +80,10 @@ def measured_share(summary: AuditSummary) -> float:
 
 
 def gaps(summary: AuditSummary) -> list[str]:
-    """What the totals of a run do not rest on a measurement for, however well its ledgers can be believed: a verdict
-    must not be given without it."""
+    """Return what the totals of a run contain without a measurement, however well its ledgers can be believed.
+
+    A verdict must not be given without these sentences.
+    """
     coverage, found = summary.coverage, []
     estimated = estimated_gpus(summary)
     if estimated:

@@ -1,4 +1,5 @@
-"""How good the data of an audit are, in one word with its reasons: what was measured, seen, verified and dated."""
+"""Judge how good the data of an audit are, in one word with its reasons: how much was measured, seen and verified, and
+of which time the grid intensity is."""
 
 from __future__ import annotations
 
@@ -13,28 +14,32 @@ from carbon_plugin.show import wording
 from carbon_plugin.spec.amounts import plural
 
 GOOD_SHARE, FAIR_SHARE = 0.9, 0.5
-"""Shares of the energy that must be measured for good and for fair data."""
+"""Good data need at least the first share of the energy measured, and fair data the second."""
 
 Word = Literal["good", "fair", "weak", "not to be relied on"]
 
 
 class Reason(Struct, frozen=True):
-    """One thing that speaks for the data (`good`) or against them, in a sentence."""
+    """One fact for the data (`good`) or against them, in a sentence."""
 
     good: bool
     text: str
 
 
 class Verdict(Struct, frozen=True, kw_only=True):
-    """How good the data are, and why."""
+    """A word for how good the data are, with its reasons."""
 
     word: Word
     reasons: list[Reason]
 
 
 def data_quality(summary: AuditSummary) -> Verdict:
-    """Judge the data: good, where 90 % of the energy was measured, everything was seen and the ledgers are whole; fair
-    from 50 % on; weak below, or where nodes or GPUs are missing; not to be relied on, where ledgers contradict."""
+    """Judge the data of an audit.
+
+    They are good where at least 90 % of the energy and all GPUs were measured, every node has a ledger, the ledgers are
+    whole and the embodied carbon is known. They are fair from 50 % of the energy on. They are weak below that, or where
+    nodes or GPUs are missing. They are not to be relied on where ledgers contradict.
+    """
     share, coverage, state = measured_share(summary), summary.coverage, summary.verification.state
     seen_nodes = coverage.nodes_seen >= coverage.nodes
     seen_gpus = coverage.gpus_measured >= coverage.gpus

@@ -1,4 +1,5 @@
-"""How far the ledgers can be believed, in words: one line for a terminal, the same sentences for a page."""
+"""Say in words how far the ledgers can be believed: in one line for a terminal, and in the same sentences for a
+page."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ _WORDS: dict[State, str] = {
 
 
 def verdict_word(verification: Verification) -> str:
-    """Return the state of the ledgers in words; in capitals where something is wrong or missing."""
+    """Return the state of the ledgers in words, in capitals where something is wrong or missing."""
     return _WORDS[verification.state]
 
 

@@ -17,7 +17,7 @@ SAMPLING = Sampling(draws=2000, seed=0)
 
 
 class Accounted(Struct, frozen=True, kw_only=True):
-    """A footprint, the factors that it was computed with, and what its range comes from."""
+    """A footprint, the factors that it was computed with, and the drivers of its range."""
 
     footprint: Footprint
     factors: Factors
@@ -25,9 +25,11 @@ class Accounted(Struct, frozen=True, kw_only=True):
 
 
 def account_run(collected: RunCollector, reserved: Reserved, factors: Factors) -> Accounted:
-    """Footprint of a run. `factors` give ranges, embodied carbon and lifetime; intensity and PUE are those of the
-    windows, which may have changed during the run (energy-weighted means, so that the carbon is the windows' own), and
-    the factors that come back say so.
+    """Return the footprint of a run.
+
+    `factors` give the ranges, the embodied carbon and the lifetime. Intensity and PUE are those of the windows, as
+    energy-weighted means, because they may have changed during the run; so the carbon is exactly that of the windows.
+    The factors that are returned state these means.
     """
     groups: dict[Scope, list[Cell]] = {}
     for key, cells in collected.device_cells().items():

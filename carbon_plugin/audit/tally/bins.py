@@ -1,4 +1,5 @@
-"""A run of any length as a few hundred time bins, in one pass: when there are too many, neighbours are joined."""
+"""Divide a run of any length into a few hundred time bins in one pass. When there are too many bins, neighbours are
+joined."""
 
 from __future__ import annotations
 
@@ -12,10 +13,11 @@ _FINEST_S = 1.0
 
 
 class TimeBins:
-    """Amounts over time, by group, in equal bins from `origin_unix_s` on.
+    """Holds amounts over time, by group, in equal bins from `origin_unix_s` on.
 
-    At most `capacity` bins, an even number: a later amount doubles the width as often as needed. Amounts are spread
-    evenly over their interval; what lies before the origin (a node's clock that is late) goes to the first bin.
+    There are at most `capacity` bins, an even number. A later amount doubles the width of the bins as often as needed.
+    An amount is spread evenly over its interval. What lies before the origin, because a node's clock is late, goes to
+    the first bin.
     """
 
     def __init__(self, origin_unix_s: float, capacity: int = 480) -> None:
@@ -54,7 +56,7 @@ class TimeBins:
             self._bins(group)[:] += bins
 
     def values(self, group: str) -> list[float]:
-        """Amount of a group in each bin; zeros if nothing was added."""
+        """Return the amount of a group in each bin. They are zeros if nothing was added."""
         bins: list[float] = self._bins(group)[: self.count].tolist()
         return bins
 

@@ -1,4 +1,4 @@
-"""Windows of a file as arrays, so that the cost of an addition is shared by hundreds of windows."""
+"""Turn the windows of a file into arrays, so that hundreds of windows share the cost of an addition."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
 MAX_WINDOWS = 512
-"""Windows that are added up together: a few MB of records, and little enough that the cost of a block is small."""
+"""So many windows are added up together. They take a few MB, and there are enough of them that the cost of a block is
+small."""
 
 
 class Rows(Struct, frozen=True, kw_only=True):
     """One device in several windows, one value a window.
 
-    `energy_j`, `low_j` and `high_j` are 0 where the window does not know the energy (`known`), `estimated_j` is the
-    part of it that stands for what its meter could not tell, 0 for none. `pue` and `intensity_g_per_kwh` are the
-    factors in force, NaN where there are none.
+    `energy_j`, `low_j` and `high_j` are 0 where `known` is false, because the window does not know the energy.
+    `estimated_j` is the part of it that is estimated because the meter could not tell it, or 0. `pue` and
+    `intensity_g_per_kwh` are the factors in force, or NaN where there are none.
     """
 
     kind: EnergyKind
@@ -37,7 +38,7 @@ class Rows(Struct, frozen=True, kw_only=True):
     intensity_g_per_kwh: Floats
 
     def weighted(self, weights: Floats) -> Rows:
-        """The windows with a weight above 0, each times its weight."""
+        """Return the windows with a weight above 0, each times its weight."""
         chosen = weights > 0
         weights = weights[chosen]
         return Rows(
@@ -54,8 +55,8 @@ class Rows(Struct, frozen=True, kw_only=True):
 
 
 class Block(Struct, frozen=True, kw_only=True):
-    """Consecutive windows that name the same devices, read in the same way. Arrays of devices have the shape
-    (devices, windows), all others (windows,)."""
+    """Consecutive windows that name the same devices, read in the same way. Arrays of devices have the shape (devices,
+    windows), all others (windows,)."""
 
     windows: list[Window]
     notes: list[tuple[str, str]]  # device key and what its meter said, each once
@@ -72,7 +73,7 @@ class Block(Struct, frozen=True, kw_only=True):
     intensity_g_per_kwh: Floats
 
     def rows(self, device: int, shares: Floats | None) -> Rows:
-        """One device, each window times its share; None where every window counts as a whole."""
+        """Return one device, each window times its share. With `shares` None every window counts as a whole."""
         one = 1.0 if shares is None else shares
         return Rows(
             kind=self.kinds[device],
@@ -87,7 +88,8 @@ class Block(Struct, frozen=True, kw_only=True):
         )
 
     def phases(self) -> dict[Phase, Floats | None]:
-        """The phases, each with a weight of 1 for its windows and 0 for others; None for all windows."""
+        """Return the phases, each with weights of 1 for its windows and 0 for others, or None if all windows are of one
+        phase."""
         phases = [window.phase for window in self.windows]
         found = dict.fromkeys(phases)
         if len(found) == 1:
@@ -96,7 +98,8 @@ class Block(Struct, frozen=True, kw_only=True):
 
 
 def blocks_of(windows: Sequence[Window], factors: tuple[float | None, float | None]) -> Iterator[Block]:
-    """Windows in their order as blocks. `factors` are intensity (g/kWh) and PUE where a window states none."""
+    """Yield the windows, in their order, as blocks. `factors` are intensity (g/kWh) and PUE for windows that state
+    none."""
     if not windows:
         return
     energies = [energy for window in windows for energy in window.energies]
@@ -109,7 +112,7 @@ def blocks_of(windows: Sequence[Window], factors: tuple[float | None, float | No
     )
     if alike:
         yield _block(list(windows), energies, keys[:count], kinds[:count], factors)
-    else:  # a GPU was lost, or is back: rare, so that parts of parts do not matter
+    else:  # a GPU was lost or has come back, which is so rare that small blocks do not matter
         half = len(windows) // 2
         yield from blocks_of(windows[:half], factors)
         yield from blocks_of(windows[half:], factors)
@@ -155,5 +158,5 @@ def _notes(energies: Sequence[DeviceEnergy]) -> list[tuple[str, str]]:
 
 
 def _devices(values: list[float | None], shape: tuple[int, int]) -> Floats:
-    """Values window by window as an array of (devices, windows), NaN for None."""
+    """Return values that are ordered window by window as an array of (devices, windows), with NaN for None."""
     return np.ascontiguousarray(np.array(values, dtype=float).reshape(shape).T)

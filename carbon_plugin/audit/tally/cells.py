@@ -1,6 +1,7 @@
 """Sum up energy by device and phase. These cells are the smallest parts that every total of an audit is made of.
 
-Sums of floats are kept without rounding on the way, so that a total is the same however its parts are grouped."""
+Sums are kept without intermediate rounding, so that a total is the same however its parts are grouped.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ _QUALITY = {"counter": 0, "power_integrated": 0, "modelled": 1, "absent": 2}
 
 
 class ExactSum:
-    """A running sum kept as a few floats whose exact sum it is (Shewchuk 1997, the algorithm behind `math.fsum`).
+    """A running sum, kept as a few floats that add up to it exactly (Shewchuk 1997, the algorithm behind `math.fsum`).
 
     Memory stays at a few floats however many terms are added.
     """
@@ -35,7 +36,7 @@ class ExactSum:
         rest = [*self._parts, *terms]
         self._parts = []
         try:
-            # Each pass gives the rounded rest of the exact sum; two or three, and nothing is left.
+            # Each pass gives the rounded remainder of the exact sum. After two or three passes nothing remains.
             while part := math.fsum(rest):
                 self._parts.append(part)
                 rest.append(-part)
@@ -44,22 +45,23 @@ class ExactSum:
 
     @property
     def value(self) -> float:
-        """The sum of all terms, correctly rounded."""
+        """Return the sum of all terms, correctly rounded."""
         return math.fsum(self._parts)
 
 
 def total(sums: Iterable[ExactSum]) -> float:
-    """The sum of all terms of several sums, correctly rounded: what `math.fsum` of every single term gives."""
+    """Return the sum of all terms of several sums, correctly rounded, as `math.fsum` of every single term would give
+    it."""
     return math.fsum(chain.from_iterable(one._parts for one in sums))
 
 
 class Cell:
     """Running sums of one device in one phase.
 
-    The energy is that of `told_j`, windows that a meter told or that say which part of them is an estimate, and of
-    `modelled_j`. `estimated_j` is the estimated part, so that `told_j` less it was measured. `without_factors_j` is the
-    part of the energy for which intensity or PUE is unknown.
-    `facility_j` is the sum of energy times PUE, `weighted_j_g_per_kwh` that times intensity.
+    The energy is `told_j` plus `modelled_j`. `told_j` is that of windows that a meter told, or that say which part of
+    them is an estimate. `estimated_j` is this estimated part, so that `told_j` less it was measured. `facility_j` is
+    the sum of energy times PUE, and `weighted_j_g_per_kwh` is that times intensity. `without_factors_j` is the part of
+    the energy for which intensity or PUE is unknown.
     """
 
     __slots__ = (
@@ -92,10 +94,10 @@ class Cell:
         quality = _QUALITY[rows.kind]
         if not quality:
             self.told_j.add(rows.energy_j.tolist())
-            if rows.estimated_j.any():  # a measurement that replaces what was estimated before
+            if rows.estimated_j.any():  # a measurement that replaces an earlier estimate
                 self.estimated_j.add(rows.estimated_j.tolist())
         elif rows.estimated_j.any():
-            # What of a modelled window is no estimate was told by its meter.
+            # Of a modelled window, the part that is no estimate was told by its meter.
             estimated = rows.estimated_j != 0
             self.told_j.add(rows.energy_j[estimated].tolist())
             self.estimated_j.add(rows.estimated_j[estimated].tolist())
@@ -117,13 +119,15 @@ class Cell:
 
 
 def sum_j(cells: Iterable[Cell]) -> float:
-    """Energy of some cells together, J: the correctly rounded sum of all their windows."""
+    """Return the energy of some cells together, J: the correctly rounded sum of all their windows."""
     return total(part for cell in cells for part in (cell.told_j, cell.modelled_j))
 
 
 def used_energy(cells: Iterable[Cell]) -> UsedEnergy:
-    """Return the energy of some cells together as the accounting takes it. What was measured of it is as exact as the
-    whole, so that they are equal where all was measured."""
+    """Return the energy of some cells together as the accounting takes it.
+
+    The measured part is as exact as the whole, so that the two are equal where all was measured.
+    """
     cells = list(cells)
     return UsedEnergy(
         energy=Range(sum_j(cells), sum(cell.low_j for cell in cells), sum(cell.high_j for cell in cells)).ordered(),

@@ -1,4 +1,5 @@
-"""One pass over the ledgers of a run into sums that do not grow with its length. Conclusions are `audit.summary`'s."""
+"""Add up the ledgers of a run in one pass, into sums that do not grow with its length. `audit.summary` draws the
+conclusions."""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ from carbon_plugin.ledger.verification.file_check import CheckedLedger
 from carbon_plugin.spec.metered import DeviceIdentity, Rung
 from carbon_plugin.spec.units import GRAMS_PER_KG, JOULES_PER_KWH
 
-# Bounds on what a report lists one by one; counts and sums always cover everything.
+# These bound what a report lists one by one. Counts and sums always cover everything.
 MAX_EVENTS = 2000
 MAX_NOTES_PER_DEVICE = 8
 MAX_CHARTED_GPUS = 16
@@ -40,10 +41,11 @@ _Key = TypeVar("_Key", bound=Hashable)
 class FileContext(Struct, frozen=True, kw_only=True):
     """What must be known of the other files before one is added up.
 
-    `order` is its place among the files of the run by their start, `launch` the number of the launch of the whole job
-    that it belongs to. `resumed_at_step` is how far earlier launches had got when this one began, `clock_offset_s` by
-    how much the clock of its node was ahead of that of rank 0. `spans` says whether its comparison spans stand for the
-    run, `copied` that the file is a copy of another one, whose records enter no sum.
+    `order` is its place among the files of the run by their start. `launch` is the number of the launch of the whole
+    job that it belongs to. `resumed_at_step` is the last step that earlier launches had reached when this one began.
+    `clock_offset_s` is by how many seconds the clock of its node was ahead of that of rank 0. `spans` says whether its
+    comparison spans stand for the run. `copied` says that the file is a copy of another one, whose records enter no
+    sum.
     """
 
     order: int
@@ -55,7 +57,7 @@ class FileContext(Struct, frozen=True, kw_only=True):
 
 
 class FilePass(Struct):
-    """What one file amounts to. `factors` are those of its manifest, for windows that state none."""
+    """The sums over one file. `factors` are those of its manifest, for windows that state none."""
 
     file: str
     manifest: Manifest
@@ -76,15 +78,16 @@ class FilePass(Struct):
 
     @property
     def extent(self) -> tuple[float, float]:
-        """Start and end of the file by the clock of rank 0, Unix s."""
+        """Return the start and the end of the file by the clock of rank 0, Unix s."""
         offset_s = self.context.clock_offset_s
         return self.manifest.started_unix_s - offset_s, self.end_unix_s - offset_s
 
 
 class SeenDevice(Struct):
-    """A device as its manifest describes it, with the host that it was last seen on and what its meter noted.
+    """A device as its manifest describes it, with the host that it was last seen on and the notes of its meter.
 
-    `order` is that of the file that named it first."""
+    `order` is that of the file that named it first.
+    """
 
     identity: DeviceIdentity
     hostname: str
@@ -93,8 +96,10 @@ class SeenDevice(Struct):
 
 
 class RunCollector:
-    """Sums over files of a run. Feed them one after the other, the one that starts first first; files that name the
-    same device go to the same collector, and collectors of different files merge.
+    """Holds sums over files of a run.
+
+    Add the files one after the other, ordered by their start. Files that name the same device go to the same collector.
+    Collectors of different files can be merged.
     """
 
     def __init__(self, origin_unix_s: float) -> None:
@@ -112,7 +117,7 @@ class RunCollector:
         self._documents = SharedDocuments()
 
     def add(self, ledger: CheckedLedger, context: FileContext) -> None:
-        """Take in every record of a file."""
+        """Add every record of a file."""
         file: FilePass | None = None
         windows: list[Window] = []
         spans: list[Span] = []
@@ -125,7 +130,7 @@ class RunCollector:
                 if len(windows) == MAX_WINDOWS:
                     self._add_windows(file, windows)
             elif isinstance(record, Manifest):
-                self._add_windows(file, windows)  # before the devices and factors that it names
+                self._add_windows(file, windows)  # windows so far go with the manifest before this one
                 manifest = self._documents.manifest(record)
                 file = self._add_manifest(file, ledger.path.name, manifest, context)
             elif file is None:
@@ -162,7 +167,8 @@ class RunCollector:
         self._charted += other._charted
 
     def finish(self) -> None:
-        """Bring everything into the order of the files, so that it is the same in however many parts it was done."""
+        """Put everything into the order of the files, so that the result is the same in however many parts the work was
+        done."""
         self.files.sort(key=lambda file: file.context.order)
         order = {file.file: file.context.order for file in self.files}
         self.devices = dict(sorted(self.devices.items(), key=lambda item: item[1].order))
@@ -175,17 +181,18 @@ class RunCollector:
 
     @property
     def events(self) -> list[EventNote]:
-        """The first events, file by file."""
+        """Return the first events, file by file."""
         return [event for _, event in self._events]
 
     @property
     def spans(self) -> SpanSums:
-        """Comparison spans of all files that stand for the run; short ones where there are no others."""
+        """Return the comparison spans of all files that stand for the run, or the short ones where there are no
+        others."""
         return self._merged_spans(short=False) or self._merged_spans(short=True) or SpanSums(self._origin_unix_s)
 
     @property
     def counted(self) -> CountedSteps:
-        """Steps and time in the training windows of the files that stand for the run."""
+        """Return steps and time in the training windows of the files that stand for the run."""
         counted = CountedSteps()
         for file in self.files:
             if file.context.spans:
@@ -202,29 +209,30 @@ class RunCollector:
         return merged
 
     def phase_cells(self) -> Mapping[Phase, list[Cell]]:
-        """Cells of the IT rungs by phase."""
+        """Return the cells of the IT rungs by phase."""
         return _grouped((phase, cell) for (key, phase), cell in self.cells.items() if self.is_it(key))
 
     def rung_cells(self) -> Mapping[Rung, list[Cell]]:
-        """Cells by rung."""
+        """Return the cells by rung."""
         return _grouped((self.devices[key].identity.rung, cell) for (key, _), cell in self.cells.items())
 
     def device_cells(self) -> Mapping[str, list[Cell]]:
-        """Cells by device key."""
+        """Return the cells by device key."""
         return _grouped((key, cell) for (key, _), cell in self.cells.items())
 
     def rung_series(self) -> dict[Rung, list[float]]:
-        """Energy of each rung in each bin, J."""
+        """Return the energy of each rung in each bin, J."""
         rungs = {seen.identity.rung for seen in self.devices.values()}
         return {rung: self.bins.values(rung) for rung in sorted(rungs)}
 
     def phase_series(self) -> dict[Phase, list[float]]:
-        """Energy of the IT rungs in each phase in each bin, J."""
+        """Return the energy of the IT rungs for each phase in each bin, J."""
         phases = dict.fromkeys(phase for _, phase in self.cells)
         return {phase: self.bins.values(_PHASE + phase) for phase in phases}
 
     def gpu_series(self) -> dict[str, list[float | None]]:
-        """Mean power of the first few GPUs in each bin while they were read, W."""
+        """Return the mean power of the first few GPUs in each bin while they were read, W, or None where they were
+        not."""
         return {
             key: [
                 energy_j / read_s if read_s > 0 else None
@@ -234,11 +242,11 @@ class RunCollector:
         }
 
     def carbon_series(self) -> list[float]:
-        """Operational carbon of the IT rungs in each bin, kg."""
+        """Return the operational carbon of the IT rungs in each bin, kg."""
         return [grams / GRAMS_PER_KG for grams in self.bins.values(_CARBON)]
 
     def is_it(self, key: str) -> bool:
-        """Whether a device belongs to the IT rungs: energy of the facility contains that of all others."""
+        """Return whether a device belongs to the IT rungs. The energy of the facility contains that of all others."""
         return self.devices[key].identity.rung != "facility"
 
     def _add_manifest(self, file: FilePass | None, name: str, manifest: Manifest, context: FileContext) -> FilePass:
@@ -258,7 +266,7 @@ class RunCollector:
         return file
 
     def _add_windows(self, file: FilePass | None, windows: list[Window]) -> None:
-        """Add windows that were kept back, and forget them; without a manifest they belong to nothing."""
+        """Add windows that were kept back, and clear the list. Without a manifest they belong to nothing."""
         if file is not None:
             factors = file.factors
             stated = (factors.intensity.figure.value, factors.pue.value) if factors else (None, None)
@@ -326,7 +334,7 @@ class RunCollector:
         file.end_unix_s = max(file.end_unix_s, float((block.start_unix_s + block.duration_s).max()))
 
     def _shares(self, block: Block, index: int, clock_offset_s: float) -> Floats | None:
-        """Part of each window of a device that no earlier file has metered; None for all of each."""
+        """Return the part of each window of a device that no earlier file has metered, or None for all of each."""
         key, known = block.keys[index], block.known[index]
         if not known.any():
             return None

@@ -1,6 +1,6 @@
-"""The documents that a manifest carries (forecast, prediction, factors), read as far as an audit needs them.
+"""Read the documents that a manifest carries (forecast, prediction, factors), as far as an audit needs them.
 
-A ledger outlives the release that wrote it, so only the fields used here have to be there; the rest is ignored.
+A ledger outlives the release that wrote it, so only the fields used here must be there. All others are ignored.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _REPEATED = ("devices", "effective", "factors", "versions", "forecast", "predict
 
 
 class PredictionDocument(Struct, frozen=True):
-    """The part of a `StepPrediction` that is compared, and the FLOPs that it counted."""
+    """The fields of a `StepPrediction` that are compared, and the FLOPs that it counted."""
 
     step_time_s: Figure
     gpu_power_w: Figure
@@ -42,7 +42,7 @@ class _SpecDocument(Struct, frozen=True):
 
 
 class ForecastDocument(Struct, frozen=True):
-    """The part of a `Forecast` that is compared."""
+    """The fields of a `Forecast` that are compared."""
 
     created_unix_s: float
     plugin_version: str
@@ -55,17 +55,17 @@ class ForecastDocument(Struct, frozen=True):
 
     @property
     def devices(self) -> int:
-        """Devices that the forecast planned for."""
+        """Return the number of devices that the forecast planned for."""
         return self.spec.cluster.nodes * self.spec.cluster.devices_per_node
 
 
 def read_forecast(document: dict[str, Any] | None) -> ForecastDocument | None:
-    """The forecast in a manifest, None if there is none or it is not one."""
+    """Return the forecast in a manifest, or None if there is none or the document is not one."""
     return _read(document, ForecastDocument)
 
 
 def read_prediction(document: dict[str, Any] | None) -> PredictionDocument | None:
-    """The prediction in a manifest, None if there is none or it is not one."""
+    """Return the prediction in a manifest, or None if there is none or the document is not one."""
     return _read(document, PredictionDocument)
 
 
@@ -75,15 +75,18 @@ def _read(document: dict[str, Any] | None, kind: type[_Document]) -> _Document |
     try:
         check_numbers(document, "a manifest", LedgerError)
         return msgspec.convert(document, type=kind)
-    except LedgerError:  # a number that cannot be: nothing is computed from it
+    except LedgerError:  # nothing is computed from an impossible number
         return None
     except msgspec.ValidationError:
         return None
 
 
 class SharedDocuments:
-    """Keeps the first of all equal documents of manifests: restarts of many nodes make thousands of files that repeat
-    them. The documents are shared, so that nobody may change them."""
+    """Keeps the first of all equal documents of manifests, because restarts of many nodes make thousands of files that
+    repeat them.
+
+    The documents are shared, so that nobody may change them.
+    """
 
     def __init__(self) -> None:
         self._known: dict[bytes, Any] = {}

@@ -1,12 +1,12 @@
-"""How far the forecast was off, and why: one factor a cause, whose product is exactly actual over forecast.
+"""Explain how far the forecast was off: each cause is one factor, and their product is exactly actual over forecast.
 
 Operational carbon is a chain of factors on both sides,
 
     C = steps * step_time * (run_time / (steps * step_time)) * (E_common / run_time) * (E_it / E_common) * (C / E_it)
 
-with E_common the energy of the rungs that both sides know. The predicted effect of the effective spec stands between
-plan and measurement, so that a changed layout is not booked as a wrong model. In kilograms each cause gets
-L * ln(factor) with L the logarithmic mean of actual and forecast, which adds up without a residual (LMDI: Ang, Energy
+where E_common is the energy of the rungs that both sides know. The predicted effect of the effective spec stands
+between plan and measurement, so that a changed layout is not booked as a wrong model. In kilograms each cause gets L *
+ln(factor), where L is the logarithmic mean of actual and forecast. These add up without a residual (LMDI: Ang, Energy
 Policy 32 (2004) 1131).
 """
 
@@ -24,8 +24,11 @@ from carbon_plugin.spec.amounts import plural
 
 
 class Actual(Struct, frozen=True, kw_only=True):
-    """What happened, as far as it explains the forecast's error. `energy_j` is by IT rung; `nodes_share` is how much of
-    the job's nodes it covers; `active_s` the time in which the job ran."""
+    """The actual values that explain the forecast's error.
+
+    `energy_j` is by IT rung. `nodes_share` is the part of the job's nodes that it covers, 0 to 1. `active_s` is the
+    time in which the job ran.
+    """
 
     steps: int
     step_time_s: float | None
@@ -36,7 +39,7 @@ class Actual(Struct, frozen=True, kw_only=True):
 
 
 def logarithmic_mean(a: float, b: float) -> float:
-    """(a - b) / ln(a / b) for positive numbers, continued by a where they are equal."""
+    """Return (a - b) / ln(a / b) for positive numbers, and a where they are equal."""
     ratio = a / b - 1
     # The series of ln near 1, where the quotient of two small differences would lose digits.
     return b * (1 + ratio / 2 - ratio * ratio / 12) if abs(ratio) < 1e-5 else (a - b) / math.log(a / b)
@@ -48,7 +51,8 @@ def compare_forecast(
     footprint: Footprint | None,
     actual: Actual,
 ) -> ForecastComparison | None:
-    """The forecast beside what happened, None without a forecast. `footprint` is the actual one, if there is carbon."""
+    """Return the forecast beside the actual run, or None without a forecast. `footprint` is the actual one, or None
+    without carbon."""
     if forecast is None:
         return None
     if footprint is None:
@@ -73,9 +77,10 @@ def compare_forecast(
 def split_error(
     forecast: ForecastDocument, prediction: PredictionDocument | None, actual: Actual, operational_kg: float
 ) -> list[ErrorPart] | str:
-    """The causes of actual minus forecast operational carbon, or why they cannot be told apart.
+    """Return the causes of actual minus forecast operational carbon, or a sentence that says why they cannot be told
+    apart.
 
-    `prediction` is of the effective spec; without it spec drift cannot be told from the model's error.
+    `prediction` is of the effective spec. Without it, spec drift cannot be told from the model's error.
     """
     planned_kg = forecast.footprint.operational_kg.value
     if operational_kg <= 0 or planned_kg <= 0:
@@ -140,7 +145,8 @@ def split_error(
 
 
 def _comparable(forecast: ForecastDocument, actual_j: Mapping[str, float]) -> tuple[dict[str, float], dict[str, float]]:
-    """Energy by rung on both sides. Where no accelerator is metered by itself (a CPU run), it is part of the host."""
+    """Return the energy by rung on both sides, J. Where no accelerator is metered by itself (a CPU run), it is part of
+    the host."""
     planned = {
         rung: figure.value for rung, figure in forecast.footprint.energy_j.items() if rung not in ("it", "facility")
     }
@@ -151,7 +157,7 @@ def _comparable(forecast: ForecastDocument, actual_j: Mapping[str, float]) -> tu
 
 
 def _power_ratio(forecast: ForecastDocument, prediction: PredictionDocument | None, world_size: int) -> float:
-    """Predicted power of the effective spec over the planned one, all devices together."""
+    """Return the predicted power of the effective spec over the planned one, all devices together."""
     planned_w = forecast.prediction.gpu_power_w.value * forecast.devices
     expected_w = prediction.gpu_power_w.value * world_size if prediction else planned_w
     return expected_w / planned_w if planned_w > 0 and expected_w > 0 else 1.0

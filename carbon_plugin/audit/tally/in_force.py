@@ -1,7 +1,7 @@
 """Find the grid intensity that was in force over a run, with its sources, from the windows and events of its ledgers.
 
-The factors of a manifest state an intensity; a live service or a series may have been in force instead. What a report
-says of the run's intensity (source, basis, licence) is said of the values that its carbon was computed with.
+The factors of a manifest state an intensity, but a live service or a series may have been in force instead. A report
+gives source, basis and licence of the values that its carbon was computed with.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ EVENT = "grid_intensity"
 
 
 class IntensitySource(Struct, frozen=True, kw_only=True):
-    """Where an intensity is from and what it counts: all of an `Intensity` but the number."""
+    """The source of an intensity and what it counts: all of an `Intensity` but the number."""
 
     name: str
     zone: str
@@ -40,7 +40,7 @@ class IntensitySource(Struct, frozen=True, kw_only=True):
 
 
 class _LiveService(Struct, frozen=True, kw_only=True):
-    """What an event says of the live service of its ledger; `licence` and `interval_s` were not always said."""
+    """The live service as an event describes it. Older ledgers do not state `licence` and `interval_s`."""
 
     provider: str
     zone: str
@@ -52,8 +52,10 @@ class _LiveService(Struct, frozen=True, kw_only=True):
 
 
 class GridTally:
-    """Facility energy of one file (J) and its product with the intensity in force, by the intensity that its factors
-    state and the origin of the one in force."""
+    """Holds facility energy of one file (J) and its product with the intensity in force.
+
+    Both are summed up by the intensity that the factors state and by the origin of the intensity in force.
+    """
 
     __slots__ = ("_live", "_origins", "_sums")
 
@@ -63,19 +65,19 @@ class GridTally:
         self._live: _LiveService | None = None
 
     def add(self, stated: Intensity, windows: Sequence[Window], facility_j: Floats, g_per_kwh: Floats) -> None:
-        """Add windows with their facility energy and intensity, NaN where that is not known."""
+        """Add windows with their facility energy, J, and intensity, g/kWh, NaN where that is not known."""
         known = ~np.isnan(facility_j * g_per_kwh)
         origins = [window.intensity_origin for window in windows]
         for origin in dict.fromkeys(origins):
             chosen = known & np.array([each == origin for each in origins])
-            if origin is None:  # a ledger that did not say yet: a value as it is stated is the stated one
+            if origin is None:  # an older ledger gives no origin: a value that equals the stated one is taken for it
                 as_stated = chosen & (g_per_kwh == stated.figure.value)
                 self._add(stated, "static", facility_j[as_stated], g_per_kwh[as_stated])
                 chosen &= ~as_stated
             self._add(stated, origin, facility_j[chosen], g_per_kwh[chosen])
 
     def note(self, event: Event) -> None:
-        """Take in what an event says of the source in force."""
+        """Read the source in force from an event."""
         if event.kind != EVENT:
             return
         self._origins.add(event.data.get("origin"))
@@ -86,7 +88,7 @@ class GridTally:
                 self._live = None
 
     def sources(self) -> Iterator[tuple[IntensitySource, float, float]]:
-        """Each source with the energy and the product that are its own."""
+        """Yield each source with its energy, J, and the product of that energy with the intensity."""
         for (stated, origin), (energy_j, weighted) in self._sums.items():
             if energy_j > 0:
                 yield self._source(stated, origin or self._likely()), energy_j, weighted
@@ -97,8 +99,8 @@ class GridTally:
         self._sums[stated, origin] = energy_j, weighted
 
     def _likely(self) -> IntensityOrigin:
-        """Origin of a value of which no window says it, by the events of the file; of several the one that may count
-        differently."""
+        """Return the origin of a value whose window states none, judged by the events of the file. Of several origins
+        it is the one that may count differently."""
         order: tuple[IntensityOrigin, ...] = ("ageing", "live", "series")
         return next((origin for origin in order if origin in self._origins), "static")
 
@@ -106,17 +108,17 @@ class GridTally:
         source = _stated(stated)
         if origin == "static":
             return source
-        if origin == "series":  # the series itself, without the period that the stated mean is of
+        if origin == "series":  # the series itself, without the period of the stated mean
             return msgspec.structs.replace(source, name=stated.attribution)
         live = _live(source, self._live)
         return live if origin == "live" else _ageing(live, source)
 
 
 def in_force(tallies: Iterable[GridTally], stated: Intensity) -> Intensity:
-    """The mean intensity over the windows of a run, with the sources that it is made of.
+    """Return the mean intensity over the windows of a run, with the sources that it is made of.
 
-    It is the stated one where nothing else was in force. Where the sources count different things it has no basis. Its
-    relative range stays that of the stated one.
+    It is the stated intensity where nothing else was in force. It has no basis where the sources count different
+    things. Its relative range is that of the stated one.
     """
     sums: dict[IntensitySource, tuple[float, float]] = {}
     for tally in tallies:
@@ -178,7 +180,7 @@ def _stated(intensity: Intensity) -> IntensitySource:
 
 
 def _live(stated: IntensitySource, service: _LiveService | None) -> IntensitySource:
-    """The live service of a ledger, for the place of the stated intensity."""
+    """Return the live service of a ledger as a source, for the place of the stated intensity."""
     if service is None:
         name = "a live service that the ledger does not name"
         return msgspec.structs.replace(stated, name=name, year=None, basis=None, licence="not stated", attribution=name)
@@ -197,7 +199,7 @@ def _live(stated: IntensitySource, service: _LiveService | None) -> IntensitySou
 
 
 def _ageing(live: IntensitySource, stated: IntensitySource) -> IntensitySource:
-    """A last live value on its way to the stated one, of which it holds a growing part."""
+    """Return a source for a last live value that turns into the stated one, of which it contains a growing part."""
     return msgspec.structs.replace(
         live,
         name=f"{live.name} ageing into {stated.name}",

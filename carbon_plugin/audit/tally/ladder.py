@@ -1,6 +1,7 @@
-"""The boundary ladder of an audited run: what is inside each rung, and whether it was measured, modelled, or is absent.
+"""Build the boundary ladder of an audited run: what each rung contains, and whether it was measured, modelled or is
+absent.
 
-Sums over rungs are `footprint.boundary`'s; here every rung stands for itself, the ones that nobody knows too.
+`footprint.boundary` sums over rungs. Here every rung stands for itself, also one of which nothing is known.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ _CONTAINS: dict[Rung, str] = {
 def boundary_ladder(
     by_rung: Mapping[Rung, Energy], devices: Iterable[DeviceIdentity], factors: Factors | None
 ) -> list[BoundaryRung]:
-    """Every rung from the accelerators to the facility. No energy is in two of them, but the facility contains all."""
+    """Return every rung from the accelerators to the facility. No energy is in two of them, except that the facility
+    contains all."""
     meters: dict[Rung, dict[str, None]] = {}
     for device in devices:
         meters.setdefault(device.rung, {})[device.meter] = None
@@ -42,7 +44,8 @@ def _rung(rung: Rung, contains: str, energy: Energy | None, meters: Iterable[str
 
 
 def _facility(by_rung: Mapping[Rung, Energy], meters: Iterable[str], factors: Factors | None) -> BoundaryRung:
-    """Metered, else machines times PUE, which is facility energy over that of the machines and of no other rung."""
+    """Return the facility as it was metered, else as machines times PUE. PUE is facility energy over the energy of the
+    machines."""
     contains = "all of it, with cooling and power distribution"
     if "facility" in by_rung:
         return _rung("facility", contains, by_rung["facility"], meters)

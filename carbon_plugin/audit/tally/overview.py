@@ -1,4 +1,5 @@
-"""Derive the overview of a run from its files: attempts and gaps, steps, how much of it was seen, what it trained."""
+"""Derive the overview of a run from its files: attempts and gaps, steps, coverage of nodes and GPUs, and what was
+trained."""
 
 from __future__ import annotations
 
@@ -17,19 +18,21 @@ from carbon_plugin.ledger.held.holdings import covered_s
 from carbon_plugin.ledger.records import Manifest
 
 TOGETHER_S = 1.0
-"""Two ledgers of a host that overlap for longer were written side by side: a new leader begins when the one before is
-lost."""
+"""Two ledgers of a host that overlap for longer were written side by side, because a new leader begins only when the
+one before is lost."""
 
 
 def leading_manifest(files: Sequence[FilePass]) -> Manifest:
-    """The manifest that speaks for the run: of the latest launch, there of the lowest node, and of its last leader."""
+    """Return the manifest that speaks for the run: that of the latest launch, there of the lowest node, and of its last
+    leader."""
     latest = max(file.context.launch for file in files)
     manifests = [file.manifest for file in files if file.context.launch == latest]
     return max(manifests, key=lambda manifest: (-manifest.node, manifest.attempt))
 
 
 def _by_launch(files: Sequence[FilePass]) -> Mapping[int, list[FilePass]]:
-    """Files by launch of the job: attempts, which each node counts for itself, differ where nodes come and go."""
+    """Return the files by launch of the job. Each node counts its own attempts, so these differ where nodes come and
+    go."""
     launches: dict[int, list[FilePass]] = {}
     for file in files:
         launches.setdefault(file.context.launch, []).append(file)
@@ -37,8 +40,10 @@ def _by_launch(files: Sequence[FilePass]) -> Mapping[int, list[FilePass]]:
 
 
 def _longest(files: Sequence[FilePass]) -> list[FilePass]:
-    """The files of the node that was there longest: every node counts the steps of the whole job. A node has several
-    files where one leader followed another."""
+    """Return the files of the node that took part longest, because every node counts the steps of the whole job.
+
+    A node has several files where one leader followed another.
+    """
     writers: dict[str, list[FilePass]] = {}
     for file in files:
         writers.setdefault(writer_name(file.file), []).append(file)
@@ -46,7 +51,7 @@ def _longest(files: Sequence[FilePass]) -> list[FilePass]:
 
 
 def period_of(collected: RunCollector) -> Period:
-    """When the run took place, attempt by attempt."""
+    """Return when the run took place, attempt by attempt."""
     extents = [file.extent for file in collected.files]
     covered = union(extents)
     start_s, end_s = covered[0][0], covered[-1][1]
@@ -86,7 +91,7 @@ def _attempt(number: int, files: Sequence[FilePass]) -> Attempt:
 
 
 def progress_of(files: Sequence[FilePass], manifest: Manifest) -> Progress:
-    """Steps and tokens of the job; `manifest` says how many steps it was to take."""
+    """Return steps and tokens of the job. `manifest` says how many steps it was to take."""
     longest = [file for group in _by_launch(files).values() for file in _longest(group)]
     return Progress(
         steps=sum(file.steps for file in longest),
@@ -98,7 +103,7 @@ def progress_of(files: Sequence[FilePass], manifest: Manifest) -> Progress:
 
 
 def _tokens_source(files: Sequence[FilePass]) -> str:
-    """How tokens were counted: by the script at each step, or as steps times a number that stands for all of them."""
+    """Return in words how tokens were counted: by the script at each step, or as steps times a fixed number."""
     if not any(file.tokens for file in files):
         return "not recorded"
     if any(file.tokens != file.steps * (file.manifest.tokens_per_step or 0) for file in files):
@@ -121,7 +126,7 @@ def _tokens_of_a_step(manifest: Manifest) -> str:
 
 
 def coverage_of(collected: RunCollector) -> Coverage:
-    """How many nodes and GPUs there should be, and how many of them the ledgers speak of."""
+    """Return how many nodes and GPUs there should be, and how many of them the ledgers name."""
     manifests = [file.manifest for file in collected.files]
     nodes = max(1, *(manifest.nodes for manifest in manifests))
     nodes_seen = min(nodes, len({manifest.node for manifest in manifests}))
@@ -159,16 +164,18 @@ def coverage_of(collected: RunCollector) -> Coverage:
 
 
 def _side_by_side(files: Sequence[FilePass]) -> list[str]:
-    """Ledgers of one place in a job that were written at the same time, by name: by two jobs, or two launches of one.
+    """Return the names of ledgers of one place in a job that were written at the same time, by two jobs or two launches
+    of one.
 
-    Clocks of two hosts may be apart, so that a restart on another one seems to begin before the end of what it follows.
+    Clocks of two hosts may be apart, so that a restart on another host seems to begin before the end of the run it
+    follows.
     """
     found: set[str] = set()
     writers: dict[str, list[FilePass]] = {}
     for file in files:
         writers.setdefault(writer_name(file.file), []).append(file)
     for group in writers.values():
-        longest: FilePass | None = None  # of those before, the one that ends last
+        longest: FilePass | None = None  # the one of the files before that ends last
         for file in sorted(group, key=lambda file: file.extent):
             if longest is not None:
                 (start_s, end_s), (began_s, until_s) = longest.extent, file.extent
@@ -182,7 +189,8 @@ def _side_by_side(files: Sequence[FilePass]) -> list[str]:
 
 
 def work_of(collected: RunCollector, manifest: Manifest, prediction: PredictionDocument | None) -> Work:
-    """What was trained on what: the effective spec, the devices that the ledgers name, the FLOPs of the prediction."""
+    """Return what was trained on what, from the effective spec, the devices that the ledgers name and the FLOPs of the
+    prediction."""
     parameters = _effective(manifest, "model.parameters")
     fraction = _effective(manifest, "model.trainable_fraction")
     gpus = [seen.identity.name for seen in collected.devices.values() if seen.identity.rung == "gpu"]
@@ -202,6 +210,6 @@ def work_of(collected: RunCollector, manifest: Manifest, prediction: PredictionD
 
 
 def _effective(manifest: Manifest, field: str) -> Any:
-    """Value of a field of the effective spec, None if nobody knew it."""
+    """Return the value of a field of the effective spec, or None if nobody knew it."""
     entry = manifest.effective.get(field)
     return entry.get("value") if isinstance(entry, Mapping) else entry

@@ -1,7 +1,7 @@
-"""The pass over all ledgers of a run, in as many processes as it is worth. `audit.summary` draws the conclusions.
+"""Pass over all ledgers of a run, in as many processes as their size is worth. `audit.summary` draws the conclusions.
 
-Files that name the same device stay together, because each joule counts once; everything else is added up apart and
-merged. A part whose process fails is done here instead.
+Files that name the same device stay together, because each joule counts once. Everything else is added up separately
+and merged. A part whose process fails is done again in this process.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ from carbon_plugin.ledger.verification.file_check import CheckedLedger, PassedLe
 from carbon_plugin.ledger.verification.verify import wanted_chains
 
 PROCESS_BYTES = 64 << 20
-"""Ledgers that a process is worth: it takes about as long to start, a third of a second, as to read half of them."""
+"""A process is worth this many bytes of ledgers. It takes a third of a second to start, as long as to read half of
+them."""
 MAX_PROCESSES = 8
-"""However many processors there are: an audit is often made on a machine that others work on."""
+"""The limit holds on any number of processors, because an audit is often made on a machine that others work on."""
 
 _log = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ _Process = subprocess.Popen[bytes]
 
 
 class FilesToPass(Struct, frozen=True, kw_only=True):
-    """Files to add up in one go, in the order of their start. `wanted` are chains to look for on the way."""
+    """Files to add up in one go, in the order of their start. `wanted` are the chain heads to look for on the way."""
 
     files: list[tuple[Path, FileContext]]
     run_id: str | None
@@ -54,10 +55,10 @@ class Passed(Struct, frozen=True):
 def pass_over(
     paths: Sequence[Path], run_id: str | None, anchors: Sequence[str] = (), processes: int | None = None
 ) -> Passed:
-    """Sums over the ledgers of a run, at least one, in the order of their start. `anchors` are chains to look for on
-    the way, `processes` how many take part; by default as many as the ledgers are worth.
+    """Return the sums over the ledgers of a run, at least one, in the order of their start.
 
-    Raises `LedgerError` if one cannot be read or is of an unknown version.
+    `anchors` are chain heads to look for on the way. `processes` is how many processes take part; by default as many as
+    the size of the ledgers is worth. Raises `LedgerError` if a ledger cannot be read or is of an unknown version.
     """
     outlines = {path: outline for path in paths if (outline := outline_of(path)) is not None}
     offsets_s = clock_offsets(list(outlines.values()))
@@ -88,7 +89,7 @@ def pass_over(
 
 
 def add_up(part: FilesToPass) -> Passed:
-    """Sums over the files of a part, in this process."""
+    """Return the sums over the files of a part, computed in this process."""
     collected = RunCollector(part.origin_unix_s)
     ledgers = []
     for path, context in part.files:
@@ -107,7 +108,7 @@ def _contexts(
 ) -> dict[Path, FileContext]:
     launches = launches_of(outlines, offsets_s)
     steps = earlier_steps(outlines, launches)
-    # Nodes wait for each other, so the leader of the lowest node stands for all of a launch, or leaders one by one.
+    # Nodes wait for each other, so the leaders of the lowest node, one after the other, stand for all of a launch.
     standing: dict[int, tuple[int, str]] = {}
     for outline in outlines:
         launch = launches[outline.path.name]
@@ -132,7 +133,8 @@ def _processes(size_bytes: int) -> int:
 
 
 def _split(paths: Sequence[Path], outlines: Mapping[Path, Outline], count: int) -> list[list[Path]]:
-    """At most `count` lists of about the same size, each in the order of the files; a device is in one of them."""
+    """Return at most `count` lists of about the same size, each in the order of the files. A device is in one of them
+    only."""
     if count < 2:
         return [list(paths)]
     groups = _groups(paths, outlines)
@@ -151,7 +153,7 @@ def _split(paths: Sequence[Path], outlines: Mapping[Path, Outline], count: int) 
 
 
 def _groups(paths: Sequence[Path], outlines: Mapping[Path, Outline]) -> list[list[Path]]:
-    """Files that name a common device, directly or through others."""
+    """Return groups of files that name a common device, directly or through other files."""
     parent: dict[str, str] = {}
 
     def root(key: str) -> str:
@@ -171,7 +173,7 @@ def _groups(paths: Sequence[Path], outlines: Mapping[Path, Outline]) -> list[lis
 
 
 def _side_by_side(parts: Sequence[FilesToPass]) -> list[Passed]:
-    """The first part here, each other one in a process of its own."""
+    """Add up the first part in this process, and each other one in a process of its own."""
     workers = [_start(part) for part in parts[1:]]
     try:
         own = add_up(parts[0])
@@ -183,9 +185,9 @@ def _side_by_side(parts: Sequence[FilesToPass]) -> list[Passed]:
 
 
 def _start(part: FilesToPass) -> _Process | None:
-    """A process that adds up a part; None where there can be none.
+    """Start a process that adds up a part, and return it, or None where no process can be started.
 
-    A plain process and no pool of `multiprocessing`, which would run the caller's script again.
+    It is a plain process and not a pool of `multiprocessing`, which would run the caller's script again.
     """
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [sys.executable, "-m", "carbon_plugin.audit.tally.worker"]
@@ -213,7 +215,8 @@ def _result(worker: _Process | None) -> Passed | None:
 
 
 def _merged(parts: Sequence[Passed]) -> Passed | None:
-    """Everything as one; None if two parts have added up the same device, of which their first lines did not know."""
+    """Return all parts as one, or None if two parts have added up the same device, which the first lines of their files
+    did not name."""
     first, *others = parts
     ledgers = list(first.ledgers)
     for other in others:

@@ -12,7 +12,7 @@ Interval = tuple[float, float]
 
 
 def union(intervals: Iterable[Interval]) -> list[Interval]:
-    """Disjoint intervals that cover the same, in order."""
+    """Return disjoint intervals that cover the same time, in order."""
     merged: list[Interval] = []
     for start, end in sorted(intervals):
         if merged and start <= merged[-1][1]:
@@ -23,7 +23,7 @@ def union(intervals: Iterable[Interval]) -> list[Interval]:
 
 
 def reserved_time(files: Sequence[FilePass]) -> Reserved:
-    """Reserved time of devices and hosts over all files, by the rule of `ledger.held.holdings`."""
+    """Return the reserved time of devices and hosts over all files, by the rule of `ledger.held.holdings`."""
     holdings = []
     for file in files:
         start_s, end_s = file.extent

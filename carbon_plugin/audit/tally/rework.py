@@ -1,4 +1,4 @@
-"""Time and energy of a training that brought no new step: steps that are done again, starting again, and stalls.
+"""Find the time and energy of a training that brought no new step: steps that were done again, new starts, and stalls.
 
 A stall is time that counts as training and in which no step ended: a hang, a pause, or a training that an exception
 ended in a process that went on, such as a notebook's.
@@ -18,12 +18,15 @@ from carbon_plugin.ledger.records import Window
 
 LEAST_S = 60.0
 LEAST_STEPS = 20.0
-"""A stall is at least this long, in seconds and in steps of the usual length."""
+"""A stall takes at least `LEAST_S` seconds and at least this many steps of the usual length."""
 
 
 class Rework(Struct, frozen=True, kw_only=True):
-    """Shares of each window, 0 to 1, for steps that had been done before and for starting up again; None where no
-    window has any. `steps` were redone."""
+    """The shares of each window, 0 to 1, that went into steps done before and into starting up again. Each is None
+    where no window has any.
+
+    `steps` is the number of steps that were done again.
+    """
 
     steps: int
     redone: Floats | None
@@ -31,11 +34,11 @@ class Rework(Struct, frozen=True, kw_only=True):
 
 
 def rework_of(windows: Sequence[Window], *, reached_step: int, restarted: bool) -> Rework:
-    """Rework in windows of a launch, in their order; before them, in earlier launches if it was `restarted` and in
-    this one, the run had got to `reached_step`.
+    """Return the rework in windows of a launch, in their order.
 
-    A checkpoint that is loaded while training takes the run back within a launch. Steps of its window that came before
-    the loading count as redone then, and as many fewer do later: the sum over the windows is right.
+    `reached_step` is the last step that the run had reached before them. `restarted` says whether there was an earlier
+    launch. A checkpoint that is loaded while training takes the run back within a launch. Steps of its window that came
+    before the loading count as redone then, and as many fewer count later, so that the sum over the windows is right.
     """
     restart = _shares([float(window.phase == "startup") for window in windows]) if restarted else None
     starts = [window.last_step - window.steps for window in windows]
@@ -63,7 +66,7 @@ def _shares(values: list[float]) -> Floats | None:
 
 
 class Stalls(Struct):
-    """Stalls in the windows of one file, fed in their order: `total_s` seconds so far."""
+    """Finds stalls in the windows of one file, which are added in their order. `total_s` is their time so far, s."""
 
     total_s: float = 0.0
     _waiting_s: float = 0.0
@@ -71,7 +74,7 @@ class Stalls(Struct):
     _steps: int = 0
 
     def add(self, windows: Sequence[Window]) -> None:
-        """Take in the next windows."""
+        """Add the next windows."""
         for window in windows:
             if window.phase != "train":
                 self._waiting_s = 0.0

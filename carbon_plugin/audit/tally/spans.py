@@ -1,4 +1,4 @@
-"""Comparison spans of a run, summed up in one pass: measured step time and energy against the prediction."""
+"""Sum up the comparison spans of a run in one pass: measured step time and energy beside the prediction."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class _Mean:
 
 
 class SpanSums:
-    """Sums over spans that do not overlap. Every mean is over steps, so that long spans count for more."""
+    """Holds sums over spans that do not overlap. Every mean is over steps, so that long spans count for more."""
 
     def __init__(self, origin_unix_s: float, node: int = 0, *, short: bool = False) -> None:
         self.spans = 0
@@ -56,7 +56,7 @@ class SpanSums:
         self._bins = TimeBins(origin_unix_s)
 
     def add(self, spans: Sequence[Span], clock_offset_s: float = 0.0) -> None:
-        """Take in spans of the node; its clock is ahead by `clock_offset_s`."""
+        """Add spans of the node, whose clock is ahead by `clock_offset_s`."""
         whole = [span for span in spans if span.last_step >= span.first_step]
         for span in whole:
             steps = _steps(span)
@@ -71,7 +71,7 @@ class SpanSums:
             self._add_to_bins(whole, clock_offset_s)
 
     def merge(self, other: SpanSums) -> None:
-        """Add spans of another attempt; the node that stands for the last one is named."""
+        """Add the spans of another attempt. The node is then the one that stands for the last attempt."""
         self.spans += other.spans
         self._steps += other._steps
         self._node = other._node
@@ -95,7 +95,8 @@ class SpanSums:
         self._bins.add(starts, np.array([span.duration_s for span in spans]), amounts)
 
     def comparison(self, prediction: PredictionDocument | None) -> StepComparison | None:
-        """Means over all spans, None without any. The predicted range is that of `prediction`, in proportion."""
+        """Return the means over all spans, or None without any. The predicted range is that of `prediction`, in
+        proportion."""
         measured_s, predicted_s = self._measured_s.value, self._predicted_s.value
         if measured_s is None:
             return None
@@ -121,7 +122,7 @@ class SpanSums:
         )
 
     def series(self) -> StepSeries:
-        """Mean step time in each bin that has steps; the moment is the middle of the bin."""
+        """Return the mean step time of each bin that has steps. The moment is the middle of the bin."""
         bins = self._bins
         rows = zip(*(bins.values(group) for group in (_STEPS, _MEASURED, _PREDICTED_STEPS, _PREDICTED)), strict=True)
         filled = [(index, *row) for index, row in enumerate(rows) if row[0] > 0]
@@ -135,7 +136,8 @@ class SpanSums:
 def comparison_of_windows(
     counted: CountedSteps, node: int, prediction: PredictionDocument | None
 ) -> StepComparison | None:
-    """The comparison of a run without any span, by the training windows of a node; None without a step in them."""
+    """Return the comparison of a run without any span, from the training windows of a node, or None if they have no
+    step."""
     measured_s = counted.step_time_s
     if measured_s is None:
         return None
@@ -152,7 +154,7 @@ def comparison_of_windows(
 
 
 def _predicted(predicted_s: float | None, prediction: PredictionDocument | None) -> Figure | None:
-    """A predicted step time with the range of the prediction, in proportion."""
+    """Return a predicted step time with the range of the prediction, in proportion."""
     if predicted_s is None:
         return None
     figure = prediction.step_time_s if prediction else None

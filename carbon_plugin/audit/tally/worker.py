@@ -1,4 +1,5 @@
-"""One part of an audit in a process of its own: the part comes from standard input, its sums go to standard output."""
+"""Do one part of an audit in a process of its own. It reads the part from standard input and writes its sums to
+standard output."""
 
 from __future__ import annotations
 
