@@ -1,6 +1,6 @@
-"""Times the collectives of data-parallel training over all ranks, and fits the two constants of their equations.
+"""Time the collectives of data-parallel training over all ranks, and fit the two constants of their equations.
 
-`measure_collectives` needs an initialised process group; `fit_link` is plain arithmetic.
+`measure_collectives` needs an initialised process group; `fit_link` needs only numbers.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MAX_CALLS = 200
 
 
 class Link(NamedTuple):
-    """Bytes/s of a rank on the wire, and seconds of an all-reduce of nothing a doubling of ranks."""
+    """Bytes/s of a rank on the wire, and seconds that an all-reduce of nothing takes per doubling of ranks."""
 
     bandwidth_bytes_per_s: float
     latency_s: float
@@ -35,7 +35,8 @@ class Link(NamedTuple):
 def measure_collectives(
     device: torch.device, wait: Callable[[], None], ranks: int, budget_s: float
 ) -> tuple[CollectiveTime, ...]:
-    """Median seconds of each collective at a small, a middle and a large size; all ranks make the same calls."""
+    """Return the median seconds of each collective at a small, a middle and a large size. All ranks make the same
+    calls."""
     sizes = GPU_SIZES_BYTES if device.type == "cuda" else CPU_SIZES_BYTES
     each_s = budget_s / len(KINDS) / len(sizes)
     return tuple(
@@ -48,7 +49,10 @@ def measure_collectives(
 
 
 def _collective(kind: Kind, device: torch.device, size_bytes: int, ranks: int) -> Callable[[], object]:
-    """The collective on an fp32 tensor of `size_bytes` in full, rounded down to a multiple of the ranks."""
+    """Return a function that runs the collective on an fp32 tensor.
+
+    The full size of the tensor is `size_bytes`, rounded down to a multiple of the ranks.
+    """
     import torch
     import torch.distributed as dist
 
@@ -65,7 +69,10 @@ def _collective(kind: Kind, device: torch.device, size_bytes: int, ranks: int) -
 
 
 def _seconds(work: Callable[[], object], wait: Callable[[], None], device: torch.device, budget_s: float) -> float:
-    """Median of single calls. Rank 0 says how many, or ranks that differ by one call would wait for ever."""
+    """Return the median seconds of single calls.
+
+    Rank 0 decides how many there are: ranks whose numbers differ by one call would wait for ever.
+    """
     import torch
     import torch.distributed as dist
 
@@ -83,12 +90,12 @@ def _seconds(work: Callable[[], object], wait: Callable[[], None], device: torch
 
 
 def fit_link(collectives: Sequence[CollectiveTime], ranks: int) -> Link:
-    """Bandwidth and latency with the least squared relative error over the traffic of sharded training.
+    """Return bandwidth and latency with the least squared relative error over the traffic of sharded training.
 
-    The equations of `predict.network` inside one island: a gather or scatter moves (n-1)/n of the tensor and takes
-    `REDUCE_LATENCY_SHARE` of log2(n) latencies. They have one bandwidth for all collectives, while gloo scatters
-    several times slower than it gathers; so what is fitted is the sum that a sharded layer pays, two gathers and
-    one scatter. All-reduces are measured to be shown beside it.
+    The equations are those of `predict.network` inside one island: a gather or scatter moves (n-1)/n of the tensor and
+    takes `REDUCE_LATENCY_SHARE` of log2(n) latencies. They have one bandwidth for all collectives, but gloo scatters
+    several times slower than it gathers. The fit is therefore made to the sum that a sharded layer pays, two gathers
+    and one scatter. All-reduces are measured only to be shown beside it.
     """
     times = {(one.kind, one.size_bytes): one.time_s for one in collectives}
     sizes = np.array(sorted({one.size_bytes for one in collectives}))
@@ -97,7 +104,7 @@ def fit_link(collectives: Sequence[CollectiveTime], ranks: int) -> Link:
     steps = np.full_like(wire, 3 * REDUCE_LATENCY_SHARE * np.log2(ranks))
     columns = np.column_stack((wire, steps)) / measured[:, None]
     (seconds_a_byte, latency), *_ = np.linalg.lstsq(columns, np.ones_like(measured), rcond=None)
-    # Noise can push one of the two below zero; then the largest or the smallest transfer alone says it.
+    # Noise can push one of the two below zero. It is then computed from the largest or the smallest transfer alone.
     if seconds_a_byte <= 0:
         seconds_a_byte = measured[-1] / wire[-1]
     if latency <= 0:
@@ -106,6 +113,6 @@ def fit_link(collectives: Sequence[CollectiveTime], ranks: int) -> Link:
 
 
 def all_reduce_bandwidth(collectives: Sequence[CollectiveTime], ranks: int) -> float:
-    """Bytes/s on the wire in the largest all-reduce measured."""
+    """Return the bytes/s on the wire in the largest measured all-reduce."""
     largest = max((one for one in collectives if one.kind == "all_reduce"), key=lambda one: one.size_bytes)
     return 2 * (ranks - 1) / ranks * largest.size_bytes / largest.time_s

@@ -1,7 +1,7 @@
-"""What the step-time equations count in a piece of work: bytes, FLOPs, kernels.
+"""Count what the step-time equations charge for a piece of work: bytes, FLOPs and kernels.
 
-Read from `predict` by evaluating its own equations with one rate at 1 and the others free of cost, so that a rate
-measured by the probe means there what it means here, and goes on doing so when the equations change.
+The counts come from the equations of `predict` themselves, evaluated with one rate at 1 and everything else free of
+cost. A rate that the probe measures therefore means the same there and here, also after a change of the equations.
 """
 
 from __future__ import annotations
@@ -26,30 +26,32 @@ COSTS = (
     "contention", "dp_overlap", "gather_overlap", "p2p_overlap", "attention_length", "shard_host_ops",
     "deduplicated", "expert_loop",
 )  # fmt: skip
-"""Fields of `Rates` that are costs or switches, and free at 0; the others are rates, and free at infinity."""
+"""Fields of `Rates` that are costs or switches and cost nothing at 0. The other fields are rates and cost nothing at
+infinity."""
 
 
 def elementwise_bytes(model: TransformerModel, sequences: int, length: int, precision: Precision) -> float:
-    """Bytes of one layer's elementwise chain, forward and backward, for `sequences` of `length` tokens."""
+    """Return the bytes of one layer's elementwise chain, forward and backward, for `sequences` of `length` tokens."""
     shape, layout, work = _case(model, sequences, length, precision)
     cost = operators.elementwise(shape, layout, work, values(sequences * length), shape.ffn, _rates(memory=1.0))
     return float(cost.forward + cost.backward)
 
 
 def attention_flops(model: TransformerModel, sequences: int, length: int, precision: Precision) -> float:
-    """Causal-counted FLOPs of one layer's attention core as they enter its time, forward and backward."""
+    """Return the causal-counted FLOPs of one layer's attention core as its time contains them, forward and backward."""
     cost = operators.attention_core(*_case(model, sequences, length, precision), _rates(attention_flops=1.0))
     return float(cost.forward + cost.backward)
 
 
 def layer_kernels(model: TransformerModel) -> float:
-    """Kernels of one dense layer, forward and backward."""
+    """Return the number of kernels of one dense layer, forward and backward."""
     case = _case(model, 1, 1, "fp32")
     return float(layer_time(*case, _rates(kernel_time=1.0), values(1), sparse=False).total)
 
 
 def layer_host_operations() -> float:
-    """Operations that the host issues for one dense layer, forward and backward, without parallelism."""
+    """Return the number of operations that the host issues for one dense layer without parallelism, forward and
+    backward."""
     return HOST_OPS_FORWARD + HOST_OPS_BACKWARD
 
 

@@ -1,6 +1,6 @@
-"""The operations of a transformer layer as eager PyTorch runs them, for timing: not a model to train.
+"""Build the operations of a transformer layer as eager PyTorch runs them, for timing. They are not a model to train.
 
-Torch is imported when work is built, never at import.
+Torch is imported when work is built, and not when this module is imported.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ Work = Callable[[], object]
 
 
 def linear_products(device: torch.device, dtype: torch.dtype, tokens: int, width: int) -> Work:
-    """The three products of a linear layer, forward and both gradients, in the memory layouts of training."""
+    """Return work that runs the three products of a linear layer, forward and both gradients, as training lays them
+    out."""
     import torch
 
     x, grad = (torch.randn(tokens, width, device=device, dtype=dtype) for _ in range(2))
@@ -32,7 +33,10 @@ def linear_products(device: torch.device, dtype: torch.dtype, tokens: int, width
 
 
 def fp8_product(device: torch.device, tokens: int, width: int) -> Work:
-    """One fp8 product scaled a tensor; casts and transposes for the gradients are bytes, counted elsewhere."""
+    """Return work that runs one fp8 product with one scale per tensor.
+
+    Casts and transposes for the gradients are bytes, which are counted elsewhere.
+    """
     import torch
 
     x, weight = (torch.randn(rows, width, device=device).to(torch.float8_e4m3fn) for rows in (tokens, width))
@@ -43,8 +47,11 @@ def fp8_product(device: torch.device, tokens: int, width: int) -> Work:
 def elementwise_chain(
     device: torch.device, dtype: torch.dtype, model: TransformerModel, sequences: int, length: int
 ) -> Work:
-    """Forward and backward of a layer's norms, residuals, rotary positions and gated activation, without the
-    products between them."""
+    """Return work that runs forward and backward pass of a layer's norms, residuals, rotary positions and gated
+    activation.
+
+    The products between them are left out.
+    """
     import torch
 
     def tensor(*dims: int) -> torch.Tensor:
@@ -69,7 +76,7 @@ def elementwise_chain(
 def attention_core(
     device: torch.device, dtype: torch.dtype, model: TransformerModel, sequences: int, length: int
 ) -> Work:
-    """Forward and backward of causal attention."""
+    """Return work that runs forward and backward pass of causal attention."""
     import torch
 
     dims = (sequences, model.heads, length, model.head_dim)
@@ -84,7 +91,7 @@ def attention_core(
 
 
 def whole_layer(device: torch.device, model: TransformerModel, length: int) -> Work:
-    """Forward and backward of one whole layer on one sequence, in fp32."""
+    """Return work that runs forward and backward pass of one whole layer on one sequence, in fp32."""
     import torch
 
     linear, heads = torch.nn.functional.linear, (1, length, model.heads, model.head_dim)
@@ -112,14 +119,17 @@ def whole_layer(device: torch.device, model: TransformerModel, length: int) -> W
 
 
 def norm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """RMS norm over the last dim."""
+    """Return the RMS norm over the last dimension."""
     import torch
 
     return torch.nn.functional.rms_norm(x, (x.shape[-1],), weight, 1e-5)
 
 
 def rotate(x: torch.Tensor, angles: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-    """Rotary positions on (..., sequence, heads, head_dim), by halves; `angles` are cosine and sine."""
+    """Return a tensor of shape (..., sequence, heads, head_dim) with rotary positions, by halves.
+
+    `angles` are cosine and sine.
+    """
     import torch
 
     cosine, sine = angles
@@ -128,7 +138,7 @@ def rotate(x: torch.Tensor, angles: tuple[torch.Tensor, torch.Tensor]) -> torch.
 
 
 def gated(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-    """SwiGLU without its products."""
+    """Return the activation of SwiGLU without its products."""
     import torch
 
     return torch.nn.functional.silu(gate) * up
@@ -137,7 +147,7 @@ def gated(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
 def _rotary_angles(
     device: torch.device, dtype: torch.dtype, length: int, head_dim: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosine and sine of shape (sequence, 1, head_dim / 2)."""
+    """Return cosine and sine, each of shape (sequence, 1, head_dim / 2)."""
     import torch
 
     half = head_dim // 2

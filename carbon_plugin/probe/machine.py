@@ -1,6 +1,6 @@
-"""What this machine is: CPU, memory, disk, device, and the power limits that firmware and driver state.
+"""Describe this machine: CPU, memory, disk, device, and the power limits that firmware and driver state.
 
-Imports torch when asked, never at import.
+Torch is imported when the functions are called, and not when this module is imported.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ POWERCAP = Path("/sys/class/powercap")
 
 
 def describe_machine(device: torch.device, *, ranks: int, backend: str | None) -> Machine:
-    """This machine as `device` of this process sees it; `ranks` processes measure over `backend`."""
+    """Return this machine as `device` of this process sees it. `ranks` processes measure over `backend`."""
     import torch
 
     dram = float(psutil.virtual_memory().total)
@@ -54,7 +54,7 @@ def describe_machine(device: torch.device, *, ranks: int, backend: str | None) -
 
 
 def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """The brand string of the CPU, or its architecture where the kernel does not tell."""
+    """Return the brand string of the CPU, or its architecture where the kernel does not state one."""
     try:
         lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -64,19 +64,22 @@ def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 
 
 def cpu_cores() -> int:
-    """Physical cores that this process may use (affinity counted in hardware threads, at most all cores)."""
+    """Return the number of physical cores that this process may use.
+
+    Affinity is counted in hardware threads, and the result is at most the number of all cores.
+    """
     usable = len(os.sched_getaffinity(0))
     return max(1, min(usable, psutil.cpu_count(logical=False) or usable))
 
 
 def cpu_sockets(root: Path = Path("/sys/devices/system/cpu")) -> int:
-    """CPU packages, at least 1."""
+    """Return the number of CPU packages, at least 1."""
     packages = {path.read_text().strip() for path in root.glob("cpu[0-9]*/topology/physical_package_id")}
     return max(1, len(packages))
 
 
 def cpu_power_limit_w(root: Path = POWERCAP) -> float | None:
-    """Long-term power limit of all packages together, W; None where the firmware states none."""
+    """Return the long-term power limit of all packages together in W, or None where the firmware states none."""
     limits = []
     for name in sorted(root.glob("intel-rapl:*/name")):
         limit = name.with_name("constraint_0_power_limit_uw")
@@ -89,7 +92,7 @@ def cpu_power_limit_w(root: Path = POWERCAP) -> float | None:
 
 
 def _gpu_power_limit_w(device: torch.device) -> float | None:
-    """Default power limit of the device, W; None where NVML is not there or does not say."""
+    """Return the default power limit of the device in W, or None where NVML is missing or does not state one."""
     import pynvml  # type: ignore[import-untyped]
     import torch
 

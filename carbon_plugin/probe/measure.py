@@ -1,6 +1,6 @@
-"""Times the operations that the step-time equations name, on this process's device, other ranks beside it.
+"""Time the operations that the step-time equations name, on this process's device and beside the other ranks.
 
-Imports torch when a measurement runs, never at import.
+Torch is imported when a measurement runs, and not when this module is imported.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     import torch
 
 BATCHES = 12
-"""Timed batches that a measurement aims at; its result is their median."""
+"""Number of timed batches that a measurement aims at. Its result is their median."""
 SEQUENCE = 256
-"""Tokens a sequence in the elementwise chain. Its bytes are per token, so the length changes nothing."""
+"""Tokens per sequence in the elementwise chain. Its bytes are counted per token, so that the length does not matter."""
 TINY_SEQUENCE = 8
 GRAPH_KERNELS = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """Times work on one device. `wait` returns when the device is idle, `meet` when all ranks have arrived.
+    """Clock for work on one device. `wait` returns when the device is idle, `meet` when all ranks have arrived.
 
     `running_shares` collects, for each measurement, the share of its time in which this thread had a core.
     """
@@ -41,7 +41,7 @@ class Bench:
     running_shares: list[float] = field(default_factory=list)
 
     def seconds(self, work: layer.Work, budget_s: float) -> float:
-        """Median seconds of one call, over batches of calls that fill about `budget_s`, at least three of them."""
+        """Return the median seconds of one call, over at least three batches of calls that fill about `budget_s`."""
         work()
         self.meet()
         calls = max(1, int(budget_s / BATCHES / max(self._batch(work, 1), 1e-7)))
@@ -63,11 +63,11 @@ class Bench:
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """What a kind of device is measured with: large enough for its steady range, small enough for seconds.
+    """Sizes with which a kind of device is measured: large enough for its steady range, small enough for seconds.
 
-    `gemms` are (dtype, tokens, widths); `triad_elements` of fp32 lie far beyond any cache; `model` has a layer
-    whose activations, for `sequences` of 256 tokens, have the size of a typical micro-batch; `tiny` one whose time
-    is all fixed cost; `attention_tokens` are split into sequences of each of `attention_lengths`.
+    `gemms` are (dtype, tokens, widths). `triad_elements` of fp32 are far larger than any cache. `model` has a layer
+    whose activations, for `sequences` of 256 tokens, have the size of a typical micro-batch. `tiny` has a layer whose
+    time is all fixed cost. `attention_tokens` are split into sequences of each of `attention_lengths`.
     """
 
     gemms: tuple[tuple[str, int, tuple[int, ...]], ...]
@@ -109,7 +109,7 @@ GPU_SIZES = Sizes(
 
 
 def measure_device(bench: Bench, seconds: float) -> Measurements:
-    """All rates of one device in about `seconds`."""
+    """Return all rates of one device, measured in about `seconds`."""
     gpu = bench.device.type == "cuda"
     sizes = GPU_SIZES if gpu else CPU_SIZES
     notes: list[str] = []
@@ -121,8 +121,9 @@ def measure_device(bench: Bench, seconds: float) -> Measurements:
     if gpu:
         kernel_time, host_op_time = _kernel_time(bench, 0.02 * seconds), fixed / counts.layer_host_operations()
     else:
-        # Host and device are the same cores and kernels run synchronously: all of an operation's fixed cost, its
-        # Python, dispatch and autograd included, is a kernel's, and nothing is left for the host.
+        # Host and device are the same cores, and kernels run synchronously. The whole fixed cost of an operation,
+        # including its Python, dispatch and autograd, therefore counts as the kernel's, and nothing is left for the
+        # host.
         kernel_time, host_op_time = fixed / counts.layer_kernels(sizes.tiny), 0.0
     return Measurements(
         gemms=tuple(gemms),
@@ -158,7 +159,7 @@ def _gemm_rates(bench: Bench, sizes: Sizes, budget_s: float, notes: list[str]) -
 
 
 def _unsupported(device: torch.device, dtype: str) -> str | None:
-    """Why this device has no units for a dtype; None if it has."""
+    """Return why this device has no units for a dtype, or None if it has them."""
     import torch
 
     if device.type == "cpu":
@@ -179,14 +180,14 @@ def _torch_dtype(dtype: str) -> torch.dtype:
 
 
 def _training_precision(device: torch.device) -> Precision:
-    """What training would use here: fp32 on a CPU, 16 bit on a GPU."""
+    """Return the precision that training would use here: fp32 on a CPU, 16 bit on a GPU."""
     if device.type == "cpu":
         return "fp32"
     return "fp16" if _unsupported(device, "bf16") else "bf16"
 
 
 def _memory_rate(bench: Bench, sizes: Sizes, budget_s: float) -> float:
-    """Bytes/s of c = a + b over arrays beyond the caches: two read, one written."""
+    """Return the bytes/s of c = a + b over arrays beyond the caches, of which two are read and one is written."""
     import torch
 
     a, b, c = (torch.ones(sizes.triad_elements, device=bench.device) for _ in range(3))
@@ -201,7 +202,7 @@ def _elementwise_rate(bench: Bench, sizes: Sizes, budget_s: float) -> float:
 
 
 def _attention_rates(bench: Bench, sizes: Sizes, budget_s: float, notes: list[str]) -> dict[str, float]:
-    """Causal-counted FLOP/s by kernel class, forward and backward together, the median over lengths."""
+    """Return the causal-counted FLOP/s by kernel class, forward and backward together, as the median over lengths."""
     precision = _training_precision(bench.device)
     kernels = _attention_kernels(bench.device)
     each_s = budget_s / len(kernels) / len(sizes.attention_lengths)
@@ -223,7 +224,8 @@ def _attention_rates(bench: Bench, sizes: Sizes, budget_s: float, notes: list[st
 
 
 def _attention_kernels(device: torch.device) -> dict[str, Callable[[], AbstractContextManager[Any]]]:
-    """Kernel classes of `spec.stack` that torch offers here, each with the context that selects it alone."""
+    """Return the kernel classes of `spec.stack` that torch offers here, each with the context that selects only this
+    kernel."""
     if device.type == "cpu":
         return {"flash": nullcontext}
     from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -237,7 +239,7 @@ def _attention_kernels(device: torch.device) -> dict[str, Callable[[], AbstractC
 
 
 def _kernel_time(bench: Bench, budget_s: float) -> float:
-    """Device seconds of a minimal kernel on a GPU: a replayed graph of many, so that no launch is in the way."""
+    """Return the device seconds of a minimal kernel on a GPU. A replayed graph of many kernels avoids all launches."""
     import torch
 
     x = torch.zeros(1, device=bench.device)

@@ -1,7 +1,7 @@
-"""Measures this machine in seconds and writes its profile, so that a prediction for it means something.
+"""Measure this machine in seconds and write its profile, so that predictions for it are meaningful.
 
-Alone, one process measures its device. Under torchrun all ranks measure at the same time, since on one machine
-they share cores and memory, and the collectives between them too.
+A single process measures its device. Under torchrun all ranks measure at the same time, because on one machine they
+share cores and memory, and they measure the collectives between them too.
 """
 
 from __future__ import annotations
@@ -33,18 +33,19 @@ DEFAULT_NAME = "this-machine"
 DEFAULT_SECONDS = 10.0
 MOST_SECONDS = 3600.0
 COLLECTIVE_SHARE = 0.25
-"""Share of the time given to collectives where there are several ranks."""
+"""Share of the time that is given to collectives where there are several ranks."""
 
 
 def is_rank_zero() -> bool:
-    """Whether this process is the one that writes and prints."""
+    """Return whether this process is the one that writes and prints."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
 def probe(*, name: str = DEFAULT_NAME, seconds: float = DEFAULT_SECONDS) -> Probe:
-    """Measure this machine for about `seconds` and describe it as profiles called `name`; the same on every rank.
+    """Measure this machine for about `seconds` and return profiles of it called `name`, the same on every rank.
 
-    Raises `SpecError` without torch, over several nodes, or with more ranks than GPUs.
+    Raises `SpecError` without torch, over several nodes, with more ranks than GPUs, or for a `name` or a number of
+    `seconds` that is not valid.
     """
     if importlib.util.find_spec("torch") is None:
         raise SpecError("probe: measuring needs PyTorch; install it first (pip install torch)")
@@ -78,7 +79,8 @@ def probe(*, name: str = DEFAULT_NAME, seconds: float = DEFAULT_SECONDS) -> Prob
 
 
 def write_profiles(result: Probe, directory: Path) -> tuple[Path, Path]:
-    """Write `accelerators/<name>.yaml` and `nodes/<name>.yaml` under `directory`, replacing older ones."""
+    """Write `accelerators/<name>.yaml` and `nodes/<name>.yaml` under `directory`, replacing older ones. Return both
+    paths."""
     header = f"# Written by {probe_source(result.machine)}.\n# Use it with --profiles {directory}\n"
     written = []
     for folder, profile in (("accelerators", result.accelerator), ("nodes", result.node)):
@@ -92,7 +94,7 @@ def write_profiles(result: Probe, directory: Path) -> tuple[Path, Path]:
 
 
 def profile_yaml(profile: Accelerator | Node) -> str:
-    """A profile as YAML: six significant digits, and no fields that are empty or unknown."""
+    """Return a profile as YAML, with six significant digits and without fields that are empty or unknown."""
     document = _readable(msgspec.to_builtins(profile))
     return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120)
 
@@ -130,7 +132,8 @@ def _local_ranks() -> int:
 
 @contextmanager
 def _process_group(device: torch.device, ranks: int) -> Iterator[str | None]:
-    """The ranks' process group for the time of the probe; an initialised one is used and left alone."""
+    """Provide the ranks' process group for the time of the probe. One that is already initialised is used and left
+    alone."""
     import torch.distributed as dist
 
     if ranks == 1:
@@ -161,11 +164,11 @@ def _barrier(backend: str | None) -> Callable[[], None]:
 
 
 def _nothing() -> None:
-    """Alone on a CPU there is nobody to wait for."""
+    """Return at once: a single process on a CPU has nobody to wait for."""
 
 
 def _gather(own: Measurements, ranks: int) -> list[Measurements]:
-    """The measurements of every rank, as plain data over the process group."""
+    """Return the measurements of every rank, which the process group exchanges as plain data."""
     import torch.distributed as dist
 
     if ranks == 1:

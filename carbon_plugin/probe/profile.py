@@ -1,8 +1,8 @@
-"""Measurements of this machine → profiles in the format of every other device and node.
+"""Turn measurements of this machine into profiles in the format of every other device and node.
 
-A GPU that we have a datasheet of keeps it and gets measured efficiencies; a CPU, or a GPU that nobody described,
-is described by what it reached. What a probe cannot measure (power, embodied carbon) is assumed, with wide ranges
-and a source that says so.
+A GPU for which a datasheet is shipped keeps it and gets measured efficiencies. A CPU, or a GPU that nobody described,
+is described by what it reached. What a probe cannot measure (power, embodied carbon) is assumed, with wide ranges and a
+source that says so.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from carbon_plugin.spec.figure import Confidence, Sourced
 from carbon_plugin.spec.hardware.cluster import Accelerator, Efficiency, Host, Network, Node, ScaleUp
 
 SHARE_DTYPES = ("bf16", "fp16", "fp32")
-"""Dtypes that the sustained share is told from, first measured one first; on a CPU it is fp32's."""
+"""Dtypes of which the sustained share is taken, the first measured one first. On a CPU it is that of fp32."""
 CPU_W_PER_CORE = (5.0, 2.5, 10.0)
-"""Package power over cores, W: 3.8 to 6.3 on server parts, less on laptops, 10 on desktops. Central, low, high.
-With the idle share and the watts of DRAM below these are the conventions of the modelled host meter too."""
+"""Package power per core in W: central, low and high. It is 3.8 to 6.3 on server parts, less on laptops and 10 on
+desktops. The modelled host meter uses the same conventions, as it does for the idle share and the watts of DRAM
+below."""
 CPU_IDLE_SHARE = (0.1, 0.0, 0.3)
 DRAM_W_PER_BYTE = (0.2 / 1e9, 0.1 / 1e9, 0.375 / 1e9)
 OVERHEAD_FRACTION = (0.10, 0.05, 0.25)
@@ -56,15 +57,15 @@ SOURCES = {
 
 
 Triple = tuple[float, float, float]
-"""Central, low, high."""
+"""Central, low and high value."""
 
 
 def build_profiles(
     name: str, machine: Machine, measurements: Measurements, datasheet: Accelerator | None
 ) -> tuple[Accelerator, Node]:
-    """The profiles of this machine's device and of the machine as a node, both called `name`.
+    """Return the profiles of this machine's device and of the machine as a node, both called `name`.
 
-    `datasheet` is the shipped profile of the same GPU, if there is one; ranges of its other fields stay.
+    `datasheet` is the shipped profile of the same GPU, if there is one. The ranges of its other fields stay.
     """
     link = fit_link(measurements.collectives, machine.ranks) if measurements.collectives else None
     if machine.kind == "gpu" and datasheet is not None:
@@ -75,7 +76,7 @@ def build_profiles(
 
 
 def probe_source(machine: Machine) -> str:
-    """Who measured, when and with what, as the `probe` source of a profile."""
+    """Return who measured, when and with what, as the `probe` source of a profile."""
     ranks = "1 process" if machine.ranks == 1 else f"{machine.ranks} processes at once over {machine.backend}"
     threads = plural(machine.threads, "thread")
     return f"carbon-plugin probe, {machine.date}, torch {machine.torch_version}, {ranks}, {threads} each"
@@ -91,7 +92,7 @@ def _assumed(triple: Triple, source: str, factor: float = 1.0, note: str | None 
 
 
 def best_rates(measurements: Measurements) -> dict[str, float]:
-    """Highest FLOP/s at any size, by dtype."""
+    """Return the highest FLOP/s at any size, by dtype."""
     best: dict[str, float] = {}
     for gemm in measurements.gemms:
         best[gemm.dtype] = max(gemm.flops_per_s, best.get(gemm.dtype, 0.0))
@@ -99,7 +100,7 @@ def best_rates(measurements: Measurements) -> dict[str, float]:
 
 
 def sustained_rates(measurements: Measurements) -> dict[str, float]:
-    """Median FLOP/s over sizes, by dtype."""
+    """Return the median FLOP/s over sizes, by dtype."""
     return {
         dtype: median(gemm.flops_per_s for gemm in measurements.gemms if gemm.dtype == dtype)
         for dtype in dict.fromkeys(gemm.dtype for gemm in measurements.gemms)
@@ -168,7 +169,10 @@ def _efficiency(
     memory_bytes_per_s: float,
     scaleup_bytes_per_s: float,
 ) -> Efficiency:
-    """Measured constants relative to the peaks of the profile that they will stand in."""
+    """Return the measured constants relative to the peaks of the profile that they are written into.
+
+    Raises `SpecError` where no matrix product was measured.
+    """
     sustained = sustained_rates(measurements)
     order = ("fp32",) if machine.kind == "cpu" else SHARE_DTYPES
     dtype = next((dtype for dtype in order if dtype in sustained and dtype in peaks), None)
@@ -196,7 +200,8 @@ def _efficiency(
 
 
 def _device_power_and_carbon(machine: Machine) -> tuple[Sourced, Sourced, Sourced]:
-    """Power limit, idle power and embodied carbon of one device; for a CPU of one rank's share of the packages."""
+    """Return power limit, idle power and embodied carbon of one device. For a CPU they are one rank's share of the
+    packages."""
     if machine.kind == "gpu":
         power = _gpu_power_limit(machine)
         idle = _assumed(GPU_IDLE_SHARE, "gpu-idle-convention", power.value)
@@ -220,14 +225,14 @@ def _gpu_power_limit(machine: Machine) -> Sourced:
 
 
 def _idle_cpu(power: Sourced) -> Sourced:
-    """Idle draw of CPUs with this power limit: the ranges of limit and share together."""
+    """Return the idle draw of CPUs with this power limit. Its range combines those of limit and share."""
     limits = _triple(power)
     value, low, high = (share * limit for share, limit in zip(CPU_IDLE_SHARE, limits, strict=True))
     return Sourced(value, "idle-convention", "assumed", low, high)
 
 
 def _triple(value: Sourced) -> Triple:
-    """Central, low, high; a value without a range is its own."""
+    """Return the central, low and high value. A value without a range is its own low and high."""
     low = value.value if value.low is None else value.low
     return value.value, low, value.value if value.high is None else value.high
 
@@ -279,10 +284,10 @@ def _notes(machine: Machine, measurements: Measurements) -> list[str]:
 
 
 def _node(name: str, machine: Machine, accelerator: Accelerator) -> Node:
-    """The machine around its devices. For a CPU the packages are the devices and not counted again."""
+    """Return the machine around its devices. For a CPU the packages are the devices and are not counted again."""
     is_cpu = machine.kind == "cpu"
     cpu_power = _cpu_power_limit(machine)
-    # Beside GPUs the CPUs wait and feed data: their idle draw, and not more, is part of the base.
+    # Beside GPUs the CPUs wait and feed data. Their idle draw, and not more, is part of the base.
     idle = (0.0, 0.0, 0.0) if is_cpu else _triple(_idle_cpu(cpu_power))
     base = _sum(idle, _times(DRAM_W_PER_BYTE, machine.dram_bytes))
     cpus = (0.0, 0.0, 0.0) if is_cpu else _times(CPU_KG, machine.sockets)

@@ -1,6 +1,6 @@
-"""What a probe of this machine found, as plain values: the machine, and the rates that its device sustained.
+"""Define what a probe of this machine found, as plain values: the machine, and the rates that its device sustained.
 
-No torch here: these are read, combined over ranks and turned into profiles where torch is not installed.
+Torch is not needed here: the values are read, combined over ranks and turned into profiles where it is not installed.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ QUIET_SHARE = 0.9
 class Machine(Struct, frozen=True, kw_only=True):
     """The machine and the software that measured it.
 
-    `device` is what the driver or the kernel calls the measured device, `device_memory_bytes` its own memory (for
-    a CPU: the machine's). `ranks` processes measured at the same time with `threads` torch threads each;
-    `backend` is their process group's ("gloo", "nccl"), None for a single process. `devices` are the GPUs of the
-    machine, or for a CPU the ranks that share it. Power limits are what firmware and driver state for
-    all CPU packages and for one GPU, None if they state none.
+    `device` is what the driver or the kernel calls the measured device, and `device_memory_bytes` is its own memory
+    (for a CPU: the machine's). `ranks` processes measured at the same time, with `threads` torch threads each.
+    `backend` is the backend of their process group ("gloo", "nccl"), None for a single process. `devices` are the GPUs
+    of the machine, or for a CPU the ranks that share it. Power limits are those that firmware and driver state for all
+    CPU packages and for one GPU, None if they state none.
     """
 
     kind: Literal["cpu", "gpu"]
@@ -47,7 +47,7 @@ class Machine(Struct, frozen=True, kw_only=True):
 
 
 class GemmRate(Struct, frozen=True, kw_only=True):
-    """FLOP/s of the three products of a linear layer with `tokens` rows, `width` inputs and `width` outputs."""
+    """FLOP/s of the products of a linear layer with `tokens` rows, `width` inputs and `width` outputs."""
 
     dtype: str
     tokens: int
@@ -56,7 +56,7 @@ class GemmRate(Struct, frozen=True, kw_only=True):
 
 
 class CollectiveTime(Struct, frozen=True, kw_only=True):
-    """Seconds of one collective over all ranks; `size_bytes` is the full tensor, gathered or before scattering."""
+    """Seconds of one collective over all ranks. `size_bytes` is the full tensor, after a gather or before a scatter."""
 
     kind: Literal["all_reduce", "all_gather", "reduce_scatter"]
     size_bytes: float
@@ -64,12 +64,12 @@ class CollectiveTime(Struct, frozen=True, kw_only=True):
 
 
 class Measurements(Struct, frozen=True, kw_only=True):
-    """What one rank measured, or all ranks together after `combine`. Units in the names.
+    """What one rank measured, or all ranks together after `combine`. The names of the fields state their units.
 
     `elementwise_bytes_per_s` is the rate of a transformer layer's chain of small operations, with bytes counted as
-    `predict` counts them; `attention_flops` is causal-counted, by kernel class; `kernel_time_s` and
-    `host_op_time_s` are None where they could not be told apart from the rest. `running_share` is the share of the
-    time in which a measuring CPU process had a core, None on a GPU. `notes` say what was left out.
+    `predict` counts them. `attention_flops` is causal-counted, by kernel class. `kernel_time_s` and `host_op_time_s`
+    are None where they could not be separated from the rest. `running_share` is the share of the time in which a
+    measuring CPU process had a core, None on a GPU. `notes` say what was left out.
     """
 
     gemms: tuple[GemmRate, ...]
@@ -84,7 +84,8 @@ class Measurements(Struct, frozen=True, kw_only=True):
 
 
 class Probe(Struct, frozen=True, kw_only=True):
-    """The profiles of this machine and the measurements behind them; `elapsed_s` is what measuring took."""
+    """The profiles of this machine and the measurements that they come from. `elapsed_s` is the time that measuring
+    took."""
 
     machine: Machine
     measurements: Measurements
@@ -94,7 +95,7 @@ class Probe(Struct, frozen=True, kw_only=True):
 
 
 def combine(ranks: Sequence[Measurements]) -> Measurements:
-    """One set of measurements for ranks that measured the same things at the same time: the median of each."""
+    """Return one set of measurements, the median of each, for ranks that measured the same things at the same time."""
     first = ranks[0]
     return Measurements(
         gemms=tuple(
@@ -124,9 +125,9 @@ def combine(ranks: Sequence[Measurements]) -> Measurements:
 
 
 def contention(measurements: Measurements) -> str | None:
-    """What to tell of a probe that had to share its cores, so that its rates are not the machine's; None if it did not.
+    """Return a warning about a probe that had to share its cores, so that its rates are not the machine's, or None.
 
-    Steady contention slows every batch alike, so no spread of times can show it.
+    Steady contention slows every batch by the same factor, so that no spread of times can show it.
     """
     share = measurements.running_share
     if share is None or share >= QUIET_SHARE:
