@@ -1,1 +1,1 @@
-"""Readings of real devices, and models that say so where there is no device to read. Start at `meters.open`."""
+"""Read the energy of real devices, and model it where there is no device to read. `meters.open` is the entry point."""

@@ -1,4 +1,4 @@
-"""Whether the energy counter of a device and its power tell the same, as far as samples of the power can say."""
+"""Compare the energy counter of a device with its power, as far as samples of the power allow."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ from msgspec import Struct
 
 LEAST_SAMPLES = 4
 LEAST_S = 3.0
-"""Fewer samples, or a shorter time, say nothing about how power varies between them."""
+"""With fewer samples, or in a shorter time, nobody can say how power varies between them."""
 
 TOLERANCE = 0.15
-"""Relative difference that the errors of both sensors explain together (our convention)."""
+"""The relative difference that the errors of both sensors explain together (our convention)."""
 
 SIGMAS = 3.0
-"""How many standard errors of the sampled power are no contradiction (our convention)."""
+"""The number of standard errors of the sampled power up to which a difference is no contradiction (our convention)."""
 
 
 class Agreement(Struct, frozen=True):
-    """Sums over the stretches for which both are known: energy counted, energy by power times time, and what is needed
-    for the error of the second: samples of power with their mean and spread, and the squares of the stretches."""
+    """One instance holds sums over the stretches of time for which both the counter and the power are known.
+
+    These are the energy counted, the energy by power times time, and what the error of the second needs: the number of
+    power samples with their mean and spread, and the squares of the stretches.
+    """
 
     counted_j: float = 0.0
     power_j: float = 0.0
@@ -32,7 +35,10 @@ class Agreement(Struct, frozen=True):
     def observe(
         self, elapsed_s: float, counted_j: float, mean_power_w: float | None, power_w: float | None
     ) -> Agreement:
-        """One more stretch; nothing where no power is known. Welford's running variance of the power."""
+        """Return the sums with one more stretch, or the same sums where no power is known.
+
+        The variance of the power is a running one (Welford).
+        """
         if mean_power_w is None or power_w is None:
             return self
         samples = self.samples + 1
@@ -50,10 +56,11 @@ class Agreement(Struct, frozen=True):
 
     @property
     def contradicts(self) -> bool:
-        """Whether the two differ by more than their sensors' errors and the few samples of power explain.
+        """Return whether the two differ by more than the errors of their sensors and the small number of power samples
+        explain.
 
-        A load that varies between two samples makes the second wrong by up to its own spread in every stretch, so that
-        power which varies can contradict nothing soon.
+        A load that varies between two samples makes the energy by power wrong by up to its own spread in every stretch,
+        so that a power which varies does not contradict the counter soon.
         """
         if self.samples < LEAST_SAMPLES or self.seconds < LEAST_S:
             return False

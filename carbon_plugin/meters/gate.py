@@ -1,4 +1,4 @@
-"""The plausibility gate: every joule of every meter passes it before it may become a figure.
+"""Check that readings are plausible: every joule of every meter passes this gate before it may become a figure.
 
 Each meter says by its `bounds` what its devices can draw. A stretch that exceeds them, or that no meter covers, becomes
 an estimate with a range, which is replaced if the meter covers it after all.
@@ -18,18 +18,20 @@ from carbon_plugin.meters.watts import PowerSource, Watts
 from carbon_plugin.spec.range import ZERO, Range
 
 SAME_S = 0.05
-"""Stretches shorter than this are no stretches: two clocks were read one after the other."""
+"""Stretches shorter than this do not count as stretches: they come from two clocks that are read one after
+the other.
+"""
 
 _NOTHING = ZERO
 
 
 class _Standing(Struct, frozen=True, kw_only=True):
-    """What is remembered of a device between two readings.
+    """One instance holds what the gate remembers of a device between two readings.
 
-    `raw` is the energy that its meter told last, good for `covered_s` seconds; `measured` is what of it was admitted.
-    `pending` is the estimate for the `pending_s` seconds that the meter may still cover, `filled` that for stretches
-    that were refused. `shown_j` is what was told of it all. `power_w` is its last power, `peers_w` the mean power of
-    its peers at that moment. `told` is whether its meter ever told an energy.
+    `raw` is the energy that its meter told last, which covers `covered_s` seconds; `measured` is the part of it that
+    was admitted. `pending` is the estimate for the `pending_s` seconds that the meter may still cover, `filled` the
+    estimate for stretches that were refused. `shown_j` is the energy that was last given out. `power_w` is its last
+    power, `peers_w` the mean power of its peers at that moment. `told` is whether its meter ever told an energy.
     """
 
     opened_s: float
@@ -47,8 +49,11 @@ class _Standing(Struct, frozen=True, kw_only=True):
 
 
 class Gate:
-    """Admits readings of devices whose `bounds` it knows by key. `peers` names a group of devices that work alike, and
-    `models` the power of a device that something else than its past tells. Not thread-safe."""
+    """One gate admits readings of devices whose `bounds` it knows by key.
+
+    `peers` names the group of devices that work alike to which a device belongs. `models` gives the power of a device
+    for which something else than its past tells it. A gate is not thread-safe.
+    """
 
     def __init__(
         self,
@@ -64,12 +69,14 @@ class Gate:
         self._modelled_until: dict[str, tuple[float, Watts]] = {}
 
     def admit(self, readings: Sequence[Reading]) -> list[Reading]:
-        """The readings as they may be recorded, in the same order."""
+        """Return the readings as they may be recorded, in the same order."""
         powers = {reading.key: self._power_w(reading) for reading in readings}
         return [self._admit(reading, powers) for reading in readings]
 
     def estimate(self, key: str) -> Watts | None:
-        """Power of a device, with its range, in a time that lies before its first reading; None if nothing tells."""
+        """Return the power of a device, with its range, in a time before its first reading, or None if nothing tells
+        it.
+        """
         known = self._standing.get(key)
         return None if known is None else self._estimate(key, known, {})
 
@@ -134,7 +141,9 @@ class Gate:
     def _known(
         self, reading: Reading, powers: Mapping[str, float | None]
     ) -> tuple[_Standing, tuple[str, str | None] | None]:
-        """The device as it stood, with its power of now if that is known, and what its meter says is wrong."""
+        """Return what is remembered of the device, with its present power if that is known, and its meter's fault if
+        any.
+        """
         known = self._standing.get(reading.key)
         if known is None:
             # A first reading says where counting begins, and nothing about a stretch.
@@ -154,7 +163,10 @@ class Gate:
         return known, (reading.fault, reading.message) if reading.fault is not None else None
 
     def _power_w(self, reading: Reading) -> float | None:
-        """The power of a device that is being measured at this moment: what it tells, else its mean since the last."""
+        """Return the power in W of a device that is being measured at this moment, else None.
+
+        It is the power that the device tells, else its mean power since the last reading.
+        """
         if reading.kind == "absent" or reading.energy_j is None:
             return None
         bounds, known = self._bounds[reading.key], self._standing.get(reading.key)
@@ -169,7 +181,9 @@ class Gate:
         return joules / stretch_s
 
     def _peers_w(self, key: str, powers: Mapping[str, float | None]) -> float | None:
-        """Mean power at this moment of the others in the device's group that are being measured."""
+        """Return the mean power at this moment of the other devices in the group that are being measured, None without
+        any.
+        """
         group = self._peers.get(key)
         others = [
             power_w
@@ -179,8 +193,11 @@ class Gate:
         return sum(others) / len(others) if others else None
 
     def _modelled(self, reading: Reading) -> Watts | None:
-        """What the device's model says of the time since the last reading. It is asked every time, used or not, because
-        a model may tell the mean since it was asked last."""
+        """Return what the device's model says of the time since the last reading, None for a device without a model.
+
+        The model is asked every time, whether its answer is used or not, because it may tell the mean since it was last
+        asked.
+        """
         model, key = self._models.get(reading.key), reading.key
         if model is None:
             return None
@@ -191,8 +208,12 @@ class Gate:
         return watts
 
     def _estimate(self, key: str, known: _Standing, powers: Mapping[str, float | None]) -> Watts | None:
-        """Power of a stretch that nothing measured and no model tells: its last power, as its peers have changed since;
-        else that of its peers; else the middle of what it can draw. Never above its limit."""
+        """Return the power in a stretch that nothing measured and no model tells, or None if nothing is known of the
+        device.
+
+        It is the last power of the device, changed as that of its peers has changed since; else the power of its peers;
+        else the middle of what it can draw. It is never above the device's limit.
+        """
         bounds, peers_w = self._bounds[key], self._peers_w(key, powers)
         if known.power_w is not None:
             since = peers_w / known.peers_w if peers_w is not None and known.peers_w else 1.0
@@ -209,7 +230,7 @@ class Gate:
 
 
 def _raw(reading: Reading, otherwise: Range) -> Range:
-    """What a meter tells, with its range; `otherwise` where that is nothing, or no number."""
+    """Return the energy that a meter tells, with its range, or `otherwise` where it tells none or no finite number."""
     if reading.energy_j is None or not _finite(reading):
         return otherwise
     low_j = reading.energy_j if reading.low_j is None else reading.low_j

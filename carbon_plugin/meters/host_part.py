@@ -1,4 +1,4 @@
-"""Which part of a host is charged to the job, and how what is measured of the host is split by it."""
+"""Decide which part of a host is charged to the job, and how measured energy of the host is split by it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from carbon_plugin.spec.hardware.cluster import Node
 
 
 def split_source(share: HostShare) -> ShareSource:
-    """How measured energy of the host is split: by CPU time where the job's can be told, else as it is reserved."""
+    """Return how measured energy of the host is split.
+
+    It is split by CPU time where the job's can be told, else by what the job has reserved.
+    """
     if share.value == 1.0:
         return fixed(WHOLE)
     return used_share(share) or fixed(share)
@@ -33,8 +36,11 @@ def stated_share(share: float) -> HostShare:
 def reserved_share(
     gpus: GpuMeters, node: Node | None, host: HostInfo, environ: Mapping[str, str], unread: UnreadGpus | None
 ) -> tuple[HostShare, list[Note]]:
-    """The job's part of the host where somebody else may hold the rest: by the CPUs that SLURM gave it, else by its
-    GPUs; else, and with all GPUs of the node, all of it."""
+    """Return the job's part of a host whose rest somebody else may hold, with notes for the ledger.
+
+    It is the part of the CPUs that SLURM gave the job, else its part of the GPUs. It is the whole host where neither
+    says more, and where the job has all GPUs of the node.
+    """
     if not gpus.devices:
         share = slurm_share(environ, host.logical_cores) or WHOLE
         return share, [] if share.value == 1.0 else [Note("assumption", share.sentence)]

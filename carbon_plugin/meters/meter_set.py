@@ -1,4 +1,4 @@
-"""The meters of one host behind one `read`."""
+"""Combine the meters of one host so that one `read` reads them all."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from carbon_plugin.meters.watts import PowerSource, Watts
 from carbon_plugin.spec.metered import DeviceIdentity
 
 _ALIKE = ("package", "dram")
-"""Scopes of devices that work alike on one machine, so that one tells what another one may draw."""
+"""Scopes of devices that work alike on one machine, so that the power of one shows what another may draw."""
 
 
 class MeterSet:
-    """The meters of one host behind one `read`. Make it with `open_meters`.
+    """One instance holds the meters of one host, which one `read` reads. Make it with `open_meters`.
 
-    `notes` are reasons and assumptions for the ledger; `unavailable` are the meters that could not be had (their
-    reasons are notes too). `host_share` is the part of the host that is charged to the job here (0 beside a leader
-    that has the host); host readings have it applied. `gpus` is the meter of all GPUs, of no device where no driver
-    answers; `unread` are the GPUs that there are all the same, None where nothing shows any. `silent` is the problem of
-    a driver that is there and does not tell whether it has GPUs, where nothing else does. GPUs of a driver that hung
-    when this was opened are among `devices` from the first `read` on after it has answered. `poll_interval_s` is the
-    shortest of its meters', None if any cadence is right.
+    `notes` are reasons and assumptions for the ledger; `unavailable` are the meters that could not be opened (their
+    reasons are notes too). `host_share` is the part of the host that is charged to the job here (0 for a rank beside a
+    leader that meters the host); host readings have it applied. `gpus` is the meter of all GPUs, which has no device
+    where no driver answers; `unread` are the GPUs that are there although no meter reads them, None where nothing shows
+    any. `silent` is the problem of a driver that is there and does not tell whether it has GPUs, where nothing else
+    does. GPUs of a driver that hung when this was opened are among `devices` from the first `read` after it has
+    answered. `poll_interval_s` is the shortest of its meters', None if any cadence is right.
     """
 
     poll_interval_s: float | None
@@ -69,8 +69,10 @@ class MeterSet:
         self.poll_interval_s = self._shortest_poll_s()
 
     def read(self) -> list[Reading]:
-        """One reading a device, in the order of `devices`, as the gate lets them through; none after `close` or in a
-        forked child."""
+        """Return one reading a device, in the order of `devices`, as the gate admits them.
+
+        The list is empty after `close` and in a forked child.
+        """
         readings: list[Reading] = []
         self._take_late_gpus()
         if self._beside is not None:
@@ -85,7 +87,7 @@ class MeterSet:
         return readings
 
     def _take_late_gpus(self) -> None:
-        """Meter the GPUs of drivers that have answered at last; `devices`, `notes` and `unread` change then."""
+        """Meter the GPUs of drivers that have answered since; `devices`, `notes` and `unread` change then."""
         late = self.gpus.take_late()
         if not late:
             return
@@ -100,9 +102,10 @@ class MeterSet:
         self._bounds.update(self.gpus.bounds)
 
     def retire_stand_ins(self) -> bool:
-        """Leave out what stands in for the GPUs of a driver that has answered since; whether there was any.
+        """Leave out the stand-ins for GPUs of a driver that has answered since, and return whether there were any.
 
-        For the end of a window: up to there the stand-ins tell what was drawn."""
+        This is called at the end of a window: up to there the stand-ins tell what was drawn.
+        """
         if not self._stand_ins or self.unread is not None:
             return False
         self._meters = [meter for meter in self._meters if meter not in self._stand_ins]
@@ -113,11 +116,13 @@ class MeterSet:
         return True
 
     def estimate(self, key: str) -> Watts | None:
-        """Power of a device, with its range, in a time that lies before its first reading; None if nothing tells."""
+        """Return the power of a device, with its range, in a time before its first reading, or None if nothing tells
+        it.
+        """
         return self._gate.estimate(key)
 
     def context_changes(self) -> list[ContextChange]:
-        """What is new about power limits, clocks and throttling of the job's GPUs since the last call."""
+        """Return what is new about power limits, clocks and throttling of the job's GPUs since the last call."""
         return self._context.news(self.gpus.contexts())
 
     def close(self) -> None:

@@ -1,7 +1,8 @@
-"""All meters of one host, opened together: GPUs, host and network, each part of the energy in exactly one of them.
+"""Open all meters of one host together: GPUs, host and network, so that exactly one of them holds each part of the
+energy.
 
-What is measured is not modelled again; what is modelled says so, and every choice is a note for the ledger. Which
-process of a node opens them is the monitor's business.
+What is measured is not modelled again; what is modelled says so, and every choice is a note for the ledger. The monitor
+decides which process of a node opens the meters.
 """
 
 from __future__ import annotations
@@ -57,12 +58,13 @@ def open_meters(
 
     `reserved` are the job's GPUs (see `select_devices`). `node_profile` models the host where it is not measured;
     without one, or where `accelerator` is a CPU, the CPU is modelled by TDP and utilisation. `gpu_power_w` is the power
-    assumed of a GPU that is there and that no driver tells of; without it such GPUs have no energy. `thought` are
-    GPUs that the job is thought to have and that no driver tells of: some that one counts which answers for others, or
-    those of a plan. `nodes` are those of the job, whose network grows with them. `host_share` is the
-    job's part of the host; by default it follows the reserved GPUs where others may hold the rest. `include_host` False
-    meters GPUs only, for ranks beside a leader that has the host. `root_pid` is the process whose tree is the job.
-    `node_address` is a meter of the whole node, which then stands for CPU, DRAM and model, or of a facility.
+    that is assumed of a GPU that is there but that no driver tells of; without it such GPUs have no energy. `thought`
+    are GPUs that the job is assumed to have and that no driver tells of: they are counted by a driver that answers only
+    for others, or they are in a plan. `nodes` is the number of nodes of the job, with which its network grows.
+    `host_share` is the job's part of the host; by default it follows from the reserved GPUs where others may hold the
+    rest. `include_host` False meters GPUs only, for ranks beside a leader that meters the host. `root_pid` is the
+    process whose tree is the job. `node_address` is a meter of the whole node, which then replaces CPU, DRAM and model,
+    or a meter of a facility.
     """
     host = read_host_info(environ=environ)
     key = boot_id or host.key
@@ -153,7 +155,10 @@ def open_meters(
 def _unread(
     gpus: GpuMeters, thought: UnreadGpus | None, environ: Mapping[str, str], *, in_container: bool
 ) -> UnreadGpus | None:
-    """The GPUs that no meter reads. Variables tell of them only where no driver answers, since they may name others."""
+    """Return the GPUs that no meter reads, None where nothing shows any.
+
+    Environment variables count only where no driver answers, since they may name GPUs that are metered.
+    """
     told = {} if gpus.answers else environ
     found = (unread_gpus(problem, told, container=in_container) for problem in gpus.problems)
     unread = next((one for one in found if one is not None), None)
@@ -164,7 +169,7 @@ def _unread(
 
 
 def _silent(gpus: GpuMeters, unread: UnreadGpus | None, environ: Mapping[str, str]) -> Unavailable | None:
-    """The problem of a driver that is there, where nothing tells of its GPUs."""
+    """Return the problem of a driver that is there where nothing tells of its GPUs, else None."""
     if gpus.answers or unread is not None:
         return None
     return next((problem for problem in gpus.problems if shows_driver(problem, environ)), None)
@@ -181,7 +186,10 @@ def _open_node(
     environ: Mapping[str, str],
     clock: Callable[[], float],
 ) -> NodeMeter | Unavailable:
-    """The meter of the node or facility; none of a node with GPUs of others that cannot be taken out of it."""
+    """Return the meter of the node or the facility, or why there is none.
+
+    There is none for a node with GPUs of others, if these cannot be read and subtracted.
+    """
     listed = len(gpus.inventory.gpus)
     if address.covers == "node" and gpus.answers and node is not None and listed < node.accelerators:
         return Unavailable(
@@ -203,7 +211,10 @@ def _open_node(
 
 
 def _gpus_beside(gpus: GpuMeters, clock: Callable[[], float]) -> GpuMeters | None:
-    """GPUs of the node that are not the job's: a node meter contains them; they are taken out and charged to nobody."""
+    """Return a meter of the GPUs of the node that are not the job's, None where there are none or no driver answers.
+
+    A node meter contains their energy, which is subtracted and charged to nobody.
+    """
     ours = {reading.key for reading in gpus.whole}
     others = tuple(gpu.uuid for gpu in gpus.inventory.gpus if gpu.uuid not in ours)
     if not others:
@@ -214,7 +225,7 @@ def _gpus_beside(gpus: GpuMeters, clock: Callable[[], float]) -> GpuMeters | Non
 
 
 def _unmetered(gpus: GpuMeters, node: Node | None, unread: UnreadGpus | None) -> int:
-    """GPUs that draw power on this host without being readable."""
+    """Return how many GPUs draw power on this host without being readable."""
     if unread is not None:
         return unread.count
     return node.accelerators if not gpus.answers and node is not None else 0

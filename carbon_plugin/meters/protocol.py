@@ -1,4 +1,4 @@
-"""What every meter answers, whatever it reads: which devices, how well, and how much energy since it started."""
+"""Define what every meter answers, whatever it reads: its devices, how well it reads them, and their energy so far."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from carbon_plugin.spec.metered import DeviceIdentity, EnergyKind
 
 
 class Reading(Struct, frozen=True, kw_only=True):
-    """Energy of one device since its meter was opened, at one moment.
+    """One reading holds the energy of one device from the opening of its meter to one moment.
 
-    `energy_j` never falls: counter resets and wrap-arounds are absorbed and reported in `fault`. It is None
-    when the device cannot be read and nothing can be said. `kind` is how this stretch was obtained; `low_j` and
+    `energy_j` never falls: counter resets and wrap-arounds are absorbed and reported in `fault`. It is None when the
+    device cannot be read and nothing can be said. `kind` is how the energy of this stretch was obtained; `low_j` and
     `high_j` bound `energy_j` where the method has a range. `power_w` is the latest power if the device tells it.
-    `monotonic_s` is the clock at the reading itself. `fault` is a short code ("counter_reset", "counter_stuck",
-    "lost", "not_supported", "permission", "slow", "error", ...) and `message` its sentence, both None when all is
-    well; a reset is told once, other faults on every reading while they last.
+    `monotonic_s` is the time of the reading itself on the monotonic clock. `fault` is a short code ("counter_reset",
+    "counter_stuck", "lost", "not_supported", "permission", "slow", "error", ...) and `message` its sentence, both None
+    when there is no fault; a reset is reported once, other faults on every reading while they last.
 
-    A meter that cannot read holds `energy_j`, calls the stretch "absent" and says in `covered_s` for how many seconds
-    since it was opened `energy_j` stands; None means for all of them. If the device answers again, its energy may cover
-    the stretch after all. The gate (`meters.gate`) fills what is not covered with a labelled estimate: `estimated_j` is
-    that part of `energy_j`, and the stretch is then "modelled".
+    A meter that cannot read keeps `energy_j` as it is, calls the stretch "absent" and says in `covered_s` how many
+    seconds since its opening `energy_j` covers; None means all of them. If the device answers again, its energy may
+    cover the stretch after all. The gate (`meters.gate`) fills what is not covered with a labelled estimate:
+    `estimated_j` is that part of `energy_j`, and the stretch is then "modelled".
     """
 
     key: str
@@ -41,14 +41,16 @@ class Reading(Struct, frozen=True, kw_only=True):
 
 
 class Note(NamedTuple):
-    """Something that the ledger must carry about how this host is metered: a kind of event and its sentence."""
+    """One note holds what the ledger must say about how this host is metered: a kind of event and its sentence."""
 
     kind: str
     message: str
 
 
 class Unavailable(Struct, frozen=True, kw_only=True):
-    """Why there is no meter where one was asked for: a short code, a sentence, and what the user could do."""
+    """One instance says why a meter that was asked for is not there: a short code, a sentence, and what the user could
+    do.
+    """
 
     kind: str
     reason: str
@@ -56,12 +58,15 @@ class Unavailable(Struct, frozen=True, kw_only=True):
 
 
 UNREAD_EVENT = "gpus_not_metered"
-"""Kind of the event that says which GPUs no meter reads; its data are those of `UnreadGpus.data`."""
+"""The kind of the event that says which GPUs no meter reads; its data are those of `UnreadGpus.data`."""
 
 
 class UnreadGpus(Struct, frozen=True, kw_only=True):
-    """GPUs that this machine or this job has and that no meter reads: how many, what shows it, and the problem. They
-    are `usable` unless only the bus shows them: without a device file nobody computes on one."""
+    """One instance describes GPUs that this machine or this job has and that no meter reads.
+
+    It says how many they are, what shows them, and the problem. They are `usable` unless only the bus shows them:
+    without a device file nobody can compute on a GPU.
+    """
 
     count: int
     evidence: str
@@ -70,40 +75,43 @@ class UnreadGpus(Struct, frozen=True, kw_only=True):
 
     @property
     def sentence(self) -> str:
-        """One line that a headline or a warning can carry as it is."""
+        """Return one line that a headline or a warning can show as it is."""
         many = f"{plural(self.count, 'GPU')} {verb(self.count, 'is', 'are')}"
         return f"{many} not metered ({self.evidence}): {self.problem.reason}"
 
     @property
     def data(self) -> dict[str, object]:
-        """The same for the ledger."""
+        """Return the count, the evidence and the problem as data for the ledger."""
         problem = self.problem
         return {"count": self.count, "evidence": self.evidence, "kind": problem.kind, "advice": problem.advice}
 
 
 class Meter(Protocol):
-    """Reads a fixed set of devices. `read` may block for a driver call, so only the monitor thread calls it;
-    it never raises for a device that fails, it says so in the `Reading`. `poll_interval_s` is how often `read`
-    must be called for the numbers to be right: None for hardware counters, a second or less for integration. `bounds`
-    are what each device can draw, by key: without them no reading passes the gate."""
+    """A meter reads a fixed set of devices.
+
+    `read` may block for a driver call, so only the monitor thread calls it. It never raises for a device that fails;
+    the `Reading` says so. `poll_interval_s` is how often `read` must be called for the numbers to be right: None for
+    hardware counters, a second or less for integration. `bounds` are what each device can draw, by key: without them no
+    reading passes the gate.
+    """
 
     @property
     def devices(self) -> list[DeviceIdentity]:
-        """The devices that it reads."""
+        """Return the devices that this meter reads."""
         ...
 
     @property
     def bounds(self) -> dict[str, Bounds]:
-        """What each device can draw, by its key."""
+        """Return what each device can draw, by its key."""
         ...
 
     @property
     def poll_interval_s(self) -> float | None:
-        """Longest interval between two reads, in seconds; None if any cadence is right."""
+        """Return the longest interval between two reads in seconds, None if any cadence is right."""
         ...
 
     def read(self) -> list[Reading]:
-        """One `Reading` a device, in the order of `devices`."""
+        """Return one `Reading` a device, in the order of `devices`."""
         ...
 
     def close(self) -> None:

@@ -1,8 +1,8 @@
-"""Energy of one device since it was first read, from samples of its counter and its power.
+"""Compute the energy of one device since it was first read, from samples of its counter and its power.
 
-Pure functions on frozen values. A counter may go back, jump, stand still, disappear and come back, and a power may be
-nonsense; energy never falls, and each stretch says how it was obtained. What is possible is the gate's to say
-(`meters.gate`), and which calls produce a sample the business of each meter.
+The module has pure functions on frozen values. A counter may go back, jump, stand still, disappear and come back, and a
+power may be nonsense; energy never falls, and each stretch says how it was obtained. The gate (`meters.gate`) decides
+what is possible, and each meter decides which calls produce a sample.
 """
 
 from __future__ import annotations
@@ -19,32 +19,41 @@ from carbon_plugin.spec.metered import EnergyKind
 from carbon_plugin.spec.range import ZERO, Range
 
 COUNTER_SPREAD = 0.05
-"""Proportional device error of the NVML energy counter as p10-p90 (arXiv 2312.02741: about 5 %, proportional)."""
+"""The proportional device error of the NVML energy counter as p10-p90 (arXiv 2312.02741: about 5 %, proportional)."""
 
 MEAN_POWER_SPREAD = 0.07
-"""Integrated trailing-mean power: the device's 5 % and as much again for sampling, in quadrature (our convention)."""
+"""The error of an integrated trailing-mean power: the device's 5 % and as much again for sampling, in quadrature (our
+convention).
+"""
 
 INSTANT_POWER_SPREAD = 0.10
-"""Integrated instantaneous power: only ~25 % of the time is seen (arXiv 2312.02741); the range is our convention."""
+"""The error of an integrated instantaneous power, which sees only about 25 % of the time (arXiv 2312.02741); the range
+is our convention.
+"""
 
 GAP_SPREAD = 0.30
-"""Power times time across a gap with no sample inside: two readings stand for all of it (our convention)."""
+"""The error of power times time across a gap without a sample inside: two readings represent all of it (our
+convention).
+"""
 
 POLL_S = 1.0
-"""Longest interval between two power samples that integration is right for: the trailing mean covers 1 s."""
+"""The longest interval between two power samples for which integration is right: the trailing mean covers 1 s."""
 
 STUCK_AFTER_S = 2.0
-"""A counter that steps every ~100 ms and stands still for this long while power flows does not count."""
+"""A counter normally steps about every 100 ms; one that stands still for this long while power flows is not trusted."""
 
 CATCHES_UP = 0.5
 """A counter that goes on after standing still shows at least this part of the energy that was integrated meanwhile, if
-it counted on while nobody could see it (our convention)."""
+it went on counting while it could not be read (our convention).
+"""
 
 Averaging = Literal["instant", "trailing_mean"]
 
 
 class Sample(Struct, frozen=True, kw_only=True):
-    """One look at a device: joules on its counter and watts, each None where the device did not tell."""
+    """One sample holds what a device told at one moment: joules on its counter and watts, each None where
+    it told none.
+    """
 
     monotonic_s: float
     counter_j: float | None
@@ -52,10 +61,10 @@ class Sample(Struct, frozen=True, kw_only=True):
 
 
 class Traits(Struct, frozen=True, kw_only=True):
-    """What must be known of a device to read its samples.
+    """One instance holds what must be known of a device to interpret its samples.
 
-    `bounds` are what it can draw, `averaging` what its power reading means. The others are those of a GPU unless
-    stated: the longest interval that integration is right for, how long a counter may stand still under power, and
+    `bounds` are what it can draw, `averaging` says what its power reading means. The others are those of a GPU unless
+    stated: the longest interval for which integration is right, how long a counter may stand still under power, and
     relative half-ranges.
     """
 
@@ -68,14 +77,16 @@ class Traits(Struct, frozen=True, kw_only=True):
 
     @property
     def power_spread(self) -> float:
-        """Relative half-range of integrated power."""
+        """Return the relative half-range of integrated power."""
         if self.stated_power_spread is not None:
             return self.stated_power_spread
         return MEAN_POWER_SPREAD if self.averaging == "trailing_mean" else INSTANT_POWER_SPREAD
 
 
 class Moving(Struct, frozen=True):
-    """Where the stretch began in which the counter moved last: when, at which energy, and at which power."""
+    """One instance holds where the stretch began in which the counter last moved: the time, the energy and the power
+    then.
+    """
 
     from_s: float
     energy: Range
@@ -83,11 +94,11 @@ class Moving(Struct, frozen=True):
 
 
 class Track(Struct, frozen=True, kw_only=True):
-    """Everything remembered of a device between two samples.
+    """One track holds everything that is remembered of a device between two samples.
 
     `accounted_s` is the moment up to which `energy` is complete, but for `forfeited_s` seconds of which nothing is
-    known and which no counter will cover. `counter_j` is the last counter value, `moved_s` when it last moved,
-    `counted` the energy that stands for it. `agreement` sets the counter against the power.
+    known and which no counter will cover. `counter_j` is the last counter value, `moved_s` the time when it last moved,
+    and `counted` the energy at that value. `agreement` compares the counter with the power.
     """
 
     energy: Range
@@ -103,17 +114,23 @@ class Track(Struct, frozen=True, kw_only=True):
 
     @property
     def covered_s(self) -> float:
-        """For how many seconds since the first sample `energy` stands."""
+        """Return how many seconds since the first sample `energy` covers."""
         return self.accounted_s - self.started_s - self.forfeited_s
 
     def covered_at(self, monotonic_s: float, kind: EnergyKind) -> float:
-        """The same at a moment, where a counter that has not stepped since still stands for all of it."""
+        """Return how many seconds since the first sample `energy` covers at a moment after the last sample.
+
+        A counter that has not stepped since still covers all of the time up to then.
+        """
         return self.covered_s if kind == "absent" else monotonic_s - self.started_s - self.forfeited_s
 
 
 class Step(Struct, frozen=True, kw_only=True):
-    """A track after one more sample: its energy as it may be stated, how the stretch was obtained, and a fault code
-    with its sentence if any."""
+    """One step holds a track after one more sample.
+
+    `energy` is the track's energy as it may be stated, `kind` says how the stretch was obtained, and `fault` is a fault
+    code with its sentence, if any.
+    """
 
     track: Track
     energy: Range
@@ -123,7 +140,7 @@ class Step(Struct, frozen=True, kw_only=True):
 
 
 def start_track(sample: Sample, bounds: Bounds) -> Track:
-    """Begin at zero energy with the first sample of a device."""
+    """Return a track that begins at zero energy with the first sample of a device."""
     clean = _possible(sample, bounds)
     return Track(
         energy=ZERO,
@@ -137,10 +154,10 @@ def start_track(sample: Sample, bounds: Bounds) -> Track:
 
 
 def advance(track: Track, sample: Sample, traits: Traits) -> Step:
-    """Add the stretch since the last sample: by the counter where it can be trusted, else by power, else not at all.
+    """Return the step that adds the stretch since the last sample to a track.
 
-    A stretch that no sample explains keeps the energy as it is with kind "absent"; a counter that answers again
-    later covers it.
+    The stretch is measured by the counter where that can be trusted, else by power. A stretch that no sample explains
+    keeps the energy as it is with kind "absent"; a counter that answers again later covers it.
     """
     clean = _possible(sample, traits.bounds)
     step = _advance(track, clean, traits)
@@ -169,8 +186,11 @@ def _advance(track: Track, sample: Sample, traits: Traits) -> Step:
 
 
 def _by_counter(track: Track, sample: Sample, moved_j: float, traits: Traits) -> Step:
-    """The counter moved: what it counted stands for all of the time since it moved last, so that stretches estimated in
-    between are corrected, not added twice."""
+    """Return the step for a counter that has moved.
+
+    What it counted covers all of the time since it last moved, so that stretches estimated in between are corrected and
+    not added twice.
+    """
     if moved_j < CATCHES_UP * (track.energy.value - track.counted.value):
         # The counter did not run while power was integrated: it goes on from here and does not catch up.
         step = _by_power(track, sample, traits)
@@ -192,7 +212,10 @@ def _by_counter(track: Track, sample: Sample, moved_j: float, traits: Traits) ->
 
 
 def _standing(track: Track, sample: Sample, traits: Traits) -> Step:
-    """The counter did not move: normal between two of its steps, a fault if power has been flowing for long."""
+    """Return the step for a counter that has not moved.
+
+    That is normal between two of its steps, and a fault if power has been flowing for long.
+    """
     still_s = sample.monotonic_s - track.moved_s
     draws = traits.bounds.always_draws if sample.power_w is None else sample.power_w > 0
     if still_s < traits.stuck_after_s or not draws:
@@ -206,8 +229,11 @@ def _standing(track: Track, sample: Sample, traits: Traits) -> Step:
 
 
 def _with_missing(track: Track) -> Track:
-    """A counter that stands still stopped within the stretch in which it was seen to move last: what power says of that
-    stretch and the counter does not is added."""
+    """Return the track with the energy that a counter missed before it was seen to stand still.
+
+    Such a counter stopped within the stretch in which it was last seen to move. The energy of that stretch by power is
+    added as far as it exceeds what the counter shows.
+    """
     moving = track.moving
     if moving is None or moving.power_w is None or track.power_w is None:
         return replace(track, moving=None)
@@ -220,7 +246,10 @@ def _with_missing(track: Track) -> Track:
 
 
 def _by_power(track: Track, sample: Sample, traits: Traits) -> Step:
-    """Integrate power over the stretch that is not accounted yet; without power there is nothing to say."""
+    """Return the step that integrates power over the stretch that is not accounted for yet.
+
+    Without a power the stretch is absent.
+    """
     power_w = _mean_power_w(track, sample, traits)
     if power_w is None:
         return Step(track=track, energy=track.energy, kind="absent")
@@ -234,7 +263,10 @@ def _by_power(track: Track, sample: Sample, traits: Traits) -> Step:
 
 
 def _back(track: Track, sample: Sample, back_j: float, traits: Traits) -> Step:
-    """The counter went back: by a trifle it is an old value once more, else it started again."""
+    """Return the step for a counter that went back.
+
+    If it went back by little, an old value is shown once more; otherwise the counter has started again.
+    """
     bounds = traits.bounds
     still_s = sample.monotonic_s - track.moved_s
     if back_j <= bounds.ceiling_w * bounds.lag_s and still_s < traits.stuck_after_s:
@@ -246,10 +278,11 @@ def _back(track: Track, sample: Sample, back_j: float, traits: Traits) -> Step:
 
 
 def _refused(track: Track, sample: Sample, traits: Traits, fault: str, message: str) -> Step:
-    """What the counter shows is not what was drawn: count on from here, and estimate the stretch as power times time.
+    """Return the step for a counter that does not show what was drawn.
 
-    After a reset, what stands on the counter was consumed since, so that it bounds the range from above where it is
-    possible at all. Without a power nothing is known of the stretch, and nothing will be.
+    Counting goes on from this sample, and the stretch is estimated as power times time. After a reset, the value of the
+    counter was drawn since then, so that it bounds the range from above if it is possible at all. Without a power
+    nothing is known of the stretch, now or later.
     """
     elapsed_s = sample.monotonic_s - track.accounted_s
     power_w = _mean_power_w(track, sample, traits)
@@ -270,8 +303,10 @@ def _refused(track: Track, sample: Sample, traits: Traits, fault: str, message: 
 
 
 def _compared(before: Track, step: Step, sample: Sample, traits: Traits) -> Step:
-    """Set what was counted against power times time; where the two contradict each other for good, the range covers
-    both and says so."""
+    """Return the step with what was counted compared with power times time.
+
+    Where the two clearly contradict each other, the range covers both and the step says so.
+    """
     if step.kind == "counter" and step.fault is None and step.track.moved_s == sample.monotonic_s:
         elapsed_s = sample.monotonic_s - before.moved_s
         counted_j = step.track.counted.value - before.counted.value
@@ -295,10 +330,10 @@ def _compared(before: Track, step: Step, sample: Sample, traits: Traits) -> Step
 
 
 def _mean_power_w(track: Track, sample: Sample, traits: Traits) -> float | None:
-    """Mean power of the stretch that ends at the sample.
+    """Return the mean power in W of the stretch that ends at the sample, None without a power.
 
-    A trailing 1 s mean at the end describes a stretch of up to 1 s by itself (right rectangle, exact at 1 s polls);
-    an instantaneous reading, or a longer stretch, takes the trapezoid of its two ends.
+    A trailing 1 s mean at the end describes a stretch of up to 1 s by itself (right rectangle, exact at 1 s polls); for
+    an instantaneous reading, or a longer stretch, it is the mean of both ends (trapezoid).
     """
     if sample.power_w is None:
         return None
@@ -309,7 +344,7 @@ def _mean_power_w(track: Track, sample: Sample, traits: Traits) -> float | None:
 
 
 def _possible(sample: Sample, bounds: Bounds) -> Sample:
-    """The sample without what no device of these bounds can tell."""
+    """Return the sample without values that no device with these bounds can tell."""
     power_w, counter_j = sample.power_w, sample.counter_j
     if power_w is not None and not possible_power(power_w, bounds):
         power_w = None
@@ -319,7 +354,7 @@ def _possible(sample: Sample, bounds: Bounds) -> Sample:
 
 
 def _counting_from(track: Track, sample: Sample) -> Track:
-    """Count on from this sample, whatever the counter said before."""
+    """Return the track that counts on from this sample, whatever the counter said before."""
     return replace(track, counter_j=sample.counter_j, counted=track.energy, moved_s=sample.monotonic_s, moving=None)
 
 

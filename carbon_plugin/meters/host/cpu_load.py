@@ -1,6 +1,6 @@
-"""How busy the CPU is on behalf of the job: core-seconds of its process tree, else of the whole machine.
+"""Measure how busy the CPU is on behalf of the job: core-seconds of its process tree, else of the whole machine.
 
-Read from /proc through psutil on the monitor thread, a few processes at a time.
+They are read from /proc through psutil on the monitor thread.
 """
 
 from __future__ import annotations
@@ -13,38 +13,40 @@ from typing import Protocol
 import psutil
 
 _REFRESH_S = 60.0
-"""Listing all processes of a machine costs milliseconds, so new members of the tree are looked for this seldom."""
+"""The interval in seconds at which new members of the tree are looked for: listing all processes of a machine costs
+milliseconds.
+"""
 
 
 _BUSY_KINDS = ("user", "nice", "system", "irq", "softirq")
-"""Windows tells the first and the third, which contains its interrupts."""
+"""The kinds of busy time. Windows tells the first and the third, which contains its interrupts."""
 
 
 class CpuLoad(Protocol):
-    """Core-seconds spent so far; `scope` says by whom."""
+    """A load tells the core-seconds spent so far; `scope` says by which processes."""
 
     scope: str
 
     def busy_s(self) -> float:
-        """Core-seconds since some fixed moment. Never falls."""
+        """Return the core-seconds since some fixed moment, which never fall."""
         ...
 
 
 class MachineLoad:
-    """Busy time of all cores of the machine, whoever uses them."""
+    """The load is the busy time of all cores of the machine, whoever uses them."""
 
     scope = "the whole machine"
 
     def busy_s(self) -> float:
-        """All time but idle and waiting for disks, of the kinds of time that this system tells."""
+        """Return all core-seconds but idle time and waiting for disks, of the kinds of time that this system tells."""
         times = psutil.cpu_times()
         return sum(float(getattr(times, kind, 0.0)) for kind in _BUSY_KINDS)
 
 
 class ProcessTreeLoad:
-    """CPU time of a process and everything below it, ended children included.
+    """The load is the CPU time of a process and of everything below it, including children that have ended.
 
-    A child's time passes to its parent's account when it is waited for, so the sum over the living tree is
+    A child's time is added to its parent's when the parent waits for it, so that the sum over the living tree is
     complete; a member that is found late brings all its time with it.
     """
 
@@ -59,7 +61,10 @@ class ProcessTreeLoad:
         self._refresh()
 
     def busy_s(self) -> float:
-        """Sum over the tree; members that ended a moment ago and are not waited for yet count at the next call."""
+        """Return the core-seconds of the tree.
+
+        Members that have just ended and are not waited for yet count at the next call.
+        """
         if self._clock() - self._refreshed_s > _REFRESH_S:
             self._refresh()
         total_s = 0.0
@@ -83,14 +88,16 @@ class ProcessTreeLoad:
 
 
 def job_root_pid(environ: Mapping[str, str] = os.environ) -> int:
-    """The process whose tree is the job on this node: under a launcher with several local ranks our parent, which
-    started them all; else this process."""
+    """Return the id of the process whose tree is the job on this node.
+
+    Under a launcher with several local ranks it is our parent, which started them all; else it is this process.
+    """
     alone = environ.get("LOCAL_WORLD_SIZE", "1") == "1"
     return os.getpid() if alone or os.getppid() <= 1 else os.getppid()
 
 
 def open_cpu_load(root_pid: int, clock: Callable[[], float] = time.monotonic) -> CpuLoad:
-    """The load of a process tree, or of the machine where that process cannot be seen."""
+    """Return the load of a process tree, or that of the machine where the process cannot be seen."""
     try:
         return ProcessTreeLoad(root_pid, clock)
     except psutil.Error:

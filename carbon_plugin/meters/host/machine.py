@@ -1,6 +1,6 @@
-"""What this machine is: boot id, CPU, cores, memory, and whether a container or a cgroup narrows the view.
+"""Describe this machine: boot id, CPU, cores, memory, and whether a container or a cgroup limits what the job sees.
 
-Everything is read from /proc and /sys below an injectable root; nothing is measured here.
+Everything is read from /proc and /sys below a root that can be replaced; nothing is measured here.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ _CONTAINER_CGROUPS = ("docker", "kubepods", "containerd", "libpod", "lxc")
 
 
 class HostInfo(Struct, frozen=True, kw_only=True):
-    """One host as seen from this process.
+    """One instance describes a host as seen from this process.
 
     `boot_id` is unique per boot of a kernel and shared by all its containers; None where the kernel hides it.
-    `physical_cores` and `logical_cores` are of the machine, `allowed_cores` what affinity and cgroup quota leave.
-    `memory_limit_bytes` is the cgroup's, None without one. `container` names the runtime if there is a hint.
+    `physical_cores` and `logical_cores` are those of the machine, `allowed_cores` what affinity and cgroup quota leave
+    of them. `memory_limit_bytes` is the limit of the cgroup, None without one. `container` names the runtime if there
+    is a hint of one.
     """
 
     boot_id: str | None
@@ -36,17 +37,17 @@ class HostInfo(Struct, frozen=True, kw_only=True):
 
     @property
     def key(self) -> str:
-        """The host's key in the ledger: the boot id, else the hostname, which two hosts may share."""
+        """Return the host's key in the ledger: the boot id, else the hostname, which two hosts may share."""
         return self.boot_id or f"hostname-{self.hostname}"
 
     @property
     def usable_memory_bytes(self) -> int:
-        """Memory that this job can hold: the smaller of the machine's and the cgroup's."""
+        """Return the memory in bytes that this job can use: the smaller of the machine's and the cgroup's."""
         return min(self.memory_bytes, self.memory_limit_bytes or self.memory_bytes)
 
 
 def read_host_info(root: Path = Path("/"), environ: Mapping[str, str] = os.environ) -> HostInfo:
-    """Describe this host. Missing files give the most careful answer, never an error."""
+    """Return a description of this host. Missing files give the most careful answer and no error."""
     cpuinfo = _cpuinfo(root)
     logical = max(1, sum(1 for name, _ in cpuinfo if name == "processor") or (os.cpu_count() or 1))
     fields = dict(cpuinfo)
@@ -78,7 +79,7 @@ def _cpuinfo(root: Path) -> list[tuple[str, str]]:
 
 
 def _physical_cores(cpuinfo: list[tuple[str, str]]) -> int:
-    """Distinct (socket, core) pairs; 0 where the kernel does not tell, as on Arm."""
+    """Return the number of distinct (socket, core) pairs, 0 where the kernel does not tell them, as on Arm."""
     cores: set[tuple[str, str]] = set()
     socket_id = "0"
     for name, value in cpuinfo:
@@ -100,7 +101,7 @@ def _memory_bytes(root: Path) -> int:
 
 
 def _cgroup_folders(root: Path) -> list[Path]:
-    """Folders that may hold this process's limits, nearest first: cgroup v2, then the v1 controllers."""
+    """Return the folders that may hold this process's limits, nearest first: cgroup v2, then the v1 controllers."""
     base = root / "sys/fs/cgroup"
     folders = []
     for line in (_text(root / "proc/self/cgroup") or "").splitlines():
@@ -118,7 +119,7 @@ def _allowed_cores(logical: int, cgroups: list[Path]) -> float:
 
 
 def _quota_cores(folder: Path) -> float | None:
-    """CPU quota of one cgroup in cores: cgroup v2 keeps it in one file, v1 in two; None without a limit."""
+    """Return the CPU quota of one cgroup in cores, None without a limit. cgroup v2 keeps it in one file, v1 in two."""
     v1 = (_text(folder / "cpu.cfs_quota_us"), _text(folder / "cpu.cfs_period_us"))
     words = (_text(folder / "cpu.max") or "").split() or [word or "" for word in v1]
     if len(words) != 2 or not all(word.isdigit() for word in words):

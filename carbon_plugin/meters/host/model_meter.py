@@ -1,4 +1,4 @@
-"""Meters of what is modelled: they integrate the power of an equation over time, with its range, and say "modelled"."""
+"""Meter what is modelled: integrate the power of an equation over time, with its range, and call it "modelled"."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ ANY_NODE = Bounds(ceiling_w=100e3, limit_w=None, source="the most of any node")
 
 
 class ModelledPart(Struct, frozen=True):
-    """A device without a meter, and its power. An `estimate` stands for a device that should have been measured."""
+    """One part is a device without a meter, with its power. An `estimate` replaces a measurement that
+    should be there.
+    """
 
     identity: DeviceIdentity
     power: PowerSource
@@ -27,7 +29,7 @@ class ModelledPart(Struct, frozen=True):
 
 
 class ModelMeter:
-    """Integrates the power of its parts between reads. Nothing in it can fail, so it has no faults."""
+    """The meter integrates the power of its parts between reads. Nothing in it can fail, so it has no faults."""
 
     def __init__(self, parts: Sequence[ModelledPart], clock: Callable[[], float] = time.monotonic) -> None:
         self.devices = [part.identity for part in parts]
@@ -41,7 +43,7 @@ class ModelMeter:
         self._closed = False
 
     def read(self) -> list[Reading]:
-        """One reading a part; none after `close` or in a forked child."""
+        """Return one reading a part. The list is empty after `close` and in a forked child."""
         if self._closed or os.getpid() != self._pid:
             return []
         now_s = self._clock()
@@ -66,17 +68,17 @@ class ModelMeter:
         return readings
 
     def close(self) -> None:
-        """Stop reading."""
+        """Stop reading. Safe to call twice."""
         self._closed = True
 
 
 def constant(power: Watts) -> PowerSource:
-    """The same power at all times."""
+    """Return a source of the same power at all times."""
     return lambda _elapsed_s: power
 
 
 class CpuPower:
-    """CPU power by TDP and utilisation (`host_model.cpu_power`), from a load's busy time."""
+    """One instance gives CPU power by TDP and utilisation (`host.modelled.cpu_power`), from a load's busy time."""
 
     def __init__(self, load: CpuLoad, tdp: Watts, logical_cores: int, reserved_share: float) -> None:
         self._load = load
@@ -86,7 +88,7 @@ class CpuPower:
         self._busy_s = load.busy_s()
 
     def __call__(self, elapsed_s: float) -> Watts:
-        """Mean power of the stretch."""
+        """Return the mean power of the stretch that took `elapsed_s` seconds."""
         busy_s = self._load.busy_s()
         spent_s, self._busy_s = busy_s - self._busy_s, busy_s
         utilisation = spent_s / (elapsed_s * self._logical_cores) if elapsed_s > 0 else 0.0
@@ -94,7 +96,8 @@ class CpuPower:
 
 
 class GpuDraw:
-    """Energy of the GPUs between two reads, for what a host draws on their behalf.
+    """One instance holds the energy of the GPUs between two reads, from which follows what a host draws on their
+    behalf.
 
     A GPU that cannot be read counts with `assumed_w` if that is known; when it answers again, only what exceeds the
     assumed energy is added.
@@ -108,18 +111,18 @@ class GpuDraw:
         self._since_j = Watts(0.0, 0.0, 0.0)
 
     def observe(self, readings: Sequence[Reading]) -> None:
-        """Take in one round of readings of the metered GPUs."""
+        """Add one round of readings of the metered GPUs."""
         for reading in readings:
             last, self._last[reading.key] = self._last.get(reading.key), reading
             if last is not None:
                 self._since_j = self._since_j.plus(self._stretch(last, reading))
 
     def all_metered(self) -> None:
-        """From now on every GPU is among the readings."""
+        """Note that from now on every GPU is among the readings."""
         self._unmetered = 0
 
     def power_since(self, elapsed_s: float) -> Watts:
-        """Mean power of all GPUs since the last call."""
+        """Return the mean power of all GPUs since the last call, which was `elapsed_s` seconds ago."""
         if elapsed_s <= 0:
             return Watts(0.0, 0.0, 0.0)
         joules, self._since_j = self._since_j, Watts(0.0, 0.0, 0.0)
@@ -144,7 +147,7 @@ class GpuDraw:
 
 
 def summed(powers: Sequence[PowerSource]) -> PowerSource:
-    """Several parts as one, whose errors go together."""
+    """Return a source of the sum of several powers whose errors go together."""
 
     def power(elapsed_s: float) -> Watts:
         total = Watts(0.0, 0.0, 0.0)
@@ -156,7 +159,7 @@ def summed(powers: Sequence[PowerSource]) -> PowerSource:
 
 
 def with_overhead(base: Watts, fractions: Watts, draw: GpuDraw) -> PowerSource:
-    """P = base + overhead fraction * P_gpu: a node's power beyond its accelerators."""
+    """Return a source of P = base + overhead fraction * P_gpu, which is a node's power beyond its accelerators."""
 
     def power(elapsed_s: float) -> Watts:
         gpus = draw.power_since(elapsed_s)

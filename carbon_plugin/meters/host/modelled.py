@@ -1,4 +1,4 @@
-"""What the host draws where nothing measures it: equations with ranges. Nothing here reads a meter.
+"""Compute what the host draws where nothing measures it, by equations with ranges. Nothing here reads a meter.
 
 A training node follows its hardware profile; a machine without one follows its CPU's TDP and utilisation and its
 memory's size. All results are (low, central, high), low and high as p10 and p90, and are labelled "modelled".
@@ -12,31 +12,37 @@ from carbon_plugin.spec.hardware.cluster import Host, Node
 from carbon_plugin.spec.hardware.fabric import fabric_factor
 
 CPU_IDLE_SHARE = (0.0, 0.1, 0.3)
-"""Share of TDP that an idle CPU draws (our convention)."""
+"""The share of TDP that an idle CPU draws (our convention)."""
 
 CPU_FULL_SHARE = (0.7, 1.0, 1.2)
-"""Share of TDP at full load: below it for memory-bound work, above it in turbo (our convention)."""
+"""The share of TDP at full load: below it for memory-bound work, above it in turbo (our convention)."""
 
 CPU_W_PER_CORE = (2.5, 5.0, 10.0)
-"""TDP a physical core where none is known: server parts have 3-6 W, laptops and desktops up to 10 (our convention)."""
+"""The TDP in W of a physical core where none is known: server parts have 3-6 W, laptops and desktops up to 10 (our
+convention).
+"""
 
 DRAM_W_PER_GB = (0.1, 0.2, 0.375)
-"""Power of memory by its size: 0.2 W/GB, 0.1-0.375 from published models (reference data, power.yaml dram_fallback)."""
+"""The power of memory by its size: 0.2 W/GB, 0.1-0.375 from published models (reference data, power.yaml
+dram_fallback).
+"""
 
 NODE_CPU_SHARE = 0.5
-"""Share of CPU TDP inside a node profile's base power, to take out what a CPU counter measures (our convention)."""
+"""The share of CPU TDP in a node profile's base power, which is taken out where a CPU counter measures it (our
+convention).
+"""
 
 
 def cpu_tdp(physical_cores: int) -> Watts:
-    """TDP of a CPU that nothing is known of: a default range a core."""
+    """Return the TDP of a CPU of which nothing is known: a default range for each core."""
     return Watts(*CPU_W_PER_CORE).times(physical_cores)
 
 
 def cpu_power(tdp: Watts, utilisation: float, reserved_share: float) -> Watts:
-    """P_cpu = TDP * (idle * held + (full - idle) * utilisation), held = max(reserved, utilisation).
+    """Return P_cpu = TDP * (idle * held + (full - idle) * utilisation), held = max(reserved, utilisation).
 
-    `utilisation` is busy core time over all core time of the machine, 0 to 1; `reserved_share` the part of the
-    machine's cores that the job may use, which it keeps awake also when idle.
+    `utilisation` is busy core time over all core time of the machine, 0 to 1; `reserved_share` is the part of the
+    machine's cores that the job may use, which it keeps awake even when idle.
     """
     busy = min(1.0, max(0.0, utilisation))
     held = max(reserved_share, busy)
@@ -45,12 +51,12 @@ def cpu_power(tdp: Watts, utilisation: float, reserved_share: float) -> Watts:
 
 
 def dram_power(memory_bytes: float) -> Watts:
-    """P_dram = 0.2 W/GB (0.1-0.375) * capacity, whatever is used of it."""
+    """Return P_dram = 0.2 W/GB (0.1-0.375) * capacity, however much of it is used."""
     return Watts(*DRAM_W_PER_GB).times(memory_bytes * 1e-9)
 
 
 def node_base_power(node: Node, *, cpu_measured: bool, dram_measured: bool) -> Watts:
-    """Constant part of P_node = P_gpu * (1 + overhead) + base, less what counters measure of it.
+    """Return the constant part of P_node = P_gpu * (1 + overhead) + base, less what counters measure of it.
 
     A profile's base power covers CPUs, DRAM, disks and NICs. A CPU counter takes `NODE_CPU_SHARE` of the TDP of all
     sockets out of it, a DRAM counter the DRAM's power by size.
@@ -59,18 +65,20 @@ def node_base_power(node: Node, *, cpu_measured: bool, dram_measured: bool) -> W
 
 
 def overhead_fractions(node: Node) -> Watts:
-    """Fans, regulators and supply losses over GPU power, as (low, central, high) fractions of a watt a watt."""
+    """Return the power of fans, regulators and supply losses over GPU power, as (low, central, high) fractions."""
     return sourced_power(node.host.overhead_fraction)
 
 
 def network_power(node: Node, devices: float, nodes: int) -> Watts:
-    """NICs, switches and optics: the profile's power a device on one tier of switches, by the tiers that so many nodes
-    need, times the devices of the job on this node."""
+    """Return the power of NICs, switches and optics for the devices of the job on this node.
+
+    It is the profile's power per device on one tier of switches, scaled to the tiers that so many nodes need.
+    """
     return sourced_power(node.network.power_w_per_device).times(devices * fabric_factor(node, nodes))
 
 
 def sourced_power(value: Sourced) -> Watts:
-    """A profile's value with its range; without one, the value stands for all three."""
+    """Return a profile's value with its range; without a range, the value stands for all three."""
     low = value.value if value.low is None else value.low
     return Watts(low, value.value, value.value if value.high is None else value.high)
 

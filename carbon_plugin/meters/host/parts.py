@@ -1,4 +1,4 @@
-"""The parts of a host that nothing measures, each with its equation, and what a host can draw at all."""
+"""Build the parts of a host that nothing measures, each with its equation, and say what a host can draw at all."""
 
 from __future__ import annotations
 
@@ -27,20 +27,22 @@ from carbon_plugin.spec.hardware.cluster import Accelerator, Node
 from carbon_plugin.spec.metered import DeviceIdentity, Rung
 
 NODE_HEADROOM = 1.5
-"""A node may exceed the sum of its parts by the losses of its supplies and by what no list names (our convention)."""
+"""The factor by which a node may exceed the sum of its parts: supplies lose power, and no list names all parts (our
+convention).
+"""
 
 OTHER_W = 500.0
-"""Disks, fans and network cards of a machine that nothing is known of (our convention)."""
+"""The power in W of disks, fans and network cards of a machine of which nothing is known (our convention)."""
 
 UNKNOWN_NODE_W = 20e3
-"""No node with eight accelerators draws more (our convention)."""
+"""The power in W that no node with eight accelerators exceeds (our convention)."""
 
 NODE_LAG_S = 30.0
-"""The counters of nodes are renewed every 30 s by default under Slurm, so a value can be as old."""
+"""The age in seconds that a value may have: by default Slurm renews the counters of nodes every 30 s."""
 
 
 class HostPlan(Struct, frozen=True, kw_only=True):
-    """What the parts of a host are decided from."""
+    """One plan holds the facts by which the modelled parts of a host are chosen."""
 
     host: HostInfo
     key: str
@@ -55,8 +57,11 @@ class HostPlan(Struct, frozen=True, kw_only=True):
 
 
 def stated_cpu_tdp(accelerator: Accelerator | None, node_profile: Node | None) -> Watts | None:
-    """TDP of all CPUs where the job's device is a CPU: the node profile's, since several ranks may share the
-    packages and the device is then one rank's part; without a node profile the device's own. None for a GPU."""
+    """Return the TDP of all CPUs where the job's device is a CPU, None where it is a GPU.
+
+    It is that of the node profile, since several ranks may share the packages and the device is then one rank's part;
+    without a node profile it is the device's own.
+    """
     if accelerator is None or accelerator.kind != "cpu":
         return None
     if node_profile is not None:
@@ -67,14 +72,17 @@ def stated_cpu_tdp(accelerator: Accelerator | None, node_profile: Node | None) -
 def host_parts(
     plan: HostPlan, draw: GpuDraw, root_pid: int | None, environ: Mapping[str, str], clock: Callable[[], float]
 ) -> list[ModelledPart]:
-    """What of the host and the network no meter tells: by the node's profile, else by what this machine is."""
+    """Return the parts of the host and the network that no meter reads.
+
+    They follow the node's profile, or without one what this machine is.
+    """
     if plan.node is None:
         return _machine_parts(plan, root_pid, environ, clock)
     return _node_parts(plan, plan.node, draw)
 
 
 def platform_of(host: HostInfo, node_profile: Node | None) -> Platform:
-    """What the CPUs and the memory of this machine can draw, for the plausibility of RAPL."""
+    """Return what the CPUs and the memory of this machine can draw, against which RAPL is checked."""
     dram = dram_power(host.memory_bytes) if host.memory_bytes else None
     if node_profile is None:
         return Platform(cpu_tdp=cpu_tdp(host.physical_cores), dram=dram)
@@ -91,7 +99,8 @@ def node_bounds(
     """Return what this node can draw with all that is in it; where its accelerators are unknown, the most of any node.
 
     `gpus_most_w` is the most that each metered GPU can draw in W (None for a GPU that states no limit), or None where
-    no GPU is metered."""
+    no GPU is metered.
+    """
     if gpus_most_w is None and unread is None and node_profile is None:
         return Bounds(ceiling_w=UNKNOWN_NODE_W, limit_w=None, source="the most of any node", lag_s=NODE_LAG_S)
     gpus_w = sum(most_w or ANY_GPU_W for most_w in gpus_most_w or ())
@@ -109,7 +118,7 @@ def node_bounds(
 
 
 def _node_parts(plan: HostPlan, node: Node, draw: GpuDraw) -> list[ModelledPart]:
-    """The host and the network of a node with a profile, less what counters measure."""
+    """Return the host and the network of a node with a profile, less what counters measure."""
     if plan.node_measured:
         return _network_part(plan, node)
     whole = node_base_power(node, cpu_measured=plan.cpu_measured, dram_measured=plan.dram_measured)
@@ -142,7 +151,7 @@ def _network_part(plan: HostPlan, node: Node) -> list[ModelledPart]:
 def _machine_parts(
     plan: HostPlan, root_pid: int | None, environ: Mapping[str, str], clock: Callable[[], float]
 ) -> list[ModelledPart]:
-    """CPU and DRAM of a machine without a profile, where no counter measures them."""
+    """Return CPU and DRAM of a machine without a profile, as far as no counter measures them."""
     host = plan.host
     parts: list[ModelledPart] = []
     if not plan.cpu_measured:

@@ -1,7 +1,7 @@
-"""CPU and DRAM energy from RAPL, through the kernel's powercap files.
+"""Read CPU and DRAM energy from RAPL, through the kernel's powercap files.
 
-Not covered by any of its domains: NICs, disks, fans, supply losses. Counters that go back without having wrapped, that
-stand still or that show more than a package can draw are faults; the gate estimates what they do not tell.
+None of its domains covers NICs, disks, fans or supply losses. Counters that go back without having wrapped, that stand
+still or that show more than a package can draw are faults; the gate estimates what they do not tell.
 """
 
 from __future__ import annotations
@@ -25,29 +25,35 @@ from carbon_plugin.spec.metered import Accuracy, DeviceIdentity
 from carbon_plugin.spec.range import ZERO, Range
 
 RAPL_SPREAD = 0.05
-"""Half-range of a RAPL domain as p10-p90 (our convention; the counters carry no stated accuracy)."""
+"""The half-range of a RAPL domain as p10-p90 (our convention; the counters carry no stated accuracy)."""
 
 MOST_W: dict[Scope, float] = {"package": 1000.0, "dram": 300.0}
-"""No domain draws more, where nothing is known of the machine."""
+"""The power in W that no domain exceeds, for a machine of which nothing is known."""
 
 HEADROOM = 2.0
-"""A package may exceed its TDP by a short-term limit, which vendors set to 1.2 to 2 times it (our convention)."""
+"""The factor by which a package may exceed its TDP under a short-term limit, which vendors set to 1.2 to 2 times it
+(our convention).
+"""
 
 POLL_S = 10.0
-"""Longest time between two looks. The shorter it is, the less can hide in it: a counter that starts again is told from
-one that wrapped by the energy that a wrap would mean."""
+"""The longest time in seconds between two reads. A counter that starts again is told from one that wrapped by the
+energy that a wrap would mean, which is clearer the shorter the time is.
+"""
 
 STUCK_AFTER_S = 5.0
-"""The counters step every millisecond, and no package draws nothing."""
+"""The counters step every millisecond, and every package draws power, so that one that stands still this
+long is stuck.
+"""
 
 MIRROR_J = 2.0
-"""Two looks at one counter right after each other differ by less: it steps every millisecond."""
+"""Two reads of one counter right after each other differ by less than this: it steps every millisecond."""
 
 
 class RaplMeter:
-    """Meter of a host's packages and DRAM. Make it with `open_rapl_meter`.
+    """The meter reads a host's packages and DRAM. Make it with `open_rapl_meter`.
 
-    `share` gives the part of the host's energy that is the job's. `poll_interval_s` keeps counters from wrapping twice.
+    `share` gives the part of the host's energy that is the job's. `poll_interval_s` is short enough that no counter
+    wraps twice between two reads.
     """
 
     poll_interval_s: float | None
@@ -86,7 +92,7 @@ class RaplMeter:
         self._closed = False
 
     def read(self) -> list[Reading]:
-        """One reading a domain; none after `close` or in a forked child."""
+        """Return one reading a domain. The list is empty after `close` and in a forked child."""
         if self._closed or os.getpid() != self._pid:
             return []
         share = self._share()
@@ -98,8 +104,10 @@ class RaplMeter:
 
 
 class _Socket:
-    """One device: a domain, and further ones that have shown the same counter until now. One that goes its own way
-    later has been a counter of its own all the time, and adds up."""
+    """One instance is a device: a domain, and further domains that have shown the same counter until now.
+
+    A domain that shows another value later has had its own counter all the time, so that its energy is added.
+    """
 
     def __init__(self, group: Sequence[Domain], bounds: Bounds, clock: Callable[[], float]) -> None:
         self._first, *self._mirrors = (_Counter(domain, bounds, clock) for domain in group)
@@ -107,7 +115,7 @@ class _Socket:
         self._clock = clock
 
     def read(self, key: str, share: HostShare) -> Reading:
-        """The job's energy so far, and what is wrong with the counter."""
+        """Return the job's energy so far, and what is wrong with the counter."""
         step, fault, message = self._first.look(share)
         charged = self._first.charged
         for mirror in [*self._mirrors, *self._apart]:
@@ -131,7 +139,9 @@ class _Socket:
 
 
 class _Counter:
-    """One domain between two reads: its track, how often it has wrapped, and the energy that is the job's."""
+    """One instance holds a domain between two reads: its track, what it has wrapped, and the energy that is
+    the job's.
+    """
 
     def __init__(self, domain: Domain, bounds: Bounds, clock: Callable[[], float]) -> None:
         self.raw_j = domain.joules()
@@ -148,7 +158,7 @@ class _Counter:
         self._track = start_track(Sample(monotonic_s=clock(), counter_j=self.raw_j, power_w=None), bounds)
 
     def look(self, share: HostShare) -> tuple[Step, str | None, str | None]:
-        """Read the counter and charge what it shows; the step, and a fault with its sentence."""
+        """Read the counter and charge what it shows; return the step, and a fault with its sentence."""
         try:
             raw_j = self._domain.joules()
         except (OSError, ValueError) as error:
@@ -164,8 +174,11 @@ class _Counter:
         return step, step.fault, None if step.message is None else f"{step.message} ({self._domain.counter})"
 
     def _sample(self, raw_j: float) -> Sample:
-        """The counter as one that never wraps. It wrapped where that explains a lower value by what a package can draw;
-        otherwise it went back, which is for the track to judge."""
+        """Return a sample of the counter as if it never wrapped.
+
+        A lower value is a wrap where a package can have drawn the energy that a wrap would mean. Otherwise the counter
+        went back, which the track judges.
+        """
         now_s = self._clock()
         wrap_j = self._domain.wrap_j
         if wrap_j is not None and raw_j < self.raw_j:
@@ -182,13 +195,15 @@ def _mirror_note(group: Sequence[Domain]) -> str | None:
 
 
 class Platform(Struct, frozen=True, kw_only=True):
-    """What the CPUs and the memory of a machine draw together at most in use; None where it is not known."""
+    """One instance holds the most that the CPUs and the memory of a machine draw together in use; None where it is not
+    known.
+    """
 
     cpu_tdp: Watts | None = None
     dram: Watts | None = None
 
     def bounds(self, scope: Scope, parts: int) -> Bounds:
-        """What one of `parts` domains of this kind can draw. One of them may have all of the cores or memory."""
+        """Return what one of `parts` domains of this kind can draw. One of them may have all of the cores or memory."""
         whole = self.cpu_tdp if scope == "package" else self.dram
         if whole is None:
             most_w = MOST_W[scope]
@@ -213,10 +228,10 @@ def open_rapl_meter(
     note: str | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> tuple[RaplMeter | None, list[Unavailable]]:
-    """A meter on every package and dram domain below `root` that can be read, and one reason for each that cannot.
+    """Return a meter of every package and dram domain below `root` that can be read, and a reason for each that cannot.
 
-    `platform` is what the machine can draw, `share` the job's part of the host, all of it by default; `note` says how
-    it was found.
+    `platform` is what the machine can draw. `share` is the job's part of the host, all of it by default; `note` says
+    how it was found.
     """
     found = find_domains(root)
     problems = [_problem(failure) for failure in found.closed]
@@ -234,8 +249,11 @@ def open_rapl_meter(
 
 
 def with_mirrors(domains: Sequence[Domain]) -> list[list[Domain]]:
-    """Each domain with those that show its counter once more: some AMD kernels show a socket's counter as that of each
-    of its dies. Dies with counters of their own stand alone. Raises as `Domain.joules`."""
+    """Return each domain with those that show its counter once more.
+
+    Some AMD kernels show a socket's counter as that of each of its dies. Dies with counters of their own stay alone.
+    Raises the errors of `Domain.joules`.
+    """
     groups: list[list[Domain]] = []
     values = {domain.label: domain.joules() for domain in domains}
     for domain in domains:

@@ -1,6 +1,7 @@
-"""Which RAPL domains a machine has, which of them can be read, and why the others cannot.
+"""Find which RAPL domains a machine has, which of them can be read, and why the others cannot.
 
-Package and dram domains are kept, which do not overlap; core and uncore lie inside package, psys around everything.
+Package and dram domains are kept, which do not overlap; core and uncore lie inside package, and psys contains
+everything.
 """
 
 from __future__ import annotations
@@ -20,8 +21,11 @@ Scope = Literal["package", "dram"]
 
 
 class Domain(Struct, frozen=True, kw_only=True):
-    """One energy counter: `label` is "package-0" or "dram-0", `wrap_j` the joules at which it starts again; None where
-    the kernel does not tell, so that a counter which goes back cannot be told from one that wrapped."""
+    """One instance describes an energy counter.
+
+    `label` is for instance "package-0" or "dram-0". `wrap_j` are the joules at which the counter starts again; it is
+    None where the kernel does not tell them, so that a counter which goes back cannot be told from one that wrapped.
+    """
 
     folder: Path
     label: str
@@ -30,22 +34,22 @@ class Domain(Struct, frozen=True, kw_only=True):
 
     @property
     def counter(self) -> Path:
-        """The file of the counter."""
+        """Return the path of the counter's file."""
         return self.folder / "energy_uj"
 
     @property
     def socket(self) -> str:
-        """The label without the die."""
+        """Return the label without the die."""
         match = _DIE.fullmatch(self.label)
         return match[1] if match else self.label
 
     def joules(self) -> float:
-        """The counter now. Raises `OSError` or `ValueError`."""
+        """Return the joules on the counter now. Raises `OSError` or `ValueError` where it cannot be read."""
         return int(self.counter.read_text()) * 1e-6
 
 
 class Closed(Struct, frozen=True, kw_only=True):
-    """A file of a domain that cannot be read, and whether that is for lack of permission."""
+    """One instance names a file of a domain that cannot be read, and says whether the permission is missing."""
 
     label: str
     file: Path
@@ -54,17 +58,19 @@ class Closed(Struct, frozen=True, kw_only=True):
 
     @property
     def sentence(self) -> str:
-        """What is wrong."""
+        """Return one sentence that says what is wrong."""
         return f"{self.label}: {self.file} cannot be read: {self.reason}"
 
     @property
     def opening_command(self) -> str:
-        """What helps where the permission is missing."""
+        """Return advice with the command that gives the missing permission."""
         return f"have an administrator run 'chmod a+r {self.file}' (again after each boot, or by a udev rule)"
 
 
 class Found(Struct, frozen=True, kw_only=True):
-    """The domains that can be read, the files that cannot, and sentences about what was made of them."""
+    """One instance holds the domains that can be read, the files that cannot, and sentences about what was concluded
+    from them.
+    """
 
     domains: list[Domain]
     closed: list[Closed]
@@ -72,8 +78,11 @@ class Found(Struct, frozen=True, kw_only=True):
 
 
 def find_domains(root: Path = POWERCAP) -> Found:
-    """Package and dram domains, each once: where a package shows both as mmio and as msr, the one that can be read,
-    and of two that can the mmio one."""
+    """Return the package and dram domains, each once, and why others cannot be read.
+
+    Where a package has a domain both as mmio and as msr, the one that can be read is taken, and of two that can, the
+    mmio one.
+    """
     folders = sorted(
         root.glob("intel-rapl*:*"), key=lambda folder: (not folder.name.startswith("intel-rapl-mmio"), folder.name)
     )
@@ -111,7 +120,7 @@ def _label(root: Path, folder: Path) -> tuple[str, Scope | None]:
 
 
 def _failure(label: str, file: Path) -> Closed | None:
-    """Why a counter cannot be read; None if it can."""
+    """Return why a counter cannot be read, None if it can."""
     try:
         int(file.read_text())
     except PermissionError as error:
@@ -122,7 +131,9 @@ def _failure(label: str, file: Path) -> Closed | None:
 
 
 def _wrap_j(label: str, file: Path) -> tuple[float | None, str | None]:
-    """Where the counter starts again, and a remark where the kernel does not tell."""
+    """Return the joules at which the counter starts again, or None with a remark where the kernel does not
+    tell them.
+    """
     then = "a counter that starts again is a fault there, and the stretch is estimated"
     try:
         wrap_j = int(file.read_text()) * 1e-6

@@ -1,6 +1,6 @@
-"""Which part of a shared host is the job's: by the CPU time that it uses, by what SLURM gave it, by its GPUs.
+"""Find which part of a shared host is the job's: by the CPU time that it uses, by what SLURM gave it, or by its GPUs.
 
-The part that is *reserved* is fixed and decides embodied carbon and what is modelled; the part that is *used* changes
+The part that is *reserved* is fixed, and embodied carbon and modelled power follow it; the part that is *used* changes,
 and splits what counters measure. Both answer the same question, so they bound each other's range.
 """
 
@@ -14,15 +14,17 @@ from pathlib import Path
 from msgspec import Struct
 
 SHARE_SPREAD = 0.5
-"""Relative half-range of a reserved share: a job uses more or less than its part of CPUs or GPUs (our convention)."""
+"""The relative half-range of a reserved share: a job uses more or less than its part of CPUs or GPUs (our
+convention).
+"""
 
 _FIELDS = ("user", "nice", "system", "idle", "iowait", "irq", "softirq")
 _BUSY = frozenset(_FIELDS) - {"idle", "iowait"}
-"""What of /proc/stat is work of this machine; stolen time is not, and guest time lies inside user time."""
+"""The fields of /proc/stat that are work of this machine; stolen time is not, and guest time is part of user time."""
 
 
 class HostShare(Struct, frozen=True, kw_only=True):
-    """A part of a host with its range, 0 to 1, and the sentence that the ledger carries."""
+    """One instance holds a part of a host with its range, 0 to 1, and the sentence that the ledger carries."""
 
     value: float
     low: float
@@ -33,13 +35,14 @@ class HostShare(Struct, frozen=True, kw_only=True):
 WHOLE = HostShare(value=1.0, low=1.0, high=1.0, sentence="the whole host")
 
 ShareSource = Callable[[], HostShare]
-"""The share of the stretch since the last call."""
+"""A function that returns the share of the stretch since its last call."""
 
 
 def slurm_share(environ: Mapping[str, str], logical_cores: int) -> HostShare | None:
-    """The job's part of the node's CPUs: SLURM_CPUS_ON_NODE, else SLURM_JOB_CPUS_PER_NODE; None outside of SLURM.
+    """Return the job's part of the node's CPUs by SLURM's variables, None outside of SLURM.
 
-    The second lists nodes as "72(x2),36": it tells this node's only where all are alike.
+    It is read from SLURM_CPUS_ON_NODE, else from SLURM_JOB_CPUS_PER_NODE. The second lists nodes as "72(x2),36": it
+    tells this node's number only where all nodes are alike.
     """
     stated = environ.get("SLURM_CPUS_ON_NODE", "")
     name = "SLURM_CPUS_ON_NODE"
@@ -57,7 +60,7 @@ def slurm_share(environ: Mapping[str, str], logical_cores: int) -> HostShare | N
 
 
 def gpu_share(ours: float, total: int) -> HostShare:
-    """The job's part of the node's GPUs."""
+    """Return the job's part of the node's GPUs."""
     return _ranged(
         ours / total, f"the host is charged by its GPUs, {ours:g} of {total}: the others may be another job's"
     )
@@ -69,7 +72,9 @@ def _ranged(share: float, sentence: str) -> HostShare:
 
 
 class UsedShare:
-    """The job's part of the host's busy CPU time since the last call: cgroup v2 cpu.stat over /proc/stat."""
+    """One instance gives the job's part of the host's busy CPU time since the last call: cgroup v2 cpu.stat over
+    /proc/stat.
+    """
 
     def __init__(self, cgroup: Path, root: Path, reserved: HostShare) -> None:
         self._stat = cgroup / "cpu.stat"
@@ -78,7 +83,7 @@ class UsedShare:
         self._last = self._look()
 
     def __call__(self) -> HostShare:
-        """Share of the stretch; the reserved one where the files do not answer or nothing ran."""
+        """Return the share of the stretch, or the reserved share where the files do not answer or nothing ran."""
         last, now = self._last, self._look()
         self._last = now or last
         if last is None or now is None or now[1] <= last[1]:
@@ -92,7 +97,7 @@ class UsedShare:
         )
 
     def _look(self) -> tuple[float, float] | None:
-        """CPU seconds of the job and of the whole machine so far."""
+        """Return the CPU seconds of the job and of the whole machine so far, None where they cannot be read."""
         try:
             fields = dict(line.split(maxsplit=1) for line in self._stat.read_text().splitlines())
             words = self._machine.read_text().split(maxsplit=len(_FIELDS) + 1)[1:]
@@ -103,15 +108,15 @@ class UsedShare:
 
 
 def fixed(share: HostShare) -> ShareSource:
-    """The same share at all times."""
+    """Return a source of the same share at all times."""
     return lambda: share
 
 
 def used_share(reserved: HostShare, root: Path = Path("/")) -> UsedShare | None:
-    """The job's changing share of a host that it does not have to itself; None where its cgroup cannot be told.
+    """Return the job's changing share of a host that it shares with others, None where its cgroup is not known.
 
-    Under SLURM it is the cgroup of the job, in a container the container's own; the root of a machine, or a login
-    session, is nobody's job.
+    Under SLURM it is the cgroup of the job, in a container that of the container. The root cgroup of a machine, or that
+    of a login session, belongs to no job.
     """
     cgroup = _job_cgroup(root)
     if cgroup is None or not (cgroup / "cpu.stat").is_file():

@@ -1,8 +1,9 @@
-"""Where a node or facility meter is: one URL-like string, checked once, before training. Nothing is opened here.
+"""Parse the address of a node or facility meter, a URL-like string, and check it before training. Nothing is opened
+here.
 
-`redfish://bmc7/redfish/v1/Chassis/1`, `ipmi`, `pm_counters`, `slurm`, `prometheus+http://host:9090/?query=...`,
-`csv:///var/log/power.csv?column=node_w`; docs/meters.md lists them. Credentials never stand in it: they come from the
-environment, so that no ledger and no process list shows them.
+Examples are `redfish://bmc7/redfish/v1/Chassis/1`, `ipmi`, `pm_counters`, `slurm`,
+`prometheus+http://host:9090/?query=...` and `csv:///var/log/power.csv?column=node_w`; docs/meters.md lists them. An
+address never holds credentials: they come from the environment, so that no ledger and no process list shows them.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.parsing.names import unknown_name
 
 VARIABLE = "CARBON_PLUGIN_NODE_METER"
-"""Environment variable that holds the address where the caller names none."""
+"""The environment variable that holds the address where the caller names none."""
 
 Covers = Literal["node", "facility"]
 Kind = Literal["redfish", "ipmi", "pm_counters", "slurm", "prometheus", "csv"]
@@ -37,8 +38,9 @@ _BY_HTTP = ("redfish", "prometheus")
 
 
 class NodeAddress(Struct, frozen=True, kw_only=True):
-    """A checked address. `host` is empty for what is on this machine; `secure` is TLS, off only by "+http".
+    """One instance holds a checked address.
 
+    `host` is empty for a meter on this machine; `secure` is whether TLS is used, which only "+http" switches off.
     `covers` says what the meter contains: this node, or a facility of which the job has `share`.
     """
 
@@ -53,12 +55,12 @@ class NodeAddress(Struct, frozen=True, kw_only=True):
 
     @property
     def shown(self) -> str:
-        """The address as it may be shown: what is asked of whom, without its options."""
+        """Return the address as it may be shown, without its options: the kind of service, its host and the path."""
         return f"{self.kind} {self.host}{f':{self.port}' if self.port else ''}{self.path}".strip()
 
 
 def parse_address(text: str) -> NodeAddress:
-    """Check an address. Raises `SpecError` that names what is wrong with it; it repeats no credentials."""
+    """Return a checked address. Raises `SpecError` that names what is wrong with it and repeats no credentials."""
     scheme, _, rest = text.strip().partition("://")
     name, _, transport = scheme.partition("+")
     kind = next((known for known in _OPTIONS if known == name), None)
@@ -94,7 +96,7 @@ def parse_address(text: str) -> NodeAddress:
 
 
 def chosen_address(stated: str | None, environ: Mapping[str, str]) -> NodeAddress | None:
-    """The address that the caller states, else the environment's, else None. Raises `SpecError` as above."""
+    """Return the address that the caller states, else that of the environment, else None. Raises as `parse_address`."""
     text = stated or environ.get(VARIABLE, "")
     return parse_address(text) if text else None
 

@@ -1,4 +1,4 @@
-"""One command with a deadline, its output as text, and every way in which it can fail as one `SourceError`."""
+"""Run one command with a deadline, return its output as text, and turn every failure into one `SourceError`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from carbon_plugin.meters.node.source import SourceError
 
 
 def run_command(command: Sequence[str], deadline_s: float, environ: Mapping[str, str]) -> str:
-    """Standard output of a command in an environment. Raises `SourceError`."""
+    """Return the standard output of a command that runs in an environment. Raises `SourceError` where it fails."""
     name = command[0]
     try:
         done = subprocess.run(

@@ -1,4 +1,4 @@
-"""A node's power from files: the power management counters of HPE Cray machines, and the end of a growing CSV."""
+"""Read a node's power from files: the power management counters of HPE Cray machines, and the end of a growing CSV."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from carbon_plugin.spec.parsing.boundary import finite_number, whole_number
 PM_COUNTERS = Path("/sys/cray/pm_counters")
 
 STALE_S = 60.0
-"""A CSV whose last row is older says nothing about now."""
+"""The age in seconds from which on the last row of a CSV says nothing about now."""
 
 _TAIL_BYTES = 1 << 16
 
 
 class PmCountersSource:
-    """The files `energy` (joules since boot) and `power` (watts), which the kernel renews ten times a second.
+    """The source reads the files `energy` (joules since boot) and `power` (watts), which the kernel renews ten times a
+    second.
 
     Each holds a number, its unit and a time stamp: "1234567 J 1719830000123456 us".
     """
@@ -31,14 +32,17 @@ class PmCountersSource:
         self._folder = Path(address.path) if address.path else PM_COUNTERS
 
     def look(self, deadline_s: float) -> Look:
-        """Counter and power of the node; a file answers at once or not at all."""
+        """Return the counter and the power of the node; a file answers at once or not at all."""
         del deadline_s
         return Look(_counter_file(self._folder / "energy", "J"), _counter_file(self._folder / "power", "W"))
 
 
 class CsvSource:
-    """The last row of a CSV file with a header: `column` holds watts, or joules of a counter with `unit=J`; `time`
-    (default "time") names the column with the row's moment, as Unix seconds or ISO 8601."""
+    """The source reads the last row of a CSV file with a header.
+
+    `column` holds watts, or with `unit=J` the joules of a counter; `time` (default "time") names the column with the
+    row's moment, as Unix seconds or ISO 8601.
+    """
 
     poll_s = 5.0
 
@@ -49,7 +53,9 @@ class CsvSource:
         self._counts = address.options.get("unit") == "J"
 
     def look(self, deadline_s: float) -> Look:
-        """The value of the last complete row."""
+        """Return the value of the last complete row. Raises `SourceError` if it is older than `STALE_S` or cannot be
+        read.
+        """
         del deadline_s
         row = self._last_row()
         missing = [column for column in (self._column, self._time) if column not in row]
@@ -105,7 +111,7 @@ def _file_error(path: Path, error: OSError | UnicodeDecodeError) -> SourceError:
 
 
 def _unix_s(text: str) -> float | None:
-    """Unix seconds of a number or of ISO 8601; None for anything else."""
+    """Return Unix seconds for a number or an ISO 8601 text, None for anything else."""
     number = finite_number(text)
     if number is not None:
         return number

@@ -26,7 +26,10 @@ _CODES: dict[Failure, FaultCode] = {
 
 
 class JsonService:
-    """A host that answers JSON. `token_header` is where a token goes: "Authorization" as Bearer, else as it is."""
+    """One instance is a client of a host that answers JSON.
+
+    `token_header` is the header in which a token is sent: as Bearer in "Authorization", as it is in any other.
+    """
 
     def __init__(self, address: NodeAddress, credentials: Credentials, token_header: str) -> None:
         self._shown = address.shown
@@ -38,8 +41,10 @@ class JsonService:
         )
 
     def ask(self, path: str, answer: type[T], deadline_s: float) -> T:
-        """Return the answer to a GET as the type `answer`. Raises `SourceError`, in "not_supported" where there is no
-        such path, so that another can be tried."""
+        """Return the answer to a GET as the type `answer`.
+
+        Raises `SourceError`. Its code is "not_supported" where there is no such path, so that another can be tried.
+        """
         try:
             return self._client.ask(path, answer, deadline_s=deadline_s)
         except HttpError as error:

@@ -1,4 +1,4 @@
-"""A node's power from its service processor over IPMI, by the command `ipmitool dcmi power reading`."""
+"""Read a node's power from its service processor over IPMI, by the command `ipmitool dcmi power reading`."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ _OFF = re.compile(r"Power reading state is:\s*deactivated", re.IGNORECASE)
 
 
 class IpmiSource:
-    """The service processor of this machine, or of `host` over the network with user and password from the
-    environment (`ipmitool` takes the password from a variable, so that no process list shows it)."""
+    """The source asks the service processor of this machine, or of `host` over the network.
+
+    User and password come from the environment. `ipmitool` takes the password from a variable, so that no process list
+    shows it.
+    """
 
     poll_s = 5.0
 
@@ -32,7 +35,7 @@ class IpmiSource:
         self._command += ["dcmi", "power", "reading"]
 
     def look(self, deadline_s: float) -> Look:
-        """The instantaneous power reading."""
+        """Return the instantaneous power reading. Raises `SourceError` where there is none."""
         output = run_command(self._command, deadline_s, self._environ)
         watts = _WATTS.search(output)
         if watts is None:

@@ -1,6 +1,6 @@
-"""The meter of a whole node or facility, whatever tells its power, and the host as what a node draws beside its GPUs.
+"""Meter a whole node or facility, whatever tells its power, and the host as what a node draws beside its GPUs.
 
-A node meter contains the GPUs; what is recorded is the difference, so that no joule is counted twice.
+A node meter contains the GPUs; the difference is recorded, so that no joule is counted twice.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from carbon_plugin.spec.metered import Accuracy, DeviceIdentity
 from carbon_plugin.spec.range import ZERO, Range
 
 _KEPT_GPU_POINTS = 256
-"""More rounds than fit between two answers of the slowest meter at one round a second."""
+"""More rounds than there are between two answers of the slowest meter at one round a second."""
 
 BELOW_FOR_S = 5.0
-"""A node meter that is behind its GPUs by what they draw in so many seconds is not just slow (our convention)."""
+"""A node meter that is behind its GPUs by what they draw in this many seconds is not just slow (our convention)."""
 
 FACILITY = Bounds(ceiling_w=2e9, limit_w=None, source="the most of any data centre")
 
@@ -49,13 +49,16 @@ _ADVICE: dict[FaultCode, str] = {
 
 
 class GpuHistory:
-    """Energy of all GPUs of the node at the moments when they were read, to be had at the moments between."""
+    """One instance holds the energy of all GPUs of the node at the moments when they were read.
+
+    It gives the energy at the moments between, too.
+    """
 
     def __init__(self) -> None:
         self._points: deque[tuple[float, Range]] = deque(maxlen=_KEPT_GPU_POINTS)
 
     def observe(self, readings: Sequence[Reading]) -> None:
-        """Take in one round of readings of whole GPUs; one that cannot be read holds its energy."""
+        """Add one round of readings of whole GPUs; a GPU that cannot be read keeps its energy."""
         if not readings:
             return
         energy = ZERO
@@ -67,7 +70,9 @@ class GpuHistory:
         self._points.append((max(reading.monotonic_s for reading in readings), energy))
 
     def at(self, monotonic_s: float) -> Range:
-        """Energy at a moment, by a straight line between two rounds; that of the nearest round outside of them."""
+        """Return the energy at a moment, on a straight line between two rounds; outside of them that of the nearest
+        round.
+        """
         before: tuple[float, Range] | None = None
         for moment_s, energy in self._points:
             if moment_s >= monotonic_s:
@@ -80,9 +85,12 @@ class GpuHistory:
 
 
 class _Below(Struct, frozen=True, kw_only=True):
-    """How the node stands against the GPUs that it contains. `at_s` is the moment up to which the remainder is known;
-    `waits` is whether the GPUs are ahead since, and `fault` says that they cannot be. `given_up_j` and `forfeited_s`
-    are what was given up of the remainder, which is below zero, and for how long."""
+    """One instance holds how the energy of the node stands against that of the GPUs that it contains.
+
+    `at_s` is the moment up to which the remainder is known; `waits` is whether the GPUs are ahead since, and `fault`
+    says that they cannot be. `given_up_j` is what was given up of the remainder, which is below zero, and `forfeited_s`
+    for how many seconds.
+    """
 
     at_s: float
     waits: bool = False
@@ -91,7 +99,10 @@ class _Below(Struct, frozen=True, kw_only=True):
     forfeited_s: float = 0.0
 
     def behind(self, lead_j: float, gpus_j: float, monotonic_s: float) -> _Below:
-        """The GPUs are ahead by `lead_j` and have drawn `gpus_j` since `at_s`."""
+        """Return how the node stands where the GPUs are ahead by `lead_j` and have drawn `gpus_j` since `at_s`.
+
+        A lead that no delay explains becomes a fault, and its stretch is given up.
+        """
         elapsed_s = monotonic_s - self.at_s
         if self.fault is None and lead_j <= gpus_j / elapsed_s * BELOW_FOR_S:
             return replace(self, waits=True)
@@ -106,7 +117,9 @@ class _Below(Struct, frozen=True, kw_only=True):
 
 
 class NodeMeter:
-    """One device: the host as node less GPUs, or a share of a facility. Make it with `open_node_meter`."""
+    """The meter reads one device: the host as node less GPUs, or a share of a facility. Make it with
+    `open_node_meter`.
+    """
 
     def __init__(
         self,
@@ -132,7 +145,10 @@ class NodeMeter:
         self._below = _Below(at_s=poller.started_s)
 
     def read(self) -> list[Reading]:
-        """The state as of the last answer, without asking; none after `close` or in a forked child."""
+        """Return the state as of the last answer, without asking the source.
+
+        The list is empty after `close` and in a forked child.
+        """
         if self._closed or os.getpid() != self._pid:
             return []
         state = self._poller.state
@@ -161,13 +177,13 @@ class NodeMeter:
         ]
 
     def close(self) -> None:
-        """Stop asking. Safe to call twice."""
+        """Stop asking the source. Safe to call twice."""
         self._closed = True
         if os.getpid() == self._pid:
             self._poller.close()
 
     def _charge(self, state: NodeState) -> None:
-        """The job's energy so far: each stretch of the remainder times the share of that stretch.
+        """Add the job's energy up to now: each stretch of the remainder times the share of that stretch.
 
         Where the GPUs are ahead of the node that contains them, the remainder waits: a service processor averages over
         seconds, and a GPU's counter may make up for a gap. A lead that no delay explains is a fault of the node meter:
@@ -196,7 +212,10 @@ class NodeMeter:
         self._remainder = now
 
     def _beside_gpus(self, state: NodeState) -> Range:
-        """E_node - E_gpus since the start. Errors of the node's sensor and of the GPUs' counters are independent."""
+        """Return E_node - E_gpus since the start.
+
+        The errors of the node's sensor and of the GPUs' counters are independent.
+        """
         gpus = self._gpus.at(state.monotonic_s) if self._gpus else ZERO
         if self._start is None:
             self._start = self._gpus.at(self._poller.started_s) if self._gpus else ZERO
@@ -221,11 +240,11 @@ def open_node_meter(
     environ: Mapping[str, str] = os.environ,
     clock: Callable[[], float] = time.monotonic,
 ) -> NodeMeter | Unavailable:
-    """Open the meter at an address and wait for its first answer, or say why there is none.
+    """Open the meter at an address and wait for its first answer, or return why there is none.
 
-    `bounds` are what the node can draw with all that is in it. `share` is the job's part of the host, `note` how it was
-    found; a facility's is in its address. `gpus` is observed
-    with all GPUs that the node contains; the caller makes sure that none is hidden. Without any, the host is the node.
+    `bounds` are what the node can draw with all that is in it. `share` is the job's part of the host and `note` says
+    how it was found; the share of a facility is in its address. `gpus` is observed with all GPUs that the node
+    contains; the caller makes sure that none is hidden. Without `gpus`, all energy of the node is that of the host.
     """
     try:
         bounds = bounds if address.covers == "node" else FACILITY

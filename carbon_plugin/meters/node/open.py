@@ -1,4 +1,4 @@
-"""Opens the source of a node's power at an address: one branch for each kind of source."""
+"""Open the source of a node's power at an address. There is one branch for each kind of source."""
 
 from __future__ import annotations
 
@@ -10,14 +10,19 @@ from carbon_plugin.meters.node.source import Source, read_credentials
 
 
 def load_source(address: NodeAddress) -> None:
-    """Import what the source at an address needs: here and now, because an import that runs on another thread stays
-    locked in a child that is forked meanwhile."""
+    """Import the module of the source at an address.
+
+    This happens early and on the caller's thread, because the lock of an import that runs on another thread stays
+    locked in a child that is forked meanwhile.
+    """
     module = "files" if address.kind in ("csv", "pm_counters") else address.kind
     import_module(f"carbon_plugin.meters.node.{module}")
 
 
 def open_source(address: NodeAddress, environ: Mapping[str, str]) -> Source:
-    """The source at an address; nothing is asked yet. Raises `SourceError` for what this machine does not have."""
+    """Return the source at an address; nothing is asked yet. Raises `SourceError` for what this machine
+    does not have.
+    """
     if address.kind == "redfish":
         from carbon_plugin.meters.node.redfish import RedfishSource
 

@@ -1,6 +1,6 @@
-"""Asks a source for a node's power at its own pace, on a thread of its own, and keeps the energy that follows.
+"""Ask a source for a node's power at its own pace, on a thread of its own, and keep the energy that follows.
 
-A service processor that hangs delays this thread alone: neither the GPUs' windows nor the training.
+A service processor that hangs delays this thread alone, and neither the windows of the GPUs nor the training.
 """
 
 from __future__ import annotations
@@ -18,19 +18,24 @@ from carbon_plugin.spec.metered import EnergyKind
 from carbon_plugin.spec.range import Range
 
 NODE_COUNTER_SPREAD = 0.05
-"""Half-range of a node's energy counter as p10-p90 (our convention; service processors state 1 to 5 %)."""
+"""The half-range of a node's energy counter as p10-p90 (our convention; service processors state 1 to 5 %)."""
 
 NODE_POWER_SPREAD = 0.10
-"""The same for power that is asked for every few seconds: the sensor, and what happens between (our convention)."""
+"""The half-range of energy from power that is read every few seconds: the sensor, and what happens between (our
+convention).
+"""
 
 NODE_STUCK_AFTER_S = 180.0
-"""Slurm renews its counter every 30 s by default; one that stands still for this long under power does not count."""
+"""Slurm renews its counter every 30 s by default; one that stands still for this long under power is not trusted."""
 
 FIRST_WAIT_S = 2 * DEADLINE_S
 
 
 class NodeState(Struct, frozen=True, kw_only=True):
-    """Energy since the first answer, complete up to `monotonic_s`; how it was obtained, and what failed last."""
+    """One state holds the energy since the first answer, complete up to `monotonic_s`.
+
+    `kind` says how the last stretch was obtained; `fault` and `message` say what failed last.
+    """
 
     monotonic_s: float
     energy: Range
@@ -42,10 +47,12 @@ class NodeState(Struct, frozen=True, kw_only=True):
 
 
 class NodePoller:
-    """Asks until it is closed. `first` is the first outcome, `started_s` the moment that energy is counted from. `news`
-    are faults that were over with the next answer, until somebody takes them.
+    """The poller asks a source until it is closed.
 
-    What it shows is replaced in one step each, so that no lock is needed."""
+    `first` is the first outcome, `started_s` the moment from which energy is counted. `news` holds a fault that was
+    over with the next answer, until somebody takes it. Each attribute is replaced in one step, so that no lock is
+    needed.
+    """
 
     def __init__(self, source: Source, bounds: Bounds, clock: Callable[[], float]) -> None:
         self.first: Look | SourceError | None = None
@@ -70,7 +77,7 @@ class NodePoller:
         self._answered.wait(FIRST_WAIT_S)
 
     def close(self) -> None:
-        """Ask no more; a question under way ends by its deadline and is not waited for."""
+        """Stop asking. A question that is being asked ends by its deadline and is not waited for."""
         self._stop.set()
 
     def _run(self) -> None:
@@ -136,5 +143,5 @@ class NodePoller:
 
 
 def kind_of(look: Look) -> EnergyKind:
-    """How energy follows from answers like this one."""
+    """Return how energy follows from answers like this one: by a counter or by integrated power."""
     return "power_integrated" if look.counter_j is None else "counter"

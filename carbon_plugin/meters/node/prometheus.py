@@ -1,4 +1,4 @@
-"""Power or an energy counter from a Prometheus server: one instant query with one number as its answer."""
+"""Read power or an energy counter from a Prometheus server, by one instant query that has one number as its answer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class _Answer(Struct):
 
 
 class PrometheusSource:
-    """One query. Its answer is watts, or joules of a counter with `unit=J`."""
+    """The source asks one query. Its answer is in watts, or with `unit=J` in joules of a counter."""
 
     poll_s = 5.0
 
@@ -34,7 +34,9 @@ class PrometheusSource:
         self._path = f"{address.path}/api/v1/query?{urlencode({'query': address.options['query']})}"
 
     def look(self, deadline_s: float) -> Look:
-        """The number that the query gives now."""
+        """Return the number that the query gives now. Raises `SourceError` where that is not one number of
+        0 or more.
+        """
         data = self._service.ask(self._path, _Answer, deadline_s).data
         rows = [data.result] if data.kind == "scalar" else [_value(row) for row in data.result]
         if len(rows) != 1:

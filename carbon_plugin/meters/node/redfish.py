@@ -1,6 +1,7 @@
-"""A node's power from its service processor over Redfish: EnvironmentMetrics, else the older Power resource.
+"""Read a node's power from its service processor over Redfish: from EnvironmentMetrics, else the older Power resource.
 
-Its energy in kWh is not read: it steps by 0.001 to 1 kWh, which is far more than a window. Joules are.
+Its energy in joules is read too. Its energy in kWh is not: that steps by 0.001 to 1 kWh, which is far more than a
+window.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ _MOST_CHASSIS = 16
 
 _PART = re.compile(r"sub-?\s?system|cpu|proc|mem|dimm|gpu|accel|fan|stor|drive|pcie|board|tray|riser", re.IGNORECASE)
 _WHOLE = re.compile(r"system|server|chassis|node|total|input", re.IGNORECASE)
-"""Words in the name of a power control that make it a part, or the whole, of a chassis."""
+"""Patterns of words in the name of a power control that make it a part, or the whole, of a chassis."""
 
 
 class _Sensor(Struct):
@@ -48,7 +49,9 @@ class _Collection(Struct):
 
 
 class RedfishSource:
-    """One chassis of a Redfish service: the one that the address names, else the only one that tells its power."""
+    """The source asks one chassis of a Redfish service: the one in the address, else the only one that
+    tells its power.
+    """
 
     poll_s = 5.0
 
@@ -58,7 +61,9 @@ class RedfishSource:
         self._chassis = address.path or None
 
     def look(self, deadline_s: float) -> Look:
-        """Power and, where there is one, the energy counter of the chassis."""
+        """Return the power of the chassis and, where there is one, its energy counter. Raises `SourceError` without a
+        power.
+        """
         if self._chassis is None:
             self._chassis = self._find_chassis(deadline_s)
         found = self._ask(self._chassis, deadline_s)
@@ -83,7 +88,7 @@ class RedfishSource:
         return telling[0]
 
     def _ask(self, chassis: str, deadline_s: float) -> Look | None:
-        """What a chassis tells by the newer or the older resource; None if neither."""
+        """Return what a chassis tells by the newer or the older resource, None if neither is there."""
         try:
             environment = self._service.ask(f"{chassis}/EnvironmentMetrics", _Environment, deadline_s)
             power_w = environment.power.reading if environment.power else None
@@ -101,8 +106,11 @@ class RedfishSource:
         return self._whole(chassis, controls)
 
     def _whole(self, chassis: str, controls: list[_PowerControl]) -> Look | None:
-        """The power of the control that stands for the whole chassis: the first one, or another that is called so.
-        Further ones are parts of it (processors, memory, boards), which must not be taken for the node."""
+        """Return the power of the control that is for the whole chassis: the first one, or another with such a name.
+
+        Others are for parts of it (processors, memory, boards), which must not be taken for the node. Raises
+        `SourceError` if no control is for the whole.
+        """
         if not controls:
             return None
         for position, control in enumerate(controls):

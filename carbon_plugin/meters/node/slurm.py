@@ -1,6 +1,6 @@
-"""A node's power as Slurm's energy accounting knows it: CurrentWatts and ConsumedJoules of `scontrol show node`.
+"""Read a node's power from Slurm's energy accounting: CurrentWatts and ConsumedJoules of `scontrol show node`.
 
-`sstat` and `sacct` are not asked: their ConsumedEnergy is of a step over all its nodes.
+`sstat` and `sacct` are not asked: their ConsumedEnergy is that of a step over all its nodes.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from carbon_plugin.meters.node.command import run_command
 from carbon_plugin.meters.node.source import Look, SourceError
 
 _NO_VALUE = {0, *(2**bits - less for bits in (32, 64) for less in (1, 2))}
-"""What Slurm prints for "infinite" and "no value", in 32 and 64 bits, and what it prints without a plugin."""
+"""The numbers that Slurm prints for "infinite" and "no value", in 32 and 64 bits, and the 0 that it prints without a
+plugin.
+"""
 
 
 class SlurmSource:
-    """This node, under the name that Slurm gives it."""
+    """The source asks Slurm for this node, under the name that Slurm gives it."""
 
     poll_s = 10.0
 
@@ -26,7 +28,7 @@ class SlurmSource:
         self._environ = dict(environ)
 
     def look(self, deadline_s: float) -> Look:
-        """The counter and the power of the node, as far as the accounting plugin tells."""
+        """Return the counter and the power of the node, as far as the accounting plugin tells them."""
         output = run_command(["scontrol", "--oneliner", "show", "node", self._node], deadline_s, self._environ)
         joules, watts = _number(output, "ConsumedJoules"), _number(output, "CurrentWatts")
         if joules is None and watts is None:
@@ -37,6 +39,8 @@ class SlurmSource:
 
 
 def _number(output: str, name: str) -> float | None:
-    """A figure of the node; Slurm writes 0, "n/s", or its largest numbers where no plugin measures it."""
+    """Return a number of the node, None where no plugin measures it: Slurm then writes 0, "n/s" or its
+    largest numbers.
+    """
     found = re.search(rf"\b{name}=([0-9]{{1,20}})\b", output)
     return float(found[1]) if found and int(found[1]) not in _NO_VALUE else None

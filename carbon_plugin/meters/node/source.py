@@ -1,6 +1,7 @@
-"""What is asked for a node's power: a source answers one sample at a time, or says why not. See `node_meter`.
+"""Define the sources of a node's power: a source answers one sample at a time, or says why it cannot.
 
-A source may block, but never longer than its deadline, and only its meter's own thread asks it.
+A source may block, but never longer than its deadline, and only the thread of its own meter asks it. See
+`meters.node.meter`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from carbon_plugin.errors import MeterError
 from carbon_plugin.meters.node.address import VARIABLE
 
 DEADLINE_S = 3.0
-"""Longest time for one answer: service processors answer within one to two seconds."""
+"""The longest time in seconds for one answer: service processors answer within one to two seconds."""
 
 FaultCode = Literal[
     "unreachable", "refused", "not_supported", "permission", "malformed", "implausible", "stale", "error"
@@ -30,24 +31,26 @@ class SourceError(MeterError):
 
 
 class Look(Struct, frozen=True):
-    """One answer: joules on a counter that only grows, watts, or both."""
+    """One instance holds an answer: joules on a counter that only grows, watts, or both."""
 
     counter_j: float | None = None
     power_w: float | None = None
 
 
 class Source(Protocol):
-    """Somewhere to ask. `poll_s` is how often that is useful: a counter seldom, power more often."""
+    """A source answers what a node draws. `poll_s` is how often in seconds it is useful to ask it."""
 
     poll_s: float
 
     def look(self, deadline_s: float) -> Look:
-        """The sample of this moment, within about `deadline_s` seconds. Raises `SourceError`."""
+        """Return the sample of this moment, within about `deadline_s` seconds. Raises `SourceError`."""
         ...
 
 
 class Credentials(Struct, frozen=True):
-    """Who asks, from the environment only. The representation hides them."""
+    """One instance holds user, password and token, which come from the environment only. Its representation
+    hides them.
+    """
 
     user: str | None = None
     password: str | None = None
@@ -58,5 +61,5 @@ class Credentials(Struct, frozen=True):
 
 
 def read_credentials(environ: Mapping[str, str]) -> Credentials:
-    """User, password and token of the node meter, each None where its variable is not set."""
+    """Return user, password and token of the node meter, each None where its variable is not set."""
     return Credentials(*(environ.get(f"{VARIABLE}_{name}") for name in ("USER", "PASSWORD", "TOKEN")))
