@@ -1,7 +1,7 @@
-"""Connections whose every read and write ends at one deadline, directly to a host or through the user's proxy.
+"""Open connections on which every read and write ends at one deadline, directly to a host or through the user's proxy.
 
-The timeout of a socket holds for one read. A server that sends a byte now and then would keep the reader for hours,
-in the headers too, so each read here has only the time that is left.
+The timeout of a socket holds for one read. A server that sends a byte now and then would keep the reader for hours, in
+the headers too, so each read here has only the time that is left.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ class _BoundedReader(io.RawIOBase):
 
 
 class _BoundedSocket:
-    """The part of a socket that `http.client` uses, with a deadline (on `time.monotonic`) for all of it together."""
+    """One instance is the part of a socket that `http.client` uses, with one deadline (on `time.monotonic`) for all its
+    calls.
+    """
 
     def __init__(self, connected: socket.socket, end_s: float) -> None:
         self._socket = connected
@@ -114,7 +116,10 @@ def _connection(
 
 
 def _proxy(origin: SplitResult) -> SplitResult | None:
-    """The proxy of the user's environment for a service, None if it is asked directly."""
+    """Return the proxy of the user's environment for a service, None if the service is asked directly.
+
+    Raises `OSError` for a proxy without an http:// address.
+    """
     proxies = getproxies()
     stated = proxies.get(origin.scheme) or proxies.get("all")
     if not stated or proxy_bypass(origin.netloc.rpartition("@")[2]):

@@ -32,10 +32,10 @@ MISSING = (http.client.NOT_FOUND, http.client.METHOD_NOT_ALLOWED)
 class HttpError(CarbonPluginError):
     """A question got no usable answer.
 
-    The message is what the service did ("answers with status 500"), so that the caller puts its name before it. It
+    The message says what the service did ("answers with status 500"), so that the caller puts its name before it. It
     never holds headers, parameters, credentials or a part of the answer. `failure` is the class of failure, `status`
-    the status if the service answered with another one than 200, and `retry_after_s` when it may be asked again, as
-    far as it said so.
+    the status if the service answered with another one than 200, and `retry_after_s` the seconds after which it may be
+    asked again, if the service states them.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class HttpClient:
         return found
 
     def _fetched(self, origin: SplitResult, path: str, headers: dict[str, str], end_s: float) -> bytes | str:
-        """The body, or the path on this host that the answer names instead."""
+        """Return the body, or the path on this host to which the answer redirects."""
         response, connected = bounded_get(origin, path, headers, end_s=end_s, tls=self._tls, proxied=self._proxied)
         try:
             if response.status in REDIRECTS and self._follow_redirect:
@@ -137,7 +137,7 @@ class HttpClient:
 
 
 def _origin(base_url: str) -> SplitResult | None:
-    """The address in its parts without a slash at its end, None if it is none."""
+    """Return the parts of an address without a slash at its end, None if it is no http address with a host."""
     try:
         parts = urlsplit(base_url.rstrip("/"))
         _ = parts.port  # a port that is no number is told here
@@ -160,7 +160,7 @@ def _check(response: http.client.HTTPResponse) -> None:
 
 
 def _elsewhere(origin: SplitResult, location: str) -> str:
-    """The path of a redirect. Raises `HttpError` for another host, which must not see the credentials."""
+    """Return the path of a redirect. Raises `HttpError` for another host, which must not see the credentials."""
     try:
         parts = urlsplit(location)
         place = (parts.scheme or origin.scheme, parts.hostname, parts.port)
@@ -178,7 +178,7 @@ def _host(scheme: str, host: str | None, port: int | None) -> tuple[str | None, 
 
 
 def _retry_after_s(value: str | None) -> float | None:
-    """Seconds of a Retry-After header, which holds a number or a date."""
+    """Return the seconds of a Retry-After header, which holds a number or a date, None where it holds neither."""
     if value is None:
         return None
     seconds = whole_number(value.strip())

@@ -1,4 +1,4 @@
-"""`carbon-plugin compare`: runs beside one another, what they used and in which fields of the spec they differ."""
+"""Run `carbon-plugin compare`, which puts runs beside one another: what they used, and where their specs differ."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`carbon-plugin runs`: the runs below a directory, with what each used and how it stands."""
+"""Run `carbon-plugin runs`, which lists the runs below a directory with what each used and in which state it is."""
 
 from __future__ import annotations
 

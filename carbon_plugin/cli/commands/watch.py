@@ -1,4 +1,4 @@
-"""`carbon-plugin watch`: a run while it goes on, from another shell, by reading its ledgers."""
+"""Run `carbon-plugin watch`, which shows a run while it goes on, from another shell, by reading its ledgers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 LEAST_PAUSE_S = 0.5
 REST = 9.0
-"""Reading the ledgers may take one part in ten of the time; a long pause follows a long reading."""
+"""The pause after a reading as a multiple of its time, so that reading the ledgers takes one tenth of the
+time at most.
+"""
 
 
 def watch(

@@ -1,7 +1,7 @@
-"""The AMD driver through the `amdsmi` module: which GPUs there are, and their joules and watts.
+"""Read the AMD driver through the `amdsmi` module: list its GPUs, and read their joules and watts.
 
 A `Gpu` is one package, because the package has the energy counter. The two dies of an MI250X, and the compute
-partitions of an MI300X, are devices of their own to ROCm: here they are parts of their package. Every error becomes a
+partitions of an MI300X, are separate devices to ROCm; here they are parts of their package. Every error becomes a
 `GpuError`. AMD SMI ignores HIP_VISIBLE_DEVICES and ROCR_VISIBLE_DEVICES.
 """
 
@@ -36,19 +36,21 @@ _CODES: dict[int, ErrorCode] = {
     51: "driver_not_loaded",
     52: "not_supported",
 }
-"""Status codes of AMD SMI. It has none for a GPU that is lost: input and output fail, or the device is not found."""
+"""The status codes of AMD SMI. It has none for a GPU that is lost: then input and output fail, or the device is not
+found.
+"""
 
 _NOT_AVAILABLE = (0xFFFF, 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF)
-"""The largest number of a field stands for "not available"; the module turns only some of them into "N/A"."""
+"""The largest number of a field means "not available"; the module turns only some of these into "N/A"."""
 
 _MOST_W = 100_000
-"""A power cap above it is in microwatts: on bare metal the library tells microwatts, in a virtual machine watts."""
+"""A larger power cap is in microwatts: on bare metal the library gives microwatts, in a virtual machine watts."""
 
 _TWO_DIES = "MI250"
-"""The MI250 and MI250X have two dies in a package, each a device of its own."""
+"""The MI250 and MI250X have two dies in a package, each of them a device of ROCm."""
 
 _APU = "MI300A"
-"""Its socket power covers the CPU cores of the package too."""
+"""The name of a GPU whose socket power also covers the CPU cores of the package."""
 
 _RESIDENCIES = {
     "ppt_residency_acc": "power cap",
@@ -57,7 +59,7 @@ _RESIDENCIES = {
     "vr_thm_residency_acc": "temperature (voltage regulators)",
     "hbm_thm_residency_acc": "temperature (memory)",
 }
-"""Counters of how long something has held the clocks back, and what it is."""
+"""The counters of how long something has lowered the clocks, and what it is."""
 
 
 _NEEDED = (
@@ -77,12 +79,14 @@ _NEEDED = (
     "amdsmi_get_processor_handles",
     "amdsmi_init",
 )
-"""What is used of the module."""
+"""The names of the module that are used here."""
 
 
 class _Device(Struct, frozen=True, kw_only=True):
-    """One device that ROCm can compute on: a GPU, a die or a partition. `measures` says whether its own counter or
-    power answers with more than 0."""
+    """One device that ROCm can compute on: a GPU, a die or a partition.
+
+    `measures` says whether its own counter or power answers with more than 0.
+    """
 
     handle: Any
     index: int
@@ -93,7 +97,9 @@ class _Device(Struct, frozen=True, kw_only=True):
 
 
 class AmdSmiDriver:
-    """One initialised AMD SMI library. Raises `GpuError` where it cannot be had. Not for use after a fork."""
+    """One instance is an initialised AMD SMI library. Raises `GpuError` where it cannot be had. Not for use after a
+    fork.
+    """
 
     def __init__(self) -> None:
         self._handles: dict[str, Any] = {}
@@ -103,13 +109,15 @@ class AmdSmiDriver:
         self._call(self._smi.amdsmi_init)
 
     def reopen(self) -> None:
-        """Initialise the library again after somebody else in the process shut it down, and find the GPUs anew."""
+        """Initialise the library again after other code in the process shut it down, and list the GPUs again."""
         self._call(self._smi.amdsmi_init)
         self.inventory()
 
     def close(self) -> None:
-        """Forget the GPUs. The library stays initialised: PyTorch uses it in the same process, and it does not count
-        its users."""
+        """Forget the GPUs.
+
+        The library stays initialised: PyTorch uses it in the same process, and it does not count its users.
+        """
         self._handles.clear()
 
     def inventory(self) -> Inventory:
@@ -132,19 +140,21 @@ class AmdSmiDriver:
         )
 
     def energy_j(self, uuid: str, scope: Scope | None) -> float:
-        """Return the joules that a package has counted: its accumulator times the resolution of that, uJ a count."""
+        """Return the joules that a package has counted: its accumulator times the resolution, which is in
+        uJ a count.
+        """
         if scope is not None or uuid in self._without_counter:
             raise GpuError("AMD SMI has no such energy counter", "not_supported")
         return self._energy_j(self._handle(uuid))
 
     def power_w(self, uuid: str, scope: Scope | None) -> float:
-        """Return the watts of a package now: the current socket power, on older parts the average that they tell."""
+        """Return the watts of a package: the current socket power, or on older parts the average that they tell."""
         if scope is not None:
             raise GpuError("AMD SMI has one power a socket", "not_supported")
         return self._power_w(self._handle(uuid))
 
     def context(self, uuid: str) -> GpuContext:
-        """Return power cap, clock, and what has held the clocks back since the last call."""
+        """Return power cap, clock, and what has lowered the clocks since the last call."""
         handle = self._handle(uuid)
         cap = self._optional(self._smi.amdsmi_get_power_cap_info, handle) or {}
         clock = self._optional(self._smi.amdsmi_get_clock_info, handle, self._smi.AmdSmiClkType.GFX) or {}
@@ -255,7 +265,9 @@ class AmdSmiDriver:
             raise GpuError(f"the module amdsmi cannot read an answer: {error!r}", "error") from error
 
     def _optional(self, function: Callable[..., Any] | None, *arguments: Any) -> Any:
-        """The answer, or None where the device cannot give it; the calls that identify a device say what is wrong."""
+        """Return the answer, or None where the device cannot give it; the calls that identify a device say what is
+        wrong.
+        """
         if function is None:
             return None
         try:
@@ -281,7 +293,7 @@ def _load_module() -> Any:
 
 
 def _library_is_there() -> bool:
-    """Whether the library can be loaded from one of the places in which the module looks for it."""
+    """Return whether the library can be loaded from one of the places where the module looks for it."""
     rocm = os.environ.get("ROCM_HOME", os.environ.get("ROCM_PATH", "/opt/rocm"))
     for place in (os.path.join(rocm, "lib/libamd_smi.so"), "libamd_smi.so"):
         try:
@@ -293,7 +305,7 @@ def _library_is_there() -> bool:
 
 
 def _number(value: Any) -> int | None:
-    """A number of the library; None where it says in one of its ways that there is none."""
+    """Return a number of the library, None where it says in one of its ways that there is none."""
     if isinstance(value, bool) or not isinstance(value, int | float) or value in _NOT_AVAILABLE:
         return None
     return int(value)
@@ -307,7 +319,7 @@ def _watts(value: Any) -> float | None:
 
 
 def _with_own_uuids(devices: list[_Device]) -> list[_Device]:
-    """The devices, with a number behind a UUID that several partitions of a GPU share."""
+    """Return the devices, with a number added to a UUID that several partitions of a GPU share."""
     seen: dict[str, int] = {}
     own = []
     shared = [device.uuid for device in devices]
@@ -319,9 +331,12 @@ def _with_own_uuids(devices: list[_Device]) -> list[_Device]:
 
 
 def _packages(devices: list[_Device]) -> list[list[_Device]]:
-    """The devices of each package. Partitions are functions of one PCI device. Of the two dies of an MI250X, which have
-    PCI devices of their own, the second follows the first and has neither counter nor power: the management unit of the
-    first tells for both (rocm_smi.py of ROCm, checkIfSecondaryDie)."""
+    """Return the devices of each package.
+
+    Partitions are functions of one PCI device. The two dies of an MI250X have PCI devices of their own; the second
+    follows the first and has neither counter nor power, because the management unit of the first tells them for both
+    (rocm_smi.py of ROCm, checkIfSecondaryDie).
+    """
     in_order = sorted(devices, key=lambda device: device.address)
     packages: list[list[_Device]] = []
     for _, group in groupby(in_order, key=lambda device: device.address.rpartition(".")[0]):

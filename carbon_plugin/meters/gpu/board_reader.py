@@ -1,6 +1,6 @@
-"""Looks at physical GPUs on the driver's thread, and says at any moment what is known of each.
+"""Read physical GPUs on the driver's thread, and say at any moment what is known of each.
 
-A look may take as long as the driver likes: each sample carries the time of its own call, and what a slow driver has
+A read may take as long as the driver needs: each sample carries the time of its own call, and what a slow driver has
 not told yet is absent until it does.
 """
 
@@ -18,7 +18,7 @@ from carbon_plugin.meters.track import Sample, Step, Track, advance, start_track
 
 
 class _BoardSample(Struct, frozen=True, kw_only=True):
-    """One read of a board: the sample, how long it took, and what failed."""
+    """One instance holds one read of a board: the sample, how long it took, and what failed."""
 
     sample: Sample
     took_s: float
@@ -27,15 +27,18 @@ class _BoardSample(Struct, frozen=True, kw_only=True):
 
     @property
     def error(self) -> GpuError | None:
-        """The error that says most, where the board gave nothing at all."""
+        """Return the error that says most if neither counter nor power answered, else None."""
         if self.counter_error is None or self.power_error is None:
             return None
         return self.power_error if self.counter_error.code == "not_supported" else self.counter_error
 
 
 class BoardReader:
-    """`sample_all` is for the driver's thread, `readings` for the reader's; between them each board's latest reading
-    is replaced in one step. `integrates` are the boards whose power must be polled."""
+    """One instance reads boards and keeps the latest reading of each.
+
+    The driver's thread calls `sample_all` and the reader's thread `readings`; between them each board's latest reading
+    is replaced in one step. `integrates` are the boards whose power must be polled.
+    """
 
     def __init__(
         self, driver: GpuDriver, boards: Sequence[Board], clock: Callable[[], float], slow_call_s: float
@@ -50,15 +53,16 @@ class BoardReader:
         self._taken: dict[str, float] = {}
 
     def sample_all(self) -> None:
-        """Advance the track of every board by one look at it."""
+        """Advance the track of every board by one sample."""
         for board in self._boards:
             self._latest[board.gpu.uuid] = self._reading_of(board)
 
     def readings(self, asked_s: float, now_s: float, busy_s: float) -> tuple[list[Reading], list[Reading]]:
-        """New samples that are too old to be those of now, and what is known of each board at this moment.
+        """Return new samples that are too old for this moment, and what is known of each board at this moment.
 
         A sample from before `asked_s`, the moment at which the reading was asked for, says nothing about what was drawn
-        since. `busy_s` is how long the driver has been keeping its caller."""
+        since. `busy_s` is how long the present call of the driver has been running.
+        """
         late, now = [], []
         for board in self._boards:
             uuid = board.gpu.uuid
@@ -74,7 +78,7 @@ class BoardReader:
         return late, now
 
     def _stale(self, uuid: str, latest: Reading | None, now_s: float, busy_s: float) -> Reading:
-        """What is known of a board whose driver takes its time: its energy up to the last sample."""
+        """Return what is known of a board whose driver has not answered yet: its energy up to the last sample."""
         waited_s = busy_s if latest is None else now_s - latest.monotonic_s
         known = latest or Reading(key=uuid, monotonic_s=now_s, energy_j=None, kind="absent", covered_s=0.0)
         return replace(
@@ -87,7 +91,7 @@ class BoardReader:
         )
 
     def _reading_of(self, board: Board) -> Reading:
-        """One look at a board as a reading of the whole GPU; `covered_s` counts from its first sample."""
+        """Return one read of a board as a reading of the whole GPU; `covered_s` counts from its first sample."""
         uuid = board.gpu.uuid
         taken = self._sample(board)
         if taken.error is not None and taken.error.code == "uninitialized" and _reopened(self._driver):
@@ -107,8 +111,11 @@ class BoardReader:
         return _read(board, taken, step, self._slow_call_s)
 
     def _sample(self, board: Board) -> _BoardSample:
-        """Read counter and power; either alone is enough. The sample's time is the end of the call behind it: one that
-        hangs waits for the driver first."""
+        """Read counter and power, of which one is enough.
+
+        The sample has the time of the end of the call that gave it, because a call that hangs waits for the driver
+        first.
+        """
         start_s = self._clock()
         counter_j, counter_error, counted_s = self._timed(self._driver.energy_j, board)
         power_w, power_error, end_s = self._timed(self._driver.power_w, board)
@@ -131,7 +138,7 @@ class BoardReader:
 
 
 def _reopened(driver: GpuDriver) -> bool:
-    """Initialise the library again after somebody else in this process shut it down."""
+    """Initialise the library again after other code in this process shut it down; return whether that worked."""
     try:
         driver.reopen()
     except GpuError:
@@ -140,7 +147,9 @@ def _reopened(driver: GpuDriver) -> bool:
 
 
 def _unread(uuid: str, taken: _BoardSample, track: Track | None) -> Reading:
-    """Neither counter nor power answered: energy is held, and the stretch is absent, never a zero."""
+    """Return the reading where neither counter nor power answered: the energy is kept, and the stretch is absent, not
+    zero.
+    """
     code = taken.error.code if taken.error else "error"
     energy = track.energy if track else None
     return Reading(

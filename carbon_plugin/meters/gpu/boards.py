@@ -1,4 +1,4 @@
-"""What a GPU meter reads: physical boards with the calls that answer on each, and the devices made of them."""
+"""Describe what a GPU meter reads: physical boards with the calls that answer on each, and the devices made of them."""
 
 from __future__ import annotations
 
@@ -18,15 +18,20 @@ _SAMPLED_SHARE = 0.25
 _SAMPLED_PARTS = ((8, 0), (9, 0))
 
 IDLE_SHARE = 0.1
-"""Part of its power limit that an idle GPU draws, for the low end of an estimate (our convention)."""
+"""The share of its power limit that an idle GPU draws, for the low end of an estimate (our convention)."""
 
 HEADROOM = 1.2
-"""Mean power over seconds stays below the limit but for a few percent; what exceeds it by more is no power (our
-convention)."""
+"""Mean power over seconds exceeds the limit by a few percent at most; a value above the limit times this factor is no
+power (our convention).
+"""
 
 
 class Board(Struct, frozen=True, kw_only=True):
-    """One physical GPU and how it is read: `scope` None is the classic call, `counter` whether it has one."""
+    """One board is a physical GPU and how it is read.
+
+    `scope` None is the classic call. `counter` and `power` say whether the counter and the power answer, and `module`
+    whether its readings cover the whole module.
+    """
 
     gpu: Gpu
     scope: Scope | None
@@ -36,13 +41,13 @@ class Board(Struct, frozen=True, kw_only=True):
 
     @property
     def traits(self) -> Traits:
-        """What its samples mean. A field read by scope is the average of the last second."""
+        """Return what its samples mean. A field that is read by scope is the average of the last second."""
         averaging = self.gpu.averaging if self.scope is None else "trailing_mean"
         return Traits(bounds=self.bounds, averaging=averaging)
 
     @property
     def bounds(self) -> Bounds:
-        """What it can draw: up to the limit in force, and never more than the highest that can be set."""
+        """Return what it can draw: up to the limit in force, and never more than the highest limit that can be set."""
         gpu = self.gpu
         limit_w = gpu.power_limit_w or gpu.most_power_w
         if limit_w is None:
@@ -59,8 +64,11 @@ class Board(Struct, frozen=True, kw_only=True):
 
 
 class Target(Struct, frozen=True, kw_only=True):
-    """One metered device: its identity, the GPU that it is or belongs to, and for a part of one its share of it.
-    `held_whole` says that all other parts of that GPU are metered for the same job."""
+    """One target is a metered device: its identity, the GPU that it is or belongs to, and its share of that if it is a
+    part.
+
+    `held_whole` says that all other parts of that GPU are metered for the same job.
+    """
 
     identity: DeviceIdentity
     board_uuid: str
@@ -69,9 +77,10 @@ class Target(Struct, frozen=True, kw_only=True):
 
 
 def describe_board(driver: GpuDriver, gpu: Gpu, late: Event) -> Board:
-    """Find out which calls answer on a GPU. When `late` is set nobody waits for it any more, and no call is made.
+    """Find out which calls answer on a GPU, and return it as a board.
 
-    Beside a CPU on the same module the GPU's own scope is asked for first: the classic call may cover the whole module.
+    When `late` is set nobody waits for the result any more, and no call is made. If there is a CPU on the same module,
+    the scope of the GPU alone is asked for first: the classic call may cover the whole module.
     """
     own_scope = gpu.module_cpu is not None and _answers(driver.energy_j, gpu.uuid, "gpu", late)
     scope: Scope | None = "gpu" if own_scope else None
@@ -85,7 +94,9 @@ def describe_board(driver: GpuDriver, gpu: Gpu, late: Event) -> Board:
 
 
 def assumed_board(gpu: Gpu) -> Board:
-    """A GPU whose driver has not answered yet: read by the classic calls, which nearly all have."""
+    """Return a board for a GPU whose driver has not answered yet: read by the classic calls, which nearly all GPUs
+    have.
+    """
     return Board(gpu=gpu, scope=None, counter=True, power=True, module=gpu.module_cpu is not None)
 
 
@@ -111,7 +122,9 @@ def find_device(inventory: Inventory, uuid: str) -> tuple[Gpu | None, Slice | No
 
 
 def target_of(board: Board, part: Slice | None, accelerator: Accelerator | None, *, held_whole: bool = False) -> Target:
-    """Return a board, or one part of it, as a device of the ledger. `held_whole`: the job has all its parts."""
+    """Return a board, or one part of it, as a device of the ledger. `held_whole` says that the job has all
+    its parts.
+    """
     gpu, vendor = board.gpu, vendor_of(board.gpu.vendor)
     kind: EnergyKind = "counter" if board.counter else "power_integrated" if board.power else "absent"
     meters = {"counter": f"{vendor.meter} energy counter", "power_integrated": f"{vendor.meter} power, integrated"}
@@ -149,8 +162,10 @@ def target_of(board: Board, part: Slice | None, accelerator: Accelerator | None,
 
 
 def _accuracy(board: Board) -> Accuracy:
-    """Return what arXiv 2312.02741 found on over 70 NVIDIA GPUs: an error of about 5 %, proportional; on A100 and H100
-    the sensor looks for 25 ms in every 100 ms. The vendor says whose numbers stand for its GPUs."""
+    """Return the accuracy that arXiv 2312.02741 found on over 70 NVIDIA GPUs: an error of about 5 %, proportional.
+
+    On A100 and H100 the sensor looks for 25 ms in every 100 ms. The vendor says whose numbers are used for its GPUs.
+    """
     vendor = vendor_of(board.gpu.vendor)
     return Accuracy(
         proportional=COUNTER_SPREAD if board.counter else board.traits.power_spread,
@@ -168,5 +183,5 @@ def _profile_name(gpu: Gpu, accelerator: Accelerator | None) -> str | None:
 
 
 def _driver_name(name: str) -> str:
-    """Older drivers leave out the leading "NVIDIA"."""
+    """Return a driver's name for comparison, without the leading "NVIDIA", which older drivers leave out."""
     return name.casefold().removeprefix("nvidia ")

@@ -1,7 +1,7 @@
-"""What held a GPU back while it was measured: power limit, clock, throttle reasons. Context for readers of numbers.
+"""Record what held a GPU back while it was measured: power limit, clock and throttle reasons, to explain the numbers.
 
-Recorded when it is news and not in each window: the first look, another power limit, a reason that was not seen before.
-So a ledger holds a handful of these a GPU, however long the run.
+It is recorded when it is news and not in each window: at the first look, at another power limit, and for a reason that
+was not seen before. So a ledger holds a handful of these records a GPU, however long the run is.
 """
 
 from __future__ import annotations
@@ -23,11 +23,14 @@ _REASONS: dict[int, str] = {
     0x200: "board limit",
     0x400: "reliability voltage",
 }
-"""Bits of the NVML clock event reasons. Bit 0 is an idle GPU, which holds nothing back."""
+"""The bits of the NVML clock event reasons. Bit 0 means that the GPU is idle, which holds nothing back."""
 
 
 class GpuContext(Struct, frozen=True, kw_only=True):
-    """One look at a GPU; None where the driver does not tell. `held_back_by` are words for what lowers its clocks."""
+    """One instance holds what a GPU told at one moment, None where the driver does not tell it.
+
+    `held_back_by` are words for what lowers its clocks.
+    """
 
     power_limit_w: float | None
     default_power_limit_w: float | None
@@ -36,26 +39,26 @@ class GpuContext(Struct, frozen=True, kw_only=True):
 
 
 class ContextChange(Struct, frozen=True):
-    """News about a GPU for the ledger: a sentence, and the same as data."""
+    """One instance holds news about a GPU for the ledger: a sentence, and the same as data."""
 
     message: str
     data: dict[str, Any]
 
 
 def reasons_of(bits: int) -> tuple[str, ...]:
-    """Names of the clock event reasons in a mask."""
+    """Return the names of the clock event reasons in a mask."""
     return tuple(name for bit, name in _REASONS.items() if bits & bit)
 
 
 class ContextWatch:
-    """Remembers what was told of each GPU."""
+    """One instance remembers what was told of each GPU."""
 
     def __init__(self) -> None:
         self._limits: dict[str, float | None] = {}
         self._reasons: dict[str, set[str]] = {}
 
     def news(self, contexts: Mapping[str, GpuContext]) -> list[ContextChange]:
-        """What of these looks, by device key, is not on record yet."""
+        """Return what is not on record yet of these contexts, which are given by device key."""
         return [_change(key, context) for key, context in contexts.items() if self._is_news(key, context)]
 
     def _is_news(self, key: str, context: GpuContext) -> bool:

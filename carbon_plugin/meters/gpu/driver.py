@@ -1,4 +1,4 @@
-"""The seam between the GPU meter and the drivers of GPU vendors.
+"""Define the interface between the GPU meter and the drivers of GPU vendors.
 
 A vendor is one module that gives a `GpuVendor`; `meters.gpu.vendors` lists them. Its driver lists GPUs and reads their
 joules, watts and clocks; everything else (energy bookkeeping, faults, estimates, selection) is the same for all.
@@ -29,7 +29,7 @@ Scope = Literal["gpu", "module"]
 
 
 class GpuError(MeterError):
-    """A call on a driver failed; `code` is the class of failure, the message the driver's own words."""
+    """A call on a driver failed; `code` is the class of failure, and the message has the driver's own words."""
 
     def __init__(self, message: str, code: ErrorCode) -> None:
         super().__init__(message)
@@ -37,11 +37,12 @@ class GpuError(MeterError):
 
 
 class Slice(Struct, frozen=True):
-    """A part of a GPU that a job can have for itself: a MIG device, one die of a package, or one compute partition.
+    """One slice is a part of a GPU that a job can have for itself: a MIG device, a die of a package or a compute
+    partition.
 
     `share` is its part of the compute units of the whole GPU. `index` is its number among the vendor's devices where
     parts are numbered like GPUs, None where only a UUID names it (MIG). One MIG instance may hold several compute
-    instances, each a MIG device of its own.
+    instances, each of which is a MIG device.
     """
 
     uuid: str
@@ -51,14 +52,14 @@ class Slice(Struct, frozen=True):
 
 
 class Gpu(Struct, frozen=True, kw_only=True):
-    """One physical GPU as its driver lists it: what one energy counter stands for.
+    """One instance is a physical GPU as its driver lists it: what one energy counter covers.
 
     `index` is the vendor's number (PCI order), `minor` that of its device file. `compute_capability` is None where the
-    driver does not tell or the vendor has none; `slices` are its parts, empty where it is one device.
+    driver does not tell it or the vendor has none; `slices` are its parts, empty where it is one device.
     `power_limit_w` is the limit in force, `most_power_w` the highest that can be set or is usual. `vendor` is the code
-    of its `GpuVendor`. `module_cpu` names the CPU that may be covered by a power reading of the same module, and
-    `module_cpu_w` what that can draw beside the GPU's limit. `divided_evenly` says that the slices are always all of
-    the GPU, so that a job with all of them has the whole of it.
+    of its `GpuVendor`. `module_cpu` names the CPU that a power reading of the same module may cover, and `module_cpu_w`
+    what that CPU can draw beside the GPU's limit. `divided_evenly` says that the slices are always all of the GPU, so
+    that a job with all of them has the whole of it.
     """
 
     index: int
@@ -78,22 +79,29 @@ class Gpu(Struct, frozen=True, kw_only=True):
 
     @property
     def averaging(self) -> Averaging:
-        """What the power reading means: the mean of the last second on NVIDIA GPUs from Ampere on, except GA100 (8.0);
-        instantaneous there, on older parts (NVML API reference), and where nothing says otherwise."""
+        """Return what the power reading means: a trailing mean or an instantaneous value.
+
+        It is the mean of the last second on NVIDIA GPUs from Ampere on, except GA100 (8.0). It is instantaneous there,
+        on older parts (NVML API reference), and where nothing says otherwise.
+        """
         if self.compute_capability is None or self.compute_capability <= (8, 0):
             return "instant"
         return "trailing_mean"
 
     @property
     def devices(self) -> tuple[tuple[int, str], ...]:
-        """Numbers and UUIDs of what a framework sees of it: the GPU, or each of its parts where those are numbered."""
+        """Return the number and UUID of each device that a framework sees: the GPU, or each of its parts if these are
+        numbered.
+        """
         if not self.divided_evenly:
             return ((self.index, self.uuid),)
         return tuple((part.index, part.uuid) for part in self.slices if part.index is not None)
 
 
 class Inventory(Struct, frozen=True, kw_only=True):
-    """What a driver lists: its version, the GPUs that answered, and one line for each that did not."""
+    """One instance holds what a driver lists: its version, the GPUs that answered, and one line for each
+    that did not.
+    """
 
     driver_version: str
     gpus: tuple[Gpu, ...]
@@ -101,10 +109,10 @@ class Inventory(Struct, frozen=True, kw_only=True):
 
 
 class GpuDriver(Protocol):
-    """One opened library of a vendor. Every call raises `GpuError` where it fails, and may hang."""
+    """One instance is an opened library of a vendor. Every call raises `GpuError` where it fails, and may hang."""
 
     def reopen(self) -> None:
-        """Initialise the library, also again after somebody else in the process shut it down."""
+        """Initialise the library, also again after other code in the process shut it down."""
 
     def close(self) -> None:
         """Release the library."""
@@ -114,11 +122,11 @@ class GpuDriver(Protocol):
         ...
 
     def energy_j(self, uuid: str, scope: Scope | None) -> float:
-        """Return the joules on the hardware counter of a GPU. `scope` None is the driver's usual one."""
+        """Return the joules on the hardware counter of a GPU. `scope` None asks for the driver's usual scope."""
         ...
 
     def power_w(self, uuid: str, scope: Scope | None) -> float:
-        """Return the watts that a GPU draws; `Gpu.averaging` says of which stretch."""
+        """Return the watts that a GPU draws; `Gpu.averaging` says over which stretch."""
         ...
 
     def context(self, uuid: str) -> GpuContext:
@@ -127,16 +135,16 @@ class GpuDriver(Protocol):
 
 
 class GpuVendor(Struct, frozen=True, kw_only=True):
-    """What must be known of a vendor besides its driver.
+    """One instance holds what must be known of a vendor besides its driver.
 
     `code` begins the kinds of its events. `library` and `runtime` are its names in sentences ("NVML", "CUDA"), `meter`
     its name in the ledger. `visible_devices` are the variables that select devices: each group applies to what the
-    groups before it left over, and within a group the first that is set counts. `container_variables` tell like them
-    which GPUs a job was given, without selecting any. `device_files` is a pattern of the names in `/dev` of its GPUs,
-    empty where none can be told from those of other vendors; `pci_vendor` and `pci_classes` are what its GPUs show on
-    the bus. `counter_age_s` is how old the value of the counter can be, and `accuracy_source` says where the error of
-    it is from. `repeat_hides_all` says that a device named twice leaves none; `order_variable` must have its value
-    where the runtime is to number as the driver does. `advice` is what the user can do about an error.
+    groups before it left over, and within a group the first that is set counts. `container_variables` also tell which
+    GPUs a job was given, without selecting any. `device_files` is a pattern of the names in `/dev` of its GPUs, empty
+    where they cannot be told from those of other vendors; `pci_vendor` and `pci_classes` are what its GPUs show on the
+    bus. `counter_age_s` is how old the value of the counter can be, and `accuracy_source` says where its error is from.
+    `repeat_hides_all` says that a device that is named twice leaves none; `order_variable` must have its value if the
+    runtime is to number devices as the driver does. `advice` is what the user can do about an error.
     """
 
     code: str
@@ -161,5 +169,5 @@ class GpuVendor(Struct, frozen=True, kw_only=True):
 
     @property
     def hangs(self) -> str:
-        """Kind of the reason that says that the driver has not answered yet."""
+        """Return the kind of the problem that the driver has not answered yet."""
         return f"{self.code}_hangs"

@@ -1,7 +1,7 @@
-"""Calls into a GPU driver, one after the other on a thread of their own, because any of them may hang.
+"""Call a GPU driver on a thread of its own, one call after the other, because any of them may hang.
 
-Whoever asks waits for a stated time and no longer. What is asked while a call hangs waits behind it, and is told at
-once that the driver is busy if the hang is already longer than the time that it would wait.
+A caller waits for a stated time and no longer. Work that is submitted while a call hangs waits behind it. If the hang
+is already longer than the caller would wait, the caller is told at once that the driver is busy.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class DriverBusyError(MeterError):
 
 
 class Answer(Generic[T]):
-    """What a piece of work will give."""
+    """One instance holds a piece of work and what it will give."""
 
     def __init__(self, work: Callable[[], T]) -> None:
         self._work = work
@@ -32,21 +32,21 @@ class Answer(Generic[T]):
 
     @property
     def done(self) -> bool:
-        """Whether the work has ended."""
+        """Return whether the work has ended."""
         return self._done.is_set()
 
     def wait(self, within_s: float) -> bool:
-        """Wait for the end of the work, at most so long; whether it came."""
+        """Wait for the end of the work for at most `within_s` seconds; return whether it has ended."""
         return self._done.wait(within_s)
 
     def result(self) -> T:
-        """What the work gave, or the exception that it raised."""
+        """Return what the work gave, or raise the exception that it raised."""
         if self._error is not None:
             raise self._error
         return self._value  # type: ignore[return-value]
 
     def run(self) -> None:
-        """Do the work; for the driver's thread."""
+        """Do the work. The driver's thread calls this."""
         try:
             self._value = self._work()
         except BaseException as error:  # raised again where the result is asked for
@@ -55,7 +55,7 @@ class Answer(Generic[T]):
 
 
 class DriverThread:
-    """The thread that calls one opened driver. It is a daemon, and ends when it is told to."""
+    """One instance is the thread that calls one opened driver. It is a daemon thread, and ends when `end` is called."""
 
     def __init__(self) -> None:
         self._queue: SimpleQueue[Answer[object] | None] = SimpleQueue()
@@ -64,18 +64,20 @@ class DriverThread:
 
     @property
     def busy_s(self) -> float:
-        """For how long the present call has been running."""
+        """Return how many seconds the present call has been running, 0 without one."""
         since_s = self._busy_since_s
         return 0.0 if since_s is None else time.monotonic() - since_s
 
     def submit(self, work: Callable[[], T]) -> Answer[T]:
-        """Queue a piece of work."""
+        """Queue a piece of work, and return where its answer will be."""
         answer = Answer(work)
         self._queue.put(answer)  # type: ignore[arg-type]
         return answer
 
     def call(self, work: Callable[[], T], within_s: float) -> T:
-        """The result of a piece of work. Raises `DriverBusyError` where it does not come in time."""
+        """Return the result of a piece of work. Raises `DriverBusyError` where it does not come within `within_s`
+        seconds.
+        """
         if self.busy_s > within_s:
             raise self.busy()
         answer = self.submit(work)
@@ -84,11 +86,11 @@ class DriverThread:
         return answer.result()
 
     def busy(self, waited_s: float = 0.0) -> DriverBusyError:
-        """What to say of a driver that does not answer, after a wait."""
+        """Return the error for a driver that has not answered after a wait."""
         return DriverBusyError(f"the driver has not answered for {max(self.busy_s, waited_s):.0f} s")
 
     def end(self) -> None:
-        """No more work will come: the thread ends after what it has."""
+        """End the thread after the work that it has; no more work will come."""
         self._queue.put(None)
 
     def _run(self) -> None:

@@ -1,9 +1,9 @@
-"""The GPU meter: energy of a job's GPUs of one vendor, each physical GPU read once, whatever a framework calls them.
+"""Meter the energy of a job's GPUs of one vendor. Each physical GPU is read once, whatever a framework calls it.
 
-The counter comes first; where there is none, power is integrated and says so; where neither answers, the stretch is
-estimated. The driver is called on its own thread, since it may hang: `read` waits for a second, and what has not
-answered by then is estimated from its last power until it does. After a fork it answers nothing and never calls the
-driver.
+The counter comes first; where there is none, power is integrated and the reading says so; where neither answers, the
+stretch is estimated. The driver is called on its own thread, since it may hang: `read` waits for a second, and what has
+not answered by then is estimated from its last power until it does. After a fork the meter answers nothing and never
+calls the driver.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ SLOW_CALL_S = 1.0
 """A read that takes longer is reported; usual calls take milliseconds (one board: 2.4 ms median, 6.6 ms worst)."""
 
 READ_WAIT_S = 1.0
-"""How long `read` waits for the driver."""
+"""The time in seconds for which `read` waits for the driver."""
 
 DESCRIBE_WAIT_S = 1.0
 CONTEXT_WAIT_S = 0.3
 CLOSE_WAIT_S = 0.3
 
 SHARE_SPREAD = 0.5
-"""Half-range of the share of a GPU that a part of it draws: neighbours may idle or work harder (our convention)."""
+"""The half-range of the share of a GPU that a part of it draws: neighbours may idle or work harder (our convention)."""
 
 
 class GpuMeter:
-    """Meter of GPUs of one vendor. Make it with `open_vendor_meter`.
+    """The meter reads GPUs of one vendor. Make it with `open_vendor_meter`.
 
-    `gpu_equivalents` counts its GPUs, a part of one as its share of it.
-    `poll_interval_s` is None while every GPU that answers has a counter, else the longest interval that integration
-    allows; it changes if a counter goes away or comes back. `whole` are the readings of whole GPUs behind the last
-    `read`: where parts are metered, of the GPUs that they are parts of. `bounds` are what each device can draw.
+    `gpu_equivalents` counts its GPUs, a part of one as its share of it. `poll_interval_s` is None while every GPU that
+    answers has a counter, else the longest interval that integration allows; it changes if a counter goes away or comes
+    back. `whole` are the readings of whole GPUs from which the last `read` was made: where parts are metered, those of
+    the GPUs that they are parts of. `bounds` are what each device can draw.
     """
 
     poll_interval_s: float | None
@@ -82,7 +82,9 @@ class GpuMeter:
         self.poll_interval_s = POLL_S if self._reader.integrates else None
 
     def read(self) -> list[Reading]:
-        """One reading a device, in the order of `devices`; none after `close` or in a forked child."""
+        """Return one reading a device, in the order of `devices`. The list is empty after `close` and in a forked
+        child.
+        """
         if os.getpid() != self._pid or self._driver is None:
             return []
         self._read_boards()
@@ -91,7 +93,7 @@ class GpuMeter:
         return [self._reading(target, boards) for target in self._targets]
 
     def contexts(self) -> dict[str, GpuContext]:
-        """What holds each device back now, by its key; a device that does not answer is left out."""
+        """Return what holds each device back now, by its key; a device that does not answer is left out."""
         driver = self._driver
         if os.getpid() != self._pid or driver is None:
             return {}
@@ -109,7 +111,7 @@ class GpuMeter:
             self._thread.end()
 
     def _read_boards(self) -> None:
-        """Look at all boards, wait a while for the answers, and let them through the gate into `whole`."""
+        """Read all boards, wait a while for the answers, and let them through the gate into `whole`."""
         asked_s, wait_until_s = self._clock(), time.monotonic() + READ_WAIT_S
         if self._round is not None and self._round.wait(READ_WAIT_S):  # a driver that was slow still answers the last
             ended, self._round = self._round, None
@@ -161,7 +163,10 @@ def open_vendor_meter(
 
 
 def _boards(session: DriverSession, gpus: Sequence[Gpu]) -> dict[str, Board]:
-    """The boards of some GPUs with the calls that answer on each, by UUID; assumed where the driver takes its time."""
+    """Return the boards of some GPUs by UUID, with the calls that answer on each.
+
+    The calls are assumed where the driver does not answer in time.
+    """
     once = {gpu.uuid: gpu for gpu in gpus}
     late = Event()
     try:
@@ -188,7 +193,7 @@ def _bounds(target: Target, of_boards: Mapping[str, Bounds]) -> Bounds:
 
 
 def _share(whole: Reading, key: str, share: float, spread: float) -> Reading:
-    """Return a part's reading out of its GPU's: an estimate whose range its neighbours explain, where it has any."""
+    """Return a part's reading made from its GPU's: an estimate whose range its neighbours explain, where it has any."""
     part = replace(whole, key=key)
     if whole.energy_j is None or whole.low_j is None or whole.high_j is None:
         return part

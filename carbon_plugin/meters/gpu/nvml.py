@@ -1,7 +1,7 @@
-"""The NVIDIA driver through the `pynvml` module: which GPUs there are, and their joules and watts.
+"""Read the NVIDIA driver through the `pynvml` module: list its GPUs, and read their joules and watts.
 
-Every error becomes an `GpuError` with one of a few codes. Nothing is remembered between reads: energy bookkeeping
-is in `track`, and which GPUs are the job's in `selection`. NVML ignores CUDA_VISIBLE_DEVICES.
+Every error becomes a `GpuError` with one of a few codes. Nothing is remembered between reads: `meters.track` keeps the
+energy, and `selection` decides which GPUs are the job's. NVML ignores CUDA_VISIBLE_DEVICES.
 """
 
 from __future__ import annotations
@@ -33,11 +33,13 @@ _SCOPES: dict[Scope, int] = {"gpu": 0, "module": 1}
 
 _GRACE_PARTS = ("GH200", "GB200", "GB300", "GRACE")
 _GRACE_W = 1000.0
-"""What a module may draw beside its GPU (our convention)."""
+"""The power in W that a module may draw beside its GPU (our convention)."""
 
 
 class NvmlDriver:
-    """One initialised NVML library. Raises `GpuError` where it cannot be had. Not for use after a fork."""
+    """One instance is an initialised NVML library. Raises `GpuError` where it cannot be had. Not for use
+    after a fork.
+    """
 
     def __init__(self) -> None:
         self._pid = os.getpid()
@@ -53,13 +55,13 @@ class NvmlDriver:
         self.reopen()
 
     def reopen(self) -> None:
-        """Initialise the library, also again after somebody else in the process shut it down."""
+        """Initialise the library, also again after other code in the process shut it down."""
         self._handles.clear()
         self._call(self._nvml.nvmlInit)
         self._open = True
 
     def close(self) -> None:
-        """Release the library; a library that is gone already needs no release."""
+        """Release the library; a library that is already shut down needs no release."""
         if not self._open or os.getpid() != self._pid:
             return
         self._open = False
@@ -83,7 +85,7 @@ class NvmlDriver:
         return Inventory(driver_version=version, gpus=tuple(gpus), problems=tuple(problems))
 
     def energy_j(self, uuid: str, scope: Scope | None) -> float:
-        """Joules on the hardware counter since the driver was loaded; it steps about every 100 ms.
+        """Return the joules on the hardware counter since the driver was loaded; it steps about every 100 ms.
 
         `scope` None is the classic call, whose scope the part decides; "gpu" and "module" ask for one by field.
         """
@@ -92,13 +94,15 @@ class NvmlDriver:
         return self._field(uuid, _FIELD_ENERGY, scope) * 1e-3
 
     def power_w(self, uuid: str, scope: Scope | None) -> float:
-        """Watts now, or as the mean of the last second: `Gpu.averaging` says which. `scope` as for energy."""
+        """Return the watts now, or as the mean of the last second: `Gpu.averaging` says which. `scope` is that of
+        `energy_j`.
+        """
         if scope is None:
             return float(self._on(uuid, self._nvml.nvmlDeviceGetPowerUsage)) * 1e-3
         return self._field(uuid, _FIELD_POWER_AVERAGE, scope) * 1e-3
 
     def context(self, uuid: str) -> GpuContext:
-        """Power limit, clock and throttle reasons now. Raises only for a GPU that is lost."""
+        """Return power limit, clock and throttle reasons now. Raises `GpuError` only for a GPU that is lost."""
         nvml = self._nvml
         handle = self._handle(uuid)
         limit_mw = self._optional(nvml.nvmlDeviceGetEnforcedPowerLimit, handle)
@@ -188,7 +192,7 @@ class NvmlDriver:
             return error.object.decode(errors="replace")
 
     def _optional(self, function: Callable[..., Any], handle: Any, *arguments: Any) -> Any:
-        """The answer, or None where the device cannot give it; a lost device still raises."""
+        """Return the answer, or None where the device cannot give it; a lost device still raises."""
         try:
             return self._call(function, handle, *arguments)
         except GpuError as error:
@@ -233,4 +237,4 @@ VENDOR = GpuVendor(
         "permission": "let this user read the /dev/nvidia* files, or start the container with the GPU devices",
     },
 )
-"""The counter of NVIDIA's GPUs steps about every 100 ms."""
+"""The vendor NVIDIA. The counter of its GPUs steps about every 100 ms."""

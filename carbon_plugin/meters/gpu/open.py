@@ -1,6 +1,6 @@
-"""The GPUs of a job of all vendors, opened together and read as one meter.
+"""Open the GPUs of a job of all vendors together and read them as one meter.
 
-Without any driver this is a meter of no devices, so that nobody has to ask whether there is one.
+Without any driver this is a meter without devices, so that nobody has to ask whether there is one.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from carbon_plugin.spec.metered import DeviceIdentity
 
 
 class GpuMeters:
-    """Meter of the GPUs of a job. Make it with `open_gpu_meters`.
+    """The meter reads the GPUs of a job of all vendors. Make it with `open_gpu_meters`.
 
-    `meters` are those of the vendors whose driver answers, `problems` say why others do not. `shown` is what all
+    `meters` are those of the vendors whose driver answers; `problems` say why the others do not. `shown` is what all
     drivers list, or the first problem where none answers. `selection` says which GPUs are the job's.
     """
 
@@ -50,46 +50,48 @@ class GpuMeters:
 
     @property
     def answers(self) -> bool:
-        """Whether the driver of any vendor answers."""
+        """Return whether the driver of any vendor answers."""
         return bool(self.meters)
 
     @property
     def shown(self) -> Inventory | Unavailable:
-        """What the drivers list together, or why there is none."""
+        """Return what the drivers list together, or the first problem where none answers."""
         return merged([meter.inventory for meter in self.meters]) if self.meters else self.problems[0]
 
     @property
     def inventory(self) -> Inventory:
-        """What the drivers list together; nothing where none answers."""
+        """Return what the drivers list together, which is nothing where none answers."""
         return merged([meter.inventory for meter in self.meters])
 
     @property
     def devices(self) -> list[DeviceIdentity]:
-        """All metered devices, vendor by vendor."""
+        """Return all metered devices, vendor by vendor."""
         return [device for meter in self.meters for device in meter.devices]
 
     @property
     def bounds(self) -> dict[str, Bounds]:
-        """What each device can draw, by its key."""
+        """Return what each device can draw, by its key."""
         return {key: bound for meter in self.meters for key, bound in meter.bounds.items()}
 
     @property
     def gpu_equivalents(self) -> float:
-        """How many GPUs are metered, a part of one as its share of it."""
+        """Return how many GPUs are metered, where a part of a GPU counts as its share of it."""
         return sum(meter.gpu_equivalents for meter in self.meters)
 
     @property
     def whole(self) -> list[Reading]:
-        """Readings of the whole GPUs behind the last `read`."""
+        """Return the readings of whole GPUs from which the last `read` was made."""
         return [reading for meter in self.meters for reading in meter.whole]
 
     @property
     def poll_interval_s(self) -> float | None:
-        """Longest interval between two reads, None if any cadence is right."""
+        """Return the longest interval between two reads in seconds, None if any cadence is right."""
         return min((m.poll_interval_s for m in self.meters if m.poll_interval_s is not None), default=None)
 
     def read(self) -> list[Reading]:
-        """Return one reading a device, in the order of `devices`; none after `close` or in a forked child."""
+        """Return one reading a device, in the order of `devices`. The list is empty after `close` and in a forked
+        child.
+        """
         return [reading for meter in self.meters for reading in meter.read()]
 
     def contexts(self) -> dict[str, GpuContext]:
@@ -129,8 +131,8 @@ def open_gpu_meters(
     """Open meters on the job's GPUs of all vendors. Never raises for a driver that fails, see `GpuMeters.problems`.
 
     `selection` fixes the GPUs; without it `reserved` (UUIDs, prefixes, indices) or the environment decides, see
-    `selection.select_devices`. What is reserved and does not answer is no device of the meter, and in its
-    `selection.missing`. `accelerator` is the profile that matching GPUs are marked with.
+    `selection.select_devices`. A GPU that is reserved and does not answer is no device of the meter; it is in
+    `selection.missing`. `accelerator` is the profile with which matching GPUs are marked.
     """
 
     def meters_of(sessions: Sequence[DriverSession], others: Sequence[Gpu]) -> tuple[DeviceSelection, list[GpuMeter]]:
@@ -147,7 +149,7 @@ def open_gpu_meters(
 
 
 def list_gpus() -> Inventory | Unavailable:
-    """Return what the drivers list, without metering anything: for mapping ranks to GPUs, and for `doctor`."""
+    """Return what the drivers list without metering anything, for mapping ranks to GPUs and for `doctor`."""
     sessions, problems = open_sessions()
     for session in sessions:
         end_session(session)

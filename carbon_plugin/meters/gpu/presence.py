@@ -1,4 +1,4 @@
-"""Whether this machine or this job has GPUs, seen without any driver: for GPUs that nothing can meter."""
+"""Find out without any driver whether this machine or this job has GPUs, for GPUs that nothing can meter."""
 
 from __future__ import annotations
 
@@ -14,23 +14,26 @@ from carbon_plugin.meters.protocol import Unavailable, UnreadGpus
 _SLURM_VARIABLES = ("SLURM_STEP_GPUS", "SLURM_JOB_GPUS")
 
 _ONLY_BY_A_DRIVER = ("hangs", "version_mismatch", "permission")
-"""Problems that only a driver can cause that is there; a library or a kernel module that is missing shows nothing."""
+"""Problems that only a driver that is there can cause; a missing library or kernel module does not show a driver."""
 
 UNANSWERED = "nvml_gpu_unanswered"
-"""Kind of the problem of GPUs that the driver counts and that do not answer it, or that are named and not counted."""
+"""The kind of the problem of GPUs that the driver counts and that do not answer it, or that are named and
+not counted.
+"""
 
 
 def shows_driver(problem: Unavailable, environ: Mapping[str, str]) -> bool:
-    """Whether `problem` shows that a driver is there, so that there may be GPUs although nothing tells how many. A job
-    to which a variable gives no GPUs has none."""
+    """Return whether `problem` shows that a driver is there, so that there may be GPUs although nothing tells how many.
+
+    A job to which a variable gives no GPUs has none.
+    """
     vendor = vendor_of(problem.kind)
     of_a_driver = problem.kind in {f"{vendor.code}_{kind}" for kind in _ONLY_BY_A_DRIVER}
     return of_a_driver and _given(environ, vendor) is None
 
 
 def unanswered_gpus(inventory: Inventory, chosen: DeviceSelection, environ: Mapping[str, str]) -> UnreadGpus | None:
-    """The job's GPUs that do not answer the driver, or that are named and that it does not even count; None where all
-    answer."""
+    """Return the job's GPUs that do not answer the driver, or that are named and that it does not count, else None."""
     counted = len(inventory.gpus) + len(inventory.problems)
     count, evidence = len(inventory.problems), f"the driver counts {counted}, and {len(inventory.gpus)} answer"
     given = _given(environ, _vendor_of_all(inventory))
@@ -61,10 +64,10 @@ def unanswered_gpus(inventory: Inventory, chosen: DeviceSelection, environ: Mapp
 def unread_gpus(
     problem: Unavailable, environ: Mapping[str, str], *, container: bool, root: Path = Path("/")
 ) -> UnreadGpus | None:
-    """The GPUs that `problem` keeps from being metered; None where nothing shows any.
+    """Return the GPUs that `problem` keeps from being metered, None where nothing shows any.
 
-    What was given to the job comes first: a variable of the scheduler or of CUDA, then the device files. The PCI bus is
-    asked last and not in a container, which sees the bus of its host whether or not it was given the GPUs.
+    What was given to the job is looked at first: a variable of the scheduler or of CUDA, then the device files. The PCI
+    bus is looked at last and not in a container, which sees the bus of its host whether or not it was given the GPUs.
     """
     vendor = vendor_of(problem.kind)
     given = _given(environ, vendor)
@@ -79,12 +82,12 @@ def unread_gpus(
 
 
 def shows_gpus(vendor: GpuVendor, root: Path) -> bool:
-    """Whether device files or the PCI bus show GPUs of a vendor."""
+    """Return whether device files or the PCI bus show GPUs of a vendor."""
     return _device_files(vendor, root) > 0 or _cards(vendor, root) > 0
 
 
 def _device_files(vendor: GpuVendor, root: Path) -> int:
-    """How many GPUs of the vendor have a device file."""
+    """Return how many GPUs of the vendor have a device file."""
     pattern = re.compile(vendor.device_files)
     return sum(bool(pattern.fullmatch(path.name)) for path in (root / "dev").glob("*")) if vendor.device_files else 0
 
@@ -94,7 +97,7 @@ def _cards(vendor: GpuVendor, root: Path) -> int:
 
 
 def _vendor_of_all(inventory: Inventory) -> GpuVendor:
-    """The vendor of the GPUs that answer; the first in the list of vendors where there are none."""
+    """Return the vendor of the GPUs that answer, or the first in the list of vendors where there are none."""
     return vendor_of(inventory.gpus[0].vendor if inventory.gpus else "")
 
 
@@ -103,7 +106,7 @@ def _unread(problem: Unavailable, count: int, evidence: str, *, usable: bool = T
 
 
 def _given(environ: Mapping[str, str], vendor: GpuVendor) -> tuple[str, list[str]] | None:
-    """The variable that tells which GPUs the job was given, and its items; None where none does."""
+    """Return the variable that tells which GPUs the job was given, with its items, None where none does."""
     selecting = [name for names in reversed(vendor.visible_devices) for name in names]
     for name in (*_SLURM_VARIABLES, *selecting, *vendor.container_variables):
         words = _listed(environ.get(name))
@@ -113,7 +116,7 @@ def _given(environ: Mapping[str, str], vendor: GpuVendor) -> tuple[str, list[str
 
 
 def _listed(value: str | None) -> list[str] | None:
-    """The items of a list of GPUs; None where the variable does not tell which they are."""
+    """Return the items of a list of GPUs, None where the variable does not tell which they are."""
     if value is None or value.strip() == "all":
         return None
     words = [word.strip() for word in value.split(",")]

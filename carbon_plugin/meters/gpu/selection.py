@@ -1,7 +1,7 @@
-"""Which GPUs of this machine belong to the job: reserved ones, whether a rank uses them or not.
+"""Decide which GPUs of this machine belong to the job: those that it has reserved, whether a rank uses them or not.
 
-Pure functions from what the drivers list and what the environment says to UUIDs. The view of a framework and that of a
-driver differ: NVML ignores CUDA_VISIBLE_DEVICES and lists in PCI order, CUDA by default lists the fastest GPU first.
+These are pure functions from what the drivers list and what the environment says to UUIDs. A framework and a driver see
+GPUs differently: NVML ignores CUDA_VISIBLE_DEVICES and lists in PCI order, CUDA by default lists the fastest GPU first.
 """
 
 from __future__ import annotations
@@ -16,17 +16,18 @@ from carbon_plugin.meters.gpu.vendors import gpu_vendors, vendor_of
 from carbon_plugin.spec.amounts import plural, verb
 
 _SLURM_PER_TASK = ("SLURM_GPUS_PER_TASK", "SLURM_TRES_PER_TASK", "SLURM_GPU_BIND", "SLURM_NTASKS_PER_GPU")
-"""Set where SLURM gives each task GPUs of its own, which its cgroup then hides from the others."""
+"""Variables that are set where SLURM gives each task its own GPUs, which its cgroup then hides from the other tasks."""
 
 
 class DeviceSelection(Struct, frozen=True, kw_only=True):
-    """The GPUs of a job on this node.
+    """One instance holds the GPUs of a job on this node.
 
     `uuids` are UUIDs of whole GPUs or of parts of them, in the order of the source (so that `visible_devices` answers
-    in the framework's order). `source` is "explicit", "slurm", "all", or the variable in small letters. `reason` says
-    how they were found. `missing` was asked for and is the name of no GPU that answers.
-    `hidden` is how many GPUs the job has on this node that other processes see instead. `cut_off` says what CUDA leaves
-    out of a list that it cannot take whole. `assumptions` are sentences that the ledger must carry, that one too.
+    in the framework's order). `source` is "explicit", "slurm", "all", or the name of the variable in lower case.
+    `reason` says how they were found. `missing` are the names that were asked for and that belong to no GPU that
+    answers. `hidden` is how many GPUs the job has on this node that only its other processes see. `cut_off` says what
+    CUDA leaves out of a list that it cannot take whole. `assumptions` are sentences that the ledger must carry,
+    including that one.
     """
 
     uuids: tuple[str, ...]
@@ -62,10 +63,10 @@ def select_devices(
 def visible_devices(gpus: Sequence[Gpu], environ: Mapping[str, str], unanswered: int = 0) -> DeviceSelection:
     """Return the devices of one vendor that its framework shows this process, in its order: `uuids[i]` is `cuda:i`.
 
-    Follows the rules of CUDA_VISIBLE_DEVICES and its relatives: indices, UUIDs or their prefixes; the list ends at the
-    first item that names no device; on CUDA a device named twice leaves none; empty or -1 hides all. A second variable,
-    as HIP_VISIBLE_DEVICES after ROCR_VISIBLE_DEVICES, numbers what the first one left. The name of a GPU that does not
-    answer, of which there are `unanswered`, does not end the list: it is missing.
+    The rules are those of CUDA_VISIBLE_DEVICES and its relatives: it lists indices, UUIDs or their prefixes; the list
+    ends at the first item that names no device; on CUDA a device that is named twice leaves none; an empty value or -1
+    hides all. A second variable, as HIP_VISIBLE_DEVICES after ROCR_VISIBLE_DEVICES, numbers what the first one left.
+    The name of a GPU that does not answer, of which there are `unanswered`, does not end the list; it is in `missing`.
     """
     vendor = _vendor_of_group(gpus)
     names = _variables_in_force([vendor], environ)[vendor.code]
@@ -79,7 +80,7 @@ def visible_devices(gpus: Sequence[Gpu], environ: Mapping[str, str], unanswered:
 
 
 def names_devices(environ: Mapping[str, str]) -> bool:
-    """Whether a variable of any vendor tells which devices a process may see."""
+    """Return whether a variable of any vendor tells which devices a process may see."""
     return any(name in environ for vendor in gpu_vendors() for group in vendor.visible_devices for name in group)
 
 
@@ -99,7 +100,7 @@ def driver_names(uuid: str) -> tuple[str, ...]:
 
 
 def _by_vendor(gpus: Sequence[Gpu]) -> list[tuple[GpuVendor, list[Gpu]]]:
-    """The GPUs of each vendor that has any; without GPUs an empty group of the first vendor."""
+    """Return the GPUs of each vendor that has any; without GPUs an empty group of the first vendor."""
     groups: dict[str, list[Gpu]] = {}
     for gpu in gpus:
         groups.setdefault(gpu.vendor, []).append(gpu)
@@ -111,8 +112,10 @@ def _vendor_of_group(gpus: Sequence[Gpu]) -> GpuVendor:
 
 
 def _variables_in_force(vendors: Sequence[GpuVendor], environ: Mapping[str, str]) -> dict[str, list[str]]:
-    """The variables that select devices of each vendor, in the order in which they apply. HIP reads
-    CUDA_VISIBLE_DEVICES too: where there are NVIDIA GPUs beside, it is taken as theirs."""
+    """Return the variables that select devices of each vendor, in the order in which they apply.
+
+    HIP reads CUDA_VISIBLE_DEVICES too. If there are NVIDIA GPUs as well, that variable is taken as theirs.
+    """
     taken: set[str] = set()
     found: dict[str, list[str]] = {}
     for vendor in vendors:
@@ -129,7 +132,7 @@ def _of_vendor(
     environ: Mapping[str, str],
     unanswered: int,
 ) -> DeviceSelection:
-    """The reserved GPUs of one vendor where neither the caller nor SLURM names any."""
+    """Return the reserved GPUs of one vendor where neither the caller nor SLURM names any."""
     own = variables[vendor.code]
     if own:
         return _visible(vendor, gpus, own, environ, unanswered)
@@ -195,8 +198,11 @@ def _visible(
 def _layer(
     vendor: GpuVendor, name: str, value: str, numbered: Mapping[int, str], known: Sequence[str], unanswered: int
 ) -> tuple[dict[int, str], list[str], str | None, bool]:
-    """What one variable leaves of the devices that it numbers, numbered anew; the names of GPUs that do not answer;
-    what the framework leaves out; and whether the variable names numbers."""
+    """Return what one variable leaves of the devices that it numbers.
+
+    These are the devices left, numbered anew; the names of GPUs that do not answer; what the framework leaves out; and
+    whether the variable lists numbers.
+    """
     by_index = re.match(r"\s*-?\d", value) is not None
     uuids: list[str] = []
     lost: list[str] = []
@@ -221,17 +227,20 @@ def _layer(
 
 
 def _slurm_variable(environ: Mapping[str, str]) -> str | None:
-    """SLURM_JOB_GPUS is set on the first node only and srun carries it to the others, where its numbers may be wrong;
-    SLURM_STEP_GPUS is each node's own."""
+    """Return the name of the variable of SLURM that lists this node's GPUs, None where none is set.
+
+    SLURM_JOB_GPUS is set on the first node only, and srun carries it to the others, where its numbers may be wrong;
+    SLURM_STEP_GPUS is set for each node.
+    """
     several_nodes = environ.get("SLURM_NNODES", environ.get("SLURM_JOB_NUM_NODES", "1")) != "1"
     order = ("SLURM_STEP_GPUS", "SLURM_JOB_GPUS") if several_nodes else ("SLURM_JOB_GPUS", "SLURM_STEP_GPUS")
     return next((name for name in order if environ.get(name)), None)
 
 
 def _has_tasks_with_gpus_of_their_own(environ: Mapping[str, str]) -> bool:
-    """Whether other tasks of the step may see the GPUs of this node that this task does not see.
+    """Return whether other tasks of the step may see the GPUs of this node that this task does not see.
 
-    `SLURM_STEP_TASKS_PER_NODE` is "1" under a launcher that starts the ranks itself, and like "8(x2)" where each rank
+    `SLURM_STEP_TASKS_PER_NODE` is "1" under a launcher that starts the ranks itself. It is like "8(x2)" where each rank
     is a task, perhaps in a container that shows one GPU.
     """
     tasks = re.match(r"\d+", environ.get("SLURM_STEP_TASKS_PER_NODE", ""))
@@ -267,7 +276,7 @@ def _from_slurm(gpus: Sequence[Gpu], name: str, environ: Mapping[str, str]) -> D
 
 
 def _resolved(gpus: Sequence[Gpu], words: Sequence[str], source: str, reason: str) -> DeviceSelection:
-    """Look up each word; keep every device once, and a slice not beside its whole GPU."""
+    """Return the devices that the words name, each once; a slice is left out if its whole GPU is there."""
     numbered = {index: uuid for gpu in reversed(gpus) for index, uuid in gpu.devices}
     known = _names(gpus)
     found: list[str] = []
@@ -281,7 +290,7 @@ def _resolved(gpus: Sequence[Gpu], words: Sequence[str], source: str, reason: st
 
 
 def _words(value: str) -> list[str]:
-    """Items of a list such as "0,2-4" or "GPU-8f21,GPU-90aa"."""
+    """Return the items of a list such as "0,2-4" or "GPU-8f21,GPU-90aa"."""
     words: list[str] = []
     for item in (part.strip() for part in value.split(",")):
         ends = re.fullmatch(r"(\d+)-(\d+)", item)
@@ -293,12 +302,12 @@ def _words(value: str) -> list[str]:
 
 
 def _may_name(word: str, counted: int) -> bool:
-    """Whether a word may be the name of a GPU that NVML counts, of so many."""
+    """Return whether a word may be the name of one of the `counted` GPUs that the driver counts."""
     return int(word) < counted if word.isdigit() else word.upper().startswith(("GPU-", "MIG-"))
 
 
 def _by_leading_index(numbered: Mapping[int, str], word: str) -> str | None:
-    """CUDA reads the digits at the start of an item and ignores what follows."""
+    """Return the device with the number at the start of an item: CUDA reads these digits and ignores what follows."""
     digits = re.match(r"\s*\+?(\d+)", word)
     return numbered.get(int(digits[1])) if digits else None
 
@@ -308,7 +317,7 @@ def _names(gpus: Sequence[Gpu]) -> list[str]:
 
 
 def _by_prefix(known: Sequence[str], prefix: str) -> str | None:
-    """The one GPU or part of a GPU whose UUID starts so; None if none does, or several."""
+    """Return the only GPU or part of a GPU whose UUID starts with a prefix, None if none does, or several do."""
     if not prefix.upper().startswith(("GPU-", "MIG-")):
         return None
     matches = [uuid for uuid in known if uuid.lower().startswith(prefix.lower())]
@@ -316,7 +325,10 @@ def _by_prefix(known: Sequence[str], prefix: str) -> str | None:
 
 
 def _order_caveat(gpus: Sequence[Gpu], vendor: GpuVendor, environ: Mapping[str, str]) -> tuple[str, ...]:
-    """On mixed nodes CUDA's numbers are not NVML's unless CUDA_DEVICE_ORDER=PCI_BUS_ID."""
+    """Return the assumption about the order of indices on a node with several kinds of GPUs.
+
+    There CUDA's numbers are those of NVML only under CUDA_DEVICE_ORDER=PCI_BUS_ID.
+    """
     names = sorted({gpu.name for gpu in gpus})
     if vendor.order_variable is None or len(names) < 2:
         return ()

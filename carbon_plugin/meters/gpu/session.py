@@ -1,4 +1,4 @@
-"""Opens the driver of a vendor on a thread of its own and lists its GPUs, or says why that cannot be done."""
+"""Open the driver of a vendor on a thread of its own and list its GPUs, or say why that cannot be done."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from carbon_plugin.meters.gpu.vendors import gpu_vendors
 from carbon_plugin.meters.protocol import Unavailable
 
 OPEN_WAIT_S = 5.0
-"""How long to wait for a driver to initialise. Without the persistence daemon it can take longer on a large node; its
-GPUs are then metered from the moment on that it answers."""
+"""The time in seconds to wait for a driver to initialise. Without the persistence daemon it can take longer on a large
+node; its GPUs are then metered from the moment when it answers.
+"""
 
 
 class DriverSession(Struct, frozen=True):
-    """An initialised driver, the thread that calls it, and what it lists."""
+    """One session holds an initialised driver, the thread that calls it, and what it lists."""
 
     vendor: GpuVendor
     driver: GpuDriver
@@ -29,14 +30,14 @@ class DriverSession(Struct, frozen=True):
 
 
 _OPENING: dict[tuple[int, str], tuple[DriverThread, Answer[tuple[GpuDriver, Inventory]]]] = {}
-"""An initialisation that takes too long to be waited for, by process and vendor: who asks next has its result."""
+"""Initialisations that took too long to be waited for, by process and vendor; the next caller gets their result."""
 
 
 def open_sessions() -> tuple[list[DriverSession], list[tuple[GpuVendor, Unavailable]]]:
     """Open the drivers of all vendors at once. Returns those that answer, and why the others do not.
 
-    A library that is missing is only told of where the machine or the job shows GPUs of its vendor, or, for the first
-    vendor, where no driver answers at all.
+    A missing library is reported only where the machine or the job shows GPUs of its vendor, or, for the first vendor,
+    where no driver answers at all.
     """
     vendors = gpu_vendors()
     begun = [_begin(vendor) for vendor in vendors]
@@ -52,13 +53,13 @@ def open_sessions() -> tuple[list[DriverSession], list[tuple[GpuVendor, Unavaila
 
 
 def open_late_session(vendor: GpuVendor) -> DriverSession | Unavailable:
-    """Open the driver of a vendor that was waited for in vain before."""
+    """Open the driver of a vendor that did not answer in time before."""
     thread, answer, waits = _begin(vendor)
     return _finish(vendor, thread, answer, OPEN_WAIT_S if waits else 0.0)
 
 
 def answers_late(vendor: GpuVendor) -> bool:
-    """Whether a driver that was waited for in vain has answered since, so that a meter can be opened now."""
+    """Return whether a driver that did not answer in time has answered since, so that a meter can be opened now."""
     opening = _OPENING.get((os.getpid(), vendor.code))
     return opening is not None and opening[1].done
 
@@ -70,7 +71,7 @@ def end_session(session: DriverSession) -> None:
 
 
 def _begin(vendor: GpuVendor) -> tuple[DriverThread, Answer[tuple[GpuDriver, Inventory]], bool]:
-    """The thread and the answer of an initialisation, and whether it has only begun now."""
+    """Return the thread and the answer of an initialisation, and whether it has only begun now."""
     begun = _OPENING.pop((os.getpid(), vendor.code), None)
     if begun is not None:
         return *begun, False

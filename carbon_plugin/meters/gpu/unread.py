@@ -1,4 +1,4 @@
-"""GPUs that are there and that no driver tells of: their energy by a model, as an estimate and not as a measurement."""
+"""Estimate the energy of GPUs that are there and that no driver tells of, by a model and not as a measurement."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ def unread_meters(
     power_w: Figure | None,
     clock: Callable[[], float],
 ) -> list[ModelMeter]:
-    """A meter of these GPUs; none without any, or without an assumption of what each of them draws (`power_w`, W).
-    `accelerator` is their model, None or a CPU where nobody knows it."""
+    """Return a meter of these GPUs, none if there are none or if nobody assumes what each of them draws (`power_w`, W).
+
+    `accelerator` is their model, None or a CPU where nobody knows it.
+    """
     if unread is None or power_w is None:
         return []
     profile = accelerator.name if accelerator is not None and accelerator.kind == "gpu" else None

@@ -1,4 +1,6 @@
-"""The vendors of GPUs that can be metered. A further one is a module with a `VENDOR`, and its name in this list."""
+"""List the vendors of GPUs that can be metered. A further one is a module with a `VENDOR`, and its name in
+this list.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +9,9 @@ from importlib import import_module
 from carbon_plugin.meters.gpu.driver import GpuVendor
 
 VENDORS = ["carbon_plugin.meters.gpu.nvml", "carbon_plugin.meters.gpu.amd_smi"]
-"""Modules of the vendors, in the order in which their GPUs are listed. None of them loads a vendor's library before a
-driver is opened."""
+"""The modules of the vendors, in the order in which their GPUs are listed. None of them loads a vendor's library before
+a driver is opened.
+"""
 
 
 def gpu_vendors() -> list[GpuVendor]:
@@ -19,7 +22,7 @@ def gpu_vendors() -> list[GpuVendor]:
 def vendor_of(code: str) -> GpuVendor:
     """Return the vendor with the code of a `Gpu`, or with the one that begins the kind of a problem or event.
 
-    What belongs to no vendor is treated like the first one's.
+    A code that belongs to no vendor is treated as the first vendor's.
     """
     vendors = gpu_vendors()
     return next((v for v in vendors if code == v.code or code.startswith(f"{v.code}_")), vendors[0])
