@@ -1,4 +1,4 @@
-"""A run while it goes on, as lines of text: what its ledgers say now, and the newest projection in them."""
+"""Show a run while it goes on, as lines of text: the sums of its ledgers so far, and the newest projection in them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from carbon_plugin.show import wording
 from carbon_plugin.spec.amounts import plural
 
 RECENT_S = 60.0
-"""The power now is the mean of the last so many seconds, or of the last interval of the series where that is longer."""
+"""The present power is the mean over this many seconds, or over the last interval of the series where that is
+longer."""
 EVENTS = 3
 GPUS = 8
 

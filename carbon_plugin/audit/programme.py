@@ -1,4 +1,4 @@
-"""The whole footprint of a released model: all runs of its programme, each once, by role.
+"""Add up the whole footprint of a released model: all runs of its programme, each once, by role.
 
 Development, failures and evaluation can be most of it (Olmo 3 reports 82 % of its compute), so a single run never
 stands for a model.
@@ -31,8 +31,8 @@ UNSTATED = "unstated"
 
 
 class ProgrammeRun(Struct, frozen=True, kw_only=True):
-    """One run of a programme, or one part of a run that went on in another directory. Carbon is None where it stated no
-    site."""
+    """One run of a programme, or one part of a run that went on in another directory. Carbon is None where the run
+    stated no site."""
 
     run_id: str
     name: str
@@ -50,8 +50,10 @@ class ProgrammeRun(Struct, frozen=True, kw_only=True):
 
 
 class RoleTotal(Struct, frozen=True, kw_only=True):
-    """All runs of one role; `share` is their part of the programme's carbon, or of its energy where carbon is not
-    known of all runs."""
+    """The sums over all runs of one role.
+
+    `share` is their part of the programme's carbon, or of its energy where the carbon of some run is unknown.
+    """
 
     role: str
     runs: int
@@ -64,10 +66,12 @@ class RoleTotal(Struct, frozen=True, kw_only=True):
 
 
 class Programme(Struct, frozen=True, kw_only=True):
-    """Sums over the runs. Ranges add up the runs' own p10 and p90, as if all their errors were one.
+    """The sums over all runs of a programme. Ranges add up the runs' own p10 and p90, as if all errors were fully
+    correlated.
 
-    `development_share` is what is not of role "final". Carbon is None, and a warning says why, where a run has none
-    or the runs count it on different bases."""
+    `development_share` is the share of all roles but "final". Carbon is None, and a warning says why, where a run has
+    none or the runs count it on different bases.
+    """
 
     name: str
     plugin_version: str
@@ -89,8 +93,10 @@ class _Audited(Struct, frozen=True):
 
 
 def find_runs(places: Iterable[str | os.PathLike[str]]) -> list[Path]:
-    """Run directories among and below some directories, sorted, each once. Raises `LedgerError` for a directory that
-    holds none."""
+    """Return the run directories among and below some directories, sorted within each of these, and each once.
+
+    Raises `LedgerError` for a directory that holds none.
+    """
     found: dict[Path, None] = {}
     for place in places:
         root = Path(place).resolve()
@@ -111,12 +117,12 @@ def read_programme(places: Iterable[str | os.PathLike[str]], name: str | None = 
 
 
 def summaries_of(places: Iterable[str | os.PathLike[str]]) -> list[tuple[Path, AuditSummary]]:
-    """Every run directory below some directories with its audit. Raises `LedgerError`."""
+    """Return every run directory below some directories with its audit. Raises `LedgerError`."""
     return [(directory, summarise(directory)) for directory in find_runs(places)]
 
 
 def add_up(audited: Sequence[tuple[Path, AuditSummary]], name: str | None = None) -> Programme:
-    """As `read_programme`, from audits that were made already."""
+    """Return the same as `read_programme`, from audits that were made already."""
     name = name or _only_programme([summary for _, summary in audited])
     others = sum(summary.run.programme != name for _, summary in audited)
     members = [_Audited(*pair) for pair in audited if pair[1].run.programme == name]
@@ -159,10 +165,10 @@ def _only_programme(summaries: Sequence[AuditSummary]) -> str:
 
 
 def _distinct(members: Sequence[_Audited]) -> tuple[list[_Audited], list[str]]:
-    """Each part of each run once, and a warning for each copy left out.
+    """Return each part of each run once, and a warning for each copy that was left out.
 
-    Directories of one run id that speak of the same time are copies, of which the one that tells most counts; those of
-    different times are parts of a run that went on elsewhere, and all count.
+    Directories with the same run id and overlapping times are copies, of which the one with the most records counts.
+    Those of different times are parts of a run that went on elsewhere, and all count.
     """
     kept: list[_Audited] = []
     copies: list[str] = []
@@ -206,7 +212,7 @@ def _run(one: _Audited) -> ProgrammeRun:
 
 
 def _no_carbon(runs: Sequence[ProgrammeRun]) -> str | None:
-    """Why the carbon of these runs has no sum, None if it has one."""
+    """Return why the carbon of these runs has no sum, or None if it has one."""
     without = [run.name for run in runs if run.total_kg is None]
     if without:
         return f"no carbon is summed up: {', '.join(without)} stated no site"
@@ -221,7 +227,7 @@ def _words(basis: Basis) -> str:
 
 
 def _role_totals(runs: Sequence[ProgrammeRun], *, with_carbon: bool) -> list[RoleTotal]:
-    """One line a role: those of `ROLES` in their order, then any other."""
+    """Return one total for each role: those of `ROLES` in their order, then any other."""
     measure = "total_kg" if with_carbon else "energy_j"
     whole = sum(getattr(run, measure) for run in runs)
     totals = []

@@ -1,4 +1,4 @@
-"""Several runs beside one another: a list of them with their state, and a comparison of what they were and used."""
+"""List several runs with their state, and compare what they were and what they used."""
 
 from __future__ import annotations
 
@@ -18,15 +18,18 @@ from carbon_plugin.spec.amounts import plural
 
 QUIET_S = 120.0
 QUIET_S_A_NODE = 0.75
-"""A run whose ledgers grew within so many seconds, or so many for each node where that is more, goes on. Ledgers grow
-every 10 s, or every quarter of a second for each node."""
+"""A run goes on if its ledgers grew within `QUIET_S` seconds, or within this many seconds for each node where that is
+more. Ledgers grow every 10 s, or every quarter of a second for each node."""
 
 Number = float | int | str | None
 
 
 class ListedRun(Struct, frozen=True, kw_only=True):
-    """One run of a list. `forecast_error` is total carbon over its forecast, less one. A run that cannot be read has
-    only its directory and the `problem`."""
+    """One run of a list.
+
+    `forecast_error` is total carbon over its forecast, less one. A run that cannot be read has only its directory and
+    the `problem`.
+    """
 
     directory: str
     name: str = ""
@@ -41,7 +44,7 @@ class ListedRun(Struct, frozen=True, kw_only=True):
 
 
 class ComparedQuantity(Struct, frozen=True, kw_only=True):
-    """One quantity of all compared runs, in their order, in `unit`; None where a run does not have it."""
+    """One quantity of all compared runs, in their order and in `unit`. A value is None where a run does not have it."""
 
     name: str
     unit: str
@@ -49,7 +52,7 @@ class ComparedQuantity(Struct, frozen=True, kw_only=True):
 
 
 class RunComparison(Struct, frozen=True, kw_only=True):
-    """Runs beside one another: their names, what they used, and the fields of the spec in which they differ."""
+    """Runs side by side: their names, what they used, and the fields of the spec in which they differ."""
 
     runs: list[str]
     quantities: list[ComparedQuantity]
@@ -57,8 +60,10 @@ class RunComparison(Struct, frozen=True, kw_only=True):
 
 
 def list_runs(place: str | os.PathLike[str]) -> list[ListedRun]:
-    """Return every run directory among and below `place`, the newest first. A run that cannot be read is listed with
-    the reason. Raises `LedgerError` where there is no run at all."""
+    """Return every run directory among and below `place`, the newest first.
+
+    A run that cannot be read is listed with the reason. Raises `LedgerError` where there is no run at all.
+    """
     listed = [_listed(directory) for directory in find_runs([place])]
     return sorted(listed, key=lambda run: -(run.start_unix_s or 0.0))
 
@@ -74,7 +79,7 @@ def state_of(summary: AuditSummary, now_unix_s: float | None = None) -> str:
 
 
 def compare_runs(summaries: Sequence[AuditSummary]) -> RunComparison:
-    """Return the runs beside one another. Raises `CarbonPluginError` for fewer than two."""
+    """Return the runs side by side. Raises `CarbonPluginError` for fewer than two."""
     if len(summaries) < 2:
         raise CarbonPluginError(f"compare: {plural(len(summaries), 'run')} given, expected two or more directories")
     rows = {name: [of(one) for one in summaries] for name, of in _QUANTITIES.items()}
@@ -153,4 +158,4 @@ _QUANTITIES: dict[tuple[str, str], Callable[[AuditSummary], Number]] = {
     ("grid intensity", "gCO2e/kWh"): lambda one: one.factors.intensity.figure.value if one.factors else None,
     ("PUE", ""): lambda one: one.factors.pue.value if one.factors else None,
 }
-"""Name and unit of each compared quantity, and how it is read from an audit."""
+"""The name and the unit of each compared quantity, with the function that reads it from an audit."""

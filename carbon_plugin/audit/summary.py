@@ -1,4 +1,4 @@
-"""Audit a run directory: read its ledgers once, add them up, and return everything that the audit says of them."""
+"""Audit a run directory: read its ledgers once, add them up, and return everything that the audit concludes."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ from carbon_plugin.spec.figure import Assumption
 def summarise(
     run_dir: str | os.PathLike[str], anchors: Sequence[str] = (), processes: int | None = None
 ) -> AuditSummary:
-    """Audit of all nodes and attempts in a run directory, in one pass over each ledger.
+    """Return the audit of all nodes and attempts in a run directory, made in one pass over each ledger.
 
     `anchors` are heads that were logged elsewhere, 32 hex digits each. `processes` share the work, by default as many
-    as it is worth. Ledgers that are torn, killed or tampered with are still summed up; `verification` says so. Raises
-    `LedgerError` if the directory holds no ledger, none that names who wrote it, or one of an unknown version.
+    as it is worth. Ledgers that are torn, killed or tampered with are still summed up, and `verification` says so.
+    Raises `LedgerError` if the directory holds no ledger, none that names who wrote it, or one of an unknown version.
     """
     wanted = [checked_anchor(anchor) for anchor in anchors]
     paths = files_by_start(run_dir)
@@ -67,7 +67,7 @@ def _conclude(collected: RunCollector, identity: RunIdentity | None, checks: Run
     spans = collected.spans
     steps = spans.comparison(prediction) or comparison_of_windows(collected.counted, manifest.node, prediction)
     period, progress, coverage = period_of(collected), progress_of(collected.files, manifest), coverage_of(collected)
-    checks = replace(checks, missing=[*coverage.missing, *checks.missing])  # no verdict without the GPUs
+    checks = replace(checks, missing=[*coverage.missing, *checks.missing])  # a verdict must count missing GPUs
     by_rung = {rung: energy_of(cells) for rung, cells in collected.rung_cells().items()}
     redone, restarts = energy_of(collected.redone.values()), energy_of(collected.restarts.values())
     return AuditSummary(
@@ -151,14 +151,14 @@ def _run(identity: RunIdentity | None, manifest: Manifest) -> Run:
 
 
 def _account(collected: RunCollector, reserved: Reserved, manifest: Manifest) -> Accounted | str:
-    """The footprint of the run, or why there is none."""
+    """Return the footprint of the run, or a sentence that says why there is none."""
     factors = stated_factors(manifest.factors)
     if factors is None:
         incomplete, unsited = "the factors in the ledger are incomplete", "the run was given no site"
         return incomplete if manifest.factors else f"{unsited}, and a grid intensity is never guessed"
     try:
         return account_run(collected, reserved, factors)
-    except FootprintError as error:  # numbers that cannot be; the verification names their lines
+    except FootprintError as error:  # impossible numbers, whose lines the verification names
         return f"it cannot be computed: {error}"
 
 
@@ -183,7 +183,7 @@ def _devices(collected: RunCollector) -> list[Device]:
 
 
 def _assumptions(files: Sequence[FilePass]) -> list[Assumption]:
-    """Assumptions of all manifests and their factors, each once, those of the first file first."""
+    """Return the assumptions of all manifests and their factors, each once, those of the first file first."""
     found: dict[Assumption, None] = {}
     for file in files:
         factors = stated_factors(file.manifest.factors)

@@ -1,4 +1,4 @@
-"""Addresses of sources, so that a reader of the page can follow them."""
+"""Turn the addresses of sources into links, so that a reader of the page can follow them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ _ATTRIBUTES = 'rel="noopener noreferrer"'
 
 
 def linked(text: str) -> Markup:
-    """Return a text as markup in which the addresses of web pages, and titles of sources that we have an address of,
-    are links. Everything else is escaped."""
+    """Return a text as markup in which addresses of web pages are links, and so are titles of sources with a known
+    address.
+
+    Everything else is escaped.
+    """
     from markupsafe import Markup, escape
 
     parts, done = [], 0

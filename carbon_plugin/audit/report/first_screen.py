@@ -1,4 +1,4 @@
-"""What the first screen of the page says: the total and its split, and the few figures that people ask for first."""
+"""Compute the first screen of the page: the total and its split, and the few figures that people ask for first."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from carbon_plugin.spec.amounts import fitting_unit, plural
 from carbon_plugin.spec.units import ENERGY_UNITS
 
 TOKENS = 1e6
-"""Carbon is given for a million tokens, since that of one is too small to read."""
+"""Carbon is given for this many tokens, because that of one token is too small to read."""
 
 
 class Share(Struct, frozen=True):
@@ -28,7 +28,7 @@ class Share(Struct, frozen=True):
 
 
 class Headline(Struct, frozen=True, kw_only=True):
-    """The total carbon with its range on a bar: positions are percent of the bar's width."""
+    """The total carbon with its range on a bar. Positions are percent of the bar's width."""
 
     text: str
     unit: str
@@ -43,8 +43,10 @@ class Headline(Struct, frozen=True, kw_only=True):
 
 
 class Tile(Struct, frozen=True, kw_only=True):
-    """One figure of the first screen: what it is, the figure, a line below it, and how it is known. `field` and `raw`
-    are its number in report.json, and `explained` is the field that its derivation is given for."""
+    """One figure of the first screen: its name, the figure, a line below it, and how it is known.
+
+    `field` and `raw` are its number in report.json. `explained` is the field whose derivation is shown.
+    """
 
     what: str
     much: str

@@ -1,4 +1,4 @@
-"""What helps a person to grasp a total: the same carbon as a drive in a car, and the same energy on other grids."""
+"""Help a person to grasp a total: give the same carbon as a drive in a car, and the same energy on other grids."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from carbon_plugin.spec.amounts import fitting_unit
 from carbon_plugin.spec.units import JOULES_PER_KWH
 
 CAR_KG_PER_KM = 0.400 / 1.609344
-"""Tailpipe CO2 of an average US passenger vehicle: about 400 g a mile (US EPA, EPA-420-F-23-014, June 2023)."""
+"""The tailpipe CO2 of an average US passenger vehicle: about 400 g a mile (US EPA, EPA-420-F-23-014, June 2023)."""
 CAR_SOURCE = "US EPA: Tailpipe Greenhouse Gas Emissions From a Typical Passenger Vehicle (EPA-420-F-23-014, 2023)"
 CAR_ADDRESS = "https://www.epa.gov/greenvehicles/greenhouse-gas-emissions-typical-passenger-vehicle"
 ELSEWHERE = ("SWE", "FRA", "GBR", "USA", "DEU", "CHN", "IND", "WORLD")
-"""Grids from clean to carbon-heavy, on which a reader may know data centres."""
+"""Grids from clean to carbon-heavy, in which a reader may know data centres."""
 
 _LENGTH_UNITS = ((1e-2, "cm"), (1.0, "m"), (1e3, "km"))
 
 
 class Comparison(Struct, frozen=True, kw_only=True):
-    """A length of driving that emits as much as the run, its source and the address of that."""
+    """A length of driving that emits as much as the run, with its source and the address of that source."""
 
     text: str
     source: str
@@ -32,7 +32,7 @@ class Comparison(Struct, frozen=True, kw_only=True):
 
 
 def as_a_drive(total_kg: float) -> Comparison | None:
-    """Return the distance over which an average US petrol car emits as much, None for nothing at all."""
+    """Return the distance over which an average US petrol car emits as much, or None for no carbon."""
     if total_kg <= 0:
         return None
     size, unit = fitting_unit(total_kg / CAR_KG_PER_KM * 1e3, _LENGTH_UNITS, 2)
@@ -41,8 +41,10 @@ def as_a_drive(total_kg: float) -> Comparison | None:
 
 
 def elsewhere(summary: AuditSummary) -> Table | None:
-    """Return the run's facility energy at the annual averages of other grids, None where the run's own intensity is of
-    another basis and so cannot stand beside them."""
+    """Return a table of the run's facility energy at the annual averages of other grids.
+
+    Return None where the run's own intensity has another basis and so cannot be compared with them.
+    """
     footprint, factors = summary.footprint, summary.factors
     if (
         footprint is None

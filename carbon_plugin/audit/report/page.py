@@ -45,13 +45,13 @@ EXPLAINED = (
     "drivers",
     "waste",
 )
-"""Fields of report.json whose derivation the page shows."""
+"""The page shows the derivation of these fields of report.json."""
 EXPLAINED_LINES = 24
 CHART_NAMES = ("power", "doing", "intensity", "emissions", "gpus", "steps", "phases", "forecast", "drivers", "devices")
 
 
 class Derivation(Struct, frozen=True, kw_only=True):
-    """The first lines of how a number comes about, and how many more there are."""
+    """The first lines of a number's derivation, and the number of lines that follow."""
 
     shown: list[Explanation]
     more: int
@@ -81,7 +81,7 @@ def render_html(summary: AuditSummary) -> str:
 
 
 def script_json(value: Any) -> Markup:
-    """Return a value as JSON that may stand in a script element: nothing in it can end the element."""
+    """Return a value as JSON for a script element. Nothing in it can end the element."""
     from markupsafe import Markup
 
     text = msgspec.json.encode(value).decode()

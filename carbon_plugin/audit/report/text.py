@@ -11,7 +11,8 @@ from carbon_plugin.show.drawing import RUNG_NAMES
 
 
 def render_text(summary: AuditSummary) -> str:
-    """Return headline numbers with ranges, what is measured, how prediction and forecast did, and what to know."""
+    """Return the main numbers with ranges, how much is measured, how prediction and forecast compare, and the
+    warnings."""
     period = summary.period
     lines = [
         f"{summary.run.name}  {wording.moment(period.start_unix_s)} to {wording.moment(period.end_unix_s)}",

@@ -21,7 +21,7 @@ from carbon_plugin.errors import CarbonPluginError
 
 
 class WrittenAudit(Struct, frozen=True, kw_only=True):
-    """Where the audit was written, and what it says."""
+    """The paths of the files that were written, and the audit itself."""
 
     html: Path
     json: Path

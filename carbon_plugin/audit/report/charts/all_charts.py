@@ -1,4 +1,4 @@
-"""All charts of a report, in the order in which the page shows them."""
+"""List all charts of a report in the order in which the page shows them."""
 
 from __future__ import annotations
 

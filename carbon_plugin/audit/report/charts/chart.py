@@ -1,4 +1,4 @@
-"""The value that every chart of a report is: two drawings, the table behind them, and the data of the live chart."""
+"""Define a chart of a report: two drawings, the table behind them, and the data of the live chart."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ from typing import Any
 from msgspec import Struct
 
 WIDE_PX, NARROW_PX = 860.0, 340.0
-"""Widths of the two drawings: for a desktop and paper, and for a phone, on which the text keeps its size."""
+"""The widths of the two drawings: one for a desktop and paper, and one for a phone, on which the text keeps its
+size."""
 
 Draw = Callable[[float], str]
 
 
 class Chart(Struct, frozen=True, kw_only=True):
-    """One chart. `wide` and `narrow` are SVG markup; `headings` and `rows` are the table behind the chart, one unit a
-    column; `live` is what the page's script draws the interactive chart from, None for a chart whose drawing is
-    interactive by itself."""
+    """One chart.
+
+    `wide` and `narrow` are SVG markup. `headings` and `rows` are the table behind the chart, with one unit a column.
+    `live` is the data from which the page's script draws the interactive chart, or None for a chart whose drawing is
+    interactive by itself.
+    """
 
     name: str
     title: str

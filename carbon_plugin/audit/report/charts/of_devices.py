@@ -1,4 +1,5 @@
-"""Mean power of the GPUs of a run beside one another: bars for a few, a histogram for many, and outliers by name."""
+"""Draw the mean power of the GPUs of a run side by side: bars for a few, a histogram for many, and a table of
+outliers."""
 
 from __future__ import annotations
 
@@ -11,12 +12,12 @@ from carbon_plugin.show import plot, wording
 from carbon_plugin.spec.amounts import plural
 
 BARS = 32
-"""At most so many GPUs get a bar of their own."""
+"""At most this many GPUs get a bar of their own."""
 BINS = 30
 LEAST = 4
-"""Among fewer GPUs none is called an outlier."""
+"""Among fewer GPUs than this, none is called an outlier."""
 SPREADS, LEAST_SHARE = 5.0, 0.05
-"""An outlier lies further from the median than so many median deviations, and than this share of the median."""
+"""An outlier is further from the median than this many median deviations, and than this share of the median."""
 NAMED = 12
 
 
@@ -29,7 +30,8 @@ def device_chart(summary: AuditSummary) -> Chart | None:
 
 
 def outlier_table(summary: AuditSummary) -> Table | None:
-    """Return the GPUs whose mean power is far from that of the others, the furthest first; None where there is none."""
+    """Return the GPUs whose mean power is far from that of the others, the furthest first, or None where there is
+    none."""
     devices = _with_power(summary)
     if len(devices) < LEAST:
         return None

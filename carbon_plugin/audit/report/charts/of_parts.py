@@ -1,4 +1,5 @@
-"""Charts of a run's parts: where the energy went, forecast against result and its causes, and what is uncertain."""
+"""Draw charts of a run's parts: where the energy went, forecast against result and its causes, and the uncertain
+inputs."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ class Part(Struct, frozen=True):
 
 
 def split_chart(summary: AuditSummary) -> Chart | None:
-    """Draw the energy three times as one bar: by what drew it with the facility, by phase, and by progress."""
+    """Draw the energy as several bars of the same total: by what drew it, with the facility, by phase, and by
+    progress."""
     total_j = summary.energy.energy_j
     if total_j <= 0:
         return None

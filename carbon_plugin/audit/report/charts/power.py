@@ -1,4 +1,5 @@
-"""Charts of the power over a run: stacked by what drew it and by what it was spent on, above a strip of attempts."""
+"""Draw charts of the power over a run, stacked by what drew it and by what it was spent on, above a strip of
+attempts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The time axis of a run's charts: edges of the bins, a unit that fits the run, and the table behind a chart."""
+"""Compute the time axis of a run's charts: the edges of the bins, a unit that fits the run, and the table behind a
+chart."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.show import plot, wording
 
 TABLE_ROWS = 24
-"""At most so many rows has the table behind a chart over time; each then stands for several bins."""
+"""The table behind a chart over time has at most this many rows, each of which then stands for several bins."""
 _TIME_UNITS = (
     (2 * 86400.0, 86400.0, "days"),
     (2 * 3600.0, 3600.0, "hours"),
@@ -29,7 +30,7 @@ def edges_s(summary: AuditSummary) -> list[float]:
 
 
 def widths_of_bins_s(summary: AuditSummary) -> list[float]:
-    """Return how long each bin is."""
+    """Return the length of each bin, s."""
     return [end - start for start, end in pairwise(edges_s(summary))]
 
 
@@ -58,7 +59,7 @@ def table_rows(edges: Sequence[float], columns: Sequence[Values]) -> list[list[s
 
 
 def cell_of(value: float | None) -> str:
-    """Return a value as a cell of a table, a dash where there is none."""
+    """Return a value as a cell of a table, or a dash where there is none."""
     return "–" if value is None else wording.number(value, 4)
 
 

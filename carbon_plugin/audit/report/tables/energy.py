@@ -1,4 +1,4 @@
-"""Tables of energy and carbon: by rung, by phase, the parts of the carbon, and figures that stand beside the total."""
+"""Make the tables of energy and carbon: by rung, by phase, the parts of the carbon, and figures beside the total."""
 
 from __future__ import annotations
 

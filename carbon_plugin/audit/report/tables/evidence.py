@@ -1,4 +1,5 @@
-"""Tables of what the numbers rest on: factors, assumptions, the spec that ran, attempts, devices, events, ledgers."""
+"""Make the tables of what the numbers rest on: factors, assumptions, the spec that ran, attempts, devices, events,
+ledgers."""
 
 from __future__ import annotations
 

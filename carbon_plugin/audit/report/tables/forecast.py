@@ -1,4 +1,4 @@
-"""Tables of what was expected beside what happened: prediction and measurement, forecast and result, and the causes."""
+"""Make the tables of expected beside actual values: prediction and measurement, forecast and result, and the causes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from carbon_plugin.spec.units import POWER_UNITS, SECONDS_PER_HOUR, TIME_UNITS
 
 
 def prediction_table(summary: AuditSummary) -> Table | None:
-    """Return each quantity of a step that is both predicted and measured; every row names its unit."""
+    """Return each quantity of a step that is both predicted and measured. Every row names its unit."""
     steps = summary.steps
     if steps is None:
         return None
@@ -56,7 +56,7 @@ def prediction_table(summary: AuditSummary) -> Table | None:
 
 
 def forecast_table(summary: AuditSummary) -> Table | None:
-    """Return each quantity of the forecast beside the result; every row names its unit."""
+    """Return each quantity of the forecast beside the result. Every row names its unit."""
     forecast, footprint = summary.forecast, summary.footprint
     if forecast is None:
         return None
@@ -98,7 +98,7 @@ def forecast_table(summary: AuditSummary) -> Table | None:
 
 
 def cause_table(summary: AuditSummary) -> Table | None:
-    """Return why the forecast was off; the last row is the whole difference. None where it cannot be split."""
+    """Return why the forecast was off, or None where it cannot be split. The last row is the whole difference."""
     forecast, footprint = summary.forecast, summary.footprint
     if forecast is None or footprint is None or not forecast.parts or forecast.embodied_kg is None:
         return None

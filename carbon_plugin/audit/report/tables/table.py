@@ -1,4 +1,4 @@
-"""The value that every table of the page is. A column has one unit, which its heading names."""
+"""Define the tables of the page. A column has one unit, which its heading names."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from carbon_plugin.spec.units import CARBON_UNITS, ENERGY_UNITS
 
 
 class Cell(Struct, frozen=True):
-    """One cell. `small` stands below its text; `kind` is how a number is known and becomes a badge; `field` is the
-    place in report.json of the number that the cell shows, and `raw` that number."""
+    """One cell of a table.
+
+    `small` is shown below its text. `kind` says how a number is known and becomes a badge. `field` is the place in
+    report.json of the number that the cell shows, and `raw` is that number.
+    """
 
     text: str
     small: str = ""
@@ -23,7 +26,7 @@ class Cell(Struct, frozen=True):
 
 
 class Table(Struct, frozen=True, kw_only=True):
-    """A table: `numeric` are the positions of columns of numbers, `summed` says that the last row is the sum."""
+    """One table. `numeric` are the positions of columns of numbers. `summed` says that the last row is the sum."""
 
     headings: list[str]
     rows: list[list[Cell]]
@@ -46,7 +49,7 @@ def table(
 
 
 class Unit(Struct, frozen=True):
-    """A unit of a column: `size` of it in the unit of report.json, and its name."""
+    """The unit of a column: its `size` in the unit of report.json, and its name."""
 
     size: float
     name: str
@@ -60,7 +63,7 @@ class Unit(Struct, frozen=True):
         return f"{self.number(low)} to {self.number(high)}"
 
     def cell(self, value: float, field: str = "") -> Cell:
-        """Return a cell with a value in this unit, and where in report.json it stands."""
+        """Return a cell with a value in this unit. `field` is the place of the value in report.json."""
         return Cell(self.number(value), field=field, raw=value if field else None)
 
 
