@@ -182,8 +182,7 @@ def _most(rows: Table, parameter: Parameter, mask: Mask) -> float:
 
 
 def _disjoint_groups(masks: Sequence[Mask]) -> list[list[int]]:
-    """Return groups of parameters that have no row in common, so that one evaluation gives the slopes of a whole
-    group."""
+    """Return groups of parameters that have no row in common, so that one evaluation gives all slopes of a group."""
     groups: list[tuple[list[int], Mask]] = []
     for index, mask in enumerate(masks):
         for members, taken in groups:

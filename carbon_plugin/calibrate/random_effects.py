@@ -1,5 +1,4 @@
-"""Compute the spreads between and within sources that intervals consist of, from predictions that saw no row of a
-source."""
+"""Compute the spreads between and within sources from predictions that saw no row of the source, for intervals."""
 
 from __future__ import annotations
 

@@ -70,8 +70,10 @@ class FittedConstant(Struct, frozen=True, kw_only=True):
 
 
 class LearnedPower(Struct, frozen=True, kw_only=True):
-    """Power of back-to-back matrix products that the given number of runs shows, in W. `spread` is one relative
-    standard deviation."""
+    """Power of back-to-back matrix products that the given number of runs shows, in W.
+
+    `spread` is one relative standard deviation.
+    """
 
     before_w: float
     after_w: float

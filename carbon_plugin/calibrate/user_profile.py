@@ -38,8 +38,10 @@ def provenance(calibration: Calibration, origin: str, date: str) -> str:
 
 
 def user_profile(device: Accelerator, calibration: Calibration, source: str) -> Accelerator:
-    """Return the profile with the fitted constants in place of its own. It keeps its name, so that it overrides the
-    other."""
+    """Return the profile with the fitted constants in place of its own.
+
+    It keeps its name, so that it overrides the other profile.
+    """
     enough = is_calibrated(device) or len(calibration.rows) >= ENOUGH_ROWS
     confidence: Confidence = "fitted" if enough else "derived"
     changes: dict[str, Any] = {}

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Values = NDArray[np.float64] | np.float64
-"""A float64 array, or its scalar."""
+"""A float64 array, or a float64 scalar."""
 Flags = NDArray[np.bool_]
 
 

@@ -1,4 +1,4 @@
-"""List the numbers that a prediction assumes beyond the constants of its device, because no field of a spec gives
+"""List the numbers that a prediction assumes because neither the device's constants nor a field of the spec give
 them."""
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def _beyond(longest: int, seq_len: int) -> list[Assumption]:
 
 
 def _not_counted(spec: RunSpec) -> list[Assumption]:
-    """Return the settings of the spec that do not change time or memory because a counted model says nothing about
+    """Return the settings of the spec that change neither time nor memory, because a counted model says nothing of
     them."""
     found = []
     assert isinstance(spec.model, CountedModel)

@@ -125,8 +125,7 @@ class Layout:
 
     @property
     def expert_split(self) -> Values:
-        """Return the number of ranks that share the routed experts of a layer: ep times their own tp, or tp without
-        ep."""
+        """Return how many ranks share the routed experts of a layer: ep times their own tp, or tp without ep."""
         return where(self.ep > 1, self.ep * self.expert_tp, self.tp)
 
     @property
@@ -207,8 +206,10 @@ def stack_cases(parts: Sequence[C]) -> C:
 
 
 def take(columns: C, index: Any) -> C:
-    """Return the cases at an index or mask of any structure of arrays. A scalar, which all cases share, stays as it
-    is."""
+    """Return the cases at an index or mask of any structure of arrays.
+
+    A scalar, which all cases share, stays as it is.
+    """
     picked: dict[str, Any] = {
         field.name: column if field.name == KINDS or np.ndim(column) == 0 else column[index]
         for field in fields(columns)  # type: ignore[arg-type]  # C is one of our dataclasses

@@ -114,8 +114,10 @@ def layout_of(layout: ParallelLayout) -> Layout:
 
 
 def again_flags(recompute: Recompute, modules: Sequence[RecomputedModule]) -> dict[str, bool]:
-    """Return the flags of `AGAIN`. Selective recompute that names no part repeats the attention core (Megatron's
-    default)."""
+    """Return the flags of `AGAIN`.
+
+    Selective recompute that names no part repeats the attention core (Megatron's default).
+    """
     named = (modules or ("core_attn",)) if recompute == "selective" else ()
     return {flag: module in named for module, flag in AGAIN.items()}
 

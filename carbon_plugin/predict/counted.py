@@ -94,7 +94,9 @@ def counted_memory_bytes(model: CountedModel, layout: ParallelLayout, training: 
 
 
 def _kept_bytes(model: CountedModel) -> float:
-    """Return the bytes per sample that are kept for the backward pass, or all results where an older count does not
-    say."""
+    """Return the bytes per sample that are kept for the backward pass.
+
+    They are those of all results where an older count does not say.
+    """
     saved = model.saved_bytes_per_sample
     return model.activation_bytes_per_sample if saved is None else saved

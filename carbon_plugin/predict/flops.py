@@ -73,14 +73,18 @@ def _kind_flops(kind: Shape, work: Work) -> tuple[Values, Values]:
 
 
 def _all_kinds(shape: Shape) -> tuple[Shape, ...]:
-    """Return the kinds of layers of a model. Layers that predict further tokens are counted as layers of the last
-    kind."""
+    """Return the kinds of layers of a model.
+
+    Layers that predict further tokens are counted as layers of the last kind.
+    """
     return (*shape.kinds[:-1], replace(shape.kinds[-1], mtp=shape.mtp))
 
 
 def step_flops(shape: Shape, layout: Layout, work: Work) -> tuple[Values, Values]:
-    """Return the FLOPs of one step over all devices: (model, hardware). The hardware FLOPs include what recompute
-    repeats."""
+    """Return the FLOPs of one step over all devices: (model, hardware).
+
+    The hardware FLOPs include what recompute repeats.
+    """
     products, attention = layer_forward_flops(shape, work)
     head = 2 * work.seq_len * shape.vocab * shape.hidden * (1 + shape.mtp)
     forward = products + attention

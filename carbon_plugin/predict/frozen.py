@@ -33,8 +33,10 @@ def with_adapters(shape: Shape) -> Values:
 
 
 def adapter_traffic(shape: Shape, layout: Layout, work: Work, tokens: Values, width: Values, rates: Rates) -> Cost:
-    """Return the seconds of the elementwise work of the adapters of one layer. `width` is that of its feed-forward
-    part."""
+    """Return the seconds of the elementwise work of the adapters of one layer.
+
+    `width` is that of its feed-forward part.
+    """
     if not any_of(with_adapters(shape) > 0):
         return Cost(np.float64(0), np.float64(0))
     query, value = shape.heads * shape.qk_dim, shape.heads * shape.v_dim
@@ -47,15 +49,16 @@ def adapter_traffic(shape: Shape, layout: Layout, work: Work, tokens: Values, wi
 
 
 def stored_share(shape: Shape) -> Values:
-    """Return the bytes of a layer's weights as they are kept, divided by their bytes in 16 bit. Frozen weights may have
-    fewer bits."""
+    """Return the bytes of a layer's weights as they are kept, divided by their bytes in 16 bit.
+
+    Frozen weights may have fewer bits.
+    """
     bits = where(shape.frozen_bits < 8, shape.frozen_bits + QUANTISATION_BITS, shape.frozen_bits)
     return shape.trainable + (1 - shape.trainable) * bits / WIDE_BITS
 
 
 def widening(shape: Shape, parameters: Values, rates: Rates) -> Cost:
-    """Return the seconds of widening a layer's frozen weights to 16 bit before its products, once forward and once
-    backward."""
+    """Return the seconds to widen a layer's frozen weights to 16 bit before its products, forward and backward."""
     narrow = shape.frozen_bits < WIDE_BITS
     moved = (1 - shape.trainable) * parameters * (shape.frozen_bits + WIDE_BITS) / 8 / rates.memory
     once = where(narrow, moved, 0.0)

@@ -24,8 +24,7 @@ from carbon_plugin.spec.training import Precision
 
 
 class Effects(NamedTuple):
-    """Standard deviations of ln(measured / predicted) between sources and within one source, and the number of
-    sources."""
+    """Standard deviations of ln(measured / predicted) between sources and within one, and the number of sources."""
 
     between: float
     within: float
@@ -74,8 +73,7 @@ def spread_of(kind: AccuracyClass, *, assumed: bool = False, own_rows: int = 0) 
 
 @cache
 def factors(effects: Effects, further: float = 0.0) -> Spread:
-    """Return the factors around the prediction under these spreads and one `further`, independent standard
-    deviation."""
+    """Return the factors around the prediction under these spreads and a `further`, independent deviation."""
     between, within, sources = effects
     variance = between**2 * (1 + 1 / sources) + within**2 + further**2
     spread = math.sqrt(variance)
@@ -102,8 +100,10 @@ def accuracy_class(
     stack: Stack,
     host_share: float,
 ) -> AccuracyClass:
-    """Return the class whose residuals apply. `host_share` is the share of the step in which devices wait for the
-    host."""
+    """Return the class whose residuals apply.
+
+    `host_share` is the share of the step in which devices wait for the host.
+    """
     if isinstance(model, CountedModel) or not model.is_validated_kind:
         return "counted" if isinstance(model, CountedModel) else "unvalidated"
     if model.moe is not None or stack.population == ORDINARY:

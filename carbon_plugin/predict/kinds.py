@@ -123,8 +123,10 @@ def _numbers(model: TransformerModel, block: Block, layers: int) -> Numbers:
 
 
 def _attention(mixers: Sequence[Mixer]) -> Numbers:
-    """Return the numbers of a layer's attention. Several attentions side by side count as one that has all their
-    heads."""
+    """Return the numbers of a layer's attention.
+
+    Several attentions side by side count as one that has all their heads.
+    """
     first = mixers[0] if mixers else None
     window = first.window if first else None
     return {
@@ -177,8 +179,7 @@ def _feed_forward(model: TransformerModel, feed: FeedForward | None, layers: int
 
 
 def _more_columns(model: TransformerModel, numbers: Numbers) -> float:
-    """Return the columns of a mixer's first products beyond queries, keys and values: gates, and all inputs of a
-    scan."""
+    """Return the columns of a mixer's first products beyond queries, keys and values: gates and inputs of a scan."""
     if numbers["mla"]:
         return 0.0
     query = numbers["heads"] * numbers["qk_dim"]

@@ -91,8 +91,10 @@ NARROW: frozenset[Precision] = frozenset(("fp8", "mxfp8", "nvfp4"))
 
 
 def peak_of(accelerator: Accelerator, precision: Precision) -> tuple[str, Sourced]:
-    """Return the dtype and the dense FLOP/s of the peak for a precision. Raises `SpecError` when the device has no such
-    units."""
+    """Return the dtype and the dense FLOP/s of the peak for a precision.
+
+    Raises `SpecError` when the device has no such units.
+    """
     # Units that scale blocks (OCP MX) came together with those for 4 bit, in Blackwell and CDNA 4.
     missing = precision == "mxfp8" and "fp4" not in accelerator.peak_flops
     for key in () if missing else PEAK_KEYS[precision]:
@@ -119,8 +121,10 @@ def gemm_share_law(tdp_w: float, peak_16bit_flops: float, architecture: str = ""
 
 
 def peak_16bit(accelerator: Accelerator) -> float:
-    """Return the dense FLOP/s in bf16, or in fp16 or fp32 where the device lacks it. Raises `SpecError` where it has
-    none."""
+    """Return the dense FLOP/s in bf16, or in fp16 or fp32 where the device lacks it.
+
+    Raises `SpecError` where it has none of them.
+    """
     for key in ("bf16", "fp16", "fp32"):
         if key in accelerator.peak_flops:
             return accelerator.peak_flops[key].value

@@ -73,7 +73,7 @@ def memory_bytes(shape: Shape, layout: Layout, work: Work, rates: Rates) -> dict
         "communication": where(stage >= 2, SCATTER_BYTES * unit * trained, 0.0),
         **_activations(shape, layout, work, rates),
     }
-    # Gathered units are zero-size where nothing is sharded; frozen masters are not kept at all.
+    # Gathered units have no size where nothing is sharded, and frozen parameters have no master.
     parts["reserve"] = CONTEXT_BYTES + FRAGMENTATION_SHARE * np.asarray(sum(parts.values()))
     return parts
 
@@ -91,8 +91,10 @@ def _stored_share(shape: Shape, layout: Layout, parameters: Values) -> Values:
 
 
 def layer_activation_bytes(shape: Shape, layout: Layout, work: Work, rates: Rates, *, sparse: bool) -> Values:
-    """Return the bytes that one layer keeps for the backward pass of one micro-batch, without what selective recompute
-    repeats."""
+    """Return the bytes that one layer keeps for the backward pass of one micro-batch.
+
+    What selective recompute repeats is not included.
+    """
     tokens = layout.micro_batch_size * work.seq_len / layout.cp
     feed = _kept_of_experts(shape, layout, work) if sparse else _kept_of_mlp(shape, layout, work)
     mixer = _kept_of_attention(shape, layout, work, rates)

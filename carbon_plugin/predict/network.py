@@ -34,8 +34,10 @@ def group_bandwidth(ranks: Values, stride: Values, rates: Rates) -> Values:
 
 
 def group_latency(ranks: Values, stride: Values, rates: Rates) -> Values:
-    """Return the seconds of an all-reduce of nothing: log2 steps inside the island and twice log2 steps between
-    islands."""
+    """Return the seconds of an all-reduce of nothing.
+
+    They are log2 steps inside the island and twice log2 steps between islands.
+    """
     inside = ranks_in_island(ranks, stride, rates)
     return rates.scaleup_latency * np.log2(inside) + 2 * rates.nic_latency * np.log2(ranks / inside)
 

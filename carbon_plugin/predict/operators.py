@@ -51,8 +51,10 @@ class Cost:
 
 
 def product_time(m: Values, n: Values, k: Values, flops: Values, element_bytes: Values, rates: Rates) -> Values:
-    """Return the seconds of one (m,k)x(k,n) product: max(2mnk/P, bytes/W) and one kernel, or 0 where a dimension is
-    0."""
+    """Return the seconds of one (m,k)x(k,n) product, or 0 where a dimension is 0.
+
+    They are max(2mnk/P, bytes/W) and the time of one kernel.
+    """
     busy = np.maximum(2 * m * n * k / flops, element_bytes * (m * k + k * n + m * n) / rates.memory)
     return where(n * k > 0, busy + rates.kernel_time, 0.0)
 
@@ -148,8 +150,7 @@ def elementwise(shape: Shape, layout: Layout, work: Work, tokens: Values, ffn_wi
 
 
 def head(shape: Shape, layout: Layout, work: Work, tokens: Values, micro_batches: Values, rates: Rates) -> Cost:
-    """Return the seconds, on the last stage, of output projection, softmax, cross entropy and the embedding's
-    traffic."""
+    """Return the seconds of output projection, softmax, cross entropy and embedding traffic on the last stage."""
     columns = shape.vocab / layout.tp
     product = linear(tokens, columns, shape.hidden, work, micro_batches, rates, wide=True)
     entropy = work.entropy_bytes * tokens * columns

@@ -172,8 +172,7 @@ def step_power_w(terms: dict[str, Values], cluster: Cluster) -> Values:
 
 
 def step_power(terms: dict[str, Values], cluster: Cluster) -> tuple[Figure, Activity]:
-    """Return the mean power of one device over a step with its range from p10 to p90, and the activity of the device in
-    it."""
+    """Return the mean power of one device over a step with its range from p10 to p90, and the device's activity."""
     shares = step_activity(terms)
     low, central, high = (
         float(_power_w(shares, cluster, {name: draw[index] for name, draw in DRAWS.items()})) for index in range(3)

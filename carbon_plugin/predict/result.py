@@ -1,5 +1,4 @@
-"""Define the results of a prediction: time with a breakdown that adds up, memory by part, power, and what was
-assumed."""
+"""Define the results of a prediction: time with a breakdown that adds up, memory, power, and what was assumed."""
 
 from __future__ import annotations
 

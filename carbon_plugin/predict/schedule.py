@@ -217,8 +217,7 @@ def _gradient_exchange(
     one_stage = layout.zero_stage == 1
 
     def exchange(count: Values, group: Values, stride: Values) -> tuple[Values, Values, Values, Values]:
-        """Return the seconds of gradients and of new values, each followed by the seconds of its bytes at scale-up
-        speed."""
+        """Return the seconds of gradients and of new values, each followed by those of its bytes at scale-up speed."""
         size, fetched = count * work.reduce_bytes, count * work.parameter_bytes
         outer = size / group
         reduce = network.all_reduce_time(outer, replicas, stride * group, rates)

@@ -84,8 +84,7 @@ def predict_step(spec: RunSpec) -> StepPrediction:
 def _evaluate(
     spec: RunSpec, layout: ParallelLayout, rates: Rates, micro_batches: int
 ) -> tuple[dict[str, float], dict[str, float], tuple[float, float]]:
-    """Return terms in seconds (without those that are zero), memory parts in bytes, and (model, hardware) FLOPs of a
-    step."""
+    """Return terms in seconds (without zero ones), memory parts in bytes, and (model, hardware) FLOPs of a step."""
     if isinstance(spec.model, CountedModel):
         terms = counted_step_terms(spec.model, layout, spec.training, spec.stack, rates, micro_batches)
         forward = spec.model.forward_flops_per_sample * spec.training.global_batch_size

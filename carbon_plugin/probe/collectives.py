@@ -35,8 +35,10 @@ class Link(NamedTuple):
 def measure_collectives(
     device: torch.device, wait: Callable[[], None], ranks: int, budget_s: float
 ) -> tuple[CollectiveTime, ...]:
-    """Return the median seconds of each collective at a small, a middle and a large size. All ranks make the same
-    calls."""
+    """Return the median seconds of each collective at a small, a middle and a large size.
+
+    All ranks make the same calls.
+    """
     sizes = GPU_SIZES_BYTES if device.type == "cuda" else CPU_SIZES_BYTES
     each_s = budget_s / len(KINDS) / len(sizes)
     return tuple(

@@ -50,8 +50,7 @@ def layer_kernels(model: TransformerModel) -> float:
 
 
 def layer_host_operations() -> float:
-    """Return the number of operations that the host issues for one dense layer without parallelism, forward and
-    backward."""
+    """Return how many operations the host issues for one dense layer without parallelism, forward and backward."""
     return HOST_OPS_FORWARD + HOST_OPS_BACKWARD
 
 

@@ -17,8 +17,10 @@ Work = Callable[[], object]
 
 
 def linear_products(device: torch.device, dtype: torch.dtype, tokens: int, width: int) -> Work:
-    """Return work that runs the three products of a linear layer, forward and both gradients, as training lays them
-    out."""
+    """Return work that runs the three products of a linear layer, forward and both gradients.
+
+    Its tensors have the memory layouts of training.
+    """
     import torch
 
     x, grad = (torch.randn(tokens, width, device=device, dtype=dtype) for _ in range(2))

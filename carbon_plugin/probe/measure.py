@@ -224,8 +224,7 @@ def _attention_rates(bench: Bench, sizes: Sizes, budget_s: float, notes: list[st
 
 
 def _attention_kernels(device: torch.device) -> dict[str, Callable[[], AbstractContextManager[Any]]]:
-    """Return the kernel classes of `spec.stack` that torch offers here, each with the context that selects only this
-    kernel."""
+    """Return the kernel classes of `spec.stack` that torch offers here, each with the context that selects it alone."""
     if device.type == "cpu":
         return {"flash": nullcontext}
     from torch.nn.attention import SDPBackend, sdpa_kernel

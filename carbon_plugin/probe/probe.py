@@ -79,8 +79,10 @@ def probe(*, name: str = DEFAULT_NAME, seconds: float = DEFAULT_SECONDS) -> Prob
 
 
 def write_profiles(result: Probe, directory: Path) -> tuple[Path, Path]:
-    """Write `accelerators/<name>.yaml` and `nodes/<name>.yaml` under `directory`, replacing older ones. Return both
-    paths."""
+    """Write `accelerators/<name>.yaml` and `nodes/<name>.yaml` under `directory`, replacing older ones.
+
+    Return both paths.
+    """
     header = f"# Written by {probe_source(result.machine)}.\n# Use it with --profiles {directory}\n"
     written = []
     for folder, profile in (("accelerators", result.accelerator), ("nodes", result.node)):
@@ -132,8 +134,10 @@ def _local_ranks() -> int:
 
 @contextmanager
 def _process_group(device: torch.device, ranks: int) -> Iterator[str | None]:
-    """Provide the ranks' process group for the time of the probe. One that is already initialised is used and left
-    alone."""
+    """Provide the ranks' process group for the time of the probe.
+
+    A group that is already initialised is used and left alone.
+    """
     import torch.distributed as dist
 
     if ranks == 1:

@@ -200,8 +200,10 @@ def _efficiency(
 
 
 def _device_power_and_carbon(machine: Machine) -> tuple[Sourced, Sourced, Sourced]:
-    """Return power limit, idle power and embodied carbon of one device. For a CPU they are one rank's share of the
-    packages."""
+    """Return power limit, idle power and embodied carbon of one device.
+
+    For a CPU they are one rank's share of the packages.
+    """
     if machine.kind == "gpu":
         power = _gpu_power_limit(machine)
         idle = _assumed(GPU_IDLE_SHARE, "gpu-idle-convention", power.value)

@@ -84,8 +84,10 @@ class Measurements(Struct, frozen=True, kw_only=True):
 
 
 class Probe(Struct, frozen=True, kw_only=True):
-    """The profiles of this machine and the measurements that they come from. `elapsed_s` is the time that measuring
-    took."""
+    """The profiles of this machine and the measurements that they come from.
+
+    `elapsed_s` is the time that measuring took.
+    """
 
     machine: Machine
     measurements: Measurements

@@ -89,7 +89,7 @@ def carbon_rows(only: set[str] | None = None) -> list[CarbonRow]:
 
 
 def coverage(rows: Sequence[CarbonRow]) -> tuple[Coverage, ...]:
-    """Return, for each quantity, how many of the published values lie inside the range of a real run."""
+    """Return, for each quantity, the share of the published values that lie inside the range of a real run."""
     found = []
     for quantity in ("device_hours", "energy_mwh", "carbon_t"):
         items = [item for row in rows if (item := getattr(row, quantity)) is not None and item.blind is not None]

@@ -65,8 +65,10 @@ class CarbonSetup(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
 
 class NodeSetup(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A node whose power was measured: which of the row's numbers counts (kW), and the job that it is assumed to
-    run."""
+    """A node whose power was measured.
+
+    `measured` names the number of the row that counts (kW), and `run` is the job that the node is assumed to run.
+    """
 
     measured: str
     run: dict[str, Any]

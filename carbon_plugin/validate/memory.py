@@ -89,7 +89,7 @@ def memory_rows(rows: Sequence[PublishedRow], skipped: Sequence[SkippedRow]) -> 
 
 
 def validate_memory(rows: Sequence[MemoryRow]) -> tuple[ValidatedMemory, ...]:
-    """Return every row of a transformer, in their order, with what is predicted for it."""
+    """Return the rows of transformers, in their order, with what is predicted for each."""
     groups: dict[tuple[Any, ...], list[int]] = {}
     for index, row in enumerate(rows):
         if isinstance(row.spec.model, TransformerModel):
@@ -106,8 +106,10 @@ def validate_memory(rows: Sequence[MemoryRow]) -> tuple[ValidatedMemory, ...]:
 
 
 def expected_slowdowns(rows: Sequence[ValidatedMemory]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Return expected over predicted time of each row, shape (rows,): what full memory costs
-    (`plan.search.fullness`)."""
+    """Return expected over predicted time of each row, of shape (rows,).
+
+    The difference is what full memory costs (`plan.search.fullness`).
+    """
     return np.array([float(expected_slowdown(row.need_bytes / row.capacity_bytes, row.population)) for row in rows])
 
 
@@ -133,7 +135,10 @@ def memory_effects(rows: Sequence[ValidatedMemory], population: Population) -> E
 
 
 def _validated(rows: Sequence[MemoryRow]) -> Iterator[ValidatedMemory]:
-    """Predict rows of models with the same blocks in one call."""
+    """Yield each row with its prediction.
+
+    The models must have the same blocks, so that one call predicts all of them.
+    """
     specs = [row.spec for row in rows]
     parts = memory_bytes(
         stack_cases([shape_of(spec.model) for spec in specs if isinstance(spec.model, TransformerModel)]),

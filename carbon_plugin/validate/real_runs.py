@@ -161,7 +161,7 @@ def rewrite_overruns(text: str, found: Sequence[ClassOverrun]) -> str:
 def _of_row(raw: Mapping[str, Any]) -> WholeRun | None:
     try:
         specs = {kind: planned_run(raw, [], STACKS[kind]) for kind in POPULATIONS}
-    except CarbonPluginError:  # said by `full_run_rows`
+    except CarbonPluginError:  # `full_run_rows` reports the reason
         return None
     return _run(str(raw["id"]), float(raw["gpu_hours"]), specs)
 

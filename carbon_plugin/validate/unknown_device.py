@@ -22,8 +22,10 @@ FAMILIES = ("hopper", "blackwell")
 def unknown_device_step_time_s(
     table: Table, parameters: Sequence[Parameter], fitted: Mask, whole: Fit
 ) -> NDArray[np.float64]:
-    """Return the step time of each row of those families from constants that saw no row of its family, nan for other
-    rows."""
+    """Return the step time of each row of those families, in seconds, and nan for other rows.
+
+    The constants saw no row of the row's family.
+    """
     predicted = np.full(table.measured_s.size, np.nan)
     for family in FAMILIES:
         out = table.family == family
@@ -33,7 +35,9 @@ def unknown_device_step_time_s(
 
 
 def _without(whole: Fit, parameters: Sequence[Parameter], table: Table, out: Mask) -> NDArray[np.float64]:
-    """Return the start of a fit: the logs of the whole fit, with those that only the left-out rows determine at their
-    prior."""
+    """Return the start of a fit: the logs of the whole fit.
+
+    Parameters that only the left-out rows determine start at their prior.
+    """
     seen = [bool(np.any(parameter.rows(table) & ~out)) for parameter in parameters]
     return np.where(seen, whole.logs, [parameter.centre for parameter in parameters])

@@ -1,5 +1,4 @@
-"""Build the cluster that a published row ran on: a profile, with what the row says of its chassis, network and
-power."""
+"""Build the cluster of a published row from a profile and what the row says of its chassis, network and power."""
 
 from __future__ import annotations
 
@@ -67,8 +66,10 @@ def row_cluster(row: Fields, assumed: list[str], known: Hardware) -> Cluster:
 
 
 def _chassis(node: Node) -> int:
-    """Return the devices per node where the row does not say. A generic workstation stands for a server of the usual
-    size."""
+    """Return the devices per node where the row does not say.
+
+    A generic workstation stands for a server of the usual size.
+    """
     return node.accelerators if node.accelerators > 1 else USUAL_CHASSIS
 
 

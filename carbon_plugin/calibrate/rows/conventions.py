@@ -156,7 +156,7 @@ OLD_MEGATRON = re.compile(r"megatron-lm.*\b20(19|2[0-2])\b")
 
 
 class Recipe(Struct, frozen=True, kw_only=True):
-    """Settings that a vendor's recipe for mixtures of experts makes from a container release on, and that rows leave
+    """Settings that a vendor's recipe for mixtures of experts makes from a container release on. Rows leave them
     out."""
 
     said: str
@@ -274,7 +274,10 @@ def stack_of(conventions: Conventions, row: Fields, recipe: Recipe | None, devic
 
 
 def _compiles_the_loss(source: str) -> bool:
-    """torchtitan compiles the loss with the model since April 2025 (pull request 1033); its files carry a date."""
+    """Return whether torchtitan compiles the loss with the model in the release of this source.
+
+    It does so since April 2025 (pull request 1033), and the names of its files have a date.
+    """
     date = re.search(r"_(20\d{4})_", source)
     return date is not None and date.group(1) >= "202504"
 
@@ -310,8 +313,7 @@ def accelerator_name(gpu: str) -> str:
         half = find_accelerator(f"{module}-{part.group(1)}")
         if half is not None:
             return half.name
-        # The profile of the module describes two such devices, and half of it is not a device on which the row ran as a
-        # whole.
+        # The profile of the module describes two such devices, so that it is not the profile of what the row counts.
         raise SpecError(f"gpu {gpu!r} counts parts of a module, which have no profile of their own")
     known = PCIE_DEVICES if "PCIE" in name.upper() else DEVICES
     for start, profile in known:

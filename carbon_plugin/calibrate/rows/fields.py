@@ -59,8 +59,10 @@ class Fields:
         return int(number)
 
     def optional_count(self, name: str) -> int | None:
-        """Return a positive integer, or None where it is not stated. A stated 0 says that there are none and is None
-        too."""
+        """Return a positive integer, or None where it is not stated.
+
+        A stated 0 says that there are none, and gives None too.
+        """
         return self.count(name) if self.states(name) and self._values[name] != 0 else None
 
     def number(self, name: str) -> float:

@@ -1,5 +1,7 @@
-"""Select published rows of models whose layers differ. They are predicted with the shipped constants, and no constant
-is fitted to them."""
+"""Select published rows of models whose layers differ.
+
+They are predicted with the shipped constants, and no constant is fitted to them.
+"""
 
 from __future__ import annotations
 

@@ -124,8 +124,10 @@ def row_execution(
 
 
 def _activation_offload(row: Fields, model: TransformerModel) -> float:
-    """Return the share of layers whose activations wait in host memory, from a number of layers, or 1 where the row
-    says all."""
+    """Return the share of layers whose activations wait in host memory.
+
+    It comes from a stated number of layers, and is 1 where the row says that all are offloaded.
+    """
     if "activation offload" in row.text("recompute") or row.states("activation_offload"):
         return 1.0
     return min(1.0, (row.optional_count("cpu_offload_layers") or 0) / model.layers)
@@ -192,8 +194,10 @@ def _zero_stage(row: Fields, pp: int, conventions: Conventions, assumed: list[st
 def _chunks(
     row: Fields, model: TransformerModel, pp: int, micro_batches: int, conventions: Conventions, assumed: list[str]
 ) -> int:
-    """Return the model chunks that a pipeline rank holds: stated as a field or in words, else the default of the
-    framework."""
+    """Return the model chunks that a pipeline rank holds.
+
+    They are stated as a field or in words, else they are the default of the framework.
+    """
     if pp == 1:
         return 1
     words = re.search(r"\b(?:VP|vpp|v) ?= ?(\d+)|virtual pipeline (?:size )?(\d+)", row.text("notes"))

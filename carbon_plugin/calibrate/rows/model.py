@@ -1,5 +1,7 @@
-"""Read the model that a published row trained. Its own dimensions take precedence over those of its named
-architecture."""
+"""Read the model that a published row trained.
+
+The dimensions of the row take precedence over those of the architecture that it names.
+"""
 
 from __future__ import annotations
 

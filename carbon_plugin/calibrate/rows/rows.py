@@ -108,8 +108,10 @@ class PublishedRow(Struct, frozen=True, kw_only=True):
 
 
 class SkippedRow(Struct, frozen=True, kw_only=True):
-    """A row whose step time cannot be compared, and the reason. `memory` is what it says of memory, where this can be
-    compared."""
+    """A row whose step time cannot be compared, and the reason.
+
+    `memory` is what it says of memory, where this can be compared.
+    """
 
     id: str
     source: str
@@ -163,8 +165,10 @@ def shipped_architectures() -> Mapping[str, Any]:
 
 
 def short_source(identity: str) -> str:
-    """Return the source group that a row is reported under: the id's first words, which name the data set and
-    device."""
+    """Return the source group that a row is reported under.
+
+    It consists of the id's first words, which name the data set and device.
+    """
     words = identity.split("-")
     return "-".join(words[:2]) if words[0] == "llmf" else words[0]
 

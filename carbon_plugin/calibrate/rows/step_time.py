@@ -1,5 +1,7 @@
-"""Read the measured step time of a published row: a stated one, or one from a rate with the row's own FLOP
-convention."""
+"""Read the measured step time of a published row.
+
+It is stated, or computed from a stated rate with the row's own FLOP convention.
+"""
 
 from __future__ import annotations
 
