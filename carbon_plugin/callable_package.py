@@ -21,6 +21,10 @@ class CallablePackage(ModuleType):
         """Call the function; see `help` of the package for its arguments."""
         return self._function(*args, **kwargs)
 
+    def __reduce__(self) -> tuple[Callable[[str], ModuleType], tuple[str]]:
+        """Let processes of a pool be given the package as a function: each imports it by its name."""
+        return import_module, (self.__name__,)
+
     @property
     def _function(self) -> Callable[..., Any]:
         function: Callable[..., Any] = getattr(import_module("carbon_plugin.api"), self.__name__.rpartition(".")[2])

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from carbon_plugin.audit.programme import find_runs
 from carbon_plugin.audit.result import AuditSummary
+from carbon_plugin.audit.sentences.phrases import unknown_embodied
 from carbon_plugin.audit.summary import summarise
 from carbon_plugin.errors import CarbonPluginError
 from carbon_plugin.spec.amounts import plural
@@ -142,7 +143,7 @@ _QUANTITIES: dict[tuple[str, str], Callable[[AuditSummary], Number]] = {
     ("GPUs", ""): lambda one: one.coverage.gpus,
     ("time running", "s"): lambda one: one.period.active_s,
     ("optimizer steps", ""): lambda one: one.progress.steps,
-    ("tokens", ""): lambda one: one.progress.tokens,
+    ("tokens", ""): lambda one: one.progress.tokens or None,  # 0 where nobody counted them
     ("step time", "s"): lambda one: one.steps.measured_step_time_s.value if one.steps else None,
     ("energy of the machines", "J"): lambda one: one.energy.energy_j,
     ("energy a token", "J"): lambda one: _per(one.energy.energy_j, one.progress.tokens),
@@ -150,8 +151,11 @@ _QUANTITIES: dict[tuple[str, str], Callable[[AuditSummary], Number]] = {
         one.energy.measured_j / one.energy.energy_j if one.energy.energy_j else None
     ),
     ("operational carbon", "kgCO2e"): lambda one: one.footprint.operational_kg.value if one.footprint else None,
-    ("embodied carbon", "kgCO2e"): lambda one: one.footprint.embodied_kg.value if one.footprint else None,
+    ("embodied carbon", "kgCO2e"): lambda one: (
+        one.footprint.embodied_kg.value if one.footprint and one.footprint.embodied_parts_kg else None
+    ),
     ("total carbon", "kgCO2e"): _total_kg,
+    ("manufacture in no total", ""): lambda one: " and ".join(unknown_embodied(one)) or None,
     ("carbon a million tokens", "kgCO2e"): lambda one: (
         _per((_total_kg(one) or 0.0) * 1e6, one.progress.tokens) if one.footprint else None
     ),

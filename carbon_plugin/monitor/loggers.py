@@ -88,7 +88,7 @@ def _function_of(logger: Any) -> Log:
             _check_call(logger, name, method, {}, step=0)
             return _with_step(method)
     if callable(logger):
-        _check_call(logger, "it", logger, {}, 0)
+        _check_call(logger, getattr(logger, "__qualname__", "a call of it"), logger, {}, 0)
         function: Log = logger
         return function
     raise WatchError(f"log is {_named(logger)}, expected {_EXPECTED}")
@@ -107,7 +107,8 @@ def _check_call(logger: Any, name: str, method: Callable[..., object], *args: An
         signature.bind(*args, **kwargs)
     except TypeError as error:
         raise WatchError(
-            f"log is {_named(logger)}, and {name}{signature} does not fit: expected {_EXPECTED}"
+            f"log is {_named(logger)}, and {name}{signature} cannot be called with figures and a step: "
+            f"expected {_EXPECTED}"
         ) from error
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypedDict, Unpack, get_args, get_origin, get_type_hints
 
@@ -221,7 +222,11 @@ def _check_arguments(arguments: Mapping[str, Any]) -> None:
     hints = get_type_hints(MonitorArguments)
     for argument, given in arguments.items():
         if argument not in hints:
-            raise TypeError(f"make_settings() got an unexpected keyword argument {argument!r}")
+            near = get_close_matches(argument, hints, n=1)
+            raise TypeError(
+                f"there is no argument {argument!r}{f', did you mean {near[0]!r}?' if near else ''}; "
+                "help(carbon_plugin.watch) lists all"
+            )
         if given is None or argument in _CHECKED_ELSEWHERE:
             continue
         members = get_args(hints[argument]) or (hints[argument],)

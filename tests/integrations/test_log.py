@@ -180,6 +180,11 @@ def test_what_is_no_logger_raises_before_training(log, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_function_that_cannot_take_a_row_is_called_by_its_name(tmp_path):
+    with pytest.raises(WatchError, match=r"list\.append\(object, /\) cannot be called with figures and a step"):
+        watch(nn.Linear(2, 2), log=[].append, run_dir=tmp_path / "run")
+
+
 def test_copies_of_loggers_write_nothing():
     rows = Rows()
     loggers = loggers_of([rows, lambda metrics, step: None])

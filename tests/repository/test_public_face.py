@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
+import pickle
 import pydoc
 import re
 import subprocess
@@ -45,6 +47,14 @@ def test_packages_that_are_functions_too_are_both_whatever_is_imported_first(fir
     assert fresh(f"{statement}; print(callable(audit), callable(predict), callable(step.predict_step))") == (
         "True True True"
     )
+
+
+@pytest.mark.parametrize("name", carbon_plugin.__all__)
+def test_every_public_name_can_be_handed_to_processes_of_a_pool_and_copied(name):
+    value = getattr(carbon_plugin, name)
+
+    assert pickle.loads(pickle.dumps(value)) is value
+    assert copy.deepcopy(value) is value
 
 
 @pytest.mark.parametrize("name", CALLED)

@@ -154,7 +154,7 @@ def _cells(alternative: Alternative, comparison: Comparison, kg: float, joules: 
         *([_pue(footprint)] if with_pue else []),
         "" if alternative.g_per_kwh is None else number(alternative.g_per_kwh),
         number(footprint.operational_kg.value / kg),
-        number(footprint.embodied_kg.value / kg),
+        number(footprint.embodied_kg.value / kg) if footprint.embodied_parts_kg else "unknown",
         number(total.value / kg),
         f"{number(total.low / kg)}-{number(total.high / kg)}",
         "" if alternative is comparison.base or relative is None else f"{relative:+.0%}",

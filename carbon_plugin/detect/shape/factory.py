@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import os
 import re
 import sys
@@ -27,6 +27,8 @@ def count_target(target: str, inputs: Sequence[str], *, seq_len: int | None = No
     of a sample where the shapes do not tell them (`batch_shape` says when they do). Raises `SpecError` naming what is
     wrong; errors of the user's own code are quoted.
     """
+    if importlib.util.find_spec("torch") is None:
+        raise SpecError("count: tracing a model needs PyTorch; install it first (pip install torch)")
     import torch
 
     shapes = [_shape(text) for text in inputs]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -157,6 +158,13 @@ def test_what_is_wrong_is_named(
         count_target(target, inputs)
 
     assert message in str(refused.value)
+
+
+def test_without_torch_the_command_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+
+    with pytest.raises(SpecError, match="pip install torch"):
+        count_target("nets:convnet", ["8,3,32,32"])
 
 
 def test_an_error_is_one_line(run: Run) -> None:

@@ -73,6 +73,25 @@ def test_comparison_has_one_unit_a_row_and_the_numbers_of_the_audits(place, caps
     assert "energy of the machines, Wh" in capsys.readouterr().out
 
 
+def test_what_no_profile_or_no_run_tells_is_unknown_and_not_zero(place, tmp_path, capsys):
+    factors: dict[str, Any] = msgspec.to_builtins(resolve_factors(Site(zone="FRA", pue=1.2), None))
+    Job(factors=factors, intensity_g_per_kwh=41.4, pue=1.2).write(tmp_path / "bare")
+    bare = summarise(tmp_path / "bare")
+    progress = msgspec.structs.replace(bare.progress, tokens=0)
+    (tmp_path / "bare.json").write_bytes(msgspec.json.encode(msgspec.structs.replace(bare, progress=progress)))
+
+    assert run(["compare", str(place / "four"), str(tmp_path / "bare.json"), "--json"]) == 0
+
+    rows = {one["name"]: one["values"] for one in json.loads(capsys.readouterr().out)["quantities"]}
+    assert rows["embodied carbon"] == [summarise(place / "four").footprint.embodied_kg.value, None]
+    assert rows["manufacture in no total"] == [None, "accelerators and hosts"]
+    assert rows["tokens"][1] is None
+    assert rows["total carbon"][1] == bare.footprint.operational_kg.value
+
+    assert run(["whatif", str(tmp_path / "bare"), "zone=SWE"]) == 0
+    assert capsys.readouterr().out.count("unknown") == 2
+
+
 def test_comparison_names_fields_of_the_spec_that_differ(place, tmp_path, capsys):
     summary = summarise(place / "four")
     other = msgspec.structs.replace(
