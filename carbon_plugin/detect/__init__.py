@@ -1,1 +1,3 @@
-"""What is really running, read from live objects. Every value names the object that showed it; nothing is guessed."""
+"""Read what a training job really runs from its live objects. Every value names the object that showed it; nothing is
+guessed.
+"""

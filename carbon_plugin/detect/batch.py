@@ -1,4 +1,6 @@
-"""The first step's calls of a model: batch, length, accumulation, autocast, and what runs again in backward passes."""
+"""Watch the first step's calls of a model: batch, length, accumulation, autocast, and what runs again in backward
+passes.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +20,11 @@ if TYPE_CHECKING:
 
 
 class BatchWatch:
-    """Sees a model being called, until `remove`, with nothing on the model itself.
+    """The watch sees the calls of a model until `remove`, without leaving anything on the model itself.
 
-    It counts calls in training mode and keeps the shapes of the last one; of the data only two numbers of the first
-    one: tokens that are no padding, and packed documents. On a compiled model there is no hook, because it would change
-    the graph: `reason` says so.
+    It counts calls in training mode and keeps the shapes of the last one. Of the data it keeps only two numbers of the
+    first call: the tokens that are no padding, and the packed documents. A compiled model gets no hook, because a hook
+    would change the graph; `reason` then says so.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -47,11 +49,11 @@ class BatchWatch:
 
     @property
     def calls(self) -> int:
-        """Calls in training mode so far."""
+        """Return the number of calls in training mode so far."""
         return len(self._syncs)
 
     def observed(self) -> dict[str, Observed]:
-        """What was seen so far, by field name; nothing before the first call."""
+        """Return what was seen so far, by field name, which is nothing before the first call."""
         if self._shape is None:
             return {}
         (micro_batch_size, seq_len), shape = self._shape
@@ -67,7 +69,7 @@ class BatchWatch:
         return found | self._counted()
 
     def remove(self) -> None:
-        """Watch no more. Safe to call twice."""
+        """Stop watching. It is safe to call this twice."""
         if self._hooks.compiled_meanwhile and not self.calls:
             self.reason = "the model runs in a compiled function; what it is called with cannot be seen"
         self._hooks.remove()
@@ -89,7 +91,11 @@ class BatchWatch:
         self._attempt("a batch could not be read", lambda: self._see(module, args, kwargs))
 
     def _see_product(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Autocast as it is where it acts: Accelerate, and many a model, enter it only inside of the forward pass."""
+        """Record the autocast at the call of a matrix product.
+
+        Accelerate and many models enter autocast only inside the forward pass, so that it does not show at the call of
+        the model.
+        """
         if module.training:
             self._attempt("autocast could not be read", lambda: self._see_autocast(args))
 
@@ -129,8 +135,11 @@ class BatchWatch:
             self._real, self._packed = real_tokens((args, kwargs)), packed_documents((args, kwargs))
 
     def _accumulation(self) -> Observed:
-        """Micro-batches of the step. Only a scaler of fp16 gradients skips steps, and then gradients are dropped
-        between calls: those before the last time it happened belong to steps that were not taken."""
+        """Return the number of micro-batches of the step.
+
+        Only a scaler of fp16 gradients skips steps, and then gradients are dropped between calls. The calls before the
+        last time when that happened belong to steps that were not taken.
+        """
         count, source = self.calls, "calls in training mode before the first optimizer step"
         held = self.calls - sum(self._syncs)
         if self.autocast_dtype == "float16":
@@ -141,7 +150,7 @@ class BatchWatch:
         return Observed(count, f"{source}, {held} without gradient synchronisation" if held else source)
 
     def _counted(self) -> dict[str, Observed]:
-        """Shares that needed data; left out where the device has not sent it yet."""
+        """Return the values that need data, without those that the device has not sent yet."""
         found: dict[str, Observed] = {}
         if self._real is not None and self._first_tokens:
             name, arriving = self._real
@@ -162,7 +171,7 @@ class BatchWatch:
 
 
 def largest_product(model: nn.Module) -> nn.Module | None:
-    """The layer of the repeated blocks, else of the whole model, that multiplies by the largest matrix."""
+    """Return the layer that multiplies by the largest matrix, in the repeated blocks or else in the whole model."""
     from torch import nn
 
     blocks = repeated_blocks(model)
@@ -178,7 +187,7 @@ def largest_product(model: nn.Module) -> nn.Module | None:
 
 
 def called_module(module: nn.Module) -> nn.Module:
-    """The module whose call gets a batch where `module` is only a frame around it, as a LightningModule often is."""
+    """Return the module whose call gets a batch where `module` only wraps it, as a LightningModule often does."""
     from torch import nn
 
     children = [child for child in module.children() if not isinstance(child, nn.ModuleList | nn.ModuleDict)]

@@ -1,8 +1,9 @@
 """See calls of modules during one step, without leaving anything on the modules themselves.
 
-A hook on a module goes wherever the module goes: into `deepcopy`, `torch.save`, an average of weights, a quantised or
-fused copy, where it stays for good and cannot be loaded without this package. A hook that torch keeps for all modules
-stops `torch.export`. So it is the `__call__` of a module's class that tells, and modules are known by identity.
+A hook on a module goes wherever the module goes: into `deepcopy`, `torch.save`, an average of weights, or a quantised
+or fused copy, where it stays for good and cannot be loaded without this package. A hook that torch keeps for all
+modules stops `torch.export`. Therefore the `__call__` of a module's class is replaced while modules are watched, and
+modules are known by identity.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ See = Callable[["nn.Module", tuple[Any, ...], dict[str, Any]], None]
 
 
 class Hooks:
-    """Calls `see(module, args, kwargs)` before each call of some modules, until `remove`.
+    """One instance calls `see(module, args, kwargs)` before each call of some modules, until `remove`.
 
-    While something is compiled the classes are as their author wrote them, so that compiled code contains nothing of
-    this, and is not compiled again. `compiled_meanwhile` says whether that happened: calls inside of such code are not
-    seen.
+    While something is compiled, the classes are as their author wrote them, so that compiled code contains nothing of
+    this package and is not compiled again. `compiled_meanwhile` says whether that happened: calls inside such code are
+    not seen.
     """
 
     def __init__(self) -> None:
@@ -44,14 +45,14 @@ class Hooks:
         self._put.append((weakref.ref(module), patched))
 
     def remove(self) -> None:
-        """Watch no more. Safe to call twice."""
+        """Stop watching. It is safe to call this twice."""
         for patched in {patched: None for _, patched in self._put}:
             patched.forget(self)
         self._put.clear()
 
 
 class _PatchedClass:
-    """The `__call__` of a class while modules of it are watched."""
+    """One instance replaces the `__call__` of a class while modules of it are watched."""
 
     def __init__(self, kind: type[nn.Module]) -> None:
         self.watched = _Watched()
@@ -92,7 +93,9 @@ class _PatchedClass:
 
 
 class _Watched(dict[int, list[tuple[Hooks, "weakref.ref[nn.Module]", See]]]):
-    """What is watched, by the identity of modules; empty in a copy of a class that is pickled by value."""
+    """The mapping holds what is watched, by the identity of modules. A copy of a class that is pickled by value has it
+    empty.
+    """
 
     def tell(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Report a call of a watched module."""

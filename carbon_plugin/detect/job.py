@@ -11,12 +11,13 @@ from carbon_plugin.detect.observed import Observed
 
 
 class Job(Struct, frozen=True, kw_only=True):
-    """What a reader may look at, read-only: no call into it may communicate, synchronise, or change anything.
+    """One job holds what a reader may look at, read-only: no call into it may communicate, synchronise or change
+    anything.
 
-    `model` and `optimizer` as the training loop holds them, `pipeline` a pipeline schedule or stage where there is one,
-    `framework` the object in which an adapter's framework keeps its layout (engine, accelerator, trainer, strategy),
-    `batch` what watched the calls of the first step. `known` are the fields that were told or that readers before this
-    one showed. A reader that walks anything long stops at `deadline_s`, a `time.monotonic` moment.
+    `model` and `optimizer` are as the training loop holds them, `pipeline` is a pipeline schedule or stage where there
+    is one, `framework` is the object in which an adapter's framework keeps its layout (engine, accelerator, trainer,
+    strategy), and `batch` watched the calls of the first step. `known` are the fields that the adapter stated or that
+    earlier readers showed. A reader that takes long stops at `deadline_s`, a `time.monotonic` moment.
     """
 
     model: Any
@@ -35,8 +36,10 @@ class Job(Struct, frozen=True, kw_only=True):
 
 
 class StatedShape(Struct, frozen=True, kw_only=True):
-    """A model's shape as its framework states it: fields of a `TransformerModel`. A source that begins with "config"
-    is of the whole model, whatever part of it this rank holds."""
+    """One instance holds a model's shape as its framework states it, as fields of a `TransformerModel`.
+
+    A source that begins with "config" describes the whole model, whatever part of it this rank holds.
+    """
 
     name: str
     fields: Mapping[str, Any]
@@ -44,11 +47,12 @@ class StatedShape(Struct, frozen=True, kw_only=True):
 
 
 class Findings(Struct, frozen=True, kw_only=True):
-    """What one reader saw.
+    """One instance holds what one reader saw.
 
     `fields` are named as in the effective spec: "layout.tp", "layout.recompute", "training.micro_batches",
-    "training.seq_len". `problems` are (kind, sentence) that the ledger must say. `parameters` are (all, trainable) of
-    the whole model, where the framework knows better than the module's own tensors; `shape` likewise.
+    "training.seq_len". `problems` are (kind, sentence) that the ledger must carry. `parameters` are (all, trainable) of
+    the whole model, where the framework knows better than the module's own tensors; `shape` is the model's shape where
+    the framework knows it better.
     """
 
     fields: Mapping[str, Observed] = {}

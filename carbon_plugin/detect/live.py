@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from torch import nn
 
 BUDGET_S = 2.0
-"""Longest time that counting an unknown module may take; reading objects takes milliseconds."""
+"""The longest time in seconds that counting an unknown module may take; reading objects takes milliseconds."""
 
 
 class FirstStep:
-    """A look at a job that is taken once, after its first optimizer step, when wrappers and lazy state have settled.
+    """One instance looks at a job once, after its first optimizer step, when wrappers and lazy state have settled.
 
-    From its creation until then temporary hooks on `called`, the module that gets the batches, see their shapes; of a
-    pipeline (schedule or stage) that is its first stage on this rank.
+    From its creation until then temporary hooks on `called`, the module that gets the batches, see their shapes. For a
+    pipeline (schedule or stage) this module is its first stage on this rank.
     """
 
     def __init__(self, called: nn.Module, pipeline: Any = None) -> None:
@@ -61,7 +61,7 @@ class FirstStep:
             return msgspec.structs.replace(detected, problems=(*detected.problems, unknown)), ()
 
     def remove(self) -> None:
-        """Remove the hook without a look."""
+        """Remove the hooks without looking at the job."""
         self._batches.remove()
 
 
@@ -133,8 +133,10 @@ def _all_stages(model: nn.Module, pipeline: Any) -> nn.Module:
 
 
 def _elsewhere(model: nn.Module, axes: dict[str, Observed], *, counted: bool) -> frozenset[str]:
-    """Fields of the model's shape that this rank's part of it does not show; `counted` if a framework counted all
-    experts."""
+    """Return the fields of the model's shape that this rank's part of the model does not show.
+
+    `counted` says that a framework has counted all experts.
+    """
     several = {axis for axis in ("pp", "ep") if axis in axes and axes[axis].value > 1}
     local_experts = "ep" in several and not counted and not holds_all_experts(model)
     return (STAGE if "pp" in several else frozenset()) | (EXPERTS if local_experts else frozenset())

@@ -1,4 +1,4 @@
-"""Check what a script hands over to be watched, where it is handed over."""
+"""Check the model and the optimizer that a script gives to be watched, when it gives them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ if TYPE_CHECKING:
 
 
 class Watched(Struct, frozen=True, kw_only=True):
-    """`model` is what is trained, in one module; `called` the part of it that gets the batches. The first of the
-    `optimizers` steps once a step of the run."""
+    """One instance holds what is watched.
+
+    `model` is what is trained, in one module; `called` is the part of it that gets the batches. A step of the first of
+    the `optimizers` is a step of the run.
+    """
 
     model: Any
     called: Any

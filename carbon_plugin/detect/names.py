@@ -21,8 +21,9 @@ AXIS_OF_NAME = {
     "data": "dp",
     "data_parallel": "dp",
 }
-"""Names of mesh axes in frameworks today. `dp` alone does not say whether it shards or copies. Names that may stand for
-several axes folded into one (fsdp, dp_shard_cp) are left out: the wrapper over them says what they are."""
+"""The names of mesh axes in today's frameworks. `dp` alone does not say whether it shards or copies. Names that may
+mean several axes folded into one (fsdp, dp_shard_cp) are left out, because the wrapper over them says what they are.
+"""
 
 
 def axis_of_group(description: str) -> str | None:

@@ -11,27 +11,27 @@ from carbon_plugin.spec.figure import Assumption
 from carbon_plugin.spec.model import CountedModel
 
 DEGREES = ("tp", "cp", "pp", "dp_replicate", "dp_shard")
-"""Axes that multiply to the world size; `ep` divides it and is not among them."""
+"""The axes that multiply to the world size; `ep` divides it and is not among them."""
 
 BY_ELIMINATION = "the other axes account for all"
-"""How the source of an axis begins that no object showed: there is no room for it."""
+"""The beginning of the source of an axis that no object showed and for which no ranks are left."""
 
 AXES = (
     *DEGREES, "ep", "expert_tp", "zero_stage", "sequence_parallel", "async_tp", "context_parallel_kind",
     "pipeline_schedule", "virtual_stages",
 )  # fmt: skip
-"""Fields of a layout that say how ranks are arranged."""
+"""The fields of a layout that say how ranks are arranged."""
 
 
 class Observed(Struct, frozen=True):
-    """A value and the live object that showed it."""
+    """One instance holds a value and names the live object that showed it."""
 
     value: Any
     source: str
 
 
 class DetectedLayout(Struct, frozen=True, kw_only=True):
-    """Fields of a `ParallelLayout` that live objects show, out of a world of `world_size` ranks."""
+    """One instance holds the fields of a `ParallelLayout` that live objects show, in a world of `world_size` ranks."""
 
     axes: dict[str, Observed]
     world_size: int
@@ -48,11 +48,12 @@ class DetectedLayout(Struct, frozen=True, kw_only=True):
 
 
 class DetectedModel(Struct, frozen=True, kw_only=True):
-    """The model as its module shows it.
+    """One instance holds the model as its module shows it.
 
     `fields` are those of a `TransformerModel` that were seen, `assumed` what its structure leaves open. `counted`
-    stands for a module whose structure is not a known one. `parameters` and `trainable_parameters` are of the whole
-    model under any sharding, unless `partial` says that only a part is here: a pipeline stage, this rank's experts.
+    replaces them for a module whose structure is not known. `parameters` and `trainable_parameters` are those of the
+    whole model under any sharding, unless `partial` says that only a part is here: a pipeline stage, or this rank's
+    experts.
     """
 
     name: str
@@ -66,11 +67,11 @@ class DetectedModel(Struct, frozen=True, kw_only=True):
 
 
 class Detected(Struct, frozen=True, kw_only=True):
-    """Everything that one look at a training job showed, on one rank.
+    """One instance holds everything that a look at a training job showed on one rank.
 
-    `fields` maps names such as "layout.recompute" or "training.seq_len" to what was seen. `device_kind` is where the
-    parameters live ("cpu", "cuda"). `problems` are (kind, sentence) of what could not be read. `duration_s` is what
-    the look cost the training thread.
+    `fields` maps names such as "layout.recompute" or "training.seq_len" to what was seen. `device_kind` is the kind of
+    device that holds the parameters ("cpu", "cuda"). `problems` are (kind, sentence) for what could not be read.
+    `duration_s` is the time that the look took from the training thread.
     """
 
     layout: DetectedLayout

@@ -1,6 +1,6 @@
-"""What a script steps: the optimizers inside of lists and wrappers, how their steps are noticed, and how many are done.
+"""Find the optimizers that a script steps inside lists and wrappers, notice their steps, and count the steps done.
 
-Nothing here waits for a device: a count that lies on one is on its way, and is read when it has arrived.
+Nothing here waits for a device: a count on a device is copied in the background, and read when it has arrived.
 """
 
 from __future__ import annotations
@@ -17,29 +17,35 @@ from carbon_plugin.detect.tensors import Arriving
 from carbon_plugin.errors import WatchError
 
 _INNER = ("optimizer", "optim", "_optimizer", "base_optimizer")
-"""Where wrappers keep the optimizer that they step: Accelerate, Apex, DeepSpeed, Megatron, and most others."""
+"""The attributes in which wrappers keep the optimizer that they step: Accelerate, Apex, DeepSpeed, Megatron and most
+others.
+"""
 _SEVERAL = ("optimizers", "chained_optimizers")
-"""Where containers keep theirs: torchtitan, Megatron."""
+"""The attributes in which containers keep their optimizers: torchtitan, Megatron."""
 _DEPTH = 6
 _STATES_LOOKED_AT = 4096
 
 
 class Stepping(Struct, frozen=True, kw_only=True):
-    """The object whose `step` is a step of the run. `hooked` says that it is an optimizer of torch with hooks of its
-    own; otherwise its method is watched."""
+    """One instance holds the object whose `step` is a step of the run.
+
+    `hooked` says that it is an optimizer of torch with hooks of its own; otherwise its method is watched.
+    """
 
     owner: Any
     hooked: bool
 
     def skipped(self, result: Any) -> bool:
-        """Whether a call of the method that gave `result` changed nothing, because gradients overflowed: DeepSpeed says
-        so in an attribute, Megatron in its result."""
+        """Return whether a call of the method that gave `result` changed nothing because gradients overflowed.
+
+        DeepSpeed says so in an attribute, Megatron in its result.
+        """
         told = isinstance(result, tuple) and len(result) > 0 and result[0] is False
         return told or getattr(self.owner, "overflow", False) is True
 
 
 def optimizers_in(given: Any) -> tuple[Any, ...]:
-    """The optimizers of an argument: one, or several in a list, a tuple or a mapping; none of None.
+    """Return the optimizers of an argument: one, or several in a list, a tuple or a mapping, or none for None.
 
     Raises `WatchError` for anything that has no `step`.
     """
@@ -62,8 +68,10 @@ def optimizers_in(given: Any) -> tuple[Any, ...]:
 
 
 def stepping(optimizer: Any) -> Stepping:
-    """How the steps of an optimizer are noticed: by the outermost optimizer of torch in it that has hooks, else by its
-    own method."""
+    """Return how the steps of an optimizer are noticed.
+
+    They are noticed by the outermost optimizer of torch in it that has hooks, else by its own method.
+    """
     if type(optimizer).__module__.partition(".")[0] == "deepspeed":  # it steps the one inside once a parameter group
         return Stepping(owner=optimizer, hooked=False)
     for layer in _layers(optimizer):
@@ -73,15 +81,15 @@ def stepping(optimizer: Any) -> Stepping:
 
 
 def innermost(optimizer: Any) -> Any:
-    """The optimizer that changes the parameters, inside of those of ZeRO, Accelerate and others."""
+    """Return the optimizer that changes the parameters, inside those of ZeRO, Accelerate and others."""
     return list(_layers(optimizer))[-1]
 
 
 def steps_done(optimizers: Sequence[Any]) -> int | Arriving | None:
-    """Optimizer steps that the states of the first optimizer have counted, or those of the next ones where it counts
-    none, as SGD and Muon do; None if nobody does.
+    """Return how many steps the states of the optimizers have counted, None if none of them counts.
 
-    The highest count of all parameters: some may have been added, or frozen, later. On the way where it lies on a GPU.
+    The first optimizer that counts is asked; SGD and Muon do not count. It is the highest count of all its parameters,
+    because some may have been added, or frozen, later. A count on a GPU is returned as an `Arriving`.
     """
     return next((done for done in map(_steps_done, optimizers) if done is not None), None)
 
@@ -100,7 +108,7 @@ def _steps_done(optimizer: Any) -> int | Arriving | None:
 
 
 def steps_scheduled(scheduler: Any) -> int:
-    """Optimizer steps that a learning-rate scheduler has followed. Raises `WatchError` for anything else."""
+    """Return how many optimizer steps a learning-rate scheduler has followed. Raises `WatchError` for anything else."""
     inner = getattr(scheduler, "scheduler", scheduler)
     done = getattr(inner, "last_epoch", None)
     if not isinstance(done, int):
@@ -111,7 +119,7 @@ def steps_scheduled(scheduler: Any) -> int:
 
 
 def prepares_states() -> bool:
-    """Whether the step that is being taken only makes torch's distributed checkpoints a place to load states into."""
+    """Return whether the present step only makes the states into which torch's distributed checkpoints load."""
     frame: Any = sys._getframe(1)
     while frame is not None:
         if frame.f_code.co_name == "_init_optim_state":
@@ -121,7 +129,7 @@ def prepares_states() -> bool:
 
 
 def _layers(optimizer: Any) -> Iterator[Any]:
-    """An optimizer and those inside of it, from the outside in; of several the first."""
+    """Return an optimizer and those inside it, from the outside in; where several are inside, the first of them."""
     for _ in range(_DEPTH):
         yield optimizer
         inside = _inside(optimizer)
@@ -131,7 +139,7 @@ def _layers(optimizer: Any) -> Iterator[Any]:
 
 
 def _parts(optimizer: Any, depth: int = _DEPTH) -> Iterator[Any]:
-    """An optimizer and all those inside of it."""
+    """Return an optimizer and all optimizers inside it."""
     yield optimizer
     for inner in _inside(optimizer) if depth else ():
         yield from _parts(inner, depth - 1)
@@ -150,7 +158,9 @@ def _inside(optimizer: Any) -> Sequence[Any]:
 
 
 def _has_hooks(optimizer: Any) -> bool:
-    """Whether it was made as an optimizer of torch: some wrappers only inherit from it, and never call its hooks."""
+    """Return whether it was made as an optimizer of torch: some wrappers only inherit from one and never call its
+    hooks.
+    """
     return "_optimizer_step_post_hooks" in getattr(optimizer, "__dict__", {})
 
 
@@ -165,7 +175,7 @@ def _counts(optimizer: Any) -> Iterator[Any]:
 
 
 def _number(value: Any) -> tuple[int | None, Any]:
-    """(a count, None), or (None, a tensor of a GPU that holds one)."""
+    """Return (a count, None), or (None, a tensor on a GPU that holds one), or (None, None) for anything else."""
     import torch
 
     if isinstance(value, torch.Tensor):

@@ -19,7 +19,7 @@ _TOLERANCE = 0.05
 
 
 class StagePart(Struct, frozen=True, kw_only=True):
-    """Stage `number` of `of`. `layers` is 0 where its repeated blocks are not found."""
+    """One instance describes stage `number` of `of` stages. `layers` is 0 where its repeated blocks are not found."""
 
     number: int
     of: int

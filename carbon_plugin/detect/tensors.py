@@ -1,4 +1,4 @@
-"""Read samples, tokens, padding and packed documents from a batch: from shapes first, from data where it counts."""
+"""Read samples, tokens, padding and packed documents from a batch: from shapes where they tell, else from data."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ _BOUNDARY_KEYS = ("cu_seqlens", "cu_seq_lens", "cu_seqlens_q", "cu_seq_lens_q")
 
 
 class Example(Struct, frozen=True):
-    """A call of a model as shapes only: meta tensors where there were real ones."""
+    """One instance holds a call of a model as shapes only, with meta tensors in place of real ones."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     samples: int
 
     def call(self, module: Any) -> Any:
-        """Call a module on the meta device in this way."""
+        """Call a module on the meta device with these arguments."""
         return module(*self.args, **self.kwargs)
 
 
 class Arriving:
-    """A number on its way from a device. The training thread never waits for it."""
+    """One instance holds a number that is on its way from a device. The training thread never waits for it."""
 
     def __init__(self, value: torch.Tensor) -> None:
         import torch
@@ -74,7 +74,8 @@ def real_tokens(batch: Any) -> tuple[str, Arriving] | None:
 
 
 def tokens_in_host_memory(batch: Any) -> int | None:
-    """Tokens of a batch that are no padding; None where that is not known without a device, or there are none.
+    """Return the tokens of a batch that are no padding, None where that is not known without a device, or there are
+    none.
 
     A batch says by a mask which tokens are padding, or by positions or boundaries that it is packed and has none.
     Without either it may be padded, unless its sequences are labelled throughout.
@@ -97,8 +98,8 @@ def tokens_in_host_memory(batch: Any) -> int | None:
 def packed_documents(batch: Any) -> tuple[str, Arriving | int] | None:
     """Return the name of the tensor that says where packed documents begin, and their number, or None.
 
-    Cumulative lengths tell by their shape. Positions begin again at 0 with each document; beside a padding mask they
-    may be 0 in the padding too, and are not believed.
+    The shape of cumulative lengths tells the number. Positions begin again at 0 with each document; where there is a
+    padding mask they may be 0 in the padding too, and are not used.
     """
     named = dict(_named(batch))
     for name in _BOUNDARY_KEYS:
@@ -124,7 +125,7 @@ def meta(value: Any) -> Any:
 
 
 def _readable(tensor: torch.Tensor) -> bool:
-    """Whether data can be counted without waiting: real data, in host memory or behind a stream."""
+    """Return whether data can be counted without waiting: real data, in host memory or behind a stream."""
     import torch
     from torch.distributed.tensor import DTensor
 

@@ -1,7 +1,7 @@
-"""Count tokens as a Hugging Face Trainer does itself, else as its batches show them, without waiting for a device.
+"""Count tokens as a Hugging Face Trainer counts them, else as its batches show them, without waiting for a device.
 
-`num_items_in_batch` is no such count: it is the number of labels that the loss takes, of which a prompt has none, and
-it lies on the device, so that reading it would wait for the step.
+`num_items_in_batch` is no such count: it is the number of labels in the loss, and a prompt has no labels. It is on the
+device, so that reading it would wait for the step.
 """
 
 from __future__ import annotations
@@ -12,15 +12,17 @@ from typing import Any
 from carbon_plugin.detect.tensors import tokens_in_host_memory
 
 _COUNTERS = {"num_input_tokens_seen": "num_input_tokens_seen", "_total_train_tokens": "num_tokens"}
-"""What counts, and what it is called in the trainer's rows: of the Trainer's state, and of the trainers of TRL. Both
-add up all ranks."""
+"""The counters of the Trainer's state and of the trainers of TRL, with their names in the trainer's rows. Both add up
+all ranks.
+"""
 
 
 class TrainerTokens:
-    """Counts the tokens of a training. `once` says that the trainer's own count has each token once: ranks that share
-    a batch count it several times, but for TRL's. `ranks` are those that have batches of their own.
+    """One instance counts the tokens of a training.
 
-    `source` says how the tokens of the last step were counted.
+    `once` says that the trainer's own count has each token once: ranks that share a batch count it several times,
+    except in TRL's count. `ranks` is the number of ranks that have batches of their own. `source` says how the tokens
+    of the last step were counted.
     """
 
     def __init__(self, state: Any, *, once: bool, ranks: int) -> None:

@@ -18,11 +18,12 @@ _WRAPPED = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 
 
 class DataParallel(Struct, frozen=True, kw_only=True):
-    """How a wrapper spreads the data: `shard` ranks share the states of `zero_stage`, `replicate` hold copies.
+    """One instance says how a wrapper spreads the data: `shard` ranks share the states of `zero_stage`, `replicate`
+    hold copies.
 
-    `meshes` are the device meshes of the wrapper's own parameters, `shard_dim` the mesh dim that shards, by name if it
-    has one. `param_dtype` is the dtype of computation if the wrapper casts, `reduce_dtype` that of exchanged gradients.
-    `conflicts` are contradictions between its parts, `remarks` what a layout has no field for.
+    `meshes` are the device meshes of the wrapper's own parameters, `shard_dim` is the mesh dim that shards, by name if
+    it has one. `param_dtype` is the dtype of computation if the wrapper casts, `reduce_dtype` that of exchanged
+    gradients. `conflicts` are contradictions between its parts, `remarks` are facts for which a layout has no field.
     """
 
     shard: int
@@ -58,12 +59,14 @@ def class_name(module: nn.Module) -> str:
 
 
 def is_compiled(module: nn.Module) -> bool:
-    """Whether calls of this module go through `torch.compile`."""
+    """Return whether calls of this module go through `torch.compile`."""
     return "_orig_mod" in module._modules or getattr(module, "_compiled_call_impl", None) is not None
 
 
 def gradients_sync(module: nn.Module) -> bool:
-    """Whether the backward pass of a call of this wrapper exchanges gradients; False inside its `no_sync`."""
+    """Return whether the backward pass of a call of this wrapper exchanges gradients, which is False inside its
+    `no_sync`.
+    """
     from torch.distributed.fsdp import FSDPModule
 
     if isinstance(module, FSDPModule):
@@ -186,7 +189,10 @@ def _after_forward(group: Any) -> int | None:
 
 
 def _fsdp2_groups(model: nn.Module) -> Iterator[tuple[Any, bool]]:
-    """Parameter groups of FSDP2 with whether they are the root's. The state is private: no public way shows it."""
+    """Return the parameter groups of FSDP2, each with whether it is the root's.
+
+    The state is private to torch, because nothing public shows it.
+    """
     from torch.distributed.fsdp import FSDPModule
 
     for module in model.modules():

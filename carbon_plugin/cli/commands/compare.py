@@ -1,4 +1,4 @@
-"""Run `carbon-plugin compare`, which puts runs beside one another: what they used, and where their specs differ."""
+"""`carbon-plugin compare`: compare runs by what they used and by the fields of the spec in which they differ."""
 
 from __future__ import annotations
 

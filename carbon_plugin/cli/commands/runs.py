@@ -1,4 +1,4 @@
-"""Run `carbon-plugin runs`, which lists the runs below a directory with what each used and in which state it is."""
+"""`carbon-plugin runs`: list the runs below a directory, with what each used and its state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run `carbon-plugin watch`, which shows a run while it goes on, from another shell, by reading its ledgers."""
+"""`carbon-plugin watch`: show a run while it goes on, from another shell, by reading its ledgers."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Accelerate, from its state, which is one a process: the `ParallelismConfig` of the accelerator, if it has one, and
-the mixed precision of a model that it prepared.
+"""Read Accelerate from its state, of which a process has one: the `ParallelismConfig` and the mixed precision.
 
-Without a `ParallelismConfig` it wraps models in DDP, FSDP or DeepSpeed, whose objects speak for themselves.
+Without a `ParallelismConfig` Accelerate wraps models in DDP, FSDP or DeepSpeed, whose objects are read by other
+readers. The mixed precision is that of a model that Accelerate prepared.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ _AXES = {"tp": "tp_size", "dp_replicate": "dp_replicate_size", "dp_shard": "dp_s
 
 
 def read(job: Job) -> Findings | None:
-    """Mixed precision, and the degrees of Accelerate's `ParallelismConfig` if they are those of this world."""
+    """Return the mixed precision, and the degrees of Accelerate's `ParallelismConfig` if they fit the size of this
+    world.
+    """
     state = sys.modules["accelerate.state"].AcceleratorState._shared_state
     precision = _precision(job.model, state)
     config: Any = state.get("parallelism_config")
@@ -45,8 +47,10 @@ def read(job: Job) -> Findings | None:
 
 
 def _precision(model: Any, state: Mapping[str, Any]) -> dict[str, Observed]:
-    """The autocast that `prepare` put around the forward pass of this model, also where it is compiled; the state may
-    be that of an earlier training in this process."""
+    """Return the autocast that `prepare` put around the forward pass of this model, even where the model is compiled.
+
+    A model without it gives nothing, because the state may be that of an earlier training in this process.
+    """
     mixed = state.get("_mixed_precision")
     wrapped = any("_original_forward" in vars(module) for module in model.modules())
     if mixed not in ("bf16", "fp16") or not wrapped:

@@ -1,4 +1,6 @@
-"""PyTorch's context parallelism, which leaves no trace on parameters: seen while it acts, or by its hooks."""
+"""Detect PyTorch's context parallelism, which leaves no trace on parameters: it is seen while it acts, or
+by its hooks.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +18,16 @@ if TYPE_CHECKING:
 
 
 class ActiveContextParallel(Struct, frozen=True):
-    """Degree of the context parallelism around a call, and the object that showed it."""
+    """One instance holds the degree of the context parallelism around a call, and the object that showed it."""
 
     degree: int
     source: str
 
 
 def read(job: Job) -> Findings | None:
-    """Context parallelism by what was active in the first step, else by the hooks of its parallel style."""
+    """Return the context parallelism that was active in the first step, else that of the hooks of its
+    parallel style.
+    """
     seen = (job.batch.context_parallel if job.batch else None) or _styled(job.model)
     if seen is None:
         return None
@@ -37,8 +41,11 @@ def read(job: Job) -> Findings | None:
 
 
 def active_context_parallel() -> ActiveContextParallel | None:
-    """The context parallelism that is active here: `context_parallel()` replaces the attention function by a closure
-    over its mesh. The closure is private to torch, hence found by what it holds."""
+    """Return the context parallelism that is active here, None without any.
+
+    `context_parallel()` replaces the attention function by a closure over its mesh. The closure is private to torch, so
+    it is found by what it holds.
+    """
     import torch
 
     attention: Any = torch.nn.functional.scaled_dot_product_attention

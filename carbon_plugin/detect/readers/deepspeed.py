@@ -1,6 +1,6 @@
-"""DeepSpeed, from its engine: ZeRO stage and its groups, Ulysses, pipeline, experts, accumulation, precision.
+"""Read DeepSpeed from its engine: ZeRO stage and its groups, Ulysses, pipeline, experts, accumulation and precision.
 
-The engine is what the script trains with: handed over by an adapter, or the model itself, which it wraps.
+An adapter hands over the engine, or the model itself is the engine, which wraps it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from carbon_plugin.spec.amounts import plural
 
 
 def read(job: Job) -> Findings | None:
-    """The layout and the step that a DeepSpeed engine states; None without one."""
+    """Return the layout and the step that a DeepSpeed engine states, None without one."""
     engine = _engine(job)
     if engine is None:
         return None
@@ -61,7 +61,9 @@ def _axes(engine: Any) -> dict[str, Observed]:
 
 
 def _experts() -> dict[str, Observed]:
-    """Expert parallelism: groups by name, one for each size in use."""
+    """Return the expert parallelism by the named groups, of which there is one for each size in use; the largest
+    counts.
+    """
     groups = getattr(sys.modules.get("deepspeed.utils.groups"), "_EXPERT_PARALLEL_GROUP", {})
     sizes = {name: int(group.size()) for name, group in groups.items()}
     if not sizes:
@@ -91,7 +93,10 @@ def _step(engine: Any) -> dict[str, Observed]:
 
 
 def _autocasts(engine: Any) -> bool:
-    """Whether torch's autocast, which the batch shows, or Apex decides; both are newer or older than some releases."""
+    """Return whether torch's autocast, which the batch shows, or Apex decides on the precision.
+
+    Releases before or after either of them have no such method.
+    """
     return any(bool(getattr(engine, name, bool)()) for name in ("torch_autocast_enabled", "amp_enabled"))
 
 
@@ -106,7 +111,7 @@ def _remarks(engine: Any) -> Iterator[str]:
 
 
 def _device(config: Any) -> str | None:
-    """Where an offload configuration keeps things, None for "none" and where there is no configuration."""
+    """Return where an offload configuration keeps things, None for "none" and where there is no configuration."""
     device = getattr(config, "device", None)
     name = str(getattr(device, "value", device))
     return None if device is None or name == "none" else name

@@ -1,6 +1,6 @@
-"""Axes by the descriptions of this rank's process groups: the last resort, where no live object showed them.
+"""Read axes that no live object showed from the descriptions of this rank's process groups, as the last resort.
 
-Meshes and frameworks describe their groups, and so can a script: `new_group(ranks, group_desc="expert_parallel")`.
+Meshes and frameworks describe their groups, and a script can too: `new_group(ranks, group_desc="expert_parallel")`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from carbon_plugin.detect.observed import DEGREES, Observed
 
 
 def read(job: Job) -> Findings | None:
-    """Axes that are still unknown, by described groups. Those that multiply count only if they explain the world."""
+    """Return axes that are still unknown, by described groups. Those that multiply count only if they explain the
+    world.
+    """
     groups = _described_groups()
     fields: dict[str, Observed] = {}
     problems: list[tuple[str, str]] = []
@@ -33,7 +35,10 @@ def read(job: Job) -> Findings | None:
 
 
 def _described_groups() -> dict[str, dict[int, str]]:
-    """Description by size by axis, of this rank's groups of several ranks. The registry is private to torch."""
+    """Return for each axis the descriptions of this rank's groups of several ranks, by size.
+
+    The registry of groups is private to torch.
+    """
     from torch import distributed as dist
     from torch.distributed import distributed_c10d
 

@@ -1,7 +1,7 @@
-"""The parallel layout of a live model: each axis from the object that holds it.
+"""Read the parallel layout of a live model: each axis from the object that holds it.
 
-Data parallelism from its wrapper, tensor parallelism from DTensor placements, what leaves no trace on the module
-(pipeline, context parallel) from the named axes of the mesh that the parameters' meshes were cut from.
+Data parallelism is read from its wrapper and tensor parallelism from DTensor placements. What leaves no trace on the
+module (pipeline, context parallel) is read from the named axes of the mesh from which the parameters' meshes were cut.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from torch import nn
 
 Sharded = Sequence[tuple[str, Any]]
-"""Parameters that are DTensors, by name. A model may have tens of thousands, so that they are looked for once."""
+"""The parameters that are DTensors, by name. A model may have tens of thousands, so that they are looked for once."""
 
 _SHARDING_NAMES = ("dp", "data", "data_parallel", "dp_shard", "data_parallel_shard", "fsdp")
 
 
 def read(job: Job) -> Findings:
-    """The layout that a model's wrappers and parameters show, after the first optimizer step."""
+    """Return the layout that a model's wrappers and parameters show, after the first optimizer step."""
     found = _Findings(job)
     wrapper = data_parallel(job.model)
     sharded = _dtensors(job.model)
@@ -48,7 +48,9 @@ def read(job: Job) -> Findings:
 
 
 class _Findings:
-    """Values by axis; the first object that shows one wins, a contradiction is kept as a sentence."""
+    """One instance holds values by axis; the first object that shows one is believed, and a contradiction becomes a
+    sentence.
+    """
 
     def __init__(self, job: Job) -> None:
         self._job = job
@@ -71,7 +73,9 @@ def _dtensors(model: nn.Module) -> Sharded:
 
 
 def _named_axes(sharded: Sharded) -> dict[str, tuple[int, str]]:
-    """Degree and source by axis, from the names of the parameters' meshes, then of the meshes they were cut from."""
+    """Return degree and source by axis, from the names of the parameters' meshes, then of the meshes they were cut
+    from.
+    """
     found: dict[str, tuple[int, str]] = {}
     meshes = list(dict.fromkeys(parameter.device_mesh for _, parameter in sharded))
     # The root of a slice is private; without it only the axes that parameters live on are seen.
@@ -109,7 +113,9 @@ def _see_tensor_parallel(
 
 
 def _see_experts(found: _Findings, sharded: Sharded, own: tuple[Any, ...]) -> None:
-    """Expert parallelism over an axis that no name tells: weights of experts, whole experts to each rank."""
+    """Record expert parallelism over an axis that no name tells: weights of experts, of which each rank has
+    whole ones.
+    """
     for shard in _unclaimed_shards(sharded, own):
         if _is_expert(shard.parameter) and shard.dim == 0:
             found.see("ep", shard.degree, f"placements of {shard.parameter} on {shard.where}")
@@ -117,7 +123,10 @@ def _see_experts(found: _Findings, sharded: Sharded, own: tuple[Any, ...]) -> No
 
 
 class _Shard(Struct, frozen=True):
-    """A parameter is divided along `dim` over `degree` ranks of a mesh axis; `axis` is "" without a name."""
+    """One instance says that a parameter is divided along `dim` over `degree` ranks of a mesh axis.
+
+    `axis` is "" for an axis without a name.
+    """
 
     parameter: str
     dim: int
@@ -127,7 +136,7 @@ class _Shard(Struct, frozen=True):
 
 
 def _unclaimed_shards(sharded: Sharded, own: tuple[Any, ...]) -> Iterator[_Shard]:
-    """Shardings over mesh axes whose names say nothing, and which no data-parallel wrapper made."""
+    """Return the shardings over mesh axes whose names say nothing, and which no data-parallel wrapper made."""
     claimed = {name for mesh in own for name in mesh.mesh_dim_names or ()}.union(AXIS_OF_NAME, _SHARDING_NAMES)
     for name, parameter in sharded:
         mesh = parameter.device_mesh
@@ -154,7 +163,9 @@ def _norm_weights(model: nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 def _is_on(parameter: Any, axes: set[str], own: tuple[Any, ...]) -> bool:
-    """Whether a parameter lives on one of these mesh axes; "" stands for a mesh without names."""
+    """Return whether a parameter is sharded or copied over one of these mesh axes; "" stands for a mesh
+    without names.
+    """
     from torch.distributed.tensor import DTensor
 
     if not isinstance(parameter, DTensor):
@@ -164,7 +175,9 @@ def _is_on(parameter: Any, axes: set[str], own: tuple[Any, ...]) -> bool:
 
 
 def _shards(placement: Any) -> bool:
-    """Whether a placement divides a tensor; strided shards are a private type, told by their dim."""
+    """Return whether a placement divides a tensor. Strided shards have a private type and are recognised by
+    their dim.
+    """
     return hasattr(placement, "dim")
 
 
@@ -187,7 +200,7 @@ def _see_wrapper(found: _Findings, wrapper: DataParallel, optimizer: Any, world_
 
 
 def _see_data_parallel_by_name(found: _Findings, sharded: Sharded, named: dict[str, tuple[int, str]]) -> None:
-    """Data parallelism made by hand: a named axis, along which parameters are sharded or not."""
+    """Record data parallelism that is made by hand: a named axis along which parameters are sharded or not."""
     for name, parameter in sharded:
         mesh = parameter.device_mesh
         for dim, axis in enumerate(mesh.mesh_dim_names or ()):
@@ -203,12 +216,16 @@ def _see_data_parallel_by_name(found: _Findings, sharded: Sharded, named: dict[s
 
 
 def holds_all_experts(model: nn.Module) -> bool:
-    """Whether experts are sharded as DTensors, which have the shape of all of them; plain ones are this rank's only."""
+    """Return whether experts are DTensors, which have the shape of all of them; plain tensors hold this rank's experts
+    only.
+    """
     return any(_is_expert(name) for name, _ in _dtensors(model))
 
 
 def complete_layout(axes: dict[str, Observed], world_size: int) -> DetectedLayout:
-    """The layout of these axes. An axis that nothing shows is left out, unless the others account for all ranks."""
+    """Return the layout of these axes. An axis that nothing shows is left out, unless the others account
+    for all ranks.
+    """
     layout = DetectedLayout(axes=axes, world_size=world_size)
     if layout.unexplained != 1:
         return layout

@@ -1,4 +1,4 @@
-"""Lightning, from its trainer: what the strategy's device mesh and the trainer's arguments state."""
+"""Read Lightning from its trainer: what the strategy's device mesh and the trainer's arguments state."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ _PRECISION = {"bf16": "bf16", "16": "fp16", "transformer": "fp8"}
 
 
 def read(job: Job) -> Findings | None:
-    """Tensor parallelism by the strategy's mesh, and what the trainer states; None if none was handed over.
+    """Return tensor parallelism by the strategy's mesh, and what the trainer states, None if no trainer was handed
+    over.
 
-    How the data-parallel axis of that mesh is used the wrappers of the model show.
+    The wrappers of the model show how the data-parallel axis of that mesh is used.
     """
     trainer = job.framework
     if not (hasattr(trainer, "strategy") and hasattr(trainer, "accumulate_grad_batches")):

@@ -1,4 +1,4 @@
-"""Megatron-core, from its parallel state and from the configurations that its modules carry.
+"""Read Megatron-core from its parallel state and from the configurations that its modules carry.
 
 Its tensors are plain and local to a rank, so that parameters are counted by the marks that it puts on them.
 """
@@ -19,11 +19,13 @@ if TYPE_CHECKING:
     from torch import nn
 
 _SHARDING = {"no_shard": 0, "optim": 1, "optim_grads": 2, "optim_grads_params": 3}
-"""ZeRO stage by `data_parallel_sharding_strategy` of Megatron-FSDP."""
+"""The ZeRO stage by the `data_parallel_sharding_strategy` of Megatron-FSDP."""
 
 
 def read(job: Job) -> Findings | None:
-    """Axes of an initialised parallel state with what configurations say of the step; None without one."""
+    """Return the axes of an initialised parallel state and what configurations say of the step, None without such a
+    state.
+    """
     state: Any = sys.modules["megatron.core.parallel_state"]
     if not state.model_parallel_is_initialized():
         return None
@@ -56,7 +58,10 @@ def _degrees(state: Any) -> dict[str, Observed]:
 
 
 def _data_parallel(job: Job, state: Any) -> dict[str, Observed]:
-    """Replicas, or shards where the optimizer or Megatron-FSDP shards. It shards over cp too, which is another axis."""
+    """Return the replicas, or the shards where the optimizer or Megatron-FSDP shards.
+
+    It shards over cp too, which is counted as an axis of its own.
+    """
     dp, source = int(state.get_data_parallel_world_size()), "parallel_state.get_data_parallel_world_size"
     config = next(_with(job.model, "ddp_config", "use_distributed_optimizer"), None)
     stage, why = _zero_stage(config, job.optimizer)
@@ -84,7 +89,7 @@ def _zero_stage(config: Any, optimizer: Any) -> tuple[int, str]:
 
 
 def _configured(config: Any, axes: dict[str, Observed]) -> dict[str, Observed]:
-    """What a TransformerConfig says of the step."""
+    """Return what a TransformerConfig says of the step."""
     fields = {}
     if axes["tp"].value > 1:
         fields["layout.sequence_parallel"] = Observed(bool(config.sequence_parallel), "config.sequence_parallel")
@@ -114,7 +119,7 @@ def _configured(config: Any, axes: dict[str, Observed]) -> dict[str, Observed]:
 
 
 def _kernels(config: Any) -> dict[str, Observed]:
-    """What is replayed as CUDA graphs, and whether the experts' products are fused."""
+    """Return what is replayed as CUDA graphs, and whether the experts' products are fused."""
     implementation, scope = getattr(config, "cuda_graph_impl", None), getattr(config, "cuda_graph_scope", None)
     fields = {}
     if implementation is not None:
@@ -128,7 +133,7 @@ def _kernels(config: Any) -> dict[str, Observed]:
 
 
 def _batches() -> dict[str, Observed]:
-    """Micro-batches by Megatron's calculator, if the script uses it."""
+    """Return the micro-batches by Megatron's calculator, nothing if the script does not use it."""
     calculator: Any = sys.modules.get("megatron.core.num_microbatches_calculator")
     if calculator is None or getattr(calculator, "_GLOBAL_NUM_MICROBATCHES_CALCULATOR", None) is None:
         return {}
@@ -139,7 +144,9 @@ def _batches() -> dict[str, Observed]:
 
 
 def _parameters(model: nn.Module, axes: dict[str, Observed]) -> tuple[int, int]:
-    """(all, trainable) parameters of this stage on all ranks: experts are marked by `allreduce` False."""
+    """Return (all, trainable) parameters of this stage on all ranks; `allreduce` False marks the parameters
+    of experts.
+    """
     tp, ep, within = (int(axes[axis].value) if axis in axes else 1 for axis in ("tp", "ep", "expert_tp"))
     total = trainable = 0
     for parameter in model.parameters():
@@ -152,7 +159,7 @@ def _parameters(model: nn.Module, axes: dict[str, Observed]) -> tuple[int, int]:
 
 
 def _with(model: nn.Module, attribute: str, field: str) -> Iterator[Any]:
-    """Configurations that the modules of a model carry under a name, if they have a field."""
+    """Return the configurations that the modules of a model carry under a name, if they have a field."""
     for module in (unwrapped(model), *model.modules()):
         config = getattr(module, attribute, None)
         if hasattr(config, field):

@@ -1,4 +1,4 @@
-"""The shape of a Megatron decoder, from the configuration that it was built from: its linears are local to a rank."""
+"""Read the shape of a Megatron decoder from its configuration, because its linears are local to a rank."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ if TYPE_CHECKING:
 
 
 def decoder_shape(model: nn.Module, config: Any) -> StatedShape | None:
-    """Fields of a `TransformerModel` by a TransformerConfig; None without a decoder, or for one that has latent
-    attention, windows, or an order of dense and sparse layers that those fields do not say."""
+    """Return the shape that a TransformerConfig states, as fields of a `TransformerModel`.
+
+    Returns None without a decoder, and for a decoder with latent attention, windows, or an order of dense and sparse
+    layers that those fields cannot state.
+    """
     decoder: Any = next((module for module in model.modules() if _is_decoder(module, config)), None)
     sparse = config.num_moe_experts is not None
     mixture = _mixture(config) if sparse else None

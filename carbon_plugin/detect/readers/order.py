@@ -17,13 +17,15 @@ from carbon_plugin.detect.job import Findings, Job
 
 
 class Reader(Struct, frozen=True):
-    """A module with `read(job: Job) -> Findings | None`, loaded only when the package `needs` is."""
+    """One reader is a module with `read(job: Job) -> Findings | None`, loaded only when the package `needs` is."""
 
     needs: str
     module: str
 
     def read(self, job: Job) -> Findings | None:
-        """What the reader sees, None if the job does not use its framework. Raises whatever the objects raise."""
+        """Return what the reader sees, None if the job does not use its framework. Raises whatever the
+        objects raise.
+        """
         if self.needs not in sys.modules:
             return None
         read: Callable[[Job], Findings | None] = import_module(self.module).read
@@ -45,7 +47,9 @@ READERS = (
     Reader("torch", "carbon_plugin.detect.readers.step"),
     Reader("torch", "carbon_plugin.detect.readers.recompute"),
 )
-"""In order of precedence: a framework's own objects state what torch objects only show, so that they come first."""
+"""The readers in order of precedence: a framework's own objects state what torch objects only show, so that they come
+first.
+"""
 
 
 def read_all(job: Job, readers: tuple[Reader, ...] = READERS) -> Findings:

@@ -1,7 +1,7 @@
 """Detect activation checkpointing by what runs again in the first backward pass, else by wrappers and flags.
 
-What runs again is the only sign of `torch.utils.checkpoint` inside a forward pass. An attention core that is a mere
-function leaves none: no module of it is called.
+What runs again is the only sign of `torch.utils.checkpoint` inside a forward pass. An attention core that is only a
+function leaves no sign, because no module of it is called.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from torch import nn
 
 MAX_HOOKS = 4096
-"""Modules that are watched for one step: each of their calls costs some microseconds more."""
+"""The most modules that are watched for one step: each of their calls then takes some microseconds more."""
 
 Kind = Literal["none", "selective", "operators", "full"]
 
 
 def read(job: Job) -> Findings | None:
-    """What ran again, else what the module's wrappers and flags say."""
+    """Return the recomputation by what ran again, else by what the module's wrappers and flags say."""
     if job.batch is not None and job.batch.recompute is not None:
         reading: Findings | None = job.batch.recompute.reading()
         if reading is not None:
@@ -35,9 +35,9 @@ def read(job: Job) -> Findings | None:
 
 
 class RecomputeWatch:
-    """Sees which leaf modules of the repeated blocks are called during a backward pass, for one step.
+    """The watch sees which leaf modules of the repeated blocks are called during a backward pass, for one step.
 
-    Nothing is watched where any module is compiled: what runs inside of compiled code is not seen.
+    Nothing is watched where any module is compiled: what runs inside compiled code is not seen.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -110,7 +110,7 @@ class RecomputeWatch:
 
 
 def _cached_mode() -> bool:
-    """Whether a policy of selective checkpointing hands out kept results of some operators."""
+    """Return whether a policy of selective checkpointing gives kept results of some operators."""
     from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
     return any("CachedTorchDispatchMode" in type(mode).__name__ for mode in _get_current_dispatch_mode_stack())

@@ -1,6 +1,4 @@
-"""Read how a step runs from live objects: precision of matrix products, optimizer and its states, compiler,
-adapters.
-"""
+"""Read how a step runs from live objects: precision of products, optimizer and its states, compiler and adapters."""
 
 from __future__ import annotations
 
@@ -21,13 +19,13 @@ if TYPE_CHECKING:
 PRECISION_OF_DTYPE = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 _OPTIMIZERS = ("adamw", "adafactor", "muon", "adam", "sgd")
 _LOW_PRECISION_LINEAR = {"Float8Linear": "fp8", "MXLinear": "mxfp8"}
-"""Linear layers of torchao; they quantise in every forward pass."""
+"""The linear layers of torchao that quantise in every forward pass."""
 _LOW_PRECISION_RECIPES = {"MXFP8BlockScaling": "mxfp8", "NVFP4BlockScaling": "nvfp4"}
 _STATES_LOOKED_AT = 64
 
 
 def read(job: Job) -> Findings:
-    """Precision, optimizer, compiler, adapters, and what the calls of the first step showed."""
+    """Return precision, optimizer, compiler, adapters, and what the calls of the first step showed."""
     wrapper = data_parallel(job.model)
     cast, autocast = wrapper.param_dtype if wrapper else None, job.batch.autocast_dtype if job.batch else None
     seen = {
@@ -89,7 +87,10 @@ def detect_optimizer(optimizer: Any) -> Observed | None:
 
 
 def detect_optimizer_state(optimizer: Any) -> Observed | None:
-    """Dtype in which the optimizer keeps its states, "8-bit" where they are quantised; None if it has none of size."""
+    """Return the dtype in which the optimizer keeps its states, None if it has none of size.
+
+    It is "8-bit" where the states are quantised.
+    """
     sizes: Counter[str] = Counter()
     for state in islice(_states(innermost(optimizer)), _STATES_LOOKED_AT):
         quantised = state.dtype.itemsize == 1 or "8bit" in type(state).__name__.lower()
@@ -146,7 +147,10 @@ def _reduced_in(wrapper: DataParallel | None) -> Observed | None:
 
 
 def _decays_weights_apart(optimizer: Any) -> bool:
-    """Adam as AdamW: a flag of torch's in its groups, and of fused implementations on the object."""
+    """Return whether Adam decays weights as AdamW does.
+
+    A flag in the groups of torch's optimizers says so, and an attribute of fused implementations.
+    """
     groups = getattr(optimizer, "param_groups", ())
     flagged = any(group.get("decoupled_weight_decay") for group in groups)
     return flagged or bool(getattr(optimizer, "adam_w_mode", False))
@@ -162,7 +166,7 @@ def _states(optimizer: Any) -> Iterator[Any]:
 
 
 def _fuses(module: nn.Module) -> bool:
-    """Whether a compiled module has the settings of inductor; other backends have none."""
+    """Return whether a compiled module has the settings of inductor; other backends have none."""
     settings = getattr(module, "get_compiler_config", None) or getattr(
         getattr(module, "_compiled_call_impl", None), "get_compiler_config", None
     )

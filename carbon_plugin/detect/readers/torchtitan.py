@@ -12,7 +12,10 @@ _AXES = ("tp", "cp", "pp", "dp_replicate", "dp_shard")
 
 
 def read(job: Job) -> Findings | None:
-    """The degrees that a ParallelDims states; None without one. Its meshes differ between backends, its numbers not."""
+    """Return the degrees that a ParallelDims states, None without one.
+
+    Its meshes differ between backends, its numbers do not.
+    """
     kind = sys.modules["torchtitan.distributed.parallel_dims"].ParallelDims
     dims: Any = getattr(job.framework, "parallel_dims", job.framework)
     if not isinstance(dims, kind):

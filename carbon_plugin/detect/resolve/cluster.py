@@ -14,7 +14,10 @@ from carbon_plugin.spec.hardware.profiles import ANY_ACCELERATOR, usual_node
 
 
 class Clusters(Struct, frozen=True, kw_only=True):
-    """`computing` is where the parameters live, `charged` what is reserved; None where no profile is known."""
+    """One instance holds the clusters of a job, each None where no profile is known.
+
+    `computing` is where the parameters are, `charged` is what is reserved.
+    """
 
     computing: Cluster | None
     charged: Cluster | None

@@ -16,7 +16,9 @@ from carbon_plugin.spec.stack import Stack
 
 
 class Declared(Struct, frozen=True, kw_only=True):
-    """What the user said in the script. `layout` and `training` hold only the fields that were said."""
+    """One instance holds what the user declared in the script. `layout` and `training` hold only the fields that were
+    declared.
+    """
 
     layout: dict[str, Any] = {}
     training: dict[str, Any] = {}
@@ -30,7 +32,9 @@ class Declared(Struct, frozen=True, kw_only=True):
 
 
 class World(Struct, frozen=True, kw_only=True):
-    """What launcher and drivers say of the job: ranks, nodes, devices a node, and the GPU that the driver names."""
+    """One instance holds what launcher and drivers say of the job: ranks, nodes, devices a node, and the model of its
+    GPU.
+    """
 
     world_size: int
     nodes: int
@@ -39,10 +43,10 @@ class World(Struct, frozen=True, kw_only=True):
 
 
 class Effective(Struct, frozen=True, kw_only=True):
-    """The effective spec.
+    """One instance holds the effective spec of a job.
 
     `spec` is None while too little is known for a prediction; `missing` says what. `cluster` is what the job computes
-    on, `charged` what it has reserved: they differ when GPUs lie idle under a job on the CPU. `fields` maps each
+    on, `charged` what it has reserved: they differ when GPUs are idle while the job runs on the CPU. `fields` maps each
     name to {"value", "source", "planned", "declared", "detected"}.
     """
 

@@ -12,9 +12,10 @@ DEFAULT = "default"
 
 
 class FieldTable:
-    """Fields of the effective spec by dotted name. What is observed wins; what was declared comes before the plan.
+    """The table holds the fields of the effective spec by dotted name.
 
-    `differences` are sentences for every field of which two of the three say different things.
+    A detected value takes precedence over a declared one, and a declared one over the plan. `differences` has a
+    sentence for every field of which two of the three say different things.
     """
 
     def __init__(self) -> None:
@@ -55,7 +56,7 @@ class FieldTable:
         return value
 
     def is_seen(self, name: str) -> bool:
-        """Whether a live object showed the field."""
+        """Return whether a live object showed the field."""
         return name in self.rows and self.rows[name]["detected"] is not None
 
     def note(self, name: str, value: Any, source: str, *, between: tuple[Any, Any] | None = None) -> None:

@@ -57,8 +57,11 @@ def resolve_model(
 
 
 def with_seen_length(table: FieldTable, model: Model, seq_len: int) -> Model:
-    """The model, where the job runs sequences of `seq_len` tokens. More of them than a table of learned positions has
-    rows show that positions begin anew within a sample, or that a table of the structure is none of positions."""
+    """Return the model for a job that runs sequences of `seq_len` tokens.
+
+    Sequences longer than a table of learned positions has rows show that positions begin anew within a sample, or that
+    a table of the structure holds no positions.
+    """
     if isinstance(model, CountedModel) or not model.learned_positions or seq_len <= (model.made_for_seq_len or 0):
         return model
     table.note("model.longest_seq_len", seq_len, "the job runs sequences of this length")
@@ -90,7 +93,11 @@ def _laid_over(
 def _stated_or_counted(
     table: FieldTable, stated: Model | None, detected: DetectedModel | None, missing: list[str]
 ) -> tuple[Model | None, tuple[Assumption, ...]]:
-    """Without a shape of its own a module can only confirm what was stated, or stand by its counts."""
+    """Return the model where the module does not show its shape: the stated one if its count agrees, else the counted
+    one.
+
+    Where neither is there, a sentence is added to `missing`.
+    """
     if stated is not None and (detected is None or detected.partial or _agrees(stated, detected.parameters)):
         for name, value in msgspec.structs.asdict(stated).items():
             if name not in ("name", "parameters", "source"):
@@ -116,7 +123,10 @@ def _agrees(model: Model, parameters: int) -> bool:
 
 
 def _close(model: Model | None, parameters: Observed | None) -> int | None:
-    """Parameters of a stated model; of one that differs only by what a shape leaves out, the counted number."""
+    """Return the parameters of a stated model, None without one.
+
+    Where the model differs from the counted number only by what a shape leaves out, it is the counted number.
+    """
     if model is None:
         return None
     return parameters.value if parameters and _agrees(model, parameters.value) else model.parameters

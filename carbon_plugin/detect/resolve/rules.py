@@ -29,8 +29,9 @@ NOWHERE = Site(zone="(no site was given)")
 def resolve(planned: RunSpec | None, declared: Declared, detected: Detected | None, world: World) -> Effective:
     """Return the effective spec of a job.
 
-    Args: the plan, if the run carries one; what the script declared; what live objects showed (None before the first
-    step); what launcher and drivers say. Never raises for an inconsistent job: it says what is missing.
+    `planned` is the plan, if the run carries one; `declared` is what the script declared; `detected` is what live
+    objects showed (None before the first step); `world` is what launcher and drivers say. Never raises for an
+    inconsistent job; the result says what is missing.
     """
     table = FieldTable()
     missing: list[str] = []
@@ -82,7 +83,7 @@ def resolve(planned: RunSpec | None, declared: Declared, detected: Detected | No
 
 
 UNSEEN = ("master_weights", "optimizer_state_dtype", "optimizer_in_backward", "activation_offload")
-"""Fields of the training plan that no reader looks for: what is planned of them counts."""
+"""The fields of the training plan that no reader looks for: their planned values count."""
 
 
 def _by_launcher(value: int) -> Observed:
@@ -130,13 +131,16 @@ def _layout(
 
 
 def _is_shown(observed: Observed | None) -> bool:
-    """Whether an object showed an axis; that there is no room for it is no such thing."""
+    """Return whether an object showed an axis, and its value does not only follow from all other axes."""
     return observed is not None and not observed.source.startswith(BY_ELIMINATION)
 
 
 def _without_declared_context(seen: Mapping[str, Observed], declared: Declared) -> Mapping[str, Observed]:
-    """The layout seen, with a declared context-parallel degree taken out of the data parallelism that hides it:
-    parameters are the same along that axis, so that wrappers shard or copy over both."""
+    """Return the layout seen, with a declared context-parallel degree taken out of the data parallelism that contains
+    it.
+
+    Parameters are the same along the context-parallel axis, so that wrappers shard or copy over both axes together.
+    """
     cp = declared.layout.get("cp", 1)
     if cp == 1 or "layout.cp" not in seen or _is_shown(seen["layout.cp"]):
         return seen

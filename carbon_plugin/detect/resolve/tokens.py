@@ -5,15 +5,17 @@ from __future__ import annotations
 from carbon_plugin.detect.resolve.fields import FieldTable
 
 OTHER_BATCHES = 2.0
-"""Other batches than the first have a half to twice its tokens (our convention): texts differ in length, and trainers
-pad a batch to its longest. A plan that agrees with the first batch, or the script, knows better."""
+"""Batches after the first have between half and twice its tokens (our convention): texts differ in length, and trainers
+pad a batch to its longest. A plan or a script that agrees with the first batch is believed instead.
+"""
 _FIELDS = ("training.seq_len", "training.global_batch_size")
 
 
 def note_tokens(table: FieldTable, declared: int | None, places: int | None) -> int | None:
-    """Write down the tokens of a step with their source, and return them; None where nothing tells.
+    """Record the tokens of a step with their source, and return them, or None where nothing tells them.
 
-    Args: what the script declared; the places for tokens in a step's batch, padding included.
+    `declared` is what the script declared; `places` is the number of places for tokens in a step's batch, including
+    padding.
     """
     if declared is not None:
         table.note("tokens_per_step", declared, "declared: tokens_per_step")

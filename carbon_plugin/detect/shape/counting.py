@@ -28,8 +28,11 @@ _HOOKS = (
 
 
 class Counts(Struct, frozen=True):
-    """One forward pass: FLOPs of matrix operations, bytes of all results, operations that launch a kernel, and bytes
-    that autograd keeps for the backward pass (None where the module cannot be run with gradients on the meta device).
+    """One instance holds what was counted in one forward pass.
+
+    `flops` are those of matrix operations, `activation_bytes` the bytes of all results, and `kernels` the operations
+    that launch a kernel. `saved_bytes` are the bytes that autograd keeps for the backward pass (None where the module
+    cannot be run with gradients on the meta device).
     """
 
     flops: float
@@ -39,10 +42,10 @@ class Counts(Struct, frozen=True):
 
 
 def count_forward(module: nn.Module, call: Callable[[nn.Module], Any], deadline_s: float) -> Counts:
-    """Count what `call(copy)` runs on a meta copy of `module`; `call` must pass meta tensors.
+    """Count what `call(copy)` runs on a meta copy of a plain `module`; `call` must pass meta tensors.
 
-    Args: the plain module; the call; the `time.monotonic` moment at which to give up. Raises `TimeoutError` then, and
-    whatever the module raises on meta tensors (data-dependent control flow, custom kernels).
+    `deadline_s` is the `time.monotonic` moment at which counting is given up. Raises `TimeoutError` then, and whatever
+    the module raises on meta tensors (data-dependent control flow, custom kernels).
     """
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode

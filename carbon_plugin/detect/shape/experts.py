@@ -20,8 +20,11 @@ TOP_K = ("top_k", "topk", "num_experts_per_tok", "num_experts_per_token", "exper
 
 
 class Mixture(Struct, frozen=True, kw_only=True):
-    """Sparse layers of a model. `block` is the number of the first one, `matrices` are those of its feed-forward part:
-    router, shared experts, and experts that are modules. `dense_width` is that of layers that are not sparse."""
+    """One instance describes the sparse layers of a model.
+
+    `block` is the number of the first one; `matrices` are those of its feed-forward part: router, shared experts, and
+    experts that are modules. `dense_width` is that of layers that are not sparse.
+    """
 
     spec: MixtureOfExperts
     gated: bool
@@ -82,7 +85,10 @@ def _experts(block: nn.Module, hidden: int) -> _Experts | None:
 
 
 def _experts_in_tensors(block: nn.Module, hidden: int) -> _Experts | None:
-    """Weights (experts, in, out) or (experts, out, in), with the gate apart, fused with the up matrix, or absent."""
+    """Return the experts of a block that are tensors (experts, in, out) or (experts, out, in), None if it has none.
+
+    Their gate may be a tensor of its own, fused with the up matrix, or absent.
+    """
     shapes = [tuple(parameter.shape) for parameter in block.parameters() if parameter.ndim == 3]
     numbers = {shape[0] for shape in shapes}
     if len(numbers) != 1 or any(hidden not in shape[1:] for shape in shapes):

@@ -20,12 +20,13 @@ DEADLINE_S = 300.0
 
 
 def count_target(target: str, inputs: Sequence[str], *, seq_len: int | None = None) -> CountedModel:
-    """Count the module that `target` builds on inputs of these shapes.
+    """Return what is counted in the module that `target` builds, on inputs of these shapes.
 
-    Args: "package.module:function" of a function or class without required arguments that gives an `nn.Module`; one
-    "sizes" or "sizes:dtype" an input of its forward pass, as in "8,3,224,224" or "4,2048:int64", samples first; tokens
-    of a sample where the shapes do not tell them (`batch_shape` says when they do). Raises `SpecError` naming what is
-    wrong; errors of the user's own code are quoted.
+    `target` is "package.module:function", the name of a function or class without required arguments that gives an
+    `nn.Module`. `inputs` has one "sizes" or "sizes:dtype" for each input of its forward pass, as in "8,3,224,224" or
+    "4,2048:int64", samples first. `seq_len` is the number of tokens of a sample where the shapes do not tell it
+    (`batch_shape` says when they do). Raises `SpecError` naming what is wrong; errors of the user's own code are
+    quoted.
     """
     if importlib.util.find_spec("torch") is None:
         raise SpecError("count: tracing a model needs PyTorch; install it first (pip install torch)")
@@ -67,9 +68,12 @@ def count_target(target: str, inputs: Sequence[str], *, seq_len: int | None = No
 
 
 def counted_at(model: CountedModel, seq_len: int) -> CountedModel:
-    """The model as it is at `seq_len` tokens a sample: itself where it was counted so, or where its count states no
-    length; else counted anew from the code that it names, where that is at hand. A model whose code is not at hand
-    stays as it is, and the prediction refuses it (`spec.run.check_input`)."""
+    """Return the model as it is at `seq_len` tokens a sample.
+
+    It is the same model where it was counted at this length, or where its count states no length; else it is counted
+    anew from the code that it names. A model whose code cannot be imported stays as it is, and the prediction refuses
+    it (`spec.run.check_input`).
+    """
     if model.seq_len in (None, seq_len) or model.target is None or not model.inputs:
         return model
     try:

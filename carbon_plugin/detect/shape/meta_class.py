@@ -1,5 +1,8 @@
-"""The class that transformers makes of a `config.json`, built on the meta device: its parameters are the truth about a
-config that we read by ourselves. No weights, no network, no code that comes with the weights."""
+"""Compare a config that we read with the class that transformers makes of it, built on the meta device.
+
+The parameters of the class are the right count for the config. No weights, no network and no code that comes with the
+weights are used.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +17,14 @@ from carbon_plugin.spec.huggingface.json_text import read_config
 from carbon_plugin.spec.model import TransformerModel
 
 AGREES = 0.01
-"""A count that differs by more than this share of the class's is said to differ."""
+"""The share of the class's count by which our count may differ before it is said to differ."""
 
 
 def checked_by_class(model: TransformerModel, config: Path) -> TransformerModel:
     """Return the model with a note on whether its parameters are those of the class in transformers.
 
-    Args: the model as it was read, and its `config.json` or the directory of it. Raises `SpecError` if transformers is
-    not installed, or has no class for the config.
+    `model` is the model as we read it, and `config` its `config.json` or the directory that holds it. Raises
+    `SpecError` if transformers is not installed, or has no class for the config.
     """
     parameters, name = class_parameters(config)
     difference = model.parameters / parameters - 1

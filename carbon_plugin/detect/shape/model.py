@@ -19,17 +19,19 @@ from carbon_plugin.spec.huggingface.config import model_from_hf_config
 from carbon_plugin.spec.model import CountedModel, TransformerModel
 
 STAGE = frozenset({"layers", "tied_embeddings"})
-"""What one stage of a pipeline does not show: the first one has no head, whoever owns it."""
+"""The fields that one stage of a pipeline does not show: the first one has no head, whichever rank has it."""
 NOT_OBSERVED = ("name", "source", "notes")
-"""Fields of a model that say something of it and are no shape."""
+"""The fields of a model that describe it and are no part of its shape."""
 EXPERTS = frozenset({"ffn", "moe"})
-"""What the experts of one rank do not show."""
+"""The fields that the experts of one rank do not show."""
 
 if TYPE_CHECKING:
     from torch import nn
 
 COUNT_TOLERANCE = 0.05
-"""Norms, biases and padding that a shape leaves out: parameters of a shape may differ so much from the counted ones."""
+"""The share by which the parameters of a shape may differ from the counted ones, because a shape leaves out norms,
+biases and padding.
+"""
 
 
 def detect_model(
@@ -112,7 +114,9 @@ def _shapes(module: nn.Module, stated: StatedShape | None, reasons: list[str]) -
 
 
 def _same_size(shape: TransformerModel, parameters: int) -> bool:
-    """Whether a shape holds as many parameters as a module, with or without layers that only predict further tokens."""
+    """Return whether a shape has as many parameters as a module, with or without layers that only predict further
+    tokens.
+    """
     sizes = (shape.parameters, shape.parameters + shape.mtp_parameters)
     return any(abs(size - parameters) <= COUNT_TOLERANCE * parameters for size in sizes)
 

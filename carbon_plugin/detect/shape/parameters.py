@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def is_adapter(name: str) -> bool:
-    """Whether a parameter belongs to a low-rank adapter, by the name that peft and torchtune give it."""
+    """Return whether a parameter belongs to a low-rank adapter, by the name that peft and torchtune give it."""
     return "lora_" in name
 
 
@@ -19,10 +19,10 @@ def count_adapters(model: nn.Module) -> int:
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:
-    """(all, trainable) parameters of the whole model as far as this rank holds it: of its stage under pipelines.
+    """Return (all, trainable) parameters of the whole model as far as this rank holds it: in a pipeline, of its stage.
 
-    A DTensor counts globally, a ZeRO-3 placeholder of DeepSpeed by what it stands for, an FSDP1 flat parameter by its
-    size before sharding and padding.
+    A DTensor counts with its global size, a ZeRO-3 placeholder of DeepSpeed with the size of what it stands for, and an
+    FSDP1 flat parameter with its size before sharding and padding.
     """
     total = trainable = 0
     flat = _flat_parameters(model)

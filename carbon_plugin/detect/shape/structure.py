@@ -26,7 +26,7 @@ _MIN_BLOCKS = 2
 
 
 class Structure(Struct, frozen=True, kw_only=True):
-    """Fields of a `TransformerModel` that the structure shows, and what it leaves open."""
+    """One instance holds the fields of a `TransformerModel` that the structure shows, and what it leaves open."""
 
     fields: dict[str, Any]
     assumed: tuple[Assumption, ...]
@@ -84,7 +84,9 @@ def read_structure(model: nn.Module) -> Structure | str:
 
 
 class Blocks(Struct, frozen=True):
-    """Equal modules that are run one after the other, out of their wrappers, and the name of their container."""
+    """One instance holds equal modules that are run one after the other, without their wrappers, and their container's
+    name.
+    """
 
     path: str
     modules: tuple[Any, ...]
@@ -120,7 +122,10 @@ def _stated_head_dim(block: nn.Module, queries: int) -> int | None:
 
 
 def _usual_head_dim(queries: int, keys: int) -> int:
-    """128 in wide models and 64 in others, where that divides both widths; else their greatest common divisor."""
+    """Return the usual width of a head: 128 in wide models and 64 in others, where that divides both widths.
+
+    Where neither does, it is the greatest common divisor of both widths and 64.
+    """
     both = math.gcd(queries, keys)
     return next((width for width in (128, 64) if both % width == 0 and queries >= 16 * width), math.gcd(both, 64))
 
@@ -138,7 +143,7 @@ def _embeddings(model: nn.Module) -> Iterator[Any]:
 
 
 def _tied(model: nn.Module, block: nn.Module, vocab: int, hidden: int) -> bool:
-    """Whether the head has no matrix of its own beside the embedding; a shared one is listed once."""
+    """Return whether the head has no matrix of its own beside the embedding; a shared matrix is listed once."""
     tables = {id(weight) for weight in _embeddings(model)}
     own = {id(parameter) for parameter in block.parameters()}
     return not any(
