@@ -1,4 +1,4 @@
-"""From the ledgers of a run to its audit, report and exports."""
+"""Make the audit, the report and the exports of a run from its ledgers."""
 
 from carbon_plugin.callable_package import make_callable
 

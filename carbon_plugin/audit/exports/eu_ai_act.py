@@ -1,8 +1,9 @@
-"""Compute and energy fields of the EU AI Act: Annex XI section 1 (2) (d) and (e), in the Model Documentation Form.
+"""Fill the compute and energy fields of the EU AI Act: Annex XI section 1 (2) (d) and (e), in the Model Documentation
+Form.
 
-The form is that of the Code of Practice for general-purpose AI, transparency chapter, 2025-07-10: numbers to two
-significant figures, a range of training time for national authorities, wall-clock and hardware-days for the AI Office.
-The law fixes no boundary, no PUE and no unit; what was chosen here is in the method text.
+The form is that of the Code of Practice for general-purpose AI, transparency chapter, 2025-07-10. It asks for numbers
+to two significant figures, for a range of training time for national authorities, and for wall-clock and hardware-days
+for the AI Office. The law fixes no boundary, no PUE and no unit. What was chosen here is in the method text.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""What every export states beside its numbers: the run, how well it is known, and the factors; and checks of its input.
+"""Collect what every export states beside its numbers (the run, how well it is known, the factors), and check its
+input.
 
-An export is made from an `AuditSummary`, which is what `report.json` holds, and from nothing else.
+An export is made from an `AuditSummary`, which is the content of `report.json`, and from nothing else.
 """
 
 from __future__ import annotations
@@ -101,8 +102,8 @@ def _limits(summary: AuditSummary) -> list[str]:
 
 
 def limits_of_energy(summary: AuditSummary) -> list[str]:
-    """Return what a reader must know before using an energy. What is said of factors is left out, since they are in
-    none."""
+    """Return what a reader must know before using an energy. Notes on factors are left out, because no factor is in an
+    energy."""
     return [*_unverified(summary), *narrative.left_out(summary), *narrative.ways_of_counting(summary)]
 
 
@@ -129,8 +130,11 @@ def check_embodied(summary: AuditSummary, wanted_by: str) -> None:
 
 
 def basis_of(factors: Factors, wanted_by: str) -> Basis:
-    """Return what the run's intensity counts. Raises `ReportError` where nobody said it, it is not one thing, or it is
-    by contract."""
+    """Return what the run's intensity counts.
+
+    Raises `ReportError` where that is not stated, where it is not the same over the run, or where the intensity is by
+    contract.
+    """
     intensity = factors.intensity
     if len(intensity.bases) > 1:
         raise ReportError(
@@ -196,7 +200,7 @@ def kwh(joules: Figure) -> Figure:
 
 
 def significant(value: float, digits: int) -> float:
-    """Return a number rounded to so many significant digits."""
+    """Return a number rounded to this many significant digits."""
     return float(f"{value:.{digits}g}")
 
 
@@ -224,6 +228,6 @@ def effective_share(summary: AuditSummary) -> float:
 
 
 def effective_flops(summary: AuditSummary) -> float | None:
-    """Return the model FLOPs of a run without recompute, each step once; None where no prediction counted them."""
+    """Return the model FLOPs of a run without recompute, each step once, or None where no prediction counted them."""
     a_step = summary.work.model_flops_per_step if summary.work else None
     return None if a_step is None else a_step * summary.progress.steps * effective_share(summary)

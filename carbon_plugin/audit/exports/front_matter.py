@@ -1,8 +1,8 @@
 """Set one key of a model card's YAML front matter without changing any other byte of the file.
 
-A card is other people's text: a YAML library that reads and writes it again would lose comments, quotes and order. So
-the lines of the key are found by the parser's marks and replaced as text, and the result is parsed again to prove that
-all other data is what it was.
+A card is other people's text: a YAML library that reads and writes it again would lose comments, quotes and order.
+Therefore the lines of the key are found by the parser's marks and replaced as text. The result is parsed again to prove
+that all other data is the same.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from typing import Any
 
 from carbon_plugin.errors import ReportError, SpecError
 
-# The delimiters that huggingface_hub recognises; an empty block is one too.
+# These are the delimiters that huggingface_hub recognises. An empty block counts too.
 _BLOCK = re.compile(r"\A(\ufeff?\s*---[ \t]*(\r\n|\r|\n))((?:|[\S\s]*?(?:\r\n|\r|\n)))---[ \t]*(?=\r|\n|\Z)")
 
 
 def set_key(card: str, key: str, value: Any) -> str:
-    """Return the card with `key` of its front matter set to `value`; a front matter is made where there is none.
+    """Return the card with `key` of its front matter set to `value`. A front matter is made where there is none.
 
-    Raises `ReportError` for a front matter that is not a YAML mapping in block style, or that could not be kept as
-    it was.
+    Raises `ReportError` for a front matter that is not a YAML mapping in block style, or that could not be kept
+    unchanged.
     """
     import yaml
 
@@ -50,14 +50,14 @@ def set_key(card: str, key: str, value: Any) -> str:
 
 
 def write_key(path: Path, key: str, value: Any) -> None:
-    """Set a key in the front matter of a file, in one step; a file that is not there is made.
+    """Set a key in the front matter of a file, in one step. A file that does not exist is made.
 
     Raises `ReportError` as `set_key`, for a file that is not UTF-8, and for a place that cannot be written.
     """
     target = path.resolve()  # so that a link stays a link
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
-        card = target.read_bytes().decode() if target.exists() else ""  # a byte order mark is other people's too
+        card = target.read_bytes().decode() if target.exists() else ""  # a byte order mark is kept too
         content = set_key(card, key, value).encode()
         temporary.write_bytes(content)
         if target.exists():
@@ -80,12 +80,13 @@ def _newline_of(text: str) -> str:
 
 
 def _after_mark(card: str, block: str) -> str:
-    """The block before the card, behind its byte order mark if it has one."""
+    """Return the block before the card, but after the card's byte order mark if it has one."""
     return "\ufeff" + block + card[1:] if card.startswith("\ufeff") else block + card
 
 
 def _extent(block: str, key: str) -> tuple[int, int]:
-    """Return where the lines of a key begin and end in a block of YAML; both at its end where the key is not there."""
+    """Return where the lines of a key begin and end in a block of YAML. Both are the end of the block where the key is
+    absent."""
     import yaml
 
     with _readable(block, "front matter"):
@@ -115,8 +116,11 @@ def _readable(block: str, origin: str) -> Iterator[None]:
 
 
 def _content_end(node: Any) -> int:
-    """Return the index after the last character of a value; a block collection ends with its last item, not at the next
-    token (between the two lie other people's comments)."""
+    """Return the index after the last character of a value.
+
+    A block collection ends with its last item, not at the next token, because other people's comments may lie between
+    the two.
+    """
     import yaml
 
     if isinstance(node, yaml.CollectionNode) and not node.flow_style and node.value:
@@ -126,7 +130,8 @@ def _content_end(node: Any) -> int:
 
 
 def _line_end(block: str, index: int) -> int:
-    """Return the index after the line break of the line in which a value ends; a block scalar ends after its own."""
+    """Return the index after the line break of the line in which a value ends. A block scalar ends after its own line
+    break."""
     if index and block[index - 1] in "\r\n":
         return index
     found = re.compile(r"\r\n|\r|\n").search(block, index)

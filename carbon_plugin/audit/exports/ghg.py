@@ -1,4 +1,4 @@
-"""Lines of a greenhouse gas inventory (GHG Protocol) from one run, under the rules of who owns what.
+"""Make lines of a greenhouse gas inventory (GHG Protocol) from one run, by who owns the electricity and the hardware.
 
 | boundary | electricity of the machines | of the facility around them | hardware |
 |---|---|---|---|
@@ -7,7 +7,7 @@
 | cloud | scope 3 cat. 1, location and market | scope 3 cat. 1, with the machines | scope 3 cat. 1, allocated |
 
 Upstream of fuels and losses of the grid are scope 3 category 3, never scope 2. Capital goods are booked cradle-to-gate
-as they are bought; the share that accounting by lifetime charges to the run stands outside the inventory. The split of
+as they are bought. The share that accounting by lifetime charges to the run stands outside the inventory. The split of
 colo is our reading of operational control: the tenant runs the machines, the landlord the cooling.
 """
 
@@ -81,8 +81,11 @@ class GhgReport(Struct, frozen=True, kw_only=True):
 
 
 def ghg_report(summary: AuditSummary, inputs: GhgInputs) -> GhgReport:
-    """Return the inventory lines of a run. Raises `ReportError` where the boundary or a factor that it needs was not
-    given, or where the run's intensity counts something that an inventory must not."""
+    """Return the inventory lines of a run.
+
+    Raises `ReportError` where the boundary or a factor that it needs was not given, or where the run's intensity counts
+    something that an inventory must not count.
+    """
     if inputs.organisational_boundary not in BOUNDARIES:
         raise ReportError(
             f"GHG: organisational_boundary is {inputs.organisational_boundary!r}, expected {', '.join(BOUNDARIES)}: "
@@ -203,12 +206,11 @@ def _electricity(
 def _market(
     location: GhgLine, energy: Figure, footprint: Footprint, factors: Factors, grid: Rate, kind: str
 ) -> GhgLine:
-    """Return the market-based line beside a location-based one of the same energy: contracts at their rates, the rest
-    at the residual mix or, where none is known, at the grid average of the location, which the guidance asks to
-    disclose.
+    """Return the market-based line beside a location-based one of the same energy.
 
-    `kind` says what `grid`, that average, counts. Contracts are of the whole facility; a line of the machines has its
-    share of each.
+    Contracts count at their rates. The rest counts at the residual mix or, where none is known, at the grid average of
+    the location, which the guidance asks to disclose. `kind` says what `grid`, that average, counts. Contracts are of
+    the whole facility, so a line of the machines has its share of each.
     """
     market = footprint.market
     if market is None:

@@ -1,8 +1,8 @@
-"""Which electricity factors an inventory can use: the run's own by its basis, and those that the reporter adds.
+"""Find the electricity factors for an inventory: the run's own one by its basis, and those that the reporter adds.
 
     upstream = lifecycle - direct                    losses = lifecycle * loss / (1 - loss)
 
-All in g/kWh of electricity used; `loss` is the share of what is fed into the grid that does not arrive. Without a
+All are in g/kWh of electricity used. `loss` is the share of what is fed into the grid that does not arrive. Without a
 lifecycle factor the losses are counted at the direct one.
 """
 
@@ -19,8 +19,11 @@ from carbon_plugin.footprint.values import Basis
 
 
 class GhgInputs(Struct, frozen=True, kw_only=True):
-    """What a ledger cannot know: whose electricity and hardware it is, when that was bought, and factors beside the
-    run's own, g/kWh, with one phrase on where they come from."""
+    """What a ledger cannot know: whose electricity and hardware it is, when the hardware was bought, and further
+    factors.
+
+    The factors are in g/kWh and stand beside the run's own. `factor_source` says in a phrase where they come from.
+    """
 
     organisational_boundary: Literal["own", "colo", "cloud"]
     acquisition_year: int | None = None
@@ -39,7 +42,7 @@ class Rate(Struct, frozen=True, kw_only=True):
 
 
 class ElectricityFactors(Struct, frozen=True, kw_only=True):
-    """Factors of a place, None where neither run nor reporter knows one."""
+    """The factors of a place. Each is None where neither the run nor the reporter knows it."""
 
     direct: Rate | None
     lifecycle: Rate | None
@@ -48,8 +51,8 @@ class ElectricityFactors(Struct, frozen=True, kw_only=True):
 
 
 def electricity_factors(location: GridFactor, basis: Basis, inputs: GhgInputs) -> ElectricityFactors:
-    """Return the factors for an inventory. What the run itself used counts for its basis, what the reporter gave for
-    the other.
+    """Return the factors for an inventory. The run's own factor counts for its basis, and the reporter's for the other
+    one.
 
     Raises `ReportError` for a factor given without source, one that contradicts the run's, or an impossible loss.
     """

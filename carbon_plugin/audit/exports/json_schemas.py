@@ -1,4 +1,4 @@
-"""JSON Schemas of the report and of every export, published beside this module in `schemas/`.
+"""Make the JSON Schemas of the report and of every export, which are published beside this module in `schemas/`.
 
 They follow from the structs: `python -m carbon_plugin.audit.exports.json_schemas` writes them again after a change.
 """

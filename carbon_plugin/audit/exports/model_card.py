@@ -1,7 +1,8 @@
-"""`co2_eq_emissions` of a Hugging Face model card: grams, source, kind of training, place and hardware.
+"""Make `co2_eq_emissions` of a Hugging Face model card: grams, source, kind of training, place and hardware.
 
-After "Displaying carbon emissions for your model" of the Hub's documentation. The number is operational carbon; what
-the hardware took to make is in the words beside it, because readers compare the number with others of that kind.
+The fields follow "Displaying carbon emissions for your model" of the Hub's documentation. The number is operational
+carbon. The manufacture of the hardware is in the words beside it, because readers compare the number with others of
+that kind.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ class ModelCardEmissions(Struct, frozen=True, kw_only=True):
 def model_card_emissions(summary: AuditSummary, training_type: str | None = None) -> ModelCardEmissions:
     """Return the fields for the card of the model that a run trained.
 
-    Frozen parameters say that it is fine-tuning; else `training_type` must. Raises `ReportError` for a run without
-    carbon or with a kind of training that nobody stated.
+    If parameters were frozen, the run is a fine-tuning; otherwise `training_type` must be given. Raises `ReportError`
+    for a run without carbon or with a kind of training that nobody stated.
     """
     footprint, factors = carbon_of(summary, "model card")
     intensity = factors.intensity
@@ -65,9 +66,10 @@ def model_card_emissions(summary: AuditSummary, training_type: str | None = None
 
 
 def write_model_card(path: Path, emissions: ModelCardEmissions) -> None:
-    """Set `co2_eq_emissions` in the front matter of a README.md; all else of the file stays as it is.
+    """Set `co2_eq_emissions` in the front matter of a README.md. Everything else in the file stays unchanged.
 
-    Raises `ReportError` for a card whose front matter cannot be kept, or that cannot be written."""
+    Raises `ReportError` for a card whose front matter cannot be kept, or that cannot be written.
+    """
     write_key(path, KEY, as_fields(emissions))
 
 

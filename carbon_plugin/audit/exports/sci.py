@@ -1,6 +1,6 @@
-"""Software Carbon Intensity of one training run (ISO/IEC 21031:2024), a rate of gCO2e a training token.
+"""Compute the Software Carbon Intensity of one training run (ISO/IEC 21031:2024), in gCO2e a training token.
 
-The score of a released model over its whole programme is `audit.exports.sci_ai`'s.
+`audit.exports.sci_ai` computes the score of a released model over its whole programme.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class SciReport(Struct, frozen=True, kw_only=True):
 def sci_report(summary: AuditSummary) -> SciReport:
     """Return the score of one run for each training token.
 
-    Tokens of steps that a restart repeated count once, their carbon counts in full. Raises `ReportError` where the
-    run lacks what the standard requires, saying what.
+    Tokens of steps that a restart repeated count once, but the carbon of these steps counts in full. Raises
+    `ReportError` where the run lacks what the standard requires, and names it.
     """
     footprint, factors = carbon_of(summary, "SCI")
     check_sci_basis(summary, "SCI")
@@ -90,8 +90,10 @@ def sci_report(summary: AuditSummary) -> SciReport:
 
 
 def check_sci_basis(summary: AuditSummary, wanted_by: str) -> None:
-    """Raise `ReportError` unless a run holds what an SCI score must: every reserved node, its host, embodied carbon
-    of each device, and a location-based intensity."""
+    """Raise `ReportError` unless a run has what an SCI score needs.
+
+    It needs every reserved node, its host, the embodied carbon of each device, and a location-based intensity.
+    """
     _, factors = carbon_of(summary, wanted_by)
     basis_of(factors, wanted_by)
     coverage, name = summary.coverage, summary.run.name

@@ -1,7 +1,8 @@
-"""Software Carbon Intensity for AI, the provider's score of training a released model over all runs of its programme.
+"""Compute Software Carbon Intensity for AI: the provider's score of training a released model, over all runs of its
+programme.
 
-After the Green Software Foundation's SCI for AI specification of 2026-01-12: the whole of training counts, with
-intermediate, failed and early-stopped runs, and the functional unit is a training token, a FLOP or a parameter.
+This follows the Green Software Foundation's SCI for AI specification of 2026-01-12. The whole of training counts, with
+intermediate, failed and early-stopped runs. The functional unit is a training token, a FLOP or a parameter.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ def sci_ai_report(audited: Sequence[tuple[Path, AuditSummary]], covers: Collecti
     """Return the score of the programme that these runs belong to.
 
     `covers` declares the roles of which no run is missing here ("all" for every role). Raises `ReportError` unless
-    every role is declared, and where the final runs do not say tokens, FLOPs and parameters.
+    every role is declared, and where the final runs lack tokens, FLOPs or parameters.
     """
     declared = _declared(covers)
     programme = add_up(audited)
