@@ -1,8 +1,8 @@
-"""The checksum chain and the shape of a line: `<32 hex digits> <compact JSON>`, newline.
+"""Compute the checksum chain, and the shape of a line: `<32 hex digits> <compact JSON>`, newline.
 
-chain(0) = H(run id), chain(n) = H(chain(n-1) + JSON bytes of record n), with H = BLAKE2b of 16 bytes (RFC 7693).
-It makes an edited, dropped or reordered line visible. It is no signature: whoever can rewrite the whole file can
-also rewrite the chain, which is what an anchor kept elsewhere is for (`ledger.verification.verify`).
+chain(0) = H(run id), chain(n) = H(chain(n-1) + JSON bytes of record n), with H = BLAKE2b of 16 bytes (RFC 7693). The
+chain makes an edited, dropped or reordered line visible. It is no signature: whoever can rewrite the whole file can
+also rewrite the chain. An anchor kept elsewhere shows that too (`ledger.verification.verify`).
 """
 
 from __future__ import annotations
@@ -14,22 +14,23 @@ HEX_DIGITS = 2 * DIGEST_BYTES
 
 
 def seed(run_id: str) -> bytes:
-    """The chain before the first record of any file of this run."""
+    """Return the chain before the first record of any file of this run."""
     return blake2b(run_id.encode(), digest_size=DIGEST_BYTES).digest()
 
 
 def extend(chain: bytes, payload: bytes) -> bytes:
-    """The chain after a record whose JSON is `payload`."""
+    """Return the chain after a record whose JSON is `payload`."""
     return blake2b(chain + payload, digest_size=DIGEST_BYTES).digest()
 
 
 def join_line(chain: bytes, payload: bytes) -> bytes:
-    """One line of a ledger file."""
+    """Return one line of a ledger file."""
     return b"%s %s\n" % (chain.hex().encode(), payload)
 
 
 def split_line(line: bytes) -> tuple[bytes, bytes] | None:
-    """Chain and JSON of a line without its newline; None if it does not have the shape of a ledger line."""
+    """Return the chain and the JSON of a line without its newline, or None if it does not have the shape of a ledger
+    line."""
     if len(line) <= HEX_DIGITS + 1 or line[HEX_DIGITS] != ord(" "):
         return None
     try:

@@ -1,4 +1,5 @@
-"""Records to JSON bytes and back, by ledger version. Every version that was ever released stays readable."""
+"""Encode records as JSON bytes and decode them, by ledger version. Every version that was ever released stays
+readable."""
 
 from __future__ import annotations
 
@@ -13,11 +14,11 @@ _decoders: dict[int, msgspec.json.Decoder[Record]] = {1: msgspec.json.Decoder(Re
 
 
 class RecordError(LedgerError):
-    """A record holds what no reader could decode; the file is not to blame."""
+    """A record holds a value that no reader could decode. The file itself is sound."""
 
 
 class Opening(msgspec.Struct, frozen=True, tag="manifest"):
-    """What must be known of a file's first record before the rest can be decoded."""
+    """The fields of a file's first record that must be known before the others can be decoded."""
 
     version: int
     run_id: str
@@ -32,7 +33,8 @@ _opening_decoder = msgspec.json.Decoder(Opening)
 
 
 def encode_record(record: Record) -> bytes:
-    """Compact JSON of a record. Raises `RecordError` for one that no reader could decode (a NaN, a wrong type)."""
+    """Return a record as compact JSON. Raises `RecordError` for one that no reader could decode (a NaN, a wrong
+    type)."""
     try:
         payload = _encoder.encode(record)
         # Structs are not checked where they are made, and JSON has no NaN: a record that cannot be read back must
@@ -44,7 +46,7 @@ def encode_record(record: Record) -> bytes:
 
 
 def decode_opening(payload: bytes) -> Opening | None:
-    """The opening of a file from its first record; None if that is not a manifest."""
+    """Return the opening of a file from its first record, or None if that is not a manifest."""
     try:
         return None if too_deep(payload) else _opening_decoder.decode(payload)
     except UNREADABLE:
@@ -52,8 +54,8 @@ def decode_opening(payload: bytes) -> Opening | None:
 
 
 def decode_record(payload: bytes, decoder: msgspec.json.Decoder[Record]) -> Record:
-    """A record from its JSON. Raises `LedgerError` with the reason for one that cannot be read."""
-    # Windows, which most records are, hold nothing of any depth, and what they hold beyond their fields is skipped.
+    """Return a record from its JSON. Raises `LedgerError` with the reason for one that cannot be read."""
+    # Most records are windows. Their fields are not nested, and the decoder skips any other fields.
     if not payload.startswith(_WINDOW) and too_deep(payload):
         raise LedgerError(f"is nested deeper than {DEEPEST} levels")
     try:
@@ -63,7 +65,8 @@ def decode_record(payload: bytes, decoder: msgspec.json.Decoder[Record]) -> Reco
 
 
 def decoder_for(version: int, origin: str) -> msgspec.json.Decoder[Record]:
-    """The decoder of a ledger version. Raises `LedgerError` naming `origin` for a version from the future."""
+    """Return the decoder of a ledger version. Raises `LedgerError` naming `origin` for a version that is not known
+    here."""
     try:
         return _decoders[version]
     except KeyError:

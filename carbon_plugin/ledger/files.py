@@ -1,4 +1,4 @@
-"""Which files of a run directory are ledgers, and how they are named."""
+"""Tell which files of a run directory are ledgers, and read and make their names."""
 
 from __future__ import annotations
 
@@ -12,37 +12,40 @@ _NAME = re.compile(r"node-(0|[1-9][0-9]{0,8})(?:\.rank-(0|[1-9][0-9]{0,8}))?\.at
 
 
 def ledger_name(node: int, attempt: int, rank: int | None = None) -> str:
-    """File name of a ledger. `rank` is given where ranks of one node each meter their own GPU."""
+    """Return the file name of a ledger. `rank` is given where ranks of one node each meter their own GPU."""
     part = "" if rank is None else f".rank-{rank}"
     return f"node-{node}{part}.attempt-{attempt}.jsonl"
 
 
 def writer_name(file_name: str) -> str:
-    """What the names of ledgers have in common whose writers follow each other: all but the attempt."""
+    """Return the part of a ledger's name that writers which follow each other share: all but the attempt."""
     return file_name.partition(".attempt-")[0]
 
 
 def attempt_number(file_name: str) -> int:
-    """The number of the attempt in the name of a ledger; 0 for any other name."""
+    """Return the number of the attempt in the name of a ledger, or 0 for any other name."""
     match = _NAME.fullmatch(file_name)
     return int(match[3]) if match else 0
 
 
 def node_of(file_name: str) -> int | None:
-    """Number of the node that wrote a ledger; None for another file."""
+    """Return the number of the node that wrote a ledger, or None for another file."""
     found = _NAME.fullmatch(file_name)
     return int(found[1]) if found else None
 
 
 def rank_of(file_name: str) -> int | None:
-    """The rank that wrote a ledger of its own; None for a node's ledger and for another file."""
+    """Return the rank that wrote a ledger of its own, or None for a node's ledger and for another file."""
     found = _NAME.fullmatch(file_name)
     return int(found[2]) if found and found[2] else None
 
 
 def is_own_name(file_name: str, *, stated: str, node: int, attempt: int) -> bool:
-    """Whether a file has the name that its writer gave it: the `stated` one of its manifest, else one of its node and
-    attempt, for manifests that did not state it yet."""
+    """Return whether a file has the name that its writer gave it.
+
+    That is the `stated` name of its manifest. For older manifests, which state none, it is one with its node and
+    attempt.
+    """
     if stated:
         return file_name == stated
     found = _NAME.fullmatch(file_name)
@@ -50,9 +53,10 @@ def is_own_name(file_name: str, *, stated: str, node: int, attempt: int) -> bool
 
 
 def ledger_files(run_dir: str | os.PathLike[str]) -> list[Path]:
-    """Ledger files of a run by node, rank and attempt; empty if there is none yet.
+    """Return the ledger files of a run by node, rank and attempt. The list is empty if there is none yet.
 
-    Raises `LedgerError` if the directory cannot be listed."""
+    Raises `LedgerError` if the directory cannot be listed.
+    """
     try:
         found = [(match, entry) for entry in os.scandir(run_dir) if (match := _NAME.fullmatch(entry.name))]
     except FileNotFoundError:

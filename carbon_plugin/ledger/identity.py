@@ -1,7 +1,8 @@
-"""`run.json`: the run id that all ranks, nodes and attempts of one run agree on, without talking to each other.
+"""Read and write `run.json`, which holds the run id that all ranks, nodes and attempts of one run agree on without
+communication.
 
-The first to publish the file wins, everyone reads it. It stays in the directory, so a run that is preempted
-and started again in the same directory continues under its id.
+The first process that publishes the file wins, and all others read it. It stays in the directory, so a run that is
+preempted and started again in the same directory continues under its id.
 """
 
 from __future__ import annotations
@@ -33,11 +34,11 @@ def agree_run(
     parent_run_id: str | None = None,
     wait_s: float = 10.0,
 ) -> RunIdentity:
-    """The identity of the run in `run_dir`, which is created if absent.
+    """Return the identity of the run in `run_dir`, which is created if absent.
 
-    An identity that is there already wins over `name`, `programme`, `role` and `parent_run_id`. A `run_id` given
-    here must be the one that is there; without one, a new run gets a random id. `wait_s` bounds the wait for a file
-    that another process is publishing on a file system without hard links. Raises `LedgerError`, and its kind
+    An identity that is there already wins over `name`, `programme`, `role` and `parent_run_id`. A `run_id` given here
+    must be the one that is there. Without one, a new run gets a random id. `wait_s` bounds the wait for a file that
+    another process is publishing on a file system without hard links. Raises `LedgerError`, and its subclass
     `StorageError` where a later try may succeed.
     """
     path = Path(run_dir) / IDENTITY_FILE
@@ -63,7 +64,8 @@ def agree_run(
 
 
 def read_identity(run_dir: str | os.PathLike[str]) -> RunIdentity | None:
-    """The identity of the run in `run_dir`, None without a `run.json`. Raises `LedgerError` if that is unreadable."""
+    """Return the identity of the run in `run_dir`, or None without a `run.json`. Raises `LedgerError` if that is
+    unreadable."""
     path = Path(run_dir) / IDENTITY_FILE
     try:
         return _decode(path)
@@ -74,7 +76,7 @@ def read_identity(run_dir: str | os.PathLike[str]) -> RunIdentity | None:
 
 
 def _publish(path: Path, content: bytes) -> None:
-    """Create `path` with `content` unless it exists; a reader never sees half of it where hard links work."""
+    """Create `path` with `content` unless it exists. Where hard links work, a reader never sees half of it."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         temporary.write_bytes(content)

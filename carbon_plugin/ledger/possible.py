@@ -17,37 +17,41 @@ from carbon_plugin.spec.parsing.limits import MOST_RUN_S
 from carbon_plugin.spec.site import MOST_G_PER_KWH, MOST_PUE
 
 MOST_W: dict[Rung, float] = {"gpu": 2e4, "host": 1e6, "network": 1e6, "facility": 5e9}
-"""Ten times what the largest of its kind draws: an accelerator module, a rack that is one node, a data centre."""
+"""Ten times the power of the largest device of each kind: an accelerator module, a rack that is one node, a data
+centre."""
 
 MOST_COUNT = 10**15
-"""Steps of a run; a larger count is no longer exact as a float."""
+"""The bound on steps of a run. A larger count is no longer exact as a float."""
 MOST_TOKENS = 10**19
 MOST_RANKS = 10**8
 
 _LAG_S = 10.0
-"""A counter may book what was drawn before its window: a slow driver, a meter that is renewed every few seconds."""
+"""A counter may count energy that was drawn up to this many seconds before its window, because of a slow driver or a
+meter that is updated every few seconds."""
 _ROUNDING = 1 + 1e-9
 _MADE_UP = 100.0
-"""A meter that answers again may tell so many times what was estimated while it could not: of a device that was taken
-to be idle, for as long as it was lost."""
+"""A meter that answers again may report this many times the energy that was estimated while it could not. That happens
+to a device that was taken to be idle for as long as it was lost."""
 
 
 class Verdict(Struct, frozen=True):
-    """What is wrong with a record. With `impossible` it must not enter a sum; `strange` is only said."""
+    """What is wrong with a record. A record with an `impossible` fault must not enter a sum. A `strange` fault is only
+    reported."""
 
     impossible: list[str]
     strange: list[str]
 
 
 class Gate:
-    """Judges the records of one file, which are fed in their order: manifests say which devices there are."""
+    """Judges the records of one file. They must be given in their order, because manifests say which devices there
+    are."""
 
     def __init__(self) -> None:
         self._most_w: dict[str, float] = {}
         self._knows_devices = False
 
     def judge(self, record: Record) -> Verdict | None:
-        """Return what is wrong with the next record; None where nothing is."""
+        """Return what is wrong with the next record, or None where nothing is."""
         if isinstance(record, Window):
             return self._window(record)
         if isinstance(record, Manifest):
@@ -98,7 +102,7 @@ class Gate:
                 and energy.estimated_j is None
                 and 0.0 <= low_j <= central_j <= high_j <= limits.get(energy.key, 0.0) * span_s
             ):
-                continue  # as almost all are: an audit of many nodes comes by here a hundred million times
+                continue  # the fast path of almost all: an audit of many nodes takes it a hundred million times
             most_w = limits.get(energy.key)
             if most_w is None:
                 most_w = MOST_W["facility"]
@@ -127,12 +131,12 @@ def _name(record: Record) -> str:
 def _short(value: float) -> str:
     try:
         return f"{value:g}"
-    except OverflowError:  # an integer beyond all floats
+    except OverflowError:  # an integer that is too large for a float
         return shown(value)
 
 
 def _outside(*values: tuple[str, float | None, float]) -> list[str]:
-    """Words for those of the values that are below 0 or above their limit."""
+    """Return words for each of the values that is below 0 or above its limit."""
     return [f"{words} {_short(value)}" for words, value, most in values if value is not None and not 0 <= value <= most]
 
 
@@ -152,7 +156,8 @@ def _window_faults(window: Window) -> list[str]:
 
 
 def _energy_faults(energy: DeviceEnergy, most_j: float, most_replaced_j: float) -> list[str]:
-    """`most_replaced_j` is the most that a measurement can take back of what was estimated before."""
+    """Return the impossible figures of an energy. `most_replaced_j` is the most that a measurement can take back of
+    earlier estimates."""
     parts = {
         "": (energy.energy_j, 0.0),
         " at least": (energy.low_j, 0.0),
@@ -167,7 +172,8 @@ def _energy_faults(energy: DeviceEnergy, most_j: float, most_replaced_j: float) 
 
 
 def _range_faults(energy: DeviceEnergy) -> list[str]:
-    """A range that does not hold its value, or a part that is larger than all: neither is in a way of the sums."""
+    """Return a range that does not hold its value, and a part that is larger than the whole. Neither disturbs the
+    sums."""
     joules, low_j, high_j = energy.energy_j or 0.0, energy.low_j, energy.high_j
     outside = (low_j is not None and low_j > joules * _ROUNDING) or (high_j is not None and high_j * _ROUNDING < joules)
     found = [f"device {energy.key} has {joules} J outside of its range {low_j} to {high_j} J"] if outside else []

@@ -1,4 +1,4 @@
-"""Reads ledger files and checks their chain as it goes. `ledger/verification` judges what the records say."""
+"""Read ledger files and check their chain on the way. `ledger/verification` judges the content of the records."""
 
 from __future__ import annotations
 
@@ -20,8 +20,11 @@ _MAX_PROBLEMS = 20
 
 
 class LedgerFile(Struct, frozen=True, kw_only=True):
-    """A whole ledger file. `intact` means that every complete line follows from the one before it; a torn last line
-    (a writer that was killed) does not break it. `head` is the chain at the last complete line."""
+    """A whole ledger file.
+
+    `intact` means that every complete line follows from the one before it. A torn last line (of a writer that was
+    killed) does not break it. `head` is the chain at the last complete line.
+    """
 
     path: Path
     records: list[Record]
@@ -41,11 +44,11 @@ class LedgerRun(Struct, frozen=True, kw_only=True):
 class LedgerStream:
     """One pass over the records of a file, in memory that does not grow with the file.
 
-    Iterate once; `lines`, `head`, `torn_tail`, `problems` and `intact` say what was found so far, and `line` is the
-    number of the record just given. A line that does not follow from the one before is a problem and its record is
-    still given; a line that cannot be decoded, or says what cannot be, is a problem and skipped. A file that is a copy
-    of another one gives no record, so that nothing counts twice. `run_id` is what the file should belong to;
-    without it the first record says so. Raises `LedgerError` for a file that cannot be opened or is of an
+    Iterate once. `lines`, `head`, `torn_tail`, `problems` and `intact` tell what was found so far, so that `lines` is
+    the number of the record just given. A line that does not follow from the one before is a problem, and its record is
+    still given. A line that cannot be decoded, or holds impossible figures, is a problem and is skipped. A file that is
+    a copy of another one gives no record, so that nothing counts twice. `run_id` is the run that the file should belong
+    to; without it, the first record names the run. Raises `LedgerError` for a file that cannot be opened or is of an
     unknown version.
     """
 
@@ -62,17 +65,17 @@ class LedgerStream:
 
     @property
     def intact(self) -> bool:
-        """Whether every complete line so far is sound."""
+        """Return whether every complete line so far is sound."""
         return self._broken_lines == 0
 
     @property
     def chain(self) -> bytes:
-        """Chain at the last complete line; empty before the first."""
+        """Return the chain at the last complete line, or an empty value before the first."""
         return self._chain
 
     @property
     def head(self) -> str:
-        """The same as 32 hex digits."""
+        """Return the chain at the last complete line as 32 hex digits."""
         return self._chain.hex()
 
     def __iter__(self) -> Iterator[Record]:
@@ -144,7 +147,7 @@ class LedgerStream:
 
 
 def read_ledger(path: str | os.PathLike[str], run_id: str | None = None) -> LedgerFile:
-    """A whole file in memory. For one that may be large, iterate over a `LedgerStream`. Raises `LedgerError`."""
+    """Return a whole file in memory. For one that may be large, iterate over a `LedgerStream`. Raises `LedgerError`."""
     stream = LedgerStream(path, run_id)
     records = list(stream)
     return LedgerFile(
@@ -164,8 +167,8 @@ def read_run(run_dir: str | os.PathLike[str]) -> LedgerRun:
         run_dir: The run directory.
 
     Returns:
-        Who the run is, and its ledgers by node and attempt, each with its records. Lines that are torn or were edited
-        are in `problems`.
+        The identity of the run, and its ledgers by node and attempt, each with its records. Lines that are torn or were
+        edited are in `problems`.
 
     Raises:
         LedgerError: A file cannot be read, or is of an unknown version.
@@ -176,7 +179,8 @@ def read_run(run_dir: str | os.PathLike[str]) -> LedgerRun:
 
 
 def read_opening(path: str | os.PathLike[str]) -> Opening | None:
-    """Who wrote a file and when it starts, from its first line; None if that is no manifest. Raises `LedgerError`."""
+    """Return who wrote a file and when it starts, from its first line, or None if that is no manifest. Raises
+    `LedgerError`."""
     try:
         with Path(path).open("rb") as file:
             line = file.readline()
@@ -187,5 +191,5 @@ def read_opening(path: str | os.PathLike[str]) -> Opening | None:
 
 
 def manifest_of(records: list[Record]) -> Manifest | None:
-    """The manifest in force: the last one of the file."""
+    """Return the manifest in force, which is the last one of the file, or None."""
     return next((record for record in reversed(records) if isinstance(record, Manifest)), None)

@@ -1,7 +1,7 @@
-"""The records of a ledger, as versioned structs. Joules, seconds and factors; never only carbon.
+"""Define the records of a ledger as versioned structs. They hold joules, seconds and factors, and never only carbon.
 
-One line of a ledger file is one record. `LEDGER_VERSION` rises when a field changes meaning; readers keep
-every earlier version. Times are Unix seconds of the node's clock; durations come from a monotonic clock.
+One line of a ledger file is one record. `LEDGER_VERSION` rises when a field changes meaning, and readers keep every
+earlier version. Times are Unix seconds of the node's clock. Durations come from a monotonic clock.
 """
 
 from __future__ import annotations
@@ -20,20 +20,22 @@ KNOWN_PHASES = ("startup", "train", "evaluation", "checkpoint", "data_wait", "id
 OTHER_PHASE = "other"
 
 HEADS_EVENT = "ledger_heads"
-"""Event of a node that has looked at other ledgers: data {"heads": {file name: chain}}. One anchor of its own file then
-stands for all of them, up to that moment. With "complete": true these were all lines that there were."""
+"""The event of a node that has looked at other ledgers, with data {"heads": {file name: chain}}. One anchor of its own
+file then stands for all of them, up to that moment. With "complete": true the heads are those of all lines that the
+files had."""
 
 RESUMED_EVENT = "resumed"
-"""Event of a node whose job has loaded a checkpoint while training: its steps may go back, once."""
+"""The event of a node whose job has loaded a checkpoint while training. Its steps may go back once."""
 
 MACHINE = "machine"
-"""Key among the parts of a window for what no meter reads by itself: the host's and the network's manufacture."""
+"""The key among the parts of a window for what no meter reads by itself: the manufacture of the host and the
+network."""
 
 IntensityOrigin = Literal["live", "ageing", "static", "series"]
 
 
 class RunIdentity(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """`run.json`: what the ranks and attempts of one run agree on."""
+    """The content of `run.json`, which the ranks and attempts of one run agree on."""
 
     version: int
     run_id: str
@@ -45,20 +47,21 @@ class RunIdentity(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Manifest(Struct, frozen=True, kw_only=True, tag="manifest"):
-    """First record of a file: who measures what, under which spec and assumptions.
+    """The first record of a file: who measures what, under which spec and assumptions.
 
-    `effective` maps each spec field to `{"value", "source", "planned", "declared", "detected"}`; `spec` is the
-    effective `RunSpec` as plain data, None while too little is known for a prediction. `forecast` and `prediction` are
-    the documents of `plan` and `predict` as plain data. `factors` are the carbon factors in force:
-    `footprint.account.Factors` as plain data, empty when no site was given. `host_key` is the boot id and `host_share`
-    the part of that host which the job has reserved, 0 to 1. `started_boot_s` is the moment of `started_unix_s` in
-    seconds since that boot, by which files of one boot can be set in order whatever was done to the wall clock.
-    `seen_gpus` are the GPUs that the processes of the job on this host see, whoever meters them, and
-    `ranks_without_gpu` the ranks that compute on a CPU. `file` is the name that the file was given, empty in
-    ledgers that did not say yet: a copy under another name is no second ledger.
+    `effective` maps each spec field to `{"value", "source", "planned", "declared", "detected"}`. `spec` is the
+    effective `RunSpec` as plain data, or None while too little is known for a prediction. `forecast` and `prediction`
+    are the documents of `plan` and `predict` as plain data. `factors` are the carbon factors in force:
+    `footprint.account.Factors` as plain data, empty when no site was given.
 
-    A file may hold several manifests, because a layout can be detected only after the first step: each one
-    replaces the one before it, and the file begins with one.
+    `host_key` is the boot id, and `host_share` the part of that host which the job has reserved, 0 to 1.
+    `started_boot_s` is the moment of `started_unix_s` in seconds since that boot. By it, files of one boot can be
+    ordered whatever was done to the wall clock. `seen_gpus` are the GPUs that the processes of the job on this host
+    see, whichever process meters them, and `ranks_without_gpu` the ranks that compute on a CPU. `file` is the name that
+    the file was given, and is empty in older ledgers. A copy under another name is no second ledger.
+
+    A file may hold several manifests, because a layout can be detected only after the first step. Each one replaces the
+    one before it, and the file begins with one.
     """
 
     version: int
@@ -89,12 +92,12 @@ class Manifest(Struct, frozen=True, kw_only=True, tag="manifest"):
 
 
 class DeviceEnergy(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Energy of one device in one window; `energy_j` is None only when `kind` is "absent".
+    """The energy of one device in one window. `energy_j` is None only when `kind` is "absent".
 
-    `estimated_j` is the part of `energy_j` that its meter could not tell and that stands for a GPU that was lost, a
-    driver that hung or a figure that is physically impossible; None means none of it. It is below zero in the window in
-    which a meter answers again and its measurement replaces what earlier windows had estimated. So for any set of
-    windows the sum of `energy_j` less the sum of `estimated_j` is what was measured.
+    `estimated_j` is the part of `energy_j` that the meter could not tell, and that is estimated for a GPU that was
+    lost, a driver that hung or a figure that is physically impossible. None means no such part. It is below zero in the
+    window in which a meter answers again and its measurement replaces what earlier windows had estimated. So for any
+    set of windows the sum of `energy_j` less the sum of `estimated_j` is what was measured.
     """
 
     key: str
@@ -107,16 +110,20 @@ class DeviceEnergy(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Window(Struct, frozen=True, kw_only=True, tag="window"):
-    """Energy between two moments of one node, in one phase. Windows of a file do not overlap and leave no gap.
+    """The energy between two moments of one node, in one phase. Windows of a file do not overlap and leave no gap.
 
-    `steps` optimizer steps ended in the window, the last of them numbered `last_step` in the whole run (also when
-    `steps` is 0), with `tokens` tokens: figures of the whole job, the same on every node, never added over nodes.
-    `intensity_g_per_kwh` and `pue` are the factors in force, None when no site was given; `intensity_origin` is where
-    the intensity is from: "static" is that of the manifest's factors, "live" that of the service which an event
-    `grid_intensity` names, "ageing" lies between the two (None in ledgers that did not say yet). `marginal_g_per_kwh`
-    is what one kWh more would have caused, where somebody says so, and is in no total. `parts` says which part of a
-    device, by its key, and of the machine (`MACHINE`) was this run's where others used it too, 0 to 1: of its energy,
-    which is that part already, and of its time, which is not. None and what is not named mean all of it.
+    `steps` optimizer steps with `tokens` tokens ended in the window. The last of them has the number `last_step` in the
+    whole run, which is given also when `steps` is 0. These are figures of the whole job, the same on every node, and
+    are never added over nodes.
+
+    `intensity_g_per_kwh` and `pue` are the factors in force, or None when no site was given. `intensity_origin` says
+    where the intensity is from: "static" is that of the manifest's factors, "live" that of the service which an event
+    `grid_intensity` names, "ageing" lies between the two, and None is found in older ledgers. `marginal_g_per_kwh` is
+    what one kWh more would have caused, where a source tells it, and is in no total.
+
+    `parts` says which part of a device, by its key, and of the machine (`MACHINE`) was this run's where others used it
+    too, 0 to 1. The energy of the window is that part already, but its time is not. None, and a key that is absent,
+    mean all of it.
     """
 
     index: int
@@ -135,11 +142,12 @@ class Window(Struct, frozen=True, kw_only=True, tag="window"):
 
 
 class Span(Struct, frozen=True, kw_only=True, tag="span"):
-    """A comparison between step boundaries: measured against predicted. A `short` one has fewer steps or less time than
-    a comparison should have and stands in for one where a run, or each of its stretches of training, ended before.
+    """A comparison between step boundaries: measured against predicted.
 
-    The energies are of the GPUs of this node, measured and predicted. `boundary_error_s` bounds the queue lag
-    between host and device at the two edges together."""
+    A `short` span has fewer steps or less time than a comparison should have. It stands in for one where a run, or each
+    of its stretches of training, ended before. The energies are of the GPUs of this node, measured and predicted.
+    `boundary_error_s` bounds the queue lag between host and device at the two edges together.
+    """
 
     first_step: int
     last_step: int
@@ -163,10 +171,12 @@ class Event(Struct, frozen=True, kw_only=True, tag="event"):
 
 
 class Projection(Struct, frozen=True, kw_only=True, tag="projection"):
-    """Spent plus remaining for the full run, over all nodes that were seen.
+    """What is spent plus what remains for the full run, over all nodes that were seen.
 
-    Carbon is operational and embodied together, None where one of them is not known. Before anything was measured the
-    rest is planned as that of a real run; `best_case_remaining_s` is then its time in the best case of the layout."""
+    Carbon is operational and embodied together, or None where one of them is not known. Before anything was measured,
+    what remains is planned as that of a real run. `best_case_remaining_s` is then its time in the best case of the
+    layout.
+    """
 
     at_unix_s: float
     step: int
@@ -182,8 +192,10 @@ class Projection(Struct, frozen=True, kw_only=True, tag="projection"):
 
 
 class Sums(Struct, frozen=True, kw_only=True):
-    """Totals of a file beside its energy, so that no single figure of a window can be changed alone: `emitting` is the
-    sum of energy times PUE times intensity, J g/kWh, where a window states both."""
+    """The totals of a file beside its energy, so that no single figure of a window can be changed alone.
+
+    `emitting` is the sum of energy times PUE times intensity, J g/kWh, where a window states both.
+    """
 
     tokens: int
     duration_s: float
@@ -194,10 +206,11 @@ class Sums(Struct, frozen=True, kw_only=True):
 
 
 class Close(Struct, frozen=True, kw_only=True, tag="close"):
-    """Last record of an orderly end. A ledger without one was killed; everything before it still counts.
+    """The last record of an orderly end. A ledger without one was killed, and everything in it still counts.
 
     `steps`, `windows` and `energy_j` (over all devices, absent ones left out) are totals of this file, and so are its
-    `sums` (None in ledgers that did not state them yet)."""
+    `sums`, which are None in older ledgers.
+    """
 
     at_unix_s: float
     reason: str

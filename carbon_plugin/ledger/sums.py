@@ -6,8 +6,8 @@ from carbon_plugin.ledger.records import Sums, Window
 
 
 class RunningSums:
-    """Totals over the windows of a file, fed in their order. Ranges are those of the meters; an energy without one
-    counts as its own."""
+    """Totals over the windows of a file, which are added in their order. Ranges are those of the meters. An energy
+    without a range counts as its own bounds."""
 
     def __init__(self) -> None:
         self.windows = 0
@@ -39,7 +39,7 @@ class RunningSums:
 
     @property
     def sums(self) -> Sums:
-        """The totals beside the energy."""
+        """Return the totals beside the energy."""
         return Sums(
             tokens=self._tokens,
             duration_s=self._duration_s,

@@ -1,4 +1,5 @@
-"""Follows ledgers that others are still writing: each poll gives what is new. Not for judging a finished run."""
+"""Follow ledgers that other processes are still writing. Each poll returns what is new. This is not for judging a
+finished run."""
 
 from __future__ import annotations
 
@@ -14,10 +15,11 @@ from carbon_plugin.ledger.records import LEDGER_VERSION, Record
 
 
 class LedgerTail:
-    """New records of one file since the last poll. Keeps no file open: a job may have thousands of nodes.
+    """Reads the records of one file that are new since the last poll. It keeps no file open, because a job may have
+    thousands of nodes.
 
-    A line without its newline is left for a later poll. `intact` turns False for good when a line does not follow
-    from the one before it, cannot be decoded or says what cannot be; a copy of another file gives no record. `head` is
+    A line without its newline is left for a later poll. `intact` turns False for good when a line does not follow from
+    the one before it, cannot be decoded or holds impossible figures. A copy of another file gives no record. `head` is
     the chain at the last complete line. `max_bytes` bounds what one poll reads, unless a single line is longer.
     """
 
@@ -33,11 +35,12 @@ class LedgerTail:
 
     @property
     def head(self) -> str:
-        """Chain at the last complete line, 32 hex digits; empty before the first."""
+        """Return the chain at the last complete line, 32 hex digits, or an empty string before the first."""
         return self._chain.hex()
 
     def poll(self) -> list[Record]:
-        """Records that were completed since the last poll. Raises `LedgerError` if the file cannot be read."""
+        """Return the records that were completed since the last poll. Raises `LedgerError` if the file cannot be
+        read."""
         try:
             block = self._read_block()
         except FileNotFoundError:
@@ -49,7 +52,7 @@ class LedgerTail:
         return [record for record in decoded if record is not None]
 
     def _read_block(self) -> bytes:
-        """Complete lines from the offset on, ending in a newline, or nothing."""
+        """Return complete lines from the offset on, ending in a newline, or nothing."""
         with self.path.open("rb", buffering=0) as file:
             size = self._max_bytes
             while True:

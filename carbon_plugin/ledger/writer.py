@@ -1,4 +1,4 @@
-"""Appends records to one ledger file. Not for reading, and not for deciding what to record."""
+"""Append records to one ledger file. This module does not read, and does not decide what to record."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from carbon_plugin.ledger.codec import encode_record
 from carbon_plugin.ledger.files import ledger_name
 from carbon_plugin.ledger.records import Record
 
-# Not inherited by what the training starts, and bytes as they are: Windows would write another line break.
+# Processes that the training starts do not inherit the file, and Windows does not change its line breaks.
 _PLAIN: int = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOINHERIT", 0) | getattr(os, "O_BINARY", 0)
 _MAX_ATTEMPTS = 100_000
 _SYNC_NOT_SUPPORTED = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EROFS})
 
 
 class LedgerWriter:
-    """Owns one file `node-<node>.attempt-<attempt>.jsonl` that nobody else writes.
+    """Owns one file `node-<node>.attempt-<attempt>.jsonl` that no other process writes.
 
-    Each record is one `write` call on a file opened for appending, so it reaches the kernel whole or not at all: a
-    process killed at any moment loses at most the record that it was writing. Only a machine that loses power
-    can lose more, up to `sync_interval_s` seconds, because the file is not synced to disk at every record. A file that
-    somebody removes is put back with all that it held, where the system lets a removed file be read (Linux).
+    Each record is one `write` call on a file opened for appending, so it reaches the kernel whole or not at all. A
+    process killed at any moment loses at most the record that it was writing. Only a machine that loses power can lose
+    more, up to `sync_interval_s` seconds, because the file is not synced to disk at every record. If somebody removes
+    the file, it is put back with all that it held, where the system lets a removed file be read (Linux).
 
-    `attempt` is the first number that is free, counted from `attempt`. `rank` distinguishes the files of
-    ranks of one node that each meter their own GPU. Thread-safe. In a forked child every method does nothing.
-    Raises `LedgerError` when the file cannot be created or written; after a failed `write` the file holds what
-    it held before, and a later `write` may succeed.
+    `attempt` is the first number that is free, counted from `attempt`. `rank` distinguishes the files of ranks of one
+    node that each meter their own GPU. The class is thread-safe. In a forked child every method does nothing. Raises
+    `LedgerError` when the file cannot be created or written. After a failed `write` the file holds what it held before,
+    and a later `write` may succeed.
     """
 
     def __init__(
@@ -57,7 +57,8 @@ class LedgerWriter:
 
     @property
     def head(self) -> str:
-        """The chain after the last record, 32 hex digits: the anchor to keep outside of the run directory."""
+        """Return the chain after the last record, 32 hex digits. It is the anchor to keep outside of the run
+        directory."""
         return self._end[0].hex()
 
     def write(self, record: Record) -> None:
@@ -76,7 +77,7 @@ class LedgerWriter:
                 raise LedgerError(f"{self.path}: cannot write: {error.strerror or error}") from error
 
     def close(self) -> None:
-        """Sync to disk and close. Safe to call twice."""
+        """Sync to disk and close. A second call does nothing."""
         if os.getpid() != self._pid:
             return
         with self._lock:
@@ -108,7 +109,7 @@ class LedgerWriter:
         self.records += 1
 
     def _put_back(self) -> None:
-        """Write what a removed file holds to a new one of the same name, and go on there."""
+        """Write the content of a removed file to a new one of the same name, and go on there."""
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -1,7 +1,7 @@
 """Find what is missing from a run directory: the end of a ledger, a whole ledger, or all ledgers of a node.
 
 Honest runs lack things too: a process is killed, a node's disk is lost, a run goes on. Nobody can tell that from a
-ledger that was cut or removed, so what is missing is named, and the run is called incomplete and not wrong.
+ledger that was cut or removed. What is missing is therefore named, and the run is called incomplete and not wrong.
 """
 
 from __future__ import annotations
@@ -12,22 +12,25 @@ from carbon_plugin.ledger.files import attempt_number, writer_name
 from carbon_plugin.ledger.verification.file_check import PassedLedger
 
 TOGETHER_S = 15.0
-"""Ledgers of one launch: nodes begin and end at about the same time."""
+"""Nodes of one launch begin and end their ledgers within this many seconds."""
 LATE_S = 120.0
-"""A window that ended so long before somebody looked at the end of its file was in it, on any file system."""
+"""A window that ended this many seconds before somebody read the end of its file was in it, on any file system."""
 _MOST_NAMED = 20
 
 
 def missing_of(ledgers: Sequence[PassedLedger], known_ends: Mapping[str, frozenset[str]]) -> list[str]:
-    """Sentences for what is missing, the worst first. `known_ends` are chains by file that something outside of the
-    file vouches for: an anchor, or another ledger."""
+    """Return sentences for what is missing, the worst first.
+
+    `known_ends` are chains by file that something outside of the file vouches for: an anchor, or another ledger.
+    """
     found = [*_nodes(ledgers), *_attempts(ledgers), *_additions(ledgers), *_ends(ledgers, known_ends)]
     more = len(found) - _MOST_NAMED
     return found[:_MOST_NAMED] + ([f"{more} more ends, files or nodes"] if more > 0 else [])
 
 
 def _nodes(ledgers: Sequence[PassedLedger]) -> list[str]:
-    """Nodes that ledgers count and that have none: in the whole run, and beside each ledger of node 0."""
+    """Return a sentence for nodes that the ledgers count but that have none, in the whole run and beside each ledger of
+    node 0."""
     offsets_s = {file: offset_s for ledger in ledgers for file, offset_s in ledger.offsets_s.items()}
 
     def extent(ledger: PassedLedger) -> tuple[float, float]:
@@ -48,7 +51,8 @@ def _nodes(ledgers: Sequence[PassedLedger]) -> list[str]:
 
 
 def _attempts(ledgers: Sequence[PassedLedger]) -> list[str]:
-    """Attempts are numbered from 0 on: a number that is left out had a file."""
+    """Return a sentence for each writer whose attempts have a gap. They are numbered from 0 on, so a missing number had
+    a file."""
     numbers: dict[str, set[int]] = {}
     for ledger in ledgers:
         numbers.setdefault(writer_name(ledger.check.file), set()).add(attempt_number(ledger.check.file))
@@ -60,7 +64,8 @@ def _attempts(ledgers: Sequence[PassedLedger]) -> list[str]:
 
 
 def _additions(ledgers: Sequence[PassedLedger]) -> list[str]:
-    """Lines that speak of a time before somebody on the same host found the end of the file without them."""
+    """Return a sentence for each file with lines about a time before a ledger of the same host found the file's end
+    without them."""
     by_file = {ledger.check.file: ledger for ledger in ledgers}
     found = []
     for ledger in ledgers:
@@ -88,7 +93,7 @@ def _ends(ledgers: Sequence[PassedLedger], known_ends: Mapping[str, frozenset[st
 
 
 def _listed(numbers: set[int]) -> str:
-    """ "3", "1, 2 and 5", "0, 1, 2, 3 and 17 more"."""
+    """Return numbers in words: "3", "1, 2 and 5", "0, 1, 2, 3 and 17 more"."""
     ordered = sorted(numbers)
     if len(ordered) > 5:
         return f"{', '.join(map(str, ordered[:4]))} and {len(ordered) - 4} more"

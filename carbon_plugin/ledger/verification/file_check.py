@@ -1,7 +1,7 @@
-"""Checks one ledger file in one pass: its chain, its windows and its totals. `verify` checks the files of a whole run.
+"""Check one ledger file in one pass: its chain, its windows and its totals. `verify` checks the files of a whole run.
 
-A problem is something that honest software does not do (an edited line, windows that overlap, totals that do not
-add up). A note is something that happens in honest runs and that a reader must know (killed, a gap).
+A problem is something that honest software does not do (an edited line, windows that overlap, totals that do not add
+up). A note is something that happens in honest runs and that a reader must know (killed, a gap).
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ class FileCheck(Struct, frozen=True, kw_only=True):
 
 
 class Mark(Struct):
-    """Where a file states a chain: its line, the windows up to there, and what the next record says of its time."""
+    """The place where a file states a chain: its line, the windows up to there, and the time of the next record, Unix
+    s."""
 
     line: int
     windows: int
@@ -66,10 +67,10 @@ class Witness(Struct, frozen=True):
 class PassedLedger(Struct, frozen=True, kw_only=True):
     """What a whole pass over a file has found.
 
-    `witnessed` are the first and the latest chain of each other file that it has written down. `marks` are those of the
-    wanted chains that it states itself. `place` is its host and node, `nodes` how many nodes it says that there are,
-    `extent` from its start to its last record, `fingerprint` of its first window with energy; `offsets_s` what it has
-    noticed of other files' clocks.
+    `witnessed` are the first and the latest chain of each other file that it has written down. `marks` are the wanted
+    chains that it states itself. `place` is its host and node, and `nodes` how many nodes it says that there are.
+    `extent` is the time from its start to its last record. `fingerprint` is that of its first window with energy.
+    `offsets_s` are the clock offsets of other files that it has noticed.
     """
 
     check: FileCheck
@@ -83,7 +84,7 @@ class PassedLedger(Struct, frozen=True, kw_only=True):
 
 
 class CheckedLedger:
-    """One pass over a file that gives its records and judges them on the way; `passed` is the result after the pass.
+    """One pass over a file that yields its records and judges them on the way. `passed` is the result after the pass.
 
     `wanted` are chains, 32 hex digits each, to look for on the way.
     """
@@ -98,7 +99,7 @@ class CheckedLedger:
 
     @property
     def path(self) -> Path:
-        """The file."""
+        """Return the path of the file."""
         return self._stream.path
 
     def __iter__(self) -> Iterator[Record]:
@@ -117,7 +118,7 @@ class CheckedLedger:
 
     @property
     def passed(self) -> PassedLedger:
-        """What was found."""
+        """Return what the pass has found."""
         records, manifest = self._records, self._records.first
         return PassedLedger(
             check=self.check,
@@ -132,7 +133,7 @@ class CheckedLedger:
 
     @property
     def check(self) -> FileCheck:
-        """What was found so far."""
+        """Return what was found so far."""
         stream, records = self._stream, self._records
         notes = list(records.notes)
         if stream.torn_tail:
@@ -157,12 +158,12 @@ class CheckedLedger:
 
 
 def end_of(record: Window | Close) -> float:
-    """When a record was written at the earliest, by the clock of its node."""
+    """Return the earliest moment at which a record was written, Unix s by the clock of its node."""
     return record.at_unix_s if isinstance(record, Close) else record.start_unix_s + record.duration_s
 
 
 class _RecordCheck:
-    """What the records of one file say about each other."""
+    """Compares the records of one file with each other."""
 
     def __init__(self) -> None:
         self.first: Manifest | None = None
@@ -271,8 +272,11 @@ _SUMS = {
 
 
 def _stated_factors(manifest: Manifest) -> tuple[float | None, float | None]:
-    """PUE and intensity of a manifest's factors, as far as they are there. A manifest that does not name its file may
-    come from somewhere else than the monitor, which states them anew whenever they change."""
+    """Return PUE and intensity of a manifest's factors, as far as they are there.
+
+    A manifest that does not name its file may come from another program than the monitor, which writes a new manifest
+    whenever the factors change. Its factors are not compared.
+    """
     if not manifest.file:
         return None, None
     pue = _number_at(manifest.factors, "pue", "value")

@@ -1,7 +1,7 @@
-"""Find the chain heads that ledgers have recorded of each other, by which a later change of a file shows.
+"""Find the chain heads that ledgers have recorded of each other. By them a later change of a file shows.
 
-A head is the chain at the last complete line of a file. Whoever cuts, removes or writes anew a ledger whose head stands
-in another one must change that one too.
+A head is the chain at the last complete line of a file. Whoever cuts, removes or rewrites a ledger whose head is
+recorded in another one must change that one too.
 """
 
 from __future__ import annotations
@@ -16,23 +16,24 @@ from carbon_plugin.ledger.files import ledger_files, node_of
 from carbon_plugin.ledger.records import Event
 
 MOST_FILES = 20_000
-"""Heads in one event: 2,048 nodes in ten attempts, a line of a few MB."""
+"""The most heads in one event: 2,048 nodes in ten attempts, a line of a few MB."""
 _TAIL_BYTES = 1 << 14
 
 
 def heads_in(event: Event) -> dict[str, str]:
-    """Chains by file name that a node has written down about the ledgers of others."""
+    """Return the chains by file name that a node has written down about the ledgers of others."""
     heads = event.data.get("heads", {})
     return {str(file): str(head) for file, head in heads.items()} if isinstance(heads, Mapping) else {}
 
 
 def is_complete(event: Event) -> bool:
-    """Whether the heads are the ends that the files had, and not how far somebody had read."""
+    """Return whether the heads are the ends that the files had, and not only the places up to which a node had read."""
     return event.data.get("complete") is True
 
 
 def head_of(path: Path) -> str | None:
-    """Chain at the last complete line of a file, 32 hex digits; None without one. Raises `LedgerError`."""
+    """Return the chain at the last complete line of a file, 32 hex digits, or None without one. Raises
+    `LedgerError`."""
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -52,10 +53,12 @@ def head_of(path: Path) -> str | None:
 
 
 def witnessed_by(run_dir: Path, own: str, node: int, nodes: int) -> dict[str, str]:
-    """Heads that a node writes down: of its own earlier files, of node 0 and of the node after it; node 0 of all.
+    """Return the heads that a node writes down: of its own earlier files, of node 0 and of the node after it. Node 0
+    writes down all.
 
-    So each ledger stands in at least two others, and what all nodes write down together grows with their number and not
-    with its square. Raises `LedgerError` for a directory that cannot be listed; a file that cannot be read is left out.
+    So each ledger is recorded in at least two others, and what all nodes write down together grows with their number
+    and not with its square. Raises `LedgerError` for a directory that cannot be listed. A file that cannot be read is
+    left out.
     """
     wanted = None if node == 0 else {0, node, (node + 1) % max(1, nodes)}
     heads: dict[str, str] = {}

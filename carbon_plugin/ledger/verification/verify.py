@@ -1,8 +1,8 @@
 """Verify the ledgers of a run against each other, and against anchors that were kept elsewhere.
 
-`file_check` checks a file by itself. The chain finds an edit by anybody who did not compute it again; ledgers that
-have written down each other's heads find one who did that to some of them; only an anchor, which was kept elsewhere,
-finds one who did it to all.
+`file_check` checks a file by itself. The chain shows an edit by anybody who did not compute the chain again. Ledgers
+that have recorded each other's heads show a chain that was computed again in some of them. Only an anchor, which was
+kept elsewhere, shows that all of them were rewritten.
 """
 
 from __future__ import annotations
@@ -31,13 +31,15 @@ from carbon_plugin.ledger.verification.file_check import CheckedLedger, FileChec
 from carbon_plugin.ledger.verification.heads import heads_in
 
 State = Literal["contradicted", "incomplete", "unsealed", "partly sealed", "verified"]
-"""`contradicted`: a problem, which honest software does not make. `incomplete`: an end, a file or a node is missing.
-`unsealed`: all there and of one mind, but no anchor vouches for all files, so whoever can write the directory may have
-written it anew. `partly sealed`: anchors vouch for the first windows of each file. `verified`: for all of them."""
+"""`contradicted`: there is a problem, which honest software does not make. `incomplete`: an end, a file or a node is
+missing. `unsealed`: everything is there and agrees, but no anchor vouches for all files, so whoever can write the
+directory may have rewritten it. `partly sealed`: anchors vouch for the first windows of each file. `verified`: anchors
+vouch for all windows."""
 
 _CHAIN = re.compile(rf"[0-9a-f]{{{chain.HEX_DIGITS}}}")
 _EDGE_BYTES = 1 << 18
-"""Nodes but the first write down heads as they begin and end: the rest of their files is read once only."""
+"""All nodes but the first write down heads as they begin and end, so only this many bytes at both ends of their files
+are read an extra time."""
 
 
 class AnchorCheck(Struct, frozen=True, kw_only=True):
@@ -50,8 +52,11 @@ class AnchorCheck(Struct, frozen=True, kw_only=True):
 
 
 class RunCheck(Struct, frozen=True, kw_only=True):
-    """Verification of a whole run. `ok` is False with any problem, here or in a file, or an anchor without a match;
-    what is `missing` is no problem, because honest runs miss it too."""
+    """The verification of a whole run.
+
+    `ok` is False with any problem, here or in a file, or with an anchor without a match. What is `missing` is no
+    problem, because honest runs lack it too.
+    """
 
     files: list[FileCheck]
     anchors: list[AnchorCheck]
@@ -60,12 +65,12 @@ class RunCheck(Struct, frozen=True, kw_only=True):
 
     @property
     def ok(self) -> bool:
-        """Whether nothing speaks against these ledgers."""
+        """Return whether nothing speaks against these ledgers."""
         return not self.all_problems
 
     @property
     def state(self) -> State:
-        """How far these ledgers can be believed, in one word."""
+        """Return in one word how far these ledgers can be believed."""
         if not self.ok:
             return "contradicted"
         if self.missing:
@@ -77,7 +82,7 @@ class RunCheck(Struct, frozen=True, kw_only=True):
 
     @property
     def all_problems(self) -> list[str]:
-        """Every problem as one line that begins with the name of its file."""
+        """Return every problem as one line that begins with the name of its file."""
         in_files = [f"{check.file}: {problem}" for check in self.files for problem in check.problems]
         unmatched = [
             f"anchor {anchor.anchor} is not in any ledger of this run: lines were changed or removed since it was made"
@@ -88,8 +93,10 @@ class RunCheck(Struct, frozen=True, kw_only=True):
 
 
 def files_by_start(run_dir: str | os.PathLike[str]) -> list[Path]:
-    """Ledger files in the order in which they start; those without a readable first line last. Raises `LedgerError`
-    if there is none."""
+    """Return the ledger files in the order in which they start, those without a readable first line last.
+
+    Raises `LedgerError` if there is none.
+    """
     paths = ledger_files(run_dir)
     if not paths:
         raise LedgerError(
@@ -126,7 +133,8 @@ def verify_run(run_dir: str | os.PathLike[str], anchors: Sequence[str] = ()) -> 
 
 
 def wanted_chains(paths: Iterable[Path], anchors: Sequence[str] = ()) -> frozenset[str]:
-    """Chains to look for during the pass, so that no file is read twice: anchors, and what ledgers say of others."""
+    """Return the chains to look for during the pass, so that no file is read twice: anchors, and heads that ledgers
+    have recorded."""
     wanted = set(anchors)
     for path in paths:
         edge_bytes = None if path.name.startswith(RANK_0_FILES) else _EDGE_BYTES
@@ -142,7 +150,7 @@ def wanted_chains(paths: Iterable[Path], anchors: Sequence[str] = ()) -> frozens
 def combine_checks(
     run_dir: str | os.PathLike[str], ledgers: Sequence[PassedLedger], anchors: Sequence[str] = ()
 ) -> RunCheck:
-    """The verification of a run from the finished passes over its files."""
+    """Return the verification of a run from the finished passes over its files."""
     marks = _all_marks(Path(run_dir), ledgers)
     found = [_find_anchor(run_dir, ledgers, anchor) for anchor in anchors]
     known_ends: dict[str, set[str]] = {}
@@ -164,8 +172,10 @@ def combine_checks(
 
 
 def _all_marks(run_dir: Path, ledgers: Sequence[PassedLedger]) -> dict[str, dict[str, Mark]]:
-    """Where each file states the chains that others have seen in it. Each file is read again once at most: for chains
-    that the pass did not know of, or stumbled over."""
+    """Return where each file states the chains that other ledgers have recorded of it.
+
+    A file is read again once at most, for chains that the pass did not look for or did not find.
+    """
     wanted: dict[str, set[str]] = {}
     for ledger in ledgers:
         for file, seen in ledger.witnessed.items():
@@ -179,7 +189,7 @@ def _all_marks(run_dir: Path, ledgers: Sequence[PassedLedger]) -> dict[str, dict
 
 
 def _witnessed_problems(ledgers: Sequence[PassedLedger], marks: Mapping[str, Mapping[str, Mark]]) -> list[str]:
-    """Files, or lines of them, that another ledger has seen and that are gone."""
+    """Return a problem for each file, or line of it, that another ledger has recorded and that is gone."""
     found: dict[str, None] = {}
     for ledger in ledgers:
         for file, seen in ledger.witnessed.items():
@@ -206,7 +216,7 @@ def _copies(ledgers: Sequence[PassedLedger]) -> list[str]:
 def _sealed_windows(
     ledgers: Sequence[PassedLedger], marks: Mapping[str, Mapping[str, Mark]], anchors: Sequence[AnchorCheck]
 ) -> dict[str, int]:
-    """How many windows of each file an anchor vouches for, directly or through ledgers that it vouches for."""
+    """Return how many windows of each file an anchor vouches for, directly or through ledgers that it vouches for."""
     by_file = {ledger.check.file: ledger for ledger in ledgers}
     sealed: dict[str, Mark] = {}
 
@@ -230,7 +240,7 @@ def _sealed_windows(
 
 
 def checked_anchor(text: str) -> str:
-    """An anchor in lower case. Raises `LedgerError` if it is not 32 hex digits."""
+    """Return an anchor in lower case. Raises `LedgerError` if it is not 32 hex digits."""
     anchor = text.strip().lower()
     if not _CHAIN.fullmatch(anchor):
         raise LedgerError(f"anchor {text!r}: expected {chain.HEX_DIGITS} hex digits, the head of a ledger")
@@ -238,7 +248,8 @@ def checked_anchor(text: str) -> str:
 
 
 def find_chains(path: Path, wanted: set[str]) -> Mapping[str, int]:
-    """Line numbers of the chains that a file states, without checking that they follow (a pass over it did)."""
+    """Return the line numbers of the chains that a file states, by chain. It does not check that lines follow from each
+    other, because a pass over the file did."""
     targets = {chain_hex.encode(): chain_hex for chain_hex in wanted}
     found = {}
     with path.open("rb") as file:
@@ -254,7 +265,7 @@ def _find_anchor(run_dir: str | os.PathLike[str], ledgers: Sequence[PassedLedger
         check = ledger.check
         mark = ledger.marks.get(anchor)
         line = mark.line if mark else None
-        if line is None and (not check.intact or check.problems):  # the pass may have stumbled over the very line
+        if line is None and (not check.intact or check.problems):  # the pass may have skipped this very line
             line = find_chains(Path(run_dir) / check.file, {anchor}).get(anchor)
         if line is not None:
             return AnchorCheck(anchor=anchor, file=check.file, line=line, lines=check.records)
