@@ -1,8 +1,8 @@
 """Search the clusters, places and layouts of one run. This answers `plan --search`.
 
 Every number is that of the forecast which `plan` would make of the same spec. Alternatives that another one beats in
-time, energy and carbon are dropped (`pareto`); the others are the answer, and which of them to take is not ours to say.
-What fills the memory nearly up counts with the time and energy that such runs are expected to take (`fullness`).
+time, energy and carbon are dropped (`pareto`). The others are the answer; the user decides which of them to take. A
+layout that nearly fills the memory is compared by the time and energy that such runs are expected to take (`fullness`).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Directories = Sequence[str | Path]
 
 
 class Question(Struct, frozen=True, kw_only=True):
-    """What is searched beside the layout, each as the spec has it where nothing is named.
+    """One instance says what is searched beside the layout. Where it names nothing, the value of the spec is kept.
 
     Other accelerators come in their usual nodes and at their own power limit, with as many devices as the spec has
     where `nodes` is empty.
@@ -60,11 +60,12 @@ class Question(Struct, frozen=True, kw_only=True):
 
 
 class Option(Struct, frozen=True, kw_only=True):
-    """One way to run that no other beats in expected time, energy and carbon.
+    """One option is a way to run that no other beats in expected time, energy and carbon.
 
-    All of it is of a real run where `best_case` is set, which is then the same run without what that takes beyond the
-    modelled losses. `best` names the objectives in which it is the best of all. `energy_j` is that of the facility over
-    the run, `spec_file` where it was written as a spec. `notes` say what does not move along to another zone or device.
+    Where `best_case` is set, all numbers are those of a real run, and `best_case` is the same run without what that
+    takes beyond the modelled losses. `best` names the objectives in which the option is the best of all. `energy_j` is
+    that of the facility over the run; `spec_file` is where the option was written as a spec. `notes` say what does not
+    move along to another zone or device.
     """
 
     accelerator: str
@@ -93,15 +94,18 @@ class Option(Struct, frozen=True, kw_only=True):
 
 
 class Skipped(Struct, frozen=True, kw_only=True):
-    """A cluster without an option, and why."""
+    """One instance names a cluster without an option, and says why it has none."""
 
     cluster: str
     reason: str
 
 
 class SearchReport(Struct, frozen=True, kw_only=True):
-    """The front of time, energy and carbon by rising time. `considered` layouts are those of all clusters, `fitting`
-    those of them that fit in memory and were timed."""
+    """One report holds the front of time, energy and carbon by rising time.
+
+    `considered` is the number of layouts of all clusters, `fitting` the number of those that fit in memory and were
+    timed.
+    """
 
     version: int
     name: str
@@ -115,14 +119,14 @@ class SearchReport(Struct, frozen=True, kw_only=True):
 
 
 class SearchAnswer(NamedTuple):
-    """The report, and the spec of each of its options."""
+    """One answer holds the report, and the spec of each of its options."""
 
     report: SearchReport
     specs: tuple[RunSpec, ...]
 
 
 class _Obstacle(NamedTuple):
-    """Why a cluster has no option; `least_time_s` where only the deadline was in the way."""
+    """One instance says why a cluster has no option; `least_time_s` is set where only the deadline was in the way."""
 
     variant: RunSpec
     reason: str
@@ -207,8 +211,11 @@ def _on_clusters(spec: RunSpec, question: Question, profile_dirs: Directories) -
 
 
 def _cluster_of(name: str, ours: Cluster, question: Question, profile_dirs: Directories) -> Cluster:
-    """Devices of another kind in their usual nodes: whole nodes where their number is asked for, else as many devices
-    as now, with the most devices a node that leaves none over."""
+    """Return the cluster of another kind of device in its usual nodes.
+
+    It has whole nodes where their number is asked for. Else it has as many devices as the run's own, and the most
+    devices a node that leaves none over.
+    """
     accelerator = load_accelerator(name, profile_dirs=profile_dirs)
     if accelerator.name == ours.accelerator.name:
         return ours  # as the spec has it, with a node that may not be the usual one
@@ -233,8 +240,10 @@ def _in_zones(
 
 
 def _front(found: list[_Candidate]) -> list[tuple[_Candidate, tuple[str, ...]]]:
-    """Candidates that no other beats, to 0.1 %, by rising expected time, and the objectives in which each is the
-    best."""
+    """Return the candidates that no other beats, to 0.1 %, by rising expected time, each with its best objectives.
+
+    These are the objectives in which it is the best of all.
+    """
     found = sorted(found, key=lambda candidate: candidate.objectives)
     values = np.array([candidate.objectives for candidate in found])
     steps = steps_of(np.maximum(values, np.finfo(float).tiny))  # carbon can be 0, a step of it cannot
@@ -281,7 +290,7 @@ def _name_of(cluster: Cluster) -> str:
 
 
 def _part_of(on_progress: Progress | None, number: int, total: int) -> Progress | None:
-    """Report the progress of one of several searches as progress of all of them."""
+    """Return a function that reports the progress of one of several searches as progress of all of them."""
     if on_progress is None:
         return None
     return lambda share: on_progress((number + share) / total)

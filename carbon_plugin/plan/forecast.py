@@ -39,20 +39,20 @@ from carbon_plugin.spec.run import RunSpec, with_layout
 from carbon_plugin.spec.units import SECONDS_PER_HOUR
 
 WORTH_A_TRY = 0.05
-"""From this probability on a layout that is called too large is worth a try."""
+"""The probability from which on a layout that is said to be too large is worth a try."""
 MUCH_MORE = 1.1
-"""Tokens of whole steps over those asked for from which on the rounding is said."""
+"""The ratio of tokens in whole steps to those asked for from which on the rounding is reported."""
 FORECAST_VERSION = 1
 
 
 class Forecast(Struct, frozen=True, kw_only=True):
-    """What `plan` writes and a run carries.
+    """One forecast is what `plan` writes and a run carries.
 
     `run_time_s` covers training steps and all other time of the run, by part in `goodput`; `device_hours` is devices
-    times that. `footprint` has energy by rung, operational and embodied carbon; `wasted` is the part of it that the
-    time neither trained nor evaluated in takes (None where there is no such time). `seed` reproduces their sampling.
-    `drivers` are the uncertain inputs, the one that moves total carbon most first. All of it is of a real run where
-    `goodput.overrun` is set; `best_case` is then the same run without that (None: there is no difference).
+    times that. `footprint` has energy by rung, operational and embodied carbon; `wasted` is the part of it that falls
+    in the time that neither trains nor evaluates (None where there is no such time). `seed` reproduces their sampling.
+    `drivers` are the uncertain inputs, the one that moves total carbon most first. Where `goodput.overrun` is set, all
+    numbers are those of a real run, and `best_case` is the same run without the overrun (None: there is no difference).
     """
 
     version: int
@@ -195,14 +195,17 @@ def _misfit(memory: MemoryPrediction) -> str:
 
 
 def _chance(memory: MemoryPrediction) -> str:
-    """ " with a probability of 88%" where it is not out of the question that a layout fits after all."""
+    """Return " with a probability of 88%" where there is a chance that a layout fits after all, else nothing."""
     likely = memory.fit_probability or 0.0
     return f" with a probability of {1 - likely:.0%}" if likely >= WORTH_A_TRY else ""
 
 
 def run_time_figure(prediction: StepPrediction, goodput: Goodput) -> Figure:
-    """Time of the whole run, s: the step's range and that of the assumed losses, log widths added in squares. The range
-    of an overrun holds both, because it is of published over predicted time; the wider one counts."""
+    """Return the time of the whole run in s, with its range.
+
+    The log widths of the step's range and of that of the assumed losses are added in squares. The range of an overrun
+    contains both, because it is that of published over predicted time; so the wider of the two ranges counts.
+    """
     step, time_s = prediction.step_time_s, goodput.run_time_s
     low = math.hypot(math.log(step.low / step.value), math.log(goodput.spread[0]))
     high = math.hypot(math.log(step.high / step.value), math.log(goodput.spread[1]))
@@ -341,7 +344,7 @@ def _warnings(spec: RunSpec, prediction: StepPrediction) -> list[str]:
 
 
 def _host_memory_warning(spec: RunSpec) -> list[str]:
-    """Whether the optimizer states that leave the devices have room in their host."""
+    """Return a warning if the optimizer states that leave the devices have no room in their host's memory."""
     kept = msgspec.structs.replace(spec.training, optimizer_offload=False)
     parts = predict_step(msgspec.structs.replace(spec, training=kept)).memory.parts_bytes
     need, node = parts.get("optimizer", 0.0) * spec.cluster.devices_per_node, spec.cluster.node

@@ -27,19 +27,23 @@ from carbon_plugin.spec.model import CountedModel
 from carbon_plugin.spec.run import RunSpec
 
 WAITING = ("startup", "checkpoint", "restart")
-"""Parts in which devices hold their memory and compute nothing."""
+"""The parts in which devices hold their memory and compute nothing."""
 FAILING = ("redone", "restart")
-"""Parts that failures take."""
+"""The parts of the time that failures take."""
 WASTED = (*WAITING, "redone", "overhead")
-"""Parts that neither train nor evaluate."""
+"""The parts of the time that neither train nor evaluate."""
 WEIGHT_BYTES = 4
-"""A checkpoint holds fp32 weights beside the optimizer's states."""
+"""The bytes of a weight in a checkpoint, which holds fp32 weights beside the optimizer's states."""
 HOST_COPY_BYTES_PER_S = 10e9
-"""Device to host memory for an asynchronous checkpoint, a device: well below one PCIe 4 x16 link, our convention."""
+"""The rate at which a device copies to host memory for an asynchronous checkpoint: well below one PCIe 4 x16 link (our
+convention).
+"""
 FORWARD_SHARE = 1 / 3
-"""Of the model FLOPs of a training step, those of its forward pass."""
+"""The share of the model FLOPs of a training step that its forward pass takes."""
 MOST_FAILURES = 5.0
-"""Expected in one checkpoint interval or one restart: above it a run takes more than 100 times its work."""
+"""The most failures expected in one checkpoint interval or one restart: with more, a run takes over 100
+times its work.
+"""
 
 
 def _assumed(value: float, low: float, high: float, unit: str, source: str) -> Figure:
@@ -87,8 +91,11 @@ EVALUATION = _assumed(
 
 
 class Expected(Struct, frozen=True, kw_only=True):
-    """What the model of losses expects of a run: numbers of failures and checkpoints, time between two failures of the
-    job, and size, pause and interval of a checkpoint."""
+    """One instance holds what the model of losses expects of a run.
+
+    These are the numbers of failures and checkpoints, the time between two failures of the job, and the size, pause and
+    interval of a checkpoint.
+    """
 
     failures: float
     mtbf_s: float
@@ -99,12 +106,13 @@ class Expected(Struct, frozen=True, kw_only=True):
 
 
 class Goodput(Struct, frozen=True, kw_only=True):
-    """The time of a run by part, seconds, and as shares of it; `parts_s` add up to `run_time_s`.
+    """One instance holds the time of a run by part in seconds, and as shares of it; `parts_s` add up to `run_time_s`.
 
-    Parts: training; evaluation; startup; checkpoint (training pauses for it); redone (work lost to failures and done
-    again); restart; or training and overhead, where the spec states `overhead_fraction` and nothing is `expected`; and
-    overrun, what real runs take beyond these (`plan.real_run`), with its factor in `overrun`.
-    `spread` is the p10 and p90 factors on the run time that the assumed inputs leave.
+    The parts are training; evaluation; startup; checkpoint (training pauses for it); redone (work that failures
+    destroyed and that is done again); and restart. Where the spec states `overhead_fraction`, they are training and
+    overhead, and nothing is `expected`. A further part is overrun, the time that real runs take beyond these
+    (`plan.real_run`), with its factor in `overrun`. `spread` holds the p10 and p90 factors on the run time that follow
+    from the assumed inputs.
     """
 
     parts_s: dict[str, float]
@@ -136,7 +144,7 @@ class Goodput(Struct, frozen=True, kw_only=True):
 
     @property
     def failing_overhead(self) -> float:
-        """Time that failures are expected to take, over all other time of the modelled parts once the run is up."""
+        """Return the time that failures are expected to take over all other time of the modelled parts but start-up."""
         lost = math.fsum(self.parts_s.get(part, 0.0) for part in FAILING)
         others = lost + self.parts_s.get("startup", 0.0) + self.parts_s.get("overrun", 0.0)
         return lost / (self.run_time_s - others)
@@ -148,8 +156,11 @@ class Goodput(Struct, frozen=True, kw_only=True):
 
 
 class Losses(Struct, frozen=True):
-    """Inputs of the model of losses, SI. `evaluation` is evaluated sequences a trained one, `pause_s` the pause of
-    one checkpoint, `mtbf_s` that of the whole job."""
+    """One instance holds the inputs of the model of losses in SI units.
+
+    `evaluation` is the number of evaluated sequences a trained one, `pause_s` the pause of one checkpoint, and `mtbf_s`
+    the mean time between failures of the whole job.
+    """
 
     startup_s: float
     evaluation: float
@@ -164,12 +175,11 @@ def best_interval_s(pause_s: float, mtbf_s: float) -> float:
 
 
 def interruptions(work_s: float, interval_s: float, losses: Losses) -> tuple[dict[str, float], float, float]:
-    """Time for checkpoints, redone work and restarts of `work_s` seconds of work saved every `interval_s`; expected
-    failures and checkpoints.
+    """Return the seconds for checkpoints, redone work and restarts, and the expected failures and checkpoints.
 
-    The parts add up to Daly's run time less the work: a segment of w + d seconds fails exp((w + d)/M) - 1 times on
-    average and takes M (exp((w + d)/M) - 1) in all tries; each failure costs M (exp(R/M) - 1), restarts that fail
-    among them.
+    They are those of `work_s` seconds of work that is saved every `interval_s`. The parts add up to Daly's run time
+    less the work: a segment of w + d seconds fails exp((w + d)/M) - 1 times on average and takes M (exp((w + d)/M) - 1)
+    in all tries; each failure costs M (exp(R/M) - 1), including restarts that fail.
     """
     mtbf, segment = losses.mtbf_s, interval_s + losses.pause_s
     segments = work_s / interval_s
@@ -342,7 +352,9 @@ def _course(
 def _spread(
     spec: RunSpec, prediction: StepPrediction, inputs: Mapping[str, Figure], size: float, total_s: float
 ) -> tuple[float, float]:
-    """p10 and p90 factors on the run time: each assumed input at its ends, log effects added in squares."""
+    """Return the p10 and p90 factors on the run time, from each assumed input at its ends; log effects are added in
+    squares.
+    """
     shorter = longer = 0.0
     for name, figure in inputs.items():
         for end in {figure.low, figure.high} - {figure.value}:

@@ -27,7 +27,9 @@ RunClass = Literal["dense, ordinary", "dense, tuned", "mixture, ordinary", "mixt
 
 
 class Overrun(NamedTuple):
-    """Published over best-case device-hours: median, p10 and p90 over runs, from how many sources and runs."""
+    """One instance holds published over best-case device-hours: median, p10 and p90 over runs, and the number of
+    sources and runs.
+    """
 
     central: float
     low: float
@@ -46,7 +48,9 @@ OVERRUNS: dict[RunClass, Overrun] = {
 
 
 class BestCase(Struct, frozen=True, kw_only=True):
-    """The same run in the best case of its layout: nothing lost but start-up, checkpoints and failures as modelled."""
+    """One instance holds the run in the best case of its layout: it loses only modelled start-up, checkpoints and
+    failures.
+    """
 
     run_time_s: Figure
     device_hours: Figure
@@ -75,7 +79,7 @@ def overrun_of(spec: RunSpec) -> Overrun | None:
 
 
 Planned = Overrun | Literal["own"] | None
-"""What a run is planned with: an overrun, that of the run itself, or none."""
+"""What a run is planned with: an overrun, that of the run itself ("own"), or none."""
 
 
 def factor_of(overrun: Overrun, kind: RunClass) -> Figure:

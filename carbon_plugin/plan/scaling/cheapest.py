@@ -1,8 +1,8 @@
 """Find the cheapest cluster that reaches a loss or spends a compute budget in time, and the carbon of that run.
 
-For each size of cluster (whole nodes, powers of two of devices) and batch (critical, a half, a quarter of it) the
-layout search gives the fastest step; goodput and footprint are those of a forecast. Of what meets the deadline the
-least carbon wins.
+For each size of cluster (whole nodes, powers of two of devices) and each batch (the critical one, a half and a quarter
+of it) the layout search gives the fastest step; goodput and footprint are those of a forecast. Of the runs that meet
+the deadline, the one with least carbon is taken.
 """
 
 from __future__ import annotations
@@ -54,17 +54,17 @@ from carbon_plugin.spec.stack import PLAIN_STACK
 from carbon_plugin.spec.units import SECONDS_PER_DAY, SECONDS_PER_HOUR
 
 MEASURED_DEVICES = 6144
-"""Devices of the largest published run that the predictor was compared with."""
+"""The number of devices of the largest published run with which the predictor was compared."""
 MEASURED_PARAMETERS = 1.01e12
-"""Parameters of the largest one."""
+"""The number of parameters of the largest published model with which the predictor was compared."""
 
 
 COMPUTE = (1e15, 1e32)
-"""FLOP that an answer is given for: below it no step is full, above it no cluster is large enough."""
+"""The compute in FLOP for which an answer is given: below it no step is full, above it no cluster is large enough."""
 
 
 class BatchAnswer(Struct, frozen=True, kw_only=True):
-    """The best cluster if one law of the critical batch holds: its devices, time and central carbon."""
+    """One instance holds the best cluster under one law of the critical batch: its devices, time and central carbon."""
 
     critical_batch: float
     devices: int
@@ -74,13 +74,13 @@ class BatchAnswer(Struct, frozen=True, kw_only=True):
 
 
 class ScalePoint(Struct, frozen=True, kw_only=True):
-    """The answer for one target, accelerator and zone. Ranges are p10 and p90.
+    """One point is the answer for one target, accelerator and zone. Ranges are p10 and p90.
 
-    `compute_flop` is 6 N D of the law; `tokens` what the run trains on, with what its batch costs, `batch` tokens a
-    step. `by_batch_law` has the answer for each law of the critical batch; the point is that of the middle one, and the
-    range of `total_kg` covers all that meet the deadline. `ideal_kg` is the carbon of the same compute at peak FLOP/s
-    without any loss. `extrapolated` names what lies beyond what was ever measured. All is of a real run but for
-    `best_case_time_s` and `best_case_kg`.
+    `compute_flop` is 6 N D of the law. `tokens` are those that the run trains on, including what its batch costs;
+    `batch` is in tokens a step. `by_batch_law` has the answer for each law of the critical batch; the point is that of
+    the middle one, and the range of `total_kg` covers all that meet the deadline. `ideal_kg` is the carbon of the same
+    compute at peak FLOP/s without any loss. `extrapolated` names what lies beyond all measurements. All numbers are
+    those of a real run but `best_case_time_s` and `best_case_kg`.
     """
 
     law: str
@@ -120,7 +120,7 @@ class ScalePoint(Struct, frozen=True, kw_only=True):
 
 
 class Answer(Struct, frozen=True, kw_only=True):
-    """One point a site, and everything that was assumed."""
+    """One answer holds a point for each site, and everything that was assumed."""
 
     points: tuple[ScalePoint, ...]
     assumptions: tuple[Assumption, ...]
@@ -138,7 +138,7 @@ METHOD = (
     Assumption("training", "bf16, fp16 where the device has none; adamw", "usual for transformers"),
     PLAIN_STACK,
 )
-"""What every answer assumes, besides the assumptions of its forecast."""
+"""The assumptions of every answer, besides those of its forecast."""
 
 
 def target_of_compute(law: ScalingLaw, flops: float) -> Target:
@@ -173,10 +173,10 @@ def answer(
     profile_dirs: Directories = (),
     seed: int = 0,
 ) -> Answer:
-    """The best cluster of one accelerator for a target, accounted for at each site; the first decides which is best.
+    """Return the best cluster of one accelerator for a target, accounted for at each site; the first site decides.
 
     Without an option that meets the deadline the fastest one is given. Raises `InfeasibleLayoutError` if the model fits
-    on no cluster tried, `SpecError` or `FootprintError` for what does not exist.
+    on no cluster that is tried, `SpecError` or `FootprintError` for names that are unknown.
     """
     if not deadline_days > 0:
         raise SpecError(f"deadline_days is {deadline_days:g}, expected a positive number")
@@ -278,7 +278,10 @@ def _point(
 
 
 def _widened(total: Figure, other_kg: Sequence[float]) -> Figure:
-    """The range also over the batch laws: log distances to their answers added in squares to those of the ends."""
+    """Return the total with a range that also covers the answers of the batch laws.
+
+    The log distances to their answers are added in squares to those of the ends.
+    """
     below = min([0.0, *(math.log(kg / total.value) for kg in other_kg)])
     above = max([0.0, *(math.log(kg / total.value) for kg in other_kg)])
     low = math.hypot(math.log(total.low / total.value), below)

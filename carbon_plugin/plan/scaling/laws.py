@@ -19,9 +19,10 @@ P90_SCORE = 1.2816
 
 
 class ScalingLaw(Struct, frozen=True, kw_only=True):
-    """One fitted law. `offset` is E, `a` and `b` the factors; N counts the parameters that a token passes through.
+    """One instance is a fitted law.
 
-    `offset_sigma` and `exponent_sigma` are standard errors of the fit; it saw runs up to `measured_flops`.
+    `offset` is E, `a` and `b` are the factors; N counts the parameters that a token passes through. `offset_sigma` and
+    `exponent_sigma` are standard errors of the fit, which saw runs up to `measured_flops`.
     """
 
     name: str
@@ -38,7 +39,7 @@ class ScalingLaw(Struct, frozen=True, kw_only=True):
 
 
 class ComputeSplit(Struct, frozen=True):
-    """A compute budget as active parameters and tokens."""
+    """One instance is a compute budget as active parameters and tokens."""
 
     parameters: float
     tokens: float
@@ -74,11 +75,13 @@ HOFFMANN = ScalingLaw(
     source="Hoffmann et al. 2022 (arXiv 2203.15556), approach 3 as printed; its errors are taken from the fit again",
 )
 GRANULARITY = 8
-"""Fine experts in the place of one expert of full width: DeepSeek's models have about 8 active."""
+"""The number of fine experts that replace one expert of full width: DeepSeek's models have about 8 active."""
 EXPANSION = 64
-"""Parameters of the experts over those active: the one expansion that the law was fitted at."""
+"""The parameters of the experts over those that are active: the only expansion for which the law was fitted."""
 STUDY_TOTAL_OVER_ACTIVE = (2 * EXPANSION + 1) / 3
-"""The law's N counts all parameters; two thirds of the active ones of its models lie in the layers with experts."""
+"""All parameters over active ones in the study's models, because the law's N counts all of them; two thirds of the
+active ones are in the layers with experts.
+"""
 MOE = ScalingLaw(
     name="moe",
     offset=0.47,
@@ -117,7 +120,8 @@ def best_split(law: ScalingLaw, flops: float) -> ComputeSplit:
 
 
 def least_compute(law: ScalingLaw, loss: float) -> ComputeSplit:
-    """Parameters and tokens that reach a loss with least compute: both terms in the ratio beta to alpha.
+    """Return the parameters and tokens that reach a loss with least compute, where both terms are in the ratio beta to
+    alpha.
 
     Raises `SpecError` if the law never reaches the loss.
     """
@@ -138,10 +142,10 @@ def tokens_to_reach(law: ScalingLaw, loss: float, parameters: float) -> float:
 
 
 def loss_range(law: ScalingLaw, split: ComputeSplit) -> tuple[float, float]:
-    """p10 and p90 of the loss: the error of the offset, and beyond the fitted runs that of the exponent.
+    """Return p10 and p90 of the loss, from the error of the offset and, beyond the fitted runs, that of the exponent.
 
-    The exponent's error turns the line about the largest fitted run; errors of alpha and beta are taken as
-    independent: d(exponent)/d(alpha) = (beta / (alpha + beta))^2, and the same with alpha and beta exchanged.
+    The exponent's error turns the line about the largest fitted run. Errors of alpha and beta are taken as independent:
+    d(exponent)/d(alpha) = (beta / (alpha + beta))^2, and the same with alpha and beta exchanged.
     """
     total = law.alpha + law.beta
     sigma = law.exponent_sigma * math.hypot((law.beta / total) ** 2, (law.alpha / total) ** 2)
@@ -152,7 +156,9 @@ def loss_range(law: ScalingLaw, split: ComputeSplit) -> tuple[float, float]:
 
 
 TOKEN_OVERHEAD = 0.2
-"""More tokens at the critical batch size than at a small one: the definition of Zhang et al. (arXiv 2410.21676)."""
+"""The share by which the critical batch size needs more tokens than a small one, as Zhang et al. define it (arXiv
+2410.21676).
+"""
 
 
 def critical_batches(loss: float, tokens: float) -> dict[str, float]:
@@ -169,6 +175,9 @@ def critical_batches(loss: float, tokens: float) -> dict[str, float]:
 
 
 def token_factor(batch: float, critical: float) -> float:
-    """Tokens with a batch over those with a small one: 1 + overhead * B / B_crit (McCandlish et al. 2018,
-    arXiv 1812.06162, with the critical batch where the overhead is `TOKEN_OVERHEAD`)."""
+    """Return the tokens with a batch over those with a small one: 1 + overhead * B / B_crit.
+
+    Source: McCandlish et al. 2018 (arXiv 1812.06162), where the critical batch is the one with the overhead
+    `TOKEN_OVERHEAD`.
+    """
     return 1 + TOKEN_OVERHEAD * batch / critical

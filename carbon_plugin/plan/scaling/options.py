@@ -1,6 +1,6 @@
-"""List runs that train a target on one kind of hardware: clusters of rising size, batches, and the fastest layout.
+"""List the ways to train a target on one kind of hardware: clusters of rising size, batches, and the fastest layout.
 
-Of what meets a deadline the option with least carbon is the best one.
+Of the options that meet a deadline, the one with least carbon is the best.
 """
 
 from __future__ import annotations
@@ -32,17 +32,21 @@ from carbon_plugin.spec.training import Precision, TrainingPlan
 from carbon_plugin.spec.units import SECONDS_PER_DAY
 
 SEQ_LEN = 4096
-"""Tokens a sequence."""
+"""The number of tokens in a sequence."""
 BATCH_SHARES = (1.0, 0.5, 0.25)
-"""Batches tried, over the critical one: a smaller one needs fewer tokens and leaves less to spread over devices."""
+"""The batches that are tried, over the critical one: a smaller one needs fewer tokens and leaves less work to spread
+over devices.
+"""
 BEST_MFU = 0.7
-"""No cluster smaller than one that would meet the deadline at this MFU is tried first."""
+"""The search begins with the cluster that would meet the deadline at this MFU."""
 DOUBLINGS = 7
-"""How often the cluster is doubled from there, and halved where nothing is in time."""
+"""How often the cluster is doubled from there, and how often it is halved where no cluster is in time."""
 
 
 class Target(Struct, frozen=True, kw_only=True):
-    """What is to be trained: a model shape, the tokens that it needs at a small batch, and the loss that it reaches."""
+    """One target is what is to be trained: a model shape, the tokens it needs at a small batch, and the loss it
+    reaches.
+    """
 
     law: ScalingLaw
     model: TransformerModel
@@ -51,7 +55,7 @@ class Target(Struct, frozen=True, kw_only=True):
 
 
 class DeviceInNode(Struct, frozen=True, kw_only=True):
-    """A device, the node that it comes in, and what large models are trained in on it."""
+    """One instance holds a device, its node, and the precision in which large models are trained on it."""
 
     device: Accelerator
     node: Node
@@ -81,7 +85,7 @@ def hardware_of(accelerator: str, profile_dirs: Directories) -> DeviceInNode:
 
 
 class Option(Struct, frozen=True, kw_only=True):
-    """One way to train a target: a laid-out run with its predicted step and its time."""
+    """One option is a way to train a target: a run with its layout, its predicted step and its time."""
 
     spec: RunSpec
     prediction: StepPrediction
@@ -89,20 +93,22 @@ class Option(Struct, frozen=True, kw_only=True):
 
     @property
     def time_s(self) -> float:
-        """Of the whole run."""
+        """Return the time of the whole run in seconds."""
         return self.goodput.run_time_s
 
     def meets(self, deadline_days: float) -> bool:
-        """Whether the run ends in time."""
+        """Return whether the run ends within the deadline."""
         return self.time_s <= deadline_days * SECONDS_PER_DAY
 
 
 LaidOut = Callable[[int, int], tuple[RunSpec, StepPrediction] | None]
-"""The fastest run on so many devices with so many sequences a step, None if nothing fits."""
+"""A function that returns the fastest run on so many devices with so many sequences a step, None if nothing fits."""
 
 
 def layouts_for(target: Target, hardware: DeviceInNode, site: Site) -> LaidOut:
-    """The layout search for a target, each cluster and batch searched once; its specs train for one step."""
+    """Return the layout search for a target, which searches each cluster and batch once; its specs train
+    for one step.
+    """
 
     @functools.cache
     def laid_out(devices: int, sequences: int) -> tuple[RunSpec, StepPrediction] | None:
@@ -135,10 +141,10 @@ def best_option(
 def _options(
     target: Target, critical: float, hardware: DeviceInNode, laid_out: LaidOut, deadline_days: float
 ) -> Iterator[Option]:
-    """Runs on clusters of rising size, with each batch; ends one doubling after the deadline is met.
+    """Return runs on clusters of rising size, with each batch, up to one doubling after the deadline is met.
 
-    Carbon of a run hardly falls on a larger cluster, so that no larger one is looked at. Where no cluster meets the
-    deadline smaller ones follow: they fail less often.
+    The carbon of a run hardly falls on a larger cluster, so that no larger one is looked at. Where no cluster meets the
+    deadline smaller ones follow, because they fail less often.
     """
     least = target.split.flops / (BEST_MFU * hardware.peak_flops * deadline_days * SECONDS_PER_DAY)
     one_node = int(math.log2(hardware.devices_per_node))

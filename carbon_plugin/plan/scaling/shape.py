@@ -21,7 +21,7 @@ KV_HEADS = 8
 FFN_RATIO = 3.5
 VOCAB = 32_000
 ASPECT_WEIGHT = 0.1
-"""A shape 10 % off in aspect is as far away as one that is 1 % off in parameters."""
+"""A shape that is 10 % off in aspect counts as far away as one that is 1 % off in parameters."""
 
 
 def model_of(parameters: float, *, sparse: bool = False) -> TransformerModel:

@@ -20,11 +20,11 @@ from carbon_plugin.spec.units import JOULES_PER_MWH, SECONDS_PER_DAY
 
 
 class Exponents(Struct, frozen=True, kw_only=True):
-    """Slopes of log carbon on one accelerator in one zone, over the points that meet the deadline.
+    """One instance holds slopes of log carbon on one accelerator in one zone, over the points that meet the deadline.
 
-    Carbon of the real run and of the ideal one grows as (reducible loss) to the minus `..._loss`; that of the real run
-    as compute to the `real_compute`, between the last two points to the `last_compute`, that of the ideal one as
-    compute itself.
+    The carbon of the real run and of the ideal one grows as the reducible loss to the power of minus `real_loss` and
+    minus `ideal_loss`. That of the real run grows as compute to the power of `real_compute`, and between the last two
+    points `last_compute`; that of the ideal one is proportional to compute.
     """
 
     accelerator: str
@@ -37,7 +37,9 @@ class Exponents(Struct, frozen=True, kw_only=True):
 
 
 class Sweep(Struct, frozen=True, kw_only=True):
-    """All points, their exponents, what could not be trained at all, with the reason, and everything assumed."""
+    """One sweep holds all points, their exponents, what could not be trained at all, with the reason, and all
+    assumptions.
+    """
 
     points: tuple[ScalePoint, ...]
     exponents: tuple[Exponents, ...]
@@ -57,7 +59,7 @@ def sweep(
 ) -> Sweep:
     """Answer every target on every accelerator at every site. `done` is called after each target and accelerator.
 
-    Raises as `answer`, but for models that fit nowhere, which are listed.
+    Raises the errors of `answer`, except for models that fit nowhere, which are listed.
     """
     points: list[ScalePoint] = []
     assumed: list[Assumption] = []
@@ -117,7 +119,7 @@ def logarithmic_steps(first: float, last: float, count: int) -> list[float]:
 
 
 def rows_of(points: Iterable[ScalePoint], law: ScalingLaw) -> list[dict[str, object]]:
-    """The points as flat rows: SI but for days, hours, MWh and tonnes, which the column names say."""
+    """Return the points as flat rows, in SI units but for days, hours, MWh and tonnes, which the column names say."""
     return [
         {
             "compute_flop": f"{point.compute_flop:.4g}",

@@ -1,6 +1,6 @@
-"""The layouts of a model that is known only by what was counted in it: data parallelism, and nothing else can be split.
+"""List the layouts of a model that is known only by what was counted in it, which can only be data-parallel.
 
-A few dozen layouts at most, each predicted by itself. Transformers are searched by `search`.
+There are a few dozen layouts at most, and each is predicted by itself. `search.layouts` searches transformers.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from carbon_plugin.spec.run import RunSpec, with_layout
 
 
 class Candidate(NamedTuple):
-    """A layout with its predicted and expected step time, s, and its memory need, bytes."""
+    """One candidate is a layout with its predicted and expected step time in s, and its memory need in bytes."""
 
     layout: ParallelLayout
     step_time_s: float
@@ -35,11 +35,11 @@ class Candidate(NamedTuple):
 
 
 def data_parallel_layouts(spec: RunSpec) -> list[Candidate]:
-    """Every data-parallel layout that keeps to what the spec holds, the least expected time first (of those within
-    0.1 % the simplest), those that do not fit last.
+    """Return every data-parallel layout that keeps to what the spec holds.
 
-    Raises `InfeasibleLayoutError` where the batch cannot be shared out, where what is held cannot be, or where nothing
-    fits.
+    They are sorted by expected time, of those within 0.1 % the simplest first, and those that do not fit come last.
+    Raises `InfeasibleLayoutError` where the devices cannot share the batch, where no such layout has the fields that
+    are held, or where nothing fits.
     """
     devices, batch = spec.cluster.devices, spec.training.global_batch_size
     if batch % devices:

@@ -25,16 +25,16 @@ from carbon_plugin.spec.run import RunSpec, check_input, check_layout, check_wor
 
 GIB = 2**30
 MORE_NODES = (2, 4, 8, 16, 32, 64)
+"""The factors on the number of nodes that are tried to find what would help."""
 MORE_DEVICES = (2, 4, 8)
-"""Devices that a server holds of what is sold as a card."""
+"""The numbers of devices that a server holds of a model that is sold as a card."""
 ADAPTERS = 0.01
-"""Usual share of parameters that adapters train (LoRA of rank 16 to 64)."""
-"""Factors on the number of nodes that are tried to find what would help."""
+"""The usual share of parameters that adapters train (LoRA of rank 16 to 64)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """Everything but the layout, as the equations take it."""
+    """One instance holds everything but the layout in the form in which the equations take it."""
 
     model: TransformerModel
     spec: RunSpec
@@ -58,8 +58,10 @@ class Inputs:
 
 
 def inputs_of(spec: RunSpec) -> Inputs:
-    """The arrays of a spec. Raises `SpecError` for a model whose shape is not known, or a precision that the device
-    lacks."""
+    """Return a spec as the arrays of the equations.
+
+    Raises `SpecError` for a model whose shape is not known, or a precision that the device lacks.
+    """
     if not isinstance(spec.model, TransformerModel):
         raise SpecError(
             f"layout: {spec.model.name} is known only by its counted FLOPs and can only be data-parallel: plan it "
@@ -77,7 +79,7 @@ def with_nodes(spec: RunSpec, factor: int) -> RunSpec:
 
 
 def _with_devices(spec: RunSpec, count: int) -> RunSpec:
-    """The same run with so many devices in each node; what else such a node has does not matter to memory."""
+    """Return the same run with so many devices in each node; what else such a node has does not affect memory."""
     node = msgspec.structs.replace(spec.cluster.node, accelerators=max(count, spec.cluster.node.accelerators))
     cluster = msgspec.structs.replace(spec.cluster, node=node, devices_per_node=count)
     return msgspec.structs.replace(spec, cluster=cluster)
@@ -90,19 +92,22 @@ def nodes_phrase(spec: RunSpec) -> str:
 
 
 def with_held(spec: RunSpec) -> str:
-    """ " with tp 8" where the search has to keep to it, else nothing."""
+    """Return " with tp 8" where the search has to keep to it, else nothing."""
     return f" with {held_phrase(spec.layout_held)}" if spec.layout_held else ""
 
 
 def fits_somehow(spec: RunSpec, space: Space) -> bool:
-    """Whether any layout fits in memory."""
+    """Return whether any layout fits in memory."""
     inputs = inputs_of(spec)
     return any(bool(fits(inputs.need_bytes(grid), inputs.capacity_bytes).any()) for grid, _ in inputs.grids(space))
 
 
 def no_layout(inputs: Inputs, space: Space) -> InfeasibleLayoutError:
-    """The error where there is no layout at all: what is held breaks a rule, or no data-parallel degree divides the
-    batch, with the next larger batch that one does."""
+    """Return the error where there is no layout at all.
+
+    Either a field that is held breaks a rule, or no data-parallel degree divides the batch; then the error names the
+    next larger batch that one of them divides.
+    """
     spec, model = inputs.spec, inputs.model
     if spec.layout_held:
         return _no_layout_held(spec)
@@ -117,7 +122,10 @@ def no_layout(inputs: Inputs, space: Space) -> InfeasibleLayoutError:
 
 
 def _no_layout_held(spec: RunSpec) -> InfeasibleLayoutError:
-    """Which rule what is held breaks, found by the rules for a whole layout with data parallelism for the rest."""
+    """Return the error that names the rule which the held fields break.
+
+    It is found by the rules for a whole layout, with data parallelism for the rest.
+    """
     held, devices = spec.layout_held, spec.cluster.devices
     known = {axis: degree for axis in AXES if isinstance(degree := held.get(axis), int)}
     product = math.prod(known.values())

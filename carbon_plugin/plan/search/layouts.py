@@ -1,10 +1,9 @@
 """Search the layouts of one cluster: which fit, and which of those no other beats in time and energy.
 
-Grids come from `space`, all equations from `predict`. Memory is cheap and comes first; steps are timed only where a
-layout fits. What is kept between grids is the front, so that memory does not grow with the number of layouts.
-
-Layouts are compared by the time that they are expected to take: what fills the memory nearly up runs slower than the
-equations say, or not at all (`fullness`).
+Grids come from `space`, all equations from `predict`. Memory is cheap to compute and comes first; steps are timed only
+where a layout fits. Only the front is kept between grids, so that memory does not grow with the number of layouts.
+Layouts are compared by the time that they are expected to take: a layout that nearly fills the memory runs slower than
+the equations say, or not at all (`fullness`).
 """
 
 from __future__ import annotations
@@ -32,15 +31,15 @@ from carbon_plugin.spec.run import RunSpec
 __all__ = ["Found", "Front", "Progress", "SearchResult", "describe", "search", "search_layout"]
 
 Progress = Callable[[float], None]
-"""Told the share of the search that is done, 0 to 1."""
+"""A function that is told the share of the search that is done, 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class Front:
-    """Layouts that no other beats in both expected step time and energy, by rising expected time: arrays of shape (k,).
+    """One front holds layouts that no other beats in both expected step time and energy, by rising expected time.
 
-    `step_time_s` is the predicted time, `expected_time_s` that times `fullness.expected_slowdown`. `power_w` is the
-    mean power of a device; `complexity` that of `space.complexity`.
+    Its arrays have shape (k,). `step_time_s` is the predicted time, `expected_time_s` that times
+    `fullness.expected_slowdown`. `power_w` is the mean power of a device; `complexity` is that of `space.complexity`.
     """
 
     layouts: Layout
@@ -57,7 +56,7 @@ class Front:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a search found: its front, how many layouts were considered, and how many of them fit."""
+    """One instance holds what a search found: its front, how many layouts were considered, and how many of them fit."""
 
     front: Front
     considered: int
@@ -66,7 +65,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """The layout of the least expected time, and how many were looked at."""
+    """One instance holds the layout of the least expected time, and how many layouts were looked at."""
 
     layout: ParallelLayout
     step_time_s: float
@@ -77,10 +76,10 @@ class SearchResult:
 
 
 def search_layout(spec: RunSpec) -> SearchResult:
-    """The usual layout of `spec` that fits in device memory and is expected to be the fastest; of those within 0.1 %
-    of it the simplest. A model that is known only by what was counted in it is data-parallel.
+    """Return the usual layout of `spec` that fits in device memory and is expected to be the fastest.
 
-    Raises as `search`.
+    Of layouts within 0.1 % of it the simplest is taken. A model that is known only by what was counted in it is
+    data-parallel. Raises the errors of `search`.
     """
     if isinstance(spec.model, CountedModel):
         candidates = data_parallel_layouts(spec)
@@ -106,11 +105,10 @@ def search_layout(spec: RunSpec) -> SearchResult:
 
 
 def search(spec: RunSpec, space: Space, on_progress: Progress | None = None) -> Found:
-    """The layouts of `space` that fit, keep to what the spec holds, and that no other beats in both expected step time
-    and energy (`pareto.front`).
+    """Return the layouts of `space` that fit, keep to what the spec holds, and that no other beats (`pareto.front`).
 
-    Raises `InfeasibleLayoutError` when no layout exists or none fits, saying what would help, and `SpecError` as
-    `feasibility.inputs_of`.
+    A layout beats another if it is better in both expected step time and energy. Raises `InfeasibleLayoutError` when no
+    layout exists or none fits, saying what would help, and the errors of `feasibility.inputs_of`.
     """
     inputs = inputs_of(spec)
     best: Front | None = None

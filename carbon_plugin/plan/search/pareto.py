@@ -1,7 +1,7 @@
-"""Keep of many alternatives those that no other beats in every objective.
+"""Keep those of many alternatives that no other beats in every objective.
 
-Fronts of the search are taken over steps of 0.1 %: alternatives in the same step of time and energy count as one, for
-which the simplest stands. That bounds the size of a front, whatever the number of candidates (epsilon-dominance on a
+Fronts of the search are taken over steps of 0.1 %: alternatives in the same step of time and energy count as one, and
+the simplest of them is kept. That bounds the size of a front, whatever the number of candidates (epsilon-dominance on a
 logarithmic grid: Laumanns, Thiele, Deb, Zitzler, Evolutionary Computation 10 (2002) 263).
 """
 
@@ -16,7 +16,9 @@ Floats = NDArray[np.float64]
 Indices = NDArray[np.intp]
 
 STEP = 1e-3
-"""Two times or energies are told apart from this relative difference on; far below what any prediction knows."""
+"""The relative difference from which on two times or energies count as different; it is far below what any prediction
+knows.
+"""
 
 
 def steps_of(values: Floats) -> Floats:
@@ -41,16 +43,19 @@ def front(time: Floats, energy: Floats, complexity: Floats) -> Indices:
 
 
 def _not_hopeless(time: Floats, energy: Floats) -> Indices:
-    """Candidates that neither the fastest nor the most frugal one beats in both, which leaves few to be sorted."""
+    """Return the candidates that neither the fastest nor the most frugal one beats in both, which leaves few to be
+    sorted.
+    """
     fastest, frugal = int(np.argmin(time)), int(np.argmin(energy))
     margin = 1 + 2 * STEP
     return np.flatnonzero((time <= time[frugal] * margin) & (energy <= energy[fastest] * margin))
 
 
 def not_dominated(points: Any) -> Indices:
-    """Indices of the rows of (n, objectives) that no other row beats: nowhere more and somewhere less.
+    """Return the indices of the rows of (n, objectives) that no other row beats.
 
-    Of equal rows the first is kept. For few rows: memory grows with the square of n.
+    A row beats another if it is nowhere more and somewhere less. Of equal rows the first is kept. This is for few rows,
+    because memory grows with the square of n.
     """
     rows = np.asarray(points, dtype=np.float64)
     no_more = (rows[:, None] <= rows[None]).all(axis=2)

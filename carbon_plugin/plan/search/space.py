@@ -1,10 +1,10 @@
 """Generate the layouts that a job could run with, as grids of arrays that broadcast against one another.
 
-A grid has one axis a choice: split of the world, expert parallelism, what the data-parallel ranks shard, micro-batch,
-schedule, recompute. Nothing of it is ever written out a layout at a time, so that equations which depend on few of the
-choices are computed once for all of the others. Nothing here knows how long anything takes or whether it fits.
-
-What a user states of a layout (`Held`) narrows each choice to it, also to values that are not tried otherwise.
+A grid has one axis for each choice: split of the world, expert parallelism, what the data-parallel ranks shard,
+micro-batch, schedule, recompute. Its layouts are never written out one at a time, so that equations which depend on few
+of the choices are computed once for all of the others. Nothing here knows how long anything takes or whether it fits.
+Where a user states a field of a layout (`Held`), only the stated value is tried, even if the search would not try it
+otherwise.
 """
 
 from __future__ import annotations
@@ -30,20 +30,23 @@ MAX_MICRO_BATCH = 16
 MAX_CHUNKS = 12
 MAX_CONTEXT = 64
 GRID = 50_000
-"""Layouts of a grid at most, where one split does not have more: its arrays stay in cache."""
+"""The most layouts of a grid, unless one split alone has more: its arrays then stay in cache."""
 
 ArrayShape = tuple[int, ...]
 Schedule = tuple[PipelineSchedule, int]
-"""A schedule and its virtual stages."""
+"""A schedule and its number of virtual stages."""
 Sharding = tuple[int, int, int]
-"""dp_replicate, dp_shard, zero_stage."""
+"""The values (dp_replicate, dp_shard, zero_stage)."""
 Held = Mapping[str, Any]
-"""Fields of `ParallelLayout` that every layout has to have with these values."""
+"""The fields of `ParallelLayout` that every layout has to have, with their values."""
 NOTHING: Held = {}
 
 
 class Space(Struct, frozen=True, kw_only=True):
-    """Which kinds of layout are tried; context parallelism only from sequences of `shortest_context` tokens on."""
+    """One instance says which kinds of layout are tried.
+
+    Context parallelism is tried only for sequences of at least `shortest_context` tokens.
+    """
 
     schedules: frozenset[PipelineSchedule]
     context_kinds: tuple[ContextParallelKind, ...]
@@ -51,17 +54,17 @@ class Space(Struct, frozen=True, kw_only=True):
 
 
 USUAL = Space(schedules=frozenset(("1f1b", "interleaved")), context_kinds=("ring",), shortest_context=16_384)
-"""What every large framework runs; `layout: auto` takes the fastest of these."""
+"""The layouts that every large framework runs; `layout: auto` takes the fastest of these."""
 EVERYTHING = Space(
     schedules=frozenset(("1f1b", "interleaved", "zero_bubble", "dualpipe")),
     context_kinds=("ring", "all_to_all"),
     shortest_context=1,
 )
-"""All that the predictor knows and `plan --search` tries."""
+"""All layouts that the predictor knows, which `plan --search` tries."""
 
 
 class WorldSplit(NamedTuple):
-    """One way to split the world among the axes that multiply to it."""
+    """One instance is a way to split the world among the axes that multiply to it."""
 
     tp: int
     cp: int
@@ -71,20 +74,22 @@ class WorldSplit(NamedTuple):
 
 
 class Grid(NamedTuple):
-    """Layouts whose fields broadcast to `valid.shape`, and which of them are layouts at all."""
+    """One grid holds layouts whose fields broadcast to `valid.shape`, and which of these combinations are layouts at
+    all.
+    """
 
     layout: Layout
     valid: Flags
 
     def at(self, flat: Any) -> Layout:
-        """The layouts at flat indices, all fields of that length."""
+        """Return the layouts at flat indices; all fields have the length of these."""
         where = np.unravel_index(flat, self.valid.shape)
         return Layout(
             **{name: np.broadcast_to(getattr(self.layout, name), self.valid.shape)[where] for name in Layout.__slots__}
         )
 
     def cropped(self, wanted: Flags) -> tuple[Grid, Flags]:
-        """The smallest grid with all wanted layouts, and which of its layouts are wanted."""
+        """Return the smallest grid with all wanted layouts, and which of its layouts are wanted."""
         axes = range(wanted.ndim)
         kept = [np.flatnonzero(wanted.any(axis=tuple(other for other in axes if other != axis))) for axis in axes]
 
@@ -137,7 +142,7 @@ def _splits_heads(model: TransformerModel, ranks: int) -> bool:
 
 
 def schedules(model: TransformerModel, pp: int, space: Space, held: Held = NOTHING) -> list[Schedule]:
-    """Schedules of a pipeline of `pp` stages. Uneven stages are allowed: the longest sets the pace."""
+    """Return the schedules of a pipeline of `pp` stages. Uneven stages are allowed: the longest sets the pace."""
     wanted, chunks = held.get("pipeline_schedule"), held.get("virtual_stages")
     if pp == 1:
         return [("1f1b", 1)] if wanted in (None, "1f1b", "gpipe") and chunks in (None, 1) else []
@@ -154,8 +159,10 @@ def schedules(model: TransformerModel, pp: int, space: Space, held: Held = NOTHI
 
 
 def shardings(dp: int, inner: int, held: Held = NOTHING) -> list[Sharding]:
-    """Ways to use dp ranks of which `inner` share an island: replicas, ZeRO over all of them, and hybrid sharding over
-    any whole number of islands."""
+    """Return the ways to use dp ranks of which `inner` share an island.
+
+    These are replicas, ZeRO over all ranks, and hybrid sharding over any whole number of islands.
+    """
     if held.get("dp_replicate", 1) > 1 or "dp_shard" in held:
         every = [(dp // shard, shard, stage) for shard in divisors(dp) for stage in ((1, 2, 3) if shard > 1 else (0,))]
     elif dp == 1:
@@ -170,9 +177,9 @@ def shardings(dp: int, inner: int, held: Held = NOTHING) -> list[Sharding]:
 def grids(
     model: TransformerModel, cluster: Cluster, training: TrainingPlan, space: Space, held: Held = NOTHING
 ) -> Iterator[tuple[Grid, float]]:
-    """Every layout of the space that keeps to `held` in grids, each with the share of the space that is done after it.
+    """Return every layout of the space that keeps to `held`, in grids, each with the share of the space done after it.
 
-    Empty where no data-parallel degree divides the batch, or nothing keeps to what is held.
+    There is none where no data-parallel degree divides the batch, or where nothing keeps to what is held.
     """
     batch = training.global_batch_size
     island = island_size(cluster)
@@ -215,7 +222,7 @@ def _grid(
     held: Held,
 ) -> Grid:
     def column(values: Any, axes: ArrayShape) -> Any:
-        """An array whose dimensions are those axes of the grid, with dimensions of 1 for the others."""
+        """Return an array whose dimensions are those axes of the grid, with dimensions of 1 for the others."""
         array = np.asarray(values, dtype=np.float64)
         return array.reshape([array.shape[axes.index(axis)] if axis in axes else 1 for axis in range(6)])
 
@@ -273,7 +280,9 @@ def _grid(
 
 
 def complexity(layout: Layout) -> Values:
-    """How much there is to a layout: one a technique that it uses, and a little for every doubling of a degree."""
+    """Return how complex a layout is: 1 for each technique that it uses, and a little for every doubling of
+    a degree.
+    """
     parallel = [layout.tp, layout.cp, layout.pp, layout.ep]
     hybrid = (layout.dp_replicate > 1) & (layout.dp_shard > 1)
     selective = sum(getattr(layout, flag) for flag in AGAIN.values()) > 0
@@ -286,7 +295,7 @@ def complexity(layout: Layout) -> Values:
 
 
 def layout_at(layouts: Layout, index: int) -> ParallelLayout:
-    """One layout of a row of them as the spec type."""
+    """Return one layout of an array of them as the spec type."""
     one = {name: np.broadcast_to(getattr(layouts, name), layouts.tp.shape)[index] for name in Layout.__slots__}
     modules = tuple(module for module, flag in AGAIN.items() if one[flag])
     kinds = [bool(modules), one["recompute_operators"], one["recompute_full"]]
@@ -319,7 +328,7 @@ def layout_at(layouts: Layout, index: int) -> ParallelLayout:
 
 
 def held_phrase(held: Held) -> str:
-    """What is held in words: "tp 8, recompute full"."""
+    """Return the held fields in words: "tp 8, recompute full"."""
     words = {True: "true", False: "false"}
     return ", ".join(
         f"{name.replace('micro_batch_size', 'micro-batch').replace('_', ' ') if name not in AXES else name} "
@@ -329,7 +338,7 @@ def held_phrase(held: Held) -> str:
 
 
 def describe(layout: ParallelLayout) -> str:
-    """A layout in one short phrase, degrees of 1 left out."""
+    """Return a layout in one short phrase that leaves out degrees of 1."""
     degrees = {
         "tp": layout.tp,
         "cp": layout.cp,

@@ -1,4 +1,4 @@
-"""What to compare, in words such as "zone=SWE,USA accelerator=h100-sxm,b200-sxm", and every combination of it."""
+"""Parse what to compare, in words such as "zone=SWE,USA accelerator=h100-sxm,b200-sxm", and list every combination."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from carbon_plugin.spec.parsing.names import unknown_name
 
 MOST_ALTERNATIVES = 200
 _PARTS = re.compile(r"\s+(?=[^\s=,]+=)")
-"""Blanks before a word that begins another axis."""
+"""The blanks before a word that begins another axis."""
 
 Axes = Mapping[str, tuple[str, ...]]
 
 
 def parse_axes(words: Iterable[str], known: Iterable[str]) -> Axes:
-    """Axes and their values from words of the form name=value,value; a word may hold several, with blanks between,
-    and so may a value (zone=New York,Texas).
+    """Return the axes and their values from words of the form name=value,value.
 
-    Raises `SpecError` for another form, no axis, an unknown axis, an axis given twice, a start or threshold that is
-    none, or more than `MOST_ALTERNATIVES` combinations.
+    A word may hold several axes, with blanks between them, and a value may hold blanks too (zone=New York,Texas).
+    Raises `SpecError` for another form, no axis, an unknown axis, an axis given twice, a start that is no moment, a
+    threshold that is no number, or more than `MOST_ALTERNATIVES` combinations.
     """
     axes: dict[str, tuple[str, ...]] = {}
     for word in filter(None, _PARTS.split(" ".join(words).strip())):
@@ -50,7 +50,9 @@ def parse_axes(words: Iterable[str], known: Iterable[str]) -> Axes:
 
 
 def pause_threshold(text: str) -> float:
-    """Intensity above which a run pauses, g/kWh. Raises `SpecError` for anything but a number of 0 or more."""
+    """Return the intensity in g/kWh above which a run pauses. Raises `SpecError` for anything but a number of 0 or
+    more.
+    """
     try:
         value = float(text)
     except ValueError:
@@ -61,7 +63,7 @@ def pause_threshold(text: str) -> float:
 
 
 def combinations_of(axes: Axes) -> list[dict[str, str]]:
-    """Every combination of the values of all axes, the last axis changing fastest; none for no axis."""
+    """Return every combination of the values of all axes, where the last axis changes fastest; none without an axis."""
     if not axes:
         return []
     return [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]

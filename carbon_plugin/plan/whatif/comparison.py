@@ -1,4 +1,4 @@
-"""The result of a what-if: one run done in several ways, each with its carbon beside the first."""
+"""Define the result of a what-if: one run done in several ways, and the carbon of each beside that of the first."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ COMPARISON_VERSION = 1
 
 
 class Alternative(Struct, frozen=True, kw_only=True):
-    """One way to do the run. `changes` are by axis, empty for the run itself.
+    """One alternative is a way to do the run. `changes` are by axis, empty for the run itself.
 
-    `elapsed_s` runs from start to end, `paused_s` of it in pauses. `g_per_kwh` is the mean average intensity over the
-    energy, `marginal_kg` what the facility's energy causes at the marginal intensity, where the site states one: beside
-    the total, never in it. `reason` says why there are no numbers. `notes` are what else changed with the changes.
-    `best_case` is the same without what real runs take beyond the modelled losses, where the run is planned with that.
+    `elapsed_s` is the time from start to end, of which `paused_s` is spent in pauses. `g_per_kwh` is the mean average
+    intensity over the energy. `marginal_kg` is what the facility's energy causes at the marginal intensity, where the
+    site states one; it is shown beside the total and never in it. `reason` says why there are no numbers. `notes` say
+    what else changed with the changes. `best_case` is the same run without what real runs take beyond the modelled
+    losses, where the run is planned with that.
     """
 
     changes: dict[str, str]
@@ -36,7 +37,7 @@ class Alternative(Struct, frozen=True, kw_only=True):
 
 
 class Comparison(Struct, frozen=True, kw_only=True):
-    """A run and its alternatives. `warnings` say what keeps their numbers from being compared."""
+    """One comparison holds a run and its alternatives. `warnings` say why some of their numbers cannot be compared."""
 
     version: int
     name: str
@@ -45,7 +46,7 @@ class Comparison(Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...]
 
     def relative(self, alternative: Alternative) -> float | None:
-        """Total of an alternative over that of the run, less one."""
+        """Return the total of an alternative over that of the run, less one; None where either has no total."""
         ours, theirs = self.base.footprint, alternative.footprint
         if ours is None or theirs is None or ours.total_kg.value == 0:
             return None
@@ -53,7 +54,9 @@ class Comparison(Struct, frozen=True, kw_only=True):
 
 
 def make_comparison(name: str, base: Alternative, alternatives: Sequence[Alternative]) -> Comparison:
-    """The comparison of a run with its alternatives, with warnings about unlike bases."""
+    """Return the comparison of a run with its alternatives, with warnings where their intensities count different
+    things.
+    """
     return Comparison(
         version=COMPARISON_VERSION,
         name=name,
@@ -64,7 +67,7 @@ def make_comparison(name: str, base: Alternative, alternatives: Sequence[Alterna
 
 
 def basis_warnings(alternatives: Sequence[Alternative]) -> tuple[str, ...]:
-    """A sentence where the intensities that are compared do not count the same."""
+    """Return a sentence where the intensities that are compared do not count the same things."""
     bases: dict[str, list[str]] = {}
     for alternative in alternatives:
         if alternative.intensity is not None:
@@ -79,6 +82,6 @@ def basis_warnings(alternatives: Sequence[Alternative]) -> tuple[str, ...]:
 
 
 def mean_g_per_kwh(footprint: Footprint) -> float | None:
-    """Intensity that operational carbon stands for, g/kWh of facility energy."""
+    """Return operational carbon over facility energy in g/kWh, None without energy."""
     facility_j = footprint.energy_j["facility"].value
     return footprint.operational_kg.value * GRAMS_PER_KG * JOULES_PER_KWH / facility_j if facility_j else None

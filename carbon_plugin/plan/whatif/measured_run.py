@@ -1,6 +1,6 @@
-"""A finished run elsewhere or at other hours, from the energy that it was measured to take.
+"""Compute the carbon of a finished run elsewhere or at other hours, from the energy that it was measured to take.
 
-Energy, PUE and reserved time stay as they were; only where and when they fall changes. Other hardware is a question of
+Energy, PUE and reserved time stay as they were; only the place and the hours change. Other hardware is a question of
 prediction and not of measurement: see `plan.whatif.planned_run`.
 """
 
@@ -32,9 +32,12 @@ RUN_AXES = ("zone", "series", "start", "pause_above")
 
 
 class MeasuredRun(Struct, frozen=True, kw_only=True):
-    """What a finished run took. `energy_j` is the IT energy in bins of `width_s` from the start on; `energies` the same
-    by rung; `idle_j_per_s` what each rung takes in a second of a pause, None where the devices are not known;
-    `marginal_g_per_kwh` the energy-weighted mean of the marginal intensities on record, None without any."""
+    """One instance holds what a finished run took.
+
+    `energy_j` is the IT energy in bins of `width_s` from the start on, `energies` the same energy by rung.
+    `idle_j_per_s` is what each rung takes in a second of a pause, None where the devices are not known.
+    `marginal_g_per_kwh` is the energy-weighted mean of the marginal intensities on record, None without any.
+    """
 
     name: str
     start_unix_s: float
@@ -49,14 +52,15 @@ class MeasuredRun(Struct, frozen=True, kw_only=True):
 
     @property
     def duration_s(self) -> float:
-        """Time from the first bin to the last."""
+        """Return the time in seconds from the first bin to the end of the last."""
         return self.width_s * len(self.energy_j)
 
 
 def compare_run(run: MeasuredRun, axes: Axes, *, marginal: str | None = None, seed: int = 0) -> Comparison:
-    """The run as it was and every combination of the axes' values; `marginal` is a file of marginal intensity.
+    """Return the run as it was, compared with every combination of the axes' values.
 
-    An alternative that cannot be computed holds the reason. Raises `FootprintError` for a file that cannot be read.
+    `marginal` is a file of marginal intensity. An alternative that cannot be computed holds the reason. Raises
+    `FootprintError` for a file that cannot be read.
     """
     trace = load_trace(marginal, "marginal") if marginal is not None else None
     alternatives = [_try(run, changes, trace, seed) for changes in combinations_of(axes)]
@@ -86,7 +90,7 @@ def _try(run: MeasuredRun, changes: Mapping[str, str], marginal: Trace | None, s
 
 
 def _moved(run: MeasuredRun, changes: Mapping[str, str], marginal: Trace | None, seed: int) -> Alternative:
-    """The run in another zone, at its annual mean."""
+    """Return the run in another zone, at its annual mean."""
     intensity = zone_intensity(changes["zone"])
     factors = _factors(run, intensity)
     footprint = account(run.energies, run.reserved, factors, seed=seed)
@@ -96,7 +100,7 @@ def _moved(run: MeasuredRun, changes: Mapping[str, str], marginal: Trace | None,
 def _shifted(
     run: MeasuredRun, changes: Mapping[str, str], start_unix_s: float, marginal: Trace | None, seed: int
 ) -> Alternative:
-    """The run at the hours of a series from a start on: each bin of its energy at its own intensity."""
+    """Return the run at the hours of a series from a start on, with each bin of its energy at its own intensity."""
     trace = load_trace(changes["series"])
     intensity = series_intensity(changes["series"], changes.get("zone"), Period(start_unix_s, run.duration_s))
     mean = _weighted(run, trace, start_unix_s)
@@ -108,7 +112,9 @@ def _shifted(
 def _paused(
     run: MeasuredRun, changes: Mapping[str, str], start_unix_s: float, marginal: Trace | None, seed: int
 ) -> Alternative:
-    """The run with pauses in the dirty hours of a series; its energy is spread evenly over the hours in training."""
+    """Return the run with pauses in the dirty hours of a series; its energy is spread evenly over the hours in
+    training.
+    """
     if run.idle_j_per_s is None:
         raise SpecError("pause_above needs the idle power of the devices, whose profiles the run does not name")
     trace, threshold = load_trace(changes["series"]), pause_threshold(changes["pause_above"])
@@ -147,14 +153,14 @@ def _alternative(
 
 
 def _factors(run: MeasuredRun, intensity: Intensity) -> Factors:
-    """The factors of the run at another intensity; contracts and water of the old place stay there."""
+    """Return the factors of the run at another intensity, without contracts and water of the old place."""
     return msgspec.structs.replace(
         run.factors, intensity=intensity, instruments=(), residual=None, water_l_per_kwh={}, marginal=None
     )
 
 
 def _weighted(run: MeasuredRun, trace: Trace, start_unix_s: float) -> float:
-    """Mean of a trace over the run from a start on, weighted with the energy of each bin."""
+    """Return the mean of a trace over the run from a start on, weighted with the energy of each bin."""
     moved = trace.aligned(start_unix_s, run.duration_s)
     if moved is None:
         raise SpecError(f"{trace.source}: does not cover a run from {iso_utc(start_unix_s)}, in this or another year")

@@ -1,4 +1,6 @@
-"""A run that pauses while the grid is dirty: in which hours it trains, and in which it holds its reservation idle."""
+"""Schedule a run that pauses while the grid is dirty: the hours in which it trains, and those in which it
+waits idle.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,11 @@ if TYPE_CHECKING:
 
 
 class Schedule(Struct, frozen=True, kw_only=True):
-    """When a run trains and pauses. Intensities are means over the time in training and in pauses, g/kWh (0 without
-    such time); marginal ones None where no marginal trace is given."""
+    """One schedule says how long a run trains and pauses.
+
+    Intensities are means in g/kWh over the time in training and in pauses (0 without such time); the marginal ones are
+    None where no marginal trace is given.
+    """
 
     start_unix_s: float
     trained_s: float
@@ -34,10 +39,10 @@ class Schedule(Struct, frozen=True, kw_only=True):
 def schedule(
     trace: Trace, start_unix_s: float, work_s: float, *, pause_above: float | None, marginal: Trace | None = None
 ) -> Schedule:
-    """Train for `work_s` seconds from a start on, but not in steps of the trace above `pause_above` g/kWh.
+    """Return the schedule of `work_s` seconds of training from a start on that pauses in dirty steps of the trace.
 
-    None pauses never; steps that the trace does not know are trained in. Raises `FootprintError` where the trace ends
-    before the work.
+    A step is dirty above `pause_above` g/kWh; with None the run never pauses, and it trains in steps of which the trace
+    knows nothing. Raises `FootprintError` where the trace ends before the work.
     """
     import numpy as np
 

@@ -1,8 +1,8 @@
 """Plan the run elsewhere, on other hardware, at other hours, or with pauses, with the numbers that `plan` gives.
 
 A pause is not free: devices hold their memory at idle power, hosts and network stay on, and embodied carbon is charged
-for the longer reservation. All alternatives share one draw for each uncertain input, so that what they differ by is the
-change and not the sampling.
+for the longer reservation. All alternatives share one draw for each uncertain input, so that they differ by the change
+and not by the sampling.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ Directories = Sequence[str | Path]
 def compare_plan(
     spec: RunSpec, axes: Axes, *, profile_dirs: Directories = (), seed: int = 0, force: bool = False
 ) -> Comparison:
-    """Compare the run with every combination of the axes' values.
+    """Return the comparison of the run with every combination of the axes' values.
 
-    An alternative that cannot be done holds the reason. Raises as `make_forecast` where the run itself cannot, and as
-    `require_fit` where its layout does not fit, unless by `force`.
+    An alternative that cannot be done holds the reason. Raises the errors of `make_forecast` where the run itself
+    cannot be done, and those of `require_fit` where its layout does not fit, unless `force` is set.
     """
     base = make_forecast(spec, seed=seed)
     if not force:
@@ -140,8 +140,11 @@ def _changed(spec: RunSpec, changes: Mapping[str, str], profile_dirs: Directorie
 
 
 def _forecast(spec: RunSpec, base: Forecast, seed: int) -> Forecast:
-    """Forecast with the stated layout, or with that of the run where only the place changed; else the fastest one.
-    Every alternative is planned with the overrun of the run, so that what differs is the change."""
+    """Return a forecast with the stated layout, or with that of the run where only the place changed; else with the
+    fastest.
+
+    Every alternative is planned with the overrun of the run, so that only the change makes a difference.
+    """
     overrun = overrun_of(base.spec)
     if spec.cluster == base.spec.cluster:
         return make_forecast(with_layout(spec, base.spec.layout), seed=seed, overrun=overrun)
@@ -207,7 +210,10 @@ def _paused(
 
 
 def _hours(factors: Factors) -> tuple[str, ...]:
-    """What must be known about an intensity; the usual notes on an annual mean are among the plan's assumptions."""
+    """Return what a reader must know about an intensity.
+
+    The usual notes on an annual mean are left out, because they are among the plan's assumptions.
+    """
     return factors.warnings if factors.intensity.granularity == "annual" else factors.intensity.notes
 
 
@@ -226,7 +232,9 @@ def _schedule(spec: RunSpec, work_s: float, threshold: float) -> tuple[Schedule,
 
 
 def as_many_devices(accelerator: Accelerator, devices: int, profile_dirs: Directories) -> Cluster:
-    """So many devices of another kind, in their usual nodes, with the most devices a node that leaves none over."""
+    """Return a cluster of so many devices of another kind in their usual nodes, with the most a node that leaves none
+    over.
+    """
     node = usual_node(accelerator, devices, profile_dirs=profile_dirs)
     used = next(count for count in range(min(node.accelerators, devices), 0, -1) if devices % count == 0)
     return Cluster(accelerator=accelerator, node=node, nodes=devices // used, devices_per_node=used)
