@@ -105,7 +105,7 @@ def _await_identity(path: Path, wait_s: float) -> RunIdentity:
         try:
             return _decode(path)
         except (FileNotFoundError, LedgerError) as error:
-            # Half written by another rank, or not yet visible on a network file system.
+            # Another rank has written half of it, or a network file system does not show it yet.
             if time.monotonic() >= deadline:
                 raise StorageError(f"{path}: no run identity after {wait_s:g} s: {error}") from error
         except OSError as error:

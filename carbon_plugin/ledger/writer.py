@@ -97,7 +97,7 @@ class LedgerWriter:
         previous, size = self._end
         if self._torn:
             os.ftruncate(self._fd, size)
-        # Whatever interrupts this record, a full disk or a Ctrl-C, the next one removes what is left of it.
+        # If a full disk or a Ctrl-C interrupts this record, the next one removes what is left of it.
         self._torn = True
         following = chain.extend(previous, payload)
         line = chain.join_line(following, payload)

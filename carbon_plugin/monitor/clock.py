@@ -86,7 +86,7 @@ class TrainingClock:
     def step_end(self, tokens: int | None = None) -> None:
         """Count an optimizer step that has ended. `tokens` is the number of tokens of the whole job, if the caller
         knows it."""
-        # A plain tuple: after a step our code is in no cache, and building a named one took a third of the call.
+        # A plain tuple, because after a step our code is in no cache, and a named one costs a third of the call.
         steps, _, total, uncounted = self._mark
         if tokens is None:
             self._mark = (steps + 1, self._now(), total, uncounted + 1)
@@ -102,14 +102,14 @@ class TrainingClock:
             now = self._now()
             self.phase = phase
             self._transitions.append(Transition(now, phase, self.mark))
-            # The counter steps every ~100 ms: a window shorter than seconds would be noise, so it is apportioned.
+            # A window of less than seconds would be noise, because the counter steps every ~100 ms. It is apportioned.
             if now - self.cut_s >= self._min_window_s:
                 self._wake()
         return before
 
     def until(self, moment_s: float) -> list[Transition]:
         """Return the transitions up to a monotonic moment, and keep them. Only the monitor thread calls this."""
-        noted = self._transitions.copy()  # in one step: the training thread may note another meanwhile
+        noted = self._transitions.copy()  # copied in one step, because the training thread may add another meanwhile
         return [transition for transition in noted if transition.monotonic_s <= moment_s]
 
     def drain(self, until_s: float) -> list[Transition]:

@@ -66,10 +66,10 @@ class FileTotals:
         self.spans = SpanTotals()
         self.counted = CountedSteps()
         self.shared = SharedTime()
-        self.clock_offsets_s: dict[str, float] = {}  # what its writer noticed of the clocks of other files
+        self.clock_offsets_s: dict[str, float] = {}  # clock offsets of other files that its writer noticed
         self._trained_until_s: float | None = None  # end of the last window with a step
         self._windows_until_s: float | None = None
-        self._stated: tuple[float | None, float | None] | None = None  # intensity and PUE of its manifest, once asked
+        self._stated: tuple[float | None, float | None] | None = None  # intensity and PUE of its manifest, cached
 
     @property
     def energy_j(self) -> float:
@@ -107,7 +107,7 @@ class FileTotals:
                 self.started_s = self.end_s = record.started_unix_s
             self.manifest = record
             self._stated = None
-            self.identities |= {device.key: device for device in record.devices}  # one that is gone has drawn energy
+            self.identities |= {device.key: device for device in record.devices}  # a lost device keeps its energy
         elif isinstance(record, Window):
             self._add_window(record)
         elif isinstance(record, Span):

@@ -109,7 +109,7 @@ def expected_g_per_kwh(site: Site | None, start_unix_s: float, duration_s: float
 
     try:
         intensity = series_intensity(site.intensity_series, site.zone, Period(start_unix_s, duration_s))
-    except FootprintError:  # the mean of all of it stands for such hours
+    except FootprintError:  # the mean of the whole series counts then
         return None
     return intensity.figure.value
 

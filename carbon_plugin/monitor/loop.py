@@ -138,7 +138,7 @@ class TrainingLoop:
                 return
             for function in (type(self).step, type(self).phase, type(self).metrics):
                 opaque(function)
-            self._attach()  # first: what cannot be looked at can still be counted
+            self._attach()  # first, because steps can be counted even if the objects cannot be read
             self._find_step(scheduled)
             self._first = FirstStep(self._seen.called, self._pipeline)
         except Exception as error:  # the training must start whatever happens here

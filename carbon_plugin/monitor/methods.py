@@ -75,7 +75,7 @@ class _Method:
 
     def remove(self) -> None:
         if vars(self._owner).get(self._name) is not self:
-            return  # somebody wrapped it again, and ours passes calls on
+            return  # another wrapper holds ours, which goes on passing calls through
         if self._before is self:
             delattr(self._owner, self._name)
         else:

@@ -148,7 +148,7 @@ class CarbonMonitor:
                 self._clock.step_end(tokens)
                 if self.loggers:
                     self._log_new()
-            except Exception as error:  # the hot path: no closure, no wrapper
+            except Exception as error:  # the hot path has no closure and no wrapper
                 self._fail("clock", error)
 
     def enter(self, phase: Phase) -> Phase:
@@ -180,7 +180,7 @@ class CarbonMonitor:
     def resume_at(self, step: int) -> None:
         """Set the step of the run after a checkpoint was loaded, whatever this process has counted before."""
         counted = self.counted
-        if counted and self._work is not None:  # said before any window shows it
+        if counted and self._work is not None:  # recorded before any window shows the jump
             self._work.note(RESUMED_EVENT, f"a checkpoint of step {step} was loaded while training")
         self._base_step = step - counted
         if self._clock is not None:
@@ -315,7 +315,7 @@ class CarbonMonitor:
                 self._guard.fail("logging", error)
 
     def _at_exit(self) -> None:
-        # The interpreter keeps the exception that ended the program; a handler of ours is not needed.
+        # The interpreter keeps the exception that ended the program, so that no handler is needed.
         kind = getattr(sys, "last_type", None)
         (self._ended_by or self.close)("exit" if kind is None else _reason_of(kind))
 
@@ -335,7 +335,7 @@ class CarbonMonitor:
     def _chosen_run_dir(self, settings: Settings) -> Path | None:
         try:
             return choose_run_dir(settings.name, self._ranks, os.environ).absolute()
-        except OSError as error:  # no temporary directory is no reason not to train
+        except OSError as error:  # the training must go on without a temporary directory
             self._guard.fail("run directory", error)
             return None
 

@@ -167,7 +167,7 @@ def make_settings(**arguments: Unpack[MonitorArguments]) -> Settings:
     place = _site(site)
     in_force = place or (forecast.spec.site if forecast else None)
     if in_force is not None:
-        # An unknown zone or a missing token must be said now and not after a week.
+        # An unknown zone or a missing token must raise now and not after a week.
         resolve_factors(in_force, None)
         check_live(in_force, os.environ)
     for argument, value in (("total_steps", total_steps), ("tokens_per_step", tokens_per_step)):

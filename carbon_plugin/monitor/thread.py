@@ -14,7 +14,7 @@ from typing import Protocol
 from carbon_plugin.monitor.guard import Guard
 
 # Signals are blocked in this thread, so that they reach the thread of the training. No handler is touched.
-# Not every system has all of them.
+# Some systems lack some of these.
 _QUIET_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGALRM")
 _QUIET = {getattr(signal, name) for name in _QUIET_NAMES if hasattr(signal, name)}
 _LEAST_WAIT_S = 0.001
@@ -36,7 +36,7 @@ class Wake:
 
     def put(self) -> None:
         """Wake the thread, now or when it waits next."""
-        with contextlib.suppress(OSError):  # full: it is woken already; closed: there is no thread any more
+        with contextlib.suppress(OSError):  # a full socket wakes the thread already, and a closed one has no thread
             self._writer.send(b"\0")
 
     def wait(self, within_s: float) -> bool:

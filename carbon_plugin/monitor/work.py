@@ -160,7 +160,7 @@ class MonitorWork:
             self._projector = self._opened_projector()
         self._guard.run("opening line", self._say_opening, None)
         if self._recorder is not None:
-            # So that the first window has a live value too, and all of the run counts the same.
+            # Asked now, so that the first window has a live value and counts like all others.
             self._guard.run("live intensity", self._recorder.refresh_intensity, None)
 
     def tick(self, *, due: bool) -> None:
@@ -183,7 +183,7 @@ class MonitorWork:
             self._guard.run("projection", self._project, None)
             if self._recorder is not None and self._witness.is_due:
                 self._guard.run("heads", self._note_heads, None)
-            # Last, because it may wait for an answer: nothing of this tick waits with it.
+            # This comes last, because it may wait for an answer and must not delay the rest of the tick.
             if self._recorder is not None:
                 self._guard.run("live intensity", self._recorder.refresh_intensity, None)
 
@@ -281,7 +281,7 @@ class MonitorWork:
             logger.warning("carbon_plugin: %s", sentence)
             if kind is not None:
                 self.note(kind, sentence)
-        # Local rank 0, or who follows it, writes the node's ledger; what others see alone is in ledgers of their own.
+        # Local rank 0, or the rank that follows it, writes the node's ledger. Other ranks write ledgers of their own.
         of_node = task.until_s is None and (self._ranks.local_rank == 0 or task.follows)
         rank = None if of_node else self._ranks.rank
         gpus = [device.key for device in meters.devices if device.rung == "gpu"]
@@ -393,7 +393,7 @@ class MonitorWork:
         if _said(claims) > _said(self._stated_claims) or _seen_by(claims) > _seen_by(self._stated_claims):
             self._stated_claims = claims
             if any(claim.stages for claim in claims):
-                self._context = self._built()  # with more stages of the model than before
+                self._context = self._built()  # more stages of the model are known than before
             self._state()
 
     def _note_context(self, context: Context) -> None:

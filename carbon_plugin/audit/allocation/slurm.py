@@ -48,7 +48,7 @@ def read_sacct(path: Path) -> list[Allocation]:
             continue
         duration_s = _elapsed_s(row, place)
         if duration_s > 0:
-            # The same start of the same job comes twice where outputs were put together.
+            # Outputs that were put together hold the same start of the same job twice.
             key = (row["JobID"], row["Start"]) if row.get("Start") else (number,)
             found[key] = _allocation(row, duration_s, place)
     return list(found.values())

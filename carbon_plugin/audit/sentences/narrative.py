@@ -101,7 +101,7 @@ def ways_of_counting(summary: AuditSummary) -> list[str]:
             f"For {wording.duration(summary.period.stalled_s)} of the training no step ended (a hang, a pause, or an "
             "interrupted training in a process that went on); it counts as training."
         )
-    # Every node that asks a facility's meter names it, so that its energy counts once: nothing to warn of.
+    # Every node that reads a facility's meter names it, and its energy counts once, so it needs no warning.
     keys = {overlap.key for overlap in coverage.overlaps if not overlap.key.startswith("facility/")}
     if keys:
         found.append(

@@ -70,7 +70,7 @@ def _reason(summary: AuditSummary) -> str:
 
 def _of_factors(summary: AuditSummary) -> list[Reason]:
     factors = summary.factors
-    assert factors is not None  # asked by the caller
+    assert factors is not None  # checked by the caller
     intensity, found = factors.intensity, []
     if intensity.granularity == "annual":
         year = f" of {intensity.year}" if intensity.year else ""

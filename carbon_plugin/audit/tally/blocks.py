@@ -143,7 +143,7 @@ def _block(
         duration_s=np.array([window.duration_s for window in windows]),
         known=known,
         energy_j=energy_j,
-        # A bound that is not stated is the energy itself, and none is on its wrong side: fmin and fmax skip NaN.
+        # A missing bound is the energy itself, and no bound is on its wrong side. fmin and fmax skip NaN.
         low_j=np.where(known, np.fmin(energy_j, low_j), 0.0),
         high_j=np.where(known, np.fmax(energy_j, high_j), 0.0),
         estimated_j=np.nan_to_num(_devices([energy.estimated_j for energy in energies], shape)),

@@ -40,7 +40,7 @@ class ExactSum:
             while part := math.fsum(rest):
                 self._parts.append(part)
                 rest.append(-part)
-        except (OverflowError, ValueError):  # out of range now, or already infinite before
+        except (OverflowError, ValueError):  # the sum is beyond floats now, or was infinite already
             self._parts = [math.inf]
 
     @property

@@ -271,7 +271,7 @@ class RunCollector:
             factors = file.factors
             stated = (factors.intensity.figure.value, factors.pue.value) if factors else (None, None)
             for block in blocks_of(windows, stated):
-                # Numbers beyond the range of floats are for the verification to complain of.
+                # The verification reports numbers beyond the range of floats.
                 with np.errstate(over="ignore", invalid="ignore"):
                     self._add_block(file, block)
         windows.clear()

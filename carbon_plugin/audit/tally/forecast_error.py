@@ -41,7 +41,7 @@ class Actual(Struct, frozen=True, kw_only=True):
 def logarithmic_mean(a: float, b: float) -> float:
     """Return (a - b) / ln(a / b) for positive numbers, and a where they are equal."""
     ratio = a / b - 1
-    # The series of ln near 1, where the quotient of two small differences would lose digits.
+    # Near 1 the series of ln is used, because the quotient of two small differences loses digits.
     return b * (1 + ratio / 2 - ratio * ratio / 12) if abs(ratio) < 1e-5 else (a - b) / math.log(a / b)
 
 

@@ -132,14 +132,15 @@ def coverage_of(collected: RunCollector) -> Coverage:
     nodes_seen = min(nodes, len({manifest.node for manifest in manifests}))
     cells = collected.device_cells()
     units = {key: device.identity.units for key, device in collected.devices.items() if device.identity.rung == "gpu"}
-    # What stood in for GPUs that were metered later is in no manifest any more.
+    # A stand-in for GPUs that were metered later is no longer in a manifest.
     named = {device.key for manifest in manifests for device in manifest.devices}
     seen = [key for key in units if key in named]
     measured = [key for key in seen if any(cell.seconds[0] > 0 for cell in cells.get(key, ()))]
     launches = [[file.manifest for file in files] for files in _by_launch(collected.files).values()]
     expected = [expected_gpus(manifests) for manifests in launches]
     most_missing = max(expected, key=lambda launch: launch.missing)
-    # Nodes that are missing have as many GPUs as those that are here; a restart on other hosts brings new ones.
+    # Missing nodes are taken to have as many GPUs as the others. GPUs count by launch, because a restart on other hosts
+    # brings new ones.
     at_once = max(
         launch.gpus / len({manifest.node for manifest in manifests})
         for launch, manifests in zip(expected, launches, strict=True)

@@ -100,7 +100,7 @@ class SpanSums:
         measured_s, predicted_s = self._measured_s.value, self._predicted_s.value
         if measured_s is None:
             return None
-        # The error of each step is that of its span's edges over the steps in between.
+        # The error of a step is that of its span's edges, divided by the steps between them.
         lag_s = self._boundary_error_s / self._steps
         return StepComparison(
             steps=self._steps,

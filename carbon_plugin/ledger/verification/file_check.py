@@ -21,7 +21,7 @@ from carbon_plugin.ledger.records import HEADS_EVENT, RESUMED_EVENT, Close, Even
 from carbon_plugin.ledger.sums import RunningSums
 from carbon_plugin.ledger.verification.heads import heads_in, is_complete
 
-# Start times come from the wall clock, durations from a monotonic one: NTP slews the former by up to 500 ppm.
+# Start times come from the wall clock, which NTP slews by up to 500 ppm, and durations from a monotonic clock.
 _CLOCK_TOLERANCE_S = 0.05
 _CLOCK_TOLERANCE_SHARE = 1e-3
 _MAX_FINDINGS = 20
@@ -247,7 +247,7 @@ class _RecordCheck:
             found = msgspec.structs.asdict(summed.sums)
             pairs += [(name, value, found[name]) for name, value in msgspec.structs.asdict(close.sums).items()]
         for name, stated, total in pairs:
-            # Sums of floats in another order differ in the last digits.
+            # Sums of floats that are added in another order differ in the last digits.
             if not math.isclose(stated, total, rel_tol=1e-9, abs_tol=1e-6):
                 self._problem(
                     f"line {line}: closes with {stated:,} {_SUMS.get(name, name)}, but the file has {total:,}"

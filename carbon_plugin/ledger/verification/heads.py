@@ -42,7 +42,7 @@ def head_of(path: Path) -> str | None:
                 start = max(0, size - back)
                 file.seek(start)
                 lines = file.read(size - start).split(b"\n")
-                # The last piece was never completed; the first one may lack its beginning.
+                # The last piece is an incomplete line, and the first one may lack its beginning.
                 whole = lines[:-1] if start == 0 else lines[1:-1]
                 if whole or start == 0:
                     parts = chain.split_line(whole[-1]) if whole else None

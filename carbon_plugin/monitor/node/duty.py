@@ -167,7 +167,8 @@ class Duty:
         return [Task(gpus=None if host and all_of_it else gpus, host=host, follows=self._election.follows)]
 
     def _stretch(self, others: Mapping[str, float]) -> list[Task]:
-        """Return a task for the GPUs that only this process saw before another one began to meter them."""
+        """Return a task for the GPUs that this process saw first, up to the moment at which another process began to
+        meter them."""
         late = {key: since_s for key, since_s in others.items() if since_s - self._start_s >= STRETCH_S and key != HOST}
         claims = self._election.claims()
         own = {

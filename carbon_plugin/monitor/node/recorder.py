@@ -112,7 +112,7 @@ class NodeRecorder:
             self.note(note.kind, note.message)
         if meters.unread is not None:
             self.note(UNREAD_EVENT, meters.unread.sentence, meters.unread.data)
-        self._note_faults(list(self._before.readings.values()))  # after the manifest, with which a ledger begins
+        self._note_faults(list(self._before.readings.values()))  # after the manifest, because a ledger begins with one
 
     @property
     def poll_interval_s(self) -> float | None:
@@ -186,7 +186,7 @@ class NodeRecorder:
             return
         # With `until_s` the changes of phase are kept, because another recorder goes on from there.
         transitions = self._clock.drain(end_s) if until_s is None else self._clock.until(end_s)
-        # Steps that ended after the window do not stretch it, nor are they squeezed into it.
+        # Steps that ended after the window belong to the next one.
         marks = [(lead or before).mark, before.mark, *(change.mark for change in transitions), now.mark]
         after = aligned(before, replace(now, monotonic_s=end_s, mark=last_mark(end_s, marks)))
         self._before, self._lead = after, None
@@ -298,7 +298,7 @@ class NodeRecorder:
         factors = self._context.factors
         index, self._index = self._index, self._index + 1
         start_unix_s = self._wall.unix_s(piece.start_s)
-        # Services and series are asked by the wall clock as it is now, in case somebody has put it right.
+        # Services and series are asked by the present wall clock, because somebody may have corrected it.
         at_s = start_unix_s + self._wall.ahead_s
         intensity = self._intensity.of_window(
             at_s, at_s + piece.duration_s, factors.intensity.figure.value if factors else None

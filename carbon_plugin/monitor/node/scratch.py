@@ -19,7 +19,7 @@ from pathlib import Path
 
 try:
     import fcntl
-except ImportError:  # a system without POSIX locks, such as Windows: processes do not meet there
+except ImportError:  # processes do not meet on a system without POSIX locks, such as Windows
     fcntl = None  # type: ignore[assignment]
 
 NAMES_TRIED = 8

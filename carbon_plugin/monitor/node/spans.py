@@ -71,7 +71,7 @@ class SpanTracker:
                 left = piece
                 continue
             if left is not None and left.phase != "startup":
-                # After an evaluation or a checkpoint the next step begins when it ends.
+                # After an evaluation or a checkpoint, the next step begins at its end.
                 self._begin(piece.start.steps, piece.start_s, before, after)
             left = None
             span = self._close(piece.end, before, after)
@@ -117,7 +117,7 @@ class SpanTracker:
             start_s=start.monotonic_s,
             duration_s=duration_s,
             gpu_energy_j=None if None in energies else (energies[1] or 0.0) - (energies[0] or 0.0),
-            # Few steps say little of the others: one of them may have been twice as long as is usual.
+            # Few steps say little of the others, because one of them may have been twice as long as usual.
             boundary_error_s=lag_s + (duration_s / steps if short else 0.0),
             short=short,
         )

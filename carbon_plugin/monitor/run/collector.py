@@ -103,7 +103,7 @@ class Collector:
             for _ in range(TURN):
                 try:
                     record = self._socket.recv(REPORT_BYTES + 1)
-                except OSError:  # nothing more, or the network is away
+                except OSError:  # no more datagrams, or no network
                     return
                 self._take(record)
             time.sleep(PAUSE_S)

@@ -104,7 +104,7 @@ def outlook(totals: RunTotals, remaining: Remaining | None, factors: Factors | N
         return Outlook(spent=spent, whole=None, energy_j=None, remaining_s=None)
     to_come = Range.total(Range(item.energy_j, item.low_j, item.high_j) for item in remaining.energies)
     energy = totals.used.energy.plus(to_come)
-    # The past is certain in time; only the part that remains stretches or shrinks.
+    # The time of the past is certain, and only that of what remains is uncertain.
     low, high = (
         1 + (to_come.value / energy.value if energy.value else 1.0) * (factor - 1) for factor in remaining.spread
     )

@@ -122,7 +122,7 @@ class Projector:
         self._follower.poll()
         files = self._follower.files
         if self._collector is not None:
-            # A ledger that can be read says more than its report.
+            # A ledger that can be read replaces its report, because it holds more.
             self._collector.poll()
             files = {**self._collector.files, **files}
         own_name = (self._journal.file or UNNAMED) if self._journal else None

@@ -104,7 +104,7 @@ def run_totals(
     attempt_started_s -= ahead_s.get(own or "", 0.0)
     order = sorted(opened, key=lambda name: (extents[name][0], opened[name].started_s, name))
     overlapped = _overlapped(opened, order, ahead_s, windows_until)
-    # A file is as new as its last window reached this process: clocks of nodes disagree.
+    # Age counts from when this process read a file's last window, because clocks of nodes disagree.
     newest_s = max((file.heard_s for file in opened.values()), default=0.0)
     identities = {key: device for name in order for key, device in opened[name].identities.items()}
     spent: list[tuple[DeviceIdentity, UsedEnergy]] = []
@@ -184,7 +184,7 @@ def _overlapped(
         for key, totals in files[name].devices.items():
             if holders[key] > 1:
                 if totals.start_s is None or totals.end_s is None:
-                    continue  # nothing of it is known
+                    continue  # no energy of the device is known
                 start_s, end_s = totals.start_s - ahead_s[name], totals.end_s - ahead_s[name]
                 if end_s > start_s and claims.claim(key, start_s, end_s):
                     contested[key] = start_s, end_s
