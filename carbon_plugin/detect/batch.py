@@ -79,7 +79,7 @@ class BatchWatch:
     def _watch(self, model: nn.Module) -> None:
         self._hooks.put(model, self._see_safely)
         if any(is_compiled(module) for module in model.modules()):
-            return  # what the products run in shows only inside of compiled code
+            return  # the dtype of the products shows only inside compiled code
         product = largest_product(model)
         if product is not None:
             self._hooks.put(product, self._see_product)
@@ -109,7 +109,7 @@ class BatchWatch:
     def _attempt(self, what: str, work: Callable[[], None]) -> None:
         try:
             work()
-        except Exception as error:  # inside the user's forward pass nothing of ours may surface
+        except Exception as error:  # no error of ours may reach the user's forward pass
             self.reason = f"{what}: {type(error).__name__}: {error}"
 
     def _see(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -119,7 +119,7 @@ class BatchWatch:
             return
         if self._leaf is None:
             self._leaf = next((p for p in module.parameters() if p.requires_grad), None)
-        # Gradients are gone after `zero_grad`, and not there yet while a wrapper keeps them back for the next calls.
+        # There are no gradients after `zero_grad`, and none yet while a wrapper keeps them back for the next calls.
         fresh = self._leaf is not None and self._leaf.grad is None
         self._begins.append(fresh and (not self._syncs or self._syncs[-1]))
         self._syncs.append(gradients_sync(module))
@@ -183,7 +183,7 @@ def largest_product(model: nn.Module) -> nn.Module | None:
         if (matrices := [parameter for parameter in module.parameters(recurse=False) if parameter.ndim > 1])
     ]
     linear = next((module for module in inside.modules() if isinstance(module, nn.Linear)), None)
-    return max(sizes)[2] if sizes else linear  # FSDP1 keeps matrices as pieces of one flat parameter
+    return max(sizes)[2] if sizes else linear  # FSDP1 has only one flat parameter
 
 
 def called_module(module: nn.Module) -> nn.Module:

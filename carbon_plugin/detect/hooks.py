@@ -85,7 +85,7 @@ class _PatchedClass:
 
     def _restore(self) -> None:
         if vars(self._kind).get("__call__") is not self._call:
-            return  # somebody has patched it since, and ours passes calls on
+            return  # somebody has patched it since, and our function passes calls on
         if self._own is None:
             del self._kind.__call__
         else:
@@ -112,7 +112,7 @@ def _call(kind: type[nn.Module], own: Any, watched: _Watched) -> Callable[..., A
     import torch
 
     def __call__(module: nn.Module, *args: Any, **kwargs: Any) -> Any:  # noqa: N807
-        # A compiler or `torch.jit.trace` that looks on makes no calls of the training.
+        # Calls that a compiler or `torch.jit.trace` makes are not calls of the training.
         looks_on = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
         if not looks_on and id(module) in watched:
             watched.tell(module, args, kwargs)

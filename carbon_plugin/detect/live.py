@@ -56,7 +56,7 @@ class FirstStep:
         )
         try:
             return detected, computing_gpus(model)
-        except Exception as error:  # a build of torch that knows no UUIDs; all else was seen
+        except Exception as error:  # some builds of torch know no UUIDs; all else was seen
             unknown = ("not_detected", f"GPUs of this rank: {type(error).__name__}: {error}")
             return msgspec.structs.replace(detected, problems=(*detected.problems, unknown)), ()
 
@@ -107,7 +107,7 @@ def detect(
             deadline_s=job.deadline_s,
             stated=seen.shape,
         )
-    except Exception as error:  # as for the readers
+    except Exception as error:  # a problem is recorded, as for the readers
         problems.append(("not_detected", f"model: {type(error).__name__}: {error}"))
     return Detected(
         layout=layout,

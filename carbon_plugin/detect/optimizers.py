@@ -72,7 +72,7 @@ def stepping(optimizer: Any) -> Stepping:
 
     They are noticed by the outermost optimizer of torch in it that has hooks, else by its own method.
     """
-    if type(optimizer).__module__.partition(".")[0] == "deepspeed":  # it steps the one inside once a parameter group
+    if type(optimizer).__module__.partition(".")[0] == "deepspeed":  # it steps the inner one once a parameter group
         return Stepping(owner=optimizer, hooked=False)
     for layer in _layers(optimizer):
         if _has_hooks(layer):
@@ -114,7 +114,7 @@ def steps_scheduled(scheduler: Any) -> int:
     if not isinstance(done, int):
         raise WatchError(f"scheduler is a {_kind(scheduler)}, expected a learning-rate scheduler with `last_epoch`")
     if inner is not scheduler and not getattr(scheduler, "split_batches", False):
-        done //= _processes()  # Accelerate steps its schedulers once a process
+        done //= _processes()  # Accelerate steps its schedulers once for each process
     return max(0, done)
 
 
@@ -170,7 +170,7 @@ def _counts(optimizer: Any) -> Iterator[Any]:
         if isinstance(state, Mapping) and "step" in state:
             yield state["step"]
     for group in getattr(optimizer, "param_groups", None) or ():
-        if isinstance(group, Mapping) and "step" in group:  # fused optimizers of Apex and Transformer Engine
+        if isinstance(group, Mapping) and "step" in group:  # fused optimizers of Apex and TE count here
             yield group["step"]
 
 

@@ -44,7 +44,7 @@ def unwrapped(module: nn.Module) -> nn.Module:
     while True:
         inner = next((getattr(module, name) for name in _WRAPPED if name in module._modules), None)
         if inner is None and list(module._modules.keys()) == ["module"] and not module._parameters:
-            inner = module._modules["module"]  # DDP, and the engines and casts of frameworks
+            inner = module._modules["module"]  # this is DDP, or an engine or a cast of a framework
         if inner is None:
             return module
         module = inner
@@ -71,7 +71,7 @@ def gradients_sync(module: nn.Module) -> bool:
 
     if isinstance(module, FSDPModule):
         return all(group.reduce_grads for group in module._get_fsdp_state()._fsdp_param_groups)
-    for flag in ("require_backward_grad_sync", "_sync_gradients"):  # of DDP, of FSDP1
+    for flag in ("require_backward_grad_sync", "_sync_gradients"):  # the first is of DDP, the second of FSDP1
         if hasattr(module, flag):
             return bool(getattr(module, flag))
     return True
@@ -120,7 +120,7 @@ def _fsdp1(model: nn.Module) -> DataParallel | None:
         if isinstance(module, FullyShardedDataParallel):
             strategy = module.sharding_strategy.name
             size = dist.get_world_size(module.process_group)
-            between = getattr(module, "_inter_node_pg", None)  # there only when the sharding is hybrid
+            between = getattr(module, "_inter_node_pg", None)  # it is there only when the sharding is hybrid
             source = f"FSDP1 {strategy}"
             if strategy == "NO_SHARD":
                 return DataParallel(shard=1, replicate=size, zero_stage=0, source=source)
@@ -140,7 +140,7 @@ def _fsdp1(model: nn.Module) -> DataParallel | None:
 
 def _fsdp2(model: nn.Module) -> DataParallel | None:
     everything = list(_fsdp2_groups(model))
-    # Experts are sharded over a mesh of their own, smaller by the expert-parallel degree; the rest shows the layout.
+    # Experts are sharded over another mesh, smaller by the expert-parallel degree; the rest shows the layout.
     groups = [(group, root) for group, root in everything if not _holds_experts(group)] or everything
     if not groups:
         return None

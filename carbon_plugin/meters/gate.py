@@ -85,12 +85,12 @@ class Gate:
         known, fault = self._known(reading, powers)
         model = self._modelled(reading)
         raw = _raw(reading, known.raw)
-        # What is no number at all says nothing; the next answer may cover its time. A meter that falls silent does not
-        # take back what it has measured, or that time would be estimated on top of it.
+        # A reading without a number says nothing, and the next answer may cover its time. A meter that falls silent
+        # keeps what it has measured, because that time would otherwise be estimated as well.
         says_nothing = reading.energy_j is None or not _finite(reading)
         covered_s = known.covered_s if says_nothing else _covered_s(reading, known.opened_s)
         stretch, stretch_s = raw.since(known.raw), max(0.0, covered_s - known.covered_s)
-        # Where a measurement has replaced an estimate of its meter, it is of all the time that was estimated.
+        # Where a measurement has replaced an estimate of its own meter, it covers all the time since the opening.
         of_s = stretch_s if reading.estimated_j == known.inner_j else reading.monotonic_s - known.opened_s
         refused_s = 0.0
         if not possible_energy(stretch.value, of_s, bounds) or not _finite(reading):
@@ -101,15 +101,15 @@ class Gate:
         missed_s = max(0.0, pending_s - known.pending_s)
         told = known.told or reading.energy_j is not None
         if told and not known.told and known.power_w is not None:
-            # The first answer tells more of the time before it than what was thought until now.
+            # The first answer tells more about the time before it than the estimate until now.
             known, missed_s = replace(known, pending=_NOTHING, pending_s=0.0), pending_s
         watts = model or self._estimate(key, known, powers) if refused_s + missed_s > 0 else None
         pending = known.pending.scaled(min(1.0, pending_s / known.pending_s) if known.pending_s else 0.0)
         pending, filled = pending.plus(_joules(watts, missed_s)), known.filled.plus(_joules(watts, refused_s))
         measured = known.measured.plus(stretch)
         whole = measured.plus(pending).plus(filled)
-        # What was shown is not taken back: where less is measured than was estimated, the figure waits until it is
-        # ahead again, and only its low end falls.
+        # Energy that was shown is not taken back: where less is measured than was estimated, the figure stays until
+        # the measurement has passed it, and only its low end falls.
         shown_j = max(whole.value, known.shown_j)
         self._standing[key] = replace(
             known,
@@ -146,7 +146,7 @@ class Gate:
         """
         known = self._standing.get(reading.key)
         if known is None:
-            # A first reading says where counting begins, and nothing about a stretch.
+            # A first reading says where counting begins and nothing about a stretch of time.
             start = _raw(reading, _NOTHING)
             covered_s = _covered_s(reading, reading.monotonic_s)
             known = _Standing(

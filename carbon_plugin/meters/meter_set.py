@@ -77,7 +77,7 @@ class MeterSet:
         self._take_late_gpus()
         if self._beside is not None:
             self._beside.read()
-        for meter in self._meters:  # the GPUs come first: what others draw on their behalf, or contain, follows
+        for meter in self._meters:  # the GPUs come first, because other meters need their energy
             own = self._gate.admit(meter.read())
             if meter is self.gpus:
                 self._draw.observe(own)

@@ -78,7 +78,7 @@ def open_meters(
         reserved_share(gpus, node, host, environ, unread) if host_share is None else (stated_share(host_share), [])
     )
     if share.value < 1.0 and gpus.answers:
-        # Another container of this run may charge another part of the same host: each part is a device of its own.
+        # Another container of this run may charge another part of the same host, so that each part is a device.
         names = " ".join(sorted(device.key for device in gpus.devices)).encode()
         key += f"/part-{blake2b(names, digest_size=4).hexdigest()}"
     meters: list[Meter] = [gpus]
@@ -127,7 +127,7 @@ def open_meters(
         meters += stand_ins
         parts = host_parts(plan, draw, root_pid, environ, clock)
         if isinstance(measured, NodeMeter) and node_measured:
-            # What stands in for the node meter where it tells nothing, or nothing possible.
+            # These models replace the node meter where it tells nothing, or nothing possible.
             alone = structs.replace(plan, node_measured=False, cpu_measured=False, dram_measured=False)
             hosts = [p.power for p in host_parts(alone, draw, root_pid, environ, clock) if p.identity.rung == "host"]
             models[measured.devices[0].key] = summed(hosts)
@@ -164,7 +164,7 @@ def _unread(
     unread = next((one for one in found if one is not None), None)
     if unread is not None or not gpus.answers:
         return unread or thought
-    # GPUs of a driver that has answered since it was last asked are metered.
+    # GPUs of a driver that has answered since it was last asked are metered, so that they are not unread.
     return thought if thought is not None and thought.problem.kind == UNANSWERED else None
 
 

@@ -254,7 +254,7 @@ def _by_power(track: Track, sample: Sample, traits: Traits) -> Step:
     if power_w is None:
         return Step(track=track, energy=track.energy, kind="absent")
     elapsed_s = sample.monotonic_s - track.accounted_s
-    # Up to two polls the samples describe the stretch; beyond that they are only its ends.
+    # Samples up to two polls apart describe the stretch between them; in a longer one they are only its ends.
     spread = traits.power_spread if elapsed_s <= 2 * traits.poll_s else GAP_SPREAD
     joules = power_w * elapsed_s
     energy = track.energy.plus(Range(joules, joules * (1 - spread), joules * (1 + spread)))

@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-# The first connection would import it otherwise: an import on another thread stays locked in a forked child.
+# The first connection would import it otherwise, and an import on another thread stays locked in a forked child.
 codecs.lookup("idna")
 
 

@@ -88,7 +88,7 @@ class HttpClient:
         body = self.get(path, deadline_s=deadline_s, params=params, headers=headers)
         try:
             return parse_json(body, "the service", "its answer", CarbonPluginError, answer)
-        except CarbonPluginError:  # which may quote a part of the answer
+        except CarbonPluginError:  # its message may quote a part of the answer
             raise HttpError("gives an answer that is not what this service documents", "malformed") from None
 
     def get(
@@ -140,7 +140,7 @@ def _origin(base_url: str) -> SplitResult | None:
     """Return the parts of an address without a slash at its end, None if it is no http address with a host."""
     try:
         parts = urlsplit(base_url.rstrip("/"))
-        _ = parts.port  # a port that is no number is told here
+        _ = parts.port  # this raises for a port that is no number
     except ValueError:
         return None
     return parts if parts.scheme in ("http", "https") and parts.hostname else None

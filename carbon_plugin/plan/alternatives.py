@@ -148,7 +148,7 @@ def search_alternatives(
     `FootprintError` for unknown accelerators and zones.
     """
     variants = list(_on_clusters(spec, question, profile_dirs))
-    overrun = overrun_of(spec)  # every option is planned with that of the run, so that what differs is the option
+    overrun = overrun_of(spec)  # every option is planned with the overrun of the run, so that only the option differs
     found: list[_Candidate] = []
     obstacles: list[_Obstacle] = []
     considered = fitting = 0
@@ -218,7 +218,7 @@ def _cluster_of(name: str, ours: Cluster, question: Question, profile_dirs: Dire
     """
     accelerator = load_accelerator(name, profile_dirs=profile_dirs)
     if accelerator.name == ours.accelerator.name:
-        return ours  # as the spec has it, with a node that may not be the usual one
+        return ours  # the cluster of the spec may have a node that is not the usual one
     if not question.nodes:
         return as_many_devices(accelerator, ours.devices, profile_dirs)
     node = default_node_for(accelerator, profile_dirs=profile_dirs)
@@ -246,7 +246,7 @@ def _front(found: list[_Candidate]) -> list[tuple[_Candidate, tuple[str, ...]]]:
     """
     found = sorted(found, key=lambda candidate: candidate.objectives)
     values = np.array([candidate.objectives for candidate in found])
-    steps = steps_of(np.maximum(values, np.finfo(float).tiny))  # carbon can be 0, a step of it cannot
+    steps = steps_of(np.maximum(values, np.finfo(float).tiny))  # carbon can be 0, which is in no step
     kept = not_dominated(steps)
     least = values[kept].argmin(axis=0)
     return [

@@ -335,7 +335,7 @@ def _course(
     evaluation_s = training_s * _evaluation_share(prediction, losses)
     work_s = training_s + evaluation_s
     best = round(best_interval_s(losses.pause_s, losses.mtbf_s) / work_s * steps)
-    # At least one at the end, however short the run is.
+    # There is at least one checkpoint, at the end, however short the run is.
     every = min(max(1, spec.training.reliability.checkpoint_every_steps or best), steps)
     lost, failures, checkpoints = interruptions(work_s, every * work_s / steps, losses)
     parts = {"training": training_s, "evaluation": evaluation_s, "startup": losses.startup_s, **lost}

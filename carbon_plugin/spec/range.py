@@ -1,4 +1,4 @@
-"""The one type for a number with its range, and the arithmetic of such numbers.
+"""Define the one type for a number with its range, and the arithmetic of such numbers.
 
 A range says how far off a number may be: `low` and `high` are its 10th and 90th percentile. It has no unit and no
 source: the name of the field that holds it says the unit (`energy_j`, `power_w`), and where a number leaves the program
@@ -102,4 +102,4 @@ class Range(Struct, frozen=True, gc=False):
 
 
 ZERO = Range(0.0, 0.0, 0.0)
-"""Exactly nothing: where a sum begins."""
+"""The range of exactly 0, with which a sum begins."""

@@ -98,7 +98,7 @@ def check_layout(model: TransformerModel | CountedModel, cluster: Cluster, layou
     if model.kv_heads % layout.tp and layout.tp % model.kv_heads:
         raise InfeasibleLayoutError(f"layout: tp {layout.tp} and kv_heads {model.kv_heads} do not divide one another")
     chunks = layout.pp * layout.virtual_stages
-    # Embedding and head may be chunks of their own (Megatron counts them as layers: 126 layers in 128 chunks).
+    # Embedding and head may take a chunk each (Megatron counts them as layers: 126 layers in 128 chunks).
     if chunks > model.layers + (2 if layout.virtual_stages > 1 else 0):
         raise InfeasibleLayoutError(
             f"layout: pp {layout.pp} * virtual_stages {layout.virtual_stages} = {chunks} chunks, "
@@ -190,7 +190,7 @@ def check_work(layout: ParallelLayout, training: TrainingPlan) -> int:
     if training.seq_len % layout.cp:
         raise InfeasibleLayoutError(f"layout: cp {layout.cp} does not divide seq_len {training.seq_len}")
     if layout.pipeline_schedule == "dualpipe" and (micro_batches % 2 or micro_batches < 2 * layout.pp):
-        # It feeds the pipeline from both ends, each with at least as many micro-batches as there are stages.
+        # DualPipe feeds the pipeline from both ends, each with at least as many micro-batches as there are stages.
         raise InfeasibleLayoutError(
             f"layout: pipeline_schedule dualpipe needs an even number of micro-batches, at least 2 * pp = "
             f"{2 * layout.pp}, got {micro_batches} (global_batch_size {training.global_batch_size} over dp {layout.dp} "

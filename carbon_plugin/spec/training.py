@@ -134,5 +134,5 @@ class TrainingPlan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         """Return the number of optimizer steps of the run."""
         if self.steps is not None:
             return self.steps
-        assert self.tokens is not None  # exactly one is set, checked above
+        assert self.tokens is not None  # `__post_init__` has checked that exactly one is set
         return max(1, -int(-self.tokens // self.tokens_per_step))

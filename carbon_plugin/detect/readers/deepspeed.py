@@ -32,7 +32,7 @@ def _engine(job: Job) -> Any:
 
 def _axes(engine: Any) -> dict[str, Observed]:
     stage, dp, sp = engine.zero_optimization_stage(), int(engine.dp_world_size), int(engine.sequence_parallel_size)
-    # Releases that still have MiCS shard within groups of this size; -1 is without.
+    # Releases that still have MiCS shard within groups of this size; -1 means that MiCS is not used.
     mics = int(getattr(engine, "mics_shard_size", int)())
     among = mics if mics > 0 else dp
     shard, replicate = (among, dp // among) if stage else (1, dp)

@@ -48,6 +48,6 @@ def _described_groups() -> dict[str, dict[int, str]]:
     for group in distributed_c10d._world.pg_names:
         axis = axis_of_group(group.group_desc)
         if axis is not None and group.size() > 1:
-            # Data parallelism by hand: nothing that shards was found, so that its ranks hold copies.
+            # The data parallelism is made by hand. Nothing that shards was found, so that its ranks hold copies.
             found.setdefault("dp_replicate" if axis == "dp" else axis, {})[group.size()] = group.group_desc
     return found

@@ -78,7 +78,7 @@ def _named_axes(sharded: Sharded) -> dict[str, tuple[int, str]]:
     """
     found: dict[str, tuple[int, str]] = {}
     meshes = list(dict.fromkeys(parameter.device_mesh for _, parameter in sharded))
-    # The root of a slice is private; without it only the axes that parameters live on are seen.
+    # The root of a slice is private to torch; without it only the axes of the parameters are seen.
     roots = [mesh._get_root_mesh() for mesh in meshes if hasattr(mesh, "_get_root_mesh")]
     for what, group in (("mesh", meshes), ("root mesh", [root for root in roots if root not in meshes])):
         for mesh in group:
@@ -106,7 +106,7 @@ def _see_tensor_parallel(
     if found.degree("tp") > 1:
         norm = next((name for name, p in _norm_weights(model) if _is_on(p, axes, own)), None)
         source = f"{norm} is a DTensor on the tp axis" if norm else "no norm weight is on the tp axis"
-        if sharded:  # plain tensors of a framework show nothing by being plain
+        if sharded:  # plain tensors of a framework show nothing
             found.see("sequence_parallel", norm is not None, source)
         if _overlaps_tensor_parallel(model):
             found.see("async_tp", True, "compiled with inductor's _micro_pipeline_tp")

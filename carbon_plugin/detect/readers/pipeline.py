@@ -43,10 +43,10 @@ def read(job: Job) -> Findings | None:
         "layout.pp": Observed(int(stages[0].group_size), f"{name} over {plural(stages[0].num_stages, 'stage')}"),
         STAGES: Observed(tuple(map(_part, stages)), f"modules of {name} on this rank"),
     }
-    if hasattr(schedule, "_n_microbatches"):  # else it is a stage alone, which knows of no schedule
+    if hasattr(schedule, "_n_microbatches"):  # a stage alone knows of no schedule
         number = int(schedule._n_microbatches)
         fields["layout.virtual_stages"] = Observed(len(stages), f"stages of {name} on this rank")
-        # Before its first micro-batch a stage runs once more, to tell its neighbours shapes: only whole rounds count.
+        # Before its first micro-batch a stage runs once to send shapes to its neighbours, so only whole rounds count.
         rounds = max(1, (job.batch.calls if job.batch else 0) // number)
         said = f"{name} of {number} micro-batches, {rounds} a step"
         fields["training.micro_batches"] = Observed(number * rounds, said)

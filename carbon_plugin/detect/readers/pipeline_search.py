@@ -34,7 +34,7 @@ def _found_schedule(model: nn.Module) -> Any:
 
     own = {id(parameter) for parameter in model.parameters()}
     for thing in gc.get_objects():
-        # The type, not isinstance: that would ask the proxies among all these objects for their class.
+        # The type is compared, because isinstance would ask the proxies among all these objects for their class.
         if _PipelineSchedule in type(thing).__mro__:
             modules = pipeline.stage_modules(thing)
             if any(id(parameter) in own for module in modules for parameter in module.parameters()):

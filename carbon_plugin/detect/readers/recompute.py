@@ -84,7 +84,7 @@ class RecomputeWatch:
     def _see_safely(self, number: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         try:
             self._see(number, module)
-        except Exception:  # nothing of ours may surface here; what was seen until then could be half of the truth
+        except Exception:  # no error may reach the user here, and what was seen is incomplete
             self.remove()
             self._forward, self._again = [], []
 
@@ -93,7 +93,7 @@ class RecomputeWatch:
 
         if not module.training:
             return
-        if torch._C._current_graph_task_id() == -1:  # private to torch, and what its own checkpointing asks
+        if torch._C._current_graph_task_id() == -1:  # this is private to torch, whose checkpointing uses it
             self._forward[number].add(id(module))
             self._reentrant |= not torch.is_grad_enabled()
         else:
@@ -105,7 +105,7 @@ class RecomputeWatch:
             return "none"
         if self._cached:
             return "operators"
-        # A recomputation stops early, where the last result that the backward pass needs is there: a leaf may miss.
+        # A recomputation stops at the last result that the backward pass needs, so that a leaf may be missing.
         return "full" if len(again & forward) >= len(forward) - 1 else "selective"
 
 

@@ -42,9 +42,9 @@ def read(job: Job) -> Findings:
     problems = (("batch_not_seen", job.batch.reason),) if job.batch.reason else ()
     fields |= job.batch.observed()
     if "layout.pipeline_schedule" in job.known:
-        fields.pop("training.micro_batches", None)  # a schedule knows its micro-batches; calls of a stage are more
+        fields.pop("training.micro_batches", None)  # a stage is called more often than it has micro-batches
     if job.degree("cp") > 1 and job.batch.context_parallel is None:
-        fields.pop("training.seq_len", None)  # a rank gets its part of a sequence, or all of it: nothing tells which
+        fields.pop("training.seq_len", None)  # a rank gets all of a sequence or its part of it
     return Findings(fields=fields, problems=problems)
 
 

@@ -26,6 +26,6 @@ def read(job: Job) -> Findings | None:
     else:
         said = {"tp": (getattr(model, "_tp_size", None), "tp_size of the model, by its tp_plan")}
     fields = {f"layout.{axis}": Observed(int(size), source) for axis, (size, source) in said.items() if size}
-    # A size of 1 that a wrapper outside of the model may exceed says nothing: DDP around a model with a tp_plan.
+    # A size of 1 says nothing, because a wrapper outside the model may exceed it: DDP around a model with a tp_plan.
     shown = {name: seen for name, seen in fields.items() if seen.value > 1}
     return Findings(fields=shown) if shown else None

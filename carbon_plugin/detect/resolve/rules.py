@@ -21,8 +21,8 @@ from carbon_plugin.spec.site import Site
 from carbon_plugin.spec.stack import Stack
 from carbon_plugin.spec.training import TrainingPlan
 
-# A run may be measured and predicted before anybody said where it is; this place has no factors, and asking for
-# them fails by name.
+# A run may be measured and predicted before anybody has said where it is. This place has no factors, so that asking
+# for them fails with its name.
 NOWHERE = Site(zone="(no site was given)")
 
 
@@ -64,7 +64,7 @@ def resolve(planned: RunSpec | None, declared: Declared, detected: Detected | No
             assumptions=tuple(assumptions),
         )
     for name, observed in detected.fields.items() if detected else ():
-        if name not in table.rows:  # what no spec has a field for is part of the record all the same
+        if name not in table.rows:  # the record has fields that no spec has, too
             table.note(name, observed.value, f"detected: {observed.source}")
     total_steps = table.rows["training.steps"]["value"]
     tokens_per_step = note_tokens(table, declared.tokens_per_step, training.tokens_per_step if training else None)
@@ -110,7 +110,7 @@ def _layout(
             default=field.default,
         )
     if values["recompute"] != "selective":
-        # What a plan names belongs to the kind that it plans; another kind that is seen names nothing.
+        # The modules in a plan belong to its kind of recompute; where another kind is seen, there are none.
         values["recompute_modules"] = ()
     ranks = 1
     for axis in DEGREES:
@@ -177,7 +177,7 @@ def _training(
     plan: Mapping[str, Any] = _asdict(planned.training) if planned else {}
     seen = dict(detected.fields) if detected else {}
     if layout is not None and layout.cp > 1 and not _is_shown(seen.get("layout.cp")):
-        seen.pop("training.seq_len", None)  # a rank sees its part of the sequence, or all of it: nothing tells which
+        seen.pop("training.seq_len", None)  # a rank sees all of the sequence or its part of it
     seq_len = table.choose(
         "training.seq_len",
         planned=plan.get("seq_len"),
@@ -216,7 +216,7 @@ def _training(
         missing.extend(f"training.{name}: neither seen nor given" for name in absent)
         return None
     try:
-        # The length of the run plays no part in a step; where it is unknown, the ledger's field stays empty.
+        # A step does not depend on the length of the run; where that is unknown, the ledger's field stays empty.
         return TrainingPlan(seq_len=seq_len, global_batch_size=batch, steps=steps or 1, **others)
     except SpecError as error:
         missing.append(str(error))

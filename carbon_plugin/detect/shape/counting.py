@@ -72,7 +72,7 @@ def count_forward(module: nn.Module, call: Callable[[nn.Module], Any], deadline_
     try:
         with torch.random.fork_rng(devices=[]):
             saved: float | None = _saved_bytes(replica, call, deadline_s)
-    except Exception:  # what was counted without gradients stands
+    except Exception:  # the counts without gradients are still valid
         saved = None
     return Counts(float(flops.get_total_flops()), tally.result_bytes, tally.kernels, saved)
 
@@ -91,7 +91,7 @@ def _saved_bytes(replica: nn.Module, call: Callable[[nn.Module], Any], deadline_
         storage = tensor.untyped_storage()
         if storage._cdata not in own:
             held[storage._cdata] = storage
-        return tensor.detach()  # an output that its own node held would never be freed
+        return tensor.detach()  # an output held by its own node would never be freed
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         call(replica)

@@ -48,7 +48,7 @@ def read_mixture(blocks: Sequence[nn.Module], hidden: int) -> Mixture | str | No
         return None
     first, block = sparse[0], blocks[sparse[0]]
     experts = found[first]
-    assert experts is not None  # `sparse` holds only those
+    assert experts is not None  # `sparse` holds only blocks with experts
     top_k = _top_k(block)
     if top_k is None:
         return "no attribute that tells how many experts a token takes"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class FeedForward(Struct, frozen=True):
-    """A feed-forward layer of inner width `width`, with the matrices that belong to it."""
+    """One instance is a feed-forward layer of inner width `width`, with the matrices that belong to it."""
 
     width: int
     gated: bool

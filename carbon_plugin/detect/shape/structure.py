@@ -139,7 +139,7 @@ def _embeddings(model: nn.Module) -> Iterator[Any]:
     from torch import nn
 
     tables = (module.weight for module in model.modules() if isinstance(module, nn.Embedding))
-    return (weight for weight in tables if weight.ndim == 2)  # FSDP1 flattens what it shards
+    return (weight for weight in tables if weight.ndim == 2)  # FSDP1 flattens the parameters that it shards
 
 
 def _tied(model: nn.Module, block: nn.Module, vocab: int, hidden: int) -> bool:

@@ -191,7 +191,7 @@ class AmdSmiDriver:
 
     def _gpu(self, package: list[_Device]) -> Gpu:
         smi = self._smi
-        # Of several devices of a package one tells for all; the others answer 0 or nothing.
+        # One of several devices of a package tells the energy of all; the others answer 0 or nothing.
         teller = next((device for device in package if device.measures), package[0])
         several = len(package) > 1
         uuid = f"PKG-{package[0].uuid.removeprefix('GPU-')}" if several else teller.uuid
@@ -284,7 +284,7 @@ def _load_module() -> Any:
         raise GpuError("the Python module amdsmi is missing", "no_library")
     try:
         module = import_module("amdsmi")
-    except Exception as error:  # a library of another version lacks functions that the module binds
+    except Exception as error:  # a library of another version may lack functions
         raise GpuError(f"the module amdsmi does not fit the library: {error!r}", "version_mismatch") from error
     missing = [name for name in _NEEDED if not hasattr(module, name)]
     if missing:
@@ -359,7 +359,7 @@ VENDOR = GpuVendor(
     open_driver=AmdSmiDriver,
     visible_devices=(("ROCR_VISIBLE_DEVICES",), ("HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")),
     pci_vendor="0x1002",
-    # Accelerators only: desktop and laptop GPUs, which are VGA controllers, need no ROCm and are rarely trained on.
+    # These are accelerators only. Desktop and laptop GPUs are VGA controllers, need no ROCm and rarely train.
     pci_classes=("0x0380", "0x1200"),
     accuracy_source="assumed, as for NVIDIA's counter: nobody has published a check of AMD's that we know",
     counter_age_s=0.1,

@@ -102,7 +102,7 @@ class BoardReader:
         integrates = taken.counter_error is not None
         self.integrates = self.integrates | {uuid} if integrates else self.integrates - {uuid}
         if track is None:
-            # First answer of this GPU: what it drew before is unknown, so this is a start, not a stretch.
+            # This is the first answer of this GPU. What it drew before is unknown, so the answer ends no stretch.
             started = start_track(taken.sample, board.bounds)
             step = Step(track=started, energy=started.energy, kind="power_integrated" if integrates else "counter")
         else:
@@ -173,7 +173,7 @@ def _read(board: Board, taken: _BoardSample, step: Step, slow_call_s: float) -> 
     unsure_j = 0.0
     if fault is None and taken.took_s > slow_call_s:
         fault, message = "slow", f"one read took {taken.took_s:.1f} s in the driver"
-        unsure_j = taken.took_s * (step.track.power_w or 0.0)  # if the value is of the beginning of the call
+        unsure_j = taken.took_s * (step.track.power_w or 0.0)  # the value may be from the beginning of the call
     energy = step.energy
     return Reading(
         key=uuid,

@@ -49,7 +49,7 @@ class Answer(Generic[T]):
         """Do the work. The driver's thread calls this."""
         try:
             self._value = self._work()
-        except BaseException as error:  # raised again where the result is asked for
+        except BaseException as error:  # `result` raises it again
             self._error = error
         self._done.set()
 

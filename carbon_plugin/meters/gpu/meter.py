@@ -113,7 +113,7 @@ class GpuMeter:
     def _read_boards(self) -> None:
         """Read all boards, wait a while for the answers, and let them through the gate into `whole`."""
         asked_s, wait_until_s = self._clock(), time.monotonic() + READ_WAIT_S
-        if self._round is not None and self._round.wait(READ_WAIT_S):  # a driver that was slow still answers the last
+        if self._round is not None and self._round.wait(READ_WAIT_S):  # a slow driver still answers the last round
             ended, self._round = self._round, None
             ended.result()
         if self._round is None:
@@ -130,7 +130,7 @@ class GpuMeter:
         whole = boards[target.board_uuid]
         if target.share is None:
             return whole
-        # Where all parts of a GPU are the job's, how it divides among them changes nothing of what the job has drawn.
+        # Where the job has all parts of a GPU, their shares do not change what the job has drawn.
         spread = 0.0 if target.held_whole else SHARE_SPREAD
         return _share(whole, target.identity.key, target.share, spread)
 

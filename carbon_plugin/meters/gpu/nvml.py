@@ -14,7 +14,7 @@ from typing import Any
 from carbon_plugin.meters.gpu.context import GpuContext, reasons_of
 from carbon_plugin.meters.gpu.driver import ErrorCode, Gpu, GpuError, GpuVendor, Inventory, Scope, Slice
 
-# Values of the NVML interface, spelled out because older `pynvml` modules lack some of the names.
+# These values of the NVML interface are spelled out because older `pynvml` modules lack some of the names.
 _CODES: dict[int, ErrorCode] = {
     1: "uninitialized",
     3: "not_supported",
@@ -46,7 +46,7 @@ class NvmlDriver:
         self._open = False
         self._handles: dict[str, Any] = {}
         try:
-            # Imported here: it takes some 15 ms, and most users of this package never meter.
+            # The import takes some 15 ms, and most users of this package never meter.
             self._nvml: Any = import_module("pynvml")
         except ImportError as error:
             raise GpuError(
@@ -188,7 +188,7 @@ class NvmlDriver:
         except self._nvml.NVMLError as error:
             raise self._error(error) from error
         except UnicodeDecodeError as error:
-            # A text that is no UTF-8, such as the name of a board with a broken memory, is no reason to meter nothing.
+            # A text that is not UTF-8, such as the name of a board with a broken memory, must not stop metering.
             return error.object.decode(errors="replace")
 
     def _optional(self, function: Callable[..., Any], handle: Any, *arguments: Any) -> Any:
@@ -219,7 +219,7 @@ VENDOR = GpuVendor(
     visible_devices=(("CUDA_VISIBLE_DEVICES",),),
     container_variables=("NVIDIA_VISIBLE_DEVICES",),
     pci_vendor="0x10de",
-    # A VGA and a 3D controller; the audio part of a card has another class.
+    # These are VGA and 3D controllers; the audio part of a card has another class.
     pci_classes=("0x0300", "0x0302"),
     device_files=r"nvidia\d+",
     device_file_name="/dev/nvidiaN",

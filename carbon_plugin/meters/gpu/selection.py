@@ -214,7 +214,7 @@ def _layer(
         elif len(lost) < unanswered and _may_name(word, len(numbered) + unanswered):
             lost.append(word)
         else:
-            if word and not word.startswith("-"):  # those are how a list is meant to end
+            if word and not word.startswith("-"):  # a negative number ends a list on purpose
                 cut_off = (
                     f"{name}={value} names {word}, which is no GPU that the driver counts: {vendor.runtime} ends the "
                     f"list there, so that the job sees {plural(len(uuids), 'GPU')}"

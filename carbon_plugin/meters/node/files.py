@@ -76,7 +76,7 @@ class CsvSource:
                 begin = file.tell()
                 end = file.seek(0, 2)
                 file.seek(max(begin, end - _TAIL_BYTES))
-                # What follows the last line break is a row that is being written.
+                # What follows the last line break is a row that somebody is writing.
                 lines = file.read().rpartition(b"\n")[0].splitlines()
         except OSError as error:
             raise _file_error(self._file, error) from None
@@ -86,7 +86,7 @@ class CsvSource:
             rows = list(csv.reader([header.decode(errors="replace"), lines[-1].decode(errors="replace")]))
         except csv.Error as error:
             raise SourceError(f"{self._file}: the last row cannot be read: {error}", "malformed") from None
-        if len(rows) != 2:  # a quote that is not closed makes one row of both
+        if len(rows) != 2:  # an unclosed quote joins both into one row
             raise SourceError(f"{self._file}: expected a header and a row", "malformed")
         names, values = rows
         return dict(zip((name.strip() for name in names), values, strict=False))

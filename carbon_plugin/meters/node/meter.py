@@ -164,7 +164,7 @@ class NodeMeter:
         return [
             Reading(
                 key=key,
-                # An answer is of its own moment; where there is none, nothing is known of now.
+                # An answer holds for its own moment; without one, nothing is known of the present moment.
                 monotonic_s=self._clock() if kind == "absent" else state.monotonic_s,
                 energy_j=charged.value,
                 kind=kind,
@@ -191,7 +191,7 @@ class NodeMeter:
         """
         elapsed_s = state.monotonic_s - self._below.at_s
         if elapsed_s <= 0 or state.kind == "absent":
-            return  # no answer since the last read: the share of this stretch is asked for with the next
+            return  # without a new answer the share of this stretch is asked for at the next read
         before, raw = self._remainder, self._beside_gpus(state)
         given_up_j = self._below.given_up_j
         ahead_j = raw.value - given_up_j - before.value
@@ -275,7 +275,7 @@ def _identity(
         source="convention of this project",
     )
     if address.covers == "facility":
-        # The same on every node that asks the same meter, so that its energy counts once.
+        # The key is the same on every node that asks the same meter, so that its energy counts once.
         digest = blake2b(f"{address.shown} {sorted(address.options.items())}".encode(), digest_size=6).hexdigest()
         return DeviceIdentity(
             key=f"facility/{digest}",

@@ -85,7 +85,7 @@ class NodePoller:
             start_s = self._clock()
             outcome = self._ask()
             if isinstance(outcome, Look):
-                # The middle of the question: the answer is of some moment within it.
+                # The answer is of some moment while it was asked for, so that the middle of that time is taken.
                 self._take((start_s + self._clock()) / 2, outcome)
             elif self.state is not None:
                 held = self.state
@@ -107,7 +107,7 @@ class NodePoller:
             look = self._source.look(DEADLINE_S)
         except SourceError as error:
             return error
-        except Exception as error:  # the end of this thread would look like a meter that stands still
+        except Exception as error:  # if this thread ended, the meter would seem to stand still
             return SourceError(f"the answer cannot be understood ({type(error).__name__})", "error")
         if look.counter_j is None and look.power_w is None:
             return SourceError("the answer holds neither energy nor power", "malformed")
@@ -130,7 +130,7 @@ class NodePoller:
             self._track, energy, kind, fault, message = step.track, step.energy, step.kind, step.fault, step.message
         if fault is not None:
             self.news.append((fault, message))
-        # A counter that is renewed seldom says nothing yet about the time since it moved.
+        # A counter that is seldom renewed says nothing yet about the time since it moved.
         self.state = NodeState(
             monotonic_s=self._track.accounted_s,
             energy=energy,

@@ -183,7 +183,7 @@ def answer(
     if not sites:
         raise SpecError("zone: give at least one grid zone")
     hardware = hardware_of(accelerator, profile_dirs)
-    # Embodied carbon is that of one device, host and network share: no matter how many.
+    # The factors hold embodied carbon per device, host and network share, for any number of devices.
     factors = [resolve_factors(site, hardware.cluster(1)) for site in sites]
     laid_out = layouts_for(target, hardware, sites[0])
     critical = critical_batches(target.loss, target.split.tokens)

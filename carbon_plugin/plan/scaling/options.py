@@ -163,7 +163,7 @@ def _options(
 
 
 def _option(target: Target, critical: float, share: float, laid_out: LaidOut, devices: int) -> Option | None:
-    # A power of two, which any layout divides.
+    # The batch is a power of two, which any layout divides.
     sequences = 2 ** max(0, math.floor(math.log2(share * critical / SEQ_LEN)))
     found = laid_out(devices, sequences)
     if found is None:
@@ -173,11 +173,11 @@ def _option(target: Target, critical: float, share: float, laid_out: LaidOut, de
     training = msgspec.structs.replace(spec.training, steps=None, tokens=tokens)
     spec = msgspec.structs.replace(spec, training=training)
     try:
-        # Every device is planned alike, also one whose constants were fitted to somebody's runs.
+        # Every device is planned in the same way, even one whose constants were fitted to somebody's runs.
         goodput = planned_goodput(spec, prediction, OVERRUNS[run_class(spec)])
         return Option(spec=spec, prediction=prediction, goodput=goodput)
     except SpecError:
-        # Failures leave no progress.
+        # The failures leave no progress.
         return None
 
 

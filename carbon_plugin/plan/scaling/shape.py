@@ -41,7 +41,7 @@ def model_of(parameters: float, *, sparse: bool = False) -> TransformerModel:
 
 
 def _shapes(parameters: float) -> Iterator[TransformerModel]:
-    # Without embeddings N = 12.5 * hidden^2 * layers, about, and layers = hidden / ASPECT.
+    # Without embeddings N is about 12.5 * hidden^2 * layers, and layers = hidden / ASPECT.
     ideal = (parameters * ASPECT / (2 + 3 * FFN_RATIO)) ** (1 / 3)
     step = _width_step(ideal)
     first = max(step, int(0.7 * ideal / step) * step)

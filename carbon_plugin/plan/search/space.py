@@ -191,7 +191,7 @@ def grids(
             if row[1] and row[2]:
                 rows.append(row)
 
-    # Splits with as many ways to shard and to schedule share a grid, so that no axis has to be filled up.
+    # Splits with equally many ways to shard and to schedule share a grid, so that no axis has to be filled up.
     def width(row: tuple[WorldSplit, list[Sharding], list[Schedule]]) -> tuple[int, int]:
         return len(row[1]), len(row[2])
 

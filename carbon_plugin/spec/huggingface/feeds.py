@@ -37,9 +37,9 @@ def feed_at(keys: Keys, family: Family, place: FeedPlace, gated: bool) -> FeedFo
         return _experts(keys, family, hidden, matrices)
     width = dense_width(keys, family, gated)
     count = matrices * hidden * width
-    if family.name == "rwkv":  # the receptance of channel mixing
+    if family.name == "rwkv":  # it adds the receptance of channel mixing
         count += hidden * hidden
-    if family.name == "xmod":  # one adapter a language, of half the hidden width
+    if family.name == "xmod":  # it adds an adapter for each language, by default of half the hidden width
         languages = len(keys.names("languages"))
         count += languages * 2 * hidden * (hidden // (keys.optional("adapter_reduction_factor") or 2))
     return FeedForward(width=width, parameters=count, active_parameters=count, gated=gated)
@@ -57,7 +57,7 @@ def dense_width(keys: Keys, family: Family, gated: bool) -> int:
         times = keys.optional("expansion_ratio", "intermediate_multiple_size") or 4
         stated = keys.optional(*FFN) or times * hidden
     if family.name in ("qwen", "recurrent_gemma"):
-        return stated // 2  # their two first matrices have half of the stated width each
+        return stated // 2  # each of their two first matrices has half of the stated width
     if family.name in ("lfm2", "lfm2_moe") and keys.flag("block_auto_adjust_ff_dim", default=True):
         multiple = keys.optional("block_multiple_of") or 256
         wanted = int(keys.number("block_ffn_dim_multiplier", 1.0) * int(2 * stated / 3))
@@ -108,7 +108,7 @@ def _experts(keys: Keys, family: Family, hidden: int, matrices: int) -> FeedForw
     latent = latent_width(keys)
     one = matrices * (latent or hidden) * width
     router = hidden * experts
-    if inner := keys.optional("router_hidden_size"):  # Zaya: a router of several layers
+    if inner := keys.optional("router_hidden_size"):  # the router of Zaya has several layers
         router = hidden * inner + 2 * inner * inner + inner * experts
     around = matrices * hidden * shared + router + (2 * hidden * latent if latent else 0)
     return FeedForward(

@@ -46,7 +46,7 @@ class Keys:
             return None
         value = self.config[key]
         if key in SQUARE and isinstance(value, list) and value and value.count(value[0]) == len(value):
-            value = value[0]  # height and width of a square
+            value = value[0]  # height and width of a square are equal
         whole = value.is_integer() if isinstance(value, float) else type(value) is int
         if not whole or value < 0:
             raise SpecError(f"{self.origin}: {key}: expected a whole number, got {shown(value)}")

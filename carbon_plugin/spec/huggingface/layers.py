@@ -69,7 +69,7 @@ def layer_count(keys: Keys) -> int:
     """Return the number of layers: the stated one, or the length of the list that names them."""
     if not any(keys.config.get(key) is not None for key in LAYERS) and (listed := layer_names(keys)):
         return len(listed)
-    stack = keys.optional("num_layers_per_stack")  # HRM: two stacks that take turns
+    stack = keys.optional("num_layers_per_stack")  # HRM has two stacks that take turns
     layers = 2 * stack if stack else keys.integer(*LAYERS, *LISTS)
     if layers > MOST_LAYERS:
         raise SpecError(f"{keys.origin}: {layers:,} layers, expected at most {MOST_LAYERS:,}")
@@ -134,7 +134,7 @@ def _cycled(keys: Keys, layers: int) -> list[str]:
 def _other_layers(keys: Keys, layers: int) -> set[int] | None:
     """Return the layers that have no attention, where the config names them by index or period, else None."""
     linear = keys.inner("linear_attn_config")
-    if linear and (listed := linear.indices("kda_layers")) is not None:  # counted from 1
+    if linear and (listed := linear.indices("kda_layers")) is not None:  # these are counted from 1
         return {layer - 1 for layer in listed}
     for key in MIXER_INDICES:
         attending = keys.indices(key)
@@ -158,7 +158,7 @@ def windowed_layers(keys: Keys, family: Family, layers: int) -> int:
     """Return the number of layers with a sliding window, for a config that does not list its layers."""
     if family.name.startswith("llama4"):
         return layers - layers // 4
-    # The last layer of each group is full.
+    # The last layer of each group sees the whole sequence.
     if pattern := keys.optional("sliding_window_pattern", "_sliding_window_pattern"):
         return layers - layers // pattern
     if full := keys.optional("max_window_layers"):

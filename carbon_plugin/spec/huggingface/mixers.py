@@ -29,7 +29,7 @@ def mixers_at(keys: Keys, family: Family, layer: int, place: MixerPlace, window:
     if family.cross_attention:
         found.append(_cross_attention(keys))
     if place in ("other", "both"):
-        assert family.linear is not None  # `config_layers` refuses such layers of other families
+        assert family.linear is not None  # `layers` refuses such layers of other families
         found.append(OTHERS[family.linear](keys))
     return tuple(found)
 
@@ -89,7 +89,7 @@ def _attention(keys: Keys, family: Family, layer: int, window: int | None, slidi
         return _latent(keys, family, layer, window)
     heads, kv, dim = keys.integer(*HEADS), kv_heads_of(keys, family), head_dim_of(keys, family)
     if not sliding and keys.optional("global_head_dim") and "per_layer_config" not in keys.config:
-        dim = keys.integer("global_head_dim")  # Gemma 4: layers that see everything have wider heads
+        dim = keys.integer("global_head_dim")  # in Gemma 4 layers that see everything have wider heads
     same = keys.flag("attention_k_eq_v", default=False) and not sliding
     if same:
         kv = keys.optional("num_global_key_value_heads") or kv
@@ -102,7 +102,7 @@ def _attention(keys: Keys, family: Family, layer: int, window: int | None, slidi
         matrices += hidden * kv * (dim if same else dim + value)
     if family.output_gate:
         matrices += hidden * output
-    if family.name == "jetmoe":  # queries and outputs are experts (arXiv 2404.07413)
+    if family.name == "jetmoe":  # its queries and outputs are experts (arXiv 2404.07413)
         matrices = 2 * hidden * kv * dim + keys.integer("num_local_experts") * 2 * hidden * kv * dim
     matrices += _positions_and_biases(keys, family, heads, kv, dim)
     return Mixer(
@@ -120,11 +120,11 @@ def _attention(keys: Keys, family: Family, layer: int, window: int | None, slidi
 def _positions_and_biases(keys: Keys, family: Family, heads: int, kv: int, dim: int) -> int:
     """Return the number of parameters that an attention holds beside its projections."""
     hidden, count = keys.integer(*HIDDEN), 0
-    if family.name == "xlnet":  # a projection of relative positions
+    if family.name == "xlnet":  # it projects relative positions
         count += hidden * heads * dim
-    if relative := keys.optional("d_rel"):  # relative positions of each head, from the token
+    if relative := keys.optional("d_rel"):  # each head computes relative positions from the token
         count += hidden * heads * relative
-    if times := keys.optional("cca_time1"):  # Zaya: a convolution over queries and keys, grouped by head
+    if times := keys.optional("cca_time1"):  # Zaya convolves queries and keys, grouped by head
         count += (heads + kv) * dim * dim * times
     if is_biased(keys, family):
         count += heads * dim + 2 * kv * dim
@@ -167,7 +167,7 @@ def _latent(keys: Keys, family: Family, layer: int, window: int | None) -> Mixer
     if index_heads and window is None and kinds[layer : layer + 1] != ["shared"]:
         width = keys.integer("index_head_dim")
         count += (rank or hidden) * index_heads * width + hidden * (width + index_heads)
-    if rank and keys.optional("gated_norm_rank"):  # A.X K2: queries and gates from both halves of a doubled rank
+    if rank and keys.optional("gated_norm_rank"):  # A.X K2 has queries and gates from a doubled rank
         count += rank * query + 2 * rank * heads * value
     if family.output_gate or keys.flag("mla_use_output_gate", default=False):
         count += hidden * heads * value

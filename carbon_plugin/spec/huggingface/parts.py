@@ -129,7 +129,7 @@ def _holds_layers(config: Mapping[str, object]) -> bool:
 def _embeddings(keys: Keys) -> list[ModelPart]:
     hidden = keys.integer(*HIDDEN)
     found = []
-    if narrow := keys.optional("hidden_size_per_layer_input"):  # Gemma 3n and 4
+    if narrow := keys.optional("hidden_size_per_layer_input"):  # Gemma 3n and 4 have these
         wide = layer_count(keys) * narrow
         rows = keys.optional("vocab_size_per_layer_input") or keys.integer("vocab_size")
         found.append(ModelPart(name="per-layer embeddings", parameters=rows * wide + hidden * wide + 2 * hidden * wide))
@@ -137,7 +137,7 @@ def _embeddings(keys: Keys) -> list[ModelPart]:
         found.append(ModelPart(name="alternating updates", parameters=2 * (streams - 1) * hidden * hidden))
     if rank := keys.optional("laurel_rank"):
         found.append(ModelPart(name="learned residuals", parameters=2 * layer_count(keys) * hidden * rank))
-    if backbone := keys.optional("backbone_hidden_size"):  # a drafter that reads the states of a larger model
+    if backbone := keys.optional("backbone_hidden_size"):  # a drafter reads the states of a larger model
         found.append(ModelPart(name="projections of the larger model", parameters=3 * backbone * hidden))
     width = keys.optional("word_embed_proj_dim", "embedding_size", "input_embedding_size")
     if width and width != hidden:
@@ -145,7 +145,7 @@ def _embeddings(keys: Keys) -> list[ModelPart]:
     if output := keys.optional("output_embedding_size"):
         more = keys.integer("vocab_size") * (output - (width or hidden)) + output * hidden
         found.append(ModelPart(name="wider output embedding", parameters=max(0, more)))
-    if shapes := keys.optional("shape_vocab_size"):  # RoCBert: shapes and sounds of characters
+    if shapes := keys.optional("shape_vocab_size"):  # RoCBert embeds shapes and sounds of characters
         shape, sound = keys.integer("shape_embed_dim"), keys.integer("pronunciation_embed_dim")
         sounds = keys.integer("pronunciation_vocab_size")
         count = shapes * shape + sounds * sound + hidden * (hidden + shape + sound)

@@ -28,7 +28,7 @@ def longest_seq_len(keys: Keys, family: Family) -> int | None:
     if family.positions is not None:
         return max(1, learned_positions(keys, family) - family.positions[2])
     stated = next((value for key in LENGTH if type(value := keys.config.get(key)) is int and value > 0), None)
-    if stated is None:  # nothing is counted by it, so that an odd value is no reason to refuse a model
+    if stated is None:  # no count needs it, so that an odd value is no reason to refuse a model
         return None
     scaling = next((inner for key in SCALING if (inner := keys.inner(key)) is not None), None)
     if scaling is None:

@@ -31,7 +31,7 @@ def projector_parameters(whole: Keys, vision: Keys, h: int) -> int:
 def audio_projector_parameters(whole: Keys, audio: Keys, h: int) -> int:
     """Return the number of parameters between a tower of sound and the language model."""
     a = tower_width(audio)
-    if whole.text("model_type") == "phi4_multimodal":  # one for speech, one for speech beside images
+    if whole.text("model_type") == "phi4_multimodal":  # it has one for speech, and one for speech beside images
         return 2 * (a * h + h * h)
     if frames := whole.optional("audio_merge_size"):
         return a * frames * h + h * h

@@ -32,7 +32,7 @@ def with_defaults(keys: Keys, whole: str) -> Keys:
     `whole` is the `model_type` of the config around it.
     """
     kind = keys.text("model_type") or keys.text("name") or whole
-    if tower_of(kind) is None or kind == whole:  # older configs name the whole model here, or nothing
+    if tower_of(kind) is None or kind == whole:  # older configs name the whole model or nothing
         kind = f"{whole}_vision" if tower_of(f"{whole}_vision") else kind
     own = {key: value for key, value in keys.config.items() if value is not None}
     return Keys({**left_out(kind, own, nested=True), **own, "model_type": kind}, keys.origin)
@@ -60,16 +60,16 @@ def tower(keys: Keys, name: str) -> ModelPart:
     )
     grouped = kv / heads if heads and kv else 1.0
     attention = round(2 * hidden * hidden + 2 * hidden * hidden * grouped)
-    qkv = keys.optional("qkv_hidden_size")  # Kimi-K3: a width of attention of its own
+    qkv = keys.optional("qkv_hidden_size")  # the attention of Kimi-K3 has its own width
     if qkv:
         attention = 4 * hidden * qkv
     layer = attention + MATRICES[known] * hidden * inner + 4 * hidden
-    if known == "conformer":  # arXiv 2005.08100: pointwise convolutions between two feed-forward parts
+    if known == "conformer":  # it has pointwise convolutions too (arXiv 2005.08100)
         layer += 4 * hidden * hidden
-    convolutions = keys.names("layer_types").count("conv")  # 4 h^2 each where attention would be
+    convolutions = keys.names("layer_types").count("conv")  # each has 4 h^2 in place of attention
     spared = convolutions * (4 * hidden * hidden - attention)
     count = (layers + (keys.optional("num_global_layers") or 0)) * layer + spared + _patches(keys, hidden)
-    if keys.flag("vision_use_head", default=False):  # a pooling layer of its own
+    if keys.flag("vision_use_head", default=False):  # it has a pooling layer
         count += layer
     heads = heads or max(1, hidden // TOWER_HEAD)
     return ModelPart(name=name, parameters=count, layers=layers, hidden=hidden, heads=heads, inner=inner)
@@ -125,7 +125,7 @@ def qformer(keys: Keys, vision_width: int, *, with_text: bool) -> ModelPart:
 
 
 def _inner_width(keys: Keys, kind: str, hidden: int) -> int:
-    if kind in ("glm4v_vision", "glm4v_moe_vision"):  # there `intermediate_size` is the merger's
+    if kind in ("glm4v_vision", "glm4v_moe_vision"):  # their `intermediate_size` is the merger's
         return keys.integer("out_hidden_size")
     stated = keys.optional(*INNER)
     return stated or round(keys.number("mlp_ratio", 4.0) * hidden)
@@ -133,7 +133,7 @@ def _inner_width(keys: Keys, kind: str, hidden: int) -> int:
 
 def _patches(keys: Keys, hidden: int) -> int:
     """Return the number of parameters of a tower's first layer, and of its table of positions where it has one."""
-    if frames := keys.optional("nemo_conv_channels"):  # convolutions that leave ten bins of a frame
+    if frames := keys.optional("nemo_conv_channels"):  # convolutions leave ten bins of a frame
         return frames * 10 * hidden
     if mels := keys.optional("num_mel_bins"):
         rows = keys.optional("max_source_positions") or 0

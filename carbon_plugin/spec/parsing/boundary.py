@@ -53,7 +53,7 @@ def read_bytes(path: Path, error: Error) -> bytes:
     """Return all bytes of a file. Raises `error` with the path and the reason where it cannot be read."""
     try:
         return path.read_bytes()
-    except (OSError, ValueError) as trouble:  # a path may hold a NUL
+    except (OSError, ValueError) as trouble:  # a path may hold a NUL character
         raise error(f"{path}: cannot be read: {reason_of(trouble)}") from None
 
 
@@ -97,7 +97,7 @@ def too_deep(data: bytes) -> bool:
     brackets = _STRING.sub(b"", data).translate(None, _OTHER_THAN_BRACKETS)
     for _ in range(DEEPEST):
         without_innermost = _INNERMOST.sub(b"", brackets)
-        if len(without_innermost) == len(brackets):  # what does not close is for the parser to say
+        if len(without_innermost) == len(brackets):  # the parser reports brackets that do not close
             return brackets.count(b"[") + brackets.count(b"{") > DEEPEST
         brackets = without_innermost
     return bool(brackets)
@@ -217,7 +217,7 @@ def shown(value: Any) -> str:
     """Return a value as an error shows it: short and in one line."""
     try:
         text = repr(value)
-    except (ValueError, RecursionError):  # Python writes no integer of more than some thousand digits
+    except (ValueError, RecursionError):  # Python refuses to write an integer of several thousand digits
         return f"a {type(value).__name__} that is too large to show"
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 

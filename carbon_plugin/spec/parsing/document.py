@@ -167,7 +167,7 @@ class _Builder:
 
 def _scalar(node: yaml.ScalarNode) -> Any:
     text = str(node.value)
-    if node.style:  # quoted or a block: text, whatever it looks like
+    if node.style:  # a quoted scalar or a block is text, whatever it looks like
         return text
     if text in _WORDS:
         return _WORDS[text]

@@ -28,7 +28,7 @@ def nearest(name: str, known: Iterable[str], aliases: Aliases = NO_ALIASES) -> l
 
     A name that contains what was typed counts as near, and a name is as near as the nearest of its aliases.
     """
-    if len(name) > _LONGEST:  # no slip of the hand, and a comparison takes the square of its length
+    if len(name) > _LONGEST:  # it is no typing error, and a comparison would take long
         return []
     typed = normalized(name)
     scores = {
