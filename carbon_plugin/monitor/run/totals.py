@@ -92,7 +92,8 @@ def run_totals(
 ) -> RunTotals:
     """Sum up ledgers by file name.
 
-    Ledgers that ended before `attempt_started_s` (Unix, by the clock of the file `own`) are of earlier attempts.
+    Ledgers that ended before `attempt_started_s` (Unix, by the clock of the file `own`) are of earlier attempts. The
+    file `own` never is, although all of a very short run may be recorded before its totals are first asked for.
     `offsets_s` says by how many seconds clocks are ahead of that of `own` now.
 
     Where two files metered a device at once, `windows_until` returns the windows of the later one, so that exactly
@@ -112,7 +113,7 @@ def run_totals(
     power_w = 0.0
     measured: dict[str, bool] = {}
     powered: set[str] = set()
-    current = {name: opened[name] for name in order if extents[name][1] >= attempt_started_s}
+    current = {name: opened[name] for name in order if name == own or extents[name][1] >= attempt_started_s}
     for name in order:
         file = opened[name]
         fresh = newest_s - file.heard_s <= STALE_WINDOWS * max(file.last_window_s, 1.0)

@@ -60,8 +60,16 @@ class Document:
         try:
             yield
         except CarbonPluginError as error:
-            where = f"{self.place(keys)}: {dotted(keys)}" if field else self.place(keys)
+            where = " and ".join(self._places_of(keys))
+            where = f"{where}: {dotted(keys)}" if field else where
             raise type(error)(f"{where}: {error}") from None
+
+    def _places_of(self, keys: Keys) -> list[str]:
+        """Return where a value was written, then every other origin, such as the command line, of what is in it."""
+        place = self.place(keys)
+        inside = (where for known, where in self.places.items() if len(known) > len(keys) and known[: len(keys)] == keys)
+        others = (where for where in inside if not where.startswith(f"{self.origin}:") and where != place)
+        return list(dict.fromkeys([place, *others]))
 
 
 def read_document(path: Path) -> Document:

@@ -60,6 +60,14 @@ def reserved_s(totals, scope: str) -> float:
     return sum(item.units * item.time_s for item in totals.reserved if item.scope == scope)
 
 
+def test_own_ledger_is_of_this_attempt_even_if_it_ended_before_the_totals_were_first_asked_for():
+    files = {"own": ledger(gpu("1")), "earlier": ledger(gpu("2"))}
+
+    totals = run_totals(files, attempt_started_s=40.0, own="own")
+
+    assert (totals.nodes_seen, totals.power_w, totals.gpus) == (1, 100.0, 1)
+
+
 def test_two_nodes_add_up_and_run_in_parallel():
     files = {"a": ledger(gpu("1"), host("h1")), "b": ledger(gpu("2"), host("h2"), node=1, host_key="other")}
 
