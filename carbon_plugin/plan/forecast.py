@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -268,7 +269,7 @@ def _shared_hosts(cluster: Cluster) -> list[Assumption]:
     return [Assumption("cluster.devices_per_node", share, said)]
 
 
-def save_forecast(forecast: Forecast, path: Path) -> None:
+def save_forecast(forecast: Forecast, path: str | os.PathLike[str]) -> None:
     """Write a forecast as JSON, for `watch(planned=...)`.
 
     Args:
@@ -281,10 +282,10 @@ def save_forecast(forecast: Forecast, path: Path) -> None:
     Raises:
         OSError: The file cannot be written.
     """
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(forecast), indent=2) + b"\n")
+    Path(path).write_bytes(msgspec.json.format(msgspec.json.encode(forecast), indent=2) + b"\n")
 
 
-def load_forecast(path: Path) -> Forecast:
+def load_forecast(path: str | os.PathLike[str]) -> Forecast:
     """Read a forecast that `save_forecast` or `carbon-plugin plan -o` wrote.
 
     Args:
@@ -296,6 +297,7 @@ def load_forecast(path: Path) -> Forecast:
     Raises:
         SpecError: The file cannot be read, is no forecast, or is of another version.
     """
+    path = Path(path)
     content = read_bytes(path, SpecError)
     forecast = parse_json(content, path, "not a forecast of carbon-plugin", SpecError, Forecast)
     if forecast.version != FORECAST_VERSION:

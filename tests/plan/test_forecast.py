@@ -68,8 +68,8 @@ def test_a_dirtier_grid_changes_operational_carbon_only() -> None:
 
 def test_a_saved_forecast_reads_back_equal(tmp_path) -> None:
     forecast = make_forecast(spec_of())
-    save_forecast(forecast, tmp_path / "forecast.json")
-    assert load_forecast(tmp_path / "forecast.json") == forecast
+    save_forecast(forecast, str(tmp_path / "forecast.json"))
+    assert load_forecast(tmp_path / "forecast.json") == load_forecast(str(tmp_path / "forecast.json")) == forecast
 
 
 def test_a_broken_or_foreign_forecast_file_is_named(tmp_path) -> None:

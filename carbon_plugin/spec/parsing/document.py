@@ -67,7 +67,9 @@ class Document:
     def _places_of(self, keys: Keys) -> list[str]:
         """Return where a value was written, then every other origin, such as the command line, of what is in it."""
         place = self.place(keys)
-        inside = (where for known, where in self.places.items() if len(known) > len(keys) and known[: len(keys)] == keys)
+        inside = (
+            where for known, where in self.places.items() if len(known) > len(keys) and known[: len(keys)] == keys
+        )
         others = (where for where in inside if not where.startswith(f"{self.origin}:") and where != place)
         return list(dict.fromkeys([place, *others]))
 

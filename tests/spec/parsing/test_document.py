@@ -127,9 +127,10 @@ def test_an_overlay_merges_mappings_and_says_where_its_values_come_from():
 def test_a_rule_over_fields_of_two_origins_names_both():
     changed = overlay(parse_document("a: {b: 1, c: 2}\nd: 3\n", "x.yaml"), {"a": {"b": 5}}, "command line")
 
-    with pytest.raises(SpecError, match="^x.yaml:1 and command line: a: b is 5$"), changed.located(("a",), field=True):
+    both = r"^x\.yaml:1 and command line: a: b is 5$"
+    with pytest.raises(SpecError, match=both), changed.located(("a",), field=True):
         raise SpecError("b is 5")
-    with pytest.raises(SpecError, match="^x.yaml:2: d is 3$"), changed.located(("d",)):
+    with pytest.raises(SpecError, match=r"^x\.yaml:2: d is 3$"), changed.located(("d",)):
         raise SpecError("d is 3")
 
 
