@@ -21,7 +21,7 @@ from carbon_plugin.spec.training import TrainingPlan
 
 
 class RunSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One run, with everything that a prediction needs. `load_run_spec` makes it from a file.
+    """One spec holds a run with everything that a prediction needs. `load_run_spec` makes it from a file.
 
     Args:
         name: What the run is called.

@@ -69,7 +69,7 @@ class Instrument(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Site(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Where a run happens: the place, its grid and its facility. There is no default place.
+    """One site says where a run happens: the place, its grid and its facility. There is no default place.
 
     Args:
         zone: An ISO 3166 alpha-2 or alpha-3 code, a country, a part of one by name or code ("Texas", "US-TX"), an eGRID

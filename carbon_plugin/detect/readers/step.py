@@ -44,7 +44,7 @@ def read(job: Job) -> Findings:
     if "layout.pipeline_schedule" in job.known:
         fields.pop("training.micro_batches", None)  # a stage is called more often than it has micro-batches
     if job.degree("cp") > 1 and job.batch.context_parallel is None:
-        fields.pop("training.seq_len", None)  # a rank gets all of a sequence or its part of it
+        fields.pop("training.seq_len", None)  # a rank may get only its part of the sequence
     return Findings(fields=fields, problems=problems)
 
 

@@ -177,7 +177,7 @@ def _training(
     plan: Mapping[str, Any] = _asdict(planned.training) if planned else {}
     seen = dict(detected.fields) if detected else {}
     if layout is not None and layout.cp > 1 and not _is_shown(seen.get("layout.cp")):
-        seen.pop("training.seq_len", None)  # a rank sees all of the sequence or its part of it
+        seen.pop("training.seq_len", None)  # a rank may see only its part of the sequence
     seq_len = table.choose(
         "training.seq_len",
         planned=plan.get("seq_len"),

@@ -27,7 +27,9 @@ ALIKE = (LAYERS, HIDDEN, HEADS, KV_HEADS, FFN, EXPERTS, TOP_K, SHARED, FIRST_DEN
 used.
 """
 OUTLINE = frozenset((*LAYERS, *HIDDEN, *HEADS, "vocab_size"))
-"""The keys of which none may be missing: a file that lacks one is not the whole config of a model, and is refused."""
+"""The keys whose defaults are not used: a file that does not state them is not the whole config of a model, and is
+refused.
+"""
 UNREMARKED = frozenset(POSITIONS)
 OF_EXPERTS = (*TOP_K, *EXPERT_WIDTH[:-1])
 """Keys that only a model with experts uses."""
