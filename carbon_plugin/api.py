@@ -33,17 +33,18 @@ def predict(spec: RunSpec) -> StepPrediction:
     """
     from carbon_plugin.plan.search.layouts import search_layout
     from carbon_plugin.predict.step import predict_step
-    from carbon_plugin.spec.run import with_layout
+    from carbon_plugin.spec.run import check_is_spec, with_layout
 
+    check_is_spec(spec)
     return predict_step(spec if spec.layout is not None else with_layout(spec, search_layout(spec).layout))
 
 
 def search(
     spec: RunSpec,
     *,
-    nodes: Sequence[int] = (),
-    accelerators: Sequence[str] = (),
-    zones: Sequence[str] = (),
+    nodes: Sequence[int] | int = (),
+    accelerators: Sequence[str] | str = (),
+    zones: Sequence[str] | str = (),
     deadline_s: float | None = None,
 ) -> SearchReport:
     """Search all layouts of a run, on the clusters and in the places that are named, as `plan --search` does.
@@ -64,12 +65,19 @@ def search(
         FootprintError: A zone is not known.
     """
     from carbon_plugin.plan.alternatives import Question, search_alternatives
+    from carbon_plugin.spec.run import check_is_spec
 
-    question = Question(nodes=tuple(nodes), accelerators=tuple(accelerators), zones=tuple(zones), deadline_s=deadline_s)
+    check_is_spec(spec)
+    question = Question(
+        nodes=(nodes,) if isinstance(nodes, int) else tuple(nodes),
+        accelerators=_texts(accelerators),
+        zones=_texts(zones),
+        deadline_s=deadline_s,
+    )
     return search_alternatives(spec, question).report
 
 
-def audit(run_dir: str | os.PathLike[str], *, anchors: Sequence[str] = ()) -> AuditSummary:
+def audit(run_dir: str | os.PathLike[str], *, anchors: Sequence[str] | str = ()) -> AuditSummary:
     """Add up the ledgers of a run and check them, as `carbon-plugin audit`; no file is written.
 
     Args:
@@ -87,4 +95,9 @@ def audit(run_dir: str | os.PathLike[str], *, anchors: Sequence[str] = ()) -> Au
     """
     from carbon_plugin.audit.summary import summarise
 
-    return summarise(run_dir, anchors)
+    return summarise(run_dir, _texts(anchors))
+
+
+def _texts(given: Sequence[str] | str) -> tuple[str, ...]:
+    """Return the texts that were given; a text alone counts as one, not as its letters."""
+    return (given,) if isinstance(given, str) else tuple(given)

@@ -52,8 +52,8 @@ class Question(Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         for count in self.nodes:
-            if count < 1:
-                raise SpecError(f"search: nodes is {count}, expected a positive integer")
+            if not isinstance(count, int) or count < 1:
+                raise SpecError(f"search: nodes is {count!r}, expected a positive integer")
         if self.deadline_s is not None and not self.deadline_s > 0:
             stated = self.deadline_s / SECONDS_PER_DAY
             raise SpecError(f"search: the deadline (--deadline-days) is {stated:g}, expected a positive number of days")

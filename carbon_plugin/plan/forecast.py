@@ -36,7 +36,7 @@ from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.parsing.boundary import parse_json, read_bytes
 from carbon_plugin.spec.parsing.limits import check_possible_run
 from carbon_plugin.spec.range import Range
-from carbon_plugin.spec.run import RunSpec, with_layout
+from carbon_plugin.spec.run import RunSpec, check_is_spec, with_layout
 from carbon_plugin.spec.units import SECONDS_PER_HOUR
 
 WORTH_A_TRY = 0.05
@@ -93,6 +93,7 @@ def make_forecast(spec: RunSpec, *, seed: int = 0, overrun: Planned = "own") -> 
         SpecError: The spec holds a value that cannot be used.
         FootprintError: The site cannot be accounted for.
     """
+    check_is_spec(spec)
     layout_source = "stated in the spec"
     if spec.layout is None:
         found = search_layout(spec)

@@ -134,7 +134,8 @@ def build_run_spec(
 def _without_superseded(document: Document, overrides: Mapping[str, Any]) -> Document:
     value = dict(document.value)
     for (section, field), void in SUPERSEDED.items():
-        if field in overrides.get(section, {}) and isinstance(value.get(section), dict):
+        changed = overrides.get(section)
+        if isinstance(changed, Mapping) and field in changed and isinstance(value.get(section), dict):
             value[section] = {key: item for key, item in value[section].items() if key not in void}
     return Document(value, document.origin, document.places)
 

@@ -67,6 +67,14 @@ class RunSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         return None if self.start is None else unix_s(self.start, "start")
 
 
+def check_is_spec(spec: object) -> None:
+    """Raise `SpecError` if something else than a `RunSpec`, such as the path of its file, was given as the run."""
+    if not isinstance(spec, RunSpec):
+        raise SpecError(
+            f"spec is a {type(spec).__name__}, expected a RunSpec; load_run_spec(path) reads one from a file"
+        )
+
+
 def with_layout(spec: RunSpec, layout: ParallelLayout | None) -> RunSpec:
     """Return the run with this layout and nothing left to be searched."""
     return msgspec.structs.replace(spec, layout=layout, layout_held={})

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import carbon_plugin
-from carbon_plugin.errors import CarbonPluginError
+from carbon_plugin.errors import CarbonPluginError, SpecError
 from carbon_plugin.monitor.settings import MonitorArguments
 
 RUN = Path(__file__).resolve().parents[2] / "examples" / "specs" / "moe-1t-h100-auto.yaml"
@@ -91,6 +91,27 @@ def test_prediction_of_a_spec_without_a_layout_is_that_of_the_plan():
 
     assert spec.layout is None
     assert carbon_plugin.predict(spec) == forecast.prediction
+
+
+@pytest.mark.parametrize("name", ["predict", "search", "make_forecast"])
+def test_path_in_place_of_a_spec_is_refused_with_what_reads_it(name):
+    with pytest.raises(SpecError, match="spec is a str, expected a RunSpec; load_run_spec"):
+        getattr(carbon_plugin, name)(str(RUN))
+
+
+def test_section_that_is_overridden_by_no_mapping_is_refused_by_name():
+    with pytest.raises(SpecError, match=r"command line: training: expected a mapping, got 3"):
+        carbon_plugin.load_run_spec(RUN, overrides={"training": 3})
+
+
+def test_one_name_is_as_good_as_a_list_of_one(tmp_path):
+    with pytest.raises(CarbonPluginError, match="zone 'SWX'"):
+        carbon_plugin.search(carbon_plugin.load_run_spec(RUN), zones="SWX")
+    with pytest.raises(SpecError, match="'h101'"):
+        carbon_plugin.search(carbon_plugin.load_run_spec(RUN), accelerators="h101")
+    for nodes in (0, [0], [2.5]):
+        with pytest.raises(SpecError, match="search: nodes is"):
+            carbon_plugin.search(carbon_plugin.load_run_spec(RUN), nodes=nodes)
 
 
 def test_search_returns_options_by_rising_time():
