@@ -31,8 +31,8 @@ UNSTATED = "unstated"
 
 
 class ProgrammeRun(Struct, frozen=True, kw_only=True):
-    """One run of a programme, or one part of a run that went on in another directory. Carbon is None where it stated no
-    site."""
+    """One run of a programme, or one part of a run that went on in another directory. Carbon is None where the run
+    stated no site."""
 
     run_id: str
     name: str
@@ -50,8 +50,10 @@ class ProgrammeRun(Struct, frozen=True, kw_only=True):
 
 
 class RoleTotal(Struct, frozen=True, kw_only=True):
-    """All runs of one role; `share` is their part of the programme's carbon, or of its energy where carbon is not
-    known of all runs."""
+    """The sums over all runs of one role.
+
+    `share` is their part of the programme's carbon, or of its energy where the carbon of some run is unknown.
+    """
 
     role: str
     runs: int
@@ -64,10 +66,12 @@ class RoleTotal(Struct, frozen=True, kw_only=True):
 
 
 class Programme(Struct, frozen=True, kw_only=True):
-    """Sums over the runs. Ranges add up the runs' own p10 and p90, as if all their errors were one.
+    """The sums over all runs of a programme. Ranges add up the runs' own p10 and p90, as if all errors were fully
+    correlated.
 
-    `development_share` is what is not of role "final". Carbon is None, and a warning says why, where a run has none
-    or the runs count it on different bases."""
+    `development_share` is the share of all roles but "final". Carbon is None, and a warning says why, where a run has
+    none or the runs count it on different bases.
+    """
 
     name: str
     plugin_version: str

@@ -26,7 +26,7 @@ Cause = Literal["spec drift", "step time", "power", "run length", "coverage", "g
 
 
 class MeterQuality(Struct, frozen=True, kw_only=True):
-    """How an energy is known: shares of device-time, which add up to 1 (all 0 without any time)."""
+    """How an energy is known, as shares of device time. They add up to 1, or are all 0 without any time."""
 
     measured: float
     modelled: float
@@ -41,10 +41,13 @@ class MeterQuality(Struct, frozen=True, kw_only=True):
 
 
 class Energy(Struct, frozen=True, kw_only=True):
-    """An energy with its range, how much of it was measured, how its meters did over time, and the operational carbon
-    that it caused (None without factors). It is the sum of `windows` readings of one device in one window each.
-    `estimated_j` of it stands for what a device with a meter drew while that could not tell, such as a GPU that was
-    lost; the rest that was not measured is modelled because there is no meter."""
+    """An energy with its range, its measured part, the quality of its meters over time, and the operational carbon that
+    it caused.
+
+    It is the sum of `windows` readings of one device in one window each. The carbon is None without factors.
+    `estimated_j` is the part that is estimated for a device with a meter while the meter could not tell, such as a GPU
+    that was lost. The rest that was not measured is modelled because there is no meter.
+    """
 
     energy_j: float
     measured_j: float
@@ -58,8 +61,11 @@ class Energy(Struct, frozen=True, kw_only=True):
 
 
 class BoundaryRung(Struct, frozen=True, kw_only=True):
-    """One rung of the boundary, from the accelerators to the facility: what it contains, how well it is covered, its
-    energy (None where it is absent; that of the facility contains all others), and by which meters or which model."""
+    """One rung of the boundary, from the accelerators to the facility.
+
+    It holds what the rung contains, how well it is covered, its energy, and by which meters or which model that is
+    known. The energy is None where the rung is absent. That of the facility contains all others.
+    """
 
     rung: Literal["gpu", "host", "network", "storage", "facility"]
     contains: str
@@ -69,7 +75,7 @@ class BoundaryRung(Struct, frozen=True, kw_only=True):
 
 
 class Run(Struct, frozen=True, kw_only=True):
-    """Who ran: identity, size, software, and the effective spec with the source of each field."""
+    """The identity of a run, its size and software, and the effective spec with the source of each field."""
 
     run_id: str
     name: str
@@ -82,8 +88,10 @@ class Run(Struct, frozen=True, kw_only=True):
 
 
 class Attempt(Struct, frozen=True, kw_only=True):
-    """One start of the job on all nodes, numbered from 0. `ended` is the reason of an orderly end on every node, None
-    if any was killed."""
+    """One start of the job on all nodes, numbered from 0.
+
+    `ended` is the reason of an orderly end on every node, or None if any node was killed.
+    """
 
     attempt: int
     start_unix_s: float
@@ -104,8 +112,10 @@ class Gap(Struct, frozen=True, kw_only=True):
 
 
 class Period(Struct, frozen=True, kw_only=True):
-    """`wall_s` from the first record to the last; `active_s` of it some node recorded. In `stalled_s` of the training
-    no step ended, although many should have."""
+    """The time of a run: `wall_s` from the first record to the last, of which some node recorded `active_s`.
+
+    In `stalled_s` of the training no step ended, although many should have.
+    """
 
     start_unix_s: float
     end_unix_s: float
@@ -117,13 +127,18 @@ class Period(Struct, frozen=True, kw_only=True):
 
 
 class Coverage(Struct, frozen=True, kw_only=True):
-    """What of the job the ledgers cover. `gpus` is how many there should be, `gpus_seen` how many a ledger names,
-    `gpus_measured` how many of these have measured energy, `gpu_slices` how many of these are MIG slices. `whole_gpus`
-    is what all `gpus` amount to, a slice as its share. `gpus_missing` must have been used by nodes whose ledgers are
-    here and are in none of them; `missing` says how that is known, a sentence a launch. `overlaps` are devices that two
-    files metered at once, `clock_offsets_s` by how much the times of a ledger are ahead of those of the run, because
-    clocks of nodes disagree or the clock of a host was set between two of its ledgers. `side_by_side` are names of
-    ledgers that two jobs wrote at the same time, each from the same place in its job."""
+    """Which part of the job the ledgers cover.
+
+    `gpus` is how many GPUs there should be, `gpus_seen` how many a ledger names, `gpus_measured` how many of these have
+    measured energy, and `gpu_slices` how many of these are MIG slices. `whole_gpus` is the sum over all `gpus`, with a
+    slice as its share. `gpus_missing` GPUs must have been used by nodes whose ledgers are here, but no ledger names
+    them; `missing` says how that is known, a sentence a launch.
+
+    `overlaps` are devices that two files metered at once. `clock_offsets_s` says by how many seconds the times of a
+    ledger are ahead of those of the run, because clocks of nodes disagree or the clock of a host was set between two of
+    its ledgers. `side_by_side` are the names of ledgers that two jobs wrote at the same time, each from the same place
+    in its job.
+    """
 
     nodes: int
     nodes_seen: int
@@ -140,8 +155,11 @@ class Coverage(Struct, frozen=True, kw_only=True):
 
 
 class Progress(Struct, frozen=True, kw_only=True):
-    """What the energy was spent on: `steps` and `tokens` executed, redone ones included, and the last step reached.
-    `tokens_source` says how the tokens were counted."""
+    """What the energy was spent on: the `steps` and `tokens` that were executed, redone ones included, and the last
+    step reached.
+
+    `tokens_source` says how the tokens were counted.
+    """
 
     steps: int
     last_step: int
@@ -151,8 +169,11 @@ class Progress(Struct, frozen=True, kw_only=True):
 
 
 class Work(Struct, frozen=True, kw_only=True):
-    """What was trained and on what, as far as the run knew: `hardware` in words, FLOPs of one optimizer step of the
-    whole job as its prediction counts them (`model_...` without recompute, `hardware_...` with it)."""
+    """What was trained and on what, as far as the run knew.
+
+    `hardware` is in words. The FLOPs are those of one optimizer step of the whole job as its prediction counts them
+    (`model_...` without recompute, `hardware_...` with it).
+    """
 
     model: str | None
     parameters: int | None
@@ -165,15 +186,18 @@ class Work(Struct, frozen=True, kw_only=True):
 
 
 class Sampling(Struct, frozen=True, kw_only=True):
-    """How the ranges of the footprint were drawn; the same draws and seed give the same ranges."""
+    """How the ranges of the footprint were drawn. The same draws and seed give the same ranges."""
 
     draws: int
     seed: int
 
 
 class Waste(Struct, frozen=True, kw_only=True):
-    """Work done twice: steps (and the evaluations and checkpoints between them) that are repeated because the run had
-    got further than the checkpoint that was loaded, and start-ups after the first. Part of all totals."""
+    """Work that was done twice. It is part of all totals.
+
+    It consists of steps (and the evaluations and checkpoints between them) that were repeated because the run had got
+    further than the checkpoint that was loaded, and of start-ups after the first.
+    """
 
     redone_steps: int
     redone_energy_j: float
@@ -183,10 +207,12 @@ class Waste(Struct, frozen=True, kw_only=True):
 
 
 class Reserved(Struct, frozen=True, kw_only=True):
-    """Device time that is charged with embodied carbon. `before_first_record_s` of it lies between allocation and
-    our first record, device-seconds that were not observed. `devices_from` says how the devices were counted. Time of
-    devices that other runs used at the same time is shared as their energy is: `shared_s` is what others are charged
-    with, and in no other figure."""
+    """Device time that is charged with embodied carbon.
+
+    `before_first_record_s` of it lies between allocation and the first record, in device-seconds that were not
+    observed. `devices_from` says how the devices were counted. Time of devices that other runs used at the same time is
+    shared as their energy is: `shared_s` is charged to the others and is in no other figure.
+    """
 
     device_s: float
     before_first_record_s: float
@@ -196,10 +222,12 @@ class Reserved(Struct, frozen=True, kw_only=True):
 
 
 class Allocation(Struct, frozen=True, kw_only=True):
-    """What the scheduler gave to one job or pod: so many GPUs for so long, and how that ended in its own word.
+    """What the scheduler gave to one job or pod: a number of GPUs for a time, and the scheduler's word for how that
+    ended.
 
-    With `sized` a slice of a GPU counts as its share; else a GPU is what the scheduler calls one. `notes` say what is
-    not a whole GPU of its own."""
+    With `sized` a slice of a GPU counts as its share. Otherwise everything that the scheduler calls a GPU counts as
+    one. `notes` name what is not a whole GPU of its own.
+    """
 
     name: str
     state: str
@@ -210,11 +238,12 @@ class Allocation(Struct, frozen=True, kw_only=True):
 
 
 class Reconciliation(Struct, frozen=True, kw_only=True):
-    """The scheduler's account beside the ledgers'. Nothing of it is in the totals.
+    """The scheduler's account beside that of the ledgers. Nothing of it is in the totals.
 
     `unobserved_device_s` is allocated time that no ledger observed. It is charged with idle power (`power_w`, a device
     with its part of host and network) and, for the `uncharged_device_s` whose manufacture is not in the totals, with
-    embodied carbon. `footprint` is None where it cannot be modelled, and `not_modelled_reason` says why."""
+    embodied carbon. `footprint` is None where it cannot be modelled, and `not_modelled_reason` says why.
+    """
 
     source: str
     allocations: list[Allocation]
@@ -229,11 +258,13 @@ class Reconciliation(Struct, frozen=True, kw_only=True):
 
 
 class StepComparison(Struct, frozen=True, kw_only=True):
-    """Measured against predicted on stretches between step boundaries of one node.
+    """Measured against predicted values on stretches between step boundaries of one node.
 
-    The measured range is the error at the boundaries, the predicted one the model's p10-p90. Energies are of the GPUs
-    of that node, one step. `basis` says what it rests on: spans that are long enough; short ones where a run has no
-    other; or training windows, which do not end at step boundaries (`spans` is then 0). Its error is then wider."""
+    The measured range is the error at the boundaries, and the predicted one the model's p10 to p90. Energies are those
+    of one step on the GPUs of that node. `basis` says what the comparison rests on: spans that are long enough; short
+    ones where a run has no other; or training windows, which do not end at step boundaries (`spans` is then 0). The
+    error of the latter two is wider.
+    """
 
     steps: int
     spans: int
@@ -255,10 +286,12 @@ class ErrorPart(Struct, frozen=True, kw_only=True):
 
 
 class ForecastComparison(Struct, frozen=True, kw_only=True):
-    """Forecast from before launch against what happened.
+    """The forecast from before launch against the actual run.
 
-    `parts` multiply to actual over forecast operational carbon, and their `carbon_kg` with `embodied_kg` add up to
-    actual minus forecast total. They are empty, and `no_parts_reason` says why, where a split is not possible."""
+    The factors of `parts` multiply to actual over forecast operational carbon. Their `carbon_kg` and `embodied_kg` add
+    up to actual minus forecast total. The parts are empty, and `no_parts_reason` says why, where a split is not
+    possible.
+    """
 
     created_unix_s: float
     plugin_version: str
@@ -273,7 +306,7 @@ class ForecastComparison(Struct, frozen=True, kw_only=True):
 
 
 class Device(Struct, frozen=True, kw_only=True):
-    """One metered device with its energy over all attempts. `notes` are what its meter had to say."""
+    """One metered device with its energy over all attempts. `notes` are the messages of its meter."""
 
     identity: DeviceIdentity
     hostname: str
@@ -294,7 +327,8 @@ class EventNote(Struct, frozen=True, kw_only=True):
 
 
 class StepSeries(Struct, frozen=True, kw_only=True):
-    """Step time over the run, downsampled: mean of the steps in each bin. `at_s` is the bin's middle from the start."""
+    """The step time over the run, downsampled to the mean of the steps in each bin. `at_s` is the middle of the bin,
+    from the start."""
 
     at_s: list[float]
     measured_s: list[float]
@@ -302,9 +336,11 @@ class StepSeries(Struct, frozen=True, kw_only=True):
 
 
 class Series(Struct, frozen=True, kw_only=True):
-    """The run over time, downsampled to equal bins of `width_s` from the start on: energy by rung (J), mean power of a
-    few single GPUs while they were read (W, None where they were not), operational carbon (kg), energy of the IT rungs
-    by phase (J)."""
+    """The run over time, downsampled to equal bins of `width_s` from the start on.
+
+    It holds the energy by rung (J), the mean power of a few single GPUs while they were read (W, None where they were
+    not), the operational carbon (kg), and the energy of the IT rungs by phase (J).
+    """
 
     width_s: float
     rung_energy_j: dict[Rung, list[float]]
@@ -317,8 +353,9 @@ class Series(Struct, frozen=True, kw_only=True):
 class Verification(Struct, frozen=True, kw_only=True):
     """Whether the ledgers can be believed, and every reason for and against.
 
-    `state` says how far: `ok` means only that nothing contradicts them. `missing` are ends, files and nodes that should
-    be there; honest runs that were killed lack them too."""
+    `state` says how far they can be believed. `ok` means only that nothing contradicts them. `missing` are ends, files
+    and nodes that should be there; honest runs that were killed lack them too.
+    """
 
     ok: bool
     problems: list[str]
@@ -332,8 +369,9 @@ class AuditSummary(Struct, frozen=True, kw_only=True):
     """Everything that an audit found.
 
     `energy` is the IT energy: all rungs but the facility, which `footprint` derives by PUE. `footprint` is None without
-    factors, and `no_carbon_reason` says why. `drivers` are the uncertain inputs, the one that moves the total most
-    first."""
+    factors, and `no_carbon_reason` says why. `drivers` are the uncertain inputs, and the one that moves the total most
+    comes first.
+    """
 
     version: int
     plugin_version: str

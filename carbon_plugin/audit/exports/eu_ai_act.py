@@ -35,7 +35,8 @@ _RANGES = ((1, "less than 1 month"), (3, "1 to 3 months"), (6, "3 to 6 months"),
 
 
 class TrainingTime(Struct, frozen=True, kw_only=True):
-    """`range` for national authorities; days and hardware-days (reserved device time) for the AI Office."""
+    """The training time: `range` for national authorities, and days and hardware-days (reserved device time) for the AI
+    Office."""
 
     range: str
     wall_clock_days: float
@@ -44,8 +45,11 @@ class TrainingTime(Struct, frozen=True, kw_only=True):
 
 
 class TrainingCompute(Struct, frozen=True, kw_only=True):
-    """FLOP to two significant figures for the AI Office, the power of ten for national authorities; None where no
-    prediction counted them, and `missing` of the form says so."""
+    """The compute of training: FLOP to two significant figures for the AI Office, and the power of ten for national
+    authorities.
+
+    Both are None where no prediction counted them. `missing` of the form then says so.
+    """
 
     flop: float | None
     order_of_magnitude: int | None
@@ -53,7 +57,8 @@ class TrainingCompute(Struct, frozen=True, kw_only=True):
 
 
 class TrainingEnergy(Struct, frozen=True, kw_only=True):
-    """MWh to two significant figures, with the p10-p90 range and the boundary that the law leaves open."""
+    """The energy of training, MWh to two significant figures, with its p10 to p90 range and the boundary that the law
+    leaves open."""
 
     mwh: float
     low_mwh: float
@@ -64,8 +69,10 @@ class TrainingEnergy(Struct, frozen=True, kw_only=True):
 
 
 class EuAiActReport(Struct, frozen=True, kw_only=True):
-    """The fields for one training run; runs of development are further entries. `missing` names fields of the form
-    that this run cannot fill, with the reason."""
+    """The fields for one training run. Runs of development are further entries.
+
+    `missing` names the fields of the form that this run cannot fill, with the reason.
+    """
 
     standard: str
     training_time: TrainingTime

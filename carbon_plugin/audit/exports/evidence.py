@@ -26,9 +26,11 @@ from carbon_plugin.spec.units import JOULES_PER_KWH
 
 
 class Origin(Struct, frozen=True, kw_only=True):
-    """Where the numbers come from. `ledger_heads` are the ends of the chains that they were added up from, and
-    `ledger_state` how far these can be believed (`verified`: an anchor vouches for all of them); `limits` say what is
-    in no total."""
+    """Where the numbers of an export come from.
+
+    `ledger_heads` are the ends of the chains that they were added up from. `ledger_state` says how far these can be
+    believed (`verified`: an anchor vouches for all of them). `limits` name what is in no total.
+    """
 
     run_id: str
     run_name: str
@@ -46,8 +48,11 @@ class Origin(Struct, frozen=True, kw_only=True):
 
 
 class GridFactor(Struct, frozen=True, kw_only=True):
-    """An emission factor of electricity with all that a reader needs to judge it. `applied_g_per_kwh` is the
-    energy-weighted mean over the run; `granularity_...` say over what time and area the factor is an average."""
+    """An emission factor of electricity, with all that a reader needs to judge it.
+
+    `applied_g_per_kwh` is the energy-weighted mean over the run. `granularity_time` and `granularity_area` say over
+    what time and area the factor is an average.
+    """
 
     zone: str
     zone_name: str

@@ -43,8 +43,11 @@ Method = Literal["location-based", "market-based"]
 
 
 class GhgLine(Struct, frozen=True, kw_only=True):
-    """One line: kgCO2e of a scope and, in scope 3, a category. `inventory_year` is the year that it belongs to where
-    that is not the year of the run; `factor` that of a line of electricity."""
+    """One line of the inventory: kgCO2e of a scope and, in scope 3, of a category.
+
+    `inventory_year` is the year that the line belongs to where that is not the year of the run. `factor` is that of a
+    line of electricity.
+    """
 
     scope: Literal[2, 3]
     category: int | None
@@ -58,7 +61,7 @@ class GhgLine(Struct, frozen=True, kw_only=True):
 
 
 class Allocation(Struct, frozen=True, kw_only=True):
-    """A figure that is no line of the inventory, labelled as what it is."""
+    """A figure that is no line of the inventory and is labelled as such."""
 
     name: str
     kg: Figure
@@ -66,8 +69,11 @@ class Allocation(Struct, frozen=True, kw_only=True):
 
 
 class GhgReport(Struct, frozen=True, kw_only=True):
-    """Lines that add up by scope and method (the two methods of a line of electricity are alternatives, never added),
-    and what stands outside. `missing` names what an inventory asks for and this run cannot say."""
+    """The lines of an inventory, and what stands outside of it.
+
+    Lines add up by scope and method. The two methods of a line of electricity are alternatives and are never added.
+    `missing` names what an inventory asks for and this run cannot state.
+    """
 
     standard: str
     organisational_boundary: Literal["own", "colo", "cloud"]

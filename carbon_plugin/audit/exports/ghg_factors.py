@@ -34,7 +34,8 @@ class GhgInputs(Struct, frozen=True, kw_only=True):
 
 
 class Rate(Struct, frozen=True, kw_only=True):
-    """An emission factor, g/kWh of electricity used, with its source and over what time and area it is an average."""
+    """An emission factor, g/kWh of electricity used, with its source, and the time and area over which it is an
+    average."""
 
     g_per_kwh: float
     source: str

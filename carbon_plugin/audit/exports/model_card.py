@@ -27,7 +27,7 @@ _DIGITS = 4
 
 
 class ModelCardEmissions(Struct, frozen=True, kw_only=True):
-    """The five fields that the Hub knows; `emissions` in grams of CO2 equivalents."""
+    """The five fields that the Hub knows. `emissions` are in grams of CO2 equivalents."""
 
     emissions: float
     source: str

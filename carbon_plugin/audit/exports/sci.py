@@ -31,8 +31,11 @@ STANDARD = "ISO/IEC 21031:2024, Software Carbon Intensity: SCI = (O + M) per R"
 
 
 class SciReport(Struct, frozen=True, kw_only=True):
-    """Score, boundary and method, as the standard asks for. `score` = (`operational` + `embodied`) / R, in gCO2e;
-    `energy` includes that of the facility. No instrument, offset or contract is in any number."""
+    """The score with the boundary and the method that the standard asks for.
+
+    `score` = (`operational` + `embodied`) / R, in gCO2e. `energy` includes that of the facility. No instrument, offset
+    or contract is in any number.
+    """
 
     standard: str
     score: Figure

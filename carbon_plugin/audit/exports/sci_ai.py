@@ -36,7 +36,7 @@ BILLION = 1e9
 
 
 class SciAiScore(Struct, frozen=True, kw_only=True):
-    """The score in one functional unit: `score` is a gCO2e figure a unit, `functional_units` is R."""
+    """The score in one functional unit. `score` is in gCO2e a unit, and `functional_units` is R."""
 
     functional_unit: str
     functional_units: float
@@ -44,10 +44,11 @@ class SciAiScore(Struct, frozen=True, kw_only=True):
 
 
 class SciAiReport(Struct, frozen=True, kw_only=True):
-    """Scores of a released model with the boundary that was declared for them.
+    """The scores of a released model, with the boundary that was declared for them.
 
-    `declared_roles` are those whose runs are all here, by declaration; `roles_without_runs` of them are declared to
-    have none. `operational` and `embodied` are of all runs, gCO2e."""
+    `declared_roles` are the roles whose runs are declared to be all here. Of these, `roles_without_runs` are declared
+    to have none. `operational` and `embodied` are of all runs, gCO2e.
+    """
 
     standard: str
     programme: str

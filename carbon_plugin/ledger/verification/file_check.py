@@ -28,9 +28,12 @@ _MAX_FINDINGS = 20
 
 
 class FileCheck(Struct, frozen=True, kw_only=True):
-    """What was found in one file. `intact` speaks of the chain only; `closed` is the reason of an orderly end, None for
-    a writer that was killed; `head` the chain at the last complete line. Of its `windows`, an anchor vouches for the
-    first `sealed_windows`, by itself or through what another ledger has written down."""
+    """What was found in one file.
+
+    `intact` is about the chain only. `closed` is the reason of an orderly end, or None for a writer that was killed.
+    `head` is the chain at the last complete line. Of its `windows`, an anchor vouches for the first `sealed_windows`,
+    by itself or through what another ledger has written down.
+    """
 
     file: str
     node: int | None

@@ -43,7 +43,8 @@ are read an extra time."""
 
 
 class AnchorCheck(Struct, frozen=True, kw_only=True):
-    """Where an anchor was found. It vouches for the lines of `file` up to `line` of `lines`; no file, no match."""
+    """The place where an anchor was found. It vouches for the lines of `file` up to `line` of `lines`. `file` is None
+    without a match."""
 
     anchor: str
     file: str | None
