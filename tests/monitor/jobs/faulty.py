@@ -1,6 +1,7 @@
-"""A short loop under a driver that fails on schedule, from the first window on: `faulty.py RUN_DIR SECONDS`.
+"""A short loop under a driver that fails on schedule, from the first window on: `faulty.py RUN_DIR SECONDS [EVENT]`.
 
-It prints its own monotonic times: before the start, of the end of each step, and after the end.
+With EVENT it trains until the ledger holds an event of that kind, and SECONDS more, however late a busy machine is. It
+prints its own monotonic times: before the start, of the end of each step, and after the end.
 """
 
 from __future__ import annotations
@@ -15,23 +16,24 @@ from carbon_plugin.monitor.monitor import CarbonMonitor
 from carbon_plugin.monitor.settings import MonitorOptions
 
 
-def main(run_dir: Path, seconds: float) -> None:
+def main(run_dir: Path, seconds: float, event: str | None = None) -> None:
     armed = run_dir.with_suffix(".armed")
     os.environ["NVML_SIM"] += f";armed={armed}"
     monitor = CarbonMonitor(run_dir=run_dir, window_s=0.5, options=MonitorOptions(min_window_s=0.25))
     times_s = [time.monotonic()]
     monitor.start()
-    end_s, waiting = time.monotonic() + 60, True
+    end_s, waiting = time.monotonic() + 60, ['"type":"window"', *([f'"kind":"{event}"'] if event else [])]
     while time.monotonic() < end_s:
         time.sleep(0.05)
         times_s.append(time.monotonic())
         monitor.step_end(tokens=100)
-        if waiting and any(b'"type":"window"' in file.read_bytes() for file in run_dir.glob("*.jsonl")):
+        if waiting and any(waiting[0] in file.read_text("utf-8") for file in run_dir.glob("*.jsonl")):
             armed.touch()
-            end_s, waiting = time.monotonic() + seconds, False
+            del waiting[0]
+            end_s = time.monotonic() + (60 if waiting else seconds)
     monitor.close()
     print(json.dumps([*times_s, time.monotonic()]))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), float(sys.argv[2]))
+    main(Path(sys.argv[1]), float(sys.argv[2]), *sys.argv[3:])

@@ -48,6 +48,9 @@ FAULTS: dict[str, tuple[str, dict[str, str], list[str], str, str | None]] = {
     "remapped": ("gpus=3", {"CUDA_VISIBLE_DEVICES": "2,0"}, [THIRD, FIRST], "counter", "gpu_selection"),
 }
 
+LENGTHS = {"late": ["2", "gpus_late"], "late, given": ["2", "gpus_late"], "slow": ["6"]}
+"""Arguments of jobs that need more than 3 s: seconds after the first window, or after an event."""
+
 
 def records(file: LedgerFile, kind: type) -> list[Any]:
     return [record for record in file.records if isinstance(record, kind)]
@@ -76,7 +79,7 @@ def test_each_fault_of_the_driver_has_its_label_in_the_ledger(simulated_nvml, tm
         (tmp_path / f"host of {name}").mkdir()
     jobs = {
         name: subprocess.Popen(
-            [sys.executable, FAULTY, tmp_path / name, "6" if name in ("late", "late, given", "slow") else "3"],
+            [sys.executable, FAULTY, tmp_path / name, *LENGTHS.get(name, ["3"])],
             env=simulated_nvml(f"power=300;{spec}", TMPDIR=str(tmp_path / f"host of {name}"), **variables),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
