@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.audit.sentences.phrases import unknown_embodied
 from carbon_plugin.audit.summary import summarise
 from carbon_plugin.errors import CarbonPluginError
+from carbon_plugin.show import wording
 from carbon_plugin.spec.amounts import plural
 
 QUIET_S = 120.0
@@ -113,15 +114,28 @@ def _listed(directory: Path) -> ListedRun:
 
 
 def _differences(summaries: Sequence[AuditSummary]) -> list[ComparedQuantity]:
-    """Return the fields of the effective spec whose values are not the same in all runs."""
-    specs = [{field: _value(entry) for field, entry in one.run.effective.items()} for one in summaries]
+    """Return the fields of the effective spec whose values are not the same in all runs, those within a section each
+    on its own."""
+    specs = [
+        dict(leaf for field, entry in one.run.effective.items() for leaf in _leaves(field, _value(entry)))
+        for one in summaries
+    ]
     fields = dict.fromkeys(field for spec in specs for field in spec)
     rows = {field: [spec.get(field) for spec in specs] for field in fields}
     return [
-        ComparedQuantity(name=field, unit="", values=[None if value is None else str(value) for value in values])
+        ComparedQuantity(name=field, unit="", values=[wording.field(value) or None for value in values])
         for field, values in rows.items()
         if any(value != values[0] for value in values)
     ]
+
+
+def _leaves(field: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the dotted name and the value of every field in `value`, or `value` itself if it has none."""
+    if not isinstance(value, Mapping):
+        yield field, value
+        return
+    for name, inner in value.items():
+        yield from _leaves(f"{field}.{name}", inner)
 
 
 def _value(entry: Any) -> Any:

@@ -5,6 +5,7 @@ Every computed or measured value has three significant digits and the unit that 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from carbon_plugin.spec import amounts
@@ -89,6 +90,21 @@ def signed(value: float, *, of: float, digits: int = 3) -> str:
 def signed_carbon(kilograms: float, *, of_kg: float) -> str:
     """A difference of carbon with its sign and unit; rounding noise beside a total of `of_kg` reads as 0."""
     return "0" if _is_noise(kilograms, of_kg) else _sign(kilograms) + carbon(abs(kilograms))
+
+
+def field(value: object) -> str:
+    """Return the value of a field of a spec as a user would write it: no text where there is none, a mapping as its
+    fields with their values."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Mapping):
+        texts = {name: field(inner) for name, inner in value.items()}
+        return ", ".join(f"{name} {text}" for name, text in texts.items() if text)
+    if isinstance(value, list | tuple):
+        return ", ".join(map(field, value))
+    return str(value)
 
 
 def moment(unix_s: float) -> str:

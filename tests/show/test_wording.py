@@ -81,3 +81,12 @@ def test_counts_and_moments() -> None:
     assert wording.duration(5400) == "1.50 h"
     assert wording.device_hours(1800) == "0.500 h"
     assert wording.power(1500) == "1.50 kW"
+
+
+def test_field_of_a_spec_is_written_as_its_user_writes_it_and_not_as_python():
+    site = {"zone": "FRA", "pue": None, "building": False, "instruments": [], "nodes": {"a": 1, "b": [2, 3]}}
+
+    assert wording.field(site) == "zone FRA, building false, nodes a 1, b 2, 3"
+    assert [wording.field(value) for value in (None, True, 0, 128.0, "text", (1, 2))] == [
+        "", "true", "0", "128.0", "text", "1, 2"
+    ]  # fmt: skip

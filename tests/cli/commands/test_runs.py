@@ -18,6 +18,9 @@ from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.site import Site
 from tests.ledger.builder import Attempt, Job
 
+STACK = {"population": "ordinary", "fused": False, "plain_modules": None}
+EFFECTIVE = {"layout.tp": {"value": 4}, "same": {"value": 1}, "stack": {"value": STACK}}
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -95,10 +98,11 @@ def test_what_no_profile_or_no_run_tells_is_unknown_and_not_zero(place, tmp_path
 def test_comparison_names_fields_of_the_spec_that_differ(place, tmp_path, capsys):
     summary = summarise(place / "four")
     other = msgspec.structs.replace(
-        summary, run=msgspec.structs.replace(summary.run, effective={"layout.tp": {"value": 8}, "same": {"value": 1}})
+        summary, run=msgspec.structs.replace(summary.run, effective=EFFECTIVE | {"layout.tp": {"value": 8}})
     )
     mine = msgspec.structs.replace(
-        summary, run=msgspec.structs.replace(summary.run, effective={"layout.tp": {"value": 4}, "same": {"value": 1}})
+        summary,
+        run=msgspec.structs.replace(summary.run, effective=EFFECTIVE | {"stack": {"value": STACK | {"fused": True}}}),
     )
     files = [tmp_path / "a.json", tmp_path / "b.json"]
     for path, one in zip(files, (mine, other), strict=True):
@@ -107,7 +111,10 @@ def test_comparison_names_fields_of_the_spec_that_differ(place, tmp_path, capsys
     assert run(["compare", *map(str, files), "--json"]) == 0
 
     spec = json.loads(capsys.readouterr().out)["spec"]
-    assert [(one["name"], one["values"]) for one in spec] == [("layout.tp", ["4", "8"])]
+    assert [(one["name"], one["values"]) for one in spec] == [
+        ("layout.tp", ["4", "8"]),
+        ("stack.fused", ["true", "false"]),
+    ]
 
 
 def test_one_run_cannot_be_compared(place, capsys):

@@ -50,8 +50,7 @@ def spec_table(summary: AuditSummary) -> Table | None:
     """Return the spec that ran, a row for each field."""
 
     def text(entry: Mapping[str, Any], name: str) -> Cell:
-        value = entry.get(name)
-        return Cell("" if value is None else str(value))
+        return Cell(wording.field(entry.get(name)))
 
     rows = []
     for field, entry in summary.run.effective.items():
