@@ -14,7 +14,6 @@ from carbon_plugin.audit.tally.accounting import SAMPLING
 from carbon_plugin.footprint.account import account
 from carbon_plugin.footprint.values import Factors, Footprint
 from carbon_plugin.ledger.held.account_inputs import chargeable, energy_item, reservations
-from carbon_plugin.spec.amounts import plural
 from carbon_plugin.spec.figure import Assumption, Figure
 from carbon_plugin.spec.hardware.cluster import Accelerator, Node
 from carbon_plugin.spec.hardware.fabric import fabric_factor
@@ -46,8 +45,9 @@ def reconcile(summary: AuditSummary, allocations: Sequence[Allocation], source: 
     """
     share = _share(summary)
     allocated_s = sum((1.0 if one.sized else share) * one.gpus * one.duration_s for one in allocations)
-    reserved_s = summary.reserved.device_s + summary.reserved.shared_s  # others are charged for their share
-    observed_s = reserved_s - summary.reserved.before_first_record_s
+    # Others are charged for their share. Ranks of a run that no ledger names a GPU of held CPUs, not GPUs.
+    reserved_s = summary.reserved.device_s + summary.reserved.shared_s if _names_gpus(summary) else 0.0
+    observed_s = reserved_s - summary.reserved.before_first_record_s if _names_gpus(summary) else 0.0
     unobserved_s = max(0.0, allocated_s - observed_s)
     uncharged_s = max(0.0, allocated_s - reserved_s)
     idle = _idle_power(summary)
@@ -68,6 +68,10 @@ def reconcile(summary: AuditSummary, allocations: Sequence[Allocation], source: 
         not_modelled_reason=None if footprint else reason,
         assumptions=_assumptions(summary, allocations, allocated_s, observed_s, power),
     )
+
+
+def _names_gpus(summary: AuditSummary) -> bool:
+    return any(device.identity.rung == "gpu" for device in summary.devices)
 
 
 def _share(summary: AuditSummary) -> float:
@@ -135,9 +139,8 @@ def _assumptions(
         excess = f"{(observed_s - allocated_s) / 3600:.3g} device-hours"
         lacks = "jobs of this run" if allocated_s > 0 else "any job with GPUs that was started"
         found.append(Assumption("observed beyond allocated", excess, f"the scheduler's file lacks {lacks}"))
-    if not any(device.identity.rung == "gpu" for device in summary.devices):
-        ranks = plural(summary.run.world_size, "rank")
-        found.append(Assumption("observed devices", ranks, "no ledger names a GPU: a rank stands for one"))
+    if not _names_gpus(summary):
+        found.append(Assumption("observed devices", "no GPU", "no ledger names a GPU, so none was seen"))
     for note in list(dict.fromkeys(note for one in allocations for note in one.notes))[:_LISTED_NOTES]:
         found.append(Assumption("GPUs of the scheduler", note, "the names of its resources"))
     if summary.coverage.gpu_slices and not all(one.sized for one in allocations):

@@ -248,3 +248,14 @@ def test_the_command_takes_one_schedulers_account(run_dir: Path, tmp_path: Path)
     refused = subprocess.run([*command, "--sacct", "jobs"], capture_output=True, text=True, check=False)
     assert refused.returncode != 0
     assert "one scheduler's account at a time" in refused.stderr
+
+
+def test_time_of_ranks_without_a_gpu_is_no_time_of_allocated_gpus(summary: AuditSummary) -> None:
+    """A run on CPUs inside of an allocation of GPUs observed none of them."""
+    on_cpus = [device for device in summary.devices if device.identity.rung != "gpu"]
+    allocation = Allocation(name="4711", state="COMPLETED", gpus=8, duration_s=3 * HOUR_S, sized=True)
+
+    found = reconcile(msgspec.structs.replace(summary, devices=on_cpus), [allocation], "sacct")
+
+    assert (found.observed_device_s, found.unobserved_device_s) == (0.0, 24 * HOUR_S)
+    assert any("no ledger names a GPU" in one.source for one in found.assumptions)
