@@ -143,7 +143,7 @@ def summarise(with_monitor: Arm, without: Arm, gpus: str) -> dict[str, object]:
         "call_us": {name: 1e6 * value for name, value in quantiles(calls).items()},
         "step_ms_with": {name: 1e3 * value for name, value in quantiles(np.array(with_monitor.steps_s)).items()},
         "step_ms_without": {name: 1e3 * value for name, value in quantiles(np.array(without.steps_s)).items()},
-        "background_core_share": with_monitor.background_s / with_monitor.clock_s,
+        "background_core_share": with_monitor.background_s / with_monitor.wall_s,
         "window_s": WINDOW_S,
     }
 

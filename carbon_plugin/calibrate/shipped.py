@@ -43,6 +43,9 @@ SOURCE = "calibration"
 CITATION = "carbon-plugin calibrate --reproduce-shipped: fitted on the rows in carbon_plugin/calibrate/rows/published"
 DIGITS = 4
 
+SMALLER_DIES = ("ampere-ga102", "blackwell-gb202")
+"""Dies that share the name of a calibrated family and not its memory or matrix units: its constants are not theirs."""
+
 
 class ShippedConstant(Struct, frozen=True, kw_only=True):
     """One constant as the fit gives it and as it is shipped. `shipped` is None where nothing is shipped."""
@@ -83,7 +86,7 @@ def device_constants(device: Accelerator, fitted: Fit, table: Table) -> dict[str
     if (
         family(device) not in FAMILIES
         or not {"fp16", "bf16"} & set(device.peak_flops)
-        or device.architecture == "ampere-ga102"
+        or device.architecture in SMALLER_DIES
     ):
         return {}
     peak = peak_16bit(device)

@@ -93,9 +93,11 @@ def load_libraries() -> None:
 def become(job: dict[str, Any]) -> None:
     """Take the output files, the folder and the variables of a job, and run it."""
     for number, path in enumerate((os.devnull, job["output"], job["errors"])):
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(file, number)
         os.close(file)
+    for stream in (sys.stdout, sys.stderr):  # a line at a time, so that lines of two ranks never mix
+        stream.reconfigure(line_buffering=True, write_through=False)
     os.chdir(job["folder"])
     os.environ.clear()
     os.environ.update(job["environ"])
