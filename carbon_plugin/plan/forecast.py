@@ -20,7 +20,7 @@ from carbon_plugin.footprint.values import EnergyItem, Factors, Footprint, Perio
 from carbon_plugin.ledger.held import account_inputs
 from carbon_plugin.plan.goodput import Goodput
 from carbon_plugin.plan.real_run import BestCase, Planned, best_case, planned_goodput
-from carbon_plugin.plan.search.feasibility import GIB, with_held
+from carbon_plugin.plan.search.feasibility import with_held
 from carbon_plugin.plan.search.fullness import NEARLY_FULL, SLOWDOWN_AT_LIMIT, expected_slowdown
 from carbon_plugin.plan.search.layouts import describe, search_layout
 from carbon_plugin.predict.assumed import LONGER_THAN_MADE_FOR
@@ -37,7 +37,7 @@ from carbon_plugin.spec.parsing.boundary import parse_json, read_bytes
 from carbon_plugin.spec.parsing.limits import check_possible_run
 from carbon_plugin.spec.range import Range
 from carbon_plugin.spec.run import RunSpec, check_is_spec, with_layout
-from carbon_plugin.spec.units import SECONDS_PER_HOUR
+from carbon_plugin.spec.units import GIB, SECONDS_PER_HOUR
 
 WORTH_A_TRY = 0.05
 """The probability from which on a layout that is said to be too large is worth a try."""

@@ -14,7 +14,7 @@ SECONDS_PER_DAY = 86_400.0
 # Calendar life is counted in mean (Julian) years, 365.25 days.
 SECONDS_PER_YEAR = 31_557_600.0
 # Device memory is sold in "GB" of 2^30 bytes.
-BYTES_PER_MEMORY_GB = 2**30
+GIB = BYTES_PER_MEMORY_GB = 2**30
 # Disks are sold in decimal gigabytes.
 BYTES_PER_STORAGE_GB = 1e9
 MM2_PER_CM2 = 100.0

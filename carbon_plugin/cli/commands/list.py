@@ -16,8 +16,8 @@ from carbon_plugin.cli.terminal import echo, echo_json
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.amounts import count, number
 from carbon_plugin.spec.parsing.names import normalized, unknown_name
+from carbon_plugin.spec.units import GIB
 
-GIB = 2**30
 LISTED_DTYPES = ("bf16", "fp16", "fp32")
 Directories = Sequence[Path]
 

@@ -22,8 +22,8 @@ from carbon_plugin.spec.hardware.profiles import (
     sourced_values,
 )
 from carbon_plugin.spec.parsing.names import unknown_name
+from carbon_plugin.spec.units import GIB
 
-GIB = 2**30
 NOT_PLAIN = ("name", "full_name", "sources", "notes", "efficiency")
 LISTED_DTYPES = ("bf16", "fp16", "fp32")
 

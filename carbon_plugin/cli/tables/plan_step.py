@@ -10,7 +10,7 @@ from carbon_plugin.plan.forecast import Forecast
 from carbon_plugin.spec.amounts import fitting_unit, number
 from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.model import CountedModel
-from carbon_plugin.spec.units import STEP_TIME_UNITS
+from carbon_plugin.spec.units import GIB, STEP_TIME_UNITS
 
 ALMOST_SURE = 0.99
 """Largest probability that is printed. The residuals of a dozen sources make nothing certain."""
@@ -34,7 +34,6 @@ TERMS = {
     "jitter": "waiting for the slowest rank",
     "framework": "framework factor",
 }
-GIB = 2**30
 FEW_TERMS, LEAST_TERM = 5, 0.01
 """Without `verbose` at most so many terms are named, none of them with a smaller share of the step."""
 

@@ -10,7 +10,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
-from math import hypot
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -79,7 +78,7 @@ class GpuHistory:
                 if before is None or moment_s <= before[0]:
                     return energy
                 part = (monotonic_s - before[0]) / (moment_s - before[0])
-                return _between(before[1], energy, part)
+                return before[1].towards(energy, part)
             before = (moment_s, energy)
         return before[1] if before else ZERO
 
@@ -219,14 +218,7 @@ class NodeMeter:
         gpus = self._gpus.at(state.monotonic_s) if self._gpus else ZERO
         if self._start is None:
             self._start = self._gpus.at(self._poller.started_s) if self._gpus else ZERO
-        start = self._start
-        node = state.energy
-        central_j = node.value - (gpus.value - start.value)
-        gpus_below_j = (gpus.value - gpus.low) - (start.value - start.low)
-        gpus_above_j = (gpus.high - gpus.value) - (start.high - start.value)
-        below_j = hypot(node.value - node.low, gpus_above_j)
-        above_j = hypot(node.high - node.value, gpus_below_j)
-        return Range(central_j, max(0.0, central_j - below_j), central_j + above_j)
+        return state.energy.less_independent(gpus.since(self._start))
 
 
 def open_node_meter(
@@ -305,7 +297,3 @@ def _unavailable(error: SourceError) -> Unavailable:
         reason=f"the node meter cannot be used: {error}; the host is known without it",
         advice=_ADVICE.get(error.code),
     )
-
-
-def _between(before: Range, after: Range, part: float) -> Range:
-    return before.towards(after, part)

@@ -13,7 +13,6 @@ from typing import NamedTuple
 import msgspec
 
 from carbon_plugin.errors import InfeasibleLayoutError
-from carbon_plugin.plan.search.feasibility import GIB
 from carbon_plugin.plan.search.fullness import expected_slowdown
 from carbon_plugin.plan.search.pareto import STEP
 from carbon_plugin.plan.search.space import describe, divisors, held_phrase, shardings
@@ -22,6 +21,7 @@ from carbon_plugin.predict.step import predict_step
 from carbon_plugin.spec.amounts import plural
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.run import RunSpec, with_layout
+from carbon_plugin.spec.units import GIB
 
 
 class Candidate(NamedTuple):

@@ -22,8 +22,8 @@ from carbon_plugin.spec.amounts import plural
 from carbon_plugin.spec.layout import AXES, ParallelLayout
 from carbon_plugin.spec.model import TransformerModel
 from carbon_plugin.spec.run import RunSpec, check_input, check_layout, check_work
+from carbon_plugin.spec.units import GIB
 
-GIB = 2**30
 MORE_NODES = (2, 4, 8, 16, 32, 64)
 """The factors on the number of nodes that are tried to find what would help."""
 MORE_DEVICES = (2, 4, 8)
