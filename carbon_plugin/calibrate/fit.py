@@ -161,7 +161,9 @@ def _solver() -> Callable[..., Any]:
     try:
         from scipy.optimize import least_squares
     except ImportError as error:
-        raise SpecError("calibrate: fitting needs scipy; pip install 'carbon-plugin[calibrate]'") from error
+        raise SpecError(
+            "scipy is missing, and constants are fitted with it; pip install 'carbon-plugin[calibrate]'"
+        ) from error
     finally:
         if before is None:
             del os.environ[THREADS_VARIABLE]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from carbon_plugin.calibrate.fit import THREADS_VARIABLE, Parameter, fit
 from carbon_plugin.calibrate.rows.published import published_rows
 from carbon_plugin.calibrate.rows.table import predict, select, tabulate
 from carbon_plugin.calibrate.shipped import compare, refit
+from carbon_plugin.errors import SpecError
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +34,14 @@ def made_with(table, factor: float):
 def test_a_known_constant_is_recovered(a100_rows) -> None:
     fitted = fit(made_with(a100_rows, 0.8), [GEMM])
     assert fitted.multiplier("gemm") == pytest.approx(0.8, rel=0.01)
+
+
+def test_absent_scipy_is_named_without_blaming_the_command_that_was_not_called(a100_rows, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "scipy.optimize", None)
+    with pytest.raises(SpecError) as caught:
+        fit(a100_rows, [GEMM])
+    assert str(caught.value).startswith("scipy is missing")
+    assert "carbon-plugin[calibrate]" in str(caught.value)
 
 
 def test_one_odd_row_does_not_win(a100_rows) -> None:

@@ -6,7 +6,15 @@ from carbon_plugin.cli.terminal import echo_json
 from carbon_plugin.spec.amounts import number
 from carbon_plugin.validate.power import PowerError, PowerRow, PowerValidation, validate_power
 
-HEADINGS = ("measured", "of", "W measured", "W predicted (p10 to p90)", "ratio", "source left out")
+HEADINGS = (
+    "published row",
+    "power of",
+    "W measured",
+    "W predicted (p10 to p90)",
+    "predicted / measured",
+    "the same, other sources' mean error removed",
+)
+SCOPES = {"gpu": "one accelerator", "node": "one node", "system": "one chip with its share of host and network"}
 
 
 def print_power(*, as_json: bool) -> None:
@@ -20,7 +28,7 @@ def print_power(*, as_json: bool) -> None:
     from rich.table import Table
 
     out = Console(highlight=False)
-    table = Table(title="power during training", title_justify="left", box=None, padding=(0, 1))
+    table = Table(title="Power during training, measured and predicted", title_justify="left", box=None, padding=(0, 1))
     for heading in HEADINGS:
         table.add_column(heading, justify="left" if heading in HEADINGS[:2] else "right", overflow="fold")
     for line in power_lines(result):
@@ -30,7 +38,7 @@ def print_power(*, as_json: bool) -> None:
         out.print(error_line(error))
     out.print(cap_line(result), markup=False)
     skipped = [row for row in result.rows if row.skipped]
-    out.print(f"{len(skipped)} rows have no prediction:")
+    out.print(f"{len(skipped)} published rows state too little to be predicted:")
     for row in skipped:
         out.print(f"  {row.id}: {row.skipped}", markup=False)
 
@@ -42,9 +50,11 @@ def power_lines(result: PowerValidation) -> list[tuple[str, ...]]:
 
 def error_line(error: PowerError) -> str:
     """Return a sentence with the error of one scope."""
+    many = "" if error.sources == 1 else "s"
     return (
-        f"{error.scope}: error {error.mape:.1f} % over {error.sources} sources ({error.rows} rows), "
-        f"{error.left_out_mape:.1f} % with the mean error of the other sources taken out"
+        f"Predictions for {SCOPES[error.scope]} are off by {error.mape:.1f} % on average over {error.sources} "
+        f"source{many} ({error.rows} row{'' if error.rows == 1 else 's'}), and by {error.left_out_mape:.1f} % after "
+        f"the mean error of the other sources is removed."
     )
 
 
@@ -53,8 +63,9 @@ def cap_line(result: PowerValidation) -> str:
     times, powers = [row.time_mape for row in result.caps], [row.power_mape for row in result.caps]
     cards = len({row.origin for row in result.caps})
     return (
-        f"power caps: {len(times)} sweeps on {cards} cards, time under a cap over that without one "
-        f"{sum(times) / len(times):.1f} %, power {sum(powers) / len(powers):.1f} %"
+        f"In {len(times)} published sweeps of the power limit on {cards} cards, the predicted slowdown under a limit "
+        f"is off by {sum(times) / len(times):.1f} % on average, and the predicted power by "
+        f"{sum(powers) / len(powers):.1f} %."
     )
 
 
@@ -64,7 +75,7 @@ def _line(row: PowerRow) -> tuple[str, ...]:
     low, value, high = (number(part) for part in (predicted.low, predicted.value, predicted.high))
     return (
         row.id,
-        f"{row.scope}, a ratio" if row.unit == "1" else row.scope,
+        SCOPES[row.scope] + (", as a ratio of two runs" if row.unit == "1" else ""),
         number(measured or 0.0, 4),
         f"{value} ({low} to {high})",
         f"{ratio:.2f}",
