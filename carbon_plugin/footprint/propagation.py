@@ -20,7 +20,7 @@ import numpy as np
 from carbon_plugin.footprint.checks import check_inputs
 from carbon_plugin.footprint.factors.water import OFF_SITE
 from carbon_plugin.footprint.market import Contracts, Market
-from carbon_plugin.footprint.uncertainty import Floats, spread
+from carbon_plugin.footprint.uncertainty import Floats, mean_of, spread
 from carbon_plugin.footprint.values import BUILDING, IT_RUNGS, EnergyItem, Factors, Reservation
 from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.units import GRAMS_PER_KG, JOULES_PER_KWH, SECONDS_PER_YEAR
@@ -113,14 +113,32 @@ def gather(
 
 def evaluate(inputs: Inputs, scores: Floats) -> Outcome:
     """Evaluate the equations at given scores, shape (rows of `inputs`, draws). See `uncertainty.spread`."""
-    drawn = spread(inputs.median, inputs.low, inputs.high, scores)
+    return _combine(inputs, spread(inputs.median, inputs.low, inputs.high, scores))
+
+
+def central_and_mean(inputs: Inputs) -> Outcome:
+    """Evaluate the equations at the central value and at the mean of every input, two values each.
+
+    The inputs are independent, so that the mean of a product is the product of the means. Of what the equations divide
+    by (lifetime and utilisation) it is the mean of the inverse. Sums over many runs add up these means: the sum of the
+    medians of skewed quantities is below the median of their sum.
+    """
+    means = mean_of(inputs.median, inputs.low, inputs.high)
+    items = len(inputs.item_g_per_kwh)
+    divisors = slice(items + _RUN_SCOPES.index("lifetime"), items + _RUN_SCOPES.index("utilisation") + 1)
+    means[divisors] = 1 / mean_of(1 / inputs.median[divisors], 1 / inputs.high[divisors], 1 / inputs.low[divisors])
+    return _combine(inputs, np.stack([inputs.median, means], axis=1))
+
+
+def _combine(inputs: Inputs, drawn: Floats) -> Outcome:
+    """Evaluate the equations at given values of the inputs, shape (rows of `inputs`, draws)."""
     items = len(inputs.item_g_per_kwh)
     relative_intensity, overhead, lifetime_years, utilisation, duration = drawn[items : items + len(_RUN_SCOPES)]
     embodied, liters = np.split(drawn[items + len(_RUN_SCOPES) :], [len(inputs.unit_years)])
 
     item_j = drawn[:items] * duration
     energy_j = {rung: item_j[rows].sum(axis=0) for rung, rows in inputs.rungs.items()}
-    it_j = sum(energy_j.values(), np.zeros(scores.shape[1]))
+    it_j = sum(energy_j.values(), np.zeros(drawn.shape[1]))
     facility_factor = 1 + overhead
     weighted = (inputs.item_g_per_kwh[:, None] * item_j).sum(axis=0) * relative_intensity
     operational_kg = weighted * facility_factor / (JOULES_PER_KWH * GRAMS_PER_KG)
@@ -134,7 +152,7 @@ def evaluate(inputs: Inputs, scores: Floats) -> Outcome:
     charged_years = lifetime_years * utilisation
     for scope in list(parts_kg)[: inputs.amortised]:
         parts_kg[scope] /= charged_years
-    embodied_kg = sum(parts_kg.values(), np.zeros(scores.shape[1]))
+    embodied_kg = sum(parts_kg.values(), np.zeros(drawn.shape[1]))
     return Outcome(
         energy_j=energy_j | {"it": it_j, "facility": facility_j},
         operational_kg=operational_kg,

@@ -9,6 +9,7 @@ the number of draws and the seed only: the same scope draws the same numbers in 
 from __future__ import annotations
 
 import hashlib
+import math
 from functools import lru_cache
 from statistics import NormalDist
 
@@ -50,6 +51,31 @@ def spread(value: Floats, low: Floats, high: Floats, score: Floats) -> Floats:
         slope = np.where(below[rest], (value - low)[rest, None], (high - value)[rest, None])
         drawn[rest] = np.maximum(value[rest, None] + slope * score[rest], 0.0)
     return drawn
+
+
+def mean_of(value: Floats, low: Floats, high: Floats) -> Floats:
+    """Return the mean of each input over the distribution that `spread` samples, shape (inputs,).
+
+    With z standard normal, a = ln(median/low) / z90 and b = ln(high/median) / z90, a two-piece lognormal has the mean
+    median * (exp(a^2 / 2) * Phi(-a) + exp(b^2 / 2) * Phi(b)). An input whose low is 0 is linear in z on either side
+    and cut off at 0, which makes it the mean of two truncated normals.
+    """
+    z90 = NormalDist().inv_cdf(0.9)
+    means = [_mean(*ends, z90) for ends in zip(value.tolist(), low.tolist(), high.tolist(), strict=True)]
+    return np.array(means)
+
+
+def _mean(value: float, low: float, high: float, z90: float) -> float:
+    normal = NormalDist()
+    if low > 0:
+        below, above = math.log(value / low) / z90, math.log(high / value) / z90
+        lower = math.exp(below**2 / 2) * normal.cdf(-below)
+        return value * (lower + math.exp(above**2 / 2) * normal.cdf(above))
+    # E max(0, value + slope * z) over z < 0, and E (value + slope * z) over z > 0.
+    below, above = value / z90, (high - value) / z90
+    density = normal.pdf(0.0)
+    lower = value * (0.5 - normal.cdf(-z90)) - below * (density - normal.pdf(z90))
+    return lower + 0.5 * value + above * density
 
 
 def percentiles(samples: Floats) -> Floats:

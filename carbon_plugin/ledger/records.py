@@ -60,6 +60,8 @@ class Manifest(Struct, frozen=True, kw_only=True, tag="manifest"):
     see, whichever process meters them, and `ranks_without_gpu` the ranks that compute on a CPU. `file` is the name that
     the file was given, and is empty in older ledgers. A copy under another name is no second ledger.
 
+    `tags` say who answers for the run: "team", "project", "owner", "cost_centre" and "user", as far as they are known.
+
     A file may hold several manifests, because a layout can be detected only after the first step. Each one replaces the
     one before it, and the file begins with one.
     """
@@ -89,6 +91,7 @@ class Manifest(Struct, frozen=True, kw_only=True, tag="manifest"):
     seen_gpus: list[str] = []
     ranks_without_gpu: list[int] = []
     file: str = ""
+    tags: dict[str, str] = {}
 
 
 class DeviceEnergy(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from carbon_plugin.errors import FootprintError
+from carbon_plugin.footprint import propagation, uncertainty
 from carbon_plugin.footprint.account import account
 from carbon_plugin.footprint.values import EnergyItem, Factors, Footprint, Reservation
 from carbon_plugin.spec.figure import Figure
@@ -345,3 +347,23 @@ def test_draws_and_seed_must_be_usable(make_factors: MakeFactors) -> None:
         account([], [], make_factors(), draws=0)
     with pytest.raises(FootprintError, match="seed -1"):
         account([], [], make_factors(), seed=-1)
+
+
+# Means --------------------------------------------------------------------------------------------------------------
+
+
+def test_the_mean_of_an_account_is_that_of_its_samples_and_above_its_central_value(h100_factors: Factors) -> None:
+    energies = [item("gpu", "h100", 1e12, 0.9, 1.1), item("host", "host", 3e11, 0.6, 1.6)]
+    reserved = [Reservation(scope=scope, units=8.0, time_s=1e6) for scope in ("device", "host", "network")]
+    inputs = propagation.gather(energies, reserved, h100_factors, (1.0, 1.0))
+
+    found = propagation.central_and_mean(inputs)
+    scores = np.stack([uncertainty.scores(scope, 40_000, 0) for scope in inputs.scopes])
+    sampled = propagation.evaluate(inputs, scores)
+
+    central = account(energies, reserved, h100_factors)
+    for name in ("operational_kg", "embodied_kg", "total_kg"):
+        values = getattr(found, name)
+        assert values[0] == pytest.approx(getattr(central, name).value, rel=1e-12)
+        assert values[1] == pytest.approx(getattr(sampled, name).mean(), rel=5e-3)
+        assert values[1] > 1.02 * values[0]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carbon_plugin.footprint.uncertainty import PERCENTILES, percentiles, scores, spread
+from carbon_plugin.footprint.uncertainty import PERCENTILES, mean_of, percentiles, scores, spread
 
 
 def _row(*values: float) -> np.ndarray:
@@ -67,3 +67,12 @@ def test_no_range_is_a_constant() -> None:
     samples = spread(_row(7.0, 0.0), _row(7.0, 0.0), _row(7.0, 0.0), np.tile(scores("x", 100, 0), (2, 1)))
 
     assert (samples == _row(7.0, 0.0)[:, None]).all()
+
+
+@pytest.mark.parametrize("ends", [(2.0, 1.0, 3.0), (5.0, 3.0, 6.0), (1.0, 1.0, 1.0), (2.0, 0.0, 5.0), (0.0, 0.0, 3.0)])
+def test_the_mean_of_an_input_is_that_of_its_samples(ends: tuple[float, float, float]) -> None:
+    value, low, high = (np.array([end]) for end in ends)
+
+    sampled = spread(value, low, high, scores("any", 20_000, 0)[None, :]).mean()
+
+    assert mean_of(value, low, high)[0] == pytest.approx(sampled, rel=2e-4)

@@ -10,10 +10,18 @@ from carbon_plugin.audit.tally.collect import RunCollector
 from carbon_plugin.audit.tally.in_force import in_force
 from carbon_plugin.footprint.account import account
 from carbon_plugin.footprint.drivers import Driver, drivers
-from carbon_plugin.footprint.values import Factors, Footprint
+from carbon_plugin.footprint.values import EnergyItem, Factors, Footprint, Reservation
 from carbon_plugin.ledger.held.account_inputs import Scope, account_inputs, chargeable, reservations, scope_of
 
 SAMPLING = Sampling(draws=2000, seed=0)
+
+
+class Inputs(Struct, frozen=True, kw_only=True):
+    """What the accounting of a run takes: its energies, its reserved time, and the factors that were in force."""
+
+    items: list[EnergyItem]
+    charged: list[Reservation]
+    factors: Factors
 
 
 class Accounted(Struct, frozen=True, kw_only=True):
@@ -31,6 +39,17 @@ def account_run(collected: RunCollector, reserved: Reserved, factors: Factors) -
     energy-weighted means, because they may have changed during the run; so the carbon is exactly that of the windows.
     The factors that are returned state these means.
     """
+    inputs = inputs_of(collected, reserved, factors)
+    items, charged, factors = inputs.items, inputs.charged, inputs.factors
+    return Accounted(
+        footprint=account(items, charged, factors, draws=SAMPLING.draws, seed=SAMPLING.seed),
+        factors=factors,
+        drivers=list(drivers(items, charged, factors)),
+    )
+
+
+def inputs_of(collected: RunCollector, reserved: Reserved, factors: Factors) -> Inputs:
+    """Return what the accounting of a run takes, as `account_run` describes it."""
     groups: dict[Scope, list[Cell]] = {}
     for key, cells in collected.device_cells().items():
         if (scope := scope_of(collected.devices[key].identity)) is not None:
@@ -39,8 +58,4 @@ def account_run(collected: RunCollector, reserved: Reserved, factors: Factors) -
     intensity = in_force((file.grid for file in collected.files), factors.intensity)
     items, factors = account_inputs(used, factors, intensity=intensity)
     charged = chargeable(reservations(devices=reserved.device_s, hosts=reserved.host_s), factors)
-    return Accounted(
-        footprint=account(items, charged, factors, draws=SAMPLING.draws, seed=SAMPLING.seed),
-        factors=factors,
-        drivers=list(drivers(items, charged, factors)),
-    )
+    return Inputs(items=items, charged=charged, factors=factors)

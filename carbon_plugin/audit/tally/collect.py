@@ -3,7 +3,7 @@ conclusions."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -12,11 +12,11 @@ from msgspec import Struct
 
 from carbon_plugin.audit.result import EventNote
 from carbon_plugin.audit.tally.bins import TimeBins
-from carbon_plugin.audit.tally.blocks import MAX_WINDOWS, Block, Floats, blocks_of
+from carbon_plugin.audit.tally.blocks import MAX_WINDOWS, Block, Floats, Rows, blocks_of
 from carbon_plugin.audit.tally.cells import Cell
 from carbon_plugin.audit.tally.documents import SharedDocuments
 from carbon_plugin.audit.tally.in_force import GridTally
-from carbon_plugin.audit.tally.rework import Stalls, rework_of
+from carbon_plugin.audit.tally.rework import Rework, Stalls, rework_of
 from carbon_plugin.audit.tally.spans import SpanSums
 from carbon_plugin.footprint.values import Factors
 from carbon_plugin.ledger.held.account_inputs import stated_factors
@@ -261,9 +261,12 @@ class RunCollector:
         if file is None:
             file = FilePass(name, manifest, context, manifest.started_unix_s, GridTally(), Stalls())
             self.files.append(file)
-        file.factors = stated_factors(manifest.factors)
+        file.factors = self._factors_of(manifest)
         file.manifest = manifest
         return file
+
+    def _factors_of(self, manifest: Manifest) -> Factors | None:
+        return stated_factors(manifest.factors)
 
     def _add_windows(self, file: FilePass | None, windows: list[Window]) -> None:
         """Add windows that were kept back, and clear the list. Without a manifest they belong to nothing."""
@@ -294,8 +297,7 @@ class RunCollector:
         reached_step = max(context.resumed_at_step, file.last_step)
         rework = rework_of(windows, reached_step=reached_step, restarted=context.launch > 0)
         phases = block.phases()
-        binned: dict[str, Floats] = {}
-        it_j = np.zeros(len(windows))
+        metered: list[tuple[str, Rows]] = []
         for index, key in enumerate(block.keys):
             seen = self.devices.get(key)
             if seen is None:
@@ -303,12 +305,8 @@ class RunCollector:
             rows = block.rows(index, self._shares(block, index, context.clock_offset_s))
             for phase, chosen in phases.items():
                 _cell(self.cells, (key, phase)).add(rows if chosen is None else rows.weighted(chosen))
-            rung = seen.identity.rung
-            binned[rung] = binned[rung] + rows.energy_j if rung in binned else rows.energy_j
-            if key in self._charted:
-                binned[key], binned[_READ_S + key] = rows.energy_j, rows.seconds * rows.known
-            if rung != "facility":
-                it_j += rows.energy_j
+            metered.append((key, rows))
+            if seen.identity.rung != "facility":
                 for cells, weights in ((self.redone, rework.redone), (self.restarts, rework.restart)):
                     if weights is not None:
                         _cell(cells, key).add(rows.weighted(weights))
@@ -316,13 +314,10 @@ class RunCollector:
             seen = self.devices.get(key)
             if seen is not None and note not in seen.notes and len(seen.notes) < MAX_NOTES_PER_DEVICE:
                 seen.notes.append(note)
-        for phase, chosen in phases.items():
-            binned[_PHASE + phase] = it_j if chosen is None else it_j * chosen
-        facility_j = it_j * block.pue
-        binned[_CARBON] = np.nan_to_num(facility_j * block.intensity_g_per_kwh / JOULES_PER_KWH)
+        it_j = sum((rows.energy_j for key, rows in metered if self.is_it(key)), np.zeros(len(windows)))
         if file.factors is not None:
-            file.grid.add(file.factors.intensity, windows, facility_j, block.intensity_g_per_kwh)
-        self.bins.add(block.start_unix_s - context.clock_offset_s, block.duration_s, binned)
+            file.grid.add(file.factors.intensity, windows, it_j * block.pue, block.intensity_g_per_kwh)
+        self._add_over_time(file, block, metered, it_j, rework)
         file.stalls.add(windows)
         for window in windows:
             file.counted.add(window)
@@ -332,6 +327,21 @@ class RunCollector:
         file.last_step = max(file.last_step, *(window.last_step for window in windows))
         file.redone_steps += rework.steps
         file.end_unix_s = max(file.end_unix_s, float((block.start_unix_s + block.duration_s).max()))
+
+    def _add_over_time(
+        self, file: FilePass, block: Block, metered: Sequence[tuple[str, Rows]], it_j: Floats, rework: Rework
+    ) -> None:
+        """Add the energy of devices in windows, and that of the IT rungs together, to the series over time."""
+        binned: dict[str, Floats] = {}
+        for key, rows in metered:
+            rung = self.devices[key].identity.rung
+            binned[rung] = binned[rung] + rows.energy_j if rung in binned else rows.energy_j
+            if key in self._charted:
+                binned[key], binned[_READ_S + key] = rows.energy_j, rows.seconds * rows.known
+        for phase, chosen in block.phases().items():
+            binned[_PHASE + phase] = it_j if chosen is None else it_j * chosen
+        binned[_CARBON] = np.nan_to_num(it_j * block.pue * block.intensity_g_per_kwh / JOULES_PER_KWH)
+        self.bins.add(block.start_unix_s - file.context.clock_offset_s, block.duration_s, binned)
 
     def _shares(self, block: Block, index: int, clock_offset_s: float) -> Floats | None:
         """Return the part of each window of a device that no earlier file has metered, or None for all of each."""

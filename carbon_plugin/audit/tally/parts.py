@@ -37,12 +37,13 @@ _Process = subprocess.Popen[bytes]
 
 
 class FilesToPass(Struct, frozen=True, kw_only=True):
-    """Files to add up in one go, in the order of their start. `wanted` are the chain heads to look for on the way."""
+    """Files to add up in one go by a collector, in the order of their start. `wanted` are chain heads to look for."""
 
     files: list[tuple[Path, FileContext]]
     run_id: str | None
     origin_unix_s: float
     wanted: frozenset[str]
+    collector: type[RunCollector] = RunCollector
 
 
 class Passed(Struct, frozen=True):
@@ -53,12 +54,17 @@ class Passed(Struct, frozen=True):
 
 
 def pass_over(
-    paths: Sequence[Path], run_id: str | None, anchors: Sequence[str] = (), processes: int | None = None
+    paths: Sequence[Path],
+    run_id: str | None,
+    anchors: Sequence[str] = (),
+    processes: int | None = None,
+    collector: type[RunCollector] = RunCollector,
 ) -> Passed:
     """Return the sums over the ledgers of a run, at least one, in the order of their start.
 
     `anchors` are chain heads to look for on the way. `processes` is how many processes take part; by default as many as
-    the size of the ledgers is worth. Raises `LedgerError` if a ledger cannot be read or is of an unknown version.
+    the size of the ledgers is worth. `collector` is the class that adds up. Raises `LedgerError` if a ledger cannot be
+    read or is of an unknown version.
     """
     outlines = {path: outline for path in paths if (outline := outline_of(path)) is not None}
     offsets_s = clock_offsets(list(outlines.values()))
@@ -77,6 +83,7 @@ def pass_over(
             run_id=run_id,
             origin_unix_s=_started_s(first, offsets_s) if first else 0.0,
             wanted=wanted,
+            collector=collector,
         )
 
     if processes is None:
@@ -90,7 +97,7 @@ def pass_over(
 
 def add_up(part: FilesToPass) -> Passed:
     """Return the sums over the files of a part, computed in this process."""
-    collected = RunCollector(part.origin_unix_s)
+    collected = part.collector(part.origin_unix_s)
     ledgers = []
     for path, context in part.files:
         ledger = CheckedLedger(path, part.run_id, part.wanted)
