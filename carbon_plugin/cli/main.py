@@ -50,6 +50,7 @@ HERE = "carbon_plugin.cli.commands."
 COMMANDS = {
     "plan": Command(HERE + "plan:plan", "Predict time, energy and carbon of a run before launch."),
     "whatif": Command(HERE + "whatif:whatif", "Put a finished run elsewhere or at other hours."),
+    "run": Command(HERE + "run:run", "Measure the training that a command starts, unedited."),
     "audit": Command(HERE + "audit:audit", "Turn the ledgers of a run into a report."),
     "watch": Command(HERE + "watch:watch", "Show a run while it goes on, from another shell."),
     "runs": Command(HERE + "runs:runs", "List runs with energy, carbon and state."),

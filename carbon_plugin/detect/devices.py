@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor
 
 
-def computing_gpus(model: nn.Module) -> tuple[str, ...]:
-    """Return the UUIDs of the CUDA devices that hold a module's parameters, none on a CPU. No device is initialised."""
+def computing_gpus(parameters: Iterable[Tensor]) -> tuple[str, ...]:
+    """Return the UUIDs of the CUDA devices that hold some parameters, none on a CPU. No device is initialised."""
     import torch
 
-    devices = {parameter.device for parameter in model.parameters() if parameter.is_cuda}
+    devices = {parameter.device for parameter in parameters if parameter.is_cuda}
     return tuple(sorted(f"GPU-{torch.cuda.get_device_properties(device).uuid}" for device in devices))
 
 

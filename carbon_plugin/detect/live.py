@@ -55,7 +55,7 @@ class FirstStep:
             framework=framework,
         )
         try:
-            return detected, computing_gpus(model)
+            return detected, computing_gpus(model.parameters())
         except Exception as error:  # some builds of torch know no UUIDs; all else was seen
             unknown = ("not_detected", f"GPUs of this rank: {type(error).__name__}: {error}")
             return msgspec.structs.replace(detected, problems=(*detected.problems, unknown)), ()

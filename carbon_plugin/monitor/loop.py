@@ -56,7 +56,7 @@ class TrainingLoop:
         package: str = "torch",
         **arguments: Unpack[MonitorArguments],
     ) -> None:
-        self._ranks, unknown = _ranks()
+        self._ranks, unknown = place_of_process()
         self.monitor = CarbonMonitor(ranks=self._ranks, **arguments)
         self._pipeline, self._framework, self._package = pipeline, framework, package
         self._first: FirstStep | None = None
@@ -133,7 +133,7 @@ class TrainingLoop:
         try:
             if unknown is not None:
                 self.monitor.fail("ranks", unknown)
-            self.monitor.start(versions=_versions(self._package), watched=self._seen.identities, end=self.close)
+            self.monitor.start(versions=versions_of(self._package), watched=self._seen.identities, end=self.close)
             if not self.monitor.active:
                 return
             for function in (type(self).step, type(self).phase, type(self).metrics):
@@ -244,7 +244,7 @@ class TrainingLoop:
         self._handles, self._first, self._arriving = [], None, None
 
 
-def _ranks() -> tuple[Ranks, Exception | None]:
+def place_of_process() -> tuple[Ranks, Exception | None]:
     """Return the place of this process, and the exception if torch.distributed could not tell it.
 
     torch.distributed tells the place where a script numbered its processes itself. Otherwise the environment does.
@@ -260,7 +260,8 @@ def _ranks() -> tuple[Ranks, Exception | None]:
     return Ranks(rank=rank, local_rank=rank, world_size=world, local_world_size=world), None
 
 
-def _versions(package: str) -> dict[str, str]:
+def versions_of(package: str) -> dict[str, str]:
+    """Return the versions of Python, torch and a package, as far as they are imported."""
     found = {name: getattr(sys.modules.get(name), "__version__", None) for name in ("torch", package)}
     known = {name: str(version) for name, version in found.items() if version is not None}
     return {"python": sys.version.split()[0], **known}

@@ -85,6 +85,7 @@ class CarbonMonitor:
         self._watched: tuple[Any, ...] = ()
         self._ended_by: Callable[[str], None] | None = None
         self._phase_names = PhaseNames()
+        self._gives_way = False
         if os.environ.get(DISABLED_VARIABLE, "") in ("", "0"):
             self._settings = make_settings(**arguments)
             self.loggers = self._settings.loggers
@@ -116,6 +117,7 @@ class CarbonMonitor:
         versions: Mapping[str, str] | None = None,
         watched: tuple[Any, ...] = (),
         end: Callable[[str], None] | None = None,
+        gives_way: bool = False,
     ) -> None:
         """Begin to measure.
 
@@ -125,13 +127,20 @@ class CarbonMonitor:
         `watched` are the objects that are trained. If an earlier training of this process holds one of them, or has the
         same run directory, that training ends now: the user has run a cell of a notebook again. `end` is called to end
         this training in the same case, and when the program ends; the default is `close`.
+
+        A monitor that `gives_way` was started by nobody's script. It does not start where a script measures itself, and
+        ends when one begins to.
         """
-        if self._settings is None or self._thread is not None or self.run_dir is None:
+        if self._settings is None or self._thread is not None or self.run_dir is None or (gives_way and _living):
             return
+        self._gives_way = gives_way
         settings, run_dir = self._settings, self.run_dir
         self._watched, self._ended_by = watched, end
         for other in list(_living):
             same = any(mine is its for mine in watched for its in other._watched)
+            if other._gives_way:
+                (other._ended_by or other.close)("the script began to measure itself")
+                continue
             if other.run_dir == run_dir and not same:
                 logger.warning("carbon_plugin: trainings at a time need a run_dir each; the first in %s ends", run_dir)
             if other.run_dir == run_dir or same:

@@ -1,0 +1,132 @@
+"""Programs that nobody edits: `carbon-plugin run --site FRA -- torchrun --nproc-per-node 8 train.py`.
+
+It counts steps through the hook that torch has for the optimizers of a whole process, and meters energy. A process is
+measured from its first optimizer step on, so that launchers, data loaders and compile workers, which do no step, leave
+no record. It reads neither model nor batches. A program that measures itself, by `watch` or a callback, is left alone.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from carbon_plugin.detect.compiling import opaque
+from carbon_plugin.detect.devices import computing_gpus
+from carbon_plugin.detect.observed import Detected, DetectedLayout, Observed
+from carbon_plugin.detect.optimizers import innermost, prepares_states, steps_done
+from carbon_plugin.detect.primary import Primary
+from carbon_plugin.monitor.loop import place_of_process, versions_of
+from carbon_plugin.monitor.monitor import CarbonMonitor
+from carbon_plugin.monitor.settings import MonitorArguments
+from carbon_plugin.monitor.voice import say
+
+ARGUMENTS_VARIABLE = "CARBON_PLUGIN_RUN_ARGUMENTS"
+"""The variable in which `carbon-plugin run` hands the arguments of the monitor to all processes of the job, as JSON."""
+
+NOT_SEEN = (
+    "started by carbon-plugin run: tokens, model, layout and the time before the first optimizer step are not seen, so "
+    "that nothing is predicted without a plan; an adapter in the script sees them"
+)
+
+
+def install(optimizers: Any, environ: Mapping[str, str]) -> HandsFree:
+    """Watch the optimizers of this process from now on.
+
+    Args:
+        optimizers (module): The module `torch.optim.optimizer`.
+        environ: The variables of this process; `ARGUMENTS_VARIABLE` holds the arguments of the monitor.
+
+    Returns:
+        The watch, which measures nothing before the first step.
+    """
+    arguments = msgspec.json.decode(environ.get(ARGUMENTS_VARIABLE, "") or "{}", type=dict[str, Any])
+    return HandsFree(arguments, optimizers)  # type: ignore[arg-type]
+
+
+class HandsFree:
+    """Counts the optimizer steps of one process, from the first one until the program ends.
+
+    Of several optimizers the steps of one count, as `Primary` chooses it.
+    """
+
+    def __init__(self, arguments: MonitorArguments, optimizers: Any) -> None:
+        self._arguments = arguments
+        self._primary = Primary()
+        self.monitor: CarbonMonitor | None = None
+        self._failed = False
+        for function in (type(self)._before, type(self)._after):
+            opaque(function)
+        self._handles = [
+            optimizers.register_optimizer_step_pre_hook(self._before),
+            optimizers.register_optimizer_step_post_hook(self._after),
+        ]
+
+    def _before(self, optimizer: Any, *_: Any) -> None:
+        """Start to measure before the first step, so that its time and energy are in the record."""
+        if self.monitor is not None or self._failed:
+            return
+        try:
+            self._start(optimizer)
+        except Exception as error:  # the constructor of a monitor may raise, and there is no script to tell
+            self._failed = True
+            sys.stderr.write(f"carbon_plugin: this training is not measured; {type(error).__name__}: {error}\n")
+
+    def _after(self, optimizer: Any, *_: Any) -> None:
+        """Count a step of the chosen optimizer."""
+        monitor = self.monitor
+        if monitor is None or not monitor.active:
+            return  # the hooks stay, because torch raises where one is removed while it calls them
+        try:
+            if self._primary.counts(optimizer):
+                first = monitor.counted == 0
+                monitor.step_end()
+                if first:
+                    monitor.observe(*_seen(optimizer, self._world_size))
+        except Exception as error:  # the training must go on whatever happens here
+            monitor.fail("hands-free", error)
+
+    def _start(self, optimizer: Any) -> None:
+        if prepares_states():
+            return
+        ranks, unknown = place_of_process()
+        self._world_size = ranks.world_size
+        monitor = self.monitor = CarbonMonitor(ranks=ranks, **self._arguments)
+        if unknown is not None:
+            monitor.fail("ranks", unknown)
+        monitor.start(versions=versions_of("torch"), end=self.close, gives_way=True)
+        if not monitor.active:
+            return
+        done = None if monitor.step_is_stated else steps_done([optimizer])
+        if isinstance(done, int):
+            monitor.resume_at(done)
+        if ranks.rank == 0 and not self._arguments.get("quiet"):
+            say(NOT_SEEN)
+
+    def close(self, reason: str = "closed") -> None:
+        """Write the last window and the closing record, and take the hooks away. The end of the program does this too.
+
+        Args:
+            reason: What the closing record says. Default: "closed".
+        """
+        for handle in self._handles:
+            handle.remove()
+        if self.monitor is not None:
+            self.monitor.close(reason)
+
+
+def _seen(optimizer: Any, world_size: int) -> tuple[Detected, tuple[str, ...]]:
+    """Return what the first step shows: the optimizer, and the devices of what it trains."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    name = type(innermost(optimizer)).__name__
+    source = f"the first optimizer that stepped, {name} of {sum(p.numel() for p in parameters):,} values on this rank"
+    detected = Detected(
+        layout=DetectedLayout(axes={}, world_size=world_size),
+        model=None,
+        fields={"step_counter": Observed(name, source)},
+        device_kind=next((parameter.device.type for parameter in parameters), None),
+        problems=(("not_detected", NOT_SEEN),),
+    )
+    return detected, computing_gpus(parameters)

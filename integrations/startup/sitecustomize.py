@@ -1,0 +1,83 @@
+"""Make Python count optimizer steps in a program that `carbon-plugin run` started, without an edit of that program.
+
+Python imports a module of this name at its start. This one takes its folder off `sys.path`, runs the `sitecustomize`
+that Python would have found without it, and waits for the import of `torch.optim`. A program that never imports torch
+pays for this file and nothing else. Only modules of the standard library are imported here.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.abc import Loader
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import module_from_spec
+from types import ModuleType
+from typing import Any
+
+_WAITED_FOR = "torch.optim.optimizer"
+_OWN = os.path.dirname(os.path.abspath(__file__))  # pathlib would slow every start of Python
+
+
+def _others() -> ModuleSpec | None:
+    """Take this folder off `sys.path`, and return the `sitecustomize` that is found without it."""
+    sys.path[:] = [path for path in sys.path if os.path.abspath(path) != _OWN]
+    return PathFinder.find_spec("sitecustomize")
+
+
+def _run(spec: ModuleSpec) -> None:
+    """Import the user's own `sitecustomize` in the place of this one. What it raises is reported by Python as usual."""
+    assert spec.loader is not None
+    module = sys.modules["sitecustomize"] = module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+
+class _AfterImport:
+    """A finder that is asked for every module, and stays until the one that it waits for is imported."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        """Return the spec of the module that is waited for, with a loader that tells of its import, else None."""
+        if name != _WAITED_FOR:
+            return None
+        if self in sys.meta_path:
+            sys.meta_path.remove(self)
+        for finder in sys.meta_path:
+            spec = finder.find_spec(name, path, target)
+            if spec is not None:
+                if spec.loader is not None:
+                    spec.loader = _Telling(spec.loader)
+                return spec
+        return None
+
+
+class _Telling(Loader):
+    """Load a module with its own loader, then watch its optimizers. The module keeps its own loader."""
+
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        """Return what the module's own loader makes."""
+        made: ModuleType | None = self._loader.create_module(spec)
+        return made
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Run the module as without us, then hook into it. A failure of ours is one line on standard error."""
+        assert module.__spec__ is not None
+        module.__spec__.loader = module.__loader__ = self._loader
+        self._loader.exec_module(module)
+        try:
+            from carbon_plugin.integrations.hands_free import install
+
+            install(module, os.environ)
+        except Exception as error:
+            sys.stderr.write(
+                f"carbon_plugin: this training is not measured; {type(error).__name__}: {error}. Install carbon-plugin "
+                f"into the environment of {sys.executable}\n"
+            )
+
+
+if os.environ.get("CARBON_PLUGIN_DISABLED", "") in ("", "0"):
+    sys.meta_path.insert(0, _AfterImport())
+if (_spec := _others()) is not None:
+    _run(_spec)

@@ -1,0 +1,222 @@
+"""`carbon-plugin run`: scripts that nobody edited, started by Python, and by torchrun in two processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from carbon_plugin.detect.primary import TAKE_OVER
+from carbon_plugin.ledger.reader import manifest_of, read_run
+from carbon_plugin.ledger.records import Close, Event, Window
+from carbon_plugin.ledger.verification.verify import verify_run
+
+JOBS = Path(__file__).parent / "jobs"
+BIN = str(Path(sys.executable).parent / "carbon-plugin")
+STEPS, SKIPPED = 12, 1
+FINDER = "import sys, torch.optim.optimizer as o; print(getattr(sys, 'users_own', None), type(o.__loader__).__name__, "
+FINDER += "[p for p in sys.path if p.endswith('startup')], [f for f in sys.meta_path if 'After' in repr(f)], o.hooks)"
+
+
+def environment(**variables: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("CARBON")}
+    return kept | {"OMP_NUM_THREADS": "1"} | variables
+
+
+def closes(run_dir: Path) -> list[tuple[str, int]]:
+    """How each ledger of a run was closed, and its steps."""
+    return [
+        (record.reason, record.steps)
+        for file in read_run(run_dir).files
+        for record in file.records
+        if isinstance(record, Close)
+    ]
+
+
+@pytest.fixture(scope="module")
+def by_hooks(launcher, tmp_path_factory) -> tuple[Path, dict[str, list[str]]]:
+    """The loops of `by_hooks.py` without us and with us: the folder of their runs, and what both printed, by loop."""
+    folder = tmp_path_factory.mktemp("by_hooks")
+    said: dict[str, list[str]] = {}
+    for variables in ({"CARBON_PLUGIN_DISABLED": "1"}, {}):
+        env = environment(TMPDIR=str(folder), **variables)
+        done = launcher().run(JOBS / "by_hooks.py", folder, env=env)
+        assert done.returncode == 0, done.stderr
+        for line in done.stdout.splitlines():
+            _, loop, result = line.split(" ", 2)
+            said.setdefault(loop, []).append(result)
+    return folder, said
+
+
+@pytest.mark.parametrize(
+    ("loop", "steps"),
+    [
+        ("gan", 8),
+        ("one_a_parameter", 8),
+        ("wrapped", 8),
+        ("one_group_at_a_time", 8),
+        ("made_anew", 8),
+        ("compiled", 8),
+        ("second_stage", 4 + 103 - TAKE_OVER + 1),
+    ],
+)
+def test_an_iteration_is_one_step_whatever_optimizers_step_in_it(by_hooks, loop, steps):
+    assert closes(by_hooks[0] / loop) == [("the loop ended", steps)]
+
+
+def test_trainings_end_with_the_same_weights_to_the_last_bit_and_no_hook_is_left(by_hooks):
+    for bare, measured in by_hooks[1].values():
+        assert measured == bare
+        assert bare.split()[1] == "0"
+
+
+def test_a_resumed_run_goes_on_at_the_step_of_its_optimizer(by_hooks):
+    (file,) = read_run(by_hooks[0] / "resumed").files
+    assert max(record.last_step for record in file.records if isinstance(record, Window)) == 8
+    assert closes(by_hooks[0] / "resumed") == [("the loop ended", 4)]
+
+
+def test_a_script_that_measures_itself_has_one_record(by_hooks):
+    assert not (by_hooks[0] / "watches_itself").exists()
+    assert closes(by_hooks[0] / "own") == [("closed", 8)]
+
+
+def test_a_script_that_begins_to_measure_itself_is_left_alone_from_then_on(by_hooks):
+    assert closes(by_hooks[0] / "watches_itself_later") == [("the script began to measure itself", 1)]
+    assert closes(by_hooks[0] / "later") == [("closed", 8)]
+
+
+def test_a_failure_of_ours_leaves_the_training_as_it_was(by_hooks):
+    (file,) = read_run(by_hooks[0] / "fails").files
+
+    assert by_hooks[1]["fails"] == by_hooks[1]["made_anew"]
+    assert any("hands-free: RuntimeError: ours" in r.message for r in file.records if isinstance(r, Event))
+
+
+@pytest.fixture
+def small_torch(tmp_path) -> Path:
+    """A folder with a package `torch` that has nothing but the hooks of its optimizers."""
+    package = tmp_path / "torch" / "optim"
+    package.mkdir(parents=True)
+    for folder in (package.parent, package):
+        (folder / "__init__.py").touch()
+    names = ("register_optimizer_step_pre_hook", "register_optimizer_step_post_hook")
+    functions = "".join(f"def {name}(hook): hooks.append(hook.__name__)\n" for name in names)
+    (package / "optimizer.py").write_text(f"hooks = []\n{functions}")
+    return tmp_path
+
+
+def started(folder: Path, *options: str, code: str = FINDER, **variables: str) -> subprocess.CompletedProcess[str]:
+    command = [BIN, "run", *options, "--", sys.executable, "-c", code]
+    env = environment(PYTHONPATH=str(folder), **variables)
+    return subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_start_leaves_nothing_that_a_script_can_see_and_runs_the_users_own_sitecustomize(small_torch):
+    (small_torch / "sitecustomize.py").write_text("import sys; sys.users_own = 'ran'\n")
+
+    done = started(small_torch)
+
+    assert (done.stdout.strip(), done.stderr) == ("ran SourceFileLoader [] [] ['_before', '_after']", "")
+
+
+def test_an_error_of_the_users_own_sitecustomize_is_told_as_without_us(small_torch):
+    (small_torch / "sitecustomize.py").write_text("raise RuntimeError('the user\\'s own')\n")
+
+    done = started(small_torch)
+
+    assert "the user's own" in done.stderr
+    assert done.stdout.strip() == "None SourceFileLoader [] [] ['_before', '_after']"
+
+
+def test_nothing_is_hooked_where_measuring_is_off(small_torch):
+    done = started(small_torch, CARBON_PLUGIN_DISABLED="1")
+
+    assert done.stdout.strip() == "None SourceFileLoader [] [] []"
+
+
+def test_exit_code_and_arguments_are_those_of_the_command(small_torch):
+    done = started(small_torch, code="import sys; sys.exit(7)")
+
+    assert (done.returncode, done.stdout, done.stderr) == (7, "", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--site", "FRX", "--", "true"), "'FRX'"),
+        (("--total-steps", "0", "--", "true"), "total_steps is 0"),
+        (("--", "no-such-program"), "there is no program 'no-such-program'"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line_before_anything_starts(arguments, said):
+    done = subprocess.run([BIN, "run", *arguments], capture_output=True, text=True, check=False, env=environment())
+
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.fixture(scope="module")
+def torchrun_twice(tmp_path_factory) -> dict[str, Any]:
+    """A training of two processes under torchrun, bare and by `carbon-plugin run`: what each printed, and the run."""
+    folder = tmp_path_factory.mktemp("unedited")
+    (folder / "sitecustomize.py").write_text("print('users own ran')\n")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    measured = [BIN, "run", "--site", "FRA", "--run-dir", "run", "--total-steps", "20", "--", *torchrun]
+    said = {}
+    for name, command in (("bare", torchrun), ("measured", measured)):
+        env = environment(TMPDIR=str(folder), PYTHONPATH=str(folder), PAUSE_S="0.05" if name == "measured" else "0")
+        done = subprocess.run(
+            [*command, str(JOBS / "unedited.py")], env=env, cwd=folder, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        lines = done.stdout.splitlines()
+        rows = [json.loads(line.removeprefix("RESULT ")) for line in lines if line.startswith("RESULT")]
+        said[name] = {rank: (losses, left) for rank, losses, left in rows}
+        said[f"{name} sites"] = lines.count("users own ran")
+        said[f"{name} stderr"] = done.stderr
+    return said | {"run": folder / "run"}
+
+
+@pytest.mark.exhaustive
+class TestUnderTorchrun:
+    def test_losses_of_both_ranks_are_bit_identical_and_nothing_is_left(self, torchrun_twice):
+        assert len(torchrun_twice["bare"][1][0]) == 2 * STEPS
+        assert torchrun_twice["measured"] == torchrun_twice["bare"]
+        assert torchrun_twice["measured"][0][1] == 0
+
+    def test_the_users_own_sitecustomize_runs_in_as_many_processes_as_without_us(self, torchrun_twice):
+        # `carbon-plugin` itself is one more process of Python.
+        assert torchrun_twice["measured sites"] == torchrun_twice["bare sites"] + 1
+
+    def test_ranks_share_one_ledger_and_launcher_and_loaders_have_none(self, torchrun_twice):
+        (file,) = read_run(torchrun_twice["run"]).files
+        manifest = manifest_of(file.records)
+
+        assert manifest.world_size == 2
+        assert manifest.total_steps == 20
+        assert verify_run(torchrun_twice["run"]).ok
+
+    def test_steps_that_the_scaler_skips_are_time_and_energy_but_no_steps(self, torchrun_twice):
+        (file,) = read_run(torchrun_twice["run"]).files
+        windows = [record for record in file.records if isinstance(record, Window)]
+
+        assert closes(torchrun_twice["run"]) == [("exit", STEPS - SKIPPED)]
+        assert sum(part.energy_j for window in windows for part in window.energies) > 0
+        assert sum(window.duration_s for window in windows) >= 0.05 * STEPS
+
+    def test_it_says_what_it_cannot_see(self, torchrun_twice):
+        (file,) = read_run(torchrun_twice["run"]).files
+        said = [record.message for record in file.records if isinstance(record, Event)]
+
+        assert any("tokens, model, layout" in sentence for sentence in said)
+        assert "tokens, model, layout" in torchrun_twice["measured stderr"]
+        manifest = manifest_of(file.records)
+        assert manifest.prediction is None
+        assert manifest.effective["step_counter"]["source"].endswith("AdamW of 161 values on this rank")
