@@ -1,4 +1,5 @@
-"""Keep the two clocks of a training: the one that counts its steps, and the wall clock that labels its moments.
+"""Keep the two clocks of a training: the one that counts its steps and phases, and the wall clock that labels its
+moments.
 
 The training thread counts steps and notes phases without a lock, I/O, a device or an allocation that grows. It replaces
 one tuple at every step. Assignment is atomic under the interpreter's lock, so the monitor thread reads a consistent
@@ -18,11 +19,15 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from carbon_plugin.ledger.held.clocks import CLOCK_STEP_S
-from carbon_plugin.ledger.records import Phase
+from carbon_plugin.ledger.records import KNOWN_PHASES, OTHER_PHASE, Phase
 
 _MAX_TRANSITIONS = 65_536
 MAX_SLEW = 5e-4
 """The offset between the two clocks changes by at most this many seconds a second, as much as NTP slews."""
+MAX_OWN = 16
+"""A training may name this many phases of its own. The limit is needed because a name with a step number in it would be
+a new phase at each step."""
+MAX_LENGTH = 40
 
 
 class Mark(NamedTuple):
@@ -118,6 +123,29 @@ class TrainingClock:
         while self._transitions and self._transitions[0].monotonic_s <= until_s:
             drained.append(self._transitions.popleft())
         return drained
+
+
+class PhaseNames:
+    """Holds the names of one training's phases: those that the tables know, and its own ones, such as "rollout".
+
+    Any name is a phase. After sixteen own names, further ones are "other".
+    """
+
+    def __init__(self) -> None:
+        self._named: dict[object, str] = {name: name for name in KNOWN_PHASES}
+        self._own: set[str] = set()
+
+    def named(self, phase: str) -> str:
+        """Return the name under which the ledger records the phase."""
+        known = self._named.get(phase)
+        if known is not None:
+            return known
+        name = "".join(letter if letter.isprintable() else " " for letter in str(phase)).strip()[:MAX_LENGTH]
+        if not name or (name not in self._own and len(self._own) >= MAX_OWN):
+            return OTHER_PHASE
+        self._own.add(name)
+        self._named[phase] = name
+        return name
 
 
 def boot_clock_s() -> float:

@@ -22,17 +22,17 @@ from typing import Any, Unpack
 
 from carbon_plugin.detect.observed import Detected
 from carbon_plugin.ledger.records import RESUMED_EVENT, Phase
-from carbon_plugin.monitor.clock import TrainingClock
+from carbon_plugin.monitor.clock import PhaseNames, TrainingClock
 from carbon_plugin.monitor.documented import with_arguments
 from carbon_plugin.monitor.guard import Guard
-from carbon_plugin.monitor.launch import hand_down
 from carbon_plugin.monitor.loggers import Log, Loggers
-from carbon_plugin.monitor.phases import PhaseNames
+from carbon_plugin.monitor.node.work import Seen
+from carbon_plugin.monitor.processes.launch import hand_down
 from carbon_plugin.monitor.ranks import Ranks, ranks_from_environ
 from carbon_plugin.monitor.run.directory import choose_run_dir
 from carbon_plugin.monitor.settings import MonitorArguments, Settings, make_settings
 from carbon_plugin.monitor.thread import MonitorThread, Wake
-from carbon_plugin.monitor.work import MonitorWork, Seen
+from carbon_plugin.monitor.work import MonitorWork
 
 DISABLED_VARIABLE = "CARBON_PLUGIN_DISABLED"
 CLOSE_TIMEOUT_S = 10.0
@@ -353,8 +353,6 @@ class CarbonMonitor:
         self._settings = None
         if self._thread is not None:
             self._thread.forget()
-        if self._work is not None:
-            self._work.forget()
 
 
 def _reason_of(kind: type[BaseException]) -> str:

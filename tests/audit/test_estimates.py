@@ -15,7 +15,7 @@ from carbon_plugin.audit.summary import summarise
 from carbon_plugin.ledger.identity import agree_run
 from carbon_plugin.ledger.records import Close, DeviceEnergy, Manifest, Record, Window
 from carbon_plugin.ledger.writer import LedgerWriter
-from carbon_plugin.monitor.file_totals import FileTotals
+from carbon_plugin.monitor.ledgers.file_totals import FileTotals
 from carbon_plugin.monitor.run.totals import RunTotals, run_totals
 from carbon_plugin.spec.metered import DeviceIdentity
 

@@ -27,8 +27,8 @@ from carbon_plugin.footprint.live.provider import LiveSample
 from carbon_plugin.footprint.values import Basis
 from carbon_plugin.ledger.reader import read_run
 from carbon_plugin.ledger.records import DeviceEnergy, Event, Manifest, Window
-from carbon_plugin.monitor.file_totals import FileTotals
 from carbon_plugin.monitor.intensity import IntensityWatch, expected_g_per_kwh
+from carbon_plugin.monitor.ledgers.file_totals import FileTotals
 from carbon_plugin.monitor.run.totals import run_totals
 from carbon_plugin.monitor.settings import make_settings
 from carbon_plugin.plan.whatif.measured_run import compare_run

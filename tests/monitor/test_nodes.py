@@ -15,7 +15,7 @@ from carbon_plugin.ledger.records import DeviceEnergy, Manifest, Window
 from carbon_plugin.ledger.writer import LedgerWriter
 from carbon_plugin.monitor.clock import TrainingClock
 from carbon_plugin.monitor.guard import Guard
-from carbon_plugin.monitor.node.journal import Journal
+from carbon_plugin.monitor.ledgers.journal import Journal
 from carbon_plugin.monitor.run.follower import LedgerFollower
 from carbon_plugin.monitor.run.totals import run_totals
 from carbon_plugin.monitor.thread import MonitorThread, Wake, wait_s

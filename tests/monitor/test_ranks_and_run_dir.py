@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from carbon_plugin.errors import SpecError
-from carbon_plugin.monitor.launch import process_mark
+from carbon_plugin.monitor.processes.launch import process_mark
 from carbon_plugin.monitor.ranks import Ranks, ranks_from_environ
 from carbon_plugin.monitor.run.directory import INHERITED_VARIABLE, choose_run_dir
 

@@ -20,7 +20,7 @@ from carbon_plugin.audit.sentences.narrative import warnings
 from carbon_plugin.audit.summary import summarise
 from carbon_plugin.ledger.reader import read_run
 from carbon_plugin.ledger.records import Window
-from carbon_plugin.monitor.file_totals import FileTotals
+from carbon_plugin.monitor.ledgers.file_totals import FileTotals
 from carbon_plugin.monitor.run.totals import run_totals
 
 SECONDS = 4.0

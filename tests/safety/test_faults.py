@@ -60,7 +60,7 @@ def test_every_ledger_is_whole_and_closed_at_most_once(rows):
     "part",
     [
         "FirstStep.look",
-        "MonitorWork._take",
+        "NodeWork.take",
         "SpanTracker.observe",
         "LedgerFollower.poll",
         "run_totals",

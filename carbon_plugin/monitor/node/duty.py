@@ -16,8 +16,8 @@ from msgspec.structs import replace
 from carbon_plugin.meters.gpu.driver import Inventory
 from carbon_plugin.meters.gpu.selection import names_devices
 from carbon_plugin.monitor.node.baseline import Baseline
-from carbon_plugin.monitor.node.leader import HOST, Claim, Election
 from carbon_plugin.monitor.node.metering import JobHardware, look_at_hardware
+from carbon_plugin.monitor.processes.leader import HOST, Claim, Election
 from carbon_plugin.monitor.ranks import Ranks
 from carbon_plugin.monitor.settings import Settings
 

@@ -16,11 +16,10 @@ import time
 from collections.abc import Mapping
 
 from carbon_plugin.errors import SpecError
-from carbon_plugin.monitor.file_totals import FileTotals
+from carbon_plugin.monitor.ledgers.file_totals import FileTotals
 from carbon_plugin.monitor.run.datagram import REPORT_BYTES, pack_report, unpack_report
 
 COLLECTOR_VARIABLE = "CARBON_PLUGIN_COLLECTOR"
-RUN_ID_VARIABLE = "CARBON_PLUGIN_RUN_ID"
 RECEIVE_BUFFER_BYTES = 4 << 20
 """The buffer has room for the reports of thousands of nodes between two looks. The kernel may grant less."""
 TURN = 64

@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from carbon_plugin.ledger.held.account_inputs import UsedEnergy, UsedSum, total_used
 from carbon_plugin.ledger.records import LEDGER_VERSION, MACHINE, Manifest, Span
-from carbon_plugin.monitor.file_totals import DeviceTotals, FileTotals
+from carbon_plugin.monitor.ledgers.file_totals import DeviceTotals, FileTotals
 from carbon_plugin.spec.metered import DeviceIdentity, Rung
 from carbon_plugin.spec.site import MOST_PUE
 

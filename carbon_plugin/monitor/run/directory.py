@@ -17,8 +17,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from carbon_plugin.errors import SpecError
-from carbon_plugin.monitor.launch import launcher_pid, process_mark
-from carbon_plugin.monitor.node.scratch import Folder, open_scratch
+from carbon_plugin.monitor.processes.launch import launcher_pid, process_mark
+from carbon_plugin.monitor.processes.scratch import Folder, open_scratch
 from carbon_plugin.monitor.ranks import Ranks
 
 RUN_DIR_VARIABLE = "CARBON_PLUGIN_RUN_DIR"

@@ -6,11 +6,11 @@ import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from carbon_plugin.monitor.node.journal import Journal
+from carbon_plugin.monitor.ledgers.journal import Journal
+from carbon_plugin.monitor.ledgers.place import RUN_ID_VARIABLE
 from carbon_plugin.monitor.ranks import Ranks
 from carbon_plugin.monitor.run.collector import (
     COLLECTOR_VARIABLE,
-    RUN_ID_VARIABLE,
     Address,
     Collector,
     Reporter,

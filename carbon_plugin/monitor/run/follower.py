@@ -10,8 +10,8 @@ from carbon_plugin.errors import LedgerError
 from carbon_plugin.ledger.files import ledger_files
 from carbon_plugin.ledger.records import Window
 from carbon_plugin.ledger.tail import LedgerTail
-from carbon_plugin.monitor.file_totals import FileTotals
-from carbon_plugin.monitor.node.journal import Journal
+from carbon_plugin.monitor.ledgers.file_totals import FileTotals
+from carbon_plugin.monitor.ledgers.journal import Journal
 
 UNNAMED = ""
 """This stands for the name of the own ledger as long as its file cannot be created."""

@@ -14,9 +14,9 @@ from carbon_plugin.ledger.files import node_of, rank_of
 from carbon_plugin.ledger.records import Projection
 from carbon_plugin.monitor.clock import WallClock
 from carbon_plugin.monitor.context import Context
-from carbon_plugin.monitor.file_totals import FileTotals
 from carbon_plugin.monitor.intensity import expected_g_per_kwh
-from carbon_plugin.monitor.node.journal import Journal
+from carbon_plugin.monitor.ledgers.file_totals import FileTotals
+from carbon_plugin.monitor.ledgers.journal import Journal
 from carbon_plugin.monitor.run.collector import Collector
 from carbon_plugin.monitor.run.follower import UNNAMED, LedgerFollower
 from carbon_plugin.monitor.run.metrics import metrics_of

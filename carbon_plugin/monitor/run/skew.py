@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from carbon_plugin.ledger.records import Span
-from carbon_plugin.monitor.file_totals import FileTotals, Place
+from carbon_plugin.monitor.ledgers.file_totals import FileTotals, Place
 
 SKEW_S = 5.0
 """Differences from this many seconds on are stated. Hosts run ahead of their GPUs by up to a second each, and stages of

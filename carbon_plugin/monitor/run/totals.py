@@ -24,7 +24,7 @@ from carbon_plugin.ledger.held.expected import expected_gpus
 from carbon_plugin.ledger.held.holdings import Holding, held
 from carbon_plugin.ledger.held.launches import RANK_0_FILES
 from carbon_plugin.ledger.records import Window
-from carbon_plugin.monitor.file_totals import FileTotals, Place
+from carbon_plugin.monitor.ledgers.file_totals import FileTotals, Place
 from carbon_plugin.spec.metered import DeviceIdentity
 
 STALE_WINDOWS = 3

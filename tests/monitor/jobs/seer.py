@@ -20,6 +20,7 @@ from carbon_plugin.monitor import work
 from carbon_plugin.monitor.clock import TrainingClock
 from carbon_plugin.monitor.monitor import USED_BY_THE_THREAD, CarbonMonitor
 from carbon_plugin.monitor.node import duty
+from carbon_plugin.monitor.node import work as node_work
 from carbon_plugin.monitor.node.baseline import Baseline
 from carbon_plugin.monitor.settings import MonitorOptions
 
@@ -30,8 +31,8 @@ def main(run_dir: str, launch: Path, seconds: float) -> None:
     for name in USED_BY_THE_THREAD:
         __import__(name)
     if "JOB_BOOT_ID" in os.environ:
-        host_info = work.read_host_info
-        work.read_host_info = lambda **given: replace(
+        host_info = node_work.read_host_info
+        node_work.read_host_info = lambda **given: replace(
             host_info(**given), boot_id=os.environ["JOB_BOOT_ID"] or None, hostname=os.environ["JOB_HOSTNAME"]
         )
     looked: dict[str, float] = {}

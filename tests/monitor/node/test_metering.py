@@ -16,8 +16,8 @@ from carbon_plugin.ledger.held.counted_steps import CountedSteps
 from carbon_plugin.ledger.reader import LedgerFile, manifest_of, read_run
 from carbon_plugin.ledger.records import Close, Event, Window
 from carbon_plugin.ledger.verification.verify import verify_run
-from carbon_plugin.monitor.node.leader import Claim
 from carbon_plugin.monitor.node.metering import with_ranks
+from carbon_plugin.monitor.processes.leader import Claim
 from carbon_plugin.monitor.settings import make_settings
 from carbon_plugin.spec.metered import DeviceIdentity
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from carbon_plugin.errors import SpecError
 from carbon_plugin.ledger.reader import read_run
 from carbon_plugin.ledger.records import Close, DeviceEnergy, Manifest, Projection, Window
-from carbon_plugin.monitor.file_totals import FileTotals
+from carbon_plugin.monitor.ledgers.file_totals import FileTotals
 from carbon_plugin.monitor.run.collector import Address, Collector, Reporter, collector_address
 from carbon_plugin.monitor.run.datagram import _HEAD, DIGEST_BYTES, REPORT_BYTES, _digest, pack_report, unpack_report
 from carbon_plugin.monitor.run.key import KEY_FILE, KEY_VARIABLE, run_key

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from carbon_plugin.ledger.held.launches import SKEW_EVENT
 from carbon_plugin.ledger.records import Event, Manifest, Span, Window
-from carbon_plugin.monitor.file_totals import FileTotals
+from carbon_plugin.monitor.ledgers.file_totals import FileTotals
 from carbon_plugin.monitor.run.datagram import pack_report, unpack_report
 from carbon_plugin.monitor.run.skew import SkewWatch, clock_offset_s, skew_message
 from carbon_plugin.monitor.run.totals import run_totals

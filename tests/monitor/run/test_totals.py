@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from carbon_plugin.ledger.records import DeviceEnergy, Manifest, Span, Window
-from carbon_plugin.monitor.file_totals import FileTotals
+from carbon_plugin.monitor.ledgers.file_totals import FileTotals
 from carbon_plugin.monitor.run.totals import run_totals, without_copies
 from carbon_plugin.spec.metered import DeviceIdentity
 

@@ -19,7 +19,7 @@ from carbon_plugin.footprint.run_factors import resolve_factors
 from carbon_plugin.ledger.identity import agree_run
 from carbon_plugin.ledger.records import MACHINE, Close, DeviceEnergy, Manifest, Record, Window
 from carbon_plugin.ledger.writer import LedgerWriter
-from carbon_plugin.monitor.file_totals import FileTotals
+from carbon_plugin.monitor.ledgers.file_totals import FileTotals
 from carbon_plugin.monitor.run.follower import LedgerFollower
 from carbon_plugin.monitor.run.projection import outlook
 from carbon_plugin.monitor.run.totals import RunTotals, run_totals, without_copies

@@ -21,7 +21,7 @@ import msgspec
 from msgspec import Struct
 
 from carbon_plugin.detect.stages import StagePart
-from carbon_plugin.monitor.node.scratch import Folder
+from carbon_plugin.monitor.processes.scratch import Folder, forget_in_child
 
 HOST = "host"
 """The name of the lock for CPU, memory and network of the host. The process that holds it is the leader."""
@@ -91,6 +91,7 @@ class Election:
         self.follows = False
         """Whether this process took something from a process of its launch that was lost. What happened before is in
         that process's ledger."""
+        forget_in_child(self)
         if scratch is not None:
             with contextlib.suppress(OSError):
                 self._join(scratch, meeting, rank)

@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from carbon_plugin.ledger.records import DeviceEnergy
 from carbon_plugin.meters.host.share import SHARE_SPREAD
-from carbon_plugin.monitor.node.scratch import Folder
+from carbon_plugin.monitor.processes.scratch import Folder, forget_in_child
 
 EVENT = "gpu_shared"
 FOLDER = "gpus"
@@ -63,6 +63,7 @@ class Neighbours:
         self._alive_fd = -1
         self._others: list[Tenant] = []
         self._said: set[str] = set()
+        forget_in_child(self)
         if scratch is not None and gpus:
             with contextlib.suppress(OSError):
                 self._folder = scratch.sub(FOLDER)

@@ -1,5 +1,7 @@
-"""Share the machine among several trainings in one process at a time. Each is charged an equal part of what it uses
-meanwhile."""
+"""Share the machine among several trainings in one process at a time, and tell the part that one training is charged.
+
+Each of them is charged an equal part of what the machine uses meanwhile. Its GPUs may be shared with other runs too.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,8 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from carbon_plugin.ledger.records import DeviceEnergy
+from carbon_plugin.ledger.records import MACHINE, DeviceEnergy
+from carbon_plugin.monitor.processes.neighbours import Neighbours
 
 _KEPT = 10_000
 """So many beginnings and ends are remembered. Those before them are older than any window."""
@@ -78,5 +81,38 @@ def shared(energies: Sequence[DeviceEnergy], part: float) -> list[DeviceEnergy]:
 
 SHARED_MACHINE = SharedMachine()
 """The trainings of this process."""
+
+
+class OwnShare:
+    """Tells which part of the machine and of its GPUs one training is charged for.
+
+    It shares the machine with other trainings of this process, and the GPUs with its `neighbours`, which are None where
+    nobody looked for them.
+    """
+
+    def __init__(self, neighbours: Neighbours | None) -> None:
+        self._neighbours = neighbours
+
+    def charged(self, used: Sequence[DeviceEnergy], start_s: float, end_s: float) -> list[DeviceEnergy]:
+        """Return the part of a window's energies that this training is charged for."""
+        own = shared(used, SHARED_MACHINE.part_of(start_s, end_s))
+        return self._neighbours.charged(own, start_s, end_s) if self._neighbours else own
+
+    def parts(self, gpus: Sequence[str], start_s: float, end_s: float) -> dict[str, float] | None:
+        """Return the parts of the machine and of its GPUs that belong to this training, or None where all of them
+        do."""
+        machine, near = SHARED_MACHINE.part_of(start_s, end_s), self._neighbours
+        parts = {key: machine * (near.part_of(key, start_s, end_s) if near else 1.0) for key in gpus}
+        return {key: part for key, part in {MACHINE: machine, **parts}.items() if part < 1.0 - 1e-9} or None
+
+    def of_gpus(self, gpus: Sequence[str], start_s: float, end_s: float) -> float:
+        """Return the mean part of these GPUs that belongs to this training, 0 to 1."""
+        part = SHARED_MACHINE.part_of(start_s, end_s)
+        if self._neighbours and gpus:
+            parts = [self._neighbours.part_of(key, start_s, end_s) for key in gpus]
+            part *= sum(parts) / len(parts)
+        return part
+
+
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=SHARED_MACHINE.forget)

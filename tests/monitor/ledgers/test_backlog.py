@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from carbon_plugin.ledger.records import Close, DeviceEnergy, Event, Manifest, Window
-from carbon_plugin.monitor.node.backlog import Backlog, by_phase, thinned
+from carbon_plugin.monitor.ledgers.backlog import Backlog, by_phase, thinned
 
 PHASES = st.lists(st.sampled_from(["train", "train", "train", "evaluation", "checkpoint"]), max_size=60)
 

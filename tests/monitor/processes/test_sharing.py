@@ -14,14 +14,14 @@ from carbon_plugin.integrations.pytorch import TorchCarbon, watch
 from carbon_plugin.ledger.reader import read_run
 from carbon_plugin.ledger.records import MACHINE, Close, DeviceEnergy, Window
 from carbon_plugin.ledger.verification.verify import verify_run
-from carbon_plugin.monitor.node.sharing import SharedMachine, shared
+from carbon_plugin.monitor.processes.sharing import SharedMachine, shared
 from carbon_plugin.monitor.settings import MonitorOptions
 
 
 @pytest.fixture
 def clock(monkeypatch) -> list[float]:
     now = [0.0]
-    monkeypatch.setattr("carbon_plugin.monitor.node.sharing.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("carbon_plugin.monitor.processes.sharing.time.monotonic", lambda: now[0])
     return now
 
 

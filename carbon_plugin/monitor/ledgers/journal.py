@@ -12,8 +12,8 @@ from carbon_plugin.ledger.codec import RecordError
 from carbon_plugin.ledger.records import Close, Manifest, Record, Window
 from carbon_plugin.ledger.sums import RunningSums
 from carbon_plugin.ledger.writer import LedgerWriter
-from carbon_plugin.monitor.file_totals import FileTotals
-from carbon_plugin.monitor.node.backlog import Backlog
+from carbon_plugin.monitor.ledgers.backlog import Backlog
+from carbon_plugin.monitor.ledgers.file_totals import FileTotals
 
 logger = logging.getLogger(__name__)
 

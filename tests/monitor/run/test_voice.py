@@ -13,7 +13,7 @@ import pytest
 
 from carbon_plugin.footprint.account import account
 from carbon_plugin.footprint.run_factors import resolve_factors
-from carbon_plugin.monitor.voice import PACKAGE, closing, opening, say
+from carbon_plugin.monitor.run.voice import PACKAGE, closing, opening, say
 from carbon_plugin.spec.metered import DeviceIdentity
 from carbon_plugin.spec.site import Site
 

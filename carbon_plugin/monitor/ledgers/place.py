@@ -13,8 +13,9 @@ from carbon_plugin.errors import LedgerError, StorageError
 from carbon_plugin.ledger.identity import IDENTITY_FILE, agree_run
 from carbon_plugin.ledger.records import LEDGER_VERSION, RunIdentity
 from carbon_plugin.ledger.writer import LedgerWriter
-from carbon_plugin.monitor.run.collector import RUN_ID_VARIABLE
 from carbon_plugin.monitor.settings import Settings
+
+RUN_ID_VARIABLE = "CARBON_PLUGIN_RUN_ID"
 
 
 class RunPlace:
@@ -28,7 +29,7 @@ class RunPlace:
     def __init__(self, run_dir: Path, settings: Settings, environ: Mapping[str, str]) -> None:
         self._run_dir = run_dir
         self._settings = settings
-        self._run_id = settings.options.run_id or environ.get(RUN_ID_VARIABLE)
+        self._run_id = settings.options.run_id or environ.get(RUN_ID_VARIABLE) or None
         self._agreed = False
         self.identity = RunIdentity(
             version=LEDGER_VERSION,
@@ -38,6 +39,11 @@ class RunPlace:
         )
         with contextlib.suppress(StorageError):  # whoever opens a ledger here gets this error
             self._agree(wait_s=10.0)
+
+    @property
+    def id_is_stated(self) -> bool:
+        """Return whether the user or the environment named the run, so that all nodes know its id without meeting."""
+        return self._run_id is not None
 
     def open_writer(self, node: int, rank: int | None) -> LedgerWriter:
         """Return a writer of a new ledger of a node, or of one rank of it. Raises `LedgerError`."""

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from carbon_plugin.monitor.launch import LAUNCH_VARIABLE, hand_down, launch_of, process_mark
-from carbon_plugin.monitor.node.leader import HOST, MEETINGS, Claim, Election
-from carbon_plugin.monitor.node.scratch import open_scratch
+from carbon_plugin.monitor.processes.launch import LAUNCH_VARIABLE, hand_down, launch_of, process_mark
+from carbon_plugin.monitor.processes.leader import HOST, MEETINGS, Claim, Election
+from carbon_plugin.monitor.processes.scratch import open_scratch
 
 OURS = f"carbon-plugin-{os.geteuid()}"
 HOLDER = """
 import sys
 from pathlib import Path
-from carbon_plugin.monitor.node.leader import HOST, Claim, Election
-from carbon_plugin.monitor.node.scratch import open_scratch
+from carbon_plugin.monitor.processes.leader import HOST, Claim, Election
+from carbon_plugin.monitor.processes.scratch import open_scratch
 election = Election("launch", open_scratch(Path(sys.argv[1])), 1)
 election.claim(Claim(rank=1, local_rank=1, sees=["GPU-1"]))
 print(*election.take([HOST, "GPU-0", "GPU-1"], 7.0), flush=True)
@@ -254,7 +254,10 @@ def test_tasks_of_a_slurm_step_share_its_name_in_whatever_container():
 
 
 def test_shell_around_each_rank_is_not_the_launcher(tmp_path):
-    script = "import os; from carbon_plugin.monitor.launch import launch_of; print(launch_of(os.environ, alone=False))"
+    script = (
+        "import os; from carbon_plugin.monitor.processes.launch import launch_of; "
+        "print(launch_of(os.environ, alone=False))"
+    )
     environ = {name: value for name, value in os.environ.items() if name != LAUNCH_VARIABLE} | RANKED
     plain = [sys.executable, "-c", script]
     wrapped = ["bash", "-c", 'export CUDA_VISIBLE_DEVICES=1; "$@"; exit $?', "bash", *plain]

@@ -7,9 +7,9 @@ import time
 import pytest
 
 from carbon_plugin.ledger.records import DeviceEnergy
-from carbon_plugin.monitor.node import neighbours
-from carbon_plugin.monitor.node.neighbours import Neighbours
-from carbon_plugin.monitor.node.scratch import open_scratch
+from carbon_plugin.monitor.processes import neighbours
+from carbon_plugin.monitor.processes.neighbours import Neighbours
+from carbon_plugin.monitor.processes.scratch import open_scratch
 
 
 @pytest.fixture

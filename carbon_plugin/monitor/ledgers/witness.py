@@ -7,12 +7,11 @@ What such a head proves is decided in `ledger.verification.verify`.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from carbon_plugin.ledger.records import HEADS_EVENT
 from carbon_plugin.ledger.verification.heads import witnessed_by
-from carbon_plugin.monitor.node.recorder import NodeRecorder
 from carbon_plugin.spec.amounts import plural
 
 FIRST_S, MOST_S = 60.0, 3600.0
@@ -21,9 +20,15 @@ too, and a long one costs no more than a line an hour."""
 
 
 class Witness:
-    """Notes the heads of other ledgers in the ledger of this node. Only the monitor thread uses it."""
+    """Notes the heads of other ledgers in the ledger of this node. Only the monitor thread uses it.
 
-    def __init__(self, run_dir: Path, node: int, nodes: int) -> None:
+    `record` records an event in that ledger: its kind, its sentence and its data.
+    """
+
+    def __init__(
+        self, run_dir: Path, node: int, nodes: int, record: Callable[[str, str, dict[str, object]], None]
+    ) -> None:
+        self._record = record
         self._run_dir = run_dir
         self._node = node
         self._nodes = nodes
@@ -35,19 +40,19 @@ class Witness:
         """Return whether it is time to look again."""
         return time.monotonic() >= self._due_s
 
-    def look(self, recorder: NodeRecorder, file: str | None, *, complete: bool = False) -> None:
+    def look(self, file: str | None, *, complete: bool = False) -> None:
         """Read the ends of the ledgers that this node answers for, except its own `file`, and write down their heads.
 
         `file` is None while it does not exist, and then nothing is written. `complete` says that these are all lines of
         those ledgers.
         """
         if file is not None:
-            self.note(recorder, witnessed_by(self._run_dir, file, self._node, self._nodes), complete=complete)
+            self.note(witnessed_by(self._run_dir, file, self._node, self._nodes), complete=complete)
 
-    def note(self, recorder: NodeRecorder, heads: Mapping[str, str], *, complete: bool = False) -> None:
+    def note(self, heads: Mapping[str, str], *, complete: bool = False) -> None:
         """Write down heads."""
         self._due_s = time.monotonic() + self._every_s
         self._every_s = min(MOST_S, 2 * self._every_s)
         if heads:
             data: dict[str, object] = {"heads": dict(heads), **({"complete": True} if complete else {})}
-            recorder.note(HEADS_EVENT, f"heads of {plural(len(heads), 'other ledger')}", data)
+            self._record(HEADS_EVENT, f"heads of {plural(len(heads), 'other ledger')}", data)

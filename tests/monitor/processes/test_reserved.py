@@ -7,8 +7,8 @@ import pytest
 from carbon_plugin.audit.summary import summarise
 from carbon_plugin.ledger.reader import manifest_of, read_run
 from carbon_plugin.monitor.monitor import CarbonMonitor
-from carbon_plugin.monitor.node import reserved
-from carbon_plugin.monitor.node.reserved import ReservedTime
+from carbon_plugin.monitor.processes import reserved
+from carbon_plugin.monitor.processes.reserved import ReservedTime
 from carbon_plugin.monitor.settings import MonitorOptions
 
 UPTIME_S = 100_000.0

@@ -14,8 +14,10 @@ import os
 import stat
 import tempfile
 import uuid
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 try:
     import fcntl
@@ -172,6 +174,29 @@ def open_scratch(temporary: Path | None = None) -> Folder | None:
     finally:
         os.close(top)
     return None
+
+
+class Holder(Protocol):
+    """An object that holds open files of our directory."""
+
+    def forget(self) -> None:
+        """Close them, and leave everything on disk to the process that opened them."""
+        ...
+
+
+def forget_in_child(holder: Holder) -> None:
+    """Let `holder` forget its files in a forked child, so that the locks of the parent end with the parent."""
+    _HOLDERS.add(holder)
+
+
+def _forget_all() -> None:
+    for holder in list(_HOLDERS):
+        holder.forget()
+
+
+_HOLDERS: weakref.WeakSet[Holder] = weakref.WeakSet()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)
 
 
 def _is_own_file(fd: int) -> bool:

@@ -1,0 +1,30 @@
+"""Hold what all parts of the work of one process share, such as its settings, its clocks and its guard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from carbon_plugin.monitor.clock import TrainingClock, WallClock
+from carbon_plugin.monitor.guard import Guard
+from carbon_plugin.monitor.ranks import Ranks
+from carbon_plugin.monitor.settings import Settings
+
+
+class Job(NamedTuple):
+    """One instance describes this process in its job.
+
+    `versions` are those of the frameworks in use, and `environ` is the environment at the start. `note` queues an event
+    as (kind, sentence), which is recorded as soon as there is a ledger for it.
+    """
+
+    settings: Settings
+    ranks: Ranks
+    run_dir: Path
+    versions: Mapping[str, str]
+    environ: Mapping[str, str]
+    clock: TrainingClock
+    wall: WallClock
+    guard: Guard
+    note: Callable[[str, str], None]

@@ -1,0 +1,65 @@
+"""Build the manifest of a node's ledger: what is known of the job, of its devices and of how they are metered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+import carbon_plugin
+from carbon_plugin.ledger.records import LEDGER_VERSION, Manifest, RunIdentity
+from carbon_plugin.meters.meter_set import MeterSet
+from carbon_plugin.monitor.context import Context
+from carbon_plugin.monitor.job import Job
+from carbon_plugin.monitor.node.metering import with_ranks
+from carbon_plugin.monitor.processes.leader import Claim
+
+
+class Beginning(Struct, frozen=True, kw_only=True):
+    """The moments at which a record begins.
+
+    `started_unix_s` and `started_boot_s` are the start of the record, in Unix seconds and in seconds since the machine
+    was started. `reserved_since_unix_s` is the moment from which on the training is charged for its reservation.
+    """
+
+    started_unix_s: float
+    started_boot_s: float
+    reserved_since_unix_s: float
+
+
+def manifest_of(
+    job: Job,
+    identity: RunIdentity,
+    context: Context,
+    meters: MeterSet,
+    claims: Sequence[Claim],
+    beginning: Beginning,
+) -> Manifest:
+    """Return the manifest with what is known now. The journal sets the attempt and the name of the file."""
+    ranks, forecast = job.ranks, job.settings.forecast
+    return Manifest(
+        version=LEDGER_VERSION,
+        run_id=identity.run_id,
+        attempt=0,
+        node=ranks.node,
+        nodes=ranks.nodes,
+        host_key=meters.host.key,
+        hostname=meters.host.hostname,
+        world_size=ranks.world_size,
+        started_unix_s=beginning.started_unix_s,
+        started_boot_s=beginning.started_boot_s,
+        reserved_since_unix_s=min(beginning.reserved_since_unix_s, beginning.started_unix_s),
+        devices=with_ranks(meters.devices, claims),
+        effective=context.effective.fields,
+        factors=context.document(context.factors) or {},
+        versions={"carbon-plugin": carbon_plugin.__version__, **job.versions},
+        total_steps=context.effective.total_steps,
+        tokens_per_step=context.effective.tokens_per_step,
+        forecast=context.document(forecast),
+        prediction=context.document(context.prediction),
+        assumptions=[context.document(assumption) or {} for assumption in context.assumptions],
+        host_share=meters.host_share,
+        spec=context.document(context.effective.spec),
+        seen_gpus=sorted({key for claim in claims for key in claim.sees}),
+        ranks_without_gpu=[claim.rank for claim in claims if claim.looked and not claim.uuids],
+    )

@@ -1,0 +1,111 @@
+"""Record the devices that this process meters: open their meters and a ledger, and watch what else touches them."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from carbon_plugin.ledger.held.launches import ANOTHER_JOB_EVENT
+from carbon_plugin.monitor.context import Context
+from carbon_plugin.monitor.intensity import IntensityWatch
+from carbon_plugin.monitor.job import Job
+from carbon_plugin.monitor.ledgers.journal import Journal
+from carbon_plugin.monitor.ledgers.place import RunPlace
+from carbon_plugin.monitor.ledgers.same_writer import SameWriter
+from carbon_plugin.monitor.ledgers.witness import Witness
+from carbon_plugin.monitor.node.duty import Duty, Task
+from carbon_plugin.monitor.node.metering import open_host_meters
+from carbon_plugin.monitor.node.missing_gpus import warning_of
+from carbon_plugin.monitor.node.recorder import NodeRecorder
+from carbon_plugin.monitor.processes.leader import Claim
+from carbon_plugin.monitor.processes.neighbours import EVENT as SHARED_EVENT
+from carbon_plugin.monitor.processes.neighbours import Neighbours
+from carbon_plugin.monitor.processes.scratch import open_scratch
+
+logger = logging.getLogger(__name__)
+
+
+class NodeRecording:
+    """One instance holds the ledger of one task of this process: its journal, its recorder, and what it watches.
+
+    It watches for other runs on the same GPUs, for another job that writes ledgers under the same name, and for the
+    heads of other ledgers. A task that ends at `until_s` is over when this object is made, and is watched for nothing.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        place: RunPlace,
+        duty: Duty,
+        task: Task,
+        context: Context,
+        claims: list[Claim],
+        reserved_since_unix_s: float,
+    ) -> None:
+        ranks, settings = job.ranks, job.settings
+        self._job = job
+        meters = open_host_meters(
+            settings, duty.hardware, job.environ, gpus=task.gpus, host=task.host, nodes=ranks.nodes
+        )
+        warning = warning_of(meters, settings, duty.hardware.cut_off) if task.host else None
+        if warning is not None:
+            kind, sentence = warning
+            logger.warning("carbon_plugin: %s", sentence)
+            if kind is not None:
+                job.note(kind, sentence)
+        # Local rank 0, or the rank that follows it, writes the node's ledger. Other ranks write ledgers of their own.
+        of_node = task.until_s is None and (ranks.local_rank == 0 or task.follows)
+        rank = None if of_node else ranks.rank
+        gpus = [device.key for device in meters.devices if device.rung == "gpu"]
+        self._neighbours: Neighbours | None = None
+        if task.until_s is None:
+            since_s = duty.baseline.since_s if duty.baseline is not None else time.monotonic()
+            self._neighbours = Neighbours(open_scratch(), place.identity.run_id, settings.name, gpus, since_s)
+        self.journal = Journal(
+            lambda: place.open_writer(ranks.node, rank),
+            lambda sentence: job.note("ledger_trouble", sentence),
+        )
+        self._same: SameWriter | None = None
+        self._find_same_writer()
+        site = context.effective.site
+        self.recorder = NodeRecorder(
+            job,
+            identity=place.identity,
+            context=context,
+            claims=claims,
+            meters=meters,
+            intensity=job.guard.run(
+                "live intensity",
+                lambda: IntensityWatch(site, job.environ),
+                IntensityWatch(None, job.environ),
+            ),
+            journal=self.journal,
+            reserved_since_unix_s=reserved_since_unix_s,
+            takes_over=task.follows,
+            baseline=duty.baseline,
+            neighbours=self._neighbours,
+        )
+        self.witness = Witness(job.run_dir, ranks.node, ranks.nodes, self.recorder.note)
+        job.guard.run("heads", lambda: self.witness.look(self.journal.file, complete=True), None)
+
+    def warn(self, kind: str, sentence: str, data: dict[str, object] | None = None) -> None:
+        """Record an event and tell the user at once."""
+        self.recorder.note(kind, sentence, data)
+        logger.warning("carbon_plugin: %s", sentence)
+
+    def look_around(self) -> None:
+        """Say once that another job writes in this directory, or that other runs use these GPUs."""
+        self._find_same_writer()
+        self.look_for_another_job()
+        if self._neighbours is not None and (news := self._neighbours.news()) is not None:
+            self.warn(SHARED_EVENT, news)
+
+    def look_for_another_job(self, *, last: bool = False) -> None:
+        """Say once that another process writes ledgers under this one's name. The `last` look also finds a later
+        one."""
+        if self._same is not None and (said := self._same.look(last=last)) is not None:
+            self.warn(ANOTHER_JOB_EVENT, said)
+
+    def _find_same_writer(self) -> None:
+        if self._same is None and (file := self.journal.file) is not None:
+            self._same = SameWriter(self._job.run_dir, file)

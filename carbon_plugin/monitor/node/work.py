@@ -1,0 +1,208 @@
+"""Do the part of a process's work that concerns its node: agree with the other processes of the host who meters what,
+and record what this one meters."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from functools import partial
+
+from msgspec import Struct
+
+from carbon_plugin.detect.observed import Detected
+from carbon_plugin.detect.stages import own_stages, with_all_stages
+from carbon_plugin.ledger.held.expected import LEFT, UNMETERED_EVENT
+from carbon_plugin.meters.host.machine import read_host_info
+from carbon_plugin.monitor.context import Context, build_context
+from carbon_plugin.monitor.job import Job
+from carbon_plugin.monitor.ledgers.place import RunPlace
+from carbon_plugin.monitor.node.baseline import Baseline
+from carbon_plugin.monitor.node.duty import LOOK_S, Duty, Task
+from carbon_plugin.monitor.node.recording import NodeRecording
+from carbon_plugin.monitor.processes.launch import launch_of, next_training
+from carbon_plugin.monitor.processes.leader import Claim, Election
+from carbon_plugin.monitor.processes.scratch import open_scratch
+
+LOOK_AROUND_S = 60.0
+"""The leader looks once in so many seconds whether a process of its host sees a GPU that nobody meters."""
+
+
+class Seen(Struct, frozen=True):
+    """What the training thread read from live objects, and the UUIDs of the GPUs that this rank computes on."""
+
+    detected: Detected
+    uuids: tuple[str, ...]
+
+
+class NodeWork:
+    """Decides what this process meters of its host, records it, and keeps the context that the record states.
+
+    `recording` is None as long as this process has nothing to meter. Only the monitor thread uses this object.
+    """
+
+    def __init__(self, job: Job, place: RunPlace, baseline: Baseline, reserved_since_unix_s: float) -> None:
+        self.recording: NodeRecording | None = None
+        self._job = job
+        self._place = place
+        self._reserved_since_unix_s = reserved_since_unix_s
+        self._detected: Detected | None = None
+        self._context: Context | None = None
+        self._stated_claims: list[Claim] = []
+        self._looked_around_s = time.monotonic()
+        self._missed: set[str] = set()
+        self._election = Election(_meeting(job, place.identity.run_id), open_scratch(), job.ranks.rank)
+        try:
+            self._duty = Duty(job.settings, job.ranks, job.environ, self._election, baseline)
+        except BaseException:
+            self._election.end()
+            raise
+
+    @property
+    def decided(self) -> bool:
+        """Return whether it is clear what this process meters."""
+        return self._duty.decided
+
+    @property
+    def context(self) -> Context:
+        """Return the job as far as it is known."""
+        if self._context is None:
+            self._context = self._built()
+        return self._context
+
+    @property
+    def poll_interval_s(self) -> float | None:
+        """Return how often `tick` must be called, s: as often as the meters must be read, or more often while it is
+        open which process meters what."""
+        if not self._duty.decided:
+            return LOOK_S
+        return self.recording.recorder.poll_interval_s if self.recording else None
+
+    def stand(self, *, now: bool = False) -> bool:
+        """Record what no other process of the host meters, as soon as that is clear. Return whether a recording has
+        begun. `now` asks for a decision at once, because the training ends."""
+        if self._duty.baseline is not None:
+            self._duty.baseline.poll()
+        begun = False
+        for task in self._duty.decide(now=now):
+            if task.until_s is None:
+                self.recording = self._record(task)
+                self._note_context()
+                begun = True
+            else:
+                self._job.guard.run(
+                    "what was before local rank 0", partial(self._record_until, task, task.until_s), None
+                )
+        if self._duty.decided:
+            self._duty.release()
+        return begun
+
+    def tick(self, *, due: bool) -> bool:
+        """Read the meters, and end the window if it is due. Return whether a recording has begun."""
+        if self.recording is None:
+            return (due or not self._duty.decided) and self.stand()
+        if due:
+            self.recording.recorder.cut()
+            self.state_late_claims()
+            self._job.guard.run("claims", self._look_around, None)
+        else:
+            self.recording.recorder.poll()
+        return False
+
+    def take(self, seen: Seen) -> None:
+        """Resolve the effective spec again and write it into the manifest."""
+        self._detected = seen.detected
+        self._duty.tell(uuids=list(seen.uuids), stages=list(own_stages(seen.detected)), looked=True)
+        self._stated_claims = self._election.claims()
+        self._context = self._built()
+        self._state()
+        self._note_context()
+
+    def state_late_claims(self) -> None:
+        """Write the manifest again if ranks have told more since the last one. Most ranks tell at their next window
+        what they saw in their first step, and some begin later."""
+        self._job.guard.run("claims", self._state_late_claims, None)
+
+    def end(self) -> set[int]:
+        """Give up the devices of this process in an orderly way, and return the ranks of the host that were heard
+        of."""
+        heard = {self._job.ranks.rank, *(claim.rank for claim in self._stated_claims)}
+        heard |= {claim.rank for claim in self._election.claims()}
+        self._election.end()
+        return heard
+
+    def _record(self, task: Task) -> NodeRecording:
+        self._stated_claims = self._election.claims()
+        self._context = self._built()
+        return NodeRecording(
+            self._job,
+            self._place,
+            self._duty,
+            task,
+            self._context,
+            self._stated_claims,
+            self._reserved_since_unix_s,
+        )
+
+    def _record_until(self, task: Task, moment_s: float) -> None:
+        """Record what this process metered of GPUs up to the moment at which another process began to meter them."""
+        recorder = self._record(task).recorder
+        recorder.cut(moment_s)
+        recorder.close(LEFT)
+
+    def _look_around(self) -> None:
+        """Warn of what touches the record of this node, and once of GPUs that nobody meters."""
+        recording = self.recording
+        if recording is None:
+            return
+        recording.look_around()
+        now_s = time.monotonic()
+        if now_s - self._looked_around_s < LOOK_AROUND_S:
+            return
+        self._looked_around_s = now_s
+        missed = [key for key in self._duty.unmetered() if key not in self._missed]
+        if missed:
+            self._missed.update(missed)
+            sentence = f"{', '.join(missed)}: seen by the job on this host and metered by none of its processes"
+            recording.warn(UNMETERED_EVENT, sentence, {"gpus": missed})
+
+    def _state(self) -> None:
+        """Write the manifest again, with the ranks on each GPU as far as they have claimed them."""
+        if self.recording is not None:
+            self.recording.recorder.state(self.context, self._stated_claims)
+
+    def _state_late_claims(self) -> None:
+        if _said(self._stated_claims) >= self._job.ranks.local_world_size:
+            return
+        claims = self._election.claims()
+        if _said(claims) > _said(self._stated_claims) or _seen_by(claims) > _seen_by(self._stated_claims):
+            self._stated_claims = claims
+            if any(claim.stages for claim in claims):
+                self._context = self._built()  # more stages of the model are known than before
+            self._state()
+
+    def _note_context(self) -> None:
+        if self.recording is not None:
+            for kind, sentence in self.context.notes:
+                self.recording.recorder.note(kind, sentence)
+
+    def _built(self) -> Context:
+        detected = self._detected
+        if detected is not None:
+            detected = with_all_stages(detected, [part for claim in self._stated_claims for part in claim.stages])
+        return build_context(self._job.settings, self._job.ranks, detected, self._duty.hardware.accelerator)
+
+
+def _meeting(job: Job, run_id: str) -> str:
+    """Return the name of the place where the processes of this launch meet on this host."""
+    launch = launch_of(job.environ, alone=job.ranks.world_size == 1)
+    number = next_training(run_id)
+    return f"{read_host_info(environ=job.environ).key}/{run_id}/{launch}/{job.ranks.node}/{number}"
+
+
+def _said(claims: Sequence[Claim]) -> int:
+    """Return how many ranks have told what they saw in their first step."""
+    return sum(claim.looked for claim in claims)
+
+
+def _seen_by(claims: Sequence[Claim]) -> set[str]:
+    return {key for claim in claims for key in claim.sees}
