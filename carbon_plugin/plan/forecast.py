@@ -28,6 +28,7 @@ from carbon_plugin.predict.fit import fit_probability
 from carbon_plugin.predict.power import idle_power_figure
 from carbon_plugin.predict.result import MemoryPrediction, StepPrediction
 from carbon_plugin.predict.step import predict_step
+from carbon_plugin.spec import amounts
 from carbon_plugin.spec.amounts import plural
 from carbon_plugin.spec.figure import Assumption, Figure
 from carbon_plugin.spec.hardware.cluster import Cluster
@@ -37,7 +38,7 @@ from carbon_plugin.spec.parsing.boundary import parse_json, read_bytes
 from carbon_plugin.spec.parsing.limits import check_possible_run
 from carbon_plugin.spec.range import Range
 from carbon_plugin.spec.run import RunSpec, check_is_spec, with_layout
-from carbon_plugin.spec.units import GIB, SECONDS_PER_HOUR
+from carbon_plugin.spec.units import SECONDS_PER_HOUR
 
 WORTH_A_TRY = 0.05
 """The probability from which on a layout that is said to be too large is worth a try."""
@@ -190,9 +191,9 @@ def _misfit(memory: MemoryPrediction) -> str:
     """Return in words by how much the memory is too small, and what takes most of it."""
     largest = memory.largest_part
     return (
-        f"does not fit{_chance(memory)}: needs {memory.total_bytes / GIB:.1f} GiB of "
-        f"{memory.capacity_bytes / GIB:.1f} GiB a device; most of it is {largest} "
-        f"({memory.parts_bytes[largest] / GIB:.1f} GiB)"
+        f"does not fit{_chance(memory)}: needs {amounts.memory(memory.total_bytes)} of "
+        f"{amounts.memory(memory.capacity_bytes)} a device; most of it is {largest} "
+        f"({amounts.memory(memory.parts_bytes[largest])})"
     )
 
 
@@ -354,7 +355,7 @@ def _host_memory_warning(spec: RunSpec) -> list[str]:
     room = node.host.dram_bytes.value
     if need <= room:
         return []
-    return [f"offloaded optimizer states need {need / GIB:,.0f} GiB of {room / GIB:,.0f} GiB of {node.name}'s memory"]
+    return [f"offloaded optimizer states need {amounts.memory(need)} of {amounts.memory(room)} of {node.name}'s memory"]
 
 
 def layout_phrase(forecast: Forecast) -> str:

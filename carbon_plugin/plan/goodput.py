@@ -21,10 +21,11 @@ from msgspec import Struct
 from carbon_plugin.errors import SpecError
 from carbon_plugin.predict.case_of_spec import optimizer_state_bytes
 from carbon_plugin.predict.result import StepPrediction
-from carbon_plugin.spec.amounts import number, plural, verb
+from carbon_plugin.spec.amounts import number, plural, quantity, verb
 from carbon_plugin.spec.figure import Assumption, Figure
 from carbon_plugin.spec.model import CountedModel
 from carbon_plugin.spec.run import RunSpec
+from carbon_plugin.spec.units import BYTE_RATE_UNITS, SECONDS_PER_HOUR, STEP_TIME_UNITS
 
 WAITING = ("startup", "checkpoint", "restart")
 """The parts in which devices hold their memory and compute nothing."""
@@ -268,8 +269,8 @@ def _inputs(spec: RunSpec, size: float) -> tuple[dict[str, Figure], list[Assumpt
         if value is None
     ]
     if given.checkpoint_write_s is None and given.asynchronous_checkpoints:
-        said = f"{HOST_COPY_BYTES_PER_S / 1e9:g} GB/s from a device to host memory, our convention"
-        pause = f"{_host_copy_s(spec, size):.3g} s"
+        said = f"{quantity(HOST_COPY_BYTES_PER_S, BYTE_RATE_UNITS)} from a device to host memory, our convention"
+        pause = quantity(_host_copy_s(spec, size), STEP_TIME_UNITS)
         assumptions.append(Assumption("training.reliability.checkpoint_write_s", pause, said))
     return inputs, assumptions
 
@@ -302,7 +303,7 @@ def _losses(spec: RunSpec, inputs: Mapping[str, Figure], size: float) -> Losses:
         startup_s=value["reliability.startup_time_s"],
         evaluation=value["evaluation"],
         pause_s=pause,
-        mtbf_s=value["reliability.mtbf_device_hours"] * 3600 / cluster.devices,
+        mtbf_s=value["reliability.mtbf_device_hours"] * SECONDS_PER_HOUR / cluster.devices,
         restart_s=value["reliability.restart_time_s"],
     )
 

@@ -14,9 +14,10 @@ import msgspec
 from carbon_plugin.errors import SpecError
 from carbon_plugin.probe.collectives import Link, all_reduce_bandwidth, fit_link
 from carbon_plugin.probe.result import Machine, Measurements, contention
-from carbon_plugin.spec.amounts import plural
+from carbon_plugin.spec.amounts import memory, plural, quantity
 from carbon_plugin.spec.figure import Confidence, Sourced
 from carbon_plugin.spec.hardware.cluster import Accelerator, Efficiency, Host, Network, Node, ScaleUp
+from carbon_plugin.spec.units import BYTE_RATE_UNITS, CALL_TIME_UNITS, FLOP_RATE_UNITS
 
 SHARE_DTYPES = ("bf16", "fp16", "fp32")
 """Dtypes of which the sustained share is taken, the first measured one first. On a CPU it is that of fp32."""
@@ -271,16 +272,20 @@ def _used_sources(machine: Machine, *values: Sourced) -> dict[str, str]:
 
 def _notes(machine: Machine, measurements: Measurements) -> list[str]:
     notes = [
-        f"{gemm.dtype} products {gemm.tokens} x {gemm.width} x {gemm.width}: {gemm.flops_per_s / 1e9:.4g} GFLOP/s"
+        f"{gemm.dtype} products {gemm.tokens} x {gemm.width} x {gemm.width}: "
+        f"{quantity(gemm.flops_per_s, FLOP_RATE_UNITS, 4)}"
         for gemm in measurements.gemms
     ]
     notes += [
-        f"{one.kind} of {one.size_bytes / 1024:.0f} KiB over {plural(machine.ranks, 'rank')}: {one.time_s * 1e6:.4g} us"
+        f"{one.kind} of {memory(one.size_bytes)} over {plural(machine.ranks, 'rank')}: "
+        f"{quantity(one.time_s, CALL_TIME_UNITS, 4)}"
         for one in measurements.collectives
     ]
     if measurements.collectives:
         rate = all_reduce_bandwidth(measurements.collectives, machine.ranks)
-        notes.append(f"bandwidth is that of sharded training; large all-reduces alone reach {rate / 1e9:.3g} GB/s")
+        notes.append(
+            f"bandwidth is that of sharded training; large all-reduces alone reach {quantity(rate, BYTE_RATE_UNITS)}"
+        )
     busy = contention(measurements)
     return [*([busy] if busy else []), *notes, *measurements.notes]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from carbon_plugin.spec.units import COUNT_UNITS, Units
+from carbon_plugin.spec.units import COUNT_UNITS, MEMORY_UNITS, Units
 
 SMALLEST_EXPONENT, LARGEST_EXPONENT = -4, 15
 """Powers of ten between which a number is written without an exponent."""
@@ -53,6 +53,11 @@ def quantity_range(low: float, high: float, central: float, units: Units, *, pad
 def count(amount: float, digits: int = 3) -> str:
     """Return how many there are in thousands, millions, billions or trillions, for instance "8.03 B"."""
     return quantity(amount, COUNT_UNITS, digits)
+
+
+def memory(size_bytes: float, digits: int = 3) -> str:
+    """Return a size of memory in the binary unit that fits it, for instance "79.1 GiB"."""
+    return quantity(size_bytes, MEMORY_UNITS, digits)
 
 
 def days_phrase(days: float, digits: int = 3) -> str:

@@ -9,12 +9,15 @@ from __future__ import annotations
 JOULES_PER_KWH = 3.6e6
 JOULES_PER_MWH = 3.6e9
 GRAMS_PER_KG = 1e3
+# A mean intensity of kilograms over joules, in the unit in which intensities are stated.
+G_PER_KWH_OF_KG_PER_J = GRAMS_PER_KG * JOULES_PER_KWH
 SECONDS_PER_HOUR = 3600.0
 SECONDS_PER_DAY = 86_400.0
 # Calendar life is counted in mean (Julian) years, 365.25 days.
 SECONDS_PER_YEAR = 31_557_600.0
 # Device memory is sold in "GB" of 2^30 bytes.
 GIB = BYTES_PER_MEMORY_GB = 2**30
+KIB = 2**10
 # Disks are sold in decimal gigabytes.
 BYTES_PER_STORAGE_GB = 1e9
 MM2_PER_CM2 = 100.0
@@ -30,5 +33,9 @@ POWER_UNITS: Units = ((1e-3, "mW"), (1.0, "W"), (1e3, "kW"), (1e6, "MW"))
 TIME_UNITS: Units = ((1e-3, "ms"), (1.0, "s"), (60.0, "min"), (SECONDS_PER_HOUR, "h"), (SECONDS_PER_DAY, "days"))
 STEP_TIME_UNITS: Units = ((1e-3, "ms"), (1.0, "s"), (60.0, "min"))
 DEVICE_TIME_UNITS: Units = ((SECONDS_PER_HOUR, "h"),)
+MEMORY_UNITS: Units = ((KIB, "KiB"), (2**20, "MiB"), (GIB, "GiB"))
+BYTE_RATE_UNITS: Units = ((1e6, "MB/s"), (1e9, "GB/s"))
+FLOP_RATE_UNITS: Units = ((1e9, "GFLOP/s"), (1e12, "TFLOP/s"))
+CALL_TIME_UNITS: Units = ((1e-6, "us"), (1e-3, "ms"), (1.0, "s"))
 BYTE_UNITS: Units = ((1e6, "MB"), (1e9, "GB"), (1e12, "TB"))
 WATER_UNITS: Units = ((1.0, "L"), (1e3, "m3"))

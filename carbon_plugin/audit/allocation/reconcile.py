@@ -14,12 +14,14 @@ from carbon_plugin.audit.tally.accounting import SAMPLING
 from carbon_plugin.footprint.account import account
 from carbon_plugin.footprint.values import Factors, Footprint
 from carbon_plugin.ledger.held.account_inputs import chargeable, energy_item, reservations
+from carbon_plugin.spec.amounts import number
 from carbon_plugin.spec.figure import Assumption, Figure
 from carbon_plugin.spec.hardware.cluster import Accelerator, Node
 from carbon_plugin.spec.hardware.fabric import fabric_factor
 from carbon_plugin.spec.hardware.profiles import default_node_for, find_accelerator
 from carbon_plugin.spec.metered import Rung
 from carbon_plugin.spec.range import Range
+from carbon_plugin.spec.units import SECONDS_PER_HOUR
 
 _LISTED_NOTES = 8
 
@@ -136,7 +138,7 @@ def _assumptions(
 ) -> list[Assumption]:
     found = []
     if observed_s > allocated_s:
-        excess = f"{(observed_s - allocated_s) / 3600:.3g} device-hours"
+        excess = f"{number((observed_s - allocated_s) / SECONDS_PER_HOUR)} device-hours"
         lacks = "jobs of this run" if allocated_s > 0 else "any job with GPUs that was started"
         found.append(Assumption("observed beyond allocated", excess, f"the scheduler's file lacks {lacks}"))
     if not _names_gpus(summary):

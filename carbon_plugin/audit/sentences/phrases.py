@@ -11,6 +11,7 @@ from carbon_plugin.show import wording
 from carbon_plugin.show.drawing import SCOPE_NAMES
 from carbon_plugin.spec.amounts import plural
 from carbon_plugin.spec.figure import Figure
+from carbon_plugin.spec.units import G_PER_KWH_OF_KG_PER_J
 
 
 class BesideRow(Struct, frozen=True):
@@ -203,4 +204,4 @@ def grid_g_per_kwh(summary: AuditSummary) -> float:
     facility_j = summary.footprint.energy_j["facility"].value
     if not facility_j:
         return summary.factors.intensity.figure.value
-    return summary.footprint.operational_kg.value / facility_j * 3.6e9
+    return summary.footprint.operational_kg.value / facility_j * G_PER_KWH_OF_KG_PER_J

@@ -20,7 +20,8 @@ from msgspec import Struct
 from carbon_plugin.audit.result import Cause, ErrorPart, ForecastComparison
 from carbon_plugin.audit.tally.documents import ForecastDocument, PredictionDocument
 from carbon_plugin.footprint.values import Footprint
-from carbon_plugin.spec.amounts import plural
+from carbon_plugin.spec.amounts import number, plural
+from carbon_plugin.spec.units import G_PER_KWH_OF_KG_PER_J
 
 
 class Actual(Struct, frozen=True, kw_only=True):
@@ -133,8 +134,8 @@ def split_error(
         ),
         "grid": (
             (operational_kg / actual_it_j) / (planned_kg / planned_it_j),
-            f"PUE times intensity was {operational_kg / actual_it_j * 3.6e9:.4g} g/kWh, "
-            f"planned {planned_kg / planned_it_j * 3.6e9:.4g} g/kWh",
+            f"PUE times intensity was {number(operational_kg / actual_it_j * G_PER_KWH_OF_KG_PER_J, 4)} g/kWh, "
+            f"planned {number(planned_kg / planned_it_j * G_PER_KWH_OF_KG_PER_J, 4)} g/kWh",
         ),
     }
     mean_kg = logarithmic_mean(operational_kg, planned_kg)

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from carbon_plugin.calibrate.rows.fields import Fields, MissingFieldError
 from carbon_plugin.errors import SpecError
+from carbon_plugin.spec.amounts import number, quantity
 from carbon_plugin.spec.hardware.cluster import Cluster
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.model import TransformerModel
 from carbon_plugin.spec.training import TrainingPlan
+from carbon_plugin.spec.units import FLOP_RATE_UNITS
 
 RATES = ("tflops_per_gpu", "mfu_pct", "hfu_pct")
 
@@ -69,9 +71,10 @@ def check_possible(
     needed = float(counts[1 if row.states("recompute") else 0]) / step_s / cluster.devices
     dtype, peak = peak_of(cluster.accelerator, training.precision)
     if needed > peak.value:
+        most = f"the {dtype} peak of {cluster.accelerator.name}, {quantity(peak.value, FLOP_RATE_UNITS)}"
         raise SpecError(
-            f"a step of {step_s:.4g} s takes {needed / 1e12:.0f} TFLOP/s a device, expected at most the {dtype} peak "
-            f"of {cluster.accelerator.name}, {peak.value / 1e12:.0f} TFLOP/s: device, batch or recompute is another"
+            f"a step of {number(step_s, 4)} s takes {quantity(needed, FLOP_RATE_UNITS)} a device, expected at most "
+            f"{most}: device, batch or recompute is another"
         )
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from carbon_plugin.cli.options import AsJson, Option
 from carbon_plugin.cli.terminal import echo
-from carbon_plugin.spec.amounts import plural
+from carbon_plugin.spec.amounts import memory, number, plural
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -71,15 +71,15 @@ def _table(result: Probe) -> Table:
     if measured.host_op_time_s:
         table.add_row("host time of an operation", _number(measured.host_op_time_s, 1e-6, "us"))
     for one in measured.collectives:
-        table.add_row(f"{one.kind}, {one.size_bytes / 1024:.0f} KiB", _number(one.time_s, 1e-3, "ms"))
+        table.add_row(f"{one.kind}, {memory(one.size_bytes)}", _number(one.time_s, 1e-3, "ms"))
     for note in measured.notes:
         table.add_row(note, "-")
     return table
 
 
 def _number(value: float, unit: float, name: str) -> str:
-    return f"{value / unit:.3g} {name}"
+    return f"{number(value / unit)} {name}"
 
 
 def _pair(first: float, second: float, unit: float, name: str) -> str:
-    return f"{first / unit:.3g} ({second / unit:.3g}) {name}"
+    return f"{number(first / unit)} ({number(second / unit)}) {name}"

@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from carbon_plugin.cli.options import Argument, AsJson, Family, Option
 from carbon_plugin.cli.terminal import echo, echo_json
+from carbon_plugin.spec.amounts import number
 from carbon_plugin.spec.figure import Sourced
 from carbon_plugin.spec.hardware.cluster import Accelerator, Die, Node
 from carbon_plugin.spec.hardware.profiles import (
@@ -99,10 +100,10 @@ def _accelerator_row(accelerator: Accelerator) -> tuple[str, ...]:
     share = accelerator.efficiency.gemm_share
     return (
         accelerator.name,
-        f"{accelerator.peak_flops[dtype].value / 1e12:.4g} {dtype}" if dtype else "-",
-        f"{accelerator.memory_bytes.value / GIB:.4g}",
-        f"{accelerator.memory_bandwidth_bytes_per_s.value / 1e9:.4g}",
-        f"{accelerator.tdp_w.value:.4g}",
+        f"{number(accelerator.peak_flops[dtype].value / 1e12, 4)} {dtype}" if dtype else "-",
+        number(accelerator.memory_bytes.value / GIB, 4),
+        number(accelerator.memory_bandwidth_bytes_per_s.value / 1e9, 4),
+        number(accelerator.tdp_w.value, 4),
         _span(accelerator.embodied_kg),
         share.confidence if share else "by law",
     )
@@ -122,8 +123,10 @@ def _node_row(node: Node) -> tuple[str, ...]:
 
 def _span(value: Sourced) -> str:
     """Return a value with its range as text."""
-    central = f"{value.value:.5g}"
-    return central if value.low is None or value.high is None else f"{central} ({value.low:.5g} to {value.high:.5g})"
+    central = number(value.value, 5)
+    if value.low is None or value.high is None:
+        return central
+    return f"{central} ({number(value.low, 5)} to {number(value.high, 5)})"
 
 
 def _print_profile(profile: Profile) -> None:

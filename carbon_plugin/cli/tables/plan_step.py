@@ -7,10 +7,10 @@ from rich.table import Table
 
 from carbon_plugin.cli.printing import print_line
 from carbon_plugin.plan.forecast import Forecast
-from carbon_plugin.spec.amounts import fitting_unit, number
+from carbon_plugin.spec.amounts import fitting_unit, number, quantity
 from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.model import CountedModel
-from carbon_plugin.spec.units import GIB, STEP_TIME_UNITS
+from carbon_plugin.spec.units import FLOP_RATE_UNITS, GIB, STEP_TIME_UNITS
 
 ALMOST_SURE = 0.99
 """Largest probability that is printed. The residuals of a dozen sources make nothing certain."""
@@ -45,7 +45,7 @@ def print_step(out: Console, forecast: Forecast, verbose: bool) -> None:
     size, unit = fitting_unit(total, STEP_TIME_UNITS)
     device = kind.upper() if kind != "gpu" else "GPU"
     counted = f"{prediction.attention_convention} attention, " if verbose else ""
-    peak = f"{counted}{prediction.peak_dtype} peak {number(prediction.peak_flops / 1e12, 4)} TFLOP/s"
+    peak = f"{counted}{prediction.peak_dtype} peak {quantity(prediction.peak_flops, FLOP_RATE_UNITS, 4)}"
     rate, power = number(prediction.tokens_per_s_per_device), number(prediction.gpu_power_w.value)
     again = f", HFU {prediction.hfu:.1%}" if verbose or prediction.hfu > prediction.mfu else ""
     print_line(
@@ -77,8 +77,8 @@ def print_memory(out: Console, forecast: Forecast, verbose: bool) -> None:
         likely = memory.fit_probability if memory.fits else 1 - memory.fit_probability
         verdict += f" with a probability of {min(likely, ALMOST_SURE):.0%}"
     largest = sorted(memory.parts_bytes.items(), key=lambda item: -item[1])
-    parts = ", ".join(f"{name} {size / GIB:.1f}" for name, size in largest[: None if verbose else FEW_TERMS])
-    used = f"{memory.total_bytes / GIB:.1f} of {memory.capacity_bytes / GIB:.1f} GiB ({fill:.0%})"
+    parts = ", ".join(f"{name} {number(size / GIB)}" for name, size in largest[: None if verbose else FEW_TERMS])
+    used = f"{number(memory.total_bytes / GIB)} of {number(memory.capacity_bytes / GIB)} GiB ({fill:.0%})"
     print_line(out, "memory", f"{used} a device, {verdict}; [dim]{parts}[/]")
     out.print()
 

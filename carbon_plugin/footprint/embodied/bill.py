@@ -18,9 +18,10 @@ from carbon_plugin.footprint.embodied.bottom_up import device_bill_kg
 from carbon_plugin.footprint.embodied.devices import UNIT, node_rating_w
 from carbon_plugin.footprint.factors import tables
 from carbon_plugin.footprint.factors.tables import Estimate
+from carbon_plugin.spec.amounts import quantity
 from carbon_plugin.spec.figure import Figure, Sourced
 from carbon_plugin.spec.hardware.cluster import Accelerator, Host, Node
-from carbon_plugin.spec.units import BYTES_PER_MEMORY_GB, BYTES_PER_STORAGE_GB
+from carbon_plugin.spec.units import BYTES_PER_MEMORY_GB, BYTES_PER_STORAGE_GB, POWER_UNITS
 
 DIFFERENCE = "total less the parts"
 
@@ -82,7 +83,7 @@ def host_parts(host: Host, rated_power_w: float, accelerators: int) -> tuple[Bil
         _product("CPU packages", host.sockets, "sockets", model.cpu_base),
         _product("DRAM", dram_gb, "GB", model.dram_kg_per_gb),
         _product("SSD", ssd_gb, "GB", model.ssd_kg_per_gb),
-        _product("power supplies", supplies, f"units for {rated_power_w / 1e3:.3g} kW", model.supply),
+        _product("power supplies", supplies, f"units for {quantity(rated_power_w, POWER_UNITS)}", model.supply),
         _product("boards", frames, "units", model.board),
         _product("chassis", frames, "units", model.chassis),
         _product("NICs", host.nics, "units", model.nic),

@@ -8,10 +8,12 @@ from msgspec import Struct
 
 from carbon_plugin.errors import FootprintError
 from carbon_plugin.footprint.values import Basis
+from carbon_plugin.spec.amounts import number
+from carbon_plugin.spec.units import SECONDS_PER_DAY, SECONDS_PER_HOUR
 
 # A value of the future or of last week is an error of the service.
-MOST_AHEAD_S = 3600.0
-MOST_BEHIND_S = 7 * 86400.0
+MOST_AHEAD_S = SECONDS_PER_HOUR
+MOST_BEHIND_S = 7 * SECONDS_PER_DAY
 # No grid comes near this value, so that a larger one is in another unit.
 MOST_G_PER_KWH = 3000.0
 
@@ -61,5 +63,7 @@ def checked(sample: LiveSample, now_unix_s: float) -> LiveSample:
         raise ProviderError(f"{sample.provider}: {sample.g_per_kwh:g} g/kWh for {sample.zone} cannot be an intensity")
     age_s = now_unix_s - sample.at_unix_s
     if not -MOST_AHEAD_S <= age_s <= MOST_BEHIND_S:
-        raise ProviderError(f"{sample.provider}: the value for {sample.zone} is {age_s / 3600:,.1f} hours old")
+        raise ProviderError(
+            f"{sample.provider}: the value for {sample.zone} is {number(age_s / SECONDS_PER_HOUR)} hours old"
+        )
     return sample

@@ -18,10 +18,9 @@ from carbon_plugin.plan.search.pareto import STEP
 from carbon_plugin.plan.search.space import describe, divisors, held_phrase, shardings
 from carbon_plugin.predict.resolve import island_size
 from carbon_plugin.predict.step import predict_step
-from carbon_plugin.spec.amounts import plural
+from carbon_plugin.spec.amounts import memory, plural
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.run import RunSpec, with_layout
-from carbon_plugin.spec.units import GIB
 
 
 class Candidate(NamedTuple):
@@ -59,8 +58,8 @@ def data_parallel_layouts(spec: RunSpec) -> list[Candidate]:
         least = min(found, key=lambda one: one.memory_bytes)
         capacity = spec.cluster.accelerator.memory_bytes.value
         raise InfeasibleLayoutError(
-            f"memory: none of {plural(len(found), 'layout')} of {spec.model.name} fits in {capacity / GIB:.1f} GiB of "
-            f"{spec.cluster.accelerator.name}; the smallest needs {least.memory_bytes / GIB:.1f} GiB "
+            f"memory: none of {plural(len(found), 'layout')} of {spec.model.name} fits in {memory(capacity)} of "
+            f"{spec.cluster.accelerator.name}; the smallest needs {memory(least.memory_bytes)} "
             f"({describe(least.layout)})"
         )
     return found

@@ -18,7 +18,7 @@ from carbon_plugin.predict.fit import fits
 from carbon_plugin.predict.memory import memory_bytes
 from carbon_plugin.predict.rates import Rates
 from carbon_plugin.predict.resolve import resolve_rates
-from carbon_plugin.spec.amounts import plural
+from carbon_plugin.spec.amounts import memory, plural
 from carbon_plugin.spec.layout import AXES, ParallelLayout
 from carbon_plugin.spec.model import TransformerModel
 from carbon_plugin.spec.run import RunSpec, check_input, check_layout, check_work
@@ -159,7 +159,7 @@ def no_memory(
     return InfeasibleLayoutError(
         f"memory: none of {plural(considered, 'layout')} of {spec.model.name}{with_held(spec)} on "
         f"{nodes_phrase(spec)} fits in "
-        f"{capacity / GIB:.1f} GiB of {spec.cluster.accelerator.name}; the smallest needs {need_bytes / GIB:.1f} GiB "
+        f"{memory(capacity)} of {spec.cluster.accelerator.name}; the smallest needs {memory(need_bytes)} "
         f"({describe(tightest)}); to make room: {', or '.join(_more_room(spec, space, need_bytes))}"
     )
 

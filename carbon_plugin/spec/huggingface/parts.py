@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from carbon_plugin.errors import SpecError
+from carbon_plugin.spec.amounts import count
 from carbon_plugin.spec.blocks import ModelPart
 from carbon_plugin.spec.huggingface.families import Family
 from carbon_plugin.spec.huggingface.feeds import image_experts
@@ -67,7 +68,7 @@ def parts_note(parts: Sequence[ModelPart], parameters: int) -> str:
     named = [part for part in parts if part.layers or part.parameters >= NOTICEABLE * parameters]
     if not named:
         return ""
-    listed = ", ".join(f"{part.name} {part.parameters / 1e9:.2g} B" for part in named)
+    listed = ", ".join(f"{part.name} {count(part.parameters, 2)}" for part in named)
     towers = any(part.layers for part in named)
     timed = "the time of a tower is that of the inputs in training.input_len" if towers else "they take no time"
     return f"beside its layers: {listed}; counted and kept in memory, {timed}"

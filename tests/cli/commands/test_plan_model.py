@@ -29,7 +29,7 @@ def test_notes_of_the_model_stand_in_the_table(capsys: pytest.CaptureFixture[str
     shown = said(capsys, "--model", str(CONFIGS / "Qwen--Qwen3-VL-2B-Instruct_config.json"))
 
     assert "2.13 B parameters" in shown
-    assert "vision tower 0.31 B" in shown
+    assert "vision tower 310 M" in shown
 
 
 def test_layers_in_no_parameter_count_are_named_for_a_preset_too(capsys: pytest.CaptureFixture[str]) -> None:

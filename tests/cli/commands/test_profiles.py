@@ -38,7 +38,7 @@ def test_every_profile_is_listed_with_its_numbers(capsys):
     lines = printed(capsys).splitlines()
 
     (h100,) = (line for line in lines if line.startswith("h100-sxm "))
-    for cell in ("989.4 bf16", "80", "3350", "700", "164 (125 to 275)", "fitted"):
+    for cell in ("989.4 bf16", "80", "3,350", "700", "164 (125 to 275)", "fitted"):
         assert cell in h100
     (v100,) = (line for line in lines if line.startswith("v100-sxm2-32gb "))
     assert "125 fp16" in v100

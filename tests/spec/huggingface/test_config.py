@@ -299,7 +299,7 @@ def test_a_vision_tower_of_a_flat_config_is_counted():
 
     assert qwen.parameters == pytest.approx(8.292e9, rel=1e-3)
     assert [part.name for part in qwen.parts] == ["vision tower", "projector"]
-    assert any("vision tower 0.63 B" in note and "training.input_len" in note for note in qwen.notes)
+    assert any("vision tower 630 M" in note and "training.input_len" in note for note in qwen.notes)
 
 
 def test_what_a_nested_config_leaves_out_is_the_default_of_its_class_and_said():

@@ -23,7 +23,7 @@ from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.show import plot, wording
 from carbon_plugin.show.drawing import LINE_COLOURS
 from carbon_plugin.spec.amounts import fitting_unit
-from carbon_plugin.spec.units import CARBON_UNITS
+from carbon_plugin.spec.units import CARBON_UNITS, G_PER_KWH_OF_KG_PER_J
 
 HEIGHT_PX = 240.0
 
@@ -35,7 +35,8 @@ def intensity_chart(summary: AuditSummary) -> Chart | None:
         return None
     rungs = it_rungs(summary)
     energy_j = [sum(parts) * factors.pue.value for parts in zip(*rungs.values(), strict=True)] if rungs else []
-    grams = [kg * 3.6e9 / j if j > 0 else None for kg, j in zip(summary.series.operational_kg, energy_j, strict=False)]
+    pairs = zip(summary.series.operational_kg, energy_j, strict=False)
+    grams = [kg / j * G_PER_KWH_OF_KG_PER_J if j > 0 else None for kg, j in pairs]
     known = [value for value in grams if value is not None]
     if not known or max(known) - min(known) < 0.01 * max(known):
         return None

@@ -9,12 +9,13 @@ from typing import Any
 
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.show import plot, wording
+from carbon_plugin.spec.units import SECONDS_PER_DAY, SECONDS_PER_HOUR
 
 TABLE_ROWS = 24
 """The table behind a chart over time has at most this many rows, each of which then stands for several bins."""
 _TIME_UNITS = (
-    (2 * 86400.0, 86400.0, "days"),
-    (2 * 3600.0, 3600.0, "hours"),
+    (2 * SECONDS_PER_DAY, SECONDS_PER_DAY, "days"),
+    (2 * SECONDS_PER_HOUR, SECONDS_PER_HOUR, "hours"),
     (120.0, 60.0, "minutes"),
     (0.0, 1.0, "seconds"),
 )
