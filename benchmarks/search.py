@@ -32,7 +32,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import msgspec
 import numpy as np
 
-from carbon_plugin.plan.search.feasibility import Inputs, inputs_of
+from carbon_plugin.plan.search.feasibility import SearchInputs, inputs_of
 from carbon_plugin.plan.search.layouts import search
 from carbon_plugin.plan.search.space import EVERYTHING, layout_at
 from carbon_plugin.predict.power import step_power_w
@@ -56,7 +56,7 @@ class Sampled(msgspec.Struct, frozen=True):
     memory_bytes: float
 
 
-def sample(inputs: Inputs, wanted: int, seed: int) -> list[Sampled]:
+def sample(inputs: SearchInputs, wanted: int, seed: int) -> list[Sampled]:
     """Layouts drawn evenly from all grids of a search, evaluated as grids."""
     generator = np.random.default_rng(seed)
     total = sum(int(np.count_nonzero(grid.valid)) for grid, _ in inputs.grids(EVERYTHING))

@@ -10,7 +10,7 @@ import numpy as np
 
 from carbon_plugin.predict.interval import spread_of
 from carbon_plugin.validate.error_summary import ErrorSummary
-from carbon_plugin.validate.headlines import Headline
+from carbon_plugin.validate.headlines import CollectionError
 from carbon_plugin.validate.memory import FitSummary
 from carbon_plugin.validate.spreads import ClassSpread, class_spreads
 from carbon_plugin.validate.step_time import Validation, validate
@@ -140,7 +140,7 @@ def _counts(items: Sequence[FitSummary]) -> str:
     return f"{ran} | {feasible}{share} | {probes or ''} | {called if probes else ''}"
 
 
-def _headline(item: Headline) -> str:
+def _headline(item: CollectionError) -> str:
     model = "" if item.model_left_out is None else f"{item.model_left_out:.1f}"
     return (
         f"| {item.collection}, {item.kind} | {item.rows} | {item.sources} | **{item.source_left_out:.1f}** | {model} | "

@@ -19,7 +19,7 @@ from carbon_plugin.audit.summary import summarise
 from carbon_plugin.errors import LedgerError, ReportError
 from carbon_plugin.footprint.values import Basis
 from carbon_plugin.ledger.files import ledger_files
-from carbon_plugin.ledger.verification.verify import State
+from carbon_plugin.ledger.verification.verify import VerificationState
 from carbon_plugin.spec.amounts import plural, verb
 from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.loading import Role
@@ -46,7 +46,7 @@ class ProgrammeRun(Struct, frozen=True, kw_only=True):
     embodied_kg: float | None
     total_kg: float | None
     basis: Basis | None
-    ledger_state: State
+    ledger_state: VerificationState
 
 
 class RoleTotal(Struct, frozen=True, kw_only=True):

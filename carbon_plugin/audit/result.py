@@ -15,7 +15,7 @@ from carbon_plugin.footprint.values import Factors, Footprint
 from carbon_plugin.ledger.held.claims import Overlap
 from carbon_plugin.ledger.records import Phase
 from carbon_plugin.ledger.verification.file_check import FileCheck
-from carbon_plugin.ledger.verification.verify import AnchorCheck, State
+from carbon_plugin.ledger.verification.verify import AnchorCheck, VerificationState
 from carbon_plugin.spec.figure import Assumption, Figure
 from carbon_plugin.spec.metered import DeviceIdentity, Rung
 
@@ -361,7 +361,7 @@ class Verification(Struct, frozen=True, kw_only=True):
     problems: list[str]
     files: list[FileCheck]
     anchors: list[AnchorCheck]
-    state: State = "unsealed"
+    state: VerificationState = "unsealed"
     missing: list[str] = []
 
 

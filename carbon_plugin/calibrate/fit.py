@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from carbon_plugin.calibrate.rows.table import Table, predict, select
+from carbon_plugin.calibrate.rows.table import RowArrays, predict, select
 from carbon_plugin.errors import SpecError
 from carbon_plugin.predict.case import take
 from carbon_plugin.predict.rates import Constants
@@ -55,7 +55,7 @@ Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
-class Parameter:
+class FitParameter:
     """One fitted number, which multiplies a constant of a group of rows.
 
     `sigma` is the prior's spread of its logarithm around `centre`. `ceiling` is the largest value of the constant
@@ -64,7 +64,7 @@ class Parameter:
 
     name: str
     field: str
-    rows: Callable[[Table], Mask]
+    rows: Callable[[RowArrays], Mask]
     sigma: float
     centre: float = 0.0
     ceiling: float | None = None
@@ -74,7 +74,7 @@ class Parameter:
 class Fit:
     """Logarithms of the fitted multipliers and their posterior spreads (one sigma), in the order of `parameters`."""
 
-    parameters: tuple[Parameter, ...]
+    parameters: tuple[FitParameter, ...]
     logs: Floats
     spreads: Floats
 
@@ -85,8 +85,8 @@ class Fit:
 
 
 def fit(
-    table: Table,
-    parameters: Sequence[Parameter],
+    table: RowArrays,
+    parameters: Sequence[FitParameter],
     keep: Mask | None = None,
     start: Floats | None = None,
     weights: Floats | None = None,
@@ -176,7 +176,7 @@ def _joined(parts: Sequence[Constants]) -> Constants:
     return Constants(**{f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Constants)})
 
 
-def _most(rows: Table, parameter: Parameter, mask: Mask) -> float:
+def _most(rows: RowArrays, parameter: FitParameter, mask: Mask) -> float:
     """Return the upper bound of the logarithm of a parameter."""
     if parameter.ceiling is None or not np.any(mask):
         return np.inf
@@ -197,20 +197,24 @@ def _disjoint_groups(masks: Sequence[Mask]) -> list[list[int]]:
     return [members for members, _ in groups]
 
 
-def fitted_constants(table: Table, fitted: Fit) -> tuple[Constants, Floats]:
+def fitted_constants(table: RowArrays, fitted: Fit) -> tuple[Constants, Floats]:
     """Return constants and framework factors of every row under a fit."""
     masks = [parameter.rows(table) for parameter in fitted.parameters]
     return _constants(table, fitted.parameters, masks, fitted.logs)
 
 
-def fitted_step_time_s(table: Table, fitted: Fit) -> Floats:
+def fitted_step_time_s(table: RowArrays, fitted: Fit) -> Floats:
     """Return the step times of every row under a fit, in seconds."""
     constants, factor = fitted_constants(table, fitted)
     return np.asarray(predict(table, constants, factor).total)
 
 
 def fit_populations(
-    table: Table, parameters: Sequence[Parameter], keep: Mask, start: Floats | None = None, tolerance: float = TOLERANCE
+    table: RowArrays,
+    parameters: Sequence[FitParameter],
+    keep: Mask,
+    start: Floats | None = None,
+    tolerance: float = TOLERANCE,
 ) -> Fit:
     """Return a fit in two steps: first to rows of tuned software, then to rows of ordinary software.
 
@@ -237,13 +241,13 @@ def fit_populations(
     return Fit(tuple(parameters), logs, spreads)
 
 
-def _only_ordinary(parameter: Parameter, table: Table) -> bool:
+def _only_ordinary(parameter: FitParameter, table: RowArrays) -> bool:
     rows = parameter.rows(table)
     return bool(np.any(rows)) and bool(np.all(table.ordinary[rows]))
 
 
 def leave_out(
-    table: Table, parameters: Sequence[Parameter], keep: Mask, whole: Fit, groups: NDArray[np.str_]
+    table: RowArrays, parameters: Sequence[FitParameter], keep: Mask, whole: Fit, groups: NDArray[np.str_]
 ) -> Floats:
     """Return the step time of each row from constants that saw no row of its group, in seconds.
 
@@ -258,7 +262,7 @@ def leave_out(
     return predicted
 
 
-def model_folds(table: Table, keep: Mask) -> NDArray[np.str_]:
+def model_folds(table: RowArrays, keep: Mask) -> NDArray[np.str_]:
     """Return a label of each row by which its model is left out.
 
     All rows of a model in any data set share a label. There are `MODEL_FOLDS` labels, each with about as many kept
@@ -273,7 +277,7 @@ def model_folds(table: Table, keep: Mask) -> NDArray[np.str_]:
     return np.array([str(fold.get(str(key), "")) for key in table.model_key])
 
 
-def thinned(table: Table) -> Mask:
+def thinned(table: RowArrays) -> Mask:
     """Return the rows that enter a fit: all of a data set of ordinary size, and every `STRIDE`-th of a larger one."""
     kept = np.ones(table.measured_s.size, dtype=bool)
     for name, count in zip(*np.unique(table.source, return_counts=True), strict=True):
@@ -284,7 +288,7 @@ def thinned(table: Table) -> Mask:
     return kept
 
 
-def row_weights(table: Table) -> Floats:
+def row_weights(table: RowArrays) -> Floats:
     """Return the weight of each row: about `WEIGHT_ROWS` over the number of rows of its data set that enter a fit."""
     kept = thinned(table)
     names, inverse = np.unique(table.source, return_inverse=True)
@@ -292,7 +296,7 @@ def row_weights(table: Table) -> Floats:
     return np.clip(WEIGHT_ROWS / counts[inverse], *WEIGHT_BOUNDS)
 
 
-def row_sigmas(table: Table) -> Floats:
+def row_sigmas(table: RowArrays) -> Floats:
     """Return the spread of each row's log error that the fit treats as noise."""
     vendor = table.framework == "megatron-bridge"
     usual = np.where(table.ordinary, ORDINARY_ROW_SIGMA, ROW_SIGMA)
@@ -303,13 +307,13 @@ def row_sigmas(table: Table) -> Floats:
     return np.asarray(np.sqrt(spread**2 + waits**2))
 
 
-def _predicted(table: Table, parameters: Sequence[Parameter], masks: Sequence[Mask], logs: Floats) -> Floats:
+def _predicted(table: RowArrays, parameters: Sequence[FitParameter], masks: Sequence[Mask], logs: Floats) -> Floats:
     constants, factor = _constants(table, parameters, masks, logs)
     return np.asarray(predict(table, constants, factor).total)
 
 
 def _constants(
-    table: Table, parameters: Sequence[Parameter], masks: Sequence[Mask], logs: Floats
+    table: RowArrays, parameters: Sequence[FitParameter], masks: Sequence[Mask], logs: Floats
 ) -> tuple[Constants, Floats]:
     columns: dict[str, Any] = {f.name: np.array(getattr(table.prior, f.name)) for f in fields(Constants)}
     factor = np.array(table.prior_factor)

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from carbon_plugin.calibrate.fit import FACTOR, Mask, Parameter
-from carbon_plugin.calibrate.rows.table import Table
+from carbon_plugin.calibrate.fit import FACTOR, FitParameter, Mask
+from carbon_plugin.calibrate.rows.table import RowArrays
 from carbon_plugin.spec.stack import AttentionKernel
 
 FAMILIES = ("volta", "ampere", "hopper", "blackwell")
@@ -53,15 +53,15 @@ micro-batch)."""
 HOST_CENTRES = {"2021": EAGER_HOST}
 
 
-def shipped_parameters() -> tuple[Parameter, ...]:
+def shipped_parameters() -> tuple[FitParameter, ...]:
     """Return all parameters of the shipped calibration."""
-    found: list[Parameter] = []
+    found: list[FitParameter] = []
     for family in FAMILIES:
         found += _device(family, _family(family))
     found += _device("capped", lambda table: table.accelerator == CAPPED_H100)
     for family in ("ampere", "hopper", "blackwell"):
         found += [
-            Parameter(
+            FitParameter(
                 f"attention_flops.{family}.{kernel}",
                 "attention_flops",
                 _attention(family, kernel),
@@ -70,28 +70,30 @@ def shipped_parameters() -> tuple[Parameter, ...]:
             for kernel in KERNELS
         ]
     found += [
-        Parameter(f"fp8_gemm_share.{family}", "fp8_gemm_share", _narrow(family), 0.15)
+        FitParameter(f"fp8_gemm_share.{family}", "fp8_gemm_share", _narrow(family), 0.15)
         for family in ("hopper", "blackwell")
     ]
     found += [
-        Parameter(f"host_op_time_s.{name}", "host_op_time_s", _frameworks(*members), 0.4, HOST_CENTRES.get(name, 0.0))
+        FitParameter(
+            f"host_op_time_s.{name}", "host_op_time_s", _frameworks(*members), 0.4, HOST_CENTRES.get(name, 0.0)
+        )
         for name, members in HOST_GROUPS.items()
     ]
     found += [
-        Parameter("overlap_contention", "overlap_contention", _everywhere, 0.15, ceiling=1.0),
-        Parameter("scaleup_latency_s", "scaleup_latency_s", _everywhere, 0.4),
-        Parameter("scaleout_latency_s", "scaleout_latency_s", _everywhere, 0.4),
-        Parameter("scaleout_share", "scaleout_share", _everywhere, 0.1, ceiling=1.0),
-        Parameter("all_to_all_share", "all_to_all_share", _everywhere, 0.5, ceiling=1.0),
+        FitParameter("overlap_contention", "overlap_contention", _everywhere, 0.15, ceiling=1.0),
+        FitParameter("scaleup_latency_s", "scaleup_latency_s", _everywhere, 0.4),
+        FitParameter("scaleout_latency_s", "scaleout_latency_s", _everywhere, 0.4),
+        FitParameter("scaleout_share", "scaleout_share", _everywhere, 0.1, ceiling=1.0),
+        FitParameter("all_to_all_share", "all_to_all_share", _everywhere, 0.5, ceiling=1.0),
     ]
-    found.append(Parameter(f"{FACTOR}.vendor", FACTOR, _frameworks(*VENDOR_FRAMEWORKS), 0.3))
-    found += [Parameter(f"{FACTOR}.{name}", FACTOR, _frameworks(name), 0.1) for name in FACTOR_FRAMEWORKS]
-    found.append(Parameter(f"{FACTOR}.ordinary", FACTOR, _ordinary, 0.3))
-    found.append(Parameter("host_op_time_s.ordinary", "host_op_time_s", _ordinary, 0.4, EAGER_HOST))
+    found.append(FitParameter(f"{FACTOR}.vendor", FACTOR, _frameworks(*VENDOR_FRAMEWORKS), 0.3))
+    found += [FitParameter(f"{FACTOR}.{name}", FACTOR, _frameworks(name), 0.1) for name in FACTOR_FRAMEWORKS]
+    found.append(FitParameter(f"{FACTOR}.ordinary", FACTOR, _ordinary, 0.3))
+    found.append(FitParameter("host_op_time_s.ordinary", "host_op_time_s", _ordinary, 0.4, EAGER_HOST))
     return tuple(found)
 
 
-def cluster_offsets(table: Table) -> tuple[Parameter, ...]:
+def cluster_offsets(table: RowArrays) -> tuple[FitParameter, ...]:
     """Return an offset for each cluster of ordinary software, which applies to all of its rows alike.
 
     The offsets are fitted together with the two numbers of ordinary software, so that a source with many rows does not
@@ -99,12 +101,12 @@ def cluster_offsets(table: Table) -> tuple[Parameter, ...]:
     """
     groups = zip(table.origin[table.ordinary], table.accelerator[table.ordinary], strict=True)
     return tuple(
-        Parameter(f"{OFFSET}.{origin}.{device}", FACTOR, _ordinary_cluster(origin, device), OFFSET_SIGMA)
+        FitParameter(f"{OFFSET}.{origin}.{device}", FACTOR, _ordinary_cluster(origin, device), OFFSET_SIGMA)
         for origin, device in dict.fromkeys(groups)
     )
 
 
-def calibration_rows(table: Table) -> Mask:
+def calibration_rows(table: RowArrays) -> Mask:
     """Return the rows that the shipped constants are fitted to.
 
     They ran on GPUs, trained all parameters, and did not use row-wise scaled fp8 (a slower recipe). Of a collection
@@ -118,34 +120,34 @@ def calibration_rows(table: Table) -> Mask:
     )
 
 
-def _ordinary_cluster(origin: str, device: str) -> Callable[[Table], Mask]:
+def _ordinary_cluster(origin: str, device: str) -> Callable[[RowArrays], Mask]:
     return lambda table: table.ordinary & (table.origin == origin) & (table.accelerator == device)
 
 
-def _device(name: str, rows: Callable[[Table], Mask]) -> list[Parameter]:
-    gemm = Parameter(f"gemm_share.{name}", "gemm_share", rows, 0.15)
-    return [gemm, Parameter(f"memory_share.{name}", "memory_share", rows, 0.2)]
+def _device(name: str, rows: Callable[[RowArrays], Mask]) -> list[FitParameter]:
+    gemm = FitParameter(f"gemm_share.{name}", "gemm_share", rows, 0.15)
+    return [gemm, FitParameter(f"memory_share.{name}", "memory_share", rows, 0.2)]
 
 
-def _everywhere(table: Table) -> Mask:
+def _everywhere(table: RowArrays) -> Mask:
     return np.ones(table.measured_s.size, dtype=bool)
 
 
-def _ordinary(table: Table) -> Mask:
+def _ordinary(table: RowArrays) -> Mask:
     return table.ordinary
 
 
-def _family(family: str) -> Callable[[Table], Mask]:
+def _family(family: str) -> Callable[[RowArrays], Mask]:
     return lambda table: (table.family == family) & (table.accelerator != CAPPED_H100)
 
 
-def _attention(family: str, kernel: str) -> Callable[[Table], Mask]:
+def _attention(family: str, kernel: str) -> Callable[[RowArrays], Mask]:
     return lambda table: (table.family == family) & (table.kernel == kernel)
 
 
-def _narrow(family: str) -> Callable[[Table], Mask]:
+def _narrow(family: str) -> Callable[[RowArrays], Mask]:
     return lambda table: (table.family == family) & table.narrow
 
 
-def _frameworks(*names: str) -> Callable[[Table], Mask]:
+def _frameworks(*names: str) -> Callable[[RowArrays], Mask]:
     return lambda table: np.isin(table.framework, names)

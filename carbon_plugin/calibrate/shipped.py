@@ -31,7 +31,7 @@ from carbon_plugin.calibrate.parameters import (
     shipped_parameters,
 )
 from carbon_plugin.calibrate.rows.published import published_rows
-from carbon_plugin.calibrate.rows.table import Table, family, tabulate
+from carbon_plugin.calibrate.rows.table import RowArrays, family, tabulate
 from carbon_plugin.predict.laws import attention_share, gemm_share_law, memory_share_law, peak_16bit
 from carbon_plugin.predict.resolve import prior_constants
 from carbon_plugin.spec.hardware.cluster import Accelerator
@@ -55,13 +55,13 @@ class ShippedConstant(Struct, frozen=True, kw_only=True):
     shipped: float | None
 
 
-def refit() -> tuple[Table, Fit]:
+def refit() -> tuple[RowArrays, Fit]:
     """Return the rows and a new fit of the shipped calibration."""
     table = tabulate(published_rows()[0])
     return table, fit_populations(table, (*shipped_parameters(), *cluster_offsets(table)), calibration_rows(table))
 
 
-def compare(table: Table, fitted: Fit) -> list[ShippedConstant]:
+def compare(table: RowArrays, fitted: Fit) -> list[ShippedConstant]:
     """Return every shipped constant beside its refitted value."""
     found = []
     for device in list_accelerators():
@@ -76,7 +76,7 @@ def compare(table: Table, fitted: Fit) -> list[ShippedConstant]:
     return found
 
 
-def device_constants(device: Accelerator, fitted: Fit, table: Table) -> dict[str, float]:
+def device_constants(device: Accelerator, fitted: Fit, table: RowArrays) -> dict[str, float]:
     """Return the constants of one device, with keys as in `Efficiency` ("attention_flops.<kernel>" for kernels).
 
     The result is empty outside the calibrated families. Devices that are related to measured ones take the multipliers
@@ -144,7 +144,7 @@ def efficiency_block(device: Accelerator, constants: dict[str, float], measured:
     return "\n".join(lines) + "\n"
 
 
-def rewrite_profiles(folder: Path, table: Table, fitted: Fit) -> Iterator[Path]:
+def rewrite_profiles(folder: Path, table: RowArrays, fitted: Fit) -> Iterator[Path]:
     """Put the fitted constants into the profiles of a source checkout, and yield the files that were written."""
     measured = set(table.accelerator[calibration_rows(table)])
     for device in list_accelerators():

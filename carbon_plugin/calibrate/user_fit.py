@@ -13,9 +13,9 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from carbon_plugin.calibrate.fit import FACTOR, WEIGHT_ROWS, Fit, Mask, Parameter, fit, fitted_step_time_s
+from carbon_plugin.calibrate.fit import FACTOR, WEIGHT_ROWS, Fit, FitParameter, Mask, fit, fitted_step_time_s
 from carbon_plugin.calibrate.rows.rows import PublishedRow, SkippedRow
-from carbon_plugin.calibrate.rows.table import Table, tabulate
+from carbon_plugin.calibrate.rows.table import RowArrays, tabulate
 from carbon_plugin.errors import SpecError
 from carbon_plugin.predict.interval import EFFECTS
 from carbon_plugin.predict.power import idle_with_context_w, sustained_w
@@ -165,7 +165,7 @@ def learned_power(rows: Sequence[PublishedRow]) -> LearnedPower | None:
     return LearnedPower(before_w=before, after_w=min(after, limit), spread=spread, runs=len(known))
 
 
-def calibrated_step_time_s(seen: Table | None, others: Table) -> NDArray[np.float64]:
+def calibrated_step_time_s(seen: RowArrays | None, others: RowArrays) -> NDArray[np.float64]:
     """Return the step times of `others` with the constants that the rows of `seen` determine, in seconds.
 
     Where `seen` is None no constant is fitted.
@@ -176,7 +176,7 @@ def calibrated_step_time_s(seen: Table | None, others: Table) -> NDArray[np.floa
     return fitted_step_time_s(others, _fit(seen, parameters))
 
 
-def _parameters(table: Table) -> list[Parameter]:
+def _parameters(table: RowArrays) -> list[FitParameter]:
     """Return every constant of the device, of each attention kernel in use, and of each framework."""
     known = is_calibrated(table.rows[0].spec.cluster.accelerator)
     found = []
@@ -184,28 +184,28 @@ def _parameters(table: Table) -> list[Parameter]:
         sigma = sigmas[0] if known else sigmas[1]
         if field == "attention_flops":
             found += [
-                Parameter(f"{field}.{kernel}", field, _where("kernel", str(kernel)), sigma)
+                FitParameter(f"{field}.{kernel}", field, _where("kernel", str(kernel)), sigma)
                 for kernel in np.unique(table.kernel)
                 if kernel != "unfused"
             ]
         elif field == "fp8_gemm_share":
-            found.append(Parameter(field, field, lambda table: table.narrow, sigma))
+            found.append(FitParameter(field, field, lambda table: table.narrow, sigma))
         else:
-            found.append(Parameter(field, field, lambda table: table.measured_s > 0, sigma))
+            found.append(FitParameter(field, field, lambda table: table.measured_s > 0, sigma))
     for framework in np.unique(table.framework):
         for field, (shipped, other) in STACK_SIGMAS.items():
             sigma = shipped if framework in STACKS else other
             if field == FACTOR and framework in STACKS and STACKS[str(framework)].population == ORDINARY:
                 sigma = EFFECTS["ordinary"].between  # one factor stands for all ordinary software
-            found.append(Parameter(f"{field} of {framework}", field, _where("framework", str(framework)), sigma))
+            found.append(FitParameter(f"{field} of {framework}", field, _where("framework", str(framework)), sigma))
     return found
 
 
-def _where(label: str, value: str) -> Callable[[Table], Mask]:
+def _where(label: str, value: str) -> Callable[[RowArrays], Mask]:
     return lambda table: np.asarray(getattr(table, label) == value)
 
 
-def _identified(table: Table, parameters: list[Parameter]) -> tuple[list[Parameter], list[RefusedConstant]]:
+def _identified(table: RowArrays, parameters: list[FitParameter]) -> tuple[list[FitParameter], list[RefusedConstant]]:
     """Return the parameters that the rows determine, and the refused ones.
 
     The least determined parameter is refused first, because the others may be better determined without it.
@@ -233,14 +233,14 @@ def _identified(table: Table, parameters: list[Parameter]) -> tuple[list[Paramet
     return kept, refused
 
 
-def _largest_change(table: Table, parameter: Parameter) -> float:
+def _largest_change(table: RowArrays, parameter: FitParameter) -> float:
     """Return the relative change of the step time of the most sensitive row for a constant 10 % larger."""
     nudged = Fit((parameter,), np.array([np.log1p(NUDGE)]), np.zeros(1))
     change = fitted_step_time_s(table, nudged) / fitted_step_time_s(table, _unfitted()) - 1
     return float(np.max(np.abs(change)))
 
 
-def _fit(table: Table, parameters: Sequence[Parameter]) -> Fit:
+def _fit(table: RowArrays, parameters: Sequence[FitParameter]) -> Fit:
     """Return a fit in which all rows have the same weight, and together at most the weight of `WEIGHT_ROWS` rows.
 
     A thousand rows of one machine share its bias.
@@ -256,7 +256,7 @@ def _unfitted() -> Fit:
     return Fit((), np.zeros(0), np.zeros(0))
 
 
-def _constant(table: Table, fitted: Fit, index: int) -> FittedConstant:
+def _constant(table: RowArrays, fitted: Fit, index: int) -> FittedConstant:
     parameter = fitted.parameters[index]
     column = table.prior_factor if parameter.field == FACTOR else getattr(table.prior, parameter.field)
     first = int(np.argmax(parameter.rows(table)))

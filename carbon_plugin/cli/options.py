@@ -43,7 +43,7 @@ class Argument(Struct, frozen=True):
     metavar: str | None = None
 
 
-class Family(Struct, frozen=True):
+class OptionFamily(Struct, frozen=True):
     """A command with subcommands.
 
     `main` runs where no subcommand is named. An option of `main` that stands before the subcommand also holds for the

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 import click
 from msgspec import NODEFAULT, Struct, structs
 
-from carbon_plugin.cli.options import Argument, CommandFunction, Family, Option
+from carbon_plugin.cli.options import Argument, CommandFunction, Option, OptionFamily
 
 
 class Parameter(Struct, frozen=True):
@@ -32,9 +32,9 @@ class Parameter(Struct, frozen=True):
         return self.default is NODEFAULT
 
 
-def command_of(name: str, target: CommandFunction | Family) -> click.Command:
+def command_of(name: str, target: CommandFunction | OptionFamily) -> click.Command:
     """Return the click command for a function or a family. Invoking it returns what the function returns."""
-    if not isinstance(target, Family):
+    if not isinstance(target, OptionFamily):
         return _command(name, target)
     main = target.main
 

@@ -29,7 +29,7 @@ _RUN_SCOPES = ("intensity", "pue", "lifetime", "utilisation", "duration")
 _CERTAIN = (1.0, 1.0, 1.0)
 
 
-class Inputs(NamedTuple):
+class UncertainInputs(NamedTuple):
     """Uncertain inputs, one row each, and how they combine.
 
     Rows: the energy items ordered by rung; then intensity (relative to its central value), PUE - 1, lifetime, fleet
@@ -66,7 +66,7 @@ def gather(
     reservations: Sequence[Reservation],
     factors: Factors,
     duration_spread: tuple[float, float],
-) -> Inputs:
+) -> UncertainInputs:
     """Return the rows of one accounting. Raises `FootprintError` for values that are impossible."""
     check_inputs(energies, reservations, factors, duration_spread)
     items = sorted(energies, key=lambda item: IT_RUNGS.index(item.rung))
@@ -90,7 +90,7 @@ def gather(
         rows.append(_range(factors.building_kg))
     rows += [_range(liters) for liters in factors.water_l_per_kwh.values()]
     median, low, high = np.array(rows, dtype=np.float64).T
-    return Inputs(
+    return UncertainInputs(
         scopes=(
             *(f"energy {item.scope}" for item in items),
             *_RUN_SCOPES,
@@ -111,12 +111,12 @@ def gather(
     )
 
 
-def evaluate(inputs: Inputs, scores: Floats) -> Outcome:
+def evaluate(inputs: UncertainInputs, scores: Floats) -> Outcome:
     """Evaluate the equations at given scores, shape (rows of `inputs`, draws). See `uncertainty.spread`."""
     return _combine(inputs, spread(inputs.median, inputs.low, inputs.high, scores))
 
 
-def central_and_mean(inputs: Inputs) -> Outcome:
+def central_and_mean(inputs: UncertainInputs) -> Outcome:
     """Evaluate the equations at the central value and at the mean of every input, two values each.
 
     The inputs are independent, so that the mean of a product is the product of the means. Of what the equations divide
@@ -130,7 +130,7 @@ def central_and_mean(inputs: Inputs) -> Outcome:
     return _combine(inputs, np.stack([inputs.median, means], axis=1))
 
 
-def _combine(inputs: Inputs, drawn: Floats) -> Outcome:
+def _combine(inputs: UncertainInputs, drawn: Floats) -> Outcome:
     """Evaluate the equations at given values of the inputs, shape (rows of `inputs`, draws)."""
     items = len(inputs.item_g_per_kwh)
     relative_intensity, overhead, lifetime_years, utilisation, duration = drawn[items : items + len(_RUN_SCOPES)]

@@ -42,7 +42,7 @@ class Verdict(Struct, frozen=True):
     strange: list[str]
 
 
-class Gate:
+class RecordGate:
     """Judges the records of one file. They must be given in their order, because manifests say which devices there
     are."""
 

@@ -13,7 +13,7 @@ from carbon_plugin.ledger import chain
 from carbon_plugin.ledger.codec import Opening, decode_opening, decode_record, decoder_for
 from carbon_plugin.ledger.files import is_own_name, ledger_files, ledger_name
 from carbon_plugin.ledger.identity import read_identity
-from carbon_plugin.ledger.possible import Gate
+from carbon_plugin.ledger.possible import RecordGate
 from carbon_plugin.ledger.records import LEDGER_VERSION, Manifest, Record, RunIdentity
 
 _MAX_PROBLEMS = 20
@@ -61,7 +61,7 @@ class LedgerStream:
         self._chain = b""
         self._broken_lines = self._all_problems = 0
         self._copied = False
-        self._gate = Gate()
+        self._gate = RecordGate()
 
     @property
     def intact(self) -> bool:

@@ -10,7 +10,7 @@ from carbon_plugin.errors import LedgerError
 from carbon_plugin.ledger import chain
 from carbon_plugin.ledger.codec import decode_opening, decode_record, decoder_for
 from carbon_plugin.ledger.files import is_own_name
-from carbon_plugin.ledger.possible import Gate
+from carbon_plugin.ledger.possible import RecordGate
 from carbon_plugin.ledger.records import LEDGER_VERSION, Record
 
 
@@ -30,7 +30,7 @@ class LedgerTail:
         self._offset = 0
         self._chain = b""
         self._copied = False
-        self._gate = Gate()
+        self._gate = RecordGate()
         self._decoder = decoder_for(LEDGER_VERSION, str(self.path))
 
     @property

@@ -48,7 +48,7 @@ class _Standing(Struct, frozen=True, kw_only=True):
     peers_w: float | None = None
 
 
-class Gate:
+class ReadingGate:
     """One gate admits readings of devices whose `bounds` it knows by key.
 
     `peers` names the group of devices that work alike to which a device belongs. `models` gives the power of a device

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from carbon_plugin.meters.gate import Gate
+from carbon_plugin.meters.gate import ReadingGate
 from carbon_plugin.meters.gpu.context import ContextChange, ContextWatch
 from carbon_plugin.meters.gpu.open import GpuMeters
 from carbon_plugin.meters.host.machine import HostInfo
@@ -65,7 +65,7 @@ class MeterSet:
         self._stand_ins = list(stand_ins)
         self._bounds = {key: bound for meter in meters for key, bound in meter.bounds.items()}
         peers = {device.key: device.scope for device in self.devices if device.scope in _ALIKE}
-        self._gate = Gate(self._bounds, peers=peers, models=models)
+        self._gate = ReadingGate(self._bounds, peers=peers, models=models)
         self.poll_interval_s = self._shortest_poll_s()
 
     def read(self) -> list[Reading]:

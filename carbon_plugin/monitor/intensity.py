@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from carbon_plugin.errors import FootprintError
 from carbon_plugin.footprint.live.cache import DiskCache, cache_dir
-from carbon_plugin.footprint.live.feed import LiveFeed, Origin, Reading
+from carbon_plugin.footprint.live.feed import IntensityReading, LiveFeed, SampleOrigin
 from carbon_plugin.footprint.live.open import open_provider
 from carbon_plugin.footprint.values import Period
 from carbon_plugin.spec.parsing.moment import iso_utc
@@ -29,7 +29,7 @@ class InForce(NamedTuple):
     is known."""
 
     g_per_kwh: float | None
-    origin: Origin | None
+    origin: SampleOrigin | None
     marginal_g_per_kwh: float | None
 
 
@@ -43,7 +43,7 @@ class IntensityWatch:
         self._trace = _trace(site, "intensity_series") if site else None
         self._marginal_trace = _trace(site, "marginal_series") if site else None
         self._marginal_static = site.marginal_g_per_kwh if site else None
-        self._origin: Origin = "static"
+        self._origin: SampleOrigin = "static"
         self._troubles: dict[str, str | None] = {}
         self._notes: list[Note] = []
 
@@ -74,7 +74,7 @@ class IntensityWatch:
         notes, self._notes = self._notes, []
         return notes
 
-    def _change(self, reading: Reading, now_unix_s: float) -> tuple[str, dict[str, Any]]:
+    def _change(self, reading: IntensityReading, now_unix_s: float) -> tuple[str, dict[str, Any]]:
         value = "unknown" if reading.g_per_kwh is None else f"{reading.g_per_kwh:.4g} g/kWh"
         data: dict[str, Any] = {"origin": reading.origin, "g_per_kwh": reading.g_per_kwh}
         feed = self._feed
@@ -93,7 +93,7 @@ class IntensityWatch:
             "licence": feed.provider.licence,
         }
         age = f"the last value of {sample.provider} for {sample.zone} is of {iso_utc(sample.at_unix_s)}"
-        words: dict[Origin, str] = {
+        words: dict[SampleOrigin, str] = {
             "live": f"intensity is live from now on: {age}, {value}",
             "ageing": f"{age} and ages into the static one: {value}",
             "static": f"{age} and too old: the static intensity counts, {value}",
@@ -121,12 +121,12 @@ def check_live(site: Site, environ: Mapping[str, str]) -> None:
 
 def _reading(
     feed: LiveFeed | None, trace: Trace | None, start_unix_s: float, end_unix_s: float, static: float | None
-) -> Reading:
-    base = Reading(g_per_kwh=static, origin="static")
+) -> IntensityReading:
+    base = IntensityReading(g_per_kwh=static, origin="static")
     if trace is not None:
         mean, known = trace.mean(start_unix_s, max(end_unix_s - start_unix_s, 1.0))
         if known > 0:
-            base = Reading(g_per_kwh=mean, origin="series")
+            base = IntensityReading(g_per_kwh=mean, origin="series")
     if feed is None:
         return base
     reading = feed.at(end_unix_s, base.g_per_kwh)

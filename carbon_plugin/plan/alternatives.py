@@ -21,7 +21,7 @@ from carbon_plugin.plan.forecast import Forecast, layout_phrase, make_forecast
 from carbon_plugin.plan.real_run import BestCase, Planned, overrun_of
 from carbon_plugin.plan.search.feasibility import MORE_NODES, nodes_phrase, with_held, with_nodes
 from carbon_plugin.plan.search.fullness import expected_slowdown
-from carbon_plugin.plan.search.layouts import Found, Progress, search, search_layout
+from carbon_plugin.plan.search.layouts import FoundLayouts, ProgressCallback, search, search_layout
 from carbon_plugin.plan.search.pareto import not_dominated, steps_of
 from carbon_plugin.plan.search.space import EVERYTHING
 from carbon_plugin.plan.whatif.planned_run import as_many_devices, lost_cap, relocated
@@ -59,7 +59,7 @@ class Question(Struct, frozen=True, kw_only=True):
             raise SpecError(f"search: the deadline (--deadline-days) is {stated:g}, expected a positive number of days")
 
 
-class Option(Struct, frozen=True, kw_only=True):
+class RunOption(Struct, frozen=True, kw_only=True):
     """One option is a way to run that no other beats in expected time, energy and carbon.
 
     Where `best_case` is set, all numbers are those of a real run, and `best_case` is the same run without what that
@@ -114,7 +114,7 @@ class SearchReport(Struct, frozen=True, kw_only=True):
     fitting: int
     clusters: int
     deadline_s: float | None
-    options: tuple[Option, ...]
+    options: tuple[RunOption, ...]
     skipped: tuple[Skipped, ...]
 
 
@@ -139,7 +139,7 @@ def search_alternatives(
     *,
     profile_dirs: Directories = (),
     seed: int = 0,
-    on_progress: Progress | None = None,
+    on_progress: ProgressCallback | None = None,
 ) -> SearchAnswer:
     """Search every layout on every cluster and in every zone that is asked for.
 
@@ -255,11 +255,11 @@ def _front(found: list[_Candidate]) -> list[tuple[_Candidate, tuple[str, ...]]]:
     ]
 
 
-def _option(candidate: _Candidate, best: tuple[str, ...]) -> Option:
+def _option(candidate: _Candidate, best: tuple[str, ...]) -> RunOption:
     forecast = candidate.forecast
     prediction, footprint, cluster = forecast.prediction, forecast.footprint, forecast.spec.cluster
     assert forecast.spec.layout is not None  # a forecast always has one
-    return Option(
+    return RunOption(
         accelerator=cluster.accelerator.name,
         node=cluster.node.name,
         nodes=cluster.nodes,
@@ -289,14 +289,14 @@ def _name_of(cluster: Cluster) -> str:
     return f"{cluster.nodes:,} x {cluster.node.name} with {cluster.devices_per_node} {cluster.accelerator.name}"
 
 
-def _part_of(on_progress: Progress | None, number: int, total: int) -> Progress | None:
+def _part_of(on_progress: ProgressCallback | None, number: int, total: int) -> ProgressCallback | None:
     """Return a function that reports the progress of one of several searches as progress of all of them."""
     if on_progress is None:
         return None
     return lambda share: on_progress((number + share) / total)
 
 
-def _too_late(variant: RunSpec, found: Found, fastest: Forecast, question: Question) -> _Obstacle:
+def _too_late(variant: RunSpec, found: FoundLayouts, fastest: Forecast, question: Question) -> _Obstacle:
     least, limit = fastest.run_time_s.value, question.deadline_s or math.inf
     return _Obstacle(
         variant,

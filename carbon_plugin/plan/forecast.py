@@ -245,7 +245,7 @@ def modelled_energies(cluster: Cluster, device_power_w: Figure, time_s: float) -
     device = device_power_w.range.scaled(cluster.devices * time_s)
     base = host.base_power_w.range.scaled(_hosts(cluster) * time_s)
     joined = fabric_factor(cluster.node, cluster.nodes)
-    energies: dict[account_inputs.Scope, Range] = {
+    energies: dict[account_inputs.UncertaintyScope, Range] = {
         ("gpu", f"gpu:{cluster.accelerator.name}"): device,
         ("host", f"host:{cluster.node.name}"): base.plus(host.overhead_fraction.range.scaled(device.value)),
         ("network", "network"): network.power_w_per_device.range.scaled(joined * cluster.devices * time_s),

@@ -91,7 +91,7 @@ EVALUATION = _assumed(
 )
 
 
-class Expected(Struct, frozen=True, kw_only=True):
+class ExpectedLosses(Struct, frozen=True, kw_only=True):
     """One instance holds what the model of losses expects of a run.
 
     These are the numbers of failures and checkpoints, the time between two failures of the job, and the size, pause and
@@ -119,7 +119,7 @@ class Goodput(Struct, frozen=True, kw_only=True):
     parts_s: dict[str, float]
     shares: dict[str, float]
     spread: tuple[float, float] = (1.0, 1.0)
-    expected: Expected | None = None
+    expected: ExpectedLosses | None = None
     assumptions: tuple[Assumption, ...] = ()
     overrun: Figure | None = None
 
@@ -329,7 +329,7 @@ def _evaluation_share(prediction: StepPrediction, losses: Losses) -> float:
 
 def _course(
     spec: RunSpec, prediction: StepPrediction, losses: Losses, size: float
-) -> tuple[dict[str, float], Expected]:
+) -> tuple[dict[str, float], ExpectedLosses]:
     """Return the parts of the run in seconds, and the expected events."""
     steps = spec.training.total_steps
     training_s = steps * prediction.step_time_s.value
@@ -340,7 +340,7 @@ def _course(
     every = min(max(1, spec.training.reliability.checkpoint_every_steps or best), steps)
     lost, failures, checkpoints = interruptions(work_s, every * work_s / steps, losses)
     parts = {"training": training_s, "evaluation": evaluation_s, "startup": losses.startup_s, **lost}
-    return parts, Expected(
+    return parts, ExpectedLosses(
         failures=failures,
         mtbf_s=losses.mtbf_s,
         checkpoints=checkpoints,

@@ -23,7 +23,7 @@ from carbon_plugin.spec.figure import Assumption, Figure
 from carbon_plugin.spec.hardware.cluster import Accelerator, Cluster
 
 
-class Draw(NamedTuple):
+class DynamicShare(NamedTuple):
     """Share of dynamic power that one activity draws: p10, central value and p90."""
 
     low: float
@@ -32,10 +32,10 @@ class Draw(NamedTuple):
 
 
 DRAWS = {
-    "tensor": Draw(0.90, 1.00, 1.00),
-    "memory": Draw(0.50, 0.65, 0.80),
-    "link": Draw(0.55, 0.75, 0.90),
-    "stall": Draw(0.08, 0.17, 0.30),
+    "tensor": DynamicShare(0.90, 1.00, 1.00),
+    "memory": DynamicShare(0.50, 0.65, 0.80),
+    "link": DynamicShare(0.55, 0.75, 0.90),
+    "stall": DynamicShare(0.08, 0.17, 0.30),
 }
 """Tensor work runs at the limit, by the law that bounds its clock. Kernels that are bound by memory leave the tensor
 units idle. Collectives keep their SMs spinning and keep links and memory busy. Stalls leave the device without

@@ -18,8 +18,8 @@ from carbon_plugin.probe.result import CollectiveTime
 if TYPE_CHECKING:
     import torch
 
-Kind = Literal["all_reduce", "all_gather", "reduce_scatter"]
-KINDS: tuple[Kind, ...] = ("all_reduce", "all_gather", "reduce_scatter")
+CollectiveKind = Literal["all_reduce", "all_gather", "reduce_scatter"]
+KINDS: tuple[CollectiveKind, ...] = ("all_reduce", "all_gather", "reduce_scatter")
 CPU_SIZES_BYTES = (1 << 14, 1 << 20, 1 << 23)
 GPU_SIZES_BYTES = (1 << 14, 1 << 23, 1 << 28)
 MAX_CALLS = 200
@@ -50,7 +50,7 @@ def measure_collectives(
     )
 
 
-def _collective(kind: Kind, device: torch.device, size_bytes: int, ranks: int) -> Callable[[], object]:
+def _collective(kind: CollectiveKind, device: torch.device, size_bytes: int, ranks: int) -> Callable[[], object]:
     """Return a function that runs the collective on an fp32 tensor.
 
     The full size of the tensor is `size_bytes`, rounded down to a multiple of the ranks.

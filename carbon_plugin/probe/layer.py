@@ -13,10 +13,10 @@ from carbon_plugin.spec.model import TransformerModel
 if TYPE_CHECKING:
     import torch
 
-Work = Callable[[], object]
+ProbeWork = Callable[[], object]
 
 
-def linear_products(device: torch.device, dtype: torch.dtype, tokens: int, width: int) -> Work:
+def linear_products(device: torch.device, dtype: torch.dtype, tokens: int, width: int) -> ProbeWork:
     """Return work that runs the three products of a linear layer, forward and both gradients.
 
     Its tensors have the memory layouts of training.
@@ -34,7 +34,7 @@ def linear_products(device: torch.device, dtype: torch.dtype, tokens: int, width
     return products
 
 
-def fp8_product(device: torch.device, tokens: int, width: int) -> Work:
+def fp8_product(device: torch.device, tokens: int, width: int) -> ProbeWork:
     """Return work that runs one fp8 product with one scale per tensor.
 
     Casts and transposes for the gradients are bytes, which are counted elsewhere.
@@ -48,7 +48,7 @@ def fp8_product(device: torch.device, tokens: int, width: int) -> Work:
 
 def elementwise_chain(
     device: torch.device, dtype: torch.dtype, model: TransformerModel, sequences: int, length: int
-) -> Work:
+) -> ProbeWork:
     """Return work that runs forward and backward pass of a layer's norms, residuals, rotary positions and gated
     activation.
 
@@ -77,7 +77,7 @@ def elementwise_chain(
 
 def attention_core(
     device: torch.device, dtype: torch.dtype, model: TransformerModel, sequences: int, length: int
-) -> Work:
+) -> ProbeWork:
     """Return work that runs forward and backward pass of causal attention."""
     import torch
 
@@ -92,7 +92,7 @@ def attention_core(
     return step
 
 
-def whole_layer(device: torch.device, model: TransformerModel, length: int) -> Work:
+def whole_layer(device: torch.device, model: TransformerModel, length: int) -> ProbeWork:
     """Return work that runs forward and backward pass of one whole layer on one sequence, in fp32."""
     import torch
 

@@ -40,7 +40,7 @@ class Bench:
     meet: Callable[[], None]
     running_shares: list[float] = field(default_factory=list)
 
-    def seconds(self, work: layer.Work, budget_s: float) -> float:
+    def seconds(self, work: layer.ProbeWork, budget_s: float) -> float:
         """Return the median seconds of one call, over at least three batches of calls that fill about `budget_s`."""
         work()
         self.meet()
@@ -52,7 +52,7 @@ class Bench:
         self.running_shares.append((time.thread_time() - ran) / (time.perf_counter() - start))
         return median(batches)
 
-    def _batch(self, work: layer.Work, calls: int) -> float:
+    def _batch(self, work: layer.ProbeWork, calls: int) -> float:
         self.wait()
         start = time.perf_counter()
         for _ in range(calls):

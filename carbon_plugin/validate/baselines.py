@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carbon_plugin.calibrate.rows.rows import PublishedRow
-from carbon_plugin.calibrate.rows.table import Table
+from carbon_plugin.calibrate.rows.table import RowArrays
 from carbon_plugin.predict.flops import step_flops
 
 Floats = NDArray[np.float64]
@@ -42,19 +42,19 @@ def llmcarbon(row: PublishedRow) -> float:
     return _dense_flops(row) / (teraflops * 1e12 * scale * row.spec.cluster.devices)
 
 
-def typical_mfu(table: Table, fitted: NDArray[np.bool_]) -> float:
+def typical_mfu(table: RowArrays, fitted: NDArray[np.bool_]) -> float:
     """Return one MFU for all rows: the mean over the fitted sources of each source's median."""
     reached = _ideal_s(table) / table.measured_s
     sources = np.unique(table.source[fitted])
     return float(np.mean([float(np.median(reached[fitted & (table.source == source)])) for source in sources]))
 
 
-def constant_mfu(table: Table, mfu: float) -> Floats:
+def constant_mfu(table: RowArrays, mfu: float) -> Floats:
     """Return the seconds of every row at one MFU."""
     return np.asarray(_ideal_s(table) / mfu)
 
 
-def _ideal_s(table: Table) -> Floats:
+def _ideal_s(table: RowArrays) -> Floats:
     """Return the seconds of every row at the peak."""
     model = np.asarray(step_flops(table.shape, table.layout, table.work)[0])
     return np.asarray(model / (table.sheet.peak * table.sheet.devices))

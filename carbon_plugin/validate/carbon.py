@@ -44,7 +44,7 @@ class Compared(Struct, frozen=True, kw_only=True):
     blind: Figure | None = None
 
 
-class Coverage(Struct, frozen=True, kw_only=True):
+class RangeCoverage(Struct, frozen=True, kw_only=True):
     """Shares of the published values of one quantity that lie inside 80 % ranges of a real run.
 
     `inside` counts those in the range of the prediction, `blind_inside` those in the range that the other sources give.
@@ -88,14 +88,14 @@ def carbon_rows(only: set[str] | None = None) -> list[CarbonRow]:
     return [_row(row, setups[row.id]) for row in carbon_sources() if only is None or row.id in only]
 
 
-def coverage(rows: Sequence[CarbonRow]) -> tuple[Coverage, ...]:
+def coverage(rows: Sequence[CarbonRow]) -> tuple[RangeCoverage, ...]:
     """Return, for each quantity, the share of the published values that lie inside the range of a real run."""
     found = []
     for quantity in ("device_hours", "energy_mwh", "carbon_t"):
         items = [item for row in rows if (item := getattr(row, quantity)) is not None and item.blind is not None]
         if items:
             found.append(
-                Coverage(
+                RangeCoverage(
                     quantity=quantity,
                     rows=len(items),
                     inside=sum(_holds(item.predicted, item.published) for item in items) / len(items),

@@ -26,7 +26,7 @@ OTHER = "software as a whole"
 """Name of the group of terms that stretch all others alike."""
 
 
-class Explanation(Struct, frozen=True, kw_only=True):
+class RowExplanation(Struct, frozen=True, kw_only=True):
     """A row with its prediction by the shipped constants.
 
     `groups_s` are the terms of the step by group, in seconds; they add up to the step. `ratio` is predicted over
@@ -45,7 +45,7 @@ class Explanation(Struct, frozen=True, kw_only=True):
     not_read: tuple[str, ...]
 
 
-def explain_row(name: str, records: Path | None) -> Explanation:
+def explain_row(name: str, records: Path | None) -> RowExplanation:
     """Return the explanation of a row of a file, or of the shipped ones, by its id.
 
     Raises `SpecError` for an unknown id, naming the nearest ones, and for a row that cannot be predicted.
@@ -62,7 +62,7 @@ def explain_row(name: str, records: Path | None) -> Explanation:
         raise SpecError(f"--explain {name}: no such row in {where}; {known}")
     prediction = predict_step(found.spec)
     assert found.spec.layout is not None  # a row always has one
-    return Explanation(
+    return RowExplanation(
         id=name,
         source=found.source,
         accelerator=found.accelerator,

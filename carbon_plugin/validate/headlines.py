@@ -13,11 +13,11 @@ from msgspec import Struct
 
 from carbon_plugin.validate.validated_row import ValidatedRow
 
-Kind = Literal["dense", "mixtures"]
+ModelKind = Literal["dense", "mixtures"]
 ALL = "all"
 
 
-class Headline(Struct, frozen=True, kw_only=True):
+class CollectionError(Struct, frozen=True, kw_only=True):
     """Errors of one collection of sources in percent. Each figure is the mean over its sources.
 
     `source_left_out` is the error of constants that saw no row of the source, `model_left_out` that of constants that
@@ -26,7 +26,7 @@ class Headline(Struct, frozen=True, kw_only=True):
     """
 
     collection: str
-    kind: Kind
+    kind: ModelKind
     rows: int
     sources: int
     source_left_out: float
@@ -36,7 +36,7 @@ class Headline(Struct, frozen=True, kw_only=True):
     baseline_mape: dict[str, float]
 
 
-def headlines(rows: Sequence[ValidatedRow]) -> tuple[Headline, ...]:
+def headlines(rows: Sequence[ValidatedRow]) -> tuple[CollectionError, ...]:
     """Return one line for each collection and kind, and for all collections together where there are several."""
     names = list(dict.fromkeys(row.collection for row in rows if row.collection is not None))
     groups = [*names, ALL] if len(names) > 1 else names
@@ -49,7 +49,7 @@ def headlines(rows: Sequence[ValidatedRow]) -> tuple[Headline, ...]:
     return tuple(found)
 
 
-def _headline(collection: str, kind: Kind, rows: Sequence[ValidatedRow]) -> Headline:
+def _headline(collection: str, kind: ModelKind, rows: Sequence[ValidatedRow]) -> CollectionError:
     sources = [[row for row in rows if row.origin == name] for name in dict.fromkeys(row.origin for row in rows)]
     errors = [np.array([_error(row) for row in group]) for group in sources]
     seen = [
@@ -58,7 +58,7 @@ def _headline(collection: str, kind: Kind, rows: Sequence[ValidatedRow]) -> Head
         if all(row.model_left_out_step_time_s is not None for row in group)
     ]
     names = (rows[0].baselines or {}).keys()
-    return Headline(
+    return CollectionError(
         collection=collection,
         kind=kind,
         rows=len(rows),

@@ -24,10 +24,10 @@ from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.loading import build_run_spec
 from carbon_plugin.validate.carbon_rows import carbon_sources, node_setups
 
-Scope = Literal["gpu", "node", "system"]
+PowerScope = Literal["gpu", "node", "system"]
 IDLE_SHARE = 0.2
 """Draw of a card of a sweep with an open context, over the highest limit: about that of the V100 and A100 profiles."""
-RUNGS: dict[Scope, tuple[str, ...]] = {
+RUNGS: dict[PowerScope, tuple[str, ...]] = {
     "gpu": ("gpu",),
     "node": ("gpu", "host"),
     "system": ("gpu", "host", "network"),
@@ -40,7 +40,7 @@ class PowerSetup(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     `sweep` is true for a sweep of power limits. `skipped` says why there is no prediction.
     """
 
-    scope: Scope = "gpu"
+    scope: PowerScope = "gpu"
     measured: str | None = None
     run: dict[str, Any] | None = None
     over: dict[str, Any] | None = None
@@ -59,7 +59,7 @@ class PowerRow(Struct, frozen=True, kw_only=True):
 
     id: str
     origin: str
-    scope: Scope
+    scope: PowerScope
     source: str
     unit: str = "W"
     measured: float | None = None
@@ -91,7 +91,7 @@ class CapRow(Struct, frozen=True, kw_only=True):
 class PowerError(Struct, frozen=True, kw_only=True):
     """Mean absolute error of one scope in percent: every source once, and with each source left out."""
 
-    scope: Scope
+    scope: PowerScope
     rows: int
     sources: int
     mape: float
@@ -184,7 +184,7 @@ def _forecast(name: str, run: dict[str, Any]) -> Forecast:
     return make_forecast(build_run_spec({"name": name, "site": site, **run}, origin=f"setup of {name}"))
 
 
-def drawn_w(forecast: Forecast, scope: Scope) -> Figure:
+def drawn_w(forecast: Forecast, scope: PowerScope) -> Figure:
     """Return the mean power during a step of what a measurement of this scope covers, in W.
 
     It is that of a whole node for the scope "node", else of one accelerator.

@@ -23,12 +23,12 @@ from carbon_plugin.calibrate.parameters import calibration_rows, cluster_offsets
 from carbon_plugin.calibrate.rows.hybrids import hybrid_groups, is_hybrid, without_hybrids
 from carbon_plugin.calibrate.rows.published import all_published_rows
 from carbon_plugin.calibrate.rows.rows import PublishedRow, read_rows
-from carbon_plugin.calibrate.rows.table import Table, predict, tabulate
+from carbon_plugin.calibrate.rows.table import RowArrays, predict, tabulate
 from carbon_plugin.predict.interval import accuracy_class, spread_of
 from carbon_plugin.validate import baselines
 from carbon_plugin.validate.error_summary import ErrorSummary, mean, summarise
 from carbon_plugin.validate.full_runs import FullRunRow, full_run_rows
-from carbon_plugin.validate.headlines import Headline, headlines
+from carbon_plugin.validate.headlines import CollectionError, headlines
 from carbon_plugin.validate.layout_choice import LayoutChoice, LayoutSummary, layout_choices, summarise_choices
 from carbon_plugin.validate.memory import (
     FitSummary,
@@ -62,7 +62,7 @@ class Validation(Struct, frozen=True, kw_only=True):
     no constant is fitted to them and no mean includes them.
     """
 
-    headlines: tuple[Headline, ...]
+    headlines: tuple[CollectionError, ...]
     summary: tuple[ErrorSummary, ...]
     clusters: tuple[ErrorSummary, ...]
     unknown_device: tuple[ErrorSummary, ...]
@@ -107,7 +107,7 @@ def _validation(
     missing: list[ValidatedRow],
     records: Path | None,
     published: list[PublishedRow],
-    shipped: Table,
+    shipped: RowArrays,
     seen: NDArray[np.bool_],
 ) -> Validation:
     if not rows:
@@ -173,7 +173,7 @@ def _identity(row: PublishedRow) -> tuple[str, float]:
 
 
 def _validated(
-    table: Table,
+    table: RowArrays,
     predicted: Floats,
     fitted: NDArray[np.bool_],
     mfu: float,

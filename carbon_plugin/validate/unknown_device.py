@@ -12,15 +12,15 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from carbon_plugin.calibrate.fit import Fit, Mask, Parameter, fit_populations, fitted_step_time_s
-from carbon_plugin.calibrate.rows.table import Table
+from carbon_plugin.calibrate.fit import Fit, FitParameter, Mask, fit_populations, fitted_step_time_s
+from carbon_plugin.calibrate.rows.table import RowArrays
 
 FAMILIES = ("hopper", "blackwell")
 """Families that are predicted as unknown. The law is anchored on Ampere, and there are only four rows of Volta."""
 
 
 def unknown_device_step_time_s(
-    table: Table, parameters: Sequence[Parameter], fitted: Mask, whole: Fit
+    table: RowArrays, parameters: Sequence[FitParameter], fitted: Mask, whole: Fit
 ) -> NDArray[np.float64]:
     """Return the step time of each row of those families, in seconds, and nan for other rows.
 
@@ -34,7 +34,7 @@ def unknown_device_step_time_s(
     return predicted
 
 
-def _without(whole: Fit, parameters: Sequence[Parameter], table: Table, out: Mask) -> NDArray[np.float64]:
+def _without(whole: Fit, parameters: Sequence[FitParameter], table: RowArrays, out: Mask) -> NDArray[np.float64]:
     """Return the start of a fit: the logs of the whole fit.
 
     Parameters that only the left-out rows determine start at their prior.

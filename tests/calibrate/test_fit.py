@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from carbon_plugin.calibrate.fit import THREADS_VARIABLE, Parameter, fit
+from carbon_plugin.calibrate.fit import THREADS_VARIABLE, FitParameter, fit
 from carbon_plugin.calibrate.rows.published import published_rows
 from carbon_plugin.calibrate.rows.table import predict, select, tabulate
 from carbon_plugin.calibrate.shipped import compare, refit
@@ -23,7 +23,7 @@ def a100_rows():
     return replace(table, sheet=replace(table.sheet, framework_factor=np.ones(len(rows))))
 
 
-GEMM = Parameter("gemm", "gemm_share", lambda table: table.measured_s > 0, 0.5)
+GEMM = FitParameter("gemm", "gemm_share", lambda table: table.measured_s > 0, 0.5)
 
 
 def made_with(table, factor: float):
@@ -53,7 +53,7 @@ def test_one_odd_row_does_not_win(a100_rows) -> None:
 
 def test_a_constant_that_no_row_shows_stays_at_its_prior(a100_rows) -> None:
     single = select(a100_rows, a100_rows.layout.ep == 1)
-    experts = Parameter("all_to_all", "all_to_all_share", lambda table: table.measured_s > 0, 0.5)
+    experts = FitParameter("all_to_all", "all_to_all_share", lambda table: table.measured_s > 0, 0.5)
     assert fit(single, [experts]).multiplier("all_to_all") == pytest.approx(1.0)
 
 

@@ -10,7 +10,7 @@ import click
 import pytest
 from msgspec import Struct
 
-from carbon_plugin.cli.options import Argument, CommandFunction, Family, Option
+from carbon_plugin.cli.options import Argument, CommandFunction, Option, OptionFamily
 from carbon_plugin.cli.parser import command_of
 
 
@@ -48,7 +48,7 @@ def called_with(*words: str) -> dict[str, Any]:
     return seen
 
 
-def invoke(target: CommandFunction | Family, *words: str) -> int | None:
+def invoke(target: CommandFunction | OptionFamily, *words: str) -> int | None:
     command = command_of("box", target)
     with command.make_context("box", list(words)) as context:
         return command.invoke(context)  # type: ignore[no-any-return]
@@ -111,7 +111,7 @@ def test_an_option_before_a_subcommand_holds_for_it_too():
         seen.append((name, folders))
         return 3
 
-    family = Family(main=every, subcommands={"one": one})
+    family = OptionFamily(main=every, subcommands={"one": one})
 
     assert invoke(family, "--folders", "a") is None
     assert invoke(family, "--folders", "a", "one", "x", "--folders", "b") == 3

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from carbon_plugin.meters.agreement import Agreement
 from carbon_plugin.meters.bounds import Bounds
-from carbon_plugin.meters.gate import Gate
+from carbon_plugin.meters.gate import ReadingGate
 from carbon_plugin.meters.protocol import Reading
 from carbon_plugin.meters.watts import Watts
 
@@ -24,7 +24,7 @@ def reading(at_s: float, joules: float | None, key: str = "g", **fields: object)
 
 
 def follow(readings: Sequence[Reading]) -> list[Reading]:
-    gate = Gate({"g": BOUNDS})
+    gate = ReadingGate({"g": BOUNDS})
     return [gate.admit([one])[0] for one in readings]
 
 
@@ -77,14 +77,14 @@ def test_a_meter_that_falls_silent_keeps_what_it_has_measured() -> None:
 
 
 def test_a_model_stands_in_where_there_is_one() -> None:
-    gate = Gate({"h": BOUNDS}, models={"h": lambda _seconds: Watts(100.0, 200.0, 400.0)})
+    gate = ReadingGate({"h": BOUNDS}, models={"h": lambda _seconds: Watts(100.0, 200.0, 400.0)})
     gate.admit([reading(0.0, 0.0, "h")])
     (host,) = gate.admit([reading(10.0, 0.0, "h", kind="absent", covered_s=0.0)])
     assert (host.low_j, host.energy_j, host.high_j) == (1_000, 2_000, 4_000)
 
 
 def test_a_device_of_which_nothing_is_known_stays_absent() -> None:
-    gate = Gate({"x": Bounds(ceiling_w=0.0, limit_w=None, source="a device that NVML does not list")})
+    gate = ReadingGate({"x": Bounds(ceiling_w=0.0, limit_w=None, source="a device that NVML does not list")})
     readings = [gate.admit([reading(at_s, None, "x")])[0] for at_s in (0.0, 10.0)]
     assert {(one.energy_j, one.kind) for one in readings} == {(None, "absent")}
 

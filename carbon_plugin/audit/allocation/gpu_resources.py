@@ -22,7 +22,7 @@ _WHOLE = re.compile(
 _SHARED = re.compile(r"[^/]+/(?:gpu|mig-.+)\.shared")
 
 
-class Held(Struct, frozen=True):
+class AllocatedGpus(Struct, frozen=True):
     """The GPUs of an allocation.
 
     With `sized` a slice counts as its share of a GPU. Without it, everything that the scheduler calls a GPU counts as
@@ -44,7 +44,7 @@ def slice_share(name: str) -> float | None:
     return int(found["compute"] or found["slices"]) / whole
 
 
-def held_of(counts: Iterable[tuple[str, int]]) -> Held:
+def held_of(counts: Iterable[tuple[str, int]]) -> AllocatedGpus:
     """Return the GPUs that resources, given as (name, count), add up to. Names of other resources are left out."""
     gpus, sized, notes = 0.0, False, []
     for name, count in counts:
@@ -57,4 +57,4 @@ def held_of(counts: Iterable[tuple[str, int]]) -> Held:
             notes.append(f"{count} x {name}, {share:.3g} of a GPU each")
         if _SHARED.fullmatch(name):
             notes.append(f"{count} x {name}, which others may have shared: each counts as all of it")
-    return Held(gpus, sized, tuple(notes))
+    return AllocatedGpus(gpus, sized, tuple(notes))

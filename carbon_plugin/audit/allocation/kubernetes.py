@@ -12,7 +12,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from carbon_plugin.audit.allocation.gpu_resources import MOST_GPUS, Held, held_of
+from carbon_plugin.audit.allocation.gpu_resources import MOST_GPUS, AllocatedGpus, held_of
 from carbon_plugin.audit.result import Allocation
 from carbon_plugin.errors import ReportError
 from carbon_plugin.spec.amounts import plural
@@ -89,12 +89,18 @@ def read_kubernetes(path: Path, *, gpus_by_host: Mapping[str, int], until_unix_s
         gpus = known.get(reference.name, max(gpus_by_host.values(), default=0))
         for start_s, end_s in _lives(own):
             state = "Unknown" if end_s is None else "Gone"
-            found.append(_allocation(path, reference, state, Held(float(gpus)), start_s, end_s, until_unix_s))
+            found.append(_allocation(path, reference, state, AllocatedGpus(float(gpus)), start_s, end_s, until_unix_s))
     return [one for one in found if one.gpus]
 
 
 def _allocation(
-    path: Path, pod: _Reference, state: str, held: Held, start_s: float, end_s: float | None, until_unix_s: float
+    path: Path,
+    pod: _Reference,
+    state: str,
+    held: AllocatedGpus,
+    start_s: float,
+    end_s: float | None,
+    until_unix_s: float,
 ) -> Allocation:
     duration_s = max(0.0, (until_unix_s if end_s is None else end_s) - start_s)
     if duration_s > MOST_RUN_S:
@@ -202,7 +208,7 @@ def _ended_s(pod: Place, events: Sequence[_Event]) -> float | None:
     return max(known, default=None)
 
 
-def _gpus_of_pod(pod: Place, reference: _Reference, claims: Mapping[_Reference, _Claim]) -> Held:
+def _gpus_of_pod(pod: Place, reference: _Reference, claims: Mapping[_Reference, _Claim]) -> AllocatedGpus:
     """Return the GPUs that the containers and claims of a pod hold.
 
     Containers run side by side, and so do sidecars (init containers that restart always). Other init containers run
@@ -221,7 +227,7 @@ def _gpus_of_pod(pod: Place, reference: _Reference, claims: Mapping[_Reference, 
         _add(together, _resources(container))
     held = held_of((name, max(together.get(name, 0), before.get(name, 0))) for name in {**together, **before})
     claimed, notes = _claimed(pod, reference, claims)
-    return Held(held.gpus + claimed, held.sized, (*held.notes, *notes))
+    return AllocatedGpus(held.gpus + claimed, held.sized, (*held.notes, *notes))
 
 
 def _add(total: dict[str, int], resources: Mapping[str, int]) -> None:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from carbon_plugin.audit.allocation.gpu_resources import MOST_GPUS, Held, slice_share
+from carbon_plugin.audit.allocation.gpu_resources import MOST_GPUS, AllocatedGpus, slice_share
 from carbon_plugin.audit.result import Allocation
 from carbon_plugin.errors import ReportError
 from carbon_plugin.spec.parsing.boundary import read_text, shown, whole_number
@@ -79,7 +79,7 @@ def _allocation(row: Mapping[str, str], duration_s: float, place: str) -> Alloca
     )
 
 
-def _gpus_of_tres(tres: str, place: str) -> Held:
+def _gpus_of_tres(tres: str, place: str) -> AllocatedGpus:
     """Return the GPUs of "cpu=64,gres/gpu=8,gres/gpu:h100=8,mem=1T,node=1".
 
     They are counted by kind where a kind is a MIG slice, else by the total, else by the sum over kinds.
@@ -96,10 +96,10 @@ def _gpus_of_tres(tres: str, place: str) -> Held:
     shares = {kind: slice_share(kind) for kind in kinds}
     total = counts.get(None, sum(kinds.values()))
     if not any(shares.values()):
-        return Held(float(total))
+        return AllocatedGpus(float(total))
     sliced = sum(count * (shares[kind] or 1.0) for kind, count in kinds.items())
     notes = tuple(f"{kinds[kind]} x gpu:{kind}, {share:.3g} of a GPU each" for kind, share in shares.items() if share)
-    return Held(sliced + max(0, total - sum(kinds.values())), sized=True, notes=notes)
+    return AllocatedGpus(sliced + max(0, total - sum(kinds.values())), sized=True, notes=notes)
 
 
 def _elapsed_s(row: Mapping[str, str], place: str) -> float:

@@ -18,7 +18,7 @@ from carbon_plugin.audit.summary import summarise
 from carbon_plugin.errors import ReportError
 from carbon_plugin.footprint.factors.grid import describe_basis
 from carbon_plugin.footprint.values import Basis, Factors, Footprint, Intensity, IntensityPart
-from carbon_plugin.ledger.verification.verify import State
+from carbon_plugin.ledger.verification.verify import VerificationState
 from carbon_plugin.show import wording
 from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.parsing.boundary import parse_json, read_bytes
@@ -41,7 +41,7 @@ class Origin(Struct, frozen=True, kw_only=True):
     plugin_version: str
     audited_unix_s: float
     verified: bool
-    ledger_state: State
+    ledger_state: VerificationState
     ledger_heads: dict[str, str]
     measured_share: float
     limits: list[str]

@@ -23,7 +23,7 @@ ELSEWHERE = ("SWE", "FRA", "GBR", "USA", "DEU", "CHN", "IND", "WORLD")
 _LENGTH_UNITS = ((1e-2, "cm"), (1.0, "m"), (1e3, "km"))
 
 
-class Comparison(Struct, frozen=True, kw_only=True):
+class EverydayComparison(Struct, frozen=True, kw_only=True):
     """A length of driving that emits as much as the run, with its source and the address of that source."""
 
     text: str
@@ -31,13 +31,15 @@ class Comparison(Struct, frozen=True, kw_only=True):
     address: str
 
 
-def as_a_drive(total_kg: float) -> Comparison | None:
+def as_a_drive(total_kg: float) -> EverydayComparison | None:
     """Return the distance over which an average US petrol car emits as much, or None for no carbon."""
     if total_kg <= 0:
         return None
     size, unit = fitting_unit(total_kg / CAR_KG_PER_KM * 1e3, _LENGTH_UNITS, 2)
     length = f"{wording.number(total_kg / CAR_KG_PER_KM * 1e3 / size, 2)} {unit}"
-    return Comparison(text=f"about {length} in an average US petrol car", source=CAR_SOURCE, address=CAR_ADDRESS)
+    return EverydayComparison(
+        text=f"about {length} in an average US petrol car", source=CAR_SOURCE, address=CAR_ADDRESS
+    )
 
 
 def elsewhere(summary: AuditSummary) -> Table | None:

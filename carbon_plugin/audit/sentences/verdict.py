@@ -4,10 +4,10 @@ page."""
 from __future__ import annotations
 
 from carbon_plugin.audit.result import Verification
-from carbon_plugin.ledger.verification.verify import State
+from carbon_plugin.ledger.verification.verify import VerificationState
 from carbon_plugin.spec.amounts import plural
 
-_WORDS: dict[State, str] = {
+_WORDS: dict[VerificationState, str] = {
     "contradicted": "NOT VERIFIED",
     "incomplete": "INCOMPLETE",
     "unsealed": "unsealed",

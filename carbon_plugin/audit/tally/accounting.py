@@ -11,7 +11,13 @@ from carbon_plugin.audit.tally.in_force import in_force
 from carbon_plugin.footprint.account import account
 from carbon_plugin.footprint.drivers import Driver, drivers
 from carbon_plugin.footprint.values import EnergyItem, Factors, Footprint, Reservation
-from carbon_plugin.ledger.held.account_inputs import Scope, account_inputs, chargeable, reservations, scope_of
+from carbon_plugin.ledger.held.account_inputs import (
+    UncertaintyScope,
+    account_inputs,
+    chargeable,
+    reservations,
+    scope_of,
+)
 
 SAMPLING = Sampling(draws=2000, seed=0)
 
@@ -50,7 +56,7 @@ def account_run(collected: RunCollector, reserved: Reserved, factors: Factors) -
 
 def inputs_of(collected: RunCollector, reserved: Reserved, factors: Factors) -> Inputs:
     """Return what the accounting of a run takes, as `account_run` describes it."""
-    groups: dict[Scope, list[Cell]] = {}
+    groups: dict[UncertaintyScope, list[Cell]] = {}
     for key, cells in collected.device_cells().items():
         if (scope := scope_of(collected.devices[key].identity)) is not None:
             groups.setdefault(scope, []).extend(cells)

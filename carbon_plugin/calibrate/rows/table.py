@@ -30,7 +30,7 @@ CALIBRATION = "calibration"
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class RowArrays:
     """Arrays of n rows.
 
     `shipped` are the constants of profiles and stacks, and `prior` those that laws and priors give without any
@@ -60,11 +60,11 @@ class Table:
     ordinary: NDArray[np.bool_]
 
 
-def tabulate(rows: Sequence[PublishedRow]) -> Table:
+def tabulate(rows: Sequence[PublishedRow]) -> RowArrays:
     """Return the arrays of all rows. Counted models do not occur among published rows."""
     specs = [row.spec for row in rows]
     devices = [spec.cluster.accelerator for spec in specs]
-    return Table(
+    return RowArrays(
         rows=tuple(rows),
         shape=stack_cases([shape_of(_transformer(row)) for row in rows]),
         layout=stack_cases([layout_of(spec.layout) for spec in specs if spec.layout is not None]),
@@ -110,7 +110,7 @@ def rates_of(specs: Sequence[RunSpec]) -> Rates:
     return combine(stack_cases(sheets), _constants(specs, lambda device, stack: (device, stack)))
 
 
-def select(table: Table, mask: NDArray[np.bool_] | NDArray[np.intp]) -> Table:
+def select(table: RowArrays, mask: NDArray[np.bool_] | NDArray[np.intp]) -> RowArrays:
     """Return the rows where `mask`, of shape (n,), is true, or those at indices, which may repeat."""
     index = np.arange(table.measured_s.size)[mask]
     picked: dict[str, Any] = {}
@@ -120,10 +120,10 @@ def select(table: Table, mask: NDArray[np.bool_] | NDArray[np.intp]) -> Table:
             picked["rows"] = tuple(column[i] for i in index)
         else:
             picked[field.name] = take(column, index) if is_dataclass(column) else column[index]
-    return Table(**picked)
+    return RowArrays(**picked)
 
 
-def predict(table: Table, constants: Constants, framework_factor: Values | None = None) -> StepTime:
+def predict(table: RowArrays, constants: Constants, framework_factor: Values | None = None) -> StepTime:
     """Return the step times of all rows under constants, with the shipped framework factors unless others are given."""
     sheet = table.sheet if framework_factor is None else replace(table.sheet, framework_factor=framework_factor)
     return step_time(table.shape, table.layout, table.work, combine(sheet, constants))

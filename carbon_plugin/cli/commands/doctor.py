@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from msgspec import Struct
 
 from carbon_plugin.cli.options import AsJson, Option
-from carbon_plugin.cli.tables.doctor_host import Finding, State, boundary, host, unavailable
+from carbon_plugin.cli.tables.doctor_host import Finding, FindingState, boundary, host, unavailable
 from carbon_plugin.cli.terminal import echo, echo_json
 from carbon_plugin.spec.amounts import plural
 
@@ -168,7 +168,7 @@ def _gpu(device: DeviceIdentity, reading: Reading, look_with: str) -> Finding:
         text += f" (its sensor looks {share:.0%} of the time)" if share is not None else ""
     if device.note:
         text += f" ({device.note})"
-    state: State = "modelled" if device.energy_kind == "modelled" else "measured"
+    state: FindingState = "modelled" if device.energy_kind == "modelled" else "measured"
     return Finding(area="GPUs", state=state, text=text)
 
 

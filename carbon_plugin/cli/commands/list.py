@@ -22,7 +22,7 @@ LISTED_DTYPES = ("bf16", "fp16", "fp32")
 Directories = Sequence[Path]
 
 
-class Kind(StrEnum):
+class ListedKind(StrEnum):
     """Kinds of names that can be listed."""
 
     models = "models"
@@ -43,7 +43,7 @@ class Listed(Struct, frozen=True):
 
 def list_names(
     kind: Annotated[
-        Kind, Argument("What to list: models, accelerators, nodes, zones, stacks or frameworks.", metavar="KIND")
+        ListedKind, Argument("What to list: models, accelerators, nodes, zones, stacks or frameworks.", metavar="KIND")
     ],
     wanted: Annotated[
         str | None,
@@ -76,10 +76,10 @@ def _holds(one: Listed, wanted: str) -> bool:
     return any(word in normalized(text) for text in (one.name, *one.aliases, *one.facts.values()))
 
 
-def _none(kind: Kind, wanted: str, aliases: dict[str, tuple[str, ...]]) -> SpecError:
+def _none(kind: ListedKind, wanted: str, aliases: dict[str, tuple[str, ...]]) -> SpecError:
     """Return the error for a filter that no name and no fact holds, with the nearest names."""
     noun = kind.value.removesuffix("s")
-    if kind is Kind.zones:
+    if kind is ListedKind.zones:
         from carbon_plugin.footprint.factors.zones import locate
 
         locate(wanted)  # its error names the nearest zones
@@ -157,11 +157,11 @@ def _frameworks(directories: Directories) -> Iterator[Listed]:
         yield Listed(path.stem, (), facts)
 
 
-LISTS: dict[Kind, Callable[[Directories], Iterable[Listed]]] = {
-    Kind.models: _models,
-    Kind.accelerators: _accelerators,
-    Kind.nodes: _nodes,
-    Kind.zones: _zones,
-    Kind.stacks: _stacks,
-    Kind.frameworks: _frameworks,
+LISTS: dict[ListedKind, Callable[[Directories], Iterable[Listed]]] = {
+    ListedKind.models: _models,
+    ListedKind.accelerators: _accelerators,
+    ListedKind.nodes: _nodes,
+    ListedKind.zones: _zones,
+    ListedKind.stacks: _stacks,
+    ListedKind.frameworks: _frameworks,
 }

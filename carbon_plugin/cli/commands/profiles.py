@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from msgspec import Struct
 
-from carbon_plugin.cli.options import Argument, AsJson, Family, Option
+from carbon_plugin.cli.options import Argument, AsJson, Option, OptionFamily
 from carbon_plugin.cli.terminal import echo, echo_json
 from carbon_plugin.spec.amounts import number
 from carbon_plugin.spec.figure import Sourced
@@ -78,7 +78,7 @@ def show(
         _print_profile(profile)
 
 
-family = Family(main=profiles, subcommands={"show": show})
+family = OptionFamily(main=profiles, subcommands={"show": show})
 
 
 def find_profiles(name: str, directories: Sequence[Path]) -> list[Profile]:

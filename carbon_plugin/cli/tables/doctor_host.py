@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from carbon_plugin.meters.meter_set import MeterSet
     from carbon_plugin.spec.metered import DeviceIdentity, Rung
 
-State = Literal["measured", "modelled", "missing", "note"]
+FindingState = Literal["measured", "modelled", "missing", "note"]
 
 _HOST, _BOUNDARY = "Host and network", "Boundary"
 _MEASURED = ("counter", "power_integrated")
@@ -25,7 +25,7 @@ class Finding(Struct, frozen=True, kw_only=True):
     """One thing that the user should know, with its area, its state and what the user can do about it."""
 
     area: str
-    state: State
+    state: FindingState
     text: str
     advice: str | None = None
 
@@ -46,7 +46,7 @@ def host(meters: MeterSet, *, node_metered: bool) -> list[Finding]:
     for device in meters.devices:
         if device.rung == "gpu":
             continue
-        state: State = "measured" if device.energy_kind in _MEASURED else "modelled"
+        state: FindingState = "measured" if device.energy_kind in _MEASURED else "modelled"
         how = f"{device.meter}; {device.note}" if device.note and state == "measured" else device.note or device.meter
         findings.append(Finding(area=_HOST, state=state, text=f"{device.name}: {how}"))
     findings += unavailable(meters, "node", _HOST) + unavailable(meters, "rapl", _HOST)
@@ -81,7 +81,7 @@ def boundary(devices: Iterable[DeviceIdentity]) -> list[Finding]:
     for rung, name in _RUNGS.items():
         known = kinds.get(rung, set()) - {"absent"}
         measured = sorted(known & set(_MEASURED))
-        state: State = "measured" if measured else "modelled" if known else "missing"
+        state: FindingState = "measured" if measured else "modelled" if known else "missing"
         partly = " in part, the rest modelled" if measured and "modelled" in known else ""
         findings.append(Finding(area=_BOUNDARY, state=state, text=f"{name}{partly}"))
     findings.append(Finding(area=_BOUNDARY, state="missing", text="shared storage: in no meter and no profile"))

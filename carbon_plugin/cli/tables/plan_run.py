@@ -11,7 +11,7 @@ from rich.table import Table
 from carbon_plugin.cli.printing import print_line, print_numbers
 from carbon_plugin.footprint.boundary import ladder
 from carbon_plugin.plan.forecast import Forecast
-from carbon_plugin.plan.goodput import Expected
+from carbon_plugin.plan.goodput import ExpectedLosses
 from carbon_plugin.plan.real_run import BestCase
 from carbon_plugin.spec.amounts import fitting_unit, number, plural
 from carbon_plugin.spec.figure import Figure
@@ -112,7 +112,7 @@ def print_goodput(out: Console, forecast: Forecast, verbose: bool) -> None:
     print_line(out, "goodput", "; ".join(said))
 
 
-def _failures(expected: Expected) -> str:
+def _failures(expected: ExpectedLosses) -> str:
     if expected.failures < LEAST_FAILURES:
         return "a failure is unlikely"
     if expected.failures < LIKELY_FAILURES:
@@ -127,7 +127,7 @@ def _time(seconds: float) -> str:
     return f"{text} {unit.removesuffix('s') if text == '1' and unit == 'days' else unit}"
 
 
-def _checkpoints(expected: Expected, step_s: float, verbose: bool) -> str:
+def _checkpoints(expected: ExpectedLosses, step_s: float, verbose: bool) -> str:
     size, unit = fitting_unit(expected.checkpoint_bytes, BYTE_UNITS)
     written = f"a checkpoint of {number(expected.checkpoint_bytes / size)} {unit}"
     interval = f"every {_time(expected.checkpoint_every_steps * step_s)}"

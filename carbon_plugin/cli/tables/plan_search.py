@@ -20,14 +20,14 @@ from carbon_plugin.cli.terminal import echo
 from carbon_plugin.errors import SpecError
 from carbon_plugin.plan.alternatives import (
     OBJECTIVES,
-    Option,
     Question,
+    RunOption,
     SearchAnswer,
     SearchReport,
     search_alternatives,
 )
 from carbon_plugin.plan.search.fullness import NEARLY_FULL, SLOWDOWN_AT_LIMIT
-from carbon_plugin.plan.search.layouts import Progress
+from carbon_plugin.plan.search.layouts import ProgressCallback
 from carbon_plugin.spec.amounts import days_phrase, fitting_unit, number, plural
 from carbon_plugin.spec.parsing.document import read_document
 from carbon_plugin.spec.run import RunSpec
@@ -99,7 +99,7 @@ def run_search(
 
 
 @contextmanager
-def _progress() -> Iterator[Progress | None]:
+def _progress() -> Iterator[ProgressCallback | None]:
     """Show a progress bar if standard error is a terminal. Yields the function that sets its position, else
     None."""
     if not sys.stderr.isatty():
@@ -127,7 +127,7 @@ def _with_specs(answer: SearchAnswer, folder: Path, profile_dirs: Sequence[Path]
     return msgspec.structs.replace(answer.report, options=tuple(options))
 
 
-def _note(option: Option) -> str:
+def _note(option: RunOption) -> str:
     best = f"; least {', '.join(option.best)}" if option.best else ""
     return (
         f"Found by carbon-plugin plan --search: {_amount(option.run_time_s.value, TIME_UNITS)}, "
@@ -156,7 +156,7 @@ def print_search(report: SearchReport, console: Console | None = None) -> None:
         out.print(f"[yellow]left out:[/] {escape(f'{one.cluster}: {one.reason}')}")
 
 
-def _table(options: Sequence[Option]) -> Table:
+def _table(options: Sequence[RunOption]) -> Table:
     """Return the table of numbers, in units that all rows share."""
     time = fitting_unit(max(option.run_time_s.value for option in options), TIME_UNITS)
     energy = fitting_unit(max(option.energy_j.value for option in options), ENERGY_UNITS)
@@ -183,7 +183,7 @@ def _table(options: Sequence[Option]) -> Table:
     return table
 
 
-def _line(option: Option) -> str:
+def _line(option: RunOption) -> str:
     """Return what has no column as text: the place, the layout, its step, its notes and its file."""
     where = f"{option.nodes:,} x {option.node}, {option.accelerator}, {option.zone}"
     used = f"memory {option.memory_bytes / option.memory_capacity_bytes:.0%}"

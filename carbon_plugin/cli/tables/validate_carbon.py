@@ -9,7 +9,7 @@ from carbon_plugin.show import wording
 from carbon_plugin.validate.carbon import (
     CarbonRow,
     Compared,
-    Coverage,
+    RangeCoverage,
     carbon_rows,
     coverage,
 )
@@ -61,7 +61,7 @@ def validate_carbon(*, as_json: bool) -> None:
         out.print(f"  {row.id}: {row.skipped}", markup=False)
 
 
-def coverage_lines(found: Sequence[Coverage]) -> list[str]:
+def coverage_lines(found: Sequence[RangeCoverage]) -> list[str]:
     """Return sentences that say how many published values lie in the range of a real run."""
     names = {"device_hours": "device-hours", "energy_mwh": "energy", "carbon_t": "carbon"}
     return [

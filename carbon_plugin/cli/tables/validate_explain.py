@@ -13,7 +13,7 @@ from carbon_plugin.cli.tables.plan_step import TERMS, span
 from carbon_plugin.cli.terminal import echo_json
 from carbon_plugin.spec.amounts import fitting_unit, number
 from carbon_plugin.spec.units import STEP_TIME_UNITS
-from carbon_plugin.validate.explain import Explanation, explain_row
+from carbon_plugin.validate.explain import RowExplanation, explain_row
 
 
 def print_explanation(name: str, records: Path | None, *, as_json: bool) -> None:
@@ -26,7 +26,7 @@ def print_explanation(name: str, records: Path | None, *, as_json: bool) -> None
     show(found, Console(highlight=False))
 
 
-def show(found: Explanation, out: Console) -> None:
+def show(found: RowExplanation, out: Console) -> None:
     """Print one row as text."""
     prediction = found.prediction
     size, unit = fitting_unit(found.measured_step_time_s, STEP_TIME_UNITS)

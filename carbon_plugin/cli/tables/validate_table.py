@@ -13,7 +13,7 @@ from carbon_plugin.calibrate.rows.rows import next_step
 from carbon_plugin.spec.amounts import plural
 from carbon_plugin.validate.error_summary import ErrorSummary
 from carbon_plugin.validate.full_runs import FullRunRow
-from carbon_plugin.validate.headlines import Headline
+from carbon_plugin.validate.headlines import CollectionError
 from carbon_plugin.validate.real_runs import ClassOverrun
 from carbon_plugin.validate.step_time import Validation
 
@@ -113,7 +113,7 @@ def print_own_rows(result: Validation, records: Path) -> None:
         out.print("--explain ROW prints the predicted step of one of them, term by term.")
 
 
-def _headlines(items: Sequence[Headline]) -> Table:
+def _headlines(items: Sequence[CollectionError]) -> Table:
     table = _table(
         "step time, mean over sources, error in % of measured",
         ("rows", "sources", "source left out", "model left out", "bias", "80 % covers", *BASELINES),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MAX_HOOKS = 4096
 """The most modules that are watched for one step: each of their calls then takes some microseconds more."""
 
-Kind = Literal["none", "selective", "operators", "full"]
+RecomputeKind = Literal["none", "selective", "operators", "full"]
 
 
 def read(job: Job) -> Findings | None:
@@ -100,7 +100,7 @@ class RecomputeWatch:
             self._again[number].add(id(module))
             self._cached |= _cached_mode()
 
-    def _kind(self, forward: set[int], again: set[int]) -> Kind:
+    def _kind(self, forward: set[int], again: set[int]) -> RecomputeKind:
         if not again & forward:
             return "none"
         if self._cached:
@@ -133,7 +133,7 @@ def _stated(model: nn.Module) -> Findings | None:
             continue
         blocks = repeated_blocks(model)
         number = len(blocks.modules) if blocks else len(modules)
-        kind: Kind = "operators" if any(_has_policy(module) for module in modules) else "full"
+        kind: RecomputeKind = "operators" if any(_has_policy(module) for module in modules) else "full"
         fields = {"layout.recompute": Observed(kind, f"{source} on {len(modules)} modules")}
         return Findings(fields=fields, problems=() if modules is flagged else _partial(kind, len(modules), number))
     return None
@@ -143,7 +143,7 @@ def _has_policy(module: nn.Module) -> bool:
     return "context_fn" in getattr(getattr(module, "checkpoint_fn", None), "keywords", {})
 
 
-def _partial(kind: Kind, number: int, blocks: int) -> tuple[tuple[str, str], ...]:
+def _partial(kind: RecomputeKind, number: int, blocks: int) -> tuple[tuple[str, str], ...]:
     if number >= blocks:
         return ()
     return (("recompute", f"only {number} of {blocks} blocks recompute ({kind}); predicted as all"),)

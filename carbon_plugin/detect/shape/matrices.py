@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-class FeedForward(Struct, frozen=True):
+class FeedForwardMatrices(Struct, frozen=True):
     """One instance is a feed-forward layer of inner width `width`, with the matrices that belong to it."""
 
     width: int
@@ -22,16 +22,16 @@ class FeedForward(Struct, frozen=True):
     matrices: Counter[tuple[int, int]]
 
 
-def feed_forward(matrices: Counter[tuple[int, int]], hidden: int) -> FeedForward | None:
+def feed_forward(matrices: Counter[tuple[int, int]], hidden: int) -> FeedForwardMatrices | None:
     """Return the widest up and down pair. It is gated if it has two up matrices, or one of twice the width."""
     for width in sorted({columns for rows, columns in matrices if rows == hidden and columns != hidden}, reverse=True):
         up, both, down = (width, hidden), (2 * width, hidden), (hidden, width)
         if matrices[up] >= 2:
-            return FeedForward(width, True, Counter({up: 2, down: 1}))
+            return FeedForwardMatrices(width, True, Counter({up: 2, down: 1}))
         if matrices[both]:
-            return FeedForward(width, True, Counter({both: 1, down: 1}))
+            return FeedForwardMatrices(width, True, Counter({both: 1, down: 1}))
         if matrices[up]:
-            return FeedForward(width, False, Counter({up: 1, down: 1}))
+            return FeedForwardMatrices(width, False, Counter({up: 1, down: 1}))
     return None
 
 

@@ -59,7 +59,7 @@ class Country(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     aliases: tuple[str, ...] = ()
 
 
-class Place(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class AreaNames(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A part of a country: its names, the area whose value counts for it (an alpha-3 code, or "gcp:us-central1" with
     the name of the table), other rows of it, of which the newest counts, and areas that serve part of it."""
 
@@ -71,13 +71,13 @@ class Place(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class CloudRegion(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The area that stands for a cloud region, as in `Place`, or the code of a place."""
+    """The area that stands for a cloud region, as in `AreaNames`, or the code of a place."""
 
     area: str
     place: str
 
 
-class Range(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class FactorSpread(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A p10-p90 range as factors or values, by context."""
 
     low: float
@@ -120,7 +120,7 @@ class ByRegion(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 class PueTable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """PUE by provider, the value for an unknown facility, and the spread of one site around a published value."""
 
-    site_spread: Range
+    site_spread: FactorSpread
     unknown: Estimate
     providers: dict[str, ByRegion]
 
@@ -128,7 +128,7 @@ class PueTable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 class WaterTable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Liters a kWh: on site by provider, off site by area, and the spread of one site around such an average."""
 
-    site_spread: Range
+    site_spread: FactorSpread
     on_site: dict[str, ByRegion]
     off_site: dict[str, Estimate]
 
@@ -289,9 +289,9 @@ def china_intensities() -> IntensityTable:
 
 
 @cache
-def places() -> Mapping[str, Place]:
+def places() -> Mapping[str, AreaNames]:
     """Return the parts of countries by their code in ISO 3166-2 or at Electricity Maps."""
-    return _load("places.yaml", dict[str, Place])
+    return _load("places.yaml", dict[str, AreaNames])
 
 
 @cache

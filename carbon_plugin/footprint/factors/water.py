@@ -37,7 +37,7 @@ def _on_site(table: tables.WaterTable, cloud: tuple[str, str] | None) -> tables.
     return provider.of_region(region) or provider.fleet
 
 
-def _choose(stated: float | None, published: tables.Estimate | None, spread: tables.Range) -> Figure | None:
+def _choose(stated: float | None, published: tables.Estimate | None, spread: tables.FactorSpread) -> Figure | None:
     if stated is not None:
         return Figure(stated, stated, stated, UNIT, "declared", "stated by the user")
     if published is None:

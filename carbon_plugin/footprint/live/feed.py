@@ -14,7 +14,7 @@ from msgspec import Struct
 from carbon_plugin.footprint.live.cache import DiskCache
 from carbon_plugin.footprint.live.provider import IntensityProvider, LiveSample, ProviderError
 
-Origin = Literal["live", "ageing", "static", "series"]
+SampleOrigin = Literal["live", "ageing", "static", "series"]
 
 FRESH_INTERVALS = 3
 GONE_S = 86400.0
@@ -24,11 +24,11 @@ MOST_RETRY_S = 3600.0
 MOST_PATIENCE_S = 86400.0
 
 
-class Reading(Struct, frozen=True, kw_only=True):
+class IntensityReading(Struct, frozen=True, kw_only=True):
     """The intensity in force, g/kWh, and where it comes from. The intensity is None if nothing is known."""
 
     g_per_kwh: float | None
-    origin: Origin
+    origin: SampleOrigin
 
 
 class LiveFeed:
@@ -81,18 +81,18 @@ class LiveFeed:
         ):
             self.sample, self.trouble = cached, None
 
-    def at(self, now_unix_s: float, static_g_per_kwh: float | None) -> Reading:
+    def at(self, now_unix_s: float, static_g_per_kwh: float | None) -> IntensityReading:
         """Return the intensity in force at a moment. Without a static value, a stale live value counts as none."""
         if self.sample is None:
-            return Reading(g_per_kwh=static_g_per_kwh, origin="static")
+            return IntensityReading(g_per_kwh=static_g_per_kwh, origin="static")
         live, age_s = self.sample.g_per_kwh, now_unix_s - self.sample.at_unix_s
         fresh_s = FRESH_INTERVALS * self.provider.interval_s
         if age_s <= fresh_s:
-            return Reading(g_per_kwh=live, origin="live")
+            return IntensityReading(g_per_kwh=live, origin="live")
         if static_g_per_kwh is None or age_s >= GONE_S:
-            return Reading(g_per_kwh=static_g_per_kwh, origin="static")
+            return IntensityReading(g_per_kwh=static_g_per_kwh, origin="static")
         share = (age_s - fresh_s) / (GONE_S - fresh_s)
-        return Reading(g_per_kwh=live + (static_g_per_kwh - live) * share, origin="ageing")
+        return IntensityReading(g_per_kwh=live + (static_g_per_kwh - live) * share, origin="ageing")
 
     def _fits(self, sample: LiveSample) -> bool:
         """Return whether a cached value is of this provider, zone and basis; another setting may have written it."""

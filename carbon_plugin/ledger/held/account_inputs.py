@@ -28,7 +28,7 @@ MEASURED_SHARE = 0.99
 ROUNDING = 1e-9
 """A part of a sum that is smaller than this share of it is the rounding of terms that cancel each other."""
 
-Scope = tuple[Rung, str]
+UncertaintyScope = tuple[Rung, str]
 """A rung and the name of an uncertainty scope on it: devices of one model share their systematic error."""
 
 
@@ -156,14 +156,14 @@ class UsedSum(Struct, gc=False):
         )
 
 
-def scope_of(device: DeviceIdentity) -> Scope | None:
+def scope_of(device: DeviceIdentity) -> UncertaintyScope | None:
     """Return rung and device model of a device; None for the facility, whose energy contains that of all others."""
     return (device.rung, f"{device.rung}:{device.name}") if device.rung in IT_RUNGS else None
 
 
-def by_scope(used: Iterable[tuple[DeviceIdentity, UsedEnergy]]) -> dict[Scope, UsedEnergy]:
+def by_scope(used: Iterable[tuple[DeviceIdentity, UsedEnergy]]) -> dict[UncertaintyScope, UsedEnergy]:
     """Return the energy of each rung and device model, in order."""
-    groups: dict[Scope, list[UsedEnergy]] = {}
+    groups: dict[UncertaintyScope, list[UsedEnergy]] = {}
     for device, one in used:
         if (scope := scope_of(device)) is not None:
             groups.setdefault(scope, []).append(one)
@@ -182,7 +182,9 @@ def total_used(parts: Sequence[UsedEnergy]) -> UsedEnergy:
     )
 
 
-def energy_item(scope: Scope, energy: Range, kind: Kind = "modelled", g_per_kwh: float | None = None) -> EnergyItem:
+def energy_item(
+    scope: UncertaintyScope, energy: Range, kind: Kind = "modelled", g_per_kwh: float | None = None
+) -> EnergyItem:
     """Return an energy (J) as the accounting takes it, with a range that contains it."""
     ordered = energy.ordered()
     return EnergyItem(
@@ -197,7 +199,7 @@ def energy_item(scope: Scope, energy: Range, kind: Kind = "modelled", g_per_kwh:
 
 
 def account_inputs(
-    used: Mapping[Scope, UsedEnergy],
+    used: Mapping[UncertaintyScope, UsedEnergy],
     factors: Factors,
     *,
     intensity: Intensity | None = None,

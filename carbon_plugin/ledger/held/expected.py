@@ -30,7 +30,7 @@ LEFT = "left to local rank 0"
 """Reason of a closing record of a process that metered GPUs until local rank 0 of its node did."""
 
 
-class Expected(Struct, frozen=True, kw_only=True):
+class ExpectedGpus(Struct, frozen=True, kw_only=True):
     """GPUs of one launch. `metered` are named by ledgers, `unseen` are those that processes see and no ledger names,
     `unplaced_ranks` is how many ranks must compute on a GPU beyond those. `told` says whether any rank has said what it
     computes on; without that, each is taken to have a GPU of its own."""
@@ -78,14 +78,14 @@ class Expected(Struct, frozen=True, kw_only=True):
         )
 
 
-def expected_gpus(manifests: Iterable[Manifest]) -> Expected:
+def expected_gpus(manifests: Iterable[Manifest]) -> ExpectedGpus:
     """Return how many GPUs one launch must have used, by the latest manifests of its files.
 
     GPUs of nodes without a ledger are not counted."""
     found = list(manifests)
     gpus = {device.key: device for manifest in found for device in manifest.devices if device.rung == "gpu"}
     if not gpus:
-        return Expected(metered=0)  # a job on CPUs, or one whose GPUs nothing could read, which is said elsewhere
+        return ExpectedGpus(metered=0)  # a job on CPUs, or one whose GPUs nothing could read, which is said elsewhere
     seen = {_bare(key): key for manifest in found for key in manifest.seen_gpus}
     unseen = tuple(sorted(key for bare, key in seen.items() if bare not in {_bare(key) for key in gpus}))
     on_gpu = {
@@ -97,7 +97,7 @@ def expected_gpus(manifests: Iterable[Manifest]) -> Expected:
     nodes = max(1, *(manifest.nodes for manifest in found))
     here = round(world * min(1.0, len({manifest.node for manifest in found}) / nodes))
     unplaced = here - len(on_gpu) - len(on_none) - (len(gpus) - len(placed_keys)) - len(unseen)
-    return Expected(metered=len(gpus), unseen=unseen, unplaced_ranks=max(0, unplaced), told=bool(on_gpu or on_none))
+    return ExpectedGpus(metered=len(gpus), unseen=unseen, unplaced_ranks=max(0, unplaced), told=bool(on_gpu or on_none))
 
 
 def _named(keys: tuple[str, ...]) -> str:

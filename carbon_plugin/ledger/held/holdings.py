@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from carbon_plugin.ledger.records import MACHINE, Manifest, Window
 
-Stretch = tuple[float, float, float, float]
+ReservedStretch = tuple[float, float, float, float]
 """Start of the reservation, of the records, their end (s by one clock), and the run's part of the device meanwhile."""
 
 
@@ -60,7 +60,7 @@ def held(holdings: Sequence[Holding], each_s: float | None = None) -> Held:
     """
     named_by: dict[str, list[int]] = {}
     units: dict[str, float] = {}
-    hosts: dict[str, list[Stretch]] = {}
+    hosts: dict[str, list[ReservedStretch]] = {}
     host_shares: dict[str, float] = {}
     parts: dict[str, list[float]] = {}
     whole: list[tuple[float, float, float]] = []
@@ -115,7 +115,7 @@ def _part(holding: Holding, key: str) -> float:
     return 1.0 - min(1.0, holding.shared_s.get(key, 0.0) / length_s) if length_s > 0 else 1.0
 
 
-def _charged_s(stretches: Collection[Stretch], each_s: float | None) -> float:
+def _charged_s(stretches: Collection[ReservedStretch], each_s: float | None) -> float:
     """Return the length of the union of stretches, s, each moment times the part of the stretch that covers it first.
 
     What lies before the records of a file counts as a whole. With `each_s` the last stretch counts for so long."""

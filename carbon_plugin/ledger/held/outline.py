@@ -16,7 +16,7 @@ from carbon_plugin.ledger.codec import decode_opening, decode_record, decoder_fo
 from carbon_plugin.ledger.files import is_own_name, writer_name
 from carbon_plugin.ledger.held.clocks import TimedFile
 from carbon_plugin.ledger.held.copies import first_fingerprint
-from carbon_plugin.ledger.possible import Gate
+from carbon_plugin.ledger.possible import RecordGate
 from carbon_plugin.ledger.records import LEDGER_VERSION, Event, Record, Window
 from carbon_plugin.spec.parsing.boundary import LATEST_UNIX_S, UNREADABLE, too_deep
 
@@ -151,7 +151,7 @@ def _edges(file: BinaryIO, size_bytes: int) -> Iterator[bytes]:
 
 def _tail(file: BinaryIO, size: int, decoder: msgspec.json.Decoder[Record]) -> list[Record]:
     """The last records, back to a window with a step; all of them where there is none."""
-    back, gate = _TAIL_BYTES, Gate()
+    back, gate = _TAIL_BYTES, RecordGate()
     while True:
         start = max(0, size - back)
         file.seek(start)

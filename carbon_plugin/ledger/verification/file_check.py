@@ -58,7 +58,7 @@ class Mark(Struct):
     next_unix_s: float | None = None
 
 
-class Witness(Struct, frozen=True):
+class WitnessedChain(Struct, frozen=True):
     """A chain of another file that a file has written down: in which line, when, and whether it was that file's end."""
 
     chain: str
@@ -77,7 +77,7 @@ class PassedLedger(Struct, frozen=True, kw_only=True):
     """
 
     check: FileCheck
-    witnessed: dict[str, list[Witness]]
+    witnessed: dict[str, list[WitnessedChain]]
     marks: dict[str, Mark]
     place: tuple[str, int]
     nodes: int
@@ -171,7 +171,7 @@ class _RecordCheck:
     def __init__(self) -> None:
         self.first: Manifest | None = None
         self.closed: Close | None = None
-        self.witnessed: dict[str, list[Witness]] = {}
+        self.witnessed: dict[str, list[WitnessedChain]] = {}
         self.offsets_s: dict[str, float] = {}
         self.fingerprint: str | None = None
         self.end_unix_s = 0.0
@@ -198,7 +198,7 @@ class _RecordCheck:
         if event.kind == HEADS_EVENT:
             complete = is_complete(event)
             for file, head in heads_in(event).items():
-                seen = Witness(head, line, event.at_unix_s, complete)
+                seen = WitnessedChain(head, line, event.at_unix_s, complete)
                 self.witnessed[file] = [*self.witnessed.get(file, [])[:1], seen]
         elif event.kind == RESUMED_EVENT:
             self._resumed = True

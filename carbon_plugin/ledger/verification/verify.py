@@ -30,7 +30,7 @@ from carbon_plugin.ledger.verification.completeness import missing_of
 from carbon_plugin.ledger.verification.file_check import CheckedLedger, FileCheck, Mark, PassedLedger
 from carbon_plugin.ledger.verification.heads import heads_in
 
-State = Literal["contradicted", "incomplete", "unsealed", "partly sealed", "verified"]
+VerificationState = Literal["contradicted", "incomplete", "unsealed", "partly sealed", "verified"]
 """`contradicted`: there is a problem, which honest software does not make. `incomplete`: an end, a file or a node is
 missing. `unsealed`: everything is there and agrees, but no anchor vouches for all files, so whoever can write the
 directory may have rewritten it. `partly sealed`: anchors vouch for the first windows of each file. `verified`: anchors
@@ -70,7 +70,7 @@ class RunCheck(Struct, frozen=True, kw_only=True):
         return not self.all_problems
 
     @property
-    def state(self) -> State:
+    def state(self) -> VerificationState:
         """Return in one word how far these ledgers can be believed."""
         if not self.ok:
             return "contradicted"

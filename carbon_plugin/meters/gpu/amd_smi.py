@@ -19,7 +19,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from carbon_plugin.meters.gpu.context import GpuContext
-from carbon_plugin.meters.gpu.driver import ErrorCode, Gpu, GpuError, GpuVendor, Inventory, Scope, Slice
+from carbon_plugin.meters.gpu.driver import ErrorCode, Gpu, GpuError, GpuVendor, Inventory, MeteredPart, Slice
 
 _CODES: dict[int, ErrorCode] = {
     2: "not_supported",
@@ -139,7 +139,7 @@ class AmdSmiDriver:
             problems=tuple(problems),
         )
 
-    def energy_j(self, uuid: str, scope: Scope | None) -> float:
+    def energy_j(self, uuid: str, scope: MeteredPart | None) -> float:
         """Return the joules that a package has counted: its accumulator times the resolution, which is in
         uJ a count.
         """
@@ -147,7 +147,7 @@ class AmdSmiDriver:
             raise GpuError("AMD SMI has no such energy counter", "not_supported")
         return self._energy_j(self._handle(uuid))
 
-    def power_w(self, uuid: str, scope: Scope | None) -> float:
+    def power_w(self, uuid: str, scope: MeteredPart | None) -> float:
         """Return the watts of a package: the current socket power, or on older parts the average that they tell."""
         if scope is not None:
             raise GpuError("AMD SMI has one power a socket", "not_supported")

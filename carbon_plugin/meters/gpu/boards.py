@@ -8,7 +8,7 @@ from threading import Event
 from msgspec import Struct
 
 from carbon_plugin.meters.bounds import ANY_GPU_W, Bounds
-from carbon_plugin.meters.gpu.driver import Gpu, GpuDriver, GpuError, Inventory, Scope, Slice
+from carbon_plugin.meters.gpu.driver import Gpu, GpuDriver, GpuError, Inventory, MeteredPart, Slice
 from carbon_plugin.meters.gpu.vendors import vendor_of
 from carbon_plugin.meters.track import COUNTER_SPREAD, POLL_S, Traits
 from carbon_plugin.spec.hardware.cluster import Accelerator
@@ -34,7 +34,7 @@ class Board(Struct, frozen=True, kw_only=True):
     """
 
     gpu: Gpu
-    scope: Scope | None
+    scope: MeteredPart | None
     counter: bool
     power: bool
     module: bool
@@ -83,7 +83,7 @@ def describe_board(driver: GpuDriver, gpu: Gpu, late: Event) -> Board:
     the scope of the GPU alone is asked for first: the classic call may cover the whole module.
     """
     own_scope = gpu.module_cpu is not None and _answers(driver.energy_j, gpu.uuid, "gpu", late)
-    scope: Scope | None = "gpu" if own_scope else None
+    scope: MeteredPart | None = "gpu" if own_scope else None
     return Board(
         gpu=gpu,
         scope=scope,
@@ -100,7 +100,9 @@ def assumed_board(gpu: Gpu) -> Board:
     return Board(gpu=gpu, scope=None, counter=True, power=True, module=gpu.module_cpu is not None)
 
 
-def _answers(read: Callable[[str, Scope | None], float], uuid: str, scope: Scope | None, late: Event) -> bool:
+def _answers(
+    read: Callable[[str, MeteredPart | None], float], uuid: str, scope: MeteredPart | None, late: Event
+) -> bool:
     if late.is_set():
         return False
     try:

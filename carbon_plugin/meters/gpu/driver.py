@@ -25,7 +25,7 @@ ErrorCode = Literal[
     "version_mismatch",
     "error",
 ]
-Scope = Literal["gpu", "module"]
+MeteredPart = Literal["gpu", "module"]
 
 
 class GpuError(MeterError):
@@ -121,11 +121,11 @@ class GpuDriver(Protocol):
         """List all GPUs that the driver shows to this process."""
         ...
 
-    def energy_j(self, uuid: str, scope: Scope | None) -> float:
+    def energy_j(self, uuid: str, scope: MeteredPart | None) -> float:
         """Return the joules on the hardware counter of a GPU. `scope` None asks for the driver's usual scope."""
         ...
 
-    def power_w(self, uuid: str, scope: Scope | None) -> float:
+    def power_w(self, uuid: str, scope: MeteredPart | None) -> float:
         """Return the watts that a GPU draws; `Gpu.averaging` says over which stretch."""
         ...
 

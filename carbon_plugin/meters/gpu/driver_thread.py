@@ -21,7 +21,7 @@ class DriverBusyError(MeterError):
     """The driver has not answered in time."""
 
 
-class Answer(Generic[T]):
+class DriverAnswer(Generic[T]):
     """One instance holds a piece of work and what it will give."""
 
     def __init__(self, work: Callable[[], T]) -> None:
@@ -58,7 +58,7 @@ class DriverThread:
     """One instance is the thread that calls one opened driver. It is a daemon thread, and ends when `end` is called."""
 
     def __init__(self) -> None:
-        self._queue: SimpleQueue[Answer[object] | None] = SimpleQueue()
+        self._queue: SimpleQueue[DriverAnswer[object] | None] = SimpleQueue()
         self._busy_since_s: float | None = None
         threading.Thread(target=self._run, name="carbon-plugin-driver", daemon=True).start()
 
@@ -68,9 +68,9 @@ class DriverThread:
         since_s = self._busy_since_s
         return 0.0 if since_s is None else time.monotonic() - since_s
 
-    def submit(self, work: Callable[[], T]) -> Answer[T]:
+    def submit(self, work: Callable[[], T]) -> DriverAnswer[T]:
         """Queue a piece of work, and return where its answer will be."""
-        answer = Answer(work)
+        answer = DriverAnswer(work)
         self._queue.put(answer)  # type: ignore[arg-type]
         return answer
 

@@ -17,12 +17,12 @@ from threading import Event
 from msgspec.structs import replace
 
 from carbon_plugin.meters.bounds import Bounds
-from carbon_plugin.meters.gate import Gate
+from carbon_plugin.meters.gate import ReadingGate
 from carbon_plugin.meters.gpu.board_reader import BoardReader
 from carbon_plugin.meters.gpu.boards import Board, Target, assumed_board, describe_board, find_device, target_of
 from carbon_plugin.meters.gpu.context import GpuContext
 from carbon_plugin.meters.gpu.driver import Gpu, GpuDriver, GpuError
-from carbon_plugin.meters.gpu.driver_thread import Answer, DriverBusyError
+from carbon_plugin.meters.gpu.driver_thread import DriverAnswer, DriverBusyError
 from carbon_plugin.meters.gpu.session import DriverSession
 from carbon_plugin.meters.protocol import Note, Reading
 from carbon_plugin.meters.track import POLL_S
@@ -73,10 +73,10 @@ class GpuMeter:
         self._reader = BoardReader(session.driver, boards, clock, slow_call_s)
         self._targets = list(targets)
         self._clock = clock
-        self._round: Answer[None] | None = None
+        self._round: DriverAnswer[None] | None = None
         of_boards = {board.gpu.uuid: board.bounds for board in boards}
         self.bounds = {target.identity.key: _bounds(target, of_boards) for target in targets}
-        self._gate = Gate(of_boards, peers={board.gpu.uuid: board.gpu.name for board in boards})
+        self._gate = ReadingGate(of_boards, peers={board.gpu.uuid: board.gpu.name for board in boards})
         self.whole: list[Reading] = []
         self._read_boards()
         self.poll_interval_s = POLL_S if self._reader.integrates else None

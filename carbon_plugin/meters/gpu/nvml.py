@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import Any
 
 from carbon_plugin.meters.gpu.context import GpuContext, reasons_of
-from carbon_plugin.meters.gpu.driver import ErrorCode, Gpu, GpuError, GpuVendor, Inventory, Scope, Slice
+from carbon_plugin.meters.gpu.driver import ErrorCode, Gpu, GpuError, GpuVendor, Inventory, MeteredPart, Slice
 
 # These values of the NVML interface are spelled out because older `pynvml` modules lack some of the names.
 _CODES: dict[int, ErrorCode] = {
@@ -29,7 +29,7 @@ _CODES: dict[int, ErrorCode] = {
 }
 _FIELD_POWER_AVERAGE = 185
 _FIELD_ENERGY = 191
-_SCOPES: dict[Scope, int] = {"gpu": 0, "module": 1}
+_SCOPES: dict[MeteredPart, int] = {"gpu": 0, "module": 1}
 
 _GRACE_PARTS = ("GH200", "GB200", "GB300", "GRACE")
 _GRACE_W = 1000.0
@@ -84,7 +84,7 @@ class NvmlDriver:
         version = self._call(self._nvml.nvmlSystemGetDriverVersion)
         return Inventory(driver_version=version, gpus=tuple(gpus), problems=tuple(problems))
 
-    def energy_j(self, uuid: str, scope: Scope | None) -> float:
+    def energy_j(self, uuid: str, scope: MeteredPart | None) -> float:
         """Return the joules on the hardware counter since the driver was loaded; it steps about every 100 ms.
 
         `scope` None is the classic call, whose scope the part decides; "gpu" and "module" ask for one by field.
@@ -93,7 +93,7 @@ class NvmlDriver:
             return float(self._on(uuid, self._nvml.nvmlDeviceGetTotalEnergyConsumption)) * 1e-3
         return self._field(uuid, _FIELD_ENERGY, scope) * 1e-3
 
-    def power_w(self, uuid: str, scope: Scope | None) -> float:
+    def power_w(self, uuid: str, scope: MeteredPart | None) -> float:
         """Return the watts now, or as the mean of the last second: `Gpu.averaging` says which. `scope` is that of
         `energy_j`.
         """
@@ -162,7 +162,7 @@ class NvmlDriver:
                 continue  # MIG positions are sparse: an empty one answers "Not Found"
         return tuple(found)
 
-    def _field(self, uuid: str, field: int, scope: Scope) -> float:
+    def _field(self, uuid: str, field: int, scope: MeteredPart) -> float:
         values = self._on(uuid, self._nvml.nvmlDeviceGetFieldValues, [(field, _SCOPES[scope])])
         value = values[0]
         if value.nvmlReturn != self._nvml.NVML_SUCCESS:

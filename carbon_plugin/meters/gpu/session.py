@@ -9,7 +9,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from carbon_plugin.meters.gpu.driver import GpuDriver, GpuError, GpuVendor, Inventory
-from carbon_plugin.meters.gpu.driver_thread import Answer, DriverBusyError, DriverThread
+from carbon_plugin.meters.gpu.driver_thread import DriverAnswer, DriverBusyError, DriverThread
 from carbon_plugin.meters.gpu.presence import shows_gpus
 from carbon_plugin.meters.gpu.vendors import gpu_vendors
 from carbon_plugin.meters.protocol import Unavailable
@@ -29,7 +29,7 @@ class DriverSession(Struct, frozen=True):
     inventory: Inventory
 
 
-_OPENING: dict[tuple[int, str], tuple[DriverThread, Answer[tuple[GpuDriver, Inventory]]]] = {}
+_OPENING: dict[tuple[int, str], tuple[DriverThread, DriverAnswer[tuple[GpuDriver, Inventory]]]] = {}
 """Initialisations that took too long to be waited for, by process and vendor; the next caller gets their result."""
 
 
@@ -70,7 +70,7 @@ def end_session(session: DriverSession) -> None:
     session.thread.end()
 
 
-def _begin(vendor: GpuVendor) -> tuple[DriverThread, Answer[tuple[GpuDriver, Inventory]], bool]:
+def _begin(vendor: GpuVendor) -> tuple[DriverThread, DriverAnswer[tuple[GpuDriver, Inventory]], bool]:
     """Return the thread and the answer of an initialisation, and whether it has only begun now."""
     begun = _OPENING.pop((os.getpid(), vendor.code), None)
     if begun is not None:
@@ -80,7 +80,7 @@ def _begin(vendor: GpuVendor) -> tuple[DriverThread, Answer[tuple[GpuDriver, Inv
 
 
 def _finish(
-    vendor: GpuVendor, thread: DriverThread, answer: Answer[tuple[GpuDriver, Inventory]], wait_s: float
+    vendor: GpuVendor, thread: DriverThread, answer: DriverAnswer[tuple[GpuDriver, Inventory]], wait_s: float
 ) -> DriverSession | Unavailable:
     try:
         if not answer.wait(wait_s):

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from carbon_plugin.meters.bounds import Bounds, possible_energy
 from carbon_plugin.meters.host.modelled import CPU_FULL_SHARE, CPU_IDLE_SHARE
-from carbon_plugin.meters.host.rapl_domains import POWERCAP, Closed, Domain, Scope, find_domains
+from carbon_plugin.meters.host.rapl_domains import POWERCAP, Closed, Domain, DomainKind, find_domains
 from carbon_plugin.meters.host.share import WHOLE, HostShare, ShareSource, fixed
 from carbon_plugin.meters.protocol import Reading, Unavailable
 from carbon_plugin.meters.track import Sample, Step, Traits, advance, start_track
@@ -27,7 +27,7 @@ from carbon_plugin.spec.range import ZERO, Range
 RAPL_SPREAD = 0.05
 """The half-range of a RAPL domain as p10-p90 (our convention; the counters carry no stated accuracy)."""
 
-MOST_W: dict[Scope, float] = {"package": 1000.0, "dram": 300.0}
+MOST_W: dict[DomainKind, float] = {"package": 1000.0, "dram": 300.0}
 """The power in W that no domain exceeds, for a machine of which nothing is known."""
 
 HEADROOM = 2.0
@@ -202,7 +202,7 @@ class Platform(Struct, frozen=True, kw_only=True):
     cpu_tdp: Watts | None = None
     dram: Watts | None = None
 
-    def bounds(self, scope: Scope, parts: int) -> Bounds:
+    def bounds(self, scope: DomainKind, parts: int) -> Bounds:
         """Return what one of `parts` domains of this kind can draw. One of them may have all of the cores or memory."""
         whole = self.cpu_tdp if scope == "package" else self.dram
         if whole is None:

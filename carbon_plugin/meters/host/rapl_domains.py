@@ -17,7 +17,7 @@ POWERCAP = Path("/sys/class/powercap")
 _FOLDER = re.compile(r"(intel-rapl-mmio|intel-rapl):(\d+)(?::\d+)?")
 _DIE = re.compile(r"(.+)-die-\d+")
 
-Scope = Literal["package", "dram"]
+DomainKind = Literal["package", "dram"]
 
 
 class Domain(Struct, frozen=True, kw_only=True):
@@ -29,7 +29,7 @@ class Domain(Struct, frozen=True, kw_only=True):
 
     folder: Path
     label: str
-    scope: Scope
+    scope: DomainKind
     wrap_j: float | None
 
     @property
@@ -67,7 +67,7 @@ class Closed(Struct, frozen=True, kw_only=True):
         return f"have an administrator run 'chmod a+r {self.file}' (again after each boot, or by a udev rule)"
 
 
-class Found(Struct, frozen=True, kw_only=True):
+class FoundDomains(Struct, frozen=True, kw_only=True):
     """One instance holds the domains that can be read, the files that cannot, and sentences about what was concluded
     from them.
     """
@@ -77,7 +77,7 @@ class Found(Struct, frozen=True, kw_only=True):
     remarks: list[str]
 
 
-def find_domains(root: Path = POWERCAP) -> Found:
+def find_domains(root: Path = POWERCAP) -> FoundDomains:
     """Return the package and dram domains, each once, and why others cannot be read.
 
     Where a package has a domain both as mmio and as msr, the one that can be read is taken, and of two that can, the
@@ -100,14 +100,14 @@ def find_domains(root: Path = POWERCAP) -> Found:
         wrap_j, remark = _wrap_j(label, folder / "max_energy_range_uj")
         remarks += [remark] if remark else []
         found[label] = Domain(folder=folder, label=label, scope=scope, wrap_j=wrap_j)
-    return Found(
+    return FoundDomains(
         domains=sorted(found.values(), key=lambda domain: domain.label, reverse=True),
         closed=[failure for label, failure in closed.items() if label not in found],
         remarks=remarks,
     )
 
 
-def _label(root: Path, folder: Path) -> tuple[str, Scope | None]:
+def _label(root: Path, folder: Path) -> tuple[str, DomainKind | None]:
     match = _FOLDER.fullmatch(folder.name)
     if match is None:
         return "", None

@@ -21,11 +21,11 @@ VARIABLE = "CARBON_PLUGIN_NODE_METER"
 """The environment variable that holds the address where the caller names none."""
 
 Covers = Literal["node", "facility"]
-Kind = Literal["redfish", "ipmi", "pm_counters", "slurm", "prometheus", "csv"]
+AddressKind = Literal["redfish", "ipmi", "pm_counters", "slurm", "prometheus", "csv"]
 
 _COMMON = {"covers", "share"}
 _TLS = {"ca", "verify"}
-_OPTIONS: dict[Kind, set[str]] = {
+_OPTIONS: dict[AddressKind, set[str]] = {
     "redfish": _COMMON | _TLS,
     "ipmi": _COMMON,
     "pm_counters": _COMMON,
@@ -33,7 +33,7 @@ _OPTIONS: dict[Kind, set[str]] = {
     "prometheus": _COMMON | _TLS | {"query", "unit"},
     "csv": _COMMON | {"column", "time", "unit"},
 }
-_NEEDED: dict[Kind, str] = {"prometheus": "query", "csv": "column"}
+_NEEDED: dict[AddressKind, str] = {"prometheus": "query", "csv": "column"}
 _BY_HTTP = ("redfish", "prometheus")
 
 
@@ -44,7 +44,7 @@ class NodeAddress(Struct, frozen=True, kw_only=True):
     `covers` says what the meter contains: this node, or a facility of which the job has `share`.
     """
 
-    kind: Kind
+    kind: AddressKind
     host: str = ""
     port: int | None = None
     secure: bool = True

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from carbon_plugin.footprint.values import IT_RUNGS, EnergyItem, Reservation
 from carbon_plugin.ledger.held.account_inputs import (
-    Scope,
+    UncertaintyScope,
     UsedEnergy,
     UsedSum,
     by_scope,
@@ -46,7 +46,7 @@ class RunTotals(Struct, frozen=True, kw_only=True):
     power in their last window.
     """
 
-    spent: Mapping[Scope, UsedEnergy]
+    spent: Mapping[UncertaintyScope, UsedEnergy]
     steady: tuple[EnergyItem, ...]
     steady_s: float
     steady_steps: int

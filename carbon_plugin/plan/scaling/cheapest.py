@@ -33,8 +33,8 @@ from carbon_plugin.plan.scaling.options import (
     BATCH_SHARES,
     SEQ_LEN,
     DeviceInNode,
-    Option,
     Target,
+    TrainingOption,
     best_case_of,
     best_option,
     central_kg,
@@ -119,7 +119,7 @@ class ScalePoint(Struct, frozen=True, kw_only=True):
         return self.embodied_kg.value / self.total_kg.value
 
 
-class Answer(Struct, frozen=True, kw_only=True):
+class CheapestTraining(Struct, frozen=True, kw_only=True):
     """One answer holds a point for each site, and everything that was assumed."""
 
     points: tuple[ScalePoint, ...]
@@ -172,7 +172,7 @@ def answer(
     *,
     profile_dirs: Directories = (),
     seed: int = 0,
-) -> Answer:
+) -> CheapestTraining:
     """Return the best cluster of one accelerator for a target, accounted for at each site; the first site decides.
 
     Without an option that meets the deadline the fastest one is given. Raises `InfeasibleLayoutError` if the model fits
@@ -214,7 +214,7 @@ def answer(
         points.append(_point(target, best, hardware, answers, site, given, deadline_days, seed))
     assumed = [*METHOD, *best.prediction.assumptions, *best.goodput.assumptions]
     assumed += [item for given in factors for item in given.assumptions]
-    return Answer(points=tuple(points), assumptions=tuple(dict.fromkeys(assumed)))
+    return CheapestTraining(points=tuple(points), assumptions=tuple(dict.fromkeys(assumed)))
 
 
 def ideal_kg(flops: float, hardware: DeviceInNode, factors: Factors) -> float:
@@ -230,7 +230,7 @@ def ideal_kg(flops: float, hardware: DeviceInNode, factors: Factors) -> float:
 
 def _point(
     target: Target,
-    option: Option,
+    option: TrainingOption,
     hardware: DeviceInNode,
     by_law: dict[str, BatchAnswer],
     site: Site,

@@ -84,7 +84,7 @@ def hardware_of(accelerator: str, profile_dirs: Directories) -> DeviceInNode:
     return DeviceInNode(device=device, node=default_node_for(device, profile_dirs=profile_dirs), precision=precision)
 
 
-class Option(Struct, frozen=True, kw_only=True):
+class TrainingOption(Struct, frozen=True, kw_only=True):
     """One option is a way to train a target: a run with its layout, its predicted step and its time."""
 
     spec: RunSpec
@@ -126,7 +126,7 @@ def layouts_for(target: Target, hardware: DeviceInNode, site: Site) -> LaidOut:
 
 def best_option(
     target: Target, critical: float, hardware: DeviceInNode, laid_out: LaidOut, factors: Factors, deadline_days: float
-) -> Option | None:
+) -> TrainingOption | None:
     """Return the option with least carbon that meets the deadline, else the fastest, or None if nothing fits.
 
     `critical` is the critical batch, tokens.
@@ -140,7 +140,7 @@ def best_option(
 
 def _options(
     target: Target, critical: float, hardware: DeviceInNode, laid_out: LaidOut, deadline_days: float
-) -> Iterator[Option]:
+) -> Iterator[TrainingOption]:
     """Return runs on clusters of rising size, with each batch, up to one doubling after the deadline is met.
 
     The carbon of a run hardly falls on a larger cluster, so that no larger one is looked at. Where no cluster meets the
@@ -162,7 +162,7 @@ def _options(
         met += any(option.meets(deadline_days) for option in found)
 
 
-def _option(target: Target, critical: float, share: float, laid_out: LaidOut, devices: int) -> Option | None:
+def _option(target: Target, critical: float, share: float, laid_out: LaidOut, devices: int) -> TrainingOption | None:
     # The batch is a power of two, which any layout divides.
     sequences = 2 ** max(0, math.floor(math.log2(share * critical / SEQ_LEN)))
     found = laid_out(devices, sequences)
@@ -175,18 +175,18 @@ def _option(target: Target, critical: float, share: float, laid_out: LaidOut, de
     try:
         # Every device is planned in the same way, even one whose constants were fitted to somebody's runs.
         goodput = planned_goodput(spec, prediction, OVERRUNS[run_class(spec)])
-        return Option(spec=spec, prediction=prediction, goodput=goodput)
+        return TrainingOption(spec=spec, prediction=prediction, goodput=goodput)
     except SpecError:
         # The failures leave no progress.
         return None
 
 
-def best_case_of(option: Option) -> Option:
+def best_case_of(option: TrainingOption) -> TrainingOption:
     """Return the same option in the best case of its layout."""
     return msgspec.structs.replace(option, goodput=best_case(option.goodput) or option.goodput)
 
 
-def footprint_of(option: Option, factors: Factors, *, draws: int = 2000, seed: int = 0) -> Footprint:
+def footprint_of(option: TrainingOption, factors: Factors, *, draws: int = 2000, seed: int = 0) -> Footprint:
     """Return energy and carbon of the whole run."""
     time = run_time_figure(option.prediction, option.goodput)
     return account(
@@ -199,6 +199,6 @@ def footprint_of(option: Option, factors: Factors, *, draws: int = 2000, seed: i
     )
 
 
-def central_kg(option: Option, factors: Factors) -> float:
+def central_kg(option: TrainingOption, factors: Factors) -> float:
     """Return the carbon of the whole run without its range, in kgCO2e."""
     return footprint_of(option, factors, draws=1).total_kg.value

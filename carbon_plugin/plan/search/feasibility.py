@@ -33,7 +33,7 @@ ADAPTERS = 0.01
 
 
 @dataclass(frozen=True, slots=True)
-class Inputs:
+class SearchInputs:
     """One instance holds everything but the layout in the form in which the equations take it."""
 
     model: TransformerModel
@@ -57,7 +57,7 @@ class Inputs:
         return np.where(grid.valid, np.asarray(sum(parts.values())), np.inf)
 
 
-def inputs_of(spec: RunSpec) -> Inputs:
+def inputs_of(spec: RunSpec) -> SearchInputs:
     """Return a spec as the arrays of the equations.
 
     Raises `SpecError` for a model whose shape is not known, or a precision that the device lacks.
@@ -69,7 +69,7 @@ def inputs_of(spec: RunSpec) -> Inputs:
         )
     check_input(spec.model, spec.training)
     rates, _ = resolve_rates(spec.cluster, spec.stack, spec.training.precision)
-    return Inputs(spec.model, spec, shape_of(spec.model), work_of(spec.training, spec.stack), rates)
+    return SearchInputs(spec.model, spec, shape_of(spec.model), work_of(spec.training, spec.stack), rates)
 
 
 def with_nodes(spec: RunSpec, factor: int) -> RunSpec:
@@ -102,7 +102,7 @@ def fits_somehow(spec: RunSpec, space: Space) -> bool:
     return any(bool(fits(inputs.need_bytes(grid), inputs.capacity_bytes).any()) for grid, _ in inputs.grids(space))
 
 
-def no_layout(inputs: Inputs, space: Space) -> InfeasibleLayoutError:
+def no_layout(inputs: SearchInputs, space: Space) -> InfeasibleLayoutError:
     """Return the error where there is no layout at all.
 
     Either a field that is held breaks a rule, or no data-parallel degree divides the batch; then the error names the
@@ -152,7 +152,7 @@ def _no_layout_held(spec: RunSpec) -> InfeasibleLayoutError:
 
 
 def no_memory(
-    inputs: Inputs, space: Space, considered: int, need_bytes: float, tightest: ParallelLayout
+    inputs: SearchInputs, space: Space, considered: int, need_bytes: float, tightest: ParallelLayout
 ) -> InfeasibleLayoutError:
     """Return the error for layouts of which even `tightest`, the one that needs least, does not fit."""
     spec, capacity = inputs.spec, inputs.capacity_bytes

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from carbon_plugin.plan.search.data_parallel import data_parallel_layouts
-from carbon_plugin.plan.search.feasibility import Inputs, inputs_of, no_layout, no_memory
+from carbon_plugin.plan.search.feasibility import SearchInputs, inputs_of, no_layout, no_memory
 from carbon_plugin.plan.search.fullness import expected_slowdown
 from carbon_plugin.plan.search.pareto import Floats, Indices, front
 from carbon_plugin.plan.search.space import USUAL, Grid, Space, complexity, describe, layout_at
@@ -28,9 +28,9 @@ from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.model import CountedModel
 from carbon_plugin.spec.run import RunSpec
 
-__all__ = ["Found", "Front", "Progress", "SearchResult", "describe", "search", "search_layout"]
+__all__ = ["FoundLayouts", "Front", "ProgressCallback", "SearchResult", "describe", "search", "search_layout"]
 
-Progress = Callable[[float], None]
+ProgressCallback = Callable[[float], None]
 """A function that is told the share of the search that is done, 0 to 1."""
 
 
@@ -55,7 +55,7 @@ class Front:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundLayouts:
     """One instance holds what a search found: its front, how many layouts were considered, and how many of them fit."""
 
     front: Front
@@ -104,7 +104,7 @@ def search_layout(spec: RunSpec) -> SearchResult:
     )
 
 
-def search(spec: RunSpec, space: Space, on_progress: Progress | None = None) -> Found:
+def search(spec: RunSpec, space: Space, on_progress: ProgressCallback | None = None) -> FoundLayouts:
     """Return the layouts of `space` that fit, keep to what the spec holds, and that no other beats (`pareto.front`).
 
     A layout beats another if it is better in both expected step time and energy. Raises `InfeasibleLayoutError` when no
@@ -127,11 +127,11 @@ def search(spec: RunSpec, space: Space, on_progress: Progress | None = None) -> 
         if on_progress is not None:
             on_progress(done)
     if best is not None:
-        return Found(best, considered, fitting)
+        return FoundLayouts(best, considered, fitting)
     raise no_layout(inputs, space) if tightest is None else no_memory(inputs, space, considered, smallest, tightest)
 
 
-def _front_of(inputs: Inputs, grid: Grid, feasible: Flags) -> Front:
+def _front_of(inputs: SearchInputs, grid: Grid, feasible: Flags) -> Front:
     """Return the front of the layouts of a grid that fit."""
     step = step_time(inputs.shape, grid.layout, inputs.work, inputs.rates)
     power = step_power_w(step.terms, inputs.spec.cluster)

@@ -3,8 +3,8 @@
 A grid has one axis for each choice: split of the world, expert parallelism, what the data-parallel ranks shard,
 micro-batch, schedule, recompute. Its layouts are never written out one at a time, so that equations which depend on few
 of the choices are computed once for all of the others. Nothing here knows how long anything takes or whether it fits.
-Where a user states a field of a layout (`Held`), only the stated value is tried, even if the search would not try it
-otherwise.
+Where a user states a field of a layout (`HeldDegrees`), only the stated value is tried, even if the search would
+not try it otherwise.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ GRID = 50_000
 """The most layouts of a grid, unless one split alone has more: its arrays then stay in cache."""
 
 ArrayShape = tuple[int, ...]
-Schedule = tuple[PipelineSchedule, int]
+StagedSchedule = tuple[PipelineSchedule, int]
 """A schedule and its number of virtual stages."""
 Sharding = tuple[int, int, int]
 """The values (dp_replicate, dp_shard, zero_stage)."""
-Held = Mapping[str, Any]
+HeldDegrees = Mapping[str, Any]
 """The fields of `ParallelLayout` that every layout has to have, with their values."""
-NOTHING: Held = {}
+NOTHING: HeldDegrees = {}
 
 
 class Space(Struct, frozen=True, kw_only=True):
@@ -110,7 +110,7 @@ def divisors(number: int) -> list[int]:
 
 
 def splits(
-    model: TransformerModel, cluster: Cluster, training: TrainingPlan, space: Space, held: Held = NOTHING
+    model: TransformerModel, cluster: Cluster, training: TrainingPlan, space: Space, held: HeldDegrees = NOTHING
 ) -> list[WorldSplit]:
     """Return every split of the world that the model's dimensions allow, whatever the batch."""
     world = cluster.devices
@@ -141,7 +141,7 @@ def _splits_heads(model: TransformerModel, ranks: int) -> bool:
     return model.heads % ranks == 0 and shared
 
 
-def schedules(model: TransformerModel, pp: int, space: Space, held: Held = NOTHING) -> list[Schedule]:
+def schedules(model: TransformerModel, pp: int, space: Space, held: HeldDegrees = NOTHING) -> list[StagedSchedule]:
     """Return the schedules of a pipeline of `pp` stages. Uneven stages are allowed: the longest sets the pace."""
     wanted, chunks = held.get("pipeline_schedule"), held.get("virtual_stages")
     if pp == 1:
@@ -149,7 +149,7 @@ def schedules(model: TransformerModel, pp: int, space: Space, held: Held = NOTHI
     kinds = space.schedules | {"interleaved"} if (chunks or 1) > 1 else space.schedules
     kinds = kinds if wanted is None else frozenset((wanted,))
     plain: tuple[PipelineSchedule, ...] = ("1f1b", "zero_bubble", "gpipe", *(("dualpipe",) if pp % 2 == 0 else ()))
-    found: list[Schedule] = [(kind, 1) for kind in plain if kind in kinds]
+    found: list[StagedSchedule] = [(kind, 1) for kind in plain if kind in kinds]
     stage = -(-model.layers // pp)
     most = MAX_CHUNKS if chunks is None else chunks
     several = [v for v in divisors(stage) if 1 < v <= most and pp * v <= model.layers]
@@ -158,7 +158,7 @@ def schedules(model: TransformerModel, pp: int, space: Space, held: Held = NOTHI
     return [one for one in found if chunks in (None, one[1])]
 
 
-def shardings(dp: int, inner: int, held: Held = NOTHING) -> list[Sharding]:
+def shardings(dp: int, inner: int, held: HeldDegrees = NOTHING) -> list[Sharding]:
     """Return the ways to use dp ranks of which `inner` share an island.
 
     These are replicas, ZeRO over all ranks, and hybrid sharding over any whole number of islands.
@@ -175,7 +175,7 @@ def shardings(dp: int, inner: int, held: Held = NOTHING) -> list[Sharding]:
 
 
 def grids(
-    model: TransformerModel, cluster: Cluster, training: TrainingPlan, space: Space, held: Held = NOTHING
+    model: TransformerModel, cluster: Cluster, training: TrainingPlan, space: Space, held: HeldDegrees = NOTHING
 ) -> Iterator[tuple[Grid, float]]:
     """Return every layout of the space that keeps to `held`, in grids, each with the share of the space done after it.
 
@@ -192,7 +192,7 @@ def grids(
                 rows.append(row)
 
     # Splits with equally many ways to shard and to schedule share a grid, so that no axis has to be filled up.
-    def width(row: tuple[WorldSplit, list[Sharding], list[Schedule]]) -> tuple[int, int]:
+    def width(row: tuple[WorldSplit, list[Sharding], list[StagedSchedule]]) -> tuple[int, int]:
         return len(row[1]), len(row[2])
 
     most = max(MAX_MICRO_BATCH, held.get("micro_batch_size", 1))
@@ -215,11 +215,11 @@ def _choice(values: list[int], held: int | None) -> Values:
 
 
 def _grid(
-    rows: list[tuple[WorldSplit, list[Sharding], list[Schedule]]],
+    rows: list[tuple[WorldSplit, list[Sharding], list[StagedSchedule]]],
     experts: Values,
     sizes: Values,
     batch: int,
-    held: Held,
+    held: HeldDegrees,
 ) -> Grid:
     def column(values: Any, axes: ArrayShape) -> Any:
         """Return an array whose dimensions are those axes of the grid, with dimensions of 1 for the others."""
@@ -327,7 +327,7 @@ def layout_at(layouts: Layout, index: int) -> ParallelLayout:
     )
 
 
-def held_phrase(held: Held) -> str:
+def held_phrase(held: HeldDegrees) -> str:
     """Return the held fields in words: "tp 8, recompute full"."""
     words = {True: "true", False: "false"}
     return ", ".join(

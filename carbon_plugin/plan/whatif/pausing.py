@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from carbon_plugin.footprint.series.trace import Trace
 
 
-class Schedule(Struct, frozen=True, kw_only=True):
+class PauseSchedule(Struct, frozen=True, kw_only=True):
     """One schedule says how long a run trains and pauses.
 
     Intensities are means in g/kWh over the time in training and in pauses (0 without such time); the marginal ones are
@@ -38,7 +38,7 @@ class Schedule(Struct, frozen=True, kw_only=True):
 
 def schedule(
     trace: Trace, start_unix_s: float, work_s: float, *, pause_above: float | None, marginal: Trace | None = None
-) -> Schedule:
+) -> PauseSchedule:
     """Return the schedule of `work_s` seconds of training from a start on that pauses in dirty steps of the trace.
 
     A step is dirty above `pause_above` g/kWh; with None the run never pauses, and it trains in steps of which the trace
@@ -73,7 +73,7 @@ def schedule(
         total_s = float(lengths[taken].sum())
         return float((values[taken] * lengths[taken]).sum()) / total_s if total_s else 0.0
 
-    return Schedule(
+    return PauseSchedule(
         start_unix_s=start_unix_s,
         trained_s=float(lengths[training].sum()),
         paused_s=float(lengths[~training].sum()),

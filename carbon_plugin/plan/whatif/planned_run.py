@@ -29,7 +29,7 @@ from carbon_plugin.plan.forecast import (
 from carbon_plugin.plan.real_run import overrun_of
 from carbon_plugin.plan.whatif.axes import Axes, combinations_of, pause_threshold
 from carbon_plugin.plan.whatif.comparison import Alternative, Comparison, make_comparison, mean_g_per_kwh
-from carbon_plugin.plan.whatif.pausing import Schedule, schedule
+from carbon_plugin.plan.whatif.pausing import PauseSchedule, schedule
 from carbon_plugin.predict.power import idle_power_figure
 from carbon_plugin.spec.amounts import plural
 from carbon_plugin.spec.hardware.cluster import Accelerator, Cluster
@@ -217,7 +217,7 @@ def _hours(factors: Factors) -> tuple[str, ...]:
     return factors.warnings if factors.intensity.granularity == "annual" else factors.intensity.notes
 
 
-def _schedule(spec: RunSpec, work_s: float, threshold: float) -> tuple[Schedule, Factors]:
+def _schedule(spec: RunSpec, work_s: float, threshold: float) -> tuple[PauseSchedule, Factors]:
     """Return when the run trains, and the factors over all of its time."""
     if spec.site.intensity_series is None or spec.start_unix_s is None:
         raise SpecError(

@@ -16,7 +16,7 @@ from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.huggingface.families import Family, derived_defaults
 from carbon_plugin.spec.huggingface.feeds import EXPERT_WIDTH, SHARED, TOP_K
 from carbon_plugin.spec.huggingface.json_text import read_config
-from carbon_plugin.spec.huggingface.keys import FFN, HEADS, HIDDEN, KV_HEADS, LAYERS, Keys
+from carbon_plugin.spec.huggingface.keys import FFN, HEADS, HIDDEN, KV_HEADS, LAYERS, ConfigKeys
 from carbon_plugin.spec.huggingface.layers import EVERY, EXPERTS, FIRST_DENSE, SWITCHES
 from carbon_plugin.spec.huggingface.mixers import CONV, HEAD_DIM
 
@@ -63,7 +63,7 @@ def defaults_note(family: Family, filled: Mapping[str, Any]) -> str:
     return f"class defaults of {family.name} for {', '.join(named)} ({VERSION}), which the config leaves out"
 
 
-def check_complete(keys: Keys, family: Family, filled: Mapping[str, Any]) -> None:
+def check_complete(keys: ConfigKeys, family: Family, filled: Mapping[str, Any]) -> None:
     """Raise `SpecError` if a config has keys of a part without the key that says how many of it there are.
 
     `keys` are the config with its class defaults, and `filled` are those defaults alone.
@@ -81,7 +81,7 @@ def check_complete(keys: Keys, family: Family, filled: Mapping[str, Any]) -> Non
             )
 
 
-def _missing(keys: Keys, family: Family, looked_for: Sequence[str], why: str) -> SpecError:
+def _missing(keys: ConfigKeys, family: Family, looked_for: Sequence[str], why: str) -> SpecError:
     first, *others = looked_for
     also = f" (also looked for {', '.join(others)})" if others else ""
     return SpecError(

@@ -22,7 +22,7 @@ from carbon_plugin.spec.huggingface.equivalent import equivalent_fields, hybrid_
 from carbon_plugin.spec.huggingface.families import Family, family_of
 from carbon_plugin.spec.huggingface.feeds import feed_at
 from carbon_plugin.spec.huggingface.json_text import read_config
-from carbon_plugin.spec.huggingface.keys import HIDDEN, Keys
+from carbon_plugin.spec.huggingface.keys import HIDDEN, ConfigKeys
 from carbon_plugin.spec.huggingface.layers import feeds_of, mixers_of
 from carbon_plugin.spec.huggingface.mixers import is_biased, mixers_at
 from carbon_plugin.spec.huggingface.nas import nas_blocks
@@ -75,7 +75,7 @@ def model_from_hf_config(
     text = next((config[key] for key in NESTED if isinstance(config.get(key), Mapping)), config)
     family = family_of(str(text.get("model_type") or config["model_type"]))
     filled = left_out(family.name, {**config, **text}, nested=text is not config)
-    keys = Keys({**filled, **config, **text}, origin)
+    keys = ConfigKeys({**filled, **config, **text}, origin)
     gated = _gate(keys, family, str(config["model_type"]), stated or {})
     check_complete(keys, family, filled)
     notes: list[str] = []
@@ -85,7 +85,7 @@ def model_from_hf_config(
         notes.append("an encoder: its attention sees the whole sequence")
     window = _window(keys, family)
     blocks = nas_blocks(keys) or _blocks(keys, family, window, gated)
-    parts = parts_of(Keys(config, origin), keys, family, gated)
+    parts = parts_of(ConfigKeys(config, origin), keys, family, gated)
     if any(keys.optional(key) for key in LOOPS):
         notes.append("its layers run several times for each token, which the price of its step leaves out")
     fields: dict[str, Any] = {
@@ -108,7 +108,7 @@ def model_from_hf_config(
 
 
 def _assembled(
-    fields: dict[str, Any], blocks: tuple[Block, ...], keys: Keys, family: Family, notes: list[str]
+    fields: dict[str, Any], blocks: tuple[Block, ...], keys: ConfigKeys, family: Family, notes: list[str]
 ) -> TransformerModel:
     """Return the model by its plain fields alone where these give what its layers hold, else with its blocks."""
     plain = fields | equivalent_fields(blocks, keys)
@@ -129,7 +129,7 @@ def _assembled(
     )
 
 
-def _gate(keys: Keys, family: Family, whole: str, stated: Mapping[str, Any]) -> bool:
+def _gate(keys: ConfigKeys, family: Family, whole: str, stated: Mapping[str, Any]) -> bool:
     """Return whether the feed-forward layer has a gate.
 
     Raises `SpecError` for a model that is not one stack of layers, and for a family whose layers are not known.
@@ -154,7 +154,7 @@ def _gate(keys: Keys, family: Family, whole: str, stated: Mapping[str, Any]) -> 
     )
 
 
-def _blocks(keys: Keys, family: Family, window: int | None, gated: bool) -> tuple[Block, ...]:
+def _blocks(keys: ConfigKeys, family: Family, window: int | None, gated: bool) -> tuple[Block, ...]:
     """Return the layers as blocks, in which layers that are alike are counted together, in the order of the first of
     each.
     """
@@ -177,7 +177,7 @@ def _blocks(keys: Keys, family: Family, window: int | None, gated: bool) -> tupl
     return tuple(msgspec.structs.replace(block, layers=count) for block, count in found.items())
 
 
-def _tied(whole: Mapping[str, Any], keys: Keys, family: Family) -> bool:
+def _tied(whole: Mapping[str, Any], keys: ConfigKeys, family: Family) -> bool:
     """Return whether input and output share one embedding.
 
     What the whole config says takes precedence over what the config of the language model says.
@@ -189,7 +189,7 @@ def _tied(whole: Mapping[str, Any], keys: Keys, family: Family) -> bool:
     return keys.flag("tie_word_embeddings", default=family.tied)
 
 
-def _window(keys: Keys, family: Family) -> int | None:
+def _window(keys: ConfigKeys, family: Family) -> int | None:
     """Return the width of the sliding window in tokens, None where there is none or where it is switched off."""
     width = keys.optional("sliding_window", "attention_chunk_size", "sliding_window_size", "attention_window_size")
     width = width or keys.optional("window_size")

@@ -11,7 +11,7 @@ from typing import Any
 
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.blocks import Block, FeedForward, Mixer, ModelPart
-from carbon_plugin.spec.huggingface.keys import Keys
+from carbon_plugin.spec.huggingface.keys import ConfigKeys
 from carbon_plugin.spec.model import TransformerModel
 
 T5 = ("t5", "mt5", "umt5")
@@ -33,11 +33,11 @@ def encoder_decoder_model(config: Mapping[str, Any], name: str, origin: str) -> 
     """Return the model of a config of one of `FAMILIES`. Raises `SpecError` naming a key that is missing or
     unexpected.
     """
-    keys = Keys(config, origin)
+    keys = ConfigKeys(config, origin)
     return _t5(keys, name) if keys.text("model_type") in T5 else _bart(keys, name)
 
 
-def _t5(keys: Keys, name: str) -> TransformerModel:
+def _t5(keys: ConfigKeys, name: str) -> TransformerModel:
     """Return the model of a T5 config (Raffel et al. 2020, arXiv 1910.10683 section 2.1).
 
     It has no biases, and the width of its heads does not follow from the hidden width.
@@ -72,7 +72,7 @@ def _t5(keys: Keys, name: str) -> TransformerModel:
     )
 
 
-def _bart(keys: Keys, name: str) -> TransformerModel:
+def _bart(keys: ConfigKeys, name: str) -> TransformerModel:
     """Return the model of a BART config (Lewis et al. 2020, arXiv 1910.13461 section 2.1).
 
     It has biases everywhere, and learned positions in both the encoder and the decoder.
@@ -105,7 +105,7 @@ def _bart(keys: Keys, name: str) -> TransformerModel:
 
 
 def _model(
-    keys: Keys,
+    keys: ConfigKeys,
     name: str,
     *,
     hidden: int,

@@ -12,7 +12,7 @@ from typing import Any
 
 from carbon_plugin.spec.blocks import Block, FeedForward, Mixer
 from carbon_plugin.spec.huggingface.feeds import latent_width
-from carbon_plugin.spec.huggingface.keys import HIDDEN, Keys
+from carbon_plugin.spec.huggingface.keys import HIDDEN, ConfigKeys
 from carbon_plugin.spec.huggingface.mixers import mla_of
 
 STATE_WINDOW = 256
@@ -44,7 +44,7 @@ def hybrid_note(blocks: Sequence[Block]) -> str:
     return f"of {total} layers {listed}; its step is priced kind by kind, which few measurements have validated"
 
 
-def equivalent_fields(blocks: Sequence[Block], keys: Keys) -> dict[str, Any]:
+def equivalent_fields(blocks: Sequence[Block], keys: ConfigKeys) -> dict[str, Any]:
     """Return the fields of a `TransformerModel` with equal layers: heads, widths, window, experts and the number of
     layers.
     """
@@ -60,7 +60,7 @@ def equivalent_fields(blocks: Sequence[Block], keys: Keys) -> dict[str, Any]:
     }
 
 
-def _heads(mixers: Sequence[tuple[int, Mixer]], keys: Keys) -> dict[str, Any]:
+def _heads(mixers: Sequence[tuple[int, Mixer]], keys: ConfigKeys) -> dict[str, Any]:
     """Return the head counts and the head width of the attention that most layers have, or of another mixer if none has
     attention.
     """
@@ -93,7 +93,7 @@ def _window(mixers: Sequence[tuple[int, Mixer]], layers: int, without: int) -> d
     return {"sliding_window": max(width, 1), "sliding_window_layers": narrow if narrow < layers else None}
 
 
-def _widths(blocks: Sequence[Block], layers: int, keys: Keys) -> dict[str, Any]:
+def _widths(blocks: Sequence[Block], layers: int, keys: ConfigKeys) -> dict[str, Any]:
     feeds = [(block.layers, block.feed_forward) for block in blocks if block.feed_forward]
     dense = [(count, feed) for count, feed in feeds if not feed.experts]
     sparse = [(count, feed) for count, feed in feeds if feed.experts]
@@ -125,7 +125,7 @@ def _mean_width(dense: Sequence[tuple[int, FeedForward]], layers: int) -> int:
     return max(ROUND, round(mean / ROUND) * ROUND)
 
 
-def _stated_width(sparse: Sequence[tuple[int, FeedForward]], keys: Keys) -> int:
+def _stated_width(sparse: Sequence[tuple[int, FeedForward]], keys: ConfigKeys) -> int:
     """Return the width of a dense layer where no layer is dense: the stated one, else that of the widest expert.
 
     It is 1 for a model without feed-forward parts.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from carbon_plugin.spec.blocks import FeedForward
 from carbon_plugin.spec.huggingface.families import Family
-from carbon_plugin.spec.huggingface.keys import FFN, HIDDEN, Keys
+from carbon_plugin.spec.huggingface.keys import FFN, HIDDEN, ConfigKeys
 from carbon_plugin.spec.huggingface.layers import EXPERTS, FeedPlace
 
 TOP_K = (
@@ -28,7 +28,7 @@ BESIDE = frozenset({"gemma4_text", "hunyuan_v1_moe"})
 """Families whose sparse layers keep a dense feed-forward part beside the experts."""
 
 
-def feed_at(keys: Keys, family: Family, place: FeedPlace, gated: bool) -> FeedForward | None:
+def feed_at(keys: ConfigKeys, family: Family, place: FeedPlace, gated: bool) -> FeedForward | None:
     """Return the feed-forward part of one layer, None where it has none; `keys` are those of the layer."""
     if place == "none":
         return None
@@ -45,7 +45,7 @@ def feed_at(keys: Keys, family: Family, place: FeedPlace, gated: bool) -> FeedFo
     return FeedForward(width=width, parameters=count, active_parameters=count, gated=gated)
 
 
-def dense_width(keys: Keys, family: Family, gated: bool) -> int:
+def dense_width(keys: ConfigKeys, family: Family, gated: bool) -> int:
     """Return the width of a dense feed-forward layer."""
     hidden = keys.integer(*HIDDEN)
     if family.name == "xlstm":
@@ -65,7 +65,7 @@ def dense_width(keys: Keys, family: Family, gated: bool) -> int:
     return stated
 
 
-def expert_width(keys: Keys) -> int:
+def expert_width(keys: ConfigKeys) -> int:
     """Return the width of one routed expert. Where images have their own experts, it is that of the experts
     for text.
     """
@@ -75,7 +75,7 @@ def expert_width(keys: Keys) -> int:
     return listed[0] if listed else keys.integer(*EXPERT_WIDTH)
 
 
-def image_experts(keys: Keys, gated: bool) -> int:
+def image_experts(keys: ConfigKeys, gated: bool) -> int:
     """Return the parameters of those experts of one sparse layer that only images pass (ERNIE 4.5 VL)."""
     listed = keys.config.get("moe_intermediate_size")
     if not isinstance(listed, list):
@@ -84,7 +84,7 @@ def image_experts(keys: Keys, gated: bool) -> int:
     return sum((3 if gated else 2) * keys.integer(*HIDDEN) * width * keys.integer(*EXPERTS) for width in widths[1:])
 
 
-def shared_width(keys: Keys, family: Family) -> int:
+def shared_width(keys: ConfigKeys, family: Family) -> int:
     """Return the summed width of what every token of a sparse layer passes beside the routed experts."""
     width = expert_width(keys)
     if family.name.startswith("llama4"):
@@ -97,12 +97,12 @@ def shared_width(keys: Keys, family: Family) -> int:
     return (keys.optional(*SHARED) or 0) * (keys.optional(*SHARED_EACH) or width)
 
 
-def latent_width(keys: Keys) -> int | None:
+def latent_width(keys: ConfigKeys) -> int | None:
     """Return the hidden width of the routed experts, None where it is that of the model."""
     return keys.optional(*LATENT) or None
 
 
-def _experts(keys: Keys, family: Family, hidden: int, matrices: int) -> FeedForward:
+def _experts(keys: ConfigKeys, family: Family, hidden: int, matrices: int) -> FeedForward:
     experts, width, shared = keys.integer(*EXPERTS), expert_width(keys), shared_width(keys, family)
     top_k = keys.integer(*TOP_K)
     latent = latent_width(keys)

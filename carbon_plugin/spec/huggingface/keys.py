@@ -33,7 +33,7 @@ PER_LAYER = ("intermediate_size", "num_attention_heads", "num_key_value_heads", 
 
 
 @dataclass(frozen=True, slots=True)
-class Keys:
+class ConfigKeys:
     """One instance holds a config, and `origin`, which is what errors call it."""
 
     config: Mapping[str, Any]
@@ -100,16 +100,16 @@ class Keys:
         value = self.config.get(key)
         return value if isinstance(value, str) else ""
 
-    def inner(self, key: str) -> Keys | None:
+    def inner(self, key: str) -> ConfigKeys | None:
         """Return the config nested under a key, None where there is none."""
         value = self.config.get(key)
-        return Keys(value, f"{self.origin}: {key}") if isinstance(value, Mapping) else None
+        return ConfigKeys(value, f"{self.origin}: {key}") if isinstance(value, Mapping) else None
 
-    def with_changes(self, changes: Mapping[str, Any]) -> Keys:
+    def with_changes(self, changes: Mapping[str, Any]) -> ConfigKeys:
         """Return the config with other values for some keys."""
-        return Keys({**self.config, **changes}, self.origin)
+        return ConfigKeys({**self.config, **changes}, self.origin)
 
-    def at(self, layer: int) -> Keys:
+    def at(self, layer: int) -> ConfigKeys:
         """Return the config of one layer, which has the layer's own values where the config lists them by layer."""
         changes: dict[str, Any] = {}
         for key in PER_LAYER:

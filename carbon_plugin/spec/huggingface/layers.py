@@ -12,7 +12,7 @@ from typing import Literal
 
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.huggingface.families import Family
-from carbon_plugin.spec.huggingface.keys import LAYERS, Keys
+from carbon_plugin.spec.huggingface.keys import LAYERS, ConfigKeys
 from carbon_plugin.spec.parsing.limits import MOST_LAYERS
 
 MixerPlace = Literal["full", "sliding", "other", "both", "none"]
@@ -65,7 +65,7 @@ ALTERNATING = {"gemma2": 2, "gpt_oss": 2}
 """Families in which every second layer has a sliding window where the config does not list its layers."""
 
 
-def layer_count(keys: Keys) -> int:
+def layer_count(keys: ConfigKeys) -> int:
     """Return the number of layers: the stated one, or the length of the list that names them."""
     if not any(keys.config.get(key) is not None for key in LAYERS) and (listed := layer_names(keys)):
         return len(listed)
@@ -76,7 +76,7 @@ def layer_count(keys: Keys) -> int:
     return layers
 
 
-def layer_names(keys: Keys) -> list[str]:
+def layer_names(keys: ConfigKeys) -> list[str]:
     """Return the types of the layers by the names in the config, empty where the config does not list them."""
     if pattern := keys.text("hybrid_override_pattern"):
         unknown = sorted(set(pattern) - set(LETTERS))
@@ -86,7 +86,7 @@ def layer_names(keys: Keys) -> list[str]:
     return next((names for key in LISTS if (names := keys.names(key))), [])
 
 
-def mixers_of(keys: Keys, family: Family, window: int | None) -> list[MixerPlace]:
+def mixers_of(keys: ConfigKeys, family: Family, window: int | None) -> list[MixerPlace]:
     """Return how each layer mixes its tokens.
 
     Raises `SpecError` if a layer is not modelled, or if the config does not say which layers have attention.
@@ -111,7 +111,7 @@ def mixers_of(keys: Keys, family: Family, window: int | None) -> list[MixerPlace
     return ["sliding" if layer < windowed else "full" for layer in range(layers)]
 
 
-def _listed(keys: Keys, family: Family, names: list[str], layers: int) -> list[MixerPlace]:
+def _listed(keys: ConfigKeys, family: Family, names: list[str], layers: int) -> list[MixerPlace]:
     unknown = sorted(set(names) - set(PLACES))
     if not family.linear:
         unknown += sorted(name for name in set(names) & set(PLACES) if PLACES[name] == "other")
@@ -125,13 +125,13 @@ def _listed(keys: Keys, family: Family, names: list[str], layers: int) -> list[M
     return [PLACES[name] for name in names[:layers]]
 
 
-def _cycled(keys: Keys, layers: int) -> list[str]:
+def _cycled(keys: ConfigKeys, layers: int) -> list[str]:
     """Return the names of the layer types that repeat over the layers, empty where there are none."""
     cycle = keys.names("block_types")
     return [cycle[layer % len(cycle)] for layer in range(layers)] if cycle else []
 
 
-def _other_layers(keys: Keys, layers: int) -> set[int] | None:
+def _other_layers(keys: ConfigKeys, layers: int) -> set[int] | None:
     """Return the layers that have no attention, where the config names them by index or period, else None."""
     linear = keys.inner("linear_attn_config")
     if linear and (listed := linear.indices("kda_layers")) is not None:  # these are counted from 1
@@ -145,7 +145,7 @@ def _other_layers(keys: Keys, layers: int) -> set[int] | None:
     return _periodic_others(keys, layers)
 
 
-def _periodic_others(keys: Keys, layers: int) -> set[int] | None:
+def _periodic_others(keys: ConfigKeys, layers: int) -> set[int] | None:
     if period := keys.optional("attn_layer_period"):
         offset = keys.optional("attn_layer_offset") or 0
         return {layer for layer in range(layers) if layer % period != offset}
@@ -154,7 +154,7 @@ def _periodic_others(keys: Keys, layers: int) -> set[int] | None:
     return None
 
 
-def windowed_layers(keys: Keys, family: Family, layers: int) -> int:
+def windowed_layers(keys: ConfigKeys, family: Family, layers: int) -> int:
     """Return the number of layers with a sliding window, for a config that does not list its layers."""
     if family.name.startswith("llama4"):
         return layers - layers // 4
@@ -166,7 +166,7 @@ def windowed_layers(keys: Keys, family: Family, layers: int) -> int:
     return layers // ALTERNATING.get(family.name, 1)
 
 
-def has_experts(keys: Keys, family: Family) -> bool:
+def has_experts(keys: ConfigKeys, family: Family) -> bool:
     """Return whether any layer is sparse. A single expert counts as a dense layer unless the family routes
     to it too.
     """
@@ -174,7 +174,7 @@ def has_experts(keys: Keys, family: Family) -> bool:
     return all(keys.flag(key, default=True) for key in SWITCHES) and (keys.optional(*EXPERTS) or 0) >= least
 
 
-def feeds_of(keys: Keys, family: Family) -> list[FeedPlace]:
+def feeds_of(keys: ConfigKeys, family: Family) -> list[FeedPlace]:
     """Return for each layer whether its feed-forward part is dense, sparse or missing."""
     layers, names = layer_count(keys), layer_names(keys)
     sparse = _sparse_layers(keys, layers) if has_experts(keys, family) else set()
@@ -191,7 +191,7 @@ def _own_layer(name: str) -> FeedPlace:
     return "dense" if name == "mlp" else "sparse" if name == "moe" else "none"
 
 
-def _sparse_layers(keys: Keys, layers: int) -> set[int]:
+def _sparse_layers(keys: ConfigKeys, layers: int) -> set[int]:
     if kinds := keys.names("mlp_layer_types"):
         return {layer for layer, kind in enumerate(kinds) if kind != "dense"}
     if (listed := keys.indices("moe_layers")) is not None:
@@ -208,7 +208,7 @@ def _sparse_layers(keys: Keys, layers: int) -> set[int]:
     return {layer for layer in range(first, end) if (layer - first + 1) % every == 0} - dense
 
 
-def _whole(keys: Keys, words: Iterable[str]) -> list[int]:
+def _whole(keys: ConfigKeys, words: Iterable[str]) -> list[int]:
     try:
         return [int(word) for word in words]
     except ValueError:

@@ -13,7 +13,7 @@ from typing import Any
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.blocks import Mixer
 from carbon_plugin.spec.huggingface.families import Family
-from carbon_plugin.spec.huggingface.keys import HEADS, HIDDEN, KV_HEADS, Keys
+from carbon_plugin.spec.huggingface.keys import HEADS, HIDDEN, KV_HEADS, ConfigKeys
 from carbon_plugin.spec.huggingface.layers import MixerPlace, layer_count, layer_names
 
 HEAD_DIM = ("head_dim", "attention_head_dim", "kv_channels", "dim_head", "d_head")
@@ -21,7 +21,7 @@ CHUNK = ("mamba_chunk_size", "chunk_size")
 CONV = ("mamba_d_conv", "conv_kernel", "linear_conv_kernel_dim", "conv1d_width", "conv_L_cache")
 
 
-def mixers_at(keys: Keys, family: Family, layer: int, place: MixerPlace, window: int | None) -> tuple[Mixer, ...]:
+def mixers_at(keys: ConfigKeys, family: Family, layer: int, place: MixerPlace, window: int | None) -> tuple[Mixer, ...]:
     """Return the mixers of one layer; `keys` are those of the layer."""
     found: list[Mixer] = []
     if place in ("full", "sliding", "both"):
@@ -34,7 +34,7 @@ def mixers_at(keys: Keys, family: Family, layer: int, place: MixerPlace, window:
     return tuple(found)
 
 
-def kv_heads_of(keys: Keys, family: Family) -> int:
+def kv_heads_of(keys: ConfigKeys, family: Family) -> int:
     """Return the number of key/value heads, which is that of the heads where it is missing."""
     grouped = keys.flag("new_decoder_architecture", default=False)
     if family.name in ("falcon", "gpt_bigcode") and keys.flag("multi_query", default=True) and not grouped:
@@ -45,7 +45,7 @@ def kv_heads_of(keys: Keys, family: Family) -> int:
     return keys.optional(*KV_HEADS) or keys.integer(*HEADS)
 
 
-def head_dim_of(keys: Keys, family: Family) -> int:
+def head_dim_of(keys: ConfigKeys, family: Family) -> int:
     """Return the width of a head: the stated one, else hidden over heads. Raises `SpecError` if they do not divide."""
     if stated := keys.optional(*HEAD_DIM):
         return stated
@@ -57,7 +57,7 @@ def head_dim_of(keys: Keys, family: Family) -> int:
     return hidden // heads
 
 
-def mla_of(keys: Keys) -> dict[str, Any]:
+def mla_of(keys: ConfigKeys) -> dict[str, Any]:
     """Return the ranks and widths of low-rank attention; `head_dim` of such a config is only the rotary part."""
     rope = keys.optional("qk_rope_head_dim")
     if rope is None:
@@ -72,14 +72,14 @@ def mla_of(keys: Keys) -> dict[str, Any]:
     }
 
 
-def is_biased(keys: Keys, family: Family) -> bool:
+def is_biased(keys: ConfigKeys, family: Family) -> bool:
     """Return whether queries, keys and values have biases."""
     if keys.flag("no_bias", default=False) and family.name == "qwen":
         return True  # Qwen 1 keeps these three biases when it drops all others (modeling_qwen.py)
     return keys.flag("attention_bias", "qkv_bias", "enable_bias", "use_bias", "use_qkv_bias", default=family.biased)
 
 
-def _attention(keys: Keys, family: Family, layer: int, window: int | None, sliding: bool) -> Mixer:
+def _attention(keys: ConfigKeys, family: Family, layer: int, window: int | None, sliding: bool) -> Mixer:
     hidden = keys.integer(*HIDDEN)
     if sliding:
         keys = _of_the_window(keys)
@@ -117,7 +117,7 @@ def _attention(keys: Keys, family: Family, layer: int, window: int | None, slidi
     )
 
 
-def _positions_and_biases(keys: Keys, family: Family, heads: int, kv: int, dim: int) -> int:
+def _positions_and_biases(keys: ConfigKeys, family: Family, heads: int, kv: int, dim: int) -> int:
     """Return the number of parameters that an attention holds beside its projections."""
     hidden, count = keys.integer(*HIDDEN), 0
     if family.name == "xlnet":  # it projects relative positions
@@ -131,7 +131,7 @@ def _positions_and_biases(keys: Keys, family: Family, heads: int, kv: int, dim: 
     return count + (hidden if family.encoder else 0)
 
 
-def _cross_attention(keys: Keys) -> Mixer:
+def _cross_attention(keys: ConfigKeys) -> Mixer:
     """Return the attention of a layer to the output of a tower."""
     hidden, heads = keys.integer(*HIDDEN), keys.integer(*HEADS)
     seen = keys.optional("encoder_hidden_size") or hidden
@@ -146,13 +146,13 @@ def _cross_attention(keys: Keys) -> Mixer:
     )
 
 
-def _of_the_window(keys: Keys) -> Keys:
+def _of_the_window(keys: ConfigKeys) -> ConfigKeys:
     """Return the keys with the values that layers with a window have for themselves (`swa_...`)."""
     own = {key[4:]: value for key, value in keys.config.items() if key.startswith("swa_") and value is not None}
     return keys.with_changes(own) if own else keys
 
 
-def _latent(keys: Keys, family: Family, layer: int, window: int | None) -> Mixer:
+def _latent(keys: ConfigKeys, family: Family, layer: int, window: int | None) -> Mixer:
     """Return the latent attention of DeepSeek-V2 (arXiv 2405.04434 section 2.1).
 
     It includes the indexer of DeepSeek-V3.2 and an output gate where the config has them.
@@ -183,7 +183,7 @@ def _latent(keys: Keys, family: Family, layer: int, window: int | None) -> Mixer
     )
 
 
-def _compressed(keys: Keys, hidden: int, layer: int, window: int | None) -> Mixer:
+def _compressed(keys: ConfigKeys, hidden: int, layer: int, window: int | None) -> Mixer:
     """Return the attention of DeepSeek-V4.
 
     It has one key/value head, low-rank queries and a grouped low-rank output. A compressor of earlier tokens is added;
@@ -210,13 +210,13 @@ def _compressed(keys: Keys, hidden: int, layer: int, window: int | None) -> Mixe
     )
 
 
-def _inner(keys: Keys, *stated: str) -> int:
+def _inner(keys: ConfigKeys, *stated: str) -> int:
     """Return the width inside a state-space module: the stated one, or a multiple of the hidden width."""
     expand = keys.optional("mamba_expand", "expand") or 2
     return keys.optional(*stated) or expand * keys.integer(*HIDDEN)
 
 
-def _mamba(keys: Keys) -> Mixer:
+def _mamba(keys: ConfigKeys) -> Mixer:
     """Return the state-space module of Mamba (arXiv 2312.00752 section 3.4)."""
     hidden = keys.integer(*HIDDEN)
     inner = _inner(keys)
@@ -228,7 +228,7 @@ def _mamba(keys: Keys) -> Mixer:
     return Mixer(kind="state_space", name="mamba", parameters=count, heads=1, qk_dim=state, v_dim=inner)
 
 
-def _mamba2(keys: Keys) -> Mixer:
+def _mamba2(keys: ConfigKeys) -> Mixer:
     """Return the state-space module of Mamba-2 (arXiv 2405.21060 section 7)."""
     hidden = keys.integer(*HIDDEN)
     heads = keys.integer("mamba_n_heads", "mamba_num_heads", "num_heads")
@@ -251,7 +251,7 @@ def _mamba2(keys: Keys) -> Mixer:
     )
 
 
-def _gated_delta(keys: Keys) -> Mixer:
+def _gated_delta(keys: ConfigKeys) -> Mixer:
     """Return the linear attention of Gated DeltaNet (arXiv 2412.06464)."""
     hidden = keys.integer(*HIDDEN)
     key_heads, value_heads = keys.integer("linear_num_key_heads"), keys.integer("linear_num_value_heads")
@@ -270,7 +270,7 @@ def _gated_delta(keys: Keys) -> Mixer:
     )
 
 
-def _kimi_delta(keys: Keys) -> Mixer:
+def _kimi_delta(keys: ConfigKeys) -> Mixer:
     """Return Kimi Delta Attention (arXiv 2510.26692), whose gates are of low rank unless the config says otherwise."""
     hidden = keys.integer(*HIDDEN)
     own = keys.inner("linear_attn_config") or keys
@@ -298,21 +298,21 @@ def _linear(name: str, parameters: int, heads: int, key_dim: int, value_dim: int
     )
 
 
-def _lightning(keys: Keys) -> Mixer:
+def _lightning(keys: ConfigKeys) -> Mixer:
     """Return the lightning attention of MiniMax-01 (arXiv 2501.08313)."""
     hidden, heads = keys.integer(*HIDDEN), keys.integer(*HEADS)
     dim = keys.optional("head_dim") or hidden // heads
     return _linear("lightning", 5 * hidden * heads * dim, heads, dim, dim)
 
 
-def _short_conv(keys: Keys) -> Mixer:
+def _short_conv(keys: ConfigKeys) -> Mixer:
     """Return the gated short convolution of LFM2."""
     hidden = keys.integer(*HIDDEN)
     count = 4 * hidden * hidden + hidden * (keys.optional(*CONV) or 3)
     return Mixer(kind="convolution", name="short_conv", parameters=count, v_dim=hidden)
 
 
-def _recurrent(keys: Keys) -> Mixer:
+def _recurrent(keys: ConfigKeys) -> Mixer:
     """Return the RG-LRU block of Griffin (arXiv 2402.19427 section 2.4)."""
     hidden, heads = keys.integer(*HIDDEN), keys.integer(*HEADS)
     width = keys.optional("lru_width") or hidden
@@ -320,21 +320,21 @@ def _recurrent(keys: Keys) -> Mixer:
     return Mixer(kind="state_space", name="recurrent", parameters=count, heads=heads, v_dim=width // heads)
 
 
-def _rwkv(keys: Keys) -> Mixer:
+def _rwkv(keys: ConfigKeys) -> Mixer:
     """Return the time mixing of RWKV-4 (arXiv 2305.13048 section 3)."""
     hidden = keys.integer(*HIDDEN)
     width = keys.optional("attention_hidden_size") or hidden
     return Mixer(kind="linear_attention", name="rwkv", parameters=4 * hidden * width, heads=1, qk_dim=1, v_dim=width)
 
 
-def _xlstm(keys: Keys) -> Mixer:
+def _xlstm(keys: ConfigKeys) -> Mixer:
     """Return the matrix LSTM of xLSTM 7B (arXiv 2503.13427)."""
     hidden, heads = keys.integer(*HIDDEN), keys.integer(*HEADS)
     key, value = int(hidden * keys.number("qk_dim_factor", 0.5)), int(hidden * keys.number("v_dim_factor", 1.0))
     return _linear("mlstm", hidden * (2 * key + 3 * value + 2 * heads), heads, key // heads, value // heads)
 
 
-OTHERS: dict[str, Callable[[Keys], Mixer]] = {
+OTHERS: dict[str, Callable[[ConfigKeys], Mixer]] = {
     "gated_delta": _gated_delta,
     "kimi_delta": _kimi_delta,
     "lightning": _lightning,

@@ -11,13 +11,13 @@ import msgspec
 
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.blocks import Block, FeedForward, Mixer
-from carbon_plugin.spec.huggingface.keys import HEADS, HIDDEN, Keys
+from carbon_plugin.spec.huggingface.keys import HEADS, HIDDEN, ConfigKeys
 
 MULTIPLE = 256
 """The number to a multiple of which widths are rounded up (modeling_decilm.py, find_multiple)."""
 
 
-def nas_blocks(keys: Keys) -> tuple[Block, ...]:
+def nas_blocks(keys: ConfigKeys) -> tuple[Block, ...]:
     """Return the layers under `block_configs`, with those alike counted together; empty where the config has none.
 
     The width of a layer is stated, or is 2/3 of the hidden width times `ffn_mult`, rounded up to `MULTIPLE`. Raises
@@ -41,14 +41,14 @@ def nas_blocks(keys: Keys) -> tuple[Block, ...]:
     return tuple(msgspec.structs.replace(block, layers=count) for block, count in found.items())
 
 
-def _section(entry: Mapping[str, Any], name: str, where: str) -> Keys:
+def _section(entry: Mapping[str, Any], name: str, where: str) -> ConfigKeys:
     section = entry.get(name)
     if not isinstance(section, Mapping):
         raise SpecError(f"{where}: {name}: expected a mapping, got {section!r}")
-    return Keys(section, f"{where}: {name}")
+    return ConfigKeys(section, f"{where}: {name}")
 
 
-def _mixers(keys: Keys, own: Keys, where: str) -> tuple[Mixer, ...]:
+def _mixers(keys: ConfigKeys, own: ConfigKeys, where: str) -> tuple[Mixer, ...]:
     hidden, heads = keys.integer(*HIDDEN), keys.integer(*HEADS)
     if own.flag("no_op", default=False):
         return ()
@@ -70,7 +70,7 @@ def _mixers(keys: Keys, own: Keys, where: str) -> tuple[Mixer, ...]:
     )
 
 
-def _feed(keys: Keys, own: Keys, where: str) -> FeedForward | None:
+def _feed(keys: ConfigKeys, own: ConfigKeys, where: str) -> FeedForward | None:
     hidden = keys.integer(*HIDDEN)
     if own.flag("no_op", default=False):
         return None

@@ -9,7 +9,7 @@ from carbon_plugin.spec.amounts import count
 from carbon_plugin.spec.blocks import ModelPart
 from carbon_plugin.spec.huggingface.families import Family
 from carbon_plugin.spec.huggingface.feeds import image_experts
-from carbon_plugin.spec.huggingface.keys import FFN, HIDDEN, Keys
+from carbon_plugin.spec.huggingface.keys import FFN, HIDDEN, ConfigKeys
 from carbon_plugin.spec.huggingface.layers import feeds_of, layer_count
 from carbon_plugin.spec.huggingface.projectors import audio_projector_parameters, projector_parameters
 from carbon_plugin.spec.huggingface.towers import qformer, tower, tower_width, with_defaults
@@ -48,7 +48,7 @@ CLIP_LARGE = {
 """
 
 
-def parts_of(whole: Keys, keys: Keys, family: Family, gated: bool) -> tuple[ModelPart, ...]:
+def parts_of(whole: ConfigKeys, keys: ConfigKeys, family: Family, gated: bool) -> tuple[ModelPart, ...]:
     """Return the parts with parameters; `whole` is the whole config, `keys` the config of its language model."""
     found = [
         *_embeddings(keys),
@@ -74,7 +74,7 @@ def parts_note(parts: Sequence[ModelPart], parameters: int) -> str:
     return f"beside its layers: {listed}; counted and kept in memory, {timed}"
 
 
-def _towers(whole: Keys, keys: Keys) -> list[ModelPart]:
+def _towers(whole: ConfigKeys, keys: ConfigKeys) -> list[ModelPart]:
     """Return the towers and what joins them to the language model.
 
     Raises `SpecError` naming a nested module that is not known.
@@ -127,7 +127,7 @@ def _holds_layers(config: Mapping[str, object]) -> bool:
     return any(key in config for key in ("hidden_size", "num_hidden_layers", "depth", "embed_dim", "d_model"))
 
 
-def _embeddings(keys: Keys) -> list[ModelPart]:
+def _embeddings(keys: ConfigKeys) -> list[ModelPart]:
     hidden = keys.integer(*HIDDEN)
     found = []
     if narrow := keys.optional("hidden_size_per_layer_input"):  # Gemma 3n and 4 have these
@@ -154,7 +154,7 @@ def _embeddings(keys: Keys) -> list[ModelPart]:
     return found
 
 
-def _more_layers(keys: Keys, family: Family, gated: bool) -> list[ModelPart]:
+def _more_layers(keys: ConfigKeys, family: Family, gated: bool) -> list[ModelPart]:
     """Return the layers and experts that only the output of a tower passes."""
     found, hidden = [], keys.integer(*HIDDEN)
     if one := image_experts(keys, gated):
@@ -168,7 +168,7 @@ def _more_layers(keys: Keys, family: Family, gated: bool) -> list[ModelPart]:
     return found
 
 
-def _encoder_head(keys: Keys, family: Family) -> list[ModelPart]:
+def _encoder_head(keys: ConfigKeys, family: Family) -> list[ModelPart]:
     """Return the dense layer before the output embedding of a masked language model, and of a decoder made like one."""
     hidden = keys.integer(*HIDDEN)
     if family.name == "modernbert-decoder":

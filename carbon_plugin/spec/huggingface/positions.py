@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from carbon_plugin.spec.huggingface.families import Family
-from carbon_plugin.spec.huggingface.keys import Keys
+from carbon_plugin.spec.huggingface.keys import ConfigKeys
 
 TABLE = ("n_positions", "max_position_embeddings")
 LENGTH = (*TABLE, "max_sequence_length", "max_seq_len", "seq_length")
@@ -11,7 +11,7 @@ SCALING = ("rope_scaling", "rope_parameters")
 ORIGINAL = "original_max_position_embeddings"
 
 
-def learned_positions(keys: Keys, family: Family) -> int:
+def learned_positions(keys: ConfigKeys, family: Family) -> int:
     """Return the number of rows of the table of learned positions, 0 for a family without one."""
     if family.positions is None:
         return 0
@@ -19,7 +19,7 @@ def learned_positions(keys: Keys, family: Family) -> int:
     return (keys.optional(*TABLE) or default) + beyond
 
 
-def longest_seq_len(keys: Keys, family: Family) -> int | None:
+def longest_seq_len(keys: ConfigKeys, family: Family) -> int | None:
     """Return the length in tokens of the longest sequence, None where the config does not state it.
 
     With a table it is the number of tokens that have a row in it. Rotary positions that are scaled reach further than

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from carbon_plugin.spec.huggingface.keys import Keys
+from carbon_plugin.spec.huggingface.keys import ConfigKeys
 from carbon_plugin.spec.huggingface.towers import merged, tower_width
 
 VIPLLAVA_LAYERS = 5
@@ -17,18 +17,18 @@ VIPLLAVA_LAYERS = 5
 PATCHES = 4
 """The number of patches that most models join into one token."""
 
-Projector = Callable[[Keys, Keys, int, int], int]
+CountProjector = Callable[[ConfigKeys, ConfigKeys, int, int], int]
 """A function that gives the number of parameters for (whole config, tower's config, v, h)."""
 
 
-def projector_parameters(whole: Keys, vision: Keys, h: int) -> int:
+def projector_parameters(whole: ConfigKeys, vision: ConfigKeys, h: int) -> int:
     """Return the number of parameters between a tower of images and the language model."""
     kind, v = whole.text("model_type"), tower_width(vision)
     found = next((projector for prefixes, projector in PROJECTORS if kind.startswith(prefixes)), _one_layer)
     return found(whole, vision, v, h)
 
 
-def audio_projector_parameters(whole: Keys, audio: Keys, h: int) -> int:
+def audio_projector_parameters(whole: ConfigKeys, audio: ConfigKeys, h: int) -> int:
     """Return the number of parameters between a tower of sound and the language model."""
     a = tower_width(audio)
     if whole.text("model_type") == "phi4_multimodal":  # it has one for speech, and one for speech beside images
@@ -38,17 +38,17 @@ def audio_projector_parameters(whole: Keys, audio: Keys, h: int) -> int:
     return a * (audio.optional("output_dim") or h)
 
 
-def _one_layer(whole: Keys, vision: Keys, v: int, h: int) -> int:
+def _one_layer(whole: ConfigKeys, vision: ConfigKeys, v: int, h: int) -> int:
     return v * merged(whole) * h
 
 
-def _two_layers(whole: Keys, vision: Keys, v: int, h: int) -> int:
+def _two_layers(whole: ConfigKeys, vision: ConfigKeys, v: int, h: int) -> int:
     joined = v * merged(whole)
     inner = whole.optional("projector_hidden_size") or h
     return joined * inner + inner * h
 
 
-def _two_layers_of_the_tower(whole: Keys, vision: Keys, v: int, h: int) -> int:
+def _two_layers_of_the_tower(whole: ConfigKeys, vision: ConfigKeys, v: int, h: int) -> int:
     """Return the parameters of two layers over patches of which the tower's config says how many are joined.
 
     The inner layer is as wide as the joined patches, unless its width is stated.
@@ -58,7 +58,7 @@ def _two_layers_of_the_tower(whole: Keys, vision: Keys, v: int, h: int) -> int:
     return joined * inner + inner * h
 
 
-def _joined_layers(whole: Keys, vision: Keys, v: int, h: int) -> int:
+def _joined_layers(whole: ConfigKeys, vision: ConfigKeys, v: int, h: int) -> int:
     """Return the parameters of two layers over joined patches whose number no key states.
 
     The inner layer has their joined width, or that of the language model (Phi-3 vision).
@@ -68,16 +68,16 @@ def _joined_layers(whole: Keys, vision: Keys, v: int, h: int) -> int:
     return joined * inner + inner * h
 
 
-def _vipllava(whole: Keys, vision: Keys, v: int, h: int) -> int:
+def _vipllava(whole: ConfigKeys, vision: ConfigKeys, v: int, h: int) -> int:
     return v * VIPLLAVA_LAYERS * h + h * h
 
 
-def _janus(whole: Keys, vision: Keys, v: int, h: int) -> int:
+def _janus(whole: ConfigKeys, vision: ConfigKeys, v: int, h: int) -> int:
     inner = vision.optional("projection_dim") or h
     return v * inner + inner * h
 
 
-def _merger(whole: Keys, vision: Keys, v: int, h: int) -> int:
+def _merger(whole: ConfigKeys, vision: ConfigKeys, v: int, h: int) -> int:
     """Return the parameters of two layers over joined patches as in Qwen2-VL (arXiv 2409.12191 section 2.1).
 
     Qwen3-VL has one more such pair for each layer of the tower whose output it also shows the language model.
@@ -88,16 +88,16 @@ def _merger(whole: Keys, vision: Keys, v: int, h: int) -> int:
     return (1 + (len(levels) if isinstance(levels, list) else 0)) * wide * (wide + out)
 
 
-def _merger_and_layer(whole: Keys, vision: Keys, v: int, h: int) -> int:
+def _merger_and_layer(whole: ConfigKeys, vision: ConfigKeys, v: int, h: int) -> int:
     return _merger(whole, vision, v, h) + vision.integer("out_hidden_size") * h
 
 
-def _patch_merger(whole: Keys, vision: Keys, v: int, h: int) -> int:
+def _patch_merger(whole: ConfigKeys, vision: ConfigKeys, v: int, h: int) -> int:
     """Return the parameters of Pixtral's projector, which merges neighbours at the tower's width before two layers."""
     return v * v * merged(whole, PATCHES) + v * h + h * h
 
 
-def _glm(whole: Keys, vision: Keys, v: int, h: int) -> int:
+def _glm(whole: ConfigKeys, vision: ConfigKeys, v: int, h: int) -> int:
     """Return the parameters of GLM-4V's projector: a convolution over neighbours, a layer and a gated feed-forward
     layer.
     """
@@ -109,18 +109,18 @@ def _glm(whole: Keys, vision: Keys, v: int, h: int) -> int:
     return v * out * merged(vision, PATCHES) + out * out + 3 * out * inner
 
 
-def _gated(whole: Keys, vision: Keys, v: int, h: int) -> int:
+def _gated(whole: ConfigKeys, vision: ConfigKeys, v: int, h: int) -> int:
     """Return the parameters of two layers with a gated activation between them, which halves the inner width."""
     inner = whole.integer("alignment_intermediate_size")
     return v * merged(whole, PATCHES) * inner + inner // 2 * h
 
 
-def _llama4(whole: Keys, vision: Keys, v: int, h: int) -> int:
+def _llama4(whole: ConfigKeys, vision: ConfigKeys, v: int, h: int) -> int:
     wide, out = vision.integer("projector_input_dim"), vision.integer("projector_output_dim")
     return vision.integer("intermediate_size") * wide + wide * out + vision.integer("vision_output_dim") * h
 
 
-def _mllama(whole: Keys, vision: Keys, v: int, h: int) -> int:
+def _mllama(whole: ConfigKeys, vision: ConfigKeys, v: int, h: int) -> int:
     """Return the parameters of a layer and of a table of positions for each of the nine arrangements of up to four
     tiles.
     """
@@ -129,12 +129,12 @@ def _mllama(whole: Keys, vision: Keys, v: int, h: int) -> int:
     return vision.integer("vision_output_dim") * h + arrangements * tiles * rows * v
 
 
-def _muse(whole: Keys, vision: Keys, v: int, h: int) -> int:
+def _muse(whole: ConfigKeys, vision: ConfigKeys, v: int, h: int) -> int:
     out, inner = whole.integer("out_hidden_size"), whole.integer("projector_hidden_size")
     return out * inner + inner * inner + inner * h
 
 
-def _ernie(whole: Keys, vision: Keys, v: int, h: int) -> int:
+def _ernie(whole: ConfigKeys, vision: ConfigKeys, v: int, h: int) -> int:
     """Return the parameters of two layers over neighbours in space, two over neighbours in time, and one
     out of them.
     """
@@ -142,7 +142,7 @@ def _ernie(whole: Keys, vision: Keys, v: int, h: int) -> int:
     return 5 * wide * wide + wide * h
 
 
-def _minicpm(whole: Keys, vision: Keys, v: int, h: int) -> int:
+def _minicpm(whole: ConfigKeys, vision: ConfigKeys, v: int, h: int) -> int:
     """Return the parameters of attention and a feed-forward layer over joined patches in the tower, then two layers out
     of it.
     """
@@ -150,29 +150,29 @@ def _minicpm(whole: Keys, vision: Keys, v: int, h: int) -> int:
     return 4 * v * v + wide * 4 * wide + 4 * wide * v + wide * wide + wide * h
 
 
-def _step3(whole: Keys, vision: Keys, v: int, h: int) -> int:
+def _step3(whole: ConfigKeys, vision: ConfigKeys, v: int, h: int) -> int:
     """Return the parameters of two convolutions of 3 x 3 that double the width, and of a layer."""
     return 9 * v * 2 * v + 9 * 2 * v * 4 * v + 4 * v * h
 
 
-def _aria(whole: Keys, vision: Keys, v: int, h: int) -> int:
+def _aria(whole: ConfigKeys, vision: ConfigKeys, v: int, h: int) -> int:
     return 4 * v * v + 3 * h * h
 
 
-def _ovis2(whole: Keys, vision: Keys, v: int, h: int) -> int:
+def _ovis2(whole: ConfigKeys, vision: ConfigKeys, v: int, h: int) -> int:
     """Return the parameters of a head over a vocabulary of images, and of the embedding of that vocabulary."""
     rows = vision.integer("vocab_size")
     return rows * v * merged(vision) + rows * whole.integer("hidden_size")
 
 
-def _convolutions(whole: Keys, vision: Keys, v: int, h: int) -> int:
+def _convolutions(whole: ConfigKeys, vision: ConfigKeys, v: int, h: int) -> int:
     """Return the parameters of SAM's neck (256 channels), convolutions of 3 x 3 to 512 and 1,024 channels,
     and a layer.
     """
     return 256 * v + 9 * 256 * 256 + 9 * 512 * (256 + 1024) + h * h
 
 
-def _kosmos2(whole: Keys, vision: Keys, v: int, h: int) -> int:
+def _kosmos2(whole: ConfigKeys, vision: ConfigKeys, v: int, h: int) -> int:
     """Return the parameters of a layer and of one attention with its own queries.
 
     Kosmos-2.5 also has tables of rows and columns.
@@ -182,14 +182,14 @@ def _kosmos2(whole: Keys, vision: Keys, v: int, h: int) -> int:
     return 2 * rows * v + v * h + 4 * h * h + queries
 
 
-def _granite_docling(whole: Keys, vision: Keys, v: int, h: int) -> int:
+def _granite_docling(whole: ConfigKeys, vision: ConfigKeys, v: int, h: int) -> int:
     """Return the parameters for images at two resolutions, of which 16 and 4 patches are joined, each shown at four
     depths.
     """
     return 4 * (16 + 4) * v * h + 7 * h * h
 
 
-def _perceiver(whole: Keys, vision: Keys, v: int, h: int) -> int:
+def _perceiver(whole: ConfigKeys, vision: ConfigKeys, v: int, h: int) -> int:
     """Return the parameters of the perceiver resampler of Idefics2 (arXiv 2405.02246 section 3.2)."""
     own, text = whole.inner("perceiver_config"), whole.inner("text_config")
     if own is None or text is None:
@@ -200,7 +200,7 @@ def _perceiver(whole: Keys, vision: Keys, v: int, h: int) -> int:
     return (2 * v + h) * text.integer("intermediate_size") + own.integer("resampler_depth") * layer
 
 
-def _molmo2(whole: Keys, vision: Keys, v: int, h: int) -> int:
+def _molmo2(whole: ConfigKeys, vision: ConfigKeys, v: int, h: int) -> int:
     """Return the parameters of attention that pools patches of two layers of the tower, and of a gated feed-forward
     layer.
     """
@@ -208,7 +208,7 @@ def _molmo2(whole: Keys, vision: Keys, v: int, h: int) -> int:
     return 6 * v * v + 2 * v * inner + inner * h
 
 
-PROJECTORS: tuple[tuple[tuple[str, ...], Projector], ...] = (
+PROJECTORS: tuple[tuple[tuple[str, ...], CountProjector], ...] = (
     (("vipllava",), _vipllava),
     (("llava", "video_llava", "internvl", "qianfan_ocr", "lfm2_vl", "lfm3_vl", "nemotron_h_omni"), _two_layers),
     (("deepseek_vl", "video_llama_3", "phi4_multimodal"), _two_layers),

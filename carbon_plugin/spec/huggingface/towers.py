@@ -10,7 +10,7 @@ from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.blocks import ModelPart
 from carbon_plugin.spec.huggingface.class_defaults import left_out
 from carbon_plugin.spec.huggingface.families import has_position_table, tower_of
-from carbon_plugin.spec.huggingface.keys import HIDDEN, Keys
+from carbon_plugin.spec.huggingface.keys import HIDDEN, ConfigKeys
 
 DEPTH = ("num_hidden_layers", "depth", "num_layers", "layers", "encoder_layers", "num_blocks", "vt_num_hidden_layers")
 WIDTH = ("embed_dim", "hidden_size", "width", "d_model", "vt_hidden_size")
@@ -26,7 +26,7 @@ AUDIO_CONV = 3
 """The width of the two convolutions before a Whisper encoder (arXiv 2212.04356 section 2.2)."""
 
 
-def with_defaults(keys: Keys, whole: str) -> Keys:
+def with_defaults(keys: ConfigKeys, whole: str) -> ConfigKeys:
     """Return the config of a tower with its kind, and with what it leaves out because it equals its class's default.
 
     `whole` is the `model_type` of the config around it.
@@ -35,10 +35,10 @@ def with_defaults(keys: Keys, whole: str) -> Keys:
     if tower_of(kind) is None or kind == whole:  # older configs name the whole model or nothing
         kind = f"{whole}_vision" if tower_of(f"{whole}_vision") else kind
     own = {key: value for key, value in keys.config.items() if value is not None}
-    return Keys({**left_out(kind, own, nested=True), **own, "model_type": kind}, keys.origin)
+    return ConfigKeys({**left_out(kind, own, nested=True), **own, "model_type": kind}, keys.origin)
 
 
-def tower(keys: Keys, name: str) -> ModelPart:
+def tower(keys: ConfigKeys, name: str) -> ModelPart:
     """Return the tower that a config describes.
 
     Raises `SpecError` naming its `model_type` if it is no stack of equal layers that is known here.
@@ -75,14 +75,14 @@ def tower(keys: Keys, name: str) -> ModelPart:
     return ModelPart(name=name, parameters=count, layers=layers, hidden=hidden, heads=heads, inner=inner)
 
 
-def tower_width(keys: Keys) -> int:
+def tower_width(keys: ConfigKeys) -> int:
     """Return the width of a tower's layers."""
     if sizes := keys.indices("hidden_sizes"):
         return sizes[-1]
     return keys.integer(*WIDTH)
 
 
-def merged(keys: Keys, default: int = 1) -> int:
+def merged(keys: ConfigKeys, default: int = 1) -> int:
     """Return how many patches become one token of the language model."""
     side = keys.optional(*MERGE)
     if side:
@@ -91,7 +91,7 @@ def merged(keys: Keys, default: int = 1) -> int:
     return round(1 / ratio**2) if ratio else default
 
 
-def _convnext(keys: Keys, name: str) -> ModelPart:
+def _convnext(keys: ConfigKeys, name: str) -> ModelPart:
     """Return a tower of stages of depthwise convolutions with two pointwise layers each (arXiv 2201.03545
     section 2).
     """
@@ -108,7 +108,7 @@ def _convnext(keys: Keys, name: str) -> ModelPart:
     return ModelPart(name=name, parameters=count, layers=sum(depths), hidden=widths[-1])
 
 
-def qformer(keys: Keys, vision_width: int, *, with_text: bool) -> ModelPart:
+def qformer(keys: ConfigKeys, vision_width: int, *, with_text: bool) -> ModelPart:
     """Return a Q-Former (arXiv 2301.12597 section 3.1).
 
     Every `cross_attention_frequency`-th layer attends to the image.
@@ -124,14 +124,14 @@ def qformer(keys: Keys, vision_width: int, *, with_text: bool) -> ModelPart:
     return ModelPart(name="query transformer", parameters=count, layers=layers, hidden=hidden)
 
 
-def _inner_width(keys: Keys, kind: str, hidden: int) -> int:
+def _inner_width(keys: ConfigKeys, kind: str, hidden: int) -> int:
     if kind in ("glm4v_vision", "glm4v_moe_vision"):  # their `intermediate_size` is the merger's
         return keys.integer("out_hidden_size")
     stated = keys.optional(*INNER)
     return stated or round(keys.number("mlp_ratio", 4.0) * hidden)
 
 
-def _patches(keys: Keys, hidden: int) -> int:
+def _patches(keys: ConfigKeys, hidden: int) -> int:
     """Return the number of parameters of a tower's first layer, and of its table of positions where it has one."""
     if frames := keys.optional("nemo_conv_channels"):  # convolutions leave ten bins of a frame
         return frames * 10 * hidden

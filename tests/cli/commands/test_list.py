@@ -10,17 +10,17 @@ from pathlib import Path
 import pytest
 
 from carbon_plugin.cli import main as cli
-from carbon_plugin.cli.commands.list import Kind
+from carbon_plugin.cli.commands.list import ListedKind
 from carbon_plugin.footprint.factors.grid import zone_intensity
 from carbon_plugin.spec.hardware.profiles import load_accelerator, load_node, load_stack
 from carbon_plugin.spec.presets import load_preset
 
 KNOWN = {
-    Kind.models: load_preset,
-    Kind.accelerators: load_accelerator,
-    Kind.nodes: load_node,
-    Kind.zones: zone_intensity,
-    Kind.stacks: load_stack,
+    ListedKind.models: load_preset,
+    ListedKind.accelerators: load_accelerator,
+    ListedKind.nodes: load_node,
+    ListedKind.zones: zone_intensity,
+    ListedKind.stacks: load_stack,
 }
 
 
@@ -110,7 +110,7 @@ def test_a_filter_that_nothing_holds_names_what_is_near(arguments, said, capsys)
 def test_a_kind_that_cannot_be_listed_names_those_that_can(capsys):
     assert cli.run(["list", "zonez"]) == 2
     said = capsys.readouterr().err
-    assert [kind for kind in Kind if kind not in said] == []
+    assert [kind for kind in ListedKind if kind not in said] == []
 
 
 def test_own_profiles_are_listed(tmp_path: Path, capsys):

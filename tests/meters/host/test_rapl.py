@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carbon_plugin.meters.gate import Gate
+from carbon_plugin.meters.gate import ReadingGate
 from carbon_plugin.meters.host.rapl import Platform, RaplMeter, open_rapl_meter
 from carbon_plugin.meters.host.rapl_domains import find_domains
 from carbon_plugin.meters.host.share import HostShare, fixed
@@ -28,7 +28,7 @@ class Machine:
         self.denied: set[Path] = set()
         self.meter: RaplMeter | None = None
         self.problems: list[Unavailable] = []
-        self._gate: Gate | None = None
+        self._gate: ReadingGate | None = None
         real = Path.read_text
 
         def read_text(path: Path, *arguments: str, **options: str) -> str:
@@ -63,7 +63,7 @@ class Machine:
             clock=lambda: self.now_s,
         )
         if self.meter is not None:
-            self._gate = Gate(self.meter.bounds, peers={d.key: d.scope for d in self.meter.devices})
+            self._gate = ReadingGate(self.meter.bounds, peers={d.key: d.scope for d in self.meter.devices})
             self.read(0.0)
         return self.meter
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from carbon_plugin.meters.bounds import Bounds
-from carbon_plugin.meters.gate import Gate
+from carbon_plugin.meters.gate import ReadingGate
 from carbon_plugin.meters.host.share import WHOLE, HostShare, ShareSource, fixed
 from carbon_plugin.meters.node.address import parse_address
 from carbon_plugin.meters.node.files import CsvSource, PmCountersSource
@@ -225,7 +225,7 @@ class Node:
         self.meter = NodeMeter(
             poller, IDENTITY, bounds=BOUNDS, share=fixed(WHOLE), gpus=self.gpus, clock=lambda: self.now_s
         )
-        self.gate = Gate({IDENTITY.key: BOUNDS}, models={IDENTITY.key: lambda _s: Watts(600.0, 800.0, 1000.0)})
+        self.gate = ReadingGate({IDENTITY.key: BOUNDS}, models={IDENTITY.key: lambda _s: Watts(600.0, 800.0, 1000.0)})
         self.read()
 
     def read(self) -> Reading:

@@ -6,7 +6,7 @@ import pytest
 
 from carbon_plugin.footprint.run_factors import resolve_factors
 from carbon_plugin.footprint.values import Reservation
-from carbon_plugin.ledger.held.account_inputs import Scope, UsedEnergy, energy_item
+from carbon_plugin.ledger.held.account_inputs import UncertaintyScope, UsedEnergy, energy_item
 from carbon_plugin.monitor.run.metrics import metrics_of
 from carbon_plugin.monitor.run.projection import has_rates, outlook, remaining_measured, remaining_predicted
 from carbon_plugin.monitor.run.totals import RunTotals
@@ -22,7 +22,7 @@ from carbon_plugin.spec.training import TrainingPlan
 
 CLUSTER = Cluster(accelerator=load_accelerator("h100-sxm"), node=load_node("dgx-h100"), nodes=1, devices_per_node=8)
 SITE = Site(zone="FRA", pue=1.2)
-SCOPE: Scope = ("gpu", "gpu:H100")
+SCOPE: UncertaintyScope = ("gpu", "gpu:H100")
 FACTORS = resolve_factors(SITE, CLUSTER)
 
 
