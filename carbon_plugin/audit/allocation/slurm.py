@@ -14,6 +14,7 @@ from carbon_plugin.audit.result import Allocation
 from carbon_plugin.errors import ReportError
 from carbon_plugin.spec.parsing.boundary import read_text, shown, whole_number
 from carbon_plugin.spec.parsing.limits import MOST_RUN_S
+from carbon_plugin.spec.units import SECONDS_PER_YEAR
 
 _COLUMNS = ("JobID", "AllocTRES")
 _FREE_TEXT = ("JobName", "Comment", "AdminComment", "SystemComment", "WorkDir", "SubmitLine")
@@ -112,6 +113,6 @@ def _elapsed_s(row: Mapping[str, str], place: str) -> float:
     if seconds is None:
         raise ReportError(f"{place}: job {row['JobID']} has ElapsedRaw {shown(raw or words)}, expected seconds")
     if seconds > MOST_RUN_S:
-        years = MOST_RUN_S / 86_400 / 365.25
+        years = MOST_RUN_S / SECONDS_PER_YEAR
         raise ReportError(f"{place}: job {row['JobID']} ran for {seconds:,} s, expected at most {years:.0f} years")
     return float(seconds)

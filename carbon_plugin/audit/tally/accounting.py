@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from carbon_plugin.audit.result import Reserved, Sampling
-from carbon_plugin.audit.tally.cells import Cell, used_energy
+from carbon_plugin.audit.tally.cells import ExactCell, used_energy
 from carbon_plugin.audit.tally.collect import RunCollector
 from carbon_plugin.audit.tally.in_force import in_force
 from carbon_plugin.footprint.account import account
@@ -56,7 +56,7 @@ def account_run(collected: RunCollector, reserved: Reserved, factors: Factors) -
 
 def inputs_of(collected: RunCollector, reserved: Reserved, factors: Factors) -> Inputs:
     """Return what the accounting of a run takes, as `account_run` describes it."""
-    groups: dict[UncertaintyScope, list[Cell]] = {}
+    groups: dict[UncertaintyScope, list[ExactCell]] = {}
     for key, cells in collected.device_cells().items():
         if (scope := scope_of(collected.devices[key].identity)) is not None:
             groups.setdefault(scope, []).extend(cells)

@@ -54,7 +54,7 @@ class Rows(Struct, frozen=True, kw_only=True):
         )
 
 
-class Block(Struct, frozen=True, kw_only=True):
+class RowBlock(Struct, frozen=True, kw_only=True):
     """Consecutive windows that name the same devices, read in the same way. Arrays of devices have the shape (devices,
     windows), all others (windows,)."""
 
@@ -97,7 +97,7 @@ class Block(Struct, frozen=True, kw_only=True):
         return {phase: np.array([float(each == phase) for each in phases]) for phase in found}
 
 
-def blocks_of(windows: Sequence[Window], factors: tuple[float | None, float | None]) -> Iterator[Block]:
+def blocks_of(windows: Sequence[Window], factors: tuple[float | None, float | None]) -> Iterator[RowBlock]:
     """Yield the windows, in their order, as blocks. `factors` are intensity (g/kWh) and PUE for windows that state
     none."""
     if not windows:
@@ -124,7 +124,7 @@ def _block(
     keys: list[str],
     kinds: list[EnergyKind],
     factors: tuple[float | None, float | None],
-) -> Block:
+) -> RowBlock:
     shape = (len(windows), len(keys))
     energy_j = _devices([energy.energy_j for energy in energies], shape)
     low_j = _devices([energy.low_j for energy in energies], shape)
@@ -134,7 +134,7 @@ def _block(
     intensity, pue = (np.nan if factor is None else factor for factor in factors)
     own_intensity = np.array([window.intensity_g_per_kwh for window in windows], dtype=float)
     own_pue = np.array([window.pue for window in windows], dtype=float)
-    return Block(
+    return RowBlock(
         windows=windows,
         notes=_notes(energies),
         keys=keys,

@@ -55,7 +55,7 @@ def total(sums: Iterable[ExactSum]) -> float:
     return math.fsum(chain.from_iterable(one._parts for one in sums))
 
 
-class Cell:
+class ExactCell:
     """Running sums of one device in one phase.
 
     The energy is `told_j` plus `modelled_j`. `told_j` is that of windows that a meter told, or that say which part of
@@ -118,12 +118,12 @@ class Cell:
         self.weighted_j_g_per_kwh += float(weighted.sum())
 
 
-def sum_j(cells: Iterable[Cell]) -> float:
+def sum_j(cells: Iterable[ExactCell]) -> float:
     """Return the energy of some cells together, J: the correctly rounded sum of all their windows."""
     return total(part for cell in cells for part in (cell.told_j, cell.modelled_j))
 
 
-def used_energy(cells: Iterable[Cell]) -> UsedEnergy:
+def used_energy(cells: Iterable[ExactCell]) -> UsedEnergy:
     """Return the energy of some cells together as the accounting takes it.
 
     The measured part is as exact as the whole, so that the two are equal where all was measured.
@@ -139,7 +139,7 @@ def used_energy(cells: Iterable[Cell]) -> UsedEnergy:
     )
 
 
-def energy_of(cells: Iterable[Cell]) -> Energy:
+def energy_of(cells: Iterable[ExactCell]) -> Energy:
     """Return the energy of some cells together as an audit states it."""
     cells = list(cells)
     used = used_energy(cells)

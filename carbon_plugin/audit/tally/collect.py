@@ -12,8 +12,8 @@ from msgspec import Struct
 
 from carbon_plugin.audit.result import EventNote
 from carbon_plugin.audit.tally.bins import TimeBins
-from carbon_plugin.audit.tally.blocks import MAX_WINDOWS, Block, Floats, Rows, blocks_of
-from carbon_plugin.audit.tally.cells import Cell
+from carbon_plugin.audit.tally.blocks import MAX_WINDOWS, Floats, RowBlock, Rows, blocks_of
+from carbon_plugin.audit.tally.cells import ExactCell
 from carbon_plugin.audit.tally.documents import SharedDocuments
 from carbon_plugin.audit.tally.in_force import GridTally
 from carbon_plugin.audit.tally.rework import Rework, Stalls, rework_of
@@ -103,9 +103,9 @@ class RunCollector:
     """
 
     def __init__(self, origin_unix_s: float) -> None:
-        self.cells: dict[tuple[str, Phase], Cell] = {}
-        self.redone: dict[str, Cell] = {}
-        self.restarts: dict[str, Cell] = {}
+        self.cells: dict[tuple[str, Phase], ExactCell] = {}
+        self.redone: dict[str, ExactCell] = {}
+        self.restarts: dict[str, ExactCell] = {}
         self.devices: dict[str, SeenDevice] = {}
         self.files: list[FilePass] = []
         self.claims = DeviceClaims()
@@ -208,15 +208,15 @@ class RunCollector:
             merged.merge(spans)
         return merged
 
-    def phase_cells(self) -> Mapping[Phase, list[Cell]]:
+    def phase_cells(self) -> Mapping[Phase, list[ExactCell]]:
         """Return the cells of the IT rungs by phase."""
         return _grouped((phase, cell) for (key, phase), cell in self.cells.items() if self.is_it(key))
 
-    def rung_cells(self) -> Mapping[Rung, list[Cell]]:
+    def rung_cells(self) -> Mapping[Rung, list[ExactCell]]:
         """Return the cells by rung."""
         return _grouped((self.devices[key].identity.rung, cell) for (key, _), cell in self.cells.items())
 
-    def device_cells(self) -> Mapping[str, list[Cell]]:
+    def device_cells(self) -> Mapping[str, list[ExactCell]]:
         """Return the cells by device key."""
         return _grouped((key, cell) for (key, _), cell in self.cells.items())
 
@@ -291,7 +291,7 @@ class RunCollector:
                 file.short_spans.add(short, offset_s)
         spans.clear()
 
-    def _add_block(self, file: FilePass, block: Block) -> None:
+    def _add_block(self, file: FilePass, block: RowBlock) -> None:
         windows = block.windows
         context = file.context
         reached_step = max(context.resumed_at_step, file.last_step)
@@ -329,7 +329,7 @@ class RunCollector:
         file.end_unix_s = max(file.end_unix_s, float((block.start_unix_s + block.duration_s).max()))
 
     def _add_over_time(
-        self, file: FilePass, block: Block, metered: Sequence[tuple[str, Rows]], it_j: Floats, rework: Rework
+        self, file: FilePass, block: RowBlock, metered: Sequence[tuple[str, Rows]], it_j: Floats, rework: Rework
     ) -> None:
         """Add the energy of devices in windows, and that of the IT rungs together, to the series over time."""
         binned: dict[str, Floats] = {}
@@ -343,7 +343,7 @@ class RunCollector:
         binned[_CARBON] = np.nan_to_num(it_j * block.pue * block.intensity_g_per_kwh / JOULES_PER_KWH)
         self.bins.add(block.start_unix_s - file.context.clock_offset_s, block.duration_s, binned)
 
-    def _shares(self, block: Block, index: int, clock_offset_s: float) -> Floats | None:
+    def _shares(self, block: RowBlock, index: int, clock_offset_s: float) -> Floats | None:
         """Return the part of each window of a device that no earlier file has metered, or None for all of each."""
         key, known = block.keys[index], block.known[index]
         if not known.any():
@@ -373,15 +373,15 @@ class RunCollector:
             self._events.append((file.context.order, note))
 
 
-def _cell(cells: dict[_Key, Cell], key: _Key) -> Cell:
+def _cell(cells: dict[_Key, ExactCell], key: _Key) -> ExactCell:
     cell = cells.get(key)
     if cell is None:
-        cell = cells[key] = Cell()
+        cell = cells[key] = ExactCell()
     return cell
 
 
-def _grouped(pairs: Iterable[tuple[_Key, Cell]]) -> dict[_Key, list[Cell]]:
-    groups: dict[_Key, list[Cell]] = {}
+def _grouped(pairs: Iterable[tuple[_Key, ExactCell]]) -> dict[_Key, list[ExactCell]]:
+    groups: dict[_Key, list[ExactCell]] = {}
     for key, cell in pairs:
         groups.setdefault(key, []).append(cell)
     return groups

@@ -63,7 +63,7 @@ class Board(Struct, frozen=True, kw_only=True):
         )
 
 
-class Target(Struct, frozen=True, kw_only=True):
+class MeteredDevice(Struct, frozen=True, kw_only=True):
     """One target is a metered device: its identity, the GPU that it is or belongs to, and its share of that if it is a
     part.
 
@@ -123,7 +123,9 @@ def find_device(inventory: Inventory, uuid: str) -> tuple[Gpu | None, Slice | No
     return None, None
 
 
-def target_of(board: Board, part: Slice | None, accelerator: Accelerator | None, *, held_whole: bool = False) -> Target:
+def target_of(
+    board: Board, part: Slice | None, accelerator: Accelerator | None, *, held_whole: bool = False
+) -> MeteredDevice:
     """Return a board, or one part of it, as a device of the ledger. `held_whole` says that the job has all
     its parts.
     """
@@ -155,7 +157,7 @@ def target_of(board: Board, part: Slice | None, accelerator: Accelerator | None,
         accuracy=_accuracy(board) if kind in ("counter", "power_integrated") else None,
         share=part.share if part else None,
     )
-    return Target(
+    return MeteredDevice(
         identity=identity,
         board_uuid=gpu.uuid,
         share=part.share if part else None,

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from carbon_plugin.meters.bounds import Bounds
 from carbon_plugin.meters.gate import ReadingGate
 from carbon_plugin.meters.gpu.board_reader import BoardReader
-from carbon_plugin.meters.gpu.boards import Board, Target, assumed_board, describe_board, find_device, target_of
+from carbon_plugin.meters.gpu.boards import Board, MeteredDevice, assumed_board, describe_board, find_device, target_of
 from carbon_plugin.meters.gpu.context import GpuContext
 from carbon_plugin.meters.gpu.driver import Gpu, GpuDriver, GpuError
 from carbon_plugin.meters.gpu.driver_thread import DriverAnswer, DriverBusyError
@@ -57,7 +57,7 @@ class GpuMeter:
         self,
         session: DriverSession,
         boards: Sequence[Board],
-        targets: Sequence[Target],
+        targets: Sequence[MeteredDevice],
         *,
         clock: Callable[[], float],
         slow_call_s: float,
@@ -126,7 +126,7 @@ class GpuMeter:
             self._gate.admit(fresh)
         self.whole = self._gate.admit(now)
 
-    def _reading(self, target: Target, boards: Mapping[str, Reading]) -> Reading:
+    def _reading(self, target: MeteredDevice, boards: Mapping[str, Reading]) -> Reading:
         whole = boards[target.board_uuid]
         if target.share is None:
             return whole
@@ -187,7 +187,7 @@ def _contexts(driver: GpuDriver, places: Mapping[str, str]) -> dict[str, GpuCont
     return found
 
 
-def _bounds(target: Target, of_boards: Mapping[str, Bounds]) -> Bounds:
+def _bounds(target: MeteredDevice, of_boards: Mapping[str, Bounds]) -> Bounds:
     bounds = of_boards[target.board_uuid]
     return bounds if target.share is None else bounds.scaled(target.share)
 

@@ -23,6 +23,7 @@ from carbon_plugin.ledger.records import LEDGER_VERSION, MACHINE, Manifest, Span
 from carbon_plugin.monitor.ledgers.file_totals import DeviceTotals, FileTotals
 from carbon_plugin.spec.metered import DeviceIdentity, Rung
 from carbon_plugin.spec.site import MOST_PUE
+from carbon_plugin.spec.units import SECONDS_PER_YEAR
 
 MAGIC = b"CPR6"
 DIGEST_BYTES = 16
@@ -42,7 +43,7 @@ MOST_DEVICES: dict[Rung, int] = {"gpu": 1024, "host": 64, "network": 64, "facili
 """No node has more devices of a rung."""
 MOST_W: dict[Rung, float] = {"gpu": 5e3, "host": 2e5, "network": 1e5, "facility": 1e9}
 """No device of a rung draws more: a GPU up to 1.4 kW, a whole rack 150 kW."""
-MOST_S = 10 * 365 * 86_400.0
+MOST_S = 10 * SECONDS_PER_YEAR
 MOST_G_PER_KWH = 1e5
 MOST_STEPS = 1e12
 SLACK_S = 60.0
