@@ -12,7 +12,7 @@ from carbon_plugin.monitor.ranks import Ranks
 from carbon_plugin.monitor.settings import Settings
 
 
-class Job(NamedTuple):
+class WatchedJob(NamedTuple):
     """One instance describes this process in its job.
 
     `versions` are those of the frameworks in use, and `environ` is the environment at the start. `note` queues an event

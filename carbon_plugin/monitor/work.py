@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from carbon_plugin.monitor.clock import TrainingClock, WallClock
 from carbon_plugin.monitor.guard import Guard
-from carbon_plugin.monitor.job import Job
+from carbon_plugin.monitor.job import WatchedJob
 from carbon_plugin.monitor.ledgers.place import RunPlace
 from carbon_plugin.monitor.node.baseline import Baseline
 from carbon_plugin.monitor.node.recorder import NodeRecorder
@@ -52,7 +52,7 @@ class MonitorWork:
     ) -> None:
         self.live = Live({}, None, 0)
         self._inbox: deque[Seen | tuple[str, str]] = deque(maxlen=1000)
-        self._job = Job(
+        self._job = WatchedJob(
             settings=settings,
             ranks=ranks,
             run_dir=run_dir,

@@ -19,21 +19,21 @@ GOOD_SHARE, FAIR_SHARE = 0.9, 0.5
 Word = Literal["good", "fair", "weak", "not to be relied on"]
 
 
-class Reason(Struct, frozen=True):
+class QualityReason(Struct, frozen=True):
     """One fact for the data (`good`) or against them, in a sentence."""
 
     good: bool
     text: str
 
 
-class Verdict(Struct, frozen=True, kw_only=True):
+class QualityVerdict(Struct, frozen=True, kw_only=True):
     """A word for how good the data are, with its reasons."""
 
     word: Word
-    reasons: list[Reason]
+    reasons: list[QualityReason]
 
 
-def data_quality(summary: AuditSummary) -> Verdict:
+def data_quality(summary: AuditSummary) -> QualityVerdict:
     """Judge the data of an audit.
 
     They are good where at least 90 % of the energy and all GPUs were measured, every node has a ledger, the ledgers are
@@ -43,40 +43,44 @@ def data_quality(summary: AuditSummary) -> Verdict:
     share, coverage, state = measured_share(summary), summary.coverage, summary.verification.state
     seen_nodes = coverage.nodes_seen >= coverage.nodes
     seen_gpus = coverage.gpus_measured >= coverage.gpus
-    reasons = [Reason(share >= GOOD_SHARE, f"{wording.percent(share)} of the energy was measured.")]
+    reasons = [QualityReason(share >= GOOD_SHARE, f"{wording.percent(share)} of the energy was measured.")]
     if not seen_nodes:
         reasons.append(
-            Reason(False, f"{coverage.nodes_seen:,} of {plural(coverage.nodes, 'node')} have a ledger here.")
+            QualityReason(False, f"{coverage.nodes_seen:,} of {plural(coverage.nodes, 'node')} have a ledger here.")
         )
     if coverage.gpus:
-        reasons.append(Reason(seen_gpus, f"{coverage.gpus_measured:,} of {gpus_phrase(coverage)} were measured."))
+        reasons.append(
+            QualityReason(seen_gpus, f"{coverage.gpus_measured:,} of {gpus_phrase(coverage)} were measured.")
+        )
     whole = state in ("verified", "partly sealed", "unsealed")
-    reasons.append(Reason(whole, f"The ledgers are {verdict_word(summary.verification)}: {_reason(summary)}."))
+    reasons.append(QualityReason(whole, f"The ledgers are {verdict_word(summary.verification)}: {_reason(summary)}."))
     if summary.factors is None:
-        reasons.append(Reason(False, "No carbon is stated, because no grid intensity is known."))
+        reasons.append(QualityReason(False, "No carbon is stated, because no grid intensity is known."))
     else:
         reasons += _of_factors(summary)
     if state == "contradicted":
-        return Verdict(word="not to be relied on", reasons=reasons)
+        return QualityVerdict(word="not to be relied on", reasons=reasons)
     if share < FAIR_SHARE or not seen_nodes or coverage.gpus_missing:
-        return Verdict(word="weak", reasons=reasons)
+        return QualityVerdict(word="weak", reasons=reasons)
     good = share >= GOOD_SHARE and seen_gpus and whole and not unknown_embodied(summary)
-    return Verdict(word="good" if good else "fair", reasons=reasons)
+    return QualityVerdict(word="good" if good else "fair", reasons=reasons)
 
 
 def _reason(summary: AuditSummary) -> str:
     return verdict_reason(summary.verification).rstrip(".")
 
 
-def _of_factors(summary: AuditSummary) -> list[Reason]:
+def _of_factors(summary: AuditSummary) -> list[QualityReason]:
     factors = summary.factors
     assert factors is not None  # checked by the caller
     intensity, found = factors.intensity, []
     if intensity.granularity == "annual":
         year = f" of {intensity.year}" if intensity.year else ""
-        found.append(Reason(False, f"The grid intensity is an annual average{year}, not that of the hours of the run."))
+        found.append(
+            QualityReason(False, f"The grid intensity is an annual average{year}, not that of the hours of the run.")
+        )
     else:
-        found.append(Reason(True, f"The grid intensity is {intensity.granularity}."))
+        found.append(QualityReason(True, f"The grid intensity is {intensity.granularity}."))
     if unknown := unknown_embodied(summary):
-        found.append(Reason(False, f"The manufacture of {' and '.join(unknown)} is unknown."))
+        found.append(QualityReason(False, f"The manufacture of {' and '.join(unknown)} is unknown."))
     return found

@@ -49,7 +49,7 @@ class FileCheck(Struct, frozen=True, kw_only=True):
     sealed_windows: int = 0
 
 
-class Mark(Struct):
+class ChainMark(Struct):
     """The place where a file states a chain: its line, the windows up to there, and the time of the next record, Unix
     s."""
 
@@ -78,7 +78,7 @@ class PassedLedger(Struct, frozen=True, kw_only=True):
 
     check: FileCheck
     witnessed: dict[str, list[WitnessedChain]]
-    marks: dict[str, Mark]
+    marks: dict[str, ChainMark]
     place: tuple[str, int]
     nodes: int
     extent: tuple[float, float]
@@ -98,7 +98,7 @@ class CheckedLedger:
         self._stream = LedgerStream(path, run_id)
         self._records = _RecordCheck()
         self._wanted = {bytes.fromhex(chain_hex) for chain_hex in wanted}
-        self._marks: dict[str, Mark] = {}
+        self._marks: dict[str, ChainMark] = {}
 
     @property
     def path(self) -> Path:
@@ -107,7 +107,7 @@ class CheckedLedger:
 
     def __iter__(self) -> Iterator[Record]:
         stream, records, wanted = self._stream, self._records, self._wanted
-        waiting: list[Mark] = []
+        waiting: list[ChainMark] = []
         for record in stream:
             records.feed(record, stream.lines)
             if waiting and isinstance(record, Window | Close):
@@ -115,7 +115,7 @@ class CheckedLedger:
                     mark.next_unix_s = end_of(record)
                 waiting.clear()
             if wanted and stream.chain in wanted:
-                self._marks[stream.head] = Mark(stream.lines, records.sums.windows)
+                self._marks[stream.head] = ChainMark(stream.lines, records.sums.windows)
                 waiting.append(self._marks[stream.head])
             yield record
 

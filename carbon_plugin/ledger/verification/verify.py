@@ -27,7 +27,7 @@ from carbon_plugin.ledger.identity import read_identity
 from carbon_plugin.ledger.reader import read_opening
 from carbon_plugin.ledger.records import HEADS_EVENT
 from carbon_plugin.ledger.verification.completeness import missing_of
-from carbon_plugin.ledger.verification.file_check import CheckedLedger, FileCheck, Mark, PassedLedger
+from carbon_plugin.ledger.verification.file_check import ChainMark, CheckedLedger, FileCheck, PassedLedger
 from carbon_plugin.ledger.verification.heads import heads_in
 
 VerificationState = Literal["contradicted", "incomplete", "unsealed", "partly sealed", "verified"]
@@ -172,7 +172,7 @@ def combine_checks(
     )
 
 
-def _all_marks(run_dir: Path, ledgers: Sequence[PassedLedger]) -> dict[str, dict[str, Mark]]:
+def _all_marks(run_dir: Path, ledgers: Sequence[PassedLedger]) -> dict[str, dict[str, ChainMark]]:
     """Return where each file states the chains that other ledgers have recorded of it.
 
     A file is read again once at most, for chains that the pass did not look for or did not find.
@@ -185,11 +185,11 @@ def _all_marks(run_dir: Path, ledgers: Sequence[PassedLedger]) -> dict[str, dict
     for file in wanted.keys() & marks.keys():
         if unknown := wanted[file] - marks[file].keys():
             lines = find_chains(run_dir / file, unknown)
-            marks[file] |= {chain_hex: Mark(line, 0) for chain_hex, line in lines.items()}
+            marks[file] |= {chain_hex: ChainMark(line, 0) for chain_hex, line in lines.items()}
     return marks
 
 
-def _witnessed_problems(ledgers: Sequence[PassedLedger], marks: Mapping[str, Mapping[str, Mark]]) -> list[str]:
+def _witnessed_problems(ledgers: Sequence[PassedLedger], marks: Mapping[str, Mapping[str, ChainMark]]) -> list[str]:
     """Return a problem for each file, or line of it, that another ledger has recorded and that is gone."""
     found: dict[str, None] = {}
     for ledger in ledgers:
@@ -215,14 +215,14 @@ def _copies(ledgers: Sequence[PassedLedger]) -> list[str]:
 
 
 def _sealed_windows(
-    ledgers: Sequence[PassedLedger], marks: Mapping[str, Mapping[str, Mark]], anchors: Sequence[AnchorCheck]
+    ledgers: Sequence[PassedLedger], marks: Mapping[str, Mapping[str, ChainMark]], anchors: Sequence[AnchorCheck]
 ) -> dict[str, int]:
     """Return how many windows of each file an anchor vouches for, directly or through ledgers that it vouches for."""
     by_file = {ledger.check.file: ledger for ledger in ledgers}
-    sealed: dict[str, Mark] = {}
+    sealed: dict[str, ChainMark] = {}
 
-    def seal(file: str, mark: Mark) -> None:
-        if file in by_file and mark.line > sealed.get(file, Mark(0, 0)).line:
+    def seal(file: str, mark: ChainMark) -> None:
+        if file in by_file and mark.line > sealed.get(file, ChainMark(0, 0)).line:
             sealed[file] = mark
             for other, seen in by_file[file].witnessed.items():
                 for witness in seen:

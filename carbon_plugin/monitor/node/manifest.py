@@ -10,7 +10,7 @@ import carbon_plugin
 from carbon_plugin.ledger.records import LEDGER_VERSION, Manifest, RunIdentity
 from carbon_plugin.meters.meter_set import MeterSet
 from carbon_plugin.monitor.context import Context
-from carbon_plugin.monitor.job import Job
+from carbon_plugin.monitor.job import WatchedJob
 from carbon_plugin.monitor.node.metering import with_ranks
 from carbon_plugin.monitor.processes.leader import Claim
 
@@ -28,7 +28,7 @@ class Beginning(Struct, frozen=True, kw_only=True):
 
 
 def manifest_of(
-    job: Job,
+    job: WatchedJob,
     identity: RunIdentity,
     context: Context,
     meters: MeterSet,

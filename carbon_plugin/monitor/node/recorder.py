@@ -13,7 +13,7 @@ from carbon_plugin.meters.meter_set import MeterSet
 from carbon_plugin.monitor.clock import Transition, last_mark
 from carbon_plugin.monitor.context import Context
 from carbon_plugin.monitor.intensity import IntensityWatch
-from carbon_plugin.monitor.job import Job
+from carbon_plugin.monitor.job import WatchedJob
 from carbon_plugin.monitor.ledgers.journal import Journal
 from carbon_plugin.monitor.node.baseline import Baseline
 from carbon_plugin.monitor.node.lead import Stretch, stretches
@@ -38,7 +38,7 @@ class NodeRecorder:
 
     def __init__(
         self,
-        job: Job,
+        job: WatchedJob,
         *,
         identity: RunIdentity,
         context: Context,

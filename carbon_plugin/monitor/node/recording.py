@@ -8,7 +8,7 @@ import time
 from carbon_plugin.ledger.held.launches import ANOTHER_JOB_EVENT
 from carbon_plugin.monitor.context import Context
 from carbon_plugin.monitor.intensity import IntensityWatch
-from carbon_plugin.monitor.job import Job
+from carbon_plugin.monitor.job import WatchedJob
 from carbon_plugin.monitor.ledgers.journal import Journal
 from carbon_plugin.monitor.ledgers.place import RunPlace
 from carbon_plugin.monitor.ledgers.same_writer import SameWriter
@@ -34,7 +34,7 @@ class NodeRecording:
 
     def __init__(
         self,
-        job: Job,
+        job: WatchedJob,
         place: RunPlace,
         duty: Duty,
         task: Task,

@@ -14,7 +14,7 @@ from carbon_plugin.detect.stages import own_stages, with_all_stages
 from carbon_plugin.ledger.held.expected import LEFT, UNMETERED_EVENT
 from carbon_plugin.meters.host.machine import read_host_info
 from carbon_plugin.monitor.context import Context, build_context
-from carbon_plugin.monitor.job import Job
+from carbon_plugin.monitor.job import WatchedJob
 from carbon_plugin.monitor.ledgers.place import RunPlace
 from carbon_plugin.monitor.node.baseline import Baseline
 from carbon_plugin.monitor.node.duty import LOOK_S, Duty, Task
@@ -40,7 +40,7 @@ class NodeWork:
     `recording` is None as long as this process has nothing to meter. Only the monitor thread uses this object.
     """
 
-    def __init__(self, job: Job, place: RunPlace, baseline: Baseline, reserved_since_unix_s: float) -> None:
+    def __init__(self, job: WatchedJob, place: RunPlace, baseline: Baseline, reserved_since_unix_s: float) -> None:
         self.recording: NodeRecording | None = None
         self._job = job
         self._place = place
@@ -192,7 +192,7 @@ class NodeWork:
         return build_context(self._job.settings, self._job.ranks, detected, self._duty.hardware.accelerator)
 
 
-def _meeting(job: Job, run_id: str) -> str:
+def _meeting(job: WatchedJob, run_id: str) -> str:
     """Return the name of the place where the processes of this launch meet on this host."""
     launch = launch_of(job.environ, alone=job.ranks.world_size == 1)
     number = next_training(run_id)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from carbon_plugin.ledger.held.launches import SKEW_EVENT
 from carbon_plugin.monitor.context import Context
-from carbon_plugin.monitor.job import Job
+from carbon_plugin.monitor.job import WatchedJob
 from carbon_plugin.monitor.ledgers.journal import Journal
 from carbon_plugin.monitor.ledgers.place import RunPlace
 from carbon_plugin.monitor.node.recorder import NodeRecorder
@@ -36,7 +36,7 @@ class RunWork:
     """Reports to rank 0, or is rank 0, which projects the run and writes the lines for the user. Only the monitor
     thread uses this object."""
 
-    def __init__(self, job: Job, place: RunPlace, recording: NodeRecording | None) -> None:
+    def __init__(self, job: WatchedJob, place: RunPlace, recording: NodeRecording | None) -> None:
         self._job = job
         self._exchange: Exchange | None = job.guard.run("collector", lambda: _connected(job, place), None)
         self._projector: Projector | None = None
@@ -142,7 +142,7 @@ class RunWork:
                 logger.warning("carbon_plugin: %s", sentence)
 
 
-def _connected(job: Job, place: RunPlace) -> Exchange:
+def _connected(job: WatchedJob, place: RunPlace) -> Exchange:
     """Return the exchange for nodes that share no directory: rank 0 listens, and the others know where to report."""
     return Exchange(
         job.run_dir,
