@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from carbon_plugin.api import audit, predict, search
     from carbon_plugin.audit.result import AuditSummary
     from carbon_plugin.errors import CarbonPluginError
+    from carbon_plugin.integrations.decorated import watch_training
     from carbon_plugin.integrations.pytorch import watch
     from carbon_plugin.ledger.reader import read_run
     from carbon_plugin.monitor.monitor import CarbonMonitor
@@ -38,6 +39,7 @@ _PLACES = {
     "save_forecast": "plan.forecast",
     "search": "api",
     "watch": "integrations.pytorch",
+    "watch_training": "integrations.decorated",
 }
 """Public name → module that defines it."""
 
@@ -60,6 +62,7 @@ __all__ = [
     "save_forecast",
     "search",
     "watch",
+    "watch_training",
 ]
 
 

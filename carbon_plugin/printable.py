@@ -11,6 +11,7 @@ _CONTROL = re.compile(
 )
 _BREAK = re.compile(r"[\t\n\r\x0b\x0c\x85\u2028\u2029]+")
 _LONGEST = 1500
+_LONGEST_OF_OTHERS = 240
 
 
 def printable(text: str) -> str:
@@ -22,3 +23,12 @@ def one_line(text: str) -> str:
     """The same in one line of a bearable length, for an error."""
     line = printable(_BREAK.sub(" ", text))
     return line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"
+
+
+def brief(error: BaseException) -> str:
+    """The type and the first sentence of an exception that somebody else's code raised. Torch appends pages to some."""
+    line = one_line(f"{type(error).__name__}: {error}".partition("\n")[0])
+    if len(line) <= _LONGEST_OF_OTHERS:
+        return line
+    sentence = line[:_LONGEST_OF_OTHERS].rpartition(". ")[0]
+    return f"{sentence}." if sentence else f"{line[:_LONGEST_OF_OTHERS]} ..."

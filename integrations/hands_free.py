@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from types import TracebackType
+from typing import Any, Self
 
 import msgspec
 
@@ -27,8 +29,8 @@ ARGUMENTS_VARIABLE = "CARBON_PLUGIN_RUN_ARGUMENTS"
 """The variable in which `carbon-plugin run` hands the arguments of the monitor to all processes of the job, as JSON."""
 
 NOT_SEEN = (
-    "started by carbon-plugin run: tokens, model, layout and the time before the first optimizer step are not seen, so "
-    "that nothing is predicted without a plan; an adapter in the script sees them"
+    "steps are counted by the optimizer alone: tokens, model and layout are not seen, and under carbon-plugin run the "
+    "time before the first step is not either, so that nothing is predicted without a plan; an adapter sees them"
 )
 
 
@@ -56,7 +58,7 @@ class HandsFree:
         self._arguments = arguments
         self._primary = Primary()
         self.monitor: CarbonMonitor | None = None
-        self._failed = False
+        self._stepped = False
         for function in (type(self)._before, type(self)._after):
             opaque(function)
         self._handles = [
@@ -66,12 +68,14 @@ class HandsFree:
 
     def _before(self, optimizer: Any, *_: Any) -> None:
         """Start to measure before the first step, so that its time and energy are in the record."""
-        if self.monitor is not None or self._failed:
+        if self._stepped or prepares_states():
             return
+        self._stepped = True
         try:
-            self._start(optimizer)
+            if self.monitor is None:
+                self._start(gives_way=True)
+            self._find_step(optimizer)
         except Exception as error:  # the constructor of a monitor may raise, and there is no script to tell
-            self._failed = True
             sys.stderr.write(f"carbon_plugin: this training is not measured; {type(error).__name__}: {error}\n")
 
     def _after(self, optimizer: Any, *_: Any) -> None:
@@ -88,22 +92,42 @@ class HandsFree:
         except Exception as error:  # the training must go on whatever happens here
             monitor.fail("hands-free", error)
 
-    def _start(self, optimizer: Any) -> None:
-        if prepares_states():
-            return
+    def begin(self) -> HandsFree:
+        """Start to measure now, and not only at the first step. It raises `CarbonPluginError` as `watch` does."""
+        self._start(gives_way=False)
+        return self
+
+    def phase(self, name: str) -> AbstractContextManager[None]:
+        """Count a block that does not train as a phase, so that its time is not taken for step time.
+
+        Args:
+            name: "evaluation", "checkpoint", "data_wait", or a name of your own such as "rollout" (16 at most).
+
+        Returns:
+            A context manager. The phase before it goes on after it.
+        """
+        return nullcontext() if self.monitor is None else self.monitor.phase(name)
+
+    def metrics(self) -> dict[str, float]:
+        """Return the latest `carbon/*` figures. They are empty on ranks other than 0 and before the first window."""
+        return {} if self.monitor is None else self.monitor.metrics()
+
+    def _start(self, *, gives_way: bool) -> None:
         ranks, unknown = place_of_process()
-        self._world_size = ranks.world_size
         monitor = self.monitor = CarbonMonitor(ranks=ranks, **self._arguments)
+        self._world_size = ranks.world_size
         if unknown is not None:
             monitor.fail("ranks", unknown)
-        monitor.start(versions=versions_of("torch"), end=self.close, gives_way=True)
-        if not monitor.active:
-            return
-        done = None if monitor.step_is_stated else steps_done([optimizer])
-        if isinstance(done, int):
-            monitor.resume_at(done)
-        if ranks.rank == 0 and not self._arguments.get("quiet"):
+        monitor.start(versions=versions_of("torch"), end=self.close, gives_way=gives_way)
+        if monitor.active and ranks.rank == 0 and not self._arguments.get("quiet"):
             say(NOT_SEEN)
+
+    def _find_step(self, optimizer: Any) -> None:
+        monitor = self.monitor
+        if monitor is not None and not monitor.step_is_stated:
+            done = steps_done([optimizer])
+            if isinstance(done, int):
+                monitor.resume_at(done)
 
     def close(self, reason: str = "closed") -> None:
         """Write the last window and the closing record, and take the hooks away. The end of the program does this too.
@@ -115,6 +139,14 @@ class HandsFree:
             handle.remove()
         if self.monitor is not None:
             self.monitor.close(reason)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close("closed" if kind is None else f"exception: {kind.__name__}")
 
 
 def _seen(optimizer: Any, world_size: int) -> tuple[Detected, tuple[str, ...]]:

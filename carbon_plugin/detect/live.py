@@ -15,6 +15,7 @@ from carbon_plugin.detect.readers.layout import complete_layout, holds_all_exper
 from carbon_plugin.detect.readers.order import read_all
 from carbon_plugin.detect.readers.pipeline import stage_modules
 from carbon_plugin.detect.shape.model import EXPERTS, STAGE, detect_model
+from carbon_plugin.printable import brief
 
 if TYPE_CHECKING:
     from torch import nn
@@ -57,7 +58,7 @@ class FirstStep:
         try:
             return detected, computing_gpus(model.parameters())
         except Exception as error:  # some builds of torch know no UUIDs; all else was seen
-            unknown = ("not_detected", f"GPUs of this rank: {type(error).__name__}: {error}")
+            unknown = ("not_detected", f"GPUs of this rank: {brief(error)}")
             return msgspec.structs.replace(detected, problems=(*detected.problems, unknown)), ()
 
     def remove(self) -> None:
@@ -108,7 +109,7 @@ def detect(
             stated=seen.shape,
         )
     except Exception as error:  # a problem is recorded, as for the readers
-        problems.append(("not_detected", f"model: {type(error).__name__}: {error}"))
+        problems.append(("not_detected", f"model: {brief(error)}"))
     return Detected(
         layout=layout,
         model=shape,

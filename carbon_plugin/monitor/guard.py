@@ -7,6 +7,8 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, TypeVar, cast
 
+from carbon_plugin.printable import brief
+
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -43,7 +45,7 @@ class Guard:
         """Switch a part off because of an exception."""
         if part in self._off:
             return
-        sentence = f"{part}: {type(error).__name__}: {error}"
+        sentence = f"{part}: {brief(error)}"
         first = not self._off
         self._off[part] = sentence
         log = logger.warning if first else logger.debug

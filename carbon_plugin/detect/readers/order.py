@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from carbon_plugin.detect.job import Findings, Job
+from carbon_plugin.printable import brief
 
 
 class Reader(Struct, frozen=True):
@@ -66,7 +67,7 @@ def read_all(job: Job, readers: tuple[Reader, ...] = READERS) -> Findings:
         try:
             reading = reader.read(msgspec.structs.replace(job, known=fields))
         except Exception as error:  # private attributes differ between releases; the rest must still be read
-            problems.append(("not_detected", f"{reader.module}: {type(error).__name__}: {error}"))
+            problems.append(("not_detected", f"{reader.module}: {brief(error)}"))
             continue
         if reading is None:
             continue

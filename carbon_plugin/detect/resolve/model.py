@@ -114,7 +114,8 @@ def _stated_or_counted(
             f"({detected.source})"
         )
     else:
-        missing.append(f"model: {detected.source if detected else 'not seen yet, and none was given'}")
+        reason = detected.source if detected else "not seen yet, and none was given"
+        missing.append(f"model: {reason}; without a model_spec nothing is predicted")
     return None, ()
 
 

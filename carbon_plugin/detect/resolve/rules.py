@@ -16,6 +16,7 @@ from carbon_plugin.detect.resolve.tokens import note_tokens
 from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.figure import Assumption
 from carbon_plugin.spec.layout import ParallelLayout
+from carbon_plugin.spec.model import CountedModel
 from carbon_plugin.spec.run import RunSpec
 from carbon_plugin.spec.site import Site
 from carbon_plugin.spec.stack import Stack
@@ -44,7 +45,8 @@ def resolve(planned: RunSpec | None, declared: Declared, detected: Detected | No
     assumptions += assumed
     clusters = resolve_clusters(table, planned.cluster if planned else None, declared, detected, world, missing)
     assumptions += clusters.assumptions
-    training = _training(table, planned, declared, detected, layout, missing)
+    tokenless = isinstance(model, CountedModel) and model.seq_len is None
+    training = _training(table, planned, declared, detected, layout, missing, tokenless=tokenless)
     if model is not None and training is not None and table.is_seen("training.seq_len"):
         model = with_seen_length(table, model, training.seq_len)
     stack = _stack(table, planned, declared, detected)
@@ -67,7 +69,8 @@ def resolve(planned: RunSpec | None, declared: Declared, detected: Detected | No
         if name not in table.rows:  # the record has fields that no spec has, too
             table.note(name, observed.value, f"detected: {observed.source}")
     total_steps = table.rows["training.steps"]["value"]
-    tokens_per_step = note_tokens(table, declared.tokens_per_step, training.tokens_per_step if training else None)
+    places = training.tokens_per_step if training and not tokenless else None
+    tokens_per_step = note_tokens(table, declared.tokens_per_step, places)
     return Effective(
         spec=spec,
         fields=table.rows,
@@ -173,6 +176,8 @@ def _training(
     detected: Detected | None,
     layout: ParallelLayout | None,
     missing: list[str],
+    *,
+    tokenless: bool,
 ) -> TrainingPlan | None:
     plan: Mapping[str, Any] = _asdict(planned.training) if planned else {}
     seen = dict(detected.fields) if detected else {}
@@ -184,6 +189,10 @@ def _training(
         declared=declared.training.get("seq_len"),
         detected=seen.get("training.seq_len"),
     )
+    if seq_len is None and tokenless:
+        # Images and graphs have no tokens: a plan of such a model has the length 1 (`check_input`).
+        seq_len = 1
+        table.note("training.seq_len", seq_len, "the model was counted with samples that have no tokens")
     batch = table.choose(
         "training.global_batch_size",
         planned=plan.get("global_batch_size"),

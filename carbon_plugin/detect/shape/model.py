@@ -14,6 +14,7 @@ from carbon_plugin.detect.shape.structure import read_structure
 from carbon_plugin.detect.tensors import Example, batch_shape
 from carbon_plugin.detect.wrappers import class_name, unwrapped
 from carbon_plugin.errors import SpecError
+from carbon_plugin.printable import brief
 from carbon_plugin.spec.amounts import plural
 from carbon_plugin.spec.huggingface.config import model_from_hf_config
 from carbon_plugin.spec.model import CountedModel, TransformerModel
@@ -142,7 +143,7 @@ def _counted(
     try:
         counts = count_forward(module, example.call, deadline_s)
     except Exception as error:  # the user's own forward may raise anything on tensors without data
-        reasons.append(f"not counted: {type(error).__name__}: {error}")
+        reasons.append(f"not counted: {brief(error)}")
         return None
     samples = example.samples
     seen = batch_shape((example.args, example.kwargs))
