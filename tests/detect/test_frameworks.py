@@ -11,12 +11,15 @@ from typing import Any
 
 import pytest
 
+from tests.sampling import cases_of, sampled
+
 JOB = Path(__file__).parent / "jobs" / "frameworks_all.py"
 NEEDED = {
     "deepspeed": ("deepspeed",),
     "lightning": ("lightning",),
     "megatron": ("megatron",),
-    "meshes": ("accelerate", "transformers", "torchtitan", "spmd_types"),
+    "meshes": ("accelerate", "torchtitan", "spmd_types"),
+    "transformers": ("accelerate", "transformers"),
 }
 """Packages that the jobs of a framework need, by the name of its module in `jobs`."""
 LATER = {"deepspeed": ("torch._inductor.compile_fx",), "megatron": ("megatron.core.models.gpt",)}
@@ -26,15 +29,6 @@ MISSING = {job: [name for name in names if find_spec(name) is None] for job, nam
 REST = "the other axes account for all 4 ranks"
 LLAMA_PARAMETERS = 39136
 """Of the Llama in `jobs/frameworks_meshes.py`: 2*128*32 embeddings, 3*(4*32*32 + 3*32*64 + 2*32), 32."""
-
-
-@pytest.fixture(scope="module")
-def found(torchrun, tmp_path_factory) -> dict[str, Any]:
-    results = tmp_path_factory.mktemp("frameworks") / "found.json"
-    jobs = [job for job, missing in MISSING.items() if not missing]
-    modules = sorted({name for job in jobs for name in (*NEEDED[job], *LATER.get(job, ()))})
-    torchrun(JOB, results, *jobs, processes=4, imported_once=(*modules, "carbon_plugin.detect.live"))
-    return json.loads(results.read_text())
 
 
 def seen(**axes: tuple[Any, str]) -> dict[str, list[Any]]:
@@ -201,6 +195,21 @@ EXPECTED = {
     "torchtitan_hsdp_cp": seen(**titan(dp_replicate=2, cp=2), **PLAIN),
     "torchtitan_pp_ep": seen(**titan(pp=2, dp_shard=2, ep=2), zero_stage=(3, FSDP2)),
 }
+USUAL = frozenset(
+    {
+        "deepspeed_zero2",
+        "deepspeed_pipeline",
+        "megatron_tp_dp",
+        "megatron_tp_pp",
+        "megatron_tp_cp",
+        "megatron_ep_dp",
+        "megatron_tp_ep",
+        "accelerate_hsdp",
+        "torchtitan_hsdp_cp",
+    }
+)
+"""The others are exhaustive. Lightning and transformers take seconds to import, and their layouts stand in
+tests/integrations too."""
 SAID = {
     "deepspeed_offload": [["layout", "DeepSpeed keeps parameters in host memory; predicted as on the device"]],
     # transformers keeps the last block of parameters whole after the forward pass, where the backward pass begins.
@@ -210,9 +219,26 @@ SAID = {
 }
 
 
+def module_of(name: str) -> str:
+    """Return the name of the module in `jobs` that has a job, without what all of them begin with."""
+    framework = name.partition("_")[0]
+    return framework if framework in NEEDED else "meshes"
+
+
+@pytest.fixture(scope="module")
+def found(request, torchrun, tmp_path_factory) -> dict[str, Any]:
+    results = tmp_path_factory.mktemp("frameworks") / "found.json"
+    names = [name for name in EXPECTED if name in USUAL | cases_of(request, "name")]
+    jobs = {module: [name for name in names if module_of(name) == module] for module in NEEDED}
+    jobs = {module: names for module, names in jobs.items() if names and not MISSING[module]}
+    modules = sorted({name for module in jobs for name in (*NEEDED[module], *LATER.get(module, ()))})
+    arguments = [f"{module}={','.join(names)}" for module, names in jobs.items()]
+    torchrun(JOB, results, *arguments, processes=4, imported_once=(*modules, "carbon_plugin.detect.live"))
+    return json.loads(results.read_text())
+
+
 def of_job(found: dict[str, Any], name: str) -> dict[str, Any]:
-    prefix = name.partition("_")[0]
-    missing = MISSING[prefix if prefix in MISSING else "meshes"]
+    missing = MISSING[module_of(name)]
     if missing:
         pytest.skip(f"not installed: {', '.join(missing)}; `make test` installs them")
     return found[name]
@@ -222,7 +248,7 @@ OLDER = {"transformers_tp": {"dp_replicate": [1, REST]}}
 """Axes as releases of transformers before 5.24 show them: their root mesh has no axis of that name."""
 
 
-@pytest.mark.parametrize("name", EXPECTED)
+@pytest.mark.parametrize("name", sampled(EXPECTED, USUAL))
 def test_every_axis_comes_from_the_object_of_its_framework(found, name):
     job = of_job(found, name)
 
@@ -230,7 +256,7 @@ def test_every_axis_comes_from_the_object_of_its_framework(found, name):
     assert job["unexplained"] == 1
 
 
-@pytest.mark.parametrize("name", EXPECTED)
+@pytest.mark.parametrize("name", sampled(EXPECTED, USUAL))
 def test_only_what_a_layout_has_no_field_for_is_said_and_no_hook_stays(found, name):
     job = of_job(found, name)
 
@@ -239,13 +265,14 @@ def test_only_what_a_layout_has_no_field_for_is_said_and_no_hook_stays(found, na
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in EXPECTED if "zero" in name or name.startswith(("accelerate", "lightning"))]
+    "name",
+    sampled([name for name in EXPECTED if "zero" in name or name.startswith(("accelerate", "lightning"))], USUAL),
 )
 def test_parameters_are_counted_whole_under_any_stage(found, name):
     assert of_job(found, name)["parameters"] == found["parameters"]
 
 
-@pytest.mark.parametrize("name", ["transformers_tp", "transformers_fsdp_tp"])
+@pytest.mark.parametrize("name", sampled(["transformers_tp", "transformers_fsdp_tp"], USUAL))
 def test_model_that_transformers_sharded_is_read_from_its_config(found, name):
     job = of_job(found, name)
 
@@ -253,7 +280,7 @@ def test_model_that_transformers_sharded_is_read_from_its_config(found, name):
     assert job["model_source"] == "config of LlamaForCausalLM (llama)"
 
 
-@pytest.mark.parametrize("name", [name for name in EXPECTED if name.startswith("megatron")])
+@pytest.mark.parametrize("name", sampled([name for name in EXPECTED if name.startswith("megatron")], USUAL))
 def test_shape_of_a_megatron_decoder_is_that_of_its_config_and_not_of_the_ranks_part(found, name):
     job = of_job(found, name)
     layers = 4 if name in ("megatron_tp_pp", "megatron_interleaved") else 3
@@ -273,7 +300,7 @@ def test_tensor_parallel_parts_and_experts_of_megatron_are_counted_whole(found):
     assert of_job(found, "megatron_tp_ep")["parameters"] == of_job(found, "megatron_ep_dp")["parameters"]
 
 
-@pytest.mark.parametrize("name", [name for name in EXPECTED if name.startswith("deepspeed")])
+@pytest.mark.parametrize("name", sampled([name for name in EXPECTED if name.startswith("deepspeed")], USUAL))
 def test_deepspeed_states_accumulation_precision_and_offload(found, name):
     fields = of_job(found, name)["fields"]
 

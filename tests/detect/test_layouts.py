@@ -9,17 +9,12 @@ from typing import Any
 
 import pytest
 
+from tests.sampling import cases_of, sampled
+
 JOB = Path(__file__).parent / "jobs" / "layouts.py"
 REST = "the other axes account for all 4 ranks"
 FSDP2 = "FSDP2 FSDPMeshInfo of 4 parameter groups"
 HSDP = "FSDP2 HSDPMeshInfo of 4 parameter groups"
-
-
-@pytest.fixture(scope="module")
-def found(torchrun, tmp_path_factory) -> dict[str, Any]:
-    results = tmp_path_factory.mktemp("layouts") / "found.json"
-    torchrun(JOB, results, processes=4, imported_once=("torch.distributed.optim", "carbon_plugin.detect.live"))
-    return json.loads(results.read_text())
 
 
 def layout(**axes: tuple[int, str]) -> dict[str, list[Any]]:
@@ -117,12 +112,42 @@ EXPECTED = {
     "pipeline_and_ddp": layout(**ONE_F_ONE_B, **copies(2, DDP)),
     "schedule_that_nobody_told": layout(**pipeline("ScheduleGPipe", "gpipe", stages=4), **plain()),
 }
+USUAL = frozenset(
+    {
+        "ddp",
+        "zero1",
+        "replicate_of_ddp",
+        "fsdp2_resharded_to_pairs",
+        "hsdp",
+        "fsdp1",
+        "fsdp1_hybrid",
+        "tp_and_sp",
+        "context_parallel_ddp",
+        "tp_and_dp_by_process_groups",
+        "ep_and_fsdp2",
+        "ep_by_process_groups",
+        "gpipe",
+        "interleaved",
+        "pipeline_and_ddp",
+        "nothing",
+        "held_back_by_ddp",
+    }
+)
+"""One layout of each kind, of the cheaper ones where several are as good; the others are exhaustive."""
 PIPELINES = [name for name, axes in EXPECTED.items() if "pipeline_schedule" in axes]
 SPARSE = [name for name in EXPECTED if name.startswith("ep_")]
 WHOLE = [name for name in EXPECTED if name not in PIPELINES]
 
 
-@pytest.mark.parametrize("name", EXPECTED)
+@pytest.fixture(scope="module")
+def found(request, torchrun, tmp_path_factory) -> dict[str, Any]:
+    results = tmp_path_factory.mktemp("layouts") / "found.json"
+    names = sorted(USUAL | cases_of(request, "name"))
+    torchrun(JOB, results, *names, processes=4, imported_once=("torch.distributed.optim", "carbon_plugin.detect.live"))
+    return json.loads(results.read_text())
+
+
+@pytest.mark.parametrize("name", sampled(EXPECTED, USUAL))
 def test_every_axis_comes_from_the_object_that_holds_it(found, name):
     assert found[name]["axes"] == EXPECTED[name]
     assert found[name]["unexplained"] == 1
@@ -133,7 +158,7 @@ def test_ranks_that_nothing_explains_are_shown_and_not_guessed(found):
     assert found["nothing"]["unexplained"] == 4
 
 
-@pytest.mark.parametrize("name", [*EXPECTED, "nothing"])
+@pytest.mark.parametrize("name", sampled([*EXPECTED, "nothing"], USUAL))
 def test_step_is_seen_under_any_layout_and_no_hook_stays(found, name):
     fields = found[name]["fields"]
 
@@ -147,12 +172,14 @@ def test_step_is_seen_under_any_layout_and_no_hook_stays(found, name):
     assert found[name]["hooks_left"] == 0
 
 
-@pytest.mark.parametrize("name", [name for name in (*EXPECTED, "nothing") if name != "fsdp2_resharded_to_pairs"])
+@pytest.mark.parametrize(
+    "name", sampled([name for name in (*EXPECTED, "nothing") if name != "fsdp2_resharded_to_pairs"], USUAL)
+)
 def test_nothing_is_complained_about_where_everything_is_plain(found, name):
     assert found[name]["problems"] == []
 
 
-@pytest.mark.parametrize("name", ["held_back_by_ddp", "held_back_by_fsdp1", "held_back_by_fsdp2"])
+@pytest.mark.parametrize("name", sampled(["held_back_by_ddp", "held_back_by_fsdp1", "held_back_by_fsdp2"], USUAL))
 def test_micro_batches_that_keep_their_gradients_back_are_counted(found, name):
     assert found[name]["fields"]["training.micro_batches"] == 2
     assert found[name]["sources"]["training.micro_batches"].endswith(", 1 without gradient synchronisation")
@@ -163,17 +190,19 @@ def test_resharding_to_a_part_of_the_ranks_is_said(found):
     assert found["fsdp2_resharded_to_pairs"]["problems"] == [["layout", remark]]
 
 
-@pytest.mark.parametrize("name", [*WHOLE, "nothing"])
+@pytest.mark.parametrize("name", sampled([*WHOLE, "nothing"], USUAL))
 def test_full_size_of_the_model_is_counted_under_any_sharding(found, name):
     assert found[name]["parameters"] == found["parameters"]["SparseBlock" if name in SPARSE else "Block"]
 
 
-@pytest.mark.parametrize("name", PIPELINES)
+@pytest.mark.parametrize("name", sampled(PIPELINES, USUAL))
 def test_stages_of_a_pipeline_on_this_rank_are_counted_whole(found, name):
     assert found[name]["parameters"] == found[name]["parameters_here"]
 
 
-@pytest.mark.parametrize("name", [name for name in WHOLE if not name.startswith("fsdp1") and name not in SPARSE])
+@pytest.mark.parametrize(
+    "name", sampled([name for name in WHOLE if not name.startswith("fsdp1") and name not in SPARSE], USUAL)
+)
 def test_shape_is_read_from_the_structure(found, name):
     shape = {"hidden": 32, "vocab": 128, "ffn": 64, "gated": False, "heads": 4, "kv_heads": 4, "head_dim": 8}
     layers = {} if name == "pp_and_fsdp2" else {"layers": 3}
@@ -181,7 +210,7 @@ def test_shape_is_read_from_the_structure(found, name):
     assert found[name]["model"].items() >= (shape | layers).items()
 
 
-@pytest.mark.parametrize("name", ["ep_and_fsdp2", "ep_without_names"])
+@pytest.mark.parametrize("name", sampled(["ep_and_fsdp2", "ep_without_names"], USUAL))
 def test_mixture_of_experts_is_read_whole_from_its_shards(found, name):
     moe = found[name]["model"]["moe"]
 
@@ -193,7 +222,7 @@ def test_experts_in_plain_tensors_under_expert_parallelism_may_be_a_part_of_all(
     assert not {"moe", "ffn"} & found["ep_by_process_groups"]["model"].keys()
 
 
-@pytest.mark.parametrize("name", ["pp_and_fsdp2", *PIPELINES])
+@pytest.mark.parametrize("name", sampled(["pp_and_fsdp2", *PIPELINES], USUAL))
 def test_a_stage_is_not_taken_for_the_model(found, name):
     assert not {"layers", "tied_embeddings"} & found[name]["model"].keys()
     assert found[name]["model"]["hidden"] == 32

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+import torch
 import torch.distributed as dist
+from tiny import LENGTH, VOCAB
 from torch import nn
 
 from carbon_plugin.detect.live import FirstStep
@@ -41,6 +43,19 @@ def look(model: nn.Module, train: Callable[[], Any], *, framework: Any = None) -
     """Watch `train`, which takes one step and returns the optimizer, and look at what it trained."""
     looking = Look(model)
     return looking.take(train(), framework=framework)
+
+
+def one_step(model: nn.Module) -> Callable[[], torch.optim.Optimizer]:
+    """Return what trains a model for one step and returns its optimizer."""
+
+    def train() -> torch.optim.Optimizer:
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        out = model(torch.randint(VOCAB, (2, LENGTH)))
+        getattr(out, "logits", out).sum().backward()
+        optimizer.step()
+        return optimizer
+
+    return train
 
 
 def count_hooks(model: nn.Module) -> int:
