@@ -13,8 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from carbon_plugin.meters.bounds import LAG_S, Bounds, possible_energy, possible_power
-from carbon_plugin.meters.protocol import Reading
-from carbon_plugin.meters.watts import PowerSource, Watts
+from carbon_plugin.meters.protocol import PowerSource, Reading
 from carbon_plugin.spec.range import ZERO, Range
 
 SAME_S = 0.05
@@ -66,14 +65,14 @@ class ReadingGate:
         self._peers = peers or {}
         self._models = models or {}
         self._standing: dict[str, _Standing] = {}
-        self._modelled_until: dict[str, tuple[float, Watts]] = {}
+        self._modelled_until: dict[str, tuple[float, Range]] = {}
 
     def admit(self, readings: Sequence[Reading]) -> list[Reading]:
         """Return the readings as they may be recorded, in the same order."""
         powers = {reading.key: self._power_w(reading) for reading in readings}
         return [self._admit(reading, powers) for reading in readings]
 
-    def estimate(self, key: str) -> Watts | None:
+    def estimate(self, key: str) -> Range | None:
         """Return the power of a device, with its range, in a time before its first reading, or None if nothing tells
         it.
         """
@@ -192,7 +191,7 @@ class ReadingGate:
         ]
         return sum(others) / len(others) if others else None
 
-    def _modelled(self, reading: Reading) -> Watts | None:
+    def _modelled(self, reading: Reading) -> Range | None:
         """Return what the device's model says of the time since the last reading, None for a device without a model.
 
         The model is asked every time, whether its answer is used or not, because it may tell the mean since it was last
@@ -201,13 +200,13 @@ class ReadingGate:
         model, key = self._models.get(reading.key), reading.key
         if model is None:
             return None
-        last_s, watts = self._modelled_until.get(key, (reading.monotonic_s, Watts(0.0, 0.0, 0.0)))
+        last_s, watts = self._modelled_until.get(key, (reading.monotonic_s, _NOTHING))
         if reading.monotonic_s > last_s or key not in self._modelled_until:
             watts = model(reading.monotonic_s - last_s)
             self._modelled_until[key] = (reading.monotonic_s, watts)
         return watts
 
-    def _estimate(self, key: str, known: _Standing, powers: Mapping[str, float | None]) -> Watts | None:
+    def _estimate(self, key: str, known: _Standing, powers: Mapping[str, float | None]) -> Range | None:
         """Return the power in a stretch that nothing measured and no model tells, or None if nothing is known of the
         device.
 
@@ -226,16 +225,12 @@ class ReadingGate:
             return None
         limit_w = 2 * central_w if bounds.limit_w is None else bounds.limit_w
         central_w = min(central_w, limit_w)
-        return Watts(min(bounds.idle_w, central_w), central_w, limit_w)
+        return Range(central_w, min(bounds.idle_w, central_w), limit_w)
 
 
 def _raw(reading: Reading, otherwise: Range) -> Range:
     """Return the energy that a meter tells, with its range, or `otherwise` where it tells none or no finite number."""
-    if reading.energy_j is None or not _finite(reading):
-        return otherwise
-    low_j = reading.energy_j if reading.low_j is None else reading.low_j
-    high_j = reading.energy_j if reading.high_j is None else reading.high_j
-    return Range(reading.energy_j, low_j, high_j)
+    return reading.energy if reading.energy is not None and _finite(reading) else otherwise
 
 
 def _finite(reading: Reading) -> bool:
@@ -248,8 +243,8 @@ def _covered_s(reading: Reading, opened_s: float) -> float:
     return 0.0 if reading.energy_j is None else reading.monotonic_s - opened_s
 
 
-def _joules(watts: Watts | None, seconds: float) -> Range:
-    return _NOTHING if watts is None else Range(watts.central * seconds, watts.low * seconds, watts.high * seconds)
+def _joules(watts: Range | None, seconds: float) -> Range:
+    return _NOTHING if watts is None else watts.scaled(seconds)
 
 
 def _implausible(stretch: Range, elapsed_s: float, bounds: Bounds) -> tuple[str, str]:
@@ -259,10 +254,10 @@ def _implausible(stretch: Range, elapsed_s: float, bounds: Bounds) -> tuple[str,
     )
 
 
-def _sentence(key: str, message: str | None, watts: Watts | None) -> str | None:
+def _sentence(key: str, message: str | None, watts: Range | None) -> str | None:
     if watts is None:
         return message
-    estimate = f"its energy is estimated at {watts.central:.0f} W ({watts.low:.0f} to {watts.high:.0f} W)"
+    estimate = f"its energy is estimated at {watts.value:.0f} W ({watts.low:.0f} to {watts.high:.0f} W)"
     if message is None:
         return f"{key} was not measured for a while; {estimate}"
     return f"{message if key in message else f'{key}: {message}'}; {estimate}"

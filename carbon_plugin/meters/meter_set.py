@@ -10,9 +10,9 @@ from carbon_plugin.meters.gpu.open import GpuMeters
 from carbon_plugin.meters.host.machine import HostInfo
 from carbon_plugin.meters.host.model_meter import GpuDraw, ModelMeter
 from carbon_plugin.meters.node.meter import GpuHistory
-from carbon_plugin.meters.protocol import Meter, Note, Reading, Unavailable, UnreadGpus
-from carbon_plugin.meters.watts import PowerSource, Watts
+from carbon_plugin.meters.protocol import Meter, Note, PowerSource, Reading, Unavailable, UnreadGpus
 from carbon_plugin.spec.metered import DeviceIdentity
+from carbon_plugin.spec.range import Range
 
 _ALIKE = ("package", "dram")
 """Scopes of devices that work alike on one machine, so that the power of one shows what another may draw."""
@@ -115,7 +115,7 @@ class MeterSet:
         self._draw.all_metered()
         return True
 
-    def estimate(self, key: str) -> Watts | None:
+    def estimate(self, key: str) -> Range | None:
         """Return the power of a device, with its range, in a time before its first reading, or None if nothing tells
         it.
         """

@@ -30,8 +30,7 @@ from carbon_plugin.meters.host_part import reserved_share, share_note, split_sou
 from carbon_plugin.meters.meter_set import MeterSet
 from carbon_plugin.meters.node.address import NodeAddress
 from carbon_plugin.meters.node.meter import GpuHistory, NodeMeter, open_node_meter
-from carbon_plugin.meters.protocol import Meter, Note, Unavailable, UnreadGpus
-from carbon_plugin.meters.watts import PowerSource
+from carbon_plugin.meters.protocol import Meter, Note, PowerSource, Unavailable, UnreadGpus
 from carbon_plugin.spec.amounts import plural
 from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.hardware.cluster import Accelerator, Node

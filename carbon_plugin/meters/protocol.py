@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from carbon_plugin.meters.bounds import Bounds
 from carbon_plugin.spec.amounts import plural, verb
 from carbon_plugin.spec.metered import DeviceIdentity, EnergyKind
+from carbon_plugin.spec.range import Range
+
+PowerSource = Callable[[float], Range]
+"""A function that returns the mean power, W, of the stretch that ends now and took the given number of seconds."""
 
 
 class Reading(Struct, frozen=True, kw_only=True):
@@ -38,6 +44,26 @@ class Reading(Struct, frozen=True, kw_only=True):
     message: str | None = None
     covered_s: float | None = None
     estimated_j: float = 0.0
+
+    @property
+    def energy(self) -> Range | None:
+        """Return the energy with its range, J, or None where there is none. A bound that is absent is the energy
+        itself."""
+        if self.energy_j is None:
+            return None
+        low_j = self.energy_j if self.low_j is None else self.low_j
+        return Range(self.energy_j, low_j, self.energy_j if self.high_j is None else self.high_j)
+
+    def moved(self, monotonic_s: float, energy: Range, estimated_j: float) -> Reading:
+        """Return the same reading as it was at another moment, with the energy of that moment, J."""
+        return replace(
+            self,
+            monotonic_s=monotonic_s,
+            energy_j=energy.value,
+            low_j=None if self.low_j is None else energy.low,
+            high_j=None if self.high_j is None else energy.high,
+            estimated_j=estimated_j,
+        )
 
 
 class Note(NamedTuple):

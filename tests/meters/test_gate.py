@@ -13,7 +13,7 @@ from carbon_plugin.meters.agreement import Agreement
 from carbon_plugin.meters.bounds import Bounds
 from carbon_plugin.meters.gate import ReadingGate
 from carbon_plugin.meters.protocol import Reading
-from carbon_plugin.meters.watts import Watts
+from carbon_plugin.spec.range import Range
 
 BOUNDS = Bounds(ceiling_w=840.0, limit_w=700.0, idle_w=70.0, source="its power limit of 700 W")
 
@@ -77,7 +77,7 @@ def test_a_meter_that_falls_silent_keeps_what_it_has_measured() -> None:
 
 
 def test_a_model_stands_in_where_there_is_one() -> None:
-    gate = ReadingGate({"h": BOUNDS}, models={"h": lambda _seconds: Watts(100.0, 200.0, 400.0)})
+    gate = ReadingGate({"h": BOUNDS}, models={"h": lambda _seconds: Range(200.0, 100.0, 400.0)})
     gate.admit([reading(0.0, 0.0, "h")])
     (host,) = gate.admit([reading(10.0, 0.0, "h", kind="absent", covered_s=0.0)])
     assert (host.low_j, host.energy_j, host.high_j) == (1_000, 2_000, 4_000)

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from carbon_plugin.meters.gpu.vendors import vendor_of
 from carbon_plugin.meters.host.model_meter import ModelledPart, ModelMeter, constant
 from carbon_plugin.meters.protocol import UnreadGpus
-from carbon_plugin.meters.watts import Watts
 from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.hardware.cluster import Accelerator
 from carbon_plugin.spec.metered import DeviceIdentity
@@ -28,8 +27,7 @@ def unread_meters(
         return []
     profile = accelerator.name if accelerator is not None and accelerator.kind == "gpu" else None
     unknown = f"{vendor_of(unread.problem.kind).maker} GPU of unknown model"
-    watts = Watts(power_w.low, power_w.value, power_w.high)
-    note = f"{unread.sentence}; estimated at {watts.central:.0f} W ({watts.low:.0f} to {watts.high:.0f} W) each"
+    note = f"{unread.sentence}; estimated at {power_w.value:.0f} W ({power_w.low:.0f} to {power_w.high:.0f} W) each"
 
     def part(index: int) -> ModelledPart:
         identity = DeviceIdentity(
@@ -42,6 +40,6 @@ def unread_meters(
             profile=profile,
             note=note,
         )
-        return ModelledPart(identity, constant(watts), estimate=True)
+        return ModelledPart(identity, constant(power_w.range), estimate=True)
 
     return [ModelMeter([part(index) for index in range(unread.count)], clock)]

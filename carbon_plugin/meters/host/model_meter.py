@@ -11,9 +11,9 @@ from msgspec import Struct
 from carbon_plugin.meters.bounds import Bounds
 from carbon_plugin.meters.host.cpu_load import CpuLoad
 from carbon_plugin.meters.host.modelled import cpu_power
-from carbon_plugin.meters.protocol import Reading
-from carbon_plugin.meters.watts import PowerSource, Watts
+from carbon_plugin.meters.protocol import PowerSource, Reading
 from carbon_plugin.spec.metered import DeviceIdentity
+from carbon_plugin.spec.range import ZERO, Range
 
 ANY_NODE = Bounds(ceiling_w=100e3, limit_w=None, source="the most of any node")
 
@@ -39,7 +39,7 @@ class ModelMeter:
         self._parts = list(parts)
         self._clock = clock
         self._last_s = clock()
-        self._energies = [Watts(0.0, 0.0, 0.0)] * len(parts)
+        self._energies = [ZERO] * len(parts)
         self._closed = False
 
     def read(self) -> list[Reading]:
@@ -51,18 +51,18 @@ class ModelMeter:
         readings = []
         for position, part in enumerate(self._parts):
             power = part.power(elapsed_s)
-            joules = self._energies[position].plus(power.times(elapsed_s))
+            joules = self._energies[position].plus(power.scaled(elapsed_s))
             self._energies[position] = joules
             readings.append(
                 Reading(
                     key=part.identity.key,
                     monotonic_s=now_s,
-                    energy_j=joules.central,
+                    energy_j=joules.value,
                     kind="modelled",
                     low_j=joules.low,
                     high_j=joules.high,
-                    power_w=power.central,
-                    estimated_j=joules.central if part.estimate else 0.0,
+                    power_w=power.value,
+                    estimated_j=joules.value if part.estimate else 0.0,
                 )
             )
         return readings
@@ -72,7 +72,7 @@ class ModelMeter:
         self._closed = True
 
 
-def constant(power: Watts) -> PowerSource:
+def constant(power: Range) -> PowerSource:
     """Return a source of the same power at all times."""
     return lambda _elapsed_s: power
 
@@ -80,14 +80,14 @@ def constant(power: Watts) -> PowerSource:
 class CpuPower:
     """One instance gives CPU power by TDP and utilisation (`host.modelled.cpu_power`), from a load's busy time."""
 
-    def __init__(self, load: CpuLoad, tdp: Watts, logical_cores: int, reserved_share: float) -> None:
+    def __init__(self, load: CpuLoad, tdp: Range, logical_cores: int, reserved_share: float) -> None:
         self._load = load
         self._tdp = tdp
         self._logical_cores = logical_cores
         self._reserved_share = reserved_share
         self._busy_s = load.busy_s()
 
-    def __call__(self, elapsed_s: float) -> Watts:
+    def __call__(self, elapsed_s: float) -> Range:
         """Return the mean power of the stretch that took `elapsed_s` seconds."""
         busy_s = self._load.busy_s()
         spent_s, self._busy_s = busy_s - self._busy_s, busy_s
@@ -108,7 +108,7 @@ class GpuDraw:
         self._assumed_w = assumed_w or 0.0
         self._last: dict[str, Reading] = {}
         self._assumed_j: dict[str, float] = {}
-        self._since_j = Watts(0.0, 0.0, 0.0)
+        self._since_j = ZERO
 
     def observe(self, readings: Sequence[Reading]) -> None:
         """Add one round of readings of the metered GPUs."""
@@ -121,52 +121,36 @@ class GpuDraw:
         """Note that from now on every GPU is among the readings."""
         self._unmetered = 0
 
-    def power_since(self, elapsed_s: float) -> Watts:
+    def power_since(self, elapsed_s: float) -> Range:
         """Return the mean power of all GPUs since the last call, which was `elapsed_s` seconds ago."""
         if elapsed_s <= 0:
-            return Watts(0.0, 0.0, 0.0)
-        joules, self._since_j = self._since_j, Watts(0.0, 0.0, 0.0)
+            return ZERO
+        joules, self._since_j = self._since_j, ZERO
         assumed_w = self._unmetered * self._assumed_w
-        return joules.times(1 / elapsed_s).plus(Watts(assumed_w, assumed_w, assumed_w))
+        return joules.scaled(1 / elapsed_s).plus(Range.exactly(assumed_w))
 
-    def _stretch(self, last: Reading, now: Reading) -> Watts:
+    def _stretch(self, last: Reading, now: Reading) -> Range:
         if now.kind == "absent":
             joules = self._assumed_w * (now.monotonic_s - last.monotonic_s)
             self._assumed_j[now.key] = self._assumed_j.get(now.key, 0.0) + joules
-            return Watts(joules, joules, joules)
+            return Range.exactly(joules)
         assumed_j = self._assumed_j.pop(now.key, 0.0)
-        deltas = [
-            max(0.0, (after or 0.0) - (before or 0.0) - assumed_j)
-            for before, after in (
-                (last.low_j, now.low_j),
-                (last.energy_j, now.energy_j),
-                (last.high_j, now.high_j),
-            )
-        ]
-        return Watts(*deltas)
+        return (now.energy or ZERO).since(last.energy or ZERO).less(assumed_j)
 
 
 def summed(powers: Sequence[PowerSource]) -> PowerSource:
     """Return a source of the sum of several powers whose errors go together."""
 
-    def power(elapsed_s: float) -> Watts:
-        total = Watts(0.0, 0.0, 0.0)
-        for one in powers:
-            total = total.plus(one(elapsed_s))
-        return total
+    def power(elapsed_s: float) -> Range:
+        return Range.total(one(elapsed_s) for one in powers)
 
     return power
 
 
-def with_overhead(base: Watts, fractions: Watts, draw: GpuDraw) -> PowerSource:
+def with_overhead(base: Range, fractions: Range, draw: GpuDraw) -> PowerSource:
     """Return a source of P = base + overhead fraction * P_gpu, which is a node's power beyond its accelerators."""
 
-    def power(elapsed_s: float) -> Watts:
-        gpus = draw.power_since(elapsed_s)
-        return Watts(
-            base.low + fractions.low * gpus.low,
-            base.central + fractions.central * gpus.central,
-            base.high + fractions.high * gpus.high,
-        )
+    def power(elapsed_s: float) -> Range:
+        return base.plus(fractions.times(draw.power_since(elapsed_s)))
 
     return power

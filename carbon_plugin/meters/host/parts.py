@@ -16,15 +16,14 @@ from carbon_plugin.meters.host.modelled import (
     network_power,
     node_base_power,
     overhead_fractions,
-    sourced_power,
 )
 from carbon_plugin.meters.host.rapl import Platform
 from carbon_plugin.meters.host.share import HostShare
 from carbon_plugin.meters.protocol import UnreadGpus
-from carbon_plugin.meters.watts import Watts
 from carbon_plugin.spec.amounts import plural
 from carbon_plugin.spec.hardware.cluster import Accelerator, Node
 from carbon_plugin.spec.metered import DeviceIdentity, Rung
+from carbon_plugin.spec.range import Range
 
 NODE_HEADROOM = 1.5
 """The factor by which a node may exceed the sum of its parts: supplies lose power, and no list names all parts (our
@@ -47,7 +46,7 @@ class HostPlan(Struct, frozen=True, kw_only=True):
     host: HostInfo
     key: str
     node: Node | None
-    cpu_tdp: Watts | None
+    cpu_tdp: Range | None
     share: HostShare
     gpu_equivalents: float
     nodes: int
@@ -56,7 +55,7 @@ class HostPlan(Struct, frozen=True, kw_only=True):
     dram_measured: bool
 
 
-def stated_cpu_tdp(accelerator: Accelerator | None, node_profile: Node | None) -> Watts | None:
+def stated_cpu_tdp(accelerator: Accelerator | None, node_profile: Node | None) -> Range | None:
     """Return the TDP of all CPUs where the job's device is a CPU, None where it is a GPU.
 
     It is that of the node profile, since several ranks may share the packages and the device is then one rank's part;
@@ -65,8 +64,8 @@ def stated_cpu_tdp(accelerator: Accelerator | None, node_profile: Node | None) -
     if accelerator is None or accelerator.kind != "cpu":
         return None
     if node_profile is not None:
-        return sourced_power(node_profile.host.cpu_tdp_w).times(node_profile.host.sockets)
-    return sourced_power(accelerator.tdp_w)
+        return node_profile.host.cpu_tdp_w.range.scaled(node_profile.host.sockets)
+    return accelerator.tdp_w.range
 
 
 def host_parts(
@@ -86,7 +85,7 @@ def platform_of(host: HostInfo, node_profile: Node | None) -> Platform:
     dram = dram_power(host.memory_bytes) if host.memory_bytes else None
     if node_profile is None:
         return Platform(cpu_tdp=cpu_tdp(host.physical_cores), dram=dram)
-    return Platform(cpu_tdp=sourced_power(node_profile.host.cpu_tdp_w).times(node_profile.host.sockets), dram=dram)
+    return Platform(cpu_tdp=node_profile.host.cpu_tdp_w.range.scaled(node_profile.host.sockets), dram=dram)
 
 
 def node_bounds(
@@ -111,7 +110,7 @@ def node_bounds(
     if node_profile is not None:
         each_w = accelerator.tdp_w.value if accelerator is not None and accelerator.kind == "gpu" else 0.0
         gpus_w = max(gpus_w, node_profile.accelerators * each_w)
-        beside_w = sourced_power(node_profile.host.base_power_w).high + overhead_fractions(node_profile).high * gpus_w
+        beside_w = node_profile.host.base_power_w.range.high + overhead_fractions(node_profile).high * gpus_w
         machine_w = max(machine_w, beside_w)
         source = f"the profile {node_profile.name} with GPUs of {gpus_w:.0f} W"
     return Bounds(ceiling_w=NODE_HEADROOM * (gpus_w + machine_w), limit_w=None, source=source, lag_s=NODE_LAG_S)
@@ -123,11 +122,11 @@ def _node_parts(plan: HostPlan, node: Node, draw: GpuDraw) -> list[ModelledPart]
         return _network_part(plan, node)
     whole = node_base_power(node, cpu_measured=plan.cpu_measured, dram_measured=plan.dram_measured)
     share = plan.share
-    base = Watts(whole.low * share.low, whole.central * share.value, whole.high * share.high)
+    base = Range(whole.value * share.value, whole.low * share.low, whole.high * share.high)
     fractions = overhead_fractions(node)
     measured = [name for name, known in (("CPU", plan.cpu_measured), ("DRAM", plan.dram_measured)) if known]
     note = (
-        f"{base.central:.0f} W ({base.low:.0f}-{base.high:.0f}) + {fractions.central:g} of GPU power, "
+        f"{base.value:.0f} W ({base.low:.0f}-{base.high:.0f}) + {fractions.value:g} of GPU power, "
         f"from the profile {node.name}"
         + (f", without the measured {' and '.join(measured)}" if measured else "")
         + (f", for the job's share {share.value:.3f} of the host" if share.value < 1 else "")
@@ -141,7 +140,7 @@ def _network_part(plan: HostPlan, node: Node) -> list[ModelledPart]:
     if network.high <= 0:
         return []
     note = (
-        f"{network.central:.0f} W ({network.low:.0f}-{network.high:.0f}) of switches and optics, "
+        f"{network.value:.0f} W ({network.low:.0f}-{network.high:.0f}) of switches and optics, "
         f"from the profile {node.name}"
     )
     identity = _identity(plan, "network", "network", "network", "node profile model", note)
@@ -159,7 +158,7 @@ def _machine_parts(
         load = open_cpu_load(job_root_pid(environ) if root_pid is None else root_pid, clock)
         source = "from the device profile" if plan.cpu_tdp else f"assumed for {plural(host.physical_cores, 'core')}"
         note = (
-            f"TDP {tdp.central:.0f} W ({tdp.low:.0f}-{tdp.high:.0f}, {source}) times the utilisation by {load.scope}; "
+            f"TDP {tdp.value:.0f} W ({tdp.low:.0f}-{tdp.high:.0f}, {source}) times the utilisation by {load.scope}; "
             "disks, fans and supply losses are not included"
         )
         power = CpuPower(load, tdp, host.logical_cores, host.allowed_cores / host.logical_cores)

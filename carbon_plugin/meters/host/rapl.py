@@ -20,7 +20,6 @@ from carbon_plugin.meters.host.rapl_domains import POWERCAP, Closed, Domain, Dom
 from carbon_plugin.meters.host.share import WHOLE, HostShare, ShareSource, fixed
 from carbon_plugin.meters.protocol import Reading, Unavailable
 from carbon_plugin.meters.track import Sample, Step, Traits, advance, start_track
-from carbon_plugin.meters.watts import Watts
 from carbon_plugin.spec.metered import Accuracy, DeviceIdentity
 from carbon_plugin.spec.range import ZERO, Range
 
@@ -199,8 +198,8 @@ class Platform(Struct, frozen=True, kw_only=True):
     known.
     """
 
-    cpu_tdp: Watts | None = None
-    dram: Watts | None = None
+    cpu_tdp: Range | None = None
+    dram: Range | None = None
 
     def bounds(self, scope: DomainKind, parts: int) -> Bounds:
         """Return what one of `parts` domains of this kind can draw. One of them may have all of the cores or memory."""
@@ -208,7 +207,7 @@ class Platform(Struct, frozen=True, kw_only=True):
         if whole is None:
             most_w = MOST_W[scope]
             return Bounds(ceiling_w=most_w, limit_w=None, source=f"the most of any {scope}", always_draws=True)
-        idle, full = (CPU_IDLE_SHARE[1], CPU_FULL_SHARE[2]) if scope == "package" else (1.0, 1.0)
+        idle, full = (CPU_IDLE_SHARE.value, CPU_FULL_SHARE.high) if scope == "package" else (1.0, 1.0)
         ceiling_w = min(MOST_W[scope], max(HEADROOM * whole.high, 50.0))
         return Bounds(
             ceiling_w=ceiling_w,

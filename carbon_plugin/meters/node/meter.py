@@ -62,10 +62,7 @@ class GpuHistory:
             return
         energy = ZERO
         for reading in readings:
-            if reading.energy_j is not None:
-                low_j = reading.energy_j if reading.low_j is None else reading.low_j
-                high_j = reading.energy_j if reading.high_j is None else reading.high_j
-                energy = energy.plus(Range(reading.energy_j, low_j, high_j))
+            energy = energy.plus(reading.energy or ZERO)
         self._points.append((max(reading.monotonic_s for reading in readings), energy))
 
     def at(self, monotonic_s: float) -> Range:

@@ -15,6 +15,7 @@ from carbon_plugin.meters.gpu.open import GpuMeters, open_gpu_meters
 from carbon_plugin.meters.gpu.selection import DeviceSelection
 from carbon_plugin.meters.protocol import Reading, Unavailable
 from carbon_plugin.monitor.clock import TrainingClock, last_mark
+from carbon_plugin.spec.range import ZERO, Range
 
 
 class Baseline:
@@ -54,35 +55,16 @@ class Baseline:
         self._meter.close()
 
     def _from_start(self, reading: Reading, now: Reading | None) -> Reading:
-        first = self._first.get(reading.key)
-        if reading.energy_j is None:
+        first, energy = self._first.get(reading.key), reading.energy
+        if energy is None:
             return replace(reading, monotonic_s=self.start_s)
         if now is None or first is None:
             used_j = (reading.power_w or 0.0) * max(0.0, reading.monotonic_s - self.start_s)
-            low_j, high_j = (used_j * _ratio(bound, reading.energy_j) for bound in (reading.low_j, reading.high_j))
+            used = energy.scaled(used_j / energy.value) if energy.value > 0 else Range.exactly(used_j)
         else:
-            used_j, low_j, high_j = (
-                max(0.0, (after or 0.0) - (before or 0.0))
-                for before, after in (
-                    (first.energy_j, now.energy_j),
-                    (first.low_j, now.low_j),
-                    (first.high_j, now.high_j),
-                )
-            )
-        return replace(
-            reading,
-            monotonic_s=self.start_s,
-            energy_j=reading.energy_j - used_j,
-            low_j=None if reading.low_j is None else reading.low_j - low_j,
-            high_j=None if reading.high_j is None else reading.high_j - high_j,
-            estimated_j=reading.estimated_j - used_j * min(1.0, _ratio(reading.estimated_j, reading.energy_j, 0.0)),
-        )
-
-
-def _ratio(part_j: float | None, whole_j: float, unknown: float = 1.0) -> float:
-    """Return a bound or a part of an energy over the energy, or `unknown` where there is no such part or the energy is
-    zero."""
-    return unknown if part_j is None or whole_j <= 0 else part_j / whole_j
+            used = (now.energy or ZERO).since(first.energy or ZERO).less(0.0)
+        estimated = min(1.0, reading.estimated_j / energy.value) if energy.value > 0 else 0.0
+        return reading.moved(self.start_s, energy.since(used), reading.estimated_j - used.value * estimated)
 
 
 def _open() -> GpuMeters:

@@ -13,10 +13,11 @@ from msgspec.structs import replace
 
 from carbon_plugin.ledger.records import DeviceEnergy
 from carbon_plugin.meters.protocol import Reading
-from carbon_plugin.meters.watts import Watts
 from carbon_plugin.monitor.node.windows import Snapshot, energies
+from carbon_plugin.spec.range import ZERO, Range
 
-Estimate = Callable[[str], Watts | None]
+Estimate = Callable[[str], Range | None]
+"""A function that returns the power of a device before its first reading, W, or None where nothing tells it."""
 
 SHORT_LEAD_S = 1.0
 """A driver may take this many seconds to open without a fault. The energy of such a lead follows from the mean power of
@@ -64,25 +65,11 @@ def _with_lead(lead: Snapshot, before: Snapshot, after: Snapshot) -> Snapshot:
 
 
 def _at_the_start(moment_s: float, share: float, first: Reading, then: Reading | None) -> Reading:
-    if then is None or then.energy_j is None:
+    if then is None or then.energy is None:
         return replace(first, monotonic_s=moment_s)
-    low_j, energy_j, high_j, estimated_j = (
-        (before or 0.0) + share * ((after or 0.0) - (before or 0.0))
-        for before, after in (
-            (first.low_j, then.low_j),
-            (first.energy_j, then.energy_j),
-            (first.high_j, then.high_j),
-            (first.estimated_j, then.estimated_j),
-        )
-    )
-    return replace(
-        first,
-        monotonic_s=moment_s,
-        energy_j=energy_j,
-        low_j=None if then.low_j is None else low_j,
-        high_j=None if then.high_j is None else high_j,
-        estimated_j=estimated_j,
-    )
+    energy = (first.energy or ZERO).towards(then.energy, share)
+    estimated_j = first.estimated_j + share * (then.estimated_j - first.estimated_j)
+    return first.moved(moment_s, energy, estimated_j)
 
 
 def lead_energies(
@@ -96,37 +83,29 @@ def lead_energies(
     return [_energy(reading, then.get(key), lead_s, estimate(key)) for key, reading in first.items()]
 
 
-def _energy(first: Reading, then: Reading | None, lead_s: float, estimated: Watts | None) -> DeviceEnergy:
+def _energy(first: Reading, then: Reading | None, lead_s: float, estimated: Range | None) -> DeviceEnergy:
     mean = None if then is None else _mean(first, then)
     modelled = mean is not None and then is not None and then.kind == "modelled"
     stands_in = not modelled or then is None or then.estimated_j > first.estimated_j
     watts = mean if modelled or estimated is None else estimated
     if watts is None:
         return DeviceEnergy(key=first.key, energy_j=None, kind="absent", note="before its first reading")
-    joules = watts.times(lead_s)
-    note = f"before its first reading; estimated at {watts.central:.0f} W ({watts.low:.0f} to {watts.high:.0f} W)"
+    joules = watts.scaled(lead_s)
+    note = f"before its first reading; estimated at {watts.value:.0f} W ({watts.low:.0f} to {watts.high:.0f} W)"
     return DeviceEnergy(
         key=first.key,
-        energy_j=joules.central,
+        energy_j=joules.value,
         kind="modelled",
         low_j=joules.low,
         high_j=joules.high,
         note=note,
-        estimated_j=joules.central or None if stands_in else None,
+        estimated_j=joules.value or None if stands_in else None,
     )
 
 
-def _mean(first: Reading, then: Reading) -> Watts | None:
+def _mean(first: Reading, then: Reading) -> Range | None:
     """Return the mean power between two readings, or None where one of them has no energy."""
     seconds = then.monotonic_s - first.monotonic_s
-    if seconds <= 0 or then.energy_j is None or first.energy_j is None:
+    if seconds <= 0 or then.energy is None or first.energy is None:
         return None
-    low_j, central_j, high_j = (
-        max(0.0, (after or 0.0) - (before or 0.0))
-        for before, after in (
-            (first.low_j, then.low_j),
-            (first.energy_j, then.energy_j),
-            (first.high_j, then.high_j),
-        )
-    )
-    return Watts(min(low_j, central_j) / seconds, central_j / seconds, max(high_j, central_j) / seconds)
+    return then.energy.since(first.energy).less(0.0).ordered().scaled(1 / seconds)

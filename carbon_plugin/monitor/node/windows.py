@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from carbon_plugin.ledger.records import DeviceEnergy, Phase
 from carbon_plugin.meters.protocol import Reading
 from carbon_plugin.monitor.clock import Mark, Transition
+from carbon_plugin.spec.range import ZERO, Range
 
 MAX_PIECES = 8
 """With more phases than this between two reads, they are summed up by phase, so that a loop that changes its phase
@@ -110,18 +111,11 @@ def aligned(before: Snapshot, after: Snapshot) -> Snapshot:
 
 def _at(moment_s: float, before: Reading | None, reading: Reading) -> Reading:
     """Return a reading as it was at an earlier moment, by the mean power since the reading before."""
-    if before is None or before.energy_j is None or reading.energy_j is None or before.monotonic_s >= moment_s:
+    if before is None or before.energy is None or reading.energy is None or before.monotonic_s >= moment_s:
         return reading
     share = (moment_s - before.monotonic_s) / (reading.monotonic_s - before.monotonic_s)
-    low_j, high_j = (
-        None if first is None or last is None else first + share * (last - first)
-        for first, last in ((before.low_j, reading.low_j), (before.high_j, reading.high_j))
-    )
-    energy_j = before.energy_j + share * (reading.energy_j - before.energy_j)
     estimated_j = before.estimated_j + share * (reading.estimated_j - before.estimated_j)
-    return replace(
-        reading, monotonic_s=moment_s, energy_j=energy_j, low_j=low_j, high_j=high_j, estimated_j=estimated_j
-    )
+    return reading.moved(moment_s, before.energy.towards(reading.energy, share), estimated_j)
 
 
 def energies(before: Mapping[str, Reading], after: Mapping[str, Reading], share: float) -> list[DeviceEnergy]:
@@ -135,23 +129,17 @@ def energies(before: Mapping[str, Reading], after: Mapping[str, Reading], share:
 
 def _energy(before: Reading, after: Reading, share: float) -> DeviceEnergy:
     note = after.message if share == 1 else "; ".join(filter(None, (APPORTIONED, after.message)))
-    if after.kind == "absent" or after.energy_j is None:
+    if after.kind == "absent" or after.energy is None:
         return DeviceEnergy(key=after.key, energy_j=None, kind="absent", note=note)
     # A meter without an energy at the first read had counted nothing: its energy is that since it was opened.
-    central = after.energy_j - (before.energy_j or 0.0)
-    estimated = after.estimated_j - before.estimated_j
-    low = _difference(before.low_j, after.low_j, central)
-    high = _difference(before.high_j, after.high_j, central)
+    gained = after.energy.since(before.energy or ZERO)
+    used = Range.of(gained.value, max(0.0, gained.low), max(0.0, gained.high)).scaled(share)
     return DeviceEnergy(
         key=after.key,
-        energy_j=central * share,
+        energy_j=used.value,
         kind=after.kind,
-        low_j=min(low, central) * share,
-        high_j=max(high, central) * share,
+        low_j=used.low,
+        high_j=used.high,
         note=note,
-        estimated_j=estimated * share or None,
+        estimated_j=(after.estimated_j - before.estimated_j) * share or None,
     )
-
-
-def _difference(before: float | None, after: float | None, otherwise: float) -> float:
-    return otherwise if before is None or after is None else max(0.0, after - before)

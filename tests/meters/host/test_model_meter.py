@@ -8,8 +8,8 @@ import pytest
 
 from carbon_plugin.meters.host.model_meter import CpuPower, GpuDraw, ModelledPart, ModelMeter, constant, with_overhead
 from carbon_plugin.meters.protocol import Reading
-from carbon_plugin.meters.watts import Watts
 from carbon_plugin.spec.metered import DeviceIdentity, EnergyKind
+from carbon_plugin.spec.range import Range
 
 HOST = DeviceIdentity(key="boot/host", name="host", rung="host", scope="host", meter="model", energy_kind="modelled")
 
@@ -43,7 +43,7 @@ def gpu(at_s: float, energy_j: float | None, kind: EnergyKind = "counter") -> Re
 
 def test_constant_power_adds_up_with_its_range_and_is_labelled() -> None:
     clock = Clock()
-    meter = ModelMeter([ModelledPart(HOST, constant(Watts(50.0, 100.0, 200.0)))], clock)
+    meter = ModelMeter([ModelledPart(HOST, constant(Range(100.0, 50.0, 200.0)))], clock)
     for clock.now_s in (10.0, 25.0):
         (reading,) = meter.read()
     assert (reading.low_j, reading.energy_j, reading.high_j) == (1250, 2500, 5000)
@@ -52,42 +52,42 @@ def test_constant_power_adds_up_with_its_range_and_is_labelled() -> None:
 
 def test_two_reads_at_one_moment_add_nothing() -> None:
     clock = Clock()
-    power = CpuPower(Load(), Watts(100.0, 100.0, 100.0), 4, 1.0)
+    power = CpuPower(Load(), Range(100.0, 100.0, 100.0), 4, 1.0)
     meter = ModelMeter([ModelledPart(HOST, power)], clock)
     assert [meter.read()[0].energy_j for _ in range(2)] == [0, 0]
 
 
 def test_cpu_power_follows_the_core_seconds_of_the_stretch() -> None:
     load = Load()
-    power = CpuPower(load, Watts(100.0, 100.0, 100.0), logical_cores=4, reserved_share=1.0)
+    power = CpuPower(load, Range(100.0, 100.0, 100.0), logical_cores=4, reserved_share=1.0)
     load.spent_s += 20
-    assert power(10.0).central == pytest.approx(10 + 0.5 * 90)
-    assert power(10.0).central == pytest.approx(10)
+    assert power(10.0).value == pytest.approx(10 + 0.5 * 90)
+    assert power(10.0).value == pytest.approx(10)
 
 
 def test_overhead_is_charged_on_the_energy_of_the_gpus() -> None:
     draw = GpuDraw(unmetered=0, assumed_w=None)
-    power = with_overhead(Watts(1000.0, 2000.0, 3000.0), Watts(0.05, 0.10, 0.20), draw)
+    power = with_overhead(Range(2000.0, 1000.0, 3000.0), Range(0.10, 0.05, 0.20), draw)
     draw.observe([gpu(0, 0.0)])
     draw.observe([gpu(10, 7000.0)])
-    assert power(10.0).central == pytest.approx(2000 + 0.10 * 700)
-    assert power(10.0).central == pytest.approx(2000)
+    assert power(10.0).value == pytest.approx(2000 + 0.10 * 700)
+    assert power(10.0).value == pytest.approx(2000)
 
 
 def test_a_gpu_that_cannot_be_read_counts_with_its_assumed_power_and_only_once() -> None:
     draw = GpuDraw(unmetered=0, assumed_w=500.0)
     for reading in (gpu(0, 0.0), gpu(10, 0.0, "absent"), gpu(20, 12_000.0)):
         draw.observe([reading])
-    assert draw.power_since(20.0).central == pytest.approx(12_000 / 20)
+    assert draw.power_since(20.0).value == pytest.approx(12_000 / 20)
 
 
 def test_gpus_without_any_meter_count_with_their_assumed_power() -> None:
-    assert GpuDraw(unmetered=8, assumed_w=500.0).power_since(10.0).central == pytest.approx(4000)
-    assert GpuDraw(unmetered=8, assumed_w=None).power_since(10.0).central == 0
+    assert GpuDraw(unmetered=8, assumed_w=500.0).power_since(10.0).value == pytest.approx(4000)
+    assert GpuDraw(unmetered=8, assumed_w=None).power_since(10.0).value == 0
 
 
 def test_a_forked_child_and_a_closed_meter_read_nothing() -> None:
-    meter = ModelMeter([ModelledPart(HOST, constant(Watts(1.0, 1.0, 1.0)))])
+    meter = ModelMeter([ModelledPart(HOST, constant(Range(1.0, 1.0, 1.0)))])
     pid = os.fork()
     if pid == 0:
         os._exit(len(meter.read()))

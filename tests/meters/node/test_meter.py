@@ -23,9 +23,8 @@ from carbon_plugin.meters.node.open import open_source
 from carbon_plugin.meters.node.poller import NodePoller
 from carbon_plugin.meters.node.source import Look, Source
 from carbon_plugin.meters.protocol import Reading, Unavailable
-from carbon_plugin.meters.watts import Watts
 from carbon_plugin.spec.metered import DeviceIdentity
-from carbon_plugin.spec.range import ZERO
+from carbon_plugin.spec.range import ZERO, Range
 
 BOUNDS = Bounds(ceiling_w=6000.0, limit_w=None, source="a node for the test", lag_s=30.0)
 IDENTITY = DeviceIdentity(key="boot-1/host", name="host", rung="host", scope="", meter="", energy_kind="counter")
@@ -225,7 +224,7 @@ class Node:
         self.meter = NodeMeter(
             poller, IDENTITY, bounds=BOUNDS, share=fixed(WHOLE), gpus=self.gpus, clock=lambda: self.now_s
         )
-        self.gate = ReadingGate({IDENTITY.key: BOUNDS}, models={IDENTITY.key: lambda _s: Watts(600.0, 800.0, 1000.0)})
+        self.gate = ReadingGate({IDENTITY.key: BOUNDS}, models={IDENTITY.key: lambda _s: Range(800.0, 600.0, 1000.0)})
         self.read()
 
     def read(self) -> Reading:

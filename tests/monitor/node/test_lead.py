@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from carbon_plugin.meters.protocol import Reading
-from carbon_plugin.meters.watts import Watts
 from carbon_plugin.monitor.clock import Mark
 from carbon_plugin.monitor.node.lead import stretches
 from carbon_plugin.monitor.node.windows import Snapshot
+from carbon_plugin.spec.range import Range
 
 START = Mark(0, 100.0, 0, 0)
 
@@ -24,8 +24,8 @@ def lead() -> Snapshot:
     return Snapshot(monotonic_s=100.0, readings={}, mark=START)
 
 
-def estimate(_key: str) -> Watts:
-    return Watts(70.0, 350.0, 700.0)
+def estimate(_key: str) -> Range:
+    return Range(350.0, 70.0, 700.0)
 
 
 def test_a_driver_that_opens_in_an_instant_leaves_a_first_window_from_the_start_that_is_measured():
