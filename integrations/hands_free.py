@@ -22,8 +22,8 @@ from carbon_plugin.detect.optimizers import innermost, prepares_states, steps_do
 from carbon_plugin.detect.primary import Primary
 from carbon_plugin.monitor.loop import place_of_process, versions_of
 from carbon_plugin.monitor.monitor import CarbonMonitor
-from carbon_plugin.monitor.run.voice import say
 from carbon_plugin.monitor.settings import MonitorArguments
+from carbon_plugin.show.saying import say
 
 ARGUMENTS_VARIABLE = "CARBON_PLUGIN_RUN_ARGUMENTS"
 """The variable in which `carbon-plugin run` hands the arguments of the monitor to all processes of the job, as JSON."""

@@ -41,12 +41,13 @@ class Guard:
             self.fail(part, error)
             return otherwise
 
-    def fail(self, part: str, error: BaseException) -> None:
-        """Switch a part off because of an exception."""
+    def fail(self, part: str, error: BaseException, *, alone: bool = False) -> None:
+        """Switch a part off because of an exception. A part that stands `alone`, such as a logger of the user, is
+        warned of whatever failed before."""
         if part in self._off:
             return
         sentence = f"{part}: {brief(error)}"
-        first = not self._off
+        first = alone or not self._off
         self._off[part] = sentence
         log = logger.warning if first else logger.debug
         log("carbon_plugin: %s is switched off, training goes on; %s", part, sentence)

@@ -25,7 +25,7 @@ from carbon_plugin.ledger.records import RESUMED_EVENT, Phase
 from carbon_plugin.monitor.clock import PhaseNames, TrainingClock
 from carbon_plugin.monitor.documented import with_arguments
 from carbon_plugin.monitor.guard import Guard
-from carbon_plugin.monitor.loggers import Log, Loggers
+from carbon_plugin.monitor.loggers import Loggers
 from carbon_plugin.monitor.node.work import Seen
 from carbon_plugin.monitor.processes.launch import hand_down
 from carbon_plugin.monitor.ranks import Ranks, ranks_from_environ
@@ -33,6 +33,7 @@ from carbon_plugin.monitor.run.directory import choose_run_dir
 from carbon_plugin.monitor.settings import MonitorArguments, Settings, make_settings
 from carbon_plugin.monitor.thread import MonitorThread, Wake
 from carbon_plugin.monitor.work import MonitorWork
+from carbon_plugin.sinks.given import Log
 
 DISABLED_VARIABLE = "CARBON_PLUGIN_DISABLED"
 CLOSE_TIMEOUT_S = 10.0
@@ -291,6 +292,8 @@ class CarbonMonitor:
         self._clock, self._work, self._thread = clock, work, thread
         self._armed = True
         _living.add(self)
+        if place.rank == 0:
+            self.loggers.start(self._logger_failed, self._exit_later)
         atexit.register(self._at_exit)
         thread.start()
 
@@ -312,6 +315,8 @@ class CarbonMonitor:
         if self._thread is not None:
             self._thread.close(reason, CLOSE_TIMEOUT_S)
         self._log_new()
+        if self.run_dir is not None:
+            self.loggers.close(self._work.last_row if self._work is not None else None, self.run_dir)
 
     def _log_new(self) -> None:
         """Hand the loggers the figures that they have not had yet. Ranks other than 0 have no figures."""
@@ -320,8 +325,17 @@ class CarbonMonitor:
         live = self._work.live
         self._logged = live.version
         if live.metrics:
-            for error in self.loggers.write(live.metrics, self.step):
-                self._guard.fail("logging", error)
+            for name, error in self.loggers.write(live.metrics, self.step):
+                self._logger_failed(name, error)
+
+    def _logger_failed(self, name: str, error: BaseException) -> None:
+        self._guard.fail(f"log {name}", error, alone=True)
+
+    def _exit_later(self) -> None:
+        """End before a package that a sink has imported ends what it holds for this sink, since functions that are
+        called at the exit are called in the reverse order. A second call of `_at_exit` does nothing."""
+        if self._armed:
+            atexit.register(self._at_exit)
 
     def _at_exit(self) -> None:
         # The interpreter keeps the exception that ended the program, so that no handler is needed.
@@ -334,12 +348,19 @@ class CarbonMonitor:
         self._armed = False
         if self._thread is not None:
             self._thread.close(f"failed: {part}", 0.0)
+        self._leave_loggers()
 
     def _note(self, part: str, sentence: str) -> None:
         if self._work is not None:
             self._work.note("fault", sentence)
         if part == "monitor":
             self._armed = False
+            self._leave_loggers()
+
+    def _leave_loggers(self) -> None:
+        """Let the sinks end by themselves, after a failure."""
+        if self.run_dir is not None:
+            self.loggers.close(None, self.run_dir, wait=False)
 
     def _chosen_run_dir(self, settings: Settings) -> Path | None:
         try:
@@ -351,6 +372,7 @@ class CarbonMonitor:
     def _disarm(self) -> None:
         self._armed = False
         self._settings = None
+        self.loggers.forget()
         if self._thread is not None:
             self._thread.forget()
 

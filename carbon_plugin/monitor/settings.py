@@ -104,9 +104,10 @@ class MonitorArguments(TypedDict, total=False):
         window_s (float, seconds, default 10): Length of an energy window, at least 5. With more than 40 nodes it grows.
         node_meter (str, default None): Address of a meter of the whole node, such as "redfish://bmc7"
             (docs/meters.md). Without one: CARBON_PLUGIN_NODE_METER.
-        log (function | object | list, default None): Where the figures go, once a window, on rank 0: a function
-            `(metrics, step)`, an object with `log`, `log_metrics` or `add_scalar` (a W&B run, `mlflow`, a Lightning
-            logger, a `SummaryWriter`), a `logging.Logger`, or a list of these.
+        log (str | function | object | list, default None): Where the figures go, once a window, on rank 0: a name such
+            as "csv", "tensorboard", "wandb" or "prometheus" (docs/loggers.md lists them), a function `(metrics, step)`,
+            an object with `log`, `log_metrics` or `add_scalar`, a `logging.Logger`, or a list of these. Each is called
+            on a thread of its own.
         quiet (bool, default False): Whether to say nothing at the start and the end.
         options (MonitorOptions, default MonitorOptions()): Options that most jobs leave at their defaults.
     """

@@ -5,18 +5,14 @@ from __future__ import annotations
 
 import contextlib
 import select
-import signal
 import socket
 import threading
 import time
 from typing import Protocol
 
 from carbon_plugin.monitor.guard import Guard
+from carbon_plugin.sinks.quiet import leave_signals_to_the_training
 
-# Signals are blocked in this thread, so that they reach the thread of the training. No handler is touched.
-# Some systems lack some of these.
-_QUIET_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGALRM")
-_QUIET = {getattr(signal, name) for name in _QUIET_NAMES if hasattr(signal, name)}
 _LEAST_WAIT_S = 0.001
 
 
@@ -123,8 +119,7 @@ class MonitorThread:
         self._wake = Wake()
 
     def _main(self) -> None:
-        if hasattr(signal, "pthread_sigmask"):
-            signal.pthread_sigmask(signal.SIG_BLOCK, _QUIET)
+        leave_signals_to_the_training()
         wake = self._wake
         self._guard.run("monitor", self._run, None)
         failure = self._guard.failures.get("monitor")

@@ -13,6 +13,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from carbon_plugin.monitor.clock import TrainingClock, WallClock
+from carbon_plugin.monitor.context import Context
 from carbon_plugin.monitor.guard import Guard
 from carbon_plugin.monitor.job import WatchedJob
 from carbon_plugin.monitor.ledgers.place import RunPlace
@@ -23,8 +24,10 @@ from carbon_plugin.monitor.node.work import NodeWork, Seen
 from carbon_plugin.monitor.processes.reserved import RESERVED_TIME
 from carbon_plugin.monitor.processes.sharing import SHARED_MACHINE
 from carbon_plugin.monitor.ranks import Ranks
+from carbon_plugin.monitor.run.rows import facts_of, row_of
 from carbon_plugin.monitor.run.work import RunWork
 from carbon_plugin.monitor.settings import Settings
+from carbon_plugin.sinks.row import Row, RunFacts
 
 
 class Live(Struct, frozen=True):
@@ -51,6 +54,8 @@ class MonitorWork:
         environ: Mapping[str, str],
     ) -> None:
         self.live = Live({}, None, 0)
+        self.last_row: Row | None = None
+        self._facts: tuple[Context, RunFacts] | None = None
         self._inbox: deque[Seen | tuple[str, str]] = deque(maxlen=1000)
         self._job = WatchedJob(
             settings=settings,
@@ -113,6 +118,7 @@ class MonitorWork:
         if due:
             self._place.keep()
             self._report_and_project(node, run)
+            guard.run("rows", lambda: self._hand_over(node), None)
             recording = node.recording
             if recording is not None:
                 if recording.witness.is_due:
@@ -155,6 +161,29 @@ class MonitorWork:
                 self._show(settled.projected.metrics)
                 guard.run("closing line", lambda: run.say_closing(settled), None)
             run.close()
+        self.last_row = guard.run("rows", lambda: self._row(node), None)
+
+    def _hand_over(self, node: NodeWork) -> None:
+        """Hand the figures of the window to the sinks of the user."""
+        row = self._row(node)
+        if row is not None:
+            self._job.settings.loggers.put(row)
+
+    def _row(self, node: NodeWork) -> Row | None:
+        """Return the latest figures for the sinks, or None where there are no sinks or no figures."""
+        job, live, recording = self._job, self.live, node.recording
+        if not (job.settings.loggers.has_sinks and live.metrics and self._place is not None):
+            return None
+        if self._facts is None or self._facts[0] is not node.context:
+            self._facts = node.context, facts_of(self._place.identity, node.context, job.run_dir, job.environ)
+        return row_of(
+            live.metrics,
+            self._facts[1],
+            step=job.clock.base_step + job.clock.mark.steps,
+            at_unix_s=job.wall.now_unix_s(),
+            head=live.head,
+            totals=recording.journal.totals if recording is not None else None,
+        )
 
     def _say_opening(self, node: NodeWork, run: RunWork) -> None:
         """Say the opening line as soon as it is clear which process meters what."""

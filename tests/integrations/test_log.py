@@ -1,8 +1,10 @@
-"""`log=`: the user's own loggers get each row of figures once, from a plain loop with real windows."""
+"""`log=`: what a user names or hands over gets each row of figures once, from a plain loop with real windows."""
 
 from __future__ import annotations
 
 import copy
+import csv
+import json
 import logging
 import pickle
 import threading
@@ -22,6 +24,8 @@ from carbon_plugin.ledger.reader import read_run
 from carbon_plugin.ledger.records import Event, Window
 from carbon_plugin.monitor.loggers import Loggers, loggers_of
 from carbon_plugin.monitor.settings import MonitorOptions
+from carbon_plugin.show.wording import energy
+from carbon_plugin.sinks import delivery
 
 Row = tuple[int, dict[str, float]]
 WINDOWS = 3
@@ -85,6 +89,18 @@ class Full:
             raise OSError("No space left on device")
 
 
+class Hung:
+    """A tracker that never returns from its first call."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+        self.let_go = threading.Event()
+
+    def log(self, metrics: dict[str, float], step: int) -> None:
+        self.taken += 1
+        self.let_go.wait()
+
+
 class Named:
     """A logger with a method of the right name and another meaning."""
 
@@ -127,7 +143,15 @@ class Trained:
         self.lines, named = Lines(), logging.getLogger("a user's own")
         named.addHandler(self.lines)
         named.setLevel(logging.INFO)
-        train(folder, [self.rows, self.run, self.full, self.metrics, self.scalars, named])
+        self.hung = Hung()
+        log = [self.rows, self.run, self.full, self.metrics, self.scalars, named, "csv", "jsonl", self.hung]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(delivery, "CLOSE_S", 0.5)
+            train(folder, log)
+        self.hung.let_go.set()
+        with (folder / "metrics.csv").open(newline="") as cells:
+            self.csv = list(csv.DictReader(cells))
+        self.jsonl = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         (self.file,) = read_run(folder).files
         self.windows = sum(isinstance(record, Window) for record in self.file.records)
         self.energy_kwh = summarise(folder).energy.energy_j / 3.6e6
@@ -150,27 +174,45 @@ def test_last_row_is_the_total_of_the_run(trained):
     assert trained.rows.rows[-1][1]["carbon/energy_kwh"] == pytest.approx(trained.energy_kwh)
 
 
-def test_rows_are_written_on_the_thread_that_trains(trained):
-    assert trained.rows.threads == {threading.current_thread().name}
+def test_no_row_is_written_on_the_thread_that_trains_nor_on_that_of_the_monitor(trained):
+    assert len(trained.rows.threads) == 1
+    assert not trained.rows.threads & {threading.current_thread().name, "carbon-plugin"}
 
 
 def test_every_kind_of_logger_gets_the_same_rows(trained):
     assert trained.run.rows == trained.metrics.rows == trained.rows.rows
     assert trained.scalars.by_step == dict(trained.rows.rows)
     assert len(trained.lines.lines) == len(trained.rows.rows)
-    assert trained.lines.lines[0].startswith(f"step {trained.rows.rows[0][0]}: carbon/energy_kwh ")
+    assert trained.lines.lines[-1].startswith(f"step {trained.rows.rows[-1][0]}, ")
+    assert f"spent {energy(trained.energy_kwh * 3.6e6)}" in trained.lines.lines[-1]
+
+
+def test_files_that_are_named_hold_the_same_rows(trained):
+    steps = [step for step, _ in trained.rows.rows]
+    energies = [metrics["carbon/energy_kwh"] for _, metrics in trained.rows.rows]
+
+    assert [(int(row["step"]), float(row["carbon/energy_kwh"])) for row in trained.csv] == list(
+        zip(steps, energies, strict=True)
+    )
+    assert [(row["step"], row["carbon/energy_kwh"]) for row in trained.jsonl] == list(zip(steps, energies, strict=True))
+    assert trained.csv[-1]["carbon/ledger_head"] == trained.file.head
+
+
+def test_logger_that_hangs_holds_neither_the_training_nor_the_others(trained):
+    assert trained.hung.taken == 1
+    assert len(trained.rows.rows) > 1
 
 
 def test_logger_that_fails_is_dropped_with_one_event_and_the_others_go_on(trained):
     faults = [record for record in trained.file.records if isinstance(record, Event) and record.kind == "fault"]
 
     assert trained.full.calls == 2
-    assert [fault.message for fault in faults] == ["logging: OSError: No space left on device"]
+    assert [fault.message for fault in faults] == ["log Full: OSError: No space left on device"]
 
 
 @pytest.mark.parametrize(
     "log",
-    ["tensorboard", 3, object(), Scalars, [Rows(), None], lambda metrics: None, Named(), {"a": 1}],
+    ["tensorbord", 3, object(), Scalars, [Rows(), None], lambda metrics: None, Named(), {"a": 1}],
     ids=["text", "number", "object", "class", "none in a list", "one argument", "other meaning", "mapping"],
 )
 def test_what_is_no_logger_raises_before_training(log, tmp_path):
@@ -188,9 +230,11 @@ def test_function_that_cannot_take_a_row_is_called_by_its_name(tmp_path):
 def test_copies_of_loggers_write_nothing():
     rows = Rows()
     loggers = loggers_of([rows, lambda metrics, step: None])
+    loggers.add(rows)
 
     for twin in (copy.deepcopy(loggers), pickle.loads(pickle.dumps(loggers))):
         assert list(twin.write({"carbon/power_w": 1.0}, 1)) == []
+        assert not twin.has_sinks
     assert rows.rows == []
     assert not Loggers()
 
@@ -211,6 +255,7 @@ def test_real_tensorboard_writes_one_event_a_row(tmp_path):
     assert Counter(events.Tags()["scalars"]) == Counter({name for _, row in rows.rows for name in row})
 
 
+@pytest.mark.exhaustive
 def test_real_wandb_run_writes_the_rows(tmp_path, monkeypatch):
     wandb = pytest.importorskip("wandb", reason="wandb is not installed")
     monkeypatch.setenv("WANDB_SILENT", "true")
@@ -224,6 +269,7 @@ def test_real_wandb_run_writes_the_rows(tmp_path, monkeypatch):
     assert all(repr(metrics["carbon/energy_kwh"]).encode() in content for _, metrics in rows.rows)
 
 
+@pytest.mark.exhaustive
 def test_real_mlflow_takes_the_rows(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # a database needs more than what is tested here
     mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")

@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MAY_IMPORT = {
     "spec": set(),
     "show": {"spec"},
+    "sinks": {"spec", "show"},
     "predict": {"spec"},
     "net": {"spec"},
     "footprint": {"spec", "net"},
@@ -30,9 +31,9 @@ MAY_IMPORT = {
     "probe": {"predict"},
     "calibrate": {"predict", "ledger", "probe"},
     "validate": {"calibrate", "plan"},
-    "monitor": {"plan", "meters", "detect", "ledger", "show"},
+    "monitor": {"plan", "meters", "detect", "ledger", "show", "sinks"},
     "audit": {"plan", "ledger", "show"},
-    "integrations": {"monitor", "detect", "spec"},
+    "integrations": {"monitor", "detect", "spec", "show", "sinks"},
 }
 MAY_IMPORT["cli"] = set(MAY_IMPORT)
 

@@ -1,13 +1,7 @@
-"""Write the lines that rank 0 says about a run: one at its start and one at its end.
-
-The lines go through `logging` at INFO. Where nobody has configured logging, a temporary handler shows the line.
-"""
+"""Write the lines that rank 0 says about a run: one at its start and one at its end."""
 
 from __future__ import annotations
 
-import logging
-import sys
-import threading
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,27 +11,7 @@ from carbon_plugin.show import wording
 from carbon_plugin.spec.amounts import plural, verb
 from carbon_plugin.spec.metered import DeviceIdentity
 
-logger = logging.getLogger(__name__)
-PACKAGE = logging.getLogger("carbon_plugin")
-_LOCK = threading.Lock()
 _KINDS = {"counter": "by energy counter", "power_integrated": "by power", "modelled": "modelled", "absent": "not read"}
-
-
-def say(sentence: str) -> None:
-    """Log one line so that it is visible also where nobody has configured logging. Levels that a user set are kept."""
-    with _LOCK:
-        alone = not PACKAGE.hasHandlers() and logging.lastResort is not None
-        level = PACKAGE.level
-        handler = logging.StreamHandler(sys.stderr)
-        if alone:
-            PACKAGE.addHandler(handler)
-            PACKAGE.setLevel(level or logging.INFO)
-        try:
-            logger.info("carbon_plugin: %s", sentence)
-        finally:
-            if alone:
-                PACKAGE.removeHandler(handler)
-                PACKAGE.setLevel(level)
 
 
 def opening(devices: Sequence[DeviceIdentity] | None, run_dir: Path, *, nodes: int, has_site: bool) -> str:

@@ -17,7 +17,8 @@ from carbon_plugin.monitor.node.recording import NodeRecording
 from carbon_plugin.monitor.run.exchange import Exchange
 from carbon_plugin.monitor.run.projector import Projected, Projector, doubts
 from carbon_plugin.monitor.run.skew import skew_message
-from carbon_plugin.monitor.run.voice import closing, opening, say
+from carbon_plugin.monitor.run.voice import closing, opening
+from carbon_plugin.show.saying import say
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,8 @@ import pytest
 
 from carbon_plugin.footprint.account import account
 from carbon_plugin.footprint.run_factors import resolve_factors
-from carbon_plugin.monitor.run.voice import PACKAGE, closing, opening, say
+from carbon_plugin.monitor.run.voice import closing, opening
+from carbon_plugin.show.saying import PACKAGE, say
 from carbon_plugin.spec.metered import DeviceIdentity
 from carbon_plugin.spec.site import Site
 

@@ -1,0 +1,28 @@
+"""Say one line to the user through `logging`, also where nobody has configured it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+
+PACKAGE = logging.getLogger("carbon_plugin")
+_LOCK = threading.Lock()
+
+
+def say(sentence: str) -> None:
+    """Log one line at INFO so that it is visible also where nobody has configured logging: a temporary handler then
+    writes it to standard error. Levels that a user set are kept."""
+    with _LOCK:
+        alone = not PACKAGE.hasHandlers() and logging.lastResort is not None
+        level = PACKAGE.level
+        handler = logging.StreamHandler(sys.stderr)
+        if alone:
+            PACKAGE.addHandler(handler)
+            PACKAGE.setLevel(level or logging.INFO)
+        try:
+            PACKAGE.info("carbon_plugin: %s", sentence)
+        finally:
+            if alone:
+                PACKAGE.removeHandler(handler)
+                PACKAGE.setLevel(level)

@@ -1,0 +1,54 @@
+"""Write rows into an event file of TensorBoard, with TensorBoard's own writer, so that torch is not needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from carbon_plugin.sinks.row import Row, RunFacts
+from carbon_plugin.sinks.sink import Sink
+
+
+class TensorBoardSink(Sink):
+    """Scalars by optimizer step, in `tensorboard/` in the run directory unless the target names another folder. What
+    describes the run is the text `carbon/run`."""
+
+    name = "tensorboard"
+
+    def __init__(self, target: str = "") -> None:
+        self._target = target
+        self._writer: Any = None
+        self._told: RunFacts | None = None
+
+    def write(self, row: Row) -> None:
+        """Write one row as a single event."""
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        if self._writer is None:
+            folder = Path(self._target) if self._target else row.facts.run_dir / "tensorboard"
+            folder.mkdir(parents=True, exist_ok=True)
+            self._writer = EventFileWriter(str(folder), filename_suffix=".carbon")
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in row.metrics.items()]
+        if row.facts != self._told:
+            self._told = row.facts
+            values.append(_text("carbon/run", row.facts))
+        summary = Summary(value=values)
+        self._writer.add_event(Event(wall_time=row.at_unix_s, step=row.step, summary=summary))
+        self._writer.flush()
+
+    def close(self, report: Path | None) -> None:
+        """Close the file."""
+        if self._writer is not None:
+            self._writer.close()
+        self._writer = self._told = None
+
+
+def _text(tag: str, facts: RunFacts) -> Any:
+    """Return the facts of a run as a table that TensorBoard's text page shows."""
+    from tensorboard.plugins.text.summary_v2 import text_pb
+
+    rows = {"run": facts.name, "run id": facts.run_id, "run directory": str(facts.run_dir), **facts.params}
+    table = "".join(f"| {name} | {value} |\n" for name, value in rows.items())
+    return text_pb(tag, f"| | |\n|---|---|\n{table}").value[0]

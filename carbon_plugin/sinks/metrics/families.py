@@ -1,0 +1,156 @@
+"""List the metrics that Prometheus and OpenTelemetry get, with their units and what each means.
+
+The names of both follow from one list. Units are base units, as both ask for: joules, watts, seconds, grams.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from msgspec import Struct
+
+from carbon_plugin.sinks.row import PREFIX
+from carbon_plugin.spec.units import JOULES_PER_KWH, SECONDS_PER_HOUR
+
+GRAMS_PER_KG = 1000.0
+
+UCUM = {"joules": "J", "watts": "W", "seconds": "s", "grams": "g", "ratio": "1", "": "1"}
+"""The units as OpenTelemetry writes them."""
+
+
+class Family(Struct, frozen=True, kw_only=True):
+    """One metric of a run.
+
+    `key` is the figure of a row without its prefix, `factor` what it is multiplied by to be in `unit`. A `counter`
+    never falls.
+    """
+
+    key: str
+    name: str
+    unit: str
+    help: str
+    factor: float = 1.0
+    counter: bool = False
+
+    @property
+    def prometheus_name(self) -> str:
+        """Return the name for Prometheus, without the `_total` that a counter has on the wire."""
+        return "_".join(part for part in ("carbon_plugin", self.name, self.unit) if part)
+
+    @property
+    def otel_name(self) -> str:
+        """Return the name for OpenTelemetry, which states the unit beside it."""
+        return f"carbon_plugin.{self.name}"
+
+
+def _ranged(key: str, name: str, unit: str, factor: float, what: str) -> Iterator[Family]:
+    for end, said in (("", ""), ("_low", ", p10 of its range"), ("_high", ", p90 of its range")):
+        yield Family(key=key + end, name=name + end, unit=unit, factor=factor, help=what + said)
+
+
+FAMILIES: tuple[Family, ...] = (
+    Family(
+        key="energy_kwh",
+        name="energy",
+        unit="joules",
+        factor=JOULES_PER_KWH,
+        counter=True,
+        help="Energy of GPUs, hosts and network that the run has used so far",
+    ),
+    Family(
+        key="estimated_energy_kwh",
+        name="estimated_energy",
+        unit="joules",
+        factor=JOULES_PER_KWH,
+        help="Part of the energy that stands for GPUs that could not be read",
+    ),
+    Family(key="power_w", name="power", unit="watts", help="Power of the run over its last windows"),
+    Family(
+        key="operational_kg",
+        name="operational_emissions",
+        unit="grams",
+        factor=GRAMS_PER_KG,
+        counter=True,
+        help="CO2e of the electricity that the run has used so far",
+    ),
+    Family(
+        key="embodied_kg",
+        name="embodied_emissions",
+        unit="grams",
+        factor=GRAMS_PER_KG,
+        counter=True,
+        help="CO2e of the manufacture of what the run has reserved so far",
+    ),
+    Family(
+        key="total_kg",
+        name="emissions",
+        unit="grams",
+        factor=GRAMS_PER_KG,
+        counter=True,
+        help="CO2e of electricity and manufacture together so far",
+    ),
+    *_ranged(
+        "projected_energy_kwh", "projected_energy", "joules", JOULES_PER_KWH, "Energy of the whole run as projected"
+    ),
+    *_ranged(
+        "projected_operational_kg",
+        "projected_operational_emissions",
+        "grams",
+        GRAMS_PER_KG,
+        "CO2e of the electricity of the whole run as projected",
+    ),
+    *_ranged(
+        "projected_embodied_kg",
+        "projected_embodied_emissions",
+        "grams",
+        GRAMS_PER_KG,
+        "CO2e of the manufacture for the whole run as projected",
+    ),
+    *_ranged("projected_total_kg", "projected_emissions", "grams", GRAMS_PER_KG, "CO2e of the whole run as projected"),
+    Family(
+        key="remaining_h",
+        name="remaining",
+        unit="seconds",
+        factor=SECONDS_PER_HOUR,
+        help="Time to the last step as projected",
+    ),
+    Family(key="step_time_s", name="step_time", unit="seconds", help="Measured time of an optimizer step"),
+    Family(
+        key="predicted_step_time_s",
+        name="predicted_step_time",
+        unit="seconds",
+        help="Predicted time of an optimizer step of the effective spec",
+    ),
+    Family(key="step_time_ratio", name="step_time", unit="ratio", help="Measured over predicted step time"),
+    Family(
+        key="coverage_gpus",
+        name="measured_gpus",
+        unit="ratio",
+        help="Share of the GPUs of the run whose last window was measured",
+    ),
+)
+
+
+def values_of(metrics: Mapping[str, float]) -> Iterator[tuple[Family, float]]:
+    """Yield each metric that a row has, with its value in the unit of the metric."""
+    for family in FAMILIES:
+        value = metrics.get(PREFIX + family.key)
+        if value is not None:
+            yield family, value * family.factor
+
+
+class Rising:
+    """Holds the highest value of each counter, so that a counter never falls in the life of this process.
+
+    An energy can be corrected downwards, when a GPU that was lost answers again. A falling counter would count as one
+    that began anew.
+    """
+
+    def __init__(self) -> None:
+        self._highest: dict[tuple[str, ...], float] = {}
+
+    def value(self, key: tuple[str, ...], value: float) -> float:
+        """Return the value, or the highest one that was ever given for this key."""
+        highest = max(value, self._highest.get(key, 0.0))
+        self._highest[key] = highest
+        return highest

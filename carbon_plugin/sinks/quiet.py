@@ -1,0 +1,15 @@
+"""Keep signals away from threads of this package, so that they reach the thread of the training."""
+
+from __future__ import annotations
+
+import signal
+
+# Some systems lack some of these.
+_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGALRM")
+_QUIET = {getattr(signal, name) for name in _NAMES if hasattr(signal, name)}
+
+
+def leave_signals_to_the_training() -> None:
+    """Block the signals that a training may handle, in the calling thread. No handler is touched."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, _QUIET)

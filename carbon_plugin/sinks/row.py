@@ -1,0 +1,71 @@
+"""Define what a sink is handed: one row of figures a window, with the devices and the facts of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from msgspec import Struct
+
+from carbon_plugin.spec.metered import EnergyKind, Rung
+
+Scalar = str | int | float | bool
+
+PREFIX = "carbon/"
+"""The figures of a row have names that begin with this, as docs/monitor.md lists them."""
+HEAD_KEY = "carbon/ledger_head"
+"""The name under which sinks that take text get the head of the ledger."""
+
+
+class DeviceFigures(Struct, frozen=True, kw_only=True):
+    """What one metered device of this node has used for the run so far, J, and its power in the last window, W."""
+
+    key: str
+    name: str
+    rung: Rung
+    energy_j: float
+    power_w: float
+    energy_kind: EnergyKind
+
+
+class RunFacts(Struct, frozen=True, kw_only=True):
+    """What identifies a run and describes it.
+
+    `params` are the effective fields of its spec by dotted name, as far as they are known. They can change once, after
+    the first step.
+    """
+
+    run_id: str
+    name: str
+    run_dir: Path
+    hostname: str
+    total_steps: int | None = None
+    programme: str | None = None
+    role: str | None = None
+    params: Mapping[str, Scalar] = {}
+
+
+class Row(Struct, frozen=True, kw_only=True):
+    """The figures of a run at the end of a window.
+
+    `step` is the last optimizer step of the run, `metrics` are the `carbon/*` figures, `head` is the head of the ledger
+    of this node, and `devices` are those that this process meters.
+    """
+
+    step: int
+    at_unix_s: float
+    metrics: Mapping[str, float]
+    facts: RunFacts
+    head: str | None = None
+    devices: tuple[DeviceFigures, ...] = ()
+
+
+def nested(document: Mapping[str, object], prefix: str = "") -> dict[str, Scalar]:
+    """Return the scalars of nested mappings by dotted name. Lists are left out, and so is what is None."""
+    found: dict[str, Scalar] = {}
+    for name, value in document.items():
+        if isinstance(value, Mapping):
+            found |= nested(value, f"{prefix}{name}.")
+        elif isinstance(value, str | int | float | bool):
+            found[prefix + name] = value
+    return found

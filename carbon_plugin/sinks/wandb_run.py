@@ -1,0 +1,93 @@
+"""Write rows into a run of Weights & Biases: metrics, summary, configuration, and the report as an artifact."""
+
+from __future__ import annotations
+
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+from carbon_plugin.sinks.row import HEAD_KEY, PREFIX, Row, RunFacts, Scalar
+from carbon_plugin.sinks.sink import Sink
+
+STEP_KEY = PREFIX + "step"
+"""The axis of the `carbon/*` figures, which is the optimizer step of the run."""
+_MOST_KEPT = 10_000
+
+
+class WandbSink(Sink):
+    """A run of W&B: the one that is given, else the one that is active, else a new one that ends with the training.
+
+    A run of the user has one axis of steps, and drops a row whose step lies before the last one. Therefore the figures
+    are added to the row that the user logs next, without a step, and have an axis of their own. Of a run to which the
+    user logs nothing, all rows are written at the end.
+    """
+
+    name = "wandb"
+    wants_report = True
+
+    def __init__(self, run: Any = None) -> None:
+        self._given = run
+        self._users: Any = None
+        self._run: Any = None
+        self._opened_at = 0
+        self._kept: deque[dict[str, Scalar]] = deque(maxlen=_MOST_KEPT)
+        self._told: RunFacts | None = None
+
+    def prepare(self) -> None:
+        """Take the run that is active now."""
+        import wandb
+
+        self._users = self._given or wandb.run
+
+    def write(self, row: Row) -> None:
+        """Log one row, and the configuration when it has changed."""
+        if self._run is None:
+            self._open(row.facts)
+        if row.facts != self._told:
+            self._told = row.facts
+            self._run.config.update({"carbon": _config(row.facts)}, allow_val_change=True)
+        cells: dict[str, Scalar] = {STEP_KEY: row.step, **row.metrics}
+        if row.head is not None:
+            self._run.summary[HEAD_KEY] = row.head
+        if self._users is None:
+            self._run.log(cells)
+        else:
+            self._kept.append(cells)
+            self._run.log(cells, commit=False)
+
+    def close(self, report: Path | None) -> None:
+        """Log the report, and end the run if it is ours."""
+        import wandb
+
+        if self._run is None:
+            return
+        if self._kept and self._run.step == self._opened_at:  # the user has logged nothing
+            for cells in self._kept:
+                self._run.log(cells)
+        if self._kept:
+            self._run.summary.update(self._kept[-1])
+        if report is not None and self._told is not None:
+            artifact = wandb.Artifact(f"carbon-report-{self._told.run_id}", type="carbon-report")
+            artifact.add_file(str(report), name="report.html")
+            self._run.log_artifact(artifact)
+        if self._users is None:
+            self._run.finish()
+        self._run = self._told = None
+        self._kept.clear()
+
+    def _open(self, facts: RunFacts) -> None:
+        import wandb
+
+        # A run of ours must not become the active one, which the user's own `wandb.init` would then find.
+        self._run = self._users or wandb.init(
+            name=facts.name, dir=str(facts.run_dir), job_type="carbon", reinit="create_new"
+        )
+        self._opened_at = self._run.step
+        self._run.define_metric(STEP_KEY)
+        self._run.define_metric(f"{PREFIX}*", step_metric=STEP_KEY)
+
+
+def _config(facts: RunFacts) -> dict[str, Scalar]:
+    stated = {"programme": facts.programme, "role": facts.role, "total_steps": facts.total_steps}
+    known: dict[str, Scalar] = {name: value for name, value in stated.items() if value is not None}
+    return {"run_id": facts.run_id, "run_dir": str(facts.run_dir), **known, **facts.params}

@@ -1,0 +1,137 @@
+"""OTLP over HTTP, read back from a receiver that decodes the messages."""
+
+from __future__ import annotations
+
+import gzip
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from carbon_plugin.sinks.choose import sinks_of
+from carbon_plugin.sinks.sink import NotTakenError
+from tests.sinks.conftest import GPU
+
+pytest.importorskip("opentelemetry.sdk", reason="opentelemetry-sdk is not installed; `make test` installs it")
+
+
+class Receiver(ThreadingHTTPServer):
+    """Keeps the metrics of each request: {(name, hw.id): (value, unit, attributes, monotonic)}."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.refusing = False
+        self.paths: list[str] = []
+        self.resources: list[dict[str, str]] = []
+        self.requests: list[dict[tuple[str, str], tuple[float, str, dict[str, str], bool]]] = []
+
+    @property
+    def address(self) -> str:
+        return f"//127.0.0.1:{self.server_port}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Receiver
+
+    def do_POST(self) -> None:
+        from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+
+        if self.server.refusing:
+            self.send_response(400)
+            self.end_headers()
+            return
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.headers.get("Content-Encoding") == "gzip":
+            body = gzip.decompress(body)
+        message = ExportMetricsServiceRequest.FromString(body)
+        found = {}
+        for resource in message.resource_metrics:
+            self.server.resources.append({a.key: a.value.string_value for a in resource.resource.attributes})
+            for scope in resource.scope_metrics:
+                for metric in scope.metrics:
+                    data: Any = getattr(metric, metric.WhichOneof("data"))
+                    for point in data.data_points:
+                        attributes = {a.key: a.value.string_value for a in point.attributes}
+                        value = getattr(point, point.WhichOneof("value"))
+                        monotonic = bool(getattr(data, "is_monotonic", False))
+                        key = metric.name, attributes.get("hw.id", "")
+                        found[key] = (value, metric.unit, attributes, monotonic)
+        self.server.paths.append(self.path)
+        self.server.requests.append(found)
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *args: object) -> None: ...
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with Receiver() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def test_receiver_gets_each_row_with_the_names_of_the_conventions(receiver, rows):
+    (sink,) = sinks_of(f"otlp:{receiver.address}")
+
+    for row in rows(2):
+        sink.write(row)
+    sink.close(None)
+
+    first, last = receiver.requests[:2]
+    assert first["carbon_plugin.energy", ""][0] == pytest.approx(2.5 * 3.6e6)
+    run = {"carbon_plugin.run.id": "run-1", "carbon_plugin.run.name": "llama"}
+    gpu = {"hw.id": GPU, "hw.name": "NVIDIA H100", "hw.type": "gpu", **run}
+    assert last["hw.energy", GPU] == (2e7, "J", gpu, True)
+    assert last["hw.power", GPU] == (620.0, "W", gpu, False)
+    host = {"hw.id": "boot/host", "hw.name": "host", **run}
+    assert last["hw.host.energy", "boot/host"] == (2e6, "J", host, True)
+    assert last["hw.host.power", "boot/host"] == (100.0, "W", host, False)
+    assert last["carbon_plugin.energy", ""] == (pytest.approx(5.0 * 3.6e6), "J", run, True)
+    assert last["carbon_plugin.emissions", ""] == (pytest.approx(2400.0), "g", run, True)
+    assert last["carbon_plugin.projected_energy_high", ""] == (pytest.approx(55.0 * 3.6e6), "J", run, False)
+    assert last["carbon_plugin.step", ""][0] == 20
+    assert set(receiver.paths) == {"/v1/metrics"}
+    assert receiver.resources[0]["service.name"] == "carbon_plugin"
+    assert receiver.resources[0]["host.name"] == "node-7"
+
+
+def test_environment_names_the_collector_where_the_script_does_not(receiver, rows, monkeypatch):
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http:{receiver.address}")
+    (sink,) = sinks_of("otlp")
+
+    sink.write(rows(1)[0])
+    sink.close(None)
+
+    assert receiver.requests[0]["hw.energy", GPU][0] == 1e7
+
+
+def test_provider_of_the_program_is_not_touched(receiver, rows):
+    from opentelemetry import metrics
+
+    before = metrics.get_meter_provider()
+    (sink,) = sinks_of(f"otlp:{receiver.address}")
+    sink.write(rows(1)[0])
+    sink.close(None)
+
+    assert metrics.get_meter_provider() is before
+
+
+def test_collector_that_is_away_is_told_of_and_gets_the_totals_later(receiver, rows, caplog):
+    receiver.refusing = True
+    (sink,) = sinks_of(f"otlp:{receiver.address}")
+    first, second = rows(2)
+
+    with pytest.raises(NotTakenError):
+        sink.write(first)
+    receiver.refusing = False
+    sink.write(second)
+    sink.close(None)
+
+    assert receiver.requests[0]["hw.energy", GPU][0] == 2e7
+    assert caplog.records == []

@@ -1,0 +1,26 @@
+"""The one line of a window."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from carbon_plugin.sinks.line import line_of
+
+
+def test_line_has_step_time_power_spent_and_projected_with_ranges(rows):
+    (row,) = rows(1)
+
+    assert line_of(row) == (
+        "step 10 of 200, 1.25 s a step (+25 % against the predicted 1.00 s), 710 W, "
+        "spent 2.50 kWh and 1.20 kgCO2e, "
+        "projected 50.0 kWh (45.0 to 55.0 kWh) and 24.0 kgCO2e (21.6 to 26.4 kgCO2e), 2.00 h to go"
+    )
+
+
+def test_line_leaves_out_what_is_unknown(rows):
+    (row,) = rows(1)
+    known = {"carbon/energy_kwh": 0.5, "carbon/operational_kg": 0.2, "carbon/step_time_s": 0.5}
+
+    line = line_of(replace(row, metrics=known, facts=replace(row.facts, total_steps=None)))
+
+    assert line == "step 10, 500 ms a step, spent 500 Wh and 200 gCO2e in operation"
