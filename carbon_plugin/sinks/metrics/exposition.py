@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from carbon_plugin.sinks.metrics.families import FAMILIES, Rising, values_of
+from carbon_plugin.sinks.metrics.metric import METRICS, Rising, values_of
 from carbon_plugin.sinks.row import DeviceFigures, Row
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class Exposition:
                 one.help,
                 _RUN,
             )
-            for one in FAMILIES
+            for one in METRICS
         }
         for row in rows:
             self._add(step, _run_of(row), float(row.step))

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from carbon_plugin.errors import WatchError
-from carbon_plugin.sinks.metrics.families import FAMILIES, UCUM, Rising, values_of
+from carbon_plugin.sinks.metrics.metric import METRICS, UCUM, Rising, values_of
 from carbon_plugin.sinks.row import DeviceFigures, Row
 from carbon_plugin.sinks.sink import NotTakenError, Sink
 
@@ -78,7 +78,7 @@ class OtlpSink(Sink):
         # The provider is this sink's own. The one that the program may have set stays as it is.
         self._provider = MeterProvider([reader], resource=resource, shutdown_on_exit=False)
         meter = self._provider.get_meter("carbon_plugin")
-        for family in FAMILIES:
+        for family in METRICS:
             make = meter.create_observable_counter if family.counter else meter.create_observable_gauge
             make(family.otel_name, [self._reader_of(family.key)], unit=UCUM[family.unit], description=family.help)
         meter.create_observable_gauge("carbon_plugin.step", [self._steps], description="Last optimizer step of the run")

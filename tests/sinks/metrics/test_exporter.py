@@ -12,7 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 from carbon_plugin.sinks.choose import sinks_of
-from carbon_plugin.sinks.metrics.families import FAMILIES, UCUM, Rising
+from carbon_plugin.sinks.metrics.metric import METRICS, UCUM, Rising
 from carbon_plugin.sinks.row import DeviceFigures
 from tests.sinks.conftest import GPU, metrics
 
@@ -48,9 +48,9 @@ def exposed(rows, free_port) -> str:
 
 
 def test_every_figure_of_a_row_has_a_metric_and_every_metric_a_known_unit():
-    assert {f"carbon/{family.key}" for family in FAMILIES} == set(metrics(1))
-    assert {family.unit for family in FAMILIES} <= set(UCUM)
-    assert len({family.prometheus_name for family in FAMILIES}) == len(FAMILIES)
+    assert {f"carbon/{family.key}" for family in METRICS} == set(metrics(1))
+    assert {family.unit for family in METRICS} <= set(UCUM)
+    assert len({family.prometheus_name for family in METRICS}) == len(METRICS)
 
 
 def test_scrape_has_the_last_row_in_base_units(exposed):
@@ -169,5 +169,5 @@ def test_device_of_a_node_has_metrics_without_a_run(free_port):
 def test_page_of_prometheus_lists_every_metric():
     page = (Path(__file__).resolve().parents[3] / "docs" / "prometheus.md").read_text()
 
-    for family in FAMILIES:
+    for family in METRICS:
         assert f"`{family.prometheus_name}{'_total' if family.counter else ''}`" in page

@@ -18,7 +18,7 @@ UCUM = {"joules": "J", "watts": "W", "seconds": "s", "grams": "g", "ratio": "1",
 """The units as OpenTelemetry writes them."""
 
 
-class Family(Struct, frozen=True, kw_only=True):
+class RunMetric(Struct, frozen=True, kw_only=True):
     """One metric of a run.
 
     `key` is the figure of a row without its prefix, `factor` what it is multiplied by to be in `unit`. A `counter`
@@ -43,13 +43,13 @@ class Family(Struct, frozen=True, kw_only=True):
         return f"carbon_plugin.{self.name}"
 
 
-def _ranged(key: str, name: str, unit: str, factor: float, what: str) -> Iterator[Family]:
+def _ranged(key: str, name: str, unit: str, factor: float, what: str) -> Iterator[RunMetric]:
     for end, said in (("", ""), ("_low", ", p10 of its range"), ("_high", ", p90 of its range")):
-        yield Family(key=key + end, name=name + end, unit=unit, factor=factor, help=what + said)
+        yield RunMetric(key=key + end, name=name + end, unit=unit, factor=factor, help=what + said)
 
 
-FAMILIES: tuple[Family, ...] = (
-    Family(
+METRICS: tuple[RunMetric, ...] = (
+    RunMetric(
         key="energy_kwh",
         name="energy",
         unit="joules",
@@ -57,15 +57,15 @@ FAMILIES: tuple[Family, ...] = (
         counter=True,
         help="Energy of GPUs, hosts and network that the run has used so far",
     ),
-    Family(
+    RunMetric(
         key="estimated_energy_kwh",
         name="estimated_energy",
         unit="joules",
         factor=JOULES_PER_KWH,
         help="Part of the energy that stands for GPUs that could not be read",
     ),
-    Family(key="power_w", name="power", unit="watts", help="Power of the run over its last windows"),
-    Family(
+    RunMetric(key="power_w", name="power", unit="watts", help="Power of the run over its last windows"),
+    RunMetric(
         key="operational_kg",
         name="operational_emissions",
         unit="grams",
@@ -73,7 +73,7 @@ FAMILIES: tuple[Family, ...] = (
         counter=True,
         help="CO2e of the electricity that the run has used so far",
     ),
-    Family(
+    RunMetric(
         key="embodied_kg",
         name="embodied_emissions",
         unit="grams",
@@ -81,7 +81,7 @@ FAMILIES: tuple[Family, ...] = (
         counter=True,
         help="CO2e of the manufacture of what the run has reserved so far",
     ),
-    Family(
+    RunMetric(
         key="total_kg",
         name="emissions",
         unit="grams",
@@ -107,22 +107,22 @@ FAMILIES: tuple[Family, ...] = (
         "CO2e of the manufacture for the whole run as projected",
     ),
     *_ranged("projected_total_kg", "projected_emissions", "grams", GRAMS_PER_KG, "CO2e of the whole run as projected"),
-    Family(
+    RunMetric(
         key="remaining_h",
         name="remaining",
         unit="seconds",
         factor=SECONDS_PER_HOUR,
         help="Time to the last step as projected",
     ),
-    Family(key="step_time_s", name="step_time", unit="seconds", help="Measured time of an optimizer step"),
-    Family(
+    RunMetric(key="step_time_s", name="step_time", unit="seconds", help="Measured time of an optimizer step"),
+    RunMetric(
         key="predicted_step_time_s",
         name="predicted_step_time",
         unit="seconds",
         help="Predicted time of an optimizer step of the effective spec",
     ),
-    Family(key="step_time_ratio", name="step_time", unit="ratio", help="Measured over predicted step time"),
-    Family(
+    RunMetric(key="step_time_ratio", name="step_time", unit="ratio", help="Measured over predicted step time"),
+    RunMetric(
         key="coverage_gpus",
         name="measured_gpus",
         unit="ratio",
@@ -131,9 +131,9 @@ FAMILIES: tuple[Family, ...] = (
 )
 
 
-def values_of(metrics: Mapping[str, float]) -> Iterator[tuple[Family, float]]:
+def values_of(metrics: Mapping[str, float]) -> Iterator[tuple[RunMetric, float]]:
     """Yield each metric that a row has, with its value in the unit of the metric."""
-    for family in FAMILIES:
+    for family in METRICS:
         value = metrics.get(PREFIX + family.key)
         if value is not None:
             yield family, value * family.factor
