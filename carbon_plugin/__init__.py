@@ -9,12 +9,11 @@ from importlib import import_module as _import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from carbon_plugin.api import audit, predict, search
+    from carbon_plugin.api import audit, predict, read_run, search
     from carbon_plugin.audit.result import AuditSummary
     from carbon_plugin.errors import CarbonPluginError
     from carbon_plugin.integrations.decorated import watch_training
     from carbon_plugin.integrations.pytorch import watch
-    from carbon_plugin.ledger.reader import read_run
     from carbon_plugin.monitor.monitor import CarbonMonitor
     from carbon_plugin.plan.forecast import Forecast, load_forecast, make_forecast, save_forecast
     from carbon_plugin.predict.result import StepPrediction
@@ -35,7 +34,7 @@ _PLACES = {
     "load_forecast": "plan.forecast",
     "load_run_spec": "spec.loading",
     "make_forecast": "plan.forecast",
-    "read_run": "ledger.reader",
+    "read_run": "api",
     "save_forecast": "plan.forecast",
     "search": "api",
     "watch": "integrations.pytorch",

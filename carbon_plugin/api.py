@@ -1,6 +1,7 @@
-"""Functions for a script or a notebook that answer what the commands `plan`, `plan --search` and `audit` answer.
+"""Functions for a script or a notebook: what the commands `plan`, `plan --search` and `audit` answer, and the records
+of a run.
 
-They are reached as `carbon_plugin.predict`, `carbon_plugin.search` and `carbon_plugin.audit`.
+They are reached as `carbon_plugin.predict`, `carbon_plugin.search`, `carbon_plugin.audit` and `carbon_plugin.read_run`.
 """
 
 from __future__ import annotations
@@ -9,11 +10,38 @@ import os
 from collections.abc import Sequence
 
 from carbon_plugin.audit.result import AuditSummary
+from carbon_plugin.errors import CarbonPluginError
+from carbon_plugin.ledger.reader import LedgerRun
 from carbon_plugin.plan.alternatives import SearchReport
 from carbon_plugin.predict.result import StepPrediction
 from carbon_plugin.spec.run import RunSpec
 
-__all__ = ["audit", "predict", "search"]
+__all__ = ["RunRecords", "audit", "predict", "read_run", "search"]
+
+FRAME_HEIGHT_PX = 640
+"""Height of the first screen of a report in a notebook."""
+
+
+class RunRecords(LedgerRun, frozen=True, kw_only=True):
+    """The ledgers of one run directory. In a notebook they show the first screen of the run's report."""
+
+    directory: str
+
+    def _repr_html_(self) -> str | None:
+        """Return the first screen in a frame of its own, so that its styles change nothing else in the notebook.
+
+        The result is None for ledgers that cannot be added up; a notebook then shows them as text.
+        """
+        from html import escape
+
+        from carbon_plugin.audit.report.page import render_first_screen
+
+        try:
+            page = render_first_screen(audit(self.directory))
+        except CarbonPluginError:
+            return None
+        style = f"width:100%;height:{FRAME_HEIGHT_PX}px;border:0"
+        return f'<iframe srcdoc="{escape(page)}" sandbox="allow-popups" style="{style}"></iframe>'
 
 
 def predict(spec: RunSpec) -> StepPrediction:
@@ -96,6 +124,25 @@ def audit(run_dir: str | os.PathLike[str], *, anchors: Sequence[str] | str = ())
     from carbon_plugin.audit.summary import summarise
 
     return summarise(run_dir, _texts(anchors))
+
+
+def read_run(run_dir: str | os.PathLike[str]) -> RunRecords:
+    """Read all ledgers of a run into memory. In a notebook the result shows the first screen of the run's report.
+
+    Args:
+        run_dir: The run directory.
+
+    Returns:
+        The identity of the run, and its ledgers by node and attempt, each with its records. Lines that are torn or were
+        edited are in `problems`.
+
+    Raises:
+        LedgerError: A file cannot be read, or is of an unknown version.
+    """
+    from carbon_plugin.ledger.reader import read_run as read
+
+    found = read(run_dir)
+    return RunRecords(identity=found.identity, files=found.files, directory=os.fspath(run_dir))
 
 
 def _texts(given: Sequence[str] | str) -> tuple[str, ...]:

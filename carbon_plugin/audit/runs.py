@@ -23,6 +23,9 @@ QUIET_S_A_NODE = 0.75
 """A run goes on if its ledgers grew within `QUIET_S` seconds, or within this many seconds for each node where that is
 more. Ledgers grow every 10 s, or every quarter of a second for each node."""
 
+SAME_WORK = 0.02
+"""Up to this part more tokens, two runs count as the same work."""
+
 Number = float | int | str | None
 
 
@@ -54,11 +57,15 @@ class ComparedQuantity(Struct, frozen=True, kw_only=True):
 
 
 class RunComparison(Struct, frozen=True, kw_only=True):
-    """Runs side by side: their names, what they used, and the fields of the spec in which they differ."""
+    """Runs side by side: their names, what they used, and the fields of the spec in which they differ.
+
+    `cautions` are sentences on what makes the figures differ although the trainings may not.
+    """
 
     runs: list[str]
     quantities: list[ComparedQuantity]
     spec: list[ComparedQuantity]
+    cautions: list[str] = []
 
 
 def list_runs(place: str | os.PathLike[str]) -> list[ListedRun]:
@@ -90,7 +97,45 @@ def compare_runs(summaries: Sequence[AuditSummary]) -> RunComparison:
         for (name, unit), values in rows.items()
         if any(value is not None for value in values)
     ]
-    return RunComparison(runs=[one.run.name for one in summaries], quantities=quantities, spec=_differences(summaries))
+    return RunComparison(
+        runs=_labels(summaries),
+        quantities=quantities,
+        spec=_differences(summaries),
+        cautions=_cautions(summaries),
+    )
+
+
+def _labels(summaries: Sequence[AuditSummary]) -> list[str]:
+    """Return the names of the runs; where two are the same, each of these gets its place in the order."""
+    names = [one.run.name for one in summaries]
+    return [name if names.count(name) == 1 else f"{name} ({at})" for at, name in enumerate(names, 1)]
+
+
+def _cautions(summaries: Sequence[AuditSummary]) -> list[str]:
+    """Return a sentence for each reason for which figures of these runs do not compare as they stand."""
+    found = []
+    labelled = list(zip(_labels(summaries), summaries, strict=True))
+    bases = {name: one.factors.intensity.basis or "parts of unlike basis" for name, one in labelled if one.factors}
+    if len(set(bases.values())) > 1:
+        said = ", ".join(f"{basis} of {name}" for name, basis in bases.items())
+        found.append(f"The grid intensities do not count the same emissions: {said}.")
+    tokens = [one.progress.tokens for one in summaries if one.progress.tokens]
+    if tokens and max(tokens) > (1 + SAME_WORK) * min(tokens):
+        found.append(
+            "The runs trained on different numbers of tokens, so that their totals are for different work; compare "
+            "the figures a token."
+        )
+    for name, one in labelled:
+        if one.coverage.gpus_missing:
+            found.append(f"{name}: {plural(one.coverage.gpus_missing, 'GPU')} of it are in no total.")
+        if state_of(one) == "running":
+            found.append(f"{name} is still running.")
+        if not one.verification.ok:
+            found.append(f"{name}: its ledgers have problems, see its own report.")
+        if one.footprint is None:
+            found.append(f"{name}: {one.no_carbon_reason}, so that no carbon is stated.")
+    found.append("Ledgers hold no loss: whether the runs reached the same one is for you to say.")
+    return found
 
 
 def _listed(directory: Path) -> ListedRun:

@@ -27,9 +27,13 @@ class Share(Struct, frozen=True):
     raw: float
 
 
-class Headline(Struct, frozen=True, kw_only=True):
-    """The total carbon with its range on a bar. Positions are percent of the bar's width."""
+class RunTotal(Struct, frozen=True, kw_only=True):
+    """The total carbon of a run, or its energy where no carbon is stated, with its range on a bar.
 
+    `what` says which of the two it is. Positions are percent of the bar's width.
+    """
+
+    what: str
     text: str
     unit: str
     low: str
@@ -40,6 +44,7 @@ class Headline(Struct, frozen=True, kw_only=True):
     field: str
     raw: float
     split: list[Share]
+    split_percent: float
 
 
 class Tile(Struct, frozen=True, kw_only=True):
@@ -57,13 +62,17 @@ class Tile(Struct, frozen=True, kw_only=True):
     explained: str = ""
 
 
-def headline(summary: AuditSummary) -> Headline:
-    """Return the total carbon, or the energy of the machines where no carbon is stated."""
+def total_of(summary: AuditSummary, most: float = 0.0) -> RunTotal:
+    """Return the total carbon, or the energy of the machines where no carbon is stated.
+
+    The bar reaches up to `most` (kgCO2e or J) where that is above the range, so that several runs share one scale.
+    """
     footprint = summary.footprint
     if footprint is None:
         low, high = phrases.energy_edges(summary, summary.energy, "it")
         size, name = fitting_unit(summary.energy.energy_j, ENERGY_UNITS)
-        return _headline(Unit(size, name), low, summary.energy.energy_j, high, "energy.energy_j", [])
+        what = "Energy of the machines; no carbon is stated"
+        return _total(what, Unit(size, name), (low, summary.energy.energy_j, high), most, "energy.energy_j", [])
     total = footprint.total_kg
     unit = unit_of_carbon(total.value)
     split = []
@@ -75,7 +84,7 @@ def headline(summary: AuditSummary) -> Headline:
         known = name == "operational" or bool(footprint.embodied_parts_kg)
         text = f"{unit.number(figure.value)} {unit.name}" if known else "unknown"
         split.append(Share(name, text, share, colour, f"footprint.{name}_kg.value", figure.value))
-    return _headline(unit, total.low, total.value, total.high, "footprint.total_kg.value", split)
+    return _total("Total carbon", unit, (total.low, total.value, total.high), most, "footprint.total_kg.value", split)
 
 
 def tiles(summary: AuditSummary) -> list[Tile]:
@@ -85,9 +94,13 @@ def tiles(summary: AuditSummary) -> list[Tile]:
     return found
 
 
-def _headline(unit: Unit, low: float, value: float, high: float, field: str, split: list[Share]) -> Headline:
-    end = 1.08 * max(high, value) or 1.0
-    return Headline(
+def _total(
+    what: str, unit: Unit, edges: tuple[float, float, float], most: float, field: str, split: list[Share]
+) -> RunTotal:
+    low, value, high = edges
+    end = 1.08 * max(high, value, most) or 1.0
+    return RunTotal(
+        what=what,
         text=unit.number(value),
         unit=unit.name,
         low=unit.number(low),
@@ -98,6 +111,7 @@ def _headline(unit: Unit, low: float, value: float, high: float, field: str, spl
         field=field,
         raw=value,
         split=split,
+        split_percent=100 * value / end if most else 100.0,
     )
 
 

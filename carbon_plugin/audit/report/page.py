@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-from functools import cache
-from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import msgspec
 from msgspec import Struct
 
 from carbon_plugin.audit.explain.trace import Explanation, explain_each
 from carbon_plugin.audit.report import first_screen, grasp
-from carbon_plugin.audit.report.addresses import linked
 from carbon_plugin.audit.report.charts.all_charts import MAKERS, charts_of
 from carbon_plugin.audit.report.charts.of_devices import outlier_table
+from carbon_plugin.audit.report.environment import environment, script_hashes, scripts, styles
 from carbon_plugin.audit.report.tables import energy, evidence, forecast
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.audit.sentences import missing, narrative, phrases
 from carbon_plugin.audit.sentences.quality import data_quality
-from carbon_plugin.show import wording
 from carbon_plugin.show.drawing import COLOURS
-from carbon_plugin.show.plot import paint
-from carbon_plugin.spec.amounts import plural
-
-if TYPE_CHECKING:
-    from markupsafe import Markup
 
 EXPLAINED = (
     "footprint.total_kg",
@@ -59,56 +48,28 @@ class Derivation(Struct, frozen=True, kw_only=True):
 
 def render_html(summary: AuditSummary) -> str:
     """Return the report as HTML."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("carbon_plugin.audit.report", "web"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "energy": wording.energy,
-        "duration": wording.duration,
-        "moment": wording.moment,
-        "plural": plural,
-        "linked": linked,
-        "paint": paint,
-        "script_json": script_json,
-    }
-    return environment.get_template("report.html.j2").render(_context(summary))
+    return environment().get_template("report.html.j2").render(_context(summary))
 
 
-def script_json(value: Any) -> Markup:
-    """Return a value as JSON for a script element. Nothing in it can end the element."""
-    from markupsafe import Markup
-
-    text = msgspec.json.encode(value).decode()
-    return Markup(text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))
+def render_first_screen(summary: AuditSummary) -> str:
+    """Return the first screen of the report as a page of its own, without scripts, for instance for a notebook."""
+    found = {"styles": styles(), **_first_screen(summary), "how_of": _derivations(summary)}
+    return environment().get_template("notebook.html.j2").render(found)
 
 
 def _context(summary: AuditSummary) -> dict[str, Any]:
-    total = summary.footprint.total_kg.value if summary.footprint else 0.0
-    scripts = (_shipped("vendor/uPlot.iife.min.js"), _shipped("script.js"))
     assert len(CHART_NAMES) == len(MAKERS)
     found: dict[str, Any] = {
-        "s": summary,
-        "styles": _shipped("vendor/uPlot.min.css") + _shipped("style.css"),
-        "scripts": scripts,
-        "script_hashes": " ".join(map(_allowed, scripts)),
+        **_first_screen(summary),
+        "styles": styles(),
+        "scripts": scripts(),
+        "script_hashes": script_hashes(),
         "colours": COLOURS,
         "charts": dict.fromkeys(CHART_NAMES) | charts_of(summary),
         "how_of": _derivations(summary),
-        "subtitle": narrative.subtitle(summary),
         "opening": narrative.opening(summary),
         "missing": missing.missing(summary),
         "notes": missing.notes(summary),
-        "headline": first_screen.headline(summary),
-        "tiles": first_screen.tiles(summary),
-        "quality": data_quality(summary),
-        "drive": grasp.as_a_drive(total),
-        "energy_badge": phrases.energy_quality(summary.energy),
         "rungs": energy.rung_table(summary),
         "phases": energy.phase_table(summary),
         "carbon": energy.carbon_table(summary),
@@ -130,6 +91,19 @@ def _context(summary: AuditSummary) -> dict[str, Any]:
     return found | {"sections": _sections(found)}
 
 
+def _first_screen(summary: AuditSummary) -> dict[str, Any]:
+    total_kg = summary.footprint.total_kg.value if summary.footprint else 0.0
+    return {
+        "s": summary,
+        "subtitle": narrative.subtitle(summary),
+        "headline": first_screen.total_of(summary),
+        "tiles": first_screen.tiles(summary),
+        "quality": data_quality(summary),
+        "drive": grasp.as_a_drive(total_kg),
+        "energy_badge": phrases.energy_quality(summary.energy),
+    }
+
+
 def _sections(found: dict[str, Any]) -> list[tuple[str, str]]:
     """Return the anchors of the sections that the page has, with their titles."""
     sections = [("time", "Over time"), ("energy", "Energy"), ("expected", "Expected")]
@@ -144,13 +118,3 @@ def _derivations(summary: AuditSummary) -> dict[str, Derivation]:
         field: Derivation(shown=lines[:EXPLAINED_LINES], more=max(0, len(lines) - EXPLAINED_LINES))
         for field, lines in found.items()
     }
-
-
-@cache
-def _shipped(name: str) -> str:
-    return (files("carbon_plugin.audit.report") / "web" / name).read_text(encoding="utf-8")
-
-
-def _allowed(script: str) -> str:
-    """Return the hash of a script in the form in which a Content-Security-Policy allows it, and no other, to run."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"

@@ -51,16 +51,24 @@ def write_audit(
         text=directory / "summary.txt",
         summary=summary,
     )
+    write_file(written.html, render_html(summary).encode(), "--out")
+    write_file(written.json, render_json(summary), "--out")
+    write_file(written.text, render_text(summary).encode(), "--out")
+    return written
+
+
+def write_file(path: Path, content: bytes, option: str = "--html") -> None:
+    """Write a file in one step, so that a reader never sees half of it; missing folders are made.
+
+    Raises `CarbonPluginError` for a place that cannot be written, naming the `option` that chooses another one.
+    """
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        _replace(written.html, render_html(summary).encode())
-        _replace(written.json, render_json(summary))
-        _replace(written.text, render_text(summary).encode())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _replace(path, content)
     except OSError as error:
         raise CarbonPluginError(
-            f"{directory}: the report cannot be written: {error.strerror or error}; choose another place with --out"
+            f"{path}: the report cannot be written: {error.strerror or error}; choose another place with {option}"
         ) from error
-    return written
 
 
 def _reconciled(summary: AuditSummary, sacct: Path | None, kubernetes: Path | None) -> AuditSummary:

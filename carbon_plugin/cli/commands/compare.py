@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
-from carbon_plugin.cli.options import Argument, AsJson
-from carbon_plugin.cli.terminal import echo_json
-
-if TYPE_CHECKING:
-    from carbon_plugin.audit.runs import ComparedQuantity
+from carbon_plugin.cli.options import Argument, AsJson, Option
+from carbon_plugin.cli.terminal import echo, echo_json
 
 
 def compare(
     places: Annotated[list[Path], Argument("Two or more run directories, or files report.json.", metavar="RUN...")],
     as_json: AsJson = False,
+    html: Annotated[Path | None, Option("Write the comparison as a page to this file.", names=("--html",))] = None,
 ) -> None:
     """Put runs beside one another: energy, carbon, step time, tokens, and the fields of the spec that differ."""
     from rich.console import Console
@@ -22,10 +20,15 @@ def compare(
     from rich.table import Table
 
     from carbon_plugin.audit.exports.evidence import read_summary
+    from carbon_plugin.audit.report.comparison import render_comparison, rows_of
+    from carbon_plugin.audit.report.write import write_file
     from carbon_plugin.audit.runs import compare_runs
     from carbon_plugin.cli.printing import print_numbers
 
-    found = compare_runs([read_summary(place) for place in places])
+    summaries = [read_summary(place) for place in places]
+    found = compare_runs(summaries)
+    if html is not None:
+        write_file(html, render_comparison(summaries).encode())
     if as_json:
         echo_json(found)
         return
@@ -33,32 +36,14 @@ def compare(
     table.add_column("")
     for name in found.runs:
         table.add_column(escape(name), justify="right")
-    for row in found.quantities:
-        table.add_row(*map(escape, _cells(row)))
-    for row in found.spec:
-        table.add_row(*map(escape, _cells(row)), style="dim")
+    for row in rows_of(found):
+        name = f"{row.name}, {row.unit}" if row.unit else row.name
+        table.add_row(escape(name), *(escape(cell.text) for cell in row.cells))
+    for difference in found.spec:
+        values = ("–" if value is None else str(value) for value in difference.values)
+        table.add_row(escape(difference.name), *map(escape, values), style="dim")
     print_numbers(Console(highlight=False), table)
-
-
-def _cells(row: ComparedQuantity) -> list[str]:
-    """Return the name of a quantity with one unit for all runs, and its values in that unit."""
-    from carbon_plugin.audit.report.tables.forecast import unit_of_time
-    from carbon_plugin.audit.report.tables.table import Unit, unit_of_carbon, unit_of_energy
-    from carbon_plugin.show import wording
-
-    largest = max((value for value in row.values if isinstance(value, int | float)), default=0.0)
-    fitting = {"J": unit_of_energy, "kgCO2e": unit_of_carbon, "s": unit_of_time}
-    unit = fitting[row.unit](largest) if row.unit in fitting else Unit(1.0, row.unit)
-    if row.unit == "share":
-        unit = Unit(0.01, "%")
-    texts = [
-        "–"
-        if value is None
-        else value
-        if isinstance(value, str)
-        else f"{value:,}"
-        if isinstance(value, int)
-        else wording.plain(value / unit.size)
-        for value in row.values
-    ]
-    return [f"{row.name}, {unit.name}" if unit.name else row.name, *texts]
+    for caution in found.cautions:
+        echo(caution)
+    if html is not None:
+        echo(f"wrote {html}")

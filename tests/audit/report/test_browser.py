@@ -13,6 +13,8 @@ from typing import Any
 import msgspec
 import pytest
 
+import carbon_plugin
+from carbon_plugin.audit.report.comparison import render_comparison
 from carbon_plugin.audit.report.write import render_json, write_audit
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.footprint.values import Factors
@@ -76,7 +78,10 @@ def reports(
             _rename(directory)
         audit = write_audit(directory)
         written[name] = Written(audit.html, audit.summary)
-    return written
+    together = [written[name].summary for name in ("full", "hostile", "no site")]
+    path = tmp_path_factory.mktemp("comparison") / "compare.html"
+    path.write_text(render_comparison(together), encoding="utf-8")
+    return written | {"comparison": Written(path, together[0])}
 
 
 def _rename(directory: Path) -> None:
@@ -116,7 +121,7 @@ def opened(browser: Any) -> Iterator[Any]:
         context.close()
 
 
-CASES = ("full", "one window", "no window", "no site", "no GPU", "gaps", "hostile")
+CASES = ("full", "one window", "no window", "no site", "no GPU", "gaps", "hostile", "comparison")
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -137,8 +142,9 @@ NARROWER_THAN_ITS_WORDS = """
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_stands_out_from_its_ground_in_both_schemes(reports, opened, scheme):
-    found = _violations(opened(reports["one window"], 1440, scheme).page, "{runOnly: ['color-contrast']}")
+@pytest.mark.parametrize("name", ["one window", "comparison"])
+def test_text_stands_out_from_its_ground_in_both_schemes(reports, opened, name, scheme):
+    found = _violations(opened(reports[name], 1440, scheme).page, "{runOnly: ['color-contrast']}")
     assert found == []
 
 
@@ -233,3 +239,26 @@ def test_hostile_name_is_text(reports, opened):
     report = opened(reports["hostile"])
     assert report.page.locator("h1").inner_text() == HOSTILE + LONG
     assert report.complaints == []
+
+
+def test_comparison_tells_the_numbers_of_each_run_on_one_scale(reports, opened):
+    page = opened(reports["comparison"]).page
+    row = page.locator("table.compared tr", has_text="energy of the machines")
+    told = [float(value) for value in row.locator("data").evaluate_all("all => all.map(one => one.value)")]
+    assert told == [reports[name].summary.energy.energy_j for name in ("full", "hostile", "no site")]
+
+    widths = row.locator(".bar").evaluate_all("all => all.map(one => parseFloat(one.style.width))")
+    assert widths == pytest.approx([100 * one / max(told) for one in told])
+    assert "no carbon is stated" in page.locator(".notice").inner_text()
+
+
+def test_notebook_shows_the_first_screen_in_a_frame(reports, browser):
+    full = reports["full"]
+    page = browser.new_page()
+    page.set_content(f"<h1>cell</h1>{carbon_plugin.read_run(full.path.parent)._repr_html_()}")
+    shown = page.frame_locator("iframe")
+
+    total = shown.locator("data[data-field='footprint.total_kg.value']").first.get_attribute("value")
+    assert float(total) == full.summary.footprint.total_kg.value
+    assert shown.locator("h1").inner_text() == full.summary.run.name
+    page.close()

@@ -178,7 +178,7 @@ def test_every_marked_number_of_the_page_is_that_of_the_json(summary: AuditSumma
 
 
 def test_first_screen_says_total_range_split_place_and_work(summary: AuditSummary) -> None:
-    shown = first_screen.headline(summary)
+    shown = first_screen.total_of(summary)
     assert summary.footprint is not None
     total = summary.footprint.total_kg
     assert shown.low_percent < shown.value_percent < shown.high_percent < 100

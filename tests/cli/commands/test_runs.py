@@ -72,8 +72,12 @@ def test_comparison_has_one_unit_a_row_and_the_numbers_of_the_audits(place, caps
     assert rows["total carbon"]["values"] == [four.footprint.total_kg.value, None]
     assert rows["GPUs"]["values"] == [4, 2]
 
-    assert run(["compare", str(place / "four"), str(place / "two")]) == 0
-    assert "energy of the machines, Wh" in capsys.readouterr().out
+    page = place / "pages" / "compare.html"
+    assert run(["compare", str(place / "four"), str(place / "two"), "--html", str(page)]) == 0
+    printed = capsys.readouterr().out
+    assert "energy of the machines, Wh" in printed
+    assert "no carbon is stated" in printed
+    assert str(four.footprint.total_kg.value) in page.read_text(encoding="utf-8")
 
 
 def test_what_no_profile_or_no_run_tells_is_unknown_and_not_zero(place, tmp_path, capsys):

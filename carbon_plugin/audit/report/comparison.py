@@ -1,0 +1,104 @@
+"""Write several runs beside one another as one page: their totals on one scale, each quantity with bars, and the
+fields of the spec that differ."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from msgspec import Struct
+
+from carbon_plugin.audit.report.environment import environment, styles
+from carbon_plugin.audit.report.first_screen import RunTotal, total_of
+from carbon_plugin.audit.report.tables.forecast import unit_of_time
+from carbon_plugin.audit.report.tables.table import Unit, unit_of_carbon, unit_of_energy
+from carbon_plugin.audit.result import AuditSummary
+from carbon_plugin.audit.runs import ComparedQuantity, Number, RunComparison, compare_runs, state_of
+from carbon_plugin.audit.sentences import narrative
+from carbon_plugin.show import wording
+
+UNITS = {"J": unit_of_energy, "kgCO2e": unit_of_carbon, "s": unit_of_time}
+
+
+class ComparedCell(Struct, frozen=True, kw_only=True):
+    """The value of one run: its text, its number, the length of its bar in percent of the largest, and by how much it
+    differs from the first run. The bar is None and the change empty where the value is not a number."""
+
+    text: str
+    raw: float | None = None
+    bar_percent: float | None = None
+    change: str = ""
+
+
+class ComparedRow(Struct, frozen=True, kw_only=True):
+    """One quantity with its unit, for all runs in their order."""
+
+    name: str
+    unit: str
+    cells: list[ComparedCell]
+
+
+class RunCard(Struct, frozen=True, kw_only=True):
+    """What the page says of one run at its top."""
+
+    name: str
+    subtitle: str
+    state: str
+    total: RunTotal
+
+
+def render_comparison(summaries: Sequence[AuditSummary]) -> str:
+    """Return the comparison of two or more runs as HTML. Raises `CarbonPluginError` for fewer."""
+    found = compare_runs(summaries)
+    most_kg = max((one.footprint.total_kg.high for one in summaries if one.footprint), default=0.0)
+    most_j = max(one.energy.high_j for one in summaries)
+    context: dict[str, Any] = {
+        "styles": styles(),
+        "runs": found.runs,
+        "cards": [
+            RunCard(
+                name=name,
+                subtitle=narrative.subtitle(one),
+                state=state_of(one),
+                total=total_of(one, most=most_kg if one.footprint else most_j),
+            )
+            for name, one in zip(found.runs, summaries, strict=True)
+        ],
+        "cautions": found.cautions,
+        "rows": rows_of(found),
+        "differences": found.spec,
+        "version": summaries[0].plugin_version,
+    }
+    return environment().get_template("compare.html.j2").render(context)
+
+
+def rows_of(found: RunComparison) -> list[ComparedRow]:
+    """Return the quantities of a comparison as text, each in one unit that fits the largest of its values."""
+    return [_row(quantity) for quantity in found.quantities]
+
+
+def _row(quantity: ComparedQuantity) -> ComparedRow:
+    numbers = [float(value) for value in quantity.values if isinstance(value, int | float)]
+    largest = max(numbers, default=0.0)
+    unit = UNITS[quantity.unit](largest) if quantity.unit in UNITS else Unit(1.0, quantity.unit)
+    if quantity.unit == "share":
+        unit = Unit(0.01, "%")
+    first = quantity.values[0]
+    cells = [_cell(value, unit, largest, first if at else None) for at, value in enumerate(quantity.values)]
+    return ComparedRow(name=quantity.name, unit=unit.name, cells=cells)
+
+
+def _cell(value: Number, unit: Unit, largest: float, first: Number) -> ComparedCell:
+    """Return one value as text; `first` is the value of the first run, or None for that run itself."""
+    if value is None:
+        return ComparedCell(text="–")
+    if isinstance(value, str):
+        return ComparedCell(text=value)
+    text = f"{value:,}" if isinstance(value, int) else wording.plain(value / unit.size)
+    comparable = isinstance(first, int | float) and first > 0 and value > 0
+    return ComparedCell(
+        text=text,
+        raw=value,
+        bar_percent=100 * value / largest if largest > 0 else 0.0,
+        change=wording.off_by(value / first) if comparable and isinstance(first, int | float) else "",
+    )
