@@ -20,13 +20,11 @@ from carbon_plugin.detect.devices import computing_gpus
 from carbon_plugin.detect.observed import Detected, DetectedLayout, Observed
 from carbon_plugin.detect.optimizers import innermost, prepares_states, steps_done
 from carbon_plugin.detect.primary import Primary
+from carbon_plugin.integrations.entry_points import ARGUMENTS_VARIABLE
 from carbon_plugin.monitor.loop import place_of_process, versions_of
 from carbon_plugin.monitor.monitor import CarbonMonitor
 from carbon_plugin.monitor.settings import MonitorArguments
 from carbon_plugin.show.saying import say
-
-ARGUMENTS_VARIABLE = "CARBON_PLUGIN_RUN_ARGUMENTS"
-"""The variable in which `carbon-plugin run` hands the arguments of the monitor to all processes of the job, as JSON."""
 
 NOT_SEEN = (
     "steps are counted by the optimizer alone: tokens, model and layout are not seen, and under carbon-plugin run the "

@@ -8,23 +8,28 @@ and logs `carbon/*` through the trainer's loggers on rank zero, at the end with 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, Unpack
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from carbon_plugin.detect.batch import called_module
 from carbon_plugin.detect.live import FirstStep
 from carbon_plugin.monitor.documented import with_arguments
 from carbon_plugin.monitor.guard import harmless
+from carbon_plugin.monitor.loop import versions_of
 from carbon_plugin.monitor.monitor import CarbonMonitor
 from carbon_plugin.monitor.ranks import Ranks
 from carbon_plugin.monitor.settings import MonitorArguments
 
-# The two packages have classes of their own, and a callback must be of the one whose Trainer runs it.
-if TYPE_CHECKING or "lightning.pytorch" in sys.modules or "pytorch_lightning" not in sys.modules:
-    import lightning as framework
+# The two packages have classes of their own, and a Trainer refuses a callback that is not of its own package.
+PACKAGES = ("lightning.pytorch", "pytorch_lightning")
+if TYPE_CHECKING:
     from lightning.pytorch import Callback, LightningModule, Trainer
 else:
-    import pytorch_lightning as framework
-    from pytorch_lightning import Callback, LightningModule, Trainer
+    _first = next((name for name in PACKAGES if name in sys.modules), None)
+    _first = _first or next(name for name in PACKAGES if find_spec(name.partition(".")[0]) is not None)
+    Callback = import_module(_first).Callback
 
 _TEXT_LOGGERS = ("CSVLogger", "WandbLogger")
 """Loggers that take text among metrics; they get the head of the ledger too, as an anchor."""
@@ -40,6 +45,15 @@ class CarbonCallback(Callback):
     Raises:
         CarbonPluginError: An argument cannot be used. Nothing is raised afterwards.
     """
+
+    def __new__(cls, *_: Any, **__: Any) -> Self:
+        """Make the callback one of each package that is imported by now, because either may have the Trainer."""
+        imported = [sys.modules[name].Callback for name in PACKAGES if name in sys.modules]
+        missing = tuple(base for base in imported if not issubclass(cls, base))
+        own: Any = cls
+        kind: Any = _joined(own, missing) if missing else own
+        made: Self = super().__new__(kind)
+        return made
 
     def __init__(self, **arguments: Unpack[MonitorArguments]) -> None:
         super().__init__()
@@ -154,10 +168,9 @@ class CarbonCallback(Callback):
     def _start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._closed:
             self.monitor, self._closed = CarbonMonitor(**self._arguments), False
-        versions = {"python": sys.version.split()[0], "lightning": str(framework.__version__)}
         self.monitor.start(
             ranks=_ranks(trainer),
-            versions=versions | {"torch": str(sys.modules["torch"].__version__)},
+            versions=versions_of(_package(trainer)),
             watched=(pl_module,),
             end=self._close,
         )
@@ -182,6 +195,32 @@ class CarbonCallback(Callback):
             takes_text = type(logger).__name__ in _TEXT_LOGGERS and head is not None
             row = {**metrics, "carbon/ledger_head": head} if takes_text else metrics
             logger.log_metrics(row, step=self._row_step)  # type: ignore[arg-type]
+
+
+class AutomaticCarbonCallback(CarbonCallback):
+    """The callback that a Trainer gets where the user has opted in. It does nothing beside one of the user's own."""
+
+    @property
+    def state_key(self) -> str:
+        """Return another key than that of a user's own callback, because a Trainer refuses two of one key."""
+        return "carbon_plugin_auto"
+
+    def _start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not any(isinstance(other, CarbonCallback) and other is not self for other in trainer.callbacks):  # type: ignore[attr-defined]
+            super()._start(trainer, pl_module)
+
+
+@cache
+def _joined(base: Any, others: tuple[type, ...]) -> type[CarbonCallback]:
+    """Return the callback as a class of other packages too. Its objects are pickled as those of `base`."""
+    reduce = {"__reduce__": lambda self: (base.__new__, (base,), self.__dict__), "__doc__": base.__doc__}
+    return type(base.__name__, (base, *others), {"__module__": base.__module__, **reduce})
+
+
+def _package(trainer: Trainer) -> str:
+    """Return the name of the package that a Trainer is of, also where a script has derived a class from it."""
+    modules = (one.__module__.partition(".")[0] for one in type(trainer).__mro__)
+    return next((name for name in modules if name in ("lightning", "pytorch_lightning")), "lightning")
 
 
 def _fits(trainer: Trainer) -> bool:

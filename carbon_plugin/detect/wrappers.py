@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 _FSDP1_OFFLOAD = "FSDP1 keeps parameters and optimizer states in host memory; predicted as on the device"
-_WRAPPED = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+_WRAPPED = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
+"""The names under which wrappers of torch, and the module of Lightning Fabric, hold what they wrap."""
 
 
 class DataParallel(Struct, frozen=True, kw_only=True):

@@ -39,6 +39,7 @@ class TrainingLoop:
         pipeline (schedule, default None): The schedule of a pipeline, of which `model` is a stage.
         framework (object, default None): The object in which a framework keeps its layout.
         package (str, default "torch"): The package whose version is recorded beside that of torch.
+        ranks (Ranks, default None): The place of this process, where a framework knows it better than the environment.
         **arguments: Those of `MonitorArguments`.
 
     Raises:
@@ -54,9 +55,10 @@ class TrainingLoop:
         pipeline: Any = None,
         framework: Any = None,
         package: str = "torch",
+        ranks: Ranks | None = None,
         **arguments: Unpack[MonitorArguments],
     ) -> None:
-        self._ranks, unknown = place_of_process()
+        self._ranks, unknown = place_of_process() if ranks is None else (ranks, None)
         self.monitor = CarbonMonitor(ranks=self._ranks, **arguments)
         self._pipeline, self._framework, self._package = pipeline, framework, package
         self._first: FirstStep | None = None

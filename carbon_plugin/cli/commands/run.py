@@ -33,7 +33,7 @@ def run(
 
     from carbon_plugin.errors import CarbonPluginError
     from carbon_plugin.integrations import startup
-    from carbon_plugin.integrations.hands_free import ARGUMENTS_VARIABLE
+    from carbon_plugin.integrations.entry_points import ARGUMENTS_VARIABLE
     from carbon_plugin.monitor.settings import make_settings
 
     stated = {

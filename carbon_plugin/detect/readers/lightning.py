@@ -1,4 +1,4 @@
-"""Read Lightning from its trainer: what the strategy's device mesh and the trainer's arguments state."""
+"""Read Lightning from its trainer or its Fabric: what the strategy's device mesh and the trainer's arguments state."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ _PRECISION = {"bf16": "bf16", "16": "fp16", "transformer": "fp8"}
 
 
 def read(job: Job) -> Findings | None:
-    """Return tensor parallelism by the strategy's mesh, and what the trainer states, None if no trainer was handed
-    over.
+    """Return tensor parallelism by the strategy's mesh, and what a trainer states, None if neither a trainer nor a
+    Fabric was handed over.
 
     The wrappers of the model show how the data-parallel axis of that mesh is used.
     """
     trainer = job.framework
-    if not (hasattr(trainer, "strategy") and hasattr(trainer, "accumulate_grad_batches")):
+    if not hasattr(trainer, "strategy"):
         return None
-    return Findings(fields=_mesh_axes(trainer.strategy) | _stated(trainer))
+    stated = _stated(trainer) if hasattr(trainer, "accumulate_grad_batches") else {}
+    return Findings(fields=_mesh_axes(trainer.strategy) | stated)
 
 
 def _mesh_axes(strategy: Any) -> dict[str, Observed]:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import carbon_plugin.integrations.hands_free as ours
+from carbon_plugin.integrations.entry_points import ARGUMENTS_VARIABLE
 from carbon_plugin.integrations.pytorch import watch
 
 STEPS = 8
@@ -144,7 +145,7 @@ def main() -> None:
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
         arguments = {"run_dir": str(FOLDER / loop.__name__), "site": "FRA", "quiet": True}
-        watching = ours.install(module, {ours.ARGUMENTS_VARIABLE: json.dumps(arguments)})
+        watching = ours.install(module, {ARGUMENTS_VARIABLE: json.dumps(arguments)})
         loop(model)
         watching.close("the loop ended")
         weights = sum(parameter.sum().item() for parameter in model.parameters())
