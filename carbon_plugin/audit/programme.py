@@ -2,6 +2,10 @@
 
 Development, failures and evaluation can be most of it (Olmo 3 reports 82 % of its compute), so a single run never
 stands for a model.
+
+Carbon of several runs is the sum of their means. The central value of a run is a median, and medians of skewed
+quantities do not add up to the median of their sum: a sum of them is too low. Runs that count lifecycle and direct
+emissions of their grids are turned into one of the two before they are added.
 """
 
 from __future__ import annotations
@@ -15,9 +19,10 @@ from msgspec import Struct
 
 import carbon_plugin
 from carbon_plugin.audit.result import AuditSummary
+from carbon_plugin.audit.run_carbon import RunCarbon, carbon_in, common_scope
 from carbon_plugin.audit.summary import summarise
 from carbon_plugin.errors import LedgerError, ReportError
-from carbon_plugin.footprint.values import Basis
+from carbon_plugin.footprint.values import Basis, EmissionScope
 from carbon_plugin.ledger.files import ledger_files
 from carbon_plugin.ledger.verification.verify import VerificationState
 from carbon_plugin.spec.amounts import plural, verb
@@ -31,8 +36,13 @@ UNSTATED = "unstated"
 
 
 class ProgrammeRun(Struct, frozen=True, kw_only=True):
-    """One run of a programme, or one part of a run that went on in another directory. Carbon is None where the run
-    stated no site."""
+    """One run of a programme, or one part of a run that went on in another directory.
+
+    `energy_j` is that of the machines, and `facility_j` that of the facility with them, None where the run stated no
+    site. Carbon is the mean over the draws, on the basis of the programme, and None where it is not known.
+    `stated_operational_kg` is the central value in the run's own audit, which counts `basis`. `turned` says how the
+    carbon was brought to the basis of the programme, where it was.
+    """
 
     run_id: str
     name: str
@@ -42,15 +52,18 @@ class ProgrammeRun(Struct, frozen=True, kw_only=True):
     tokens: int
     device_s: float
     energy_j: float
+    facility_j: float | None
     operational_kg: float | None
     embodied_kg: float | None
     total_kg: float | None
+    stated_operational_kg: float | None
     basis: Basis | None
     ledger_state: VerificationState
+    turned: str | None = None
 
 
 class RoleTotal(Struct, frozen=True, kw_only=True):
-    """The sums over all runs of one role.
+    """The sums over all runs of one role. `energy_j` is that of the machines.
 
     `share` is their part of the programme's carbon, or of its energy where the carbon of some run is unknown.
     """
@@ -66,11 +79,14 @@ class RoleTotal(Struct, frozen=True, kw_only=True):
 
 
 class Programme(Struct, frozen=True, kw_only=True):
-    """The sums over all runs of a programme. Ranges add up the runs' own p10 and p90, as if all errors were fully
-    correlated.
+    """The sums over all runs of a programme. Values are sums of the runs' means; ranges add up their p10 and p90, as if
+    all errors were fully correlated.
 
-    `development_share` is the share of all roles but "final". Carbon is None, and a warning says why, where a run has
-    none or the runs count it on different bases.
+    `energy_j` is that of the machines, and `facility_j` that of the facility with them, None where a run stated no
+    site. `counts` says which emissions of the grids count ("lifecycle" or "direct"), None where no operational carbon
+    is summed up. `development_share` is the share of all roles but "final". Operational carbon is None, and a warning
+    says why, where a run has none; the manufacture of hardware does not depend on a grid and always sums over the runs
+    that know it.
     """
 
     name: str
@@ -79,9 +95,11 @@ class Programme(Struct, frozen=True, kw_only=True):
     roles: list[RoleTotal]
     device_s: float
     energy_j: float
+    facility_j: float | None
     operational_kg: Figure | None
     embodied_kg: Figure | None
     total_kg: Figure | None
+    counts: EmissionScope | None
     development_share: float
     missing_roles: list[str]
     warnings: list[str]
@@ -107,13 +125,16 @@ def find_runs(places: Iterable[str | os.PathLike[str]]) -> list[Path]:
     return list(found)
 
 
-def read_programme(places: Iterable[str | os.PathLike[str]], name: str | None = None) -> Programme:
+def read_programme(
+    places: Iterable[str | os.PathLike[str]], name: str | None = None, counts: EmissionScope | None = None
+) -> Programme:
     """Add up the runs of one programme below some directories.
 
     `name` is needed where they hold runs of several. A run that lies in several directories (a copy) counts once.
-    Raises `ReportError` for no or several programmes, `LedgerError` for ledgers that cannot be read.
+    `counts` says which emissions of the grids count; by default those that all runs count, and lifecycle emissions
+    where they differ. Raises `ReportError` for no or several programmes, `LedgerError` for ledgers that cannot be read.
     """
-    return add_up(summaries_of(places), name)
+    return add_up(summaries_of(places), name, counts)
 
 
 def summaries_of(places: Iterable[str | os.PathLike[str]]) -> list[tuple[Path, AuditSummary]]:
@@ -121,7 +142,15 @@ def summaries_of(places: Iterable[str | os.PathLike[str]]) -> list[tuple[Path, A
     return [(directory, summarise(directory)) for directory in find_runs(places)]
 
 
-def add_up(audited: Sequence[tuple[Path, AuditSummary]], name: str | None = None) -> Programme:
+def members_of(audited: Sequence[tuple[Path, AuditSummary]], name: str) -> list[tuple[Path, AuditSummary]]:
+    """Return the runs of a programme, each part of each run once, in the order of their directories."""
+    distinct, _ = _distinct([_Audited(*pair) for pair in audited if pair[1].run.programme == name])
+    return [(one.directory, one.summary) for one in distinct]
+
+
+def add_up(
+    audited: Sequence[tuple[Path, AuditSummary]], name: str | None = None, counts: EmissionScope | None = None
+) -> Programme:
     """Return the same as `read_programme`, from audits that were made already."""
     name = name or _only_programme([summary for _, summary in audited])
     others = sum(summary.run.programme != name for _, summary in audited)
@@ -129,13 +158,18 @@ def add_up(audited: Sequence[tuple[Path, AuditSummary]], name: str | None = None
     if not members:
         raise ReportError(f"programme {name!r}: none of the {plural(len(audited), 'run')} belongs to it")
     distinct, copies = _distinct(members)
-    runs = [_run(one) for one in distinct]
+    summaries = [one.summary for one in distinct]
+    scope = counts or common_scope(summaries)
+    carbon = [carbon_in(summary, scope) for summary in summaries]
+    runs = [_run(one, its) for one, its in zip(distinct, carbon, strict=True)]
     missing = [role for role in ROLES if all(run.role != role for run in runs)]
-    warnings = [*_warnings(runs, missing, others), *copies]
-    reason = _no_carbon(runs)
+    warnings = [*_warnings(runs, missing, others), *copies, *_ways(runs, carbon, scope)]
+    reason = _no_carbon(runs, carbon)
     if reason is not None:
         warnings.append(reason)
     roles = _role_totals(runs, with_carbon=reason is None)
+    embodied = [its.embodied for its in carbon if its.embodied is not None]
+    facility = [run.facility_j for run in runs]
     return Programme(
         name=name,
         plugin_version=carbon_plugin.__version__,
@@ -143,9 +177,11 @@ def add_up(audited: Sequence[tuple[Path, AuditSummary]], name: str | None = None
         roles=roles,
         device_s=sum(run.device_s for run in runs),
         energy_j=sum(run.energy_j for run in runs),
-        operational_kg=_sum("operational_kg", distinct) if reason is None else None,
-        embodied_kg=_sum("embodied_kg", distinct) if reason is None else None,
-        total_kg=_sum("total_kg", distinct) if reason is None else None,
+        facility_j=sum(filter(None, facility)) if None not in facility else None,
+        operational_kg=_sum([its.operational for its in carbon]) if reason is None else None,
+        embodied_kg=_sum(embodied) if embodied else None,
+        total_kg=_sum([its.total for its in carbon]) if reason is None else None,
+        counts=scope if reason is None else None,
         development_share=1.0 - sum(total.share for total in roles if total.role == FINAL),
         missing_roles=missing,
         warnings=warnings,
@@ -192,7 +228,7 @@ def _records(one: _Audited) -> int:
     return sum(check.records for check in one.summary.verification.files)
 
 
-def _run(one: _Audited) -> ProgrammeRun:
+def _run(one: _Audited, carbon: RunCarbon) -> ProgrammeRun:
     summary, footprint = one.summary, one.summary.footprint
     return ProgrammeRun(
         run_id=summary.run.run_id,
@@ -203,27 +239,41 @@ def _run(one: _Audited) -> ProgrammeRun:
         tokens=summary.progress.tokens,
         device_s=summary.reserved.device_s,
         energy_j=summary.energy.energy_j,
-        operational_kg=footprint.operational_kg.value if footprint else None,
-        embodied_kg=footprint.embodied_kg.value if footprint and footprint.embodied_parts_kg else None,
-        total_kg=footprint.total_kg.value if footprint else None,
+        facility_j=footprint.energy_j["facility"].value if footprint else None,
+        operational_kg=carbon.operational.value if carbon.operational else None,
+        embodied_kg=carbon.embodied.value if carbon.embodied else None,
+        total_kg=carbon.total.value if carbon.total else None,
+        stated_operational_kg=footprint.operational_kg.value if footprint else None,
         basis=summary.factors.intensity.basis if summary.factors else None,
         ledger_state=summary.verification.state,
+        turned=carbon.turned,
     )
 
 
-def _no_carbon(runs: Sequence[ProgrammeRun]) -> str | None:
-    """Return why the carbon of these runs has no sum, or None if it has one."""
-    without = [run.name for run in runs if run.total_kg is None]
-    if without:
-        return f"no carbon is summed up: {', '.join(without)} stated no site"
-    if len({run.basis for run in runs}) > 1:
-        words = sorted({"not stated" if run.basis is None else _words(run.basis) for run in runs})
-        return f"no carbon is summed up: the runs count it on different bases ({'; '.join(words)})"
-    return None
+def _no_carbon(runs: Sequence[ProgrammeRun], carbon: Sequence[RunCarbon]) -> str | None:
+    """Return why the operational carbon of these runs has no sum, or None if it has one."""
+    reasons = [f"{run.name} {its.missing}" for run, its in zip(runs, carbon, strict=True) if its.missing is not None]
+    return f"no operational carbon is summed up: {'; '.join(reasons)}" if reasons else None
 
 
-def _words(basis: Basis) -> str:
-    return f"{basis.scope} {basis.signal} {basis.boundary}, {basis.method}-based"
+def _ways(runs: Sequence[ProgrammeRun], carbon: Sequence[RunCarbon], scope: EmissionScope) -> list[str]:
+    """Return a sentence for each way in which the carbon of the runs was brought together."""
+    found = []
+    turned = [run.name for run, its in zip(runs, carbon, strict=True) if its.turned is not None]
+    if turned:
+        found.append(
+            f"the grids of the runs are counted on different bases; all operational carbon is of {scope} emissions, "
+            f"into which that of {', '.join(turned)} was turned"
+        )
+    boundaries = {run.basis.boundary: None for run in runs if run.basis is not None}
+    if len(boundaries) > 1:
+        found.append(
+            "some grid intensities are of the electricity that a zone generates and some of what it consumes, with its "
+            "imports; they are added as they are"
+        )
+    if len(runs) > 1 and any(its.total is not None for its in carbon):
+        found.append("carbon of several runs is the sum of their means, which is above the sum of their central values")
+    return found
 
 
 def _role_totals(runs: Sequence[ProgrammeRun], *, with_carbon: bool) -> list[RoleTotal]:
@@ -252,13 +302,13 @@ def _rank(role: str) -> int:
     return ROLES.index(role) if role in ROLES else len(ROLES)
 
 
-def _sum(field: str, members: Sequence[_Audited]) -> Figure:
-    figures: list[Figure] = [getattr(one.summary.footprint, field) for one in members]
+def _sum(figures: Sequence[Figure | None]) -> Figure:
+    known = [figure for figure in figures if figure is not None]
     return Figure.of(
-        Range.total(figure.range for figure in figures),
+        Range.total(figure.range for figure in known),
         "kgCO2e",
         "modelled",
-        f"sum over {plural(len(figures), 'run')}; their ranges added as if all errors were one",
+        f"sum of the means of {plural(len(known), 'run')}; their ranges added as if all errors were one",
     )
 
 
@@ -272,7 +322,7 @@ def _warnings(runs: Sequence[ProgrammeRun], missing: Sequence[str], others: int)
     unknown = [run.name for run in runs if run.role not in ROLES]
     if unknown:
         found.append(f"runs without a role, or with one that is none of {', '.join(ROLES)}: {', '.join(unknown)}")
-    without = [run.name for run in runs if run.total_kg is not None and run.embodied_kg is None]
+    without = [run.name for run in runs if run.operational_kg is not None and run.embodied_kg is None]
     if without:
         found.append(f"the manufacture of their hardware is unknown and in no sum: {', '.join(without)}")
     for state, words in (("contradicted", "ledgers that do not verify"), ("incomplete", "ledgers that are incomplete")):

@@ -22,7 +22,7 @@ from carbon_plugin.spec.metered import DeviceIdentity, Rung
 AUDIT_VERSION = 1
 
 Quality = Literal["measured", "modelled", "mixed", "absent"]
-Cause = Literal["spec drift", "step time", "power", "run length", "coverage", "grid"]
+Cause = Literal["spec drift", "step time", "power", "run length", "coverage", "grid", "waiting"]
 
 
 class MeterQuality(Struct, frozen=True, kw_only=True):
@@ -105,7 +105,7 @@ class Attempt(Struct, frozen=True, kw_only=True):
 
 
 class Gap(Struct, frozen=True, kw_only=True):
-    """Time between attempts in which no node recorded anything. Its energy is unknown and not in any total."""
+    """Time between attempts that no node recorded and no allocation covered. Its energy is unknown and in no total."""
 
     start_unix_s: float
     duration_s: float
@@ -209,9 +209,12 @@ class Waste(Struct, frozen=True, kw_only=True):
 class Reserved(Struct, frozen=True, kw_only=True):
     """Device time that is charged with embodied carbon.
 
-    `before_first_record_s` of it lies between allocation and the first record, in device-seconds that were not
-    observed. `devices_from` says how the devices were counted. Time of devices that other runs used at the same time is
-    shared as their energy is: `shared_s` is charged to the others and is in no other figure.
+    `before_first_record_s` of it, in device-seconds, was covered by no record: it lies between allocation and the first
+    record, or between attempts of one allocation. Of that, `modelled_idle_s` is in the energy of the run, modelled as
+    idle with the profiles that `idle_model` names; the energy of the rest is unknown and in no total. `devices_from`
+    says how the devices were counted. Time of devices that other runs used at the same time is shared as their energy
+    is: `shared_s` is charged to the others and is in no other figure. `whole_device_s` and `whole_host_s` are the times
+    for which devices and hosts were reserved before a run that has a part of them is charged that part.
     """
 
     device_s: float
@@ -219,6 +222,15 @@ class Reserved(Struct, frozen=True, kw_only=True):
     host_s: float
     devices_from: str
     shared_s: float = 0.0
+    whole_device_s: float = 0.0
+    whole_host_s: float = 0.0
+    modelled_idle_s: float = 0.0
+    idle_model: str = ""
+
+    @property
+    def unknown_s(self) -> float:
+        """Return the reserved device time, s, whose energy was neither recorded nor modelled."""
+        return max(0.0, self.before_first_record_s - self.modelled_idle_s)
 
 
 class Allocation(Struct, frozen=True, kw_only=True):

@@ -21,14 +21,14 @@ from carbon_plugin.audit.result import (
     Waste,
 )
 from carbon_plugin.audit.tally.accounting import SAMPLING, Accounted, account_run
-from carbon_plugin.audit.tally.cells import energy_of
+from carbon_plugin.audit.tally.cells import ExactCell, energy_of
 from carbon_plugin.audit.tally.collect import FilePass, RunCollector
 from carbon_plugin.audit.tally.documents import read_forecast, read_prediction
 from carbon_plugin.audit.tally.forecast_error import Actual, compare_forecast
 from carbon_plugin.audit.tally.ladder import boundary_ladder
 from carbon_plugin.audit.tally.overview import coverage_of, leading_manifest, period_of, progress_of, work_of
 from carbon_plugin.audit.tally.parts import pass_over
-from carbon_plugin.audit.tally.reservations import reserved_time
+from carbon_plugin.audit.tally.reservations import reserved_time, unobserved_of
 from carbon_plugin.audit.tally.spans import comparison_of_windows
 from carbon_plugin.errors import FootprintError, LedgerError
 from carbon_plugin.ledger.held.account_inputs import stated_factors
@@ -58,7 +58,13 @@ def summarise(
 
 def _conclude(collected: RunCollector, identity: RunIdentity | None, checks: RunCheck) -> AuditSummary:
     manifest = leading_manifest(collected.files)
-    reserved = reserved_time(collected.files)
+    reserved, unobserved = reserved_time(collected.files), unobserved_of(collected.files)
+    recorded_j = {rung: energy_of(cells).energy_j for rung, cells in collected.rung_cells().items()}
+    factors = stated_factors(manifest.factors)
+    stated = (factors.intensity.figure.value, factors.pue.value) if factors else None
+    collected.unobserved = {
+        scope: ExactCell.modelled(used.energy, unobserved.modelled_s, stated) for scope, used in unobserved.used.items()
+    }
     it_cells = [cell for cells in collected.phase_cells().values() for cell in cells]
     energy = energy_of(it_cells)
     outcome = _account(collected, reserved, manifest)
@@ -102,7 +108,8 @@ def _conclude(collected: RunCollector, identity: RunIdentity | None, checks: Run
                 steps=progress.steps,
                 step_time_s=steps.measured_step_time_s.value if steps else None,
                 active_s=period.active_s,
-                energy_j={rung: by_rung[rung].energy_j for rung in by_rung if rung != "facility"},
+                energy_j={rung: joules for rung, joules in recorded_j.items() if rung != "facility"},
+                waiting_j=sum(used.energy.value for used in unobserved.used.values()),
                 nodes_share=coverage.nodes_seen / coverage.nodes,
                 world_size=manifest.world_size,
             ),

@@ -47,11 +47,13 @@ def account(
     scores = np.zeros((len(inputs.scopes), draws + 1))  # the first column stays 0: the central values
     for row, scope in zip(scores, inputs.scopes, strict=True):
         row[1:] = uncertainty.scores(scope, draws, seed)
-    return _footprint(propagation.evaluate(inputs, scores), energies, factors)
+    means = propagation.central_and_mean(inputs)
+    return _footprint(propagation.evaluate(inputs, scores), means, energies, factors)
 
 
-def _footprint(outcome: Outcome, energies: Sequence[EnergyItem], factors: Factors) -> Footprint:
-    """Return an outcome as figures. Its first column holds the central values, the other columns hold the samples."""
+def _footprint(outcome: Outcome, means: Outcome, energies: Sequence[EnergyItem], factors: Factors) -> Footprint:
+    """Return an outcome as figures. Its first column holds the central values, the other columns hold the samples; the
+    last column of `means` holds the means."""
     import numpy as np
 
     from carbon_plugin.footprint.uncertainty import percentiles
@@ -87,6 +89,7 @@ def _footprint(outcome: Outcome, energies: Sequence[EnergyItem], factors: Factor
             lines=outcome.market.lines,
         ),
         interval_95=wide,
+        means={name: float(getattr(means, name)[-1]) for name in ("operational_kg", "embodied_kg", "total_kg")},
     )
 
 

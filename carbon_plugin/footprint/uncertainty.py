@@ -17,6 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+WIDEST_SIGMAS = 10.0
+"""A p90 so many standard deviations (of the logarithm) above the median is a factor of 370,000: its mean says nothing
+beyond its high end."""
 PERCENTILES = (0.025, 0.1, 0.9, 0.975)
 
 
@@ -68,8 +71,12 @@ def mean_of(value: Floats, low: Floats, high: Floats) -> Floats:
 def _mean(value: float, low: float, high: float, z90: float) -> float:
     normal = NormalDist()
     if low > 0:
-        below, above = math.log(value / low) / z90, math.log(high / value) / z90
-        lower = math.exp(below**2 / 2) * normal.cdf(-below)
+        below, above = (math.log(value) - math.log(low)) / z90, (math.log(high) - math.log(value)) / z90
+        # exp(x^2 / 2) * Phi(-x) tends to 1 / (x * sqrt(2 pi)), and its factors leave the range of floats before that.
+        far = below > WIDEST_SIGMAS
+        lower = 1 / (below * math.sqrt(2 * math.pi)) if far else math.exp(below**2 / 2) * normal.cdf(-below)
+        if above > WIDEST_SIGMAS:
+            return high
         return value * (lower + math.exp(above**2 / 2) * normal.cdf(above))
     # E max(0, value + slope * z) over z < 0, and E (value + slope * z) over z > 0.
     below, above = value / z90, (high - value) / z90

@@ -15,10 +15,14 @@ IT_RUNGS: tuple[Rung, ...] = ("gpu", "host", "network")
 BUILDING = "building"
 
 
+EmissionScope = Literal["lifecycle", "direct"]
+"""Which emissions of a grid count: those of fuels and plants over their life, or those of the stacks alone."""
+
+
 class Basis(Struct, frozen=True, kw_only=True):
     """What an intensity counts. Intensities of different basis are never added or compared silently."""
 
-    scope: Literal["lifecycle", "direct"]
+    scope: EmissionScope
     signal: Literal["average", "marginal"]
     boundary: Literal["generation", "consumption"]
     method: Literal["location", "market"] = "location"
@@ -38,7 +42,8 @@ class Intensity(Struct, frozen=True, kw_only=True):
 
     `granularity` is how finely it resolves time ("annual", "hourly", ...). `notes` are what a reader must know about
     it: an old vintage, an area that stands for a cloud region. `parts` are the sources of the mean over the windows of
-    a run, empty for an intensity that was looked up or stated; parts that count different things leave no `basis`."""
+    a run, empty for an intensity that was looked up or stated; parts that count different things leave no `basis`.
+    `asked` is the zone as the user wrote it ("aws:us-east-1"), empty in older ledgers."""
 
     zone: str
     zone_name: str
@@ -50,6 +55,7 @@ class Intensity(Struct, frozen=True, kw_only=True):
     granularity: str = "annual"
     notes: tuple[str, ...] = ()
     parts: tuple[IntensityPart, ...] = ()
+    asked: str = ""
 
     @property
     def bases(self) -> tuple[Basis | None, ...]:
@@ -138,8 +144,10 @@ class Footprint(Struct, frozen=True, kw_only=True):
 
     A rung without an energy item is absent, not 0. Embodied by scope adds up to `embodied_kg`; operational and
     embodied add up to `total_kg`, central values exactly, ranges by sampling. `interval_95` holds the 2.5th and 97.5th
-    percentile of "operational_kg", "embodied_kg" and "total_kg". `operational_kg` is location-based; `market` stands
-    beside it where there are instruments. `water_l` is water in liters, "on-site" and "off-site", as far as known."""
+    percentile of "operational_kg", "embodied_kg" and "total_kg", and `means` the mean of each: of many
+    runs, the means add up to the mean of the sum, and the central values do not. `operational_kg` is location-based;
+    `market` stands beside it where there are instruments. `water_l` is water in liters, "on-site" and "off-site", as
+    far as known."""
 
     energy_j: dict[str, Figure]
     operational_kg: Figure
@@ -147,6 +155,7 @@ class Footprint(Struct, frozen=True, kw_only=True):
     embodied_parts_kg: dict[str, Figure]
     total_kg: Figure
     interval_95: dict[str, tuple[float, float]] = {}
+    means: dict[str, float] = {}
     market: MarketBased | None = None
     water_l: dict[str, Figure] = {}
 

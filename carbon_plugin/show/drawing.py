@@ -38,4 +38,4 @@ OWN_PHASE_COLOUR = "more"
 LINE_COLOURS = ("gpu", "host", "checkpoint", "network", "evaluation", "more", "slate", "olive")
 RUNG_NAMES = {"gpu": "GPUs", "host": "hosts", "network": "network", "facility": "facility"}
 SCOPE_NAMES = {"device": "accelerators", "host": "hosts", "network": "network", "building": "building"}
-PHASE_NAMES = {"data_wait": "waiting for data", "startup": "start-up"}
+PHASE_NAMES = {"data_wait": "waiting for data", "startup": "start-up", "unobserved": "reserved, not recorded"}

@@ -14,6 +14,7 @@ from carbon_plugin.audit.exports.json_schemas import published_schema
 from carbon_plugin.audit.exports.sci_ai import sci_ai_report
 from carbon_plugin.audit.programme import find_runs, read_programme, summaries_of
 from carbon_plugin.errors import LedgerError, ReportError
+from carbon_plugin.footprint.factors.bases import in_scope
 from carbon_plugin.footprint.run_factors import resolve_factors
 from carbon_plugin.footprint.values import Factors
 from carbon_plugin.ledger.identity import agree_run
@@ -83,7 +84,7 @@ def test_sum_is_that_of_the_runs_and_development_is_what_is_not_final(runs: Path
     parts = {path.name: summary for path, summary in summaries_of([runs])}
     assert programme.name == "example-8b"
     assert programme.total_kg is not None
-    totals = {name: summary.footprint.total_kg.value for name, summary in parts.items()}  # type: ignore[union-attr]
+    totals = {name: summary.footprint.means["total_kg"] for name, summary in parts.items()}  # type: ignore[union-attr]
     assert programme.total_kg.value == pytest.approx(sum(totals.values()))
     assert programme.energy_j == pytest.approx(sum(summary.energy.energy_j for summary in parts.values()))
     assert programme.development_share == pytest.approx(1 - totals["final"] / sum(totals.values()))
@@ -144,16 +145,64 @@ def test_run_of_unknown_role_is_counted_and_named(runs: Path, factors: Factors) 
     assert any("warm-up" in warning or "odd" in warning for warning in programme.warnings)
 
 
-def test_carbon_on_different_bases_is_never_added(runs: Path, factors: Factors) -> None:
-    egrid = msgspec.structs.replace(
-        resolve_factors(Site(zone="egrid:SRVC", pue=1.2), None), embodied_kg=factors.embodied_kg
-    )
-    write_run(runs / "elsewhere", egrid, role="sweep")
+def at_zone(factors: Factors, zone: str) -> Factors:
+    return msgspec.structs.replace(resolve_factors(Site(zone=zone, pue=1.2), None), embodied_kg=factors.embodied_kg)
+
+
+@pytest.mark.parametrize("counts", [None, "direct"])
+def test_runs_of_two_regions_are_counted_on_one_basis(counts, factors: Factors, tmp_path: Path) -> None:
+    """us-east-1 is published as direct emissions and eu-west-1 as lifecycle ones."""
+    for name, zone in (("east", "aws:us-east-1"), ("west", "aws:eu-west-1")):
+        write_run(tmp_path / name, at_zone(factors, zone))
+
+    programme = read_programme([tmp_path], counts=counts)
+
+    scope = counts or "lifecycle"
+    summaries = dict(summaries_of([tmp_path]))
+    assert programme.counts == scope
+    assert programme.operational_kg is not None
+    assert programme.embodied_kg is not None
+    assert programme.total_kg is not None
+    central_kg = 0.0
+    for summary in summaries.values():
+        assert summary.factors is not None
+        intensity = in_scope(summary.factors.intensity, scope)
+        assert intensity is not None
+        central_kg += summary.energy.energy_j * 1.2 / 3.6e6 * intensity.figure.value / 1000
+    assert programme.operational_kg.value == pytest.approx(central_kg, rel=0.06)  # means lie above central values
+    assert programme.total_kg.value == pytest.approx(programme.operational_kg.value + programme.embodied_kg.value)
+    assert programme.total_kg.low < programme.total_kg.value < programme.total_kg.high
+    turned = {run.name for run in programme.runs if run.turned}
+    assert turned == ({"east"} if scope == "lifecycle" else {"west"})
+    assert any(f"all operational carbon is of {scope} emissions" in warning for warning in programme.warnings)
+
+
+def test_sum_of_runs_is_the_sum_of_their_means_and_says_so(runs: Path) -> None:
     programme = read_programme([runs])
+
+    footprints = [summary.footprint for _, summary in summaries_of([runs])]
+    assert programme.total_kg is not None
+    assert programme.total_kg.value == pytest.approx(sum(one.means["total_kg"] for one in footprints if one))
+    assert programme.total_kg.value > 1.01 * sum(one.total_kg.value for one in footprints if one)
+    assert sum(run.total_kg or 0.0 for run in programme.runs) == pytest.approx(programme.total_kg.value)
+    assert "sum of their means" in " ".join(programme.warnings)
+
+
+def test_manufacture_is_summed_up_where_operational_carbon_is_not(runs: Path, factors: Factors) -> None:
+    stated = msgspec.structs.replace(
+        resolve_factors(Site(intensity_g_per_kwh=300, pue=1.2), None), embodied_kg=factors.embodied_kg
+    )
+    write_run(runs / "stated", stated, role="sweep")
+
+    programme = read_programme([runs])
+
+    assert programme.operational_kg is None
     assert programme.total_kg is None
-    assert "different bases" in programme.warnings[-1]
-    assert programme.energy_j > 0
-    with pytest.raises(ReportError, match="different bases"):
+    assert programme.embodied_kg is not None
+    footprints = [summary.footprint for _, summary in summaries_of([runs])]
+    assert programme.embodied_kg.value == pytest.approx(sum(one.means["embodied_kg"] for one in footprints if one))
+    assert "stated counts its intensity on a basis that is not stated" in programme.warnings[-1]
+    with pytest.raises(ReportError, match="on a basis that is not stated"):
         sci_ai_report(summaries_of([runs]), ["all"])
 
 
@@ -161,6 +210,7 @@ def test_run_without_a_site_leaves_the_sum_of_carbon_open(runs: Path) -> None:
     write_run(runs / "nowhere", None, role="evaluation")
     programme = read_programme([runs])
     assert programme.total_kg is None
+    assert programme.facility_j is None
     assert "nowhere stated no site" in programme.warnings[-1]
 
 

@@ -20,6 +20,7 @@ from carbon_plugin.audit.sentences.phrases import energy_quality
 from carbon_plugin.audit.summary import summarise
 from carbon_plugin.errors import LedgerError
 from carbon_plugin.footprint.values import Factors
+from carbon_plugin.ledger.held.unobserved import UNOBSERVED_PHASE, idle_power
 from carbon_plugin.ledger.identity import agree_run
 from carbon_plugin.ledger.reader import read_ledger, read_run
 from carbon_plugin.ledger.records import DeviceEnergy, Manifest, Record, Span, Window
@@ -350,6 +351,54 @@ def test_reserved_time_starts_at_the_allocation(job: Job, tmp_path: Path) -> Non
     assert summary.reserved.host_s == pytest.approx(2 * 0.25 * (summary.period.active_s + 600.0))
 
 
+def idle_w(profile: str, summary: AuditSummary) -> float:
+    """Power of an idle device with its part of the rungs that the run names, W."""
+    power = idle_power(profile, summary.coverage.nodes)
+    assert power is not None
+    return sum(watts.value for rung, watts in power.by_rung.items() if rung in summary.by_rung)
+
+
+def test_reserved_time_without_records_is_in_the_energy_as_idle_and_has_a_line_of_its_own(
+    factors: Factors, job: Job, tmp_path: Path
+) -> None:
+    """An idle H100 draws 70 W, and its eighth of a host of 2,000 W with 10 % of the device's power 257 W."""
+    job.factors = msgspec.to_builtins(factors)
+    job.intensity_g_per_kwh, job.pue = factors.intensity.figure.value, factors.pue.value
+    job.attempts = [Attempt(0, 6)]
+    job.write(tmp_path / "recorded")
+    recorded = summarise(tmp_path / "recorded")
+    job.attempts = [Attempt(0, 6, reserved_before_s=60.0)]
+    job.write(tmp_path / "waited")
+
+    summary = summarise(tmp_path / "waited")
+
+    waited = summary.by_phase[UNOBSERVED_PHASE]
+    assert waited.energy_j == pytest.approx(4 * 60.0 * idle_w("h100-sxm", summary))
+    assert waited.energy_j == pytest.approx(4 * 60.0 * (70.0 + 2000.0 / 8 + 0.1 * 70.0))
+    assert waited.measured_j == 0.0
+    assert summary.energy.energy_j == pytest.approx(recorded.energy.energy_j + waited.energy_j)
+    assert summary.energy.measured_j == pytest.approx(recorded.energy.measured_j)
+    assert summary.footprint is not None
+    assert recorded.footprint is not None
+    assert summary.footprint.operational_kg.value == pytest.approx(
+        summary.energy.energy_j * 1.2 * factors.intensity.figure.value / 3.6e9
+    )
+    assert sum(rung.energy_j for rung in summary.by_rung.values()) == pytest.approx(summary.energy.energy_j)
+    assert "modelled as idle (h100-sxm in" in " ".join(warnings(summary))
+    assert not summary.reserved.unknown_s
+
+
+def test_reserved_time_of_a_device_without_a_profile_is_said_to_be_in_no_total(job: Job, tmp_path: Path) -> None:
+    job.attempts, job.gpus = [Attempt(0, 6, reserved_before_s=60.0)], 0
+    job.write(tmp_path)
+
+    summary = summarise(tmp_path)
+
+    assert UNOBSERVED_PHASE not in summary.by_phase
+    assert summary.reserved.unknown_s == pytest.approx(2 * 60.0)
+    assert "of reserved device time are in no record: their energy is in no total" in " ".join(warnings(summary))
+
+
 def test_slices_of_gpus_are_charged_as_parts_of_them(job: Job, tmp_path: Path) -> None:
     job.attempts, job.gpu_share = [Attempt(0, 6)], 0.25
     job.write(tmp_path)
@@ -579,7 +628,9 @@ def test_ledger_of_the_first_version_can_be_audited() -> None:
     golden = Path(__file__).parents[1] / "ledger" / "data" / "version-1"
     summary = summarise(golden)
     assert summary.verification.ok
-    assert summary.energy.energy_j == 4500.25
+    waited_j = summary.by_phase[UNOBSERVED_PHASE].energy_j
+    assert waited_j == pytest.approx(summary.reserved.modelled_idle_s * idle_w("h100-sxm", summary), rel=1e-9)
+    assert summary.energy.energy_j == 4500.25 + waited_j
     assert summary.no_carbon_reason == "the factors in the ledger are incomplete"
 
 

@@ -9,6 +9,9 @@ from typing import Any
 
 import msgspec
 
+from carbon_plugin.audit.result import AuditSummary
+from carbon_plugin.audit.summary import summarise
+from carbon_plugin.ledger.held.unobserved import UNOBSERVED_PHASE
 from carbon_plugin.ledger.identity import agree_run
 from carbon_plugin.ledger.records import (
     HEADS_EVENT,
@@ -25,7 +28,7 @@ from carbon_plugin.ledger.records import (
 from carbon_plugin.ledger.sums import RunningSums
 from carbon_plugin.ledger.verification.heads import witnessed_by
 from carbon_plugin.ledger.writer import LedgerWriter
-from carbon_plugin.spec.metered import DeviceIdentity
+from carbon_plugin.spec.metered import DeviceIdentity, Rung
 
 RUN_START_UNIX_S = 1_760_000_000.0
 
@@ -249,3 +252,14 @@ class Job:
                 )
             )
         return records
+
+
+def waited_j(run_dir: Path) -> float:
+    """Energy that the audit of a run models for reserved time without records, J."""
+    waited = summarise(run_dir).by_phase.get(UNOBSERVED_PHASE)
+    return waited.energy_j if waited else 0.0
+
+
+def recorded_j(summary: AuditSummary, rung: Rung) -> float:
+    """Energy of a rung that the ledgers of a run recorded, J."""
+    return sum(device.energy.energy_j for device in summary.devices if device.identity.rung == rung)

@@ -10,6 +10,7 @@ import pytest
 from carbon_plugin.ledger.reader import LedgerFile, manifest_of, read_run
 from carbon_plugin.ledger.records import Close, Event, Projection, Span, Window
 from carbon_plugin.ledger.verification.verify import verify_run
+from tests.ledger.builder import waited_j
 
 ENDS = {
     "close": (0, "closed"),
@@ -98,7 +99,7 @@ def test_windows_hold_the_power_of_each_gpu_once_and_every_step(job, tmp_path):
     assert close.steps * 100 == sum(window.tokens for window in windows)
     assert [window.index for window in windows] == list(range(len(windows)))
     assert f"head {file.head}" in output
-    assert records(file, Projection)[-1].spent_energy_j == pytest.approx(close.energy_j)
+    assert records(file, Projection)[-1].spent_energy_j == pytest.approx(close.energy_j + waited_j(tmp_path / "run"))
     manifest = manifest_of(file.records)
     assert manifest.factors["intensity"]["zone"] == "FRA"
     assert {device.profile for device in manifest.devices if device.rung == "gpu"} == {"h100-sxm"}

@@ -5,32 +5,22 @@ and modelled as idle. It stands beside the totals, because nobody knows what the
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-
-from msgspec import Struct
+from collections.abc import Mapping, Sequence
 
 from carbon_plugin.audit.result import Allocation, AuditSummary, Reconciliation
 from carbon_plugin.audit.tally.accounting import SAMPLING
 from carbon_plugin.footprint.account import account
 from carbon_plugin.footprint.values import Factors, Footprint
 from carbon_plugin.ledger.held.account_inputs import chargeable, energy_item, reservations
+from carbon_plugin.ledger.held.unobserved import IdlePower, host_power, idle_power
 from carbon_plugin.spec.amounts import number
 from carbon_plugin.spec.figure import Assumption, Figure
-from carbon_plugin.spec.hardware.cluster import Accelerator, Node
-from carbon_plugin.spec.hardware.fabric import fabric_factor
 from carbon_plugin.spec.hardware.profiles import default_node_for, find_accelerator
 from carbon_plugin.spec.metered import Rung
 from carbon_plugin.spec.range import Range
 from carbon_plugin.spec.units import SECONDS_PER_HOUR
 
 _LISTED_NOTES = 8
-
-
-class _Idle(Struct, frozen=True):
-    """The power of a device that nobody uses, by rung, W, and the devices of a node."""
-
-    by_rung: dict[Rung, Figure]
-    devices_per_node: int
 
 
 def gpus_by_host(summary: AuditSummary) -> dict[str, int]:
@@ -41,9 +31,9 @@ def gpus_by_host(summary: AuditSummary) -> dict[str, int]:
 def reconcile(summary: AuditSummary, allocations: Sequence[Allocation], source: str) -> Reconciliation:
     """Compare what a scheduler allocated with what the ledgers of a run observed.
 
-    unobserved = max(0, sum(gpus * duration) - observed device time). Where the run's devices are MIG slices, so are the
-    scheduler's GPUs, and all device time is of whole GPUs. A job that was never started, or has no GPUs, was
-    allocated 0.
+    unobserved = max(0, sum(gpus * duration) - observed device time). Of it, the reserved time that the totals of the
+    run hold as idle already is not modelled again. Where the run's devices are MIG slices, so are the scheduler's GPUs,
+    and all device time is of whole GPUs. A job that was never started, or has no GPUs, was allocated 0.
     """
     share = _share(summary)
     allocated_s = sum((1.0 if one.sized else share) * one.gpus * one.duration_s for one in allocations)
@@ -52,10 +42,11 @@ def reconcile(summary: AuditSummary, allocations: Sequence[Allocation], source: 
     observed_s = reserved_s - summary.reserved.before_first_record_s if _names_gpus(summary) else 0.0
     unobserved_s = max(0.0, allocated_s - observed_s)
     uncharged_s = max(0.0, allocated_s - reserved_s)
+    modelled_s = min(unobserved_s, summary.reserved.modelled_idle_s)
     idle = _idle_power(summary)
-    power, footprint = (_sum(idle.by_rung) if idle else None), None
+    power, footprint = (_sum(idle.by_rung, idle.profiles) if idle else None), None
     if idle is not None and summary.factors is not None:
-        footprint = _footprint(idle, unobserved_s, uncharged_s, summary.factors)
+        footprint = _footprint(idle, unobserved_s - modelled_s, uncharged_s, summary.factors)
     unknown = "no hardware profile knows the idle power of the run's device"
     reason = unknown if idle is None else summary.no_carbon_reason
     return Reconciliation(
@@ -81,52 +72,42 @@ def _share(summary: AuditSummary) -> float:
     return summary.coverage.whole_gpus / summary.coverage.gpus if summary.coverage.gpus else 1.0
 
 
-def _footprint(idle: _Idle, unobserved_s: float, uncharged_s: float, factors: Factors) -> Footprint:
+def _footprint(idle: IdlePower, unobserved_s: float, uncharged_s: float, factors: Factors) -> Footprint:
     items = [
-        energy_item((rung, f"{rung}:unobserved"), power.range.scaled(unobserved_s))
-        for rung, power in idle.by_rung.items()
+        energy_item((rung, f"{rung}:unobserved"), power.scaled(unobserved_s)) for rung, power in idle.by_rung.items()
     ]
     reserved = reservations(devices=uncharged_s, hosts=uncharged_s / idle.devices_per_node)
     return account(items, chargeable(reserved, factors), factors, draws=SAMPLING.draws, seed=SAMPLING.seed)
 
 
-def _idle_power(summary: AuditSummary) -> _Idle | None:
+def _idle_power(summary: AuditSummary) -> IdlePower | None:
     """Return the idle power of this run's device with its part of the node, or None without a profile.
 
-    The central value and the low are the profile's idle power. The high is what the run's GPUs drew on average, because
-    a device that nobody observed may have been at work.
+    The central value and the low are those of `ledger.held.unobserved`. The high is what the run's GPUs drew on
+    average, because a device that nobody observed may have been at work.
     """
-    accelerator = _accelerator(summary)
-    if accelerator is None:
+    profile = _profile(summary)
+    nodes = len({device.hostname for device in summary.devices if device.identity.rung == "gpu"})
+    idle = idle_power(profile, nodes) if profile else None
+    accelerator = find_accelerator(profile) if profile else None
+    if idle is None or accelerator is None:
         return None
-    node = default_node_for(accelerator)
-    idle = accelerator.idle_power_w.figure("W")
-    gpu = summary.by_rung.get("gpu")
-    observed_s = _share(summary) * gpu.device_s * (1 - gpu.meters.absent) if gpu else 0.0
-    busy_w = gpu.energy_j / observed_s if gpu and observed_s > 0 else idle.high
-    source = f"idle to mean power of the run, profile {accelerator.name}"
-    device = Figure(idle.value, idle.low, max(idle.high, busy_w), "W", "modelled", source)
-    by_rung: dict[Rung, Figure] = {"gpu": device, "host": _host_power(node, device)}
-    if node.network.power_w_per_device.value > 0:
-        nodes = len({device.hostname for device in summary.devices if device.identity.rung == "gpu"})
-        by_rung["network"] = node.network.power_w_per_device.figure("W").scaled(fabric_factor(node, nodes), "W")
-    return _Idle(by_rung, node.accelerators)
+    gpus = [device.energy for device in summary.devices if device.identity.rung == "gpu"]
+    observed_s = _share(summary) * sum(gpu.device_s * (1 - gpu.meters.absent) for gpu in gpus)
+    busy_w = sum(gpu.energy_j for gpu in gpus) / observed_s if observed_s > 0 else 0.0
+    device = idle.by_rung["gpu"].widened(busy_w) if busy_w > idle.by_rung["gpu"].value else idle.by_rung["gpu"]
+    by_rung = {**idle.by_rung, "gpu": device, "host": host_power(default_node_for(accelerator), device)}
+    source = f"idle to mean power of the run, profile {idle.profiles}"
+    return IdlePower(by_rung, idle.devices_per_node, source)
 
 
-def _host_power(node: Node, device: Figure) -> Figure:
-    """Return P_host = base / devices + overhead fraction * P_device (the node model of the meters), for one device."""
-    base = node.host.base_power_w.range.scaled(1 / node.accelerators)
-    power = base.plus(node.host.overhead_fraction.range.times(device.range))
-    return Figure.of(power, "W", "modelled", f"profile {node.name}")
-
-
-def _accelerator(summary: AuditSummary) -> Accelerator | None:
-    """Return the profile of most of the GPUs that the ledgers name, else that of the spec that ran."""
+def _profile(summary: AuditSummary) -> str | None:
+    """Return the name of the profile of most of the GPUs that the ledgers name, else that of the spec that ran."""
     named = Counter(device.identity.profile for device in summary.devices if device.identity.rung == "gpu")
     stated = summary.run.effective.get("cluster.accelerator")
     spec = stated.get("value") if isinstance(stated, dict) else stated
     names = [name for name, _ in named.most_common() if name] + ([spec] if isinstance(spec, str) else [])
-    return find_accelerator(names[0]) if names else None
+    return names[0] if names else None
 
 
 def _assumptions(
@@ -154,7 +135,6 @@ def _assumptions(
     return found
 
 
-def _sum(parts: dict[Rung, Figure]) -> Figure:
+def _sum(parts: Mapping[Rung, Range], source: str) -> Figure:
     """Return the sum of powers whose errors are fully correlated."""
-    total = Range.total(one.range for one in parts.values())
-    return Figure.of(total, "W", "modelled", "; ".join(one.source for one in parts.values()))
+    return Figure.of(Range.total(parts.values()), "W", "modelled", source)

@@ -16,6 +16,7 @@ from msgspec import Struct
 from carbon_plugin.audit.exports.evidence import basis_words, part_words
 from carbon_plugin.audit.result import AuditSummary, Device
 from carbon_plugin.errors import CarbonPluginError
+from carbon_plugin.ledger.held.unobserved import UNOBSERVED_PHASE
 from carbon_plugin.show import wording
 from carbon_plugin.spec.amounts import plural
 from carbon_plugin.spec.figure import Figure
@@ -107,6 +108,9 @@ def _energy_of_rung(summary: AuditSummary, path: Path) -> Reason:
 
 def _energy_of_phase(summary: AuditSummary, path: Path) -> Reason:
     energy = summary.by_phase[path[1]]
+    if path[1] == UNOBSERVED_PHASE:
+        how = "reserved device time that no record covers x idle power of a device with its part of host and network"
+        return Reason(how, [f"profile {summary.reserved.idle_model}"], ["reserved.modelled_idle_s"])
     how = f"sum of {energy.windows:,} readings of a device in a window of phase {path[1]}; the facility left out"
     return Reason(how, _meters(summary.devices) + _ledgers(summary))
 
@@ -277,6 +281,9 @@ RULES: dict[str, Rule] = {
     "footprint.energy_j.*": _rung_energy,
     "footprint.interval_95.*": lambda summary, path: Reason(
         f"2.5th and 97.5th percentile: {_sampled(summary)}", [], [f"footprint.{path[2]}"]
+    ),
+    "footprint.means.*": lambda summary, path: Reason(
+        "mean of the distribution whose median and ends are given; means of runs add up", [], [f"footprint.{path[2]}"]
     ),
     "footprint.market": lambda summary, path: Reason(
         "facility energy at the rates of contracts, the rest at the residual mix",

@@ -18,8 +18,8 @@ from carbon_plugin.audit.exports.evidence import (
     energy_method,
     limits_of_energy,
     origin_of,
-    significant,
 )
+from carbon_plugin.audit.exports.rounding import significant
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.errors import ReportError
 from carbon_plugin.show import wording

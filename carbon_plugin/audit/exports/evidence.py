@@ -204,11 +204,6 @@ def kwh(joules: Figure) -> Figure:
     return joules.scaled(1 / JOULES_PER_KWH, "kWh")
 
 
-def significant(value: float, digits: int) -> float:
-    """Return a number rounded to this many significant digits."""
-    return float(f"{value:.{digits}g}")
-
-
 def energy_method(summary: AuditSummary) -> str:
     """Return how the energy of the machines is known, in sentences: meters, rungs, shares."""
     meters: dict[str, set[str]] = {}

@@ -13,8 +13,9 @@ from typing import Any, Literal, get_args
 import msgspec
 from msgspec import Struct
 
-from carbon_plugin.audit.exports.evidence import basis_words, carbon_of, how_known, significant
+from carbon_plugin.audit.exports.evidence import basis_words, carbon_of, how_known
 from carbon_plugin.audit.exports.front_matter import write_key
+from carbon_plugin.audit.exports.rounding import significant
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.errors import ReportError
 from carbon_plugin.show import wording

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from carbon_plugin.audit.exports.evidence import (
     GridFactor,
@@ -22,19 +23,41 @@ from carbon_plugin.audit.exports.evidence import (
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.audit.sentences import narrative
 from carbon_plugin.errors import ReportError
+from carbon_plugin.footprint.factors.tables import outside_table
 from carbon_plugin.footprint.sci import score
-from carbon_plugin.footprint.values import Factors
+from carbon_plugin.footprint.values import Factors, Footprint
+from carbon_plugin.ledger.held.unobserved import UNOBSERVED_PHASE
+from carbon_plugin.show import wording
 from carbon_plugin.spec.figure import Figure
-from carbon_plugin.spec.units import GRAMS_PER_KG
+from carbon_plugin.spec.units import GRAMS_PER_KG, SECONDS_PER_HOUR, SECONDS_PER_YEAR
 
 STANDARD = "ISO/IEC 21031:2024, Software Carbon Intensity: SCI = (O + M) per R"
+
+
+class SciHardware(Struct, frozen=True, kw_only=True):
+    """The terms of M = TE x TiR / EL x RR / ToR for one kind of hardware.
+
+    `total_embodied` (TE) is the kgCO2e of one unit. `time_reserved_h` (TiR) is the reserved time, summed over all
+    units. `expected_lifespan_h` (EL) is the life of one unit. `resources_reserved` (RR) is the mean part of a unit that
+    the run had reserved, of `total_resources` (ToR), which is one unit. `embodied` (M) is in gCO2e.
+    """
+
+    scope: str
+    total_embodied: Figure
+    time_reserved_h: float
+    expected_lifespan_h: float
+    resources_reserved: float
+    total_resources: float
+    embodied: Figure
 
 
 class SciReport(Struct, frozen=True, kw_only=True):
     """The score with the boundary and the method that the standard asks for.
 
-    `score` = (`operational` + `embodied`) / R, in gCO2e. `energy` includes that of the facility. No instrument, offset
-    or contract is in any number.
+    `score` = (`operational` + `embodied`) / R, in gCO2e. `energy` includes that of the facility, and
+    `unobserved_energy` is the part of it that is modelled for reserved hardware without records. `hardware` holds the
+    terms that `embodied` is made of. `left_out` estimates the size of what belongs to no run. No instrument, offset or
+    contract is in any number.
     """
 
     standard: str
@@ -44,9 +67,12 @@ class SciReport(Struct, frozen=True, kw_only=True):
     operational: Figure
     embodied: Figure
     energy: Figure
+    unobserved_energy: Figure
     pue: Figure
     intensity: GridFactor
     embodied_by_scope: dict[str, Figure]
+    hardware: list[SciHardware]
+    left_out: list[Figure]
     boundary: list[str]
     method: list[str]
     origin: Origin
@@ -81,15 +107,80 @@ def sci_report(summary: AuditSummary) -> SciReport:
         operational=operational,
         embodied=embodied,
         energy=kwh(footprint.energy_j["facility"]),
+        unobserved_energy=_unobserved(summary, factors),
         pue=factors.pue,
         intensity=grid_factor(summary, factors),
         embodied_by_scope={
             scope: part.scaled(GRAMS_PER_KG, "gCO2e") for scope, part in footprint.embodied_parts_kg.items()
         },
+        hardware=_hardware(summary, footprint, factors),
+        left_out=left_out_of(footprint),
         boundary=sci_boundary(summary),
         method=sci_method(summary, factors),
-        origin=origin_of(summary),
+        origin=_origin(summary, footprint),
     )
+
+
+def _origin(summary: AuditSummary, footprint: Footprint) -> Origin:
+    origin = origin_of(summary)
+    return replace(origin, limits=[*origin.limits, *map(left_out_words, left_out_of(footprint))])
+
+
+def _unobserved(summary: AuditSummary, factors: Factors) -> Figure:
+    """Return the facility energy in kWh that is modelled for reserved hardware without records; 0 where there is
+    none."""
+    waited = summary.by_phase.get(UNOBSERVED_PHASE)
+    low, value, high = (waited.low_j, waited.energy_j, waited.high_j) if waited else (0.0, 0.0, 0.0)
+    source = f"idle power of {summary.reserved.idle_model}, times PUE" if waited else "all reserved time was recorded"
+    return kwh(Figure(value, low, high, "J", "modelled", source).scaled(factors.pue.value))
+
+
+def _hardware(summary: AuditSummary, footprint: Footprint, factors: Factors) -> list[SciHardware]:
+    reserved = summary.reserved
+    times = {"host": (reserved.host_s, reserved.whole_host_s)}
+    found = []
+    for scope, each in factors.embodied_kg.items():
+        charged_s, whole_s = times.get(scope, (reserved.device_s, reserved.whole_device_s))
+        found.append(
+            SciHardware(
+                scope=scope,
+                total_embodied=each,
+                time_reserved_h=whole_s / SECONDS_PER_HOUR,
+                expected_lifespan_h=factors.lifetime_years.value * SECONDS_PER_YEAR / SECONDS_PER_HOUR,
+                resources_reserved=charged_s / whole_s if whole_s else 0.0,
+                total_resources=1.0,
+                embodied=footprint.embodied_parts_kg[scope].scaled(GRAMS_PER_KG, "gCO2e"),
+            )
+        )
+    return found
+
+
+def left_out_of(footprint: Footprint) -> list[Figure]:
+    """Return estimates, in gCO2e, of what no run accounts for: the end of life of its share of the hardware, and shared
+    storage."""
+    table = outside_table()
+    parts = {
+        "end of life of the hardware": (table.end_of_life, footprint.embodied_kg.value),
+        "shared storage, its electricity": (table.storage, footprint.operational_kg.value),
+    }
+    return [
+        Figure(
+            whole_kg * share.value * GRAMS_PER_KG,
+            whole_kg * (share.low or 0.0) * GRAMS_PER_KG,
+            whole_kg * (share.high or share.value) * GRAMS_PER_KG,
+            "gCO2e",
+            "assumed",
+            f"{name}: {wording.percent(share.value)} {share.source}",
+        )
+        for name, (share, whole_kg) in parts.items()
+    ]
+
+
+def left_out_words(estimate: Figure) -> str:
+    """Return a sentence for the limits about an estimate of what is in no number."""
+    name, _, source = estimate.source.partition(": ")
+    low, value, high = (wording.number(grams) for grams in (estimate.low, estimate.value, estimate.high))
+    return f"The {name} is in no number; it is about {value} gCO2e ({low} to {high}; {source})."
 
 
 def check_sci_basis(summary: AuditSummary, wanted_by: str) -> None:
@@ -118,9 +209,20 @@ def check_sci_basis(summary: AuditSummary, wanted_by: str) -> None:
 def sci_boundary(summary: AuditSummary) -> list[str]:
     """Return what is inside and outside the score."""
     rungs = ", ".join(rung for rung in ("gpu", "host", "network", "facility") if rung in summary.by_rung)
+    reserved = summary.reserved
+    from_when = "its first record (E) and allocation (M)" if reserved.unknown_s > 0 else "allocation"
+    waited = (
+        [
+            f"inside, modelled as idle: {wording.device_hours(reserved.modelled_idle_s)} of reserved device time "
+            "without records"
+        ]
+        if reserved.modelled_idle_s > 0
+        else []
+    )
     return [
-        f"inside: training of run {summary.run.name}, from allocation to its last record, start-up, evaluation, "
+        f"inside: training of run {summary.run.name}, from {from_when} to its last record, start-up, evaluation, "
         "checkpoints, repeated work and idle time included",
+        *waited,
         f"inside, energy: {rungs}; the facility around them by PUE",
         f"inside, embodied: {', '.join(summary.factors.embodied_kg) if summary.factors else 'nothing'}",
         "outside: storage and preparation of data, people, inference, end of life",

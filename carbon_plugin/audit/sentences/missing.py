@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.audit.sentences import narrative
-from carbon_plugin.show import wording
 
 NEVER_COUNTED = (
     "The end of life of the hardware, the building, staff, data preparation and the use of the trained model are in no "
@@ -15,12 +14,6 @@ NEVER_COUNTED = (
 def missing(summary: AuditSummary) -> list[str]:
     """Return a sentence for each thing that is in no total, the worst first."""
     found = list(narrative.left_out(summary))
-    before_s = summary.reserved.before_first_record_s
-    if before_s > 0:
-        found.append(
-            f"{wording.device_hours(before_s)} of device time lie between allocation and the first record: their "
-            "energy was observed by nobody and is in no total, while their manufacture is."
-        )
     if summary.reconciliation is None:
         found.append(
             "What the scheduler reserved beyond the recorded time is unknown: no account of it was given (--sacct, "

@@ -17,6 +17,7 @@ from carbon_plugin.ledger.held.account_inputs import ROUNDING
 from carbon_plugin.ledger.held.clocks import CLOCK_STEP_EVENT
 from carbon_plugin.ledger.held.expected import NOT_SEEN_EVENT, SILENT_EVENT
 from carbon_plugin.ledger.held.launches import ANOTHER_JOB_EVENT
+from carbon_plugin.ledger.held.unobserved import UNOBSERVED_PHASE
 from carbon_plugin.show import wording
 from carbon_plugin.spec.amounts import plural, verb
 
@@ -72,6 +73,12 @@ def left_out(summary: AuditSummary) -> list[str]:
         found.append(
             f"Nothing was recorded for {wording.duration(lost_s)} between attempts; what was drawn then is unknown."
         )
+    if summary.reserved.unknown_s > 0:
+        found.append(
+            f"{wording.device_hours(summary.reserved.unknown_s)} of reserved device time are in no record: their "
+            "energy is in no total, because no hardware profile knows the idle power of these devices, while their "
+            "manufacture is in the total."
+        )
     account = summary.reconciliation
     if account is not None and account.allocated_device_s <= 0:
         found.append(f"0 GPU-hours were allocated ({account.source}): no job with GPUs was started.")
@@ -96,6 +103,13 @@ def ways_of_counting(summary: AuditSummary) -> list[str]:
     if unmeasured > 0:
         found.append(f"{unmeasured} of {gpus_phrase(coverage)} were not measured.")
     found += _estimates(summary)
+    waited = summary.by_phase.get(UNOBSERVED_PHASE)
+    if waited is not None:
+        found.append(
+            f"{wording.device_hours(summary.reserved.modelled_idle_s)} of reserved device time are in no record "
+            f"(before the first one, or between attempts); the totals hold {wording.energy(waited.energy_j)} for "
+            f"them, modelled as idle ({summary.reserved.idle_model})."
+        )
     if summary.period.stalled_s:
         found.append(
             f"For {wording.duration(summary.period.stalled_s)} of the training no step ended (a hang, a pause, or an "

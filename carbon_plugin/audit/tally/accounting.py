@@ -8,6 +8,7 @@ from carbon_plugin.audit.result import Reserved, Sampling
 from carbon_plugin.audit.tally.cells import ExactCell, used_energy
 from carbon_plugin.audit.tally.collect import RunCollector
 from carbon_plugin.audit.tally.in_force import in_force
+from carbon_plugin.audit.tally.reservations import unobserved_of
 from carbon_plugin.footprint.account import account
 from carbon_plugin.footprint.drivers import Driver, drivers
 from carbon_plugin.footprint.values import EnergyItem, Factors, Footprint, Reservation
@@ -55,12 +56,13 @@ def account_run(collected: RunCollector, reserved: Reserved, factors: Factors) -
 
 
 def inputs_of(collected: RunCollector, reserved: Reserved, factors: Factors) -> Inputs:
-    """Return what the accounting of a run takes, as `account_run` describes it."""
+    """Return what the accounting of a run takes, as `account_run` describes it, with the energy of reserved time that
+    no record covers."""
     groups: dict[UncertaintyScope, list[ExactCell]] = {}
     for key, cells in collected.device_cells().items():
         if (scope := scope_of(collected.devices[key].identity)) is not None:
             groups.setdefault(scope, []).extend(cells)
-    used = {scope: used_energy(groups[scope]) for scope in sorted(groups)}
+    used = {scope: used_energy(groups[scope]) for scope in sorted(groups)} | unobserved_of(collected.files).used
     intensity = in_force((file.grid for file in collected.files), factors.intensity)
     items, factors = account_inputs(used, factors, intensity=intensity)
     charged = chargeable(reservations(devices=reserved.device_s, hosts=reserved.host_s), factors)

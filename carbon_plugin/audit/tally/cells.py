@@ -89,6 +89,22 @@ class ExactCell:
         self.windows = 0
         self.seconds = [0.0, 0.0, 0.0]  # measured, modelled, absent
 
+    @classmethod
+    def modelled(cls, energy: Range, device_s: float, factors: tuple[float, float] | None) -> ExactCell:
+        """Return the cell of a modelled energy (J) of so many device-seconds. `factors` are intensity (g/kWh) and PUE,
+        or None without any."""
+        cell = cls()
+        cell.modelled_j.add([energy.value])
+        cell.low_j, cell.high_j = energy.low, energy.high
+        cell.seconds[_QUALITY["modelled"]] = device_s
+        if factors is None:
+            cell.without_factors_j = energy.value
+        else:
+            g_per_kwh, pue = factors
+            cell.facility_j = energy.value * pue
+            cell.weighted_j_g_per_kwh = cell.facility_j * g_per_kwh
+        return cell
+
     def add(self, rows: Rows) -> None:
         """Add some windows of the device."""
         quality = _QUALITY[rows.kind]

@@ -4,6 +4,7 @@ conclusions."""
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from itertools import chain
 from typing import TypeVar
 
 import msgspec
@@ -19,10 +20,11 @@ from carbon_plugin.audit.tally.in_force import GridTally
 from carbon_plugin.audit.tally.rework import Rework, Stalls, rework_of
 from carbon_plugin.audit.tally.spans import SpanSums
 from carbon_plugin.footprint.values import Factors
-from carbon_plugin.ledger.held.account_inputs import stated_factors
+from carbon_plugin.ledger.held.account_inputs import UncertaintyScope, stated_factors
 from carbon_plugin.ledger.held.claims import DeviceClaims
 from carbon_plugin.ledger.held.counted_steps import CountedSteps
 from carbon_plugin.ledger.held.holdings import SharedTime
+from carbon_plugin.ledger.held.unobserved import UNOBSERVED_PHASE
 from carbon_plugin.ledger.records import HEADS_EVENT, Close, Event, Manifest, Phase, Span, Window
 from carbon_plugin.ledger.verification.file_check import CheckedLedger
 from carbon_plugin.spec.metered import DeviceIdentity, Rung
@@ -99,7 +101,8 @@ class RunCollector:
     """Holds sums over files of a run.
 
     Add the files one after the other, ordered by their start. Files that name the same device go to the same collector.
-    Collectors of different files can be merged.
+    Collectors of different files can be merged. `unobserved` holds the energy that is modelled for reserved time
+    without records, which is known only when all files were added.
     """
 
     def __init__(self, origin_unix_s: float) -> None:
@@ -107,6 +110,7 @@ class RunCollector:
         self.redone: dict[str, ExactCell] = {}
         self.restarts: dict[str, ExactCell] = {}
         self.devices: dict[str, SeenDevice] = {}
+        self.unobserved: dict[UncertaintyScope, ExactCell] = {}
         self.files: list[FilePass] = []
         self.claims = DeviceClaims()
         self.bins = TimeBins(origin_unix_s)
@@ -209,12 +213,14 @@ class RunCollector:
         return merged
 
     def phase_cells(self) -> Mapping[Phase, list[ExactCell]]:
-        """Return the cells of the IT rungs by phase."""
-        return _grouped((phase, cell) for (key, phase), cell in self.cells.items() if self.is_it(key))
+        """Return the cells of the IT rungs by phase, with a phase of their own for reserved time without records."""
+        recorded = ((phase, cell) for (key, phase), cell in self.cells.items() if self.is_it(key))
+        return _grouped(chain(recorded, ((UNOBSERVED_PHASE, cell) for cell in self.unobserved.values())))
 
     def rung_cells(self) -> Mapping[Rung, list[ExactCell]]:
         """Return the cells by rung."""
-        return _grouped((self.devices[key].identity.rung, cell) for (key, _), cell in self.cells.items())
+        recorded = ((self.devices[key].identity.rung, cell) for (key, _), cell in self.cells.items())
+        return _grouped(chain(recorded, ((rung, cell) for (rung, _), cell in self.unobserved.items())))
 
     def device_cells(self) -> Mapping[str, list[ExactCell]]:
         """Return the cells by device key."""

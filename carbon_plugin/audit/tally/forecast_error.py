@@ -2,12 +2,14 @@
 
 Operational carbon is a chain of factors on both sides,
 
-    C = steps * step_time * (run_time / (steps * step_time)) * (E_common / run_time) * (E_it / E_common) * (C / E_it)
+    C = steps * step_time * (run_time / (steps * step_time)) * (E_common / run_time) * (E_it / E_common)
+        * (E_all / E_it) * (C / E_all)
 
-where E_common is the energy of the rungs that both sides know. The predicted effect of the effective spec stands
-between plan and measurement, so that a changed layout is not booked as a wrong model. In kilograms each cause gets L *
-ln(factor), where L is the logarithmic mean of actual and forecast. These add up without a residual (LMDI: Ang, Energy
-Policy 32 (2004) 1131).
+where E_common is the energy of the rungs that both sides know, and E_all is E_it with the energy of devices that were
+reserved and waited before the first record, which a forecast has none of. The predicted effect of the effective spec
+stands between plan and measurement, so that a changed layout is not booked as a wrong model. In kilograms each cause
+gets L * ln(factor), where L is the logarithmic mean of actual and forecast. These add up without a residual (LMDI: Ang,
+Energy Policy 32 (2004) 1131).
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ from carbon_plugin.spec.units import G_PER_KWH_OF_KG_PER_J
 class Actual(Struct, frozen=True, kw_only=True):
     """The actual values that explain the forecast's error.
 
-    `energy_j` is by IT rung. `nodes_share` is the part of the job's nodes that it covers, 0 to 1. `active_s` is the
+    `energy_j` is the recorded energy by IT rung, and `waiting_j` that of reserved devices without records.
+    `nodes_share` is the part of the job's nodes that it covers, 0 to 1. `active_s` is the
     time in which the job ran.
     """
 
@@ -37,6 +40,7 @@ class Actual(Struct, frozen=True, kw_only=True):
     energy_j: Mapping[str, float]
     nodes_share: float
     world_size: int
+    waiting_j: float = 0.0
 
 
 def logarithmic_mean(a: float, b: float) -> float:
@@ -101,6 +105,7 @@ def split_error(
     planned_common_j = sum(planned_j[rung] for rung in rungs)
     actual_common_j = sum(actual_j[rung] for rung in rungs) / actual.nodes_share
     planned_it_j, actual_it_j = sum(planned_j.values()), sum(actual_j.values())
+    all_j = actual_it_j + actual.waiting_j
     planned_power_w = planned_common_j / forecast.run_time_s.value
     actual_power_w = actual_common_j / actual.active_s
     planned_length = forecast.run_time_s.value / planned_step_s
@@ -133,11 +138,16 @@ def split_error(
             _coverage_text(actual, planned_j, actual_j),
         ),
         "grid": (
-            (operational_kg / actual_it_j) / (planned_kg / planned_it_j),
-            f"PUE times intensity was {number(operational_kg / actual_it_j * G_PER_KWH_OF_KG_PER_J, 4)} g/kWh, "
+            (operational_kg / all_j) / (planned_kg / planned_it_j),
+            f"PUE times intensity was {number(operational_kg / all_j * G_PER_KWH_OF_KG_PER_J, 4)} g/kWh, "
             f"planned {number(planned_kg / planned_it_j * G_PER_KWH_OF_KG_PER_J, 4)} g/kWh",
         ),
     }
+    if actual.waiting_j > 0:
+        factors["waiting"] = (
+            all_j / actual_it_j,
+            "devices were reserved while nothing was recorded, and are modelled as idle",
+        )
     mean_kg = logarithmic_mean(operational_kg, planned_kg)
     return [
         ErrorPart(cause=cause, factor=factor, carbon_kg=mean_kg * math.log(factor), explanation=text)

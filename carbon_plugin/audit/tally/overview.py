@@ -55,9 +55,12 @@ def period_of(collected: RunCollector) -> Period:
     extents = [file.extent for file in collected.files]
     covered = union(extents)
     start_s, end_s = covered[0][0], covered[-1][1]
+    held = union(
+        (start - _reserved_before_s(file.manifest), end) for file in collected.files for start, end in [file.extent]
+    )
     gaps = [
         Gap(start_unix_s=before[1], duration_s=after[0] - before[1])
-        for before, after in pairwise(covered)
+        for before, after in pairwise(held)
         if after[0] - before[1] > TOLERANCE_S
     ]
     attempts = [_attempt(number, files) for number, files in _by_launch(collected.files).items()]
@@ -72,6 +75,12 @@ def period_of(collected: RunCollector) -> Period:
             file.stalls.total_s for files in _by_launch(collected.files).values() for file in _longest(files)
         ),
     )
+
+
+def _reserved_before_s(manifest: Manifest) -> float:
+    """Return for how long the devices of a file had been reserved when it began, s."""
+    since_s = manifest.reserved_since_unix_s
+    return 0.0 if since_s is None else max(0.0, manifest.started_unix_s - since_s)
 
 
 def _attempt(number: int, files: Sequence[FilePass]) -> Attempt:

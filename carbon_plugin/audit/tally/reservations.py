@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from carbon_plugin.audit.result import Reserved
 from carbon_plugin.audit.tally.collect import FilePass
 from carbon_plugin.ledger.held.holdings import Holding, gpus_of, held
+from carbon_plugin.ledger.held.unobserved import UnobservedEnergy, unobserved_energy
 
 Interval = tuple[float, float]
 
@@ -24,19 +25,33 @@ def union(intervals: Iterable[Interval]) -> list[Interval]:
 
 def reserved_time(files: Sequence[FilePass]) -> Reserved:
     """Return the reserved time of devices and hosts over all files, by the rule of `ledger.held.holdings`."""
-    holdings = []
-    for file in files:
-        start_s, end_s = file.extent
-        shared_s = file.shared.by_device_s
-        holdings.append(Holding(manifest=file.manifest, start_s=start_s, end_s=end_s, shared_s=shared_s))
-    time = held(holdings)
+    time = held(_holdings(files))
+    unobserved = unobserved_of(files)
     return Reserved(
         device_s=time.device_s,
         before_first_record_s=time.before_first_record_s,
         host_s=time.host_s,
         devices_from=" and ".join(sorted({_counted_from(gpus_of(file.manifest).values()) for file in files})),
         shared_s=time.shared_s,
+        whole_device_s=time.whole_device_s,
+        whole_host_s=time.whole_host_s,
+        modelled_idle_s=unobserved.modelled_s,
+        idle_model=", ".join(unobserved.profiles),
     )
+
+
+def unobserved_of(files: Sequence[FilePass]) -> UnobservedEnergy:
+    """Return the energy that is modelled for the reserved time of files that no record covers."""
+    holdings = _holdings(files)
+    return unobserved_energy(holdings, held(holdings).unobserved_s)
+
+
+def _holdings(files: Sequence[FilePass]) -> list[Holding]:
+    return [
+        Holding(manifest=file.manifest, start_s=start_s, end_s=end_s, shared_s=file.shared.by_device_s)
+        for file in files
+        for start_s, end_s in [file.extent]
+    ]
 
 
 def _counted_from(units: Collection[float]) -> str:

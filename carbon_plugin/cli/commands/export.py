@@ -119,7 +119,9 @@ def export(
 def _write_json(document: Any, output: Path | None) -> None:
     import msgspec
 
-    _write(msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n", output)
+    from carbon_plugin.audit.exports.rounding import presentable
+
+    _write(msgspec.json.format(msgspec.json.encode(presentable(document)), indent=2).decode() + "\n", output)
 
 
 def _write(text: str, output: Path | None) -> None:

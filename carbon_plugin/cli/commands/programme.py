@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,16 +13,27 @@ if TYPE_CHECKING:
     from carbon_plugin.audit.programme import Programme
 
 
+class Counted(StrEnum):
+    """Which emissions of the grids count."""
+
+    LIFECYCLE = "lifecycle"
+    DIRECT = "direct"
+
+
 def programme(
     places: Annotated[list[Path], Argument("Run directories, or directories with runs below.", metavar="DIR...")],
     name: Annotated[str | None, Option("Which programme, where there are several.")] = None,
+    counts: Annotated[
+        Counted | None,
+        Option("Emissions of the grids that count; by default those that all runs count, else lifecycle."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Add up all runs of a released model by role. Each run counts once. The share of development is printed too."""
 
     from carbon_plugin.audit.programme import read_programme
 
-    result = read_programme(places, name)
+    result = read_programme(places, name, counts.value if counts else None)
     if as_json:
         echo_json(result)
         return
@@ -36,7 +48,7 @@ def _print(result: Programme) -> None:
 
     out = Console(highlight=False)
     table = Table(title=f"programme {result.name}", title_justify="left", box=None, padding=(0, 1))
-    for heading in ("role", "runs", "device-hours", "energy", "operational", "embodied", "total", "share"):
+    for heading in ("role", "runs", "device-hours", "energy of machines", "operational", "embodied", "total", "share"):
         table.add_column(heading, justify="left" if heading == "role" else "right")
 
     def carbon(kilograms: float | None) -> str:
@@ -64,6 +76,10 @@ def _print(result: Programme) -> None:
         "",
     )
     out.print(table)
+    if result.facility_j is not None:
+        out.print(f"energy with the facility around the machines: {wording.energy(result.facility_j)}")
+    if result.counts is not None:
+        out.print(f"operational carbon: {result.counts} emissions of the grids, location-based")
     if result.total_kg is not None:
         out.print(f"total {wording.carbon(result.total_kg.value)} ({wording.carbon_range(result.total_kg)})")
     measure = "carbon" if result.total_kg is not None else "energy"

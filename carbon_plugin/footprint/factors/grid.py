@@ -89,6 +89,7 @@ def zone_intensity(zone: str, *, today: date | None = None) -> Intensity:
         licence=table.source.licence,
         attribution=table.source.attribution,
         notes=_notes(area, row, age_years),
+        asked=zone.strip(),
     )
 
 

@@ -252,6 +252,25 @@ class EmbodiedTable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     network: NetworkModel
 
 
+class BasesTable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The line between direct and lifecycle emissions of a grid, the factor around it within which 80 % of the `pairs`
+    lie, and the countries that are published on both, with the row of their direct emissions."""
+
+    offset_g_per_kwh: float
+    slope: float
+    spread: float
+    source: str
+    pairs: dict[str, str]
+
+
+class OutsideTable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Estimates of what no run accounts for: the end of life of hardware as a share of its manufacture, and shared
+    storage as a share of the machines' energy."""
+
+    end_of_life: Estimate
+    storage: Estimate
+
+
 @cache
 def country_intensities() -> IntensityTable:
     """Return countries and aggregates by ISO 3166-1 alpha-3 code."""
@@ -322,6 +341,18 @@ def pue_table() -> PueTable:
 def water_table() -> WaterTable:
     """Return the table of water use by provider and area."""
     return _load("water.yaml", WaterTable)
+
+
+@cache
+def bases_table() -> BasesTable:
+    """Return the relation of direct and lifecycle emissions of grids."""
+    return _load("bases.yaml", BasesTable)
+
+
+@cache
+def outside_table() -> OutsideTable:
+    """Return the estimated sizes of what no run accounts for."""
+    return _load("outside.yaml", OutsideTable)
 
 
 @cache

@@ -27,13 +27,26 @@ class Holding(Struct, frozen=True, kw_only=True):
 
 
 class Held(Struct, frozen=True, kw_only=True):
-    """Device and host time of a run, s. `shared_s` is device time in it that others are charged for, and not in
-    `device_s`; `before_first_record_s` lies between allocation and first record, and is."""
+    """Device and host time of a run, s.
+
+    `shared_s` is device time that others are charged for, and that is not in `device_s`. `unobserved_s` is the part of
+    `device_s` that no record covers, before the first record and between attempts of one allocation, by the profile of
+    the device, or by what its driver calls it; ranks without a device are under the empty name. `whole_device_s` and
+    `whole_host_s` are the times for which devices and hosts were reserved, of which the run may have had a part only (a
+    MIG slice, a share).
+    """
 
     device_s: float
-    before_first_record_s: float
+    unobserved_s: Mapping[str, float]
     host_s: float
     shared_s: float
+    whole_device_s: float
+    whole_host_s: float
+
+    @property
+    def before_first_record_s(self) -> float:
+        """Return the device time that no record covers, s."""
+        return sum(self.unobserved_s.values())
 
 
 class SharedTime:
@@ -60,6 +73,7 @@ def held(holdings: Sequence[Holding], each_s: float | None = None) -> Held:
     """
     named_by: dict[str, list[int]] = {}
     units: dict[str, float] = {}
+    profiles: dict[str, str] = {}
     hosts: dict[str, list[ReservedStretch]] = {}
     host_shares: dict[str, float] = {}
     parts: dict[str, list[float]] = {}
@@ -75,27 +89,35 @@ def held(holdings: Sequence[Holding], each_s: float | None = None) -> Held:
             named_by.setdefault(key, []).append(number)
             parts.setdefault(key, []).append(_part(one, key if gpus else MACHINE))
             units[key] = weight
+            profiles[key] = ""
+        profiles |= {device.key: device.profile or device.name for device in manifest.devices if device.key in units}
         # Containers of one job may hold a host in parts, each with GPUs of its own: the parts add up.
         host = manifest.host_key if manifest.host_share >= 1 else " ".join((manifest.host_key, *sorted(gpus)))
         hosts.setdefault(host, []).append((*whole[number], _part(one, MACHINE)))
         host_shares[host] = max(host_shares.get(host, 0.0), manifest.host_share)
     # Devices that the same files name alike were held together: thousands of them have as many stretches as one.
-    together: dict[tuple[tuple[int, ...], tuple[float, ...]], float] = {}
+    together: dict[tuple[tuple[int, ...], tuple[float, ...], str], list[float]] = {}
     for key, numbers in named_by.items():
-        group = tuple(numbers), tuple(parts[key])
-        together[group] = together.get(group, 0.0) + units[key]
-    device_s = all_s = observed_s = 0.0
-    for (files, own), weight in together.items():
+        group = tuple(numbers), tuple(parts[key]), profiles[key]
+        together.setdefault(group, []).append(units[key])
+    device_s = all_s = whole_device_s = 0.0
+    unobserved_s: dict[str, float] = {}
+    for (files, own, profile), weights in together.items():
         stretches = [(*whole[number], part) for number, part in zip(files, own, strict=True)]
-        unshared = [(since, start, end, 1.0) for since, start, end, _ in stretches]
+        reserved_s = _charged_s([(since, start, end, 1.0) for since, start, end, _ in stretches], each_s)
+        observed_s = each_s or covered_s((start, end) for _, start, end, _ in stretches)
+        weight = sum(weights)
         device_s += weight * _charged_s(stretches, each_s)
-        all_s += weight * _charged_s(unshared, each_s)
-        observed_s += weight * (each_s or covered_s((start, end) for _, start, end, _ in stretches))
+        all_s += weight * reserved_s
+        whole_device_s += len(weights) * reserved_s
+        unobserved_s[profile] = unobserved_s.get(profile, 0.0) + weight * max(0.0, reserved_s - observed_s)
     return Held(
         device_s=device_s,
-        before_first_record_s=max(0.0, all_s - observed_s),
+        unobserved_s=unobserved_s,
         host_s=sum(host_shares[host] * _charged_s(stretches, each_s) for host, stretches in hosts.items()),
         shared_s=max(0.0, all_s - device_s),
+        whole_device_s=whole_device_s,
+        whole_host_s=sum(_charged_s(stretches, each_s) for stretches in hosts.values()),
     )
 
 

@@ -23,6 +23,7 @@ from carbon_plugin.ledger.held.copies import copies_among
 from carbon_plugin.ledger.held.expected import expected_gpus
 from carbon_plugin.ledger.held.holdings import Holding, held
 from carbon_plugin.ledger.held.launches import RANK_0_FILES
+from carbon_plugin.ledger.held.unobserved import unobserved_energy
 from carbon_plugin.ledger.records import Window
 from carbon_plugin.monitor.ledgers.file_totals import FileTotals, Place
 from carbon_plugin.spec.metered import DeviceIdentity
@@ -40,10 +41,10 @@ as it can."""
 class RunTotals(Struct, frozen=True, kw_only=True):
     """Sums over all ledgers of a run.
 
-    `spent` is the energy of each rung and device model. `steady`, `steady_s` and `steady_steps` are of this attempt's
-    time in training, for rates. `reserved` is the reserved time so far. `reserved_now` are the units held at present,
-    each for one second. `power_w` is that of the last windows. `gpus_measured` of `gpus` had a counter or integrated
-    power in their last window.
+    `spent` is the energy of each rung and device model, with that of reserved time before the records. `steady`,
+    `steady_s` and `steady_steps` are of this attempt's time in training, for rates. `reserved` is the reserved time so
+    far. `reserved_now` are the units held at present, each for one second. `power_w` is that of the last windows.
+    `gpus_measured` of `gpus` had a counter or integrated power in their last window.
     """
 
     spent: Mapping[UncertaintyScope, UsedEnergy]
@@ -131,13 +132,16 @@ def run_totals(
                 if device.rung == "gpu":
                     measured[key] = totals.measured or (share < 1 and measured.get(key, False))
     expected = expected_gpus(file.manifest for file in current.values() if file.manifest is not None)
+    holdings = _holdings(opened, order, extents)
+    reserved = held(holdings)
+    now = held(_holdings(opened, list(current), extents), each_s=1.0)
     return RunTotals(
-        spent=by_scope(spent),
+        spent={**by_scope(spent), **unobserved_energy(holdings, reserved.unobserved_s).used},
         steady=tuple(energy_item(scope, used.energy, used.kind) for scope, used in by_scope(steady).items()),
         steady_s=max((file.steady_s for file in current.values()), default=0.0),
         steady_steps=max((file.steady_steps for file in current.values()), default=0),
-        reserved=_reserved(opened, order, extents, None),
-        reserved_now=_reserved(opened, list(current), extents, 1.0),
+        reserved=reservations(devices=reserved.device_s, hosts=reserved.host_s),
+        reserved_now=reservations(devices=now.device_s, hosts=now.host_s),
         power_w=power_w,
         gpus=len(measured) + expected.missing_for_sure,
         gpus_measured=sum(measured.values()),
@@ -229,15 +233,10 @@ def _counted_once(
     return kept, kept.energy.value / whole.energy.value if whole.energy.value > 0 else 0.0
 
 
-def _reserved(
-    files: Mapping[str, FileTotals], names: Sequence[str], extents: Mapping[str, Extent], each_s: float | None
-) -> tuple[Reservation, ...]:
-    """Return the reserved time of devices, hosts and network shares. With `each_s`, every unit counts for that many
-    seconds instead."""
-    holdings = [
+def _holdings(files: Mapping[str, FileTotals], names: Sequence[str], extents: Mapping[str, Extent]) -> list[Holding]:
+    """Return what each of the named files holds, as the rule of reserved time takes it."""
+    return [
         Holding(manifest=manifest, start_s=extents[name][0], end_s=extents[name][1], shared_s=file.shared.by_device_s)
         for name in names
         if (manifest := (file := files[name]).manifest) is not None
     ]
-    time = held(holdings, each_s)
-    return reservations(devices=time.device_s, hosts=time.host_s)

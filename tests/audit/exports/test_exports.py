@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from carbon_plugin.audit.exports.ghg_factors import GhgInputs
 from carbon_plugin.audit.exports.json_schemas import DOCUMENTS, published_schema, schema_of
 from carbon_plugin.audit.exports.model_card import as_fields, model_card_emissions
 from carbon_plugin.audit.exports.paper import paper_paragraph
+from carbon_plugin.audit.exports.rounding import presentable
 from carbon_plugin.audit.exports.sci import sci_report
 from carbon_plugin.audit.report.write import write_audit
 from carbon_plugin.audit.result import AuditSummary
@@ -28,7 +30,7 @@ from carbon_plugin.footprint.sci import score
 from carbon_plugin.footprint.values import Factors
 from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.site import Instrument, Site
-from tests.ledger.builder import Job
+from tests.ledger.builder import Attempt, Job
 
 DIRECT = {"direct_g_per_kwh": 30.0, "factor_source": "national inventory 2025, France"}
 
@@ -133,6 +135,87 @@ def test_score_is_operational_and_embodied_over_effective_tokens(summary: AuditS
     assert report.operational.value == pytest.approx(report.energy.value * report.intensity.applied_g_per_kwh)
     assert report.score.low < report.score.value < report.score.high
     assert sum(part.value for part in report.embodied_by_scope.values()) == pytest.approx(report.embodied.value)
+
+
+def test_score_covers_the_same_time_with_energy_and_with_hardware(factors: Factors, tmp_path: Path) -> None:
+    """60 s between allocation and the first record, on 2 nodes of 2 GPUs, are in E as idle and in M as reserved."""
+    job = job_with(factors, attempts=[Attempt(0, 6, reserved_before_s=60.0)])
+    summary = audited(job, tmp_path / "run")
+
+    report = sci_report(summary)
+
+    assert report.unobserved_energy.value == pytest.approx(4 * 60.0 * 327.0 * factors.pue.value / 3.6e6)
+    assert report.energy.value == pytest.approx(
+        report.unobserved_energy.value
+        + factors.pue.value
+        * sum(energy.energy_j for phase, energy in summary.by_phase.items() if phase != "unobserved")
+        / 3.6e6
+    )
+    device = next(term for term in report.hardware if term.scope == "device")
+    assert device.time_reserved_h == pytest.approx(4 * (summary.period.active_s + 60.0) / 3600)
+    assert any("from allocation to its last record" in line for line in report.boundary)
+    assert any("modelled as idle" in line for line in report.boundary)
+    assert any("modelled as idle" in line for line in report.origin.limits)
+
+
+def test_score_of_devices_without_a_profile_says_that_energy_begins_with_the_first_record(
+    factors: Factors, tmp_path: Path
+) -> None:
+    job = job_with(factors, gpus=0, attempts=[Attempt(0, 6, reserved_before_s=60.0)])
+
+    report = sci_report(audited(job, tmp_path / "run"))
+
+    assert report.unobserved_energy.value == 0.0
+    assert any("from its first record (E) and allocation (M)" in line for line in report.boundary)
+    assert any("of reserved device time are in no record" in line for line in report.origin.limits)
+
+
+def test_score_gives_every_term_of_its_embodied_carbon(summary: AuditSummary) -> None:
+    report = sci_report(summary)
+
+    assert {term.scope for term in report.hardware} == {"device", "host", "network"}
+    for term in report.hardware:
+        embodied = (
+            term.total_embodied.value * 1000
+            * term.time_reserved_h / term.expected_lifespan_h
+            * term.resources_reserved / term.total_resources
+        )  # fmt: skip
+        assert term.embodied.value == pytest.approx(embodied)
+    host = next(term for term in report.hardware if term.scope == "host")
+    assert host.resources_reserved == pytest.approx(0.25)  # 2 of 8 GPUs of each node
+    assert sum(term.embodied.value for term in report.hardware) == pytest.approx(report.embodied.value)
+
+
+def test_score_estimates_the_end_of_life_and_the_storage_that_it_leaves_out(summary: AuditSummary) -> None:
+    report = sci_report(summary)
+
+    end_of_life, storage = report.left_out
+    assert end_of_life.value == pytest.approx(0.028 * report.embodied.value)
+    assert (end_of_life.low, end_of_life.high) == (0.0, pytest.approx(0.105 * report.embodied.value))
+    assert storage.value == pytest.approx(0.05 * report.operational.value)
+    for words in ("end of life of the hardware is in no number", "shared storage, its electricity is in no number"):
+        assert any(words in limit for limit in report.origin.limits)
+
+
+def test_written_numbers_have_four_significant_figures_and_moments_and_counts_have_all(summary: AuditSummary) -> None:
+    document = presentable(sci_report(summary))
+
+    def floats(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                yield from floats(inner, key)
+        elif isinstance(value, list):
+            for inner in value:
+                yield from floats(inner, name)
+        elif isinstance(value, float):
+            yield name, value
+
+    for name, value in floats(document):
+        assert value.is_integer() or name.endswith("_unix_s") or float(f"{value:.4g}") == value, name
+    assert document["functional_units"] == 440 * 8192
+    assert document["origin"]["start_unix_s"] == summary.period.start_unix_s
+    o, m = document["operational"]["value"], document["embodied"]["value"]
+    assert document["score"]["value"] * document["functional_units"] == pytest.approx(o + m, rel=1e-3)
 
 
 def test_score_names_boundary_method_and_granularity(summary: AuditSummary) -> None:

@@ -113,7 +113,7 @@ def test_what_is_missing_names_storage_end_of_life_and_time_that_nobody_observed
     waited = replace(summary, reserved=replace(summary.reserved, before_first_record_s=7200.0))
     said = " ".join(missing(waited))
 
-    for expected in ("2.00 h of device time lie between", "Shared storage", "end of life", "--sacct"):
+    for expected in ("2.00 h of reserved device time are in no record", "Shared storage", "end of life", "--sacct"):
         assert expected in said
 
 

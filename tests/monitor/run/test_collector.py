@@ -21,6 +21,7 @@ from carbon_plugin.monitor.run.datagram import _HEAD, DIGEST_BYTES, REPORT_BYTES
 from carbon_plugin.monitor.run.key import KEY_FILE, KEY_VARIABLE, run_key
 from carbon_plugin.monitor.run.totals import run_totals
 from carbon_plugin.spec.metered import DeviceIdentity
+from tests.ledger.builder import waited_j
 
 KEY = b"the secret of the run"
 
@@ -124,7 +125,8 @@ def test_the_last_report_of_each_node_counts_once_whatever_was_lost_or_came_late
 
     totals = run_totals(collector.files, attempt_started_s=0.0)
     assert (totals.nodes_seen, totals.gpus, collector.dropped) == (2, 8, 1)
-    assert totals.energy_j == pytest.approx(5 * 100 * (5 + 3))
+    waited_j = 8 * 10 * (70 + 2000 / 8 + 0.1 * 70)  # 10 s of 8 idle H100 with their host before the first record
+    assert totals.energy_j == pytest.approx(5 * 100 * (5 + 3) + waited_j)
 
 
 def test_nobody_listening_costs_a_node_nothing(address) -> None:
@@ -270,4 +272,5 @@ def test_rank_0_projects_a_node_whose_ledger_it_cannot_see(job, tmp_path, addres
     last = [record for record in own.records if isinstance(record, Projection)][-1]
     both = sum(record.energy_j for file in (own, other) for record in file.records if isinstance(record, Close))
     assert (last.nodes_seen, last.nodes) == (2, 2)
+    both += waited_j(tmp_path / "a") + waited_j(tmp_path / "b")
     assert last.spent_energy_j == pytest.approx(both, rel=0.02)

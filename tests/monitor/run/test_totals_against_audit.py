@@ -57,6 +57,7 @@ class Ledger(Struct, frozen=True):
     clock_ahead_s: float = 0.0
     closed_after_s: float | None = None
     stated: bool = True
+    profile: str | None = None
 
     @property
     def started_s(self) -> float:
@@ -66,7 +67,14 @@ class Ledger(Struct, frozen=True):
         host = f"boot-{self.node}"
         devices = [
             DeviceIdentity(
-                key=key, name="H100", rung="gpu", scope="gpu", meter="m", energy_kind="counter", share=self.share
+                key=key,
+                name="H100",
+                rung="gpu",
+                scope="gpu",
+                meter="m",
+                energy_kind="counter",
+                share=self.share,
+                profile=self.profile,
             )
             for key in self.gpus
         ]
@@ -188,6 +196,7 @@ LEDGERS = st.builds(
     clock_ahead_s=st.sampled_from([0.0, 0.0, 30.0, -45.0]),
     closed_after_s=st.sampled_from([None, 0.0, 3.0]),
     stated=st.booleans(),
+    profile=st.sampled_from([None, "h100-sxm", "a100-sxm-80gb"]),
 )
 
 

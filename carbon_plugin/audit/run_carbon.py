@@ -1,0 +1,135 @@
+"""Give the carbon of an audited run as a roll-up over several runs adds it: its means, on one basis for all runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from msgspec import Struct
+
+from carbon_plugin.audit.result import AuditSummary
+from carbon_plugin.footprint.factors.bases import in_scope
+from carbon_plugin.footprint.values import EmissionScope, Footprint, Intensity
+from carbon_plugin.spec.figure import Figure
+from carbon_plugin.spec.units import GRAMS_PER_KG, JOULES_PER_KWH
+
+UNIT = "kgCO2e"
+
+
+class RunCarbon(Struct, frozen=True, kw_only=True):
+    """The carbon of one run, kgCO2e: means with their p10 and p90.
+
+    `missing` says, as the end of a sentence about the run, why there is no operational carbon; `total` is None then.
+    `embodied` is None where the manufacture of the hardware is not known. `turned` says how the intensity was brought
+    to the basis of the roll-up, None where it counted that already.
+    """
+
+    operational: Figure | None
+    embodied: Figure | None
+    total: Figure | None
+    missing: str | None = None
+    turned: str | None = None
+
+
+def common_scope(summaries: Iterable[AuditSummary]) -> EmissionScope:
+    """Return which emissions of the grids all runs count, or "lifecycle" where they differ or none is stated."""
+    scopes: set[EmissionScope] = {
+        basis.scope for one in summaries if one.factors for basis in one.factors.intensity.bases if basis is not None
+    }
+    return scopes.pop() if len(scopes) == 1 else "lifecycle"
+
+
+def carbon_in(summary: AuditSummary, scope: EmissionScope) -> RunCarbon:
+    """Return the carbon of a run with lifecycle or with direct emissions of its grid.
+
+    The carbon of a run on another basis is its facility energy at the intensity on this one; its range has that of the
+    energy and that of the new intensity.
+    """
+    footprint, factors = summary.footprint, summary.factors
+    if footprint is None or factors is None:
+        return RunCarbon(operational=None, embodied=None, total=None, missing="stated no site")
+    embodied = _mean(footprint, "embodied_kg", footprint.embodied_kg) if footprint.embodied_parts_kg else None
+    intensity = factors.intensity
+    if all(basis is not None and basis.scope == scope for basis in intensity.bases):
+        operational = _mean(footprint, "operational_kg", footprint.operational_kg)
+        total = _mean(footprint, "total_kg", footprint.total_kg)
+        return RunCarbon(operational=operational, embodied=embodied, total=total)
+    other = _turned(intensity, scope)
+    if other is None:
+        missing = "counts its intensity on a basis that is not stated (site.intensity_basis)"
+        return RunCarbon(operational=None, embodied=embodied, total=None, missing=missing)
+    operational = _operational(footprint, intensity, other)
+    return RunCarbon(
+        operational=operational,
+        embodied=embodied,
+        total=_plus(operational, embodied or Figure(0.0, 0.0, 0.0, UNIT, "modelled", "unknown")),
+        turned=other.source,
+    )
+
+
+def _mean(footprint: Footprint, name: str, figure: Figure) -> Figure:
+    """Return a figure whose value is the mean over the draws; older audits do not hold it."""
+    value = footprint.means.get(name, figure.value)
+    return Figure(value, min(figure.low, value), max(figure.high, value), figure.unit, figure.kind, figure.source)
+
+
+def _turned(intensity: Intensity, scope: EmissionScope) -> Figure | None:
+    """Return the mean intensity of a run in another scope, part by part where it has several sources."""
+    if not intensity.parts or intensity.basis is not None:
+        turned = in_scope(intensity, scope)
+        return None if turned is None else turned.figure
+    low = value = high = 0.0
+    sources = []
+    for part in intensity.parts:
+        figure = intensity.figure
+        relative = part.g_per_kwh / figure.value if figure.value else 1.0
+        one = Figure(
+            part.g_per_kwh, figure.low * relative, figure.high * relative, figure.unit, figure.kind, part.source
+        )
+        whole = Intensity(
+            zone=intensity.zone,
+            zone_name=intensity.zone_name,
+            figure=one,
+            year=intensity.year,
+            basis=part.basis,
+            licence=intensity.licence,
+            attribution=intensity.attribution,
+            granularity="mean of windows",
+        )
+        turned = in_scope(whole, scope)
+        if turned is None:
+            return None
+        low += part.share * turned.figure.low
+        value += part.share * turned.figure.value
+        high += part.share * turned.figure.high
+        sources.append(turned.figure.source)
+    return Figure(value, low, high, intensity.figure.unit, "modelled", "; ".join(sources))
+
+
+def _operational(footprint: Footprint, intensity: Intensity, other: Figure) -> Figure:
+    """Return the facility energy of a run at another intensity, with the spread of both.
+
+    The run's own carbon holds the spread of its energy and of its own intensity; the wider of the two intensities'
+    spreads counts. The value is a mean: it lies above the central value by as much as the run's own mean does.
+    """
+    facility_kwh = footprint.energy_j["facility"].value / JOULES_PER_KWH
+    own = footprint.operational_kg
+    skew = footprint.means.get("operational_kg", own.value) / own.value if own.value > 0 else 1.0
+    central = facility_kwh * other.value / GRAMS_PER_KG
+    low = central * min(_ratio(own.low, own.value), _ratio(other.low, other.value))
+    high = central * max(_ratio(own.high, own.value), _ratio(other.high, other.value))
+    value = central * skew
+    source = f"facility energy x {other.source}"
+    return Figure(value, min(low, value), max(high, value), UNIT, "modelled", source)
+
+
+def _ratio(end: float, value: float) -> float:
+    return end / value if value > 0 else 1.0
+
+
+def _plus(one: Figure, other: Figure) -> Figure:
+    """Return the sum of two figures whose errors are independent: distances to the ends are added in quadrature."""
+    value = one.value + other.value
+    low = value - math.hypot(one.value - one.low, other.value - other.low)
+    high = value + math.hypot(one.high - one.value, other.high - other.value)
+    return Figure(value, low, high, one.unit, "modelled", "operational + embodied")

@@ -1,0 +1,107 @@
+"""Model the energy of devices that a run had reserved while nothing recorded it: before its first record and between
+attempts.
+
+The devices are taken to be idle, because a job that has not begun to train loads software and data. The live totals,
+the audit and the comparison with a scheduler's account all use the power that is computed here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+
+from msgspec import Struct
+
+from carbon_plugin.ledger.held.account_inputs import UncertaintyScope, UsedEnergy
+from carbon_plugin.ledger.held.holdings import Holding
+from carbon_plugin.spec.hardware.cluster import Node
+from carbon_plugin.spec.hardware.fabric import fabric_factor
+from carbon_plugin.spec.hardware.profiles import default_node_for, find_accelerator, match_device_name
+from carbon_plugin.spec.metered import Rung
+from carbon_plugin.spec.range import Range
+
+UNOBSERVED_PHASE = "unobserved"
+"""The phase of energy that is modelled for reserved time without records."""
+
+
+class IdlePower(Struct, frozen=True):
+    """The power of an idle device, W, by rung: the device itself, and its part of the host and of the network.
+
+    `profiles` names the hardware profiles that the numbers are from. `devices_per_node` share the host.
+    """
+
+    by_rung: dict[Rung, Range]
+    devices_per_node: int
+    profiles: str
+
+
+class UnobservedEnergy(Struct, frozen=True, kw_only=True):
+    """Energy and device time of reserved devices while nothing recorded them.
+
+    `used` is the modelled energy by scope, J. `modelled_s` is the device time that it stands for, and `unknown_s` that
+    of devices whose idle power no profile knows, both in device-seconds. `profiles` names the profiles.
+    """
+
+    used: dict[UncertaintyScope, UsedEnergy] = {}
+    modelled_s: float = 0.0
+    unknown_s: float = 0.0
+    profiles: tuple[str, ...] = ()
+
+
+@lru_cache(maxsize=64)
+def idle_power(profile: str, nodes: int) -> IdlePower | None:
+    """Return the idle power of an accelerator by the name of its profile or of its driver, in a job of so many nodes;
+    None for an unknown one.
+
+    The central value is that of a device without an open context. The high end is that with one, because nobody knows
+    when the job opened it.
+    """
+    accelerator = find_accelerator(profile) or match_device_name(profile)
+    if accelerator is None:
+        return None
+    node = default_node_for(accelerator)
+    device = accelerator.idle_power_w.range
+    if accelerator.idle_context_power_w is not None:
+        device = device.widened(accelerator.idle_context_power_w.range.high)
+    by_rung: dict[Rung, Range] = {"gpu": device, "host": host_power(node, device)}
+    network = node.network.power_w_per_device.range
+    if network.value > 0:
+        by_rung["network"] = network.scaled(fabric_factor(node, nodes))
+    return IdlePower(by_rung, node.accelerators, f"{accelerator.name} in {node.name}")
+
+
+def host_power(node: Node, device_w: Range) -> Range:
+    """Return P_host = base / devices + overhead fraction * P_device in W, the part of the host of one device."""
+    base = node.host.base_power_w.range.scaled(1 / node.accelerators)
+    return base.plus(node.host.overhead_fraction.range.times(device_w))
+
+
+def unobserved_energy(holdings: Sequence[Holding], before_s: Mapping[str, float]) -> UnobservedEnergy:
+    """Return the energy of the reserved time that no record covers.
+
+    `before_s` are the device-seconds of that time by profile or driver name, as `ledger.held.holdings.held` returns
+    them; the empty name stands for ranks without a device. A rung is modelled only where the ledgers of the run name
+    one, so that a rung that was never metered stays absent. The energy carries no factors: those that were stated for
+    the run stand for it.
+    """
+    rungs = {device.rung for one in holdings for device in one.manifest.devices}
+    nodes = max((one.manifest.nodes for one in holdings), default=1)
+    used: dict[UncertaintyScope, UsedEnergy] = {}
+    modelled_s = unknown_s = 0.0
+    profiles = []
+    for profile, seconds in sorted(before_s.items()):
+        if seconds <= 0:
+            continue
+        power = idle_power(profile, nodes) if profile else None
+        if power is None:
+            unknown_s += seconds
+            continue
+        modelled_s += seconds
+        profiles.append(power.profiles)
+        for rung, watts in power.by_rung.items():
+            if rung in rungs:
+                scope: UncertaintyScope = (rung, f"{rung}:unobserved")
+                energy = watts.scaled(seconds)
+                one = UsedEnergy(energy=energy, without_factors_j=energy.value)
+                used[scope] = used[scope].plus(one) if scope in used else one
+    return UnobservedEnergy(used=used, modelled_s=modelled_s, unknown_s=unknown_s, profiles=tuple(profiles))
