@@ -85,7 +85,7 @@ docs: $(VENV)/.installed .venv-docs/.installed ## commands and tables in docs/, 
 	$(BIN)/python -m carbon_plugin.audit.exports.json_schemas
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/python -m mkdocs build --quiet
 
-pictures: $(VENV)/.installed-dev ## pictures of the demo's report, to docs/pictures/ (needs Chromium)
+pictures: $(VENV)/.installed-dev ## pictures of the demo report to docs/pictures/, of simulated runs to build/pictures/ (needs Chromium)
 	$(BIN)/python docs/pictures.py
 
 calibrate: $(VENV)/.installed-dev ## fit the shipped constants to the published rows; write profiles, spreads and the validation tables

@@ -1,19 +1,33 @@
-"""Write the pictures of a report that the README shows, with a real Chromium: light, dark, on a phone and on paper.
+"""Write pictures of the pages with a real Chromium: the report of the demo in light, dark, on a phone and on paper, and
+pages of simulated runs from one window on one GPU to 2,048 nodes.
 
-Usage: `python docs/pictures.py [report.html]`, by default of the newest run of `make demo`.
+Usage: `python docs/pictures.py [report.html]`, by default of the newest run of `make demo`. The README shows two of
+them, which lie in docs/pictures; the others are written to build/pictures, to be looked at.
 """
 
 from __future__ import annotations
 
 import argparse
 import shutil
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).resolve().parents[1]
-PICTURES = ROOT / "docs" / "pictures"
+sys.path.insert(0, str(ROOT))
+
+from carbon_plugin.audit.report.comparison import render_comparison  # noqa: E402
+from carbon_plugin.audit.report.write import WrittenAudit, write_audit  # noqa: E402
+from carbon_plugin.footprint.run_factors import resolve_factors  # noqa: E402
+from carbon_plugin.spec.figure import Figure  # noqa: E402
+from carbon_plugin.spec.site import Site  # noqa: E402
+from tests.ledger.builder import Attempt, Job  # noqa: E402
+
+PICTURES, LOOKED_AT = ROOT / "docs" / "pictures", ROOT / "build" / "pictures"
 WIDE, PHONE = {"width": 1100, "height": 760}, {"width": 375, "height": 812}
 SHOTS = {
     "report-light.png": (WIDE, "light", "screen", "h1"),
@@ -24,6 +38,31 @@ SHOTS = {
 }
 """Name of the picture: size of the window, scheme, medium, and the element at its top."""
 
+LOOKS = {
+    "light": (WIDE, "light", "screen"),
+    "dark": (WIDE, "dark", "screen"),
+    "phone": (PHONE, "light", "screen"),
+    "paper": ({"width": 760, "height": 1075}, "light", "print"),
+}
+"""Looks in which the whole page of each simulated run is shown."""
+
+
+def simulated_jobs() -> dict[str, Job]:
+    """Return jobs from the smallest to the largest, in France with a stated manufacture of the hardware."""
+    factors = resolve_factors(Site(zone="FRA", pue=1.2), None)
+    kg = {scope: Figure(150.0, 120.0, 270.0, "kgCO2e", "assumed", "stated") for scope in ("device", "host", "network")}
+    known: dict[str, Any] = {
+        "factors": msgspec.to_builtins(msgspec.structs.replace(factors, embodied_kg=kg)),
+        "intensity_g_per_kwh": 41.4,
+        "pue": 1.2,
+    }
+    return {
+        "small": Job(**known, nodes=1, gpus=1, attempts=[Attempt(0, 1)]),
+        "large": Job(**known, nodes=16, gpus=8, attempts=[Attempt(0, 90, closed=False), Attempt(1500, 120, 600.0)]),
+        "no-site": Job(factors={}, intensity_g_per_kwh=None, pue=None),
+        "2048-nodes": Job(**known, nodes=2048, gpus=8, attempts=[Attempt(0, 6)]),
+    }
+
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
@@ -33,10 +72,23 @@ def main() -> None:
     if browser_path is None:
         raise SystemExit("no Chromium is installed here; expected chromium or google-chrome on the path")
     PICTURES.mkdir(exist_ok=True)
-    with sync_playwright() as driver:
+    LOOKED_AT.mkdir(parents=True, exist_ok=True)
+    with sync_playwright() as driver, tempfile.TemporaryDirectory() as folder:
         browser = driver.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
         for name, shot in SHOTS.items():
             write(browser, report, PICTURES / name, *shot)
+        audits: dict[str, WrittenAudit] = {}
+        for name, job in simulated_jobs().items():
+            job.write(Path(folder) / name)
+            audits[name] = write_audit(Path(folder) / name)
+        pages = {name: audit.html for name, audit in audits.items()}
+        pages["compare"] = Path(folder) / "compare.html"
+        together = [audits[name].summary for name in ("large", "small", "no-site")]
+        pages["compare"].write_text(render_comparison(together), encoding="utf-8")
+        for name, page in pages.items():
+            sys.stdout.write(f"{name}: {page.stat().st_size / 1e3:.0f} kB\n")
+            for look, how in LOOKS.items():
+                write(browser, page, LOOKED_AT / f"{name}-{look}.png", *how, whole=True)
         browser.close()
 
 
@@ -48,14 +100,23 @@ def newest() -> Path:
     return found[-1]
 
 
-def write(browser: Any, report: Path, picture: Path, size: dict[str, int], scheme: str, media: str, top: str) -> None:
-    """Write one picture of the page from the element `top` down, as much as the window shows."""
+def write(
+    browser: Any,
+    report: Path,
+    picture: Path,
+    size: dict[str, int],
+    scheme: str,
+    media: str,
+    top: str = "h1",
+    whole: bool = False,
+) -> None:
+    """Write one picture of the page: all of it, or from the element `top` down as much as the window shows."""
     page = browser.new_page(viewport=size, color_scheme=scheme)
     page.emulate_media(media=media, color_scheme=scheme)
     page.goto(report.resolve().as_uri())
     if top != "h1":
         page.evaluate(f"document.querySelector({top!r}).scrollIntoView()")
-    page.screenshot(path=picture)
+    page.screenshot(path=picture, full_page=whole)
     page.close()
 
 

@@ -68,7 +68,7 @@ def any_file(run_dir: Path, rng: random.Random) -> Path:
 
 
 def rewrite(path: Path, records: list[Record]) -> None:
-    """What a forger does: write records with a chain that is of one mind."""
+    """What a forger does: write records with a chain that is consistent."""
     value, lines = chain.seed(RUN_ID), []
     for record in records:
         payload = encode_record(record)

@@ -28,7 +28,7 @@ def verdict_reason(verification: Verification) -> str:
     if verification.state == "incomplete":
         return _first_of(verification.missing)
     if verification.state == "unsealed":
-        return "complete and of one mind, but no anchor vouches for all of them (--anchor HEX)"
+        return "complete and consistent, but no anchor vouches for all of them (--anchor HEX)"
     matched = f"{plural(len(verification.anchors), 'anchor')} matched"
     if verification.state == "partly sealed":
         windows = sum(check.windows for check in verification.files)

@@ -304,7 +304,7 @@ def test_text_summary_says_the_same_in_few_lines(summary: AuditSummary) -> None:
     assert len(text.splitlines()) < 30
     assert "step time: measured" in text
     assert "forecast of operational carbon was off by: spec drift" in text
-    assert "ledger: unsealed, 4 files: complete and of one mind" in text
+    assert "ledger: unsealed, 4 files: complete and consistent" in text
 
 
 def test_hardware_that_nobody_knows_has_unknown_embodied_carbon_and_not_zero(factors: Factors, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def test_verified_run_exits_0_and_tampered_run_1(run_dir: Path) -> None:
     path = run_dir / "node-0.attempt-1.jsonl"
     done = audit(run_dir, "--verify")
     assert done.returncode == 0, done.stderr
-    assert "ledger: unsealed, 4 files: complete and of one mind, but no anchor" in done.stdout
+    assert "ledger: unsealed, 4 files: complete and consistent, but no anchor" in done.stdout
     # Node 1 has seen the ends of all other files, so that its head vouches for them too.
     head = read_ledger(run_dir / "node-1.attempt-1.jsonl").head
     done = audit(run_dir, "--verify", "--anchor", head)

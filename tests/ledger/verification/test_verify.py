@@ -99,7 +99,7 @@ def test_edited_digit_fails_and_names_file_and_line(run_dir: Path) -> None:
 
 
 def forge(path: Path) -> None:
-    """Change a record and compute the chain anew, so that the file is of one mind with itself."""
+    """Change a record and compute the chain anew, so that the file is consistent with itself."""
     path.write_bytes(path.read_bytes().replace(b'"kind":"layout_difference"', b'"kind":"nothing_to_see"'))
     rechain(path)
 
