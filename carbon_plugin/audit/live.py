@@ -52,6 +52,21 @@ def live_view(run_dir: str | os.PathLike[str]) -> LiveView:
     return LiveView(title=summary.run.name, state=state, rows=rows)
 
 
+def summary_line(run_dir: str | os.PathLike[str]) -> str:
+    """Return what the ledgers of a run say now as one line, short enough for the comment of a job. Raises `LedgerError`
+    as `summarise` does."""
+    summary = summarise(run_dir)
+    progress, footprint = summary.progress, summary.footprint
+    of = f" of {progress.total_steps:,}" if progress.total_steps else ""
+    parts = [f"{summary.run.name}: {state_of(summary)}", f"step {progress.last_step:,}{of}"]
+    parts.append(wording.energy(summary.energy.energy_j))
+    if footprint is not None:
+        figure = footprint.total_kg
+        parts.append(f"{wording.carbon(figure.value)} ({wording.carbon_range(figure)})")
+    parts.append(f"{wording.percent(phrases.measured_share(summary))} measured")
+    return ", ".join(parts)
+
+
 def _power(summary: AuditSummary) -> list[tuple[str, str]]:
     """Return the mean power of the last bins, of all machines and of single GPUs."""
     series = summary.series

@@ -15,13 +15,9 @@ from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.audit.sentences.phrases import unknown_embodied
 from carbon_plugin.audit.summary import summarise
 from carbon_plugin.errors import CarbonPluginError
+from carbon_plugin.ledger.held.quiet import quiet_s
 from carbon_plugin.show import wording
 from carbon_plugin.spec.amounts import plural
-
-QUIET_S = 120.0
-QUIET_S_A_NODE = 0.75
-"""A run goes on if its ledgers grew within `QUIET_S` seconds, or within this many seconds for each node where that is
-more. Ledgers grow every 10 s, or every quarter of a second for each node."""
 
 SAME_WORK = 0.02
 """Up to this part more tokens, two runs count as the same work."""
@@ -83,8 +79,7 @@ def state_of(summary: AuditSummary, now_unix_s: float | None = None) -> str:
     if attempts and attempts[-1].ended:
         return attempts[-1].ended
     now_s = time.time() if now_unix_s is None else now_unix_s
-    quiet_s = max(QUIET_S, QUIET_S_A_NODE * summary.coverage.nodes)
-    return "running" if now_s - summary.period.end_unix_s <= quiet_s else "killed"
+    return "running" if now_s - summary.period.end_unix_s <= quiet_s(summary.coverage.nodes) else "killed"
 
 
 def compare_runs(summaries: Sequence[AuditSummary]) -> RunComparison:

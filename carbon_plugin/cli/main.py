@@ -53,6 +53,7 @@ COMMANDS = {
     "run": Command(HERE + "run:run", "Measure the training that a command starts, unedited."),
     "audit": Command(HERE + "audit:audit", "Turn the ledgers of a run into a report."),
     "watch": Command(HERE + "watch:watch", "Show a run while it goes on, from another shell."),
+    "agent": Command(HERE + "agent:agent", "Export a node's GPUs and runs to Prometheus."),
     "runs": Command(HERE + "runs:runs", "List runs with energy, carbon and state."),
     "compare": Command(HERE + "compare:compare", "Put runs beside one another."),
     "export": Command(HERE + "export:export", "Export a run: SCI, model card, EU AI Act, GHG, paper."),

@@ -34,7 +34,7 @@ def test_help_lists_every_command_without_loading_one():
         assert f"'{module}'" not in loaded
 
 
-DOCUMENTS = ("export", "count")
+DOCUMENTS = ("export", "count", "run", "agent")
 """Commands whose output is a document for a machine in any case."""
 
 

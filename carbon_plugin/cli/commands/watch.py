@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Annotated
 
 from carbon_plugin.cli.options import AsJson, Option, RunDirectory
-from carbon_plugin.cli.terminal import echo_json
+from carbon_plugin.cli.terminal import echo, echo_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -24,17 +24,21 @@ def watch(
     run_dir: RunDirectory,
     interval: Annotated[float, Option("Seconds between two readings of the ledgers.")] = 5.0,
     once: Annotated[bool, Option("Show the run once and leave.")] = False,
+    line: Annotated[bool, Option("Print one line, for the comment of a job, and leave.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show a run while it goes on: power, step, spent, projection, GPUs, events. It ends with the run, or Ctrl-C."""
     from rich.console import Console
     from rich.live import Live
 
-    from carbon_plugin.audit.live import live_view
+    from carbon_plugin.audit.live import live_view, summary_line
     from carbon_plugin.errors import CarbonPluginError
 
     if not interval > 0:
         raise CarbonPluginError(f"--interval: {interval:g} s, expected more than 0")
+    if line:
+        echo(summary_line(run_dir))
+        return
     found = live_view(run_dir)
     if as_json:
         echo_json(found)

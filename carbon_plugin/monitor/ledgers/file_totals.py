@@ -18,7 +18,7 @@ from carbon_plugin.ledger.held.copies import fingerprint_of
 from carbon_plugin.ledger.held.counted_steps import CountedSteps
 from carbon_plugin.ledger.held.holdings import SharedTime
 from carbon_plugin.ledger.held.launches import offsets_in
-from carbon_plugin.ledger.records import Close, Event, Manifest, Record, Span, Window
+from carbon_plugin.ledger.records import Close, Event, Manifest, Projection, Record, Span, Window
 from carbon_plugin.spec.metered import DeviceIdentity
 
 RECENT_SPANS = 4
@@ -64,6 +64,7 @@ class FileTotals:
         self.steady_s = 0.0
         self.steady_steps = 0
         self.spans = SpanTotals()
+        self.projection: Projection | None = None  # the last one
         self.counted = CountedSteps()
         self.shared = SharedTime()
         self.clock_offsets_s: dict[str, float] = {}  # clock offsets of other files that its writer noticed
@@ -112,6 +113,8 @@ class FileTotals:
             self._add_window(record)
         elif isinstance(record, Span):
             self.spans.add(record)
+        elif isinstance(record, Projection):
+            self.projection = record
         elif isinstance(record, Event):
             self.clock_offsets_s |= offsets_in(record)
         elif isinstance(record, Close):

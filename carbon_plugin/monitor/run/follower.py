@@ -4,6 +4,7 @@ for."""
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from carbon_plugin.errors import LedgerError
@@ -29,15 +30,24 @@ class LedgerFollower:
 
     `own` is this process's ledger, whose totals it already has. `caught_up` says whether the last poll reached the end
     of every ledger. `poll` reads for at most `budget_s` seconds and leaves the rest of a long history to later polls.
+    `wanted` says of a file name whether that ledger is to be followed; without it, all are.
     """
 
-    def __init__(self, run_dir: Path, own: Journal | None, *, budget_s: float = 1.0) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        own: Journal | None,
+        *,
+        budget_s: float = 1.0,
+        wanted: Callable[[str], bool] = lambda name: True,
+    ) -> None:
         self.files: dict[str, FileTotals] = {}
         self.caught_up = False
         self._run_dir = run_dir
         self._own = own
         self._own_name = UNNAMED
         self._budget_s = budget_s
+        self._wanted = wanted
         self._tails: dict[str, LedgerTail] = {}
         self._again: dict[str, _ReadAgain] = {}
 
@@ -49,7 +59,7 @@ class LedgerFollower:
             self._own_name = self._own.file or UNNAMED
             self.files[self._own_name] = self._own.totals
         for path in self._found():
-            if path.name != self._own_name and path.name not in self._tails:
+            if path.name != self._own_name and path.name not in self._tails and self._wanted(path.name):
                 self._tails[path.name] = LedgerTail(path, max_bytes=MAX_BYTES)
                 self.files[path.name] = FileTotals()
         deadline_s = time.monotonic() + self._budget_s

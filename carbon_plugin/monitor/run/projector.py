@@ -154,7 +154,7 @@ class Projector:
             best_case_remaining_s=_best_case_s(context, totals, steps),
         )
         metrics = metrics_of(
-            totals, view, step_time_s=_step_time_s(own), predicted_step_time_s=context.predicted_step_time_s
+            totals, view, step_time_s=measured_step_time_s(own), predicted_step_time_s=context.predicted_step_time_s
         )
         before = [
             file.last_step
@@ -240,7 +240,7 @@ def _at_hours_to_come(context: Context, remaining: Remaining | None) -> Remainin
     return replace(remaining, energies=tuple(energies))
 
 
-def _step_time_s(own: FileTotals) -> float | None:
+def measured_step_time_s(own: FileTotals) -> float | None:
     """Return the measured seconds a step: those of the last span, else the mean of the training windows so far."""
     if own.spans.last is not None:
         return own.spans.last.step_time_s

@@ -43,7 +43,8 @@ class RunTotals(Struct, frozen=True, kw_only=True):
 
     `spent` is the energy of each rung and device model, with that of reserved time before the records. `steady`,
     `steady_s` and `steady_steps` are of this attempt's time in training, for rates. `reserved` is the reserved time so
-    far. `reserved_now` are the units held at present, each for one second. `power_w` is that of the last windows.
+    far. `reserved_now` are the units held at present, each for one second. `device_j` is the recorded energy of each device
+    by its key. `power_w` is that of the last windows.
     `gpus_measured` of `gpus` had a counter or integrated power in their last window.
     """
 
@@ -58,6 +59,7 @@ class RunTotals(Struct, frozen=True, kw_only=True):
     gpus_measured: int
     nodes_seen: int
     last_step: int
+    device_j: Mapping[str, float] = {}
 
     @property
     def used(self) -> UsedEnergy:
@@ -114,6 +116,7 @@ def run_totals(
     power_w = 0.0
     measured: dict[str, bool] = {}
     powered: set[str] = set()
+    device_j: dict[str, float] = {}
     current = {name: opened[name] for name in order if name == own or extents[name][1] >= attempt_started_s}
     for name in order:
         file = opened[name]
@@ -124,6 +127,7 @@ def run_totals(
                 continue
             used, share = overlapped.get((name, key)) or (totals.energy.used, 1.0)
             spent.append((device, used))
+            device_j[key] = device_j.get(key, 0.0) + used.energy.value
             if name in current:
                 steady.append((device, totals.steady.used if share == 1.0 else totals.steady.used.scaled(share)))
                 if fresh and key not in powered:  # of two meters of one device, the first has its power
@@ -147,6 +151,7 @@ def run_totals(
         gpus_measured=sum(measured.values()),
         nodes_seen=len({file.manifest.node for file in current.values() if file.manifest}),
         last_step=max((file.last_step for file in opened.values()), default=0),
+        device_j=device_j,
     )
 
 

@@ -84,7 +84,7 @@ class Exposition:
             self._add(info, (*_run_of(row), *details), 1.0)
             self._add(active, _run_of(row), float(is_active))
             self._add(window, _run_of(row), row.at_unix_s)
-        yield from (info, active, window)
+        yield from (family for family in (info, active, window) if family.samples)
 
     def _of_whole_runs(self, rows: list[Row]) -> Iterator[Metric]:
         step = self._family("gauge", "step", "Last optimizer step of the run", _RUN)
@@ -106,8 +106,7 @@ class Exposition:
                 name = family.prometheus_name
                 shown = self._rising.value((name, row.facts.run_id), value) if family.counter else value
                 self._add(families[name], _run_of(row), shown)
-        yield from (step, planned)
-        yield from (family for family in families.values() if family.samples)
+        yield from (family for family in (step, planned, *families.values()) if family.samples)
 
     def _of_devices(
         self,
@@ -126,6 +125,15 @@ class Exposition:
             self._add(energy, values, self._rising.value((prefix, *values), device.energy_j))
             self._add(power, values, device.power_w)
         yield from (family for family in (energy, power) if family.samples)
+
+
+def as_text(exposition: Exposition) -> str:
+    """Return all metrics as Prometheus reads them."""
+    from prometheus_client import CollectorRegistry, generate_latest
+
+    registry = CollectorRegistry()
+    registry.register(exposition)
+    return str(generate_latest(registry).decode())
 
 
 def _run_of(row: Row) -> tuple[str, ...]:

@@ -1,0 +1,150 @@
+"""One training under a simulated driver, the agent of its node, and a real Prometheus server that scrapes the agent."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+from urllib.parse import urlencode
+from urllib.request import urlopen
+
+import msgspec
+import pytest
+
+from carbon_plugin.plan.forecast import make_forecast
+from carbon_plugin.spec.loading import build_run_spec
+
+ROOT = Path(__file__).resolve().parents[2]
+DEPLOY = ROOT / "deploy"
+JOB = ROOT / "tests" / "monitor" / "jobs" / "live.py"
+PLAN = {
+    "name": "llama",
+    "model": "llama3.2-1b",
+    "cluster": {"accelerator": "h100-sxm", "nodes": 1, "devices_per_node": 1},
+    "layout": {"micro_batch_size": 1, "recompute": "full"},
+    "training": {"seq_len": 2048, "global_batch_size": 1, "steps": 10_000, "precision": "bf16"},
+    "site": {"zone": "FRA"},
+}
+TWO_GPUS = "gpus=2;power=300,400"
+AGENT = "from carbon_plugin.cli.main import main; main()"
+SETTINGS = """
+global: {{scrape_interval: 250ms, scrape_timeout: 250ms, evaluation_interval: 1s}}
+rule_files: ["{rules}"]
+scrape_configs:
+  - job_name: carbon-plugin-agent
+    static_configs: [{{targets: ["127.0.0.1:{port}"]}}]
+"""
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def await_it(what: Callable[[], Any], said: str) -> Any:
+    """What a call returns as soon as that is true."""
+    deadline_s = time.monotonic() + 60
+    while not (found := what()):
+        assert time.monotonic() < deadline_s, f"never came: {said}"
+        time.sleep(0.05)
+    return found
+
+
+class Server:
+    """A Prometheus server."""
+
+    def __init__(self, port: int) -> None:
+        self.address = f"http://127.0.0.1:{port}"
+
+    def ask(self, path: str, **parameters: str) -> Any:
+        query = f"?{urlencode(parameters)}" if parameters else ""
+        with urlopen(f"{self.address}/api/v1/{path}{query}", timeout=30) as answer:
+            document = json.load(answer)
+        assert document["status"] == "success", document
+        return document["data"]
+
+    def values(self, expression: str) -> list[tuple[dict[str, str], float]]:
+        """Labels and value of each series."""
+        data = self.ask("query", query=expression)
+        return [(series["metric"], float(series["value"][1])) for series in data["result"]]
+
+    def answers(self) -> bool:
+        with contextlib.suppress(URLError, ConnectionError):
+            return bool(self.ask("status/runtimeinfo"))
+        return False
+
+
+class Site:
+    """`run_dir` of the training, `port` of the agent, and the server, None where Prometheus is not installed."""
+
+    def __init__(self, run_dir: Path, port: int, server: Server | None) -> None:
+        self.run_dir, self.port, self.server = run_dir, port, server
+
+    def scrape(self) -> str:
+        with contextlib.suppress(URLError, ConnectionError), urlopen(f"http://127.0.0.1:{self.port}/metrics") as answer:
+            return answer.read().decode()
+        return ""
+
+
+@pytest.fixture(scope="session")
+def site(simulated_nvml, tmp_path_factory) -> Iterator[Site]:
+    """A node with two GPUs, a training that goes on until the tests are done, and its monitoring."""
+    pytest.importorskip("prometheus_client", reason="prometheus_client is not installed; `make test` installs it")
+    folder = tmp_path_factory.mktemp("site")
+    (folder / "forecast.json").write_bytes(msgspec.json.encode(make_forecast(build_run_spec(PLAN))))
+    port, server_port = free_port(), free_port()
+    environ = simulated_nvml(TWO_GPUS, TMPDIR=str(folder), JOB_PLAN=str(folder / "forecast.json"))
+    command = [
+        sys.executable,
+        "-c",
+        AGENT,
+        "agent",
+        "--run-dir",
+        str(folder),
+        "--port",
+        str(port),
+        "--interval",
+        "0.25",
+    ]
+    processes = [
+        subprocess.Popen([sys.executable, str(JOB), "close", str(folder / "run"), "600"], env=environ),
+        subprocess.Popen([*command, "--label", "cluster=a"], env=environ),
+    ]
+    server = None
+    if shutil.which("prometheus"):
+        settings = folder / "prometheus.yml"
+        settings.write_text(SETTINGS.format(rules=DEPLOY / "prometheus" / "alerts.yml", port=port))
+        arguments = {
+            "config.file": settings,
+            "storage.tsdb.path": folder / "data",
+            "web.listen-address": f"127.0.0.1:{server_port}",
+        }
+        processes.append(
+            subprocess.Popen(
+                ["prometheus", *(f"--{name}={value}" for name, value in arguments.items())],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                cwd=folder,
+                env=os.environ,
+            )
+        )
+        server = Server(server_port)
+    try:
+        yield Site(folder / "run", port, server)
+    finally:
+        for process in processes:
+            process.send_signal(signal.SIGTERM)
+        for process in processes:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(20)
+            process.kill()
