@@ -43,9 +43,9 @@ class RunTotals(Struct, frozen=True, kw_only=True):
 
     `spent` is the energy of each rung and device model, with that of reserved time before the records. `steady`,
     `steady_s` and `steady_steps` are of this attempt's time in training, for rates. `reserved` is the reserved time so
-    far. `reserved_now` are the units held at present, each for one second. `device_j` is the recorded energy of each device
-    by its key. `power_w` is that of the last windows.
-    `gpus_measured` of `gpus` had a counter or integrated power in their last window.
+    far. `reserved_now` are the units held at present, each for one second. `device_j` is the recorded energy of each
+    device by its key. `power_w` is that of the last windows. `gpus_measured` of `gpus` had a counter or integrated
+    power in their last window.
     """
 
     spent: Mapping[UncertaintyScope, UsedEnergy]
