@@ -137,7 +137,7 @@ def read_run(run_dir: str | os.PathLike[str]) -> RunRecords:
         edited are in `problems`.
 
     Raises:
-        LedgerError: A file cannot be read, or is of an unknown version.
+        LedgerError: The directory holds no ledger, a file cannot be read, or is of an unknown version.
     """
     from carbon_plugin.ledger.reader import read_run as read
 

@@ -29,6 +29,8 @@ source:
   licence: public domain (US federal work)
   attribution: "US EPA, Emissions & Generation Resource Integrated Database (eGRID2024), Emission Factors Hub 2026"
   basis: {scope: direct, signal: average, boundary: generation, method: location}
+  gwp: "IPCC AR6, 100 years (CH4 27, N2O 273)"
+  gases: "CO2, CH4 and N2O"
   retrieved: >-
     a public transcription of table 6; SRVC, NWPP, SPNO, NYUP and the US average were checked against a second reading
   note: >-

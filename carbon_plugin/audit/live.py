@@ -43,7 +43,7 @@ def live_view(run_dir: str | os.PathLike[str]) -> LiveView:
         beside = f", predicted {wording.duration(predicted.value)}" if predicted else ""
         rows.append(("step time", f"{wording.duration(summary.steps.measured_step_time_s.value)}{beside}"))
     rows += _power(summary)
-    carbon = f", {wording.carbon(summary.footprint.total_kg.value)}" if summary.footprint else ""
+    carbon = f", {phrases.total_phrase(summary)}" if summary.footprint else ""
     rows.append(("spent", f"{wording.energy(summary.energy.energy_j)}{carbon}"))
     rows += _projected(run_dir)
     measured = wording.percent(phrases.measured_share(summary))

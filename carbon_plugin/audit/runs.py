@@ -28,8 +28,9 @@ Number = float | int | str | None
 class ListedRun(Struct, frozen=True, kw_only=True):
     """One run of a list.
 
-    `forecast_error` is total carbon over its forecast, less one. A run that cannot be read has only its directory and
-    the `problem`.
+    `total_kg` lacks the manufacture of the hardware that `unknown_embodied` names. `forecast_error` is total carbon
+    over its forecast, less one, and None where that manufacture is unknown. A run that cannot be read has only its
+    directory and the `problem`.
     """
 
     directory: str
@@ -39,6 +40,7 @@ class ListedRun(Struct, frozen=True, kw_only=True):
     start_unix_s: float | None = None
     energy_j: float | None = None
     total_kg: float | None = None
+    unknown_embodied: list[str] = []
     forecast_error: float | None = None
     state: str = "unreadable"
     problem: str | None = None
@@ -140,6 +142,7 @@ def _listed(directory: Path) -> ListedRun:
         return ListedRun(directory=str(directory), problem=str(error))
     footprint, forecast = summary.footprint, summary.forecast
     planned_kg = forecast.footprint.total_kg.value if forecast else 0.0
+    unknown = unknown_embodied(summary)
     return ListedRun(
         directory=str(directory),
         name=summary.run.name,
@@ -148,7 +151,10 @@ def _listed(directory: Path) -> ListedRun:
         start_unix_s=summary.period.start_unix_s,
         energy_j=summary.energy.energy_j,
         total_kg=footprint.total_kg.value if footprint else None,
-        forecast_error=footprint.total_kg.value / planned_kg - 1 if footprint and planned_kg > 0 else None,
+        unknown_embodied=unknown,
+        forecast_error=footprint.total_kg.value / planned_kg - 1
+        if footprint and planned_kg > 0 and not unknown
+        else None,
         state=state_of(summary),
     )
 

@@ -13,6 +13,7 @@ from carbon_plugin.footprint.embodied.devices import (
 )
 from carbon_plugin.footprint.factors.grid import UNIT, direct_warning, low_warning, stale_warning, stand_in_warning
 from carbon_plugin.footprint.factors.pue import resolve_pue
+from carbon_plugin.footprint.factors.stated import range_words
 from carbon_plugin.footprint.factors.water import resolve_water
 from carbon_plugin.footprint.factors.zones import find
 from carbon_plugin.footprint.intensity import average_intensity, marginal_intensity
@@ -60,6 +61,7 @@ def resolve_factors(
             *_of_intensity(intensity),
             *_live(site),
             *_of("site.pue", pue),
+            *_of_stated(site, pue),
             *_cooling(cluster),
             *_of("site.lifetime_years", life),
             *(assumption for name, figure in optional.items() if figure for assumption in _of(name, figure)),
@@ -80,6 +82,14 @@ def _of(field: str, figure: Figure) -> tuple[Assumption, ...]:
         return ()
     value = f"{number(figure.value, 4)} ({number(figure.low)} to {number(figure.high)}) {figure.unit}"
     return (Assumption(field=field, value=value, source=figure.source),)
+
+
+def _of_stated(site: Site, pue: Figure) -> tuple[Assumption, ...]:
+    """Return the assumption behind the range of a stated PUE; that of a stated intensity is among its notes."""
+    if site.pue is None:
+        return ()
+    value = f"{number(pue.low, 4)} to {number(pue.high, 4)} around the stated {number(pue.value, 4)}"
+    return (Assumption(field="site.pue_range", value=value, source=range_words(site.pue_kind, site.pue_range)),)
 
 
 def _cooling(cluster: Cluster | None) -> tuple[Assumption, ...]:

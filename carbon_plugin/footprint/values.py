@@ -43,7 +43,8 @@ class Intensity(Struct, frozen=True, kw_only=True):
     `granularity` is how finely it resolves time ("annual", "hourly", ...). `notes` are what a reader must know about
     it: an old vintage, an area that stands for a cloud region. `parts` are the sources of the mean over the windows of
     a run, empty for an intensity that was looked up or stated; parts that count different things leave no `basis`.
-    `asked` is the zone as the user wrote it ("aws:us-east-1"), empty in older ledgers."""
+    `asked` is the zone as the user wrote it ("aws:us-east-1"), empty in older ledgers. `gases` are the
+    greenhouse gases that count, and `gwp` the global warming potentials that they are added with."""
 
     zone: str
     zone_name: str
@@ -56,6 +57,8 @@ class Intensity(Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
     parts: tuple[IntensityPart, ...] = ()
     asked: str = ""
+    gwp: str = "not stated"
+    gases: str = "not stated"
 
     @property
     def bases(self) -> tuple[Basis | None, ...]:

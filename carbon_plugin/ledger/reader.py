@@ -171,10 +171,15 @@ def read_run(run_dir: str | os.PathLike[str]) -> LedgerRun:
         edited are in `problems`.
 
     Raises:
-        LedgerError: A file cannot be read, or is of an unknown version.
+        LedgerError: The directory holds no ledger, a file cannot be read, or is of an unknown version.
     """
     identity = read_identity(run_dir)
     run_id = identity.run_id if identity else None
+    if not ledger_files(run_dir):
+        raise LedgerError(
+            f"{os.fspath(run_dir)}: no ledger here, expected files node-*.attempt-*.jsonl; name the directory of one "
+            "run"
+        )
     return LedgerRun(identity=identity, files=[read_ledger(path, run_id) for path in ledger_files(run_dir)])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +13,8 @@ from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.parsing.limits import check_not_negative, check_positive
 
 Provider = Literal["electricity-maps", "neso", "watttime"]
+StatedKind = Literal["metered", "annual_report", "unknown"]
+"""What a number that the user states comes from; the range around it depends on it (`footprint.factors.stated`)."""
 MARGINAL_PROVIDERS: tuple[Provider, ...] = ("watttime",)
 MOST_G_PER_KWH = 3000.0
 """Twice what the worst coal plant emits; a larger number is probably meant per MWh."""
@@ -77,6 +80,9 @@ class Site(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         intensity_g_per_kwh: Grid intensity in gCO2e/kWh, in place of the one of the zone. Default: None.
         intensity_source: Where that number comes from, in one phrase. Default: "stated by the user".
         intensity_basis: What that number counts, such as "lifecycle average consumption". Default: None.
+        intensity_kind: What it comes from: "metered" (a metered contract), "annual_report" or "unknown" (the default).
+            The range around it depends on it.
+        intensity_range: Its 10th and 90th percentile in gCO2e/kWh, in place of a usual range. Default: None.
         intensity_series: A file of intensity over time, in place of the number (docs/providers.md). Default: None.
         live: A service that is asked for the intensity during the run. Default: None. Where it does not answer, the
             series, the number or the zone counts.
@@ -87,6 +93,8 @@ class Site(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         live_marginal: A service that is asked for marginal intensity. Default: None.
         pue: Energy of the facility over that of its machines, 1 to 10. Default: None; then the one of the tables.
         pue_source: Where it comes from. Default: "stated by the user".
+        pue_kind: What it comes from, as `intensity_kind`. Default: "unknown".
+        pue_range: Its 10th and 90th percentile, in place of a usual range. Default: None.
         wue_l_per_kwh: Litres of water that evaporate on site a kWh of IT energy. Default: None.
         water_l_per_kwh: Litres of water that generating a kWh takes. Default: None.
         instruments: Contracts for electricity, for the market-based line. Default: none.
@@ -106,6 +114,8 @@ class Site(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     intensity_g_per_kwh: float | None = None
     intensity_source: str = "stated by the user"
     intensity_basis: str | None = None
+    intensity_kind: StatedKind = "unknown"
+    intensity_range: tuple[float, float] | None = None
     intensity_series: str | SeriesFile | None = None
     live: LiveSource | None = None
     marginal_g_per_kwh: float | None = None
@@ -114,6 +124,8 @@ class Site(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     live_marginal: LiveSource | None = None
     pue: float | None = None
     pue_source: str = "stated by the user"
+    pue_kind: StatedKind = "unknown"
+    pue_range: tuple[float, float] | None = None
     wue_l_per_kwh: float | None = None
     water_l_per_kwh: float | None = None
     instruments: tuple[Instrument, ...] = ()
@@ -147,6 +159,8 @@ class Site(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         check_not_negative(self, "wue_l_per_kwh", "water_l_per_kwh", owner="site: ")
         if self.pue is not None and not 1 <= self.pue <= MOST_PUE:
             raise SpecError(f"site: pue is {self.pue:g}, expected 1 to {MOST_PUE:g} (facility energy over IT energy)")
+        _check_ends("intensity_range", self.intensity_range, "intensity_g_per_kwh", self.intensity_g_per_kwh, 0.0)
+        _check_ends("pue_range", self.pue_range, "pue", self.pue, 1.0)
         check_positive(self, "lifetime_years", owner="site: ")
         if self.fleet_utilisation is not None and not 0 < self.fleet_utilisation <= 1:
             raise SpecError(f"site: fleet_utilisation is {self.fleet_utilisation}, expected more than 0 and at most 1")
@@ -156,6 +170,16 @@ class Site(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             raise SpecError(f"site: {self.live.provider} gives marginal intensity, expected it as live_marginal")
         if self.live_marginal is not None and self.live_marginal.provider not in MARGINAL_PROVIDERS:
             raise SpecError(f"site: {self.live_marginal.provider} gives average intensity, expected it as live")
+
+
+def _check_ends(name: str, ends: tuple[float, float] | None, of: str, value: float | None, least: float) -> None:
+    if ends is None:
+        return
+    if value is None:
+        raise SpecError(f"site: {name} counts only with {of}")
+    low, high = ends
+    if not least <= low <= value <= high < math.inf:
+        raise SpecError(f"site: {name} is {low:g} to {high:g}, expected {least:g} <= low <= {of} ({value:g}) <= high")
 
 
 def relative_to(site: Site, base: Path) -> Site:

@@ -34,12 +34,12 @@ def test_every_number_that_nobody_stated_is_an_assumption_with_a_source(h100_clu
     assert all(assumption.source and assumption.value for assumption in factors.assumptions)
 
 
-def test_what_the_user_states_is_no_assumption() -> None:
+def test_what_the_user_states_is_no_assumption_but_for_its_range() -> None:
     site = Site(intensity_g_per_kwh=50, pue=1.1, lifetime_years=4)
 
     factors = resolve_factors(site, None, today=TODAY)
 
-    assert [assumption.field for assumption in factors.assumptions] == ["site.zone"]
+    assert [assumption.field for assumption in factors.assumptions] == ["site.zone", "site.pue_range"]
     assert "without a stated basis" in factors.assumptions[0].source
     assert factors.embodied_kg == {}
 
@@ -91,7 +91,10 @@ def test_an_intensity_in_kilograms_is_asked_about(stated: float, warned: bool) -
 
 def test_a_published_zero_is_not_taken_for_a_clean_grid() -> None:
     # Our World in Data has 0 g/kWh, lifecycle, for the hydropower of the Central African Republic.
-    assert any("is 0 g/kWh, which no grid has" in text for text in resolve_factors(Site(zone="CAF"), None).warnings)
+    assert any(
+        "is 0 g/kWh, which no grid has over its life" in text
+        for text in resolve_factors(Site(zone="CAF"), None).warnings
+    )
 
 
 def test_an_intensity_a_megawatt_hour_is_refused() -> None:

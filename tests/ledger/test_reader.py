@@ -21,6 +21,11 @@ def first_file(run_dir: Path) -> Path:
     return run_dir / "node-0.attempt-0.jsonl"
 
 
+def test_directory_without_ledgers_is_no_empty_run(tmp_path: Path) -> None:
+    with pytest.raises(LedgerError, match=r"no ledger here, expected files node-\*\.attempt-\*\.jsonl"):
+        read_run(tmp_path)
+
+
 def test_run_is_read_with_all_nodes_and_attempts(run_dir: Path) -> None:
     run = read_run(run_dir)
     assert run.identity is not None

@@ -51,17 +51,21 @@ class GridFactor(Struct, frozen=True, kw_only=True):
     """An emission factor of electricity, with all that a reader needs to judge it.
 
     `applied_g_per_kwh` is the energy-weighted mean over the run. `granularity_time` and `granularity_area` say over
-    what time and area the factor is an average.
+    what time and area the factor is an average. `zone_asked` is the zone as the user wrote it, such as a cloud region.
+    `gases` and `gwp` say which greenhouse gases count and by which global warming potentials.
     """
 
     zone: str
     zone_name: str
+    zone_asked: str
     figure: Figure
     applied_g_per_kwh: float
     basis: Basis | None
     granularity_time: str
     granularity_area: str
     year: int | None
+    gwp: str
+    gases: str
     licence: str
     attribution: str
     notes: list[str]
@@ -187,12 +191,15 @@ def grid_factor(summary: AuditSummary, factors: Factors) -> GridFactor:
     return GridFactor(
         zone=intensity.zone,
         zone_name=intensity.zone_name,
+        zone_asked=intensity.asked or intensity.zone,
         figure=intensity.figure,
         applied_g_per_kwh=applied,
         basis=intensity.basis,
         granularity_time=time,
         granularity_area=f"grid zone {intensity.zone_name}",
         year=intensity.year,
+        gwp=intensity.gwp,
+        gases=intensity.gases,
         licence=intensity.licence,
         attribution=intensity.attribution,
         notes=list(intensity.notes),

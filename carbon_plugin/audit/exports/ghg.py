@@ -31,6 +31,7 @@ from carbon_plugin.audit.exports.evidence import (
 from carbon_plugin.audit.exports.ghg_factors import ElectricityFactors, GhgInputs, Rate, electricity_factors
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.errors import ReportError
+from carbon_plugin.footprint.factors.zones import cloud_region
 from carbon_plugin.footprint.market import RESIDUAL
 from carbon_plugin.footprint.values import Factors, Footprint
 from carbon_plugin.spec.figure import Figure
@@ -72,7 +73,8 @@ class GhgReport(Struct, frozen=True, kw_only=True):
     """The lines of an inventory, and what stands outside of it.
 
     Lines add up by scope and method. The two methods of a line of electricity are alternatives and are never added.
-    `missing` names what an inventory asks for and this run cannot state.
+    `missing` names what an inventory asks for and this run cannot state. `questions` are inputs that do not fit
+    together, which the reporter should look at.
     """
 
     standard: str
@@ -83,6 +85,7 @@ class GhgReport(Struct, frozen=True, kw_only=True):
     location_factor: GridFactor
     rules: list[str]
     missing: list[str]
+    questions: list[str]
     origin: Origin
 
 
@@ -127,6 +130,7 @@ def ghg_report(summary: AuditSummary, inputs: GhgInputs) -> GhgReport:
         location_factor=location,
         rules=_RULES[inputs.organisational_boundary],
         missing=_missing(footprint, electricity, inputs),
+        questions=_questions(factors, inputs),
         origin=origin_of(summary),
     )
 
@@ -309,6 +313,19 @@ def _missing(footprint: Footprint, electricity: ElectricityFactors, inputs: GhgI
     if footprint.market is None:
         found.append("market-based: no instrument (site.instruments) and no residual mix (site.residual_g_per_kwh)")
     return found
+
+
+def _questions(factors: Factors, inputs: GhgInputs) -> list[str]:
+    """Return what the reporter should look at again: a boundary that does not fit the place."""
+    zone = factors.intensity.asked or factors.intensity.zone
+    cloud = cloud_region(zone)
+    if cloud is None or inputs.organisational_boundary == "cloud":
+        return []
+    return [
+        f"organisational_boundary is {inputs.organisational_boundary}, and the zone {zone} is a region of {cloud[0]}: "
+        "hardware and electricity of a cloud are a purchased service (scope 3 category 1, --organisational-boundary "
+        "cloud); keep it only if the machines are your own and stand near that region"
+    ]
 
 
 _SHARED = [

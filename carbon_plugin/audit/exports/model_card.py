@@ -61,7 +61,7 @@ def model_card_emissions(summary: AuditSummary, training_type: str | None = None
         emissions=significant(footprint.operational_kg.value * GRAMS_PER_KG, _DIGITS),
         source=source,
         training_type=_training_type(summary, training_type),
-        geographical_location=_place(intensity.zone_name, intensity.zone),
+        geographical_location=_place(intensity.zone_name, intensity.asked or intensity.zone),
         hardware_used=summary.work.hardware if summary.work else plural(summary.run.world_size, "rank"),
     )
 

@@ -84,7 +84,9 @@ def total_of(summary: AuditSummary, most: float = 0.0) -> RunTotal:
         known = name == "operational" or bool(footprint.embodied_parts_kg)
         text = f"{unit.number(figure.value)} {unit.name}" if known else "unknown"
         split.append(Share(name, text, share, colour, f"footprint.{name}_kg.value", figure.value))
-    return _total("Total carbon", unit, (total.low, total.value, total.high), most, "footprint.total_kg.value", split)
+    unknown = phrases.unknown_embodied(summary)
+    what = f"Carbon without the manufacture of {' and '.join(unknown)}, which is unknown" if unknown else "Total carbon"
+    return _total(what, unit, (total.low, total.value, total.high), most, "footprint.total_kg.value", split)
 
 
 def tiles(summary: AuditSummary) -> list[Tile]:

@@ -56,12 +56,14 @@ def _carbon_rows(summary: AuditSummary) -> list[tuple[str, str, str, str]]:
         return [("carbon", "not stated", "", summary.no_carbon_reason or "")]
     footprint = summary.footprint
     grid = f"{wording.number(phrases.grid_g_per_kwh(summary))} g/kWh"
+    unknown = phrases.unknown_embodied(summary)
+    without = f"without the manufacture of {' and '.join(unknown)}, which is unknown" if unknown else ""
     rows = [
         (name, wording.carbon(figure.value), wording.carbon_range(figure), how)
         for name, figure, how in (
             ("operational carbon", footprint.operational_kg, grid),
             ("embodied carbon", footprint.embodied_kg, f"{wording.device_hours(summary.reserved.device_s)} of devices"),
-            ("total carbon", footprint.total_kg, ""),
+            ("total carbon", footprint.total_kg, without),
         )
     ]
     if not footprint.embodied_parts_kg:

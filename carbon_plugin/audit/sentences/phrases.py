@@ -137,6 +137,21 @@ def unknown_embodied(summary: AuditSummary) -> list[str]:
     return [SCOPE_NAMES[scope] for scope in ("device", "host") if scope not in summary.factors.embodied_kg]
 
 
+def total_phrase(summary: AuditSummary) -> str:
+    """Return the total carbon in words; where the manufacture of hardware is unknown, the operational carbon, which
+    says so."""
+    footprint = summary.footprint
+    if footprint is None:
+        return "no carbon is stated"
+    if unknown_embodied(summary):
+        return f"{wording.carbon(footprint.total_kg.value)} without the manufacture of {_listed(summary)}"
+    return wording.carbon(footprint.total_kg.value)
+
+
+def _listed(summary: AuditSummary) -> str:
+    return " and ".join(unknown_embodied(summary))
+
+
 def embodied_how(summary: AuditSummary) -> dict[str, str]:
     """Return in words how the embodied carbon of each scope is computed."""
     footprint, factors = summary.footprint, summary.factors

@@ -37,12 +37,15 @@ def runs(
                 escape(run.name),
                 escape(run.role or "–"),
                 wording.energy(run.energy_j),
-                "–" if run.total_kg is None else wording.carbon(run.total_kg),
+                "–" if run.total_kg is None else wording.carbon(run.total_kg) + (" *" if run.unknown_embodied else ""),
                 "–" if run.forecast_error is None else wording.off_by(1 + run.forecast_error),
                 escape(run.state),
                 escape(os.path.relpath(run.directory)),
             )
     print_numbers(Console(highlight=False), table)
+    unknown = sorted({name for run in found for name in run.unknown_embodied})
+    if unknown:
+        echo(f"* operational carbon only: the manufacture of {' and '.join(unknown)} is unknown and in no total")
     for run in found:
         if run.problem is not None:
             echo(f"not read: {run.problem}")

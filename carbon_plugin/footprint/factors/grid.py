@@ -16,11 +16,13 @@ import msgspec
 
 from carbon_plugin.errors import FootprintError
 from carbon_plugin.footprint.factors import tables
+from carbon_plugin.footprint.factors.stated import range_words, stated_intensity_range
 from carbon_plugin.footprint.factors.zones import PARTED, TABLES, Area, find, locate, parts_of, row_of
 from carbon_plugin.footprint.values import Basis, Intensity
 from carbon_plugin.spec.amounts import number
 from carbon_plugin.spec.figure import Figure
-from carbon_plugin.spec.site import Site
+from carbon_plugin.spec.range import Range
+from carbon_plugin.spec.site import Site, StatedKind
 
 UNIT = "gCO2e/kWh"
 
@@ -39,6 +41,9 @@ FRESH_YEARS = 2
 # A stated intensity below it is asked about: the lowest countries of the table have 20, lifecycle.
 LEAST_G_PER_KWH = 2.0
 
+# The least that the lifecycle of a grid can be: hydropower, with the range of plants without a stack (IPCC AR5 WG III,
+# annex III: medians 24, and 11 for wind to 45 for solar). It stands for a published value below `LEAST_G_PER_KWH`.
+CLEANEST = Range(24.0, 11.0, 45.0)
 # Direct emissions alone of a grid below it say little about its lifecycle: building its plants and supplying their fuel
 # comes to 11 (wind) to 45 (solar) g/kWh (IPCC AR5 WG III, annex III, medians).
 DIRECT_ALONE_G_PER_KWH = 100.0
@@ -53,12 +58,17 @@ BASIS_WORDS = {
 def resolve_intensity(site: Site, *, today: date | None = None) -> Intensity:
     """Return the intensity in force at a site in gCO2e/kWh, with its range, vintage, basis and licence.
 
-    The user's number wins and is taken as stated, without a range. `today` (default: the system's date) decides how
-    old a vintage is. Raises `FootprintError` for an unknown zone, with the nearest names.
+    The user's number wins; its range is the stated one, or a usual one for its kind of source. `today` (default: the
+    system's date) decides how old a vintage is. Raises `FootprintError` for an unknown zone, with the nearest names.
     """
     if site.intensity_g_per_kwh is not None:
         return declared_intensity(
-            site.intensity_g_per_kwh, zone=site.zone, source=site.intensity_source, basis=site.intensity_basis
+            site.intensity_g_per_kwh,
+            zone=site.zone,
+            source=site.intensity_source,
+            basis=site.intensity_basis,
+            kind=site.intensity_kind,
+            ends=site.intensity_range,
         )
     if site.zone is None:
         raise FootprintError("site: neither zone nor intensity_g_per_kwh is given, expected one of them")
@@ -72,6 +82,10 @@ def zone_intensity(zone: str, *, today: date | None = None) -> Intensity:
     row = table.areas[area.code]
     age_years = max(0, (today or date.today()).year - row.year)
     low, high = _range(area, row, age_years)
+    notes = _notes(area, row, age_years)
+    if row.g_per_kwh < LEAST_G_PER_KWH and table.source.basis.scope == "lifecycle":
+        row = msgspec.structs.replace(row, g_per_kwh=CLEANEST.value)
+        low, high = CLEANEST.low, CLEANEST.high
     return Intensity(
         zone=area.zone,
         zone_name=area.name,
@@ -88,8 +102,10 @@ def zone_intensity(zone: str, *, today: date | None = None) -> Intensity:
         basis=table.source.basis,
         licence=table.source.licence,
         attribution=table.source.attribution,
-        notes=_notes(area, row, age_years),
+        notes=notes,
         asked=zone.strip(),
+        gwp=table.source.gwp,
+        gases=table.source.gases,
     )
 
 
@@ -128,19 +144,29 @@ def _values(references: Iterable[str]) -> list[float]:
     return [TABLES[row.table]().areas[row.code].g_per_kwh for row in rows]
 
 
-def declared_intensity(value: float, *, zone: str | None, source: str, basis: str | None = None) -> Intensity:
-    """Return the user's number as an intensity, as stated and without a range."""
+def declared_intensity(
+    value: float,
+    *,
+    zone: str | None,
+    source: str,
+    basis: str | None = None,
+    kind: StatedKind = "unknown",
+    ends: tuple[float, float] | None = None,
+) -> Intensity:
+    """Return the user's number in g/kWh as an intensity, with the range that was stated or that is usual for its kind
+    of source."""
     counted = parse_basis(basis) if basis else None
     return Intensity(
         zone=zone or "declared",
         zone_name=zone or "declared",
-        figure=Figure(value, value, value, UNIT, "declared", source),
+        figure=Figure.of(stated_intensity_range(value, kind, ends), UNIT, "declared", source),
         year=None,
         basis=counted,
         licence="not stated",
         attribution=source,
         granularity="as stated",
-        notes=("the user's number, without a range" + ("" if counted else " and without a stated basis"),),
+        notes=(f"the user's number: {range_words(kind, ends)}" + ("" if counted else "; its basis is not stated"),),
+        asked=(zone or "").strip(),
     )
 
 
@@ -224,8 +250,8 @@ def low_warning(intensity: Intensity) -> str | None:
     value, published = intensity.figure.value, intensity.granularity == "annual"
     if not published and 0 < value < LEAST_G_PER_KWH:
         return f"the stated intensity of {value:.3g} g/kWh is below that of any grid: was {value:.3g} kg/kWh meant?"
-    if published and value == 0:
-        return f"the published intensity of {intensity.zone_name} is 0 g/kWh, which no grid has: state one of your own"
+    if published and value == CLEANEST.value and any("which no grid has" in note for note in intensity.notes):
+        return f"{intensity.notes[-1]}: state one of your own"
     return None
 
 
@@ -235,6 +261,9 @@ def _notes(area: Area, row: tables.AreaIntensity, age_years: int) -> tuple[str, 
         notes.append(f"{area.row_name} stands for {area.stands_for} by place")
     if age_years > FRESH_YEARS:
         notes.append(f"the newest value of {area.row_name} is of {row.year}, {age_years} years old")
-    if row.g_per_kwh == 0:
-        notes.append(f"the published value of {area.row_name} is 0, rounded by its source")
+    if row.g_per_kwh < LEAST_G_PER_KWH and TABLES[area.table]().source.basis.scope == "lifecycle":
+        notes.append(
+            f"the published value of {area.row_name} is {row.g_per_kwh:g} g/kWh, which no grid has over its life; "
+            f"{CLEANEST.value:g} stands in, that of hydropower (IPCC AR5)"
+        )
     return tuple(notes)

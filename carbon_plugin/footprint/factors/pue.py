@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from carbon_plugin.footprint.factors import tables
+from carbon_plugin.footprint.factors.stated import stated_pue_range
 from carbon_plugin.footprint.factors.zones import cloud_region
 from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.site import Site
@@ -13,11 +14,12 @@ UNIT = "kWh facility/kWh IT"
 def resolve_pue(site: Site) -> Figure:
     """Facility energy over IT energy, with its p10-p90 range.
 
-    In this order: the user's value (as stated, no range); the published value of the cloud region; the provider's
-    fleet average; the industry mean as a stated assumption. The provider is known from the zone's prefix.
+    In this order: the user's value (with the range that was stated, or a usual one); the published value of the cloud
+    region; the provider's fleet average; the industry mean as a stated assumption. The provider is known from the
+    zone's prefix.
     """
     if site.pue is not None:
-        return Figure(site.pue, site.pue, site.pue, UNIT, "declared", site.pue_source)
+        return Figure.of(stated_pue_range(site.pue, site.pue_kind, site.pue_range), UNIT, "declared", site.pue_source)
     table = tables.pue_table()
     cloud = cloud_region(site.zone)
     if cloud is None:

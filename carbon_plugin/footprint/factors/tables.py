@@ -24,13 +24,18 @@ _DATA = Path(__file__).parent / "data"
 
 
 class TableSource(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Describe where an intensity table comes from, what it counts, and on which terms it is shipped."""
+    """Describe where an intensity table comes from, what it counts, and on which terms it is shipped.
+
+    `gases` are the greenhouse gases that it counts, and `gwp` says by which global warming potentials they are
+    added."""
 
     title: str
     url: str
     licence: str
     attribution: str
     basis: Basis
+    gwp: str
+    gases: str
     retrieved: str
     note: str
 

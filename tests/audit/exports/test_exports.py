@@ -125,6 +125,35 @@ def test_export_from_report_json_is_that_from_the_ledgers(summary: AuditSummary,
 # SCI
 
 
+def test_exports_name_the_cloud_region_with_the_plain_name_of_its_place(factors: Factors, tmp_path: Path) -> None:
+    cloud = with_zone(factors, Site(zone="aws:us-east-1", pue=1.2))
+    summary = audited(job_with(cloud), tmp_path / "run")
+
+    card = model_card_emissions(summary, "pre-training")
+    assert card.geographical_location == "Northern Virginia (aws:us-east-1)"
+    assert sci_report(summary).intensity.zone_asked == "aws:us-east-1"
+
+
+def test_own_hardware_in_a_region_of_a_cloud_is_questioned(factors: Factors, tmp_path: Path) -> None:
+    cloud = with_zone(factors, Site(zone="aws:us-east-1", pue=1.2))
+    summary = audited(job_with(cloud), tmp_path / "run")
+    own = GhgInputs(organisational_boundary="own", acquisition_year=2024)
+
+    (question,) = ghg_report(summary, own).questions
+
+    assert "the zone aws:us-east-1 is a region of aws" in question
+    assert ghg_report(summary, GhgInputs(organisational_boundary="cloud")).questions == []
+
+
+def test_inventory_names_gases_and_warming_potentials_of_its_factor(factors: Factors, tmp_path: Path) -> None:
+    grid = with_zone(factors, Site(zone="egrid:SRVC", pue=1.2))
+    report = ghg_report(
+        audited(job_with(grid), tmp_path / "run"), GhgInputs(organisational_boundary="own", acquisition_year=2024)
+    )
+    assert "AR6" in report.location_factor.gwp
+    assert report.location_factor.gases == "CO2, CH4 and N2O"
+
+
 def test_score_is_operational_and_embodied_over_effective_tokens(summary: AuditSummary) -> None:
     report = sci_report(summary)
     assert summary.footprint is not None

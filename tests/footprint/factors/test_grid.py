@@ -64,12 +64,12 @@ def test_the_basis_of_each_source_is_part_of_the_intensity() -> None:
     assert country.licence == "CC-BY-4.0"
 
 
-def test_the_users_number_wins_and_has_no_range() -> None:
+def test_the_users_number_wins_with_the_range_of_an_unknown_source() -> None:
     site = Site(zone="FRA", intensity_g_per_kwh=12.0, intensity_source="PPA statement 2026")
 
     intensity = resolve_intensity(site, today=TODAY)
 
-    assert (intensity.figure.low, intensity.figure.value, intensity.figure.high) == (12.0, 12.0, 12.0)
+    assert (intensity.figure.low, intensity.figure.value, intensity.figure.high) == (9.0, 12.0, 15.0)
     assert (intensity.figure.kind, intensity.figure.source) == ("declared", "PPA statement 2026")
     assert intensity.basis is None
 
@@ -180,11 +180,22 @@ def test_a_place_with_a_value_of_its_own_needs_no_warning(zone: str) -> None:
     assert stand_in_warning(Site(zone=zone), zone_intensity(zone, today=TODAY)) is None
 
 
-def test_a_value_rounded_to_zero_by_its_source_is_noted() -> None:
+def test_a_value_that_its_source_rounded_to_zero_is_replaced_by_that_of_hydropower() -> None:
     intensity = zone_intensity("CAF", today=date(2024, 1, 1))
 
-    assert intensity.figure.high == 0
-    assert intensity.notes == ("the published value of Central African Republic is 0, rounded by its source",)
+    assert (intensity.figure.low, intensity.figure.value, intensity.figure.high) == (11, 24, 45)
+    (note,) = intensity.notes
+    assert note.startswith("the published value of Central African Republic is 0 g/kWh, which no grid has")
+
+
+@pytest.mark.parametrize(
+    ("zone", "gwp", "gases"),
+    [("FRA", "AR5", "N2O"), ("egrid:SRVC", "AR6", "CH4"), ("CN-BJ", "one gas", "CO2 only"), ("AU-QLD", "AR5", "CO2")],
+)
+def test_intensity_names_its_gases_and_their_warming_potentials(zone: str, gwp: str, gases: str) -> None:
+    intensity = zone_intensity(zone)
+    assert gwp in intensity.gwp
+    assert gases in intensity.gases
 
 
 def test_the_range_widens_with_age_and_with_the_areas_own_drift() -> None:

@@ -47,10 +47,10 @@ def test_the_unknown_facility_has_the_range_of_the_industry_and_says_so() -> Non
     assert "the facility is not known" in figure.source
 
 
-def test_the_users_pue_wins_and_has_no_range() -> None:
-    figure = resolve_pue(Site(zone="aws:eu-central-1", pue=1.05, pue_source="meter of hall 3"))
+def test_the_users_pue_wins_with_the_range_that_is_stated() -> None:
+    figure = resolve_pue(Site(zone="aws:eu-central-1", pue=1.05, pue_source="meter of hall 3", pue_range=(1.04, 1.06)))
 
-    assert (figure.low, figure.value, figure.high) == (1.05, 1.05, 1.05)
+    assert (figure.low, figure.value, figure.high) == (1.04, 1.05, 1.06)
     assert (figure.kind, figure.source) == ("declared", "meter of hall 3")
 
 
