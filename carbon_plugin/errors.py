@@ -42,3 +42,7 @@ class StorageError(LedgerError):
 
 class ReportError(CarbonPluginError):
     """A report or an export cannot be made from what a run recorded; the message says what is missing."""
+
+
+class FleetError(CarbonPluginError):
+    """A store of a fleet could not be read or written, or a report of it cannot be made."""

@@ -27,7 +27,8 @@ READER_GONE = 141
 
 EXIT_CODES = {
     0: "all went well",
-    1: "a check that was asked for failed (`audit --verify`, `validate`, `calibrate`), or the program itself did",
+    1: "a check that was asked for failed (`audit --verify`, `validate`, `calibrate`), some runs are in no total "
+    "(`fleet`), or the program itself failed",
     USER_ERROR: "the command line, a file or a run cannot be used as it is; one line says what is wrong and what to do",
     INFEASIBLE: "what was asked for is understood and cannot run: no layout fits in memory, divides the batch or meets "
     "the deadline, or the stated one breaks a rule; one line says which and what would help. After `audit --verify`: "
@@ -58,6 +59,7 @@ COMMANDS = {
     "compare": Command(HERE + "compare:compare", "Put runs beside one another."),
     "export": Command(HERE + "export:export", "Export a run: SCI, model card, EU AI Act, GHG, paper."),
     "programme": Command(HERE + "programme:programme", "Add up all runs of a released model."),
+    "fleet": Command(HERE + "fleet:family", "Account for thousands of runs by team, programme and month."),
     "list": Command(HERE + "list:list_names", "List known models, accelerators, nodes, zones, stacks."),
     "profiles": Command(HERE + "profiles:family", "List and show the hardware profiles."),
     "count": Command(HERE + "count:count", "Count a model that is no transformer, for plan."),

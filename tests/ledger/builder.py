@@ -103,12 +103,12 @@ class Job:
             )
         return devices
 
-    def write(self, run_dir: Path) -> list[Path]:
+    def write(self, run_dir: Path, start_unix_s: float = RUN_START_UNIX_S) -> list[Path]:
         """Write every ledger of the job; the files in the order node, attempt."""
         identity = agree_run(run_dir, name="simulated", run_id="a" * 32, programme="simulated-llm", role="final")
         paths = []
         for node in range(self.nodes):
-            clock_s = RUN_START_UNIX_S
+            clock_s = start_unix_s
             for number, attempt in enumerate(self.attempts):
                 clock_s += attempt.starts_after_s
                 writer = LedgerWriter(run_dir, run_id=identity.run_id, node=node, attempt=number)

@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "validate": {"calibrate", "plan"},
     "monitor": {"plan", "meters", "detect", "ledger", "show", "sinks"},
     "audit": {"plan", "ledger", "show"},
+    "fleet": {"audit", "ledger", "show"},
     "integrations": {"monitor", "detect", "spec", "show", "sinks"},
 }
 MAY_IMPORT["cli"] = set(MAY_IMPORT)

@@ -1,0 +1,220 @@
+"""Define the accounts of a fleet as plain frozen values: the content of `fleet report --json`.
+
+Energies are in kWh and masses in kgCO2e. Carbon is a sum of means, because medians and central values do not add up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from msgspec import Struct
+
+from carbon_plugin.audit.result import Allocation
+from carbon_plugin.fleet.restatement import Restatement
+from carbon_plugin.fleet.store.schema import MJ_PER_J, MS_PER_S, UG_PER_KG
+from carbon_plugin.spec.units import JOULES_PER_KWH, SECONDS_PER_HOUR
+
+ACCOUNTS_VERSION = 1
+MJ_PER_KWH = MJ_PER_J * JOULES_PER_KWH
+
+
+class Waste(Struct, frozen=True, kw_only=True):
+    """Energy that brought nothing new, kWh, each joule once, and its operational carbon. It is part of all totals.
+
+    `failed` is what failed runs used beside the other three: steps done again, starting up again, and waiting or
+    accelerators that nobody claimed.
+    """
+
+    failed_kwh: float
+    redone_kwh: float
+    restart_kwh: float
+    idle_kwh: float
+    operational_kg: float
+
+    @property
+    def kwh(self) -> float:
+        """Return all of it."""
+        return self.failed_kwh + self.redone_kwh + self.restart_kwh + self.idle_kwh
+
+
+class Line(Struct, frozen=True, kw_only=True):
+    """The account of one group, and of one month where `month` is not None (202511 is November 2025).
+
+    `energy_kwh` is that of the machines, of which `measured_kwh` was measured; `low_kwh` and `high_kwh` add up the
+    meters' ranges. `location_kg` and `market_kg` are operational carbon by location and by contract. `embodied_kg` is
+    booked by the rule of the report. `total_kg` is location and embodied. `without_carbon_kwh` and `without_embodied_h`
+    are energy and device-hours of which the carbon is not known and in no sum.
+    """
+
+    group: dict[str, str]
+    month: int | None
+    runs: int
+    device_hours: float
+    energy_kwh: float
+    measured_kwh: float
+    low_kwh: float
+    high_kwh: float
+    facility_kwh: float
+    location_kg: float
+    market_kg: float
+    embodied_kg: float
+    total_kg: float
+    without_carbon_kwh: float
+    without_embodied_h: float
+    waste: Waste
+
+
+class RunLine(Struct, frozen=True, kw_only=True):
+    """One of the runs with the most carbon, with the place of its ledgers and of its own report."""
+
+    name: str
+    run_id: str
+    place: str
+    team: str
+    programme: str
+    role: str
+    region: str
+    hardware: str
+    start_unix_s: float
+    failed: bool
+    energy_kwh: float
+    location_kg: float
+    embodied_kg: float
+    total_kg: float
+
+
+class ForecastMonth(Struct, frozen=True, kw_only=True):
+    """How good the forecasts of the runs were that started in a month: total carbon, actual over forecast less one.
+
+    `bias` is the error of the sums and `median_absolute_error` that of a usual run.
+    """
+
+    month: int
+    runs: int
+    bias: float
+    median_absolute_error: float
+
+
+class YearLine(Struct, frozen=True, kw_only=True):
+    """One line of the greenhouse gas inventory of a calendar year (GHG Protocol)."""
+
+    year: int
+    scope: int
+    category: int | None
+    name: str
+    kg: float
+    note: str
+    method: str | None = None
+    energy_kwh: float | None = None
+
+
+class Coverage(Struct, frozen=True, kw_only=True):
+    """Device time that the scheduler gave, against that of the store, by the scheduler's word for how jobs ended."""
+
+    source: str
+    allocated_h: float
+    recorded_h: float
+    jobs: int
+    by_state_h: dict[str, float]
+
+    @property
+    def share(self) -> float:
+        """Return the part of the allocated time that ledgers recorded, 0 to 1."""
+        return min(1.0, self.recorded_h / self.allocated_h) if self.allocated_h else 0.0
+
+
+class MissingRun(Struct, frozen=True, kw_only=True):
+    """A run directory that is in no total, or not with its newest state."""
+
+    place: str
+    reason: str
+
+
+class Accounts(Struct, frozen=True, kw_only=True):
+    """The accounts of a fleet.
+
+    `counts` says which emissions of the grids count in location-based lines, and `embodied_rule` when the manufacture
+    of hardware is booked. `lines` are by group and month, `groups` by group, `months` by month. `states` counts runs by
+    how far their ledgers can be believed.
+    """
+
+    version: int
+    plugin_version: str
+    store: str
+    catalogue: int
+    engine: str
+    by: list[str]
+    first_month: int | None
+    last_month: int | None
+    counts: str
+    embodied_rule: str
+    totals: Line
+    months: list[Line]
+    groups: list[Line]
+    lines: list[Line]
+    regions: list[Line]
+    top_runs: list[RunLine]
+    forecasts: list[ForecastMonth]
+    years: list[YearLine]
+    states: dict[str, int]
+    missing: list[MissingRun]
+    copies: int
+    notes: list[str]
+    coverage: Coverage | None = None
+    restatement: Restatement | None = None
+
+
+def line_of(row: Mapping[str, Any], by: list[str], scope: str, embodied_ug: int | None = None) -> Line:
+    """Return a row of sums as a line. `embodied_ug` replaces the embodied carbon where another rule books it."""
+    location_ug = row[f"{scope}_ug"]
+    embodied = row["embodied_ug"] if embodied_ug is None else embodied_ug
+    waste_ug = row[f"failed_{scope}_ug"] + row[f"wasted_{scope}_ug"]
+    return Line(
+        group={name: row[name] for name in by if name != "month"},
+        month=row.get("month"),
+        runs=row["runs"],
+        device_hours=hours(row["device_ms"]),
+        energy_kwh=kwh(row["energy_mj"]),
+        measured_kwh=kwh(row["measured_mj"]),
+        low_kwh=kwh(row["low_mj"]),
+        high_kwh=kwh(row["high_mj"]),
+        facility_kwh=kwh(row["facility_mj"]),
+        location_kg=location_ug / UG_PER_KG,
+        market_kg=row["market_ug"] / UG_PER_KG,
+        embodied_kg=embodied / UG_PER_KG,
+        total_kg=(location_ug + embodied) / UG_PER_KG,
+        without_carbon_kwh=kwh(row["energy_mj"] - row[f"with_{scope}_mj"]),
+        without_embodied_h=hours(row["device_ms"] - row["with_embodied_ms"]),
+        waste=Waste(
+            failed_kwh=kwh(row["failed_mj"]),
+            redone_kwh=kwh(row["redone_mj"]),
+            restart_kwh=kwh(row["restart_mj"]),
+            idle_kwh=kwh(row["idle_mj"]),
+            operational_kg=waste_ug / UG_PER_KG,
+        ),
+    )
+
+
+def coverage_of(allocations: list[Allocation], recorded_ms: int, source: str) -> Coverage:
+    """Return the scheduler's device time beside the `recorded_ms` of the store."""
+    by_state: dict[str, float] = {}
+    for one in allocations:
+        by_state[one.state] = by_state.get(one.state, 0.0) + one.gpus * one.duration_s / SECONDS_PER_HOUR
+    return Coverage(
+        source=source,
+        allocated_h=sum(by_state.values()),
+        recorded_h=hours(recorded_ms),
+        jobs=len(allocations),
+        by_state_h=dict(sorted(by_state.items())),
+    )
+
+
+def kwh(millijoules: int) -> float:
+    """Return an energy in kWh."""
+    return millijoules / MJ_PER_KWH
+
+
+def hours(milliseconds: int) -> float:
+    """Return a time in hours."""
+    return milliseconds / (MS_PER_S * SECONDS_PER_HOUR)

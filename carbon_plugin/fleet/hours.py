@@ -1,0 +1,183 @@
+"""Add up the ledgers of one run by the hour, in the same pass that an audit makes.
+
+An hour is one of the calendar in UTC, so that months and years are sums of whole hours. A window that lies in two hours
+is divided between them by time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from carbon_plugin.audit.tally.blocks import Block, Floats, Rows
+from carbon_plugin.audit.tally.collect import FilePass, RunCollector
+from carbon_plugin.audit.tally.rework import Rework
+from carbon_plugin.footprint.values import Factors
+from carbon_plugin.ledger.held.account_inputs import MEASURED_KINDS, stated_factors
+from carbon_plugin.ledger.records import Manifest, Span
+from carbon_plugin.spec.metered import Rung
+
+HOUR_S = 3600.0
+
+COLUMNS = (
+    "energy",
+    "measured",
+    "low",
+    "high",
+    "facility",
+    "weighted",
+    "without",
+    "device_s",
+    "redone",
+    "restart",
+    "idle",
+    "redone_weighted",
+    "restart_weighted",
+    "idle_weighted",
+)
+"""The sums of one hour: energies in J, facility energy in J, and "weighted" ones in J g/kWh. "without" is the energy of
+windows without factors. "device_s" is the time of whole accelerators, or of hosts where there are none."""
+
+IDLE_PHASE = "idle"
+
+Slot = tuple[int, Rung, int]
+"""Launch, rung, and hour since 1970. Nodes are added up: a large run has thousands of them, and the same hours."""
+
+_MOST_CACHED = 256
+
+
+class HourCollector(RunCollector):
+    """The collector of an audit, with sums by launch, rung and hour in place of the series that a report draws.
+
+    Everything else (which energy counts once, what was redone, which factors were in force) is the audit's.
+    """
+
+    _factors: dict[bytes, Factors | None] = {}  # noqa: RUF012  # shared: thousands of runs state the same factors
+
+    def __init__(self, origin_unix_s: float) -> None:
+        super().__init__(origin_unix_s)
+        self.hours: dict[Slot, Floats] = {}
+
+    def merge(self, other: RunCollector) -> None:
+        """Add the sums over other files."""
+        super().merge(other)
+        assert isinstance(other, HourCollector)
+        for slot, sums in other.hours.items():
+            self._add(slot, sums)
+
+    def finish(self) -> None:
+        """Put everything into an order that does not depend on how the work was divided."""
+        super().finish()
+        self.hours = dict(sorted(self.hours.items(), key=lambda item: (item[0][2], *item[0])))
+
+    def _factors_of(self, manifest: Manifest) -> Factors | None:
+        return self.stated(manifest.factors)
+
+    @classmethod
+    def stated(cls, document: dict[str, Any]) -> Factors | None:
+        """Return the factors that a manifest states, as `stated_factors` does, read once for equal documents."""
+        if not document:
+            return None
+        key = msgspec.json.encode(document)
+        if key not in cls._factors:
+            if len(cls._factors) >= _MOST_CACHED:
+                cls._factors.clear()
+            cls._factors[key] = stated_factors(document)
+        return cls._factors[key]
+
+    def _add_spans(self, file: FilePass | None, spans: list[Span]) -> None:
+        spans.clear()  # a fleet compares no steps
+
+    def _add_over_time(
+        self, file: FilePass, block: Block, metered: Sequence[tuple[str, Rows]], it_j: Floats, rework: Rework
+    ) -> None:
+        sums: dict[Rung, Floats] = {}
+        waiting = np.array([float(window.phase == IDLE_PHASE) for window in block.windows])
+        gpus = any(self.devices[key].identity.rung == "gpu" for key, _ in metered)
+        for key, rows in metered:
+            identity = self.devices[key].identity
+            if identity.rung == "facility":
+                continue  # it contains the others
+            counts_time = identity.rung == ("gpu" if gpus else "host")
+            unclaimed = identity.rung == "gpu" and not identity.ranks
+            table = _table(rows, rework, np.ones_like(waiting) if unclaimed else waiting)
+            if counts_time:
+                table[COLUMNS.index("device_s")] = rows.seconds * identity.units
+            if identity.rung in sums:
+                sums[identity.rung] += table
+            else:
+                sums[identity.rung] = table
+        if not sums:
+            return
+        starts_s = block.start_unix_s - file.context.clock_offset_s
+        hours, stacked = _by_hour(starts_s, block.duration_s, np.concatenate(list(sums.values())))
+        for place, rung in enumerate(sums):
+            rows_of_rung = stacked[place * len(COLUMNS) : (place + 1) * len(COLUMNS)]
+            for column, hour in enumerate(hours):
+                self._add((file.context.launch, rung, hour), rows_of_rung[:, column])
+
+    def _add(self, slot: Slot, sums: Floats) -> None:
+        held = self.hours.get(slot)
+        self.hours[slot] = sums.copy() if held is None else held + sums
+
+
+def _table(rows: Rows, rework: Rework, idle: Floats) -> Floats:
+    """Return the columns of one device in some windows, shape (columns, windows)."""
+    energy_j, estimated_j = rows.energy_j, rows.estimated_j
+    facility_j = energy_j * rows.pue
+    known = ~np.isnan(facility_j * rows.intensity_g_per_kwh)
+    facility_j = np.where(known, facility_j, 0.0)
+    weighted = np.where(known, facility_j * rows.intensity_g_per_kwh, 0.0)
+    told = energy_j if rows.kind in MEASURED_KINDS else np.where(estimated_j != 0, energy_j, 0.0)
+    nothing = np.zeros_like(energy_j)
+    redone = nothing if rework.redone is None else rework.redone
+    restart = nothing if rework.restart is None else rework.restart
+    idle = np.clip(idle - redone - restart, 0.0, 1.0)  # a joule is wasted once
+    return np.stack(
+        [
+            energy_j,
+            told - estimated_j,
+            rows.low_j,
+            rows.high_j,
+            facility_j,
+            weighted,
+            np.where(known, 0.0, energy_j),
+            nothing,
+            energy_j * redone,
+            energy_j * restart,
+            energy_j * idle,
+            weighted * redone,
+            weighted * restart,
+            weighted * idle,
+        ]
+    )
+
+
+def _by_hour(start_unix_s: Floats, duration_s: Floats, values: Floats) -> tuple[list[int], Floats]:
+    """Return the hours that some windows lie in, and the sums of their values in each.
+
+    `values` has the shape (columns, windows), and the sums have the shape (columns, hours).
+    """
+    first = np.floor(start_unix_s / HOUR_S).astype(np.int64)
+    # A window that ends at the stroke of the hour lies before it.
+    last = np.maximum(first, np.ceil((start_unix_s + duration_s) / HOUR_S).astype(np.int64) - 1)
+    if (first == last).all():
+        if (first == first[0]).all():
+            return [int(first[0])], values.sum(axis=1, keepdims=True)
+        hours, slots = first, values
+    else:
+        pieces = last - first + 1
+        window = np.repeat(np.arange(len(first)), pieces)
+        hours = first[window] + np.arange(len(window)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+        begins = np.maximum(start_unix_s[window], hours * HOUR_S)
+        ends = np.minimum((start_unix_s + duration_s)[window], (hours + 1) * HOUR_S)
+        whole_s = np.where(duration_s[window] > 0, duration_s[window], 1.0)
+        shares = np.where(pieces[window] > 1, (ends - begins) / whole_s, 1.0)
+        slots = values[:, window] * shares
+    order = np.argsort(hours, kind="stable")
+    hours, slots = hours[order], slots[:, order]
+    edges = np.flatnonzero(np.diff(hours, prepend=hours[0] - 1))
+    return hours[edges].tolist(), np.add.reduceat(slots, edges, axis=1)

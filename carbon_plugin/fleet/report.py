@@ -1,0 +1,265 @@
+"""Answer for a fleet from its store: accounts by month and group, waste, coverage, forecasts and restatement."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from msgspec import Struct
+
+import carbon_plugin
+from carbon_plugin.audit.allocation.kubernetes import read_kubernetes
+from carbon_plugin.audit.allocation.slurm import read_sacct
+from carbon_plugin.errors import FleetError
+from carbon_plugin.fleet.accounts import (
+    ACCOUNTS_VERSION,
+    Accounts,
+    Coverage,
+    ForecastMonth,
+    Line,
+    MissingRun,
+    RunLine,
+    YearLine,
+    coverage_of,
+    kwh,
+    line_of,
+)
+from carbon_plugin.fleet.inventory import year_lines
+from carbon_plugin.fleet.query import queries
+from carbon_plugin.fleet.query.engine import DUCKDB, Engine, Months, open_engine
+from carbon_plugin.fleet.restatement import Restatement, restate
+from carbon_plugin.fleet.store.catalogue import Catalogue, read_catalogue
+from carbon_plugin.fleet.store.places import open_place
+from carbon_plugin.fleet.store.schema import DIMENSIONS, MS_PER_S, UG_PER_KG
+from carbon_plugin.spec.amounts import plural, verb
+
+BY_TIME, BY_PURCHASE = "reserved-time", "first-use"
+RULES = {
+    BY_TIME: "by reserved time over the lifetime of the hardware (ISO/IEC 21031), in the hours in which it was used",
+    BY_PURCHASE: "whole, each device once over all runs, in the month in which a run first used it",
+}
+"""When the manufacture of hardware is booked."""
+
+COUNTS = ("lifecycle", "direct")
+TOP_RUNS = 20
+_OF_RUN = ("name", "run_id", "place", "team", "programme", "role", "region", "hardware")
+
+_MONTH = re.compile(r"([0-9]{4})-(0[1-9]|1[0-2])")
+
+
+class Asked(Struct, frozen=True, kw_only=True):
+    """What a report is asked for.
+
+    `by` are columns of `DIMENSIONS`, or "month". `counts` are the emissions of grids that count, None for those that
+    all runs count. `first` and `last` are months such as "2025-11". `sacct` and `kubernetes` are files with the
+    scheduler's account. `factors` is a YAML file with new factors, or "current".
+    """
+
+    by: tuple[str, ...] = ("team",)
+    engine: str = DUCKDB
+    first: str | None = None
+    last: str | None = None
+    counts: str | None = None
+    embodied: str = BY_TIME
+    boundary: str | None = None
+    sacct: Path | None = None
+    kubernetes: Path | None = None
+    factors: str | None = None
+    cache: Path | None = None
+
+
+def report(store: str, asked: Asked) -> Accounts:
+    """Return the accounts of the store at `store`.
+
+    Raises `FleetError` for a store that holds nothing or cannot be read, and for anything that is asked wrongly.
+    """
+    by = checked_groups(asked.by)
+    if asked.embodied not in RULES:
+        raise FleetError(f"--embodied {asked.embodied!r}: expected one of {', '.join(RULES)}")
+    if asked.counts is not None and asked.counts not in COUNTS:
+        raise FleetError(f"--counts {asked.counts!r}: expected one of {', '.join(COUNTS)}")
+    if asked.sacct is not None and asked.kubernetes is not None:
+        raise FleetError("--sacct and --kubernetes: one scheduler's account at a time")
+    months = _months(asked.first, asked.last)
+    place = open_place(store)
+    catalogue = read_catalogue(place)
+    if catalogue is None or not catalogue.held:
+        raise FleetError(
+            f"{store}: no store of a fleet, or one without runs; carbon-plugin fleet ingest SOURCE --into it"
+        )
+    with open_engine(place, catalogue, asked.engine, months, asked.cache) as engine:
+        return _Report(engine, catalogue, asked, by, months, store).accounts()
+
+
+def checked_groups(by: Sequence[str]) -> list[str]:
+    """Return the columns to group by, each once, without "month", which every report has.
+
+    Raises `FleetError` for a name that is none.
+    """
+    names = [name.strip() for text in by for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in (*DIMENSIONS, queries.MONTH):
+            raise FleetError(f"--by {name!r}: expected some of {', '.join((*DIMENSIONS, queries.MONTH))}")
+    return [name for name in dict.fromkeys(names) if name != queries.MONTH]
+
+
+def _months(first: str | None, last: str | None) -> Months | None:
+    if first is None and last is None:
+        return None
+    found = (_month("--from", first) if first else 0, _month("--to", last) if last else 999_912)
+    if found[0] > found[1]:
+        raise FleetError(f"--from {first} --to {last}: expected a first month before the last")
+    return found
+
+
+def _month(option: str, text: str) -> int:
+    match = _MONTH.fullmatch(text)
+    if match is None:
+        raise FleetError(f"{option} {text!r}: expected a month such as 2025-11")
+    return 100 * int(match[1]) + int(match[2])
+
+
+class _Report:
+    """One report that is being made: the engine, the question, and the basis that follows from the store."""
+
+    def __init__(
+        self, engine: Engine, catalogue: Catalogue, asked: Asked, by: list[str], months: Months | None, store: str
+    ) -> None:
+        self._engine = engine
+        self._catalogue = catalogue
+        self._asked = asked
+        self._by = by
+        self._months = months
+        self._store = store
+        self._bases = queries.bases(engine)
+        stated = {row["scope"] for row in self._bases if row["scope"] in COUNTS}
+        self._scope = asked.counts or (stated.pop() if len(stated) == 1 else "lifecycle")
+
+    def accounts(self) -> Accounts:
+        whole = queries.sums_by(self._engine, [], self._months)
+        if not whole or not whole[0]["runs"]:
+            raise FleetError(f"{self._store}: no run in these months")
+        months = self._lines([queries.MONTH])
+        restated = self._restated()
+        return Accounts(
+            version=ACCOUNTS_VERSION,
+            plugin_version=carbon_plugin.__version__,
+            store=self._store,
+            catalogue=self._catalogue.number,
+            engine=self._engine.name,
+            by=self._by,
+            first_month=months[0].month,
+            last_month=months[-1].month,
+            counts=self._scope,
+            embodied_rule=RULES[self._asked.embodied],
+            totals=self._lines([])[0],
+            months=months,
+            groups=self._lines(self._by) if self._by else [],
+            lines=self._lines([*self._by, queries.MONTH]) if self._by else months,
+            regions=self._lines(["region"]),
+            top_runs=self._top_runs(),
+            forecasts=self._forecasts(),
+            years=self._years(months),
+            states={row["state"]: row["runs"] for row in queries.states(self._engine)},
+            missing=[MissingRun(place=one.place, reason=one.problem) for one in self._catalogue.problems],
+            copies=len(self._catalogue.copies),
+            notes=self._notes(whole[0]),
+            coverage=self._coverage(whole[0]["device_ms"]),
+            restatement=restated,
+        )
+
+    def _lines(self, by: list[str]) -> list[Line]:
+        rows = queries.sums_by(self._engine, by, self._months)
+        if self._asked.embodied == BY_TIME:
+            return [line_of(row, by, self._scope) for row in rows]
+        booked = {
+            tuple(row[name] for name in by): row["embodied_ug"]
+            for row in queries.hardware_by(self._engine, by, self._months)
+        }
+        return [line_of(row, by, self._scope, booked.get(tuple(row[name] for name in by), 0)) for row in rows]
+
+    def _top_runs(self) -> list[RunLine]:
+        rows = queries.runs_by_size(self._engine, self._scope, self._months, TOP_RUNS)
+        return [
+            RunLine(
+                **{name: row[name] for name in _OF_RUN},
+                start_unix_s=row["start_ms"] / MS_PER_S,
+                failed=bool(row["failed"]),
+                energy_kwh=kwh(row["energy_mj"]),
+                location_kg=row[f"{self._scope}_ug"] / UG_PER_KG,
+                embodied_kg=row["embodied_ug"] / UG_PER_KG,
+                total_kg=row["size"] / UG_PER_KG,
+            )
+            for row in rows
+        ]  # fmt: skip
+
+    def _forecasts(self) -> list[ForecastMonth]:
+        by_month: dict[int, list[tuple[int, int]]] = {}
+        for row in queries.forecasts(self._engine, self._months):
+            by_month.setdefault(row["month"], []).append((row["forecast_ug"], row["actual_ug"]))
+        return [
+            ForecastMonth(
+                month=month,
+                runs=len(pairs),
+                bias=sum(actual for _, actual in pairs) / sum(forecast for forecast, _ in pairs) - 1,
+                median_absolute_error=median(abs(actual / forecast - 1) for forecast, actual in pairs),
+            )
+            for month, pairs in sorted(by_month.items())
+        ]
+
+    def _years(self, months: list[Line]) -> list[YearLine]:
+        if self._asked.boundary is None:
+            return []
+        capital_kg: dict[int, float] = {}
+        for row in queries.hardware_by(self._engine, [queries.MONTH], self._months):
+            year = row["month"] // 100
+            capital_kg[year] = capital_kg.get(year, 0.0) + row["embodied_ug"] / UG_PER_KG
+        return year_lines(months, capital_kg, self._asked.boundary, self._scope)
+
+    def _restated(self) -> Restatement | None:
+        if self._asked.factors is None:
+            return None
+        rows = queries.factors_by(self._engine, [queries.MONTH], self._months)
+        return restate(rows, self._scope, self._asked.factors)
+
+    def _coverage(self, recorded_ms: int) -> Coverage | None:
+        if self._asked.sacct is not None:
+            return coverage_of(read_sacct(self._asked.sacct), recorded_ms, f"sacct, {self._asked.sacct.name}")
+        if self._asked.kubernetes is not None:
+            path = self._asked.kubernetes
+            hosts, end_s = queries.gpus_by_host(self._engine), queries.last_moment_ms(self._engine) / MS_PER_S
+            allocations = read_kubernetes(path, gpus_by_host=hosts, until_unix_s=end_s)
+            return coverage_of(allocations, recorded_ms, f"Kubernetes, {path.name}")
+        return None
+
+    def _notes(self, whole: dict[str, Any]) -> list[str]:
+        found = ["carbon is the sum of the runs' means: their medians and central values do not add up"]
+        turned = sum(row["runs"] for row in self._bases if row["scope"] in COUNTS and row["scope"] != self._scope)
+        if turned:
+            found.append(
+                f"{plural(turned, 'run')} {verb(turned, 'counts', 'count')} other emissions of the grid than the "
+                f"{self._scope} ones of this report and {verb(turned, 'was', 'were')} turned into them, if known"
+            )
+        without = sum(row["runs"] for row in self._bases if not row[f"has_{self._scope}"])
+        unknown_kwh = kwh(whole["energy_mj"] - whole[f"with_{self._scope}_mj"])
+        if without:
+            found.append(
+                f"{plural(without, 'run')} {verb(without, 'has', 'have')} no {self._scope} operational carbon (no site, "
+                f"or a basis that is not stated): {unknown_kwh:.4g} kWh are in the energy and in no carbon"
+            )
+        unknown = sum(row["runs"] for row in self._bases if not row["has_embodied"])
+        if unknown:
+            found.append(f"the manufacture of the hardware of {plural(unknown, 'run')} is not known and in no sum")
+        if all(not row["has_market"] for row in self._bases):
+            found.append("no run states a contract or a residual mix: market-based lines equal the location-based ones")
+        problems = len(self._catalogue.problems)
+        if problems:
+            directories = plural(problems, "run directory", "run directories")
+            found.append(
+                f"{directories} could not be read and {verb(problems, 'is', 'are')} in no total, or not with the "
+                "newest state: see missing"
+            )
+        return found

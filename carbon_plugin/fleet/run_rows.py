@@ -1,0 +1,347 @@
+"""Turn the ledgers of one run directory into rows of a store, by the audit's own pass and accounting."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import UTC, datetime
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+
+from carbon_plugin.audit.result import Attempt, Reserved
+from carbon_plugin.audit.tally.accounting import inputs_of
+from carbon_plugin.audit.tally.blocks import Floats
+from carbon_plugin.audit.tally.cells import energy_of
+from carbon_plugin.audit.tally.documents import read_forecast
+from carbon_plugin.audit.tally.overview import coverage_of, leading_manifest, period_of, progress_of
+from carbon_plugin.audit.tally.parts import pass_over
+from carbon_plugin.audit.tally.reservations import reserved_time
+from carbon_plugin.errors import FootprintError, LedgerError
+from carbon_plugin.fleet.hours import COLUMNS, HOUR_S, HourCollector
+from carbon_plugin.fleet.store.schema import MJ_PER_J, MS_PER_S, SUMS, TAGS, UG_PER_KG
+from carbon_plugin.footprint.factors.grid import describe_basis
+from carbon_plugin.footprint.propagation import central_and_mean, gather
+from carbon_plugin.footprint.uncertainty import mean_of
+from carbon_plugin.footprint.values import Factors
+from carbon_plugin.ledger.identity import read_identity
+from carbon_plugin.ledger.records import Manifest, RunIdentity
+from carbon_plugin.ledger.verification.verify import combine_checks, files_by_start
+
+UNSTATED = "not stated"
+"""The value of a dimension that a run does not state."""
+
+FAILED_ENDS = ("exception", "failed")
+"""An attempt whose end begins with one of these words did not reach what it was started for."""
+
+
+SCOPES = ("lifecycle", "direct")
+"""The emissions of a grid that an intensity may count."""
+
+WASTE = ("redone", "restart", "idle")
+"""The kinds of waste that an hour tells apart. That of failed runs is all of their energy."""
+
+Row = dict[str, Any]
+Columns = dict[str, list[Any]]
+
+
+class RunRows(Struct, frozen=True, kw_only=True):
+    """The rows of one run directory by table, those by the hour as columns, and what tells it from others.
+
+    `fingerprints` are those of the first windows of its files, and `records` the number of its lines.
+    """
+
+    run: int
+    run_id: str
+    start_s: float
+    end_s: float
+    records: int
+    fingerprints: list[str]
+    tables: dict[str, list[Row]]
+    hours: Columns
+
+
+class Carbon(Struct, frozen=True, kw_only=True):
+    """The carbon of a run in whole micrograms, as its audit computes it: central values, and means.
+
+    `means_ug` is the location-based mean by the scope of emissions that the grid's intensity counts, for those scopes
+    in which it is known.
+    """
+
+    scope: str | None
+    central_ug: int
+    means_ug: dict[str, int]
+    market_ug: int | None
+    embodied_central_ug: int
+    embodied_ug: int
+
+
+def rows_of(directory: Path, place: str, content: str) -> RunRows:
+    """Return the rows of the run in a directory. `place` is the name that the store gives to it.
+
+    Raises `LedgerError` for ledgers that cannot be read, are of another program or version, or contradict themselves.
+    """
+    paths = files_by_start(directory)
+    identity = read_identity(directory)
+    passed = pass_over(paths, identity.run_id if identity else None, collector=HourCollector)
+    collected = passed.collected
+    assert isinstance(collected, HourCollector)
+    if not collected.files:
+        raise LedgerError("no ledger here begins with a manifest: another program's files, or cut off at the start")
+    checks = combine_checks(directory, passed.ledgers)
+    if not checks.ok:
+        more = len(checks.all_problems) - 1
+        raise LedgerError(f"{checks.all_problems[0]}{f' (and {more} more)' if more else ''}")
+    manifest = leading_manifest(collected.files)
+    fingerprints = sorted({one.fingerprint for one in passed.ledgers if one.fingerprint})
+    run_id = manifest.run_id
+    run = number_of(run_id, fingerprints[0] if fingerprints else place)
+    period = period_of(collected)
+    reserved = reserved_time(collected.files)
+    factors = collected.stated(manifest.factors)
+    carbon = _carbon(collected, reserved, factors)
+    hours = _hours(run, collected, reserved, factors, carbon)
+    first_month = month_of(period.start_unix_s)
+    run_row = _run_row(collected, manifest, identity, factors, carbon)
+    run_row |= {"run": run, "place": place, "content": content, "month": first_month, "state": checks.state}
+    run_row |= {f"run_{name}": sum(hours.get(name, ())) for name in SUMS}
+    return RunRows(
+        run=run,
+        run_id=run_id,
+        start_s=period.start_unix_s,
+        end_s=period.end_unix_s,
+        records=sum(one.check.records for one in passed.ledgers),
+        fingerprints=fingerprints,
+        tables={
+            "run": [run_row],
+            "attempt": [_attempt_row(run, attempt) for attempt in period.attempts],
+            "node": _node_rows(run, collected),
+            "device": _device_rows(run, collected, factors, first_month),
+        },
+        hours=hours,
+    )
+
+
+def number_of(*texts: str) -> int:
+    """Return a number of 63 bits that stands for some texts."""
+    digest = blake2b("\0".join(texts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def month_of(unix_s: float) -> int:
+    """Return the month of a moment in UTC as a number, for instance 202511."""
+    moment = datetime.fromtimestamp(unix_s, UTC)
+    return 100 * moment.year + moment.month
+
+
+def apportioned(total: int, weights: Floats) -> list[int]:
+    """Divide a whole number by weights so that the parts are whole and add up to it exactly.
+
+    Each running sum is rounded, so that no part is off by more than 1. Without any weight the first part takes all.
+    """
+    running = np.cumsum(weights)
+    if not running[-1] > 0:
+        return [total, *[0] * (len(weights) - 1)]
+    edges = np.rint(running * (total / running[-1])).astype(np.int64)
+    edges[-1] = total
+    parts: list[int] = np.diff(edges, prepend=0).tolist()
+    return parts
+
+
+def _carbon(collected: HourCollector, reserved: Reserved, factors: Factors | None) -> Carbon | None:
+    if factors is None:
+        return None
+    try:
+        inputs = inputs_of(collected, reserved, factors)
+        outcome = central_and_mean(gather(inputs.items, inputs.charged, inputs.factors, (1.0, 1.0)))
+    except FootprintError as error:
+        raise LedgerError(f"its carbon cannot be computed: {error}") from None
+    location, embodied = outcome.operational_kg.tolist(), outcome.embodied_kg.tolist()
+    basis = inputs.factors.intensity.basis
+    return Carbon(
+        scope=basis.scope if basis else None,
+        central_ug=round(location[0] * UG_PER_KG),
+        means_ug={basis.scope: round(location[1] * UG_PER_KG)} if basis else {},
+        market_ug=None if outcome.market is None else round(outcome.market.operational_kg.tolist()[1] * UG_PER_KG),
+        embodied_central_ug=round(embodied[0] * UG_PER_KG),
+        embodied_ug=round(embodied[1] * UG_PER_KG),
+    )
+
+
+def _hours(
+    run: int, collected: HourCollector, reserved: Reserved, factors: Factors | None, carbon: Carbon | None
+) -> Columns:
+    """Return the columns of the table by the hour. They add up to what the audit says of the run, to the last unit."""
+    slots = list(collected.hours)
+    if not slots:
+        return {}
+    table = np.array(list(collected.hours.values())).T
+    summed = dict(zip(COLUMNS, table, strict=True))
+    facility_j, weighted = summed["facility"], summed["weighted"]
+    if factors is not None:  # windows that state no factors have those of the run
+        without_j = summed["without"] * factors.pue.value
+        facility_j = facility_j + without_j
+        weighted = weighted + without_j * factors.intensity.figure.value
+    energy = energy_of([cell for cells in collected.phase_cells().values() for cell in cells])
+    hours = [slot[2] for slot in slots]
+    months = {hour: month_of(hour * HOUR_S) for hour in dict.fromkeys(hours)}
+    nothing = [0] * len(slots)
+    columns: Columns = {
+        "run": [run] * len(slots),
+        "attempt": [slot[0] for slot in slots],
+        "rung": [slot[1] for slot in slots],
+        "hour": hours,
+        "month": [months[hour] for hour in hours],
+        "energy_mj": apportioned(round(MJ_PER_J * energy.energy_j), summed["energy"]),
+        "measured_mj": apportioned(round(MJ_PER_J * energy.measured_j), summed["measured"]),
+        "low_mj": apportioned(round(MJ_PER_J * energy.low_j), summed["low"]),
+        "high_mj": apportioned(round(MJ_PER_J * energy.high_j), summed["high"]),
+        "facility_mj": apportioned(round(MJ_PER_J * float(facility_j.sum())), facility_j),
+        "device_ms": apportioned(round(MS_PER_S * reserved.device_s), summed["device_s"]),
+    }
+    for kind in WASTE:
+        joules = summed[kind]
+        used = bool(joules.any())
+        columns[f"{kind}_mj"] = apportioned(round(MJ_PER_J * float(joules.sum())), joules) if used else nothing
+    wasted = sum((summed[f"{kind}_weighted"] for kind in WASTE), np.zeros(len(slots)))
+    emitting = float(weighted.sum())
+    wasted_share = float(wasted.sum()) / emitting if emitting > 0 else 0.0
+    for scope in SCOPES:
+        total_ug = carbon.means_ug.get(scope) if carbon else None
+        columns[f"{scope}_ug"] = nothing if total_ug is None else apportioned(total_ug, weighted)
+        wasted_ug = round((total_ug or 0) * wasted_share)
+        columns[f"wasted_{scope}_ug"] = apportioned(wasted_ug, wasted) if wasted_ug else nothing
+    if carbon is None:
+        return columns | dict.fromkeys(("central_ug", "market_ug", "embodied_ug"), nothing)
+    columns["central_ug"] = apportioned(carbon.central_ug, weighted)
+    by_contract_ug = carbon.means_ug.get(carbon.scope or "", 0) if carbon.market_ug is None else carbon.market_ug
+    columns["market_ug"] = apportioned(by_contract_ug, weighted if carbon.market_ug is None else facility_j)
+    columns["embodied_ug"] = apportioned(carbon.embodied_ug, summed["device_s"])
+    return columns
+
+
+def _run_row(
+    collected: HourCollector,
+    manifest: Manifest,
+    identity: RunIdentity | None,
+    factors: Factors | None,
+    carbon: Carbon | None,
+) -> Row:
+    period, coverage = period_of(collected), coverage_of(collected)
+    progress = progress_of(collected.files, manifest)
+    forecast = read_forecast(manifest.forecast)
+    ended = period.attempts[-1].ended
+    role = identity.role if identity else None
+    basis = factors.intensity.basis if factors else None
+    tags = {tag: manifest.tags.get(tag) or UNSTATED for tag in TAGS}
+    return {
+        "run_id": manifest.run_id,
+        "name": identity.name if identity else manifest.run_id,
+        **tags,
+        "programme": (identity.programme if identity else None) or UNSTATED,
+        "role": role or UNSTATED,
+        "hardware": _hardware(collected, manifest),
+        "region": factors.intensity.zone if factors else UNSTATED,
+        "region_name": factors.intensity.zone_name if factors else UNSTATED,
+        "basis": describe_basis(basis) if basis else UNSTATED,
+        "factors": _digest(manifest.factors) if factors else UNSTATED,
+        "g_per_kwh": factors.intensity.figure.value if factors else None,
+        "pue": factors.pue.value if factors else None,
+        "scope": (carbon.scope if carbon else None) or UNSTATED,
+        "embodied_central_ug": carbon.embodied_central_ug if carbon else 0,
+        "start_ms": round(MS_PER_S * period.start_unix_s),
+        "end_ms": round(MS_PER_S * period.end_unix_s),
+        "ended": ended or "",
+        "failed": int(role == "failed" or (ended or "").startswith(FAILED_ENDS)),
+        **{f"has_{scope}": int(carbon is not None and scope in carbon.means_ug) for scope in SCOPES},
+        "has_embodied": int(carbon is not None and carbon.embodied_central_ug > 0),
+        "has_market": int(carbon is not None and carbon.market_ug is not None),
+        "attempts": len(period.attempts),
+        "nodes": coverage.nodes,
+        "nodes_seen": coverage.nodes_seen,
+        "gpus": coverage.gpus,
+        "gpus_seen": coverage.gpus_seen,
+        "steps": progress.steps,
+        "tokens": progress.tokens,
+        "stalled_ms": round(MS_PER_S * period.stalled_s),
+        "forecast_ug": round(UG_PER_KG * forecast.footprint.total_kg.value) if forecast and carbon else None,
+        "forecast_mj": round(MJ_PER_J * it.value)
+        if forecast and (it := forecast.footprint.energy_j.get("it"))
+        else None,
+        "actual_ug": carbon.central_ug + carbon.embodied_central_ug if forecast and carbon else None,
+    }
+
+
+def _hardware(collected: HourCollector, manifest: Manifest) -> str:
+    """Return the profile, else the name, of most of the accelerators that the ledgers name."""
+    gpus = (seen.identity for seen in collected.devices.values() if seen.identity.rung == "gpu")
+    named = Counter(identity.profile or identity.name for identity in gpus)
+    if named:
+        return min(named, key=lambda name: (-named[name], name))
+    return "no accelerator"
+
+
+def _digest(document: dict[str, Any]) -> str:
+    return blake2b(msgspec.json.encode(document), digest_size=8).hexdigest()
+
+
+def _attempt_row(run: int, attempt: Attempt) -> Row:
+    return {
+        "run": run,
+        "attempt": attempt.attempt,
+        "start_ms": round(MS_PER_S * attempt.start_unix_s),
+        "end_ms": round(MS_PER_S * attempt.end_unix_s),
+        "nodes": attempt.nodes,
+        "world_size": attempt.world_size,
+        "steps": attempt.steps,
+        "last_step": attempt.last_step,
+        "redone_steps": attempt.redone_steps,
+        "ended": attempt.ended or "",
+    }
+
+
+def _node_rows(run: int, collected: HourCollector) -> list[Row]:
+    """Return a row for each host, with the energy of its devices."""
+    hosts: dict[str, list[str]] = {}
+    for key, seen in collected.devices.items():
+        if collected.is_it(key):
+            hosts.setdefault(seen.hostname, []).append(key)
+    cells = collected.device_cells()
+    rows = []
+    for hostname, keys in sorted(hosts.items()):
+        energy = energy_of(cell for key in keys for cell in cells.get(key, ()))
+        row: Row = {"run": run, "hostname": hostname, "energy_mj": round(MJ_PER_J * energy.energy_j)}
+        row["measured_mj"] = round(MJ_PER_J * energy.measured_j)
+        row["gpus"] = sum(collected.devices[key].identity.rung == "gpu" for key in keys)
+        rows.append(row)
+    return rows
+
+
+def _device_rows(run: int, collected: HourCollector, factors: Factors | None, month: int) -> list[Row]:
+    """Return the hardware that the run used, each accelerator and host once, with the mean of what its making emitted.
+
+    An accelerator carries its share of the network. A host is known by its name: its boot id changes with every boot.
+    """
+    whole_ug = _whole_ug(factors)
+    gpus = {key: seen.identity.units for key, seen in collected.devices.items() if seen.identity.rung == "gpu"}
+    found = [("gpu", number_of(key), round(units * whole_ug["gpu"])) for key, units in gpus.items()]
+    hosts = {file.manifest.hostname for file in collected.files}
+    found += [("host", number_of(name), whole_ug["host"]) for name in sorted(hosts)]
+    return [
+        {"run": run, "kind": kind, "device": key, "first_month": month, "embodied_ug": mass_ug}
+        for kind, key, mass_ug in found
+    ]
+
+
+def _whole_ug(factors: Factors | None) -> dict[str, int]:
+    """Return the mean of what making one accelerator with its network, and one host, emitted, in micrograms."""
+    figures = factors.embodied_kg if factors else {}
+    ends = np.array([(figure.value, figure.low, figure.high) for figure in figures.values()]).reshape(-1, 3).T
+    means = dict(zip(figures, mean_of(*ends).tolist(), strict=True))
+    return {
+        "gpu": round(UG_PER_KG * (means.get("device", 0.0) + means.get("network", 0.0))),
+        "host": round(UG_PER_KG * means.get("host", 0.0)),
+    }

@@ -1,0 +1,160 @@
+"""Read and commit the catalogue of a store: which runs it holds, and which files hold their rows.
+
+The catalogue with the highest number is the store. Files that it does not name do not exist for a reader, so that an
+ingest that is killed at any moment changes nothing. A commit creates the next number, which only one process can.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+import carbon_plugin
+from carbon_plugin.errors import FleetError
+from carbon_plugin.fleet.store.places import Place, create, names_in, read, remove
+from carbon_plugin.fleet.store.schema import STORE_VERSION
+from carbon_plugin.spec.parsing.boundary import parse_json
+
+_NAME = re.compile(r"catalogue-([0-9]{8})\.json")
+KEPT = 2
+"""So many catalogues before the newest stay, with their files, for readers that opened them."""
+
+
+class Entry(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One run directory that was ingested, or that could not be.
+
+    `signature` is that of its files when it was read. `segment` names the segment with its rows, and is empty where the
+    store has none: `problem` says why, or it is a copy of the run at `copy_of`.
+    """
+
+    place: str
+    signature: str
+    content: str
+    run: int = 0
+    run_id: str = ""
+    start_s: float = 0.0
+    end_s: float = 0.0
+    records: int = 0
+    fingerprints: list[str] = []
+    segment: str = ""
+    problem: str = ""
+    copy_of: str = ""
+
+
+class DataFile(Struct, frozen=True, kw_only=True):
+    """A Parquet file of a segment: its table, its path below the store, its rows, and its month where it has one."""
+
+    table: str
+    path: str
+    rows: int
+    month: int | None = None
+
+
+class Segment(Struct, frozen=True, kw_only=True):
+    """The rows of the runs that one commit has added."""
+
+    name: str
+    files: list[DataFile]
+
+
+class Catalogue(Struct, frozen=True, kw_only=True):
+    """What a store holds."""
+
+    version: int
+    number: int
+    plugin_version: str
+    entries: list[Entry]
+    segments: list[Segment]
+
+    @property
+    def problems(self) -> list[Entry]:
+        """Return the entries that could not be ingested, or not anew."""
+        return [entry for entry in self.entries if entry.problem]
+
+    @property
+    def copies(self) -> list[Entry]:
+        """Return the entries that are copies of others."""
+        return [entry for entry in self.entries if entry.copy_of]
+
+    @property
+    def held(self) -> list[Entry]:
+        """Return the entries whose rows are in the store."""
+        return [entry for entry in self.entries if entry.segment]
+
+    def files(self, table: str, months: tuple[int, int] | None = None) -> list[DataFile]:
+        """Return the files of a table, of the partitioned one only those of the months from the first to the last."""
+        found = [file for segment in self.segments for file in segment.files if file.table == table]
+        if months is None:
+            return found
+        return [file for file in found if file.month is None or months[0] <= file.month <= months[1]]
+
+
+def read_catalogue(store: Place) -> Catalogue | None:
+    """Return the newest catalogue of a store, or None where there is none yet.
+
+    Raises `FleetError` for one that cannot be read or is of a later version.
+    """
+    numbers = _numbers(store)
+    if not numbers:
+        return None
+    place = store.below(_name(numbers[-1]))
+    content = read(place)
+    version = parse_json(content, place.url, "not a catalogue of a fleet's store", FleetError)
+    stated = version.get("version") if isinstance(version, dict) else None
+    if stated != STORE_VERSION:
+        raise FleetError(
+            f"{place.url}: version {stated}, but this carbon-plugin reads version {STORE_VERSION}; upgrade it"
+        )
+    try:
+        return msgspec.convert(version, type=Catalogue)
+    except msgspec.ValidationError as error:
+        raise FleetError(f"{place.url}: not a catalogue of a fleet's store: {error}") from None
+
+
+def empty_catalogue() -> Catalogue:
+    """Return the catalogue of a store that holds nothing."""
+    return Catalogue(version=STORE_VERSION, number=0, plugin_version=carbon_plugin.__version__, entries=[], segments=[])
+
+
+def commit(store: Place, catalogue: Catalogue, scratch: Path) -> None:
+    """Make a catalogue the newest of a store.
+
+    Raises `FleetError` if another process has committed one since this one's predecessor was read.
+    """
+    content = msgspec.json.encode(catalogue)
+    if not create(content, store.below(_name(catalogue.number)), scratch):
+        raise FleetError(
+            f"{store.url}: another ingest has written to this store meanwhile; nothing of this batch was added, run it "
+            "again"
+        )
+
+
+def forget_old(store: Place, catalogue: Catalogue) -> None:
+    """Remove catalogues that are older than the last few, and the files that only they name."""
+    numbers = [number for number in _numbers(store) if number <= catalogue.number]
+    old = numbers[: -KEPT - 1]
+    if not old:
+        return
+    kept = {file.path for segment in catalogue.segments for file in segment.files}
+    for number in numbers[-KEPT - 1 :]:
+        kept |= _paths(store, number)
+    for number in old:
+        for path in sorted(_paths(store, number) - kept):
+            remove(store.below(path))
+        remove(store.below(_name(number)))
+
+
+def _paths(store: Place, number: int) -> set[str]:
+    found = msgspec.json.decode(read(store.below(_name(number))), type=Catalogue)
+    return {file.path for segment in found.segments for file in segment.files}
+
+
+def _numbers(store: Place) -> list[int]:
+    return sorted(int(found[1]) for name in names_in(store) if (found := _NAME.fullmatch(name)))
+
+
+def _name(number: int) -> str:
+    return f"catalogue-{number:08d}.json"

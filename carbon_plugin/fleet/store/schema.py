@@ -1,0 +1,127 @@
+"""Define the tables of a store. Energies are whole millijoules and masses whole micrograms of CO2e.
+
+Whole numbers add up to the same sum in any order, so that every engine and every grouping gives the same total to the
+last digit. Carbon of the tables is the mean over its uncertainty, because means add up over runs and medians do not;
+`central_ug` columns hold the central values that a run's own report states.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pyarrow
+
+STORE_VERSION = 1
+
+MJ_PER_J = 1e3
+UG_PER_KG = 1e9
+MS_PER_S = 1e3
+
+TAGS = ("team", "project", "owner", "cost_centre", "user")
+DIMENSIONS = ("team", "project", "owner", "cost_centre", "user", "programme", "role", "hardware", "region")
+"""The text columns of the table of runs by which a report can be grouped."""
+
+SUMS = (
+    "energy_mj",
+    "measured_mj",
+    "low_mj",
+    "high_mj",
+    "facility_mj",
+    "device_ms",
+    "central_ug",
+    "lifecycle_ug",
+    "direct_ug",
+    "market_ug",
+    "embodied_ug",
+    "redone_mj",
+    "restart_mj",
+    "idle_mj",
+    "wasted_lifecycle_ug",
+    "wasted_direct_ug",
+)
+"""The whole numbers of an hour that add up.
+
+`central_ug` is the central operational carbon on the basis that the run states. `lifecycle_ug` and `direct_ug` are its
+means, location-based, with lifecycle and with direct emissions of the grid, and 0 where the run's basis cannot be
+turned into that one. `market_ug` is market-based, and equals the location-based mean where the run states no contract.
+`wasted_...` is the part of both that was redone, restarting or idle.
+"""
+
+_TEXT, _INT, _SHORT, _REAL = "text", "int", "short", "real"
+
+TABLES: dict[str, dict[str, str]] = {
+    "run": {
+        "run": _INT,
+        "run_id": _TEXT,
+        "name": _TEXT,
+        "place": _TEXT,
+        "content": _TEXT,
+        **dict.fromkeys(DIMENSIONS, _TEXT),
+        "region_name": _TEXT,
+        "basis": _TEXT,
+        "scope": _TEXT,
+        "factors": _TEXT,
+        "g_per_kwh": _REAL,
+        "pue": _REAL,
+        "embodied_central_ug": _INT,
+        "start_ms": _INT,
+        "end_ms": _INT,
+        "month": _SHORT,
+        "state": _TEXT,
+        "ended": _TEXT,
+        "failed": _SHORT,
+        "has_lifecycle": _SHORT,
+        "has_direct": _SHORT,
+        "has_embodied": _SHORT,
+        "has_market": _SHORT,
+        "attempts": _SHORT,
+        "nodes": _SHORT,
+        "nodes_seen": _SHORT,
+        "gpus": _SHORT,
+        "gpus_seen": _SHORT,
+        "steps": _INT,
+        "tokens": _INT,
+        "stalled_ms": _INT,
+        "forecast_ug": _INT,
+        "forecast_mj": _INT,
+        "actual_ug": _INT,
+        **{f"run_{name}": _INT for name in SUMS},
+    },
+    "attempt": {
+        "run": _INT,
+        "attempt": _SHORT,
+        "start_ms": _INT,
+        "end_ms": _INT,
+        "nodes": _SHORT,
+        "world_size": _SHORT,
+        "steps": _INT,
+        "last_step": _INT,
+        "redone_steps": _INT,
+        "ended": _TEXT,
+    },
+    "node": {"run": _INT, "hostname": _TEXT, "gpus": _SHORT, "energy_mj": _INT, "measured_mj": _INT},
+    "device": {"run": _INT, "kind": _TEXT, "device": _INT, "first_month": _SHORT, "embodied_ug": _INT},
+    "hour": {
+        "run": _INT,
+        "attempt": _SHORT,
+        "rung": _TEXT,
+        "hour": _SHORT,
+        "month": _SHORT,
+        **dict.fromkeys(SUMS, _INT),
+    },
+}
+"""The columns of each table with their kinds. A column of whole numbers holds no nulls but for those of forecasts."""
+
+PARTITIONED = "hour"
+"""The table whose files hold one month each."""
+
+
+@cache
+def schema_of(table: str) -> pyarrow.Schema:
+    """Return the Arrow schema of a table."""
+    import pyarrow as pa
+
+    kinds: dict[str, Any] = {_TEXT: pa.string(), _INT: pa.int64(), _SHORT: pa.int32(), _REAL: pa.float64()}
+    return pa.schema([(name, kinds[kind]) for name, kind in TABLES[table].items()])

@@ -1,0 +1,119 @@
+"""Write the rows of a batch of runs as Parquet files, and take rows of single runs out of earlier files."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from carbon_plugin.errors import FleetError
+from carbon_plugin.fleet.store.catalogue import DataFile, Segment
+from carbon_plugin.fleet.store.places import Place, publish, reaching
+from carbon_plugin.fleet.store.schema import PARTITIONED, TABLES, schema_of
+
+if TYPE_CHECKING:
+    import pyarrow
+
+COMPRESSION = "zstd"
+
+
+class SegmentWriter:
+    """Writes one segment: rows are gathered by table, and written when they are `flush`ed.
+
+    Files are finished in `scratch`, a directory of this machine, and then put into the store in one step each.
+    """
+
+    def __init__(self, store: Place, scratch: Path) -> None:
+        self.name = uuid.uuid4().hex
+        self._store = store
+        self._scratch = scratch
+        self._rows: dict[str, list[dict[str, Any]]] = {table: [] for table in TABLES if table != PARTITIONED}
+        self._hours: dict[str, list[Any]] = {column: [] for column in TABLES[PARTITIONED]}
+        self._files: list[DataFile] = []
+
+    @property
+    def waiting(self) -> int:
+        """Return the number of rows by the hour that wait to be written."""
+        return len(self._hours["run"])
+
+    def add(self, tables: Mapping[str, Sequence[dict[str, Any]]], hours: Mapping[str, Sequence[Any]]) -> None:
+        """Add rows of some tables, and columns of the table by the hour."""
+        for table, rows in tables.items():
+            self._rows[table] += rows
+        for column, values in hours.items():
+            self._hours[column] += values
+
+    def flush(self) -> None:
+        """Write the rows that wait."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        for table, rows in self._rows.items():
+            if rows:
+                self._write(table, None, pa.Table.from_pylist(rows, schema_of(table)))
+            rows.clear()
+        data = pa.Table.from_pydict(self._hours, schema_of(PARTITIONED))
+        for month in sorted(set(self._hours["month"])):
+            self._write(PARTITIONED, month, data.filter(pc.equal(data["month"], month)))
+        for values in self._hours.values():
+            values.clear()
+
+    def finish(self) -> Segment:
+        """Write what waits, and return the segment."""
+        self.flush()
+        return Segment(name=self.name, files=self._files)
+
+    def _write(self, table: str, month: int | None, data: pyarrow.Table) -> None:
+        self._files.append(write_file(self._store, self._scratch, table, month, data))
+
+
+def write_file(store: Place, scratch: Path, table: str, month: int | None, data: pyarrow.Table) -> DataFile:
+    """Write one Parquet file into a store and return its place in the catalogue."""
+    import pyarrow.parquet as pq
+
+    part = f"/month={month}" if month is not None else ""
+    path = f"{table}{part}/{uuid.uuid4().hex}.parquet"
+    local = scratch / "part.parquet"
+    order = [(name, "ascending") for name in ("run", "hour", "rung") if name in data.column_names]
+    pq.write_table(data.sort_by(order), local, compression=COMPRESSION)
+    publish(local, store.below(path))
+    return DataFile(table=table, path=path, rows=data.num_rows, month=month)
+
+
+def without(store: Place, segment: Segment, gone: Collection[int], scratch: Path) -> Segment:
+    """Return a segment without the rows of some runs. Files that hold none of them stay as they are."""
+    return Segment(
+        name=segment.name, files=[new for file in segment.files for new in _thinned(store, file, gone, scratch)]
+    )
+
+
+def _thinned(store: Place, file: DataFile, gone: Collection[int], scratch: Path) -> Iterable[DataFile]:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    data = read_file(store, file, scratch)
+    kept = data.filter(pc.invert(pc.is_in(data["run"], value_set=pa.array(sorted(gone), pa.int64()))))
+    if kept.num_rows == data.num_rows:
+        return [file]
+    return [write_file(store, scratch, file.table, file.month, kept)] if kept.num_rows else []
+
+
+def read_file(store: Place, file: DataFile, scratch: Path) -> pyarrow.Table:
+    """Return the rows of a file of a store.
+
+    Raises `FleetError` where it cannot be read, or has other rows than the catalogue says.
+    """
+    import pyarrow.parquet as pq
+
+    place = store.below(file.path)
+    with reaching(place, "read"):
+        if place.is_local:
+            data = pq.read_table(place.path, schema=schema_of(file.table), partitioning=None)
+        else:
+            local = scratch / "read.parquet"
+            place.fs.get_file(place.path, str(local))
+            data = pq.read_table(local, schema=schema_of(file.table))
+    if data.num_rows != file.rows:
+        raise FleetError(f"{place.url}: {data.num_rows:,} rows, but the catalogue says {file.rows:,}")
+    return data

@@ -1,0 +1,126 @@
+"""Write accounts in words and rows for people, for the terminal and the page alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from carbon_plugin.fleet.accounts import Accounts, Line
+from carbon_plugin.show import wording
+from carbon_plugin.spec.amounts import fitting_unit, plural
+from carbon_plugin.spec.units import CARBON_UNITS, ENERGY_UNITS, JOULES_PER_KWH
+
+MOVED_SHOWN = 12
+MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+
+def month_name(month: int | None) -> str:
+    """Return a month such as "Nov 2025"."""
+    return f"{MONTHS[month % 100 - 1]} {month // 100}" if month else "all"
+
+
+def label_of(line: Line) -> str:
+    """Return the group of a line in words, or its month where it has no group."""
+    return " / ".join(line.group.values()) or month_name(line.month)
+
+
+def summary_lines(accounts: Accounts) -> list[str]:
+    """Return what a fleet used in a few lines."""
+    totals = accounts.totals
+    first, last = month_name(accounts.first_month), month_name(accounts.last_month)
+    period = first if first == last else f"{first} to {last}"
+    measured = totals.measured_kwh / totals.energy_kwh if totals.energy_kwh else 0.0
+    found = [
+        f"{plural(totals.runs, 'run')}, {period}: {wording.energy(totals.energy_kwh * JOULES_PER_KWH)} of the "
+        f"machines, "
+        f"{wording.percent(measured)} measured",
+        f"{wording.carbon(totals.total_kg)}: operational {wording.carbon(totals.location_kg)} ({accounts.counts}, "
+        f"location-based; market-based {wording.carbon(totals.market_kg)}), embodied "
+        f"{wording.carbon(totals.embodied_kg)} "
+        f"({accounts.embodied_rule})",
+        waste_sentence(totals),
+    ]
+    if accounts.coverage is not None:
+        coverage = accounts.coverage
+        found.append(
+            f"the scheduler gave {coverage.allocated_h:,.4g} device-hours ({coverage.source}), of which ledgers "
+            f"recorded "
+            f"{wording.percent(coverage.share)}"
+        )
+    for one in accounts.forecasts[-1:]:
+        found.append(
+            f"forecasts of {plural(one.runs, 'run')} of {month_name(one.month)}: {wording.off_by(1 + one.bias)} in "
+            f"sum, a "
+            f"usual run {wording.percent(one.median_absolute_error)} off"
+        )
+    if accounts.restatement is not None:
+        restated = accounts.restatement
+        found.append(
+            f"restated with other factors ({restated.factors}): operational {wording.carbon(restated.before_kg)} to "
+            f"{wording.carbon(restated.after_kg)}"
+        )
+        found += [
+            f"  {moved.region} {month_name(moved.month)}: {wording.carbon(moved.before_kg)} to "
+            f"{wording.carbon(moved.after_kg)}, {moved.reason}"
+            for moved in restated.moved[:MOVED_SHOWN]
+        ]
+        more = len(restated.moved) - MOVED_SHOWN
+        if more > 0:
+            found.append(f"  and {plural(more, 'more month')} of regions, in the JSON document")
+    found += [
+        f"{line.year} scope {line.scope}{f' category {line.category}' if line.category else ''}, {line.name}"
+        f"{f' ({line.method})' if line.method else ''}: {wording.carbon(line.kg)}"
+        for line in accounts.years
+    ]
+    return found
+
+
+def waste_sentence(line: Line) -> str:
+    """Return what a line wasted, by kind, as shares of its energy."""
+    waste = line.waste
+    if not waste.kwh or not line.energy_kwh:
+        return "nothing was wasted: no run failed, restarted or waited"
+    parts = {
+        "failed runs": waste.failed_kwh,
+        "steps done again": waste.redone_kwh,
+        "starting up again": waste.restart_kwh,
+        "idle": waste.idle_kwh,
+    }
+    shares = ", ".join(f"{name} {wording.percent(kwh / line.energy_kwh)}" for name, kwh in parts.items() if kwh)
+    total = wording.percent(waste.kwh / line.energy_kwh)
+    return f"waste {total} of the energy, {wording.carbon(waste.operational_kg)}: {shares}"
+
+
+def rows_of(
+    title: str, lines: Sequence[Line], name_of: Callable[[int | None], str] = month_name
+) -> tuple[list[str], list[list[str]]]:
+    """Return the headings and rows of a table of lines, with one unit a column."""
+    energy_size, energy_unit = fitting_unit(max(line.energy_kwh for line in lines) * JOULES_PER_KWH, ENERGY_UNITS)
+    carbon_size, carbon_unit = fitting_unit(max(line.total_kg for line in lines), CARBON_UNITS)
+    headings = [
+        title,
+        "runs",
+        "device-hours",
+        f"energy, {energy_unit}",
+        f"location, {carbon_unit}",
+        f"market, {carbon_unit}",
+        f"embodied, {carbon_unit}",
+        f"total, {carbon_unit}",
+        "waste, %",
+    ]
+    rows = []
+    for line in lines:
+        share = 100 * line.waste.kwh / line.energy_kwh if line.energy_kwh else 0.0
+        rows.append(
+            [
+                " / ".join(line.group.values()) or name_of(line.month),
+                f"{line.runs:,}",
+                wording.number(line.device_hours),
+                wording.number(line.energy_kwh * JOULES_PER_KWH / energy_size),
+                *(
+                    wording.number(mass_kg / carbon_size)
+                    for mass_kg in (line.location_kg, line.market_kg, line.embodied_kg, line.total_kg)
+                ),
+                wording.number(share),
+            ]
+        )
+    return headings, rows
