@@ -247,7 +247,8 @@ class _Report:
         unknown_kwh = kwh(whole["energy_mj"] - whole[f"with_{self._scope}_mj"])
         if without:
             found.append(
-                f"{plural(without, 'run')} {verb(without, 'has', 'have')} no {self._scope} operational carbon (no site, "
+                f"{plural(without, 'run')} {verb(without, 'has', 'have')} no {self._scope} operational carbon (no "
+                f"site, "
                 f"or a basis that is not stated): {unknown_kwh:.4g} kWh are in the energy and in no carbon"
             )
         unknown = sum(row["runs"] for row in self._bases if not row["has_embodied"])

@@ -40,6 +40,9 @@
       return [data.x].concat(order.map(function (at) { return heights[at]; }));
     }
 
+    // A chart whose places along x have names (months) says these in place of numbers.
+    function named(value) { return data.names ? data.names[value] || "" : number.format(value); }
+
     var series = order.map(function (at) {
       var one = data.series[at];
       var paint = function () { return colour(one.colour); };
@@ -82,10 +85,11 @@
       height: 250,
       scales: { x: { time: false }, y: { range: function (_, low, high) { return [0, (high || 1) * 1.06]; } } },
       axes: [
-        { stroke: ink, grid: grid, ticks: grid, font: font, label: data.axis, labelFont: font, labelSize: 20, size: 34 },
+        Object.assign({ stroke: ink, grid: grid, ticks: grid, font: font, label: data.axis, labelFont: font, labelSize: 20, size: 34 },
+          data.names ? { values: function (_, at) { return at.map(named); } } : {}),
         { stroke: ink, grid: grid, ticks: grid, font: font, label: data.label + ", " + data.unit, labelFont: font, labelSize: 20, size: 54 }
       ],
-      series: [{ label: data.axis, value: function (_, value) { return value == null ? "–" : number.format(value); } }].concat(series),
+      series: [{ label: data.axis, value: function (_, value) { return value == null ? "–" : named(value); } }].concat(series),
       bands: band(),
       cursor: { y: false, focus: { prox: 24 } },
       plugins: [marks],
@@ -145,7 +149,7 @@
       else { return; }
       event.preventDefault();
       plot.setCursor({ left: plot.valToPos(data.x[at], "x"), top: 10 });
-      said.textContent = text(data.x[at]) + " " + data.axis + ": " + data.series.map(function (one) {
+      said.textContent = named(data.x[at]) + " " + data.axis + ": " + data.series.map(function (one) {
         return one.name + " " + text(one.values[at], data.unit);
       }).join(", ");
     });

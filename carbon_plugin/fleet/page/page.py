@@ -1,0 +1,202 @@
+"""Write the accounts of a fleet as one page that needs nothing from outside, in the look of a run's report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from carbon_plugin.audit.report.page import environment, frame
+from carbon_plugin.audit.report.tables.table import Table, table
+from carbon_plugin.fleet.accounts import Accounts, Line, RunLine
+from carbon_plugin.fleet.page.charts import charts_of
+from carbon_plugin.fleet.wording import month_name, rows_of, summary_lines, waste_sentence
+from carbon_plugin.show import wording
+from carbon_plugin.spec.amounts import fitting_unit, plural
+from carbon_plugin.spec.units import CARBON_UNITS, ENERGY_UNITS, JOULES_PER_KWH
+
+REPORT = "report.html"
+MISSING_SHOWN = 200
+
+
+class Tile(Struct, frozen=True, kw_only=True):
+    """One figure of the first screen: what it is, how much, and what to know of it."""
+
+    what: str
+    much: str
+    more: str
+
+
+class TopRun(Struct, frozen=True, kw_only=True):
+    """A row of the table of runs. `address` is that of its own report, empty where there is none."""
+
+    name: str
+    what: str
+    started: str
+    energy: str
+    carbon: str
+    place: str
+    address: str
+    failed: bool
+
+
+def render(accounts: Accounts) -> str:
+    """Return the page as HTML."""
+    import jinja2
+
+    templates = environment(jinja2.PackageLoader("carbon_plugin.fleet", "page"))
+    return templates.get_template("fleet.html.j2").render(_context(accounts))
+
+
+def _context(accounts: Accounts) -> dict[str, Any]:
+    totals = accounts.totals
+    size, unit = fitting_unit(totals.total_kg, CARBON_UNITS)
+    energy_unit, carbon_unit, top = _top_runs(accounts)
+    return {
+        **frame(),
+        "a": accounts,
+        "charts": charts_of(accounts),
+        "period": _period(accounts),
+        "total": wording.number(totals.total_kg / size),
+        "unit": unit,
+        "split": [
+            ("gpu", "operational", totals.location_kg, _share(totals.location_kg, totals.total_kg)),
+            ("host", "embodied", totals.embodied_kg, _share(totals.embodied_kg, totals.total_kg)),
+        ],
+        "carbon": wording.carbon,
+        "tiles": _tiles(accounts),
+        "groups": _table(", ".join(accounts.by), accounts.groups, totals) if accounts.groups else None,
+        "months": _table("month", accounts.months, totals),
+        "regions": _table("region", accounts.regions, totals),
+        "years": _year_table(accounts),
+        "forecasts": _forecast_table(accounts),
+        "moved": _moved_table(accounts),
+        "sentences": summary_lines(accounts)[3:4] if accounts.coverage else [],
+        "waste": waste_sentence(totals),
+        "top": top,
+        "top_units": (energy_unit, carbon_unit),
+        "missing": accounts.missing[:MISSING_SHOWN],
+        "more_missing": max(0, len(accounts.missing) - MISSING_SHOWN),
+    }
+
+
+def _period(accounts: Accounts) -> str:
+    first, last = month_name(accounts.first_month), month_name(accounts.last_month)
+    return first if first == last else f"{first} to {last}"
+
+
+def _share(part: float, whole: float) -> float:
+    return 100 * part / whole if whole else 0.0
+
+
+def _tiles(accounts: Accounts) -> list[Tile]:
+    totals = accounts.totals
+    measured = wording.percent(totals.measured_kwh / totals.energy_kwh if totals.energy_kwh else 0.0)
+    wasted = wording.percent(totals.waste.kwh / totals.energy_kwh if totals.energy_kwh else 0.0)
+    found = [
+        Tile(
+            what="Energy of the machines",
+            much=wording.energy(totals.energy_kwh * JOULES_PER_KWH),
+            more=f"{measured} measured; {wording.energy(totals.facility_kwh * JOULES_PER_KWH)} with the facility",
+        ),
+        Tile(what="Runs", much=f"{totals.runs:,}", more=f"{totals.device_hours:,.4g} device-hours"),
+        Tile(
+            what="Market-based",
+            much=wording.carbon(totals.market_kg),
+            more=f"beside {wording.carbon(totals.location_kg)} by location; never added",
+        ),
+        Tile(what="Waste", much=wasted, more=f"of the energy; {wording.carbon(totals.waste.operational_kg)}"),
+    ]
+    if accounts.forecasts:
+        last = accounts.forecasts[-1]
+        more = f"in sum; a usual run is {wording.percent(last.median_absolute_error)} off, {plural(last.runs, 'run')}"
+        what = f"Forecasts of {month_name(last.month)}"
+        found.append(Tile(what=what, much=wording.off_by(1 + last.bias), more=more))
+    if accounts.coverage:
+        coverage = accounts.coverage
+        more = f"of {coverage.allocated_h:,.4g} device-hours by the scheduler"
+        found.append(Tile(what="Recorded", much=wording.percent(coverage.share), more=more))
+    return found
+
+
+def _table(title: str, lines: list[Line], totals: Line) -> Table:
+    headings, rows = rows_of(title, [*lines, totals])
+    rows[-1][0] = "all"
+    return table(headings, rows, range(1, len(headings)), summed=True)
+
+
+def _year_table(accounts: Accounts) -> Table | None:
+    if not accounts.years:
+        return None
+    size, unit = fitting_unit(max(line.kg for line in accounts.years), CARBON_UNITS)
+    rows = [
+        [
+            f"{line.year}",
+            f"scope {line.scope}" + (f", category {line.category}" if line.category else ""),
+            line.name,
+            line.method or "",
+            wording.number(line.kg / size),
+            line.note,
+        ]
+        for line in accounts.years
+    ]
+    return table(["year", "scope", "line", "method", f"carbon, {unit}", "how"], rows, [4])
+
+
+def _forecast_table(accounts: Accounts) -> Table | None:
+    rows = [
+        [
+            month_name(one.month),
+            f"{one.runs:,}",
+            wording.off_by(1 + one.bias),
+            wording.percent(one.median_absolute_error),
+        ]
+        for one in accounts.forecasts
+    ]
+    return table(["month", "runs", "sum against forecast", "a usual run is off by"], rows, [1, 2, 3]) if rows else None
+
+
+def _moved_table(accounts: Accounts) -> Table | None:
+    restated = accounts.restatement
+    if restated is None:
+        return None
+    size, unit = fitting_unit(max(restated.before_kg, restated.after_kg), CARBON_UNITS)
+
+    def number(mass_kg: float) -> str:
+        return wording.number(mass_kg / size)
+
+    rows = [
+        [one.region, month_name(one.month), number(one.before_kg), number(one.after_kg), one.reason]
+        for one in restated.moved
+    ]
+    rows.append(["all", "", number(restated.before_kg), number(restated.after_kg), ""])
+    return table(["region", "month", f"before, {unit}", f"after, {unit}", "why"], rows, [2, 3], summed=True)
+
+
+def _top_runs(accounts: Accounts) -> tuple[str, str, list[TopRun]]:
+    runs = accounts.top_runs
+    energy_size, energy_unit = fitting_unit(max(run.energy_kwh for run in runs) * JOULES_PER_KWH, ENERGY_UNITS)
+    carbon_size, carbon_unit = fitting_unit(max(run.total_kg for run in runs), CARBON_UNITS)
+    rows = [
+        TopRun(
+            name=run.name,
+            what=" · ".join((run.team, run.programme, run.role, run.hardware, run.region)),
+            started=wording.moment(run.start_unix_s),
+            energy=wording.number(run.energy_kwh * JOULES_PER_KWH / energy_size),
+            carbon=wording.number(run.total_kg / carbon_size),
+            place=run.place,
+            address=_address(run),
+            failed=run.failed,
+        )
+        for run in runs
+    ]
+    return energy_unit, carbon_unit, rows
+
+
+def _address(run: RunLine) -> str:
+    """Return the address of a run's own report, empty where none lies beside its ledgers on this machine."""
+    if "://" in run.place:
+        return ""
+    path = Path(run.place) / REPORT
+    return path.as_uri() if path.exists() else ""
