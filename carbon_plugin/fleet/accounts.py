@@ -1,6 +1,7 @@
 """Define the accounts of a fleet as plain frozen values: the content of `fleet report --json`.
 
-Energies are in kWh and masses in kgCO2e. Carbon is a sum of means, because medians and central values do not add up.
+Energies are in kWh and masses in kgCO2e. RunMicrograms is a sum of means, because medians and central values do not add
+up.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ ACCOUNTS_VERSION = 1
 MJ_PER_KWH = MJ_PER_J * JOULES_PER_KWH
 
 
-class Waste(Struct, frozen=True, kw_only=True):
+class FleetWaste(Struct, frozen=True, kw_only=True):
     """Energy that brought nothing new, kWh, each joule once, and its operational carbon. It is part of all totals.
 
     `failed` is what failed runs used beside the other three: steps done again, starting up again, and waiting or
@@ -38,7 +39,7 @@ class Waste(Struct, frozen=True, kw_only=True):
         return self.failed_kwh + self.redone_kwh + self.restart_kwh + self.idle_kwh
 
 
-class Line(Struct, frozen=True, kw_only=True):
+class AccountLine(Struct, frozen=True, kw_only=True):
     """The account of one group, and of one month where `month` is not None (202511 is November 2025).
 
     `energy_kwh` is that of the machines, of which `measured_kwh` was measured; `low_kwh` and `high_kwh` add up the
@@ -62,7 +63,7 @@ class Line(Struct, frozen=True, kw_only=True):
     total_kg: float
     without_carbon_kwh: float
     without_embodied_h: float
-    waste: Waste
+    waste: FleetWaste
 
 
 class RunLine(Struct, frozen=True, kw_only=True):
@@ -109,7 +110,7 @@ class YearLine(Struct, frozen=True, kw_only=True):
     energy_kwh: float | None = None
 
 
-class Coverage(Struct, frozen=True, kw_only=True):
+class SchedulerCoverage(Struct, frozen=True, kw_only=True):
     """Device time that the scheduler gave, against that of the store, by the scheduler's word for how jobs ended."""
 
     source: str
@@ -149,11 +150,11 @@ class Accounts(Struct, frozen=True, kw_only=True):
     last_month: int | None
     counts: str
     embodied_rule: str
-    totals: Line
-    months: list[Line]
-    groups: list[Line]
-    lines: list[Line]
-    regions: list[Line]
+    totals: AccountLine
+    months: list[AccountLine]
+    groups: list[AccountLine]
+    lines: list[AccountLine]
+    regions: list[AccountLine]
     top_runs: list[RunLine]
     forecasts: list[ForecastMonth]
     years: list[YearLine]
@@ -161,16 +162,16 @@ class Accounts(Struct, frozen=True, kw_only=True):
     missing: list[MissingRun]
     copies: int
     notes: list[str]
-    coverage: Coverage | None = None
+    coverage: SchedulerCoverage | None = None
     restatement: Restatement | None = None
 
 
-def line_of(row: Mapping[str, Any], by: list[str], scope: str, embodied_ug: int | None = None) -> Line:
+def line_of(row: Mapping[str, Any], by: list[str], scope: str, embodied_ug: int | None = None) -> AccountLine:
     """Return a row of sums as a line. `embodied_ug` replaces the embodied carbon where another rule books it."""
     location_ug = row[f"{scope}_ug"]
     embodied = row["embodied_ug"] if embodied_ug is None else embodied_ug
     waste_ug = row[f"failed_{scope}_ug"] + row[f"wasted_{scope}_ug"]
-    return Line(
+    return AccountLine(
         group={name: row[name] for name in by if name != "month"},
         month=row.get("month"),
         runs=row["runs"],
@@ -186,7 +187,7 @@ def line_of(row: Mapping[str, Any], by: list[str], scope: str, embodied_ug: int 
         total_kg=(location_ug + embodied) / UG_PER_KG,
         without_carbon_kwh=kwh(row["energy_mj"] - row[f"with_{scope}_mj"]),
         without_embodied_h=hours(row["device_ms"] - row["with_embodied_ms"]),
-        waste=Waste(
+        waste=FleetWaste(
             failed_kwh=kwh(row["failed_mj"]),
             redone_kwh=kwh(row["redone_mj"]),
             restart_kwh=kwh(row["restart_mj"]),
@@ -196,12 +197,12 @@ def line_of(row: Mapping[str, Any], by: list[str], scope: str, embodied_ug: int 
     )
 
 
-def coverage_of(allocations: list[Allocation], recorded_ms: int, source: str) -> Coverage:
+def coverage_of(allocations: list[Allocation], recorded_ms: int, source: str) -> SchedulerCoverage:
     """Return the scheduler's device time beside the `recorded_ms` of the store."""
     by_state: dict[str, float] = {}
     for one in allocations:
         by_state[one.state] = by_state.get(one.state, 0.0) + one.gpus * one.duration_s / SECONDS_PER_HOUR
-    return Coverage(
+    return SchedulerCoverage(
         source=source,
         allocated_h=sum(by_state.values()),
         recorded_h=hours(recorded_ms),

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from carbon_plugin.audit.tally.blocks import Block, Floats, Rows
+from carbon_plugin.audit.tally.blocks import Floats, RowBlock, Rows
 from carbon_plugin.audit.tally.collect import FilePass, RunCollector
 from carbon_plugin.audit.tally.rework import Rework
 from carbon_plugin.footprint.values import Factors
@@ -92,7 +92,7 @@ class HourCollector(RunCollector):
         spans.clear()  # a fleet compares no steps
 
     def _add_over_time(
-        self, file: FilePass, block: Block, metered: Sequence[tuple[str, Rows]], it_j: Floats, rework: Rework
+        self, file: FilePass, block: RowBlock, metered: Sequence[tuple[str, Rows]], it_j: Floats, rework: Rework
     ) -> None:
         sums: dict[Rung, Floats] = {}
         waiting = np.array([float(window.phase == IDLE_PHASE) for window in block.windows])

@@ -28,7 +28,7 @@ from carbon_plugin.fleet.store.catalogue import (
     forget_old,
     read_catalogue,
 )
-from carbon_plugin.fleet.store.places import AccessError, Place, open_place, reaching
+from carbon_plugin.fleet.store.places import AccessError, Location, open_place, reaching
 from carbon_plugin.fleet.store.segments import SegmentWriter, without
 
 BATCH_RUNS = 2000
@@ -37,7 +37,7 @@ BATCH_ROWS = 200_000
 SCRATCH_AGE_S = 86_400.0
 
 
-class Skipped(Struct, frozen=True):
+class SkippedRun(Struct, frozen=True):
     """A run that is not in the totals, or not with its newest state, and the reason."""
 
     place: str
@@ -57,7 +57,7 @@ class Ingested(Struct, frozen=True, kw_only=True):
     unchanged: int
     copies: int
     held: int
-    skipped: list[Skipped]
+    skipped: list[SkippedRun]
 
 
 def ingest(sources: Sequence[str], into: str) -> Ingested:
@@ -73,7 +73,7 @@ def ingest(sources: Sequence[str], into: str) -> Ingested:
         return _Ingest(store, catalogue, Path(folder)).run(runs)
 
 
-def _scratch(store: Place) -> tempfile.TemporaryDirectory[str]:
+def _scratch(store: Location) -> tempfile.TemporaryDirectory[str]:
     """Return a directory for unfinished files, on the disk of a local store, so that they can be renamed into it."""
     if not store.is_local:
         return tempfile.TemporaryDirectory(prefix="carbon-fleet-")
@@ -89,7 +89,7 @@ def _scratch(store: Place) -> tempfile.TemporaryDirectory[str]:
 class _Ingest:
     """One ingest into a store: the catalogue so far, and the batch that is being made."""
 
-    def __init__(self, store: Place, catalogue: Catalogue, scratch: Path) -> None:
+    def __init__(self, store: Location, catalogue: Catalogue, scratch: Path) -> None:
         self._store = store
         self._catalogue = catalogue
         self._scratch = scratch
@@ -100,7 +100,7 @@ class _Ingest:
         self._batch = 0
         self._dirty = False
         self._added = self._replaced = 0
-        self._unreached: list[Skipped] = []
+        self._unreached: list[SkippedRun] = []
 
     def run(self, runs: Sequence[FoundRun]) -> Ingested:
         changed = [run for run in runs if not self._is_known(run)]
@@ -121,7 +121,7 @@ class _Ingest:
             unchanged=len(runs) - len(changed),
             copies=sum(bool(entry.copy_of) for entry in mine),
             held=len(self._held),
-            skipped=[*(Skipped(one.place, one.problem) for one in mine if one.problem), *self._unreached],
+            skipped=[*(SkippedRun(one.place, one.problem) for one in mine if one.problem), *self._unreached],
         )
 
     def _is_known(self, run: FoundRun) -> bool:
@@ -145,7 +145,7 @@ class _Ingest:
         except AccessError:
             raise
         except FleetError as error:  # not reached this time: nothing is noted, so that the next ingest tries again
-            self._unreached.append(Skipped(place, str(error)))
+            self._unreached.append(SkippedRun(place, str(error)))
             return
         if isinstance(found, RunRows):
             self._add(found, place, signature, content, before)
@@ -230,7 +230,7 @@ class _Ingest:
         self._writer = SegmentWriter(self._store, self._scratch)
 
 
-def _kept(store: Place, segment: Segment, gone: set[int], scratch: Path) -> Segment:
+def _kept(store: Location, segment: Segment, gone: set[int], scratch: Path) -> Segment:
     return without(store, segment, gone, scratch) if gone else segment
 
 

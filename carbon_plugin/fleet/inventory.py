@@ -10,13 +10,15 @@ from collections.abc import Sequence
 from msgspec import structs
 
 from carbon_plugin.errors import FleetError
-from carbon_plugin.fleet.accounts import Line, YearLine
+from carbon_plugin.fleet.accounts import AccountLine, YearLine
 
 BOUNDARIES = ("own", "colo", "cloud")
 LOCATION, MARKET = "location-based", "market-based"
 
 
-def year_lines(months: Sequence[Line], capital_kg: dict[int, float], boundary: str, counts: str) -> list[YearLine]:
+def year_lines(
+    months: Sequence[AccountLine], capital_kg: dict[int, float], boundary: str, counts: str
+) -> list[YearLine]:
     """Return the inventory lines of each year, from the lines of its months.
 
     `capital_kg` is the manufacture of hardware that was first used in a year, each device once. `counts` says which
@@ -31,7 +33,7 @@ def year_lines(months: Sequence[Line], capital_kg: dict[int, float], boundary: s
     return found
 
 
-def _of_year(year: int, months: Sequence[Line], capital_kg: float, boundary: str, counts: str) -> list[YearLine]:
+def _of_year(year: int, months: Sequence[AccountLine], capital_kg: float, boundary: str, counts: str) -> list[YearLine]:
     location_kg, market_kg = sum(line.location_kg for line in months), sum(line.market_kg for line in months)
     facility_kwh = sum(line.facility_kwh for line in months)
     machines_kwh = sum(line.energy_kwh for line in months)

@@ -16,12 +16,12 @@ from carbon_plugin.audit.allocation.slurm import read_sacct
 from carbon_plugin.errors import FleetError
 from carbon_plugin.fleet.accounts import (
     ACCOUNTS_VERSION,
+    AccountLine,
     Accounts,
-    Coverage,
     ForecastMonth,
-    Line,
     MissingRun,
     RunLine,
+    SchedulerCoverage,
     YearLine,
     coverage_of,
     kwh,
@@ -171,7 +171,7 @@ class _Report:
             restatement=restated,
         )
 
-    def _lines(self, by: list[str]) -> list[Line]:
+    def _lines(self, by: list[str]) -> list[AccountLine]:
         rows = queries.sums_by(self._engine, by, self._months)
         if self._asked.embodied == BY_TIME:
             return [line_of(row, by, self._scope) for row in rows]
@@ -210,7 +210,7 @@ class _Report:
             for month, pairs in sorted(by_month.items())
         ]
 
-    def _years(self, months: list[Line]) -> list[YearLine]:
+    def _years(self, months: list[AccountLine]) -> list[YearLine]:
         if self._asked.boundary is None:
             return []
         capital_kg: dict[int, float] = {}
@@ -225,7 +225,7 @@ class _Report:
         rows = queries.factors_by(self._engine, [queries.MONTH], self._months)
         return restate(rows, self._scope, self._asked.factors)
 
-    def _coverage(self, recorded_ms: int) -> Coverage | None:
+    def _coverage(self, recorded_ms: int) -> SchedulerCoverage | None:
         if self._asked.sacct is not None:
             return coverage_of(read_sacct(self._asked.sacct), recorded_ms, f"sacct, {self._asked.sacct.name}")
         if self._asked.kubernetes is not None:

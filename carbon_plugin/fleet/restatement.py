@@ -37,7 +37,7 @@ class RegionFactors(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     source: str = "stated by the user"
 
 
-class Moved(Struct, frozen=True, kw_only=True):
+class RestatedMonth(Struct, frozen=True, kw_only=True):
     """The operational carbon of a region in a month before and after, kgCO2e, with the parts of the change and why."""
 
     region: str
@@ -55,7 +55,7 @@ class Restatement(Struct, frozen=True, kw_only=True):
     factors: str
     before_kg: float
     after_kg: float
-    moved: list[Moved]
+    moved: list[RestatedMonth]
     notes: list[str]
 
 
@@ -68,7 +68,7 @@ def restate(rows: Iterable[Mapping[str, Any]], scope: str, factors: str) -> Rest
     regions = sorted({row["region"] for row in rows})
     notes: list[str] = []
     new = _shipped(regions, notes) if factors == CURRENT else _stated(Path(factors), regions)
-    moved: dict[tuple[str, int], Moved] = {}
+    moved: dict[tuple[str, int], RestatedMonth] = {}
     before_kg = after_kg = 0.0
     for row in rows:
         had_kg = row[f"{scope}_ug"] / UG_PER_KG
@@ -92,7 +92,7 @@ def restate(rows: Iterable[Mapping[str, Any]], scope: str, factors: str) -> Rest
     )
 
 
-def _moved(row: Mapping[str, Any], had_kg: float, change: RegionFactors) -> Moved:
+def _moved(row: Mapping[str, Any], had_kg: float, change: RegionFactors) -> RestatedMonth:
     """Return one row under new factors: first the PUE changes, then the intensity."""
     pue = row["facility_mj"] / row["energy_mj"]
     g_per_kwh = row["central_ug"] / UG_PER_KG / (row["facility_mj"] * _KG_PER_MJ_G_PER_KWH)
@@ -104,7 +104,7 @@ def _moved(row: Mapping[str, Any], had_kg: float, change: RegionFactors) -> Move
         reasons.append(f"PUE {pue:.4g} to {change.pue:.4g}")
     if change.g_per_kwh is not None and abs(change.g_per_kwh / g_per_kwh - 1) > _LEAST:
         reasons.append(f"intensity {g_per_kwh:.4g} to {change.g_per_kwh:.4g} g/kWh")
-    return Moved(
+    return RestatedMonth(
         region=row["region"],
         month=row["month"],
         before_kg=had_kg,
@@ -115,8 +115,8 @@ def _moved(row: Mapping[str, Any], had_kg: float, change: RegionFactors) -> Move
     )
 
 
-def _joined(one: Moved, other: Moved) -> Moved:
-    return Moved(
+def _joined(one: RestatedMonth, other: RestatedMonth) -> RestatedMonth:
+    return RestatedMonth(
         region=one.region,
         month=one.month,
         before_kg=one.before_kg + other.before_kg,

@@ -64,7 +64,7 @@ class RunRows(Struct, frozen=True, kw_only=True):
     hours: Columns
 
 
-class Carbon(Struct, frozen=True, kw_only=True):
+class RunMicrograms(Struct, frozen=True, kw_only=True):
     """The carbon of a run in whole micrograms, as its audit computes it: central values, and means.
 
     `means_ug` is the location-based mean by the scope of emissions that the grid's intensity counts, for those scopes
@@ -151,7 +151,7 @@ def apportioned(total: int, weights: Floats) -> list[int]:
     return parts
 
 
-def _carbon(collected: HourCollector, reserved: Reserved, factors: Factors | None) -> Carbon | None:
+def _carbon(collected: HourCollector, reserved: Reserved, factors: Factors | None) -> RunMicrograms | None:
     if factors is None:
         return None
     try:
@@ -161,7 +161,7 @@ def _carbon(collected: HourCollector, reserved: Reserved, factors: Factors | Non
         raise LedgerError(f"its carbon cannot be computed: {error}") from None
     location, embodied = outcome.operational_kg.tolist(), outcome.embodied_kg.tolist()
     basis = inputs.factors.intensity.basis
-    return Carbon(
+    return RunMicrograms(
         scope=basis.scope if basis else None,
         central_ug=round(location[0] * UG_PER_KG),
         means_ug={basis.scope: round(location[1] * UG_PER_KG)} if basis else {},
@@ -172,7 +172,7 @@ def _carbon(collected: HourCollector, reserved: Reserved, factors: Factors | Non
 
 
 def _hours(
-    run: int, collected: HourCollector, reserved: Reserved, factors: Factors | None, carbon: Carbon | None
+    run: int, collected: HourCollector, reserved: Reserved, factors: Factors | None, carbon: RunMicrograms | None
 ) -> Columns:
     """Return the columns of the table by the hour. They add up to what the audit says of the run, to the last unit."""
     slots = list(collected.hours)
@@ -228,7 +228,7 @@ def _run_row(
     manifest: Manifest,
     identity: RunIdentity | None,
     factors: Factors | None,
-    carbon: Carbon | None,
+    carbon: RunMicrograms | None,
 ) -> Row:
     period, coverage = period_of(collected), coverage_of(collected)
     progress = progress_of(collected.files, manifest)

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from msgspec import Struct
 
 from carbon_plugin.errors import FleetError
-from carbon_plugin.fleet.store.places import TRIES, AccessError, Place, open_place, reaching
+from carbon_plugin.fleet.store.places import TRIES, AccessError, Location, open_place, reaching
 from carbon_plugin.ledger.files import node_of
 from carbon_plugin.ledger.identity import IDENTITY_FILE
 
@@ -28,7 +28,7 @@ class FoundFile(Struct, frozen=True):
 class FoundRun(Struct, frozen=True):
     """A directory or prefix that holds ledgers, with its files in the order of their names."""
 
-    place: Place
+    place: Location
     files: list[FoundFile]
 
     @property
@@ -55,19 +55,19 @@ def find(sources: Iterable[str]) -> list[FoundRun]:
     return [found[url] for url in sorted(found)]
 
 
-def _local(place: Place) -> Iterator[FoundRun]:
+def _local(place: Location) -> Iterator[FoundRun]:
     """Yield the runs below a directory. Links to directories are not followed, so that none is found twice."""
     if not os.path.isdir(place.path):
         raise FleetError(f"{place.url}: no such directory")
     waiting = [os.path.realpath(place.path)]
     while waiting:
         directory = waiting.pop()
-        with reaching(Place(directory, directory), "listed"), os.scandir(directory) as entries:
+        with reaching(Location(directory, directory), "listed"), os.scandir(directory) as entries:
             names = list(entries)
         waiting += [entry.path for entry in names if entry.is_dir(follow_symlinks=False)]
         if any(node_of(entry.name) is not None for entry in names):
             files = [_local_file(entry) for entry in names if _is_of_run(entry.name)]
-            yield FoundRun(Place(directory, directory), sorted(files, key=lambda file: file.name))
+            yield FoundRun(Location(directory, directory), sorted(files, key=lambda file: file.name))
 
 
 def _local_file(entry: os.DirEntry[str]) -> FoundFile:
@@ -76,7 +76,7 @@ def _local_file(entry: os.DirEntry[str]) -> FoundFile:
     return FoundFile(entry.name, status.st_size, f"{status.st_mtime_ns}/{status.st_ctime_ns}/{status.st_ino}")
 
 
-def _remote(place: Place) -> Iterator[FoundRun]:
+def _remote(place: Location) -> Iterator[FoundRun]:
     with reaching(place, "listed"):
         details = place.fs.find(place.path, detail=True)
     runs: dict[str, list[FoundFile]] = {}
@@ -111,7 +111,7 @@ def on_disk(run: FoundRun) -> Iterator[Path]:
         yield Path(folder)
 
 
-def _download(place: Place, target: Path, size: int) -> None:
+def _download(place: Location, target: Path, size: int) -> None:
     for attempt in range(1, TRIES + 1):
         try:
             with reaching(place, "read"):

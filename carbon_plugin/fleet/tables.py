@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from carbon_plugin.errors import FleetError
-from carbon_plugin.fleet.accounts import Accounts, Line
+from carbon_plugin.fleet.accounts import AccountLine, Accounts
 
 SUFFIXES = (".json", ".csv", ".parquet", ".html")
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -77,7 +77,7 @@ def _bytes(accounts: Accounts, suffix: str) -> bytes:
     return as_json(accounts)
 
 
-def _flat(line: Line) -> dict[str, Any]:
+def _flat(line: AccountLine) -> dict[str, Any]:
     """Return a line as one row: its groups, its month, its numbers, and its waste."""
     plain = msgspec.to_builtins(line)
     group, waste = plain.pop("group"), plain.pop("waste")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from carbon_plugin.fleet.accounts import Accounts, Line
+from carbon_plugin.fleet.accounts import AccountLine, Accounts
 from carbon_plugin.show import wording
 from carbon_plugin.spec.amounts import fitting_unit, plural
 from carbon_plugin.spec.units import CARBON_UNITS, ENERGY_UNITS, JOULES_PER_KWH
@@ -18,7 +18,7 @@ def month_name(month: int | None) -> str:
     return f"{MONTHS[month % 100 - 1]} {month // 100}" if month else "all"
 
 
-def label_of(line: Line) -> str:
+def label_of(line: AccountLine) -> str:
     """Return the group of a line in words, or its month where it has no group."""
     return " / ".join(line.group.values()) or month_name(line.month)
 
@@ -74,7 +74,7 @@ def summary_lines(accounts: Accounts) -> list[str]:
     return found
 
 
-def waste_sentence(line: Line) -> str:
+def waste_sentence(line: AccountLine) -> str:
     """Return what a line wasted, by kind, as shares of its energy."""
     waste = line.waste
     if not waste.kwh or not line.energy_kwh:
@@ -91,7 +91,7 @@ def waste_sentence(line: Line) -> str:
 
 
 def rows_of(
-    title: str, lines: Sequence[Line], name_of: Callable[[int | None], str] = month_name
+    title: str, lines: Sequence[AccountLine], name_of: Callable[[int | None], str] = month_name
 ) -> tuple[list[str], list[list[str]]]:
     """Return the headings and rows of a table of lines, with one unit a column."""
     energy_size, energy_unit = fitting_unit(max(line.energy_kwh for line in lines) * JOULES_PER_KWH, ENERGY_UNITS)

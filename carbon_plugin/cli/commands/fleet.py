@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Struct
 
-from carbon_plugin.cli.options import Argument, AsJson, Family, Option
+from carbon_plugin.cli.options import Argument, AsJson, Option, OptionFamily
 from carbon_plugin.cli.terminal import echo, echo_json
 from carbon_plugin.errors import CarbonPluginError
 
@@ -143,4 +143,4 @@ def _print(accounts: Accounts) -> None:
         echo(f"missing: {one.place}: {one.reason}", error=True)
 
 
-family = Family(main=fleet, subcommands={"ingest": ingest, "report": report})
+family = OptionFamily(main=fleet, subcommands={"ingest": ingest, "report": report})

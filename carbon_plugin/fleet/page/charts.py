@@ -9,7 +9,7 @@ from typing import Any
 from msgspec import Struct
 
 from carbon_plugin.audit.report.charts.chart import Chart, chart
-from carbon_plugin.fleet.accounts import Accounts, Line
+from carbon_plugin.fleet.accounts import AccountLine, Accounts
 from carbon_plugin.fleet.wording import label_of, month_name
 from carbon_plugin.show import plot, wording
 from carbon_plugin.spec.amounts import fitting_unit
@@ -21,23 +21,23 @@ HEIGHT_PX = 250.0
 _ROW_PX, _NARROW_PX = 26.0, 500.0
 
 
-class Part(Struct, frozen=True):
+class BarPart(Struct, frozen=True):
     """A part of each bar: its name, its colour, and what it is of a line, in the SI unit of `UNITS`."""
 
     name: str
     colour: str
-    of: Callable[[Line], float]
+    of: Callable[[AccountLine], float]
 
 
 CARBON = (
-    Part("operational", "gpu", lambda line: line.location_kg),
-    Part("embodied", "host", lambda line: line.embodied_kg),
+    BarPart("operational", "gpu", lambda line: line.location_kg),
+    BarPart("embodied", "host", lambda line: line.embodied_kg),
 )
 WASTE = (
-    Part("failed runs", "more", lambda line: line.waste.failed_kwh * JOULES_PER_KWH),
-    Part("steps done again", "host", lambda line: line.waste.redone_kwh * JOULES_PER_KWH),
-    Part("starting up again", "network", lambda line: line.waste.restart_kwh * JOULES_PER_KWH),
-    Part("idle", "facility", lambda line: line.waste.idle_kwh * JOULES_PER_KWH),
+    BarPart("failed runs", "more", lambda line: line.waste.failed_kwh * JOULES_PER_KWH),
+    BarPart("steps done again", "host", lambda line: line.waste.redone_kwh * JOULES_PER_KWH),
+    BarPart("starting up again", "network", lambda line: line.waste.restart_kwh * JOULES_PER_KWH),
+    BarPart("idle", "facility", lambda line: line.waste.idle_kwh * JOULES_PER_KWH),
 )
 
 
@@ -49,16 +49,16 @@ def charts_of(accounts: Accounts) -> dict[str, Chart | None]:
     largest = "The largest come first."
     title = "Energy that brought nothing new, by month"
     return {
-        "trend": over_months(months, CARBON, CARBON_UNITS, "trend", "Carbon by month", booked),
-        "groups": bars(groups, CARBON, CARBON_UNITS, "groups", f"Carbon by {by}", largest),
+        "trend": over_months(months, CARBON, CARBON_UNITS, "trend", "RunMicrograms by month", booked),
+        "groups": bars(groups, CARBON, CARBON_UNITS, "groups", f"RunMicrograms by {by}", largest),
         "waste": over_months(months, WASTE, ENERGY_UNITS, "waste", title, wasted),
         "waste_groups": bars(groups, WASTE, ENERGY_UNITS, "waste_groups", f"The same by {by}", largest),
-        "regions": bars(accounts.regions, CARBON, CARBON_UNITS, "regions", "Carbon by region", largest),
+        "regions": bars(accounts.regions, CARBON, CARBON_UNITS, "regions", "RunMicrograms by region", largest),
     }
 
 
 def over_months(
-    lines: Sequence[Line], parts: Sequence[Part], units: Units, name: str, title: str, caption: str
+    lines: Sequence[AccountLine], parts: Sequence[BarPart], units: Units, name: str, title: str, caption: str
 ) -> Chart | None:
     """Draw stacked columns, one for each month."""
     totals = [sum(part.of(line) for part in parts) for line in lines]
@@ -105,7 +105,7 @@ def over_months(
 
 
 def bars(
-    lines: Sequence[Line], parts: Sequence[Part], units: Units, name: str, title: str, caption: str
+    lines: Sequence[AccountLine], parts: Sequence[BarPart], units: Units, name: str, title: str, caption: str
 ) -> Chart | None:
     """Draw one bar for each of the largest lines."""
     ranked = sorted(lines, key=lambda line: -sum(part.of(line) for part in parts))
@@ -141,11 +141,11 @@ def bars(
     return chart(name, title, caption, draw, _headings("group", parts, unit), _rows(names, ranked, parts, size))
 
 
-def _headings(first: str, parts: Sequence[Part], unit: str) -> list[str]:
+def _headings(first: str, parts: Sequence[BarPart], unit: str) -> list[str]:
     return [first, *(f"{part.name}, {unit}" for part in parts)]
 
 
-def _rows(names: Sequence[str], lines: Sequence[Line], parts: Sequence[Part], size: float) -> list[list[str]]:
+def _rows(names: Sequence[str], lines: Sequence[AccountLine], parts: Sequence[BarPart], size: float) -> list[list[str]]:
     return [
         [name, *(wording.number(part.of(line) / size) for part in parts)]
         for name, line in zip(names, lines, strict=True)

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from carbon_plugin.audit.report.page import environment, frame
 from carbon_plugin.audit.report.tables.table import Table, table
-from carbon_plugin.fleet.accounts import Accounts, Line, RunLine
+from carbon_plugin.fleet.accounts import AccountLine, Accounts, RunLine
 from carbon_plugin.fleet.page.charts import charts_of
 from carbon_plugin.fleet.wording import month_name, rows_of, summary_lines, waste_sentence
 from carbon_plugin.show import wording
@@ -20,7 +20,7 @@ REPORT = "report.html"
 MISSING_SHOWN = 200
 
 
-class Tile(Struct, frozen=True, kw_only=True):
+class FleetTile(Struct, frozen=True, kw_only=True):
     """One figure of the first screen: what it is, how much, and what to know of it."""
 
     what: str
@@ -90,37 +90,37 @@ def _share(part: float, whole: float) -> float:
     return 100 * part / whole if whole else 0.0
 
 
-def _tiles(accounts: Accounts) -> list[Tile]:
+def _tiles(accounts: Accounts) -> list[FleetTile]:
     totals = accounts.totals
     measured = wording.percent(totals.measured_kwh / totals.energy_kwh if totals.energy_kwh else 0.0)
     wasted = wording.percent(totals.waste.kwh / totals.energy_kwh if totals.energy_kwh else 0.0)
     found = [
-        Tile(
+        FleetTile(
             what="Energy of the machines",
             much=wording.energy(totals.energy_kwh * JOULES_PER_KWH),
             more=f"{measured} measured; {wording.energy(totals.facility_kwh * JOULES_PER_KWH)} with the facility",
         ),
-        Tile(what="Runs", much=f"{totals.runs:,}", more=f"{totals.device_hours:,.4g} device-hours"),
-        Tile(
+        FleetTile(what="Runs", much=f"{totals.runs:,}", more=f"{totals.device_hours:,.4g} device-hours"),
+        FleetTile(
             what="Market-based",
             much=wording.carbon(totals.market_kg),
             more=f"beside {wording.carbon(totals.location_kg)} by location; never added",
         ),
-        Tile(what="Waste", much=wasted, more=f"of the energy; {wording.carbon(totals.waste.operational_kg)}"),
+        FleetTile(what="FleetWaste", much=wasted, more=f"of the energy; {wording.carbon(totals.waste.operational_kg)}"),
     ]
     if accounts.forecasts:
         last = accounts.forecasts[-1]
         more = f"in sum; a usual run is {wording.percent(last.median_absolute_error)} off, {plural(last.runs, 'run')}"
         what = f"Forecasts of {month_name(last.month)}"
-        found.append(Tile(what=what, much=wording.off_by(1 + last.bias), more=more))
+        found.append(FleetTile(what=what, much=wording.off_by(1 + last.bias), more=more))
     if accounts.coverage:
         coverage = accounts.coverage
         more = f"of {coverage.allocated_h:,.4g} device-hours by the scheduler"
-        found.append(Tile(what="Recorded", much=wording.percent(coverage.share), more=more))
+        found.append(FleetTile(what="Recorded", much=wording.percent(coverage.share), more=more))
     return found
 
 
-def _table(title: str, lines: list[Line], totals: Line) -> Table:
+def _table(title: str, lines: list[AccountLine], totals: AccountLine) -> Table:
     headings, rows = rows_of(title, [*lines, totals])
     rows[-1][0] = "all"
     return table(headings, rows, range(1, len(headings)), summed=True)

@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from carbon_plugin.errors import FleetError
 from carbon_plugin.fleet.store.catalogue import Catalogue, DataFile
-from carbon_plugin.fleet.store.places import Place, reaching
+from carbon_plugin.fleet.store.places import Location, reaching
 from carbon_plugin.fleet.store.schema import TABLES, schema_of
 
 DUCKDB = "duckdb"
@@ -43,7 +43,7 @@ class Engine(Struct, frozen=True):
 
 @contextmanager
 def open_engine(
-    store: Place, catalogue: Catalogue, name: str = DUCKDB, months: Months | None = None, cache: Path | None = None
+    store: Location, catalogue: Catalogue, name: str = DUCKDB, months: Months | None = None, cache: Path | None = None
 ) -> Iterator[Engine]:
     """Open the tables of a store. Of the table by the hour, only the files of the months are read.
 
@@ -73,7 +73,7 @@ def default_cache() -> Path:
     return Path(base) / "carbon-plugin" / "fleet"
 
 
-def _on_disk(store: Place, table: str, files: Sequence[DataFile], cache: Path, scratch: Path) -> list[str]:
+def _on_disk(store: Location, table: str, files: Sequence[DataFile], cache: Path, scratch: Path) -> list[str]:
     """Return the paths of a table's files on this machine, or of one without rows where there are none."""
     if not files:
         import pyarrow.parquet as pq
@@ -86,7 +86,7 @@ def _on_disk(store: Place, table: str, files: Sequence[DataFile], cache: Path, s
     return [str(_copied(store, file, cache)) for file in files]
 
 
-def _copied(store: Place, file: DataFile, cache: Path) -> Path:
+def _copied(store: Location, file: DataFile, cache: Path) -> Path:
     target = cache / file.path
     if not target.exists():
         place = store.below(file.path)

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 import carbon_plugin
 from carbon_plugin.errors import FleetError
-from carbon_plugin.fleet.store.places import Place, create, names_in, read, remove
+from carbon_plugin.fleet.store.places import Location, create, names_in, read, remove
 from carbon_plugin.fleet.store.schema import STORE_VERSION
 from carbon_plugin.spec.parsing.boundary import parse_json
 
@@ -92,7 +92,7 @@ class Catalogue(Struct, frozen=True, kw_only=True):
         return [file for file in found if file.month is None or months[0] <= file.month <= months[1]]
 
 
-def read_catalogue(store: Place) -> Catalogue | None:
+def read_catalogue(store: Location) -> Catalogue | None:
     """Return the newest catalogue of a store, or None where there is none yet.
 
     Raises `FleetError` for one that cannot be read or is of a later version.
@@ -119,7 +119,7 @@ def empty_catalogue() -> Catalogue:
     return Catalogue(version=STORE_VERSION, number=0, plugin_version=carbon_plugin.__version__, entries=[], segments=[])
 
 
-def commit(store: Place, catalogue: Catalogue, scratch: Path) -> None:
+def commit(store: Location, catalogue: Catalogue, scratch: Path) -> None:
     """Make a catalogue the newest of a store.
 
     Raises `FleetError` if another process has committed one since this one's predecessor was read.
@@ -132,7 +132,7 @@ def commit(store: Place, catalogue: Catalogue, scratch: Path) -> None:
         )
 
 
-def forget_old(store: Place, catalogue: Catalogue) -> None:
+def forget_old(store: Location, catalogue: Catalogue) -> None:
     """Remove catalogues that are older than the last few, and the files that only they name."""
     numbers = [number for number in _numbers(store) if number <= catalogue.number]
     old = numbers[: -KEPT - 1]
@@ -147,12 +147,12 @@ def forget_old(store: Place, catalogue: Catalogue) -> None:
         remove(store.below(_name(number)))
 
 
-def _paths(store: Place, number: int) -> set[str]:
+def _paths(store: Location, number: int) -> set[str]:
     found = msgspec.json.decode(read(store.below(_name(number))), type=Catalogue)
     return {file.path for segment in found.segments for file in segment.files}
 
 
-def _numbers(store: Place) -> list[int]:
+def _numbers(store: Location) -> list[int]:
     return sorted(int(found[1]) for name in names_in(store) if (found := _NAME.fullmatch(name)))
 
 

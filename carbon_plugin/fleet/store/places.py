@@ -25,7 +25,7 @@ class AccessError(FleetError):
     """An object store refuses who asks: credentials are missing, wrong or expired. Another object would fail too."""
 
 
-class Place(Struct, frozen=True):
+class Location(Struct, frozen=True):
     """A directory, or a prefix of an object store.
 
     `url` is how a user writes it. `path` is what the file system `fs` calls it. `fs` is None for a local directory.
@@ -40,13 +40,13 @@ class Place(Struct, frozen=True):
         """Return whether this is a directory of this machine."""
         return self.fs is None
 
-    def below(self, *parts: str) -> Place:
+    def below(self, *parts: str) -> Location:
         """Return a place below this one."""
         tail = "/".join(parts)
-        return Place(f"{self.url.rstrip('/')}/{tail}", f"{self.path.rstrip('/')}/{tail}", self.fs)
+        return Location(f"{self.url.rstrip('/')}/{tail}", f"{self.path.rstrip('/')}/{tail}", self.fs)
 
 
-def open_place(text: str) -> Place:
+def open_place(text: str) -> Location:
     """Return the place that a user names.
 
     Raises `FleetError` for a protocol that no installed package serves.
@@ -54,7 +54,7 @@ def open_place(text: str) -> Place:
     protocol, found, _ = text.partition("://")
     if not found or protocol == "file":
         path = str(Path(text.removeprefix("file://")).expanduser().absolute())
-        return Place(path, path)
+        return Location(path, path)
     try:
         import fsspec
     except ModuleNotFoundError:
@@ -67,11 +67,11 @@ def open_place(text: str) -> Place:
         raise FleetError(
             f"{text}: {protocol}:// is no known protocol; expected a directory or s3://bucket/..."
         ) from None
-    return Place(text, path, fs)
+    return Location(text, path, fs)
 
 
 @contextmanager
-def reaching(place: Place, doing: str) -> Iterator[None]:
+def reaching(place: Location, doing: str) -> Iterator[None]:
     """Turn whatever a file system raises inside into one line that names the place."""
     try:
         yield
@@ -89,7 +89,7 @@ def _is_refused(error: BaseException) -> bool:
     return isinstance(error, PermissionError) or bool(names & {"NoCredentialsError", "PartialCredentialsError"})
 
 
-def read(place: Place) -> bytes:
+def read(place: Location) -> bytes:
     """Return the content of a file or object."""
     with reaching(place, "read"):
         if place.is_local:
@@ -98,7 +98,7 @@ def read(place: Place) -> bytes:
         return content
 
 
-def names_in(place: Place) -> list[str]:
+def names_in(place: Location) -> list[str]:
     """Return the names in a directory or below a prefix, sorted. There are none where it does not exist yet."""
     with reaching(place, "listed"):
         try:
@@ -109,7 +109,7 @@ def names_in(place: Place) -> list[str]:
             return []
 
 
-def publish(local: Path, place: Place) -> None:
+def publish(local: Path, place: Location) -> None:
     """Put a finished local file at a place in one step, so that a reader sees all of it or nothing."""
     with reaching(place, "written"):
         if place.is_local:
@@ -120,7 +120,7 @@ def publish(local: Path, place: Place) -> None:
             local.unlink()
 
 
-def create(content: bytes, place: Place, scratch: Path) -> bool:
+def create(content: bytes, place: Location, scratch: Path) -> bool:
     """Write a file that must not exist yet, in one step. Return False, and write nothing, if it exists."""
     with reaching(place, "written"):
         if place.is_local:
@@ -142,7 +142,7 @@ def create(content: bytes, place: Place, scratch: Path) -> bool:
         return True
 
 
-def remove(place: Place) -> None:
+def remove(place: Location) -> None:
     """Remove a file or object, if it is there."""
     with reaching(place, "removed"):
         try:

@@ -1,8 +1,8 @@
 """Define the tables of a store. Energies are whole millijoules and masses whole micrograms of CO2e.
 
 Whole numbers add up to the same sum in any order, so that every engine and every grouping gives the same total to the
-last digit. Carbon of the tables is the mean over its uncertainty, because means add up over runs and medians do not;
-`central_ug` columns hold the central values that a run's own report states.
+last digit. RunMicrograms of the tables is the mean over its uncertainty, because means add up over runs and medians do
+not; `central_ug` columns hold the central values that a run's own report states.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from carbon_plugin.errors import FleetError
 from carbon_plugin.fleet.store.catalogue import DataFile, Segment
-from carbon_plugin.fleet.store.places import Place, publish, reaching
+from carbon_plugin.fleet.store.places import Location, publish, reaching
 from carbon_plugin.fleet.store.schema import PARTITIONED, TABLES, schema_of
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class SegmentWriter:
     Files are finished in `scratch`, a directory of this machine, and then put into the store in one step each.
     """
 
-    def __init__(self, store: Place, scratch: Path) -> None:
+    def __init__(self, store: Location, scratch: Path) -> None:
         self.name = uuid.uuid4().hex
         self._store = store
         self._scratch = scratch
@@ -68,7 +68,7 @@ class SegmentWriter:
         self._files.append(write_file(self._store, self._scratch, table, month, data))
 
 
-def write_file(store: Place, scratch: Path, table: str, month: int | None, data: pyarrow.Table) -> DataFile:
+def write_file(store: Location, scratch: Path, table: str, month: int | None, data: pyarrow.Table) -> DataFile:
     """Write one Parquet file into a store and return its place in the catalogue."""
     import pyarrow.parquet as pq
 
@@ -81,14 +81,14 @@ def write_file(store: Place, scratch: Path, table: str, month: int | None, data:
     return DataFile(table=table, path=path, rows=data.num_rows, month=month)
 
 
-def without(store: Place, segment: Segment, gone: Collection[int], scratch: Path) -> Segment:
+def without(store: Location, segment: Segment, gone: Collection[int], scratch: Path) -> Segment:
     """Return a segment without the rows of some runs. Files that hold none of them stay as they are."""
     return Segment(
         name=segment.name, files=[new for file in segment.files for new in _thinned(store, file, gone, scratch)]
     )
 
 
-def _thinned(store: Place, file: DataFile, gone: Collection[int], scratch: Path) -> Iterable[DataFile]:
+def _thinned(store: Location, file: DataFile, gone: Collection[int], scratch: Path) -> Iterable[DataFile]:
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -99,7 +99,7 @@ def _thinned(store: Place, file: DataFile, gone: Collection[int], scratch: Path)
     return [write_file(store, scratch, file.table, file.month, kept)] if kept.num_rows else []
 
 
-def read_file(store: Place, file: DataFile, scratch: Path) -> pyarrow.Table:
+def read_file(store: Location, file: DataFile, scratch: Path) -> pyarrow.Table:
     """Return the rows of a file of a store.
 
     Raises `FleetError` where it cannot be read, or has other rows than the catalogue says.
