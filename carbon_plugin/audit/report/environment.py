@@ -21,12 +21,14 @@ if TYPE_CHECKING:
 
 
 @cache
-def environment() -> jinja2.Environment:
-    """Return the environment in which all templates of pages are rendered."""
+def environment(package: str = "carbon_plugin.audit.report", folder: str = "web") -> jinja2.Environment:
+    """Return the environment in which templates of pages are rendered: those of a package, then those of reports."""
     import jinja2
 
     made = jinja2.Environment(
-        loader=jinja2.PackageLoader("carbon_plugin.audit.report", "web"),
+        loader=jinja2.ChoiceLoader(
+            [jinja2.PackageLoader(package, folder), jinja2.PackageLoader("carbon_plugin.audit.report", "web")]
+        ),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -7,12 +7,13 @@ from typing import Any
 
 from msgspec import Struct
 
-from carbon_plugin.audit.report.page import environment, frame
+from carbon_plugin.audit.report.environment import environment, script_hashes, scripts, styles
 from carbon_plugin.audit.report.tables.table import Table, table
 from carbon_plugin.fleet.accounts import AccountLine, Accounts, RunLine
 from carbon_plugin.fleet.page.charts import charts_of
 from carbon_plugin.fleet.wording import month_name, rows_of, summary_lines, waste_sentence
 from carbon_plugin.show import wording
+from carbon_plugin.show.drawing import COLOURS
 from carbon_plugin.spec.amounts import fitting_unit, plural
 from carbon_plugin.spec.units import CARBON_UNITS, ENERGY_UNITS, JOULES_PER_KWH
 
@@ -43,9 +44,7 @@ class TopRun(Struct, frozen=True, kw_only=True):
 
 def render(accounts: Accounts) -> str:
     """Return the page as HTML."""
-    import jinja2
-
-    templates = environment(jinja2.PackageLoader("carbon_plugin.fleet", "page"))
+    templates = environment("carbon_plugin.fleet", "page")
     return templates.get_template("fleet.html.j2").render(_context(accounts))
 
 
@@ -54,7 +53,10 @@ def _context(accounts: Accounts) -> dict[str, Any]:
     size, unit = fitting_unit(totals.total_kg, CARBON_UNITS)
     energy_unit, carbon_unit, top = _top_runs(accounts)
     return {
-        **frame(),
+        "styles": styles(),
+        "scripts": scripts(),
+        "script_hashes": script_hashes(),
+        "colours": COLOURS,
         "a": accounts,
         "charts": charts_of(accounts),
         "period": _period(accounts),
