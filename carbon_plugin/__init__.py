@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from carbon_plugin.monitor.monitor import CarbonMonitor
     from carbon_plugin.plan.forecast import Forecast, load_forecast, make_forecast, save_forecast
     from carbon_plugin.predict.result import StepPrediction
+    from carbon_plugin.spec.alerts import AlertRules
+    from carbon_plugin.spec.budget import CarbonBudget
     from carbon_plugin.spec.loading import load_run_spec
     from carbon_plugin.spec.run import RunSpec
     from carbon_plugin.spec.site import Site
@@ -24,7 +26,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _PLACES = {
+    "AlertRules": "spec.alerts",
     "AuditSummary": "audit.result",
+    "CarbonBudget": "spec.budget",
     "CarbonMonitor": "monitor.monitor",
     "CarbonPluginError": "errors",
     "Forecast": "plan.forecast",
@@ -45,7 +49,9 @@ _PLACES = {
 _CALLABLE_PACKAGES = ("audit", "predict")
 
 __all__ = [
+    "AlertRules",
     "AuditSummary",
+    "CarbonBudget",
     "CarbonMonitor",
     "CarbonPluginError",
     "Forecast",

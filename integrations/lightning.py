@@ -11,6 +11,7 @@ import sys
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from carbon_plugin.detect.batch import called_module
@@ -98,6 +99,8 @@ class CarbonCallback(Callback):
         self._global_step = trainer.global_step
         self._row_step = _log_step(trainer)
         self.monitor.step_end()
+        if self.monitor.should_stop:
+            self._stop(trainer)
         first, self._first = self._first, None
         if first is not None:
             model, optimizer = trainer.strategy.model or pl_module, next(iter(trainer.optimizers), None)
@@ -164,6 +167,14 @@ class CarbonCallback(Callback):
         if self._saving:
             self._saving = False
             self.monitor.enter("train")
+
+    def _stop(self, trainer: Trainer) -> None:
+        """End the fit after this step, with a checkpoint. All ranks come here after the same step."""
+        if trainer.should_stop:
+            return
+        trainer.should_stop = True
+        folder = getattr(trainer.checkpoint_callback, "dirpath", None) or trainer.default_root_dir
+        trainer.save_checkpoint(Path(folder) / f"budget-step={trainer.global_step}.ckpt")
 
     def _start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._closed:

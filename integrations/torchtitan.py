@@ -7,6 +7,7 @@ your own as `log=` there.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Unpack
 
 from carbon_plugin.monitor.documented import with_arguments
@@ -51,6 +52,9 @@ class TorchTitanCarbon(TrainingLoop):
         self.monitor.log_to(self._log)
         self._after(self._trainer, "train_step", self._stepped)
         self._around(getattr(self._trainer, "validator", None), "validate", "evaluation")
+        # After an agreed stop the trainer saves this step as its last one, and begins no other.
+        self._methods.instead(self._trainer, "should_continue_training", self._goes_on)
+        self._methods.instead(getattr(self._trainer, "checkpointer", None), "save", self._saved)
 
     def _find_step(self, scheduled: int | None) -> None:
         """Do nothing: the trainer knows its step once its first one has ended."""
@@ -61,6 +65,12 @@ class TorchTitanCarbon(TrainingLoop):
             self._resumed = True
             self.monitor.resume_at(int(self._trainer.step) - 1)
         self.step()
+
+    def _goes_on(self, asked: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return not self.should_stop and asked(*args, **kwargs)
+
+    def _saved(self, save: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return save(*args, **(kwargs | {"last_step": True} if self.should_stop else kwargs))
 
     def _log(self, metrics: dict[str, float], step: int) -> None:
         self._trainer.metrics_processor.logger.log(metrics, step)

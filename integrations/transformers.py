@@ -73,6 +73,8 @@ class CarbonCallback(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Count a step; the trainer logs, evaluates and saves after it."""
         self.monitor.step_end(self._tokens.of_step(state, self._trainer) if self._tokens is not None else None)
+        if self.monitor.should_stop:  # on all ranks after the same step
+            control.should_training_stop = control.should_save = True
         first, self._first = self._first, None
         if first is not None:
             self._look(first, args, state, kwargs)

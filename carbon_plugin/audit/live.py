@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.audit.runs import state_of
@@ -15,6 +16,8 @@ from carbon_plugin.ledger.reader import LedgerStream
 from carbon_plugin.ledger.records import Projection
 from carbon_plugin.show import wording
 from carbon_plugin.spec.amounts import plural
+from carbon_plugin.spec.budget import BudgetLine
+from carbon_plugin.spec.units import JOULES_PER_KWH
 
 RECENT_S = 60.0
 """The present power is the mean over this many seconds, or over the last interval of the series where that is
@@ -45,7 +48,10 @@ def live_view(run_dir: str | os.PathLike[str]) -> LiveView:
     rows += _power(summary)
     carbon = f", {phrases.total_phrase(summary)}" if summary.footprint else ""
     rows.append(("spent", f"{wording.energy(summary.energy.energy_j)}{carbon}"))
-    rows += _projected(run_dir)
+    newest = _newest_projection(run_dir)
+    rows += _projected(newest)
+    if summary.budget:
+        rows.append(("budget", "; ".join(line.phrase for line in _against_budget(summary, newest))))
     measured = wording.percent(phrases.measured_share(summary))
     rows.append(("measured", f"{measured} of the energy; {phrases.gpus_phrase(summary.coverage)}"))
     rows += [("event", f"{event.kind}: {event.message}") for event in summary.events[-EVENTS:]]
@@ -85,13 +91,36 @@ def _power(summary: AuditSummary) -> list[tuple[str, str]]:
     return rows + ([("GPUs", ", ".join(known) + more)] if known else [])
 
 
-def _projected(run_dir: str | os.PathLike[str]) -> list[tuple[str, str]]:
+def _against_budget(summary: AuditSummary, newest: Projection | None) -> list[BudgetLine]:
+    """Return the lines of the budget, with what is projected in the place of what is spent where it is known and what
+    is spent is within the limit."""
+    whole = {}
+    if newest is not None and newest.energy_j is not None:
+        whole["energy_kwh"] = newest.energy_j[1] / JOULES_PER_KWH
+    if newest is not None and newest.carbon_kg is not None:
+        whole["emissions_kg"] = newest.carbon_kg[1]
+    lines = []
+    for line in summary.budget:
+        within = line.used is None or line.used <= line.limit
+        if within and line.quantity in whole:
+            lines.append(replace(line, used=whole[line.quantity], projected=True))
+        else:
+            lines.append(line)
+    return lines
+
+
+def _newest_projection(run_dir: str | os.PathLike[str]) -> Projection | None:
     """Return the newest projection of the whole run that the monitor recorded."""
     newest: Projection | None = None
     for path in ledger_files(run_dir):
         for record in LedgerStream(path):
             if isinstance(record, Projection) and (newest is None or record.at_unix_s > newest.at_unix_s):
                 newest = record
+    return newest
+
+
+def _projected(newest: Projection | None) -> list[tuple[str, str]]:
+    """Return the row of a projection."""
     if newest is None:
         return []
     parts = []

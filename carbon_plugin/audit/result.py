@@ -16,6 +16,7 @@ from carbon_plugin.ledger.held.claims import Overlap
 from carbon_plugin.ledger.records import Phase
 from carbon_plugin.ledger.verification.file_check import FileCheck
 from carbon_plugin.ledger.verification.verify import AnchorCheck, VerificationState
+from carbon_plugin.spec.budget import BudgetLine
 from carbon_plugin.spec.figure import Assumption, Figure
 from carbon_plugin.spec.metered import DeviceIdentity, Rung
 
@@ -382,7 +383,7 @@ class AuditSummary(Struct, frozen=True, kw_only=True):
 
     `energy` is the IT energy: all rungs but the facility, which `footprint` derives by PUE. `footprint` is None without
     factors, and `no_carbon_reason` says why. `drivers` are the uncertain inputs, and the one that moves the total most
-    comes first.
+    comes first. `budget` is what the run has used beside each limit that it was given.
     """
 
     version: int
@@ -413,3 +414,4 @@ class AuditSummary(Struct, frozen=True, kw_only=True):
     sampling: Sampling | None = None
     reconciliation: Reconciliation | None = None
     ladder: list[BoundaryRung] = []
+    budget: list[BudgetLine] = []

@@ -21,6 +21,7 @@ from carbon_plugin.audit.result import (
     Waste,
 )
 from carbon_plugin.audit.tally.accounting import SAMPLING, Accounted, account_run
+from carbon_plugin.audit.tally.budget import budget_lines, stated_price
 from carbon_plugin.audit.tally.cells import ExactCell, energy_of
 from carbon_plugin.audit.tally.collect import FilePass, RunCollector
 from carbon_plugin.audit.tally.documents import read_forecast, read_prediction
@@ -140,6 +141,13 @@ def _conclude(collected: RunCollector, identity: RunIdentity | None, checks: Run
             by_rung,
             [seen.identity for seen in collected.devices.values()],
             accounted.factors if accounted else None,
+        ),
+        budget=budget_lines(
+            manifest.budget,
+            energy_j=energy.energy_j,
+            footprint=accounted.footprint if accounted else None,
+            device_s=reserved.device_s,
+            price=stated_price(manifest.budget, manifest.forecast),
         ),
     )
 

@@ -62,6 +62,7 @@ COMMANDS = {
     "fleet": Command(HERE + "fleet:family", "Account for thousands of runs by team, programme and month."),
     "list": Command(HERE + "list:list_names", "List known models, accelerators, nodes, zones, stacks."),
     "profiles": Command(HERE + "profiles:family", "List and show the hardware profiles."),
+    "config": Command(HERE + "config:family", "Show the configuration of runs started here."),
     "count": Command(HERE + "count:count", "Count a model that is no transformer, for plan."),
     "probe": Command(HERE + "probe:probe", "Measure this machine and write a profile of it."),
     "doctor": Command(HERE + "doctor:doctor", "Say what can be measured here and what to do about it."),

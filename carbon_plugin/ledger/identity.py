@@ -7,7 +7,6 @@ preempted and started again in the same directory continues under its id.
 
 from __future__ import annotations
 
-import errno
 import os
 import time
 import uuid
@@ -16,12 +15,12 @@ from pathlib import Path
 import msgspec
 
 from carbon_plugin.errors import LedgerError, StorageError
+from carbon_plugin.ledger.once import publish_once
 from carbon_plugin.ledger.records import LEDGER_VERSION, RunIdentity
 from carbon_plugin.spec.parsing.boundary import parse_json
 
 IDENTITY_FILE = "run.json"
 _POLL_S = 0.05
-_NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
 
 
 def agree_run(
@@ -54,7 +53,7 @@ def agree_run(
                 role=role,
                 parent_run_id=parent_run_id,
             )
-            _publish(path, msgspec.json.format(msgspec.json.encode(proposal)) + b"\n")
+            publish_once(path, msgspec.json.format(msgspec.json.encode(proposal)) + b"\n")
     except OSError as error:
         raise StorageError(f"{path}: cannot be written: {error.strerror or error}") from error
     identity = _await_identity(path, wait_s)
@@ -73,30 +72,6 @@ def read_identity(run_dir: str | os.PathLike[str]) -> RunIdentity | None:
         return None
     except OSError as error:
         raise LedgerError(f"{path}: cannot be read: {error.strerror or error}") from error
-
-
-def _publish(path: Path, content: bytes) -> None:
-    """Create `path` with `content` unless it exists. Where hard links work, a reader never sees half of it."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        temporary.write_bytes(content)
-        os.link(temporary, path)
-    except FileExistsError:
-        return
-    except OSError as error:
-        if error.errno not in _NO_HARD_LINKS:
-            raise
-        _create_exclusively(path, content)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _create_exclusively(path: Path, content: bytes) -> None:
-    try:
-        with path.open("xb") as file:
-            file.write(content)
-    except FileExistsError:
-        return
 
 
 def _await_identity(path: Path, wait_s: float) -> RunIdentity:

@@ -27,6 +27,10 @@ files had."""
 RESUMED_EVENT = "resumed"
 """The event of a node whose job has loaded a checkpoint while training. Its steps may go back once."""
 
+SUSPECT_EVENT = "suspect"
+"""The event of a node on which a GPU or a rank differs from its peers while the node's step time or power deviates.
+Rank 0 names it in the alert of the run."""
+
 MACHINE = "machine"
 """The key among the parts of a window for what no meter reads by itself: the manufacture of the host and the
 network."""
@@ -58,7 +62,8 @@ class Manifest(Struct, frozen=True, kw_only=True, tag="manifest"):
     `started_boot_s` is the moment of `started_unix_s` in seconds since that boot. By it, files of one boot can be
     ordered whatever was done to the wall clock. `seen_gpus` are the GPUs that the processes of the job on this host
     see, whichever process meters them, and `ranks_without_gpu` the ranks that compute on a CPU. `file` is the name that
-    the file was given, and is empty in older ledgers. A copy under another name is no second ledger.
+    the file was given, and is empty in older ledgers. A copy under another name is no second ledger. `budget` is what
+    the run may use at most, and `configuration` maps each field of the configuration to `{"value", "source"}`.
 
     `tags` say who answers for the run: "team", "project", "owner", "cost_centre" and "user", as far as they are known.
 
@@ -91,6 +96,8 @@ class Manifest(Struct, frozen=True, kw_only=True, tag="manifest"):
     seen_gpus: list[str] = []
     ranks_without_gpu: list[int] = []
     file: str = ""
+    budget: dict[str, Any] | None = None
+    configuration: dict[str, Any] = {}
     tags: dict[str, str] = {}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from carbon_plugin.meters.gate import ReadingGate
-from carbon_plugin.meters.gpu.context import ContextChange, ContextWatch
+from carbon_plugin.meters.gpu.context import ContextChange, ContextWatch, GpuContext
 from carbon_plugin.meters.gpu.open import GpuMeters
 from carbon_plugin.meters.host.machine import HostInfo
 from carbon_plugin.meters.host.model_meter import GpuDraw, ModelMeter
@@ -121,9 +121,13 @@ class MeterSet:
         """
         return self._gate.estimate(key)
 
+    def contexts(self) -> dict[str, GpuContext]:
+        """Return what holds each of the job's GPUs back now, by device key, with a few driver calls a GPU."""
+        return self.gpus.contexts()
+
     def context_changes(self) -> list[ContextChange]:
         """Return what is new about power limits, clocks and throttling of the job's GPUs since the last call."""
-        return self._context.news(self.gpus.contexts())
+        return self._context.news(self.contexts())
 
     def close(self) -> None:
         """Release all devices. Safe to call twice."""

@@ -74,6 +74,9 @@ class TrainingClock:
         """The monotonic moment at which the last window ended, s. The monitor thread sets it."""
         self.ended_s: float | None = None
         """The monotonic moment at which the training ended, s. It is None while the training goes on."""
+        self.data_wait_s = 0.0
+        """The seconds in the phase "data_wait" that have ended."""
+        self._entered_s = self.start.monotonic_s
         self._wake = wake
         self._min_window_s = min_window_s
         self._now = now
@@ -105,6 +108,9 @@ class TrainingClock:
         before = self.phase
         if phase != before:
             now = self._now()
+            if before == "data_wait":
+                self.data_wait_s += now - self._entered_s
+            self._entered_s = now
             self.phase = phase
             self._transitions.append(Transition(now, phase, self.mark))
             # A window of less than seconds would be noise, because the counter steps every ~100 ms. It is apportioned.

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from carbon_plugin.ledger.records import Record
 from carbon_plugin.monitor.clock import TrainingClock, WallClock
 from carbon_plugin.monitor.guard import Guard
 from carbon_plugin.monitor.ranks import Ranks
@@ -16,7 +17,8 @@ class WatchedJob(NamedTuple):
     """One instance describes this process in its job.
 
     `versions` are those of the frameworks in use, and `environ` is the environment at the start. `note` queues an event
-    as (kind, sentence), which is recorded as soon as there is a ledger for it.
+    as (kind, sentence), which is recorded as soon as there is a ledger for it. `hear` is called with each record of the
+    own ledgers after it was written.
     """
 
     settings: Settings
@@ -28,3 +30,4 @@ class WatchedJob(NamedTuple):
     wall: WallClock
     guard: Guard
     note: Callable[[str, str], None]
+    hear: Callable[[Record], None]

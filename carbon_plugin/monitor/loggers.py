@@ -6,6 +6,7 @@ trainer uses them there too.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from carbon_plugin.sinks.delivery import Delivery, Trouble
 from carbon_plugin.sinks.given import Log
 from carbon_plugin.sinks.row import Row
 from carbon_plugin.sinks.sink import Sink
+from carbon_plugin.spec.alerts import Alert
+
+AlertFunction = Callable[[Alert], object]
 
 
 class Loggers:
@@ -25,8 +29,10 @@ class Loggers:
         sinks: The sinks of `log=`. Default: none.
     """
 
-    def __init__(self, sinks: tuple[Sink, ...] = ()) -> None:
+    def __init__(self, sinks: tuple[Sink, ...] = (), alert_functions: tuple[AlertFunction, ...] = ()) -> None:
         self._sinks = sinks
+        self.alert_functions = alert_functions
+        """Functions that take an alert, of the loggers that have something of the kind, such as a W&B run."""
         self._logs: list[Log] = []
         self._delivery: Delivery | None = None
 
@@ -87,4 +93,15 @@ def loggers_of(log: Any) -> Loggers:
 
     Raises `WatchError` as `sinks_of` does.
     """
-    return log if isinstance(log, Loggers) else Loggers(sinks_of(log))
+    if isinstance(log, Loggers):
+        return log
+    several = log if isinstance(log, list | tuple) else () if log is None else (log,)
+    return Loggers(sinks_of(log), tuple(found for one in several if (found := _alert_function_of(one)) is not None))
+
+
+def _alert_function_of(logger: Any) -> AlertFunction | None:
+    """Return what hands an alert to a logger with a method `alert(title=..., text=...)`, which a W&B run has."""
+    method = getattr(logger, "alert", None)
+    if inspect.isclass(logger) or not callable(method):
+        return None
+    return lambda alert: method(title=f"carbon_plugin: {alert.kind.replace('_', ' ')}", text=alert.message)

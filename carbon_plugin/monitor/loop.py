@@ -97,6 +97,14 @@ class TrainingLoop:
         """
         return self.monitor.phase(name)
 
+    @property
+    def should_stop(self) -> bool:
+        """Return whether the loop is to save and end now, because a budget with `on_exceed="stop"` is exceeded.
+
+        Ask for it after a step. It becomes true on all ranks after the same step, and costs one comparison.
+        """
+        return self.monitor.should_stop
+
     def metrics(self) -> dict[str, float]:
         """Return the latest `carbon/*` figures. They are empty on ranks other than 0 and before the first window."""
         return self.monitor.metrics()

@@ -211,6 +211,17 @@ class CarbonMonitor:
         """Return whether the user stated the step of the run."""
         return self._settings is not None and self._settings.step is not None
 
+    @property
+    def should_stop(self) -> bool:
+        """Return whether the training is to end now, because all ranks have agreed to stop after this step.
+
+        Ask for it after a step has been counted. It becomes true on all ranks after the same step, and stays true.
+        """
+        stop = self._work.stop if self._work is not None else None
+        if stop is None or self._settings is None:  # a forked child has no settings
+            return False
+        return self.step >= stop.at_step and self._guard.run("stop", lambda: stop.reached(self.step), False)
+
     def metrics(self) -> dict[str, float]:
         """Return the latest `carbon/*` figures. They are empty on ranks other than 0 and before the first window."""
         return dict(self._work.live.metrics) if self._work else {}
@@ -273,6 +284,7 @@ class CarbonMonitor:
         wake = Wake()
         clock = TrainingClock(wake.put, settings.options.min_window_s)
         clock.base_step = self._base_step
+        cadence_s = max(settings.window_s, place.nodes / NODES_PER_APPEND_S)
         work = MonitorWork(
             settings=settings,
             ranks=place,
@@ -281,12 +293,13 @@ class CarbonMonitor:
             guard=self._guard,
             versions=versions,
             environ=os.environ,
+            look_every_s=cadence_s,
         )
         thread = MonitorThread(
             work,
             self._guard,
             wake,
-            cadence_s=max(settings.window_s, place.nodes / NODES_PER_APPEND_S),
+            cadence_s=cadence_s,
             least_s=settings.options.min_window_s,
         )
         self._clock, self._work, self._thread = clock, work, thread
@@ -353,7 +366,9 @@ class CarbonMonitor:
     def _note(self, part: str, sentence: str) -> None:
         if self._work is not None:
             self._work.note("fault", sentence)
-        if part == "monitor":
+        stop = self._work.stop if self._work is not None else None
+        # Where all ranks have agreed to stop, this one goes on to count its steps up to that one.
+        if part == "monitor" and not (stop is not None and stop.withdraw()):
             self._armed = False
             self._leave_loggers()
 

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypedDict, Unpack, get_args, get_origin, get_type_hints
+from typing import Any, TypedDict, Unpack, cast, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Struct
 
 from carbon_plugin.detect.resolve.effective import Declared
-from carbon_plugin.errors import SpecError
+from carbon_plugin.errors import CarbonPluginError, SpecError
 from carbon_plugin.footprint.run_factors import resolve_factors
 from carbon_plugin.meters.node.address import NodeAddress, chosen_address
 from carbon_plugin.meters.node.open import load_source
+from carbon_plugin.monitor.configured import Configured, at_its_place, effective, merged, read_configuration
 from carbon_plugin.monitor.intensity import check_live
 from carbon_plugin.monitor.loggers import Loggers, loggers_of
 from carbon_plugin.plan.forecast import Forecast, load_forecast
+from carbon_plugin.spec.alerts import AlertRules
+from carbon_plugin.spec.budget import CarbonBudget
+from carbon_plugin.spec.configuration import AUTO_ZONE
 from carbon_plugin.spec.hardware.cluster import Accelerator, Node
 from carbon_plugin.spec.hardware.profiles import load_accelerator, load_node
 from carbon_plugin.spec.layout import ParallelLayout
@@ -33,10 +38,15 @@ from carbon_plugin.spec.site import Site
 from carbon_plugin.spec.stack import Stack
 from carbon_plugin.spec.training import TrainingPlan
 
-_CHECKED_ELSEWHERE = ("site", "role", "log")
+logger = logging.getLogger(__name__)
+_CHECKED_ELSEWHERE = ("site", "role", "log", "budget", "alerts")
 WINDOW_S = 10.0
 MIN_WINDOW_S = 5.0
 """Shorter windows are noise, because the energy counter steps every ~100 ms and lags: 2 % of 5 s."""
+
+
+DEFAULTS: dict[str, Any] = {"window_s": WINDOW_S, "quiet": False, "alerts": AlertRules().document()}
+"""The values of the fields of the configuration that have one where nothing states them."""
 
 
 class SpanRule(Struct, frozen=True, kw_only=True):
@@ -82,8 +92,9 @@ class MonitorArguments(TypedDict, total=False):
     """Arguments of `CarbonMonitor` and of every adapter, all optional. None stands for "not stated".
 
     Args:
-        site (Site | Mapping | str, default None): Where the run happens: a `Site`, its fields, or a grid zone such as
-            "FRA". Without one, energy is measured and carbon is not stated.
+        site (Site | Mapping | str, default None): Where the run happens: a `Site`, its fields, a grid zone such as
+            "FRA", or "auto" to ask the metadata service of the cloud (docs/configuration.md). Without one, energy is
+            measured and carbon is not stated.
         planned (Forecast | str | Path, default None): The forecast that the run carries, or its file, which
             `carbon-plugin plan -o` writes.
         run_dir (str | Path, default None): The directory that all ranks share. Without one: CARBON_PLUGIN_RUN_DIR, or
@@ -108,6 +119,10 @@ class MonitorArguments(TypedDict, total=False):
             as "csv", "tensorboard", "wandb" or "prometheus" (docs/loggers.md lists them), a function `(metrics, step)`,
             an object with `log`, `log_metrics` or `add_scalar`, a `logging.Logger`, or a list of these. Each is called
             on a thread of its own.
+        budget (CarbonBudget | Mapping, default None): What the run may use at most, and what happens when the
+            projection says that it uses more (docs/budgets.md).
+        alerts (AlertRules | Mapping | bool, default True): When a deviation of step time or power is an alert, and
+            where alerts go (docs/alerts.md). False raises none.
         quiet (bool, default False): Whether to say nothing at the start and the end.
         options (MonitorOptions, default MonitorOptions()): Options that most jobs leave at their defaults.
     """
@@ -127,12 +142,18 @@ class MonitorArguments(TypedDict, total=False):
     window_s: float
     node_meter: str | None
     log: Any
+    budget: CarbonBudget | Mapping[str, Any] | None
+    alerts: AlertRules | Mapping[str, Any] | bool | None
     quiet: bool
     options: MonitorOptions
 
 
 class Settings(Struct, frozen=True, kw_only=True):
-    """Holds everything that a monitor needs to know, resolved. `run_dir` is None where the user named none."""
+    """Holds everything that a monitor needs to know, resolved. `run_dir` is None where the user named none.
+
+    `alerts` are None where none are to be raised. `configuration` is every field of the configuration with its value
+    and its source, and `notes` are events for the record, as (kind, sentence).
+    """
 
     name: str
     run_dir: Path | None
@@ -146,15 +167,30 @@ class Settings(Struct, frozen=True, kw_only=True):
     loggers: Loggers
     step: int | None = None
     quiet: bool = False
+    budget: CarbonBudget | None = None
+    alerts: AlertRules | None = None
+    price_usd_per_device_hour: float | None = None
+    configuration: dict[str, Any] = {}
+    notes: tuple[tuple[str, str], ...] = ()
 
 
 def make_settings(**arguments: Unpack[MonitorArguments]) -> Settings:
-    """Check and resolve `MonitorArguments`.
+    """Check and resolve `MonitorArguments`, with what a configuration file and the environment state.
 
     Raises `SpecError`, `FootprintError` or `WatchError`, which name the argument and the value, and `TypeError` for an
     argument that does not exist.
     """
     _check_arguments(arguments)
+    configured = read_configuration(os.environ)
+    given = dict(arguments)
+    try:
+        return _resolved(cast(MonitorArguments, merged(given, configured)), given, configured)
+    except CarbonPluginError as error:
+        placed = at_its_place(error, configured) if configured.values else error
+        raise placed from (None if placed is error else error)
+
+
+def _resolved(arguments: MonitorArguments, given: Mapping[str, Any], configured: Configured) -> Settings:
     site, planned, layout = arguments.get("site"), arguments.get("planned"), arguments.get("layout")
     run_dir, name, role = arguments.get("run_dir"), arguments.get("name"), arguments.get("role")
     total_steps, step = arguments.get("total_steps"), arguments.get("step")
@@ -165,7 +201,7 @@ def make_settings(**arguments: Unpack[MonitorArguments]) -> Settings:
     _check_value("role", role, Role | None)
     options = arguments.get("options") or MonitorOptions()
     forecast = load_forecast(Path(planned)) if isinstance(planned, str | Path) else planned
-    place = _site(site)
+    place, notes = _located(_site(site))
     in_force = place or (forecast.spec.site if forecast else None)
     if in_force is not None:
         # An unknown zone or a missing token must raise now and not after a week.
@@ -188,6 +224,9 @@ def make_settings(**arguments: Unpack[MonitorArguments]) -> Settings:
         model_spec = choose_model(Document({"model": model_spec}, "model_spec", {}), Path())
     node = options.node
     plan = forecast.spec if forecast else None
+    price = plan.price_usd_per_device_hour if plan else None
+    budget = _budget(arguments.get("budget"), price=price, has_site=in_force is not None)
+    alerts = _alerts(arguments.get("alerts"))
     return Settings(
         name=_file_name(name or (plan.name if plan else Path(sys.argv[0] or "run").stem)),
         run_dir=None if run_dir is None else Path(run_dir),
@@ -211,6 +250,11 @@ def make_settings(**arguments: Unpack[MonitorArguments]) -> Settings:
         loggers=loggers_of(arguments.get("log")),
         step=step,
         quiet=bool(arguments.get("quiet")),
+        budget=budget,
+        alerts=alerts,
+        price_usd_per_device_hour=price,
+        configuration=effective(given, configured, DEFAULTS),
+        notes=notes,
     )
 
 
@@ -247,6 +291,56 @@ def _site(site: Site | Mapping[str, Any] | str | None) -> Site | None:
     if not isinstance(fields, Mapping):
         raise SpecError(f"site is {site!r}, expected a zone, a Site or a mapping of its fields")
     return decode(Document({"site": dict(fields)}, "arguments", {}), Site, ("site",))
+
+
+def _located(site: Site | None) -> tuple[Site | None, tuple[tuple[str, str], ...]]:
+    """Return the site with the zone that a cloud tells, where the site asks for that, and what to record about it.
+
+    Without an answer there is no site, which is said, and no training fails for it.
+    """
+    if site is None or site.zone != AUTO_ZONE:
+        return site, ()
+    from carbon_plugin.footprint.live.cloud import find_region
+
+    found = find_region(os.environ)
+    (logger.info if found.zone else logger.warning)("carbon_plugin: %s", found.said)
+    return (msgspec.structs.replace(site, zone=found.zone) if found.zone else None), (("site_auto", found.said),)
+
+
+def _budget(
+    budget: CarbonBudget | Mapping[str, Any] | None, *, price: float | None, has_site: bool
+) -> CarbonBudget | None:
+    """Return the budget. Raises `SpecError` for one that can never be compared with anything."""
+    if budget is None:
+        return None
+    if isinstance(budget, Mapping):
+        fields = {name: value for name, value in budget.items() if value is not None}
+        unknown = next((name for name in fields if name not in CarbonBudget.__struct_fields__), None)
+        if unknown is not None:
+            raise unknown_name("budget field", str(unknown), CarbonBudget.__struct_fields__)
+        budget = CarbonBudget(**fields)
+    if not isinstance(budget, CarbonBudget):
+        raise SpecError(f"budget is {budget!r}, expected a CarbonBudget or a mapping of its fields")
+    if budget.emissions_kg is not None and not has_site:
+        raise SpecError("budget: emissions_kg needs a site, which tells the carbon of the energy: pass site='FRA'")
+    if budget.cost is not None and budget.price_usd_per_device_hour is None and price is None:
+        raise SpecError("budget: cost needs a price: pass price_usd_per_device_hour, or a plan that states it")
+    return budget
+
+
+def _alerts(alerts: AlertRules | Mapping[str, Any] | bool | None) -> AlertRules | None:
+    """Return the rules of alerts, or None where none are to be raised."""
+    if isinstance(alerts, Mapping):
+        fields = {name: value for name, value in alerts.items() if value is not None}
+        unknown = next((name for name in fields if name not in AlertRules.__struct_fields__), None)
+        if unknown is not None:
+            raise unknown_name("alerts field", str(unknown), AlertRules.__struct_fields__)
+        return AlertRules(**fields)
+    if alerts is None or isinstance(alerts, bool):
+        return None if alerts is False else AlertRules()
+    if not isinstance(alerts, AlertRules):
+        raise SpecError(f"alerts is {alerts!r}, expected AlertRules, a mapping of its fields, or true or false")
+    return alerts
 
 
 def _check_fields(section: str, fields: Mapping[str, Any], struct: type[Struct]) -> None:

@@ -12,6 +12,10 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from carbon_plugin.ledger.records import Record
+from carbon_plugin.monitor.acting.host_ranks import TrainingThread
+from carbon_plugin.monitor.acting.stopping import StopAgreement
+from carbon_plugin.monitor.acting.work import ActingWork
 from carbon_plugin.monitor.clock import TrainingClock, WallClock
 from carbon_plugin.monitor.context import Context
 from carbon_plugin.monitor.guard import Guard
@@ -52,10 +56,14 @@ class MonitorWork:
         guard: Guard,
         versions: Mapping[str, str],
         environ: Mapping[str, str],
+        look_every_s: float,
     ) -> None:
         self.live = Live({}, None, 0)
         self.last_row: Row | None = None
         self._facts: tuple[Context, RunFacts] | None = None
+        self._thread = TrainingThread()  # the training thread makes this object
+        self._look_every_s = look_every_s
+        self._acting: ActingWork | None = None
         self._inbox: deque[Seen | tuple[str, str]] = deque(maxlen=1000)
         self._job = WatchedJob(
             settings=settings,
@@ -67,10 +75,12 @@ class MonitorWork:
             wall=WallClock(),
             guard=guard,
             note=self.note,
+            hear=self._hear,
         )
         self._place: RunPlace | None = None
         self._node: NodeWork | None = None
         self._run: RunWork | None = None
+        self._of_budget: dict[str, float] = {}
 
     def submit(self, seen: Seen) -> None:
         """Queue what was read from live objects."""
@@ -83,7 +93,13 @@ class MonitorWork:
     @property
     def poll_interval_s(self) -> float | None:
         """Return how often `tick` must be called, s, or None if that does not matter."""
-        return self._node.poll_interval_s if self._node else None
+        asked = [part.poll_interval_s for part in (self._node, self._acting) if part is not None]
+        return min((interval_s for interval_s in asked if interval_s is not None), default=None)
+
+    @property
+    def stop(self) -> StopAgreement | None:
+        """Return the agreement of the ranks on a step to stop at, or None where nothing may stop the run."""
+        return self._acting.stop if self._acting is not None else None
 
     def open(self) -> None:
         """Agree on the run, elect the leader of the host, and begin to record if this process has something to
@@ -96,6 +112,9 @@ class MonitorWork:
         if charged.note is not None:
             self.note("reserved_time", charged.note)
         self._place = RunPlace(job.run_dir, job.settings, job.environ)
+        self._acting = job.guard.run("acting", self._opened_acting, None)
+        for kind, sentence in job.settings.notes:
+            self.note(kind, sentence)
         node = self._node = NodeWork(job, self._place, baseline, reserved_since_unix_s)
         node.stand()
         self._run = RunWork(job, self._place, node.recording)
@@ -118,6 +137,9 @@ class MonitorWork:
         if due:
             self._place.keep()
             self._report_and_project(node, run)
+        if self._acting is not None:
+            self._acting.tick(node, run.suspects() if due else (), due=due)
+        if due:
             guard.run("rows", lambda: self._hand_over(node), None)
             recording = node.recording
             if recording is not None:
@@ -151,6 +173,9 @@ class MonitorWork:
                 self._report_and_project(node, run)
                 guard.run("heads", partial(run.note_heads, recording), None)
             guard.run("another job", partial(recording.look_for_another_job, last=True), None)
+            if self._acting is not None:
+                self._acting.close()
+                reason = self._acting.reason(reason)
             self._empty_inbox()
             recording.recorder.close(reason)
             self._show({})
@@ -158,7 +183,7 @@ class MonitorWork:
         if run is not None:
             settled = guard.run("closing line", lambda: run.settle(node.context, heard), None)
             if settled is not None:
-                self._show(settled.projected.metrics)
+                self._show(settled.projected.metrics | self._of_budget)
                 guard.run("closing line", lambda: run.say_closing(settled), None)
             run.close()
         self.last_row = guard.run("rows", lambda: self._row(node), None)
@@ -195,7 +220,27 @@ class MonitorWork:
         guard, recording = self._job.guard, node.recording
         if recording is not None:
             guard.run("report to the collector", partial(run.report, recording.journal), None)
-        guard.run("projection", lambda: self._show(run.project(node.context, _recorder(recording))), None)
+        guard.run("projection", lambda: self._show(self._projected(node, run)), None)
+
+    def _projected(self, node: NodeWork, run: RunWork) -> dict[str, float]:
+        """Project the run, compare it with its budget, and return the metrics. Ranks other than 0 have none."""
+        projected = run.project(node.context, _recorder(node.recording))
+        if projected is None:
+            return {}
+        acting = self._acting
+        if acting is None:
+            return projected.metrics
+        self._of_budget = self._job.guard.run("budget", partial(acting.judge, projected, node), {})
+        return projected.metrics | self._of_budget
+
+    def _opened_acting(self) -> ActingWork:
+        assert self._place is not None  # made in `open`
+        return ActingWork(self._job, self._place.identity.run_id, self._thread, self._look_every_s)
+
+    def _hear(self, record: Record) -> None:
+        acting = self._acting
+        if acting is not None:
+            self._job.guard.run("alerts", partial(acting.hear, record), None)
 
     def _empty_inbox(self) -> None:
         node = self._node

@@ -13,12 +13,14 @@ import io
 import socket
 import ssl
 import time
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 # The first connection would import it otherwise, and an import on another thread stays locked in a forked child.
 codecs.lookup("idna")
+
+Method = Literal["GET", "POST", "PUT"]
 
 
 class _BoundedReader(io.RawIOBase):
@@ -62,10 +64,18 @@ def time_left_s(end_s: float) -> float:
     return left_s
 
 
-def bounded_get(
-    origin: SplitResult, path: str, headers: dict[str, str], *, end_s: float, tls: ssl.SSLContext | None, proxied: bool
+def bounded_request(
+    origin: SplitResult,
+    path: str,
+    headers: dict[str, str],
+    *,
+    end_s: float,
+    tls: ssl.SSLContext | None,
+    proxied: bool,
+    method: Method = "GET",
+    body: bytes | None = None,
 ) -> tuple[http.client.HTTPResponse, socket.socket]:
-    """Send a GET and return the response, of which the headers are read, and its socket, which the caller closes.
+    """Send a request and return the response, of which the headers are read, and its socket, which the caller closes.
 
     Args:
         origin: scheme, host and port of the service.
@@ -74,6 +84,8 @@ def bounded_get(
         end_s: moment of `time.monotonic` at which every wait ends with `TimeoutError`.
         tls: how certificates are checked, for https.
         proxied: whether the proxy in the user's environment (`HTTPS_PROXY`, `NO_PROXY`) is used.
+        method: the method of the request.
+        body: what is sent with it.
 
     Raises `OSError` or `http.client.HTTPException` for a host that cannot be reached or does not speak HTTP.
     """
@@ -90,7 +102,7 @@ def bounded_get(
         connection.close()
         raise
     try:
-        connection.request("GET", path, headers=headers)
+        connection.request(method, path, body=body, headers=headers)
         return connection.getresponse(), connected
     except BaseException:
         connected.close()

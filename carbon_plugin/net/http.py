@@ -1,6 +1,6 @@
 """Ask one question over HTTP within a deadline and a size. Every failure is an `HttpError` that gives nothing away.
 
-The standard library is enough for this: a GET of a small JSON document, without sessions. The core needs no client
+The standard library is enough for this: a small document each way, without sessions. The core needs no client
 library for it, and a node's service processor and a provider of grid intensity are asked by the same code.
 """
 
@@ -16,7 +16,7 @@ from typing import Literal, TypeVar
 from urllib.parse import SplitResult, urlencode, urlsplit, urlunsplit
 
 from carbon_plugin.errors import CarbonPluginError
-from carbon_plugin.net.connection import bounded_get, time_left_s
+from carbon_plugin.net.connection import Method, bounded_request, time_left_s
 from carbon_plugin.spec.parsing.boundary import UNREADABLE, parse_json, whole_number
 
 T = TypeVar("T")
@@ -100,15 +100,31 @@ class HttpClient:
         headers: Mapping[str, str] | None = None,
     ) -> bytes:
         """Return the body of the answer to a GET, within `deadline_s` seconds. Raises `HttpError`."""
+        return self.send("GET", path, deadline_s=deadline_s, params=params, headers=headers)
+
+    def send(
+        self,
+        method: Method,
+        path: str,
+        *,
+        deadline_s: float,
+        body: bytes | None = None,
+        params: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> bytes:
+        """Return the body of the answer to a request, within `deadline_s` seconds. Raises `HttpError`.
+
+        Any status of success is one to a POST or a PUT; a GET must be answered with 200.
+        """
         origin = self._origin
         if origin is None:
             raise HttpError("has an address that is neither http:// nor https:// with a host", "unreachable")
         end_s = time.monotonic() + deadline_s
         full = f"{origin.path}{path}{f'?{urlencode(params)}' if params else ''}"
         try:
-            found = self._fetched(origin, full, {**self._headers, **(headers or {})}, end_s)
+            found = self._fetched(origin, full, {**self._headers, **(headers or {})}, end_s, method, body)
             if isinstance(found, str):
-                found = self._fetched(origin, found, {**self._headers, **(headers or {})}, end_s)
+                found = self._fetched(origin, found, {**self._headers, **(headers or {})}, end_s, method, body)
         except TimeoutError:
             raise HttpError(f"has no answer within {deadline_s:g} s", "unreachable") from None
         except (OSError, http.client.HTTPException, ValueError) as error:
@@ -117,13 +133,23 @@ class HttpClient:
             raise HttpError(f"redirects from {path} on and on", "redirect")
         return found
 
-    def _fetched(self, origin: SplitResult, path: str, headers: dict[str, str], end_s: float) -> bytes | str:
+    def _fetched(
+        self,
+        origin: SplitResult,
+        path: str,
+        headers: dict[str, str],
+        end_s: float,
+        method: Method,
+        sent: bytes | None,
+    ) -> bytes | str:
         """Return the body, or the path on this host to which the answer redirects."""
-        response, connected = bounded_get(origin, path, headers, end_s=end_s, tls=self._tls, proxied=self._proxied)
+        response, connected = bounded_request(
+            origin, path, headers, end_s=end_s, tls=self._tls, proxied=self._proxied, method=method, body=sent
+        )
         try:
             if response.status in REDIRECTS and self._follow_redirect:
                 return _elsewhere(origin, response.getheader("Location", ""))
-            _check(response)
+            _check(response, method)
             body = bytearray()
             while chunk := response.read1(CHUNK_BYTES):
                 body += chunk
@@ -146,10 +172,10 @@ def _origin(base_url: str) -> SplitResult | None:
     return parts if parts.scheme in ("http", "https") and parts.hostname else None
 
 
-def _check(response: http.client.HTTPResponse) -> None:
-    """Raise `HttpError` for any status but 200."""
+def _check(response: http.client.HTTPResponse, method: Method) -> None:
+    """Raise `HttpError` for any status but 200, or for a POST or a PUT any but those of success."""
     status = response.status
-    if status == http.client.OK:
+    if status == http.client.OK or (method != "GET" and 200 <= status < 300):
         return
     if status in REFUSED:
         raise HttpError(f"refuses the credentials (status {status})", "refused", status=status)

@@ -192,16 +192,20 @@ nvmlReturn_t nvmlDeviceGetUtilizationRates(nvmlDevice_t device, struct utilizati
 
 nvmlReturn_t nvmlDeviceGetTemperature(nvmlDevice_t device, unsigned sensor_id, unsigned *celsius)
 {
+    enum { BY_TEMPERATURE = 0x60 };
     (void)sensor_id;
     ENTER(device);
-    *celsius = 55;
+    const struct fault *throttled = world_fault(&spec, device->gpu, FAULT_THROTTLE);
+    bool hot = throttled && ((unsigned long long)throttled->argument & BY_TEMPERATURE);
+    *celsius = hot ? 87 : 55;
     return NVML_SUCCESS;
 }
 
 nvmlReturn_t nvmlDeviceGetClockInfo(nvmlDevice_t device, unsigned type, unsigned *mhz)
 {
     ENTER(device);
-    *mhz = type == 2 ? 2619 : 1755;
+    bool throttled = world_fault(&spec, device->gpu, FAULT_THROTTLE) != NULL;
+    *mhz = type == 2 ? 2619 : throttled ? 1200 : 1755;
     return NVML_SUCCESS;
 }
 

@@ -1,4 +1,4 @@
-"""Make the JSON Schemas of the report and of every export, which are published beside this module in `schemas/`.
+"""Make the JSON Schemas of the report, of every export and of the configuration file, published in `schemas/`.
 
 They follow from the structs: `python -m carbon_plugin.audit.exports.json_schemas` writes them again after a change.
 """
@@ -18,6 +18,7 @@ from carbon_plugin.audit.exports.sci import SciReport
 from carbon_plugin.audit.exports.sci_ai import SciAiReport
 from carbon_plugin.audit.programme import Programme
 from carbon_plugin.audit.result import AuditSummary
+from carbon_plugin.spec.configuration import Configuration
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 FOLDER = resources.files("carbon_plugin.audit.exports") / "schemas"
@@ -30,6 +31,7 @@ DOCUMENTS: dict[str, type[msgspec.Struct]] = {
     "model-card": ModelCardEmissions,
     "eu-ai-act": EuAiActReport,
     "ghg": GhgReport,
+    "configuration": Configuration,
 }
 """Every document by the name of its schema."""
 

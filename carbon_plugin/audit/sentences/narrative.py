@@ -37,12 +37,24 @@ def subtitle(summary: AuditSummary) -> str:
 
 def opening(summary: AuditSummary) -> str:
     """Return the run in a few sentences."""
-    return " ".join(filter(None, (_what_ran(summary), _what_it_used(summary), _how_the_forecast_did(summary))))
+    return " ".join(
+        filter(None, (_what_ran(summary), _what_it_used(summary), _budget(summary), _how_the_forecast_did(summary)))
+    )
 
 
 def warnings(summary: AuditSummary) -> list[str]:
     """Return what a reader must know before using the totals, the worst first."""
     return [*left_out(summary), *ways_of_counting(summary), *_of_factors(summary)]
+
+
+def _budget(summary: AuditSummary) -> str:
+    """Return how the run stands against its budget, or nothing without one."""
+    if not summary.budget:
+        return ""
+    beyond = any(line.share is not None and line.share > 1 for line in summary.budget)
+    said = "; ".join(line.phrase for line in summary.budget)
+    stopped = "budget_stop" in summary.event_counts
+    return f"It {'is beyond' if beyond else 'is within'} its budget ({said}){', which ended it' if stopped else ''}."
 
 
 def left_out(summary: AuditSummary) -> list[str]:

@@ -36,6 +36,7 @@ class GpuContext(Struct, frozen=True, kw_only=True):
     default_power_limit_w: float | None
     sm_clock_mhz: int | None
     held_back_by: tuple[str, ...]
+    temperature_c: float | None = None
 
 
 class ContextChange(Struct, frozen=True):

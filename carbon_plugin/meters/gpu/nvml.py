@@ -102,7 +102,7 @@ class NvmlDriver:
         return self._field(uuid, _FIELD_POWER_AVERAGE, scope) * 1e-3
 
     def context(self, uuid: str) -> GpuContext:
-        """Return power limit, clock and throttle reasons now. Raises `GpuError` only for a GPU that is lost."""
+        """Return power limit, clock, throttle reasons and temperature. Raises `GpuError` only for a lost GPU."""
         nvml = self._nvml
         handle = self._handle(uuid)
         limit_mw = self._optional(nvml.nvmlDeviceGetEnforcedPowerLimit, handle)
@@ -113,6 +113,7 @@ class NvmlDriver:
             default_power_limit_w=None if default_mw is None else default_mw * 1e-3,
             sm_clock_mhz=self._optional(nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_SM),
             held_back_by=reasons_of(bits or 0),
+            temperature_c=self._optional(nvml.nvmlDeviceGetTemperature, handle, nvml.NVML_TEMPERATURE_GPU),
         )
 
     def _describe(self, index: int) -> Gpu:

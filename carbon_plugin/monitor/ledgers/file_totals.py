@@ -18,9 +18,20 @@ from carbon_plugin.ledger.held.copies import fingerprint_of
 from carbon_plugin.ledger.held.counted_steps import CountedSteps
 from carbon_plugin.ledger.held.holdings import SharedTime
 from carbon_plugin.ledger.held.launches import offsets_in
-from carbon_plugin.ledger.records import Close, Event, Manifest, Projection, Record, Span, Window
+from carbon_plugin.ledger.records import (
+    SUSPECT_EVENT,
+    Close,
+    Event,
+    Manifest,
+    Projection,
+    Record,
+    Span,
+    Window,
+)
 from carbon_plugin.spec.metered import DeviceIdentity
 
+RECENT_SUSPECTS = 8
+"""So many suspects of a node are kept until rank 0 asks for them."""
 RECENT_SPANS = 4
 """So many spans are kept, because another node may write the steps of the last one or two windows earlier or later than
 this one."""
@@ -68,6 +79,7 @@ class FileTotals:
         self.counted = CountedSteps()
         self.shared = SharedTime()
         self.clock_offsets_s: dict[str, float] = {}  # clock offsets of other files that its writer noticed
+        self.suspects: deque[Event] = deque(maxlen=RECENT_SUSPECTS)
         self._trained_until_s: float | None = None  # end of the last window with a step
         self._windows_until_s: float | None = None
         self._stated: tuple[float | None, float | None] | None = None  # intensity and PUE of its manifest, cached
@@ -117,6 +129,8 @@ class FileTotals:
             self.projection = record
         elif isinstance(record, Event):
             self.clock_offsets_s |= offsets_in(record)
+            if record.kind == SUSPECT_EVENT:
+                self.suspects.append(record)
         elif isinstance(record, Close):
             self.closed = True
             if self.manifest is not None:

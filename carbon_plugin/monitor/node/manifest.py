@@ -62,4 +62,6 @@ def manifest_of(
         spec=context.document(context.effective.spec),
         seen_gpus=sorted({key for claim in claims for key in claim.sees}),
         ranks_without_gpu=[claim.rank for claim in claims if claim.looked and not claim.uuids],
+        budget=job.settings.budget.document() if job.settings.budget else None,
+        configuration=job.settings.configuration,
     )

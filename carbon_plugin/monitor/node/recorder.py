@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from carbon_plugin.ledger.held.clocks import CLOCK_STEP_EVENT, CLOCK_STEP_S, clock_step_message
 from carbon_plugin.ledger.records import Close, Event, Phase, Record, RunIdentity, Window
+from carbon_plugin.meters.gpu.context import GpuContext
 from carbon_plugin.meters.meter_set import MeterSet
 from carbon_plugin.monitor.clock import Transition, last_mark
 from carbon_plugin.monitor.context import Context
@@ -19,6 +20,7 @@ from carbon_plugin.monitor.node.baseline import Baseline
 from carbon_plugin.monitor.node.lead import Stretch, stretches
 from carbon_plugin.monitor.node.manifest import Beginning, manifest_of
 from carbon_plugin.monitor.node.meter_reader import MeterReader
+from carbon_plugin.monitor.node.metering import with_ranks
 from carbon_plugin.monitor.node.records import RecordMaker
 from carbon_plugin.monitor.node.spans import Measured, SpanTracker
 from carbon_plugin.monitor.node.windows import Snapshot, aligned, cut, merged
@@ -95,6 +97,15 @@ class NodeRecorder:
         """Return the devices that are metered."""
         return list(self._meters.devices)
 
+    @property
+    def gpu_ranks(self) -> dict[str, list[int]]:
+        """Return the ranks that compute on each GPU, by its key."""
+        return {device.key: list(device.ranks) for device in with_ranks(self._meters.devices, self._claims)}
+
+    def gpu_contexts(self) -> dict[str, GpuContext]:
+        """Return what holds each GPU back now, by its key, with a few driver calls a GPU."""
+        return self._meters.contexts()
+
     def state(self, context: Context, claims: list[Claim]) -> None:
         """Write the manifest with what is known now. It replaces the manifest before it."""
         self._context, self._claims = context, claims
@@ -103,6 +114,7 @@ class NodeRecorder:
     def record(self, record: Record) -> None:
         """Append a record."""
         self._journal.write(record)
+        self._job.hear(record)
 
     def note(self, kind: str, message: str, data: dict[str, object] | None = None) -> None:
         """Record an event."""

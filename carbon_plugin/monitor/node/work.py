@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 
+import msgspec
 from msgspec import Struct
 
 from carbon_plugin.detect.observed import Detected
@@ -121,6 +122,14 @@ class NodeWork:
         """Write the manifest again if ranks have told more since the last one. Most ranks tell at their next window
         what they saw in their first step, and some begin later."""
         self._job.guard.run("claims", self._state_late_claims, None)
+
+    def tell_host(self, suffix: str, told: Struct) -> None:
+        """Tell the other processes of this host something."""
+        self._election.publish(suffix, msgspec.json.encode(told))
+
+    def told_on_host(self, suffix: str) -> list[bytes]:
+        """Return what the living processes of this host have told under a suffix."""
+        return self._election.published(suffix)
 
     def end(self) -> set[int]:
         """Give up the devices of this process in an orderly way, and return the ranks of the host that were heard

@@ -134,6 +134,27 @@ class Election:
                         found[member] = claim
         return sorted(found.values(), key=lambda claim: claim.rank)
 
+    def publish(self, suffix: str, content: bytes) -> None:
+        """Tell the other processes of the launch something, in place of what was told before under that suffix."""
+        if self._folder is not None:
+            with contextlib.suppress(OSError):
+                self._folder.publish(self._id + suffix, content)
+
+    def published(self, suffix: str) -> list[bytes]:
+        """Return what the living processes of this launch have told under a suffix, this one's included."""
+        folder = self._folder
+        if folder is None:
+            return []
+        try:
+            names = [name for name in folder.names() if name.endswith(suffix)]
+            living = [name for name in names if self._is_living(folder, name.removesuffix(suffix))]
+            return [content for name in living if (content := folder.read(name)) is not None]
+        except OSError:
+            return []
+
+    def _is_living(self, folder: Folder, member: str) -> bool:
+        return member == self._id or folder.locked(member + _ALIVE)
+
     def take(self, keys: Iterable[str], since_s: float) -> tuple[str, ...]:
         """Take what no process holds, and return what was taken. What a process has given up in an orderly way is not
         taken."""

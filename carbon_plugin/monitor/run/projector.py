@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -49,12 +50,17 @@ class Projected(Struct, frozen=True, kw_only=True):
     """A projection as a record and as metrics.
 
     `skews_s` are new clock offsets by file name, s. `spent` is the footprint so far, or None without factors.
-    `reached_before` is the last step of attempts that had ended when this one began.
+    `reached_before` is the last step of attempts that had ended when this one began. `totals`, `remaining` and `view`
+    are what the record was made of, and `measured` says whether what remains follows from measured rates.
     """
 
     record: Projection
     metrics: dict[str, float]
     skews_s: dict[str, float]
+    totals: RunTotals
+    remaining: Remaining | None
+    view: Outlook
+    measured: bool
     spent: Footprint | None = None
     reached_before: int = 0
 
@@ -83,6 +89,15 @@ class Projector:
         self._nodes = nodes
         self._clocks = SkewWatch()
         self._started_unix_s = wall.now_unix_s()
+
+    def suspects(self) -> list[tuple[str, dict[str, Any]]]:
+        """Return what other nodes have told of their suspects since the last call, as (sentence, data)."""
+        told = []
+        for file in self._follower.files.values():
+            if file is not self._own:
+                told += [(event.message, event.data) for event in file.suspects]
+                file.suspects.clear()
+        return told
 
     def heads(self) -> dict[str, str]:
         """Return the chain heads of the other nodes' ledgers."""
@@ -165,6 +180,10 @@ class Projector:
             record=record,
             metrics=metrics,
             skews_s=skews_s,
+            totals=totals,
+            remaining=remaining,
+            view=view,
+            measured=has_rates(totals),
             spent=view.spent,
             reached_before=max(before, default=0),
         )

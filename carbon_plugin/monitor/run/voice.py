@@ -14,15 +14,19 @@ from carbon_plugin.spec.metered import DeviceIdentity
 _KINDS = {"counter": "by energy counter", "power_integrated": "by power", "modelled": "modelled", "absent": "not read"}
 
 
-def opening(devices: Sequence[DeviceIdentity] | None, run_dir: Path, *, nodes: int, has_site: bool) -> str:
-    """Return the line for the start: which devices are metered on this node, where the record is, and what is missing.
+def opening(
+    devices: Sequence[DeviceIdentity] | None, run_dir: Path, *, nodes: int, has_site: bool, budget: str | None = None
+) -> str:
+    """Return the line for the start: which devices are metered on this node, where the record is, what the budget is,
+    and what is missing.
 
-    `devices` is None if another process of the node meters it.
+    `devices` is None if another process of the node meters it. `budget` is the budget in words, or None without one.
     """
     metered = "another process of this node meters" if devices is None else f"metering {_metered(devices)}"
     where = f"on the first of {nodes} nodes" if nodes > 1 else "on this machine"
     missing = "" if has_site else "; carbon is missing, because no site was given (site=...)"
-    return f"{metered} {where}; the record is in {run_dir}{missing}"
+    limit = "" if budget is None else f"; budget: {budget}"
+    return f"{metered} {where}; the record is in {run_dir}{limit}{missing}"
 
 
 def closing(

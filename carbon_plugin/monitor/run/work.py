@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from carbon_plugin.ledger.held.launches import SKEW_EVENT
 from carbon_plugin.monitor.context import Context
@@ -57,10 +57,14 @@ class RunWork:
             self._exchange.report(journal)
             self._exchange.look()
 
-    def project(self, context: Context, recorder: NodeRecorder | None) -> dict[str, float]:
-        """Project the run, record the projection, and return the metrics. Ranks other than 0 have none."""
+    def suspects(self) -> list[tuple[str, dict[str, Any]]]:
+        """Return what other nodes have told of their suspects since the last call. Only rank 0 hears of them."""
+        return self._projector.suspects() if self._projector is not None else []
+
+    def project(self, context: Context, recorder: NodeRecorder | None) -> Projected | None:
+        """Project the run, record the projection, and return it. Ranks other than 0 have none."""
         if self._projector is None:
-            return {}
+            return None
         clock = self._job.clock
         steps = clock.mark.steps
         projected = self._projector.project(context, clock.base_step + steps)
@@ -69,7 +73,7 @@ class RunWork:
             recorder.record(projected.record)
             if projected.skews_s:
                 recorder.note(SKEW_EVENT, skew_message(projected.skews_s), {"offsets_s": projected.skews_s})
-        return projected.metrics
+        return projected
 
     def note_heads(self, recording: NodeRecording) -> None:
         """Write down the heads of other ledgers. Rank 0 notes those of all ledgers, as far as it has read them."""
@@ -86,7 +90,9 @@ class RunWork:
         if not self._job.settings.quiet:
             devices = recorder.devices if recorder is not None else None
             has_site = context.effective.site is not None
-            say(opening(devices, self._job.run_dir, nodes=self._job.ranks.nodes, has_site=has_site))
+            budget = self._job.settings.budget
+            phrase = None if budget is None else budget.phrase
+            say(opening(devices, self._job.run_dir, nodes=self._job.ranks.nodes, has_site=has_site, budget=phrase))
 
     def settle(self, context: Context, heard: set[int]) -> Settled | None:
         """Project the run for the last time, when the other ledgers of its launch have ended or have had a short time

@@ -123,6 +123,12 @@ METRICS: tuple[RunMetric, ...] = (
     ),
     RunMetric(key="step_time_ratio", name="step_time", unit="ratio", help="Measured over predicted step time"),
     RunMetric(
+        key="budget_share",
+        name="budget",
+        unit="ratio",
+        help="Largest amount of the run over its limit: projected, or spent where nothing is projected",
+    ),
+    RunMetric(
         key="coverage_gpus",
         name="measured_gpus",
         unit="ratio",

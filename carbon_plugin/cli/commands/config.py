@@ -1,0 +1,58 @@
+"""`carbon-plugin config`: show what a run started here would be configured with, and the schema of the file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+from carbon_plugin.cli.options import AsJson, Option, OptionFamily
+from carbon_plugin.cli.terminal import echo, echo_json
+
+Start = Annotated[Path | None, Option("Look for carbon_plugin.yaml from this folder upwards.", names=("--from",))]
+
+
+def show(start: Start = None, as_json: AsJson = False) -> None:
+    """Show every field with its value and its source: default, carbon_plugin.yaml, or environment variable."""
+    from carbon_plugin.monitor.configured import effective, read_configuration
+    from carbon_plugin.monitor.settings import DEFAULTS
+
+    configured = read_configuration(os.environ, start)
+    fields = effective({}, configured, DEFAULTS)
+    if as_json:
+        echo_json({"file": None if configured.file is None else str(configured.file), "fields": fields})
+        return
+    _print(fields)
+    echo("")
+    echo(f"file: {configured.file}" if configured.file else "no carbon_plugin.yaml from here upwards")
+
+
+def schema() -> None:
+    """Print the JSON Schema of carbon_plugin.yaml, for editors."""
+    from carbon_plugin.audit.exports.json_schemas import schema_of
+
+    echo_json(schema_of("configuration"))
+
+
+def _print(fields: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 1), show_header=True, header_style="bold")
+    for heading in ("field", "value", "source"):
+        table.add_column(heading, overflow="fold")
+    for name, found in fields.items():
+        value = found["value"]
+        shown = ", ".join(f"{key}: {one}" for key, one in value.items()) if isinstance(value, dict) else _plain(value)
+        table.add_row(escape(name), escape(shown), escape(found["source"]))
+    Console(highlight=False).print(table)
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return "-"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+family = OptionFamily(show, {"show": show, "schema": schema})

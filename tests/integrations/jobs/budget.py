@@ -1,0 +1,116 @@
+"""Trains under a budget that is exceeded at once, until the adapter ends the loop: `budget.py LOOP RUN_DIR`.
+
+Each rank writes the step after which it ended. Every step holds a collective, so that a rank that was left alone would
+hang.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from carbon_plugin.monitor.settings import MonitorOptions, SpanRule
+from carbon_plugin.spec.budget import CarbonBudget
+
+STEP_S, MOST_STEPS = 0.02, 5000
+FOLDER = Path(sys.argv[2]).parent
+ARGUMENTS: dict[str, Any] = {
+    "site": "FRA",
+    "run_dir": sys.argv[2],
+    "window_s": 0.3,
+    "total_steps": MOST_STEPS,
+    "budget": CarbonBudget(energy_kwh=1e-9, on_exceed="stop"),
+    "options": MonitorOptions(min_window_s=0.1, span_rule=SpanRule(min_s=0.3, min_steps=3)),
+}
+
+
+def ended(step: int) -> None:
+    Path(FOLDER, f"ended-{os.environ['RANK']}").write_text(str(step))
+
+
+def plain() -> None:
+    from carbon_plugin import watch
+
+    dist.init_process_group("gloo")
+    torch.manual_seed(0)
+    model = nn.parallel.DistributedDataParallel(nn.Linear(8, 8))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with watch(model, optimizer, **ARGUMENTS) as carbon:
+        for step in range(1, MOST_STEPS + 1):
+            model(torch.ones(2, 8)).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            time.sleep(STEP_S)
+            if carbon.should_stop:
+                if dist.get_rank() == 0:
+                    torch.save({"step": step}, FOLDER / "checkpoint.pt")
+                break
+        metrics = carbon.metrics()
+    ended(step)
+    if dist.get_rank() == 0:
+        Path(FOLDER, "share").write_text(str(metrics.get("carbon/budget_share")))
+    dist.barrier()
+
+
+def hf() -> None:
+    from hf_trainer import Tokens
+    from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
+
+    from carbon_plugin.integrations.transformers import CarbonCallback
+
+    config = LlamaConfig(
+        vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2
+    )
+    arguments = TrainingArguments(
+        output_dir=str(FOLDER / "out"),
+        use_cpu=True,
+        max_steps=MOST_STEPS,
+        per_device_train_batch_size=2,
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+    )
+    trainer = Trainer(
+        model=LlamaForCausalLM(config),
+        args=arguments,
+        train_dataset=Tokens(),
+        callbacks=[CarbonCallback(**ARGUMENTS)],
+    )
+    trainer.train()
+    ended(trainer.state.global_step)
+
+
+def lightning() -> None:
+    import lightning as pl
+    from lightning_fit import Model
+    from torch.utils.data import DataLoader, TensorDataset
+
+    from carbon_plugin.integrations.lightning import CarbonCallback
+
+    trainer = pl.Trainer(
+        default_root_dir=str(FOLDER),
+        accelerator="cpu",
+        devices=2,
+        strategy="ddp",
+        max_steps=MOST_STEPS,
+        max_epochs=-1,
+        logger=False,
+        callbacks=[CarbonCallback(**ARGUMENTS)],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    tokens = torch.randint(32, (64, 9))
+    trainer.fit(Model(STEP_S), DataLoader(TensorDataset(tokens), batch_size=4))
+    ended(trainer.global_step)
+
+
+if __name__ == "__main__":
+    {loop.__name__: loop for loop in (plain, hf, lightning)}[sys.argv[1]]()

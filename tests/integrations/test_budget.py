@@ -1,0 +1,73 @@
+"""A budget that is exceeded ends real jobs of two processes: both ranks after the same step, with a checkpoint."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from carbon_plugin.audit.live import live_view
+from carbon_plugin.audit.sentences.narrative import opening
+from carbon_plugin.audit.summary import summarise
+from carbon_plugin.ledger.reader import manifest_of, read_run
+from carbon_plugin.ledger.records import Close, Event
+from carbon_plugin.ledger.verification.verify import verify_run
+
+JOB = Path(__file__).parent / "jobs" / "budget.py"
+LOOPS = [
+    pytest.param("plain", (), "checkpoint.pt", id="plain"),
+    pytest.param("hf", ("transformers",), "out/checkpoint-{step}", id="hf", marks=pytest.mark.exhaustive),
+    pytest.param("lightning", ("lightning",), "budget-step={step}.ckpt", id="lightning", marks=pytest.mark.exhaustive),
+]
+
+
+@pytest.mark.parametrize(("loop", "needs", "checkpoint"), LOOPS)
+def test_both_ranks_stop_after_the_same_step_with_a_checkpoint(
+    torchrun: Callable[..., object], tmp_path: Path, loop: str, needs: tuple[str, ...], checkpoint: str
+) -> None:
+    if missing := [package for package in needs if find_spec(package) is None]:
+        pytest.skip(f"not installed: {', '.join(missing)}")
+    environ = {key: value for key, value in os.environ.items() if not key.startswith("CARBON")}
+    torchrun(
+        JOB, loop, tmp_path / "run", processes=2, imported_once=needs, env={**environ, "TMPDIR": str(tmp_path)}
+    )  # fmt: skip
+
+    first, second = (int((tmp_path / f"ended-{rank}").read_text()) for rank in range(2))
+    assert 0 < first == second < 5000
+    assert (tmp_path / checkpoint.format(step=first)).exists()
+    (file,) = read_run(tmp_path / "run").files
+    events = {record.kind: record for record in file.records if isinstance(record, Event)}
+    assert events["budget_exceeded"].message.startswith("the budget is exceeded at step ")
+    assert "energy: " in events["budget_exceeded"].message
+    assert events["budget_stop"].data["at_step"] == first
+    (close,) = (record for record in file.records if isinstance(record, Close))
+    assert close.reason.startswith(f"stopped after step {first:,}: the budget is exceeded: energy")
+    assert manifest_of(file.records).budget == {"energy_kwh": 1e-9, "on_exceed": "stop", "on": "central"}
+    assert verify_run(tmp_path / "run").ok
+    summary = summarise(tmp_path / "run")
+    assert [line.quantity for line in summary.budget] == ["energy_kwh"]
+    assert summary.budget[0].share > 1
+    assert "It is beyond its budget (energy: " in opening(summary)
+    assert "which ended it" in opening(summary)
+    assert dict(live_view(tmp_path / "run").rows)["budget"].startswith("energy: ")
+    if loop == "plain":
+        assert float((tmp_path / "share").read_text()) > 1
+
+
+def test_program_of_the_page_on_budgets_runs(tmp_path):
+    """It has no GPU to exceed its budget with, so that it goes to its end."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "budgets.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"^```python\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
+
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    assert "budget: at most 5 kgCO2e and 40 kWh, else the training stops" in done.stderr

@@ -1,0 +1,153 @@
+"""Ranks agree on a step to stop at through files, and none is left alone, whoever is late."""
+
+from __future__ import annotations
+
+from itertools import permutations
+from pathlib import Path
+
+import pytest
+
+from carbon_plugin.monitor.acting.stopping import FEWEST_AHEAD, NEVER, StopAgreement, Stopper, StopRequest, steps_ahead
+from carbon_plugin.monitor.clock import TrainingClock
+
+
+class Rank:
+    """One rank with its clock: `train` does steps, as its training thread, and says at which one it stopped."""
+
+    def __init__(self, run_dir: Path, rank: int, of: int, base: int = 0) -> None:
+        self.now_s = 0.0
+        self.clock = TrainingClock(lambda: None, 5.0, now=lambda: self.now_s)
+        self.clock.base_step = base
+        self.agreement = StopAgreement(run_dir, self.clock, rank=rank, world_size=of)
+
+    def train(self, steps: int) -> int | None:
+        for _ in range(steps):
+            self.now_s += 0.1
+            self.clock.step_end()
+            if self.agreement.reached(self.agreement.step):
+                return self.agreement.step
+        return None
+
+
+def ranks_of(run_dir: Path, count: int, **kwargs: int) -> list[Rank]:
+    return [Rank(run_dir, number, count, **kwargs) for number in range(count)]
+
+
+def test_all_ranks_stop_after_the_same_step_ahead(tmp_path):
+    ranks = ranks_of(tmp_path, 3, base=100)
+    assert [rank.train(4) for rank in ranks] == [None] * 3
+
+    ranks[0].agreement.propose("too much", 6)
+    for rank in ranks[1:]:
+        rank.agreement.look()
+    ranks[0].agreement.gather()
+    for rank in ranks[1:]:
+        rank.agreement.look()
+
+    assert [rank.train(50) for rank in ranks] == [110] * 3
+    assert ranks[1].agreement.decided.reason == "too much"
+    assert [rank.train(1) for rank in ranks] == [111] * 3  # and whoever asks later is told again
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+def test_a_rank_that_never_looked_keeps_all_others_going(tmp_path, order):
+    ranks = ranks_of(tmp_path, 3)
+    ranks[0].agreement.propose("too much", 5)
+    ranks[1].agreement.look()  # and rank 2 does not
+    ranks[0].agreement.gather()
+
+    assert ranks[0].agreement.missing == (2,)
+    assert [ranks[number].train(20) for number in order] == [None] * 3
+    assert all(rank.agreement.at_step == NEVER for rank in ranks)
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+def test_a_decision_that_a_rank_has_not_seen_yet_binds_it_at_that_step(tmp_path, order):
+    ranks = ranks_of(tmp_path, 3)
+    ranks[0].agreement.propose("too much", 5)
+    for rank in ranks[1:]:
+        rank.agreement.look()
+    ranks[0].agreement.gather()  # nobody looks after this
+
+    assert [ranks[number].train(20) for number in order] == [5, 5, 5]
+
+
+def test_whoever_comes_first_decides_for_all_when_rank_0_is_late(tmp_path):
+    ranks = ranks_of(tmp_path, 2)
+    ranks[0].agreement.propose("too much", 5)
+    ranks[1].agreement.look()
+
+    assert ranks[1].train(5) is None  # it is at the step and knows of no decision
+    ranks[0].agreement.gather()  # and only now rank 0 sees the acknowledgements
+
+    assert ranks[0].train(20) is None
+    assert ranks[0].agreement.tries == 1
+
+
+def test_a_rank_that_is_past_the_step_refuses_it(tmp_path):
+    ranks = ranks_of(tmp_path, 2)
+    ranks[1].train(9)
+    ranks[0].agreement.propose("too much", 5)
+    ranks[1].agreement.look()
+    ranks[0].agreement.look()
+
+    assert [rank.train(20) for rank in ranks] == [None, None]
+
+
+def test_ranks_that_count_other_steps_never_stop(tmp_path):
+    ranks = [Rank(tmp_path, 0, 2, base=0), Rank(tmp_path, 1, 2, base=3)]
+    ranks[0].agreement.propose("too much", 9)
+    ranks[1].agreement.look()
+    ranks[0].agreement.gather()
+
+    assert [rank.train(20) for rank in ranks] == [None, None]
+
+
+def test_what_an_earlier_attempt_agreed_on_counts_for_nothing(tmp_path):
+    before = ranks_of(tmp_path, 1)[0]
+    before.agreement.propose("too much", 5)
+    before.agreement.gather()
+    assert before.train(20) == 5
+
+    after = Rank(tmp_path, 0, 1, base=5)
+    after.agreement.look()
+    assert after.train(20) is None
+
+    proposal = after.agreement.propose("again", 4)
+    after.agreement.gather()
+    assert (proposal.number, after.train(20)) == (2, 29)
+
+
+def test_a_folder_that_is_gone_stops_a_rank_that_has_agreed(tmp_path):
+    ranks = ranks_of(tmp_path, 1)
+    ranks[0].agreement.propose("too much", 5)
+    (tmp_path / "stop").rename(tmp_path / "elsewhere")
+
+    assert ranks[0].train(20) == 5
+
+
+def test_rank_0_proposes_again_further_ahead_and_says_why(tmp_path):
+    ranks = ranks_of(tmp_path, 2)
+    said: list[StopRequest] = []
+    stopper = Stopper(ranks[0].agreement, 1.0, said.append, ranks[0].clock)
+    ranks[0].train(1)
+    stopper.tick()
+    stopper.ask("too much")
+    steps = []
+    for _ in range(12):
+        stopper.tick()
+        if ranks[0].agreement.is_open:
+            steps.append(ranks[0].agreement.at_step - ranks[0].agreement.step)
+            ranks[0].train(steps[-1])  # rank 1 is dead or has no monitor
+
+    assert len(steps) == Stopper.MOST_TRIES
+    assert steps == [int(4.0 * 2**tries / 0.1) + 1 for tries in range(Stopper.MOST_TRIES)]
+    assert {request.kind for request in said} == {"budget_stop_failed"}
+    assert "rank 1 had not answered" in said[0].message
+    assert "no further step is proposed" in said[-1].message
+
+
+@pytest.mark.parametrize(("step_time_s", "ahead"), [(0.01, 2201), (1.0, 23), (60.0, FEWEST_AHEAD)])
+def test_a_step_is_so_far_ahead_that_each_rank_has_looked_twice(step_time_s, ahead):
+    assert steps_ahead(step_time_s, 10.0, 0) == ahead
+    assert steps_ahead(step_time_s, 10.0, 2) >= ahead
