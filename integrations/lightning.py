@@ -28,9 +28,10 @@ PACKAGES = ("lightning.pytorch", "pytorch_lightning")
 if TYPE_CHECKING:
     from lightning.pytorch import Callback, LightningModule, Trainer
 else:
-    _first = next((name for name in PACKAGES if name in sys.modules), None)
-    _first = _first or next(name for name in PACKAGES if find_spec(name.partition(".")[0]) is not None)
-    Callback = import_module(_first).Callback
+    _imported = [name for name in PACKAGES if name in sys.modules]
+    _installed = (name for name in PACKAGES if find_spec(name.partition(".")[0]) is not None)
+    _bases = [import_module(name).Callback for name in _imported or [next(_installed)]]
+    Callback = _bases[0] if len(_bases) == 1 else type("Callback", tuple(_bases), {})
 
 _TEXT_LOGGERS = ("CSVLogger", "WandbLogger")
 """Loggers that take text among metrics; they get the head of the ledger too, as an anchor."""
@@ -47,7 +48,7 @@ class CarbonCallback(Callback):
         CarbonPluginError: An argument cannot be used. Nothing is raised afterwards.
     """
 
-    def __new__(cls, *_: Any, **__: Any) -> Self:
+    def __new__(cls, **arguments: Unpack[MonitorArguments]) -> Self:
         """Make the callback one of each package that is imported by now, because either may have the Trainer."""
         imported = [sys.modules[name].Callback for name in PACKAGES if name in sys.modules]
         missing = tuple(base for base in imported if not issubclass(cls, base))

@@ -1,8 +1,9 @@
 """A callback for the Hugging Face Trainer: `Trainer(..., callbacks=[CarbonCallback(site="FRA")])`.
 
-It counts optimizer steps, looks at the wrapped model once after the first one, and marks evaluation and checkpoints. It
-adds `carbon/*` to the rows that the trainer logs, in its history and for every reporter; for that it moves itself
-before the reporters. It takes the tokens that the trainer counts, TRL's trainers too. An evaluation alone has a record.
+It counts optimizer steps, looks at the wrapped model once after the first one, and marks evaluation, checkpoints and
+the generation of TRL's online trainers. It adds `carbon/*` to the rows that the trainer logs, in its history and for
+every reporter; for that it moves itself before the reporters. It takes the tokens that the trainer counts, TRL's
+trainers too. An evaluation alone has a record.
 """
 
 from __future__ import annotations
@@ -63,6 +64,8 @@ class CarbonCallback(TrainerCallback):
             if self._trainer is not None:
                 _before_reporters(self, self._trainer)
                 self._methods.after(self._trainer, "get_batch_samples", self._batches)
+                # TRL's trainers that learn from what the model writes (GRPO, RLOO, online DPO) have this method.
+                self._methods.within(self._trainer, "_generate", lambda: self.monitor.phase("generation"))
 
     @harmless
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -56,7 +56,7 @@ def way(launcher, tmp_path) -> Callable[..., list[list[float]]]:
 
 
 @pytest.fixture
-def installed(tmp_path, monkeypatch) -> None:
+def installed(tmp_path) -> None:
     """The entry points of pyproject.toml, also where this package was installed before it had them."""
     if all(any("carbon_plugin" in one.value for one in entry_points(group=group)) for group in GROUPS):
         return
@@ -66,7 +66,6 @@ def installed(tmp_path, monkeypatch) -> None:
     sections = [f"[{group}]\n" + "".join(f"{k} = {v}\n" for k, v in stated[group].items()) for group in GROUPS]
     (folder / "entry_points.txt").write_text("\n".join(sections))
     (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: carbon-entry-points\nVersion: 0\n")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder.parent), os.environ.get("PYTHONPATH", "")]))
 
 
 def run_of(folder: Path) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,19 +22,25 @@ def count_adapters(model: nn.Module) -> int:
 def count_parameters(model: nn.Module) -> tuple[int, int]:
     """Return (all, trainable) parameters of the whole model as far as this rank holds it: in a pipeline, of its stage.
 
-    A DTensor counts with its global size, a ZeRO-3 placeholder of DeepSpeed with the size of what it stands for, and an
-    FSDP1 flat parameter with its size before sharding and padding.
+    A DTensor counts with its global size, a ZeRO-3 placeholder of DeepSpeed with the size of what it stands for, an
+    FSDP1 flat parameter with its size before sharding and padding, and a weight that is packed in 4 bits, two to a
+    byte, with its size before that.
     """
     total = trainable = 0
     flat = _flat_parameters(model)
     for parameter in model.parameters():
-        size = 0 if id(parameter) in flat else int(getattr(parameter, "ds_numel", parameter.numel()))
+        size = 0 if id(parameter) in flat else _size(parameter)
         total += size
         trainable += size if parameter.requires_grad else 0
     for size, requires_grad in flat.values():
         total += size
         trainable += size if requires_grad else 0
     return total, trainable
+
+
+def _size(parameter: Any) -> int:
+    packed = getattr(getattr(parameter, "quant_state", None), "shape", None)  # the 4-bit parameters of bitsandbytes
+    return int(getattr(parameter, "ds_numel", parameter.numel())) if packed is None else math.prod(packed)
 
 
 def _flat_parameters(model: nn.Module) -> dict[int, tuple[int, bool]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 
 from carbon_plugin.detect.batch import BatchWatch
 from carbon_plugin.detect.shape.model import EXPERTS, STAGE, detect_model
+from carbon_plugin.detect.shape.parameters import count_parameters
 from carbon_plugin.spec.model import MixtureOfExperts
 
 
@@ -296,3 +298,24 @@ def test_low_rank_adapters_do_not_hide_the_structure():
     assert (found.fields["heads"], found.fields["ffn"]) == (8, 160)
     assert found.parameters == sum(p.numel() for p in model.parameters())
     assert found.trainable_parameters < found.parameters
+
+
+def packed_by_a_stand_in(layer: nn.Linear) -> nn.Module:
+    """A layer whose frozen weight is packed as bitsandbytes packs it. That package is no dependency of the tests."""
+    layer.weight = nn.Parameter(torch.zeros(layer.weight.numel() // 2, 1, dtype=torch.uint8), requires_grad=False)
+    layer.weight.quant_state = SimpleNamespace(shape=torch.Size((layer.out_features, layer.in_features)))
+    return layer
+
+
+def packed_by_bitsandbytes(layer: nn.Linear) -> nn.Module:
+    layers = pytest.importorskip("bitsandbytes").nn
+    return layers.Linear4bit(layer.in_features, layer.out_features, bias=False).to("cpu")
+
+
+@pytest.mark.parametrize("packed", [packed_by_a_stand_in, packed_by_bitsandbytes])
+def test_a_frozen_base_in_4_bits_counts_with_its_size_before_packing(packed):
+    layer = packed(nn.Linear(64, 32, bias=False))
+    layer.lora_A = nn.Linear(64, 4, bias=False)
+
+    assert layer.weight.numel() == 64 * 32 // 2
+    assert count_parameters(layer) == (64 * 32 + 64 * 4, 64 * 4)
