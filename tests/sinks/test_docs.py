@@ -1,16 +1,21 @@
-"""The page on loggers: its code runs, and its table names what there is."""
+"""The pages on loggers and on Prometheus: their code runs, and the table names what there is."""
 
 from __future__ import annotations
 
 import csv
 import re
+import socket
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
+from carbon_plugin.audit.summary import summarise
 from carbon_plugin.sinks.choose import KINDS
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "loggers.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+PROMETHEUS = DOCS / "prometheus.md"
+PAGE = (DOCS / "loggers.md").read_text(encoding="utf-8")
 
 
 def test_table_names_every_kind_of_logger():
@@ -33,3 +38,29 @@ def test_code_of_the_page_runs_and_its_files_have_the_totals(tmp_path):
         last = list(csv.DictReader(file))[-1]
     assert last["step"] == "30"
     assert float(last["carbon/energy_kwh"]) > 0
+
+
+def test_training_of_the_page_on_prometheus_is_scraped_with_its_totals(tmp_path):
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("prometheus_client", reason="prometheus_client is not installed; `make test` installs it")
+    page = PROMETHEUS.read_text(encoding="utf-8")
+    code = re.findall(r"^```python\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)[0]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    model = torch.nn.Linear(4, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def train() -> None:
+        model(torch.ones(1, 4)).sum().backward()
+        optimizer.step()
+
+    run_dir = tmp_path / "run"
+    exec(
+        code.replace(":9440", f":{port}"), {"model": model, "optimizer": optimizer, "run_dir": run_dir, "train": train}
+    )
+    with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
+        text = answer.read().decode()
+
+    found = re.search(r'^carbon_plugin_energy_joules_total\{.*team="nlp"\} (\S+)$', text, flags=re.MULTILINE)
+    assert found
+    assert float(found[1]) == pytest.approx(summarise(run_dir).energy.energy_j)
