@@ -27,7 +27,7 @@ STEPS = {
 def programs() -> dict[str, str]:
     """The programs of the page by the name of their (last) run directory."""
     blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
-    return {re.findall(r'run_dir="runs/(\w+)"', block)[-1]: block for block in blocks}
+    return {re.findall(r'run_dir=.*"(?:runs)?/(\w+)"', block)[-1]: block for block in blocks}
 
 
 @pytest.fixture(scope="module")
