@@ -270,6 +270,21 @@ class Reconciliation(Struct, frozen=True, kw_only=True):
     assumptions: list[Assumption]
 
 
+class MonthEnergy(Struct, frozen=True, kw_only=True):
+    """The energy of a run in one calendar month, UTC: of the machines, and of the facility with them, and the
+    operational carbon, both None without factors. A window counts in the month in which it starts.
+
+    `node_s` is the recorded time of all nodes, s.
+    """
+
+    year: int
+    month: int
+    energy_j: float
+    facility_j: float | None
+    operational_kg: float | None
+    node_s: float
+
+
 class StepComparison(Struct, frozen=True, kw_only=True):
     """Measured against predicted values on stretches between step boundaries of one node.
 
@@ -415,3 +430,4 @@ class AuditSummary(Struct, frozen=True, kw_only=True):
     reconciliation: Reconciliation | None = None
     ladder: list[BoundaryRung] = []
     budget: list[BudgetLine] = []
+    months: list[MonthEnergy] = []

@@ -22,12 +22,20 @@ from carbon_plugin.audit.result import (
 )
 from carbon_plugin.audit.tally.accounting import SAMPLING, Accounted, account_run
 from carbon_plugin.audit.tally.budget import budget_lines, stated_price
+from carbon_plugin.audit.tally.calendar import months_of
 from carbon_plugin.audit.tally.cells import ExactCell, energy_of
 from carbon_plugin.audit.tally.collect import FilePass, RunCollector
 from carbon_plugin.audit.tally.documents import read_forecast, read_prediction
 from carbon_plugin.audit.tally.forecast_error import Actual, compare_forecast
 from carbon_plugin.audit.tally.ladder import boundary_ladder
-from carbon_plugin.audit.tally.overview import coverage_of, leading_manifest, period_of, progress_of, work_of
+from carbon_plugin.audit.tally.overview import (
+    coverage_of,
+    leading_manifest,
+    period_of,
+    progress_of,
+    unrecorded,
+    work_of,
+)
 from carbon_plugin.audit.tally.parts import pass_over
 from carbon_plugin.audit.tally.reservations import reserved_time, unobserved_of
 from carbon_plugin.audit.tally.spans import comparison_of_windows
@@ -149,6 +157,7 @@ def _conclude(collected: RunCollector, identity: RunIdentity | None, checks: Run
             device_s=reserved.device_s,
             price=stated_price(manifest.budget, manifest.forecast),
         ),
+        months=months_of(collected.calendar, unobserved.used.values(), unrecorded(collected.files), stated),
     )
 
 

@@ -40,7 +40,7 @@ def test_what_the_user_states_is_no_assumption_but_for_its_range() -> None:
     factors = resolve_factors(site, None, today=TODAY)
 
     assert [assumption.field for assumption in factors.assumptions] == ["site.zone", "site.pue_range"]
-    assert "without a stated basis" in factors.assumptions[0].source
+    assert "its basis is not stated" in factors.assumptions[0].source
     assert factors.embodied_kg == {}
 
 

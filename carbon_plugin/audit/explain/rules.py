@@ -303,6 +303,11 @@ RULES: dict[str, Rule] = {
     "by_phase.*": _energy_of_phase,
     "devices.*": _device,
     "reserved": _reserved,
+    "months.*": lambda summary, path: Reason(
+        "sum of the windows that start in the month, and its part of reserved time without records",
+        _ledgers(summary),
+        ["energy", "factors.pue", "factors.intensity"] if summary.factors else ["energy"],
+    ),
     "steps": _step_time,
     "forecast.footprint": _forecast,
     "forecast.parts.*": _forecast_part,

@@ -13,7 +13,6 @@ colo is our reading of operational control: the tenant runs the machines, the la
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Literal
 
 from msgspec import Struct
@@ -29,6 +28,7 @@ from carbon_plugin.audit.exports.evidence import (
     origin_of,
 )
 from carbon_plugin.audit.exports.ghg_factors import ElectricityFactors, GhgInputs, Rate, electricity_factors
+from carbon_plugin.audit.exports.ghg_years import InventoryYear, years_of
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.errors import ReportError
 from carbon_plugin.footprint.factors.zones import cloud_region
@@ -46,8 +46,8 @@ Method = Literal["location-based", "market-based"]
 class GhgLine(Struct, frozen=True, kw_only=True):
     """One line of the inventory: kgCO2e of a scope and, in scope 3, of a category.
 
-    `inventory_year` is the year that the line belongs to where that is not the year of the run. `factor` is that of a
-    line of electricity.
+    `inventory_year` is the calendar year (UTC) that the line belongs to: that of the energy, or of the acquisition.
+    `factor` is that of a line of electricity.
     """
 
     scope: Literal[2, 3]
@@ -57,7 +57,7 @@ class GhgLine(Struct, frozen=True, kw_only=True):
     kg: Figure
     energy: Figure | None = None
     factor: Rate | None = None
-    inventory_year: int | None = None
+    inventory_year: int
     note: str
 
 
@@ -109,11 +109,14 @@ def ghg_report(summary: AuditSummary, inputs: GhgInputs) -> GhgReport:
         )
     location = grid_factor(summary, factors)
     electricity = electricity_factors(location, basis, inputs)
+    years = years_of(summary, factors, location, basis, inputs)
     outside: list[Allocation] = []
     if inputs.organisational_boundary == "cloud":
-        lines = _cloud(footprint, factors, electricity)
+        lines = [line for one in years for line in _cloud(footprint, factors, one)]
     else:
-        lines = _tenant_or_owner(summary, footprint, factors, electricity, inputs)
+        _check_owned(factors, electricity, inputs)
+        lines = [line for one in years for line in _tenant_or_owner(footprint, factors, one, inputs)]
+        lines.append(_capital_goods(summary, factors, inputs.acquisition_year or 0))
         outside.append(
             Allocation(
                 name="embodied carbon, share of the run",
@@ -124,20 +127,19 @@ def ghg_report(summary: AuditSummary, inputs: GhgInputs) -> GhgReport:
     return GhgReport(
         standard=STANDARD,
         organisational_boundary=inputs.organisational_boundary,
-        years=_years(summary),
+        years=[one.year for one in years],
         lines=lines,
         outside_inventory=outside,
         location_factor=location,
         rules=_RULES[inputs.organisational_boundary],
-        missing=_missing(footprint, electricity, inputs),
+        missing=[*_missing(footprint, electricity, inputs), *dict.fromkeys(one.note for one in years if one.note)],
         questions=_questions(factors, inputs),
         origin=origin_of(summary),
     )
 
 
-def _tenant_or_owner(
-    summary: AuditSummary, footprint: Footprint, factors: Factors, electricity: ElectricityFactors, inputs: GhgInputs
-) -> list[GhgLine]:
+def _check_owned(factors: Factors, electricity: ElectricityFactors, inputs: GhgInputs) -> None:
+    """Raise `ReportError` where a factor or a year is missing that machines of one's own need."""
     if electricity.direct is None:
         zone = factors.intensity.zone_name
         raise ReportError(
@@ -149,26 +151,31 @@ def _tenant_or_owner(
             "GHG: acquisition_year is not stated, expected the year in which the hardware was bought "
             "(--acquisition-year): capital goods are booked in that year and not amortised"
         )
+
+
+def _tenant_or_owner(footprint: Footprint, factors: Factors, year: InventoryYear, inputs: GhgInputs) -> list[GhgLine]:
+    direct = year.electricity.direct
+    assert direct is not None  # checked for the run
     colo = inputs.organisational_boundary == "colo"
-    energy = footprint.energy_j["it" if colo else "facility"]
-    location = _electricity(2, None, "purchased electricity", energy, footprint, electricity.direct, "direct factor")
-    lines = [location, _market(location, energy, footprint, factors, electricity.direct, "direct")]
+    energy = footprint.energy_j["it" if colo else "facility"].scaled(year.energy_share)
+    location = _electricity(2, None, "purchased electricity", energy, footprint, direct, "direct factor", year)
+    lines = [location, _market(location, energy, footprint, factors, direct, "direct", year)]
     if colo:
-        lines.append(_overhead(footprint, electricity.direct))
-    lines += _upstream(energy, footprint, electricity)
-    lines.append(_capital_goods(summary, factors, inputs.acquisition_year))
-    return lines
+        lines.append(_overhead(footprint, direct, year))
+    return [*lines, *_upstream(energy, footprint, year)]
 
 
-def _cloud(footprint: Footprint, factors: Factors, electricity: ElectricityFactors) -> list[GhgLine]:
+def _cloud(footprint: Footprint, factors: Factors, year: InventoryYear) -> list[GhgLine]:
+    electricity = year.electricity
     rate = electricity.lifecycle or electricity.direct
     assert rate is not None  # one of the two is the run's own
     kind = "lifecycle" if electricity.lifecycle else "direct"
     name = "purchased cloud service: electricity of machines and facility"
     note = f"{kind} factor; the provider's scope 2 is the customer's scope 3 (category 8 if leased)"
-    energy = footprint.energy_j["facility"]
-    location = _electricity(3, 1, name, energy, footprint, rate, note)
-    by_contract = [_market(location, energy, footprint, factors, rate, kind)] if footprint.market is not None else []
+    energy = footprint.energy_j["facility"].scaled(year.energy_share)
+    location = _electricity(3, 1, name, energy, footprint, rate, note, year)
+    has_market = footprint.market is not None
+    by_contract = [_market(location, energy, footprint, factors, rate, kind, year)] if has_market else []
     return [
         location,
         *by_contract,
@@ -177,7 +184,8 @@ def _cloud(footprint: Footprint, factors: Factors, electricity: ElectricityFacto
             category=1,
             name="purchased cloud service: manufacture of the hardware, share of the run",
             method=None,
-            kg=footprint.embodied_kg,
+            kg=footprint.embodied_kg.scaled(year.time_share),
+            inventory_year=year.year,
             note=f"the provider's capital goods, allocated by {factors.amortisation}",
         ),
     ]
@@ -191,6 +199,7 @@ def _electricity(
     footprint: Footprint,
     rate: Rate,
     note: str,
+    year: InventoryYear,
     method: Method = "location-based",
 ) -> GhgLine:
     """Return a line of electricity: some of the run's energy at a factor.
@@ -209,12 +218,19 @@ def _electricity(
         kg=Figure(value, value * low, value * high, "kgCO2e", "modelled", "energy x factor"),
         energy=kwh(energy),
         factor=rate,
+        inventory_year=year.year,
         note=note,
     )
 
 
 def _market(
-    location: GhgLine, energy: Figure, footprint: Footprint, factors: Factors, grid: Rate, kind: str
+    location: GhgLine,
+    energy: Figure,
+    footprint: Footprint,
+    factors: Factors,
+    grid: Rate,
+    kind: str,
+    year: InventoryYear,
 ) -> GhgLine:
     """Return the market-based line beside a location-based one of the same energy.
 
@@ -239,24 +255,25 @@ def _market(
         mean = grams / (contracted_kwh or 1.0)
         rate = Rate(g_per_kwh=mean, source="mean of the contracts and the rest", granularity="by contract")
         note = "; ".join(notes)
-    return _electricity(location.scope, location.category, location.name, energy, footprint, rate, note, "market-based")
+    scope, category, name = location.scope, location.category, location.name
+    return _electricity(scope, category, name, energy, footprint, rate, note, year, "market-based")
 
 
-def _overhead(footprint: Footprint, rate: Rate) -> GhgLine:
+def _overhead(footprint: Footprint, rate: Rate, year: InventoryYear) -> GhgLine:
     facility, machines = footprint.energy_j["facility"], footprint.energy_j["it"]
     share = 1 - machines.value / facility.value if facility.value else 0.0
     name = "leased colocation space: electricity of the facility around the machines"
     note = "facility energy beyond that of the machines (PUE - 1)"
-    return _electricity(3, 8, name, facility.scaled(share), footprint, rate, note)
+    return _electricity(3, 8, name, facility.scaled(share * year.energy_share), footprint, rate, note, year)
 
 
-def _upstream(energy: Figure, footprint: Footprint, electricity: ElectricityFactors) -> list[GhgLine]:
+def _upstream(energy: Figure, footprint: Footprint, year: InventoryYear) -> list[GhgLine]:
     parts = (
-        ("fuels of the electricity, upstream", electricity.upstream),
-        ("losses of the grid", electricity.losses),
+        ("fuels of the electricity, upstream", year.electricity.upstream),
+        ("losses of the grid", year.electricity.losses),
     )
     return [
-        _electricity(3, 3, name, energy, footprint, rate, "of the electricity in scope 2")
+        _electricity(3, 3, name, energy, footprint, rate, "of the electricity in scope 2", year)
         for name, rate in parts
         if rate is not None
     ]
@@ -286,18 +303,6 @@ def _capital_goods(summary: AuditSummary, factors: Factors, year: int) -> GhgLin
         inventory_year=year,
         note=f"{counted}; {whole}, not amortised: book once, in {year}, whoever else uses them later",
     )
-
-
-def _years(summary: AuditSummary) -> list[int]:
-    """Return the calendar years of the run, UTC. Raises `ReportError` for moments that no calendar has."""
-    period = summary.period
-    try:
-        first, last = (datetime.fromtimestamp(moment, UTC).year for moment in (period.start_unix_s, period.end_unix_s))
-    except (OverflowError, OSError, ValueError):
-        raise ReportError(
-            f"GHG: the run lies between {period.start_unix_s:g} and {period.end_unix_s:g} s, expected Unix seconds"
-        ) from None
-    return list(range(first, last + 1))
 
 
 def _missing(footprint: Footprint, electricity: ElectricityFactors, inputs: GhgInputs) -> list[str]:

@@ -14,6 +14,7 @@ from msgspec import Struct
 from carbon_plugin.audit.result import EventNote
 from carbon_plugin.audit.tally.bins import TimeBins
 from carbon_plugin.audit.tally.blocks import MAX_WINDOWS, Floats, RowBlock, Rows, blocks_of
+from carbon_plugin.audit.tally.calendar import Calendar
 from carbon_plugin.audit.tally.cells import ExactCell
 from carbon_plugin.audit.tally.documents import SharedDocuments
 from carbon_plugin.audit.tally.in_force import GridTally
@@ -114,6 +115,7 @@ class RunCollector:
         self.files: list[FilePass] = []
         self.claims = DeviceClaims()
         self.bins = TimeBins(origin_unix_s)
+        self.calendar = Calendar()
         self.event_counts: dict[str, int] = {}
         self._origin_unix_s = origin_unix_s
         self._events: list[tuple[int, EventNote]] = []
@@ -165,6 +167,7 @@ class RunCollector:
         self.files += other.files
         self.claims.overlaps += other.claims.overlaps
         self.bins.merge(other.bins)
+        self.calendar.merge(other.calendar)
         for kind, count in other.event_counts.items():
             self.event_counts[kind] = self.event_counts.get(kind, 0) + count
         self._events += other._events
@@ -324,6 +327,8 @@ class RunCollector:
         if file.factors is not None:
             file.grid.add(file.factors.intensity, windows, it_j * block.pue, block.intensity_g_per_kwh)
         self._add_over_time(file, block, metered, it_j, rework)
+        starts_s = block.start_unix_s - context.clock_offset_s
+        self.calendar.add(starts_s, block.duration_s, it_j, block.pue, block.intensity_g_per_kwh)
         file.stalls.add(windows)
         for window in windows:
             file.counted.add(window)

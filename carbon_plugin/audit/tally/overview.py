@@ -10,7 +10,7 @@ from typing import Any
 from carbon_plugin.audit.result import Attempt, Coverage, Gap, Period, Progress, Work
 from carbon_plugin.audit.tally.collect import FilePass, RunCollector
 from carbon_plugin.audit.tally.documents import PredictionDocument
-from carbon_plugin.audit.tally.reservations import union
+from carbon_plugin.audit.tally.reservations import Interval, union
 from carbon_plugin.ledger.files import writer_name
 from carbon_plugin.ledger.held.claims import TOLERANCE_S
 from carbon_plugin.ledger.held.expected import expected_gpus
@@ -53,11 +53,8 @@ def _longest(files: Sequence[FilePass]) -> list[FilePass]:
 def period_of(collected: RunCollector) -> Period:
     """Return when the run took place, attempt by attempt."""
     extents = [file.extent for file in collected.files]
-    covered = union(extents)
+    covered, held = union(extents), _held(collected.files)
     start_s, end_s = covered[0][0], covered[-1][1]
-    held = union(
-        (start - _reserved_before_s(file.manifest), end) for file in collected.files for start, end in [file.extent]
-    )
     gaps = [
         Gap(start_unix_s=before[1], duration_s=after[0] - before[1])
         for before, after in pairwise(held)
@@ -75,6 +72,23 @@ def period_of(collected: RunCollector) -> Period:
             file.stalls.total_s for files in _by_launch(collected.files).values() for file in _longest(files)
         ),
     )
+
+
+def unrecorded(files: Sequence[FilePass]) -> list[Interval]:
+    """Return the intervals, Unix s, in which devices were reserved and no file of the run holds a record."""
+    found: list[Interval] = []
+    covered = union(file.extent for file in files)
+    for start, end in _held(files):
+        at = start
+        for begin, until in covered:
+            if begin > at and begin <= end:
+                found.append((at, begin))
+            at = max(at, until) if begin <= end else at
+    return found
+
+
+def _held(files: Sequence[FilePass]) -> list[Interval]:
+    return union((file.extent[0] - _reserved_before_s(file.manifest), file.extent[1]) for file in files)
 
 
 def _reserved_before_s(manifest: Manifest) -> float:

@@ -109,6 +109,17 @@ def zone_intensity(zone: str, *, today: date | None = None) -> Intensity:
     )
 
 
+def value_of_year(zone: str, year: int) -> float | None:
+    """Return the annual average of a zone in a calendar year, g/kWh, or None where the table does not have that
+    year or the zone is in none."""
+    area = find(zone)
+    if area is None:
+        return None
+    row = TABLES[area.table]().areas[area.code]
+    known = {row.year: row.g_per_kwh, row.year - 1: row.previous}
+    return known.get(year)
+
+
 def relative_spread(row: tables.AreaIntensity, age_years: int) -> float:
     """Return the half-width of the p10-p90 range of ln(intensity of the run / annual average of the vintage).
 

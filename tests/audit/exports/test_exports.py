@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,9 @@ from carbon_plugin.errors import FootprintError, ReportError
 from carbon_plugin.footprint.run_factors import resolve_factors
 from carbon_plugin.footprint.sci import score
 from carbon_plugin.footprint.values import Factors
+from carbon_plugin.ledger.identity import agree_run
+from carbon_plugin.ledger.records import Window
+from carbon_plugin.ledger.writer import LedgerWriter
 from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.site import Instrument, Site
 from tests.ledger.builder import Attempt, Job
@@ -340,6 +344,68 @@ def test_own_electricity_is_scope_2_with_direct_factors_and_the_rest_is_category
     losses = by_name[3, 3, "location-based", "losses of the grid"]
     assert losses.kg.value == pytest.approx(facility_kwh * lifecycle * 0.05 / 0.95 / 1000)
     assert not [item for item in report.missing if "category 3" in item]
+
+
+def over_new_year(job: Job, directory: Path) -> AuditSummary:
+    """A run of 615 s, the first 495 s of it in 2024: 15 s of start-up, 48 windows of 10 s, and 12 more in 2025."""
+    identity = agree_run(directory, name="turn", run_id="b" * 32)
+    new_year_s = datetime(2025, 1, 1, tzinfo=UTC).timestamp()
+    start_s = new_year_s - 495.0
+    job.nodes, job.attempts = 1, [Attempt(0, 60)]
+    writer = LedgerWriter(directory, run_id=identity.run_id, node=0)
+    now_s = start_s
+    for record in job.records(identity.run_id, 0, 0, job.attempts[0], start_s):
+        if isinstance(record, Window):
+            if record.phase not in ("startup", "train"):
+                continue
+            record = msgspec.structs.replace(record, start_unix_s=now_s)  # noqa: PLW2901
+            now_s += record.duration_s
+        writer.write(record)
+    writer.close()
+    return summarise(directory)
+
+
+def test_run_over_new_year_is_split_at_its_windows_with_the_factors_of_each_year(
+    factors: Factors, tmp_path: Path
+) -> None:
+    """The table has 15.83 g/kWh for Paris in 2025 and 16.3 in 2024, direct."""
+    paris = with_zone(factors, Site(zone="gcp:europe-west9", pue=1.2))
+    summary = over_new_year(job_with(paris, noise=0.0), tmp_path / "run")
+
+    report = ghg_report(summary, GhgInputs(organisational_boundary="own", acquisition_year=2023))
+
+    assert [(month.year, month.month) for month in summary.months] == [(2024, 12), (2025, 1)]
+    assert sum(month.energy_j for month in summary.months) == pytest.approx(summary.energy.energy_j)
+    assert summary.footprint is not None
+    assert sum(month.operational_kg or 0.0 for month in summary.months) == pytest.approx(
+        summary.footprint.operational_kg.value
+    )
+    assert report.years == [2024, 2025]
+    located = {
+        line.inventory_year: line for line in report.lines if line.method == "location-based" and line.scope == 2
+    }
+    train_w = 2 * 400.0 + 150.0
+    joules = {2024: 48 * 10 * train_w + 15 * (2 * 100.0 + 150.0), 2025: 12 * 10 * train_w}
+    for year, g_per_kwh in ((2024, 16.3), (2025, 15.83)):
+        line = located[year]
+        assert line.energy is not None
+        assert line.energy.value == pytest.approx(1.2 * joules[year] / 3.6e6)
+        assert line.kg.value == pytest.approx(line.energy.value * g_per_kwh / 1000)
+    assert {line.inventory_year for line in report.lines if line.category == 2} == {2023}
+    check("ghg", report)
+
+
+def test_year_without_a_factor_of_its_own_is_said_with_the_year_that_stands_in(
+    factors: Factors, tmp_path: Path
+) -> None:
+    grid = with_zone(factors, Site(zone="egrid:SRVC", pue=1.2))  # of 2024 and 2023
+    summary = over_new_year(job_with(grid, noise=0.0), tmp_path / "run")
+
+    report = ghg_report(summary, GhgInputs(organisational_boundary="own", acquisition_year=2023))
+
+    assert any(
+        "no factor of 2025 is in the table" in line and "that of 2024 stands in" in line for line in report.missing
+    )
 
 
 def test_capital_goods_are_whole_units_in_the_year_of_acquisition(summary: AuditSummary, own: GhgInputs) -> None:
