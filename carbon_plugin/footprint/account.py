@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from carbon_plugin.errors import FootprintError
 from carbon_plugin.footprint.values import BUILDING, EnergyItem, Factors, Footprint, MarketBased, Reservation
 from carbon_plugin.spec.figure import Figure, Kind
+from carbon_plugin.spec.turns import give_way
 
 if TYPE_CHECKING:
     from carbon_plugin.footprint.propagation import Outcome
@@ -44,11 +45,16 @@ def account(
     from carbon_plugin.footprint import propagation, uncertainty
 
     inputs = propagation.gather(energies, reservations, factors, duration_spread)
+    give_way()
     scores = np.zeros((len(inputs.scopes), draws + 1))  # the first column stays 0: the central values
     for row, scope in zip(scores, inputs.scopes, strict=True):
         row[1:] = uncertainty.scores(scope, draws, seed)
+    give_way()
     means = propagation.central_and_mean(inputs)
-    return _footprint(propagation.evaluate(inputs, scores), means, energies, factors)
+    give_way()
+    outcome = propagation.evaluate(inputs, scores)
+    give_way()
+    return _footprint(outcome, means, energies, factors)
 
 
 def _footprint(outcome: Outcome, means: Outcome, energies: Sequence[EnergyItem], factors: Factors) -> Footprint:
@@ -64,6 +70,7 @@ def _footprint(outcome: Outcome, means: Outcome, energies: Sequence[EnergyItem],
     table: Floats = np.stack([*energy.values(), *parts.values(), *totals, *water.values(), *market])
     central = table[:, 0].tolist()
     ranges = iter(zip(central, *percentiles(table[:, 1:]).tolist(), strict=True))
+    give_way()
     wide: dict[str, tuple[float, float]] = {}
 
     def figure(unit: str, kind: Kind, source: str, name: str = "") -> Figure:

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from carbon_plugin.meters.bounds import LAG_S, Bounds, possible_energy, possible_power
 from carbon_plugin.meters.protocol import PowerSource, Reading
 from carbon_plugin.spec.range import ZERO, Range
+from carbon_plugin.spec.turns import give_way
 
 SAME_S = 0.05
 """Stretches shorter than this do not count as stretches: they come from two clocks that are read one after
@@ -70,7 +71,11 @@ class ReadingGate:
     def admit(self, readings: Sequence[Reading]) -> list[Reading]:
         """Return the readings as they may be recorded, in the same order."""
         powers = {reading.key: self._power_w(reading) for reading in readings}
-        return [self._admit(reading, powers) for reading in readings]
+        admitted = []
+        for reading in readings:
+            give_way()
+            admitted.append(self._admit(reading, powers))
+        return admitted
 
     def estimate(self, key: str) -> Range | None:
         """Return the power of a device, with its range, in a time before its first reading, or None if nothing tells
@@ -230,7 +235,8 @@ class ReadingGate:
 
 def _raw(reading: Reading, otherwise: Range) -> Range:
     """Return the energy that a meter tells, with its range, or `otherwise` where it tells none or no finite number."""
-    return reading.energy if reading.energy is not None and _finite(reading) else otherwise
+    energy = reading.energy
+    return energy if energy is not None and _finite(reading) else otherwise
 
 
 def _finite(reading: Reading) -> bool:

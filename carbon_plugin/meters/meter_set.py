@@ -13,6 +13,7 @@ from carbon_plugin.meters.node.meter import GpuHistory
 from carbon_plugin.meters.protocol import Meter, Note, PowerSource, Reading, Unavailable, UnreadGpus
 from carbon_plugin.spec.metered import DeviceIdentity
 from carbon_plugin.spec.range import Range
+from carbon_plugin.spec.turns import give_way
 
 _ALIKE = ("package", "dram")
 """Scopes of devices that work alike on one machine, so that the power of one shows what another may draw."""
@@ -78,6 +79,7 @@ class MeterSet:
         if self._beside is not None:
             self._beside.read()
         for meter in self._meters:  # the GPUs come first, because other meters need their energy
+            give_way()
             own = self._gate.admit(meter.read())
             if meter is self.gpus:
                 self._draw.observe(own)

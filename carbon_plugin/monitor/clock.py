@@ -65,7 +65,8 @@ class TrainingClock:
         self, wake: Callable[[], None], min_window_s: float, now: Callable[[], float] = time.monotonic
     ) -> None:
         self.start = Mark(0, now(), 0, 0)
-        self._mark: tuple[int, float, int, int] = self.start
+        # The steps so far, the moment of the last one, and the tokens so far with the steps that told them.
+        self._mark: tuple[int, float, tuple[int, int]] = (0, self.start.monotonic_s, (0, 0))
         self.phase: Phase = "startup"
         self.base_step = 0
         """The step of the run at which this process began to count: the steps of the run before it, less those that
@@ -81,11 +82,16 @@ class TrainingClock:
         self._min_window_s = min_window_s
         self._now = now
         self._transitions: deque[Transition] = deque(maxlen=_MAX_TRANSITIONS)
+        self.attend = True
+        """Whether the next step is to call `attended`. Any thread may set it."""
+        self.attended: Callable[[], None] | None = None
+        """What the training thread does at the first step after `attend` was set. Steps that only count skip it."""
 
     @property
     def mark(self) -> Mark:
         """Return the last step boundary."""
-        return Mark(*self._mark)
+        steps, monotonic_s, (tokens, told) = self._mark
+        return Mark(steps, monotonic_s, tokens, steps - told)
 
     def end(self) -> None:
         """Note that the training ends now and that no step follows."""
@@ -94,14 +100,16 @@ class TrainingClock:
     def step_end(self, tokens: int | None = None) -> None:
         """Count an optimizer step that has ended. `tokens` is the number of tokens of the whole job, if the caller
         knows it."""
-        # A plain tuple, because after a step our code is in no cache, and a named one costs a third of the call.
-        steps, _, total, uncounted = self._mark
+        # One plain tuple is replaced, in as few operations as possible: after a step our code is in no cache, so that
+        # what it costs is the memory that it touches.
+        mark = self._mark
         if tokens is None:
-            self._mark = (steps + 1, self._now(), total, uncounted + 1)
+            self._mark = (mark[0] + 1, self._now(), mark[2])
         else:
-            self._mark = (steps + 1, self._now(), total + tokens, uncounted)
-        if self.phase == "startup":
-            self.enter("train")
+            total, told = mark[2]
+            self._mark = (mark[0] + 1, self._now(), (total + tokens, told + 1))
+        if self.attend:
+            self._attend()
 
     def enter(self, phase: Phase) -> Phase:
         """Begin a phase and return the one before it."""
@@ -112,11 +120,20 @@ class TrainingClock:
                 self.data_wait_s += now - self._entered_s
             self._entered_s = now
             self.phase = phase
+            if phase == "startup":
+                self.attend = True
             self._transitions.append(Transition(now, phase, self.mark))
             # A window of less than seconds would be noise, because the counter steps every ~100 ms. It is apportioned.
             if now - self.cut_s >= self._min_window_s:
                 self._wake()
         return before
+
+    def _attend(self) -> None:
+        self.attend = False  # first, so that nothing that is set meanwhile is lost
+        if self.phase == "startup":
+            self.enter("train")
+        if self.attended is not None:
+            self.attended()
 
     def until(self, moment_s: float) -> list[Transition]:
         """Return the transitions up to a monotonic moment, and keep them. Only the monitor thread calls this."""

@@ -8,6 +8,7 @@ from functools import wraps
 from typing import Any, TypeVar, cast
 
 from carbon_plugin.printable import brief
+from carbon_plugin.spec.turns import give_way
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ class Guard:
         """Return what `work` returns, or `otherwise` if it raises or the part is already off."""
         if part in self._off:
             return otherwise
+        give_way()
         try:
             return work()
         except Exception as error:

@@ -74,7 +74,7 @@ class CarbonMonitor:
     def __init__(self, *, ranks: Ranks | None = None, **arguments: Unpack[MonitorArguments]) -> None:
         self._ranks = ranks or ranks_from_environ(os.environ)
         self.run_dir: Path | None = None
-        self._armed = False
+        self._counting: TrainingClock | None = None  # the clock while calls have an effect
         self._clock: TrainingClock | None = None
         self._work: MonitorWork | None = None
         self._thread: MonitorThread | None = None
@@ -103,7 +103,7 @@ class CarbonMonitor:
     def active(self) -> bool:
         """Return whether calls have an effect: the monitor has started, is not closed, has not failed, and this is not
         a forked child."""
-        return self._armed
+        return self._counting is not None
 
     @property
     def head(self) -> str | None:
@@ -153,21 +153,21 @@ class CarbonMonitor:
     def step_end(self, tokens: int | None = None) -> None:
         """Count an optimizer step that has ended. `tokens` is the number of tokens that the whole job processed in it,
         if the caller knows it."""
-        if self._armed and self._clock is not None:
+        clock = self._counting
+        if clock is not None:
             try:
-                self._clock.step_end(tokens)
-                if self.loggers:
-                    self._log_new()
+                clock.step_end(tokens)
             except Exception as error:  # the hot path has no closure and no wrapper
                 self._fail("clock", error)
 
     def enter(self, phase: Phase) -> Phase:
         """Begin a phase and return the one before it."""
-        if not self._armed or self._clock is None:
+        clock = self._counting
+        if clock is None:
             return phase
         try:
             phase = self._phase_names.named(phase)
-            return self._clock.enter(phase)
+            return clock.enter(phase)
         except Exception as error:
             self._fail("clock", error)
             return phase
@@ -184,7 +184,7 @@ class CarbonMonitor:
 
     def observe(self, detected: Detected, uuids: tuple[str, ...] = ()) -> None:
         """Hand over what was read from live objects, and the UUIDs of the GPUs that this rank computes on."""
-        if self._armed and self._work is not None:
+        if self.active and self._work is not None:
             self._work.submit(Seen(detected, uuids))
 
     def resume_at(self, step: int) -> None:
@@ -238,6 +238,8 @@ class CarbonMonitor:
         """Add a logger. It gets each new row of figures at the first step after its window, and the last row at the
         end."""
         self.loggers.add(log)
+        if self._clock is not None:
+            self._clock.attend = True
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain scalars for a checkpoint. The ledger is authoritative, and these values are never added to
@@ -256,13 +258,13 @@ class CarbonMonitor:
     def close(self, reason: str = "closed") -> None:
         """Write the last window and the closing record. It waits at most ten seconds, and a second call does
         nothing."""
-        if self._armed:
+        if self.active:
             self._guard.run("closing", lambda: self._close(reason), None)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state of a copy, in a worker or of a trainer. The copy has not started: thread, clock and ledger
         stay with this object."""
-        left = {"_armed": False, "_clock": None, "_work": None, "_thread": None}
+        left = {"_counting": None, "_clock": None, "_work": None, "_thread": None}
         return vars(self) | left | {"_watched": (), "_ended_by": None}
 
     def __enter__(self) -> CarbonMonitor:
@@ -303,7 +305,8 @@ class CarbonMonitor:
             least_s=settings.options.min_window_s,
         )
         self._clock, self._work, self._thread = clock, work, thread
-        self._armed = True
+        clock.attended = self._log_if_any
+        self._counting = clock
         _living.add(self)
         if place.rank == 0:
             self.loggers.start(self._logger_failed, self._exit_later)
@@ -319,7 +322,7 @@ class CarbonMonitor:
         }
 
     def _close(self, reason: str) -> None:
-        self._armed = False
+        self._counting = None
         if self._clock is not None:
             self._clock.end()
         _living.discard(self)
@@ -330,6 +333,10 @@ class CarbonMonitor:
         self._log_new()
         if self.run_dir is not None:
             self.loggers.close(self._work.last_row if self._work is not None else None, self.run_dir)
+
+    def _log_if_any(self) -> None:
+        if self.loggers:
+            self._log_new()
 
     def _log_new(self) -> None:
         """Hand the loggers the figures that they have not had yet. Ranks other than 0 have no figures."""
@@ -347,7 +354,7 @@ class CarbonMonitor:
     def _exit_later(self) -> None:
         """End before a package that a sink has imported ends what it holds for this sink, since functions that are
         called at the exit are called in the reverse order. A second call of `_at_exit` does nothing."""
-        if self._armed:
+        if self.active:
             atexit.register(self._at_exit)
 
     def _at_exit(self) -> None:
@@ -358,7 +365,7 @@ class CarbonMonitor:
     def _fail(self, part: str, error: BaseException) -> None:
         """Handle a failure on the training thread: stop counting, and let the monitor thread end in an orderly way."""
         self._guard.fail(part, error)
-        self._armed = False
+        self._counting = None
         if self._thread is not None:
             self._thread.close(f"failed: {part}", 0.0)
         self._leave_loggers()
@@ -369,7 +376,7 @@ class CarbonMonitor:
         stop = self._work.stop if self._work is not None else None
         # Where all ranks have agreed to stop, this one goes on to count its steps up to that one.
         if part == "monitor" and not (stop is not None and stop.withdraw()):
-            self._armed = False
+            self._counting = None
             self._leave_loggers()
 
     def _leave_loggers(self) -> None:
@@ -385,7 +392,7 @@ class CarbonMonitor:
             return None
 
     def _disarm(self) -> None:
-        self._armed = False
+        self._counting = None
         self._settings = None
         self.loggers.forget()
         if self._thread is not None:

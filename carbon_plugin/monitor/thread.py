@@ -12,6 +12,7 @@ from typing import Protocol
 
 from carbon_plugin.monitor.guard import Guard
 from carbon_plugin.sinks.quiet import leave_signals_to_the_training
+from carbon_plugin.spec.turns import take_turns
 
 _LEAST_WAIT_S = 0.001
 
@@ -120,6 +121,7 @@ class MonitorThread:
 
     def _main(self) -> None:
         leave_signals_to_the_training()
+        take_turns()
         wake = self._wake
         self._guard.run("monitor", self._run, None)
         failure = self._guard.failures.get("monitor")

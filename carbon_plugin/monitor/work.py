@@ -255,6 +255,7 @@ class MonitorWork:
         recording = self._node.recording if self._node else None
         head = recording.journal.head if recording else None
         self.live = Live(metrics or self.live.metrics, head, self.live.version + 1)
+        self._job.clock.attend = True
 
 
 def _recorder(recording: NodeRecording | None) -> NodeRecorder | None:

@@ -14,6 +14,7 @@ from carbon_plugin.ledger.sums import RunningSums
 from carbon_plugin.ledger.writer import LedgerWriter
 from carbon_plugin.monitor.ledgers.backlog import Backlog
 from carbon_plugin.monitor.ledgers.file_totals import FileTotals
+from carbon_plugin.spec.turns import give_way
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +85,7 @@ class Journal:
                     record = replace(record, run_id=writer.run_id, attempt=writer.attempt, file=writer.path.name)
                 elif isinstance(record, Close):
                     record = self._closing(record)
+                give_way()
                 try:
                     writer.write(record)
                     self._waiting.done()

@@ -28,6 +28,7 @@ from carbon_plugin.monitor.processes.leader import Claim
 from carbon_plugin.monitor.processes.neighbours import Neighbours
 from carbon_plugin.monitor.processes.sharing import OwnShare
 from carbon_plugin.spec.metered import DeviceIdentity
+from carbon_plugin.spec.turns import give_way
 
 
 class NodeRecorder:
@@ -147,13 +148,16 @@ class NodeRecorder:
         after = aligned(before, replace(now, monotonic_s=end_s, mark=last_mark(end_s, marks)))
         self._before, self._lead = after, None
         windows: list[Window] = []
+        give_way()
         for stretch in stretches(lead, before, after, self._meters.estimate):
             own = [change for change in transitions if change.monotonic_s <= stretch.after.monotonic_s]
             transitions = transitions[len(own) :]
             windows += self._windows(stretch, own)
         self._note_intensity()  # before its windows, so that a kill between them loses no source
         for window in windows:
+            give_way()
             self.record(window)
+        give_way()
         guard.run("GPU context", self._reader.note_gpu_context, None)
         self._note_clock(self._job.wall.adjust())
         if self._meters.retire_stand_ins():
@@ -194,10 +198,12 @@ class NodeRecorder:
             self._phase = transitions[-1].phase
         self._job.guard.run("spans", lambda: self._record_spans(self._spans.observe(before, after, pieces)), None)
         whole_s = after.monotonic_s - before.monotonic_s
-        return [
-            self._maker.window(piece, stretch.used(piece.duration_s / whole_s), self._context, self._reader.gpus)
-            for piece in merged(pieces)
-        ]
+        windows = []
+        for piece in merged(pieces):
+            give_way()
+            used = stretch.used(piece.duration_s / whole_s)
+            windows.append(self._maker.window(piece, used, self._context, self._reader.gpus))
+        return windows
 
     def _record_spans(self, spans: Sequence[Measured]) -> None:
         for span in spans:

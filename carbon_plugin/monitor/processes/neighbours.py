@@ -21,6 +21,7 @@ from msgspec.structs import replace
 from carbon_plugin.ledger.records import DeviceEnergy
 from carbon_plugin.meters.host.share import SHARE_SPREAD
 from carbon_plugin.monitor.processes.scratch import Folder, forget_in_child
+from carbon_plugin.spec.turns import give_way
 
 EVENT = "gpu_shared"
 FOLDER = "gpus"
@@ -81,6 +82,7 @@ class Neighbours:
             other = name.removesuffix(_TENANT)
             if other in (name, self._id):
                 continue
+            give_way()
             with contextlib.suppress(OSError, msgspec.MsgspecError):
                 tenant = msgspec.json.decode(folder.read(name) or b"", type=Tenant)
                 if tenant.until_s is None:

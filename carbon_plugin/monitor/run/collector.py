@@ -18,14 +18,11 @@ from collections.abc import Mapping
 from carbon_plugin.errors import SpecError
 from carbon_plugin.monitor.ledgers.file_totals import FileTotals
 from carbon_plugin.monitor.run.datagram import REPORT_BYTES, pack_report, unpack_report
+from carbon_plugin.spec.turns import give_way
 
 COLLECTOR_VARIABLE = "CARBON_PLUGIN_COLLECTOR"
 RECEIVE_BUFFER_BYTES = 4 << 20
 """The buffer has room for the reports of thousands of nodes between two looks. The kernel may grant less."""
-TURN = 64
-"""So many reports are taken in before other threads get their turn, because the training thread must not wait for this
-one."""
-PAUSE_S = 0.5e-3
 BUDGET_S = 1.0
 
 
@@ -99,13 +96,12 @@ class Collector:
         """Take in the reports that have arrived. Newer ones replace older ones of the same ledger."""
         deadline_s = time.monotonic() + BUDGET_S
         while time.monotonic() < deadline_s:
-            for _ in range(TURN):
-                try:
-                    record = self._socket.recv(REPORT_BYTES + 1)
-                except OSError:  # no more datagrams, or no network
-                    return
-                self._take(record)
-            time.sleep(PAUSE_S)
+            try:
+                record = self._socket.recv(REPORT_BYTES + 1)
+            except OSError:  # no more datagrams, or no network
+                return
+            self._take(record)
+            give_way()
 
     def close(self) -> None:
         """Close the socket."""

@@ -13,13 +13,10 @@ from carbon_plugin.ledger.records import Window
 from carbon_plugin.ledger.tail import LedgerTail
 from carbon_plugin.monitor.ledgers.file_totals import FileTotals
 from carbon_plugin.monitor.ledgers.journal import Journal
+from carbon_plugin.spec.turns import give_way
 
 UNNAMED = ""
 """This stands for the name of the own ledger as long as its file cannot be created."""
-WORK_S = 0.5e-3
-"""After so many seconds of work other threads get their turn, because the training thread must not wait for this
-one."""
-PAUSE_S = 0.5e-3
 MAX_BYTES = 1 << 16
 MOST_READ_AGAIN = 2000
 """At most this many windows of a file are read a second time: more than five hours of them."""
@@ -63,16 +60,13 @@ class LedgerFollower:
                 self._tails[path.name] = LedgerTail(path, max_bytes=MAX_BYTES)
                 self.files[path.name] = FileTotals()
         deadline_s = time.monotonic() + self._budget_s
-        turn_s = time.monotonic()
         unread = list(self._tails.items())
         while unread and time.monotonic() < deadline_s:
             remaining = []
             for name, tail in unread:
                 if self._take(name, tail):
                     remaining.append((name, tail))
-                if time.monotonic() - turn_s > WORK_S:
-                    time.sleep(PAUSE_S)
-                    turn_s = time.monotonic()
+                give_way()
             unread = remaining
         self.caught_up = not unread
 
@@ -128,7 +122,7 @@ class _ReadAgain:
             if not records:
                 return
             self.windows += [record for record in records if isinstance(record, Window)]
-            time.sleep(PAUSE_S)
+            give_way()
 
     def _reaches(self, until_unix_s: float) -> bool:
         last = self.windows[-1] if self.windows else None

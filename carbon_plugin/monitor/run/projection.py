@@ -19,6 +19,7 @@ from carbon_plugin.plan.forecast import modelled_energies, reservations
 from carbon_plugin.predict.result import StepPrediction
 from carbon_plugin.spec.hardware.cluster import Cluster
 from carbon_plugin.spec.range import Range
+from carbon_plugin.spec.turns import give_way
 
 LIVE_DRAWS = 400
 """So many samples make a live range. Its ends then vary by about 2 % of the range, and a call takes well under 1 ms."""
@@ -96,6 +97,7 @@ def remaining_predicted(
 
 def outlook(totals: RunTotals, remaining: Remaining | None, factors: Factors | None) -> Outlook:
     """Return the footprint so far and that of the whole run, with carbon where there are factors."""
+    give_way()
     spent = None
     if factors is not None:
         items, in_force = account_inputs(totals.spent, factors)
@@ -111,6 +113,7 @@ def outlook(totals: RunTotals, remaining: Remaining | None, factors: Factors | N
     if factors is None:
         energy_j = energy.times(Range(1.0, low, high))
         return Outlook(spent=None, whole=None, energy_j=energy_j, remaining_s=remaining.time_s)
+    give_way()
     items, in_force = account_inputs(totals.spent, factors, to_come=remaining.energies)
     reserved = chargeable([*totals.reserved, *remaining.reserved], factors)
     whole = account(items, reserved, in_force, duration_spread=(low, high), draws=LIVE_DRAWS)

@@ -27,6 +27,7 @@ from carbon_plugin.ledger.held.unobserved import unobserved_energy
 from carbon_plugin.ledger.records import Window
 from carbon_plugin.monitor.ledgers.file_totals import FileTotals, Place
 from carbon_plugin.spec.metered import DeviceIdentity
+from carbon_plugin.spec.turns import give_way
 
 STALE_WINDOWS = 3
 """A ledger without news for this many of its windows no longer counts towards the present power."""
@@ -119,6 +120,7 @@ def run_totals(
     device_j: dict[str, float] = {}
     current = {name: opened[name] for name in order if name == own or extents[name][1] >= attempt_started_s}
     for name in order:
+        give_way()
         file = opened[name]
         fresh = newest_s - file.heard_s <= STALE_WINDOWS * max(file.last_window_s, 1.0)
         for key, totals in file.devices.items():
@@ -135,6 +137,7 @@ def run_totals(
                     power_w += totals.power_w
                 if device.rung == "gpu":
                     measured[key] = totals.measured or (share < 1 and measured.get(key, False))
+    give_way()
     expected = expected_gpus(file.manifest for file in current.values() if file.manifest is not None)
     holdings = _holdings(opened, order, extents)
     reserved = held(holdings)
