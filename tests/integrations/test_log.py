@@ -23,6 +23,8 @@ from carbon_plugin.integrations.pytorch import watch
 from carbon_plugin.ledger.reader import read_run
 from carbon_plugin.ledger.records import Event, Window
 from carbon_plugin.monitor.loggers import Loggers, loggers_of
+from carbon_plugin.monitor.monitor import CarbonMonitor
+from carbon_plugin.monitor.ranks import Ranks
 from carbon_plugin.monitor.settings import MonitorOptions
 from carbon_plugin.show.wording import energy
 from carbon_plugin.sinks import delivery
@@ -196,6 +198,17 @@ def test_files_that_are_named_hold_the_same_rows(trained):
     )
     assert [(row["step"], row["carbon/energy_kwh"]) for row in trained.jsonl] == list(zip(steps, energies, strict=True))
     assert trained.csv[-1]["carbon/ledger_head"] == trained.file.head
+
+
+def test_ranks_beside_the_first_hand_over_nothing(tmp_path):
+    rows = Rows()
+    options, ranks = MonitorOptions(min_window_s=0.1), Ranks(rank=1, local_rank=1, world_size=2, local_world_size=2)
+
+    with CarbonMonitor(run_dir=tmp_path, window_s=0.2, quiet=True, options=options, ranks=ranks, log=rows) as monitor:
+        monitor.step_end()
+
+    assert rows.rows == []
+    assert rows.threads == set()
 
 
 def test_logger_that_hangs_holds_neither_the_training_nor_the_others(trained):

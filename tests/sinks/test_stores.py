@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import struct
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from carbon_plugin.audit.summary import summarise
 from carbon_plugin.sinks import report_file
 from carbon_plugin.sinks.choose import sinks_of
 from carbon_plugin.sinks.delivery import Delivery
@@ -156,6 +160,71 @@ def test_run_of_the_user_who_logs_nothing_gets_every_row(delivered, wandb_rows, 
     history, _, _, _ = wandb_rows()
 
     assert {row["carbon/step"]: row["carbon/energy_kwh"] for row in history} == by_step(handed, "carbon/energy_kwh")
+
+
+FALLS_THROUGH = """
+import sys
+from carbon_plugin.monitor.monitor import CarbonMonitor
+monitor = CarbonMonitor(run_dir=sys.argv[1], name="llama", site="FRA", quiet=True, log=sys.argv[2])
+monitor.start()
+monitor.step_end()
+while not monitor.metrics():  # the training goes on until its figures are there
+    pass
+"""
+
+
+def falls_through(folder: Path, log: str) -> float:
+    """Train in a process that never closes the training, and return the energy of the run, kWh."""
+    done = subprocess.run(
+        [sys.executable, "-c", FALLS_THROUGH, str(folder / "run"), log],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "TMPDIR": str(folder)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "switched off" not in done.stderr
+    return summarise(folder / "run").energy.energy_j / 3.6e6
+
+
+@pytest.mark.exhaustive
+def test_wandb_run_of_a_script_that_falls_through_has_the_totals_and_the_report(wandb_rows, tmp_path):
+    energy_kwh = falls_through(tmp_path, "wandb")
+    history, _, _, artifacts = wandb_rows()
+
+    assert history[-1]["carbon/energy_kwh"] == pytest.approx(energy_kwh)
+    assert len(artifacts) == 1
+
+
+@pytest.mark.exhaustive
+def test_mlflow_run_of_a_script_that_falls_through_has_the_totals_and_the_report(mlflow, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow.get_tracking_uri())
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "carbon")
+
+    energy_kwh = falls_through(tmp_path, "mlflow")
+    run = only_run(mlflow)
+
+    assert run.data.metrics["carbon/energy_kwh"] == pytest.approx(energy_kwh)
+    assert run.info.status == "FINISHED"
+    assert [file.path for file in mlflow.MlflowClient().list_artifacts(run.info.run_id, "carbon")] == [
+        "carbon/report.html"
+    ]
+
+
+@pytest.mark.exhaustive
+def test_comet_archive_of_a_script_that_falls_through_has_the_totals(tmp_path, monkeypatch):
+    pytest.importorskip("comet_ml", reason="comet_ml is not installed")
+    monkeypatch.delenv("COMET_API_KEY", raising=False)
+
+    energy_kwh = falls_through(tmp_path, "comet")
+    (archive,) = (tmp_path / "run" / "comet").glob("*.zip")
+
+    with zipfile.ZipFile(archive) as content:
+        metrics = [
+            m for line in content.read("messages.json").splitlines() if (m := json.loads(line)["payload"].get("metric"))
+        ]
+    last = [float(m["metricValue"]) for m in metrics if m["metricName"] == "carbon/energy_kwh"][-1]
+    assert last == pytest.approx(energy_kwh)
 
 
 @pytest.fixture

@@ -39,6 +39,9 @@ def agent(
         raise CarbonPluginError(f"--interval: {interval:g} s, expected more than 0")
     if not 0 <= port <= 65535:
         raise CarbonPluginError(f"--port: {port}, expected 0 to 65535")
+    missing = [str(place) for place in run_dir or () if not place.is_dir()]
+    if missing:
+        raise CarbonPluginError(f"--run-dir: {', '.join(missing)}: no such directory; create it, or leave it out")
     labels = dict(_label(one) for one in label or ())
     check_labels(labels, "--label")
     devices = NodeDevices(node_meter, os.environ)
@@ -48,7 +51,12 @@ def agent(
             NodeAgent(exposition, devices, run_dir or (), interval_s=interval).tick()
             echo(as_text(exposition), end="")
             return
-        exporter = Exporter(Endpoint(address=address, port=port, labels=labels))
+        try:
+            exporter = Exporter(Endpoint(address=address, port=port, labels=labels))
+        except OSError as error:
+            raise CarbonPluginError(
+                f"--address {address} --port {port}: cannot be listened at ({error.strerror or error}): state another"
+            ) from error
         stop = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())

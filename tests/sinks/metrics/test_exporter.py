@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
@@ -141,6 +142,25 @@ def test_port_in_use_is_an_error_of_the_sink(rows, free_port):
 
     with socket.create_server(("127.0.0.1", free_port)), pytest.raises(OSError, match="in use"):
         sink.write(rows(1)[0])
+
+
+def test_forked_child_leaves_the_port_to_its_parent(rows, free_port):
+    (sink,) = sinks_of(f"prometheus://127.0.0.1:{free_port}")
+    sink.write(rows(1)[0])
+    held, release = os.pipe()
+
+    child = os.fork()
+    if child == 0:
+        sink.forget()
+        os.close(release)
+        os.read(held, 1)  # it outlives the exporter of its parent
+        os._exit(0)
+    os.close(held)
+    sink._exporter.close()
+    with socket.create_server(("127.0.0.1", free_port)) as server:
+        assert server.getsockname()[1] == free_port
+    os.close(release)
+    os.waitpid(child, 0)
 
 
 @pytest.mark.parametrize("values", [[1.0, 3.0, 2.0, 4.0], [0.0, 0.0], [5.0, -1.0]])
