@@ -1,4 +1,4 @@
-"""Layouts of jobs of the frameworks: every axis, and what of theirs states it. One launch of four processes."""
+"""Layouts of jobs of the frameworks: every axis, and what of theirs states it. A launch of four processes each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from tests.sampling import cases_of, sampled
 
-JOB = Path(__file__).parent / "jobs" / "frameworks_all.py"
+JOB = Path(__file__).parent / "jobs" / "frameworks.py"
 NEEDED = {
     "deepspeed": ("deepspeed",),
     "lightning": ("lightning",),
@@ -227,14 +227,18 @@ def module_of(name: str) -> str:
 
 @pytest.fixture(scope="module")
 def found(request, torchrun, tmp_path_factory) -> dict[str, Any]:
-    results = tmp_path_factory.mktemp("frameworks") / "found.json"
+    """What is seen in each job that a selected test asks for. A framework that keeps a mesh or a group for the life of
+    its process has the process for itself."""
     names = [name for name in EXPECTED if name in USUAL | cases_of(request, "name")]
-    jobs = {module: [name for name in names if module_of(name) == module] for module in NEEDED}
-    jobs = {module: names for module, names in jobs.items() if names and not MISSING[module]}
-    modules = sorted({name for module in jobs for name in (*NEEDED[module], *LATER.get(module, ()))})
-    arguments = [f"{module}={','.join(names)}" for module, names in jobs.items()]
-    torchrun(JOB, results, *arguments, processes=4, imported_once=(*modules, "carbon_plugin.detect.live"))
-    return json.loads(results.read_text())
+    results: dict[str, Any] = {}
+    for framework, packages in NEEDED.items():
+        jobs = [name for name in names if module_of(name) == framework]
+        if jobs and not MISSING[framework]:
+            out = tmp_path_factory.mktemp(framework) / "found.json"
+            modules = (*packages, *LATER.get(framework, ()), "carbon_plugin.detect.live")
+            torchrun(JOB, out, framework, *jobs, processes=4, imported_once=modules)
+            results |= json.loads(out.read_text())
+    return results
 
 
 def of_job(found: dict[str, Any], name: str) -> dict[str, Any]:
