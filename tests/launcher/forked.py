@@ -1,19 +1,27 @@
 """A launcher like torchrun whose jobs share one import of torch and of the frameworks: `forked.py MODULE,MODULE`.
 
 Importing torch and a framework costs a process more than the short jobs of the tests do. This program imports the named
-modules once. Then it reads jobs, one a line of its standard input, forks a process for each, and answers with a line
-that has the exit code. The process imports what the job needs besides and runs the script as its main program: by
-itself, or in ranks that it forks under torchrun's variables and with a store that it keeps, as torchrun does.
+modules once. Then it reads jobs, one a line of its standard input, and forks a process for each. It answers with a line
+`pid NUMBER PID` when a job has begun and `code NUMBER EXIT_CODE` when it has ended. The process imports what the job
+needs besides and runs the script as its main program: by itself, or in ranks that it forks under torchrun's variables
+and with a store that it keeps, as torchrun does.
+
+A process here has hundreds of thousands of objects that it only inherited. `gc.freeze` keeps the collector from walking
+through them, and `leave` keeps the interpreter from taking them apart at the end, which costs a rank seconds.
 """
 
 from __future__ import annotations
 
+import atexit
 import ctypes
+import gc
 import json
 import os
 import runpy
+import select
 import signal
 import sys
+import tempfile
 import uuid
 from collections.abc import Iterable
 from datetime import timedelta
@@ -55,16 +63,36 @@ def import_all(modules: Iterable[str]) -> None:
         import_module(name)
 
 
+ended: list[int] = []
+"""The exit code of the script that this process has run, unless it ended with an exception."""
+
+
 def run_script(script: str, arguments: list[str]) -> None:
     sys.argv = [script, *arguments]
     sys.path[0] = str(Path(script).parent)
-    runpy.run_path(script, run_name="__main__")
+    try:
+        runpy.run_path(script, run_name="__main__")
+    except SystemExit as end:
+        if not isinstance(end.code, int | None):
+            raise
+        ended.append(end.code or 0)
+    else:
+        ended.append(0)
+
+
+def leave() -> None:
+    """Leave this process as the last of what it does at its exit."""
+    if ended:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(ended[0])
 
 
 def run_ranks(processes: int, script: str, arguments: list[str]) -> None:
     """Fork the ranks and wait for them; returns in a rank, when its script has ended, and nowhere else."""
     run_id = uuid.uuid4().hex
     ports, writer = os.pipe()
+    gc.freeze()
     ranks: list[int] = []
     for rank in range(processes):  # all of them before the store, whose thread a fork would not take along
         pid = os.fork()
@@ -101,6 +129,7 @@ def become(job: dict[str, Any]) -> None:
     os.chdir(job["folder"])
     os.environ.clear()
     os.environ.update(job["environ"])
+    tempfile.tempdir = None  # it was chosen by the variables of the launcher, if an import has asked
     load_libraries()
     import_all(job["modules"])
     if job["processes"] is None:
@@ -109,15 +138,49 @@ def become(job: dict[str, Any]) -> None:
         run_ranks(job["processes"], job["script"], job["arguments"])
 
 
+def answer(line: str) -> None:
+    os.write(1, f"{line}\n".encode())
+
+
+def serve() -> dict[str, Any]:
+    """Fork a process for every job that is told; returns in such a process, with its job, and nowhere else."""
+    heard, jobs = b"", {}
+    woken, waker = os.pipe()
+    os.set_blocking(waker, False)
+    signal.set_wakeup_fd(waker)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    while True:
+        readable, _, _ = select.select([0, woken], [], [])
+        if woken in readable:
+            os.read(woken, 4096)
+            for pid in [*jobs]:
+                done, status = os.waitpid(pid, os.WNOHANG)
+                if done:
+                    answer(f"code {jobs.pop(pid)} {os.waitstatus_to_exitcode(status)}")
+        if 0 not in readable:
+            continue
+        told = os.read(0, 65536)
+        if not told:
+            sys.exit()
+        *lines, heard = (heard + told).split(b"\n")
+        for line in lines:
+            job: dict[str, Any] = json.loads(line)
+            pid = os.fork()
+            if pid == 0:
+                signal.set_wakeup_fd(-1)
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                os.close(woken)
+                os.close(waker)
+                return job
+            jobs[pid] = job["number"]
+            answer(f"pid {job['number']} {pid}")
+
+
 def main(modules: list[str]) -> None:
+    atexit.register(leave)  # what is registered first is called last
     import_all(modules)
-    for line in sys.stdin:
-        pid = os.fork()
-        if pid == 0:
-            become(json.loads(line))
-            return
-        _, status = os.waitpid(pid, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
+    gc.freeze()
+    become(serve())
 
 
 if __name__ == "__main__":
