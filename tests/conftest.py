@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from carbon_plugin.monitor.monitor import USED_BY_THE_THREAD
 from tests.launcher.client import Launcher
 
 # The same examples in every run, so that a red test is the change that was made; `make fuzz` looks for new ones.
@@ -34,6 +35,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 TESTS = Path(__file__).parent
 TORCH = ("torch", "torch._dynamo", "torch.distributed.fsdp", "torch.distributed.pipelining", "torch.distributed.tensor")
 """What most jobs import sooner or later: the first optimizer of a process imports the compiler."""
+MONITOR = ("carbon_plugin.monitor.monitor", *USED_BY_THE_THREAD)
+"""What jobs import that are measured without a framework."""
 LONGEST_FIRST = (
     "examples", "repository/test_quality.py", "integrations", "monitor/test_who_meters.py", "detect", "safety",
     "monitor", "meters", "cli", "calibrate",
@@ -132,6 +135,14 @@ def launcher() -> Iterator[Callable[..., Launcher]]:
     yield one
     for started in (plain, *special.values()):
         started.close()
+
+
+@pytest.fixture(scope="session")
+def monitor_launcher() -> Iterator[Launcher]:
+    """A process that forks jobs from itself after it has imported the monitor, and not torch."""
+    launcher = Launcher(MONITOR)
+    yield launcher
+    launcher.close()
 
 
 @pytest.fixture(scope="session")

@@ -108,7 +108,8 @@ def run_ranks(processes: int, script: str, arguments: list[str]) -> None:
 
     store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=60))
     os.write(writer, f"{store.port:05d}".encode() * processes)
-    sys.exit(wait_for(ranks))
+    ended.append(wait_for(ranks))
+    sys.exit(ended[0])
 
 
 def load_libraries() -> None:

@@ -8,7 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-Start = Callable[..., subprocess.Popen[str]]
+from tests.launcher.client import Job
+
+Process = subprocess.Popen[str] | Job
+"""A process of a job: an interpreter of its own, or forked from one that has imported the monitor."""
+Start = Callable[..., Process]
 
 
 class Launch:
@@ -18,7 +22,7 @@ class Launch:
         self._start, self._run_dir, self._common = start, run_dir, common
         self._folder = run_dir.with_name(f"{run_dir.name} {len(list(run_dir.parent.glob('*')))}")
         self._folder.mkdir()
-        self.processes: list[subprocess.Popen[str]] = []
+        self.processes: list[Process] = []
 
     def node(self, number: int, of: int, **variables: Any) -> Launch:
         """Start the only rank of a node, on a host of its own with one GPU."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from carbon_plugin.ledger.reader import LedgerFile, manifest_of, read_run
 from carbon_plugin.ledger.records import Close, Event, Projection, Window
 from carbon_plugin.ledger.verification.verify import verify_run
 from tests.ledger.builder import recorded_j, waited_j
-from tests.monitor.launching import Launch, Start, wait_until
+from tests.monitor.launching import Launch, Process, Start, wait_until
 
 BUSY, SPARE = (f"GPU-00000051-5133-4d00-8000-00000000000{index}" for index in range(2))
 REDONE = 20
@@ -49,7 +48,7 @@ def runs(node: Start, tmp_path_factory: pytest.TempPathFactory) -> Path:
     top = tmp_path_factory.mktemp("runs")
     both = {"WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "JOB_GPU": BUSY, "spec": "gpus=2;power=300,60"}
     alone = Launch(node, top / "regrown").node(0, 1)
-    skewed = Launch(node, top / "skewed").node(0, 3).node(1, 3, CLOCK_AHEAD_S=120)
+    skewed = Launch(node, top / "skewed").node(0, 3).node(1, 3, CLOCK_AHEAD_S=120, interpreter=True)
     full = Launch(node, top / "full").node(0, 3)
     full_for_good = Launch(node, top / "full for good").node(0, 1)
     plain = [
@@ -69,10 +68,12 @@ def runs(node: Start, tmp_path_factory: pytest.TempPathFactory) -> Path:
     reached = outline_of(top / "regrown" / "node-0.attempt-0.jsonl")
     assert reached is not None
     regrown = (
-        Launch(node, top / "regrown", JOB_STEP=reached.last_step - REDONE).node(0, 2).node(1, 2, CLOCK_AHEAD_S=-120)
+        Launch(node, top / "regrown", JOB_STEP=reached.last_step - REDONE)
+        .node(0, 2)
+        .node(1, 2, CLOCK_AHEAD_S=-120, interpreter=True)
     )
     # The third of three, late, and its clock is behind.
-    skewed.node(2, 3, CLOCK_AHEAD_S=-120)
+    skewed.node(2, 3, CLOCK_AHEAD_S=-120, interpreter=True)
     limits = {
         launch: fill(launch.processes[0], top / name)
         for launch, name in ((full, "full"), (full_for_good, "full for good"))
@@ -95,7 +96,7 @@ def noticed(run_dir: Path) -> dict[str, float]:
     return {name: offset_s for event in events for name, offset_s in event.data["offsets_s"].items()}
 
 
-def fill(process: subprocess.Popen[str], run_dir: Path) -> tuple[Path, int]:
+def fill(process: Process, run_dir: Path) -> tuple[Path, int]:
     """Leave room for half a record, as a disk does that is full; the ledger, and the size at which that is."""
     file = run_dir / "node-0.attempt-0.jsonl"
     wait_until(lambda: file.read_bytes().count(b'"window"') >= 2)
@@ -104,7 +105,7 @@ def fill(process: subprocess.Popen[str], run_dir: Path) -> tuple[Path, int]:
     return file, limit_bytes
 
 
-def limit_files(process: subprocess.Popen[str], size_bytes: int) -> None:
+def limit_files(process: Process, size_bytes: int) -> None:
     _, hard = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size_bytes, hard))
 

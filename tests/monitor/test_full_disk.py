@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import resource
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from carbon_plugin.ledger.reader import LedgerFile, manifest_of, read_run
 from carbon_plugin.ledger.records import Close, Event, Projection, Window
 from carbon_plugin.ledger.verification.verify import verify_run
 from tests.ledger.builder import waited_j
-from tests.monitor.launching import Launch, Start, wait_until
+from tests.monitor.launching import Launch, Process, Start, wait_until
 
 FIRST_FILE = "node-0.attempt-0.jsonl"
 
@@ -39,7 +38,7 @@ def only_file(run_dir: Path) -> LedgerFile:
     return file
 
 
-def limit_files(process: subprocess.Popen[str], size_bytes: int) -> None:
+def limit_files(process: Process, size_bytes: int) -> None:
     _, hard = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size_bytes, hard))
 

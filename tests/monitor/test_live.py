@@ -46,7 +46,7 @@ def watts(file: LedgerFile, *, phase: str = "train") -> dict[str, float]:
 
 
 def test_ledger_survives_every_end(job, tmp_path):
-    jobs = {scenario: job(scenario, tmp_path / scenario) for scenario in ENDS}
+    jobs = {scenario: job(scenario, tmp_path / scenario, interpreter=True) for scenario in ENDS}
 
     for scenario, process in jobs.items():
         output, errors = process.communicate(timeout=60)

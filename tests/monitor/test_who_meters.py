@@ -5,9 +5,8 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +21,11 @@ from carbon_plugin.ledger.reader import read_run
 from carbon_plugin.ledger.records import Window
 from carbon_plugin.monitor.ledgers.file_totals import FileTotals
 from carbon_plugin.monitor.run.totals import run_totals
+from tests.monitor.launching import Start, wait_until
 
 SECONDS = 4.0
 AT_ONCE = 6
 EXACT = "counter_step=0.01;"
-Start = Callable[..., subprocess.Popen[str]]
 
 
 class Rank(Struct, frozen=True, kw_only=True):
@@ -166,12 +165,6 @@ class Job:
 
 def extent_s(times: list[tuple[float, float]]) -> float:
     return max(end for _, end in times) - min(start for start, _ in times)
-
-
-def wait_until(true: Callable[[], bool], at_most_s: float = 60.0) -> None:
-    end_s = time.monotonic() + at_most_s
-    while not true() and time.monotonic() < end_s:
-        time.sleep(0.02)
 
 
 def recorded_j(summary: AuditSummary) -> dict[str, float]:

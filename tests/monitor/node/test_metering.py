@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -74,16 +72,15 @@ def is_of_the_whole_training(name: str, windows: list[Window], times_s: list[flo
     assert step_time.low <= (last_s - first_s) / (len(times_s) - 3) <= step_time.high, (name, windows[-1], times_s[-3:])
 
 
-def test_each_fault_of_the_driver_has_its_label_in_the_ledger(simulated_nvml, tmp_path):
+def test_each_fault_of_the_driver_has_its_label_in_the_ledger(simulated_nvml, monitor_launcher, tmp_path):
     for name in FAULTS:
         (tmp_path / f"host of {name}").mkdir()
     jobs = {
-        name: subprocess.Popen(
-            [sys.executable, FAULTY, tmp_path / name, *LENGTHS.get(name, ["3"])],
+        name: monitor_launcher.start(
+            FAULTY,
+            tmp_path / name,
+            *LENGTHS.get(name, ["3"]),
             env=simulated_nvml(f"power=300;{spec}", TMPDIR=str(tmp_path / f"host of {name}"), **variables),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
         )
         for name, (spec, variables, *_) in FAULTS.items()
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,9 @@ from carbon_plugin.monitor.settings import make_settings
 from carbon_plugin.plan.forecast import make_forecast
 from carbon_plugin.spec.hardware.profiles import load_accelerator
 from carbon_plugin.spec.loading import build_run_spec
+from tests.launcher.client import Launcher
 from tests.monitor.conftest import started
+from tests.monitor.launching import Process
 
 FAULTS = {"version mismatch": "version_mismatch", "no permission": "no_permission", "not loaded": "driver_not_loaded"}
 HANGS = "a driver that hangs"
@@ -32,7 +33,7 @@ SILENT = {"version mismatch, unseen": "version_mismatch", "no permission, unseen
 class Ended:
     """A job that ended: its audit, its ledger's windows and projections, and what it said on standard error."""
 
-    def __init__(self, run_dir: Path, process: subprocess.Popen[str]) -> None:
+    def __init__(self, run_dir: Path, process: Process) -> None:
         _, self.errors = process.communicate(timeout=120)
         assert process.returncode == 0, self.errors
         self.summary: AuditSummary = summarise(run_dir)
@@ -42,11 +43,13 @@ class Ended:
 
 
 @pytest.fixture(scope="module")
-def jobs(simulated_nvml: Callable[..., dict[str, str]], tmp_path_factory: Any) -> Iterator[dict[str, Ended]]:
+def jobs(
+    simulated_nvml: Callable[..., dict[str, str]], monitor_launcher: Launcher, tmp_path_factory: Any
+) -> Iterator[dict[str, Ended]]:
     """One job for each thing that may be wrong with the driver, side by side; each was given two GPUs."""
     top = tmp_path_factory.mktemp("drivers")
     faults = {name: f"init:{fault}" for name, fault in FAULTS.items()} | {HANGS: "init:slow=30"}
-    with started(simulated_nvml, top) as start:
+    with started(simulated_nvml, monitor_launcher, top) as start:
         running = {
             name: start(
                 "live.py", "close", top / name, 1.5, spec=f"gpus=2;fault={fault}", CUDA_VISIBLE_DEVICES="0,1",
@@ -187,7 +190,7 @@ def test_gpus_that_cuda_leaves_out_of_a_list_are_said(job, tmp_path):
     assert ended.summary.by_rung["gpu"].estimated_j == 0
 
 
-def test_what_can_be_metered_is_metered_beside_what_cannot(simulated_nvml, plan, tmp_path):
+def test_what_can_be_metered_is_metered_beside_what_cannot(simulated_nvml, monitor_launcher, plan, tmp_path):
     (tmp_path / "forecast.json").write_bytes(msgspec.json.encode(plan))
     first, second, third = (f"GPU-00000051-5133-4d00-8000-00000000000{index}" for index in range(3))
     fallen = f"power=400;uuid={second}"
@@ -206,7 +209,7 @@ def test_what_can_be_metered_is_metered_beside_what_cannot(simulated_nvml, plan,
             "fault=init:version_mismatch", {"JOB_PLAN": f"{tmp_path}/forecast.json"}, (8, 0), "8 GPUs are not metered"
         ),
     }  # fmt: skip
-    with started(simulated_nvml, tmp_path) as start:
+    with started(simulated_nvml, monitor_launcher, tmp_path) as start:
         running = {
             name: start(
                 "live.py",
