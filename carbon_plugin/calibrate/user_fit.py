@@ -6,6 +6,7 @@ hardly reduce is refused, with the reason, and keeps its prior value.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -196,7 +197,9 @@ def _parameters(table: RowArrays) -> list[FitParameter]:
         for field, (shipped, other) in STACK_SIGMAS.items():
             sigma = shipped if framework in STACKS else other
             if field == FACTOR and framework in STACKS and STACKS[str(framework)].population == ORDINARY:
-                sigma = EFFECTS["ordinary"].between  # one factor stands for all ordinary software
+                # One factor stands for all ordinary software. The runs of one cluster are of one kind, so that how much
+                # kinds of jobs differ within a source counts beside how much sources differ.
+                sigma = math.hypot(*EFFECTS["ordinary"][:2])
             found.append(FitParameter(f"{field} of {framework}", field, _where("framework", str(framework)), sigma))
     return found
 

@@ -144,8 +144,8 @@ class Work:
     parameter as stored for compute, and `reduce_bytes` that of a gradient as it is reduced. `optimizer_bytes` is the
     optimizer state per parameter. `logit_bytes` and `split_logit_bytes` are the bytes per logit at the peak, whole or
     split over tensor-parallel ranks. `eager` is 1 where chains of elementwise operations run one by one. `offloaded` is
-    the share of layers whose activations wait in host memory. `weighted`, `accumulated_bytes`, `keeps_*` and
-    `gathers_weights` are fields of `Stack` as numbers.
+    the share of layers whose activations wait in host memory. `weighted`, `accumulated_bytes`, `gradient_buffers`,
+    `keeps_*` and `gathers_weights` are fields of `Stack` as numbers.
     """
 
     seq_len: Values
@@ -166,6 +166,7 @@ class Work:
     offloaded: Values
     weighted: Values
     accumulated_bytes: Values
+    gradient_buffers: Values
     keeps_gathered: Values
     keeps_products: Values
     keeps_projections: Values

@@ -140,16 +140,19 @@ LOGIT_BYTES: dict[CrossEntropy, tuple[float, float]] = {
     "compiled": (6.0, 6.0),
     "fused": (10.0, 10.0),
     "chunked": (1.0, 1.0),
+    "chunked_output": (3.0, 3.0),
     "in_place": (2.0, 2.0),
     "half": (6.0, 6.0),
 }
 """Bytes per logit at the peak, first whole and then split over tensor-parallel ranks.
 
-They consist of the 16-bit value, its gradient, and what the loss keeps in fp32 (copy, softmax, gradient). The eager
+They consist of the 16-bit value, its gradient, and what the loss keeps in fp32 (copy, softmax, gradient). A chunked
+output holds all logits in 16 bit, and the fp32 copy and softmax of one of eight chunks (torchtune's
+`CEWithChunkedOutputLoss`). The eager
 values fit the memory that torchtitan reported in 2024, before its loss was compiled (pull request 1033). A loss on
 DTensors keeps two more fp32 copies.
 """
-ENTROPY_BYTES: dict[CrossEntropy, float] = {"in_place": 8.0, "compiled": 14.0}
+ENTROPY_BYTES: dict[CrossEntropy, float] = {"in_place": 8.0, "compiled": 14.0, "chunked_output": 14.0}
 """Bytes per logit that the loss moves, forward and backward together, for the losses where this is known.
 
 A loss in place reads the logit twice and writes its gradient over it. A compiled loss writes the 16-bit logit, reads it
@@ -186,6 +189,7 @@ def work_of(training: TrainingPlan, stack: Stack) -> Work:
         offloaded=values(training.activation_offload),
         weighted=values(stack.weighted_experts),
         accumulated_bytes=values(4.0 if stack.accumulates_beside and training.precision == "bf16" else 0.0),
+        gradient_buffers=values(stack.gradient_buffers),
         keeps_gathered=values(stack.keeps_gathered),
         keeps_products=values(stack.operators_keep == "products"),
         keeps_projections=values(stack.operators_keep == "projections"),

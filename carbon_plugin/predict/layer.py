@@ -13,6 +13,13 @@ import numpy as np
 from carbon_plugin.predict import network, operators
 from carbon_plugin.predict.arrays import Values, any_of, where
 from carbon_plugin.predict.case import Layout, Shape, Work
+from carbon_plugin.predict.experts import (
+    EXPERT_TILE_ROWS,
+    between_products,
+    expert_loop,
+    fullest_rank,
+    permutation,
+)
 from carbon_plugin.predict.frozen import adapter_traffic, stored_share, widening, with_adapters
 from carbon_plugin.predict.operators import Cost, linear
 from carbon_plugin.predict.rates import Rates
@@ -40,22 +47,6 @@ HOST_SCOPED_GRAPHS = 0.5
 Exchange and products are still issued one by one, and the queue fills again from a graph. The value is a round number
 that was chosen in sight of the rows of Megatron-Bridge.
 """
-EXPERT_BIAS_BYTES = (28, 40)
-"""Bytes per routed element that unfused expert biases move, forward and backward.
-
-They are those of bias times probability, sum and concatenation in fp32, the cast, and the gradients
-(`TEGroupedMLP._apply_bias` of Megatron-core).
-"""
-EXPERT_TILE_ROWS = 128
-"""Rows of one tile of a grouped product. Two experts never share a tile (CUTLASS's grouped kernels for 16 bit)."""
-HOST_OPS_LOOPED = (20, 30)
-"""Slots, forward and backward, of one expert that runs by itself.
-
-They are the search for its tokens, for which the host waits, the gather of these tokens, three products and an
-activation, the weights and the sum (`Qwen3MoeSparseMoeBlock` of transformers 4).
-"""
-HOOKED_MODULES, LOOPED_MODULES = 9, 3
-"""Modules of a layer that share the slots of `shard_host_ops`, and modules of one expert of a loop."""
 HOST_FUSED = 0.8
 OPERATOR_RECOMPUTE_SHARE = 0.35
 """Share of a forward pass that a per-operation checkpoint policy repeats."""
@@ -110,13 +101,14 @@ def layer_time(
     backward = smooth_max(device.backward, host.backward)
     if sparse and any_of(rates.expert_loop > 0):
         looped = rates.expert_loop > 0
-        passes = _expert_loop(shape, layout, rates)
+        passes = expert_loop(shape, layout, rates)
         forward = where(looped, forward + passes.forward, forward)
         backward = where(looped, backward + passes.backward, backward)
     if sparse:
         wait = HOST_OPS_WAIT * rates.host_op_time * where(rates.scoped_graphs > 0, HOST_SCOPED_GRAPHS, 1.0)
         forward, backward = forward + wait, backward + wait
-    recompute = _recompute(layout, forward, core.forward, down.forward)
+    # What comes last is not repeated: the second product, and the way back of the tokens of experts.
+    recompute = _recompute(layout, forward, core.forward, down.forward + ep.forward / 2)
     again = layout.again_moe if sparse else layout.again_mlp
     recompute = recompute + again * (up.forward + down.forward + ep.forward)
     exposed = _fsdp_exposed(shape, layout, work, rates, micro_batches, forward, backward + recompute, sparse=sparse)
@@ -185,10 +177,11 @@ def _experts(
     """
     local_tokens = tokens / layout.tp
     rows = local_tokens * shape.top_k
+    load = fullest_rank(shape, layout, rates)
     local_experts = np.maximum(shape.experts / layout.ep, 1)
     # The ranks that share an expert gather one another's tokens. Without expert parallelism those are the tp ranks.
     sharers = layout.expert_split / layout.ep
-    per_expert = rows * shape.imbalance * layout.ep * sharers / np.maximum(shape.experts, 1)
+    per_expert = rows * load * layout.ep * sharers / np.maximum(shape.experts, 1)
     # An expert gets as many rows as the router sends, so that on average half of its last tile is empty.
     per_expert = per_expert + where(local_experts > 1, EXPERT_TILE_ROWS / 2, 0.0)
     width = shape.expert_ffn / sharers
@@ -200,36 +193,17 @@ def _experts(
     if any_of(shape.shared_ffn):
         shared_up, shared_down = _mlp(shape.shared_ffn, shape, layout, work, tokens, micro_batches, rates)
         up, down = up + shared_up, down + shared_down
-    up = up + _between_products(rows, shape, work, rates)
-    permute = (
-        (8 * rows * shape.expert_hidden + 16 * local_tokens * shape.experts) * work.activation_bytes / 2 / rates.memory
-    )
-    up = up + Cost(permute, permute)
+    up = up + between_products(rows, shape, work, rates)
+    up = up + permutation(rows * load * sharers, local_tokens, shape, work, rates)
     sent = network.all_to_all_time(
-        rows * shape.imbalance * work.activation_bytes * shape.expert_hidden, shape.top_k, layout.ep, rates
+        rows * load * work.activation_bytes * shape.expert_hidden, shape.top_k, layout.ep, rates
     )
     shared: Values = np.float64(0)
     if any_of(layout.expert_tp > 1):
-        size = rows * shape.imbalance * work.activation_bytes * shape.expert_hidden * layout.expert_tp
+        size = rows * load * work.activation_bytes * shape.expert_hidden * layout.expert_tp
         shared = network.gather_time(size, layout.expert_tp, np.float64(1), rates)
     both = 2 * (sent + shared)
     return up, down, Cost(both, both), shape.shared_ffn
-
-
-def _between_products(rows: Values, shape: Shape, work: Work, rates: Rates) -> Cost:
-    """Return the seconds of activation and biases of `rows` routed rows.
-
-    Where they are fused into the products they cost nothing, and they save the casts of the values between the
-    products, which `linear` counts.
-    """
-    inner, wide = rows * shape.expert_ffn, rows * shape.expert_ffn * (1 + shape.gated)
-    activation = 3 * wide * work.activation_bytes / 2 / rates.memory
-    forward, backward = (
-        size * shape.expert_bias * rows * shape.expert_hidden / rates.memory for size in EXPERT_BIAS_BYTES
-    )
-    saved = rates.cast_bytes / rates.memory
-    fused = rates.fused_experts > 0
-    return Cost(where(fused, -saved * inner, activation + forward), where(fused, -saved * wide, activation + backward))
 
 
 def _exposed_experts(traffic: Cost, compute: Cost, layout: Layout, rates: Rates) -> Cost:
@@ -307,27 +281,12 @@ def _host_floor(shape: Shape, layout: Layout, work: Work, rates: Rates, *, spars
     return Cost(rates.host_op_time * forward, rates.host_op_time * backward)
 
 
-def _expert_loop(shape: Shape, layout: Layout, rates: Rates) -> Cost:
-    """Return the seconds of a loop over the experts that a rank holds.
-
-    Its host slots overlap with nothing, because the host waits for the tokens of each expert. Where parameters are
-    sharded, each module of an expert adds the latency of a gather forward, and of a gather and a scatter backward.
-    """
-    local = np.maximum(shape.experts / layout.ep, 1)
-    hooks = rates.shard_host_ops / HOOKED_MODULES * LOOPED_MODULES
-    forward, backward = (local * rates.host_op_time * (slots + hooks) for slots in HOST_OPS_LOOPED)
-    ranks = layout.dp_shard * layout.cp
-    latency = local * LOOPED_MODULES * network.gather_time(np.float64(0), ranks, layout.tp, rates)
-    sharded = layout.zero_stage >= 3
-    return Cost(forward + where(sharded, latency, 0.0), backward + where(sharded, 2 * latency, 0.0))
-
-
-def _recompute(layout: Layout, forward: Values, core: Values, down: Values) -> Values:
+def _recompute(layout: Layout, forward: Values, core: Values, last: Values) -> Values:
     """Return the seconds of forward work that the backward pass repeats.
 
-    Non-reentrant checkpointing stops before the last product.
+    Non-reentrant checkpointing stops before the `last` work, whose result nothing needs.
     """
-    full = where(layout.reentrant > 0, forward, np.maximum(forward - down, 0))
+    full = where(layout.reentrant > 0, forward, np.maximum(forward - last, 0))
     return (
         layout.recompute_full * full
         + layout.recompute_operators * OPERATOR_RECOMPUTE_SHARE * forward

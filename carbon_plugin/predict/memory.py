@@ -167,13 +167,28 @@ def _kept_a_width(shape: Shape, layout: Layout, work: Work) -> Values:
     return (1 + shape.gated) * work.activation_bytes + single + work.input_bytes * (1 - layout.again_act)
 
 
-def peak_bytes(parts: Mapping[str, Values], *, reserved: bool) -> Values:
-    """Return what a framework reports of the parts that `memory_bytes` returns, in bytes.
+def reserved_bytes(parts: Mapping[str, Values]) -> Values:
+    """Return the bytes that the allocator holds of the parts that `memory_bytes` returns.
 
-    This is the allocated peak, or with `reserved` what the allocator holds.
+    Blocks that were freed in one phase of a step are seldom reused whole in the next one, so that all parts count.
     """
-    allocated = np.asarray(sum(size for name, size in parts.items() if name != "reserve"))
-    return allocated * (1 + FRAGMENTATION_SHARE) if reserved else allocated
+    return np.asarray(sum(size for name, size in parts.items() if name != "reserve")) * (1 + FRAGMENTATION_SHARE)
+
+
+def allocated_bytes(parts: Mapping[str, Values], layout: Layout, work: Work) -> Values:
+    """Return the largest number of bytes of the parts of `memory_bytes` that are allocated at one time.
+
+    PyTorch frees gradients after each step. In the first micro-batch of a step they come into being layer by layer, as
+    the activations of the same layers are freed: the peak is at the loss, without gradients, or at the end of the
+    backward pass, without activations and logits. Gradients that other micro-batches add to, and those in buffers of
+    their own (`Stack.gradient_buffers`), are there at the loss too.
+    """
+    rounds = work.batch / (layout.dp * layout.micro_batch_size)
+    held = (rounds > 1) | (layout.pp > 1) | (work.gradient_buffers > 0)
+    passing = parts["activations"] + parts["logits"] + parts["working"]
+    gradients = parts["gradients"]
+    whole = np.asarray(sum(size for name, size in parts.items() if name != "reserve"))
+    return where(held, whole, whole - np.minimum(gradients, passing))
 
 
 def _largest_layer(shape: Shape, layout: Layout) -> Values:

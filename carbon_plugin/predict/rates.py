@@ -44,6 +44,10 @@ class Datasheet:
     fused_experts: Values
     deduplicated: Values
     expert_loop: Values
+    plain_dispatch: Values
+    transfer_wait: Values
+    broadcasts: Values
+    routing_spread: Values
     shard_host_ops: Values
     dp_overlap: Values
     gather_overlap: Values
@@ -81,7 +85,8 @@ class Rates:
     where the scores go through memory. `cast_bytes` are the bytes moved per element for a cast to low precision (0 in
     16 bit). `scoped_graphs` and `fused_experts` are the flags of `spec.stack`; graphs of whole iterations make
     `host_op_time` 0. `deduplicated` is 1 where a token goes once to each rank, and `expert_loop` where experts run one
-    by one. `host_memory` and `host_link` are the shares of one device.
+    by one. `plain_dispatch`, `routing_spread`, `transfer_wait` (s) and
+    `broadcasts` are fields of `spec.stack`. `host_memory` and `host_link` are the shares of one device.
     """
 
     gemm_flops: Values
@@ -95,6 +100,10 @@ class Rates:
     fused_experts: Values
     deduplicated: Values
     expert_loop: Values
+    plain_dispatch: Values
+    transfer_wait: Values
+    broadcasts: Values
+    routing_spread: Values
     shard_host_ops: Values
     cast_bytes: Values
     kernel_time: Values
@@ -132,6 +141,10 @@ def combine(sheet: Datasheet, constants: Constants) -> Rates:
         fused_experts=sheet.fused_experts,
         deduplicated=sheet.deduplicated,
         expert_loop=sheet.expert_loop,
+        plain_dispatch=sheet.plain_dispatch,
+        transfer_wait=sheet.transfer_wait,
+        broadcasts=sheet.broadcasts,
+        routing_spread=sheet.routing_spread,
         cast_bytes=constants.fp8_cast_bytes * sheet.narrow,
         kernel_time=constants.kernel_time_s,
         host_op_time=where(sheet.iteration_graphs > 0, 0.0, constants.host_op_time_s),

@@ -26,7 +26,7 @@ from carbon_plugin.predict.power import capped_share
 from carbon_plugin.predict.rates import Constants, Datasheet, Rates, combine
 from carbon_plugin.spec.figure import Assumption, Sourced
 from carbon_plugin.spec.hardware.cluster import OWN_ROWS, OWN_RUNS, Accelerator, Cluster
-from carbon_plugin.spec.stack import STACKS, Stack, factor_of, gather_overlap_of, host_op_time_of
+from carbon_plugin.spec.stack import STACKS, Stack, factor_of, gather_overlap_of, host_op_time_of, routing_spread_of
 from carbon_plugin.spec.training import Precision
 
 PRIORS: dict[str, tuple[float, str]] = {
@@ -119,6 +119,10 @@ def datasheet(cluster: Cluster, stack: Stack, precision: Precision) -> Datasheet
         "fused_experts": stack.fused_experts,
         "deduplicated": stack.expert_dispatch == "deepep",
         "expert_loop": stack.expert_loop,
+        "plain_dispatch": stack.plain_dispatch,
+        "transfer_wait": stack.transfer_wait_s,
+        "broadcasts": stack.broadcasts_parameters,
+        "routing_spread": routing_spread_of(stack),
         "dp_overlap": stack.dp_overlap,
         "gather_overlap": gather_overlap_of(stack),
         "framework_factor": factor_of(stack),

@@ -17,6 +17,7 @@ from carbon_plugin.predict.layer import LayerTime, exposed_exchange, layer_param
 from carbon_plugin.predict.rates import Rates
 
 POINT_TO_POINT_LATENCY = 1e-4
+"""Seconds of a transfer between pipeline stages beside its bytes. `rates.transfer_wait` comes on top."""
 OPTIMIZER_BYTES_PER_PARAMETER = 44
 """Bytes per parameter of an Adam step in mixed precision. It reads the gradient, the master and two moments, and writes
 the master, the moments and the 16-bit copy."""
@@ -35,6 +36,8 @@ other overlaps."""
 ZERO_BUBBLE_SHARE = 1 / 3
 """Ratio of the bubble of ZB-H1 to that of 1F1B: weight gradients fill two of three idle slots (Qi et al. 2023, arXiv
 2401.10241)."""
+TENSORS_OF_LAYER = 9
+"""Parameter tensors of a layer: four of the attention, three of a gated feed-forward block and two norms."""
 MUON_ITERATIONS = 5
 """Newton-Schulz iterations of Muon (Jordan et al. 2024)."""
 OFFLOAD_LINK_BYTES = 6
@@ -167,7 +170,7 @@ def _transfer_time(shape: Shape, layout: Layout, work: Work, rates: Rates) -> Va
     tokens = layout.micro_batch_size * work.seq_len / layout.cp
     size = tokens * shape.hidden * work.activation_bytes / layout.tp
     bandwidth = network.point_to_point_bandwidth(rates.devices / layout.pp, rates)
-    time = 2 * layout.virtual_stages * (size / bandwidth + POINT_TO_POINT_LATENCY)
+    time = 2 * layout.virtual_stages * (size / bandwidth + POINT_TO_POINT_LATENCY + rates.transfer_wait)
     return where(layout.pp > 1, time, 0.0)
 
 
@@ -224,6 +227,10 @@ def _gradient_exchange(
         near_reduce = 2 * network.near_time(outer, replicas, rates)
         scatter = network.gather_time(size, group, stride, rates)
         gather = network.gather_time(fetched, group, stride, rates)
+        if any_of(rates.broadcasts > 0):
+            # Every tensor passes all ranks by itself: NCCL broadcasts around a ring.
+            tensors = TENSORS_OF_LAYER * shape.layers / layout.pp
+            gather = gather + where(rates.broadcasts > 0, tensors * network.ring_latency(group, stride, rates), 0.0)
         # With stage 0 the context-parallel ranks are replicas too, so that one all-reduce covers all of them.
         every = replicas * group
         plain = network.all_reduce_time(size, every, stride, rates)

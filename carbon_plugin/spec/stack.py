@@ -21,7 +21,7 @@ AttentionKernel = Literal["unfused", "flash", "flash2", "flash3", "cudnn", "cudn
 Population = Literal["ordinary", "tuned"]
 CudaGraphs = Literal["none", "scoped", "iteration"]
 ExpertDispatch = Literal["all_to_all", "deepep"]
-CrossEntropy = Literal["eager", "compiled", "fused", "chunked", "in_place", "half"]
+CrossEntropy = Literal["eager", "compiled", "fused", "chunked", "chunked_output", "in_place", "half"]
 
 
 class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -38,25 +38,34 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     experts included).
 
     `fused_experts` says that the experts' products take activation, bias and narrow casts into their own kernels.
-    `expert_dispatch` says how tokens reach experts: by a plain all-to-all, or by DeepEP once for each rank that holds
-    some of a token's experts. `expert_loop` says that a Python loop runs one expert after the other, as transformers
-    did before its version 5. `cross_entropy` says what a logit costs in memory: "eager" PyTorch in fp32, "compiled",
-    "fused" in fp32 (Megatron), "chunked" where the logits are never all held at once, "in_place" where the gradient is
-    written over the 16-bit logit, "half" single operations that keep no fp32 copy. `fp8_recipe` is the granularity of
-    fp8 scales. `shard_host_ops` is the number of operation slots that hooks of parameter sharding add to every pass
+    `expert_dispatch` says how tokens reach experts: by a plain all-to-all, or by DeepEP once for each rank that
+    holds some of a token's experts. `expert_loop` says that a Python loop runs one expert after the other, as
+    transformers did before its version 5. `plain_dispatch` says that tokens are sorted by expert and added up again
+    by single PyTorch operations (Megatron without `moe_permute_fusion`). `transfer_wait_s` is the time for which
+    host and device stand still at every transfer between pipeline stages, where each is sent and awaited by itself
+    (DeepSpeed's pipeline engine, nanotron). `broadcasts_parameters` says that under ZeRO-1 each rank sends the
+    tensors that it updated to all others one after the other (InternEvo), in place of one gather. `routing_spread`
+    is the standard deviation, over the ranks of expert parallelism, of the tokens that they receive, divided by the
+    mean; unset, it is 0 for a tuned stack, whose benchmarks balance the routing by force, and `ROUTING_SPREAD` for
+    ordinary software. `cross_entropy` says what a logit costs in memory: "eager" PyTorch in fp32, "compiled",
+    "fused" in fp32 (Megatron), "chunked" where the logits are never all held at once, "chunked_output" where all
+    are held in 16 bit and the loss takes them in chunks (torchtune), "in_place" where the gradient is written over
+    the 16-bit logit, "half" single operations that keep no fp32 copy. `fp8_recipe` is the granularity of fp8
+    scales. `shard_host_ops` is the number of operation slots that hooks of parameter sharding add to every pass
     through a layer.
 
     `narrow_inputs` says that in low precision the inputs of matrix products are kept for the backward pass in that
     precision (Transformer Engine). `weighted_experts` says that an expert's activation is multiplied by its
-    probability, so that what the expert returns is not kept (Megatron-core since 0.12). `accumulates_beside` says that
-    16-bit gradients are added up in a further fp32 copy (DeepSpeed's bf16 optimizer). `keeps_gathered` says that
-    sequences which tensor parallelism gathers are kept and not gathered again (nanotron). `plain_modules` says that
-    norms and gates are written out in PyTorch; unset, they are where neither they nor the loss are fused.
-    `operators_keep` is what recompute "operators" keeps of a layer: the attention core's output and every second
-    product (torchtitan), its input with Q, K and V (MaxText's save_qkv_proj), or its input alone. `shard_unit` is what
-    is gathered at a time where parameters are sharded: a layer (FSDP), or the weight in use (XLA's GSPMD).
-    `interleaves` says that its pipelines give a rank several model chunks where a layout does not state how many
-    (`spec.defaults`).
+    probability, so that what the expert returns is not kept (Megatron-core since 0.12). `accumulates_beside` says
+    that 16-bit gradients are added up in a further fp32 copy (DeepSpeed's bf16 optimizer). `gradient_buffers` says
+    that gradients live in buffers that exist all the time (Megatron); PyTorch frees them after a step.
+    `keeps_gathered` says that sequences which tensor parallelism gathers are kept and not gathered again
+    (nanotron). `plain_modules` says that norms and gates are written out in PyTorch; unset, they are where neither
+    they nor the loss are fused. `operators_keep` is what recompute "operators" keeps of a layer: the attention
+    core's output and every second product (torchtitan), its input with Q, K and V (MaxText's save_qkv_proj), or its
+    input alone. `shard_unit` is what is gathered at a time where parameters are sharded: a layer (FSDP), or the
+    weight in use (XLA's GSPMD). `interleaves` says that its pipelines give a rank several model chunks where a
+    layout does not state how many (`spec.defaults`).
 
     `population` says whether people tuned this stack for its hardware (recipes of vendors and benchmarks) or whether it
     is ordinary software. `framework_factor` multiplies the step time; unset, it is that of ordinary software, as fitted
@@ -72,6 +81,10 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     fused_experts: bool = False
     expert_dispatch: ExpertDispatch = "all_to_all"
     expert_loop: bool = False
+    plain_dispatch: bool = False
+    transfer_wait_s: float = 0.0
+    broadcasts_parameters: bool = False
+    routing_spread: float | None = None
     cross_entropy: CrossEntropy = "eager"
     fp8_recipe: Literal["tensorwise", "rowwise"] = "tensorwise"
     host_op_time_s: float | None = None
@@ -81,6 +94,7 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     narrow_inputs: bool = False
     weighted_experts: bool = False
     accumulates_beside: bool = False
+    gradient_buffers: bool = False
     keeps_gathered: bool = False
     plain_modules: bool | None = None
     operators_keep: Literal["products", "projections", "inputs"] = "products"
@@ -89,7 +103,9 @@ class Stack(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     def __post_init__(self) -> None:
         check_positive(self, "framework_factor", owner="stack: ")
-        check_not_negative(self, "host_op_time_s", "shard_host_ops", owner="stack: ")
+        check_not_negative(
+            self, "host_op_time_s", "shard_host_ops", "routing_spread", "transfer_wait_s", owner="stack: "
+        )
         for name in ("dp_overlap", "gather_overlap"):
             share = getattr(self, name)
             if share is not None and not 0 <= share <= 1:
@@ -113,6 +129,21 @@ def gather_overlap_of(stack: Stack) -> float:
     Where it is not stated, it is the share of the gradient exchange that is overlapped.
     """
     return stack.dp_overlap if stack.gather_overlap is None else stack.gather_overlap
+
+
+ROUTING_SPREAD = 0.2
+"""Relative spread of the load over expert-parallel ranks under natural routing.
+
+Its expected maximum over 8 to 64 ranks lengthens a layer's experts by 28 to 47 %, and a step by about the 8 to 20 %
+that natural routing is reported to cost. It is an assumption and not a measurement.
+"""
+
+
+def routing_spread_of(stack: Stack) -> float:
+    """Return the relative spread of the load over expert-parallel ranks, as stated or as usual for the population."""
+    if stack.routing_spread is not None:
+        return stack.routing_spread
+    return ROUTING_SPREAD if stack.population == ORDINARY else 0.0
 
 
 def host_op_time_of(stack: Stack) -> float | None:

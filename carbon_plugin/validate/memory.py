@@ -21,7 +21,7 @@ from carbon_plugin.predict.case import stack_cases
 from carbon_plugin.predict.case_of_spec import layout_of, shape_of, work_of
 from carbon_plugin.predict.fit import fit_probability, fits
 from carbon_plugin.predict.interval import Effects
-from carbon_plugin.predict.memory import memory_bytes, peak_bytes
+from carbon_plugin.predict.memory import allocated_bytes, memory_bytes, reserved_bytes
 from carbon_plugin.spec.model import TransformerModel
 from carbon_plugin.spec.stack import Population
 
@@ -140,17 +140,15 @@ def _validated(rows: Sequence[MemoryRow]) -> Iterator[ValidatedMemory]:
     The models must have the same blocks, so that one call predicts all of them.
     """
     specs = [row.spec for row in rows]
-    parts = memory_bytes(
-        stack_cases([shape_of(spec.model) for spec in specs if isinstance(spec.model, TransformerModel)]),
-        stack_cases([layout_of(spec.layout) for spec in specs if spec.layout is not None]),
-        stack_cases([work_of(spec.training, spec.stack) for spec in specs]),
-        rates_of(specs),
-    )
+    shapes = stack_cases([shape_of(spec.model) for spec in specs if isinstance(spec.model, TransformerModel)])
+    layouts = stack_cases([layout_of(spec.layout) for spec in specs if spec.layout is not None])
+    works = stack_cases([work_of(spec.training, spec.stack) for spec in specs])
+    parts = memory_bytes(shapes, layouts, works, rates_of(specs))
     needs = np.asarray(sum(parts.values()))
     shown = {
         "device": needs,
-        "reserved": np.asarray(peak_bytes(parts, reserved=True)),
-        "allocated": np.asarray(peak_bytes(parts, reserved=False)),
+        "reserved": np.asarray(reserved_bytes(parts)),
+        "allocated": np.asarray(allocated_bytes(parts, layouts, works)),
     }
     for index, row in enumerate(rows):
         need, capacity = float(needs[index]), row.spec.cluster.accelerator.memory_bytes.value

@@ -72,3 +72,29 @@ def test_the_gather_overlaps_as_the_gradients_do_unless_it_is_stated() -> None:
     assert float(datasheet(cluster, stated, "bf16").gather_overlap) == 0.0
     with pytest.raises(SpecError, match=r"gather_overlap is 1\.5"):
         Stack(gather_overlap=1.5)
+
+
+def test_tensors_that_are_sent_one_by_one_cost_the_more_the_more_ranks_hold_states(gpt, rates) -> None:
+    def more_s(ranks: int) -> float:
+        layout = layout_of(ParallelLayout(dp_shard=ranks, zero_stage=1))
+        plan = TrainingPlan(seq_len=2048, global_batch_size=ranks, steps=1)
+        single, gathered = (
+            float(step_time(shape_of(gpt), layout, work_of(plan, Stack()), rates(broadcasts=flag, devices=ranks)).total)
+            for flag in (1.0, 0.0)
+        )
+        return single - gathered
+
+    assert more_s(8) == 0  # inside an island the ring has no latency that counts
+    assert 3.5 < more_s(1024) / more_s(256) < 4.5
+
+
+def test_a_pipeline_that_waits_for_every_transfer_pays_twice_per_micro_batch(gpt, rates) -> None:
+    layout = ParallelLayout(pp=4, dp_shard=16, zero_stage=1)
+    plan = TrainingPlan(seq_len=2048, global_batch_size=256, steps=1)
+    no_head = msgspec.structs.replace(gpt, vocab=8)  # a slow last stage would hide half of the wait
+    waiting, plain = (
+        float(step_time(shape_of(no_head), layout_of(layout), work_of(plan, Stack()), rates(transfer_wait=s)).total)
+        for s in (1e-3, 0.0)
+    )
+    micro_batches, stages = 16, 3
+    assert waiting - plain == pytest.approx(2e-3 * (micro_batches + stages), rel=0.05)

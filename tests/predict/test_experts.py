@@ -7,11 +7,12 @@ import pytest
 
 from carbon_plugin.errors import InfeasibleLayoutError
 from carbon_plugin.predict.case_of_spec import layout_of, shape_of, work_of
-from carbon_plugin.predict.layer import EXPERT_BIAS_BYTES, EXPERT_TILE_ROWS, HOST_OPS_LOOPED, HOST_OPS_WAIT
+from carbon_plugin.predict.experts import EXPERT_BIAS_BYTES, EXPERT_TILE_ROWS, HOST_OPS_LOOPED, PERMUTATION_BYTES
+from carbon_plugin.predict.layer import HOST_OPS_WAIT
 from carbon_plugin.predict.schedule import StepTime, device_parameters, step_time
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.model import MixtureOfExperts, TransformerModel
-from carbon_plugin.spec.stack import Stack
+from carbon_plugin.spec.stack import ROUTING_SPREAD, Stack, routing_spread_of
 from carbon_plugin.spec.training import TrainingPlan
 
 PLAN = TrainingPlan(seq_len=4096, global_batch_size=256, steps=1)
@@ -173,3 +174,69 @@ def test_the_last_tile_of_each_expert_is_half_empty_however_many_tokens_there_ar
     matrices = (2 + sparse.gated) * sparse.hidden * sparse.moe.expert_ffn
     wasted = 3 * 2 * EXPERT_TILE_ROWS / 2 * local * matrices / float(at_once.gemm_flops) * sparse.layers
     assert one - two == pytest.approx(wasted * micro_batches / 2)
+
+
+def test_single_operations_move_more_bytes_of_every_routed_row_than_fused_permutation(sparse, rates) -> None:
+    layout = {"dp_shard": 64, "zero_stage": 1, "ep": 8}
+    fused, plain = (float(step(sparse, rates(plain_dispatch=flag), **layout).terms["matmul"]) for flag in (0.0, 1.0))
+
+    rows = PLAN.seq_len * PLAN.global_batch_size / 64 * sparse.moe.top_k
+    more = sum(apart - one for one, apart in PERMUTATION_BYTES)
+    assert plain - fused == pytest.approx(more * rows * sparse.hidden / 1.37e12 * sparse.layers, rel=1e-6)
+
+
+def test_ranks_that_split_every_expert_each_sort_all_of_their_tokens(sparse, rates) -> None:
+    layout = {"tp": 8, "dp_shard": 8, "zero_stage": 1, "sequence_parallel": True}
+    fused, plain = (float(step(sparse, rates(plain_dispatch=flag), **layout).terms["matmul"]) for flag in (0.0, 1.0))
+
+    rows = PLAN.seq_len * PLAN.global_batch_size / 8 * sparse.moe.top_k
+    more = sum(apart - one for one, apart in PERMUTATION_BYTES)
+    assert plain - fused == pytest.approx(more * rows * sparse.hidden / 1.37e12 * sparse.layers, rel=1e-6)
+
+
+def test_natural_routing_costs_more_the_more_ranks_share_the_experts(sparse, rates) -> None:
+    def slower(ep: int) -> float:
+        layout = {"dp_shard": 64, "zero_stage": 1, "ep": ep}
+        forced, natural = (float(step(sparse, rates(routing_spread=s), **layout).total) for s in (0.0, 0.2))
+        return natural / forced
+
+    assert slower(1) == 1
+    assert 1 < slower(2) < slower(8) < slower(32) < 1.5
+
+
+def test_a_stated_imbalance_is_not_multiplied_by_the_assumed_spread(sparse, rates) -> None:
+    stated = msgspec.structs.replace(sparse, moe=msgspec.structs.replace(sparse.moe, imbalance=2.0))
+    layout = {"dp_shard": 64, "zero_stage": 1, "ep": 8}
+    forced, natural = (float(step(stated, rates(routing_spread=s), **layout).total) for s in (0.0, 0.2))
+
+    assert forced == natural
+
+
+def test_routing_is_natural_in_ordinary_software_and_balanced_in_tuned_recipes_unless_stated() -> None:
+    assert routing_spread_of(Stack()) == ROUTING_SPREAD > 0
+    assert routing_spread_of(Stack(population="tuned")) == 0
+    assert routing_spread_of(Stack(population="tuned", routing_spread=0.3)) == 0.3
+
+
+def test_recompute_that_stops_early_does_not_send_tokens_back_again(sparse, rates) -> None:
+    layout = {"dp_shard": 64, "zero_stage": 1, "ep": 8, "recompute": "full"}
+    again, early = (step(sparse, rates(), **layout, recompute_reentrant=flag) for flag in (True, False))
+
+    saved = float(again.terms["recompute"] - early.terms["recompute"])
+    back = float(early.terms["ep"]) / 4  # two of the four exchanges run forward, and one of these brings tokens back
+    assert saved > back
+
+
+def test_a_loop_over_sharded_experts_waits_for_the_slowest_of_more_ranks(sparse, rates) -> None:
+    def loop_s(ranks: int) -> float:
+        layout = {"dp_shard": ranks, "zero_stage": 3}
+        plan = msgspec.structs.replace(PLAN, global_batch_size=ranks)
+        looped, grouped = (
+            step_time(
+                shape_of(sparse), layout_of(ParallelLayout(**layout)), work_of(plan, Stack()), rates(expert_loop=flag)
+            ).total
+            for flag in (1.0, 0.0)
+        )
+        return float(looped - grouped)
+
+    assert loop_s(2) < loop_s(8) < loop_s(64)

@@ -9,7 +9,7 @@ import pytest
 from carbon_plugin.predict.case import stack_cases
 from carbon_plugin.predict.case_of_spec import layout_of, shape_of, work_of
 from carbon_plugin.predict.flops import step_flops
-from carbon_plugin.predict.memory import layer_activation_bytes, memory_bytes, peak_bytes
+from carbon_plugin.predict.memory import allocated_bytes, layer_activation_bytes, memory_bytes, reserved_bytes
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.model import MixtureOfExperts
 from carbon_plugin.spec.stack import Stack
@@ -157,6 +157,25 @@ def test_a_dense_models_memory_does_not_depend_on_what_is_predicted_beside_it(gp
 
 
 def test_reserved_memory_is_more_than_allocated(gpt, rates) -> None:
-    parts = memory_bytes(shape_of(gpt), layout_of(ParallelLayout()), work_of(PLAN, Stack()), rates())
+    layout, work = layout_of(ParallelLayout()), work_of(PLAN, Stack())
+    parts = memory_bytes(shape_of(gpt), layout, work, rates())
 
-    assert peak_bytes(parts, reserved=True) > peak_bytes(parts, reserved=False)
+    assert reserved_bytes(parts) > allocated_bytes(parts, layout, work)
+
+
+def test_the_first_micro_batch_of_a_step_has_its_logits_before_its_gradients(gpt, rates) -> None:
+    layout, stack = layout_of(ParallelLayout()), Stack()
+    plan = msgspec.structs.replace(PLAN, global_batch_size=1)
+
+    def peak(batch: int, stack: Stack) -> tuple[float, dict[str, float]]:
+        work = work_of(msgspec.structs.replace(plan, global_batch_size=batch), stack)
+        parts = memory_bytes(shape_of(gpt), layout, work, rates())
+        return float(allocated_bytes(parts, layout, work)), {name: float(size) for name, size in parts.items()}
+
+    once, parts = peak(1, stack)
+    passing = parts["activations"] + parts["logits"] + parts["working"]
+    lasting = parts["parameters"] + parts["optimizer"] + parts["communication"]
+    assert once == pytest.approx(lasting + max(parts["gradients"], passing))
+    # Gradients that a second micro-batch adds to, and those in buffers, are there together with the logits.
+    for batch, kept in ((2, stack), (1, Stack(gradient_buffers=True))):
+        assert peak(batch, kept)[0] == pytest.approx(lasting + parts["gradients"] + passing)

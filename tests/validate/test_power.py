@@ -7,6 +7,8 @@ import json
 import pytest
 
 from carbon_plugin.cli.main import run
+from carbon_plugin.predict.step import predict_step
+from carbon_plugin.spec.loading import build_run_spec
 from carbon_plugin.validate.power import PowerValidation, power_setups, power_sources, validate_power
 
 
@@ -44,6 +46,18 @@ def test_power_of_2048_gpus_falls_by_less_than_their_throughput(found: PowerVali
     assert row.predicted is not None
     # Published: power falls by 6 % where throughput falls by 37 %.
     assert 0.88 < row.predicted.value < 0.97
+
+
+def test_throughput_of_2048_gpus_falls_about_as_published() -> None:
+    setup = power_setups()["meta-fsdp-llama2-7b-h100-2048"]
+    large, small = (
+        build_run_spec({"name": "meta", "site": {"intensity_g_per_kwh": 0, "pue": 1}, **run}, origin="the test")
+        for run in (setup.run, setup.over)
+    )
+    steps = [predict_step(spec).step_time_s.value for spec in (large, small)]
+
+    # Published: -37 %. Both runs have the same batch per GPU, so that throughput per GPU follows the step alone.
+    assert -0.45 < steps[1] / steps[0] - 1 < -0.25
 
 
 def test_caps_of_power_lengthen_a_run_as_in_the_published_sweeps(found: PowerValidation) -> None:

@@ -14,7 +14,7 @@ from carbon_plugin.errors import SpecError
 from carbon_plugin.spec.hardware.cluster import Accelerator
 from carbon_plugin.spec.hardware.profiles import find_accelerator, match_device_name
 from carbon_plugin.spec.layout import Recompute
-from carbon_plugin.spec.stack import STACKS, Stack
+from carbon_plugin.spec.stack import ORDINARY, STACKS, TUNED, CrossEntropy, Stack
 
 
 class Conventions(Struct, frozen=True, kw_only=True):
@@ -22,7 +22,9 @@ class Conventions(Struct, frozen=True, kw_only=True):
 
     `name` is its shipped stack (`spec.stack.STACKS`), for which one factor is fitted. `one_chunk` says that its
     pipelines do not interleave as those of its stack do, and `plain_modules` that norms, gates and loss are plain
-    PyTorch.
+    PyTorch. `chunks_the_loss` says that the loss takes the logits in chunks, and
+    `balanced_stages` that its pipelines are cut by work (`ParallelLayout`). `one_region` says that the whole model is
+    compiled as one region, which holds all that it saved until its backward pass ends and returns all gradients.
     """
 
     name: str
@@ -38,6 +40,9 @@ class Conventions(Struct, frozen=True, kw_only=True):
     reports_reserved_memory: bool = False
     one_chunk: bool = False
     plain_modules: bool = False
+    chunks_the_loss: bool = False
+    balanced_stages: bool = False
+    one_region: bool = False
 
     @property
     def stack(self) -> Stack:
@@ -72,8 +77,6 @@ TORCHTITAN = Conventions(
 DEEPSPEED = Conventions(name="deepspeed", zero_stage=3)
 SWIFT = msgspec.structs.replace(DEEPSPEED, recompute="full")
 """ms-swift checkpoints every layer unless told otherwise (`gradient_checkpointing` of its command-line parameters)."""
-MEGATRON_SWIFT = msgspec.structs.replace(MEGATRON_CORE, one_chunk=True)
-"""Its pipelines hold one chunk per rank unless told otherwise (`virtual_pipeline_model_parallel_size` is unset)."""
 PYTORCH = Conventions(name="ordinary", zero_stage=3)
 TRANSFORMER_ENGINE = Conventions(name="transformer-engine", zero_stage=3)
 AUTOMODEL = Conventions(name="automodel", zero_stage=3)
@@ -83,9 +86,18 @@ INTERNEVO = Conventions(name="internevo", zero_stage=1, reentrant=True)
 """Its gradients overlap with the backward pass, and its new parameters overlap with nothing (`hybrid_zero_optimizer` of
 its configs/)."""
 COMPILED = Conventions(name="compiled", zero_stage=3)
+WHOLE_COMPILED = msgspec.structs.replace(COMPILED, one_region=True)
+TORCHTUNE = msgspec.structs.replace(PYTORCH, chunks_the_loss=True)
+"""Its recipes have a loss over chunks of the output since October 2024 (`CEWithChunkedOutputLoss`, recipes/configs)."""
+COMPILED_TORCHTUNE = msgspec.structs.replace(COMPILED, chunks_the_loss=True)
 ORDINARY_MEGATRON = Conventions(name="ordinary-megatron", zero_stage=1, reentrant=True)
-NANOTRON = msgspec.structs.replace(ORDINARY_MEGATRON, sequence_parallel=True, plain_modules=True)
+MEGATRON_SWIFT = msgspec.structs.replace(ORDINARY_MEGATRON, sequence_parallel=True)
+"""It runs Megatron-core from the command line of a tool for fine-tuning, with one chunk per rank unless told otherwise
+(`virtual_pipeline_model_parallel_size` is unset). Nobody tuned it for its hardware."""
+NANOTRON = msgspec.structs.replace(ORDINARY_MEGATRON, sequence_parallel=True, plain_modules=True, balanced_stages=True)
 """Its column-parallel layers keep what they gathered (REDUCE_SCATTER mode), and its norms and gates are modules."""
+NEURON = Conventions(name=TUNED, zero_stage=1, sequence_parallel=True)
+"""The library of the maker of the chip, whose Llama recipes have ZeRO-1 and sequence parallelism (NxD Training)."""
 UNKNOWN = Conventions(name="unknown", zero_stage=3)
 
 # The first match wins. The key is the start of the row's framework in lower case.
@@ -133,16 +145,17 @@ FRAMEWORKS: tuple[tuple[str, Conventions], ...] = (
     ("ms-swift + deepspeed", SWIFT),
     ("hf trainer", PYTORCH),
     ("hugging face", PYTORCH),
-    ("torchtune (compile", COMPILED),
-    ("torchtune", PYTORCH),
+    ("torchtune (compile", COMPILED_TORCHTUNE),
+    ("torchtune", TORCHTUNE),
     ("litgpt", PYTORCH),
     ("openlm", PYTORCH),
     ("pytorch fsdp + transformer engine", TRANSFORMER_ENGINE),
-    ("pytorch torch.compile", COMPILED),
+    ("pytorch torch.compile", WHOLE_COMPILED),
     ("pytorch", PYTORCH),
     ("native pytorch + transformer engine", TRANSFORMER_ENGINE),
     ("native pytorch", PYTORCH),
-    ("lightning-thunder", COMPILED),
+    ("neuron", NEURON),
+    ("lightning-thunder", WHOLE_COMPILED),
     ("lightning", PYTORCH),
     ("llm.c", Conventions(name="llm.c", zero_stage=1)),
 )
@@ -152,6 +165,8 @@ HOPPER_KERNELS_SINCE = (25, 1)
 3)."""
 EXPERT_LOOPS = re.compile(r"(?i)hf trainer|hugging face|ms-swift \+")
 """Frameworks that train modules of transformers, whose experts run in a Python loop before its version 5."""
+LOSS_NOT_COMPILED = re.compile(r"(?i)torchtitan 0\.0\.")
+"""Releases of torchtitan that compile the layers and not the loss (before pull request 1033)."""
 OLD_MEGATRON = re.compile(r"megatron-lm.*\b20(19|2[0-2])\b")
 
 
@@ -227,10 +242,11 @@ def conventions_of(framework: str) -> Conventions:
         return MEGATRON_2021
     if re.match(r"nemo 2[0-3]\.", text) and "mlperf" not in text and _release_of(text) < FLASH_SINCE:
         return NEMO_BEFORE_FLASH
-    for start, conventions in FRAMEWORKS:
-        if text.startswith(start):
-            return conventions
-    return UNKNOWN
+    found = next((conventions for start, conventions in FRAMEWORKS if text.startswith(start)), UNKNOWN)
+    if "mlperf" in text and found.stack.population == ORDINARY:
+        # Submissions to a benchmark are tuned for their hardware, whatever the name of the software.
+        return msgspec.structs.replace(found, name=TUNED)
+    return found
 
 
 def _release_of(text: str) -> tuple[int, int]:
@@ -246,22 +262,21 @@ def stack_of(conventions: Conventions, row: Fields, recipe: Recipe | None, devic
     recent = engine or _release_of(row.text("framework")) >= HOPPER_KERNELS_SINCE
     if on_hopper and recent:
         changes["attention_kernel"] = "flash3"
-    compiled = "compile" in row.text("overlap")
+    compiled = "compile" in row.text("overlap") or "torch.compile" in row.text("framework")
     if compiled:
         changes["fused"] = True
     if EXPERT_LOOPS.match(row.text("framework")):
         changes["expert_loop"] = True
+    if "ungrouped experts" in row.text("notes") or conventions == MEGATRON_SWIFT:
+        changes["plain_dispatch"] = True  # a Megatron that groups no experts fuses no permutation either
     if "PURE" in row.text("sharding"):
         changes["grad_reduce_dtype"] = "bf16"
-    whole = "torch.compile" in row.text("framework")
-    if conventions.name == "torchtitan" and not (whole or (compiled and _compiles_the_loss(row.text("source")))):
-        changes["cross_entropy"] = "eager"
-    elif conventions.stack.cross_entropy == "eager" and (whole or compiled):
-        changes["cross_entropy"] = "compiled"
+    if (loss := _loss_of(conventions, row, compiled=compiled)) is not None:
+        changes["cross_entropy"] = loss
+    if conventions.one_region:
+        changes["gradient_buffers"] = True
     if conventions.plain_modules:
         changes |= {"plain_modules": True, "keeps_gathered": True}
-    if "chunked cross entropy" in row.text("overlap"):
-        changes["cross_entropy"] = "chunked"
     if row.text("framework").lower().startswith("megatron-deepspeed") and not conventions.interleaves:
         changes["accumulates_beside"] = True
     if "rowwise" in row.text("precision"):
@@ -271,6 +286,17 @@ def stack_of(conventions: Conventions, row: Fields, recipe: Recipe | None, devic
     if recipe is not None:
         changes |= recipe.stack
     return msgspec.structs.replace(conventions.stack, **changes)
+
+
+def _loss_of(conventions: Conventions, row: Fields, *, compiled: bool) -> CrossEntropy | None:
+    """Return how the row's release computes the loss, None where it is as in its framework's stack."""
+    overlap, framework = row.text("overlap"), row.text("framework")
+    if "chunked cross entropy" in overlap or (conventions.chunks_the_loss and "whole cross entropy" not in overlap):
+        return "chunked_output"
+    whole = "torch.compile" in framework and not LOSS_NOT_COMPILED.match(framework)
+    if conventions.name == "torchtitan" and not (whole or (compiled and _compiles_the_loss(row.text("source")))):
+        return "eager"
+    return "compiled" if conventions.stack.cross_entropy == "eager" and compiled else None
 
 
 def _compiles_the_loss(source: str) -> bool:

@@ -105,6 +105,7 @@ def row_execution(
         async_tp=conventions.async_tp or "async TP" in overlap or "tp-comm-overlap" in overlap,
         context_parallel_kind=conventions.context_parallel,  # type: ignore[arg-type]
         expert_overlap=recipe is not None and recipe.expert_overlap and ep > 1,
+        balanced_stages=conventions.balanced_stages and pp > 1,
     )
     pure = _pure(row, model, layout, cluster, assumed)
     optimizer = row.text("optimizer").lower()

@@ -9,6 +9,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from carbon_plugin.calibrate.rows.conventions import Conventions
 from carbon_plugin.calibrate.rows.fields import Fields, MissingFieldError
 from carbon_plugin.errors import SpecError
@@ -16,6 +18,15 @@ from carbon_plugin.spec.huggingface.config import model_from_hf_config
 from carbon_plugin.spec.model import MixtureOfExperts, MultiLatentAttention, TransformerModel
 
 USUAL_VOCAB = 51200
+VOCABULARIES: tuple[tuple[str, int], ...] = (
+    (r"qwen", 151936),
+    (r"deepseek", 129280),
+    (r"llama[ -]?(3|4)", 128256),
+    (r"llama|mi[sx]tral", 32000),
+    (r"gemma", 256000),
+)
+"""Sizes of the vocabularies of families of models, by a pattern of the model's name (`config.json` of Qwen 1 to 3,
+DeepSeek-V3, Llama 2 and 3, Mistral and Gemma). The first match holds where a row does not state its own size."""
 BIASED_EXPERTS = "gpt_oss"
 """Start of the names of architectures whose experts add biases (openai/gpt-oss, `MLPBlock`)."""
 ENCODER = "encoder"
@@ -40,7 +51,7 @@ def row_model(
         return _configured(row, shape)
     layers, hidden, heads = (shape.count(name) for name in ("layers", "hidden", "heads"))
     if not shape.states("vocab"):
-        assumed.append(f"vocab {USUAL_VOCAB}")
+        assumed.append(f"vocab {_usual_vocabulary(row)}")
     if not shape.states("kv_heads", "attention"):
         assumed.append(f"kv_heads {heads}")
     if not shape.states("mlp"):
@@ -51,9 +62,10 @@ def row_model(
     # A probe that ran out of memory has the same kind for every way of training, so that its model's name decides.
     adapters = row.text("kind") == "lora_benchmark" or (bool(row.flag("oom")) and "lora" in row.text("model").lower())
     tied = shape.flag("tied")
-    if adapters:
+    rank = row.optional_count("lora_rank")
+    if adapters and rank is None:
         assumed.append(f"trainable_fraction {ADAPTER_FRACTION}")
-    return TransformerModel(
+    model = TransformerModel(
         name=row.text("model") or row.text("arch") or "unnamed",
         layers=layers,
         hidden=hidden,
@@ -61,7 +73,7 @@ def row_model(
         kv_heads=shape.count("kv_heads", heads),
         head_dim=shape.count("head_dim", max(1, hidden // heads)),
         ffn=shape.count("ffn") if moe is None else shape.count("ffn", moe.expert_ffn),
-        vocab=shape.count("vocab", USUAL_VOCAB),
+        vocab=shape.count("vocab", _usual_vocabulary(row)),
         gated=gated,
         tied_embeddings=not gated if tied is None else tied,
         dropout=conventions.dropout,
@@ -74,6 +86,26 @@ def row_model(
         moe=moe,
         source=shape.text("source") or "records file",
     )
+    if not adapters or rank is None:
+        return model
+    return msgspec.structs.replace(model, trainable_fraction=_adapter_fraction(model, rank))
+
+
+def _usual_vocabulary(row: Fields) -> int:
+    """Return the size of the vocabulary of the row's family of models, or that of GPT-2 padded to 51,200."""
+    name = f"{row.text('model')} {row.text('arch')}".lower()
+    return next((size for pattern, size in VOCABULARIES if re.search(pattern, name)), USUAL_VOCAB)
+
+
+def _adapter_fraction(model: TransformerModel, rank: int) -> float:
+    """Return the share of parameters in adapters of this rank on the seven (or six) matrices of every dense layer.
+
+    An adapter of an m x n matrix has rank * (m + n) parameters (Hu et al. 2021, arXiv 2106.09685).
+    """
+    queries, keys = model.heads * model.head_dim, model.kv_heads * model.head_dim
+    attention = 2 * (model.hidden + queries) + 2 * (model.hidden + keys)
+    feed_forward = (2 + model.gated) * (model.hidden + model.ffn)
+    return min(1.0, rank * model.layers * (attention + feed_forward) / model.parameters)
 
 
 def _frozen_bits(row: Fields) -> int:

@@ -22,6 +22,7 @@ from carbon_plugin.calibrate.rows.conventions import UNKNOWN, Conventions, conve
 from carbon_plugin.calibrate.rows.fields import Fields
 from carbon_plugin.calibrate.rows.layout import row_execution
 from carbon_plugin.calibrate.rows.model import row_model
+from carbon_plugin.calibrate.rows.needed_recompute import with_needed_recompute
 from carbon_plugin.calibrate.rows.step_time import check_possible, row_step_time_s
 from carbon_plugin.calibrate.rows.vtrain import vtrain_records
 from carbon_plugin.errors import CarbonPluginError, SpecError
@@ -58,6 +59,15 @@ DESCRIPTIVE = frozenset(
     }
 )
 """Fields that describe a row or that another field replaces, so that it is no surprise that they are not used."""
+STEP_TIME_FIELDS = (
+    "step_time_s",
+    "tokens_per_s_per_gpu",
+    "tokens_per_s_total",
+    "samples_per_s",
+    "tflops_per_gpu",
+    "mfu_pct",
+    "hfu_pct",
+)
 DEGREES = ("tp", "pp", "cp", "ep", "dp")
 ROW_FIELDS = "docs/validation.md lists the fields of a row"
 
@@ -248,7 +258,7 @@ def _spec(
     spec = RunSpec(
         name=identity, model=model, cluster=cluster, training=training, site=NOWHERE, layout=layout, stack=stack
     )
-    return spec, conventions
+    return with_needed_recompute(spec, assumed), conventions
 
 
 def _memory(
@@ -264,6 +274,13 @@ def _memory(
         if not out_of_memory and measured is None:
             return None
         spec, conventions = _spec(identity, row, architectures, hardware, [])
+        if not out_of_memory and row.states(*STEP_TIME_FIELDS):
+            # A row whose step time contradicts its settings says nothing of what these settings need.
+            model, layout = spec.model, spec.layout
+            assert isinstance(model, TransformerModel)
+            assert layout is not None
+            measured_s = row_step_time_s(row, model, spec.cluster, spec.training, layout, [])
+            check_possible(row, model, spec.cluster, spec.training, layout, measured_s)
     except (CarbonPluginError, OverflowError):
         return None  # the reason why it was skipped says what is wrong with it
     adapters = isinstance(spec.model, TransformerModel) and spec.model.trainable_fraction < 1

@@ -315,3 +315,58 @@ def test_what_a_fine_tuning_framework_does_unless_told_otherwise_is_read_and_nam
     assert swift.spec.layout.recompute == "full"
     assert "recompute full" in swift.assumed
     assert (megatron.spec.layout.virtual_stages, plain.spec.layout.virtual_stages) == (1, 8)
+
+
+def test_a_vocabulary_that_is_not_stated_is_that_of_the_family_and_named() -> None:
+    sizes = {}
+    for model in ("Qwen1.5-MoE 14B", "Llama 3 8B", "Llama 2 7B", "Mixtral 8x7B", "GPT 20B"):
+        shape = {"layers": 24, "hidden": 2048, "ffn": 5504, "heads": 16, "mlp": "swiglu"}
+        (row,), _ = parse_rows([{**RECORD, "arch": "mine", "model": model, "tp": 1, "pp": 1}], {"mine": shape})
+        sizes[model] = row.spec.model.vocab
+        assert f"vocab {row.spec.model.vocab}" in row.assumed
+    assert list(sizes.values()) == [151936, 128256, 32000, 32000, 51200]
+
+
+def test_submissions_to_a_benchmark_are_tuned_whatever_their_software() -> None:
+    plain, submitted = (
+        parsed(framework=name, sharding="none").spec.stack.population
+        for name in ("Megatron-DeepSpeed (Habana)", "Megatron-DeepSpeed (Habana), MLPerf v4.0")
+    )
+    assert (plain, submitted) == ("ordinary", "tuned")
+
+
+def test_recompute_is_assumed_where_a_run_could_not_fit_without_it_and_only_there() -> None:
+    common = {"framework": "PyTorch", "arch": "llama2_7b", "seq_len": 8192, "n_gpus": 8, "gpus_per_node": 8, "tp": 1}
+    common |= {"pp": 1, "sharding": "FSDP", "gpu": "A100-80GB-SXM", "step_time_s": 30.0}
+    small, large = (parsed(**common, mbs=size, gbs=8 * size, recompute=None) for size in (1, 8))
+
+    assert small.spec.layout.recompute == "none"
+    assert large.spec.layout.recompute == "full"
+    assert "recompute full: without it the run does not fit in memory" in large.assumed
+    assert parsed(**common, mbs=8, gbs=64, recompute="none").spec.layout.recompute == "none"
+
+
+def test_a_stated_rank_of_adapters_gives_their_share_of_the_parameters() -> None:
+    common = {
+        "framework": "PyTorch",
+        "kind": "lora_benchmark",
+        "arch": "llama3_8b",
+        "tp": 1,
+        "pp": 1,
+        "sharding": "FSDP",
+    }
+    plain, small, large = (parsed(**common, **more) for more in ({}, {"lora_rank": 8}, {"lora_rank": 64}))
+
+    assert plain.spec.model.trainable_fraction == 0.005
+    # Rank 8 on all seven matrices of Llama 3 8B: 21 million parameters (PEFT prints 20,971,520).
+    assert small.spec.model.trainable_fraction * small.spec.model.parameters == pytest.approx(20_971_520, rel=1e-3)
+    assert large.spec.model.trainable_fraction == pytest.approx(8 * small.spec.model.trainable_fraction)
+
+
+def test_memory_of_a_row_whose_step_is_impossible_is_not_compared() -> None:
+    record = {**RECORD, "tp": 1, "pp": 1, "mem_gib_per_gpu": 10, "step_time_s": 1e-4}
+    rows, (skipped,) = parse_rows([record], {})
+
+    assert rows == []
+    assert "device, batch or recompute is another" in skipped.reason
+    assert skipped.memory is None

@@ -1,0 +1,102 @@
+"""Compute the seconds of what mixtures of experts do beside their products and their all-to-all.
+
+Tokens are sorted by expert and added up again, the activation lies between two products, the busiest rank sets the
+pace, and in plain software a loop on the host runs one expert after the other.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from carbon_plugin.predict import network
+from carbon_plugin.predict.arrays import Values, any_of, where
+from carbon_plugin.predict.case import Layout, Shape, Work
+from carbon_plugin.predict.operators import Cost
+from carbon_plugin.predict.rates import Rates
+from carbon_plugin.predict.slowest import expected_maximum
+
+EXPERT_BIAS_BYTES = (28, 40)
+"""Bytes per routed element that unfused expert biases move, forward and backward.
+
+They are those of bias times probability, sum and concatenation in fp32, the cast, and the gradients
+(`TEGroupedMLP._apply_bias` of Megatron-core).
+"""
+PERMUTATION_BYTES = ((8, 24), (8, 28))
+"""Bytes per routed element in 16 bit, forward and backward, that sorting rows by expert and adding them up moves: first
+by fused kernels, then by single PyTorch operations.
+
+The single operations are, forward, a gather (4), the product with the probability, which becomes fp32 (6), the sum into
+fp32 (12) and its cast (2), and backward their gradients (`permute` and `unpermute` of Megatron-core's `moe_utils`).
+"""
+EXPERT_TILE_ROWS = 128
+"""Rows of one tile of a grouped product. Two experts never share a tile (CUTLASS's grouped kernels for 16 bit)."""
+HOST_OPS_LOOPED = (20, 30)
+"""Slots, forward and backward, of one expert that runs by itself.
+
+They are the search for its tokens, for which the host waits, the gather of these tokens, three products and an
+activation, the weights and the sum (`Qwen3MoeSparseMoeBlock` of transformers 4).
+"""
+LOOP_SPREAD = 0.3
+"""Standard deviation over ranks of the host's time for one expert of a loop, divided by its mean. It is a round number
+that was chosen in sight of the one published loop over 16 ranks."""
+HOOKED_MODULES, LOOPED_MODULES = 9, 3
+"""Modules of a layer that share the slots of `shard_host_ops`, and modules of one expert of a loop."""
+
+
+def fullest_rank(shape: Shape, layout: Layout, rates: Rates) -> Values:
+    """Return the load of the fullest expert-parallel rank divided by the mean load.
+
+    It is what the model states. Where it states nothing and tokens are routed as the router wants, it is the expected
+    maximum over the ranks, whose loads differ by `rates.routing_spread`.
+    """
+    if not any_of(rates.routing_spread > 0):
+        return shape.imbalance
+    return np.maximum(shape.imbalance, 1 + rates.routing_spread * expected_maximum(layout.ep))
+
+
+def permutation(rows: Values, tokens: Values, shape: Shape, work: Work, rates: Rates) -> Cost:
+    """Return the seconds to sort `rows` routed rows by expert and to add them up again, with the router's scores."""
+    scores = 16 * tokens * shape.experts
+    fused, plain = (
+        (size * rows * shape.expert_hidden for size in sizes) for sizes in zip(*PERMUTATION_BYTES, strict=True)
+    )
+    forward, backward = (
+        (where(rates.plain_dispatch > 0, apart, one) + scores) * work.activation_bytes / 2 / rates.memory
+        for one, apart in zip(fused, plain, strict=True)
+    )
+    return Cost(forward, backward)
+
+
+def between_products(rows: Values, shape: Shape, work: Work, rates: Rates) -> Cost:
+    """Return the seconds of activation and biases of `rows` routed rows.
+
+    Where they are fused into the products they cost nothing, and they save the casts of the values between the
+    products, which `linear` counts.
+    """
+    inner, wide = rows * shape.expert_ffn, rows * shape.expert_ffn * (1 + shape.gated)
+    activation = 3 * wide * work.activation_bytes / 2 / rates.memory
+    forward, backward = (
+        size * shape.expert_bias * rows * shape.expert_hidden / rates.memory for size in EXPERT_BIAS_BYTES
+    )
+    saved = rates.cast_bytes / rates.memory
+    fused = rates.fused_experts > 0
+    return Cost(where(fused, -saved * inner, activation + forward), where(fused, -saved * wide, activation + backward))
+
+
+def expert_loop(shape: Shape, layout: Layout, rates: Rates) -> Cost:
+    """Return the seconds of a loop over the experts that a rank holds.
+
+    Its host slots overlap with nothing, because the host waits for the tokens of each expert. Where parameters are
+    sharded, each module of an expert adds the latency of a gather forward, and of a gather and a scatter backward.
+    These let all ranks go on with the slowest one, because the hosts take different times for the same expert.
+    """
+    local = np.maximum(shape.experts / layout.ep, 1)
+    hooks = rates.shard_host_ops / HOOKED_MODULES * LOOPED_MODULES
+    forward, backward = (local * rates.host_op_time * (slots + hooks) for slots in HOST_OPS_LOOPED)
+    ranks = layout.dp_shard * layout.cp
+    latency = local * LOOPED_MODULES * network.gather_time(np.float64(0), ranks, layout.tp, rates)
+    slowest = 1 + LOOP_SPREAD * expected_maximum(ranks)
+    sharded = layout.zero_stage >= 3
+    return Cost(
+        where(sharded, forward * slowest + latency, forward), where(sharded, backward * slowest + 2 * latency, backward)
+    )
