@@ -13,6 +13,13 @@ from carbon_plugin.detect.job import Findings, Job
 from carbon_plugin.detect.observed import Observed
 from carbon_plugin.spec.amounts import plural
 
+_QUANTISED = (
+    ("qwZ", "weights", "zero_quantized_weights"),
+    ("qwZ", "frozen weights", "zero_quantized_nontrainable_weights"),
+    ("qgZ", "gradients", "zero_quantized_gradients"),
+)
+"""The parts of ZeRO++ that send fewer bytes: the name, what is quantised, and the method of the engine that tells."""
+
 
 def read(job: Job) -> Findings | None:
     """Return the layout and the step that a DeepSpeed engine states, None without one."""
@@ -53,7 +60,9 @@ def _axes(engine: Any) -> dict[str, Observed]:
     if grid is not None:  # the engine's model-parallel ranks are its stages too
         axes["tp"] = Observed(int(grid.get_slice_parallel_world_size()), "engine.grid")
     else:
-        axes["tp"] = Observed(max(int(engine.mp_world_size), int(engine.autotp_size())), "engine.mp_world_size")
+        given, automatic = int(engine.mp_world_size), int(engine.autotp_size())
+        automatically = Observed(automatic, "AutoTP of DeepSpeed, engine.autotp_size()")
+        axes["tp"] = automatically if automatic > given else Observed(given, "engine.mp_world_size")
     if pp > 1:
         axes["pipeline_schedule"] = Observed("1f1b", "TrainSchedule of PipelineEngine")
         axes["virtual_stages"] = Observed(1, "PipelineEngine")
@@ -105,9 +114,10 @@ def _remarks(engine: Any) -> Iterator[str]:
         yield "DeepSpeed keeps parameters in host memory; predicted as on the device"
     secondary = int(engine.zero_hpz_partition_size())
     if secondary > 1:
-        yield f"ZeRO++ keeps second shards among {secondary} ranks; predicted without"
-    if engine.zero_quantized_weights() or engine.zero_quantized_gradients():
-        yield "ZeRO++ quantises what it sends; predicted as not quantised"
+        yield f"hpZ of ZeRO++ keeps second shards among {secondary} ranks; predicted without"
+    for name, what, method in _QUANTISED:
+        if bool(getattr(engine, method, bool)()):  # older releases have fewer of these methods
+            yield f"{name} of ZeRO++ quantises the {what} that it sends; predicted as not quantised"
 
 
 def _device(config: Any) -> str | None:
