@@ -196,12 +196,12 @@ def _checked(document: Document) -> dict[str, Any]:
 def at_its_place(error: CarbonPluginError, configured: Configured) -> CarbonPluginError:
     """Return an error about a configured value with the place of the value before it, and any other error as it is."""
     message = str(error)
-    for name, value in configured.values.items():
-        mentioned = message.startswith(name) or (isinstance(value, str) and value in message)
-        if mentioned and not isinstance(value, Mapping):
-            return type(error)(f"{configured.sources[name]}: {message}")
-        if isinstance(value, Mapping) and message.startswith(name) and value:
-            return type(error)(f"{configured.sources[f'{name}.{next(iter(value))}']}: {message}")
+    named = [name for name in configured.values if message.startswith((f"{name} ", f"{name}:", f"{name}."))]
+    quoted = [name for name, value in configured.values.items() if isinstance(value, str) and repr(value) in message]
+    for name in (*named, *quoted):
+        value = configured.values[name]
+        inner = f"{name}.{next(iter(value))}" if isinstance(value, Mapping) and value else name
+        return type(error)(f"{configured.sources.get(inner, FILE_NAME)}: {message}")
     return error
 
 

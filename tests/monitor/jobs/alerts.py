@@ -1,0 +1,85 @@
+"""One of two ranks that train in step, until something slows them: `alerts.py SCENARIO RUN_DIR FOLDER`.
+
+Each step ends in an exchange with the other rank over a socket, as in a collective: whoever is first waits. What the
+scenario says happens from the moment on at which there is a file `inject` in the folder. The ranks end when there is a
+file `stop`. What is injected is many times what a busy machine adds to a step, and so is what counts as a deviation.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+
+from carbon_plugin.detect.observed import Detected, DetectedLayout
+from carbon_plugin.monitor.monitor import CarbonMonitor
+from carbon_plugin.monitor.settings import MonitorOptions, SpanRule
+from carbon_plugin.spec.alerts import AlertRules
+
+STEP_S, MORE_S = 0.03, 0.25
+EVERY = 10
+"""Steps between two evaluations."""
+RANK = int(os.environ["RANK"])
+GPUS = ("GPU-00000051-5133-4d00-8000-000000000000", "GPU-00000051-5133-4d00-8000-000000000001")
+
+
+def joined(folder: Path) -> socket.socket:
+    """The connection with the other rank."""
+    path = str(folder / "ranks")
+    if RANK == 0:
+        listening = socket.socket(socket.AF_UNIX)
+        listening.bind(path)
+        listening.listen(1)
+        (folder / "listening").touch()
+        return listening.accept()[0]
+    while not (folder / "listening").exists():
+        time.sleep(0.01)
+    other = socket.socket(socket.AF_UNIX)
+    other.connect(path)
+    return other
+
+
+def busy(seconds: float) -> None:
+    end_s = time.thread_time() + seconds
+    while time.thread_time() < end_s:
+        pass
+
+
+def main(scenario: str, run_dir: str, folder: Path) -> None:
+    monitor = CarbonMonitor(
+        site="FRA",
+        run_dir=run_dir,
+        window_s=0.3,
+        quiet=True,
+        alerts=AlertRules(least=1.5, sustained=3, learn=4, webhook=os.environ.get("JOB_WEBHOOK")),
+        options=MonitorOptions(min_window_s=0.1, span_rule=SpanRule(min_s=0.25, min_steps=3)),
+    )
+    other = joined(folder)
+    monitor.start()
+    monitor.observe(Detected(layout=DetectedLayout(axes={}, world_size=2), model=None, fields={}), (GPUS[RANK],))
+    step = 0
+    while True:
+        step += 1
+        injected = (folder / "inject").exists()
+        with monitor.phase("data_wait"):
+            time.sleep(MORE_S if injected and scenario == "data" and RANK == 1 else 0.001)
+        time.sleep(STEP_S + (MORE_S if injected and scenario == "gpu" and RANK == 1 else 0.0))  # waits for its GPU
+        if injected and scenario == "host" and RANK == 1:
+            busy(MORE_S)
+        other.sendall(b"s" if (folder / "stop").exists() else b".")
+        if injected and scenario == "network":
+            time.sleep(MORE_S)
+        stop = other.recv(1) == b"s" or (folder / "stop").exists()
+        monitor.step_end()
+        if stop:
+            break
+        if scenario == "evaluation" and step % EVERY == 0:
+            with monitor.phase("evaluation"):
+                time.sleep(0.8 if injected else 0.1)
+    monitor.close()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]))

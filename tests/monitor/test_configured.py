@@ -1,0 +1,149 @@
+"""Defaults < carbon_plugin.yaml < environment < arguments, with the source of each value, by one schema."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_type_hints
+
+import pytest
+
+from carbon_plugin.errors import CarbonPluginError
+from carbon_plugin.monitor.configured import effective, merged, read_configuration, variables
+from carbon_plugin.monitor.settings import DEFAULTS, MonitorArguments, make_settings
+from carbon_plugin.spec.configuration import Configuration
+
+FILE = """\
+site:
+  zone: FRA
+  pue: 1.2
+planned: plans/forecast.json
+window_s: 20
+programme: ours
+budget:
+  energy_kwh: 5e3
+  on_exceed: stop
+"""
+OF_ONE_CALL = {"log", "step", "options"}
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    (tmp_path / "carbon_plugin.yaml").write_text(FILE)
+    inner = tmp_path / "scripts" / "deep"
+    inner.mkdir(parents=True)
+    return inner
+
+
+def test_every_argument_is_in_the_configuration_or_belongs_to_one_call():
+    assert set(get_type_hints(MonitorArguments)) - OF_ONE_CALL == set(Configuration.__struct_fields__)
+
+
+def test_the_file_is_found_upwards_and_its_paths_are_of_its_own_folder(project):
+    found = read_configuration({}, project)
+
+    assert found.file == project.parents[1] / "carbon_plugin.yaml"
+    assert found.values["planned"] == str(project.parents[1] / "plans" / "forecast.json")
+    assert found.sources["budget.energy_kwh"] == f"{found.file}:8"
+
+
+def test_a_stronger_source_replaces_single_fields_and_every_value_has_its_source(project):
+    environ = {"CARBON_PLUGIN_BUDGET_ENERGY_KWH": "12", "CARBON_PLUGIN_WINDOW_S": "30", "CARBON_PLUGIN_QUIET": "true"}
+    configured = read_configuration(environ, project)
+    arguments = {"window_s": 40.0, "programme": None}
+
+    assert merged(arguments, configured)["window_s"] == 40.0
+    assert merged(arguments, configured)["budget"] == {"energy_kwh": 12, "on_exceed": "stop"}
+    fields = effective(arguments, configured, DEFAULTS)
+    assert fields["window_s"] == {"value": 40.0, "source": "argument"}
+    assert fields["programme"]["source"] == f"{configured.file}:6"
+    assert fields["quiet"] == {"value": True, "source": "environment variable CARBON_PLUGIN_QUIET"}
+    assert fields["budget"]["source"] == (f"environment variable CARBON_PLUGIN_BUDGET_ENERGY_KWH; {configured.file}:9")
+    assert fields["role"] == {"value": None, "source": "default"}
+
+
+def test_a_field_of_the_environment_stands_beside_a_zone_of_the_file(tmp_path):
+    (tmp_path / "carbon_plugin.yaml").write_text("site: FRA\n")
+
+    found = read_configuration({"CARBON_PLUGIN_SITE_PUE": "1.3"}, tmp_path)
+
+    assert found.values["site"] == {"zone": "FRA", "pue": 1.3}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("windows_s: 20\n", ":1: windows_s: unknown field; nearest: window_s"),
+        ("a: 1\nwindow_s: long\n", ":1: a: unknown field"),
+        ("window_s: long\n", ":1: window_s: expected number, got 'long'"),
+        ("total_steps: many\n", ":1: total_steps: expected int, got 'many'"),
+        ("budget:\n  energy: 3\n", ":2: budget.energy: unknown field; nearest: energy_kwh"),
+        ("budget:\n  on_exceed: halt\n", ":2: budget.on_exceed: expected one of warn, stop, got 'halt'"),
+        ("site:\n  pue: 12\n  zone: FRA\n", "pue is 12, expected 1 to 10"),
+        ("role: best\n", ":1: role: expected one of final"),
+        ("- site\n", "expected fields such as site: FRA"),
+        ("site: [\n", "not valid YAML"),
+    ],
+)  # fmt: skip
+def test_a_bad_field_is_one_sentence_with_its_place_its_value_and_what_was_expected(tmp_path, text, said):
+    (tmp_path / "carbon_plugin.yaml").write_text(text)
+
+    with pytest.raises(CarbonPluginError) as error:
+        read_configuration({}, tmp_path)
+
+    assert str(error.value).startswith(str(tmp_path / "carbon_plugin.yaml"))
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_bad_variable_is_named_and_so_is_a_value_that_only_the_monitor_can_judge(tmp_path, monkeypatch):
+    with pytest.raises(
+        CarbonPluginError, match="environment variable CARBON_PLUGIN_WINDOW_S: window_s: expected number"
+    ):
+        read_configuration({"CARBON_PLUGIN_WINDOW_S": "soon"}, tmp_path)
+    (tmp_path / "carbon_plugin.yaml").write_text("name: x\nwindow_s: 2\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CarbonPluginError, match=r"carbon_plugin.yaml:2: window_s is 2.0, expected at least 5 seconds"):
+        make_settings()
+
+
+def test_settings_follow_the_file_and_record_where_each_value_is_from(project, monkeypatch):
+    (project.parents[1] / "carbon_plugin.yaml").write_text(FILE.replace("planned: plans/forecast.json\n", ""))
+    monkeypatch.chdir(project)
+
+    settings = make_settings(programme="mine")
+
+    assert (settings.window_s, settings.programme) == (20.0, "mine")
+    assert settings.declared.site is not None
+    assert (settings.declared.site.zone, settings.declared.site.pue) == ("FRA", 1.2)
+    assert settings.budget is not None
+    assert settings.budget.document() == {"energy_kwh": 5000.0, "on_exceed": "stop", "on": "central"}
+    assert settings.configuration["programme"] == {"value": "mine", "source": "argument"}
+
+
+def test_no_file_is_read_where_the_variable_is_empty_and_another_where_it_names_one(project, tmp_path):
+    assert read_configuration({"CARBON_PLUGIN_CONFIG": ""}, project).values == {}
+    (tmp_path / "other.yaml").write_text("name: other\n")
+    assert read_configuration({"CARBON_PLUGIN_CONFIG": str(tmp_path / "other.yaml")}, project).values == {
+        "name": "other"
+    }
+
+
+def test_names_of_variables_are_different():
+    assert len(set(variables().values())) == len(variables())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"budget": {"emissions_kg": 1.0}}, "budget: emissions_kg needs a site"),
+        ({"budget": {"cost": 1.0}}, "budget: cost needs a price"),
+        ({"budget": {"energy": 1.0}}, "energy_kwh"),
+        ({"budget": 3}, "budget is 3, expected a CarbonBudget"),
+        ({"alerts": {"lest": 1.0}}, "least"),
+        ({"alerts": "no"}, "alerts is 'no', expected AlertRules"),
+        ({"alerts": {"webhook": "ftp://x"}}, "webhook is no http:// or https:// address"),
+    ],
+)
+def test_a_budget_or_rules_that_can_never_work_are_refused(arguments, said):
+    with pytest.raises(CarbonPluginError, match=said):
+        make_settings(**arguments)
