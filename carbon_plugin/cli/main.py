@@ -52,6 +52,7 @@ COMMANDS = {
     "plan": Command(HERE + "plan:plan", "Predict time, energy and carbon of a run before launch."),
     "whatif": Command(HERE + "whatif:whatif", "Put a finished run elsewhere or at other hours."),
     "run": Command(HERE + "run:run", "Measure the training that a command starts, unedited."),
+    "when": Command(HERE + "when:when", "Find the start of a planned run that emits least."),
     "audit": Command(HERE + "audit:audit", "Turn the ledgers of a run into a report."),
     "watch": Command(HERE + "watch:watch", "Show a run while it goes on, from another shell."),
     "agent": Command(HERE + "agent:agent", "Export a node's GPUs and runs to Prometheus."),

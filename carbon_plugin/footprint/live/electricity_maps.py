@@ -28,6 +28,17 @@ class _Latest(Struct, rename="camel"):
     is_estimated: bool = False
 
 
+class _Hour(Struct, rename="camel"):
+    carbon_intensity: float
+    datetime: datetime
+
+
+class _Hours(Struct, rename="camel"):
+    zone: str
+    forecast: list[_Hour]
+    emission_factor_type: str | None = None
+
+
 class ElectricityMaps:
     """One zone of Electricity Maps as an `IntensityProvider`. `scope` says what its emission factors count."""
 
@@ -71,3 +82,20 @@ class ElectricityMaps:
             estimated=latest.is_estimated,
         )
         return checked(sample, time.time())
+
+    def forecast(self, now_unix_s: float, deadline_s: float) -> list[tuple[float, float]]:
+        """Return the forecast of the hours to come as pairs of Unix seconds and g/kWh. Raises `ProviderError`."""
+        hours = self._service.ask(
+            "/carbon-intensity/forecast",
+            _Hours,
+            deadline_s=deadline_s,
+            params={"zone": self.zone, "emissionFactorType": self.basis.scope},
+            headers={"auth-token": self._token},
+        )
+        if hours.zone != self.zone:
+            raise ProviderError(f"{NAME}: asked for zone {self.zone}, the answer is of another one", permanent=True)
+        if hours.emission_factor_type not in (None, self.basis.scope):
+            raise ProviderError(f"{NAME}: asked for {self.basis.scope} factors, the answer has others", permanent=True)
+        if any(hour.datetime.tzinfo is None for hour in hours.forecast):
+            raise ProviderError(f"{NAME}: the moment of the value has no offset")
+        return [(hour.datetime.timestamp(), hour.carbon_intensity) for hour in hours.forecast]

@@ -6,7 +6,7 @@ The value is of half an hour, and the service needs no key.
 from __future__ import annotations
 
 import time
-from datetime import datetime
+from datetime import UTC, datetime
 
 import msgspec
 from msgspec import Struct
@@ -56,18 +56,33 @@ class Neso:
         value = forecast if actual is None else actual
         if value is None:
             raise ProviderError(f"{NAME}: neither an actual nor a forecast value in the answer")
-        try:
-            moment = datetime.fromisoformat(half_hour.start)
-        except ValueError:
-            raise ProviderError(f"{NAME}: the moment of the value is no date") from None
-        if moment.tzinfo is None:
-            raise ProviderError(f"{NAME}: the moment of the value has no offset")
         sample = LiveSample(
             provider=NAME,
             zone=ZONE,
             g_per_kwh=value,
-            at_unix_s=moment.timestamp(),
+            at_unix_s=_unix_s(half_hour.start),
             basis=self.basis,
             estimated=actual is None,
         )
         return checked(sample, time.time())
+
+    def forecast(self, now_unix_s: float, deadline_s: float) -> list[tuple[float, float]]:
+        """Return the forecast of the next 48 hours as pairs of Unix seconds and g/kWh. Raises `ProviderError`."""
+        start = datetime.fromtimestamp(now_unix_s, UTC).strftime("%Y-%m-%dT%H:%MZ")
+        answer = self._service.ask(f"/intensity/{start}/fw48h", _Answer, deadline_s=deadline_s)
+        return [
+            (_unix_s(half_hour.start), half_hour.intensity.forecast)
+            for half_hour in answer.data
+            if half_hour.intensity.forecast is not None
+        ]
+
+
+def _unix_s(text: str) -> float:
+    """Return the Unix seconds of a moment in an answer. Raises `ProviderError` for none, or one without an offset."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ProviderError(f"{NAME}: the moment of the value is no date") from None
+    if moment.tzinfo is None:
+        raise ProviderError(f"{NAME}: the moment of the value has no offset")
+    return moment.timestamp()
