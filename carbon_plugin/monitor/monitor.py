@@ -309,7 +309,7 @@ class CarbonMonitor:
         self._counting = clock
         _living.add(self)
         if place.rank == 0:
-            self.loggers.start(self._logger_failed, self._exit_later)
+            self._guard.run("loggers", lambda: self.loggers.start(self._logger_failed, self._exit_later), None)
         atexit.register(self._at_exit)
         thread.start()
 

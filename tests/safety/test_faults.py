@@ -66,6 +66,10 @@ def test_every_ledger_is_whole_and_closed_at_most_once(rows):
         "run_totals",
         "account",
         "metrics_of",
+        "row_of",
+        "Delivery.start",
+        "Delivery.put",
+        "cells_of",
     ],
 )
 def test_energy_is_recorded_on_when_something_beside_it_fails(rows, part):

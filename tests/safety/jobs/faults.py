@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from carbon_plugin.integrations.pytorch import watch
+from carbon_plugin.ledger.files import ledger_files
 from carbon_plugin.ledger.reader import read_run
 from carbon_plugin.ledger.records import Close, Event, Window
 from carbon_plugin.monitor.settings import MonitorOptions, SpanRule
@@ -68,6 +69,12 @@ FAULTS = (
     "carbon_plugin.monitor.run.projection:account",
     "carbon_plugin.monitor.run.projector:metrics_of",
     "carbon_plugin.monitor.clock:WallClock.adjust",
+    # on the thread of a logger, or for one
+    "carbon_plugin.monitor.work:row_of",
+    "carbon_plugin.sinks.delivery:Delivery.start",
+    "carbon_plugin.sinks.delivery:Delivery.put",
+    "carbon_plugin.sinks.delivery:Delivery.close",
+    "carbon_plugin.sinks.files:cells_of",
 )
 
 
@@ -85,7 +92,9 @@ def train(run_dir: Path | None) -> list[float]:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Embedding(32, 16), nn.Dropout(0.2), nn.Linear(16, 32))
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
-    carbon = None if run_dir is None else watch(model, optimizer, site="FRA", run_dir=run_dir, total_steps=50, **FAST)
+    carbon = None
+    if run_dir is not None:
+        carbon = watch(model, optimizer, site="FRA", run_dir=run_dir, total_steps=50, log="csv", **FAST)
     losses = []
     for step in range(STEPS):
         tokens = torch.randint(32, (4, 8))
@@ -120,7 +129,7 @@ def broken(fault: str) -> Any:
 
 
 def ledger_of(run_dir: Path) -> dict[str, Any]:
-    files = read_run(run_dir).files if run_dir.is_dir() else []
+    files = read_run(run_dir).files if run_dir.is_dir() and ledger_files(run_dir) else []
     records = [record for file in files for record in file.records]
     return {
         "intact": all(file.intact for file in files),
