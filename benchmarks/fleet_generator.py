@@ -36,6 +36,7 @@ PROGRAMMES = ("atlas-7b", "atlas-70b", "iris", "echo", "scout", "forge")
 ROLES = ("final", "ablation", "sweep", "sweep", "evaluation", "failed")
 REGIONS = ("USA", "FRA", "SWE", "IND")
 HARDWARE = {"h100-sxm": "NVIDIA H100 80GB HBM3", "a100-sxm-80gb": "NVIDIA A100-SXM4-80GB"}
+HOSTS = 20  # one after the other, runs use the same machines
 POWER_W = {"h100-sxm": 560.0, "a100-sxm-80gb": 330.0}
 
 
@@ -112,7 +113,7 @@ def _records(
     factors = factors_of(region, hardware)
     intensity, pue = factors["intensity"]["figure"]["value"], factors["pue"]["value"]
     host = f"boot-{number:06d}/host"
-    gpus = [f"GPU-{number % 400:06d}-{gpu:02d}" for gpu in range(shape.gpus)]
+    gpus = [f"GPU-{number % HOSTS:06d}-{gpu:02d}" for gpu in range(shape.gpus)]
     named = [
         DeviceIdentity(
             key=key, name=HARDWARE[hardware], rung="gpu", scope="gpu", meter="nvml", energy_kind="counter",
@@ -126,7 +127,7 @@ def _records(
     name = ledger_name(0, attempt)
     manifest = Manifest(
         version=1, run_id=run_id, attempt=attempt, node=0, nodes=1, host_key=f"boot-{number:06d}",
-        hostname=f"node-{number % 50}", world_size=shape.gpus, started_unix_s=start_s, reserved_since_unix_s=None,
+        hostname=f"node-{number % HOSTS}", world_size=shape.gpus, started_unix_s=start_s, reserved_since_unix_s=None,
         devices=named, effective={"layout.dp_shard": {"value": shape.gpus, "source": "mesh"}}, factors=factors,
         versions={"carbon_plugin": "0.1.0"}, total_steps=10 * shape.windows, tokens_per_step=8192,
         host_share=shape.gpus / 8, file=name,

@@ -27,7 +27,7 @@ from carbon_plugin.fleet.accounts import (
     kwh,
     line_of,
 )
-from carbon_plugin.fleet.inventory import year_lines
+from carbon_plugin.fleet.inventory import BOUNDARIES, year_lines
 from carbon_plugin.fleet.query import queries
 from carbon_plugin.fleet.query.engine import DUCKDB, Engine, Months, open_engine
 from carbon_plugin.fleet.restatement import Restatement, restate
@@ -83,13 +83,13 @@ def report(store: str, asked: Asked) -> Accounts:
         raise FleetError(f"--counts {asked.counts!r}: expected one of {', '.join(COUNTS)}")
     if asked.sacct is not None and asked.kubernetes is not None:
         raise FleetError("--sacct and --kubernetes: one scheduler's account at a time")
+    if asked.boundary is not None and asked.boundary not in BOUNDARIES:
+        raise FleetError(f"--boundary {asked.boundary!r}: expected one of {', '.join(BOUNDARIES)}")
     months = _months(asked.first, asked.last)
     place = open_place(store)
     catalogue = read_catalogue(place)
     if catalogue is None or not catalogue.held:
-        raise FleetError(
-            f"{store}: no store of a fleet, or one without runs; carbon-plugin fleet ingest SOURCE --into it"
-        )
+        raise FleetError(f"{store}: no store here that holds runs; carbon-plugin fleet ingest SOURCE --into {store}")
     with open_engine(place, catalogue, asked.engine, months, asked.cache) as engine:
         return _Report(engine, catalogue, asked, by, months, store).accounts()
 

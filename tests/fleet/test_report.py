@@ -1,0 +1,288 @@
+"""Reports: every grouping adds up, hardware counts once, and what is missing is said."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from benchmarks.fleet_generator import Shape, factors_of, write_fleet, write_run
+from carbon_plugin.cli.main import run as command_line
+from carbon_plugin.errors import FleetError
+from carbon_plugin.fleet.ingest import ingest
+from carbon_plugin.fleet.report import BY_PURCHASE, Asked, report
+from carbon_plugin.footprint.account import account
+from carbon_plugin.footprint.values import EnergyItem, Factors
+from carbon_plugin.spec.figure import Figure
+from tests.fleet.conftest import RUNS
+from tests.fleet.test_ingest import table
+from tests.ledger.builder import Attempt, Job
+
+
+@pytest.fixture(scope="module")
+def accounts(store: Path) -> Any:
+    return report(str(store), Asked(by=("team", "role"), boundary="own"))
+
+
+def test_groups_months_and_lines_add_up_to_the_totals_to_the_last_unit(accounts: Any, store: Path) -> None:
+    hours = table(store, "hour")
+    totals = accounts.totals
+
+    assert totals.runs == RUNS == sum(line.runs for line in accounts.groups)
+    assert totals.energy_kwh == sum(row["energy_mj"] for row in hours) / 3.6e9
+    assert totals.location_kg == sum(row["lifecycle_ug"] for row in hours) / 1e9
+    for lines in (accounts.groups, accounts.months, accounts.lines, accounts.regions):
+        for name in ("energy_kwh", "facility_kwh", "location_kg", "embodied_kg", "device_hours"):
+            assert sum(getattr(line, name) for line in lines) == pytest.approx(getattr(totals, name), rel=1e-12)
+    assert [line.month for line in accounts.months] == sorted({row["month"] for row in hours})
+
+
+def test_operational_and_embodied_carbon_of_a_team_are_the_sums_of_its_runs(store: Path) -> None:
+    found = report(str(store), Asked(by=("team",)))
+
+    runs = table(store, "run")
+    for line in found.groups:
+        mine = [row for row in runs if row["team"] == line.group["team"]]
+        assert line.runs == len(mine)
+        assert line.location_kg == pytest.approx(sum(row["run_lifecycle_ug"] for row in mine) / 1e9, rel=1e-12)
+        assert line.total_kg == pytest.approx(line.location_kg + line.embodied_kg, rel=1e-12)
+        assert line.location_kg > sum(row["run_central_ug"] for row in mine) / 1e9
+
+
+def test_waste_counts_each_joule_once_and_all_of_a_failed_run(store: Path) -> None:
+    by_role = {line.group["role"]: line for line in report(str(store), Asked(by=("role",))).groups}
+
+    failed, final = by_role["failed"], by_role["final"]
+    assert failed.waste.kwh == pytest.approx(failed.energy_kwh, rel=1e-12)
+    assert failed.waste.operational_kg == pytest.approx(failed.location_kg, rel=1e-9)
+    assert final.waste.failed_kwh == 0
+    assert 0 < final.waste.kwh < final.energy_kwh
+
+
+def test_hardware_that_many_runs_used_is_booked_once_where_it_was_first_used(store: Path) -> None:
+    found = report(str(store), Asked(by=("team",), embodied=BY_PURCHASE))
+
+    devices = {(row["kind"], row["device"]): row["embodied_ug"] for row in table(store, "device")}
+    assert len(table(store, "device")) > len(devices)
+    assert found.totals.embodied_kg == pytest.approx(sum(devices.values()) / 1e9, rel=1e-9)
+    for lines in (found.groups, found.months):
+        assert sum(line.embodied_kg for line in lines) == pytest.approx(found.totals.embodied_kg, rel=1e-9)
+
+
+def test_years_hold_scope_2_twice_and_capital_goods_once(accounts: Any) -> None:
+    by_year: dict[int, dict[str, float]] = {}
+    for line in accounts.years:
+        by_year.setdefault(line.year, {})[f"{line.scope} {line.category} {line.method}"] = line.kg
+
+    assert sorted(by_year) == [2025, 2026]
+    for lines in by_year.values():
+        assert set(lines) == {"2 None location-based", "2 None market-based", "3 2 None"}
+    location = sum(lines["2 None location-based"] for lines in by_year.values())
+    assert location == pytest.approx(accounts.totals.location_kg, rel=1e-12)
+
+
+def test_months_can_be_chosen(accounts: Any, store: Path) -> None:
+    found = report(str(store), Asked(first="2025-12", last="2026-01"))
+
+    assert [line.month for line in found.months] == [202512, 202601]
+    whole = {line.month: line.energy_kwh for line in accounts.months}
+    assert found.totals.energy_kwh == pytest.approx(whole[202512] + whole[202601], rel=1e-12)
+
+
+def test_new_factors_move_the_totals_of_their_region_and_say_why(store: Path, tmp_path: Path) -> None:
+    before = {line.group["region"]: line for line in report(str(store), Asked()).regions}
+    path = tmp_path / "factors.yaml"
+    path.write_text("FRA: {g_per_kwh: 20.72, source: a new release}\nSWE: {pue: 1.5}\n")
+
+    found = report(str(store), Asked(factors=str(path))).restatement
+
+    assert found is not None
+    moved = found.after_kg - found.before_kg
+    assert moved == pytest.approx(before["SWE"].location_kg * 0.25 - before["FRA"].location_kg / 2, rel=1e-5)
+    assert {one.region for one in found.moved} == {"FRA", "SWE"}
+    for one in found.moved:
+        assert one.after_kg - one.before_kg == pytest.approx(one.by_pue_kg + one.by_intensity_kg, abs=1e-12)
+        word = "intensity 41.44 to 20.72 g/kWh (a new release)" if one.region == "FRA" else "PUE 1.2 to 1.5"
+        assert word in one.reason
+
+
+def test_the_shipped_factors_of_today_move_nothing_that_was_made_with_them(store: Path) -> None:
+    found = report(str(store), Asked(factors="current")).restatement
+
+    assert found is not None
+    assert found.moved == []
+    assert found.after_kg == pytest.approx(found.before_kg, rel=1e-9)
+
+
+def test_the_scheduler_says_which_part_was_recorded(store: Path, tmp_path: Path) -> None:
+    path = tmp_path / "sacct.txt"
+    path.write_text(
+        "JobID|State|ElapsedRaw|AllocTRES\n1|COMPLETED|36000|gres/gpu=2\n2|FAILED|18000|gres/gpu=8\n3|PENDING|0|\n"
+    )
+
+    found = report(str(store), Asked(sacct=path))
+
+    assert found.coverage is not None
+    assert found.coverage.allocated_h == 60.0
+    assert found.coverage.by_state_h == {"COMPLETED": 20.0, "FAILED": 40.0}
+    assert found.coverage.share == pytest.approx(found.totals.device_hours / 60.0, rel=1e-9)
+
+
+def forecast_of(factors: Factors, energy_j: float) -> dict[str, Any]:
+    """The document of a forecast of so much energy, with the fields that an audit reads."""
+    item = EnergyItem(rung="gpu", scope="gpu", energy_j=energy_j, low_j=0.9 * energy_j, high_j=1.2 * energy_j)
+    second = Figure(0.5, 0.4, 0.6, "s", "modelled", "test")
+    plain: dict[str, Any] = msgspec.to_builtins(
+        {
+            "created_unix_s": 1_759_990_000.0,
+            "plugin_version": "0.1.0",
+            "spec": {"cluster": {"nodes": 1, "devices_per_node": 2}},
+            "prediction": {"step_time_s": second, "gpu_power_w": Figure(400, 380, 420, "W", "modelled", "test")},
+            "total_steps": 240,
+            "run_time_s": Figure(120, 110, 150, "s", "modelled", "test"),
+            "device_hours": Figure(0.07, 0.06, 0.08, "h", "modelled", "test"),
+            "footprint": account([item], [], factors),
+        }
+    )
+    return plain
+
+
+def test_forecasts_are_compared_by_month(tmp_path: Path) -> None:
+    known = factors_of("FRA", "h100-sxm")
+    forecast = forecast_of(msgspec.convert(known, Factors), 1e5)
+    stated = {"factors": known, "intensity_g_per_kwh": 41.44, "pue": 1.2}
+    Job(**stated, forecast=forecast, attempts=[Attempt(0, 12)]).write(tmp_path / "runs" / "one")
+    ingest([str(tmp_path / "runs")], str(tmp_path / "store"))
+
+    (month,) = report(str(tmp_path / "store"), Asked()).forecasts
+
+    (run,) = table(tmp_path / "store", "run")
+    assert run["forecast_ug"] == round(1e9 * forecast["footprint"]["total_kg"]["value"])
+    assert run["forecast_mj"] == 10**8
+    assert (month.month, month.runs) == (202510, 1)
+    assert month.bias == pytest.approx(run["actual_ug"] / run["forecast_ug"] - 1)
+    assert month.median_absolute_error == pytest.approx(abs(month.bias))
+
+
+def test_a_run_without_a_site_counts_as_energy_and_in_no_carbon(tmp_path: Path) -> None:
+    runs, store = tmp_path / "runs", tmp_path / "store"
+    write_fleet(runs, 2)
+    Job(nodes=1, factors={}, intensity_g_per_kwh=None, pue=None).write(runs / "no site")
+    ingest([str(runs)], str(store))
+
+    found = report(str(store), Asked(by=("region",)))
+
+    unknown = next(line for line in found.groups if line.group["region"] == "not stated")
+    assert unknown.without_carbon_kwh == pytest.approx(unknown.energy_kwh)
+    assert (unknown.location_kg, unknown.embodied_kg) == (0.0, 0.0)
+    assert found.totals.without_carbon_kwh == pytest.approx(unknown.energy_kwh)
+    assert any("1 run has no lifecycle operational carbon" in note for note in found.notes)
+
+
+def test_what_could_not_be_read_stands_in_every_report(tmp_path: Path, capsys: Any) -> None:
+    runs, store = tmp_path / "runs", tmp_path / "store"
+    write_fleet(runs, 2)
+    (runs / "foreign").mkdir()
+    (runs / "foreign" / "node-0.attempt-0.jsonl").write_text("not a ledger\n")
+    ingest([str(runs)], str(store))
+
+    code = command_line(["fleet", "report", str(store), "--html", str(tmp_path / "fleet.html")])
+
+    told = capsys.readouterr()
+    assert code == 1
+    assert "missing: " in told.err
+    assert "/foreign" in told.err
+    assert "1 run directory could not be read" in told.out
+    assert "/foreign" in (tmp_path / "fleet.html").read_text()
+
+
+def test_lines_are_written_as_csv_parquet_and_json(store: Path, tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    paths = [tmp_path / f"lines.{suffix}" for suffix in ("csv", "parquet", "json")]
+    options = [option for path in paths for option in ("--out", str(path))]
+    assert command_line(["fleet", "report", str(store), "--by", "team,programme", *options]) == 0
+
+    with paths[0].open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    lines = json.loads(paths[2].read_text())["lines"]
+    columns = pq.read_table(paths[1]).to_pylist()
+    assert len(rows) == len(lines) == len(columns) > 0
+    for row, line, flat in zip(rows, lines, columns, strict=True):
+        assert (row["team"], row["programme"]) == (line["group"]["team"], line["group"]["programme"])
+        assert row["month"] == flat["month"] == f"{line['month'] // 100}-{line['month'] % 100:02d}"
+        assert float(row["total_kg"]) == flat["total_kg"] == line["total_kg"]
+        assert float(row["waste_idle_kwh"]) == line["waste"]["idle_kwh"]
+
+
+def test_a_name_that_is_a_formula_stays_text_in_a_spreadsheet(tmp_path: Path) -> None:
+    directory = write_run(tmp_path / "runs", 0, Shape())
+    identity = json.loads((directory / "run.json").read_text()) | {"programme": "=HYPERLINK(0)"}
+    (directory / "run.json").write_text(json.dumps(identity))
+    ingest([str(tmp_path / "runs")], str(tmp_path / "store"))
+    path = tmp_path / "lines.csv"
+
+    command_line(["fleet", "report", str(tmp_path / "store"), "--by", "programme", "--out", str(path)])
+
+    assert "'=HYPERLINK(0)" in path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--by", "colour"], "--by 'colour': expected some of team, project"),
+        (["--from", "2025-13"], "--from '2025-13': expected a month such as 2025-11"),
+        (["--from", "2026-02", "--to", "2026-01"], "expected a first month before the last"),
+        (["--counts", "all"], "--counts 'all': expected one of lifecycle, direct"),
+        (["--embodied", "never"], "--embodied 'never': expected one of reserved-time, first-use"),
+        (["--boundary", "mine"], "--boundary 'mine': expected one of own, colo, cloud"),
+        (["--engine", "sqlite"], "engine 'sqlite': expected one of duckdb"),
+        (["--out", "lines.xlsx"], "lines.xlsx: accounts are written as .json"),
+        (["--from", "1999-01", "--to", "1999-02"], "no run in these months"),
+    ],
+)
+def test_a_wrong_question_is_an_error_of_one_line(store: Path, capsys: Any, options: list[str], told: str) -> None:
+    assert command_line(["fleet", "report", str(store), *options]) == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("XX: {g_per_kwh: 3}\n", "no run is in XX; the store has FRA, IND, SWE, USA"),
+        ("FRA: {g_per_kwh: 90000}\n", "FRA.g_per_kwh is 90000"),
+        ("FRA: {pue: 0.5}\n", "FRA.pue is 0.5"),
+        ("FRA: {intensity: 3}\n", "intensity"),
+    ],
+)
+def test_factors_that_cannot_be_are_refused(store: Path, tmp_path: Path, text: str, told: str) -> None:
+    path = tmp_path / "factors.yaml"
+    path.write_text(text)
+
+    with pytest.raises(FleetError, match=told):
+        report(str(store), Asked(factors=str(path)))
+
+
+def test_a_directory_that_is_no_store_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FleetError, match="no store here that holds runs"):
+        report(str(tmp_path), Asked())
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("engine", ["local[2]", "local-cluster"])
+def test_spark_gives_the_tables_of_duckdb_to_the_last_digit(store: Path, engine: str) -> None:
+    pytest.importorskip("pyspark")
+    asked = {"by": ("team", "hardware"), "boundary": "colo", "embodied": BY_PURCHASE, "factors": "current"}
+
+    embedded = msgspec.to_builtins(report(str(store), Asked(**asked)))
+    cluster = msgspec.to_builtins(report(str(store), Asked(**asked, engine=engine)))
+
+    assert cluster.pop("engine") == engine
+    assert embedded.pop("engine") == "duckdb"
+    assert cluster == embedded
