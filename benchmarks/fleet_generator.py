@@ -127,7 +127,8 @@ def _records(
     name = ledger_name(0, attempt)
     manifest = Manifest(
         version=1, run_id=run_id, attempt=attempt, node=0, nodes=1, host_key=f"boot-{number:06d}",
-        hostname=f"node-{number % HOSTS}", world_size=shape.gpus, started_unix_s=start_s, reserved_since_unix_s=None,
+        hostname=f"node-{number % HOSTS}", world_size=shape.gpus,
+        started_unix_s=start_s, reserved_since_unix_s=start_s - 45.0 if attempt == 0 else None,
         devices=named, effective={"layout.dp_shard": {"value": shape.gpus, "source": "mesh"}}, factors=factors,
         versions={"carbon_plugin": "0.1.0"}, total_steps=10 * shape.windows, tokens_per_step=8192,
         host_share=shape.gpus / 8, file=name,

@@ -54,7 +54,7 @@ def carbon_in(summary: AuditSummary, scope: EmissionScope) -> RunCarbon:
         operational = _mean(footprint, "operational_kg", footprint.operational_kg)
         total = _mean(footprint, "total_kg", footprint.total_kg)
         return RunCarbon(operational=operational, embodied=embodied, total=total)
-    other = _turned(intensity, scope)
+    other = turned_figure(intensity, scope)
     if other is None:
         missing = "counts its intensity on a basis that is not stated (site.intensity_basis)"
         return RunCarbon(operational=None, embodied=embodied, total=None, missing=missing)
@@ -73,7 +73,7 @@ def _mean(footprint: Footprint, name: str, figure: Figure) -> Figure:
     return Figure(value, min(figure.low, value), max(figure.high, value), figure.unit, figure.kind, figure.source)
 
 
-def _turned(intensity: Intensity, scope: EmissionScope) -> Figure | None:
+def turned_figure(intensity: Intensity, scope: EmissionScope) -> Figure | None:
     """Return the mean intensity of a run in another scope, part by part where it has several sources."""
     if not intensity.parts or intensity.basis is not None:
         turned = in_scope(intensity, scope)

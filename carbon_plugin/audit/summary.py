@@ -20,10 +20,10 @@ from carbon_plugin.audit.result import (
     Verification,
     Waste,
 )
-from carbon_plugin.audit.tally.accounting import SAMPLING, Accounted, account_run
+from carbon_plugin.audit.tally.accounting import SAMPLING, Accounted, account_run, unobserved_cells
 from carbon_plugin.audit.tally.budget import budget_lines, stated_price
 from carbon_plugin.audit.tally.calendar import months_of
-from carbon_plugin.audit.tally.cells import ExactCell, energy_of
+from carbon_plugin.audit.tally.cells import energy_of
 from carbon_plugin.audit.tally.collect import FilePass, RunCollector
 from carbon_plugin.audit.tally.documents import read_forecast, read_prediction
 from carbon_plugin.audit.tally.forecast_error import Actual, compare_forecast
@@ -70,10 +70,7 @@ def _conclude(collected: RunCollector, identity: RunIdentity | None, checks: Run
     reserved, unobserved = reserved_time(collected.files), unobserved_of(collected.files)
     recorded_j = {rung: energy_of(cells).energy_j for rung, cells in collected.rung_cells().items()}
     factors = stated_factors(manifest.factors)
-    stated = (factors.intensity.figure.value, factors.pue.value) if factors else None
-    collected.unobserved = {
-        scope: ExactCell.modelled(used.energy, unobserved.modelled_s, stated) for scope, used in unobserved.used.items()
-    }
+    collected.unobserved = unobserved_cells(unobserved, factors)
     it_cells = [cell for cells in collected.phase_cells().values() for cell in cells]
     energy = energy_of(it_cells)
     outcome = _account(collected, reserved, manifest)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import UTC, datetime
+from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -13,23 +14,25 @@ import numpy as np
 from msgspec import Struct
 
 from carbon_plugin.audit.result import Attempt, Reserved
-from carbon_plugin.audit.tally.accounting import inputs_of
+from carbon_plugin.audit.run_carbon import turned_figure
+from carbon_plugin.audit.tally.accounting import inputs_of, unobserved_cells
 from carbon_plugin.audit.tally.blocks import Floats
-from carbon_plugin.audit.tally.cells import energy_of
+from carbon_plugin.audit.tally.cells import energy_of, used_energy
 from carbon_plugin.audit.tally.documents import read_forecast
 from carbon_plugin.audit.tally.overview import coverage_of, leading_manifest, period_of, progress_of
 from carbon_plugin.audit.tally.parts import pass_over
-from carbon_plugin.audit.tally.reservations import reserved_time
+from carbon_plugin.audit.tally.reservations import reserved_time, unobserved_of
 from carbon_plugin.errors import FootprintError, LedgerError
 from carbon_plugin.fleet.hours import COLUMNS, HOUR_S, HourCollector
 from carbon_plugin.fleet.store.schema import MJ_PER_J, MS_PER_S, SUMS, TAGS, UG_PER_KG
 from carbon_plugin.footprint.factors.grid import describe_basis
 from carbon_plugin.footprint.propagation import central_and_mean, gather
 from carbon_plugin.footprint.uncertainty import mean_of
-from carbon_plugin.footprint.values import Factors
+from carbon_plugin.footprint.values import EmissionScope, Factors, Intensity
 from carbon_plugin.ledger.identity import read_identity
 from carbon_plugin.ledger.records import Manifest, RunIdentity
 from carbon_plugin.ledger.verification.verify import combine_checks, files_by_start
+from carbon_plugin.spec.units import GRAMS_PER_KG, JOULES_PER_KWH
 
 UNSTATED = "not stated"
 """The value of a dimension that a run does not state."""
@@ -38,7 +41,7 @@ FAILED_ENDS = ("exception", "failed")
 """An attempt whose end begins with one of these words did not reach what it was started for."""
 
 
-SCOPES = ("lifecycle", "direct")
+SCOPES: tuple[EmissionScope, ...] = ("lifecycle", "direct")
 """The emissions of a grid that an intensity may count."""
 
 WASTE = ("redone", "restart", "idle")
@@ -71,9 +74,10 @@ class RunMicrograms(Struct, frozen=True, kw_only=True):
     in which it is known.
     """
 
-    scope: str | None
+    scope: EmissionScope | None
+    facility_mj: int
     central_ug: int
-    means_ug: dict[str, int]
+    means_ug: dict[EmissionScope, int]
     market_ug: int | None
     embodied_central_ug: int
     embodied_ug: int
@@ -102,6 +106,7 @@ def rows_of(directory: Path, place: str, content: str) -> RunRows:
     period = period_of(collected)
     reserved = reserved_time(collected.files)
     factors = collected.stated(manifest.factors)
+    collected.unobserved = unobserved_cells(unobserved_of(collected.files), factors)
     carbon = _carbon(collected, reserved, factors)
     hours = _hours(run, collected, reserved, factors, carbon)
     first_month = month_of(period.start_unix_s)
@@ -160,15 +165,33 @@ def _carbon(collected: HourCollector, reserved: Reserved, factors: Factors | Non
     except FootprintError as error:
         raise LedgerError(f"its carbon cannot be computed: {error}") from None
     location, embodied = outcome.operational_kg.tolist(), outcome.embodied_kg.tolist()
-    basis = inputs.factors.intensity.basis
+    facility_j = outcome.energy_j["facility"].tolist()[0]
+    intensity = inputs.factors.intensity
+    scopes = {basis.scope if basis else None for basis in intensity.bases}
+    own = scopes.pop() if len(scopes) == 1 else None
+    skew = location[1] / location[0] if location[0] > 0 else 1.0
+    means_ug = {}
+    for scope in SCOPES:
+        if scope == own:
+            means_ug[scope] = round(location[1] * UG_PER_KG)
+        elif (turned := _turned(intensity, scope)) is not None:  # as `audit.run_carbon` turns the run of a programme
+            means_ug[scope] = round(facility_j / JOULES_PER_KWH * turned / GRAMS_PER_KG * skew * UG_PER_KG)
     return RunMicrograms(
-        scope=basis.scope if basis else None,
+        scope=own,
+        facility_mj=round(facility_j * MJ_PER_J),
         central_ug=round(location[0] * UG_PER_KG),
-        means_ug={basis.scope: round(location[1] * UG_PER_KG)} if basis else {},
+        means_ug=means_ug,
         market_ug=None if outcome.market is None else round(outcome.market.operational_kg.tolist()[1] * UG_PER_KG),
         embodied_central_ug=round(embodied[0] * UG_PER_KG),
         embodied_ug=round(embodied[1] * UG_PER_KG),
     )
+
+
+@lru_cache(maxsize=1024)
+def _turned(intensity: Intensity, scope: EmissionScope) -> float | None:
+    """Return a grid's intensity with lifecycle or direct emissions, g/kWh, or None where its own basis is unknown."""
+    figure = turned_figure(intensity, scope)
+    return None if figure is None else figure.value
 
 
 def _hours(
@@ -185,6 +208,7 @@ def _hours(
         without_j = summed["without"] * factors.pue.value
         facility_j = facility_j + without_j
         weighted = weighted + without_j * factors.intensity.figure.value
+    facility_mj = carbon.facility_mj if carbon else round(MJ_PER_J * float(facility_j.sum()))
     energy = energy_of([cell for cells in collected.phase_cells().values() for cell in cells])
     hours = [slot[2] for slot in slots]
     months = {hour: month_of(hour * HOUR_S) for hour in dict.fromkeys(hours)}
@@ -199,16 +223,22 @@ def _hours(
         "measured_mj": apportioned(round(MJ_PER_J * energy.measured_j), summed["measured"]),
         "low_mj": apportioned(round(MJ_PER_J * energy.low_j), summed["low"]),
         "high_mj": apportioned(round(MJ_PER_J * energy.high_j), summed["high"]),
-        "facility_mj": apportioned(round(MJ_PER_J * float(facility_j.sum())), facility_j),
+        "facility_mj": apportioned(facility_mj, facility_j),
         "device_ms": apportioned(round(MS_PER_S * reserved.device_s), summed["device_s"]),
     }
+    unobserved = used_energy(collected.unobserved.values())
     for kind in WASTE:
         joules = summed[kind]
-        used = bool(joules.any())
-        columns[f"{kind}_mj"] = apportioned(round(MJ_PER_J * float(joules.sum())), joules) if used else nothing
+        wasted_j = float(joules.sum())
+        if kind == "idle" and unobserved.energy.value:  # reserved before the first record: spread like the rest
+            wasted_j, joules = wasted_j + unobserved.energy.value, joules if wasted_j else summed["energy"]
+        columns[f"{kind}_mj"] = apportioned(round(MJ_PER_J * wasted_j), joules) if wasted_j else nothing
     wasted = sum((summed[f"{kind}_weighted"] for kind in WASTE), np.zeros(len(slots)))
-    emitting = float(weighted.sum())
-    wasted_share = float(wasted.sum()) / emitting if emitting > 0 else 0.0
+    unobserved_weight = unobserved.weighted_j_g_per_kwh
+    emitting = float(weighted.sum()) + unobserved_weight
+    wasted_share = (float(wasted.sum()) + unobserved_weight) / emitting if emitting > 0 else 0.0
+    if not wasted.any():
+        wasted = weighted
     for scope in SCOPES:
         total_ug = carbon.means_ug.get(scope) if carbon else None
         columns[f"{scope}_ug"] = nothing if total_ug is None else apportioned(total_ug, weighted)
@@ -217,7 +247,9 @@ def _hours(
     if carbon is None:
         return columns | dict.fromkeys(("central_ug", "market_ug", "embodied_ug"), nothing)
     columns["central_ug"] = apportioned(carbon.central_ug, weighted)
-    by_contract_ug = carbon.means_ug.get(carbon.scope or "", 0) if carbon.market_ug is None else carbon.market_ug
+    by_contract_ug = (
+        (carbon.means_ug[carbon.scope] if carbon.scope else 0) if carbon.market_ug is None else carbon.market_ug
+    )
     columns["market_ug"] = apportioned(by_contract_ug, weighted if carbon.market_ug is None else facility_j)
     columns["embodied_ug"] = apportioned(carbon.embodied_ug, summed["device_s"])
     return columns

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypedDict, Unpack, cast, get_args, get_origin, get_type_hints
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from carbon_plugin.detect.resolve.effective import Declared
 from carbon_plugin.errors import CarbonPluginError, SpecError
@@ -36,9 +36,12 @@ from carbon_plugin.spec.parsing.document import Document
 from carbon_plugin.spec.parsing.names import unknown_name
 from carbon_plugin.spec.site import Site
 from carbon_plugin.spec.stack import Stack
+from carbon_plugin.spec.tags import TagFields
 from carbon_plugin.spec.training import TrainingPlan
 
 logger = logging.getLogger(__name__)
+_SLURM_TAGS = {"project": "SLURM_JOB_ACCOUNT", "user": "SLURM_JOB_USER"}
+"""The tags that SLURM states for each job, with its variables."""
 _CHECKED_ELSEWHERE = ("site", "role", "log", "budget", "alerts")
 WINDOW_S = 10.0
 MIN_WINDOW_S = 5.0
@@ -123,6 +126,8 @@ class MonitorArguments(TypedDict, total=False):
             projection says that it uses more (docs/budgets.md).
         alerts (AlertRules | Mapping | bool, default True): When a deviation of step time or power is an alert, and
             where alerts go (docs/alerts.md). False raises none.
+        tags (Mapping, default None): Who answers for the run, for accounts of a fleet: team, project, owner,
+            cost_centre and user. Without them: project and user of the SLURM job.
         quiet (bool, default False): Whether to say nothing at the start and the end.
         options (MonitorOptions, default MonitorOptions()): Options that most jobs leave at their defaults.
     """
@@ -144,6 +149,7 @@ class MonitorArguments(TypedDict, total=False):
     log: Any
     budget: CarbonBudget | Mapping[str, Any] | None
     alerts: AlertRules | Mapping[str, Any] | bool | None
+    tags: Mapping[str, str] | None
     quiet: bool
     options: MonitorOptions
 
@@ -171,6 +177,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     alerts: AlertRules | None = None
     price_usd_per_device_hour: float | None = None
     configuration: dict[str, Any] = {}
+    tags: dict[str, str] = {}
     notes: tuple[tuple[str, str], ...] = ()
 
 
@@ -255,7 +262,17 @@ def _resolved(arguments: MonitorArguments, given: Mapping[str, Any], configured:
         price_usd_per_device_hour=price,
         configuration=effective(given, configured, DEFAULTS),
         notes=notes,
+        tags=_tags(arguments.get("tags")),
     )
+
+
+def _tags(stated: Mapping[str, str] | None) -> dict[str, str]:
+    """Return who answers for the run, as far as it is stated or the scheduler says it. Raises `SpecError`."""
+    found = {tag: value for tag, variable in _SLURM_TAGS.items() if (value := os.environ.get(variable))}
+    if stated:
+        fields = decode(Document({"tags": dict(stated)}, "arguments", {}), TagFields, ("tags",))
+        found |= {tag: value for tag, value in structs.asdict(fields).items() if value}
+    return found
 
 
 def _check_arguments(arguments: Mapping[str, Any]) -> None:

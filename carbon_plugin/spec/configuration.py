@@ -15,6 +15,7 @@ from carbon_plugin.spec.budget import BudgetFields
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.loading import Role
 from carbon_plugin.spec.site import Site
+from carbon_plugin.spec.tags import TagFields
 
 FILE_NAME = "carbon_plugin.yaml"
 VARIABLE_PREFIX = "CARBON_PLUGIN_"
@@ -44,6 +45,7 @@ class Configuration(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         quiet: Whether to say nothing at the start and the end.
         budget: What the run may use at most.
         alerts: When a deviation is an alert; `false` raises none.
+        tags: Who answers for the run.
     """
 
     site: Site | str | None = None
@@ -62,6 +64,7 @@ class Configuration(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     quiet: bool | None = None
     budget: BudgetFields | None = None
     alerts: AlertFields | bool | None = None
+    tags: TagFields | None = None
 
 
 SECTIONS: dict[str, type[Struct]] = {
@@ -69,6 +72,7 @@ SECTIONS: dict[str, type[Struct]] = {
     "budget": BudgetFields,
     "alerts": AlertFields,
     "layout": ParallelLayout,
+    "tags": TagFields,
 }
 """The fields that hold fields of their own, each of which has an environment variable too."""
 PATHS = ("planned", "run_dir")

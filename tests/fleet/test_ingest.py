@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from benchmarks.fleet_generator import Shape, write_fleet, write_run
+from carbon_plugin.audit.run_carbon import carbon_in
 from carbon_plugin.audit.summary import summarise
 from carbon_plugin.cli.main import run as command_line
 from carbon_plugin.errors import FleetError
@@ -61,7 +62,14 @@ def test_each_run_has_the_values_of_its_own_audit(store: Path) -> None:
         assert row["embodied_central_ug"] == pytest.approx(1e9 * audit.footprint.embodied_kg.value, abs=1)
         assert of_hours["redone_mj"] == pytest.approx(1e3 * audit.waste.redone_energy_j, abs=1)
         assert of_hours["restart_mj"] == pytest.approx(1e3 * audit.waste.restart_energy_j, abs=1)
-        assert of_hours["lifecycle_ug"] > of_hours["central_ug"]
+        assert of_hours["lifecycle_ug"] == pytest.approx(1e9 * audit.footprint.means["operational_kg"], abs=1)
+        assert of_hours["embodied_ug"] == pytest.approx(1e9 * audit.footprint.means["embodied_kg"], abs=1)
+        direct = carbon_in(audit, "direct").operational
+        assert direct is not None
+        assert of_hours["direct_ug"] == pytest.approx(1e9 * direct.value, abs=1)
+        unobserved = audit.by_phase["unobserved"].energy_j
+        assert unobserved > 0
+        assert of_hours["idle_mj"] >= round(1e3 * unobserved)
         assert (row["run_id"], row["steps"]) == (audit.run.run_id, audit.progress.steps)
 
 

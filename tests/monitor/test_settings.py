@@ -11,7 +11,7 @@ import pytest
 from carbon_plugin.audit.report.charts.all_charts import charts_of
 from carbon_plugin.audit.summary import summarise
 from carbon_plugin.errors import CarbonPluginError, FootprintError, SpecError
-from carbon_plugin.ledger.reader import read_run
+from carbon_plugin.ledger.reader import manifest_of, read_run
 from carbon_plugin.ledger.records import KNOWN_PHASES, Event, Window
 from carbon_plugin.ledger.verification.verify import verify_run
 from carbon_plugin.monitor.clock import MAX_OWN
@@ -196,3 +196,25 @@ def test_checkpoint_that_is_loaded_while_training_takes_the_run_back_to_its_step
     assert last_steps()[-1] == 15
     assert [r.kind for r in read_run(tmp_path).files[0].records if isinstance(r, Event)].count("resumed") == 1
     assert verify_run(tmp_path).all_problems == []
+
+
+def test_who_answers_for_a_run_is_stated_or_known_from_the_scheduler(tmp_path, monkeypatch):
+    monkeypatch.setenv("CARBON_PLUGIN_TAGS_TEAM", "language")
+    monkeypatch.setenv("SLURM_JOB_ACCOUNT", "account-7")
+    monkeypatch.setenv("SLURM_JOB_USER", "ada")
+
+    assert make_settings().tags == {"team": "language", "project": "account-7", "user": "ada"}
+    stated = make_settings(tags={"project": "atlas", "cost_centre": "4711"})
+    assert stated.tags == {"project": "atlas", "cost_centre": "4711", "user": "ada"}
+    with pytest.raises(SpecError, match="tags"):
+        make_settings(tags={"colour": "blue"})
+
+
+def test_the_manifest_says_who_answers_for_the_run(tmp_path):
+    with CarbonMonitor(run_dir=tmp_path / "run", tags={"team": "vision"}, quiet=True):
+        pass
+
+    (ledger,) = read_run(tmp_path / "run").files
+    manifest = manifest_of(ledger.records)
+    assert manifest is not None
+    assert manifest.tags["team"] == "vision"

@@ -19,6 +19,7 @@ from carbon_plugin.ledger.held.account_inputs import (
     reservations,
     scope_of,
 )
+from carbon_plugin.ledger.held.unobserved import UnobservedEnergy
 
 SAMPLING = Sampling(draws=2000, seed=0)
 
@@ -67,3 +68,11 @@ def inputs_of(collected: RunCollector, reserved: Reserved, factors: Factors) -> 
     items, factors = account_inputs(used, factors, intensity=intensity)
     charged = chargeable(reservations(devices=reserved.device_s, hosts=reserved.host_s), factors)
     return Inputs(items=items, charged=charged, factors=factors)
+
+
+def unobserved_cells(unobserved: UnobservedEnergy, factors: Factors | None) -> dict[UncertaintyScope, ExactCell]:
+    """Return the energy of reserved time without records as cells, under the `factors` of the run."""
+    stated = (factors.intensity.figure.value, factors.pue.value) if factors else None
+    return {
+        scope: ExactCell.modelled(used.energy, unobserved.modelled_s, stated) for scope, used in unobserved.used.items()
+    }

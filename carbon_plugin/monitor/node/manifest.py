@@ -64,4 +64,5 @@ def manifest_of(
         ranks_without_gpu=[claim.rank for claim in claims if claim.looked and not claim.uuids],
         budget=job.settings.budget.document() if job.settings.budget else None,
         configuration=job.settings.configuration,
+        tags=job.settings.tags,
     )
