@@ -70,7 +70,8 @@ def _conclude(collected: RunCollector, identity: RunIdentity | None, checks: Run
     reserved, unobserved = reserved_time(collected.files), unobserved_of(collected.files)
     recorded_j = {rung: energy_of(cells).energy_j for rung, cells in collected.rung_cells().items()}
     factors = stated_factors(manifest.factors)
-    collected.unobserved = unobserved_cells(unobserved, factors)
+    stated = (factors.intensity.figure.value, factors.pue.value) if factors else None
+    collected.unobserved = unobserved_cells(unobserved, stated)
     it_cells = [cell for cells in collected.phase_cells().values() for cell in cells]
     energy = energy_of(it_cells)
     outcome = _account(collected, reserved, manifest)

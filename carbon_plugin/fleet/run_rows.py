@@ -106,7 +106,8 @@ def rows_of(directory: Path, place: str, content: str) -> RunRows:
     period = period_of(collected)
     reserved = reserved_time(collected.files)
     factors = collected.stated(manifest.factors)
-    collected.unobserved = unobserved_cells(unobserved_of(collected.files), factors)
+    stated = (factors.intensity.figure.value, factors.pue.value) if factors else None
+    collected.unobserved = unobserved_cells(unobserved_of(collected.files), stated)
     carbon = _carbon(collected, reserved, factors)
     hours = _hours(run, collected, reserved, factors, carbon)
     first_month = month_of(period.start_unix_s)

@@ -70,9 +70,11 @@ def inputs_of(collected: RunCollector, reserved: Reserved, factors: Factors) -> 
     return Inputs(items=items, charged=charged, factors=factors)
 
 
-def unobserved_cells(unobserved: UnobservedEnergy, factors: Factors | None) -> dict[UncertaintyScope, ExactCell]:
-    """Return the energy of reserved time without records as cells, under the `factors` of the run."""
-    stated = (factors.intensity.figure.value, factors.pue.value) if factors else None
+def unobserved_cells(
+    unobserved: UnobservedEnergy, stated: tuple[float, float] | None
+) -> dict[UncertaintyScope, ExactCell]:
+    """Return the energy of reserved time without records as cells. `stated` are intensity (g/kWh) and PUE of the run,
+    or None without any."""
     return {
         scope: ExactCell.modelled(used.energy, unobserved.modelled_s, stated) for scope, used in unobserved.used.items()
     }

@@ -102,6 +102,7 @@ def _copied(store: Location, file: DataFile, cache: Path) -> Path:
 def _duckdb(paths: dict[str, list[str]], scratch: Path) -> Iterator[Engine]:
     ibis = _ibis()
     connection = ibis.duckdb.connect(memory_limit=MEMORY, temp_directory=str(scratch / "spilled"))
+    connection.raw_sql("SET enable_progress_bar = false")  # it would stand in the middle of a JSON document
     try:
         with _in_one_line(DUCKDB):
             tables = {

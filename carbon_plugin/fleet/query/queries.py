@@ -9,6 +9,7 @@ from carbon_plugin.fleet.query.engine import Engine, Months
 from carbon_plugin.fleet.store.schema import DIMENSIONS, SUMS
 
 MONTH = "month"
+_EVERYTHING = "everything"  # one group of all
 FAILED = "failed_mj"
 COUNTED = ("with_lifecycle_mj", "with_direct_mj", "with_embodied_ms")
 """How much of the sums has carbon of each kind at all."""
@@ -21,23 +22,33 @@ def sums_by(engine: Engine, by: Sequence[str], months: Months | None = None) -> 
 
     Each row has these columns, the number of runs, and `MEASURES`. The rows are in the order of the columns.
     """
-    joined = _by_run_and_month(engine, months)
-    if not by:
-        joined = joined.mutate(everything=0)
-    keys = list(by) or ["everything"]
-    grouped = joined.group_by(*keys).aggregate(
-        runs=joined.run_id.nunique(), **{name: joined[name].sum() for name in MEASURES}
-    )
-    return engine.rows(grouped.order_by(*keys))
+    keys = list(by) or [_EVERYTHING]
+    hours = _of_runs(_in_months(engine, months), engine, by)
+    summed = engine.rows(hours.group_by(*keys).aggregate(**_sums(hours, MEASURES)).order_by(*keys))
+    counts = _runs_by(engine, by, months)
+    return [row | {"runs": counts[tuple(row[key] for key in keys)]} for row in summed]
+
+
+def _runs_by(engine: Engine, by: Sequence[str], months: Months | None) -> dict[tuple[Any, ...], int]:
+    """Return the number of runs of each group: those with the same id, in several directories, are one."""
+    keys = list(by) or [_EVERYTHING]
+    hours = _in_months(engine, months)
+    active = hours.select("run", *(key for key in by if key == MONTH)).distinct()
+    columns = ["run", "run_id", *(key for key in by if key != MONTH)]
+    joined = active.join(engine.tables["run"].select(*columns), "run").mutate(everything=0)
+    found = engine.rows(joined.group_by(*keys).aggregate(runs=joined.run_id.nunique()))
+    return {tuple(row[key] for key in keys): row["runs"] for row in found}
 
 
 def runs_by_size(engine: Engine, scope: str, months: Months | None, most: int) -> list[dict[str, Any]]:
     """Return the runs with the most carbon, operational and embodied together, and their sums in the months."""
-    joined = _by_run_and_month(engine, months)
-    keys = ["run", "run_id", "name", "place", "team", "programme", "role", "region", "hardware", "start_ms", "failed"]
-    grouped = joined.group_by(*keys).aggregate(**{name: joined[name].sum() for name in MEASURES})
-    size = grouped[f"{scope}_ug"] + grouped.embodied_ug
-    return engine.rows(grouped.mutate(size=size).order_by(_descending("size"), "run").limit(most))
+    hours = _in_months(engine, months)
+    summed = hours.group_by("run").aggregate(**_sums(hours, ("energy_mj", f"{scope}_ug", "embodied_ug")))
+    largest = summed.mutate(size=summed[f"{scope}_ug"] + summed.embodied_ug)
+    largest = largest.order_by(_descending("size"), "run").limit(most)
+    named = ["run_id", "name", "place", "team", "programme", "role", "region", "hardware", "start_ms", "failed"]
+    joined = largest.join(engine.tables["run"].select("run", *named), "run")
+    return engine.rows(joined.order_by(_descending("size"), "run"))
 
 
 def hardware_by(engine: Engine, by: Sequence[str], months: Months | None) -> list[dict[str, Any]]:
@@ -55,22 +66,17 @@ def hardware_by(engine: Engine, by: Sequence[str], months: Months | None) -> lis
         first = first.filter(first.month.between(*months))
     runs = engine.tables["run"]
     joined = first.join(runs.select("run", *DIMENSIONS), "run")
-    keys = list(by)
-    if not keys:
-        joined = joined.mutate(everything=0)
-        keys = ["everything"]
+    keys = list(by) or [_EVERYTHING]
+    joined = joined.mutate(everything=0)
     grouped = joined.group_by(*keys).aggregate(devices=joined.count(), embodied_ug=joined.embodied_ug.sum())
     return engine.rows(grouped.order_by(*keys))
 
 
 def factors_by(engine: Engine, by: Sequence[str], months: Months | None) -> list[dict[str, Any]]:
-    """Return the energy, facility energy and carbon of each group by region, month and recorded factors."""
-    joined = _by_run_and_month(engine, months)
+    """Return the sums of each group by region, recorded factors and basis."""
     keys = [*by, "region", "region_name", "scope", "g_per_kwh", "pue"]
-    grouped = joined.group_by(*keys).aggregate(
-        runs=joined.run_id.nunique(), **{name: joined[name].sum() for name in MEASURES}
-    )
-    return engine.rows(grouped.order_by(*keys))
+    hours = _of_runs(_in_months(engine, months), engine, keys)
+    return engine.rows(hours.group_by(*keys).aggregate(**_sums(hours, SUMS)).order_by(*keys))
 
 
 def bases(engine: Engine) -> list[dict[str, Any]]:
@@ -108,19 +114,24 @@ def forecasts(engine: Engine, months: Months | None) -> list[dict[str, Any]]:
     return engine.rows(chosen.select("month", "run", "forecast_ug", "actual_ug").order_by("month", "run"))
 
 
-def _by_run_and_month(engine: Engine, months: Months | None) -> Any:
-    """Return the sums of each run and month, with the columns of the table of runs."""
-    hours, runs = engine.tables["hour"], engine.tables["run"]
-    if months is not None:
-        hours = hours.filter(hours.month.between(*months))
-    summed = hours.group_by("run", MONTH).aggregate(**{name: hours[name].sum() for name in SUMS})
+def _in_months(engine: Engine, months: Months | None) -> Any:
+    hours = engine.tables["hour"]
+    return hours if months is None else hours.filter(hours.month.between(*months))
+
+
+def _of_runs(hours: Any, engine: Engine, by: Sequence[str]) -> Any:
+    """Return hours with some columns of their runs, and with what each adds to `MEASURES`.
+
+    Hours are joined with runs before they are summed: there are few groups, and millions of runs and months.
+    """
     flags = ["has_lifecycle", "has_direct", "has_embodied", "failed"]
-    named = ["run_id", "name", "place", "region_name", "scope", "g_per_kwh", "pue", "start_ms"]
-    joined = summed.join(runs.select("run", *named, *DIMENSIONS, *flags), "run")
+    columns = [name for name in by if name != MONTH]
+    joined = hours.select("run", MONTH, *SUMS).join(engine.tables["run"].select("run", *columns, *flags), "run")
     lost = joined.failed == 1
     # What a failed run did again is counted there already.
     own = joined.energy_mj - joined.redone_mj - joined.restart_mj - joined.idle_mj
     return joined.mutate(
+        everything=0,
         failed_mj=lost.ifelse(own, 0),
         failed_lifecycle_ug=lost.ifelse(joined.lifecycle_ug - joined.wasted_lifecycle_ug, 0),
         failed_direct_ug=lost.ifelse(joined.direct_ug - joined.wasted_direct_ug, 0),
@@ -128,6 +139,10 @@ def _by_run_and_month(engine: Engine, months: Months | None) -> Any:
         with_direct_mj=joined.energy_mj * joined.has_direct,
         with_embodied_ms=joined.device_ms * joined.has_embodied,
     )
+
+
+def _sums(table: Any, names: Sequence[str]) -> dict[str, Any]:
+    return {name: table[name].sum() for name in names}
 
 
 def _descending(name: str) -> Any:
