@@ -37,8 +37,8 @@ demo: $(VENV)/.installed ## plan, train in two processes with the callback, audi
 test: $(VENV)/.installed-dev ## the tests, with lint and the import table among them: six minutes on two cores
 	$(BIN)/$(PYTEST)
 
-test-all: test ## the tests, then types and the exhaustive tests that `make test` leaves out
-	$(BIN)/$(PYTEST) -m exhaustive
+test-all: test ## the tests, then types, the exhaustive tests that `make test` leaves out, more examples of properties
+	$(BIN)/$(PYTEST) --hypothesis-profile thorough -m "exhaustive or hypothesis"
 
 test-newest: ## the tests in .venv-newest with the newest releases of everything but torch
 	test -x .venv-newest/bin/python || $(PYTHON) -m venv .venv-newest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -17,9 +18,11 @@ from hypothesis import settings
 from carbon_plugin.monitor.monitor import USED_BY_THE_THREAD
 from tests.launcher.client import Launcher
 
-# The same examples in every run, so that a red test is the change that was made; `make fuzz` looks for new ones.
+# The same examples in every run, so that a red test is the change that was made. `make test-all` runs more of them
+# (thorough), and `make fuzz` looks for new ones (explore).
 # A deadline an example would be a timed assertion.
-settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=50)
+settings.register_profile("thorough", derandomize=True, deadline=None, max_examples=300)
 settings.register_profile("explore", max_examples=2000, deadline=None)
 settings.load_profile("repeatable")
 
@@ -62,6 +65,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return next((number for number, name in enumerate(LONGEST_FIRST) if place.startswith(name)), len(LONGEST_FIRST))
 
     items.sort(key=position)
+    gc.collect()
+    gc.freeze()  # what was collected lives as long as this process, and need not be looked through again and again
 
 
 @pytest.fixture(scope="session")

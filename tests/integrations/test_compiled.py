@@ -9,9 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-import torch._dynamo
 from torch import nn
-from torch._dynamo.utils import counters
 
 from carbon_plugin.integrations.pytorch import TorchCarbon, watch
 from carbon_plugin.ledger.reader import manifest_of, read_run
@@ -21,9 +19,11 @@ STEPS = 4
 
 @pytest.fixture(autouse=True)
 def fresh_compiler() -> Iterator[None]:
-    torch._dynamo.reset()
+    from torch import _dynamo  # takes seconds, which only these tests need
+
+    _dynamo.reset()
     yield
-    torch._dynamo.reset()
+    _dynamo.reset()
 
 
 class Block(nn.Module):
@@ -106,6 +106,8 @@ def compiled_like(
     make: Callable[[nn.Module, Any], Callable[[], None]], run_dir: Path | None, *, warm: bool = False
 ) -> tuple[dict[str, int], int, list[float], TorchCarbon | None]:
     """(frames, graph breaks, weights at the end, our loop) of a few steps; with `warm` one of them before us."""
+    from torch._dynamo.utils import counters
+
     torch._dynamo.reset()
     counters.clear()
     torch.manual_seed(0)
@@ -154,6 +156,8 @@ def test_step_that_is_said_inside_of_compiled_code_is_counted_and_not_traced(tmp
         with carbon.phase("evaluation"):
             pass
         carbon.step()
+
+    from torch._dynamo.utils import counters
 
     counters.clear()
     for _ in range(STEPS):

@@ -30,12 +30,12 @@ def carbon_plugin(launcher) -> Callable[..., subprocess.CompletedProcess[str]]:
 
 
 @pytest.fixture(scope="module")
-def two_processes(tmp_path_factory) -> tuple[dict, Path]:
+def two_processes(torchrun, tmp_path_factory) -> tuple[dict, Path]:
     """The JSON of a probe by two processes on the CPU, and where it wrote its profiles."""
     output = tmp_path_factory.mktemp("profiles")
-    probe = (str(BIN / "carbon-plugin"), "probe", "--name", "here", "-o", str(output), "--seconds", "1", "--json")
-    done = run(str(BIN / "torchrun"), "--no-python", "--nproc-per-node=2", *probe, CUDA_VISIBLE_DEVICES="")
-    assert done.returncode == 0, done.stderr
+    probe = ("probe", "--name", "here", "-o", output, "--seconds", "1", "--json")
+    hidden = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    done = torchrun(BIN / "carbon-plugin", *probe, processes=2, imported_once=("carbon_plugin.cli.main",), env=hidden)
     return json.loads(done.stdout), output
 
 

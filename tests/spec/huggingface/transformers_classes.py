@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import pytest
 
-transformers = pytest.importorskip("transformers")
-torch = pytest.importorskip("torch")
+for package in ("transformers", "torch"):  # imported where a class is built: both take seconds
+    if find_spec(package) is None:
+        pytest.skip(f"needs {package}", allow_module_level=True)
 
 CAUSAL, IMAGE_TEXT = "causal", "image-text"
 
@@ -60,6 +62,8 @@ def build(table: str, model_type: str, changes: dict[str, Any] | None = None) ->
 
 def build_from(table: str, model_type: str, stated: dict[str, Any]) -> Built | None:
     """The class built from a config, None where that or missing packages do not let it be built."""
+    import torch
+    import transformers
     from transformers.models.auto import modeling_auto
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
