@@ -93,11 +93,15 @@ def zeus() -> Tracked:
     """Return Zeus with a window a step."""
     from zeus.utils import framework
 
-    framework.torch_is_available = lambda **_: False  # Zeus refuses a torch without CUDA
+    framework.torch_is_available = lambda *_, **__: True  # Zeus refuses a torch without CUDA
     from zeus.monitor import ZeusMonitor
 
     monitor = ZeusMonitor(gpu_indices=list(range(GPUS)))
-    return Tracked(lambda: monitor.begin_window("step"), lambda: monitor.end_window("step"), nothing)
+    return Tracked(
+        lambda: monitor.begin_window("step", sync_execution=False),
+        lambda: monitor.end_window("step", sync_execution=False),
+        nothing,
+    )
 
 
 def carbontracker() -> Tracked:

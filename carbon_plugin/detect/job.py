@@ -17,7 +17,7 @@ class Job(Struct, frozen=True, kw_only=True):
     `model` and `optimizer` are as the training loop holds them, `pipeline` is a pipeline schedule or stage where there
     is one, `framework` is the object in which an adapter's framework keeps its layout (engine, accelerator, trainer,
     strategy), and `batch` watched the calls of the first step. `known` are the fields that the adapter stated or that
-    earlier readers showed. A reader that takes long stops at `deadline_s`, a `time.monotonic` moment.
+    earlier readers showed. A reader that takes long stops at `deadline_s`, a moment of `time.thread_time`.
     """
 
     model: Any

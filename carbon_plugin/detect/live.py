@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 BUDGET_S = 2.0
-"""The longest time in seconds that counting an unknown module may take; reading objects takes milliseconds."""
+"""The CPU time in seconds that counting an unknown module may take; reading objects takes milliseconds. It is not wall
+time, so that a busy host sees as much as an idle one."""
 
 
 class FirstStep:
@@ -92,7 +93,7 @@ def detect(
         framework=framework,
         batch=batch,
         known=told or {},
-        deadline_s=start_s + budget_s,
+        deadline_s=time.thread_time() + budget_s,
     )
     seen = read_all(job)
     axes = {axis: seen.fields[f"layout.{axis}"] for axis in AXES if f"layout.{axis}" in seen.fields}

@@ -46,6 +46,12 @@ class TrainingLoop:
         CarbonPluginError: An argument cannot be used. Nothing is raised afterwards.
     """
 
+    _pipeline: Any
+    _framework: Any
+    _first: FirstStep | None
+    _arriving: tuple[Arriving, int] | None
+    _handles: list[Any]
+
     def __init__(
         self,
         model: Any,
@@ -60,12 +66,8 @@ class TrainingLoop:
     ) -> None:
         self._ranks, unknown = place_of_process() if ranks is None else (ranks, None)
         self.monitor = CarbonMonitor(ranks=self._ranks, **arguments)
+        self._hold_nothing()
         self._pipeline, self._framework, self._package = pipeline, framework, package
-        self._first: FirstStep | None = None
-        self._arriving: tuple[Arriving, int] | None = None
-        self._handles: list[Any] = []
-        self._methods = Methods()
-        self._seen = Watched(model=None, called=None, optimizers=())
         if not self.monitor.enabled:
             return
         self._seen = watched(model, optimizer)
@@ -131,6 +133,10 @@ class TrainingLoop:
         self._unhook()
         self.monitor.close(reason)
 
+    def __reduce__(self) -> tuple[Callable[[CarbonMonitor], TrainingLoop], tuple[CarbonMonitor]]:
+        """Reduce a copy or a pickle to a loop that measures nothing, because measuring belongs to this process."""
+        return _copied, (self.monitor,)
+
     def __enter__(self) -> Self:
         return self
 
@@ -138,6 +144,15 @@ class TrainingLoop:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close("closed" if kind is None else f"exception: {kind.__name__}")
+
+    def _hold_nothing(self) -> None:
+        """Set what this object holds of the training to nothing, as before the start."""
+        self._pipeline = self._framework = None
+        self._first = None
+        self._arriving = None
+        self._handles = []
+        self._methods = Methods()
+        self._seen = Watched(model=None, called=None, optimizers=())
 
     def _begin(self, unknown: Exception | None, scheduled: int | None) -> None:
         try:
@@ -275,3 +290,11 @@ def versions_of(package: str) -> dict[str, str]:
     found = {name: getattr(sys.modules.get(name), "__version__", None) for name in ("torch", package)}
     known = {name: str(version) for name, version in found.items() if version is not None}
     return {"python": sys.version.split()[0], **known}
+
+
+def _copied(monitor: CarbonMonitor) -> TrainingLoop:
+    """Return a loop whose calls do nothing, because its monitor has not started."""
+    loop = TrainingLoop.__new__(TrainingLoop)
+    loop.monitor = monitor
+    loop._hold_nothing()
+    return loop

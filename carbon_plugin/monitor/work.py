@@ -28,6 +28,7 @@ from carbon_plugin.monitor.node.work import NodeWork, Seen
 from carbon_plugin.monitor.processes.reserved import RESERVED_TIME
 from carbon_plugin.monitor.processes.sharing import SHARED_MACHINE
 from carbon_plugin.monitor.ranks import Ranks
+from carbon_plugin.monitor.run.metrics import never_back
 from carbon_plugin.monitor.run.rows import facts_of, row_of
 from carbon_plugin.monitor.run.work import RunWork
 from carbon_plugin.monitor.settings import Settings
@@ -213,8 +214,7 @@ class MonitorWork:
     def _say_opening(self, node: NodeWork, run: RunWork) -> None:
         """Say the opening line as soon as it is clear which process meters what."""
         if node.decided:
-            recorder = _recorder(node.recording)
-            self._job.guard.run("opening line", lambda: run.say_opening(node.context, recorder), None)
+            self._job.guard.run("opening line", lambda: run.say_opening(node.context, node.recording), None)
 
     def _report_and_project(self, node: NodeWork, run: RunWork) -> None:
         guard, recording = self._job.guard, node.recording
@@ -254,7 +254,8 @@ class MonitorWork:
     def _show(self, metrics: dict[str, float]) -> None:
         recording = self._node.recording if self._node else None
         head = recording.journal.head if recording else None
-        self.live = Live(metrics or self.live.metrics, head, self.live.version + 1)
+        shown = self.live.metrics
+        self.live = Live(never_back(metrics, shown) if metrics else shown, head, self.live.version + 1)
         self._job.clock.attend = True
 
 

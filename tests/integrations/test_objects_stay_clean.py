@@ -46,6 +46,21 @@ def test_nothing_is_left_after_the_first_step(said):
     assert "left False False" in said[0]
 
 
+def test_copy_of_what_watch_returned_measures_nothing_and_can_be_called(tmp_path):
+    model = nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with watch(model, optimizer, run_dir=tmp_path / "run", quiet=True) as carbon:
+        for other in (copy.deepcopy(carbon), pickle.loads(pickle.dumps(carbon))):
+            with other, other.phase("evaluation"):
+                other.step()
+            assert not other.monitor.active
+        model(torch.ones(1, 2)).sum().backward()
+        optimizer.step()
+
+        assert carbon.monitor.active
+        assert carbon.monitor.step == 1
+
+
 class Mine(nn.Linear):
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         return super().__call__(x) + 1

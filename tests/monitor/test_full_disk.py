@@ -51,7 +51,7 @@ class Outcome:
         self.warnings = [
             line
             for line in errors.splitlines()
-            if "carbon_plugin" in line and "; the record is in" not in line and "; report:" not in line
+            if "carbon_plugin" in line and "; the record is " not in line and "; report:" not in line
         ]
 
 

@@ -44,8 +44,8 @@ class Counts(Struct, frozen=True):
 def count_forward(module: nn.Module, call: Callable[[nn.Module], Any], deadline_s: float) -> Counts:
     """Count what `call(copy)` runs on a meta copy of a plain `module`; `call` must pass meta tensors.
 
-    `deadline_s` is the `time.monotonic` moment at which counting is given up. Raises `TimeoutError` then, and whatever
-    the module raises on meta tensors (data-dependent control flow, custom kernels).
+    `deadline_s` is the moment of `time.thread_time` at which counting is given up. Raises `TimeoutError` then,
+    and whatever the module raises on meta tensors (data-dependent control flow, custom kernels).
     """
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
@@ -56,7 +56,7 @@ def count_forward(module: nn.Module, call: Callable[[nn.Module], Any], deadline_
         result_bytes = 0.0
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            if time.monotonic() > deadline_s:
+            if time.thread_time() > deadline_s:
                 raise TimeoutError("counting took too long")
             result = func(*args, **(kwargs or {}))
             if not func.is_view:
@@ -86,7 +86,7 @@ def _saved_bytes(replica: nn.Module, call: Callable[[nn.Module], Any], deadline_
     held: dict[int, torch.UntypedStorage] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
-        if time.monotonic() > deadline_s:
+        if time.thread_time() > deadline_s:
             raise TimeoutError("counting took too long")
         storage = tensor.untyped_storage()
         if storage._cdata not in own:

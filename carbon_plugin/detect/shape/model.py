@@ -49,7 +49,7 @@ def detect_model(
     `example` are shapes of a real call, for counting. `elsewhere` are fields of the shape that depend on what other
     ranks hold (see `STAGE` and `EXPERTS`): neither they nor a count are believed. `parameters` are (all, trainable) of
     the whole model where a framework knows better, `stated` its shape as the framework states it. `deadline_s` is the
-    `time.monotonic` moment at which counting gives up.
+    moment of `time.thread_time` at which counting gives up.
     """
     module = unwrapped(model)
     total, trainable = parameters or count_parameters(model)

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from carbon_plugin.footprint.values import Footprint
 from carbon_plugin.monitor.run.projection import Outlook
 from carbon_plugin.monitor.run.totals import RunTotals
 from carbon_plugin.spec.units import JOULES_PER_KWH, SECONDS_PER_HOUR
 
 PREFIX = "carbon/"
+TOTALS = tuple(PREFIX + name for name in ("energy_kwh", "operational_kg", "embodied_kg", "total_kg"))
+"""What the run has used so far. A logged total never goes back."""
+
+
+def never_back(metrics: Mapping[str, float], shown: Mapping[str, float]) -> dict[str, float]:
+    """Return the metrics with totals that are at least those that were shown before.
+
+    A total is counted anew from all ledgers each time. It may become smaller when the ledger of another process arrives
+    late and shows that both have metered a GPU for a while. The figure then stays until the total has passed it.
+    """
+    return {name: max(value, shown.get(name, value)) if name in TOTALS else value for name, value in metrics.items()}
 
 
 def metrics_of(

@@ -15,18 +15,26 @@ _KINDS = {"counter": "by energy counter", "power_integrated": "by power", "model
 
 
 def opening(
-    devices: Sequence[DeviceIdentity] | None, run_dir: Path, *, nodes: int, has_site: bool, budget: str | None = None
+    devices: Sequence[DeviceIdentity] | None,
+    run_dir: Path,
+    *,
+    nodes: int,
+    has_site: bool,
+    budget: str | None = None,
+    written: bool = True,
 ) -> str:
     """Return the line for the start: which devices are metered on this node, where the record is, what the budget is,
     and what is missing.
 
-    `devices` is None if another process of the node meters it. `budget` is the budget in words, or None without one.
+    `devices` is None if another process of the node meters it. `written` is False as long as no file can be written in
+    the run directory. `budget` is the budget in words, or None without one.
     """
     metered = "another process of this node meters" if devices is None else f"metering {_metered(devices)}"
     where = f"on the first of {nodes} nodes" if nodes > 1 else "on this machine"
     missing = "" if has_site else "; carbon is missing, because no site was given (site=...)"
     limit = "" if budget is None else f"; budget: {budget}"
-    return f"{metered} {where}; the record is in {run_dir}{limit}{missing}"
+    record = "the record is in" if written else "the record is kept in memory until it can be written in"
+    return f"{metered} {where}; {record} {run_dir}{limit}{missing}"
 
 
 def closing(

@@ -82,17 +82,19 @@ class RunWork:
         else:
             recording.witness.note(self._projector.heads())
 
-    def say_opening(self, context: Context, recorder: NodeRecorder | None) -> None:
-        """Say the opening line on rank 0, once. The recorder is None if another process of the node meters it."""
+    def say_opening(self, context: Context, recording: NodeRecording | None) -> None:
+        """Say the opening line on rank 0, once. The recording is None if another process of the node meters it."""
         if self._job.ranks.rank != 0 or self._said_opening:
             return
         self._said_opening = True
         if not self._job.settings.quiet:
-            devices = recorder.devices if recorder is not None else None
+            devices = recording.recorder.devices if recording is not None else None
+            written = recording is None or recording.journal.file is not None
             has_site = context.effective.site is not None
             budget = self._job.settings.budget
             phrase = None if budget is None else budget.phrase
-            say(opening(devices, self._job.run_dir, nodes=self._job.ranks.nodes, has_site=has_site, budget=phrase))
+            nodes, run_dir = self._job.ranks.nodes, self._job.run_dir
+            say(opening(devices, run_dir, nodes=nodes, has_site=has_site, budget=phrase, written=written))
 
     def settle(self, context: Context, heard: set[int]) -> Settled | None:
         """Project the run for the last time, when the other ledgers of its launch have ended or have had a short time

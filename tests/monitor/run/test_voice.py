@@ -98,6 +98,9 @@ def test_devices_are_named_with_how_each_is_known():
     assert opening(devices, Path("runs/a"), nodes=4, has_site=True) == (
         "metering 2 GPUs (by energy counter), the host (modelled) on the first of 4 nodes; the record is in runs/a"
     )
+    assert opening([], Path("r"), nodes=1, has_site=True, written=False).endswith(
+        "the record is kept in memory until it can be written in r"
+    )
     assert "no site was given" in opening([], Path("runs/a"), nodes=1, has_site=False)
     assert opening(None, Path("r"), nodes=1, has_site=True).startswith("another process of this node meters")
 
