@@ -69,7 +69,7 @@ class TrainingEnergy(Struct, frozen=True, kw_only=True):
 
 
 class EuAiActReport(Struct, frozen=True, kw_only=True):
-    """The fields for one training run. Runs of development are further entries.
+    """The fields for one training run. Those of a model over all its runs are in `audit.exports.of_programme`.
 
     `missing` names the fields of the form that this run cannot fill, with the reason.
     """
@@ -80,6 +80,11 @@ class EuAiActReport(Struct, frozen=True, kw_only=True):
     training_energy: TrainingEnergy
     missing: list[str]
     origin: Origin
+
+
+def time_range(wall_days: float) -> str:
+    """Return the range of training time that national authorities ask for."""
+    return next(words for months, words in _RANGES if wall_days < months * DAYS_PER_MONTH)
 
 
 def eu_ai_act_report(summary: AuditSummary) -> EuAiActReport:
@@ -101,7 +106,7 @@ def eu_ai_act_report(summary: AuditSummary) -> EuAiActReport:
     return EuAiActReport(
         standard=STANDARD,
         training_time=TrainingTime(
-            range=next(words for months, words in _RANGES if wall_days < months * DAYS_PER_MONTH),
+            range=time_range(wall_days),
             wall_clock_days=significant(wall_days, DIGITS),
             hardware_days=significant(summary.reserved.device_s / SECONDS_PER_DAY, DIGITS),
             hardware=summary.work.hardware if summary.work else plural(summary.run.world_size, "rank"),

@@ -14,6 +14,7 @@ import msgspec
 from carbon_plugin.audit.exports.eu_ai_act import EuAiActReport
 from carbon_plugin.audit.exports.ghg import GhgReport
 from carbon_plugin.audit.exports.model_card import ModelCardEmissions
+from carbon_plugin.audit.exports.of_programme import EuAiActModelReport, GhgModelReport
 from carbon_plugin.audit.exports.sci import SciReport
 from carbon_plugin.audit.exports.sci_ai import SciAiReport
 from carbon_plugin.audit.programme import Programme
@@ -31,6 +32,8 @@ DOCUMENTS: dict[str, type[msgspec.Struct]] = {
     "model-card": ModelCardEmissions,
     "eu-ai-act": EuAiActReport,
     "ghg": GhgReport,
+    "eu-ai-act-model": EuAiActModelReport,
+    "ghg-model": GhgModelReport,
     "configuration": Configuration,
 }
 """Every document by the name of its schema."""

@@ -89,20 +89,24 @@ def as_fields(emissions: ModelCardEmissions) -> dict[str, Any]:
 
 
 def _training_type(summary: AuditSummary, stated: str | None) -> TrainingType:
-    expected = get_args(TrainingType)
-    if stated is not None:
-        try:
-            known: TrainingType = msgspec.convert(stated, type=TrainingType)
-        except msgspec.ValidationError:
-            raise ReportError(f"model card: training_type is {stated!r}, expected {' or '.join(expected)}") from None
-        return known
     fraction = summary.work.trainable_fraction if summary.work else None
-    if fraction is not None and fraction < 1:
+    if stated is None and fraction is not None and fraction < 1:
         return "fine-tuning"
-    raise ReportError(
-        f"model card: training_type is not known of run {summary.run.name}, expected --training-type "
-        f"{' or '.join(expected)}"
-    )
+    return stated_training_type(stated, f"run {summary.run.name}")
+
+
+def stated_training_type(stated: str | None, of: str) -> TrainingType:
+    """Return the kind of training that was stated. Raises `ReportError` for none, or for an unknown word."""
+    expected = get_args(TrainingType)
+    if stated is None:
+        raise ReportError(
+            f"model card: training_type is not known of {of}, expected --training-type {' or '.join(expected)}"
+        )
+    try:
+        known: TrainingType = msgspec.convert(stated, type=TrainingType)
+    except msgspec.ValidationError:
+        raise ReportError(f"model card: training_type is {stated!r}, expected {' or '.join(expected)}") from None
+    return known
 
 
 def _place(name: str, zone: str) -> str:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from msgspec import Struct, convert, to_builtins
 
 from carbon_plugin.cli.options import Argument, Option
 from carbon_plugin.cli.terminal import echo
+
+if TYPE_CHECKING:
+    from carbon_plugin.audit.exports.model_card import ModelCardEmissions
 
 
 class Format(StrEnum):
@@ -55,7 +58,7 @@ class GhgOptions(Struct, frozen=True):
 def export(
     runs: Annotated[
         list[Path],
-        Argument("Run directory or report.json; several only for sci-ai.", metavar="RUN..."),
+        Argument("Run directory or report.json; several, or one above them, for a whole programme.", metavar="RUN..."),
     ],
     format_: Annotated[Format, Option("Form of the export.", names=("--format", "-f"))],
     output: Annotated[
@@ -70,7 +73,6 @@ def export(
 ) -> None:
     """Export a run. If its numbers do not fit the form, say what is missing and write nothing."""
     from carbon_plugin.audit.exports.evidence import read_summary
-    from carbon_plugin.errors import ReportError
 
     if format_ is Format.SCI_AI:
         from carbon_plugin.audit.exports.sci_ai import sci_ai_report
@@ -78,8 +80,9 @@ def export(
 
         _write_json(sci_ai_report(summaries_of(runs), covers or ()), output)
         return
-    if len(runs) > 1:
-        raise ReportError(f"{len(runs)} runs given, expected one: only sci-ai adds runs up")
+    if _is_programme(runs):
+        _export_programme(runs, format_, output, ghg, training_type)
+        return
     summary = read_summary(runs[0])
     match format_:
         case Format.SCI:
@@ -97,23 +100,66 @@ def export(
         case Format.MODEL_CARD:
             from carbon_plugin.audit.exports import model_card as card
 
-            emissions = card.model_card_emissions(summary, training_type)
-            if output is None:
-                echo(card.as_yaml(emissions), end="")
-            else:
-                card.write_model_card(output, emissions)
-                echo(f"{card.KEY} written into {output}")
+            _write_card(card.model_card_emissions(summary, training_type), output)
         case Format.GHG:
             from carbon_plugin.audit.exports.ghg import ghg_report
             from carbon_plugin.audit.exports.ghg_factors import GhgInputs
 
-            if ghg.organisational_boundary is None:
-                raise ReportError(
-                    "ghg: the organisational boundary is not stated, expected --organisational-boundary own, colo or "
-                    "cloud: whose electricity and hardware it is decides the scope"
-                )
-            inputs = convert(to_builtins(ghg), GhgInputs)
+            inputs = convert(_stated(ghg), GhgInputs)
             _write_json(ghg_report(summary, inputs), output)
+
+
+def _is_programme(runs: list[Path]) -> bool:
+    from carbon_plugin.audit.programme import find_runs
+
+    return len(runs) > 1 or (runs[0].is_dir() and len(find_runs(runs)) > 1)
+
+
+def _export_programme(
+    runs: list[Path], format_: Format, output: Path | None, ghg: GhgOptions, training_type: str | None
+) -> None:
+    """Export all runs of a programme as one model."""
+    from carbon_plugin.audit.exports import of_programme as model
+    from carbon_plugin.audit.programme import summaries_of
+    from carbon_plugin.errors import ReportError
+
+    if format_ is Format.SCI:
+        raise ReportError("sci is the score of one run, and several are given: sci-ai is that of a whole programme")
+    audited = summaries_of(runs)
+    match format_:
+        case Format.EU_AI_ACT:
+            _write_json(model.eu_ai_act_of_programme(audited), output)
+        case Format.PAPER:
+            _write(model.paper_of_programme(audited) + "\n", output)
+        case Format.MODEL_CARD:
+            _write_card(model.model_card_of_programme(audited, training_type), output)
+        case _:
+            from carbon_plugin.audit.exports.ghg_factors import GhgInputs
+
+            _write_json(model.ghg_of_programme(audited, convert(_stated(ghg), GhgInputs)), output)
+
+
+def _stated(ghg: GhgOptions) -> dict[str, Any]:
+    """Return what was stated for an inventory. Raises `ReportError` where the boundary was not."""
+    from carbon_plugin.errors import ReportError
+
+    if ghg.organisational_boundary is None:
+        raise ReportError(
+            "ghg: the organisational boundary is not stated, expected --organisational-boundary own, colo or "
+            "cloud: whose electricity and hardware it is decides the scope"
+        )
+    stated: dict[str, Any] = to_builtins(ghg)
+    return stated
+
+
+def _write_card(emissions: ModelCardEmissions, output: Path | None) -> None:
+    from carbon_plugin.audit.exports import model_card as card
+
+    if output is None:
+        echo(card.as_yaml(emissions), end="")
+    else:
+        card.write_model_card(output, emissions)
+        echo(f"{card.KEY} written into {output}")
 
 
 def _write_json(document: Any, output: Path | None) -> None:

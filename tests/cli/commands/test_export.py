@@ -99,4 +99,4 @@ def test_programme_is_one_json_document(run_dir: Path, capsys: pytest.CaptureFix
 
 def test_several_runs_are_refused_where_only_one_makes_sense(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["export", str(run_dir), str(run_dir), "--format", "sci"]) == 2
-    assert "2 runs given, expected one" in capsys.readouterr().err
+    assert "sci is the score of one run" in capsys.readouterr().err
