@@ -140,8 +140,17 @@ def _range(area: Area, row: tables.AreaIntensity, age_years: int) -> tuple[float
     if area.larger:
         spread = math.hypot(spread, PART_SPREAD)
     factor = math.exp(spread)
-    parts = _parts(area)
+    parts = [*_parts(area), *_consumed(area, row)]
     return min(row.g_per_kwh / factor, *parts, math.inf), max(row.g_per_kwh * factor, *parts, 0.0)
+
+
+def _consumed(area: Area, row: tables.AreaIntensity) -> list[float]:
+    """Return the intensity, g/kWh, of what a country consumes if half of it comes from its neighbours; empty for a
+    country that trades little, and for a row that counts consumption already."""
+    neighbours = tables.trade().get(area.code, ()) if area.table == "country" else ()
+    if not neighbours:
+        return []
+    return [(row.g_per_kwh + sum(_values(neighbours)) / len(neighbours)) / 2]
 
 
 def _parts(area: Area) -> list[float]:
@@ -272,6 +281,8 @@ def _notes(area: Area, row: tables.AreaIntensity, age_years: int) -> tuple[str, 
         notes.append(f"{area.row_name} stands for {area.stands_for} by place")
     if age_years > FRESH_YEARS:
         notes.append(f"the newest value of {area.row_name} is of {row.year}, {age_years} years old")
+    if _consumed(area, row):
+        notes.append(f"{area.row_name} trades much of its electricity: the range reaches what it consumes with imports")
     if row.g_per_kwh < LEAST_G_PER_KWH and TABLES[area.table]().source.basis.scope == "lifecycle":
         notes.append(
             f"the published value of {area.row_name} is {row.g_per_kwh:g} g/kWh, which no grid has over its life; "

@@ -349,6 +349,12 @@ def water_table() -> WaterTable:
 
 
 @cache
+def trade() -> Mapping[str, Sequence[str]]:
+    """Return the neighbours of countries that trade a good part of their electricity, by alpha-3 code."""
+    return _load("trade.yaml", dict[str, tuple[str, ...]])
+
+
+@cache
 def bases_table() -> BasesTable:
     """Return the relation of direct and lifecycle emissions of grids."""
     return _load("bases.yaml", BasesTable)

@@ -180,6 +180,15 @@ def test_a_place_with_a_value_of_its_own_needs_no_warning(zone: str) -> None:
     assert stand_in_warning(Site(zone=zone), zone_intensity(zone, today=TODAY)) is None
 
 
+def test_range_of_a_country_that_imports_reaches_what_it_consumes() -> None:
+    swiss = zone_intensity("CHE")
+    assert swiss.figure.value == pytest.approx(39.2, abs=0.1)
+    assert swiss.figure.high > 98.0  # consumption-based
+    assert any("trades much of its electricity" in note for note in swiss.notes)
+    assert zone_intensity("aws:eu-central-2").figure.high == swiss.figure.high
+    assert not any("trades" in note for note in zone_intensity("FRA").notes)
+
+
 def test_a_value_that_its_source_rounded_to_zero_is_replaced_by_that_of_hydropower() -> None:
     intensity = zone_intensity("CAF", today=date(2024, 1, 1))
 

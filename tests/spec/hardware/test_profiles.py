@@ -108,7 +108,9 @@ def test_datasheet_values_are_plausible(accelerator: Accelerator):
     assert accelerator.idle_power_w.value < accelerator.tdp_w.value
     assert 8 * 2**30 <= accelerator.memory_bytes.value <= 512 * 2**30
     if "fp8" in peaks:
-        assert peaks["fp8"].value == pytest.approx(2 * peaks["bf16"].value, rel=0.02)
+        # Twice the rate of bf16, but for Gaudi 3, whose engines run both at one rate; Trainium2 has 1.95 times.
+        ratio = peaks["fp8"].value / peaks["bf16"].value
+        assert ratio == pytest.approx(1.0 if accelerator.name == "gaudi3" else 2.0, rel=0.03)
     if accelerator.idle_context_power_w is not None:
         assert accelerator.idle_context_power_w.value > accelerator.idle_power_w.value
 
