@@ -13,6 +13,7 @@ import logging
 import os
 import sys
 import tempfile
+import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
@@ -22,6 +23,7 @@ from typing import Any, Unpack
 
 from carbon_plugin.detect.observed import Detected
 from carbon_plugin.ledger.records import RESUMED_EVENT, Phase
+from carbon_plugin.monitor.acting.pausing import agree_on_pause, sentence_of, worth_pausing
 from carbon_plugin.monitor.clock import PhaseNames, TrainingClock
 from carbon_plugin.monitor.documented import with_arguments
 from carbon_plugin.monitor.guard import Guard
@@ -34,6 +36,7 @@ from carbon_plugin.monitor.settings import MonitorArguments, Settings, make_sett
 from carbon_plugin.monitor.thread import MonitorThread, Wake
 from carbon_plugin.monitor.work import MonitorWork
 from carbon_plugin.sinks.given import Log
+from carbon_plugin.spec.units import SECONDS_PER_HOUR
 
 DISABLED_VARIABLE = "CARBON_PLUGIN_DISABLED"
 CLOSE_TIMEOUT_S = 10.0
@@ -87,6 +90,7 @@ class CarbonMonitor:
         self._ended_by: Callable[[str], None] | None = None
         self._phase_names = PhaseNames()
         self._gives_way = False
+        self._place = self._ranks
         if os.environ.get(DISABLED_VARIABLE, "") in ("", "0"):
             self._settings = make_settings(**arguments)
             self.loggers = self._settings.loggers
@@ -222,6 +226,21 @@ class CarbonMonitor:
             return False
         return self.step >= stop.at_step and self._guard.run("stop", lambda: stop.reached(self.step), False)
 
+    def pause_where_it_saves(self, above_g_per_kwh: float, *, forecast: str | Path, most_h: float = 12.0) -> float:
+        """Pause all ranks after a checkpoint while the grid is dirty, where that saves carbon after the cost of idling.
+
+        Call this on all ranks, after the same step, when the checkpoint is written.
+
+        Args:
+            above_g_per_kwh: The intensity above which the run is to pause.
+            forecast: A file of intensity for the hours to come (docs/providers.md).
+            most_h: The longest pause, hours. Default: 12.
+
+        Returns:
+            The seconds of the pause, 0 without one. Nothing is raised: where something is not known, there is no pause.
+        """
+        return self._guard.run("pause", lambda: self._paused(above_g_per_kwh, forecast, most_h), 0.0)
+
     def metrics(self) -> dict[str, float]:
         """Return the latest `carbon/*` figures. They are empty on ranks other than 0 and before the first window."""
         return dict(self._work.live.metrics) if self._work else {}
@@ -282,7 +301,7 @@ class CarbonMonitor:
                 import_module(name)
         with contextlib.suppress(OSError):  # on a full disk there is no usable temporary directory
             tempfile.gettempdir()  # likewise: its first call takes a lock that a loader's worker needs too
-        place = ranks or self._ranks
+        place = self._place = ranks or self._ranks
         wake = Wake()
         clock = TrainingClock(wake.put, settings.options.min_window_s)
         clock.base_step = self._base_step
@@ -312,6 +331,31 @@ class CarbonMonitor:
             self._guard.run("loggers", lambda: self.loggers.start(self._logger_failed, self._exit_later), None)
         atexit.register(self._at_exit)
         thread.start()
+
+    def _paused(self, above_g_per_kwh: float, forecast: str | Path, most_h: float) -> float:
+        work, run_dir = self._work, self.run_dir
+        if not self.active or work is None or run_dir is None:
+            return 0.0
+        decides, plan, now_s = self._place.rank == 0, None, time.time()
+        if decides and work.rest is not None:
+            from carbon_plugin.footprint.series.file import load_trace
+
+            plan = worth_pausing(
+                load_trace(str(forecast)), work.rest, now_unix_s=now_s, above_g_per_kwh=above_g_per_kwh,
+                most_s=most_h * SECONDS_PER_HOUR,
+            )  # fmt: skip
+        until_s = agree_on_pause(run_dir, self.step, plan, decides=decides)
+        if until_s <= now_s:
+            return 0.0
+        if plan is not None:
+            sentence = sentence_of(plan, above_g_per_kwh)
+            work.note("paused", sentence)
+            logger.info("carbon_plugin: %s", sentence)
+        with self.phase("idle"):
+            end_s = time.monotonic() + until_s - now_s
+            while (left_s := end_s - time.monotonic()) > 0:
+                time.sleep(min(left_s, 60.0))
+        return until_s - now_s
 
     def _state(self) -> dict[str, Any]:
         return {

@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from carbon_plugin.ledger.records import Record
 from carbon_plugin.monitor.acting.host_ranks import TrainingThread
+from carbon_plugin.monitor.acting.pausing import RestOfRun
 from carbon_plugin.monitor.acting.stopping import StopAgreement
 from carbon_plugin.monitor.acting.work import ActingWork
 from carbon_plugin.monitor.clock import TrainingClock, WallClock
@@ -101,6 +102,11 @@ class MonitorWork:
     def stop(self) -> StopAgreement | None:
         """Return the agreement of the ranks on a step to stop at, or None where nothing may stop the run."""
         return self._acting.stop if self._acting is not None else None
+
+    @property
+    def rest(self) -> RestOfRun | None:
+        """Return what the rest of the run takes, where rank 0 knows it."""
+        return self._acting.rest if self._acting is not None else None
 
     def open(self) -> None:
         """Agree on the run, elect the leader of the host, and begin to record if this process has something to

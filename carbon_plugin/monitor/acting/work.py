@@ -16,6 +16,7 @@ from carbon_plugin.monitor.acting.budget import EXCEEDED_EVENT, BudgetVerdict, B
 from carbon_plugin.monitor.acting.causes import Suspect
 from carbon_plugin.monitor.acting.courier import Courier, Wait
 from carbon_plugin.monitor.acting.host_ranks import SUFFIX, HostRanks, TrainingThread
+from carbon_plugin.monitor.acting.pausing import RestOfRun
 from carbon_plugin.monitor.acting.samples import Samples
 from carbon_plugin.monitor.acting.stopping import LOOK_S, StopAgreement, Stopper, StopRequest
 from carbon_plugin.monitor.acting.suspects import suspect_of
@@ -24,6 +25,8 @@ from carbon_plugin.monitor.job import WatchedJob
 from carbon_plugin.monitor.node.work import NodeWork
 from carbon_plugin.monitor.run.metrics import PREFIX
 from carbon_plugin.monitor.run.projector import Projected
+from carbon_plugin.plan.forecast import modelled_energies
+from carbon_plugin.predict.power import idle_power_figure
 from carbon_plugin.spec.alerts import Alert
 from carbon_plugin.spec.budget import BudgetState
 
@@ -61,6 +64,8 @@ class ActingWork:
             run = {"run_id": run_id, "name": settings.name}
             hook = Webhook(address, job.environ, run) if address is not None else None
             self._targets = Targets(hook, (*called, *settings.loggers.alert_functions))
+        self.rest: RestOfRun | None = None
+        """What the rest of the run takes, by the last projection of rank 0, or None where it is not known."""
         self._budget: BudgetWatch | None = None
         self._stopper: Stopper | None = None
         self._asked_to_stop: list[str] = []
@@ -98,6 +103,7 @@ class ActingWork:
 
     def judge(self, projected: Projected, node: NodeWork) -> dict[str, float]:
         """Compare a projection with the budget, and return the metrics of the budget. Only rank 0 has any."""
+        self.rest = _rest_of(projected, node)
         if self._budget is None:
             return {}
         verdict = self._budget.look(
@@ -205,6 +211,25 @@ class ActingWork:
         if recording is not None:
             return recording.recorder.note
         return lambda kind, message, data: self._job.note(kind, message)
+
+
+def _rest_of(projected: Projected, node: NodeWork) -> RestOfRun | None:
+    """Return what the rest of the run takes, or None where its length, its carbon or its idle power is not known."""
+    remaining, view, spec = projected.remaining, projected.view, node.context.effective.spec
+    if remaining is None or remaining.time_s <= 0 or not projected.measured or spec is None:
+        return None
+    if view.whole is None or view.spent is None or node.context.factors is None:
+        return None
+    running_w = sum(item.energy_j for item in remaining.energies) / remaining.time_s
+    idle = modelled_energies(spec.cluster, idle_power_figure(spec.cluster), 1.0)
+    to_come_kg = view.whole.embodied_kg.value - view.spent.embodied_kg.value
+    return RestOfRun(
+        remaining_s=remaining.time_s,
+        running_w=running_w,
+        idle_w=sum(item.energy_j for item in idle),
+        pue=node.context.factors.pue.value,
+        embodied_kg_per_s=max(0.0, to_come_kg) / remaining.time_s,
+    )
 
 
 def _hand(function: Callable[[Alert], object], alert: Alert, wait: Wait) -> None:
