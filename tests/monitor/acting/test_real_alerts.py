@@ -86,9 +86,9 @@ def receiver() -> Iterator[Receiver]:
 
 
 @pytest.fixture(scope="module")
-def jobs(simulated_nvml, tmp_path_factory, receiver) -> Iterator[dict[str, Slowed]]:
+def jobs(simulated_nvml, monitor_launcher, tmp_path_factory, receiver) -> Iterator[dict[str, Slowed]]:
     folder = tmp_path_factory.mktemp("slowed")
-    with started(simulated_nvml, folder) as start:
+    with started(simulated_nvml, monitor_launcher, folder) as start:
         found = {scenario: Slowed(start, folder, scenario, receiver.address) for scenario in SCENARIOS}
         waiting, end_s = set(found), time.monotonic() + 90
         while waiting and time.monotonic() < end_s:
