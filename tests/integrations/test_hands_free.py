@@ -151,6 +151,7 @@ def test_exit_code_and_arguments_are_those_of_the_command(small_torch):
     [
         (("--site", "FRX", "--", "true"), "'FRX'"),
         (("--total-steps", "0", "--", "true"), "total_steps is 0"),
+        (("--log", "nowhere", "--", "true"), "'nowhere'"),
         (("--", "no-such-program"), "there is no program 'no-such-program'"),
     ],
 )
@@ -168,7 +169,7 @@ def torchrun_twice(tmp_path_factory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("unedited")
     (folder / "sitecustomize.py").write_text("print('users own ran')\n")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    measured = [BIN, "run", "--site", "FRA", "--run-dir", "run", "--total-steps", "20", "--", *torchrun]
+    measured = [BIN, "run", "--site", "FRA", "--run-dir", "run", "--total-steps", "20", "--log", "csv", "--", *torchrun]
     said = {}
     for name, command in (("bare", torchrun), ("measured", measured)):
         env = environment(TMPDIR=str(folder), PYTHONPATH=str(folder), PAUSE_S="0.05" if name == "measured" else "0")
@@ -201,6 +202,7 @@ class TestUnderTorchrun:
 
         assert manifest.world_size == 2
         assert manifest.total_steps == 20
+        assert (torchrun_twice["run"] / "metrics.csv").read_text().count("\n") >= 2
         assert verify_run(torchrun_twice["run"]).ok
 
     def test_steps_that_the_scaler_skips_are_time_and_energy_but_no_steps(self, torchrun_twice):

@@ -21,6 +21,9 @@ def run(
     tokens_per_step: Annotated[int | None, Option("Tokens that all ranks process in a step.")] = None,
     programme: Annotated[str | None, Option("Released model that the run counts towards.")] = None,
     role: Annotated[str | None, Option("final, ablation, failed, sweep, evaluation or data.")] = None,
+    log: Annotated[
+        list[str] | None, Option("Where the figures go: csv, jsonl, logging, wandb, ... (repeatable).")
+    ] = None,
     quiet: Annotated[bool, Option("Say nothing at the start and the end.")] = False,
 ) -> None:
     """Measure the training that a command starts, without an edit of its script.
@@ -45,6 +48,7 @@ def run(
         "tokens_per_step": tokens_per_step,
         "programme": programme,
         "role": role,
+        "log": log or None,
         "quiet": quiet or None,
     }
     arguments: dict[str, Any] = {argument: value for argument, value in stated.items() if value is not None}
