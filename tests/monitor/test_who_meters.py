@@ -145,18 +145,19 @@ class Job:
 
     def end(self) -> dict[str, tuple[float, float]]:
         """The least and the most energy that each GPU has used for the job, J: while a process trained that may use it,
-        and from the first to the last moment of all processes whose driver shows it."""
+        and from the first to the last moment of all processes whose driver shows it. A training is charged from its
+        start, although its driver is read a little later."""
         least: dict[str, list[tuple[float, float]]] = {}
         most: dict[str, list[tuple[float, float]]] = {}
         for rank, process in zip(self.ranks, self.processes, strict=True):
             output, errors = process.communicate(timeout=90)
             assert process.returncode == 0, errors
             self.errors += errors
-            began_s, closing_s, closed_s = json.loads(output.splitlines()[-1])
+            started_s, began_s, closing_s, closed_s = json.loads(output.splitlines()[-1])
             for uuid in rank.uuids:
                 least.setdefault(uuid, []).append((began_s, closing_s))
             for uuid in rank.shown:
-                most.setdefault(uuid, []).append((began_s, closed_s))
+                most.setdefault(uuid, []).append((started_s, closed_s))
         return {uuid: (watts(uuid) * extent_s(least[uuid]), watts(uuid) * extent_s(most[uuid])) for uuid in least}
 
     def _failed(self) -> bool:

@@ -1,8 +1,9 @@
 """One rank of a job whose ranks may see different GPUs: `seer.py RUN_DIR LAUNCH_DIR SECONDS`.
 
 It says in the second folder that it is ready, waits there for the file `epoch`, a moment of the host's monotonic clock,
-and trains from JOB_LATE_S after it until SECONDS after it. The last line of output is when it first looked at the GPUs,
-when it ended to train, and when it had closed. JOB_BOOT_ID is what the kernel says of the boot, "" if it hides that.
+and trains from JOB_LATE_S after it until SECONDS after it. The last line of output is when it started to monitor,
+when it first looked at the GPUs, when it ended to train, and when it had closed. JOB_BOOT_ID is what the kernel says of
+the boot, "" if it hides that.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ def main(run_dir: str, launch: Path, seconds: float) -> None:
         time.sleep(0.01)
     epoch_s = float((launch / "epoch").read_text())
     time.sleep(max(0.0, epoch_s + float(os.environ.get("JOB_LATE_S", "0")) - time.monotonic()))
+    started_s = time.monotonic()
     monitor.start()
     if "JOB_GPUS" in os.environ:
         uuids = tuple(filter(None, os.environ["JOB_GPUS"].split(",")))
@@ -67,7 +69,7 @@ def main(run_dir: str, launch: Path, seconds: float) -> None:
         monitor.step_end(tokens=100)
     began_s, closing_s = looked["at_s"], time.monotonic()
     monitor.close()
-    print(json.dumps([began_s, closing_s, time.monotonic()]), flush=True)
+    print(json.dumps([started_s, began_s, closing_s, time.monotonic()]), flush=True)
 
 
 if __name__ == "__main__":
