@@ -31,6 +31,9 @@ def shipped_files() -> dict[str, Path]:
 def test_every_package_folder_is_listed_in_pyproject():
     packages = (ROOT / "carbon_plugin").rglob("__init__.py")
     folders = {".".join(path.parent.relative_to(ROOT).parts) for path in packages}
+    for name, folder in LINKED.items():  # which `rglob` does not enter
+        below = (path.parent.relative_to(ROOT / folder).parts for path in (ROOT / folder).rglob("__init__.py"))
+        folders |= {".".join((name, *parts)) for parts in below}
     assert sorted(folders | set(LINKED)) == sorted(PROJECT["tool"]["setuptools"]["packages"])
 
 
