@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from carbon_plugin.audit.result import Attempt, Reserved
+from carbon_plugin.audit.result import Attempt, Period, Reserved
 from carbon_plugin.audit.run_carbon import turned_figure
 from carbon_plugin.audit.tally.accounting import inputs_of, unobserved_cells
 from carbon_plugin.audit.tally.blocks import Floats
@@ -111,7 +111,7 @@ def rows_of(directory: Path, place: str, content: str) -> RunRows:
     carbon = _carbon(collected, reserved, factors)
     hours = _hours(run, collected, reserved, factors, carbon)
     first_month = month_of(period.start_unix_s)
-    run_row = _run_row(collected, manifest, identity, factors, carbon)
+    run_row = _run_row(collected, manifest, identity, period, factors, carbon)
     run_row |= {"run": run, "place": place, "content": content, "month": first_month, "state": checks.state}
     run_row |= {f"run_{name}": sum(hours.get(name, ())) for name in SUMS}
     return RunRows(
@@ -148,12 +148,15 @@ def apportioned(total: int, weights: Floats) -> list[int]:
 
     Each running sum is rounded, so that no part is off by more than 1. Without any weight the first part takes all.
     """
+    if len(weights) == 1:
+        return [total]
     running = np.cumsum(weights)
     if not running[-1] > 0:
         return [total, *[0] * (len(weights) - 1)]
     edges = np.rint(running * (total / running[-1])).astype(np.int64)
     edges[-1] = total
-    parts: list[int] = np.diff(edges, prepend=0).tolist()
+    edges[1:] -= edges[:-1].copy()
+    parts: list[int] = edges.tolist()
     return parts
 
 
@@ -260,10 +263,11 @@ def _run_row(
     collected: HourCollector,
     manifest: Manifest,
     identity: RunIdentity | None,
+    period: Period,
     factors: Factors | None,
     carbon: RunMicrograms | None,
 ) -> Row:
-    period, coverage = period_of(collected), coverage_of(collected)
+    coverage = coverage_of(collected)
     progress = progress_of(collected.files, manifest)
     forecast = read_forecast(manifest.forecast)
     ended = period.attempts[-1].ended
