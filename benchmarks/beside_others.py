@@ -16,7 +16,8 @@ carbon_plugin, a task a step for CodeCarbon, a window a step for Zeus, an epoch 
   tracker's own calls are left out.
 - Import: CPU of a process that imports the tracker, less that of one that imports nothing.
 
-The median of a call is the least one of the rounds, because other work only ever adds to it. So is every other figure.
+Every figure is the least one of the rounds, because other work only ever adds to it, except the longest stall, which is
+the longest of all rounds.
 """
 
 from __future__ import annotations
@@ -257,7 +258,7 @@ def compare(names: list[str], rounds: int, seconds: float) -> dict[str, Any]:
                 imports[name].append(import_cpu_s(IMPORTS[name], environ))
             print(f"round {turn + 1} of {rounds}", file=sys.stderr, flush=True)
     least = {
-        name: {key: min(one[key] for one in results) for key in results[0]}
+        name: {key: (max if "stall" in key else min)(one[key] for one in results) for key in results[0]}
         for name, results in found.items()
         if results
     }
