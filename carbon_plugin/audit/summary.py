@@ -20,7 +20,7 @@ from carbon_plugin.audit.result import (
     Verification,
     Waste,
 )
-from carbon_plugin.audit.tally.accounting import SAMPLING, Accounted, account_run, unobserved_cells
+from carbon_plugin.audit.tally.accounting import SAMPLING, Accounted, account_run, factors_of_idle, unobserved_cells
 from carbon_plugin.audit.tally.budget import budget_lines, stated_price
 from carbon_plugin.audit.tally.calendar import months_of
 from carbon_plugin.audit.tally.cells import energy_of
@@ -71,7 +71,8 @@ def _conclude(collected: RunCollector, identity: RunIdentity | None, checks: Run
     recorded_j = {rung: energy_of(cells).energy_j for rung, cells in collected.rung_cells().items()}
     factors = stated_factors(manifest.factors)
     stated = (factors.intensity.figure.value, factors.pue.value) if factors else None
-    collected.unobserved = unobserved_cells(unobserved, stated)
+    idle_factors = factors_of_idle(collected, factors)
+    collected.unobserved = unobserved_cells(unobserved, idle_factors)
     it_cells = [cell for cells in collected.phase_cells().values() for cell in cells]
     energy = energy_of(it_cells)
     outcome = _account(collected, reserved, manifest)
@@ -155,7 +156,12 @@ def _conclude(collected: RunCollector, identity: RunIdentity | None, checks: Run
             device_s=reserved.device_s,
             price=stated_price(manifest.budget, manifest.forecast),
         ),
-        months=months_of(collected.calendar, unobserved.used.values(), unrecorded(collected.files), stated),
+        months=months_of(
+            collected.calendar,
+            unobserved.with_factors(idle_factors).used.values(),
+            unrecorded(collected.files),
+            stated,
+        ),
     )
 
 

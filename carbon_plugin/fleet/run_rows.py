@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from carbon_plugin.audit.result import Attempt, Period, Reserved
 from carbon_plugin.audit.run_carbon import turned_figure
-from carbon_plugin.audit.tally.accounting import inputs_of, unobserved_cells
+from carbon_plugin.audit.tally.accounting import factors_of_idle, inputs_of, unobserved_cells
 from carbon_plugin.audit.tally.blocks import Floats
 from carbon_plugin.audit.tally.cells import energy_of, used_energy
 from carbon_plugin.audit.tally.documents import read_forecast
@@ -106,8 +106,7 @@ def rows_of(directory: Path, place: str, content: str) -> RunRows:
     period = period_of(collected)
     reserved = reserved_time(collected.files)
     factors = collected.stated(manifest.factors)
-    stated = (factors.intensity.figure.value, factors.pue.value) if factors else None
-    collected.unobserved = unobserved_cells(unobserved_of(collected.files), stated)
+    collected.unobserved = unobserved_cells(unobserved_of(collected.files), factors_of_idle(collected, factors))
     carbon = _carbon(collected, reserved, factors)
     hours = _hours(run, collected, reserved, factors, carbon)
     first_month = month_of(period.start_unix_s)

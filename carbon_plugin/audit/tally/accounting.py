@@ -14,8 +14,10 @@ from carbon_plugin.footprint.drivers import Driver, drivers
 from carbon_plugin.footprint.values import EnergyItem, Factors, Footprint, Reservation
 from carbon_plugin.ledger.held.account_inputs import (
     UncertaintyScope,
+    UsedEnergy,
     account_inputs,
     chargeable,
+    mean_factors,
     reservations,
     scope_of,
 )
@@ -59,22 +61,36 @@ def account_run(collected: RunCollector, reserved: Reserved, factors: Factors) -
 def inputs_of(collected: RunCollector, reserved: Reserved, factors: Factors) -> Inputs:
     """Return what the accounting of a run takes, as `account_run` describes it, with the energy of reserved time that
     no record covers."""
-    groups: dict[UncertaintyScope, list[ExactCell]] = {}
-    for key, cells in collected.device_cells().items():
-        if (scope := scope_of(collected.devices[key].identity)) is not None:
-            groups.setdefault(scope, []).extend(cells)
-    used = {scope: used_energy(groups[scope]) for scope in sorted(groups)} | unobserved_of(collected.files).used
+    recorded = recorded_energy(collected)
+    used = recorded | unobserved_of(collected.files).with_factors(mean_factors(recorded.values())).used
     intensity = in_force((file.grid for file in collected.files), factors.intensity)
     items, factors = account_inputs(used, factors, intensity=intensity)
     charged = chargeable(reservations(devices=reserved.device_s, hosts=reserved.host_s), factors)
     return Inputs(items=items, charged=charged, factors=factors)
 
 
+def recorded_energy(collected: RunCollector) -> dict[UncertaintyScope, UsedEnergy]:
+    """Return the energy that the records hold, by rung and device model."""
+    groups: dict[UncertaintyScope, list[ExactCell]] = {}
+    for key, cells in collected.device_cells().items():
+        if (scope := scope_of(collected.devices[key].identity)) is not None:
+            groups.setdefault(scope, []).extend(cells)
+    return {scope: used_energy(groups[scope]) for scope in sorted(groups)}
+
+
+def factors_of_idle(collected: RunCollector, stated: Factors | None) -> tuple[float, float] | None:
+    """Return intensity (g/kWh) and PUE for reserved time without records: the means of the windows, or those stated for
+    the run where no window has any; None without both."""
+    given = (stated.intensity.figure.value, stated.pue.value) if stated else None
+    return mean_factors(recorded_energy(collected).values()) or given
+
+
 def unobserved_cells(
-    unobserved: UnobservedEnergy, stated: tuple[float, float] | None
+    unobserved: UnobservedEnergy, factors: tuple[float, float] | None
 ) -> dict[UncertaintyScope, ExactCell]:
-    """Return the energy of reserved time without records as cells. `stated` are intensity (g/kWh) and PUE of the run,
-    or None without any."""
+    """Return the energy of reserved time without records as cells. `factors` are the intensity (g/kWh) and the PUE for
+    it, or None without any."""
     return {
-        scope: ExactCell.modelled(used.energy, unobserved.modelled_s, stated) for scope, used in unobserved.used.items()
+        scope: ExactCell.modelled(used.energy, unobserved.modelled_s, factors)
+        for scope, used in unobserved.used.items()
     }

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from carbon_plugin.audit.result import MonthEnergy
 from carbon_plugin.audit.tally.blocks import Floats
-from carbon_plugin.ledger.held.account_inputs import UsedEnergy
+from carbon_plugin.ledger.held.account_inputs import UsedEnergy, total_used
 from carbon_plugin.spec.units import GRAMS_PER_KG, JOULES_PER_KWH
 
 Month = tuple[int, int]
@@ -91,28 +91,29 @@ def months_of(
     """Return the energy of a run by month, in order.
 
     The energy that is modelled for reserved time without records is divided over the `unrecorded` intervals (Unix s) by
-    their length. `factors` are intensity (g/kWh) and PUE for it, and for windows that state none; None without any.
+    their length. `factors` are intensity (g/kWh) and PUE for energy that states none; None without any.
     """
-    waited_j = sum(used.energy.value for used in unobserved)
+    waiting = total_used(tuple(unobserved))
+    waited_j = waiting.energy.value
     waited = _by_length(unrecorded) if waited_j > 0 else {}
     if waited_j > 0 and not waited:
         waited = {min(calendar.months, default=(0, 0)): 1.0}
     found = []
     for year, month in sorted({*calendar.months, *waited}):
         sums = calendar.months.get((year, month), MonthSums())
-        idle_j = waited.get((year, month), 0.0) * waited_j
-        without_j = sums.without_factors_j + idle_j
+        idle = waiting.scaled(waited.get((year, month), 0.0))
+        without_j = sums.without_factors_j + idle.without_factors_j
         facility_j = operational_kg = None
         if factors is not None:
             g_per_kwh, pue = factors
-            facility_j = sums.facility_j + without_j * pue
-            weighted = sums.weighted_j_g_per_kwh + without_j * pue * g_per_kwh
+            facility_j = sums.facility_j + idle.facility_j + without_j * pue
+            weighted = sums.weighted_j_g_per_kwh + idle.weighted_j_g_per_kwh + without_j * pue * g_per_kwh
             operational_kg = weighted / (JOULES_PER_KWH * GRAMS_PER_KG)
         found.append(
             MonthEnergy(
                 year=year,
                 month=month,
-                energy_j=sums.energy_j + idle_j,
+                energy_j=sums.energy_j + idle.energy.value,
                 facility_j=facility_j,
                 operational_kg=operational_kg,
                 node_s=sums.node_s,

@@ -70,6 +70,16 @@ class UsedEnergy(Struct, frozen=True, kw_only=True):
             without_factors_j=self.without_factors_j * share,
         )
 
+    def with_factors(self, factors: tuple[float, float] | None) -> UsedEnergy:
+        """Return the same energy with intensity (g/kWh) and PUE for all of it; unchanged where they are None."""
+        if factors is None:
+            return self
+        g_per_kwh, pue = factors
+        facility_j = self.energy.value * pue
+        return msgspec.structs.replace(
+            self, facility_j=facility_j, weighted_j_g_per_kwh=facility_j * g_per_kwh, without_factors_j=0.0
+        )
+
     def less(self, part: UsedEnergy) -> UsedEnergy:
         """Return what remains beside a part of the same windows; no energy of it is below 0."""
         rest = self.energy.since(part.energy)
@@ -180,6 +190,17 @@ def total_used(parts: Sequence[UsedEnergy]) -> UsedEnergy:
         weighted_j_g_per_kwh=math.fsum(part.weighted_j_g_per_kwh for part in parts),
         without_factors_j=math.fsum(part.without_factors_j for part in parts),
     )
+
+
+def mean_factors(used: Iterable[UsedEnergy]) -> tuple[float, float] | None:
+    """Return the mean intensity (g/kWh, weighted with facility energy) and the mean PUE of the windows that state them.
+
+    The result is None where no window does.
+    """
+    total = total_used(tuple(used))
+    known_j = total.energy.value - total.without_factors_j
+    g_per_kwh = total.g_per_kwh
+    return None if g_per_kwh is None or known_j <= 0 else (g_per_kwh, total.facility_j / known_j)
 
 
 def energy_item(

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
+import msgspec
 from msgspec import Struct
 
 from carbon_plugin.ledger.held.account_inputs import UncertaintyScope, UsedEnergy
@@ -47,6 +48,11 @@ class UnobservedEnergy(Struct, frozen=True, kw_only=True):
     unknown_s: float = 0.0
     profiles: tuple[str, ...] = ()
 
+    def with_factors(self, factors: tuple[float, float] | None) -> UnobservedEnergy:
+        """Return the same energy with intensity (g/kWh) and PUE for all of it; unchanged where they are None."""
+        used = {scope: one.with_factors(factors) for scope, one in self.used.items()}
+        return msgspec.structs.replace(self, used=used)
+
 
 @lru_cache(maxsize=64)
 def idle_power(profile: str, nodes: int) -> IdlePower | None:
@@ -81,8 +87,8 @@ def unobserved_energy(holdings: Sequence[Holding], before_s: Mapping[str, float]
 
     `before_s` are the device-seconds of that time by profile or driver name, as `ledger.held.holdings.held` returns
     them; the empty name stands for ranks without a device. A rung is modelled only where the ledgers of the run name
-    one, so that a rung that was never metered stays absent. The energy carries no factors: those that were stated for
-    the run stand for it.
+    one, so that a rung that was never metered stays absent. The energy carries no factors. Its caller gives it the
+    means of the windows, so that it changes no mean; those stated for the run stand for it where no window has any.
     """
     rungs = {device.rung for one in holdings for device in one.manifest.devices}
     nodes = max((one.manifest.nodes for one in holdings), default=1)

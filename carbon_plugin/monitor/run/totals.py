@@ -14,6 +14,7 @@ from carbon_plugin.ledger.held.account_inputs import (
     UsedSum,
     by_scope,
     energy_item,
+    mean_factors,
     reservations,
     total_used,
 )
@@ -142,8 +143,9 @@ def run_totals(
     holdings = _holdings(opened, order, extents)
     reserved = held(holdings)
     now = held(_holdings(opened, list(current), extents), each_s=1.0)
+    recorded, unobserved = by_scope(spent), unobserved_energy(holdings, reserved.unobserved_s)
     return RunTotals(
-        spent={**by_scope(spent), **unobserved_energy(holdings, reserved.unobserved_s).used},
+        spent={**recorded, **unobserved.with_factors(mean_factors(recorded.values())).used},
         steady=tuple(energy_item(scope, used.energy, used.kind) for scope, used in by_scope(steady).items()),
         steady_s=max((file.steady_s for file in current.values()), default=0.0),
         steady_steps=max((file.steady_steps for file in current.values()), default=0),
