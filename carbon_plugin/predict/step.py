@@ -46,8 +46,10 @@ def predict_step(spec: RunSpec) -> StepPrediction:
     peak_dtype, peak = peak_of(device, training.precision)
     budget = total * peak.value * spec.cluster.devices
     kind = accuracy_class(spec.model, device, training.precision, spec.stack, terms.get("host", 0.0) / total)
-    assumed = any(item.field in FILLED_FIELDS for item in spec.assumptions)
-    figure, interval = step_time_figure(total, kind, assumed=assumed, own_rows=own_rows(device, spec.stack))
+    own = own_rows(device, spec.stack)
+    # Rules that fill inputs filled them for the runs of the same cluster too, so that the fit holds their error.
+    assumed = not own and any(item.field in FILLED_FIELDS for item in spec.assumptions)
+    figure, interval = step_time_figure(total, kind, assumed=assumed, own_rows=own)
     arrays: dict[str, Values] = {name: np.float64(time) for name, time in terms.items()}
     power, activity = step_power(arrays, spec.cluster)
     need = sum(memory.values())

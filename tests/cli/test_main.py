@@ -34,8 +34,8 @@ def test_help_lists_every_command_without_loading_one():
         assert f"'{module}'" not in loaded
 
 
-DOCUMENTS = ("export", "count", "run", "agent")
-"""Commands whose output is a document for a machine in any case."""
+DOCUMENTS = ("export", "count", "run", "agent", "fleet")
+"""Commands whose output is a document for a machine in any case, or that have commands of their own."""
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)

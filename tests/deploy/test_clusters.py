@@ -93,6 +93,7 @@ def test_arguments_of_the_container_are_taken_by_the_agent_with_the_labels_of_th
     one = container(rendered["DaemonSet"])
     declared = {variable["name"] for variable in one["env"] if "valueFrom" in variable}
     arguments = [re.sub(r"\$\((\w+)\)", lambda name: values[name[1]], text) for text in one["args"]]
+    arguments = [text.replace("--run-dir=/runs", f"--run-dir={tmp_path}") for text in arguments]
 
     done = subprocess.run(
         [sys.executable, "-c", AGENT, *one["command"][1:], *arguments, "--once"],

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
 import numpy as np
-from msgspec import Struct
 
 from carbon_plugin.audit.result import MonthEnergy
 from carbon_plugin.audit.tally.blocks import Floats
+from carbon_plugin.audit.tally.cells import ExactSum
 from carbon_plugin.ledger.held.account_inputs import UsedEnergy, total_used
 from carbon_plugin.spec.units import GRAMS_PER_KG, JOULES_PER_KWH
 
@@ -21,22 +21,21 @@ Month = tuple[int, int]
 Interval = tuple[float, float]
 
 
-class MonthSums(Struct):
-    """Running sums of one month: energy of the machines, J, that energy times PUE, that times intensity, the energy for
-    which a factor is unknown, and the time of the windows of all nodes, s."""
+class MonthSums:
+    """Running sums of one month, exact whatever the order of the windows: energy of the machines, J, that energy times
+    PUE, that times intensity, the energy for which a factor is unknown, and the time of the windows of all nodes, s."""
 
-    energy_j: float = 0.0
-    facility_j: float = 0.0
-    weighted_j_g_per_kwh: float = 0.0
-    without_factors_j: float = 0.0
-    node_s: float = 0.0
+    def __init__(self) -> None:
+        self.energy_j = ExactSum()
+        self.facility_j = ExactSum()
+        self.weighted_j_g_per_kwh = ExactSum()
+        self.without_factors_j = ExactSum()
+        self.node_s = ExactSum()
 
-    def plus(self, other: MonthSums) -> MonthSums:
-        """Return the sums over both."""
-        return MonthSums(*(mine + its for mine, its in zip(self._values(), other._values(), strict=True)))
-
-    def _values(self) -> tuple[float, ...]:
-        return tuple(getattr(self, field) for field in self.__struct_fields__)
+    def merge(self, other: MonthSums) -> None:
+        """Add the sums of another one."""
+        for mine, its in zip(vars(self).values(), vars(other).values(), strict=True):
+            mine.merge(its)
 
 
 class Calendar:
@@ -55,22 +54,20 @@ class Calendar:
             energy_j, facility_j = it_j[chosen], it_j[chosen] * pue[chosen]
             weighted = facility_j * g_per_kwh[chosen]
             known = ~np.isnan(weighted)
-            sums = MonthSums(
-                energy_j=float(energy_j.sum()),
-                facility_j=float(facility_j[known].sum()),
-                weighted_j_g_per_kwh=float(weighted[known].sum()),
-                without_factors_j=float(energy_j[~known].sum()),
-                node_s=float(duration_s[chosen].sum()),
-            )
-            self._add(month, sums)
+            sums = self._of(month)
+            sums.energy_j.add(energy_j.tolist())
+            sums.facility_j.add(facility_j[known].tolist())
+            sums.weighted_j_g_per_kwh.add(weighted[known].tolist())
+            sums.without_factors_j.add(energy_j[~known].tolist())
+            sums.node_s.add(duration_s[chosen].tolist())
 
     def merge(self, other: Calendar) -> None:
         """Add the months of another calendar."""
         for month, sums in other.months.items():
-            self._add(month, sums)
+            self._of(month).merge(sums)
 
-    def _add(self, month: Month, sums: MonthSums) -> None:
-        self.months[month] = self.months.get(month, MonthSums()).plus(sums)
+    def _of(self, month: Month) -> MonthSums:
+        return self.months.setdefault(month, MonthSums())
 
 
 def month_of(unix_s: float) -> Month:
@@ -102,21 +99,21 @@ def months_of(
     for year, month in sorted({*calendar.months, *waited}):
         sums = calendar.months.get((year, month), MonthSums())
         idle = waiting.scaled(waited.get((year, month), 0.0))
-        without_j = sums.without_factors_j + idle.without_factors_j
+        without_j = sums.without_factors_j.value + idle.without_factors_j
         facility_j = operational_kg = None
         if factors is not None:
             g_per_kwh, pue = factors
-            facility_j = sums.facility_j + idle.facility_j + without_j * pue
-            weighted = sums.weighted_j_g_per_kwh + idle.weighted_j_g_per_kwh + without_j * pue * g_per_kwh
+            facility_j = sums.facility_j.value + idle.facility_j + without_j * pue
+            weighted = sums.weighted_j_g_per_kwh.value + idle.weighted_j_g_per_kwh + without_j * pue * g_per_kwh
             operational_kg = weighted / (JOULES_PER_KWH * GRAMS_PER_KG)
         found.append(
             MonthEnergy(
                 year=year,
                 month=month,
-                energy_j=sums.energy_j + idle.energy.value,
+                energy_j=sums.energy_j.value + idle.energy.value,
                 facility_j=facility_j,
                 operational_kg=operational_kg,
-                node_s=sums.node_s,
+                node_s=sums.node_s.value,
             )
         )
     return found

@@ -43,6 +43,10 @@ class ExactSum:
         except (OverflowError, ValueError):  # the sum is beyond floats now, or was infinite already
             self._parts = [math.inf]
 
+    def merge(self, other: ExactSum) -> None:
+        """Add the terms of another sum."""
+        self.add(other._parts)
+
     @property
     def value(self) -> float:
         """Return the sum of all terms, correctly rounded."""

@@ -10,10 +10,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from carbon_plugin.audit.runs import QUIET_S, state_of
+from carbon_plugin.audit.runs import state_of
 from carbon_plugin.audit.summary import summarise
 from carbon_plugin.cli.main import run
 from carbon_plugin.footprint.run_factors import resolve_factors
+from carbon_plugin.ledger.held.quiet import QUIET_S
 from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.site import Site
 from tests.ledger.builder import Attempt, Job

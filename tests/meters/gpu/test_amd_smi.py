@@ -93,6 +93,7 @@ def test_energy_is_the_accumulator_times_its_resolution_whatever_that_is(meterin
         "default_power_limit_w": 750.0,
         "sm_clock_mhz": 1750,
         "held_back_by": [],
+        "temperature_c": None,
     }
 
 
