@@ -1,12 +1,14 @@
 """Find the start of a run within the next hours at which it emits least, on a forecast of the grid's intensity.
 
 Only operational carbon depends on the start: nothing is reserved before it. Hours that the forecast does not know count
-at the static intensity of the site for every start alike, so that no start is better for being unknown.
+at its mean over the hours that it knows, so that a constant forecast saves nothing. A later start often knows fewer hours
+than a start now. These further unknown hours count at the highest hour of the forecast, so that no start is better for
+being unknown.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec import Struct
 
@@ -70,12 +72,13 @@ def find_best_start(plan: Forecast, trace: Trace, *, now_unix_s: float, within_s
     if within_s / trace.step_s > MOST_STARTS:
         raise SpecError(f"within is {within_s / SECONDS_PER_HOUR:g} hours, expected at most {MOST_STARTS} steps")
     run_time_s, facility_j = plan.run_time_s.range, plan.footprint.energy_j["facility"].range
-    static = plan.factors.intensity.figure.value
     first = (int(now_unix_s // trace.step_s) + 1) * trace.step_s
     moments = np.array([now_unix_s, *np.arange(first, now_unix_s + within_s + 1, trace.step_s)])
     moments = moments[moments < trace.end_unix_s]
     means, known = trace.means(moments, run_time_s.value)
-    rates = np.where(known > 0, known * np.nan_to_num(means) + (1 - known) * static, static)
+    level = _Level.of(trace, now_unix_s)
+    fewer = np.clip(known[0] - known, 0.0, None)
+    rates = known * np.nan_to_num(means) + (1 - known - fewer) * level.mean + fewer * level.highest
     starts = tuple(
         PossibleStart(
             start=iso_utc(float(moment)),
@@ -97,17 +100,31 @@ def find_best_start(plan: Forecast, trace: Trace, *, now_unix_s: float, within_s
         best=best,
         saved_kg=facility_j.scaled(saved_g_per_kwh / JOULES_PER_KWH / GRAMS_PER_KG),
         starts=starts,
-        notes=_notes(trace, now, best, static, within_s),
+        notes=_notes(trace, now, best, level, within_s),
     )
 
 
-def _notes(trace: Trace, now: PossibleStart, best: PossibleStart, static: float, within_s: float) -> tuple[str, ...]:
+class _Level(NamedTuple):
+    """The mean and the highest intensity of a forecast from a moment on, g/kWh."""
+
+    mean: float
+    highest: float
+
+    @classmethod
+    def of(cls, trace: Trace, now_unix_s: float) -> _Level:
+        mean, _ = trace.mean(now_unix_s, trace.end_unix_s - now_unix_s)
+        ahead = trace.g_per_kwh[trace.start_unix_s + trace.step_s > now_unix_s]
+        return cls(mean, float(ahead.max()))
+
+
+def _notes(trace: Trace, now: PossibleStart, best: PossibleStart, level: _Level, within_s: float) -> tuple[str, ...]:
     notes = []
     least = min(now.known, best.known)
     if least < 0.999:
         notes.append(
-            f"the forecast knows {least:.0%} of the hours of the run; {number(static)} g/kWh of the site stands for "
-            "the others, whenever it starts"
+            f"the forecast knows {least:.0%} of the hours of the run; its mean of {number(level.mean)} g/kWh stands for "
+            f"the others, and its highest hour of {number(level.highest)} g/kWh for those that a later start knows less "
+            "than a start now"
         )
     reached_s = trace.end_unix_s - now.start_unix_s
     if reached_s < within_s:
