@@ -1,9 +1,9 @@
 """Find the start of a run within the next hours at which it emits least, on a forecast of the grid's intensity.
 
 Only operational carbon depends on the start: nothing is reserved before it. Hours that the forecast does not know count
-at its mean over the hours that it knows, so that a constant forecast saves nothing. A later start often knows fewer hours
-than a start now. These further unknown hours count at the highest hour of the forecast, so that no start is better for
-being unknown.
+at its mean over the hours that it knows, so that a constant forecast saves nothing. A later start often knows fewer
+hours than a start now. These further unknown hours count at the highest hour of the forecast, so that no start is
+better for being unknown.
 """
 
 from __future__ import annotations
@@ -121,10 +121,10 @@ def _notes(trace: Trace, now: PossibleStart, best: PossibleStart, level: _Level,
     notes = []
     least = min(now.known, best.known)
     if least < 0.999:
+        mean, highest = number(level.mean), number(level.highest)
         notes.append(
-            f"the forecast knows {least:.0%} of the hours of the run; its mean of {number(level.mean)} g/kWh stands for "
-            f"the others, and its highest hour of {number(level.highest)} g/kWh for those that a later start knows less "
-            "than a start now"
+            f"the forecast knows {least:.0%} of the hours of the run; its mean of {mean} g/kWh stands for the others, "
+            f"and its highest hour of {highest} g/kWh for those that a later start knows less than a start now"
         )
     reached_s = trace.end_unix_s - now.start_unix_s
     if reached_s < within_s:
