@@ -398,7 +398,8 @@ class AuditSummary(Struct, frozen=True, kw_only=True):
 
     `energy` is the IT energy: all rungs but the facility, which `footprint` derives by PUE. `footprint` is None without
     factors, and `no_carbon_reason` says why. `drivers` are the uncertain inputs, and the one that moves the total most
-    comes first. `budget` is what the run has used beside each limit that it was given.
+    comes first. `budget` is what the run has used beside each limit that it was given. `unobserved` is the modelled
+    idle energy, by rung, of reserved device time that no record covers; `by_rung` and `by_phase` hold it too.
     """
 
     version: int
@@ -431,3 +432,4 @@ class AuditSummary(Struct, frozen=True, kw_only=True):
     ladder: list[BoundaryRung] = []
     budget: list[BudgetLine] = []
     months: list[MonthEnergy] = []
+    unobserved: dict[Rung, Energy] = {}

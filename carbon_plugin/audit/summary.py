@@ -95,6 +95,7 @@ def _conclude(collected: RunCollector, identity: RunIdentity | None, checks: Run
         energy=energy,
         by_rung=by_rung,
         by_phase={phase: energy_of(cells) for phase, cells in collected.phase_cells().items()},
+        unobserved={rung: energy_of([cell]) for (rung, _), cell in collected.unobserved.items()},
         waste=Waste(
             redone_steps=sum(attempt.redone_steps for attempt in period.attempts),
             redone_energy_j=redone.energy_j,

@@ -7,6 +7,7 @@ paths in `report.json`; `*` stands for one name or position.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from typing import Any
@@ -18,7 +19,7 @@ from carbon_plugin.audit.result import AuditSummary, Device
 from carbon_plugin.errors import CarbonPluginError
 from carbon_plugin.ledger.held.unobserved import UNOBSERVED_PHASE
 from carbon_plugin.show import wording
-from carbon_plugin.spec.amounts import plural
+from carbon_plugin.spec.amounts import plural, verb
 from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.hardware.profiles import find_accelerator, find_node
 from carbon_plugin.spec.metered import DeviceIdentity
@@ -99,20 +100,32 @@ def _rung_energy(summary: AuditSummary, path: Path) -> Reason:
 
 
 def _energy_of_rung(summary: AuditSummary, path: Path) -> Reason:
-    devices = [device for device in summary.devices if device.identity.rung == path[1]]
+    rung = path[1]
+    found = [(index, device) for index, device in enumerate(summary.devices) if device.identity.rung == rung]
+    devices = [device for _, device in found]
     windows = sum(device.energy.windows for device in devices)
     how = f"sum of {plural(windows, 'reading')} of a device in a window, over {plural(len(devices), 'device')}"
-    positions = [index for index, device in enumerate(summary.devices) if device.identity.rung == path[1]]
-    return Reason(how, _meters(devices), [f"devices.{index}" for index in positions[:_LISTED]])
+    sources, idle = _meters(devices), [f"unobserved.{rung}"] if rung in summary.unobserved else []
+    if rest := devices[_LISTED:]:
+        energy = wording.energy(math.fsum(device.energy.energy_j for device in rest))
+        sources.append(f"{energy} of {plural(len(rest), 'device')} that {verb(len(rest), 'is', 'are')} not listed here")
+    if idle:
+        how += ", and the modelled idle energy of reserved time that no record covers"
+    return Reason(how, sources, [*(f"devices.{index}" for index, _ in found[:_LISTED]), *idle])
 
 
 def _energy_of_phase(summary: AuditSummary, path: Path) -> Reason:
     energy = summary.by_phase[path[1]]
     if path[1] == UNOBSERVED_PHASE:
-        how = "reserved device time that no record covers x idle power of a device with its part of host and network"
-        return Reason(how, [f"profile {summary.reserved.idle_model}"], ["reserved.modelled_idle_s"])
+        how = "sum of the modelled idle energy of reserved time that no record covers, over the rungs of the machines"
+        return Reason(how, [], [f"unobserved.{rung}" for rung in summary.unobserved])
     how = f"sum of {energy.windows:,} readings of a device in a window of phase {path[1]}; the facility left out"
     return Reason(how, _meters(summary.devices) + _ledgers(summary))
+
+
+def _unobserved(summary: AuditSummary, path: Path) -> Reason:
+    how = f"reserved device time that no record covers x idle power of a device, part of rung {path[1]}"
+    return Reason(how, [f"profile {summary.reserved.idle_model}"], ["reserved.modelled_idle_s"])
 
 
 def _it_energy(summary: AuditSummary, path: Path) -> Reason:
@@ -301,6 +314,7 @@ RULES: dict[str, Rule] = {
     "energy": _it_energy,
     "by_rung.*": _energy_of_rung,
     "by_phase.*": _energy_of_phase,
+    "unobserved.*": _unobserved,
     "devices.*": _device,
     "reserved": _reserved,
     "months.*": lambda summary, path: Reason(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from carbon_plugin.cli.main import run
 from carbon_plugin.errors import ReportError
 from carbon_plugin.footprint.run_factors import resolve_factors
 from carbon_plugin.footprint.values import Factors
+from carbon_plugin.show import wording
 from carbon_plugin.spec.hardware.cluster import Cluster
 from carbon_plugin.spec.hardware.profiles import load_accelerator, load_node
 from carbon_plugin.spec.metered import Accuracy
 from carbon_plugin.spec.site import Instrument, Site
-from tests.ledger.builder import Job
+from tests.ledger.builder import Attempt, Job
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +46,7 @@ def run_dir(factors_of_a_cluster: Factors, tmp_path_factory: pytest.TempPathFact
         pue=1.2,
         prediction=prediction,
     )
+    job.attempts[0].reserved_before_s = 30.0
     job.write(directory)
     return directory
 
@@ -78,6 +81,50 @@ def test_every_number_of_a_forecast_leads_to_it(
     for path in numbers(msgspec.to_builtins(summary.forecast)):
         found = explain(summary, ".".join(("forecast", *path)))
         assert any("before launch" in item.how or item.sources for item in found)
+
+
+def value_at(document: Any, field: str) -> float:
+    """The number of a field: that of a figure, or the joules of an energy."""
+    for name in field.split("."):
+        document = document[int(name)] if isinstance(document, list) else document[name]
+    if not isinstance(document, dict):
+        return float(document)
+    return float(document["value"] if "value" in document else (document.get("energy") or document)["energy_j"])
+
+
+@pytest.mark.parametrize("gpus", [2, 8])
+def test_what_a_sum_follows_from_adds_up_to_it(factors_of_a_cluster: Factors, gpus: int, tmp_path: Path) -> None:
+    """Of 2 nodes with 8 GPUs not every device is listed; the sources then say what the others used together."""
+    factors = factors_of_a_cluster
+    job = Job(
+        gpus=gpus,
+        attempts=[
+            Attempt(0, 12, closed=False, reserved_before_s=30.0),
+            Attempt(200, 12, 60.0, reserved_before_s=300.0),
+        ],
+        factors=msgspec.to_builtins(factors),
+        intensity_g_per_kwh=factors.intensity.figure.value,
+        pue=1.2,
+    )
+    job.write(tmp_path)
+    summary = summarise(tmp_path)
+    document = msgspec.to_builtins(summary)
+    rungs = [f"{kind}.{rung}" for rung in summary.by_rung for kind in ("by_rung", "footprint.energy_j")]
+    totals = ["energy", "footprint.total_kg", "footprint.embodied_kg", "footprint.energy_j.it", "by_phase.unobserved"]
+
+    for field in [*rungs, *totals]:
+        reason = reason_of(summary, field)
+        told = math.fsum(value_at(document, child) for child in reason.follows_from)
+        unlisted = [device for device in summary.devices if field == f"by_rung.{device.identity.rung}"][12:]
+        if unlisted:
+            rest = math.fsum(device.energy.energy_j for device in unlisted)
+            assert f"{wording.energy(rest)} of {len(unlisted)} devices that are not listed here" in reason.sources
+            told += rest
+        assert told == pytest.approx(value_at(document, field), rel=1e-9), field
+    assert summary.unobserved.keys() == {"gpu", "host"}
+    phases = math.fsum(phase.energy_j for phase in summary.by_phase.values())
+    assert phases == pytest.approx(summary.energy.energy_j, rel=1e-9)
+    assert math.fsum(month.energy_j for month in summary.months) == pytest.approx(summary.energy.energy_j, rel=1e-9)
 
 
 def test_total_is_followed_to_meters_factors_profiles_and_seed(summary: AuditSummary) -> None:
