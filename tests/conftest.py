@@ -41,8 +41,8 @@ TORCH = ("torch", "torch._dynamo", "torch.distributed.fsdp", "torch.distributed.
 MONITOR = ("carbon_plugin.monitor.monitor", *USED_BY_THE_THREAD)
 """What jobs import that are measured without a framework."""
 LONGEST_FIRST = (
-    "examples", "repository/test_quality.py", "integrations", "monitor/test_who_meters.py", "detect", "safety",
-    "monitor", "meters", "cli", "calibrate",
+    "examples", "integrations", "monitor", "meters", "detect", "safety", "fleet", "validate", "repository", "calibrate",
+    "cli", "plan/scaling", "audit/report", "deploy",
 )  # fmt: skip
 """Folders and files of tests in the order in which workers take them, so that none is left alone with a long one."""
 

@@ -197,7 +197,6 @@ EXPECTED = {
 }
 USUAL = frozenset(
     {
-        "deepspeed_zero2",
         "deepspeed_pipeline",
         "megatron_tp_dp",
         "megatron_tp_pp",

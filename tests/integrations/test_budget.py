@@ -60,6 +60,7 @@ def test_both_ranks_stop_after_the_same_step_with_a_checkpoint(
         assert float((tmp_path / "share").read_text()) > 1
 
 
+@pytest.mark.exhaustive
 def test_program_of_the_page_on_budgets_runs(tmp_path):
     """It has no GPU to exceed its budget with, so that it goes to its end."""
     page = (Path(__file__).resolve().parents[2] / "docs" / "budgets.md").read_text(encoding="utf-8")

@@ -110,6 +110,7 @@ def test_accumulated_batches_are_one_step_and_validation_is_a_phase(ddp):
     assert evaluation >= 0.4
 
 
+@pytest.mark.exhaustive
 def test_second_fit_goes_on_as_another_attempt_from_the_checkpoints_step(resumed):
     folder, done = resumed
     first, second = read_run(folder / "run").files
@@ -122,6 +123,7 @@ def test_second_fit_goes_on_as_another_attempt_from_the_checkpoints_step(resumed
     assert verify_run(folder / "run").ok
 
 
+@pytest.mark.exhaustive
 def test_exception_closes_the_ledger_with_its_name(resumed):
     folder, done = resumed
     _, second = read_run(folder / "run").files
@@ -131,6 +133,7 @@ def test_exception_closes_the_ledger_with_its_name(resumed):
     assert done.returncode == 1
 
 
+@pytest.mark.exhaustive
 def test_checkpoint_holds_plain_scalars_under_a_constant_key(resumed):
     folder, _ = resumed
     checkpoint = torch.load(folder / "last.ckpt", weights_only=True)

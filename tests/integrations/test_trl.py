@@ -18,6 +18,7 @@ JOB = Path(__file__).parent / "jobs" / "sft.py"
 TRAINERS = Path(__file__).parent / "jobs" / "trainers_of_trl.py"
 
 
+@pytest.mark.exhaustive
 @pytest.mark.skipif(find_spec("trl") is None, reason="not installed: trl")
 def test_tokens_are_those_that_trl_counts_without_padding(launcher, tmp_path):
     done = launcher().run(JOB, tmp_path, env={**os.environ, "TMPDIR": str(tmp_path), "HF_HUB_OFFLINE": "1"})

@@ -50,6 +50,7 @@ def test_every_folder_with_code_is_a_package():
     assert not [folder for folder in bare if not (folder / "__init__.py").is_file()]
 
 
+@pytest.mark.exhaustive
 def test_the_wheel_holds_every_module_profile_and_template_and_nothing_else(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
@@ -59,6 +60,7 @@ def test_the_wheel_holds_every_module_profile_and_template_and_nothing_else(whee
     assert sorted(names - expected) == []
 
 
+@pytest.mark.exhaustive
 def test_the_wheel_carries_its_licence_and_its_command(wheel):
     with zipfile.ZipFile(wheel) as archive:
         info = [name for name in archive.namelist() if ".dist-info/" in name]
@@ -70,6 +72,7 @@ def test_the_wheel_carries_its_licence_and_its_command(wheel):
     assert "carbon-plugin = carbon_plugin.cli.main:main" in commands
 
 
+@pytest.mark.exhaustive
 def test_the_installed_wheel_finds_its_profiles_without_the_checkout(wheel, tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path)

@@ -103,6 +103,7 @@ def plain_project(tmp_path_factory) -> Path:
     return source
 
 
+@pytest.mark.exhaustive
 def test_editable_install_is_a_path_that_type_checkers_follow(plain_project, tmp_path):
     site = editable_path(tmp_path)
 
