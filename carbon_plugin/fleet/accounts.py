@@ -1,6 +1,6 @@
 """Define the accounts of a fleet as plain frozen values: the content of `fleet report --json`.
 
-Energies are in kWh and masses in kgCO2e. RunMicrograms is a sum of means, because medians and central values do not add
+Energies are in kWh and masses in kgCO2e. Carbon is a sum of means, because medians and central values do not add
 up.
 """
 

@@ -254,6 +254,12 @@ class _Report:
         unknown = sum(row["runs"] for row in self._bases if not row["has_embodied"])
         if unknown:
             found.append(f"the manufacture of the hardware of {plural(unknown, 'run')} is not known and in no sum")
+        if self._asked.embodied == BY_PURCHASE or self._asked.boundary is not None:
+            lacking = sum(row["unknown"] for row in queries.hardware_by(self._engine, [], self._months))
+            if lacking:
+                found.append(
+                    f"no run knows the manufacture of {plural(lacking, 'device')}: nothing of them is in capital goods"
+                )
         if all(not row["has_market"] for row in self._bases):
             found.append("no run states a contract or a residual mix: market-based lines equal the location-based ones")
         problems = len(self._catalogue.problems)

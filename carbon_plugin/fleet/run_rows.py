@@ -29,6 +29,7 @@ from carbon_plugin.footprint.factors.grid import describe_basis
 from carbon_plugin.footprint.propagation import central_and_mean, gather
 from carbon_plugin.footprint.uncertainty import mean_of
 from carbon_plugin.footprint.values import EmissionScope, Factors, Intensity
+from carbon_plugin.ledger.held.holdings import gpus_of
 from carbon_plugin.ledger.identity import read_identity
 from carbon_plugin.ledger.records import Manifest, RunIdentity
 from carbon_plugin.ledger.verification.verify import combine_checks, files_by_start
@@ -357,18 +358,24 @@ def _node_rows(run: int, collected: HourCollector) -> list[Row]:
 
 
 def _device_rows(run: int, collected: HourCollector, factors: Factors | None, month: int) -> list[Row]:
-    """Return the hardware that the run used, each accelerator and host once, with the mean of what its making emitted.
+    """Return the hardware that the run used, each once, with the mean of what its making emitted.
 
-    An accelerator carries its share of the network. A host is known by its name: its boot id changes with every boot.
+    An accelerator carries its share of the network and of its host, as in `audit.exports.ghg`: runs that share a host
+    each book the part around their own accelerators. A host without accelerators is a row of its own. It is known by
+    its name, because its boot id changes with every boot.
     """
     whole_ug = _whole_ug(factors)
-    gpus = {key: seen.identity.units for key, seen in collected.devices.items() if seen.identity.rung == "gpu"}
-    found = [("gpu", number_of(key), round(units * whole_ug["gpu"])) for key, units in gpus.items()]
-    hosts = {file.manifest.hostname for file in collected.files}
-    found += [("host", number_of(name), whole_ug["host"]) for name in sorted(hosts)]
+    found: dict[tuple[str, int], int] = {}
+    for manifest in (file.manifest for file in collected.files):
+        gpus = gpus_of(manifest)
+        host_ug = round(manifest.host_share * whole_ug["host"] / max(1, len(gpus)))
+        for key, units in gpus.items():
+            found["gpu", number_of(key)] = round(units * whole_ug["gpu"]) + host_ug
+        if not gpus:
+            found["host", number_of(manifest.hostname)] = host_ug
     return [
         {"run": run, "kind": kind, "device": key, "first_month": month, "embodied_ug": mass_ug}
-        for kind, key, mass_ug in found
+        for (kind, key), mass_ug in sorted(found.items())
     ]
 
 

@@ -11,16 +11,20 @@ import msgspec
 import pytest
 
 from benchmarks.fleet_generator import Shape, factors_of, write_fleet, write_run
+from carbon_plugin.audit.exports.ghg import ghg_report
+from carbon_plugin.audit.exports.ghg_factors import GhgInputs
+from carbon_plugin.audit.summary import summarise
 from carbon_plugin.cli.main import run as command_line
 from carbon_plugin.errors import FleetError
 from carbon_plugin.fleet.ingest import ingest
+from carbon_plugin.fleet.page.page import render
 from carbon_plugin.fleet.report import BY_PURCHASE, Asked, report
 from carbon_plugin.footprint.account import account
 from carbon_plugin.footprint.values import EnergyItem, Factors
 from carbon_plugin.spec.figure import Figure
 from tests.fleet.conftest import RUNS
 from tests.fleet.test_ingest import table
-from tests.ledger.builder import Attempt, Job
+from tests.ledger.builder import RUN_START_UNIX_S, Attempt, Job
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +75,43 @@ def test_hardware_that_many_runs_used_is_booked_once_where_it_was_first_used(sto
     assert found.totals.embodied_kg == pytest.approx(sum(devices.values()) / 1e9, rel=1e-9)
     for lines in (found.groups, found.months):
         assert sum(line.embodied_kg for line in lines) == pytest.approx(found.totals.embodied_kg, rel=1e-9)
+
+
+def test_a_run_without_a_site_erases_no_manufacture_and_the_earliest_start_owns_a_device(tmp_path: Path) -> None:
+    runs, store = tmp_path / "runs", tmp_path / "store"
+    known = factors_of("FRA", "h100-sxm")
+    for number in range(6):  # the ids of runs, and so their order in the store, are any
+        stated = {"factors": known if number > 2 else {}, "intensity_g_per_kwh": 41.44 if number > 2 else None}
+        job = Job(nodes=1, **stated, pue=1.2 if number > 2 else None, attempts=[Attempt(0, 3)])
+        directory = runs / f"run-{number}"
+        job.write(directory, start_unix_s=RUN_START_UNIX_S + 1e4 * (number or 100))
+        identity = json.loads((directory / "run.json").read_text()) | {"programme": f"p{number}"}
+        (directory / "run.json").write_text(json.dumps(identity))
+    ingest([str(runs / "run-3"), str(runs / "run-4"), str(runs / "run-5")], str(store))
+    alone = report(str(store), Asked(by=("programme",), embodied=BY_PURCHASE))
+    ingest([str(runs)], str(store))
+
+    found = report(str(store), Asked(by=("programme",), embodied=BY_PURCHASE))
+
+    assert alone.totals.embodied_kg == found.totals.embodied_kg > 0
+    assert [line.group["programme"] for line in alone.groups if line.embodied_kg] == ["p3"]
+    assert [line.group["programme"] for line in found.groups if line.embodied_kg] == ["p1"]
+    assert not any("no run knows" in note for note in found.notes)
+
+
+def test_hardware_of_a_part_of_a_host_has_the_capital_goods_of_the_export(store: Path) -> None:
+    run = min(table(store, "run"), key=lambda row: row["start_ms"])
+    audit = summarise(run["place"])
+    booked_kg = sum(row["embodied_ug"] for row in table(store, "device") if row["run"] == run["run"]) / 1e9
+
+    lines = ghg_report(
+        audit,
+        GhgInputs(organisational_boundary="own", acquisition_year=2025, direct_g_per_kwh=1.0, factor_source="test"),
+    ).lines
+
+    (goods,) = [line for line in lines if line.category == 2]
+    assert goods.kg.low < booked_kg < goods.kg.high
+    assert booked_kg == pytest.approx(goods.kg.value, rel=0.15)  # a mean beside a central value
 
 
 def test_years_hold_scope_2_twice_and_capital_goods_once(accounts: Any) -> None:
@@ -286,3 +327,11 @@ def test_spark_gives_the_tables_of_duckdb_to_the_last_digit(store: Path, engine:
     assert cluster.pop("engine") == engine
     assert embedded.pop("engine") == "duckdb"
     assert cluster == embedded
+
+
+def test_no_name_of_a_class_stands_on_the_page(accounts: Any) -> None:
+    page = render(accounts)
+
+    assert "Carbon by month" in page
+    for name in ("RunMicrograms", "FleetWaste", "AccountLine", "FleetTile"):
+        assert name not in page

@@ -49,11 +49,11 @@ def charts_of(accounts: Accounts) -> dict[str, Chart | None]:
     largest = "The largest come first."
     title = "Energy that brought nothing new, by month"
     return {
-        "trend": over_months(months, CARBON, CARBON_UNITS, "trend", "RunMicrograms by month", booked),
-        "groups": bars(groups, CARBON, CARBON_UNITS, "groups", f"RunMicrograms by {by}", largest),
+        "trend": over_months(months, CARBON, CARBON_UNITS, "trend", "Carbon by month", booked),
+        "groups": bars(groups, CARBON, CARBON_UNITS, "groups", f"Carbon by {by}", largest),
         "waste": over_months(months, WASTE, ENERGY_UNITS, "waste", title, wasted),
         "waste_groups": bars(groups, WASTE, ENERGY_UNITS, "waste_groups", f"The same by {by}", largest),
-        "regions": bars(accounts.regions, CARBON, CARBON_UNITS, "regions", "RunMicrograms by region", largest),
+        "regions": bars(accounts.regions, CARBON, CARBON_UNITS, "regions", "Carbon by region", largest),
     }
 
 

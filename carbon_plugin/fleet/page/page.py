@@ -108,7 +108,7 @@ def _tiles(accounts: Accounts) -> list[FleetTile]:
             much=wording.carbon(totals.market_kg),
             more=f"beside {wording.carbon(totals.location_kg)} by location; never added",
         ),
-        FleetTile(what="FleetWaste", much=wasted, more=f"of the energy; {wording.carbon(totals.waste.operational_kg)}"),
+        FleetTile(what="Waste", much=wasted, more=f"of the energy; {wording.carbon(totals.waste.operational_kg)}"),
     ]
     if accounts.forecasts:
         last = accounts.forecasts[-1]

@@ -54,21 +54,22 @@ def runs_by_size(engine: Engine, scope: str, months: Months | None, most: int) -
 def hardware_by(engine: Engine, by: Sequence[str], months: Months | None) -> list[dict[str, Any]]:
     """Return what making the hardware emitted, each device once over all runs, in the month in which it was first used.
 
-    A device belongs to the run that used it first.
+    A device belongs to the run that started first. It counts with what the first run says that knows its manufacture,
+    because a run without a site says nothing of it. `unknown` are the devices that no run knows, and that count 0.
     """
-    import ibis
-
-    devices = engine.tables["device"]
-    ranked = devices.mutate(place=ibis.row_number().over(group_by=["kind", "device"], order_by=["first_month", "run"]))
-    first = ranked.filter(ranked.place == 0)
-    first = first.select("run", "kind", "device", "embodied_ug", month="first_month")
-    if months is not None:
-        first = first.filter(first.month.between(*months))
     runs = engine.tables["run"]
-    joined = first.join(runs.select("run", *DIMENSIONS), "run")
+    used = engine.tables["device"].join(runs.select("run", "run_id", "start_ms", *DIMENSIONS), "run")
+    owned = _first_use(used)
+    owned = owned.select("kind", "device", *DIMENSIONS, month="first_month")
+    known = _first_use(used.filter(used.embodied_ug > 0)).select("kind", "device", "embodied_ug")
+    joined = owned.left_join(known, ["kind", "device"])
+    joined = joined.mutate(everything=0, lacking=joined.embodied_ug.isnull().ifelse(1, 0))
+    if months is not None:
+        joined = joined.filter(joined.month.between(*months))
     keys = list(by) or [_EVERYTHING]
-    joined = joined.mutate(everything=0)
-    grouped = joined.group_by(*keys).aggregate(devices=joined.count(), embodied_ug=joined.embodied_ug.sum())
+    grouped = joined.group_by(*keys).aggregate(
+        devices=joined.count(), unknown=joined.lacking.sum(), embodied_ug=joined.embodied_ug.fill_null(0).sum()
+    )
     return engine.rows(grouped.order_by(*keys))
 
 
@@ -139,6 +140,15 @@ def _of_runs(hours: Any, engine: Engine, by: Sequence[str]) -> Any:
         with_direct_mj=joined.energy_mj * joined.has_direct,
         with_embodied_ms=joined.device_ms * joined.has_embodied,
     )
+
+
+def _first_use(used: Any) -> Any:
+    """Return the row of each device of the run that started first."""
+    import ibis
+
+    order = ["start_ms", "run_id", "run"]
+    ranked = used.mutate(use=ibis.row_number().over(group_by=["kind", "device"], order_by=order))
+    return ranked.filter(ranked.use == 0).drop("use", "run")
 
 
 def _sums(table: Any, names: Sequence[str]) -> dict[str, Any]:

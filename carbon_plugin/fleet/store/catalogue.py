@@ -104,6 +104,11 @@ def read_catalogue(store: Location) -> Catalogue | None:
     content = read(place)
     version = parse_json(content, place.url, "not a catalogue of a fleet's store", FleetError)
     stated = version.get("version") if isinstance(version, dict) else None
+    if isinstance(stated, int) and stated < STORE_VERSION:
+        raise FleetError(
+            f"{place.url}: version {stated}, but this carbon-plugin reads version {STORE_VERSION}; ingest the "
+            "runs into a new store"
+        )
     if stated != STORE_VERSION:
         raise FleetError(
             f"{place.url}: version {stated}, but this carbon-plugin reads version {STORE_VERSION}; upgrade it"

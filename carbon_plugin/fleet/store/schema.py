@@ -1,7 +1,7 @@
 """Define the tables of a store. Energies are whole millijoules and masses whole micrograms of CO2e.
 
 Whole numbers add up to the same sum in any order, so that every engine and every grouping gives the same total to the
-last digit. RunMicrograms of the tables is the mean over its uncertainty, because means add up over runs and medians do
+last digit. The carbon of the tables is the mean over its uncertainty, because means add up over runs and medians do
 not; `central_ug` columns hold the central values that a run's own report states.
 """
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pyarrow
 
-STORE_VERSION = 1
+STORE_VERSION = 2
 
 MJ_PER_J = 1e3
 UG_PER_KG = 1e9
