@@ -274,7 +274,7 @@ class MonthEnergy(Struct, frozen=True, kw_only=True):
     """The energy of a run in one calendar month, UTC: of the machines, and of the facility with them, and the
     operational carbon, both None without factors. A window counts in the month in which it starts.
 
-    `node_s` is the recorded time of all nodes, s.
+    `reserved_device_s` is the device time, s, that the run held in the month, recorded or not.
     """
 
     year: int
@@ -282,7 +282,7 @@ class MonthEnergy(Struct, frozen=True, kw_only=True):
     energy_j: float
     facility_j: float | None
     operational_kg: float | None
-    node_s: float
+    reserved_device_s: float = 0.0
 
 
 class StepComparison(Struct, frozen=True, kw_only=True):

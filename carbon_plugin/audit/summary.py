@@ -33,11 +33,10 @@ from carbon_plugin.audit.tally.overview import (
     leading_manifest,
     period_of,
     progress_of,
-    unrecorded,
     work_of,
 )
 from carbon_plugin.audit.tally.parts import pass_over
-from carbon_plugin.audit.tally.reservations import reserved_time, unobserved_of
+from carbon_plugin.audit.tally.reservations import reserved_by_month, reserved_time, unobserved_of
 from carbon_plugin.audit.tally.spans import comparison_of_windows
 from carbon_plugin.errors import FootprintError, LedgerError
 from carbon_plugin.ledger.held.account_inputs import stated_factors
@@ -159,9 +158,9 @@ def _conclude(collected: RunCollector, identity: RunIdentity | None, checks: Run
         ),
         months=months_of(
             collected.calendar,
-            unobserved.with_factors(idle_factors).used.values(),
-            unrecorded(collected.files),
+            reserved_by_month(collected.files),
             stated,
+            idle_factors,
         ),
     )
 

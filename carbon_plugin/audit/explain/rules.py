@@ -318,7 +318,7 @@ RULES: dict[str, Rule] = {
     "devices.*": _device,
     "reserved": _reserved,
     "months.*": lambda summary, path: Reason(
-        "sum of the windows that start in the month, and its part of reserved time without records",
+        "sum of the windows that start in the month, and its reserved time, of which the part without records is idle",
         _ledgers(summary),
         ["energy", "factors.pue", "factors.intensity"] if summary.factors else ["energy"],
     ),

@@ -18,8 +18,10 @@ from carbon_plugin.spec.units import GRAMS_PER_KG, JOULES_PER_KWH
 
 
 class InventoryYear(Struct, frozen=True):
-    """One calendar year of a run: its part of the energy and of the time, 0 to 1, and the factors of the year. `note`
-    says of which year the factor is where that is another one."""
+    """One calendar year of a run: its part of the energy and of the reserved device time, 0 to 1, and its factors.
+
+    `note` says of which year the factor is where that is another one.
+    """
 
     year: int
     energy_share: float
@@ -31,7 +33,7 @@ class InventoryYear(Struct, frozen=True):
 def years_of(
     summary: AuditSummary, factors: Factors, location: GridFactor, basis: Basis, inputs: GhgInputs
 ) -> list[InventoryYear]:
-    """Return the calendar years of a run with their parts of its energy and time, and the factors of each year.
+    """Return the calendar years of a run with their parts of its energy and reserved time, and their factors.
 
     The energy and the mean intensity of a year are those of its windows. An annual average from a table is that of the
     year where the table has it; where it has not, the note says which year stands in.
@@ -44,20 +46,21 @@ def years_of(
             energy_j=summary.energy.energy_j,
             facility_j=_facility_j(summary),
             operational_kg=None,
-            node_s=summary.period.active_s,
+            reserved_device_s=summary.reserved.device_s,
         )
     ]
-    whole_j, whole_s = sum(month.energy_j for month in months), sum(month.node_s for month in months)
+    whole_j, whole_s = sum(month.energy_j for month in months), sum(month.reserved_device_s for month in months)
     found = []
     for year in sorted({month.year for month in months}):
         of_year = [month for month in months if month.year == year]
-        energy_j, node_s = sum(month.energy_j for month in of_year), sum(month.node_s for month in of_year)
+        energy_j = sum(month.energy_j for month in of_year)
+        device_s = sum(month.reserved_device_s for month in of_year)
         own, note = _location_of(year, of_year, factors, location)
         found.append(
             InventoryYear(
                 year=year,
                 energy_share=energy_j / whole_j if whole_j else 1.0,
-                time_share=node_s / whole_s if whole_s else 1.0,
+                time_share=device_s / whole_s if whole_s else energy_j / whole_j if whole_j else 1.0,
                 electricity=electricity_factors(own, basis, inputs),
                 note=note,
             )

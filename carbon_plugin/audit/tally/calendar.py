@@ -5,32 +5,39 @@ A window counts whole in the month in which it starts, so that the months add up
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 
 import numpy as np
+from msgspec import Struct
 
 from carbon_plugin.audit.result import MonthEnergy
 from carbon_plugin.audit.tally.blocks import Floats
 from carbon_plugin.audit.tally.cells import ExactSum
-from carbon_plugin.ledger.held.account_inputs import UsedEnergy, total_used
+from carbon_plugin.ledger.held.account_inputs import total_used
+from carbon_plugin.ledger.held.unobserved import UnobservedEnergy
 from carbon_plugin.spec.units import GRAMS_PER_KG, JOULES_PER_KWH
 
 Month = tuple[int, int]
 """Year and month."""
-Interval = tuple[float, float]
+
+
+class ReservedMonth(Struct, frozen=True):
+    """Device time that a run held in a month, s, and the energy that is modelled for the part that no record covers."""
+
+    device_s: float
+    unobserved: UnobservedEnergy
 
 
 class MonthSums:
     """Running sums of one month, exact whatever the order of the windows: energy of the machines, J, that energy times
-    PUE, that times intensity, the energy for which a factor is unknown, and the time of the windows of all nodes, s."""
+    PUE, that times intensity, and the energy for which a factor is unknown."""
 
     def __init__(self) -> None:
         self.energy_j = ExactSum()
         self.facility_j = ExactSum()
         self.weighted_j_g_per_kwh = ExactSum()
         self.without_factors_j = ExactSum()
-        self.node_s = ExactSum()
 
     def merge(self, other: MonthSums) -> None:
         """Add the sums of another one."""
@@ -44,7 +51,7 @@ class Calendar:
     def __init__(self) -> None:
         self.months: dict[Month, MonthSums] = {}
 
-    def add(self, start_unix_s: Floats, duration_s: Floats, it_j: Floats, pue: Floats, g_per_kwh: Floats) -> None:
+    def add(self, start_unix_s: Floats, it_j: Floats, pue: Floats, g_per_kwh: Floats) -> None:
         """Add windows by their start, with the energy of their machines (J) and the factors in force, NaN where there
         are none."""
         first, last = month_of(float(start_unix_s.min())), month_of(float(start_unix_s.max()))
@@ -59,7 +66,6 @@ class Calendar:
             sums.facility_j.add(facility_j[known].tolist())
             sums.weighted_j_g_per_kwh.add(weighted[known].tolist())
             sums.without_factors_j.add(energy_j[~known].tolist())
-            sums.node_s.add(duration_s[chosen].tolist())
 
     def merge(self, other: Calendar) -> None:
         """Add the months of another calendar."""
@@ -81,24 +87,19 @@ def month_of(unix_s: float) -> Month:
 
 def months_of(
     calendar: Calendar,
-    unobserved: Iterable[UsedEnergy],
-    unrecorded: Sequence[Interval],
+    reserved: Mapping[Month, ReservedMonth],
     factors: tuple[float, float] | None,
+    idle_factors: tuple[float, float] | None,
 ) -> list[MonthEnergy]:
-    """Return the energy of a run by month, in order.
+    """Return the energy and the reserved time of a run by month, in order.
 
-    The energy that is modelled for reserved time without records is divided over the `unrecorded` intervals (Unix s) by
-    their length. `factors` are intensity (g/kWh) and PUE for energy that states none; None without any.
+    The energy that is modelled for reserved time without records is in the months of that time. `factors` are intensity
+    (g/kWh) and PUE for energy that states none, `idle_factors` those of the modelled energy; None without any.
     """
-    waiting = total_used(tuple(unobserved))
-    waited_j = waiting.energy.value
-    waited = _by_length(unrecorded) if waited_j > 0 else {}
-    if waited_j > 0 and not waited:
-        waited = {min(calendar.months, default=(0, 0)): 1.0}
     found = []
-    for year, month in sorted({*calendar.months, *waited}):
-        sums = calendar.months.get((year, month), MonthSums())
-        idle = waiting.scaled(waited.get((year, month), 0.0))
+    for year, month in sorted({*calendar.months, *reserved}):
+        sums, held = calendar.months.get((year, month), MonthSums()), reserved.get((year, month))
+        idle = total_used(tuple(held.unobserved.with_factors(idle_factors).used.values()) if held else ())
         without_j = sums.without_factors_j.value + idle.without_factors_j
         facility_j = operational_kg = None
         if factors is not None:
@@ -113,24 +114,21 @@ def months_of(
                 energy_j=sums.energy_j.value + idle.energy.value,
                 facility_j=facility_j,
                 operational_kg=operational_kg,
-                node_s=sums.node_s.value,
+                reserved_device_s=held.device_s if held else 0.0,
             )
         )
     return found
 
 
-def _by_length(intervals: Sequence[Interval]) -> Mapping[Month, float]:
-    """Return the share of the length of intervals that lies in each month."""
-    lengths: dict[Month, float] = {}
-    for start, end in intervals:
-        at = start
-        while at < end:
-            year, month = month_of(at)
-            until = _next_month(year, month) if year else end
-            lengths[year, month] = lengths.get((year, month), 0.0) + min(end, until) - at
-            at = until
-    whole = sum(lengths.values())
-    return {month: length / whole for month, length in lengths.items()} if whole > 0 else {}
+def month_ends(start_unix_s: float, end_unix_s: float) -> Iterator[tuple[Month, float | None]]:
+    """Yield each month of a time with its end, Unix s, None for the last one. Moments that no calendar has are in one
+    month, (0, 0)."""
+    month, last = month_of(start_unix_s), month_of(end_unix_s)
+    while (0, 0) < month < last:
+        end_s = _next_month(*month)
+        yield month, end_s
+        month = month_of(end_s)
+    yield last, None
 
 
 def _next_month(year: int, month: int) -> float:

@@ -328,7 +328,7 @@ class RunCollector:
             file.grid.add(file.factors.intensity, windows, it_j * block.pue, block.intensity_g_per_kwh)
         self._add_over_time(file, block, metered, it_j, rework)
         starts_s = block.start_unix_s - context.clock_offset_s
-        self.calendar.add(starts_s, block.duration_s, it_j, block.pue, block.intensity_g_per_kwh)
+        self.calendar.add(starts_s, it_j, block.pue, block.intensity_g_per_kwh)
         file.stalls.add(windows)
         for window in windows:
             file.counted.add(window)

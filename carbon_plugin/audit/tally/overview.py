@@ -74,19 +74,6 @@ def period_of(collected: RunCollector) -> Period:
     )
 
 
-def unrecorded(files: Sequence[FilePass]) -> list[Interval]:
-    """Return the intervals, Unix s, in which devices were reserved and no file of the run holds a record."""
-    found: list[Interval] = []
-    covered = union(file.extent for file in files)
-    for start, end in _held(files):
-        at = start
-        for begin, until in covered:
-            if begin > at and begin <= end:
-                found.append((at, begin))
-            at = max(at, until) if begin <= end else at
-    return found
-
-
 def _held(files: Sequence[FilePass]) -> list[Interval]:
     return union((file.extent[0] - _reserved_before_s(file.manifest), file.extent[1]) for file in files)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 
 from carbon_plugin.audit.result import Reserved
+from carbon_plugin.audit.tally.calendar import Month, ReservedMonth, month_ends
 from carbon_plugin.audit.tally.collect import FilePass
-from carbon_plugin.ledger.held.holdings import Holding, gpus_of, held
+from carbon_plugin.ledger.held.holdings import Holding, gpus_of, held, held_until
 from carbon_plugin.ledger.held.unobserved import UnobservedEnergy, unobserved_energy
 
 Interval = tuple[float, float]
@@ -44,6 +45,23 @@ def unobserved_of(files: Sequence[FilePass]) -> UnobservedEnergy:
     """Return the energy that is modelled for the reserved time of files that no record covers."""
     holdings = _holdings(files)
     return unobserved_energy(holdings, held(holdings).unobserved_s)
+
+
+def reserved_by_month(files: Sequence[FilePass]) -> dict[Month, ReservedMonth]:
+    """Return the reserved time of all files in each calendar month, UTC, which adds up to that of the run."""
+    holdings = _holdings(files)
+    if not holdings:
+        return {}
+    found: dict[Month, ReservedMonth] = {}
+    before = held([])
+    for month, until_s in month_ends(min(one.since_s for one in holdings), max(one.end_s for one in holdings)):
+        now = held(holdings) if until_s is None else held_until(holdings, until_s)
+        unobserved_s = {name: s - before.unobserved_s.get(name, 0.0) for name, s in now.unobserved_s.items()}
+        found[month] = ReservedMonth(
+            device_s=max(0.0, now.device_s - before.device_s), unobserved=unobserved_energy(holdings, unobserved_s)
+        )
+        before = now
+    return found
 
 
 def _holdings(files: Sequence[FilePass]) -> list[Holding]:

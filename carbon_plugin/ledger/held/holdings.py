@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from carbon_plugin.ledger.records import MACHINE, Manifest, Window
 
@@ -24,6 +25,13 @@ class Holding(Struct, frozen=True, kw_only=True):
     start_s: float
     end_s: float
     shared_s: Mapping[str, float]
+
+    @property
+    def since_s(self) -> float:
+        """Return when the devices were reserved, s, by the clock of the run: at the allocation, where it is known, else
+        at the first record."""
+        since_s = self.manifest.reserved_since_unix_s
+        return self.start_s - (0.0 if since_s is None else max(0.0, self.manifest.started_unix_s - since_s))
 
 
 class Held(Struct, frozen=True, kw_only=True):
@@ -80,9 +88,7 @@ def held(holdings: Sequence[Holding], each_s: float | None = None) -> Held:
     whole: list[tuple[float, float, float]] = []
     for number, one in enumerate(holdings):
         manifest = one.manifest
-        reserved_s = manifest.reserved_since_unix_s
-        before_s = 0.0 if reserved_s is None else max(0.0, manifest.started_unix_s - reserved_s)
-        whole.append((one.start_s - before_s, one.start_s, one.end_s))
+        whole.append((one.since_s, one.start_s, one.end_s))
         gpus = gpus_of(manifest)
         ranks = {f"ranks of {manifest.host_key}": manifest.world_size / max(1, manifest.nodes)}
         for key, weight in (gpus or ranks).items():
@@ -118,6 +124,26 @@ def held(holdings: Sequence[Holding], each_s: float | None = None) -> Held:
         shared_s=max(0.0, all_s - device_s),
         whole_device_s=whole_device_s,
         whole_host_s=sum(_charged_s(stretches, each_s) for stretches in hosts.values()),
+    )
+
+
+def held_until(holdings: Sequence[Holding], moment_s: float) -> Held:
+    """Return what the files of a run held together until a moment, s by the clock of the run."""
+    return held([_until(one, moment_s) for one in holdings if one.since_s < moment_s])
+
+
+def _until(holding: Holding, moment_s: float) -> Holding:
+    """Return the part of a holding before a moment that lies in it or after it."""
+    if moment_s >= holding.end_s:
+        return holding
+    manifest, start_s = holding.manifest, min(holding.start_s, moment_s)
+    reserved_s = manifest.started_unix_s - (start_s - holding.since_s)
+    share = (moment_s - start_s) / (holding.end_s - holding.start_s)
+    return Holding(
+        manifest=replace(manifest, reserved_since_unix_s=reserved_s),
+        start_s=start_s,
+        end_s=moment_s,
+        shared_s={key: seconds * share for key, seconds in holding.shared_s.items()},
     )
 
 

@@ -346,12 +346,12 @@ def test_own_electricity_is_scope_2_with_direct_factors_and_the_rest_is_category
     assert not [item for item in report.missing if "category 3" in item]
 
 
-def over_new_year(job: Job, directory: Path) -> AuditSummary:
+def over_new_year(job: Job, directory: Path, reserved_before_s: float | None = None) -> AuditSummary:
     """A run of 615 s, the first 495 s of it in 2024: 15 s of start-up, 48 windows of 10 s, and 12 more in 2025."""
     identity = agree_run(directory, name="turn", run_id="b" * 32)
     new_year_s = datetime(2025, 1, 1, tzinfo=UTC).timestamp()
     start_s = new_year_s - 495.0
-    job.nodes, job.attempts = 1, [Attempt(0, 60)]
+    job.nodes, job.attempts = 1, [Attempt(0, 60, reserved_before_s=reserved_before_s)]
     writer = LedgerWriter(directory, run_id=identity.run_id, node=0)
     now_s = start_s
     for record in job.records(identity.run_id, 0, 0, job.attempts[0], start_s):
@@ -393,6 +393,26 @@ def test_run_over_new_year_is_split_at_its_windows_with_the_factors_of_each_year
         assert line.kg.value == pytest.approx(line.energy.value * g_per_kwh / 1000)
     assert {line.inventory_year for line in report.lines if line.category == 2} == {2023}
     check("ghg", report)
+
+
+def test_manufacture_is_split_over_new_year_by_reserved_time_recorded_or_not(factors: Factors, tmp_path: Path) -> None:
+    """Two GPUs are held for 300 s before the first record, and for 495 s of records until the new year."""
+    summary = over_new_year(job_with(factors, noise=0.0), tmp_path / "run", reserved_before_s=300.0)
+    assert summary.footprint is not None
+    held_s = {month.year: month.reserved_device_s for month in summary.months}
+
+    report = ghg_report(summary, GhgInputs(organisational_boundary="cloud"))
+
+    assert held_s[2024] == pytest.approx(2 * 795.0)
+    assert sum(held_s.values()) == pytest.approx(summary.reserved.device_s)
+    assert sum(month.energy_j for month in summary.months) == pytest.approx(summary.energy.energy_j)
+    idle_j = sum(energy.energy_j for energy in summary.unobserved.values())
+    recorded_j = 48 * 10 * (2 * 400.0 + 150.0) + 15 * (2 * 100.0 + 150.0)
+    assert summary.months[0].energy_j == pytest.approx(recorded_j + idle_j)
+    made = {line.inventory_year: line.kg.value for line in report.lines if "manufacture" in line.name}
+    for year, kg in made.items():
+        share = held_s[year] / summary.reserved.device_s
+        assert kg == pytest.approx(summary.footprint.embodied_kg.value * share)
 
 
 def test_year_without_a_factor_of_its_own_is_said_with_the_year_that_stands_in(
