@@ -18,6 +18,7 @@ from carbon_plugin.errors import CarbonPluginError
 from carbon_plugin.ledger.held.quiet import quiet_s
 from carbon_plugin.show import wording
 from carbon_plugin.spec.amounts import plural
+from carbon_plugin.spec.site import stated_fields
 
 SAME_WORK = 0.02
 """Up to this part more tokens, two runs count as the same work."""
@@ -161,15 +162,20 @@ def _listed(directory: Path) -> ListedRun:
 
 def _differences(summaries: Sequence[AuditSummary]) -> list[ComparedQuantity]:
     """Return the fields of the effective spec whose values are not the same in all runs, those within a section each
-    on its own."""
+    on its own. A value that is only a default says so."""
     specs = [
-        dict(leaf for field, entry in one.run.effective.items() for leaf in _leaves(field, _value(entry)))
+        dict(leaf for field, entry in one.run.effective.items() for leaf in _leaves(field, _value(field, entry)))
         for one in summaries
     ]
+    assumed = [{field for field, entry in one.run.effective.items() if _is_default(entry)} for one in summaries]
     fields = dict.fromkeys(field for spec in specs for field in spec)
     rows = {field: [spec.get(field) for spec in specs] for field in fields}
     return [
-        ComparedQuantity(name=field, unit="", values=[wording.field(value) or None for value in values])
+        ComparedQuantity(
+            name=field,
+            unit="",
+            values=[_said(value, field in known) for value, known in zip(values, assumed, strict=True)],
+        )
         for field, values in rows.items()
         if any(value != values[0] for value in values)
     ]
@@ -184,8 +190,19 @@ def _leaves(field: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield from _leaves(f"{field}.{name}", inner)
 
 
-def _value(entry: Any) -> Any:
-    return entry.get("value") if isinstance(entry, Mapping) else entry
+def _value(field: str, entry: Any) -> Any:
+    """Return the value of a field, of a site only what somebody stated."""
+    value = entry.get("value") if isinstance(entry, Mapping) else entry
+    return stated_fields(value) if field == "site" and isinstance(value, Mapping) else value
+
+
+def _is_default(entry: Any) -> bool:
+    return isinstance(entry, Mapping) and entry.get("source") == "default"
+
+
+def _said(value: Any, is_default: bool) -> str | None:
+    text = wording.field(value)
+    return f"{text} (default)" if text and is_default else text or None
 
 
 def _total_kg(one: AuditSummary) -> float | None:

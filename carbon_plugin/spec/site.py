@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
@@ -180,6 +181,16 @@ def _check_ends(name: str, ends: tuple[float, float] | None, of: str, value: flo
     low, high = ends
     if not least <= low <= value <= high < math.inf:
         raise SpecError(f"site: {name} is {low:g} to {high:g}, expected {least:g} <= low <= {of} ({value:g}) <= high")
+
+
+def stated_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a site, as plain data, that somebody stated: those that are not their defaults.
+
+    So "stated by the user" is not said of a number that the site does not have.
+    """
+    defaults = msgspec.to_builtins(Site(zone="-")) | {"zone": None}
+    encode = msgspec.json.encode  # a list that was read from a file equals a tuple
+    return {name: value for name, value in fields.items() if encode(value) != encode(defaults.get(name))}
 
 
 def relative_to(site: Site, base: Path) -> Site:

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from carbon_plugin.detect.observed import Observed
+from carbon_plugin.spec.site import Site, stated_fields
 
 DEFAULT = "default"
 
@@ -73,7 +74,8 @@ class FieldTable:
 
 
 def _plain(value: Any) -> Any:
-    return msgspec.to_builtins(value)
+    plain = msgspec.to_builtins(value)
+    return stated_fields(plain) if isinstance(value, Site) else plain
 
 
 def _short(value: Any) -> str:

@@ -122,6 +122,28 @@ def test_comparison_names_fields_of_the_spec_that_differ(place, tmp_path, capsys
     ]
 
 
+def test_comparison_marks_defaults_and_gives_no_source_of_a_number_that_nobody_stated(place, tmp_path, capsys):
+    summary = summarise(place / "four")
+    site = msgspec.to_builtins(Site(zone="FRA"))
+    assert site["pue_source"] == "stated by the user"
+    specs: list[dict[str, Any]] = [
+        {"training.optimizer": {"value": "adamw", "source": "default"}, "site": {"value": None, "source": "unknown"}},
+        {"training.optimizer": {"value": "sgd", "source": "declared"}, "site": {"value": site, "source": "declared"}},
+    ]
+    files = [tmp_path / "a.json", tmp_path / "b.json"]
+    for path, effective in zip(files, specs, strict=True):
+        one = msgspec.structs.replace(summary, run=msgspec.structs.replace(summary.run, effective=effective))
+        path.write_bytes(msgspec.json.encode(one))
+
+    assert run(["compare", *map(str, files), "--json"]) == 0
+
+    spec = json.loads(capsys.readouterr().out)["spec"]
+    assert [(one["name"], one["values"]) for one in spec] == [
+        ("training.optimizer", ["adamw (default)", "sgd"]),
+        ("site.zone", [None, "FRA"]),
+    ]
+
+
 def test_one_run_cannot_be_compared(place, capsys):
     assert run(["compare", str(place / "four")]) == 2
     assert "1 run given, expected two or more" in capsys.readouterr().err

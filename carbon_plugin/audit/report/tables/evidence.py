@@ -14,6 +14,7 @@ from carbon_plugin.show import wording
 from carbon_plugin.show.drawing import RUNG_NAMES, SCOPE_NAMES
 from carbon_plugin.spec.amounts import plural
 from carbon_plugin.spec.figure import Figure
+from carbon_plugin.spec.site import stated_fields
 
 LISTED_DEVICES = 64
 LISTED_FILES = 64
@@ -49,14 +50,15 @@ def assumption_table(summary: AuditSummary) -> Table | None:
 def spec_table(summary: AuditSummary) -> Table | None:
     """Return the spec that ran, a row for each field."""
 
-    def text(entry: Mapping[str, Any], name: str) -> Cell:
-        return Cell(wording.field(entry.get(name)))
+    def text(field: str, value: Any) -> Cell:
+        is_site = field == "site" and isinstance(value, Mapping)
+        return Cell(wording.field(stated_fields(value) if is_site else value))
 
     rows = []
     for field, entry in summary.run.effective.items():
         known = entry if isinstance(entry, Mapping) else {"value": entry}
         names = ("value", "source", "planned", "declared", "detected")
-        rows.append([Cell(field), *(text(known, name) for name in names)])
+        rows.append([Cell(field), *(text(field, known.get(name)) for name in names)])
     return table(["field", "value", "known from", "planned", "declared", "detected"], rows) if rows else None
 
 
