@@ -23,7 +23,7 @@ from carbon_plugin.plan.real_run import BestCase, Planned, best_case, planned_go
 from carbon_plugin.plan.search.feasibility import with_held
 from carbon_plugin.plan.search.fullness import NEARLY_FULL, SLOWDOWN_AT_LIMIT, expected_slowdown
 from carbon_plugin.plan.search.layouts import describe, search_layout
-from carbon_plugin.predict.assumed import LONGER_THAN_MADE_FOR
+from carbon_plugin.predict.assumed import ADAPTERS, LONGER_THAN_MADE_FOR
 from carbon_plugin.predict.fit import fit_probability
 from carbon_plugin.predict.power import idle_power_figure
 from carbon_plugin.predict.result import MemoryPrediction, StepPrediction
@@ -341,6 +341,12 @@ def _warnings(spec: RunSpec, prediction: StepPrediction) -> list[str]:
         f"sequences of {training.seq_len:,} tokens: {beyond.source}"
         for beyond in prediction.assumptions
         if beyond.field == LONGER_THAN_MADE_FOR
+    ]
+    found += [
+        f"{item.field} is not stated, and {item.value} is assumed: {item.source}; state all_matrices, attention, "
+        "query_key_value or none, because the step time depends on it by tens of percent"
+        for item in prediction.assumptions
+        if item.field == ADAPTERS
     ]
     if spec.training.optimizer_offload:
         found += _host_memory_warning(spec)

@@ -7,12 +7,15 @@ from carbon_plugin.predict.laws import host_rates
 from carbon_plugin.predict.power import capped_share
 from carbon_plugin.predict.rates import ROWWISE_SHARE
 from carbon_plugin.predict.schedule import MUON_ITERATIONS
+from carbon_plugin.spec.adapters import why_usual
 from carbon_plugin.spec.figure import Assumption
 from carbon_plugin.spec.model import CountedModel, TransformerModel
 from carbon_plugin.spec.run import RunSpec
 
 LONGER_THAN_MADE_FOR = "model.longest_seq_len"
 """Field of the assumption that a model's positions work beyond the longest sequence that the model is made for."""
+ADAPTERS = "model.adapters"
+"""Field of the assumption on what a model trains whose spec states only the trained share."""
 
 
 def step_assumptions(spec: RunSpec) -> list[Assumption]:
@@ -21,6 +24,8 @@ def step_assumptions(spec: RunSpec) -> list[Assumption]:
     found = _not_counted(spec) if isinstance(spec.model, CountedModel) else []
     if isinstance(spec.model, TransformerModel) and (longest := spec.model.made_for_seq_len or 0) < training.seq_len:
         found += _beyond(longest, training.seq_len)
+    if isinstance(spec.model, TransformerModel) and spec.model.adapters is None and spec.model.trainable_fraction < 1:
+        found.append(Assumption(ADAPTERS, spec.model.adapted, why_usual(spec.model.trainable_fraction)))
     if isinstance(spec.model, TransformerModel) and spec.model.has_towers and training.input_len is None:
         said = "the patches of an image are not stated (training.input_len): towers are in memory and take no time"
         found.append(Assumption("training.input_len", "no time of towers", said))

@@ -28,9 +28,10 @@ class Shape:
     `parts` is 1 where a layer has both a part that mixes tokens and a feed-forward part, and 0.5 where it has only one
     of them. The `scan_*` fields describe layers that mix tokens along a state (`predict.scan`). `more_columns` are the
     columns of a layer's first products beyond queries, keys and values. Layers with `of_input` work on the input of an
-    encoder or tower and see all of it; `cross_heads` are the heads that attend to that input. `beside` are parameters
-    outside of all layers. Where the layers of a model differ, `kinds` holds one `Shape` for each kind of layer, each
-    with its own number of `layers`; the plain fields then describe equal layers that have the same total width.
+    encoder or tower and see all of it; `cross_heads` are the heads that attend to that input. The `adapted_*` flags say
+    which matrices have low-rank adapters. `beside` are parameters outside of all layers. Where the layers of a model
+    differ, `kinds` holds one `Shape` for each kind of layer, each with its own number of `layers`; the plain fields
+    then describe equal layers that have the same total width.
     """
 
     layers: Values
@@ -64,6 +65,9 @@ class Shape:
     attention_params: Values
     trainable: Values
     frozen_bits: Values
+    adapted_qkv: Values
+    adapted_output: Values
+    adapted_ffn: Values
     parts: Values
     more_columns: Values
     scan_heads: Values

@@ -12,8 +12,6 @@ from carbon_plugin.predict.case import Layout, Shape, Work
 from carbon_plugin.predict.operators import ELEMENTWISE_BACKWARD, Cost
 from carbon_plugin.predict.rates import Rates
 
-ADAPTER_FRACTION = 0.1
-"""A model with a smaller trained share than this is assumed to have low-rank adapters on all matrices of a layer."""
 ADAPTER_OUTPUT, ADAPTER_OUTPUT_FUSED = 6, 4
 """Elements that an adapter moves per element of its matrix's output. It also moves one per element of the input.
 
@@ -27,9 +25,9 @@ QUANTISATION_BITS = 0.127
 WIDE_BITS = 16
 
 
-def with_adapters(shape: Shape) -> Values:
-    """Return 1 where a layer has adapters, else 0."""
-    return where((shape.trainable < ADAPTER_FRACTION) & (shape.trainable > 0), 1.0, 0.0)
+def adapted_share(shape: Shape) -> Values:
+    """Return how many of the seven matrices of a layer have adapters, divided by seven."""
+    return np.asarray((3 * shape.adapted_qkv + shape.adapted_output + 3 * shape.adapted_ffn) / 7)
 
 
 def adapter_traffic(shape: Shape, layout: Layout, work: Work, tokens: Values, width: Values, rates: Rates) -> Cost:
@@ -37,14 +35,15 @@ def adapter_traffic(shape: Shape, layout: Layout, work: Work, tokens: Values, wi
 
     `width` is that of its feed-forward part.
     """
-    if not any_of(with_adapters(shape) > 0):
+    if not any_of(adapted_share(shape) > 0):
         return Cost(np.float64(0), np.float64(0))
     query, value = shape.heads * shape.qk_dim, shape.heads * shape.v_dim
     both = shape.kv_heads * (shape.qk_dim + shape.v_dim)
-    read = 3 * shape.hidden + value + (1 + shape.gated) * shape.hidden + width
-    written = query + both + shape.hidden + (1 + shape.gated) * width + shape.hidden
+    qkv, output, ffn = shape.adapted_qkv, shape.adapted_output, shape.adapted_ffn
+    read = 3 * qkv * shape.hidden + output * value + ffn * ((1 + shape.gated) * shape.hidden + width)
+    written = qkv * (query + both) + output * shape.hidden + ffn * ((1 + shape.gated) * width + shape.hidden)
     elements = read + where(rates.fused > 0, ADAPTER_OUTPUT_FUSED, ADAPTER_OUTPUT) * written
-    moved = with_adapters(shape) * elements * tokens * work.activation_bytes / layout.tp / rates.memory
+    moved = elements * tokens * work.activation_bytes / layout.tp / rates.memory
     return Cost(np.asarray(moved), np.asarray(ELEMENTWISE_BACKWARD * moved))
 
 

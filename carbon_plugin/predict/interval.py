@@ -44,7 +44,7 @@ EFFECTS: dict[AccuracyClass, Effects] = {
     # Computed and written by `python -m carbon_plugin.validate.spreads` from rows with their source left out.
     "calibrated": Effects(0.052, 0.089, 19),
     "host_bound": Effects(0.073, 0.090, 19),
-    "low_precision": Effects(0.073, 0.079, 11),
+    "low_precision": Effects(0.073, 0.077, 11),
     "moe": Effects(0.165, 0.127, 7),
     "ordinary": Effects(0.054, 0.136, 10),
     "sustained_law": Effects(0.117, 0.117, 8),

@@ -20,7 +20,7 @@ from carbon_plugin.predict.experts import (
     fullest_rank,
     permutation,
 )
-from carbon_plugin.predict.frozen import adapter_traffic, stored_share, widening, with_adapters
+from carbon_plugin.predict.frozen import adapted_share, adapter_traffic, stored_share, widening
 from carbon_plugin.predict.operators import Cost, linear
 from carbon_plugin.predict.rates import Rates
 from carbon_plugin.predict.scan import scan
@@ -30,7 +30,8 @@ HOST_OPS_BACKWARD = 55
 HOST_OPS_SOFTMAX = (6, 15)
 """Additional slots, forward and backward, where the softmax runs as separate operations."""
 HOST_OPS_ADAPTERS = (35, 50)
-"""Additional slots, forward and backward, of a layer with low-rank adapters on its seven matrices. Each adapter takes a
+"""Additional slots, forward and backward, of a layer with low-rank adapters on its seven matrices, and fewer
+in proportion to the matrices that have one. Each adapter takes a
 dropout, two products, a scale and a sum."""
 HOST_OPS_EXPERTS = (40, 60)
 """Additional slots of a sparse layer, forward and backward, for routing and permutation."""
@@ -268,7 +269,7 @@ def _host_floor(shape: Shape, layout: Layout, work: Work, rates: Rates, *, spars
     issue = issue * shape.parts
     forward = HOST_OPS_FORWARD * issue + 4 * tp + 8 * cp + (HOST_OPS_EXPERTS[0] if sparse else 0)
     backward = HOST_OPS_BACKWARD * issue + 6 * tp + 8 * cp + (HOST_OPS_EXPERTS[1] if sparse else 0)
-    adapters = with_adapters(shape)
+    adapters = adapted_share(shape)
     forward = forward + rates.shard_host_ops + HOST_OPS_ADAPTERS[0] * adapters
     backward = backward + rates.shard_host_ops + HOST_OPS_ADAPTERS[1] * adapters
     separate = operators.separate_softmax(shape, layout, work, rates)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from carbon_plugin.errors import SpecError
+from carbon_plugin.spec.adapters import Adapters, usual_adapters
 from carbon_plugin.spec.amounts import count, plural
 from carbon_plugin.spec.blocks import Block, ModelPart
 from carbon_plugin.spec.parsing.limits import MOST_LAYERS, MOST_WIDTH, check_at_most, check_not_negative, check_positive
@@ -70,7 +71,8 @@ class TransformerModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     matrix (SwiGLU, GeGLU). The attention of `sliding_window_layers` layers (None: of all) reaches back `sliding_window`
     tokens. `kv_heads` < `heads` is grouped-query attention. `mla`, when set, replaces the plain projections.
     `trainable_fraction` < 1 says that the rest of the parameters is frozen; `frozen_bits` is how many bits a frozen
-    parameter of the layers takes in memory (4 or 8 with quantisation; QLoRA, arXiv 2305.14314).
+    parameter of the layers takes in memory (4 or 8 with quantisation; QLoRA, arXiv 2305.14314). `adapters` are the
+    matrices that have low-rank adapters beside them (None: by the rule of `spec.adapters`).
 
     `blocks`, when set, are the layers where they are not alike, each with its own parameters; the plain fields then
     describe equal layers that together hold the same widths, and `layers` is the number of those. `parts` hold what
@@ -103,6 +105,7 @@ class TransformerModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     mtp_layers: int = 0
     trainable_fraction: float = 1.0
     frozen_bits: int = 16
+    adapters: Adapters | None = None
     source: str = "explicit fields"
     blocks: tuple[Block, ...] = ()
     parts: tuple[ModelPart, ...] = ()
@@ -142,6 +145,16 @@ class TransformerModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
                 f"{owner}frozen_bits {self.frozen_bits} needs frozen parameters; state trainable_fraction below 1, "
                 "such as 0.005 for low-rank adapters"
             )
+        if self.adapters not in (None, "none") and self.trainable_fraction == 1:
+            raise SpecError(
+                f"{owner}adapters {self.adapters} needs frozen parameters; state trainable_fraction below 1, "
+                "such as 0.005"
+            )
+
+    @property
+    def adapted(self) -> Adapters:
+        """Return the matrices that have adapters, as stated or by the rule."""
+        return self.adapters or usual_adapters(self.trainable_fraction)
 
     @property
     def made_for_seq_len(self) -> int | None:

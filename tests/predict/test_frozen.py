@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from carbon_plugin.errors import SpecError
+from carbon_plugin.plan.forecast import make_forecast
 from carbon_plugin.predict.case_of_spec import layout_of, shape_of, work_of
 from carbon_plugin.predict.memory import memory_bytes
 from carbon_plugin.predict.schedule import step_time
@@ -70,14 +73,78 @@ def test_adapters_move_the_outputs_of_their_matrices(adapters, gpt, rates) -> No
     assert more == pytest.approx(gpt.layers * 2.6 * elements * 2 * tokens / 1.37e12, rel=0.01)
 
 
+ADAPTERS = ("none", "query_key_value", "attention", "all_matrices")
+
+
+@given(st.floats(0.001, 0.998), st.sampled_from(ADAPTERS), st.booleans())
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_with_adapters_stated_the_time_does_not_jump_with_the_trained_share(gpt, rates, share, stated, fused) -> None:
+    def seconds(fraction: float) -> float:
+        model = msgspec.structs.replace(gpt, trainable_fraction=fraction, adapters=stated)
+        layout = ParallelLayout(dp_shard=8, zero_stage=3)
+        return sum(terms(model, rates(fused=float(fused)), layout).values())
+
+    # A share that is larger by 0.001 of all weights trains at most 0.1 % more of a third of the step.
+    assert seconds(share + 0.001) == pytest.approx(seconds(share), rel=0.001)
+    assert seconds(share + 0.001) >= seconds(share) * (1 - 1e-12)
+
+
+@given(st.floats(0.001, 0.999), st.booleans(), st.sampled_from([1, 2, 8]))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_a_step_with_fewer_adapted_matrices_is_never_slower(gpt, rates, share, fused, tp) -> None:
+    seconds = []
+    for stated in ADAPTERS:
+        model = msgspec.structs.replace(gpt, trainable_fraction=share, adapters=stated)
+        seconds.append(sum(terms(model, rates(fused=float(fused)), ParallelLayout(tp=tp)).values()))
+    assert seconds == sorted(seconds)
+    assert seconds[0] < seconds[-1]
+
+
+@pytest.mark.parametrize(("stated", "inputs", "outputs"), [("query_key_value", 3, 3), ("attention", 4, 4)])
+def test_only_the_stated_matrices_move_bytes_for_their_adapters(gpt, rates, stated, inputs, outputs) -> None:
+    chosen, none = (
+        terms(msgspec.structs.replace(gpt, trainable_fraction=0.005, adapters=one), rates()) for one in (stated, "none")
+    )
+    elements = (inputs + 6 * outputs) * gpt.hidden  # queries, keys, values and output of this model are equally wide
+    tokens = 64 * PLAN.seq_len
+    expected = gpt.layers * 2.6 * elements * 2 * tokens / 1.37e12
+    assert chosen["elementwise"] - none["elementwise"] == pytest.approx(expected, rel=0.01)
+
+
+@pytest.mark.parametrize(("fraction", "taken"), [(0.099, "all_matrices"), (0.101, "none")])
+def test_a_plan_that_does_not_state_adapters_says_which_side_of_the_rule_it_took(fraction, taken) -> None:
+    def forecast(**model):
+        spec = build_run_spec(
+            {
+                "model": {"preset": "llama3-8b", "trainable_fraction": fraction, **model},
+                "cluster": {"accelerator": "h100-sxm", "nodes": 1},
+                "layout": {"dp_shard": 8, "zero_stage": 3},
+                "training": {"seq_len": 4096, "global_batch_size": 64, "steps": 10},
+                "site": {"zone": "FRA"},
+            }
+        )
+        return make_forecast(spec)
+
+    by_rule, stated = forecast(), forecast(adapters=taken)
+    (assumption,) = [item for item in by_rule.assumptions if item.field == "model.adapters"]
+    assert assumption.value == taken
+    assert f"trainable_fraction {fraction:g}" in assumption.source
+    assert any(assumption.source in warning for warning in by_rule.warnings)
+    assert by_rule.prediction.step_time_s == stated.prediction.step_time_s
+    assert not [item for item in stated.assumptions if item.field == "model.adapters"]
+    assert not [warning for warning in stated.warnings if "adapters" in warning]
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [
         ({"trainable_fraction": 0.01, "frozen_bits": 3}, "frozen_bits is 3, expected one of 4, 8, 16"),
+        ({"adapters": "attention"}, "adapters attention needs frozen parameters; state trainable_fraction below 1"),
+        ({"trainable_fraction": 0.01, "adapters": "mlp"}, "model.adapters"),
         ({"frozen_bits": 4}, "frozen_bits 4 needs frozen parameters; state trainable_fraction below 1"),
     ],
 )
-def test_bits_that_cannot_be_are_refused_in_one_line(model, message) -> None:
+def test_bits_and_adapters_that_cannot_be_are_refused_in_one_line(model, message) -> None:
     spec = {
         "model": {"preset": "llama3-8b", **model},
         "cluster": {"accelerator": "a100", "nodes": 1},

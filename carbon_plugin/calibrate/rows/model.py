@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast, get_args
 
 import msgspec
 
 from carbon_plugin.calibrate.rows.conventions import Conventions
 from carbon_plugin.calibrate.rows.fields import Fields, MissingFieldError
 from carbon_plugin.errors import SpecError
+from carbon_plugin.spec.adapters import Adapters
 from carbon_plugin.spec.huggingface.config import model_from_hf_config
 from carbon_plugin.spec.model import MixtureOfExperts, MultiLatentAttention, TransformerModel
 
@@ -82,6 +83,7 @@ def row_model(
         sliding_window_layers=layers // 2 if window else None,
         trainable_fraction=ADAPTER_FRACTION if adapters else 1.0,
         frozen_bits=_frozen_bits(row) if adapters else 16,
+        adapters=_adapted(row) if adapters else None,
         mla=_latent_attention(shape),
         moe=moe,
         source=shape.text("source") or "records file",
@@ -98,14 +100,31 @@ def _usual_vocabulary(row: Fields) -> int:
 
 
 def _adapter_fraction(model: TransformerModel, rank: int) -> float:
-    """Return the share of parameters in adapters of this rank on the seven (or six) matrices of every dense layer.
+    """Return the share of parameters in adapters of this rank on the adapted matrices of every dense layer.
 
     An adapter of an m x n matrix has rank * (m + n) parameters (Hu et al. 2021, arXiv 2106.09685).
     """
     queries, keys = model.heads * model.head_dim, model.kv_heads * model.head_dim
-    attention = 2 * (model.hidden + queries) + 2 * (model.hidden + keys)
-    feed_forward = (2 + model.gated) * (model.hidden + model.ffn)
-    return min(1.0, rank * model.layers * (attention + feed_forward) / model.parameters)
+    sides = (model.hidden + queries) + 2 * (model.hidden + keys)
+    if model.adapted in ("attention", "all_matrices"):
+        sides += model.hidden + queries
+    if model.adapted == "all_matrices":
+        sides += (2 + model.gated) * (model.hidden + model.ffn)
+    return min(1.0, rank * model.layers * sides / model.parameters)
+
+
+def _adapted(row: Fields) -> Adapters | None:
+    """Return the matrices that the row says have adapters, None where it does not say.
+
+    Raises `SpecError` naming the field where its value is another.
+    """
+    said = row.text("adapters") or None
+    for known in get_args(Adapters):
+        if said == known:
+            return cast("Adapters", known)
+    if said is not None:
+        raise SpecError(f"adapters is {said!r}, expected one of {', '.join(get_args(Adapters))}")
+    return None
 
 
 def _frozen_bits(row: Fields) -> int:

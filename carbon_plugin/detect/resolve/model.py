@@ -46,6 +46,11 @@ def resolve_model(
         name = assumption.field.removeprefix("model.")
         fields[name] = int(assumption.value)
         table.note(assumption.field, fields[name], f"assumed: {assumption.source}")
+    if base is not None and base.trainable_fraction < 1 and fields.get("trainable_fraction") == 1:
+        # What the plan says of frozen weights and adapters does not hold for a job that trains all weights.
+        for name, value in {"adapters": None, "frozen_bits": 16}.items():
+            table.note(f"model.{name}", value, "the job trains all parameters")
+            fields[name] = value
     source = f"detected: {detected.source}"
     try:
         if base is not None:

@@ -363,6 +363,16 @@ def test_a_stated_rank_of_adapters_gives_their_share_of_the_parameters() -> None
     assert large.spec.model.trainable_fraction == pytest.approx(8 * small.spec.model.trainable_fraction)
 
 
+def test_a_row_states_which_matrices_have_adapters() -> None:
+    common = {"framework": "PyTorch", "kind": "lora_benchmark", "arch": "llama3_8b", "lora_rank": 16}
+    common |= {"tp": 1, "pp": 1, "sharding": "FSDP"}
+    plain, stated = (parsed(**common, **more).spec.model for more in ({}, {"adapters": "query_key_value"}))
+
+    assert (plain.adapted, stated.adapted) == ("all_matrices", "query_key_value")
+    # Rank 16 beside queries (4096 wide), keys and values (1024 each) of 32 layers of hidden width 4096.
+    assert stated.trainable_fraction * stated.parameters == pytest.approx(16 * 32 * (3 * 4096 + 4096 + 2 * 1024))
+
+
 def test_memory_of_a_row_whose_step_is_impossible_is_not_compared() -> None:
     record = {**RECORD, "tp": 1, "pp": 1, "mem_gib_per_gpu": 10, "step_time_s": 1e-4}
     rows, (skipped,) = parse_rows([record], {})

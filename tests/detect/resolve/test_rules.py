@@ -335,3 +335,12 @@ def test_tokens_of_a_step_that_were_said_have_no_range():
     assert agreed.tokens_per_step == plan.training.tokens_per_step
     assert "low" not in agreed.fields["tokens_per_step"]
     assert (declared.tokens_per_step, declared.fields["tokens_per_step"]["source"]) == (77, "declared: tokens_per_step")
+
+
+def test_planned_adapters_and_narrow_weights_fall_away_where_the_job_trains_all_weights():
+    frozen = msgspec.structs.replace(MODEL, trainable_fraction=0.01, adapters="attention", frozen_bits=4)
+    plan = msgspec.structs.replace(planned(dp_shard=8, zero_stage=3), model=frozen)
+    effective = resolve(plan, Declared(), detected(shaped(), **FSDP, **STEP), EIGHT)
+
+    assert (effective.spec.model.adapters, effective.spec.model.frozen_bits) == (None, 16)
+    assert effective.fields["model.adapters"]["source"] == "the job trains all parameters"
