@@ -133,7 +133,8 @@ class Coverage(Struct, frozen=True, kw_only=True):
     `gpus` is how many GPUs there should be, `gpus_seen` how many a ledger names, `gpus_measured` how many of these have
     measured energy, and `gpu_slices` how many of these are MIG slices. `whole_gpus` is the sum over all `gpus`, with a
     slice as its share. `gpus_missing` GPUs must have been used by nodes whose ledgers are here, but no ledger names
-    them; `missing` says how that is known, a sentence a launch.
+    them; `missing` says how that is known, a sentence a launch. No rank of a launch computed on
+    `gpus_without_rank` of the GPUs that it metered.
 
     `overlaps` are devices that two files metered at once. `clock_offsets_s` says by how many seconds the times of a
     ledger are ahead of those of the run, because clocks of nodes disagree or the clock of a host was set between two of
@@ -153,6 +154,7 @@ class Coverage(Struct, frozen=True, kw_only=True):
     gpus_missing: int = 0
     missing: list[str] = []
     side_by_side: list[str] = []
+    gpus_without_rank: int = 0
 
 
 class Progress(Struct, frozen=True, kw_only=True):

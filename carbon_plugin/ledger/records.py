@@ -19,6 +19,9 @@ Phase = str
 KNOWN_PHASES = ("startup", "train", "evaluation", "checkpoint", "data_wait", "idle")
 OTHER_PHASE = "other"
 
+BELOW_GPUS_EVENT = "meter_below_gpus"
+"""Event of a node meter that told less than the GPUs inside the node: "meter_" and the fault of its reading."""
+
 HEADS_EVENT = "ledger_heads"
 """The event of a node that has looked at other ledgers, with data {"heads": {file name: chain}}. One anchor of its own
 file then stands for all of them, up to that moment. With "complete": true the heads are those of all lines that the

@@ -13,7 +13,7 @@ from carbon_plugin.audit.sentences.narrative import opening, warnings
 from carbon_plugin.audit.sentences.phrases import gaps
 from carbon_plugin.audit.summary import summarise
 from carbon_plugin.ledger.identity import agree_run
-from carbon_plugin.ledger.records import Close, DeviceEnergy, Manifest, Record, Window
+from carbon_plugin.ledger.records import BELOW_GPUS_EVENT, Close, DeviceEnergy, Event, Manifest, Record, Window
 from carbon_plugin.ledger.writer import LedgerWriter
 from carbon_plugin.monitor.ledgers.file_totals import FileTotals
 from carbon_plugin.monitor.run.totals import RunTotals, run_totals
@@ -104,3 +104,45 @@ def test_parts_of_a_window_share_its_estimate(tmp_path):
 
     assert summary.by_rung["gpu"].measured_j == pytest.approx(360)
     assert summary.by_rung["gpu"].estimated_j == 40
+
+
+def test_an_estimated_host_is_named_with_the_fault_of_its_meter(tmp_path):
+    """The node meter told 155 W beside GPUs that drew 2,400 W; every GPU was read."""
+    identity, host = agree_run(tmp_path, name="run", run_id="b" * 32), "boot/host"
+    devices = [
+        DeviceIdentity(key=SOUND, name="H100", rung="gpu", scope="gpu", meter="nvml", energy_kind="counter"),
+        DeviceIdentity(key=host, name="host", rung="host", scope="host", meter="ipmi", energy_kind="power_integrated"),
+    ]
+    energies = [
+        DeviceEnergy(key=SOUND, energy_j=24000.0, kind="counter"),
+        DeviceEnergy(key=host, energy_j=8000.0, kind="modelled", low_j=6e3, high_j=1e4, estimated_j=8000.0),
+    ]
+    records = [
+        Manifest(
+            version=1, run_id=identity.run_id, attempt=0, node=0, nodes=1, host_key="boot", hostname="h", world_size=1,
+            started_unix_s=1000.0, reserved_since_unix_s=None, devices=devices, effective={}, factors={}, versions={},
+            ranks_without_gpu=[0],
+        ),
+        Event(
+            at_unix_s=1005.0, kind=BELOW_GPUS_EVENT, data={"key": host},
+            message=f"{host}: the node meter tells 155 W while the GPUs inside the node draw 2400 W; it is estimated",
+        ),
+        Window(
+            index=0, phase="train", start_unix_s=1000.0, duration_s=10.0, steps=1, tokens=0, energies=energies,
+            last_step=1, intensity_g_per_kwh=None, pue=None,
+        ),
+        Close(at_unix_s=1010.0, reason="closed", steps=1, windows=1, energy_j=32000.0),
+    ]  # fmt: skip
+    writer = LedgerWriter(tmp_path, run_id=identity.run_id, node=0)
+    for record in records:
+        writer.write(record)
+    writer.close()
+    summary = summarise(tmp_path)
+    text = render_text(summary)
+
+    assert "25 % estimated for the host, whose meter could not be used" in opening(summary)
+    assert "that could not be read" not in text
+    assert "an estimate for 1 host that has a meter that could not be used: boot/host" in text
+    assert "(the node meter tells 155 W while the GPUs inside the node draw 2400 W), which cannot be" in text
+    assert "energy of 1 of 1 host is an estimate" in text.splitlines()[-1]
+    assert "No rank computed on 1 of 1 GPU, by what the ranks say" in text

@@ -6,7 +6,9 @@ import math
 
 from carbon_plugin.audit.result import AuditSummary, Energy
 from carbon_plugin.audit.sentences.phrases import (
-    estimated_gpus,
+    counted_and_beyond,
+    estimated_devices,
+    estimated_for,
     gpus_phrase,
     grid_g_per_kwh,
     measured_share,
@@ -18,8 +20,10 @@ from carbon_plugin.ledger.held.clocks import CLOCK_STEP_EVENT
 from carbon_plugin.ledger.held.expected import NOT_SEEN_EVENT, SILENT_EVENT
 from carbon_plugin.ledger.held.launches import ANOTHER_JOB_EVENT
 from carbon_plugin.ledger.held.unobserved import UNOBSERVED_PHASE
+from carbon_plugin.ledger.records import BELOW_GPUS_EVENT
 from carbon_plugin.show import wording
 from carbon_plugin.spec.amounts import plural, verb
+from carbon_plugin.spec.metered import Rung
 
 NAMED = 3
 """A sentence names this many devices one by one."""
@@ -83,7 +87,8 @@ def left_out(summary: AuditSummary) -> list[str]:
     lost_s = sum(gap.duration_s for gap in summary.period.gaps)
     if lost_s:
         found.append(
-            f"Nothing was recorded for {wording.duration(lost_s)} between attempts; what was drawn then is unknown."
+            f"Between attempts, this run is not known to have held devices for {wording.duration(lost_s)}; nothing was "
+            "recorded then, and what was drawn is in no total."
         )
     if summary.reserved.unknown_s > 0:
         found.append(
@@ -94,12 +99,13 @@ def left_out(summary: AuditSummary) -> list[str]:
     account = summary.reconciliation
     if account is not None and account.allocated_device_s <= 0:
         found.append(f"0 GPU-hours were allocated ({account.source}): no job with GPUs was started.")
-    if account is not None and account.unobserved_device_s > 0:
-        hours = wording.device_hours(account.unobserved_device_s)
-        of = wording.device_hours(account.allocated_device_s)
+    counted_s, beyond_s = counted_and_beyond(summary, account) if account is not None else (0.0, 0.0)
+    if account is not None and beyond_s:
+        hours, of = wording.device_hours(beyond_s), wording.device_hours(account.allocated_device_s)
         modelled = account.footprint
         what = f"; modelled as idle they add {wording.carbon(modelled.total_kg.value)}" if modelled else ""
-        found.append(f"{hours} of {of} of allocated device time were observed by no ledger{what}, in no total.")
+        beside = f"; another {wording.device_hours(counted_s)} are in the totals as idle" if counted_s else ""
+        found.append(f"{hours} of {of} of allocated device time were observed by no ledger{what}, in no total{beside}.")
     if unknown := unknown_embodied(summary):
         found.append(
             f"The manufacture of {' and '.join(unknown)} is in no total: no profile of the hardware was named or "
@@ -119,9 +125,24 @@ def ways_of_counting(summary: AuditSummary) -> list[str]:
     if waited is not None:
         found.append(
             f"{wording.device_hours(summary.reserved.modelled_idle_s)} of reserved device time are in no record "
-            f"(before the first one, or between attempts); the totals hold {wording.energy(waited.energy_j)} for "
+            f"(before the first one of an attempt); the totals hold {wording.energy(waited.energy_j)} for "
             f"them, modelled as idle ({summary.reserved.idle_model})."
         )
+    account = summary.reconciliation
+    if account is not None:
+        counted_s, beyond_s = counted_and_beyond(summary, account)
+        if counted_s and not beyond_s:
+            hours, of = wording.device_hours(counted_s), wording.device_hours(account.allocated_device_s)
+            found.append(
+                f"{hours} of {of} of allocated device time were observed by no ledger; they are in the totals, "
+                "modelled as idle."
+            )
+    if coverage.gpus_without_rank:
+        found.append(
+            f"No rank computed on {coverage.gpus_without_rank} of {gpus_phrase(coverage)}, by what the ranks say; the "
+            "totals hold what these drew, and their manufacture."
+        )
+    found += _below_gpus(summary)
     if summary.period.stalled_s:
         found.append(
             f"For {wording.duration(summary.period.stalled_s)} of the training no step ended (a hang, a pause, or an "
@@ -162,22 +183,44 @@ def ways_of_counting(summary: AuditSummary) -> list[str]:
 
 
 def _estimates(summary: AuditSummary) -> list[str]:
-    """Return a sentence about the energy in the totals that is estimated for GPUs while nothing could read them."""
-    devices = estimated_gpus(summary)
-    if not devices:
-        return []
-    energy = [device.energy for device in devices]
-    estimated_j, measured_j = (
-        math.fsum(getattr(one, name) for one in energy) for name in ("estimated_j", "measured_j")
+    """Return sentences about the energy in the totals that is estimated for devices whose meter could not tell it."""
+    found, unusable = [], "has a meter that could not be used"
+    kinds: tuple[tuple[Rung, str, str], ...] = (
+        ("gpu", "GPU", "could not be read"),
+        ("host", "host", unusable),
+        ("network", "network", unusable),
     )
-    named = ", ".join(device.identity.key for device in devices[:NAMED])
-    more = f" and {len(devices) - NAMED} more" if len(devices) > NAMED else ""
-    beside = f" beside {wording.energy(measured_j)} that were measured of them" if measured_j > 0 else ""
-    reasons = list(dict.fromkeys(note for device in devices for note in (device.identity.note, *device.notes) if note))
-    why = f" ({reasons[0].rstrip('.')})" if reasons else ""
+    for rung, one, why_estimated in kinds:
+        devices = estimated_devices(summary, rung)
+        if not devices:
+            continue
+        energy = [device.energy for device in devices]
+        estimated_j, measured_j = (
+            math.fsum(getattr(one, name) for one in energy) for name in ("estimated_j", "measured_j")
+        )
+        named = ", ".join(device.identity.key for device in devices[:NAMED])
+        more = f" and {len(devices) - NAMED} more" if len(devices) > NAMED else ""
+        beside = f" beside {wording.energy(measured_j)} that were measured of them" if measured_j > 0 else ""
+        noted = (note for device in devices for note in (device.identity.note, *device.notes) if note)
+        reason = next(noted, "") if rung == "gpu" else ""
+        why = f" ({reason.rstrip('.')})" if reason else ""
+        found.append(
+            f"{wording.energy(estimated_j)} in the totals are an estimate for {plural(len(devices), one)} that "
+            f"{why_estimated}{why}: {named}{more}{beside}."
+        )
+    return found
+
+
+def _below_gpus(summary: AuditSummary) -> list[str]:
+    """Return a sentence about node meters that told less than the GPUs inside their nodes."""
+    if BELOW_GPUS_EVENT not in summary.event_counts:
+        return []
+    keys = dict.fromkeys(event.data.get("key") for event in summary.events if event.kind == BELOW_GPUS_EVENT)
+    first = next((event for event in summary.events if event.kind == BELOW_GPUS_EVENT), None)
+    said = f" ({first.message.partition(': ')[2].partition(';')[0]})" if first else ""
     return [
-        f"{wording.energy(estimated_j)} in the totals are an estimate for {plural(len(devices), 'GPU')} that "
-        f"could not be read{why}: {named}{more}{beside}."
+        f"{plural(max(1, len(keys)), 'node meter')} told less than the GPUs inside the node draw{said}, which cannot "
+        "be: what was told then is in no total, and the host is estimated instead. Check the meter."
     ]
 
 
@@ -226,7 +269,7 @@ def _what_it_used(summary: AuditSummary) -> str:
     share = measured_share(summary)
     estimated = summary.energy.estimated_j / summary.energy.energy_j if summary.energy.energy_j else 0.0
     known = "all of it measured" if share >= 1 else "all of it modelled" if share <= 0 and not estimated else ""
-    guessed = f", {wording.percent(estimated)} estimated for GPUs that could not be read" if estimated else ""
+    guessed = f", {wording.percent(estimated)} estimated for {estimated_for(summary)}" if estimated else ""
     rest = ", the rest modelled" if share + estimated < 1 - ROUNDING else ""
     known = known or f"{wording.percent(share)} of that was measured{guessed}{rest}"
     gpu = summary.by_rung.get("gpu")

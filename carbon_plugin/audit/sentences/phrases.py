@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from carbon_plugin.audit.result import AuditSummary, Coverage, Device, Energy, MeterQuality, Quality, StepComparison
+from carbon_plugin.audit.result import (
+    AuditSummary,
+    Coverage,
+    Device,
+    Energy,
+    MeterQuality,
+    Quality,
+    Reconciliation,
+    StepComparison,
+)
 from carbon_plugin.ledger.held.account_inputs import ROUNDING
 from carbon_plugin.ledger.held.expected import NOT_SEEN_EVENT, SILENT_EVENT
 from carbon_plugin.show import wording
 from carbon_plugin.show.drawing import SCOPE_NAMES
 from carbon_plugin.spec.amounts import plural
 from carbon_plugin.spec.figure import Figure
+from carbon_plugin.spec.metered import Rung
 from carbon_plugin.spec.units import G_PER_KWH_OF_KG_PER_J
 
 
@@ -52,9 +62,17 @@ def energy_how(energy: Energy) -> str:
     return ", ".join(f"{name} {wording.energy(joules)}" for name, joules in told.items())
 
 
-def estimated_gpus(summary: AuditSummary) -> list[Device]:
-    """Return the GPUs of which a part of the energy, or all of it, is an estimate."""
-    return [device for device in summary.devices if device.identity.rung == "gpu" and device.energy.estimated_j > 0]
+def estimated_devices(summary: AuditSummary, rung: Rung) -> list[Device]:
+    """Return the devices of a rung of which a part of the energy, or all of it, is an estimate."""
+    return [device for device in summary.devices if device.identity.rung == rung and device.energy.estimated_j > 0]
+
+
+def estimated_for(summary: AuditSummary) -> str:
+    """Return in words what the estimates in the totals stand for."""
+    rungs: tuple[Rung, ...] = ("host", "network")
+    others = [rung for rung in rungs if estimated_devices(summary, rung)]
+    named = ["GPUs that could not be read"] if estimated_devices(summary, "gpu") else []
+    return " and ".join([*named, *(f"the {name}, whose meter could not be used" for name in others)])
 
 
 def energy_span(summary: AuditSummary, energy: Energy, rung: str | None) -> str:
@@ -86,10 +104,14 @@ def gaps(summary: AuditSummary) -> list[str]:
     A verdict must not be given without these sentences.
     """
     coverage, found = summary.coverage, []
-    estimated = estimated_gpus(summary)
-    if estimated:
-        some = "" if all(device.energy.measured_j <= 0 for device in estimated) else "partly "
-        found.append(f"energy of {len(estimated)} of {gpus_phrase(coverage)} is {some}an estimate")
+    parts: tuple[tuple[Rung, str], ...] = (
+        ("gpu", gpus_phrase(coverage)),
+        ("host", plural(coverage.nodes_seen, "host")),
+    )
+    for rung, whole in parts:
+        if estimated := estimated_devices(summary, rung):
+            some = "" if all(device.energy.measured_j <= 0 for device in estimated) else "partly "
+            found.append(f"energy of {len(estimated)} of {whole} is {some}an estimate")
     unread = sum(device.identity.rung == "gpu" and device.energy.meters.absent > 0 for device in summary.devices)
     if unread:
         found.append(f"{unread} of {gpus_phrase(coverage)} could not be read all the time")
@@ -203,13 +225,27 @@ def _unobserved_rows(summary: AuditSummary) -> list[BesideRow]:
     hours = wording.device_hours(account.unobserved_device_s)
     of = f"{wording.device_hours(account.allocated_device_s)} allocated ({account.source})"
     observed = wording.device_hours(account.observed_device_s)
-    within = account.observed_device_s <= account.allocated_device_s
-    seen = f"{observed} of {of} were observed" if within else f"{of}, and {observed} were observed"
+    fits = account.observed_device_s <= account.allocated_device_s
+    seen = f"{observed} of {of} were observed" if fits else f"{of}, and {observed} were observed"
+    counted_s, beyond_s = counted_and_beyond(summary, account)
+    if counted_s > 0:
+        seen += f"; {wording.device_hours(counted_s)} more are in the totals, modelled as idle"
+    if counted_s > 0 and not beyond_s:
+        return [BesideRow("allocated, not observed", hours, "", seen)]
     if account.footprint is None or account.power_w is None:
         return [BesideRow("allocated, not observed", hours, "", f"{seen}; {account.not_modelled_reason}")]
     total, watts = account.footprint.total_kg, wording.power(account.power_w.value)
-    how = f"{seen}; the other {hours} modelled as idle at {watts} a device, up to the mean power of the run"
+    rest = wording.device_hours(beyond_s)
+    how = f"{seen}; the other {rest} modelled as idle at {watts} a device, up to the mean power of the run"
     return [BesideRow("allocated, not observed", wording.carbon(total.value), wording.carbon_range(total), how)]
+
+
+def counted_and_beyond(summary: AuditSummary, account: Reconciliation) -> tuple[float, float]:
+    """Return the allocated device time that no ledger observed in two parts, s: what the totals hold as idle, and what
+    is in no total."""
+    counted_s = min(account.unobserved_device_s, summary.reserved.modelled_idle_s)
+    beyond_s = account.unobserved_device_s - counted_s
+    return counted_s, beyond_s if beyond_s > ROUNDING * account.allocated_device_s else 0.0
 
 
 def grid_g_per_kwh(summary: AuditSummary) -> float:

@@ -171,6 +171,7 @@ def coverage_of(collected: RunCollector) -> Coverage:
             file.file: file.context.clock_offset_s for file in collected.files if file.context.clock_offset_s
         },
         side_by_side=_side_by_side(collected.files),
+        gpus_without_rank=max(launch.without_rank for launch in expected),
     )
 
 

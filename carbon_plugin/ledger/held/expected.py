@@ -33,12 +33,14 @@ LEFT = "left to local rank 0"
 class ExpectedGpus(Struct, frozen=True, kw_only=True):
     """GPUs of one launch. `metered` are named by ledgers, `unseen` are those that processes see and no ledger names,
     `unplaced_ranks` is how many ranks must compute on a GPU beyond those. `told` says whether any rank has said what it
-    computes on; without that, each is taken to have a GPU of its own."""
+    computes on; without that, each is taken to have a GPU of its own. `without_rank` metered GPUs have no rank on them,
+    although every rank has said where it computes."""
 
     metered: int
     unseen: tuple[str, ...] = ()
     unplaced_ranks: int = 0
     told: bool = True
+    without_rank: int = 0
 
     @property
     def gpus(self) -> int:
@@ -97,7 +99,14 @@ def expected_gpus(manifests: Iterable[Manifest]) -> ExpectedGpus:
     nodes = max(1, *(manifest.nodes for manifest in found))
     here = round(world * min(1.0, len({manifest.node for manifest in found}) / nodes))
     unplaced = here - len(on_gpu) - len(on_none) - (len(gpus) - len(placed_keys)) - len(unseen)
-    return ExpectedGpus(metered=len(gpus), unseen=unseen, unplaced_ranks=max(0, unplaced), told=bool(on_gpu or on_none))
+    all_told = len(on_gpu | on_none) >= here
+    return ExpectedGpus(
+        metered=len(gpus),
+        unseen=unseen,
+        unplaced_ranks=max(0, unplaced),
+        told=bool(on_gpu or on_none),
+        without_rank=len(gpus) - len(placed_keys) if all_told else 0,
+    )
 
 
 def _named(keys: tuple[str, ...]) -> str:

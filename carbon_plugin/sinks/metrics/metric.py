@@ -62,7 +62,7 @@ METRICS: tuple[RunMetric, ...] = (
         name="estimated_energy",
         unit="joules",
         factor=JOULES_PER_KWH,
-        help="Part of the energy that stands for GPUs that could not be read",
+        help="Part of the energy that stands for devices that could not be read",
     ),
     RunMetric(key="power_w", name="power", unit="watts", help="Power of the run over its last windows"),
     RunMetric(

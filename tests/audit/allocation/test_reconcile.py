@@ -15,6 +15,7 @@ import pytest
 from carbon_plugin.audit.allocation.kubernetes import read_kubernetes
 from carbon_plugin.audit.allocation.reconcile import reconcile
 from carbon_plugin.audit.allocation.slurm import read_sacct
+from carbon_plugin.audit.report.text import render_text
 from carbon_plugin.audit.report.write import write_audit
 from carbon_plugin.audit.result import Allocation, AuditSummary, Reserved
 from carbon_plugin.audit.summary import summarise
@@ -225,6 +226,20 @@ def test_the_report_states_it_beside_the_totals(run_dir: Path, summary: AuditSum
     assert written.summary.footprint == summary.footprint
     assert "allocated, not observed" in written.html.read_text()
     assert "of 4.00 h of allocated device time were observed by no ledger" in written.text.read_text()
+
+
+def test_allocated_time_that_is_in_the_totals_as_idle_is_not_said_to_be_in_no_total(
+    run_dir: Path, summary: AuditSummary, tmp_path: Path
+) -> None:
+    """The run held 4 GPUs for 60 s before its first record, and the job was allocated for exactly that and the run."""
+    allocated_s = round(summary.reserved.device_s / 4, 3)
+    jobs = [Allocation(name="job 1", state="COMPLETED", gpus=4.0, duration_s=allocated_s)]
+    summary = msgspec.structs.replace(summary, reconciliation=reconcile(summary, jobs, "sacct"))
+    text = render_text(summary)
+    assert summary.reconciliation is not None
+    assert summary.reconciliation.unobserved_device_s == pytest.approx(240.0, rel=1e-3)
+    assert "were observed by no ledger; they are in the totals, modelled as idle." in text
+    assert "observed by no ledger; modelled as idle they add" not in text
 
 
 def test_a_pod_that_was_never_scheduled_is_no_gpu_hours_and_no_error(run_dir: Path, tmp_path: Path) -> None:

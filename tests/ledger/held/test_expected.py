@@ -66,6 +66,13 @@ def test_gpus_that_must_have_been_used_and_are_in_no_ledger(case):
     assert (expected.sentence is None) == (missing == 0)
 
 
+def test_gpus_without_a_rank_are_counted_once_every_rank_has_said_where_it_computes():
+    assert expected_gpus([manifest({A: [], B: []}, world=2, cpu=(0, 1))]).without_rank == 2
+    assert expected_gpus([manifest({A: [0], B: []}, world=1)]).without_rank == 1
+    assert expected_gpus([manifest({A: [], B: []}, world=2, cpu=(0,))]).without_rank == 0
+    assert expected_gpus([manifest({A: [0], B: [1]}, world=2)]).without_rank == 0
+
+
 def test_the_sentence_says_how_it_is_known():
     seen = expected_gpus([manifest({A: [0], B: [1]}, world=4, seen=f"{A} {C}")]).sentence
     silent = expected_gpus([manifest({A: []}, world=2)]).sentence
