@@ -49,6 +49,9 @@ def live_view(run_dir: str | os.PathLike[str]) -> LiveView:
     carbon = f", {phrases.total_phrase(summary)}" if summary.footprint else ""
     rows.append(("spent", f"{wording.energy(summary.energy.energy_j)}{carbon}"))
     newest = _newest_projection(run_dir)
+    if state != "running" and newest is not None and newest.remaining_s:
+        newest = None
+        rows.append(("projection", "none, because the run has ended"))
     rows += _projected(newest)
     if summary.budget:
         rows.append(("budget", "; ".join(line.phrase for line in _against_budget(summary, newest))))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import types
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,10 +19,19 @@ import msgspec
 from msgspec import Struct
 
 from carbon_plugin.errors import CarbonPluginError, SpecError
-from carbon_plugin.spec.configuration import FILE_NAME, PATHS, SECTIONS, VARIABLE_PREFIX, Configuration
+from carbon_plugin.spec.configuration import (
+    FILE_NAME,
+    OTHER_VARIABLES,
+    PATHS,
+    SECTIONS,
+    VARIABLE_PREFIX,
+    Configuration,
+)
+from carbon_plugin.spec.loading import SUPERSEDED
 from carbon_plugin.spec.parsing.boundary import Keys
 from carbon_plugin.spec.parsing.decoding import decode
 from carbon_plugin.spec.parsing.document import Document, load_yaml, read_document
+from carbon_plugin.spec.parsing.names import nearest
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +39,9 @@ FILE_VARIABLE = "CARBON_PLUGIN_CONFIG"
 """The variable that names the file, or is empty so that no file is read."""
 DEFAULT = "default"
 ARGUMENT = "argument"
+_OF_A_SERVICE = re.compile(r"_(SERVICE_HOST|SERVICE_PORT\w*|PORT|PORT_\d+_\w+)$")
+"""Kubernetes puts such variables of each service into every container, also of one that is called as this package."""
+_warned: set[str] = set()
 _FIELDS = {field.name: field for field in msgspec.structs.fields(Configuration)}
 
 
@@ -60,10 +73,12 @@ def read_configuration(environ: Mapping[str, str], start: Path | None = None) ->
         for name in PATHS:
             if isinstance(values.get(name), str):
                 values[name] = str(file.parent / values[name])
+    _warn_of_unknown(environ)
     for keys, variable in _variables(environ).items():
         place = f"environment variable {variable}"
-        _put(values, keys, _read(keys, environ[variable], place))
-        places[keys] = place
+        for field, value in _fields_of(keys, _read(keys, environ[variable], place), values):
+            _put(values, field, value)
+            places[field] = place
     values = _checked(Document(values, str(file or FILE_NAME), places))
     sources = {".".join(map(str, keys)): places.get(keys, _around(places, keys)) for keys in _leaves(values)}
     return Configured(values=values, sources=sources, file=file)
@@ -166,6 +181,28 @@ def _members(kind: Any) -> list[Any]:
     return [member for member in get_args(kind) if member is not type(None)]
 
 
+def _fields_of(keys: Keys, value: Any, values: Mapping[str, Any]) -> list[tuple[Keys, Any]]:
+    """Return the fields that a variable states: single ones where it states some of a section that is there already."""
+    if len(keys) > 1 or not isinstance(values.get(str(keys[0])), Mapping):
+        return [(keys, value)]
+    if keys == ("site",) and isinstance(value, str):
+        value = {"zone": value}
+    return [((*keys, name), one) for name, one in value.items()] if isinstance(value, Mapping) else [(keys, value)]
+
+
+def _warn_of_unknown(environ: Mapping[str, str]) -> None:
+    """Warn once of each variable that begins as ours do and that nothing reads. Rank 0 does it for all."""
+    if environ.get("RANK", "0") != "0":
+        return
+    known = {*variables().values(), *OTHER_VARIABLES}
+    for name in sorted(environ.keys() - known - _warned):
+        if name.startswith(VARIABLE_PREFIX) and environ[name] and not _OF_A_SERVICE.search(name):
+            _warned.add(name)
+            near = nearest(name, known)
+            hint = f"; nearest: {near[0]}" if near else ""
+            logger.warning("carbon_plugin: environment variable %s is not known and has no effect%s", name, hint)
+
+
 def _put(values: dict[str, Any], keys: Keys, value: Any) -> None:
     if len(keys) == 1:
         values[str(keys[0])] = value
@@ -174,7 +211,11 @@ def _put(values: dict[str, Any], keys: Keys, value: Any) -> None:
     before = values.get(section)
     if section == "site" and isinstance(before, str):
         before = {"zone": before}
-    values[section] = {**(before if isinstance(before, Mapping) else {}), name: value}
+    kept = dict(before) if isinstance(before, Mapping) else {}
+    changes = kept.get(name) != value
+    for void in SUPERSEDED.get((section, name), ()) if changes else ():  # they describe another place
+        kept.pop(void, None)
+    values[section] = {**kept, name: value}
 
 
 def _checked(document: Document) -> dict[str, Any]:

@@ -56,6 +56,11 @@ class Guard:
         logger.debug("what happened in %s", part, exc_info=error)
         self._report(part, sentence)
 
+    def warn(self, part: str, error: BaseException) -> None:
+        """Warn of a part that missed something and goes on, and hand that to `report`."""
+        logger.warning("carbon_plugin: %s: %s; training goes on", part, error)
+        self._report(part, f"{part}: {error}")
+
 
 def harmless(hook: Hook) -> Hook:
     """Wrap a hook of a callback that holds a `CarbonMonitor` as `monitor`. If the hook fails, that monitor warns, and

@@ -36,6 +36,7 @@ from carbon_plugin.monitor.settings import MonitorArguments, Settings, make_sett
 from carbon_plugin.monitor.thread import MonitorThread, Wake
 from carbon_plugin.monitor.work import MonitorWork
 from carbon_plugin.sinks.given import Log
+from carbon_plugin.sinks.sink import NotTakenError
 from carbon_plugin.spec.units import SECONDS_PER_HOUR
 
 DISABLED_VARIABLE = "CARBON_PLUGIN_DISABLED"
@@ -393,7 +394,10 @@ class CarbonMonitor:
                 self._logger_failed(name, error)
 
     def _logger_failed(self, name: str, error: BaseException) -> None:
-        self._guard.fail(f"log {name}", error, alone=True)
+        if isinstance(error, NotTakenError):
+            self._guard.warn(f"log {name}", error)
+        else:
+            self._guard.fail(f"log {name}", error, alone=True)
 
     def _exit_later(self) -> None:
         """End before a package that a sink has imported ends what it holds for this sink, since functions that are

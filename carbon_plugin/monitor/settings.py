@@ -197,7 +197,18 @@ def make_settings(**arguments: Unpack[MonitorArguments]) -> Settings:
         raise placed from (None if placed is error else error)
 
 
-def _resolved(arguments: MonitorArguments, given: Mapping[str, Any], configured: Configured) -> Settings:
+def check_configured(configured: Configured) -> None:
+    """Raise the error that a run with this configuration and no arguments raises. No cloud is asked for its place."""
+    try:
+        _resolved(cast(MonitorArguments, merged({}, configured)), {}, configured, asks_cloud=False)
+    except CarbonPluginError as error:
+        placed = at_its_place(error, configured)
+        raise placed from (None if placed is error else error)
+
+
+def _resolved(
+    arguments: MonitorArguments, given: Mapping[str, Any], configured: Configured, *, asks_cloud: bool = True
+) -> Settings:
     site, planned, layout = arguments.get("site"), arguments.get("planned"), arguments.get("layout")
     run_dir, name, role = arguments.get("run_dir"), arguments.get("name"), arguments.get("role")
     total_steps, step = arguments.get("total_steps"), arguments.get("step")
@@ -208,9 +219,9 @@ def _resolved(arguments: MonitorArguments, given: Mapping[str, Any], configured:
     _check_value("role", role, Role | None)
     options = arguments.get("options") or MonitorOptions()
     forecast = load_forecast(Path(planned)) if isinstance(planned, str | Path) else planned
-    place, notes = _located(_site(site))
+    place, notes = _located(_site(site)) if asks_cloud else (_site(site), ())
     in_force = place or (forecast.spec.site if forecast else None)
-    if in_force is not None:
+    if in_force is not None and in_force.zone != AUTO_ZONE:
         # An unknown zone or a missing token must raise now and not after a week.
         resolve_factors(in_force, None)
         check_live(in_force, os.environ)

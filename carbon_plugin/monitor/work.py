@@ -33,7 +33,7 @@ from carbon_plugin.monitor.run.metrics import never_back
 from carbon_plugin.monitor.run.rows import facts_of, row_of
 from carbon_plugin.monitor.run.work import RunWork
 from carbon_plugin.monitor.settings import Settings
-from carbon_plugin.sinks.row import Row, RunFacts
+from carbon_plugin.sinks.row import Row, RunFacts, without_outlook
 
 
 class Live(Struct, frozen=True):
@@ -190,10 +190,10 @@ class MonitorWork:
         if run is not None:
             settled = guard.run("closing line", lambda: run.settle(node.context, heard), None)
             if settled is not None:
-                self._show(settled.projected.metrics | self._of_budget)
+                self._show(without_outlook(settled.projected.metrics | self._of_budget))
                 guard.run("closing line", lambda: run.say_closing(settled), None)
             run.close()
-        self.last_row = guard.run("rows", lambda: self._row(node), None)
+        self.last_row = guard.run("rows", lambda: self._row(node, ended=True), None)
 
     def _hand_over(self, node: NodeWork) -> None:
         """Hand the figures of the window to the sinks of the user."""
@@ -201,7 +201,7 @@ class MonitorWork:
         if row is not None:
             self._job.settings.loggers.put(row)
 
-    def _row(self, node: NodeWork) -> Row | None:
+    def _row(self, node: NodeWork, *, ended: bool = False) -> Row | None:
         """Return the latest figures for the sinks, or None where there are no sinks or no figures."""
         job, live, recording = self._job, self.live, node.recording
         if not (job.settings.loggers.has_sinks and live.metrics and self._place is not None):
@@ -215,6 +215,7 @@ class MonitorWork:
             at_unix_s=job.wall.now_unix_s(),
             head=live.head,
             totals=recording.journal.totals if recording is not None else None,
+            ended=ended,
         )
 
     def _say_opening(self, node: NodeWork, run: RunWork) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 from collections.abc import Callable
 from difflib import get_close_matches
 from importlib import import_module
@@ -73,7 +74,18 @@ def sinks_of(log: Any) -> tuple[Sink, ...]:
             and a step.
     """
     several = log if isinstance(log, list | tuple) else () if log is None else (log,)
+    named = [one for one in several if isinstance(one, str)]
+    places = [_place_of(one) for one in named]
+    twice = next((one for at, one in enumerate(named) if places[at] in places[:at]), None)
+    if twice is not None:
+        raise WatchError(f"log names {twice!r} twice, so that each row would be written twice: name it once")
     return tuple(_sink_of(one) for one in several)
+
+
+def _place_of(text: str) -> str:
+    """Return what two loggers may not share: the file of those that write one, or the text itself."""
+    name, _, target = text.partition(":")
+    return os.path.realpath(target) if target and KINDS.get(name, KINDS["logging"]).takes == "a file" else text
 
 
 def _sink_of(logger: Any) -> Sink:

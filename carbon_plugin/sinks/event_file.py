@@ -16,7 +16,7 @@ class TensorBoardSink(Sink):
     name = "tensorboard"
 
     def __init__(self, target: str = "") -> None:
-        self._target = target
+        self._target = Path(target).absolute() if target else None
         self._writer: Any = None
         self._told: RunFacts | None = None
 
@@ -27,7 +27,7 @@ class TensorBoardSink(Sink):
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
         if self._writer is None:
-            folder = Path(self._target) if self._target else row.facts.run_dir / "tensorboard"
+            folder = self._target if self._target is not None else row.facts.run_dir / "tensorboard"
             folder.mkdir(parents=True, exist_ok=True)
             self._writer = EventFileWriter(str(folder), filename_suffix=".carbon")
         values = [Summary.Value(tag=name, simple_value=value) for name, value in row.metrics.items()]

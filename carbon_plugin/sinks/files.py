@@ -21,10 +21,10 @@ class _FileSink(Sink):
     default = ""
 
     def __init__(self, target: str = "") -> None:
-        self._target = target
+        self._target = Path(target).absolute() if target else None
 
     def _path(self, row: Row) -> Path:
-        path = Path(self._target) if self._target else row.facts.run_dir / self.default
+        path = self._target if self._target is not None else row.facts.run_dir / self.default
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 

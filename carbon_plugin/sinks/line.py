@@ -21,7 +21,7 @@ def line_of(row: Row) -> str:
     parts += _projected(figures)
     if "remaining_h" in figures:
         parts.append(f"{wording.duration(figures['remaining_h'] * SECONDS_PER_HOUR)} to go")
-    return ", ".join(parts)
+    return ", ".join([*parts, "ended"] if row.ended else parts)
 
 
 def _step_time(figures: dict[str, float]) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from carbon_plugin.spec.metered import EnergyKind, Rung
 
@@ -48,6 +49,7 @@ class RunFacts(Struct, frozen=True, kw_only=True):
 class Row(Struct, frozen=True, kw_only=True):
     """The figures of a run at the end of a window.
 
+    `ended` says that the run has ended, so that nothing is projected any more.
     `step` is the last optimizer step of the run, `metrics` are the `carbon/*` figures, `head` is the head of the ledger
     of this node, and `devices` are those that this process meters.
     """
@@ -58,6 +60,27 @@ class Row(Struct, frozen=True, kw_only=True):
     facts: RunFacts
     head: str | None = None
     devices: tuple[DeviceFigures, ...] = ()
+    ended: bool = False
+
+
+def without_outlook(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return the figures of a run that has ended: those of steps that will not come are left out.
+
+    A run that has reached its last step has none to come, and its figures stay as they are.
+    """
+    if not metrics.get(f"{PREFIX}remaining_h"):
+        return dict(metrics)
+    ahead = (f"{PREFIX}projected_", f"{PREFIX}remaining_h", f"{PREFIX}budget_share")
+    return {name: value for name, value in metrics.items() if not name.startswith(ahead)}
+
+
+def at_rest(row: Row) -> Row:
+    """Return the row of a run that is not active: no power is drawn for it, and nothing is projected."""
+    metrics = without_outlook(row.metrics)
+    if f"{PREFIX}power_w" in metrics:
+        metrics[f"{PREFIX}power_w"] = 0.0
+    devices = tuple(replace(device, power_w=0.0) for device in row.devices)
+    return replace(row, metrics=metrics, devices=devices, ended=True)
 
 
 def nested(document: Mapping[str, object], prefix: str = "") -> dict[str, Scalar]:

@@ -19,6 +19,15 @@ from carbon_plugin.spec.tags import TagFields
 
 FILE_NAME = "carbon_plugin.yaml"
 VARIABLE_PREFIX = "CARBON_PLUGIN_"
+OTHER_VARIABLES = tuple(
+    VARIABLE_PREFIX + name
+    for name in (
+        "AUTO", "BENCH_SIMULATED", "CACHE", "COLLECTOR", "CONFIG", "DISABLED", "INHERITED_RUN_DIR", "LAUNCH",
+        "NODE_METER_PASSWORD", "NODE_METER_TOKEN", "NODE_METER_USER", "PROFILES", "RUNS", "RUN_ARGUMENTS", "RUN_ID",
+        "RUN_KEY", "WEBHOOK_SECRET",
+    )
+)  # fmt: skip
+"""The environment variables of this package that state no field of a configuration."""
 AUTO_ZONE = "auto"
 """The zone that asks the metadata service of a cloud where this machine is."""
 

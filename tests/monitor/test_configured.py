@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import get_type_hints
 
 import pytest
 
+import carbon_plugin
+from carbon_plugin.cli.main import run
 from carbon_plugin.errors import CarbonPluginError
 from carbon_plugin.monitor.configured import effective, merged, read_configuration, variables
 from carbon_plugin.monitor.settings import DEFAULTS, MonitorArguments, make_settings
-from carbon_plugin.spec.configuration import Configuration
+from carbon_plugin.spec.configuration import OTHER_VARIABLES, Configuration
 
 FILE = """\
 site:
@@ -147,3 +150,74 @@ def test_names_of_variables_are_different():
 def test_a_budget_or_rules_that_can_never_work_are_refused(arguments, said):
     with pytest.raises(CarbonPluginError, match=said):
         make_settings(**arguments)
+
+
+def test_a_zone_of_the_environment_replaces_the_zone_of_the_file_and_keeps_its_other_fields(tmp_path):
+    (tmp_path / "carbon_plugin.yaml").write_text(
+        "site: {zone: FRA, pue: 1.15, live: {provider: neso}}\nbudget: {energy_kwh: 9, on_exceed: stop}\n"
+    )
+    environ = {"CARBON_PLUGIN_SITE": "SWE", "CARBON_PLUGIN_BUDGET": "{energy_kwh: 3}"}
+
+    found = read_configuration(environ, tmp_path)
+
+    assert found.values["site"] == {"zone": "SWE", "pue": 1.15}, "what is asked for France is not of Sweden"
+    assert found.values["budget"] == {"energy_kwh": 3, "on_exceed": "stop"}
+    assert found.sources["site.zone"] == "environment variable CARBON_PLUGIN_SITE"
+    assert found.sources["site.pue"] == f"{tmp_path / 'carbon_plugin.yaml'}:1"
+
+
+def test_an_unknown_variable_is_one_warning_with_the_nearest_name(caplog):
+    environ = {
+        "CARBON_PLUGIN_WINDOWS": "3",
+        "CARBON_PLUGIN_AGENT_SERVICE_HOST": "10.0.0.1",
+        "CARBON_PLUGIN_AGENT_PORT_9440_TCP_ADDR": "10.0.0.1",
+        **dict.fromkeys(OTHER_VARIABLES, ""),
+        "CARBON_PLUGIN_RUN_ID": "x",
+        "CARBON_PLUGIN_CONFIG": "",
+    }
+
+    for _ in range(2):
+        read_configuration(environ)
+
+    (said,) = caplog.messages
+    assert "CARBON_PLUGIN_WINDOWS is not known and has no effect; nearest: CARBON_PLUGIN_WINDOW_S" in said
+
+
+def test_every_variable_of_the_source_is_a_field_or_is_known_as_one_of_another_part():
+    package = Path(carbon_plugin.__file__).parent
+    files = [path for path in package.rglob("*.py") if "hardware_profiles" not in path.parts]
+    named = {name for path in files for name in re.findall(r'"(CARBON_PLUGIN_[A-Z_]*[A-Z])"', path.read_text())}
+
+    assert len(named) > 10
+    assert named <= {*variables().values(), *OTHER_VARIABLES}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("site: XYZ\n", "zone 'XYZ' is unknown"),
+        ("window_s: -4\n", "window_s is -4"),
+        ("budget: {energy_kwh: -1}\n", "energy_kwh is -1"),
+    ],
+)
+def test_config_show_refuses_what_a_run_refuses_in_the_same_words(tmp_path, monkeypatch, capsys, text, said):
+    (tmp_path / "carbon_plugin.yaml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CarbonPluginError) as refused:
+        make_settings()
+
+    assert run(["config", "show"]) == 2
+
+    assert str(refused.value) in capsys.readouterr().err
+    assert said in str(refused.value)
+
+
+def test_config_show_writes_values_as_a_user_does(tmp_path, monkeypatch, capsys):
+    (tmp_path / "carbon_plugin.yaml").write_text("site: {zone: FRA, building: true}\n")
+    monkeypatch.chdir(tmp_path)
+
+    assert run(["config", "show"]) == 0
+
+    shown = capsys.readouterr().out
+    assert "building: true" in shown
+    assert "None" not in shown

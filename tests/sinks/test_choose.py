@@ -41,6 +41,7 @@ def test_names_and_objects_can_be_mixed_in_a_list():
         ("prometheus://0.0.0.0:9400/metrics", "an address such as"),
         ("prometheus://127.0.0.1?a-b=1", "the label 'a-b'"),
         ("prometheus://127.0.0.1?run_id=1", "one that the metrics have already"),
+        ("prometheus://127.0.0.1?bad", "the label 'bad' has no value"),
         ("otlp:localhost", "an address such as"),
         ("otlp://localhost:x", "an address such as"),
     ],
@@ -50,6 +51,12 @@ def test_text_that_names_no_logger_raises_and_says_what_is_expected(log, message
         sinks_of(log)
 
     assert repr(log) in str(raised.value)
+
+
+@pytest.mark.parametrize("log", [["csv", "csv"], ["csv:a.csv", "jsonl:./a.csv"], ("logging", "csv", "logging")])
+def test_two_loggers_of_one_name_or_one_file_are_refused(log):
+    with pytest.raises(WatchError, match=re.escape(repr(log[-1]))):
+        sinks_of(log)
 
 
 @pytest.mark.parametrize("name", [name for name, kind in KINDS.items() if kind.package])

@@ -15,9 +15,10 @@ Start = Annotated[Path | None, Option("Look for carbon_plugin.yaml from this fol
 def show(start: Start = None, as_json: AsJson = False) -> None:
     """Show every field with its value and its source: default, carbon_plugin.yaml, or environment variable."""
     from carbon_plugin.monitor.configured import effective, read_configuration
-    from carbon_plugin.monitor.settings import DEFAULTS
+    from carbon_plugin.monitor.settings import DEFAULTS, check_configured
 
     configured = read_configuration(os.environ, start)
+    check_configured(configured)
     fields = effective({}, configured, DEFAULTS)
     if as_json:
         echo_json({"file": None if configured.file is None else str(configured.file), "fields": fields})
@@ -44,14 +45,17 @@ def _print(fields: dict[str, Any]) -> None:
         table.add_column(heading, overflow="fold")
     for name, found in fields.items():
         value = found["value"]
-        shown = ", ".join(f"{key}: {one}" for key, one in value.items()) if isinstance(value, dict) else _plain(value)
+        shown = _plain(value)
         table.add_row(escape(name), escape(shown), escape(found["source"]))
     Console(highlight=False).print(table)
 
 
 def _plain(value: Any) -> str:
+    """Return a value as a user writes it. Fields of a section that are not stated are left out."""
     if value is None:
         return "-"
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {_plain(one)}" for key, one in value.items() if one is not None) or "-"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

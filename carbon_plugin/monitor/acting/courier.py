@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable
 
 from carbon_plugin.monitor.thread import Wake
+from carbon_plugin.printable import one_line
 
 logger = logging.getLogger(__name__)
 MOST_WAITING = 100
@@ -23,7 +24,7 @@ ended."""
 
 class Courier:
     """Runs tasks one after the other on a daemon thread, which starts with the first one. `failed` takes a sentence
-    about a task that raised."""
+    about each task that raised. The first one of each name is a warning, too."""
 
     def __init__(self, failed: Callable[[str], None]) -> None:
         self._tasks: deque[tuple[str, Task]] = deque(maxlen=MOST_WAITING)
@@ -33,6 +34,7 @@ class Courier:
         self._pid = os.getpid()
         self._ends_s: float | None = None
         self._busy = False
+        self._warned: set[str] = set()
 
     def send(self, what: str, task: Task) -> None:
         """Queue a task. `what` names it in the sentence about a failure."""
@@ -64,7 +66,11 @@ class Courier:
                 task(self._pause)
             except Exception as error:  # a service or a function of the user, of which the training must not know
                 logger.debug("what happened to %s", what, exc_info=error)
-                self._failed(f"{what}: {type(error).__name__}: {error}")
+                said = f"{what}: {type(error).__name__}: {error}"
+                self._failed(said)
+                if what not in self._warned:
+                    self._warned.add(what)
+                    logger.warning("carbon_plugin: training goes on without %s", one_line(said))
 
     def _pause(self, seconds: float) -> bool:
         """Wait, and return whether there is time for another try before the run has ended."""

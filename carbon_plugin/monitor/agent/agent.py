@@ -8,11 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from carbon_plugin.monitor.agent.devices import NodeDevices
-from carbon_plugin.monitor.agent.runs import NodeRun, run_directories
+from carbon_plugin.monitor.agent.runs import SHOWN_AFTER_END_S, NodeRun, run_directories
 from carbon_plugin.sinks.metrics.exposition import Exposition
-
-SHOWN_AFTER_END_S = 300.0
-"""A run is shown for this long after its ledgers have ended, so that its last totals are scraped."""
 
 
 class NodeAgent:

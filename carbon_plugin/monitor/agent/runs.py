@@ -28,6 +28,8 @@ from carbon_plugin.monitor.run.totals import RunTotals, run_totals, without_copi
 from carbon_plugin.sinks.row import PREFIX, DeviceFigures, Row, RunFacts
 from carbon_plugin.spec.range import Range
 
+SHOWN_AFTER_END_S = 300.0
+"""A run is shown for this long after its ledgers have ended, so that its last totals are scraped."""
 FIRST_BYTES = 1 << 16
 """The first record of a ledger, which says which host wrote it, is read in blocks of this size."""
 
@@ -160,7 +162,7 @@ def _is_recent(run_dir: Path) -> bool:
         written_s = max((path.stat().st_mtime for path in files), default=None)
     except (LedgerError, OSError):
         return False
-    return written_s is not None and time.time() - written_s <= max(QUIET_S, quiet_s(len(files)))
+    return written_s is not None and time.time() - written_s <= max(SHOWN_AFTER_END_S, QUIET_S, quiet_s(len(files)))
 
 
 def _metrics(totals: RunTotals, newest: FileTotals, manifest: Manifest) -> dict[str, float]:

@@ -20,10 +20,11 @@ def row_of(
     at_unix_s: float,
     head: str | None,
     totals: FileTotals | None,
+    ended: bool = False,
 ) -> Row:
     """Return the row. `totals` are those of the ledger that this process writes, or None if it writes none."""
     devices = devices_of(totals) if totals is not None else ()
-    return Row(step=step, at_unix_s=at_unix_s, metrics=metrics, facts=facts, head=head, devices=devices)
+    return Row(step=step, at_unix_s=at_unix_s, metrics=metrics, facts=facts, head=head, devices=devices, ended=ended)
 
 
 def facts_of(identity: RunIdentity, context: Context, run_dir: Path, environ: Mapping[str, str]) -> RunFacts:

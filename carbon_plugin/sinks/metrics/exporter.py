@@ -42,6 +42,9 @@ def endpoint_of(text: str) -> Endpoint:
         raise WatchError(f"log is {text!r}, and its port is no number up to 65535: expected {expected}") from error
     if parts.path or parts.fragment or parts.username or not parts.netloc:
         raise WatchError(f"log is {text!r}, expected {expected}")
+    bare = next((one for one in parts.query.split("&") if parts.query and not one.partition("=")[2]), None)
+    if bare is not None:
+        raise WatchError(f"log is {text!r}, and the label {bare!r} has no value: expected {expected}")
     labels = dict(parse_qsl(parts.query, keep_blank_values=True))
     check_labels(labels, f"log is {text!r}")
     return Endpoint(address=parts.hostname or LOOPBACK, port=DEFAULT_PORT if port is None else port, labels=labels)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from carbon_plugin.sinks.metrics.metric import METRICS, Rising, values_of
-from carbon_plugin.sinks.row import DeviceFigures, Row
+from carbon_plugin.sinks.row import DeviceFigures, Row, at_rest
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -33,14 +33,14 @@ class Exposition:
     def show_run(self, row: Row, *, whole: bool = True, active: bool = True) -> None:
         """Show a row of a run. `whole` says that its figures are of the whole run, and not of its devices here only."""
         with self._lock:
-            self._runs[row.facts.run_id] = (row, whole, active)
+            self._runs[row.facts.run_id] = (row if active else at_rest(row), whole, active)
 
     def end_run(self, run_id: str) -> None:
-        """Say that a run has ended. Its last figures stay."""
+        """Say that a run has ended. Its last figures stay, with no power and no projection."""
         with self._lock:
             if run_id in self._runs:
                 row, whole, _ = self._runs[run_id]
-                self._runs[run_id] = (row, whole, False)
+                self._runs[run_id] = (at_rest(row), whole, False)
 
     def drop_run(self, run_id: str) -> None:
         """Show a run no more."""

@@ -20,7 +20,8 @@ from carbon_plugin.sinks.metrics.metric import METRICS, UCUM, Rising, values_of
 from carbon_plugin.sinks.row import DeviceFigures, Row
 from carbon_plugin.sinks.sink import NotTakenError, Sink
 
-_TIMEOUT_S = 5
+_TIMEOUT_S = 2
+"""A row waits so long for the collector, and so does the end of a training."""
 _HOST = "host"
 
 
@@ -36,6 +37,7 @@ class OtlpSink(Sink):
         self._row: Row | None = None
         self._rising = Rising()
         self._taken = False
+        self._closing = False
 
     def write(self, row: Row) -> None:
         """Send a row. Raises `NotTakenError` if the collector does not take it; nothing is lost by that, because all
@@ -50,7 +52,9 @@ class OtlpSink(Sink):
     def close(self, report: Path | None) -> None:
         """Release the exporter. The last row was sent when it was written."""
         if self._provider is not None:
+            self._closing = True  # the SDK would send everything once more and wait for it
             self._provider.shutdown()
+            self._closing = False
         self._provider = self._row = None
 
     def _open(self, row: Row) -> None:
@@ -65,6 +69,8 @@ class OtlpSink(Sink):
             """Remembers whether the collector took the metrics."""
 
             def export(self, *args: Any, **kwargs: Any) -> Any:
+                if sink._closing:
+                    return MetricExportResult.SUCCESS
                 result = super().export(*args, **kwargs)
                 sink._taken = result is MetricExportResult.SUCCESS
                 return result

@@ -155,7 +155,8 @@ def test_watch_shows_a_run_that_has_ended_and_leaves(place, capsys):
     printed = capsys.readouterr().out
     assert "finished" in printed
     assert "440 of 1,000" in printed
-    assert "projection" in printed
+    assert "none, because the run has ended" in printed
+    assert "to go" not in printed
 
 
 def test_watch_gives_the_same_as_one_document(place, capsys):

@@ -56,6 +56,15 @@ def test_row_has_the_totals_of_all_attempts_as_the_audit_has_them(run_dir):
     assert facts.total_steps == 100
 
 
+@pytest.mark.parametrize(("ended_s", "shown"), [(174.0, True), (290.0, True), (400.0, False)])
+def test_run_is_shown_for_five_minutes_after_its_end_also_by_a_new_agent(run_dir, tmp_path, ended_s, shown):
+    shutil.copytree(run_dir, tmp_path / "a")
+    for path in (tmp_path / "a").iterdir():
+        os.utime(path, (time.time() - ended_s,) * 2)
+
+    assert run_directories([tmp_path]) == ([tmp_path / "a"] if shown else [])
+
+
 def test_run_that_has_ended_is_not_active(run_dir):
     assert not polled(run_dir).is_active
 

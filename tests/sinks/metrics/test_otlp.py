@@ -135,3 +135,21 @@ def test_collector_that_is_away_is_told_of_and_gets_the_totals_later(receiver, r
 
     assert receiver.requests[0]["hw.energy", GPU][0] == 2e7
     assert caplog.records == []
+
+
+def test_a_collector_that_is_away_is_not_asked_again_at_the_end(rows, free_port):
+    (sink,) = sinks_of(f"otlp://127.0.0.1:{free_port}")
+    (row,) = rows(1)
+    with pytest.raises(NotTakenError):
+        sink.write(row)
+    late = Receiver.__new__(Receiver)
+    ThreadingHTTPServer.__init__(late, ("127.0.0.1", free_port), Handler)
+    late.refusing, late.paths, late.resources, late.requests = False, [], [], []
+    thread = threading.Thread(target=late.serve_forever, daemon=True)
+    thread.start()
+
+    sink.close(None)
+
+    late.shutdown()
+    late.server_close()
+    assert late.requests == [], "the last row was sent when it was written"
