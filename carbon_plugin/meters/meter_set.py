@@ -9,7 +9,7 @@ from carbon_plugin.meters.gpu.context import ContextChange, ContextWatch, GpuCon
 from carbon_plugin.meters.gpu.open import GpuMeters
 from carbon_plugin.meters.host.machine import HostInfo
 from carbon_plugin.meters.host.model_meter import GpuDraw, ModelMeter
-from carbon_plugin.meters.node.meter import GpuHistory
+from carbon_plugin.meters.node.meter import GpuHistory, NodeMeter
 from carbon_plugin.meters.protocol import Meter, Note, PowerSource, Reading, Unavailable, UnreadGpus
 from carbon_plugin.spec.metered import DeviceIdentity
 from carbon_plugin.spec.range import Range
@@ -130,6 +130,12 @@ class MeterSet:
     def context_changes(self) -> list[ContextChange]:
         """Return what is new about power limits, clocks and throttling of the job's GPUs since the last call."""
         return self._context.news(self.contexts())
+
+    @property
+    def node_power_w(self) -> float | None:
+        """Return the power of the whole node as its meter told it last, W; None without such a meter."""
+        told = (meter.node_power_w for meter in self._meters if isinstance(meter, NodeMeter))
+        return next((power_w for power_w in told if power_w is not None), None)
 
     def close(self) -> None:
         """Release all devices. Safe to call twice."""

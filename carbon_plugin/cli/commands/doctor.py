@@ -72,7 +72,7 @@ def diagnose(node_meter: str | None = None, environ: Mapping[str, str] = os.envi
         findings = [
             *_gpus(meters, readings, environ),
             *profile_findings,
-            *host(meters, node_metered=address is not None),
+            *host(meters, readings, node_metered=address is not None),
             *boundary(meters.devices),
             *_machine(meters),
             *_software(meters, environ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -12,6 +12,7 @@ from msgspec import Struct
 
 if TYPE_CHECKING:
     from carbon_plugin.meters.meter_set import MeterSet
+    from carbon_plugin.meters.protocol import Reading
     from carbon_plugin.spec.metered import DeviceIdentity, Rung
 
 FindingState = Literal["measured", "modelled", "missing", "note"]
@@ -39,10 +40,10 @@ def unavailable(meters: MeterSet, meter: str, area: str) -> list[Finding]:
     ]
 
 
-def host(meters: MeterSet, *, node_metered: bool) -> list[Finding]:
+def host(meters: MeterSet, readings: Mapping[str, Reading], *, node_metered: bool) -> list[Finding]:
     """Return how host and network are metered or modelled, which meters are missing, and the job's share of the
     host."""
-    findings = []
+    findings = _below_gpus(meters, readings)
     for device in meters.devices:
         if device.rung == "gpu":
             continue
@@ -56,6 +57,23 @@ def host(meters: MeterSet, *, node_metered: bool) -> list[Finding]:
         text = f"{meters.host_share:.3f} of the host is charged to a job here, by its part of CPUs or GPUs"
         findings.append(Finding(area=_HOST, state="note", text=text))
     return findings
+
+
+def _below_gpus(meters: MeterSet, readings: Mapping[str, Reading]) -> list[Finding]:
+    """Return what is wrong with a node meter that tells less power than the GPUs inside the node draw at the moment."""
+    node_w = meters.node_power_w
+    gpus_w = sum(readings[device.key].power_w or 0.0 for device in meters.gpus.devices if device.key in readings)
+    if node_w is None or node_w >= gpus_w:
+        return []
+    return [
+        Finding(
+            area=_HOST,
+            state="missing",
+            text=f"the node meter tells {node_w:.0f} W while the GPUs inside the node draw {gpus_w:.0f} W, which "
+            "cannot be: a run whose meter goes on like this estimates the host instead",
+            advice="ask again in some seconds; then check that the meter is that of this node, with all its supplies",
+        )
+    ]
 
 
 def _no_node_meter() -> Finding:

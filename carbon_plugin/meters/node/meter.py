@@ -172,6 +172,13 @@ class NodeMeter:
             )
         ]
 
+    @property
+    def node_power_w(self) -> float | None:
+        """Return the power of the whole node with its GPUs as last told, W; None where the source tells no power or
+        meters something else than one node."""
+        state = self._poller.state
+        return state.power_w if state is not None and self._gpus is not None else None
+
     def close(self) -> None:
         """Stop asking the source. Safe to call twice."""
         self._closed = True

@@ -110,6 +110,17 @@ def test_a_node_meter_is_tried(simulated_nvml: Environment, tmp_path: Path) -> N
     assert "modelled: host" in missing
 
 
+@pytest.mark.parametrize(("told_w", "fits"), [("155", False), ("0", False), ("3000", True)])
+def test_a_node_meter_below_its_gpus_is_contradicted(
+    simulated_nvml: Environment, tmp_path: Path, told_w: str, fits: bool
+) -> None:
+    (tmp_path / "energy").write_text("1000 J 0 us")
+    (tmp_path / "power").write_text(f"{told_w} W 0 us")
+    environment = simulated_nvml("gpus=8;power=300", CARBON_PLUGIN_NODE_METER=f"pm_counters://{tmp_path}")
+    said = f"missing: the node meter tells {told_w} W while the GPUs inside the node draw 2400 W, which cannot be"
+    assert (said in about(environment, "Host and network")) is not fits
+
+
 def test_without_a_node_meter_there_is_advice(simulated_nvml: Environment) -> None:
     (found,) = (one for one in findings(simulated_nvml("gpus=1")) if "no meter of the whole node" in one["text"])
     assert "CARBON_PLUGIN_NODE_METER" in found["advice"]
