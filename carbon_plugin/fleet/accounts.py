@@ -6,7 +6,7 @@ up.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from msgspec import Struct
@@ -24,14 +24,14 @@ class FleetWaste(Struct, frozen=True, kw_only=True):
     """Energy that brought nothing new, kWh, each joule once, and its operational carbon. It is part of all totals.
 
     `failed` is what failed runs used beside the other three: steps done again, starting up again, and waiting or
-    accelerators that nobody claimed.
+    accelerators that nobody claimed. `operational_kg` is None where no carbon of the energy is known.
     """
 
     failed_kwh: float
     redone_kwh: float
     restart_kwh: float
     idle_kwh: float
-    operational_kg: float
+    operational_kg: float | None
 
     @property
     def kwh(self) -> float:
@@ -44,8 +44,10 @@ class AccountLine(Struct, frozen=True, kw_only=True):
 
     `energy_kwh` is that of the machines, of which `measured_kwh` was measured; `low_kwh` and `high_kwh` add up the
     meters' ranges. `location_kg` and `market_kg` are operational carbon by location and by contract. `embodied_kg` is
-    booked by the rule of the report. `total_kg` is location and embodied. `without_carbon_kwh` and `without_embodied_h`
-    are energy and device-hours of which the carbon is not known and in no sum.
+    booked by the rule of the report. `total_kg` is location and embodied where that is known. A mass is None where
+    nothing of it is known. `without_facility_kwh` is energy whose PUE is not known.
+    `without_carbon_kwh`, `without_market_kwh` and `without_embodied_h` are energy and
+    device-hours of which the carbon is not known and in no sum.
     """
 
     group: dict[str, str]
@@ -57,11 +59,13 @@ class AccountLine(Struct, frozen=True, kw_only=True):
     low_kwh: float
     high_kwh: float
     facility_kwh: float
-    location_kg: float
-    market_kg: float
-    embodied_kg: float
-    total_kg: float
+    location_kg: float | None
+    market_kg: float | None
+    embodied_kg: float | None
+    total_kg: float | None
+    without_facility_kwh: float
     without_carbon_kwh: float
+    without_market_kwh: float
     without_embodied_h: float
     waste: FleetWaste
 
@@ -80,9 +84,9 @@ class RunLine(Struct, frozen=True, kw_only=True):
     start_unix_s: float
     failed: bool
     energy_kwh: float
-    location_kg: float
-    embodied_kg: float
-    total_kg: float
+    location_kg: float | None
+    embodied_kg: float | None
+    total_kg: float | None
 
 
 class ForecastMonth(Struct, frozen=True, kw_only=True):
@@ -98,13 +102,14 @@ class ForecastMonth(Struct, frozen=True, kw_only=True):
 
 
 class YearLine(Struct, frozen=True, kw_only=True):
-    """One line of the greenhouse gas inventory of a calendar year (GHG Protocol)."""
+    """One line of the greenhouse gas inventory of a calendar year (GHG Protocol). `kg` is None where nothing of it is
+    known."""
 
     year: int
     scope: int
     category: int | None
     name: str
-    kg: float
+    kg: float | None
     note: str
     method: str | None = None
     energy_kwh: float | None = None
@@ -166,10 +171,17 @@ class Accounts(Struct, frozen=True, kw_only=True):
     restatement: Restatement | None = None
 
 
-def line_of(row: Mapping[str, Any], by: list[str], scope: str, embodied_ug: int | None = None) -> AccountLine:
-    """Return a row of sums as a line. `embodied_ug` replaces the embodied carbon where another rule books it."""
-    location_ug = row[f"{scope}_ug"]
-    embodied = row["embodied_ug"] if embodied_ug is None else embodied_ug
+def line_of(row: Mapping[str, Any], by: list[str], scope: str, booked: Mapping[str, Any] | None = None) -> AccountLine:
+    """Return a row of sums as a line.
+
+    `booked` is what another rule books of hardware, as `queries.hardware_by` returns it; None for that of the row.
+    """
+    location = known_kg(row[f"{scope}_ug"], row["energy_mj"], row[f"with_{scope}_mj"])
+    if booked is None:
+        embodied = known_kg(row["embodied_ug"], row["device_ms"], row["with_embodied_ms"])
+    else:
+        embodied = known_kg(booked["embodied_ug"], booked["devices"], booked["devices"] - booked["unknown"])
+    every_known = booked is not None and not booked["unknown"]
     waste_ug = row[f"failed_{scope}_ug"] + row[f"wasted_{scope}_ug"]
     return AccountLine(
         group={name: row[name] for name in by if name != "month"},
@@ -181,20 +193,38 @@ def line_of(row: Mapping[str, Any], by: list[str], scope: str, embodied_ug: int 
         low_kwh=kwh(row["low_mj"]),
         high_kwh=kwh(row["high_mj"]),
         facility_kwh=kwh(row["facility_mj"]),
-        location_kg=location_ug / UG_PER_KG,
-        market_kg=row["market_ug"] / UG_PER_KG,
-        embodied_kg=embodied / UG_PER_KG,
-        total_kg=(location_ug + embodied) / UG_PER_KG,
+        location_kg=location,
+        market_kg=known_kg(row[f"market_{scope}_ug"], row["energy_mj"], row[f"with_market_{scope}_mj"]),
+        embodied_kg=embodied,
+        total_kg=total_kg(location, embodied),
+        without_facility_kwh=kwh(row["energy_mj"] - row["with_facility_mj"]),
         without_carbon_kwh=kwh(row["energy_mj"] - row[f"with_{scope}_mj"]),
-        without_embodied_h=hours(row["device_ms"] - row["with_embodied_ms"]),
+        without_market_kwh=kwh(row["energy_mj"] - row[f"with_market_{scope}_mj"]),
+        without_embodied_h=0.0 if every_known else hours(row["device_ms"] - row["with_embodied_ms"]),
         waste=FleetWaste(
             failed_kwh=kwh(row["failed_mj"]),
             redone_kwh=kwh(row["redone_mj"]),
             restart_kwh=kwh(row["restart_mj"]),
             idle_kwh=kwh(row["idle_mj"]),
-            operational_kg=waste_ug / UG_PER_KG,
+            operational_kg=None if location is None else waste_ug / UG_PER_KG,
         ),
     )
+
+
+def known_kg(mass_ug: int, of: int, known: int) -> float | None:
+    """Return a mass, kg, or None where it is known of nothing. `known` is the part of `of` for which it is."""
+    return None if of > 0 and known <= 0 else mass_ug / UG_PER_KG
+
+
+def known_sum(masses_kg: Iterable[float | None]) -> float | None:
+    """Return the sum of the masses that are known, None where none is."""
+    known = [mass_kg for mass_kg in masses_kg if mass_kg is not None]
+    return sum(known) if known else None
+
+
+def total_kg(operational: float | None, embodied: float | None) -> float | None:
+    """Return operational and embodied carbon together, None without the operational one, as `audit.run_carbon` does."""
+    return None if operational is None else operational + (embodied or 0.0)
 
 
 def coverage_of(allocations: list[Allocation], recorded_ms: int, source: str) -> SchedulerCoverage:

@@ -1,7 +1,7 @@
 """Add up the ledgers of one run by the hour, in the same pass that an audit makes.
 
 An hour is one of the calendar in UTC, so that months and years are sums of whole hours. A window that lies in two hours
-is divided between them by time.
+is divided between them by time. One that begins in a month counts in that month only, as in the months of an audit.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ import msgspec
 import numpy as np
 
 from carbon_plugin.audit.tally.blocks import Floats, RowBlock, Rows
+from carbon_plugin.audit.tally.calendar import month_of, next_month_unix_s
 from carbon_plugin.audit.tally.collect import FilePass, RunCollector
+from carbon_plugin.audit.tally.reservations import holdings_of, reserved_by_month, union
 from carbon_plugin.audit.tally.rework import Rework
 from carbon_plugin.footprint.values import Factors
 from carbon_plugin.ledger.held.account_inputs import MEASURED_KINDS, stated_factors
@@ -71,7 +73,7 @@ class HourCollector(RunCollector):
     def finish(self) -> None:
         """Put everything into an order that does not depend on how the work was divided."""
         super().finish()
-        self.hours = dict(sorted(self.hours.items(), key=lambda item: (item[0][2], *item[0])))
+        self.hours = dict(sorted(self.hours.items(), key=_in_order))
 
     def _factors_of(self, manifest: Manifest) -> Factors | None:
         return self.stated(manifest.factors)
@@ -119,9 +121,85 @@ class HourCollector(RunCollector):
             for column, hour in enumerate(hours):
                 self._add((file.context.launch, rung, hour), rows_of_rung[:, column])
 
+    def add_unobserved(self, device_s: float) -> None:
+        """Add the energy of reserved time without records, and `device_s`, in the hours of that time.
+
+        Each month has what the audit says of it, divided over the hours of the intervals without records by their
+        length. An interval belongs to the launch that begins at its end.
+        """
+        places = self._unrecorded_hours()
+        energies: dict[Rung, Floats] = {}
+        for (rung, _), cell in self.unobserved.items():
+            sums = np.zeros(len(COLUMNS))
+            values = {
+                "energy": cell.modelled_j.value,
+                "low": cell.low_j,
+                "high": cell.high_j,
+                "facility": cell.facility_j,
+                "weighted": cell.weighted_j_g_per_kwh,
+                "without": cell.without_factors_j,
+                "idle": cell.modelled_j.value,
+                "idle_weighted": cell.weighted_j_g_per_kwh,
+            }
+            for name, value in values.items():
+                sums[COLUMNS.index(name)] = value
+            energies[rung] = energies[rung] + sums if rung in energies else sums
+        if device_s > 0:
+            timed: Rung = "gpu" if any(seen.identity.rung == "gpu" for seen in self.devices.values()) else "host"
+            energies.setdefault(timed, np.zeros(len(COLUMNS)))[COLUMNS.index("device_s")] = device_s
+        for (launch, hour), share in places.items():
+            for rung, sums in energies.items():
+                self._add((launch, rung, hour), share * sums)
+        self.hours = dict(sorted(self.hours.items(), key=_in_order))
+
+    def _unrecorded_hours(self) -> dict[tuple[int, int], float]:
+        """Return the shares of the unrecorded time by launch and hour, or the first hour where there is none."""
+        lengths: dict[tuple[int, int], float] = {}
+        begins = sorted((file.extent[0], file.context.launch) for file in self.files)
+        for start, end in _unrecorded(self.files):
+            launch = next((launch for begin, launch in begins if begin >= end), begins[-1][1])
+            at = start
+            while at < end:
+                hour = int(at // HOUR_S)
+                until = min(end, (hour + 1) * HOUR_S)
+                lengths[launch, hour] = lengths.get((launch, hour), 0.0) + until - at
+                at = until
+        used = {month: one.unobserved.used.values() for month, one in reserved_by_month(self.files).items()}
+        by_month = {month: sum(one.energy.value for one in energies) for month, energies in used.items()}
+        if any(by_month.values()):
+            in_month: dict[tuple[int, int], float] = {}
+            for (_, hour), length in lengths.items():
+                month = month_of(hour * HOUR_S)
+                in_month[month] = in_month.get(month, 0.0) + length
+            for (launch, hour), length in lengths.items():
+                month = month_of(hour * HOUR_S)
+                lengths[launch, hour] = length / in_month[month] * by_month.get(month, 0.0)
+        whole = sum(lengths.values())
+        if whole > 0:
+            return {place: length / whole for place, length in lengths.items()}
+        begin, launch = begins[0]
+        return {(launch, int(begin // HOUR_S)): 1.0}
+
     def _add(self, slot: Slot, sums: Floats) -> None:
         held = self.hours.get(slot)
         self.hours[slot] = sums.copy() if held is None else held + sums
+
+
+def _unrecorded(files: Sequence[FilePass]) -> list[tuple[float, float]]:
+    """Return the intervals, Unix s, in which devices were reserved and no file of the run holds a record."""
+    found: list[tuple[float, float]] = []
+    covered = union(file.extent for file in files)
+    for start, end in union((one.since_s, one.end_s) for one in holdings_of(files)):
+        at = start
+        for begin, until in covered:
+            if begin > at and begin <= end:
+                found.append((at, begin))
+            at = max(at, until) if begin <= end else at
+    return found
+
+
+def _in_order(item: tuple[Slot, Floats]) -> tuple[Any, ...]:
+    return item[0][2], *item[0]
 
 
 def _table(rows: Rows, rework: Rework, idle: Floats) -> Floats:
@@ -164,6 +242,10 @@ def _by_hour(start_unix_s: Floats, duration_s: Floats, values: Floats) -> tuple[
     first = np.floor(start_unix_s / HOUR_S).astype(np.int64)
     # A window that ends at the stroke of the hour lies before it.
     last = np.maximum(first, np.ceil((start_unix_s + duration_s) / HOUR_S).astype(np.int64) - 1)
+    for number in np.flatnonzero(last > first).tolist():
+        year, month = month_of(float(start_unix_s[number]))
+        if year:
+            last[number] = min(int(last[number]), int(next_month_unix_s(year, month) // HOUR_S) - 1)
     if (first == last).all():
         if (first == first[0]).all():
             return [int(first[0])], values.sum(axis=1, keepdims=True)
@@ -173,7 +255,8 @@ def _by_hour(start_unix_s: Floats, duration_s: Floats, values: Floats) -> tuple[
         window = np.repeat(np.arange(len(first)), pieces)
         hours = first[window] + np.arange(len(window)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
         begins = np.maximum(start_unix_s[window], hours * HOUR_S)
-        ends = np.minimum((start_unix_s + duration_s)[window], (hours + 1) * HOUR_S)
+        until = (start_unix_s + duration_s)[window]
+        ends = np.where(hours == last[window], until, (hours + 1) * HOUR_S)
         whole_s = np.where(duration_s[window] > 0, duration_s[window], 1.0)
         shares = np.where(pieces[window] > 1, (ends - begins) / whole_s, 1.0)
         slots = values[:, window] * shares

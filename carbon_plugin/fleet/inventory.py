@@ -1,71 +1,135 @@
 """Add up the months of a fleet to the lines of a greenhouse gas inventory, a calendar year each (GHG Protocol).
 
-Which line electricity and hardware belong to depends on who owns them, as in `audit.exports.ghg`.
+Which line electricity and hardware belong to depends on who owns them, as in `audit.exports.ghg`: scope 2 takes direct
+emissions of the grid, and what lies upstream of them is scope 3 category 3.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from msgspec import structs
+from msgspec import Struct, structs
 
-from carbon_plugin.fleet.accounts import AccountLine, YearLine
+from carbon_plugin.fleet.accounts import AccountLine, YearLine, known_sum
 
 BOUNDARIES = ("own", "colo", "cloud")
 LOCATION, MARKET = "location-based", "market-based"
+DIRECT, LIFECYCLE = "direct", "lifecycle"
 
 
 def year_lines(
-    months: Sequence[AccountLine], capital_kg: dict[int, float], boundary: str, counts: str
+    months: Mapping[str, Sequence[AccountLine]], capital_kg: Mapping[int, float | None], boundary: str, counts: str
 ) -> list[YearLine]:
-    """Return the inventory lines of each year, from the lines of its months.
+    """Return the inventory lines of each year, from the lines of its months with direct and with lifecycle emissions.
 
-    `capital_kg` is the manufacture of hardware that was first used in a year, each device once. `counts` says which
-    emissions of the grid the location-based lines hold.
+    `capital_kg` is the manufacture of hardware that was first used in a year, each device once, None where it is not
+    known. `counts` says which emissions of the grid the lines of a purchased cloud service hold.
     """
     found: list[YearLine] = []
-    for year in sorted({(line.month or 0) // 100 for line in months}):
-        of_year = [line for line in months if (line.month or 0) // 100 == year]
-        found += _of_year(year, of_year, capital_kg.get(year, 0.0), boundary, counts)
+    for year in sorted({(line.month or 0) // 100 for line in months[DIRECT]}):
+        sums = {scope: _summed(lines, year) for scope, lines in months.items()}
+        if boundary == "cloud":
+            found += _cloud(year, sums[counts], counts)
+        else:
+            found += _owned(year, sums, boundary)
+            note = (
+                "cradle to gate, each accelerator with its part of network and host once over all runs, in the year in "
+                "which a run first used it"
+            )
+            kg = capital_kg.get(year, 0.0)
+            found.append(YearLine(year=year, scope=3, category=2, name="capital goods: hardware", kg=kg, note=note))
     return found
 
 
-def _of_year(year: int, months: Sequence[AccountLine], capital_kg: float, boundary: str, counts: str) -> list[YearLine]:
-    location_kg, market_kg = sum(line.location_kg for line in months), sum(line.market_kg for line in months)
-    facility_kwh = sum(line.facility_kwh for line in months)
-    machines_kwh = sum(line.energy_kwh for line in months)
-    embodied_kg = sum(line.embodied_kg for line in months)
+class _Sums(Struct, frozen=True, kw_only=True):
+    """The sums of the months of a year, with the energy of which the carbon by location and by contract is unknown.
 
-    def line(scope: int, category: int | None, name: str, kg: float, note: str) -> YearLine:
-        return YearLine(year=year, scope=scope, category=category, name=name, kg=kg, note=note)
+    `machines_kwh` is the energy of the machines whose PUE is known, as that of the facility is.
+    """
 
-    def electricity(scope: int, category: int | None, name: str, share: float, note: str) -> list[YearLine]:
-        both = ((LOCATION, location_kg, counted), (MARKET, market_kg, "contracts, else the location's average"))
-        return [
-            structs.replace(
-                line(scope, category, name, share * kg, f"{note}; {how}"),
-                method=method,
-                energy_kwh=share * facility_kwh,
-            )
-            for method, kg, how in both
-        ]
+    location_kg: float | None
+    market_kg: float | None
+    embodied_kg: float | None
+    facility_kwh: float
+    machines_kwh: float
+    without_location_kwh: float
+    without_market_kwh: float
 
-    counted = f"{counts} intensity of the location"
-    if counts == "lifecycle" and boundary != "cloud":
-        counted += ", so that upstream emissions are in this line: --counts direct gives scope 2 by the letter"
-    if boundary == "cloud":
-        bought = "purchased cloud service: electricity of machines and facility"
-        hardware = "purchased cloud service: manufacture of the hardware, share of the runs"
-        note = "the provider's scope 2 is the customer's scope 3 (category 8 if leased)"
-        return [
-            *electricity(3, 1, bought, 1.0, note),
-            line(3, 1, hardware, embodied_kg, "the provider's capital goods, by reserved time"),
-        ]
-    machines = machines_kwh / facility_kwh if boundary == "colo" and facility_kwh else 1.0
-    of = "energy of the machines" if boundary == "colo" else "energy of the facility"
-    found = electricity(2, None, "purchased electricity", machines, of)
-    if boundary == "colo":
+
+def _summed(months: Sequence[AccountLine], year: int) -> _Sums:
+    lines = [line for line in months if (line.month or 0) // 100 == year]
+    return _Sums(
+        location_kg=known_sum(line.location_kg for line in lines),
+        market_kg=known_sum(line.market_kg for line in lines),
+        embodied_kg=known_sum(line.embodied_kg for line in lines),
+        facility_kwh=sum(line.facility_kwh for line in lines),
+        machines_kwh=sum(line.energy_kwh - line.without_facility_kwh for line in lines),
+        without_location_kwh=sum(line.without_carbon_kwh for line in lines),
+        without_market_kwh=sum(line.without_market_kwh for line in lines),
+    )
+
+
+def _electricity(year: int, sums: _Sums, line: YearLine, share: float, counted: str) -> list[YearLine]:
+    """Return a line of electricity by location and by contract: a share of the year's."""
+    both = (
+        (LOCATION, sums.location_kg, sums.without_location_kwh, f"{counted} emissions of the grid of the location"),
+        (MARKET, sums.market_kg, sums.without_market_kwh, f"contracts, else the {counted} average of the location"),
+    )
+    return [
+        structs.replace(
+            line,
+            kg=None if kg is None else share * kg,
+            note=f"{line.note}; {how}{_lacking(without_kwh)}",
+            method=method,
+            energy_kwh=share * sums.facility_kwh,
+        )
+        for method, kg, without_kwh, how in both
+    ]
+
+
+def _lacking(without_kwh: float) -> str:
+    return f"; {without_kwh:.4g} kWh of the machines, of which it is not known, are not in it" if without_kwh else ""
+
+
+def _cloud(year: int, sums: _Sums, counts: str) -> list[YearLine]:
+    bought = "purchased cloud service: electricity of machines and facility"
+    hardware = "purchased cloud service: manufacture of the hardware, share of the runs"
+    note = "the provider's scope 2 is the customer's scope 3 (category 8 if leased)"
+    line = YearLine(year=year, scope=3, category=1, name=bought, kg=None, note=note)
+    note = "the provider's capital goods, by reserved time"
+    return [
+        *_electricity(year, sums, line, 1.0, counts),
+        structs.replace(line, name=hardware, kg=sums.embodied_kg, note=note),
+    ]
+
+
+def _owned(year: int, both: Mapping[str, _Sums], boundary: str) -> list[YearLine]:
+    direct, lifecycle = both[DIRECT], both[LIFECYCLE]
+    colo = boundary == "colo"
+    machines = direct.machines_kwh / direct.facility_kwh if colo and direct.facility_kwh else 1.0
+    of = "energy of the machines" if colo else "energy of the facility"
+    line = YearLine(year=year, scope=2, category=None, name="purchased electricity", kg=None, note=of)
+    found = _electricity(year, direct, line, machines, DIRECT)
+    if colo:
         name = "leased colocation space: electricity of the facility around the machines"
-        found += electricity(3, 8, name, 1.0 - machines, "facility energy beyond that of the machines (PUE - 1)")
-    note = "cradle to gate, each accelerator and host once over all runs, in the year in which a run first used it"
-    return [*found, line(3, 2, "capital goods: hardware", capital_kg, note)]
+        note = "facility energy beyond that of the machines (PUE - 1)"
+        rest = structs.replace(line, scope=3, category=8, name=name, note=note)
+        found += _electricity(year, direct, rest, 1.0 - machines, DIRECT)
+    upstream_kg = None
+    same = direct.without_location_kwh == lifecycle.without_location_kwh
+    if same and direct.location_kg is not None and lifecycle.location_kg is not None:
+        upstream_kg = machines * (lifecycle.location_kg - direct.location_kg)
+    note = "lifecycle less direct emissions of the grid of the electricity in scope 2"
+    name = "fuels of the electricity, upstream"
+    return [
+        *found,
+        structs.replace(
+            line,
+            scope=3,
+            category=3,
+            name=name,
+            kg=upstream_kg,
+            note=f"{note}{_lacking(lifecycle.without_location_kwh)}",
+            energy_kwh=machines * direct.facility_kwh,
+        ),
+    ]

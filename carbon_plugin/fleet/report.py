@@ -24,8 +24,11 @@ from carbon_plugin.fleet.accounts import (
     SchedulerCoverage,
     YearLine,
     coverage_of,
+    known_kg,
+    known_sum,
     kwh,
     line_of,
+    total_kg,
 )
 from carbon_plugin.fleet.inventory import BOUNDARIES, year_lines
 from carbon_plugin.fleet.query import queries
@@ -45,6 +48,8 @@ RULES = {
 
 COUNTS = ("lifecycle", "direct")
 TOP_RUNS = 20
+NOTHING_BOOKED = {"devices": 0, "unknown": 0, "embodied_ug": 0}
+"""What is booked for a group whose devices other runs used first."""
 _OF_RUN = ("name", "run_id", "place", "team", "programme", "role", "region", "hardware")
 
 _MONTH = re.compile(r"([0-9]{4})-(0[1-9]|1[0-2])")
@@ -162,7 +167,7 @@ class _Report:
             regions=self._lines(["region"]),
             top_runs=self._top_runs(),
             forecasts=self._forecasts(),
-            years=self._years(months),
+            years=self._years(),
             states={row["state"]: row["runs"] for row in queries.states(self._engine)},
             missing=[MissingRun(place=one.place, reason=one.problem) for one in self._catalogue.problems],
             copies=len(self._catalogue.copies),
@@ -175,26 +180,29 @@ class _Report:
         rows = queries.sums_by(self._engine, by, self._months)
         if self._asked.embodied == BY_TIME:
             return [line_of(row, by, self._scope) for row in rows]
-        booked = {
-            tuple(row[name] for name in by): row["embodied_ug"]
-            for row in queries.hardware_by(self._engine, by, self._months)
-        }
-        return [line_of(row, by, self._scope, booked.get(tuple(row[name] for name in by), 0)) for row in rows]
+        booked = {tuple(row[name] for name in by): row for row in queries.hardware_by(self._engine, by, self._months)}
+        return [
+            line_of(row, by, self._scope, booked.get(tuple(row[name] for name in by), NOTHING_BOOKED)) for row in rows
+        ]
 
     def _top_runs(self) -> list[RunLine]:
         rows = queries.runs_by_size(self._engine, self._scope, self._months, TOP_RUNS)
-        return [
-            RunLine(
-                **{name: row[name] for name in _OF_RUN},
-                start_unix_s=row["start_ms"] / MS_PER_S,
-                failed=bool(row["failed"]),
-                energy_kwh=kwh(row["energy_mj"]),
-                location_kg=row[f"{self._scope}_ug"] / UG_PER_KG,
-                embodied_kg=row["embodied_ug"] / UG_PER_KG,
-                total_kg=row["size"] / UG_PER_KG,
+        found = []
+        for row in rows:
+            location = row[f"{self._scope}_ug"] / UG_PER_KG if row[f"has_{self._scope}"] else None
+            embodied = row["embodied_ug"] / UG_PER_KG if row["has_embodied"] else None
+            found.append(
+                RunLine(
+                    **{name: row[name] for name in _OF_RUN},
+                    start_unix_s=row["start_ms"] / MS_PER_S,
+                    failed=bool(row["failed"]),
+                    energy_kwh=kwh(row["energy_mj"]),
+                    location_kg=location,
+                    embodied_kg=embodied,
+                    total_kg=total_kg(location, embodied),
+                )
             )
-            for row in rows
-        ]  # fmt: skip
+        return found
 
     def _forecasts(self) -> list[ForecastMonth]:
         by_month: dict[int, list[tuple[int, int]]] = {}
@@ -210,14 +218,17 @@ class _Report:
             for month, pairs in sorted(by_month.items())
         ]
 
-    def _years(self, months: list[AccountLine]) -> list[YearLine]:
+    def _years(self) -> list[YearLine]:
         if self._asked.boundary is None:
             return []
-        capital_kg: dict[int, float] = {}
+        capital_kg: dict[int, float | None] = {}
         for row in queries.hardware_by(self._engine, [queries.MONTH], self._months):
             year = row["month"] // 100
-            capital_kg[year] = capital_kg.get(year, 0.0) + row["embodied_ug"] / UG_PER_KG
-        return year_lines(months, capital_kg, self._asked.boundary, self._scope)
+            booked_kg = known_kg(row["embodied_ug"], row["devices"], row["devices"] - row["unknown"])
+            capital_kg[year] = known_sum([capital_kg.get(year), booked_kg])
+        rows = queries.sums_by(self._engine, [queries.MONTH], self._months)
+        both = {scope: [line_of(row, [queries.MONTH], scope) for row in rows] for scope in COUNTS}
+        return year_lines(both, capital_kg, self._asked.boundary, self._scope)
 
     def _restated(self) -> Restatement | None:
         if self._asked.factors is None:
@@ -260,8 +271,19 @@ class _Report:
                 found.append(
                     f"no run knows the manufacture of {plural(lacking, 'device')}: nothing of them is in capital goods"
                 )
+        uncontracted = sum(row["runs"] for row in self._bases if not row["has_market"])
         if all(not row["has_market"] for row in self._bases):
             found.append("no run states a contract or a residual mix: market-based lines equal the location-based ones")
+        elif uncontracted:
+            found.append(
+                f"{plural(uncontracted, 'run')} {verb(uncontracted, 'states', 'state')} no contract and no residual "
+                "mix: the average of the location stands in for them in market-based lines"
+            )
+        for run in queries.runs_without_hours(self._engine):
+            found.append(
+                f"run {run['name']} ({run['place']}) holds no window and no reserved time, as where a job is "
+                "killed before its first window: it is in no total"
+            )
         problems = len(self._catalogue.problems)
         if problems:
             directories = plural(problems, "run directory", "run directories")

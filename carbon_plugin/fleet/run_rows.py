@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import UTC, datetime
-from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -14,36 +13,30 @@ import numpy as np
 from msgspec import Struct
 
 from carbon_plugin.audit.result import Attempt, Period, Reserved
-from carbon_plugin.audit.run_carbon import turned_figure
 from carbon_plugin.audit.tally.accounting import factors_of_idle, inputs_of, unobserved_cells
 from carbon_plugin.audit.tally.blocks import Floats
-from carbon_plugin.audit.tally.cells import energy_of, used_energy
+from carbon_plugin.audit.tally.cells import energy_of
 from carbon_plugin.audit.tally.documents import read_forecast
 from carbon_plugin.audit.tally.overview import coverage_of, leading_manifest, period_of, progress_of
 from carbon_plugin.audit.tally.parts import pass_over
 from carbon_plugin.audit.tally.reservations import reserved_time, unobserved_of
 from carbon_plugin.errors import FootprintError, LedgerError
 from carbon_plugin.fleet.hours import COLUMNS, HOUR_S, HourCollector
+from carbon_plugin.fleet.run_places import SCOPES, UNSTATED, factors_by_launch, place_of, scope_ratio, turned
 from carbon_plugin.fleet.store.schema import MJ_PER_J, MS_PER_S, SUMS, TAGS, UG_PER_KG
 from carbon_plugin.footprint.factors.grid import describe_basis
 from carbon_plugin.footprint.propagation import central_and_mean, gather
 from carbon_plugin.footprint.uncertainty import mean_of
-from carbon_plugin.footprint.values import EmissionScope, Factors, Intensity
+from carbon_plugin.footprint.values import EmissionScope, Factors
 from carbon_plugin.ledger.held.holdings import gpus_of
 from carbon_plugin.ledger.identity import read_identity
 from carbon_plugin.ledger.records import Manifest, RunIdentity
 from carbon_plugin.ledger.verification.verify import combine_checks, files_by_start
 from carbon_plugin.spec.units import GRAMS_PER_KG, JOULES_PER_KWH
 
-UNSTATED = "not stated"
-"""The value of a dimension that a run does not state."""
-
 FAILED_ENDS = ("exception", "failed")
 """An attempt whose end begins with one of these words did not reach what it was started for."""
 
-
-SCOPES: tuple[EmissionScope, ...] = ("lifecycle", "direct")
-"""The emissions of a grid that an intensity may count."""
 
 WASTE = ("redone", "restart", "idle")
 """The kinds of waste that an hour tells apart. That of failed runs is all of their energy."""
@@ -109,6 +102,7 @@ def rows_of(directory: Path, place: str, content: str) -> RunRows:
     factors = collected.stated(manifest.factors)
     collected.unobserved = unobserved_cells(unobserved_of(collected.files), factors_of_idle(collected, factors))
     carbon = _carbon(collected, reserved, factors)
+    collected.add_unobserved(reserved.before_first_record_s)
     hours = _hours(run, collected, reserved, factors, carbon)
     first_month = month_of(period.start_unix_s)
     run_row = _run_row(collected, manifest, identity, period, factors, carbon)
@@ -178,8 +172,8 @@ def _carbon(collected: HourCollector, reserved: Reserved, factors: Factors | Non
     for scope in SCOPES:
         if scope == own:
             means_ug[scope] = round(location[1] * UG_PER_KG)
-        elif (turned := _turned(intensity, scope)) is not None:  # as `audit.run_carbon` turns the run of a programme
-            means_ug[scope] = round(facility_j / JOULES_PER_KWH * turned / GRAMS_PER_KG * skew * UG_PER_KG)
+        elif (g_per_kwh := turned(intensity, scope)) is not None:  # as `audit.run_carbon` turns the run of a programme
+            means_ug[scope] = round(facility_j / JOULES_PER_KWH * g_per_kwh / GRAMS_PER_KG * skew * UG_PER_KG)
     return RunMicrograms(
         scope=own,
         facility_mj=round(facility_j * MJ_PER_J),
@@ -189,13 +183,6 @@ def _carbon(collected: HourCollector, reserved: Reserved, factors: Factors | Non
         embodied_central_ug=round(embodied[0] * UG_PER_KG),
         embodied_ug=round(embodied[1] * UG_PER_KG),
     )
-
-
-@lru_cache(maxsize=1024)
-def _turned(intensity: Intensity, scope: EmissionScope) -> float | None:
-    """Return a grid's intensity with lifecycle or direct emissions, g/kWh, or None where its own basis is unknown."""
-    figure = turned_figure(intensity, scope)
-    return None if figure is None else figure.value
 
 
 def _hours(
@@ -230,31 +217,28 @@ def _hours(
         "facility_mj": apportioned(facility_mj, facility_j),
         "device_ms": apportioned(round(MS_PER_S * reserved.device_s), summed["device_s"]),
     }
-    unobserved = used_energy(collected.unobserved.values())
     for kind in WASTE:
-        joules = summed[kind]
-        wasted_j = float(joules.sum())
-        if kind == "idle" and unobserved.energy.value:  # reserved before the first record: spread like the rest
-            wasted_j, joules = wasted_j + unobserved.energy.value, joules if wasted_j else summed["energy"]
-        columns[f"{kind}_mj"] = apportioned(round(MJ_PER_J * wasted_j), joules) if wasted_j else nothing
+        wasted_j = float(summed[kind].sum())
+        columns[f"{kind}_mj"] = apportioned(round(MJ_PER_J * wasted_j), summed[kind]) if wasted_j else nothing
     wasted = sum((summed[f"{kind}_weighted"] for kind in WASTE), np.zeros(len(slots)))
-    unobserved_weight = unobserved.weighted_j_g_per_kwh
-    emitting = float(weighted.sum()) + unobserved_weight
-    wasted_share = (float(wasted.sum()) + unobserved_weight) / emitting if emitting > 0 else 0.0
-    if not wasted.any():
-        wasted = weighted
+    stated = factors_by_launch(collected)
+    places = {launch: place_of(one or factors) for launch, one in stated.items()}
+    columns["region"] = [places[slot[0]][0] for slot in slots]
+    columns["region_name"] = [places[slot[0]][1] for slot in slots]
     for scope in SCOPES:
         total_ug = carbon.means_ug.get(scope) if carbon else None
-        columns[f"{scope}_ug"] = nothing if total_ug is None else apportioned(total_ug, weighted)
-        wasted_ug = round((total_ug or 0) * wasted_share)
-        columns[f"wasted_{scope}_ug"] = apportioned(wasted_ug, wasted) if wasted_ug else nothing
+        # Launches in several regions may count other emissions each, so that each is brought to the same ones first.
+        ratios = {launch: scope_ratio(one or factors, scope) for launch, one in stated.items()}
+        ratio = np.array([ratios[slot[0]] for slot in slots])
+        emitted, lost = weighted * ratio, wasted * ratio
+        columns[f"{scope}_ug"] = nothing if total_ug is None else apportioned(total_ug, emitted)
+        whole = float(emitted.sum())
+        wasted_ug = round((total_ug or 0) * float(lost.sum()) / whole) if whole > 0 else 0
+        columns[f"wasted_{scope}_ug"] = apportioned(wasted_ug, lost) if wasted_ug else nothing
     if carbon is None:
         return columns | dict.fromkeys(("central_ug", "market_ug", "embodied_ug"), nothing)
     columns["central_ug"] = apportioned(carbon.central_ug, weighted)
-    by_contract_ug = (
-        (carbon.means_ug[carbon.scope] if carbon.scope else 0) if carbon.market_ug is None else carbon.market_ug
-    )
-    columns["market_ug"] = apportioned(by_contract_ug, weighted if carbon.market_ug is None else facility_j)
+    columns["market_ug"] = nothing if carbon.market_ug is None else apportioned(carbon.market_ug, facility_j)
     columns["embodied_ug"] = apportioned(carbon.embodied_ug, summed["device_s"])
     return columns
 
@@ -273,6 +257,7 @@ def _run_row(
     ended = period.attempts[-1].ended
     role = identity.role if identity else None
     basis = factors.intensity.basis if factors else None
+    places = dict.fromkeys(place_of(one or factors) for one in factors_by_launch(collected).values())
     tags = {tag: manifest.tags.get(tag) or UNSTATED for tag in TAGS}
     return {
         "run_id": manifest.run_id,
@@ -281,8 +266,8 @@ def _run_row(
         "programme": (identity.programme if identity else None) or UNSTATED,
         "role": role or UNSTATED,
         "hardware": _hardware(collected, manifest),
-        "region": factors.intensity.zone if factors else UNSTATED,
-        "region_name": factors.intensity.zone_name if factors else UNSTATED,
+        "region": " and ".join(place[0] for place in places),
+        "region_name": " and ".join(place[1] for place in places),
         "basis": describe_basis(basis) if basis else UNSTATED,
         "factors": _digest(manifest.factors) if factors else UNSTATED,
         "g_per_kwh": factors.intensity.figure.value if factors else None,
@@ -365,17 +350,18 @@ def _device_rows(run: int, collected: HourCollector, factors: Factors | None, mo
     its name, because its boot id changes with every boot.
     """
     whole_ug = _whole_ug(factors)
-    found: dict[tuple[str, int], int] = {}
-    for manifest in (file.manifest for file in collected.files):
+    found: dict[tuple[str, int], tuple[int, str]] = {}
+    for manifest in sorted((file.manifest for file in collected.files), key=lambda one: (one.attempt, one.node)):
         gpus = gpus_of(manifest)
+        region, _ = place_of(collected.stated(manifest.factors) or factors)
         host_ug = round(manifest.host_share * whole_ug["host"] / max(1, len(gpus)))
         for key, units in gpus.items():
-            found["gpu", number_of(key)] = round(units * whole_ug["gpu"]) + host_ug
+            found.setdefault(("gpu", number_of(key)), (round(units * whole_ug["gpu"]) + host_ug, region))
         if not gpus:
-            found["host", number_of(manifest.hostname)] = host_ug
+            found.setdefault(("host", number_of(manifest.hostname)), (host_ug, region))
     return [
-        {"run": run, "kind": kind, "device": key, "first_month": month, "embodied_ug": mass_ug}
-        for (kind, key), mass_ug in sorted(found.items())
+        {"run": run, "kind": kind, "device": key, "first_month": month, "region": region, "embodied_ug": mass_ug}
+        for (kind, key), (mass_ug, region) in sorted(found.items())
     ]
 
 

@@ -33,19 +33,14 @@ def summary_lines(accounts: Accounts) -> list[str]:
         f"{plural(totals.runs, 'run')}, {period}: {wording.energy(totals.energy_kwh * JOULES_PER_KWH)} of the "
         f"machines, "
         f"{wording.percent(measured)} measured",
-        f"{wording.carbon(totals.total_kg)}: operational {wording.carbon(totals.location_kg)} ({accounts.counts}, "
-        f"location-based; market-based {wording.carbon(totals.market_kg)}), embodied "
-        f"{wording.carbon(totals.embodied_kg)} "
+        f"{mass(totals.total_kg)}: operational {mass(totals.location_kg)} ({accounts.counts}, "
+        f"location-based; market-based {mass(totals.market_kg)}), embodied "
+        f"{mass(totals.embodied_kg)} "
         f"({accounts.embodied_rule})",
+        *lacking_sentences(totals),
         waste_sentence(totals),
     ]
-    if accounts.coverage is not None:
-        coverage = accounts.coverage
-        found.append(
-            f"the scheduler gave {coverage.allocated_h:,.4g} device-hours ({coverage.source}), of which ledgers "
-            f"recorded "
-            f"{wording.percent(coverage.share)}"
-        )
+    found += coverage_sentences(accounts)
     for one in accounts.forecasts[-1:]:
         found.append(
             f"forecasts of {plural(one.runs, 'run')} of {month_name(one.month)}: {wording.off_by(1 + one.bias)} in "
@@ -68,9 +63,42 @@ def summary_lines(accounts: Accounts) -> list[str]:
             found.append(f"  and {plural(more, 'more month')} of regions, in the JSON document")
     found += [
         f"{line.year} scope {line.scope}{f' category {line.category}' if line.category else ''}, {line.name}"
-        f"{f' ({line.method})' if line.method else ''}: {wording.carbon(line.kg)}"
+        f"{f' ({line.method})' if line.method else ''}: {mass(line.kg)}"
         for line in accounts.years
     ]
+    return found
+
+
+def coverage_sentences(accounts: Accounts) -> list[str]:
+    """Return which part of the scheduler's device time ledgers recorded, where its account was given."""
+    coverage = accounts.coverage
+    if coverage is None:
+        return []
+    share = wording.percent(coverage.share)
+    return [
+        f"the scheduler gave {coverage.allocated_h:,.4g} device-hours ({coverage.source}), of which ledgers recorded "
+        f"{share}"
+    ]
+
+
+def mass(kilograms: float | None) -> str:
+    """Return a mass of carbon in words, "unknown" for None."""
+    return "unknown" if kilograms is None else wording.carbon(kilograms)
+
+
+def cell(value: float | None, size: float = 1.0) -> str:
+    """Return a number for a table in a unit of a size, "-" where it is not known."""
+    return "-" if value is None else wording.number(value / size)
+
+
+def lacking_sentences(line: AccountLine) -> list[str]:
+    """Return what the carbon of a line lacks, in sentences."""
+    found = []
+    if line.without_carbon_kwh > 0:
+        without = wording.energy(line.without_carbon_kwh * JOULES_PER_KWH)
+        found.append(f"the operational carbon of {without} is not known and in no sum")
+    if line.without_embodied_h > 0:
+        found.append(f"the embodied carbon of {line.without_embodied_h:,.3g} device-hours is not known and in no sum")
     return found
 
 
@@ -87,7 +115,7 @@ def waste_sentence(line: AccountLine) -> str:
     }
     shares = ", ".join(f"{name} {wording.percent(kwh / line.energy_kwh)}" for name, kwh in parts.items() if kwh)
     total = wording.percent(waste.kwh / line.energy_kwh)
-    return f"waste {total} of the energy, {wording.carbon(waste.operational_kg)}: {shares}"
+    return f"waste {total} of the energy, {mass(waste.operational_kg)}: {shares}"
 
 
 def rows_of(
@@ -95,7 +123,9 @@ def rows_of(
 ) -> tuple[list[str], list[list[str]]]:
     """Return the headings and rows of a table of lines, with one unit a column."""
     energy_size, energy_unit = fitting_unit(max(line.energy_kwh for line in lines) * JOULES_PER_KWH, ENERGY_UNITS)
-    carbon_size, carbon_unit = fitting_unit(max(line.total_kg for line in lines), CARBON_UNITS)
+    carbon_size, carbon_unit = fitting_unit(
+        max(line.total_kg or line.embodied_kg or 0.0 for line in lines), CARBON_UNITS
+    )
     headings = [
         title,
         "runs",
@@ -117,7 +147,7 @@ def rows_of(
                 wording.number(line.device_hours),
                 wording.number(line.energy_kwh * JOULES_PER_KWH / energy_size),
                 *(
-                    wording.number(mass_kg / carbon_size)
+                    cell(mass_kg, carbon_size)
                     for mass_kg in (line.location_kg, line.market_kg, line.embodied_kg, line.total_kg)
                 ),
                 wording.number(share),

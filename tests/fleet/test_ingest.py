@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from benchmarks.fleet_generator import Shape, write_fleet, write_run
 from carbon_plugin.audit.run_carbon import carbon_in
@@ -17,6 +18,7 @@ from carbon_plugin.cli.main import run as command_line
 from carbon_plugin.errors import FleetError
 from carbon_plugin.fleet import ingest as ingest_module
 from carbon_plugin.fleet.ingest import ingest
+from carbon_plugin.fleet.report import Asked, report
 from carbon_plugin.fleet.store.catalogue import read_catalogue
 from carbon_plugin.fleet.store.places import open_place
 from carbon_plugin.fleet.store.schema import SUMS
@@ -277,9 +279,49 @@ def test_a_run_over_the_end_of_a_month_is_divided_at_its_hours(tmp_path: Path) -
     hour = int(midnight_s // 3600)
     assert sorted(rows) == [hour - 1, hour]
     assert {row["month"] for row in rows.values()} == {202511, 202512}
-    # 900 s of start-up at a quarter of 400 W, then 2,100 s of training before midnight: 3.5 windows.
-    assert rows[hour - 1]["energy_mj"] == round(1e3 * 400 * (0.25 * 900 + 2100))
-    assert rows[hour - 1]["device_ms"] == 3_000_000
+    # 900 s of start-up at a quarter of 400 W, then four windows that begin before midnight, as in the audit's months.
+    assert rows[hour - 1]["energy_mj"] == round(1e3 * 400 * (0.25 * 900 + 2400))
+    months = summarise(tmp_path / "runs" / "one").months
+    assert [month.energy_j for month in months] == [1e-3 * rows[place]["energy_mj"] for place in (hour - 1, hour)]
+
+
+class Waited(Job):
+    """A job whose devices were reserved for 90 seconds before each of its attempts."""
+
+    def records(self, *of_attempt: Any) -> list[Any]:
+        manifest, *rest = super().records(*of_attempt)
+        return [replace(manifest, reserved_since_unix_s=manifest.started_unix_s - 90.0), *rest]
+
+
+def test_reserved_time_without_records_lies_in_the_months_of_the_audit(tmp_path: Path) -> None:
+    midnight_s = 1_764_547_200.0  # 2025-12-01 00:00 UTC
+    job = Waited(nodes=1, attempts=[Attempt(0, 6, closed=False), Attempt(300, 6)])
+    job.write(tmp_path / "runs" / "one", start_unix_s=midnight_s + 20.0)
+
+    ingest([str(tmp_path / "runs")], str(tmp_path / "store"))
+
+    audit = summarise(tmp_path / "runs" / "one")
+    assert audit.by_phase["unobserved"].energy_j > 0
+    assert len(audit.months) == 2
+    for month in audit.months:
+        number = 100 * month.year + month.month
+        mine = [row for row in table(tmp_path / "store", "hour") if row["month"] == number]
+        assert sum(row["energy_mj"] for row in mine) == pytest.approx(1e3 * month.energy_j, abs=2)
+        assert sum(row["idle_mj"] for row in mine) <= sum(row["energy_mj"] for row in mine)
+
+
+def test_a_run_that_was_killed_before_its_first_window_is_named(tmp_path: Path) -> None:
+    write_fleet(tmp_path / "runs", 2)
+    killed = tmp_path / "runs" / "killed"
+    (ledger,) = Job(nodes=1, attempts=[Attempt(0, 6)]).write(killed)
+    ledger.write_bytes(ledger.read_bytes().splitlines(keepends=True)[0])
+
+    done = ingest([str(tmp_path / "runs")], str(tmp_path / "store"))
+    found = report(str(tmp_path / "store"), Asked())
+
+    assert (done.held, found.totals.runs) == (3, 2)
+    (note,) = [note for note in found.notes if "killed before its first window" in note]
+    assert str(killed) in note
 
 
 def test_a_source_without_runs_is_an_error_of_one_line(tmp_path: Path, capsys: Any) -> None:

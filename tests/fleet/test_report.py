@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,17 @@ import pytest
 from benchmarks.fleet_generator import Shape, factors_of, write_fleet, write_run
 from carbon_plugin.audit.exports.ghg import ghg_report
 from carbon_plugin.audit.exports.ghg_factors import GhgInputs
+from carbon_plugin.audit.run_carbon import carbon_in
 from carbon_plugin.audit.summary import summarise
 from carbon_plugin.cli.main import run as command_line
 from carbon_plugin.errors import FleetError
 from carbon_plugin.fleet.ingest import ingest
 from carbon_plugin.fleet.page.page import render
 from carbon_plugin.fleet.report import BY_PURCHASE, Asked, report
+from carbon_plugin.fleet.tables import as_csv
+from carbon_plugin.fleet.wording import rows_of, summary_lines
 from carbon_plugin.footprint.account import account
+from carbon_plugin.footprint.factors.bases import in_scope
 from carbon_plugin.footprint.values import EnergyItem, Factors
 from carbon_plugin.spec.figure import Figure
 from tests.fleet.conftest import RUNS
@@ -114,16 +119,22 @@ def test_hardware_of_a_part_of_a_host_has_the_capital_goods_of_the_export(store:
     assert booked_kg == pytest.approx(goods.kg.value, rel=0.15)  # a mean beside a central value
 
 
-def test_years_hold_scope_2_twice_and_capital_goods_once(accounts: Any) -> None:
+def test_years_hold_direct_scope_2_twice_upstream_and_capital_goods_once(accounts: Any, store: Path) -> None:
     by_year: dict[int, dict[str, float]] = {}
     for line in accounts.years:
         by_year.setdefault(line.year, {})[f"{line.scope} {line.category} {line.method}"] = line.kg
 
     assert sorted(by_year) == [2025, 2026]
     for lines in by_year.values():
-        assert set(lines) == {"2 None location-based", "2 None market-based", "3 2 None"}
+        assert set(lines) == {"2 None location-based", "2 None market-based", "3 2 None", "3 3 None"}
     location = sum(lines["2 None location-based"] for lines in by_year.values())
-    assert location == pytest.approx(accounts.totals.location_kg, rel=1e-12)
+    upstream = sum(lines["3 3 None"] for lines in by_year.values())
+    direct = report(str(store), Asked(counts="direct")).totals
+    assert location == pytest.approx(direct.location_kg, rel=1e-12)
+    assert sum(lines["2 None market-based"] for lines in by_year.values()) == pytest.approx(location, rel=1e-12)
+    assert location + upstream == pytest.approx(accounts.totals.location_kg, rel=1e-12)
+    assert accounts.counts == "lifecycle"
+    assert direct.market_kg == direct.location_kg < accounts.totals.location_kg
 
 
 def test_months_can_be_chosen(accounts: Any, store: Path) -> None:
@@ -219,9 +230,53 @@ def test_a_run_without_a_site_counts_as_energy_and_in_no_carbon(tmp_path: Path) 
 
     unknown = next(line for line in found.groups if line.group["region"] == "not stated")
     assert unknown.without_carbon_kwh == pytest.approx(unknown.energy_kwh)
-    assert (unknown.location_kg, unknown.embodied_kg) == (0.0, 0.0)
+    assert (unknown.location_kg, unknown.market_kg, unknown.embodied_kg, unknown.total_kg) == (None,) * 4
+    assert unknown.waste.operational_kg is None
+    row = next(row for row in rows_of("region", found.groups)[1] if row[0] == "not stated")
+    assert row[4:8] == ["-"] * 4
+    text = next(line for line in csv.DictReader(as_csv(found).splitlines()) if line["region"] == "not stated")
+    assert (text["location_kg"], text["market_kg"], text["embodied_kg"], text["total_kg"]) == ("",) * 4
+    assert any("operational carbon of" in line and "in no sum" in line for line in summary_lines(found))
+    assert found.totals.location_kg is not None
+    by_category = {line.category: line.kg for line in report(str(store), Asked(boundary="colo")).years if line.method}
+    assert by_category[8] == pytest.approx(0.2 * by_category[None], rel=1e-6)  # all that has a PUE has one of 1.2
     assert found.totals.without_carbon_kwh == pytest.approx(unknown.energy_kwh)
     assert any("1 run has no lifecycle operational carbon" in note for note in found.notes)
+
+
+class Moved(Job):
+    """A job whose second attempt ran in another region."""
+
+    def records(self, run_id: str, node: int, number: int, *rest: Any) -> list[Any]:
+        zone, g_per_kwh = (("FRA", 41.44), ("egrid:SRVC", 290.6))[number]
+        there = replace(self, factors=factors_of(zone, "h100-sxm"), intensity_g_per_kwh=g_per_kwh)
+        return Job.records(there, run_id, node, number, *rest)
+
+
+def test_a_run_in_two_regions_is_divided_between_them(tmp_path: Path) -> None:
+    attempts = [Attempt(0, 12), Attempt(200, 6)]
+    Moved(nodes=1, attempts=attempts).write(tmp_path / "runs" / "one")
+    ingest([str(tmp_path / "runs")], str(tmp_path / "store"))
+
+    found = report(str(tmp_path / "store"), Asked(by=("region",), counts="lifecycle"))
+
+    by_region = {line.group["region"]: line for line in found.regions}
+    assert set(by_region) == {"FRA", "egrid:SRVC"}
+    rows = table(tmp_path / "store", "hour")
+    for attempt, region in enumerate(("FRA", "egrid:SRVC")):
+        energy_kwh = sum(row["energy_mj"] for row in rows if row["attempt"] == attempt) / 3.6e9
+        assert by_region[region].energy_kwh == pytest.approx(energy_kwh, rel=1e-12)
+        assert by_region[region].market_kg == by_region[region].location_kg
+        assert by_region[region].runs == 1
+    france, virginia = by_region["FRA"], by_region["egrid:SRVC"]
+    there = in_scope(msgspec.convert(factors_of("egrid:SRVC", "h100-sxm"), Factors).intensity, "lifecycle")
+    assert there is not None
+    of_france, of_virginia = (one.location_kg / one.facility_kwh for one in (france, virginia))
+    assert of_virginia / of_france == pytest.approx(there.figure.value / 41.44, rel=1e-3)
+    whole = carbon_in(summarise(tmp_path / "runs" / "one"), "lifecycle").operational
+    assert whole is not None
+    assert found.totals.location_kg == pytest.approx(whole.value, abs=1e-8)
+    assert france.location_kg + virginia.location_kg == pytest.approx(found.totals.location_kg, rel=1e-12)
 
 
 def test_what_could_not_be_read_stands_in_every_report(tmp_path: Path, capsys: Any) -> None:

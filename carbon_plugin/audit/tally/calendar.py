@@ -125,11 +125,12 @@ def month_ends(start_unix_s: float, end_unix_s: float) -> Iterator[tuple[Month, 
     month, (0, 0)."""
     month, last = month_of(start_unix_s), month_of(end_unix_s)
     while (0, 0) < month < last:
-        end_s = _next_month(*month)
+        end_s = next_month_unix_s(*month)
         yield month, end_s
         month = month_of(end_s)
     yield last, None
 
 
-def _next_month(year: int, month: int) -> float:
+def next_month_unix_s(year: int, month: int) -> float:
+    """Return the moment at which a month ends, UTC, Unix s."""
     return datetime(year + month // 12, month % 12 + 1, 1, tzinfo=UTC).timestamp()

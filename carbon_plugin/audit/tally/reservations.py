@@ -26,7 +26,7 @@ def union(intervals: Iterable[Interval]) -> list[Interval]:
 
 def reserved_time(files: Sequence[FilePass]) -> Reserved:
     """Return the reserved time of devices and hosts over all files, by the rule of `ledger.held.holdings`."""
-    time = held(_holdings(files))
+    time = held(holdings_of(files))
     unobserved = unobserved_of(files)
     return Reserved(
         device_s=time.device_s,
@@ -43,13 +43,13 @@ def reserved_time(files: Sequence[FilePass]) -> Reserved:
 
 def unobserved_of(files: Sequence[FilePass]) -> UnobservedEnergy:
     """Return the energy that is modelled for the reserved time of files that no record covers."""
-    holdings = _holdings(files)
+    holdings = holdings_of(files)
     return unobserved_energy(holdings, held(holdings).unobserved_s)
 
 
 def reserved_by_month(files: Sequence[FilePass]) -> dict[Month, ReservedMonth]:
     """Return the reserved time of all files in each calendar month, UTC, which adds up to that of the run."""
-    holdings = _holdings(files)
+    holdings = holdings_of(files)
     if not holdings:
         return {}
     found: dict[Month, ReservedMonth] = {}
@@ -64,7 +64,8 @@ def reserved_by_month(files: Sequence[FilePass]) -> dict[Month, ReservedMonth]:
     return found
 
 
-def _holdings(files: Sequence[FilePass]) -> list[Holding]:
+def holdings_of(files: Sequence[FilePass]) -> list[Holding]:
+    """Return the part of each file in the reserved time."""
     return [
         Holding(manifest=file.manifest, start_s=start_s, end_s=end_s, shared_s=file.shared.by_device_s)
         for file in files

@@ -30,8 +30,8 @@ class BarPart(Struct, frozen=True):
 
 
 CARBON = (
-    BarPart("operational", "gpu", lambda line: line.location_kg),
-    BarPart("embodied", "host", lambda line: line.embodied_kg),
+    BarPart("operational", "gpu", lambda line: line.location_kg or 0.0),
+    BarPart("embodied", "host", lambda line: line.embodied_kg or 0.0),
 )
 WASTE = (
     BarPart("failed runs", "more", lambda line: line.waste.failed_kwh * JOULES_PER_KWH),

@@ -11,7 +11,7 @@ from carbon_plugin.audit.report.environment import environment, script_hashes, s
 from carbon_plugin.audit.report.tables.table import Table, table
 from carbon_plugin.fleet.accounts import AccountLine, Accounts, RunLine
 from carbon_plugin.fleet.page.charts import charts_of
-from carbon_plugin.fleet.wording import month_name, rows_of, summary_lines, waste_sentence
+from carbon_plugin.fleet.wording import cell, coverage_sentences, mass, month_name, rows_of, waste_sentence
 from carbon_plugin.show import wording
 from carbon_plugin.show.drawing import COLOURS
 from carbon_plugin.spec.amounts import fitting_unit, plural
@@ -50,7 +50,7 @@ def render(accounts: Accounts) -> str:
 
 def _context(accounts: Accounts) -> dict[str, Any]:
     totals = accounts.totals
-    size, unit = fitting_unit(totals.total_kg, CARBON_UNITS)
+    size, unit = fitting_unit(totals.total_kg or 0.0, CARBON_UNITS)
     energy_unit, carbon_unit, top = _top_runs(accounts)
     return {
         "styles": styles(),
@@ -60,13 +60,13 @@ def _context(accounts: Accounts) -> dict[str, Any]:
         "a": accounts,
         "charts": charts_of(accounts),
         "period": _period(accounts),
-        "total": wording.number(totals.total_kg / size),
+        "total": cell(totals.total_kg, size),
         "unit": unit,
         "split": [
             ("gpu", "operational", totals.location_kg, _share(totals.location_kg, totals.total_kg)),
             ("host", "embodied", totals.embodied_kg, _share(totals.embodied_kg, totals.total_kg)),
         ],
-        "carbon": wording.carbon,
+        "carbon": mass,
         "tiles": _tiles(accounts),
         "groups": _table(", ".join(accounts.by), accounts.groups, totals) if accounts.groups else None,
         "months": _table("month", accounts.months, totals),
@@ -74,7 +74,7 @@ def _context(accounts: Accounts) -> dict[str, Any]:
         "years": _year_table(accounts),
         "forecasts": _forecast_table(accounts),
         "moved": _moved_table(accounts),
-        "sentences": summary_lines(accounts)[3:4] if accounts.coverage else [],
+        "sentences": coverage_sentences(accounts),
         "waste": waste_sentence(totals),
         "top": top,
         "top_units": (energy_unit, carbon_unit),
@@ -88,8 +88,8 @@ def _period(accounts: Accounts) -> str:
     return first if first == last else f"{first} to {last}"
 
 
-def _share(part: float, whole: float) -> float:
-    return 100 * part / whole if whole else 0.0
+def _share(part: float | None, whole: float | None) -> float:
+    return 100 * (part or 0.0) / whole if whole else 0.0
 
 
 def _tiles(accounts: Accounts) -> list[FleetTile]:
@@ -105,10 +105,10 @@ def _tiles(accounts: Accounts) -> list[FleetTile]:
         FleetTile(what="Runs", much=f"{totals.runs:,}", more=f"{totals.device_hours:,.4g} device-hours"),
         FleetTile(
             what="Market-based",
-            much=wording.carbon(totals.market_kg),
-            more=f"beside {wording.carbon(totals.location_kg)} by location; never added",
+            much=mass(totals.market_kg),
+            more=f"beside {mass(totals.location_kg)} by location; never added",
         ),
-        FleetTile(what="Waste", much=wasted, more=f"of the energy; {wording.carbon(totals.waste.operational_kg)}"),
+        FleetTile(what="Waste", much=wasted, more=f"of the energy; {mass(totals.waste.operational_kg)}"),
     ]
     if accounts.forecasts:
         last = accounts.forecasts[-1]
@@ -131,14 +131,14 @@ def _table(title: str, lines: list[AccountLine], totals: AccountLine) -> Table:
 def _year_table(accounts: Accounts) -> Table | None:
     if not accounts.years:
         return None
-    size, unit = fitting_unit(max(line.kg for line in accounts.years), CARBON_UNITS)
+    size, unit = fitting_unit(max(line.kg or 0.0 for line in accounts.years), CARBON_UNITS)
     rows = [
         [
             f"{line.year}",
             f"scope {line.scope}" + (f", category {line.category}" if line.category else ""),
             line.name,
             line.method or "",
-            wording.number(line.kg / size),
+            cell(line.kg, size),
             line.note,
         ]
         for line in accounts.years
@@ -179,14 +179,14 @@ def _moved_table(accounts: Accounts) -> Table | None:
 def _top_runs(accounts: Accounts) -> tuple[str, str, list[TopRun]]:
     runs = accounts.top_runs
     energy_size, energy_unit = fitting_unit(max(run.energy_kwh for run in runs) * JOULES_PER_KWH, ENERGY_UNITS)
-    carbon_size, carbon_unit = fitting_unit(max(run.total_kg for run in runs), CARBON_UNITS)
+    carbon_size, carbon_unit = fitting_unit(max(run.total_kg or 0.0 for run in runs), CARBON_UNITS)
     rows = [
         TopRun(
             name=run.name,
             what=" · ".join((run.team, run.programme, run.role, run.hardware, run.region)),
             started=wording.moment(run.start_unix_s),
             energy=wording.number(run.energy_kwh * JOULES_PER_KWH / energy_size),
-            carbon=wording.number(run.total_kg / carbon_size),
+            carbon=cell(run.total_kg, carbon_size),
             place=run.place,
             address=_address(run),
             failed=run.failed,

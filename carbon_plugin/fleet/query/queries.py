@@ -11,9 +11,20 @@ from carbon_plugin.fleet.store.schema import DIMENSIONS, SUMS
 MONTH = "month"
 _EVERYTHING = "everything"  # one group of all
 FAILED = "failed_mj"
+OF_HOURS = (MONTH, "region", "region_name")
+"""The columns by which hours are told apart themselves: a run may lie in several months and regions."""
+MARKET = (
+    "market_lifecycle_ug",
+    "market_direct_ug",
+    "with_market_lifecycle_mj",
+    "with_market_direct_mj",
+    "with_facility_mj",
+)
+"""Market-based carbon, which is location-based where a run states no contract, and the energy of which it, or
+the energy of the facility, is known."""
 COUNTED = ("with_lifecycle_mj", "with_direct_mj", "with_embodied_ms")
 """How much of the sums has carbon of each kind at all."""
-MEASURES = (*SUMS, FAILED, "failed_lifecycle_ug", "failed_direct_ug", *COUNTED)
+MEASURES = (*SUMS, FAILED, "failed_lifecycle_ug", "failed_direct_ug", *MARKET, *COUNTED)
 """All sums of a group: those of its hours, those of runs that failed, and those that have carbon."""
 
 
@@ -33,8 +44,8 @@ def _runs_by(engine: Engine, by: Sequence[str], months: Months | None) -> dict[t
     """Return the number of runs of each group: those with the same id, in several directories, are one."""
     keys = list(by) or [_EVERYTHING]
     hours = _in_months(engine, months)
-    active = hours.select("run", *(key for key in by if key == MONTH)).distinct()
-    columns = ["run", "run_id", *(key for key in by if key != MONTH)]
+    active = hours.select("run", *(key for key in by if key in OF_HOURS)).distinct()
+    columns = ["run", "run_id", *(key for key in by if key not in OF_HOURS)]
     joined = active.join(engine.tables["run"].select(*columns), "run").mutate(everything=0)
     found = engine.rows(joined.group_by(*keys).aggregate(runs=joined.run_id.nunique()))
     return {tuple(row[key] for key in keys): row["runs"] for row in found}
@@ -46,7 +57,8 @@ def runs_by_size(engine: Engine, scope: str, months: Months | None, most: int) -
     summed = hours.group_by("run").aggregate(**_sums(hours, ("energy_mj", f"{scope}_ug", "embodied_ug")))
     largest = summed.mutate(size=summed[f"{scope}_ug"] + summed.embodied_ug)
     largest = largest.order_by(_descending("size"), "run").limit(most)
-    named = ["run_id", "name", "place", "team", "programme", "role", "region", "hardware", "start_ms", "failed"]
+    known = [f"has_{scope}", "has_embodied"]
+    named = [*known, "run_id", "name", "place", "team", "programme", "role", "region", "hardware", "start_ms", "failed"]
     joined = largest.join(engine.tables["run"].select("run", *named), "run")
     return engine.rows(joined.order_by(_descending("size"), "run"))
 
@@ -58,7 +70,8 @@ def hardware_by(engine: Engine, by: Sequence[str], months: Months | None) -> lis
     because a run without a site says nothing of it. `unknown` are the devices that no run knows, and that count 0.
     """
     runs = engine.tables["run"]
-    used = engine.tables["device"].join(runs.select("run", "run_id", "start_ms", *DIMENSIONS), "run")
+    of_run = [name for name in DIMENSIONS if name not in OF_HOURS]
+    used = engine.tables["device"].join(runs.select("run", "run_id", "start_ms", *of_run), "run")
     owned = _first_use(used)
     owned = owned.select("kind", "device", *DIMENSIONS, month="first_month")
     known = _first_use(used.filter(used.embodied_ug > 0)).select("kind", "device", "embodied_ug")
@@ -100,6 +113,13 @@ def gpus_by_host(engine: Engine) -> dict[str, int]:
     return {row["hostname"]: row["gpus"] for row in rows}
 
 
+def runs_without_hours(engine: Engine) -> list[dict[str, Any]]:
+    """Return the runs that have no row by the hour: killed before their first window, with no reserved time known."""
+    runs = engine.tables["run"]
+    empty = runs.filter((runs.run_energy_mj == 0) & (runs.run_device_ms == 0))
+    return engine.rows(empty.select("run_id", "name", "place").order_by("place"))
+
+
 def last_moment_ms(engine: Engine) -> int:
     """Return the end of the run that ended last, Unix ms."""
     runs = engine.tables["run"]
@@ -125,10 +145,11 @@ def _of_runs(hours: Any, engine: Engine, by: Sequence[str]) -> Any:
 
     Hours are joined with runs before they are summed: there are few groups, and millions of runs and months.
     """
-    flags = ["has_lifecycle", "has_direct", "has_embodied", "failed"]
-    columns = [name for name in by if name != MONTH]
-    joined = hours.select("run", MONTH, *SUMS).join(engine.tables["run"].select("run", *columns, *flags), "run")
-    lost = joined.failed == 1
+    flags = ["has_lifecycle", "has_direct", "has_embodied", "has_market", "failed"]
+    columns = [name for name in by if name not in OF_HOURS]
+    told = [name for name in OF_HOURS if name == MONTH or name in by]
+    joined = hours.select("run", *told, *SUMS).join(engine.tables["run"].select("run", *columns, *flags), "run")
+    lost, by_contract = joined.failed == 1, joined.has_market == 1
     # What a failed run did again is counted there already.
     own = joined.energy_mj - joined.redone_mj - joined.restart_mj - joined.idle_mj
     return joined.mutate(
@@ -136,6 +157,11 @@ def _of_runs(hours: Any, engine: Engine, by: Sequence[str]) -> Any:
         failed_mj=lost.ifelse(own, 0),
         failed_lifecycle_ug=lost.ifelse(joined.lifecycle_ug - joined.wasted_lifecycle_ug, 0),
         failed_direct_ug=lost.ifelse(joined.direct_ug - joined.wasted_direct_ug, 0),
+        market_lifecycle_ug=by_contract.ifelse(joined.market_ug, joined.lifecycle_ug),
+        market_direct_ug=by_contract.ifelse(joined.market_ug, joined.direct_ug),
+        with_market_lifecycle_mj=by_contract.ifelse(joined.energy_mj, joined.energy_mj * joined.has_lifecycle),
+        with_market_direct_mj=by_contract.ifelse(joined.energy_mj, joined.energy_mj * joined.has_direct),
+        with_facility_mj=(joined.facility_mj > 0).ifelse(joined.energy_mj, 0),
         with_lifecycle_mj=joined.energy_mj * joined.has_lifecycle,
         with_direct_mj=joined.energy_mj * joined.has_direct,
         with_embodied_ms=joined.device_ms * joined.has_embodied,

@@ -45,7 +45,7 @@ SUMS = (
 
 `central_ug` is the central operational carbon on the basis that the run states. `lifecycle_ug` and `direct_ug` are its
 means, location-based, with lifecycle and with direct emissions of the grid, and 0 where the run's basis cannot be
-turned into that one. `market_ug` is market-based, and equals the location-based mean where the run states no contract.
+turned into that one. `market_ug` is market-based, and 0 where the run states neither a contract nor a residual mix.
 `wasted_...` is the part of both that was redone, restarting or idle.
 """
 
@@ -102,13 +102,15 @@ TABLES: dict[str, dict[str, str]] = {
         "ended": _TEXT,
     },
     "node": {"run": _INT, "hostname": _TEXT, "gpus": _SHORT, "energy_mj": _INT, "measured_mj": _INT},
-    "device": {"run": _INT, "kind": _TEXT, "device": _INT, "first_month": _SHORT, "embodied_ug": _INT},
+    "device": {"run": _INT, "kind": _TEXT, "device": _INT, "first_month": _SHORT, "region": _TEXT, "embodied_ug": _INT},
     "hour": {
         "run": _INT,
         "attempt": _SHORT,
         "rung": _TEXT,
         "hour": _SHORT,
         "month": _SHORT,
+        "region": _TEXT,
+        "region_name": _TEXT,
         **dict.fromkeys(SUMS, _INT),
     },
 }
