@@ -7,9 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from carbon_plugin.cli.commands import fleet, profiles
 from carbon_plugin.cli.main import COMMANDS, EXIT_CODES
 
 OUTPUT = Path(__file__).with_name("commands.md")
+SUBCOMMANDS = {"fleet": fleet.family.subcommands, "profiles": profiles.family.subcommands}
 HEAD = """# Commands
 
 The help of every command, written by `make docs`.
@@ -34,7 +36,10 @@ def help_of(*words: str) -> str:
 def page() -> str:
     """The whole page."""
     sections = [f"## carbon-plugin\n\n```\n{help_of()}\n```\n"]
-    sections += [f"## carbon-plugin {name}\n\n```\n{help_of(name)}\n```\n" for name in COMMANDS]
+    for name in COMMANDS:
+        sections.append(f"## carbon-plugin {name}\n\n```\n{help_of(name)}\n```\n")
+        for sub in SUBCOMMANDS.get(name, ()):
+            sections.append(f"### carbon-plugin {name} {sub}\n\n```\n{help_of(name, sub)}\n```\n")
     codes = "".join(f"| {code} | {meaning} |\n" for code, meaning in EXIT_CODES.items())
     return "\n".join([HEAD + codes, *sections])
 

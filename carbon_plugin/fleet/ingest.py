@@ -68,7 +68,12 @@ def ingest(sources: Sequence[str], into: str) -> Ingested:
     """
     store = open_place(into)
     catalogue = read_catalogue(store) or empty_catalogue()
-    runs = [run for run in find(sources) if not run.place.url.startswith(store.url.rstrip("/") + "/")]
+    runs = find(sources)
+    inside = [run for run in runs if f"{run.place.url}/".startswith(f"{store.url.rstrip('/')}/")]
+    if inside:
+        raise FleetError(
+            f"--into {into}: run {inside[0].place.url} lies in it, expected a directory of the store's own"
+        )
     with _scratch(store) as folder:
         return _Ingest(store, catalogue, Path(folder)).run(runs)
 

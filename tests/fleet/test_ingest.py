@@ -331,6 +331,31 @@ def test_a_source_without_runs_is_an_error_of_one_line(tmp_path: Path, capsys: A
     assert "no such directory" in capsys.readouterr().err
 
 
+def test_a_store_among_its_own_runs_is_refused(tmp_path: Path, capsys: Any) -> None:
+    write_fleet(tmp_path, 1)
+
+    assert command_line(["fleet", "ingest", str(tmp_path), "--into", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert "expected a directory of the store's own" in error
+    assert error.count("\n") == 1
+
+
+def test_a_damaged_store_and_a_missing_file_of_factors_are_named_in_one_line(tmp_path: Path, capsys: Any) -> None:
+    write_fleet(tmp_path / "runs", 1)
+    store = tmp_path / "store"
+    ingest([str(tmp_path / "runs")], str(store))
+    assert command_line(["fleet", "report", str(store), "--factors", str(tmp_path / "none.yaml")]) == 2
+    absent = capsys.readouterr().err
+    assert "none.yaml" in absent
+    assert "engine" not in absent
+    damaged = next((store / "hour").rglob("*.parquet"))
+    damaged.write_bytes(damaged.read_bytes()[:40])
+
+    assert command_line(["fleet", "report", str(store)]) == 2
+    error = capsys.readouterr().err
+    assert f"{damaged}: this file of the store is missing or damaged; ingest the runs into a new store" in error
+
+
 def test_a_catalogue_of_a_later_version_is_refused(tmp_path: Path) -> None:
     write_fleet(tmp_path / "runs", 1)
     store = tmp_path / "store"

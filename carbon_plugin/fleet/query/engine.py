@@ -15,7 +15,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from carbon_plugin.errors import FleetError
+from carbon_plugin.errors import CarbonPluginError, FleetError
 from carbon_plugin.fleet.store.catalogue import Catalogue, DataFile
 from carbon_plugin.fleet.store.places import Location, reaching
 from carbon_plugin.fleet.store.schema import TABLES, schema_of
@@ -104,7 +104,7 @@ def _duckdb(paths: dict[str, list[str]], scratch: Path) -> Iterator[Engine]:
     connection = ibis.duckdb.connect(memory_limit=MEMORY, temp_directory=str(scratch / "spilled"))
     connection.raw_sql("SET enable_progress_bar = false")  # it would stand in the middle of a JSON document
     try:
-        with _in_one_line(DUCKDB):
+        with _in_one_line(DUCKDB, paths):
             tables = {
                 table: connection.read_parquet(found, table_name=table, hive_partitioning=False)
                 for table, found in paths.items()
@@ -122,7 +122,7 @@ def _spark(paths: dict[str, list[str]], name: str) -> Iterator[Engine]:
         raise FleetError(f"engine {name}: needs pyspark: pip install 'carbon-plugin[fleet,spark]'") from None
     ibis = _ibis()
     master = "local-cluster[2,1,1024]" if name == LOCAL_CLUSTER else name
-    with _in_one_line(name):
+    with _in_one_line(name, paths):
         session = (
             SparkSession.builder.master(master)
             .appName("carbon-plugin fleet")
@@ -144,15 +144,33 @@ def _spark(paths: dict[str, list[str]], name: str) -> Iterator[Engine]:
 
 
 @contextmanager
-def _in_one_line(name: str) -> Iterator[None]:
-    """Turn an engine's error, which may have hundreds of lines, into its first one."""
+def _in_one_line(name: str, paths: dict[str, list[str]]) -> Iterator[None]:
+    """Turn an engine's error, which may have hundreds of lines, into its first one, or name a damaged file."""
     try:
         yield
-    except (FleetError, KeyboardInterrupt):
+    except (CarbonPluginError, KeyboardInterrupt):
         raise
     except Exception as error:  # the engines' errors have no common base
+        damaged = _damaged(paths)
+        if damaged is not None:
+            raise FleetError(
+                f"{damaged}: this file of the store is missing or damaged; ingest the runs into a new store"
+            ) from error
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise FleetError(f"engine {name}: {type(error).__name__}: {first}") from error
+
+
+def _damaged(paths: dict[str, list[str]]) -> str | None:
+    """Return the first file that is missing or is no whole Parquet file, None where all are."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for path in (path for found in paths.values() for path in found):
+        try:
+            pq.read_metadata(path)
+        except (OSError, pa.ArrowException):
+            return path
+    return None
 
 
 def _ibis() -> Any:
