@@ -140,6 +140,8 @@ def write_hours(store: Path, rows: int, runs: int) -> None:
                 "attempt": np.zeros(count, dtype=np.int32),
                 "rung": pa.array(np.array(["gpu", "host", "network"])[np.arange(count) % 3]),
                 "hour": (FIRST_HOUR + rng.choice(hours, count)).astype(np.int32),
+                "region": np.full(count, "FRA"),
+                "region_name": np.full(count, "France"),
                 "month": np.full(count, month, dtype=np.int32),
             }
             energy = rng.integers(10**9, 10**10, count)
