@@ -38,6 +38,7 @@ def test_any_ledger_is_audited_or_refused_in_one_sentence(seed: int) -> None:
 
 @pytest.mark.parametrize("kind", ["sacct", "Kubernetes", "spec", "forecast", "model card", "intensity as CSV"])
 def test_mutations_reach_both_outcomes(kind: str) -> None:
-    outcomes = [READERS[kind](random.Random(seed)) for seed in range(40)]
+    """One mutation of a spec in twenty is still a spec."""
+    outcomes = [READERS[kind](random.Random(seed)) for seed in range(120)]
     refused = sum(isinstance(found, CarbonPluginError) for found in outcomes)
-    assert 0 < refused < 40
+    assert 0 < refused < 120
