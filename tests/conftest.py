@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -118,6 +119,21 @@ def simulated_amd() -> Callable[..., dict[str, str]]:
         return {**kept, "LD_LIBRARY_PATH": os.pathsep.join(libraries), "AMD_SIM": timed, **variables}
 
     return environment
+
+
+@pytest.fixture
+def offline_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The module `wandb`, which writes its runs below the test's folder and asks no server.
+
+    A process of W&B reads its environment once, so what an earlier test of this worker started ends before and after.
+    """
+    wandb = pytest.importorskip("wandb", reason="wandb is not installed")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    wandb.teardown()
+    yield wandb
+    wandb.teardown()
 
 
 @pytest.fixture(scope="session")

@@ -269,12 +269,10 @@ def test_real_tensorboard_writes_one_event_a_row(tmp_path):
 
 
 @pytest.mark.exhaustive
-def test_real_wandb_run_writes_the_rows(tmp_path, monkeypatch):
-    wandb = pytest.importorskip("wandb", reason="wandb is not installed")
-    monkeypatch.setenv("WANDB_SILENT", "true")
+def test_real_wandb_run_writes_the_rows(tmp_path, offline_wandb):
     rows = Rows()
 
-    with wandb.init(mode="offline", dir=str(tmp_path), project="tests") as run:
+    with offline_wandb.init(project="tests") as run:
         train(tmp_path / "run", [run, rows], windows=1)
     (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
 

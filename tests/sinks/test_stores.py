@@ -81,13 +81,9 @@ def records_of(content: bytes) -> Iterator[bytes]:
 
 @pytest.fixture
 def wandb_rows(
-    tmp_path, monkeypatch
+    tmp_path, offline_wandb
 ) -> Callable[[], tuple[list[dict[str, Any]], dict[str, Any], dict[str, Any], list[str]]]:
     """Rows, summary, configuration and names of artifacts of the only offline run below the test's folder."""
-    wandb = pytest.importorskip("wandb", reason="wandb is not installed")
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
 
     def read() -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, Any], list[str]]:
         from wandb.proto.wandb_internal_pb2 import Record
@@ -114,7 +110,7 @@ def wandb_rows(
                 artifacts.append(record.request.log_artifact.artifact.name)
         return history, summary, config, artifacts
 
-    read.wandb = wandb  # type: ignore[attr-defined]
+    read.wandb = offline_wandb  # type: ignore[attr-defined]
     return read
 
 
