@@ -32,7 +32,7 @@ from carbon_plugin.ledger.identity import agree_run
 from carbon_plugin.ledger.records import DeviceEnergy, Manifest, Window
 from carbon_plugin.ledger.writer import LedgerWriter
 from carbon_plugin.monitor.ledgers.file_totals import FileTotals
-from carbon_plugin.monitor.monitor import NODES_PER_APPEND_S
+from carbon_plugin.monitor.measurement import NODES_PER_APPEND_S
 from carbon_plugin.monitor.run.collector import Address, Collector, Reporter
 from carbon_plugin.monitor.run.follower import LedgerFollower
 from carbon_plugin.monitor.run.totals import run_totals

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from carbon_plugin.monitor.monitor import USED_BY_THE_THREAD
+from carbon_plugin.monitor.measurement import USED_BY_THE_THREAD
 from tests.launcher.client import Launcher
 
 # The same examples in every run, so that a red test is the change that was made. `make test-all` runs more of them

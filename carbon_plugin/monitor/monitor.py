@@ -7,58 +7,35 @@ the part that failed stays off.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import logging
 import os
-import sys
-import tempfile
 import time
-import weakref
 from collections.abc import Callable, Iterator, Mapping
-from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Unpack
 
 from carbon_plugin.detect.observed import Detected
 from carbon_plugin.ledger.records import RESUMED_EVENT, Phase
-from carbon_plugin.monitor.acting.pausing import agree_on_pause, sentence_of, worth_pausing
+from carbon_plugin.monitor.acting.pausing import agree_on_pause, pause_of, sentence_of, sleep_for
 from carbon_plugin.monitor.clock import PhaseNames, TrainingClock
 from carbon_plugin.monitor.documented import with_arguments
 from carbon_plugin.monitor.guard import Guard
 from carbon_plugin.monitor.loggers import Loggers
+from carbon_plugin.monitor.measurement import Measurement
 from carbon_plugin.monitor.node.work import Seen
 from carbon_plugin.monitor.processes.launch import hand_down
 from carbon_plugin.monitor.ranks import Ranks, ranks_from_environ
 from carbon_plugin.monitor.run.directory import choose_run_dir
 from carbon_plugin.monitor.settings import MonitorArguments, Settings, make_settings
-from carbon_plugin.monitor.thread import MonitorThread, Wake
-from carbon_plugin.monitor.work import MonitorWork
+from carbon_plugin.monitor.trainings import Training, any_measured, reason_of
 from carbon_plugin.sinks.given import Log
-from carbon_plugin.sinks.sink import NotTakenError
 from carbon_plugin.spec.units import SECONDS_PER_HOUR
 
 DISABLED_VARIABLE = "CARBON_PLUGIN_DISABLED"
-CLOSE_TIMEOUT_S = 10.0
 logger = logging.getLogger(__name__)
-NODES_PER_APPEND_S = 4
-"""The nodes together append at most this many records a second. With more than 40 nodes the windows therefore grow, to
-8.5 minutes at 2,048 nodes, so that the ledgers of a 90-day run stay in tens of GB (docs/scale.md)."""
 STATE_VERSION = 1
-
-# Imported before the thread starts: an import that a fork interrupts on another thread stays locked in the child.
-USED_BY_THE_THREAD = (
-    "numpy.ma",
-    "numpy.random",
-    "psutil",
-    "pynvml",
-    "yaml",
-    "encodings.utf_8_sig",
-    "importlib.readers",
-    "carbon_plugin.footprint.propagation",
-    "carbon_plugin.hardware_profiles",
-)
 
 
 @with_arguments
@@ -79,19 +56,14 @@ class CarbonMonitor:
         self._ranks = ranks or ranks_from_environ(os.environ)
         self.run_dir: Path | None = None
         self._counting: TrainingClock | None = None  # the clock while calls have an effect
-        self._clock: TrainingClock | None = None
-        self._work: MonitorWork | None = None
-        self._thread: MonitorThread | None = None
+        self._measurement: Measurement | None = None
+        self._training: Training | None = None
         self._guard = Guard(self._note)
         self._settings: Settings | None = None
         self._base_step = 0
-        self._shown = self._logged = 0
+        self._shown = 0  # the version of the figures that `fresh_metrics` returned last
         self.loggers = Loggers()
-        self._watched: tuple[Any, ...] = ()
-        self._ended_by: Callable[[str], None] | None = None
         self._phase_names = PhaseNames()
-        self._gives_way = False
-        self._place = self._ranks
         if os.environ.get(DISABLED_VARIABLE, "") in ("", "0"):
             self._settings = make_settings(**arguments)
             self.loggers = self._settings.loggers
@@ -114,7 +86,7 @@ class CarbonMonitor:
     def head(self) -> str | None:
         """Return the head of this node's ledger, 32 hex digits. It is the anchor to keep outside of the run
         directory."""
-        return self._work.live.head if self._work else None
+        return self._measurement.work.live.head if self._measurement else None
 
     def start(
         self,
@@ -137,23 +109,16 @@ class CarbonMonitor:
         A monitor that `gives_way` was started by nobody's script. It does not start where a script measures itself, and
         ends when one begins to.
         """
-        if self._settings is None or self._thread is not None or self.run_dir is None or (gives_way and _living):
-            return
-        self._gives_way = gives_way
         settings, run_dir = self._settings, self.run_dir
-        self._watched, self._ended_by = watched, end
-        for other in list(_living):
-            same = any(mine is its for mine in watched for its in other._watched)
-            if other._gives_way:
-                (other._ended_by or other.close)("the script began to measure itself")
-                continue
-            if other.run_dir == run_dir and not same:
-                logger.warning("carbon_plugin: trainings at a time need a run_dir each; the first in %s ends", run_dir)
-            if other.run_dir == run_dir or same:
-                (other._ended_by or other.close)(
-                    "another training began with its model, its optimizer or its run directory"
-                )
-        self._guard.run("start", lambda: self._start(settings, run_dir, ranks, versions or {}), None)
+        started = self._measurement is not None
+        if settings is None or run_dir is None or started or (gives_way and any_measured()):
+            return
+        training = self._training = Training(
+            run_dir, watched, gives_way=gives_way, end=end or self.close, disarm=self._disarm
+        )
+        training.end_others()
+        place = ranks or self._ranks
+        self._guard.run("start", lambda: self._start(settings, run_dir, training, place, versions or {}), None)
 
     def step_end(self, tokens: int | None = None) -> None:
         """Count an optimizer step that has ended. `tokens` is the number of tokens that the whole job processed in it,
@@ -189,22 +154,22 @@ class CarbonMonitor:
 
     def observe(self, detected: Detected, uuids: tuple[str, ...] = ()) -> None:
         """Hand over what was read from live objects, and the UUIDs of the GPUs that this rank computes on."""
-        if self.active and self._work is not None:
-            self._work.submit(Seen(detected, uuids))
+        if self.active and self._measurement is not None:
+            self._measurement.work.submit(Seen(detected, uuids))
 
     def resume_at(self, step: int) -> None:
         """Set the step of the run after a checkpoint was loaded, whatever this process has counted before."""
-        counted = self.counted
-        if counted and self._work is not None:  # recorded before any window shows the jump
-            self._work.note(RESUMED_EVENT, f"a checkpoint of step {step} was loaded while training")
+        counted, measurement = self.counted, self._measurement
         self._base_step = step - counted
-        if self._clock is not None:
-            self._clock.base_step = self._base_step
+        if measurement is not None:
+            if counted:  # recorded before any window shows the jump
+                measurement.work.note(RESUMED_EVENT, f"a checkpoint of step {step} was loaded while training")
+            measurement.clock.base_step = self._base_step
 
     @property
     def counted(self) -> int:
         """Return how many optimizer steps this process has counted."""
-        return self._clock.mark.steps if self._clock else 0
+        return self._measurement.clock.mark.steps if self._measurement else 0
 
     @property
     def step(self) -> int:
@@ -222,7 +187,7 @@ class CarbonMonitor:
 
         Ask for it after a step has been counted. It becomes true on all ranks after the same step, and stays true.
         """
-        stop = self._work.stop if self._work is not None else None
+        stop = self._measurement.work.stop if self._measurement is not None else None
         if stop is None or self._settings is None:  # a forked child has no settings
             return False
         return self.step >= stop.at_step and self._guard.run("stop", lambda: stop.reached(self.step), False)
@@ -244,13 +209,13 @@ class CarbonMonitor:
 
     def metrics(self) -> dict[str, float]:
         """Return the latest `carbon/*` figures. They are empty on ranks other than 0 and before the first window."""
-        return dict(self._work.live.metrics) if self._work else {}
+        return dict(self._measurement.work.live.metrics) if self._measurement else {}
 
     def fresh_metrics(self) -> dict[str, float]:
         """Return the same as `metrics`, but an empty dict if nothing has changed since the last call."""
-        if self._work is None or self._work.live.version == self._shown:
+        if self._measurement is None or self._measurement.work.live.version == self._shown:
             return {}
-        live = self._work.live
+        live = self._measurement.work.live
         self._shown = live.version
         return dict(live.metrics)
 
@@ -258,8 +223,8 @@ class CarbonMonitor:
         """Add a logger. It gets each new row of figures at the first step after its window, and the last row at the
         end."""
         self.loggers.add(log)
-        if self._clock is not None:
-            self._clock.attend = True
+        if self._measurement is not None:
+            self._measurement.clock.attend = True
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain scalars for a checkpoint. The ledger is authoritative, and these values are never added to
@@ -284,8 +249,7 @@ class CarbonMonitor:
     def __getstate__(self) -> dict[str, Any]:
         """Return the state of a copy, in a worker or of a trainer. The copy has not started: thread, clock and ledger
         stay with this object."""
-        left = {"_counting": None, "_clock": None, "_work": None, "_thread": None}
-        return vars(self) | left | {"_watched": (), "_ended_by": None}
+        return vars(self) | {"_counting": None, "_measurement": None, "_training": None}
 
     def __enter__(self) -> CarbonMonitor:
         self.start()
@@ -294,68 +258,37 @@ class CarbonMonitor:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close("closed" if kind is None else _reason_of(kind))
+        self.close(reason_of(kind))
 
-    def _start(self, settings: Settings, run_dir: Path, ranks: Ranks | None, versions: Mapping[str, str]) -> None:
-        for name in USED_BY_THE_THREAD:
-            with contextlib.suppress(ImportError):
-                import_module(name)
-        with contextlib.suppress(OSError):  # on a full disk there is no usable temporary directory
-            tempfile.gettempdir()  # likewise: its first call takes a lock that a loader's worker needs too
-        place = self._place = ranks or self._ranks
-        wake = Wake()
-        clock = TrainingClock(wake.put, settings.options.min_window_s)
-        clock.base_step = self._base_step
-        cadence_s = max(settings.window_s, place.nodes / NODES_PER_APPEND_S)
-        work = MonitorWork(
-            settings=settings,
-            ranks=place,
-            run_dir=run_dir,
-            clock=clock,
-            guard=self._guard,
-            versions=versions,
-            environ=os.environ,
-            look_every_s=cadence_s,
+    def _start(
+        self, settings: Settings, run_dir: Path, training: Training, place: Ranks, versions: Mapping[str, str]
+    ) -> None:
+        measurement = Measurement(
+            settings, place, run_dir=run_dir, base_step=self._base_step, guard=self._guard, versions=versions
         )
-        thread = MonitorThread(
-            work,
-            self._guard,
-            wake,
-            cadence_s=cadence_s,
-            least_s=settings.options.min_window_s,
-        )
-        self._clock, self._work, self._thread = clock, work, thread
-        clock.attended = self._log_if_any
-        self._counting = clock
-        _living.add(self)
-        if place.rank == 0:
-            self._guard.run("loggers", lambda: self.loggers.start(self._logger_failed, self._exit_later), None)
-        atexit.register(self._at_exit)
-        thread.start()
+        self._measurement, self._counting = measurement, measurement.clock
+        training.enter()
+        measurement.start(training.enter_again)
 
     def _paused(self, above_g_per_kwh: float, forecast: str | Path, most_h: float) -> float:
-        work, run_dir = self._work, self.run_dir
-        if not self.active or work is None or run_dir is None:
+        measurement, run_dir = self._measurement, self.run_dir
+        if not self.active or measurement is None or run_dir is None:
             return 0.0
-        decides, plan, now_s = self._place.rank == 0, None, time.time()
-        if decides and work.rest is not None:
-            from carbon_plugin.footprint.series.file import load_trace
-
-            plan = worth_pausing(
-                load_trace(str(forecast)), work.rest, now_unix_s=now_s, above_g_per_kwh=above_g_per_kwh,
-                most_s=most_h * SECONDS_PER_HOUR,
-            )  # fmt: skip
+        decides, plan, now_s = measurement.place.rank == 0, None, time.time()
+        if decides and measurement.work.rest is not None:
+            most_s = most_h * SECONDS_PER_HOUR
+            plan = pause_of(
+                str(forecast), measurement.work.rest, now_unix_s=now_s, above_g_per_kwh=above_g_per_kwh, most_s=most_s
+            )
         until_s = agree_on_pause(run_dir, self.step, plan, decides=decides)
         if until_s <= now_s:
             return 0.0
         if plan is not None:
             sentence = sentence_of(plan, above_g_per_kwh)
-            work.note("paused", sentence)
+            measurement.work.note("paused", sentence)
             logger.info("carbon_plugin: %s", sentence)
         with self.phase("idle"):
-            end_s = time.monotonic() + until_s - now_s
-            while (left_s := end_s - time.monotonic()) > 0:
-                time.sleep(min(left_s, 60.0))
+            sleep_for(until_s - now_s)
         return until_s - now_s
 
     def _state(self) -> dict[str, Any]:
@@ -368,69 +301,29 @@ class CarbonMonitor:
 
     def _close(self, reason: str) -> None:
         self._counting = None
-        if self._clock is not None:
-            self._clock.end()
-        _living.discard(self)
-        self._watched = ()
-        atexit.unregister(self._at_exit)
-        if self._thread is not None:
-            self._thread.close(reason, CLOSE_TIMEOUT_S)
-        self._log_new()
-        if self.run_dir is not None:
-            self.loggers.close(self._work.last_row if self._work is not None else None, self.run_dir)
-
-    def _log_if_any(self) -> None:
-        if self.loggers:
-            self._log_new()
-
-    def _log_new(self) -> None:
-        """Hand the loggers the figures that they have not had yet. Ranks other than 0 have no figures."""
-        if self._work is None or self._work.live.version == self._logged:
-            return
-        live = self._work.live
-        self._logged = live.version
-        if live.metrics:
-            for name, error in self.loggers.write(live.metrics, self.step):
-                self._logger_failed(name, error)
-
-    def _logger_failed(self, name: str, error: BaseException) -> None:
-        if isinstance(error, NotTakenError):
-            self._guard.warn(f"log {name}", error)
-        else:
-            self._guard.fail(f"log {name}", error, alone=True)
-
-    def _exit_later(self) -> None:
-        """End before a package that a sink has imported ends what it holds for this sink, since functions that are
-        called at the exit are called in the reverse order. A second call of `_at_exit` does nothing."""
-        if self.active:
-            atexit.register(self._at_exit)
-
-    def _at_exit(self) -> None:
-        # The interpreter keeps the exception that ended the program, so that no handler is needed.
-        kind = getattr(sys, "last_type", None)
-        (self._ended_by or self.close)("exit" if kind is None else _reason_of(kind))
+        if self._training is not None:
+            self._training.leave()
+            self._training = None
+        if self._measurement is not None:
+            self._measurement.end(reason)
 
     def _fail(self, part: str, error: BaseException) -> None:
         """Handle a failure on the training thread: stop counting, and let the monitor thread end in an orderly way."""
         self._guard.fail(part, error)
         self._counting = None
-        if self._thread is not None:
-            self._thread.close(f"failed: {part}", 0.0)
-        self._leave_loggers()
+        if self._measurement is not None:
+            self._measurement.abandon(f"failed: {part}")
 
     def _note(self, part: str, sentence: str) -> None:
-        if self._work is not None:
-            self._work.note("fault", sentence)
-        stop = self._work.stop if self._work is not None else None
+        measurement = self._measurement
+        if measurement is None:
+            return
+        measurement.work.note("fault", sentence)
+        stop = measurement.work.stop
         # Where all ranks have agreed to stop, this one goes on to count its steps up to that one.
         if part == "monitor" and not (stop is not None and stop.withdraw()):
             self._counting = None
-            self._leave_loggers()
-
-    def _leave_loggers(self) -> None:
-        """Let the sinks end by themselves, after a failure."""
-        if self.run_dir is not None:
-            self.loggers.close(None, self.run_dir, wait=False)
+            measurement.leave_loggers()
 
     def _chosen_run_dir(self, settings: Settings) -> Path | None:
         try:
@@ -443,19 +336,5 @@ class CarbonMonitor:
         self._counting = None
         self._settings = None
         self.loggers.forget()
-        if self._thread is not None:
-            self._thread.forget()
-
-
-def _reason_of(kind: type[BaseException]) -> str:
-    return f"exception: {kind.__name__}"
-
-
-def _disarm_all() -> None:
-    for monitor in list(_living):
-        monitor._disarm()
-
-
-_living: weakref.WeakSet[CarbonMonitor] = weakref.WeakSet()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_disarm_all)
+        if self._measurement is not None:
+            self._measurement.forget()

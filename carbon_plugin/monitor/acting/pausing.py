@@ -27,6 +27,7 @@ FOLDER = "pause"
 ANSWER_S = 60.0
 """Ranks other than 0 wait so long for the decision, s. Without one they go on, as rank 0 does."""
 LOOK_S = 0.2
+MOST_SLEEP_S = 60.0
 NO_PAUSE = 0.0
 
 
@@ -46,6 +47,16 @@ class PausePlan(Struct, frozen=True, kw_only=True):
 
     until_unix_s: float
     saved_kg: float
+
+
+def pause_of(
+    forecast: str, rest: RestOfRun, *, now_unix_s: float, above_g_per_kwh: float, most_s: float
+) -> PausePlan | None:
+    """Return the pause that begins now, as `worth_pausing` does, by a file of intensity for the hours to come."""
+    from carbon_plugin.footprint.series.file import load_trace
+
+    trace = load_trace(forecast)
+    return worth_pausing(trace, rest, now_unix_s=now_unix_s, above_g_per_kwh=above_g_per_kwh, most_s=most_s)
 
 
 def worth_pausing(
@@ -92,6 +103,13 @@ def agree_on_pause(
         return float(path.read_text())
     except (OSError, ValueError):
         return NO_PAUSE
+
+
+def sleep_for(within_s: float) -> None:
+    """Sleep for so many seconds by the monotonic clock."""
+    end_s = time.monotonic() + within_s
+    while (left_s := end_s - time.monotonic()) > 0:
+        time.sleep(min(left_s, MOST_SLEEP_S))
 
 
 def sentence_of(plan: PausePlan, above_g_per_kwh: float) -> str:

@@ -16,7 +16,8 @@ from pathlib import Path
 import msgspec
 
 from carbon_plugin.detect.observed import Detected, DetectedLayout
-from carbon_plugin.monitor.monitor import USED_BY_THE_THREAD, CarbonMonitor
+from carbon_plugin.monitor.measurement import USED_BY_THE_THREAD
+from carbon_plugin.monitor.monitor import CarbonMonitor
 from carbon_plugin.monitor.settings import MonitorOptions, SpanRule
 from carbon_plugin.spec.site import Site
 

@@ -19,7 +19,8 @@ from msgspec.structs import replace
 from carbon_plugin.detect.observed import Detected, DetectedLayout
 from carbon_plugin.monitor import work
 from carbon_plugin.monitor.clock import TrainingClock
-from carbon_plugin.monitor.monitor import USED_BY_THE_THREAD, CarbonMonitor
+from carbon_plugin.monitor.measurement import USED_BY_THE_THREAD
+from carbon_plugin.monitor.monitor import CarbonMonitor
 from carbon_plugin.monitor.node import duty
 from carbon_plugin.monitor.node import work as node_work
 from carbon_plugin.monitor.node.baseline import Baseline
