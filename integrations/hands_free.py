@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 
@@ -21,9 +19,11 @@ from carbon_plugin.detect.observed import Detected, DetectedLayout, Observed
 from carbon_plugin.detect.optimizers import innermost, prepares_states, steps_done
 from carbon_plugin.detect.primary import Primary
 from carbon_plugin.integrations.entry_points import ARGUMENTS_VARIABLE
-from carbon_plugin.monitor.loop import place_of_process, versions_of
+from carbon_plugin.monitor.loop import place_of_process
+from carbon_plugin.monitor.measured import MeasuredTraining
 from carbon_plugin.monitor.monitor import CarbonMonitor
 from carbon_plugin.monitor.settings import MonitorArguments
+from carbon_plugin.monitor.versions import versions_of
 from carbon_plugin.show.saying import say
 
 NOT_SEEN = (
@@ -46,7 +46,7 @@ def install(optimizers: Any, environ: Mapping[str, str]) -> HandsFree:
     return HandsFree(arguments, optimizers)  # type: ignore[arg-type]
 
 
-class HandsFree:
+class HandsFree(MeasuredTraining):
     """Counts the optimizer steps of one process, from the first one until the program ends.
 
     Of several optimizers the steps of one count, as `Primary` chooses it.
@@ -55,7 +55,7 @@ class HandsFree:
     def __init__(self, arguments: MonitorArguments, optimizers: Any) -> None:
         self._arguments = arguments
         self._primary = Primary()
-        self.monitor: CarbonMonitor | None = None
+        self.monitor = None
         self._stepped = False
         for function in (type(self)._before, type(self)._after):
             opaque(function)
@@ -95,21 +95,6 @@ class HandsFree:
         self._start(gives_way=False)
         return self
 
-    def phase(self, name: str) -> AbstractContextManager[None]:
-        """Count a block that does not train as a phase, so that its time is not taken for step time.
-
-        Args:
-            name: "evaluation", "checkpoint", "data_wait", or a name of your own such as "rollout" (16 at most).
-
-        Returns:
-            A context manager. The phase before it goes on after it.
-        """
-        return nullcontext() if self.monitor is None else self.monitor.phase(name)
-
-    def metrics(self) -> dict[str, float]:
-        """Return the latest `carbon/*` figures. They are empty on ranks other than 0 and before the first window."""
-        return {} if self.monitor is None else self.monitor.metrics()
-
     def _start(self, *, gives_way: bool) -> None:
         ranks, unknown = place_of_process()
         monitor = self.monitor = CarbonMonitor(ranks=ranks, **self._arguments)
@@ -135,16 +120,7 @@ class HandsFree:
         """
         for handle in self._handles:
             handle.remove()
-        if self.monitor is not None:
-            self.monitor.close(reason)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close("closed" if kind is None else f"exception: {kind.__name__}")
+        super().close(reason)
 
 
 def _seen(optimizer: Any, world_size: int) -> tuple[Detected, tuple[str, ...]]:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import AbstractContextManager
-from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Any, Unpack
 
 from carbon_plugin.monitor.documented import with_arguments
+from carbon_plugin.monitor.measured import MeasuredTraining
 from carbon_plugin.monitor.monitor import CarbonMonitor
 from carbon_plugin.monitor.ranks import Ranks, ranks_from_environ
 from carbon_plugin.monitor.settings import MonitorArguments
+from carbon_plugin.monitor.versions import versions_of
 
 __all__ = ["JaxCarbon", "watch_jax"]
 
@@ -31,7 +31,8 @@ def watch_jax(*, processes_per_node: int = 1, **arguments: Unpack[MonitorArgumen
         **arguments: Those of `MonitorArguments`.
 
     Returns:
-        The loop under measurement: a context manager with `step()`, `phase(name)`, `metrics()` and `close()`.
+        The loop under measurement: a context manager with `step()`, `phase(name)`, `metrics()`, `should_stop` and
+        `close()`.
 
     Raises:
         CarbonPluginError: An argument cannot be used. Nothing is raised afterwards.
@@ -39,14 +40,14 @@ def watch_jax(*, processes_per_node: int = 1, **arguments: Unpack[MonitorArgumen
     return JaxCarbon(processes_per_node=processes_per_node, **arguments)
 
 
-class JaxCarbon:
+class JaxCarbon(MeasuredTraining):
     """A JAX loop under measurement. The script counts its steps."""
+
+    monitor: CarbonMonitor
 
     def __init__(self, *, processes_per_node: int = 1, **arguments: Unpack[MonitorArguments]) -> None:
         self.monitor = CarbonMonitor(ranks=_ranks(processes_per_node), **arguments)
-        found = {name: getattr(sys.modules.get(name), "__version__", None) for name in ("jax", "flax", "optax")}
-        versions = {name: str(version) for name, version in found.items() if version is not None}
-        self.monitor.start(versions={"python": sys.version.split()[0], **versions}, end=self.close)
+        self.monitor.start(versions=versions_of("jax", "flax", "optax"), end=self.close)
 
     def step(self, tokens: int | None = None) -> None:
         """Count an update that has been dispatched.
@@ -55,37 +56,6 @@ class JaxCarbon:
             tokens: Tokens that the whole job processed in it. Default: None, where they do not vary or nobody knows.
         """
         self.monitor.step_end(tokens)
-
-    def phase(self, name: str) -> AbstractContextManager[None]:
-        """Count a block that does not train as a phase, so that its time is not taken for step time.
-
-        Args:
-            name: "evaluation", "checkpoint", "data_wait", or a name of your own such as "rollout" (16 at most).
-
-        Returns:
-            A context manager. The phase before it goes on after it.
-        """
-        return self.monitor.phase(name)
-
-    def metrics(self) -> dict[str, float]:
-        """Return the latest `carbon/*` figures. They are empty on ranks other than 0 and before the first window."""
-        return self.monitor.metrics()
-
-    def close(self, reason: str = "closed") -> None:
-        """Write the last window and the closing record. The end of the block and of the program do this too.
-
-        Args:
-            reason: What the closing record says. Default: "closed".
-        """
-        self.monitor.close(reason)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close("closed" if kind is None else f"exception: {kind.__name__}")
 
 
 def _ranks(processes_per_node: int) -> Ranks:

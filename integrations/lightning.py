@@ -18,10 +18,10 @@ from carbon_plugin.detect.batch import called_module
 from carbon_plugin.detect.live import FirstStep
 from carbon_plugin.monitor.documented import with_arguments
 from carbon_plugin.monitor.guard import harmless
-from carbon_plugin.monitor.loop import versions_of
 from carbon_plugin.monitor.monitor import CarbonMonitor
 from carbon_plugin.monitor.ranks import Ranks
 from carbon_plugin.monitor.settings import MonitorArguments
+from carbon_plugin.monitor.versions import versions_of
 
 # The two packages have classes of their own, and a Trainer refuses a callback that is not of its own package.
 PACKAGES = ("lightning.pytorch", "pytorch_lightning")
@@ -182,7 +182,7 @@ class CarbonCallback(Callback):
             self.monitor, self._closed = CarbonMonitor(**self._arguments), False
         self.monitor.start(
             ranks=_ranks(trainer),
-            versions=versions_of(_package(trainer)),
+            versions=versions_of("torch", _package(trainer)),
             watched=(pl_module,),
             end=self._close,
         )

@@ -9,10 +9,8 @@ trainers too. An evaluation alone has a record.
 from __future__ import annotations
 
 import gc
-import sys
 from typing import Any, Unpack
 
-import transformers
 from transformers import Trainer, TrainerCallback
 
 from carbon_plugin.detect.live import FirstStep
@@ -24,6 +22,7 @@ from carbon_plugin.monitor.guard import harmless
 from carbon_plugin.monitor.methods import Methods
 from carbon_plugin.monitor.monitor import CarbonMonitor
 from carbon_plugin.monitor.settings import MonitorArguments
+from carbon_plugin.monitor.versions import versions_of
 
 _LAST_ROW = {"train_runtime", "train_loss"}
 """Keys of the trainer's own last row; the rows before it have a "loss"."""
@@ -138,11 +137,7 @@ class CarbonCallback(TrainerCallback):
             self.monitor = CarbonMonitor(**self._arguments)
         self._begun = True
         self.monitor.start(
-            versions={
-                "transformers": transformers.__version__,
-                "torch": str(sys.modules["torch"].__version__),
-                "python": sys.version.split()[0],
-            },
+            versions=versions_of("torch", "transformers"),
             watched=() if model is None else (unwrapped(model),),
             end=self._close,
         )

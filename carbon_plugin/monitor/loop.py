@@ -7,11 +7,8 @@ knows no framework: an adapter names the methods of its framework that tell of s
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Any, Unpack
 
 from carbon_plugin.detect.compiling import opaque
 from carbon_plugin.detect.devices import distributed_place
@@ -19,13 +16,15 @@ from carbon_plugin.detect.live import FirstStep
 from carbon_plugin.detect.modules import Watched, watched
 from carbon_plugin.detect.optimizers import prepares_states, steps_done, steps_scheduled
 from carbon_plugin.detect.tensors import Arriving
+from carbon_plugin.monitor.measured import MeasuredTraining
 from carbon_plugin.monitor.methods import Methods
 from carbon_plugin.monitor.monitor import CarbonMonitor
 from carbon_plugin.monitor.ranks import Ranks, ranks_from_environ
 from carbon_plugin.monitor.settings import MonitorArguments
+from carbon_plugin.monitor.versions import versions_of
 
 
-class TrainingLoop:
+class TrainingLoop(MeasuredTraining):
     """Measures one training loop, from construction until the block ends or the program does.
 
     An adapter overrides `_attach`, which hooks into whatever tells of steps. After the first step no hook of this class
@@ -46,6 +45,7 @@ class TrainingLoop:
         CarbonPluginError: An argument cannot be used. Nothing is raised afterwards.
     """
 
+    monitor: CarbonMonitor
     _pipeline: Any
     _framework: Any
     _first: FirstStep | None
@@ -88,29 +88,6 @@ class TrainingLoop:
         if self._arriving is not None:
             self._arrive(*self._arriving)
 
-    def phase(self, name: str) -> AbstractContextManager[None]:
-        """Count a block that does not train as a phase, so that its time is not taken for step time.
-
-        Args:
-            name: "evaluation", "checkpoint", "data_wait", or a name of your own such as "rollout" (16 at most).
-
-        Returns:
-            A context manager. The phase before it goes on after it.
-        """
-        return self.monitor.phase(name)
-
-    @property
-    def should_stop(self) -> bool:
-        """Return whether the loop is to save and end now, because a budget with `on_exceed="stop"` is exceeded.
-
-        Ask for it after a step. It becomes true on all ranks after the same step, and costs one comparison.
-        """
-        return self.monitor.should_stop
-
-    def metrics(self) -> dict[str, float]:
-        """Return the latest `carbon/*` figures. They are empty on ranks other than 0 and before the first window."""
-        return self.monitor.metrics()
-
     def state_dict(self) -> dict[str, Any]:
         """Return the step, the energy and the run directory as plain values, for a checkpoint."""
         return self.monitor.state_dict()
@@ -125,25 +102,18 @@ class TrainingLoop:
         self.monitor.load_state_dict(state)
 
     def close(self, reason: str = "closed") -> None:
-        """Write the last window and the closing record. The end of the block and of the program do this too.
+        """Write the last window and the closing record, and unhook. The end of the block and of the program do this
+        too.
 
         Args:
             reason: What the closing record says. Default: "closed".
         """
         self._unhook()
-        self.monitor.close(reason)
+        super().close(reason)
 
     def __reduce__(self) -> tuple[Callable[[CarbonMonitor], TrainingLoop], tuple[CarbonMonitor]]:
         """Reduce a copy or a pickle to a loop that measures nothing, because measuring belongs to this process."""
         return _copied, (self.monitor,)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close("closed" if kind is None else f"exception: {kind.__name__}")
 
     def _hold_nothing(self) -> None:
         """Set what this object holds of the training to nothing, as before the start."""
@@ -158,7 +128,9 @@ class TrainingLoop:
         try:
             if unknown is not None:
                 self.monitor.fail("ranks", unknown)
-            self.monitor.start(versions=versions_of(self._package), watched=self._seen.identities, end=self.close)
+            self.monitor.start(
+                versions=versions_of("torch", self._package), watched=self._seen.identities, end=self.close
+            )
             if not self.monitor.active:
                 return
             for function in (type(self).step, type(self).phase, type(self).metrics):
@@ -283,13 +255,6 @@ def place_of_process() -> tuple[Ranks, Exception | None]:
         return ranks, None
     world, rank = place
     return Ranks(rank=rank, local_rank=rank, world_size=world, local_world_size=world), None
-
-
-def versions_of(package: str) -> dict[str, str]:
-    """Return the versions of Python, torch and a package, as far as they are imported."""
-    found = {name: getattr(sys.modules.get(name), "__version__", None) for name in ("torch", package)}
-    known = {name: str(version) for name, version in found.items() if version is not None}
-    return {"python": sys.version.split()[0], **known}
 
 
 def _copied(monitor: CarbonMonitor) -> TrainingLoop:

@@ -25,6 +25,7 @@ def test_a_loop_without_jax_counts_the_steps_that_the_script_tells(tmp_path):
         carbon.step()
         with carbon.phase("evaluation"):
             pass
+        assert not carbon.should_stop
 
     (file,) = read_run(tmp_path / "run").files
     assert [(r.reason, r.steps) for r in file.records if isinstance(r, Close)] == [("closed", 1)]
