@@ -23,6 +23,7 @@ from carbon_plugin.plan.forecast import reservations
 from carbon_plugin.spec.hardware.cluster import Cluster
 from carbon_plugin.spec.hardware.profiles import default_node_for, load_accelerator
 from carbon_plugin.spec.metered import Rung
+from carbon_plugin.spec.range import Range
 from carbon_plugin.spec.site import Site
 
 REPORT_DRAWS = 2000
@@ -35,7 +36,7 @@ def measure(calls: int) -> dict[str, float]:
     cluster = Cluster(accelerator=accelerator, node=default_node_for(accelerator), nodes=8, devices_per_node=8)
     factors = resolve_factors(Site(zone="aws:us-east-1", building=True, amortisation="active_share"), cluster)
     items = [
-        EnergyItem(rung=rung, scope=f"{rung}:{index}", energy_j=1e12, low_j=9e11, high_j=1.1e12)
+        EnergyItem(rung=rung, scope=f"{rung}:{index}", energy=Range(1e12, 9e11, 1.1e12))
         for index, rung in enumerate(RUNGS)
     ]
     reserved = reservations(cluster, 1e6)

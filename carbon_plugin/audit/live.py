@@ -127,11 +127,11 @@ def _projected(newest: Projection | None) -> list[tuple[str, str]]:
     if newest is None:
         return []
     parts = []
-    if newest.energy_j is not None:
-        low_j, value_j, high_j = newest.energy_j
-        parts.append(f"{wording.energy(value_j)} ({wording.energy_range(low_j, high_j, value_j)})")
-    if newest.carbon_kg is not None:
-        parts.append(wording.carbon(newest.carbon_kg[1]))
+    energy, carbon = newest.energy, newest.carbon
+    if energy is not None:
+        parts.append(f"{wording.energy(energy.value)} ({wording.energy_range(energy.low, energy.high, energy.value)})")
+    if carbon is not None:
+        parts.append(wording.carbon(carbon.value))
     if newest.remaining_s is not None:
         parts.append(f"{wording.duration(newest.remaining_s)} to go")
     seen = "" if newest.nodes_seen >= newest.nodes else f", {newest.nodes_seen} of {plural(newest.nodes, 'node')} seen"

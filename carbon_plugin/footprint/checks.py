@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from carbon_plugin.errors import FootprintError
 from carbon_plugin.footprint.values import IT_RUNGS, EnergyItem, Factors, Reservation
+from carbon_plugin.spec.range import Range
 
 # A low or high that misses the central value by less than this share is rounding, not a mistake.
 _ROUNDING = 1e-9
@@ -23,7 +24,7 @@ def check_inputs(
         name = f"energy of {item.rung} scope {item.scope!r}"
         if item.rung not in IT_RUNGS:
             raise FootprintError(f"{name}: rung is {item.rung!r}, expected one of {', '.join(IT_RUNGS)}")
-        _check_range(name, "J", item.energy_j, item.low_j, item.high_j)
+        _check_range(name, "J", item.energy)
         own = item.intensity_g_per_kwh
         if own is not None and not 0 <= own < math.inf:
             raise FootprintError(f"{name}: intensity_g_per_kwh is {own}, expected 0 or more")
@@ -50,7 +51,7 @@ def _check_factors(factors: Factors) -> None:
     }
     known = {"intensity": intensity, "pue": pue, "lifetime": life, **factors.embodied_kg, **factors.water_l_per_kwh}
     for name, figure in (known | {name: figure for name, figure in others.items() if figure is not None}).items():
-        _check_range(f"factor {name}", figure.unit, figure.value, figure.low, figure.high)
+        _check_range(f"factor {name}", figure.unit, figure.range)
     if intensity.value == 0 < intensity.high:
         raise FootprintError(f"factor intensity: value is 0 with high {intensity.high}, expected no range around 0")
     if pue.low < 1:
@@ -62,7 +63,8 @@ def _check_factors(factors: Factors) -> None:
         raise FootprintError(f"factor lifetime: low is {life.low}, expected more than 0")
 
 
-def _check_range(name: str, unit: str, value: float, low: float, high: float) -> None:
+def _check_range(name: str, unit: str, number: Range) -> None:
+    value, low, high = number.value, number.low, number.high
     slack = _ROUNDING * abs(value)
     if not (0 <= low <= value + slack and value - slack <= high < math.inf):
         raise FootprintError(

@@ -23,6 +23,7 @@ from carbon_plugin.footprint.market import Contracts, Market
 from carbon_plugin.footprint.uncertainty import Floats, mean_of, spread
 from carbon_plugin.footprint.values import BUILDING, IT_RUNGS, EnergyItem, Factors, Reservation
 from carbon_plugin.spec.figure import Figure
+from carbon_plugin.spec.range import Range
 from carbon_plugin.spec.units import GRAMS_PER_KG, JOULES_PER_KWH, SECONDS_PER_YEAR
 
 _RUN_SCOPES = ("intensity", "pue", "lifetime", "utilisation", "duration")
@@ -72,23 +73,23 @@ def gather(
     items = sorted(energies, key=lambda item: IT_RUNGS.index(item.rung))
     unit_years = _unit_years(reservations)
     intensity, pue, life = factors.intensity.figure, factors.pue, factors.lifetime_years
-    rows = [(item.energy_j, item.low_j, item.high_j) for item in items]
+    rows = [_ends(item.energy) for item in items]
     # Relative, so that it also spreads items with an intensity of their own. Zero has no range (checked).
     rows.append(
         (1.0, intensity.low / intensity.value, intensity.high / intensity.value) if intensity.value else _CERTAIN
     )
     # The overhead is what varies: a PUE never falls below 1.
     rows.append((pue.value - 1, pue.low - 1, pue.high - 1))
-    rows.append((life.value, life.low, life.high))
-    rows.append(_CERTAIN if factors.fleet_utilisation is None else _range(factors.fleet_utilisation))
+    rows.append(_ends(life))
+    rows.append(_CERTAIN if factors.fleet_utilisation is None else _ends(factors.fleet_utilisation))
     rows.append((1.0, *duration_spread))
-    rows += [_range(factors.embodied_kg[scope]) for scope in unit_years]
+    rows += [_ends(factors.embodied_kg[scope]) for scope in unit_years]
     amortised = len(unit_years)
     if factors.building_kg is not None and "device" in unit_years:
         # The building stands around the devices: it is charged with their reserved time.
         unit_years[BUILDING] = unit_years["device"]
-        rows.append(_range(factors.building_kg))
-    rows += [_range(liters) for liters in factors.water_l_per_kwh.values()]
+        rows.append(_ends(factors.building_kg))
+    rows += [_ends(liters) for liters in factors.water_l_per_kwh.values()]
     median, low, high = np.array(rows, dtype=np.float64).T
     return UncertainInputs(
         scopes=(
@@ -167,8 +168,8 @@ def _combine(inputs: UncertainInputs, drawn: Floats) -> Outcome:
     )
 
 
-def _range(figure: Figure) -> tuple[float, float, float]:
-    return figure.value, figure.low, figure.high
+def _ends(number: Range | Figure) -> tuple[float, float, float]:
+    return number.value, number.low, number.high
 
 
 def _unit_years(reservations: Sequence[Reservation]) -> dict[str, float]:

@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from carbon_plugin.spec.figure import Assumption, Figure, Kind
 from carbon_plugin.spec.metered import Rung
+from carbon_plugin.spec.range import Range
 from carbon_plugin.spec.site import Instrument
 
 # Rungs whose energy is given; that of the facility follows from theirs and the PUE.
@@ -102,16 +103,14 @@ class Factors(Struct, frozen=True, kw_only=True):
 
 
 class EnergyItem(Struct, frozen=True, kw_only=True):
-    """Energy of one IT rung and uncertainty scope. Items with the same `scope` share one draw (one device model's
+    """Energy of one IT rung and uncertainty scope, J. Items with the same `scope` share one draw (one device model's
     systematic error does not average away). `intensity_g_per_kwh` overrides the run's intensity for this item
     (energy-weighted mean of its windows); its relative uncertainty stays that of the run. `kind` says how the energy
     is known."""
 
     rung: Rung
     scope: str
-    energy_j: float
-    low_j: float
-    high_j: float
+    energy: Range
     intensity_g_per_kwh: float | None = None
     kind: Kind = "modelled"
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from carbon_plugin.spec.metered import DeviceIdentity, EnergyKind
+from carbon_plugin.spec.range import Range
 
 LEDGER_VERSION = 1
 
@@ -121,6 +122,12 @@ class DeviceEnergy(Struct, frozen=True, kw_only=True, omit_defaults=True):
     note: str | None = None
     estimated_j: float | None = None
 
+    @property
+    def energy(self) -> Range | None:
+        """Return the energy with its range, J, or None where it is unknown. An end that the record leaves out, or that
+        lies on the wrong side of the energy, is the energy itself."""
+        return None if self.energy_j is None else Range.of(self.energy_j, self.low_j, self.high_j)
+
 
 class Window(Struct, frozen=True, kw_only=True, tag="window"):
     """The energy between two moments of one node, in one phase. Windows of a file do not overlap and leave no gap.
@@ -202,6 +209,16 @@ class Projection(Struct, frozen=True, kw_only=True, tag="projection"):
     carbon_kg: tuple[float, float, float] | None
     remaining_s: float | None
     best_case_remaining_s: float | None = None
+
+    @property
+    def energy(self) -> Range | None:
+        """Return the energy of the full run with its range, J. The record has low, central and high in this order."""
+        return None if self.energy_j is None else Range(self.energy_j[1], self.energy_j[0], self.energy_j[2])
+
+    @property
+    def carbon(self) -> Range | None:
+        """Return the carbon of the full run with its range, kg. The record has low, central and high in this order."""
+        return None if self.carbon_kg is None else Range(self.carbon_kg[1], self.carbon_kg[0], self.carbon_kg[2])
 
 
 class Sums(Struct, frozen=True, kw_only=True):

@@ -22,6 +22,7 @@ from carbon_plugin.plan.forecast import Forecast, make_forecast, modelled_energi
 from carbon_plugin.predict.power import clock_share
 from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.loading import build_run_spec
+from carbon_plugin.spec.range import Range
 from carbon_plugin.validate.carbon_rows import carbon_sources, node_setups
 
 PowerScope = Literal["gpu", "node", "system"]
@@ -194,8 +195,8 @@ def drawn_w(forecast: Forecast, scope: PowerScope) -> Figure:
     items = [
         item for item in modelled_energies(cluster, forecast.prediction.gpu_power_w, 1.0) if item.rung in RUNGS[scope]
     ]
-    low, value, high = (sum(getattr(item, edge) for item in items) / units for edge in ("low_j", "energy_j", "high_j"))
-    return Figure(value, low, high, "W", "modelled", "accelerators, host and network during a step, as measured")
+    power = Range.total(item.energy for item in items).scaled(1 / units)  # the energy of one second
+    return Figure.of(power, "W", "modelled", "accelerators, host and network during a step, as measured")
 
 
 def _compared(head: PowerRow, measured: float, predicted: Figure) -> PowerRow:

@@ -27,6 +27,7 @@ from carbon_plugin.footprint.account import account
 from carbon_plugin.footprint.factors.bases import in_scope
 from carbon_plugin.footprint.values import EnergyItem, Factors
 from carbon_plugin.spec.figure import Figure
+from carbon_plugin.spec.range import Range
 from tests.fleet.conftest import RUNS
 from tests.fleet.test_ingest import table
 from tests.ledger.builder import RUN_START_UNIX_S, Attempt, Job
@@ -186,7 +187,7 @@ def test_the_scheduler_says_which_part_was_recorded(store: Path, tmp_path: Path)
 
 def forecast_of(factors: Factors, energy_j: float) -> dict[str, Any]:
     """The document of a forecast of so much energy, with the fields that an audit reads."""
-    item = EnergyItem(rung="gpu", scope="gpu", energy_j=energy_j, low_j=0.9 * energy_j, high_j=1.2 * energy_j)
+    item = EnergyItem(rung="gpu", scope="gpu", energy=Range(energy_j, 0.9 * energy_j, 1.2 * energy_j))
     second = Figure(0.5, 0.4, 0.6, "s", "modelled", "test")
     plain: dict[str, Any] = msgspec.to_builtins(
         {

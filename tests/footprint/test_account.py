@@ -24,8 +24,8 @@ KWH = 3.6e6
 
 
 def item(rung: str, scope: str, energy_j: float, low: float = 1.0, high: float = 1.0, **more: Any) -> EnergyItem:
-    document = {"rung": rung, "scope": scope, "energy_j": energy_j, "low_j": energy_j * low, "high_j": energy_j * high}
-    return msgspec.convert(document | more, EnergyItem)
+    energy = {"value": energy_j, "low": energy_j * low, "high": energy_j * high}
+    return msgspec.convert({"rung": rung, "scope": scope, "energy": energy} | more, EnergyItem)
 
 
 items = st.builds(
@@ -114,7 +114,7 @@ def test_parts_add_up_to_totals_and_ranges_hold_their_value(
     energy = footprint.energy_j
     rungs = [energy[rung].value for rung in ("gpu", "host", "network") if rung in energy]
     assert energy["it"].value == sum(rungs)
-    assert energy["it"].value == pytest.approx(sum(item.energy_j for item in energies))
+    assert energy["it"].value == pytest.approx(sum(item.energy.value for item in energies))
     assert energy["facility"].value == pytest.approx(energy["it"].value * 1.3)
     assert footprint.operational_kg.value == pytest.approx(energy["facility"].value * 400 / 3.6e9)
     assert footprint.embodied_kg.value == sum(part.value for part in footprint.embodied_parts_kg.values())
@@ -146,10 +146,7 @@ def test_reservations_of_one_scope_add_up(h100_factors: Factors) -> None:
 def test_everything_scales_with_energy_and_time(
     h100_factors: Factors, energies: list[EnergyItem], reserved: list[Reservation], more: float
 ) -> None:
-    scaled_energies = [
-        msgspec.structs.replace(item, energy_j=item.energy_j * more, low_j=item.low_j * more, high_j=item.high_j * more)
-        for item in energies
-    ]
+    scaled_energies = [msgspec.structs.replace(item, energy=item.energy.scaled(more)) for item in energies]
     scaled_time = [msgspec.structs.replace(reservation, time_s=reservation.time_s * more) for reservation in reserved]
 
     once = account(energies, reserved, h100_factors, draws=200)

@@ -9,10 +9,11 @@ import pytest
 from carbon_plugin.footprint.account import account
 from carbon_plugin.footprint.boundary import ladder
 from carbon_plugin.footprint.values import EnergyItem, Factors
+from carbon_plugin.spec.range import Range
 
 
 def energy(rung: str, joules: float) -> EnergyItem:
-    return EnergyItem(rung=rung, scope=rung, energy_j=joules, low_j=0.9 * joules, high_j=1.2 * joules)  # type: ignore[arg-type]
+    return EnergyItem(rung=rung, scope=rung, energy=Range(joules, 0.9 * joules, 1.2 * joules))  # type: ignore[arg-type]
 
 
 def test_rungs_add_up_to_it_and_pue_multiplies_it_only(make_factors: Callable[..., Factors]) -> None:

@@ -9,10 +9,11 @@ import pytest
 from carbon_plugin.errors import FootprintError
 from carbon_plugin.footprint.drivers import drivers
 from carbon_plugin.footprint.values import EnergyItem, Factors, Reservation
+from carbon_plugin.spec.range import Range
 
 MakeFactors = Callable[..., Factors]
 
-GPU = EnergyItem(rung="gpu", scope="h100", energy_j=3.6e12, low_j=3.42e12, high_j=3.78e12)
+GPU = EnergyItem(rung="gpu", scope="h100", energy=Range(3.6e12, 3.42e12, 3.78e12))
 
 
 def test_the_widest_input_comes_first_and_shares_add_up_to_one(make_factors: MakeFactors) -> None:

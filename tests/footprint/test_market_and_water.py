@@ -15,12 +15,13 @@ from carbon_plugin.footprint.run_factors import resolve_factors
 from carbon_plugin.footprint.values import EnergyItem, Factors, Reservation
 from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.hardware.cluster import Cluster
+from carbon_plugin.spec.range import Range
 from carbon_plugin.spec.site import Instrument, LiveSource, Site
 
 MakeFactors = Callable[..., Factors]
 KWH = 3.6e6
 YEAR_S = 31_557_600.0
-GPU = EnergyItem(rung="gpu", scope="gpu", energy_j=1000 * KWH, low_j=900 * KWH, high_j=1100 * KWH)
+GPU = EnergyItem(rung="gpu", scope="gpu", energy=Range(1000 * KWH, 900 * KWH, 1100 * KWH))
 DEVICE_YEAR = Reservation(scope="device", units=1, time_s=YEAR_S)
 
 instruments = st.builds(

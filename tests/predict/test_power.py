@@ -92,7 +92,7 @@ def test_a_node_in_training_draws_what_was_measured() -> None:
     spec = llama()
     power = predict_step(spec).gpu_power_w
     one = msgspec.structs.replace(spec.cluster, nodes=1)
-    energies = {item.rung: item.energy_j for item in modelled_energies(one, power, 1.0)}
+    energies = {item.rung: item.energy.value for item in modelled_energies(one, power, 1.0)}
 
     assert energies["gpu"] + energies["host"] == pytest.approx(10.2e3 * 0.76, rel=0.06)
 

@@ -89,6 +89,7 @@ def _idle(summary: AuditSummary) -> tuple[EnergyItem, ...] | None:
     from carbon_plugin.footprint.values import EnergyItem
     from carbon_plugin.predict.power import idle_with_context_w
     from carbon_plugin.spec.hardware.profiles import find_accelerator
+    from carbon_plugin.spec.range import Range
 
     items = []
     for device in summary.devices:
@@ -100,5 +101,5 @@ def _idle(summary: AuditSummary) -> tuple[EnergyItem, ...] | None:
             power_w = idle_with_context_w(profile)
         if power_w is not None and identity.rung != "facility":
             scope = f"{identity.rung} in pauses"
-            items.append(EnergyItem(rung=identity.rung, scope=scope, energy_j=power_w, low_j=power_w, high_j=power_w))
+            items.append(EnergyItem(rung=identity.rung, scope=scope, energy=Range.exactly(power_w)))
     return tuple(items)

@@ -120,9 +120,7 @@ class UsedEnergy(Struct, frozen=True, kw_only=True):
 class UsedSum(Struct, gc=False):
     """Running sum of energies of one device, fed window by window; the fields are those of `UsedEnergy`."""
 
-    value_j: float = 0.0
-    low_j: float = 0.0
-    high_j: float = 0.0
+    energy: Range = ZERO
     told_j: float = 0.0
     estimated_j: float = 0.0
     facility_j: float = 0.0
@@ -132,18 +130,13 @@ class UsedSum(Struct, gc=False):
     def add(
         self, energy: DeviceEnergy, intensity_g_per_kwh: float | None, pue: float | None, share: float = 1.0
     ) -> None:
-        """Add a share of the energy of one window, in which these factors are in force. Unknown energy adds nothing.
-
-        An end of the range that is not stated, or lies on the wrong side of the energy, is the energy itself.
-        """
-        value_j = energy.energy_j
-        if value_j is None:
+        """Add a share of the energy of one window, in which these factors are in force. Unknown energy adds nothing."""
+        whole, estimated_j = energy.energy, energy.estimated_j
+        if whole is None:
             return
-        low_j, high_j, estimated_j = energy.low_j, energy.high_j, energy.estimated_j
-        self.low_j += share * (value_j if low_j is None or low_j > value_j else low_j)
-        self.high_j += share * (value_j if high_j is None or high_j < value_j else high_j)
-        value_j *= share
-        self.value_j += value_j
+        added = whole.scaled(share)
+        value_j = added.value
+        self.energy = self.energy.plus(added)
         if estimated_j or energy.kind in MEASURED_KINDS:
             self.told_j += value_j
             self.estimated_j += share * (estimated_j or 0.0)
@@ -157,7 +150,7 @@ class UsedSum(Struct, gc=False):
     def used(self) -> UsedEnergy:
         """The sum so far."""
         return UsedEnergy(
-            energy=Range(self.value_j, self.low_j, self.high_j),
+            energy=self.energy,
             told_j=self.told_j,
             estimated_j=self.estimated_j,
             facility_j=self.facility_j,
@@ -207,16 +200,7 @@ def energy_item(
     scope: UncertaintyScope, energy: Range, kind: Kind = "modelled", g_per_kwh: float | None = None
 ) -> EnergyItem:
     """Return an energy (J) as the accounting takes it, with a range that contains it."""
-    ordered = energy.ordered()
-    return EnergyItem(
-        rung=scope[0],
-        scope=scope[1],
-        energy_j=ordered.value,
-        low_j=ordered.low,
-        high_j=ordered.high,
-        intensity_g_per_kwh=g_per_kwh,
-        kind=kind,
-    )
+    return EnergyItem(rung=scope[0], scope=scope[1], energy=energy.ordered(), intensity_g_per_kwh=g_per_kwh, kind=kind)
 
 
 def account_inputs(
@@ -243,8 +227,8 @@ def account_inputs(
         )
         for one in used.values()
     ]
-    energy_j = math.fsum([*(one[0] for one in sums), *(item.energy_j for item in to_come)])
-    facility_j = math.fsum([*(one[1] for one in sums), *(item.energy_j * pue for item in to_come)])
+    energy_j = math.fsum([*(one[0] for one in sums), *(item.energy.value for item in to_come)])
+    facility_j = math.fsum([*(one[1] for one in sums), *(item.energy.value * pue for item in to_come)])
     in_force = msgspec.structs.replace(
         factors,
         pue=_mean_pue(facility_j / energy_j if energy_j else pue, factors.pue),
@@ -263,8 +247,8 @@ def account_inputs(
     ]
     for item in to_come:
         stated = item.intensity_g_per_kwh
-        weighted = item.energy_j * pue * (stated_g_per_kwh if stated is None else stated)
-        items.append(msgspec.structs.replace(item, intensity_g_per_kwh=own(item.energy_j, weighted)))
+        weighted = item.energy.value * pue * (stated_g_per_kwh if stated is None else stated)
+        items.append(msgspec.structs.replace(item, intensity_g_per_kwh=own(item.energy.value, weighted)))
     return items, in_force
 
 

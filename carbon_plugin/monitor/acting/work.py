@@ -220,13 +220,13 @@ def _rest_of(projected: Projected, node: NodeWork) -> RestOfRun | None:
         return None
     if view.whole is None or view.spent is None or node.context.factors is None:
         return None
-    running_w = sum(item.energy_j for item in remaining.energies) / remaining.time_s
+    running_w = sum(item.energy.value for item in remaining.energies) / remaining.time_s
     idle = modelled_energies(spec.cluster, idle_power_figure(spec.cluster), 1.0)
     to_come_kg = view.whole.embodied_kg.value - view.spent.embodied_kg.value
     return RestOfRun(
         remaining_s=remaining.time_s,
         running_w=running_w,
-        idle_w=sum(item.energy_j for item in idle),
+        idle_w=sum(item.energy.value for item in idle),
         pue=node.context.factors.pue.value,
         embodied_kg_per_s=max(0.0, to_come_kg) / remaining.time_s,
     )

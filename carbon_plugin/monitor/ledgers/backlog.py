@@ -10,6 +10,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from carbon_plugin.ledger.records import Close, DeviceEnergy, Event, Manifest, Projection, Record, Span, Window
+from carbon_plugin.spec.range import Range
 
 MAX_WAITING = 20_000
 """The number of records kept in memory: two days of windows of 10 s, some 20 MB. Beyond it, neighbouring windows are
@@ -139,17 +140,13 @@ def _sum(one: DeviceEnergy, two: DeviceEnergy) -> DeviceEnergy:
         values = getattr(one, name), getattr(two, name)
         return None if values == (None, None) else (values[0] or 0.0) + (values[1] or 0.0)
 
+    known = [energy for energy in (one.energy, two.energy) if energy is not None]
+    both = Range.total(known) if known else None
     return replace(
         one,
         energy_j=added("energy_j"),
-        low_j=_bound(one, one.low_j, two, two.low_j),
-        high_j=_bound(one, one.high_j, two, two.high_j),
+        low_j=None if both is None else both.low,
+        high_j=None if both is None else both.high,
         note=one.note or two.note,
         estimated_j=added("estimated_j"),
     )
-
-
-def _bound(one: DeviceEnergy, bound: float | None, two: DeviceEnergy, other: float | None) -> float | None:
-    """Return the sum of two bounds. An energy without a bound counts as its own bound."""
-    first, second = (one.energy_j if bound is None else bound), (two.energy_j if other is None else other)
-    return None if first is None or second is None else first + second

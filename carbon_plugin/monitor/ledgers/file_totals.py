@@ -87,7 +87,7 @@ class FileTotals:
     @property
     def energy_j(self) -> float:
         """Return the energy of all devices of the file, J."""
-        return math.fsum(device.energy.value_j for device in self.devices.values())
+        return math.fsum(device.energy.energy.value for device in self.devices.values())
 
     @property
     def place(self) -> Place:

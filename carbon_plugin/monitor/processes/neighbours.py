@@ -21,6 +21,7 @@ from msgspec.structs import replace
 from carbon_plugin.ledger.records import DeviceEnergy
 from carbon_plugin.meters.host.share import SHARE_SPREAD
 from carbon_plugin.monitor.processes.scratch import Folder, forget_in_child
+from carbon_plugin.spec.range import Range
 from carbon_plugin.spec.turns import give_way
 
 EVENT = "gpu_shared"
@@ -178,18 +179,16 @@ def _parties(tenants: Iterable[Tenant], own: Tenant) -> list[list[Tenant]]:
 
 
 def _share_of(energy: DeviceEnergy, part: float) -> DeviceEnergy:
-    if part >= 1.0 or energy.energy_j is None:
+    whole = energy.energy
+    if part >= 1.0 or whole is None:
         return energy
     note = f"{part:.3g} of it: other runs use this GPU too"
-    central_j = part * energy.energy_j
-    bounds = (energy.energy_j if bound is None else bound for bound in (energy.low_j, energy.high_j))
-    least, most = (part * (1 - SHARE_SPREAD), min(1.0, part * (1 + SHARE_SPREAD)))
-    possible_j = [central_j, *(share * bound for bound in bounds for share in (least, most))]
+    charged = whole.times(Range(part, part * (1 - SHARE_SPREAD), min(1.0, part * (1 + SHARE_SPREAD))))
     return replace(
         energy,
-        energy_j=central_j,
-        low_j=min(possible_j),
-        high_j=max(possible_j),
+        energy_j=charged.value,
+        low_j=charged.low,
+        high_j=charged.high,
         estimated_j=None if energy.estimated_j is None else part * energy.estimated_j,
         note="; ".join(filter(None, (energy.note, note))),
     )

@@ -22,6 +22,7 @@ from carbon_plugin.ledger.held.account_inputs import UsedEnergy, UsedSum, total_
 from carbon_plugin.ledger.records import LEDGER_VERSION, MACHINE, Manifest, Span
 from carbon_plugin.monitor.ledgers.file_totals import DeviceTotals, FileTotals
 from carbon_plugin.spec.metered import DeviceIdentity, Rung
+from carbon_plugin.spec.range import Range
 from carbon_plugin.spec.site import MOST_PUE
 from carbon_plugin.spec.units import SECONDS_PER_YEAR
 
@@ -38,7 +39,7 @@ comparison span: first and last step (0 if there is none), start, duration."""
 _RUNG = struct.Struct("<18d")
 """The fields are: the eight sums of `UsedSum` over all time, the same without start-up and idling, power, and number of
 devices."""
-_SUMS = len(UsedSum.__struct_fields__)
+_SUMS = len(Range.__struct_fields__) + len(UsedSum.__struct_fields__) - 1
 MOST_DEVICES: dict[Rung, int] = {"gpu": 1024, "host": 64, "network": 64, "facility": 64}
 """No node has more devices of a rung."""
 MOST_W: dict[Rung, float] = {"gpu": 5e3, "host": 2e5, "network": 1e5, "facility": 1e9}
@@ -169,7 +170,7 @@ def _is_possible(rung: Rung, numbers: Sequence[float], head: _Head) -> bool:
         0 <= count <= MOST_DEVICES[rung]
         and count == int(count)
         and (rung != "gpu" or count == head.gpus)
-        and all(_are_possible(UsedSum(*part), most_j) for part in (sums[:_SUMS], sums[_SUMS:]))
+        and all(_are_possible(_sum_of(part), most_j) for part in (sums[:_SUMS], sums[_SUMS:]))
         and 0 <= power_w <= most_w
     )
 
@@ -178,7 +179,7 @@ def _are_possible(sums: UsedSum, most_j: float) -> bool:
     """Return whether these sums can follow from at most `most_j`. A measurement may take back an earlier estimate, so
     that the estimate may be negative."""
     facility_j = most_j * MOST_PUE
-    energies_j = (sums.value_j, sums.low_j, sums.high_j, sums.told_j, sums.without_factors_j)
+    energies_j = (sums.energy.value, sums.energy.low, sums.energy.high, sums.told_j, sums.without_factors_j)
     return (
         all(0 <= energy_j <= most_j for energy_j in energies_j)
         and abs(sums.estimated_j) <= most_j
@@ -205,8 +206,8 @@ def _totals(head: _Head, host: str, gpu_name: str, sums: dict[Rung, tuple[float,
             identities.append(identity)
             shares = [value / count for value in shared]
             devices[identity.key] = DeviceTotals(
-                energy=UsedSum(*shares[:_SUMS]),
-                steady=UsedSum(*shares[_SUMS:]),
+                energy=_sum_of(shares[:_SUMS]),
+                steady=_sum_of(shares[_SUMS:]),
                 power_w=power_w / count,
                 measured=seen,
                 start_s=head.started_s,
@@ -266,8 +267,13 @@ def _sums(totals: FileTotals, rung: Rung) -> tuple[float, ...]:
     )
 
 
+def _sum_of(numbers: Sequence[float]) -> UsedSum:
+    """Return the sum that `_numbers` wrote."""
+    return UsedSum(Range(*numbers[:3]), *numbers[3:])
+
+
 def _numbers(used: UsedEnergy) -> tuple[float, ...]:
-    """Return an energy in the order of the fields of `UsedSum`."""
+    """Return an energy in the order of the fields of `UsedSum`, that of its range first."""
     energy = used.energy
     return (
         energy.value,

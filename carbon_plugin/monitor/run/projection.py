@@ -104,7 +104,7 @@ def outlook(totals: RunTotals, remaining: Remaining | None, factors: Factors | N
         spent = account(items, chargeable(totals.reserved, factors), in_force, draws=LIVE_DRAWS)
     if remaining is None:
         return Outlook(spent=spent, whole=None, energy_j=None, remaining_s=None)
-    to_come = Range.total(Range(item.energy_j, item.low_j, item.high_j) for item in remaining.energies)
+    to_come = Range.total(item.energy for item in remaining.energies)
     energy = totals.used.energy.plus(to_come)
     # The time of the past is certain, and only that of what remains is uncertain.
     low, high = (
@@ -121,9 +121,7 @@ def outlook(totals: RunTotals, remaining: Remaining | None, factors: Factors | N
 
 
 def _scaled(item: EnergyItem, factor: float) -> EnergyItem:
-    return msgspec.structs.replace(
-        item, energy_j=item.energy_j * factor, low_j=item.low_j * factor, high_j=item.high_j * factor
-    )
+    return msgspec.structs.replace(item, energy=item.energy.scaled(factor))
 
 
 def _lasting(unit: Reservation, time_s: float) -> Reservation:

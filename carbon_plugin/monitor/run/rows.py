@@ -49,7 +49,7 @@ def devices_of(totals: FileTotals) -> tuple[DeviceFigures, ...]:
             key=key,
             name=device.name,
             rung=device.rung,
-            energy_j=used.energy.value_j,
+            energy_j=used.energy.energy.value,
             power_w=used.power_w,
             energy_kind=device.energy_kind,
         )

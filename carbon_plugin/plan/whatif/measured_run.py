@@ -183,10 +183,4 @@ def _at_rate(run: MeasuredRun, g_per_kwh: float | None) -> float | None:
 
 
 def _times(item: EnergyItem, factor: float, g_per_kwh: float) -> EnergyItem:
-    return msgspec.structs.replace(
-        item,
-        energy_j=item.energy_j * factor,
-        low_j=item.low_j * factor,
-        high_j=item.high_j * factor,
-        intensity_g_per_kwh=g_per_kwh,
-    )
+    return msgspec.structs.replace(item, energy=item.energy.scaled(factor), intensity_g_per_kwh=g_per_kwh)

@@ -94,7 +94,7 @@ def lost_cap(ours: Cluster, other: Cluster) -> tuple[str, ...]:
 
 def marginal_kg(energies: Sequence[EnergyItem], g_per_kwh: Sequence[float], pue: float) -> float:
     """Return the kgCO2e of energies at a marginal intensity for each."""
-    weighted = sum(item.energy_j * marginal for item, marginal in zip(energies, g_per_kwh, strict=True))
+    weighted = sum(item.energy.value * marginal for item, marginal in zip(energies, g_per_kwh, strict=True))
     return pue * weighted / (JOULES_PER_KWH * GRAMS_PER_KG)
 
 

@@ -10,6 +10,7 @@ from carbon_plugin.footprint.factors.grid import resolve_intensity
 from carbon_plugin.footprint.factors.pue import resolve_pue
 from carbon_plugin.footprint.run_factors import resolve_factors
 from carbon_plugin.footprint.values import EnergyItem
+from carbon_plugin.spec.range import Range
 from carbon_plugin.spec.site import Site
 
 
@@ -37,7 +38,7 @@ def test_stated_range_takes_the_place_of_the_usual_one() -> None:
 
 def test_carbon_of_exact_energy_at_stated_numbers_is_not_exact_and_says_why() -> None:
     factors = resolve_factors(Site(intensity_g_per_kwh=384.4, pue=1.2), None)
-    kwh = EnergyItem(rung="gpu", scope="gpu", energy_j=3.6e6, low_j=3.6e6, high_j=3.6e6)
+    kwh = EnergyItem(rung="gpu", scope="gpu", energy=Range.exactly(3.6e6))
     carbon = account([kwh], [], factors).operational_kg
     assert carbon.value == pytest.approx(1.2 * 0.3844)
     assert carbon.low < 0.8 * carbon.value

@@ -93,7 +93,7 @@ def test_a_report_says_of_a_node_what_its_ledger_says(share: float | None) -> No
     assert heard.energy_j == pytest.approx(read.energy_j)
     assert heard.power_w == pytest.approx(read.power_w)
     assert [(i.rung, i.scope, i.kind) for i in heard.steady] == [(i.rung, i.scope, i.kind) for i in read.steady]
-    assert [i.high_j for i in heard.steady] == pytest.approx([i.high_j for i in read.steady])
+    assert [i.energy.high for i in heard.steady] == pytest.approx([i.energy.high for i in read.steady])
     assert heard.spent.keys() == read.spent.keys()
     for mine, theirs in zip(heard.spent.values(), read.spent.values(), strict=True):
         assert mine.kind == theirs.kind
