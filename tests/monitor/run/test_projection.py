@@ -46,7 +46,7 @@ def test_measured_rates_carry_on_and_leave_start_up_out():
     rest = remaining_measured(totals(), 400, None)
 
     assert rest.time_s == 200
-    assert rest.energies[0].energy_j == pytest.approx(2e6)
+    assert rest.energies[0].energy.value == pytest.approx(2e6)
     assert {r.scope: r.units * r.time_s for r in rest.reserved} == {"device": 1600, "host": 200, "network": 1600}
 
 
@@ -110,7 +110,7 @@ def test_measured_rates_leave_only_the_failures_to_come():
     assert failing.time_s == pytest.approx(1.1 * steady.time_s)
     pairs = list(zip(failing.energies, steady.energies, strict=True))
     assert pairs
-    assert all(more.energy_j == pytest.approx(1.1 * less.energy_j) for more, less in pairs)
+    assert all(more.energy.value == pytest.approx(1.1 * less.energy.value) for more, less in pairs)
     # No failure at all lies inside the range.
     assert failing.spread[0] < 1 / 1.1
 

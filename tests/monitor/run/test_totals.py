@@ -111,7 +111,7 @@ def test_gpu_of_two_attempts_counts_in_both_but_only_the_second_gives_rates():
     totals = run_totals(files, attempt_started_s=90.0)
 
     assert totals.energy_j == 5000
-    assert (totals.steady_s, totals.steady[0].energy_j) == (20, 2000)
+    assert (totals.steady_s, totals.steady[0].energy.value) == (20, 2000)
     assert totals.power_w == 100
 
 
