@@ -10,16 +10,11 @@ import msgspec
 from msgspec.structs import replace
 
 import carbon_plugin
-from carbon_plugin.audit.result import (
-    AUDIT_VERSION,
-    AuditSummary,
-    Device,
-    Reserved,
-    Run,
-    Series,
-    Verification,
-    Waste,
-)
+from carbon_plugin.audit.findings.energy import Waste
+from carbon_plugin.audit.findings.reserved import Reserved
+from carbon_plugin.audit.findings.run import Run
+from carbon_plugin.audit.findings.series import Series
+from carbon_plugin.audit.result import AUDIT_VERSION, AuditSummary, Device, Verification
 from carbon_plugin.audit.tally.accounting import SAMPLING, Accounted, account_run, factors_of_idle, unobserved_cells
 from carbon_plugin.audit.tally.budget import budget_lines, stated_price
 from carbon_plugin.audit.tally.calendar import months_of

@@ -11,7 +11,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from carbon_plugin.audit.result import Allocation
+from carbon_plugin.audit.findings.reserved import Allocation
 from carbon_plugin.fleet.restatement import Restatement
 from carbon_plugin.fleet.store.schema import MJ_PER_J, MS_PER_S, UG_PER_KG
 from carbon_plugin.spec.units import JOULES_PER_KWH, SECONDS_PER_HOUR

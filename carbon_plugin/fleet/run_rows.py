@@ -12,7 +12,8 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from carbon_plugin.audit.result import Attempt, Period, Reserved
+from carbon_plugin.audit.findings.reserved import Reserved
+from carbon_plugin.audit.findings.run import Attempt, Period
 from carbon_plugin.audit.tally.accounting import factors_of_idle, inputs_of, unobserved_cells
 from carbon_plugin.audit.tally.blocks import Floats
 from carbon_plugin.audit.tally.cells import energy_of

@@ -13,7 +13,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from carbon_plugin.audit.allocation.gpu_resources import MOST_GPUS, AllocatedGpus, held_of
-from carbon_plugin.audit.result import Allocation
+from carbon_plugin.audit.findings.reserved import Allocation
 from carbon_plugin.errors import ReportError
 from carbon_plugin.spec.amounts import plural
 from carbon_plugin.spec.parsing.boundary import Place, parse_json, read_bytes

@@ -7,7 +7,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from carbon_plugin.audit.result import Allocation, AuditSummary, Reconciliation
+from carbon_plugin.audit.findings.reserved import Allocation, Reconciliation
+from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.audit.tally.accounting import SAMPLING
 from carbon_plugin.footprint.account import account
 from carbon_plugin.footprint.values import Factors, Footprint

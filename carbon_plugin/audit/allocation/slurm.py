@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from carbon_plugin.audit.allocation.gpu_resources import MOST_GPUS, AllocatedGpus, slice_share
-from carbon_plugin.audit.result import Allocation
+from carbon_plugin.audit.findings.reserved import Allocation
 from carbon_plugin.errors import ReportError
 from carbon_plugin.spec.parsing.boundary import read_text, shown, whole_number
 from carbon_plugin.spec.parsing.limits import MOST_RUN_S

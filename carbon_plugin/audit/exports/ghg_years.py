@@ -10,7 +10,8 @@ from msgspec.structs import replace
 
 from carbon_plugin.audit.exports.evidence import GridFactor
 from carbon_plugin.audit.exports.ghg_factors import ElectricityFactors, GhgInputs, electricity_factors
-from carbon_plugin.audit.result import AuditSummary, MonthEnergy
+from carbon_plugin.audit.findings.energy import MonthEnergy
+from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.errors import ReportError
 from carbon_plugin.footprint.factors.grid import value_of_year
 from carbon_plugin.footprint.values import Basis, Factors

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from carbon_plugin.audit.result import AuditSummary, Energy
+from carbon_plugin.audit.findings.energy import Energy
+from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.audit.sentences import narrative, phrases
 from carbon_plugin.audit.sentences.verdict import verdict_line
 from carbon_plugin.printable import printable

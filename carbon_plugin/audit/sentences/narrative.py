@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from carbon_plugin.audit.result import AuditSummary, Energy
+from carbon_plugin.audit.findings.energy import Energy
+from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.audit.sentences.phrases import (
     counted_and_beyond,
     estimated_devices,

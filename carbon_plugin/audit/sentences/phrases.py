@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from carbon_plugin.audit.result import (
-    AuditSummary,
-    Coverage,
-    Device,
-    Energy,
-    MeterQuality,
-    Quality,
-    Reconciliation,
-    StepComparison,
-)
+from carbon_plugin.audit.findings.comparison import StepComparison
+from carbon_plugin.audit.findings.energy import Energy, MeterQuality, Quality
+from carbon_plugin.audit.findings.reserved import Reconciliation
+from carbon_plugin.audit.findings.run import Coverage
+from carbon_plugin.audit.result import AuditSummary, Device
 from carbon_plugin.ledger.held.account_inputs import ROUNDING
 from carbon_plugin.ledger.held.expected import NOT_SEEN_EVENT, SILENT_EVENT
 from carbon_plugin.show import wording

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from carbon_plugin.audit.result import Reserved, Sampling
+from carbon_plugin.audit.findings.reserved import Reserved
+from carbon_plugin.audit.result import Sampling
 from carbon_plugin.audit.tally.cells import ExactCell, used_energy
 from carbon_plugin.audit.tally.collect import RunCollector
 from carbon_plugin.audit.tally.in_force import in_force

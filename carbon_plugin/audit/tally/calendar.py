@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 import numpy as np
 from msgspec import Struct
 
-from carbon_plugin.audit.result import MonthEnergy
+from carbon_plugin.audit.findings.energy import MonthEnergy
 from carbon_plugin.audit.tally.blocks import Floats
 from carbon_plugin.audit.tally.cells import ExactSum
 from carbon_plugin.ledger.held.account_inputs import total_used

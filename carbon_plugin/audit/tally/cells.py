@@ -11,7 +11,7 @@ from itertools import chain
 
 import numpy as np
 
-from carbon_plugin.audit.result import Energy, MeterQuality
+from carbon_plugin.audit.findings.energy import Energy, MeterQuality
 from carbon_plugin.audit.tally.blocks import Rows
 from carbon_plugin.ledger.held.account_inputs import UsedEnergy
 from carbon_plugin.spec.range import Range

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
-from carbon_plugin.audit.result import Cause, ErrorPart, ForecastComparison
+from carbon_plugin.audit.findings.comparison import Cause, ErrorPart, ForecastComparison
 from carbon_plugin.audit.tally.documents import ForecastDocument, PredictionDocument
 from carbon_plugin.footprint.values import Footprint
 from carbon_plugin.spec.amounts import number, plural

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from carbon_plugin.audit.result import BoundaryRung, Energy
+from carbon_plugin.audit.findings.energy import BoundaryRung, Energy
 from carbon_plugin.footprint.values import Factors
 from carbon_plugin.spec.metered import DeviceIdentity, Rung
 

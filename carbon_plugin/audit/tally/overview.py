@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from carbon_plugin.audit.result import Attempt, Coverage, Gap, Period, Progress, Work
+from carbon_plugin.audit.findings.run import Attempt, Coverage, Gap, Period, Progress, Work
 from carbon_plugin.audit.tally.collect import FilePass, RunCollector
 from carbon_plugin.audit.tally.documents import PredictionDocument
 from carbon_plugin.audit.tally.reservations import Interval, union

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 
-from carbon_plugin.audit.result import Reserved
+from carbon_plugin.audit.findings.reserved import Reserved
 from carbon_plugin.audit.tally.calendar import Month, ReservedMonth, month_ends
 from carbon_plugin.audit.tally.collect import FilePass
 from carbon_plugin.ledger.held.holdings import Holding, gpus_of, held, held_until

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from carbon_plugin.audit.result import StepComparison, StepSeries
+from carbon_plugin.audit.findings.comparison import StepComparison
+from carbon_plugin.audit.findings.series import StepSeries
 from carbon_plugin.audit.tally.bins import TimeBins
 from carbon_plugin.audit.tally.documents import PredictionDocument
 from carbon_plugin.ledger.held.counted_steps import CountedSteps

@@ -15,9 +15,10 @@ import pytest
 from carbon_plugin.audit.allocation.kubernetes import read_kubernetes
 from carbon_plugin.audit.allocation.reconcile import reconcile
 from carbon_plugin.audit.allocation.slurm import read_sacct
+from carbon_plugin.audit.findings.reserved import Allocation, Reserved
 from carbon_plugin.audit.report.text import render_text
 from carbon_plugin.audit.report.write import write_audit
-from carbon_plugin.audit.result import Allocation, AuditSummary, Reserved
+from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.audit.summary import summarise
 from carbon_plugin.errors import ReportError
 from carbon_plugin.footprint.values import Factors

@@ -12,7 +12,7 @@ import pytest
 from carbon_plugin.audit.allocation.gpu_resources import held_of, slice_share
 from carbon_plugin.audit.allocation.kubernetes import read_kubernetes
 from carbon_plugin.audit.allocation.slurm import read_sacct
-from carbon_plugin.audit.result import Allocation
+from carbon_plugin.audit.findings.reserved import Allocation
 from carbon_plugin.errors import ReportError
 
 DATA = Path(__file__).parent / "data" / "scheduler"

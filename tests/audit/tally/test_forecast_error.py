@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carbon_plugin.audit.result import ErrorPart
+from carbon_plugin.audit.findings.comparison import ErrorPart
 from carbon_plugin.audit.tally.documents import ForecastDocument, read_forecast, read_prediction
 from carbon_plugin.audit.tally.forecast_error import Actual, compare_forecast, logarithmic_mean, split_error
 

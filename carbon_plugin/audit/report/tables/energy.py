@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from carbon_plugin.audit.findings.energy import Energy
 from carbon_plugin.audit.report.tables.table import Cell, Table, Unit, table, unit_of_carbon, unit_of_energy
-from carbon_plugin.audit.result import AuditSummary, Energy
+from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.audit.sentences import phrases
 from carbon_plugin.show import wording
 from carbon_plugin.show.drawing import PHASE_NAMES, RUNG_NAMES, SCOPE_NAMES

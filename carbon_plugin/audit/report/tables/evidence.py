@@ -6,9 +6,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from carbon_plugin.audit.findings.energy import Energy
 from carbon_plugin.audit.report.tables.forecast import unit_of_time
 from carbon_plugin.audit.report.tables.table import Cell, Table, table, unit_of_energy
-from carbon_plugin.audit.result import AuditSummary, Energy
+from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.audit.sentences import phrases
 from carbon_plugin.show import wording
 from carbon_plugin.show.drawing import RUNG_NAMES, SCOPE_NAMES

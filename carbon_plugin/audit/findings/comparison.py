@@ -1,0 +1,60 @@
+"""Hold how a run compares with its prediction and with its forecast from before launch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+from carbon_plugin.footprint.values import Footprint
+from carbon_plugin.spec.figure import Figure
+
+Cause = Literal["spec drift", "step time", "power", "run length", "coverage", "grid", "waiting"]
+
+
+class StepComparison(Struct, frozen=True, kw_only=True):
+    """Measured against predicted values on stretches between step boundaries of one node.
+
+    The measured range is the error at the boundaries, and the predicted one the model's p10 to p90. Energies are those
+    of one step on the GPUs of that node. `basis` says what the comparison rests on: spans that are long enough; short
+    ones where a run has no other; or training windows, which do not end at step boundaries (`spans` is then 0). The
+    error of the latter two is wider.
+    """
+
+    steps: int
+    spans: int
+    node: int
+    measured_step_time_s: Figure
+    predicted_step_time_s: Figure | None
+    measured_gpu_energy_per_step_j: float | None
+    predicted_gpu_energy_per_step_j: float | None
+    basis: Literal["spans", "short spans", "windows"] = "spans"
+
+
+class ErrorPart(Struct, frozen=True, kw_only=True):
+    """One cause of the forecast's error: the factor by which it moved operational carbon, and its share in kg."""
+
+    cause: Cause
+    factor: float
+    carbon_kg: float
+    explanation: str
+
+
+class ForecastComparison(Struct, frozen=True, kw_only=True):
+    """The forecast from before launch against the actual run.
+
+    The factors of `parts` multiply to actual over forecast operational carbon. Their `carbon_kg` and `embodied_kg` add
+    up to actual minus forecast total. The parts are empty, and `no_parts_reason` says why, where a split is not
+    possible.
+    """
+
+    created_unix_s: float
+    plugin_version: str
+    run_time_s: Figure
+    total_steps: int
+    device_hours: Figure
+    footprint: Footprint
+    step_time_s: Figure
+    parts: list[ErrorPart]
+    embodied_kg: float | None
+    no_parts_reason: str | None
