@@ -129,7 +129,7 @@ def _projected(newest: Projection | None) -> list[tuple[str, str]]:
     parts = []
     energy, carbon = newest.energy, newest.carbon
     if energy is not None:
-        parts.append(f"{wording.energy(energy.value)} ({wording.energy_range(energy.low, energy.high, energy.value)})")
+        parts.append(f"{wording.energy(energy.value)} ({wording.energy_range(energy)})")
     if carbon is not None:
         parts.append(wording.carbon(carbon.value))
     if newest.remaining_s is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from itertools import chain
 
 import msgspec
 from msgspec.structs import replace
@@ -15,12 +16,19 @@ from carbon_plugin.audit.findings.reserved import Reserved
 from carbon_plugin.audit.findings.run import Run
 from carbon_plugin.audit.findings.series import Series
 from carbon_plugin.audit.result import AUDIT_VERSION, AuditSummary, Device, Verification
-from carbon_plugin.audit.tally.accounting import SAMPLING, Accounted, account_run, factors_of_idle, unobserved_cells
+from carbon_plugin.audit.tally.accounting import (
+    SAMPLING,
+    Accounted,
+    RunEnergy,
+    account_run,
+    run_energy,
+    unobserved_sums,
+)
 from carbon_plugin.audit.tally.budget import budget_lines, stated_price
 from carbon_plugin.audit.tally.calendar import months_of
-from carbon_plugin.audit.tally.cells import energy_of
 from carbon_plugin.audit.tally.collect import FilePass, RunCollector
 from carbon_plugin.audit.tally.documents import read_forecast, read_prediction
+from carbon_plugin.audit.tally.energy_sums import energy_of
 from carbon_plugin.audit.tally.forecast_error import Actual, compare_forecast
 from carbon_plugin.audit.tally.ladder import boundary_ladder
 from carbon_plugin.audit.tally.overview import (
@@ -31,7 +39,7 @@ from carbon_plugin.audit.tally.overview import (
     work_of,
 )
 from carbon_plugin.audit.tally.parts import pass_over
-from carbon_plugin.audit.tally.reservations import reserved_by_month, reserved_time, unobserved_of
+from carbon_plugin.audit.tally.reservations import reserved_by_month, reserved_time
 from carbon_plugin.audit.tally.spans import comparison_of_windows
 from carbon_plugin.errors import FootprintError, LedgerError
 from carbon_plugin.ledger.held.account_inputs import stated_factors
@@ -61,22 +69,22 @@ def summarise(
 
 def _conclude(collected: RunCollector, identity: RunIdentity | None, checks: RunCheck) -> AuditSummary:
     manifest = leading_manifest(collected.files)
-    reserved, unobserved = reserved_time(collected.files), unobserved_of(collected.files)
-    recorded_j = {rung: energy_of(cells).energy_j for rung, cells in collected.rung_cells().items()}
+    reserved, unobserved = reserved_time(collected.files)
+    recorded_j = {rung: energy_of(sums).energy_j for rung, sums in collected.by_rung().items()}
+    used = run_energy(collected, unobserved)
     factors = stated_factors(manifest.factors)
     stated = (factors.intensity.figure.value, factors.pue.value) if factors else None
-    idle_factors = factors_of_idle(collected, factors)
-    collected.unobserved = unobserved_cells(unobserved, idle_factors)
-    it_cells = [cell for cells in collected.phase_cells().values() for cell in cells]
-    energy = energy_of(it_cells)
-    outcome = _account(collected, reserved, manifest)
+    idle_factors = used.idle_factors(factors)
+    collected.unobserved = unobserved_sums(unobserved, idle_factors)
+    energy = energy_of(chain.from_iterable(collected.by_phase().values()))
+    outcome = _account(used, collected.files, reserved, manifest)
     accounted = None if isinstance(outcome, str) else outcome
     prediction = read_prediction(manifest.prediction)
     spans = collected.spans
     steps = spans.comparison(prediction) or comparison_of_windows(collected.counted, manifest.node, prediction)
     period, progress, coverage = period_of(collected), progress_of(collected.files, manifest), coverage_of(collected)
     checks = replace(checks, missing=[*coverage.missing, *checks.missing])  # a verdict must count missing GPUs
-    by_rung = {rung: energy_of(cells) for rung, cells in collected.rung_cells().items()}
+    by_rung = {rung: energy_of(sums) for rung, sums in collected.by_rung().items()}
     redone, restarts = energy_of(collected.redone.values()), energy_of(collected.restarts.values())
     return AuditSummary(
         version=AUDIT_VERSION,
@@ -88,8 +96,8 @@ def _conclude(collected: RunCollector, identity: RunIdentity | None, checks: Run
         progress=progress,
         energy=energy,
         by_rung=by_rung,
-        by_phase={phase: energy_of(cells) for phase, cells in collected.phase_cells().items()},
-        unobserved={rung: energy_of([cell]) for (rung, _), cell in collected.unobserved.items()},
+        by_phase={phase: energy_of(sums) for phase, sums in collected.by_phase().items()},
+        unobserved={rung: energy_of([sums]) for (rung, _), sums in collected.unobserved.items()},
         waste=Waste(
             redone_steps=sum(attempt.redone_steps for attempt in period.attempts),
             redone_energy_j=redone.energy_j,
@@ -173,25 +181,25 @@ def _run(identity: RunIdentity | None, manifest: Manifest) -> Run:
     )
 
 
-def _account(collected: RunCollector, reserved: Reserved, manifest: Manifest) -> Accounted | str:
+def _account(energy: RunEnergy, files: Sequence[FilePass], reserved: Reserved, manifest: Manifest) -> Accounted | str:
     """Return the footprint of the run, or a sentence that says why there is none."""
     factors = stated_factors(manifest.factors)
     if factors is None:
         incomplete, unsited = "the factors in the ledger are incomplete", "the run was given no site"
         return incomplete if manifest.factors else f"{unsited}, and a grid intensity is never guessed"
     try:
-        return account_run(collected, reserved, factors)
+        return account_run(energy, files, reserved, factors)
     except FootprintError as error:  # impossible numbers, whose lines the verification names
         return f"it cannot be computed: {error}"
 
 
 def _devices(collected: RunCollector) -> list[Device]:
-    cells = collected.device_cells()
+    sums = collected.by_device()
     devices = []
     for key, seen in sorted(
         collected.devices.items(), key=lambda item: (item[1].identity.rung, item[1].hostname, item[0])
     ):
-        energy = energy_of(cells.get(key, ()))
+        energy = energy_of(sums.get(key, ()))
         known_s = energy.device_s * (1 - energy.meters.absent)
         devices.append(
             Device(

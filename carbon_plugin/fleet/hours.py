@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from carbon_plugin.audit.tally.blocks import Floats, RowBlock, Rows
+from carbon_plugin.audit.tally.blocks import RowBlock, Rows
 from carbon_plugin.audit.tally.calendar import month_of, next_month_unix_s
 from carbon_plugin.audit.tally.collect import FilePass, RunCollector
 from carbon_plugin.audit.tally.reservations import holdings_of, reserved_by_month, union
@@ -21,6 +21,7 @@ from carbon_plugin.footprint.values import Factors
 from carbon_plugin.ledger.held.account_inputs import MEASURED_KINDS, stated_factors
 from carbon_plugin.ledger.records import Manifest, Span
 from carbon_plugin.spec.metered import Rung
+from carbon_plugin.spec.range_array import Floats
 
 HOUR_S = 3600.0
 
@@ -129,17 +130,17 @@ class HourCollector(RunCollector):
         """
         places = self._unrecorded_hours()
         energies: dict[Rung, Floats] = {}
-        for (rung, _), cell in self.unobserved.items():
+        for (rung, _), idle in self.unobserved.items():
             sums = np.zeros(len(COLUMNS))
             values = {
-                "energy": cell.modelled_j.value,
-                "low": cell.low_j,
-                "high": cell.high_j,
-                "facility": cell.facility_j,
-                "weighted": cell.weighted_j_g_per_kwh,
-                "without": cell.without_factors_j,
-                "idle": cell.modelled_j.value,
-                "idle_weighted": cell.weighted_j_g_per_kwh,
+                "energy": idle.modelled_j.value,
+                "low": idle.low_j,
+                "high": idle.high_j,
+                "facility": idle.facility_j,
+                "weighted": idle.weighted_j_g_per_kwh,
+                "without": idle.without_factors_j,
+                "idle": idle.modelled_j.value,
+                "idle_weighted": idle.weighted_j_g_per_kwh,
             }
             for name, value in values.items():
                 sums[COLUMNS.index(name)] = value
@@ -204,7 +205,7 @@ def _in_order(item: tuple[Slot, Floats]) -> tuple[Any, ...]:
 
 def _table(rows: Rows, rework: Rework, idle: Floats) -> Floats:
     """Return the columns of one device in some windows, shape (columns, windows)."""
-    energy_j, estimated_j = rows.energy_j, rows.estimated_j
+    energy_j, estimated_j = rows.energy.value, rows.estimated_j
     facility_j = energy_j * rows.pue
     known = ~np.isnan(facility_j * rows.intensity_g_per_kwh)
     facility_j = np.where(known, facility_j, 0.0)
@@ -218,8 +219,8 @@ def _table(rows: Rows, rework: Rework, idle: Floats) -> Floats:
         [
             energy_j,
             told - estimated_j,
-            rows.low_j,
-            rows.high_j,
+            rows.energy.low,
+            rows.energy.high,
             facility_j,
             weighted,
             np.where(known, 0.0, energy_j),

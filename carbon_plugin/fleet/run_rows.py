@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from hashlib import blake2b
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,13 @@ from msgspec import Struct
 
 from carbon_plugin.audit.findings.reserved import Reserved
 from carbon_plugin.audit.findings.run import Attempt, Period
-from carbon_plugin.audit.tally.accounting import factors_of_idle, inputs_of, unobserved_cells
-from carbon_plugin.audit.tally.blocks import Floats
-from carbon_plugin.audit.tally.cells import energy_of
+from carbon_plugin.audit.tally.accounting import RunEnergy, inputs_of, run_energy, unobserved_sums
+from carbon_plugin.audit.tally.collect import FilePass
 from carbon_plugin.audit.tally.documents import read_forecast
+from carbon_plugin.audit.tally.energy_sums import energy_of
 from carbon_plugin.audit.tally.overview import coverage_of, leading_manifest, period_of, progress_of
 from carbon_plugin.audit.tally.parts import pass_over
-from carbon_plugin.audit.tally.reservations import reserved_time, unobserved_of
+from carbon_plugin.audit.tally.reservations import reserved_time
 from carbon_plugin.errors import FootprintError, LedgerError
 from carbon_plugin.fleet.hours import COLUMNS, HOUR_S, HourCollector
 from carbon_plugin.fleet.run_places import SCOPES, UNSTATED, factors_by_launch, place_of, scope_ratio, turned
@@ -33,6 +35,7 @@ from carbon_plugin.ledger.held.holdings import gpus_of
 from carbon_plugin.ledger.identity import read_identity
 from carbon_plugin.ledger.records import Manifest, RunIdentity
 from carbon_plugin.ledger.verification.verify import combine_checks, files_by_start
+from carbon_plugin.spec.range_array import Floats
 from carbon_plugin.spec.units import GRAMS_PER_KG, JOULES_PER_KWH
 
 FAILED_ENDS = ("exception", "failed")
@@ -99,10 +102,11 @@ def rows_of(directory: Path, place: str, content: str) -> RunRows:
     run_id = manifest.run_id
     run = number_of(run_id, fingerprints[0] if fingerprints else place)
     period = period_of(collected)
-    reserved = reserved_time(collected.files)
+    reserved, unobserved = reserved_time(collected.files)
+    used = run_energy(collected, unobserved)
     factors = collected.stated(manifest.factors)
-    collected.unobserved = unobserved_cells(unobserved_of(collected.files), factors_of_idle(collected, factors))
-    carbon = _carbon(collected, reserved, factors)
+    collected.unobserved = unobserved_sums(unobserved, used.idle_factors(factors))
+    carbon = _carbon(used, collected.files, reserved, factors)
     collected.add_unobserved(reserved.before_first_record_s)
     hours = _hours(run, collected, reserved, factors, carbon)
     first_month = month_of(period.start_unix_s)
@@ -155,11 +159,13 @@ def apportioned(total: int, weights: Floats) -> list[int]:
     return parts
 
 
-def _carbon(collected: HourCollector, reserved: Reserved, factors: Factors | None) -> RunMicrograms | None:
+def _carbon(
+    energy: RunEnergy, files: Sequence[FilePass], reserved: Reserved, factors: Factors | None
+) -> RunMicrograms | None:
     if factors is None:
         return None
     try:
-        inputs = inputs_of(collected, reserved, factors)
+        inputs = inputs_of(energy, files, reserved, factors)
         outcome = central_and_mean(gather(inputs.items, inputs.charged, inputs.factors, (1.0, 1.0)))
     except FootprintError as error:
         raise LedgerError(f"its carbon cannot be computed: {error}") from None
@@ -201,7 +207,7 @@ def _hours(
         facility_j = facility_j + without_j
         weighted = weighted + without_j * factors.intensity.figure.value
     facility_mj = carbon.facility_mj if carbon else round(MJ_PER_J * float(facility_j.sum()))
-    energy = energy_of([cell for cells in collected.phase_cells().values() for cell in cells])
+    energy = energy_of(chain.from_iterable(collected.by_phase().values()))
     hours = [slot[2] for slot in slots]
     months = {hour: month_of(hour * HOUR_S) for hour in dict.fromkeys(hours)}
     nothing = [0] * len(slots)
@@ -332,10 +338,10 @@ def _node_rows(run: int, collected: HourCollector) -> list[Row]:
     for key, seen in collected.devices.items():
         if collected.is_it(key):
             hosts.setdefault(seen.hostname, []).append(key)
-    cells = collected.device_cells()
+    sums = collected.by_device()
     rows = []
     for hostname, keys in sorted(hosts.items()):
-        energy = energy_of(cell for key in keys for cell in cells.get(key, ()))
+        energy = energy_of(one for key in keys for one in sums.get(key, ()))
         row: Row = {"run": run, "hostname": hostname, "energy_mj": round(MJ_PER_J * energy.energy_j)}
         row["measured_mj"] = round(MJ_PER_J * energy.measured_j)
         row["gpus"] = sum(collected.devices[key].identity.rung == "gpu" for key in keys)

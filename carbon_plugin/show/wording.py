@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 from carbon_plugin.spec import amounts
 from carbon_plugin.spec.figure import Figure
+from carbon_plugin.spec.range import Range
 from carbon_plugin.spec.units import CARBON_UNITS, DEVICE_TIME_UNITS, ENERGY_UNITS, POWER_UNITS, TIME_UNITS, Units
 
 
@@ -48,19 +49,19 @@ def device_hours(seconds: float) -> str:
     return _amount(seconds, DEVICE_TIME_UNITS)
 
 
-def energy_range(low_j: float, high_j: float, central_j: float) -> str:
-    """A range in the unit of its central value, for instance "11.0 to 13.1 kWh"."""
-    return _range(low_j, high_j, central_j, ENERGY_UNITS)
+def energy_range(joules: Range | Figure) -> str:
+    """Return p10 to p90 of an energy in the unit of its central value, for instance "11.0 to 13.1 kWh"."""
+    return _range(joules, ENERGY_UNITS)
 
 
-def carbon_range(figure: Figure) -> str:
-    """The p10 to p90 range of a carbon figure in the unit of its central value."""
-    return _range(figure.low, figure.high, figure.value, CARBON_UNITS)
+def carbon_range(kilograms: Range | Figure) -> str:
+    """Return p10 to p90 of a carbon figure in the unit of its central value."""
+    return _range(kilograms, CARBON_UNITS)
 
 
-def duration_range(figure: Figure) -> str:
-    """The p10 to p90 range of a time in the unit of its central value."""
-    return _range(figure.low, figure.high, figure.value, TIME_UNITS)
+def duration_range(seconds: Range | Figure) -> str:
+    """Return p10 to p90 of a time in the unit of its central value."""
+    return _range(seconds, TIME_UNITS)
 
 
 def percent(share: float) -> str:
@@ -127,5 +128,5 @@ def _amount(value: float, units: Units) -> str:
     return amounts.quantity(value, units, padded=True)
 
 
-def _range(low: float, high: float, central: float, units: Units) -> str:
-    return amounts.quantity_range(low, high, central, units, padded=True)
+def _range(quantity: Range | Figure, units: Units) -> str:
+    return amounts.quantity_range(quantity.low, quantity.high, quantity.value, units, padded=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from carbon_plugin.show import wording
 from carbon_plugin.sinks.row import PREFIX, Row
 from carbon_plugin.spec.amounts import quantity_range
+from carbon_plugin.spec.range import Range
 from carbon_plugin.spec.units import CARBON_UNITS, JOULES_PER_KWH, SECONDS_PER_HOUR
 
 
@@ -38,9 +39,9 @@ def _projected(figures: dict[str, float]) -> list[str]:
     low, value, high = (figures.get(f"projected_energy_kwh{end}") for end in ("_low", "", "_high"))
     if low is None or value is None or high is None:
         return []
-    ends_j = low * JOULES_PER_KWH, high * JOULES_PER_KWH, value * JOULES_PER_KWH
+    joules = Range(value, low, high).scaled(JOULES_PER_KWH)
     carbon = _and_carbon(figures, "projected_")
-    return [f"projected {_energy(value)} ({wording.energy_range(*ends_j)}){carbon}"]
+    return [f"projected {_energy(value)} ({wording.energy_range(joules)}){carbon}"]
 
 
 def _and_carbon(figures: dict[str, float], prefix: str) -> str:

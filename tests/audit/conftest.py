@@ -29,8 +29,8 @@ def forecast_document(factors: Factors) -> dict[str, object]:
 
     def item(rung: str, watts: float) -> EnergyItem:
         energy_j = watts * run_s
-        fields = {"rung": rung, "scope": rung, "energy_j": energy_j, "low_j": energy_j * 0.8, "high_j": energy_j * 1.3}
-        return msgspec.convert(fields, type=EnergyItem)
+        energy = {"value": energy_j, "low": energy_j * 0.8, "high": energy_j * 1.3}
+        return msgspec.convert({"rung": rung, "scope": rung, "energy": energy}, type=EnergyItem)
 
     footprint = account(
         [item("gpu", 380.0 * devices), item("host", 140.0 * 2), item("network", 60.0 * devices)],

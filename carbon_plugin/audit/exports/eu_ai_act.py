@@ -140,11 +140,10 @@ def _compute(summary: AuditSummary) -> TrainingCompute:
 def _energy(summary: AuditSummary) -> TrainingEnergy:
     footprint, factors, energy = summary.footprint, summary.factors, summary.energy
     if footprint is not None and factors is not None:
-        facility = footprint.energy_j["facility"]
-        value, low, high = facility.value, facility.low, facility.high
+        used_j = footprint.energy_j["facility"].range
         boundary = f"facility: machines times PUE {wording.plain(factors.pue.value)} ({factors.pue.source})"
     else:
-        value, low, high = energy.energy_j, energy.low_j, energy.high_j
+        used_j = energy.range
         boundary = "machines only: no site was stated, so no PUE is applied"
     rungs = ", ".join(rung for rung in ("gpu", "host", "network") if rung in summary.by_rung)
     methodology = (
@@ -153,11 +152,11 @@ def _energy(summary: AuditSummary) -> TrainingEnergy:
         "preparation, manufacture of hardware and inference do not. The range is p10 to p90 of the meters' and the "
         f"facility's uncertainty. {' '.join(limits_of_energy(summary))}"
     ).strip()
-    low_mwh, mwh, high_mwh = (joules / JOULES_PER_KWH / KWH_PER_MWH for joules in (low, value, high))
+    mwh = used_j.scaled(1 / JOULES_PER_KWH / KWH_PER_MWH)
     return TrainingEnergy(
-        mwh=significant(mwh, DIGITS),
-        low_mwh=significant(low_mwh, DIGITS),
-        high_mwh=significant(high_mwh, DIGITS),
+        mwh=significant(mwh.value, DIGITS),
+        low_mwh=significant(mwh.low, DIGITS),
+        high_mwh=significant(mwh.high, DIGITS),
         boundary=boundary,
         measured_share=summary.energy.measured_j / energy.energy_j,
         methodology=methodology,

@@ -253,8 +253,7 @@ def _facility(summary: AuditSummary) -> Range:
     """Return the energy of a run with its facility, J, or that of its machines where no site was stated."""
     if summary.footprint is not None:
         return summary.footprint.energy_j["facility"].range
-    energy = summary.energy
-    return Range(energy.energy_j, energy.low_j, energy.high_j)
+    return summary.energy.range
 
 
 def _stage(summary: AuditSummary) -> ModelStage:

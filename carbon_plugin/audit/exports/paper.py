@@ -51,7 +51,7 @@ def _energy(summary: AuditSummary, footprint: Footprint, factors: Factors) -> st
     machines, facility = footprint.energy_j["it"], footprint.energy_j["facility"]
     return (
         f"The machines used {wording.energy(machines.value)} "
-        f"({wording.energy_range(machines.low, machines.high, machines.value)}; {how_known(summary)}), with the "
+        f"({wording.energy_range(machines)}; {how_known(summary)}), with the "
         f"facility around them (PUE {wording.plain(factors.pue.value)}) {wording.energy(facility.value)}."
     )
 

@@ -29,6 +29,7 @@ from carbon_plugin.footprint.values import Factors, Footprint
 from carbon_plugin.ledger.held.unobserved import UNOBSERVED_PHASE
 from carbon_plugin.show import wording
 from carbon_plugin.spec.figure import Figure
+from carbon_plugin.spec.range import ZERO
 from carbon_plugin.spec.units import GRAMS_PER_KG, SECONDS_PER_HOUR, SECONDS_PER_YEAR
 
 STANDARD = "ISO/IEC 21031:2024, Software Carbon Intensity: SCI = (O + M) per R"
@@ -130,9 +131,8 @@ def _unobserved(summary: AuditSummary, factors: Factors) -> Figure:
     """Return the facility energy in kWh that is modelled for reserved hardware without records; 0 where there is
     none."""
     waited = summary.by_phase.get(UNOBSERVED_PHASE)
-    low, value, high = (waited.low_j, waited.energy_j, waited.high_j) if waited else (0.0, 0.0, 0.0)
     source = f"idle power of {summary.reserved.idle_model}, times PUE" if waited else "all reserved time was recorded"
-    return kwh(Figure(value, low, high, "J", "modelled", source).scaled(factors.pue.value))
+    return kwh(Figure.of(waited.range if waited else ZERO, "J", "modelled", source).scaled(factors.pue.value))
 
 
 def _hardware(summary: AuditSummary, footprint: Footprint, factors: Factors) -> list[SciHardware]:

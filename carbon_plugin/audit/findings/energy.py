@@ -6,6 +6,8 @@ from typing import Literal
 
 from msgspec import Struct
 
+from carbon_plugin.spec.range import Range
+
 Quality = Literal["measured", "modelled", "mixed", "absent"]
 
 
@@ -42,6 +44,11 @@ class Energy(Struct, frozen=True, kw_only=True):
     operational_kg: float | None
     windows: int = 0
     estimated_j: float = 0.0
+
+    @property
+    def range(self) -> Range:
+        """Return the energy with its range, J."""
+        return Range(self.energy_j, self.low_j, self.high_j)
 
 
 class BoundaryRung(Struct, frozen=True, kw_only=True):

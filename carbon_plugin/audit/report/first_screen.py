@@ -10,6 +10,7 @@ from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.audit.sentences import phrases
 from carbon_plugin.show import wording
 from carbon_plugin.spec.amounts import fitting_unit, plural
+from carbon_plugin.spec.range import Range
 from carbon_plugin.spec.units import ENERGY_UNITS
 
 TOKENS = 1e6
@@ -69,10 +70,11 @@ def total_of(summary: AuditSummary, most: float = 0.0) -> RunTotal:
     """
     footprint = summary.footprint
     if footprint is None:
-        low, high = phrases.energy_edges(summary, summary.energy, "it")
         size, name = fitting_unit(summary.energy.energy_j, ENERGY_UNITS)
         what = "Energy of the machines; no carbon is stated"
-        return _total(what, Unit(size, name), (low, summary.energy.energy_j, high), most, "energy.energy_j", [])
+        return _total(
+            what, Unit(size, name), phrases.range_of(summary, summary.energy, "it"), most, "energy.energy_j", []
+        )
     total = footprint.total_kg
     unit = unit_of_carbon(total.value)
     split = []
@@ -86,7 +88,7 @@ def total_of(summary: AuditSummary, most: float = 0.0) -> RunTotal:
         split.append(Share(name, text, share, colour, f"footprint.{name}_kg.value", figure.value))
     unknown = phrases.unknown_embodied(summary)
     what = f"Carbon without the manufacture of {' and '.join(unknown)}, which is unknown" if unknown else "Total carbon"
-    return _total(what, unit, (total.low, total.value, total.high), most, "footprint.total_kg.value", split)
+    return _total(what, unit, total.range, most, "footprint.total_kg.value", split)
 
 
 def tiles(summary: AuditSummary) -> list[Tile]:
@@ -96,10 +98,8 @@ def tiles(summary: AuditSummary) -> list[Tile]:
     return found
 
 
-def _total(
-    what: str, unit: Unit, edges: tuple[float, float, float], most: float, field: str, split: list[Share]
-) -> RunTotal:
-    low, value, high = edges
+def _total(what: str, unit: Unit, number: Range, most: float, field: str, split: list[Share]) -> RunTotal:
+    low, value, high = number.low, number.value, number.high
     end = 1.08 * max(high, value, most) or 1.0
     return RunTotal(
         what=what,

@@ -40,7 +40,7 @@ def _energy_rows(summary: AuditSummary) -> list[tuple[str, str, str, str]]:
             (
                 "energy, facility",
                 wording.energy(facility.value),
-                wording.energy_range(facility.low, facility.high, facility.value),
+                wording.energy_range(facility),
                 f"machines x PUE {wording.plain(summary.factors.pue.value)}",
             )
         )

@@ -16,6 +16,7 @@ from carbon_plugin.show.drawing import SCOPE_NAMES
 from carbon_plugin.spec.amounts import plural
 from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.metered import Rung
+from carbon_plugin.spec.range import Range
 from carbon_plugin.spec.units import G_PER_KWH_OF_KG_PER_J
 
 
@@ -76,16 +77,15 @@ def energy_span(summary: AuditSummary, energy: Energy, rung: str | None) -> str:
     The range is the rung's sampled one, in which the errors of meters are independent. Without one, it is the sum of
     the meters' own ranges, as if all errors were the same.
     """
-    return wording.energy_range(*energy_edges(summary, energy, rung), energy.energy_j)
+    return wording.energy_range(range_of(summary, energy, rung))
 
 
-def energy_edges(summary: AuditSummary, energy: Energy, rung: str | None) -> tuple[float, float]:
-    """Return p10 and p90 in J as `energy_span` describes them."""
+def range_of(summary: AuditSummary, energy: Energy, rung: str | None) -> Range:
+    """Return an energy with the p10 and p90 that `energy_span` describes, J."""
     sampled = summary.footprint.energy_j.get(rung) if summary.footprint and rung else None
     if sampled is None or not sampled.value:
-        return energy.low_j, energy.high_j
-    share = energy.energy_j / sampled.value
-    return sampled.low * share, sampled.high * share
+        return energy.range
+    return sampled.range.scaled(energy.energy_j / sampled.value)
 
 
 def measured_share(summary: AuditSummary) -> float:

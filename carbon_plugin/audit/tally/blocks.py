@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from carbon_plugin.ledger.records import DeviceEnergy, Phase, Window
 from carbon_plugin.spec.metered import EnergyKind
+from carbon_plugin.spec.range_array import Floats, RangeArray
 
-Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
 MAX_WINDOWS = 512
@@ -22,17 +22,15 @@ small."""
 class Rows(Struct, frozen=True, kw_only=True):
     """One device in several windows, one value a window.
 
-    `energy_j`, `low_j` and `high_j` are 0 where `known` is false, because the window does not know the energy.
-    `estimated_j` is the part of it that is estimated because the meter could not tell it, or 0. `pue` and
+    `energy` is in J, and 0 where `known` is false, because the window does not know it. `estimated_j` is the part of
+    it that is estimated because the meter could not tell it, or 0. `pue` and
     `intensity_g_per_kwh` are the factors in force, or NaN where there are none.
     """
 
     kind: EnergyKind
     known: Flags
     seconds: Floats
-    energy_j: Floats
-    low_j: Floats
-    high_j: Floats
+    energy: RangeArray
     estimated_j: Floats
     pue: Floats
     intensity_g_per_kwh: Floats
@@ -45,9 +43,7 @@ class Rows(Struct, frozen=True, kw_only=True):
             kind=self.kind,
             known=self.known[chosen],
             seconds=self.seconds[chosen] * weights,
-            energy_j=self.energy_j[chosen] * weights,
-            low_j=self.low_j[chosen] * weights,
-            high_j=self.high_j[chosen] * weights,
+            energy=self.energy.at(chosen).scaled(weights),
             estimated_j=self.estimated_j[chosen] * weights,
             pue=self.pue[chosen],
             intensity_g_per_kwh=self.intensity_g_per_kwh[chosen],
@@ -65,9 +61,7 @@ class RowBlock(Struct, frozen=True, kw_only=True):
     start_unix_s: Floats
     duration_s: Floats
     known: Flags
-    energy_j: Floats
-    low_j: Floats
-    high_j: Floats
+    energy: RangeArray
     estimated_j: Floats
     pue: Floats
     intensity_g_per_kwh: Floats
@@ -79,9 +73,7 @@ class RowBlock(Struct, frozen=True, kw_only=True):
             kind=self.kinds[device],
             known=self.known[device],
             seconds=self.duration_s * one,
-            energy_j=self.energy_j[device] * one,
-            low_j=self.low_j[device] * one,
-            high_j=self.high_j[device] * one,
+            energy=self.energy.at(device).scaled(one),
             estimated_j=self.estimated_j[device] * one,
             pue=self.pue,
             intensity_g_per_kwh=self.intensity_g_per_kwh,
@@ -129,8 +121,6 @@ def _block(
     energy_j = _devices([energy.energy_j for energy in energies], shape)
     low_j = _devices([energy.low_j for energy in energies], shape)
     high_j = _devices([energy.high_j for energy in energies], shape)
-    known = ~np.isnan(energy_j)
-    energy_j = np.where(known, energy_j, 0.0)
     intensity, pue = (np.nan if factor is None else factor for factor in factors)
     own_intensity = np.array([window.intensity_g_per_kwh for window in windows], dtype=float)
     own_pue = np.array([window.pue for window in windows], dtype=float)
@@ -141,11 +131,8 @@ def _block(
         kinds=kinds,
         start_unix_s=np.array([window.start_unix_s for window in windows]),
         duration_s=np.array([window.duration_s for window in windows]),
-        known=known,
-        energy_j=energy_j,
-        # A missing bound is the energy itself, and no bound is on its wrong side. fmin and fmax skip NaN.
-        low_j=np.where(known, np.fmin(energy_j, low_j), 0.0),
-        high_j=np.where(known, np.fmax(energy_j, high_j), 0.0),
+        known=~np.isnan(energy_j),
+        energy=RangeArray.of(energy_j, low_j, high_j),
         estimated_j=np.nan_to_num(_devices([energy.estimated_j for energy in energies], shape)),
         pue=np.where(np.isnan(own_pue), pue, own_pue),
         intensity_g_per_kwh=np.where(np.isnan(own_intensity), intensity, own_intensity),

@@ -13,10 +13,10 @@ from msgspec import Struct
 
 from carbon_plugin.audit.result import EventNote
 from carbon_plugin.audit.tally.bins import TimeBins
-from carbon_plugin.audit.tally.blocks import MAX_WINDOWS, Floats, RowBlock, Rows, blocks_of
+from carbon_plugin.audit.tally.blocks import MAX_WINDOWS, RowBlock, Rows, blocks_of
 from carbon_plugin.audit.tally.calendar import Calendar
-from carbon_plugin.audit.tally.cells import ExactCell
 from carbon_plugin.audit.tally.documents import SharedDocuments
+from carbon_plugin.audit.tally.energy_sums import EnergySums
 from carbon_plugin.audit.tally.in_force import GridTally
 from carbon_plugin.audit.tally.rework import Rework, Stalls, rework_of
 from carbon_plugin.audit.tally.spans import SpanSums
@@ -29,6 +29,7 @@ from carbon_plugin.ledger.held.unobserved import UNOBSERVED_PHASE
 from carbon_plugin.ledger.records import HEADS_EVENT, Close, Event, Manifest, Phase, Span, Window
 from carbon_plugin.ledger.verification.file_check import CheckedLedger
 from carbon_plugin.spec.metered import DeviceIdentity, Rung
+from carbon_plugin.spec.range_array import Floats
 from carbon_plugin.spec.units import GRAMS_PER_KG, JOULES_PER_KWH
 
 # These bound what a report lists one by one. Counts and sums always cover everything.
@@ -107,11 +108,11 @@ class RunCollector:
     """
 
     def __init__(self, origin_unix_s: float) -> None:
-        self.cells: dict[tuple[str, Phase], ExactCell] = {}
-        self.redone: dict[str, ExactCell] = {}
-        self.restarts: dict[str, ExactCell] = {}
+        self.recorded: dict[tuple[str, Phase], EnergySums] = {}
+        self.redone: dict[str, EnergySums] = {}
+        self.restarts: dict[str, EnergySums] = {}
         self.devices: dict[str, SeenDevice] = {}
-        self.unobserved: dict[UncertaintyScope, ExactCell] = {}
+        self.unobserved: dict[UncertaintyScope, EnergySums] = {}
         self.files: list[FilePass] = []
         self.claims = DeviceClaims()
         self.bins = TimeBins(origin_unix_s)
@@ -160,7 +161,7 @@ class RunCollector:
         both = self.devices.keys() & other.devices.keys()
         if both:
             raise ValueError(f"device {min(both)} was added up in two parts")
-        self.cells |= other.cells
+        self.recorded |= other.recorded
         self.redone |= other.redone
         self.restarts |= other.restarts
         self.devices |= other.devices
@@ -179,7 +180,7 @@ class RunCollector:
         self.files.sort(key=lambda file: file.context.order)
         order = {file.file: file.context.order for file in self.files}
         self.devices = dict(sorted(self.devices.items(), key=lambda item: item[1].order))
-        self.cells = dict(sorted(self.cells.items()))
+        self.recorded = dict(sorted(self.recorded.items()))
         self.redone = dict(sorted(self.redone.items()))
         self.restarts = dict(sorted(self.restarts.items()))
         self.claims.overlaps.sort(key=lambda overlap: order.get(overlap.file, 0))
@@ -215,19 +216,19 @@ class RunCollector:
             merged.merge(spans)
         return merged
 
-    def phase_cells(self) -> Mapping[Phase, list[ExactCell]]:
-        """Return the cells of the IT rungs by phase, with a phase of their own for reserved time without records."""
-        recorded = ((phase, cell) for (key, phase), cell in self.cells.items() if self.is_it(key))
-        return _grouped(chain(recorded, ((UNOBSERVED_PHASE, cell) for cell in self.unobserved.values())))
+    def by_phase(self) -> Mapping[Phase, list[EnergySums]]:
+        """Return the sums of the IT rungs by phase, with a phase of their own for reserved time without records."""
+        recorded = ((phase, sums) for (key, phase), sums in self.recorded.items() if self.is_it(key))
+        return _grouped(chain(recorded, ((UNOBSERVED_PHASE, sums) for sums in self.unobserved.values())))
 
-    def rung_cells(self) -> Mapping[Rung, list[ExactCell]]:
-        """Return the cells by rung."""
-        recorded = ((self.devices[key].identity.rung, cell) for (key, _), cell in self.cells.items())
-        return _grouped(chain(recorded, ((rung, cell) for (rung, _), cell in self.unobserved.items())))
+    def by_rung(self) -> Mapping[Rung, list[EnergySums]]:
+        """Return the sums by rung."""
+        recorded = ((self.devices[key].identity.rung, sums) for (key, _), sums in self.recorded.items())
+        return _grouped(chain(recorded, ((rung, sums) for (rung, _), sums in self.unobserved.items())))
 
-    def device_cells(self) -> Mapping[str, list[ExactCell]]:
-        """Return the cells by device key."""
-        return _grouped((key, cell) for (key, _), cell in self.cells.items())
+    def by_device(self) -> Mapping[str, list[EnergySums]]:
+        """Return the sums by device key."""
+        return _grouped((key, sums) for (key, _), sums in self.recorded.items())
 
     def rung_series(self) -> dict[Rung, list[float]]:
         """Return the energy of each rung in each bin, J."""
@@ -236,7 +237,7 @@ class RunCollector:
 
     def phase_series(self) -> dict[Phase, list[float]]:
         """Return the energy of the IT rungs for each phase in each bin, J."""
-        phases = dict.fromkeys(phase for _, phase in self.cells)
+        phases = dict.fromkeys(phase for _, phase in self.recorded)
         return {phase: self.bins.values(_PHASE + phase) for phase in phases}
 
     def gpu_series(self) -> dict[str, list[float | None]]:
@@ -313,17 +314,17 @@ class RunCollector:
                 continue  # the verification says that no manifest names this device
             rows = block.rows(index, self._shares(block, index, context.clock_offset_s))
             for phase, chosen in phases.items():
-                _cell(self.cells, (key, phase)).add(rows if chosen is None else rows.weighted(chosen))
+                _sums_of(self.recorded, (key, phase)).add(rows if chosen is None else rows.weighted(chosen))
             metered.append((key, rows))
             if seen.identity.rung != "facility":
-                for cells, weights in ((self.redone, rework.redone), (self.restarts, rework.restart)):
+                for parts, weights in ((self.redone, rework.redone), (self.restarts, rework.restart)):
                     if weights is not None:
-                        _cell(cells, key).add(rows.weighted(weights))
+                        _sums_of(parts, key).add(rows.weighted(weights))
         for key, note in block.notes:
             seen = self.devices.get(key)
             if seen is not None and note not in seen.notes and len(seen.notes) < MAX_NOTES_PER_DEVICE:
                 seen.notes.append(note)
-        it_j = sum((rows.energy_j for key, rows in metered if self.is_it(key)), np.zeros(len(windows)))
+        it_j = sum((rows.energy.value for key, rows in metered if self.is_it(key)), np.zeros(len(windows)))
         if file.factors is not None:
             file.grid.add(file.factors.intensity, windows, it_j * block.pue, block.intensity_g_per_kwh)
         self._add_over_time(file, block, metered, it_j, rework)
@@ -346,9 +347,9 @@ class RunCollector:
         binned: dict[str, Floats] = {}
         for key, rows in metered:
             rung = self.devices[key].identity.rung
-            binned[rung] = binned[rung] + rows.energy_j if rung in binned else rows.energy_j
+            binned[rung] = binned[rung] + rows.energy.value if rung in binned else rows.energy.value
             if key in self._charted:
-                binned[key], binned[_READ_S + key] = rows.energy_j, rows.seconds * rows.known
+                binned[key], binned[_READ_S + key] = rows.energy.value, rows.seconds * rows.known
         for phase, chosen in block.phases().items():
             binned[_PHASE + phase] = it_j if chosen is None else it_j * chosen
         binned[_CARBON] = np.nan_to_num(it_j * block.pue * block.intensity_g_per_kwh / JOULES_PER_KWH)
@@ -384,15 +385,15 @@ class RunCollector:
             self._events.append((file.context.order, note))
 
 
-def _cell(cells: dict[_Key, ExactCell], key: _Key) -> ExactCell:
-    cell = cells.get(key)
-    if cell is None:
-        cell = cells[key] = ExactCell()
-    return cell
+def _sums_of(parts: dict[_Key, EnergySums], key: _Key) -> EnergySums:
+    sums = parts.get(key)
+    if sums is None:
+        sums = parts[key] = EnergySums()
+    return sums
 
 
-def _grouped(pairs: Iterable[tuple[_Key, ExactCell]]) -> dict[_Key, list[ExactCell]]:
-    groups: dict[_Key, list[ExactCell]] = {}
-    for key, cell in pairs:
-        groups.setdefault(key, []).append(cell)
+def _grouped(pairs: Iterable[tuple[_Key, EnergySums]]) -> dict[_Key, list[EnergySums]]:
+    groups: dict[_Key, list[EnergySums]] = {}
+    for key, sums in pairs:
+        groups.setdefault(key, []).append(sums)
     return groups

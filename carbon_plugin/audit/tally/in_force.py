@@ -15,12 +15,12 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from carbon_plugin.audit.tally.blocks import Floats
 from carbon_plugin.footprint.factors.grid import describe_basis
 from carbon_plugin.footprint.values import Basis, Intensity, IntensityPart
 from carbon_plugin.ledger.records import Event, IntensityOrigin, Window
 from carbon_plugin.show import wording
 from carbon_plugin.spec.figure import Figure
+from carbon_plugin.spec.range_array import Floats
 
 EVENT = "grid_intensity"
 

@@ -140,12 +140,12 @@ def coverage_of(collected: RunCollector) -> Coverage:
     manifests = [file.manifest for file in collected.files]
     nodes = max(1, *(manifest.nodes for manifest in manifests))
     nodes_seen = min(nodes, len({manifest.node for manifest in manifests}))
-    cells = collected.device_cells()
+    sums = collected.by_device()
     units = {key: device.identity.units for key, device in collected.devices.items() if device.identity.rung == "gpu"}
     # A stand-in for GPUs that were metered later is no longer in a manifest.
     named = {device.key for manifest in manifests for device in manifest.devices}
     seen = [key for key in units if key in named]
-    measured = [key for key in seen if any(cell.seconds[0] > 0 for cell in cells.get(key, ()))]
+    measured = [key for key in seen if any(one.seconds[0] > 0 for one in sums.get(key, ()))]
     launches = [[file.manifest for file in files] for files in _by_launch(collected.files).values()]
     expected = [expected_gpus(manifests) for manifests in launches]
     most_missing = max(expected, key=lambda launch: launch.missing)

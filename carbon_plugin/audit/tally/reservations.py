@@ -24,11 +24,13 @@ def union(intervals: Iterable[Interval]) -> list[Interval]:
     return merged
 
 
-def reserved_time(files: Sequence[FilePass]) -> Reserved:
-    """Return the reserved time of devices and hosts over all files, by the rule of `ledger.held.holdings`."""
-    time = held(holdings_of(files))
-    unobserved = unobserved_of(files)
-    return Reserved(
+def reserved_time(files: Sequence[FilePass]) -> tuple[Reserved, UnobservedEnergy]:
+    """Return the reserved time of devices and hosts over all files, by the rule of `ledger.held.holdings`, and the
+    energy that is modelled for the part of it that no record covers."""
+    holdings = holdings_of(files)
+    time = held(holdings)
+    unobserved = unobserved_energy(holdings, time.unobserved_s)
+    reserved = Reserved(
         device_s=time.device_s,
         before_first_record_s=time.before_first_record_s,
         host_s=time.host_s,
@@ -39,12 +41,7 @@ def reserved_time(files: Sequence[FilePass]) -> Reserved:
         modelled_idle_s=unobserved.modelled_s,
         idle_model=", ".join(unobserved.profiles),
     )
-
-
-def unobserved_of(files: Sequence[FilePass]) -> UnobservedEnergy:
-    """Return the energy that is modelled for the reserved time of files that no record covers."""
-    holdings = holdings_of(files)
-    return unobserved_energy(holdings, held(holdings).unobserved_s)
+    return reserved, unobserved
 
 
 def reserved_by_month(files: Sequence[FilePass]) -> dict[Month, ReservedMonth]:

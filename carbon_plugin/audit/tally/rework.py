@@ -13,8 +13,8 @@ from operator import le
 import numpy as np
 from msgspec import Struct
 
-from carbon_plugin.audit.tally.blocks import Floats
 from carbon_plugin.ledger.records import Window
+from carbon_plugin.spec.range_array import Floats
 
 LEAST_S = 60.0
 LEAST_STEPS = 20.0

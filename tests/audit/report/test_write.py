@@ -328,8 +328,6 @@ def test_ranges_of_rungs_and_of_their_sum_are_of_one_sampling(summary: AuditSumm
     shown = phrases.energy_span(summary, summary.energy, "it")
     half = msgspec.structs.replace(summary.energy, energy_j=summary.energy.energy_j / 2)
 
-    assert shown == wording.energy_range(sampled.low, sampled.high, sampled.value)
-    assert phrases.energy_span(summary, half, "it") == wording.energy_range(
-        sampled.low / 2, sampled.high / 2, sampled.value / 2
-    )
+    assert shown == wording.energy_range(sampled)
+    assert phrases.energy_span(summary, half, "it") == wording.energy_range(sampled.scaled(0.5))
     assert shown in render_text(summary)

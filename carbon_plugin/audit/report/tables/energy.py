@@ -111,11 +111,11 @@ def _energy_row(
     share = 100 * one.energy_j / summary.energy.energy_j if summary.energy.energy_j else 0.0
     known = phrases.energy_how(one) if one.estimated_j else phrases.meters_phrase(one.meters)
     kilograms = one.operational_kg
-    low_j, high_j = phrases.energy_edges(summary, one, rung)
+    known_j = phrases.range_of(summary, one, rung)
     return [
         name,
         energy.cell(one.energy_j, f"{field}.energy_j"),
-        Cell(energy.span(low_j, high_j)),
+        Cell(energy.span(known_j.low, known_j.high)),
         Cell(wording.number(share)),
         Cell(known, kind=one.meters.quality),
         Cell("–") if kilograms is None else carbon.cell(kilograms, f"{field}.operational_kg"),

@@ -15,6 +15,7 @@ from carbon_plugin.show import wording
 from carbon_plugin.show.drawing import RUNG_NAMES, SCOPE_NAMES
 from carbon_plugin.spec.amounts import plural
 from carbon_plugin.spec.figure import Figure
+from carbon_plugin.spec.range import Range
 from carbon_plugin.spec.site import stated_fields
 
 LISTED_DEVICES = 64
@@ -151,15 +152,14 @@ def _meter_rows(summary: AuditSummary) -> list[list[Cell]]:
         meters.setdefault((device.identity.rung, device.identity.meter), []).append(device.energy)
     rows = []
     for (rung, meter), energies in meters.items():
-        energy_j = sum(energy.energy_j for energy in energies)
-        low_j, high_j = (sum(getattr(energy, edge) for energy in energies) for edge in ("low_j", "high_j"))
+        total_j = Range.total(energy.range for energy in energies)
         kinds = {phrases.energy_quality(energy) for energy in energies}
-        unit = unit_of_energy(energy_j)
+        unit = unit_of_energy(total_j.value)
         rows.append(
             [
                 Cell(f"energy, {RUNG_NAMES[rung]}"),
-                Cell(unit.number(energy_j)),
-                Cell(unit.span(low_j, high_j)),
+                Cell(unit.number(total_j.value)),
+                Cell(unit.span(total_j.low, total_j.high)),
                 Cell(unit.name),
                 Cell("", kind=kinds.pop() if len(kinds) == 1 else "mixed"),
                 Cell(f"{meter}, {plural(len(energies), 'device')}"),

@@ -7,7 +7,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carbon_plugin.audit.tally.cells import ExactSum, total
+from carbon_plugin.audit.tally.exact_sum import ExactSum, total
 
 energies = st.lists(st.floats(0, 1e15, allow_nan=False), max_size=200)
 

@@ -1,0 +1,139 @@
+"""Sum up the energy of one device in one phase. Every total of an audit is made of these sums.
+
+They are kept without intermediate rounding, so that a total is the same however its parts are grouped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from carbon_plugin.audit.findings.energy import Energy, MeterQuality
+from carbon_plugin.audit.tally.blocks import Rows
+from carbon_plugin.audit.tally.exact_sum import ExactSum, total
+from carbon_plugin.ledger.held.account_inputs import UsedEnergy
+from carbon_plugin.spec.range import Range
+from carbon_plugin.spec.units import GRAMS_PER_KG, JOULES_PER_KWH
+
+_QUALITY = {"counter": 0, "power_integrated": 0, "modelled": 1, "absent": 2}
+
+
+class EnergySums:
+    """Running sums of one device in one phase.
+
+    The energy is `told_j` plus `modelled_j`. `told_j` is that of windows that a meter told, or that say which part of
+    them is an estimate. `estimated_j` is this estimated part, so that `told_j` less it was measured. `facility_j` is
+    the sum of energy times PUE, and `weighted_j_g_per_kwh` is that times intensity. `without_factors_j` is the part of
+    the energy for which intensity or PUE is unknown.
+    """
+
+    __slots__ = (
+        "estimated_j",
+        "facility_j",
+        "high_j",
+        "low_j",
+        "modelled_j",
+        "seconds",
+        "told_j",
+        "weighted_j_g_per_kwh",
+        "windows",
+        "without_factors_j",
+    )
+
+    def __init__(self) -> None:
+        self.told_j = ExactSum()
+        self.modelled_j = ExactSum()
+        self.estimated_j = ExactSum()
+        self.low_j = 0.0
+        self.high_j = 0.0
+        self.facility_j = 0.0
+        self.weighted_j_g_per_kwh = 0.0
+        self.without_factors_j = 0.0
+        self.windows = 0
+        self.seconds = [0.0, 0.0, 0.0]  # measured, modelled, absent
+
+    @classmethod
+    def modelled(cls, energy: Range, device_s: float, factors: tuple[float, float] | None) -> EnergySums:
+        """Return the sums of a modelled energy (J) of so many device-seconds. `factors` are intensity (g/kWh) and PUE,
+        or None without any."""
+        sums = cls()
+        sums.modelled_j.add([energy.value])
+        sums.low_j, sums.high_j = energy.low, energy.high
+        sums.seconds[_QUALITY["modelled"]] = device_s
+        if factors is None:
+            sums.without_factors_j = energy.value
+        else:
+            g_per_kwh, pue = factors
+            sums.facility_j = energy.value * pue
+            sums.weighted_j_g_per_kwh = sums.facility_j * g_per_kwh
+        return sums
+
+    def add(self, rows: Rows) -> None:
+        """Add some windows of the device."""
+        quality = _QUALITY[rows.kind]
+        if not quality:
+            self.told_j.add(rows.energy.value.tolist())
+            if rows.estimated_j.any():  # a measurement that replaces an earlier estimate
+                self.estimated_j.add(rows.estimated_j.tolist())
+        elif rows.estimated_j.any():
+            # Of a modelled window, the part that is no estimate was told by its meter.
+            estimated = rows.estimated_j != 0
+            self.told_j.add(rows.energy.value[estimated].tolist())
+            self.estimated_j.add(rows.estimated_j[estimated].tolist())
+            self.modelled_j.add(rows.energy.value[~estimated].tolist())
+        else:
+            self.modelled_j.add(rows.energy.value.tolist())
+        self.seconds[quality] += float(rows.seconds.sum())
+        self.windows += len(rows.seconds)
+        ends = rows.energy.total()
+        self.low_j += ends.low
+        self.high_j += ends.high
+        facility_j = rows.energy.value * rows.pue
+        weighted = facility_j * rows.intensity_g_per_kwh
+        without = np.isnan(rows.pue + rows.intensity_g_per_kwh)
+        if without.any():
+            self.without_factors_j += float(rows.energy.value[without].sum())
+            facility_j, weighted = facility_j[~without], weighted[~without]
+        self.facility_j += float(facility_j.sum())
+        self.weighted_j_g_per_kwh += float(weighted.sum())
+
+
+def used_energy(parts: Iterable[EnergySums]) -> UsedEnergy:
+    """Return the energy of several sums together as the accounting takes it.
+
+    The measured part is as exact as the whole, so that the two are equal where all was measured.
+    """
+    parts = list(parts)
+    energy_j = total(exact for one in parts for exact in (one.told_j, one.modelled_j))
+    return UsedEnergy(
+        energy=Range(energy_j, sum(one.low_j for one in parts), sum(one.high_j for one in parts)).ordered(),
+        told_j=total(one.told_j for one in parts),
+        estimated_j=total(one.estimated_j for one in parts),
+        facility_j=sum(one.facility_j for one in parts),
+        weighted_j_g_per_kwh=sum(one.weighted_j_g_per_kwh for one in parts),
+        without_factors_j=sum(one.without_factors_j for one in parts),
+    )
+
+
+def energy_of(parts: Iterable[EnergySums]) -> Energy:
+    """Return the energy of several sums together as an audit states it."""
+    parts = list(parts)
+    used = used_energy(parts)
+    measured, modelled, absent = (sum(one.seconds[index] for one in parts) for index in range(3))
+    device_s = measured + modelled + absent
+    return Energy(
+        energy_j=used.energy.value,
+        measured_j=used.measured_j,
+        estimated_j=used.remaining_estimate_j,
+        low_j=used.energy.low,
+        high_j=used.energy.high,
+        device_s=device_s,
+        meters=MeterQuality(
+            measured=measured / device_s if device_s else 0.0,
+            modelled=modelled / device_s if device_s else 0.0,
+            absent=absent / device_s if device_s else 0.0,
+        ),
+        operational_kg=None if used.without_factors_j else used.weighted_j_g_per_kwh / (JOULES_PER_KWH * GRAMS_PER_KG),
+        windows=sum(one.windows for one in parts),
+    )
