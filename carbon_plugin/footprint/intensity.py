@@ -5,11 +5,11 @@ from __future__ import annotations
 from datetime import date
 
 from carbon_plugin.footprint.factors.grid import declared_intensity, resolve_intensity
-from carbon_plugin.footprint.values import Intensity, Period
+from carbon_plugin.footprint.values import Intensity, RunPeriod
 from carbon_plugin.spec.site import Site
 
 
-def average_intensity(site: Site, *, today: date | None = None, period: Period | None = None) -> Intensity:
+def average_intensity(site: Site, *, today: date | None = None, period: RunPeriod | None = None) -> Intensity:
     """Return the average intensity for a run. Raises `FootprintError` for an unknown zone or an unusable series."""
     if site.intensity_series is None:
         return resolve_intensity(site, today=today)
@@ -19,7 +19,7 @@ def average_intensity(site: Site, *, today: date | None = None, period: Period |
     return series_intensity(site.intensity_series, site.zone, period)
 
 
-def marginal_intensity(site: Site, *, period: Period | None = None) -> Intensity | None:
+def marginal_intensity(site: Site, *, period: RunPeriod | None = None) -> Intensity | None:
     """Return the marginal intensity where the site states one. It serves what-if questions, never a total."""
     if site.marginal_series is not None:
         from carbon_plugin.footprint.series.over_run import series_intensity

@@ -17,7 +17,7 @@ from carbon_plugin.footprint.factors.stated import range_words
 from carbon_plugin.footprint.factors.water import resolve_water
 from carbon_plugin.footprint.factors.zones import find
 from carbon_plugin.footprint.intensity import average_intensity, marginal_intensity
-from carbon_plugin.footprint.values import Factors, Intensity, Period
+from carbon_plugin.footprint.values import Factors, Intensity, RunPeriod
 from carbon_plugin.spec.amounts import number
 from carbon_plugin.spec.figure import Assumption, Figure
 from carbon_plugin.spec.hardware.cluster import Cluster
@@ -25,7 +25,7 @@ from carbon_plugin.spec.site import Site
 
 
 def resolve_factors(
-    site: Site, cluster: Cluster | None, *, today: date | None = None, period: Period | None = None
+    site: Site, cluster: Cluster | None, *, today: date | None = None, period: RunPeriod | None = None
 ) -> Factors:
     """Return the factors in force at a site on a cluster. Without a cluster there is no embodied factor.
 

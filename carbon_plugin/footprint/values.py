@@ -162,7 +162,7 @@ class Footprint(Struct, frozen=True, kw_only=True):
     water_l: dict[str, Figure] = {}
 
 
-class Period(NamedTuple):
+class RunPeriod(NamedTuple):
     """When a run takes place; `start_unix_s` is None where that is not decided."""
 
     start_unix_s: float | None

@@ -13,7 +13,7 @@ from carbon_plugin.errors import FootprintError
 from carbon_plugin.footprint.live.cache import DiskCache, cache_dir
 from carbon_plugin.footprint.live.feed import IntensityReading, LiveFeed, SampleOrigin
 from carbon_plugin.footprint.live.open import open_provider
-from carbon_plugin.footprint.values import Period
+from carbon_plugin.footprint.values import RunPeriod
 from carbon_plugin.spec.parsing.moment import iso_utc
 from carbon_plugin.spec.site import LiveSource, Site
 
@@ -108,7 +108,7 @@ def expected_g_per_kwh(site: Site | None, start_unix_s: float, duration_s: float
     from carbon_plugin.footprint.series.over_run import series_intensity
 
     try:
-        intensity = series_intensity(site.intensity_series, site.zone, Period(start_unix_s, duration_s))
+        intensity = series_intensity(site.intensity_series, site.zone, RunPeriod(start_unix_s, duration_s))
     except FootprintError:  # the mean of the whole series counts then
         return None
     return intensity.figure.value

@@ -30,10 +30,10 @@ from carbon_plugin.monitor.processes.reserved import RESERVED_TIME
 from carbon_plugin.monitor.processes.sharing import SHARED_MACHINE
 from carbon_plugin.monitor.ranks import Ranks
 from carbon_plugin.monitor.run.metrics import never_back
-from carbon_plugin.monitor.run.rows import facts_of, row_of
+from carbon_plugin.monitor.run.rows import description_of, row_of
 from carbon_plugin.monitor.run.work import RunWork
 from carbon_plugin.monitor.settings import Settings
-from carbon_plugin.sinks.row import Row, RunFacts, without_outlook
+from carbon_plugin.sinks.row import Row, RunDescription, without_outlook
 
 
 class Live(Struct, frozen=True):
@@ -62,7 +62,7 @@ class MonitorWork:
     ) -> None:
         self.live = Live({}, None, 0)
         self.last_row: Row | None = None
-        self._facts: tuple[Context, RunFacts] | None = None
+        self._described: tuple[Context, RunDescription] | None = None
         self._thread = TrainingThread()  # the training thread makes this object
         self._look_every_s = look_every_s
         self._acting: ActingWork | None = None
@@ -206,11 +206,11 @@ class MonitorWork:
         job, live, recording = self._job, self.live, node.recording
         if not (job.settings.loggers.has_sinks and live.metrics and self._place is not None):
             return None
-        if self._facts is None or self._facts[0] is not node.context:
-            self._facts = node.context, facts_of(self._place.identity, node.context, job.run_dir, job.environ)
+        if self._described is None or self._described[0] is not node.context:
+            self._described = node.context, description_of(self._place.identity, node.context, job.run_dir, job.environ)
         return row_of(
             live.metrics,
-            self._facts[1],
+            self._described[1],
             step=job.clock.base_step + job.clock.mark.steps,
             at_unix_s=job.wall.now_unix_s(),
             head=live.head,

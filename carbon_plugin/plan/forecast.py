@@ -16,7 +16,7 @@ from carbon_plugin.errors import InfeasibleLayoutError, SpecError
 from carbon_plugin.footprint.account import account
 from carbon_plugin.footprint.drivers import Driver, drivers
 from carbon_plugin.footprint.run_factors import resolve_factors
-from carbon_plugin.footprint.values import EnergyItem, Factors, Footprint, Period, Reservation
+from carbon_plugin.footprint.values import EnergyItem, Factors, Footprint, Reservation, RunPeriod
 from carbon_plugin.ledger.held import account_inputs
 from carbon_plugin.plan.goodput import Goodput
 from carbon_plugin.plan.real_run import BestCase, Planned, best_case, planned_goodput
@@ -108,7 +108,7 @@ def make_forecast(spec: RunSpec, *, seed: int = 0, overrun: Planned = "own") -> 
     run_time = run_time_figure(prediction, goodput)
     device_hours = run_time.scaled(spec.cluster.devices / SECONDS_PER_HOUR, "h")
     check_possible_run(run_time.value, device_hours.value)
-    factors = resolve_factors(spec.site, spec.cluster, period=Period(spec.start_unix_s, run_time.value))
+    factors = resolve_factors(spec.site, spec.cluster, period=RunPeriod(spec.start_unix_s, run_time.value))
     stretch = (run_time.low / run_time.value, run_time.high / run_time.value)
     energies = run_energies(spec.cluster, prediction, goodput)
     reserved = reservations(spec.cluster, run_time.value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from carbon_plugin.sinks.row import HEAD_KEY, PREFIX, Row, RunFacts
+from carbon_plugin.sinks.row import HEAD_KEY, PREFIX, Row, RunDescription
 from carbon_plugin.sinks.sink import Sink
 
 _BY_ITSELF = (
@@ -28,7 +28,7 @@ class CometSink(Sink):
     def __init__(self) -> None:
         self._users: Any = None
         self._experiment: Any = None
-        self._told: RunFacts | None = None
+        self._told: RunDescription | None = None
 
     def prepare(self) -> None:
         """Take the experiment that runs now."""
@@ -39,10 +39,10 @@ class CometSink(Sink):
     def write(self, row: Row) -> None:
         """Log one row, and the parameters when they have changed."""
         if self._experiment is None:
-            self._experiment = self._users or _new(row.facts)
-        if row.facts != self._told:
-            self._told = row.facts
-            described = {"run_id": row.facts.run_id, "run_dir": str(row.facts.run_dir), **row.facts.params}
+            self._experiment = self._users or _new(row.run)
+        if row.run != self._told:
+            self._told = row.run
+            described = {"run_id": row.run.run_id, "run_dir": str(row.run.run_dir), **row.run.params}
             self._experiment.log_parameters({f"{PREFIX}{name}": value for name, value in described.items()})
         self._experiment.log_metrics(dict(row.metrics), step=row.step)
         if row.head is not None:
@@ -59,13 +59,13 @@ class CometSink(Sink):
         self._experiment = self._told = None
 
 
-def _new(facts: RunFacts) -> Any:
+def _new(run: RunDescription) -> Any:
     """Return an experiment that logs nothing by itself, since it is only for these figures."""
     import comet_ml
 
-    folder = facts.run_dir / "comet"
+    folder = run.run_dir / "comet"
     folder.mkdir(parents=True, exist_ok=True)
     quiet: dict[str, Any] = dict.fromkeys(_BY_ITSELF, False)
-    config = comet_ml.ExperimentConfig(name=facts.name, offline_directory=str(folder), **quiet)
+    config = comet_ml.ExperimentConfig(name=run.name, offline_directory=str(folder), **quiet)
     # Without the argument, `start` asks for a key on the terminal where there is none.
     return comet_ml.start(online=bool(comet_ml.get_config("comet.api_key")), experiment_config=config)

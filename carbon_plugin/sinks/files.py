@@ -24,7 +24,7 @@ class _FileSink(Sink):
         self._target = Path(target).absolute() if target else None
 
     def _path(self, row: Row) -> Path:
-        path = self._target if self._target is not None else row.facts.run_dir / self.default
+        path = self._target if self._target is not None else row.run.run_dir / self.default
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 

@@ -13,7 +13,7 @@ def line_of(row: Row) -> str:
     """Return the line: the step, its time against the predicted one, power, what is spent, and what is projected with
     its range. What is unknown is left out."""
     figures = {name.removeprefix(PREFIX): value for name, value in row.metrics.items()}
-    of = f" of {row.facts.total_steps:,}" if row.facts.total_steps else ""
+    of = f" of {row.run.total_steps:,}" if row.run.total_steps else ""
     parts = [f"step {row.step:,}{of}", *_step_time(figures)]
     if "power_w" in figures:
         parts.append(wording.power(figures["power_w"]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from carbon_plugin.sinks.row import HEAD_KEY, PREFIX, Row, RunFacts, Scalar
+from carbon_plugin.sinks.row import HEAD_KEY, PREFIX, Row, RunDescription, Scalar
 from carbon_plugin.sinks.sink import Sink
 
 _MOST_PARAMS = 100
@@ -39,13 +39,13 @@ class MlflowSink(Sink):
         from mlflow.entities import Metric, Param, RunTag
 
         if self._run_id is None:
-            self._open(row.facts)
-        params = {f"{PREFIX}{name}": value for name, value in row.facts.params.items()}
+            self._open(row.run)
+        params = {f"{PREFIX}{name}": value for name, value in row.run.params.items()}
         new = {name: value for name, value in params.items() if name not in self._params}
         changed = {name: value for name, value in params.items() if self._params.get(name, value) != value}
         self._params |= params
         at_ms = round(row.at_unix_s * 1000)
-        tags = _tags(row.facts) | ({HEAD_KEY: row.head} if row.head is not None else {})
+        tags = _tags(row.run) | ({HEAD_KEY: row.head} if row.head is not None else {})
         tags |= {name: str(value) for name, value in changed.items()}  # a parameter can be logged once only
         listed = [Param(name, str(value)) for name, value in new.items()]
         self._client.log_batch(
@@ -68,14 +68,14 @@ class MlflowSink(Sink):
             mlflow.end_run()
         self._run_id, self._params = None, {}
 
-    def _open(self, facts: RunFacts) -> None:
+    def _open(self, run: RunDescription) -> None:
         import mlflow
 
         self._client = mlflow.MlflowClient()
         # A run that is started here is active on this thread only.
-        self._run_id = self._users or str(mlflow.start_run(run_name=facts.name).info.run_id)
+        self._run_id = self._users or str(mlflow.start_run(run_name=run.name).info.run_id)
 
 
-def _tags(facts: RunFacts) -> dict[str, str]:
-    stated = {"run_id": facts.run_id, "run_dir": str(facts.run_dir), "programme": facts.programme, "role": facts.role}
+def _tags(run: RunDescription) -> dict[str, str]:
+    stated = {"run_id": run.run_id, "run_dir": str(run.run_dir), "programme": run.programme, "role": run.role}
     return {f"{PREFIX}{name}": value for name, value in stated.items() if value}

@@ -29,7 +29,7 @@ class DeviceFigures(Struct, frozen=True, kw_only=True):
     energy_kind: EnergyKind
 
 
-class RunFacts(Struct, frozen=True, kw_only=True):
+class RunDescription(Struct, frozen=True, kw_only=True):
     """What identifies a run and describes it.
 
     `params` are the effective fields of its spec by dotted name, as far as they are known. They can change once, after
@@ -57,7 +57,7 @@ class Row(Struct, frozen=True, kw_only=True):
     step: int
     at_unix_s: float
     metrics: Mapping[str, float]
-    facts: RunFacts
+    run: RunDescription
     head: str | None = None
     devices: tuple[DeviceFigures, ...] = ()
     ended: bool = False

@@ -49,10 +49,10 @@ class ProgressSink(Sink):
 
         if self._progress is None or self._task is None:
             self._progress = _progress(Console(stderr=True))
-            self._task = self._progress.add_task("", total=row.facts.total_steps)
+            self._task = self._progress.add_task("", total=row.run.total_steps)
             if self._progress.console.is_terminal:
                 self._progress.start()
-        self._progress.update(self._task, completed=row.step, total=row.facts.total_steps, description=line_of(row))
+        self._progress.update(self._task, completed=row.step, total=row.run.total_steps, description=line_of(row))
         if self._progress.console.is_terminal:
             self._progress.refresh()
         else:

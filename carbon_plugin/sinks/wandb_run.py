@@ -6,7 +6,7 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
-from carbon_plugin.sinks.row import HEAD_KEY, PREFIX, Row, RunFacts, Scalar
+from carbon_plugin.sinks.row import HEAD_KEY, PREFIX, Row, RunDescription, Scalar
 from carbon_plugin.sinks.sink import Sink
 
 STEP_KEY = PREFIX + "step"
@@ -31,7 +31,7 @@ class WandbSink(Sink):
         self._run: Any = None
         self._opened_at = 0
         self._kept: deque[dict[str, Scalar]] = deque(maxlen=_MOST_KEPT)
-        self._told: RunFacts | None = None
+        self._told: RunDescription | None = None
 
     def prepare(self) -> None:
         """Take the run that is active now."""
@@ -42,10 +42,10 @@ class WandbSink(Sink):
     def write(self, row: Row) -> None:
         """Log one row, and the configuration when it has changed."""
         if self._run is None:
-            self._open(row.facts)
-        if row.facts != self._told:
-            self._told = row.facts
-            self._run.config.update({"carbon": _config(row.facts)}, allow_val_change=True)
+            self._open(row.run)
+        if row.run != self._told:
+            self._told = row.run
+            self._run.config.update({"carbon": _config(row.run)}, allow_val_change=True)
         cells: dict[str, Scalar] = {STEP_KEY: row.step, **row.metrics}
         if row.head is not None:
             self._run.summary[HEAD_KEY] = row.head
@@ -75,19 +75,19 @@ class WandbSink(Sink):
         self._run = self._told = None
         self._kept.clear()
 
-    def _open(self, facts: RunFacts) -> None:
+    def _open(self, run: RunDescription) -> None:
         import wandb
 
         # A run of ours must not become the active one, which the user's own `wandb.init` would then find.
         self._run = self._users or wandb.init(
-            name=facts.name, dir=str(facts.run_dir), job_type="carbon", reinit="create_new"
+            name=run.name, dir=str(run.run_dir), job_type="carbon", reinit="create_new"
         )
         self._opened_at = self._run.step
         self._run.define_metric(STEP_KEY)
         self._run.define_metric(f"{PREFIX}*", step_metric=STEP_KEY)
 
 
-def _config(facts: RunFacts) -> dict[str, Scalar]:
-    stated = {"programme": facts.programme, "role": facts.role, "total_steps": facts.total_steps}
+def _config(run: RunDescription) -> dict[str, Scalar]:
+    stated = {"programme": run.programme, "role": run.role, "total_steps": run.total_steps}
     known: dict[str, Scalar] = {name: value for name, value in stated.items() if value is not None}
-    return {"run_id": facts.run_id, "run_dir": str(facts.run_dir), **known, **facts.params}
+    return {"run_id": run.run_id, "run_dir": str(run.run_dir), **known, **run.params}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from carbon_plugin.sinks.row import DeviceFigures, Row, RunFacts
+from carbon_plugin.sinks.row import DeviceFigures, Row, RunDescription
 
 GPU = "GPU-5ed5f5a1-0000-0000-0000-000000000001"
 
@@ -36,7 +36,7 @@ def rows(tmp_path) -> Callable[..., list[Row]]:
 
     def some(number: int, run_id: str = "run-1", run_dir: Path = tmp_path / "run") -> list[Row]:
         run_dir.mkdir(exist_ok=True)
-        facts = RunFacts(
+        run = RunDescription(
             run_id=run_id, name="llama", run_dir=run_dir, hostname="node-7", total_steps=200, programme="Llama",
             params={"layout.tp": 8, "model.name": "llama-3-8b", "training.precision": "bf16"},
         )  # fmt: skip
@@ -58,7 +58,7 @@ def rows(tmp_path) -> Callable[..., list[Row]]:
                     step=step,
                     at_unix_s=1.75e9 + step,
                     metrics=metrics(step),
-                    facts=facts,
+                    run=run,
                     head=f"{step:032x}",
                     devices=(device, host),
                 )

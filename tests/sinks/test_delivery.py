@@ -66,7 +66,7 @@ def deliver(rows) -> Callable[..., Troubles]:
         *first, last = rows(3)
         for row in first:
             one.put(row)
-        one.close(last, last.facts.run_dir)
+        one.close(last, last.run.run_dir)
         return troubles
 
     return run
@@ -131,7 +131,7 @@ def test_sink_that_takes_nothing_more_fills_no_memory(rows, monkeypatch):
     for _ in range(5):
         one.put(row)
     monkeypatch.setattr(delivery, "CLOSE_S", 0.0)
-    one.close(row, row.facts.run_dir)
+    one.close(row, row.run.run_dir)
 
     assert troubles == [("hanging", "TimeoutError: it has not taken the last 2 rows")]
     hanging.let_go.set()
@@ -154,7 +154,7 @@ def test_a_training_after_another_uses_the_same_sinks(rows):
 
     for row in rows(2):
         one.start()
-        one.close(row, row.facts.run_dir)
+        one.close(row, row.run.run_dir)
 
     assert kept.steps == [10, 20]
     assert kept.ends == [None, None]
@@ -194,10 +194,10 @@ def test_forked_child_has_no_threads_and_its_end_waits_for_none(rows):
     if child == 0:
         one.forget()
         one.put(row)
-        one.close(row, row.facts.run_dir)
+        one.close(row, row.run.run_dir)
         os._exit(len(kept.steps))
     _, status = os.waitpid(child, 0)
-    one.close(row, row.facts.run_dir)
+    one.close(row, row.run.run_dir)
 
     assert os.waitstatus_to_exitcode(status) == 0
     assert kept.steps == [10]

@@ -21,6 +21,6 @@ def test_line_leaves_out_what_is_unknown(rows):
     (row,) = rows(1)
     known = {"carbon/energy_kwh": 0.5, "carbon/operational_kg": 0.2, "carbon/step_time_s": 0.5}
 
-    line = line_of(replace(row, metrics=known, facts=replace(row.facts, total_steps=None)))
+    line = line_of(replace(row, metrics=known, run=replace(row.run, total_steps=None)))
 
     assert line == "step 10, 500 ms a step, spent 500 Wh and 200 gCO2e in operation"

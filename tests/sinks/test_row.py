@@ -42,7 +42,7 @@ def test_the_endpoint_of_rank_0_and_that_of_the_agent_show_an_ended_run_alike(ro
     of_rank_0, of_agent = Exposition({}), Exposition({})
 
     of_rank_0.show_run(row)
-    of_rank_0.end_run(row.facts.run_id)
+    of_rank_0.end_run(row.run.run_id)
     of_agent.show_run(row, active=False)
 
     assert as_text(of_rank_0) == as_text(of_agent)

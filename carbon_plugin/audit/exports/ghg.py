@@ -61,7 +61,7 @@ class GhgLine(Struct, frozen=True, kw_only=True):
     note: str
 
 
-class Allocation(Struct, frozen=True, kw_only=True):
+class OutsideInventory(Struct, frozen=True, kw_only=True):
     """A figure that is no line of the inventory and is labelled as such."""
 
     name: str
@@ -81,7 +81,7 @@ class GhgReport(Struct, frozen=True, kw_only=True):
     organisational_boundary: Literal["own", "colo", "cloud"]
     years: list[int]
     lines: list[GhgLine]
-    outside_inventory: list[Allocation]
+    outside_inventory: list[OutsideInventory]
     location_factor: GridFactor
     rules: list[str]
     missing: list[str]
@@ -110,7 +110,7 @@ def ghg_report(summary: AuditSummary, inputs: GhgInputs) -> GhgReport:
     location = grid_factor(summary, factors)
     electricity = electricity_factors(location, basis, inputs)
     years = years_of(summary, factors, location, basis, inputs)
-    outside: list[Allocation] = []
+    outside: list[OutsideInventory] = []
     if inputs.organisational_boundary == "cloud":
         lines = [line for one in years for line in _cloud(footprint, factors, one)]
     else:
@@ -118,7 +118,7 @@ def ghg_report(summary: AuditSummary, inputs: GhgInputs) -> GhgReport:
         lines = [line for one in years for line in _tenant_or_owner(footprint, factors, one, inputs)]
         lines.append(_capital_goods(summary, factors, inputs.acquisition_year or 0))
         outside.append(
-            Allocation(
+            OutsideInventory(
                 name="embodied carbon, share of the run",
                 kg=footprint.embodied_kg,
                 note=f"allocation outside the inventory: {factors.amortisation}; never added to category 2",

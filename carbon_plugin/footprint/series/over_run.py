@@ -17,7 +17,7 @@ from carbon_plugin.footprint.factors.grid import TYPICAL_DRIFT, UNIT, WITHIN_YEA
 from carbon_plugin.footprint.factors.zones import find
 from carbon_plugin.footprint.series.file import Signal, load_trace
 from carbon_plugin.footprint.series.trace import SHIFT_S, Trace, gaps
-from carbon_plugin.footprint.values import Intensity, Period
+from carbon_plugin.footprint.values import Intensity, RunPeriod
 from carbon_plugin.spec.amounts import number, plural, verb
 from carbon_plugin.spec.figure import Figure, Kind
 from carbon_plugin.spec.parsing.moment import iso_utc
@@ -28,7 +28,7 @@ LICENCE = "the user's file: its own terms hold"
 
 
 def series_intensity(
-    file: str | SeriesFile, zone: str | None, period: Period | None, signal: Signal = "average"
+    file: str | SeriesFile, zone: str | None, period: RunPeriod | None, signal: Signal = "average"
 ) -> Intensity:
     """Mean of a series over a period (None: over all of it), with what a reader must know about it."""
     trace = load_trace(file, signal)
@@ -55,7 +55,7 @@ def series_intensity(
     )
 
 
-def _mean(trace: Trace, period: Period | None) -> tuple[Figure, list[str]]:
+def _mean(trace: Trace, period: RunPeriod | None) -> tuple[Figure, list[str]]:
     first_s = float(trace.start_unix_s[0])
     span_s = trace.end_unix_s - first_s
     if period is None or period.duration_s <= 0 or period.duration_s >= span_s:

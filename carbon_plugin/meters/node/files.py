@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from carbon_plugin.meters.node.address import NodeAddress
-from carbon_plugin.meters.node.source import FaultCode, Look, SourceError
+from carbon_plugin.meters.node.source import FaultCode, NodeAnswer, SourceError
 from carbon_plugin.spec.parsing.boundary import finite_number, whole_number
 
 PM_COUNTERS = Path("/sys/cray/pm_counters")
@@ -31,10 +31,10 @@ class PmCountersSource:
     def __init__(self, address: NodeAddress) -> None:
         self._folder = Path(address.path) if address.path else PM_COUNTERS
 
-    def look(self, deadline_s: float) -> Look:
+    def ask(self, deadline_s: float) -> NodeAnswer:
         """Return the counter and the power of the node; a file answers at once or not at all."""
         del deadline_s
-        return Look(_counter_file(self._folder / "energy", "J"), _counter_file(self._folder / "power", "W"))
+        return NodeAnswer(_counter_file(self._folder / "energy", "J"), _counter_file(self._folder / "power", "W"))
 
 
 class CsvSource:
@@ -52,7 +52,7 @@ class CsvSource:
         self._time = address.options.get("time", "time")
         self._counts = address.options.get("unit") == "J"
 
-    def look(self, deadline_s: float) -> Look:
+    def ask(self, deadline_s: float) -> NodeAnswer:
         """Return the value of the last complete row. Raises `SourceError` if it is older than `STALE_S` or cannot be
         read.
         """
@@ -67,7 +67,7 @@ class CsvSource:
         age_s = time.time() - moment_s
         if age_s > STALE_S:
             raise SourceError(f"{self._file}: the last row is {age_s:.0f} s old", "stale")
-        return Look(value, None) if self._counts else Look(None, value)
+        return NodeAnswer(value, None) if self._counts else NodeAnswer(None, value)
 
     def _last_row(self) -> dict[str, str]:
         try:

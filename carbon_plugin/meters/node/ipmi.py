@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from carbon_plugin.meters.node.address import VARIABLE, NodeAddress
 from carbon_plugin.meters.node.command import run_command
-from carbon_plugin.meters.node.source import Credentials, Look, SourceError
+from carbon_plugin.meters.node.source import Credentials, NodeAnswer, SourceError
 
 _WATTS = re.compile(r"Instantaneous power reading:\s*([0-9]{1,18})\s*Watts", re.IGNORECASE)
 _OFF = re.compile(r"Power reading state is:\s*deactivated", re.IGNORECASE)
@@ -34,7 +34,7 @@ class IpmiSource:
             self._environ["IPMI_PASSWORD"] = credentials.password
         self._command += ["dcmi", "power", "reading"]
 
-    def look(self, deadline_s: float) -> Look:
+    def ask(self, deadline_s: float) -> NodeAnswer:
         """Return the instantaneous power reading. Raises `SourceError` where there is none."""
         output = run_command(self._command, deadline_s, self._environ)
         watts = _WATTS.search(output)
@@ -42,4 +42,4 @@ class IpmiSource:
             raise SourceError("ipmitool tells no instantaneous power reading", "malformed")
         if _OFF.search(output):
             raise SourceError("ipmitool says that power reading is deactivated on this machine", "not_supported")
-        return Look(None, float(watts[1]))
+        return NodeAnswer(None, float(watts[1]))

@@ -26,7 +26,7 @@ from carbon_plugin.meters.node.poller import (
     NodeState,
     kind_of,
 )
-from carbon_plugin.meters.node.source import DEADLINE_S, FaultCode, Look, SourceError
+from carbon_plugin.meters.node.source import DEADLINE_S, FaultCode, NodeAnswer, SourceError
 from carbon_plugin.meters.protocol import Reading, Unavailable
 from carbon_plugin.spec.metered import Accuracy, DeviceIdentity
 from carbon_plugin.spec.range import ZERO, Range
@@ -247,7 +247,7 @@ def open_node_meter(
         poller = NodePoller(open_source(address, environ), bounds, clock)
     except SourceError as error:
         return _unavailable(error)
-    if not isinstance(poller.first, Look):
+    if not isinstance(poller.first, NodeAnswer):
         poller.close()
         silent = SourceError(f"{address.shown} has not answered within {FIRST_WAIT_S:g} s", "unreachable")
         return _unavailable(poller.first or silent)
@@ -261,7 +261,7 @@ def open_node_meter(
 
 
 def _identity(
-    address: NodeAddress, host_key: str, poller: NodePoller, first: Look, note: str, scope: str
+    address: NodeAddress, host_key: str, poller: NodePoller, first: NodeAnswer, note: str, scope: str
 ) -> DeviceIdentity:
     kind = kind_of(first)
     meter = f"{address.kind} energy counter" if kind == "counter" else f"{address.kind} power, integrated"

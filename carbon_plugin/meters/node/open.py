@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from importlib import import_module
 
 from carbon_plugin.meters.node.address import NodeAddress
-from carbon_plugin.meters.node.source import Source, read_credentials
+from carbon_plugin.meters.node.source import NodeSource, read_credentials
 
 
 def load_source(address: NodeAddress) -> None:
@@ -19,7 +19,7 @@ def load_source(address: NodeAddress) -> None:
     import_module(f"carbon_plugin.meters.node.{module}")
 
 
-def open_source(address: NodeAddress, environ: Mapping[str, str]) -> Source:
+def open_source(address: NodeAddress, environ: Mapping[str, str]) -> NodeSource:
     """Return the source at an address; nothing is asked yet. Raises `SourceError` for what this machine
     does not have.
     """

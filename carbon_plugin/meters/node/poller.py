@@ -12,7 +12,7 @@ from collections.abc import Callable
 from msgspec import Struct
 
 from carbon_plugin.meters.bounds import Bounds, possible_power
-from carbon_plugin.meters.node.source import DEADLINE_S, Look, Source, SourceError
+from carbon_plugin.meters.node.source import DEADLINE_S, NodeAnswer, NodeSource, SourceError
 from carbon_plugin.meters.track import Sample, Track, Traits, advance, start_track
 from carbon_plugin.spec.metered import EnergyKind
 from carbon_plugin.spec.range import Range
@@ -54,8 +54,8 @@ class NodePoller:
     needed.
     """
 
-    def __init__(self, source: Source, bounds: Bounds, clock: Callable[[], float]) -> None:
-        self.first: Look | SourceError | None = None
+    def __init__(self, source: NodeSource, bounds: Bounds, clock: Callable[[], float]) -> None:
+        self.first: NodeAnswer | SourceError | None = None
         self.state: NodeState | None = None
         self.started_s = clock()
         self.poll_s = source.poll_s
@@ -84,7 +84,7 @@ class NodePoller:
         while not self._stop.is_set():
             start_s = self._clock()
             outcome = self._ask()
-            if isinstance(outcome, Look):
+            if isinstance(outcome, NodeAnswer):
                 # The answer is of some moment while it was asked for, so that the middle of that time is taken.
                 self._take((start_s + self._clock()) / 2, outcome)
             elif self.state is not None:
@@ -102,26 +102,26 @@ class NodePoller:
             self._answered.set()
             self._stop.wait(self.poll_s)
 
-    def _ask(self) -> Look | SourceError:
+    def _ask(self) -> NodeAnswer | SourceError:
         try:
-            look = self._source.look(DEADLINE_S)
+            answer = self._source.ask(DEADLINE_S)
         except SourceError as error:
             return error
         except Exception as error:  # if this thread ended, the meter would seem to stand still
             return SourceError(f"the answer cannot be understood ({type(error).__name__})", "error")
-        if look.counter_j is None and look.power_w is None:
+        if answer.counter_j is None and answer.power_w is None:
             return SourceError("the answer holds neither energy nor power", "malformed")
-        if (look.counter_j or 0.0) < 0 or (look.power_w or 0.0) < 0:
-            return SourceError(f"the answer is negative: {look.counter_j} J, {look.power_w} W", "malformed")
+        if (answer.counter_j or 0.0) < 0 or (answer.power_w or 0.0) < 0:
+            return SourceError(f"the answer is negative: {answer.counter_j} J, {answer.power_w} W", "malformed")
         bounds = self._traits.bounds
-        if look.counter_j is None and look.power_w is not None and not possible_power(look.power_w, bounds):
-            told = f"the answer is {look.power_w:.4g} W, which is not possible with {bounds.most}"
+        if answer.counter_j is None and answer.power_w is not None and not possible_power(answer.power_w, bounds):
+            told = f"the answer is {answer.power_w:.4g} W, which is not possible with {bounds.most}"
             return SourceError(told, "implausible")
-        return look
+        return answer
 
-    def _take(self, monotonic_s: float, look: Look) -> None:
-        sample = Sample(monotonic_s=monotonic_s, counter_j=look.counter_j, power_w=look.power_w)
-        kind, fault, message = kind_of(look), None, None
+    def _take(self, monotonic_s: float, answer: NodeAnswer) -> None:
+        sample = Sample(monotonic_s=monotonic_s, counter_j=answer.counter_j, power_w=answer.power_w)
+        kind, fault, message = kind_of(answer), None, None
         if self._track is None:
             self._track, self.started_s = start_track(sample, self._traits.bounds), monotonic_s
             energy = self._track.energy
@@ -135,13 +135,13 @@ class NodePoller:
             monotonic_s=self._track.accounted_s,
             energy=energy,
             kind=kind,
-            power_w=look.power_w,
+            power_w=answer.power_w,
             fault=fault,
             message=message,
             covered_s=self._track.covered_s,
         )
 
 
-def kind_of(look: Look) -> EnergyKind:
+def kind_of(answer: NodeAnswer) -> EnergyKind:
     """Return how energy follows from answers like this one: by a counter or by integrated power."""
-    return "power_integrated" if look.counter_j is None else "counter"
+    return "power_integrated" if answer.counter_j is None else "counter"

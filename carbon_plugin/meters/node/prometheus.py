@@ -9,7 +9,7 @@ from msgspec import Struct, field
 
 from carbon_plugin.meters.node.address import NodeAddress
 from carbon_plugin.meters.node.http import JsonService
-from carbon_plugin.meters.node.source import Credentials, Look, SourceError
+from carbon_plugin.meters.node.source import Credentials, NodeAnswer, SourceError
 from carbon_plugin.spec.parsing.boundary import finite_number
 
 
@@ -33,7 +33,7 @@ class PrometheusSource:
         self._counts = address.options.get("unit") == "J"
         self._path = f"{address.path}/api/v1/query?{urlencode({'query': address.options['query']})}"
 
-    def look(self, deadline_s: float) -> Look:
+    def ask(self, deadline_s: float) -> NodeAnswer:
         """Return the number that the query gives now. Raises `SourceError` where that is not one number of
         0 or more.
         """
@@ -48,7 +48,7 @@ class PrometheusSource:
         value = finite_number(row[1]) if isinstance(row, list) and len(row) > 1 else None
         if value is None or value < 0:
             raise SourceError(f"{self._shown}: the query gives no number of 0 or more", "malformed")
-        return Look(value, None) if self._counts else Look(None, value)
+        return NodeAnswer(value, None) if self._counts else NodeAnswer(None, value)
 
 
 def _value(series: Any) -> Any:

@@ -12,7 +12,7 @@ from msgspec import Struct, field
 
 from carbon_plugin.meters.node.address import NodeAddress
 from carbon_plugin.meters.node.http import JsonService
-from carbon_plugin.meters.node.source import Credentials, Look, SourceError
+from carbon_plugin.meters.node.source import Credentials, NodeAnswer, SourceError
 
 _CHASSIS = "/redfish/v1/Chassis"
 _MOST_CHASSIS = 16
@@ -60,7 +60,7 @@ class RedfishSource:
         self._shown = address.shown
         self._chassis = address.path or None
 
-    def look(self, deadline_s: float) -> Look:
+    def ask(self, deadline_s: float) -> NodeAnswer:
         """Return the power of the chassis and, where there is one, its energy counter. Raises `SourceError` without a
         power.
         """
@@ -87,13 +87,13 @@ class RedfishSource:
             raise SourceError("; ".join([told, *refused]), "not_supported")
         return telling[0]
 
-    def _ask(self, chassis: str, deadline_s: float) -> Look | None:
+    def _ask(self, chassis: str, deadline_s: float) -> NodeAnswer | None:
         """Return what a chassis tells by the newer or the older resource, None if neither is there."""
         try:
             environment = self._service.ask(f"{chassis}/EnvironmentMetrics", _Environment, deadline_s)
             power_w = environment.power.reading if environment.power else None
             if power_w is not None:
-                return Look(environment.energy.reading if environment.energy else None, power_w)
+                return NodeAnswer(environment.energy.reading if environment.energy else None, power_w)
         except SourceError as error:
             if error.code != "not_supported":
                 raise
@@ -105,7 +105,7 @@ class RedfishSource:
             return None
         return self._whole(chassis, controls)
 
-    def _whole(self, chassis: str, controls: list[_PowerControl]) -> Look | None:
+    def _whole(self, chassis: str, controls: list[_PowerControl]) -> NodeAnswer | None:
         """Return the power of the control that is for the whole chassis: the first one, or another with such a name.
 
         Others are for parts of it (processors, memory, boards), which must not be taken for the node. Raises
@@ -117,7 +117,7 @@ class RedfishSource:
             name = control.name or ""
             whole = not _PART.search(name) and (position == 0 or _WHOLE.search(name))
             if whole and control.consumed_w is not None:
-                return Look(None, control.consumed_w)
+                return NodeAnswer(None, control.consumed_w)
         names = ", ".join(control.name or f"number {position}" for position, control in enumerate(controls))
         raise SourceError(
             f"{self._shown}: no power control of {chassis} tells the power of the whole node (there are {names})",

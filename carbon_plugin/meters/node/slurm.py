@@ -10,7 +10,7 @@ import socket
 from collections.abc import Mapping
 
 from carbon_plugin.meters.node.command import run_command
-from carbon_plugin.meters.node.source import Look, SourceError
+from carbon_plugin.meters.node.source import NodeAnswer, SourceError
 
 _NO_VALUE = {0, *(2**bits - less for bits in (32, 64) for less in (1, 2))}
 """The numbers that Slurm prints for "infinite" and "no value", in 32 and 64 bits, and the 0 that it prints without a
@@ -27,7 +27,7 @@ class SlurmSource:
         self._node = environ.get("SLURMD_NODENAME") or socket.gethostname().partition(".")[0]
         self._environ = dict(environ)
 
-    def look(self, deadline_s: float) -> Look:
+    def ask(self, deadline_s: float) -> NodeAnswer:
         """Return the counter and the power of the node, as far as the accounting plugin tells them."""
         output = run_command(["scontrol", "--oneliner", "show", "node", self._node], deadline_s, self._environ)
         joules, watts = _number(output, "ConsumedJoules"), _number(output, "CurrentWatts")
@@ -35,7 +35,7 @@ class SlurmSource:
             raise SourceError(
                 f"slurm: no energy accounting for {self._node} (AcctGatherEnergyType is not set)", "not_supported"
             )
-        return Look(joules, watts)
+        return NodeAnswer(joules, watts)
 
 
 def _number(output: str, name: str) -> float | None:

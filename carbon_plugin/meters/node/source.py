@@ -30,20 +30,20 @@ class SourceError(MeterError):
         self.code: FaultCode = code
 
 
-class Look(Struct, frozen=True):
+class NodeAnswer(Struct, frozen=True):
     """One instance holds an answer: joules on a counter that only grows, watts, or both."""
 
     counter_j: float | None = None
     power_w: float | None = None
 
 
-class Source(Protocol):
+class NodeSource(Protocol):
     """A source answers what a node draws. `poll_s` is how often in seconds it is useful to ask it."""
 
     poll_s: float
 
-    def look(self, deadline_s: float) -> Look:
-        """Return the sample of this moment, within about `deadline_s` seconds. Raises `SourceError`."""
+    def ask(self, deadline_s: float) -> NodeAnswer:
+        """Return the answer of this moment, within about `deadline_s` seconds. Raises `SourceError`."""
         ...
 
 

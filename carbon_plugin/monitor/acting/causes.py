@@ -37,7 +37,7 @@ class Suspect(Struct, frozen=True, kw_only=True):
     sentence: str
     gpu: str | None = None
     rank: int | None = None
-    facts: dict[str, Any] = {}
+    evidence: dict[str, Any] = {}
 
 
 class Cause(Struct, frozen=True, kw_only=True):
@@ -75,9 +75,9 @@ def suspected_gpus(
         alone = len(now.power_w) < 3 and not held and loss < LEAST_CLOCK_LOSS  # of two, each is the other's peer
         if not held and loss < LEAST_CLOCK_LOSS and (abs(difference) < LEAST_POWER_DIFFERENCE or alone):
             continue
-        facts = _facts(key, now, contexts)
+        evidence = _facts(key, now, contexts)
         words = [f"is held back by {', '.join(held)}"] if held else []
-        words += [_sentence(facts)]
+        words += [_sentence(evidence)]
         suspect = Suspect(
             kind="gpu",
             node=node,
@@ -85,7 +85,7 @@ def suspected_gpus(
             gpu=key,
             rank=next(iter(ranks.get(key, ())), None),
             sentence=f"GPU {index} ({key}) of node {node} {': '.join(words) if held else 'differs: ' + words[-1]}",
-            facts={**facts, "held_back_by": held, "index": index},
+            evidence={**evidence, "held_back_by": held, "index": index},
         )
         found.append(suspect)
     return sorted(found, key=lambda suspect: -suspect.score)
@@ -112,7 +112,7 @@ def suspected_ranks(before: TrainingSample, now: TrainingSample, *, node: int) -
                 score=lead,
                 rank=rank,
                 sentence=f"rank {rank} of node {node} {words}{behind}",
-                facts={"busy": share.busy, "delayed": share.delayed, "data": share.data},
+                evidence={"busy": share.busy, "delayed": share.delayed, "data": share.data},
             )
         )
     return sorted(found, key=lambda suspect: -suspect.score)
@@ -216,13 +216,13 @@ def _facts(key: str, now: TrainingSample, contexts: Mapping[str, GpuContext]) ->
     }
 
 
-def _sentence(facts: Mapping[str, Any]) -> str:
+def _sentence(evidence: Mapping[str, Any]) -> str:
     parts = []
     for name, words, unit in (("sm_clock_mhz", "SM clock", "MHz"), ("power_w", "power", "W")):
-        if facts[name] is not None:
-            peers = facts[f"peers_{name}"]
+        if evidence[name] is not None:
+            peers = evidence[f"peers_{name}"]
             beside = f" (the others {peers:,.0f} {unit})" if peers is not None else ""
-            parts.append(f"{words} {facts[name]:,.0f} {unit}{beside}")
-    if facts["temperature_c"] is not None:
-        parts.append(f"{facts['temperature_c']:.0f} °C")
+            parts.append(f"{words} {evidence[name]:,.0f} {unit}{beside}")
+    if evidence["temperature_c"] is not None:
+        parts.append(f"{evidence['temperature_c']:.0f} °C")
     return ", ".join(parts)

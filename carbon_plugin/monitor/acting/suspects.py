@@ -16,7 +16,7 @@ def suspect_data(suspect: Suspect) -> dict[str, Any]:
         "gpu": suspect.gpu,
         "rank": suspect.rank,
         "score": suspect.score,
-        **suspect.facts,
+        **suspect.evidence,
     }
 
 
@@ -31,7 +31,7 @@ def suspect_of(message: str, data: Mapping[str, Any]) -> Suspect | None:
             sentence=message,
             gpu=data.get("gpu"),
             rank=data.get("rank"),
-            facts={name: value for name, value in data.items() if name not in known},
+            evidence={name: value for name, value in data.items() if name not in known},
         )
     except (KeyError, TypeError, ValueError):
         return None

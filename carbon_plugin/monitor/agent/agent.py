@@ -48,7 +48,7 @@ class NodeAgent:
             run.poll()
             row = run.row() if run.is_here else None
             if row is not None:
-                self._shown[directory] = row.facts.run_id
+                self._shown[directory] = row.run.run_id
                 self._exposition.show_run(row, whole=run.is_whole, active=run.is_active)
             if not run.is_active and run.quiet_for_s > SHOWN_AFTER_END_S:
                 self._forget(directory)

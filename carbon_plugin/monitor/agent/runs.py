@@ -25,7 +25,7 @@ from carbon_plugin.monitor.run.projection import Outlook, outlook
 from carbon_plugin.monitor.run.projector import measured_step_time_s
 from carbon_plugin.monitor.run.rows import devices_of
 from carbon_plugin.monitor.run.totals import RunTotals, run_totals, without_copies
-from carbon_plugin.sinks.row import PREFIX, DeviceFigures, Row, RunFacts
+from carbon_plugin.sinks.row import PREFIX, DeviceFigures, Row, RunDescription
 from carbon_plugin.spec.range import Range
 
 SHOWN_AFTER_END_S = 300.0
@@ -108,7 +108,7 @@ class NodeRun:
             step=newest.last_step,
             at_unix_s=newest.end_s,
             metrics=metrics,
-            facts=self._facts(manifest),
+            run=self._described(manifest),
             devices=_devices(mine, totals, powered=self.is_active),
         )
 
@@ -117,11 +117,11 @@ class NodeRun:
             files, attempt_started_s=newest.started_s, own=own, windows_until=self._follower.windows_until
         )
 
-    def _facts(self, manifest: Manifest) -> RunFacts:
+    def _described(self, manifest: Manifest) -> RunDescription:
         identity = None
         with contextlib.suppress(LedgerError):
             identity = read_identity(self.run_dir)
-        return RunFacts(
+        return RunDescription(
             run_id=manifest.run_id,
             name=identity.name if identity is not None else self.run_dir.name,
             run_dir=self.run_dir,

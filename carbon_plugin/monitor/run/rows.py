@@ -9,12 +9,12 @@ from carbon_plugin.ledger.records import RunIdentity
 from carbon_plugin.meters.host.machine import read_host_info
 from carbon_plugin.monitor.context import Context
 from carbon_plugin.monitor.ledgers.file_totals import FileTotals
-from carbon_plugin.sinks.row import DeviceFigures, Row, RunFacts, nested
+from carbon_plugin.sinks.row import DeviceFigures, Row, RunDescription, nested
 
 
 def row_of(
     metrics: Mapping[str, float],
-    facts: RunFacts,
+    run: RunDescription,
     *,
     step: int,
     at_unix_s: float,
@@ -24,13 +24,15 @@ def row_of(
 ) -> Row:
     """Return the row. `totals` are those of the ledger that this process writes, or None if it writes none."""
     devices = devices_of(totals) if totals is not None else ()
-    return Row(step=step, at_unix_s=at_unix_s, metrics=metrics, facts=facts, head=head, devices=devices, ended=ended)
+    return Row(step=step, at_unix_s=at_unix_s, metrics=metrics, run=run, head=head, devices=devices, ended=ended)
 
 
-def facts_of(identity: RunIdentity, context: Context, run_dir: Path, environ: Mapping[str, str]) -> RunFacts:
+def description_of(
+    identity: RunIdentity, context: Context, run_dir: Path, environ: Mapping[str, str]
+) -> RunDescription:
     """Return what identifies and describes a run, with the effective fields of its spec as far as they are known."""
     effective = context.effective
-    return RunFacts(
+    return RunDescription(
         run_id=identity.run_id,
         name=identity.name,
         run_dir=run_dir,

@@ -18,7 +18,7 @@ from carbon_plugin.footprint.account import account
 from carbon_plugin.footprint.factors.grid import zone_intensity
 from carbon_plugin.footprint.series.file import load_trace
 from carbon_plugin.footprint.series.over_run import series_intensity
-from carbon_plugin.footprint.values import EnergyItem, Factors, Footprint, Intensity, Period, Reservation
+from carbon_plugin.footprint.values import EnergyItem, Factors, Footprint, Intensity, Reservation, RunPeriod
 from carbon_plugin.plan.whatif.axes import Axes, combinations_of, pause_threshold
 from carbon_plugin.plan.whatif.comparison import Alternative, Comparison, make_comparison, mean_g_per_kwh
 from carbon_plugin.plan.whatif.pausing import schedule
@@ -102,7 +102,7 @@ def _shifted(
 ) -> Alternative:
     """Return the run at the hours of a series from a start on, with each bin of its energy at its own intensity."""
     trace = load_trace(changes["series"])
-    intensity = series_intensity(changes["series"], changes.get("zone"), Period(start_unix_s, run.duration_s))
+    intensity = series_intensity(changes["series"], changes.get("zone"), RunPeriod(start_unix_s, run.duration_s))
     mean = _weighted(run, trace, start_unix_s)
     energies = [msgspec.structs.replace(item, intensity_g_per_kwh=mean) for item in run.energies]
     footprint = account(energies, run.reserved, _factors(run, intensity), seed=seed)
@@ -119,7 +119,7 @@ def _paused(
         raise SpecError("pause_above needs the idle power of the devices, whose profiles the run does not name")
     trace, threshold = load_trace(changes["series"]), pause_threshold(changes["pause_above"])
     plan = schedule(trace, start_unix_s, run.duration_s, pause_above=threshold, marginal=marginal)
-    intensity = series_intensity(changes["series"], changes.get("zone"), Period(start_unix_s, plan.elapsed_s))
+    intensity = series_intensity(changes["series"], changes.get("zone"), RunPeriod(start_unix_s, plan.elapsed_s))
     idle = [_times(item, plan.paused_s, plan.paused_g_per_kwh) for item in run.idle_j_per_s]
     energies = [_times(item, 1.0, plan.training_g_per_kwh) for item in run.energies] + idle
     longer = plan.elapsed_s / run.duration_s

@@ -16,7 +16,7 @@ import msgspec
 from carbon_plugin.errors import CarbonPluginError, SpecError
 from carbon_plugin.footprint.account import account
 from carbon_plugin.footprint.run_factors import resolve_factors
-from carbon_plugin.footprint.values import EnergyItem, Factors, Period
+from carbon_plugin.footprint.values import EnergyItem, Factors, RunPeriod
 from carbon_plugin.plan.forecast import (
     Forecast,
     layout_phrase,
@@ -228,7 +228,7 @@ def _schedule(spec: RunSpec, work_s: float, threshold: float) -> tuple[PauseSche
     plan = schedule(
         _trace(spec.site.intensity_series), spec.start_unix_s, work_s, pause_above=threshold, marginal=marginal
     )
-    return plan, resolve_factors(spec.site, spec.cluster, period=Period(spec.start_unix_s, plan.elapsed_s))
+    return plan, resolve_factors(spec.site, spec.cluster, period=RunPeriod(spec.start_unix_s, plan.elapsed_s))
 
 
 def as_many_devices(accelerator: Accelerator, devices: int, profile_dirs: Directories) -> Cluster:

@@ -105,7 +105,7 @@ class PrometheusSink(Sink):
         """Show a row. The first one opens the endpoint."""
         if self._exporter is None:
             self._exporter = _running(self._endpoint)
-        self._run_id = row.facts.run_id
+        self._run_id = row.run.run_id
         self._exporter.exposition.show_run(row)
 
     def close(self, report: Path | None) -> None:

@@ -33,7 +33,7 @@ class Exposition:
     def show_run(self, row: Row, *, whole: bool = True, active: bool = True) -> None:
         """Show a row of a run. `whole` says that its figures are of the whole run, and not of its devices here only."""
         with self._lock:
-            self._runs[row.facts.run_id] = (row if active else at_rest(row), whole, active)
+            self._runs[row.run.run_id] = (row if active else at_rest(row), whole, active)
 
     def end_run(self, run_id: str) -> None:
         """Say that a run has ended. Its last figures stay, with no power and no projection."""
@@ -58,7 +58,7 @@ class Exposition:
             runs, (hostname, devices) = list(self._runs.values()), self._devices
         yield from self._of_runs([(row, active) for row, _, active in runs])
         yield from self._of_whole_runs([row for row, whole, _ in runs if whole])
-        named = [(_run_of(row), row.facts.hostname, device) for row, _, _ in runs for device in row.devices]
+        named = [(_run_of(row), row.run.hostname, device) for row, _, _ in runs for device in row.devices]
         yield from self._of_devices("run_device", _RUN, "for the run so far", named)
         unnamed: list[tuple[tuple[str, ...], str, DeviceFigures]] = [((), hostname, device) for device in devices]
         yield from self._of_devices("device", (), "since the exporter began", unnamed)
@@ -79,8 +79,8 @@ class Exposition:
             "gauge", "last_window_timestamp_seconds", "When the last window of the run ended, Unix time", _RUN
         )
         for row, is_active in runs:
-            facts = row.facts
-            details = (facts.programme or "", facts.role or "", str(facts.run_dir), facts.hostname)
+            run = row.run
+            details = (run.programme or "", run.role or "", str(run.run_dir), run.hostname)
             self._add(info, (*_run_of(row), *details), 1.0)
             self._add(active, _run_of(row), float(is_active))
             self._add(window, _run_of(row), row.at_unix_s)
@@ -100,11 +100,11 @@ class Exposition:
         }
         for row in rows:
             self._add(step, _run_of(row), float(row.step))
-            if row.facts.total_steps is not None:
-                self._add(planned, _run_of(row), float(row.facts.total_steps))
+            if row.run.total_steps is not None:
+                self._add(planned, _run_of(row), float(row.run.total_steps))
             for family, value in values_of(row.metrics):
                 name = family.prometheus_name
-                shown = self._rising.value((name, row.facts.run_id), value) if family.counter else value
+                shown = self._rising.value((name, row.run.run_id), value) if family.counter else value
                 self._add(families[name], _run_of(row), shown)
         yield from (family for family in (step, planned, *families.values()) if family.samples)
 
@@ -137,4 +137,4 @@ def as_text(exposition: Exposition) -> str:
 
 
 def _run_of(row: Row) -> tuple[str, ...]:
-    return row.facts.run_id, row.facts.name
+    return row.run.run_id, row.run.name

@@ -80,7 +80,7 @@ class OtlpSink(Sink):
         logging.getLogger(OTLPMetricExporter.__module__).addFilter(_not_of_this_thread())
         # Rows come when a window ends, so that the reader needs no interval of its own.
         reader = PeriodicExportingMetricReader(exporter, export_interval_millis=math.inf)
-        resource = Resource.create({"service.name": "carbon_plugin", "host.name": row.facts.hostname})
+        resource = Resource.create({"service.name": "carbon_plugin", "host.name": row.run.hostname})
         # The provider is this sink's own. The one that the program may have set stays as it is.
         self._provider = MeterProvider([reader], resource=resource, shutdown_on_exit=False)
         meter = self._provider.get_meter("carbon_plugin")
@@ -103,7 +103,7 @@ class OtlpSink(Sink):
             row = self._row
             for family, value in values_of(row.metrics) if row is not None else ():
                 if family.key == key and row is not None:
-                    shown = self._rising.value((key, row.facts.run_id), value) if family.counter else value
+                    shown = self._rising.value((key, row.run.run_id), value) if family.counter else value
                     yield Observation(shown, _run(row))
 
         return read
@@ -119,7 +119,7 @@ class OtlpSink(Sink):
             from opentelemetry.metrics import Observation
 
             for row, device in _devices(self._row, of_host):
-                energy_j = self._rising.value(("energy", row.facts.run_id, device.key), device.energy_j)
+                energy_j = self._rising.value(("energy", row.run.run_id, device.key), device.energy_j)
                 yield Observation(energy_j, _attributes(row, device))
 
         return read
@@ -165,7 +165,7 @@ def _devices(row: Row | None, of_host: bool) -> list[tuple[Row, DeviceFigures]]:
 
 
 def _run(row: Row) -> dict[str, str]:
-    return {"carbon_plugin.run.id": row.facts.run_id, "carbon_plugin.run.name": row.facts.name}
+    return {"carbon_plugin.run.id": row.run.run_id, "carbon_plugin.run.name": row.run.name}
 
 
 def _attributes(row: Row, device: DeviceFigures) -> dict[str, str]:

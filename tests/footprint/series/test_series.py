@@ -16,7 +16,7 @@ from carbon_plugin.footprint.run_factors import resolve_factors
 from carbon_plugin.footprint.series.file import load_trace
 from carbon_plugin.footprint.series.over_run import series_intensity
 from carbon_plugin.footprint.series.trace import Trace, gaps, make_trace
-from carbon_plugin.footprint.values import Period
+from carbon_plugin.footprint.values import RunPeriod
 from carbon_plugin.spec.parsing.moment import unix_s
 from carbon_plugin.spec.site import SeriesFile, Site
 
@@ -326,8 +326,8 @@ def test_a_run_takes_the_hours_of_its_start(tmp_path: Path) -> None:
     file = str(write_csv(tmp_path / "grid.csv", 24 * 14))
     half_day = 12 * HOUR
 
-    night = series_intensity(file, "FRA", Period(START, half_day))
-    day = series_intensity(file, "FRA", Period(START + half_day, half_day))
+    night = series_intensity(file, "FRA", RunPeriod(START, half_day))
+    day = series_intensity(file, "FRA", RunPeriod(START + half_day, half_day))
 
     assert (night.figure.value, day.figure.value) == (100, 150)
     assert night.granularity == "hourly"
@@ -337,7 +337,7 @@ def test_a_run_takes_the_hours_of_its_start(tmp_path: Path) -> None:
 def test_an_open_start_gives_the_range_over_all_starts(tmp_path: Path) -> None:
     file = str(write_csv(tmp_path / "grid.csv", 24 * 14))
 
-    figure = series_intensity(file, None, Period(None, 12 * HOUR)).figure
+    figure = series_intensity(file, None, RunPeriod(None, 12 * HOUR)).figure
 
     assert figure.value == pytest.approx(125, rel=0.02)
     assert (figure.low, figure.high) == (pytest.approx(105, abs=5), pytest.approx(145, abs=5))
@@ -347,8 +347,8 @@ def test_an_open_start_gives_the_range_over_all_starts(tmp_path: Path) -> None:
 def test_a_run_longer_than_the_series_takes_all_of_it_and_says_so(tmp_path: Path) -> None:
     file = str(write_csv(tmp_path / "grid.csv", 48))
 
-    intensity = series_intensity(file, "FRA", Period(START, 100 * HOUR))
-    years_on = series_intensity(file, "FRA", Period(START + 10 * 365 * 24 * HOUR, 100 * HOUR))
+    intensity = series_intensity(file, "FRA", RunPeriod(START, 100 * HOUR))
+    years_on = series_intensity(file, "FRA", RunPeriod(START + 10 * 365 * 24 * HOUR, 100 * HOUR))
 
     assert intensity.figure.value == years_on.figure.value == pytest.approx(125)
     assert years_on.figure.low < intensity.figure.low < 120
@@ -361,7 +361,7 @@ def test_a_series_comes_before_number_and_zone_and_stale_hours_get_a_range(tmp_p
     site = Site(zone="FRA", intensity_series=str(write_csv(tmp_path / "grid.csv", 24 * 400)))
     two_years_on = START + 2 * 52 * 7 * 24 * HOUR
 
-    factors = resolve_factors(site, None, period=Period(two_years_on, 24 * HOUR))
+    factors = resolve_factors(site, None, period=RunPeriod(two_years_on, 24 * HOUR))
 
     intensity = factors.intensity
     assert intensity.figure.value == pytest.approx(125)

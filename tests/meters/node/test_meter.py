@@ -21,7 +21,7 @@ from carbon_plugin.meters.node.files import CsvSource, PmCountersSource
 from carbon_plugin.meters.node.meter import GpuHistory, NodeMeter, open_node_meter
 from carbon_plugin.meters.node.open import open_source
 from carbon_plugin.meters.node.poller import NodePoller
-from carbon_plugin.meters.node.source import Look, Source
+from carbon_plugin.meters.node.source import NodeAnswer, NodeSource
 from carbon_plugin.meters.protocol import Reading, Unavailable
 from carbon_plugin.spec.metered import DeviceIdentity
 from carbon_plugin.spec.range import ZERO, Range
@@ -52,7 +52,7 @@ class Counters:
         source.poll_s = 0.01
         return self.of(source, gpus, fixed(share))
 
-    def of(self, source: Source, gpus: GpuHistory | None, share: ShareSource) -> NodeMeter:
+    def of(self, source: NodeSource, gpus: GpuHistory | None, share: ShareSource) -> NodeMeter:
         poller = NodePoller(source, BOUNDS, self.clock)
         return NodeMeter(poller, IDENTITY, bounds=BOUNDS, share=share, gpus=gpus, clock=self.clock)
 
@@ -192,18 +192,18 @@ class Told:
 
     poll_s = 0.01
 
-    def __init__(self, look: Look) -> None:
-        self.next = look
+    def __init__(self, answer: NodeAnswer) -> None:
+        self.next = answer
         self.asked = 0
 
-    def look(self, deadline_s: float) -> Look:
+    def ask(self, deadline_s: float) -> NodeAnswer:
         del deadline_s
         self.asked += 1
         return self.next
 
-    def tell(self, look: Look) -> None:
+    def tell(self, answer: NodeAnswer) -> None:
         """Tell another answer, and come back when it has been taken in."""
-        self.next, asked, deadline_s = look, self.asked, time.monotonic() + 5
+        self.next, asked, deadline_s = answer, self.asked, time.monotonic() + 5
         # One question may have begun before, the second is answered with it, and the third is asked after that.
         while self.asked < asked + 3:
             assert time.monotonic() < deadline_s
@@ -214,10 +214,10 @@ class Node:
     """A node with GPUs of 2,400 W whose meter tells one thing or another, read every five seconds of its own clock
     through the gate. Its host is modelled at 800 W."""
 
-    def __init__(self, look: Look) -> None:
+    def __init__(self, answer: NodeAnswer) -> None:
         self.now_s = 100.0
         self.joules = 0.0
-        self.source = Told(look)
+        self.source = Told(answer)
         self.gpus = GpuHistory()
         self.gpus.observe([gpu(0.0, self.now_s)])
         poller = NodePoller(self.source, BOUNDS, lambda: self.now_s)
@@ -230,14 +230,14 @@ class Node:
     def read(self) -> Reading:
         return self.gate.admit(self.meter.read())[0]
 
-    def follow(self, look: Look, seconds: int) -> list[Reading]:
+    def follow(self, answer: NodeAnswer, seconds: int) -> list[Reading]:
         """Readings while the meter tells one answer."""
         readings = []
         for _ in range(0, seconds, 5):
             self.joules += 5 * 2400.0
             self.gpus.observe([gpu(self.joules, self.now_s + 5)])
             self.now_s += 5
-            self.source.tell(look)
+            self.source.tell(answer)
             readings.append(self.read())
         return readings
 
@@ -247,9 +247,9 @@ def test_a_node_meter_below_its_own_gpus_is_a_fault_and_the_host_is_modelled(fil
     shown = (Path(__file__).parent / f"data/node_below_gpus/{file}.txt").read_text()
     (tmp_path / "ipmitool").write_text(f"#!/bin/sh\ncat <<'END'\n{shown}END\n")
     (tmp_path / "ipmitool").chmod(0o755)
-    look = open_source(parse_address("ipmi"), {"PATH": f"{tmp_path}:{os.environ['PATH']}"}).look(3.0)
-    node = Node(look)
-    last = node.follow(look, 40)[-1]
+    answer = open_source(parse_address("ipmi"), {"PATH": f"{tmp_path}:{os.environ['PATH']}"}).ask(3.0)
+    node = Node(answer)
+    last = node.follow(answer, 40)[-1]
     assert (last.kind, last.fault) == ("modelled", "below_gpus")
     assert last.message is not None
     assert "while the GPUs inside the node draw 2400 W" in last.message
@@ -259,19 +259,26 @@ def test_a_node_meter_below_its_own_gpus_is_a_fault_and_the_host_is_modelled(fil
 
 
 def test_a_node_meter_that_comes_to_its_senses_is_used_from_then_on() -> None:
-    node = Node(Look(None, 155.0))
-    node.follow(Look(None, 155.0), 20)
-    last = node.follow(Look(None, 3000.0), 20)[-1]
+    node = Node(NodeAnswer(None, 155.0))
+    node.follow(NodeAnswer(None, 155.0), 20)
+    last = node.follow(NodeAnswer(None, 3000.0), 20)[-1]
     assert (last.kind, last.fault) == ("power_integrated", None)
     assert last.energy_j == pytest.approx(20 * 800 + 20 * 600, rel=0.2)
     node.meter.close()
 
 
 @pytest.mark.parametrize(
-    "absurd", [Look(None, 4294967294.0), Look(4.2e18), Look(None, math.nan), Look(None, math.inf), Look(math.inf, 1.0)]
+    "absurd",
+    [
+        NodeAnswer(None, 4294967294.0),
+        NodeAnswer(4.2e18),
+        NodeAnswer(None, math.nan),
+        NodeAnswer(None, math.inf),
+        NodeAnswer(math.inf, 1.0),
+    ],
 )
-def test_what_no_node_can_draw_is_a_fault_and_the_host_is_modelled(absurd: Look) -> None:
-    node = Node(Look(None, 3000.0) if absurd.counter_j is None else Look(1000.0))
+def test_what_no_node_can_draw_is_a_fault_and_the_host_is_modelled(absurd: NodeAnswer) -> None:
+    node = Node(NodeAnswer(None, 3000.0) if absurd.counter_j is None else NodeAnswer(1000.0))
     readings = node.follow(absurd, 20)
     assert readings[-1].kind == "modelled"
     assert {reading.fault for reading in readings} & {"implausible", "counter_jump", "below_gpus"}
@@ -280,9 +287,9 @@ def test_what_no_node_can_draw_is_a_fault_and_the_host_is_modelled(absurd: Look)
 
 
 def test_a_meter_that_is_a_few_seconds_behind_its_gpus_loses_nothing() -> None:
-    node = Node(Look(0.0))
+    node = Node(NodeAnswer(0.0))
     for joules in (11_000.0, 29_000.0, 45_000.0, 60_000.0):  # 3,000 W, shown late at first
-        reading = node.follow(Look(joules), 5)[-1]
+        reading = node.follow(NodeAnswer(joules), 5)[-1]
     assert (reading.kind, reading.fault) == ("counter", None)
     assert reading.energy_j == pytest.approx(60_000 - 20 * 2400)
     assert reading.estimated_j == 0

@@ -51,9 +51,9 @@ def test_row_has_the_totals_of_all_attempts_as_the_audit_has_them(run_dir):
     assert row.metrics["carbon/operational_kg"] == pytest.approx(summary.footprint.operational_kg.value)
     assert sum(device.energy_j for device in row.devices) == pytest.approx(summary.energy.energy_j)
     assert {device.power_w for device in row.devices} == {0.0}, "the run has ended"
-    facts = row.facts
-    assert (facts.run_id, facts.name, facts.programme, facts.role) == (summary.run.run_id, "small", "P", "sweep")
-    assert facts.total_steps == 100
+    run = row.run
+    assert (run.run_id, run.name, run.programme, run.role) == (summary.run.run_id, "small", "P", "sweep")
+    assert run.total_steps == 100
 
 
 @pytest.mark.parametrize(("ended_s", "shown"), [(174.0, True), (290.0, True), (400.0, False)])

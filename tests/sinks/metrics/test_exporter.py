@@ -120,7 +120,7 @@ def test_unknown_figure_has_no_sample(rows, free_port):
     (sink,) = sinks_of(f"prometheus://127.0.0.1:{free_port}")
     (row,) = rows(1)
 
-    sink.write(replace(row, metrics={"carbon/energy_kwh": 1.0}, facts=replace(row.facts, total_steps=None)))
+    sink.write(replace(row, metrics={"carbon/energy_kwh": 1.0}, run=replace(row.run, total_steps=None)))
     text = scraped(free_port)
 
     assert of(text, "carbon_plugin_energy_joules_total") == {"run-1": 3.6e6}

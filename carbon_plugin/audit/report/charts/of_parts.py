@@ -25,7 +25,7 @@ DRIVERS_SHOWN = 7
 _NARROW_PX = 500.0
 
 
-class Part(Struct, frozen=True):
+class EnergyPart(Struct, frozen=True):
     """A part of a whole: its name, its energy in J, and its colour."""
 
     name: str
@@ -43,7 +43,13 @@ def split_chart(summary: AuditSummary) -> Chart | None:
     wasted_j = summary.waste.redone_energy_j + summary.waste.restart_energy_j
     if wasted_j > 0:
         rows.append(
-            ("progress", [Part("new work", total_j - wasted_j, "less"), Part("redone or restarting", wasted_j, "more")])
+            (
+                "progress",
+                [
+                    EnergyPart("new work", total_j - wasted_j, "less"),
+                    EnergyPart("redone or restarting", wasted_j, "more"),
+                ],
+            )
         )
     widest_j = max(sum(part.energy_j for part in parts) for _, parts in rows)
     size, unit = fitting_unit(widest_j, ENERGY_UNITS)
@@ -197,22 +203,22 @@ def driver_name(scope: str) -> str:
     return {"intensity": "grid intensity", "pue": "PUE", "utilisation": "use of the fleet"}.get(scope, scope)
 
 
-def _by_rung(summary: AuditSummary) -> Sequence[Part]:
+def _by_rung(summary: AuditSummary) -> Sequence[EnergyPart]:
     parts = [
-        Part(RUNG_NAMES[rung], energy.energy_j, RUNG_COLOURS[rung])
+        EnergyPart(RUNG_NAMES[rung], energy.energy_j, RUNG_COLOURS[rung])
         for rung, energy in summary.by_rung.items()
         if rung != "facility" and energy.energy_j > 0
     ]
     if summary.footprint is not None:
         added_j = summary.footprint.energy_j["facility"].value - summary.energy.energy_j
-        parts += [Part("cooling and power distribution", added_j, "facility")] if added_j > 0 else []
+        parts += [EnergyPart("cooling and power distribution", added_j, "facility")] if added_j > 0 else []
     return parts
 
 
-def _by_phase(summary: AuditSummary) -> Sequence[Part]:
+def _by_phase(summary: AuditSummary) -> Sequence[EnergyPart]:
     phases = sorted(summary.by_phase.items(), key=lambda item: -item[1].energy_j)
     return [
-        Part(PHASE_NAMES.get(phase, phase), energy.energy_j, PHASE_COLOURS.get(phase, OWN_PHASE_COLOUR))
+        EnergyPart(PHASE_NAMES.get(phase, phase), energy.energy_j, PHASE_COLOURS.get(phase, OWN_PHASE_COLOUR))
         for phase, energy in phases
         if energy.energy_j > 0
     ]
