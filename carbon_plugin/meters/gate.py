@@ -91,7 +91,7 @@ class ReadingGate:
         raw = _raw(reading, known.raw)
         # A reading without a number says nothing, and the next answer may cover its time. A meter that falls silent
         # keeps what it has measured, because that time would otherwise be estimated as well.
-        says_nothing = reading.energy_j is None or not _finite(reading)
+        says_nothing = reading.energy is None or not _finite(reading)
         covered_s = known.covered_s if says_nothing else _covered_s(reading, known.opened_s)
         stretch, stretch_s = raw.since(known.raw), max(0.0, covered_s - known.covered_s)
         # Where a measurement has replaced an estimate of its own meter, it covers all the time since the opening.
@@ -103,7 +103,7 @@ class ReadingGate:
         pending_s = max(0.0, reading.monotonic_s - known.opened_s - covered_s)
         pending_s = pending_s if pending_s > SAME_S else 0.0
         missed_s = max(0.0, pending_s - known.pending_s)
-        told = known.told or reading.energy_j is not None
+        told = known.told or reading.energy is not None
         if told and not known.told and known.power_w is not None:
             # The first answer tells more about the time before it than the estimate until now.
             known, missed_s = replace(known, pending=_NOTHING, pending_s=0.0), pending_s
@@ -131,9 +131,7 @@ class ReadingGate:
         unmeasured = watts is not None or (reading.kind == "absent" and says_something)
         return replace(
             reading,
-            energy_j=shown_j if says_something else None,
-            low_j=min(whole.low, shown_j) if says_something else None,
-            high_j=max(whole.high, shown_j) if says_something else None,
+            energy=Range(shown_j, whole.low, whole.high).ordered() if says_something else None,
             kind="modelled" if unmeasured else reading.kind,
             power_w=reading.power_w if powers[key] is not None else None,
             fault=fault[0] if fault else None,
@@ -171,7 +169,7 @@ class ReadingGate:
 
         It is the power that the device tells, else its mean power since the last reading.
         """
-        if reading.kind == "absent" or reading.energy_j is None:
+        if reading.kind == "absent" or reading.energy is None:
             return None
         bounds, known = self._bounds[reading.key], self._standing.get(reading.key)
         if reading.power_w is not None:
@@ -179,7 +177,7 @@ class ReadingGate:
         if known is None:
             return None
         stretch_s = _covered_s(reading, known.opened_s) - known.covered_s
-        joules = reading.energy_j - known.raw.value
+        joules = reading.energy.value - known.raw.value
         if stretch_s < LAG_S or joules <= 0 or not possible_energy(joules, stretch_s, bounds):
             return None  # a counter that has not moved yet says nothing
         return joules / stretch_s
@@ -240,13 +238,14 @@ def _raw(reading: Reading, otherwise: Range) -> Range:
 
 
 def _finite(reading: Reading) -> bool:
-    return all(value is None or isfinite(value) for value in (reading.energy_j, reading.low_j, reading.high_j))
+    energy = reading.energy
+    return energy is None or all(map(isfinite, (energy.value, energy.low, energy.high)))
 
 
 def _covered_s(reading: Reading, opened_s: float) -> float:
     if reading.covered_s is not None:
         return reading.covered_s
-    return 0.0 if reading.energy_j is None else reading.monotonic_s - opened_s
+    return 0.0 if reading.energy is None else reading.monotonic_s - opened_s
 
 
 def _joules(watts: Range | None, seconds: float) -> Range:

@@ -20,25 +20,23 @@ PowerSource = Callable[[float], Range]
 class Reading(Struct, frozen=True, kw_only=True):
     """One reading holds the energy of one device from the opening of its meter to one moment.
 
-    `energy_j` never falls: counter resets and wrap-arounds are absorbed and reported in `fault`. It is None when the
-    device cannot be read and nothing can be said. `kind` is how the energy of this stretch was obtained; `low_j` and
-    `high_j` bound `energy_j` where the method has a range. `power_w` is the latest power if the device tells it.
+    `energy` is in J and never falls: counter resets and wrap-arounds are absorbed and reported in `fault`. It is None
+    when the device cannot be read and nothing can be said. `kind` is how the energy of this stretch was obtained.
+    `power_w` is the latest power if the device tells it.
     `monotonic_s` is the time of the reading itself on the monotonic clock. `fault` is a short code ("counter_reset",
     "counter_stuck", "lost", "not_supported", "permission", "slow", "error", ...) and `message` its sentence, both None
     when there is no fault; a reset is reported once, other faults on every reading while they last.
 
-    A meter that cannot read keeps `energy_j` as it is, calls the stretch "absent" and says in `covered_s` how many
-    seconds since its opening `energy_j` covers; None means all of them. If the device answers again, its energy may
+    A meter that cannot read keeps `energy` as it is, calls the stretch "absent" and says in `covered_s` how many
+    seconds since its opening `energy` covers; None means all of them. If the device answers again, its energy may
     cover the stretch after all. The gate (`meters.gate`) fills what is not covered with a labelled estimate:
-    `estimated_j` is that part of `energy_j`, and the stretch is then "modelled".
+    `estimated_j` is that part of `energy`, and the stretch is then "modelled".
     """
 
     key: str
     monotonic_s: float
-    energy_j: float | None
+    energy: Range | None
     kind: EnergyKind
-    low_j: float | None = None
-    high_j: float | None = None
     power_w: float | None = None
     fault: str | None = None
     message: str | None = None
@@ -46,24 +44,13 @@ class Reading(Struct, frozen=True, kw_only=True):
     estimated_j: float = 0.0
 
     @property
-    def energy(self) -> Range | None:
-        """Return the energy with its range, J, or None where there is none. A bound that is absent is the energy
-        itself."""
-        if self.energy_j is None:
-            return None
-        low_j = self.energy_j if self.low_j is None else self.low_j
-        return Range(self.energy_j, low_j, self.energy_j if self.high_j is None else self.high_j)
+    def energy_j(self) -> float | None:
+        """Return the energy without its range, J, or None where there is none."""
+        return None if self.energy is None else self.energy.value
 
     def moved(self, monotonic_s: float, energy: Range, estimated_j: float) -> Reading:
         """Return the same reading as it was at another moment, with the energy of that moment, J."""
-        return replace(
-            self,
-            monotonic_s=monotonic_s,
-            energy_j=energy.value,
-            low_j=None if self.low_j is None else energy.low,
-            high_j=None if self.high_j is None else energy.high,
-            estimated_j=estimated_j,
-        )
+        return replace(self, monotonic_s=monotonic_s, energy=energy, estimated_j=estimated_j)
 
 
 class Note(NamedTuple):

@@ -19,8 +19,8 @@ BOUNDS = Bounds(ceiling_w=840.0, limit_w=700.0, idle_w=70.0, source="its power l
 
 
 def reading(at_s: float, joules: float | None, key: str = "g", **fields: object) -> Reading:
-    kind = "absent" if joules is None else "counter"
-    return Reading(**{"key": key, "monotonic_s": at_s, "energy_j": joules, "kind": kind} | fields)
+    kind, energy = ("absent", None) if joules is None else ("counter", Range.exactly(joules))
+    return Reading(**{"key": key, "monotonic_s": at_s, "energy": energy, "kind": kind} | fields)
 
 
 def follow(readings: Sequence[Reading]) -> list[Reading]:
@@ -29,7 +29,7 @@ def follow(readings: Sequence[Reading]) -> list[Reading]:
 
 
 def test_what_is_possible_goes_through_as_it_is() -> None:
-    told = [reading(at_s, 300.0 * at_s, low_j=285.0 * at_s, high_j=315.0 * at_s) for at_s in (0.0, 10.0, 20.0)]
+    told = [reading(at_s, 0.0, energy=Range(300.0 * at_s, 285.0 * at_s, 315.0 * at_s)) for at_s in (0.0, 10.0, 20.0)]
     assert follow(told) == told
 
 
@@ -39,7 +39,7 @@ def test_a_figure_that_is_not_possible_is_an_estimate_and_the_next_stretch_is_me
     told = [reading(0.0, 0.0), reading(10.0, 3_000.0), reading(20.0, absurd_j), reading(30.0, then_j)]
     _, _, refused, last = follow(told)
     assert (refused.kind, refused.fault) == ("modelled", "implausible")
-    assert (refused.low_j, refused.energy_j, refused.high_j) == pytest.approx((3_700, 6_000, 10_000))
+    assert (refused.energy.low, refused.energy_j, refused.energy.high) == pytest.approx((3_700, 6_000, 10_000))
     assert refused.estimated_j == pytest.approx(3_000)
     assert last.energy_j == pytest.approx(9_000)
 
@@ -56,8 +56,8 @@ def test_energy_stands_still_where_less_is_measured_than_was_estimated_and_its_l
     *_, held, ahead = follow(
         [reading(0.0, 0.0), reading(10.0, 3_000.0), lost, reading(50.0, 5_000.0), reading(100.0, 20_000.0)]
     )
-    assert (held.low_j, held.energy_j, held.estimated_j) == (5_000, 12_000, 7_000)
-    assert (ahead.low_j, ahead.energy_j, ahead.estimated_j) == (20_000, 20_000, 0)
+    assert (held.energy.low, held.energy_j, held.estimated_j) == (5_000, 12_000, 7_000)
+    assert (ahead.energy.low, ahead.energy_j, ahead.estimated_j) == (20_000, 20_000, 0)
 
 
 def test_time_before_the_first_answer_has_the_power_of_the_first_answer() -> None:
@@ -80,7 +80,7 @@ def test_a_model_stands_in_where_there_is_one() -> None:
     gate = ReadingGate({"h": BOUNDS}, models={"h": lambda _seconds: Range(200.0, 100.0, 400.0)})
     gate.admit([reading(0.0, 0.0, "h")])
     (host,) = gate.admit([reading(10.0, 0.0, "h", kind="absent", covered_s=0.0)])
-    assert (host.low_j, host.energy_j, host.high_j) == (1_000, 2_000, 4_000)
+    assert (host.energy.low, host.energy_j, host.energy.high) == (1_000, 2_000, 4_000)
 
 
 def test_a_device_of_which_nothing_is_known_stays_absent() -> None:
@@ -104,10 +104,9 @@ def test_whatever_a_meter_tells_energy_is_finite_possible_and_never_falls(
     before_j = 0.0
     for one in follow(told):
         assert one.energy_j is not None
-        assert one.low_j is not None
-        assert one.high_j is not None
+        assert one.energy is not None
         assert before_j <= one.energy_j <= 840.0 * (one.monotonic_s + len(told)) + 1e-6
-        assert -1e-6 <= one.low_j <= one.energy_j <= one.high_j
+        assert -1e-6 <= one.energy.low <= one.energy_j <= one.energy.high
         assert one.estimated_j <= one.energy_j + 1e-6
         assert one.power_w is None or 0 <= one.power_w <= 840.0 * 1.5
         before_j = one.energy_j

@@ -15,6 +15,7 @@ from carbon_plugin.meters.gpu.boards import Board
 from carbon_plugin.meters.gpu.driver import GpuDriver, GpuError
 from carbon_plugin.meters.protocol import Reading
 from carbon_plugin.meters.track import Sample, Step, Track, advance, start_track
+from carbon_plugin.spec.range import Range
 
 
 class _BoardSample(Struct, frozen=True, kw_only=True):
@@ -80,7 +81,7 @@ class BoardReader:
     def _stale(self, uuid: str, latest: Reading | None, now_s: float, busy_s: float) -> Reading:
         """Return what is known of a board whose driver has not answered yet: its energy up to the last sample."""
         waited_s = busy_s if latest is None else now_s - latest.monotonic_s
-        known = latest or Reading(key=uuid, monotonic_s=now_s, energy_j=None, kind="absent", covered_s=0.0)
+        known = latest or Reading(key=uuid, monotonic_s=now_s, energy=None, kind="absent", covered_s=0.0)
         return replace(
             known,
             monotonic_s=now_s,
@@ -151,14 +152,11 @@ def _unread(uuid: str, taken: _BoardSample, track: Track | None) -> Reading:
     zero.
     """
     code = taken.error.code if taken.error else "error"
-    energy = track.energy if track else None
     return Reading(
         key=uuid,
         monotonic_s=taken.sample.monotonic_s,
-        energy_j=energy.value if energy else None,
+        energy=track.energy if track else None,
         kind="absent",
-        low_j=energy.low if energy else None,
-        high_j=energy.high if energy else None,
         fault=code,
         message=f"{uuid} could not be read: {taken.error}",
         covered_s=track.covered_s if track else 0.0,
@@ -174,14 +172,11 @@ def _read(board: Board, taken: _BoardSample, step: Step, slow_call_s: float) -> 
     if fault is None and taken.took_s > slow_call_s:
         fault, message = "slow", f"one read took {taken.took_s:.1f} s in the driver"
         unsure_j = taken.took_s * (step.track.power_w or 0.0)  # the value may be from the beginning of the call
-    energy = step.energy
     return Reading(
         key=uuid,
         monotonic_s=taken.sample.monotonic_s,
-        energy_j=energy.value,
+        energy=step.energy.plus(Range(0.0, 0.0, unsure_j)),
         kind=step.kind,
-        low_j=energy.low,
-        high_j=energy.high + unsure_j,
         power_w=taken.sample.power_w,
         fault=fault,
         message=None if message is None else f"{uuid}: {message}",

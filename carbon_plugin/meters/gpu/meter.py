@@ -27,6 +27,7 @@ from carbon_plugin.meters.gpu.session import DriverSession
 from carbon_plugin.meters.protocol import Note, Reading
 from carbon_plugin.meters.track import POLL_S
 from carbon_plugin.spec.hardware.cluster import Accelerator
+from carbon_plugin.spec.range import Range
 
 SLOW_CALL_S = 1.0
 """A read that takes longer is reported; usual calls take milliseconds (one board: 2.4 ms median, 6.6 ms worst)."""
@@ -195,13 +196,11 @@ def _bounds(target: MeteredDevice, of_boards: Mapping[str, Bounds]) -> Bounds:
 def _share(whole: Reading, key: str, share: float, spread: float) -> Reading:
     """Return a part's reading made from its GPU's: an estimate whose range its neighbours explain, where it has any."""
     part = replace(whole, key=key)
-    if whole.energy_j is None or whole.low_j is None or whole.high_j is None:
+    if whole.energy is None:
         return part
     return replace(
         part,
-        energy_j=whole.energy_j * share,
-        low_j=whole.low_j * share * (1 - spread),
-        high_j=whole.high_j * min(1.0, share * (1 + spread)),
+        energy=whole.energy.times(Range(share, share * (1 - spread), min(1.0, share * (1 + spread)))),
         kind="modelled" if spread and whole.kind != "absent" else whole.kind,
         power_w=None if whole.power_w is None else whole.power_w * share,
         estimated_j=whole.estimated_j * share,

@@ -57,10 +57,8 @@ class ModelMeter:
                 Reading(
                     key=part.identity.key,
                     monotonic_s=now_s,
-                    energy_j=joules.value,
+                    energy=joules,
                     kind="modelled",
-                    low_j=joules.low,
-                    high_j=joules.high,
                     power_w=power.value,
                     estimated_j=joules.value if part.estimate else 0.0,
                 )

@@ -127,10 +127,8 @@ class _Socket:
         return Reading(
             key=key,
             monotonic_s=now_s,
-            energy_j=charged.value,
+            energy=charged,
             kind=step.kind,
-            low_j=charged.low,
-            high_j=charged.high,
             fault=fault,
             message=None if message is None else f"{key}: {message}",
             covered_s=step.track.covered_at(now_s, step.kind),

@@ -162,10 +162,8 @@ class NodeMeter:
                 key=key,
                 # An answer holds for its own moment; without one, nothing is known of the present moment.
                 monotonic_s=self._clock() if kind == "absent" else state.monotonic_s,
-                energy_j=charged.value,
+                energy=charged,
                 kind=kind,
-                low_j=charged.low,
-                high_j=charged.high,
                 fault=fault,
                 message=None if message is None else f"{key}: {message}",
                 covered_s=min(state.covered_s, below.at_s - self._poller.started_s) - below.forfeited_s,

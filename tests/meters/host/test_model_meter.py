@@ -37,8 +37,8 @@ class Load:
 
 
 def gpu(at_s: float, energy_j: float | None, kind: EnergyKind = "counter") -> Reading:
-    low, high = (None, None) if energy_j is None else (0.95 * energy_j, 1.05 * energy_j)
-    return Reading(key="GPU-1", monotonic_s=at_s, energy_j=energy_j, kind=kind, low_j=low, high_j=high)
+    energy = None if energy_j is None else Range(energy_j, 0.95 * energy_j, 1.05 * energy_j)
+    return Reading(key="GPU-1", monotonic_s=at_s, energy=energy, kind=kind)
 
 
 def test_constant_power_adds_up_with_its_range_and_is_labelled() -> None:
@@ -46,7 +46,7 @@ def test_constant_power_adds_up_with_its_range_and_is_labelled() -> None:
     meter = ModelMeter([ModelledPart(HOST, constant(Range(100.0, 50.0, 200.0)))], clock)
     for clock.now_s in (10.0, 25.0):
         (reading,) = meter.read()
-    assert (reading.low_j, reading.energy_j, reading.high_j) == (1250, 2500, 5000)
+    assert (reading.energy.low, reading.energy_j, reading.energy.high) == (1250, 2500, 5000)
     assert (reading.kind, reading.power_w, reading.fault) == ("modelled", 100, None)
 
 

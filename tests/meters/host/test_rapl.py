@@ -130,7 +130,7 @@ def test_energy_is_what_was_counted_since_the_meter_opened(machine: Machine) -> 
     machine.shows(package, 507.0)
     reading = machine.read(5.0)["package-0"]
     assert (reading.energy_j, reading.kind, reading.fault) == (pytest.approx(500), "counter", None)
-    assert (reading.low_j, reading.high_j) == (pytest.approx(475), pytest.approx(525))
+    assert (reading.energy.low, reading.energy.high) == (pytest.approx(475), pytest.approx(525))
 
 
 @given(st.lists(st.tuples(st.floats(0.1, 10), st.floats(1, 700)), min_size=1, max_size=30))
@@ -170,9 +170,8 @@ def test_a_counter_that_starts_again_is_a_fault_and_the_stretch_is_estimated(mac
         readings.append(machine.read(1.0)["package-0"])
     last = readings[-1]
     assert last.energy_j == pytest.approx(3_200)
-    assert last.low_j is not None
-    assert last.high_j is not None
-    assert last.low_j < 3_200 < last.high_j < 3_800
+    assert last.energy is not None
+    assert last.energy.low < 3_200 < last.energy.high < 3_800
     (reset,) = (reading for reading in readings if reading.fault)
     assert (reset.fault, reset.kind) == ("counter_reset", "modelled")
     assert reset.message is not None
@@ -203,8 +202,8 @@ def test_a_counter_that_drifts_back_again_and_again_stays_near_the_truth(machine
         machine.shows(package, shown_j)
         reading = machine.read(1.0)["package-0-die-0"]
     assert reading.energy_j == pytest.approx(400, rel=0.15)
-    assert reading.high_j is not None
-    assert reading.high_j < 1_000
+    assert reading.energy is not None
+    assert reading.energy.high < 1_000
 
 
 def test_a_jump_that_no_package_can_draw_is_refused(machine: Machine) -> None:
@@ -249,7 +248,7 @@ def test_a_counter_that_never_moves_is_a_fault_and_is_estimated(machine: Machine
     assert last.message is not None
     assert "has stood still for 20.0 s" in last.message
     assert last.energy_j == pytest.approx(last.estimated_j) == pytest.approx(20 * (10 + 480) / 2)
-    assert (last.low_j, last.high_j) == (pytest.approx(20 * 10), pytest.approx(20 * 480))
+    assert (last.energy.low, last.energy.high) == (pytest.approx(20 * 10), pytest.approx(20 * 480))
 
 
 def test_a_socket_that_stops_is_thought_to_draw_what_it_drew_as_the_other_does(machine: Machine) -> None:

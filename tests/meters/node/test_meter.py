@@ -74,9 +74,7 @@ def until(meter: NodeMeter, met: Callable[[Reading], bool]) -> Reading:
 
 
 def gpu(joules: float, at_s: float, key: str = "GPU-1") -> Reading:
-    return Reading(
-        key=key, monotonic_s=at_s, energy_j=joules, kind="counter", low_j=0.95 * joules, high_j=1.05 * joules
-    )
+    return Reading(key=key, monotonic_s=at_s, energy=Range(joules, 0.95 * joules, 1.05 * joules), kind="counter")
 
 
 def test_the_host_is_what_the_node_draws_beside_its_gpus(counters: Counters) -> None:
@@ -90,8 +88,8 @@ def test_the_host_is_what_the_node_draws_beside_its_gpus(counters: Counters) -> 
     reading = until(meter, lambda reading: reading.energy_j != 0.0)
     assert reading.energy_j == pytest.approx(400.0)
     assert reading.kind == "counter"
-    assert reading.low_j == pytest.approx(400.0 - (50.0**2 + 30.0**2) ** 0.5)
-    assert reading.high_j == pytest.approx(400.0 + (50.0**2 + 30.0**2) ** 0.5)
+    assert reading.energy.low == pytest.approx(400.0 - (50.0**2 + 30.0**2) ** 0.5)
+    assert reading.energy.high == pytest.approx(400.0 + (50.0**2 + 30.0**2) ** 0.5)
     meter.close()
 
 
@@ -101,7 +99,7 @@ def test_a_share_of_the_host_has_its_own_range(counters: Counters) -> None:
     counters.now_s = 10.0
     counters.write(2000.0)
     reading = until(meter, lambda reading: reading.energy_j != 0.0)
-    assert (reading.low_j, reading.energy_j, reading.high_j) == pytest.approx((0.25 * 950, 500, 1050))
+    assert (reading.energy.low, reading.energy_j, reading.energy.high) == pytest.approx((0.25 * 950, 500, 1050))
     meter.close()
 
 
@@ -161,7 +159,7 @@ def test_power_alone_is_integrated_with_a_wider_range_across_a_gap(tmp_path: Pat
     reading = until(meter, lambda reading: reading.energy_j != 0.0)
     assert reading.energy_j in (pytest.approx(2000.0), pytest.approx(3000.0))  # whether 300 W were seen before the gap
     assert reading.energy_j is not None
-    assert (reading.low_j, reading.high_j) == pytest.approx((0.7 * reading.energy_j, 1.3 * reading.energy_j))
+    assert (reading.energy.low, reading.energy.high) == pytest.approx((0.7 * reading.energy_j, 1.3 * reading.energy_j))
     meter.close()
 
 
@@ -253,7 +251,7 @@ def test_a_node_meter_below_its_own_gpus_is_a_fault_and_the_host_is_modelled(fil
     assert (last.kind, last.fault) == ("modelled", "below_gpus")
     assert last.message is not None
     assert "while the GPUs inside the node draw 2400 W" in last.message
-    assert (last.low_j, last.energy_j, last.high_j) == pytest.approx((40 * 600, 40 * 800, 40 * 1000))
+    assert (last.energy.low, last.energy_j, last.energy.high) == pytest.approx((40 * 600, 40 * 800, 40 * 1000))
     assert last.estimated_j == last.energy_j
     node.meter.close()
 

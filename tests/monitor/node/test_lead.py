@@ -14,9 +14,7 @@ START = Mark(0, 100.0, 0, 0)
 
 
 def snapshot(moment_s: float, joules: float, kind: str = "counter", steps: int = 0) -> Snapshot:
-    reading = Reading(
-        key="GPU-1", monotonic_s=moment_s, energy_j=joules, kind=kind, low_j=0.9 * joules, high_j=1.1 * joules
-    )
+    reading = Reading(key="GPU-1", monotonic_s=moment_s, energy=Range(joules, 0.9 * joules, 1.1 * joules), kind=kind)
     return Snapshot(monotonic_s=moment_s, readings={"GPU-1": reading}, mark=Mark(steps, moment_s, 0, 0))
 
 

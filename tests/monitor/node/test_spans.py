@@ -11,6 +11,7 @@ from carbon_plugin.monitor.clock import Mark, Transition
 from carbon_plugin.monitor.node.spans import SpanTracker
 from carbon_plugin.monitor.node.windows import Snapshot, cut
 from carbon_plugin.monitor.settings import SpanRule
+from carbon_plugin.spec.range import Range
 
 
 class Loop:
@@ -24,7 +25,7 @@ class Loop:
 
     def snapshot(self, at: float, *, kind: str = "counter") -> Snapshot:
         steps = int(at / self.step_s + 1e-9)
-        reading = Reading(key="gpu", monotonic_s=at, energy_j=self.watts * at, kind=kind)
+        reading = Reading(key="gpu", monotonic_s=at, energy=Range.exactly(self.watts * at), kind=kind)
         return Snapshot(monotonic_s=at, readings={"gpu": reading}, mark=Mark(steps, steps * self.step_s, 0, 0))
 
     def read(self, at: float, *transitions: Transition, kind: str = "counter"):

@@ -20,6 +20,7 @@ from carbon_plugin.monitor.node.windows import (
     merged,
     moment_of,
 )
+from carbon_plugin.spec.range import Range
 
 PHASES = st.sampled_from(["train", "evaluation", "checkpoint", "data_wait"])
 
@@ -29,8 +30,8 @@ def mark(steps: int, at: float = 0.0) -> Mark:
 
 
 def reading(key: str, energy_j: float | None, **fields: object) -> Reading:
-    kind = "absent" if energy_j is None else "counter"
-    return Reading(**{"key": key, "monotonic_s": 0.0, "energy_j": energy_j, "kind": kind} | fields)
+    kind, energy = ("absent", None) if energy_j is None else ("counter", Range.exactly(energy_j))
+    return Reading(**{"key": key, "monotonic_s": 0.0, "energy": energy, "kind": kind} | fields)
 
 
 def snapshot(at: float, steps: int, *readings: Reading) -> Snapshot:
@@ -124,8 +125,8 @@ def test_device_that_answers_again_brings_the_energy_of_the_gap():
 
 
 def test_range_of_a_window_is_that_of_its_own_energy():
-    first = reading("g", 100, low_j=95, high_j=105)
-    last = reading("g", 200, low_j=190, high_j=210)
+    first = reading("g", 100, energy=Range(100, 95, 105))
+    last = reading("g", 200, energy=Range(200, 190, 210))
 
     (energy,) = energies({"g": first}, {"g": last}, 1.0)
 
@@ -151,10 +152,11 @@ def hung(slow: str | None) -> tuple[Snapshot, Snapshot]:
     for key, power_w in WATTS.items():
         clock_s += 2.0 if key == slow else 0.0
         energy_j = power_w * clock_s
-        readings.append(reading(key, energy_j, monotonic_s=clock_s, low_j=0.9 * energy_j, high_j=1.2 * energy_j))
+        energy = Range(energy_j, 0.9 * energy_j, 1.2 * energy_j)
+        readings.append(reading(key, energy_j, monotonic_s=clock_s, energy=energy))
     moment_s = moment_of(readings, ["a", "b"])
     assert moment_s is not None
-    before = snapshot(0.0, 0, *(reading(key, 0.0, low_j=0.0, high_j=0.0) for key in WATTS))
+    before = snapshot(0.0, 0, *(reading(key, 0.0) for key in WATTS))
     return before, aligned(before, snapshot(moment_s, 10, *readings))
 
 
