@@ -38,7 +38,7 @@ class Listed(Struct, frozen=True):
 
     name: str
     aliases: tuple[str, ...]
-    columns: dict[str, str]
+    facts: dict[str, str]
 
 
 def list_names(
@@ -62,10 +62,10 @@ def list_names(
     if as_json:
         echo_json(found)
         return
-    headings = list(found[0].columns)
+    headings = list(found[0].facts)
     also = any(one.aliases for one in found)
     rows = [(kind.value.removesuffix("s"), *headings, *(["also"] if also else []))]
-    rows += [(one.name, *one.columns.values(), *([", ".join(one.aliases)] if also else [])) for one in found]
+    rows += [(one.name, *one.facts.values(), *([", ".join(one.aliases)] if also else [])) for one in found]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         echo("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
@@ -73,7 +73,7 @@ def list_names(
 
 def _holds(one: Listed, wanted: str) -> bool:
     word = normalized(wanted)
-    return any(word in normalized(text) for text in (one.name, *one.aliases, *one.columns.values()))
+    return any(word in normalized(text) for text in (one.name, *one.aliases, *one.facts.values()))
 
 
 def _none(kind: ListedKind, wanted: str, aliases: dict[str, tuple[str, ...]]) -> SpecError:
@@ -92,8 +92,8 @@ def _models(directories: Directories) -> Iterator[Listed]:
     for name, preset in sorted(list_presets().items()):
         model = preset_model(name, preset)
         active = count(model.active_parameters) if model.moe is not None else ""
-        columns = {"parameters": count(model.parameters), "active": active, "source": preset.source}
-        yield Listed(name, tuple(preset.aliases), columns)
+        facts = {"parameters": count(model.parameters), "active": active, "source": preset.source}
+        yield Listed(name, tuple(preset.aliases), facts)
 
 
 def _accelerators(directories: Directories) -> Iterator[Listed]:
@@ -101,14 +101,14 @@ def _accelerators(directories: Directories) -> Iterator[Listed]:
 
     for device in list_accelerators(profile_dirs=directories):
         dtype = next((dtype for dtype in LISTED_DTYPES if dtype in device.peak_flops), None)
-        columns = {
+        facts = {
             "kind": device.kind,
             "TFLOP/s": f"{number(device.peak_flops[dtype].value / 1e12, 4)} {dtype}" if dtype else "",
             "GiB": number(device.memory_bytes.value / GIB),
             "W": number(device.tdp_w.value, 4),
             "usual node": default_node_for(device, profile_dirs=directories).name,
         }
-        yield Listed(device.name, tuple(device.aliases), columns)
+        yield Listed(device.name, tuple(device.aliases), facts)
 
 
 def _nodes(directories: Directories) -> Iterator[Listed]:
@@ -116,8 +116,8 @@ def _nodes(directories: Directories) -> Iterator[Listed]:
 
     for node in list_nodes(profile_dirs=directories):
         device = "any accelerator" if node.accelerator == ANY_ACCELERATOR else node.accelerator
-        columns = {"devices": f"{node.accelerators} x {device}", "what": node.full_name}
-        yield Listed(node.name, tuple(node.aliases), columns)
+        facts = {"devices": f"{node.accelerators} x {device}", "what": node.full_name}
+        yield Listed(node.name, tuple(node.aliases), facts)
 
 
 def _zones(directories: Directories) -> Iterator[Listed]:
@@ -127,12 +127,12 @@ def _zones(directories: Directories) -> Iterator[Listed]:
     for zone, names in every_zone():
         intensity = zone_intensity(zone)
         figure, basis = intensity.figure, intensity.basis
-        columns = {
+        facts = {
             "g/kWh": f"{number(figure.value)} ({number(figure.low)} to {number(figure.high)})",
             "year": str(intensity.year),
             "counts": "" if basis is None else basis.scope,
         }
-        yield Listed(zone, names, columns)
+        yield Listed(zone, names, facts)
 
 
 def _stacks(directories: Directories) -> Iterator[Listed]:
@@ -153,8 +153,8 @@ def _frameworks(directories: Directories) -> Iterator[Listed]:
         # Importing the module would load its framework.
         said = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
         first, _, _ = said.partition("\n\n")
-        columns = {"module": f"carbon_plugin.integrations.{path.stem}", "how": " ".join(first.split())}
-        yield Listed(path.stem, (), columns)
+        facts = {"module": f"carbon_plugin.integrations.{path.stem}", "how": " ".join(first.split())}
+        yield Listed(path.stem, (), facts)
 
 
 LISTS: dict[ListedKind, Callable[[Directories], Iterable[Listed]]] = {
