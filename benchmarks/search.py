@@ -36,8 +36,8 @@ from carbon_plugin.plan.search.feasibility import SearchInputs, inputs_of
 from carbon_plugin.plan.search.layouts import search
 from carbon_plugin.plan.search.space import EVERYTHING, layout_at
 from carbon_plugin.predict.power import step_power_w
-from carbon_plugin.predict.schedule import step_time
 from carbon_plugin.predict.step import predict_step
+from carbon_plugin.predict.time.schedule import step_time
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.loading import load_run_spec
 from carbon_plugin.spec.run import RunSpec

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from carbon_plugin.predict.interval import spread_of
+from carbon_plugin.predict.uncertainty.interval import spread_of
 from carbon_plugin.validate.error_summary import ErrorSummary
 from carbon_plugin.validate.headlines import CollectionError
 from carbon_plugin.validate.memory import FitSummary

@@ -1,8 +1,8 @@
 """Fit a few constants to measured rows by maximum a posteriori, and predict rows with a group of rows left out.
 
 Each parameter multiplies one constant of a group of rows by exp(x), with a normal prior on x around the law or prior of
-`predict.resolve`. Rows enter with the soft-L1 loss of their log error, so that a single odd row does not dominate. Data
-sets are weighted, so that a thousand rows of one machine do not dominate either.
+`predict.rates.resolve`. Rows enter with the soft-L1 loss of their log error, so that a single odd row does not
+dominate. Data sets are weighted, so that a thousand rows of one machine do not dominate either.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from carbon_plugin.calibrate.rows.table import RowArrays, predict, select
 from carbon_plugin.errors import SpecError
-from carbon_plugin.predict.case import take
-from carbon_plugin.predict.rates import Constants
+from carbon_plugin.predict.case.inputs import take
+from carbon_plugin.predict.rates.rates import Constants
 
 FACTOR = "framework_factor"
 THREADS_VARIABLE = "OPENBLAS_NUM_THREADS"

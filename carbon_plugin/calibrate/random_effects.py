@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from carbon_plugin.predict.interval import Effects
+from carbon_plugin.predict.uncertainty.interval import Effects
 
 ODD, NORMAL_MEDIAN, LEAST_SPREAD = 3.0, 0.6745, 0.05
 """A source is odd beyond `ODD` spreads, where a spread is the median of |offset| over that of a normal variable."""

@@ -32,8 +32,8 @@ from carbon_plugin.calibrate.parameters import (
 )
 from carbon_plugin.calibrate.rows.published import published_rows
 from carbon_plugin.calibrate.rows.table import RowArrays, family, tabulate
-from carbon_plugin.predict.laws import attention_share, gemm_share_law, memory_share_law, peak_16bit
-from carbon_plugin.predict.resolve import prior_constants
+from carbon_plugin.predict.rates.laws import attention_share, gemm_share_law, memory_share_law, peak_16bit
+from carbon_plugin.predict.rates.resolve import prior_constants
 from carbon_plugin.spec.hardware.cluster import Accelerator
 from carbon_plugin.spec.hardware.profiles import list_accelerators
 from carbon_plugin.spec.stack import STACKS

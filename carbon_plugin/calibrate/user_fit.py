@@ -18,10 +18,10 @@ from carbon_plugin.calibrate.fit import FACTOR, WEIGHT_ROWS, Fit, FitParameter, 
 from carbon_plugin.calibrate.rows.rows import PublishedRow, SkippedRow
 from carbon_plugin.calibrate.rows.table import RowArrays, tabulate
 from carbon_plugin.errors import SpecError
-from carbon_plugin.predict.interval import EFFECTS
 from carbon_plugin.predict.power import idle_with_context_w, sustained_w
-from carbon_plugin.predict.resolve import is_calibrated
+from carbon_plugin.predict.rates.resolve import is_calibrated
 from carbon_plugin.predict.step import predict_step
+from carbon_plugin.predict.uncertainty.interval import EFFECTS
 from carbon_plugin.spec.amounts import plural
 from carbon_plugin.spec.stack import ORDINARY, STACKS
 

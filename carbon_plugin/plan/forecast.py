@@ -24,10 +24,10 @@ from carbon_plugin.plan.search.feasibility import with_held
 from carbon_plugin.plan.search.fullness import NEARLY_FULL, SLOWDOWN_AT_LIMIT, expected_slowdown
 from carbon_plugin.plan.search.layouts import describe, search_layout
 from carbon_plugin.predict.assumed import ADAPTERS, LONGER_THAN_MADE_FOR
-from carbon_plugin.predict.fit import fit_probability
 from carbon_plugin.predict.power import idle_power_figure
 from carbon_plugin.predict.result import MemoryPrediction, StepPrediction
 from carbon_plugin.predict.step import predict_step
+from carbon_plugin.predict.uncertainty.fit import fit_probability
 from carbon_plugin.spec import amounts
 from carbon_plugin.spec.amounts import plural
 from carbon_plugin.spec.figure import Assumption, Figure

@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Struct
 
 from carbon_plugin.errors import SpecError
-from carbon_plugin.predict.case_of_spec import optimizer_state_bytes
+from carbon_plugin.predict.case.from_spec import optimizer_state_bytes
 from carbon_plugin.predict.result import StepPrediction
 from carbon_plugin.spec.amounts import number, plural, quantity, verb
 from carbon_plugin.spec.figure import Assumption, Figure

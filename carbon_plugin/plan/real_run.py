@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from carbon_plugin.footprint.values import Footprint
 from carbon_plugin.plan.goodput import Goodput, run_goodput, shares_of
-from carbon_plugin.predict.resolve import own_rows
+from carbon_plugin.predict.rates.resolve import own_rows
 from carbon_plugin.predict.result import StepPrediction
 from carbon_plugin.spec.figure import Assumption, Figure
 from carbon_plugin.spec.model import CountedModel

@@ -3,10 +3,10 @@ them."""
 
 from __future__ import annotations
 
-from carbon_plugin.predict.laws import host_rates
 from carbon_plugin.predict.power import capped_share
-from carbon_plugin.predict.rates import ROWWISE_SHARE
-from carbon_plugin.predict.schedule import MUON_ITERATIONS
+from carbon_plugin.predict.rates.laws import host_rates
+from carbon_plugin.predict.rates.rates import ROWWISE_SHARE
+from carbon_plugin.predict.time.schedule import MUON_ITERATIONS
 from carbon_plugin.spec.adapters import why_usual
 from carbon_plugin.spec.figure import Assumption
 from carbon_plugin.spec.model import CountedModel, TransformerModel

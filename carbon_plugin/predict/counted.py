@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from carbon_plugin.predict import network
-from carbon_plugin.predict.case_of_spec import ACTIVATION_BYTES, optimizer_state_bytes
-from carbon_plugin.predict.layer import exposed_exchange, overlapped
+from carbon_plugin.predict.case.from_spec import ACTIVATION_BYTES, optimizer_state_bytes
 from carbon_plugin.predict.memory import CONTEXT_BYTES, FRAGMENTATION_SHARE, MASTER_BYTES
-from carbon_plugin.predict.rates import Rates
-from carbon_plugin.predict.schedule import STEP_FIXED_TIME, offload_time, update_bytes
+from carbon_plugin.predict.rates.rates import Rates
+from carbon_plugin.predict.time import network
+from carbon_plugin.predict.time.layer import exposed_exchange, overlapped
+from carbon_plugin.predict.time.schedule import STEP_FIXED_TIME, offload_time, update_bytes
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.model import CountedModel
 from carbon_plugin.spec.stack import Stack

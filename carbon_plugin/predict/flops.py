@@ -11,12 +11,12 @@ from dataclasses import replace
 import numpy as np
 
 from carbon_plugin.predict.arrays import Values, any_of
-from carbon_plugin.predict.case import Layout, Shape, Work
-from carbon_plugin.predict.layer import OPERATOR_RECOMPUTE_SHARE
-from carbon_plugin.predict.scan import scan_flops_per_token
+from carbon_plugin.predict.case.inputs import Layout, Shape, StepWork
+from carbon_plugin.predict.time.layer import OPERATOR_RECOMPUTE_SHARE
+from carbon_plugin.predict.time.scan import scan_flops_per_token
 
 
-def layer_forward_flops(shape: Shape, work: Work) -> tuple[Values, Values]:
+def layer_forward_flops(shape: Shape, work: StepWork) -> tuple[Values, Values]:
     """Return the FLOPs of the forward pass of all layers for one sequence.
 
     The first value counts matrix products, the second the cores of causal attention and the scans.
@@ -49,7 +49,7 @@ def layer_forward_flops(shape: Shape, work: Work) -> tuple[Values, Values]:
     return np.asarray(2 * s * weights), np.asarray(attention)
 
 
-def _again_of_feeds(shape: Shape, layout: Layout, work: Work) -> Values:
+def _again_of_feeds(shape: Shape, layout: Layout, work: StepWork) -> Values:
     """Return the FLOPs, for one sequence, of the feed-forward blocks that selective recompute repeats."""
     if shape.kinds:
         return np.asarray(sum(_again_of_feeds(kind, layout, work) for kind in shape.kinds))
@@ -59,7 +59,7 @@ def _again_of_feeds(shape: Shape, layout: Layout, work: Work) -> Values:
     return 2 * work.seq_len * (2 + shape.gated) * shape.hidden * (dense + sparse)
 
 
-def _kind_flops(kind: Shape, work: Work) -> tuple[Values, Values]:
+def _kind_flops(kind: Shape, work: StepWork) -> tuple[Values, Values]:
     """Return the FLOPs of one kind of layers for one sequence with all its inputs, as `layer_forward_flops` does.
 
     Both values are 0 for layers of an input whose size is not stated.
@@ -80,7 +80,7 @@ def _all_kinds(shape: Shape) -> tuple[Shape, ...]:
     return (*shape.kinds[:-1], replace(shape.kinds[-1], mtp=shape.mtp))
 
 
-def step_flops(shape: Shape, layout: Layout, work: Work) -> tuple[Values, Values]:
+def step_flops(shape: Shape, layout: Layout, work: StepWork) -> tuple[Values, Values]:
     """Return the FLOPs of one step over all devices: (model, hardware).
 
     The hardware FLOPs include what recompute repeats.

@@ -13,12 +13,12 @@ from collections.abc import Mapping
 import numpy as np
 
 from carbon_plugin.predict.arrays import Values, any_of, where
-from carbon_plugin.predict.case import Layout, Shape, Work, own_case
-from carbon_plugin.predict.frozen import WIDE_BITS, stored_share
-from carbon_plugin.predict.layer import layer_parameters
-from carbon_plugin.predict.rates import Rates
-from carbon_plugin.predict.scan import scan_kept_elements
-from carbon_plugin.predict.schedule import device_parameters, sparse_share
+from carbon_plugin.predict.case.inputs import Layout, Shape, StepWork, own_case
+from carbon_plugin.predict.rates.rates import Rates
+from carbon_plugin.predict.time.frozen import WIDE_BITS, stored_share
+from carbon_plugin.predict.time.layer import layer_parameters
+from carbon_plugin.predict.time.scan import scan_kept_elements
+from carbon_plugin.predict.time.schedule import device_parameters, sparse_share
 
 MASTER_BYTES = 4
 CONTEXT_BYTES = 1.2 * 2**30
@@ -30,7 +30,7 @@ SCATTER_BYTES = 6
 """Bytes per gathered parameter while its gradient is reduced: the 16-bit gradient and its fp32 copy."""
 
 
-def memory_bytes(shape: Shape, layout: Layout, work: Work, rates: Rates) -> dict[str, Values]:
+def memory_bytes(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> dict[str, Values]:
     """Return the parts in bytes on the fullest device. Their sum, which includes `reserve`, is the need."""
     shared, routed = device_parameters(shape, layout)
     # DualPipe feeds the pipeline from both ends, so that every device holds two stages.
@@ -90,7 +90,7 @@ def _stored_share(shape: Shape, layout: Layout, parameters: Values) -> Values:
     return np.asarray(1 - layers * (1 - stored_share(shape)))
 
 
-def layer_activation_bytes(shape: Shape, layout: Layout, work: Work, rates: Rates, *, sparse: bool) -> Values:
+def layer_activation_bytes(shape: Shape, layout: Layout, work: StepWork, rates: Rates, *, sparse: bool) -> Values:
     """Return the bytes that one layer keeps for the backward pass of one micro-batch.
 
     What selective recompute repeats is not included.
@@ -103,7 +103,7 @@ def layer_activation_bytes(shape: Shape, layout: Layout, work: Work, rates: Rate
     return np.asarray(tokens * (_kept_of_norms(shape, layout, work) + mixer + feed))
 
 
-def _kept_of_norms(shape: Shape, layout: Layout, work: Work) -> Values:
+def _kept_of_norms(shape: Shape, layout: Layout, work: StepWork) -> Values:
     """Return the bytes per token of two norms: their inputs, their outputs as inputs of products, and dropout masks.
 
     An RMSNorm that is written out keeps its input in fp32, and the normalised values before the weight is multiplied.
@@ -117,7 +117,7 @@ def _kept_of_norms(shape: Shape, layout: Layout, work: Work) -> Values:
     return shape.parts * (kept / split + gathered) * shape.hidden
 
 
-def _kept_of_attention(shape: Shape, layout: Layout, work: Work, rates: Rates) -> Values:
+def _kept_of_attention(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> Values:
     """Return the bytes per token of Q, K, V, the output of the core, latent vectors, and scores that go through memory.
 
     In low precision the output is kept twice: for the core and as input of the projection.
@@ -137,12 +137,12 @@ def _kept_of_attention(shape: Shape, layout: Layout, work: Work, rates: Rates) -
     return wide * work.activation_bytes + narrow_copy * heads * shape.v_dim
 
 
-def _kept_of_mlp(shape: Shape, layout: Layout, work: Work) -> Values:
+def _kept_of_mlp(shape: Shape, layout: Layout, work: StepWork) -> Values:
     """Return the bytes per token of a dense feed-forward block."""
     return _kept_a_width(shape, layout, work) * shape.ffn / layout.tp * (1 - layout.again_mlp)
 
 
-def _kept_of_experts(shape: Shape, layout: Layout, work: Work) -> Values:
+def _kept_of_experts(shape: Shape, layout: Layout, work: StepWork) -> Values:
     """Return the bytes per token of routed and shared experts.
 
     They are those of permuted inputs, of both products, and of what the experts return, unless the probability is
@@ -157,7 +157,7 @@ def _kept_of_experts(shape: Shape, layout: Layout, work: Work) -> Values:
     return (routed + shared) * (1 - layout.again_moe)
 
 
-def _kept_a_width(shape: Shape, layout: Layout, work: Work) -> Values:
+def _kept_a_width(shape: Shape, layout: Layout, work: StepWork) -> Values:
     """Return the bytes per token and unit of feed-forward width.
 
     They are those of the results of the first product, of the gate's activation where it is an operation of its own,
@@ -175,7 +175,7 @@ def reserved_bytes(parts: Mapping[str, Values]) -> Values:
     return np.asarray(sum(size for name, size in parts.items() if name != "reserve")) * (1 + FRAGMENTATION_SHARE)
 
 
-def allocated_bytes(parts: Mapping[str, Values], layout: Layout, work: Work) -> Values:
+def allocated_bytes(parts: Mapping[str, Values], layout: Layout, work: StepWork) -> Values:
     """Return the largest number of bytes of the parts of `memory_bytes` that are allocated at one time.
 
     PyTorch frees gradients after each step. In the first micro-batch of a step they come into being layer by layer, as
@@ -209,7 +209,7 @@ def _largest_weight(shape: Shape, layout: Layout) -> Values:
     return where(shape.moe_layers > 0, np.maximum(dense, experts), dense)
 
 
-def _activations(shape: Shape, layout: Layout, work: Work, rates: Rates) -> dict[str, Values]:
+def _activations(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> dict[str, Values]:
     """Return the bytes of activations, of the working memory and of the logits on the first stage.
 
     The first stage has the most micro-batches in flight. At the peak come on top the logits before the backward pass,
@@ -261,7 +261,7 @@ def first_stage_layers(shape: Shape, layout: Layout) -> Values:
     return where(both, (layers + 2) / layout.pp - 1, plain)
 
 
-def _mean_layer_bytes(shape: Shape, layout: Layout, work: Work, rates: Rates) -> Values:
+def _mean_layer_bytes(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> Values:
     """Return the mean bytes of activations per layer, on the stage that has the largest share of experts.
 
     Where the layers of a model differ it is the mean over all of them.
@@ -278,7 +278,7 @@ def _mean_layer_bytes(shape: Shape, layout: Layout, work: Work, rates: Rates) ->
     return share * layer_activation_bytes(shape, layout, work, rates, sparse=True) + (1 - share) * layer
 
 
-def _kept_products(shape: Shape, layout: Layout, work: Work, tokens: Values, split: Values) -> Values:
+def _kept_products(shape: Shape, layout: Layout, work: StepWork, tokens: Values, split: Values) -> Values:
     """Return the bytes that a per-operation checkpoint policy keeps of a layer beside its input.
 
     It keeps the output of the attention core and every second matrix product (torchtitan's selective policy), or Q, K
@@ -291,7 +291,7 @@ def _kept_products(shape: Shape, layout: Layout, work: Work, tokens: Values, spl
     return np.asarray(tokens * kept * work.activation_bytes)
 
 
-def _logits(shape: Shape, layout: Layout, work: Work) -> Values:
+def _logits(shape: Shape, layout: Layout, work: StepWork) -> Values:
     """Return the bytes of the logits of one micro-batch, 0 with a pipeline.
 
     With a pipeline they are on the last stage. In all published cases its activations are smaller than those of the

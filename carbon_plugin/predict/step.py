@@ -7,18 +7,18 @@ import numpy as np
 from carbon_plugin.errors import SpecError
 from carbon_plugin.predict.arrays import Values
 from carbon_plugin.predict.assumed import step_assumptions
-from carbon_plugin.predict.case_of_spec import layout_of, shape_of, work_of
+from carbon_plugin.predict.case.from_spec import layout_of, shape_of, work_of
 from carbon_plugin.predict.counted import counted_memory_bytes, counted_step_terms
-from carbon_plugin.predict.fit import fit_probability, fits
 from carbon_plugin.predict.flops import step_flops
-from carbon_plugin.predict.interval import accuracy_class, step_time_figure
-from carbon_plugin.predict.laws import peak_of
 from carbon_plugin.predict.memory import memory_bytes
 from carbon_plugin.predict.power import power_assumptions, step_power
-from carbon_plugin.predict.rates import Rates
-from carbon_plugin.predict.resolve import own_rows, resolve_rates
+from carbon_plugin.predict.rates.laws import peak_of
+from carbon_plugin.predict.rates.rates import Rates
+from carbon_plugin.predict.rates.resolve import own_rows, resolve_rates
 from carbon_plugin.predict.result import MemoryPrediction, StepPrediction
-from carbon_plugin.predict.schedule import step_time
+from carbon_plugin.predict.time.schedule import step_time
+from carbon_plugin.predict.uncertainty.fit import fit_probability, fits
+from carbon_plugin.predict.uncertainty.interval import accuracy_class, step_time_figure
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.model import CountedModel
 from carbon_plugin.spec.run import RunSpec, check_input, check_layout, check_work

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
-from carbon_plugin.predict.network import REDUCE_LATENCY_SHARE
+from carbon_plugin.predict.time.network import REDUCE_LATENCY_SHARE
 from carbon_plugin.probe.result import CollectiveTime
 
 if TYPE_CHECKING:
@@ -94,10 +94,10 @@ def _seconds(work: Callable[[], object], wait: Callable[[], None], device: torch
 def fit_link(collectives: Sequence[CollectiveTime], ranks: int) -> Link:
     """Return bandwidth and latency with the least squared relative error over the traffic of sharded training.
 
-    The equations are those of `predict.network` inside one island: a gather or scatter moves (n-1)/n of the tensor and
-    takes `REDUCE_LATENCY_SHARE` of log2(n) latencies. They have one bandwidth for all collectives, but gloo scatters
-    several times slower than it gathers. The fit is therefore made to the sum that a sharded layer pays, two gathers
-    and one scatter. All-reduces are measured only to be shown beside it.
+    The equations are those of `predict.time.network` inside one island: a gather or scatter moves (n-1)/n of the tensor
+    and takes `REDUCE_LATENCY_SHARE` of log2(n) latencies. They have one bandwidth for all collectives, but gloo
+    scatters several times slower than it gathers. The fit is therefore made to the sum that a sharded layer pays, two
+    gathers and one scatter. All-reduces are measured only to be shown beside it.
     """
     times = {(one.kind, one.size_bytes): one.time_s for one in collectives}
     sizes = np.array(sorted({one.size_bytes for one in collectives}))

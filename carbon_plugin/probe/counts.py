@@ -10,12 +10,12 @@ from dataclasses import fields
 
 import numpy as np
 
-from carbon_plugin.predict import operators
 from carbon_plugin.predict.arrays import values
-from carbon_plugin.predict.case import Layout, Shape, Work
-from carbon_plugin.predict.case_of_spec import layout_of, shape_of, work_of
-from carbon_plugin.predict.layer import HOST_OPS_BACKWARD, HOST_OPS_FORWARD, layer_time
-from carbon_plugin.predict.rates import Rates
+from carbon_plugin.predict.case.from_spec import layout_of, shape_of, work_of
+from carbon_plugin.predict.case.inputs import Layout, Shape, StepWork
+from carbon_plugin.predict.rates.rates import Rates
+from carbon_plugin.predict.time import operators
+from carbon_plugin.predict.time.layer import HOST_OPS_BACKWARD, HOST_OPS_FORWARD, layer_time
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.model import TransformerModel
 from carbon_plugin.spec.stack import Stack
@@ -59,6 +59,6 @@ def _rates(**known: float) -> Rates:
     return Rates(**{name: values(number) for name, number in (free | known).items()})
 
 
-def _case(model: TransformerModel, sequences: int, length: int, precision: Precision) -> tuple[Shape, Layout, Work]:
+def _case(model: TransformerModel, sequences: int, length: int, precision: Precision) -> tuple[Shape, Layout, StepWork]:
     plan = TrainingPlan(seq_len=length, global_batch_size=sequences, steps=1, precision=precision)
     return shape_of(model), layout_of(ParallelLayout(micro_batch_size=sequences)), work_of(plan, Stack())

@@ -67,7 +67,7 @@ def _dense_flops(row: PublishedRow) -> float:
 
 
 def _peak_flops(row: PublishedRow) -> float:
-    from carbon_plugin.predict.laws import peak_of
+    from carbon_plugin.predict.rates.laws import peak_of
 
     cluster = row.spec.cluster
     return peak_of(cluster.accelerator, row.spec.training.precision)[1].value * cluster.devices

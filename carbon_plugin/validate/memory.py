@@ -17,11 +17,11 @@ from carbon_plugin.calibrate.random_effects import random_effects
 from carbon_plugin.calibrate.rows.rows import MemoryRow, MemoryScope, PublishedRow, SkippedRow
 from carbon_plugin.calibrate.rows.table import rates_of
 from carbon_plugin.plan.search.fullness import expected_slowdown
-from carbon_plugin.predict.case import stack_cases
-from carbon_plugin.predict.case_of_spec import layout_of, shape_of, work_of
-from carbon_plugin.predict.fit import fit_probability, fits
-from carbon_plugin.predict.interval import Effects
+from carbon_plugin.predict.case.from_spec import layout_of, shape_of, work_of
+from carbon_plugin.predict.case.inputs import stack_cases
 from carbon_plugin.predict.memory import allocated_bytes, memory_bytes, reserved_bytes
+from carbon_plugin.predict.uncertainty.fit import fit_probability, fits
+from carbon_plugin.predict.uncertainty.interval import Effects
 from carbon_plugin.spec.model import TransformerModel
 from carbon_plugin.spec.stack import Population
 

@@ -1,8 +1,8 @@
 """Compute the spreads of intervals, from predictions of rows whose source the constants never saw.
 
-`python -m carbon_plugin.validate.spreads` writes them into `predict/interval.py` of a source checkout, and those of
-memory into `predict/fit.py`. It runs after `carbon_plugin.calibrate.shipped` and in a process of its own, because it
-validates the constants that are shipped.
+`python -m carbon_plugin.validate.spreads` writes them into `predict/uncertainty/interval.py` of a source checkout, and
+those of memory into `predict/uncertainty/fit.py`. It runs after `carbon_plugin.calibrate.shipped` and in a process of
+its own, because it validates the constants that are shipped.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from carbon_plugin.calibrate.random_effects import random_effects
-from carbon_plugin.predict import fit, interval
-from carbon_plugin.predict.interval import NOT_VALIDATED, Effects, Spread, factors
 from carbon_plugin.predict.result import AccuracyClass
+from carbon_plugin.predict.uncertainty import fit, interval
+from carbon_plugin.predict.uncertainty.interval import NOT_VALIDATED, Effects, Spread, factors
 from carbon_plugin.spec.stack import Population
 from carbon_plugin.validate.memory import ValidatedMemory, memory_effects
 from carbon_plugin.validate.step_time import validate
@@ -86,7 +86,7 @@ def class_spreads(rows: Sequence[ValidatedRow]) -> tuple[ClassSpread, ...]:
 
 
 def rewrite_effects(text: str, found: Sequence[ClassSpread]) -> str:
-    """Return the source text of `predict/interval.py` with these spreads in it.
+    """Return the source text of `predict/uncertainty/interval.py` with these spreads in it.
 
     Raises `ValueError` for a class that is not validated or not one line of the text.
     """
@@ -98,7 +98,7 @@ def rewrite_effects(text: str, found: Sequence[ClassSpread]) -> str:
 
 
 def rewrite_memory_effects(text: str, rows: Sequence[ValidatedMemory]) -> str:
-    """Return the source text of `predict/fit.py` with the spreads of these peaks in it."""
+    """Return the source text of `predict/uncertainty/fit.py` with the spreads of these peaks in it."""
     for population in get_args(Population):
         text = _with_effects(text, population, memory_effects(rows, population))
     return text

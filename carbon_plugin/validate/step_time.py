@@ -24,7 +24,7 @@ from carbon_plugin.calibrate.rows.hybrids import hybrid_groups, is_hybrid, witho
 from carbon_plugin.calibrate.rows.published import all_published_rows
 from carbon_plugin.calibrate.rows.rows import PublishedRow, read_rows
 from carbon_plugin.calibrate.rows.table import RowArrays, predict, tabulate
-from carbon_plugin.predict.interval import accuracy_class, spread_of
+from carbon_plugin.predict.uncertainty.interval import accuracy_class, spread_of
 from carbon_plugin.validate import baselines
 from carbon_plugin.validate.error_summary import ErrorSummary, mean, summarise
 from carbon_plugin.validate.full_runs import FullRunRow, full_run_rows

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from carbon_plugin.predict.arrays import values
-from carbon_plugin.predict.rates import Rates
+from carbon_plugin.predict.rates.rates import Rates
 from carbon_plugin.spec.model import TransformerModel
 
 A100 = {

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from carbon_plugin.predict.case_of_spec import NARROW_BYTES, layout_of, shape_of, work_of
+from carbon_plugin.predict.case.from_spec import NARROW_BYTES, layout_of, shape_of, work_of
 from carbon_plugin.predict.memory import first_stage_layers, layer_activation_bytes, memory_bytes
-from carbon_plugin.predict.rates import Rates
+from carbon_plugin.predict.rates.rates import Rates
 from carbon_plugin.predict.step import predict_step
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.loading import build_run_spec

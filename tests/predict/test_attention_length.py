@@ -5,10 +5,10 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from carbon_plugin.predict.case_of_spec import layout_of, shape_of, work_of
-from carbon_plugin.predict.laws import attention_share, gemm_share_law, host_rates, peak_16bit
-from carbon_plugin.predict.operators import attention_core
-from carbon_plugin.predict.resolve import datasheet
+from carbon_plugin.predict.case.from_spec import layout_of, shape_of, work_of
+from carbon_plugin.predict.rates.laws import attention_share, gemm_share_law, host_rates, peak_16bit
+from carbon_plugin.predict.rates.resolve import datasheet
+from carbon_plugin.predict.time.operators import attention_core
 from carbon_plugin.spec.hardware.cluster import Cluster
 from carbon_plugin.spec.hardware.profiles import default_node_for, load_accelerator
 from carbon_plugin.spec.layout import ParallelLayout

@@ -6,8 +6,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from carbon_plugin.predict.case import stack_cases
-from carbon_plugin.predict.case_of_spec import layout_of, shape_of, work_of
+from carbon_plugin.predict.case.from_spec import layout_of, shape_of, work_of
+from carbon_plugin.predict.case.inputs import stack_cases
 from carbon_plugin.predict.flops import step_flops
 from carbon_plugin.predict.memory import allocated_bytes, layer_activation_bytes, memory_bytes, reserved_bytes
 from carbon_plugin.spec.layout import ParallelLayout

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from carbon_plugin.predict import network
-from carbon_plugin.predict.resolve import resolve_rates
+from carbon_plugin.predict.rates.resolve import resolve_rates
+from carbon_plugin.predict.time import network
 from carbon_plugin.probe import counts as probe_counts
 from carbon_plugin.probe.collectives import KINDS, all_reduce_bandwidth, fit_link
 from carbon_plugin.probe.measure import CPU_SIZES, GPU_SIZES
@@ -21,7 +21,7 @@ from carbon_plugin.spec.stack import Stack
 
 
 def times_on(bandwidth: float, latency: float, ranks: int, noise: float = 0.0) -> list[CollectiveTime]:
-    """Times of all collectives by the equations of `predict.network`, on an island with this link."""
+    """Times of all collectives by the equations of `predict.time.network`, on an island with this link."""
     cluster = Cluster(
         accelerator=load_accelerator("h100-sxm"), node=load_node("dgx-h100"), nodes=1, devices_per_node=ranks
     )

@@ -12,13 +12,6 @@ UNITS = PACKAGE / "spec" / "units.py"
 CONVERSIONS = {3600, 86_400, 3.6e6, 3.6e9, 2**30}
 """Factors between SI and the units that people read, each of which has a name in `spec.units`."""
 
-SAME_NAME = {
-    "Allocation",  # of a scheduler's job, and the line of a greenhouse gas inventory: names of published schemas
-    "Period",
-    "Work",
-}
-"""Names of classes that published JSON Schemas carry, and that another room uses in its own sense."""
-
 
 def modules() -> Iterator[tuple[Path, ast.Module]]:
     for path in sorted(PACKAGE.rglob("*.py")):
@@ -44,6 +37,6 @@ def test_a_class_has_a_name_of_its_own():
         for node in tree.body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 homes[node.name].append(str(path.relative_to(PACKAGE)))
-    shared = {name: places for name, places in homes.items() if len(places) > 1 and name not in SAME_NAME}
+    shared = {name: places for name, places in homes.items() if len(places) > 1}
 
     assert not shared

@@ -12,8 +12,8 @@ import pytest
 from carbon_plugin.calibrate.rows.hybrids import is_hybrid
 from carbon_plugin.calibrate.rows.published import all_published_rows
 from carbon_plugin.calibrate.rows.rows import parse_rows
-from carbon_plugin.predict import fit
 from carbon_plugin.predict.step import predict_step
+from carbon_plugin.predict.uncertainty import fit
 from carbon_plugin.spec.loading import build_run_spec
 from carbon_plugin.validate.memory import (
     ValidatedMemory,

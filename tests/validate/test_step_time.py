@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from carbon_plugin.predict.interval import EFFECTS, NOT_VALIDATED
+from carbon_plugin.predict.uncertainty.interval import EFFECTS, NOT_VALIDATED
 from carbon_plugin.validate.spreads import class_spreads
 from carbon_plugin.validate.step_time import Validation, validate
 from carbon_plugin.validate.validated_row import ValidatedRow

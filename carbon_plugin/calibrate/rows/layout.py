@@ -7,7 +7,7 @@ import re
 from carbon_plugin.calibrate.rows.conventions import UNKNOWN, Conventions, expert_recipe, stack_of
 from carbon_plugin.calibrate.rows.fields import Fields, MissingFieldError
 from carbon_plugin.errors import SpecError
-from carbon_plugin.predict.laws import peak_of, wide_precision
+from carbon_plugin.predict.rates.laws import peak_of, wide_precision
 from carbon_plugin.spec.defaults import pipeline_chunks
 from carbon_plugin.spec.hardware.cluster import Cluster
 from carbon_plugin.spec.layout import ParallelLayout, Recompute, RecomputedModule

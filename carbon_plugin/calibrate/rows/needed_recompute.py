@@ -5,16 +5,16 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 
-from carbon_plugin.predict.case_of_spec import layout_of, shape_of, work_of
+from carbon_plugin.predict.case.from_spec import layout_of, shape_of, work_of
 from carbon_plugin.predict.memory import memory_bytes
-from carbon_plugin.predict.resolve import resolve_rates
+from carbon_plugin.predict.rates.resolve import resolve_rates
 from carbon_plugin.spec.model import TransformerModel
 from carbon_plugin.spec.run import RunSpec
 
 NOT_STATED = "recompute none"
 BEYOND_DOUBT = 1.25
 """Predicted need over capacity from which on a layout that ran cannot be the assumed one. It is about twice the spread
-between measured and predicted peaks (`predict.fit`)."""
+between measured and predicted peaks (`predict.uncertainty.fit`)."""
 
 
 def with_needed_recompute(spec: RunSpec, assumed: list[str]) -> RunSpec:

@@ -62,9 +62,9 @@ def check_possible(
     In that case the device or another setting differs from what the row states. Recomputed FLOPs count where the row
     states recompute.
     """
-    from carbon_plugin.predict.case_of_spec import layout_of, shape_of, work_of
+    from carbon_plugin.predict.case.from_spec import layout_of, shape_of, work_of
     from carbon_plugin.predict.flops import step_flops
-    from carbon_plugin.predict.laws import peak_of
+    from carbon_plugin.predict.rates.laws import peak_of
     from carbon_plugin.spec.stack import Stack
 
     counts = step_flops(shape_of(model), layout_of(layout), work_of(training, Stack()))
@@ -99,7 +99,7 @@ def _flops(
     hardware: bool,
 ) -> float:
     """Return the FLOPs of a step as the row counts them: model or hardware FLOPs, with causal or full attention."""
-    from carbon_plugin.predict.case_of_spec import layout_of, shape_of, work_of
+    from carbon_plugin.predict.case.from_spec import layout_of, shape_of, work_of
     from carbon_plugin.predict.flops import layer_forward_flops, step_flops
     from carbon_plugin.spec.stack import Stack
 

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from carbon_plugin.calibrate.rows.rows import PublishedRow
 from carbon_plugin.predict.arrays import Values
-from carbon_plugin.predict.case import Layout, Shape, Work, stack_cases, take
-from carbon_plugin.predict.case_of_spec import layout_of, shape_of, work_of
-from carbon_plugin.predict.laws import NARROW, default_attention_kernel
-from carbon_plugin.predict.rates import Constants, Datasheet, Rates, combine
-from carbon_plugin.predict.resolve import datasheet, resolve_constants
-from carbon_plugin.predict.schedule import StepTime, step_time
+from carbon_plugin.predict.case.from_spec import layout_of, shape_of, work_of
+from carbon_plugin.predict.case.inputs import Layout, Shape, StepWork, stack_cases, take
+from carbon_plugin.predict.rates.laws import NARROW, default_attention_kernel
+from carbon_plugin.predict.rates.rates import Constants, Datasheet, Rates, combine
+from carbon_plugin.predict.rates.resolve import datasheet, resolve_constants
+from carbon_plugin.predict.time.schedule import StepTime, step_time
 from carbon_plugin.spec.figure import Sourced
 from carbon_plugin.spec.hardware.cluster import Accelerator, Efficiency
 from carbon_plugin.spec.model import TransformerModel
@@ -41,7 +41,7 @@ class RowArrays:
     rows: tuple[PublishedRow, ...]
     shape: Shape
     layout: Layout
-    work: Work
+    work: StepWork
     sheet: Datasheet
     shipped: Constants
     prior: Constants

@@ -20,7 +20,7 @@ from carbon_plugin.plan.goodput import Goodput
 from carbon_plugin.plan.real_run import OVERRUNS, best_case, planned_goodput, run_class
 from carbon_plugin.plan.scaling.laws import ComputeSplit, ScalingLaw, token_factor
 from carbon_plugin.plan.search.layouts import search_layout
-from carbon_plugin.predict.laws import peak_of
+from carbon_plugin.predict.rates.laws import peak_of
 from carbon_plugin.predict.result import StepPrediction
 from carbon_plugin.predict.step import predict_step
 from carbon_plugin.spec.hardware.cluster import Accelerator, Cluster, Node

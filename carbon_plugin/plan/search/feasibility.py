@@ -12,12 +12,12 @@ import numpy as np
 from carbon_plugin.errors import InfeasibleLayoutError, SpecError
 from carbon_plugin.plan.search.pareto import Floats
 from carbon_plugin.plan.search.space import Grid, Space, describe, grids, held_phrase, splits
-from carbon_plugin.predict.case import Shape, Work
-from carbon_plugin.predict.case_of_spec import shape_of, work_of
-from carbon_plugin.predict.fit import fits
+from carbon_plugin.predict.case.from_spec import shape_of, work_of
+from carbon_plugin.predict.case.inputs import Shape, StepWork
 from carbon_plugin.predict.memory import memory_bytes
-from carbon_plugin.predict.rates import Rates
-from carbon_plugin.predict.resolve import resolve_rates
+from carbon_plugin.predict.rates.rates import Rates
+from carbon_plugin.predict.rates.resolve import resolve_rates
+from carbon_plugin.predict.uncertainty.fit import fits
 from carbon_plugin.spec.amounts import memory, plural
 from carbon_plugin.spec.layout import AXES, ParallelLayout
 from carbon_plugin.spec.model import TransformerModel
@@ -39,7 +39,7 @@ class SearchInputs:
     model: TransformerModel
     spec: RunSpec
     shape: Shape
-    work: Work
+    work: StepWork
     rates: Rates
 
     @property

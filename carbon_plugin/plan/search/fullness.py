@@ -1,7 +1,7 @@
 """Estimate how much slower a layout that fills the memory of a device runs than its equations say.
 
 Layouts near the limit are ranked by this one rule in `layout: auto`, in `plan --search` and in comparisons. How likely
-a layout fits follows from the residuals of measured peaks (`predict.fit`).
+a layout fits follows from the residuals of measured peaks (`predict.uncertainty.fit`).
 
 Evidence on speed: above 90 % of device memory published runs are 12 to 23 % slower than their siblings (llm-foundry,
 30B on 8 x 80 GB, 13B on 8 x 40 GB, 70B on 64 x 40 GB: allocator retries), and no row shows a smooth law, so the loss is
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from carbon_plugin.plan.search.pareto import Floats
-from carbon_plugin.predict.fit import error_density, spread
+from carbon_plugin.predict.uncertainty.fit import error_density, spread
 from carbon_plugin.spec.stack import Population
 
 NEARLY_FULL = 0.9

@@ -20,10 +20,10 @@ from carbon_plugin.plan.search.fullness import expected_slowdown
 from carbon_plugin.plan.search.pareto import Floats, Indices, front
 from carbon_plugin.plan.search.space import USUAL, Grid, Space, complexity, describe, layout_at
 from carbon_plugin.predict.arrays import Flags
-from carbon_plugin.predict.case import Layout, take
-from carbon_plugin.predict.fit import fits
+from carbon_plugin.predict.case.inputs import Layout, take
 from carbon_plugin.predict.power import step_power_w
-from carbon_plugin.predict.schedule import step_time
+from carbon_plugin.predict.time.schedule import step_time
+from carbon_plugin.predict.uncertainty.fit import fits
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.model import CountedModel
 from carbon_plugin.spec.run import RunSpec

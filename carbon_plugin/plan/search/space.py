@@ -17,9 +17,9 @@ import numpy as np
 from msgspec import Struct
 
 from carbon_plugin.predict.arrays import Flags, Values
-from carbon_plugin.predict.case import NOT, Layout
-from carbon_plugin.predict.case_of_spec import AGAIN, again_flags
-from carbon_plugin.predict.resolve import island_size
+from carbon_plugin.predict.case.from_spec import AGAIN, again_flags
+from carbon_plugin.predict.case.inputs import NOT, Layout
+from carbon_plugin.predict.rates.resolve import island_size
 from carbon_plugin.spec.hardware.cluster import Cluster
 from carbon_plugin.spec.layout import AXES, ContextParallelKind, ParallelLayout, PipelineSchedule, Recompute
 from carbon_plugin.spec.model import TransformerModel

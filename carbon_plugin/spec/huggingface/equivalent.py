@@ -2,7 +2,7 @@
 
 The equal layers have the same widths in sum and the same attention in the mean. For a model whose layers are alike
 these are the model's own fields. For others they say what a layout may split (heads, widths, number of layers); the
-step is priced by the kinds of layers (`predict.kinds`).
+step is priced by the kinds of layers (`predict.case.kinds`).
 """
 
 from __future__ import annotations

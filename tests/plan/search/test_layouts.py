@@ -18,11 +18,11 @@ from carbon_plugin.plan.search.fullness import expected_slowdown
 from carbon_plugin.plan.search.layouts import search, search_layout
 from carbon_plugin.plan.search.pareto import STEP, front
 from carbon_plugin.plan.search.space import EVERYTHING, MAX_CHUNKS, MAX_MICRO_BATCH, USUAL, complexity, layout_at
-from carbon_plugin.predict.case import stack_cases
-from carbon_plugin.predict.case_of_spec import layout_of
-from carbon_plugin.predict.fit import fit_probability
-from carbon_plugin.predict.schedule import step_time
+from carbon_plugin.predict.case.from_spec import layout_of
+from carbon_plugin.predict.case.inputs import stack_cases
 from carbon_plugin.predict.step import predict_step
+from carbon_plugin.predict.time.schedule import step_time
+from carbon_plugin.predict.uncertainty.fit import fit_probability
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.loading import build_run_spec
 from carbon_plugin.spec.presets import load_preset

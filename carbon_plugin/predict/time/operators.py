@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from carbon_plugin.predict.arrays import Flags, Values, any_of, where
-from carbon_plugin.predict.case import Layout, Shape, Work
-from carbon_plugin.predict.laws import LENGTH_REFERENCE, LENGTH_SCALE
-from carbon_plugin.predict.rates import Rates
+from carbon_plugin.predict.case.inputs import Layout, Shape, StepWork
+from carbon_plugin.predict.rates.laws import LENGTH_REFERENCE, LENGTH_SCALE
+from carbon_plugin.predict.rates.rates import Rates
 
 FLASH_BACKWARD = 2.9
 """Ratio of backward to forward time of a fused attention core, with 5 products against 2, and recomputed scores."""
@@ -60,7 +60,7 @@ def product_time(m: Values, n: Values, k: Values, flops: Values, element_bytes: 
 
 
 def linear(
-    m: Values, n: Values, k: Values, work: Work, micro_batches: Values, rates: Rates, *, wide: bool = False
+    m: Values, n: Values, k: Values, work: StepWork, micro_batches: Values, rates: Rates, *, wide: bool = False
 ) -> Cost:
     """Return the seconds of a linear layer of m tokens, k inputs and n outputs: one product forward and two backward.
 
@@ -79,7 +79,7 @@ def linear(
     return Cost(forward + cast * m * k + weights, backward + accumulate + cast * m * n)
 
 
-def attention_core(shape: Shape, layout: Layout, work: Work, rates: Rates) -> Cost:
+def attention_core(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> Cost:
     """Return the seconds of Softmax(QK)V.
 
     Fused kernels run at their causal-counted rate. Unfused ones take two batched products over the full square, and the
@@ -122,7 +122,7 @@ def _fill(keys: Values, rates: Rates) -> Values:
     return where(rates.attention_length > 0, fill, 1.0)
 
 
-def separate_softmax(shape: Shape, layout: Layout, work: Work, rates: Rates) -> Flags:
+def separate_softmax(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> Flags:
     """Return where unfused attention cannot use the fused softmax."""
     if not any_of(rates.attention_unfused):
         return np.asarray(False)
@@ -131,7 +131,7 @@ def separate_softmax(shape: Shape, layout: Layout, work: Work, rates: Rates) -> 
     return np.asarray((rates.attention_unfused > 0) & ~fits)
 
 
-def elementwise(shape: Shape, layout: Layout, work: Work, tokens: Values, ffn_width: Values, rates: Rates) -> Cost:
+def elementwise(shape: Shape, layout: Layout, work: StepWork, tokens: Values, ffn_width: Values, rates: Rates) -> Cost:
     """Return the seconds of norms, residuals, dropout, activation function and rotary positions: bytes over bandwidth.
 
     Per token these are 8h for norms and 2(6+drop)h for residuals (divided by tp under sequence parallelism), (4+2
@@ -149,7 +149,7 @@ def elementwise(shape: Shape, layout: Layout, work: Work, tokens: Values, ffn_wi
     return Cost(forward, backward)
 
 
-def head(shape: Shape, layout: Layout, work: Work, tokens: Values, micro_batches: Values, rates: Rates) -> Cost:
+def head(shape: Shape, layout: Layout, work: StepWork, tokens: Values, micro_batches: Values, rates: Rates) -> Cost:
     """Return the seconds of output projection, softmax, cross entropy and embedding traffic on the last stage."""
     columns = shape.vocab / layout.tp
     product = linear(tokens, columns, shape.hidden, work, micro_batches, rates, wide=True)

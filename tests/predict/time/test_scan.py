@@ -12,13 +12,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from carbon_plugin.predict.case_of_spec import layout_of, shape_of, work_of
+from carbon_plugin.predict.case.from_spec import layout_of, shape_of, work_of
 from carbon_plugin.predict.flops import layer_forward_flops, step_flops
 from carbon_plugin.predict.memory import memory_bytes
-from carbon_plugin.predict.operators import attention_core
-from carbon_plugin.predict.scan import scan, scan_flops_per_token
-from carbon_plugin.predict.schedule import device_parameters, step_time
 from carbon_plugin.predict.step import predict_step
+from carbon_plugin.predict.time.operators import attention_core
+from carbon_plugin.predict.time.scan import scan, scan_flops_per_token
+from carbon_plugin.predict.time.schedule import device_parameters, step_time
 from carbon_plugin.spec.blocks import Block, FeedForward, Mixer
 from carbon_plugin.spec.huggingface.config import load_hf_config, model_from_hf_config
 from carbon_plugin.spec.layout import ParallelLayout

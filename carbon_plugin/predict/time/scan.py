@@ -11,9 +11,9 @@ from __future__ import annotations
 import numpy as np
 
 from carbon_plugin.predict.arrays import Values, where
-from carbon_plugin.predict.case import Layout, Shape, Work
-from carbon_plugin.predict.operators import Cost
-from carbon_plugin.predict.rates import Rates
+from carbon_plugin.predict.case.inputs import Layout, Shape, StepWork
+from carbon_plugin.predict.rates.rates import Rates
+from carbon_plugin.predict.time.operators import Cost
 
 SCAN_SHARE = 0.34
 """Share of the rate of large 16-bit products that products of chunks reach between masks and decays. No device was
@@ -49,7 +49,7 @@ def scan_flops_per_token(shape: Shape, seq_len: Values, tp: Values) -> Values:
     return where(shape.scan_steps > 0, STEP_FLOPS * state, where(shape.scan_delta > 0, delta, chunked))
 
 
-def scan_bytes_per_token(shape: Shape, work: Work, tp: Values) -> Values:
+def scan_bytes_per_token(shape: Shape, work: StepWork, tp: Values) -> Values:
     """Return the bytes that the scan, its short convolution, gate and norm move for one token on one rank, forward.
 
     Values and keys are read twice and results are written once. Products inside a chunk (c elements per group) and the
@@ -67,7 +67,7 @@ def scan_bytes_per_token(shape: Shape, work: Work, tp: Values) -> Values:
     return work.activation_bytes * (streamed + around) + chunked
 
 
-def scan(shape: Shape, layout: Layout, work: Work, rates: Rates) -> Cost:
+def scan(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> Cost:
     """Return the seconds of the scan of one layer for one micro-batch, without its projections.
 
     They are the seconds of the products at their own rate, and then of the traffic, which these kernels do not hide.

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from carbon_plugin.predict import network
 from carbon_plugin.predict.arrays import Values, any_of, where
-from carbon_plugin.predict.case import Layout, Shape, Work
-from carbon_plugin.predict.operators import Cost
-from carbon_plugin.predict.rates import Rates
-from carbon_plugin.predict.slowest import expected_maximum
+from carbon_plugin.predict.case.inputs import Layout, Shape, StepWork
+from carbon_plugin.predict.rates.rates import Rates
+from carbon_plugin.predict.time import network
+from carbon_plugin.predict.time.operators import Cost
+from carbon_plugin.predict.time.slowest import expected_maximum
 
 EXPERT_BIAS_BYTES = (28, 40)
 """Bytes per routed element that unfused expert biases move, forward and backward.
@@ -54,7 +54,7 @@ def fullest_rank(shape: Shape, layout: Layout, rates: Rates) -> Values:
     return np.maximum(shape.imbalance, 1 + rates.routing_spread * expected_maximum(layout.ep))
 
 
-def permutation(rows: Values, tokens: Values, shape: Shape, work: Work, rates: Rates) -> Cost:
+def permutation(rows: Values, tokens: Values, shape: Shape, work: StepWork, rates: Rates) -> Cost:
     """Return the seconds to sort `rows` routed rows by expert and to add them up again, with the router's scores."""
     scores = 16 * tokens * shape.experts
     fused, plain = (
@@ -67,7 +67,7 @@ def permutation(rows: Values, tokens: Values, shape: Shape, work: Work, rates: R
     return Cost(forward, backward)
 
 
-def between_products(rows: Values, shape: Shape, work: Work, rates: Rates) -> Cost:
+def between_products(rows: Values, shape: Shape, work: StepWork, rates: Rates) -> Cost:
     """Return the seconds of activation and biases of `rows` routed rows.
 
     Where they are fused into the products they cost nothing, and they save the casts of the values between the

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from carbon_plugin.predict import network
 from carbon_plugin.predict.arrays import values
+from carbon_plugin.predict.time import network
 
 ONE = np.float64(1)
 

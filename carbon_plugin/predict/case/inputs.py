@@ -26,12 +26,12 @@ class Shape:
     """Dimensions of one or many models, in elements, and counts per model.
 
     `parts` is 1 where a layer has both a part that mixes tokens and a feed-forward part, and 0.5 where it has only one
-    of them. The `scan_*` fields describe layers that mix tokens along a state (`predict.scan`). `more_columns` are the
-    columns of a layer's first products beyond queries, keys and values. Layers with `of_input` work on the input of an
-    encoder or tower and see all of it; `cross_heads` are the heads that attend to that input. The `adapted_*` flags say
-    which matrices have low-rank adapters. `beside` are parameters outside of all layers. Where the layers of a model
-    differ, `kinds` holds one `Shape` for each kind of layer, each with its own number of `layers`; the plain fields
-    then describe equal layers that have the same total width.
+    of them. The `scan_*` fields describe layers that mix tokens along a state (`predict.time.scan`). `more_columns` are
+    the columns of a layer's first products beyond queries, keys and values. Layers with `of_input` work on the input of
+    an encoder or tower and see all of it; `cross_heads` are the heads that attend to that input. The `adapted_*` flags
+    say which matrices have low-rank adapters. `beside` are parameters outside of all layers. Where the layers of a
+    model differ, `kinds` holds one `Shape` for each kind of layer, each with its own number of `layers`; the plain
+    fields then describe equal layers that have the same total width.
     """
 
     layers: Values
@@ -140,7 +140,7 @@ class Layout:
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class StepWork:
     """Work of one step and the numeric formats that it uses.
 
     `seq_len` is in tokens and `batch` in sequences. `activation_bytes` is the size of an activation element,
@@ -179,7 +179,7 @@ class Work:
     inputs: Values = NOT
 
 
-def own_case(kind: Shape, layout: Layout, work: Work) -> tuple[Layout, Work] | None:
+def own_case(kind: Shape, layout: Layout, work: StepWork) -> tuple[Layout, StepWork] | None:
     """Return layout and work as one kind of layers meets them.
 
     Layers of an encoder or tower work on each input of a sequence by itself. Return None where the size of an input is

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from carbon_plugin.predict.fit import MEMORY, error_density, fit_probability, fits, spread
+from carbon_plugin.predict.uncertainty.fit import MEMORY, error_density, fit_probability, fits, spread
 
 POPULATIONS = tuple(MEMORY)
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from carbon_plugin.calibrate.random_effects import random_effects
-from carbon_plugin.predict import interval
-from carbon_plugin.predict.interval import EFFECTS, NOT_VALIDATED, spread_of
 from carbon_plugin.predict.result import AccuracyClass
+from carbon_plugin.predict.uncertainty import interval
+from carbon_plugin.predict.uncertainty.interval import EFFECTS, NOT_VALIDATED, spread_of
 from carbon_plugin.validate.spreads import FEWEST_SOURCES, class_spreads, rewrite_effects
 from carbon_plugin.validate.validated_row import ValidatedRow
 

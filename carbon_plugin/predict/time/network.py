@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from carbon_plugin.predict.arrays import Values, any_of, clip, where
-from carbon_plugin.predict.rates import Rates
+from carbon_plugin.predict.rates.rates import Rates
 
 HOP_INSIDE_S, HOP_BETWEEN_S = 3.4e-6, 14e-6
 """Seconds of one step of a ring over NVLink and over a network, with the simple protocol (NCCL src/graph/tuning.cc,

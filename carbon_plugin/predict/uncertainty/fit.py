@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from carbon_plugin.predict.interval import Effects
+from carbon_plugin.predict.uncertainty.interval import Effects
 from carbon_plugin.spec.stack import Population
 
 Floats = NDArray[np.float64]

@@ -13,8 +13,8 @@ from functools import cache
 from statistics import NormalDist
 from typing import NamedTuple
 
-from carbon_plugin.predict.laws import NARROW
-from carbon_plugin.predict.resolve import is_calibrated
+from carbon_plugin.predict.rates.laws import NARROW
+from carbon_plugin.predict.rates.resolve import is_calibrated
 from carbon_plugin.predict.result import AccuracyClass
 from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.hardware.cluster import Accelerator

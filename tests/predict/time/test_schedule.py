@@ -8,9 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from carbon_plugin.predict.case import stack_cases
-from carbon_plugin.predict.case_of_spec import layout_of, shape_of, work_of
-from carbon_plugin.predict.schedule import step_time
+from carbon_plugin.predict.case.from_spec import layout_of, shape_of, work_of
+from carbon_plugin.predict.case.inputs import stack_cases
+from carbon_plugin.predict.time.schedule import step_time
 from carbon_plugin.spec.layout import ParallelLayout
 from carbon_plugin.spec.model import MixtureOfExperts
 from carbon_plugin.spec.stack import Stack

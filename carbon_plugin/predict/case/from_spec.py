@@ -1,6 +1,6 @@
-"""Turn a run's model, layout and training plan into the inputs of the step-time equations (`predict.case`).
+"""Turn a run's model, layout and training plan into the inputs of the step-time equations (`predict.case.inputs`).
 
-Every field of `Shape`, `Layout` and `Work` is read or derived here from what the user's spec says.
+Every field of `Shape`, `Layout` and `StepWork` is read or derived here from what the user's spec says.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from carbon_plugin.predict.arrays import values
-from carbon_plugin.predict.case import Layout, Shape, Work
-from carbon_plugin.predict.kinds import kind_numbers, plain_kind
+from carbon_plugin.predict.case.inputs import Layout, Shape, StepWork
+from carbon_plugin.predict.case.kinds import kind_numbers, plain_kind
 from carbon_plugin.spec.layout import ParallelLayout, Recompute, RecomputedModule
 from carbon_plugin.spec.model import TransformerModel
 from carbon_plugin.spec.stack import CrossEntropy, Stack
@@ -166,12 +166,12 @@ EAGER_LOGIT_BYTES = 3.0
 """Additional bytes per logit where elementwise chains are not fused."""
 
 
-def work_of(training: TrainingPlan, stack: Stack) -> Work:
+def work_of(training: TrainingPlan, stack: Stack) -> StepWork:
     """Return the work and the numeric formats of one training plan under a software stack."""
     activation = ACTIVATION_BYTES[training.precision]
     whole, split = LOGIT_BYTES[stack.cross_entropy]
     extra = EAGER_LOGIT_BYTES if stack.cross_entropy == "eager" and not stack.fused else 0.0
-    return Work(
+    return StepWork(
         input_len=values(training.input_len or 0),
         inputs=values(training.inputs_per_sequence),
         seq_len=values(training.seq_len),

@@ -1,7 +1,8 @@
 """Define the inputs of the step-time equations that describe hardware and software.
 
 `Datasheet` is known without calibration, `Constants` are what calibration fits, and `combine` multiplies both to get
-the sustained `Rates` that the equations take. `predict.resolve` makes all three of a cluster and a software stack.
+the sustained `Rates` that the equations take. `predict.rates.resolve` makes all three of a cluster and a software
+stack.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from carbon_plugin.predict.slowest import expected_maximum
+from carbon_plugin.predict.time.slowest import expected_maximum
 
 
 def test_one_rank_waits_for_nobody_and_two_differ_by_what_order_statistics_say() -> None:

@@ -10,20 +10,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from carbon_plugin.predict import network, operators
 from carbon_plugin.predict.arrays import Values, any_of, where
-from carbon_plugin.predict.case import Layout, Shape, Work
-from carbon_plugin.predict.experts import (
+from carbon_plugin.predict.case.inputs import Layout, Shape, StepWork
+from carbon_plugin.predict.rates.rates import Rates
+from carbon_plugin.predict.time import network, operators
+from carbon_plugin.predict.time.experts import (
     EXPERT_TILE_ROWS,
     between_products,
     expert_loop,
     fullest_rank,
     permutation,
 )
-from carbon_plugin.predict.frozen import adapted_share, adapter_traffic, stored_share, widening
-from carbon_plugin.predict.operators import Cost, linear
-from carbon_plugin.predict.rates import Rates
-from carbon_plugin.predict.scan import scan
+from carbon_plugin.predict.time.frozen import adapted_share, adapter_traffic, stored_share, widening
+from carbon_plugin.predict.time.operators import Cost, linear
+from carbon_plugin.predict.time.scan import scan
 
 HOST_OPS_FORWARD = 22
 HOST_OPS_BACKWARD = 55
@@ -72,7 +72,7 @@ class LayerTime:
 
 
 def layer_time(
-    shape: Shape, layout: Layout, work: Work, rates: Rates, micro_batches: Values, *, sparse: bool
+    shape: Shape, layout: Layout, work: StepWork, rates: Rates, micro_batches: Values, *, sparse: bool
 ) -> LayerTime:
     """Return the time of one dense layer (`sparse=False`) or one mixture-of-experts layer."""
     tokens = layout.micro_batch_size * work.seq_len / layout.cp
@@ -130,7 +130,7 @@ def layer_time(
 
 
 def attention_projections(
-    shape: Shape, layout: Layout, work: Work, tokens: Values, micro_batches: Values, rates: Rates
+    shape: Shape, layout: Layout, work: StepWork, tokens: Values, micro_batches: Values, rates: Rates
 ) -> Cost:
     """Return the seconds of the projections to Q, K and V and of the output projection.
 
@@ -161,7 +161,7 @@ def attention_projections(
 
 
 def _mlp(
-    width: Values, shape: Shape, layout: Layout, work: Work, tokens: Values, micro_batches: Values, rates: Rates
+    width: Values, shape: Shape, layout: Layout, work: StepWork, tokens: Values, micro_batches: Values, rates: Rates
 ) -> tuple[Cost, Cost]:
     local = width / layout.tp
     up = linear(tokens, local * (1 + shape.gated), shape.hidden, work, micro_batches, rates)
@@ -169,7 +169,7 @@ def _mlp(
 
 
 def _experts(
-    shape: Shape, layout: Layout, work: Work, tokens: Values, micro_batches: Values, rates: Rates
+    shape: Shape, layout: Layout, work: StepWork, tokens: Values, micro_batches: Values, rates: Rates
 ) -> tuple[Cost, Cost, Cost, Values]:
     """Return the seconds of the first and the second product of all experts, the seconds of the exchange, and a width.
 
@@ -220,7 +220,7 @@ def _exposed_experts(traffic: Cost, compute: Cost, layout: Layout, rates: Rates)
     return Cost(where(hidden, forward, traffic.forward), where(hidden, backward, traffic.backward))
 
 
-def _tensor_parallel(shape: Shape, layout: Layout, work: Work, tokens: Values, rates: Rates) -> Cost:
+def _tensor_parallel(shape: Shape, layout: Layout, work: StepWork, tokens: Values, rates: Rates) -> Cost:
     """Return the seconds of the collectives of tensor parallelism.
 
     There are two all-reduces forward and two backward. Sequence parallelism splits them into gathers and scatters; its
@@ -240,7 +240,7 @@ def _tensor_parallel(shape: Shape, layout: Layout, work: Work, tokens: Values, r
     return Cost(forward * exposed, backward * exposed)
 
 
-def _context_parallel(shape: Shape, layout: Layout, work: Work, tokens: Values, rates: Rates) -> Cost:
+def _context_parallel(shape: Shape, layout: Layout, work: StepWork, tokens: Values, rates: Rates) -> Cost:
     """Return the seconds of the exchange of context parallelism, of which half is hidden.
 
     Keys and values travel around a ring, or an all-to-all exchanges Q, K, V and output (Ulysses). This happens once
@@ -262,7 +262,7 @@ def _context_parallel(shape: Shape, layout: Layout, work: Work, tokens: Values, 
     return Cost(time, 2 * time)
 
 
-def _host_floor(shape: Shape, layout: Layout, work: Work, rates: Rates, *, sparse: bool) -> Cost:
+def _host_floor(shape: Shape, layout: Layout, work: StepWork, rates: Rates, *, sparse: bool) -> Cost:
     """Return the seconds that the host needs to issue a layer: the number of slots times the cost of one."""
     issue = where(rates.fused > 0, HOST_FUSED, 1.0)
     tp, cp = layout.tp > 1, layout.cp > 1
@@ -309,7 +309,7 @@ def layer_parameters(shape: Shape, layout: Layout, *, sparse: bool) -> tuple[Val
 def _fsdp_exposed(
     shape: Shape,
     layout: Layout,
-    work: Work,
+    work: StepWork,
     rates: Rates,
     micro_batches: Values,
     forward: Values,

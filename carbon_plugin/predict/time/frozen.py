@@ -8,9 +8,9 @@ from __future__ import annotations
 import numpy as np
 
 from carbon_plugin.predict.arrays import Values, any_of, where
-from carbon_plugin.predict.case import Layout, Shape, Work
-from carbon_plugin.predict.operators import ELEMENTWISE_BACKWARD, Cost
-from carbon_plugin.predict.rates import Rates
+from carbon_plugin.predict.case.inputs import Layout, Shape, StepWork
+from carbon_plugin.predict.rates.rates import Rates
+from carbon_plugin.predict.time.operators import ELEMENTWISE_BACKWARD, Cost
 
 ADAPTER_OUTPUT, ADAPTER_OUTPUT_FUSED = 6, 4
 """Elements that an adapter moves per element of its matrix's output. It also moves one per element of the input.
@@ -30,7 +30,7 @@ def adapted_share(shape: Shape) -> Values:
     return np.asarray((3 * shape.adapted_qkv + shape.adapted_output + 3 * shape.adapted_ffn) / 7)
 
 
-def adapter_traffic(shape: Shape, layout: Layout, work: Work, tokens: Values, width: Values, rates: Rates) -> Cost:
+def adapter_traffic(shape: Shape, layout: Layout, work: StepWork, tokens: Values, width: Values, rates: Rates) -> Cost:
     """Return the seconds of the elementwise work of the adapters of one layer.
 
     `width` is that of its feed-forward part.

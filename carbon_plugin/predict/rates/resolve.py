@@ -1,7 +1,7 @@
 """Find the rates of a cluster under a software stack, and list what is assumed to get them.
 
-A calibrated device brings its own constants in its profile. For any other device the laws of `predict.laws` and the
-priors below are used, and each of them is named among the assumptions.
+A calibrated device brings its own constants in its profile. For any other device the laws of `predict.rates.laws` and
+the priors below are used, and each of them is named among the assumptions.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import msgspec
 import numpy as np
 
 from carbon_plugin.predict.arrays import values
-from carbon_plugin.predict.laws import (
+from carbon_plugin.predict.power import capped_share
+from carbon_plugin.predict.rates.laws import (
     LAW_SOURCE,
     NARROW,
     attention_share,
@@ -22,8 +23,7 @@ from carbon_plugin.predict.laws import (
     peak_of,
     wide_precision,
 )
-from carbon_plugin.predict.power import capped_share
-from carbon_plugin.predict.rates import Constants, Datasheet, Rates, combine
+from carbon_plugin.predict.rates.rates import Constants, Datasheet, Rates, combine
 from carbon_plugin.spec.figure import Assumption, Sourced
 from carbon_plugin.spec.hardware.cluster import OWN_ROWS, OWN_RUNS, Accelerator, Cluster
 from carbon_plugin.spec.stack import STACKS, Stack, factor_of, gather_overlap_of, host_op_time_of, routing_spread_of

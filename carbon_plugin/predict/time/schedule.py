@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from carbon_plugin.predict import network, operators
 from carbon_plugin.predict.arrays import Values, any_of, clip, where
-from carbon_plugin.predict.case import Layout, Shape, Work, own_case
-from carbon_plugin.predict.layer import LayerTime, exposed_exchange, layer_parameters, layer_time
-from carbon_plugin.predict.rates import Rates
+from carbon_plugin.predict.case.inputs import Layout, Shape, StepWork, own_case
+from carbon_plugin.predict.rates.rates import Rates
+from carbon_plugin.predict.time import network, operators
+from carbon_plugin.predict.time.layer import LayerTime, exposed_exchange, layer_parameters, layer_time
 
 POINT_TO_POINT_LATENCY = 1e-4
 """Seconds of a transfer between pipeline stages beside its bytes. `rates.transfer_wait` comes on top."""
@@ -54,7 +54,7 @@ class StepTime:
     micro_batches: Values
 
 
-def step_time(shape: Shape, layout: Layout, work: Work, rates: Rates) -> StepTime:
+def step_time(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> StepTime:
     """Return the seconds of one optimizer step, for arrays that broadcast.
 
     Layouts are assumed to be valid (`spec.run.check_layout`).
@@ -101,7 +101,7 @@ def _bubble_share(layout: Layout) -> Values:
 
 
 def stage_time(
-    shape: Shape, layout: Layout, work: Work, rates: Rates, micro_batches: Values, stage_layers: Values
+    shape: Shape, layout: Layout, work: StepWork, rates: Rates, micro_batches: Values, stage_layers: Values
 ) -> dict[str, Values]:
     """Return the terms, in seconds, of one micro-batch through one pipeline stage, forward and backward.
 
@@ -125,7 +125,7 @@ def stage_time(
 
 
 def _summed_stages(
-    shape: Shape, layout: Layout, work: Work, rates: Rates, micro_batches: Values, stage_layers: Values
+    shape: Shape, layout: Layout, work: StepWork, rates: Rates, micro_batches: Values, stage_layers: Values
 ) -> dict[str, Values]:
     summed: dict[str, Values] = {}
     for kind in shape.kinds:
@@ -147,7 +147,7 @@ def sparse_share(shape: Shape, layout: Layout) -> Values:
     return np.asarray(shape.moe_layers / np.maximum(alike, 1))
 
 
-def _output_time(shape: Shape, layout: Layout, work: Work, rates: Rates, micro_batches: Values) -> Values:
+def _output_time(shape: Shape, layout: Layout, work: StepWork, rates: Rates, micro_batches: Values) -> Values:
     """Return the seconds of the head and, where the model has them, of the multi-token-prediction blocks.
 
     Each of these blocks takes one more layer and one more head.
@@ -162,7 +162,7 @@ def _output_time(shape: Shape, layout: Layout, work: Work, rates: Rates, micro_b
     return np.asarray(output)
 
 
-def _transfer_time(shape: Shape, layout: Layout, work: Work, rates: Rates) -> Values:
+def _transfer_time(shape: Shape, layout: Layout, work: StepWork, rates: Rates) -> Values:
     """Return the seconds, per micro-batch and stage, to send activations to the next stage and gradients back.
 
     Both are scattered over tp.
@@ -203,7 +203,7 @@ def _layers_parameters(shape: Shape, layout: Layout) -> tuple[Values, Values]:
 def _gradient_exchange(
     shape: Shape,
     layout: Layout,
-    work: Work,
+    work: StepWork,
     rates: Rates,
     parameters: tuple[Values, Values],
     beside: tuple[Values, Values],
@@ -257,7 +257,7 @@ def _gradient_exchange(
 
 
 def _optimizer_time(
-    shape: Shape, layout: Layout, work: Work, rates: Rates, parameters: tuple[Values, Values]
+    shape: Shape, layout: Layout, work: StepWork, rates: Rates, parameters: tuple[Values, Values]
 ) -> tuple[Values, Values]:
     """Return the seconds of the optimizer's update on the device, and the seconds of an update on the host.
 

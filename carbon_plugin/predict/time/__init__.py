@@ -1,0 +1,1 @@
+"""Compute the seconds of one optimizer step, term by term."""
