@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-CloudProvider = Literal["aws", "azure", "oci", "coreweave"]
+CloudProvider = Literal["aws", "azure", "oci", "coreweave", "lambda", "nebius", "crusoe", "scaleway", "ovh"]
 
 _DATA = Path(__file__).parent / "data"
 

@@ -31,7 +31,7 @@ TABLES: dict[AreaTable, Callable[[], tables.IntensityTable]] = {
 
 FORMS = (
     "an ISO code (FRA, FR), a country, a part of AU, BR, CA, CN, DK, IN, IT, JP, NO, SE or US (Texas, US-TX, CA-QC), "
-    "egrid:SRVC, gcp:us-central1, aws:eu-north-1, azure:westeurope, oci:us-ashburn-1 or coreweave:us-east-04"
+    "egrid:SRVC, or a provider with its region (gcp:us-central1, aws:eu-north-1, lambda:us-south-1, nebius:eu-north1)"
 )
 AMBIGUOUS = {"georgia": "GEO for the country, US-GA for the state"}
 """Names that a country and a part of another one share."""
@@ -73,17 +73,16 @@ def locate(zone: str) -> Area:
     prefix, separator, rest = zone.strip().partition(":")
     if not separator:
         return _locate_bare(prefix)
-    match prefix.strip().lower():
-        case "egrid":
-            return _egrid(zone, rest.strip())
-        case "gcp":
-            return _gcp(zone, rest.strip())
-        case "aws" | "azure" | "oci" | "coreweave" as provider:
+    kind = prefix.strip().lower()
+    if kind == "egrid":
+        return _egrid(zone, rest.strip())
+    if kind == "gcp":
+        return _gcp(zone, rest.strip())
+    for provider in tables.cloud_regions():
+        if kind == provider:
             return _mapped(zone, provider, rest.strip())
-        case other:
-            raise FootprintError(
-                f"zone {zone!r}: unknown prefix {other!r}, expected egrid, gcp, aws, azure, oci or coreweave"
-            )
+    *known, last = "egrid", "gcp", *tables.cloud_regions()
+    raise FootprintError(f"zone {zone!r}: unknown prefix {kind!r}, expected {', '.join(known)} or {last}")
 
 
 def find(zone: str | None) -> Area | None:
@@ -253,7 +252,9 @@ def _mapped(zone: str, provider: tables.CloudProvider, region: str) -> Area:
     area = _place(row.area) if row.area in tables.places() else row_of(row.area)
     # A region of another provider is not called by the name of Google's.
     name = row.place if area.table in ("gcp", "egrid") and area.place is None else area.name
-    return _replace(area, name=name, stands_for=f"{provider}:{region.lower()} ({row.place})")
+    # A region is in one part of a country of several grids, also where the provider does not say in which.
+    larger = area.larger or (area.table == "country" and area.code in PARTED)
+    return _replace(area, name=name, larger=larger, stands_for=f"{provider}:{region.lower()} ({row.place})")
 
 
 def _replace(area: Area, **changes: object) -> Area:
@@ -262,7 +263,7 @@ def _replace(area: Area, **changes: object) -> Area:
 
 def _providers_of(region: str) -> list[str]:
     found: list[str] = [provider for provider, regions in tables.cloud_regions().items() if region in regions]
-    return [*found, "gcp"] if region in tables.gcp_intensities().areas else found
+    return ["gcp", *found] if region in tables.gcp_intensities().areas else found
 
 
 Names = dict[str, tuple[str, ...]]

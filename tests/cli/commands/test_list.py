@@ -62,6 +62,7 @@ def test_every_framework_is_a_module_that_is_there(capsys):
                 "azure:southcentralus",
                 "azure:usgovtexas",
                 *(f"coreweave:us-central-0{number}" for number in (3, 4, 5)),
+                *(f"lambda:us-south-{number}" for number in (1, 2, 3)),
             ],
         ),
         ("zones", "QUEBEC", ["CA-QC", "azure:canadaeast"]),

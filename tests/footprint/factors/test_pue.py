@@ -27,6 +27,10 @@ from carbon_plugin.spec.site import Site
         ("azure:uksouth", 1.17),
         ("oci:us-phoenix-1", 1.37),
         ("coreweave:us-east-04", 1.54),
+        ("scaleway:fr-par-2", 1.16),
+        ("scaleway:it-mil-1", 1.40),  # not published: median of the zones that are
+        ("ovh:gra11", 1.26),
+        ("lambda:us-south-1", 1.54),
         ("FRA", 1.54),
         ("egrid:SRVC", 1.54),
     ],

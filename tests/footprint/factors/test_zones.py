@@ -304,10 +304,37 @@ def test_a_cloud_region_without_its_provider_is_an_error_with_the_full_form(zone
 
 
 def test_an_unknown_prefix_is_named() -> None:
-    with pytest.raises(
-        FootprintError, match="unknown prefix 'oracle', expected egrid, gcp, aws, azure, oci or coreweave"
-    ):
+    with pytest.raises(FootprintError, match=r"unknown prefix 'oracle', expected egrid, gcp, aws, .* or ovh"):
         locate("oracle:us-ashburn-1")
+
+
+@pytest.mark.parametrize(
+    ("zone", "row", "country"),
+    [
+        ("lambda:us-south-3", ("gcp", "us-south1"), None),  # Central Texas: ERCOT
+        ("lambda:us-west-3", ("gcp", "us-west3"), "USA"),  # Utah
+        ("nebius:eu-north1", ("country", "FIN"), "FIN"),
+        ("nebius:eu-north2", ("country", "ISL"), "ISL"),
+        ("crusoe:us-southcentral1-a", ("gcp", "us-south1"), None),  # Houston
+        ("crusoe:eu-norway1-a", ("country", "NOR"), "NOR"),
+        ("scaleway:pl-waw-2", ("country", "POL"), "POL"),
+        ("ovh:GRA11", ("country", "FRA"), "FRA"),  # codes are written in capitals by OVHcloud
+        ("ovh:BHS5", ("gcp", "northamerica-northeast1"), None),  # Quebec
+    ],
+)
+def test_a_region_of_a_smaller_cloud_is_the_grid_of_its_place(
+    zone: str, row: tuple[str, str], country: str | None
+) -> None:
+    area = locate(zone)
+
+    assert (area.table, area.code) == row
+    assert country is None or area.country == country
+
+
+def test_a_region_whose_state_is_not_published_covers_every_part_of_its_country() -> None:
+    area = locate("crusoe:us-west1-a")
+
+    assert (area.table, area.code, area.larger) == ("country", "USA", True)
 
 
 def test_only_cloud_zones_have_a_provider() -> None:
