@@ -1,4 +1,7 @@
-"""Writes the tables of `carbon_validation.md` between its markers, from the shipped rows. Run by `make docs`."""
+"""Write the tables of `carbon_validation.md` and `embodied.md` between their markers, from the shipped rows.
+
+`make docs` runs it.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,12 @@ from carbon_plugin.cli.tables.validate_carbon import (
 from carbon_plugin.cli.tables.validate_power import HEADINGS as POWER_HEADINGS
 from carbon_plugin.cli.tables.validate_power import cap_line, error_line, power_lines
 from carbon_plugin.validate.carbon import CarbonRow, carbon_rows, coverage
+from carbon_plugin.validate.embodied import markdown_table
 from carbon_plugin.validate.power import validate_power
+from carbon_plugin.validate.servers import markdown_servers
 
 PAGE = Path(__file__).with_name("carbon_validation.md")
+EMBODIED = Path(__file__).with_name("embodied.md")
 
 
 def skipped(rows: list[CarbonRow]) -> str:
@@ -48,6 +54,12 @@ def write(page: Path = PAGE) -> None:
     replace_marked(page, parts)
 
 
+def write_embodied(page: Path = EMBODIED) -> None:
+    """Replace the tables of published footprints of accelerators and servers."""
+    replace_marked(page, {"validation": markdown_table(), "servers": markdown_servers()})
+
+
 if __name__ == "__main__":
     write()
-    sys.stdout.write(f"wrote {PAGE}\n")
+    write_embodied()
+    sys.stdout.write(f"wrote {PAGE}\nwrote {EMBODIED}\n")

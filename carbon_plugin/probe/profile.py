@@ -12,12 +12,19 @@ from statistics import median
 import msgspec
 
 from carbon_plugin.errors import SpecError
+from carbon_plugin.footprint.factors.tables import Estimate, embodied_table
 from carbon_plugin.probe.collectives import Link, all_reduce_bandwidth, fit_link
 from carbon_plugin.probe.result import Machine, Measurements, contention
 from carbon_plugin.spec.amounts import memory, plural, quantity
 from carbon_plugin.spec.figure import Confidence, Sourced
 from carbon_plugin.spec.hardware.cluster import Accelerator, Efficiency, Host, Network, Node, ScaleUp
-from carbon_plugin.spec.units import BYTE_RATE_UNITS, CALL_TIME_UNITS, FLOP_RATE_UNITS
+from carbon_plugin.spec.units import (
+    BYTE_RATE_UNITS,
+    BYTES_PER_MEMORY_GB,
+    BYTES_PER_STORAGE_GB,
+    CALL_TIME_UNITS,
+    FLOP_RATE_UNITS,
+)
 
 SHARE_DTYPES = ("bf16", "fp16", "fp32")
 """Dtypes of which the sustained share is taken, the first measured one first. On a CPU it is that of fp32."""
@@ -32,9 +39,7 @@ GPU_W = (300.0, 75.0, 750.0)
 GPU_IDLE_SHARE = (0.12, 0.05, 0.25)
 CPU_KG = (25.0, 10.0, 50.0)
 GPU_KG = (150.0, 40.0, 450.0)
-DRAM_KG_PER_BYTE = (0.70 / 1e9, 0.065 / 1e9, 1.93 / 1e9)
-DISK_KG_PER_BYTE = (0.020 / 1e9, 0.006 / 1e9, 0.16 / 1e9)
-BOARD_AND_SUPPLY_KG = (139.0, 70.0, 300.0)
+BOARD_AND_SUPPLY_KG = (139.0, 70.0, 750.0)
 
 SOURCES = {
     "firmware": "Power limit that the firmware states (Linux powercap, constraint_0 of each package)",
@@ -47,8 +52,8 @@ SOURCES = {
     "dram-convention": "0.2 W/GB of DRAM (0.1 to 0.375): CodeCarbon's 3 W per 8 GB and 5 W per DIMM as bounds",
     "overhead-convention": "Fans, regulators and supply losses, 10 % of device power (5 to 25 %)",
     "component-factors": (
-        "Component factors: DRAM 0.70 kg/GB (ACT 0.065, Boavizta 1.93), SSD 0.020 kg/GB (0.006 to 0.16), board 66 kg "
-        "and power supply 73 kg (Boavizta), CPU 25 kg (Boavizta 0.0197 kg/mm2 + 9.14)"
+        "DRAM and SSD as in a server (footprint/factors/data/embodied.yaml), board 66 kg and power supply 73 kg "
+        "(Boavizta; high: a server's by 44 published footprints), CPU 25 kg (Boavizta 0.0197 kg/mm2 + 9.14)"
     ),
     "unknown-gpu": "Convention of 150 kg a GPU of unknown make (Cloud Carbon Footprint, BLOOM), 40 to 450",
     "one-machine": "One machine without a training network: no switch, no optics",
@@ -290,6 +295,12 @@ def _notes(machine: Machine, measurements: Measurements) -> list[str]:
     return [*([busy] if busy else []), *notes, *measurements.notes]
 
 
+def _ends(estimate: Estimate) -> Triple:
+    """Return central, low and high value of a table's estimate."""
+    low = estimate.value if estimate.low is None else estimate.low
+    return estimate.value, low, estimate.value if estimate.high is None else estimate.high
+
+
 def _node(name: str, machine: Machine, accelerator: Accelerator) -> Node:
     """Return the machine around its devices. For a CPU the packages are the devices and are not counted again."""
     is_cpu = machine.kind == "cpu"
@@ -298,8 +309,10 @@ def _node(name: str, machine: Machine, accelerator: Accelerator) -> Node:
     idle = (0.0, 0.0, 0.0) if is_cpu else _triple(_idle_cpu(cpu_power))
     base = _sum(idle, _times(DRAM_W_PER_BYTE, machine.dram_bytes))
     cpus = (0.0, 0.0, 0.0) if is_cpu else _times(CPU_KG, machine.sockets)
-    memory, disk = _times(DRAM_KG_PER_BYTE, machine.dram_bytes), _times(DISK_KG_PER_BYTE, machine.disk_bytes)
-    embodied = _sum(cpus, BOARD_AND_SUPPLY_KG, memory, disk)
+    factors = embodied_table().host
+    dram = _times(_ends(factors.dram_kg_per_gb), machine.dram_bytes / BYTES_PER_MEMORY_GB)
+    disk = _times(_ends(factors.ssd_kg_per_gb), machine.disk_bytes / BYTES_PER_STORAGE_GB)
+    embodied = _sum(cpus, BOARD_AND_SUPPLY_KG, dram, disk)
     bandwidth = accelerator.scaleout_bandwidth_bytes_per_s
     host = Host(
         cpu=machine.cpu,

@@ -6,10 +6,11 @@ Devices are modelled from their parts and never taken from the profile, whose nu
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from msgspec import Struct
 
-from carbon_plugin.footprint.embodied.bill import device_form, host_parts
+from carbon_plugin.footprint.embodied.bill import BillLine, device_form, host_parts
 from carbon_plugin.footprint.embodied.bottom_up import modelled_device_kg
 from carbon_plugin.footprint.embodied.devices import building_kg
 from carbon_plugin.footprint.factors import tables
@@ -65,7 +66,7 @@ def _row(published: tables.PublishedFootprint) -> ValidationRow:
     elif published.chip_life is not None:
         low, value, high = _chip_life_kg(load_accelerator(published.chip_life.device), published.chip_life.years)
     else:
-        low, value, high = _device_kg(load_accelerator(published.device))
+        low, value, high = _device_kg(load_accelerator(published.device), published.form)
     return ValidationRow(
         name=published.name,
         published_kg=published.published_kg,
@@ -78,26 +79,31 @@ def _row(published: tables.PublishedFootprint) -> ValidationRow:
     )
 
 
-def _device_kg(accelerator: Accelerator) -> tuple[float, float, float]:
-    figure = modelled_device_kg(
-        accelerator.dies, accelerator.memory_bytes.value, accelerator.tdp_w.value, device_form(accelerator)
-    )
+def _device_kg(accelerator: Accelerator, form: str = "") -> tuple[float, float, float]:
+    memory_bytes, tdp_w = accelerator.memory_bytes.value, accelerator.tdp_w.value
+    figure = modelled_device_kg(accelerator.dies, memory_bytes, tdp_w, form or device_form(accelerator))
     return figure.low, figure.value, figure.high
 
 
 def _host_kg(parts: tables.PublishedHost) -> tuple[float, float, float]:
-    host = Host(
+    return sum_of_parts(
+        host_parts(bare_host(parts.sockets, parts.dram_gb, parts.ssd_gb, parts.nics), parts.rated_power_w)
+    )
+
+
+def bare_host(sockets: int, dram_gb: float, ssd_gb: float, nics: int) -> Host:
+    """Return a host of which only the parts are known that its manufacture depends on."""
+    return Host(
         cpu="",
-        sockets=parts.sockets,
+        sockets=sockets,
         cpu_tdp_w=_plain(0),
-        dram_bytes=_plain(parts.dram_gb * BYTES_PER_MEMORY_GB),
-        ssd_bytes=_plain(parts.ssd_gb * BYTES_PER_STORAGE_GB),
-        nics=parts.nics,
+        dram_bytes=_plain(dram_gb * BYTES_PER_MEMORY_GB),
+        ssd_bytes=_plain(ssd_gb * BYTES_PER_STORAGE_GB),
+        nics=nics,
         base_power_w=_plain(0),
         overhead_fraction=_plain(0),
         embodied_kg=_plain(0),
     )
-    return _sum(host, parts.rated_power_w, 1)
 
 
 def _chip_life_kg(accelerator: Accelerator, years: float) -> tuple[float, float, float]:
@@ -107,18 +113,17 @@ def _chip_life_kg(accelerator: Accelerator, years: float) -> tuple[float, float,
     device, building = _device_kg(accelerator), building_kg(cluster)
     host = node.host
     draw_w = host.base_power_w.value + node.accelerators * accelerator.tdp_w.value
-    shares = [kg / node.accelerators for kg in _sum(host, draw_w, node.accelerators)]
+    shares = [kg / node.accelerators for kg in sum_of_parts(host_parts(host, draw_w))]
     buildings = [kg * years for kg in (building.low, building.value, building.high)]
     low, value, high = (sum(parts) for parts in zip(device, shares, buildings, strict=True))
     return low, value, high
 
 
-def _sum(host: Host, rated_power_w: float, accelerators: int) -> tuple[float, float, float]:
+def sum_of_parts(parts: Sequence[BillLine]) -> tuple[float, float, float]:
     """Return low, central and high kg of a server from its parts.
 
     The errors of the parts are independent, so that their distances from the centre add up in quadrature.
     """
-    parts = host_parts(host, rated_power_w, accelerators)
     central = math.fsum(part.kg for part in parts)
     down = math.hypot(*(part.kg - part.low_kg for part in parts))
     up = math.hypot(*(part.high_kg - part.kg for part in parts))

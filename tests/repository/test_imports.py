@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "detect": {"spec"},
     "ledger": {"spec", "footprint"},
     "plan": {"predict", "ledger"},
-    "probe": {"predict"},
+    "probe": {"predict", "footprint"},
     "calibrate": {"predict", "ledger", "probe"},
     "validate": {"calibrate", "plan"},
     "monitor": {"plan", "meters", "detect", "ledger", "show", "sinks"},

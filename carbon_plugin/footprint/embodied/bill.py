@@ -1,6 +1,7 @@
 """List the embodied carbon of every part of an accelerator, a server and the network, with its range and source.
 
-    host = sockets * (base + area * k_cpu) + GB * k_dram + GB * k_ssd + supplies + boards + chassis + NICs + assembly
+    host = board + sockets * (socket + base + area * k_cpu) + GB * k_dram + GB * k_ssd + disks
+           + supplies * W * k_supply + rack units * k_chassis + NICs + assembly
     network = ports / 64 * switch + transceivers
 
 Parts are modelled; the total is the profile's, which may be a published footprint. What lies between the two is a line
@@ -58,7 +59,7 @@ def host_bill(node: Node, device_tdp_w: float) -> Bill:
     """Return the bill of one server without its accelerators. Its power limit decides how many power supplies it
     has.
     """
-    parts = host_parts(node.host, node_rating_w(node, device_tdp_w), node.accelerators)
+    parts = host_parts(node.host, node_rating_w(node, device_tdp_w))
     return _bill(node.name, "one node without accelerators", parts, _total(node.host.embodied_kg, node.sources))
 
 
@@ -68,24 +69,31 @@ def network_bill(node: Node) -> Bill:
     return _bill(node.network.technology, "share of one accelerator", network_parts(), total)
 
 
-def host_parts(host: Host, rated_power_w: float, accelerators: int) -> tuple[BillLine, ...]:
-    """Return the parts of a server from its sockets, DRAM, SSD, NICs, power rating and number of accelerators."""
+def host_parts(host: Host, rated_power_w: float, disks: int = 0) -> tuple[BillLine, ...]:
+    """Return the parts of a server from its sockets, DRAM, SSD, NICs, power rating in W and number of hard disks.
+
+    It has as many supplies as its rating needs, and two spare ones, or one where one would do. Its height follows from
+    its rating.
+    """
     model = tables.embodied_table().host
-    supplies = math.ceil(rated_power_w / model.supply_w)
-    supplies += 2 if supplies > 1 else 1  # spare ones
-    frames = 2 if accelerators >= model.large_accelerators else 1
+    needed = math.ceil(rated_power_w / model.supply_w)
+    supplies, supply_w = needed + (2 if needed > 1 else 1), min(rated_power_w, model.supply_w)
+    rack_units = max(model.least_rack_units, model.rack_units_per_kw * rated_power_w / 1e3)
     dram_gb = host.dram_bytes.value / BYTES_PER_MEMORY_GB
     ssd_gb = host.ssd_bytes.value / BYTES_PER_STORAGE_GB
-    area = model.cpu_die_mm2
-    dies = _product("CPU dies", host.sockets, "sockets", _times(area, model.cpu_kg_per_mm2))
+    dies = _product("CPU dies", host.sockets, "sockets", _times(model.cpu_die_mm2, model.cpu_kg_per_mm2))
+    supply = f"units of {quantity(supply_w, POWER_UNITS)}"
+    spinning = (_product("hard disks", disks, "units", model.hard_disk),) if disks else ()
     return (
         dies,
         _product("CPU packages", host.sockets, "sockets", model.cpu_base),
         _product("DRAM", dram_gb, "GB", model.dram_kg_per_gb),
         _product("SSD", ssd_gb, "GB", model.ssd_kg_per_gb),
-        _product("power supplies", supplies, f"units for {quantity(rated_power_w, POWER_UNITS)}", model.supply),
-        _product("boards", frames, "units", model.board),
-        _product("chassis", frames, "units", model.chassis),
+        *spinning,
+        _product("power supplies", supplies, supply, _scaled(model.supply_kg_per_w, supply_w)),
+        _product("mainboard", 1, "server", model.board),
+        _product("sockets on it", host.sockets, "sockets", model.socket),
+        _product("chassis", rack_units, "rack units", model.chassis_kg_per_unit),
         _product("NICs", host.nics, "units", model.nic),
         _product("assembly", 1, "server", model.assembly),
     )

@@ -174,13 +174,16 @@ class HostModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     cpu_die_mm2: Estimate
     dram_kg_per_gb: Estimate
     ssd_kg_per_gb: Estimate
-    supply: Estimate
+    hard_disk: Estimate
+    supply_kg_per_w: Estimate
     board: Estimate
-    chassis: Estimate
+    socket: Estimate
+    chassis_kg_per_unit: Estimate
     nic: Estimate
     assembly: Estimate
     supply_w: float
-    large_accelerators: int
+    rack_units_per_kw: float
+    least_rack_units: float
 
 
 class NetworkModel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -239,10 +242,30 @@ class PublishedFootprint(Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     published_kg: float
     source: str
     device: str = ""
+    form: str = ""
     host: PublishedHost | None = None
     chip_life: ChipLife | None = None
     calibrated: bool = False
     note: str = ""
+
+
+class PublishedServer(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The kgCO2e of manufacture that was published for a server, and the parts that it was stated for."""
+
+    kg: float
+    sockets: int
+    dram_gb: float
+    ssd_gb: float
+    disks: int
+
+
+class ServerSheets(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Servers of one vendor by one method: the publication, the collection that it was read in, and its last year."""
+
+    source: str
+    collection: str
+    year: int
+    servers: dict[str, PublishedServer]
 
 
 class EmbodiedTable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -376,6 +399,12 @@ def embodied_table() -> EmbodiedTable:
 def published_footprints() -> Sequence[PublishedFootprint]:
     """Return the published footprints that the bottom-up model is compared with."""
     return _load("embodied_published.yaml", list[PublishedFootprint])
+
+
+@cache
+def published_servers() -> Sequence[ServerSheets]:
+    """Return the published footprints of servers that the host model is fitted to."""
+    return _load("embodied_servers.yaml", list[ServerSheets])
 
 
 def _load(name: str, kind: type[T]) -> T:
