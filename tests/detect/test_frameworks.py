@@ -112,7 +112,16 @@ EXPECTED = {
         pipeline_schedule=("1f1b", "TrainSchedule of PipelineEngine"),
         virtual_stages=(1, "PipelineEngine"),
     ),
+    "deepspeed_hpz": deepspeed(stage=3),
+    "deepspeed_quantised": deepspeed(stage=3),
+    "deepspeed_ulysses": deepspeed(
+        dp=2,
+        stage=1,
+        cp=(2, "engine.sequence_parallel_size"),
+        context_parallel_kind=("all_to_all", "DeepSpeed-Ulysses"),
+    ),
     "deepspeed_mpu": deepspeed(dp=2, stage=1, tp=(2, "engine.mp_world_size")),
+    "deepspeed_auto_tp": deepspeed(dp=2, stage=1, tp=(2, "AutoTP of DeepSpeed, engine.autotp_size()")),
     "megatron_tp_dp": megatron(tp=2, dp=2),
     "megatron_tp_sp_sharded": megatron(
         tp=2,
@@ -211,6 +220,11 @@ USUAL = frozenset(
 tests/integrations too."""
 SAID = {
     "deepspeed_offload": [["layout", "DeepSpeed keeps parameters in host memory; predicted as on the device"]],
+    "deepspeed_hpz": [["layout", "hpZ of ZeRO++ keeps second shards among 2 ranks; predicted without"]],
+    "deepspeed_quantised": [
+        ["layout", "qwZ of ZeRO++ quantises the weights that it sends; predicted as not quantised"],
+        ["layout", "qgZ of ZeRO++ quantises the gradients that it sends; predicted as not quantised"],
+    ],
     # transformers keeps the last block of parameters whole after the forward pass, where the backward pass begins.
     "transformers_fsdp_tp": [
         ["conflict", "FSDP2 ZeRO stages differ between parameter groups: 3, 2; the one with most parameters counts"]

@@ -40,6 +40,7 @@ def run_loop(torchrun, tmp_path_factory) -> Callable[..., dict[str, Any]]:
             check=False,
             env=environ | {"TMPDIR": str(folder), "TORCH_EXTENSIONS_DIR": str(folder)},
         )
+        assert (folder / "result.json").exists(), f"{name} did not get to its end:\n{done.stdout}\n{done.stderr}"
         file, *later = read_run(folder / "run").files
         windows = [record for record in file.records if isinstance(record, Window)]
         rows = folder / "rows.jsonl"

@@ -28,6 +28,13 @@ def test_optimizer_steps_are_counted_and_not_micro_batches(loop):
     assert loop["steps"] == 16
 
 
+def test_losses_of_both_ranks_are_bit_identical(loop):
+    assert len(loop["losses"]) == 2
+    for bare, measured in loop["losses"]:
+        assert len(bare) == 32
+        assert measured == bare
+
+
 def test_layout_is_read_from_the_framework(loop):
     axis = loop["manifest"].effective["layout.dp_replicate"]
 

@@ -122,6 +122,7 @@ class TestFabric:
         assert fabric["verified"]
 
     def test_losses_of_both_ranks_are_bit_identical(self, fabric):
+        assert len(fabric["losses"]) == 2
         for bare, measured in fabric["losses"]:
             assert len(bare) == 32
             assert measured == bare

@@ -20,6 +20,10 @@ def test_optimizer_steps_are_counted_and_not_micro_batches(trained):
     assert trained["steps"] == 16
 
 
+def test_weights_are_those_of_a_training_without_us_to_the_last_bit(trained):
+    assert trained["same_weights"]
+
+
 def test_wrapped_model_is_found_without_being_handed_over(trained):
     fields = trained["manifest"].effective
 

@@ -62,7 +62,8 @@ def _axes(engine: Any) -> dict[str, Observed]:
     else:
         given, automatic = int(engine.mp_world_size), int(engine.autotp_size())
         automatically = Observed(automatic, "AutoTP of DeepSpeed, engine.autotp_size()")
-        axes["tp"] = automatically if automatic > given else Observed(given, "engine.mp_world_size")
+        # An engine that AutoTP has split counts the same ranks as model-parallel ones too.
+        axes["tp"] = automatically if automatic > 1 else Observed(given, "engine.mp_world_size")
     if pp > 1:
         axes["pipeline_schedule"] = Observed("1f1b", "TrainSchedule of PipelineEngine")
         axes["virtual_stages"] = Observed(1, "PipelineEngine")

@@ -1,4 +1,4 @@
-"""One step of a tiny transformer under every ZeRO stage, offload, an mpu, and DeepSpeed's pipeline."""
+"""One step of a tiny transformer under every ZeRO stage, offload, ZeRO++, Ulysses, AutoTP, an mpu, and a pipeline."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import deepspeed
 import torch
 import torch.distributed as dist
 from deepspeed.pipe import PipelineModule
+from deepspeed.runtime.zero.partition_parameters import CUDAQuantizer
+from deepspeed.utils import groups
 from looking import look
 from tiny import HIDDEN, LENGTH, VOCAB, Block, Model
 from torch import nn
@@ -91,6 +93,39 @@ def pipelined() -> dict[str, Any]:
     return look(engine, train)
 
 
+def built(settings: dict[str, Any]) -> dict[str, Any]:
+    """An engine that takes no step: the kernels that quantise run on GPUs alone."""
+    CUDAQuantizer.quantizer_cuda_module = object()  # else it is built, which needs a GPU
+    engine = engine_of(settings)
+    return look(engine, lambda: engine.optimizer)
+
+
+def ulysses() -> dict[str, Any]:
+    found = step(config(1), mesh_param=(2, 2))  # ranks of data, and ranks of one sequence
+    groups.mesh_device = None
+    return found
+
+
+def split_by_deepspeed() -> dict[str, Any]:
+    """A model of transformers, the linear layers of which AutoTP splits between two ranks."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    shape = {"hidden_size": HIDDEN, "intermediate_size": 2 * HIDDEN, "num_hidden_layers": 2, "num_attention_heads": 4}
+    plain = LlamaForCausalLM(LlamaConfig(vocab_size=VOCAB, **shape))
+    model = deepspeed.tp_model_init(plain, tp_size=2, dtype=torch.bfloat16)
+    engine = engine_of(config(1) | {"tensor_parallel": {"autotp_size": 2}}, model=model)
+    tokens = torch.randint(VOCAB, (MICRO_BATCH, LENGTH))
+
+    def train() -> Any:
+        for _ in range(ACCUMULATED):
+            engine.backward(engine(input_ids=tokens, labels=tokens).loss)
+            engine.step()
+        return engine.optimizer
+
+    train()  # DeepSpeed takes a hook of its own away in the first step
+    return look(engine, train)
+
+
 def jobs() -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     # Its collectives through shared memory would be compiled here, for a minute.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -101,5 +136,9 @@ def jobs() -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
         "deepspeed_offload",
         lambda: step(config(3, offload_optimizer={"device": "cpu"}, offload_param={"device": "cpu"})),
     )
-    yield "deepspeed_pipeline", pipelined
+    yield "deepspeed_hpz", lambda: step(config(3, zero_hpz_partition_size=2))
+    yield "deepspeed_quantised", lambda: built(config(3, zero_quantized_gradients=True, zero_quantized_weights=True))
+    yield "deepspeed_ulysses", ulysses
+    yield "deepspeed_pipeline", pipelined  # the grid of its ranks stays that of the process
     yield "deepspeed_mpu", lambda: step(config(1), mpu=TensorRanks())
+    yield "deepspeed_auto_tp", split_by_deepspeed

@@ -1,4 +1,4 @@
-"""What DeepSpeed's configuration names, on a stand-in engine: ZeRO++ and AutoTP need GPUs to run."""
+"""What DeepSpeed's configuration names, one by one, on a stand-in engine. test_frameworks.py has real engines."""
 
 from __future__ import annotations
 

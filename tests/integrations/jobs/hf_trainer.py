@@ -1,11 +1,13 @@
-"""Trains a tiny Llama with the Hugging Face Trainer and the callback, then goes on and fails, twice."""
+"""Trains a tiny Llama with the Hugging Face Trainer, bare and with the callback, then goes on and fails, twice."""
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +76,18 @@ def main() -> None:
         report_to=[],
         disable_tqdm=True,
     )
+    torch.manual_seed(0)
+    start = LlamaForCausalLM(config)
+    bare = Trainer(
+        model=copy.deepcopy(start),
+        args=replace(arguments, output_dir=str(FOLDER / "bare"), eval_strategy="no", save_strategy="no"),
+        train_dataset=Tokens(),
+        data_collator=of_one_length,
+    )
+    bare.train()
     reporter, carbon = Reporter(), CarbonCallback(**ARGUMENTS)
     trainer = Trainer(
-        model=LlamaForCausalLM(config),
+        model=start,
         args=arguments,
         train_dataset=Tokens(),
         data_collator=of_one_length,
@@ -89,6 +100,8 @@ def main() -> None:
         tokens = trainer.state.num_input_tokens_seen
         result = {"step": carbon.monitor.step, "logged": sorted(reporter.seen), "history": sorted(history)}
         result["tokens_seen"] = tokens
+        pairs = zip(bare.model.parameters(), trainer.model.parameters(), strict=True)
+        result["same_weights"] = all(torch.equal(one, other) for one, other in pairs)
         result["last_row"] = trainer.state.log_history[-1]
         Path(FOLDER, "result.json").write_text(json.dumps(result))
     trainer.evaluate()  # outside of a training

@@ -1,4 +1,4 @@
-"""Short loops of frameworks under their adapters; arguments: loop, run directory, and "raise" to fail at the end."""
+"""Short loops of frameworks, bare and then under their adapters: `loops.py LOOP RUN_DIR ["raise"]` fails at the end."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,13 @@ def net() -> nn.Module:
     return nn.Sequential(nn.Linear(WIDTH, 4 * WIDTH), nn.GELU(), nn.Linear(4 * WIDTH, WIDTH))
 
 
-def end(carbon: Any, logged: list[str]) -> None:
-    """What the test looks at, from rank 0; then the failure, if one is asked for."""
-    if os.environ.get("RANK", "0") == "0":
+def end(carbon: Any, logged: list[str], losses: Any = None) -> None:
+    """What the test looks at: of each rank the losses without us and with us, the rest of rank 0; then the failure, if
+    one is asked for."""
+    rank = os.environ.get("RANK", "0")
+    if losses is not None:
+        Path(FOLDER, f"losses-{rank}.json").write_text(json.dumps(losses))
+    if rank == "0":
         state = carbon.state_dict()
         Path(FOLDER, "result.json").write_text(json.dumps({"step": state["step"], "logged": sorted(set(logged))}))
     if "raise" in sys.argv:
@@ -63,20 +68,30 @@ def accelerate() -> None:
         cpu=True, mixed_precision="bf16", gradient_accumulation_steps=ACCUMULATED, log_with=Rows()
     )
     accelerator.init_trackers("tiny")
-    model = net()
-    model, optimizer = accelerator.prepare(model, torch.optim.AdamW(model.parameters(), lr=1e-3))
-    with watch(accelerator, model, optimizer, **ARGUMENTS) as carbon:
-        accelerator.register_for_checkpointing(carbon)
-        for number in range(STEPS * ACCUMULATED):
-            with accelerator.accumulate(model):
-                accelerator.backward(model(torch.randn(2, WIDTH)).sum())
-                optimizer.step()
-                optimizer.zero_grad()
-            accelerator.log({"loss": 1.0}, step=number)  # on an axis of its own, as scripts do
-            time.sleep(STEP_S / ACCUMULATED)
-            if number == STEPS:
-                accelerator.save_state(str(FOLDER / "checkpoint"))
-        end(carbon, logged)
+
+    def train(measured: bool, losses: list[list[float]]) -> None:
+        plain = net()
+        model, optimizer = accelerator.prepare(plain, torch.optim.AdamW(plain.parameters(), lr=1e-3))
+        carbon: Any = watch(accelerator, model, optimizer, **ARGUMENTS) if measured else nullcontext()
+        with carbon:
+            if measured:
+                accelerator.register_for_checkpointing(carbon)
+            for number in range(STEPS * ACCUMULATED):
+                with accelerator.accumulate(model):
+                    loss = model(torch.randn(2, WIDTH)).sum()
+                    accelerator.backward(loss)
+                    optimizer.step()
+                    optimizer.zero_grad()
+                losses[-1].append(loss.item())
+                if measured:
+                    accelerator.log({"loss": 1.0}, step=number)  # on an axis of its own, as scripts do
+                    time.sleep(STEP_S / ACCUMULATED)
+                    if number == STEPS:
+                        accelerator.save_state(str(FOLDER / "checkpoint"))
+            if measured:
+                end(carbon, logged, losses)
+
+    twice(train)
 
 
 def deepspeed() -> None:
@@ -86,7 +101,6 @@ def deepspeed() -> None:
 
     framework.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # else it is compiled here, for a minute
     framework.init_distributed("gloo")
-    model = net()
     config = {
         "train_micro_batch_size_per_gpu": 2,
         "gradient_accumulation_steps": ACCUMULATED,
@@ -95,17 +109,27 @@ def deepspeed() -> None:
         "steps_per_print": 10**9,
         "csv_monitor": {"enabled": True, "output_path": str(FOLDER), "job_name": "csv"},
     }
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    engine, *_ = framework.initialize(model=model, optimizer=optimizer, config=config)
-    with watch(engine, **ARGUMENTS) as carbon:
-        for number in range(STEPS * ACCUMULATED):
-            engine.backward(engine(torch.randn(2, WIDTH)).sum())
-            engine.step()
-            time.sleep(STEP_S / ACCUMULATED)
-            if number == STEPS:
-                engine.save_checkpoint(str(FOLDER / "checkpoint"))
-        end(carbon, [path.stem for path in (FOLDER / "csv").glob("*.csv")])
-    assert "step" not in vars(engine), "nothing of ours stays on the engine"
+
+    def train(measured: bool, losses: list[list[float]]) -> None:
+        model = net()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        engine, *_ = framework.initialize(model=model, optimizer=optimizer, config=config)
+        carbon: Any = watch(engine, **ARGUMENTS) if measured else nullcontext()
+        with carbon:
+            for number in range(STEPS * ACCUMULATED):
+                loss = engine(torch.randn(2, WIDTH)).sum()
+                engine.backward(loss)
+                engine.step()
+                losses[-1].append(loss.item())
+                if measured:
+                    time.sleep(STEP_S / ACCUMULATED)
+                    if number == STEPS:
+                        engine.save_checkpoint(str(FOLDER / "checkpoint"))
+            if measured:
+                end(carbon, [path.stem for path in (FOLDER / "csv").glob("*.csv")], losses)
+        assert "step" not in vars(engine), "nothing of ours stays on the engine"
+
+    twice(train)
 
 
 def megatron() -> None:
@@ -120,63 +144,38 @@ def megatron() -> None:
     logged: list[str] = []
     dist.init_process_group("gloo")
     parallel_state.initialize_model_parallel(tensor_model_parallel_size=2)
-    model = net()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    with watch([model], optimizer, log=Writer(), **ARGUMENTS) as carbon:
-        for number in range(STEPS):
-            model(torch.randn(2, WIDTH)).sum().backward()
-            optimizer.step()
-            time.sleep(STEP_S)
-            if number == STEPS // 2:
-                with carbon.phase("checkpoint"):
-                    time.sleep(0.3)
-        end(carbon, logged)
+
+    def train(measured: bool, losses: list[list[float]]) -> None:
+        model = net()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        carbon: Any = watch([model], optimizer, log=Writer(), **ARGUMENTS) if measured else nullcontext()
+        with carbon:
+            for number in range(STEPS):
+                loss = model(torch.randn(2, WIDTH)).sum()
+                loss.backward()
+                optimizer.step()
+                losses[-1].append(loss.item())
+                if measured:
+                    time.sleep(STEP_S)
+                    if number == STEPS // 2:
+                        with carbon.phase("checkpoint"):
+                            time.sleep(0.3)
+            if measured:
+                end(carbon, logged, losses)
+
+    twice(train)
 
 
-class Titan:
-    """The attributes of a torchtitan trainer that the adapter reads; the trainer itself needs a GPU and data."""
-
-    def __init__(self, logged: list[str]) -> None:
-        import torchtitan.distributed.parallel_dims as dims
-
-        ones = dict.fromkeys(("dp_shard", "cp", "tp", "pp", "ep"), 1)
-        self.parallel_dims = dims.ParallelDims(dp_replicate=2, **ones, world_size=2)
-        self.model_parts = [net()]
-        self.optimizers = [torch.optim.AdamW(self.model_parts[0].parameters(), lr=1e-3)]
-        self.metrics_processor, self.validator, self.logger = self, self, self
-        self.step, self._logged = 0, logged
-
-    def log(self, metrics: dict[str, float], step: int) -> None:
-        self._logged.extend(metrics)
-
-    def train_step(self) -> None:
-        self.model_parts[0](torch.randn(2, WIDTH)).sum().backward()
-        self.optimizers[0].step()
-        time.sleep(STEP_S)
-
-    def validate(self) -> None:
-        time.sleep(0.3)
-
-    def train(self) -> None:
-        for _ in range(STEPS):
-            self.step += 1
-            self.train_step()
-            if self.step == STEPS // 2:
-                self.validator.validate()
+def twice(train: Callable[[bool, list[list[float]]], None]) -> None:
+    """Train without us and then with us, from the same numbers; `train` adds its losses to the last list."""
+    losses: list[list[float]] = []
+    for measured in (False, True):
+        torch.manual_seed(0)
+        losses.append([])
+        train(measured, losses)
 
 
-def torchtitan() -> None:
-    from carbon_plugin.integrations.torchtitan import watch
-
-    dist.init_process_group("gloo")
-    logged: list[str] = []
-    trainer = Titan(logged)
-    with watch(trainer, **ARGUMENTS) as carbon:
-        trainer.train()
-        end(carbon, logged)
-
-
-LOOPS: tuple[Callable[[], None], ...] = (accelerate, deepspeed, megatron, torchtitan)
+LOOPS: tuple[Callable[[], None], ...] = (accelerate, deepspeed, megatron)
 
 if __name__ == "__main__":
     {loop.__name__: loop for loop in LOOPS}[sys.argv[1]]()
