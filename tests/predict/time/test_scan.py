@@ -26,7 +26,7 @@ from carbon_plugin.spec.loading import build_run_spec
 from carbon_plugin.spec.stack import Stack
 from carbon_plugin.spec.training import TrainingPlan
 
-CONFIGS = Path(__file__).parents[1] / "spec" / "huggingface" / "data" / "hf_configs"
+CONFIGS = Path(__file__).parents[2] / "spec" / "huggingface" / "data" / "hf_configs"
 NEMOTRON = load_hf_config(CONFIGS / "nvidia--Nemotron-H-56B-Base-8K_config.json")
 LINEAR = {
     "model_type": "qwen3_next",
