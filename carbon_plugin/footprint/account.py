@@ -6,12 +6,22 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from carbon_plugin.errors import FootprintError
-from carbon_plugin.footprint.values import BUILDING, EnergyItem, Factors, Footprint, MarketBased, Reservation
+from carbon_plugin.footprint.values import (
+    BUILDING,
+    CarbonTotals,
+    CentralCarbon,
+    EnergyItem,
+    Factors,
+    Footprint,
+    MarketBased,
+    Reservation,
+)
 from carbon_plugin.spec.figure import Figure, Kind
+from carbon_plugin.spec.range import Range
 from carbon_plugin.spec.turns import give_way
 
 if TYPE_CHECKING:
-    from carbon_plugin.footprint.propagation import Outcome
+    from carbon_plugin.footprint.propagation import Outcome, UncertainInputs
     from carbon_plugin.footprint.uncertainty import Floats
 
 
@@ -37,24 +47,92 @@ def account(
     range of a sum lies beside its central value (the medians of skewed parts do not add up to the median of the
     sum), the range is widened to contain it. Raises `FootprintError` for values that cannot be, naming the scope.
     """
+    from carbon_plugin.footprint import propagation
+
+    inputs = _inputs(energies, reservations, factors, duration_spread)
+    outcome = _sampled(inputs, draws, seed)
+    means = propagation.central_and_mean(inputs)
+    give_way()
+    return _footprint(outcome, means, energies, factors)
+
+
+def carbon_totals(
+    energies: Sequence[EnergyItem],
+    reservations: Sequence[Reservation],
+    factors: Factors,
+    *,
+    duration_spread: tuple[float, float] = (1.0, 1.0),
+    draws: int = 2000,
+    seed: int = 0,
+) -> CarbonTotals:
+    """Return the sums of the footprint that `account` returns for the same arguments, without its parts.
+
+    A live monitor asks for them once a window. Raises `FootprintError` as `account` does.
+    """
+    import numpy as np
+
+    from carbon_plugin.footprint.uncertainty import percentiles
+
+    outcome = _sampled(_inputs(energies, reservations, factors, duration_spread), draws, seed)
+    table = np.stack([outcome.energy_j["it"], outcome.operational_kg, outcome.embodied_kg, outcome.total_kg])
+    _, p10, p90, _ = percentiles(table[:, 1:]).tolist()
+    energy_j, operational_kg, embodied_kg, total_kg = map(Range.of, table[:, 0].tolist(), p10, p90)
+    known = bool(outcome.embodied_parts_kg)
+    return CarbonTotals(
+        energy_j=energy_j,
+        operational_kg=operational_kg,
+        embodied_kg=embodied_kg if known else None,
+        total_kg=total_kg if known else None,
+    )
+
+
+def central_carbon(
+    energies: Sequence[EnergyItem], reservations: Sequence[Reservation], factors: Factors
+) -> CentralCarbon:
+    """Return the central values of the footprint that `account` returns for the same arguments, without any sampling.
+
+    Raises `FootprintError` as `account` does.
+    """
+    from carbon_plugin.footprint import propagation
+
+    outcome = propagation.central(_inputs(energies, reservations, factors, (1.0, 1.0)))
+    known = bool(outcome.embodied_parts_kg)
+    return CentralCarbon(
+        operational_kg=float(outcome.operational_kg[0]),
+        embodied_kg=float(outcome.embodied_kg[0]) if known else None,
+        total_kg=float(outcome.total_kg[0]) if known else None,
+    )
+
+
+def _inputs(
+    energies: Sequence[EnergyItem],
+    reservations: Sequence[Reservation],
+    factors: Factors,
+    duration_spread: tuple[float, float],
+) -> UncertainInputs:
+    # numpy is loaded here, so that reading a forecast or a ledger needs none.
+    from carbon_plugin.footprint import propagation
+
+    inputs = propagation.gather(energies, reservations, factors, duration_spread)
+    give_way()
+    return inputs
+
+
+def _sampled(inputs: UncertainInputs, draws: int, seed: int) -> Outcome:
+    """Return the outcome at the central values, in the first column, and at `draws` samples, in the others."""
     if draws < 1 or seed < 0:
         raise FootprintError(f"draws is {draws} and seed {seed}, expected at least 1 draw and a seed of 0 or more")
-    # numpy is loaded here, so that reading a forecast or a ledger needs none.
     import numpy as np
 
     from carbon_plugin.footprint import propagation, uncertainty
 
-    inputs = propagation.gather(energies, reservations, factors, duration_spread)
-    give_way()
     scores = np.zeros((len(inputs.scopes), draws + 1))  # the first column stays 0: the central values
     for row, scope in zip(scores, inputs.scopes, strict=True):
         row[1:] = uncertainty.scores(scope, draws, seed)
     give_way()
-    means = propagation.central_and_mean(inputs)
-    give_way()
     outcome = propagation.evaluate(inputs, scores)
     give_way()
-    return _footprint(outcome, means, energies, factors)
+    return outcome
 
 
 def _footprint(outcome: Outcome, means: Outcome, energies: Sequence[EnergyItem], factors: Factors) -> Footprint:

@@ -117,6 +117,11 @@ def evaluate(inputs: UncertainInputs, scores: Floats) -> Outcome:
     return _combine(inputs, spread(inputs.median, inputs.low, inputs.high, scores))
 
 
+def central(inputs: UncertainInputs) -> Outcome:
+    """Evaluate the equations at the central value of every input, one value each."""
+    return _combine(inputs, inputs.median[:, None])
+
+
 def central_and_mean(inputs: UncertainInputs) -> Outcome:
     """Evaluate the equations at the central value and at the mean of every input, two values each.
 

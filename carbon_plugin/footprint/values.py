@@ -162,6 +162,25 @@ class Footprint(Struct, frozen=True, kw_only=True):
     water_l: dict[str, Figure] = {}
 
 
+class CarbonTotals(Struct, frozen=True, kw_only=True):
+    """The sums of a `Footprint` without its parts: IT energy, J, and carbon, kgCO2e, each with its p10 and p90.
+
+    `embodied_kg` and `total_kg` are None where no embodied carbon is known."""
+
+    energy_j: Range
+    operational_kg: Range
+    embodied_kg: Range | None
+    total_kg: Range | None
+
+
+class CentralCarbon(Struct, frozen=True, kw_only=True):
+    """The central values of a `Footprint`, kgCO2e. The fields are those of `CarbonTotals`."""
+
+    operational_kg: float
+    embodied_kg: float | None
+    total_kg: float | None
+
+
 class RunPeriod(NamedTuple):
     """When a run takes place; `start_unix_s` is None where that is not decided."""
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from carbon_plugin.errors import FootprintError
 from carbon_plugin.footprint import propagation, uncertainty
-from carbon_plugin.footprint.account import account
+from carbon_plugin.footprint.account import account, carbon_totals, central_carbon
 from carbon_plugin.footprint.values import EnergyItem, Factors, Footprint, Reservation
 from carbon_plugin.spec.figure import Figure
 
@@ -120,6 +120,26 @@ def test_parts_add_up_to_totals_and_ranges_hold_their_value(
     assert footprint.embodied_kg.value == sum(part.value for part in footprint.embodied_parts_kg.values())
     assert footprint.total_kg.value == footprint.operational_kg.value + footprint.embodied_kg.value
     assert all(0 <= figure.low <= figure.value <= figure.high for figure in figures(footprint))
+
+
+@given(energies=st.lists(items, max_size=12), reserved=st.lists(reservations, max_size=5), duration=spreads)
+def test_totals_alone_are_those_of_the_footprint(
+    h100_factors: Factors,
+    energies: list[EnergyItem],
+    reserved: list[Reservation],
+    duration: tuple[float, float],
+) -> None:
+    footprint = account(energies, reserved, h100_factors, duration_spread=duration, draws=200)
+    totals = carbon_totals(energies, reserved, h100_factors, duration_spread=duration, draws=200)
+    central = central_carbon(energies, reserved, h100_factors)
+
+    assert totals.energy_j == footprint.energy_j["it"].range
+    assert totals.operational_kg == footprint.operational_kg.range
+    assert totals.embodied_kg == (footprint.embodied_kg.range if footprint.embodied_parts_kg else None)
+    assert totals.total_kg == (footprint.total_kg.range if footprint.embodied_parts_kg else None)
+    assert central.operational_kg == pytest.approx(totals.operational_kg.value, rel=1e-12)
+    for alone, of_totals in ((central.embodied_kg, totals.embodied_kg), (central.total_kg, totals.total_kg)):
+        assert alone == (None if of_totals is None else pytest.approx(of_totals.value, rel=1e-12))
 
 
 def test_a_rung_without_energy_items_is_absent_and_one_with_zero_joules_is_zero(make_factors: MakeFactors) -> None:

@@ -6,8 +6,8 @@ import math
 
 from msgspec import Struct
 
-from carbon_plugin.footprint.values import Footprint, Reservation
-from carbon_plugin.monitor.run.projection import Outlook, Remaining
+from carbon_plugin.footprint.values import CarbonTotals, Factors, Reservation
+from carbon_plugin.monitor.run.projection import Outlook, Remaining, spent_carbon
 from carbon_plugin.monitor.run.totals import RunTotals
 from carbon_plugin.spec.budget import Amounts, BudgetState, CarbonBudget, compare_budget
 from carbon_plugin.spec.range import Range
@@ -38,10 +38,17 @@ class BudgetWatch:
         self._in_a_row = 0
 
     def look(
-        self, step: int, totals: RunTotals, remaining: Remaining | None, view: Outlook, *, measured: bool
+        self,
+        step: int,
+        totals: RunTotals,
+        remaining: Remaining | None,
+        view: Outlook,
+        factors: Factors | None,
+        *,
+        measured: bool,
     ) -> BudgetVerdict:
         """Return what follows from the sums and the projection of this moment."""
-        spent, whole = amounts_of(totals, remaining, view, self._price)
+        spent, whole = amounts_of(totals, remaining, view, spent_carbon(totals, factors), self._price)
         state = compare_budget(self.budget, step=step, spent=spent, whole=whole, measured=measured)
         news = bool(state.exceeded) and not self._said
         self._said |= news
@@ -51,11 +58,18 @@ class BudgetWatch:
 
 
 def amounts_of(
-    totals: RunTotals, remaining: Remaining | None, view: Outlook, price: float | None
+    totals: RunTotals,
+    remaining: Remaining | None,
+    view: Outlook,
+    carbon: CarbonTotals | None,
+    price: float | None,
 ) -> tuple[Amounts, Amounts | None]:
-    """Return what is spent, and what the whole run takes, or None for the latter where nothing is projected."""
+    """Return what is spent, and what the whole run takes, or None for the latter where nothing is projected.
+
+    `carbon` is that of what is spent, or None without factors.
+    """
     spent = Amounts(
-        emissions_kg=_carbon_kg(view.spent),
+        emissions_kg=_carbon_kg(carbon),
         energy_kwh=Range.exactly(totals.energy_j / JOULES_PER_KWH),
         cost=_cost(totals, None, price),
     )
@@ -69,11 +83,9 @@ def amounts_of(
     return spent, whole
 
 
-def _carbon_kg(footprint: Footprint | None) -> Range | None:
-    """Return the carbon of a footprint, without the embodied part where that is not known."""
-    if footprint is None:
-        return None
-    return (footprint.total_kg if footprint.embodied_parts_kg else footprint.operational_kg).range
+def _carbon_kg(carbon: CarbonTotals | None) -> Range | None:
+    """Return the total, without the embodied part where that is not known."""
+    return None if carbon is None else carbon.total_kg or carbon.operational_kg
 
 
 def _cost(totals: RunTotals, remaining: Remaining | None, price: float | None) -> Range | None:

@@ -107,7 +107,12 @@ class ActingWork:
         if self._budget is None:
             return {}
         verdict = self._budget.look(
-            projected.record.step, projected.totals, projected.remaining, projected.view, measured=projected.measured
+            projected.record.step,
+            projected.totals,
+            projected.remaining,
+            projected.view,
+            node.context.factors,
+            measured=projected.measured,
         )
         if verdict.news:
             self._exceeded(verdict, self._tell(node))
@@ -222,7 +227,8 @@ def _rest_of(projected: Projected, node: NodeWork) -> RestOfRun | None:
         return None
     running_w = sum(item.energy.value for item in remaining.energies) / remaining.time_s
     idle = modelled_energies(spec.cluster, idle_power_figure(spec.cluster), 1.0)
-    to_come_kg = view.whole.embodied_kg.value - view.spent.embodied_kg.value
+    whole_kg, spent_kg = view.whole.embodied_kg, view.spent.embodied_kg
+    to_come_kg = 0.0 if whole_kg is None else whole_kg.value - (spent_kg or 0.0)
     return RestOfRun(
         remaining_s=remaining.time_s,
         running_w=running_w,

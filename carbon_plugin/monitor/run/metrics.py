@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from carbon_plugin.footprint.values import Footprint
+from msgspec import structs
+
+from carbon_plugin.footprint.values import CarbonTotals
 from carbon_plugin.monitor.run.projection import Outlook
 from carbon_plugin.monitor.run.totals import RunTotals
 from carbon_plugin.spec.units import JOULES_PER_KWH, SECONDS_PER_HOUR
@@ -38,7 +40,7 @@ def metrics_of(
     if step_time_s is not None and predicted_step_time_s:
         values["step_time_ratio"] = step_time_s / predicted_step_time_s
     if outlook.spent is not None:
-        values |= _carbon(outlook.spent, "", ranged=False)
+        values |= structs.asdict(outlook.spent)
     if outlook.energy_j is not None:
         projected_kwh = outlook.energy_j.scaled(1 / JOULES_PER_KWH)
         values |= {
@@ -47,19 +49,20 @@ def metrics_of(
             "projected_energy_kwh_high": projected_kwh.high,
         }
     if outlook.whole is not None:
-        values |= _carbon(outlook.whole, "projected_", ranged=True)
+        values |= _projected(outlook.whole)
     values["remaining_h"] = None if outlook.remaining_s is None else outlook.remaining_s / SECONDS_PER_HOUR
     return {PREFIX + name: value for name, value in values.items() if value is not None}
 
 
-def _carbon(footprint: Footprint, prefix: str, *, ranged: bool) -> dict[str, float | None]:
-    """Return the carbon of a footprint, kg, with a total only where its embodied part is known."""
-    figures = {"operational_kg": footprint.operational_kg}
-    if footprint.embodied_parts_kg:
-        figures |= {"embodied_kg": footprint.embodied_kg, "total_kg": footprint.total_kg}
+def _projected(whole: CarbonTotals) -> dict[str, float | None]:
+    """Return the carbon of the whole run, kg, with a total only where its embodied part is known."""
     values: dict[str, float | None] = {}
-    for name, figure in figures.items():
-        values[prefix + name] = figure.value
-        if ranged:
-            values |= {f"{prefix}{name}_low": figure.low, f"{prefix}{name}_high": figure.high}
+    for name, carbon in (
+        ("operational_kg", whole.operational_kg),
+        ("embodied_kg", whole.embodied_kg),
+        ("total_kg", whole.total_kg),
+    ):
+        if carbon is not None:
+            key = f"projected_{name}"
+            values |= {key: carbon.value, f"{key}_low": carbon.low, f"{key}_high": carbon.high}
     return values

@@ -11,8 +11,8 @@ import math
 import msgspec
 from msgspec import Struct
 
-from carbon_plugin.footprint.account import account
-from carbon_plugin.footprint.values import EnergyItem, Factors, Footprint, Reservation
+from carbon_plugin.footprint.account import carbon_totals, central_carbon
+from carbon_plugin.footprint.values import CarbonTotals, CentralCarbon, EnergyItem, Factors, Reservation
 from carbon_plugin.ledger.held.account_inputs import account_inputs, chargeable
 from carbon_plugin.monitor.run.totals import RunTotals
 from carbon_plugin.plan.forecast import modelled_energies, reservations
@@ -41,14 +41,14 @@ class Remaining(Struct, frozen=True, kw_only=True):
 
 
 class Outlook(Struct, frozen=True, kw_only=True):
-    """The footprint so far and that of the whole run. Carbon is None without factors, and the whole is None without a
+    """The carbon so far and that of the whole run. Carbon is None without factors, and the whole is None without a
     length.
 
     `energy_j` is the IT energy of the whole run.
     """
 
-    spent: Footprint | None
-    whole: Footprint | None
+    spent: CentralCarbon | None
+    whole: CarbonTotals | None
     energy_j: Range | None
     remaining_s: float | None
 
@@ -96,12 +96,9 @@ def remaining_predicted(
 
 
 def outlook(totals: RunTotals, remaining: Remaining | None, factors: Factors | None) -> Outlook:
-    """Return the footprint so far and that of the whole run, with carbon where there are factors."""
+    """Return the carbon so far and that of the whole run where there are factors, and the energy of the whole run."""
     give_way()
-    spent = None
-    if factors is not None:
-        items, in_force = account_inputs(totals.spent, factors)
-        spent = account(items, chargeable(totals.reserved, factors), in_force, draws=LIVE_DRAWS)
+    spent = None if factors is None else central_carbon(*_spent_inputs(totals, factors))
     if remaining is None:
         return Outlook(spent=spent, whole=None, energy_j=None, remaining_s=None)
     to_come = Range.total(item.energy for item in remaining.energies)
@@ -116,8 +113,18 @@ def outlook(totals: RunTotals, remaining: Remaining | None, factors: Factors | N
     give_way()
     items, in_force = account_inputs(totals.spent, factors, to_come=remaining.energies)
     reserved = chargeable([*totals.reserved, *remaining.reserved], factors)
-    whole = account(items, reserved, in_force, duration_spread=(low, high), draws=LIVE_DRAWS)
-    return Outlook(spent=spent, whole=whole, energy_j=whole.energy_j["it"].range, remaining_s=remaining.time_s)
+    whole = carbon_totals(items, reserved, in_force, duration_spread=(low, high), draws=LIVE_DRAWS)
+    return Outlook(spent=spent, whole=whole, energy_j=whole.energy_j, remaining_s=remaining.time_s)
+
+
+def spent_carbon(totals: RunTotals, factors: Factors | None) -> CarbonTotals | None:
+    """Return the carbon so far with its range, or None without factors. The central values are those of `outlook`."""
+    return None if factors is None else carbon_totals(*_spent_inputs(totals, factors), draws=LIVE_DRAWS)
+
+
+def _spent_inputs(totals: RunTotals, factors: Factors) -> tuple[list[EnergyItem], list[Reservation], Factors]:
+    items, in_force = account_inputs(totals.spent, factors)
+    return items, chargeable(totals.reserved, factors), in_force
 
 
 def _scaled(item: EnergyItem, factor: float) -> EnergyItem:

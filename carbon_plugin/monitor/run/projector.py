@@ -10,7 +10,6 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from carbon_plugin.errors import SpecError
-from carbon_plugin.footprint.values import Footprint
 from carbon_plugin.ledger.files import node_of, rank_of
 from carbon_plugin.ledger.records import Projection
 from carbon_plugin.monitor.clock import WallClock
@@ -49,7 +48,7 @@ START_S = 10.0
 class Projected(Struct, frozen=True, kw_only=True):
     """A projection as a record and as metrics.
 
-    `skews_s` are new clock offsets by file name, s. `spent` is the footprint so far, or None without factors.
+    `skews_s` are new clock offsets by file name, s.
     `reached_before` is the last step of attempts that had ended when this one began. `totals`, `remaining` and `view`
     are what the record was made of, and `measured` says whether what remains follows from measured rates.
     """
@@ -61,7 +60,6 @@ class Projected(Struct, frozen=True, kw_only=True):
     remaining: Remaining | None
     view: Outlook
     measured: bool
-    spent: Footprint | None = None
     reached_before: int = 0
 
 
@@ -162,7 +160,7 @@ class Projector:
             nodes_seen=totals.nodes_seen,
             nodes=self._nodes,
             spent_energy_j=totals.energy_j,
-            spent_carbon_kg=view.spent.total_kg.value if view.spent and view.spent.embodied_parts_kg else None,
+            spent_carbon_kg=view.spent.total_kg if view.spent else None,
             energy_j=_as_tuple(view.energy_j),
             carbon_kg=_carbon(view),
             remaining_s=view.remaining_s,
@@ -184,7 +182,6 @@ class Projector:
             remaining=remaining,
             view=view,
             measured=has_rates(totals),
-            spent=view.spent,
             reached_before=max(before, default=0),
         )
 
@@ -268,9 +265,7 @@ def measured_step_time_s(own: FileTotals) -> float | None:
 
 
 def _carbon(view: Outlook) -> tuple[float, float, float] | None:
-    if view.whole is None or not view.whole.embodied_parts_kg:
-        return None
-    return _as_tuple(view.whole.total_kg.range)
+    return _as_tuple(view.whole.total_kg if view.whole is not None else None)
 
 
 def _as_tuple(numbers: Range | None) -> tuple[float, float, float] | None:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from carbon_plugin.footprint.values import Footprint
+from carbon_plugin.footprint.values import CarbonTotals
 from carbon_plugin.show import wording
 from carbon_plugin.spec.amounts import plural, verb
 from carbon_plugin.spec.metered import DeviceIdentity
@@ -41,7 +41,7 @@ def closing(
     *,
     step: int,
     energy_j: float,
-    spent: Footprint | None,
+    spent: CarbonTotals | None,
     nodes_seen: int,
     nodes: int,
     run_dir: Path,
@@ -56,10 +56,9 @@ def closing(
     """
     carbon = ""
     if spent is not None:
-        whole = bool(spent.embodied_parts_kg)
-        figure = spent.total_kg if whole else spent.operational_kg
-        carbon = f" and {wording.carbon(figure.value)} ({wording.carbon_range(figure)})"
-        carbon += "" if whole else " in operation"
+        known = spent.total_kg or spent.operational_kg
+        carbon = f" and {wording.carbon(known.value)} ({wording.carbon_range(known)})"
+        carbon += " in operation" if spent.total_kg is None else ""
     seen = f", as far as {nodes_seen} of {nodes} nodes are known" if nodes_seen < nodes else ""
     if being_written:
         seen += (

@@ -7,6 +7,7 @@ import logging
 from functools import partial
 from typing import Any, NamedTuple
 
+from carbon_plugin.footprint.values import CarbonTotals
 from carbon_plugin.ledger.held.launches import SKEW_EVENT
 from carbon_plugin.monitor.context import Context
 from carbon_plugin.monitor.job import WatchedJob
@@ -15,6 +16,7 @@ from carbon_plugin.monitor.ledgers.place import RunPlace
 from carbon_plugin.monitor.node.recorder import NodeRecorder
 from carbon_plugin.monitor.node.recording import NodeRecording
 from carbon_plugin.monitor.run.exchange import Exchange
+from carbon_plugin.monitor.run.projection import spent_carbon
 from carbon_plugin.monitor.run.projector import Projected, Projector, doubts
 from carbon_plugin.monitor.run.skew import skew_message
 from carbon_plugin.monitor.run.voice import closing, opening
@@ -24,10 +26,11 @@ logger = logging.getLogger(__name__)
 
 
 class Settled(NamedTuple):
-    """The last projection, with the numbers of ledgers of the launch that have not ended, of all of its ledgers, and of
-    the ranks of this host that were not heard of."""
+    """The last projection and the carbon so far, with the numbers of ledgers of the launch that have not ended, of all
+    of its ledgers, and of the ranks of this host that were not heard of."""
 
     projected: Projected
+    spent: CarbonTotals | None
     being_written: int
     ledgers: int
     unheard: int
@@ -104,7 +107,8 @@ class RunWork:
         ranks, clock = self._job.ranks, self._job.clock
         being_written, ledgers, unheard = self._projector.settle(heard, ranks.node, ranks.local_world_size)
         projected = self._projector.project(context, clock.base_step + clock.mark.steps)
-        return Settled(projected, being_written, ledgers, unheard)
+        spent = spent_carbon(projected.totals, context.factors)
+        return Settled(projected, spent, being_written, ledgers, unheard)
 
     def say_closing(self, settled: Settled) -> None:
         """Say the closing line."""
@@ -115,7 +119,7 @@ class RunWork:
             closing(
                 step=record.step,
                 energy_j=record.spent_energy_j,
-                spent=settled.projected.spent,
+                spent=settled.spent,
                 nodes_seen=record.nodes_seen,
                 nodes=record.nodes,
                 run_dir=self._job.run_dir,

@@ -177,7 +177,7 @@ def assert_equal(ledgers: list[Ledger]) -> RunTotals:
         spent = outlook(live, None, FACTORS).spent
         assert spent is not None
         for name in ("operational_kg", "embodied_kg", "total_kg"):
-            assert getattr(spent, name).value == pytest.approx(getattr(summary.footprint, name).value, rel=1e-9)
+            assert getattr(spent, name) == pytest.approx(getattr(summary.footprint, name).value, rel=1e-9)
     return live
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from carbon_plugin.footprint.account import account
+from carbon_plugin.footprint.account import carbon_totals
 from carbon_plugin.footprint.run_factors import resolve_factors
 from carbon_plugin.monitor.run.voice import closing, opening
 from carbon_plugin.show.saying import PACKAGE, say
@@ -116,7 +116,7 @@ def test_energy_is_said_in_a_unit_that_fits(energy_j, words):
 
 
 def test_carbon_without_manufacture_is_called_operational_and_missing_nodes_are_named():
-    spent = account((), (), resolve_factors(Site(zone="FRA"), None), draws=10)
+    spent = carbon_totals((), (), resolve_factors(Site(zone="FRA"), None), draws=10)
 
     said = closing(step=1, energy_j=1.0, spent=spent, nodes_seen=3, nodes=4, run_dir=Path("r"))
 
