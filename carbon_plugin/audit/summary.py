@@ -14,7 +14,6 @@ import carbon_plugin
 from carbon_plugin.audit.findings.energy import Waste
 from carbon_plugin.audit.findings.reserved import Reserved
 from carbon_plugin.audit.findings.run import Run
-from carbon_plugin.audit.findings.series import Series
 from carbon_plugin.audit.result import AUDIT_VERSION, AuditSummary, Device, Verification
 from carbon_plugin.audit.tally.accounting import (
     SAMPLING,
@@ -129,14 +128,7 @@ def _conclude(collected: RunCollector, identity: RunIdentity | None, checks: Run
         events=sorted(collected.events, key=lambda event: event.at_unix_s),
         event_counts=dict(sorted(collected.event_counts.items())),
         assumptions=_assumptions(collected.files),
-        series=Series(
-            width_s=collected.bins.width_s,
-            rung_energy_j=collected.rung_series(),
-            gpu_power_w=collected.gpu_series(),
-            operational_kg=collected.carbon_series(),
-            steps=spans.series(),
-            phase_energy_j=collected.phase_series(),
-        ),
+        series=collected.series(period.wall_s),
         verification=Verification(
             ok=checks.ok,
             problems=checks.all_problems,

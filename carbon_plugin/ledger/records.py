@@ -28,6 +28,11 @@ HEADS_EVENT = "ledger_heads"
 file then stands for all of them, up to that moment. With "complete": true the heads are those of all lines that the
 files had."""
 
+GRID_EVENT = "grid_intensity"
+"""The event of a change of the source of the grid intensity. With that of the site's series it holds under `BY_HOUR`
+the mean intensity of each hour of the day, UTC, g/kWh, None for hours that the series does not know."""
+BY_HOUR = "g_per_kwh_by_hour"
+
 RESUMED_EVENT = "resumed"
 """The event of a node whose job has loaded a checkpoint while training. Its steps may go back once."""
 

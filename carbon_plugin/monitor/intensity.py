@@ -14,13 +14,13 @@ from carbon_plugin.footprint.live.cache import DiskCache, cache_dir
 from carbon_plugin.footprint.live.feed import IntensityReading, LiveFeed, SampleOrigin
 from carbon_plugin.footprint.live.open import open_provider
 from carbon_plugin.footprint.values import RunPeriod
+from carbon_plugin.ledger.records import BY_HOUR, GRID_EVENT
 from carbon_plugin.spec.parsing.moment import iso_utc
 from carbon_plugin.spec.site import LiveSource, Site
 
 if TYPE_CHECKING:
     from carbon_plugin.footprint.series.trace import Trace
 
-EVENT = "grid_intensity"
 Note = tuple[str, str, dict[str, Any]]
 
 
@@ -53,7 +53,7 @@ class IntensityWatch:
             feed.refresh(now_unix_s)
             name = feed.provider.name
             if feed.trouble is not None and feed.trouble != self._troubles.get(name):
-                self._notes.append((f"{EVENT}_trouble", feed.trouble, {"provider": name}))
+                self._notes.append((f"{GRID_EVENT}_trouble", feed.trouble, {"provider": name}))
             self._troubles[name] = feed.trouble
 
     def of_window(self, start_unix_s: float, end_unix_s: float, static_g_per_kwh: float | None) -> InForce:
@@ -63,7 +63,7 @@ class IntensityWatch:
                 feed.take_over()
         reading = _reading(self._feed, self._trace, start_unix_s, end_unix_s, static_g_per_kwh)
         if reading.origin != self._origin:
-            self._notes.append((EVENT, *self._change(reading, end_unix_s)))
+            self._notes.append((GRID_EVENT, *self._change(reading, end_unix_s)))
             self._origin = reading.origin
         marginal = _reading(self._marginal_feed, self._marginal_trace, start_unix_s, end_unix_s, self._marginal_static)
         origin = None if reading.g_per_kwh is None else reading.origin
@@ -79,6 +79,8 @@ class IntensityWatch:
         data: dict[str, Any] = {"origin": reading.origin, "g_per_kwh": reading.g_per_kwh}
         feed = self._feed
         sample = feed.sample if feed else None
+        if reading.origin == "series" and self._trace is not None:
+            data[BY_HOUR] = self._trace.by_hour()
         if feed is None or sample is None or reading.origin == "series":
             source = "of the site's series" if reading.origin == "series" else "static, of the factors"
             return f"intensity is {source} from now on: {value}", data

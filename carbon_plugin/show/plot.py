@@ -109,7 +109,14 @@ def area(of: Frame, xs: Points, lows: Points, highs: Points, colour: str, *, opa
 
 
 def line(
-    of: Frame, xs: Points, ys: Sequence[float | None], colour: str, *, dashed: bool = False, width_px: float = 1.6
+    of: Frame,
+    xs: Points,
+    ys: Sequence[float | None],
+    colour: str,
+    *,
+    dashed: bool = False,
+    width_px: float = 1.6,
+    opacity: float = 1.0,
 ) -> str:
     """Draw a line through points; it is interrupted where a value is None, and a point between two gaps is a dot."""
     dash = ' stroke-dasharray="6 3"' if dashed else ""
@@ -121,7 +128,8 @@ def line(
         elif known:
             x, y = points[0].split(",")
             dots.append(f'<circle cx="{x}" cy="{y}" r="2.2" fill="{paint(colour)}"/>')
-    path = f'<path d="{"".join(pieces)}" fill="none" stroke="{paint(colour)}" stroke-width="{width_px}"{dash}/>'
+    faint = f' stroke-opacity="{opacity}"' if opacity < 1 else ""
+    path = f'<path d="{"".join(pieces)}" fill="none" stroke="{paint(colour)}" stroke-width="{width_px}"{dash}{faint}/>'
     return (path if pieces else "") + "".join(dots)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,8 @@ class Job:
     prediction: dict[str, Any] | None = None
     predicted_step_time_s: float | None = 0.45
     noise: float = 0.02
+    peak: tuple[int, int, float] | None = None  # node, train window of each attempt, factor of its power
+    series: Callable[[float], float] | None = None  # the grid intensity of a site's series at a moment, g/kWh
     lost_gpu: tuple[int, int, int] | None = None  # node, gpu, from train window on, in the last attempt
     seed: int = 0
 
@@ -158,6 +161,9 @@ class Job:
         def window(phase: str, duration_s: float, steps: int, load: float, train_window: int = 0) -> Window:
             nonlocal now_s, step, index
             energies = []
+            if self.peak is not None and phase == "train" and (node, train_window) == self.peak[:2]:
+                load *= self.peak[2]
+            series = self.series(now_s) if self.series else None
             for gpu in range(self.gpus):
                 lost = last and self.lost_gpu is not None and (node, gpu) == self.lost_gpu[:2]
                 if lost and self.lost_gpu is not None and train_window >= self.lost_gpu[2]:
@@ -193,7 +199,8 @@ class Job:
                 steps=steps,
                 last_step=step + steps,
                 tokens=steps * self.tokens_per_step,
-                intensity_g_per_kwh=self.intensity_g_per_kwh,
+                intensity_g_per_kwh=self.intensity_g_per_kwh if series is None else series,
+                intensity_origin=None if series is None else "series",
                 pue=self.pue,
             )
             now_s, step, index = now_s + duration_s, step + steps, index + 1

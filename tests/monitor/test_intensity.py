@@ -18,9 +18,9 @@ from carbon_plugin.audit.exports.ghg_factors import GhgInputs
 from carbon_plugin.audit.exports.model_card import model_card_emissions
 from carbon_plugin.audit.exports.paper import paper_paragraph
 from carbon_plugin.audit.exports.sci import sci_report
+from carbon_plugin.audit.measured import measured_run
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.audit.summary import summarise
-from carbon_plugin.cli.commands.whatif import measured_run
 from carbon_plugin.errors import FootprintError, ReportError
 from carbon_plugin.footprint.live.cache import DiskCache
 from carbon_plugin.footprint.live.provider import LiveSample
@@ -193,6 +193,9 @@ def test_a_series_is_named_with_the_mean_of_the_windows(job, maps, tmp_path):
     assert "mean over the run's windows" in paper
     assert "mean of all of it" not in paper
     assert sci_report(summary).intensity.granularity_time.startswith("hourly")
+    by_hour = summary.series.grid_by_hour_g_per_kwh
+    assert [by_hour[(hour.hour + number) % 24] for number in range(4)] == [100, 150, 200, None]
+    assert "series" in summary.series.grid_by_hour_from
 
 
 def test_a_refused_token_is_an_event_and_the_static_value_counts(job, maps, tmp_path):

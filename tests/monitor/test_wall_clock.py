@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from carbon_plugin.audit.report.charts.all_charts import charts_of
+from carbon_plugin.audit.report.page import render_html
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.audit.sentences.narrative import warnings
 from carbon_plugin.audit.summary import summarise
@@ -122,3 +124,18 @@ def test_attempts_keep_their_order_when_the_clock_was_set_back_between_them(runs
     waited = waited_j(runs / "between")
     assert summary.energy.energy_j == pytest.approx(sum(joules) + waited)
     assert records(second, Projection)[-1].spent_energy_j == pytest.approx(sum(joules) + waited)
+
+
+@pytest.mark.parametrize("name", [*STEPS_S, "between"])
+def test_page_of_a_run_whose_clock_was_set_shows_its_true_time_and_says_so(audits, name):
+    summary = audits[name]
+    power = charts_of(summary)["power"].live
+    markup = render_html(summary)
+
+    per_s = {"seconds": 1, "minutes": 60}[power["axis"].split()[0]]
+    assert power["x"][-1] * per_s == pytest.approx(summary.period.wall_s, rel=1e-6)
+    assert summary.period.wall_s < 600
+    assert all(value >= 0 for one in power["series"] for value in one["values"])
+    said = "by the clock of rank 0" if name == "between" else "The wall clock of a host was set"
+    assert said in " ".join(markup.split())
+    assert summary.period.gaps == [] or name == "between"

@@ -342,6 +342,11 @@ RULES: dict[str, Rule] = {
         "total with one input at its p10 or p90, all others central", [], ["footprint.total_kg"]
     ),
     "series": _from_ledgers("windows and spans in equal bins of time, each shared out over the bins that it covers"),
+    "series.grid_by_hour_g_per_kwh": lambda summary, path: Reason(
+        f"intensity of each hour of the day, UTC: {summary.series.grid_by_hour_from}",
+        [summary.factors.intensity.attribution] if summary.factors else [],
+        ["factors.intensity"] if summary.factors else [],
+    ),
     "events": _from_ledgers("events as the monitor recorded them"),
     "event_counts": _from_ledgers("number of events of a kind"),
     "verification": _from_ledgers("every line checked against the chain before it"),

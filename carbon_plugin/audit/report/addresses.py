@@ -11,41 +11,43 @@ from carbon_plugin.footprint.factors import tables
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-_ADDRESS = re.compile(r"https?://[^\s<>\"'()]+[^\s<>\"'().,;:]")
-_ATTRIBUTES = 'rel="noopener noreferrer"'
+_ADDRESS = r"https?://[^\s<>\"'()]+[^\s<>\"'().,;:]"
+_ARXIV = re.compile(r"arXiv:? ?(\d{4}\.\d{4,5})")
 
 
 def linked(text: str) -> Markup:
-    """Return a text as markup in which addresses of web pages are links, and so are titles of sources with a known
-    address.
+    """Return a text as markup in which addresses of web pages are links, and so are numbers of arXiv and names of
+    sources with a known address.
 
     Everything else is escaped.
     """
     from markupsafe import Markup, escape
 
     parts, done = [], 0
-    for match in _ADDRESS.finditer(text):
-        parts.append(_titled(text[done : match.start()]))
-        address = escape(match[0])
-        parts.append(Markup(f'<a href="{address}" {_ATTRIBUTES}>{address}</a>'))
+    for match in _linkable().finditer(text):
+        address = escape(_address_of(match[0]))
+        parts.append(escape(text[done : match.start()]))
+        parts.append(Markup(f'<a href="{address}" rel="noopener noreferrer">{escape(match[0])}</a>'))
         done = match.end()
-    return Markup("").join([*parts, _titled(text[done:])])
+    return Markup("").join([*parts, escape(text[done:])])
 
 
-def _titled(text: str) -> Markup:
-    from markupsafe import Markup, escape
-
-    for title, address in _titles().items():
-        if title in text:
-            before, after = text.split(title, 1)
-            link = Markup(f'<a href="{escape(address)}" {_ATTRIBUTES}>{escape(title)}</a>')
-            return escape(before) + link + escape(after)
-    return escape(text)
+def _address_of(words: str) -> str:
+    """Return the address that words of a source stand for; an address stands for itself."""
+    arxiv = _ARXIV.fullmatch(words)
+    return f"https://arxiv.org/abs/{arxiv[1]}" if arxiv else _named().get(words, words)
 
 
 @cache
-def _titles() -> dict[str, str]:
-    """Return the titles of the shipped tables, each with the address that it was taken from."""
+def _linkable() -> re.Pattern[str]:
+    """Return the pattern of everything that becomes a link; of names that begin alike the longest counts."""
+    names = sorted(_named(), key=len, reverse=True)
+    return re.compile("|".join([_ADDRESS, _ARXIV.pattern, *map(re.escape, names)]))
+
+
+@cache
+def _named() -> dict[str, str]:
+    """Return the titles of the shipped tables and names of other sources, each with its address."""
     loaders = (
         tables.country_intensities,
         tables.egrid_intensities,
@@ -54,4 +56,5 @@ def _titles() -> dict[str, str]:
         tables.australia_intensities,
         tables.china_intensities,
     )
-    return {source.title: source.url for source in (load().source for load in loaders)}
+    titles = {source.title: source.url for source in (load().source for load in loaders)}
+    return {**tables.source_addresses(), **titles}

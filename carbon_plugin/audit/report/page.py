@@ -7,7 +7,7 @@ from typing import Any
 from msgspec import Struct
 
 from carbon_plugin.audit.explain.trace import Explanation, explain_each
-from carbon_plugin.audit.report import first_screen, grasp
+from carbon_plugin.audit.report import first_screen, grasp, otherwise
 from carbon_plugin.audit.report.charts.all_charts import MAKERS, charts_of
 from carbon_plugin.audit.report.charts.of_devices import outlier_table
 from carbon_plugin.audit.report.environment import environment, script_hashes, scripts, styles
@@ -31,12 +31,16 @@ EXPLAINED = (
     "coverage",
     "period",
     "series",
+    "series.grid_by_hour_g_per_kwh",
     "drivers",
     "waste",
+    "footprint.energy_j.facility",
+    "footprint.market",
+    "by_rung.gpu",
+    "verification",
 )
-"""The page shows the derivation of these fields of report.json."""
+"""The page shows the derivation of these fields of report.json, and of the phases, causes and water that it has."""
 EXPLAINED_LINES = 24
-CHART_NAMES = ("power", "doing", "intensity", "emissions", "gpus", "steps", "phases", "forecast", "drivers", "devices")
 
 
 class Derivation(Struct, frozen=True, kw_only=True):
@@ -58,14 +62,14 @@ def render_first_screen(summary: AuditSummary) -> str:
 
 
 def _context(summary: AuditSummary) -> dict[str, Any]:
-    assert len(CHART_NAMES) == len(MAKERS)
+    charts = charts_of(summary)
     found: dict[str, Any] = {
         **_first_screen(summary),
         "styles": styles(),
         "scripts": scripts(),
         "script_hashes": script_hashes(),
         "colours": COLOURS,
-        "charts": dict.fromkeys(CHART_NAMES) | charts_of(summary),
+        "charts": dict.fromkeys(MAKERS) | charts,
         "how_of": _derivations(summary),
         "opening": narrative.opening(summary),
         "missing": missing.missing(summary),
@@ -77,7 +81,8 @@ def _context(summary: AuditSummary) -> dict[str, Any]:
         "prediction": forecast.prediction_table(summary),
         "forecast": forecast.forecast_table(summary),
         "causes": forecast.cause_table(summary),
-        "elsewhere": grasp.elsewhere(summary),
+        "elsewhere": otherwise.elsewhere(summary),
+        "no_hours": None if "hours" in charts else otherwise.at_hours(summary),
         "outliers": outlier_table(summary),
         "attempts": evidence.attempt_table(summary),
         "devices": evidence.device_table(summary),
@@ -86,6 +91,9 @@ def _context(summary: AuditSummary) -> dict[str, Any]:
         "assumptions": evidence.assumption_table(summary),
         "spec": evidence.spec_table(summary),
         "ledgers": evidence.ledger_table(summary),
+        "phase_fields": _phases(summary),
+        "cause_fields": _causes(summary),
+        "beside_fields": ["footprint.market", *_water(summary)],
         "versions": ", ".join(f"{name} {version}" for name, version in summary.run.versions.items()),
     }
     return found | {"sections": _sections(found)}
@@ -108,12 +116,24 @@ def _sections(found: dict[str, Any]) -> list[tuple[str, str]]:
     """Return the anchors of the sections that the page has, with their titles."""
     sections = [("time", "Over time"), ("energy", "Energy"), ("expected", "Expected")]
     sections += [("carbon", "Carbon and its range")] if found["carbon"] else []
-    sections += [("elsewhere", "Other grids")] if found["elsewhere"] else []
+    sections += [("elsewhere", "Elsewhere")] if found["elsewhere"] else []
     return [*sections, ("machines", "GPUs"), ("sources", "Sources"), ("trust", "Verification"), ("method", "Method")]
 
 
+def _phases(summary: AuditSummary) -> list[str]:
+    return [f"by_phase.{phase}" for phase in summary.by_phase]
+
+
+def _causes(summary: AuditSummary) -> list[str]:
+    return [f"forecast.parts.{at}" for at in range(len(summary.forecast.parts) if summary.forecast else 0)]
+
+
+def _water(summary: AuditSummary) -> list[str]:
+    return [f"footprint.water_l.{place}" for place in summary.footprint.water_l] if summary.footprint else []
+
+
 def _derivations(summary: AuditSummary) -> dict[str, Derivation]:
-    found = explain_each(summary, EXPLAINED)
+    found = explain_each(summary, [*EXPLAINED, *_phases(summary), *_causes(summary), *_water(summary)])
     return {
         field: Derivation(shown=lines[:EXPLAINED_LINES], more=max(0, len(lines) - EXPLAINED_LINES))
         for field, lines in found.items()

@@ -3,6 +3,7 @@ joined."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -17,7 +18,8 @@ class TimeBins:
 
     There are at most `capacity` bins, an even number. A later amount doubles the width of the bins as often as needed.
     An amount is spread evenly over its interval. What lies before the origin, because a node's clock is late, goes to
-    the first bin.
+    the first bin. Of rates, such as the power of a device, each bin keeps the lowest and the highest one, so that a
+    short peak is still there when the bins have become wide.
     """
 
     def __init__(self, origin_unix_s: float, capacity: int = 480) -> None:
@@ -25,10 +27,19 @@ class TimeBins:
         self.width_s = _FINEST_S
         self.count = 0
         self.amounts: dict[str, Floats] = {}
+        self.lows: dict[str, Floats] = {}
+        self.highs: dict[str, Floats] = {}
         self._capacity = capacity
 
-    def add(self, start_unix_s: Floats, duration_s: Floats, amounts: Mapping[str, Floats]) -> None:
-        """Spread an amount of each group over each of the intervals."""
+    def add(
+        self,
+        start_unix_s: Floats,
+        duration_s: Floats,
+        amounts: Mapping[str, Floats],
+        rates: Mapping[str, Floats] | None = None,
+    ) -> None:
+        """Spread an amount of each group over each of the intervals, and note the rate of each group in them, NaN where
+        there is none."""
         starts_s = np.maximum(0.0, start_unix_s - self.origin_unix_s)
         ends_s = np.maximum(starts_s, start_unix_s + duration_s - self.origin_unix_s)
         self._widen_to(float(ends_s.max()))
@@ -38,6 +49,13 @@ class TimeBins:
         inside = first == last
         for group, values in amounts.items():
             self._bins(group)[:] += np.bincount(first[inside], weights=values[inside], minlength=self._capacity)
+        for group, values in (rates or {}).items():
+            for extremes, keep in ((self.lows, np.fmin), (self.highs, np.fmax)):
+                bins = extremes.setdefault(group, np.full(self._capacity, np.nan))
+                keep.at(bins, first[inside], values[inside])
+                for row in np.flatnonzero(~inside).tolist():
+                    reached = bins[first[row] : last[row] + 1]
+                    keep(reached, values[row], out=reached)
         for row in np.flatnonzero(~inside).tolist():
             edges_s = np.arange(first[row], last[row] + 2) * self.width_s
             inside_s = np.minimum(ends_s[row], edges_s[1:]) - np.maximum(starts_s[row], edges_s[:-1])
@@ -54,11 +72,20 @@ class TimeBins:
         self.count = max(self.count, other.count)
         for group, bins in other.amounts.items():
             self._bins(group)[:] += bins
+        for extremes, others, keep in ((self.lows, other.lows, np.fmin), (self.highs, other.highs, np.fmax)):
+            for group, bins in others.items():
+                extremes[group] = keep(extremes[group], bins) if group in extremes else bins
 
     def values(self, group: str) -> list[float]:
         """Return the amount of a group in each bin. They are zeros if nothing was added."""
         bins: list[float] = self._bins(group)[: self.count].tolist()
         return bins
+
+    def extremes(self, group: str) -> tuple[list[float | None], list[float | None]]:
+        """Return the lowest and the highest rate of a group in each bin, None where it had none."""
+        none = np.full(self._capacity, np.nan)
+        lows, highs = (held.get(group, none)[: self.count].tolist() for held in (self.lows, self.highs))
+        return _known(lows), _known(highs)
 
     def _bins(self, group: str) -> Floats:
         bins = self.amounts.get(group)
@@ -76,3 +103,10 @@ class TimeBins:
         empty = np.zeros(self._capacity // 2)
         for group, bins in self.amounts.items():
             self.amounts[group] = np.concatenate([bins[::2] + bins[1::2], empty])
+        for extremes, keep in ((self.lows, np.fmin), (self.highs, np.fmax)):
+            for group, bins in extremes.items():
+                extremes[group] = np.concatenate([keep(bins[::2], bins[1::2]), np.full_like(empty, np.nan)])
+
+
+def _known(values: list[float]) -> list[float | None]:
+    return [None if math.isnan(value) else value for value in values]

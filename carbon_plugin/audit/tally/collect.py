@@ -3,7 +3,8 @@ conclusions."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Hashable, Iterable, Mapping
 from itertools import chain
 from typing import TypeVar
 
@@ -11,14 +12,15 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
+from carbon_plugin.audit.findings.series import Series
 from carbon_plugin.audit.result import EventNote
-from carbon_plugin.audit.tally.bins import TimeBins
-from carbon_plugin.audit.tally.blocks import MAX_WINDOWS, RowBlock, Rows, blocks_of
+from carbon_plugin.audit.tally.blocks import MAX_WINDOWS, RowBlock, blocks_of
 from carbon_plugin.audit.tally.calendar import Calendar
 from carbon_plugin.audit.tally.documents import SharedDocuments
 from carbon_plugin.audit.tally.energy_sums import EnergySums
 from carbon_plugin.audit.tally.in_force import GridTally
-from carbon_plugin.audit.tally.rework import Rework, Stalls, rework_of
+from carbon_plugin.audit.tally.over_time import MeteredRows, OverTime
+from carbon_plugin.audit.tally.rework import Stalls, rework_of
 from carbon_plugin.audit.tally.spans import SpanSums
 from carbon_plugin.footprint.values import Factors
 from carbon_plugin.ledger.held.account_inputs import UncertaintyScope, stated_factors
@@ -30,14 +32,11 @@ from carbon_plugin.ledger.records import HEADS_EVENT, Close, Event, Manifest, Ph
 from carbon_plugin.ledger.verification.file_check import CheckedLedger
 from carbon_plugin.spec.metered import DeviceIdentity, Rung
 from carbon_plugin.spec.range_array import Floats
-from carbon_plugin.spec.units import GRAMS_PER_KG, JOULES_PER_KWH
 
 # These bound what a report lists one by one. Counts and sums always cover everything.
 MAX_EVENTS = 2000
 MAX_NOTES_PER_DEVICE = 8
 MAX_CHARTED_GPUS = 16
-
-_CARBON, _READ_S, _PHASE = "carbon", "read ", "phase "
 
 _Key = TypeVar("_Key", bound=Hashable)
 
@@ -70,6 +69,7 @@ class FilePass(Struct):
     grid: GridTally
     stalls: Stalls
     factors: Factors | None = None
+    followed_until_s: float = -math.inf
     steps: int = 0
     tokens: int = 0
     last_step: int = 0
@@ -115,7 +115,7 @@ class RunCollector:
         self.unobserved: dict[UncertaintyScope, EnergySums] = {}
         self.files: list[FilePass] = []
         self.claims = DeviceClaims()
-        self.bins = TimeBins(origin_unix_s)
+        self.over_time = OverTime(origin_unix_s)
         self.calendar = Calendar()
         self.event_counts: dict[str, int] = {}
         self._origin_unix_s = origin_unix_s
@@ -167,7 +167,7 @@ class RunCollector:
         self.devices |= other.devices
         self.files += other.files
         self.claims.overlaps += other.claims.overlaps
-        self.bins.merge(other.bins)
+        self.over_time.merge(other.over_time)
         self.calendar.merge(other.calendar)
         for kind, count in other.event_counts.items():
             self.event_counts[kind] = self.event_counts.get(kind, 0) + count
@@ -230,30 +230,15 @@ class RunCollector:
         """Return the sums by device key."""
         return _grouped((key, sums) for (key, _), sums in self.recorded.items())
 
-    def rung_series(self) -> dict[Rung, list[float]]:
-        """Return the energy of each rung in each bin, J."""
-        rungs = {seen.identity.rung for seen in self.devices.values()}
-        return {rung: self.bins.values(rung) for rung in sorted(rungs)}
-
-    def phase_series(self) -> dict[Phase, list[float]]:
-        """Return the energy of the IT rungs for each phase in each bin, J."""
-        phases = dict.fromkeys(phase for _, phase in self.recorded)
-        return {phase: self.bins.values(_PHASE + phase) for phase in phases}
-
-    def gpu_series(self) -> dict[str, list[float | None]]:
-        """Return the mean power of the first few GPUs in each bin while they were read, W, or None where they were
-        not."""
-        return {
-            key: [
-                energy_j / read_s if read_s > 0 else None
-                for energy_j, read_s in zip(self.bins.values(key), self.bins.values(_READ_S + key), strict=True)
-            ]
-            for key in sorted(self._charted)
-        }
-
-    def carbon_series(self) -> list[float]:
-        """Return the operational carbon of the IT rungs in each bin, kg."""
-        return [grams / GRAMS_PER_KG for grams in self.bins.values(_CARBON)]
+    def series(self, wall_s: float) -> Series:
+        """Return the run over time; it lasted `wall_s`."""
+        return self.over_time.series(
+            rungs=sorted({seen.identity.rung for seen in self.devices.values()}),
+            phases=dict.fromkeys(phase for _, phase in self.recorded),
+            gpus=sorted(self._charted),
+            steps=self.spans.series(),
+            wall_s=wall_s,
+        )
 
     def is_it(self, key: str) -> bool:
         """Return whether a device belongs to the IT rungs. The energy of the facility contains that of all others."""
@@ -307,7 +292,7 @@ class RunCollector:
         reached_step = max(context.resumed_at_step, file.last_step)
         rework = rework_of(windows, reached_step=reached_step, restarted=context.launch > 0)
         phases = block.phases()
-        metered: list[tuple[str, Rows]] = []
+        metered: list[MeteredRows] = []
         for index, key in enumerate(block.keys):
             seen = self.devices.get(key)
             if seen is None:
@@ -315,7 +300,7 @@ class RunCollector:
             rows = block.rows(index, self._shares(block, index, context.clock_offset_s))
             for phase, chosen in phases.items():
                 _sums_of(self.recorded, (key, phase)).add(rows if chosen is None else rows.weighted(chosen))
-            metered.append((key, rows))
+            metered.append(MeteredRows(key, seen.identity.rung, rows, key in self._charted))
             if seen.identity.rung != "facility":
                 for parts, weights in ((self.redone, rework.redone), (self.restarts, rework.restart)):
                     if weights is not None:
@@ -324,11 +309,11 @@ class RunCollector:
             seen = self.devices.get(key)
             if seen is not None and note not in seen.notes and len(seen.notes) < MAX_NOTES_PER_DEVICE:
                 seen.notes.append(note)
-        it_j = sum((rows.energy.value for key, rows in metered if self.is_it(key)), np.zeros(len(windows)))
+        it_j = sum((one.rows.energy.value for one in metered if one.rung != "facility"), np.zeros(len(windows)))
         if file.factors is not None:
             file.grid.add(file.factors.intensity, windows, it_j * block.pue, block.intensity_g_per_kwh)
-        self._add_over_time(file, block, metered, it_j, rework)
         starts_s = block.start_unix_s - context.clock_offset_s
+        file.followed_until_s = self.over_time.add(block, starts_s, metered, it_j, file.followed_until_s)
         self.calendar.add(starts_s, it_j, block.pue, block.intensity_g_per_kwh)
         file.stalls.add(windows)
         for window in windows:
@@ -339,21 +324,6 @@ class RunCollector:
         file.last_step = max(file.last_step, *(window.last_step for window in windows))
         file.redone_steps += rework.steps
         file.end_unix_s = max(file.end_unix_s, float((block.start_unix_s + block.duration_s).max()))
-
-    def _add_over_time(
-        self, file: FilePass, block: RowBlock, metered: Sequence[tuple[str, Rows]], it_j: Floats, rework: Rework
-    ) -> None:
-        """Add the energy of devices in windows, and that of the IT rungs together, to the series over time."""
-        binned: dict[str, Floats] = {}
-        for key, rows in metered:
-            rung = self.devices[key].identity.rung
-            binned[rung] = binned[rung] + rows.energy.value if rung in binned else rows.energy.value
-            if key in self._charted:
-                binned[key], binned[_READ_S + key] = rows.energy.value, rows.seconds * rows.known
-        for phase, chosen in block.phases().items():
-            binned[_PHASE + phase] = it_j if chosen is None else it_j * chosen
-        binned[_CARBON] = np.nan_to_num(it_j * block.pue * block.intensity_g_per_kwh / JOULES_PER_KWH)
-        self.bins.add(block.start_unix_s - file.context.clock_offset_s, block.duration_s, binned)
 
     def _shares(self, block: RowBlock, index: int, clock_offset_s: float) -> Floats | None:
         """Return the part of each window of a device that no earlier file has metered, or None for all of each."""
@@ -372,6 +342,7 @@ class RunCollector:
         if event.kind == HEADS_EVENT:
             return
         file.grid.note(event)
+        self.over_time.hours.note(event)
         self.event_counts[event.kind] = self.event_counts.get(event.kind, 0) + 1
         if len(self._events) < MAX_EVENTS:
             note = EventNote(

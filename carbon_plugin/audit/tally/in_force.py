@@ -17,12 +17,10 @@ from msgspec import Struct
 
 from carbon_plugin.footprint.factors.grid import describe_basis
 from carbon_plugin.footprint.values import Basis, Intensity, IntensityPart
-from carbon_plugin.ledger.records import Event, IntensityOrigin, Window
+from carbon_plugin.ledger.records import GRID_EVENT, Event, IntensityOrigin, Window
 from carbon_plugin.show import wording
 from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.range_array import Floats
-
-EVENT = "grid_intensity"
 
 
 class IntensitySource(Struct, frozen=True, kw_only=True):
@@ -78,7 +76,7 @@ class GridTally:
 
     def note(self, event: Event) -> None:
         """Read the source in force from an event."""
-        if event.kind != EVENT:
+        if event.kind != GRID_EVENT:
             return
         self._origins.add(event.data.get("origin"))
         if "provider" in event.data:

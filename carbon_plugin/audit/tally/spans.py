@@ -93,7 +93,8 @@ class SpanSums:
             _PREDICTED: np.nan_to_num(predicted * steps),
         }
         starts = np.array([span.start_unix_s for span in spans]) - clock_offset_s
-        self._bins.add(starts, np.array([span.duration_s for span in spans]), amounts)
+        rates = {_MEASURED: np.array([span.step_time_s for span in spans])}
+        self._bins.add(starts, np.array([span.duration_s for span in spans]), amounts, rates)
 
     def comparison(self, prediction: PredictionDocument | None) -> StepComparison | None:
         """Return the means over all spans, or None without any. The predicted range is that of `prediction`, in
@@ -123,14 +124,18 @@ class SpanSums:
         )
 
     def series(self) -> StepSeries:
-        """Return the mean step time of each bin that has steps. The moment is the middle of the bin."""
+        """Return the mean step time of each bin that has steps, with that of its fastest and its slowest span. The
+        moment is the middle of the bin."""
         bins = self._bins
         rows = zip(*(bins.values(group) for group in (_STEPS, _MEASURED, _PREDICTED_STEPS, _PREDICTED)), strict=True)
         filled = [(index, *row) for index, row in enumerate(rows) if row[0] > 0]
+        lows, highs = bins.extremes(_MEASURED)
         return StepSeries(
             at_s=[(index + 0.5) * bins.width_s for index, *_ in filled],
             measured_s=[measured / steps for _, steps, measured, _, _ in filled],
             predicted_s=[predicted / steps if steps else None for _, _, _, steps, predicted in filled],
+            lowest_s=[lows[index] for index, *_ in filled],
+            highest_s=[highs[index] for index, *_ in filled],
         )
 
 

@@ -51,7 +51,7 @@ def show_comparison(comparison: Comparison, *, output: Path | None, as_json: boo
 
 def label_of(alternative: Alternative) -> str:
     """Return what an alternative changes, in few words."""
-    named = ("start", "pause_above")
+    named = ("start", "hour", "pause_above")
     words = (f"{axis} {value}" if axis in named else value for axis, value in alternative.changes.items())
     return ", ".join(words) or "as it is"
 

@@ -378,6 +378,12 @@ def trade() -> Mapping[str, Sequence[str]]:
 
 
 @cache
+def source_addresses() -> Mapping[str, str]:
+    """Return the address of each publication that sources of factors and profiles name, by its words in them."""
+    return _load("addresses.yaml", dict[str, str])
+
+
+@cache
 def bases_table() -> BasesTable:
     """Return the relation of direct and lifecycle emissions of grids."""
     return _load("bases.yaml", BasesTable)

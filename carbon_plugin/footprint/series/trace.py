@@ -13,7 +13,7 @@ import numpy as np
 from carbon_plugin.errors import FootprintError
 from carbon_plugin.footprint.uncertainty import Floats
 from carbon_plugin.footprint.values import Basis
-from carbon_plugin.spec.units import SECONDS_PER_HOUR
+from carbon_plugin.spec.units import SECONDS_PER_DAY, SECONDS_PER_HOUR
 
 # A trace of another year stands for a period by whole weeks, so that hour of the day and day of the week stay.
 SHIFT_S = 52 * 7 * 24 * SECONDS_PER_HOUR
@@ -64,6 +64,19 @@ class Trace(NamedTuple):
         """Return the mean over a period and the share of it that is known. See `means`."""
         mean, known = self.means(np.array([start_unix_s]), duration_s)
         return float(mean[0]), float(known[0])
+
+    def by_hour(self) -> list[float | None]:
+        """Return the mean of each hour of the day, UTC, over the whole trace; None for an hour of which it knows
+        nothing."""
+        first_s = self.start_unix_s[0] // SECONDS_PER_HOUR * SECONDS_PER_HOUR
+        starts: Floats = np.arange(first_s, self.end_unix_s, SECONDS_PER_HOUR)
+        means, known = self.means(starts, SECONDS_PER_HOUR)
+        hours = (starts % SECONDS_PER_DAY // SECONDS_PER_HOUR).astype(int)
+        known = np.where(np.isfinite(means), known, 0.0)
+        weights = np.bincount(hours, weights=known, minlength=24)
+        sums = np.bincount(hours, weights=known * np.nan_to_num(means), minlength=24)
+        pairs = zip(sums.tolist(), weights.tolist(), strict=True)
+        return [amount / weight if weight > 0 else None for amount, weight in pairs]
 
     def aligned(self, start_unix_s: float, duration_s: float) -> float | None:
         """Return the start, moved by as few multiples of 52 weeks as let the trace know most of the period.

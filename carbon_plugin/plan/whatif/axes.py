@@ -22,7 +22,7 @@ def parse_axes(words: Iterable[str], known: Iterable[str]) -> Axes:
 
     A word may hold several axes, with blanks between them, and a value may hold blanks too (zone=New York,Texas).
     Raises `SpecError` for another form, no axis, an unknown axis, an axis given twice, a start that is no moment, a
-    threshold that is no number, or more than `MOST_ALTERNATIVES` combinations.
+    threshold that is no number, an hour that no day has, or more than `MOST_ALTERNATIVES` combinations.
     """
     axes: dict[str, tuple[str, ...]] = {}
     for word in filter(None, _PARTS.split(" ".join(words).strip())):
@@ -41,6 +41,8 @@ def parse_axes(words: Iterable[str], known: Iterable[str]) -> Axes:
         unix_s(start, "compare: start")
     for threshold in axes.get("pause_above", ()):
         pause_threshold(threshold)
+    for hour in axes.get("hour", ()):
+        start_hour(hour)
     combinations = 1
     for values_of_axis in axes.values():
         combinations *= len(values_of_axis)
@@ -60,6 +62,13 @@ def pause_threshold(text: str) -> float:
     if not 0 <= value < float("inf"):
         raise SpecError(f"compare: pause_above is {text!r}, expected a number of g/kWh")
     return value
+
+
+def start_hour(text: str) -> int:
+    """Return the hour of the day, UTC, at which a run starts. Raises `SpecError` for anything but 0 to 23."""
+    if not text.isdecimal() or int(text) > 23:
+        raise SpecError(f"compare: hour is {text!r}, expected a whole number from 0 to 23 (UTC)")
+    return int(text)
 
 
 def combinations_of(axes: Axes) -> list[dict[str, str]]:

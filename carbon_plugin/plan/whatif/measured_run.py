@@ -19,16 +19,20 @@ from carbon_plugin.footprint.factors.grid import zone_intensity
 from carbon_plugin.footprint.series.file import load_trace
 from carbon_plugin.footprint.series.over_run import series_intensity
 from carbon_plugin.footprint.values import EnergyItem, Factors, Footprint, Intensity, Reservation, RunPeriod
-from carbon_plugin.plan.whatif.axes import Axes, combinations_of, pause_threshold
+from carbon_plugin.plan.whatif.axes import Axes, combinations_of, pause_threshold, start_hour
 from carbon_plugin.plan.whatif.comparison import Alternative, Comparison, make_comparison, mean_g_per_kwh
 from carbon_plugin.plan.whatif.pausing import schedule
 from carbon_plugin.plan.whatif.planned_run import marginal_kg
+from carbon_plugin.spec.figure import Figure
 from carbon_plugin.spec.parsing.moment import iso_utc, unix_s
+from carbon_plugin.spec.units import SECONDS_PER_DAY, SECONDS_PER_HOUR
 
 if TYPE_CHECKING:
     from carbon_plugin.footprint.series.trace import Trace
 
-RUN_AXES = ("zone", "series", "start", "pause_above")
+RUN_AXES = ("zone", "series", "start", "hour", "pause_above")
+SAMPLE_S = 900.0
+"""A bin of energy takes the intensity of the day every so many seconds, because it may be longer than an hour."""
 
 
 class MeasuredRun(Struct, frozen=True, kw_only=True):
@@ -37,6 +41,8 @@ class MeasuredRun(Struct, frozen=True, kw_only=True):
     `energy_j` is the IT energy in bins of `width_s` from the start on, `energies` the same energy by rung.
     `idle_j_per_s` is what each rung takes in a second of a pause, None where the devices are not known.
     `marginal_g_per_kwh` is the energy-weighted mean of the marginal intensities on record, None without any.
+    `by_hour_g_per_kwh` is the grid intensity in each hour of the day, UTC, as far as the run knows it, or empty where
+    it does not change; `by_hour_from` says where that is from.
     """
 
     name: str
@@ -49,6 +55,8 @@ class MeasuredRun(Struct, frozen=True, kw_only=True):
     footprint: Footprint
     idle_j_per_s: tuple[EnergyItem, ...] | None = None
     marginal_g_per_kwh: float | None = None
+    by_hour_g_per_kwh: tuple[float | None, ...] = ()
+    by_hour_from: str = ""
 
     @property
     def duration_s(self) -> float:
@@ -77,6 +85,8 @@ def compare_run(run: MeasuredRun, axes: Axes, *, marginal: str | None = None, se
 
 def _try(run: MeasuredRun, changes: Mapping[str, str], marginal: Trace | None, seed: int) -> Alternative:
     try:
+        if "hour" in changes and len(changes) > 1:
+            raise SpecError("hour stands alone: for the hours of another place or series give series=FILE start=MOMENT")
         start = unix_s(changes["start"], "start") if "start" in changes else run.start_unix_s
         if "series" in changes:
             if "pause_above" in changes:
@@ -84,6 +94,8 @@ def _try(run: MeasuredRun, changes: Mapping[str, str], marginal: Trace | None, s
             return _shifted(run, changes, start, marginal, seed)
         if "start" in changes or "pause_above" in changes:
             raise SpecError("start and pause_above need series=FILE, the intensity over time")
+        if "hour" in changes:
+            return _at_hour(run, changes, seed)
         return _moved(run, changes, marginal, seed)
     except CarbonPluginError as error:
         return Alternative(changes=dict(changes), reason=str(error))
@@ -95,6 +107,41 @@ def _moved(run: MeasuredRun, changes: Mapping[str, str], marginal: Trace | None,
     factors = _factors(run, intensity)
     footprint = account(run.energies, run.reserved, factors, seed=seed)
     return _alternative(run, changes, footprint, intensity, _marginal(run, marginal, run.start_unix_s))
+
+
+def _at_hour(run: MeasuredRun, changes: Mapping[str, str], seed: int) -> Alternative:
+    """Return the run from another hour of the day on, at the intensities that it knows of the day."""
+    if not run.by_hour_g_per_kwh:
+        raise SpecError("hour needs the intensity of each hour, and that of this run does not change with time")
+    mean = _mean_from_hour(run, start_hour(changes["hour"]))
+    stated = run.factors.intensity
+    figure = stated.figure
+    low, high = (mean * edge / figure.value if figure.value else mean for edge in (figure.low, figure.high))
+    intensity = msgspec.structs.replace(
+        stated,
+        figure=Figure(mean, low, high, figure.unit, "assumed", run.by_hour_from),
+        granularity="mean day by the hour",
+        parts=(),
+    )
+    energies = [msgspec.structs.replace(item, intensity_g_per_kwh=mean) for item in run.energies]
+    footprint = account(energies, run.reserved, _factors(run, intensity), seed=seed)
+    return _alternative(run, changes, footprint, intensity, None)
+
+
+def _mean_from_hour(run: MeasuredRun, hour: int) -> float:
+    """Return the mean intensity, weighted with the energy of the run, if it starts at this hour and its own minute."""
+    own_s = run.start_unix_s % SECONDS_PER_HOUR
+    samples = max(1, round(run.width_s / SAMPLE_S))
+    bins = np.arange(len(run.energy_j) * samples, dtype=np.float64)
+    moments_s = hour * SECONDS_PER_HOUR + own_s + (bins + 0.5) * run.width_s / samples
+    day = np.array([np.nan if one is None else one for one in run.by_hour_g_per_kwh])
+    rates = day[(moments_s % SECONDS_PER_DAY // SECONDS_PER_HOUR).astype(int)]
+    weights = np.repeat(np.array(run.energy_j), samples)
+    if np.isnan(rates[weights > 0]).any():
+        raise SpecError("the run knows no intensity for some of the hours that it would take")
+    if not weights.sum():
+        raise SpecError("the run took no energy")
+    return float(np.average(np.nan_to_num(rates), weights=weights))
 
 
 def _shifted(

@@ -10,7 +10,8 @@ import pytest
 
 from carbon_plugin.audit.report.addresses import linked
 from carbon_plugin.audit.report.charts.of_devices import device_chart, outlier_table
-from carbon_plugin.audit.report.grasp import CAR_KG_PER_KM, as_a_drive, elsewhere
+from carbon_plugin.audit.report.grasp import CAR_KG_PER_KM, as_a_drive
+from carbon_plugin.audit.report.otherwise import elsewhere
 from carbon_plugin.audit.report.page import render_html
 from carbon_plugin.audit.result import AuditSummary, Device
 from carbon_plugin.audit.sentences.missing import missing
@@ -69,7 +70,10 @@ def test_other_grids_take_the_same_energy_and_hardware(summary):
 
 def test_other_grids_are_not_put_beside_an_intensity_of_another_basis(summary):
     intensity = replace(summary.factors.intensity, basis=replace(summary.factors.intensity.basis, scope="direct"))
-    assert elsewhere(replace(summary, factors=replace(summary.factors, intensity=intensity))) is None
+    said = elsewhere(replace(summary, factors=replace(summary.factors, intensity=intensity)))
+
+    assert "do not compare" in said
+    assert "direct" in said
 
 
 def gpus(summary: AuditSummary, powers_w: list[float]) -> list[Device]:

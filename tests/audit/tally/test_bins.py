@@ -61,3 +61,23 @@ def test_nothing_is_lost_or_made(windows: list[tuple[float, float, float]]) -> N
         add(bins, start_s, duration_s, {"a": amount})
     assert bins.count <= 16
     assert sum(bins.values("a")) == pytest.approx(sum(amount for _, _, amount in windows))
+
+
+def test_extremes_of_a_rate_outlive_every_widening_of_the_bins() -> None:
+    bins = TimeBins(0.0, capacity=4)
+    for second in range(16):
+        rate = np.array([900.0 if second == 5 else np.nan if second == 9 else 400.0 + second])
+        bins.add(np.array([float(second)]), np.array([1.0]), {"a": np.array([1.0])}, {"w": rate})
+
+    assert bins.extremes("w") == ([400.0, 404.0, 408.0, 412.0], [403.0, 900.0, 411.0, 415.0])
+    assert bins.extremes("b") == ([None] * 4, [None] * 4)
+
+
+def test_extremes_of_merged_bins_are_those_of_both() -> None:
+    one, other = TimeBins(0.0, capacity=4), TimeBins(0.0, capacity=4)
+    one.add(np.array([0.0]), np.array([4.0]), {}, {"w": np.array([300.0])})
+    other.add(np.array([6.0]), np.array([1.0]), {}, {"w": np.array([700.0]), "v": np.array([5.0])})
+    one.merge(other)
+
+    assert one.extremes("w") == ([300.0, 300.0, None, 700.0], [300.0, 300.0, None, 700.0])
+    assert one.extremes("v")[1] == [None, None, None, 5.0]

@@ -16,7 +16,7 @@ from carbon_plugin.footprint.run_factors import resolve_factors
 from carbon_plugin.spec.hardware.cluster import Cluster
 from carbon_plugin.spec.hardware.profiles import default_node_for, load_accelerator
 from carbon_plugin.spec.site import Site
-from tests.ledger.builder import RUN_START_UNIX_S, Job
+from tests.ledger.builder import RUN_START_UNIX_S, Attempt, Job
 
 PLAN = ["plan", "--model", "llama3-8b", "--accelerator", "h100-sxm", "--nodes", "2", "--tokens", "1e9", "--zone", "FRA"]
 STATED = ["--dp-shard", "16", "--zero-stage", "3", "--recompute", "operators"]
@@ -210,3 +210,49 @@ def test_the_chart_is_a_drawing_and_the_json_a_document(capsys, tmp_path):
     texts = {text.text for text in drawing.iter("{http://www.w3.org/2000/svg}text")}
     assert {"as it is", "SWE", "USA", "embodied", "operational, average"} <= texts
     assert len(json.loads(document.read_text())["alternatives"]) == 2
+
+
+def test_a_run_that_knows_its_grid_by_the_hour_is_put_at_other_hours(capsys, run_dir, tmp_path):
+    """30 hours at 100 g before noon and 300 g after it, from 08:53 UTC on."""
+    factors = summarise(run_dir).factors
+    half_days = Job(
+        factors=msgspec.to_builtins(factors),
+        nodes=1,
+        window_s=600.0,
+        attempts=[Attempt(0, 160)],
+        series=lambda unix_s: 100.0 if unix_s % 86400 < 43200 else 300.0,
+        noise=0.0,
+    )
+    half_days.write(tmp_path / "long")
+
+    document = json.loads(printed(capsys, "whatif", tmp_path / "long", "hour=8,20", "--json"))
+    own, other = document["alternatives"]
+
+    recorded = document["base"]
+    assert own["g_per_kwh"] == pytest.approx(recorded["g_per_kwh"], rel=0.02)
+    lasted_h = summarise(tmp_path / "long").period.wall_s / 3600
+    day_g = (12 * 100 + 12 * 300) / 24
+    # Each start takes the whole day once, and what is over a day from its own hour on.
+    over_h = lasted_h - 24
+    minutes_h = 53 / 60
+    clean_h = min(over_h, 12 - 8 - minutes_h)
+    expected = (24 * day_g + clean_h * 100 + (over_h - clean_h) * 300) / lasted_h
+    assert own["g_per_kwh"] == pytest.approx(expected, rel=0.02)
+    assert own["g_per_kwh"] + other["g_per_kwh"] == pytest.approx(400, rel=0.01)
+    assert other["footprint"]["embodied_kg"]["value"] == recorded["footprint"]["embodied_kg"]["value"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        (["hour=24"], "hour is '24', expected a whole number from 0 to 23 (UTC)"),
+        (["hour=3"], "that of this run does not change with time"),
+        (["hour=3", "zone=SWE"], "hour stands alone"),
+    ],
+)
+def test_an_hour_that_cannot_be_computed_is_one_line_and_2(capsys, run_dir, changes, problem):
+    assert run(["whatif", str(run_dir), *changes]) == 2
+
+    said = capsys.readouterr().err
+    assert problem in said
+    assert said.count("\n") == 1

@@ -11,6 +11,8 @@ WIDE_PX, NARROW_PX = 860.0, 340.0
 """The widths of the two drawings: one for a desktop and paper, and one for a phone, on which the text keeps its
 size."""
 
+_WIDE_HEIGHT_PX, _NARROW_HEIGHT_PX = 240.0, 150.0
+
 Draw = Callable[[float], str]
 
 
@@ -30,6 +32,11 @@ class Chart(Struct, frozen=True, kw_only=True):
     headings: list[str]
     rows: list[list[str]]
     live: dict[str, Any] | None = None
+
+
+def height_of(width_px: float) -> float:
+    """Return the height of a drawing of this width, without its legend."""
+    return _WIDE_HEIGHT_PX if width_px > NARROW_PX else _NARROW_HEIGHT_PX
 
 
 def chart(

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
+from statistics import fmean, median
 from typing import Any
 
-from carbon_plugin.audit.report.charts.chart import Chart, chart
+from carbon_plugin.audit.report.charts.chart import NARROW_PX, Chart, chart, height_of
 from carbon_plugin.audit.report.charts.time_axis import (
     TABLE_ROWS,
+    Extremes,
     Values,
     cell_of,
+    envelope,
+    hidden_extremes,
     it_rungs,
     live_data,
     marks_of,
@@ -24,8 +28,6 @@ from carbon_plugin.show import plot, wording
 from carbon_plugin.show.drawing import LINE_COLOURS
 from carbon_plugin.spec.amounts import fitting_unit
 from carbon_plugin.spec.units import CARBON_UNITS, G_PER_KWH_OF_KG_PER_J
-
-HEIGHT_PX = 240.0
 
 
 def intensity_chart(summary: AuditSummary) -> Chart | None:
@@ -42,25 +44,31 @@ def intensity_chart(summary: AuditSummary) -> Chart | None:
         return None
     edges, _, axis = time_axis(summary)
     grams += [None] * (len(edges) - 1 - len(grams))
+    extremes = hidden_extremes(grams, summary.series.intensity_low_g_per_kwh, summary.series.intensity_high_g_per_kwh)
+    top = max(*known, extremes.top if extremes else 0.0)
     xs, ys = plot.steps(edges, grams)
 
     def draw(width_px: float) -> str:
-        of = plot.frame(width_px, HEIGHT_PX, (0, edges[-1]), (0, 1.08 * max(known)))
+        of = plot.frame(width_px, height_of(width_px), (0, edges[-1]), (0, 1.08 * top))
         parts = [
-            plot.y_axis(of, plot.labelled(plot.ticks(0, max(known))), "gCO2e a kWh"),
+            plot.y_axis(of, plot.labelled(plot.ticks(0, top)), "gCO2e a kWh"),
+            envelope(of, edges, extremes, "checkpoint"),
             plot.line(of, xs, ys, "checkpoint"),
             plot.x_axis(of, time_marks(edges[-1], width_px), axis),
         ]
-        return plot.drawing(width_px, HEIGHT_PX, parts)
+        return plot.drawing(width_px, height_of(width_px), parts)
 
-    series = [{"name": "grid intensity", "colour": "checkpoint", "values": rounded(grams), "kind": "step"}]
+    series = [
+        {"name": "grid intensity", "colour": "checkpoint", "values": rounded(grams), "kind": "step"} | _live(extremes)
+    ]
+    headings = [axis, "grid intensity, gCO2e/kWh"]
     return chart(
         "intensity",
         "Grid intensity while the run drew power",
         f"Grid intensity in {factors.intensity.zone_name} that each interval's energy was counted with.",
         draw,
-        [axis, "grid intensity, gCO2e/kWh"],
-        table_rows(edges, [grams]),
+        headings + (["lowest, gCO2e/kWh", "highest, gCO2e/kWh"] if extremes else []),
+        table_rows(edges, [grams], [extremes]),
         live_data(edges, axis, "grid intensity", "gCO2e/kWh", series),
     )
 
@@ -76,14 +84,14 @@ def cumulative_chart(summary: AuditSummary) -> Chart | None:
     reached = [0.0, *(value / size for value in kilograms)]
 
     def draw(width_px: float) -> str:
-        of = plot.frame(width_px, HEIGHT_PX, (0, edges[-1]), (0, 1.06 * reached[-1]))
+        of = plot.frame(width_px, height_of(width_px), (0, edges[-1]), (0, 1.06 * reached[-1]))
         parts = [
             plot.y_axis(of, plot.labelled(plot.ticks(0, reached[-1])), f"operational, {unit}"),
             plot.area(of, edges, [0.0] * len(edges), reached, "gpu", opacity=0.16),
             plot.line(of, edges, reached, "gpu", width_px=2),
             plot.x_axis(of, time_marks(edges[-1], width_px), axis),
         ]
-        return plot.drawing(width_px, HEIGHT_PX, parts)
+        return plot.drawing(width_px, height_of(width_px), parts)
 
     every = max(1, -(-len(reached) // TABLE_ROWS))
     picked = sorted({*range(0, len(reached), every), len(reached) - 1})
@@ -117,20 +125,26 @@ def step_chart(summary: AuditSummary) -> Chart | None:
     size, unit = fitting_unit(longest_s, ((1e-3, "ms"), (1.0, "s")))
     _, per, axis = time_axis(summary)
     end = max(summary.period.wall_s, found.at_s[-1]) / per
-    at, measured, predicted = _interrupted(
+    hidden = hidden_extremes(found.measured_s, found.lowest_s, found.highest_s) if found.lowest_s else None
+    in_unit = hidden.in_unit(size) if hidden else None
+    none: Values = [None] * len(found.at_s)
+    at, (measured, predicted, lows, highs) = _interrupted(
         [value / per for value in found.at_s],
         [value / size for value in found.measured_s],
         [None if value is None else value / size for value in found.predicted_s],
+        in_unit.lows if in_unit else none,
+        in_unit.highs if in_unit else none,
     )
+    extremes = Extremes(lows, highs) if in_unit else None
     figure = comparison.predicted_step_time_s
     central = next((value for value in predicted if value is not None), None)
     band = figure is not None and central is not None
     low, high = (figure.low / figure.value, figure.high / figure.value) if figure is not None and band else (1.0, 1.0)
-    top = max(longest_s / size, (central or 0.0) * high)
+    top = max(longest_s / size, (central or 0.0) * high, extremes.top if extremes else 0.0)
     dotted = len(found.at_s) < 60
 
     def draw(width_px: float) -> str:
-        of = plot.frame(width_px, HEIGHT_PX, (0, end), (0, 1.1 * top))
+        of = plot.frame(width_px, height_of(width_px), (0, end), (0, 1.1 * top))
         parts = [plot.y_axis(of, plot.labelled(plot.ticks(0, top)), f"step time, {unit}")]
         entries = [("more", "measured")]
         known = [(x, y) for x, y in zip(at, predicted, strict=True) if y is not None]
@@ -139,14 +153,16 @@ def step_chart(summary: AuditSummary) -> Chart | None:
             parts.append(plot.area(of, xs, [y * low for y in ys], [y * high for y in ys], "band", opacity=0.25))
             parts.append(plot.line(of, xs, ys, "gpu", dashed=True))
             entries = [*entries, ("gpu", "predicted"), ("band", "predicted, p10 to p90")]
+        parts.append(envelope(of, at, extremes, "more"))
         parts.append(plot.line(of, at, measured, "more"))
         if dotted:
             parts += [plot.dot(of.x.at(x), of.y.at(y), "more") for x, y in zip(at, measured, strict=True) if y]
         parts.append(plot.x_axis(of, time_marks(end, width_px), axis))
-        return plot.drawing(width_px, HEIGHT_PX, parts, top=plot.legend(entries, width_px))
+        return plot.drawing(width_px, height_of(width_px), parts, top=plot.legend(entries, width_px))
 
     series: list[dict[str, Any]] = [
         {"name": "measured", "colour": "more", "values": rounded(measured), "kind": "points" if dotted else "line"}
+        | (extremes.live() if extremes else {})
     ]
     if central is not None:
         series.append({"name": "predicted", "colour": "gpu", "values": rounded(predicted), "kind": "dashed"})
@@ -157,50 +173,62 @@ def step_chart(summary: AuditSummary) -> Chart | None:
     every = max(1, -(-len(at) // TABLE_ROWS))
     rows = [
         [wording.number(at[i], 4), cell_of(measured[i]), cell_of(predicted[i])]
+        + ([cell_of(lows[i]), cell_of(highs[i])] if extremes else [])
         for i in range(0, len(at), every)
         if measured[i] is not None
     ]
+    headings = [axis, f"measured, {unit}", f"predicted, {unit}"]
+    headings += [f"fastest stretch, {unit}", f"slowest stretch, {unit}"] if extremes else []
     return chart(
         "steps",
         "Time of an optimizer step",
         "Mean of the optimizer steps in each interval as they were measured, beside the prediction and its range.",
         draw,
-        [axis, f"measured, {unit}", f"predicted, {unit}"],
+        headings,
         rows,
         {"x": rounded(at), "axis": axis, "label": "step time", "unit": unit, "series": series, "marks": []},
     )
 
 
 def gpu_chart(summary: AuditSummary) -> Chart | None:
-    """Draw the mean power of single GPUs in each bin, where there are a few of them."""
-    found = {key: bins for key, bins in summary.series.gpu_power_w.items() if any(bins)}
-    if len(found) < 2:
+    """Draw the mean power of single GPUs in each bin, of those that differ most where there are many."""
+    known = {key: bins for key, bins in summary.series.gpu_power_w.items() if any(bins)}
+    if len(known) < 2:
         return None
+    found = _most_different(known)
     hosts = {device.identity.key: device.hostname for device in summary.devices}
     names = {key: f"{plot.shortened(hosts.get(key, '?'), 16)}, {key[-9:]}" for key in found}
-    colours = {key: LINE_COLOURS[place % len(LINE_COLOURS)] for place, key in enumerate(found)}
-    peak_w = max(value for bins in found.values() for value in bins if value is not None)
+    colours = dict(zip(found, LINE_COLOURS, strict=False))
+    lows, highs = summary.series.gpu_low_w, summary.series.gpu_high_w
+    extremes = {key: hidden_extremes(bins, lows.get(key, []), highs.get(key, [])) for key, bins in found.items()}
+    gpus = sum(device.identity.rung == "gpu" for device in summary.devices)
+    which = "the GPUs" if len(found) == gpus else f"{len(found)} of {gpus:,} GPUs"
+    peaks_w = [one.top for one in extremes.values() if one is not None]
+    peak_w = max(*peaks_w, *(value for bins in found.values() for value in bins if value is not None))
+    lines = " Thin lines show the lowest and the highest power of a window in each interval." if peaks_w else ""
     edges, per, axis = time_axis(summary)
     padded = {key: [*bins, *([None] * (len(edges) - 1 - len(bins)))] for key, bins in found.items()}
 
     def draw(width_px: float) -> str:
-        of = plot.frame(width_px, HEIGHT_PX, (0, edges[-1]), (0, 1.08 * peak_w))
+        of = plot.frame(width_px, height_of(width_px), (0, edges[-1]), (0, 1.08 * peak_w))
         parts = [plot.y_axis(of, plot.labelled(plot.ticks(0, peak_w)), "mean power, W")]
-        for place, (key, bins) in enumerate(padded.items()):
+        for key, bins in padded.items():
             xs, ys = plot.steps(edges, bins)
-            parts.append(plot.line(of, xs, ys, colours[key], dashed=place >= len(LINE_COLOURS), width_px=1.2))
+            if width_px > NARROW_PX:
+                parts.append(envelope(of, edges, extremes[key], colours[key]))
+            parts.append(plot.line(of, xs, ys, colours[key], width_px=1.2))
         parts.append(plot.x_axis(of, time_marks(edges[-1], width_px), axis))
         entries = [(colours[key], names[key]) for key in padded]
-        return plot.drawing(width_px, HEIGHT_PX, parts, top=plot.legend(entries[:8], width_px))
+        return plot.drawing(width_px, height_of(width_px), parts, top=plot.legend(entries, width_px))
 
     series = [
-        {"name": names[key], "colour": colours[key], "values": rounded(bins), "kind": "step"}
+        {"name": names[key], "colour": colours[key], "values": rounded(bins), "kind": "step"} | _live(extremes[key])
         for key, bins in padded.items()
     ]
     return chart(
         "gpus",
         "Power of single GPUs",
-        "Mean power of single GPUs. A line is interrupted where its GPU could not be read.",
+        f"Mean power of {which}. A line is interrupted where its GPU could not be read.{lines}",
         draw,
         [axis, *(f"{names[key]}, W" for key in padded)],
         table_rows(edges, list(padded.values())),
@@ -208,20 +236,31 @@ def gpu_chart(summary: AuditSummary) -> Chart | None:
     )
 
 
-def _interrupted(
-    moments: Sequence[float], first: Values, second: Values
-) -> tuple[list[float], list[float | None], list[float | None]]:
-    """Break two lines where the distance between points is far beyond the usual one, because nothing ran there."""
+def _most_different(powers_w: Mapping[str, Values]) -> dict[str, Values]:
+    """Return as many GPUs as there are colours, in their order: those whose means are furthest from the others."""
+    means_w = {key: fmean(one for one in bins if one is not None) for key, bins in powers_w.items()}
+    middle_w = median(means_w.values())
+    ranked = sorted(means_w, key=lambda key: -abs(means_w[key] - middle_w))
+    chosen = set(ranked[: len(LINE_COLOURS)])
+    return {key: bins for key, bins in powers_w.items() if key in chosen}
+
+
+def _live(extremes: Extremes | None) -> dict[str, Any]:
+    return extremes.in_unit(1.0).live() if extremes else {}
+
+
+def _interrupted(moments: Sequence[float], *lines: Values) -> tuple[list[float], list[list[float | None]]]:
+    """Break lines where the distance between points is far beyond the usual one, because nothing ran there."""
     distances = [after - before for before, after in pairwise(moments)]
     usual = sorted(distances)[len(distances) * 3 // 4] if distances else 0.0
     at: list[float] = []
-    lines: tuple[list[float | None], list[float | None]] = ([], [])
+    broken: list[list[float | None]] = [[] for _ in lines]
     for place, moment in enumerate(moments):
         if place and distances[place - 1] > 4 * usual:
             at.append(moment - distances[place - 1] / 2)
-            for line in lines:
+            for line in broken:
                 line.append(None)
         at.append(moment)
-        lines[0].append(first[place])
-        lines[1].append(second[place])
-    return at, *lines
+        for line, values in zip(broken, lines, strict=True):
+            line.append(values[place])
+    return at, broken

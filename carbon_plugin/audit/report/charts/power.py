@@ -4,12 +4,16 @@ attempts."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from msgspec import Struct
 
-from carbon_plugin.audit.report.charts.chart import Chart, chart
+from carbon_plugin.audit.report.charts.chart import Chart, chart, height_of
 from carbon_plugin.audit.report.charts.time_axis import (
+    Extremes,
     Values,
+    envelope,
+    hidden_extremes,
     it_rungs,
     live_data,
     marks_of,
@@ -31,7 +35,7 @@ from carbon_plugin.show.drawing import (
 from carbon_plugin.spec.amounts import fitting_unit
 from carbon_plugin.spec.units import POWER_UNITS
 
-HEIGHT_PX, STRIP_PX = 240.0, 26.0
+STRIP_PX = 26.0
 
 
 class Layer(Struct, frozen=True):
@@ -45,14 +49,15 @@ class Layer(Struct, frozen=True):
 def power_chart(summary: AuditSummary) -> Chart | None:
     """Draw the mean power in each bin, stacked by rung, above a strip of attempts and recorded faults."""
     layers = [Layer(RUNG_NAMES[rung], RUNG_COLOURS[rung], bins) for rung, bins in it_rungs(summary).items()]
-    return _stacked(
-        summary,
-        layers,
-        "power",
-        "Power over the run",
+    series, widths_s = summary.series, widths_of_bins_s(summary)
+    energies_j = [sum(parts) for parts in zip(*(layer.energy_j for layer in layers), strict=True)]
+    means_w = [j / width_s if width_s else 0.0 for j, width_s in zip(energies_j, widths_s, strict=False)]
+    peaks = hidden_extremes(means_w, series.power_low_w, series.power_high_w)
+    caption = (
         "Mean power of each interval, stacked by what drew it. The strip below shows the attempts, and marks events "
-        "that the monitor recorded. Where nothing was recorded there is no power.",
+        "that the monitor recorded. Where nothing was recorded there is no power."
     )
+    return _stacked(summary, layers, "power", "Power over the run", f"{caption}{_said_of(summary, peaks)}", peaks)
 
 
 def doing_chart(summary: AuditSummary) -> Chart | None:
@@ -68,43 +73,63 @@ def doing_chart(summary: AuditSummary) -> Chart | None:
     return _stacked(summary, layers, "doing", "What the run was doing", caption)
 
 
-def _stacked(summary: AuditSummary, layers: Sequence[Layer], name: str, title: str, caption: str) -> Chart | None:
+def _stacked(
+    summary: AuditSummary, layers: Sequence[Layer], name: str, title: str, caption: str, peaks: Extremes | None = None
+) -> Chart | None:
     widths_s = widths_of_bins_s(summary)
     if not layers or not sum(widths_s):
         return None
     energies = zip(*(layer.energy_j for layer in layers), strict=True)
     peak_w = max(sum(parts) / width_s for parts, width_s in zip(energies, widths_s, strict=True) if width_s)
+    peak_w = max(peak_w, peaks.top if peaks else 0.0)
     size, unit = fitting_unit(peak_w, POWER_UNITS)
+    peaks = peaks.in_unit(size) if peaks else None
     values = [
         [j / width_s / size if width_s else 0.0 for j, width_s in zip(layer.energy_j, widths_s, strict=True)]
         for layer in layers
     ]
+    totals = [sum(parts) for parts in zip(*values, strict=True)]
     edges, per, axis = time_axis(summary)
 
     def draw(width_px: float) -> str:
-        of = plot.frame(width_px, HEIGHT_PX, (0, edges[-1]), (0, 1.06 * peak_w / size), bottom_px=42 + STRIP_PX)
+        of = plot.frame(
+            width_px, height_of(width_px), (0, edges[-1]), (0, 1.06 * peak_w / size), bottom_px=42 + STRIP_PX
+        )
         parts = [plot.y_axis(of, plot.labelled(plot.ticks(0, peak_w / size)), f"mean power, {unit}")]
-        below = [0.0] * len(widths_s)
-        for layer, bins in zip(layers, values, strict=True):
-            above = [low + value for low, value in zip(below, bins, strict=True)]
-            xs, highs = plot.steps(edges, above)
-            lows = plot.steps(edges, below)[1]
-            parts.append(plot.area(of, xs, _solid(lows), _solid(highs), layer.colour))
-            below = above
+        heights = list(totals)  # the tallest is drawn first, so that each layer shows above those below it
+        for layer, bins in reversed(list(zip(layers, values, strict=True))):
+            xs, highs = plot.steps(edges, heights)
+            parts.append(plot.area(of, xs, [0.0] * len(xs), _solid(highs), layer.colour, opacity=1.0))
+            heights = [height - value for height, value in zip(heights, bins, strict=True)]
+        parts.append(envelope(of, edges, peaks, "ink"))
         parts.append(_strip(summary, of, per))
-        strip = plot.frame(width_px, HEIGHT_PX, (0, edges[-1]), (0, 1))
+        strip = plot.frame(width_px, height_of(width_px), (0, edges[-1]), (0, 1))
         parts.append(plot.x_axis(strip, time_marks(edges[-1], width_px), axis))
         entries = [(layer.colour, layer.name) for layer in layers]
-        return plot.drawing(width_px, HEIGHT_PX, parts, top=plot.legend(entries, width_px))
+        entries += [("ink", "lowest, highest")] if peaks else []
+        return plot.drawing(width_px, height_of(width_px), parts, top=plot.legend(entries, width_px))
 
-    series = [
+    series: list[dict[str, Any]] = [
         {"name": layer.name, "colour": layer.colour, "values": rounded(bins), "kind": "stack"}
         for layer, bins in zip(layers, values, strict=True)
     ]
-    live = live_data(edges, axis, "mean power", unit, series, marks_of(summary, per))
     headings = [axis, *(f"{layer.name}, {unit}" for layer in layers)]
+    if peaks is not None:
+        total = {"name": "all machines", "colour": "ink", "values": rounded(totals), "kind": "total", **peaks.live()}
+        series.append(total)
+        headings += [f"all machines, lowest, {unit}", f"highest, {unit}"]
+    live = live_data(edges, axis, "mean power", unit, series, marks_of(summary, per))
     attempts = {"attempts": _attempts(summary, per)}
-    return chart(name, title, caption, draw, headings, table_rows(edges, values), live | attempts)
+    return chart(name, title, caption, draw, headings, table_rows(edges, values, [peaks]), live | attempts)
+
+
+def _said_of(summary: AuditSummary, peaks: Extremes | None) -> str:
+    """Return the sentence of a caption that says how lowest and highest values are known, empty without any."""
+    if peaks is None:
+        return ""
+    width = wording.duration(summary.series.width_s)
+    every = wording.duration(summary.series.power_every_s)
+    return f" An interval is {width} long; thin lines show the lowest and the highest power in it, taken every {every}."
 
 
 def _strip(summary: AuditSummary, of: plot.Frame, per: float) -> str:

@@ -7,12 +7,16 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from msgspec import Struct
+
 from carbon_plugin.audit.result import AuditSummary
 from carbon_plugin.show import plot, wording
 from carbon_plugin.spec.units import SECONDS_PER_DAY, SECONDS_PER_HOUR
 
 TABLE_ROWS = 24
 """The table behind a chart over time has at most this many rows, each of which then stands for several bins."""
+HIDDEN = 0.05
+"""A mean hides an extreme that is further away than this part of it."""
 _TIME_UNITS = (
     (2 * SECONDS_PER_DAY, SECONDS_PER_DAY, "days"),
     (2 * SECONDS_PER_HOUR, SECONDS_PER_HOUR, "hours"),
@@ -46,8 +50,63 @@ def time_marks(end: float, width_px: float) -> list[plot.Tick]:
     return plot.labelled(plot.ticks(0, end, 8 if width_px > 500 else 5))
 
 
-def table_rows(edges: Sequence[float], columns: Sequence[Values]) -> list[list[str]]:
-    """Return a row for every few bins: when they start, and the mean of each column over them."""
+class Extremes(Struct, frozen=True):
+    """The lowest and the highest value in each bin, of which a chart draws the mean."""
+
+    lows: Values
+    highs: Values
+
+    @property
+    def top(self) -> float:
+        """Return the highest of all values."""
+        return max((high for high in self.highs if high is not None), default=0.0)
+
+    def in_unit(self, size: float) -> Extremes:
+        """Return the values in a unit of this size, rounded."""
+        lows, highs = ([None if one is None else one / size for one in edge] for edge in (self.lows, self.highs))
+        return Extremes(rounded(lows), rounded(highs))
+
+    def live(self) -> dict[str, Any]:
+        """Return the values as the page's script takes them."""
+        return {"lows": list(self.lows), "highs": list(self.highs)}
+
+
+def hidden_extremes(means: Values, lows: Values, highs: Values) -> Extremes | None:
+    """Return the lowest and highest value of each bin, or None where the means show them already.
+
+    A mean hides what is more than `HIDDEN` beyond it and beyond the means of both bins beside it.
+    """
+    if any(_is_hidden(means, at, low, high) for at, (low, high) in enumerate(zip(lows, highs, strict=True))):
+        return Extremes(lows, highs)
+    return None
+
+
+def _is_hidden(means: Values, at: int, low: float | None, high: float | None) -> bool:
+    near = [one for one in means[max(0, at - 1) : at + 2] if one is not None]
+    if low is None or high is None or not near:
+        return False
+    return high > (1 + HIDDEN) * max(near) or low < (1 - HIDDEN) * min(near)
+
+
+def envelope(of: plot.Frame, xs: Sequence[float], extremes: Extremes | None, colour: str) -> str:
+    """Draw a thin line through the lowest values and one through the highest.
+
+    With one of `xs` more than there are values, they are the edges of bins, in which a value stays the same.
+    """
+    if extremes is None:
+        return ""
+    lines = []
+    for values in (extremes.lows, extremes.highs):
+        points = plot.steps(xs, values) if len(xs) > len(values) else (xs, values)
+        lines.append(plot.line(of, *points, colour, width_px=0.8, opacity=0.65))
+    return "".join(lines)
+
+
+def table_rows(
+    edges: Sequence[float], columns: Sequence[Values], extremes: Sequence[Extremes | None] = ()
+) -> list[list[str]]:
+    """Return a row for every few bins: when they start, and the mean of each column over them, then the lowest and the
+    highest value of each of the extremes."""
     every = max(1, -(-(len(edges) - 1) // TABLE_ROWS))
     rows = []
     for first in range(0, len(edges) - 1, every):
@@ -55,6 +114,9 @@ def table_rows(edges: Sequence[float], columns: Sequence[Values]) -> list[list[s
         for column in columns:
             known = [value for value in column[first : first + every] if value is not None]
             cells.append(cell_of(sum(known) / len(known) if known else None))
+        for one in filter(None, extremes):
+            lows, highs = ([v for v in edge[first : first + every] if v is not None] for edge in (one.lows, one.highs))
+            cells += [cell_of(min(lows, default=None)), cell_of(max(highs, default=None))]
         rows.append([wording.number(edges[first], 4), *cells])
     return rows
 
@@ -65,8 +127,8 @@ def cell_of(value: float | None) -> str:
 
 
 def rounded(values: Values) -> list[float | None]:
-    """Round to seven digits, which is more than any meter has, so that the page stays small."""
-    return [None if value is None else float(f"{value:.7g}") for value in values]
+    """Round to six digits, which is more than any meter has, so that the page stays small."""
+    return [None if value is None else float(f"{value:.6g}") for value in values]
 
 
 def it_rungs(summary: AuditSummary) -> Mapping[str, Sequence[float]]:
@@ -93,5 +155,6 @@ def live_data(
 ) -> dict[str, Any]:
     """Return what the page's script draws: a value at the start of each bin, the last one again at the end."""
     for one in series:
-        one["values"] = [*one["values"], one["values"][-1]]
+        for name in {"values", "lows", "highs"} & one.keys():
+            one[name] = [*one[name], one[name][-1]]
     return {"x": rounded(edges), "axis": axis, "label": label, "unit": unit, "series": series, "marks": list(marks)}

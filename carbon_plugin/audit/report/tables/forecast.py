@@ -24,7 +24,7 @@ def prediction_table(summary: AuditSummary) -> Table | None:
             Cell(f"step time, {time.name}", f"± {wording.duration(error_s)}: {phrases.steps_basis(steps)}"),
             time.cell(steps.measured_step_time_s.value, "steps.measured_step_time_s.value"),
             time.cell(predicted.value, "steps.predicted_step_time_s.value") if predicted else Cell("–"),
-            Cell(time.span(predicted.low, predicted.high) if predicted else ""),
+            Cell(time.span(predicted.low, predicted.high) if predicted and predicted.low < predicted.high else ""),
             Cell(_off(steps.measured_step_time_s.value, predicted.value) if predicted else "not predicted"),
         ]
     )

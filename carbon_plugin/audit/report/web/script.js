@@ -15,6 +15,12 @@
     return value == null ? "–" : number.format(value) + (unit ? " " + unit : "");
   }
 
+  // What a line is at one place, with the lowest and highest value that its mean stands for.
+  function told(one, at, unit) {
+    var range = one.lows && one.lows[at] != null ? " (" + number.format(one.lows[at]) + " to " + number.format(one.highs[at]) + ")" : "";
+    return text(one.values[at], unit) + range;
+  }
+
   // Heights of stacked series: each on top of those below it that are shown.
   function stacked(data, shown) {
     var below = data.x.map(function () { return 0; });
@@ -30,9 +36,12 @@
     var data = JSON.parse(figure.querySelector(".data").textContent);
     var place = figure.querySelector(".live");
     var said = figure.querySelector(".said");
-    // The tallest of a stack is drawn first, so that each one shows above those below it.
+    // The tallest of a stack is drawn first, so that each one shows above those below it; lines come on top of it.
+    function isStepped(one) { return one.kind === "stack" || one.kind === "step" || one.kind === "total"; }
+    function isStacked(at) { return data.series[at].kind === "stack"; }
     var order = data.series.map(function (_, at) { return at; });
-    if (data.series[0].kind === "stack") { order.reverse(); }
+    order = order.filter(isStacked).reverse().concat(order.filter(function (at) { return !isStacked(at); }));
+    var tops = data.series.map(function (one) { return Math.max.apply(null, one.highs || [0]); });
     var shown = data.series.map(function () { return true; });
 
     function columns() {
@@ -50,17 +59,47 @@
         label: one.name,
         stroke: paint,
         fill: one.kind === "stack" ? paint : undefined,
-        width: one.kind === "stack" ? 0.5 : 1.6,
+        width: one.kind === "stack" ? 0.5 : one.kind === "total" ? 0.8 : 1.6,
         dash: one.kind === "dashed" ? [6, 3] : undefined,
-        paths: one.kind === "stack" || one.kind === "step" ? uPlot.paths.stepped({ align: 1 }) : undefined,
+        paths: isStepped(one) ? uPlot.paths.stepped({ align: 1 }) : undefined,
         points: { show: one.kind === "points", size: 6 },
-        value: function (_, __, ___, index) { return index == null ? "–" : text(one.values[index], data.unit); }
+        value: function (_, __, ___, index) { return index == null ? "–" : told(one, index, data.unit); }
       };
     });
     var ink = function () { return colour("dim"); };
     var grid = { stroke: function () { return colour("line"); }, width: 1 };
     var font = "12px system-ui, sans-serif";
-    var marks = { hooks: { draw: [function (plot) {
+    // Thin lines through the lowest and the highest value of each bin, so that no peak is lost in a mean.
+    function envelope(plot) {
+      var context = plot.ctx, box = plot.bbox;
+      context.save();
+      context.beginPath();
+      context.rect(box.left, box.top, box.width, box.height);
+      context.clip();
+      order.forEach(function (at, position) {
+        var one = data.series[at];
+        if (!one.lows || !plot.series[position + 1].show) { return; }
+        context.strokeStyle = colour(one.colour);
+        context.globalAlpha = 0.65;
+        context.lineWidth = devicePixelRatio;
+        [one.lows, one.highs].forEach(function (edge) {
+          var before = null;
+          context.beginPath();
+          edge.forEach(function (value, place) {
+            if (value == null) { before = null; return; }
+            var x = plot.valToPos(data.x[place], "x", true), y = plot.valToPos(value, "y", true);
+            if (before === null) { context.moveTo(x, y); }
+            else if (isStepped(one)) { context.lineTo(x, before); }
+            context.lineTo(x, y);
+            before = y;
+          });
+          context.stroke();
+        });
+      });
+      context.restore();
+    }
+
+    var marks = { hooks: { draw: [envelope, function (plot) {
       var context = plot.ctx;
       context.save();
       var low = plot.bbox.top + plot.bbox.height, dot = devicePixelRatio;
@@ -83,7 +122,7 @@
     var plot = new uPlot({
       width: place.clientWidth || 320,
       height: 250,
-      scales: { x: { time: false }, y: { range: function (_, low, high) { return [0, (high || 1) * 1.06]; } } },
+      scales: { x: { time: false }, y: { range: function (_, low, high) { return [0, (Math.max.apply(null, [high || 0].concat(tops)) || 1) * 1.06]; } } },
       axes: [
         Object.assign({ stroke: ink, grid: grid, ticks: grid, font: font, label: data.axis, labelFont: font, labelSize: 20, size: 34 },
           data.names ? { values: function (_, at) { return at.map(named); } } : {}),
@@ -106,6 +145,7 @@
 
     function tell() {
       var at = plot.cursor.idx;
+      place.classList.toggle("idle", at == null);
       if (at == null) { said.textContent = ""; return; }
       var reach = (plot.scales.x.max - plot.scales.x.min) / 60;
       var near = data.marks.filter(function (mark) { return Math.abs(mark.x - data.x[at]) <= reach; });
@@ -150,9 +190,10 @@
       event.preventDefault();
       plot.setCursor({ left: plot.valToPos(data.x[at], "x"), top: 10 });
       said.textContent = named(data.x[at]) + " " + data.axis + ": " + data.series.map(function (one) {
-        return one.name + " " + text(one.values[at], data.unit);
+        return one.name + " " + told(one, at, data.unit);
       }).join(", ");
     });
+    place.classList.add("idle");
     charts.push({ plot: plot, place: place });
   }
 

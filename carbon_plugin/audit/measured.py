@@ -1,0 +1,53 @@
+"""Take from an audit what `plan.whatif` needs to put the run elsewhere or at other hours."""
+
+from __future__ import annotations
+
+from carbon_plugin.audit.result import AuditSummary
+from carbon_plugin.errors import LedgerError
+from carbon_plugin.footprint.values import IT_RUNGS, EnergyItem
+from carbon_plugin.ledger.held.account_inputs import chargeable, energy_item, reservations
+from carbon_plugin.plan.whatif.measured_run import MeasuredRun
+from carbon_plugin.predict.power import idle_with_context_w
+from carbon_plugin.spec.hardware.profiles import find_accelerator
+from carbon_plugin.spec.range import Range
+
+
+def measured_run(summary: AuditSummary, marginal_g_per_kwh: float | None = None) -> MeasuredRun:
+    """Return the part of an audit that another zone or start changes. Raises `LedgerError` if the run has no carbon."""
+    if summary.footprint is None or summary.factors is None:
+        raise LedgerError(f"run {summary.run.name}: has no carbon to compare: {summary.no_carbon_reason}")
+    found = summary.footprint.energy_j
+    energies = [energy_item((rung, rung), found[rung].range) for rung in IT_RUNGS if rung in found]
+    held = reservations(devices=summary.reserved.device_s, hosts=summary.reserved.host_s)
+    series = summary.series
+    bins = [energy for rung, energy in series.rung_energy_j.items() if rung != "facility"]
+    return MeasuredRun(
+        name=summary.run.name,
+        start_unix_s=summary.period.start_unix_s,
+        width_s=series.width_s,
+        energy_j=tuple(map(sum, zip(*bins, strict=True))),
+        energies=tuple(energies),
+        reserved=tuple(chargeable(held, summary.factors)),
+        factors=summary.factors,
+        footprint=summary.footprint,
+        idle_j_per_s=_idle(summary),
+        marginal_g_per_kwh=marginal_g_per_kwh,
+        by_hour_g_per_kwh=tuple(series.grid_by_hour_g_per_kwh),
+        by_hour_from=series.grid_by_hour_from,
+    )
+
+
+def _idle(summary: AuditSummary) -> tuple[EnergyItem, ...] | None:
+    """Return the power of each rung in a pause, J a second. GPUs idle with an open context; all else is as measured."""
+    items = []
+    for device in summary.devices:
+        identity, power_w = device.identity, device.mean_power_w
+        if identity.rung == "gpu":
+            profile = find_accelerator(identity.profile) if identity.profile else None
+            if profile is None:
+                return None
+            power_w = idle_with_context_w(profile)
+        if power_w is not None and identity.rung != "facility":
+            scope = f"{identity.rung} in pauses"
+            items.append(EnergyItem(rung=identity.rung, scope=scope, energy=Range.exactly(power_w)))
+    return tuple(items)

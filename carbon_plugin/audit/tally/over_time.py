@@ -1,0 +1,108 @@
+"""Add up what a run did over time, for the charts of its report: energy and carbon in bins, with the lowest and highest
+values that a mean over a bin hides, and the grid intensity by the hour of the day."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+
+import numpy as np
+from msgspec import Struct
+
+from carbon_plugin.audit.findings.series import Series, StepSeries
+from carbon_plugin.audit.tally.bins import TimeBins
+from carbon_plugin.audit.tally.blocks import RowBlock, Rows
+from carbon_plugin.audit.tally.hours import GridHours
+from carbon_plugin.audit.tally.peaks import PowerOverTime, without_seams
+from carbon_plugin.ledger.records import Phase
+from carbon_plugin.spec.metered import Rung
+from carbon_plugin.spec.range_array import Floats
+from carbon_plugin.spec.units import GRAMS_PER_KG, JOULES_PER_KWH
+
+_CARBON, _READ_S, _PHASE, _INTENSITY = "carbon", "read ", "phase ", "intensity"
+
+
+class MeteredRows(Struct, frozen=True):
+    """The windows of one device in a block, with its rung. `charted` says that its own power is in a chart."""
+
+    key: str
+    rung: Rung
+    rows: Rows
+    charted: bool
+
+
+class OverTime:
+    """Holds the amounts of a run over time. Those of other files with the same origin can be merged."""
+
+    def __init__(self, origin_unix_s: float) -> None:
+        self.bins = TimeBins(origin_unix_s)
+        self.power = PowerOverTime(origin_unix_s)
+        self.hours = GridHours()
+
+    def add(
+        self, block: RowBlock, starts_s: Floats, metered: Sequence[MeteredRows], it_j: Floats, until_s: float
+    ) -> float:
+        """Add a block of windows of a file, and return where the last of them ends, Unix s.
+
+        `starts_s` are their starts by the clock of rank 0, `it_j` is the energy of the IT rungs in each of them, and
+        `until_s` is where the window before them ends.
+        """
+        binned: dict[str, Floats] = {}
+        rates = {_INTENSITY: block.intensity_g_per_kwh}
+        lasted_s = np.where(block.duration_s > 0, block.duration_s, np.nan)
+        for one in metered:
+            rows = one.rows
+            binned[one.rung] = binned[one.rung] + rows.energy.value if one.rung in binned else rows.energy.value
+            if one.charted:
+                binned[one.key], binned[_READ_S + one.key] = rows.energy.value, rows.seconds * rows.known
+                rates[one.key] = np.where(rows.known, rows.energy.value / lasted_s, np.nan)
+        for phase, chosen in block.phases().items():
+            binned[_PHASE + phase] = it_j if chosen is None else it_j * chosen
+        binned[_CARBON] = np.nan_to_num(it_j * block.pue * block.intensity_g_per_kwh / JOULES_PER_KWH)
+        self.bins.add(starts_s, block.duration_s, binned, rates)
+        self.hours.add(starts_s, block.duration_s, block.intensity_g_per_kwh)
+        ends_s = starts_s + block.duration_s
+        self.power.add(without_seams(starts_s, ends_s, until_s), ends_s, np.nan_to_num(it_j / lasted_s))
+        return float(ends_s[-1])
+
+    def merge(self, other: OverTime) -> None:
+        """Add what other files did over time."""
+        self.bins.merge(other.bins)
+        self.power.merge(other.power)
+        self.hours.merge(other.hours)
+
+    def series(
+        self,
+        *,
+        rungs: Iterable[Rung],
+        phases: Iterable[Phase],
+        gpus: Collection[str],
+        steps: StepSeries,
+        wall_s: float,
+    ) -> Series:
+        """Return the series of a run that lasted `wall_s`: of these rungs and phases, and of single GPUs by key."""
+        extremes = {key: self.bins.extremes(key) for key in gpus}
+        power_low_w, power_high_w = self.power.extremes(self.bins.width_s, self.bins.count, wall_s)
+        intensity_low, intensity_high = self.bins.extremes(_INTENSITY)
+        by_hour, by_hour_from = self.hours.result()
+        return Series(
+            width_s=self.bins.width_s,
+            rung_energy_j={rung: self.bins.values(rung) for rung in rungs},
+            gpu_power_w={key: self._power_w(key) for key in gpus},
+            operational_kg=[grams / GRAMS_PER_KG for grams in self.bins.values(_CARBON)],
+            steps=steps,
+            phase_energy_j={phase: self.bins.values(_PHASE + phase) for phase in phases},
+            power_every_s=self.power.every_s,
+            power_low_w=power_low_w,
+            power_high_w=power_high_w,
+            gpu_low_w={key: lows for key, (lows, _) in extremes.items()},
+            gpu_high_w={key: highs for key, (_, highs) in extremes.items()},
+            intensity_low_g_per_kwh=intensity_low,
+            intensity_high_g_per_kwh=intensity_high,
+            grid_by_hour_g_per_kwh=by_hour,
+            grid_by_hour_from=by_hour_from,
+        )
+
+    def _power_w(self, key: str) -> list[float | None]:
+        """Return the mean power of a GPU in each bin while it was read, W, or None where it was not."""
+        pairs: Iterable[tuple[float, float]] = zip(self.bins.values(key), self.bins.values(_READ_S + key), strict=True)
+        return [energy_j / read_s if read_s > 0 else None for energy_j, read_s in pairs]
