@@ -74,6 +74,16 @@ SOURCES = {
     "milabench": ("milabench BERT, one device", ""),
     "litgpt": ("LitGPT", ""),
     "bionemo": ("BioNeMo, H100", ""),
+    "kempner": ("KempnerForge, H200", ""),
+    "bloom": ("BigScience, A100", ""),
+    "fmsfsdp": ("fms-fsdp, A100", ""),
+    "olmocore": ("OLMo-core, H100", ""),
+    "tinyllama": ("TinyLlama, A100-40", ""),
+    "gptsimple": ("GPT-Simple, A100", ""),
+    "nanogpt": ("nanoGPT, A100-40", ""),
+    "titan_qwen3": ("torchtitan, Qwen3 32B, H100", ""),
+    "pai": ("Pai-Megatron-Patch, H800", ""),
+    "mlmixtral": ("Megatron-LM, one user's Mixtral, H100", ""),
 }
 """Headings and the floor / aim of the project's fidelity target, in the order of the table."""
 PARTS = {"moe": "mixtures", "lora": "adapters", "lora-moe": "adapters, mixtures"}

@@ -59,7 +59,8 @@ class FitParameter:
     """One fitted number, which multiplies a constant of a group of rows.
 
     `sigma` is the prior's spread of its logarithm around `centre`. `ceiling` is the largest value of the constant
-    itself, for a constant that is a share of what physically exists.
+    itself, for a constant that is a share of what physically exists. `robust` gives the prior the soft-L1 loss of the
+    rows, so that a number far from `centre` pulls others little.
     """
 
     name: str
@@ -68,6 +69,7 @@ class FitParameter:
     sigma: float
     centre: float = 0.0
     ceiling: float | None = None
+    robust: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,7 @@ def fit(
     masks = [parameter.rows(rows) for parameter in parameters]
     sigmas = np.array([parameter.sigma for parameter in parameters])
     centres = np.array([parameter.centre for parameter in parameters])
+    robust = np.array([parameter.robust for parameter in parameters])
     most = np.array([_most(rows, parameter, mask) for parameter, mask in zip(parameters, masks, strict=True)])
     roots = np.sqrt((row_weights(table) if weights is None else weights)[used])
     spreads = row_sigmas(rows)
@@ -114,12 +117,12 @@ def fit(
     repeated = select(rows, copies)
 
     def robust_errors(predicted: Floats, index: Any) -> Floats:
-        error = np.log(predicted / rows.measured_s[index]) / spreads[index]
-        return np.asarray(roots[index] * np.sign(error) * np.sqrt(2 * (np.sqrt(1 + error * error) - 1)))
+        return np.asarray(roots[index] * _soft(np.log(predicted / rows.measured_s[index]) / spreads[index]))
 
     def residuals(logs: Floats) -> Floats:
         errors = robust_errors(_predicted(rows, parameters, masks, logs), slice(None))
-        return np.concatenate([errors, (logs - centres) / sigmas])
+        away = (logs - centres) / sigmas
+        return np.concatenate([errors, np.where(robust, _soft(away), away)])
 
     def jacobian(logs: Floats) -> Floats:
         constants, factor = _constants(rows, parameters, masks, logs)
@@ -139,7 +142,8 @@ def fit(
             slope[moved] = (error - here[moved]) / DIFFERENCE
             for index in group:
                 columns[masks[index], index] = slope[masks[index]]
-        return np.concatenate([columns, np.diag(1 / sigmas)])
+        away = (logs - centres) / sigmas
+        return np.concatenate([columns, np.diag(np.where(robust, _soft_slope(away), 1.0) / sigmas)])
 
     begin = np.minimum(centres if start is None else start, most - DIFFERENCE)
     solution = least_squares(
@@ -148,6 +152,18 @@ def fit(
     # Every parameter has a prior row in the Jacobian, so this matrix is never singular.
     posterior = np.linalg.inv(solution.jac.T @ solution.jac)
     return Fit(tuple(parameters), np.asarray(solution.x), np.sqrt(np.diag(posterior)))
+
+
+def _soft(error: Floats) -> Floats:
+    """Return the residual whose square is twice the soft-L1 loss of an error: about the error, and its root far out."""
+    return np.asarray(np.sign(error) * np.sqrt(2 * (np.sqrt(1 + error * error) - 1)))
+
+
+def _soft_slope(error: Floats) -> Floats:
+    """Return the derivative of `_soft`."""
+    small = np.abs(error) < DIFFERENCE
+    safe = np.where(small, 1.0, error)
+    return np.where(small, 1.0, safe / (np.sqrt(1 + safe * safe) * _soft(safe)))
 
 
 def _solver() -> Callable[..., Any]:

@@ -2,36 +2,65 @@
 
 from __future__ import annotations
 
+from statistics import NormalDist
+
 import numpy as np
 from numpy.typing import NDArray
 
 from carbon_plugin.predict.uncertainty.interval import Effects
 
-ODD, NORMAL_MEDIAN, LEAST_SPREAD = 3.0, 0.6745, 0.05
-"""A source is odd beyond `ODD` spreads, where a spread is the median of |offset| over that of a normal variable."""
+ODD, NORMAL_MEDIAN, LEAST_SPREAD = 2.5, 0.6745, 0.05
+"""A source far from the others counts as if it were `ODD` spreads away, where a spread is the median of |offset| over
+that of a normal variable."""
+HELD = 0.8
+"""Share of runs that the interval holds."""
+HELD_SPREADS = NormalDist().inv_cdf((1 + HELD) / 2)
+"""Half of the interval of a normal variable in standard deviations."""
+FEWEST_ROWS = 5
+"""Of a source with fewer rows the variance is taken, because a quantile of so few says nothing."""
 
 
 def random_effects(errors: NDArray[np.float64], sources: NDArray[np.str_]) -> Effects:
     """Return both standard deviations of ln(measured / predicted), an array of shape (rows,), around 0.
 
-    Every source is counted once. Sources differ in how much their rows differ, and the next run is one row of one of
-    them: the variance within a source is therefore the mean of the variances of sources with two rows or more. It is
-    not their median, which half of them exceed, and it is not pooled over rows, where the largest table would decide.
-    The variance between sources is the mean square of their means, minus the mean of each mean's own variance.
+    Every source is counted once, and none is left out. Sources differ in how much their rows differ, and the next run
+    is one row of one of them: the variance within a source is therefore the mean of the variances of sources with two
+    rows or more. The variance between sources is the mean square of their means, minus the mean of each mean's own
+    variance.
+
+    How far out the furthest sources lie does not matter to a range that holds `HELD` of the runs. Of n exchangeable
+    sources the range of the next one has to hold the `HELD` (n+1) nearest (hierarchical conformal prediction, Lee,
+    Barber and Willett 2023, arXiv 2306.06342): the others count with at most `ODD` spreads (winsorising, Huber 1981).
+    For the same reason the variance of a source is that of a normal variable with the same `HELD` quantile, where its
+    rows have long tails.
     """
     names = np.unique(sources)
-    means = np.array([np.mean(errors[sources == name]) for name in names])
-    # A source far from all others is named in the documentation and left out of the average, as long as at most one
-    # source in ten is left out: a range may not ignore a fifth of the cases without knowing more.
-    far = np.abs(means)
-    usual = far <= ODD * max(float(np.median(far)) / NORMAL_MEDIAN, LEAST_SPREAD)
-    usual |= np.argsort(np.argsort(-far)) >= len(names) // 10
-    names, means = names[usual], means[usual]
+    means = _winsorised(np.array([np.mean(errors[sources == name]) for name in names]))
     counts = np.array([np.sum(sources == name) for name in names])
     several = counts > 1
-    own = np.array([np.var(errors[sources == name], ddof=1) for name in names[several]])
+    own = np.array([_spread_within(errors[sources == name]) for name in names[several]])
+    own = _winsorised(own) ** 2
     within = float(np.mean(own)) if own.size else 0.0
     inside = np.full(len(names), within)
     inside[several] = own
     between = float(np.mean(means**2) - np.mean(inside / counts))
     return Effects(float(np.sqrt(max(between, 0.0))), float(np.sqrt(within)), len(names))
+
+
+def _winsorised(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the numbers, with the furthest from 0 that a range may miss brought to `ODD` spreads."""
+    missed = int((1 - HELD) * numbers.size - HELD)
+    if missed < 1:
+        return numbers
+    far = np.abs(numbers)
+    most = ODD * max(float(np.median(far)) / NORMAL_MEDIAN, LEAST_SPREAD)
+    furthest = np.argsort(np.argsort(-far)) < missed
+    return np.where(furthest, np.sign(numbers) * np.minimum(far, most), numbers)
+
+
+def _spread_within(errors: NDArray[np.float64]) -> float:
+    """Return the standard deviation of a source's rows about their mean, without the weight of long tails."""
+    deviation = float(np.std(errors, ddof=1))
+    if errors.size < FEWEST_ROWS:
+        return deviation
+    return min(deviation, float(np.quantile(np.abs(errors - np.mean(errors)), HELD)) / HELD_SPREADS)

@@ -51,6 +51,26 @@ def test_one_odd_row_does_not_win(a100_rows) -> None:
     assert fit(replace(table, measured_s=odd), [GEMM]).multiplier("gemm") == pytest.approx(0.8, rel=0.03)
 
 
+def test_a_robust_prior_lets_an_odd_group_pull_the_common_factor_little(a100_rows) -> None:
+    """The common factor is that of the groups that agree, and the odd one keeps its own offset."""
+    groups = np.arange(a100_rows.measured_s.size) % 4
+    made = made_with(a100_rows, 1.0)
+    table = replace(made, measured_s=made.measured_s * np.where(groups == 3, 2.0, 1.0))
+
+    def common(*, robust: bool) -> float:
+        offsets = [
+            FitParameter(f"group {n}", "gemm_share", lambda rows, n=n: of_group(rows, n), 0.15, robust=robust)
+            for n in range(4)
+        ]
+        return fit(table, [GEMM, *offsets]).multiplier("gemm")
+
+    def of_group(rows, number: int):
+        known = {row.id: group for row, group in zip(a100_rows.rows, groups, strict=True)}
+        return np.array([known[row.id] == number for row in rows.rows])
+
+    assert abs(common(robust=True) - 1) < 0.6 * abs(common(robust=False) - 1)
+
+
 def test_a_constant_that_no_row_shows_stays_at_its_prior(a100_rows) -> None:
     single = select(a100_rows, a100_rows.layout.ep == 1)
     experts = FitParameter("all_to_all", "all_to_all_share", lambda table: table.measured_s > 0, 0.5)

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import re
 from functools import cache
-from typing import Any
 
 import msgspec
 from msgspec import Struct
 
 from carbon_plugin.calibrate.rows.fields import Fields
 from carbon_plugin.errors import SpecError
-from carbon_plugin.spec.hardware.cluster import Accelerator
 from carbon_plugin.spec.hardware.profiles import find_accelerator, match_device_name
 from carbon_plugin.spec.layout import Recompute
-from carbon_plugin.spec.stack import ORDINARY, STACKS, TUNED, CrossEntropy, Stack
+from carbon_plugin.spec.stack import ORDINARY, STACKS, TUNED, Stack
 
 
 class Conventions(Struct, frozen=True, kw_only=True):
@@ -56,6 +54,7 @@ class Conventions(Struct, frozen=True, kw_only=True):
 
 
 MEGATRON_2021 = Conventions(name="megatron-lm-2021", dropout=0.1, reentrant=True, recompute="full")
+MEGATRON_DEEPSPEED_2022 = Conventions(name="megatron-deepspeed", dropout=0.1, reentrant=True, recompute="full")
 MEGATRON_LM = Conventions(name="megatron-lm", zero_stage=1, sequence_parallel=True, reentrant=True)
 MEGATRON_CORE = Conventions(name="megatron-core", zero_stage=1, sequence_parallel=True, reentrant=True)
 MEGATRON_BRIDGE = Conventions(
@@ -102,14 +101,8 @@ UNKNOWN = Conventions(name="unknown", zero_stage=3)
 
 # The first match wins. The key is the start of the row's framework in lower case.
 FRAMEWORKS: tuple[tuple[str, Conventions], ...] = (
-    (
-        "megatron-deepspeed vtrain",
-        Conventions(name="megatron-deepspeed", dropout=0.1, reentrant=True, recompute="full"),
-    ),
-    (
-        "megatron-deepspeed 0.6",
-        Conventions(name="megatron-deepspeed", dropout=0.1, reentrant=True, recompute="full"),
-    ),
+    ("megatron-deepspeed vtrain", MEGATRON_DEEPSPEED_2022),
+    ("megatron-deepspeed 0.6", MEGATRON_DEEPSPEED_2022),
     ("megatron-deepspeed", ORDINARY_MEGATRON),
     ("megatron-lm", MEGATRON_LM),
     ("megatron-core", MEGATRON_CORE),
@@ -160,39 +153,8 @@ FRAMEWORKS: tuple[tuple[str, Conventions], ...] = (
     ("llm.c", Conventions(name="llm.c", zero_stage=1)),
 )
 FLASH_SINCE = (23, 8)
-HOPPER_KERNELS_SINCE = (25, 1)
-"""Containers from this release on have attention kernels of the third generation for Hopper (cuDNN 9, FlashAttention
-3)."""
-EXPERT_LOOPS = re.compile(r"(?i)hf trainer|hugging face|ms-swift \+")
-"""Frameworks that train modules of transformers, whose experts run in a Python loop before its version 5."""
-LOSS_NOT_COMPILED = re.compile(r"(?i)torchtitan 0\.0\.")
-"""Releases of torchtitan that compile the layers and not the loss (before pull request 1033)."""
 OLD_MEGATRON = re.compile(r"megatron-lm.*\b20(19|2[0-2])\b")
 
-
-class Recipe(Struct, frozen=True, kw_only=True):
-    """Settings that a vendor's recipe for mixtures of experts makes from a container release on. Rows leave them
-    out."""
-
-    said: str
-    since: tuple[int, int]
-    stack: dict[str, Any]
-    expert_overlap: bool = False
-
-
-RACK = 72
-SCOPED_GRAPHS = Recipe(said="scoped CUDA graphs", since=(25, 11), stack={"cuda_graphs": "scoped"})
-"""Megatron-Bridge's recipes for rack-scale devices capture attention and routing
-(scripts/performance/configs/{deepseek,qwen}/*_workload_base_configs.py at 0426418 and 01b2977). Two exceptions are not
-followed here: GPT-OSS on GB200 captures nothing, and some recipes for 8-GPU nodes capture too."""
-WHOLE_ITERATIONS = Recipe(
-    said="CUDA graphs of whole iterations, fused experts, attention in fp8, expert exchange overlapped",
-    since=(26, 6),
-    stack={"cuda_graphs": "iteration", "fused_experts": True, "attention_kernel": "cudnn_fp8"},
-    expert_overlap=True,
-)
-"""Megatron-Bridge's MXFP8 recipes for Blackwell (issue 2885, pull requests 3983, 4226, 4249 and 4606, and
-src/megatron/bridge/perf_recipes/{qwen,gpt_oss}/common.py at 134e903 and 3564acf)."""
 
 # Names that rows give to devices and that no profile has, by the start of the phrase.
 PCIE_DEVICES: tuple[tuple[str, str], ...] = (
@@ -235,12 +197,18 @@ DEVICES: tuple[tuple[str, str], ...] = (
 )
 
 
+def conventions_of_row(row: Fields) -> Conventions:
+    """Return the defaults of the row's framework. Plain PyTorch that the row says is compiled is compiled software."""
+    found = conventions_of(row.text("framework"))
+    return COMPILED if found == PYTORCH and "compile" in row.text("overlap") else found
+
+
 def conventions_of(framework: str) -> Conventions:
     """Return the defaults of a framework by the start of its name. An unknown one gets those of plain PyTorch FSDP."""
     text = framework.lower()
     if OLD_MEGATRON.match(text):
         return MEGATRON_2021
-    if re.match(r"nemo 2[0-3]\.", text) and "mlperf" not in text and _release_of(text) < FLASH_SINCE:
+    if re.match(r"nemo 2[0-3]\.", text) and "mlperf" not in text and release_of(text) < FLASH_SINCE:
         return NEMO_BEFORE_FLASH
     found = next((conventions for start, conventions in FRAMEWORKS if text.startswith(start)), UNKNOWN)
     if "mlperf" in text and found.stack.population == ORDINARY:
@@ -249,81 +217,9 @@ def conventions_of(framework: str) -> Conventions:
     return found
 
 
-def _release_of(text: str) -> tuple[int, int]:
+def release_of(text: str) -> tuple[int, int]:
+    """Return year and month of a release such as 24.07, or (0, 0) where the text has none."""
     found = re.search(r"(\d\d)\.(\d\d)", text)
-    return (int(found.group(1)), int(found.group(2))) if found else (0, 0)
-
-
-def stack_of(conventions: Conventions, row: Fields, recipe: Recipe | None, device: Accelerator) -> Stack:
-    """Return the framework's stack as the row's release and recipe have it."""
-    changes: dict[str, Any] = {}
-    on_hopper = conventions.stack.attention_kernel == "cudnn" and device.architecture.startswith("hopper")
-    engine = conventions in (TRANSFORMER_ENGINE, AUTOMODEL)
-    recent = engine or _release_of(row.text("framework")) >= HOPPER_KERNELS_SINCE
-    if on_hopper and recent:
-        changes["attention_kernel"] = "flash3"
-    compiled = "compile" in row.text("overlap") or "torch.compile" in row.text("framework")
-    if compiled:
-        changes["fused"] = True
-    if EXPERT_LOOPS.match(row.text("framework")):
-        changes["expert_loop"] = True
-    if "ungrouped experts" in row.text("notes") or conventions == MEGATRON_SWIFT:
-        changes["plain_dispatch"] = True  # a Megatron that groups no experts fuses no permutation either
-    if "PURE" in row.text("sharding"):
-        changes["grad_reduce_dtype"] = "bf16"
-    if (loss := _loss_of(conventions, row, compiled=compiled)) is not None:
-        changes["cross_entropy"] = loss
-    if conventions.one_region:
-        changes["gradient_buffers"] = True
-    if conventions.plain_modules:
-        changes |= {"plain_modules": True, "keeps_gathered": True}
-    if row.text("framework").lower().startswith("megatron-deepspeed") and not conventions.interleaves:
-        changes["accumulates_beside"] = True
-    if "rowwise" in row.text("precision"):
-        changes["fp8_recipe"] = "rowwise"
-    if row.text("remat_policy") == "full":
-        changes["operators_keep"] = "inputs"
-    if recipe is not None:
-        changes |= recipe.stack
-    return msgspec.structs.replace(conventions.stack, **changes)
-
-
-def _loss_of(conventions: Conventions, row: Fields, *, compiled: bool) -> CrossEntropy | None:
-    """Return how the row's release computes the loss, None where it is as in its framework's stack."""
-    overlap, framework = row.text("overlap"), row.text("framework")
-    if "chunked cross entropy" in overlap or (conventions.chunks_the_loss and "whole cross entropy" not in overlap):
-        return "chunked_output"
-    whole = "torch.compile" in framework and not LOSS_NOT_COMPILED.match(framework)
-    if conventions.name == "torchtitan" and not (whole or (compiled and _compiles_the_loss(row.text("source")))):
-        return "eager"
-    return "compiled" if conventions.stack.cross_entropy == "eager" and compiled else None
-
-
-def _compiles_the_loss(source: str) -> bool:
-    """Return whether torchtitan compiles the loss with the model in the release of this source.
-
-    It does so since April 2025 (pull request 1033), and the names of its files have a date.
-    """
-    date = re.search(r"_(20\d{4})_", source)
-    return date is not None and date.group(1) >= "202504"
-
-
-def expert_recipe(conventions: Conventions, row: Fields, device: Accelerator, precision: str) -> Recipe | None:
-    """Return how the row's release of Megatron-Bridge runs mixtures of experts on this device, where the row cannot
-    say.
-
-    Return None where no recipe applies.
-    """
-    if conventions.name != "megatron-bridge" or not device.architecture.startswith("blackwell"):
-        return None
-    if precision == "mxfp8" and _release(row) >= WHOLE_ITERATIONS.since:
-        return WHOLE_ITERATIONS
-    return SCOPED_GRAPHS if device.scaleup.domain >= RACK and _release(row) >= SCOPED_GRAPHS.since else None
-
-
-def _release(row: Fields) -> tuple[int, int]:
-    """Return the container release that the row's framework names, or (0, 0) if it names none."""
-    found = re.search(r"container (\d+)\.(\d+)", row.text("framework"))
     return (int(found.group(1)), int(found.group(2))) if found else (0, 0)
 
 

@@ -18,7 +18,7 @@ import yaml
 from msgspec import Struct
 
 from carbon_plugin.calibrate.rows.cluster import Hardware, known_hardware, row_cluster
-from carbon_plugin.calibrate.rows.conventions import UNKNOWN, Conventions, conventions_of
+from carbon_plugin.calibrate.rows.conventions import UNKNOWN, Conventions, conventions_of_row
 from carbon_plugin.calibrate.rows.fields import Fields
 from carbon_plugin.calibrate.rows.layout import row_execution
 from carbon_plugin.calibrate.rows.model import row_model
@@ -249,7 +249,7 @@ def _spec(
     identity: str, row: Fields, architectures: Mapping[str, Any], hardware: Hardware, assumed: list[str]
 ) -> tuple[RunSpec, Conventions]:
     """Return the run of a row and the conventions of its framework. What was assumed is appended to `assumed`."""
-    conventions = conventions_of(row.text("framework"))
+    conventions = conventions_of_row(row)
     cluster = row_cluster(row, assumed, hardware)
     model = row_model(row, architectures, conventions, assumed)
     layout, training, stack = row_execution(row, model, cluster, conventions, assumed)

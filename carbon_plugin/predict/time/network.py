@@ -82,17 +82,18 @@ def near_time(size_bytes: Values, ranks: Values, rates: Rates) -> Values:
 def all_to_all_time(size_bytes: Values, top_k: Values, ranks: Values, rates: Rates) -> Values:
     """Return the seconds to send `size_bytes` per rank to experts on `ranks` contiguous ranks, or 0 for one rank.
 
-    Between n islands a token is sent once to each island that holds one of its top-k experts: (n-1)(1-(1-1/n)^k)/k of
-    the rows leave, but no more than without this (DeepSeek-V3, arXiv 2412.19437 section 3.2). With deduplication
-    (DeepEP) the same holds for the ranks of one island.
+    A plain all-to-all sends a token once for each of its top-k experts: (n-m)/n of the rows leave an island of m of the
+    n ranks, and (m-1)/n stay in it. With deduplication (DeepEP) a token is sent once to each of i islands and to each
+    rank that holds one of its experts: (i-1)(1-(1-1/i)^k)/k of the rows leave (DeepSeek-V3, arXiv 2412.19437 section
+    3.2), and (m-1)(1-(1-1/n)^k)/k stay.
     """
     inside = ranks_in_island(ranks, np.float64(1), rates)
-    islands = ranks / inside
-    k = np.maximum(top_k, 1)
-    leaving = np.minimum((ranks - inside) / ranks, (islands - 1) * (1 - (1 - 1 / islands) ** k) / k)
-    staying = (inside - 1) / ranks
+    leaving, staying = (ranks - inside) / ranks, (inside - 1) / ranks
     if any_of(rates.deduplicated > 0):
-        staying = where(rates.deduplicated > 0, (inside - 1) * (1 - (1 - 1 / ranks) ** k) / k, staying)
+        once, k, islands = rates.deduplicated > 0, np.maximum(top_k, 1), ranks / inside
+        sent = (islands - 1) * (1 - (1 - 1 / islands) ** k) / k
+        leaving = where(once, np.minimum(leaving, sent), leaving)
+        staying = where(once, (inside - 1) * (1 - (1 - 1 / ranks) ** k) / k, staying)
     near = size_bytes * staying / (rates.scaleup * rates.all_to_all_share)
     far = size_bytes * leaving / rates.nic
     return where(ranks > 1, np.maximum(near, far) + 3 * rates.scaleup_latency, 0.0)

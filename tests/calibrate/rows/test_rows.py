@@ -14,6 +14,7 @@ from carbon_plugin.calibrate.rows.conventions import accelerator_name
 from carbon_plugin.calibrate.rows.published import published_rows
 from carbon_plugin.calibrate.rows.rows import parse_rows, read_rows
 from carbon_plugin.errors import SpecError
+from carbon_plugin.spec.stack import ROUTING_SPREAD, Stack
 
 ROW = """
 rows:
@@ -292,9 +293,47 @@ def test_hybrid_groups_and_lists_of_recomputed_parts_are_read() -> None:
 def test_a_year_and_a_release_choose_the_kernels_of_their_time() -> None:
     kernel = {
         framework: parsed(framework=framework, sharding=None).spec.stack.attention_kernel
-        for framework in ("Megatron-LM @8aa4619f (2021)", "NeMo 23.03", "NeMo 24.07", "NeMo 25.09")
+        for framework in (
+            *("Megatron-LM @8aa4619f (2021)", "NeMo 23.03", "NeMo 24.07", "NeMo 25.09"),
+            *("Megatron-DeepSpeed (BigScience, 2022-02)", "Megatron-DeepSpeed (2024)"),
+        )
     }
-    assert list(kernel.values()) == ["unfused", "unfused", "cudnn", "flash3"]
+    assert list(kernel.values()) == ["unfused", "unfused", "cudnn", "flash3", "unfused", "flash2"]
+
+
+def test_a_row_may_state_its_attention_kernel_and_an_unknown_one_is_named() -> None:
+    assert parsed(attention_kernel="unfused").spec.stack.attention_kernel == "unfused"
+    assert parsed(attention_kernel="fast").reason.startswith("attention_kernel is 'fast', expected one of unfused, ")
+
+
+def test_plain_pytorch_that_is_compiled_is_compiled_software_and_a_named_framework_keeps_its_stack() -> None:
+    plain, compiled, named = (
+        parsed(framework=name, overlap=said).spec.stack
+        for name, said in (("PyTorch FSDP2", None), ("PyTorch FSDP2", "torch.compile"), ("torchtitan", "torch.compile"))
+    )
+    assert (plain.population, plain.fused, plain.cross_entropy) == ("ordinary", False, "eager")
+    assert (compiled.population, compiled.fused, compiled.cross_entropy) == ("tuned", True, "compiled")
+    assert named.attention_kernel == "flash2"
+
+
+def test_how_experts_run_is_read_from_framework_and_notes() -> None:
+    experts = {"layers": 24, "hidden": 2048, "ffn": 7168, "heads": 16, "n_experts": 16, "top_k": 2, "mlp": "swiglu"}
+
+    def stack(framework: str, notes: str = "", ep: int = 1) -> Stack:
+        record = {**RECORD, "arch": "mine", "tp": 1, "pp": 1, "ep": ep, "framework": framework, "notes": notes}
+        ((row,), _) = parse_rows([record], {"mine": experts})
+        return row.spec.stack
+
+    assert stack("PyTorch FSDP2").expert_loop
+    assert not stack("torchtitan").expert_loop
+    assert stack("Megatron-Core").expert_dispatch == "all_to_all"
+    assert stack("Megatron-Core", "routing balanced by force; DeepEP").expert_dispatch == "deepep"
+    assert stack("HAI-LLM").expert_dispatch == "deepep"
+    # The vendor's recipes use it where the exchange leaves the node.
+    within, between = (stack("Megatron-Bridge", ep=ep).expert_dispatch for ep in (8, 16))
+    assert (within, between) == ("all_to_all", "deepep")
+    assert stack("Megatron-Core").routing_spread is None
+    assert stack("Megatron-Core", "natural routing").routing_spread == ROUTING_SPREAD
 
 
 def test_an_encoder_sees_the_whole_sequence_and_is_of_a_kind_that_was_measured() -> None:

@@ -43,10 +43,15 @@ def test_more_bytes_never_take_less_time(rates, small, ranks, stride) -> None:
         assert float(time(np.float64(2 * small), n, d, rates())) >= float(time(np.float64(small), n, d, rates()))
 
 
-def test_a_token_leaves_its_island_at_most_once_an_island(rates) -> None:
-    # With top-k 8 over 2 islands at most one copy leaves, an eighth of the plain traffic to the other half.
-    many = float(network.all_to_all_time(np.float64(1e9), np.float64(8), np.float64(16), rates(scaleup_latency=0)))
-    assert many == pytest.approx(1e9 * (1 - 0.5**8) / 8 / 11.6e9, rel=0.01)
+def test_deduplicated_dispatch_sends_a_token_once_to_each_island_and_a_plain_one_once_to_each_expert(rates) -> None:
+    def time(top_k: int, flag: float) -> float:
+        lean = rates(scaleup_latency=0, deduplicated=flag)
+        return float(network.all_to_all_time(values(1e9), values(top_k), values(16), lean))
+
+    # Over two islands at most one of eight copies has to leave. A plain exchange sends all that are for the other half.
+    assert time(8, 1.0) == pytest.approx(1e9 * (1 - 0.5**8) / 8 / 11.6e9, rel=0.01)
+    assert time(8, 0.0) == pytest.approx(1e9 / 2 / 11.6e9, rel=0.01)
+    assert time(1, 0.0) == pytest.approx(time(1, 1.0))
 
 
 def test_switches_that_reduce_carry_each_byte_once_and_only_between_islands(rates) -> None:

@@ -27,9 +27,23 @@ def test_both_spreads_are_found_again() -> None:
     assert found.within == pytest.approx(0.05, rel=0.1)
 
 
-def test_one_odd_source_does_not_set_the_spread() -> None:
-    errors = np.array([0.05, -0.04, 0.06, -0.05, 0.04] * 2 + [2.5])
-    assert random_effects(errors, np.arange(11).astype(str)).between < 0.1
+def test_an_odd_source_counts_and_how_odd_it_is_does_not() -> None:
+    usual = [0.05, -0.04, 0.06, -0.05, 0.04] * 2
+    names = np.arange(11).astype(str)
+    far, further, absent = (random_effects(np.array([*usual, odd]), names) for odd in (0.6, 2.5, 0.04))
+    assert far == further
+    assert far.sources == 11
+    assert absent.between < far.between < 0.1
+
+
+def test_long_tails_within_a_source_count_as_far_as_the_range_reaches() -> None:
+    draw = np.random.default_rng(3)
+    tailed = draw.standard_t(2, (30, 60)) * 0.05
+    names = np.repeat(np.arange(30).astype(str), 60)
+    found = random_effects(tailed.ravel(), names)
+    assert found.within < float(np.sqrt(np.mean(np.var(tailed, axis=1, ddof=1))))
+    held = np.abs(tailed) <= 1.2816 * found.within
+    assert np.mean(held) == pytest.approx(0.8, abs=0.05)
 
 
 def test_of_a_few_sources_none_is_odd() -> None:

@@ -1,0 +1,164 @@
+"""Describe the software stack that a published row ran, by its framework, release, recipe and notes."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, cast, get_args
+
+import msgspec
+from msgspec import Struct
+
+from carbon_plugin.calibrate.rows.conventions import (
+    AUTOMODEL,
+    MEGATRON_BRIDGE,
+    MEGATRON_SWIFT,
+    PYTORCH,
+    TRANSFORMER_ENGINE,
+    Conventions,
+    release_of,
+)
+from carbon_plugin.calibrate.rows.fields import Fields
+from carbon_plugin.errors import SpecError
+from carbon_plugin.spec.hardware.cluster import Accelerator
+from carbon_plugin.spec.stack import ROUTING_SPREAD, AttentionKernel, CrossEntropy, Stack
+
+HOPPER_KERNELS_SINCE = (25, 1)
+"""Containers from this release on have attention kernels of the third generation for Hopper (cuDNN 9, FlashAttention
+3)."""
+EXPERT_LOOPS = re.compile(r"(?i)hf trainer|hugging face|ms-swift \+")
+"""Frameworks that train modules of transformers, whose experts run in a Python loop before its version 5. So do the
+experts of code that people write in plain PyTorch."""
+LOSS_NOT_COMPILED = re.compile(r"(?i)torchtitan 0\.0\.")
+"""Releases of torchtitan that compile the layers and not the loss (before pull request 1033)."""
+BEFORE_FLASH = re.compile(r"megatron-deepspeed.*\b202[0-2]\b")
+"""Megatron-DeepSpeed took FlashAttention in 2023. Before, its softmax is fused and the scores go through memory."""
+
+
+class Recipe(Struct, frozen=True, kw_only=True):
+    """Settings that a vendor's recipe for mixtures of experts makes from a container release on. Rows leave them
+    out."""
+
+    said: str
+    since: tuple[int, int]
+    stack: dict[str, Any]
+    expert_overlap: bool = False
+
+
+RACK = 72
+SCOPED_GRAPHS = Recipe(said="scoped CUDA graphs", since=(25, 11), stack={"cuda_graphs": "scoped"})
+"""Megatron-Bridge's recipes for rack-scale devices capture attention and routing
+(scripts/performance/configs/{deepseek,qwen}/*_workload_base_configs.py at 0426418 and 01b2977). Two exceptions are not
+followed here: GPT-OSS on GB200 captures nothing, and some recipes for 8-GPU nodes capture too."""
+WHOLE_ITERATIONS = Recipe(
+    said="CUDA graphs of whole iterations, fused experts, attention in fp8, expert exchange overlapped",
+    since=(26, 6),
+    stack={"cuda_graphs": "iteration", "fused_experts": True, "attention_kernel": "cudnn_fp8"},
+    expert_overlap=True,
+)
+"""Megatron-Bridge's MXFP8 recipes for Blackwell (issue 2885, pull requests 3983, 4226, 4249 and 4606, and
+src/megatron/bridge/perf_recipes/{qwen,gpt_oss}/common.py at 134e903 and 3564acf)."""
+
+
+def stack_of(conventions: Conventions, row: Fields, recipe: Recipe | None, device: Accelerator) -> Stack:
+    """Return the framework's stack as the row's release and recipe have it. Raises `SpecError` naming an odd field."""
+    changes = _kernels(conventions, row, device) | _experts(conventions, row, device)
+    if "PURE" in row.text("sharding"):
+        changes["grad_reduce_dtype"] = "bf16"
+    if conventions.one_region:
+        changes["gradient_buffers"] = True
+    if conventions.plain_modules:
+        changes |= {"plain_modules": True, "keeps_gathered": True}
+    if row.text("framework").lower().startswith("megatron-deepspeed") and not conventions.interleaves:
+        changes["accumulates_beside"] = True
+    if "rowwise" in row.text("precision"):
+        changes["fp8_recipe"] = "rowwise"
+    if row.text("remat_policy") == "full":
+        changes["operators_keep"] = "inputs"
+    if recipe is not None:
+        changes |= recipe.stack
+    return msgspec.structs.replace(conventions.stack, **changes)
+
+
+def _kernels(conventions: Conventions, row: Fields, device: Accelerator) -> dict[str, Any]:
+    """Return the fields of attention, fusion and loss that the row's release has and its framework's stack has not."""
+    changes: dict[str, Any] = {}
+    framework = row.text("framework")
+    on_hopper = conventions.stack.attention_kernel == "cudnn" and device.architecture.startswith("hopper")
+    engine = conventions in (TRANSFORMER_ENGINE, AUTOMODEL)
+    if on_hopper and (engine or release_of(framework) >= HOPPER_KERNELS_SINCE):
+        changes["attention_kernel"] = "flash3"
+    if BEFORE_FLASH.match(framework.lower()):
+        changes["attention_kernel"] = "unfused"
+    if row.states("attention_kernel"):
+        changes["attention_kernel"] = _attention_kernel(row)
+    compiled = "compile" in row.text("overlap") or "torch.compile" in framework
+    if compiled:
+        changes["fused"] = True
+    if (loss := _loss_of(conventions, row, compiled=compiled)) is not None:
+        changes["cross_entropy"] = loss
+    return changes
+
+
+def _experts(conventions: Conventions, row: Fields, device: Accelerator) -> dict[str, Any]:
+    """Return the fields by which the row says how experts run and how tokens reach them."""
+    changes: dict[str, Any] = {}
+    notes = row.text("notes")
+    if conventions == PYTORCH or EXPERT_LOOPS.match(row.text("framework")):
+        changes["expert_loop"] = True
+    if "natural routing" in notes:
+        changes["routing_spread"] = ROUTING_SPREAD
+    # Megatron-Bridge's recipes use DeepEP where the exchange leaves the node (its docs/training/moe-optimization.md).
+    recipe_has_it = conventions == MEGATRON_BRIDGE and (row.optional_count("ep") or 1) > device.scaleup.domain
+    if recipe_has_it or conventions.dualpipe or "DeepEP" in notes:
+        changes["expert_dispatch"] = "deepep"
+    if "ungrouped experts" in notes or conventions == MEGATRON_SWIFT:
+        changes["plain_dispatch"] = True  # a Megatron that groups no experts fuses no permutation either
+    return changes
+
+
+def _attention_kernel(row: Fields) -> AttentionKernel:
+    """Return the kernel class that the row states. Raises `SpecError` naming the field for an unknown one."""
+    said = row.text("attention_kernel")
+    for known in get_args(AttentionKernel):
+        if said == known:
+            return cast("AttentionKernel", known)
+    raise SpecError(f"attention_kernel is {said!r}, expected one of {', '.join(get_args(AttentionKernel))}")
+
+
+def _loss_of(conventions: Conventions, row: Fields, *, compiled: bool) -> CrossEntropy | None:
+    """Return how the row's release computes the loss, None where it is as in its framework's stack."""
+    overlap, framework = row.text("overlap"), row.text("framework")
+    if "chunked cross entropy" in overlap or (conventions.chunks_the_loss and "whole cross entropy" not in overlap):
+        return "chunked_output"
+    whole = "torch.compile" in framework and not LOSS_NOT_COMPILED.match(framework)
+    if conventions.name == "torchtitan" and not (whole or (compiled and _compiles_the_loss(row.text("source")))):
+        return "eager"
+    return "compiled" if conventions.stack.cross_entropy == "eager" and compiled else None
+
+
+def _compiles_the_loss(source: str) -> bool:
+    """Return whether torchtitan compiles the loss with the model in the release of this source.
+
+    It does so since April 2025 (pull request 1033), and the names of its files have a date.
+    """
+    date = re.search(r"_(20\d{4})_", source)
+    return date is not None and date.group(1) >= "202504"
+
+
+def expert_recipe(conventions: Conventions, row: Fields, device: Accelerator, precision: str) -> Recipe | None:
+    """Return how the row's release of Megatron-Bridge runs mixtures of experts on this device, where the row cannot
+    say.
+
+    Return None where no recipe applies.
+    """
+    if conventions.name != "megatron-bridge" or not device.architecture.startswith("blackwell"):
+        return None
+    if precision == "mxfp8" and _release(row) >= WHOLE_ITERATIONS.since:
+        return WHOLE_ITERATIONS
+    return SCOPED_GRAPHS if device.scaleup.domain >= RACK and _release(row) >= SCOPED_GRAPHS.since else None
+
+
+def _release(row: Fields) -> tuple[int, int]:
+    """Return the container release that the row's framework names, or (0, 0) if it names none."""
+    found = re.search(r"container (\d+)\.(\d+)", row.text("framework"))
+    return (int(found.group(1)), int(found.group(2))) if found else (0, 0)
