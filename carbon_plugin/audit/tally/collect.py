@@ -4,7 +4,7 @@ conclusions."""
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import TypeVar
 
@@ -14,13 +14,13 @@ from msgspec import Struct
 
 from carbon_plugin.audit.findings.series import Series
 from carbon_plugin.audit.result import EventNote
-from carbon_plugin.audit.tally.blocks import MAX_WINDOWS, RowBlock, blocks_of
+from carbon_plugin.audit.tally.blocks import MAX_WINDOWS, RowBlock, Rows, blocks_of
 from carbon_plugin.audit.tally.calendar import Calendar
 from carbon_plugin.audit.tally.documents import SharedDocuments
 from carbon_plugin.audit.tally.energy_sums import EnergySums
 from carbon_plugin.audit.tally.in_force import GridTally
 from carbon_plugin.audit.tally.over_time import MeteredRows, OverTime
-from carbon_plugin.audit.tally.rework import Stalls, rework_of
+from carbon_plugin.audit.tally.rework import Rework, Stalls, rework_of
 from carbon_plugin.audit.tally.spans import SpanSums
 from carbon_plugin.footprint.values import Factors
 from carbon_plugin.ledger.held.account_inputs import UncertaintyScope, stated_factors
@@ -292,7 +292,7 @@ class RunCollector:
         reached_step = max(context.resumed_at_step, file.last_step)
         rework = rework_of(windows, reached_step=reached_step, restarted=context.launch > 0)
         phases = block.phases()
-        metered: list[MeteredRows] = []
+        metered: list[tuple[str, Rows]] = []
         for index, key in enumerate(block.keys):
             seen = self.devices.get(key)
             if seen is None:
@@ -300,7 +300,7 @@ class RunCollector:
             rows = block.rows(index, self._shares(block, index, context.clock_offset_s))
             for phase, chosen in phases.items():
                 _sums_of(self.recorded, (key, phase)).add(rows if chosen is None else rows.weighted(chosen))
-            metered.append(MeteredRows(key, seen.identity.rung, rows, key in self._charted))
+            metered.append((key, rows))
             if seen.identity.rung != "facility":
                 for parts, weights in ((self.redone, rework.redone), (self.restarts, rework.restart)):
                     if weights is not None:
@@ -309,11 +309,11 @@ class RunCollector:
             seen = self.devices.get(key)
             if seen is not None and note not in seen.notes and len(seen.notes) < MAX_NOTES_PER_DEVICE:
                 seen.notes.append(note)
-        it_j = sum((one.rows.energy.value for one in metered if one.rung != "facility"), np.zeros(len(windows)))
+        it_j = sum((rows.energy.value for key, rows in metered if self.is_it(key)), np.zeros(len(windows)))
         if file.factors is not None:
             file.grid.add(file.factors.intensity, windows, it_j * block.pue, block.intensity_g_per_kwh)
         starts_s = block.start_unix_s - context.clock_offset_s
-        file.followed_until_s = self.over_time.add(block, starts_s, metered, it_j, file.followed_until_s)
+        self._add_over_time(file, block, metered, it_j, rework)
         self.calendar.add(starts_s, it_j, block.pue, block.intensity_g_per_kwh)
         file.stalls.add(windows)
         for window in windows:
@@ -324,6 +324,14 @@ class RunCollector:
         file.last_step = max(file.last_step, *(window.last_step for window in windows))
         file.redone_steps += rework.steps
         file.end_unix_s = max(file.end_unix_s, float((block.start_unix_s + block.duration_s).max()))
+
+    def _add_over_time(
+        self, file: FilePass, block: RowBlock, metered: Sequence[tuple[str, Rows]], it_j: Floats, rework: Rework
+    ) -> None:
+        """Add what devices did in windows to the series over time. The collector of a fleet adds it up by the hour."""
+        found = [MeteredRows(key, self.devices[key].identity.rung, rows, key in self._charted) for key, rows in metered]
+        starts_s = block.start_unix_s - file.context.clock_offset_s
+        file.followed_until_s = self.over_time.add(block, starts_s, found, it_j, file.followed_until_s)
 
     def _shares(self, block: RowBlock, index: int, clock_offset_s: float) -> Floats | None:
         """Return the part of each window of a device that no earlier file has metered, or None for all of each."""
